@@ -1,0 +1,1 @@
+"""Segue: disaggregated prefill and decode for hybrid models, built around sessions."""

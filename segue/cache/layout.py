@@ -1,0 +1,84 @@
+"""What bytes a page and a slot are, as data. Allocation, memory budget and transfer all read this.
+
+    page p   ┌ layer 3  kv [2, page_tokens, kv_heads, head_dim] ┐   one unit of every
+             │ layer 7  kv [2, page_tokens, kv_heads, head_dim] │   "page" field
+             └ ...                                              ┘
+    slot s   ┌ layer 0  recurrent [v_heads, k_dim, v_dim] float32 ┐ one unit of every
+             │ layer 0  conv      [conv_channels, kernel - 1]     │ "slot" field
+             └ layer 1  ...                                       ┘
+
+Each field is one array [num_units, *shape], so unit u of a field is a contiguous run of bytes, and
+neighbouring units are neighbours in memory. No torch here: dtypes are names.
+"""
+
+from __future__ import annotations
+
+import enum
+import hashlib
+import json
+import math
+from dataclasses import asdict, dataclass
+
+DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+
+
+class Unit(enum.StrEnum):
+    PAGE = "page"
+    SLOT = "slot"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CacheField:
+    """One array of the cache: what one layer keeps per page or per slot."""
+
+    group: str
+    """"kv", "recurrent" or "conv": fields of a group are checksummed together."""
+    layer: int
+    unit: Unit
+    dtype: str
+    shape: tuple[int, ...]
+    """Of one unit."""
+
+    def __post_init__(self) -> None:
+        if self.dtype not in DTYPE_BYTES:
+            raise ValueError(f"dtype must be one of {sorted(DTYPE_BYTES)}, got {self.dtype!r}")
+        if not self.shape or min(self.shape) < 1:
+            raise ValueError(f"shape must have positive dimensions, got {self.shape}")
+
+    @property
+    def unit_bytes(self) -> int:
+        return math.prod(self.shape) * DTYPE_BYTES[self.dtype]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CacheLayout:
+    """Everything two workers must agree on before bytes move between them.
+
+    Pool sizes are not part of it: they may differ from worker to worker.
+    """
+
+    model_id: str
+    """Names the weights: two workers that differ here must never exchange states."""
+    page_tokens: int
+    fields: tuple[CacheField, ...]
+
+    def of_unit(self, unit: Unit) -> tuple[CacheField, ...]:
+        return tuple(f for f in self.fields if f.unit is unit)
+
+    @property
+    def page_bytes(self) -> int:
+        """Bytes of one page over all layers."""
+        return sum(f.unit_bytes for f in self.of_unit(Unit.PAGE))
+
+    @property
+    def slot_bytes(self) -> int:
+        """Bytes of one slot over all layers."""
+        return sum(f.unit_bytes for f in self.of_unit(Unit.SLOT))
+
+    def num_pages_for(self, num_tokens: int) -> int:
+        return -(-num_tokens // self.page_tokens)
+
+    def fingerprint(self) -> str:
+        """A short name that is equal exactly when the layouts are."""
+        text = json.dumps(asdict(self), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]

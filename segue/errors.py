@@ -1,0 +1,92 @@
+"""Every error Segue raises on purpose, as one tree.
+
+    SegueError
+    ├── InvalidRequest        the caller's input cannot be served as it is
+    │   └── ContextOverflow   the prompt and the answer do not fit the model's context
+    ├── InvalidCheckpoint     a model folder cannot be loaded as it is
+    ├── InvalidConfig         a configuration file or option cannot be used
+    ├── NotFound              a turn, ticket or worker that is not (or no longer) known
+    ├── Overloaded            no room now; `retry_after_s` says when to come back
+    ├── Unavailable           a process is down, starting or draining
+    │   └── WorkerLost        a worker died or was replaced while it held the turn
+    ├── StaleEpoch            a ticket or message names a worker's earlier life
+    ├── LayoutMismatch        two workers do not own the same kind of bytes
+    ├── TransferFailed        bytes did not arrive, or did not arrive as they were sent
+    ├── DeadlineExceeded      the caller's time is over
+    └── Cancelled             the caller does not want the answer any more
+
+`segue.wire.status` maps the tree to gRPC statuses. All classes take one message, so they pickle.
+"""
+
+from __future__ import annotations
+
+
+class SegueError(Exception):
+    """Root of the tree. The message says what was expected, what came, and what to do."""
+
+    retry_is_safe = False
+
+
+class InvalidRequest(SegueError, ValueError):
+    pass
+
+
+class ContextOverflow(InvalidRequest):
+    pass
+
+
+class InvalidCheckpoint(SegueError, ValueError):
+    pass
+
+
+class InvalidConfig(SegueError, ValueError):
+    pass
+
+
+class NotFound(SegueError, LookupError):
+    pass
+
+
+class Overloaded(SegueError):
+    """No room now.
+
+    `retry_after_s` is a class-level default; `after` returns an error with its own.
+    """
+
+    retry_is_safe = True
+    retry_after_s: float = 1.0
+
+    @classmethod
+    def after(cls, message: str, *, retry_after_s: float) -> Overloaded:
+        error = cls(message)
+        # An instance attribute travels in __dict__, which pickle carries.
+        error.retry_after_s = retry_after_s
+        return error
+
+
+class Unavailable(SegueError):
+    retry_is_safe = True
+
+
+class WorkerLost(Unavailable):
+    pass
+
+
+class StaleEpoch(SegueError):
+    retry_is_safe = True
+
+
+class LayoutMismatch(SegueError):
+    pass
+
+
+class TransferFailed(SegueError):
+    retry_is_safe = True
+
+
+class DeadlineExceeded(SegueError):
+    pass
+
+
+class Cancelled(SegueError):
+    pass

@@ -1,0 +1,253 @@
+"""The vocabulary that every part shares: ids, a turn's input, how it is sampled, how it ended.
+
+Plain values, no torch, no gRPC. A value that exists is valid: `__post_init__` refuses the rest.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import NewType
+
+from segue.errors import InvalidRequest
+
+TurnId = NewType("TurnId", str)
+SessionId = NewType("SessionId", str)
+WorkerId = NewType("WorkerId", str)
+PageId = NewType("PageId", int)
+SlotId = NewType("SlotId", int)
+Epoch = NewType("Epoch", int)
+"""A worker's life. Two lives of one worker never share it; a later life has a greater one."""
+
+MAX_STOP_STRINGS = 16
+MAX_LOGPROBS = 20
+
+
+class Role(enum.StrEnum):
+    """What a worker process does."""
+
+    PREFILL = "prefill"
+    DECODE = "decode"
+
+
+class FinishReason(enum.StrEnum):
+    STOP = "stop"
+    """An end-of-sequence token, a stop token id or a stop string."""
+    LENGTH = "length"
+    """`max_tokens` or the model's context."""
+    CANCELLED = "cancelled"
+    """The caller asked for it, on another call."""
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise InvalidRequest(message)
+
+
+def _require_number(name: str, value: float, low: float, high: float) -> None:
+    _require(
+        math.isfinite(value) and low <= value <= high,
+        f"{name} must be between {low:g} and {high:g}, got {value:g}",
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SamplingParams:
+    """How the next token is drawn. `temperature == 0` is greedy.
+
+    Order of application: logit bias, penalties, temperature, top-k, top-p, min-p, Gumbel-max.
+    """
+
+    temperature: float = 0.0
+    top_k: int = 0
+    """0 keeps every token."""
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    """Over prompt and answer; divides positive logits, multiplies negative ones."""
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    """Presence and frequency count the answer only."""
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    seed: int = 0
+    logprobs: int | None = None
+    """How many alternatives to report beside the chosen token; None reports nothing."""
+
+    def __post_init__(self) -> None:
+        _require_number("temperature", self.temperature, 0.0, 100.0)
+        _require(self.top_k >= 0, f"top_k must be >= 0 (0 keeps every token), got {self.top_k}")
+        _require_number("top_p", self.top_p, 0.0, 1.0)
+        _require(self.top_p > 0.0, "top_p must be above 0, got 0")
+        _require_number("min_p", self.min_p, 0.0, 1.0)
+        _require_number("repetition_penalty", self.repetition_penalty, 0.01, 100.0)
+        _require_number("presence_penalty", self.presence_penalty, -2.0, 2.0)
+        _require_number("frequency_penalty", self.frequency_penalty, -2.0, 2.0)
+        for token_id, bias in self.logit_bias.items():
+            _require(token_id >= 0, f"logit_bias token ids must be >= 0, got {token_id}")
+            _require_number(f"logit_bias[{token_id}]", bias, -100.0, 100.0)
+        _require(0 <= self.seed < 2**63, f"seed must be in [0, 2**63), got {self.seed}")
+        if self.logprobs is not None:
+            _require(
+                0 <= self.logprobs <= MAX_LOGPROBS,
+                f"logprobs must be between 0 and {MAX_LOGPROBS}, got {self.logprobs}",
+            )
+
+    @property
+    def is_greedy(self) -> bool:
+        return self.temperature == 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StopConditions:
+    """When an answer ends."""
+
+    max_tokens: int = 256
+    stop_strings: tuple[str, ...] = ()
+    """The answer ends before the first of these; the string itself is not shown."""
+    stop_token_ids: tuple[int, ...] = ()
+    """In addition to the checkpoint's end-of-sequence ids. The token counts, its text is hidden."""
+    ignore_eos: bool = False
+
+    def __post_init__(self) -> None:
+        _require(self.max_tokens >= 1, f"max_tokens must be >= 1, got {self.max_tokens}")
+        _require(
+            len(self.stop_strings) <= MAX_STOP_STRINGS,
+            f"at most {MAX_STOP_STRINGS} stop strings, got {len(self.stop_strings)}",
+        )
+        _require(all(self.stop_strings), "a stop string must not be empty")
+        _require(all(t >= 0 for t in self.stop_token_ids), "stop_token_ids must be >= 0")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenLogprob:
+    """Log-probability of one token under the distribution before temperature and filters."""
+
+    token_id: int
+    logprob: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SampledToken:
+    """One drawn token, with its log-probability and the best alternatives where asked for."""
+
+    token_id: int
+    logprob: float | None = None
+    top_logprobs: tuple[TokenLogprob, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolCall:
+    """A call that an assistant message made. `arguments` is a JSON object, as text."""
+
+    name: str
+    arguments: str
+    call_id: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Message:
+    """One chat message. Roles: system, user, assistant, tool."""
+
+    role: str
+    content: str = ""
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_call_id: str = ""
+    name: str = ""
+    reasoning: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChatInput:
+    """Messages for the checkpoint's chat template. `tools` are JSON objects, as text."""
+
+    messages: tuple[Message, ...]
+    tools: tuple[str, ...] = ()
+    enable_thinking: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class TextInput:
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class TokenInput:
+    token_ids: tuple[int, ...]
+
+
+TurnInput = ChatInput | TextInput | TokenInput
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TurnRequest:
+    """What a client asks for."""
+
+    session_id: SessionId
+    turn_id: TurnId
+    input: TurnInput
+    sampling: SamplingParams = SamplingParams()
+    stop: StopConditions = StopConditions()
+
+    def __post_init__(self) -> None:
+        for name, value in (("session_id", self.session_id), ("turn_id", self.turn_id)):
+            _require(len(value) <= 256, f"{name} must have at most 256 characters")
+            _require(value.isprintable(), f"{name} must be printable, got {value!r}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """What a turn consumed."""
+
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    """Of the prompt, taken from a prefix cache and not computed."""
+    resident_tokens: int = 0
+    """Of the prompt, already on the decode worker and not shipped."""
+    completion_tokens: int = 0
+    shipped_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timings:
+    """Where a turn's time went. Parts may overlap: transfer runs under prefill."""
+
+    queue_s: float = 0.0
+    """From the router's receipt until prefill began to compute."""
+    prefill_s: float = 0.0
+    transfer_s: float = 0.0
+    """Time in which bytes were moving."""
+    exposed_transfer_s: float = 0.0
+    """The part of it that prefill did not hide: from the last computed layer to the commit."""
+    first_token_s: float = 0.0
+    """From the router's receipt to its sending of the first token."""
+    decode_s: float = 0.0
+    """From the first token to the last."""
+    router_s: float = 0.0
+    """From the router's receipt to the workers' receipt."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenDelta:
+    """One or more tokens of an answer, with the text that became certain with them."""
+
+    token_ids: tuple[int, ...] = ()
+    text: str = ""
+    logprobs: tuple[SampledToken, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TurnEnd:
+    """The last event of a turn."""
+
+    finish_reason: FinishReason
+    usage: Usage = Usage()
+    timings: Timings = Timings()
+    prefill_worker: str = ""
+    decode_worker: str = ""
+    stop_match: str = ""
+    """The stop string that ended the answer, if one did."""
+
+
+TurnEvent = TokenDelta | TurnEnd
