@@ -1,0 +1,40 @@
+"""Writes `segue/wire/*_pb2*` from `proto/*.proto`: `python proto/generate.py [TARGET]`.
+
+protoc's virtual path places the files, and the imports between them, under `segue.wire`; the
+plugins are named by path, because PATH need not contain the environment that runs this.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import grpc_tools
+
+PROTO = Path(__file__).resolve().parent
+
+
+def generate(target: Path) -> None:
+    """Writes the generated modules below `target`, in `segue/wire/`."""
+    tools = Path(sys.executable).parent
+    well_known = Path(next(iter(grpc_tools.__path__))) / "_proto"
+    command = [
+        sys.executable,
+        "-m",
+        "grpc_tools.protoc",
+        f"-Isegue/wire={PROTO}",
+        f"-I{well_known}",
+        f"--plugin=protoc-gen-mypy={tools / 'protoc-gen-mypy'}",
+        f"--plugin=protoc-gen-mypy_grpc={tools / 'protoc-gen-mypy_grpc'}",
+        f"--python_out={target}",
+        f"--grpc_python_out={target}",
+        f"--mypy_out={target}",
+        f"--mypy_grpc_out={target}",
+        *(f"segue/wire/{path.name}" for path in sorted(PROTO.glob("*.proto"))),
+    ]
+    subprocess.run(command, check=True)
+
+
+if __name__ == "__main__":
+    generate(Path(sys.argv[1]) if len(sys.argv) > 1 else PROTO.parent)

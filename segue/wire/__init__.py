@@ -1,0 +1,1 @@
+"""The wire contracts in Python: generated messages, their conversions, statuses, channels."""
