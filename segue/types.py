@@ -251,3 +251,82 @@ class TurnEnd:
 
 
 TurnEvent = TokenDelta | TurnEnd
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TurnSpec:
+    """One turn as the workers see it: tokens, not messages."""
+
+    turn_id: TurnId
+    session_id: SessionId
+    prompt: tuple[int, ...]
+    sampling: SamplingParams
+    stop: StopConditions
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShipReport:
+    """What prefill did for a turn, measured by the prefill worker."""
+
+    shipped_bytes: int = 0
+    cached_tokens: int = 0
+    queue_s: float = 0.0
+    prefill_s: float = 0.0
+    transfer_s: float = 0.0
+    exposed_transfer_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TurnResult:
+    """How decode ended a turn: the last event of its stream."""
+
+    finish_reason: FinishReason
+    usage: Usage
+    report: ShipReport
+    decode_s: float
+    stop_match: str = ""
+
+
+class WorkerHealth(enum.StrEnum):
+    READY = "ready"
+    DRAINING = "draining"
+    """Finishes what it has, takes nothing more."""
+    LOST = "lost"
+    """Missed heartbeats or lost its connection."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnitCounts:
+    """Pages or slots by state."""
+
+    total: int = 0
+    free: int = 0
+    working: int = 0
+    cached: int = 0
+    reserved: int = 0
+    quarantined: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerLoad:
+    pages: UnitCounts = UnitCounts()
+    slots: UnitCounts = UnitCounts()
+    running_turns: int = 0
+    waiting_turns: int = 0
+    waiting_tokens: int = 0
+    tokens_per_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerStatus:
+    """One worker as the router and an operator see it."""
+
+    worker_id: WorkerId
+    role: Role
+    epoch: Epoch
+    address: str
+    metrics_address: str = ""
+    health: WorkerHealth = WorkerHealth.READY
+    load: WorkerLoad = WorkerLoad()
+    pid: int = 0
+    host: str = ""

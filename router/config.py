@@ -1,0 +1,40 @@
+"""What can be set about the router: section `[router]`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+DEFAULT_PORT = 7411
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RouterConfig:
+    host: str = "127.0.0.1"
+    """Address to listen on. Loopback unless told otherwise: the router authenticates nobody."""
+    port: int = DEFAULT_PORT
+    metrics_port: int = 0
+    """0 lets the system choose; `segue status` shows which."""
+    max_turns: int = 256
+    """Turns in flight, running or waiting. One more is refused with a hint when to come back."""
+    default_deadline_s: float = 600.0
+    """For clients that bring no deadline: nothing runs for ever."""
+    heartbeat_timeout_s: float = 5.0
+    """A worker that is silent for so long gets no new turns."""
+    sticky_imbalance: int = 8
+    """A session leaves its decode worker when that has so many more turns than the least loaded."""
+    max_attempts: int = 2
+    """Placements tried for a turn whose worker failed before its first token."""
+    max_sessions: int = 100_000
+    """Remembered placements; the longest unused is forgotten first."""
+    drain_s: float = 30.0
+    """How long running turns may take to end after SIGTERM."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.port < 65536:
+            raise ValueError(f"port must be in [0, 65536), got {self.port}")
+        for name in ("max_turns", "max_attempts", "max_sessions"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be >= 1, got {getattr(self, name)}")
+        for name in ("default_deadline_s", "heartbeat_timeout_s"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} must be > 0, got {getattr(self, name)}")

@@ -1,0 +1,114 @@
+"""One turn as a state machine, pure. What a state holds says what a failure must release.
+
+Received ─PlacedOn▶ Placed ─TicketTaken▶ Dispatched ─FirstToken▶ Streaming ─Ended▶ Over
+    └──────────────────┴───────────────────┴─────────────────────────┴── Ended ──▶ Over
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from router.policy import Placement
+from segue.types import WorkerStatus
+
+
+class IllegalTransition(AssertionError):
+    """An event that cannot happen in this state: a bug of ours."""
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """Reserve is on its way: decode may already hold pages that we have not heard of."""
+
+    received_at: float
+    placement: Placement
+
+
+@dataclass(frozen=True, slots=True)
+class Dispatched:
+    """Decode holds a reservation and prefill was told to fill it."""
+
+    received_at: float
+    dispatched_at: float
+    placement: Placement
+
+
+@dataclass(frozen=True, slots=True)
+class Streaming:
+    received_at: float
+    dispatched_at: float
+    first_token_at: float
+    placement: Placement
+
+
+@dataclass(frozen=True, slots=True)
+class Over:
+    outcome: str
+
+
+TurnState: TypeAlias = Received | Placed | Dispatched | Streaming | Over
+
+
+@dataclass(frozen=True, slots=True)
+class PlacedOn:
+    placement: Placement
+
+
+@dataclass(frozen=True, slots=True)
+class TicketTaken:
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class FirstToken:
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Retried:
+    """The workers failed before the first token: place again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    outcome: str
+
+
+TurnChange: TypeAlias = PlacedOn | TicketTaken | FirstToken | Retried | Ended
+
+
+def advance(state: TurnState, change: TurnChange) -> TurnState:
+    """The next state. Raises IllegalTransition for a pair that is not written here."""
+    match state, change:
+        case Received(at), PlacedOn(placement):
+            return Placed(at, placement)
+        case Placed(received_at, placement), TicketTaken(at):
+            return Dispatched(received_at, at, placement)
+        case Dispatched(received_at, dispatched_at, placement), FirstToken(at):
+            return Streaming(received_at, dispatched_at, at, placement)
+        case ((Placed(received_at) | Dispatched(received_at)), Retried()):
+            return Received(received_at)
+        case ((Received() | Placed() | Dispatched() | Streaming()), Ended(outcome)):
+            return Over(outcome)
+        case Over(), Ended():
+            # The first word stands: a client that hangs up after the end changes nothing.
+            return state
+        case _:
+            raise IllegalTransition(f"{state} cannot take {change}")
+
+
+def holders(state: TurnState) -> tuple[WorkerStatus, ...]:
+    """The workers that may hold memory for the turn."""
+    match state:
+        case Placed(placement=placement):
+            return (placement.decode,)
+        case Dispatched(placement=placement) | Streaming(placement=placement):
+            return (placement.prefill, placement.decode)
+        case _:
+            return ()

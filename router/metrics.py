@@ -1,0 +1,68 @@
+"""What the router measures. Names and labels are frozen by a test."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+# From a local demo model's milliseconds to a long prompt's minute.
+_LATENCY_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+_TOKEN_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.25, 0.5, 1.0)
+# What the router itself adds lies far below a millisecond.
+_OVERHEAD_BUCKETS = (5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 1e-2, 5e-2)
+
+
+class RouterMetrics:
+    def __init__(self) -> None:
+        registry = CollectorRegistry()
+        self.registry = registry
+        self.turns = Counter(
+            "segue_turns_total", "Turns by how they ended.", ["outcome"], registry=registry
+        )
+        self.turns_in_flight = Gauge(
+            "segue_turns_in_flight", "Turns running or waiting.", registry=registry
+        )
+        self.sessions = Gauge("segue_sessions", "Sessions in the directory.", registry=registry)
+        self.workers = Gauge(
+            "segue_workers", "Workers by role and health.", ["role", "health"], registry=registry
+        )
+        self.first_token_s = Histogram(
+            "segue_time_to_first_token_seconds",
+            "From the receipt of a turn to its first token.",
+            buckets=_LATENCY_BUCKETS,
+            registry=registry,
+        )
+        self.inter_token_s = Histogram(
+            "segue_inter_token_latency_seconds",
+            "Between two tokens of a turn.",
+            buckets=_TOKEN_BUCKETS,
+            registry=registry,
+        )
+        self.queue_s = Histogram(
+            "segue_queue_seconds",
+            "From the receipt of a turn until prefill began to compute it.",
+            buckets=_LATENCY_BUCKETS,
+            registry=registry,
+        )
+        self.dispatch_s = Histogram(
+            "segue_router_dispatch_seconds",
+            "What the router itself adds to a turn: rendering, tokenising, placing.",
+            buckets=_OVERHEAD_BUCKETS,
+            registry=registry,
+        )
+        self.relay_s = Histogram(
+            "segue_router_relay_seconds",
+            "What the router itself adds to a token: from decode's event to the client's stream.",
+            buckets=_OVERHEAD_BUCKETS,
+            registry=registry,
+        )
+        self.prompt_tokens = Counter(
+            "segue_prompt_tokens_total", "Tokens of finished turns' prompts.", registry=registry
+        )
+        self.cached_tokens = Counter(
+            "segue_cached_tokens_total",
+            "Of the prompts' tokens, taken from a prefix cache.",
+            registry=registry,
+        )
+        self.completion_tokens = Counter(
+            "segue_completion_tokens_total", "Tokens generated.", registry=registry
+        )

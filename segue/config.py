@@ -1,0 +1,100 @@
+"""One TOML file to frozen dataclasses. Unknown keys are errors; nothing is adjusted silently.
+
+Each component declares its section as a dataclass in its own `config.py`; this module reads a
+section into it. `describe` prints what is in force, in a form that `load` reads back.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+import types
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from segue.errors import InvalidConfig
+
+SECTIONS = ("cluster", "router", "engine", "prefill", "decode", "transfer")
+"""Every section a file may have. A process reads its own and checks the others by name only."""
+
+Section = TypeVar("Section")
+
+
+def read_file(path: Path | None) -> Mapping[str, Any]:
+    """The sections of a TOML file; no file means every default."""
+    if path is None:
+        return {}
+    try:
+        text = path.read_text()
+    except OSError as error:
+        raise InvalidConfig(f"cannot read configuration {path}: {error.strerror}") from None
+    return read_text(text, str(path))
+
+
+def read_text(text: str, origin: str) -> Mapping[str, Any]:
+    """The sections of a TOML text. Raises InvalidConfig, naming `origin`."""
+    try:
+        sections = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise InvalidConfig(f"{origin} is not valid TOML: {error}") from None
+    for name, value in sections.items():
+        if name not in SECTIONS or not isinstance(value, dict):
+            raise InvalidConfig(
+                f"{origin}: unknown section {name!r}; a file has the sections {', '.join(SECTIONS)}"
+            )
+    return sections
+
+
+def section(sections: Mapping[str, Any], name: str, cls: type[Section]) -> Section:
+    """Section `name` as a `cls`. Raises InvalidConfig for unknown keys and wrong types."""
+    given = sections.get(name, {})
+    hints = typing.get_type_hints(cls)
+    known = {field.name for field in dataclasses.fields(cls)}  # type: ignore[arg-type]  # a dataclass by contract
+    for key, value in given.items():
+        if key not in known:
+            raise InvalidConfig(f"[{name}] has no {key!r}; it has {', '.join(sorted(known))}")
+        _check_type(f"[{name}] {key}", value, hints[key])
+    try:
+        return cls(**{key: _coerce(value, hints[key]) for key, value in given.items()})
+    except ValueError as error:
+        raise InvalidConfig(f"[{name}] {error}") from None
+
+
+def _allowed(hint: Any) -> tuple[type, ...]:
+    if isinstance(hint, types.UnionType):
+        return tuple(kind for part in typing.get_args(hint) for kind in _allowed(part))
+    return (int, float) if hint is float else (hint,)
+
+
+def _check_type(where: str, value: object, hint: Any) -> None:
+    allowed = _allowed(hint)
+    # bool is an int to Python, not to a reader of a configuration file.
+    if not isinstance(value, allowed) or (isinstance(value, bool) and bool not in allowed):
+        wanted = " or ".join(sorted(kind.__name__ for kind in allowed))
+        raise InvalidConfig(f"{where} must be {wanted}, got {value!r}")
+
+
+def _coerce(value: Any, hint: Any) -> Any:
+    return float(value) if hint is float else value
+
+
+def describe(sections: Mapping[str, object]) -> str:
+    """Dataclasses by section name, as TOML that reads back to the same values."""
+    lines: list[str] = []
+    for name, value in sections.items():
+        lines.append(f"[{name}]")
+        for field in dataclasses.fields(value):  # type: ignore[arg-type]  # a dataclass by contract
+            current = getattr(value, field.name)
+            lines.append(f"{field.name} = {_literal(current)}")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _literal(value: object) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str):
+        return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    return repr(value)

@@ -1,0 +1,82 @@
+"""The engine thread: it owns the sequences, asyncio owns everything else, messages go between.
+
+    asyncio ─ submit(command) ─▶ inbox ─▶ engine thread: step(commands) ─ publish(call) ─▶ asyncio
+
+The thread sleeps while a step has left nothing to do and no command came.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import queue
+import threading
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+logger = logging.getLogger(__name__)
+
+Command = TypeVar("Command")
+
+
+class EngineLoop(Generic[Command]):
+    """Runs `step(commands) -> has_work` in one thread until closed.
+
+    An exception that escapes `step` ends the thread and is handed to `on_crash` on the event loop:
+    an engine in an unknown state must not go on.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        step: Callable[[list[Command]], bool],
+        on_crash: Callable[[BaseException], None],
+    ) -> None:
+        self._step = step
+        self._on_crash = on_crash
+        self._inbox: queue.SimpleQueue[Command | None] = queue.SimpleQueue()
+        self._asyncio_loop = asyncio.get_running_loop()
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread.start()
+
+    def submit(self, command: Command) -> None:
+        """From any thread; commands arrive in order."""
+        self._inbox.put(command)
+
+    def publish(self, call: Callable[[], None]) -> None:
+        """From the engine thread: runs `call` on the event loop, in order."""
+        self._asyncio_loop.call_soon_threadsafe(call)
+
+    async def close(self) -> None:
+        """Ends the thread after the step it is in."""
+        self._inbox.put(None)
+        await asyncio.to_thread(self._thread.join)
+
+    def _run(self) -> None:
+        has_work = False
+        try:
+            while True:
+                commands, is_closing = self._receive(wait=not has_work)
+                if is_closing:
+                    return
+                has_work = self._step(commands)
+        except Exception as error:
+            logger.exception("the engine stopped")
+            crash = error
+            self.publish(lambda: self._on_crash(crash))
+
+    def _receive(self, *, wait: bool) -> tuple[list[Command], bool]:
+        commands: list[Command] = []
+        if wait:
+            first = self._inbox.get()
+            if first is None:
+                return commands, True
+            commands.append(first)
+        while True:
+            try:
+                command = self._inbox.get_nowait()
+            except queue.Empty:
+                return commands, False
+            if command is None:
+                return commands, True
+            commands.append(command)

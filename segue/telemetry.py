@@ -1,0 +1,87 @@
+"""Logging, the metrics endpoint and two small measures. Metrics themselves live in each process's
+`metrics.py`.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import contextvars
+import logging
+import time
+from collections.abc import Callable, Iterator
+from wsgiref.simple_server import WSGIServer
+
+from prometheus_client import CollectorRegistry, start_http_server
+
+Clock = Callable[[], float]
+
+_turn: contextvars.ContextVar[str] = contextvars.ContextVar("turn", default="-")
+
+
+@contextlib.contextmanager
+def about_turn(turn_id: str) -> Iterator[None]:
+    """Log lines inside carry the turn's id."""
+    token = _turn.set(turn_id)
+    try:
+        yield
+    finally:
+        _turn.reset(token)
+
+
+class _TurnFilter(logging.Filter):
+    def filter(self, record: logging.LogRecord) -> bool:
+        record.turn = _turn.get()
+        return True
+
+
+def setup_logging(process_name: str, level: str = "INFO") -> None:
+    """One line per record on stderr: time, level, process, turn, logger, message."""
+    handler = logging.StreamHandler()
+    handler.addFilter(_TurnFilter())
+    handler.setFormatter(
+        logging.Formatter(
+            f"%(asctime)s %(levelname)s {process_name} turn=%(turn)s %(name)s: %(message)s"
+        )
+    )
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level)
+
+
+class MetricsEndpoint:
+    """Serves a registry over HTTP for Prometheus, until closed."""
+
+    def __init__(self, registry: CollectorRegistry, host: str, port: int = 0) -> None:
+        server, self._thread = start_http_server(port, addr=host, registry=registry)
+        self._server: WSGIServer = server
+        self.address = f"{host}:{self._server.server_port}"
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+
+class RateMeter:
+    """Events per second over the last `window_s`, for people; Prometheus has the counters."""
+
+    def __init__(self, window_s: float = 10.0, clock: Clock = time.monotonic) -> None:
+        self._window_s = window_s
+        self._clock = clock
+        self._started_at = clock()
+        self._events: collections.deque[tuple[float, int]] = collections.deque()
+
+    def add(self, count: int) -> None:
+        self._events.append((self._clock(), count))
+        self._forget()
+
+    def per_second(self) -> float:
+        self._forget()
+        elapsed = min(self._window_s, self._clock() - self._started_at)
+        return sum(count for _, count in self._events) / elapsed if elapsed > 0 else 0.0
+
+    def _forget(self) -> None:
+        horizon = self._clock() - self._window_s
+        while self._events and self._events[0][0] < horizon:
+            self._events.popleft()

@@ -1,0 +1,53 @@
+"""A worker's side of the membership: one stream to the router, heartbeats out, the cluster in."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable, Sequence
+
+import grpc
+
+from segue.errors import LayoutMismatch
+from segue.types import WorkerStatus
+from segue.wire import worker_pb2
+from segue.wire.convert_worker import worker_from_wire, worker_to_wire
+from segue.wire.server import channel_to
+from segue.wire.status import error_from_rpc
+from segue.wire.worker_pb2_grpc import MembershipStub
+
+logger = logging.getLogger(__name__)
+
+REJOIN_AFTER_S = 0.5
+
+
+async def stay_joined(
+    router_address: str,
+    *,
+    status: Callable[[], WorkerStatus],
+    model_id: str,
+    heartbeat_s: float,
+    on_view: Callable[[Sequence[WorkerStatus]], None],
+) -> None:
+    """Joins, and joins again when the router went away, until cancelled.
+
+    Raises LayoutMismatch when the router serves another model: joining again would not help.
+    """
+
+    async def heartbeats() -> AsyncIterator[worker_pb2.Heartbeat]:
+        while True:
+            yield worker_pb2.Heartbeat(status=worker_to_wire(status()), model_id=model_id)
+            await asyncio.sleep(heartbeat_s)
+
+    while True:
+        async with channel_to(router_address) as channel:
+            try:
+                async for view in MembershipStub(channel).Join(heartbeats()):
+                    on_view([worker_from_wire(worker) for worker in view.workers])
+                logger.info("the router closed the membership stream; joining again")
+            except grpc.aio.AioRpcError as rpc_error:
+                error = error_from_rpc(rpc_error, f"router {router_address}")
+                if isinstance(error, LayoutMismatch):
+                    raise error from None
+                logger.info("not joined to the router: %s", error)
+        await asyncio.sleep(REJOIN_AFTER_S)

@@ -1,0 +1,106 @@
+"""One way to start a gRPC server: services, health, reflection, the error table, a real port."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1.health import aio as health_aio
+from grpc_reflection.v1alpha import reflection
+
+from segue.errors import InvalidConfig
+from segue.wire.status import ErrorInterceptor
+
+# A prompt of a million token ids is about 3 MB as varints; gRPC's own limit is 4 MB.
+MAX_MESSAGE_BYTES = 64 << 20
+MESSAGE_LIMITS = [
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+]
+
+AddService = Callable[[grpc.aio.Server], None]
+
+
+@dataclass(frozen=True, slots=True)
+class RunningServer:
+    """A started server. `address` is what others dial."""
+
+    server: grpc.aio.Server
+    health: health_aio.HealthServicer
+    address: str
+    service_names: tuple[str, ...]
+
+    async def set_serving(self, is_serving: bool) -> None:
+        """What Kubernetes probes and `grpcurl` see, for the server as a whole and each service."""
+        serving = health_pb2.HealthCheckResponse.SERVING
+        status = serving if is_serving else health_pb2.HealthCheckResponse.NOT_SERVING
+        for name in ("", *self.service_names):
+            await self.health.set(name, status)
+
+
+@contextlib.asynccontextmanager
+async def serving(
+    host: str, port: int, services: Sequence[tuple[str, AddService]], *, grace_s: float = 1.0
+) -> AsyncIterator[RunningServer]:
+    """Serves `services` (full name and adder) on `host:port`; port 0 lets the OS choose.
+
+    Health starts as NOT_SERVING. Raises InvalidConfig when the port is taken.
+    """
+    server = grpc.aio.server(
+        interceptors=[ErrorInterceptor()],
+        # Two servers on one port would each get half of the calls; a taken port must be an error.
+        options=[*MESSAGE_LIMITS, ("grpc.so_reuseport", 0)],
+    )
+    for _, add in services:
+        add(server)
+    health = health_aio.HealthServicer()
+    health_pb2_grpc.add_HealthServicer_to_server(health, server)
+    names = tuple(name for name, _ in services)
+    reflection.enable_server_reflection(
+        (
+            *names,
+            health_pb2.DESCRIPTOR.services_by_name["Health"].full_name,
+            reflection.SERVICE_NAME,
+        ),
+        server,
+    )
+    bound_port = _bind(server, host, port)
+    running = RunningServer(server, health, f"{host}:{bound_port}", names)
+    await running.set_serving(False)
+    await server.start()
+    try:
+        yield running
+    finally:
+        await server.stop(grace_s)
+
+
+def _bind(server: grpc.aio.Server, host: str, port: int) -> int:
+    """gRPC's own message for a taken port names neither the port nor what to do."""
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise InvalidConfig(
+                f"cannot listen on {host}:{port} ({error.strerror}); "
+                "stop what uses it, or choose another with --port (0 lets the system choose)"
+            ) from None
+    return server.add_insecure_port(f"{host}:{port}")
+
+
+def channel_to(address: str) -> grpc.aio.Channel:
+    """A channel that gives up on a silent peer: a dead host must not hang a turn."""
+    options: list[tuple[str, Any]] = [
+        *MESSAGE_LIMITS,
+        ("grpc.keepalive_time_ms", 10_000),
+        ("grpc.keepalive_timeout_ms", 5_000),
+        ("grpc.http2.max_pings_without_data", 0),
+        ("grpc.initial_reconnect_backoff_ms", 100),
+        ("grpc.max_reconnect_backoff_ms", 1_000),
+    ]
+    return grpc.aio.insecure_channel(address, options=options)
