@@ -1,0 +1,1 @@
+"""What both workers run: batches, the model runner, the sampler."""

@@ -1,0 +1,110 @@
+"""From chunks of sequences, as the schedulers speak of them, to the tensors of one forward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate, chain
+
+import torch
+from torch import Tensor
+
+from segue.model.batch import NO_SLOT, Batch, Prompts, Steps
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SequenceChunk:
+    """The tokens at positions start, start + 1, … of one sequence."""
+
+    token_ids: Sequence[int]
+    start: int
+    page_ids: Sequence[int]
+    """Pages of all positions from 0 to the chunk's end; more are ignored."""
+    slot_in: int | None
+    """Holds the state before `start`, and is only read; None begins from a zero state."""
+    slot_out: int
+    """Takes the state after the chunk; may be `slot_in`."""
+
+    @property
+    def end(self) -> int:
+        return self.start + len(self.token_ids)
+
+    @property
+    def is_step(self) -> bool:
+        return len(self.token_ids) == 1 and self.slot_in is not None
+
+
+def pack(chunks: Sequence[SequenceChunk], *, page_tokens: int, device: str) -> Batch:
+    """One batch of all chunks: steps first, then prompts, each in the order given."""
+    _check(chunks, page_tokens)
+    order = sorted(range(len(chunks)), key=lambda i: not chunks[i].is_step)
+    packed = [chunks[i] for i in order]
+    steps = [chunk for chunk in packed if chunk.is_step]
+    prompts = packed[len(steps) :]
+    ends = list(accumulate(len(chunk.token_ids) for chunk in packed))
+    last_rows = [0] * len(chunks)
+    for end, i in zip(ends, order, strict=True):
+        last_rows[i] = end - 1
+    positions = [p for chunk in packed for p in range(chunk.start, chunk.end)]
+    pages = [
+        chunk.page_ids[p // page_tokens] for chunk in packed for p in range(chunk.start, chunk.end)
+    ]
+    positions_T = _ints(positions, device)
+    return Batch(
+        token_ids_T=_ints(list(chain.from_iterable(c.token_ids for c in packed)), device),
+        positions_T=positions_T,
+        pages_T=_ints(pages, device),
+        offsets_T=positions_T % page_tokens,
+        last_rows_B=_ints(last_rows, device),
+        num_steps=len(steps),
+        steps=_steps(steps, page_tokens, device) if steps else None,
+        prompts=_prompts(prompts, page_tokens, device) if prompts else None,
+    )
+
+
+def _steps(chunks: Sequence[SequenceChunk], page_tokens: int, device: str) -> Steps:
+    return Steps(
+        slots_in_D=_ints([_slot_in(chunk) for chunk in chunks], device),
+        slots_out_D=_ints([chunk.slot_out for chunk in chunks], device),
+        page_table_DP=_page_table(chunks, page_tokens, device),
+        lengths_D=_ints([chunk.end for chunk in chunks], device),
+    )
+
+
+def _prompts(chunks: Sequence[SequenceChunk], page_tokens: int, device: str) -> Prompts:
+    ends = accumulate((len(chunk.token_ids) for chunk in chunks), initial=0)
+    return Prompts(
+        cu_tokens_N1=_ints(list(ends), device),
+        starts_N=_ints([chunk.start for chunk in chunks], device),
+        slots_in_N=_ints([_slot_in(chunk) for chunk in chunks], device),
+        slots_out_N=_ints([chunk.slot_out for chunk in chunks], device),
+        page_table_NP=_page_table(chunks, page_tokens, device),
+    )
+
+
+def _slot_in(chunk: SequenceChunk) -> int:
+    return NO_SLOT if chunk.slot_in is None else chunk.slot_in
+
+
+def _page_table(chunks: Sequence[SequenceChunk], page_tokens: int, device: str) -> Tensor:
+    rows = [list(chunk.page_ids[: -(-chunk.end // page_tokens)]) for chunk in chunks]
+    width = max(len(row) for row in rows)
+    return _ints([row + row[:1] * (width - len(row)) for row in rows], device)
+
+
+def _ints(values: Sequence[int] | Sequence[Sequence[int]], device: str) -> Tensor:
+    return torch.tensor(values, dtype=torch.int64, device=device)
+
+
+def _check(chunks: Sequence[SequenceChunk], page_tokens: int) -> None:
+    """What the schedulers promise: a broken promise here would be wrong text, not an error."""
+    assert chunks, "a batch needs at least one chunk"
+    for chunk in chunks:
+        assert chunk.token_ids, "a chunk needs at least one token"
+        assert (chunk.start == 0) == (chunk.slot_in is None), "a state is there unless start is 0"
+        assert len(chunk.page_ids) * page_tokens >= chunk.end, "pages must cover the chunk"
+    written = [chunk.slot_out for chunk in chunks]
+    assert len(set(written)) == len(written), f"slots written twice in one batch: {written}"
+    for chunk in chunks:
+        read_by_other = chunk.slot_in != chunk.slot_out and chunk.slot_in in written
+        assert not read_by_other, f"slot {chunk.slot_in} is read and written in one batch"

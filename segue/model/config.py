@@ -1,0 +1,310 @@
+"""A checkpoint's config.json as frozen dataclasses. No torch: the router reads it too.
+
+Accepts the flat text config and the multimodal one that nests it under `text_config`. What the
+runtime cannot compute is refused here, by name, before any weight is read.
+"""
+
+from __future__ import annotations
+
+import enum
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from segue.cache.layout import DTYPE_BYTES
+from segue.errors import InvalidCheckpoint
+from segue.model.checkpoint_json import Json, number, positive, read_object, require, section
+
+ARCHITECTURES = {
+    "Qwen3_5ForCausalLM": False,
+    "Qwen3_5ForConditionalGeneration": False,
+    "Qwen3_5MoeForCausalLM": True,
+    "Qwen3_5MoeForConditionalGeneration": True,
+}
+"""Architecture name → whether its layers are mixtures of experts."""
+
+MODEL_TYPES = {
+    "qwen3_5": "Qwen3_5ForConditionalGeneration",
+    "qwen3_5_text": "Qwen3_5ForCausalLM",
+    "qwen3_5_moe": "Qwen3_5MoeForConditionalGeneration",
+    "qwen3_5_moe_text": "Qwen3_5MoeForCausalLM",
+}
+"""Model type → the architecture it means when the config names none."""
+
+# Multi-axis rope has one axis for text, so "mrope" and "default" are the same rotation here.
+ROPE_TYPES = ("default", "mrope")
+
+
+class LayerKind(enum.StrEnum):
+    """A layer's mixer, spelt as in `layer_types`."""
+
+    GDN = "linear_attention"
+    ATTENTION = "full_attention"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttentionConfig:
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    rotary_dim: int
+    """Leading dimensions of a head that are rotated; the rest carry no position."""
+    rope_theta: float
+
+    def __post_init__(self) -> None:
+        require(
+            self.num_heads % self.num_kv_heads == 0,
+            f"num_attention_heads ({self.num_heads}) must be a multiple of "
+            f"num_key_value_heads ({self.num_kv_heads})",
+        )
+        require(
+            self.rotary_dim % 2 == 0 and 0 < self.rotary_dim <= self.head_dim,
+            f"partial_rotary_factor must rotate an even number of 2 to {self.head_dim} "
+            f"dimensions, got {self.rotary_dim}",
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GdnConfig:
+    num_k_heads: int
+    num_v_heads: int
+    k_dim: int
+    v_dim: int
+    conv_kernel: int
+
+    def __post_init__(self) -> None:
+        require(
+            self.num_v_heads % self.num_k_heads == 0,
+            f"linear_num_value_heads ({self.num_v_heads}) must be a multiple of "
+            f"linear_num_key_heads ({self.num_k_heads})",
+        )
+        require(
+            self.conv_kernel >= 2,
+            f"linear_conv_kernel_dim must be >= 2, got {self.conv_kernel}",
+        )
+
+    @property
+    def q_width(self) -> int:
+        """Of the query projection, and of the key projection."""
+        return self.num_k_heads * self.k_dim
+
+    @property
+    def v_width(self) -> int:
+        return self.num_v_heads * self.v_dim
+
+    @property
+    def conv_channels(self) -> int:
+        """Queries, keys and values all pass through the convolution, in this order."""
+        return 2 * self.q_width + self.v_width
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DenseConfig:
+    intermediate_size: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MoeConfig:
+    num_experts: int
+    experts_per_token: int
+    intermediate_size: int
+    """Of one routed expert."""
+    shared_intermediate_size: int
+
+    def __post_init__(self) -> None:
+        require(
+            self.experts_per_token <= self.num_experts,
+            f"num_experts_per_tok ({self.experts_per_token}) must be at most "
+            f"num_experts ({self.num_experts})",
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelConfig:
+    """What the runtime needs to know about a checkpoint."""
+
+    architecture: str
+    vocab_size: int
+    hidden_size: int
+    layer_types: tuple[LayerKind, ...]
+    attention: AttentionConfig
+    gdn: GdnConfig
+    mlp: DenseConfig | MoeConfig
+    rms_norm_eps: float
+    max_position_embeddings: int
+    """The context: the most tokens that prompt and answer may have together."""
+    dtype: str
+    """Of the checkpoint's weights."""
+    tie_word_embeddings: bool
+    eos_token_ids: tuple[int, ...]
+    num_mtp_layers: int
+    """Draft layers shipped with the weights; 0 when there are none."""
+
+    @property
+    def num_layers(self) -> int:
+        return len(self.layer_types)
+
+    @property
+    def moe(self) -> MoeConfig | None:
+        return self.mlp if isinstance(self.mlp, MoeConfig) else None
+
+    @classmethod
+    def from_folder(cls, folder: Path) -> ModelConfig:
+        """Read `config.json` and, for the end-of-sequence ids, `generation_config.json`.
+
+        Raises InvalidCheckpoint for a folder without them, bad JSON, or an unsupported model.
+        """
+        if not folder.is_dir():
+            raise InvalidCheckpoint(f"no such model folder: {folder}")
+        path = folder / "config.json"
+        outer = read_object(path)
+        generation_path = folder / "generation_config.json"
+        generation = read_object(generation_path) if generation_path.exists() else {}
+        try:
+            return _parse(outer, generation)
+        except InvalidCheckpoint as error:
+            raise InvalidCheckpoint(f"{path}: {error}") from None
+
+
+MODEL_ID_PROBES = 16
+MODEL_ID_PROBE_BYTES = 4096
+
+
+def model_id(folder: Path) -> str:
+    """A short name of the weights in `folder`, the same on every machine that has them.
+
+    Hashes config.json and, of each safetensors file, the size, the header and a few probes of the
+    data: a fine-tune has the headers of its base model. Reads about 64 KiB a file.
+    """
+    digest = hashlib.sha256((folder / "config.json").read_bytes())
+    for path in sorted(folder.glob("*.safetensors")):
+        size_bytes = path.stat().st_size
+        digest.update(f"{path.name}:{size_bytes}".encode())
+        with path.open("rb") as file:
+            header_bytes = int.from_bytes(file.read(8), "little")
+            digest.update(file.read(min(header_bytes, size_bytes)))
+            for probe in range(MODEL_ID_PROBES):
+                file.seek(size_bytes * probe // MODEL_ID_PROBES)
+                digest.update(file.read(MODEL_ID_PROBE_BYTES))
+    return digest.hexdigest()[:16]
+
+
+def _parse(outer: Json, generation: Json) -> ModelConfig:
+    architecture = _architecture(outer)
+    text = section(outer, "text_config") if "text_config" in outer else outer
+    _refuse_unsupported(outer, text)
+    return ModelConfig(
+        architecture=architecture,
+        vocab_size=positive(text, "vocab_size"),
+        hidden_size=positive(text, "hidden_size"),
+        layer_types=_layer_types(text),
+        attention=_attention(text),
+        gdn=GdnConfig(
+            num_k_heads=positive(text, "linear_num_key_heads"),
+            num_v_heads=positive(text, "linear_num_value_heads"),
+            k_dim=positive(text, "linear_key_head_dim"),
+            v_dim=positive(text, "linear_value_head_dim"),
+            conv_kernel=positive(text, "linear_conv_kernel_dim", 4),
+        ),
+        mlp=_moe(text) if ARCHITECTURES[architecture] else _dense(text),
+        rms_norm_eps=number(text, "rms_norm_eps", float, 1e-6),
+        max_position_embeddings=positive(text, "max_position_embeddings"),
+        dtype=_dtype(outer, text),
+        tie_word_embeddings=bool({**text, **outer}.get("tie_word_embeddings", False)),
+        eos_token_ids=_eos_token_ids(generation, outer, text),
+        num_mtp_layers=number(text, "mtp_num_hidden_layers", int, 0),
+    )
+
+
+def _architecture(outer: Json) -> str:
+    names = outer.get("architectures")
+    if isinstance(names, list) and names:
+        name = str(names[0])
+    else:
+        name = MODEL_TYPES.get(str(outer.get("model_type")), str(outer.get("model_type")))
+    require(
+        name in ARCHITECTURES,
+        f"unsupported architecture {name!r}; supported: {', '.join(ARCHITECTURES)}",
+    )
+    return name
+
+
+def _refuse_unsupported(outer: Json, text: Json) -> None:
+    require(
+        "quantization_config" not in outer and "quantization_config" not in text,
+        "quantised weights are not supported; use the checkpoint's bfloat16 release",
+    )
+    activation = text.get("hidden_act", "silu")
+    require(activation == "silu", f"hidden_act must be 'silu', got {activation!r}")
+    require(not text.get("attention_bias"), "attention_bias is not supported")
+    require(bool(text.get("attn_output_gate", True)), "attn_output_gate must be true")
+
+
+def _layer_types(text: Json) -> tuple[LayerKind, ...]:
+    num_layers = positive(text, "num_hidden_layers")
+    names = text.get("layer_types")
+    if names is None:
+        interval = positive(text, "full_attention_interval", 4)
+        kinds = (LayerKind.GDN, LayerKind.ATTENTION)
+        return tuple(kinds[(i + 1) % interval == 0] for i in range(num_layers))
+    known = [kind.value for kind in LayerKind]
+    if not isinstance(names, list) or not all(name in known for name in names):
+        raise InvalidCheckpoint(f"layer_types must be a list of {known}, got {names!r}")
+    require(
+        len(names) == num_layers,
+        f"layer_types has {len(names)} entries for num_hidden_layers = {num_layers}",
+    )
+    return tuple(LayerKind(name) for name in names)
+
+
+def _attention(text: Json) -> AttentionConfig:
+    # Older configs spread what `rope_parameters` gathers.
+    rope = {**text, **section(text, "rope_scaling"), **section(text, "rope_parameters")}
+    rope_type = rope.get("rope_type", rope.get("type", "default"))
+    require(
+        rope_type in ROPE_TYPES,
+        f"unsupported rope type {rope_type!r}; supported: {', '.join(ROPE_TYPES)}",
+    )
+    head_dim = positive(text, "head_dim", 256)
+    return AttentionConfig(
+        num_heads=positive(text, "num_attention_heads"),
+        num_kv_heads=positive(text, "num_key_value_heads"),
+        head_dim=head_dim,
+        rotary_dim=int(head_dim * number(rope, "partial_rotary_factor", float, 0.25)),
+        rope_theta=number(rope, "rope_theta", float, 10_000.0),
+    )
+
+
+def _dense(text: Json) -> DenseConfig:
+    return DenseConfig(intermediate_size=positive(text, "intermediate_size"))
+
+
+def _moe(text: Json) -> MoeConfig:
+    return MoeConfig(
+        num_experts=positive(text, "num_experts"),
+        experts_per_token=positive(text, "num_experts_per_tok"),
+        intermediate_size=positive(text, "moe_intermediate_size"),
+        shared_intermediate_size=positive(text, "shared_expert_intermediate_size"),
+    )
+
+
+def _dtype(outer: Json, text: Json) -> str:
+    """The stated dtype. float32 when there is none: the only choice that loses nothing."""
+    stated = [c[k] for c in (outer, text) for k in ("dtype", "torch_dtype") if c.get(k)]
+    name = str(stated[0]).removeprefix("torch.") if stated else "float32"
+    require(name in DTYPE_BYTES, f"dtype must be one of {sorted(DTYPE_BYTES)}, got {name!r}")
+    return name
+
+
+def _eos_token_ids(*configs: Json) -> tuple[int, ...]:
+    """From the first config that states any: generation settings are the more specific."""
+    for config in configs:
+        stated = config.get("eos_token_id")
+        if stated is None:
+            continue
+        ids: Sequence[object] = stated if isinstance(stated, list) else [stated]
+        if not all(isinstance(i, int) and i >= 0 for i in ids):
+            raise InvalidCheckpoint(f"eos_token_id must be token ids, got {stated!r}")
+        return tuple(i for i in ids if isinstance(i, int))
+    return ()
