@@ -1,0 +1,135 @@
+"""Where a worker's cache lies in memory, so that another worker can be told where to write.
+
+`segue.cache.layout` says what bytes a page and a slot are; a `MemoryMap` adds one base address per
+field of that layout:
+
+    base_addresses[i]                         + num_units[i] * unit_bytes
+    ├─ unit 0 ─┼─ unit 1 ─┼─ unit 2 ─┼─ ... ──┤        one such region for every field
+
+No torch here: an array is anything with `data_ptr()` and a shape.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from segue.cache.layout import CacheField, CacheLayout
+from segue.errors import LayoutMismatch
+from segue.types import Epoch, WorkerId
+
+
+class Array(Protocol):
+    """What a torch tensor offers here."""
+
+    def data_ptr(self) -> int: ...
+
+    @property
+    def shape(self) -> Sequence[int]: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FieldRegion:
+    """The memory of one field, all units of it."""
+
+    field: CacheField
+    base_address: int
+    num_units: int
+
+    @property
+    def num_bytes(self) -> int:
+        return self.num_units * self.field.unit_bytes
+
+    def address(self, unit: int) -> int:
+        if not 0 <= unit < self.num_units:
+            raise IndexError(f"{self.field.unit} {unit} is not one of {self.num_units}")
+        return self.base_address + unit * self.field.unit_bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemoryMap:
+    """A worker's cache as others see it: addresses and unit counts follow `layout.fields`."""
+
+    worker_id: WorkerId
+    epoch: Epoch
+    segment: str
+    """How the transport names this process."""
+    layout: CacheLayout
+    base_addresses: tuple[int, ...]
+    num_units: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        expected = len(self.layout.fields)
+        if not len(self.base_addresses) == len(self.num_units) == expected:
+            raise ValueError(
+                f"{self.worker_id}: expected {expected} addresses and unit counts, one per field, "
+                f"got {len(self.base_addresses)} and {len(self.num_units)}"
+            )
+
+    def region(self, field_index: int) -> FieldRegion:
+        return FieldRegion(
+            field=self.layout.fields[field_index],
+            base_address=self.base_addresses[field_index],
+            num_units=self.num_units[field_index],
+        )
+
+    def regions(self) -> Iterator[FieldRegion]:
+        """In the layout's field order. These are what a transport registers."""
+        return (self.region(index) for index in range(len(self.layout.fields)))
+
+    def address(self, field_index: int, unit: int) -> int:
+        """Of the first byte of one unit. Raises IndexError when there is no such unit."""
+        return self.region(field_index).address(unit)
+
+
+def memory_map_of(
+    fields: Iterable[tuple[CacheField, Array]],
+    *,
+    worker_id: WorkerId,
+    epoch: Epoch,
+    segment: str,
+    layout: CacheLayout,
+) -> MemoryMap:
+    """Describes allocated arrays [num_units, *shape], given in layout order.
+
+    The map holds addresses, not the arrays: whoever made them keeps them alive.
+    """
+    arrays = [array for _, array in fields]
+    return MemoryMap(
+        worker_id=worker_id,
+        epoch=epoch,
+        segment=segment,
+        layout=layout,
+        base_addresses=tuple(array.data_ptr() for array in arrays),
+        num_units=tuple(array.shape[0] for array in arrays),
+    )
+
+
+def require_same_layout(ours: MemoryMap, theirs: MemoryMap) -> None:
+    """Raises LayoutMismatch, naming both workers and the first thing that differs, or returns."""
+    differences = list(_differences(ours.layout, theirs.layout))
+    if differences:
+        raise LayoutMismatch(
+            f"{ours.worker_id} and {theirs.worker_id} cannot exchange caches: "
+            f"{ours.worker_id} has {differences[0][0]}, {theirs.worker_id} has {differences[0][1]}"
+            + (f" (and {len(differences) - 1} more differences)" if len(differences) > 1 else "")
+        )
+
+
+def _differences(ours: CacheLayout, theirs: CacheLayout) -> Iterator[tuple[str, str]]:
+    """Pairs of descriptions of what differs, the most telling first."""
+    if ours.model_id != theirs.model_id:
+        yield f"model_id {ours.model_id!r}", f"model_id {theirs.model_id!r}"
+    if ours.page_tokens != theirs.page_tokens:
+        yield f"page_tokens {ours.page_tokens}", f"page_tokens {theirs.page_tokens}"
+    if len(ours.fields) != len(theirs.fields):
+        yield f"{len(ours.fields)} fields", f"{len(theirs.fields)} fields"
+    for index, (our, their) in enumerate(zip(ours.fields, theirs.fields, strict=False)):
+        if our != their:
+            yield f"field {index} {_describe(our)}", f"field {index} {_describe(their)}"
+
+
+def _describe(field: CacheField) -> str:
+    shape = ", ".join(str(size) for size in field.shape)
+    return f"{field.group} of layer {field.layer}: [{shape}] {field.dtype} per {field.unit}"

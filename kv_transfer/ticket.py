@@ -1,0 +1,42 @@
+"""What a reader gives a writer to write into, and what the two say about it. Plain values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NewType
+
+from segue.types import Epoch, PageId, SlotId, TurnId, WorkerId
+
+TicketId = NewType("TicketId", str)
+
+Checksums = Mapping[str, int]
+"""By field group ("kv", "recurrent", "conv"); `kv_transfer.checksum` says over what."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PeerIdentity:
+    """One life of a worker, and where its gRPC server listens."""
+
+    worker_id: WorkerId
+    epoch: Epoch
+    address: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ticket:
+    """Permission to write once into these pages and this slot of the reader.
+
+    The pages are those of the prompt's tokens from `resident_tokens` on, in sequence order:
+    `page_ids[i]` takes the sequence's page `num_resident_pages + i`.
+    """
+
+    ticket_id: TicketId
+    turn_id: TurnId
+    reader: PeerIdentity
+    resident_tokens: int
+    """The reader holds the pages of these tokens already; a multiple of the page size."""
+    page_ids: tuple[PageId, ...]
+    slot_id: SlotId
+    expires_in_s: float
+    """From the reader's answer on. Clocks are not compared across hosts."""
