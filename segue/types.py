@@ -250,7 +250,18 @@ class TurnEnd:
     """The stop string that ended the answer, if one did."""
 
 
-TurnEvent = TokenDelta | TurnEnd
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TurnStarted:
+    """The turn is placed and its prompt is being computed. Comes again if it had to be moved."""
+
+    session_id: SessionId
+    turn_id: TurnId
+    prompt_tokens: int
+    prefill_worker: str
+    decode_worker: str
+
+
+TurnEvent = TurnStarted | TokenDelta | TurnEnd
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -330,3 +341,26 @@ class WorkerStatus:
     load: WorkerLoad = WorkerLoad()
     pid: int = 0
     host: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RouterStatus:
+    address: str
+    metrics_address: str = ""
+    sessions: int = 0
+    running_turns: int = 0
+    finished_turns: int = 0
+    failed_turns: int = 0
+    cancelled_turns: int = 0
+    completion_tokens_per_s: float = 0.0
+    draining: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClusterStatus:
+    ready: bool
+    """At least one worker of each role is ready and the router admits turns."""
+    model: str
+    model_id: str
+    workers: tuple[WorkerStatus, ...]
+    router: RouterStatus

@@ -21,9 +21,11 @@ from segue.types import (
     TokenLogprob,
     ToolCall,
     TurnEnd,
+    TurnEvent,
     TurnId,
     TurnInput,
     TurnRequest,
+    TurnStarted,
     Usage,
 )
 from segue.wire import session_pb2 as pb
@@ -275,3 +277,36 @@ def end_from_wire(end: pb.TurnEnd) -> TurnEnd:
         decode_worker=end.decode_worker,
         stop_match=end.stop_match,
     )
+
+
+def event_to_wire(event: TurnEvent) -> pb.GenerateEvent:
+    match event:
+        case TokenDelta():
+            return pb.GenerateEvent(delta=delta_to_wire(event))
+        case TurnEnd():
+            return pb.GenerateEvent(end=end_to_wire(event))
+        case TurnStarted():
+            started = pb.TurnStarted(
+                session_id=event.session_id,
+                turn_id=event.turn_id,
+                prompt_tokens=event.prompt_tokens,
+                prefill_worker=event.prefill_worker,
+                decode_worker=event.decode_worker,
+            )
+            return pb.GenerateEvent(started=started)
+
+
+def event_from_wire(event: pb.GenerateEvent) -> TurnEvent:
+    match event.WhichOneof("event"):
+        case "delta":
+            return delta_from_wire(event.delta)
+        case "end":
+            return end_from_wire(event.end)
+        case _:
+            return TurnStarted(
+                session_id=SessionId(event.started.session_id),
+                turn_id=TurnId(event.started.turn_id),
+                prompt_tokens=event.started.prompt_tokens,
+                prefill_worker=event.started.prefill_worker,
+                decode_worker=event.started.decode_worker,
+            )

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from segue.types import (
+    ClusterStatus,
     Epoch,
     Role,
+    RouterStatus,
     SessionId,
+    ShipReport,
     TurnId,
+    TurnResult,
     TurnSpec,
     UnitCounts,
     WorkerHealth,
@@ -15,12 +19,16 @@ from segue.types import (
     WorkerStatus,
 )
 from segue.wire import session_pb2 as pb
-from segue.wire import worker_pb2
+from segue.wire import transfer_pb2, worker_pb2
 from segue.wire.convert import (
+    finish_reason_from_wire,
+    finish_reason_to_wire,
     sampling_from_wire,
     sampling_to_wire,
     stop_from_wire,
     stop_to_wire,
+    usage_from_wire,
+    usage_to_wire,
 )
 
 _ROLE_TO_WIRE = {
@@ -53,6 +61,48 @@ def turn_from_wire(turn: worker_pb2.TurnSpec) -> TurnSpec:
         prompt=tuple(turn.prompt),
         sampling=sampling_from_wire(turn.sampling, default_seed=0),
         stop=stop_from_wire(turn.stop),
+    )
+
+
+def report_to_wire(report: ShipReport) -> transfer_pb2.ShipReport:
+    return transfer_pb2.ShipReport(
+        shipped_bytes=report.shipped_bytes,
+        cached_tokens=report.cached_tokens,
+        queue_s=report.queue_s,
+        prefill_s=report.prefill_s,
+        transfer_s=report.transfer_s,
+        exposed_transfer_s=report.exposed_transfer_s,
+    )
+
+
+def report_from_wire(report: transfer_pb2.ShipReport) -> ShipReport:
+    return ShipReport(
+        shipped_bytes=report.shipped_bytes,
+        cached_tokens=report.cached_tokens,
+        queue_s=report.queue_s,
+        prefill_s=report.prefill_s,
+        transfer_s=report.transfer_s,
+        exposed_transfer_s=report.exposed_transfer_s,
+    )
+
+
+def result_to_wire(result: TurnResult) -> worker_pb2.DecodeEnd:
+    return worker_pb2.DecodeEnd(
+        finish_reason=finish_reason_to_wire(result.finish_reason),
+        usage=usage_to_wire(result.usage),
+        report=report_to_wire(result.report),
+        decode_s=result.decode_s,
+        stop_match=result.stop_match,
+    )
+
+
+def result_from_wire(end: worker_pb2.DecodeEnd) -> TurnResult:
+    return TurnResult(
+        finish_reason=finish_reason_from_wire(end.finish_reason),
+        usage=usage_from_wire(end.usage),
+        report=report_from_wire(end.report),
+        decode_s=end.decode_s,
+        stop_match=end.stop_match,
     )
 
 
@@ -125,4 +175,46 @@ def worker_from_wire(status: pb.WorkerStatus) -> WorkerStatus:
         load=load_from_wire(status.load),
         pid=status.pid,
         host=status.host,
+    )
+
+
+def cluster_to_wire(status: ClusterStatus) -> pb.ClusterStatus:
+    router = status.router
+    return pb.ClusterStatus(
+        ready=status.ready,
+        model=status.model,
+        model_id=status.model_id,
+        workers=[worker_to_wire(worker) for worker in status.workers],
+        router=pb.RouterStatus(
+            address=router.address,
+            metrics_address=router.metrics_address,
+            sessions=router.sessions,
+            running_turns=router.running_turns,
+            finished_turns=router.finished_turns,
+            failed_turns=router.failed_turns,
+            cancelled_turns=router.cancelled_turns,
+            completion_tokens_per_s=router.completion_tokens_per_s,
+            draining=router.draining,
+        ),
+    )
+
+
+def cluster_from_wire(status: pb.ClusterStatus) -> ClusterStatus:
+    router = status.router
+    return ClusterStatus(
+        ready=status.ready,
+        model=status.model,
+        model_id=status.model_id,
+        workers=tuple(worker_from_wire(worker) for worker in status.workers),
+        router=RouterStatus(
+            address=router.address,
+            metrics_address=router.metrics_address,
+            sessions=router.sessions,
+            running_turns=router.running_turns,
+            finished_turns=router.finished_turns,
+            failed_turns=router.failed_turns,
+            cancelled_turns=router.cancelled_turns,
+            completion_tokens_per_s=router.completion_tokens_per_s,
+            draining=router.draining,
+        ),
     )

@@ -1,0 +1,107 @@
+"""Starts the router: `python -m router --model MODEL [--config FILE] [--port P]`."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import logging
+import signal
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from router.config import RouterConfig
+from router.metrics import RouterMetrics
+from router.prompt import PromptBuilder
+from router.router import Router
+from router.server import MembershipFace, Sessions
+from segue.config import read_file, section
+from segue.model.source import resolve_model
+from segue.telemetry import MetricsEndpoint, setup_logging
+from segue.wire.server import RunningServer, serving
+from segue.wire.session_pb2_grpc import add_SessionsServicer_to_server
+from segue.wire.worker_pb2_grpc import add_MembershipServicer_to_server
+
+logger = logging.getLogger(__name__)
+
+# How often health and gauges follow the membership.
+_WATCH_S = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class RunningRouter:
+    router: Router
+    address: str
+    metrics_address: str
+
+
+@contextlib.asynccontextmanager
+async def running(config: RouterConfig, model: str) -> AsyncIterator[RunningRouter]:
+    """A router that serves until the block ends; it drains on the way out.
+
+    Raises InvalidCheckpoint and, for a taken port, InvalidConfig.
+    """
+    folder = await asyncio.to_thread(resolve_model, model, with_weights=False)
+    metrics = RouterMetrics()
+    router = Router(config, PromptBuilder.from_folder(folder), metrics, model_name=model)
+    sessions = Sessions(router)
+    services = [
+        (
+            "segue.v1.Sessions",
+            lambda server: add_SessionsServicer_to_server(sessions, server),
+        ),
+        (
+            "segue.v1.Membership",
+            lambda server: add_MembershipServicer_to_server(MembershipFace(router), server),
+        ),
+    ]
+    endpoint = MetricsEndpoint(metrics.registry, config.host, config.metrics_port)
+    try:
+        async with serving(config.host, config.port, services) as server:
+            sessions.address, sessions.metrics_address = server.address, endpoint.address
+            watch = asyncio.ensure_future(_watch(router, server))
+            logger.info("router at %s, metrics at %s", server.address, endpoint.address)
+            try:
+                yield RunningRouter(router, server.address, endpoint.address)
+            finally:
+                watch.cancel()
+                await server.set_serving(False)
+                await router.drain()
+        await router.close()
+    finally:
+        endpoint.close()
+
+
+async def _watch(router: Router, server: RunningServer) -> None:
+    """Health says SERVING exactly while a turn could be placed."""
+    while True:
+        await server.set_serving(router.is_ready())
+        router.observe_gauges()
+        await asyncio.sleep(_WATCH_S)
+
+
+async def _serve(config: RouterConfig, model: str) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    async with running(config, model):
+        await stop.wait()
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m router", description=__doc__)
+    parser.add_argument("--model", required=True, help="folder or hub id")
+    parser.add_argument("--config", type=Path, help="TOML file")
+    parser.add_argument("--host")
+    parser.add_argument("--port", type=int)
+    options = parser.parse_args(arguments)
+    setup_logging("router")
+    config = section(read_file(options.config), "router", RouterConfig)
+    given = {k: v for k in ("host", "port") if (v := getattr(options, k)) is not None}
+    asyncio.run(_serve(replace(config, **given), options.model))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,85 @@
+"""The router's gRPC face: translate in, call, translate out."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+import uuid
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+
+from router.router import Router
+from segue.types import TurnId, WorkerStatus
+from segue.wire import session_pb2 as pb
+from segue.wire import worker_pb2
+from segue.wire.convert import event_to_wire, request_from_wire
+from segue.wire.convert_worker import cluster_to_wire, worker_from_wire, worker_to_wire
+from segue.wire.session_pb2_grpc import SessionsServicer
+from segue.wire.worker_pb2_grpc import MembershipServicer
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class Sessions(SessionsServicer):
+    def __init__(self, router: Router) -> None:
+        self._router = router
+        self.address = ""
+        self.metrics_address = ""
+
+    async def Generate(
+        self, request: pb.GenerateRequest, context: Context
+    ) -> AsyncIterator[pb.GenerateEvent]:
+        turn = request_from_wire(
+            request,
+            default_turn_id=TurnId(uuid.uuid4().hex),
+            default_seed=secrets.randbits(63),
+        )
+        events = self._router.generate(turn, deadline_s=context.time_remaining())
+        async with contextlib.aclosing(events):
+            async for event in events:
+                yield event_to_wire(event)
+
+    async def Cancel(self, request: pb.CancelRequest, context: Context) -> pb.CancelReply:
+        return pb.CancelReply(was_running=self._router.cancel(TurnId(request.turn_id)))
+
+    async def GetStatus(self, request: pb.GetStatusRequest, context: Context) -> pb.ClusterStatus:
+        return cluster_to_wire(await self._router.status(self.address, self.metrics_address))
+
+
+class MembershipFace(MembershipServicer):
+    def __init__(self, router: Router) -> None:
+        self._router = router
+
+    async def Join(
+        self, request_iterator: AsyncIterator[worker_pb2.Heartbeat], context: Context
+    ) -> AsyncIterator[worker_pb2.ClusterView]:
+        membership = self._router.membership
+        first = await anext(aiter(request_iterator))
+        worker = worker_from_wire(first.status)
+        membership.heartbeat(worker, first.model_id)
+        await self._router.links.forget_past_lives(worker)
+        listening = asyncio.ensure_future(self._listen(request_iterator, worker))
+        try:
+            views = membership.views()
+            while True:
+                view = asyncio.ensure_future(anext(views))
+                await asyncio.wait({view, listening}, return_when=asyncio.FIRST_COMPLETED)
+                if listening.done():
+                    view.cancel()
+                    listening.result()
+                    return
+                yield worker_pb2.ClusterView(workers=[worker_to_wire(w) for w in view.result()])
+        finally:
+            listening.cancel()
+            membership.lost(worker.worker_id, worker.epoch)
+
+    async def _listen(
+        self, heartbeats: AsyncIterator[worker_pb2.Heartbeat], worker: WorkerStatus
+    ) -> None:
+        async for heartbeat in heartbeats:
+            self._router.membership.heartbeat(
+                worker_from_wire(heartbeat.status), heartbeat.model_id
+            )

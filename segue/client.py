@@ -1,0 +1,232 @@
+"""The Python SDK: an async client and a session that keeps its history.
+
+async with Client("127.0.0.1:7411") as client:
+    session = client.session()
+    async for event in session.turn("My code is 731."):
+        if isinstance(event, TokenDelta):
+            write(event.text)
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+from segue.types import (
+    ChatInput,
+    ClusterStatus,
+    Message,
+    SamplingParams,
+    SessionId,
+    StopConditions,
+    TextInput,
+    TokenDelta,
+    TokenInput,
+    TurnEnd,
+    TurnEvent,
+    TurnId,
+    TurnInput,
+    TurnRequest,
+)
+from segue.wire import session_pb2 as pb
+from segue.wire.convert import event_from_wire, request_to_wire
+from segue.wire.convert_worker import cluster_from_wire
+from segue.wire.server import channel_to
+from segue.wire.session_pb2_grpc import SessionsStub
+from segue.wire.status import rpc_errors
+
+DEFAULT_TARGET = "127.0.0.1:7411"
+
+__all__ = [
+    "DEFAULT_TARGET",
+    "Answer",
+    "ChatInput",
+    "Client",
+    "Message",
+    "SamplingParams",
+    "Session",
+    "StopConditions",
+    "TextInput",
+    "TokenDelta",
+    "TokenInput",
+    "TurnEnd",
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """A whole turn, gathered."""
+
+    turn_id: TurnId
+    text: str
+    token_ids: tuple[int, ...]
+    end: TurnEnd
+
+
+class Client:
+    """Talks to one router. Errors are `segue.errors`; use it as an async context manager."""
+
+    def __init__(self, target: str = DEFAULT_TARGET) -> None:
+        self.target = target
+        self._channel = channel_to(target)
+        self._stub = SessionsStub(self._channel)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        await self._channel.close()
+
+    def session(
+        self,
+        session_id: str | None = None,
+        *,
+        system: str = "",
+        tools: Sequence[str] = (),
+        enable_thinking: bool = False,
+    ) -> Session:
+        """A conversation. `tools` are JSON objects, as text, as in `ChatInput`."""
+        messages = [Message(role="system", content=system)] if system else []
+        return Session(
+            self,
+            SessionId(session_id or uuid.uuid4().hex),
+            messages,
+            tools=tuple(tools),
+            enable_thinking=enable_thinking,
+        )
+
+    async def stream(
+        self,
+        turn_input: TurnInput,
+        *,
+        session_id: str = "",
+        turn_id: str = "",
+        sampling: SamplingParams | None = None,
+        stop: StopConditions | None = None,
+        timeout_s: float | None = None,
+    ) -> AsyncGenerator[TurnEvent, None]:
+        """One turn, event by event; the last is a TurnEnd. Leaving the loop cancels the turn.
+
+        Without `sampling` the answer is greedy.
+        """
+        request = TurnRequest(
+            session_id=SessionId(session_id),
+            turn_id=TurnId(turn_id),
+            input=turn_input,
+            sampling=sampling or SamplingParams(),
+            stop=stop or StopConditions(),
+        )
+        with rpc_errors(f"router {self.target}"):
+            call = self._stub.Generate(request_to_wire(request), timeout=timeout_s)
+            try:
+                async for event in call:
+                    yield event_from_wire(event)
+            finally:
+                call.cancel()
+
+    async def generate(
+        self,
+        turn_input: TurnInput,
+        *,
+        session_id: str = "",
+        turn_id: str = "",
+        sampling: SamplingParams | None = None,
+        stop: StopConditions | None = None,
+        timeout_s: float | None = None,
+    ) -> Answer:
+        """One turn, whole."""
+        turn_id = turn_id or uuid.uuid4().hex
+        text: list[str] = []
+        token_ids: list[int] = []
+        end: TurnEnd | None = None
+        async for event in self.stream(
+            turn_input,
+            session_id=session_id,
+            turn_id=turn_id,
+            sampling=sampling,
+            stop=stop,
+            timeout_s=timeout_s,
+        ):
+            match event:
+                case TokenDelta():
+                    text.append(event.text)
+                    token_ids.extend(event.token_ids)
+                case TurnEnd():
+                    end = event
+        assert end is not None, "a stream without an error ends with a TurnEnd"
+        return Answer(
+            turn_id=TurnId(turn_id), text="".join(text), token_ids=tuple(token_ids), end=end
+        )
+
+    async def cancel(self, turn_id: str) -> bool:
+        """Ends a running turn from elsewhere. False when no such turn is running."""
+        with rpc_errors(f"router {self.target}"):
+            reply = await self._stub.Cancel(pb.CancelRequest(turn_id=turn_id))
+        return reply.was_running
+
+    async def status(self, *, timeout_s: float = 5.0) -> ClusterStatus:
+        with rpc_errors(f"router {self.target}"):
+            reply = await self._stub.GetStatus(pb.GetStatusRequest(), timeout=timeout_s)
+        return cluster_from_wire(reply)
+
+
+class Session:
+    """A conversation that keeps its own history: the client's copy is the truth."""
+
+    def __init__(
+        self,
+        client: Client,
+        session_id: SessionId,
+        messages: Sequence[Message],
+        *,
+        tools: tuple[str, ...] = (),
+        enable_thinking: bool = False,
+    ) -> None:
+        self.session_id = session_id
+        self.messages = list(messages)
+        self._client = client
+        self._tools = tools
+        self._enable_thinking = enable_thinking
+
+    async def turn(
+        self,
+        *new: str | Message,
+        sampling: SamplingParams | None = None,
+        stop: StopConditions | None = None,
+        timeout_s: float | None = None,
+    ) -> AsyncGenerator[TurnEvent, None]:
+        """Adds `new` (a text is a user's message), streams the answer, and remembers both.
+
+        A turn that fails, or that the caller leaves early, leaves the history as it was.
+        """
+        added = [Message(role="user", content=m) if isinstance(m, str) else m for m in new]
+        chat = ChatInput(
+            messages=(*self.messages, *added),
+            tools=self._tools,
+            enable_thinking=self._enable_thinking,
+        )
+        text: list[str] = []
+        async for event in self._client.stream(
+            chat,
+            session_id=self.session_id,
+            sampling=sampling,
+            stop=stop,
+            timeout_s=timeout_s,
+        ):
+            if isinstance(event, TokenDelta):
+                text.append(event.text)
+            if isinstance(event, TurnEnd):
+                answer = Message(role="assistant", content="".join(text))
+                self.messages += [*added, answer]
+            yield event
