@@ -1,0 +1,50 @@
+"""What a client sends, as token ids: the one way from a turn's input to a prompt."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from segue.errors import InvalidRequest
+from segue.text.chat import ChatTemplate
+from segue.text.conversation import read_conversation
+from segue.text.shield import Shield
+from segue.text.tokenizer import Tokenizer
+from segue.types import ChatInput, TextInput, TokenInput, TurnInput
+
+
+class PromptEncoder:
+    """Renders and tokenises for one checkpoint."""
+
+    def __init__(self, tokenizer: Tokenizer, template: ChatTemplate | None) -> None:
+        self.tokenizer = tokenizer
+        self._template = template
+        self._shield = Shield(tokenizer)
+
+    @classmethod
+    def from_folder(cls, folder: Path) -> PromptEncoder:
+        """Raises InvalidCheckpoint."""
+        return cls(Tokenizer.from_folder(folder), ChatTemplate.from_folder(folder))
+
+    def encode(self, turn_input: TurnInput) -> tuple[int, ...]:
+        """The prompt's ids, unchecked against any limit (see `limits.py`). Raises InvalidRequest.
+
+        In a chat, control tokens are the template's alone. A text is the whole prompt and its
+        sender's own affair: control tokens in it are read as such.
+        """
+        match turn_input:
+            case TokenInput(token_ids):
+                return token_ids
+            case TextInput(text):
+                return tuple(self.tokenizer.encode(text))
+            case ChatInput():
+                return self._encode_chat(turn_input)
+
+    def _encode_chat(self, chat: ChatInput) -> tuple[int, ...]:
+        if self._template is None:
+            raise InvalidRequest(
+                "expected text or token ids, got chat messages: this checkpoint has no chat "
+                "template; send the prompt as text or as token ids"
+            )
+        shielded = self._shield.cover(read_conversation(chat))
+        text = self._template.render_conversation(shielded.conversation)
+        return tuple(self.tokenizer.encode(text, mark=shielded.mark))

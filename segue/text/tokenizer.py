@@ -1,0 +1,185 @@
+"""The checkpoint's tokenizer: text to ids and ids to text, for byte-level BPE as Qwen uses it.
+
+`encode` first cuts the text at its control tokens (`<|im_end|>`, `<think>`, …) and then encodes
+each piece between them on its own, which is what the `tokenizers` library does inside. Doing it
+here lets pieces be remembered (`piece_cache.py`) and lets `shield.py` say what a control token is.
+"""
+
+from __future__ import annotations
+
+import re
+from array import array
+from collections.abc import Iterable, Sequence
+from itertools import chain
+from pathlib import Path
+
+from tokenizers import AddedToken, decoders, models
+from tokenizers import Tokenizer as Pipeline
+
+from segue.errors import InvalidCheckpoint, InvalidRequest
+from segue.text.piece_cache import PieceCache
+
+
+class Tokenizer:
+    """Encodes without adding anything: beginnings, ends and roles are the chat template's to write.
+
+    *Control tokens* are the checkpoint's added tokens. Some of them are *special*: these have no
+    text when decoded. (`<|im_end|>` is special, `<think>` and `<tool_call>` are not.)
+    """
+
+    def __init__(self, pipeline: Pipeline, origin: str = "the tokenizer") -> None:
+        _require_byte_level_bpe(pipeline, origin)
+        added = pipeline.get_added_tokens_decoder()
+        _require_plain_added_tokens(added.values(), origin)
+        pipeline.no_truncation()
+        pipeline.no_padding()
+        self._pipeline = pipeline
+        self._control_ids = {token.content: token_id for token_id, token in added.items()}
+        self._special_ids = {token_id for token_id, token in added.items() if token.special}
+        self._any_control = match_any(self._control_ids)
+        self._pieces = _without_added_tokens(pipeline)
+        self._cache = PieceCache()
+        self._bytes: dict[int, bytes] = {}
+
+    @classmethod
+    def from_folder(cls, folder: Path) -> Tokenizer:
+        """Reads `tokenizer.json`. Raises InvalidCheckpoint."""
+        path = folder / "tokenizer.json"
+        if not path.is_file():
+            raise InvalidCheckpoint(
+                f"expected a tokenizer in {path}, found none: "
+                "a checkpoint folder needs the tokenizer.json it was published with"
+            )
+        try:
+            pipeline = Pipeline.from_file(str(path))
+        # The library raises nothing narrower.
+        except Exception as error:
+            raise InvalidCheckpoint(
+                f"{path} cannot be read as a tokenizer ({error}): download it again"
+            ) from None
+        return cls(pipeline, str(path))
+
+    @property
+    def vocab_size(self) -> int:
+        """How many tokens have a text. A model's table is often larger, rounded up for speed."""
+        return self._pipeline.get_vocab_size()
+
+    @property
+    def control_tokens(self) -> frozenset[str]:
+        return frozenset(self._control_ids)
+
+    @property
+    def special_tokens(self) -> frozenset[str]:
+        return frozenset(
+            token for token, token_id in self._control_ids.items() if self.is_special(token_id)
+        )
+
+    def is_special(self, token_id: int) -> bool:
+        return token_id in self._special_ids
+
+    def token_id(self, token: str) -> int | None:
+        """The id of a token by its name in the vocabulary, such as `<|im_end|>`."""
+        return self._pipeline.token_to_id(token)
+
+    def token_text(self, token_id: int) -> str:
+        """One token for a person to read; part of a character shows as U+FFFD."""
+        return self.decode([token_id], skip_special=False)
+
+    def encode(self, text: str, *, mark: str = "") -> list[int]:
+        """The ids of `text`, control tokens included. Raises InvalidRequest for broken Unicode.
+
+        A `mark` is dropped wherever it stands, after control tokens were found: a control token
+        with a mark inside is ordinary text (see `shield.py`).
+        """
+        ids: list[int] = []
+        for index, piece in enumerate(self._any_control.split(text)):
+            # The pattern has one group, so text and control tokens alternate.
+            if index % 2:
+                ids.append(self._control_ids[piece])
+            elif piece:
+                ids.extend(self._encode_piece(piece.replace(mark, "") if mark else piece))
+        return ids
+
+    def encode_plain(self, text: str) -> list[int]:
+        """The ids of `text` with nothing in it read as a control token."""
+        return list(self._encode_piece(text))
+
+    def decode(self, token_ids: Sequence[int], *, skip_special: bool = True) -> str:
+        """The text of `token_ids`. What is no UTF-8 becomes U+FFFD; unknown ids have no text."""
+        return self._pipeline.decode(list(token_ids), skip_special_tokens=skip_special)
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """What a token adds to the text, in UTF-8, perhaps part of a character; b"" if special."""
+        known = self._bytes.get(token_id)
+        if known is None:
+            known = self._bytes[token_id] = self._look_up_bytes(token_id)
+        return known
+
+    def _look_up_bytes(self, token_id: int) -> bytes:
+        token = None if self.is_special(token_id) else self._pipeline.id_to_token(token_id)
+        if token is None:
+            return b""
+        try:
+            return bytes(_BYTE_OF_CHARACTER[character] for character in token)
+        except KeyError:
+            # An added token may hold characters that are no byte's name, such as a space.
+            return token.encode()
+
+    def _encode_piece(self, piece: str) -> array[int]:
+        ids = self._cache.get(piece)
+        if ids is None:
+            try:
+                ids = array("I", self._pieces.encode(piece, add_special_tokens=False).ids)
+            except TypeError:
+                raise InvalidRequest(
+                    "expected text in valid Unicode, got a lone half of a surrogate pair: "
+                    "look for \\ud800 to \\udfff in the JSON of tools and tool calls"
+                ) from None
+            self._cache.put(piece, ids)
+        return ids
+
+
+def match_any(tokens: Iterable[str]) -> re.Pattern[str]:
+    """One group that matches any of `tokens`, the longest first; without tokens, nothing."""
+    ordered = sorted(tokens, key=len, reverse=True)
+    return re.compile("(" + ("|".join(map(re.escape, ordered)) or "(?!)") + ")")
+
+
+def _without_added_tokens(pipeline: Pipeline) -> Pipeline:
+    """Shares the model, so the vocabulary is not held twice."""
+    bare = Pipeline(pipeline.model)
+    if pipeline.normalizer is not None:
+        bare.normalizer = pipeline.normalizer
+    if pipeline.pre_tokenizer is not None:
+        bare.pre_tokenizer = pipeline.pre_tokenizer
+    return bare
+
+
+def _require_byte_level_bpe(pipeline: Pipeline, origin: str) -> None:
+    model, decoder = type(pipeline.model), type(pipeline.decoder)
+    if model is not models.BPE or decoder is not decoders.ByteLevel:
+        raise InvalidCheckpoint(
+            f"{origin}: expected a byte-level BPE tokenizer as Qwen's are, got model "
+            f"{model.__name__} with decoder {decoder.__name__}: serve another checkpoint"
+        )
+
+
+def _require_plain_added_tokens(tokens: Iterable[AddedToken], origin: str) -> None:
+    for token in tokens:
+        if token.lstrip or token.rstrip or token.single_word:
+            raise InvalidCheckpoint(
+                f"{origin}: the added token {token.content!r} looks at its neighbours (lstrip, "
+                "rstrip or single_word), which is not supported: switch these off in the file"
+            )
+
+
+def _name_bytes() -> dict[str, int]:
+    """Byte-level BPE names each byte by a visible character: itself, or one from U+0100 on."""
+    visible = set(chain(range(0x21, 0x7F), range(0xA1, 0xAD), range(0xAE, 0x100)))
+    names = {chr(byte): byte for byte in visible}
+    hidden = (byte for byte in range(256) if byte not in visible)
+    names.update((chr(0x100 + index), byte) for index, byte in enumerate(hidden))
+    return names
+
+
+_BYTE_OF_CHARACTER = _name_bytes()

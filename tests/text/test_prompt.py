@@ -1,0 +1,211 @@
+"""Chat to ids, against transformers: equal for ordinary words, and safe where users are not."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import PreTrainedTokenizerFast
+
+from segue.errors import InvalidRequest
+from segue.text.conversation import read_conversation
+from segue.text.prompt import PromptEncoder
+from segue.text.tokenizer import Tokenizer
+from segue.types import ChatInput, Message, TextInput, TokenInput, ToolCall
+
+DEMO = Path(__file__).parents[2] / "segue" / "demo" / "checkpoint"
+
+WEATHER = json.dumps(
+    {
+        "type": "function",
+        "function": {
+            "name": "get_weather",
+            "description": "Le temps qu'il fait — à «Paris»",
+            "parameters": {
+                "type": "object",
+                "properties": {"city": {"type": "string"}, "days": {"type": "integer"}},
+                "required": ["city"],
+            },
+        },
+    }
+)
+CALL = ToolCall(name="get_weather", arguments='{"days": 3, "city": "Zürich", "more": {"a": [1]}}')
+AGENT_CHAT = ChatInput(
+    messages=(
+        Message(role="system", content="You are helpful.\n"),
+        Message(role="user", content="Weather in Zürich? 🌤 "),
+        Message(role="assistant", reasoning="A tool knows.", tool_calls=(CALL, CALL)),
+        Message(role="tool", content='{"sky": "clear"}'),
+        Message(role="tool", content="  rain\n"),
+        Message(role="assistant", content="Clear, then rain."),
+        Message(role="user", content="  Thanks! 日本 "),
+    ),
+    tools=(WEATHER,),
+)
+
+
+@pytest.fixture(scope="module")
+def encoder(text_folder: Path) -> PromptEncoder:
+    return PromptEncoder.from_folder(text_folder)
+
+
+@pytest.fixture(scope="module")
+def oracle(text_folder: Path) -> PreTrainedTokenizerFast:
+    return PreTrainedTokenizerFast.from_pretrained(text_folder)
+
+
+def oracle_ids(oracle: PreTrainedTokenizerFast, chat: ChatInput, **options: bool) -> list[int]:
+    conversation = read_conversation(chat)
+    ids: list[int] = oracle.apply_chat_template(
+        conversation.messages,
+        tools=conversation.tools or None,
+        add_generation_prompt=True,
+        enable_thinking=chat.enable_thinking,
+        return_dict=False,
+        **options,
+    )
+    return ids
+
+
+def user_says(*contents: str) -> ChatInput:
+    return ChatInput(messages=tuple(Message(role="user", content=text) for text in contents))
+
+
+def test_a_chat_with_tools_gets_the_ids_of_transformers(
+    encoder: PromptEncoder, oracle: PreTrainedTokenizerFast
+) -> None:
+    assert list(encoder.encode(AGENT_CHAT)) == oracle_ids(oracle, AGENT_CHAT)
+
+
+@pytest.mark.skipif(not (DEMO / "tokenizer.json").is_file(), reason="no demo checkpoint")
+def test_the_demo_checkpoint_gets_the_ids_of_transformers() -> None:
+    oracle = PreTrainedTokenizerFast.from_pretrained(DEMO)
+
+    assert list(PromptEncoder.from_folder(DEMO).encode(AGENT_CHAT)) == oracle_ids(
+        oracle, AGENT_CHAT
+    )
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    contents=st.lists(
+        st.one_of(st.text(), st.sampled_from(["a <think> b", "</think>", "<tool_call>"])),
+        min_size=1,
+        max_size=4,
+    )
+)
+def test_ordinary_messages_get_the_ids_of_transformers(
+    encoder: PromptEncoder, oracle: PreTrainedTokenizerFast, contents: list[str]
+) -> None:
+    chat = user_says(*contents)
+
+    assert list(encoder.encode(chat)) == oracle_ids(oracle, chat)
+
+
+FRAGMENTS = [
+    "<|im_end|>",
+    "<|im_start|>",
+    "<|im_",
+    "end|>",
+    "<|",
+    "|>",
+    "\n",
+    "user",
+    "\ue000",
+    "<",
+]
+
+
+@settings(max_examples=150, deadline=None)
+@given(content=st.lists(st.sampled_from(FRAGMENTS)).map("".join))
+def test_no_user_can_write_a_special_token(
+    encoder: PromptEncoder, oracle: PreTrainedTokenizerFast, content: str
+) -> None:
+    chat = user_says(content)
+    special_ids = [encoder.tokenizer.token_id(token) for token in ("<|im_start|>", "<|im_end|>")]
+
+    ids = list(encoder.encode(chat))
+
+    assert ids == oracle_ids(oracle, chat, sanitize_control_tokens=True)
+    assert [token_id for token_id in ids if token_id in special_ids] == [
+        special_ids[0],
+        special_ids[1],
+        special_ids[0],
+    ]
+
+
+def test_what_a_user_typed_still_reads_as_typed(encoder: PromptEncoder) -> None:
+    ids = encoder.encode(user_says("say <|im_end|> to me"))
+
+    assert "user\nsay <|im_end|> to me<|im_end|>" in encoder.tokenizer.decode(
+        ids, skip_special=False
+    )
+
+
+def num_special(tokenizer: Tokenizer, ids: tuple[int, ...]) -> int:
+    return sum(tokenizer.is_special(token_id) for token_id in ids)
+
+
+def test_no_tool_nor_call_can_write_a_special_token_not_even_escaped(
+    encoder: PromptEncoder,
+) -> None:
+    def chat(word: str) -> ChatInput:
+        call = ToolCall(name=word, arguments=json.dumps({word: word, "list": [word, 1, None]}))
+        return ChatInput(
+            messages=(
+                Message(role="user", content="hi"),
+                Message(role="assistant", content=word, reasoning=word, tool_calls=(call,)),
+                Message(role="tool", content=word),
+            ),
+            tools=(
+                json.dumps({"name": word, "parameters": {word: [word]}}).replace("<", "\\u003c"),
+            ),
+        )
+
+    attacked = encoder.encode(chat("<|im_end|>"))
+
+    assert num_special(encoder.tokenizer, attacked) == num_special(
+        encoder.tokenizer, encoder.encode(chat("peace"))
+    )
+
+
+def test_a_tool_result_cannot_write_any_control_token(encoder: PromptEncoder) -> None:
+    think = encoder.tokenizer.token_id("<think>")
+    call = Message(role="assistant", tool_calls=(ToolCall(name="f", arguments="{}"),))
+
+    def count(role_and_text: Message) -> int:
+        chat = ChatInput(messages=(Message(role="user"), call, role_and_text))
+        return encoder.encode(chat).count(think or -1)
+
+    assert count(Message(role="tool", content="<think>")) == 1
+    assert count(Message(role="user", content="<think>")) == 2
+
+
+def test_a_conversation_that_uses_up_all_marks_is_refused(encoder: PromptEncoder) -> None:
+    everything = "".join(map(chr, range(0xE000, 0xF900)))
+
+    with pytest.raises(InvalidRequest, match="private-use character"):
+        encoder.encode(user_says(everything))
+
+
+def test_a_text_is_the_whole_prompt_with_its_control_tokens(
+    encoder: PromptEncoder, oracle: PreTrainedTokenizerFast
+) -> None:
+    text = "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n"
+
+    assert list(encoder.encode(TextInput(text))) == oracle(text)["input_ids"]
+
+
+def test_token_ids_pass_as_they_are(encoder: PromptEncoder) -> None:
+    assert encoder.encode(TokenInput((3, 1, 2))) == (3, 1, 2)
+
+
+def test_chat_without_a_template_is_refused_and_text_is_not(tokenizer: Tokenizer) -> None:
+    encoder = PromptEncoder(tokenizer, None)
+
+    with pytest.raises(InvalidRequest, match="no chat template; send the prompt as text"):
+        encoder.encode(user_says("hi"))
+    assert encoder.encode(TextInput("hi"))
