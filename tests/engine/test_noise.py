@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from segue.engine.noise import gumbel, philox
+
+EULER = 0.5772156649015329
+
+
+def counters(*words: int) -> torch.Tensor:
+    return torch.tensor([[word] for word in words])
+
+
+# From kat_vectors of Random123, the reference implementation of the paper's authors.
+@pytest.mark.parametrize(
+    ("counter", "key", "expected"),
+    [
+        (
+            (0, 0, 0, 0),
+            (0, 0),
+            (0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8),
+        ),
+        (
+            (0xFFFFFFFF, 0xFFFFFFFF, 0xFFFFFFFF, 0xFFFFFFFF),
+            (0xFFFFFFFF, 0xFFFFFFFF),
+            (0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD),
+        ),
+        (
+            (0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344),
+            (0xA4093822, 0x299F31D0),
+            (0xD16CFE09, 0x94FDCCEB, 0x5001E420, 0x24126EA1),
+        ),
+    ],
+)
+def test_philox_gives_the_known_answers(
+    counter: tuple[int, int, int, int], key: tuple[int, int], expected: tuple[int, ...]
+) -> None:
+    assert philox(counters(*counter), key).tolist() == [list(expected)]
+
+
+@pytest.mark.parametrize("token_ids", [[8, 9, 10, 11], [11, 9, 9, 200_000]])
+def test_noise_is_a_word_of_philox_as_a_gumbel_number(token_ids: list[int]) -> None:
+    noise = gumbel((3 << 32) + 9, (2 << 32) + 5, torch.tensor(token_ids))
+
+    words = [
+        int(philox(counters(token_id // 4, 5, 2, 0), (9, 3))[0, token_id % 4])
+        for token_id in token_ids
+    ]
+    expected = [-math.log(-math.log1p(-(word + 0.5) / 2**32)) for word in words]
+    assert noise.dtype == torch.float64
+    assert noise.tolist() == pytest.approx(expected, rel=1e-14)
+
+
+def test_the_noise_of_a_token_depends_on_nothing_beside_it() -> None:
+    alone = gumbel(1, 2, torch.tensor([99]))
+    among = gumbel(1, 2, torch.arange(50_000).flip(0))
+
+    assert float(alone) == float(among[50_000 - 1 - 99])
+    assert gumbel(1, 2, torch.tensor([], dtype=torch.int64)).numel() == 0
+
+
+@pytest.mark.parametrize(
+    ("seed", "position"), [(1, 0), (1 << 32, 0), (0, 1), (0, 1 << 32), (2**63 - 1, 5)]
+)
+def test_every_word_of_seed_and_position_changes_the_noise(seed: int, position: int) -> None:
+    ids = torch.arange(1000)
+
+    assert not torch.isclose(gumbel(seed, position, ids), gumbel(0, 0, ids)).any()
+
+
+def test_the_noise_follows_the_gumbel_law() -> None:
+    noise = torch.cat([gumbel(5, position, torch.arange(1000)) for position in range(200)])
+
+    points = torch.linspace(-1.5, 6.0, 40, dtype=torch.float64)
+    below = (noise[None, :] <= points[:, None]).double().mean(dim=1)
+    # Kolmogorov's statistic stays below 1.63 / sqrt(n) in 99 of 100 samples.
+    assert float((below - torch.exp(-torch.exp(-points))).abs().max()) < 1.63 / noise.numel() ** 0.5
+    assert float(noise.mean()) == pytest.approx(EULER, abs=0.01)
+    assert float(noise.var()) == pytest.approx(math.pi**2 / 6, rel=0.02)
+
+
+def test_neighbouring_positions_and_tokens_are_uncorrelated() -> None:
+    noise = torch.stack([gumbel(5, position, torch.arange(2000)) for position in range(100)])
+    centred = noise - noise.mean()
+
+    along_tokens = (centred[:, 1:] * centred[:, :-1]).mean() / centred.var()
+    along_positions = (centred[1:] * centred[:-1]).mean() / centred.var()
+
+    assert abs(float(along_tokens)) < 0.01
+    assert abs(float(along_positions)) < 0.01
+
+
+def test_the_noise_is_finite_everywhere() -> None:
+    assert torch.isfinite(gumbel(3, 4, torch.arange(300_000))).all()
