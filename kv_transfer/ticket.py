@@ -40,3 +40,26 @@ class Ticket:
     slot_id: SlotId
     expires_in_s: float
     """From the reader's answer on. Clocks are not compared across hosts."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommittedHandoff:
+    """A prompt that is here: every byte of it has arrived. The receiver owns pages and slot.
+
+    It gives them back from WORKING when the turn ends.
+    """
+
+    ticket_id: TicketId
+    turn_id: TurnId
+    num_prompt_tokens: int
+    pages: tuple[PageId, ...]
+    """The prompt's, then those for the answer, in sequence order."""
+    slot: SlotId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fence:
+    """A ticket whose writer must say that it has stopped."""
+
+    ticket_id: TicketId
+    writer: PeerIdentity

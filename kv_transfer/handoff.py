@@ -1,0 +1,179 @@
+"""The life of one handoff as its reader sees it; `shipment` is the writer's side.
+
+    Reserved ──WriterCommitted──▶ Verifying ──BytesMatched──▶ Committed
+       │ │ └──WriterAborted, WriterDied──┐ └──BytesDiffered, GivenUp, WriterAborted──┐
+       │ │                               └────────────────────────────────────────── ▶ Freed
+       └─┴──GivenUp, Expired──▶ Quarantined ──any news that the writer has stopped───────▲
+
+A page that a remote may still write is not free: only news from the writer, or of its death, ends
+a quarantine; time never does. Final states swallow late news, so a late success cannot revive what
+was given up. Every pair that is not written down raises IllegalTransition.
+
+Pure: no clock, no I/O. Time arrives as an event.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from segue.types import PageId, SlotId
+
+
+class IllegalTransition(AssertionError):
+    """An event that cannot happen in this state: a bug of ours."""
+
+
+@dataclass(frozen=True, slots=True)
+class Units:
+    """What a reservation holds: the pages of prompt and answer, and one slot."""
+
+    pages: tuple[PageId, ...]
+    slot: SlotId
+
+
+@dataclass(frozen=True, slots=True)
+class Reserved:
+    """The writer may write the units."""
+
+    units: Units
+
+
+@dataclass(frozen=True, slots=True)
+class Verifying:
+    """The writer says that it is done; we compare checksums."""
+
+    units: Units
+
+
+@dataclass(frozen=True, slots=True)
+class Quarantined:
+    """We have given up, and the writer may not know it yet."""
+
+    units: Units
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """Final. The units belong to the decode scheduler."""
+
+
+@dataclass(frozen=True, slots=True)
+class Freed:
+    """Final. The units are free again."""
+
+    reason: str
+
+
+ReaderState = Reserved | Verifying | Quarantined | Committed | Freed
+
+
+@dataclass(frozen=True, slots=True)
+class WriterCommitted:
+    """The writer says that every byte has arrived. It will not write again."""
+
+
+@dataclass(frozen=True, slots=True)
+class WriterAborted:
+    """The writer says that it has stopped."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class BytesMatched:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class BytesDiffered:
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class GivenUp:
+    """Nobody here wants the turn any more."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Expired:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class WriterFenced:
+    """The writer answered our fence: no write is in flight and none will start."""
+
+
+@dataclass(frozen=True, slots=True)
+class WriterDied:
+    """That life of the writer is over, and with it its connections."""
+
+
+ReaderEvent = (
+    WriterCommitted
+    | WriterAborted
+    | BytesMatched
+    | BytesDiffered
+    | GivenUp
+    | Expired
+    | WriterFenced
+    | WriterDied
+)
+
+
+def advance_reader(state: ReaderState, event: ReaderEvent) -> ReaderState:
+    match state:
+        case Reserved():
+            return _from_reserved(state, event)
+        case Verifying():
+            return _from_verifying(state, event)
+        case Quarantined():
+            return _from_quarantined(state, event)
+        case Committed() | Freed():
+            return state
+
+
+def _from_reserved(state: Reserved, event: ReaderEvent) -> ReaderState:
+    match event:
+        case WriterCommitted():
+            return Verifying(state.units)
+        case WriterAborted(reason):
+            return Freed(reason)
+        case WriterDied():
+            return Freed("the writer died")
+        case GivenUp(reason):
+            return Quarantined(state.units, reason)
+        case Expired():
+            return Quarantined(state.units, "the ticket expired")
+        case _:
+            raise _illegal(state, event)
+
+
+def _from_verifying(state: Verifying, event: ReaderEvent) -> ReaderState:
+    match event:
+        case BytesMatched():
+            return Committed()
+        case BytesDiffered(reason) | GivenUp(reason) | WriterAborted(reason):
+            return Freed(reason)
+        case Expired() | WriterDied():
+            # The bytes arrived in time, and are all here.
+            return state
+        case _:
+            raise _illegal(state, event)
+
+
+def _from_quarantined(state: Quarantined, event: ReaderEvent) -> ReaderState:
+    match event:
+        case WriterCommitted() | WriterAborted() | WriterFenced() | WriterDied():
+            return Freed(state.reason)
+        case GivenUp() | Expired():
+            return state
+        case _:
+            raise _illegal(state, event)
+
+
+def _illegal(state: object, event: object) -> IllegalTransition:
+    return IllegalTransition(f"{state} cannot take {event}")

@@ -1,0 +1,285 @@
+"""One handoff on its way out: told what is ready, it ships that, and says when all has arrived.
+
+    compute thread      layer_ready(layer, pages) ─┐
+    shipping thread                                └─▶ plan, sum, transport.write, batch by batch
+    event loop          await finish()   or   await stop(reason)
+
+Until `finish` or `stop` has returned, the source pages that were ready and the slot must not be
+written or given back. What the threads share is guarded by the lane's condition.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future
+from dataclasses import dataclass
+
+from kv_transfer.checksum import combine, crc32_of_memory
+from kv_transfer.lane import Lane
+from kv_transfer.layout import MemoryMap
+from kv_transfer.plan import batches, plan_units
+from kv_transfer.shipment import (
+    AllQueued,
+    Draining,
+    Failed,
+    PieceArrived,
+    PieceFailed,
+    PieceQueued,
+    PieceStarted,
+    Shipped,
+    Shipping,
+    StopAsked,
+    Stopped,
+    WriterEvent,
+    WriterState,
+    advance_writer,
+)
+from kv_transfer.ticket import Checksums
+from kv_transfer.transport import Transport
+from segue.cache.layout import CacheField, Unit
+from segue.errors import Cancelled, TransferFailed
+from segue.types import PageId, SlotId
+
+logger = logging.getLogger(__name__)
+
+
+class IncompleteHandoff(AssertionError):
+    """`finish` was called before every unit was ready: the reader would decode nonsense."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShipLimits:
+    """How much may be under way at once."""
+
+    max_batch_items: int = 256
+    max_batch_bytes: int = 16 << 20
+    """Also bounds how long a stop waits: for one batch."""
+    max_waiting_bytes: int = 256 << 20
+    """Before `layer_ready` blocks. Waiting costs no memory: the bytes stay where they are."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShipResult:
+    shipped_bytes: int
+    transfer_s: float
+    """Time in which bytes were moving."""
+    exposed_transfer_s: float
+    """From the last `layer_ready` until everything had arrived."""
+    checksums: Checksums
+    """Empty when they are switched off."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Route:
+    """Where a turn's units are here, and where they go. Pages are in sequence order."""
+
+    source: MemoryMap
+    target: MemoryMap
+    first_page: int
+    """Of the sequence: the reader holds the pages before it."""
+    source_pages: tuple[PageId, ...]
+    target_pages: tuple[PageId, ...]
+    source_slot: SlotId
+    target_slot: SlotId
+
+    def pairs(self, piece: Piece) -> Iterable[tuple[int, int]]:
+        if piece.field.unit is Unit.SLOT:
+            return [(self.source_slot, self.target_slot)]
+        return [(self.source_pages[n], self.target_pages[n]) for n in piece.numbers]
+
+    def num_units(self, field: CacheField) -> int:
+        return len(self.target_pages) if field.unit is Unit.PAGE else 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Piece:
+    """Units of one field that became ready together, counted from the first that is shipped."""
+
+    field_index: int
+    field: CacheField
+    numbers: range
+
+    @property
+    def num_bytes(self) -> int:
+        return len(self.numbers) * self.field.unit_bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShippingTools:
+    """What all handoffs of a process share."""
+
+    lane: Lane
+    transport: Transport
+    limits: ShipLimits
+    clock: Callable[[], float]
+    computes_checksums: bool
+
+
+class Outgoing:
+    """`HandoffWriter.begin` makes one. Methods may be called from any thread."""
+
+    def __init__(self, route: Route, tools: ShippingTools, on_end: Callable[[], None]) -> None:
+        self.state: WriterState = Shipping()
+        self._route = route
+        self._tools = tools
+        self._on_end = on_end
+        self._waiters: list[Future[None]] = []
+        self._ready: set[tuple[int, int]] = set()
+        self._last_ready_at = tools.clock()
+        # Written by the shipping thread alone, read after the end.
+        self._crcs: dict[tuple[int, int], int] = {}
+        self._shipped_bytes = 0
+        self._transfer_s = 0.0
+        self._arrived_at = self._last_ready_at
+
+    @property
+    def is_open(self) -> bool:
+        """False once it failed, was stopped or is complete: computing on for it is in vain."""
+        return isinstance(self.state, Shipping | Draining)
+
+    def layer_ready(self, layer: int, *, pages: range, with_slot: bool = False) -> None:
+        """These pages of the sequence (0 is the prompt's first) are complete in this layer.
+
+        `with_slot`: so are the layer's recurrent and convolution state, for good. Pages that the
+        reader holds already are skipped; a page named twice is shipped twice, and the last counts.
+        Returns at once, unless more than `max_waiting_bytes` wait; after a failure or stop it does
+        nothing.
+        """
+        for piece in self._pieces(layer, pages, with_slot=with_slot):
+            self._queue(piece)
+        self._last_ready_at = self._tools.clock()
+
+    async def finish(self) -> ShipResult:
+        """Call after the last `layer_ready`. Returns when every byte is in the reader's memory.
+
+        Raises TransferFailed when a write failed, Cancelled when somebody asked to stop.
+        """
+        with self._tools.lane.changed:
+            if isinstance(self.state, Shipping):
+                self._require_complete()
+            self._advance(AllQueued())
+        await self._ended()
+        match self.state:
+            case Failed(reason):
+                raise TransferFailed(reason)
+            case Stopped(reason):
+                raise Cancelled(f"the handoff was stopped: {reason}")
+        return self._result()
+
+    async def stop(self, reason: str) -> None:
+        """No further write starts; returns when none is in flight. Any number of times."""
+        self.ask_to_stop(reason)
+        await self._ended()
+
+    def ask_to_stop(self, reason: str) -> None:
+        """As `stop`, without waiting."""
+        self._advance(StopAsked(reason))
+
+    def _pieces(self, layer: int, pages: range, *, with_slot: bool) -> Iterable[Piece]:
+        first = self._route.first_page
+        numbers = {
+            Unit.PAGE: range(max(0, pages.start - first), pages.stop - first),
+            Unit.SLOT: range(1 if with_slot else 0),
+        }
+        if numbers[Unit.PAGE] and numbers[Unit.PAGE].stop > len(self._route.target_pages):
+            raise ValueError(
+                f"pages {pages} are ready, but the ticket ends before page "
+                f"{first + len(self._route.target_pages)}"
+            )
+        for index, field in enumerate(self._route.source.layout.fields):
+            if field.layer == layer and numbers[field.unit]:
+                yield Piece(field_index=index, field=field, numbers=numbers[field.unit])
+
+    def _queue(self, piece: Piece) -> None:
+        lane = self._tools.lane
+        with lane.changed:
+            lane.wait_for_room(piece.num_bytes, lambda: self.is_open)
+            self._advance(PieceQueued())
+            if self.is_open:
+                self._ready.update((piece.field_index, number) for number in piece.numbers)
+                lane.put(lambda: self._ship(piece), piece.num_bytes)
+
+    def _ship(self, piece: Piece) -> None:
+        """On the shipping thread."""
+        with self._tools.lane.changed:
+            self._advance(PieceStarted())
+            if not self.is_open:
+                return
+        event: WriterEvent = PieceArrived()
+        try:
+            self._move(piece)
+        except TransferFailed as error:
+            event = PieceFailed(str(error))
+        except Exception as error:
+            # The thread ships for other turns too; this one ends.
+            logger.exception("a piece could not be shipped")
+            event = PieceFailed(f"{type(error).__name__}: {error}")
+        self._arrived_at = self._tools.clock()
+        self._advance(event)
+
+    def _move(self, piece: Piece) -> None:
+        source = self._route.source.region(piece.field_index)
+        target = self._route.target.region(piece.field_index)
+        fragments = plan_units(source, target, self._route.pairs(piece))
+        if self._tools.computes_checksums:
+            for number, (unit, _) in zip(piece.numbers, self._route.pairs(piece), strict=True):
+                crc = crc32_of_memory(source.address(unit), piece.field.unit_bytes)
+                self._crcs[piece.field_index, number] = crc
+        limits = self._tools.limits
+        for batch in batches(
+            fragments, max_items=limits.max_batch_items, max_bytes=limits.max_batch_bytes
+        ):
+            if not self.is_open:
+                return
+            started_at = self._tools.clock()
+            self._tools.transport.write(self._route.target.segment, batch)
+            self._transfer_s += self._tools.clock() - started_at
+            self._shipped_bytes += sum(fragment.num_bytes for fragment in batch)
+
+    def _advance(self, event: WriterEvent) -> None:
+        with self._tools.lane.changed:
+            was_ended = self._is_ended
+            self.state = advance_writer(self.state, event)
+            self._tools.lane.changed.notify_all()
+            if self._is_ended and not was_ended:
+                self._on_end()
+                for waiter in self._waiters:
+                    waiter.set_result(None)
+
+    @property
+    def _is_ended(self) -> bool:
+        return isinstance(self.state, Shipped | Failed | Stopped)
+
+    async def _ended(self) -> None:
+        waiter: Future[None] = Future()
+        # Running: a cancelled caller must not cancel what the shipping thread will set.
+        waiter.set_running_or_notify_cancel()
+        with self._tools.lane.changed:
+            if self._is_ended:
+                return
+            self._waiters.append(waiter)
+        await asyncio.wrap_future(waiter)
+
+    def _require_complete(self) -> None:
+        for index, field in enumerate(self._route.source.layout.fields):
+            wanted = {(index, number) for number in range(self._route.num_units(field))}
+            if missing := sorted(wanted - self._ready):
+                raise IncompleteHandoff(
+                    f"{len(missing)} {field.unit}s of layer {field.layer}'s {field.group} were "
+                    f"never ready, the first is number {missing[0][1]}"
+                )
+
+    def _result(self) -> ShipResult:
+        layout = self._route.source.layout
+        checksums: Checksums = {}
+        if self._tools.computes_checksums:
+            num_pages = len(self._route.target_pages)
+            checksums = combine(layout, num_pages, lambda index, n: self._crcs[index, n])
+        return ShipResult(
+            shipped_bytes=self._shipped_bytes,
+            transfer_s=self._transfer_s,
+            exposed_transfer_s=max(0.0, self._arrived_at - self._last_ready_at),
+            checksums=checksums,
+        )

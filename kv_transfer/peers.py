@@ -1,0 +1,114 @@
+"""What this process says to its peers: meets them, commits, aborts, fences. One channel a peer."""
+
+from __future__ import annotations
+
+import grpc
+
+from kv_transfer.layout import MemoryMap, require_same_layout
+from kv_transfer.ticket import Checksums, Fence, PeerIdentity, Ticket
+from kv_transfer.wire import (
+    checksums_to_wire,
+    memory_map_from_wire,
+    memory_map_to_wire,
+)
+from segue.errors import StaleEpoch
+from segue.types import Epoch, SampledToken, ShipReport, WorkerId
+from segue.wire import transfer_pb2 as pb
+from segue.wire.convert import sampled_to_wire
+from segue.wire.convert_worker import report_to_wire
+from segue.wire.server import channel_to
+from segue.wire.status import rpc_errors
+from segue.wire.transfer_pb2_grpc import (
+    HandoffReaderAsyncStub,
+    HandoffReaderStub,
+    HandoffWriterAsyncStub,
+    HandoffWriterStub,
+)
+
+
+class Peers:
+    """The event loop owns it. Every call raises SegueErrors and waits `timeout_s` at most."""
+
+    def __init__(self, memory_map: MemoryMap) -> None:
+        self._memory_map = memory_map
+        self._channels: dict[str, grpc.aio.Channel] = {}
+        self._met: dict[WorkerId, MemoryMap] = {}
+
+    async def meet(self, reader: PeerIdentity, *, timeout_s: float) -> MemoryMap:
+        """The reader's memory map: asked for once per life, then remembered.
+
+        Raises LayoutMismatch when bytes of ours mean something else there, StaleEpoch when the
+        worker at that address is another, or another life, than the ticket names.
+        """
+        known = self._met.get(reader.worker_id)
+        if known is not None and known.epoch == reader.epoch:
+            return known
+        request = pb.MeetRequest(writer=memory_map_to_wire(self._memory_map))
+        with rpc_errors(reader.address):
+            reply = await self._reader(reader.address).Meet(request, timeout=timeout_s)
+        theirs = memory_map_from_wire(reply.reader)
+        _require_life(reader, theirs.worker_id, theirs.epoch)
+        require_same_layout(self._memory_map, theirs)
+        self._met[reader.worker_id] = theirs
+        return theirs
+
+    async def commit(
+        self,
+        ticket: Ticket,
+        checksums: Checksums,
+        first_token: SampledToken,
+        report: ShipReport,
+        *,
+        timeout_s: float,
+    ) -> None:
+        """Returns when the reader has taken the handoff. Send it after `Outgoing.finish`."""
+        request = pb.CommitRequest(
+            ticket_id=ticket.ticket_id,
+            epoch=ticket.reader.epoch,
+            checksums=checksums_to_wire(checksums),
+            first_token=sampled_to_wire(first_token),
+            report=report_to_wire(report),
+        )
+        with rpc_errors(ticket.reader.address):
+            await self._reader(ticket.reader.address).Commit(request, timeout=timeout_s)
+
+    async def abort(self, ticket: Ticket, reason: str, *, timeout_s: float) -> None:
+        """Tells the reader that we have stopped. Send it after `Outgoing.stop` has returned.
+
+        If it does not get through, the reader's fence will ask.
+        """
+        request = pb.AbortRequest(
+            ticket_id=ticket.ticket_id, epoch=ticket.reader.epoch, reason=reason
+        )
+        with rpc_errors(ticket.reader.address):
+            await self._reader(ticket.reader.address).Abort(request, timeout=timeout_s)
+
+    async def fence(self, fence: Fence, *, timeout_s: float) -> None:
+        """Returns when that life of the writer has stopped, or another life answers."""
+        request = pb.FenceRequest(ticket_id=fence.ticket_id, writer_epoch=fence.writer.epoch)
+        with rpc_errors(fence.writer.address):
+            await self._writer(fence.writer.address).Fence(request, timeout=timeout_s)
+
+    async def close(self) -> None:
+        for channel in self._channels.values():
+            await channel.close()
+        self._channels.clear()
+
+    def _reader(self, address: str) -> HandoffReaderAsyncStub:
+        return HandoffReaderStub(self._channel(address))
+
+    def _writer(self, address: str) -> HandoffWriterAsyncStub:
+        return HandoffWriterStub(self._channel(address))
+
+    def _channel(self, address: str) -> grpc.aio.Channel:
+        if address not in self._channels:
+            self._channels[address] = channel_to(address)
+        return self._channels[address]
+
+
+def _require_life(expected: PeerIdentity, worker_id: WorkerId, epoch: Epoch) -> None:
+    if (worker_id, epoch) != (expected.worker_id, expected.epoch):
+        raise StaleEpoch(
+            f"expected {expected.worker_id} in epoch {expected.epoch} at {expected.address}, "
+            f"{worker_id} in epoch {epoch} answered; reserve again"
+        )

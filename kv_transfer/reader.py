@@ -1,0 +1,319 @@
+"""The reader's side of all handoffs of a process: reserves memory, verifies, commits, fences.
+
+The event loop owns a `HandoffReader` and both accountants: no method may be called from another
+thread. What may happen when is in `handoff`, where the units are then in `holdings`; here the
+steps are taken and told to others.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+from kv_transfer.checksum import checksums_of, difference
+from kv_transfer.handoff import (
+    BytesDiffered,
+    BytesMatched,
+    Committed,
+    Expired,
+    Freed,
+    GivenUp,
+    Quarantined,
+    ReaderEvent,
+    ReaderState,
+    Reserved,
+    Verifying,
+    WriterAborted,
+    WriterCommitted,
+    WriterDied,
+    WriterFenced,
+    advance_reader,
+)
+from kv_transfer.holdings import Holdings
+from kv_transfer.layout import MemoryMap, require_same_layout
+from kv_transfer.ticket import (
+    Checksums,
+    CommittedHandoff,
+    Fence,
+    PeerIdentity,
+    Ticket,
+    TicketId,
+)
+from segue.cache.accountant import Accountant
+from segue.errors import InvalidRequest, NotFound, StaleEpoch, TransferFailed
+from segue.types import Epoch, PageId, SlotId, TurnId, WorkerId
+
+logger = logging.getLogger(__name__)
+
+
+def _nothing(*_: object) -> None:
+    pass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReaderHooks:
+    """Called on the event loop, at once. They must not call the reader back."""
+
+    lost: Callable[[TurnId, str], None] = _nothing
+    """A handoff ended, or was given up, without a commit; with the reason."""
+    freed: Callable[[], None] = _nothing
+    """Units became free: whoever waits for room may try again."""
+    stepped: Callable[[str, str], None] = _nothing
+    """For a counter: names of the state that was left and the state that was entered."""
+
+
+@dataclass(slots=True, kw_only=True)
+class _Handoff:
+    ticket: Ticket
+    writer: PeerIdentity
+    num_prompt_tokens: int
+    expires_at: float
+    state: ReaderState
+
+
+class HandoffReader:
+    """One per process that is written to.
+
+    `memory_map` describes our cache; the arrays behind it must outlive the reader.
+    """
+
+    def __init__(
+        self,
+        *,
+        pages: Accountant[PageId],
+        slots: Accountant[SlotId],
+        memory_map: MemoryMap,
+        address: str,
+        verify_checksums: bool = True,
+        hooks: ReaderHooks = ReaderHooks(),
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.memory_map = memory_map
+        self._identity = PeerIdentity(
+            worker_id=memory_map.worker_id, epoch=memory_map.epoch, address=address
+        )
+        self._holdings = Holdings(pages, slots)
+        self._verify_checksums = verify_checksums
+        self._hooks = hooks
+        self._clock = clock
+        self._handoffs: dict[TicketId, _Handoff] = {}
+        self._numbers = itertools.count(1)
+        self._members: Mapping[WorkerId, Epoch] | None = None
+        self._changed = asyncio.Event()
+
+    def reserve(
+        self,
+        turn_id: TurnId,
+        *,
+        num_prompt_tokens: int,
+        extra_tokens: int,
+        writer: PeerIdentity,
+        lifetime_s: float,
+    ) -> Ticket:
+        """Sets aside pages for the prompt and `extra_tokens` more, and a slot.
+
+        Raises Overloaded when there is no room now, InvalidRequest when there never will be or
+        when the turn has a live ticket already.
+        """
+        layout = self.memory_map.layout
+        num_prompt_pages = layout.num_pages_for(num_prompt_tokens)
+        num_pages = layout.num_pages_for(num_prompt_tokens + extra_tokens)
+        if num_pages > self._holdings.max_pages:
+            raise InvalidRequest(
+                f"{num_prompt_tokens} + {extra_tokens} tokens need {num_pages} pages, "
+                f"{self._identity.worker_id} has {self._holdings.max_pages}"
+            )
+        if any(handoff.ticket.turn_id == turn_id for handoff in self._live()):
+            raise InvalidRequest(f"turn {turn_id} has a reservation here; release it first")
+        units = self._holdings.take(num_pages)
+        ticket = Ticket(
+            ticket_id=self._new_ticket_id(),
+            turn_id=turn_id,
+            reader=self._identity,
+            resident_tokens=0,
+            page_ids=units.pages[:num_prompt_pages],
+            slot_id=units.slot,
+            expires_in_s=lifetime_s,
+        )
+        self._handoffs[ticket.ticket_id] = _Handoff(
+            ticket=ticket,
+            writer=writer,
+            num_prompt_tokens=num_prompt_tokens,
+            expires_at=self._clock() + lifetime_s,
+            state=Reserved(units),
+        )
+        self._changed.set()
+        return ticket
+
+    def meet(self, writer_map: MemoryMap) -> None:
+        """Raises LayoutMismatch when the writer's bytes would mean something else here."""
+        require_same_layout(self.memory_map, writer_map)
+
+    async def commit(
+        self, ticket_id: TicketId, epoch: Epoch, checksums: Checksums
+    ) -> CommittedHandoff:
+        """The writer is done: verifies on another thread, then hands the units over as WORKING.
+
+        Raises StaleEpoch, NotFound when the ticket is not (or no longer) wanted, TransferFailed
+        when the bytes are not the ones that were sent; the units are free or will be then.
+        When it raises after cancellation the units are free too: who gets the value owns them.
+        """
+        self.expire_due()
+        handoff = self._find(ticket_id, epoch)
+        match handoff.state:
+            case Reserved(units) | Quarantined(units):
+                state = self._step(handoff, WriterCommitted())
+            case _:
+                raise NotFound(f"ticket {ticket_id} has been used; reserve again")
+        if isinstance(state, Verifying):
+            state = await self._verify(handoff, checksums)
+        if isinstance(state, Freed):
+            raise NotFound(f"ticket {ticket_id} was given up: {state.reason}")
+        return CommittedHandoff(
+            ticket_id=ticket_id,
+            turn_id=handoff.ticket.turn_id,
+            num_prompt_tokens=handoff.num_prompt_tokens,
+            pages=units.pages,
+            slot=units.slot,
+        )
+
+    def abort(self, ticket_id: TicketId, epoch: Epoch, reason: str) -> None:
+        """The writer has stopped. News about an unknown or ended ticket is late, and no error."""
+        self._require_epoch(ticket_id, epoch)
+        self._tell(ticket_id, WriterAborted(reason))
+
+    def give_up(self, turn_id: TurnId, reason: str) -> bool:
+        """Nobody wants the turn any more. Returns whether a handoff was under way for it.
+
+        Its units are free once the writer has stopped; committed units are their owner's affair.
+        """
+        given_up = [handoff for handoff in self._live() if handoff.ticket.turn_id == turn_id]
+        for handoff in given_up:
+            self._step(handoff, GivenUp(reason))
+        return bool(given_up)
+
+    def expire_due(self) -> None:
+        """Gives up what has expired, and forgets what ended before its expiry."""
+        now = self._clock()
+        for ticket_id, handoff in list(self._handoffs.items()):
+            if handoff.expires_at > now:
+                continue
+            if isinstance(handoff.state, Committed | Freed):
+                del self._handoffs[ticket_id]
+            else:
+                self._step(handoff, Expired())
+
+    def members_changed(self, alive: Mapping[WorkerId, Epoch]) -> None:
+        """Who is in the cluster. A later life of a writer proves that the earlier one is over.
+
+        A launcher starts a worker anew only after its process has ended, which closes its
+        connections. A worker that is merely absent may still write: see `writer_unreachable`.
+        """
+        self._members = dict(alive)
+        for handoff in list(self._handoffs.values()):
+            if alive.get(handoff.writer.worker_id, handoff.writer.epoch) > handoff.writer.epoch:
+                self._step(handoff, WriterDied())
+
+    def writer_unreachable(self, ticket_id: TicketId) -> None:
+        """Nothing listens at the writer's address. If the cluster has lost it too, it is dead."""
+        handoff = self._handoffs.get(ticket_id)
+        if handoff is None or self._members is None:
+            return
+        if handoff.writer.worker_id not in self._members:
+            self._step(handoff, WriterDied())
+
+    def fence_pending(self) -> list[Fence]:
+        """Tickets in quarantine: each of their writers must be asked to stop."""
+        return [
+            Fence(ticket_id=ticket_id, writer=handoff.writer)
+            for ticket_id, handoff in self._handoffs.items()
+            if isinstance(handoff.state, Quarantined)
+        ]
+
+    def fenced(self, ticket_id: TicketId) -> None:
+        """The writer answered the fence: it has stopped, or it is another life."""
+        self._tell(ticket_id, WriterFenced())
+
+    async def something_due(self) -> None:
+        """Returns when a ticket expires, is issued or enters quarantine. For `Fencer` alone."""
+        self._changed.clear()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._next_expiry_in_s()):
+                await self._changed.wait()
+
+    def counts(self) -> dict[str, int]:
+        """For a gauge: how many handoffs are in each state. Ended ones count until they expire."""
+        kinds = (Reserved, Verifying, Quarantined, Committed, Freed)
+        return {
+            kind.__name__.lower(): sum(isinstance(h.state, kind) for h in self._handoffs.values())
+            for kind in kinds
+        }
+
+    def _new_ticket_id(self) -> TicketId:
+        return TicketId(f"{self._identity.worker_id}-{self._identity.epoch}-{next(self._numbers)}")
+
+    def _live(self) -> Iterator[_Handoff]:
+        return (h for h in self._handoffs.values() if isinstance(h.state, Reserved | Verifying))
+
+    def _next_expiry_in_s(self) -> float | None:
+        expiries = [h.expires_at for h in self._handoffs.values() if isinstance(h.state, Reserved)]
+        return max(0.0, min(expiries) - self._clock()) if expiries else None
+
+    def _find(self, ticket_id: TicketId, epoch: Epoch) -> _Handoff:
+        self._require_epoch(ticket_id, epoch)
+        if ticket_id not in self._handoffs:
+            raise NotFound(f"ticket {ticket_id} is not known to {self._identity.worker_id}")
+        return self._handoffs[ticket_id]
+
+    def _require_epoch(self, ticket_id: TicketId, epoch: Epoch) -> None:
+        if epoch != self._identity.epoch:
+            raise StaleEpoch(
+                f"ticket {ticket_id} is of epoch {epoch} of {self._identity.worker_id}, "
+                f"which is in epoch {self._identity.epoch}"
+            )
+
+    async def _verify(self, handoff: _Handoff, checksums: Checksums) -> ReaderState:
+        """Leaves Verifying. Raises TransferFailed when the bytes are not those that were sent."""
+        try:
+            problem = await self._problem(handoff.ticket, checksums)
+        except BaseException:
+            self._step(handoff, GivenUp("the commit was cancelled"))
+            raise
+        if problem:
+            self._step(handoff, BytesDiffered(problem))
+            raise TransferFailed(f"turn {handoff.ticket.turn_id}: {problem}")
+        return self._step(handoff, BytesMatched())
+
+    async def _problem(self, ticket: Ticket, sent: Checksums) -> str:
+        if not self._verify_checksums:
+            return ""
+        arrived = await asyncio.to_thread(
+            checksums_of, self.memory_map, ticket.page_ids, ticket.slot_id
+        )
+        return difference(sent, arrived)
+
+    def _tell(self, ticket_id: TicketId, event: ReaderEvent) -> None:
+        """News about a ticket that is forgotten is late, and changes nothing."""
+        if ticket_id in self._handoffs:
+            self._step(self._handoffs[ticket_id], event)
+
+    def _step(self, handoff: _Handoff, event: ReaderEvent) -> ReaderState:
+        before, after = handoff.state, advance_reader(handoff.state, event)
+        handoff.state = after
+        if before == after:
+            return after
+        self._holdings.follow(before, after)
+        self._hooks.stepped(type(before).__name__.lower(), type(after).__name__.lower())
+        if isinstance(after, Quarantined | Freed) and not isinstance(before, Quarantined):
+            turn_id = handoff.ticket.turn_id
+            logger.info("handoff lost", extra={"turn_id": turn_id, "reason": after.reason})
+            self._hooks.lost(turn_id, after.reason)
+        if isinstance(after, Freed):
+            self._hooks.freed()
+        self._changed.set()
+        return after

@@ -1,0 +1,163 @@
+"""The life of one handoff as its writer sees it; `handoff` is the reader's side.
+
+    Shipping ──AllQueued──▶ Draining ──the last PieceArrived──▶ Shipped
+        └───────┬─────────────┘ └──PieceFailed──▶ Failed
+            StopAsked ──▶ Stopping, while a piece is moving ──▶ Stopped
+
+A piece is what became ready together: some units of one field. One thread moves pieces, so at most
+one is moving. Until a final state is reached the source units must stay as they are; once it is,
+nothing is in flight and nothing will be. Pure, like the other side.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from kv_transfer.handoff import IllegalTransition
+
+
+@dataclass(frozen=True, slots=True)
+class Shipping:
+    """Pieces become ready while the prompt is computed. The source units must stay as they are."""
+
+    num_waiting: int = 0
+    is_moving: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Draining:
+    """The last piece is ready; not all have arrived."""
+
+    num_waiting: int
+    is_moving: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Stopping:
+    """No further write starts; one is in flight."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Shipped:
+    """Final: everything arrived, nothing is in flight."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """Final: a write failed, nothing is in flight."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Stopped:
+    """Final: we were told to stop, nothing is in flight."""
+
+    reason: str
+
+
+WriterState = Shipping | Draining | Stopping | Shipped | Failed | Stopped
+
+
+@dataclass(frozen=True, slots=True)
+class PieceQueued:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class PieceStarted:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class PieceArrived:
+    """Or was left unwritten because a stop was asked for: either way nothing is in flight."""
+
+
+@dataclass(frozen=True, slots=True)
+class PieceFailed:
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class AllQueued:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class StopAsked:
+    reason: str
+
+
+WriterEvent = PieceQueued | PieceStarted | PieceArrived | PieceFailed | AllQueued | StopAsked
+
+
+def advance_writer(state: WriterState, event: WriterEvent) -> WriterState:
+    match state:
+        case Shipping():
+            return _from_shipping(state, event)
+        case Draining():
+            return _from_draining(state, event)
+        case Stopping():
+            return _from_stopping(state, event)
+        case Shipped() if isinstance(event, PieceQueued):
+            # Not late news: a piece that was counted out would be missing from the handoff.
+            raise _illegal(state, event)
+        case Shipped() | Failed() | Stopped():
+            return state
+
+
+def _from_shipping(state: Shipping, event: WriterEvent) -> WriterState:
+    match event, state:
+        case PieceQueued(), Shipping(num_waiting, is_moving):
+            return Shipping(num_waiting + 1, is_moving)
+        case PieceStarted(), Shipping(num_waiting, False) if num_waiting:
+            return Shipping(num_waiting - 1, True)
+        case PieceArrived(), Shipping(num_waiting, True):
+            return Shipping(num_waiting, False)
+        case AllQueued(), Shipping(0, False):
+            return Shipped()
+        case AllQueued(), Shipping(num_waiting, is_moving):
+            return Draining(num_waiting, is_moving)
+        case _:
+            return _ended(state, event)
+
+
+def _from_draining(state: Draining, event: WriterEvent) -> WriterState:
+    match event, state:
+        case PieceStarted(), Draining(num_waiting, False) if num_waiting:
+            return Draining(num_waiting - 1, True)
+        case PieceArrived(), Draining(0, True):
+            return Shipped()
+        case PieceArrived(), Draining(num_waiting, True):
+            return Draining(num_waiting, False)
+        case AllQueued(), _:
+            return state
+        case _:
+            return _ended(state, event)
+
+
+def _ended(state: Shipping | Draining, event: WriterEvent) -> WriterState:
+    match event:
+        case PieceFailed(reason) if state.is_moving:
+            return Failed(reason)
+        case StopAsked(reason):
+            return Stopping(reason) if state.is_moving else Stopped(reason)
+        case _:
+            raise _illegal(state, event)
+
+
+def _from_stopping(state: Stopping, event: WriterEvent) -> WriterState:
+    match event:
+        case PieceArrived() | PieceFailed():
+            return Stopped(state.reason)
+        case PieceQueued() | AllQueued() | StopAsked():
+            return state
+        case _:
+            raise _illegal(state, event)
+
+
+def _illegal(state: object, event: object) -> IllegalTransition:
+    return IllegalTransition(f"{state} cannot take {event}")

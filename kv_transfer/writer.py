@@ -1,0 +1,127 @@
+"""The writer's side of all handoffs of a process: begins them, and answers fences."""
+
+from __future__ import annotations
+
+import collections
+import time
+from collections.abc import Callable, Sequence
+
+from kv_transfer.lane import Lane
+from kv_transfer.layout import MemoryMap, require_same_layout
+from kv_transfer.outgoing import Outgoing, Route, ShipLimits, ShippingTools
+from kv_transfer.ticket import Ticket, TicketId
+from kv_transfer.transport import Transport
+from segue.errors import InvalidRequest, NotFound, StaleEpoch
+from segue.types import PageId, SlotId
+
+MAX_ENDED_TICKETS = 65536
+"""How many used or fenced tickets are remembered, so that none is written into again."""
+
+
+class HandoffWriter:
+    """One per process, with the one thread that moves bytes. Methods may be called from any thread.
+
+    `memory_map` describes our cache, registered with `transport`; both outlive the writer.
+    """
+
+    def __init__(
+        self,
+        transport: Transport,
+        memory_map: MemoryMap,
+        limits: ShipLimits = ShipLimits(),  # noqa: B008  (frozen)
+        *,
+        verify_checksums: bool = True,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self.epoch = memory_map.epoch
+        self._memory_map = memory_map
+        self._tools = ShippingTools(
+            lane=Lane("shipping", max_waiting_bytes=limits.max_waiting_bytes),
+            transport=transport,
+            limits=limits,
+            clock=clock,
+            computes_checksums=verify_checksums,
+        )
+        self._active: dict[TicketId, Outgoing] = {}
+        self._ended: collections.OrderedDict[TicketId, None] = collections.OrderedDict()
+
+    def begin(
+        self,
+        ticket: Ticket,
+        reader_map: MemoryMap,
+        *,
+        source_pages: Sequence[PageId],
+        source_slot: SlotId,
+    ) -> Outgoing:
+        """Starts to ship into `ticket`. `reader_map` is what `Peers.meet` answered.
+
+        `source_pages` are all pages of the prompt in sequence order, the resident ones included.
+        They and the slot must not be written or given back until the returned handoff's `finish` or
+        `stop` has returned, except that a page is written before it is named in `layer_ready`.
+        Raises NotFound for a ticket that was used or fenced, StaleEpoch and LayoutMismatch for a
+        map of another life or kind, InvalidRequest when the pages do not match the ticket.
+        """
+        if reader_map.epoch != ticket.reader.epoch:
+            raise StaleEpoch(
+                f"ticket {ticket.ticket_id} is of epoch {ticket.reader.epoch} of "
+                f"{ticket.reader.worker_id}, which is in epoch {reader_map.epoch}"
+            )
+        require_same_layout(self._memory_map, reader_map)
+        route = _route(self._memory_map, reader_map, ticket, source_pages, source_slot)
+        ticket_id = ticket.ticket_id
+        with self._tools.lane.changed:
+            if ticket_id in self._ended or ticket_id in self._active:
+                raise NotFound(f"ticket {ticket_id} was used or fenced; reserve again")
+            outgoing = Outgoing(route, self._tools, on_end=lambda: self._end(ticket_id))
+            self._active[ticket_id] = outgoing
+            return outgoing
+
+    async def fence(self, ticket_id: TicketId) -> None:
+        """Returns when no write for the ticket is in flight and none will ever start."""
+        with self._tools.lane.changed:
+            outgoing = self._active.get(ticket_id)
+            if outgoing is None:
+                self._remember(ticket_id)
+                return
+        await outgoing.stop("the reader gave up")
+
+    def close(self) -> None:
+        """Stops what is under way and ends the thread. Blocks for one batch at most."""
+        with self._tools.lane.changed:
+            for outgoing in list(self._active.values()):
+                outgoing.ask_to_stop("the worker is closing")
+        self._tools.lane.close()
+
+    def _end(self, ticket_id: TicketId) -> None:
+        del self._active[ticket_id]
+        self._remember(ticket_id)
+
+    def _remember(self, ticket_id: TicketId) -> None:
+        self._ended[ticket_id] = None
+        if len(self._ended) > MAX_ENDED_TICKETS:
+            self._ended.popitem(last=False)
+
+
+def _route(
+    source: MemoryMap,
+    target: MemoryMap,
+    ticket: Ticket,
+    source_pages: Sequence[PageId],
+    source_slot: SlotId,
+) -> Route:
+    first_page = ticket.resident_tokens // source.layout.page_tokens
+    shipped = tuple(source_pages[first_page:])
+    if len(shipped) != len(ticket.page_ids):
+        raise InvalidRequest(
+            f"ticket {ticket.ticket_id} has {len(ticket.page_ids)} pages after the first "
+            f"{first_page}, the prompt has {len(shipped)}"
+        )
+    return Route(
+        source=source,
+        target=target,
+        first_page=first_page,
+        source_pages=shipped,
+        target_pages=ticket.page_ids,
+        source_slot=source_slot,
+        target_slot=ticket.slot_id,
+    )
