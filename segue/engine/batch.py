@@ -9,7 +9,8 @@ from itertools import accumulate, chain
 import torch
 from torch import Tensor
 
-from segue.model.batch import NO_SLOT, Batch, Prompts, Steps
+from segue.kernels import NO_SLOT
+from segue.model.batch import Batch, Prompts, Steps
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

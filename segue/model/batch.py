@@ -15,9 +15,6 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-NO_SLOT = -1
-"""In a tensor of input slots: begin from a zero state."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Steps:

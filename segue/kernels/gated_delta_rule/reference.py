@@ -1,0 +1,198 @@
+"""The gated delta rule in plain PyTorch, float32 throughout.
+
+A head keeps a state S [K, V]. Token t, with key k, value v, decay a = exp(log_decay) and rate b:
+
+    S ← a S                      forget
+    S ← S + k ⊗ b (v - Sᵀ k)     replace what the state recalls for this key
+    o = Sᵀ q
+
+Queries and keys are normalised to length one first, and queries scaled by K^-½.
+
+`gated_delta_rule_steps` is these lines. `gated_delta_rule_prompts` gets the same result for runs of
+tokens from few large products: within a chunk of C tokens the corrections b (v - Sᵀ k) of all
+tokens solve one unit lower triangular system (the WY form), so only chunks remain sequential.
+
+T packed tokens, N sequences, D steps, S slots, G key heads, H value heads (a multiple of G; key
+head g serves neighbouring value heads), R = H / G, K and V head dimensions, M chunks, C tokens of
+a chunk.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from segue.kernels import NO_SLOT
+
+CHUNK_TOKENS = 64
+L2_EPS = 1e-6
+
+
+def gated_delta_rule_steps(
+    q_DGK: Tensor,
+    k_DGK: Tensor,
+    v_DHV: Tensor,
+    log_decay_DH: Tensor,
+    rate_DH: Tensor,
+    state_SHKV: Tensor,
+    *,
+    slots_in_D: Tensor,
+    slots_out_D: Tensor,
+) -> Tensor:
+    """Outputs [D, H, V] in float32 of one token a sequence; `state` is changed in place.
+
+    `log_decay` and `rate` are float32, `state` [S, H, K, V] float32, the rest of any dtype.
+    `slots_in` are only read. No slot may be written twice, or read and written by two sequences.
+    """
+    num_k_heads, k_dim = q_DGK.shape[1:]
+    num_v_heads, v_dim = v_DHV.shape[1:]
+    q_DGK, k_DGK = _unit(q_DGK) * k_dim**-0.5, _unit(k_DGK)
+    # Both reads of the old state are one product: what it recalls for the key, and for the query.
+    reads_DG2K = torch.stack([k_DGK, q_DGK], dim=2)
+    repeats = num_v_heads // num_k_heads
+    reads_DH2K = reads_DG2K.repeat_interleave(repeats, dim=1) if repeats > 1 else reads_DG2K
+    state_DHKV = state_SHKV.index_select(0, slots_in_D)
+    state_DHKV.mul_(log_decay_DH.exp()[..., None, None])
+    recalled_DH2V = reads_DH2K @ state_DHKV
+    correction_DHV = (v_DHV.float() - recalled_DH2V[:, :, 0]) * rate_DH.unsqueeze(-1)
+    key_DHK, query_DHK = reads_DH2K.unbind(2)
+    state_DHKV.view(-1, k_dim, v_dim).baddbmm_(
+        key_DHK.reshape(-1, k_dim, 1), correction_DHV.view(-1, 1, v_dim)
+    )
+    state_SHKV.index_copy_(0, slots_out_D, state_DHKV)
+    # Sᵀq after the update is Sᵀq before it plus (k·q) times the correction.
+    key_query_DH1 = (key_DHK * query_DHK).sum(-1, keepdim=True)
+    return torch.addcmul(recalled_DH2V[:, :, 1], key_query_DH1, correction_DHV)
+
+
+def gated_delta_rule_prompts(
+    q_TGK: Tensor,
+    k_TGK: Tensor,
+    v_THV: Tensor,
+    log_decay_TH: Tensor,
+    rate_TH: Tensor,
+    state_SHKV: Tensor,
+    *,
+    cu_tokens_N1: Tensor,
+    slots_in_N: Tensor,
+    slots_out_N: Tensor,
+) -> Tensor:
+    """Outputs [T, H, V] in float32 of packed sequences; `state` is changed in place.
+
+    Sequence n is rows cu[n] to cu[n + 1]. It continues from slot `slots_in[n]`, which is
+    only read (`NO_SLOT`: from zeros), and leaves its state in slot `slots_out[n]`. Dtypes are those
+    of steps.
+    """
+    bounds = cu_tokens_N1.tolist()
+    slots = zip(slots_in_N.tolist(), slots_out_N.tolist(), strict=True)
+    out_THV = torch.empty(v_THV.shape, dtype=torch.float32, device=v_THV.device)
+    for n, (slot_in, slot_out) in enumerate(slots):
+        rows = slice(bounds[n], bounds[n + 1])
+        state_HKV = torch.zeros_like(state_SHKV[0]) if slot_in == NO_SLOT else state_SHKV[slot_in]
+        chunks = _Chunks.of(
+            q_TGK[rows], k_TGK[rows], v_THV[rows], log_decay_TH[rows], rate_TH[rows]
+        )
+        out_THV[rows], state_SHKV[slot_out] = chunks.scan(state_HKV)
+    return out_THV
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Chunks:
+    """One sequence cut into chunks: everything that does not depend on the state before it."""
+
+    num_tokens: int
+    corrections_MHCV: Tensor
+    """The tokens' corrections if the state before the chunk were zero."""
+    reads_MHCK: Tensor
+    """Times the state before the chunk: what that state takes away from the corrections."""
+    queries_MHCK: Tensor
+    """Decayed since the chunk's start."""
+    attention_MHCC: Tensor
+    """How much of token j's correction token i sees."""
+    keys_MHKC: Tensor
+    """Decayed until the chunk's end."""
+    decay_MH11: Tensor
+    """Of the state, over the whole chunk."""
+
+    @classmethod
+    def of(
+        cls, q_TGK: Tensor, k_TGK: Tensor, v_THV: Tensor, log_decay_TH: Tensor, rate_TH: Tensor
+    ) -> _Chunks:
+        num_tokens, num_k_heads, k_dim = q_TGK.shape
+        num_v_heads = v_THV.shape[1]
+        repeats = num_v_heads // num_k_heads
+        q_MGCK = _cut(_unit(q_TGK) * k_dim**-0.5)
+        k_MGCK = _cut(_unit(k_TGK))
+        v_MHCV = _cut(v_THV.float())
+        rate_MHC1 = _cut(rate_TH.unsqueeze(-1))
+        elapsed_MHC1 = _cut(log_decay_TH.unsqueeze(-1)).cumsum(2)
+
+        between_MHCC = _decay_between(elapsed_MHC1)
+        since_start_MHC1 = elapsed_MHC1.exp()
+        until_end_MHC1 = (elapsed_MHC1[:, :, -1:] - elapsed_MHC1).exp()
+        key_key_MHCC = _per_value_head(k_MGCK @ k_MGCK.mT, repeats)
+        query_key_MHCC = _per_value_head(q_MGCK @ k_MGCK.mT, repeats)
+        q_MHCK, k_MHCK = _per_value_head(q_MGCK, repeats), _per_value_head(k_MGCK, repeats)
+
+        # (I + L) x = right side, L strictly lower. The solver ignores the diagonal it is given.
+        system_MHCC = key_key_MHCC * between_MHCC * rate_MHC1
+        right_side = torch.cat([v_MHCV, k_MHCK * since_start_MHC1], dim=-1) * rate_MHC1
+        solved = torch.linalg.solve_triangular(
+            system_MHCC, right_side, upper=False, unitriangular=True
+        )
+        corrections_MHCV, reads_MHCK = solved.split([v_MHCV.shape[-1], k_dim], dim=-1)
+        return cls(
+            num_tokens=num_tokens,
+            corrections_MHCV=corrections_MHCV,
+            reads_MHCK=reads_MHCK,
+            queries_MHCK=q_MHCK * since_start_MHC1,
+            attention_MHCC=query_key_MHCC * between_MHCC,
+            keys_MHKC=(k_MHCK * until_end_MHC1).mT,
+            decay_MH11=since_start_MHC1[:, :, -1:],
+        )
+
+    def scan(self, state_HKV: Tensor) -> tuple[Tensor, Tensor]:
+        """Outputs [T, H, V] and the state after the last token, from the state before the first."""
+        outputs = []
+        for m in range(self.corrections_MHCV.shape[0]):
+            corrections_HCV = torch.baddbmm(
+                self.corrections_MHCV[m], self.reads_MHCK[m], state_HKV, alpha=-1
+            )
+            out_HCV = self.queries_MHCK[m] @ state_HKV
+            outputs.append(out_HCV.baddbmm_(self.attention_MHCC[m], corrections_HCV))
+            state_HKV = torch.baddbmm(
+                state_HKV * self.decay_MH11[m], self.keys_MHKC[m], corrections_HCV
+            )
+        out_HTV = torch.cat(outputs, dim=1)
+        return out_HTV[:, : self.num_tokens].transpose(0, 1), state_HKV
+
+
+def _unit(x: Tensor) -> Tensor:
+    """Rows of length one, in float32."""
+    x = x.float()
+    return x * torch.rsqrt(x.square().sum(-1, keepdim=True).add_(L2_EPS))
+
+
+def _cut(x_THX: Tensor) -> Tensor:
+    """[T, H, X] → [M, H, C, X]. The last chunk is filled with zeros, which change no state."""
+    num_tokens, num_heads, width = x_THX.shape
+    chunk_tokens = min(CHUNK_TOKENS, num_tokens)
+    num_chunks = -(-num_tokens // chunk_tokens)
+    missing = num_chunks * chunk_tokens - num_tokens
+    if missing:
+        x_THX = torch.cat([x_THX, x_THX.new_zeros(missing, num_heads, width)])
+    return x_THX.view(num_chunks, chunk_tokens, num_heads, width).transpose(1, 2).contiguous()
+
+
+def _decay_between(elapsed_MHC1: Tensor) -> Tensor:
+    """exp(log decay from token j to token i) [M, H, C, C] for j <= i, else 0."""
+    between_MHCC = elapsed_MHC1 - elapsed_MHC1.mT
+    # Before exp: above the diagonal the differences are positive and may overflow.
+    above = torch.ones_like(between_MHCC[0, 0], dtype=torch.bool).triu_(1)
+    return between_MHCC.masked_fill_(above, -torch.inf).exp_()
+
+
+def _per_value_head(x_MGYZ: Tensor, repeats: int) -> Tensor:
+    return x_MGYZ.repeat_interleave(repeats, dim=1) if repeats > 1 else x_MGYZ

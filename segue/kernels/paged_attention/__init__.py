@@ -1,0 +1,5 @@
+"""Causal attention over pages: store new keys and values, attend from prompts or single tokens."""
+
+from segue.kernels.paged_attention.reference import attend_prompts, attend_steps, write_pages
+
+__all__ = ["attend_prompts", "attend_steps", "write_pages"]

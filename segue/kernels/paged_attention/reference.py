@@ -1,0 +1,112 @@
+"""Paged attention in plain PyTorch.
+
+T packed tokens, N sequences, D steps, Z pages of the pool, P pages of the longest sequence, O
+tokens of a page, Q query heads, G key/value heads (Q / G queries share one), X head dimension, L
+tokens of a sequence.
+
+`pages` [Z, 2, O, G, X]: keys, then values, of O neighbouring tokens. As rows of one token each that
+is [Z · 2 · O, G, X]: token o of page z has its key in row 2 O z + o, and its value O rows later.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+QUERY_BLOCK_TOKENS = 512
+"""Bounds the mask of a prompt that continues a long prefix."""
+
+
+def write_pages(
+    k_TGX: Tensor, v_TGX: Tensor, pages_Z2OGX: Tensor, *, pages_T: Tensor, offsets_T: Tensor
+) -> None:
+    """Store each token's key and value at its place; `pages` is changed in place."""
+    page_tokens = pages_Z2OGX.shape[2]
+    rows_ZGX = pages_Z2OGX.view(-1, *k_TGX.shape[1:])
+    key_rows_T = pages_T * (2 * page_tokens) + offsets_T
+    rows_ZGX.index_copy_(0, key_rows_T, k_TGX)
+    rows_ZGX.index_copy_(0, key_rows_T + page_tokens, v_TGX)
+
+
+def attend_steps(
+    q_DQX: Tensor, pages_Z2OGX: Tensor, *, page_table_DP: Tensor, lengths_D: Tensor
+) -> Tensor:
+    """Outputs [D, Q, X] of one query a sequence over its first `lengths` tokens, already stored."""
+    num_steps, num_heads, head_dim = q_DQX.shape
+    page_tokens, num_kv_heads = pages_Z2OGX.shape[2:4]
+    index_L = torch.arange(int(lengths_D.max()), device=q_DQX.device)
+    is_real_DL = index_L < lengths_D.unsqueeze(1)
+    # A short sequence repeats its first token up to the longest, masked below: whatever lies beyond
+    # its end in a page may be another sequence's, or not a number.
+    index_DL = index_L * is_real_DL
+    key_rows_DL = page_table_DP.gather(1, index_DL // page_tokens) * (2 * page_tokens)
+    key_rows_DL += index_DL % page_tokens
+    k_DGLX = _gather(pages_Z2OGX, key_rows_DL)
+    v_DGLX = _gather(pages_Z2OGX, key_rows_DL + page_tokens)
+    # The queries that share a key head stand where a prompt's tokens would.
+    q_DGRX = q_DQX.view(num_steps, num_kv_heads, -1, head_dim)
+    mask_D11L = None if num_steps == 1 else is_real_DL[:, None, None]
+    out_DGRX = F.scaled_dot_product_attention(q_DGRX, k_DGLX, v_DGLX, attn_mask=mask_D11L)
+    return out_DGRX.reshape(num_steps, num_heads, head_dim)
+
+
+def attend_prompts(
+    q_TQX: Tensor,
+    pages_Z2OGX: Tensor,
+    *,
+    cu_tokens_N1: Tensor,
+    starts_N: Tensor,
+    page_table_NP: Tensor,
+) -> Tensor:
+    """Outputs [T, Q, X] of packed sequences over their prefix and themselves, already stored.
+
+    Sequence n is rows cu[n] to cu[n + 1], at positions from `starts[n]`.
+    """
+    out_TQX = torch.empty_like(q_TQX)
+    bounds = cu_tokens_N1.tolist()
+    for n, start in enumerate(starts_N.tolist()):
+        rows = slice(bounds[n], bounds[n + 1])
+        length = start + bounds[n + 1] - bounds[n]
+        k_GLX, v_GLX = _keys_and_values(pages_Z2OGX, page_table_NP[n], length)
+        out_TQX[rows] = _attend_prompt(q_TQX[rows], k_GLX, v_GLX)
+    return out_TQX
+
+
+def _attend_prompt(q_TQX: Tensor, k_GLX: Tensor, v_GLX: Tensor) -> Tensor:
+    """The queries are the last T of the L positions."""
+    num_tokens, length = q_TQX.shape[0], k_GLX.shape[1]
+    q_QTX = q_TQX.transpose(0, 1)
+    blocks = []
+    for first in range(0, num_tokens, QUERY_BLOCK_TOKENS):
+        q_QBX = q_QTX[:, first : first + QUERY_BLOCK_TOKENS]
+        num_queries = q_QBX.shape[1]
+        visible = length - num_tokens + first + num_queries
+        mask_BL = torch.ones(num_queries, visible, dtype=torch.bool, device=q_TQX.device)
+        blocks.append(
+            F.scaled_dot_product_attention(
+                q_QBX.unsqueeze(0),
+                k_GLX[None, :, :visible],
+                v_GLX[None, :, :visible],
+                attn_mask=mask_BL.tril_(visible - num_queries),
+                enable_gqa=True,
+            )[0]
+        )
+    return torch.cat(blocks, dim=1).transpose(0, 1)
+
+
+def _keys_and_values(pages_Z2OGX: Tensor, table_P: Tensor, length: int) -> tuple[Tensor, Tensor]:
+    page_tokens = pages_Z2OGX.shape[2]
+    index_L = torch.arange(length, device=table_P.device)
+    key_rows_L = table_P[index_L // page_tokens] * (2 * page_tokens) + index_L % page_tokens
+    k_1GLX = _gather(pages_Z2OGX, key_rows_L.unsqueeze(0))
+    v_1GLX = _gather(pages_Z2OGX, key_rows_L.unsqueeze(0) + page_tokens)
+    return k_1GLX[0], v_1GLX[0]
+
+
+def _gather(pages_Z2OGX: Tensor, rows_DL: Tensor) -> Tensor:
+    """Keys (or values) [D, G, L, X] at the given rows."""
+    num_kv_heads, head_dim = pages_Z2OGX.shape[3:]
+    rows_ZY = pages_Z2OGX.view(-1, num_kv_heads * head_dim)
+    gathered = rows_ZY.index_select(0, rows_DL.flatten())
+    return gathered.view(*rows_DL.shape, num_kv_heads, head_dim).transpose(1, 2)

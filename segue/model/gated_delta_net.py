@@ -1,0 +1,96 @@
+"""Gated Delta Net: a short convolution, then a recurrent state per head instead of a cache."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from segue.kernels.causal_conv import causal_conv_prompts, causal_conv_steps
+from segue.kernels.gated_delta_rule import gated_delta_rule_prompts, gated_delta_rule_steps
+from segue.kernels.rms_norm import gated_rms_norm
+from segue.model.batch import Batch, Prompts, Steps
+from segue.model.config import ModelConfig
+
+
+class GatedDeltaNet:
+    """T tokens, H hidden size, C convolution channels, N value heads, V value dimension."""
+
+    def __init__(self, config: ModelConfig, weights: Mapping[str, Tensor], at: str) -> None:
+        self._shape = config.gdn
+        self._eps = config.rms_norm_eps
+        self._in_proj = weights[f"{at}.in_proj"]
+        self._conv = weights[f"{at}.conv"]
+        self._minus_a = -weights[f"{at}.A_log"].exp()
+        self._dt_bias = weights[f"{at}.dt_bias"]
+        self._norm = weights[f"{at}.gdn_norm"]
+        self._out_proj = weights[f"{at}.out_proj"]
+
+    def __call__(self, x_TH: Tensor, batch: Batch, recurrent: Tensor, conv: Tensor) -> Tensor:
+        """The mixer's output [T, H]; both states are changed in place, as the batch says."""
+        shape = self._shape
+        widths = [shape.conv_channels, shape.v_width, shape.num_v_heads, shape.num_v_heads]
+        qkv_TC, z_TY, rate_TN, dt_TN = torch.split(F.linear(x_TH, self._in_proj), widths, dim=1)
+        gates_TN = (self._log_decay(dt_TN), rate_TN.float().sigmoid())
+        outputs = []
+        if steps := batch.steps:
+            rows = slice(0, batch.num_steps)
+            gates = (gates_TN[0][rows], gates_TN[1][rows])
+            outputs.append(self._run_steps(qkv_TC[rows], gates, steps, recurrent, conv))
+        if prompts := batch.prompts:
+            rows = slice(batch.num_steps, None)
+            gates = (gates_TN[0][rows], gates_TN[1][rows])
+            outputs.append(self._run_prompts(qkv_TC[rows], gates, prompts, recurrent, conv))
+        out_TNV = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+        normed_TNV = gated_rms_norm(out_TNV, z_TY.view_as(out_TNV), self._norm, eps=self._eps)
+        return F.linear(normed_TNV.flatten(1), self._out_proj)
+
+    def _log_decay(self, dt_TN: Tensor) -> Tensor:
+        return self._minus_a * F.softplus(dt_TN.float() + self._dt_bias)
+
+    def _run_steps(
+        self,
+        qkv_DC: Tensor,
+        gates: tuple[Tensor, Tensor],
+        steps: Steps,
+        recurrent: Tensor,
+        conv: Tensor,
+    ) -> Tensor:
+        slots_in_D, slots_out_D = steps.slots_in_D, steps.slots_out_D
+        mixed_DC = causal_conv_steps(
+            qkv_DC, self._conv, conv, slots_in_D=slots_in_D, slots_out_D=slots_out_D
+        )
+        return gated_delta_rule_steps(
+            *self._heads(mixed_DC),
+            *gates,
+            recurrent,
+            slots_in_D=slots_in_D,
+            slots_out_D=slots_out_D,
+        )
+
+    def _run_prompts(
+        self,
+        qkv_TC: Tensor,
+        gates: tuple[Tensor, Tensor],
+        prompts: Prompts,
+        recurrent: Tensor,
+        conv: Tensor,
+    ) -> Tensor:
+        where = {
+            "cu_tokens_N1": prompts.cu_tokens_N1,
+            "slots_in_N": prompts.slots_in_N,
+            "slots_out_N": prompts.slots_out_N,
+        }
+        mixed_TC = causal_conv_prompts(qkv_TC, self._conv, conv, **where)
+        return gated_delta_rule_prompts(*self._heads(mixed_TC), *gates, recurrent, **where)
+
+    def _heads(self, mixed_TC: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        shape = self._shape
+        q, k, v = torch.split(mixed_TC, [shape.q_width, shape.q_width, shape.v_width], dim=1)
+        return (
+            q.view(-1, shape.num_k_heads, shape.k_dim),
+            k.view(-1, shape.num_k_heads, shape.k_dim),
+            v.view(-1, shape.num_v_heads, shape.v_dim),
+        )

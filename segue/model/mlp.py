@@ -1,0 +1,46 @@
+"""The two MLPs: one gated MLP, or routed experts beside a shared one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from segue.kernels.moe import routed_experts
+from segue.model.config import MoeConfig
+
+
+class GatedMlp:
+    """T tokens, H hidden size."""
+
+    def __init__(self, weights: Mapping[str, Tensor], at: str) -> None:
+        self._gate_up_proj = weights[f"{at}.gate_up_proj"]
+        self._down_proj = weights[f"{at}.down_proj"]
+
+    def __call__(self, x_TH: Tensor) -> Tensor:
+        gate, up = F.linear(x_TH, self._gate_up_proj).chunk(2, dim=1)
+        return F.linear(F.silu(gate) * up, self._down_proj)
+
+
+class MixtureOfExperts:
+    """T tokens, H hidden size, E experts."""
+
+    def __init__(self, config: MoeConfig, weights: Mapping[str, Tensor], at: str) -> None:
+        self._experts_per_token = config.experts_per_token
+        self._router = weights[f"{at}.router"]
+        self._gate_up_proj = weights[f"{at}.experts.gate_up_proj"]
+        self._down_proj = weights[f"{at}.experts.down_proj"]
+        self._shared = GatedMlp(weights, f"{at}.shared_expert")
+        self._shared_gate = weights[f"{at}.shared_gate"]
+
+    def __call__(self, x_TH: Tensor) -> Tensor:
+        routed_TH = routed_experts(
+            x_TH,
+            F.linear(x_TH, self._router),
+            self._gate_up_proj,
+            self._down_proj,
+            experts_per_token=self._experts_per_token,
+        )
+        shared_gate_T1 = F.linear(x_TH, self._shared_gate).sigmoid()
+        return routed_TH.addcmul_(shared_gate_T1, self._shared(x_TH))

@@ -1,0 +1,54 @@
+"""Fixtures that several folders use: tiny checkpoints, made once a session."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.checkpoints import Variant, publish, save_checkpoint
+
+# Tiny products gain nothing from a second thread, and wait for it where cores are shared.
+torch.set_num_threads(1)
+
+MakeCheckpoint = Callable[[Variant], Path]
+
+
+@pytest.fixture(scope="session")
+def make_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> MakeCheckpoint:
+    """A folder for a variant; the same folder when asked again."""
+    folders: dict[str, Path] = {}
+
+    def make(variant: Variant) -> Path:
+        key = repr(variant)
+        if key not in folders:
+            folders[key] = save_checkpoint(tmp_path_factory.mktemp("checkpoint"), variant)
+        return folders[key]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiny_dense(make_checkpoint: MakeCheckpoint) -> Path:
+    """A dense float32 checkpoint, 4 layers, vocabulary of 300; no tokenizer."""
+    return make_checkpoint(Variant())
+
+
+@pytest.fixture(scope="session")
+def tiny_moe(make_checkpoint: MakeCheckpoint) -> Path:
+    """The same shape with 8 experts, 2 a token."""
+    return make_checkpoint(Variant(is_moe=True))
+
+
+@pytest.fixture(scope="session")
+def published_dense(tiny_dense: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`tiny_dense` as the hub would have it: multimodal names, shards, vision tower, MTP."""
+    return publish(tiny_dense, tmp_path_factory.mktemp("published") / "dense")
+
+
+@pytest.fixture(scope="session")
+def published_moe(tiny_moe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`tiny_moe` as the hub would have it."""
+    return publish(tiny_moe, tmp_path_factory.mktemp("published") / "moe")
