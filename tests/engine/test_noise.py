@@ -5,12 +5,18 @@ import math
 import pytest
 import torch
 
-from segue.engine.noise import gumbel, philox
+from segue.engine.noise import Draw, philox
+from segue.engine.noise import gumbel as gumbel_of_draws
 
 EULER = 0.5772156649015329
 
 
-def counters(*words: int) -> torch.Tensor:
+def gumbel(seed: int, position: int, token_ids: torch.Tensor) -> torch.Tensor:
+    (noise,) = gumbel_of_draws([Draw(seed, position, token_ids)])
+    return noise
+
+
+def column(*words: int) -> torch.Tensor:
     return torch.tensor([[word] for word in words])
 
 
@@ -38,7 +44,7 @@ def counters(*words: int) -> torch.Tensor:
 def test_philox_gives_the_known_answers(
     counter: tuple[int, int, int, int], key: tuple[int, int], expected: tuple[int, ...]
 ) -> None:
-    assert philox(counters(*counter), key).tolist() == [list(expected)]
+    assert philox(column(*counter), column(*key)).tolist() == [list(expected)]
 
 
 @pytest.mark.parametrize("token_ids", [[8, 9, 10, 11], [11, 9, 9, 200_000]])
@@ -46,7 +52,7 @@ def test_noise_is_a_word_of_philox_as_a_gumbel_number(token_ids: list[int]) -> N
     noise = gumbel((3 << 32) + 9, (2 << 32) + 5, torch.tensor(token_ids))
 
     words = [
-        int(philox(counters(token_id // 4, 5, 2, 0), (9, 3))[0, token_id % 4])
+        int(philox(column(token_id // 4, 5, 2, 0), column(9, 3))[0, token_id % 4])
         for token_id in token_ids
     ]
     expected = [-math.log(-math.log1p(-(word + 0.5) / 2**32)) for word in words]
@@ -59,7 +65,19 @@ def test_the_noise_of_a_token_depends_on_nothing_beside_it() -> None:
     among = gumbel(1, 2, torch.arange(50_000).flip(0))
 
     assert float(alone) == float(among[50_000 - 1 - 99])
-    assert gumbel(1, 2, torch.tensor([], dtype=torch.int64)).numel() == 0
+
+
+def test_draws_made_together_are_as_if_each_were_made_alone() -> None:
+    draws = [
+        Draw(1, 2, torch.tensor([5])),
+        Draw(2**40, 2**35, torch.arange(100)),
+        Draw(1, 3, torch.tensor([900, 5, 70_000])),
+    ]
+
+    together = gumbel_of_draws(draws)
+
+    for draw, noise in zip(draws, together, strict=True):
+        assert noise.equal(gumbel(draw.seed, draw.position, draw.token_ids_N))
 
 
 @pytest.mark.parametrize(
