@@ -1,0 +1,105 @@
+"""One turn's answer as it grows: which tokens belong to it, their text, and why it ended.
+
+    token ─ end token? ─┬ no ─ detokenise ─ stop string? ─ limit? ─▶ delta
+                        └ yes: counted, its text hidden ──────────▶ last delta
+
+Token ids are the truth and are delivered at once, each exactly once. Text follows when it is
+certain: it waits for whole characters and for what may become a stop string. No torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+from segue.errors import InvalidRequest
+from segue.text.detokenizer import Detokenizer, TokenBytes
+from segue.text.stop_strings import StopStringMatcher
+from segue.types import FinishReason, SampledToken, StopConditions, TokenDelta
+
+
+class Answer:
+    """Takes sampled tokens, one or a run at a time, until `finish` is set.
+
+    It depends on nothing but its arguments and the tokens: to go on elsewhere, push the tokens that
+    exist into a new one.
+    """
+
+    def __init__(
+        self,
+        stop: StopConditions,
+        *,
+        eos_ids: Collection[int],
+        max_tokens: int,
+        tokenizer: TokenBytes | None,
+    ) -> None:
+        """`max_tokens` is what `validate_prompt` granted: `stop.max_tokens` cut to the context.
+
+        Without a tokenizer deltas have no text; then stop strings raise InvalidRequest.
+        """
+        if stop.stop_strings and tokenizer is None:
+            raise InvalidRequest(
+                "stop strings need text, and this model is served without a tokenizer: "
+                "use stop_token_ids"
+            )
+        self.finish: FinishReason | None = None
+        self.stop_match = ""
+        self.num_tokens = 0
+        self._max_tokens = min(max_tokens, stop.max_tokens)
+        self._end_ids = frozenset(stop.stop_token_ids)
+        if not stop.ignore_eos:
+            self._end_ids |= frozenset(eos_ids)
+        self._detokenizer = None if tokenizer is None else Detokenizer(tokenizer)
+        self._matcher = StopStringMatcher(stop.stop_strings)
+
+    def push(self, token: SampledToken) -> TokenDelta:
+        """The next token. Not after `finish`."""
+        return self.push_run((token,))
+
+    def push_run(self, tokens: Sequence[SampledToken]) -> TokenDelta:
+        """Several tokens at once; those after the end are not part of the answer.
+
+        `len(delta.token_ids)` says how many were taken. Not after `finish`.
+        """
+        assert self.finish is None
+        taken, text = 0, ""
+        for token in tokens:
+            taken += 1
+            text += self._take(token.token_id)
+            if self.finish is not None:
+                break
+        return TokenDelta(
+            token_ids=tuple(token.token_id for token in tokens[:taken]),
+            text=text,
+            logprobs=tuple(token for token in tokens[:taken] if token.logprob is not None),
+        )
+
+    def cancel(self) -> TokenDelta:
+        """Ends the answer where it stands and gives the text that was held back."""
+        assert self.finish is None
+        return TokenDelta(text=self._end(FinishReason.CANCELLED))
+
+    def _take(self, token_id: int) -> str:
+        self.num_tokens += 1
+        if token_id in self._end_ids:
+            return self._end(FinishReason.STOP)
+        text = ""
+        if self._detokenizer is not None:
+            text = self._show(self._detokenizer.push(token_id))
+        if self.finish is None and self.num_tokens >= self._max_tokens:
+            text += self._end(FinishReason.LENGTH)
+        return text
+
+    def _show(self, text: str) -> str:
+        """What of `text` may be shown; a stop string in it ends the answer."""
+        safe, match = self._matcher.push(text)
+        if match is not None:
+            self.finish = FinishReason.STOP
+            self.stop_match = match
+        return safe
+
+    def _end(self, reason: FinishReason) -> str:
+        text = "" if self._detokenizer is None else self._show(self._detokenizer.flush())
+        # The end of an unfinished character is text too, and may have completed a stop string.
+        if self.finish is None:
+            self.finish = reason
+        return text + self._matcher.flush()
