@@ -26,13 +26,12 @@ class Answer:
 
     def __init__(
         self,
-        stop: StopConditions,
         *,
+        stop: StopConditions,
         eos_ids: Collection[int],
-        max_tokens: int,
         tokenizer: TokenBytes | None,
     ) -> None:
-        """`max_tokens` is what `validate_prompt` granted: `stop.max_tokens` cut to the context.
+        """`stop.max_tokens` is cut to the context already, by `validate_prompt` at the router.
 
         Without a tokenizer deltas have no text; then stop strings raise InvalidRequest.
         """
@@ -44,7 +43,7 @@ class Answer:
         self.finish: FinishReason | None = None
         self.stop_match = ""
         self.num_tokens = 0
-        self._max_tokens = min(max_tokens, stop.max_tokens)
+        self._max_tokens = stop.max_tokens
         self._end_ids = frozenset(stop.stop_token_ids)
         if not stop.ignore_eos:
             self._end_ids |= frozenset(eos_ids)
