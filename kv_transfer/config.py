@@ -1,0 +1,19 @@
+"""What can be set about moving bytes: section `[transfer]`, equal for all workers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TransferConfig:
+    protocol: str = "tcp"
+    """"tcp" or "rdma". Mooncake falls back silently where there is no RDMA device."""
+    devices: str = ""
+    """RDMA devices, comma-separated; empty lets Mooncake choose."""
+    progress_timeout_s: int = 5
+    """A connection on which no byte moves for so long is closed; below `transfer_timeout_s`."""
+    transfer_timeout_s: int = 15
+    """A write that takes longer has failed."""
+    verify_checksums: bool = True
+    """The writer sums what it sends, the reader what arrived; a difference fails the turn."""

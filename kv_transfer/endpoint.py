@@ -1,0 +1,54 @@
+"""One worker's end of the transport: an engine, and the cache memory that is registered with it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from kv_transfer.config import TransferConfig
+from kv_transfer.layout import MemoryMap, memory_map_of
+from kv_transfer.mooncake import MooncakeConfig, MooncakeTransport
+from kv_transfer.transport import Transport, register_all
+from segue.cache.tensors import CacheTensors
+from segue.types import Epoch, WorkerId
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    transport: Transport
+    memory_map: MemoryMap
+
+
+@contextlib.contextmanager
+def open_endpoint(
+    config: TransferConfig,
+    tensors: CacheTensors,
+    *,
+    worker_id: WorkerId,
+    epoch: Epoch,
+    host: str,
+) -> Iterator[Endpoint]:
+    """Registers the cache, and nothing else, until the block ends.
+
+    Raises InvalidConfig, and TransferFailed when Mooncake does not start.
+    """
+    transport = MooncakeTransport(
+        MooncakeConfig(
+            protocol=config.protocol,
+            host=host,
+            devices=config.devices,
+            progress_timeout_s=config.progress_timeout_s,
+            transfer_timeout_s=config.transfer_timeout_s,
+        )
+    )
+    with contextlib.closing(transport):
+        memory_map = memory_map_of(
+            tensors.fields(),
+            worker_id=worker_id,
+            epoch=epoch,
+            segment=transport.segment,
+            layout=tensors.layout,
+        )
+        register_all(transport, memory_map)
+        yield Endpoint(transport, memory_map)

@@ -1,0 +1,132 @@
+"""The real transport: Mooncake's transfer engine over TCP or RDMA, peer to peer, without a master.
+
+A process has two engines. The inbound one is what others write to; its port is our segment name, so
+it lives as long as the process. The outbound one is thrown away after a failed write, because only
+that closes its connections for certain, and made anew by the next write.
+
+Mooncake authenticates nobody: whoever reaches the port may write into whatever is registered.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from kv_transfer.plan import Fragment, batches
+from segue.errors import InvalidConfig, TransferFailed
+
+logger = logging.getLogger(__name__)
+
+PROTOCOLS = ("tcp", "rdma")
+MIN_TRANSFER_TIMEOUT_S = 5
+"""Mooncake's own floor: a smaller value counts as this."""
+MAX_QUEUED_ITEMS = 1024
+"""Per peer, Mooncake's default. One more than it can queue may wedge the peer's engine for good."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MooncakeConfig:
+    protocol: str = "tcp"
+    host: str = "127.0.0.1"
+    """What we call ourselves to others. Mooncake listens on all interfaces whatever this says."""
+    devices: str = ""
+    """RDMA devices, comma-separated; empty lets Mooncake choose."""
+    progress_timeout_s: int = 5
+    """A connection on which no byte moves for so long is closed."""
+    transfer_timeout_s: int = 15
+    """A write that takes longer has failed."""
+
+    def __post_init__(self) -> None:
+        if self.protocol not in PROTOCOLS:
+            raise InvalidConfig(f"protocol must be one of {PROTOCOLS}, got {self.protocol!r}")
+        if self.transfer_timeout_s < MIN_TRANSFER_TIMEOUT_S:
+            raise InvalidConfig(
+                f"transfer_timeout_s must be >= {MIN_TRANSFER_TIMEOUT_S}, "
+                f"got {self.transfer_timeout_s}"
+            )
+        # Otherwise a write that has "failed" is still being sent, from memory that is used again.
+        if not 1 <= self.progress_timeout_s < self.transfer_timeout_s:
+            raise InvalidConfig(
+                "progress_timeout_s must be at least 1 and below transfer_timeout_s "
+                f"({self.transfer_timeout_s}), got {self.progress_timeout_s}"
+            )
+
+
+class MooncakeTransport:
+    """Satisfies `Transport`. One thread at a time may write."""
+
+    def __init__(self, config: MooncakeConfig) -> None:
+        self._config = config
+        _set_environment(config)
+        self._regions: list[tuple[int, int]] = []
+        self._inbound = _new_engine(config)
+        self._outbound: Any = None
+
+    @property
+    def segment(self) -> str:
+        return f"{self._config.host}:{self._inbound.get_rpc_port()}"
+
+    def register(self, address: int, num_bytes: int) -> None:
+        _register(self._inbound, address, num_bytes)
+        self._regions.append((address, num_bytes))
+
+    def write(self, target_segment: str, fragments: Sequence[Fragment]) -> None:
+        """See `Transport.write`. After a failure it takes a second to close the connections."""
+        if self._outbound is None:
+            self._outbound = self._new_outbound()
+        for batch in batches(fragments, max_items=MAX_QUEUED_ITEMS, max_bytes=1 << 62):
+            status = self._outbound.batch_transfer_sync_write(
+                target_segment,
+                [fragment.source_address for fragment in batch],
+                [fragment.target_address for fragment in batch],
+                [fragment.num_bytes for fragment in batch],
+            )
+            if status != 0:
+                # Dropping the last reference joins its threads and closes its sockets.
+                self._outbound = None
+                num_bytes = sum(fragment.num_bytes for fragment in batch)
+                raise TransferFailed(
+                    f"Mooncake could not write {num_bytes} bytes in {len(batch)} fragments to "
+                    f"{target_segment} (status {status}): the peer is gone, hangs, cannot be "
+                    "reached, or has not registered that memory"
+                )
+
+    def close(self) -> None:
+        self._outbound = None
+        self._inbound = None
+
+    def _new_outbound(self) -> Any:
+        engine = _new_engine(self._config)
+        for address, num_bytes in self._regions:
+            _register(engine, address, num_bytes)
+        return engine
+
+
+def _set_environment(config: MooncakeConfig) -> None:
+    """Mooncake reads its settings from the environment, when an engine is made."""
+    os.environ["MC_TCP_PROGRESS_TIMEOUT_SEC"] = str(config.progress_timeout_s)
+    os.environ["MC_TRANSFER_TIMEOUT"] = str(config.transfer_timeout_s)
+    os.environ.setdefault("MC_LOG_LEVEL", "ERROR")
+
+
+def _new_engine(config: MooncakeConfig) -> Any:
+    from mooncake.engine import TransferEngine
+
+    engine = TransferEngine()
+    status = engine.initialize(config.host, "P2PHANDSHAKE", config.protocol, config.devices)
+    if status != 0:
+        raise TransferFailed(
+            f"Mooncake did not start on {config.host} with {config.protocol} (status {status})"
+        )
+    return engine
+
+
+def _register(engine: Any, address: int, num_bytes: int) -> None:
+    status = engine.register_memory(address, num_bytes)
+    if status != 0:
+        raise TransferFailed(
+            f"Mooncake did not register {num_bytes} bytes at {address:#x} (status {status})"
+        )

@@ -1,0 +1,286 @@
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+
+import pytest
+
+from kv_transfer.checksum import checksums_of
+from kv_transfer.ticket import Ticket
+from segue.errors import (
+    InvalidRequest,
+    LayoutMismatch,
+    NotFound,
+    Overloaded,
+    StaleEpoch,
+    TransferFailed,
+)
+from segue.types import Epoch, TurnId, UnitCounts, WorkerId
+from tests.kv_transfer.world import LAYOUT, Clock, Events, Node, World
+
+
+class Desk:
+    """A reader with everything around it."""
+
+    def __init__(self, world: World, num_pages: int = 16) -> None:
+        self.world = world
+        self.clock = Clock()
+        self.events = Events()
+        self.node = world.node("decode-0", num_pages=num_pages)
+        self.prefill = world.node("prefill-0")
+        self.reader = world.reader(self.node, clock=self.clock, events=self.events)
+
+    def reserve(self, turn: str = "", num_tokens: int = 10, extra: int = 5) -> Ticket:
+        return self.world.reserve(
+            self.reader, self.prefill, turn=turn, num_tokens=num_tokens, extra=extra
+        )
+
+    async def commit(self, ticket: Ticket) -> None:
+        sums = checksums_of(self.node.memory_map, ticket.page_ids, ticket.slot_id)
+        await self.reader.commit(ticket.ticket_id, Epoch(1), sums)
+
+
+@pytest.fixture
+def desk(world: World) -> Desk:
+    return Desk(world)
+
+
+def test_a_ticket_names_the_prompts_pages_and_reserves_the_answers_too(desk: Desk) -> None:
+    ticket = desk.reserve(num_tokens=10, extra=5)
+
+    assert len(ticket.page_ids) == 3
+    assert ticket.reader.worker_id == "decode-0"
+    assert desk.node.pages.counts() == UnitCounts(total=16, free=12, reserved=4)
+    assert desk.node.slots.counts() == UnitCounts(total=3, free=2, reserved=1)
+
+
+def test_no_room_now_is_overload_and_takes_nothing(desk: Desk) -> None:
+    desk.reserve(num_tokens=50, extra=0)
+
+    with pytest.raises(Overloaded, match="4 pages wanted"):
+        desk.reserve(num_tokens=10, extra=5)
+
+    assert desk.node.slots.counts().reserved == 1
+
+
+def test_no_slot_left_is_overload_and_takes_no_page(desk: Desk) -> None:
+    for _ in range(3):
+        desk.reserve(num_tokens=1, extra=0)
+
+    with pytest.raises(Overloaded, match="1 slots wanted"):
+        desk.reserve(num_tokens=1, extra=0)
+
+    assert desk.node.pages.counts().reserved == 3
+
+
+def test_what_could_never_fit_is_an_invalid_request(desk: Desk) -> None:
+    with pytest.raises(InvalidRequest, match="need 17 pages, decode-0 has 16"):
+        desk.reserve(num_tokens=64, extra=1)
+
+
+def test_a_turn_has_one_live_ticket(desk: Desk) -> None:
+    desk.reserve("turn-a")
+
+    with pytest.raises(InvalidRequest, match="turn turn-a has a reservation"):
+        desk.reserve("turn-a")
+    desk.reader.give_up(TurnId("turn-a"), "retry")
+
+    desk.reserve("turn-a")
+
+
+async def test_a_commit_hands_pages_and_slot_over_as_working(desk: Desk) -> None:
+    ticket = desk.reserve("turn-a", num_tokens=10, extra=5)
+    sums = checksums_of(desk.node.memory_map, ticket.page_ids, ticket.slot_id)
+
+    committed = await desk.reader.commit(ticket.ticket_id, Epoch(1), sums)
+
+    assert (committed.turn_id, committed.num_prompt_tokens) == ("turn-a", 10)
+    assert committed.pages[:3] == ticket.page_ids
+    assert len(committed.pages) == 4
+    assert desk.node.pages.counts() == UnitCounts(total=16, free=12, working=4)
+    assert desk.node.slots.counts() == UnitCounts(total=3, free=2, working=1)
+    assert desk.events.lost == []
+
+
+async def test_bytes_that_differ_fail_the_transfer_and_free_everything(desk: Desk) -> None:
+    ticket = desk.reserve("turn-a")
+    sums = checksums_of(desk.node.memory_map, ticket.page_ids, ticket.slot_id)
+
+    with pytest.raises(TransferFailed, match=r"turn turn-a: kv: sent [0-9a-f]{8}, arrived"):
+        await desk.reader.commit(ticket.ticket_id, Epoch(1), sums | {"kv": sums["kv"] ^ 1})
+
+    assert desk.node.pages.counts().free == 16
+    assert [turn_id for turn_id, _ in desk.events.lost] == ["turn-a"]
+    assert desk.events.num_freed == 1
+
+
+async def test_a_checksum_that_was_not_sent_counts_as_a_difference(desk: Desk) -> None:
+    ticket = desk.reserve()
+
+    with pytest.raises(TransferFailed, match="conv: sent nothing"):
+        await desk.reader.commit(ticket.ticket_id, Epoch(1), {})
+
+
+async def test_a_commit_needs_a_known_ticket_of_this_life(desk: Desk) -> None:
+    ticket = desk.reserve()
+
+    with pytest.raises(StaleEpoch, match="epoch 9 of decode-0, which is in epoch 1"):
+        await desk.reader.commit(ticket.ticket_id, Epoch(9), {})
+    with pytest.raises(NotFound, match="nonsense is not known to decode-0"):
+        await desk.reader.commit(type(ticket.ticket_id)("nonsense"), Epoch(1), {})
+
+
+async def test_a_ticket_serves_once(desk: Desk) -> None:
+    ticket = desk.reserve()
+    await desk.commit(ticket)
+
+    with pytest.raises(NotFound, match="has been used"):
+        await desk.commit(ticket)
+
+    assert desk.node.pages.counts().working == 4
+
+
+async def test_a_late_commit_after_giving_up_frees_and_does_not_revive(desk: Desk) -> None:
+    ticket = desk.reserve("turn-a")
+
+    assert desk.reader.give_up(TurnId("turn-a"), "the client hung up")
+    assert desk.node.pages.counts().quarantined == 4
+    with pytest.raises(NotFound, match="was given up: the client hung up"):
+        await desk.commit(ticket)
+
+    assert desk.node.pages.counts().free == 16
+    assert desk.events.lost == [("turn-a", "the client hung up")]
+
+
+async def test_a_commit_after_the_expiry_is_too_late_even_if_nobody_looked(desk: Desk) -> None:
+    ticket = desk.reserve()
+    desk.clock.now += 31
+
+    with pytest.raises(NotFound, match="expired"):
+        await desk.commit(ticket)
+
+    assert desk.node.pages.counts().free == 16
+
+
+async def test_giving_up_while_bytes_are_verified_frees_them_at_once(desk: Desk) -> None:
+    ticket = desk.reserve("turn-a")
+    committing = asyncio.ensure_future(desk.commit(ticket))
+    await asyncio.sleep(0)
+
+    assert desk.reader.give_up(TurnId("turn-a"), "released")
+    with pytest.raises(NotFound, match="released"):
+        await committing
+
+    assert desk.node.pages.counts().free == 16
+
+
+async def test_a_commit_that_is_cancelled_leaves_nothing_behind(desk: Desk) -> None:
+    ticket = desk.reserve()
+    committing = asyncio.ensure_future(desk.commit(ticket))
+    await asyncio.sleep(0)
+
+    committing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await committing
+
+    assert desk.node.pages.counts().free == 16
+    assert len(desk.events.lost) == 1
+
+
+def test_an_abort_frees_at_once_because_the_writer_has_stopped(desk: Desk) -> None:
+    ticket = desk.reserve("turn-a")
+
+    desk.reader.abort(ticket.ticket_id, Epoch(1), "prefill ran out of pages")
+    desk.reader.abort(ticket.ticket_id, Epoch(1), "again")
+
+    assert desk.node.pages.counts().free == 16
+    assert desk.events.lost == [("turn-a", "prefill ran out of pages")]
+
+
+def test_an_abort_of_another_life_is_refused_and_one_of_no_ticket_is_late_news(desk: Desk) -> None:
+    ticket = desk.reserve()
+
+    with pytest.raises(StaleEpoch):
+        desk.reader.abort(ticket.ticket_id, Epoch(2), "wrong life")
+    desk.reader.abort(type(ticket.ticket_id)("forgotten"), Epoch(1), "late")
+
+    assert desk.node.pages.counts().reserved == 4
+
+
+def test_what_expires_is_quarantined_until_the_fence_is_answered(desk: Desk) -> None:
+    ticket = desk.reserve("turn-a")
+    desk.clock.now += 31
+
+    desk.reader.expire_due()
+    (fence,) = desk.reader.fence_pending()
+    desk.clock.now += 3600
+    desk.reader.expire_due()
+
+    assert (fence.ticket_id, fence.writer.worker_id) == (ticket.ticket_id, "prefill-0")
+    assert desk.node.pages.counts().quarantined == 4
+    assert desk.events.lost == [("turn-a", "the ticket expired")]
+    desk.reader.fenced(ticket.ticket_id)
+    assert desk.node.pages.counts().free == 16
+    assert desk.reader.fence_pending() == []
+
+
+def test_a_later_life_of_the_writer_ends_reservation_and_quarantine(desk: Desk) -> None:
+    desk.reserve("turn-a")
+    desk.reserve("turn-b")
+    desk.reader.give_up(TurnId("turn-b"), "released")
+
+    desk.reader.members_changed({WorkerId("prefill-0"): Epoch(1)})
+    assert desk.node.pages.counts().free == 8
+    desk.reader.members_changed({WorkerId("prefill-0"): Epoch(2)})
+
+    assert desk.node.pages.counts().free == 16
+    assert desk.events.lost == [("turn-b", "released"), ("turn-a", "the writer died")]
+
+
+def test_an_absent_writer_is_dead_only_if_it_cannot_be_reached_either(desk: Desk) -> None:
+    ticket = desk.reserve("turn-a")
+    desk.reader.give_up(TurnId("turn-a"), "released")
+
+    desk.reader.writer_unreachable(ticket.ticket_id)
+    desk.reader.members_changed({WorkerId("prefill-0"): Epoch(1)})
+    desk.reader.writer_unreachable(ticket.ticket_id)
+    desk.reader.members_changed({})
+    assert desk.node.pages.counts().quarantined == 4
+
+    desk.reader.writer_unreachable(ticket.ticket_id)
+    assert desk.node.pages.counts().free == 16
+
+
+async def test_ended_handoffs_are_forgotten_when_they_would_have_expired(desk: Desk) -> None:
+    await desk.commit(desk.reserve())
+    assert desk.reader.counts()["committed"] == 1
+
+    desk.clock.now += 31
+    desk.reader.expire_due()
+
+    assert set(desk.reader.counts().values()) == {0}
+
+
+async def test_every_step_is_told_for_counting(desk: Desk) -> None:
+    await desk.commit(desk.reserve())
+    desk.reserve("turn-b")
+    desk.reader.give_up(TurnId("turn-b"), "released")
+
+    assert desk.events.steps == [
+        ("reserved", "verifying"),
+        ("verifying", "committed"),
+        ("reserved", "quarantined"),
+    ]
+    assert desk.reader.counts()["quarantined"] == 1
+
+
+def test_giving_up_an_unknown_turn_says_so(desk: Desk) -> None:
+    assert not desk.reader.give_up(TurnId("never"), "released")
+
+
+def test_a_writer_of_another_layout_is_refused_when_they_meet(desk: Desk, world: World) -> None:
+    other = Node(world.network, "prefill-9", 1, 4, dataclasses.replace(LAYOUT, model_id="large"))
+
+    with pytest.raises(LayoutMismatch, match="decode-0 has model_id 'tiny', prefill-9 has"):
+        desk.reader.meet(other.memory_map)
+    desk.reader.meet(desk.prefill.memory_map)

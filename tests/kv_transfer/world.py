@@ -1,0 +1,182 @@
+"""Workers without a model: a small hybrid cache, its accountants, and a loopback network."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+
+from kv_transfer.layout import MemoryMap, memory_map_of
+from kv_transfer.loopback import LoopbackNetwork, LoopbackTransport
+from kv_transfer.outgoing import Outgoing, ShipLimits
+from kv_transfer.reader import HandoffReader, ReaderHooks
+from kv_transfer.ticket import PeerIdentity, Ticket
+from kv_transfer.transport import register_all
+from kv_transfer.writer import HandoffWriter
+from segue.cache.accountant import Accountant, page_accountant, slot_accountant
+from segue.cache.layout import CacheField, CacheLayout, Unit
+from segue.cache.tensors import CacheTensors
+from segue.types import Epoch, PageId, SlotId, TurnId, WorkerId
+
+PAGE_TOKENS = 4
+
+
+def gdn_layer(layer: int) -> tuple[CacheField, CacheField]:
+    return (
+        CacheField(
+            group="recurrent", layer=layer, unit=Unit.SLOT, dtype="float32", shape=(2, 3, 5)
+        ),
+        CacheField(group="conv", layer=layer, unit=Unit.SLOT, dtype="bfloat16", shape=(7, 3)),
+    )
+
+
+def attention_layer(layer: int) -> CacheField:
+    shape = (2, PAGE_TOKENS, 1, 8)
+    return CacheField(group="kv", layer=layer, unit=Unit.PAGE, dtype="bfloat16", shape=shape)
+
+
+LAYOUT = CacheLayout(
+    model_id="tiny",
+    page_tokens=PAGE_TOKENS,
+    fields=(*gdn_layer(0), attention_layer(1), *gdn_layer(2), attention_layer(3)),
+)
+NUM_LAYERS = 4
+
+
+class Clock:
+    """Time that passes only when told."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@dataclass
+class Events:
+    """What a reader's hooks were told."""
+
+    lost: list[tuple[str, str]] = field(default_factory=list)
+    num_freed: int = 0
+    steps: list[tuple[str, str]] = field(default_factory=list)
+
+    def hooks(self) -> ReaderHooks:
+        def freed() -> None:
+            self.num_freed += 1
+
+        return ReaderHooks(
+            lost=lambda turn_id, reason: self.lost.append((turn_id, reason)),
+            freed=freed,
+            stepped=lambda before, after: self.steps.append((before, after)),
+        )
+
+
+class Node:
+    """One worker's memory."""
+
+    def __init__(
+        self, network: LoopbackNetwork, name: str, epoch: int, num_pages: int, layout: CacheLayout
+    ) -> None:
+        self.tensors = CacheTensors.allocate(layout, num_pages=num_pages, num_slots=3, device="cpu")
+        self.transport = LoopbackTransport(network, f"{name}:{epoch}")
+        self.memory_map: MemoryMap = memory_map_of(
+            self.tensors.fields(),
+            worker_id=WorkerId(name),
+            epoch=Epoch(epoch),
+            segment=self.transport.segment,
+            layout=layout,
+        )
+        register_all(self.transport, self.memory_map)
+        self.pages: Accountant[PageId] = page_accountant(num_pages)
+        self.slots: Accountant[SlotId] = slot_accountant(3)
+
+    @property
+    def identity(self) -> PeerIdentity:
+        return PeerIdentity(
+            worker_id=self.memory_map.worker_id, epoch=self.memory_map.epoch, address="here:1"
+        )
+
+    def fill(self, seed: int) -> None:
+        """Random bytes everywhere."""
+        generator = torch.Generator().manual_seed(seed)
+        for _, tensor in self.tensors.fields():
+            raw = tensor.view(torch.uint8)
+            raw.copy_(torch.randint(0, 256, raw.shape, generator=generator, dtype=torch.uint8))
+
+    def content(self, pages: tuple[PageId, ...], slot: SlotId) -> list[bytes]:
+        """The bytes of a sequence: of every field, its pages in order, or its slot."""
+        return [
+            tensor[list(pages) if f.unit is Unit.PAGE else [slot]]
+            .view(torch.uint8)
+            .numpy()
+            .tobytes()
+            for f, tensor in self.tensors.fields()
+        ]
+
+
+class World:
+    """A network of nodes; its tests end with every accountant in order and every thread gone."""
+
+    def __init__(self) -> None:
+        self.network = LoopbackNetwork()
+        self.nodes: list[Node] = []
+        self.writers: list[HandoffWriter] = []
+        self._turns = itertools.count(1)
+
+    def node(
+        self, name: str, *, epoch: int = 1, num_pages: int = 16, layout: CacheLayout = LAYOUT
+    ) -> Node:
+        node = Node(self.network, name, epoch, num_pages, layout)
+        self.nodes.append(node)
+        return node
+
+    def writer(self, node: Node, limits: ShipLimits | None = None) -> HandoffWriter:
+        writer = HandoffWriter(node.transport, node.memory_map, limits or ShipLimits())
+        self.writers.append(writer)
+        return writer
+
+    def reader(
+        self, node: Node, *, clock: Callable[[], float] | None = None, events: Events | None = None
+    ) -> HandoffReader:
+        return HandoffReader(
+            pages=node.pages,
+            slots=node.slots,
+            memory_map=node.memory_map,
+            address="here:1",
+            hooks=(events or Events()).hooks(),
+            clock=clock or Clock(),
+        )
+
+    def reserve(
+        self,
+        reader: HandoffReader,
+        writer: Node,
+        *,
+        turn: str = "",
+        num_tokens: int = 10,
+        extra: int = 5,
+    ) -> Ticket:
+        return reader.reserve(
+            TurnId(turn or f"turn-{next(self._turns)}"),
+            num_prompt_tokens=num_tokens,
+            extra_tokens=extra,
+            writer=writer.identity,
+            lifetime_s=30.0,
+        )
+
+    def close(self) -> None:
+        self.network.release()
+        for writer in self.writers:
+            writer.close()
+        for node in self.nodes:
+            node.pages.check_invariants()
+            node.slots.check_invariants()
+
+
+def ship_all(outgoing: Outgoing, num_pages: int) -> None:
+    """As one chunk."""
+    for layer in range(NUM_LAYERS):
+        outgoing.layer_ready(layer, pages=range(num_pages), with_slot=True)
