@@ -1,0 +1,87 @@
+"""How often the demo model answers word for word: `python -m segue.demo.evaluate [DIR]`.
+
+An answer counts when the most likely token is the right one at each of its places, given the
+conversation before it. That is what greedy generation would say, at a fraction of the time.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from rich.console import Console
+from rich.table import Table
+from tokenizers import Tokenizer
+from transformers import Qwen3_5ForCausalLM
+
+from segue.demo import checkpoint_dir
+from segue.demo.corpus import conversation
+from segue.demo.examples import Example, encode
+
+# Training counts its seeds up from zero and never gets here.
+_FIRST_HELD_OUT_SEED = 10**9
+_COMMITTED = checkpoint_dir()
+
+
+@dataclass(frozen=True, slots=True)
+class HeldOut:
+    """A conversation the model has not seen, with the task of each of its answers."""
+
+    example: Example
+    tasks: tuple[str, ...]
+
+
+def held_out(tokenizer: Tokenizer, num_conversations: int, min_chars: int = 2000) -> list[HeldOut]:
+    """Conversations to judge by; 2,000 characters are some 480 tokens."""
+    drawn = [
+        conversation(_FIRST_HELD_OUT_SEED + index, min_chars) for index in range(num_conversations)
+    ]
+    return [
+        HeldOut(encode(tokenizer, c), tuple(t.task for t in c.turns if t.role == "assistant"))
+        for c in drawn
+    ]
+
+
+@torch.inference_mode()
+def right_answers(model: Qwen3_5ForCausalLM, example: Example) -> list[bool]:
+    """For each answer of the conversation, whether greedy decoding would give it exactly."""
+    logits_TV = model(input_ids=torch.tensor([example.ids]), use_cache=False).logits[0]
+    chosen = logits_TV.argmax(dim=-1).tolist()
+    right = [True] * (max(example.answer) + 1)
+    for position, (token, answer) in enumerate(zip(example.ids, example.answer, strict=True)):
+        if answer >= 0 and chosen[position - 1] != token:
+            right[answer] = False
+    return right
+
+
+def accuracies(model: Qwen3_5ForCausalLM, held: Sequence[HeldOut]) -> dict[str, float]:
+    """The share of right answers per task, tasks in alphabetical order."""
+    marks: dict[str, list[bool]] = {}
+    for one in held:
+        for task, is_right in zip(one.tasks, right_answers(model, one.example), strict=True):
+            marks.setdefault(task, []).append(is_right)
+    return {task: sum(marks[task]) / len(marks[task]) for task in sorted(marks)}
+
+
+def main(
+    checkpoint: Annotated[Path, typer.Argument()] = _COMMITTED, num_conversations: int = 200
+) -> None:
+    """Prints a table of the accuracy per task, at three lengths of conversation."""
+    torch.set_num_threads(2)
+    model = Qwen3_5ForCausalLM.from_pretrained(checkpoint)
+    tokenizer = Tokenizer.from_file(str(checkpoint / "tokenizer.json"))
+    lengths = {"~250 tokens": 1000, "~500 tokens": 2000, "~1,000 tokens": 4000}
+    columns = [
+        accuracies(model, held_out(tokenizer, num_conversations, chars))
+        for chars in lengths.values()
+    ]
+    table = Table("task", *lengths)
+    for task in columns[0]:
+        table.add_row(task, *(f"{column.get(task, float('nan')):.1%}" for column in columns))
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,73 @@
+"""A conversation as token ids, with what of it is an answer and what of an answer is copied."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tokenizers import Tokenizer
+
+from segue.demo import words
+from segue.demo.corpus import Conversation, conversation
+from segue.demo.tokenizer import IM_END, IM_START, render
+
+_NO_ANSWER = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """Token ids of a rendered conversation; the other two fields have one entry per token."""
+
+    ids: tuple[int, ...]
+    # Which answer of the conversation the token belongs to, its end token included; -1 for none.
+    answer: tuple[int, ...]
+    # Whether the token is part of a value that only the conversation gives away.
+    is_copied: tuple[bool, ...]
+
+
+def encode(tokenizer: Tokenizer, conversation: Conversation) -> Example:
+    """The conversation as the model reads it, every answer marked."""
+    text = render(conversation)
+    answer_at, copied_at = [_NO_ANSWER] * len(text), [False] * len(text)
+    answers = [turn for turn in conversation.turns if turn.role == "assistant"]
+    for index, (turn, (start, end)) in enumerate(zip(answers, _answer_spans(text), strict=True)):
+        answer_at[start:end] = [index] * (end - start)
+        for first, last in _copied_spans(text, start, turn.copied):
+            copied_at[first:last] = [True] * (last - first)
+    encoding = tokenizer.encode(text)
+    ends = [end - 1 for _, end in encoding.offsets]
+    return Example(
+        ids=tuple(encoding.ids),
+        answer=tuple(answer_at[end] for end in ends),
+        is_copied=tuple(copied_at[end] for end in ends),
+    )
+
+
+def tokenizer_texts(num_conversations: int) -> list[str]:
+    """What the merges are learnt from: conversations, and each word at least as often as needed.
+
+    A tool call puts its argument on a line of its own, so these words need a token without a space.
+    """
+    conversations = [render(conversation(seed, 1200)) for seed in range(num_conversations)]
+    spaced = (*words.NAMES, *words.CITIES, *words.COLOURS, *words.PETS, *words.ITEMS)
+    bare = (*words.CITIES, *words.ITEMS)
+    listed = "".join(f" {word}\n" for word in spaced) + "\n".join(bare)
+    return conversations + [listed] * (num_conversations // 20)
+
+
+def _answer_spans(text: str) -> list[tuple[int, int]]:
+    spans, end = [], 0
+    opening = f"{IM_START}assistant\n"
+    while (start := text.find(opening, end)) >= 0:
+        start += len(opening)
+        end = text.index(IM_END, start) + len(IM_END)
+        spans.append((start, end))
+    return spans
+
+
+def _copied_spans(text: str, start: int, copied: Sequence[str]) -> list[tuple[int, int]]:
+    """Where the copied parts lie, which are in the order of the answer that begins at `start`."""
+    spans = []
+    for part in copied:
+        first = text.index(part, start)
+        start = first + len(part)
+        spans.append((first, start))
+    return spans

@@ -1,0 +1,175 @@
+"""Trains the demo model from nothing: `python -m segue.demo.train DIR`.
+
+Every batch is a function of its step, so a run is repeatable, and one that was stopped continues
+from `DIR/training.pt`. Rows grow through the stages: recall is learnt at short range first.
+"""
+
+import logging
+import math
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+import typer
+from tokenizers import Tokenizer
+from transformers import GenerationConfig, Qwen3_5ForCausalLM
+
+from segue.demo.corpus import conversation
+from segue.demo.evaluate import accuracies, held_out
+from segue.demo.examples import encode, tokenizer_texts
+from segue.demo.network import MAX_POSITIONS, new_network
+from segue.demo.tokenizer import END_OF_TEXT, IM_END, save_tokenizer, train_tokenizer
+
+logger = logging.getLogger(__name__)
+
+NUM_TOKENS = 1536
+LEARNING_RATE = 2e-3
+WARM_UP_STEPS = 50
+# A copied value is a few tokens of an answer, and the part worth learning.
+COPIED_WEIGHT = 4.0
+CHARS_PER_TOKEN = 4.2
+LOG_STEPS = 50
+SAVE_STEPS = 300
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """Steps on rows of one length."""
+
+    num_steps: int
+    num_rows: int
+    row_tokens: int
+
+
+STAGES = (
+    Stage(600, 16, 64),
+    Stage(1200, 8, 128),
+    Stage(1000, 8, 256),
+    Stage(900, 4, 512),
+    Stage(200, 2, 1024),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Rows of token ids [rows, tokens], and the weight of each as a target in the loss."""
+
+    ids_BT: torch.Tensor
+    weight_BT: torch.Tensor
+
+
+def batch(tokenizer: Tokenizer, stage: Stage, step: int) -> Batch:
+    """The batch of a step: every row a conversation of its own, cut at the row's end."""
+    ids, weights = [], []
+    for row in range(stage.num_rows):
+        drawn = conversation(step * 1000 + row, int(stage.row_tokens * CHARS_PER_TOKEN))
+        example = encode(tokenizer, drawn)
+        missing = max(0, stage.row_tokens - len(example.ids))
+        weight = [
+            (COPIED_WEIGHT if is_copied else 1.0) if answer >= 0 else 0.0
+            for answer, is_copied in zip(example.answer, example.is_copied, strict=True)
+        ]
+        ids.append([*example.ids, *[0] * missing][: stage.row_tokens])
+        weights.append([*weight, *[0.0] * missing][: stage.row_tokens])
+    return Batch(torch.tensor(ids), torch.tensor(weights))
+
+
+def loss_of(model: Qwen3_5ForCausalLM, batch: Batch) -> torch.Tensor:
+    """The weighted mean of the answers' negative log likelihood."""
+    hidden_BTC = model.model(input_ids=batch.ids_BT, use_cache=False).last_hidden_state
+    is_target = batch.weight_BT[:, 1:] > 0
+    logits = model.lm_head(hidden_BTC[:, :-1][is_target])
+    losses = F.cross_entropy(logits, batch.ids_BT[:, 1:][is_target], reduction="none")
+    weights = batch.weight_BT[:, 1:][is_target]
+    return (losses * weights).sum() / weights.sum()
+
+
+def learning_rate(step: int, num_steps: int) -> float:
+    """A linear warm-up, then half a cosine down to a twentieth."""
+    warm_up = min(1.0, (step + 1) / WARM_UP_STEPS)
+    return LEARNING_RATE * warm_up * (0.05 + 0.95 * (1 + math.cos(math.pi * step / num_steps)) / 2)
+
+
+class Training:
+    """A run: the model, its optimizer and the next step, which together lie in `training.pt`."""
+
+    def __init__(self, out: Path) -> None:
+        """Begins in `out`, or continues what was saved there."""
+        self.out = out
+        self.tokenizer = train_tokenizer(tokenizer_texts(3000), NUM_TOKENS)
+        self.model = new_network(NUM_TOKENS)
+        self.optimizer = torch.optim.AdamW(
+            self.model.parameters(), betas=(0.9, 0.95), weight_decay=0.05, fused=True
+        )
+        self.stages = [stage for stage in STAGES for _ in range(stage.num_steps)]
+        self.step = 0
+        if self._state_file.exists():
+            state = torch.load(self._state_file)
+            self.model.load_state_dict(state["model"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.step = state["step"]
+
+    @property
+    def is_done(self) -> bool:
+        """Whether every step was taken."""
+        return self.step == len(self.stages)
+
+    def take_step(self) -> float:
+        """Learns from the next batch; its loss before that."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(self.step, len(self.stages))
+        loss = loss_of(self.model, batch(self.tokenizer, self.stages[self.step], self.step))
+        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.step += 1
+        return loss.item()
+
+    def save(self) -> None:
+        """Writes the checkpoint as a hub snapshot has it, and what a later run continues from."""
+        end, padding = (self.tokenizer.token_to_id(token) for token in (IM_END, END_OF_TEXT))
+        self.model.config.eos_token_id, self.model.config.pad_token_id = end, padding
+        self.model.generation_config = GenerationConfig(
+            eos_token_id=[end, padding], pad_token_id=padding, do_sample=False
+        )
+        self.model.save_pretrained(self.out)
+        save_tokenizer(self.tokenizer, MAX_POSITIONS, self.out)
+        state = {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "step": self.step,
+        }
+        torch.save(state, self._state_file)
+
+    @property
+    def _state_file(self) -> Path:
+        return self.out / "training.pt"
+
+
+def main(out: Path, minutes: float = 60.0) -> None:
+    """Trains into OUT, for at most MINUTES; the same command continues where it stopped."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    torch.set_num_threads(2)
+    torch.manual_seed(0)
+    out.mkdir(parents=True, exist_ok=True)
+    training = Training(out)
+    held = held_out(training.tokenizer, 40)
+    ends_s = time.monotonic() + minutes * 60
+    losses: list[float] = []
+    while not training.is_done and time.monotonic() < ends_s:
+        losses.append(training.take_step())
+        if training.step % LOG_STEPS == 0:
+            logger.info("step %d loss %.3f", training.step, sum(losses) / len(losses))
+            losses.clear()
+        if training.step % SAVE_STEPS == 0:
+            scores = accuracies(training.model, held)
+            logger.info("%s", ", ".join(f"{task} {score:.2f}" for task, score in scores.items()))
+            training.save()
+    training.save()
+
+
+if __name__ == "__main__":
+    typer.run(main)
