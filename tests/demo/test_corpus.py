@@ -1,0 +1,66 @@
+"""The generated conversations: repeatable, and with one right answer."""
+
+from itertools import pairwise
+
+import pytest
+
+from segue.demo.corpus import Conversation, conversation
+from segue.demo.exchanges import FACTS
+
+SEEDS = range(50)
+
+
+def test_a_seed_always_gives_the_same_conversation() -> None:
+    assert conversation(7, 2000) == conversation(7, 2000)
+
+
+def test_another_seed_gives_another_conversation() -> None:
+    assert conversation(7, 2000) != conversation(8, 2000)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_recalled_value_was_said_by_the_user(seed: int) -> None:
+    turns = conversation(seed, 2000).turns
+
+    for index, turn in enumerate(turns):
+        if turn.task in ("recall", "recall all"):
+            said = " ".join(t.text for t in turns[:index] if t.role == "user")
+            assert all(value in said for value in turn.copied)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_fact_is_unknown_only_until_it_is_told(seed: int) -> None:
+    told: set[str] = set()
+
+    for turn in conversation(seed, 2000).turns:
+        if turn.task == "tell":
+            told |= {key for key in FACTS if f"your {key} is" in turn.text}
+        if turn.task == "unknown":
+            assert not any(turn.text == f"I do not know your {key}." for key in told)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_copied_values_stand_in_the_answer(seed: int) -> None:
+    for turn in conversation(seed, 2000).turns:
+        written = turn.text + " ".join(v for call in turn.calls for v in call.arguments.values())
+        assert all(value in written for value in turn.copied)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_only_offered_tools_are_called(seed: int) -> None:
+    drawn = conversation(seed, 2000)
+
+    called = {call.tool for turn in drawn.turns for call in turn.calls}
+
+    assert called <= _offered(drawn)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_every_call_is_followed_by_its_result(seed: int) -> None:
+    for turn, following in pairwise(conversation(seed, 2000).turns):
+        assert (following.role == "tool") == bool(turn.calls)
+
+
+def _offered(drawn: Conversation) -> set[str]:
+    functions = [tool["function"] for tool in drawn.tools]
+    return {str(function["name"]) for function in functions if isinstance(function, dict)}
