@@ -2,7 +2,8 @@
 
 An agent sends the same conversation again with every turn; only its last messages are new. Control
 tokens cut a prompt into pieces that never influence each other, so the old pieces need no second
-tokenisation: a history of 40,000 tokens costs 0.1 s the first time and about 1 ms after that.
+tokenisation. Rendering included, a history of 100,000 tokens costs 0.14 s the first time and 5 ms
+after that.
 """
 
 from __future__ import annotations

@@ -19,13 +19,8 @@ class Bytes:
         return bytes([token_id]) if token_id < 256 else b""
 
 
-def answer(stop: StopConditions | None = None, max_tokens: int = 1000) -> Answer:
-    return Answer(
-        stop or StopConditions(max_tokens=1000),
-        eos_ids=(EOS,),
-        max_tokens=max_tokens,
-        tokenizer=Bytes(),
-    )
+def answer(stop: StopConditions | None = None) -> Answer:
+    return Answer(stop=stop or StopConditions(), eos_ids=(EOS,), tokenizer=Bytes())
 
 
 def tokens(*parts: str | int) -> list[SampledToken]:
@@ -145,12 +140,11 @@ def test_a_stop_string_may_be_completed_by_the_end_itself() -> None:
     assert (one.finish, one.stop_match) == (FinishReason.STOP, "\ufffd")
 
 
-def test_the_context_ends_an_answer_as_its_own_limit_does() -> None:
-    by_context, by_request = answer(max_tokens=2), answer(StopConditions(max_tokens=2))
+def test_an_answer_has_as_many_tokens_as_it_may_have() -> None:
+    one = answer(StopConditions(max_tokens=2))
 
-    for one in (by_context, by_request):
-        assert text_of(push_all(one, tokens("abc"))) == "ab"
-        assert one.finish is FinishReason.LENGTH
+    assert text_of(push_all(one, tokens("abc"))) == "ab"
+    assert one.finish is FinishReason.LENGTH
 
 
 @pytest.mark.parametrize("last", [EOS, ord("!")])
@@ -225,7 +219,7 @@ def test_logprobs_travel_with_their_tokens() -> None:
 
 
 def test_without_a_tokenizer_ids_are_delivered_and_text_is_not() -> None:
-    one = Answer(StopConditions(), eos_ids=(EOS,), max_tokens=9, tokenizer=None)
+    one = Answer(stop=StopConditions(), eos_ids=(EOS,), tokenizer=None)
 
     deltas = push_all(one, tokens("hi", EOS))
 
@@ -236,4 +230,4 @@ def test_without_a_tokenizer_ids_are_delivered_and_text_is_not() -> None:
 
 def test_stop_strings_without_a_tokenizer_are_refused() -> None:
     with pytest.raises(InvalidRequest, match="stop strings need text"):
-        Answer(StopConditions(stop_strings=("END",)), eos_ids=(EOS,), max_tokens=9, tokenizer=None)
+        Answer(stop=StopConditions(stop_strings=("END",)), eos_ids=(EOS,), tokenizer=None)
