@@ -19,7 +19,7 @@ from router.server import MembershipFace, Sessions
 from segue.config import read_file, section
 from segue.model.source import resolve_model
 from segue.telemetry import MetricsEndpoint, setup_logging
-from segue.wire.server import RunningServer, serving
+from segue.wire.server import RunningServer, Services, serving
 from segue.wire.session_pb2_grpc import add_SessionsServicer_to_server
 from segue.wire.worker_pb2_grpc import add_MembershipServicer_to_server
 
@@ -45,21 +45,21 @@ async def running(config: RouterConfig, model: str) -> AsyncIterator[RunningRout
     folder = await asyncio.to_thread(resolve_model, model, with_weights=False)
     metrics = RouterMetrics()
     router = Router(config, PromptBuilder.from_folder(folder), metrics, model_name=model)
-    sessions = Sessions(router)
-    services = [
-        (
-            "segue.v1.Sessions",
-            lambda server: add_SessionsServicer_to_server(sessions, server),
-        ),
-        (
-            "segue.v1.Membership",
-            lambda server: add_MembershipServicer_to_server(MembershipFace(router), server),
-        ),
-    ]
     endpoint = MetricsEndpoint(metrics.registry, config.host, config.metrics_port)
+
+    def services_at(address: str) -> Services:
+        sessions = Sessions(router, address=address, metrics_address=endpoint.address)
+        membership = MembershipFace(router)
+        return [
+            ("segue.v1.Sessions", lambda server: add_SessionsServicer_to_server(sessions, server)),
+            (
+                "segue.v1.Membership",
+                lambda server: add_MembershipServicer_to_server(membership, server),
+            ),
+        ]
+
     try:
-        async with serving(config.host, config.port, services) as server:
-            sessions.address, sessions.metrics_address = server.address, endpoint.address
+        async with serving(config.host, config.port, services_at) as server:
             watch = asyncio.ensure_future(_watch(router, server))
             logger.info("router at %s, metrics at %s", server.address, endpoint.address)
             try:

@@ -24,10 +24,10 @@ Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class Sessions(SessionsServicer):
-    def __init__(self, router: Router) -> None:
+    def __init__(self, router: Router, *, address: str, metrics_address: str) -> None:
         self._router = router
-        self.address = ""
-        self.metrics_address = ""
+        self._address = address
+        self._metrics_address = metrics_address
 
     async def Generate(
         self, request: pb.GenerateRequest, context: Context
@@ -46,7 +46,7 @@ class Sessions(SessionsServicer):
         return pb.CancelReply(was_running=self._router.cancel(TurnId(request.turn_id)))
 
     async def GetStatus(self, request: pb.GetStatusRequest, context: Context) -> pb.ClusterStatus:
-        return cluster_to_wire(await self._router.status(self.address, self.metrics_address))
+        return cluster_to_wire(await self._router.status(self._address, self._metrics_address))
 
 
 class MembershipFace(MembershipServicer):

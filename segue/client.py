@@ -19,6 +19,7 @@ from segue.types import (
     ChatInput,
     ClusterStatus,
     Message,
+    SampledToken,
     SamplingParams,
     SessionId,
     StopConditions,
@@ -63,6 +64,8 @@ class Answer:
     turn_id: TurnId
     text: str
     token_ids: tuple[int, ...]
+    logprobs: tuple[SampledToken, ...]
+    """One per token, where asked for."""
     end: TurnEnd
 
 
@@ -149,6 +152,7 @@ class Client:
         turn_id = turn_id or uuid.uuid4().hex
         text: list[str] = []
         token_ids: list[int] = []
+        logprobs: list[SampledToken] = []
         end: TurnEnd | None = None
         async for event in self.stream(
             turn_input,
@@ -162,11 +166,16 @@ class Client:
                 case TokenDelta():
                     text.append(event.text)
                     token_ids.extend(event.token_ids)
+                    logprobs.extend(event.logprobs)
                 case TurnEnd():
                     end = event
         assert end is not None, "a stream without an error ends with a TurnEnd"
         return Answer(
-            turn_id=TurnId(turn_id), text="".join(text), token_ids=tuple(token_ids), end=end
+            turn_id=TurnId(turn_id),
+            text="".join(text),
+            token_ids=tuple(token_ids),
+            logprobs=tuple(logprobs),
+            end=end,
         )
 
     async def cancel(self, turn_id: str) -> bool:

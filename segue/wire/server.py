@@ -23,7 +23,8 @@ MESSAGE_LIMITS = [
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
 ]
 
-AddService = Callable[[grpc.aio.Server], None]
+Services = Sequence[tuple[str, Callable[[grpc.aio.Server], None]]]
+"""Full names, as in the .proto, and what adds each to a server."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,17 +46,20 @@ class RunningServer:
 
 @contextlib.asynccontextmanager
 async def serving(
-    host: str, port: int, services: Sequence[tuple[str, AddService]], *, grace_s: float = 1.0
+    host: str, port: int, services_at: Callable[[str], Services], *, grace_s: float = 1.0
 ) -> AsyncIterator[RunningServer]:
-    """Serves `services` (full name and adder) on `host:port`; port 0 lets the OS choose.
+    """Serves what `services_at(address)` returns on `host:port`; port 0 lets the OS choose.
 
-    Health starts as NOT_SERVING. Raises InvalidConfig when the port is taken.
+    The services are made when the address is known, since some tell it to others. Health starts as
+    NOT_SERVING. Raises InvalidConfig when the port is taken.
     """
     server = grpc.aio.server(
         interceptors=[ErrorInterceptor()],
         # Two servers on one port would each get half of the calls; a taken port must be an error.
         options=[*MESSAGE_LIMITS, ("grpc.so_reuseport", 0)],
     )
+    address = f"{host}:{_bind(server, host, port)}"
+    services = services_at(address)
     for _, add in services:
         add(server)
     health = health_aio.HealthServicer()
@@ -69,8 +73,7 @@ async def serving(
         ),
         server,
     )
-    bound_port = _bind(server, host, port)
-    running = RunningServer(server, health, f"{host}:{bound_port}", names)
+    running = RunningServer(server, health, address, names)
     await running.set_serving(False)
     await server.start()
     try:

@@ -1,0 +1,90 @@
+"""Starts a decode worker: `python -m decode_worker --id ID --model MODEL --router HOST:PORT`."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
+
+from decode_worker.config import DecodeConfig
+from decode_worker.metrics import DecodeMetrics
+from decode_worker.worker import DecodeWorker
+from kv_transfer.config import TransferConfig
+from kv_transfer.endpoint import open_endpoint
+from segue.config import section
+from segue.engine.config import EngineConfig
+from segue.engine.load import load_runner
+from segue.text.tokenizer import Tokenizer
+from segue.types import Role
+from segue.worker_process import (
+    Identity,
+    Presence,
+    RunningWorker,
+    WorkerOptions,
+    run_worker,
+    serving_worker,
+)
+
+
+@contextlib.asynccontextmanager
+async def running(
+    options: WorkerOptions,
+    *,
+    engine: EngineConfig,
+    decode: DecodeConfig,
+    transfer: TransferConfig,
+) -> AsyncIterator[RunningWorker]:
+    """A worker that serves until the block ends. Raises InvalidCheckpoint and InvalidConfig."""
+    identity = Identity.take(options.worker_id, Role.DECODE)
+    loaded = await asyncio.to_thread(load_runner, options.model, engine)
+    tokenizer = Tokenizer.from_folder(loaded.folder)
+    metrics = DecodeMetrics()
+    with open_endpoint(
+        transfer,
+        loaded.runner.tensors,
+        worker_id=identity.worker_id,
+        epoch=identity.epoch,
+        host=options.host,
+    ) as endpoint:
+
+        def worker_as(presence: Presence) -> DecodeWorker:
+            return DecodeWorker(
+                presence=presence,
+                runner=loaded.runner,
+                tokenizer=tokenizer,
+                memory_map=endpoint.memory_map,
+                config=decode,
+                metrics=metrics,
+                num_pages=loaded.sizes.num_pages,
+                num_slots=loaded.sizes.num_slots,
+                verify_checksums=transfer.verify_checksums,
+            )
+
+        async with serving_worker(
+            identity,
+            metrics.registry,
+            worker_as,
+            host=options.host,
+            router_address=options.router_address,
+        ) as worker:
+            yield worker
+
+
+def _from_sections(
+    options: WorkerOptions, sections: Mapping[str, Any]
+) -> contextlib.AbstractAsyncContextManager[RunningWorker]:
+    return running(
+        options,
+        engine=section(sections, "engine", EngineConfig),
+        decode=section(sections, "decode", DecodeConfig),
+        transfer=section(sections, "transfer", TransferConfig),
+    )
+
+
+def main() -> None:
+    run_worker(Role.DECODE, _from_sections)
+
+
+if __name__ == "__main__":
+    main()

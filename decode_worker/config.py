@@ -1,0 +1,25 @@
+"""What can be set about decode workers: section `[decode]`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecodeConfig:
+    max_batch: int = 64
+    """Sequences of one step; more take turns."""
+    max_waiting: int = 256
+    """Turns that may wait for memory."""
+    attach_s: float = 10.0
+    """How soon after its reservation somebody must listen to a turn; else it is given up."""
+    ticket_lifetime_s: float = 600.0
+    """For turns without a deadline: how long prefill may take."""
+
+    def __post_init__(self) -> None:
+        for name in ("max_batch", "max_waiting"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be >= 1, got {getattr(self, name)}")
+        for name in ("attach_s", "ticket_lifetime_s"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} must be > 0, got {getattr(self, name)}")

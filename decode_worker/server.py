@@ -1,0 +1,86 @@
+"""A decode worker's gRPC face: translate in, call, translate out."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncGenerator, AsyncIterator
+from typing import Any, Protocol
+
+import grpc
+
+from kv_transfer.reader import HandoffReader
+from kv_transfer.server import OnCommit, ReaderServicer
+from kv_transfer.ticket import PeerIdentity, Ticket
+from kv_transfer.wire import ticket_to_wire
+from segue.telemetry import about_turn
+from segue.types import Epoch, TokenDelta, TurnId, TurnResult, TurnSpec, WorkerId, WorkerStatus
+from segue.wire import worker_pb2 as pb
+from segue.wire.convert import delta_to_wire
+from segue.wire.convert_worker import result_to_wire, turn_from_wire, worker_to_wire
+from segue.wire.server import Services
+from segue.wire.transfer_pb2_grpc import add_HandoffReaderServicer_to_server
+from segue.wire.worker_pb2_grpc import DecodeWorkerServicer, add_DecodeWorkerServicer_to_server
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class Decoder(Protocol):
+    """What is served: a `DecodeWorker`."""
+
+    model_id: str
+
+    async def reserve(
+        self, turn: TurnSpec, writer: PeerIdentity, *, deadline_s: float | None
+    ) -> Ticket: ...
+    def decode(self, turn_id: TurnId) -> AsyncGenerator[TokenDelta | TurnResult, None]: ...
+    async def release(self, turn_id: TurnId) -> bool: ...
+    def status(self) -> WorkerStatus: ...
+
+
+class DecodeFace(DecodeWorkerServicer):
+    def __init__(self, worker: Decoder) -> None:
+        self._worker = worker
+
+    async def Reserve(self, request: pb.ReserveRequest, context: Context) -> pb.ReserveReply:
+        turn = turn_from_wire(request.turn)
+        writer = PeerIdentity(
+            worker_id=WorkerId(request.writer_id),
+            epoch=Epoch(request.writer_epoch),
+            address=request.writer_address,
+        )
+        with about_turn(turn.turn_id):
+            ticket = await self._worker.reserve(turn, writer, deadline_s=context.time_remaining())
+        return pb.ReserveReply(ticket=ticket_to_wire(ticket))
+
+    async def Decode(
+        self, request: pb.DecodeRequest, context: Context
+    ) -> AsyncIterator[pb.DecodeEvent]:
+        async with contextlib.aclosing(self._worker.decode(TurnId(request.turn_id))) as events:
+            async for event in events:
+                if isinstance(event, TokenDelta):
+                    yield pb.DecodeEvent(delta=delta_to_wire(event))
+                else:
+                    yield pb.DecodeEvent(end=result_to_wire(event))
+
+    async def Release(self, request: pb.ReleaseRequest, context: Context) -> pb.ReleaseReply:
+        was_here = await self._worker.release(TurnId(request.turn_id))
+        return pb.ReleaseReply(was_here=was_here)
+
+    async def Status(self, request: pb.StatusRequest, context: Context) -> pb.StatusReply:
+        status = worker_to_wire(self._worker.status())
+        return pb.StatusReply(status=status, model_id=self._worker.model_id)
+
+
+def services(worker: Decoder, reader: HandoffReader, on_commit: OnCommit) -> Services:
+    """What a decode worker serves: the router's calls, and the handoffs of writers."""
+    face, handoffs = DecodeFace(worker), ReaderServicer(reader, on_commit)
+    return [
+        (
+            "segue.v1.DecodeWorker",
+            lambda server: add_DecodeWorkerServicer_to_server(face, server),
+        ),
+        (
+            "segue.v1.HandoffReader",
+            lambda server: add_HandoffReaderServicer_to_server(handoffs, server),
+        ),
+    ]

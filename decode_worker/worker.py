@@ -1,0 +1,293 @@
+"""A decode worker: reserves memory, takes committed prompts, streams their answers.
+
+One event loop owns everything here; the engine thread owns the sequences that are being answered.
+
+    reserve ─▶ Expected ─ commit ─▶ Answering ─ Left ─▶ over: memory given back
+                  └──── release, lost handoff, nobody listens ────▶ over
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass, field
+
+from segue.engine.answer import Answer
+
+from decode_worker.config import DecodeConfig
+from decode_worker.engine import Admit, Command, DecodeEngine, DecodeSequence, Drop, Event, Said
+from decode_worker.metrics import DecodeMetrics
+from decode_worker.server import services
+from kv_transfer.fencer import Fencer
+from kv_transfer.layout import MemoryMap
+from kv_transfer.peers import Peers
+from kv_transfer.reader import HandoffReader, ReaderHooks
+from kv_transfer.ticket import CommittedHandoff, PeerIdentity, Ticket
+from segue.cache.accountant import UnitState, page_accountant, slot_accountant
+from segue.cache.room import WaitingRoom
+from segue.engine.loop import EngineLoop
+from segue.engine.runner import ModelRunner
+from segue.engine.sampler import SequenceSampler
+from segue.errors import (
+    Cancelled,
+    InvalidRequest,
+    NotFound,
+    SegueError,
+    TransferFailed,
+    Unavailable,
+)
+from segue.telemetry import Clock
+from segue.text.tokenizer import Tokenizer
+from segue.types import (
+    SampledToken,
+    ShipReport,
+    TokenDelta,
+    TurnId,
+    TurnResult,
+    TurnSpec,
+    WorkerHealth,
+    WorkerLoad,
+    WorkerStatus,
+)
+from segue.wire.server import Services
+from segue.worker_process import Presence, leave_process
+
+logger = logging.getLogger(__name__)
+
+_FENCE_TIMEOUT_S = 5.0
+
+
+@dataclass(slots=True)
+class _Turn:
+    """A turn that is here. `committed` says whether the engine has it."""
+
+    spec: TurnSpec
+    events: asyncio.Queue[TokenDelta | TurnResult | SegueError] = field(
+        default_factory=asyncio.Queue
+    )
+    committed: CommittedHandoff | None = None
+    listener: asyncio.TimerHandle | None = None
+    """Gives the turn up unless somebody listens in time."""
+    over: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+class DecodeWorker:
+    def __init__(
+        self,
+        *,
+        presence: Presence,
+        runner: ModelRunner,
+        tokenizer: Tokenizer,
+        memory_map: MemoryMap,
+        config: DecodeConfig,
+        metrics: DecodeMetrics,
+        num_pages: int,
+        num_slots: int,
+        verify_checksums: bool,
+        clock: Clock = time.monotonic,
+    ) -> None:
+        self.presence = presence
+        self.name = presence.identity.worker_id
+        self.model_id = runner.layout.model_id
+        self._model = runner.config
+        self._tokenizer = tokenizer
+        self._config = config
+        self._metrics = metrics
+        self._clock = clock
+        self._pages = page_accountant(num_pages)
+        self._slots = slot_accountant(num_slots)
+        self._room = WaitingRoom(config.max_waiting)
+        self._turns: dict[TurnId, _Turn] = {}
+        self._is_draining = False
+        self._peers = Peers(memory_map)
+        self._reader = HandoffReader(
+            pages=self._pages,
+            slots=self._slots,
+            memory_map=memory_map,
+            address=presence.address,
+            verify_checksums=verify_checksums,
+            hooks=ReaderHooks(
+                lost=self._handoff_lost,
+                freed=self._room.wake,
+                stepped=lambda _, entered: metrics.handoff_entered(entered),
+            ),
+            clock=clock,
+        )
+        fencer = Fencer(
+            self._reader, lambda fence: self._peers.fence(fence, timeout_s=_FENCE_TIMEOUT_S)
+        )
+        self._fencing = asyncio.ensure_future(fencer.run())
+        engine = DecodeEngine(
+            runner, metrics, self._publish, max_batch=config.max_batch, clock=clock
+        )
+        self._engine: EngineLoop[Command] = EngineLoop("decode-engine", engine.step, leave_process)
+
+    def services(self) -> Services:
+        return services(self, self._reader, self._on_commit)
+
+    async def reserve(
+        self, turn: TurnSpec, writer: PeerIdentity, *, deadline_s: float | None
+    ) -> Ticket:
+        """Waits for room and sets it aside. Raises Overloaded, InvalidRequest, Unavailable."""
+        if self._is_draining:
+            raise Unavailable(f"{self.name} is draining; place the turn elsewhere")
+        if turn.turn_id in self._turns:
+            raise InvalidRequest(f"turn {turn.turn_id} is here already; release it first")
+        started_at = self._clock()
+        ticket = await self._room.take(
+            lambda: self._reader.reserve(
+                turn.turn_id,
+                num_prompt_tokens=len(turn.prompt),
+                extra_tokens=turn.stop.max_tokens,
+                writer=writer,
+                lifetime_s=deadline_s or self._config.ticket_lifetime_s,
+            )
+        )
+        self._metrics.reserved(self._clock() - started_at)
+        entry = _Turn(turn)
+        entry.listener = asyncio.get_running_loop().call_later(
+            self._config.attach_s, self._end, turn.turn_id, "nobody listened"
+        )
+        self._turns[turn.turn_id] = entry
+        return ticket
+
+    async def decode(self, turn_id: TurnId) -> AsyncGenerator[TokenDelta | TurnResult, None]:
+        """The turn's tokens from its commit on, and last its result.
+
+        Raises TransferFailed when the handoff is lost. Ending early gives the turn up.
+        """
+        turn = self._turns.get(turn_id)
+        if turn is None:
+            raise NotFound(f"turn {turn_id} is not (or no longer) on {self.name}; reserve it first")
+        if turn.listener is None:
+            raise InvalidRequest(f"somebody listens to turn {turn_id} already")
+        turn.listener.cancel()
+        turn.listener = None
+        try:
+            while True:
+                event = await turn.events.get()
+                if isinstance(event, SegueError):
+                    raise event
+                yield event
+                if isinstance(event, TurnResult):
+                    return
+        finally:
+            self._end(turn_id, "its listener left")
+
+    async def release(self, turn_id: TurnId) -> bool:
+        """Stops a turn. Returns when its memory is free, or in quarantine."""
+        turn = self._turns.get(turn_id)
+        if turn is None:
+            return False
+        turn.events.put_nowait(Cancelled(f"turn {turn_id} was released"))
+        self._end(turn_id, "released")
+        await turn.over.wait()
+        return True
+
+    def _on_commit(
+        self, committed: CommittedHandoff, first_token: SampledToken, report: ShipReport
+    ) -> None:
+        turn = self._turns.get(committed.turn_id)
+        if turn is None:
+            # Given up while its bytes were being verified.
+            self._give_back(committed)
+            return
+        turn.committed = committed
+        spec = turn.spec
+        sequence = DecodeSequence(
+            turn=spec,
+            pages=committed.pages,
+            slot=committed.slot,
+            first_token=first_token,
+            report=report,
+            answer=Answer(
+                eos_ids=self._model.eos_token_ids, stop=spec.stop, tokenizer=self._tokenizer
+            ),
+            sampler=SequenceSampler(
+                spec.sampling, vocab_size=self._model.vocab_size, prompt_ids=spec.prompt
+            ),
+            num_cached=len(spec.prompt),
+        )
+        self._engine.submit(Admit(sequence))
+
+    def _publish(self, events: Sequence[Event]) -> None:
+        """On the engine thread."""
+        self._engine.publish(lambda: self._deliver(events))
+
+    def _deliver(self, events: Sequence[Event]) -> None:
+        for event in events:
+            turn = self._turns[event.turn_id]
+            if isinstance(event, Said):
+                turn.events.put_nowait(event.delta)
+                continue
+            if event.result is not None:
+                turn.events.put_nowait(event.result)
+            assert turn.committed is not None, "the engine has committed turns only"
+            self._give_back(turn.committed)
+            self._forget(event.turn_id)
+
+    def _end(self, turn_id: TurnId, reason: str) -> None:
+        """Lets go of a turn wherever it is. Memory follows when the engine or the writer has."""
+        turn = self._turns.get(turn_id)
+        if turn is None:
+            return
+        if turn.committed is not None:
+            self._engine.submit(Drop(turn_id))
+            return
+        self._forget(turn_id)
+        self._reader.give_up(turn_id, reason)
+
+    def _handoff_lost(self, turn_id: TurnId, reason: str) -> None:
+        turn = self._turns.get(turn_id)
+        if turn is not None:
+            turn.events.put_nowait(TransferFailed(f"turn {turn_id} did not arrive: {reason}"))
+            self._forget(turn_id)
+
+    def _forget(self, turn_id: TurnId) -> None:
+        turn = self._turns.pop(turn_id)
+        if turn.listener is not None:
+            turn.listener.cancel()
+        turn.over.set()
+
+    def _give_back(self, committed: CommittedHandoff) -> None:
+        self._pages.give_back(committed.pages, UnitState.WORKING)
+        self._slots.give_back([committed.slot], UnitState.WORKING)
+        self._room.wake()
+
+    def status(self) -> WorkerStatus:
+        load = WorkerLoad(
+            pages=self._pages.counts(),
+            slots=self._slots.counts(),
+            running_turns=len(self._turns),
+            waiting_turns=len(self._room),
+            waiting_tokens=0,
+            tokens_per_s=self._metrics.rate.per_second(),
+        )
+        self._metrics.set_load(load)
+        return self.presence.status(load)
+
+    def members_changed(self, workers: Sequence[WorkerStatus]) -> None:
+        """A writer that came back in a later life has stopped writing in its earlier one."""
+        self._reader.members_changed(
+            {w.worker_id: w.epoch for w in workers if w.health is not WorkerHealth.LOST}
+        )
+
+    async def drain(self) -> None:
+        """Takes nothing more; returns when the turns that are here have ended."""
+        self._is_draining = True
+        for turn in list(self._turns.values()):
+            await turn.over.wait()
+
+    async def close(self) -> None:
+        for turn_id in list(self._turns):
+            await self.release(turn_id)
+        self._fencing.cancel()
+        await asyncio.gather(self._fencing, return_exceptions=True)
+        await self._engine.close()
+        await self._peers.close()
+
+    def check_invariants(self) -> None:
+        self._pages.check_invariants()
+        self._slots.check_invariants()

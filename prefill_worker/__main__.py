@@ -1,0 +1,94 @@
+"""Starts a prefill worker: `python -m prefill_worker --id ID --model MODEL --router HOST:PORT`."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
+
+from kv_transfer.config import TransferConfig
+from kv_transfer.endpoint import open_endpoint
+from kv_transfer.peers import Peers
+from kv_transfer.writer import HandoffWriter
+from prefill_worker.config import PrefillConfig
+from prefill_worker.metrics import PrefillMetrics
+from prefill_worker.worker import PrefillWorker
+from segue.config import section
+from segue.engine.config import EngineConfig
+from segue.engine.load import load_runner
+from segue.types import Role
+from segue.worker_process import (
+    Identity,
+    Presence,
+    RunningWorker,
+    WorkerOptions,
+    run_worker,
+    serving_worker,
+)
+
+
+@contextlib.asynccontextmanager
+async def running(
+    options: WorkerOptions,
+    *,
+    engine: EngineConfig,
+    prefill: PrefillConfig,
+    transfer: TransferConfig,
+) -> AsyncIterator[RunningWorker]:
+    """A worker that serves until the block ends. Raises InvalidCheckpoint and InvalidConfig."""
+    identity = Identity.take(options.worker_id, Role.PREFILL)
+    loaded = await asyncio.to_thread(load_runner, options.model, engine)
+    metrics = PrefillMetrics()
+    with open_endpoint(
+        transfer,
+        loaded.runner.tensors,
+        worker_id=identity.worker_id,
+        epoch=identity.epoch,
+        host=options.host,
+    ) as endpoint:
+
+        def worker_as(presence: Presence) -> PrefillWorker:
+            writer = HandoffWriter(
+                endpoint.transport,
+                endpoint.memory_map,
+                verify_checksums=transfer.verify_checksums,
+            )
+            return PrefillWorker(
+                presence=presence,
+                runner=loaded.runner,
+                writer=writer,
+                peers=Peers(endpoint.memory_map),
+                config=prefill,
+                metrics=metrics,
+                num_pages=loaded.sizes.num_pages,
+                num_slots=loaded.sizes.num_slots,
+            )
+
+        async with serving_worker(
+            identity,
+            metrics.registry,
+            worker_as,
+            host=options.host,
+            router_address=options.router_address,
+        ) as worker:
+            yield worker
+
+
+def _from_sections(
+    options: WorkerOptions, sections: Mapping[str, Any]
+) -> contextlib.AbstractAsyncContextManager[RunningWorker]:
+    return running(
+        options,
+        engine=section(sections, "engine", EngineConfig),
+        prefill=section(sections, "prefill", PrefillConfig),
+        transfer=section(sections, "transfer", TransferConfig),
+    )
+
+
+def main() -> None:
+    run_worker(Role.PREFILL, _from_sections)
+
+
+if __name__ == "__main__":
+    main()

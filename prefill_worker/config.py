@@ -1,0 +1,19 @@
+"""What can be set about prefill workers: section `[prefill]`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrefillConfig:
+    chunk_tokens: int = 512
+    """Tokens of one forward pass, over all turns in it. Larger chunks compute faster per token,
+    smaller ones ship earlier and let a cancelled turn go sooner."""
+    max_waiting: int = 256
+    """Turns that may wait for memory."""
+
+    def __post_init__(self) -> None:
+        for name in ("chunk_tokens", "max_waiting"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be >= 1, got {getattr(self, name)}")

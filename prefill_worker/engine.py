@@ -1,0 +1,165 @@
+"""The engine thread of a prefill worker: receive, schedule, forward (and ship), sample, publish.
+
+The thread owns the sequences from `Start` until their `done` is called, which happens exactly once:
+until then their pages and slot are in use.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from kv_transfer.outgoing import Outgoing
+from prefill_worker.metrics import PrefillMetrics
+from prefill_worker.scheduler import Chunk, Progress, complete_pages, plan_chunks
+from segue.engine.batch import SequenceChunk
+from segue.engine.runner import ModelRunner
+from segue.engine.sampler import SamplerRow, SequenceSampler, sample
+from segue.telemetry import Clock
+from segue.types import PageId, SampledToken, SlotId, TurnId, TurnSpec
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Computed:
+    """A prompt's pages and state are written, and its first token is drawn."""
+
+    first_token: SampledToken
+    started_at: float
+    ended_at: float
+
+
+@dataclass(slots=True, kw_only=True)
+class PrefillSequence:
+    """One prompt on its way through the model."""
+
+    turn: TurnSpec
+    pages: Sequence[PageId]
+    slot: SlotId
+    outgoing: Outgoing
+    done: Callable[[Computed | None], None]
+    """Called on the engine thread; None when the sequence was dropped."""
+    num_computed: int = 0
+    started_at: float = field(default=0.0)
+
+    @property
+    def progress(self) -> Progress:
+        return Progress(self.num_computed, len(self.turn.prompt))
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    sequence: PrefillSequence
+
+
+@dataclass(frozen=True, slots=True)
+class Drop:
+    turn_id: TurnId
+
+
+Command = Start | Drop
+
+
+class PrefillEngine:
+    def __init__(
+        self,
+        runner: ModelRunner,
+        metrics: PrefillMetrics,
+        *,
+        chunk_tokens: int,
+        clock: Clock = time.monotonic,
+    ) -> None:
+        self._runner = runner
+        self._metrics = metrics
+        self._chunk_tokens = chunk_tokens
+        self._clock = clock
+        self._waiting: list[PrefillSequence] = []
+
+    def step(self, commands: Sequence[Command]) -> bool:
+        """One pass over one batch of chunks. Returns whether there is more to do."""
+        self._receive(commands)
+        chunks = self._schedule()
+        if chunks:
+            self._compute(chunks)
+        return bool(self._waiting)
+
+    def _receive(self, commands: Sequence[Command]) -> None:
+        for command in commands:
+            match command:
+                case Start(sequence):
+                    self._waiting.append(sequence)
+                case Drop(turn_id):
+                    self._drop([s for s in self._waiting if s.turn.turn_id == turn_id])
+
+    def _schedule(self) -> list[Chunk]:
+        # A handoff that failed or was fenced makes computing its prompt vain.
+        self._drop([s for s in self._waiting if not s.outgoing.is_open])
+        return plan_chunks([s.progress for s in self._waiting], self._chunk_tokens)
+
+    def _compute(self, chunks: Sequence[Chunk]) -> None:
+        started_at = self._clock()
+        batch = [(self._waiting[chunk.index], chunk) for chunk in chunks]
+        for sequence, chunk in batch:
+            if chunk.start == 0:
+                sequence.started_at = started_at
+
+        def ship(layer: int) -> None:
+            for sequence, chunk in batch:
+                is_last = chunk.end == len(sequence.turn.prompt)
+                pages = complete_pages(
+                    chunk.start,
+                    chunk.end,
+                    is_last=is_last,
+                    page_tokens=self._runner.layout.page_tokens,
+                )
+                sequence.outgoing.layer_ready(layer, pages=pages, with_slot=is_last)
+
+        logits_NV = self._runner.forward(
+            [_to_forward(sequence, chunk) for sequence, chunk in batch], on_layer=ship
+        )
+        ended = []
+        for row, (sequence, chunk) in enumerate(batch):
+            sequence.num_computed = chunk.end
+            if chunk.end == len(sequence.turn.prompt):
+                ended.append((row, sequence))
+        self._metrics.computed(
+            num_tokens=sum(chunk.end - chunk.start for chunk in chunks),
+            num_sequences=len(batch),
+            seconds=self._clock() - started_at,
+        )
+        if ended:
+            sequences = [sequence for _, sequence in ended]
+            logits_EV = logits_NV[[row for row, _ in ended]]
+            self._publish(sequences, sample(logits_EV, [self._row(s) for s in sequences]))
+
+    def _row(self, sequence: PrefillSequence) -> SamplerRow:
+        turn = sequence.turn
+        sampler = SequenceSampler(
+            turn.sampling, vocab_size=self._runner.config.vocab_size, prompt_ids=turn.prompt
+        )
+        return SamplerRow(sampler, position=len(turn.prompt))
+
+    def _publish(
+        self, sequences: Sequence[PrefillSequence], tokens: Sequence[SampledToken]
+    ) -> None:
+        ended_at = self._clock()
+        for sequence, token in zip(sequences, tokens, strict=True):
+            self._waiting.remove(sequence)
+            sequence.done(
+                Computed(first_token=token, started_at=sequence.started_at, ended_at=ended_at)
+            )
+
+    def _drop(self, sequences: Sequence[PrefillSequence]) -> None:
+        for sequence in sequences:
+            self._waiting.remove(sequence)
+            sequence.done(None)
+
+
+def _to_forward(sequence: PrefillSequence, chunk: Chunk) -> SequenceChunk:
+    return SequenceChunk(
+        token_ids=sequence.turn.prompt[chunk.start : chunk.end],
+        start=chunk.start,
+        page_ids=sequence.pages,
+        slot_in=sequence.slot if chunk.start else None,
+        slot_out=sequence.slot,
+    )

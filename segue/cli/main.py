@@ -1,0 +1,237 @@
+"""The command line: `segue serve`, `segue chat`, `segue generate`, `segue status`."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from segue.cli import show
+from segue.cli.input import SamplingOptions, parse_token_ids, read_messages
+from segue.client import (
+    DEFAULT_TARGET,
+    Client,
+    Session,
+    TextInput,
+    TokenDelta,
+    TokenInput,
+    TurnEnd,
+)
+from segue.errors import InvalidRequest, SegueError
+from segue.types import TurnInput
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Segue: disaggregated prefill and decode for hybrid models, built around sessions.",
+)
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+
+Target = Annotated[str, typer.Option(help="The router, as host:port.")]
+Temperature = Annotated[float, typer.Option(help="0 is greedy.")]
+MaxTokens = Annotated[int, typer.Option(help="Longest answer.")]
+Seed = Annotated[int | None, typer.Option(help="Same seed, same turn: same tokens.")]
+SessionName = Annotated[str | None, typer.Option("--session", help="Name of the session.")]
+
+
+def main() -> None:
+    """Runs the command; an error of Segue's is one line on stderr and exit status 1."""
+    try:
+        app()
+    except SegueError as error:
+        err.print(f"[bold red]error[/] {type(error).__name__}: {error}", soft_wrap=True)
+        sys.exit(1)
+
+
+def _run(work: Coroutine[Any, Any, None]) -> None:
+    try:
+        asyncio.run(work)
+    except KeyboardInterrupt:
+        # The turn was cancelled with the connection; that is what was wanted.
+        sys.exit(130)
+
+
+@app.command()
+def serve(
+    model: Annotated[str | None, typer.Argument(help="Folder or hub id; default: demo.")] = None,
+    prefill: Annotated[int | None, typer.Option(help="Prefill workers.")] = None,
+    decode: Annotated[int | None, typer.Option(help="Decode workers.")] = None,
+    host: Annotated[str | None, typer.Option(help="Address of the router.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port of the router; 0: any.")] = None,
+    config: Annotated[Path | None, typer.Option(help="TOML file.")] = None,
+    ray_address: Annotated[str | None, typer.Option(help="An existing Ray cluster.")] = None,
+    print_config: Annotated[
+        bool, typer.Option("--print-config", help="Show what would be in force, and stop.")
+    ] = False,
+) -> None:
+    """Start a cluster and serve until SIGTERM or Ctrl-C; running turns are finished first."""
+    # Ray and its friends take a second to import, which no other command should pay.
+    from segue.launch.serve import configure, serve_until_signal
+
+    settings = configure(
+        config,
+        cluster={
+            "model": model,
+            "prefill": prefill,
+            "decode": decode,
+            "ray_address": ray_address,
+        },
+        router={"host": host, "port": port},
+    )
+    if print_config:
+        typer.echo(settings.to_toml(), nl=False)
+        return
+    serve_until_signal(settings, err, out)
+
+
+@app.command()
+def chat(
+    prompt: Annotated[str | None, typer.Argument(help="One turn; without it, many.")] = None,
+    target: Target = DEFAULT_TARGET,
+    session: SessionName = None,
+    system: Annotated[str, typer.Option(help="System message.")] = "",
+    tools: Annotated[Path | None, typer.Option(help="JSON file: a list of tools.")] = None,
+    max_tokens: MaxTokens = 256,
+    temperature: Temperature = 0.0,
+    seed: Seed = None,
+) -> None:
+    """Talk to the model, with the timings under each answer."""
+    from segue.cli.input import read_tools
+
+    options = SamplingOptions(temperature=temperature, max_tokens=max_tokens, seed=seed)
+
+    async def talk() -> None:
+        async with Client(target) as client:
+            conversation = client.session(
+                session, system=system, tools=read_tools(tools) if tools else ()
+            )
+            if prompt is not None:
+                await _say(conversation, prompt, options)
+                return
+            out.print("[dim]an empty line or Ctrl-D ends the conversation[/]")
+            while line := await asyncio.to_thread(_ask):
+                await _say(conversation, line, options)
+
+    _run(talk())
+
+
+def _ask() -> str:
+    try:
+        return out.input("[bold]you[/] ").strip()
+    except EOFError:
+        return ""
+
+
+async def _say(conversation: Session, text: str, options: SamplingOptions) -> None:
+    async for event in conversation.turn(text, sampling=options.sampling(), stop=options.stop()):
+        match event:
+            case TokenDelta():
+                out.out(event.text, end="", highlight=False)
+            case TurnEnd():
+                out.out("")
+                out.print(show.timings_line(event), style="dim")
+
+
+@app.command()
+def generate(
+    prompt: Annotated[str | None, typer.Option(help="Plain text, no chat template.")] = None,
+    messages: Annotated[
+        Path | None, typer.Option(help="JSON file of chat messages; - reads stdin.")
+    ] = None,
+    input_ids: Annotated[str | None, typer.Option(help="Token ids: 1,2,3.")] = None,
+    target: Target = DEFAULT_TARGET,
+    session: SessionName = None,
+    max_tokens: MaxTokens = 256,
+    temperature: Temperature = 0.0,
+    top_k: Annotated[int, typer.Option(help="0 keeps every token.")] = 0,
+    top_p: Annotated[float, typer.Option()] = 1.0,
+    min_p: Annotated[float, typer.Option()] = 0.0,
+    repetition_penalty: Annotated[float, typer.Option()] = 1.0,
+    presence_penalty: Annotated[float, typer.Option()] = 0.0,
+    frequency_penalty: Annotated[float, typer.Option()] = 0.0,
+    logprobs: Annotated[int | None, typer.Option(help="Alternatives to report.")] = None,
+    seed: Seed = None,
+    stop: Annotated[list[str] | None, typer.Option(help="Stop string; may repeat.")] = None,
+    stop_id: Annotated[list[int] | None, typer.Option(help="Stop token; may repeat.")] = None,
+    ignore_eos: Annotated[bool, typer.Option("--ignore-eos")] = False,
+    timeout: Annotated[float | None, typer.Option(help="Seconds for the turn.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """One turn; the text, or with --json everything about it."""
+    turn_input = _one_input(prompt, messages, input_ids)
+    options = SamplingOptions(
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        min_p=min_p,
+        repetition_penalty=repetition_penalty,
+        presence_penalty=presence_penalty,
+        frequency_penalty=frequency_penalty,
+        logprobs=logprobs,
+        seed=seed,
+        max_tokens=max_tokens,
+        stop_strings=tuple(stop or ()),
+        stop_token_ids=tuple(stop_id or ()),
+        ignore_eos=ignore_eos,
+    )
+
+    async def run() -> None:
+        async with Client(target) as client:
+            answer = await client.generate(
+                turn_input,
+                session_id=session or "",
+                sampling=options.sampling(),
+                stop=options.stop(),
+                timeout_s=timeout,
+            )
+        typer.echo(show.answer_json(answer) if as_json else answer.text)
+
+    _run(run())
+
+
+def _one_input(prompt: str | None, messages: Path | None, input_ids: str | None) -> TurnInput:
+    given = [
+        name
+        for name, value in (
+            ("--prompt", prompt),
+            ("--messages", messages),
+            ("--input-ids", input_ids),
+        )
+        if value is not None
+    ]
+    if len(given) != 1:
+        raise InvalidRequest(
+            f"give exactly one of --prompt, --messages and --input-ids, got {given or 'none'}"
+        )
+    if messages is not None:
+        return read_messages(messages)
+    if input_ids is not None:
+        return TokenInput(parse_token_ids(input_ids))
+    return TextInput(prompt or "")
+
+
+@app.command()
+def status(
+    target: Target = DEFAULT_TARGET,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Workers, health, memory. Exit status 0 only when turns can be served."""
+
+    async def look() -> bool:
+        async with Client(target) as client:
+            cluster = await client.status()
+        if as_json:
+            typer.echo(show.status_json(cluster))
+        else:
+            out.print(show.status_table(cluster))
+        return cluster.ready
+
+    if not asyncio.run(look()):
+        sys.exit(1)

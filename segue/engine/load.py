@@ -1,0 +1,56 @@
+"""From a model's name and `[engine]` to a runner with its memory."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from segue.engine.config import EngineConfig, PoolSizes, pool_sizes
+from segue.engine.runner import ModelRunner
+from segue.model.cache_layout import cache_layout
+from segue.model.config import ModelConfig, model_id
+from segue.model.source import resolve_model
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadedModel:
+    folder: Path
+    runner: ModelRunner
+    sizes: PoolSizes
+
+
+def load_runner(model: str, engine: EngineConfig) -> LoadedModel:
+    """Raises InvalidCheckpoint, and InvalidConfig when the memory does not suffice."""
+    if engine.num_threads:
+        torch.set_num_threads(engine.num_threads)
+    folder = resolve_model(model, with_weights=True)
+    config = ModelConfig.from_folder(folder)
+    layout = cache_layout(
+        config,
+        model_id=model_id(folder),
+        page_tokens=engine.page_tokens,
+        kv_dtype=config.dtype if engine.dtype == "auto" else engine.dtype,
+    )
+    sizes = pool_sizes(layout, engine, max_context=config.max_position_embeddings)
+    runner = ModelRunner.load(
+        folder,
+        dtype=engine.dtype,
+        device=engine.device,
+        page_tokens=engine.page_tokens,
+        num_pages=sizes.num_pages,
+        num_slots=sizes.num_slots,
+    )
+    logger.info(
+        "%d pages of %d tokens and %d slots, %.0f MiB: of [engine] cache_bytes, max_running and "
+        "the model's context",
+        sizes.num_pages,
+        engine.page_tokens,
+        sizes.num_slots,
+        (sizes.num_pages * layout.page_bytes + sizes.num_slots * layout.slot_bytes) / 2**20,
+    )
+    return LoadedModel(folder=folder, runner=runner, sizes=sizes)

@@ -1,0 +1,37 @@
+"""Waits until a router answers and knows all of its workers."""
+
+from __future__ import annotations
+
+import asyncio
+
+from segue.client import Client
+from segue.errors import SegueError, Unavailable
+from segue.telemetry import Clock
+
+_LOOK_EVERY_S = 0.1
+
+
+def wait_until_ready(target: str, *, num_workers: int, timeout_s: float, clock: Clock) -> None:
+    """Raises Unavailable, saying what is missing."""
+    asyncio.run(_wait(target, num_workers, clock() + timeout_s, clock))
+
+
+async def _wait(target: str, num_workers: int, deadline_at: float, clock: Clock) -> None:
+    async with Client(target) as client:
+        while True:
+            missing = await _missing(client, num_workers)
+            if not missing:
+                return
+            if clock() > deadline_at:
+                raise Unavailable(f"the cluster at {target} did not get ready: {missing}")
+            await asyncio.sleep(_LOOK_EVERY_S)
+
+
+async def _missing(client: Client, num_workers: int) -> str:
+    try:
+        status = await client.status()
+    except SegueError as error:
+        return str(error)
+    if status.ready and len(status.workers) >= num_workers:
+        return ""
+    return f"{len(status.workers)} of {num_workers} workers joined"

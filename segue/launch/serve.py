@@ -1,0 +1,56 @@
+"""`segue serve`: settings from file and flags, a cluster with its progress shown, a clean end."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from time import monotonic
+from types import FrameType
+
+from rich.console import Console
+
+from segue.config import read_file
+from segue.launch.cluster import running_cluster
+from segue.launch.config import Config
+
+
+def configure(
+    path: Path | None,
+    *,
+    cluster: Mapping[str, object | None],
+    router: Mapping[str, object | None],
+) -> Config:
+    """The file's settings, overridden by the flags that were given. Raises InvalidConfig."""
+    sections = dict(read_file(path))
+    for name, flags in (("cluster", cluster), ("router", router)):
+        given = {key: value for key, value in flags.items() if value is not None}
+        sections[name] = {**sections.get(name, {}), **given}
+    return Config.from_sections(sections)
+
+
+def serve_until_signal(config: Config, progress: Console, out: Console) -> None:
+    """Blocks until SIGTERM or SIGINT. Progress goes to `progress`, one line when ready to `out`."""
+    stop = threading.Event()
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        stop.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, on_signal)
+    started_at = monotonic()
+
+    def report(stage: str) -> None:
+        progress.print(f"[dim]{monotonic() - started_at:5.1f} s[/] {stage}", soft_wrap=True)
+
+    with running_cluster(config, report) as running:
+        settings = config.cluster
+        out.print(
+            f"ready at {running.address} after {monotonic() - started_at:.1f} s: "
+            f"{settings.model}, {settings.prefill} prefill and {settings.decode} decode "
+            f"(try: segue chat --target {running.address} 'Hello')",
+            soft_wrap=True,
+        )
+        stop.wait()
+    report("stopped")

@@ -1,0 +1,181 @@
+"""What the two worker processes have in common: options, identity, serving, joining, leaving."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+import time
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from prometheus_client import CollectorRegistry
+
+from segue.config import read_file
+from segue.telemetry import MetricsEndpoint, setup_logging
+from segue.types import Epoch, Role, WorkerHealth, WorkerId, WorkerLoad, WorkerStatus
+from segue.wire.join import stay_joined
+from segue.wire.server import Services, serving
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Identity:
+    """Who a worker is, in this life. Addresses are known once its server has a port."""
+
+    worker_id: WorkerId
+    role: Role
+    epoch: Epoch
+
+    @classmethod
+    def take(cls, worker_id: str, role: Role) -> Identity:
+        """A new life: clocks move on between two lives of a worker, which take seconds to start."""
+        return cls(worker_id=WorkerId(worker_id), role=role, epoch=Epoch(time.time_ns()))
+
+
+@dataclass(slots=True, kw_only=True)
+class Presence:
+    """How a worker is seen. `health` changes once, when it begins to drain."""
+
+    identity: Identity
+    address: str
+    metrics_address: str
+    health: WorkerHealth = WorkerHealth.READY
+
+    def status(self, load: WorkerLoad) -> WorkerStatus:
+        return WorkerStatus(
+            worker_id=self.identity.worker_id,
+            role=self.identity.role,
+            epoch=self.identity.epoch,
+            address=self.address,
+            metrics_address=self.metrics_address,
+            health=self.health,
+            load=load,
+            pid=os.getpid(),
+            host=socket.gethostname(),
+        )
+
+
+class Worker(Protocol):
+    """What a worker's object offers to the process around it."""
+
+    presence: Presence
+    model_id: str
+
+    def services(self) -> Services: ...
+    def status(self) -> WorkerStatus: ...
+    def members_changed(self, workers: Sequence[WorkerStatus]) -> None: ...
+    async def drain(self) -> None: ...
+    async def close(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class RunningWorker:
+    worker: Worker
+    address: str
+
+
+@contextlib.asynccontextmanager
+async def serving_worker(
+    identity: Identity,
+    registry: CollectorRegistry,
+    worker_as: Callable[[Presence], Worker],
+    *,
+    host: str,
+    router_address: str,
+    heartbeat_s: float = 0.5,
+) -> AsyncIterator[RunningWorker]:
+    """Serves the worker that `worker_as(presence)` makes, and keeps it joined to the router.
+
+    When the block ends the worker drains, leaves and closes.
+    """
+    made: list[Worker] = []
+
+    def services_at(address: str) -> Services:
+        presence = Presence(identity=identity, address=address, metrics_address=endpoint.address)
+        made.append(worker_as(presence))
+        return made[0].services()
+
+    with contextlib.closing(MetricsEndpoint(registry, host)) as endpoint:
+        async with serving(host, 0, services_at) as server:
+            (worker,) = made
+            await server.set_serving(True)
+            joined = asyncio.ensure_future(
+                stay_joined(
+                    router_address,
+                    status=worker.status,
+                    model_id=worker.model_id,
+                    heartbeat_s=heartbeat_s,
+                    on_view=worker.members_changed,
+                )
+            )
+            joined.add_done_callback(_exit_on_failure)
+            try:
+                yield RunningWorker(worker, server.address)
+            finally:
+                worker.presence.health = WorkerHealth.DRAINING
+                await server.set_serving(False)
+                await worker.drain()
+                joined.cancel()
+                await worker.close()
+
+
+def _exit_on_failure(joined: asyncio.Future[None]) -> None:
+    """A worker that may not join (another model) must not sit there unseen."""
+    if not joined.cancelled() and (error := joined.exception()):
+        leave_process(error)
+
+
+def leave_process(error: BaseException) -> None:
+    """Ends the process at once, so that whoever supervises it starts a new life."""
+    logger.critical("leaving the process: %s: %s", type(error).__name__, error)
+    os._exit(1)
+
+
+Build = Callable[["WorkerOptions", Mapping[str, Any]], contextlib.AbstractAsyncContextManager[Any]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerOptions:
+    """What a worker process is told beside its configuration."""
+
+    worker_id: str
+    model: str
+    router_address: str
+    host: str = "127.0.0.1"
+
+
+def run_worker(role: Role, run: Build, arguments: Sequence[str] | None = None) -> None:
+    """`python -m prefill_worker` and `python -m decode_worker`: runs until SIGTERM or SIGINT."""
+    program = f"python -m {role}_worker"
+    parser = argparse.ArgumentParser(prog=program)
+    parser.add_argument("--id", required=True, help=f"unique in the cluster, such as {role}-0")
+    parser.add_argument("--model", required=True, help="folder or hub id")
+    parser.add_argument("--router", required=True, help="host:port")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
+    parser.add_argument("--config", type=Path, help="TOML file")
+    options = parser.parse_args(arguments)
+    setup_logging(options.id)
+    worker_options = WorkerOptions(
+        worker_id=options.id,
+        model=options.model,
+        router_address=options.router,
+        host=options.host,
+    )
+    asyncio.run(_until_signal(run(worker_options, read_file(options.config))))
+
+
+async def _until_signal(running: contextlib.AbstractAsyncContextManager[Any]) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    async with running:
+        await stop.wait()

@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from segue.cache.room import WaitingRoom
+from segue.errors import Overloaded
+
+
+class Shelf:
+    """So many units; taking more than are left overloads."""
+
+    def __init__(self, units: int) -> None:
+        self.units = units
+
+    def take(self, wanted: int) -> int:
+        if wanted > self.units:
+            raise Overloaded("not enough")
+        self.units -= wanted
+        return wanted
+
+
+async def test_who_comes_first_is_served_first_even_if_others_would_fit() -> None:
+    shelf, room, served = Shelf(1), WaitingRoom(10), []
+
+    async def visit(name: str, wanted: int) -> None:
+        await room.take(lambda: shelf.take(wanted))
+        served.append(name)
+
+    async with asyncio.TaskGroup() as tasks:
+        for name, wanted in (("large", 3), ("small", 1)):
+            tasks.create_task(visit(name, wanted))
+            await asyncio.sleep(0)
+        assert served == []
+        assert len(room) == 2
+
+        shelf.units = 4
+        room.wake()
+
+    assert served == ["large", "small"]
+
+
+async def test_a_visitor_who_leaves_lets_the_next_one_in() -> None:
+    shelf, room = Shelf(1), WaitingRoom(10)
+    first = asyncio.ensure_future(room.take(lambda: shelf.take(2)))
+    second = asyncio.ensure_future(room.take(lambda: shelf.take(1)))
+    await asyncio.sleep(0)
+
+    first.cancel()
+
+    assert await second == 1
+    assert len(room) == 0
+
+
+async def test_a_full_room_refuses_at_once() -> None:
+    shelf, room = Shelf(0), WaitingRoom(1)
+    waiting = asyncio.ensure_future(room.take(lambda: shelf.take(1)))
+    await asyncio.sleep(0)
+
+    with pytest.raises(Overloaded, match="1 turns wait for memory here already"):
+        await room.take(lambda: shelf.take(1))
+
+    shelf.units = 1
+    room.wake()
+    assert await waiting == 1

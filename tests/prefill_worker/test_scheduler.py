@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from prefill_worker.scheduler import Chunk, Progress, complete_pages, plan_chunks
+
+
+def test_a_long_prompt_is_cut_and_the_next_waits() -> None:
+    waiting = [Progress(4, 20), Progress(0, 3)]
+
+    assert plan_chunks(waiting, 8) == [Chunk(0, 4, 12)]
+
+
+def test_short_prompts_share_a_pass_and_the_last_gets_a_part() -> None:
+    waiting = [Progress(0, 3), Progress(2, 4), Progress(0, 9)]
+
+    assert plan_chunks(waiting, 8) == [Chunk(0, 0, 3), Chunk(1, 2, 4), Chunk(2, 0, 3)]
+
+
+def test_nothing_waits_nothing_is_planned() -> None:
+    assert plan_chunks([], 8) == []
+
+
+@given(st.lists(st.integers(1, 50), min_size=1, max_size=5), st.integers(1, 20))
+def test_every_token_is_computed_once_in_order_of_arrival(
+    lengths: list[int], chunk_tokens: int
+) -> None:
+    waiting = [Progress(0, length) for length in lengths]
+    computed = [0] * len(lengths)
+
+    while any(p.num_computed < p.num_prompt for p in waiting):
+        open_ = [i for i, p in enumerate(waiting) if p.num_computed < p.num_prompt]
+        for chunk in plan_chunks([waiting[i] for i in open_], chunk_tokens):
+            index = open_[chunk.index]
+            assert chunk.start == computed[index]
+            computed[index] = chunk.end
+            waiting[index] = Progress(chunk.end, lengths[index])
+
+    assert computed == lengths
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "is_last", "pages"),
+    [
+        (0, 10, False, range(2)),
+        (0, 10, True, range(3)),
+        (10, 12, False, range(2, 3)),
+        (10, 11, False, range(2, 2)),
+        (8, 12, True, range(2, 3)),
+    ],
+)
+def test_a_page_is_complete_when_it_is_full_or_nothing_follows(
+    start: int, end: int, is_last: bool, pages: range
+) -> None:
+    assert complete_pages(start, end, is_last=is_last, page_tokens=4) == pages
+
+
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=8), st.integers(1, 8))
+def test_the_chunks_of_a_prompt_complete_each_page_once(sizes: list[int], page_tokens: int) -> None:
+    ends = [sum(sizes[: i + 1]) for i in range(len(sizes))]
+    pages = [
+        page
+        for start, end in zip([0, *ends], ends, strict=False)
+        for page in complete_pages(start, end, is_last=end == ends[-1], page_tokens=page_tokens)
+    ]
+
+    assert pages == list(range(-(-ends[-1] // page_tokens)))

@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from router.membership import Membership
+from segue.errors import LayoutMismatch, StaleEpoch
+from segue.types import Epoch, Role, WorkerHealth, WorkerId, WorkerLoad, WorkerStatus
+
+FIRST_LIFE = WorkerStatus(
+    worker_id=WorkerId("decode-0"), role=Role.DECODE, epoch=Epoch(1), address="127.0.0.1:1"
+)
+SECOND_LIFE = replace(FIRST_LIFE, epoch=Epoch(2), address="127.0.0.1:2")
+
+
+class ManualClock:
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    return ManualClock()
+
+
+@pytest.fixture
+async def membership(clock: ManualClock) -> Membership:
+    return Membership(model_id="m1", heartbeat_timeout_s=5.0, clock=clock)
+
+
+async def test_a_silent_worker_is_lost_and_a_heartbeat_brings_it_back(
+    membership: Membership, clock: ManualClock
+) -> None:
+    membership.heartbeat(FIRST_LIFE, "m1")
+    clock.now = 6.0
+    assert membership.workers() == [replace(FIRST_LIFE, health=WorkerHealth.LOST)]
+
+    membership.heartbeat(FIRST_LIFE, "m1")
+
+    assert membership.workers() == [FIRST_LIFE]
+
+
+async def test_a_later_life_replaces_an_earlier_one_for_good(membership: Membership) -> None:
+    membership.heartbeat(FIRST_LIFE, "m1")
+    membership.heartbeat(SECOND_LIFE, "m1")
+
+    with pytest.raises(StaleEpoch, match="was replaced"):
+        membership.heartbeat(FIRST_LIFE, "m1")
+
+    assert membership.workers() == [SECOND_LIFE]
+
+
+async def test_the_end_of_an_earlier_life_does_not_touch_the_later_one(
+    membership: Membership,
+) -> None:
+    membership.heartbeat(SECOND_LIFE, "m1")
+
+    membership.lost(FIRST_LIFE.worker_id, FIRST_LIFE.epoch)
+
+    assert membership.workers() == [SECOND_LIFE]
+
+
+async def test_a_worker_with_another_model_is_refused(membership: Membership) -> None:
+    with pytest.raises(LayoutMismatch, match="serves model m2, this router m1"):
+        membership.heartbeat(FIRST_LIFE, "m2")
+
+    assert membership.workers() == []
+
+
+async def test_a_view_comes_at_once_and_after_each_change_but_not_for_mere_load(
+    membership: Membership,
+) -> None:
+    views = membership.views()
+    assert await anext(views) == []
+
+    membership.heartbeat(FIRST_LIFE, "m1")
+    assert await anext(views) == [FIRST_LIFE]
+
+    membership.heartbeat(replace(FIRST_LIFE, load=WorkerLoad(running_turns=3)), "m1")
+    membership.lost(FIRST_LIFE.worker_id, FIRST_LIFE.epoch)
+    (lost,) = await anext(views)
+    assert lost.health is WorkerHealth.LOST
