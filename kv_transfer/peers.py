@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import grpc
 
 from kv_transfer.layout import MemoryMap, require_same_layout
@@ -18,12 +20,11 @@ from segue.wire.convert import sampled_to_wire
 from segue.wire.convert_worker import report_to_wire
 from segue.wire.server import channel_to
 from segue.wire.status import rpc_errors
-from segue.wire.transfer_pb2_grpc import (
-    HandoffReaderAsyncStub,
-    HandoffReaderStub,
-    HandoffWriterAsyncStub,
-    HandoffWriterStub,
-)
+from segue.wire.transfer_pb2_grpc import HandoffReaderStub, HandoffWriterStub
+
+if TYPE_CHECKING:
+    # Names of the stubs' types only: the generated module does not have them at run time.
+    from segue.wire.transfer_pb2_grpc import HandoffReaderAsyncStub, HandoffWriterAsyncStub
 
 
 class Peers:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 import grpc
 
@@ -15,18 +15,17 @@ from segue.wire.convert_worker import result_from_wire, worker_from_wire
 from segue.wire.server import channel_to
 from segue.wire.status import error_from_rpc, rpc_errors
 from segue.wire.transfer_pb2 import Ticket
-from segue.wire.worker_pb2_grpc import (
-    DecodeWorkerAsyncStub,
-    DecodeWorkerStub,
-    PrefillWorkerAsyncStub,
-    PrefillWorkerStub,
-)
+from segue.wire.worker_pb2_grpc import DecodeWorkerStub, PrefillWorkerStub
+
+if TYPE_CHECKING:
+    # Names of the stubs' types only: the generated module does not have them at run time.
+    from segue.wire.worker_pb2_grpc import DecodeWorkerAsyncStub, PrefillWorkerAsyncStub
 
 # Releasing and looking are cheap for a living worker; a dead one must not hold the router up.
 RELEASE_TIMEOUT_S = 5.0
 STATUS_TIMEOUT_S = 2.0
 
-Stub = TypeVar("Stub", PrefillWorkerAsyncStub, DecodeWorkerAsyncStub)
+Stub = TypeVar("Stub", "PrefillWorkerAsyncStub", "DecodeWorkerAsyncStub")
 
 
 class _Link(Generic[Stub]):
@@ -51,7 +50,7 @@ class _Link(Generic[Stub]):
         await self._channel.close()
 
 
-class PrefillLink(_Link[PrefillWorkerAsyncStub]):
+class PrefillLink(_Link["PrefillWorkerAsyncStub"]):
     def __init__(self, worker: WorkerStatus) -> None:
         super().__init__(worker)
         self._stub = PrefillWorkerStub(self._channel)
@@ -63,7 +62,7 @@ class PrefillLink(_Link[PrefillWorkerAsyncStub]):
             await self._stub.Prefill(request, timeout=timeout_s)
 
 
-class DecodeLink(_Link[DecodeWorkerAsyncStub]):
+class DecodeLink(_Link["DecodeWorkerAsyncStub"]):
     def __init__(self, worker: WorkerStatus) -> None:
         super().__init__(worker)
         self._stub = DecodeWorkerStub(self._channel)

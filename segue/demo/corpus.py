@@ -1,7 +1,7 @@
 """Conversations to train and to judge the demo model on, each a pure function of its seed."""
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from segue.demo import exchanges
 from segue.demo.exchanges import Exchange, Memory, Tool, Turn
@@ -55,3 +55,21 @@ def conversation(seed: int, min_chars: int) -> Conversation:
         # The control tokens around a turn read as some 40 characters.
         num_chars += sum(len(turn.text) + 40 for turn in exchange)
     return Conversation(tuple(turns), tuple(exchanges.TOOLS[name] for name in offered))
+
+
+def typed_conversation(seed: int, min_chars: int) -> Conversation:
+    """The same conversation, some of the user's turns as people type them: "what's my code"."""
+    rng = random.Random(f"typed {seed}")
+    tidy = conversation(seed, min_chars)
+    turns = [replace(t, text=_typed(rng, t.text)) if t.role == "user" else t for t in tidy.turns]
+    return replace(tidy, turns=tuple(turns))
+
+
+def _typed(rng: random.Random, text: str) -> str:
+    if rng.random() < 0.7:
+        return text
+    if rng.random() < 0.5:
+        text = text.replace("What is ", "What's ")
+    if rng.random() < 0.6:
+        text = text[0].lower() + text[1:]
+    return text.rstrip(".!?") if rng.random() < 0.6 else text

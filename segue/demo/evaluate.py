@@ -17,7 +17,7 @@ from tokenizers import Tokenizer
 from transformers import Qwen3_5ForCausalLM
 
 from segue.demo import checkpoint_dir
-from segue.demo.corpus import conversation
+from segue.demo.corpus import typed_conversation
 from segue.demo.examples import Example, encode
 
 # Training counts its seeds up from zero and never gets here.
@@ -36,7 +36,8 @@ class HeldOut:
 def held_out(tokenizer: Tokenizer, num_conversations: int, min_chars: int = 2000) -> list[HeldOut]:
     """Conversations to judge by; 2,000 characters are some 480 tokens."""
     drawn = [
-        conversation(_FIRST_HELD_OUT_SEED + index, min_chars) for index in range(num_conversations)
+        typed_conversation(_FIRST_HELD_OUT_SEED + index, min_chars)
+        for index in range(num_conversations)
     ]
     return [
         HeldOut(encode(tokenizer, c), tuple(t.task for t in c.turns if t.role == "assistant"))

@@ -16,7 +16,7 @@ import typer
 from tokenizers import Tokenizer
 from transformers import GenerationConfig, Qwen3_5ForCausalLM
 
-from segue.demo.corpus import conversation
+from segue.demo.corpus import typed_conversation
 from segue.demo.evaluate import accuracies, held_out
 from segue.demo.examples import encode, tokenizer_texts
 from segue.demo.network import MAX_POSITIONS, new_network
@@ -45,10 +45,10 @@ class Stage:
 
 STAGES = (
     Stage(600, 16, 64),
-    Stage(1200, 8, 128),
-    Stage(1000, 8, 256),
-    Stage(900, 4, 512),
-    Stage(200, 2, 1024),
+    Stage(900, 8, 128),
+    Stage(800, 8, 256),
+    Stage(800, 4, 512),
+    Stage(150, 2, 1024),
 )
 
 
@@ -64,7 +64,7 @@ def batch(tokenizer: Tokenizer, stage: Stage, step: int) -> Batch:
     """The batch of a step: every row a conversation of its own, cut at the row's end."""
     ids, weights = [], []
     for row in range(stage.num_rows):
-        drawn = conversation(step * 1000 + row, int(stage.row_tokens * CHARS_PER_TOKEN))
+        drawn = typed_conversation(step * 1000 + row, int(stage.row_tokens * CHARS_PER_TOKEN))
         example = encode(tokenizer, drawn)
         missing = max(0, stage.row_tokens - len(example.ids))
         weight = [

@@ -7,18 +7,24 @@ from pathlib import Path
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
+from segue.demo import checkpoint_dir
 from segue.errors import InvalidCheckpoint
 
 TEXT_FILES = ["*.json", "*.jinja", "merges.txt"]
 """Config, tokenizer and chat template: all that a process without a model needs."""
 WEIGHT_FILES = ["*.safetensors"]
 
+DEMO = "demo"
+"""The checkpoint that comes with the package."""
+
 
 def resolve_model(model: str, *, with_weights: bool) -> Path:
-    """The folder of a local path or a hub id, downloading into the hub's cache where needed.
+    """The folder of the demo, a local path or a hub id, which is downloaded where needed.
 
     Raises InvalidCheckpoint when there is no such folder and the hub does not give it either.
     """
+    if model == DEMO:
+        return checkpoint_dir()
     folder = Path(model).expanduser()
     if folder.is_dir():
         return folder
