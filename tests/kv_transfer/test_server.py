@@ -1,0 +1,201 @@
+"""Reader and writer over real gRPC; the bytes go over loopback."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+from collections.abc import AsyncIterator
+
+import grpc
+import pytest
+
+from kv_transfer.fencer import Fencer
+from kv_transfer.outgoing import Outgoing
+from kv_transfer.peers import Peers
+from kv_transfer.server import ReaderServicer, WriterServicer
+from kv_transfer.ticket import CommittedHandoff, Fence, PeerIdentity, Ticket
+from segue.cache.layout import CacheLayout
+from segue.errors import (
+    Cancelled,
+    LayoutMismatch,
+    NotFound,
+    StaleEpoch,
+    TransferFailed,
+    Unavailable,
+)
+from segue.types import Epoch, PageId, SampledToken, ShipReport, SlotId, TokenLogprob, TurnId
+from segue.wire.status import ErrorInterceptor
+from segue.wire.transfer_pb2_grpc import (
+    add_HandoffReaderServicer_to_server,
+    add_HandoffWriterServicer_to_server,
+)
+from tests.kv_transfer.world import LAYOUT, World, ship_all
+
+FIRST = SampledToken(
+    token_id=7, logprob=-0.5, top_logprobs=(TokenLogprob(token_id=7, logprob=-0.5),)
+)
+REPORT = ShipReport(shipped_bytes=10, cached_tokens=4, prefill_s=0.25)
+
+
+class Cluster:
+    """One prefill and one decode worker behind one gRPC server."""
+
+    def __init__(self, world: World, writer_layout: CacheLayout) -> None:
+        self.world = world
+        self.source = world.node("prefill-0", layout=writer_layout)
+        self.source.fill(seed=1)
+        self.target = world.node("decode-0")
+        self.reader = world.reader(self.target)
+        self.writer = world.writer(self.source)
+        self.arrived: list[tuple[CommittedHandoff, SampledToken, ShipReport]] = []
+        self.to_reader = Peers(self.source.memory_map)
+        self.to_writer = Peers(self.target.memory_map)
+        self.address = ""
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        face = ReaderServicer(self.reader, lambda *commit: self.arrived.append(commit))
+        server = grpc.aio.server(interceptors=[ErrorInterceptor()])
+        add_HandoffReaderServicer_to_server(face, server)
+        add_HandoffWriterServicer_to_server(WriterServicer(self.writer), server)
+        self.address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+        await server.start()
+        yield
+        await self.to_reader.close()
+        await self.to_writer.close()
+        await server.stop(None)
+
+    def reserve(self, turn: str) -> Ticket:
+        ticket = self.reader.reserve(
+            TurnId(turn),
+            num_prompt_tokens=10,
+            extra_tokens=5,
+            writer=dataclasses.replace(self.source.identity, address=self.address),
+            lifetime_s=30.0,
+        )
+        at_reader = dataclasses.replace(ticket.reader, address=self.address)
+        return dataclasses.replace(ticket, reader=at_reader)
+
+    async def begin(self, ticket: Ticket) -> Outgoing:
+        reader_map = await self.to_reader.meet(ticket.reader, timeout_s=5)
+        pages = tuple(PageId(i) for i in range(3))
+        return self.writer.begin(ticket, reader_map, source_pages=pages, source_slot=SlotId(0))
+
+    async def commit(self, ticket: Ticket, checksums: dict[str, int]) -> None:
+        await self.to_reader.commit(ticket, checksums, FIRST, REPORT, timeout_s=5)
+
+
+@pytest.fixture
+async def cluster(world: World) -> AsyncIterator[Cluster]:
+    cluster = Cluster(world, LAYOUT)
+    async with cluster.running():
+        yield cluster
+
+
+async def test_a_handoff_ends_with_its_first_token_and_report(cluster: Cluster) -> None:
+    ticket = cluster.reserve("turn-a")
+    outgoing = await cluster.begin(ticket)
+    ship_all(outgoing, num_pages=3)
+    result = await outgoing.finish()
+
+    await cluster.commit(ticket, dict(result.checksums))
+
+    ((committed, first_token, report),) = cluster.arrived
+    assert (committed.turn_id, first_token, report) == ("turn-a", FIRST, REPORT)
+    assert cluster.target.pages.counts().working == 4
+    with pytest.raises(NotFound, match="has been used"):
+        await cluster.commit(ticket, dict(result.checksums))
+
+
+async def test_workers_meet_once_a_life(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    ticket = cluster.reserve("turn-a")
+    first = await cluster.to_reader.meet(ticket.reader, timeout_s=5)
+    monkeypatch.setattr(cluster.reader, "meet", None)
+
+    assert await cluster.to_reader.meet(ticket.reader, timeout_s=5) is first
+
+
+async def test_a_ticket_of_another_life_of_the_reader_is_stale(cluster: Cluster) -> None:
+    reader = cluster.reserve("turn-a").reader
+
+    with pytest.raises(StaleEpoch, match="expected decode-0 in epoch 9 at"):
+        await cluster.to_reader.meet(dataclasses.replace(reader, epoch=Epoch(9)), timeout_s=5)
+
+
+async def test_another_model_is_refused_with_both_named(world: World) -> None:
+    cluster = Cluster(world, dataclasses.replace(LAYOUT, model_id="large"))
+
+    async with cluster.running():
+        with pytest.raises(LayoutMismatch) as refused:
+            await cluster.begin(cluster.reserve("turn-a"))
+
+    assert "decode-0 has model_id 'tiny', prefill-0 has model_id 'large'" in str(refused.value)
+
+
+async def test_wrong_checksums_fail_the_commit_and_free_the_pages(cluster: Cluster) -> None:
+    ticket = cluster.reserve("turn-a")
+
+    with pytest.raises(TransferFailed, match="turn turn-a: conv: sent 00000001, arrived"):
+        await cluster.commit(ticket, {"conv": 1})
+
+    assert cluster.target.pages.counts().free == 16
+    assert cluster.arrived == []
+
+
+async def test_an_abort_frees_the_pages(cluster: Cluster) -> None:
+    ticket = cluster.reserve("turn-a")
+
+    await cluster.to_reader.abort(ticket, "prefill failed", timeout_s=5)
+    await cluster.to_reader.abort(ticket, "told twice", timeout_s=5)
+
+    assert cluster.target.pages.counts().free == 16
+
+
+async def test_a_fence_over_the_wire_stops_the_writer_and_frees_the_pages(cluster: Cluster) -> None:
+    ticket = cluster.reserve("turn-a")
+    outgoing = await cluster.begin(ticket)
+    outgoing.layer_ready(1, pages=range(2))
+
+    async def ask_to_stop(fence: Fence) -> None:
+        await cluster.to_writer.fence(fence, timeout_s=5)
+
+    fencer = asyncio.ensure_future(Fencer(cluster.reader, ask_to_stop).run())
+    cluster.reader.give_up(TurnId("turn-a"), "the client hung up")
+    with pytest.raises(Cancelled, match="the reader gave up"):
+        await asyncio.wait_for(_stopped(outgoing), timeout=5)
+    async with asyncio.timeout(5):
+        while cluster.reader.fence_pending():
+            await asyncio.sleep(0.001)
+
+    assert cluster.target.pages.counts().free == 16
+    fencer.cancel()
+    await asyncio.wait([fencer])
+
+
+async def _stopped(outgoing: Outgoing) -> None:
+    while outgoing.is_open:
+        await asyncio.sleep(0.001)
+    await outgoing.finish()
+
+
+async def test_a_fence_of_another_life_of_the_writer_is_answered_at_once(cluster: Cluster) -> None:
+    ticket = cluster.reserve("turn-a")
+    await cluster.begin(ticket)
+    earlier = PeerIdentity(
+        worker_id=cluster.source.memory_map.worker_id,
+        epoch=Epoch(0),
+        address=cluster.address,
+    )
+
+    fence = Fence(ticket_id=ticket.ticket_id, writer=earlier)
+    await cluster.to_writer.fence(fence, timeout_s=5)
+
+    assert cluster.target.pages.counts().reserved == 4
+
+
+async def test_a_reader_that_is_down_is_unavailable(cluster: Cluster) -> None:
+    reader = dataclasses.replace(cluster.reserve("turn-a").reader, address="127.0.0.1:1")
+
+    with pytest.raises(Unavailable, match=r"127\.0\.0\.1:1"):
+        await cluster.to_reader.meet(reader, timeout_s=5)
