@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Coroutine
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -48,13 +47,7 @@ def main() -> None:
     except SegueError as error:
         err.print(f"[bold red]error[/] {type(error).__name__}: {error}", soft_wrap=True)
         sys.exit(1)
-
-
-def _run(work: Coroutine[Any, Any, None]) -> None:
-    try:
-        asyncio.run(work)
     except KeyboardInterrupt:
-        # The turn was cancelled with the connection; that is what was wanted.
         sys.exit(130)
 
 
@@ -119,7 +112,7 @@ def chat(
             while line := await asyncio.to_thread(_ask):
                 await _say(conversation, line, options)
 
-    _run(talk())
+    asyncio.run(talk())
 
 
 def _ask() -> str:
@@ -193,7 +186,7 @@ def generate(
             )
         typer.echo(show.answer_json(answer) if as_json else answer.text)
 
-    _run(run())
+    asyncio.run(run())
 
 
 def _one_input(prompt: str | None, messages: Path | None, input_ids: str | None) -> TurnInput:

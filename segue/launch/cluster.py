@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import signal
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -70,13 +72,28 @@ def _start_ray(address: str) -> bool:
         return False
     # The driver's own prints go to people; workers' logs stay in Ray's session folder.
     common = {"log_to_driver": False, "logging_level": logging.ERROR}
-    if address:
-        ray.init(address=address, **common)
-    else:
-        # Usage statistics would be sent to the internet.
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        ray.init(include_dashboard=False, num_cpus=os.cpu_count(), **common)
+    with _keeping_signal_handlers():
+        if address:
+            ray.init(address=address, **common)
+        else:
+            # Usage statistics would be sent to the internet.
+            os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+            ray.init(include_dashboard=False, num_cpus=os.cpu_count(), **common)
     return True
+
+
+@contextlib.contextmanager
+def _keeping_signal_handlers() -> Iterator[None]:
+    """Ray's own SIGTERM handler would end the process with a stack trace instead of a drain."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
 def _start(config: Config, model: str, report: Report, cleanup: contextlib.ExitStack) -> Cluster:

@@ -31,11 +31,16 @@ def configure(
 
 
 def serve_until_signal(config: Config, progress: Console, out: Console) -> None:
-    """Blocks until SIGTERM or SIGINT. Progress goes to `progress`, one line when ready to `out`."""
-    stop = threading.Event()
+    """Blocks until SIGTERM or SIGINT. Progress goes to `progress`, one line when ready to `out`.
+
+    A signal during the start raises KeyboardInterrupt, and what was started is stopped.
+    """
+    stop, is_ready = threading.Event(), threading.Event()
 
     def on_signal(number: int, frame: FrameType | None) -> None:
         stop.set()
+        if not is_ready.is_set():
+            raise KeyboardInterrupt
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, on_signal)
@@ -52,5 +57,6 @@ def serve_until_signal(config: Config, progress: Console, out: Console) -> None:
             f"(try: segue chat --target {running.address} 'Hello')",
             soft_wrap=True,
         )
+        is_ready.set()
         stop.wait()
     report("stopped")
