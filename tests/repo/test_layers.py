@@ -1,0 +1,108 @@
+"""The import arrows of the design. Adding one is a design decision."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+SEES = {
+    "segue": {"segue"},
+    "kv_transfer": {"segue", "kv_transfer"},
+    "prefill_worker": {"segue", "kv_transfer", "prefill_worker"},
+    "decode_worker": {"segue", "kv_transfer", "decode_worker"},
+    "router": {"segue", "router"},
+}
+LAUNCH_SEES = set(SEES)
+
+INSIDE = {
+    # Part of segue: which other parts of segue it may import. Parts not listed may import any.
+    "types": {"errors"},
+    "errors": set(),
+    "cache": {"types", "errors", "cache"},
+    "kernels": {"kernels"},
+    "text": {"types", "errors", "text"},
+    "model": {"types", "errors", "cache", "kernels", "model", "demo"},
+    "engine": {"types", "errors", "cache", "kernels", "model", "text", "telemetry", "engine"},
+    "wire": {"types", "errors", "wire", "telemetry"},
+}
+
+
+def imports_of(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def sources(folder: str) -> list[Path]:
+    return [p for p in sorted((ROOT / folder).rglob("*.py")) if "_pb2" not in p.name]
+
+
+@pytest.mark.parametrize("package", SEES)
+def test_packages_import_only_what_they_may_see(package: str) -> None:
+    wrong = [
+        f"{path.relative_to(ROOT)} imports {name}"
+        for path in sources(package)
+        for name in imports_of(path)
+        if name.split(".")[0] in SEES and name.split(".")[0] not in _allowed(package, path)
+    ]
+
+    assert wrong == []
+
+
+def _allowed(package: str, path: Path) -> set[str]:
+    is_launch = path.is_relative_to(ROOT / "segue" / "launch")
+    return LAUNCH_SEES if is_launch else SEES[package]
+
+
+@pytest.mark.parametrize("part", INSIDE)
+def test_parts_of_segue_import_only_what_lies_below_them(part: str) -> None:
+    folder = ROOT / "segue" / part
+    files = sources(f"segue/{part}") if folder.is_dir() else [folder.with_suffix(".py")]
+    wrong = [
+        f"{path.relative_to(ROOT)} imports {name}"
+        for path in files
+        for name in imports_of(path)
+        if name.startswith("segue.") and name.split(".")[1] not in INSIDE[part]
+    ]
+
+    assert wrong == []
+
+
+@pytest.mark.parametrize("module", ["router.__main__", "segue.client", "segue.cli.main"])
+def test_the_front_door_starts_without_torch_and_ray(module: str) -> None:
+    code = (
+        f"import sys, {module}; "
+        "print([m for m in ('torch', 'ray', 'transformers', 'mooncake') if m in sys.modules])"
+    )
+
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+
+    assert done.stdout.strip() == "[]"
+
+
+def test_ray_is_imported_by_launch_alone_and_mooncake_by_its_transport_alone() -> None:
+    users = {
+        name: {
+            path.relative_to(ROOT).as_posix()
+            for package in SEES
+            for path in sources(package)
+            if any(imported.split(".")[0] == name for imported in imports_of(path))
+        }
+        for name in ("ray", "mooncake", "transformers")
+    }
+
+    assert all(path.startswith("segue/launch/") for path in users["ray"])
+    assert users["mooncake"] == {"kv_transfer/mooncake.py"}
+    assert all(path.startswith("segue/demo/") for path in users["transformers"])

@@ -1,0 +1,212 @@
+"""Every value survives the wire."""
+
+from __future__ import annotations
+
+import pytest
+
+from segue.errors import InvalidRequest
+from segue.types import (
+    ChatInput,
+    ClusterStatus,
+    Epoch,
+    FinishReason,
+    Message,
+    Role,
+    RouterStatus,
+    SampledToken,
+    SamplingParams,
+    SessionId,
+    ShipReport,
+    StopConditions,
+    TextInput,
+    Timings,
+    TokenDelta,
+    TokenInput,
+    TokenLogprob,
+    ToolCall,
+    TurnEnd,
+    TurnEvent,
+    TurnId,
+    TurnInput,
+    TurnRequest,
+    TurnResult,
+    TurnSpec,
+    TurnStarted,
+    UnitCounts,
+    Usage,
+    WorkerHealth,
+    WorkerId,
+    WorkerLoad,
+    WorkerStatus,
+)
+from segue.wire import session_pb2 as pb
+from segue.wire.convert import (
+    event_from_wire,
+    event_to_wire,
+    request_from_wire,
+    request_to_wire,
+)
+from segue.wire.convert_worker import (
+    cluster_from_wire,
+    cluster_to_wire,
+    result_from_wire,
+    result_to_wire,
+    turn_from_wire,
+    turn_to_wire,
+)
+
+# Values that float32, which the wire uses, holds exactly.
+SAMPLING = SamplingParams(
+    temperature=0.75,
+    top_k=40,
+    top_p=0.5,
+    min_p=0.125,
+    repetition_penalty=1.25,
+    presence_penalty=-0.5,
+    frequency_penalty=0.25,
+    logit_bias={7: -2.0},
+    seed=2**62,
+    logprobs=0,
+)
+STOP = StopConditions(
+    max_tokens=9, stop_strings=("\n\n", "Ende"), stop_token_ids=(3,), ignore_eos=True
+)
+USAGE = Usage(
+    prompt_tokens=1, cached_tokens=2, resident_tokens=3, completion_tokens=4, shipped_bytes=2**40
+)
+CHAT = ChatInput(
+    messages=(
+        Message(role="system", content="be brief"),
+        Message(
+            role="assistant",
+            reasoning="hm",
+            tool_calls=(ToolCall(call_id="1", name="f", arguments="{}"),),
+        ),
+        Message(role="tool", content="5", tool_call_id="1", name="f"),
+    ),
+    tools=('{"name": "f"}',),
+    enable_thinking=True,
+)
+TOKEN = SampledToken(
+    token_id=5, logprob=-0.5, top_logprobs=(TokenLogprob(token_id=6, logprob=-1.5),)
+)
+WORKER = WorkerStatus(
+    worker_id=WorkerId("decode-0"),
+    role=Role.DECODE,
+    epoch=Epoch(2**60),
+    address="a:1",
+    metrics_address="a:2",
+    health=WorkerHealth.DRAINING,
+    load=WorkerLoad(
+        pages=UnitCounts(total=15, free=1, working=2, cached=3, reserved=4, quarantined=5),
+        slots=UnitCounts(total=1, free=1),
+        running_turns=1,
+        waiting_turns=2,
+        waiting_tokens=3,
+        tokens_per_s=4.5,
+    ),
+    pid=77,
+    host="h",
+)
+
+
+@pytest.mark.parametrize("turn_input", [CHAT, TextInput("hello"), TokenInput((1, 2**31))])
+def test_a_request_survives_the_wire(turn_input: TurnInput) -> None:
+    request = TurnRequest(
+        session_id=SessionId("s"),
+        turn_id=TurnId("t"),
+        input=turn_input,
+        sampling=SAMPLING,
+        stop=STOP,
+    )
+
+    back = request_from_wire(
+        request_to_wire(request), default_turn_id=TurnId("other"), default_seed=1
+    )
+
+    assert back == request
+
+
+def test_absent_fields_take_the_stated_defaults() -> None:
+    request = request_from_wire(
+        pb.GenerateRequest(text="x"), default_turn_id=TurnId("t"), default_seed=11
+    )
+
+    assert request.sampling == SamplingParams(seed=11)
+    assert request.stop == StopConditions()
+    assert (request.session_id, request.turn_id) == ("t", "t")
+
+
+def test_zero_is_not_the_same_as_absent() -> None:
+    wire = pb.GenerateRequest(text="x", sampling=pb.Sampling(top_p=0.0))
+
+    with pytest.raises(InvalidRequest, match="top_p must be above 0"):
+        request_from_wire(wire, default_turn_id=TurnId("t"), default_seed=0)
+
+
+def test_a_request_without_input_is_refused() -> None:
+    with pytest.raises(InvalidRequest, match="needs an input"):
+        request_from_wire(pb.GenerateRequest(), default_turn_id=TurnId("t"), default_seed=0)
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        TurnStarted(
+            session_id=SessionId("s"),
+            turn_id=TurnId("t"),
+            prompt_tokens=3,
+            prefill_worker="p",
+            decode_worker="d",
+        ),
+        TokenDelta(token_ids=(5, 0), text="ä", logprobs=(TOKEN, SampledToken(token_id=0))),
+        TurnEnd(
+            finish_reason=FinishReason.LENGTH,
+            usage=USAGE,
+            timings=Timings(queue_s=1.5, router_s=0.25, exposed_transfer_s=2.0),
+            prefill_worker="p",
+            decode_worker="d",
+            stop_match="x",
+        ),
+    ],
+)
+def test_an_event_survives_the_wire(event: TurnEvent) -> None:
+    assert event_from_wire(event_to_wire(event)) == event
+
+
+def test_a_turn_for_workers_survives_the_wire() -> None:
+    turn = TurnSpec(
+        turn_id=TurnId("t"),
+        session_id=SessionId("s"),
+        prompt=(1, 2, 3),
+        sampling=SAMPLING,
+        stop=STOP,
+    )
+
+    assert turn_from_wire(turn_to_wire(turn)) == turn
+
+
+def test_a_result_survives_the_wire() -> None:
+    result = TurnResult(
+        finish_reason=FinishReason.STOP,
+        usage=USAGE,
+        report=ShipReport(shipped_bytes=1, cached_tokens=2, queue_s=0.5, prefill_s=1.0),
+        decode_s=3.0,
+        stop_match="\n\n",
+    )
+
+    assert result_from_wire(result_to_wire(result)) == result
+
+
+def test_the_cluster_survives_the_wire() -> None:
+    cluster = ClusterStatus(
+        ready=True,
+        model="demo",
+        model_id="abc",
+        workers=(WORKER,),
+        router=RouterStatus(
+            address="r:1", sessions=1, running_turns=2, completion_tokens_per_s=0.5, draining=True
+        ),
+    )
+
+    assert cluster_from_wire(cluster_to_wire(cluster)) == cluster
