@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from segue.engine.answer import Answer
@@ -177,6 +177,7 @@ def test_an_empty_run_changes_nothing() -> None:
 short_texts = st.text(alphabet="abEND🦉", max_size=30)
 
 
+@settings(max_examples=200, deadline=None, derandomize=True)
 @given(text=short_texts, cuts=st.lists(st.integers(1, 5)), limit=st.integers(1, 60))
 def test_runs_and_single_tokens_make_the_same_answer(
     text: str, cuts: list[int], limit: int

@@ -15,7 +15,7 @@ def pieces_of(tokenizer: Tokenizer, ids: list[int]) -> list[str]:
     return [*(detokenizer.push(token_id) for token_id in ids), detokenizer.flush()]
 
 
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None, derandomize=True)
 @given(text=st.text())
 def test_pieces_join_to_the_text_and_none_is_a_part_of_a_character(
     tokenizer: Tokenizer, text: str
@@ -31,7 +31,7 @@ def test_pieces_join_to_the_text_and_none_is_a_part_of_a_character(
     )
 
 
-@settings(max_examples=500)
+@settings(max_examples=500, deadline=None, derandomize=True)
 @given(ids=st.lists(st.integers(0, 620), max_size=40))
 def test_pieces_join_to_what_the_library_decodes_for_any_ids(
     pipeline: Pipeline, tokenizer: Tokenizer, ids: list[int]
@@ -39,7 +39,7 @@ def test_pieces_join_to_what_the_library_decodes_for_any_ids(
     assert "".join(pieces_of(tokenizer, ids)) == pipeline.decode(ids, skip_special_tokens=True)
 
 
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None, derandomize=True)
 @given(blob=st.binary(max_size=24))
 def test_any_bytes_read_as_the_library_reads_them(
     pipeline: Pipeline, tokenizer: Tokenizer, blob: bytes

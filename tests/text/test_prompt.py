@@ -80,7 +80,6 @@ def test_a_chat_with_tools_gets_the_ids_of_transformers(
     assert list(encoder.encode(AGENT_CHAT)) == oracle_ids(oracle, AGENT_CHAT)
 
 
-@pytest.mark.skipif(not (DEMO / "tokenizer.json").is_file(), reason="no demo checkpoint")
 def test_the_demo_checkpoint_gets_the_ids_of_transformers() -> None:
     oracle = PreTrainedTokenizerFast.from_pretrained(DEMO)
 
@@ -89,7 +88,7 @@ def test_the_demo_checkpoint_gets_the_ids_of_transformers() -> None:
     )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150, deadline=None, derandomize=True)
 @given(
     contents=st.lists(
         st.one_of(st.text(), st.sampled_from(["a <think> b", "</think>", "<tool_call>"])),
@@ -119,7 +118,7 @@ FRAGMENTS = [
 ]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150, deadline=None, derandomize=True)
 @given(content=st.lists(st.sampled_from(FRAGMENTS)).map("".join))
 def test_no_user_can_write_a_special_token(
     encoder: PromptEncoder, oracle: PreTrainedTokenizerFast, content: str

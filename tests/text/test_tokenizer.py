@@ -40,7 +40,7 @@ def test_added_tokens_that_look_at_their_neighbours_are_refused(pipeline: Pipeli
         Tokenizer(other)
 
 
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None, derandomize=True)
 @given(text=texts)
 def test_any_text_gets_the_ids_that_the_library_gives(
     pipeline: Pipeline, tokenizer: Tokenizer, text: str
@@ -48,7 +48,7 @@ def test_any_text_gets_the_ids_that_the_library_gives(
     assert tokenizer.encode(text) == pipeline.encode(text, add_special_tokens=False).ids
 
 
-@settings(max_examples=100)
+@settings(max_examples=100, deadline=None, derandomize=True)
 @given(text=texts)
 def test_plain_text_never_becomes_a_control_token(tokenizer: Tokenizer, text: str) -> None:
     control_ids = {tokenizer.token_id(token) for token in tokenizer.control_tokens}
