@@ -203,7 +203,10 @@ class PrefillWorker:
             await self._peers.abort(ticket, reason, timeout_s=_PEER_TIMEOUT_S)
         except SegueError as unreachable:
             # The reader asks by itself (its fence), or is gone.
-            logger.info("abort of ticket %s not delivered: %s", ticket.ticket_id, unreachable)
+            logger.info(
+                "abort not delivered",
+                extra={"ticket_id": ticket.ticket_id, "error": str(unreachable)},
+            )
 
     def status(self) -> WorkerStatus:
         load = WorkerLoad(

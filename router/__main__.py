@@ -61,7 +61,7 @@ async def running(config: RouterConfig, model: str) -> AsyncIterator[RunningRout
     try:
         async with serving(config.host, config.port, services_at) as server:
             watch = asyncio.ensure_future(_watch(router, server))
-            logger.info("router at %s, metrics at %s", server.address, endpoint.address)
+            logger.info("serving", extra={"address": server.address, "metrics": endpoint.address})
             try:
                 yield RunningRouter(router, server.address, endpoint.address)
             finally:

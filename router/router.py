@@ -178,10 +178,12 @@ class Router:
         self._metrics.turns.labels(turn.outcome).inc()
         self._admission.turn_took(self._clock() - received_at)
         logger.info(
-            "turn ended: %s after %.3f s, %d tokens",
-            turn.outcome,
-            self._clock() - received_at,
-            turn.num_relayed,
+            "turn ended",
+            extra={
+                "outcome": turn.outcome,
+                "seconds": round(self._clock() - received_at, 3),
+                "tokens": turn.num_relayed,
+            },
         )
 
     def _spawn(self, clean_up: Coroutine[Any, Any, None]) -> asyncio.Task[None]:

@@ -182,7 +182,7 @@ class Turn:
         )
 
     def _start_again(self, error: SegueError) -> None:
-        logger.warning("trying the turn elsewhere: %s", error)
+        logger.warning("trying the turn elsewhere", extra={"error": str(error)})
         for worker in holders(self.state):
             self._context.spawn(self._release(worker, self._name))
             self._avoid.add(worker.worker_id)
@@ -193,7 +193,7 @@ class Turn:
             await self._context.links.to(worker).release(name)
         except SegueError as error:
             # The worker is gone, or frees the turn itself when its ticket expires.
-            logger.info("could not release a turn: %s", error)
+            logger.info("could not release a turn", extra={"error": str(error)})
 
     def _time_left(self) -> float:
         left = self._deadline_at - self._context.clock()

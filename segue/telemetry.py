@@ -35,12 +35,25 @@ class _TurnFilter(logging.Filter):
         return True
 
 
+# What a record has of its own accord; the rest was given as `extra`.
+_RECORD_FIELDS = frozenset(logging.makeLogRecord({}).__dict__) | {"turn", "message", "asctime"}
+
+
+class _LineFormatter(logging.Formatter):
+    """The message, then what was given as `extra`, as name=value."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        line = super().format(record)
+        extra = {k: v for k, v in record.__dict__.items() if k not in _RECORD_FIELDS}
+        return line + "".join(f" {name}={value}" for name, value in extra.items())
+
+
 def setup_logging(process_name: str, level: str = "INFO") -> None:
-    """One line per record on stderr: time, level, process, turn, logger, message."""
+    """One line per record on stderr: time, level, process, turn, logger, message, extras."""
     handler = logging.StreamHandler()
     handler.addFilter(_TurnFilter())
     handler.setFormatter(
-        logging.Formatter(
+        _LineFormatter(
             f"%(asctime)s %(levelname)s {process_name} turn=%(turn)s %(name)s: %(message)s"
         )
     )

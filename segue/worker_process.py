@@ -135,7 +135,7 @@ def _exit_on_failure(joined: asyncio.Future[None]) -> None:
 
 def leave_process(error: BaseException) -> None:
     """Ends the process at once, so that whoever supervises it starts a new life."""
-    logger.critical("leaving the process: %s: %s", type(error).__name__, error)
+    logger.critical("leaving the process", extra={"error": f"{type(error).__name__}: {error}"})
     os._exit(1)
 
 

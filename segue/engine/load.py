@@ -46,11 +46,14 @@ def load_runner(model: str, engine: EngineConfig) -> LoadedModel:
         num_slots=sizes.num_slots,
     )
     logger.info(
-        "%d pages of %d tokens and %d slots, %.0f MiB: of [engine] cache_bytes, max_running and "
-        "the model's context",
-        sizes.num_pages,
-        engine.page_tokens,
-        sizes.num_slots,
-        (sizes.num_pages * layout.page_bytes + sizes.num_slots * layout.slot_bytes) / 2**20,
+        "memory set aside, of [engine] cache_bytes, max_running and the model's context",
+        extra={
+            "num_pages": sizes.num_pages,
+            "page_tokens": engine.page_tokens,
+            "num_slots": sizes.num_slots,
+            "num_bytes": (
+                sizes.num_pages * layout.page_bytes + sizes.num_slots * layout.slot_bytes
+            ),
+        },
     )
     return LoadedModel(folder=folder, runner=runner, sizes=sizes)

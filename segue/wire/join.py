@@ -49,5 +49,5 @@ async def stay_joined(
                 error = error_from_rpc(rpc_error, f"router {router_address}")
                 if isinstance(error, LayoutMismatch):
                     raise error from None
-                logger.info("not joined to the router: %s", error)
+                logger.info("not joined to the router", extra={"error": str(error)})
         await asyncio.sleep(REJOIN_AFTER_S)

@@ -1,0 +1,106 @@
+"""Whole clusters: one with real Ray for the session, and one of plain objects in this process."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+
+from decode_worker.__main__ import running as running_decode
+from decode_worker.worker import DecodeWorker
+from prefill_worker.__main__ import running as running_prefill
+from prefill_worker.worker import PrefillWorker
+from router.__main__ import running as running_router
+from router.config import RouterConfig
+from segue.client import Client
+from segue.demo import checkpoint_dir
+from segue.engine.config import EngineConfig
+from segue.launch.cluster import Cluster, running_cluster
+from segue.launch.config import ClusterConfig, Config
+from segue.worker_process import WorkerOptions
+from tests.cluster.idle import wait_until_ready
+
+# Small, so that turns wait for memory in tests; one thread each, since all share two cores.
+ENGINE = EngineConfig(max_running=8, cache_bytes=64 << 20, num_threads=1)
+
+
+@pytest.fixture(scope="session")
+def demo() -> Path:
+    return checkpoint_dir()
+
+
+@pytest.fixture(scope="session")
+def ray_cluster() -> Iterator[Cluster]:
+    """Two prefill and two decode workers on the demo model, started as `segue serve` does."""
+    config = Config(
+        cluster=ClusterConfig(prefill=2, decode=2),
+        router=RouterConfig(port=0, drain_s=5.0),
+        engine=ENGINE,
+    )
+    with running_cluster(config, lambda stage: None) as cluster:
+        yield cluster
+
+
+@dataclass(frozen=True, slots=True)
+class LocalCluster:
+    """The real objects, with real gRPC and Mooncake between them, but one process and no Ray."""
+
+    client: Client
+    prefill: list[PrefillWorker]
+    decode: list[DecodeWorker]
+
+    def check_invariants(self) -> None:
+        for worker in (*self.prefill, *self.decode):
+            worker.check_invariants()
+
+
+@contextlib.asynccontextmanager
+async def local_cluster(
+    model: Path | str,
+    config: Config | None = None,
+    *,
+    prefill: int = 1,
+    decode: int = 1,
+) -> AsyncIterator[LocalCluster]:
+    config = config or Config(engine=ENGINE)
+    async with contextlib.AsyncExitStack() as stack:
+        router_config = replace(config.router, port=0, drain_s=1.0)
+        router = await stack.enter_async_context(running_router(router_config, str(model)))
+
+        def options(name: str) -> WorkerOptions:
+            return WorkerOptions(worker_id=name, model=str(model), router_address=router.address)
+
+        prefills = [
+            await stack.enter_async_context(
+                running_prefill(
+                    options(f"prefill-{index}"),
+                    engine=config.engine,
+                    prefill=config.prefill,
+                    transfer=config.transfer,
+                )
+            )
+            for index in range(prefill)
+        ]
+        decodes = [
+            await stack.enter_async_context(
+                running_decode(
+                    options(f"decode-{index}"),
+                    engine=config.engine,
+                    decode=config.decode,
+                    transfer=config.transfer,
+                )
+            )
+            for index in range(decode)
+        ]
+        client = await stack.enter_async_context(Client(router.address))
+        await wait_until_ready(client, prefill + decode)
+        cluster = LocalCluster(
+            client=client,
+            prefill=[running.worker for running in prefills],
+            decode=[running.worker for running in decodes],
+        )
+        yield cluster
+        cluster.check_invariants()

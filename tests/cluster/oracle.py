@@ -1,0 +1,30 @@
+"""What `transformers` says to the same tokens: the truth that the cluster is held against."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM
+
+
+class Oracle:
+    """Greedy answers of one checkpoint, from one process without any of our code."""
+
+    def __init__(self, folder: Path) -> None:
+        self._model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+
+    @torch.inference_mode()
+    def greedy(self, prompt: Sequence[int], num_tokens: int) -> list[int]:
+        """Exactly `num_tokens`, whatever they are."""
+        ids = torch.tensor([list(prompt)])
+        generated = self._model.generate(
+            ids,
+            attention_mask=torch.ones_like(ids),
+            do_sample=False,
+            max_new_tokens=num_tokens,
+            eos_token_id=None,
+            pad_token_id=0,
+        )
+        return [int(token) for token in generated[0, len(prompt) :]]
