@@ -25,7 +25,8 @@ class Membership:
     """One event loop owns it."""
 
     def __init__(self, *, model_id: str, heartbeat_timeout_s: float, clock: Clock) -> None:
-        self._model_id = model_id
+        """An empty `model_id` becomes that of the first worker: all must serve the same."""
+        self.model_id = model_id
         self._heartbeat_timeout_s = heartbeat_timeout_s
         self._clock = clock
         self._members: dict[WorkerId, _Member] = {}
@@ -35,9 +36,10 @@ class Membership:
         """Takes a worker's news. Raises LayoutMismatch for another model, StaleEpoch for a past
         life.
         """
-        if model_id != self._model_id:
+        self.model_id = self.model_id or model_id
+        if model_id != self.model_id:
             raise LayoutMismatch(
-                f"{status.worker_id} serves model {model_id}, this router {self._model_id}; "
+                f"{status.worker_id} serves model {model_id}, this router {self.model_id}; "
                 "start both on the same checkpoint"
             )
         known = self._members.get(status.worker_id)

@@ -18,6 +18,7 @@ class PromptBuilder:
     encoder: PromptEncoder
     config: ModelConfig
     model_id: str
+    """Empty where the folder has no weights: the workers know which ones are served."""
 
     @classmethod
     def from_folder(cls, folder: Path) -> PromptBuilder:
@@ -25,7 +26,7 @@ class PromptBuilder:
         return cls(
             encoder=PromptEncoder.from_folder(folder),
             config=ModelConfig.from_folder(folder),
-            model_id=model_id(folder),
+            model_id=model_id(folder) if any(folder.glob("*.safetensors")) else "",
         )
 
     def build(self, request: TurnRequest) -> TurnSpec:

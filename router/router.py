@@ -199,7 +199,7 @@ class Router:
         return ClusterStatus(
             ready=roles == set(Role) and not self._admission.is_draining,
             model=self._model_name,
-            model_id=self._prompts.model_id,
+            model_id=self.membership.model_id,
             workers=tuple(workers),
             router=RouterStatus(
                 address=address,

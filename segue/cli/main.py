@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from segue.cli import show
 from segue.cli.input import SamplingOptions, parse_token_ids, read_messages
@@ -45,7 +46,8 @@ def main() -> None:
     try:
         app()
     except SegueError as error:
-        err.print(f"[bold red]error[/] {type(error).__name__}: {error}", soft_wrap=True)
+        message = escape(f"{type(error).__name__}: {error}")
+        err.print(f"[bold red]error[/] {message}", soft_wrap=True)
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)
@@ -65,8 +67,7 @@ def serve(
     ] = False,
 ) -> None:
     """Start a cluster and serve until SIGTERM or Ctrl-C; running turns are finished first."""
-    # Ray and its friends take a second to import, which no other command should pay.
-    from segue.launch.serve import configure, serve_until_signal
+    from segue.launch.config import configure
 
     settings = configure(
         config,
@@ -81,6 +82,9 @@ def serve(
     if print_config:
         typer.echo(settings.to_toml(), nl=False)
         return
+    # Ray takes seconds to import, which nothing else should pay for.
+    from segue.launch.serve import serve_until_signal
+
     serve_until_signal(settings, err, out)
 
 

@@ -6,7 +6,6 @@ import contextlib
 import logging
 import os
 import signal
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -19,8 +18,10 @@ from ray.exceptions import RayError, RayTaskError
 from segue.errors import SegueError, Unavailable
 from segue.launch.actors import RouterActor, WorkerActor
 from segue.launch.config import Config
+from segue.model.preflight import check_folder
 from segue.model.source import resolve_model
 from segue.types import Role
+from segue.wire.server import free_port
 from segue.worker_process import WorkerOptions
 
 logger = logging.getLogger(__name__)
@@ -50,6 +51,7 @@ def running_cluster(config: Config, report: Report) -> Iterator[Cluster]:
     """
     report("finding the model")
     model = _resolve(config)
+    config = _with_port(config)
     report("starting Ray" if not config.cluster.ray_address else "joining Ray")
     is_ours = _start_ray(config.cluster.ray_address)
     try:
@@ -62,9 +64,15 @@ def running_cluster(config: Config, report: Report) -> Iterator[Cluster]:
 
 
 def _resolve(config: Config) -> str:
-    """The folder, so that every process on this machine reads the same; hub ids stay ids."""
+    """What the processes are told to load: here a folder that is known to be whole.
+
+    On another cluster the name is left as it is: its nodes have folders and caches of their own.
+    """
+    if config.cluster.ray_address:
+        return config.cluster.model
     folder = resolve_model(config.cluster.model, with_weights=True)
-    return str(folder) if not config.cluster.ray_address else config.cluster.model
+    check_folder(folder)
+    return str(folder)
 
 
 def _start_ray(address: str) -> bool:
@@ -98,7 +106,6 @@ def _keeping_signal_handlers() -> Iterator[None]:
 
 def _start(config: Config, model: str, report: Report, cleanup: contextlib.ExitStack) -> Cluster:
     report("starting the router")
-    config = _with_port(config)
     router = ray.remote(RouterActor).options(**_actor_options(config)).remote(config, model)
     # Ends last: workers drain while it still relays.
     cleanup.callback(_kill, router)
@@ -129,12 +136,13 @@ def _start(config: Config, model: str, report: Report, cleanup: contextlib.ExitS
 
 
 def _with_port(config: Config) -> Config:
-    """A router that is started again must be where the workers and the clients look for it."""
-    if config.router.port:
+    """A free port, found now: a router that is started again must be where it was before.
+
+    On another cluster the router's node has ports of its own. Raises InvalidConfig for a taken one.
+    """
+    if config.cluster.ray_address:
         return config
-    with socket.socket() as probe:
-        probe.bind((config.router.host, 0))
-        port: int = probe.getsockname()[1]
+    port = free_port(config.router.host, config.router.port)
     return replace(config, router=replace(config.router, port=port))
 
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Self
 
 from decode_worker.config import DecodeConfig
 from kv_transfer.config import TransferConfig
 from prefill_worker.config import PrefillConfig
-
 from router.config import RouterConfig
-from segue.config import describe, section
+from segue.config import describe, read_file, section
 from segue.engine.config import EngineConfig
 
 
@@ -72,3 +72,17 @@ class Config:
                 "transfer": self.transfer,
             }
         )
+
+
+def configure(
+    path: Path | None,
+    *,
+    cluster: Mapping[str, object | None],
+    router: Mapping[str, object | None],
+) -> Config:
+    """The file's settings, overridden by the flags that were given. Raises InvalidConfig."""
+    sections = dict(read_file(path))
+    for name, flags in (("cluster", cluster), ("router", router)):
+        given = {key: value for key, value in flags.items() if value is not None}
+        sections[name] = {**sections.get(name, {}), **given}
+    return Config.from_sections(sections)

@@ -1,33 +1,16 @@
-"""`segue serve`: settings from file and flags, a cluster with its progress shown, a clean end."""
+"""`segue serve`: a cluster with its progress shown, and a clean end."""
 
 from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Mapping
-from pathlib import Path
 from time import monotonic
 from types import FrameType
 
 from rich.console import Console
 
-from segue.config import read_file
 from segue.launch.cluster import running_cluster
 from segue.launch.config import Config
-
-
-def configure(
-    path: Path | None,
-    *,
-    cluster: Mapping[str, object | None],
-    router: Mapping[str, object | None],
-) -> Config:
-    """The file's settings, overridden by the flags that were given. Raises InvalidConfig."""
-    sections = dict(read_file(path))
-    for name, flags in (("cluster", cluster), ("router", router)):
-        given = {key: value for key, value in flags.items() if value is not None}
-        sections[name] = {**sections.get(name, {}), **given}
-    return Config.from_sections(sections)
 
 
 def serve_until_signal(config: Config, progress: Console, out: Console) -> None:

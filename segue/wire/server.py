@@ -58,7 +58,9 @@ async def serving(
         # Two servers on one port would each get half of the calls; a taken port must be an error.
         options=[*MESSAGE_LIMITS, ("grpc.so_reuseport", 0)],
     )
-    address = f"{host}:{_bind(server, host, port)}"
+    if port:
+        free_port(host, port)
+    address = f"{host}:{server.add_insecure_port(f'{host}:{port}')}"
     services = services_at(address)
     for _, add in services:
         add(server)
@@ -82,8 +84,11 @@ async def serving(
         await server.stop(grace_s)
 
 
-def _bind(server: grpc.aio.Server, host: str, port: int) -> int:
-    """gRPC's own message for a taken port names neither the port nor what to do."""
+def free_port(host: str, port: int) -> int:
+    """`port` if nobody listens there, for 0 one that the system chooses. Raises InvalidConfig.
+
+    gRPC's own message for a taken port names neither the port nor what to do.
+    """
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -93,7 +98,8 @@ def _bind(server: grpc.aio.Server, host: str, port: int) -> int:
                 f"cannot listen on {host}:{port} ({error.strerror}); "
                 "stop what uses it, or choose another with --port (0 lets the system choose)"
             ) from None
-    return server.add_insecure_port(f"{host}:{port}")
+        found: int = probe.getsockname()[1]
+    return found
 
 
 def channel_to(address: str) -> grpc.aio.Channel:

@@ -64,7 +64,9 @@ async def local_cluster(
     *,
     prefill: int = 1,
     decode: int = 1,
+    decode_engine: EngineConfig | None = None,
 ) -> AsyncIterator[LocalCluster]:
+    """`decode_engine`: where the decode workers' is to differ from the prefill workers'."""
     config = config or Config(engine=ENGINE)
     async with contextlib.AsyncExitStack() as stack:
         router_config = replace(config.router, port=0, drain_s=1.0)
@@ -88,7 +90,7 @@ async def local_cluster(
             await stack.enter_async_context(
                 running_decode(
                     options(f"decode-{index}"),
-                    engine=config.engine,
+                    engine=decode_engine or config.engine,
                     decode=config.decode,
                     transfer=config.transfer,
                 )

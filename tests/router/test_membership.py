@@ -84,3 +84,11 @@ async def test_a_view_comes_at_once_and_after_each_change_but_not_for_mere_load(
     membership.lost(FIRST_LIFE.worker_id, FIRST_LIFE.epoch)
     (lost,) = await anext(views)
     assert lost.health is WorkerHealth.LOST
+
+
+async def test_a_router_without_weights_takes_the_first_workers_word(clock: ManualClock) -> None:
+    membership = Membership(model_id="", heartbeat_timeout_s=5.0, clock=clock)
+    membership.heartbeat(FIRST_LIFE, "m1")
+
+    with pytest.raises(LayoutMismatch, match="serves model m2, this router m1"):
+        membership.heartbeat(SECOND_LIFE, "m2")

@@ -1,0 +1,172 @@
+"""The command line as a person uses it: real processes, real files, exit statuses."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from segue.demo import checkpoint_dir
+
+
+def segue(*arguments: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
+    program = Path(sys.executable).parent / "segue"
+    return subprocess.run(
+        [str(program), *arguments], capture_output=True, text=True, timeout=120, input=stdin
+    )
+
+
+@contextmanager
+def serving(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """A `segue serve` that is ready, and the line that says so."""
+    program = Path(sys.executable).parent / "segue"
+    process = subprocess.Popen(
+        [str(program), "serve", *arguments], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    try:
+        yield process, process.stdout.readline()
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(60)
+        process.stdout.close()
+
+
+def test_serve_answers_and_ends_cleanly_on_sigterm(tmp_path: Path) -> None:
+    settings = tmp_path / "segue.toml"
+    settings.write_text("[engine]\nnum_threads = 1\ncache_bytes = 67108864\n")
+    messages = tmp_path / "messages.json"
+    messages.write_text(json.dumps([{"role": "user", "content": "Hello"}]))
+
+    with serving("--port", "0", "--config", str(settings)) as (server, line):
+        assert line.startswith("ready at 127.0.0.1:"), line
+        target = ("--target", line.split()[2])
+        whole = segue("generate", "--messages", str(messages), "--json", *target)
+        by_ids = segue(
+            "generate",
+            "--input-ids",
+            "5,6,7",
+            "--ignore-eos",
+            "--max-tokens",
+            "3",
+            "--json",
+            *target,
+        )
+        one = segue("chat", "Hello", *target)
+        talk = segue("chat", *target, stdin="Hello\n\n")
+        status = segue("status", "--json", *target)
+        table = segue("status", *target)
+        server.send_signal(signal.SIGTERM)
+        assert server.wait(60) == 0
+
+    answer = json.loads(whole.stdout)
+    assert set(answer) >= {
+        "text",
+        "token_ids",
+        "finish_reason",
+        "usage",
+        "timings",
+        "prefill_worker",
+        "decode_worker",
+    }
+    assert answer["finish_reason"] == "stop"
+    assert answer["usage"]["shipped_bytes"] > 0
+    assert len(json.loads(by_ids.stdout)["token_ids"]) == 3
+    assert answer["text"] in one.stdout
+    assert "first token" in one.stdout
+    assert answer["text"] in talk.stdout
+    assert status.returncode == table.returncode == 0
+    assert json.loads(status.stdout)["ready"] is True
+    assert {w["worker_id"] for w in json.loads(status.stdout)["workers"]} == {
+        "prefill-0",
+        "decode-0",
+    }
+    assert "decode-0" in table.stdout
+
+
+def test_print_config_shows_what_is_in_force_and_reads_back(tmp_path: Path) -> None:
+    shown = segue("serve", "--print-config", "--decode", "3")
+    again = tmp_path / "again.toml"
+    again.write_text(shown.stdout)
+
+    assert "decode = 3" in shown.stdout
+    assert segue("serve", "--print-config", "--config", str(again)).stdout == shown.stdout
+
+
+@pytest.fixture
+def broken(tmp_path: Path) -> Path:
+    """A copy of the demo checkpoint, to be broken."""
+    return Path(shutil.copytree(checkpoint_dir(), tmp_path / "model"))
+
+
+def test_serve_refuses_a_folder_without_config(broken: Path) -> None:
+    (broken / "config.json").unlink()
+
+    refused = segue("serve", str(broken), "--port", "0")
+
+    assert refused.returncode == 1
+    assert f"InvalidCheckpoint: {broken} has no config.json" in refused.stderr
+
+
+def test_serve_refuses_a_folder_with_a_missing_shard(broken: Path) -> None:
+    index = {"weight_map": {"model.norm.weight": "model-00002-of-00002.safetensors"}}
+    (broken / "model.safetensors.index.json").write_text(json.dumps(index))
+
+    refused = segue("serve", str(broken), "--port", "0")
+
+    assert refused.returncode == 1
+    assert "lacks the weights ['model-00002-of-00002.safetensors']" in refused.stderr
+
+
+def test_serve_refuses_an_unsupported_architecture(broken: Path) -> None:
+    config = json.loads((broken / "config.json").read_text())
+    (broken / "config.json").write_text(
+        json.dumps(config | {"architectures": ["LlamaForCausalLM"], "model_type": "llama"})
+    )
+
+    refused = segue("serve", str(broken), "--port", "0")
+
+    assert refused.returncode == 1
+    assert "LlamaForCausalLM" in refused.stderr
+    assert "Qwen3_5ForCausalLM" in refused.stderr
+
+
+def test_serve_refuses_a_taken_port() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+
+        refused = segue("serve", "--port", str(port))
+
+    assert refused.returncode == 1
+    assert f"cannot listen on 127.0.0.1:{port}" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["status", "--target", "127.0.0.1:1"], "Unavailable: router 127.0.0.1:1"),
+        (["generate", "--target", "127.0.0.1:1"], "give exactly one of --prompt"),
+        (["generate", "--prompt", "x", "--input-ids", "1"], "give exactly one of --prompt"),
+        (["generate", "--input-ids", "1,x"], "takes numbers with commas"),
+        (["generate", "--prompt", "x", "--temperature", "-1"], "temperature must be between"),
+        (["generate", "--messages", "/nowhere.json"], "cannot read /nowhere.json"),
+        (["serve", "--config", "/nowhere.toml"], "cannot read configuration /nowhere.toml"),
+        (["serve", "--prefill", "0"], "[cluster] prefill must be >= 1, got 0"),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_line(arguments: list[str], message: str) -> None:
+    refused = segue(*arguments)
+
+    assert refused.returncode == 1
+    assert message in refused.stderr
+    assert "Traceback" not in refused.stderr

@@ -1,0 +1,169 @@
+"""Whatever is wrong with a turn is said with the right status, and the cluster goes on."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterable, AsyncIterator
+
+import grpc
+import pytest
+
+from router.links import DecodeLink
+from segue.client import Client
+from segue.errors import InvalidRequest, NotFound, Unavailable
+from segue.launch.cluster import Cluster
+from segue.types import Role, TextInput, TurnId
+from segue.wire import session_pb2 as pb
+from segue.wire.server import channel_to
+from segue.wire.session_pb2_grpc import SessionsStub
+from tests.cluster.idle import is_idle, wait_until_idle
+
+INVALID = grpc.StatusCode.INVALID_ARGUMENT
+
+
+@pytest.fixture
+async def stub(ray_cluster: Cluster) -> AsyncIterator[SessionsStub]:
+    async with channel_to(ray_cluster.address) as channel:
+        yield SessionsStub(channel)
+
+
+def chat(*messages: pb.Message, tools: tuple[str, ...] = ()) -> pb.GenerateRequest:
+    return pb.GenerateRequest(chat=pb.ChatInput(messages=messages, tools=tools))
+
+
+def ids(*token_ids: int) -> pb.TokenIds:
+    return pb.TokenIds(ids=token_ids)
+
+
+USER = pb.Message(role="user", content="Hello")
+
+BAD: dict[str, tuple[pb.GenerateRequest, str]] = {
+    "no input": (pb.GenerateRequest(), "a turn needs an input"),
+    "no tokens": (pb.GenerateRequest(token_ids=ids()), "prompt of at least one token"),
+    "empty text": (pb.GenerateRequest(text=""), "prompt of at least one token"),
+    "no messages": (chat(), "message"),
+    "unknown role": (chat(pb.Message(role="wizard", content="x")), "wizard"),
+    "answer last": (chat(USER, pb.Message(role="assistant", content="x")), "assistant"),
+    "tool message without a call": (chat(USER, pb.Message(role="tool", content="5")), "tool"),
+    "token id too large": (pb.GenerateRequest(token_ids=ids(1, 10**6)), "at index 1"),
+    "prompt too long": (pb.GenerateRequest(token_ids=ids(*[1] * 9000)), "context is"),
+    "negative temperature": (
+        pb.GenerateRequest(text="x", sampling=pb.Sampling(temperature=-1)),
+        "temperature must be between 0 and 100, got -1",
+    ),
+    "temperature is not a number": (
+        pb.GenerateRequest(text="x", sampling=pb.Sampling(temperature=float("nan"))),
+        "temperature must be between",
+    ),
+    "top_p above one": (
+        pb.GenerateRequest(text="x", sampling=pb.Sampling(top_p=1.5)),
+        "top_p must be between 0 and 1, got 1.5",
+    ),
+    "negative top_k": (
+        pb.GenerateRequest(text="x", sampling=pb.Sampling(top_k=-1)),
+        "top_k must be >= 0",
+    ),
+    "absurd penalty": (
+        pb.GenerateRequest(text="x", sampling=pb.Sampling(presence_penalty=1e9)),
+        "presence_penalty must be between -2 and 2",
+    ),
+    "negative seed": (
+        pb.GenerateRequest(text="x", sampling=pb.Sampling(seed=-4)),
+        "seed must be in",
+    ),
+    "bias for a token that is not there": (
+        pb.GenerateRequest(text="x", sampling=pb.Sampling(logit_bias={10**6: 1.0})),
+        "logit_bias names token id 1000000",
+    ),
+    "too many logprobs": (
+        pb.GenerateRequest(text="x", sampling=pb.Sampling(logprobs=99)),
+        "logprobs must be between 0 and 20",
+    ),
+    "no tokens wanted": (
+        pb.GenerateRequest(text="x", stop=pb.Stop(max_tokens=0)),
+        "max_tokens must be >= 1",
+    ),
+    "empty stop string": (
+        pb.GenerateRequest(text="x", stop=pb.Stop(strings=[""])),
+        "a stop string must not be empty",
+    ),
+    "stop token that is not there": (
+        pb.GenerateRequest(text="x", stop=pb.Stop(token_ids=[10**6])),
+        "stop_token_ids has token id 1000000",
+    ),
+    "tools that are no JSON": (chat(USER, tools=("{not json",)), "tool"),
+    "tools that are no functions": (chat(USER, tools=('{"type": "function"}',)), "function"),
+    "session name too long": (pb.GenerateRequest(text="x", session_id="s" * 300), "256"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+async def test_bad_input_is_refused_with_its_reason(stub: SessionsStub, case: str) -> None:
+    request, reason = BAD[case]
+
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await stub.Generate(request, timeout=30).read()
+
+    assert refused.value.code() is INVALID
+    assert reason in str(refused.value.details())
+
+
+async def test_after_all_that_the_cluster_serves_and_holds_nothing(ray_cluster: Cluster) -> None:
+    async with Client(ray_cluster.address) as client:
+        answer = await client.generate(TextInput("Hello"))
+        status = await wait_until_idle(client)
+
+    assert answer.token_ids
+    assert is_idle(status), status
+
+
+async def test_cancelling_a_turn_that_does_not_run_is_no_error(ray_cluster: Cluster) -> None:
+    async with Client(ray_cluster.address) as client:
+        assert not await client.cancel("never heard of")
+
+
+async def test_a_turn_id_that_runs_already_is_refused(ray_cluster: Cluster) -> None:
+    async with Client(ray_cluster.address) as client:
+        running = client.stream(TextInput("Count"), turn_id="twice")
+        await anext(running)
+
+        with pytest.raises(InvalidRequest, match="running already"):
+            await client.generate(TextInput("Count"), turn_id="twice")
+
+        await running.aclose()
+
+
+async def test_a_target_that_is_down_is_unavailable_and_named() -> None:
+    async with Client("127.0.0.1:1") as client:
+        with pytest.raises(Unavailable, match=r"router 127\.0\.0\.1:1"):
+            await client.generate(TextInput("Hello"), timeout_s=5)
+
+
+async def collect(call: AsyncIterable[pb.GenerateEvent]) -> list[pb.GenerateEvent]:
+    return [event async for event in call]
+
+
+async def test_a_deadline_that_passes_ends_the_turn_everywhere(ray_cluster: Cluster) -> None:
+    async with channel_to(ray_cluster.address) as channel:
+        call = SessionsStub(channel).Generate(
+            pb.GenerateRequest(text="Hello", stop=pb.Stop(max_tokens=4000, ignore_eos=True)),
+            timeout=0.3,
+        )
+        with pytest.raises(grpc.aio.AioRpcError) as ended:
+            await collect(call)
+    async with Client(ray_cluster.address) as client:
+        status = await wait_until_idle(client)
+
+    assert ended.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    assert is_idle(status), status
+
+
+async def test_workers_refuse_what_only_they_can_know(ray_cluster: Cluster) -> None:
+    async with Client(ray_cluster.address) as client:
+        (decode, *_) = [w for w in (await client.status()).workers if w.role is Role.DECODE]
+    link = DecodeLink(decode)
+    stream = link.decode(TurnId("nobody's"), timeout_s=5)
+
+    with pytest.raises(NotFound, match="turn nobody's is not"):
+        await stream.read()
+
+    await link.close()

@@ -1,0 +1,176 @@
+"""What dies, overflows or does not fit: turns go elsewhere or say why, and nothing is kept."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from segue.client import Client
+from segue.engine.config import EngineConfig
+from segue.errors import InvalidRequest, LayoutMismatch, Overloaded, Unavailable
+from segue.launch.cluster import Cluster
+from segue.launch.config import Config
+from segue.types import SessionId, StopConditions, TokenDelta, TokenInput, TurnStarted
+from tests.cluster.conftest import ENGINE, local_cluster
+from tests.cluster.idle import is_idle, wait_until_idle
+from tests.cluster.oracle import Oracle
+
+LONG_PROMPT = tuple(5 + index * 7 % 900 for index in range(6000))
+UNENDING = StopConditions(max_tokens=1500, ignore_eos=True)
+
+
+async def pid_of(client: Client, worker_id: str) -> int:
+    (pid,) = [w.pid for w in (await client.status()).workers if w.worker_id == worker_id]
+    return pid
+
+
+async def wait_until_whole(client: Client) -> None:
+    async with asyncio.timeout(60):
+        while {w.health.value for w in (await client.status()).workers} != {"ready"}:
+            await asyncio.sleep(0.1)
+
+
+async def test_a_turn_whose_prefill_worker_dies_is_computed_by_another(
+    ray_cluster: Cluster, demo: Path
+) -> None:
+    async with Client(ray_cluster.address) as client:
+        await wait_until_whole(client)
+        turn = client.stream(
+            TokenInput(LONG_PROMPT), stop=StopConditions(max_tokens=5, ignore_eos=True)
+        )
+        first = await anext(turn)
+        assert isinstance(first, TurnStarted)
+
+        os.kill(await pid_of(client, first.prefill_worker), signal.SIGKILL)
+
+        events = [event async for event in turn]
+        await wait_until_whole(client)
+        status = await wait_until_idle(client)
+
+    tokens = [t for event in events if isinstance(event, TokenDelta) for t in event.token_ids]
+    again = [event for event in events if isinstance(event, TurnStarted)]
+    assert [event.prefill_worker != first.prefill_worker for event in again] == [True]
+    assert tokens == Oracle(demo).greedy(LONG_PROMPT, 5)
+    assert is_idle(status), status
+
+
+async def test_a_turn_whose_decode_worker_dies_in_mid_answer_says_so(
+    ray_cluster: Cluster,
+) -> None:
+    async with Client(ray_cluster.address) as client:
+        await wait_until_whole(client)
+        turn = client.stream(TokenInput((5, 6, 7)), stop=UNENDING)
+        started = await anext(turn)
+        assert isinstance(started, TurnStarted)
+        assert isinstance(await anext(turn), TokenDelta)
+
+        os.kill(await pid_of(client, started.decode_worker), signal.SIGKILL)
+
+        with pytest.raises(Unavailable, match=started.decode_worker):
+            _ = [event async for event in turn]
+        await wait_until_whole(client)
+        status = await wait_until_idle(client)
+
+    assert is_idle(status), status
+
+
+async def test_the_router_comes_back_where_it_was_and_the_workers_join_it_again(
+    ray_cluster: Cluster,
+) -> None:
+    import ray
+
+    router_pid = ray.get(ray_cluster.router.pid.remote())
+
+    os.kill(router_pid, signal.SIGKILL)
+
+    async with Client(ray_cluster.address) as client, asyncio.timeout(60):
+        while True:
+            try:
+                if len((await client.status()).workers) == 4:
+                    break
+            except Unavailable:
+                pass
+            await asyncio.sleep(0.1)
+        await wait_until_whole(client)
+        answer = await client.generate(TokenInput((5, 6, 7)))
+
+    assert answer.token_ids
+
+
+async def test_a_session_goes_back_to_its_own_workers(ray_cluster: Cluster) -> None:
+    async with Client(ray_cluster.address) as client:
+        await wait_until_whole(client)
+        ends = [
+            (await client.generate(TokenInput((5, 6, 7)), session_id=SessionId(name))).end
+            for name in ("one", "two", "three", "one", "two", "three")
+        ]
+
+    places = [(end.prefill_worker, end.decode_worker) for end in ends]
+    assert places[:3] == places[3:]
+
+
+async def test_workers_that_lay_out_memory_differently_refuse_each_other_by_name(
+    demo: Path,
+) -> None:
+    other = replace(ENGINE, page_tokens=32)
+
+    async with local_cluster(demo, decode_engine=other) as cluster:
+        with pytest.raises(
+            LayoutMismatch, match=r"prefill-0.*16.*decode-0.*32|decode-0.*prefill-0"
+        ):
+            await cluster.client.generate(TokenInput((5, 6, 7)), timeout_s=20)
+        status = await wait_until_idle(cluster.client)
+
+    assert is_idle(status), status
+
+
+async def test_turns_wait_for_memory_and_all_are_served(demo: Path) -> None:
+    """Memory for one turn at a time, ten turns at once."""
+    engine = EngineConfig(max_running=1, cache_bytes=8 << 20, num_threads=1)
+
+    async with local_cluster(demo, Config(engine=engine)) as cluster:
+        answers = await asyncio.gather(
+            *(
+                cluster.client.generate(
+                    TokenInput((5, 6, 7 + index)),
+                    stop=StopConditions(max_tokens=20, ignore_eos=True),
+                )
+                for index in range(10)
+            )
+        )
+        status = await wait_until_idle(cluster.client)
+
+    assert {len(answer.token_ids) for answer in answers} == {20}
+    assert is_idle(status), status
+
+
+async def test_a_turn_that_can_never_fit_is_refused_with_the_numbers(demo: Path) -> None:
+    engine = EngineConfig(max_running=1, cache_bytes=2 << 20, num_threads=1)
+
+    async with local_cluster(demo, Config(engine=engine)) as cluster:
+        with pytest.raises(InvalidRequest, match=r"need \d+ pages, decode-0 has \d+"):
+            await cluster.client.generate(
+                TokenInput(LONG_PROMPT), stop=StopConditions(max_tokens=500), timeout_s=20
+            )
+
+
+async def test_one_turn_too_many_is_refused_with_a_hint_when_to_come_back(demo: Path) -> None:
+    config = Config(engine=ENGINE)
+    config = replace(config, router=replace(config.router, max_turns=1))
+
+    async with local_cluster(demo, config) as cluster:
+        running = cluster.client.stream(TokenInput((5, 6, 7)), stop=UNENDING)
+        await anext(running)
+
+        with pytest.raises(Overloaded, match="1 turns are in flight") as refused:
+            await cluster.client.generate(TokenInput((5, 6, 7)))
+        await running.aclose()
+        status = await wait_until_idle(cluster.client)
+
+    assert refused.value.retry_after_s > 0
+    assert is_idle(status), status

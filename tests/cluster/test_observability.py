@@ -1,0 +1,132 @@
+"""Probes, reflection and metrics as an operator's own tools see them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+import socket
+import subprocess
+import urllib.request
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+
+from segue.client import Client
+from segue.launch.cluster import Cluster
+from segue.types import ClusterStatus, TextInput
+from segue.wire.server import channel_to
+
+
+async def status_of(cluster: Cluster) -> ClusterStatus:
+    async with Client(cluster.address) as client:
+        await client.generate(TextInput("Hello"))
+        return await client.status()
+
+
+def addresses(status: ClusterStatus) -> list[str]:
+    return [status.router.address, *(worker.address for worker in status.workers)]
+
+
+async def test_every_server_answers_the_standard_health_check(ray_cluster: Cluster) -> None:
+    for address in addresses(await status_of(ray_cluster)):
+        async with channel_to(address) as channel:
+            reply = await health_pb2_grpc.HealthStub(channel).Check(
+                health_pb2.HealthCheckRequest(), timeout=5
+            )
+
+        assert reply.status == health_pb2.HealthCheckResponse.SERVING, address
+
+
+async def test_every_server_lists_its_services(ray_cluster: Cluster) -> None:
+    listed = set()
+    for address in addresses(await status_of(ray_cluster)):
+        async with channel_to(address) as channel:
+            request = reflection_pb2.ServerReflectionRequest(list_services="")
+            call = reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo(
+                iter([request]), timeout=5
+            )
+            async for reply in call:
+                listed |= {service.name for service in reply.list_services_response.service}
+
+    assert listed >= {
+        "segue.v1.Sessions",
+        "segue.v1.Membership",
+        "segue.v1.PrefillWorker",
+        "segue.v1.DecodeWorker",
+        "segue.v1.HandoffReader",
+        "segue.v1.HandoffWriter",
+        "grpc.health.v1.Health",
+    }
+
+
+@pytest.fixture
+async def prometheus(ray_cluster: Cluster, tmp_path: Path) -> AsyncIterator[str]:
+    """A real Prometheus that scrapes the cluster; its address."""
+    program = shutil.which("prometheus")
+    if program is None:
+        pytest.fail("prometheus is not installed; ./check installs it (Debian: prometheus)")
+    status = await status_of(ray_cluster)
+    targets = [status.router.metrics_address, *(w.metrics_address for w in status.workers)]
+    configuration = tmp_path / "prometheus.yml"
+    configuration.write_text(
+        json.dumps(
+            {
+                "global": {"scrape_interval": "1s"},
+                "scrape_configs": [{"job_name": "segue", "static_configs": [{"targets": targets}]}],
+            }
+        )
+    )
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    process = subprocess.Popen(
+        [
+            program,
+            f"--config.file={configuration}",
+            f"--storage.tsdb.path={tmp_path / 'data'}",
+            f"--web.listen-address={address}",
+        ],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        yield address
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def query(address: str, expression: str) -> list[dict[str, object]]:
+    url = f"http://{address}/api/v1/query?query={expression}"
+    with urllib.request.urlopen(url, timeout=5) as reply:
+        result: list[dict[str, object]] = json.load(reply)["data"]["result"]
+    return result
+
+
+async def wait_for(address: str, expression: str, num_results: int) -> list[dict[str, object]]:
+    async with asyncio.timeout(30):
+        while True:
+            try:
+                found = await asyncio.to_thread(query, address, expression)
+            except OSError:
+                found = []
+            if len(found) >= num_results:
+                return found
+            await asyncio.sleep(0.2)
+
+
+async def test_a_real_prometheus_scrapes_every_process(prometheus: str) -> None:
+    up = await wait_for(prometheus, "up==1", 5)
+    first_tokens = await wait_for(prometheus, "segue_time_to_first_token_seconds_count", 1)
+    pages = await wait_for(prometheus, "segue_pages", 20)
+    handoffs = await wait_for(prometheus, "segue_handoff_bytes_sum", 2)
+
+    assert len(up) == 5
+    assert float(first_tokens[0]["value"][1]) >= 1  # type: ignore[index]  # Prometheus' JSON
+    states = {result["metric"]["state"] for result in pages}  # type: ignore[index]
+    assert states == {"free", "working", "cached", "reserved", "quarantined"}
+    assert sum(float(result["value"][1]) for result in handoffs) > 0  # type: ignore[index]

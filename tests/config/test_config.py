@@ -1,0 +1,57 @@
+"""The configuration file: what is wrong with it is said, and what is in force reads back."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from segue.config import read_text
+from segue.engine.config import EngineConfig, pool_sizes
+from segue.errors import InvalidConfig
+from segue.launch.config import ClusterConfig, Config
+from tests.kv_transfer.world import LAYOUT
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("[engin]\n", "unknown section 'engin'"),
+        ("model = 'demo'\n", "unknown section 'model'"),
+        ("[engine]\npages = 3\n", r"\[engine\] has no 'pages'; it has "),
+        ("[engine]\npage_tokens = '16'\n", r"\[engine\] page_tokens must be int, got '16'"),
+        ("[engine]\npage_tokens = true\n", r"\[engine\] page_tokens must be int, got True"),
+        ("[engine]\npage_tokens = 0\n", r"\[engine\] page_tokens must be >= 1, got 0"),
+        ("[router]\nport = 70000\n", r"\[router\] port must be in \[0, 65536\), got 70000"),
+        ("[engine\n", "not valid TOML"),
+    ],
+)
+def test_what_is_wrong_with_a_file_is_said(text: str, reason: str) -> None:
+    with pytest.raises(InvalidConfig, match=reason):
+        Config.from_sections(read_text(text, "segue.toml"))
+
+
+def test_what_is_in_force_reads_back_to_the_same() -> None:
+    config = Config(cluster=ClusterConfig(model='a "b" \\ c', decode=3))
+
+    assert Config.from_sections(read_text(config.to_toml(), "shown")) == config
+
+
+def test_an_integer_is_a_fine_number_of_seconds() -> None:
+    config = Config.from_sections(read_text("[router]\ndrain_s = 5\n", "segue.toml"))
+
+    assert repr(config.router.drain_s) == "5.0"
+
+
+def test_memory_goes_to_slots_first_and_then_to_as_many_pages_as_could_be_used() -> None:
+    engine = EngineConfig(max_running=2, cache_bytes=2 * LAYOUT.slot_bytes + 10 * LAYOUT.page_bytes)
+
+    assert pool_sizes(LAYOUT, engine, max_context=1000 * LAYOUT.page_tokens).num_pages == 10
+    assert pool_sizes(LAYOUT, engine, max_context=3 * LAYOUT.page_tokens).num_pages == 6
+
+
+def test_memory_that_does_not_suffice_for_a_page_is_refused_with_the_numbers() -> None:
+    engine = EngineConfig(max_running=2, cache_bytes=2 * LAYOUT.slot_bytes)
+
+    with pytest.raises(InvalidConfig, match=f"cache_bytes = {engine.cache_bytes} is too small"):
+        pool_sizes(LAYOUT, replace(engine), max_context=100)
