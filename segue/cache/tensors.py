@@ -1,4 +1,4 @@
-"""The cache's memory: one tensor per field of the layout, and how many pages a budget buys."""
+"""The cache's memory: one tensor per field of the layout."""
 
 from __future__ import annotations
 
@@ -46,8 +46,3 @@ class CacheTensors:
         """Every field with its tensor, in the layout's order."""
         for field in self.layout.fields:
             yield field, self._tensors[field.group, field.layer]
-
-
-def pages_that_fit(layout: CacheLayout, *, num_slots: int, budget_bytes: int) -> int:
-    """How many pages fit into what `num_slots` slots leave of the budget; 0 when none does."""
-    return max(0, (budget_bytes - num_slots * layout.slot_bytes) // layout.page_bytes)

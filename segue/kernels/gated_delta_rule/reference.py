@@ -127,11 +127,13 @@ class _Chunks:
         k_MGCK = _cut(_unit(k_TGK))
         v_MHCV = _cut(v_THV.float())
         rate_MHC1 = _cut(rate_TH.unsqueeze(-1))
-        elapsed_MHC1 = _cut(log_decay_TH.unsqueeze(-1)).cumsum(2)
+        # float64: the sums reach hundreds where a head forgets fast, and what counts is the small
+        # difference between neighbours, of which float32 would lose two digits.
+        elapsed_MHC1 = _cut(log_decay_TH.double().unsqueeze(-1)).cumsum(2)
 
         between_MHCC = _decay_between(elapsed_MHC1)
-        since_start_MHC1 = elapsed_MHC1.exp()
-        until_end_MHC1 = (elapsed_MHC1[:, :, -1:] - elapsed_MHC1).exp()
+        since_start_MHC1 = elapsed_MHC1.float().exp()
+        until_end_MHC1 = (elapsed_MHC1[:, :, -1:] - elapsed_MHC1).float().exp()
         key_key_MHCC = _per_value_head(k_MGCK @ k_MGCK.mT, repeats)
         query_key_MHCC = _per_value_head(q_MGCK @ k_MGCK.mT, repeats)
         q_MHCK, k_MHCK = _per_value_head(q_MGCK, repeats), _per_value_head(k_MGCK, repeats)
@@ -188,7 +190,7 @@ def _cut(x_THX: Tensor) -> Tensor:
 
 def _decay_between(elapsed_MHC1: Tensor) -> Tensor:
     """exp(log decay from token j to token i) [M, H, C, C] for j <= i, else 0."""
-    between_MHCC = elapsed_MHC1 - elapsed_MHC1.mT
+    between_MHCC = (elapsed_MHC1 - elapsed_MHC1.mT).float()
     # Before exp: above the diagonal the differences are positive and may overflow.
     above = torch.ones_like(between_MHCC[0, 0], dtype=torch.bool).triu_(1)
     return between_MHCC.masked_fill_(above, -torch.inf).exp_()
