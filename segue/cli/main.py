@@ -133,7 +133,7 @@ async def _say(conversation: Session, text: str, options: SamplingOptions) -> No
                 out.out(event.text, end="", highlight=False)
             case TurnEnd():
                 out.out("")
-                out.print(show.timings_line(event), style="dim")
+                out.print(show.timings_line(event), style="dim", soft_wrap=True)
 
 
 @app.command()

@@ -19,7 +19,7 @@ _HEALTH_STYLE = {
 }
 
 
-def _milliseconds(seconds: float) -> str:
+def _seconds(seconds: float) -> str:
     return f"{seconds * 1e3:.0f} ms" if seconds < 10 else f"{seconds:.1f} s"
 
 
@@ -31,11 +31,10 @@ def timings_line(end: TurnEnd) -> str:
     speed = f"{decoded / timings.decode_s:.0f} tokens/s" if decoded and timings.decode_s else "-"
     return (
         f"{usage.prompt_tokens} + {usage.completion_tokens} tokens · "
-        f"first token {_milliseconds(timings.first_token_s)} "
-        f"(queue {_milliseconds(timings.queue_s)}, prefill {_milliseconds(timings.prefill_s)}, "
-        f"transfer {_milliseconds(timings.transfer_s)} of which "
-        f"{_milliseconds(timings.exposed_transfer_s)} waited for) · "
-        f"decode {speed} · {usage.shipped_bytes / 1024:.0f} KiB shipped · "
+        f"first after {_seconds(timings.first_token_s)} "
+        f"(queue {_seconds(timings.queue_s)}, prefill {_seconds(timings.prefill_s)}, "
+        f"transfer {_seconds(timings.transfer_s)}, {_seconds(timings.exposed_transfer_s)} of it "
+        f"not hidden) · {speed} · {usage.shipped_bytes / 1024:.0f} KiB · "
         f"{end.prefill_worker} → {end.decode_worker} · {end.finish_reason.value}"
     )
 
@@ -65,20 +64,19 @@ def status_json(cluster: ClusterStatus) -> str:
 def status_table(cluster: ClusterStatus) -> RenderableType:
     """The cluster as a person wants to see it."""
     table = Table(box=None, pad_edge=False)
-    for column in ("worker", "health", "turns", "tokens/s", "pages", "slots", "address", "epoch"):
-        table.add_column(column)
+    for column in ("worker", "health", "turns", "tokens/s", "pages", "slots", "address"):
+        table.add_column(column, no_wrap=True)
     for worker in cluster.workers:
         table.add_row(*_row(worker))
     router = cluster.router
     verdict = Text("ready", "bold green") if cluster.ready else Text("not ready", "bold red")
-    head = Text.assemble(
-        verdict,
-        f" · {cluster.model} ({cluster.model_id}) · router {router.address} · "
-        f"{router.running_turns} running, {router.finished_turns} finished, "
-        f"{router.cancelled_turns} cancelled, {router.failed_turns} failed turns · "
-        f"{router.sessions} sessions · {router.completion_tokens_per_s:.0f} tokens/s",
+    head = Text.assemble(verdict, f" · {cluster.model} · router {router.address}")
+    turns = Text(
+        f"{router.running_turns} turns running, {router.finished_turns} finished, "
+        f"{router.cancelled_turns} cancelled, {router.failed_turns} failed · "
+        f"{router.sessions} sessions · {router.completion_tokens_per_s:.0f} tokens/s"
     )
-    return Group(head, table)
+    return Group(head, turns, table)
 
 
 def _row(worker: WorkerStatus) -> tuple[RenderableType, ...]:
@@ -86,12 +84,11 @@ def _row(worker: WorkerStatus) -> tuple[RenderableType, ...]:
     return (
         worker.worker_id,
         Text(worker.health.value, _HEALTH_STYLE[worker.health]),
-        f"{load.running_turns} + {load.waiting_turns} waiting",
+        f"{load.running_turns} + {load.waiting_turns}",
         f"{load.tokens_per_s:.0f}",
         _units(load.pages),
         _units(load.slots),
         worker.address,
-        str(worker.epoch),
     )
 
 

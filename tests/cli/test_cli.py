@@ -81,7 +81,7 @@ def test_serve_answers_and_ends_cleanly_on_sigterm(tmp_path: Path) -> None:
     assert answer["usage"]["shipped_bytes"] > 0
     assert len(json.loads(by_ids.stdout)["token_ids"]) == 3
     assert answer["text"] in one.stdout
-    assert "first token" in one.stdout
+    assert "first after" in one.stdout
     assert answer["text"] in talk.stdout
     assert status.returncode == table.returncode == 0
     assert json.loads(status.stdout)["ready"] is True
