@@ -8,7 +8,7 @@ from dataclasses import dataclass
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TransferConfig:
     protocol: str = "tcp"
-    """"tcp" or "rdma". Mooncake falls back silently where there is no RDMA device."""
+    """"tcp" or "rdma". A worker that finds no RDMA device does not start with "rdma"."""
     devices: str = ""
     """RDMA devices, comma-separated; empty lets Mooncake choose."""
     progress_timeout_s: int = 5

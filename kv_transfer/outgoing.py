@@ -53,7 +53,7 @@ class IncompleteHandoff(AssertionError):
 class ShipLimits:
     """How much may be under way at once."""
 
-    max_batch_items: int = 256
+    max_batch_items: int = 512
     max_batch_bytes: int = 16 << 20
     """Also bounds how long a stop waits: for one batch."""
     max_waiting_bytes: int = 256 << 20

@@ -1,4 +1,4 @@
-"""What this process says to its peers: meets them, commits, aborts, fences. One channel a peer."""
+"""What this process says to its peers: meets them, commits, aborts, fences."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Peers:
 
     def __init__(self, memory_map: MemoryMap) -> None:
         self._memory_map = memory_map
-        self._channels: dict[str, grpc.aio.Channel] = {}
+        self._channels: dict[WorkerId, tuple[str, grpc.aio.Channel]] = {}
         self._met: dict[WorkerId, MemoryMap] = {}
 
     async def meet(self, reader: PeerIdentity, *, timeout_s: float) -> MemoryMap:
@@ -46,7 +46,7 @@ class Peers:
             return known
         request = pb.MeetRequest(writer=memory_map_to_wire(self._memory_map))
         with rpc_errors(reader.address):
-            reply = await self._reader(reader.address).Meet(request, timeout=timeout_s)
+            reply = await self._reader(reader).Meet(request, timeout=timeout_s)
         theirs = memory_map_from_wire(reply.reader)
         _require_life(reader, theirs.worker_id, theirs.epoch)
         require_same_layout(self._memory_map, theirs)
@@ -71,7 +71,7 @@ class Peers:
             report=report_to_wire(report),
         )
         with rpc_errors(ticket.reader.address):
-            await self._reader(ticket.reader.address).Commit(request, timeout=timeout_s)
+            await self._reader(ticket.reader).Commit(request, timeout=timeout_s)
 
     async def abort(self, ticket: Ticket, reason: str, *, timeout_s: float) -> None:
         """Tells the reader that we have stopped. Send it after `Outgoing.stop` has returned.
@@ -82,29 +82,29 @@ class Peers:
             ticket_id=ticket.ticket_id, epoch=ticket.reader.epoch, reason=reason
         )
         with rpc_errors(ticket.reader.address):
-            await self._reader(ticket.reader.address).Abort(request, timeout=timeout_s)
+            await self._reader(ticket.reader).Abort(request, timeout=timeout_s)
 
     async def fence(self, fence: Fence, *, timeout_s: float) -> None:
         """Returns when that life of the writer has stopped, or another life answers."""
         request = pb.FenceRequest(ticket_id=fence.ticket_id, writer_epoch=fence.writer.epoch)
-        with rpc_errors(fence.writer.address):
-            await self._writer(fence.writer.address).Fence(request, timeout=timeout_s)
+        # A channel for one call: fences are rare, and their writers often gone for good.
+        async with channel_to(fence.writer.address) as channel:
+            writer: HandoffWriterAsyncStub = HandoffWriterStub(channel)
+            with rpc_errors(fence.writer.address):
+                await writer.Fence(request, timeout=timeout_s)
 
     async def close(self) -> None:
-        for channel in self._channels.values():
+        for _, channel in self._channels.values():
             await channel.close()
         self._channels.clear()
 
-    def _reader(self, address: str) -> HandoffReaderAsyncStub:
-        return HandoffReaderStub(self._channel(address))
-
-    def _writer(self, address: str) -> HandoffWriterAsyncStub:
-        return HandoffWriterStub(self._channel(address))
-
-    def _channel(self, address: str) -> grpc.aio.Channel:
-        if address not in self._channels:
-            self._channels[address] = channel_to(address)
-        return self._channels[address]
+    def _reader(self, reader: PeerIdentity) -> HandoffReaderAsyncStub:
+        """Over the channel to that worker's address; one to an earlier address is dropped."""
+        address, channel = self._channels.get(reader.worker_id, ("", None))
+        if channel is None or address != reader.address:
+            channel = channel_to(reader.address)
+            self._channels[reader.worker_id] = (reader.address, channel)
+        return HandoffReaderStub(channel)
 
 
 def _require_life(expected: PeerIdentity, worker_id: WorkerId, epoch: Epoch) -> None:

@@ -35,7 +35,7 @@ from kv_transfer.handoff import (
     advance_reader,
 )
 from kv_transfer.holdings import Holdings
-from kv_transfer.layout import MemoryMap, require_same_layout
+from kv_transfer.layout import MemoryMap
 from kv_transfer.ticket import (
     Checksums,
     CommittedHandoff,
@@ -149,10 +149,6 @@ class HandoffReader:
         )
         self._changed.set()
         return ticket
-
-    def meet(self, writer_map: MemoryMap) -> None:
-        """Raises LayoutMismatch when the writer's bytes would mean something else here."""
-        require_same_layout(self.memory_map, writer_map)
 
     async def commit(
         self, ticket_id: TicketId, epoch: Epoch, checksums: Checksums

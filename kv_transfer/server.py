@@ -7,6 +7,7 @@ from typing import Any
 
 import grpc
 
+from kv_transfer.layout import require_same_layout
 from kv_transfer.reader import HandoffReader
 from kv_transfer.ticket import CommittedHandoff, TicketId
 from kv_transfer.wire import (
@@ -34,8 +35,9 @@ class ReaderServicer(rpc.HandoffReaderServicer):
         self._on_commit = on_commit
 
     async def Meet(self, request: pb.MeetRequest, context: Context) -> pb.MeetReply:
-        self._reader.meet(memory_map_from_wire(request.writer))
-        return pb.MeetReply(reader=memory_map_to_wire(self._reader.memory_map))
+        ours = self._reader.memory_map
+        require_same_layout(ours, memory_map_from_wire(request.writer))
+        return pb.MeetReply(reader=memory_map_to_wire(ours))
 
     async def Commit(self, request: pb.CommitRequest, context: Context) -> pb.CommitReply:
         first_token = sampled_from_wire(request.first_token)

@@ -229,6 +229,9 @@ class GroupChecksum(_message.Message):
     group: _builtins.str
     """A field group: kv, recurrent, conv."""
     crc32: _builtins.int
+    """CRC-32 of the CRC-32s (each 4 bytes, little-endian) of the group's units: fields in layout
+    order, and within a field the ticket's pages in order, or the slot.
+    """
     def __init__(
         self,
         *,

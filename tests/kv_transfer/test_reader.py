@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 
 import pytest
 
@@ -9,14 +8,13 @@ from kv_transfer.checksum import checksums_of
 from kv_transfer.ticket import Ticket
 from segue.errors import (
     InvalidRequest,
-    LayoutMismatch,
     NotFound,
     Overloaded,
     StaleEpoch,
     TransferFailed,
 )
 from segue.types import Epoch, TurnId, UnitCounts, WorkerId
-from tests.kv_transfer.world import LAYOUT, Clock, Events, Node, World
+from tests.kv_transfer.world import Clock, Events, World
 
 
 class Desk:
@@ -276,11 +274,3 @@ async def test_every_step_is_told_for_counting(desk: Desk) -> None:
 
 def test_giving_up_an_unknown_turn_says_so(desk: Desk) -> None:
     assert not desk.reader.give_up(TurnId("never"), "released")
-
-
-def test_a_writer_of_another_layout_is_refused_when_they_meet(desk: Desk, world: World) -> None:
-    other = Node(world.network, "prefill-9", 1, 4, dataclasses.replace(LAYOUT, model_id="large"))
-
-    with pytest.raises(LayoutMismatch, match="decode-0 has model_id 'tiny', prefill-9 has"):
-        desk.reader.meet(other.memory_map)
-    desk.reader.meet(desk.prefill.memory_map)

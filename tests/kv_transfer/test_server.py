@@ -111,7 +111,7 @@ async def test_a_handoff_ends_with_its_first_token_and_report(cluster: Cluster) 
 async def test_workers_meet_once_a_life(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
     ticket = cluster.reserve("turn-a")
     first = await cluster.to_reader.meet(ticket.reader, timeout_s=5)
-    monkeypatch.setattr(cluster.reader, "meet", None)
+    monkeypatch.setattr(cluster.to_reader, "_reader", None)
 
     assert await cluster.to_reader.meet(ticket.reader, timeout_s=5) is first
 
