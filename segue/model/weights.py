@@ -23,7 +23,7 @@ from segue.model.config import LayerKind, ModelConfig, MoeConfig
 logger = logging.getLogger(__name__)
 
 TEXT_PREFIXES = ("model.language_model.", "model.")
-SKIPPED_PREFIXES = ("model.visual.", "visual.")
+VISION_PREFIXES = ("model.visual.", "visual.")
 MTP_PREFIX = "mtp."
 FLOAT_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -181,30 +181,27 @@ def load_weights(
 ) -> dict[str, Tensor]:
     """Every target of the table, filled from the checkpoint in `folder`.
 
-    A tied checkpoint has "lm_head" as another name of "embed". Raises InvalidCheckpoint, naming the
-    tensors, when one is missing, unexpected, there twice, or of another shape or kind than the
-    config says.
+    A tied checkpoint has "lm_head" as another name of "embed"; one without draft weights has no
+    target under "mtp.". Raises InvalidCheckpoint, naming the tensors, when one is missing,
+    unexpected, there twice, or of another shape or kind than the config says.
     """
     with open_checkpoint(folder) as checkpoint:
-        sources, skipped = _sort_names(checkpoint, config)
+        sources = _sources(checkpoint, config)
         table = WeightTable.of(config, sources)
         _refuse_differences(folder, sources, table)
         weights = _fill(checkpoint, sources, table, dtype, device)
-    if skipped:
-        kinds = Counter(name.partition(".layers.")[0].partition(".blocks.")[0] for name in skipped)
-        logger.info("skipped checkpoint tensors", extra={"tensors": dict(kinds)})
     if config.tie_word_embeddings:
         weights["lm_head"] = weights["embed"]
     return weights
 
 
-def _sort_names(checkpoint: Checkpoint, config: ModelConfig) -> tuple[dict[str, str], list[str]]:
-    """Name without prefix → name in the checkpoint; and the names that are skipped."""
+def _sources(checkpoint: Checkpoint, config: ModelConfig) -> dict[str, str]:
+    """Name without prefix → name in the checkpoint, of what is not skipped."""
     sources: dict[str, str] = {}
-    skipped: list[str] = []
+    skipped: Counter[str] = Counter()
     for name in checkpoint.files:
-        if _is_skipped(name, config):
-            skipped.append(name)
+        if reason := _reason_to_skip(name, config):
+            skipped[reason] += 1
             continue
         prefix = next((p for p in TEXT_PREFIXES if name.startswith(p)), "")
         known = name.removeprefix(prefix)
@@ -213,14 +210,19 @@ def _sort_names(checkpoint: Checkpoint, config: ModelConfig) -> tuple[dict[str, 
                 f"{checkpoint.folder}: {sources[known]} and {name} are the same weight"
             )
         sources[known] = name
-    return sources, skipped
+    if skipped:
+        logger.info("skipped checkpoint tensors", extra={"num_tensors": dict(skipped)})
+    return sources
 
 
-def _is_skipped(name: str, config: ModelConfig) -> bool:
-    if name.startswith(MTP_PREFIX):
-        return config.num_mtp_layers == 0
-    repeats_embedding = config.tie_word_embeddings and name == "lm_head.weight"
-    return repeats_embedding or name.startswith(SKIPPED_PREFIXES)
+def _reason_to_skip(name: str, config: ModelConfig) -> str:
+    if name.startswith(VISION_PREFIXES):
+        return "vision tower"
+    if name.startswith(MTP_PREFIX) and config.num_mtp_layers == 0:
+        return "draft layer that config.json does not have"
+    if name == "lm_head.weight" and config.tie_word_embeddings:
+        return "head that is tied to the embedding"
+    return ""
 
 
 def _refuse_differences(folder: Path, sources: Mapping[str, str], table: WeightTable) -> None:
