@@ -75,7 +75,11 @@ class MooncakeTransport:
         self._regions.append((address, num_bytes))
 
     def write(self, target_segment: str, fragments: Sequence[Fragment]) -> None:
-        """See `Transport.write`. After a failure it takes a second to close the connections."""
+        """See `Transport.write`. After a failure it takes a second to close the connections.
+
+        A peer that hangs is noticed after `progress_timeout_s`, but after 61 s if it hung before
+        this engine's first write to it: Mooncake's handshake waits a fixed minute.
+        """
         if self._outbound is None:
             self._outbound = self._new_outbound()
         for batch in batches(fragments, max_items=MAX_QUEUED_ITEMS, max_bytes=1 << 62):
