@@ -1,0 +1,84 @@
+"""What the prefix tree is made of: nodes with their pages, and checkpoints on some of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from segue.types import PageId, SlotId
+
+
+class Use(NamedTuple):
+    """When something was last used: the eviction queue's line then, and a tick that never repeats.
+
+    Later uses compare greater.
+    """
+
+    line: float
+    tick: int
+
+
+NEVER = Use(0.0, 0)
+
+
+@dataclass(slots=True, eq=False, repr=False)
+class Node:
+    """One page of tokens after those of its parent, and the page with their K and V.
+
+    Only leaves can go, so whatever needs a node keeps all nodes above it.
+    """
+
+    parent: Node | None
+    """None for the root, and for a node that was cut off."""
+    key: bytes
+    """The page's tokens, four bytes each. The root has none."""
+    page: PageId
+    """Frozen: nobody writes it while the node is in the tree. The root has -1."""
+    num_tokens: int
+    """From the prompt's begin to the end of this page."""
+    children: dict[bytes, Node] = field(default_factory=dict)
+    checkpoint: Checkpoint | None = None
+    num_holds: int = 0
+    """Holds that end here, and one for each child that is held."""
+    num_leases: int = 0
+    """Leases that end here."""
+    last_use: Use = NEVER
+    """As the end of a prefix that was held. A leaf that goes passes its own on to its parent."""
+
+    @property
+    def may_go(self) -> bool:
+        is_in_tree = self.parent is not None
+        return is_in_tree and not (self.children or self.num_holds or self.num_leases)
+
+    def nearest_checkpoint(self) -> Checkpoint | None:
+        """At this node, or else the next one above."""
+        node: Node | None = self
+        while node is not None and node.checkpoint is None:
+            node = node.parent
+        return node.checkpoint if node else None
+
+
+@dataclass(slots=True, eq=False, repr=False)
+class Checkpoint:
+    """The recurrent and convolution state after a node's last token. Frozen, as the page is."""
+
+    node: Node
+    slot: SlotId
+    num_holds: int = 0
+    num_leases: int = 0
+    last_use: Use = NEVER
+
+    @property
+    def num_tokens(self) -> int:
+        return self.node.num_tokens
+
+    @property
+    def may_go(self) -> bool:
+        is_in_tree = self.node.checkpoint is self
+        return is_in_tree and not (self.num_holds or self.num_leases)
+
+    def num_tokens_above(self) -> int:
+        """Where a prompt would resume without this checkpoint; 0 is from its begin."""
+        parent = self.node.parent
+        above = parent.nearest_checkpoint() if parent else None
+        return above.num_tokens if above else 0

@@ -1,0 +1,248 @@
+"""The hybrid prefix cache of one worker: pages and checkpoints that outlive their sequences.
+
+    match ─▶ hold_pages / hold_checkpoint ─▶ (the sequence reads) ─▶ insert ─▶ release
+                                                                        └─▶ leases.grant
+
+What is in the tree is CACHED in the accountants, is never written, and goes only by `make_room`.
+What a sequence writes is WORKING and its own until `insert`. One thread owns all of this, and a
+match is only good until that thread does something else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from segue.cache.accountant import Accountant, UnitState
+from segue.cache.lease import Leases
+from segue.cache.node import Checkpoint, Node
+from segue.cache.pins import Pins
+from segue.cache.prefix_tree import PrefixTree
+from segue.cache.worth import Worth
+from segue.types import PageId, SlotId
+
+
+@dataclass(frozen=True, slots=True, repr=False, kw_only=True)
+class Match:
+    """How much of a prompt is here. The page of the prompt's last token never is.
+
+    The last token must be computed for its logits, and that writes its page, which is why that
+    page cannot be one that others read.
+    """
+
+    node: Node
+    """The last one matched; the root when nothing is."""
+    pages: tuple[PageId, ...]
+    checkpoint: Checkpoint | None
+    """The deepest one on the way: its `slot` is the state after its `num_tokens`."""
+
+    @property
+    def num_tokens(self) -> int:
+        return self.node.num_tokens
+
+
+@dataclass(slots=True, eq=False, repr=False, kw_only=True)
+class Hold:
+    """A sequence reads these: they stay until `release`. To be read by others, changed by none."""
+
+    node: Node
+    pages: tuple[PageId, ...]
+    checkpoint: Checkpoint | None
+
+    @property
+    def num_tokens(self) -> int:
+        return self.node.num_tokens
+
+
+class PrefixCache:
+    """Shares both accountants with whoever takes working and reserved units."""
+
+    def __init__(
+        self,
+        pages: Accountant[PageId],
+        slots: Accountant[SlotId],
+        *,
+        page_tokens: int,
+        worth: Worth,
+        clock: Callable[[], float],
+    ) -> None:
+        self.tree = PrefixTree(page_tokens)
+        self.pins = Pins(worth)
+        self.leases = Leases(self.pins, worth.prefix, clock)
+        self.num_evicted_pages = 0
+        self.num_evicted_slots = 0
+        self._pages = pages
+        self._slots = slots
+        self._holds: set[Hold] = set()
+
+    @property
+    def holds(self) -> frozenset[Hold]:
+        return frozenset(self._holds)
+
+    def match(self, tokens: Sequence[int]) -> Match:
+        """Changes nothing, and does not count as a use."""
+        max_pages = max(len(tokens) - 1, 0) // self.tree.page_tokens
+        nodes = self.tree.walk(self.tree.root, self.tree.keys(tokens, max_pages))
+        last = nodes[-1] if nodes else self.tree.root
+        return Match(
+            node=last,
+            pages=tuple([node.page for node in nodes]),
+            checkpoint=last.nearest_checkpoint(),
+        )
+
+    def hold_pages(self, match: Match) -> Hold:
+        """For a sequence whose state comes from elsewhere: all matched pages, no checkpoint."""
+        return self._hold(match.node, match.pages, None)
+
+    def hold_checkpoint(self, match: Match) -> Hold:
+        """For a sequence that resumes here: the checkpoint, and the pages before it.
+
+        Holds nothing, and begins at token 0, when nothing matched has a checkpoint.
+        """
+        checkpoint = match.checkpoint
+        if checkpoint is None:
+            return self._hold(self.tree.root, (), None)
+        assert checkpoint.node.checkpoint is checkpoint, "hold a match at once: this one is stale"
+        num_pages = checkpoint.num_tokens // self.tree.page_tokens
+        return self._hold(checkpoint.node, match.pages[:num_pages], checkpoint)
+
+    def release(self, hold: Hold) -> None:
+        """What was held becomes ordinary. The caller's own pages and slots stay the caller's."""
+        self._holds.remove(hold)
+        self.pins.unhold(hold.node)
+        if hold.checkpoint is not None:
+            self.pins.unhold_checkpoint(hold.checkpoint)
+
+    def insert(
+        self,
+        tokens: Sequence[int],
+        pages: Sequence[PageId],
+        *,
+        hold: Hold,
+        checkpoints: Mapping[int, SlotId],
+    ) -> tuple[PageId, ...]:
+        """Takes a sequence's full pages and checkpoints; returns the pages it leaves to the caller.
+
+        `tokens` are all tokens whose K and V are written, those of `hold` included; `pages` are the
+        caller's, WORKING, for the tokens behind the hold. The full ones become nodes, or are freed
+        where an equal node is here already; a last page that is not full, and pages behind it, stay
+        WORKING. `checkpoints` maps numbers of tokens, at page ends behind the hold, to WORKING
+        slots: all of them are taken, or freed where the node has one. Afterwards the hold reaches
+        to the last full page: lease it, resume from it or release it.
+        """
+        keys = self._new_keys(tokens, hold)
+        self._check_insert(hold, keys, pages, checkpoints)
+        known = self.tree.walk(hold.node, keys)
+        adopted = pages[len(known) : len(keys)]
+        self._pages.move(adopted, UnitState.WORKING, UnitState.CACHED)
+        self._pages.give_back(pages[: len(known)], UnitState.WORKING)
+        last = known[-1] if known else hold.node
+        path = known + self.tree.grow(last, keys[len(known) :], adopted)
+        if path:
+            self._extend(hold, path)
+        by_end = {node.num_tokens: node for node in path}
+        # Ascending: a checkpoint is weighed by how far it is from the one above.
+        for num_tokens in sorted(checkpoints):
+            self._adopt(by_end[num_tokens], checkpoints[num_tokens])
+        return tuple(pages[len(keys) :])
+
+    def make_room(self, num_pages: int, num_slots: int) -> bool:
+        """Evicts until so many pages and slots are free. Returns False, and evicts nothing, if
+        that cannot be because of what is held or not in the cache.
+
+        Ordinary things go first, by worth and recency; then leases are revoked, one by one.
+        """
+        in_pages, in_slots = self._pages.counts(), self._slots.counts()
+        missing_pages, missing_slots = num_pages - in_pages.free, num_slots - in_slots.free
+        if missing_pages > in_pages.cached - self.pins.num_held_nodes:
+            return False
+        if missing_slots > in_slots.cached - self.pins.num_held_checkpoints:
+            return False
+        self.leases.expire_due()
+        pages, slots = self._evict_pages(missing_pages)
+        slots += self._evict_slots(missing_slots - len(slots))
+        self._pages.give_back(pages, UnitState.CACHED)
+        self._slots.give_back(slots, UnitState.CACHED)
+        self.num_evicted_pages += len(pages)
+        self.num_evicted_slots += len(slots)
+        return True
+
+    def _hold(self, node: Node, pages: tuple[PageId, ...], checkpoint: Checkpoint | None) -> Hold:
+        is_here = node.parent is not None or node is self.tree.root
+        assert is_here, "hold a match at once: this one is stale"
+        hold = Hold(node=node, pages=pages, checkpoint=checkpoint)
+        self._holds.add(hold)
+        self.pins.hold(node)
+        if checkpoint is not None:
+            self.pins.hold_checkpoint(checkpoint)
+        return hold
+
+    def _new_keys(self, tokens: Sequence[int], hold: Hold) -> list[bytes]:
+        """Of the full pages behind the hold."""
+        assert hold in self._holds, "insert needs a hold that was not released"
+        behind = tokens[hold.num_tokens :]
+        return self.tree.keys(behind, len(behind) // self.tree.page_tokens)
+
+    def _check_insert(
+        self,
+        hold: Hold,
+        keys: Sequence[bytes],
+        pages: Sequence[PageId],
+        checkpoints: Mapping[int, SlotId],
+    ) -> None:
+        page_tokens = self.tree.page_tokens
+        assert len(pages) >= len(keys), f"{len(keys)} full pages of tokens, {len(pages)} pages"
+        ends = {hold.num_tokens + page_tokens * (i + 1) for i in range(len(keys))}
+        stray = set(checkpoints) - ends
+        assert not stray, f"no full page behind the hold ends at {sorted(stray)} tokens"
+
+    def _extend(self, hold: Hold, path: Sequence[Node]) -> None:
+        # The new end first: the old one stays held from below, so that neither is ever evictable.
+        before = hold.node
+        self.pins.hold(path[-1])
+        hold.node = path[-1]
+        hold.pages += tuple([node.page for node in path])
+        self.pins.unhold(before)
+
+    def _adopt(self, node: Node, slot: SlotId) -> None:
+        if node.checkpoint is None:
+            self._slots.move([slot], UnitState.WORKING, UnitState.CACHED)
+            node.checkpoint = Checkpoint(node, slot)
+        else:
+            self._slots.give_back([slot], UnitState.WORKING)
+        self.pins.touch_checkpoint(node.checkpoint)
+
+    def _evict_pages(self, num_pages: int) -> tuple[list[PageId], list[SlotId]]:
+        pages: list[PageId] = []
+        slots: list[SlotId] = []
+        while len(pages) < num_pages:
+            node = self.pins.leaves.pop()
+            if node is None:
+                is_revoked = self.leases.revoke_for_page()
+                assert is_revoked, "what is neither held nor leased may go"
+                continue
+            pages.append(node.page)
+            if node.checkpoint is not None:
+                slots.append(self._drop(node.checkpoint))
+            parent = self.tree.cut(node)
+            parent.last_use = max(parent.last_use, node.last_use)
+            self.pins.settle(parent)
+        return pages, slots
+
+    def _evict_slots(self, num_slots: int) -> list[SlotId]:
+        slots: list[SlotId] = []
+        while len(slots) < num_slots:
+            checkpoint = self.pins.checkpoints.pop()
+            if checkpoint is None:
+                is_revoked = self.leases.revoke_for_slot()
+                assert is_revoked, "what is neither held nor leased may go"
+                continue
+            slots.append(self._drop(checkpoint))
+            # Its page may be worth nothing without it.
+            self.pins.settle(checkpoint.node)
+        return slots
+
+    def _drop(self, checkpoint: Checkpoint) -> SlotId:
+        checkpoint.node.checkpoint = None
+        self.pins.settle_checkpoint(checkpoint)
+        return checkpoint.slot

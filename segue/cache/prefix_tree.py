@@ -1,0 +1,70 @@
+"""A tree over page-sized runs of tokens. It knows tokens and nodes; it counts and evicts nothing.
+
+    root ─ [system prompt, page 0] ─ [page 1] ┬ [session a, page 2] ─ [page 3 + checkpoint]
+                                              └ [session b, page 2 + checkpoint]
+
+A child is found by its page's tokens, as bytes: one dictionary look-up per page, and equality is
+by tokens. A path from the root is a prefix, so a page is only found behind all that it attends to.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterator, Sequence
+
+from segue.cache.node import Node
+from segue.types import PageId
+
+_TOKEN_BYTES = array("I").itemsize
+
+
+class PrefixTree:
+    def __init__(self, page_tokens: int) -> None:
+        if page_tokens < 1:
+            raise ValueError(f"page_tokens must be >= 1, got {page_tokens}")
+        self.page_tokens = page_tokens
+        self.root = Node(None, b"", PageId(-1), 0)
+
+    def keys(self, tokens: Sequence[int], num_pages: int) -> list[bytes]:
+        """Of the first `num_pages` pages of `tokens`."""
+        packed = array("I", tokens[: num_pages * self.page_tokens]).tobytes()
+        key_bytes = self.page_tokens * _TOKEN_BYTES
+        return [packed[at : at + key_bytes] for at in range(0, len(packed), key_bytes)]
+
+    def walk(self, start: Node, keys: Sequence[bytes]) -> list[Node]:
+        """The nodes below `start` that the first keys name, as far as there are any."""
+        nodes: list[Node] = []
+        node: Node | None = start
+        for key in keys:
+            node = node.children.get(key) if node else None
+            if node is None:
+                break
+            nodes.append(node)
+        return nodes
+
+    def grow(self, parent: Node, keys: Sequence[bytes], pages: Sequence[PageId]) -> list[Node]:
+        """A chain of nodes below `parent`, which has no child of the first key."""
+        nodes: list[Node] = []
+        for key, page in zip(keys, pages, strict=True):
+            node = Node(parent, key, page, parent.num_tokens + self.page_tokens)
+            parent.children[key] = node
+            nodes.append(node)
+            parent = node
+        return nodes
+
+    def cut(self, leaf: Node) -> Node:
+        """Takes a leaf off, and returns the parent that it had."""
+        parent = leaf.parent
+        assert parent is not None, "the root and a node that is off already cannot be cut"
+        assert not leaf.children, "a child without its parent could not be found"
+        del parent.children[leaf.key]
+        leaf.parent = None
+        return parent
+
+    def nodes(self) -> Iterator[Node]:
+        """All but the root, parents before children."""
+        stack = list(self.root.children.values())
+        while stack:
+            node = stack.pop()
+            yield node
+            stack.extend(node.children.values())
