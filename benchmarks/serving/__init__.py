@@ -1,0 +1,1 @@
+"""The same prompts through a real cluster and through transformers in one process."""

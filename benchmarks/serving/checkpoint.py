@@ -1,0 +1,58 @@
+"""A random checkpoint of Qwen3.5's shape, large enough that its weights do not fit a cache."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import torch
+from transformers import Qwen3_5ForCausalLM, Qwen3_5TextConfig
+
+from segue.demo import checkpoint_dir
+
+TEXT_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
+"""Taken from the demo model. Prompts are token ids here, and what the answers say means nothing."""
+
+# 107 M parameters in 9 GDN and 3 attention layers. Head dimensions are those of the published
+# models: what a page and a slot weigh against the layers is as it is there.
+SHAPE: dict[str, object] = {
+    "vocab_size": 16384,
+    "hidden_size": 768,
+    "intermediate_size": 1536,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 256,
+    "linear_num_key_heads": 6,
+    "linear_num_value_heads": 12,
+    "linear_key_head_dim": 128,
+    "linear_value_head_dim": 128,
+    "linear_conv_kernel_dim": 4,
+    "max_position_embeddings": 8192,
+    "tie_word_embeddings": True,
+    "eos_token_id": 0,
+    "rope_parameters": {
+        "rope_type": "default",
+        "rope_theta": 10_000_000.0,
+        "partial_rotary_factor": 0.25,
+        "mrope_section": [11, 11, 10],
+        "mrope_interleaved": True,
+    },
+}
+# The vocabulary still holds the demo tokenizer's.
+QUICK_CHANGES: dict[str, object] = {
+    "vocab_size": 2048,
+    "hidden_size": 128,
+    "intermediate_size": 256,
+    "num_hidden_layers": 4,
+}
+
+
+def save_random_checkpoint(folder: Path, *, is_quick: bool) -> Path:
+    torch.manual_seed(0)
+    changes = QUICK_CHANGES if is_quick else {}
+    model = Qwen3_5ForCausalLM(Qwen3_5TextConfig(**{**SHAPE, **changes}))
+    model.save_pretrained(folder)
+    for name in TEXT_FILES:
+        shutil.copy(checkpoint_dir() / name, folder / name)
+    return folder

@@ -1,0 +1,82 @@
+"""Turns through the cluster: as a client, or past the router, straight to the workers."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from collections.abc import Sequence
+
+from benchmarks.serving.samples import Answered
+from benchmarks.serving.workload import Prompt
+from router.links import DecodeLink, PrefillLink
+from segue.client import Client, SamplingParams, StopConditions, TokenDelta, TokenInput, TurnEnd
+from segue.types import ClusterStatus, Role, SessionId, TurnId, TurnSpec
+from segue.wire.convert_worker import turn_to_wire
+
+# Nothing here takes so long; a hang becomes an error.
+_TIMEOUT_S = 600.0
+
+
+async def answer(client: Client, prompt: Prompt, num_tokens: int) -> Answered:
+    token_at: list[float] = []
+    token_ids: list[int] = []
+    end: TurnEnd | None = None
+    stop = StopConditions(max_tokens=num_tokens, ignore_eos=True)
+    asked_at = time.monotonic()
+    async for event in client.stream(TokenInput(prompt), stop=stop, timeout_s=_TIMEOUT_S):
+        match event:
+            case TokenDelta():
+                token_at += [time.monotonic()] * len(event.token_ids)
+                token_ids += event.token_ids
+            case TurnEnd():
+                end = event
+    return Answered(
+        asked_at=asked_at,
+        token_at=tuple(token_at),
+        token_ids=tuple(token_ids),
+        end=end,
+    )
+
+
+async def answer_together(
+    client: Client, prompts: Sequence[Prompt], num_tokens: int
+) -> list[Answered]:
+    return await asyncio.gather(*(answer(client, prompt, num_tokens) for prompt in prompts))
+
+
+class WithoutRouter:
+    """Does what the router does for a turn, and nothing more: reserve, prefill, decode."""
+
+    def __init__(self, status: ClusterStatus) -> None:
+        by_role = {worker.role: worker for worker in status.workers}
+        self._writer = by_role[Role.PREFILL]
+        self._prefill = PrefillLink(self._writer)
+        self._decode = DecodeLink(by_role[Role.DECODE])
+
+    async def answer(self, prompt: Prompt, num_tokens: int) -> Answered:
+        token_at: list[float] = []
+        token_ids: list[int] = []
+        turn_id = TurnId(uuid.uuid4().hex)
+        asked_at = time.monotonic()
+        turn = turn_to_wire(
+            TurnSpec(
+                turn_id=turn_id,
+                session_id=SessionId(""),
+                prompt=prompt,
+                sampling=SamplingParams(),
+                stop=StopConditions(max_tokens=num_tokens, ignore_eos=True),
+            )
+        )
+        ticket = await self._decode.reserve(turn, self._writer, timeout_s=_TIMEOUT_S)
+        stream = self._decode.decode(turn_id, timeout_s=_TIMEOUT_S)
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._prefill.prefill(turn, ticket, timeout_s=_TIMEOUT_S))
+            while isinstance(event := await stream.read(), TokenDelta):
+                token_at += [time.monotonic()] * len(event.token_ids)
+                token_ids += event.token_ids
+        return Answered(asked_at=asked_at, token_at=tuple(token_at), token_ids=tuple(token_ids))
+
+    async def close(self) -> None:
+        await self._prefill.close()
+        await self._decode.close()

@@ -1,0 +1,209 @@
+"""One run: both sides ready, then rounds of the same prompts, then the router's part."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from benchmarks.serving.ceiling import (
+    Machine,
+    ModelCost,
+    measure_machine,
+    model_cost,
+    shipped_bytes,
+)
+from benchmarks.serving.cluster import WithoutRouter, answer, answer_together
+from benchmarks.serving.environment import Environment
+from benchmarks.serving.peer import Transformers
+from benchmarks.serving.result import Alone, Pair, Result, RouterCost, Together
+from benchmarks.serving.samples import Answered
+from benchmarks.serving.scrape import read_metrics, total_of
+from benchmarks.serving.workload import Prompt, Workload
+from segue.cache.layout import CacheLayout
+from segue.client import Client
+from segue.launch.cluster import Cluster
+from segue.model.cache_layout import cache_layout
+from segue.model.config import ModelConfig, model_id
+
+Report = Callable[[str], None]
+
+_DISPATCH = "segue_router_dispatch_seconds"
+_RELAY = "segue_router_relay_seconds"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Subject:
+    """What is measured, and what is known about it beforehand."""
+
+    cluster: Cluster
+    peer: Transformers
+    layout: CacheLayout
+    cost: ModelCost
+    vocab_size: int
+    workload: Workload
+
+    @classmethod
+    def of(
+        cls, folder: Path, *, cluster: Cluster, peer: Transformers, workload: Workload
+    ) -> Subject:
+        model, engine = ModelConfig.from_folder(folder), cluster.config.engine
+        layout = cache_layout(
+            model,
+            model_id=model_id(folder),
+            page_tokens=engine.page_tokens,
+            kv_dtype=model.dtype if engine.dtype == "auto" else engine.dtype,
+        )
+        return cls(
+            cluster=cluster,
+            peer=peer,
+            layout=layout,
+            cost=model_cost(
+                peer.named_weights(),
+                layout,
+                is_tied=model.tie_word_embeddings,
+                expert_share=model.moe.experts_per_token / model.moe.num_experts
+                if model.moe
+                else 1.0,
+            ),
+            vocab_size=model.vocab_size,
+            workload=workload,
+        )
+
+    def prompts(self, num_tokens: int, count: int, *, round_number: int) -> list[Prompt]:
+        first = round_number * self.workload.max_turns
+        return [
+            self.workload.prompt(num_tokens, number=first + i, vocab_size=self.vocab_size)
+            for i in range(count)
+        ]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    machine: Machine
+    alone: dict[int, list[Pair]]
+    """By prompt length."""
+    together: dict[int, list[Pair]]
+    """By number of turns."""
+    router_pairs: list[tuple[Answered, Answered]]
+    dispatch_s: float
+    relay_s: float
+
+
+class Asker:
+    """Asks one side or the other; it never asks both at the same time."""
+
+    def __init__(self, subject: Subject, client: Client) -> None:
+        self._subject = subject
+        self._client = client
+
+    async def warm_up(self) -> None:
+        """Connections, allocations and pages that were never touched, on both sides."""
+        workload = self._subject.workload
+        longest = self._subject.prompts(max(workload.prompt_lengths), 1, round_number=0)
+        await self.both(longest, workload.answer_tokens, round_number=0)
+        many = self._subject.prompts(
+            workload.together_prompt_tokens, workload.max_turns, round_number=0
+        )
+        await self.both(many, 2, round_number=0)
+
+    async def both(self, prompts: Sequence[Prompt], num_tokens: int, *, round_number: int) -> Pair:
+        if round_number % 2:
+            peer = self._subject.peer.answer(prompts, num_tokens)
+            return Pair(segue=await answer_together(self._client, prompts, num_tokens), peer=peer)
+        ours = await answer_together(self._client, prompts, num_tokens)
+        return Pair(segue=ours, peer=self._subject.peer.answer(prompts, num_tokens))
+
+    async def through_and_past_router(self) -> list[tuple[Answered, Answered]]:
+        workload = self._subject.workload
+        without_router = WithoutRouter(await self._client.status())
+        pairs = []
+        for number in range(workload.router_pairs + 1):
+            (prompt,) = self._subject.prompts(
+                min(workload.prompt_lengths), 1, round_number=-1 - number
+            )
+            routed = await answer(self._client, prompt, workload.answer_tokens)
+            direct = await without_router.answer(prompt, workload.answer_tokens)
+            pairs.append((routed, direct))
+        await without_router.close()
+        # The first turn past the router opened connections.
+        return pairs[1:]
+
+
+async def measure(subject: Subject, report: Report) -> Measured:
+    async with Client(subject.cluster.address) as client:
+        asker = Asker(subject, client)
+        report("warming up")
+        await asker.warm_up()
+        report("measuring the machine")
+        machine = measure_machine()
+        alone, together = await _rounds(subject, asker, report)
+        report("asking past the router")
+        metrics_address = (await client.status()).router.metrics_address
+        before = read_metrics(metrics_address)
+        router_pairs = await asker.through_and_past_router()
+        after = read_metrics(metrics_address)
+    return Measured(
+        machine=machine,
+        alone=alone,
+        together=together,
+        router_pairs=router_pairs,
+        dispatch_s=total_of(after, _DISPATCH).mean_since(total_of(before, _DISPATCH)),
+        relay_s=total_of(after, _RELAY).mean_since(total_of(before, _RELAY)),
+    )
+
+
+async def _rounds(
+    subject: Subject, asker: Asker, report: Report
+) -> tuple[dict[int, list[Pair]], dict[int, list[Pair]]]:
+    workload = subject.workload
+    alone: dict[int, list[Pair]] = {length: [] for length in workload.prompt_lengths}
+    together: dict[int, list[Pair]] = {turns: [] for turns in workload.turns_together}
+    for number in range(1, workload.rounds + 1):
+        report(f"round {number} of {workload.rounds}")
+        for length, pairs in alone.items():
+            prompts = subject.prompts(length, 1, round_number=number)
+            pairs.append(await asker.both(prompts, workload.answer_tokens, round_number=number))
+        for turns, pairs in together.items():
+            length = workload.together_prompt_tokens
+            prompts = subject.prompts(length, turns, round_number=number)
+            num_tokens = workload.together_answer_tokens
+            pairs.append(await asker.both(prompts, num_tokens, round_number=number))
+    return alone, together
+
+
+def summarise(subject: Subject, measured: Measured, environment: Environment) -> Result:
+    config, cost = subject.cluster.config, subject.cost
+    model = Path(config.cluster.model).name
+    # Where the folder lies is this machine's business.
+    config = replace(config, cluster=replace(config.cluster, model=model))
+    alone = tuple(
+        Alone.of(pairs, prompt_tokens=length, expected_bytes=shipped_bytes(subject.layout, length))
+        for length, pairs in measured.alone.items()
+    )
+    ceiling = cost.decode_tokens_per_s(measured.machine.read_bytes_per_s)
+    pairs = [
+        p for group in (measured.alone, measured.together) for ps in group.values() for p in ps
+    ]
+    return Result(
+        environment=environment,
+        model=model,
+        threads=config.engine.num_threads,
+        config=dataclasses.asdict(config),
+        workload=subject.workload,
+        machine=measured.machine,
+        cost=cost,
+        ceiling_tokens_per_s=ceiling,
+        ceiling_share=alone[0].decode_tokens_per_s / ceiling,
+        peer_ceiling_share=alone[0].peer_decode_tokens_per_s / ceiling,
+        equal_answers=sum(pair.num_equal for pair in pairs),
+        num_answers=sum(len(pair.segue) for pair in pairs),
+        alone=alone,
+        together=tuple(
+            Together.of(pairs, turns=turns) for turns, pairs in measured.together.items()
+        ),
+        router=RouterCost.of(
+            measured.router_pairs, dispatch_s=measured.dispatch_s, relay_s=measured.relay_s
+        ),
+    )

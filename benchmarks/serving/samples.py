@@ -1,0 +1,77 @@
+"""What a stopwatch says of one answer and of several at once. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from segue.types import TurnEnd
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answered:
+    """One turn as its asker saw it. Times are of one monotonic clock."""
+
+    asked_at: float
+    token_at: tuple[float, ...]
+    """When each token arrived."""
+    token_ids: tuple[int, ...]
+    end: TurnEnd | None = None
+    """What the cluster reported of a turn through its router."""
+
+    @property
+    def first_token_s(self) -> float:
+        return self.token_at[0] - self.asked_at
+
+    @property
+    def turn_s(self) -> float:
+        return self.token_at[-1] - self.asked_at
+
+    @property
+    def decode_tokens_per_s(self) -> float:
+        return (len(self.token_at) - 1) / (self.token_at[-1] - self.token_at[0])
+
+
+def steady_tokens_per_s(answers: Sequence[Answered]) -> float | None:
+    """Of turns sent at once: their speed while all of them are decoding; None if they never are."""
+    start = max(answer.token_at[0] for answer in answers)
+    end = min(answer.token_at[-1] for answer in answers)
+    if end <= start:
+        return None
+    num_tokens = sum(start < at <= end for answer in answers for at in answer.token_at)
+    return num_tokens / (end - start)
+
+
+def whole_tokens_per_s(answers: Sequence[Answered]) -> float:
+    """Of turns sent at once: all of their tokens over all of the time, prompts included."""
+    start = min(answer.asked_at for answer in answers)
+    end = max(answer.token_at[-1] for answer in answers)
+    return sum(len(answer.token_at) for answer in answers) / (end - start)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spread:
+    """Of some measurements of one thing, in its unit."""
+
+    p50: float
+    p90: float
+    num_samples: int
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Spread:
+        return cls(p50=percentile(values, 50), p90=percentile(values, 90), num_samples=len(values))
+
+
+def percentile(values: Sequence[float], percent: float) -> float:
+    """Between neighbours by linear interpolation, as numpy does by default."""
+    if not values:
+        raise ValueError("no values have no percentile")
+    ordered = sorted(values)
+    place = (len(ordered) - 1) * percent / 100
+    below = int(place)
+    above = min(below + 1, len(ordered) - 1)
+    return ordered[below] + (ordered[above] - ordered[below]) * (place - below)
+
+
+def median(values: Sequence[float]) -> float:
+    return percentile(values, 50)

@@ -1,0 +1,30 @@
+"""Means of histograms between two looks at a metrics endpoint."""
+
+from __future__ import annotations
+
+import contextlib
+
+import pytest
+from prometheus_client import CollectorRegistry, Histogram
+
+from benchmarks.serving.scrape import Total, read_metrics, total_of
+from segue.telemetry import MetricsEndpoint
+
+
+def test_a_mean_counts_only_what_came_after_the_first_look() -> None:
+    registry = CollectorRegistry()
+    histogram = Histogram("wait_seconds", "A wait.", registry=registry)
+    with contextlib.closing(MetricsEndpoint(registry, "127.0.0.1")) as endpoint:
+        histogram.observe(100.0)
+        before = total_of(read_metrics(endpoint.address), "wait_seconds")
+        histogram.observe(1.0)
+        histogram.observe(2.0)
+        after = total_of(read_metrics(endpoint.address), "wait_seconds")
+
+    assert before == Total(100.0, 1.0)
+    assert after.mean_since(before) == 1.5
+
+
+def test_a_histogram_that_is_not_there_is_an_error() -> None:
+    with pytest.raises(KeyError, match="wait_seconds_sum"):
+        total_of("# TYPE other histogram\nother_sum 1\nother_count 1\n", "wait_seconds")
