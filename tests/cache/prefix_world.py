@@ -1,0 +1,95 @@
+"""A small cache with its accountants, and sequences that need one line each."""
+
+from __future__ import annotations
+
+from segue.cache.accountant import UnitState, page_accountant, slot_accountant
+from segue.cache.audit import check_invariants
+from segue.cache.layout import CacheField, CacheLayout, Unit
+from segue.cache.prefix_cache import Hold, PrefixCache
+from segue.cache.worth import Worth, worth_to_decode, worth_to_prefill
+from segue.types import PageId, SessionId, SlotId
+from tests.cache.naive_cache import Tokens
+
+PAGE_TOKENS = 4
+
+LAYOUT = CacheLayout(
+    model_id="tiny",
+    page_tokens=PAGE_TOKENS,
+    fields=(
+        CacheField(group="kv", layer=0, unit=Unit.PAGE, dtype="float32", shape=(16,)),
+        CacheField(group="recurrent", layer=1, unit=Unit.SLOT, dtype="float32", shape=(64,)),
+    ),
+)
+TO_PREFILL = worth_to_prefill(LAYOUT, float)
+TO_DECODE = worth_to_decode(LAYOUT, float, link_bytes_per_s=1e9)
+
+
+class World:
+    def __init__(self, *, num_pages: int = 16, num_slots: int = 8, worth: Worth = TO_DECODE):
+        self.now = 0.0
+        self.pages = page_accountant(num_pages)
+        self.slots = slot_accountant(num_slots)
+        self.cache = PrefixCache(
+            self.pages,
+            self.slots,
+            page_tokens=PAGE_TOKENS,
+            worth=worth,
+            clock=lambda: self.now,
+        )
+
+    def run(self, tokens: Tokens, *checkpoints: int) -> Hold:
+        """A sequence from its match to its insert; it still holds what it left."""
+        hold = self.cache.hold_pages(self.cache.match(tokens))
+        self.insert(hold, tokens, *checkpoints)
+        return hold
+
+    def keep(self, tokens: Tokens, *checkpoints: int) -> None:
+        """A sequence from its match to its end."""
+        self.cache.release(self.run(tokens, *checkpoints))
+
+    def insert(self, hold: Hold, tokens: Tokens, *checkpoints: int) -> tuple[PageId, ...]:
+        """With pages and slots of its own, and those left over given back."""
+        num_pages = LAYOUT.num_pages_for(len(tokens)) - len(hold.pages)
+        pages = self.pages.take(num_pages, UnitState.WORKING)
+        left = self.cache.insert(
+            tokens,
+            pages,
+            hold=hold,
+            checkpoints=dict(zip(checkpoints, self.take_slots(len(checkpoints)), strict=True)),
+        )
+        self.pages.give_back(left, UnitState.WORKING)
+        return pages
+
+    def take_slots(self, num_slots: int) -> tuple[SlotId, ...]:
+        return self.slots.take(num_slots, UnitState.WORKING)
+
+    def lease(self, session: str, tokens: Tokens, *checkpoints: int, until: float = 10.0) -> None:
+        """A turn that ends under a lease."""
+        hold = self.run(tokens, *checkpoints)
+        self.cache.leases.grant(SessionId(session), hold.node, until)
+        self.cache.release(hold)
+
+    def free_one_page(self) -> None:
+        assert self.cache.make_room(self.pages.counts().free + 1, 0)
+
+    def free_one_slot(self) -> None:
+        assert self.cache.make_room(0, self.slots.counts().free + 1)
+
+    def resident(self, tokens: Tokens) -> int:
+        """Of `tokens` and one more: how many are here."""
+        return self.cache.match((*tokens, 0)).num_tokens
+
+    def resume_at(self, tokens: Tokens) -> int | None:
+        checkpoint = self.cache.match((*tokens, 0)).checkpoint
+        return checkpoint.num_tokens if checkpoint else None
+
+    def leased(self) -> list[str]:
+        return [lease.session_id for lease in self.cache.leases.all()]
+
+    def check(self) -> None:
+        check_invariants(self.cache, self.pages, self.slots)
+
+
+def prompt(session: int, num_tokens: int) -> Tokens:
+    """Prompts of different sessions share nothing; those of one share all they can."""
+    return tuple(1000 * session + i for i in range(1, num_tokens + 1))

@@ -1,0 +1,217 @@
+from __future__ import annotations
+
+import pytest
+
+from segue.cache.accountant import AccountingError, UnitState
+from segue.cache.prefix_tree import PrefixTree
+from segue.types import PageId, UnitCounts
+from tests.cache.prefix_world import PAGE_TOKENS, World, prompt
+
+A = prompt(1, 40)
+B = prompt(2, 40)
+
+
+def test_an_empty_cache_matches_nothing_and_can_be_held() -> None:
+    world = World()
+
+    match = world.cache.match(A)
+    hold = world.cache.hold_checkpoint(match)
+
+    assert (match.num_tokens, match.pages, match.checkpoint) == (0, (), None)
+    assert (hold.num_tokens, hold.pages) == (0, ())
+    world.cache.release(hold)
+    world.check()
+
+
+@pytest.mark.parametrize(
+    ("num_tokens", "num_matched"),
+    [(0, 0), (1, 0), (4, 0), (5, 4), (8, 4), (9, 8), (12, 8), (13, 12), (40, 12)],
+)
+def test_the_page_of_the_last_token_is_never_matched(num_tokens: int, num_matched: int) -> None:
+    world = World()
+    world.keep(A[:12], 4, 8, 12)
+
+    match = world.cache.match(A[:num_tokens])
+
+    assert match.num_tokens == num_matched
+    assert len(match.pages) == num_matched // PAGE_TOKENS
+    assert (match.checkpoint.num_tokens if match.checkpoint else 0) == num_matched
+
+
+def test_pages_match_by_tokens_and_by_all_tokens_before() -> None:
+    world = World()
+    world.keep(A[:12])
+
+    assert world.resident(A[:6] + B[6:12]) == 4
+    assert world.resident(B[:4] + A[4:12]) == 0
+
+
+def test_the_deepest_checkpoint_on_the_way_is_where_to_resume() -> None:
+    world = World()
+    world.keep(A[:20], 8)
+
+    hold = world.cache.hold_checkpoint(world.cache.match(A))
+
+    assert world.cache.match(A).num_tokens == 20
+    assert hold.num_tokens == 8
+    assert len(hold.pages) == 2
+    assert hold.checkpoint is not None
+    assert world.slots.state_of(hold.checkpoint.slot) is UnitState.CACHED
+
+
+def test_a_page_that_is_not_full_stays_the_callers() -> None:
+    world = World()
+    hold = world.cache.hold_pages(world.cache.match(A))
+    pages = world.pages.take(5, UnitState.WORKING)
+
+    left = world.cache.insert(A[:14], pages, hold=hold, checkpoints={})
+
+    assert left == pages[3:]
+    assert hold.pages == pages[:3]
+    assert world.pages.counts() == UnitCounts(total=16, free=11, working=2, cached=3)
+
+
+def test_whoever_inserts_second_reads_the_first_ones_pages_and_gets_its_own_freed() -> None:
+    world = World()
+    first = world.cache.hold_pages(world.cache.match(A))
+    second = world.cache.hold_pages(world.cache.match(A))
+    first_pages = world.insert(first, A[:8], 8)
+
+    second_pages = world.insert(second, A[:13], 8, 12)
+
+    assert second.pages == first_pages + second_pages[2:3]
+    assert world.pages.counts() == UnitCounts(total=16, free=13, cached=3)
+    assert world.slots.counts() == UnitCounts(total=8, free=6, cached=2)
+    world.check()
+
+
+def test_a_sequence_inserts_only_what_lies_behind_its_hold() -> None:
+    world = World()
+    world.keep(A[:8])
+    hold = world.cache.hold_pages(world.cache.match(A))
+
+    pages = world.insert(hold, A[:16])
+
+    assert len(pages) == 2
+    assert world.resident(A) == 16
+    assert hold.num_tokens == 16
+
+
+def test_inserting_less_than_a_page_keeps_the_hold_where_it_is() -> None:
+    world = World()
+    world.keep(A[:8])
+    hold = world.cache.hold_pages(world.cache.match(A))
+
+    world.insert(hold, A[:10])
+
+    assert hold.num_tokens == 8
+    world.cache.release(hold)
+    world.check()
+
+
+def test_a_hold_can_be_inserted_behind_again() -> None:
+    world = World()
+    hold = world.run(A[:8], 8)
+
+    world.insert(hold, A[:18], 12)
+    world.cache.release(hold)
+
+    assert world.resident(A) == 16
+    assert world.resume_at(A) == 12
+    world.check()
+
+
+@pytest.mark.parametrize("end", [0, 4, 10, 16])
+def test_a_checkpoint_is_at_the_end_of_a_new_full_page(end: int) -> None:
+    world = World()
+    world.keep(A[:4])
+    hold = world.cache.hold_pages(world.cache.match(A))
+
+    with pytest.raises(AssertionError, match="no full page behind the hold ends at"):
+        world.insert(hold, A[:14], end)
+
+
+def test_a_page_that_is_not_the_callers_is_not_inserted() -> None:
+    world = World()
+    world.keep(A[:4])
+    hold = world.cache.hold_pages(world.cache.match(B))
+
+    with pytest.raises(AccountingError, match="is cached, not working"):
+        world.cache.insert(B[:4], [PageId(0)], hold=hold, checkpoints={})
+
+    assert world.resident(B) == 0
+    world.check()
+
+
+def test_a_match_that_waited_while_its_nodes_went_cannot_be_held() -> None:
+    world = World(num_pages=2)
+    world.keep(A[:8], 8)
+    match = world.cache.match(A)
+    world.cache.make_room(2, 0)
+
+    with pytest.raises(AssertionError, match="stale"):
+        world.cache.hold_pages(match)
+    with pytest.raises(AssertionError, match="stale"):
+        world.cache.hold_checkpoint(match)
+
+
+def test_a_hold_is_released_once() -> None:
+    world = World()
+    hold = world.run(A[:8])
+    world.cache.release(hold)
+
+    with pytest.raises(KeyError):
+        world.cache.release(hold)
+
+
+def test_what_is_held_stays_and_room_that_needs_it_is_refused_without_evicting() -> None:
+    world = World(num_pages=6, num_slots=2)
+    hold = world.run(A[:16], 16)
+    world.keep(B[:8], 4)
+
+    assert not world.cache.make_room(3, 0)
+    assert world.resident(B) == 8
+    assert world.cache.make_room(2, 0)
+    assert world.resident(A) == 16
+    world.cache.release(hold)
+    assert world.cache.make_room(6, 2)
+    world.check()
+
+
+def test_a_held_checkpoint_stays_and_its_page_too() -> None:
+    world = World(num_pages=3, num_slots=2)
+    world.keep(A[:12], 8, 12)
+    hold = world.cache.hold_checkpoint(world.cache.match(A[:12]))
+
+    assert hold.num_tokens == 8
+    assert not world.cache.make_room(0, 2)
+    assert not world.cache.make_room(2, 0)
+    assert world.cache.make_room(1, 1)
+    assert world.resume_at(A) == 8
+    world.check()
+
+
+def test_units_outside_the_cache_cannot_be_evicted() -> None:
+    world = World(num_pages=4)
+    world.pages.take(3, UnitState.WORKING)
+    world.keep(A[:4])
+
+    assert not world.cache.make_room(2, 0)
+    assert world.resident(A) == 4
+    assert world.cache.make_room(1, 0)
+
+
+def test_no_more_is_evicted_than_was_asked_for() -> None:
+    world = World(num_pages=8)
+    world.keep(A[:16])
+    world.keep(B[:16])
+
+    world.cache.make_room(3, 0)
+
+    assert world.pages.counts().free == 3
+    assert (world.cache.num_evicted_pages, world.cache.num_evicted_slots) == (3, 0)
+
+
+def test_a_tree_that_is_not_paged_is_refused() -> None:
+    with pytest.raises(ValueError, match="page_tokens must be >= 1, got 0"):
+        PrefixTree(0)

@@ -1,0 +1,214 @@
+from __future__ import annotations
+
+import pytest
+
+from segue.cache.eviction import EvictionQueue
+from segue.cache.layout import CacheLayout
+from segue.cache.node import NEVER
+from segue.cache.worth import worth_to_prefill
+from tests.cache.prefix_world import LAYOUT, TO_DECODE, TO_PREFILL, World, prompt
+
+A, B, C = (prompt(session, 40) for session in (1, 2, 3))
+
+
+def drain(queue: EvictionQueue[str]) -> list[str]:
+    items = []
+    while (item := queue.pop()) is not None:
+        items.append(item)
+    return items
+
+
+def test_less_worth_goes_first_and_of_equal_worth_the_least_recent() -> None:
+    queue = EvictionQueue[str]({"dear": 2.0, "old": 1.0, "young": 1.0, "vain": 0.0}.__getitem__)
+    uses = {name: queue.use() for name in ("vain", "dear", "old", "young")}
+    for name in ("young", "dear", "vain", "old"):
+        queue.add(name, uses[name])
+
+    assert drain(queue) == ["vain", "old", "young", "dear"]
+    queue.check_invariants()
+
+
+def test_what_is_dear_but_unused_goes_in_the_end() -> None:
+    queue = EvictionQueue[str](lambda name: 3.0 if name == "dear" else 1.0)
+    queue.add("dear", queue.use())
+    gone = []
+    for i in range(4):
+        queue.add(f"cheap {i}", queue.use())
+        gone.append(queue.pop())
+
+    assert gone == ["cheap 0", "cheap 1", "dear", "cheap 2"]
+
+
+def test_what_is_worth_nothing_goes_before_all_that_was_used_long_ago() -> None:
+    queue = EvictionQueue[str](lambda name: 0.0 if name == "vain" else 1.0)
+    queue.add("old", queue.use())
+    queue.add("older", NEVER)
+    assert queue.pop() == "older"
+    queue.add("vain", queue.use())
+
+    assert drain(queue) == ["vain", "old"]
+
+
+def test_a_worth_that_rose_while_waiting_counts() -> None:
+    worths = {"a": 1.0, "b": 2.0}
+    queue = EvictionQueue[str](worths.__getitem__)
+    for name in worths:
+        queue.add(name, queue.use())
+
+    worths["a"] = 3.0
+
+    assert drain(queue) == ["b", "a"]
+
+
+def test_adding_again_moves_and_discarding_forgets_and_neither_leaves_a_trace() -> None:
+    queue = EvictionQueue[str](lambda _: 1.0)
+    for _ in range(500):
+        queue.add("a", queue.use())
+        queue.add("b", queue.use())
+        queue.discard("b")
+    queue.add("c", queue.use())
+    queue.add("a", queue.use())
+    queue.check_invariants()
+
+    assert len(queue) == 2
+    assert drain(queue) == ["c", "a"]
+
+
+def test_decode_evicts_the_least_recent_prefix_from_its_end() -> None:
+    world = World(worth=TO_DECODE)
+    world.keep(A[:12])
+    world.keep(B[:12])
+    world.cache.release(world.cache.hold_pages(world.cache.match(A[:13])))
+
+    residents = []
+    for _ in range(6):
+        world.free_one_page()
+        residents.append((world.resident(A), world.resident(B)))
+
+    assert residents == [(12, 8), (12, 4), (12, 0), (8, 0), (4, 0), (0, 0)]
+    world.check()
+
+
+def test_a_shared_prefix_is_as_recent_as_the_last_session_that_used_it() -> None:
+    world = World(worth=TO_DECODE)
+    world.keep(A[:8])
+    world.keep(B[:8])
+    world.keep(A[:4] + C[:4])
+
+    for _ in range(2):
+        world.free_one_page()
+
+    assert world.resident(A[:8]) == 4
+    assert world.resident(A[:4] + C[:4]) == 8
+    assert world.resident(B[:8]) == 4
+
+
+def test_prefill_evicts_what_no_checkpoint_reaches_before_all_else() -> None:
+    world = World(worth=TO_PREFILL)
+    world.keep(A[:8], 8)
+    world.keep(B[:12], 4)
+
+    for _ in range(2):
+        world.free_one_page()
+
+    assert (world.resident(A), world.resident(B)) == (8, 4)
+    assert (world.resume_at(A), world.resume_at(B)) == (8, 4)
+
+
+def test_prefill_weighs_all_pages_down_to_the_checkpoint_above() -> None:
+    # A second per token: eight tokens per (2 pages and a slot) against twelve per (3 and a slot).
+    world = World(worth=TO_PREFILL)
+    world.keep(A[:8], 8)
+    world.keep(B[:16], 4, 16)
+
+    world.free_one_page()
+
+    assert (world.resident(A), world.resident(B)) == (4, 16)
+
+
+def test_a_leaf_takes_its_checkpoint_with_it() -> None:
+    world = World(worth=TO_PREFILL)
+    world.keep(A[:8], 4, 8)
+
+    world.free_one_page()
+
+    assert world.resume_at(A) == 4
+    assert world.slots.counts().free == 7
+    assert world.cache.num_evicted_slots == 1
+    world.check()
+
+
+def test_a_checkpoint_goes_that_saves_the_fewest_tokens_and_its_page_stays() -> None:
+    world = World(worth=TO_DECODE)
+    world.keep(A[:24], 8, 12, 24)
+
+    world.free_one_slot()
+
+    assert world.resume_at(A[:20]) == 8
+    assert world.resident(A) == 24
+
+
+def test_without_a_checkpoint_the_one_below_it_is_worth_more() -> None:
+    # 8, 12 and 16 save 8, 4 and 4 tokens; when 12 is gone, 16 saves 8, and 8 was used before it.
+    world = World(worth=TO_DECODE)
+    world.keep(A[:16], 8, 12, 16)
+
+    world.free_one_slot()
+    world.free_one_slot()
+
+    assert world.resume_at(A) == 16
+    assert world.resume_at(A[:12]) is None
+
+
+def test_a_checkpoint_that_was_resumed_from_outlives_equal_ones() -> None:
+    world = World(worth=TO_DECODE)
+    world.keep(A[:8], 8)
+    world.keep(B[:8], 8)
+    world.cache.release(world.cache.hold_checkpoint(world.cache.match(A)))
+
+    world.free_one_slot()
+
+    assert (world.resume_at(A), world.resume_at(B)) == (8, None)
+
+
+def test_pages_that_lose_their_checkpoint_go_next_on_a_prefill_worker() -> None:
+    world = World(worth=TO_PREFILL)
+    world.keep(A[:8], 8)
+    world.keep(B[:16], 16)
+    world.free_one_slot()
+    assert world.resume_at(A) is None
+
+    for _ in range(2):
+        world.free_one_page()
+
+    assert (world.resident(A), world.resident(B)) == (0, 16)
+    world.check()
+
+
+def test_room_for_pages_frees_slots_that_count() -> None:
+    world = World(num_pages=4, num_slots=2, worth=TO_PREFILL)
+    world.keep(A[:8], 8)
+    world.keep(B[:8], 8)
+
+    assert world.cache.make_room(1, 1)
+
+    assert world.slots.counts().free == 1
+
+
+def test_differences_below_the_error_of_the_estimate_do_not_count() -> None:
+    world = World(worth=worth_to_prefill(LAYOUT, lambda n: n * 1.0 + (n > 8) * 0.01))
+    world.keep(A[:12], 12)
+    world.keep(B[:12], 12)
+
+    world.free_one_page()
+
+    assert (world.resident(A), world.resident(B)) == (8, 12)
+
+
+@pytest.mark.parametrize("num_tokens", [4, 400])
+def test_worth_is_seconds_per_byte(num_tokens: int) -> None:
+    layout: CacheLayout = LAYOUT
+    num_bytes = num_tokens // 4 * layout.page_bytes + layout.slot_bytes
+
+    assert TO_PREFILL.prefix(num_tokens) == pytest.approx(num_tokens / num_bytes, rel=0.1)
+    assert TO_DECODE.prefix(num_tokens) == pytest.approx(1e-9)
