@@ -43,6 +43,7 @@ class Attention:
         q_gate, k_TGX, v_TGX = torch.split(
             heads_TNX, [2 * num_heads, num_kv_heads, num_kv_heads], dim=1
         )
+        # A head's query and its output gate are neighbours.
         return q_gate[:, 0::2], q_gate[:, 1::2], k_TGX, v_TGX
 
     def _attend(self, q_TQX: Tensor, batch: Batch, pages: Tensor) -> Tensor:

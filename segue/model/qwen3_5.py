@@ -51,7 +51,7 @@ class Block:
         recurrent = cache.of("recurrent", self._layer)
         return x_TH + self._mixer(normed_TH, batch, recurrent, cache.of("conv", self._layer))
 
-    def think(self, x_TH: Tensor) -> Tensor:
+    def feed_forward(self, x_TH: Tensor) -> Tensor:
         return x_TH + self._mlp(rms_norm(x_TH, self._mlp_norm, eps=self._eps))
 
 
@@ -78,7 +78,7 @@ class Qwen3_5:
             x_TH = block.mix(x_TH, batch, rotary, cache)
             if on_layer is not None:
                 on_layer(layer)
-            x_TH = block.think(x_TH)
+            x_TH = block.feed_forward(x_TH)
         return x_TH
 
     def logits(self, x_BH: Tensor) -> Tensor:

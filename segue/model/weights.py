@@ -89,7 +89,7 @@ class WeightTable:
         shape, hidden = config.attention, config.hidden_size
         width, kv_width = (n * shape.head_dim for n in (shape.num_heads, shape.num_kv_heads))
         source = f"{at}.self_attn"
-        # Each head's query is followed by its output gate.
+        # q_proj has each head's query and then its output gate: twice the width.
         rows = {"q_proj": 2 * width, "k_proj": kv_width, "v_proj": kv_width}
         self.stack(f"{at}.qkv_proj", hidden, {f"{source}.{n}.weight": r for n, r in rows.items()})
         self.vector(f"{at}.q_norm", shape.head_dim, f"{source}.q_norm.weight")
