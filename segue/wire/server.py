@@ -23,6 +23,15 @@ MESSAGE_LIMITS = [
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
 ]
 
+_KEEPALIVE_MS = 10_000
+_SERVER_OPTIONS = [
+    # Two servers on one port would each get half of the calls; a taken port must be an error.
+    ("grpc.so_reuseport", 0),
+    # By default a server hangs up on clients that ping as often as ours do.
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", _KEEPALIVE_MS // 2),
+    ("grpc.http2.max_ping_strikes", 0),
+]
+
 Services = Sequence[tuple[str, Callable[[grpc.aio.Server], None]]]
 """Full names, as in the .proto, and what adds each to a server."""
 
@@ -55,8 +64,7 @@ async def serving(
     """
     server = grpc.aio.server(
         interceptors=[ErrorInterceptor()],
-        # Two servers on one port would each get half of the calls; a taken port must be an error.
-        options=[*MESSAGE_LIMITS, ("grpc.so_reuseport", 0)],
+        options=[*MESSAGE_LIMITS, *_SERVER_OPTIONS],
     )
     if port:
         free_port(host, port)
@@ -106,7 +114,7 @@ def channel_to(address: str) -> grpc.aio.Channel:
     """A channel that gives up on a silent peer: a dead host must not hang a turn."""
     options: list[tuple[str, Any]] = [
         *MESSAGE_LIMITS,
-        ("grpc.keepalive_time_ms", 10_000),
+        ("grpc.keepalive_time_ms", _KEEPALIVE_MS),
         ("grpc.keepalive_timeout_ms", 5_000),
         ("grpc.http2.max_pings_without_data", 0),
         ("grpc.initial_reconnect_backoff_ms", 100),
