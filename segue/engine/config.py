@@ -18,7 +18,10 @@ class EngineConfig:
     cache_bytes: int = 1 << 30
     """Memory for pages and slots together."""
     max_running: int = 16
-    """Sequences a worker holds at once: the number of slots."""
+    """Sequences a worker holds at once. Each may need two slots."""
+    max_checkpoints: int = 64
+    """Slots beyond those, for states that outlive their sequence; fewer where they would take more
+    than half of the memory."""
     num_threads: int = 0
     """Of torch; 0 leaves the choice to torch."""
 
@@ -35,16 +38,21 @@ class PoolSizes:
 
 
 def pool_sizes(layout: CacheLayout, engine: EngineConfig, *, max_context: int) -> PoolSizes:
-    """One slot per running sequence; the rest of the budget is pages, as many as could be used.
+    """Slots for running sequences and checkpoints; the rest of the budget is pages, as many as
+    could be used.
 
     Raises InvalidConfig when not even one sequence of one page fits.
     """
-    for_slots = engine.max_running * layout.slot_bytes
-    useful = engine.max_running * layout.num_pages_for(max_context)
+    num_working = 2 * engine.max_running
+    affordable = engine.cache_bytes // 2 // layout.slot_bytes - num_working
+    num_slots = num_working + min(engine.max_checkpoints, max(affordable, 0))
+    for_slots = num_slots * layout.slot_bytes
+    # Running sequences at full length, and as many prefixes that stay.
+    useful = 2 * engine.max_running * layout.num_pages_for(max_context)
     num_pages = min((engine.cache_bytes - for_slots) // layout.page_bytes, useful)
     if num_pages < 1:
         raise InvalidConfig(
-            f"[engine] cache_bytes = {engine.cache_bytes} is too small: {engine.max_running} slots "
+            f"[engine] cache_bytes = {engine.cache_bytes} is too small: {num_slots} slots "
             f"take {for_slots} bytes and a page {layout.page_bytes}; raise it or lower max_running"
         )
-    return PoolSizes(num_pages=num_pages, num_slots=engine.max_running)
+    return PoolSizes(num_pages=num_pages, num_slots=num_slots)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 
 from segue.config import read_text
@@ -44,14 +42,23 @@ def test_an_integer_is_a_fine_number_of_seconds() -> None:
 
 
 def test_memory_goes_to_slots_first_and_then_to_as_many_pages_as_could_be_used() -> None:
-    engine = EngineConfig(max_running=2, cache_bytes=2 * LAYOUT.slot_bytes + 10 * LAYOUT.page_bytes)
+    slots = 4 * LAYOUT.slot_bytes
+    engine = EngineConfig(
+        max_running=2, max_checkpoints=0, cache_bytes=slots + 10 * LAYOUT.page_bytes
+    )
 
     assert pool_sizes(LAYOUT, engine, max_context=1000 * LAYOUT.page_tokens).num_pages == 10
-    assert pool_sizes(LAYOUT, engine, max_context=3 * LAYOUT.page_tokens).num_pages == 6
+    assert pool_sizes(LAYOUT, engine, max_context=2 * LAYOUT.page_tokens).num_pages == 8
+
+
+def test_checkpoints_take_half_of_the_memory_at_most() -> None:
+    engine = EngineConfig(max_running=2, max_checkpoints=64, cache_bytes=2 * 10 * LAYOUT.slot_bytes)
+
+    assert pool_sizes(LAYOUT, engine, max_context=10**6).num_slots == 10
 
 
 def test_memory_that_does_not_suffice_for_a_page_is_refused_with_the_numbers() -> None:
-    engine = EngineConfig(max_running=2, cache_bytes=2 * LAYOUT.slot_bytes)
+    engine = EngineConfig(max_running=2, cache_bytes=4 * LAYOUT.slot_bytes)
 
     with pytest.raises(InvalidConfig, match=f"cache_bytes = {engine.cache_bytes} is too small"):
-        pool_sizes(LAYOUT, replace(engine), max_context=100)
+        pool_sizes(LAYOUT, engine, max_context=100)

@@ -1,0 +1,41 @@
+"""One worker's memory: its pages and slots, who has which, and what outlives its sequence."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Self
+
+from segue.cache.accountant import Accountant, page_accountant, slot_accountant
+from segue.cache.audit import check_invariants
+from segue.cache.prefix_cache import PrefixCache
+from segue.cache.worth import Worth
+from segue.types import PageId, SlotId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Memory:
+    """The event loop of its worker owns it."""
+
+    pages: Accountant[PageId]
+    slots: Accountant[SlotId]
+    cache: PrefixCache
+
+    @classmethod
+    def of(
+        cls,
+        *,
+        num_pages: int,
+        num_slots: int,
+        page_tokens: int,
+        worth: Worth,
+        clock: Callable[[], float],
+    ) -> Self:
+        """All free."""
+        pages, slots = page_accountant(num_pages), slot_accountant(num_slots)
+        cache = PrefixCache(pages, slots, page_tokens=page_tokens, worth=worth, clock=clock)
+        return cls(pages=pages, slots=slots, cache=cache)
+
+    def check_invariants(self) -> None:
+        """Raises AccountingError when states, tree and holds do not add up."""
+        check_invariants(self.cache, self.pages, self.slots)
