@@ -207,6 +207,10 @@ class Usage:
     """Of the prompt, already on the decode worker and not shipped."""
     completion_tokens: int = 0
     shipped_bytes: int = 0
+    """From prefill to decode."""
+    pulled_tokens: int = 0
+    """Of the prompt, brought to prefill from a worker that held them; none of them are cached."""
+    pulled_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -273,6 +277,18 @@ class TurnSpec:
     prompt: tuple[int, ...]
     sampling: SamplingParams
     stop: StopConditions
+    branch_points: tuple[int, ...] = ()
+    """Positions in the prompt at which conversations branch: states are worth keeping there."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrefixHolder:
+    """A worker that can ship a prefix of a prompt: its pages, and the state after it."""
+
+    worker_id: WorkerId
+    epoch: Epoch
+    address: str
+    checkpoint_tokens: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -285,6 +301,10 @@ class ShipReport:
     prefill_s: float = 0.0
     transfer_s: float = 0.0
     exposed_transfer_s: float = 0.0
+    computed_tokens: int = 0
+    pulled_tokens: int = 0
+    pulled_bytes: int = 0
+    pull_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -296,6 +316,10 @@ class TurnResult:
     report: ShipReport
     decode_s: float
     stop_match: str = ""
+    kept_tokens: int = 0
+    """Pages of so many tokens of prompt and answer stay on the decode worker."""
+    kept_checkpoint_tokens: int = 0
+    """The deepest state among them."""
 
 
 class WorkerHealth(enum.StrEnum):

@@ -220,6 +220,8 @@ def usage_to_wire(usage: Usage) -> pb.Usage:
         resident_tokens=usage.resident_tokens,
         completion_tokens=usage.completion_tokens,
         shipped_bytes=usage.shipped_bytes,
+        pulled_tokens=usage.pulled_tokens,
+        pulled_bytes=usage.pulled_bytes,
     )
 
 
@@ -230,6 +232,8 @@ def usage_from_wire(usage: pb.Usage) -> Usage:
         resident_tokens=usage.resident_tokens,
         completion_tokens=usage.completion_tokens,
         shipped_bytes=usage.shipped_bytes,
+        pulled_tokens=usage.pulled_tokens,
+        pulled_bytes=usage.pulled_bytes,
     )
 
 

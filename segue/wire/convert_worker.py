@@ -5,6 +5,7 @@ from __future__ import annotations
 from segue.types import (
     ClusterStatus,
     Epoch,
+    PrefixHolder,
     Role,
     RouterStatus,
     SessionId,
@@ -51,6 +52,7 @@ def turn_to_wire(turn: TurnSpec) -> worker_pb2.TurnSpec:
         prompt=turn.prompt,
         sampling=sampling_to_wire(turn.sampling),
         stop=stop_to_wire(turn.stop),
+        branch_points=turn.branch_points,
     )
 
 
@@ -61,6 +63,25 @@ def turn_from_wire(turn: worker_pb2.TurnSpec) -> TurnSpec:
         prompt=tuple(turn.prompt),
         sampling=sampling_from_wire(turn.sampling, default_seed=0),
         stop=stop_from_wire(turn.stop),
+        branch_points=tuple(turn.branch_points),
+    )
+
+
+def holder_to_wire(holder: PrefixHolder) -> worker_pb2.PrefixHolder:
+    return worker_pb2.PrefixHolder(
+        worker_id=holder.worker_id,
+        epoch=holder.epoch,
+        address=holder.address,
+        checkpoint_tokens=holder.checkpoint_tokens,
+    )
+
+
+def holder_from_wire(holder: worker_pb2.PrefixHolder) -> PrefixHolder:
+    return PrefixHolder(
+        worker_id=WorkerId(holder.worker_id),
+        epoch=Epoch(holder.epoch),
+        address=holder.address,
+        checkpoint_tokens=holder.checkpoint_tokens,
     )
 
 
@@ -72,6 +93,10 @@ def report_to_wire(report: ShipReport) -> transfer_pb2.ShipReport:
         prefill_s=report.prefill_s,
         transfer_s=report.transfer_s,
         exposed_transfer_s=report.exposed_transfer_s,
+        computed_tokens=report.computed_tokens,
+        pulled_tokens=report.pulled_tokens,
+        pulled_bytes=report.pulled_bytes,
+        pull_s=report.pull_s,
     )
 
 
@@ -83,6 +108,10 @@ def report_from_wire(report: transfer_pb2.ShipReport) -> ShipReport:
         prefill_s=report.prefill_s,
         transfer_s=report.transfer_s,
         exposed_transfer_s=report.exposed_transfer_s,
+        computed_tokens=report.computed_tokens,
+        pulled_tokens=report.pulled_tokens,
+        pulled_bytes=report.pulled_bytes,
+        pull_s=report.pull_s,
     )
 
 
@@ -93,6 +122,8 @@ def result_to_wire(result: TurnResult) -> worker_pb2.DecodeEnd:
         report=report_to_wire(result.report),
         decode_s=result.decode_s,
         stop_match=result.stop_match,
+        kept_tokens=result.kept_tokens,
+        kept_checkpoint_tokens=result.kept_checkpoint_tokens,
     )
 
 
@@ -103,6 +134,8 @@ def result_from_wire(end: worker_pb2.DecodeEnd) -> TurnResult:
         report=report_from_wire(end.report),
         decode_s=end.decode_s,
         stop_match=end.stop_match,
+        kept_tokens=end.kept_tokens,
+        kept_checkpoint_tokens=end.kept_checkpoint_tokens,
     )
 
 

@@ -573,6 +573,8 @@ class Usage(_message.Message):
     RESIDENT_TOKENS_FIELD_NUMBER: _builtins.int
     COMPLETION_TOKENS_FIELD_NUMBER: _builtins.int
     SHIPPED_BYTES_FIELD_NUMBER: _builtins.int
+    PULLED_TOKENS_FIELD_NUMBER: _builtins.int
+    PULLED_BYTES_FIELD_NUMBER: _builtins.int
     prompt_tokens: _builtins.int
     cached_tokens: _builtins.int
     """Of the prompt, taken from a prefix cache and not computed."""
@@ -580,6 +582,10 @@ class Usage(_message.Message):
     """Of the prompt, already on the decode worker and not shipped."""
     completion_tokens: _builtins.int
     shipped_bytes: _builtins.int
+    """From prefill to decode."""
+    pulled_tokens: _builtins.int
+    """Of the prompt, brought to prefill from a worker that held it, and the bytes of that."""
+    pulled_bytes: _builtins.int
     def __init__(
         self,
         *,
@@ -588,10 +594,12 @@ class Usage(_message.Message):
         resident_tokens: _builtins.int = ...,
         completion_tokens: _builtins.int = ...,
         shipped_bytes: _builtins.int = ...,
+        pulled_tokens: _builtins.int = ...,
+        pulled_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached_tokens", b"cached_tokens", "completion_tokens", b"completion_tokens", "prompt_tokens", b"prompt_tokens", "resident_tokens", b"resident_tokens", "shipped_bytes", b"shipped_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached_tokens", b"cached_tokens", "completion_tokens", b"completion_tokens", "prompt_tokens", b"prompt_tokens", "pulled_bytes", b"pulled_bytes", "pulled_tokens", b"pulled_tokens", "resident_tokens", b"resident_tokens", "shipped_bytes", b"shipped_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -295,12 +295,22 @@ class ShipReport(_message.Message):
     PREFILL_S_FIELD_NUMBER: _builtins.int
     TRANSFER_S_FIELD_NUMBER: _builtins.int
     EXPOSED_TRANSFER_S_FIELD_NUMBER: _builtins.int
+    COMPUTED_TOKENS_FIELD_NUMBER: _builtins.int
+    PULLED_TOKENS_FIELD_NUMBER: _builtins.int
+    PULLED_BYTES_FIELD_NUMBER: _builtins.int
+    PULL_S_FIELD_NUMBER: _builtins.int
     shipped_bytes: _builtins.int
     cached_tokens: _builtins.int
     queue_s: _builtins.float
     prefill_s: _builtins.float
     transfer_s: _builtins.float
     exposed_transfer_s: _builtins.float
+    computed_tokens: _builtins.int
+    """Of the prompt, run through the model; the others were cached or pulled."""
+    pulled_tokens: _builtins.int
+    """Of the prompt, brought here from another worker for this turn."""
+    pulled_bytes: _builtins.int
+    pull_s: _builtins.float
     def __init__(
         self,
         *,
@@ -310,10 +320,14 @@ class ShipReport(_message.Message):
         prefill_s: _builtins.float = ...,
         transfer_s: _builtins.float = ...,
         exposed_transfer_s: _builtins.float = ...,
+        computed_tokens: _builtins.int = ...,
+        pulled_tokens: _builtins.int = ...,
+        pulled_bytes: _builtins.int = ...,
+        pull_s: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached_tokens", b"cached_tokens", "exposed_transfer_s", b"exposed_transfer_s", "prefill_s", b"prefill_s", "queue_s", b"queue_s", "shipped_bytes", b"shipped_bytes", "transfer_s", b"transfer_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached_tokens", b"cached_tokens", "computed_tokens", b"computed_tokens", "exposed_transfer_s", b"exposed_transfer_s", "prefill_s", b"prefill_s", "pull_s", b"pull_s", "pulled_bytes", b"pulled_bytes", "pulled_tokens", b"pulled_tokens", "queue_s", b"queue_s", "shipped_bytes", b"shipped_bytes", "transfer_s", b"transfer_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -416,3 +430,48 @@ class FenceReply(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___FenceReply: _TypeAlias = FenceReply  # noqa: Y015
+
+@_typing.final
+class PullRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TICKET_FIELD_NUMBER: _builtins.int
+    TOKEN_IDS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def ticket(self) -> Global___Ticket: ...
+    @_builtins.property
+    def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """The prefix: its length is a page boundary at which the source has a state."""
+
+    def __init__(
+        self,
+        *,
+        ticket: Global___Ticket | None = ...,
+        token_ids: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["ticket", b"ticket"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ticket", b"ticket", "token_ids", b"token_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PullRequest: _TypeAlias = PullRequest  # noqa: Y015
+
+@_typing.final
+class PullReply(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SHIPPED_BYTES_FIELD_NUMBER: _builtins.int
+    shipped_bytes: _builtins.int
+    def __init__(
+        self,
+        *,
+        shipped_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["shipped_bytes", b"shipped_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PullReply: _TypeAlias = PullReply  # noqa: Y015

@@ -263,3 +263,80 @@ class HandoffWriter:
             timeout,
             metadata,
             _registered_method=True)
+
+
+class HandoffSourceStub:
+    """Served by whoever holds prefixes that others may want.
+    """
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.Pull = channel.unary_unary(
+                '/segue.v1.HandoffSource/Pull',
+                request_serializer=segue_dot_wire_dot_transfer__pb2.PullRequest.SerializeToString,
+                response_deserializer=segue_dot_wire_dot_transfer__pb2.PullReply.FromString,
+                _registered_method=True)
+
+
+class HandoffSourceServicer:
+    """Served by whoever holds prefixes that others may want.
+    """
+
+    def Pull(self, request, context):
+        """Ships the pages and the state of a prefix into the caller's ticket, and commits it. NOT_FOUND
+        when the prefix is no longer here: then the caller computes it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_HandoffSourceServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'Pull': grpc.unary_unary_rpc_method_handler(
+                    servicer.Pull,
+                    request_deserializer=segue_dot_wire_dot_transfer__pb2.PullRequest.FromString,
+                    response_serializer=segue_dot_wire_dot_transfer__pb2.PullReply.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'segue.v1.HandoffSource', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('segue.v1.HandoffSource', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class HandoffSource:
+    """Served by whoever holds prefixes that others may want.
+    """
+
+    @staticmethod
+    def Pull(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/segue.v1.HandoffSource/Pull',
+            segue_dot_wire_dot_transfer__pb2.PullRequest.SerializeToString,
+            segue_dot_wire_dot_transfer__pb2.PullReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)

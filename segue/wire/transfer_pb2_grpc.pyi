@@ -119,3 +119,40 @@ class HandoffWriterServicer(metaclass=_abc_1.ABCMeta):
         """Returns when no write for the ticket is in flight and none will start."""
 
 def add_HandoffWriterServicer_to_server(servicer: HandoffWriterServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
+
+class HandoffSourceStub:
+    """Served by whoever holds prefixes that others may want."""
+
+    @_typing.overload
+    def __new__(cls, channel: _grpc.Channel) -> _Self: ...
+    @_typing.overload
+    def __new__(cls, channel: _aio.Channel) -> HandoffSourceAsyncStub: ...
+    Pull: _grpc.UnaryUnaryMultiCallable[_transfer_pb2.PullRequest, _transfer_pb2.PullReply]
+    """Ships the pages and the state of a prefix into the caller's ticket, and commits it. NOT_FOUND
+    when the prefix is no longer here: then the caller computes it.
+    """
+
+@_typing.type_check_only
+class HandoffSourceAsyncStub(HandoffSourceStub):
+    """Served by whoever holds prefixes that others may want."""
+
+    def __init__(self, channel: _aio.Channel) -> None: ...
+    Pull: _aio.UnaryUnaryMultiCallable[_transfer_pb2.PullRequest, _transfer_pb2.PullReply]  # type: ignore[assignment]
+    """Ships the pages and the state of a prefix into the caller's ticket, and commits it. NOT_FOUND
+    when the prefix is no longer here: then the caller computes it.
+    """
+
+class HandoffSourceServicer(metaclass=_abc_1.ABCMeta):
+    """Served by whoever holds prefixes that others may want."""
+
+    @_abc_1.abstractmethod
+    def Pull(
+        self,
+        request: _transfer_pb2.PullRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_transfer_pb2.PullReply, _abc.Awaitable[_transfer_pb2.PullReply]]:
+        """Ships the pages and the state of a prefix into the caller's ticket, and commits it. NOT_FOUND
+        when the prefix is no longer here: then the caller computes it.
+        """
+
+def add_HandoffSourceServicer_to_server(servicer: HandoffSourceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -26,7 +26,7 @@ from segue.wire import session_pb2 as segue_dot_wire_dot_session__pb2
 from segue.wire import transfer_pb2 as segue_dot_wire_dot_transfer__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17segue/wire/worker.proto\x12\x08segue.v1\x1a\x18segue/wire/session.proto\x1a\x19segue/wire/transfer.proto\"E\n\tHeartbeat\x12&\n\x06status\x18\x01 \x01(\x0b\x32\x16.segue.v1.WorkerStatus\x12\x10\n\x08model_id\x18\x02 \x01(\t\"6\n\x0b\x43lusterView\x12\'\n\x07workers\x18\x01 \x03(\x0b\x32\x16.segue.v1.WorkerStatus\"\x87\x01\n\x08TurnSpec\x12\x0f\n\x07turn_id\x18\x01 \x01(\t\x12\x12\n\nsession_id\x18\x02 \x01(\t\x12\x12\n\x06prompt\x18\x03 \x03(\rB\x02\x10\x01\x12$\n\x08sampling\x18\x04 \x01(\x0b\x32\x12.segue.v1.Sampling\x12\x1c\n\x04stop\x18\x05 \x01(\x0b\x32\x0e.segue.v1.Stop\"s\n\x0eReserveRequest\x12 \n\x04turn\x18\x01 \x01(\x0b\x32\x12.segue.v1.TurnSpec\x12\x11\n\twriter_id\x18\x02 \x01(\t\x12\x14\n\x0cwriter_epoch\x18\x03 \x01(\x04\x12\x16\n\x0ewriter_address\x18\x04 \x01(\t\"0\n\x0cReserveReply\x12 \n\x06ticket\x18\x01 \x01(\x0b\x32\x10.segue.v1.Ticket\"T\n\x0ePrefillRequest\x12 \n\x04turn\x18\x01 \x01(\x0b\x32\x12.segue.v1.TurnSpec\x12 \n\x06ticket\x18\x02 \x01(\x0b\x32\x10.segue.v1.Ticket\"4\n\x0cPrefillReply\x12$\n\x06report\x18\x01 \x01(\x0b\x32\x14.segue.v1.ShipReport\" \n\rDecodeRequest\x12\x0f\n\x07turn_id\x18\x01 \x01(\t\"a\n\x0b\x44\x65\x63odeEvent\x12%\n\x05\x64\x65lta\x18\x01 \x01(\x0b\x32\x14.segue.v1.TokenDeltaH\x00\x12\"\n\x03\x65nd\x18\x02 \x01(\x0b\x32\x13.segue.v1.DecodeEndH\x00\x42\x07\n\x05\x65vent\"\xa6\x01\n\tDecodeEnd\x12-\n\rfinish_reason\x18\x01 \x01(\x0e\x32\x16.segue.v1.FinishReason\x12\x1e\n\x05usage\x18\x02 \x01(\x0b\x32\x0f.segue.v1.Usage\x12$\n\x06report\x18\x03 \x01(\x0b\x32\x14.segue.v1.ShipReport\x12\x10\n\x08\x64\x65\x63ode_s\x18\x04 \x01(\x01\x12\x12\n\nstop_match\x18\x05 \x01(\t\"!\n\x0eReleaseRequest\x12\x0f\n\x07turn_id\x18\x01 \x01(\t\" \n\x0cReleaseReply\x12\x10\n\x08was_here\x18\x01 \x01(\x08\"\x0f\n\rStatusRequest\"G\n\x0bStatusReply\x12&\n\x06status\x18\x01 \x01(\x0b\x32\x16.segue.v1.WorkerStatus\x12\x10\n\x08model_id\x18\x02 \x01(\t2D\n\nMembership\x12\x36\n\x04Join\x12\x13.segue.v1.Heartbeat\x1a\x15.segue.v1.ClusterView(\x01\x30\x01\x32\xc3\x01\n\rPrefillWorker\x12;\n\x07Prefill\x12\x18.segue.v1.PrefillRequest\x1a\x16.segue.v1.PrefillReply\x12;\n\x07Release\x12\x18.segue.v1.ReleaseRequest\x1a\x16.segue.v1.ReleaseReply\x12\x38\n\x06Status\x12\x17.segue.v1.StatusRequest\x1a\x15.segue.v1.StatusReply2\xfe\x01\n\x0c\x44\x65\x63odeWorker\x12;\n\x07Reserve\x12\x18.segue.v1.ReserveRequest\x1a\x16.segue.v1.ReserveReply\x12:\n\x06\x44\x65\x63ode\x12\x17.segue.v1.DecodeRequest\x1a\x15.segue.v1.DecodeEvent0\x01\x12;\n\x07Release\x12\x18.segue.v1.ReleaseRequest\x1a\x16.segue.v1.ReleaseReply\x12\x38\n\x06Status\x12\x17.segue.v1.StatusRequest\x1a\x15.segue.v1.StatusReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17segue/wire/worker.proto\x12\x08segue.v1\x1a\x18segue/wire/session.proto\x1a\x19segue/wire/transfer.proto\"E\n\tHeartbeat\x12&\n\x06status\x18\x01 \x01(\x0b\x32\x16.segue.v1.WorkerStatus\x12\x10\n\x08model_id\x18\x02 \x01(\t\"6\n\x0b\x43lusterView\x12\'\n\x07workers\x18\x01 \x03(\x0b\x32\x16.segue.v1.WorkerStatus\"\xa2\x01\n\x08TurnSpec\x12\x0f\n\x07turn_id\x18\x01 \x01(\t\x12\x12\n\nsession_id\x18\x02 \x01(\t\x12\x12\n\x06prompt\x18\x03 \x03(\rB\x02\x10\x01\x12$\n\x08sampling\x18\x04 \x01(\x0b\x32\x12.segue.v1.Sampling\x12\x1c\n\x04stop\x18\x05 \x01(\x0b\x32\x0e.segue.v1.Stop\x12\x19\n\rbranch_points\x18\x06 \x03(\rB\x02\x10\x01\"s\n\x0eReserveRequest\x12 \n\x04turn\x18\x01 \x01(\x0b\x32\x12.segue.v1.TurnSpec\x12\x11\n\twriter_id\x18\x02 \x01(\t\x12\x14\n\x0cwriter_epoch\x18\x03 \x01(\x04\x12\x16\n\x0ewriter_address\x18\x04 \x01(\t\"K\n\x0cReserveReply\x12 \n\x06ticket\x18\x01 \x01(\x0b\x32\x10.segue.v1.Ticket\x12\x19\n\x11\x63heckpoint_tokens\x18\x02 \x01(\r\"|\n\x0ePrefillRequest\x12 \n\x04turn\x18\x01 \x01(\x0b\x32\x12.segue.v1.TurnSpec\x12 \n\x06ticket\x18\x02 \x01(\x0b\x32\x10.segue.v1.Ticket\x12&\n\x06holder\x18\x03 \x01(\x0b\x32\x16.segue.v1.PrefixHolder\"\\\n\x0cPrefixHolder\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12\x0f\n\x07\x61\x64\x64ress\x18\x03 \x01(\t\x12\x19\n\x11\x63heckpoint_tokens\x18\x04 \x01(\r\"4\n\x0cPrefillReply\x12$\n\x06report\x18\x01 \x01(\x0b\x32\x14.segue.v1.ShipReport\" \n\rDecodeRequest\x12\x0f\n\x07turn_id\x18\x01 \x01(\t\"a\n\x0b\x44\x65\x63odeEvent\x12%\n\x05\x64\x65lta\x18\x01 \x01(\x0b\x32\x14.segue.v1.TokenDeltaH\x00\x12\"\n\x03\x65nd\x18\x02 \x01(\x0b\x32\x13.segue.v1.DecodeEndH\x00\x42\x07\n\x05\x65vent\"\xdb\x01\n\tDecodeEnd\x12-\n\rfinish_reason\x18\x01 \x01(\x0e\x32\x16.segue.v1.FinishReason\x12\x1e\n\x05usage\x18\x02 \x01(\x0b\x32\x0f.segue.v1.Usage\x12$\n\x06report\x18\x03 \x01(\x0b\x32\x14.segue.v1.ShipReport\x12\x10\n\x08\x64\x65\x63ode_s\x18\x04 \x01(\x01\x12\x12\n\nstop_match\x18\x05 \x01(\t\x12\x13\n\x0bkept_tokens\x18\x06 \x01(\r\x12\x1e\n\x16kept_checkpoint_tokens\x18\x07 \x01(\r\"!\n\x0eReleaseRequest\x12\x0f\n\x07turn_id\x18\x01 \x01(\t\" \n\x0cReleaseReply\x12\x10\n\x08was_here\x18\x01 \x01(\x08\"\x0f\n\rStatusRequest\"G\n\x0bStatusReply\x12&\n\x06status\x18\x01 \x01(\x0b\x32\x16.segue.v1.WorkerStatus\x12\x10\n\x08model_id\x18\x02 \x01(\t2D\n\nMembership\x12\x36\n\x04Join\x12\x13.segue.v1.Heartbeat\x1a\x15.segue.v1.ClusterView(\x01\x30\x01\x32\xc3\x01\n\rPrefillWorker\x12;\n\x07Prefill\x12\x18.segue.v1.PrefillRequest\x1a\x16.segue.v1.PrefillReply\x12;\n\x07Release\x12\x18.segue.v1.ReleaseRequest\x1a\x16.segue.v1.ReleaseReply\x12\x38\n\x06Status\x12\x17.segue.v1.StatusRequest\x1a\x15.segue.v1.StatusReply2\xfe\x01\n\x0c\x44\x65\x63odeWorker\x12;\n\x07Reserve\x12\x18.segue.v1.ReserveRequest\x1a\x16.segue.v1.ReserveReply\x12:\n\x06\x44\x65\x63ode\x12\x17.segue.v1.DecodeRequest\x1a\x15.segue.v1.DecodeEvent0\x01\x12;\n\x07Release\x12\x18.segue.v1.ReleaseRequest\x1a\x16.segue.v1.ReleaseReply\x12\x38\n\x06Status\x12\x17.segue.v1.StatusRequest\x1a\x15.segue.v1.StatusReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,38 +35,42 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_TURNSPEC'].fields_by_name['prompt']._loaded_options = None
   _globals['_TURNSPEC'].fields_by_name['prompt']._serialized_options = b'\020\001'
+  _globals['_TURNSPEC'].fields_by_name['branch_points']._loaded_options = None
+  _globals['_TURNSPEC'].fields_by_name['branch_points']._serialized_options = b'\020\001'
   _globals['_HEARTBEAT']._serialized_start=90
   _globals['_HEARTBEAT']._serialized_end=159
   _globals['_CLUSTERVIEW']._serialized_start=161
   _globals['_CLUSTERVIEW']._serialized_end=215
   _globals['_TURNSPEC']._serialized_start=218
-  _globals['_TURNSPEC']._serialized_end=353
-  _globals['_RESERVEREQUEST']._serialized_start=355
-  _globals['_RESERVEREQUEST']._serialized_end=470
-  _globals['_RESERVEREPLY']._serialized_start=472
-  _globals['_RESERVEREPLY']._serialized_end=520
-  _globals['_PREFILLREQUEST']._serialized_start=522
-  _globals['_PREFILLREQUEST']._serialized_end=606
-  _globals['_PREFILLREPLY']._serialized_start=608
-  _globals['_PREFILLREPLY']._serialized_end=660
-  _globals['_DECODEREQUEST']._serialized_start=662
-  _globals['_DECODEREQUEST']._serialized_end=694
-  _globals['_DECODEEVENT']._serialized_start=696
-  _globals['_DECODEEVENT']._serialized_end=793
-  _globals['_DECODEEND']._serialized_start=796
-  _globals['_DECODEEND']._serialized_end=962
-  _globals['_RELEASEREQUEST']._serialized_start=964
-  _globals['_RELEASEREQUEST']._serialized_end=997
-  _globals['_RELEASEREPLY']._serialized_start=999
-  _globals['_RELEASEREPLY']._serialized_end=1031
-  _globals['_STATUSREQUEST']._serialized_start=1033
-  _globals['_STATUSREQUEST']._serialized_end=1048
-  _globals['_STATUSREPLY']._serialized_start=1050
-  _globals['_STATUSREPLY']._serialized_end=1121
-  _globals['_MEMBERSHIP']._serialized_start=1123
-  _globals['_MEMBERSHIP']._serialized_end=1191
-  _globals['_PREFILLWORKER']._serialized_start=1194
-  _globals['_PREFILLWORKER']._serialized_end=1389
-  _globals['_DECODEWORKER']._serialized_start=1392
-  _globals['_DECODEWORKER']._serialized_end=1646
+  _globals['_TURNSPEC']._serialized_end=380
+  _globals['_RESERVEREQUEST']._serialized_start=382
+  _globals['_RESERVEREQUEST']._serialized_end=497
+  _globals['_RESERVEREPLY']._serialized_start=499
+  _globals['_RESERVEREPLY']._serialized_end=574
+  _globals['_PREFILLREQUEST']._serialized_start=576
+  _globals['_PREFILLREQUEST']._serialized_end=700
+  _globals['_PREFIXHOLDER']._serialized_start=702
+  _globals['_PREFIXHOLDER']._serialized_end=794
+  _globals['_PREFILLREPLY']._serialized_start=796
+  _globals['_PREFILLREPLY']._serialized_end=848
+  _globals['_DECODEREQUEST']._serialized_start=850
+  _globals['_DECODEREQUEST']._serialized_end=882
+  _globals['_DECODEEVENT']._serialized_start=884
+  _globals['_DECODEEVENT']._serialized_end=981
+  _globals['_DECODEEND']._serialized_start=984
+  _globals['_DECODEEND']._serialized_end=1203
+  _globals['_RELEASEREQUEST']._serialized_start=1205
+  _globals['_RELEASEREQUEST']._serialized_end=1238
+  _globals['_RELEASEREPLY']._serialized_start=1240
+  _globals['_RELEASEREPLY']._serialized_end=1272
+  _globals['_STATUSREQUEST']._serialized_start=1274
+  _globals['_STATUSREQUEST']._serialized_end=1289
+  _globals['_STATUSREPLY']._serialized_start=1291
+  _globals['_STATUSREPLY']._serialized_end=1362
+  _globals['_MEMBERSHIP']._serialized_start=1364
+  _globals['_MEMBERSHIP']._serialized_end=1432
+  _globals['_PREFILLWORKER']._serialized_start=1435
+  _globals['_PREFILLWORKER']._serialized_end=1630
+  _globals['_DECODEWORKER']._serialized_start=1633
+  _globals['_DECODEWORKER']._serialized_end=1887
 # @@protoc_insertion_point(module_scope)

@@ -74,6 +74,7 @@ class TurnSpec(_message.Message):
     PROMPT_FIELD_NUMBER: _builtins.int
     SAMPLING_FIELD_NUMBER: _builtins.int
     STOP_FIELD_NUMBER: _builtins.int
+    BRANCH_POINTS_FIELD_NUMBER: _builtins.int
     turn_id: _builtins.str
     session_id: _builtins.str
     @_builtins.property
@@ -82,6 +83,10 @@ class TurnSpec(_message.Message):
     def sampling(self) -> _session_pb2.Sampling: ...
     @_builtins.property
     def stop(self) -> _session_pb2.Stop: ...
+    @_builtins.property
+    def branch_points(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Positions in the prompt at which conversations branch: states are worth keeping there."""
+
     def __init__(
         self,
         *,
@@ -90,10 +95,11 @@ class TurnSpec(_message.Message):
         prompt: _abc.Iterable[_builtins.int] | None = ...,
         sampling: _session_pb2.Sampling | None = ...,
         stop: _session_pb2.Stop | None = ...,
+        branch_points: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["sampling", b"sampling", "stop", b"stop"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["prompt", b"prompt", "sampling", b"sampling", "session_id", b"session_id", "stop", b"stop", "turn_id", b"turn_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["branch_points", b"branch_points", "prompt", b"prompt", "sampling", b"sampling", "session_id", b"session_id", "stop", b"stop", "turn_id", b"turn_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -134,16 +140,20 @@ class ReserveReply(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     TICKET_FIELD_NUMBER: _builtins.int
+    CHECKPOINT_TOKENS_FIELD_NUMBER: _builtins.int
+    checkpoint_tokens: _builtins.int
+    """The longest prefix of the prompt whose state is here: where prefill could go on from."""
     @_builtins.property
     def ticket(self) -> _transfer_pb2.Ticket: ...
     def __init__(
         self,
         *,
         ticket: _transfer_pb2.Ticket | None = ...,
+        checkpoint_tokens: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["ticket", b"ticket"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ticket", b"ticket"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint_tokens", b"checkpoint_tokens", "ticket", b"ticket"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -155,23 +165,59 @@ class PrefillRequest(_message.Message):
 
     TURN_FIELD_NUMBER: _builtins.int
     TICKET_FIELD_NUMBER: _builtins.int
+    HOLDER_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def turn(self) -> Global___TurnSpec: ...
     @_builtins.property
     def ticket(self) -> _transfer_pb2.Ticket: ...
+    @_builtins.property
+    def holder(self) -> Global___PrefixHolder:
+        """Who holds a longer prefix than prefill may have; absent when nobody does."""
+
     def __init__(
         self,
         *,
         turn: Global___TurnSpec | None = ...,
         ticket: _transfer_pb2.Ticket | None = ...,
+        holder: Global___PrefixHolder | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["ticket", b"ticket", "turn", b"turn"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["holder", b"holder", "ticket", b"ticket", "turn", b"turn"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ticket", b"ticket", "turn", b"turn"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["holder", b"holder", "ticket", b"ticket", "turn", b"turn"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___PrefillRequest: _TypeAlias = PrefillRequest  # noqa: Y015
+
+@_typing.final
+class PrefixHolder(_message.Message):
+    """A worker that can ship a prefix of the prompt: its pages and the state after it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WORKER_ID_FIELD_NUMBER: _builtins.int
+    EPOCH_FIELD_NUMBER: _builtins.int
+    ADDRESS_FIELD_NUMBER: _builtins.int
+    CHECKPOINT_TOKENS_FIELD_NUMBER: _builtins.int
+    worker_id: _builtins.str
+    epoch: _builtins.int
+    address: _builtins.str
+    checkpoint_tokens: _builtins.int
+    def __init__(
+        self,
+        *,
+        worker_id: _builtins.str = ...,
+        epoch: _builtins.int = ...,
+        address: _builtins.str = ...,
+        checkpoint_tokens: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "checkpoint_tokens", b"checkpoint_tokens", "epoch", b"epoch", "worker_id", b"worker_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PrefixHolder: _TypeAlias = PrefixHolder  # noqa: Y015
 
 @_typing.final
 class PrefillReply(_message.Message):
@@ -247,10 +293,15 @@ class DecodeEnd(_message.Message):
     REPORT_FIELD_NUMBER: _builtins.int
     DECODE_S_FIELD_NUMBER: _builtins.int
     STOP_MATCH_FIELD_NUMBER: _builtins.int
+    KEPT_TOKENS_FIELD_NUMBER: _builtins.int
+    KEPT_CHECKPOINT_TOKENS_FIELD_NUMBER: _builtins.int
     finish_reason: _session_pb2.FinishReason.ValueType
     decode_s: _builtins.float
     """From the first token to the last."""
     stop_match: _builtins.str
+    kept_tokens: _builtins.int
+    """What stays on the decode worker: pages of so many tokens, and the deepest state among them."""
+    kept_checkpoint_tokens: _builtins.int
     @_builtins.property
     def usage(self) -> _session_pb2.Usage: ...
     @_builtins.property
@@ -265,10 +316,12 @@ class DecodeEnd(_message.Message):
         report: _transfer_pb2.ShipReport | None = ...,
         decode_s: _builtins.float = ...,
         stop_match: _builtins.str = ...,
+        kept_tokens: _builtins.int = ...,
+        kept_checkpoint_tokens: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["report", b"report", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["decode_s", b"decode_s", "finish_reason", b"finish_reason", "report", b"report", "stop_match", b"stop_match", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["decode_s", b"decode_s", "finish_reason", b"finish_reason", "kept_checkpoint_tokens", b"kept_checkpoint_tokens", "kept_tokens", b"kept_tokens", "report", b"report", "stop_match", b"stop_match", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
