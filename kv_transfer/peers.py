@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import grpc
@@ -12,6 +13,7 @@ from kv_transfer.wire import (
     checksums_to_wire,
     memory_map_from_wire,
     memory_map_to_wire,
+    ticket_to_wire,
 )
 from segue.errors import StaleEpoch
 from segue.types import Epoch, SampledToken, ShipReport, WorkerId
@@ -20,7 +22,11 @@ from segue.wire.convert import sampled_to_wire
 from segue.wire.convert_worker import report_to_wire
 from segue.wire.server import channel_to
 from segue.wire.status import rpc_errors
-from segue.wire.transfer_pb2_grpc import HandoffReaderStub, HandoffWriterStub
+from segue.wire.transfer_pb2_grpc import (
+    HandoffReaderStub,
+    HandoffSourceStub,
+    HandoffWriterStub,
+)
 
 if TYPE_CHECKING:
     # Names of the stubs' types only: the generated module does not have them at run time.
@@ -93,18 +99,39 @@ class Peers:
             with rpc_errors(fence.writer.address):
                 await writer.Fence(request, timeout=timeout_s)
 
+    async def pull(
+        self,
+        source: PeerIdentity,
+        ticket: Ticket,
+        token_ids: Sequence[int],
+        *,
+        timeout_s: float,
+    ) -> int:
+        """Has `source` ship a prefix into our ticket; returns the bytes when it has committed.
+
+        Raises NotFound when it does not hold the prefix any more.
+        """
+        request = pb.PullRequest(ticket=ticket_to_wire(ticket), token_ids=token_ids)
+        with rpc_errors(source.address):
+            stub = HandoffSourceStub(self._channel(source))
+            reply = await stub.Pull(request, timeout=timeout_s)
+        return reply.shipped_bytes
+
     async def close(self) -> None:
         for _, channel in self._channels.values():
             await channel.close()
         self._channels.clear()
 
     def _reader(self, reader: PeerIdentity) -> HandoffReaderAsyncStub:
-        """Over the channel to that worker's address; one to an earlier address is dropped."""
-        address, channel = self._channels.get(reader.worker_id, ("", None))
-        if channel is None or address != reader.address:
-            channel = channel_to(reader.address)
-            self._channels[reader.worker_id] = (reader.address, channel)
-        return HandoffReaderStub(channel)
+        return HandoffReaderStub(self._channel(reader))
+
+    def _channel(self, peer: PeerIdentity) -> grpc.aio.Channel:
+        """To that worker's address; one to an earlier address is dropped."""
+        address, channel = self._channels.get(peer.worker_id, ("", None))
+        if channel is None or address != peer.address:
+            channel = channel_to(peer.address)
+            self._channels[peer.worker_id] = (peer.address, channel)
+        return channel
 
 
 def _require_life(expected: PeerIdentity, worker_id: WorkerId, epoch: Epoch) -> None:

@@ -114,14 +114,17 @@ class HandoffReader:
         extra_tokens: int,
         writer: PeerIdentity,
         lifetime_s: float,
+        resident_tokens: int = 0,
     ) -> Ticket:
-        """Sets aside pages for the prompt and `extra_tokens` more, and a slot.
+        """Sets aside pages for the prompt beyond the resident tokens (a page boundary), for
+        `extra_tokens` more, and a slot.
 
         Raises Overloaded when there is no room now, InvalidRequest when there never will be or
         when the turn has a live ticket already.
         """
         layout = self.memory_map.layout
-        num_prompt_pages = layout.num_pages_for(num_prompt_tokens)
+        num_resident = resident_tokens // layout.page_tokens
+        num_prompt_pages = layout.num_pages_for(num_prompt_tokens) - num_resident
         num_pages = layout.num_pages_for(num_prompt_tokens + extra_tokens)
         if num_pages > self._holdings.max_pages:
             raise InvalidRequest(
@@ -130,12 +133,12 @@ class HandoffReader:
             )
         if any(handoff.ticket.turn_id == turn_id for handoff in self._live()):
             raise InvalidRequest(f"turn {turn_id} has a reservation here; release it first")
-        units = self._holdings.take(num_pages)
+        units = self._holdings.take(num_pages - num_resident)
         ticket = Ticket(
             ticket_id=self._new_ticket_id(),
             turn_id=turn_id,
             reader=self._identity,
-            resident_tokens=0,
+            resident_tokens=resident_tokens,
             page_ids=units.pages[:num_prompt_pages],
             slot_id=units.slot,
             expires_in_s=lifetime_s,

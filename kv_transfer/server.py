@@ -9,11 +9,13 @@ import grpc
 
 from kv_transfer.layout import require_same_layout
 from kv_transfer.reader import HandoffReader
+from kv_transfer.source import PrefixSource
 from kv_transfer.ticket import CommittedHandoff, TicketId
 from kv_transfer.wire import (
     checksums_from_wire,
     memory_map_from_wire,
     memory_map_to_wire,
+    ticket_from_wire,
 )
 from kv_transfer.writer import HandoffWriter
 from segue.types import Epoch, SampledToken, ShipReport
@@ -64,3 +66,14 @@ class WriterServicer(rpc.HandoffWriterServicer):
         if request.writer_epoch == self._writer.epoch:
             await self._writer.fence(TicketId(request.ticket_id))
         return pb.FenceReply(writer_epoch=self._writer.epoch)
+
+
+class SourceServicer(rpc.HandoffSourceServicer):
+    def __init__(self, source: PrefixSource) -> None:
+        self._source = source
+
+    async def Pull(self, request: pb.PullRequest, context: Context) -> pb.PullReply:
+        num_bytes = await self._source.ship(
+            ticket_from_wire(request.ticket), tuple(request.token_ids)
+        )
+        return pb.PullReply(shipped_bytes=num_bytes)

@@ -53,7 +53,7 @@ class CommittedHandoff:
     turn_id: TurnId
     num_prompt_tokens: int
     pages: tuple[PageId, ...]
-    """The prompt's, then those for the answer, in sequence order."""
+    """The prompt's beyond the resident ones, then those for the answer, in sequence order."""
     slot: SlotId
 
 

@@ -1,0 +1,93 @@
+"""Both sides of all handoffs of one worker: what it writes, what is written to it, what it lends.
+
+Prefill writes to decode, and decode to prefill when that fetches a prefix; so every worker has a
+writer, a reader with its fencer, and a source.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+
+from kv_transfer.endpoint import Endpoint
+from kv_transfer.fencer import Fencer
+from kv_transfer.peers import Peers
+from kv_transfer.reader import HandoffReader, ReaderHooks
+from kv_transfer.server import OnCommit, ReaderServicer, SourceServicer, WriterServicer
+from kv_transfer.source import PrefixSource
+from kv_transfer.writer import HandoffWriter
+from segue.cache.memory import Memory
+from segue.types import WorkerHealth, WorkerStatus
+from segue.wire.server import Services
+from segue.wire.transfer_pb2_grpc import (
+    add_HandoffReaderServicer_to_server,
+    add_HandoffSourceServicer_to_server,
+    add_HandoffWriterServicer_to_server,
+)
+
+_FENCE_TIMEOUT_S = 5.0
+
+
+class Exchange:
+    """The event loop owns it. It runs from its making until `close`."""
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        memory: Memory,
+        *,
+        address: str,
+        verify_checksums: bool,
+        hooks: ReaderHooks,
+        clock: Callable[[], float],
+    ) -> None:
+        memory_map = endpoint.memory_map
+        self.writer = HandoffWriter(
+            endpoint.transport, memory_map, verify_checksums=verify_checksums
+        )
+        self.peers = Peers(memory_map)
+        self.reader = HandoffReader(
+            pages=memory.pages,
+            slots=memory.slots,
+            memory_map=memory_map,
+            address=address,
+            verify_checksums=verify_checksums,
+            hooks=hooks,
+            clock=clock,
+        )
+        self._source = PrefixSource(memory.cache, self.writer, self.peers, memory_map.layout)
+        fencer = Fencer(
+            self.reader, lambda fence: self.peers.fence(fence, timeout_s=_FENCE_TIMEOUT_S)
+        )
+        self._fencing = asyncio.ensure_future(fencer.run())
+
+    def services(self, on_commit: OnCommit) -> Services:
+        """What other workers call."""
+        reader = ReaderServicer(self.reader, on_commit)
+        writer, source = WriterServicer(self.writer), SourceServicer(self._source)
+        return [
+            (
+                "segue.v1.HandoffReader",
+                lambda server: add_HandoffReaderServicer_to_server(reader, server),
+            ),
+            (
+                "segue.v1.HandoffWriter",
+                lambda server: add_HandoffWriterServicer_to_server(writer, server),
+            ),
+            (
+                "segue.v1.HandoffSource",
+                lambda server: add_HandoffSourceServicer_to_server(source, server),
+            ),
+        ]
+
+    def members_changed(self, workers: Sequence[WorkerStatus]) -> None:
+        """A writer that came back in a later life has stopped writing in its earlier one."""
+        self.reader.members_changed(
+            {w.worker_id: w.epoch for w in workers if w.health is not WorkerHealth.LOST}
+        )
+
+    async def close(self) -> None:
+        self._fencing.cancel()
+        await asyncio.gather(self._fencing, return_exceptions=True)
+        await asyncio.to_thread(self.writer.close)
+        await self.peers.close()
