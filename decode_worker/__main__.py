@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
@@ -12,9 +13,11 @@ from decode_worker.metrics import DecodeMetrics
 from decode_worker.worker import DecodeWorker
 from kv_transfer.config import TransferConfig
 from kv_transfer.endpoint import open_endpoint
+from segue.cache.memory import Memory
+from segue.cache.worth import worth_to_decode
 from segue.config import section
 from segue.engine.config import EngineConfig
-from segue.engine.load import load_runner
+from segue.engine.load import LoadedModel, load_runner
 from segue.text.tokenizer import Tokenizer
 from segue.types import Role
 from segue.worker_process import (
@@ -53,11 +56,11 @@ async def running(
                 presence=presence,
                 runner=loaded.runner,
                 tokenizer=tokenizer,
-                memory_map=endpoint.memory_map,
+                endpoint=endpoint,
+                memory=_memory(loaded),
                 config=decode,
                 metrics=metrics,
-                num_pages=loaded.sizes.num_pages,
-                num_slots=loaded.sizes.num_slots,
+                max_running=engine.max_running,
                 verify_checksums=transfer.verify_checksums,
             )
 
@@ -69,6 +72,23 @@ async def running(
             router_address=options.router_address,
         ) as worker:
             yield worker
+
+
+def _memory(loaded: LoadedModel) -> Memory:
+    layout = loaded.runner.layout
+    worth = worth_to_decode(
+        layout,
+        # Only proportions matter within one worker.
+        lambda num_tokens: num_tokens * 1e-3,
+        link_bytes_per_s=1e9,
+    )
+    return Memory.of(
+        num_pages=loaded.sizes.num_pages,
+        num_slots=loaded.sizes.num_slots,
+        page_tokens=layout.page_tokens,
+        worth=worth,
+        clock=time.monotonic,
+    )
 
 
 def _from_sections(

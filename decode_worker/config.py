@@ -15,11 +15,15 @@ class DecodeConfig:
     """How soon after its reservation somebody must listen to a turn; else it is given up."""
     ticket_lifetime_s: float = 600.0
     """For turns without a deadline: how long prefill may take."""
+    residency: bool = True
+    """Keep a session's pages and a state after its turn, so that only what is new is shipped."""
+    lease_s: float = 600.0
+    """How long a session's memory goes last when memory is needed; each turn renews it."""
 
     def __post_init__(self) -> None:
         for name in ("max_batch", "max_waiting"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be >= 1, got {getattr(self, name)}")
-        for name in ("attach_s", "ticket_lifetime_s"):
+        for name in ("attach_s", "ticket_lifetime_s", "lease_s"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be > 0, got {getattr(self, name)}")

@@ -10,10 +10,9 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from segue.engine.answer import Answer
-
 from decode_worker.metrics import DecodeMetrics
 from decode_worker.scheduler import next_batch
+from segue.engine.answer import Answer
 from segue.engine.batch import SequenceChunk
 from segue.engine.runner import ModelRunner
 from segue.engine.sampler import SamplerRow, SequenceSampler, sample
@@ -33,18 +32,53 @@ from segue.types import (
 
 @dataclass(slots=True, kw_only=True)
 class DecodeSequence:
-    """One turn being answered. Its cache holds every token but the last of `answer`."""
+    """One turn being answered. Its cache holds every token but the last of `answer`.
+
+    Its state alternates between two slots: what stands in one when a page is full stays there as
+    a checkpoint, and the steps after it write the other. So no state is ever copied.
+    """
 
     turn: TurnSpec
     pages: Sequence[PageId]
-    slot: SlotId
+    """The shared ones first, which are only read."""
+    resident_tokens: int
+    """In shared pages: they were here before the turn."""
+    state_slot: SlotId
+    """Holds the state after `num_cached` tokens."""
+    other_slot: SlotId | None
+    """None where there was no room for a second one: then no checkpoint is kept."""
     first_token: SampledToken
     report: ShipReport
     answer: Answer
     sampler: SequenceSampler
     num_cached: int
-    last_token_id: int = 0
+    answer_ids: list[int] = field(default_factory=list)
+    checkpoint_tokens: int = 0
+    """The prefix whose state stands in `checkpoint_slot`; 0 when none does."""
+    checkpoint_slot: SlotId | None = None
     first_at: float = field(default=0.0)
+
+    @property
+    def slot_out(self) -> SlotId:
+        """Where the next step writes: not over the checkpoint."""
+        if self.state_slot == self.checkpoint_slot and self.other_slot is not None:
+            return self.other_slot
+        return self.state_slot
+
+    def advance(self, page_tokens: int) -> None:
+        """A step was computed."""
+        self._turn_to(self.slot_out)
+        self.num_cached += 1
+        self.keep_checkpoint(page_tokens)
+
+    def keep_checkpoint(self, page_tokens: int) -> None:
+        """At a page boundary, what stands in the working slot stays there."""
+        if self.num_cached % page_tokens == 0 and self.other_slot is not None:
+            self.checkpoint_tokens, self.checkpoint_slot = self.num_cached, self.state_slot
+
+    def _turn_to(self, slot: SlotId) -> None:
+        if slot != self.state_slot:
+            self.state_slot, self.other_slot = slot, self.state_slot
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +105,8 @@ class Left:
 
     turn_id: TurnId
     result: TurnResult | None
+    sequence: DecodeSequence
+    """As it stood at the end: what of it is worth keeping."""
 
 
 Command = Admit | Drop
@@ -104,7 +140,7 @@ class DecodeEngine:
         logits_NV = self._runner.forward([_to_forward(sequence) for sequence in batch])
         tokens = sample(logits_NV, [_row(sequence) for sequence in batch])
         for sequence in batch:
-            sequence.num_cached += 1
+            sequence.advance(self._runner.layout.page_tokens)
         self._tell(batch, tokens)
         self._metrics.stepped(num_sequences=len(batch), seconds=self._clock() - started_at)
         return bool(self._running)
@@ -114,6 +150,7 @@ class DecodeEngine:
             match command:
                 case Admit(sequence):
                     sequence.first_at = self._clock()
+                    sequence.keep_checkpoint(self._runner.layout.page_tokens)
                     self._running.append(sequence)
                     # Prefill drew the first token; the turn may end with it.
                     self._tell([sequence], [sequence.first_token])
@@ -121,18 +158,18 @@ class DecodeEngine:
                     dropped = [s for s in self._running if s.turn.turn_id == turn_id]
                     for sequence in dropped:
                         self._running.remove(sequence)
-                        self._publish([Left(turn_id, None)])
+                        self._publish([Left(turn_id, None, sequence)])
 
     def _tell(self, batch: Sequence[DecodeSequence], tokens: Sequence[SampledToken]) -> None:
         events: list[Event] = []
         for sequence, token in zip(batch, tokens, strict=True):
-            sequence.last_token_id = token.token_id
+            sequence.answer_ids.append(token.token_id)
             sequence.sampler.observe(token.token_id)
             turn_id = sequence.turn.turn_id
             events.append(Said(turn_id, sequence.answer.push(token)))
             if sequence.answer.finish is not None:
                 self._running.remove(sequence)
-                events.append(Left(turn_id, self._result(sequence)))
+                events.append(Left(turn_id, self._result(sequence), sequence))
         self._publish(events)
 
     def _result(self, sequence: DecodeSequence) -> TurnResult:
@@ -143,8 +180,11 @@ class DecodeEngine:
             usage=Usage(
                 prompt_tokens=len(sequence.turn.prompt),
                 cached_tokens=sequence.report.cached_tokens,
+                resident_tokens=sequence.resident_tokens,
                 completion_tokens=sequence.answer.num_tokens,
                 shipped_bytes=sequence.report.shipped_bytes,
+                pulled_tokens=sequence.report.pulled_tokens,
+                pulled_bytes=sequence.report.pulled_bytes,
             ),
             report=sequence.report,
             decode_s=self._clock() - sequence.first_at,
@@ -154,11 +194,11 @@ class DecodeEngine:
 
 def _to_forward(sequence: DecodeSequence) -> SequenceChunk:
     return SequenceChunk(
-        token_ids=(sequence.last_token_id,),
+        token_ids=(sequence.answer_ids[-1],),
         start=sequence.num_cached,
         page_ids=sequence.pages,
-        slot_in=sequence.slot,
-        slot_out=sequence.slot,
+        slot_in=sequence.state_slot,
+        slot_out=sequence.slot_out,
     )
 
 

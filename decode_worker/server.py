@@ -8,8 +8,6 @@ from typing import Any, Protocol
 
 import grpc
 
-from kv_transfer.reader import HandoffReader
-from kv_transfer.server import OnCommit, ReaderServicer
 from kv_transfer.ticket import PeerIdentity, Ticket
 from kv_transfer.wire import ticket_to_wire
 from segue.telemetry import about_turn
@@ -18,7 +16,6 @@ from segue.wire import worker_pb2 as pb
 from segue.wire.convert import delta_to_wire
 from segue.wire.convert_worker import result_to_wire, turn_from_wire, worker_to_wire
 from segue.wire.server import Services
-from segue.wire.transfer_pb2_grpc import add_HandoffReaderServicer_to_server
 from segue.wire.worker_pb2_grpc import DecodeWorkerServicer, add_DecodeWorkerServicer_to_server
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -31,7 +28,7 @@ class Decoder(Protocol):
 
     async def reserve(
         self, turn: TurnSpec, writer: PeerIdentity, *, deadline_s: float | None
-    ) -> Ticket: ...
+    ) -> tuple[Ticket, int]: ...
     def decode(self, turn_id: TurnId) -> AsyncGenerator[TokenDelta | TurnResult, None]: ...
     async def release(self, turn_id: TurnId) -> bool: ...
     def status(self) -> WorkerStatus: ...
@@ -49,8 +46,10 @@ class DecodeFace(DecodeWorkerServicer):
             address=request.writer_address,
         )
         with about_turn(turn.turn_id):
-            ticket = await self._worker.reserve(turn, writer, deadline_s=context.time_remaining())
-        return pb.ReserveReply(ticket=ticket_to_wire(ticket))
+            ticket, checkpoint_tokens = await self._worker.reserve(
+                turn, writer, deadline_s=context.time_remaining()
+            )
+        return pb.ReserveReply(ticket=ticket_to_wire(ticket), checkpoint_tokens=checkpoint_tokens)
 
     async def Decode(
         self, request: pb.DecodeRequest, context: Context
@@ -71,16 +70,12 @@ class DecodeFace(DecodeWorkerServicer):
         return pb.StatusReply(status=status, model_id=self._worker.model_id)
 
 
-def services(worker: Decoder, reader: HandoffReader, on_commit: OnCommit) -> Services:
-    """What a decode worker serves: the router's calls, and the handoffs of writers."""
-    face, handoffs = DecodeFace(worker), ReaderServicer(reader, on_commit)
+def services(worker: Decoder) -> Services:
+    """What the router calls."""
+    face = DecodeFace(worker)
     return [
         (
             "segue.v1.DecodeWorker",
             lambda server: add_DecodeWorkerServicer_to_server(face, server),
-        ),
-        (
-            "segue.v1.HandoffReader",
-            lambda server: add_HandoffReaderServicer_to_server(handoffs, server),
         ),
     ]

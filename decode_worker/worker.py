@@ -12,21 +12,21 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncGenerator, Sequence
-from dataclasses import dataclass, field
-
-from segue.engine.answer import Answer
+from dataclasses import dataclass, field, replace
 
 from decode_worker.config import DecodeConfig
 from decode_worker.engine import Admit, Command, DecodeEngine, DecodeSequence, Drop, Event, Said
 from decode_worker.metrics import DecodeMetrics
 from decode_worker.server import services
-from kv_transfer.fencer import Fencer
-from kv_transfer.layout import MemoryMap
-from kv_transfer.peers import Peers
-from kv_transfer.reader import HandoffReader, ReaderHooks
+from kv_transfer.endpoint import Endpoint
+from kv_transfer.exchange import Exchange
+from kv_transfer.reader import ReaderHooks
 from kv_transfer.ticket import CommittedHandoff, PeerIdentity, Ticket
-from segue.cache.accountant import UnitState, page_accountant, slot_accountant
+from segue.cache.accountant import UnitState
+from segue.cache.memory import Memory
+from segue.cache.prefix_cache import Hold
 from segue.cache.room import WaitingRoom
+from segue.engine.answer import Answer
 from segue.engine.loop import EngineLoop
 from segue.engine.runner import ModelRunner
 from segue.engine.sampler import SequenceSampler
@@ -34,6 +34,7 @@ from segue.errors import (
     Cancelled,
     InvalidRequest,
     NotFound,
+    Overloaded,
     SegueError,
     TransferFailed,
     Unavailable,
@@ -41,13 +42,14 @@ from segue.errors import (
 from segue.telemetry import Clock
 from segue.text.tokenizer import Tokenizer
 from segue.types import (
+    PageId,
     SampledToken,
     ShipReport,
+    SlotId,
     TokenDelta,
     TurnId,
     TurnResult,
     TurnSpec,
-    WorkerHealth,
     WorkerLoad,
     WorkerStatus,
 )
@@ -56,14 +58,14 @@ from segue.worker_process import Presence, leave_process
 
 logger = logging.getLogger(__name__)
 
-_FENCE_TIMEOUT_S = 5.0
-
 
 @dataclass(slots=True)
 class _Turn:
     """A turn that is here. `committed` says whether the engine has it."""
 
     spec: TurnSpec
+    hold: Hold
+    """The prefix that was here already: shared, read only."""
     events: asyncio.Queue[TokenDelta | TurnResult | SegueError] = field(
         default_factory=asyncio.Queue
     )
@@ -80,11 +82,11 @@ class DecodeWorker:
         presence: Presence,
         runner: ModelRunner,
         tokenizer: Tokenizer,
-        memory_map: MemoryMap,
+        endpoint: Endpoint,
+        memory: Memory,
         config: DecodeConfig,
         metrics: DecodeMetrics,
-        num_pages: int,
-        num_slots: int,
+        max_running: int,
         verify_checksums: bool,
         clock: Clock = time.monotonic,
     ) -> None:
@@ -92,20 +94,19 @@ class DecodeWorker:
         self.name = presence.identity.worker_id
         self.model_id = runner.layout.model_id
         self._model = runner.config
+        self.layout = runner.layout
         self._tokenizer = tokenizer
         self._config = config
         self._metrics = metrics
+        self._max_running = max_running
         self._clock = clock
-        self._pages = page_accountant(num_pages)
-        self._slots = slot_accountant(num_slots)
+        self._memory = memory
         self._room = WaitingRoom(config.max_waiting)
         self._turns: dict[TurnId, _Turn] = {}
         self._is_draining = False
-        self._peers = Peers(memory_map)
-        self._reader = HandoffReader(
-            pages=self._pages,
-            slots=self._slots,
-            memory_map=memory_map,
+        self._exchange = Exchange(
+            endpoint,
+            memory,
             address=presence.address,
             verify_checksums=verify_checksums,
             hooks=ReaderHooks(
@@ -115,43 +116,60 @@ class DecodeWorker:
             ),
             clock=clock,
         )
-        fencer = Fencer(
-            self._reader, lambda fence: self._peers.fence(fence, timeout_s=_FENCE_TIMEOUT_S)
-        )
-        self._fencing = asyncio.ensure_future(fencer.run())
         engine = DecodeEngine(
             runner, metrics, self._publish, max_batch=config.max_batch, clock=clock
         )
         self._engine: EngineLoop[Command] = EngineLoop("decode-engine", engine.step, leave_process)
 
     def services(self) -> Services:
-        return services(self, self._reader, self._on_commit)
+        return [*services(self), *self._exchange.services(self._on_commit)]
 
     async def reserve(
         self, turn: TurnSpec, writer: PeerIdentity, *, deadline_s: float | None
-    ) -> Ticket:
-        """Waits for room and sets it aside. Raises Overloaded, InvalidRequest, Unavailable."""
+    ) -> tuple[Ticket, int]:
+        """Waits for room and sets it aside. Returns the ticket, and how many tokens of the prompt
+        have a state here. Raises Overloaded, InvalidRequest, Unavailable.
+        """
         if self._is_draining:
             raise Unavailable(f"{self.name} is draining; place the turn elsewhere")
         if turn.turn_id in self._turns:
             raise InvalidRequest(f"turn {turn.turn_id} is here already; release it first")
         started_at = self._clock()
-        ticket = await self._room.take(
-            lambda: self._reader.reserve(
+        lifetime_s = deadline_s or self._config.ticket_lifetime_s
+        ticket, entry = await self._room.take(lambda: self._take(turn, writer, lifetime_s))
+        self._metrics.reserved(self._clock() - started_at)
+        entry.listener = asyncio.get_running_loop().call_later(
+            self._config.attach_s, self._end, turn.turn_id, "nobody listened"
+        )
+        checkpoint = entry.hold.node.nearest_checkpoint()
+        return ticket, checkpoint.num_tokens if checkpoint else 0
+
+    def _take(
+        self, turn: TurnSpec, writer: PeerIdentity, lifetime_s: float
+    ) -> tuple[Ticket, _Turn]:
+        """What is here of the prompt is held, the rest reserved; or Overloaded, and neither is."""
+        if len(self._turns) >= self._max_running:
+            raise Overloaded(f"{self._max_running} turns run on {self.name}; come back later")
+        cache = self._memory.cache
+        hold = cache.hold_pages(cache.match(turn.prompt if self._config.residency else ()))
+        try:
+            num_tokens = len(turn.prompt) + turn.stop.max_tokens
+            num_pages = self.layout.num_pages_for(num_tokens) - len(hold.pages)
+            # A second slot, for checkpoints, is welcome but not worth waiting for.
+            cache.make_room(num_pages, 2) or cache.make_room(num_pages, 1)
+            ticket = self._exchange.reader.reserve(
                 turn.turn_id,
                 num_prompt_tokens=len(turn.prompt),
                 extra_tokens=turn.stop.max_tokens,
                 writer=writer,
-                lifetime_s=deadline_s or self._config.ticket_lifetime_s,
+                lifetime_s=lifetime_s,
+                resident_tokens=hold.num_tokens,
             )
-        )
-        self._metrics.reserved(self._clock() - started_at)
-        entry = _Turn(turn)
-        entry.listener = asyncio.get_running_loop().call_later(
-            self._config.attach_s, self._end, turn.turn_id, "nobody listened"
-        )
-        self._turns[turn.turn_id] = entry
-        return ticket
+        except SegueError:
+            cache.release(hold)
+            raise
+        self._turns[turn.turn_id] = _Turn(turn, hold)
+        return ticket, self._turns[turn.turn_id]
 
     async def decode(self, turn_id: TurnId) -> AsyncGenerator[TokenDelta | TurnResult, None]:
         """The turn's tokens from its commit on, and last its result.
@@ -192,14 +210,17 @@ class DecodeWorker:
         turn = self._turns.get(committed.turn_id)
         if turn is None:
             # Given up while its bytes were being verified.
-            self._give_back(committed)
+            self._memory.pages.give_back(committed.pages, UnitState.WORKING)
+            self._give_back_slots([committed.slot])
             return
         turn.committed = committed
         spec = turn.spec
         sequence = DecodeSequence(
             turn=spec,
-            pages=committed.pages,
-            slot=committed.slot,
+            pages=(*turn.hold.pages, *committed.pages),
+            resident_tokens=turn.hold.num_tokens,
+            state_slot=committed.slot,
+            other_slot=self._spare_slot(),
             first_token=first_token,
             report=report,
             answer=Answer(
@@ -212,6 +233,13 @@ class DecodeWorker:
         )
         self._engine.submit(Admit(sequence))
 
+    def _spare_slot(self) -> SlotId | None:
+        """For the checkpoint of a sequence that is to be kept."""
+        if not (self._config.residency and self._memory.cache.make_room(0, 1)):
+            return None
+        (slot,) = self._memory.slots.take(1, UnitState.WORKING)
+        return slot
+
     def _publish(self, events: Sequence[Event]) -> None:
         """On the engine thread."""
         self._engine.publish(lambda: self._deliver(events))
@@ -222,11 +250,44 @@ class DecodeWorker:
             if isinstance(event, Said):
                 turn.events.put_nowait(event.delta)
                 continue
+            self._keep(turn, event.sequence)
             if event.result is not None:
-                turn.events.put_nowait(event.result)
-            assert turn.committed is not None, "the engine has committed turns only"
-            self._give_back(turn.committed)
+                turn.events.put_nowait(self._with_residency(event.result, turn.hold))
             self._forget(event.turn_id)
+
+    def _keep(self, turn: _Turn, sequence: DecodeSequence) -> None:
+        """What the turn has in memory becomes the session's, under a lease; the rest is freed."""
+        assert turn.committed is not None, "the engine has committed turns only"
+        slots = [s for s in (sequence.state_slot, sequence.other_slot) if s is not None]
+        checkpoints: dict[int, SlotId] = {}
+        left: Sequence[PageId] = turn.committed.pages
+        if self._config.residency:
+            if sequence.checkpoint_slot is not None and (
+                sequence.checkpoint_tokens > turn.hold.num_tokens
+            ):
+                checkpoints[sequence.checkpoint_tokens] = sequence.checkpoint_slot
+                slots.remove(sequence.checkpoint_slot)
+            num_answered = sequence.num_cached - len(turn.spec.prompt)
+            tokens = (*turn.spec.prompt, *sequence.answer_ids[:num_answered])
+            cache = self._memory.cache
+            left = cache.insert(
+                tokens, turn.committed.pages, hold=turn.hold, checkpoints=checkpoints
+            )
+            cache.leases.grant(
+                turn.spec.session_id, turn.hold.node, self._clock() + self._config.lease_s
+            )
+        self._memory.pages.give_back(left, UnitState.WORKING)
+        self._give_back_slots(slots)
+
+    def _with_residency(self, result: TurnResult, hold: Hold) -> TurnResult:
+        if not self._config.residency:
+            return result
+        checkpoint = hold.node.nearest_checkpoint()
+        return replace(
+            result,
+            kept_tokens=hold.num_tokens,
+            kept_checkpoint_tokens=checkpoint.num_tokens if checkpoint else 0,
+        )
 
     def _end(self, turn_id: TurnId, reason: str) -> None:
         """Lets go of a turn wherever it is. Memory follows when the engine or the writer has."""
@@ -237,7 +298,7 @@ class DecodeWorker:
             self._engine.submit(Drop(turn_id))
             return
         self._forget(turn_id)
-        self._reader.give_up(turn_id, reason)
+        self._exchange.reader.give_up(turn_id, reason)
 
     def _handoff_lost(self, turn_id: TurnId, reason: str) -> None:
         turn = self._turns.get(turn_id)
@@ -247,19 +308,20 @@ class DecodeWorker:
 
     def _forget(self, turn_id: TurnId) -> None:
         turn = self._turns.pop(turn_id)
+        self._memory.cache.release(turn.hold)
         if turn.listener is not None:
             turn.listener.cancel()
         turn.over.set()
+        self._room.wake()
 
-    def _give_back(self, committed: CommittedHandoff) -> None:
-        self._pages.give_back(committed.pages, UnitState.WORKING)
-        self._slots.give_back([committed.slot], UnitState.WORKING)
+    def _give_back_slots(self, slots: Sequence[SlotId]) -> None:
+        self._memory.slots.give_back(slots, UnitState.WORKING)
         self._room.wake()
 
     def status(self) -> WorkerStatus:
         load = WorkerLoad(
-            pages=self._pages.counts(),
-            slots=self._slots.counts(),
+            pages=self._memory.pages.counts(),
+            slots=self._memory.slots.counts(),
             running_turns=len(self._turns),
             waiting_turns=len(self._room),
             waiting_tokens=0,
@@ -269,10 +331,7 @@ class DecodeWorker:
         return self.presence.status(load)
 
     def members_changed(self, workers: Sequence[WorkerStatus]) -> None:
-        """A writer that came back in a later life has stopped writing in its earlier one."""
-        self._reader.members_changed(
-            {w.worker_id: w.epoch for w in workers if w.health is not WorkerHealth.LOST}
-        )
+        self._exchange.members_changed(workers)
 
     async def drain(self) -> None:
         """Takes nothing more; returns when the turns that are here have ended."""
@@ -283,11 +342,14 @@ class DecodeWorker:
     async def close(self) -> None:
         for turn_id in list(self._turns):
             await self.release(turn_id)
-        self._fencing.cancel()
-        await asyncio.gather(self._fencing, return_exceptions=True)
         await self._engine.close()
-        await self._peers.close()
+        await self._exchange.close()
+
+    @property
+    def num_evicted(self) -> int:
+        """Pages and states that had to go."""
+        cache = self._memory.cache
+        return cache.num_evicted_pages + cache.num_evicted_slots
 
     def check_invariants(self) -> None:
-        self._pages.check_invariants()
-        self._slots.check_invariants()
+        self._memory.check_invariants()

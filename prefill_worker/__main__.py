@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 from kv_transfer.config import TransferConfig
 from kv_transfer.endpoint import open_endpoint
-from kv_transfer.peers import Peers
-from kv_transfer.writer import HandoffWriter
 from prefill_worker.config import PrefillConfig
 from prefill_worker.metrics import PrefillMetrics
 from prefill_worker.worker import PrefillWorker
+from segue.cache.memory import Memory
+from segue.cache.worth import worth_to_prefill
 from segue.config import section
 from segue.engine.config import EngineConfig
-from segue.engine.load import load_runner
+from segue.engine.load import LoadedModel, load_runner
 from segue.types import Role
 from segue.worker_process import (
     Identity,
@@ -49,20 +50,15 @@ async def running(
     ) as endpoint:
 
         def worker_as(presence: Presence) -> PrefillWorker:
-            writer = HandoffWriter(
-                endpoint.transport,
-                endpoint.memory_map,
-                verify_checksums=transfer.verify_checksums,
-            )
             return PrefillWorker(
                 presence=presence,
                 runner=loaded.runner,
-                writer=writer,
-                peers=Peers(endpoint.memory_map),
+                endpoint=endpoint,
+                memory=_memory(loaded),
                 config=prefill,
                 metrics=metrics,
-                num_pages=loaded.sizes.num_pages,
-                num_slots=loaded.sizes.num_slots,
+                max_running=engine.max_running,
+                verify_checksums=transfer.verify_checksums,
             )
 
         async with serving_worker(
@@ -73,6 +69,18 @@ async def running(
             router_address=options.router_address,
         ) as worker:
             yield worker
+
+
+def _memory(loaded: LoadedModel) -> Memory:
+    layout = loaded.runner.layout
+    return Memory.of(
+        num_pages=loaded.sizes.num_pages,
+        num_slots=loaded.sizes.num_slots,
+        page_tokens=layout.page_tokens,
+        # Only proportions matter within one worker.
+        worth=worth_to_prefill(layout, lambda num_tokens: num_tokens * 1e-3),
+        clock=time.monotonic,
+    )
 
 
 def _from_sections(

@@ -12,8 +12,14 @@ class PrefillConfig:
     smaller ones ship earlier and let a cancelled turn go sooner."""
     max_waiting: int = 256
     """Turns that may wait for memory."""
+    prefix_cache: bool = True
+    """Keep pages and states of prompts, and go on from the longest prefix that is here."""
+    pull: bool = True
+    """Fetch a longer prefix from the worker that has it, where that is expected to be faster."""
+    checkpoint_stride: int = 4096
+    """Tokens of a long prompt between two kept states."""
 
     def __post_init__(self) -> None:
-        for name in ("chunk_tokens", "max_waiting"):
+        for name in ("chunk_tokens", "max_waiting", "checkpoint_stride"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be >= 1, got {getattr(self, name)}")

@@ -7,7 +7,7 @@ until then their pages and slot are in use.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from kv_transfer.outgoing import Outgoing
@@ -35,16 +35,27 @@ class PrefillSequence:
 
     turn: TurnSpec
     pages: Sequence[PageId]
+    """Of the whole prompt. Those before `start` are shared, and only read."""
     slot: SlotId
+    """Takes the state after the prompt."""
     outgoing: Outgoing
     done: Callable[[Computed | None], None]
     """Called on the engine thread; None when the sequence was dropped."""
-    num_computed: int = 0
+    start: int = 0
+    """The first token to compute; the state before it is in `state_slot`."""
+    state_slot: SlotId | None = None
+    checkpoints: Mapping[int, SlotId] = field(default_factory=dict)
+    """Where states are kept on the way: position to slot."""
+    num_computed: int = field(default=0)
     started_at: float = field(default=0.0)
+
+    def __post_init__(self) -> None:
+        self.num_computed = self.start
 
     @property
     def progress(self) -> Progress:
-        return Progress(self.num_computed, len(self.turn.prompt))
+        stops = tuple(sorted(self.checkpoints))
+        return Progress(self.num_computed, len(self.turn.prompt), stops)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,14 +111,15 @@ class PrefillEngine:
         started_at = self._clock()
         batch = [(self._waiting[chunk.index], chunk) for chunk in chunks]
         for sequence, chunk in batch:
-            if chunk.start == 0:
+            if chunk.start == sequence.start:
                 sequence.started_at = started_at
 
         def ship(layer: int) -> None:
             for sequence, chunk in batch:
                 is_last = chunk.end == len(sequence.turn.prompt)
                 pages = complete_pages(
-                    chunk.start,
+                    # The pages that were here already go out with the first ones computed.
+                    0 if chunk.start == sequence.start else chunk.start,
                     chunk.end,
                     is_last=is_last,
                     page_tokens=self._runner.layout.page_tokens,
@@ -120,6 +132,7 @@ class PrefillEngine:
         ended = []
         for row, (sequence, chunk) in enumerate(batch):
             sequence.num_computed = chunk.end
+            sequence.state_slot = _slot_out(sequence, chunk)
             if chunk.end == len(sequence.turn.prompt):
                 ended.append((row, sequence))
         self._metrics.computed(
@@ -160,6 +173,11 @@ def _to_forward(sequence: PrefillSequence, chunk: Chunk) -> SequenceChunk:
         token_ids=sequence.turn.prompt[chunk.start : chunk.end],
         start=chunk.start,
         page_ids=sequence.pages,
-        slot_in=sequence.slot if chunk.start else None,
-        slot_out=sequence.slot,
+        slot_in=sequence.state_slot,
+        slot_out=_slot_out(sequence, chunk),
     )
+
+
+def _slot_out(sequence: PrefillSequence, chunk: Chunk) -> SlotId:
+    """A chunk that ends where a state is kept writes it there; the next chunk only reads it."""
+    return sequence.checkpoints.get(chunk.end, sequence.slot)

@@ -21,10 +21,19 @@ class Progress:
 
     num_computed: int
     num_prompt: int
+    stops: tuple[int, ...] = ()
+    """Ascending positions at which a chunk must end, because the state there is kept."""
+
+    @property
+    def num_until_stop(self) -> int:
+        """Tokens up to the next stop, or the prompt's end."""
+        later = (stop for stop in self.stops if stop > self.num_computed)
+        return next(later, self.num_prompt) - self.num_computed
 
 
 def plan_chunks(waiting: Sequence[Progress], chunk_tokens: int) -> list[Chunk]:
-    """First come, first served: each takes what it still needs, until `chunk_tokens` are given.
+    """First come, first served: each takes what it needs to its next stop, until `chunk_tokens`
+    are given.
 
     The last may get a part. So a long prompt is cut, and short ones share a pass.
     """
@@ -33,10 +42,24 @@ def plan_chunks(waiting: Sequence[Progress], chunk_tokens: int) -> list[Chunk]:
     for index, progress in enumerate(waiting):
         if left == 0:
             break
-        size = min(left, progress.num_prompt - progress.num_computed)
+        size = min(left, progress.num_until_stop)
         chunks.append(Chunk(index, progress.num_computed, progress.num_computed + size))
         left -= size
     return chunks
+
+
+def checkpoint_stops(
+    wanted: Sequence[int], start: int, num_prompt: int, *, page_tokens: int, stride: int
+) -> tuple[int, ...]:
+    """Where to keep a state while computing a prompt from `start`: page boundaries, ascending.
+
+    `wanted` are positions at which conversations branch. Every `stride` tokens of what is computed
+    there is one too, and at the last page boundary: the next turn begins somewhere after it.
+    """
+    last = num_prompt // page_tokens * page_tokens
+    strides = range(start - start % stride + stride, last, stride)
+    aligned = {position // page_tokens * page_tokens for position in (*wanted, *strides, last)}
+    return tuple(sorted(stop for stop in aligned if start < stop < num_prompt))
 
 
 def complete_pages(start: int, end: int, *, is_last: bool, page_tokens: int) -> range:

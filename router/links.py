@@ -8,10 +8,19 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 import grpc
 
 from segue.errors import SegueError
-from segue.types import Epoch, Role, TokenDelta, TurnId, TurnResult, WorkerId, WorkerStatus
+from segue.types import (
+    Epoch,
+    PrefixHolder,
+    Role,
+    TokenDelta,
+    TurnId,
+    TurnResult,
+    WorkerId,
+    WorkerStatus,
+)
 from segue.wire import worker_pb2 as pb
 from segue.wire.convert import delta_from_wire
-from segue.wire.convert_worker import result_from_wire, worker_from_wire
+from segue.wire.convert_worker import holder_to_wire, result_from_wire, worker_from_wire
 from segue.wire.server import channel_to
 from segue.wire.status import error_from_rpc, rpc_errors
 from segue.wire.transfer_pb2 import Ticket
@@ -55,9 +64,18 @@ class PrefillLink(_Link["PrefillWorkerAsyncStub"]):
         super().__init__(worker)
         self._stub = PrefillWorkerStub(self._channel)
 
-    async def prefill(self, turn: pb.TurnSpec, ticket: Ticket, *, timeout_s: float) -> None:
+    async def prefill(
+        self,
+        turn: pb.TurnSpec,
+        ticket: Ticket,
+        holder: PrefixHolder | None,
+        *,
+        timeout_s: float,
+    ) -> None:
         """Returns when decode has everything."""
-        request = pb.PrefillRequest(turn=turn, ticket=ticket)
+        request = pb.PrefillRequest(
+            turn=turn, ticket=ticket, holder=holder_to_wire(holder) if holder else None
+        )
         with rpc_errors(self.name):
             await self._stub.Prefill(request, timeout=timeout_s)
 
@@ -67,8 +85,13 @@ class DecodeLink(_Link["DecodeWorkerAsyncStub"]):
         super().__init__(worker)
         self._stub = DecodeWorkerStub(self._channel)
 
-    async def reserve(self, turn: pb.TurnSpec, writer: WorkerStatus, *, timeout_s: float) -> Ticket:
-        """Waits for room there. Raises Overloaded, DeadlineExceeded, Unavailable."""
+    async def reserve(
+        self, turn: pb.TurnSpec, writer: WorkerStatus, *, timeout_s: float
+    ) -> tuple[Ticket, int]:
+        """Waits for room there. Returns the ticket and how long a prefix has a state there.
+
+        Raises Overloaded, DeadlineExceeded, Unavailable.
+        """
         request = pb.ReserveRequest(
             turn=turn,
             writer_id=writer.worker_id,
@@ -77,7 +100,7 @@ class DecodeLink(_Link["DecodeWorkerAsyncStub"]):
         )
         with rpc_errors(self.name):
             reply = await self._stub.Reserve(request, timeout=timeout_s)
-        return reply.ticket
+        return reply.ticket, reply.checkpoint_tokens
 
     def decode(self, turn_id: TurnId, *, timeout_s: float) -> TokenStream:
         call = self._stub.Decode(pb.DecodeRequest(turn_id=turn_id), timeout=timeout_s)

@@ -13,7 +13,7 @@ from typing import Any
 
 from router.admission import Admission
 from router.config import RouterConfig
-from router.directory import SessionDirectory
+from router.directory import Keeping, SessionDirectory, longest_holder
 from router.links import Links
 from router.membership import Membership
 from router.metrics import RouterMetrics
@@ -25,6 +25,7 @@ from segue.telemetry import Clock, RateMeter, about_turn
 from segue.types import (
     ChatInput,
     ClusterStatus,
+    PrefixHolder,
     Role,
     RouterStatus,
     SessionId,
@@ -36,6 +37,7 @@ from segue.types import (
     TurnId,
     TurnInput,
     TurnRequest,
+    TurnResult,
     TurnSpec,
     WorkerHealth,
     WorkerId,
@@ -137,8 +139,27 @@ class Router:
             self._in_flight.update(seats)
             return placement
 
+        def holder(decode: WorkerStatus, checkpoint_tokens: int) -> PrefixHolder | None:
+            return longest_holder(
+                decode,
+                checkpoint_tokens,
+                self._directory.kept(session_id),
+                self.membership.workers(),
+            )
+
+        def keep(placement: Placement, result: TurnResult) -> None:
+            keeping = Keeping(
+                worker_id=placement.decode.worker_id,
+                epoch=placement.decode.epoch,
+                tokens=result.kept_tokens,
+                checkpoint_tokens=result.kept_checkpoint_tokens,
+            )
+            self._directory.keep(session_id, keeping)
+
         return TurnContext(
             place=place_turn,
+            holder=holder,
+            keep=keep,
             links=self.links,
             spawn=self._spawn,
             clock=self._clock,

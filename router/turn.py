@@ -34,6 +34,7 @@ from segue.errors import Cancelled, DeadlineExceeded, Overloaded, SegueError
 from segue.telemetry import Clock
 from segue.types import (
     FinishReason,
+    PrefixHolder,
     Timings,
     TurnEnd,
     TurnEvent,
@@ -58,6 +59,10 @@ class TurnContext:
     """What a turn needs of the router."""
 
     place: Place
+    holder: Callable[[WorkerStatus, int], PrefixHolder | None]
+    """Who holds the longest prefix of the session, given what the decode worker said it has."""
+    keep: Callable[[Placement, TurnResult], None]
+    """Told what stays where when a turn has ended."""
     links: Links
     spawn: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]]
     """Runs clean-up that outlives the turn."""
@@ -129,13 +134,18 @@ class Turn:
         prefill = context.links.prefill(placement.prefill)
 
         reserve = decode.reserve(wire, placement.prefill, timeout_s=self._time_left())
-        ticket = await self._interruptible(reserve)
+        ticket, checkpoint_tokens = await self._interruptible(reserve)
         self.state = advance(self.state, TicketTaken(context.clock()))
         yield self._started(placement)
 
         stream = decode.decode(self._name, timeout_s=self._time_left())
         dispatched = asyncio.ensure_future(
-            prefill.prefill(wire, ticket, timeout_s=self._time_left())
+            prefill.prefill(
+                wire,
+                ticket,
+                context.holder(placement.decode, checkpoint_tokens),
+                timeout_s=self._time_left(),
+            )
         )
         dispatched.add_done_callback(lambda done: _interrupt_on_failure(done, stream))
         self._interrupt_wait = lambda: stream.interrupt(self._interruption or Cancelled(""))
@@ -154,6 +164,7 @@ class Turn:
         while True:
             event = await stream.read()
             if isinstance(event, TurnResult):
+                self._context.keep(placement, event)
                 yield self._end(event, placement)
                 return
             if isinstance(self.state, Dispatched):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from segue.errors import InvalidRequest
@@ -11,6 +12,9 @@ from segue.text.shield import Shield
 from segue.text.tokenizer import Tokenizer
 from segue.types import ChatInput, TextInput, TokenInput, TurnInput
 
+MESSAGE_START = "<|im_start|>"
+"""How Qwen's templates begin a message."""
+
 
 class PromptEncoder:
     """Renders and tokenises for one checkpoint."""
@@ -19,6 +23,7 @@ class PromptEncoder:
         self.tokenizer = tokenizer
         self._template = template
         self._shield = Shield(tokenizer)
+        self._message_start_id = tokenizer.token_id(MESSAGE_START)
 
     @classmethod
     def from_folder(cls, folder: Path) -> PromptEncoder:
@@ -38,6 +43,16 @@ class PromptEncoder:
                 return tuple(self.tokenizer.encode(text))
             case ChatInput():
                 return self._encode_chat(turn_input)
+
+    def branch_points(self, prompt: Sequence[int]) -> tuple[int, ...]:
+        """Where other conversations may part from this one: after system message and tools.
+
+        Messages begin with a control token, which nobody but the template can write (`shield.py`).
+        """
+        starts = (i for i, token_id in enumerate(prompt) if token_id == self._message_start_id)
+        first = next(starts, None)
+        second = next(starts, None)
+        return () if first is None or second is None else (second,)
 
     def _encode_chat(self, chat: ChatInput) -> tuple[int, ...]:
         if self._template is None:
