@@ -91,16 +91,19 @@ class PrefixCacheMachine(RuleBasedStateMachine):
         num_pages = LAYOUT.num_pages_for(len(tokens)) - len(hold.pages)
         ends = range(hold.num_tokens + PAGE_TOKENS, len(tokens) + 1, PAGE_TOKENS)
         saved = data.draw(st.sets(st.sampled_from(ends), max_size=2)) if ends else set()
+        sequence = Sequence(tokens, hold, (), {})
+        self.sequences.append(sequence)
         if not self.make_room(num_pages, len(saved)):
+            self.sequences.remove(sequence)
             self.cache.release(hold)
             return
         pages = self.pages.take(num_pages, UnitState.WORKING)
         slots = self.slots.take(len(saved), UnitState.WORKING)
         for i, page in enumerate(pages):
             self.write(page, tokens[: hold.num_tokens + (i + 1) * PAGE_TOKENS])
-        checkpoints = dict(zip(sorted(saved), slots, strict=True))
-        self.in_slots.update({slot: tokens[:end] for end, slot in checkpoints.items()})
-        self.sequences.append(Sequence(tokens, hold, pages, checkpoints))
+        sequence.pages = pages
+        sequence.checkpoints = dict(zip(sorted(saved), slots, strict=True))
+        self.in_slots.update({slot: tokens[:end] for end, slot in sequence.checkpoints.items()})
 
     def write(self, page: PageId, tokens: Tokens) -> None:
         assert self.pages.state_of(page) is UnitState.WORKING
