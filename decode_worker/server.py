@@ -11,7 +11,16 @@ import grpc
 from kv_transfer.ticket import PeerIdentity, Ticket
 from kv_transfer.wire import ticket_to_wire
 from segue.telemetry import about_turn
-from segue.types import Epoch, TokenDelta, TurnId, TurnResult, TurnSpec, WorkerId, WorkerStatus
+from segue.types import (
+    Epoch,
+    SessionId,
+    TokenDelta,
+    TurnId,
+    TurnResult,
+    TurnSpec,
+    WorkerId,
+    WorkerStatus,
+)
 from segue.wire import worker_pb2 as pb
 from segue.wire.convert import delta_to_wire
 from segue.wire.convert_worker import result_to_wire, turn_from_wire, worker_to_wire
@@ -31,6 +40,9 @@ class Decoder(Protocol):
     ) -> tuple[Ticket, int]: ...
     def decode(self, turn_id: TurnId) -> AsyncGenerator[TokenDelta | TurnResult, None]: ...
     async def release(self, turn_id: TurnId) -> bool: ...
+    def renew_lease(self, session_id: SessionId, lease_s: float | None) -> float: ...
+    def end_lease(self, session_id: SessionId) -> bool: ...
+    def fork_lease(self, session_id: SessionId, child_id: SessionId) -> None: ...
     def status(self) -> WorkerStatus: ...
 
 
@@ -68,6 +80,20 @@ class DecodeFace(DecodeWorkerServicer):
     async def Status(self, request: pb.StatusRequest, context: Context) -> pb.StatusReply:
         status = worker_to_wire(self._worker.status())
         return pb.StatusReply(status=status, model_id=self._worker.model_id)
+
+    async def RenewLease(
+        self, request: pb.RenewLeaseRequest, context: Context
+    ) -> pb.RenewLeaseReply:
+        lease_s = request.lease_s if request.HasField("lease_s") else None
+        expires_in_s = self._worker.renew_lease(SessionId(request.session_id), lease_s)
+        return pb.RenewLeaseReply(expires_in_s=expires_in_s)
+
+    async def EndLease(self, request: pb.EndLeaseRequest, context: Context) -> pb.EndLeaseReply:
+        return pb.EndLeaseReply(was_here=self._worker.end_lease(SessionId(request.session_id)))
+
+    async def ForkLease(self, request: pb.ForkLeaseRequest, context: Context) -> pb.ForkLeaseReply:
+        self._worker.fork_lease(SessionId(request.parent_id), SessionId(request.child_id))
+        return pb.ForkLeaseReply()
 
 
 def services(worker: Decoder) -> Services:

@@ -44,6 +44,7 @@ from segue.text.tokenizer import Tokenizer
 from segue.types import (
     PageId,
     SampledToken,
+    SessionId,
     ShipReport,
     SlotId,
     TokenDelta,
@@ -57,6 +58,9 @@ from segue.wire.server import Services
 from segue.worker_process import Presence, leave_process
 
 logger = logging.getLogger(__name__)
+
+MAX_LEASE_S = 86_400.0
+"""A client that asks for more has forgotten the session."""
 
 
 @dataclass(slots=True)
@@ -203,6 +207,22 @@ class DecodeWorker:
         self._end(turn_id, "released")
         await turn.over.wait()
         return True
+
+    def renew_lease(self, session_id: SessionId, lease_s: float | None) -> float:
+        """Returns its seconds. Raises NotFound when nothing of the session is leased any more."""
+        lease_s = self._config.lease_s if lease_s is None else lease_s
+        if not 0 < lease_s <= MAX_LEASE_S:
+            raise InvalidRequest(f"lease_s must be between 0 and {MAX_LEASE_S:g}, got {lease_s:g}")
+        self._memory.cache.leases.renew(session_id, self._clock() + lease_s)
+        return lease_s
+
+    def end_lease(self, session_id: SessionId) -> bool:
+        """What was leased becomes ordinary. Returns whether there was a lease."""
+        return self._memory.cache.leases.end(session_id)
+
+    def fork_lease(self, session_id: SessionId, child_id: SessionId) -> None:
+        """A lease of the child on all that the parent has. Raises NotFound."""
+        self._memory.cache.leases.fork(session_id, child_id)
 
     def _on_commit(
         self, committed: CommittedHandoff, first_token: SampledToken, report: ShipReport

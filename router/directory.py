@@ -7,7 +7,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from router.policy import Residence
-from segue.types import Epoch, PrefixHolder, SessionId, WorkerHealth, WorkerId, WorkerStatus
+from segue.types import (
+    Epoch,
+    PrefixHolder,
+    SessionId,
+    SessionInfo,
+    WorkerHealth,
+    WorkerId,
+    WorkerStatus,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +46,31 @@ class SessionDirectory:
         if len(self._residences) > self._max_sessions:
             forgotten, _ = self._residences.popitem(last=False)
             self._keepings.pop(forgotten, None)
+
+    def forget(self, session_id: SessionId) -> bool:
+        """Whether it was known."""
+        self._keepings.pop(session_id, None)
+        return self._residences.pop(session_id, None) is not None
+
+    def fork(self, parent_id: SessionId, child_id: SessionId) -> None:
+        """The child begins where its parent is."""
+        self.remember(child_id, self._residences[parent_id])
+        if parent_id in self._keepings:
+            self.keep(child_id, self._keepings[parent_id])
+
+    def sessions(self) -> list[SessionInfo]:
+        """The longest unused first."""
+        return [self._info(session_id) for session_id in self._residences]
+
+    def _info(self, session_id: SessionId) -> SessionInfo:
+        residence, keeping = self._residences[session_id], self._keepings.get(session_id)
+        return SessionInfo(
+            session_id=session_id,
+            prefill_worker=residence.prefill,
+            decode_worker=residence.decode,
+            kept_tokens=keeping.tokens if keeping else 0,
+            kept_checkpoint_tokens=keeping.checkpoint_tokens if keeping else 0,
+        )
 
     def kept(self, session_id: SessionId) -> Keeping | None:
         return self._keepings.get(session_id)

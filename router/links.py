@@ -12,6 +12,7 @@ from segue.types import (
     Epoch,
     PrefixHolder,
     Role,
+    SessionId,
     TokenDelta,
     TurnId,
     TurnResult,
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 # Releasing and looking are cheap for a living worker; a dead one must not hold the router up.
 RELEASE_TIMEOUT_S = 5.0
 STATUS_TIMEOUT_S = 2.0
+LEASE_TIMEOUT_S = 2.0
 
 Stub = TypeVar("Stub", "PrefillWorkerAsyncStub", "DecodeWorkerAsyncStub")
 
@@ -101,6 +103,24 @@ class DecodeLink(_Link["DecodeWorkerAsyncStub"]):
         with rpc_errors(self.name):
             reply = await self._stub.Reserve(request, timeout=timeout_s)
         return reply.ticket, reply.checkpoint_tokens
+
+    async def renew_lease(self, session_id: SessionId, lease_s: float | None) -> float:
+        """Returns its seconds. Raises NotFound."""
+        request = pb.RenewLeaseRequest(session_id=session_id, lease_s=lease_s)
+        with rpc_errors(self.name):
+            reply = await self._stub.RenewLease(request, timeout=LEASE_TIMEOUT_S)
+        return reply.expires_in_s
+
+    async def end_lease(self, session_id: SessionId) -> None:
+        with rpc_errors(self.name):
+            request = pb.EndLeaseRequest(session_id=session_id)
+            await self._stub.EndLease(request, timeout=LEASE_TIMEOUT_S)
+
+    async def fork_lease(self, parent_id: SessionId, child_id: SessionId) -> None:
+        """Raises NotFound."""
+        request = pb.ForkLeaseRequest(parent_id=parent_id, child_id=child_id)
+        with rpc_errors(self.name):
+            await self._stub.ForkLease(request, timeout=LEASE_TIMEOUT_S)
 
     def decode(self, turn_id: TurnId, *, timeout_s: float) -> TokenStream:
         call = self._stub.Decode(pb.DecodeRequest(turn_id=turn_id), timeout=timeout_s)

@@ -12,10 +12,10 @@ from typing import Any
 import grpc
 
 from router.router import Router
-from segue.types import TurnId, WorkerStatus
+from segue.types import SessionId, TurnId, WorkerStatus
 from segue.wire import session_pb2 as pb
 from segue.wire import worker_pb2
-from segue.wire.convert import event_to_wire, request_from_wire
+from segue.wire.convert import event_to_wire, request_from_wire, session_to_wire
 from segue.wire.convert_worker import cluster_to_wire, worker_from_wire, worker_to_wire
 from segue.wire.session_pb2_grpc import SessionsServicer
 from segue.wire.worker_pb2_grpc import MembershipServicer
@@ -47,6 +47,30 @@ class Sessions(SessionsServicer):
 
     async def GetStatus(self, request: pb.GetStatusRequest, context: Context) -> pb.ClusterStatus:
         return cluster_to_wire(await self._router.status(self._address, self._metrics_address))
+
+    async def ListSessions(
+        self, request: pb.ListSessionsRequest, context: Context
+    ) -> pb.SessionList:
+        return pb.SessionList(sessions=[session_to_wire(s) for s in self._router.sessions.list()])
+
+    async def RenewSession(
+        self, request: pb.RenewSessionRequest, context: Context
+    ) -> pb.RenewSessionReply:
+        lease_s = request.lease_s if request.HasField("lease_s") else None
+        expires_in_s = await self._router.sessions.renew(SessionId(request.session_id), lease_s)
+        return pb.RenewSessionReply(expires_in_s=expires_in_s)
+
+    async def ReleaseSession(
+        self, request: pb.ReleaseSessionRequest, context: Context
+    ) -> pb.ReleaseSessionReply:
+        was_known = await self._router.sessions.release(SessionId(request.session_id))
+        return pb.ReleaseSessionReply(was_known=was_known)
+
+    async def ForkSession(
+        self, request: pb.ForkSessionRequest, context: Context
+    ) -> pb.ForkSessionReply:
+        await self._router.sessions.fork(SessionId(request.parent_id), SessionId(request.child_id))
+        return pb.ForkSessionReply()
 
 
 class MembershipFace(MembershipServicer):

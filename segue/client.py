@@ -9,12 +9,14 @@ async with Client("127.0.0.1:7411") as client:
 
 from __future__ import annotations
 
+import contextlib
 import uuid
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
+from segue.errors import NotFound
 from segue.types import (
     ChatInput,
     ClusterStatus,
@@ -22,6 +24,7 @@ from segue.types import (
     SampledToken,
     SamplingParams,
     SessionId,
+    SessionInfo,
     StopConditions,
     TextInput,
     TokenDelta,
@@ -33,7 +36,7 @@ from segue.types import (
     TurnRequest,
 )
 from segue.wire import session_pb2 as pb
-from segue.wire.convert import event_from_wire, request_to_wire
+from segue.wire.convert import event_from_wire, request_to_wire, session_from_wire
 from segue.wire.convert_worker import cluster_from_wire
 from segue.wire.server import channel_to
 from segue.wire.session_pb2_grpc import SessionsStub
@@ -184,6 +187,36 @@ class Client:
             reply = await self._stub.Cancel(pb.CancelRequest(turn_id=turn_id))
         return reply.was_running
 
+    async def sessions(self) -> list[SessionInfo]:
+        """What the router remembers, the longest unused first."""
+        with rpc_errors(f"router {self.target}"):
+            reply = await self._stub.ListSessions(pb.ListSessionsRequest())
+        return [session_from_wire(session) for session in reply.sessions]
+
+    async def renew_session(self, session_id: str, lease_s: float | None = None) -> float:
+        """The session comes back within `lease_s`: a tool runs, a person thinks.
+
+        Returns the seconds for which its memory is kept, if memory allows. Raises NotFound when
+        nothing of it is kept any more: its next turn costs more, and is served all the same.
+        """
+        request = pb.RenewSessionRequest(session_id=session_id, lease_s=lease_s)
+        with rpc_errors(f"router {self.target}"):
+            reply = await self._stub.RenewSession(request)
+        return reply.expires_in_s
+
+    async def release_session(self, session_id: str) -> bool:
+        """The session will not come back. False when the router does not know it."""
+        with rpc_errors(f"router {self.target}"):
+            request = pb.ReleaseSessionRequest(session_id=session_id)
+            reply = await self._stub.ReleaseSession(request)
+        return reply.was_known
+
+    async def fork_session(self, parent_id: str, child_id: str) -> None:
+        """`child_id` begins with what is kept of `parent_id`. Raises NotFound when nothing is."""
+        request = pb.ForkSessionRequest(parent_id=parent_id, child_id=child_id)
+        with rpc_errors(f"router {self.target}"):
+            await self._stub.ForkSession(request)
+
     async def status(self, *, timeout_s: float = 5.0) -> ClusterStatus:
         with rpc_errors(f"router {self.target}"):
             reply = await self._stub.GetStatus(pb.GetStatusRequest(), timeout=timeout_s)
@@ -207,6 +240,20 @@ class Session:
         self._client = client
         self._tools = tools
         self._enable_thinking = enable_thinking
+
+    async def fork(self, child_id: str | None = None) -> Session:
+        """Another session with the same history, which goes on by itself.
+
+        What the cluster keeps of this one serves both; where it keeps nothing any more, the
+        child's first turn costs more.
+        """
+        child = self._client.session(
+            child_id, tools=self._tools, enable_thinking=self._enable_thinking
+        )
+        child.messages = list(self.messages)
+        with contextlib.suppress(NotFound):
+            await self._client.fork_session(self.session_id, child.session_id)
+        return child
 
     async def turn(
         self,

@@ -368,6 +368,19 @@ class WorkerStatus:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SessionInfo:
+    """What the router remembers of a session after its last turn."""
+
+    session_id: SessionId
+    prefill_worker: str
+    decode_worker: str
+    kept_tokens: int = 0
+    """Tokens whose pages the decode worker kept."""
+    kept_checkpoint_tokens: int = 0
+    """The longest prefix of them that has a state there."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RouterStatus:
     address: str
     metrics_address: str = ""

@@ -64,7 +64,7 @@ def status_json(cluster: ClusterStatus) -> str:
 def status_table(cluster: ClusterStatus) -> RenderableType:
     """The cluster as a person wants to see it."""
     table = Table(box=None, pad_edge=False)
-    for column in ("worker", "health", "turns", "tokens/s", "pages", "slots", "address"):
+    for column in ("worker", "health", "turns", "tokens/s", "pages", "slots"):
         table.add_column(column, no_wrap=True)
     for worker in cluster.workers:
         table.add_row(*_row(worker))
@@ -88,7 +88,6 @@ def _row(worker: WorkerStatus) -> tuple[RenderableType, ...]:
         f"{load.tokens_per_s:.0f}",
         _units(load.pages),
         _units(load.slots),
-        worker.address,
     )
 
 

@@ -13,6 +13,7 @@ from segue.types import (
     SampledToken,
     SamplingParams,
     SessionId,
+    SessionInfo,
     StopConditions,
     TextInput,
     Timings,
@@ -314,3 +315,23 @@ def event_from_wire(event: pb.GenerateEvent) -> TurnEvent:
                 prefill_worker=event.started.prefill_worker,
                 decode_worker=event.started.decode_worker,
             )
+
+
+def session_to_wire(session: SessionInfo) -> pb.SessionInfo:
+    return pb.SessionInfo(
+        session_id=session.session_id,
+        prefill_worker=session.prefill_worker,
+        decode_worker=session.decode_worker,
+        kept_tokens=session.kept_tokens,
+        kept_checkpoint_tokens=session.kept_checkpoint_tokens,
+    )
+
+
+def session_from_wire(session: pb.SessionInfo) -> SessionInfo:
+    return SessionInfo(
+        session_id=SessionId(session.session_id),
+        prefill_worker=session.prefill_worker,
+        decode_worker=session.decode_worker,
+        kept_tokens=session.kept_tokens,
+        kept_checkpoint_tokens=session.kept_checkpoint_tokens,
+    )

@@ -49,6 +49,26 @@ class SessionsStub:
                 request_serializer=segue_dot_wire_dot_session__pb2.GetStatusRequest.SerializeToString,
                 response_deserializer=segue_dot_wire_dot_session__pb2.ClusterStatus.FromString,
                 _registered_method=True)
+        self.ListSessions = channel.unary_unary(
+                '/segue.v1.Sessions/ListSessions',
+                request_serializer=segue_dot_wire_dot_session__pb2.ListSessionsRequest.SerializeToString,
+                response_deserializer=segue_dot_wire_dot_session__pb2.SessionList.FromString,
+                _registered_method=True)
+        self.RenewSession = channel.unary_unary(
+                '/segue.v1.Sessions/RenewSession',
+                request_serializer=segue_dot_wire_dot_session__pb2.RenewSessionRequest.SerializeToString,
+                response_deserializer=segue_dot_wire_dot_session__pb2.RenewSessionReply.FromString,
+                _registered_method=True)
+        self.ReleaseSession = channel.unary_unary(
+                '/segue.v1.Sessions/ReleaseSession',
+                request_serializer=segue_dot_wire_dot_session__pb2.ReleaseSessionRequest.SerializeToString,
+                response_deserializer=segue_dot_wire_dot_session__pb2.ReleaseSessionReply.FromString,
+                _registered_method=True)
+        self.ForkSession = channel.unary_unary(
+                '/segue.v1.Sessions/ForkSession',
+                request_serializer=segue_dot_wire_dot_session__pb2.ForkSessionRequest.SerializeToString,
+                response_deserializer=segue_dot_wire_dot_session__pb2.ForkSessionReply.FromString,
+                _registered_method=True)
 
 
 class SessionsServicer:
@@ -74,6 +94,35 @@ class SessionsServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListSessions(self, request, context):
+        """The sessions that the router remembers, the longest unused first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RenewSession(self, request, context):
+        """The session will come back, at the latest after so many seconds: its memory is kept until then,
+        if memory allows. NOT_FOUND when nothing of it is kept any more; its next turn costs more.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReleaseSession(self, request, context):
+        """The session will not come back: its memory may go first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ForkSession(self, request, context):
+        """A child session begins with what is kept of its parent. NOT_FOUND when nothing is.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_SessionsServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -91,6 +140,26 @@ def add_SessionsServicer_to_server(servicer, server):
                     servicer.GetStatus,
                     request_deserializer=segue_dot_wire_dot_session__pb2.GetStatusRequest.FromString,
                     response_serializer=segue_dot_wire_dot_session__pb2.ClusterStatus.SerializeToString,
+            ),
+            'ListSessions': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListSessions,
+                    request_deserializer=segue_dot_wire_dot_session__pb2.ListSessionsRequest.FromString,
+                    response_serializer=segue_dot_wire_dot_session__pb2.SessionList.SerializeToString,
+            ),
+            'RenewSession': grpc.unary_unary_rpc_method_handler(
+                    servicer.RenewSession,
+                    request_deserializer=segue_dot_wire_dot_session__pb2.RenewSessionRequest.FromString,
+                    response_serializer=segue_dot_wire_dot_session__pb2.RenewSessionReply.SerializeToString,
+            ),
+            'ReleaseSession': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReleaseSession,
+                    request_deserializer=segue_dot_wire_dot_session__pb2.ReleaseSessionRequest.FromString,
+                    response_serializer=segue_dot_wire_dot_session__pb2.ReleaseSessionReply.SerializeToString,
+            ),
+            'ForkSession': grpc.unary_unary_rpc_method_handler(
+                    servicer.ForkSession,
+                    request_deserializer=segue_dot_wire_dot_session__pb2.ForkSessionRequest.FromString,
+                    response_serializer=segue_dot_wire_dot_session__pb2.ForkSessionReply.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -174,6 +243,114 @@ class Sessions:
             '/segue.v1.Sessions/GetStatus',
             segue_dot_wire_dot_session__pb2.GetStatusRequest.SerializeToString,
             segue_dot_wire_dot_session__pb2.ClusterStatus.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListSessions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/segue.v1.Sessions/ListSessions',
+            segue_dot_wire_dot_session__pb2.ListSessionsRequest.SerializeToString,
+            segue_dot_wire_dot_session__pb2.SessionList.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RenewSession(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/segue.v1.Sessions/RenewSession',
+            segue_dot_wire_dot_session__pb2.RenewSessionRequest.SerializeToString,
+            segue_dot_wire_dot_session__pb2.RenewSessionReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReleaseSession(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/segue.v1.Sessions/ReleaseSession',
+            segue_dot_wire_dot_session__pb2.ReleaseSessionRequest.SerializeToString,
+            segue_dot_wire_dot_session__pb2.ReleaseSessionReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ForkSession(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/segue.v1.Sessions/ForkSession',
+            segue_dot_wire_dot_session__pb2.ForkSessionRequest.SerializeToString,
+            segue_dot_wire_dot_session__pb2.ForkSessionReply.FromString,
             options,
             channel_credentials,
             insecure,

@@ -36,6 +36,16 @@ class SessionsStub:
     Cancel: _grpc.UnaryUnaryMultiCallable[_session_pb2.CancelRequest, _session_pb2.CancelReply]
     """Ends a running turn from elsewhere; its stream then ends with finish reason CANCELLED."""
     GetStatus: _grpc.UnaryUnaryMultiCallable[_session_pb2.GetStatusRequest, _session_pb2.ClusterStatus]
+    ListSessions: _grpc.UnaryUnaryMultiCallable[_session_pb2.ListSessionsRequest, _session_pb2.SessionList]
+    """The sessions that the router remembers, the longest unused first."""
+    RenewSession: _grpc.UnaryUnaryMultiCallable[_session_pb2.RenewSessionRequest, _session_pb2.RenewSessionReply]
+    """The session will come back, at the latest after so many seconds: its memory is kept until then,
+    if memory allows. NOT_FOUND when nothing of it is kept any more; its next turn costs more.
+    """
+    ReleaseSession: _grpc.UnaryUnaryMultiCallable[_session_pb2.ReleaseSessionRequest, _session_pb2.ReleaseSessionReply]
+    """The session will not come back: its memory may go first."""
+    ForkSession: _grpc.UnaryUnaryMultiCallable[_session_pb2.ForkSessionRequest, _session_pb2.ForkSessionReply]
+    """A child session begins with what is kept of its parent. NOT_FOUND when nothing is."""
 
 @_typing.type_check_only
 class SessionsAsyncStub(SessionsStub):
@@ -45,6 +55,16 @@ class SessionsAsyncStub(SessionsStub):
     Cancel: _aio.UnaryUnaryMultiCallable[_session_pb2.CancelRequest, _session_pb2.CancelReply]  # type: ignore[assignment]
     """Ends a running turn from elsewhere; its stream then ends with finish reason CANCELLED."""
     GetStatus: _aio.UnaryUnaryMultiCallable[_session_pb2.GetStatusRequest, _session_pb2.ClusterStatus]  # type: ignore[assignment]
+    ListSessions: _aio.UnaryUnaryMultiCallable[_session_pb2.ListSessionsRequest, _session_pb2.SessionList]  # type: ignore[assignment]
+    """The sessions that the router remembers, the longest unused first."""
+    RenewSession: _aio.UnaryUnaryMultiCallable[_session_pb2.RenewSessionRequest, _session_pb2.RenewSessionReply]  # type: ignore[assignment]
+    """The session will come back, at the latest after so many seconds: its memory is kept until then,
+    if memory allows. NOT_FOUND when nothing of it is kept any more; its next turn costs more.
+    """
+    ReleaseSession: _aio.UnaryUnaryMultiCallable[_session_pb2.ReleaseSessionRequest, _session_pb2.ReleaseSessionReply]  # type: ignore[assignment]
+    """The session will not come back: its memory may go first."""
+    ForkSession: _aio.UnaryUnaryMultiCallable[_session_pb2.ForkSessionRequest, _session_pb2.ForkSessionReply]  # type: ignore[assignment]
+    """A child session begins with what is kept of its parent. NOT_FOUND when nothing is."""
 
 class SessionsServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -69,5 +89,39 @@ class SessionsServicer(metaclass=_abc_1.ABCMeta):
         request: _session_pb2.GetStatusRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_session_pb2.ClusterStatus, _abc.Awaitable[_session_pb2.ClusterStatus]]: ...
+
+    @_abc_1.abstractmethod
+    def ListSessions(
+        self,
+        request: _session_pb2.ListSessionsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_session_pb2.SessionList, _abc.Awaitable[_session_pb2.SessionList]]:
+        """The sessions that the router remembers, the longest unused first."""
+
+    @_abc_1.abstractmethod
+    def RenewSession(
+        self,
+        request: _session_pb2.RenewSessionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_session_pb2.RenewSessionReply, _abc.Awaitable[_session_pb2.RenewSessionReply]]:
+        """The session will come back, at the latest after so many seconds: its memory is kept until then,
+        if memory allows. NOT_FOUND when nothing of it is kept any more; its next turn costs more.
+        """
+
+    @_abc_1.abstractmethod
+    def ReleaseSession(
+        self,
+        request: _session_pb2.ReleaseSessionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_session_pb2.ReleaseSessionReply, _abc.Awaitable[_session_pb2.ReleaseSessionReply]]:
+        """The session will not come back: its memory may go first."""
+
+    @_abc_1.abstractmethod
+    def ForkSession(
+        self,
+        request: _session_pb2.ForkSessionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_session_pb2.ForkSessionReply, _abc.Awaitable[_session_pb2.ForkSessionReply]]:
+        """A child session begins with what is kept of its parent. NOT_FOUND when nothing is."""
 
 def add_SessionsServicer_to_server(servicer: SessionsServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -291,6 +291,21 @@ class DecodeWorkerStub:
                 request_serializer=segue_dot_wire_dot_worker__pb2.StatusRequest.SerializeToString,
                 response_deserializer=segue_dot_wire_dot_worker__pb2.StatusReply.FromString,
                 _registered_method=True)
+        self.RenewLease = channel.unary_unary(
+                '/segue.v1.DecodeWorker/RenewLease',
+                request_serializer=segue_dot_wire_dot_worker__pb2.RenewLeaseRequest.SerializeToString,
+                response_deserializer=segue_dot_wire_dot_worker__pb2.RenewLeaseReply.FromString,
+                _registered_method=True)
+        self.EndLease = channel.unary_unary(
+                '/segue.v1.DecodeWorker/EndLease',
+                request_serializer=segue_dot_wire_dot_worker__pb2.EndLeaseRequest.SerializeToString,
+                response_deserializer=segue_dot_wire_dot_worker__pb2.EndLeaseReply.FromString,
+                _registered_method=True)
+        self.ForkLease = channel.unary_unary(
+                '/segue.v1.DecodeWorker/ForkLease',
+                request_serializer=segue_dot_wire_dot_worker__pb2.ForkLeaseRequest.SerializeToString,
+                response_deserializer=segue_dot_wire_dot_worker__pb2.ForkLeaseReply.FromString,
+                _registered_method=True)
 
 
 class DecodeWorkerServicer:
@@ -323,6 +338,25 @@ class DecodeWorkerServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RenewLease(self, request, context):
+        """NOT_FOUND when the lease has expired or memory was needed.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def EndLease(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ForkLease(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_DecodeWorkerServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -345,6 +379,21 @@ def add_DecodeWorkerServicer_to_server(servicer, server):
                     servicer.Status,
                     request_deserializer=segue_dot_wire_dot_worker__pb2.StatusRequest.FromString,
                     response_serializer=segue_dot_wire_dot_worker__pb2.StatusReply.SerializeToString,
+            ),
+            'RenewLease': grpc.unary_unary_rpc_method_handler(
+                    servicer.RenewLease,
+                    request_deserializer=segue_dot_wire_dot_worker__pb2.RenewLeaseRequest.FromString,
+                    response_serializer=segue_dot_wire_dot_worker__pb2.RenewLeaseReply.SerializeToString,
+            ),
+            'EndLease': grpc.unary_unary_rpc_method_handler(
+                    servicer.EndLease,
+                    request_deserializer=segue_dot_wire_dot_worker__pb2.EndLeaseRequest.FromString,
+                    response_serializer=segue_dot_wire_dot_worker__pb2.EndLeaseReply.SerializeToString,
+            ),
+            'ForkLease': grpc.unary_unary_rpc_method_handler(
+                    servicer.ForkLease,
+                    request_deserializer=segue_dot_wire_dot_worker__pb2.ForkLeaseRequest.FromString,
+                    response_serializer=segue_dot_wire_dot_worker__pb2.ForkLeaseReply.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -455,6 +504,87 @@ class DecodeWorker:
             '/segue.v1.DecodeWorker/Status',
             segue_dot_wire_dot_worker__pb2.StatusRequest.SerializeToString,
             segue_dot_wire_dot_worker__pb2.StatusReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RenewLease(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/segue.v1.DecodeWorker/RenewLease',
+            segue_dot_wire_dot_worker__pb2.RenewLeaseRequest.SerializeToString,
+            segue_dot_wire_dot_worker__pb2.RenewLeaseReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def EndLease(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/segue.v1.DecodeWorker/EndLease',
+            segue_dot_wire_dot_worker__pb2.EndLeaseRequest.SerializeToString,
+            segue_dot_wire_dot_worker__pb2.EndLeaseReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ForkLease(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/segue.v1.DecodeWorker/ForkLease',
+            segue_dot_wire_dot_worker__pb2.ForkLeaseRequest.SerializeToString,
+            segue_dot_wire_dot_worker__pb2.ForkLeaseReply.FromString,
             options,
             channel_credentials,
             insecure,

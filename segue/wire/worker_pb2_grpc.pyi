@@ -121,6 +121,10 @@ class DecodeWorkerStub:
     Release: _grpc.UnaryUnaryMultiCallable[_worker_pb2.ReleaseRequest, _worker_pb2.ReleaseReply]
     """Stops the turn if it is here and frees what it holds."""
     Status: _grpc.UnaryUnaryMultiCallable[_worker_pb2.StatusRequest, _worker_pb2.StatusReply]
+    RenewLease: _grpc.UnaryUnaryMultiCallable[_worker_pb2.RenewLeaseRequest, _worker_pb2.RenewLeaseReply]
+    """NOT_FOUND when the lease has expired or memory was needed."""
+    EndLease: _grpc.UnaryUnaryMultiCallable[_worker_pb2.EndLeaseRequest, _worker_pb2.EndLeaseReply]
+    ForkLease: _grpc.UnaryUnaryMultiCallable[_worker_pb2.ForkLeaseRequest, _worker_pb2.ForkLeaseReply]
 
 @_typing.type_check_only
 class DecodeWorkerAsyncStub(DecodeWorkerStub):
@@ -132,6 +136,10 @@ class DecodeWorkerAsyncStub(DecodeWorkerStub):
     Release: _aio.UnaryUnaryMultiCallable[_worker_pb2.ReleaseRequest, _worker_pb2.ReleaseReply]  # type: ignore[assignment]
     """Stops the turn if it is here and frees what it holds."""
     Status: _aio.UnaryUnaryMultiCallable[_worker_pb2.StatusRequest, _worker_pb2.StatusReply]  # type: ignore[assignment]
+    RenewLease: _aio.UnaryUnaryMultiCallable[_worker_pb2.RenewLeaseRequest, _worker_pb2.RenewLeaseReply]  # type: ignore[assignment]
+    """NOT_FOUND when the lease has expired or memory was needed."""
+    EndLease: _aio.UnaryUnaryMultiCallable[_worker_pb2.EndLeaseRequest, _worker_pb2.EndLeaseReply]  # type: ignore[assignment]
+    ForkLease: _aio.UnaryUnaryMultiCallable[_worker_pb2.ForkLeaseRequest, _worker_pb2.ForkLeaseReply]  # type: ignore[assignment]
 
 class DecodeWorkerServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -164,5 +172,27 @@ class DecodeWorkerServicer(metaclass=_abc_1.ABCMeta):
         request: _worker_pb2.StatusRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_worker_pb2.StatusReply, _abc.Awaitable[_worker_pb2.StatusReply]]: ...
+
+    @_abc_1.abstractmethod
+    def RenewLease(
+        self,
+        request: _worker_pb2.RenewLeaseRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_worker_pb2.RenewLeaseReply, _abc.Awaitable[_worker_pb2.RenewLeaseReply]]:
+        """NOT_FOUND when the lease has expired or memory was needed."""
+
+    @_abc_1.abstractmethod
+    def EndLease(
+        self,
+        request: _worker_pb2.EndLeaseRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_worker_pb2.EndLeaseReply, _abc.Awaitable[_worker_pb2.EndLeaseReply]]: ...
+
+    @_abc_1.abstractmethod
+    def ForkLease(
+        self,
+        request: _worker_pb2.ForkLeaseRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_worker_pb2.ForkLeaseReply, _abc.Awaitable[_worker_pb2.ForkLeaseReply]]: ...
 
 def add_DecodeWorkerServicer_to_server(servicer: DecodeWorkerServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -14,6 +14,7 @@ import pytest
 from decode_worker.config import DecodeConfig
 from prefill_worker.config import PrefillConfig
 from segue.engine.config import EngineConfig
+from segue.errors import InvalidRequest, NotFound
 from segue.launch.config import Config
 from segue.types import StopConditions, TokenInput, TurnEnd, Usage
 from tests.cluster.conftest import ENGINE, LocalCluster, local_cluster
@@ -172,3 +173,47 @@ async def test_each_part_can_be_switched_off_and_says_the_same(
     assert (last.cached_tokens > 0) == (name != "no prefix cache")
     if name in ("no pull", "no residency", "no prefix cache"):
         assert last.pulled_tokens == 0
+
+
+async def test_sessions_are_listed_renewed_forked_and_released(demo: Path) -> None:
+    async with local_cluster(demo) as cluster:
+        client = cluster.client
+        (turn,) = await converse(cluster, 1)
+        (listed,) = await client.sessions()
+        renewed_s = await client.renew_session("parent", 30.0)
+        await client.fork_session("parent", "child")
+        child = await client.generate(
+            TokenInput((*turn.prompt, *turn.answer, 7)),
+            session_id="child",
+            stop=StopConditions(max_tokens=3, ignore_eos=True),
+        )
+        was_known = await client.release_session("parent")
+
+        with pytest.raises(NotFound, match="nothing is kept of session parent"):
+            await client.renew_session("parent")
+        with pytest.raises(NotFound, match="nothing is kept of session nobody"):
+            await client.fork_session("nobody", "child-2")
+        with pytest.raises(InvalidRequest, match="name of a new session"):
+            await client.fork_session("child", "child")
+        with pytest.raises(InvalidRequest, match="lease_s must be between"):
+            await client.renew_session("child", -1.0)
+        status = await wait_until_idle(client)
+
+    assert listed.session_id == "parent"
+    assert listed.kept_tokens == FIRST_TOKENS + ANSWER_TOKENS - (FIRST_TOKENS + ANSWER_TOKENS) % 16
+    assert renewed_s == 30.0
+    assert child.end.usage.resident_tokens == listed.kept_tokens
+    assert was_known
+    assert is_idle(status), status
+
+
+async def test_an_expired_lease_costs_nothing_but_its_place_in_line(demo: Path) -> None:
+    config = Config(engine=ENGINE, decode=DecodeConfig(lease_s=0.001))
+
+    async with local_cluster(demo, config) as cluster:
+        said = await converse(cluster, 2)
+        with pytest.raises(NotFound, match="has no lease here"):
+            await cluster.client.renew_session("parent")
+
+    # Nobody needed the memory, so the pages were still there.
+    assert said[1].usage.resident_tokens > 0

@@ -1,0 +1,49 @@
+"""What a client may ask about its sessions between turns: list, renew, release, fork."""
+
+from __future__ import annotations
+
+import contextlib
+
+from router.directory import SessionDirectory
+from router.links import DecodeLink, Links
+from router.membership import Membership
+from segue.errors import InvalidRequest, NotFound
+from segue.types import SessionId, SessionInfo, WorkerHealth
+
+
+class SessionDesk:
+    """One event loop owns it, as it owns the directory."""
+
+    def __init__(self, directory: SessionDirectory, membership: Membership, links: Links) -> None:
+        self._directory = directory
+        self._membership = membership
+        self._links = links
+
+    def list(self) -> list[SessionInfo]:
+        return self._directory.sessions()
+
+    async def renew(self, session_id: SessionId, lease_s: float | None) -> float:
+        """Seconds until its lease ends. Raises NotFound, InvalidRequest."""
+        return await self._decode_of(session_id).renew_lease(session_id, lease_s)
+
+    async def release(self, session_id: SessionId) -> bool:
+        """Whether the session was known."""
+        # When its worker is gone, so is what was leased.
+        with contextlib.suppress(NotFound):
+            await self._decode_of(session_id).end_lease(session_id)
+        return self._directory.forget(session_id)
+
+    async def fork(self, parent_id: SessionId, child_id: SessionId) -> None:
+        """Raises NotFound, and InvalidRequest for a child that exists."""
+        if not child_id or self._directory.find(child_id) is not None:
+            raise InvalidRequest(f"a fork needs the name of a new session, got {child_id!r}")
+        await self._decode_of(parent_id).fork_lease(parent_id, child_id)
+        self._directory.fork(parent_id, child_id)
+
+    def _decode_of(self, session_id: SessionId) -> DecodeLink:
+        kept = self._directory.kept(session_id)
+        for worker in self._membership.workers():
+            is_here = kept and (worker.worker_id, worker.epoch) == (kept.worker_id, kept.epoch)
+            if is_here and worker.health is not WorkerHealth.LOST:
+                return self._links.decode(worker)
+        raise NotFound(f"nothing is kept of session {session_id}: its next turn begins anew")
