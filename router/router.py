@@ -19,6 +19,7 @@ from router.membership import Membership
 from router.metrics import RouterMetrics
 from router.policy import Placement, Residence, place
 from router.prompt import PromptBuilder
+from router.sessions import SessionDesk
 from router.turn import Turn, TurnContext
 from segue.errors import Cancelled, InvalidRequest, SegueError, Unavailable
 from segue.telemetry import Clock, RateMeter, about_turn
@@ -73,6 +74,7 @@ class Router:
         self._clock = clock
         self._admission = Admission(config.max_turns)
         self._directory = SessionDirectory(config.max_sessions)
+        self.sessions = SessionDesk(self._directory, self.membership, self.links)
         self._turns: dict[TurnId, Turn] = {}
         self._in_flight: Counter[WorkerId] = Counter()
         self._ended: Counter[str] = Counter()
