@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -49,9 +50,12 @@ QUICK_CHANGES: dict[str, object] = {
 
 
 def save_random_checkpoint(folder: Path, *, is_quick: bool) -> Path:
+    return save_checkpoint(folder, {**SHAPE, **(QUICK_CHANGES if is_quick else {})})
+
+
+def save_checkpoint(folder: Path, shape: Mapping[str, object]) -> Path:
     torch.manual_seed(0)
-    changes = QUICK_CHANGES if is_quick else {}
-    model = Qwen3_5ForCausalLM(Qwen3_5TextConfig(**{**SHAPE, **changes}))
+    model = Qwen3_5ForCausalLM(Qwen3_5TextConfig(**shape))
     model.save_pretrained(folder)
     for name in TEXT_FILES:
         shutil.copy(checkpoint_dir() / name, folder / name)

@@ -18,13 +18,17 @@ from segue.wire.convert_worker import turn_to_wire
 _TIMEOUT_S = 600.0
 
 
-async def answer(client: Client, prompt: Prompt, num_tokens: int) -> Answered:
+async def answer(
+    client: Client, prompt: Prompt, num_tokens: int, *, session_id: str = ""
+) -> Answered:
     token_at: list[float] = []
     token_ids: list[int] = []
     end: TurnEnd | None = None
     stop = StopConditions(max_tokens=num_tokens, ignore_eos=True)
     asked_at = time.monotonic()
-    async for event in client.stream(TokenInput(prompt), stop=stop, timeout_s=_TIMEOUT_S):
+    async for event in client.stream(
+        TokenInput(prompt), session_id=session_id, stop=stop, timeout_s=_TIMEOUT_S
+    ):
         match event:
             case TokenDelta():
                 token_at += [time.monotonic()] * len(event.token_ids)
@@ -68,10 +72,10 @@ class WithoutRouter:
                 stop=StopConditions(max_tokens=num_tokens, ignore_eos=True),
             )
         )
-        ticket = await self._decode.reserve(turn, self._writer, timeout_s=_TIMEOUT_S)
+        ticket, _ = await self._decode.reserve(turn, self._writer, timeout_s=_TIMEOUT_S)
         stream = self._decode.decode(turn_id, timeout_s=_TIMEOUT_S)
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._prefill.prefill(turn, ticket, timeout_s=_TIMEOUT_S))
+            tasks.create_task(self._prefill.prefill(turn, ticket, None, timeout_s=_TIMEOUT_S))
             while isinstance(event := await stream.read(), TokenDelta):
                 token_at += [time.monotonic()] * len(event.token_ids)
                 token_ids += event.token_ids

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -71,13 +72,6 @@ class Subject:
             workload=workload,
         )
 
-    def prompts(self, num_tokens: int, count: int, *, round_number: int) -> list[Prompt]:
-        first = round_number * self.workload.max_turns
-        return [
-            self.workload.prompt(num_tokens, number=first + i, vocab_size=self.vocab_size)
-            for i in range(count)
-        ]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measured:
@@ -92,20 +86,31 @@ class Measured:
 
 
 class Asker:
-    """Asks one side or the other; it never asks both at the same time."""
+    """Asks one side or the other; it never asks both at the same time.
+
+    The cluster never sees a prompt twice: what it keeps of a turn must not help a later one.
+    """
 
     def __init__(self, subject: Subject, client: Client) -> None:
         self._subject = subject
         self._client = client
+        self._numbers = itertools.count()
+
+    def prompts(self, num_tokens: int, count: int) -> list[Prompt]:
+        """New ones. The same calls in the same order give the same prompts in every run."""
+        return [
+            self._subject.workload.prompt(
+                num_tokens, number=next(self._numbers), vocab_size=self._subject.vocab_size
+            )
+            for _ in range(count)
+        ]
 
     async def warm_up(self) -> None:
         """Connections, allocations and pages that were never touched, on both sides."""
         workload = self._subject.workload
-        longest = self._subject.prompts(max(workload.prompt_lengths), 1, round_number=0)
+        longest = self.prompts(max(workload.prompt_lengths), 1)
         await self.both(longest, workload.answer_tokens, round_number=0)
-        many = self._subject.prompts(
-            workload.together_prompt_tokens, workload.max_turns, round_number=0
-        )
+        many = self.prompts(workload.together_prompt_tokens, workload.max_turns)
         await self.both(many, 2, round_number=0)
 
     async def both(self, prompts: Sequence[Prompt], num_tokens: int, *, round_number: int) -> Pair:
@@ -119,12 +124,10 @@ class Asker:
         workload = self._subject.workload
         without_router = WithoutRouter(await self._client.status())
         pairs = []
-        for number in range(workload.router_pairs + 1):
-            (prompt,) = self._subject.prompts(
-                min(workload.prompt_lengths), 1, round_number=-1 - number
-            )
-            routed = await answer(self._client, prompt, workload.answer_tokens)
-            direct = await without_router.answer(prompt, workload.answer_tokens)
+        for _ in range(workload.router_pairs + 1):
+            first, second = self.prompts(min(workload.prompt_lengths), 2)
+            routed = await answer(self._client, first, workload.answer_tokens)
+            direct = await without_router.answer(second, workload.answer_tokens)
             pairs.append((routed, direct))
         await without_router.close()
         # The first turn past the router opened connections.
@@ -163,11 +166,11 @@ async def _rounds(
     for number in range(1, workload.rounds + 1):
         report(f"round {number} of {workload.rounds}")
         for length, pairs in alone.items():
-            prompts = subject.prompts(length, 1, round_number=number)
+            prompts = asker.prompts(length, 1)
             pairs.append(await asker.both(prompts, workload.answer_tokens, round_number=number))
         for turns, pairs in together.items():
             length = workload.together_prompt_tokens
-            prompts = subject.prompts(length, turns, round_number=number)
+            prompts = asker.prompts(length, turns)
             num_tokens = workload.together_answer_tokens
             pairs.append(await asker.both(prompts, num_tokens, round_number=number))
     return alone, together
