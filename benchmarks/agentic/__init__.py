@@ -1,0 +1,1 @@
+"""Agents' sessions: a long first turn, many short ones, with and without what keeps them cheap."""

@@ -1,0 +1,118 @@
+"""`python -m benchmarks.agentic`: tables, a plot, and as the last line one JSON object."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import tempfile
+from pathlib import Path
+from time import monotonic
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from benchmarks.agentic.checkpoint import save_agentic_checkpoint
+from benchmarks.agentic.modes import Mode
+from benchmarks.agentic.plot import save_plot
+from benchmarks.agentic.result import ModeResult, Result
+from benchmarks.agentic.run import Samples, layout_of, run_modes
+from benchmarks.agentic.show import headline, tables
+from benchmarks.agentic.targets import targets
+from benchmarks.agentic.workload import Workload
+from benchmarks.serving.environment import Environment, this_environment
+from router.config import RouterConfig
+from segue.engine.config import EngineConfig
+from segue.launch.config import ClusterConfig, Config
+from segue.model.config import ModelConfig
+from segue.model.source import resolve_model
+
+RANDOM = "random"
+# A file has no width of its own; the tables fit this.
+_WIDTH = 150
+_QUICK_SCALE = 1 / 500
+
+
+def main(
+    model: Annotated[
+        str, typer.Option(help="'random' (24 M parameters, float32), 'demo', folder or hub id.")
+    ] = RANDOM,
+    scale: Annotated[float, typer.Option(help="Of all token counts: 1 is as published.")] = 1 / 25,
+    sessions: Annotated[int, typer.Option(min=1)] = 3,
+    threads: Annotated[int, typer.Option(min=1, help="Of each worker.")] = 1,
+    page_tokens: Annotated[int, typer.Option(min=1)] = 16,
+    mode: Annotated[list[Mode] | None, typer.Option(help="May be repeated; all if none.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Where the PNG goes.")] = None,
+    seed: int = 0,
+    quick: Annotated[bool, typer.Option(help="A tiny model, a few turns: does it run?")] = False,
+) -> None:
+    """The published agentic workload through real clusters with parts switched off."""
+    started_at = monotonic()
+    progress = Console(stderr=True, highlight=False)
+
+    def report(stage: str) -> None:
+        progress.print(f"[dim]{monotonic() - started_at:6.1f} s[/] {stage}", soft_wrap=True)
+
+    environment = this_environment()
+    with tempfile.TemporaryDirectory() as scratch:
+        if model == RANDOM:
+            report("making a random checkpoint")
+            folder = save_agentic_checkpoint(Path(scratch) / RANDOM, is_quick=quick)
+        else:
+            folder = resolve_model(model, with_weights=True)
+        config = Config(
+            cluster=ClusterConfig(model=str(folder) if model == RANDOM else model),
+            router=RouterConfig(port=0),
+            engine=EngineConfig(num_threads=threads, page_tokens=page_tokens),
+        )
+        workload = Workload(
+            scale=_QUICK_SCALE if quick else scale,
+            sessions=min(sessions, 2) if quick else sessions,
+            later_turns=(2, 3) if quick else (10, 15),
+            arrival_gap_s=0.2 if quick else 4.0,
+            tool_s=0.02 if quick else 0.5,
+            think_s=0.1 if quick else 2.0,
+            think_share=0.2,
+            seed=seed,
+        )
+        vocab_size = ModelConfig.from_folder(folder).vocab_size
+        samples = run_modes(
+            mode or list(Mode), config, workload, vocab_size=vocab_size, report=report
+        )
+        _show(_summarise(samples, environment, config, workload, folder), plot)
+
+
+def _summarise(
+    samples: Samples, environment: Environment, config: Config, workload: Workload, folder: Path
+) -> Result:
+    layout = layout_of(folder, config)
+    # Where the folder lies is this machine's business.
+    config = dataclasses.replace(
+        config, cluster=dataclasses.replace(config.cluster, model=folder.name)
+    )
+    return Result(
+        environment=environment,
+        model=folder.name,
+        page_bytes=layout.page_bytes,
+        slot_bytes=layout.slot_bytes,
+        config=dataclasses.asdict(config),
+        workload=workload,
+        modes=tuple(ModeResult.of(mode, said) for mode, said in samples.items()),
+        targets=targets(samples, layout),
+        samples={mode.value: tuple(said) for mode, said in samples.items()},
+    )
+
+
+def _show(result: Result, plot: Path | None) -> None:
+    out = Console(highlight=False, width=_WIDTH)
+    out.print(headline(result))
+    for table in tables(result):
+        out.print()
+        out.print(table)
+    if plot is not None:
+        save_plot(result, plot)
+    typer.echo(json.dumps(dataclasses.asdict(result)))
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,153 @@
+"""What one turn took and moved, and spreads over turns. Pure."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from benchmarks.serving.samples import Answered, percentile
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TurnSample:
+    session: str
+    turn: int
+    """From 1."""
+    prompt_tokens: int
+    seen_tokens: int
+    """Of the prompt, said before in this session: what could at best be reused."""
+    cached_tokens: int
+    pulled_tokens: int
+    resident_tokens: int
+    shipped_bytes: int
+    pulled_bytes: int
+    first_token_s: float
+    """At the client. What follows are its parts, as the cluster reported them."""
+    router_s: float
+    queue_s: float
+    """From the router's receipt until prefill began to compute, a pull included."""
+    prefill_s: float
+    transfer_s: float
+    exposed_transfer_s: float
+    rest_s: float
+    """From the last byte that arrived to the client's first token, and all that no part claims."""
+    inter_token_s: tuple[float, ...]
+
+    @classmethod
+    def of(cls, session: str, turn: int, seen_tokens: int, answered: Answered) -> TurnSample:
+        assert answered.end is not None, "turns through the router end with a report"
+        usage, timings = answered.end.usage, answered.end.timings
+        at = answered.token_at
+        parts = timings.queue_s + timings.prefill_s + timings.exposed_transfer_s
+        return cls(
+            session=session,
+            turn=turn,
+            prompt_tokens=usage.prompt_tokens,
+            seen_tokens=seen_tokens,
+            cached_tokens=usage.cached_tokens,
+            pulled_tokens=usage.pulled_tokens,
+            resident_tokens=usage.resident_tokens,
+            shipped_bytes=usage.shipped_bytes,
+            pulled_bytes=usage.pulled_bytes,
+            first_token_s=answered.first_token_s,
+            router_s=timings.router_s,
+            queue_s=timings.queue_s,
+            prefill_s=timings.prefill_s,
+            transfer_s=timings.transfer_s,
+            exposed_transfer_s=timings.exposed_transfer_s,
+            rest_s=answered.first_token_s - parts,
+            inter_token_s=tuple(b - a for a, b in itertools.pairwise(at)),
+        )
+
+    @property
+    def reused_tokens(self) -> int:
+        return self.cached_tokens + self.pulled_tokens
+
+    @property
+    def computed_tokens(self) -> int:
+        return self.prompt_tokens - self.reused_tokens
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Percentiles:
+    p50: float
+    p90: float
+    p99: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Percentiles:
+        return cls(
+            p50=percentile(values, 50), p90=percentile(values, 90), p99=percentile(values, 99)
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TurnRow:
+    """Of one turn index, over the sessions that got so far; means where nothing else is said."""
+
+    turn: int
+    num_samples: int
+    prompt_tokens: float
+    cached_tokens: float
+    pulled_tokens: float
+    resident_tokens: float
+    computed_tokens: float
+    shipped_bytes: float
+    pulled_bytes: float
+    hit_rate: float
+    """Of the prompts' tokens, taken from a cache or pulled."""
+    theoretical_hit_rate: float
+    """Of the prompts' tokens, said before in their session."""
+    first_token_s: Percentiles
+    inter_token_s: Percentiles
+    queue_s: float
+    """This and the next are medians."""
+    prefill_s: float
+    transfer_s: float
+    exposed_transfer_s: float
+    rest_s: float
+
+    @classmethod
+    def of(cls, turn: int, samples: Sequence[TurnSample]) -> TurnRow:
+        def mean(values: Sequence[float]) -> float:
+            return sum(values) / len(values)
+
+        def p50(values: Sequence[float]) -> float:
+            return percentile(values, 50)
+
+        return cls(
+            turn=turn,
+            num_samples=len(samples),
+            prompt_tokens=mean([s.prompt_tokens for s in samples]),
+            cached_tokens=mean([s.cached_tokens for s in samples]),
+            pulled_tokens=mean([s.pulled_tokens for s in samples]),
+            resident_tokens=mean([s.resident_tokens for s in samples]),
+            computed_tokens=mean([s.computed_tokens for s in samples]),
+            shipped_bytes=mean([s.shipped_bytes for s in samples]),
+            pulled_bytes=mean([s.pulled_bytes for s in samples]),
+            hit_rate=hit_rate(samples),
+            theoretical_hit_rate=theoretical_hit_rate(samples),
+            first_token_s=Percentiles.of([s.first_token_s for s in samples]),
+            inter_token_s=Percentiles.of([gap for s in samples for gap in s.inter_token_s]),
+            queue_s=p50([s.queue_s for s in samples]),
+            prefill_s=p50([s.prefill_s for s in samples]),
+            transfer_s=p50([s.transfer_s for s in samples]),
+            exposed_transfer_s=p50([s.exposed_transfer_s for s in samples]),
+            rest_s=p50([s.rest_s for s in samples]),
+        )
+
+
+def rows_of(samples: Sequence[TurnSample]) -> tuple[TurnRow, ...]:
+    by_turn: dict[int, list[TurnSample]] = {}
+    for sample in samples:
+        by_turn.setdefault(sample.turn, []).append(sample)
+    return tuple(TurnRow.of(turn, by_turn[turn]) for turn in sorted(by_turn))
+
+
+def hit_rate(samples: Sequence[TurnSample]) -> float:
+    return sum(s.reused_tokens for s in samples) / sum(s.prompt_tokens for s in samples)
+
+
+def theoretical_hit_rate(samples: Sequence[TurnSample]) -> float:
+    return sum(s.seen_tokens for s in samples) / sum(s.prompt_tokens for s in samples)

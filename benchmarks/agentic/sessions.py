@@ -1,0 +1,47 @@
+"""Runs the scripts against a cluster: open loop between sessions, one turn after another within."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+
+from benchmarks.agentic.samples import TurnSample
+from benchmarks.agentic.workload import Script
+from benchmarks.serving.cluster import answer
+from segue.client import Client
+
+Report = Callable[[str], None]
+
+
+async def run_sessions(
+    client: Client, scripts: Sequence[Script], *, answer_tokens: int, report: Report
+) -> list[TurnSample]:
+    """All turns of all sessions, in order within each."""
+
+    async def one(script: Script) -> list[TurnSample]:
+        await asyncio.sleep(script.starts_at_s)
+        samples = await converse(client, script, answer_tokens=answer_tokens)
+        report(f"{script.name} has ended")
+        return samples
+
+    said = await asyncio.gather(*(one(script) for script in scripts))
+    return [sample for samples in said for sample in samples]
+
+
+async def converse(client: Client, script: Script, *, answer_tokens: int) -> list[TurnSample]:
+    """The next prompt is all that was said, and the script's next tokens."""
+    samples: list[TurnSample] = []
+    history: tuple[int, ...] = ()
+    for index, turn in enumerate(script.turns, start=1):
+        await asyncio.sleep(turn.pause_s)
+        prompt = (*history, *turn.new_tokens)
+        answered = await answer(client, prompt, answer_tokens, session_id=script.name)
+        samples.append(TurnSample.of(script.name, index, len(history), answered))
+        history = (*prompt, *answered.token_ids)
+    return samples
+
+
+async def warm_up(client: Client, scripts: Sequence[Script], *, answer_tokens: int) -> None:
+    """Connections, allocations and pages that were never touched. Its tokens come in no script."""
+    for script in scripts:
+        await converse(client, script, answer_tokens=answer_tokens)

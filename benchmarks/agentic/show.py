@@ -1,0 +1,127 @@
+"""A result as tables for people. Pure: rich renderables in, nothing printed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from rich.table import Table
+
+from benchmarks.agentic.result import ModeResult, Result
+from benchmarks.agentic.targets import Target
+
+MIB = 1 << 20
+
+
+def tables(result: Result) -> Iterator[Table]:
+    for mode in result.modes:
+        yield _turns(mode)
+    yield _modes(result)
+    yield targets_table(result.targets)
+
+
+def new_table(title: str, *columns: str) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold")
+    for column in columns:
+        table.add_column(column, justify="right" if table.columns else "left")
+    return table
+
+
+def _turns(mode: ModeResult) -> Table:
+    table = new_table(
+        f"{mode.mode}: by turn, ms, tokens (means) and MiB",
+        "turn",
+        "first p50",
+        "p90",
+        "p99",
+        "token p50",
+        "queue",
+        "prefill",
+        "exposed",
+        "prompt",
+        "cached",
+        "pulled",
+        "computed",
+        "resident",
+        "shipped",
+        "back",
+        "hits",
+        "at best",
+    )
+    for row in mode.turns:
+        first = row.first_token_s
+        table.add_row(
+            str(row.turn),
+            *(ms(value) for value in (first.p50, first.p90, first.p99, row.inter_token_s.p50)),
+            *(ms(value) for value in (row.queue_s, row.prefill_s, row.exposed_transfer_s)),
+            *(
+                f"{value:,.0f}"
+                for value in (
+                    row.prompt_tokens,
+                    row.cached_tokens,
+                    row.pulled_tokens,
+                    row.computed_tokens,
+                    row.resident_tokens,
+                )
+            ),
+            f"{row.shipped_bytes / MIB:.2f}",
+            f"{row.pulled_bytes / MIB:.2f}",
+            f"{row.hit_rate:.1%}",
+            f"{row.theoretical_hit_rate:.1%}",
+        )
+    return table
+
+
+def _modes(result: Result) -> Table:
+    table = new_table(
+        "From turn 2 on, ms; the whole run, MiB and tokens",
+        "mode",
+        "first p50",
+        "p90",
+        "p99",
+        "token p50",
+        "p90",
+        "p99",
+        "shipped",
+        "back",
+        "computed",
+        "hits",
+        "at best",
+    )
+    for mode in result.modes:
+        first, token = mode.later_first_token_s, mode.later_inter_token_s
+        table.add_row(
+            mode.mode,
+            *(ms(value) for value in (first.p50, first.p90, first.p99)),
+            *(ms(value) for value in (token.p50, token.p90, token.p99)),
+            f"{mode.shipped_bytes / MIB:,.1f}",
+            f"{mode.pulled_bytes / MIB:,.1f}",
+            f"{mode.computed_tokens:,}",
+            f"{mode.hit_rate:.1%}",
+            f"{mode.theoretical_hit_rate:.1%}",
+        )
+    return table
+
+
+def targets_table(targets: tuple[Target, ...]) -> Table:
+    table = new_table("What was promised", "", "bound", "measured", "")
+    for target in targets:
+        table.add_row(
+            target.name, target.bound, f"{target.value:.3g}", "met" if target.is_met else "missed"
+        )
+    return table
+
+
+def headline(result: Result) -> str:
+    """The line above the tables."""
+    env, load = result.environment, result.workload
+    return (
+        f"{result.model}; {env.cpu}, {env.cores} cores, load {env.other_load:.1f} at the start; "
+        f"commit {env.commit}, {env.date}. {load.sessions} sessions: first {load.first_tokens} "
+        f"tokens, then {load.later_turns[0]} to {load.later_turns[1]} turns of {load.new_tokens}, "
+        f"answers of {load.answer_tokens}. A page has {result.page_bytes / 1024:.0f} KiB, "
+        f"a state {result.slot_bytes / MIB:.2f} MiB."
+    )
+
+
+def ms(seconds: float) -> str:
+    return f"{seconds * 1e3:.1f}" if seconds < 1 else f"{seconds * 1e3:,.0f}"
