@@ -25,7 +25,6 @@ class Pins:
 
     def hold(self, node: Node) -> None:
         """Cost: the nodes on the way up that were not held yet."""
-        node.last_use = self.leaves.use()
         held: Node | None = node
         while held is not None:
             held.num_holds += 1
@@ -36,6 +35,7 @@ class Pins:
             held = held.parent
 
     def unhold(self, node: Node) -> None:
+        """The end of a hold is a use: until then the node is not up for eviction."""
         node.last_use = self.leaves.use()
         held: Node | None = node
         while held is not None:
@@ -49,7 +49,7 @@ class Pins:
     def hold_checkpoint(self, checkpoint: Checkpoint) -> None:
         checkpoint.num_holds += 1
         self.num_held_checkpoints += checkpoint.num_holds == 1
-        self.touch_checkpoint(checkpoint)
+        self.settle_checkpoint(checkpoint)
 
     def unhold_checkpoint(self, checkpoint: Checkpoint) -> None:
         checkpoint.num_holds -= 1

@@ -191,6 +191,20 @@ def test_a_held_checkpoint_stays_and_its_page_too() -> None:
     world.check()
 
 
+def test_a_checkpoint_that_two_resume_from_stays_until_both_are_done() -> None:
+    world = World()
+    world.keep(A[:8], 8)
+    first = world.cache.hold_checkpoint(world.cache.match(A))
+    second = world.cache.hold_checkpoint(world.cache.match(A))
+
+    world.cache.release(first)
+
+    world.check()
+    assert not world.cache.make_room(0, 8)
+    world.cache.release(second)
+    assert world.cache.make_room(0, 8)
+
+
 def test_units_outside_the_cache_cannot_be_evicted() -> None:
     world = World(num_pages=4)
     world.pages.take(3, UnitState.WORKING)

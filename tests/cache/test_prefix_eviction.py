@@ -61,17 +61,19 @@ def test_a_worth_that_rose_while_waiting_counts() -> None:
 
 
 def test_adding_again_moves_and_discarding_forgets_and_neither_leaves_a_trace() -> None:
-    queue = EvictionQueue[str](lambda _: 1.0)
+    queue = EvictionQueue[str](lambda name: 2.0 if name == "dear" else 1.0)
+    queue.add("dear", queue.use())
     for _ in range(500):
         queue.add("a", queue.use())
         queue.add("b", queue.use())
         queue.discard("b")
+        queue.check_invariants()
     queue.add("c", queue.use())
     queue.add("a", queue.use())
-    queue.check_invariants()
 
-    assert len(queue) == 2
-    assert drain(queue) == ["c", "a"]
+    assert len(queue) == 3
+    assert len(queue._heap) < 100
+    assert drain(queue) == ["c", "a", "dear"]
 
 
 def test_decode_evicts_the_least_recent_prefix_from_its_end() -> None:
@@ -87,6 +89,18 @@ def test_decode_evicts_the_least_recent_prefix_from_its_end() -> None:
 
     assert residents == [(12, 8), (12, 4), (12, 0), (8, 0), (4, 0), (0, 0)]
     world.check()
+
+
+def test_the_end_of_a_hold_is_a_use() -> None:
+    world = World(worth=TO_DECODE)
+    world.keep(A[:8])
+    hold = world.cache.hold_pages(world.cache.match(A))
+    world.keep(B[:8])
+    world.cache.release(hold)
+
+    world.free_one_page()
+
+    assert (world.resident(A), world.resident(B)) == (8, 4)
 
 
 def test_a_shared_prefix_is_as_recent_as_the_last_session_that_used_it() -> None:
@@ -160,28 +174,31 @@ def test_without_a_checkpoint_the_one_below_it_is_worth_more() -> None:
     assert world.resume_at(A[:12]) is None
 
 
-def test_a_checkpoint_that_was_resumed_from_outlives_equal_ones() -> None:
+def test_a_checkpoint_that_is_resumed_from_outlives_a_dearer_one_that_is_not() -> None:
     world = World(worth=TO_DECODE)
     world.keep(A[:8], 8)
     world.keep(B[:8], 8)
-    world.cache.release(world.cache.hold_checkpoint(world.cache.match(A)))
+    world.keep(C[:16], 16)
+    world.free_one_slot()
+    world.cache.release(world.cache.hold_checkpoint(world.cache.match(B)))
 
     world.free_one_slot()
 
-    assert (world.resume_at(A), world.resume_at(B)) == (8, None)
+    assert [world.resume_at(tokens) for tokens in (A, B, C)] == [None, 8, None]
 
 
 def test_pages_that_lose_their_checkpoint_go_next_on_a_prefill_worker() -> None:
     world = World(worth=TO_PREFILL)
     world.keep(A[:8], 8)
-    world.keep(B[:16], 16)
+    world.keep(B[:8], 8)
+    world.cache.release(world.cache.hold_pages(world.cache.match(A)))
     world.free_one_slot()
-    assert world.resume_at(A) is None
+    assert (world.resume_at(A), world.resume_at(B)) == (None, 8)
 
     for _ in range(2):
         world.free_one_page()
 
-    assert (world.resident(A), world.resident(B)) == (0, 16)
+    assert (world.resident(A), world.resident(B)) == (0, 8)
     world.check()
 
 
@@ -196,13 +213,21 @@ def test_room_for_pages_frees_slots_that_count() -> None:
 
 
 def test_differences_below_the_error_of_the_estimate_do_not_count() -> None:
-    world = World(worth=worth_to_prefill(LAYOUT, lambda n: n * 1.0 + (n > 8) * 0.01))
-    world.keep(A[:12], 12)
-    world.keep(B[:12], 12)
+    slower = worth_to_prefill(LAYOUT, lambda num_tokens: num_tokens * 1.01)
 
-    world.free_one_page()
+    assert slower.prefix(400) == TO_PREFILL.prefix(400)
 
-    assert (world.resident(A), world.resident(B)) == (8, 12)
+
+def test_to_prefill_a_page_is_worth_what_its_checkpoint_saves_and_nothing_without() -> None:
+    world = World(worth=TO_PREFILL)
+    world.keep(A[:16], 4, 16)
+    world.keep(B[:16], 4)
+    num_bytes = 3 * LAYOUT.page_bytes + LAYOUT.slot_bytes
+
+    reached, unreached = (world.cache.match((*tokens[:16], 0)).node for tokens in (A, B))
+
+    assert TO_PREFILL.page(reached) == pytest.approx(12 / num_bytes, rel=0.1)
+    assert TO_PREFILL.page(unreached) == 0.0
 
 
 @pytest.mark.parametrize("num_tokens", [4, 400])

@@ -75,11 +75,13 @@ def test_a_lease_whose_pages_are_held_is_not_revoked_in_vain() -> None:
 def test_a_lease_keeps_the_deepest_checkpoint_and_no_other() -> None:
     world = World()
     world.lease("a", A[:16], 4, 8)
+    world.keep(B[:12], 12)
 
-    world.free_one_slot()
+    for _ in range(2):
+        world.free_one_slot()
 
-    assert world.resume_at(A) == 8
-    assert world.resume_at(A[:4]) is None
+    assert (world.resume_at(A), world.resume_at(A[:4])) == (8, None)
+    assert world.resume_at(B) is None
 
 
 def test_a_lease_gives_up_its_checkpoint_and_keeps_its_pages_when_slots_are_short() -> None:
@@ -93,6 +95,22 @@ def test_a_lease_gives_up_its_checkpoint_and_keeps_its_pages_when_slots_are_shor
     assert (world.resident(A), world.resume_at(A), world.resume_at(B)) == (8, None, 8)
     world.check()
     assert world.cache.leases.end(a)
+    world.check()
+
+
+def test_a_lease_whose_checkpoint_is_held_does_not_give_it_up_in_vain() -> None:
+    world = World(num_slots=2)
+    world.lease("a", A[:8], 8)
+    world.lease("b", B[:8], 8)
+    hold = world.cache.hold_checkpoint(world.cache.match(A))
+
+    assert world.cache.make_room(0, 1)
+
+    lease = world.cache.leases.get(a)
+    assert lease is not None
+    assert lease.checkpoint is hold.checkpoint
+    assert world.resume_at(B) is None
+    world.cache.release(hold)
     world.check()
 
 
@@ -119,6 +137,19 @@ def test_an_expired_lease_is_ordinary() -> None:
     assert world.leased() == ["b"]
     assert world.cache.leases.num_revoked == 0
     assert world.resident(A) == 4
+
+
+def test_what_is_left_of_a_prefix_is_as_recent_as_what_went() -> None:
+    world = World()
+    world.lease("a", A[:8])
+    world.keep(B[:8])
+    world.free_one_page()
+    assert (world.resident(A), world.resident(B)) == (8, 4)
+
+    world.cache.leases.end(a)
+    world.free_one_page()
+
+    assert (world.resident(A), world.resident(B)) == (4, 4)
 
 
 def test_a_renewed_lease_lives_longer() -> None:
