@@ -59,6 +59,12 @@ class DecodeSequence:
     first_at: float = field(default=0.0)
 
     @property
+    def cached_tokens(self) -> tuple[int, ...]:
+        """Those whose K and V are in the pages: all but the last of the answer."""
+        num_answered = self.num_cached - len(self.turn.prompt)
+        return (*self.turn.prompt, *self.answer_ids[:num_answered])
+
+    @property
     def slot_out(self) -> SlotId:
         """Where the next step writes: not over the checkpoint."""
         if self.state_slot == self.checkpoint_slot and self.other_slot is not None:

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 import grpc
 
+from decode_worker.residency import Residency
 from kv_transfer.ticket import PeerIdentity, Ticket
 from kv_transfer.wire import ticket_to_wire
 from segue.telemetry import about_turn
@@ -34,15 +35,13 @@ class Decoder(Protocol):
     """What is served: a `DecodeWorker`."""
 
     model_id: str
+    residency: Residency
 
     async def reserve(
         self, turn: TurnSpec, writer: PeerIdentity, *, deadline_s: float | None
     ) -> tuple[Ticket, int]: ...
     def decode(self, turn_id: TurnId) -> AsyncGenerator[TokenDelta | TurnResult, None]: ...
     async def release(self, turn_id: TurnId) -> bool: ...
-    def renew_lease(self, session_id: SessionId, lease_s: float | None) -> float: ...
-    def end_lease(self, session_id: SessionId) -> bool: ...
-    def fork_lease(self, session_id: SessionId, child_id: SessionId) -> None: ...
     def status(self) -> WorkerStatus: ...
 
 
@@ -85,14 +84,14 @@ class DecodeFace(DecodeWorkerServicer):
         self, request: pb.RenewLeaseRequest, context: Context
     ) -> pb.RenewLeaseReply:
         lease_s = request.lease_s if request.HasField("lease_s") else None
-        expires_in_s = self._worker.renew_lease(SessionId(request.session_id), lease_s)
+        expires_in_s = self._worker.residency.renew(SessionId(request.session_id), lease_s)
         return pb.RenewLeaseReply(expires_in_s=expires_in_s)
 
     async def EndLease(self, request: pb.EndLeaseRequest, context: Context) -> pb.EndLeaseReply:
-        return pb.EndLeaseReply(was_here=self._worker.end_lease(SessionId(request.session_id)))
+        return pb.EndLeaseReply(was_here=self._worker.residency.end(SessionId(request.session_id)))
 
     async def ForkLease(self, request: pb.ForkLeaseRequest, context: Context) -> pb.ForkLeaseReply:
-        self._worker.fork_lease(SessionId(request.parent_id), SessionId(request.child_id))
+        self._worker.residency.fork(SessionId(request.parent_id), SessionId(request.child_id))
         return pb.ForkLeaseReply()
 
 

@@ -17,12 +17,12 @@ from dataclasses import dataclass, field, replace
 from decode_worker.config import DecodeConfig
 from decode_worker.engine import Admit, Command, DecodeEngine, DecodeSequence, Drop, Event, Said
 from decode_worker.metrics import DecodeMetrics
+from decode_worker.residency import Residency, checkpoint_tokens
 from decode_worker.server import services
 from kv_transfer.endpoint import Endpoint
 from kv_transfer.exchange import Exchange
 from kv_transfer.reader import ReaderHooks
 from kv_transfer.ticket import CommittedHandoff, PeerIdentity, Ticket
-from segue.cache.accountant import UnitState
 from segue.cache.memory import Memory
 from segue.cache.prefix_cache import Hold
 from segue.cache.room import WaitingRoom
@@ -42,11 +42,8 @@ from segue.errors import (
 from segue.telemetry import Clock
 from segue.text.tokenizer import Tokenizer
 from segue.types import (
-    PageId,
     SampledToken,
-    SessionId,
     ShipReport,
-    SlotId,
     TokenDelta,
     TurnId,
     TurnResult,
@@ -58,9 +55,6 @@ from segue.wire.server import Services
 from segue.worker_process import Presence, leave_process
 
 logger = logging.getLogger(__name__)
-
-MAX_LEASE_S = 86_400.0
-"""A client that asks for more has forgotten the session."""
 
 
 @dataclass(slots=True)
@@ -105,6 +99,7 @@ class DecodeWorker:
         self._max_running = max_running
         self._clock = clock
         self._memory = memory
+        self.residency = Residency(memory, config, clock)
         self._room = WaitingRoom(config.max_waiting)
         self._turns: dict[TurnId, _Turn] = {}
         self._is_draining = False
@@ -145,8 +140,7 @@ class DecodeWorker:
         entry.listener = asyncio.get_running_loop().call_later(
             self._config.attach_s, self._end, turn.turn_id, "nobody listened"
         )
-        checkpoint = entry.hold.node.nearest_checkpoint()
-        return ticket, checkpoint.num_tokens if checkpoint else 0
+        return ticket, checkpoint_tokens(entry.hold)
 
     def _take(
         self, turn: TurnSpec, writer: PeerIdentity, lifetime_s: float
@@ -154,13 +148,11 @@ class DecodeWorker:
         """What is here of the prompt is held, the rest reserved; or Overloaded, and neither is."""
         if len(self._turns) >= self._max_running:
             raise Overloaded(f"{self._max_running} turns run on {self.name}; come back later")
-        cache = self._memory.cache
-        hold = cache.hold_pages(cache.match(turn.prompt if self._config.residency else ()))
+        hold = self.residency.hold(turn.prompt)
         try:
             num_tokens = len(turn.prompt) + turn.stop.max_tokens
             num_pages = self.layout.num_pages_for(num_tokens) - len(hold.pages)
-            # A second slot, for checkpoints, is welcome but not worth waiting for.
-            cache.make_room(num_pages, 2) or cache.make_room(num_pages, 1)
+            self.residency.make_room(num_pages)
             ticket = self._exchange.reader.reserve(
                 turn.turn_id,
                 num_prompt_tokens=len(turn.prompt),
@@ -170,7 +162,7 @@ class DecodeWorker:
                 resident_tokens=hold.num_tokens,
             )
         except SegueError:
-            cache.release(hold)
+            self.residency.release(hold)
             raise
         self._turns[turn.turn_id] = _Turn(turn, hold)
         return ticket, self._turns[turn.turn_id]
@@ -208,30 +200,14 @@ class DecodeWorker:
         await turn.over.wait()
         return True
 
-    def renew_lease(self, session_id: SessionId, lease_s: float | None) -> float:
-        """Returns its seconds. Raises NotFound when nothing of the session is leased any more."""
-        lease_s = self._config.lease_s if lease_s is None else lease_s
-        if not 0 < lease_s <= MAX_LEASE_S:
-            raise InvalidRequest(f"lease_s must be between 0 and {MAX_LEASE_S:g}, got {lease_s:g}")
-        self._memory.cache.leases.renew(session_id, self._clock() + lease_s)
-        return lease_s
-
-    def end_lease(self, session_id: SessionId) -> bool:
-        """What was leased becomes ordinary. Returns whether there was a lease."""
-        return self._memory.cache.leases.end(session_id)
-
-    def fork_lease(self, session_id: SessionId, child_id: SessionId) -> None:
-        """A lease of the child on all that the parent has. Raises NotFound."""
-        self._memory.cache.leases.fork(session_id, child_id)
-
     def _on_commit(
         self, committed: CommittedHandoff, first_token: SampledToken, report: ShipReport
     ) -> None:
         turn = self._turns.get(committed.turn_id)
         if turn is None:
             # Given up while its bytes were being verified.
-            self._memory.pages.give_back(committed.pages, UnitState.WORKING)
-            self._give_back_slots([committed.slot])
+            self.residency.give_back(committed.pages, [committed.slot])
+            self._room.wake()
             return
         turn.committed = committed
         spec = turn.spec
@@ -240,7 +216,7 @@ class DecodeWorker:
             pages=(*turn.hold.pages, *committed.pages),
             resident_tokens=turn.hold.num_tokens,
             state_slot=committed.slot,
-            other_slot=self._spare_slot(),
+            other_slot=self.residency.spare_slot(),
             first_token=first_token,
             report=report,
             answer=Answer(
@@ -253,13 +229,6 @@ class DecodeWorker:
         )
         self._engine.submit(Admit(sequence))
 
-    def _spare_slot(self) -> SlotId | None:
-        """For the checkpoint of a sequence that is to be kept."""
-        if not (self._config.residency and self._memory.cache.make_room(0, 1)):
-            return None
-        (slot,) = self._memory.slots.take(1, UnitState.WORKING)
-        return slot
-
     def _publish(self, events: Sequence[Event]) -> None:
         """On the engine thread."""
         self._engine.publish(lambda: self._deliver(events))
@@ -270,43 +239,17 @@ class DecodeWorker:
             if isinstance(event, Said):
                 turn.events.put_nowait(event.delta)
                 continue
-            self._keep(turn, event.sequence)
+            assert turn.committed is not None, "the engine has committed turns only"
+            self.residency.keep(
+                turn.spec.session_id, event.sequence, turn.committed.pages, turn.hold
+            )
             if event.result is not None:
                 turn.events.put_nowait(self._with_residency(event.result, turn.hold))
             self._forget(event.turn_id)
 
-    def _keep(self, turn: _Turn, sequence: DecodeSequence) -> None:
-        """What the turn has in memory becomes the session's, under a lease; the rest is freed."""
-        assert turn.committed is not None, "the engine has committed turns only"
-        slots = [s for s in (sequence.state_slot, sequence.other_slot) if s is not None]
-        checkpoints: dict[int, SlotId] = {}
-        left: Sequence[PageId] = turn.committed.pages
-        if self._config.residency:
-            if sequence.checkpoint_slot is not None and (
-                sequence.checkpoint_tokens > turn.hold.num_tokens
-            ):
-                checkpoints[sequence.checkpoint_tokens] = sequence.checkpoint_slot
-                slots.remove(sequence.checkpoint_slot)
-            num_answered = sequence.num_cached - len(turn.spec.prompt)
-            tokens = (*turn.spec.prompt, *sequence.answer_ids[:num_answered])
-            cache = self._memory.cache
-            left = cache.insert(
-                tokens, turn.committed.pages, hold=turn.hold, checkpoints=checkpoints
-            )
-            cache.leases.grant(
-                turn.spec.session_id, turn.hold.node, self._clock() + self._config.lease_s
-            )
-        self._memory.pages.give_back(left, UnitState.WORKING)
-        self._give_back_slots(slots)
-
     def _with_residency(self, result: TurnResult, hold: Hold) -> TurnResult:
-        if not self._config.residency:
-            return result
-        checkpoint = hold.node.nearest_checkpoint()
         return replace(
-            result,
-            kept_tokens=hold.num_tokens,
-            kept_checkpoint_tokens=checkpoint.num_tokens if checkpoint else 0,
+            result, kept_tokens=hold.num_tokens, kept_checkpoint_tokens=checkpoint_tokens(hold)
         )
 
     def _end(self, turn_id: TurnId, reason: str) -> None:
@@ -328,14 +271,10 @@ class DecodeWorker:
 
     def _forget(self, turn_id: TurnId) -> None:
         turn = self._turns.pop(turn_id)
-        self._memory.cache.release(turn.hold)
+        self.residency.release(turn.hold)
         if turn.listener is not None:
             turn.listener.cancel()
         turn.over.set()
-        self._room.wake()
-
-    def _give_back_slots(self, slots: Sequence[SlotId]) -> None:
-        self._memory.slots.give_back(slots, UnitState.WORKING)
         self._room.wake()
 
     def status(self) -> WorkerStatus:

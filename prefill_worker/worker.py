@@ -8,8 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 from kv_transfer.endpoint import Endpoint
 from kv_transfer.exchange import Exchange
@@ -21,11 +20,9 @@ from prefill_worker.config import PrefillConfig
 from prefill_worker.engine import Command, Computed, Drop, PrefillEngine, PrefillSequence, Start
 from prefill_worker.metrics import PrefillMetrics
 from prefill_worker.puller import Puller
-from prefill_worker.scheduler import checkpoint_stops
 from prefill_worker.server import services
-from segue.cache.accountant import UnitState
+from prefill_worker.units import PromptMemory, PromptUnits
 from segue.cache.memory import Memory
-from segue.cache.prefix_cache import Hold
 from segue.cache.room import WaitingRoom
 from segue.cancellation import uninterrupted
 from segue.engine.loop import EngineLoop
@@ -33,17 +30,14 @@ from segue.engine.runner import ModelRunner
 from segue.errors import (
     Cancelled,
     InvalidRequest,
-    Overloaded,
     SegueError,
     TransferFailed,
     Unavailable,
 )
 from segue.telemetry import Clock
 from segue.types import (
-    PageId,
     PrefixHolder,
     ShipReport,
-    SlotId,
     TurnId,
     TurnSpec,
     WorkerLoad,
@@ -53,21 +47,6 @@ from segue.wire.server import Services
 from segue.worker_process import Presence, leave_process
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class _Units:
-    """What a turn has while it is computed: a prefix that is shared, and units of its own."""
-
-    hold: Hold
-    pages: Sequence[PageId]
-    slot: SlotId
-    checkpoints: Mapping[int, SlotId]
-    """For the states that are kept on the way: position to slot."""
-
-    @property
-    def slots(self) -> Sequence[SlotId]:
-        return (self.slot, *self.checkpoints.values())
 
 
 class PrefillWorker:
@@ -87,15 +66,13 @@ class PrefillWorker:
         self.presence = presence
         self.name = presence.identity.worker_id
         self.model_id = runner.layout.model_id
-        self._layout = runner.layout
         self._config = config
         self._metrics = metrics
-        self._max_running = max_running
         self._clock = clock
         self._memory = memory
+        self._prompts = PromptMemory(memory, runner.layout, config, max_running)
         self._room = WaitingRoom(config.max_waiting)
         self._turns: dict[TurnId, asyncio.Task[ShipReport]] = {}
-        self._num_running = 0
         self._waiting_tokens = 0
         self._is_draining = False
         self._exchange = Exchange(
@@ -160,13 +137,10 @@ class PrefillWorker:
             pulled = ShipReport()
             if holder is not None and self._config.prefix_cache and self._config.pull:
                 pulled = await self._puller.pull(turn, holder)
-            units = await self._room.take(lambda: self._take(turn))
-            self._num_running += 1
+            units = await self._room.take(lambda: self._prompts.take(turn))
             try:
                 return await self._ship(turn, ticket, units, pulled, received_at)
             finally:
-                self._num_running -= 1
-                self._memory.cache.release(units.hold)
                 self._room.wake()
         except asyncio.CancelledError:
             self._metrics.lost("stopped")
@@ -177,53 +151,11 @@ class PrefillWorker:
         finally:
             self._waiting_tokens -= num_tokens
 
-    def _take(self, turn: TurnSpec) -> _Units:
-        """Holds the prefix that is here, takes units for the rest; or Overloaded, and neither."""
-        if self._num_running >= self._max_running:
-            raise Overloaded(f"{self._max_running} turns run on {self.name}; come back later")
-        num_pages = self._layout.num_pages_for(len(turn.prompt))
-        if num_pages > self._memory.pages.total:
-            raise InvalidRequest(
-                f"a prompt of {len(turn.prompt)} tokens needs {num_pages} pages, "
-                f"{self.name} has {self._memory.pages.total}"
-            )
-        cache = self._memory.cache
-        hold = cache.hold_checkpoint(cache.match(turn.prompt if self._config.prefix_cache else ()))
-        stops = self._stops(turn, hold)
-        num_pages -= len(hold.pages)
-        # Without room for the states on the way, the turn still needs one for its own.
-        if not cache.make_room(num_pages, 1 + len(stops)):
-            stops = ()
-            cache.make_room(num_pages, 1)
-        try:
-            pages = self._memory.pages.take(num_pages, UnitState.WORKING)
-        except Overloaded:
-            cache.release(hold)
-            raise
-        try:
-            slot, *kept = self._memory.slots.take(1 + len(stops), UnitState.WORKING)
-        except Overloaded:
-            self._memory.pages.give_back(pages, UnitState.WORKING)
-            cache.release(hold)
-            raise
-        return _Units(hold, pages, slot, dict(zip(stops, kept, strict=True)))
-
-    def _stops(self, turn: TurnSpec, hold: Hold) -> tuple[int, ...]:
-        if not self._config.prefix_cache:
-            return ()
-        return checkpoint_stops(
-            turn.branch_points,
-            hold.num_tokens,
-            len(turn.prompt),
-            page_tokens=self._layout.page_tokens,
-            stride=self._config.checkpoint_stride,
-        )
-
     async def _ship(
         self,
         turn: TurnSpec,
         ticket: Ticket,
-        units: _Units,
+        units: PromptUnits,
         pulled: ShipReport,
         received_at: float,
     ) -> ShipReport:
@@ -234,7 +166,7 @@ class PrefillWorker:
             outgoing = self._exchange.writer.begin(
                 ticket,
                 reader_map,
-                source_pages=(*units.hold.pages, *units.pages),
+                source_pages=units.pages,
                 source_slot=units.slot,
             )
             try:
@@ -243,7 +175,8 @@ class PrefillWorker:
                 start = units.hold.num_tokens
                 report = ShipReport(
                     shipped_bytes=shipped.shipped_bytes,
-                    cached_tokens=start - pulled.pulled_tokens,
+                    # What was pulled may have been evicted before it was held.
+                    cached_tokens=max(start - pulled.pulled_tokens, 0),
                     queue_s=computed.started_at - received_at,
                     prefill_s=computed.ended_at - computed.started_at,
                     transfer_s=shipped.transfer_s,
@@ -265,33 +198,15 @@ class PrefillWorker:
                 await uninterrupted(give_up(outgoing, ticket, peers, error))
                 raise
         except BaseException:
-            self._give_back(units.pages, units.slots)
+            self._prompts.give_back(units)
             raise
         self._puller.rates.computed(report.computed_tokens, report.prefill_s)
         self._puller.rates.moved(report.shipped_bytes, report.transfer_s)
-        self._keep(turn, units)
+        self._prompts.keep(turn, units)
         self._metrics.shipped(report)
         return report
 
-    def _keep(self, turn: TurnSpec, units: _Units) -> None:
-        """The prompt's full pages and states become the cache's; the rest is freed."""
-        if not self._config.prefix_cache:
-            self._give_back(units.pages, units.slots)
-            return
-        checkpoints, slots = dict(units.checkpoints), [units.slot]
-        if len(turn.prompt) % self._layout.page_tokens == 0:
-            # The state after the prompt stands at a page boundary, so it is one too.
-            checkpoints[len(turn.prompt)] = slots.pop()
-        left = self._memory.cache.insert(
-            turn.prompt, units.pages, hold=units.hold, checkpoints=checkpoints
-        )
-        self._give_back(left, slots)
-
-    def _give_back(self, pages: Sequence[PageId], slots: Sequence[SlotId]) -> None:
-        self._memory.pages.give_back(pages, UnitState.WORKING)
-        self._memory.slots.give_back(slots, UnitState.WORKING)
-
-    async def _compute(self, turn: TurnSpec, outgoing: Outgoing, units: _Units) -> Computed:
+    async def _compute(self, turn: TurnSpec, outgoing: Outgoing, units: PromptUnits) -> Computed:
         """Returns, or raises, when the engine has let go of the units."""
         done: asyncio.Future[Computed | None] = asyncio.get_running_loop().create_future()
 
@@ -301,7 +216,7 @@ class PrefillWorker:
         checkpoint = units.hold.checkpoint
         sequence = PrefillSequence(
             turn=turn,
-            pages=(*units.hold.pages, *units.pages),
+            pages=units.pages,
             slot=units.slot,
             outgoing=outgoing,
             done=on_done,

@@ -1,0 +1,101 @@
+"""What sessions have in memory here: the prefix that is resident, and what a turn leaves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from decode_worker.config import DecodeConfig
+from decode_worker.engine import DecodeSequence
+from segue.cache.accountant import UnitState
+from segue.cache.memory import Memory
+from segue.cache.prefix_cache import Hold
+from segue.errors import InvalidRequest
+from segue.telemetry import Clock
+from segue.types import PageId, SessionId, SlotId
+
+MAX_LEASE_S = 86_400.0
+"""A client that asks for more has forgotten the session."""
+
+
+class Residency:
+    """The event loop owns it. With `[decode] residency = false` it keeps nothing."""
+
+    def __init__(self, memory: Memory, config: DecodeConfig, clock: Clock) -> None:
+        self._memory = memory
+        self._config = config
+        self._clock = clock
+
+    def hold(self, prompt: Sequence[int]) -> Hold:
+        """The pages of the prompt that are here: shared, to be read only, until released."""
+        cache = self._memory.cache
+        return cache.hold_pages(cache.match(prompt if self._config.residency else ()))
+
+    def make_room(self, num_pages: int) -> None:
+        """For the rest of a turn, as far as can be: pages, a slot, and one for checkpoints, which
+        is welcome but not worth waiting for.
+        """
+        cache = self._memory.cache
+        if not cache.make_room(num_pages, 2):
+            cache.make_room(num_pages, 1)
+
+    def spare_slot(self) -> SlotId | None:
+        """For the checkpoint of a sequence that will be kept, if there is room."""
+        if not (self._config.residency and self._memory.cache.make_room(0, 1)):
+            return None
+        (slot,) = self._memory.slots.take(1, UnitState.WORKING)
+        return slot
+
+    def keep(
+        self,
+        session_id: SessionId,
+        sequence: DecodeSequence,
+        own_pages: Sequence[PageId],
+        hold: Hold,
+    ) -> None:
+        """What the turn has in memory becomes the session's, under a lease; the rest is freed.
+
+        Afterwards `hold` reaches to the last page that is kept.
+        """
+        slots = [s for s in (sequence.state_slot, sequence.other_slot) if s is not None]
+        left = own_pages
+        if self._config.residency:
+            checkpoints: dict[int, SlotId] = {}
+            kept = sequence.checkpoint_slot
+            if kept is not None and sequence.checkpoint_tokens > hold.num_tokens:
+                checkpoints[sequence.checkpoint_tokens] = kept
+                slots.remove(kept)
+            cache = self._memory.cache
+            left = cache.insert(
+                sequence.cached_tokens, own_pages, hold=hold, checkpoints=checkpoints
+            )
+            cache.leases.grant(session_id, hold.node, self._clock() + self._config.lease_s)
+        self.give_back(left, slots)
+
+    def give_back(self, pages: Sequence[PageId], slots: Sequence[SlotId]) -> None:
+        self._memory.pages.give_back(pages, UnitState.WORKING)
+        self._memory.slots.give_back(slots, UnitState.WORKING)
+
+    def release(self, hold: Hold) -> None:
+        self._memory.cache.release(hold)
+
+    def renew(self, session_id: SessionId, lease_s: float | None) -> float:
+        """Returns its seconds. Raises NotFound when nothing of the session is leased any more."""
+        lease_s = self._config.lease_s if lease_s is None else lease_s
+        if not 0 < lease_s <= MAX_LEASE_S:
+            raise InvalidRequest(f"lease_s must be between 0 and {MAX_LEASE_S:g}, got {lease_s:g}")
+        self._memory.cache.leases.renew(session_id, self._clock() + lease_s)
+        return lease_s
+
+    def end(self, session_id: SessionId) -> bool:
+        """What was leased becomes ordinary. Returns whether there was a lease."""
+        return self._memory.cache.leases.end(session_id)
+
+    def fork(self, session_id: SessionId, child_id: SessionId) -> None:
+        """A lease of the child on all that the parent has. Raises NotFound."""
+        self._memory.cache.leases.fork(session_id, child_id)
+
+
+def checkpoint_tokens(hold: Hold) -> int:
+    """Of a held prefix, the longest part that has a state here; 0 when none has."""
+    checkpoint = hold.node.nearest_checkpoint()
+    return checkpoint.num_tokens if checkpoint else 0

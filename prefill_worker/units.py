@@ -1,0 +1,119 @@
+"""What prompts have in memory here: a prefix that is shared, units of their own, and what stays."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from prefill_worker.config import PrefillConfig
+from prefill_worker.scheduler import checkpoint_stops
+from segue.cache.accountant import UnitState
+from segue.cache.layout import CacheLayout
+from segue.cache.memory import Memory
+from segue.cache.prefix_cache import Hold
+from segue.errors import InvalidRequest, Overloaded
+from segue.types import PageId, SlotId, TurnSpec
+
+
+@dataclass(frozen=True, slots=True)
+class PromptUnits:
+    """Of one prompt while it is computed."""
+
+    hold: Hold
+    """The prefix that is here already; computing goes on after it."""
+    own_pages: Sequence[PageId]
+    slot: SlotId
+    """For the state after the prompt."""
+    checkpoints: Mapping[int, SlotId]
+    """For the states that are kept on the way: position to slot."""
+
+    @property
+    def pages(self) -> Sequence[PageId]:
+        """Of the whole prompt, in order."""
+        return (*self.hold.pages, *self.own_pages)
+
+
+class PromptMemory:
+    """Takes and gives back what prompts need. The event loop owns it."""
+
+    def __init__(
+        self, memory: Memory, layout: CacheLayout, config: PrefillConfig, max_running: int
+    ) -> None:
+        self._memory = memory
+        self._layout = layout
+        self._config = config
+        self._max_running = max_running
+        self.num_running = 0
+
+    def take(self, turn: TurnSpec) -> PromptUnits:
+        """Holds the prefix that is here and takes units for the rest.
+
+        Raises Overloaded when there is no room now, InvalidRequest when there never will be; then
+        nothing is taken.
+        """
+        if self.num_running >= self._max_running:
+            raise Overloaded(f"{self._max_running} prompts are computed here; come back later")
+        num_pages = self._layout.num_pages_for(len(turn.prompt))
+        if num_pages > self._memory.pages.total:
+            raise InvalidRequest(
+                f"a prompt of {len(turn.prompt)} tokens needs {num_pages} pages, "
+                f"this prefill worker has {self._memory.pages.total}"
+            )
+        cache = self._memory.cache
+        hold = cache.hold_checkpoint(cache.match(turn.prompt if self._config.prefix_cache else ()))
+        try:
+            units = self._take_behind(hold, turn, num_pages - len(hold.pages))
+        except Overloaded:
+            cache.release(hold)
+            raise
+        self.num_running += 1
+        return units
+
+    def keep(self, turn: TurnSpec, units: PromptUnits) -> None:
+        """A computed prompt's full pages and states become the cache's; the rest is freed."""
+        checkpoints = dict(units.checkpoints)
+        own_slots = [units.slot]
+        left = units.own_pages
+        if self._config.prefix_cache:
+            if len(turn.prompt) % self._layout.page_tokens == 0:
+                # The state after the prompt stands at a page boundary, so it is one too.
+                checkpoints[len(turn.prompt)] = own_slots.pop()
+            left = self._memory.cache.insert(
+                turn.prompt, units.own_pages, hold=units.hold, checkpoints=checkpoints
+            )
+        self._free(units.hold, left, own_slots)
+
+    def give_back(self, units: PromptUnits) -> None:
+        """Of a prompt that was not computed to its end."""
+        self._free(units.hold, units.own_pages, [units.slot, *units.checkpoints.values()])
+
+    def _take_behind(self, hold: Hold, turn: TurnSpec, num_pages: int) -> PromptUnits:
+        stops = self._stops(turn, hold)
+        # Without room for the states on the way, the turn still needs a slot for its own.
+        if not self._memory.cache.make_room(num_pages, 1 + len(stops)):
+            stops = ()
+            self._memory.cache.make_room(num_pages, 1)
+        pages = self._memory.pages.take(num_pages, UnitState.WORKING)
+        try:
+            slot, *kept = self._memory.slots.take(1 + len(stops), UnitState.WORKING)
+        except Overloaded:
+            self._memory.pages.give_back(pages, UnitState.WORKING)
+            raise
+        return PromptUnits(hold, pages, slot, dict(zip(stops, kept, strict=True)))
+
+    def _stops(self, turn: TurnSpec, hold: Hold) -> tuple[int, ...]:
+        if not self._config.prefix_cache:
+            return ()
+        return checkpoint_stops(
+            turn.branch_points,
+            hold.num_tokens,
+            len(turn.prompt),
+            page_tokens=self._layout.page_tokens,
+            stride=self._config.checkpoint_stride,
+        )
+
+    def _free(self, hold: Hold, pages: Sequence[PageId], slots: Sequence[SlotId]) -> None:
+        self._memory.pages.give_back(pages, UnitState.WORKING)
+        self._memory.slots.give_back(slots, UnitState.WORKING)
+        self._memory.cache.release(hold)
+        self.num_running -= 1
