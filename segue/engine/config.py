@@ -23,7 +23,7 @@ class EngineConfig:
     """Slots beyond those, for states that outlive their sequence; fewer where they would take more
     than half of the memory."""
     num_threads: int = 0
-    """Of torch; 0 leaves the choice to torch."""
+    """Of torch; 0 shares this machine's cores among the workers that `segue serve` starts on it."""
 
     def __post_init__(self) -> None:
         for name in ("page_tokens", "cache_bytes", "max_running"):

@@ -51,7 +51,7 @@ def running_cluster(config: Config, report: Report) -> Iterator[Cluster]:
     """
     report("finding the model")
     model = _resolve(config)
-    config = _with_port(config)
+    config = _with_threads(_with_port(config))
     report("starting Ray" if not config.cluster.ray_address else "joining Ray")
     is_ours = _start_ray(config.cluster.ray_address)
     try:
@@ -86,6 +86,8 @@ def _start_ray(address: str) -> bool:
         else:
             # Usage statistics would be sent to the internet.
             os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+            # Ray starts its workers at niceness 15; ours are what the machine is there for.
+            os.environ.setdefault("RAY_worker_niceness", "0")
             ray.init(include_dashboard=False, num_cpus=os.cpu_count(), **common)
     return True
 
@@ -144,6 +146,17 @@ def _with_port(config: Config) -> Config:
         return config
     port = free_port(config.router.host, config.router.port)
     return replace(config, router=replace(config.router, port=port))
+
+
+def _with_threads(config: Config) -> Config:
+    """Shares this machine's cores among its workers: two that both want all of them wait for each
+    other at every barrier. On another cluster that is for its operator to say.
+    """
+    if config.engine.num_threads or config.cluster.ray_address:
+        return config
+    num_workers = config.cluster.prefill + config.cluster.decode
+    num_threads = max(1, (os.cpu_count() or 1) // num_workers)
+    return replace(config, engine=replace(config.engine, num_threads=num_threads))
 
 
 def _actor_options(config: Config) -> dict[str, Any]:
