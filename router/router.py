@@ -17,7 +17,7 @@ from router.directory import Keeping, SessionDirectory, longest_holder
 from router.links import Links
 from router.membership import Membership
 from router.metrics import RouterMetrics
-from router.policy import Placement, Residence, place
+from router.policy import Placement, Residence, place_by_load
 from router.prompt import PromptBuilder
 from router.sessions import SessionDesk
 from router.turn import Turn, TurnContext
@@ -126,7 +126,7 @@ class Router:
         def place_turn(avoid: Collection[WorkerId]) -> Placement:
             self._in_flight.subtract(seats)
             seats.clear()
-            placement = place(
+            placement = place_by_load(
                 self.membership.workers(),
                 self._in_flight,
                 residence=self._directory.find(session_id),

@@ -1,0 +1,106 @@
+"""The workers as a placement sees them: heartbeats and the router's own turns in, load out.
+
+A heartbeat is late but knows the turns of every router; what this router placed is known at once.
+So a worker's load is the router's own part, exact, plus what its last heartbeat held beyond that.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from router.placement.coefficients import PRIOR, Coefficients, Observation, learn
+from router.placement.decision import Decision
+from router.placement.load_index import LoadIndex
+from router.placement.node import Node
+from segue.types import WorkerId, WorkerStatus
+
+
+@dataclass(slots=True)
+class Seat:
+    """What a placed turn counts for in the placement of others."""
+
+    prefill: Node
+    decode: Node
+    queued_tokens: int
+    num_pages: int
+    num_heard: int
+    """Heartbeats of the decode worker when the seat was taken."""
+    in_prefill: bool = True
+    is_held: bool = True
+
+
+class Cluster:
+    """One event loop owns it. `place` reads it and changes nothing."""
+
+    def __init__(self, coefficients: Coefficients = PRIOR) -> None:
+        self.coefficients = coefficients
+        self.nodes: dict[WorkerId, Node] = {}
+        self.ready_prefills = LoadIndex()
+        self.ready_decodes = LoadIndex()
+
+    def heard(self, status: WorkerStatus) -> None:
+        """A heartbeat, or the news that a worker drains or is lost."""
+        node = self.nodes.get(status.worker_id)
+        if node is None or node.status.epoch != status.epoch:
+            # A later life has none of the turns of the earlier one.
+            node = self.nodes[status.worker_id] = Node(status, status.worker_id)
+        node.heard(status)
+        self._rank(status.worker_id)
+
+    def take(self, decision: Decision) -> Seat:
+        """Counts a placed turn. Every seat is left, whatever becomes of the turn."""
+        chosen = decision.chosen
+        prefill, decode = self.nodes[chosen.prefill], self.nodes[chosen.decode]
+        seat = Seat(
+            prefill=prefill,
+            decode=decode,
+            queued_tokens=chosen.plan.computed_tokens,
+            num_pages=chosen.target.side.needed_pages,
+            num_heard=decode.num_heard,
+        )
+        self._count_prefill(seat, 1)
+        self._count_turn(seat, 1)
+        return seat
+
+    def prefilled(self, seat: Seat) -> None:
+        """The turn has its first token: prefill is done with it."""
+        if seat.in_prefill:
+            seat.in_prefill = False
+            self._count_prefill(seat, -1)
+
+    def leave(self, seat: Seat) -> None:
+        """The turn ended, or is placed anew. A second time changes nothing."""
+        self.prefilled(seat)
+        if seat.is_held:
+            seat.is_held = False
+            self._count_turn(seat, -1)
+
+    def learn(self, observation: Observation) -> None:
+        self.coefficients = learn(self.coefficients, observation)
+
+    # Both count on the lives that took the turn: later lives of the workers never had it.
+
+    def _count_prefill(self, seat: Seat, change: int) -> None:
+        node = seat.prefill
+        node.own_prefills += change
+        node.own_tokens += change * seat.queued_tokens
+        if node.is_prefill:
+            node.own_turns += change
+        self._rank(node.worker_id)
+
+    def _count_turn(self, seat: Seat, change: int) -> None:
+        node = seat.decode
+        node.own_turns += change
+        if node.num_heard == seat.num_heard:
+            # A later heartbeat has the pages in its own counts.
+            node.room_pages -= change * seat.num_pages
+        self._rank(node.worker_id)
+
+    def _rank(self, worker_id: WorkerId) -> None:
+        node = self.nodes[worker_id]
+        index = self.ready_prefills if node.is_prefill else self.ready_decodes
+        if not node.is_ready:
+            index.remove(worker_id)
+            return
+        queue_s = node.queue_s(self.coefficients.of(worker_id))
+        index.put(worker_id, (queue_s, node.running_turns, -node.status.load.pages.free))

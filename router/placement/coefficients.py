@@ -1,0 +1,144 @@
+"""What placement knows about speed and size, and how it learns from turns that ended.
+
+Every quantity is kept twice: for the worker, and pooled over the cluster. A worker that was never
+observed is taken to be like the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from router.placement.line import Line, prior_line
+from segue.types import WorkerId
+
+# Weight of one observation in the averages that are not lines.
+_SHARE_STEP = 0.05
+_MAX_OVERHEAD_S = 1.0
+# Fewer tokens say little about the time of a step.
+_MIN_STEPS = 8
+
+
+class Speed(NamedTuple):
+    """Of one worker, or pooled."""
+
+    compute: Line
+    """Seconds of a prefill over its computed tokens."""
+    link: Line
+    """Seconds of a transfer that the worker took part in, over bytes."""
+    step: Line
+    """Seconds of a decode step over running turns."""
+    hidden_share: float
+    """Of what could move under compute, what did."""
+
+
+class Coefficients(NamedTuple):
+    pooled: Speed
+    workers: Mapping[WorkerId, Speed]
+    size: Line
+    """Bytes of a handoff over its tokens: the fixed part is a slot, the rest are pages."""
+    overhead_s: float
+    """Of every turn: what calls between processes take."""
+
+    def of(self, worker_id: WorkerId) -> Speed:
+        return self.workers.get(worker_id, self.pooled)
+
+
+# Orders of magnitude of a 35B-A3B model on one GPU with a 100 Gbit/s link; the first observation
+# of each quantity replaces its scale.
+PRIOR = Coefficients(
+    pooled=Speed(
+        compute=prior_line(0.010, 5e-5),
+        link=prior_line(0.001, 1e-10),
+        step=prior_line(0.020, 2e-4),
+        hidden_share=0.8,
+    ),
+    workers={},
+    size=prior_line(60 * 2**20, 20 * 2**10),
+    overhead_s=0.003,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Observation:
+    """What one turn reported. A part that is 0 was not measured and teaches nothing."""
+
+    prefill: WorkerId
+    """Who computed the prompt; the decode worker itself where it did."""
+    decode: WorkerId
+    computed_tokens: int = 0
+    shipped_tokens: int = 0
+    """Of the prompt, beyond what was resident on decode."""
+    shipped_bytes: int = 0
+    queue_s: float = 0.0
+    """From prefill's receipt until it began to compute, pulls included."""
+    prefill_s: float = 0.0
+    transfer_s: float = 0.0
+    exposed_transfer_s: float = 0.0
+    pulled_from: WorkerId | None = None
+    pulled_bytes: int = 0
+    pull_s: float = 0.0
+    placed_to_first_token_s: float = 0.0
+    """From the decision to the first token at the router."""
+    completion_tokens: int = 0
+    decode_s: float = 0.0
+    running_turns: int = 0
+    """On the decode worker while it answered, this one included."""
+
+
+def learn(coefficients: Coefficients, seen: Observation) -> Coefficients:
+    workers = dict(coefficients.workers)
+    pooled = coefficients.pooled
+
+    def update(worker_ids: Iterable[WorkerId], field: str, units: float, value: float) -> None:
+        nonlocal pooled
+        for worker_id in worker_ids:
+            speed = workers.get(worker_id, pooled)
+            workers[worker_id] = _with_line(speed, field, units, value)
+        pooled = _with_line(pooled, field, units, value)
+
+    if seen.prefill_s > 0.0:
+        update([seen.prefill], "compute", seen.computed_tokens, seen.prefill_s)
+    if seen.transfer_s > 0.0:
+        update([seen.prefill, seen.decode], "link", seen.shipped_bytes, seen.transfer_s)
+        worker = workers[seen.prefill]
+        workers[seen.prefill] = worker._replace(hidden_share=_hidden_share(worker, seen))
+        pooled = pooled._replace(hidden_share=_hidden_share(pooled, seen))
+    if seen.pulled_from is not None:
+        update([seen.pulled_from, seen.prefill], "link", seen.pulled_bytes, seen.pull_s)
+    if seen.completion_tokens > _MIN_STEPS:
+        step_s = seen.decode_s / (seen.completion_tokens - 1)
+        update([seen.decode], "step", seen.running_turns, step_s)
+    return Coefficients(
+        pooled=pooled,
+        workers=workers,
+        size=coefficients.size.observed(seen.shipped_tokens, seen.shipped_bytes),
+        overhead_s=_overhead_s(coefficients.overhead_s, seen),
+    )
+
+
+def _with_line(speed: Speed, field: str, units: float, value: float) -> Speed:
+    match field:
+        case "compute":
+            return speed._replace(compute=speed.compute.observed(units, value))
+        case "link":
+            return speed._replace(link=speed.link.observed(units, value))
+        case _:
+            return speed._replace(step=speed.step.observed(units, value))
+
+
+def _hidden_share(speed: Speed, seen: Observation) -> float:
+    could_hide_s = min(seen.transfer_s, seen.prefill_s)
+    if could_hide_s <= 0.0:
+        return speed.hidden_share
+    share = (seen.transfer_s - seen.exposed_transfer_s) / could_hide_s
+    return speed.hidden_share + _SHARE_STEP * (min(max(share, 0.0), 1.0) - speed.hidden_share)
+
+
+def _overhead_s(overhead_s: float, seen: Observation) -> float:
+    if seen.placed_to_first_token_s <= 0.0:
+        return overhead_s
+    explained_s = seen.queue_s + seen.prefill_s + seen.exposed_transfer_s
+    rest_s = min(max(seen.placed_to_first_token_s - explained_s, 0.0), _MAX_OVERHEAD_S)
+    return overhead_s + _SHARE_STEP * (rest_s - overhead_s)

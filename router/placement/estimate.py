@@ -1,0 +1,201 @@
+"""Expected time to first token of one turn, for each way to run it. Plain arithmetic.
+
+queue ─▶ pull ─▶ compute ─────────────▶ ship the rest ─▶ first token
+                   └ move, hidden ──┴─ move, exposed ┘
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+from router.placement.coefficients import Coefficients
+from router.placement.side import Exclusion, Rules, Side, TurnSize
+from segue.types import WorkerId
+
+
+class Mode(enum.StrEnum):
+    """Where the tokens come from that the prefill worker does not hold."""
+
+    COMPUTE = "compute"
+    PULL = "pull"
+    """A prefix from another worker, the rest computed."""
+    LOCAL = "local"
+    """The decode worker computes the prompt's end itself; nothing moves."""
+
+
+# Looked up once: members of an enumeration are slow to reach.
+_COMPUTE, _PULL, _LOCAL = Mode
+
+
+class Plan(NamedTuple):
+    """How one worker comes to the prompt's pages and state."""
+
+    side: Side
+    mode: Mode
+    source: Side | None
+    """Whom the prefix is pulled from."""
+    queue_s: float
+    pull_s: float
+    compute_s: float
+    overhead_s: float
+    computed_tokens: int
+    resumed_tokens: int
+    """The prefix that is not computed, the pulled part included."""
+
+
+class Target(NamedTuple):
+    """What the decode worker lacks."""
+
+    side: Side
+    moved_tokens: int
+    moved_bytes: float
+    link_s: float
+    """What its own end of the link takes for them."""
+
+
+class Candidate(NamedTuple):
+    """One way to run the turn: the sum of its plan, and of what moving adds to it."""
+
+    excluded: Exclusion
+    total_s: float
+    plan: Plan
+    target: Target
+    move_s: float
+    hidden_s: float
+    """Of `move_s`, what runs under compute."""
+    interference_s: float
+    """What the decode worker's other turns lose."""
+
+    @property
+    def prefill(self) -> WorkerId:
+        return self.plan.side.worker_id
+
+    @property
+    def decode(self) -> WorkerId:
+        return self.target.side.worker_id
+
+    @property
+    def mode(self) -> Mode:
+        return self.plan.mode
+
+    @property
+    def source(self) -> WorkerId | None:
+        """The worker that `Prefill` is told to pull from."""
+        return self.plan.source.worker_id if self.plan.source else None
+
+    def parts(self) -> dict[str, float]:
+        """Seconds by name. They sum up to `total_s`."""
+        plan = self.plan
+        return {
+            "queue": plan.queue_s,
+            "pull": plan.pull_s,
+            "compute": plan.compute_s,
+            "move": self.move_s,
+            "hidden": -self.hidden_s,
+            "interference": self.interference_s,
+            "overhead": plan.overhead_s,
+        }
+
+
+def plans(turn: TurnSize, side: Side, source: Side | None, known: Coefficients) -> list[Plan]:
+    """To compute what the worker lacks; and to pull first, where `source` holds more."""
+    held_tokens = side.held.checkpoint_tokens
+    compute = _plan(turn, side, None, held_tokens, 0.0, known)
+    if source is None or source.held.checkpoint_tokens <= held_tokens:
+        return [compute]
+    pulled_tokens = source.held.checkpoint_tokens - side.held.resident_tokens
+    num_bytes = known.size.at(max(pulled_tokens, 0))
+    # A pair is as fast as its slower end.
+    pull_s = max(side.speed.link.at(num_bytes), source.speed.link.at(num_bytes))
+    return [compute, _plan(turn, side, source, source.held.checkpoint_tokens, pull_s, known)]
+
+
+def pairs(of_one_side: Sequence[Plan], targets: Sequence[Target]) -> list[Candidate]:
+    """Every plan of a prefill worker with every target. A plan that cannot win with any target is
+    shown with the first one only.
+    """
+    if len(of_one_side) == 1:
+        return pair(of_one_side[0], targets)
+    one, other = of_one_side
+    return [
+        *pair(one, targets[:1] if _always_beats(other, one) else targets),
+        *pair(other, targets[:1] if _always_beats(one, other) else targets),
+    ]
+
+
+def _always_beats(one: Plan, other: Plan) -> bool:
+    """Whatever is moved afterwards: more compute hides more, but never more than its own length."""
+    more_hidden_s = max(other.compute_s - one.compute_s, 0.0) * one.side.speed.hidden_share
+    return one.pull_s + one.compute_s + more_hidden_s < other.pull_s + other.compute_s
+
+
+def _plan(
+    turn: TurnSize,
+    side: Side,
+    source: Side | None,
+    resumed_tokens: int,
+    pull_s: float,
+    known: Coefficients,
+) -> Plan:
+    computed_tokens = turn.prompt_tokens - resumed_tokens
+    return Plan(
+        side,
+        _COMPUTE if source is None else _PULL,
+        source,
+        side.queue_s,
+        pull_s,
+        side.speed.compute.at(computed_tokens),
+        known.overhead_s,
+        computed_tokens,
+        resumed_tokens,
+    )
+
+
+def target_of(turn: TurnSize, side: Side, known: Coefficients) -> Target:
+    moved_tokens = turn.prompt_tokens - side.held.resident_tokens
+    num_bytes = known.size.at(moved_tokens)
+    return Target(side, moved_tokens, num_bytes, side.speed.link.at(num_bytes))
+
+
+def pair(plan: Plan, targets: Iterable[Target]) -> list[Candidate]:
+    """The plan with each of the targets. The inner loop of a decision: it is kept flat."""
+    candidates = []
+    side, _, _, queue_s, pull_s, compute_s, overhead_s, _, _ = plan
+    link = side.speed.link
+    fixed_s, s_per_byte = link.fixed, link.per_unit
+    hidden_share = side.speed.hidden_share
+    before_move_s = queue_s + pull_s + compute_s + overhead_s
+    for target in targets:
+        move_s = fixed_s + s_per_byte * target.moved_bytes
+        if move_s < target.link_s:
+            move_s = target.link_s
+        hidden_s = hidden_share * (move_s if move_s < compute_s else compute_s)
+        excluded = target.side.excluded
+        candidate = Candidate(
+            side.excluded if side.excluded > excluded else excluded,
+            before_move_s + move_s - hidden_s,
+            plan,
+            target,
+            move_s,
+            hidden_s,
+            0.0,
+        )
+        candidates.append(candidate)
+    return candidates
+
+
+def on_decode(
+    turn: TurnSize, targets: Sequence[Target], known: Coefficients, rules: Rules
+) -> Iterator[Candidate]:
+    """Each decode worker that may compute the prompt's end from its own checkpoint."""
+    for target in targets:
+        side = target.side
+        resumed_tokens = side.held.checkpoint_tokens
+        if 0 < resumed_tokens >= turn.prompt_tokens - rules.local_prefill_max_tokens:
+            plan = _plan(turn, side, None, resumed_tokens, 0.0, known)._replace(mode=_LOCAL)
+            interference_s = plan.compute_s * rules.interference_share * side.running_turns
+            total_s = plan.queue_s + plan.compute_s + plan.overhead_s + interference_s
+            nothing = target._replace(moved_tokens=0, moved_bytes=0.0, link_s=0.0)
+            yield Candidate(side.excluded, total_s, plan, nothing, 0.0, 0.0, interference_s)

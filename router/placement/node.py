@@ -1,0 +1,54 @@
+"""One worker's load: what this router placed there, and what its last heartbeat held besides."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from router.placement.coefficients import Speed
+from segue.types import Role, WorkerHealth, WorkerId, WorkerStatus
+
+
+@dataclass(slots=True)
+class Node:
+    """Kept flat: every decision reads some of them."""
+
+    status: WorkerStatus
+    worker_id: WorkerId
+    is_prefill: bool = False
+    is_ready: bool = False
+    is_lost: bool = False
+    total_pages: int = 0
+    room_pages: int = 0
+    """Free pages and those that can be freed: what is cached gives way to a turn, and what is
+    resident of the turn itself is among it.
+    """
+    own_tokens: int = 0
+    """To be computed there, of turns that this router placed and that have no first token yet."""
+    own_prefills: int = 0
+    own_turns: int = 0
+    other_tokens: int = 0
+    other_turns: int = 0
+    num_heard: int = 0
+
+    def heard(self, status: WorkerStatus) -> None:
+        """A worker's report holds this router's turns too: what exceeds them is of others."""
+        load = status.load
+        self.status = status
+        self.is_prefill = status.role is Role.PREFILL
+        self.is_lost = status.health is WorkerHealth.LOST
+        self.is_ready = status.health is WorkerHealth.READY
+        self.total_pages = load.pages.total
+        self.room_pages = load.pages.free + load.pages.cached
+        self.other_tokens = max(load.waiting_tokens - self.own_tokens, 0)
+        self.other_turns = max(load.running_turns + load.waiting_turns - self.own_turns, 0)
+        self.num_heard += 1
+
+    def queue_s(self, speed: Speed) -> float:
+        tokens = self.own_tokens + self.other_tokens
+        if not tokens:
+            return 0.0
+        return speed.compute.per_unit * tokens + speed.compute.fixed * self.own_prefills
+
+    @property
+    def running_turns(self) -> int:
+        return self.own_turns + self.other_turns

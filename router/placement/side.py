@@ -1,0 +1,106 @@
+"""A worker as one decision sees it: what it holds of the prompt, how long its queue is, whether it
+may take the turn.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from router.placement.coefficients import Speed
+from router.placement.node import Node
+from segue.types import WorkerId
+
+
+class Exclusion(enum.IntEnum):
+    """Why a candidate was not weighed with the others, the least serious first.
+
+    When there is no other candidate, the least serious one runs the turn, up to AVOIDED.
+    """
+
+    NONE = 0
+    SPEED = 1
+    """One turn more, and users of the decode worker fall below their token rate."""
+    MEMORY = 2
+    """Its pages do not suffice for prompt and answer, whatever is evicted."""
+    AVOIDED = 3
+    """It just failed this turn."""
+    NOT_READY = 4
+    """Draining or lost."""
+
+
+class TurnSize(NamedTuple):
+    prompt_tokens: int
+    max_tokens: int
+
+
+# Looked up once: members of an enumeration are slow to reach.
+_NONE, _SPEED, _MEMORY, _AVOIDED, _NOT_READY = Exclusion
+
+
+class Held(NamedTuple):
+    """What a worker holds of a turn's prompt."""
+
+    resident_tokens: int = 0
+    """Prefix whose pages are there."""
+    checkpoint_tokens: int = 0
+    """Prefix that can be resumed there: the deepest state. Never more than the pages."""
+
+
+Residency = Mapping[WorkerId, Held]
+NOTHING = Held()
+
+
+class Rules(NamedTuple):
+    """What is set, not learned."""
+
+    page_tokens: int = 16
+    min_tokens_per_s: float = 0.0
+    """Of each user of a decode worker; 0 sets no floor."""
+    local_prefill_max_tokens: int = 0
+    """So short an end of a prompt may be computed on the decode worker; 0 where workers cannot."""
+    interference_share: float = 0.1
+    """Of local compute, what each turn that decodes there is taken to lose."""
+    num_weighed: int = 3
+    """Workers of each role: up to two that hold some of the session, and the least loaded."""
+
+
+class Side(NamedTuple):
+    """A worker as one decision sees it."""
+
+    worker_id: WorkerId
+    held: Held
+    speed: Speed
+    queue_s: float
+    excluded: Exclusion
+    needed_pages: int
+    running_turns: int
+
+
+def side_of(
+    node: Node, held: Held, turn: TurnSize, speed: Speed, rules: Rules, is_avoided: bool
+) -> Side:
+    prompt_tokens, max_tokens = turn
+    if held.resident_tokens > prompt_tokens or held.checkpoint_tokens >= prompt_tokens:
+        # The last token is always computed: it brings the first one of the answer.
+        held = Held(
+            min(held.resident_tokens, prompt_tokens), min(held.checkpoint_tokens, prompt_tokens - 1)
+        )
+    needed_pages = -(-(prompt_tokens + max_tokens) // rules.page_tokens)
+    running_turns = node.own_turns + node.other_turns
+    if not node.is_ready:
+        excluded = _NOT_READY
+    elif is_avoided:
+        excluded = _AVOIDED
+    elif node.is_prefill:
+        # Its pages are free again soon: only the impossible is excluded.
+        excluded = _MEMORY if 0 < node.total_pages < needed_pages else _NONE
+    elif node.total_pages and node.room_pages < needed_pages:
+        excluded = _MEMORY
+    elif speed.step.at(running_turns + 1) * rules.min_tokens_per_s > 1.0:
+        excluded = _SPEED
+    else:
+        excluded = _NONE
+    queue_s = node.queue_s(speed)
+    return Side(node.worker_id, held, speed, queue_s, excluded, needed_pages, running_turns)
