@@ -1,0 +1,1 @@
+"""Placement alone: simulated workers in virtual time, driving the router's own `place`."""

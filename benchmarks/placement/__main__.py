@@ -1,0 +1,96 @@
+"""`python -m benchmarks.placement`: a table, and as the last line of stdout one JSON object."""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+import json
+import time
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.placement.policies import POLICIES
+from benchmarks.placement.result import Result
+from benchmarks.placement.simulate import Simulation
+from benchmarks.placement.workload import DEFAULT, FULL, QUICK, Scale
+
+# A file has no width of its own; the table fits this.
+_WIDTH = 130
+
+
+def main(
+    full: Annotated[bool, typer.Option(help="1,000 workers and 100,000 sessions.")] = False,
+    quick: Annotated[bool, typer.Option(help="A handful of sessions: does it run?")] = False,
+    workers: Annotated[int, typer.Option(help="Half prefill, half decode; 0 as chosen.")] = 0,
+    sessions: Annotated[int, typer.Option(help="0 as chosen.")] = 0,
+    load: Annotated[float, typer.Option(help="Of prefill's time; 0 as chosen.")] = 0.0,
+    policy: Annotated[str, typer.Option(help="One only; empty runs all.")] = "",
+) -> None:
+    """Sessions of agents on simulated workers, placed by the router's policy and by others."""
+    chosen = FULL if full else QUICK if quick else DEFAULT
+    scale = Scale(
+        num_workers=workers or chosen.num_workers,
+        num_sessions=sessions or chosen.num_sessions,
+        load=load or chosen.load,
+    )
+    progress = Console(stderr=True, highlight=False)
+    results = []
+    for name in [policy] if policy else POLICIES:
+        started_at = time.monotonic()
+        results.append(_run(name, scale))
+        progress.print(f"[dim]{time.monotonic() - started_at:6.1f} s[/] {name}")
+    Console(width=_WIDTH).print(_table(results, scale))
+    report = {
+        "benchmark": "placement",
+        "scale": dataclasses.asdict(scale),
+        "results": [dataclasses.asdict(result) for result in results],
+    }
+    typer.echo(json.dumps(report))
+
+
+def _run(name: str, scale: Scale) -> Result:
+    simulation = Simulation(scale, POLICIES[name]())
+    # Collections walk the simulation's millions of objects, not the policy's: out of its time.
+    gc.disable()
+    try:
+        return simulation.run().result(name)
+    finally:
+        gc.enable()
+        gc.collect()
+
+
+def _table(results: list[Result], scale: Scale) -> Table:
+    title = f"{scale.num_workers:,} workers, {scale.num_sessions:,} sessions, load {scale.load:.2f}"
+    table = Table(title=title, title_justify="left")
+    table.add_column("policy")
+    for header in (
+        "decision p50 / p99, µs",
+        "hit rate",
+        "first turn p50 / p99, s",
+        "later turns p50 / p90 / p99, s",
+        "prefill max / mean, CoV",
+        "decode max / mean, CoV",
+        "GiB a turn",
+        "pulled",
+    ):
+        table.add_column(header, justify="right")
+    for one in results:
+        table.add_row(
+            one.policy,
+            f"{one.decision_p50_us:.0f} / {one.decision_p99_us:.0f}",
+            f"{one.hit_rate:.1%}",
+            f"{one.first_turn_p50_s:.2f} / {one.first_turn_p99_s:.2f}",
+            f"{one.later_turn_p50_s:.3f} / {one.later_turn_p90_s:.3f} / {one.later_turn_p99_s:.3f}",
+            f"{one.prefill_max_over_mean:.2f}, {one.prefill_variation:.3f}",
+            f"{one.decode_max_over_mean:.2f}, {one.decode_variation:.3f}",
+            f"{one.gib_per_turn:.2f}",
+            f"{one.pulled_share:.1%}",
+        )
+    return table
+
+
+if __name__ == "__main__":
+    typer.run(main)

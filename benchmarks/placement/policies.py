@@ -1,0 +1,109 @@
+"""The router's policy, and what it is compared with. All see the same cluster and residency."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping
+
+from benchmarks.placement.workload import PAGE_TOKENS
+from router.placement.cluster import Cluster
+from router.placement.decision import Decision, Placement
+from router.placement.estimate import pair, plans, target_of
+from router.placement.load_index import LoadIndex
+from router.placement.side import NOTHING, Residency, Rules, Side, TurnSize, side_of
+from router.policy import place
+from segue.types import WorkerId
+
+RULES = Rules(page_tokens=PAGE_TOKENS, min_tokens_per_s=20.0)
+Policy = Callable[[Cluster, int, TurnSize, Residency], Decision]
+
+
+def by_cost(cluster: Cluster, session: int, turn: TurnSize, residency: Residency) -> Decision:
+    return place(turn, cluster, residency, RULES)
+
+
+def least_loaded(cluster: Cluster, session: int, turn: TurnSize, residency: Residency) -> Decision:
+    return _on(cluster, _least(cluster), turn, residency, may_pull=False)
+
+
+def least_loaded_pulling(
+    cluster: Cluster, session: int, turn: TurnSize, residency: Residency
+) -> Decision:
+    """Places blindly, but pulls a prefix where that is cheaper than computing it."""
+    return _on(cluster, _least(cluster), turn, residency, may_pull=True)
+
+
+def round_robin() -> Policy:
+    counter = itertools.count()
+    names: list[list[WorkerId]] = []
+
+    def policy(cluster: Cluster, session: int, turn: TurnSize, residency: Residency) -> Decision:
+        number = next(counter)
+        if not names:
+            names.extend(sorted(index.first(len(index))) for index in _indices(cluster))
+        chosen = names[0][number % len(names[0])], names[1][number % len(names[1])]
+        return _on(cluster, chosen, turn, residency, may_pull=False)
+
+    return policy
+
+
+def sticky() -> Policy:
+    """A session never leaves the workers of its first turn."""
+    homes: dict[int, tuple[WorkerId, WorkerId]] = {}
+
+    def policy(cluster: Cluster, session: int, turn: TurnSize, residency: Residency) -> Decision:
+        if session not in homes:
+            homes[session] = _least(cluster)
+        return _on(cluster, homes[session], turn, residency, may_pull=False)
+
+    return policy
+
+
+POLICIES: Mapping[str, Callable[[], Policy]] = {
+    "segue": lambda: by_cost,
+    "sticky only": sticky,
+    "least loaded + pull": lambda: least_loaded_pulling,
+    "least loaded": lambda: least_loaded,
+    "round robin": round_robin,
+}
+
+
+def _least(cluster: Cluster) -> tuple[WorkerId, WorkerId]:
+    prefill, decode = (next(index.first(1)) for index in _indices(cluster))
+    return prefill, decode
+
+
+def _indices(cluster: Cluster) -> tuple[LoadIndex, LoadIndex]:
+    return cluster.ready_prefills, cluster.ready_decodes
+
+
+def _on(
+    cluster: Cluster,
+    chosen: tuple[WorkerId, WorkerId],
+    turn: TurnSize,
+    residency: Residency,
+    *,
+    may_pull: bool,
+) -> Decision:
+    """The decision when the pair is given."""
+    known = cluster.coefficients
+
+    def side(worker_id: WorkerId) -> Side:
+        held = residency.get(worker_id, NOTHING)
+        node = cluster.nodes[worker_id]
+        return side_of(node, held, turn, known.of(worker_id), RULES, False)
+
+    prefill, decode = map(side, chosen)
+    holders = map(side, residency) if may_pull else iter(())
+    source = max(holders, key=lambda one: one.held.checkpoint_tokens, default=None)
+    target = target_of(turn, decode, known)
+    candidates = [
+        candidate
+        for plan in plans(turn, prefill, source, known)
+        for candidate in pair(plan, [target])
+    ]
+    best = min(candidates, key=lambda candidate: candidate.total_s)
+    placement = Placement(
+        prefill=cluster.nodes[best.prefill].status, decode=cluster.nodes[best.decode].status
+    )
+    return Decision(placement, best, candidates)

@@ -1,0 +1,245 @@
+"""Agents and workers in virtual time. The placement, its learning and its load are the router's.
+
+A turn is three events: it arrives and is placed; its first token appears; its answer ends. What the
+router believes about residency is what the last turns reported: evictions make it stale.
+"""
+
+from __future__ import annotations
+
+import collections
+import heapq
+import itertools
+import random
+import time
+from collections.abc import Callable
+
+from benchmarks.placement.policies import Policy
+from benchmarks.placement.result import Tally
+from benchmarks.placement.workers import SimWorker
+from benchmarks.placement.workload import (
+    COMPUTE_FIXED_S,
+    COMPUTE_S_PER_TOKEN,
+    HEARTBEAT_S,
+    HIDDEN_SHARE,
+    LINK_FIXED_S,
+    LINK_S_PER_BYTE,
+    MAX_TOKENS,
+    OVERHEAD_S,
+    PAGE_TOKENS,
+    SLOT_BYTES,
+    SLOW_FACTOR,
+    SLOW_SHARE,
+    STEP_FIXED_S,
+    STEP_S_PER_TURN,
+    TOKEN_BYTES,
+    Agents,
+    Scale,
+    Session,
+    TurnShape,
+)
+from router.placement.cluster import Cluster, Seat
+from router.placement.coefficients import Observation
+from router.placement.decision import Decision, estimate_error
+from router.placement.side import Held, TurnSize
+from segue.types import Role, WorkerId
+
+Event = tuple[float, int, Callable[[], None]]
+# Of each role, how many workers the directory remembers for a session.
+_REMEMBERED = 2
+
+
+class Simulation:
+    def __init__(self, scale: Scale, policy: Policy) -> None:
+        self.tally = Tally()
+        self._policy = policy
+        self._scale = scale
+        self._agents = Agents(scale)
+        self._cluster = Cluster()
+        self._workers = _workers(scale)
+        self._residency: dict[int, collections.OrderedDict[WorkerId, Held]] = {}
+        self._now = 0.0
+        self._events: list[Event] = []
+        self._order = itertools.count()
+        self._sessions_left = scale.num_sessions
+
+    def run(self) -> Tally:
+        self._at(0.0, self._heartbeats)
+        self._at(0.0, lambda: self._arrive(0))
+        while self._events:
+            self._now, _, happen = heapq.heappop(self._events)
+            happen()
+        self.tally.finish(self._workers.values(), self._now)
+        return self.tally
+
+    def _at(self, when: float, happen: Callable[[], None]) -> None:
+        heapq.heappush(self._events, (when, next(self._order), happen))
+
+    def _heartbeats(self) -> None:
+        for worker in self._workers.values():
+            self._cluster.heard(worker.status())
+        if self._sessions_left:
+            self._at(self._now + HEARTBEAT_S, self._heartbeats)
+
+    def _arrive(self, name: int) -> None:
+        session = self._agents.session(name)
+        self._residency[name] = collections.OrderedDict()
+        if name + 1 < self._scale.num_sessions:
+            gap_s = self._agents.arrival_gap_s()
+            self._at(self._now + gap_s, lambda: self._arrive(name + 1))
+        self._place(session)
+
+    def _place(self, session: Session) -> None:
+        shape = self._agents.turn(session)
+        size = TurnSize(shape.prompt_tokens, MAX_TOKENS)
+        residency = self._residency[session.name]
+        started_ns, started_cpu_ns = time.perf_counter_ns(), time.thread_time_ns()
+        decision = self._policy(self._cluster, session.name, size, residency)
+        self.tally.decided(
+            time.perf_counter_ns() - started_ns, time.thread_time_ns() - started_cpu_ns
+        )
+        _Turn(self, session, shape, decision)
+
+    # What a turn does to the world; `_Turn` says when.
+
+    def worker(self, worker_id: WorkerId) -> SimWorker:
+        return self._workers[worker_id]
+
+    def take(self, decision: Decision) -> Seat:
+        return self._cluster.take(decision)
+
+    def prefilled(self, seat: Seat) -> None:
+        self._cluster.prefilled(seat)
+
+    def ended(self, session: Session, seat: Seat, seen: Observation) -> None:
+        self._cluster.leave(seat)
+        self._cluster.learn(seen)
+        session.turns_left -= 1
+        session.num_done += 1
+        if session.turns_left:
+            self._at(self._now + self._agents.pause_s(session), lambda: self._place(session))
+        else:
+            del self._residency[session.name]
+            self._sessions_left -= 1
+
+    def remember(self, session: int, worker: SimWorker) -> None:
+        """What the worker reports at the turn's end; the oldest of its role is forgotten."""
+        residency = self._residency[session]
+        tokens = worker.held(session)
+        residency[worker.worker_id] = Held(tokens, tokens)
+        residency.move_to_end(worker.worker_id)
+        same_role = [one for one in residency if self._workers[one].role is worker.role]
+        for forgotten in same_role[:-_REMEMBERED]:
+            del residency[forgotten]
+
+    @property
+    def now(self) -> float:
+        return self._now
+
+    def at(self, when: float, happen: Callable[[], None]) -> None:
+        self._at(when, happen)
+
+    def noise(self) -> float:
+        return self._agents.noise()
+
+
+class _Turn:
+    """One turn as it really goes."""
+
+    def __init__(
+        self, world: Simulation, session: Session, shape: TurnShape, decision: Decision
+    ) -> None:
+        self._world = world
+        self._session = session
+        self._shape = shape
+        self._seat = world.take(decision)
+        self._estimated_s = decision.chosen.total_s
+        self._prefill = world.worker(decision.chosen.prefill)
+        self._decode = world.worker(decision.chosen.decode)
+        source = decision.chosen.source
+        self._dispatch(None if source is None else world.worker(source))
+
+    def _dispatch(self, source: SimWorker | None) -> None:
+        world, prefill, decode = self._world, self._prefill, self._decode
+        name, prompt_tokens = self._session.name, self._shape.prompt_tokens
+        cached = prefill.held(name)
+        pull_s, pulled_bytes = 0.0, 0
+        if source is not None and source.held(name) > cached:
+            pulled_bytes = SLOT_BYTES + (source.held(name) - cached) * TOKEN_BYTES
+            pull_s = _link_s(pulled_bytes) * world.noise()
+            cached = source.held(name)
+        resident = decode.held(name)
+        decode.drop(name)
+        decode.begin(prompt_tokens + MAX_TOKENS)
+        self._computed_tokens = prompt_tokens - cached
+        prefill.waiting_tokens += self._computed_tokens
+        started_at = max(prefill.free_at, world.now + pull_s)
+        compute_s = COMPUTE_FIXED_S + COMPUTE_S_PER_TOKEN * self._computed_tokens
+        compute_s *= prefill.slowness * world.noise()
+        prefill.free_at = started_at + compute_s
+        prefill.busy_s += compute_s
+        shipped_bytes = SLOT_BYTES + (prompt_tokens - resident) * TOKEN_BYTES
+        move_s = _link_s(shipped_bytes) * world.noise()
+        exposed_s = move_s - HIDDEN_SHARE * min(move_s, compute_s)
+        first_token_s = prefill.free_at + exposed_s + OVERHEAD_S - world.now
+        # A step's time is that of the moment at which the turn joins; it is not followed further.
+        step_s = (STEP_FIXED_S + STEP_S_PER_TURN * decode.running_turns) * decode.slowness
+        decode_s = step_s * (self._shape.answer_tokens - 1) * world.noise()
+        seen = Observation(
+            prefill=prefill.worker_id,
+            decode=decode.worker_id,
+            computed_tokens=self._computed_tokens,
+            shipped_tokens=prompt_tokens - resident,
+            shipped_bytes=shipped_bytes,
+            queue_s=started_at - world.now,
+            prefill_s=compute_s,
+            transfer_s=move_s,
+            exposed_transfer_s=exposed_s,
+            pulled_from=source.worker_id if source is not None and pulled_bytes else None,
+            pulled_bytes=pulled_bytes,
+            pull_s=pull_s,
+            placed_to_first_token_s=first_token_s,
+            completion_tokens=self._shape.answer_tokens,
+            decode_s=decode_s,
+            running_turns=decode.running_turns,
+        )
+        world.tally.turn(
+            is_first=self._session.num_done == 0,
+            first_token_s=first_token_s,
+            error=estimate_error(self._estimated_s, first_token_s),
+            reusable_tokens=self._session.history_tokens // PAGE_TOKENS * PAGE_TOKENS,
+            reused_tokens=cached,
+            moved_bytes=shipped_bytes + pulled_bytes,
+            pulled=pulled_bytes > 0,
+        )
+        world.at(world.now + first_token_s, self._first_token)
+        world.at(world.now + first_token_s + decode_s, lambda: self._end(seen))
+
+    def _first_token(self) -> None:
+        self._prefill.waiting_tokens -= self._computed_tokens
+        self._prefill.keep(self._session.name, self._shape.prompt_tokens)
+        self._world.prefilled(self._seat)
+
+    def _end(self, seen: Observation) -> None:
+        session, decode = self._session, self._decode
+        decode.busy_s += seen.decode_s
+        decode.end(self._shape.prompt_tokens + MAX_TOKENS)
+        session.history_tokens = self._shape.prompt_tokens + self._shape.answer_tokens
+        decode.keep(session.name, session.history_tokens)
+        self._world.remember(session.name, self._prefill)
+        self._world.remember(session.name, decode)
+        self._world.ended(session, self._seat, seen)
+
+
+def _workers(scale: Scale) -> dict[WorkerId, SimWorker]:
+    chance = random.Random(scale.seed)
+    workers = {}
+    for role in Role:
+        for number in range(scale.num_workers // 2):
+            name = WorkerId(f"{role}-{number:04}")
+            slowness = SLOW_FACTOR if chance.random() < SLOW_SHARE else 1.0
+            workers[name] = SimWorker(name, role, slowness)
+    return workers
+
+
+def _link_s(num_bytes: int) -> float:
+    return LINK_FIXED_S + LINK_S_PER_BYTE * num_bytes

@@ -1,0 +1,23 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_the_benchmark_ends_with_one_json_line_and_placement_by_cost_leads() -> None:
+    command = [sys.executable, "-m", "benchmarks.placement", "--quick"]
+
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+
+    report = json.loads(done.stdout.splitlines()[-1])
+    results = {one["policy"]: one for one in report["results"]}
+    ours, blind = results["segue"], results["least loaded"]
+    assert len(results) == 5
+    assert ours["num_turns"] == blind["num_turns"]
+    assert ours["hit_rate"] > 0.95 > blind["hit_rate"]
+    assert ours["later_turn_p50_s"] < blind["later_turn_p50_s"] / 5
+    assert ours["error_p50"] < 0.2
