@@ -28,3 +28,11 @@ class Oracle:
             pad_token_id=0,
         )
         return [int(token) for token in generated[0, len(prompt) :]]
+
+    @torch.inference_mode()
+    def would_say(self, prompt: Sequence[int], answer: Sequence[int]) -> bool:
+        """Whether each token of the answer is the most likely one after all before it: what
+        `greedy` would find out token by token, in one pass from scratch.
+        """
+        logits_TV = self._model(torch.tensor([[*prompt, *answer]]), use_cache=False).logits[0]
+        return logits_TV[len(prompt) - 1 : -1].argmax(-1).tolist() == list(answer)

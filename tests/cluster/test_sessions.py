@@ -74,7 +74,7 @@ async def wrong_turns(said: Sequence[Said], folder: Path) -> list[int]:
         return [
             index
             for index, turn in enumerate(said)
-            if oracle.greedy(turn.prompt, ANSWER_TOKENS) != turn.answer
+            if not oracle.would_say(turn.prompt, turn.answer)
         ]
 
     # On a thread: the cluster in this process must go on sending its heartbeats.
