@@ -179,7 +179,10 @@ class _Turn:
         prefill.busy_s += compute_s
         shipped_bytes = SLOT_BYTES + (prompt_tokens - resident) * TOKEN_BYTES
         move_s = _link_s(shipped_bytes) * world.noise()
-        exposed_s = move_s - HIDDEN_SHARE * min(move_s, compute_s)
+        pages_share = 1 - SLOT_BYTES / shipped_bytes
+        computed_share = min((prompt_tokens - resident) / self._computed_tokens, 1.0)
+        hidden_s = HIDDEN_SHARE * min(move_s * pages_share, compute_s * computed_share)
+        exposed_s = move_s - hidden_s
         first_token_s = prefill.free_at + exposed_s + OVERHEAD_S - world.now
         # A step's time is that of the moment at which the turn joins; it is not followed further.
         step_s = (STEP_FIXED_S + STEP_S_PER_TURN * decode.running_turns) * decode.slowness

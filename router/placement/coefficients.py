@@ -30,7 +30,7 @@ class Speed(NamedTuple):
     step: Line
     """Seconds of a decode step over running turns."""
     hidden_share: float
-    """Of what could move under compute, what did."""
+    """Of the pages that could move under compute, what did."""
 
 
 class Coefficients(NamedTuple):
@@ -102,9 +102,12 @@ def learn(coefficients: Coefficients, seen: Observation) -> Coefficients:
         update([seen.prefill], "compute", seen.computed_tokens, seen.prefill_s)
     if seen.transfer_s > 0.0:
         update([seen.prefill, seen.decode], "link", seen.shipped_bytes, seen.transfer_s)
+        could_hide_s = _could_hide_s(coefficients.size, seen)
         worker = workers[seen.prefill]
-        workers[seen.prefill] = worker._replace(hidden_share=_hidden_share(worker, seen))
-        pooled = pooled._replace(hidden_share=_hidden_share(pooled, seen))
+        workers[seen.prefill] = worker._replace(
+            hidden_share=_hidden_share(worker, could_hide_s, seen)
+        )
+        pooled = pooled._replace(hidden_share=_hidden_share(pooled, could_hide_s, seen))
     if seen.pulled_from is not None:
         update([seen.pulled_from, seen.prefill], "link", seen.pulled_bytes, seen.pull_s)
     if seen.completion_tokens > _MIN_STEPS:
@@ -128,8 +131,16 @@ def _with_line(speed: Speed, field: str, units: float, value: float) -> Speed:
             return speed._replace(step=speed.step.observed(units, value))
 
 
-def _hidden_share(speed: Speed, seen: Observation) -> float:
-    could_hide_s = min(seen.transfer_s, seen.prefill_s)
+def _could_hide_s(size: Line, seen: Observation) -> float:
+    """How long the pages moved, or their tokens were computed: a state cannot be hidden."""
+    if not (seen.shipped_bytes and seen.computed_tokens):
+        return 0.0
+    pages_share = max(1.0 - size.fixed / seen.shipped_bytes, 0.0)
+    computed_share = min(seen.shipped_tokens / seen.computed_tokens, 1.0)
+    return min(seen.transfer_s * pages_share, seen.prefill_s * computed_share)
+
+
+def _hidden_share(speed: Speed, could_hide_s: float, seen: Observation) -> float:
     if could_hide_s <= 0.0:
         return speed.hidden_share
     share = (seen.transfer_s - seen.exposed_transfer_s) / could_hide_s

@@ -50,9 +50,8 @@ class Target(NamedTuple):
 
     side: Side
     moved_tokens: int
-    moved_bytes: float
-    link_s: float
-    """What its own end of the link takes for them."""
+    pages_bytes: float
+    slot_bytes: float
 
 
 class Candidate(NamedTuple):
@@ -64,7 +63,7 @@ class Candidate(NamedTuple):
     target: Target
     move_s: float
     hidden_s: float
-    """Of `move_s`, what runs under compute."""
+    """Of `move_s`, what runs under compute: pages only, a state never."""
     interference_s: float
     """What the decode worker's other turns lose."""
 
@@ -107,8 +106,8 @@ def plans(turn: TurnSize, side: Side, source: Side | None, known: Coefficients) 
         return [compute]
     pulled_tokens = source.held.checkpoint_tokens - side.held.resident_tokens
     num_bytes = known.size.at(max(pulled_tokens, 0))
-    # A pair is as fast as its slower end.
-    pull_s = max(side.speed.link.at(num_bytes), source.speed.link.at(num_bytes))
+    one, other = side.speed.link, source.speed.link
+    pull_s = max(one.fixed, other.fixed) + max(one.per_unit, other.per_unit) * num_bytes
     return [compute, _plan(turn, side, source, source.held.checkpoint_tokens, pull_s, known)]
 
 
@@ -155,24 +154,31 @@ def _plan(
 
 def target_of(turn: TurnSize, side: Side, known: Coefficients) -> Target:
     moved_tokens = turn.prompt_tokens - side.held.resident_tokens
-    num_bytes = known.size.at(moved_tokens)
-    return Target(side, moved_tokens, num_bytes, side.speed.link.at(num_bytes))
+    return Target(side, moved_tokens, known.size.per_unit * moved_tokens, known.size.fixed)
 
 
 def pair(plan: Plan, targets: Iterable[Target]) -> list[Candidate]:
     """The plan with each of the targets. The inner loop of a decision: it is kept flat."""
     candidates = []
-    side, _, _, queue_s, pull_s, compute_s, overhead_s, _, _ = plan
-    link = side.speed.link
-    fixed_s, s_per_byte = link.fixed, link.per_unit
+    side, _, _, queue_s, pull_s, compute_s, overhead_s, computed_tokens, _ = plan
+    # A pair is as slow as its slower end, in both parts.
+    own_fixed_s, own_s_per_byte = side.speed.link.fixed, side.speed.link.per_unit
     hidden_share = side.speed.hidden_share
+    s_per_token = side.speed.compute.per_unit
     before_move_s = queue_s + pull_s + compute_s + overhead_s
     for target in targets:
-        move_s = fixed_s + s_per_byte * target.moved_bytes
-        if move_s < target.link_s:
-            move_s = target.link_s
-        hidden_s = hidden_share * (move_s if move_s < compute_s else compute_s)
-        excluded = target.side.excluded
+        other_side, moved_tokens, pages_bytes, slot_bytes = target
+        link = other_side.speed.link
+        fixed_s = link.fixed if link.fixed > own_fixed_s else own_fixed_s
+        s_per_byte = link.per_unit if link.per_unit > own_s_per_byte else own_s_per_byte
+        pages_s = s_per_byte * pages_bytes
+        move_s = fixed_s + pages_s + s_per_byte * slot_bytes
+        # Pages move while later tokens are computed. The state exists only at the end, and what
+        # decode holds already leaves the computing of it nothing to hide.
+        tokens = moved_tokens if moved_tokens < computed_tokens else computed_tokens
+        window_s = s_per_token * tokens
+        hidden_s = hidden_share * (pages_s if pages_s < window_s else window_s)
+        excluded = other_side.excluded
         candidate = Candidate(
             side.excluded if side.excluded > excluded else excluded,
             before_move_s + move_s - hidden_s,
@@ -197,5 +203,5 @@ def on_decode(
             plan = _plan(turn, side, None, resumed_tokens, 0.0, known)._replace(mode=_LOCAL)
             interference_s = plan.compute_s * rules.interference_share * side.running_turns
             total_s = plan.queue_s + plan.compute_s + plan.overhead_s + interference_s
-            nothing = target._replace(moved_tokens=0, moved_bytes=0.0, link_s=0.0)
+            nothing = target._replace(moved_tokens=0, pages_bytes=0.0, slot_bytes=0.0)
             yield Candidate(side.excluded, total_s, plan, nothing, 0.0, 0.0, interference_s)

@@ -106,13 +106,13 @@ def test_a_session_stays_where_its_prefix_is() -> None:
     assert decision.chosen.target.moved_tokens == 1_000
 
 
-@pytest.mark.parametrize(("queued", "prefill"), [(500, "prefill-2"), (80_000, "prefill-0")])
+@pytest.mark.parametrize(("queued", "prefill"), [(20_000, "prefill-2"), (80_000, "prefill-0")])
 def test_a_holder_is_left_when_its_queue_costs_more_than_computing_again(
     queued: int, prefill: str
 ) -> None:
     cluster = cluster_of(worker("prefill-2", queued=queued), coefficients=SLOW_LINK)
 
-    assert where(decide(cluster, {"prefill-2": 49_000}))[0] == prefill
+    assert where(decide(cluster, {"prefill-2": 49_000, "decode-1": 49_000}))[0] == prefill
 
 
 @pytest.mark.parametrize(("coefficients", "mode"), [(PRIOR, "pull"), (SLOW_LINK, "compute")])
@@ -141,6 +141,14 @@ def test_the_delta_is_computed_on_decode_where_that_is_switched_on_and_cheaper()
     busy = cluster_of(worker("decode-1", running=200))
     assert where(decide(busy, held, rules=rules))[2] == "pull"
     assert where(decide(cluster_of(), {"decode-1": 48_000}, rules=rules))[2] == "pull"
+
+
+def test_computing_what_decode_holds_hides_nothing() -> None:
+    decision = decide(cluster_of(coefficients=SLOW_LINK), {"decode-1": 49_000})
+
+    (again,) = (c for c in decision.ranked()[:1] if c.mode is Mode.COMPUTE)
+    assert again.plan.computed_tokens == 50_000
+    assert again.hidden_s == pytest.approx(0.8 * 1_000 * 5e-5)
 
 
 def test_a_decode_worker_without_memory_for_prompt_and_answer_is_excluded() -> None:
