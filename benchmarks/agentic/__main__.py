@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import json
 import tempfile
@@ -9,17 +10,20 @@ from pathlib import Path
 from time import monotonic
 from typing import Annotated
 
+import torch
 import typer
 from rich.console import Console
 
-from benchmarks.agentic.checkpoint import save_agentic_checkpoint
+from benchmarks.agentic.checkpoint import save_agentic_checkpoint, save_small_checkpoint
+from benchmarks.agentic.emptied import LONG, SHORT, SMALL, WIDE, EmptiedRow, try_emptied
 from benchmarks.agentic.modes import Mode
 from benchmarks.agentic.plot import save_plot
 from benchmarks.agentic.result import ModeResult, Result
-from benchmarks.agentic.run import Samples, layout_of, run_modes
+from benchmarks.agentic.run import Measured, Report, layout_of, run_modes
 from benchmarks.agentic.show import headline, tables
 from benchmarks.agentic.targets import targets
 from benchmarks.agentic.workload import Workload
+from benchmarks.serving.checkpoint import save_random_checkpoint
 from benchmarks.serving.environment import Environment, this_environment
 from router.config import RouterConfig
 from segue.engine.config import EngineConfig
@@ -38,9 +42,11 @@ def main(
         str, typer.Option(help="'random' (24 M parameters, float32), 'demo', folder or hub id.")
     ] = RANDOM,
     scale: Annotated[float, typer.Option(help="Of all token counts: 1 is as published.")] = 1 / 25,
-    sessions: Annotated[int, typer.Option(min=1)] = 3,
+    sessions: Annotated[int, typer.Option(min=1)] = 2,
     threads: Annotated[int, typer.Option(min=1, help="Of each worker.")] = 1,
-    page_tokens: Annotated[int, typer.Option(min=1)] = 16,
+    page_tokens: Annotated[
+        int, typer.Option(min=1, help="64 of them, scaled, are between 2 and 3.")
+    ] = 4,
     mode: Annotated[list[Mode] | None, typer.Option(help="May be repeated; all if none.")] = None,
     plot: Annotated[Path | None, typer.Option(help="Where the PNG goes.")] = None,
     seed: int = 0,
@@ -76,14 +82,41 @@ def main(
             seed=seed,
         )
         vocab_size = ModelConfig.from_folder(folder).vocab_size
-        samples = run_modes(
-            mode or list(Mode), config, workload, vocab_size=vocab_size, report=report
+        measured = run_modes(
+            list(Mode) if mode is None else mode,
+            config,
+            workload,
+            vocab_size=vocab_size,
+            report=report,
         )
-        _show(_summarise(samples, environment, config, workload, folder), plot)
+        rows = _try_emptied(Path(scratch), folder, config, is_quick=quick, report=report)
+        _show(_summarise(measured, rows, environment, config, workload, folder), plot)
+
+
+def _try_emptied(
+    scratch: Path, folder: Path, config: Config, *, is_quick: bool, report: Report
+) -> tuple[EmptiedRow, ...]:
+    torch.set_num_threads(config.engine.num_threads)
+    trials = [
+        ("small", save_small_checkpoint(scratch / "small"), SHORT if is_quick else SMALL),
+    ]
+    if not is_quick:
+        wide = save_random_checkpoint(scratch / "wide", is_quick=False)
+        trials += [(folder.name, folder, LONG), ("107 M", wide, WIDE)]
+    return tuple(
+        row
+        for name, path, trial in trials
+        for row in asyncio.run(try_emptied(path, config, trial, name=name, report=report))
+    )
 
 
 def _summarise(
-    samples: Samples, environment: Environment, config: Config, workload: Workload, folder: Path
+    measured: dict[Mode, Measured],
+    emptied: tuple[EmptiedRow, ...],
+    environment: Environment,
+    config: Config,
+    workload: Workload,
+    folder: Path,
 ) -> Result:
     layout = layout_of(folder, config)
     # Where the folder lies is this machine's business.
@@ -97,9 +130,15 @@ def _summarise(
         slot_bytes=layout.slot_bytes,
         config=dataclasses.asdict(config),
         workload=workload,
-        modes=tuple(ModeResult.of(mode, said) for mode, said in samples.items()),
-        targets=targets(samples, layout),
-        samples={mode.value: tuple(said) for mode, said in samples.items()},
+        modes=tuple(
+            ModeResult.of(mode, of_mode.together, alone=of_mode.alone)
+            for mode, of_mode in measured.items()
+        ),
+        targets=targets({mode: of_mode.alone for mode, of_mode in measured.items()}, layout),
+        emptied=emptied,
+        samples={
+            mode.value: (*of_mode.alone, *of_mode.together) for mode, of_mode in measured.items()
+        },
     )
 
 

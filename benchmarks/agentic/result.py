@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from benchmarks.agentic.emptied import EmptiedRow
 from benchmarks.agentic.samples import (
     Percentiles,
     TurnRow,
@@ -30,9 +31,13 @@ class ModeResult:
     pulled_bytes: int
     computed_tokens: int
     turns: tuple[TurnRow, ...]
+    alone: tuple[TurnRow, ...]
+    """Of a session that had the cluster to itself."""
 
     @classmethod
-    def of(cls, mode: str, samples: Sequence[TurnSample]) -> ModeResult:
+    def of(
+        cls, mode: str, samples: Sequence[TurnSample], *, alone: Sequence[TurnSample]
+    ) -> ModeResult:
         later = [sample for sample in samples if sample.turn > 1]
         return cls(
             mode=mode,
@@ -44,6 +49,7 @@ class ModeResult:
             pulled_bytes=sum(s.pulled_bytes for s in samples),
             computed_tokens=sum(s.computed_tokens for s in samples),
             turns=rows_of(samples),
+            alone=rows_of(alone),
         )
 
 
@@ -57,5 +63,6 @@ class Result:
     workload: Workload
     modes: tuple[ModeResult, ...]
     targets: tuple[Target, ...]
+    emptied: tuple[EmptiedRow, ...]
     samples: dict[str, tuple[TurnSample, ...]]
-    """By mode: every turn."""
+    """By mode: every turn, the lone session's first."""

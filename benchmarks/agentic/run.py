@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from benchmarks.agentic.modes import Mode, config_of
 from benchmarks.agentic.samples import TurnSample
-from benchmarks.agentic.sessions import run_sessions, warm_up
+from benchmarks.agentic.sessions import run_sessions
 from benchmarks.agentic.workload import Workload
 from segue.cache.layout import CacheLayout
 from segue.client import Client
@@ -20,7 +20,19 @@ from segue.model.cache_layout import cache_layout
 from segue.model.config import ModelConfig, model_id
 
 Report = Callable[[str], None]
-Samples = dict[Mode, list[TurnSample]]
+
+# Pauses of a session that has the cluster to itself: no more than lets the last turn settle.
+_ALONE_PAUSE_S = 0.1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """Of one mode."""
+
+    alone: list[TurnSample]
+    """One session that waits for nobody: what a turn costs."""
+    together: list[TurnSample]
+    """The workload, in which sessions wait for each other."""
 
 
 def layout_of(folder: Path, config: Config) -> CacheLayout:
@@ -35,10 +47,10 @@ def layout_of(folder: Path, config: Config) -> CacheLayout:
 
 def run_modes(
     modes: Sequence[Mode], config: Config, workload: Workload, *, vocab_size: int, report: Report
-) -> Samples:
+) -> dict[Mode, Measured]:
     # Ray starts workers at niceness 15: with other work on the machine they would starve.
     os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112  (Ray's own spelling)
-    samples: Samples = {}
+    measured: dict[Mode, Measured] = {}
     for mode in modes:
 
         def tell(stage: str, mode: Mode = mode) -> None:
@@ -46,20 +58,30 @@ def run_modes(
 
         with running_cluster(config_of(mode, config), tell) as cluster:
             tell("warming up")
-            samples[mode] = asyncio.run(
+            measured[mode] = asyncio.run(
                 _ask(cluster.address, workload, vocab_size=vocab_size, report=tell)
             )
-    return samples
+    return measured
 
 
-async def _ask(
-    address: str, workload: Workload, *, vocab_size: int, report: Report
-) -> list[TurnSample]:
-    # Another seed gives other tokens, and so nothing to find in a cache.
-    practice = replace(workload, sessions=1, later_turns=(4, 4), seed=workload.seed + 1)
+async def _ask(address: str, workload: Workload, *, vocab_size: int, report: Report) -> Measured:
     num_tokens = workload.answer_tokens
+    alone = replace(
+        workload,
+        sessions=1,
+        later_turns=(max(workload.later_turns),) * 2,
+        tool_s=_ALONE_PAUSE_S,
+        think_s=_ALONE_PAUSE_S,
+    )
+    # Other seeds give other tokens, and so nothing to find in a cache.
+    practice = replace(alone, later_turns=(2, 2), seed=workload.seed + 1)
+    alone = replace(alone, seed=workload.seed + 2)
     async with Client(address) as client:
-        await warm_up(client, practice.scripts(vocab_size=vocab_size), answer_tokens=num_tokens)
-        report(f"{workload.sessions} sessions")
-        scripts = workload.scripts(vocab_size=vocab_size)
-        return await run_sessions(client, scripts, answer_tokens=num_tokens, report=report)
+
+        async def run(load: Workload, prefix: str) -> list[TurnSample]:
+            scripts = load.scripts(vocab_size=vocab_size, prefix=prefix)
+            return await run_sessions(client, scripts, answer_tokens=num_tokens, report=report)
+
+        # Connections, allocations and pages that were never touched.
+        await run(practice, "practice")
+        return Measured(alone=await run(alone, "alone"), together=await run(workload, "agent"))

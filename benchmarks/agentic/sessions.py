@@ -20,7 +20,7 @@ async def run_sessions(
 
     async def one(script: Script) -> list[TurnSample]:
         await asyncio.sleep(script.starts_at_s)
-        samples = await converse(client, script, answer_tokens=answer_tokens)
+        samples = await _converse(client, script, answer_tokens=answer_tokens)
         report(f"{script.name} has ended")
         return samples
 
@@ -28,7 +28,7 @@ async def run_sessions(
     return [sample for samples in said for sample in samples]
 
 
-async def converse(client: Client, script: Script, *, answer_tokens: int) -> list[TurnSample]:
+async def _converse(client: Client, script: Script, *, answer_tokens: int) -> list[TurnSample]:
     """The next prompt is all that was said, and the script's next tokens."""
     samples: list[TurnSample] = []
     history: tuple[int, ...] = ()
@@ -39,9 +39,3 @@ async def converse(client: Client, script: Script, *, answer_tokens: int) -> lis
         samples.append(TurnSample.of(script.name, index, len(history), answered))
         history = (*prompt, *answered.token_ids)
     return samples
-
-
-async def warm_up(client: Client, scripts: Sequence[Script], *, answer_tokens: int) -> None:
-    """Connections, allocations and pages that were never touched. Its tokens come in no script."""
-    for script in scripts:
-        await converse(client, script, answer_tokens=answer_tokens)

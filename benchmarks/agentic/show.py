@@ -6,7 +6,9 @@ from collections.abc import Iterator
 
 from rich.table import Table
 
-from benchmarks.agentic.result import ModeResult, Result
+from benchmarks.agentic.emptied import EmptiedRow
+from benchmarks.agentic.result import Result
+from benchmarks.agentic.samples import TurnRow
 from benchmarks.agentic.targets import Target
 
 MIB = 1 << 20
@@ -14,21 +16,24 @@ MIB = 1 << 20
 
 def tables(result: Result) -> Iterator[Table]:
     for mode in result.modes:
-        yield _turns(mode)
+        yield _turns(f"{mode.mode}, a session alone", mode.alone)
+        yield _turns(f"{mode.mode}, {result.workload.sessions} sessions", mode.turns)
     yield _modes(result)
-    yield targets_table(result.targets)
+    if result.emptied:
+        yield _emptied(result.emptied)
+    yield _targets(result.targets)
 
 
-def new_table(title: str, *columns: str) -> Table:
+def _table(title: str, *columns: str) -> Table:
     table = Table(title=title, title_justify="left", title_style="bold")
     for column in columns:
         table.add_column(column, justify="right" if table.columns else "left")
     return table
 
 
-def _turns(mode: ModeResult) -> Table:
-    table = new_table(
-        f"{mode.mode}: by turn, ms, tokens (means) and MiB",
+def _turns(title: str, rows: tuple[TurnRow, ...]) -> Table:
+    table = _table(
+        f"{title}: by turn, ms, tokens (means) and MiB",
         "turn",
         "first p50",
         "p90",
@@ -47,7 +52,7 @@ def _turns(mode: ModeResult) -> Table:
         "hits",
         "at best",
     )
-    for row in mode.turns:
+    for row in rows:
         first = row.first_token_s
         table.add_row(
             str(row.turn),
@@ -72,7 +77,7 @@ def _turns(mode: ModeResult) -> Table:
 
 
 def _modes(result: Result) -> Table:
-    table = new_table(
+    table = _table(
         "From turn 2 on, ms; the whole run, MiB and tokens",
         "mode",
         "first p50",
@@ -102,8 +107,40 @@ def _modes(result: Result) -> Table:
     return table
 
 
-def targets_table(targets: tuple[Target, ...]) -> Table:
-    table = new_table("What was promised", "", "bound", "measured", "")
+def _emptied(rows: tuple[EmptiedRow, ...]) -> Table:
+    table = _table(
+        "Prefill's cache emptied before the turn, first token, p50 ms",
+        "model",
+        "prefix",
+        "warm",
+        "emptied",
+        "over warm",
+        "expected",
+        "without the pull",
+        "pulled",
+        "MiB",
+        "estimate: move",
+        "compute",
+    )
+    for row in rows:
+        table.add_row(
+            row.model,
+            f"{row.prefix_tokens:,}",
+            ms(row.warm_s),
+            ms(row.emptied_s),
+            f"×{row.over_warm:.2f}",
+            f"×{row.expected_over_warm:.2f}",
+            ms(row.recomputed_s),
+            f"{row.num_pulled} of {row.num_turns}",
+            f"{row.pulled_bytes / MIB:.2f}",
+            ms(row.estimated_move_s),
+            ms(row.estimated_compute_s),
+        )
+    return table
+
+
+def _targets(targets: tuple[Target, ...]) -> Table:
+    table = _table("What was promised", "", "bound", "measured", "")
     for target in targets:
         table.add_row(
             target.name, target.bound, f"{target.value:.3g}", "met" if target.is_met else "missed"

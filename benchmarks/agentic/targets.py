@@ -12,7 +12,7 @@ from segue.cache.layout import CacheLayout
 
 # The first and the last of the later turns, over which the growth of a median is taken: of a
 # single turn index there are as many samples as sessions, too few on a shared machine.
-_WINDOW = 3
+_WINDOW = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -61,7 +61,7 @@ class Workload:
         # One token has no latency between tokens.
         return max(round(PUBLISHED_ANSWER_TOKENS * self.scale), 2)
 
-    def scripts(self, *, vocab_size: int) -> tuple[Script, ...]:
+    def scripts(self, *, vocab_size: int, prefix: str = "agent") -> tuple[Script, ...]:
         draw = random.Random(self.seed)
         scripts, starts_at_s = [], 0.0
         for index in range(self.sessions):
@@ -73,7 +73,7 @@ class Workload:
                 new_tokens = _tokens(draw, self.new_tokens, vocab_size)
                 turns.append(Turn(new_tokens=new_tokens, pause_s=pause_s))
             scripts.append(
-                Script(name=f"agent-{index}", starts_at_s=starts_at_s, turns=tuple(turns))
+                Script(name=f"{prefix}-{index}", starts_at_s=starts_at_s, turns=tuple(turns))
             )
             starts_at_s += draw.expovariate(1 / self.arrival_gap_s)
         return tuple(scripts)

@@ -1,0 +1,210 @@
+"""A prefill worker whose cache is emptied between turns: does it pull the prefix or compute it?
+
+Router and workers are plain objects in this process, so that the cache can be reached. Each prefix
+is tried warm, emptied with the pull (the estimate decides), and emptied without it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import random
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from benchmarks.agentic.run import layout_of
+from benchmarks.serving.cluster import answer
+from benchmarks.serving.samples import Answered, median
+from decode_worker.__main__ import running as running_decode
+from prefill_worker.__main__ import running as running_prefill
+from prefill_worker.pull import PullEstimate, Rates, estimate_pull
+from prefill_worker.worker import PrefillWorker
+from router.__main__ import running as running_router
+from segue.client import Client
+from segue.launch.config import Config
+from segue.launch.ready import wait_until_ready
+from segue.model.config import ModelConfig
+from segue.worker_process import WorkerOptions
+
+Report = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trial:
+    """What is asked of one model."""
+
+    prefix_tokens: tuple[int, ...]
+    new_tokens: int
+    answer_tokens: int
+    repeats: int
+
+
+SHORT = Trial(prefix_tokens=(32,), new_tokens=16, answer_tokens=4, repeats=1)
+SMALL = Trial(prefix_tokens=(32, 128, 1024), new_tokens=32, answer_tokens=12, repeats=3)
+LONG = Trial(prefix_tokens=(64, 512, 2000), new_tokens=32, answer_tokens=12, repeats=3)
+# Computing is dear and bytes are few: here a pull should cost next to nothing.
+WIDE = Trial(prefix_tokens=(16, 512), new_tokens=32, answer_tokens=12, repeats=2)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EmptiedRow:
+    """Medians over the repeats, of times to the first token of a turn after the prefix."""
+
+    model: str
+    prefix_tokens: int
+    warm_s: float
+    emptied_s: float
+    """With the pull, if the estimate said so."""
+    recomputed_s: float
+    """Without it."""
+    num_pulled: int
+    num_turns: int
+    pulled_bytes: float
+    estimated_move_s: float
+    estimated_compute_s: float
+
+    @property
+    def is_pulled(self) -> bool:
+        return 2 * self.num_pulled > self.num_turns
+
+    @property
+    def over_warm(self) -> float:
+        return self.emptied_s / self.warm_s
+
+    @property
+    def expected_over_warm(self) -> float:
+        """What the estimate, as it was then, says of it."""
+        cheaper = min(self.estimated_move_s, self.estimated_compute_s)
+        return 1 + cheaper / self.warm_s
+
+
+@dataclass(slots=True)
+class _Seen:
+    warm: list[Answered]
+    emptied: list[Answered]
+    estimates: list[PullEstimate]
+
+
+@dataclass(frozen=True, slots=True)
+class _Bench:
+    client: Client
+    worker: PrefillWorker
+
+    def empty(self) -> None:
+        """As if the worker had started just then, but for what it knows of its speed."""
+        memory = self.worker._memory
+        pages, slots = memory.pages.counts(), memory.slots.counts()
+        is_empty = memory.cache.make_room(pages.free + pages.cached, slots.free + slots.cached)
+        assert is_empty, "nothing is held between turns"
+
+    @property
+    def rates(self) -> Rates:
+        return self.worker._puller.rates
+
+
+async def try_emptied(
+    folder: Path, config: Config, trial: Trial, *, name: str, report: Report
+) -> tuple[EmptiedRow, ...]:
+    seen = {}
+    for pull in (True, False):
+        of_mode = replace(config, prefill=replace(config.prefill, pull=pull))
+        report(f"{name}, emptied, {'with' if pull else 'without'} the pull")
+        async with _bench(folder, of_mode) as bench:
+            seen[pull] = await _ask(bench, folder, of_mode, trial)
+    return tuple(
+        _row(name, length, seen[True][length], seen[False][length])
+        for length in trial.prefix_tokens
+    )
+
+
+@contextlib.asynccontextmanager
+async def _bench(folder: Path, config: Config) -> AsyncIterator[_Bench]:
+    async with contextlib.AsyncExitStack() as stack:
+        router = await stack.enter_async_context(running_router(config.router, str(folder)))
+
+        def options(worker_id: str) -> WorkerOptions:
+            return WorkerOptions(
+                worker_id=worker_id, model=str(folder), router_address=router.address
+            )
+
+        prefill = await stack.enter_async_context(
+            running_prefill(
+                options("prefill-0"),
+                engine=config.engine,
+                prefill=config.prefill,
+                transfer=config.transfer,
+            )
+        )
+        await stack.enter_async_context(
+            running_decode(
+                options("decode-0"),
+                engine=config.engine,
+                decode=config.decode,
+                transfer=config.transfer,
+            )
+        )
+        client = await stack.enter_async_context(Client(router.address))
+        await asyncio.to_thread(
+            wait_until_ready, router.address, num_workers=2, timeout_s=30.0, clock=time.monotonic
+        )
+        assert isinstance(prefill.worker, PrefillWorker)
+        yield _Bench(client, prefill.worker)
+
+
+async def _ask(bench: _Bench, folder: Path, config: Config, trial: Trial) -> dict[int, _Seen]:
+    layout = layout_of(folder, config)
+    draw = random.Random(0)
+    vocab_size = ModelConfig.from_folder(folder).vocab_size
+    names = (f"emptied-{number}" for number in itertools.count())
+
+    def tokens(count: int) -> tuple[int, ...]:
+        return tuple(draw.randrange(vocab_size) for _ in range(count))
+
+    async def one(length: int, seen: _Seen) -> None:
+        name, history = next(names), tokens(length)
+        for kind in ("first", "warm", "emptied"):
+            if kind == "emptied":
+                bench.empty()
+                held = len(history) // layout.page_tokens * layout.page_tokens
+                seen.estimates.append(
+                    estimate_pull(
+                        layout, bench.rates, held_tokens=held, matched_tokens=0, resume_tokens=0
+                    )
+                )
+            answered = await answer(bench.client, history, trial.answer_tokens, session_id=name)
+            if kind != "first":
+                (seen.warm if kind == "warm" else seen.emptied).append(answered)
+            history = (*history, *answered.token_ids, *tokens(trial.new_tokens))
+
+    practice = _Seen([], [], [])
+    for length in trial.prefix_tokens:
+        # Connections, and the running means that the estimate is made of.
+        await one(length, practice)
+    said = {length: _Seen([], [], []) for length in trial.prefix_tokens}
+    for _ in range(trial.repeats):
+        for length, seen in said.items():
+            await one(length, seen)
+    return said
+
+
+def _row(name: str, length: int, pulled: _Seen, recomputed: _Seen) -> EmptiedRow:
+    usages = [a.end.usage for a in pulled.emptied if a.end is not None]
+    return EmptiedRow(
+        model=name,
+        prefix_tokens=length,
+        warm_s=_first_token_s([*pulled.warm, *recomputed.warm]),
+        emptied_s=_first_token_s(pulled.emptied),
+        recomputed_s=_first_token_s(recomputed.emptied),
+        num_pulled=sum(usage.pulled_tokens > 0 for usage in usages),
+        num_turns=len(usages),
+        pulled_bytes=median([usage.pulled_bytes for usage in usages]),
+        estimated_move_s=median([e.move_s for e in pulled.estimates]),
+        estimated_compute_s=median([e.compute_s for e in pulled.estimates]),
+    )
+
+
+def _first_token_s(answers: Sequence[Answered]) -> float:
+    return median([a.first_token_s for a in answers])
