@@ -1,5 +1,5 @@
-"""Random checkpoints of Qwen3.5's shape. Computing dominates: a prompt
-of 2,000 tokens takes seconds to recompute and 40 ms to ship.
+"""Random checkpoints of Qwen3.5's shape. Computing dominates: a prompt of 2,000 tokens takes
+seconds to compute and 40 ms to ship.
 
 24 M parameters, float32, 6 GDN and 2 attention layers: 16 KiB of keys and values and about 40 MFLOP
 a token, ten times the bytes per FLOP of published models, because a loopback link is that much
