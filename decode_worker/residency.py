@@ -53,6 +53,7 @@ class Residency:
         hold: Hold,
     ) -> None:
         """What the turn has in memory becomes the session's, under a lease; the rest is freed.
+        Without a session it stays as long as nobody needs the room.
 
         Afterwards `hold` reaches to the last page that is kept.
         """
@@ -68,7 +69,8 @@ class Residency:
             left = cache.insert(
                 sequence.cached_tokens, own_pages, hold=hold, checkpoints=checkpoints
             )
-            cache.leases.grant(session_id, hold.node, self._clock() + self._config.lease_s)
+            if session_id:
+                cache.leases.grant(session_id, hold.node, self._clock() + self._config.lease_s)
         self.give_back(left, slots)
 
     def give_back(self, pages: Sequence[PageId], slots: Sequence[SlotId]) -> None:

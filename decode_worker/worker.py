@@ -287,6 +287,7 @@ class DecodeWorker:
             tokens_per_s=self._metrics.rate.per_second(),
         )
         self._metrics.set_load(load)
+        self._metrics.set_cache(self._memory.cache)
         return self.presence.status(load)
 
     def members_changed(self, workers: Sequence[WorkerStatus]) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from kv_transfer.mooncake import MooncakeConfig
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TransferConfig:
@@ -17,3 +19,17 @@ class TransferConfig:
     """A write that takes longer has failed."""
     verify_checksums: bool = True
     """The writer sums what it sends, the reader what arrived; a difference fails the turn."""
+
+    def __post_init__(self) -> None:
+        # What the transport would refuse later, in every worker, is refused here and once.
+        self.mooncake(host="")
+
+    def mooncake(self, *, host: str) -> MooncakeConfig:
+        """Raises InvalidConfig."""
+        return MooncakeConfig(
+            protocol=self.protocol,
+            host=host,
+            devices=self.devices,
+            progress_timeout_s=self.progress_timeout_s,
+            transfer_timeout_s=self.transfer_timeout_s,
+        )

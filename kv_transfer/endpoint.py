@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from kv_transfer.config import TransferConfig
 from kv_transfer.layout import MemoryMap, memory_map_of
-from kv_transfer.mooncake import MooncakeConfig, MooncakeTransport
+from kv_transfer.mooncake import MooncakeTransport
 from kv_transfer.transport import Transport, register_all
 from segue.cache.tensors import CacheTensors
 from segue.types import Epoch, WorkerId
@@ -33,15 +33,7 @@ def open_endpoint(
 
     Raises InvalidConfig, and TransferFailed when Mooncake does not start.
     """
-    transport = MooncakeTransport(
-        MooncakeConfig(
-            protocol=config.protocol,
-            host=host,
-            devices=config.devices,
-            progress_timeout_s=config.progress_timeout_s,
-            transfer_timeout_s=config.transfer_timeout_s,
-        )
-    )
+    transport = MooncakeTransport(config.mooncake(host=host))
     with contextlib.closing(transport):
         memory_map = memory_map_of(
             tensors.fields(),

@@ -27,6 +27,20 @@ class PrefillMetrics(WorkerMetrics):
             "Prompt tokens taken from the prefix cache.",
             registry=registry,
         )
+        self._pulled_tokens = Counter(
+            "segue_prefill_pulled_tokens_total",
+            "Prompt tokens fetched from a worker that held them.",
+            registry=registry,
+        )
+        self._pulled_bytes = Counter(
+            "segue_prefill_pulled_bytes_total", "Bytes of them.", registry=registry
+        )
+        self._pull_seconds = Histogram(
+            "segue_prefill_pull_seconds",
+            "One pull, from the decision until it is in the cache.",
+            buckets=_SECONDS,
+            registry=registry,
+        )
         self._chunk_seconds = Histogram(
             "segue_prefill_chunk_seconds",
             "One forward pass over a batch of chunks.",
@@ -80,6 +94,10 @@ class PrefillMetrics(WorkerMetrics):
     def shipped(self, report: ShipReport) -> None:
         self._handoffs.labels("committed").inc()
         self._cached_tokens.inc(report.cached_tokens)
+        if report.pulled_bytes:
+            self._pulled_tokens.inc(report.pulled_tokens)
+            self._pulled_bytes.inc(report.pulled_bytes)
+            self._pull_seconds.observe(report.pull_s)
         self._queue_seconds.observe(report.queue_s)
         self._handoff_seconds.labels("moving").observe(report.transfer_s)
         self._handoff_seconds.labels("exposed").observe(report.exposed_transfer_s)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 
 from kv_transfer.exchange import Exchange
 from kv_transfer.source import PEER_TIMEOUT_S
@@ -16,7 +17,6 @@ from segue.cache.prefix_cache import Hold
 from segue.errors import SegueError, TransferFailed
 from segue.telemetry import Clock
 from segue.types import PrefixHolder, SampledToken, ShipReport, TurnId, TurnSpec
-from segue.worker_process import Identity
 
 logger = logging.getLogger(__name__)
 
@@ -29,14 +29,15 @@ class Puller:
         exchange: Exchange,
         memory: Memory,
         layout: CacheLayout,
-        identity: Identity,
+        freed: Callable[[], None],
         clock: Clock,
     ) -> None:
+        """`freed` is told when memory became free: whoever waits for room may try again."""
         self.rates = Rates()
         self._exchange = exchange
         self._memory = memory
         self._layout = layout
-        self._identity = identity
+        self._freed = freed
         self._clock = clock
         self._expected: dict[TurnId, asyncio.Future[CommittedHandoff]] = {}
 
@@ -122,6 +123,7 @@ class Puller:
     def _give_back(self, committed: CommittedHandoff) -> None:
         self._memory.pages.give_back(committed.pages, UnitState.WORKING)
         self._memory.slots.give_back([committed.slot], UnitState.WORKING)
+        self._freed()
 
     def lost(self, turn_id: TurnId, reason: str) -> None:
         """`ReaderHooks.lost`: the handoff ended without a commit."""

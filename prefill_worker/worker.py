@@ -83,7 +83,7 @@ class PrefillWorker:
             hooks=ReaderHooks(lost=self._pull_lost, freed=self._room.wake),
             clock=clock,
         )
-        self._puller = Puller(self._exchange, memory, runner.layout, presence.identity, clock)
+        self._puller = Puller(self._exchange, memory, runner.layout, self._room.wake, clock)
         engine = PrefillEngine(runner, metrics, chunk_tokens=config.chunk_tokens, clock=clock)
         self._engine: EngineLoop[Command] = EngineLoop("prefill-engine", engine.step, leave_process)
 
@@ -99,7 +99,7 @@ class PrefillWorker:
         """Computes what is missing of the prompt, ships it into the ticket, commits.
 
         `holder` may have a longer prefix than is here. If it raises, nothing of the turn is held
-        here, no write is in flight, and the reader was told.
+        here and no write is in flight, and the reader was told if any could have been.
         """
         if self._is_draining:
             raise Unavailable(f"{self.name} is draining; place the turn elsewhere")
@@ -247,6 +247,7 @@ class PrefillWorker:
             tokens_per_s=self._metrics.rate.per_second(),
         )
         self._metrics.set_load(load)
+        self._metrics.set_cache(self._memory.cache)
         return self.presence.status(load)
 
     def members_changed(self, workers: Sequence[WorkerStatus]) -> None:

@@ -37,14 +37,20 @@ class RunningRouter:
 
 
 @contextlib.asynccontextmanager
-async def running(config: RouterConfig, model: str) -> AsyncIterator[RunningRouter]:
+async def running(
+    config: RouterConfig, model: str, *, model_name: str = ""
+) -> AsyncIterator[RunningRouter]:
     """A router that serves until the block ends; it drains on the way out.
+
+    `model_name` is what people call the model, where `model` is the folder it was found in.
 
     Raises InvalidCheckpoint and, for a taken port, InvalidConfig.
     """
     folder = await asyncio.to_thread(resolve_model, model, with_weights=False)
     metrics = RouterMetrics()
-    router = Router(config, PromptBuilder.from_folder(folder), metrics, model_name=model)
+    router = Router(
+        config, PromptBuilder.from_folder(folder), metrics, model_name=model_name or model
+    )
     endpoint = MetricsEndpoint(metrics.registry, config.host, config.metrics_port)
 
     def services_at(address: str) -> Services:
@@ -74,8 +80,9 @@ async def running(config: RouterConfig, model: str) -> AsyncIterator[RunningRout
 
 
 async def _watch(router: Router, server: RunningServer) -> None:
-    """Health says SERVING exactly while a turn could be placed."""
+    """Notices the silent; health says SERVING exactly while a turn could be placed."""
     while True:
+        router.membership.notice_silence()
         await server.set_serving(router.is_ready())
         router.observe_gauges()
         await asyncio.sleep(_WATCH_S)

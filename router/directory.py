@@ -41,6 +41,8 @@ class SessionDirectory:
         return self._residences.get(session_id)
 
     def remember(self, session_id: SessionId, residence: Residence) -> None:
+        if not session_id:
+            return
         self._residences[session_id] = residence
         self._residences.move_to_end(session_id)
         if len(self._residences) > self._max_sessions:

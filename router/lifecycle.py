@@ -1,7 +1,8 @@
 """One turn as a state machine, pure. What a state holds says what a failure must release.
 
 Received ─PlacedOn▶ Placed ─TicketTaken▶ Dispatched ─FirstToken▶ Streaming ─Ended▶ Over
-    └──────────────────┴───────────────────┴─────────────────────────┴── Ended ──▶ Over
+   │  ▲───────────────┴─── Retried ──────────┤
+   └──────────────────┴──────────────────────┴─── Ended ──────────────────────────▶ Over
 """
 
 from __future__ import annotations

@@ -60,15 +60,16 @@ class Membership:
             self._members[worker_id] = _Member(status, known.heard_at)
             self._announce()
 
-    def workers(self) -> list[WorkerStatus]:
-        """Everybody ever seen, by id; the silent and the gone are marked as lost."""
+    def notice_silence(self) -> None:
+        """Marks the silent as lost. To be called often: a host without power says nothing."""
         horizon = self._clock() - self._heartbeat_timeout_s
-        return [
-            member.status
-            if member.heard_at >= horizon
-            else replace(member.status, health=WorkerHealth.LOST)
-            for _, member in sorted(self._members.items())
-        ]
+        for member in list(self._members.values()):
+            if member.heard_at < horizon and member.status.health is not WorkerHealth.LOST:
+                self.lost(member.status.worker_id, member.status.epoch)
+
+    def workers(self) -> list[WorkerStatus]:
+        """Everybody ever seen, by id."""
+        return [member.status for _, member in sorted(self._members.items())]
 
     def epochs(self) -> Mapping[WorkerId, Epoch]:
         return {worker_id: member.status.epoch for worker_id, member in self._members.items()}

@@ -20,7 +20,7 @@ from router.metrics import RouterMetrics
 from router.policy import Placement, Residence, place_by_load
 from router.prompt import PromptBuilder
 from router.sessions import SessionDesk
-from router.turn import Turn, TurnContext
+from router.turn import Turn, TurnContext, outcome_of
 from segue.errors import Cancelled, InvalidRequest, SegueError, Unavailable
 from segue.telemetry import Clock, RateMeter, about_turn
 from segue.types import (
@@ -86,10 +86,8 @@ class Router:
     ) -> AsyncGenerator[TurnEvent, None]:
         """Runs one turn. Raises SegueErrors; ending the iteration early cancels the turn."""
         received_at = self._clock()
-        with about_turn(request.turn_id), self._admission.admit():
-            spec = await self._tokenise(request)
-            if request.turn_id in self._turns:
-                raise InvalidRequest(f"turn {request.turn_id} is running already; name it anew")
+        with about_turn(request.turn_id), contextlib.ExitStack() as place:
+            spec = await self._admit(request, place)
             seats: Counter[WorkerId] = Counter()
             turn = Turn(
                 spec,
@@ -114,6 +112,18 @@ class Router:
             return False
         turn.interrupt(Cancelled(f"turn {turn_id} was cancelled"))
         return True
+
+    async def _admit(self, request: TurnRequest, place: contextlib.ExitStack) -> TurnSpec:
+        """Takes a place for as long as `place` is open. Refusals are counted by their kind."""
+        try:
+            place.enter_context(self._admission.admit())
+            spec = await self._tokenise(request)
+            if request.turn_id in self._turns:
+                raise InvalidRequest(f"turn {request.turn_id} is running already; name it anew")
+        except SegueError as error:
+            self._metrics.turns.labels(outcome_of(error)).inc()
+            raise
+        return spec
 
     async def _tokenise(self, request: TurnRequest) -> TurnSpec:
         if _size(request.input) <= _INLINE_PROMPT_SIZE:

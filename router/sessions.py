@@ -38,6 +38,8 @@ class SessionDesk:
         if not child_id or self._directory.find(child_id) is not None:
             raise InvalidRequest(f"a fork needs the name of a new session, got {child_id!r}")
         await self._decode_of(parent_id).fork_lease(parent_id, child_id)
+        if self._directory.find(parent_id) is None:
+            raise NotFound(f"session {parent_id} was released meanwhile")
         self._directory.fork(parent_id, child_id)
 
     def _decode_of(self, session_id: SessionId) -> DecodeLink:

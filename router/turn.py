@@ -30,7 +30,7 @@ from router.lifecycle import (
 )
 from router.links import Links, TokenStream
 from router.policy import Placement
-from segue.errors import Cancelled, DeadlineExceeded, Overloaded, SegueError
+from segue.errors import Cancelled, DeadlineExceeded, InvalidRequest, Overloaded, SegueError
 from segue.telemetry import Clock
 from segue.types import (
     FinishReason,
@@ -111,10 +111,12 @@ class Turn:
                         yield self._cancelled()
                         return
                     if attempt == self._context.max_attempts or not self._may_retry(error):
-                        outcome = _outcome_of(error)
+                        outcome = outcome_of(error)
                         raise
                     self._start_again(error)
         finally:
+            if outcome == "disconnected" and self._context.clock() >= self._deadline_at:
+                outcome = "deadline"
             # A turn that decode ended holds nothing any more; every other end leaves something.
             held = () if outcome in ("stop", "length") else holders(self.state)
             self.state = advance(self.state, Ended(outcome))
@@ -188,6 +190,8 @@ class Turn:
     def _may_retry(self, error: SegueError) -> bool:
         return (
             error.retry_is_safe
+            # Somebody wants it to end, here and everywhere.
+            and error is not self._interruption
             and isinstance(self.state, Placed | Dispatched)
             and self._time_left() > 0
         )
@@ -267,5 +271,8 @@ def _interrupt_on_failure(dispatched: asyncio.Future[None], stream: TokenStream)
         stream.interrupt(SegueError(f"{type(error).__name__}: {error}"))
 
 
-def _outcome_of(error: SegueError) -> str:
+def outcome_of(error: SegueError) -> str:
+    """How metrics name a turn that ended with an error."""
+    if isinstance(error, InvalidRequest):
+        return "invalid"
     return "overloaded" if isinstance(error, Overloaded) else "failed"

@@ -8,7 +8,6 @@
     ├── NotFound              a turn, ticket or worker that is not (or no longer) known
     ├── Overloaded            no room now; `retry_after_s` says when to come back
     ├── Unavailable           a process is down, starting or draining
-    │   └── WorkerLost        a worker died or was replaced while it held the turn
     ├── StaleEpoch            a ticket or message names a worker's earlier life
     ├── LayoutMismatch        two workers do not own the same kind of bytes
     ├── TransferFailed        bytes did not arrive, or did not arrive as they were sent
@@ -66,10 +65,6 @@ class Overloaded(SegueError):
 
 class Unavailable(SegueError):
     retry_is_safe = True
-
-
-class WorkerLost(Unavailable):
-    pass
 
 
 class StaleEpoch(SegueError):

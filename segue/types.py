@@ -185,6 +185,7 @@ class TurnRequest:
     """What a client asks for."""
 
     session_id: SessionId
+    """Empty for a turn that has no next one."""
     turn_id: TurnId
     input: TurnInput
     sampling: SamplingParams = SamplingParams()

@@ -14,10 +14,8 @@ neighbouring units are neighbours in memory. No torch here: dtypes are names.
 from __future__ import annotations
 
 import enum
-import hashlib
-import json
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
@@ -77,8 +75,3 @@ class CacheLayout:
 
     def num_pages_for(self, num_tokens: int) -> int:
         return -(-num_tokens // self.page_tokens)
-
-    def fingerprint(self) -> str:
-        """A short name that is equal exactly when the layouts are."""
-        text = json.dumps(asdict(self), sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from segue.client import Answer
-from segue.types import ClusterStatus, TurnEnd, UnitCounts, WorkerHealth, WorkerStatus
+from segue.types import ClusterStatus, TurnEnd, UnitCounts, Usage, WorkerHealth, WorkerStatus
 
 _HEALTH_STYLE = {
     WorkerHealth.READY: "green",
@@ -30,13 +30,18 @@ def timings_line(end: TurnEnd) -> str:
     decoded = usage.completion_tokens - 1
     speed = f"{decoded / timings.decode_s:.0f} tokens/s" if decoded and timings.decode_s else "-"
     return (
-        f"{usage.prompt_tokens} + {usage.completion_tokens} tokens · "
+        f"{usage.prompt_tokens}{_reused(usage)} + {usage.completion_tokens} tokens · "
         f"first after {_seconds(timings.first_token_s)} "
         f"(queue {_seconds(timings.queue_s)}, prefill {_seconds(timings.prefill_s)}, "
         f"transfer {_seconds(timings.transfer_s)}, {_seconds(timings.exposed_transfer_s)} of it "
         f"not hidden) · {speed} · {usage.shipped_bytes / 1024:.0f} KiB · "
         f"{end.prefill_worker} → {end.decode_worker} · {end.finish_reason.value}"
     )
+
+
+def _reused(usage: Usage) -> str:
+    reused = usage.cached_tokens + usage.pulled_tokens
+    return f" ({reused} reused)" if reused else ""
 
 
 def answer_json(answer: Answer) -> str:
@@ -84,7 +89,7 @@ def _row(worker: WorkerStatus) -> tuple[RenderableType, ...]:
     return (
         worker.worker_id,
         Text(worker.health.value, _HEALTH_STYLE[worker.health]),
-        f"{load.running_turns} + {load.waiting_turns}",
+        f"{load.running_turns}, {load.waiting_turns} waiting",
         f"{load.tokens_per_s:.0f}",
         _units(load.pages),
         _units(load.slots),

@@ -26,6 +26,8 @@ class EngineConfig:
     """Of torch; 0 shares this machine's cores among the workers that `segue serve` starts on it."""
 
     def __post_init__(self) -> None:
+        if self.device != "cpu":
+            raise ValueError(f'device must be "cpu": no other is built yet, got {self.device!r}')
         for name in ("page_tokens", "cache_bytes", "max_running"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be >= 1, got {getattr(self, name)}")

@@ -23,7 +23,9 @@ class RouterActor:
         from router.__main__ import running
 
         setup_logging("router")
-        self._shell = Shell("router", lambda: running(config.router, model))
+        self._shell = Shell(
+            "router", lambda: running(config.router, model, model_name=config.cluster.model)
+        )
 
     def address(self) -> str:
         address: str = self._shell.wait_started().address
@@ -51,9 +53,6 @@ class WorkerActor:
 
     def pid(self) -> int:
         return os.getpid()
-
-    def stop(self) -> None:
-        self._shell.stop()
 
 
 def _worker(role: Role, options: WorkerOptions, config: Config) -> Any:

@@ -109,7 +109,7 @@ def _keeping_signal_handlers() -> Iterator[None]:
 def _start(config: Config, model: str, report: Report, cleanup: contextlib.ExitStack) -> Cluster:
     report("starting the router")
     router = ray.remote(RouterActor).options(**_actor_options(config)).remote(config, model)
-    # Ends last: workers drain while it still relays.
+    # Ends last: its turns have drained by then, and the workers hold nothing.
     cleanup.callback(_kill, router)
     address = _await(router.address.remote(), config.cluster.start_timeout_s)
 

@@ -163,11 +163,10 @@ def _input_from_wire(request: pb.GenerateRequest) -> TurnInput:
 def request_from_wire(
     request: pb.GenerateRequest, *, default_turn_id: TurnId, default_seed: int
 ) -> TurnRequest:
-    """Raises InvalidRequest. A turn without a session id is a session of its own."""
-    turn_id = TurnId(request.turn_id) or default_turn_id
+    """Raises InvalidRequest."""
     return TurnRequest(
-        session_id=SessionId(request.session_id or turn_id),
-        turn_id=turn_id,
+        session_id=SessionId(request.session_id),
+        turn_id=TurnId(request.turn_id) or default_turn_id,
         input=_input_from_wire(request),
         sampling=sampling_from_wire(request.sampling, default_seed=default_seed),
         stop=stop_from_wire(request.stop),

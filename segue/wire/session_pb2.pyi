@@ -90,7 +90,7 @@ class GenerateRequest(_message.Message):
     SAMPLING_FIELD_NUMBER: _builtins.int
     STOP_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
-    """Named by the client; empty makes a session of one turn."""
+    """Named by the client; without a name nothing is kept for a next turn on purpose."""
     turn_id: _builtins.str
     """Named by the client so that it can cancel; empty lets the router choose."""
     text: _builtins.str

@@ -12,6 +12,9 @@ WORKER = {
     "segue_pages": ("state",),
     "segue_slots": ("state",),
     "segue_worker_turns": ("state",),
+    "segue_cache_evictions": ("unit",),
+    "segue_leases": (),
+    "segue_leases_revoked": (),
 }
 ROUTER = {
     "segue_turns": ("outcome",),
@@ -30,6 +33,9 @@ ROUTER = {
 PREFILL = WORKER | {
     "segue_prefill_computed_tokens": (),
     "segue_prefill_cached_tokens": (),
+    "segue_prefill_pulled_tokens": (),
+    "segue_prefill_pulled_bytes": (),
+    "segue_prefill_pull_seconds": (),
     "segue_prefill_chunk_seconds": (),
     "segue_prefill_chunk_tokens": (),
     "segue_prefill_batch_size": (),

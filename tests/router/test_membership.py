@@ -37,6 +37,7 @@ async def test_a_silent_worker_is_lost_and_a_heartbeat_brings_it_back(
 ) -> None:
     membership.heartbeat(FIRST_LIFE, "m1")
     clock.now = 6.0
+    membership.notice_silence()
     assert membership.workers() == [replace(FIRST_LIFE, health=WorkerHealth.LOST)]
 
     membership.heartbeat(FIRST_LIFE, "m1")

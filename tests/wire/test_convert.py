@@ -134,7 +134,7 @@ def test_absent_fields_take_the_stated_defaults() -> None:
 
     assert request.sampling == SamplingParams(seed=11)
     assert request.stop == StopConditions()
-    assert (request.session_id, request.turn_id) == ("t", "t")
+    assert (request.session_id, request.turn_id) == ("", "t")
 
 
 def test_zero_is_not_the_same_as_absent() -> None:

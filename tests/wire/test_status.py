@@ -87,11 +87,11 @@ async def test_a_hint_when_to_retry_travels_along(failing: tuple[Failing, Sessio
 
 async def test_a_stream_may_fail_after_it_began(failing: tuple[Failing, SessionsStub]) -> None:
     servicer, stub = failing
-    servicer.error = errors.WorkerLost("decode-0 is gone")
+    servicer.error = errors.Unavailable("decode-0 is gone")
     call = stub.Generate(pb.GenerateRequest())
 
     assert await call.read() == pb.GenerateEvent()
-    with pytest.raises(errors.WorkerLost), rpc_errors("peer"):
+    with pytest.raises(errors.Unavailable), rpc_errors("peer"):
         await call.read()
 
 
