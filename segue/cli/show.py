@@ -70,7 +70,8 @@ def status_table(cluster: ClusterStatus) -> RenderableType:
     """The cluster as a person wants to see it."""
     table = Table(box=None, pad_edge=False)
     for column in ("worker", "health", "turns", "tokens/s", "pages", "slots"):
-        table.add_column(column, no_wrap=True)
+        # A narrow terminal wraps what may be long and never cuts a name.
+        table.add_column(column, no_wrap=column not in ("turns", "pages", "slots"))
     for worker in cluster.workers:
         table.add_row(*_row(worker))
     router = cluster.router
