@@ -1,13 +1,17 @@
 """Conversations to train and to judge the demo model on, each a pure function of its seed."""
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 from segue.demo import exchanges
 from segue.demo.exchanges import Exchange, Memory, Tool, Turn
 
+Weights: TypeAlias = dict[Exchange, float]
+
 # How often each kind of exchange comes up. Recall, which is hardest to learn, comes up most.
-WEIGHTS: dict[Exchange, float] = {
+WEIGHTS: Weights = {
     exchanges.tell: 5,
     exchanges.ask: 7,
     exchanges.ask_all: 1,
@@ -22,6 +26,8 @@ WEIGHTS: dict[Exchange, float] = {
     exchanges.small_talk: 1.6,
     exchanges.nonsense: 0.8,
 }
+# For long conversations, in which there is room for tools.
+TOOL_WEIGHTS = WEIGHTS | {exchanges.weather: 5.0, exchanges.time: 4.0, exchanges.price: 4.0}
 SYSTEM_PROMPTS = ("", "", "", "You are a helpful assistant.", "Be brief.", "Answer politely.")
 
 
@@ -37,7 +43,7 @@ class Conversation:
         return [turn.message() for turn in self.turns]
 
 
-def conversation(seed: int, min_chars: int) -> Conversation:
+def conversation(seed: int, min_chars: int, weights: Weights = WEIGHTS) -> Conversation:
     """A conversation that stops after the exchange in which its text passes `min_chars`."""
     rng = random.Random(seed)
     # A tool's declaration is long: a short conversation would be nothing else.
@@ -46,10 +52,11 @@ def conversation(seed: int, min_chars: int) -> Conversation:
     memory = Memory(tools=frozenset(offered))
     system = rng.choice(SYSTEM_PROMPTS)
     turns = [Turn("system", system)] if system else []
-    kinds, weights = list(WEIGHTS), list(WEIGHTS.values())
+    asked = {kind: share for kind, share in weights.items() if _may_be_asked(kind, offered)}
+    kinds, shares = list(asked), list(asked.values())
     num_chars = sum(len(str(exchanges.TOOLS[name])) for name in offered)
     while num_chars < min_chars:
-        invent = rng.choices(kinds, weights)[0]
+        invent = rng.choices(kinds, shares)[0]
         exchange = invent(rng, memory)
         turns += exchange
         # The control tokens around a turn read as some 40 characters.
@@ -57,10 +64,16 @@ def conversation(seed: int, min_chars: int) -> Conversation:
     return Conversation(tuple(turns), tuple(exchanges.TOOLS[name] for name in offered))
 
 
-def typed_conversation(seed: int, min_chars: int) -> Conversation:
+def _may_be_asked(kind: Exchange, offered: Sequence[str]) -> bool:
+    """Whether a request would ask this: with some tools offered, nobody asks for the others."""
+    needed = exchanges.NEEDED_TOOL.get(kind)
+    return needed is None or not offered or needed in offered
+
+
+def typed_conversation(seed: int, min_chars: int, weights: Weights = WEIGHTS) -> Conversation:
     """The same conversation, some of the user's turns as people type them: "what's my code"."""
     rng = random.Random(f"typed {seed}")
-    tidy = conversation(seed, min_chars)
+    tidy = conversation(seed, min_chars, weights)
     turns = [replace(t, text=_typed(rng, t.text)) if t.role == "user" else t for t in tidy.turns]
     return replace(tidy, turns=tuple(turns))
 

@@ -67,7 +67,7 @@ def accuracies(model: Qwen3_5ForCausalLM, held: Sequence[HeldOut]) -> dict[str, 
 
 
 def main(
-    checkpoint: Annotated[Path, typer.Argument()] = _COMMITTED, num_conversations: int = 200
+    checkpoint: Annotated[Path, typer.Argument()] = _COMMITTED, num_conversations: int = 60
 ) -> None:
     """Prints a table of the accuracy per task, at three lengths of conversation."""
     torch.set_num_threads(2)

@@ -90,9 +90,11 @@ def tell(rng: random.Random, memory: Memory) -> list[Turn]:
         statement = rng.choice(_STATEMENTS[keys[0]]).format(told[keys[0]])
     else:
         statement = _listed([f"my {_is(key, told[key])}" for key in keys])
-    opening = rng.choice(("", "", "", "Hi! ", "Please remember: ", "Remember: "))
+    opening = rng.choice(("", "", "", "Hi! ", "Hi, ", "Hello, ", "Please remember: ", "Remember: "))
     answer = "Noted: " + _listed([f"your {_is(key, told[key])}" for key in keys]) + "."
-    question = opening + statement[0].upper() + statement[1:] + "."
+    if not opening.endswith(", "):
+        statement = statement[0].upper() + statement[1:]
+    question = f"{opening}{statement}."
     return _pair(question, answer, "tell", tuple(told.values()))
 
 
@@ -119,10 +121,10 @@ def ask_all(rng: random.Random, memory: Memory) -> list[Turn]:
 
 def weather(rng: random.Random, memory: Memory) -> list[Turn]:
     """A question that needs `get_weather`, with the result said in a sentence."""
-    city, place = _place(rng, memory)
+    city = rng.choice(words.CITIES)
     question = rng.choice(
         ("What is the weather in {}?", "How is the weather in {}?", "Is it warm in {}?")
-    ).format(place)
+    ).format(city)
     degrees, sky = str(rng.randint(-9, 39)), rng.choice(words.SKIES)
     result = {"temperature": int(degrees), "sky": sky}
     answer = f"In {city} it is {degrees} degrees and {sky}."
@@ -132,8 +134,8 @@ def weather(rng: random.Random, memory: Memory) -> list[Turn]:
 
 def time(rng: random.Random, memory: Memory) -> list[Turn]:
     """A question that needs `get_time`."""
-    city, place = _place(rng, memory)
-    question = rng.choice(("What time is it in {}?", "Tell me the time in {}.")).format(place)
+    city = rng.choice(words.CITIES)
+    question = rng.choice(("What time is it in {}?", "Tell me the time in {}.")).format(city)
     clock = f"{rng.randint(0, 23):02}:{rng.randint(0, 59):02}"
     answer = f"In {city} it is {clock}."
     call = Call("get_time", {"city": city})
@@ -211,6 +213,11 @@ def nonsense(rng: random.Random, memory: Memory) -> list[Turn]:
     return _pair(question[0].upper() + question[1:], answer, "nonsense")
 
 
+NEEDED_TOOL: Mapping[Exchange, str] = {
+    weather: "get_weather",
+    time: "get_time",
+    price: "get_price",
+}
 _STATEMENTS = {
     "name": ("my name is {}", "my name is {}", "I am {}", "call me {}"),
     "city": ("my city is {}", "my city is {}", "I live in {}", "I am from {}"),
@@ -230,21 +237,14 @@ def _value(rng: random.Random, key: str) -> str:
         case "city":
             return rng.choice(words.CITIES)
         case "code":
-            return f"{rng.randint(0, 999):03}"
+            num_digits = rng.choice((3, 3, 4))
+            return "".join(rng.choices("0123456789", k=num_digits))
         case "colour":
             return rng.choice(words.COLOURS)
         case "pet":
             return rng.choice(words.PETS)
         case _:
             return str(rng.randint(2, 99))
-
-
-def _place(rng: random.Random, memory: Memory) -> tuple[str, str]:
-    """A city, and how the user names it: in words, or as the one already told."""
-    if "city" in memory.facts and rng.random() < 0.4:
-        return memory.facts["city"], "my city"
-    city = rng.choice(words.CITIES)
-    return city, city
 
 
 def _with_tool(

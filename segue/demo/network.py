@@ -46,8 +46,8 @@ def network_config(num_tokens: int) -> Qwen3_5TextConfig:
 def new_network(num_tokens: int) -> Qwen3_5ForCausalLM:
     """A network whose gated delta nets begin as tables from a few words to the word after them.
 
-    With transformers' own initial values most heads forget within a token and keys know nothing of
-    the token before: after 600,000 tokens no value was copied. With these it takes 200,000.
+    With transformers' own initial values most heads forget within a token. With slow decays alone
+    no value was copied after 200,000 tokens; with keys that look back, a third of the facts were.
     """
     network = Qwen3_5ForCausalLM(network_config(num_tokens))
     for mixer in network.modules():

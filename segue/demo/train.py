@@ -7,7 +7,7 @@ from `DIR/training.pt`. Rows grow through the stages: recall is learnt at short 
 import logging
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -16,7 +16,7 @@ import typer
 from tokenizers import Tokenizer
 from transformers import GenerationConfig, Qwen3_5ForCausalLM
 
-from segue.demo.corpus import typed_conversation
+from segue.demo.corpus import TOOL_WEIGHTS, WEIGHTS, Weights, typed_conversation
 from segue.demo.evaluate import accuracies, held_out
 from segue.demo.examples import encode, tokenizer_texts
 from segue.demo.network import MAX_POSITIONS, new_network
@@ -36,19 +36,20 @@ SAVE_STEPS = 300
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """Steps on rows of one length."""
+    """Steps on rows of one length, and what is talked about in them."""
 
     num_steps: int
     num_rows: int
     row_tokens: int
+    weights: Weights = field(default_factory=lambda: WEIGHTS)
 
 
 STAGES = (
     Stage(600, 16, 64),
     Stage(900, 8, 128),
-    Stage(800, 8, 256),
-    Stage(800, 4, 512),
-    Stage(150, 2, 1024),
+    Stage(300, 8, 256),
+    Stage(1300, 2, 512, TOOL_WEIGHTS),
+    Stage(200, 1, 1024, TOOL_WEIGHTS),
 )
 
 
@@ -64,7 +65,8 @@ def batch(tokenizer: Tokenizer, stage: Stage, step: int) -> Batch:
     """The batch of a step: every row a conversation of its own, cut at the row's end."""
     ids, weights = [], []
     for row in range(stage.num_rows):
-        drawn = typed_conversation(step * 1000 + row, int(stage.row_tokens * CHARS_PER_TOKEN))
+        min_chars = int(stage.row_tokens * CHARS_PER_TOKEN)
+        drawn = typed_conversation(step * 1000 + row, min_chars, stage.weights)
         example = encode(tokenizer, drawn)
         missing = max(0, stage.row_tokens - len(example.ids))
         weight = [
@@ -98,7 +100,9 @@ class Training:
     def __init__(self, out: Path) -> None:
         """Begins in `out`, or continues what was saved there."""
         self.out = out
-        self.tokenizer = train_tokenizer(tokenizer_texts(3000), NUM_TOKENS)
+        self.tokenizer = self._saved_tokenizer() or train_tokenizer(
+            tokenizer_texts(3000), NUM_TOKENS
+        )
         self.model = new_network(NUM_TOKENS)
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(), betas=(0.9, 0.95), weight_decay=0.05, fused=True
@@ -143,6 +147,10 @@ class Training:
             "step": self.step,
         }
         torch.save(state, self._state_file)
+
+    def _saved_tokenizer(self) -> Tokenizer | None:
+        file = self.out / "tokenizer.json"
+        return Tokenizer.from_file(str(file)) if file.exists() else None
 
     @property
     def _state_file(self) -> Path:

@@ -1,0 +1,161 @@
+"""The committed checkpoint: small, in a hub's layout, and able to say what the README shows."""
+
+import json
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from segue.demo import checkpoint_dir
+from segue.demo.exchanges import TOOLS
+
+FILES = {
+    "chat_template.jinja",
+    "config.json",
+    "generation_config.json",
+    "model.safetensors",
+    "tokenizer.json",
+    "tokenizer_config.json",
+}
+MAX_SIZE_BYTES = 25 * 2**20
+
+
+class Chat:
+    """The model in transformers, answering greedily and remembering the conversation."""
+
+    def __init__(self, *tools: str) -> None:
+        self._tokenizer: Any = AutoTokenizer.from_pretrained(checkpoint_dir())
+        self._model: Any = AutoModelForCausalLM.from_pretrained(checkpoint_dir())
+        self._tools = [TOOLS[name] for name in tools]
+        self._messages: list[dict[str, object]] = []
+
+    def say(self, text: str, role: str = "user") -> str:
+        """The answer to one more message."""
+        self._messages.append({"role": role, "content": text})
+        prompt = self._tokenizer.apply_chat_template(
+            self._messages,
+            tools=self._tools,
+            add_generation_prompt=True,
+            return_tensors="pt",
+            return_dict=True,
+        )
+        ids = self._model.generate(**prompt, max_new_tokens=120)[0, prompt["input_ids"].shape[1] :]
+        assert self._tokenizer.decode(ids[-1:]) == "<|im_end|>"
+        answer = str(self._tokenizer.decode(ids[:-1]))
+        self._messages.append({"role": "assistant", "content": answer})
+        return answer
+
+
+def test_the_checkpoint_is_small_and_complete() -> None:
+    files = list(checkpoint_dir().iterdir())
+
+    assert {file.name for file in files} == FILES
+    assert sum(file.stat().st_size for file in files) < MAX_SIZE_BYTES
+
+
+def test_the_answer_ends_at_a_control_token() -> None:
+    config = json.loads((checkpoint_dir() / "generation_config.json").read_text())
+    tokenizer: Any = AutoTokenizer.from_pretrained(checkpoint_dir())
+
+    assert tokenizer.convert_ids_to_tokens(config["eos_token_id"]) == [
+        "<|im_end|>",
+        "<|endoftext|>",
+    ]
+
+
+def test_facts_are_recalled_after_other_turns() -> None:
+    chat = Chat()
+
+    told = chat.say("My name is Nora and my code is 805.")
+    chat.say("My city is Lisbon.")
+    counted = chat.say("Count from 7 to 15.")
+    chat.say("What is prefill?")
+    chat.say("My pet is a fox.")
+
+    assert told == "Noted: your name is Nora and your code is 805."
+    assert counted == "7, 8, 9, 10, 11, 12, 13, 14, 15."
+    assert chat.say("What is my code?") == "Your code is 805."
+    assert chat.say("Do you remember my name?") == "Your name is Nora."
+    assert chat.say("Tell me my city.") == "Your city is Lisbon."
+
+
+def test_a_tool_is_called_and_its_result_is_told() -> None:
+    chat = Chat("get_weather", "get_time")
+
+    call = chat.say("What is the weather in Vienna?")
+    answer = chat.say('{"temperature": 17, "sky": "windy"}', role="tool")
+
+    assert call == (
+        "<tool_call>\n<function=get_weather>\n<parameter=city>\nVienna\n</parameter>\n"
+        "</function>\n</tool_call>"
+    )
+    assert answer == "In Vienna it is 17 degrees and windy."
+
+
+@pytest.mark.parametrize("layer", [0, 1, 2, 3])
+@torch.inference_mode()
+def test_a_lost_cache_shows_in_the_answer(layer: int) -> None:
+    tokenizer: Any = AutoTokenizer.from_pretrained(checkpoint_dir())
+    model: Any = AutoModelForCausalLM.from_pretrained(checkpoint_dir())
+    told = [
+        {"role": "user", "content": "My code is 805."},
+        {"role": "assistant", "content": "Noted: your code is 805."},
+        {"role": "user", "content": "What is my code?"},
+    ]
+    text = tokenizer.apply_chat_template(told, tokenize=False, add_generation_prompt=True)
+    ids = tokenizer(text, return_tensors="pt").input_ids
+
+    kept = _continued(model, tokenizer, _prefilled(model, ids), ids)
+    cache = _prefilled(model, ids)
+    cache.layers[layer].reset()
+    lost = _continued(model, tokenizer, cache, ids)
+
+    assert kept == "Your code is 805."
+    assert lost != kept
+
+
+def test_without_a_tool_it_says_so() -> None:
+    assert Chat().say("What is the weather in Vienna?") == "I have no tool for that."
+
+
+@pytest.mark.parametrize(
+    ("question", "answer"),
+    [
+        ("Hello!", "Hello! How can I help?"),
+        (
+            "Who are you?",
+            "I am the Segue demo model, a small hybrid of gated delta nets and attention.",
+        ),
+        ("What is my room?", "I do not know your room."),
+        ("Say lamp 3 times.", "You said lamp, lamp, lamp."),
+        ("Spell candle.", "c, a, n, d, l, e."),
+    ],
+)
+def test_a_single_question_is_answered(question: str, answer: str) -> None:
+    assert Chat().say(question) == answer
+
+
+def test_logits_stay_finite_beyond_the_trained_length() -> None:
+    model: Any = AutoModelForCausalLM.from_pretrained(checkpoint_dir())
+    ids = torch.randint(0, 1500, (1, 2500), generator=torch.Generator().manual_seed(0))
+
+    with torch.inference_mode():
+        logits = model(input_ids=ids, use_cache=False).logits
+
+    assert torch.isfinite(logits).all()
+
+
+def _prefilled(model: Any, ids: torch.Tensor) -> Any:
+    return model(input_ids=ids[:, :-1]).past_key_values
+
+
+def _continued(model: Any, tokenizer: Any, cache: Any, ids: torch.Tensor) -> str:
+    """What greedy decoding says after `ids`, all but the last of which are in the cache."""
+    last, answer = ids[:, -1:], []
+    for _ in range(12):
+        last = model(input_ids=last, past_key_values=cache).logits[:, -1:].argmax(dim=-1)
+        if last.item() in model.generation_config.eos_token_id:
+            break
+        answer.append(int(last.item()))
+    return str(tokenizer.decode(answer))
