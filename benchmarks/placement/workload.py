@@ -17,7 +17,8 @@ class Scale:
 
 
 FULL = Scale(num_workers=1000, num_sessions=100_000)
-DEFAULT = Scale(num_workers=100, num_sessions=2_000)
+# As many sessions a worker as the full size: it takes those to come to a steady state.
+DEFAULT = Scale(num_workers=40, num_sessions=4_000)
 QUICK = Scale(num_workers=12, num_sessions=60)
 
 FIRST_TOKENS = 50_000
@@ -39,8 +40,11 @@ TOKEN_BYTES = 30 * 2**10
 SLOT_BYTES = 180 * 2**20
 SLOT_TOKENS = SLOT_BYTES // TOKEN_BYTES
 PAGE_TOKENS = 64
-PREFILL_TOKENS, DECODE_TOKENS = 1_500_000, 3_000_000
-"""Memory of a worker, in tokens. Less than the sessions alive would need, so some are evicted."""
+PREFILL_TOKENS, DECODE_TOKENS = 1_500_000, 6_000_000
+"""Memory of a worker, in tokens. Decode workers hold the sessions alive, with little to spare;
+prefill workers hold less than half of them. With 3 million on decode placement by cost collapses,
+too: what is evicted is computed again, sessions live longer for it, and more of them are evicted.
+"""
 NOISE = 0.1
 """Standard deviation of the logarithm of every measured time."""
 SLOW_SHARE, SLOW_FACTOR = 0.05, 1.6
