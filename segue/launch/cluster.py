@@ -89,7 +89,7 @@ def _start_ray(address: str) -> bool:
             os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
             # Ray starts its workers at niceness 15; ours are what the machine is there for.
             os.environ.setdefault("RAY_worker_niceness", "0")
-            # Ray would start a Python process per core, and map a third of the memory, for tasks and
+            # Ray would start a Python process a core, and map a third of the memory, for tasks and
             # objects that we do not have: 8 of 12 s of its start on two busy cores.
             ray.init(
                 include_dashboard=False,
