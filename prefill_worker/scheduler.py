@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 
@@ -25,6 +25,10 @@ class Progress:
     """Ascending positions at which a chunk must end, because the state there is kept."""
 
     @property
+    def num_left(self) -> int:
+        return self.num_prompt - self.num_computed
+
+    @property
     def num_until_stop(self) -> int:
         """Tokens up to the next stop, or the prompt's end."""
         later = (stop for stop in self.stops if stop > self.num_computed)
@@ -32,20 +36,28 @@ class Progress:
 
 
 def plan_chunks(waiting: Sequence[Progress], chunk_tokens: int) -> list[Chunk]:
-    """First come, first served: each takes what it needs to its next stop, until `chunk_tokens`
-    are given.
+    """Half of a pass goes to those who are nearest to their end, the rest in order of arrival.
 
-    The last may get a part. So a long prompt is cut, and short ones share a pass.
+    So a short turn does not wait for a long prompt before it, and the long prompt goes on all the
+    same. Nobody gets more than it needs up to its next stop; the last of each kind may get a part.
     """
-    chunks: list[Chunk] = []
-    left = chunk_tokens
-    for index, progress in enumerate(waiting):
-        if left == 0:
-            break
-        size = min(left, progress.num_until_stop)
-        chunks.append(Chunk(index, progress.num_computed, progress.num_computed + size))
-        left -= size
-    return chunks
+    given = [0] * len(waiting)
+
+    def give(order: Iterable[int], left: int) -> int:
+        for index in order:
+            size = min(left, waiting[index].num_until_stop - given[index])
+            given[index] += size
+            left -= size
+        return left
+
+    half = chunk_tokens // 2
+    nearest = sorted(range(len(waiting)), key=lambda i: waiting[i].num_left)
+    give(range(len(waiting)), chunk_tokens - half + give(nearest, half))
+    return [
+        Chunk(index, progress.num_computed, progress.num_computed + size)
+        for index, (progress, size) in enumerate(zip(waiting, given, strict=True))
+        if size
+    ]
 
 
 def checkpoint_stops(

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import random
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -141,6 +144,22 @@ async def test_cancelled_turns_and_vanished_clients_leave_nothing_behind(
 
     assert set(reasons) == {FinishReason.CANCELLED}
     assert is_idle(status), status
+    shown = await asyncio.to_thread(
+        subprocess.run,
+        [
+            Path(sys.executable).parent / "segue",
+            "status",
+            "--json",
+            "--target",
+            status.router.address,
+        ],
+        capture_output=True,
+        check=True,
+    )
+    for worker in json.loads(shown.stdout)["workers"]:
+        for counts in (worker["load"]["pages"], worker["load"]["slots"]):
+            assert counts["free"] + counts["cached"] == counts["total"] > 0
+            assert counts["working"] == counts["reserved"] == counts["quarantined"] == 0
 
 
 @pytest.mark.parametrize("role", ["prefill-1", "decode-1"])
