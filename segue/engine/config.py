@@ -23,7 +23,7 @@ class EngineConfig:
     """Slots beyond those, for states that outlive their sequence; fewer where they would take more
     than half of the memory."""
     num_threads: int = 0
-    """Of torch; 0 shares this machine's cores among the workers that `segue serve` starts on it."""
+    """Of torch; 0: every core, where `segue serve` starts Ray itself, else torch's own choice."""
 
     def __post_init__(self) -> None:
         if self.device != "cpu":
