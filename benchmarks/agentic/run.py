@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -48,8 +47,6 @@ def layout_of(folder: Path, config: Config) -> CacheLayout:
 def run_modes(
     modes: Sequence[Mode], config: Config, workload: Workload, *, vocab_size: int, report: Report
 ) -> dict[Mode, Measured]:
-    # Ray starts workers at niceness 15: with other work on the machine they would starve.
-    os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112  (Ray's own spelling)
     measured: dict[Mode, Measured] = {}
     for mode in modes:
 

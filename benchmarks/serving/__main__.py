@@ -65,8 +65,6 @@ def main(
 
 def _run(config: Config, folder: Path, workload: Workload, report: Report) -> Result:
     environment = this_environment()
-    # Ray starts workers at niceness 15: whatever else runs here would count on one side only.
-    os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112  (Ray's own spelling)
     torch.set_num_threads(config.engine.num_threads)
     report("loading the peer")
     peer = Transformers(folder)

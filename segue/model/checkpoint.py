@@ -16,9 +16,7 @@ from torch import Tensor
 
 from segue.errors import InvalidCheckpoint
 from segue.model.checkpoint_json import read_object, section
-
-INDEX_NAME = "model.safetensors.index.json"
-SINGLE_NAME = "model.safetensors"
+from segue.model.preflight import INDEX_NAME, SINGLE_NAME
 
 
 class SafetensorsFile(Protocol):
