@@ -26,7 +26,7 @@ from segue.wire import session_pb2 as segue_dot_wire_dot_session__pb2
 from segue.wire import transfer_pb2 as segue_dot_wire_dot_transfer__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17segue/wire/worker.proto\x12\x08segue.v1\x1a\x18segue/wire/session.proto\x1a\x19segue/wire/transfer.proto\"I\n\x11RenewLeaseRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x14\n\x07lease_s\x18\x02 \x01(\x01H\x00\x88\x01\x01\x42\n\n\x08_lease_s\"\'\n\x0fRenewLeaseReply\x12\x14\n\x0c\x65xpires_in_s\x18\x01 \x01(\x01\"%\n\x0f\x45ndLeaseRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\"!\n\rEndLeaseReply\x12\x10\n\x08was_here\x18\x01 \x01(\x08\"7\n\x10\x46orkLeaseRequest\x12\x11\n\tparent_id\x18\x01 \x01(\t\x12\x10\n\x08\x63hild_id\x18\x02 \x01(\t\"\x10\n\x0e\x46orkLeaseReply\"E\n\tHeartbeat\x12&\n\x06status\x18\x01 \x01(\x0b\x32\x16.segue.v1.WorkerStatus\x12\x10\n\x08model_id\x18\x02 \x01(\t\"6\n\x0b\x43lusterView\x12\'\n\x07workers\x18\x01 \x03(\x0b\x32\x16.segue.v1.WorkerStatus\"\xa2\x01\n\x08TurnSpec\x12\x0f\n\x07turn_id\x18\x01 \x01(\t\x12\x12\n\nsession_id\x18\x02 \x01(\t\x12\x12\n\x06prompt\x18\x03 \x03(\rB\x02\x10\x01\x12$\n\x08sampling\x18\x04 \x01(\x0b\x32\x12.segue.v1.Sampling\x12\x1c\n\x04stop\x18\x05 \x01(\x0b\x32\x0e.segue.v1.Stop\x12\x19\n\rbranch_points\x18\x06 \x03(\rB\x02\x10\x01\"s\n\x0eReserveRequest\x12 \n\x04turn\x18\x01 \x01(\x0b\x32\x12.segue.v1.TurnSpec\x12\x11\n\twriter_id\x18\x02 \x01(\t\x12\x14\n\x0cwriter_epoch\x18\x03 \x01(\x04\x12\x16\n\x0ewriter_address\x18\x04 \x01(\t\"K\n\x0cReserveReply\x12 \n\x06ticket\x18\x01 \x01(\x0b\x32\x10.segue.v1.Ticket\x12\x19\n\x11\x63heckpoint_tokens\x18\x02 \x01(\r\"|\n\x0ePrefillRequest\x12 \n\x04turn\x18\x01 \x01(\x0b\x32\x12.segue.v1.TurnSpec\x12 \n\x06ticket\x18\x02 \x01(\x0b\x32\x10.segue.v1.Ticket\x12&\n\x06holder\x18\x03 \x01(\x0b\x32\x16.segue.v1.PrefixHolder\"\\\n\x0cPrefixHolder\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12\x0f\n\x07\x61\x64\x64ress\x18\x03 \x01(\t\x12\x19\n\x11\x63heckpoint_tokens\x18\x04 \x01(\r\"4\n\x0cPrefillReply\x12$\n\x06report\x18\x01 \x01(\x0b\x32\x14.segue.v1.ShipReport\" \n\rDecodeRequest\x12\x0f\n\x07turn_id\x18\x01 \x01(\t\"a\n\x0b\x44\x65\x63odeEvent\x12%\n\x05\x64\x65lta\x18\x01 \x01(\x0b\x32\x14.segue.v1.TokenDeltaH\x00\x12\"\n\x03\x65nd\x18\x02 \x01(\x0b\x32\x13.segue.v1.DecodeEndH\x00\x42\x07\n\x05\x65vent\"\xdb\x01\n\tDecodeEnd\x12-\n\rfinish_reason\x18\x01 \x01(\x0e\x32\x16.segue.v1.FinishReason\x12\x1e\n\x05usage\x18\x02 \x01(\x0b\x32\x0f.segue.v1.Usage\x12$\n\x06report\x18\x03 \x01(\x0b\x32\x14.segue.v1.ShipReport\x12\x10\n\x08\x64\x65\x63ode_s\x18\x04 \x01(\x01\x12\x12\n\nstop_match\x18\x05 \x01(\t\x12\x13\n\x0bkept_tokens\x18\x06 \x01(\r\x12\x1e\n\x16kept_checkpoint_tokens\x18\x07 \x01(\r\"!\n\x0eReleaseRequest\x12\x0f\n\x07turn_id\x18\x01 \x01(\t\" \n\x0cReleaseReply\x12\x10\n\x08was_here\x18\x01 \x01(\x08\"\x0f\n\rStatusRequest\"G\n\x0bStatusReply\x12&\n\x06status\x18\x01 \x01(\x0b\x32\x16.segue.v1.WorkerStatus\x12\x10\n\x08model_id\x18\x02 \x01(\t2D\n\nMembership\x12\x36\n\x04Join\x12\x13.segue.v1.Heartbeat\x1a\x15.segue.v1.ClusterView(\x01\x30\x01\x32\xc3\x01\n\rPrefillWorker\x12;\n\x07Prefill\x12\x18.segue.v1.PrefillRequest\x1a\x16.segue.v1.PrefillReply\x12;\n\x07Release\x12\x18.segue.v1.ReleaseRequest\x1a\x16.segue.v1.ReleaseReply\x12\x38\n\x06Status\x12\x17.segue.v1.StatusRequest\x1a\x15.segue.v1.StatusReply2\xc7\x03\n\x0c\x44\x65\x63odeWorker\x12;\n\x07Reserve\x12\x18.segue.v1.ReserveRequest\x1a\x16.segue.v1.ReserveReply\x12:\n\x06\x44\x65\x63ode\x12\x17.segue.v1.DecodeRequest\x1a\x15.segue.v1.DecodeEvent0\x01\x12;\n\x07Release\x12\x18.segue.v1.ReleaseRequest\x1a\x16.segue.v1.ReleaseReply\x12\x38\n\x06Status\x12\x17.segue.v1.StatusRequest\x1a\x15.segue.v1.StatusReply\x12\x44\n\nRenewLease\x12\x1b.segue.v1.RenewLeaseRequest\x1a\x19.segue.v1.RenewLeaseReply\x12>\n\x08\x45ndLease\x12\x19.segue.v1.EndLeaseRequest\x1a\x17.segue.v1.EndLeaseReply\x12\x41\n\tForkLease\x12\x1a.segue.v1.ForkLeaseRequest\x1a\x18.segue.v1.ForkLeaseReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17segue/wire/worker.proto\x12\x08segue.v1\x1a\x18segue/wire/session.proto\x1a\x19segue/wire/transfer.proto\"I\n\x11RenewLeaseRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x14\n\x07lease_s\x18\x02 \x01(\x01H\x00\x88\x01\x01\x42\n\n\x08_lease_s\"\'\n\x0fRenewLeaseReply\x12\x14\n\x0c\x65xpires_in_s\x18\x01 \x01(\x01\"%\n\x0f\x45ndLeaseRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\"!\n\rEndLeaseReply\x12\x10\n\x08was_here\x18\x01 \x01(\x08\"7\n\x10\x46orkLeaseRequest\x12\x11\n\tparent_id\x18\x01 \x01(\t\x12\x10\n\x08\x63hild_id\x18\x02 \x01(\t\"\x10\n\x0e\x46orkLeaseReply\"E\n\tHeartbeat\x12&\n\x06status\x18\x01 \x01(\x0b\x32\x16.segue.v1.WorkerStatus\x12\x10\n\x08model_id\x18\x02 \x01(\t\"6\n\x0b\x43lusterView\x12\'\n\x07workers\x18\x01 \x03(\x0b\x32\x16.segue.v1.WorkerStatus\"\xa2\x01\n\x08TurnSpec\x12\x0f\n\x07turn_id\x18\x01 \x01(\t\x12\x12\n\nsession_id\x18\x02 \x01(\t\x12\x12\n\x06prompt\x18\x03 \x03(\rB\x02\x10\x01\x12$\n\x08sampling\x18\x04 \x01(\x0b\x32\x12.segue.v1.Sampling\x12\x1c\n\x04stop\x18\x05 \x01(\x0b\x32\x0e.segue.v1.Stop\x12\x19\n\rbranch_points\x18\x06 \x03(\rB\x02\x10\x01\"s\n\x0eReserveRequest\x12 \n\x04turn\x18\x01 \x01(\x0b\x32\x12.segue.v1.TurnSpec\x12\x11\n\twriter_id\x18\x02 \x01(\t\x12\x14\n\x0cwriter_epoch\x18\x03 \x01(\x04\x12\x16\n\x0ewriter_address\x18\x04 \x01(\t\"K\n\x0cReserveReply\x12 \n\x06ticket\x18\x01 \x01(\x0b\x32\x10.segue.v1.Ticket\x12\x19\n\x11\x63heckpoint_tokens\x18\x02 \x01(\r\"S\n\x12PrefillHereRequest\x12 \n\x04turn\x18\x01 \x01(\x0b\x32\x12.segue.v1.TurnSpec\x12\x1b\n\x13max_computed_tokens\x18\x02 \x01(\r\"+\n\x10PrefillHereReply\x12\x17\n\x0f\x63omputed_tokens\x18\x01 \x01(\r\"|\n\x0ePrefillRequest\x12 \n\x04turn\x18\x01 \x01(\x0b\x32\x12.segue.v1.TurnSpec\x12 \n\x06ticket\x18\x02 \x01(\x0b\x32\x10.segue.v1.Ticket\x12&\n\x06holder\x18\x03 \x01(\x0b\x32\x16.segue.v1.PrefixHolder\"\\\n\x0cPrefixHolder\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12\x0f\n\x07\x61\x64\x64ress\x18\x03 \x01(\t\x12\x19\n\x11\x63heckpoint_tokens\x18\x04 \x01(\r\"4\n\x0cPrefillReply\x12$\n\x06report\x18\x01 \x01(\x0b\x32\x14.segue.v1.ShipReport\" \n\rDecodeRequest\x12\x0f\n\x07turn_id\x18\x01 \x01(\t\"a\n\x0b\x44\x65\x63odeEvent\x12%\n\x05\x64\x65lta\x18\x01 \x01(\x0b\x32\x14.segue.v1.TokenDeltaH\x00\x12\"\n\x03\x65nd\x18\x02 \x01(\x0b\x32\x13.segue.v1.DecodeEndH\x00\x42\x07\n\x05\x65vent\"\xdb\x01\n\tDecodeEnd\x12-\n\rfinish_reason\x18\x01 \x01(\x0e\x32\x16.segue.v1.FinishReason\x12\x1e\n\x05usage\x18\x02 \x01(\x0b\x32\x0f.segue.v1.Usage\x12$\n\x06report\x18\x03 \x01(\x0b\x32\x14.segue.v1.ShipReport\x12\x10\n\x08\x64\x65\x63ode_s\x18\x04 \x01(\x01\x12\x12\n\nstop_match\x18\x05 \x01(\t\x12\x13\n\x0bkept_tokens\x18\x06 \x01(\r\x12\x1e\n\x16kept_checkpoint_tokens\x18\x07 \x01(\r\"!\n\x0eReleaseRequest\x12\x0f\n\x07turn_id\x18\x01 \x01(\t\" \n\x0cReleaseReply\x12\x10\n\x08was_here\x18\x01 \x01(\x08\"\x0f\n\rStatusRequest\"G\n\x0bStatusReply\x12&\n\x06status\x18\x01 \x01(\x0b\x32\x16.segue.v1.WorkerStatus\x12\x10\n\x08model_id\x18\x02 \x01(\t2D\n\nMembership\x12\x36\n\x04Join\x12\x13.segue.v1.Heartbeat\x1a\x15.segue.v1.ClusterView(\x01\x30\x01\x32\xc3\x01\n\rPrefillWorker\x12;\n\x07Prefill\x12\x18.segue.v1.PrefillRequest\x1a\x16.segue.v1.PrefillReply\x12;\n\x07Release\x12\x18.segue.v1.ReleaseRequest\x1a\x16.segue.v1.ReleaseReply\x12\x38\n\x06Status\x12\x17.segue.v1.StatusRequest\x1a\x15.segue.v1.StatusReply2\x90\x04\n\x0c\x44\x65\x63odeWorker\x12;\n\x07Reserve\x12\x18.segue.v1.ReserveRequest\x1a\x16.segue.v1.ReserveReply\x12G\n\x0bPrefillHere\x12\x1c.segue.v1.PrefillHereRequest\x1a\x1a.segue.v1.PrefillHereReply\x12:\n\x06\x44\x65\x63ode\x12\x17.segue.v1.DecodeRequest\x1a\x15.segue.v1.DecodeEvent0\x01\x12;\n\x07Release\x12\x18.segue.v1.ReleaseRequest\x1a\x16.segue.v1.ReleaseReply\x12\x38\n\x06Status\x12\x17.segue.v1.StatusRequest\x1a\x15.segue.v1.StatusReply\x12\x44\n\nRenewLease\x12\x1b.segue.v1.RenewLeaseRequest\x1a\x19.segue.v1.RenewLeaseReply\x12>\n\x08\x45ndLease\x12\x19.segue.v1.EndLeaseRequest\x1a\x17.segue.v1.EndLeaseReply\x12\x41\n\tForkLease\x12\x1a.segue.v1.ForkLeaseRequest\x1a\x18.segue.v1.ForkLeaseReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -59,30 +59,34 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RESERVEREQUEST']._serialized_end=762
   _globals['_RESERVEREPLY']._serialized_start=764
   _globals['_RESERVEREPLY']._serialized_end=839
-  _globals['_PREFILLREQUEST']._serialized_start=841
-  _globals['_PREFILLREQUEST']._serialized_end=965
-  _globals['_PREFIXHOLDER']._serialized_start=967
-  _globals['_PREFIXHOLDER']._serialized_end=1059
-  _globals['_PREFILLREPLY']._serialized_start=1061
-  _globals['_PREFILLREPLY']._serialized_end=1113
-  _globals['_DECODEREQUEST']._serialized_start=1115
-  _globals['_DECODEREQUEST']._serialized_end=1147
-  _globals['_DECODEEVENT']._serialized_start=1149
-  _globals['_DECODEEVENT']._serialized_end=1246
-  _globals['_DECODEEND']._serialized_start=1249
-  _globals['_DECODEEND']._serialized_end=1468
-  _globals['_RELEASEREQUEST']._serialized_start=1470
-  _globals['_RELEASEREQUEST']._serialized_end=1503
-  _globals['_RELEASEREPLY']._serialized_start=1505
-  _globals['_RELEASEREPLY']._serialized_end=1537
-  _globals['_STATUSREQUEST']._serialized_start=1539
-  _globals['_STATUSREQUEST']._serialized_end=1554
-  _globals['_STATUSREPLY']._serialized_start=1556
-  _globals['_STATUSREPLY']._serialized_end=1627
-  _globals['_MEMBERSHIP']._serialized_start=1629
-  _globals['_MEMBERSHIP']._serialized_end=1697
-  _globals['_PREFILLWORKER']._serialized_start=1700
-  _globals['_PREFILLWORKER']._serialized_end=1895
-  _globals['_DECODEWORKER']._serialized_start=1898
-  _globals['_DECODEWORKER']._serialized_end=2353
+  _globals['_PREFILLHEREREQUEST']._serialized_start=841
+  _globals['_PREFILLHEREREQUEST']._serialized_end=924
+  _globals['_PREFILLHEREREPLY']._serialized_start=926
+  _globals['_PREFILLHEREREPLY']._serialized_end=969
+  _globals['_PREFILLREQUEST']._serialized_start=971
+  _globals['_PREFILLREQUEST']._serialized_end=1095
+  _globals['_PREFIXHOLDER']._serialized_start=1097
+  _globals['_PREFIXHOLDER']._serialized_end=1189
+  _globals['_PREFILLREPLY']._serialized_start=1191
+  _globals['_PREFILLREPLY']._serialized_end=1243
+  _globals['_DECODEREQUEST']._serialized_start=1245
+  _globals['_DECODEREQUEST']._serialized_end=1277
+  _globals['_DECODEEVENT']._serialized_start=1279
+  _globals['_DECODEEVENT']._serialized_end=1376
+  _globals['_DECODEEND']._serialized_start=1379
+  _globals['_DECODEEND']._serialized_end=1598
+  _globals['_RELEASEREQUEST']._serialized_start=1600
+  _globals['_RELEASEREQUEST']._serialized_end=1633
+  _globals['_RELEASEREPLY']._serialized_start=1635
+  _globals['_RELEASEREPLY']._serialized_end=1667
+  _globals['_STATUSREQUEST']._serialized_start=1669
+  _globals['_STATUSREQUEST']._serialized_end=1684
+  _globals['_STATUSREPLY']._serialized_start=1686
+  _globals['_STATUSREPLY']._serialized_end=1757
+  _globals['_MEMBERSHIP']._serialized_start=1759
+  _globals['_MEMBERSHIP']._serialized_end=1827
+  _globals['_PREFILLWORKER']._serialized_start=1830
+  _globals['_PREFILLWORKER']._serialized_end=2025
+  _globals['_DECODEWORKER']._serialized_start=2028
+  _globals['_DECODEWORKER']._serialized_end=2556
 # @@protoc_insertion_point(module_scope)

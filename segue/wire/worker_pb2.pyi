@@ -279,6 +279,49 @@ class ReserveReply(_message.Message):
 Global___ReserveReply: _TypeAlias = ReserveReply  # noqa: Y015
 
 @_typing.final
+class PrefillHereRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TURN_FIELD_NUMBER: _builtins.int
+    MAX_COMPUTED_TOKENS_FIELD_NUMBER: _builtins.int
+    max_computed_tokens: _builtins.int
+    @_builtins.property
+    def turn(self) -> Global___TurnSpec: ...
+    def __init__(
+        self,
+        *,
+        turn: Global___TurnSpec | None = ...,
+        max_computed_tokens: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["turn", b"turn"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_computed_tokens", b"max_computed_tokens", "turn", b"turn"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PrefillHereRequest: _TypeAlias = PrefillHereRequest  # noqa: Y015
+
+@_typing.final
+class PrefillHereReply(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COMPUTED_TOKENS_FIELD_NUMBER: _builtins.int
+    computed_tokens: _builtins.int
+    """Of the prompt, not here: they are computed now."""
+    def __init__(
+        self,
+        *,
+        computed_tokens: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["computed_tokens", b"computed_tokens"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PrefillHereReply: _TypeAlias = PrefillHereReply  # noqa: Y015
+
+@_typing.final
 class PrefillRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -276,6 +276,11 @@ class DecodeWorkerStub:
                 request_serializer=segue_dot_wire_dot_worker__pb2.ReserveRequest.SerializeToString,
                 response_deserializer=segue_dot_wire_dot_worker__pb2.ReserveReply.FromString,
                 _registered_method=True)
+        self.PrefillHere = channel.unary_unary(
+                '/segue.v1.DecodeWorker/PrefillHere',
+                request_serializer=segue_dot_wire_dot_worker__pb2.PrefillHereRequest.SerializeToString,
+                response_deserializer=segue_dot_wire_dot_worker__pb2.PrefillHereReply.FromString,
+                _registered_method=True)
         self.Decode = channel.unary_stream(
                 '/segue.v1.DecodeWorker/Decode',
                 request_serializer=segue_dot_wire_dot_worker__pb2.DecodeRequest.SerializeToString,
@@ -313,6 +318,15 @@ class DecodeWorkerServicer:
 
     def Reserve(self, request, context):
         """Sets aside pages and a slot for a turn. Waits for room within the deadline.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PrefillHere(self, request, context):
+        """Instead of Reserve: takes the turn and computes what is missing of its prompt here. No handoff,
+        no prefill worker. FAILED_PRECONDITION when more than `max_computed_tokens` would have to be
+        computed: then reserve. Returns when there is room and computing is about to begin.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -364,6 +378,11 @@ def add_DecodeWorkerServicer_to_server(servicer, server):
                     servicer.Reserve,
                     request_deserializer=segue_dot_wire_dot_worker__pb2.ReserveRequest.FromString,
                     response_serializer=segue_dot_wire_dot_worker__pb2.ReserveReply.SerializeToString,
+            ),
+            'PrefillHere': grpc.unary_unary_rpc_method_handler(
+                    servicer.PrefillHere,
+                    request_deserializer=segue_dot_wire_dot_worker__pb2.PrefillHereRequest.FromString,
+                    response_serializer=segue_dot_wire_dot_worker__pb2.PrefillHereReply.SerializeToString,
             ),
             'Decode': grpc.unary_stream_rpc_method_handler(
                     servicer.Decode,
@@ -423,6 +442,33 @@ class DecodeWorker:
             '/segue.v1.DecodeWorker/Reserve',
             segue_dot_wire_dot_worker__pb2.ReserveRequest.SerializeToString,
             segue_dot_wire_dot_worker__pb2.ReserveReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PrefillHere(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/segue.v1.DecodeWorker/PrefillHere',
+            segue_dot_wire_dot_worker__pb2.PrefillHereRequest.SerializeToString,
+            segue_dot_wire_dot_worker__pb2.PrefillHereReply.FromString,
             options,
             channel_credentials,
             insecure,

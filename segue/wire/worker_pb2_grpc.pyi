@@ -116,6 +116,11 @@ class DecodeWorkerStub:
     def __new__(cls, channel: _aio.Channel) -> DecodeWorkerAsyncStub: ...
     Reserve: _grpc.UnaryUnaryMultiCallable[_worker_pb2.ReserveRequest, _worker_pb2.ReserveReply]
     """Sets aside pages and a slot for a turn. Waits for room within the deadline."""
+    PrefillHere: _grpc.UnaryUnaryMultiCallable[_worker_pb2.PrefillHereRequest, _worker_pb2.PrefillHereReply]
+    """Instead of Reserve: takes the turn and computes what is missing of its prompt here. No handoff,
+    no prefill worker. FAILED_PRECONDITION when more than `max_computed_tokens` would have to be
+    computed: then reserve. Returns when there is room and computing is about to begin.
+    """
     Decode: _grpc.UnaryStreamMultiCallable[_worker_pb2.DecodeRequest, _worker_pb2.DecodeEvent]
     """Streams the turn's tokens, from the commit on."""
     Release: _grpc.UnaryUnaryMultiCallable[_worker_pb2.ReleaseRequest, _worker_pb2.ReleaseReply]
@@ -131,6 +136,11 @@ class DecodeWorkerAsyncStub(DecodeWorkerStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     Reserve: _aio.UnaryUnaryMultiCallable[_worker_pb2.ReserveRequest, _worker_pb2.ReserveReply]  # type: ignore[assignment]
     """Sets aside pages and a slot for a turn. Waits for room within the deadline."""
+    PrefillHere: _aio.UnaryUnaryMultiCallable[_worker_pb2.PrefillHereRequest, _worker_pb2.PrefillHereReply]  # type: ignore[assignment]
+    """Instead of Reserve: takes the turn and computes what is missing of its prompt here. No handoff,
+    no prefill worker. FAILED_PRECONDITION when more than `max_computed_tokens` would have to be
+    computed: then reserve. Returns when there is room and computing is about to begin.
+    """
     Decode: _aio.UnaryStreamMultiCallable[_worker_pb2.DecodeRequest, _worker_pb2.DecodeEvent]  # type: ignore[assignment]
     """Streams the turn's tokens, from the commit on."""
     Release: _aio.UnaryUnaryMultiCallable[_worker_pb2.ReleaseRequest, _worker_pb2.ReleaseReply]  # type: ignore[assignment]
@@ -149,6 +159,17 @@ class DecodeWorkerServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_worker_pb2.ReserveReply, _abc.Awaitable[_worker_pb2.ReserveReply]]:
         """Sets aside pages and a slot for a turn. Waits for room within the deadline."""
+
+    @_abc_1.abstractmethod
+    def PrefillHere(
+        self,
+        request: _worker_pb2.PrefillHereRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_worker_pb2.PrefillHereReply, _abc.Awaitable[_worker_pb2.PrefillHereReply]]:
+        """Instead of Reserve: takes the turn and computes what is missing of its prompt here. No handoff,
+        no prefill worker. FAILED_PRECONDITION when more than `max_computed_tokens` would have to be
+        computed: then reserve. Returns when there is room and computing is about to begin.
+        """
 
     @_abc_1.abstractmethod
     def Decode(
