@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from router.placement.line import Line, prior_line
+from segue.cost_line import Line, prior_line
 from segue.types import WorkerId
 
 # Weight of one observation in the averages that are not lines.

@@ -25,6 +25,7 @@ INSIDE = {
     # Part of segue: which other parts of segue it may import. Parts not listed may import any.
     "types": {"errors"},
     "errors": set(),
+    "cost_line": set(),
     "cache": {"types", "errors", "cache"},
     "kernels": {"kernels"},
     "text": {"types", "errors", "text"},

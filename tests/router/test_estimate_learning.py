@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from router.placement.coefficients import PRIOR, Coefficients, Observation, learn
 from router.placement.decision import estimate_error
-from router.placement.line import Line, prior_line
+from segue.cost_line import Line, prior_line
 from segue.types import WorkerId
 
 PREFILL, DECODE = WorkerId("prefill-0"), WorkerId("decode-0")

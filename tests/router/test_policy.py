@@ -12,9 +12,9 @@ from router.placement.cluster import Cluster
 from router.placement.coefficients import PRIOR, Coefficients
 from router.placement.decision import Decision
 from router.placement.estimate import Mode
-from router.placement.line import prior_line
 from router.placement.side import Exclusion, Held, Rules, TurnSize
 from router.policy import place
+from segue.cost_line import prior_line
 from segue.errors import Unavailable
 from segue.types import (
     Epoch,
