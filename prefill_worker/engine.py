@@ -54,8 +54,7 @@ class PrefillSequence:
 
     @property
     def progress(self) -> Progress:
-        stops = tuple(sorted(self.checkpoints))
-        return Progress(self.num_computed, len(self.turn.prompt), stops)
+        return Progress(self.num_computed, len(self.turn.prompt))
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,6 +174,11 @@ def _to_forward(sequence: PrefillSequence, chunk: Chunk) -> SequenceChunk:
         page_ids=sequence.pages,
         slot_in=sequence.state_slot,
         slot_out=_slot_out(sequence, chunk),
+        checkpoints=[
+            (position, slot)
+            for position, slot in sorted(sequence.checkpoints.items())
+            if chunk.start < position < chunk.end
+        ],
     )
 
 

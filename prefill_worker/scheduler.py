@@ -21,31 +21,23 @@ class Progress:
 
     num_computed: int
     num_prompt: int
-    stops: tuple[int, ...] = ()
-    """Ascending positions at which a chunk must end, because the state there is kept."""
 
     @property
     def num_left(self) -> int:
         return self.num_prompt - self.num_computed
-
-    @property
-    def num_until_stop(self) -> int:
-        """Tokens up to the next stop, or the prompt's end."""
-        later = (stop for stop in self.stops if stop > self.num_computed)
-        return next(later, self.num_prompt) - self.num_computed
 
 
 def plan_chunks(waiting: Sequence[Progress], chunk_tokens: int) -> list[Chunk]:
     """Half of a pass goes to those who are nearest to their end, the rest in order of arrival.
 
     So a short turn does not wait for a long prompt before it, and the long prompt goes on all the
-    same. Nobody gets more than it needs up to its next stop; the last of each kind may get a part.
+    same. The last of each kind may get a part of what it needs.
     """
     given = [0] * len(waiting)
 
     def give(order: Iterable[int], left: int) -> int:
         for index in order:
-            size = min(left, waiting[index].num_until_stop - given[index])
+            size = min(left, waiting[index].num_left - given[index])
             given[index] += size
             left -= size
         return left
@@ -60,7 +52,7 @@ def plan_chunks(waiting: Sequence[Progress], chunk_tokens: int) -> list[Chunk]:
     ]
 
 
-def checkpoint_stops(
+def checkpoints_wanted(
     wanted: Sequence[int], start: int, num_prompt: int, *, page_tokens: int, stride: int
 ) -> tuple[int, ...]:
     """Where to keep a state while computing a prompt from `start`: page boundaries, ascending.
@@ -71,7 +63,7 @@ def checkpoint_stops(
     last = num_prompt // page_tokens * page_tokens
     strides = range(start - start % stride + stride, last, stride)
     aligned = {position // page_tokens * page_tokens for position in (*wanted, *strides, last)}
-    return tuple(sorted(stop for stop in aligned if start < stop < num_prompt))
+    return tuple(sorted(position for position in aligned if start < position < num_prompt))
 
 
 def complete_pages(start: int, end: int, *, is_last: bool, page_tokens: int) -> range:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from prefill_worker.config import PrefillConfig
-from prefill_worker.scheduler import checkpoint_stops
+from prefill_worker.scheduler import checkpoints_wanted
 from segue.cache.accountant import UnitState
 from segue.cache.layout import CacheLayout
 from segue.cache.memory import Memory
@@ -88,23 +88,23 @@ class PromptMemory:
         self._free(units.hold, units.own_pages, [units.slot, *units.checkpoints.values()])
 
     def _take_behind(self, hold: Hold, turn: TurnSpec, num_pages: int) -> PromptUnits:
-        stops = self._stops(turn, hold)
+        positions = self._checkpoints_wanted(turn, hold)
         # Without room for the states on the way, the turn still needs a slot for its own.
-        if not self._memory.cache.make_room(num_pages, 1 + len(stops)):
-            stops = ()
+        if not self._memory.cache.make_room(num_pages, 1 + len(positions)):
+            positions = ()
             self._memory.cache.make_room(num_pages, 1)
         pages = self._memory.pages.take(num_pages, UnitState.WORKING)
         try:
-            slot, *kept = self._memory.slots.take(1 + len(stops), UnitState.WORKING)
+            slot, *kept = self._memory.slots.take(1 + len(positions), UnitState.WORKING)
         except Overloaded:
             self._memory.pages.give_back(pages, UnitState.WORKING)
             raise
-        return PromptUnits(hold, pages, slot, dict(zip(stops, kept, strict=True)))
+        return PromptUnits(hold, pages, slot, dict(zip(positions, kept, strict=True)))
 
-    def _stops(self, turn: TurnSpec, hold: Hold) -> tuple[int, ...]:
+    def _checkpoints_wanted(self, turn: TurnSpec, hold: Hold) -> tuple[int, ...]:
         if not self._config.prefix_cache:
             return ()
-        return checkpoint_stops(
+        return checkpoints_wanted(
             turn.branch_points,
             hold.num_tokens,
             len(turn.prompt),

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from segue.kernels import NO_SLOT
-from segue.model.batch import Batch, Prompts, Steps
+from segue.model.batch import Batch, Prompts, Segments, Steps
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,6 +25,8 @@ class SequenceChunk:
     """Holds the state before `start`, and is only read; None begins from a zero state."""
     slot_out: int
     """Takes the state after the chunk; may be `slot_in`."""
+    checkpoints: Sequence[tuple[int, int]] = ()
+    """Positions inside the chunk, ascending, and the slots that take the states there."""
 
     @property
     def end(self) -> int:
@@ -33,6 +35,11 @@ class SequenceChunk:
     @property
     def is_step(self) -> bool:
         return len(self.token_ids) == 1 and self.slot_in is not None
+
+    @property
+    def slots_written(self) -> list[int]:
+        """In order of their positions."""
+        return [*(slot for _, slot in self.checkpoints), self.slot_out]
 
 
 def pack(chunks: Sequence[SequenceChunk], *, page_tokens: int, device: str) -> Batch:
@@ -77,9 +84,23 @@ def _prompts(chunks: Sequence[SequenceChunk], page_tokens: int, device: str) -> 
     return Prompts(
         cu_tokens_N1=_ints(list(ends), device),
         starts_N=_ints([chunk.start for chunk in chunks], device),
-        slots_in_N=_ints([_slot_in(chunk) for chunk in chunks], device),
-        slots_out_N=_ints([chunk.slot_out for chunk in chunks], device),
         page_table_NP=_page_table(chunks, page_tokens, device),
+        segments=_segments(chunks, device),
+    )
+
+
+def _segments(chunks: Sequence[SequenceChunk], device: str) -> Segments:
+    bounds, slots_in, slots_out = [0], list[int](), list[int]()
+    for chunk in chunks:
+        first_row = bounds[-1] - chunk.start
+        bounds += [first_row + position for position, _ in chunk.checkpoints]
+        bounds.append(first_row + chunk.end)
+        slots_in += [_slot_in(chunk), *chunk.slots_written[:-1]]
+        slots_out += chunk.slots_written
+    return Segments(
+        cu_tokens_M1=_ints(bounds, device),
+        slots_in_M=_ints(slots_in, device),
+        slots_out_M=_ints(slots_out, device),
     )
 
 
@@ -104,7 +125,9 @@ def _check(chunks: Sequence[SequenceChunk], page_tokens: int) -> None:
         assert chunk.token_ids, "a chunk needs at least one token"
         assert (chunk.start == 0) == (chunk.slot_in is None), "a state is there unless start is 0"
         assert len(chunk.page_ids) * page_tokens >= chunk.end, "pages must cover the chunk"
-    written = [chunk.slot_out for chunk in chunks]
+        cuts = [chunk.start, *(position for position, _ in chunk.checkpoints), chunk.end]
+        assert cuts == sorted(set(cuts)), f"states are kept inside the chunk, in order: {cuts}"
+    written = [slot for chunk in chunks for slot in chunk.slots_written]
     assert len(set(written)) == len(written), f"slots written twice in one batch: {written}"
     for chunk in chunks:
         read_by_other = chunk.slot_in != chunk.slot_out and chunk.slot_in in written

@@ -6,7 +6,11 @@
 A *step* is one token of a sequence that has a state; a *prompt* is any other run of tokens. Steps
 come first, so that each layer cuts its rows once and gives each part to the operator made for it.
 
-T tokens in the batch, D steps, N prompts, P pages of the longest sequence, B chunks (= D + N).
+A prompt is cut into *segments* where a state is kept on the way: the recurrent layers leave one
+after each. Attention sees whole prompts.
+
+T tokens in the batch, D steps, N prompts, M segments, P pages of the longest sequence, B chunks
+(= D + N).
 """
 
 from __future__ import annotations
@@ -29,17 +33,26 @@ class Steps:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Segments:
+    """In order: one continues from the slot that the one before it writes."""
+
+    cu_tokens_M1: Tensor
+    """Segment m has rows cu[m] to cu[m + 1], counted from the first prompt row."""
+    slots_in_M: Tensor
+    """`NO_SLOT` begins from a zero state."""
+    slots_out_M: Tensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Prompts:
     """Runs of tokens, each continuing a sequence at `starts`."""
 
     cu_tokens_N1: Tensor
     """Prompt n has rows cu[n] to cu[n + 1], counted from the first prompt row."""
     starts_N: Tensor
-    slots_in_N: Tensor
-    """`NO_SLOT` begins from a zero state."""
-    slots_out_N: Tensor
     page_table_NP: Tensor
     """Short rows repeat a page of their own."""
+    segments: Segments
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,7 +11,7 @@ from torch import Tensor
 from segue.kernels.causal_conv import causal_conv_prompts, causal_conv_steps
 from segue.kernels.gated_delta_rule import gated_delta_rule_prompts, gated_delta_rule_steps
 from segue.kernels.rms_norm import gated_rms_norm
-from segue.model.batch import Batch, Prompts, Steps
+from segue.model.batch import Batch, Segments, Steps
 from segue.model.config import ModelConfig
 
 
@@ -42,7 +42,9 @@ class GatedDeltaNet:
         if prompts := batch.prompts:
             rows = slice(batch.num_steps, None)
             gates = (gates_TN[0][rows], gates_TN[1][rows])
-            outputs.append(self._run_prompts(qkv_TC[rows], gates, prompts, recurrent, conv))
+            outputs.append(
+                self._run_prompts(qkv_TC[rows], gates, prompts.segments, recurrent, conv)
+            )
         out_TNV = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
         normed_TNV = gated_rms_norm(out_TNV, z_TY.view_as(out_TNV), self._norm, eps=self._eps)
         return F.linear(normed_TNV.flatten(1), self._out_proj)
@@ -74,14 +76,14 @@ class GatedDeltaNet:
         self,
         qkv_TC: Tensor,
         gates: tuple[Tensor, Tensor],
-        prompts: Prompts,
+        segments: Segments,
         recurrent: Tensor,
         conv: Tensor,
     ) -> Tensor:
         where = {
-            "cu_tokens_N1": prompts.cu_tokens_N1,
-            "slots_in_N": prompts.slots_in_N,
-            "slots_out_N": prompts.slots_out_N,
+            "cu_tokens_N1": segments.cu_tokens_M1,
+            "slots_in_N": segments.slots_in_M,
+            "slots_out_N": segments.slots_out_M,
         }
         mixed_TC = causal_conv_prompts(qkv_TC, self._conv, conv, **where)
         return gated_delta_rule_prompts(*self._heads(mixed_TC), *gates, recurrent, **where)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
@@ -59,8 +60,20 @@ def test_prompts_name_bounds_starts_and_slots() -> None:
     assert batch.prompts is not None
     assert batch.prompts.cu_tokens_N1.tolist() == [0, 2, 3]
     assert batch.prompts.starts_N.tolist() == [4, 0]
-    assert batch.prompts.slots_in_N.tolist() == [1, NO_SLOT]
-    assert batch.prompts.slots_out_N.tolist() == [4, 0]
+    assert batch.prompts.segments.slots_in_M.tolist() == [1, NO_SLOT]
+    assert batch.prompts.segments.slots_out_M.tolist() == [4, 0]
+
+
+def test_a_prompt_is_cut_into_segments_where_states_are_kept() -> None:
+    whole = chunk([1, 2, 3, 4, 5], 4, [7, 8, 9], 1, 4)
+    batch = packed(replace(whole, checkpoints=[(6, 2), (8, 3)]), chunk([3], 0, [5], None, 0))
+
+    assert batch.prompts is not None
+    assert batch.prompts.cu_tokens_N1.tolist() == [0, 5, 6]
+    segments = batch.prompts.segments
+    assert segments.cu_tokens_M1.tolist() == [0, 2, 4, 5, 6]
+    assert segments.slots_in_M.tolist() == [1, 2, 3, NO_SLOT]
+    assert segments.slots_out_M.tolist() == [2, 3, 4, 0]
 
 
 @pytest.mark.parametrize(
@@ -73,6 +86,8 @@ def test_prompts_name_bounds_starts_and_slots() -> None:
         [chunk([1], 0, [0], 0, 0)],
         [chunk([1], 0, [0], None, 0), chunk([1], 0, [1], None, 0)],
         [chunk([1], 0, [0], None, 0), chunk([1], 1, [1], 0, 1)],
+        [replace(chunk([1, 2], 0, [0], None, 0), checkpoints=[(1, 0)])],
+        [replace(chunk([1, 2], 0, [0], None, 0), checkpoints=[(2, 1)])],
     ],
     ids=[
         "no chunk",
@@ -82,6 +97,8 @@ def test_prompts_name_bounds_starts_and_slots() -> None:
         "a state at the start",
         "a slot written twice",
         "a slot read and written",
+        "a state kept in the slot of the chunk's end",
+        "a state kept outside the chunk",
     ],
 )
 def test_a_broken_promise_of_the_scheduler_stops_the_batch(chunks: list[SequenceChunk]) -> None:

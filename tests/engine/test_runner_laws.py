@@ -60,6 +60,38 @@ def test_packed_sequences_are_each_sequence_alone(runner: ModelRunner) -> None:
     torch.testing.assert_close(packed, torch.cat(alone), **CLOSE)
 
 
+def test_states_kept_on_the_way_are_those_of_separate_passes(runner: ModelRunner) -> None:
+    """Also the first: it begins from nothing, and the second from what a segment before it left."""
+    prompt = prompt_of(70)
+    apart = RunningSequence(runner, pages=range(5), slot=0)
+    kept = {}
+    for end in (16, 32, 37, 70):
+        start = max(kept, default=0)
+        runner.forward([apart.take(prompt[start:end])])
+        kept[end] = [state[0].clone() for state in units(runner, Unit.SLOT)]
+
+    chunks = [
+        SequenceChunk(
+            token_ids=prompt[start:end],
+            start=start,
+            page_ids=range(10, 15),
+            slot_in=slot_in,
+            slot_out=slot_out,
+            checkpoints=checkpoints,
+        )
+        for start, end, slot_in, slot_out, checkpoints in [
+            (0, 37, None, 3, [(16, 1), (32, 2)]),
+            (37, 70, 3, 4, []),
+        ]
+    ]
+    for chunk in chunks:
+        runner.forward([chunk])
+
+    for slot, position in enumerate((16, 32, 37, 70), start=1):
+        for state, expected in zip(units(runner, Unit.SLOT), kept[position], strict=True):
+            torch.testing.assert_close(state[slot], expected, **CLOSE)
+
+
 def test_a_batch_may_mix_prompts_and_steps_in_any_order(runner: ModelRunner) -> None:
     whole = prompt_of(30)
     expected = RunningSequence(runner, pages=[39, 38], slot=7).prefill_all(whole)

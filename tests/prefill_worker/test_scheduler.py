@@ -23,10 +23,6 @@ def test_a_long_prompt_goes_on_however_many_short_turns_come() -> None:
     assert plan_chunks(waiting, 8)[0] == Chunk(0, 4, 8)
 
 
-def test_a_chunk_ends_where_a_state_is_kept() -> None:
-    assert plan_chunks([Progress(4, 20, stops=(2, 7))], 8) == [Chunk(0, 4, 7)]
-
-
 def test_short_prompts_share_a_pass_and_the_last_gets_a_part() -> None:
     waiting = [Progress(0, 3), Progress(2, 4), Progress(0, 9)]
 

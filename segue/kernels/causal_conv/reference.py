@@ -25,7 +25,8 @@ def causal_conv_prompts(
     """silu(conv(x)) [T, C] of packed sequences; `state` [S, C, W - 1] is changed in place.
 
     Sequence n is rows cu[n] to cu[n + 1]. It continues from slot `slots_in[n]`, which is
-    only read (`NO_SLOT`: from zeros), and leaves its last inputs in slot `slots_out[n]`.
+    only read (`NO_SLOT`: from zeros), and leaves its last inputs in slot `slots_out[n]`. It may
+    begin where one before it ends: they are computed in order.
     """
     out_TC = torch.empty_like(x_TC)
     bounds = cu_tokens_N1.tolist()

@@ -82,8 +82,8 @@ def gated_delta_rule_prompts(
     """Outputs [T, H, V] in float32 of packed sequences; `state` is changed in place.
 
     Sequence n is rows cu[n] to cu[n + 1]. It continues from slot `slots_in[n]`, which is
-    only read (`NO_SLOT`: from zeros), and leaves its state in slot `slots_out[n]`. Dtypes are those
-    of steps.
+    only read (`NO_SLOT`: from zeros), and leaves its state in slot `slots_out[n]`. It may begin
+    where one before it ends: they are computed in order. Dtypes are those of steps.
     """
     bounds = cu_tokens_N1.tolist()
     slots = zip(slots_in_N.tolist(), slots_out_N.tolist(), strict=True)
