@@ -9,6 +9,8 @@ from dataclasses import dataclass
 class DecodeConfig:
     max_batch: int = 64
     """Sequences of one step; more take turns."""
+    max_prompt_tokens: int = 512
+    """Of prompt ends that are computed here, in one step: answers wait for it."""
     max_waiting: int = 256
     """Turns that may wait for memory."""
     attach_s: float = 10.0
@@ -21,7 +23,7 @@ class DecodeConfig:
     """How long a session's memory goes last when memory is needed; each turn renews it."""
 
     def __post_init__(self) -> None:
-        for name in ("max_batch", "max_waiting"):
+        for name in ("max_batch", "max_prompt_tokens", "max_waiting"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be >= 1, got {getattr(self, name)}")
         for name in ("attach_s", "ticket_lifetime_s", "lease_s"):

@@ -8,83 +8,22 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from decode_worker.metrics import DecodeMetrics
 from decode_worker.scheduler import next_batch
-from segue.engine.answer import Answer
-from segue.engine.batch import SequenceChunk
+from decode_worker.sequence import DecodeSequence
 from segue.engine.runner import ModelRunner
-from segue.engine.sampler import SamplerRow, SequenceSampler, sample
+from segue.engine.sampler import sample
 from segue.telemetry import Clock
 from segue.types import (
-    PageId,
     SampledToken,
     ShipReport,
-    SlotId,
     TokenDelta,
     TurnId,
     TurnResult,
-    TurnSpec,
     Usage,
 )
-
-
-@dataclass(slots=True, kw_only=True)
-class DecodeSequence:
-    """One turn being answered. Its cache holds every token but the last of `answer`.
-
-    Its state alternates between two slots: what stands in one when a page is full stays there as
-    a checkpoint, and the steps after it write the other. So no state is ever copied.
-    """
-
-    turn: TurnSpec
-    pages: Sequence[PageId]
-    """The shared ones first, which are only read."""
-    resident_tokens: int
-    """In shared pages: they were here before the turn."""
-    state_slot: SlotId
-    """Holds the state after `num_cached` tokens."""
-    other_slot: SlotId | None
-    """None where there was no room for a second one: then no checkpoint is kept."""
-    first_token: SampledToken
-    report: ShipReport
-    answer: Answer
-    sampler: SequenceSampler
-    num_cached: int
-    answer_ids: list[int] = field(default_factory=list)
-    checkpoint_tokens: int = 0
-    """The prefix whose state stands in `checkpoint_slot`; 0 when none does."""
-    checkpoint_slot: SlotId | None = None
-    first_at: float = field(default=0.0)
-
-    @property
-    def cached_tokens(self) -> tuple[int, ...]:
-        """Those whose K and V are in the pages: all but the last of the answer."""
-        num_answered = self.num_cached - len(self.turn.prompt)
-        return (*self.turn.prompt, *self.answer_ids[:num_answered])
-
-    @property
-    def slot_out(self) -> SlotId:
-        """Where the next step writes: not over the checkpoint."""
-        if self.state_slot == self.checkpoint_slot and self.other_slot is not None:
-            return self.other_slot
-        return self.state_slot
-
-    def advance(self, page_tokens: int) -> None:
-        """A step was computed."""
-        self._turn_to(self.slot_out)
-        self.num_cached += 1
-        self.keep_checkpoint(page_tokens)
-
-    def keep_checkpoint(self, page_tokens: int) -> None:
-        """At a page boundary, what stands in the working slot stays there."""
-        if self.num_cached % page_tokens == 0 and self.other_slot is not None:
-            self.checkpoint_tokens, self.checkpoint_slot = self.num_cached, self.state_slot
-
-    def _turn_to(self, slot: SlotId) -> None:
-        if slot != self.state_slot:
-            self.state_slot, self.other_slot = slot, self.state_slot
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,39 +66,62 @@ class DecodeEngine:
         publish: Callable[[Sequence[Event]], None],
         *,
         max_batch: int,
+        max_prompt_tokens: int,
         clock: Clock = time.monotonic,
     ) -> None:
         self._runner = runner
         self._metrics = metrics
         self._publish = publish
         self._max_batch = max_batch
+        self._max_prompt_tokens = max_prompt_tokens
         self._clock = clock
         self._running: list[DecodeSequence] = []
 
     def step(self, commands: Sequence[Command]) -> bool:
-        """One token for each sequence of one batch. Returns whether there is more to do."""
+        """A token for each sequence of one batch. Returns whether there is more to do."""
         self._receive(commands)
         if not self._running:
             return False
         started_at = self._clock()
-        batch, self._running = next_batch(self._running, self._max_batch)
-        logits_NV = self._runner.forward([_to_forward(sequence) for sequence in batch])
-        tokens = sample(logits_NV, [_row(sequence) for sequence in batch])
+        batch, self._running = next_batch(
+            self._running,
+            self._max_batch,
+            num_prompt_tokens=lambda s: s.num_pending if s.is_in_prompt else 0,
+            max_prompt_tokens=self._max_prompt_tokens,
+        )
+        page_tokens = self._runner.layout.page_tokens
+        logits_NV = self._runner.forward([s.next_chunk(page_tokens) for s in batch])
+        tokens = sample(logits_NV, [s.next_row() for s in batch])
+        ended_at = self._clock()
         for sequence in batch:
-            sequence.advance(self._runner.layout.page_tokens)
+            if sequence.is_in_prompt:
+                self._prefilled(sequence, started_at, ended_at)
+            sequence.advance(page_tokens)
         self._tell(batch, tokens)
         self._metrics.stepped(num_sequences=len(batch), seconds=self._clock() - started_at)
         return bool(self._running)
+
+    def _prefilled(self, sequence: DecodeSequence, started_at: float, ended_at: float) -> None:
+        """The rest of its prompt was computed here: the report that a prefill worker would make."""
+        sequence.first_at = ended_at
+        sequence.report = ShipReport(
+            cached_tokens=sequence.num_cached,
+            computed_tokens=sequence.num_pending,
+            queue_s=started_at - sequence.admitted_at,
+            prefill_s=ended_at - started_at,
+        )
+        self._metrics.prefilled_here(sequence.num_pending)
 
     def _receive(self, commands: Sequence[Command]) -> None:
         for command in commands:
             match command:
                 case Admit(sequence):
-                    sequence.first_at = self._clock()
-                    sequence.keep_checkpoint(self._runner.layout.page_tokens)
+                    sequence.admitted_at = sequence.first_at = self._clock()
                     self._running.append(sequence)
-                    # Prefill drew the first token; the turn may end with it.
-                    self._tell([sequence], [sequence.first_token])
+                    if sequence.first_token is not None:
+                        # The prompt is complete, and the turn may end with this token.
+                        sequence.keep_checkpoint(self._runner.layout.page_tokens)
+                        self._tell([sequence], [sequence.first_token])
                 case Drop(turn_id):
                     dropped = [s for s in self._running if s.turn.turn_id == turn_id]
                     for sequence in dropped:
@@ -196,18 +158,3 @@ class DecodeEngine:
             decode_s=self._clock() - sequence.first_at,
             stop_match=sequence.answer.stop_match,
         )
-
-
-def _to_forward(sequence: DecodeSequence) -> SequenceChunk:
-    return SequenceChunk(
-        token_ids=(sequence.answer_ids[-1],),
-        start=sequence.num_cached,
-        page_ids=sequence.pages,
-        slot_in=sequence.state_slot,
-        slot_out=sequence.slot_out,
-    )
-
-
-def _row(sequence: DecodeSequence) -> SamplerRow:
-    # The cache ends before the token that goes in now; the drawn one comes after that.
-    return SamplerRow(sequence.sampler, position=sequence.num_cached + 1)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from decode_worker.config import DecodeConfig
-from decode_worker.engine import DecodeSequence
+from decode_worker.sequence import DecodeSequence
 from segue.cache.accountant import UnitState
 from segue.cache.memory import Memory
 from segue.cache.prefix_cache import Hold
-from segue.errors import InvalidRequest
+from segue.errors import InvalidRequest, SegueError
 from segue.telemetry import Clock
 from segue.types import PageId, SessionId, SlotId
 
@@ -29,6 +29,31 @@ class Residency:
         """The pages of the prompt that are here: shared, to be read only, until released."""
         cache = self._memory.cache
         return cache.hold_pages(cache.match(prompt if self._config.residency else ()))
+
+    def hold_checkpoint(self, prompt: Sequence[int]) -> Hold:
+        """The part of the prompt that can be resumed here, with its state."""
+        cache = self._memory.cache
+        return cache.hold_checkpoint(cache.match(prompt if self._config.residency else ()))
+
+    def take(self, hold: Hold, num_pages: int) -> tuple[tuple[PageId, ...], SlotId]:
+        """Pages behind what is held, and a slot, for a turn whose prompt is computed here.
+
+        Raises Overloaded when there is no room now, InvalidRequest when there never will be.
+        """
+        pages, slots = self._memory.pages, self._memory.slots
+        if len(hold.pages) + num_pages > pages.total:
+            raise InvalidRequest(
+                f"prompt and answer need {len(hold.pages) + num_pages} pages, "
+                f"this decode worker has {pages.total}"
+            )
+        self.make_room(num_pages)
+        own_pages = pages.take(num_pages, UnitState.WORKING)
+        try:
+            (slot,) = slots.take(1, UnitState.WORKING)
+        except SegueError:
+            pages.give_back(own_pages, UnitState.WORKING)
+            raise
+        return tuple(own_pages), slot
 
     def make_room(self, num_pages: int) -> None:
         """For the rest of a turn, as far as can be: pages, a slot, and one for checkpoints, which

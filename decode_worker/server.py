@@ -40,6 +40,7 @@ class Decoder(Protocol):
     async def reserve(
         self, turn: TurnSpec, writer: PeerIdentity, *, deadline_s: float | None
     ) -> tuple[Ticket, int]: ...
+    async def prefill_here(self, turn: TurnSpec, max_computed_tokens: int) -> int: ...
     def decode(self, turn_id: TurnId) -> AsyncGenerator[TokenDelta | TurnResult, None]: ...
     async def release(self, turn_id: TurnId) -> bool: ...
     def status(self) -> WorkerStatus: ...
@@ -61,6 +62,14 @@ class DecodeFace(DecodeWorkerServicer):
                 turn, writer, deadline_s=context.time_remaining()
             )
         return pb.ReserveReply(ticket=ticket_to_wire(ticket), checkpoint_tokens=checkpoint_tokens)
+
+    async def PrefillHere(
+        self, request: pb.PrefillHereRequest, context: Context
+    ) -> pb.PrefillHereReply:
+        turn = turn_from_wire(request.turn)
+        with about_turn(turn.turn_id):
+            computed_tokens = await self._worker.prefill_here(turn, request.max_computed_tokens)
+        return pb.PrefillHereReply(computed_tokens=computed_tokens)
 
     async def Decode(
         self, request: pb.DecodeRequest, context: Context

@@ -2,7 +2,8 @@
 
 One event loop owns everything here; the engine thread owns the sequences that are being answered.
 
-    reserve ─▶ Expected ─ commit ─▶ Answering ─ Left ─▶ over: memory given back
+    reserve ─▶ expected ─ commit ─▶ in the engine ─ Left ─▶ over: memory kept or given back
+    prefill_here ───────────────────────┘
                   └──── release, lost handoff, nobody listens ────▶ over
 """
 
@@ -11,14 +12,17 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import AsyncGenerator, Callable, Sequence
+from dataclasses import replace
+from typing import TypeVar
 
 from decode_worker.config import DecodeConfig
-from decode_worker.engine import Admit, Command, DecodeEngine, DecodeSequence, Drop, Event, Said
+from decode_worker.engine import Admit, Command, DecodeEngine, Drop, Event, Said
 from decode_worker.metrics import DecodeMetrics
 from decode_worker.residency import Residency, checkpoint_tokens
+from decode_worker.sequence import DecodeSequence
 from decode_worker.server import services
+from decode_worker.turn import Sequences, Turn
 from kv_transfer.endpoint import Endpoint
 from kv_transfer.exchange import Exchange
 from kv_transfer.reader import ReaderHooks
@@ -26,14 +30,13 @@ from kv_transfer.ticket import CommittedHandoff, PeerIdentity, Ticket
 from segue.cache.memory import Memory
 from segue.cache.prefix_cache import Hold
 from segue.cache.room import WaitingRoom
-from segue.engine.answer import Answer
 from segue.engine.loop import EngineLoop
 from segue.engine.runner import ModelRunner
-from segue.engine.sampler import SequenceSampler
 from segue.errors import (
     Cancelled,
     InvalidRequest,
     NotFound,
+    NotResident,
     Overloaded,
     SegueError,
     TransferFailed,
@@ -56,21 +59,7 @@ from segue.worker_process import Presence, leave_process
 
 logger = logging.getLogger(__name__)
 
-
-@dataclass(slots=True)
-class _Turn:
-    """A turn that is here. `committed` says whether the engine has it."""
-
-    spec: TurnSpec
-    hold: Hold
-    """The prefix that was here already: shared, read only."""
-    events: asyncio.Queue[TokenDelta | TurnResult | SegueError] = field(
-        default_factory=asyncio.Queue
-    )
-    committed: CommittedHandoff | None = None
-    listener: asyncio.TimerHandle | None = None
-    """Gives the turn up unless somebody listens in time."""
-    over: asyncio.Event = field(default_factory=asyncio.Event)
+Taken = TypeVar("Taken")
 
 
 class DecodeWorker:
@@ -91,9 +80,8 @@ class DecodeWorker:
         self.presence = presence
         self.name = presence.identity.worker_id
         self.model_id = runner.layout.model_id
-        self._model = runner.config
         self.layout = runner.layout
-        self._tokenizer = tokenizer
+        self._sequences = Sequences(runner.config, tokenizer)
         self._config = config
         self._metrics = metrics
         self._max_running = max_running
@@ -101,7 +89,7 @@ class DecodeWorker:
         self._memory = memory
         self.residency = Residency(memory, config, clock)
         self._room = WaitingRoom(config.max_waiting)
-        self._turns: dict[TurnId, _Turn] = {}
+        self._turns: dict[TurnId, Turn] = {}
         self._is_draining = False
         self._exchange = Exchange(
             endpoint,
@@ -116,7 +104,12 @@ class DecodeWorker:
             clock=clock,
         )
         engine = DecodeEngine(
-            runner, metrics, self._publish, max_batch=config.max_batch, clock=clock
+            runner,
+            metrics,
+            self._publish,
+            max_batch=config.max_batch,
+            max_prompt_tokens=config.max_prompt_tokens,
+            clock=clock,
         )
         self._engine: EngineLoop[Command] = EngineLoop("decode-engine", engine.step, leave_process)
 
@@ -129,30 +122,45 @@ class DecodeWorker:
         """Waits for room and sets it aside. Returns the ticket, and how many tokens of the prompt
         have a state here. Raises Overloaded, InvalidRequest, Unavailable.
         """
+        lifetime_s = deadline_s or self._config.ticket_lifetime_s
+        ticket = await self._admit(turn, lambda: self._reserve(turn, writer, lifetime_s))
+        return ticket, checkpoint_tokens(self._turns[turn.turn_id].hold)
+
+    async def prefill_here(self, turn: TurnSpec, max_computed_tokens: int) -> int:
+        """Waits for room, and computes what is not here of the prompt: so many tokens.
+
+        Raises NotResident when these are more than may be computed, and what `reserve` raises.
+        """
+        sequence = await self._admit(turn, lambda: self._resume(turn, max_computed_tokens))
+        num_computed = sequence.num_pending
+        self._engine.submit(Admit(sequence))
+        return num_computed
+
+    async def _admit(self, turn: TurnSpec, take: Callable[[], Taken]) -> Taken:
+        """The turn is here from now on, unless nobody listens to it in time."""
         if self._is_draining:
             raise Unavailable(f"{self.name} is draining; place the turn elsewhere")
         if turn.turn_id in self._turns:
             raise InvalidRequest(f"turn {turn.turn_id} is here already; release it first")
         started_at = self._clock()
-        lifetime_s = deadline_s or self._config.ticket_lifetime_s
-        ticket, entry = await self._room.take(lambda: self._take(turn, writer, lifetime_s))
+
+        def attempt() -> Taken:
+            if len(self._turns) >= self._max_running:
+                raise Overloaded(f"{self._max_running} turns run on {self.name}; come back later")
+            return take()
+
+        taken = await self._room.take(attempt)
         self._metrics.reserved(self._clock() - started_at)
-        entry.listener = asyncio.get_running_loop().call_later(
+        self._turns[turn.turn_id].listener = asyncio.get_running_loop().call_later(
             self._config.attach_s, self._end, turn.turn_id, "nobody listened"
         )
-        return ticket, checkpoint_tokens(entry.hold)
+        return taken
 
-    def _take(
-        self, turn: TurnSpec, writer: PeerIdentity, lifetime_s: float
-    ) -> tuple[Ticket, _Turn]:
+    def _reserve(self, turn: TurnSpec, writer: PeerIdentity, lifetime_s: float) -> Ticket:
         """What is here of the prompt is held, the rest reserved; or Overloaded, and neither is."""
-        if len(self._turns) >= self._max_running:
-            raise Overloaded(f"{self._max_running} turns run on {self.name}; come back later")
         hold = self.residency.hold(turn.prompt)
         try:
-            num_tokens = len(turn.prompt) + turn.stop.max_tokens
-            num_pages = self.layout.num_pages_for(num_tokens) - len(hold.pages)
-            self.residency.make_room(num_pages)
+            self.residency.make_room(self._num_own_pages(turn, hold))
             ticket = self._exchange.reader.reserve(
                 turn.turn_id,
                 num_prompt_tokens=len(turn.prompt),
@@ -164,8 +172,30 @@ class DecodeWorker:
         except SegueError:
             self.residency.release(hold)
             raise
-        self._turns[turn.turn_id] = _Turn(turn, hold)
-        return ticket, self._turns[turn.turn_id]
+        self._turns[turn.turn_id] = Turn(spec=turn, hold=hold)
+        return ticket
+
+    def _resume(self, turn: TurnSpec, max_computed_tokens: int) -> DecodeSequence:
+        """As `_reserve`, but from a checkpoint, and everything is this worker's own at once."""
+        hold = self.residency.hold_checkpoint(turn.prompt)
+        try:
+            num_missing = len(turn.prompt) - hold.num_tokens
+            if num_missing > max_computed_tokens:
+                raise NotResident(
+                    f"{num_missing} tokens of turn {turn.turn_id} have no state on {self.name}, "
+                    f"at most {max_computed_tokens} may be computed here; reserve instead"
+                )
+            pages, slot = self.residency.take(hold, self._num_own_pages(turn, hold))
+        except SegueError:
+            self.residency.release(hold)
+            raise
+        entry = self._turns[turn.turn_id] = Turn(spec=turn, hold=hold)
+        return self._sequences.resumed(entry, pages, slot, self.residency.spare_slot())
+
+    def _num_own_pages(self, turn: TurnSpec, hold: Hold) -> int:
+        """For the rest of the prompt, and an answer as long as it may become."""
+        num_tokens = len(turn.prompt) + turn.stop.max_tokens
+        return self.layout.num_pages_for(num_tokens) - len(hold.pages)
 
     async def decode(self, turn_id: TurnId) -> AsyncGenerator[TokenDelta | TurnResult, None]:
         """The turn's tokens from its commit on, and last its result.
@@ -209,24 +239,8 @@ class DecodeWorker:
             self.residency.give_back(committed.pages, [committed.slot])
             self._room.wake()
             return
-        turn.committed = committed
-        spec = turn.spec
-        sequence = DecodeSequence(
-            turn=spec,
-            pages=(*turn.hold.pages, *committed.pages),
-            resident_tokens=turn.hold.num_tokens,
-            state_slot=committed.slot,
-            other_slot=self.residency.spare_slot(),
-            first_token=first_token,
-            report=report,
-            answer=Answer(
-                eos_ids=self._model.eos_token_ids, stop=spec.stop, tokenizer=self._tokenizer
-            ),
-            sampler=SequenceSampler(
-                spec.sampling, vocab_size=self._model.vocab_size, prompt_ids=spec.prompt
-            ),
-            num_cached=len(spec.prompt),
-        )
+        other_slot = self.residency.spare_slot()
+        sequence = self._sequences.arrived(turn, committed, first_token, report, other_slot)
         self._engine.submit(Admit(sequence))
 
     def _publish(self, events: Sequence[Event]) -> None:
@@ -239,10 +253,8 @@ class DecodeWorker:
             if isinstance(event, Said):
                 turn.events.put_nowait(event.delta)
                 continue
-            assert turn.committed is not None, "the engine has committed turns only"
-            self.residency.keep(
-                turn.spec.session_id, event.sequence, turn.committed.pages, turn.hold
-            )
+            assert turn.own_pages is not None, "the engine has it"
+            self.residency.keep(turn.spec.session_id, event.sequence, turn.own_pages, turn.hold)
             if event.result is not None:
                 turn.events.put_nowait(self._with_residency(event.result, turn.hold))
             self._forget(event.turn_id)
@@ -257,7 +269,7 @@ class DecodeWorker:
         turn = self._turns.get(turn_id)
         if turn is None:
             return
-        if turn.committed is not None:
+        if turn.is_in_engine:
             self._engine.submit(Drop(turn_id))
             return
         self._forget(turn_id)

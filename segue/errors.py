@@ -6,6 +6,7 @@
     ├── InvalidCheckpoint     a model folder cannot be loaded as it is
     ├── InvalidConfig         a configuration file or option cannot be used
     ├── NotFound              a turn, ticket or worker that is not (or no longer) known
+    ├── NotResident           what a request builds on is not (or no longer) in memory there
     ├── Overloaded            no room now; `retry_after_s` says when to come back
     ├── Unavailable           a process is down, starting or draining
     ├── StaleEpoch            a ticket or message names a worker's earlier life
@@ -43,6 +44,10 @@ class InvalidConfig(SegueError, ValueError):
 
 
 class NotFound(SegueError, LookupError):
+    pass
+
+
+class NotResident(SegueError):
     pass
 
 

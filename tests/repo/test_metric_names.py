@@ -48,6 +48,7 @@ DECODE = WORKER | {
     "segue_decode_step_seconds": (),
     "segue_decode_batch_size": (),
     "segue_decode_tokens": (),
+    "segue_decode_prefilled_tokens": (),
     "segue_reserve_wait_seconds": (),
     "segue_handoff_transitions": ("state",),
 }

@@ -1,0 +1,110 @@
+"""A turn that is on a decode worker: what of it the event loop knows."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from decode_worker.sequence import DecodeSequence
+from kv_transfer.ticket import CommittedHandoff
+from segue.cache.prefix_cache import Hold
+from segue.engine.answer import Answer
+from segue.engine.sampler import SequenceSampler
+from segue.errors import SegueError
+from segue.model.config import ModelConfig
+from segue.text.tokenizer import Tokenizer
+from segue.types import (
+    PageId,
+    SampledToken,
+    ShipReport,
+    SlotId,
+    TokenDelta,
+    TurnResult,
+    TurnSpec,
+)
+
+
+@dataclass(slots=True, kw_only=True)
+class Turn:
+    spec: TurnSpec
+    hold: Hold
+    """The prefix that was here already: shared, read only."""
+    own_pages: Sequence[PageId] | None = None
+    """Once the engine has the turn, the pages behind the hold; until then they are reserved."""
+    events: asyncio.Queue[TokenDelta | TurnResult | SegueError] = field(
+        default_factory=asyncio.Queue
+    )
+    listener: asyncio.TimerHandle | None = None
+    """Gives the turn up unless somebody listens in time."""
+    over: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def is_in_engine(self) -> bool:
+        return self.own_pages is not None
+
+    @property
+    def pages(self) -> Sequence[PageId]:
+        return (*self.hold.pages, *(self.own_pages or ()))
+
+
+class Sequences:
+    """Makes what the engine runs."""
+
+    def __init__(self, model: ModelConfig, tokenizer: Tokenizer) -> None:
+        self._model = model
+        self._tokenizer = tokenizer
+
+    def arrived(
+        self,
+        turn: Turn,
+        committed: CommittedHandoff,
+        first_token: SampledToken,
+        report: ShipReport,
+        other_slot: SlotId | None,
+    ) -> DecodeSequence:
+        """A prefill worker computed the whole prompt."""
+        turn.own_pages = committed.pages
+        return DecodeSequence(
+            turn=turn.spec,
+            pages=turn.pages,
+            resident_tokens=turn.hold.num_tokens,
+            state_slot=committed.slot,
+            other_slot=other_slot,
+            answer=self._answer(turn.spec),
+            sampler=self._sampler(turn.spec),
+            report=report,
+            num_cached=len(turn.spec.prompt),
+            first_token=first_token,
+        )
+
+    def resumed(
+        self,
+        turn: Turn,
+        own_pages: Sequence[PageId],
+        state_slot: SlotId,
+        other_slot: SlotId | None,
+    ) -> DecodeSequence:
+        """The rest of the prompt is computed here, from the held checkpoint."""
+        turn.own_pages = own_pages
+        checkpoint = turn.hold.checkpoint
+        return DecodeSequence(
+            turn=turn.spec,
+            pages=turn.pages,
+            resident_tokens=turn.hold.num_tokens,
+            state_slot=state_slot,
+            other_slot=other_slot,
+            answer=self._answer(turn.spec),
+            sampler=self._sampler(turn.spec),
+            report=ShipReport(),
+            num_cached=turn.hold.num_tokens,
+            resume_slot=checkpoint.slot if checkpoint else None,
+        )
+
+    def _answer(self, spec: TurnSpec) -> Answer:
+        return Answer(eos_ids=self._model.eos_token_ids, stop=spec.stop, tokenizer=self._tokenizer)
+
+    def _sampler(self, spec: TurnSpec) -> SequenceSampler:
+        return SequenceSampler(
+            spec.sampling, vocab_size=self._model.vocab_size, prompt_ids=spec.prompt
+        )

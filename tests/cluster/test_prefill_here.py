@@ -1,0 +1,133 @@
+"""A decode worker that computes a short prompt end itself: the same tokens, and nothing moves."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from segue.errors import NotResident
+from segue.types import (
+    SamplingParams,
+    SessionId,
+    StopConditions,
+    TokenDelta,
+    TokenInput,
+    TurnId,
+    TurnResult,
+    TurnSpec,
+)
+from tests.cluster.conftest import LocalCluster, local_cluster
+from tests.cluster.idle import is_idle, wait_until_idle
+from tests.cluster.oracle import Oracle
+
+FIRST = [random.Random(3).randrange(5, 290) for _ in range(150)]
+ANSWER_TOKENS = 21
+
+
+@pytest.fixture
+async def cluster(demo: Path) -> AsyncIterator[LocalCluster]:
+    async with local_cluster(demo) as cluster:
+        yield cluster
+
+
+def spec(name: str, prompt: Sequence[int], **sampling: float) -> TurnSpec:
+    return TurnSpec(
+        turn_id=TurnId(name),
+        session_id=SessionId("agent"),
+        prompt=tuple(prompt),
+        sampling=SamplingParams(seed=5, temperature=0.0, **sampling),
+        stop=StopConditions(max_tokens=ANSWER_TOKENS, ignore_eos=True),
+    )
+
+
+async def first_turn(cluster: LocalCluster) -> list[int]:
+    """The history after a turn whose prompt a prefill worker computed."""
+    answer = await cluster.client.generate(
+        TokenInput(tuple(FIRST)),
+        session_id="agent",
+        stop=StopConditions(max_tokens=ANSWER_TOKENS, ignore_eos=True),
+    )
+    return [*FIRST, *answer.token_ids]
+
+
+async def answer_here(cluster: LocalCluster, turn: TurnSpec) -> tuple[list[int], TurnResult]:
+    decode = cluster.decode[0]
+    await decode.prefill_here(turn, 64)
+    tokens: list[int] = []
+    async for event in decode.decode(turn.turn_id):
+        if isinstance(event, TokenDelta):
+            tokens += event.token_ids
+    assert isinstance(event, TurnResult)
+    cluster.check_invariants()
+    return tokens, event
+
+
+async def test_a_session_goes_on_with_the_tokens_of_transformers(
+    cluster: LocalCluster, demo: Path
+) -> None:
+    history = await first_turn(cluster)
+    sizes = [1, 16, 40, 7]
+    said = []
+    for index, size in enumerate(sizes):
+        prompt = [*history, *range(10, 10 + size)]
+        answer, result = await answer_here(cluster, spec(f"turn-{index}", prompt))
+        said.append((prompt, answer, result))
+        history = [*prompt, *answer]
+
+    def wrong() -> list[int]:
+        oracle = Oracle(demo)
+        return [
+            i for i, (prompt, answer, _) in enumerate(said) if not oracle.would_say(prompt, answer)
+        ]
+
+    assert await asyncio.to_thread(wrong) == []
+    for (prompt, _, result), size in zip(said, sizes, strict=True):
+        usage, report = result.usage, result.report
+        assert usage.cached_tokens + report.computed_tokens == len(prompt)
+        # What is new, the answer's last token, and what was not in a full page.
+        assert size < report.computed_tokens <= size + 1 + 16
+        assert usage.shipped_bytes == 0
+        assert report.prefill_s > 0
+        assert result.kept_checkpoint_tokens >= len(prompt) // 16 * 16
+
+
+async def test_it_computes_beside_answers_that_go_on(cluster: LocalCluster, demo: Path) -> None:
+    history = await first_turn(cluster)
+    prompts = [[*history, *range(20, 20 + size)] for size in (5, 17, 30)]
+
+    said = await asyncio.gather(
+        *(answer_here(cluster, spec(f"turn-{i}", prompt)) for i, prompt in enumerate(prompts))
+    )
+
+    def wrong() -> list[int]:
+        oracle = Oracle(demo)
+        return [i for i, prompt in enumerate(prompts) if not oracle.would_say(prompt, said[i][0])]
+
+    assert await asyncio.to_thread(wrong) == []
+
+
+async def test_what_is_not_here_is_refused_with_the_numbers(cluster: LocalCluster) -> None:
+    await first_turn(cluster)
+
+    with pytest.raises(NotResident, match=r"100 tokens of turn other .* at most 64"):
+        await cluster.decode[0].prefill_here(spec("other", range(20, 120)), 64)
+    status = await wait_until_idle(cluster.client)
+
+    assert is_idle(status), status
+
+
+async def test_a_turn_that_is_released_leaves_nothing(cluster: LocalCluster) -> None:
+    history = await first_turn(cluster)
+    decode = cluster.decode[0]
+
+    await decode.prefill_here(spec("turn-a", [*history, 7, 8]), 64)
+    was_here = await decode.release(TurnId("turn-a"))
+    status = await wait_until_idle(cluster.client)
+
+    assert was_here
+    assert is_idle(status), status
+    cluster.check_invariants()
