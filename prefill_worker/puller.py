@@ -72,7 +72,7 @@ class Puller:
         finally:
             cache.release(hold)
         seconds = self._clock() - started_at
-        self.rates.moved(num_bytes, seconds)
+        self.rates.pulled(num_bytes, seconds)
         return ShipReport(
             pulled_tokens=held_tokens - resume, pulled_bytes=num_bytes, pull_s=seconds
         )

@@ -19,6 +19,7 @@ from kv_transfer.ticket import Ticket
 from prefill_worker.config import PrefillConfig
 from prefill_worker.engine import Command, Computed, Drop, PrefillEngine, PrefillSequence, Start
 from prefill_worker.metrics import PrefillMetrics
+from prefill_worker.pull import Rates
 from prefill_worker.puller import Puller
 from prefill_worker.server import services
 from prefill_worker.units import PromptMemory, PromptUnits
@@ -200,8 +201,8 @@ class PrefillWorker:
         except BaseException:
             self._prompts.give_back(units)
             raise
-        self._puller.rates.computed(report.computed_tokens, report.prefill_s)
-        self._puller.rates.moved(report.shipped_bytes, report.transfer_s)
+        self.rates.computed(report.computed_tokens, report.prefill_s)
+        self.rates.moved(report.shipped_bytes, report.transfer_s)
         self._prompts.keep(turn, units)
         self._metrics.shipped(report)
         return report
@@ -264,6 +265,20 @@ class PrefillWorker:
             await self.release(turn_id)
         await self._engine.close()
         await self._exchange.close()
+
+    @property
+    def rates(self) -> Rates:
+        """What computing and moving have cost here lately."""
+        return self._puller.rates
+
+    def forget_prefixes(self) -> None:
+        """Evicts all that no turn holds."""
+        pages, slots = self._memory.pages.counts(), self._memory.slots.counts()
+        cache = self._memory.cache
+        cache.make_room(
+            pages.free + pages.cached - cache.pins.num_held_nodes,
+            slots.free + slots.cached - cache.pins.num_held_checkpoints,
+        )
 
     @property
     def num_evicted(self) -> int:

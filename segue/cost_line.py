@@ -60,7 +60,7 @@ class Line(NamedTuple):
             sum_xx=self.sum_xx * _FADING + weight * units * units,
             sum_xy=self.sum_xy * _FADING + weight * units * value,
         )
-        return seen._fitted()
+        return seen._fitted()._relative_to_now(units, expected)
 
     def _fitted(self) -> Line:
         fixed, per_unit = self._scaled_prior()
@@ -77,6 +77,22 @@ class Line(NamedTuple):
         du = (left * (bb + pull) - right * ab) / determinant
         dv = (right * (aa + pull) - left * ab) / determinant
         return self._without_negatives(fixed * (1.0 + du), per_unit * (1.0 + dv))
+
+    def _relative_to_now(self, units: float, expected: float) -> Line:
+        """Where times have become slower, errors of the faster ones count as little as later ones
+        will: else what was seen then would outweigh all that is seen from now on.
+        """
+        ratio = expected / max(self.at(units), expected)
+        if ratio == 1.0 or self.num_observed == 1:
+            return self
+        fade = ratio * ratio
+        return self._replace(
+            weight=self.weight * fade,
+            sum_x=self.sum_x * fade,
+            sum_y=self.sum_y * fade,
+            sum_xx=self.sum_xx * fade,
+            sum_xy=self.sum_xy * fade,
+        )
 
     def _scaled_prior(self) -> tuple[float, float]:
         """The prior times the factor with which it fits best."""

@@ -20,7 +20,7 @@ from benchmarks.serving.cluster import answer
 from benchmarks.serving.samples import Answered, median
 from decode_worker.__main__ import running as running_decode
 from prefill_worker.__main__ import running as running_prefill
-from prefill_worker.pull import PullEstimate, Rates, estimate_pull
+from prefill_worker.pull import PullEstimate, estimate_pull
 from prefill_worker.worker import PrefillWorker
 from router.__main__ import running as running_router
 from segue.client import Client
@@ -93,17 +93,6 @@ class _Bench:
     client: Client
     worker: PrefillWorker
 
-    def empty(self) -> None:
-        """As if the worker had started just then, but for what it knows of its speed."""
-        memory = self.worker._memory
-        pages, slots = memory.pages.counts(), memory.slots.counts()
-        is_empty = memory.cache.make_room(pages.free + pages.cached, slots.free + slots.cached)
-        assert is_empty, "nothing is held between turns"
-
-    @property
-    def rates(self) -> Rates:
-        return self.worker._puller.rates
-
 
 async def try_emptied(
     folder: Path, config: Config, trial: Trial, *, name: str, report: Report
@@ -167,11 +156,16 @@ async def _ask(bench: _Bench, folder: Path, config: Config, trial: Trial) -> dic
         name, history = next(names), tokens(length)
         for kind in ("first", "warm", "emptied"):
             if kind == "emptied":
-                bench.empty()
+                # As if the worker had started just then, but for what it knows of its speed.
+                bench.worker.forget_prefixes()
                 held = len(history) // layout.page_tokens * layout.page_tokens
                 seen.estimates.append(
                     estimate_pull(
-                        layout, bench.rates, held_tokens=held, matched_tokens=0, resume_tokens=0
+                        layout,
+                        bench.worker.rates,
+                        held_tokens=held,
+                        matched_tokens=0,
+                        resume_tokens=0,
                     )
                 )
             answered = await answer(bench.client, history, trial.answer_tokens, session_id=name)

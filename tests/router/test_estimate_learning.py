@@ -10,67 +10,9 @@ from hypothesis import strategies as st
 
 from router.placement.coefficients import PRIOR, Coefficients, Observation, learn
 from router.placement.decision import estimate_error
-from segue.cost_line import Line, prior_line
 from segue.types import WorkerId
 
 PREFILL, DECODE = WorkerId("prefill-0"), WorkerId("decode-0")
-
-
-def taught(line: Line, *, fixed: float, per_unit: float, noise: float, sizes: list[int]) -> Line:
-    chance = random.Random(7)
-    for _ in range(400):
-        units = chance.choice(sizes)
-        line = line.observed(units, (fixed + per_unit * units) * chance.lognormvariate(0.0, noise))
-    return line
-
-
-@pytest.mark.parametrize("scale", [0.001, 1.0, 1000.0])
-def test_a_line_finds_the_truth_under_noise_whatever_its_prior(scale: float) -> None:
-    prior = prior_line(0.01 * scale, 5e-5 * scale)
-
-    line = taught(prior, fixed=0.04, per_unit=2e-5, noise=0.1, sizes=[100, 800, 5_000, 50_000])
-
-    assert line.per_unit == pytest.approx(2e-5, rel=0.1)
-    assert line.fixed == pytest.approx(0.04, rel=0.2)
-
-
-def test_observations_of_one_size_scale_the_prior_and_keep_its_proportions() -> None:
-    line = taught(prior_line(0.01, 1e-5), fixed=0.1, per_unit=0.0, noise=0.0, sizes=[1_000])
-
-    assert line.at(1_000) == pytest.approx(0.1)
-    assert line.fixed == pytest.approx(0.05)
-
-
-def test_a_stall_is_not_believed_and_a_slower_worker_is() -> None:
-    line = taught(prior_line(0.01, 5e-5), fixed=0.01, per_unit=5e-5, noise=0.05, sizes=[800, 9000])
-
-    stalled = line.observed(800, 100.0)
-    assert stalled.at(800) < 1.5 * line.at(800)
-
-    for _ in range(60):
-        line = line.observed(800, 0.15)
-    assert line.at(800) == pytest.approx(0.15, rel=0.15)
-
-
-def test_a_first_turn_that_compiles_kernels_is_soon_forgotten() -> None:
-    line = prior_line(0.01, 5e-5).observed(800, 20.0)
-    for _ in range(5):
-        line = line.observed(800, 0.05)
-
-    assert line.at(800) < 0.1
-
-
-def test_a_measurement_of_nothing_teaches_nothing() -> None:
-    line = prior_line(0.01, 5e-5)
-
-    assert line.observed(800, 0.0) is line
-    assert learn(PRIOR, Observation(prefill=PREFILL, decode=DECODE)) == PRIOR
-
-
-@pytest.mark.parametrize("parts", [(0.0, 1.0), (1.0, 0.0), (-1.0, 1.0)])
-def test_a_prior_without_scale_is_refused(parts: tuple[float, float]) -> None:
-    with pytest.raises(ValueError, match="must be > 0"):
-        prior_line(*parts)
 
 
 measured = st.floats(0.0, 1e6, allow_nan=False)
@@ -149,6 +91,10 @@ def test_every_coefficient_is_learned_from_what_turns_report() -> None:
     assert known.size.per_unit == pytest.approx(9_000, rel=0.05)
     assert decode.step.at(10) == pytest.approx(0.02, rel=0.2)
     assert known.overhead_s >= 0.0
+
+
+def test_a_turn_that_measured_nothing_teaches_nothing() -> None:
+    assert learn(PRIOR, Observation(prefill=PREFILL, decode=DECODE)) == PRIOR
 
 
 def test_a_worker_that_was_never_seen_is_taken_to_be_like_the_others() -> None:

@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+import pytest
+
+from prefill_worker.pull import PullEstimate, Rates, estimate_pull
+from segue.cache.layout import CacheField, CacheLayout, Unit
+
+LAYOUT = CacheLayout(
+    model_id="m",
+    page_tokens=16,
+    fields=(
+        CacheField(group="kv", layer=0, unit=Unit.PAGE, dtype="float32", shape=(16, 256)),
+        CacheField(group="recurrent", layer=1, unit=Unit.SLOT, dtype="float32", shape=(250_000,)),
+    ),
+)
+
+
+def estimate(rates: Rates, held: int, matched: int = 0, resume: int = 0) -> PullEstimate:
+    return estimate_pull(
+        LAYOUT, rates, held_tokens=held, matched_tokens=matched, resume_tokens=resume
+    )
+
+
+@pytest.fixture
+def rates() -> Rates:
+    """A pass costs 50 ms and 0.2 ms a token, a transfer 1 ns a byte, a pull 10 ms besides."""
+    rates = Rates()
+    for num_tokens in (40, 500, 44, 2000, 50) * 6:
+        rates.computed(num_tokens, 0.05 + 0.0002 * num_tokens)
+        rates.moved(num_tokens * 1024, num_tokens * 1024e-9 + 1e-4)
+        rates.pulled(0, 0.0101)
+    return rates
+
+
+def test_the_fixed_cost_of_a_pass_does_not_speak_for_pulling(rates: Rates) -> None:
+    """32 tokens after 44 others cost 6.4 ms more, not 32 times what a token of 44 seems to cost."""
+    assert estimate(rates, 32).compute_s == pytest.approx(32 * 0.0002, rel=0.05)
+
+
+def test_a_short_prefix_is_computed_and_a_long_one_pulled(rates: Rates) -> None:
+    # The state alone takes 1 ms, the calls 10 ms.
+    assert not estimate(rates, 32).pays
+    assert estimate(rates, 1024).pays
+
+
+def test_pages_that_are_here_need_not_move_but_without_a_state_must_be_computed(
+    rates: Rates,
+) -> None:
+    far = estimate(rates, 1024)
+    near = estimate(rates, 1024, matched=1008)
+
+    assert near.compute_s == far.compute_s
+    assert far.move_s - near.move_s == pytest.approx(63 * LAYOUT.page_bytes * 1e-9, rel=0.25)
+
+
+def test_a_slow_link_is_learned(rates: Rates) -> None:
+    for _ in range(30):
+        rates.moved(1 << 20, 0.5)
+
+    assert not estimate(rates, 1024).pays
