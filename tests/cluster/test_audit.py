@@ -1,0 +1,34 @@
+"""A worker recounts its memory between turns, and does not go on when it does not add up."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from segue.cache.accountant import AccountingError, UnitState
+from segue.types import StopConditions, TokenInput
+from segue.worker_process import audit_when_idle
+from tests.cluster.conftest import local_cluster
+from tests.cluster.idle import wait_until_idle
+
+
+async def test_an_idle_worker_recounts_its_memory(demo: Path) -> None:
+    async with local_cluster(demo) as cluster:
+        await cluster.client.generate(
+            TokenInput(tuple(range(20, 90))), stop=StopConditions(max_tokens=3)
+        )
+        await wait_until_idle(cluster.client)
+        (worker,) = cluster.decode
+        audit = asyncio.ensure_future(audit_when_idle(worker, period_s=0.01))
+        _, unfinished = await asyncio.wait({audit}, timeout=0.2)
+        assert unfinished, "a sound worker is left alone"
+
+        # A page that the tree owns, and that somebody else was given as well.
+        page = next(worker._memory.cache.tree.nodes()).page
+        worker._memory.pages.move([page], UnitState.CACHED, UnitState.WORKING)
+        with pytest.raises(AccountingError, match="in the tree, but not cached"):
+            await asyncio.wait_for(audit, timeout=5)
+
+        worker._memory.pages.move([page], UnitState.WORKING, UnitState.CACHED)
