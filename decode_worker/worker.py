@@ -297,6 +297,7 @@ class DecodeWorker:
             waiting_turns=len(self._room),
             waiting_tokens=0,
             tokens_per_s=self._metrics.rate.per_second(),
+            page_tokens=self.layout.page_tokens,
         )
         self._metrics.set_load(load)
         self._metrics.set_cache(self._memory.cache)

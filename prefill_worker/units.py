@@ -83,6 +83,14 @@ class PromptMemory:
             )
         self._free(units.hold, left, own_slots)
 
+    def kept_tokens(self, turn: TurnSpec, units: PromptUnits) -> int:
+        """The longest prefix of which `keep` will keep a state."""
+        if not self._config.prefix_cache:
+            return 0
+        if len(turn.prompt) % self._layout.page_tokens == 0:
+            return len(turn.prompt)
+        return max(units.checkpoints, default=units.hold.num_tokens)
+
     def give_back(self, units: PromptUnits) -> None:
         """Of a prompt that was not computed to its end."""
         self._free(units.hold, units.own_pages, [units.slot, *units.checkpoints.values()])

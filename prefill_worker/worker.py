@@ -67,6 +67,7 @@ class PrefillWorker:
         self.presence = presence
         self.name = presence.identity.worker_id
         self.model_id = runner.layout.model_id
+        self._page_tokens = runner.layout.page_tokens
         self._config = config
         self._metrics = metrics
         self._clock = clock
@@ -132,13 +133,16 @@ class PrefillWorker:
 
     async def _run(self, turn: TurnSpec, ticket: Ticket, holder: PrefixHolder | None) -> ShipReport:
         received_at = self._clock()
-        num_tokens = len(turn.prompt)
-        self._waiting_tokens += num_tokens
+        # The whole prompt, until it is known how much of it is here.
+        missing_tokens = len(turn.prompt)
+        self._waiting_tokens += missing_tokens
         try:
             pulled = ShipReport()
             if holder is not None and self._config.prefix_cache and self._config.pull:
                 pulled = await self._puller.pull(turn, holder)
             units = await self._room.take(lambda: self._prompts.take(turn))
+            self._waiting_tokens -= units.hold.num_tokens
+            missing_tokens -= units.hold.num_tokens
             try:
                 return await self._ship(turn, ticket, units, pulled, received_at)
             finally:
@@ -150,7 +154,7 @@ class PrefillWorker:
             self._metrics.lost("failed")
             raise
         finally:
-            self._waiting_tokens -= num_tokens
+            self._waiting_tokens -= missing_tokens
 
     async def _ship(
         self,
@@ -186,6 +190,7 @@ class PrefillWorker:
                     pulled_tokens=pulled.pulled_tokens,
                     pulled_bytes=pulled.pulled_bytes,
                     pull_s=pulled.pull_s,
+                    kept_tokens=self._prompts.kept_tokens(turn, units),
                 )
                 await peers.commit(
                     ticket,
@@ -246,6 +251,7 @@ class PrefillWorker:
             waiting_turns=len(self._room),
             waiting_tokens=self._waiting_tokens,
             tokens_per_s=self._metrics.rate.per_second(),
+            page_tokens=self._page_tokens,
         )
         self._metrics.set_load(load)
         self._metrics.set_cache(self._memory.cache)

@@ -306,6 +306,8 @@ class ShipReport:
     pulled_tokens: int = 0
     pulled_bytes: int = 0
     pull_s: float = 0.0
+    kept_tokens: int = 0
+    """The longest prefix of the prompt of which a state stays on the prefill worker."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -350,7 +352,9 @@ class WorkerLoad:
     running_turns: int = 0
     waiting_turns: int = 0
     waiting_tokens: int = 0
+    """Prompt tokens that are still to be computed here."""
     tokens_per_s: float = 0.0
+    page_tokens: int = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -97,6 +97,7 @@ def report_to_wire(report: ShipReport) -> transfer_pb2.ShipReport:
         pulled_tokens=report.pulled_tokens,
         pulled_bytes=report.pulled_bytes,
         pull_s=report.pull_s,
+        kept_tokens=report.kept_tokens,
     )
 
 
@@ -112,6 +113,7 @@ def report_from_wire(report: transfer_pb2.ShipReport) -> ShipReport:
         pulled_tokens=report.pulled_tokens,
         pulled_bytes=report.pulled_bytes,
         pull_s=report.pull_s,
+        kept_tokens=report.kept_tokens,
     )
 
 
@@ -169,6 +171,7 @@ def load_to_wire(load: WorkerLoad) -> pb.WorkerLoad:
         waiting_turns=load.waiting_turns,
         waiting_tokens=load.waiting_tokens,
         tokens_per_s=load.tokens_per_s,
+        page_tokens=load.page_tokens,
     )
 
 
@@ -180,6 +183,7 @@ def load_from_wire(load: pb.WorkerLoad) -> WorkerLoad:
         waiting_turns=load.waiting_turns,
         waiting_tokens=load.waiting_tokens,
         tokens_per_s=load.tokens_per_s,
+        page_tokens=load.page_tokens,
     )
 
 

@@ -875,6 +875,215 @@ class ForkSessionReply(_message.Message):
 Global___ForkSessionReply: _TypeAlias = ForkSessionReply  # noqa: Y015
 
 @_typing.final
+class ExplainRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SESSION_ID_FIELD_NUMBER: _builtins.int
+    session_id: _builtins.str
+    def __init__(
+        self,
+        *,
+        session_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["session_id", b"session_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExplainRequest: _TypeAlias = ExplainRequest  # noqa: Y015
+
+@_typing.final
+class Explanation(_message.Message):
+    """One decision of the router: what it weighed, and what came of it. All times in seconds."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SESSION_ID_FIELD_NUMBER: _builtins.int
+    TURN_ID_FIELD_NUMBER: _builtins.int
+    PROMPT_TOKENS_FIELD_NUMBER: _builtins.int
+    MAX_TOKENS_FIELD_NUMBER: _builtins.int
+    CANDIDATES_FIELD_NUMBER: _builtins.int
+    SPEEDS_FIELD_NUMBER: _builtins.int
+    DECISION_S_FIELD_NUMBER: _builtins.int
+    ESTIMATED_S_FIELD_NUMBER: _builtins.int
+    ACTUAL_S_FIELD_NUMBER: _builtins.int
+    session_id: _builtins.str
+    turn_id: _builtins.str
+    prompt_tokens: _builtins.int
+    max_tokens: _builtins.int
+    decision_s: _builtins.float
+    """How long the decision took."""
+    estimated_s: _builtins.float
+    """From the decision to the first token at the router: expected of the chosen candidate, and
+    measured. Absent until the turn has its first token.
+    """
+    actual_s: _builtins.float
+    @_builtins.property
+    def candidates(self) -> _containers.RepeatedCompositeFieldContainer[Global___Candidate]:
+        """The best first, the excluded last."""
+
+    @_builtins.property
+    def speeds(self) -> _containers.RepeatedCompositeFieldContainer[Global___WorkerSpeed]:
+        """Of every worker among the candidates."""
+
+    def __init__(
+        self,
+        *,
+        session_id: _builtins.str = ...,
+        turn_id: _builtins.str = ...,
+        prompt_tokens: _builtins.int = ...,
+        max_tokens: _builtins.int = ...,
+        candidates: _abc.Iterable[Global___Candidate] | None = ...,
+        speeds: _abc.Iterable[Global___WorkerSpeed] | None = ...,
+        decision_s: _builtins.float = ...,
+        estimated_s: _builtins.float = ...,
+        actual_s: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_actual_s", b"_actual_s", "actual_s", b"actual_s"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_actual_s", b"_actual_s", "actual_s", b"actual_s", "candidates", b"candidates", "decision_s", b"decision_s", "estimated_s", b"estimated_s", "max_tokens", b"max_tokens", "prompt_tokens", b"prompt_tokens", "session_id", b"session_id", "speeds", b"speeds", "turn_id", b"turn_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__actual_s: _TypeAlias = _typing.Literal["actual_s"]  # noqa: Y015
+    _WhichOneofArgType__actual_s: _TypeAlias = _typing.Literal["_actual_s", b"_actual_s"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__actual_s) -> _WhichOneofReturnType__actual_s | None: ...
+
+Global___Explanation: _TypeAlias = Explanation  # noqa: Y015
+
+@_typing.final
+class Candidate(_message.Message):
+    """One way to run the turn."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODE_FIELD_NUMBER: _builtins.int
+    PREFILL_WORKER_FIELD_NUMBER: _builtins.int
+    DECODE_WORKER_FIELD_NUMBER: _builtins.int
+    SOURCE_WORKER_FIELD_NUMBER: _builtins.int
+    CHOSEN_FIELD_NUMBER: _builtins.int
+    EXCLUDED_FIELD_NUMBER: _builtins.int
+    COMPUTED_TOKENS_FIELD_NUMBER: _builtins.int
+    MOVED_TOKENS_FIELD_NUMBER: _builtins.int
+    QUEUE_S_FIELD_NUMBER: _builtins.int
+    PULL_S_FIELD_NUMBER: _builtins.int
+    COMPUTE_S_FIELD_NUMBER: _builtins.int
+    MOVE_S_FIELD_NUMBER: _builtins.int
+    HIDDEN_S_FIELD_NUMBER: _builtins.int
+    INTERFERENCE_S_FIELD_NUMBER: _builtins.int
+    OVERHEAD_S_FIELD_NUMBER: _builtins.int
+    TOTAL_S_FIELD_NUMBER: _builtins.int
+    mode: _builtins.str
+    """compute, pull (a prefix from `source_worker`, then compute) or local (decode computes)."""
+    prefill_worker: _builtins.str
+    decode_worker: _builtins.str
+    source_worker: _builtins.str
+    """Of mode pull."""
+    chosen: _builtins.bool
+    excluded: _builtins.str
+    """Empty, or why it came last: speed, memory, avoided, not_ready."""
+    computed_tokens: _builtins.int
+    moved_tokens: _builtins.int
+    queue_s: _builtins.float
+    """The parts sum up to `total_s`; `hidden_s` is not positive."""
+    pull_s: _builtins.float
+    compute_s: _builtins.float
+    move_s: _builtins.float
+    hidden_s: _builtins.float
+    interference_s: _builtins.float
+    overhead_s: _builtins.float
+    total_s: _builtins.float
+    def __init__(
+        self,
+        *,
+        mode: _builtins.str = ...,
+        prefill_worker: _builtins.str = ...,
+        decode_worker: _builtins.str = ...,
+        source_worker: _builtins.str = ...,
+        chosen: _builtins.bool = ...,
+        excluded: _builtins.str = ...,
+        computed_tokens: _builtins.int = ...,
+        moved_tokens: _builtins.int = ...,
+        queue_s: _builtins.float = ...,
+        pull_s: _builtins.float = ...,
+        compute_s: _builtins.float = ...,
+        move_s: _builtins.float = ...,
+        hidden_s: _builtins.float = ...,
+        interference_s: _builtins.float = ...,
+        overhead_s: _builtins.float = ...,
+        total_s: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chosen", b"chosen", "compute_s", b"compute_s", "computed_tokens", b"computed_tokens", "decode_worker", b"decode_worker", "excluded", b"excluded", "hidden_s", b"hidden_s", "interference_s", b"interference_s", "mode", b"mode", "move_s", b"move_s", "moved_tokens", b"moved_tokens", "overhead_s", b"overhead_s", "prefill_worker", b"prefill_worker", "pull_s", b"pull_s", "queue_s", b"queue_s", "source_worker", b"source_worker", "total_s", b"total_s"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Candidate: _TypeAlias = Candidate  # noqa: Y015
+
+@_typing.final
+class WorkerSpeed(_message.Message):
+    """What was known of a worker when the decision was made."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WORKER_ID_FIELD_NUMBER: _builtins.int
+    COMPUTE_FIELD_NUMBER: _builtins.int
+    LINK_FIELD_NUMBER: _builtins.int
+    STEP_FIELD_NUMBER: _builtins.int
+    worker_id: _builtins.str
+    @_builtins.property
+    def compute(self) -> Global___CostLine:
+        """Seconds of a prefill, over computed tokens."""
+
+    @_builtins.property
+    def link(self) -> Global___CostLine:
+        """Seconds of a transfer, over bytes."""
+
+    @_builtins.property
+    def step(self) -> Global___CostLine:
+        """Seconds of a decode step, over running turns."""
+
+    def __init__(
+        self,
+        *,
+        worker_id: _builtins.str = ...,
+        compute: Global___CostLine | None = ...,
+        link: Global___CostLine | None = ...,
+        step: Global___CostLine | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["compute", b"compute", "link", b"link", "step", b"step"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["compute", b"compute", "link", b"link", "step", b"step", "worker_id", b"worker_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WorkerSpeed: _TypeAlias = WorkerSpeed  # noqa: Y015
+
+@_typing.final
+class CostLine(_message.Message):
+    """fixed + per_unit * units"""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FIXED_FIELD_NUMBER: _builtins.int
+    PER_UNIT_FIELD_NUMBER: _builtins.int
+    fixed: _builtins.float
+    per_unit: _builtins.float
+    def __init__(
+        self,
+        *,
+        fixed: _builtins.float = ...,
+        per_unit: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["fixed", b"fixed", "per_unit", b"per_unit"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CostLine: _TypeAlias = CostLine  # noqa: Y015
+
+@_typing.final
 class GetStatusRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1022,12 +1231,15 @@ class WorkerLoad(_message.Message):
     WAITING_TURNS_FIELD_NUMBER: _builtins.int
     WAITING_TOKENS_FIELD_NUMBER: _builtins.int
     TOKENS_PER_S_FIELD_NUMBER: _builtins.int
+    PAGE_TOKENS_FIELD_NUMBER: _builtins.int
     running_turns: _builtins.int
     waiting_turns: _builtins.int
     waiting_tokens: _builtins.int
-    """Prompt tokens that wait for prefill, or sequences' tokens in decode."""
+    """Prompt tokens that are still to be computed here."""
     tokens_per_s: _builtins.float
     """Over the last ten seconds: tokens computed (prefill) or generated (decode)."""
+    page_tokens: _builtins.int
+    """Tokens of a page."""
     @_builtins.property
     def pages(self) -> Global___UnitCounts: ...
     @_builtins.property
@@ -1041,10 +1253,11 @@ class WorkerLoad(_message.Message):
         waiting_turns: _builtins.int = ...,
         waiting_tokens: _builtins.int = ...,
         tokens_per_s: _builtins.float = ...,
+        page_tokens: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["pages", b"pages", "slots", b"slots"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["pages", b"pages", "running_turns", b"running_turns", "slots", b"slots", "tokens_per_s", b"tokens_per_s", "waiting_tokens", b"waiting_tokens", "waiting_turns", b"waiting_turns"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_tokens", b"page_tokens", "pages", b"pages", "running_turns", b"running_turns", "slots", b"slots", "tokens_per_s", b"tokens_per_s", "waiting_tokens", b"waiting_tokens", "waiting_turns", b"waiting_turns"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

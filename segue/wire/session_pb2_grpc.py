@@ -69,6 +69,11 @@ class SessionsStub:
                 request_serializer=segue_dot_wire_dot_session__pb2.ForkSessionRequest.SerializeToString,
                 response_deserializer=segue_dot_wire_dot_session__pb2.ForkSessionReply.FromString,
                 _registered_method=True)
+        self.Explain = channel.unary_unary(
+                '/segue.v1.Sessions/Explain',
+                request_serializer=segue_dot_wire_dot_session__pb2.ExplainRequest.SerializeToString,
+                response_deserializer=segue_dot_wire_dot_session__pb2.Explanation.FromString,
+                _registered_method=True)
 
 
 class SessionsServicer:
@@ -123,6 +128,13 @@ class SessionsServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Explain(self, request, context):
+        """Why the session's last turn was placed where it was. NOT_FOUND when that is not remembered.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_SessionsServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -160,6 +172,11 @@ def add_SessionsServicer_to_server(servicer, server):
                     servicer.ForkSession,
                     request_deserializer=segue_dot_wire_dot_session__pb2.ForkSessionRequest.FromString,
                     response_serializer=segue_dot_wire_dot_session__pb2.ForkSessionReply.SerializeToString,
+            ),
+            'Explain': grpc.unary_unary_rpc_method_handler(
+                    servicer.Explain,
+                    request_deserializer=segue_dot_wire_dot_session__pb2.ExplainRequest.FromString,
+                    response_serializer=segue_dot_wire_dot_session__pb2.Explanation.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -351,6 +368,33 @@ class Sessions:
             '/segue.v1.Sessions/ForkSession',
             segue_dot_wire_dot_session__pb2.ForkSessionRequest.SerializeToString,
             segue_dot_wire_dot_session__pb2.ForkSessionReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Explain(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/segue.v1.Sessions/Explain',
+            segue_dot_wire_dot_session__pb2.ExplainRequest.SerializeToString,
+            segue_dot_wire_dot_session__pb2.Explanation.FromString,
             options,
             channel_credentials,
             insecure,

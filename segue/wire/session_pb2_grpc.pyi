@@ -46,6 +46,8 @@ class SessionsStub:
     """The session will not come back: its memory may go first."""
     ForkSession: _grpc.UnaryUnaryMultiCallable[_session_pb2.ForkSessionRequest, _session_pb2.ForkSessionReply]
     """A child session begins with what is kept of its parent. NOT_FOUND when nothing is."""
+    Explain: _grpc.UnaryUnaryMultiCallable[_session_pb2.ExplainRequest, _session_pb2.Explanation]
+    """Why the session's last turn was placed where it was. NOT_FOUND when that is not remembered."""
 
 @_typing.type_check_only
 class SessionsAsyncStub(SessionsStub):
@@ -65,6 +67,8 @@ class SessionsAsyncStub(SessionsStub):
     """The session will not come back: its memory may go first."""
     ForkSession: _aio.UnaryUnaryMultiCallable[_session_pb2.ForkSessionRequest, _session_pb2.ForkSessionReply]  # type: ignore[assignment]
     """A child session begins with what is kept of its parent. NOT_FOUND when nothing is."""
+    Explain: _aio.UnaryUnaryMultiCallable[_session_pb2.ExplainRequest, _session_pb2.Explanation]  # type: ignore[assignment]
+    """Why the session's last turn was placed where it was. NOT_FOUND when that is not remembered."""
 
 class SessionsServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -123,5 +127,13 @@ class SessionsServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_session_pb2.ForkSessionReply, _abc.Awaitable[_session_pb2.ForkSessionReply]]:
         """A child session begins with what is kept of its parent. NOT_FOUND when nothing is."""
+
+    @_abc_1.abstractmethod
+    def Explain(
+        self,
+        request: _session_pb2.ExplainRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_session_pb2.Explanation, _abc.Awaitable[_session_pb2.Explanation]]:
+        """Why the session's last turn was placed where it was. NOT_FOUND when that is not remembered."""
 
 def add_SessionsServicer_to_server(servicer: SessionsServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -31,7 +31,8 @@ INSIDE = {
     "text": {"types", "errors", "text"},
     "model": {"types", "errors", "cache", "kernels", "model", "demo"},
     "engine": {"types", "errors", "cache", "kernels", "model", "text", "telemetry", "engine"},
-    "wire": {"types", "errors", "wire", "telemetry"},
+    "wire": {"types", "errors", "explanation", "wire", "telemetry"},
+    "explanation": {"types"},
 }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from segue.errors import InvalidRequest
+from segue.explanation import CostLine, Explanation, WeighedCandidate, WorkerSpeed
 from segue.types import (
     ChatInput,
     ClusterStatus,
@@ -46,6 +47,7 @@ from segue.wire.convert import (
     request_from_wire,
     request_to_wire,
 )
+from segue.wire.convert_explanation import explanation_from_wire, explanation_to_wire
 from segue.wire.convert_worker import (
     cluster_from_wire,
     cluster_to_wire,
@@ -104,6 +106,7 @@ WORKER = WorkerStatus(
         waiting_turns=2,
         waiting_tokens=3,
         tokens_per_s=4.5,
+        page_tokens=64,
     ),
     pid=77,
     host="h",
@@ -190,7 +193,9 @@ def test_a_result_survives_the_wire() -> None:
     result = TurnResult(
         finish_reason=FinishReason.STOP,
         usage=USAGE,
-        report=ShipReport(shipped_bytes=1, cached_tokens=2, queue_s=0.5, prefill_s=1.0),
+        report=ShipReport(
+            shipped_bytes=1, cached_tokens=2, queue_s=0.5, prefill_s=1.0, kept_tokens=3
+        ),
         decode_s=3.0,
         stop_match="\n\n",
     )
@@ -210,3 +215,43 @@ def test_the_cluster_survives_the_wire() -> None:
     )
 
     assert cluster_from_wire(cluster_to_wire(cluster)) == cluster
+
+
+@pytest.mark.parametrize("actual_s", [None, 0.0, 1.5])
+def test_an_explanation_survives_the_wire(actual_s: float | None) -> None:
+    prefill, decode = WorkerId("prefill-0"), WorkerId("decode-0")
+    line = CostLine(fixed=0.1, per_unit=1e-12)
+    explanation = Explanation(
+        session_id=SessionId("s"),
+        turn_id=TurnId("t"),
+        prompt_tokens=1,
+        max_tokens=2,
+        candidates=(
+            WeighedCandidate(
+                mode="pull",
+                prefill_worker=prefill,
+                decode_worker=decode,
+                source_worker=decode,
+                chosen=True,
+                computed_tokens=3,
+                moved_tokens=4,
+                queue_s=0.1,
+                pull_s=0.2,
+                compute_s=0.3,
+                move_s=0.4,
+                hidden_s=-0.5,
+                interference_s=0.6,
+                overhead_s=0.7,
+                total_s=1.8,
+            ),
+            WeighedCandidate(
+                mode="compute", prefill_worker=prefill, decode_worker=decode, excluded="memory"
+            ),
+        ),
+        speeds=(WorkerSpeed(worker_id=prefill, compute=line, link=line, step=line),),
+        decision_s=1e-5,
+        estimated_s=1.8,
+        actual_s=actual_s,
+    )
+
+    assert explanation_from_wire(explanation_to_wire(explanation)) == explanation
