@@ -20,8 +20,14 @@ class RouterConfig:
     """For clients that bring no deadline: nothing runs for ever."""
     heartbeat_timeout_s: float = 5.0
     """A worker that is silent for so long gets no new turns."""
-    sticky_imbalance: int = 8
-    """A session leaves its decode worker when that has so many more turns than the least loaded."""
+    min_tokens_per_s: float = 10.0
+    """A decode worker on which a turn more would make answers slower than that gets none while
+    another can take it; 0 sets no floor.
+    """
+    local_prefill_max_tokens: int = 256
+    """So short an end of a prompt may be computed by the decode worker that holds the rest, where
+    that is expected to be faster; 0 leaves all computing to prefill workers.
+    """
     max_attempts: int = 2
     """Placements tried for a turn whose worker failed before its first token."""
     max_sessions: int = 100_000
@@ -35,6 +41,9 @@ class RouterConfig:
         for name in ("max_turns", "max_attempts", "max_sessions"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be >= 1, got {getattr(self, name)}")
+        for name in ("min_tokens_per_s", "local_prefill_max_tokens"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must be >= 0, got {getattr(self, name)}")
         for name in ("default_deadline_s", "heartbeat_timeout_s"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be > 0, got {getattr(self, name)}")

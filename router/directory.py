@@ -1,26 +1,34 @@
-"""Which session lives where. Bounded: the longest unused session is forgotten first."""
+"""Which workers hold what of a session. Bounded: the longest unused session is forgotten first.
+
+What workers said when turns ended, and what they said since; evictions make it stale, which costs
+time and nothing else.
+"""
 
 from __future__ import annotations
 
 import collections
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
-from router.policy import Residence
-from segue.types import (
-    Epoch,
-    PrefixHolder,
-    SessionId,
-    SessionInfo,
-    WorkerHealth,
-    WorkerId,
-    WorkerStatus,
-)
+from router.placement.node import Node
+from router.placement.side import Held, Residency
+from segue.types import Epoch, Role, SessionId, SessionInfo, WorkerId, WorkerStatus
+
+# Of each role: a session that moves away and comes back finds what it left.
+_MAX_WORKERS = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Residence:
+    """The workers that a session was placed on last."""
+
+    prefill: WorkerId
+    decode: WorkerId
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Keeping:
-    """What a decode worker said that it keeps of a session when its last turn ended."""
+    """What one life of a worker keeps of a session."""
 
     worker_id: WorkerId
     epoch: Epoch
@@ -28,44 +36,58 @@ class Keeping:
     checkpoint_tokens: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Known:
+    residence: Residence
+    prefills: tuple[Keeping, ...] = ()
+    """The last one first; so are the decode workers."""
+    decodes: tuple[Keeping, ...] = ()
+
+    def kept(self, role: Role) -> tuple[Keeping, ...]:
+        return self.prefills if role is Role.PREFILL else self.decodes
+
+    def with_kept(self, role: Role, kept: tuple[Keeping, ...]) -> _Known:
+        if role is Role.PREFILL:
+            return replace(self, prefills=kept)
+        return replace(self, decodes=kept)
+
+
 class SessionDirectory:
+    """One event loop owns it. A turn without a session leaves nothing here."""
+
     def __init__(self, max_sessions: int) -> None:
         self._max_sessions = max_sessions
-        self._residences: collections.OrderedDict[SessionId, Residence] = collections.OrderedDict()
-        self._keepings: dict[SessionId, Keeping] = {}
+        self._sessions: collections.OrderedDict[SessionId, _Known] = collections.OrderedDict()
 
     def __len__(self) -> int:
-        return len(self._residences)
+        return len(self._sessions)
 
     def find(self, session_id: SessionId) -> Residence | None:
-        return self._residences.get(session_id)
+        known = self._sessions.get(session_id)
+        return known.residence if known else None
 
     def remember(self, session_id: SessionId, residence: Residence) -> None:
-        if not session_id:
-            return
-        self._residences[session_id] = residence
-        self._residences.move_to_end(session_id)
-        if len(self._residences) > self._max_sessions:
-            forgotten, _ = self._residences.popitem(last=False)
-            self._keepings.pop(forgotten, None)
+        """A turn of the session was placed."""
+        known = self._sessions.get(session_id)
+        self._put(
+            session_id,
+            replace(known, residence=residence) if known else _Known(residence=residence),
+        )
 
     def forget(self, session_id: SessionId) -> bool:
         """Whether it was known."""
-        self._keepings.pop(session_id, None)
-        return self._residences.pop(session_id, None) is not None
+        return self._sessions.pop(session_id, None) is not None
 
     def fork(self, parent_id: SessionId, child_id: SessionId) -> None:
         """The child begins where its parent is."""
-        self.remember(child_id, self._residences[parent_id])
-        if parent_id in self._keepings:
-            self.keep(child_id, self._keepings[parent_id])
+        self._put(child_id, self._sessions[parent_id])
 
     def sessions(self) -> list[SessionInfo]:
         """The longest unused first."""
-        return [self._info(session_id) for session_id in self._residences]
+        return [self._info(session_id) for session_id in self._sessions]
 
     def _info(self, session_id: SessionId) -> SessionInfo:
-        residence, keeping = self._residences[session_id], self._keepings.get(session_id)
+        residence, keeping = self._sessions[session_id].residence, self.kept(session_id)
         return SessionInfo(
             session_id=session_id,
             prefill_worker=residence.prefill,
@@ -75,37 +97,53 @@ class SessionDirectory:
         )
 
     def kept(self, session_id: SessionId) -> Keeping | None:
-        return self._keepings.get(session_id)
+        """What the decode worker keeps that answered last: the session's lease is there."""
+        known = self._sessions.get(session_id)
+        return known.decodes[0] if known and known.decodes else None
 
-    def keep(self, session_id: SessionId, keeping: Keeping) -> None:
-        """Of a session that was placed."""
-        if session_id in self._residences:
-            self._keepings[session_id] = keeping
+    def keep(self, session_id: SessionId, worker: WorkerStatus, held: Held) -> None:
+        """The worker served a turn of the session. One that was released meanwhile stays so."""
+        known = self._sessions.get(session_id)
+        if known is None:
+            return
+        others = [k for k in known.kept(worker.role) if k.worker_id != worker.worker_id]
+        kept = (_keeping(worker, held), *others)[:_MAX_WORKERS]
+        self._sessions[session_id] = known.with_kept(worker.role, kept)
+
+    def correct(self, session_id: SessionId, worker: WorkerStatus, held: Held) -> None:
+        """The worker said what it holds, without having served a turn to its end."""
+        known = self._sessions.get(session_id)
+        if known is None:
+            return
+        kept = tuple(
+            _keeping(worker, held) if keeping.worker_id == worker.worker_id else keeping
+            for keeping in known.kept(worker.role)
+        )
+        self._sessions[session_id] = known.with_kept(worker.role, kept)
+
+    def held(self, session_id: SessionId, nodes: Mapping[WorkerId, Node]) -> Residency:
+        """What is held by workers that live and by the same life of them, the last ones first."""
+        known = self._sessions.get(session_id)
+        if known is None:
+            return {}
+        residency: dict[WorkerId, Held] = {}
+        for keeping in (*known.decodes, *known.prefills):
+            node = nodes.get(keeping.worker_id)
+            if node is not None and node.status.epoch == keeping.epoch and not node.is_lost:
+                residency[keeping.worker_id] = Held(keeping.tokens, keeping.checkpoint_tokens)
+        return residency
+
+    def _put(self, session_id: SessionId, known: _Known) -> None:
+        self._sessions[session_id] = known
+        self._sessions.move_to_end(session_id)
+        if len(self._sessions) > self._max_sessions:
+            self._sessions.popitem(last=False)
 
 
-def longest_holder(
-    decode: WorkerStatus,
-    checkpoint_tokens: int,
-    kept: Keeping | None,
-    workers: Sequence[WorkerStatus],
-) -> PrefixHolder | None:
-    """Who has a state for the longest prefix of a session: the decode worker that the turn goes to
-    (it says so itself), or the one of the last turn, if that is still the same life.
-    """
-    candidates = [(checkpoint_tokens, decode)]
-    if kept is not None and kept.worker_id != decode.worker_id:
-        candidates += [
-            (kept.checkpoint_tokens, worker)
-            for worker in workers
-            if (worker.worker_id, worker.epoch) == (kept.worker_id, kept.epoch)
-            and worker.health is not WorkerHealth.LOST
-        ]
-    tokens, worker = max(candidates, key=lambda candidate: candidate[0])
-    if tokens == 0:
-        return None
-    return PrefixHolder(
+def _keeping(worker: WorkerStatus, held: Held) -> Keeping:
+    return Keeping(
         worker_id=worker.worker_id,
         epoch=worker.epoch,
-        address=worker.address,
-        checkpoint_tokens=tokens,
+        tokens=held.resident_tokens,
+        checkpoint_tokens=held.checkpoint_tokens,
     )

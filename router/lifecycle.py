@@ -10,7 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from router.policy import Placement
+from router.placement.decision import Placement
+from segue.errors import InvalidRequest, Overloaded, SegueError
 from segue.types import WorkerStatus
 
 
@@ -25,7 +26,7 @@ class Received:
 
 @dataclass(frozen=True, slots=True)
 class Placed:
-    """Reserve is on its way: decode may already hold pages that we have not heard of."""
+    """Decode was asked for memory: it may already hold pages that we have not heard of."""
 
     received_at: float
     placement: Placement
@@ -33,7 +34,7 @@ class Placed:
 
 @dataclass(frozen=True, slots=True)
 class Dispatched:
-    """Decode holds a reservation and prefill was told to fill it."""
+    """Decode holds memory, and whoever computes the prompt was told to."""
 
     received_at: float
     dispatched_at: float
@@ -73,7 +74,7 @@ class FirstToken:
 
 @dataclass(frozen=True, slots=True)
 class Retried:
-    """The workers failed before the first token: place again."""
+    """The workers failed, or refused, before the first token: place again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +111,15 @@ def holders(state: TurnState) -> tuple[WorkerStatus, ...]:
         case Placed(placement=placement):
             return (placement.decode,)
         case Dispatched(placement=placement) | Streaming(placement=placement):
+            if placement.prefill is placement.decode:
+                return (placement.decode,)
             return (placement.prefill, placement.decode)
         case _:
             return ()
+
+
+def outcome_of(error: SegueError) -> str:
+    """How metrics name a turn that ended with an error."""
+    if isinstance(error, InvalidRequest):
+        return "invalid"
+    return "overloaded" if isinstance(error, Overloaded) else "failed"

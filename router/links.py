@@ -87,6 +87,19 @@ class DecodeLink(_Link["DecodeWorkerAsyncStub"]):
         super().__init__(worker)
         self._stub = DecodeWorkerStub(self._channel)
 
+    async def prefill_here(
+        self, turn: pb.TurnSpec, max_computed_tokens: int, *, timeout_s: float
+    ) -> int:
+        """Waits for room there and has the rest of the prompt computed there. Returns how much.
+
+        Raises NotResident when that is more than `max_computed_tokens`, Overloaded,
+        DeadlineExceeded, Unavailable; then nothing of the turn is there.
+        """
+        request = pb.PrefillHereRequest(turn=turn, max_computed_tokens=max_computed_tokens)
+        with rpc_errors(self.name):
+            reply = await self._stub.PrefillHere(request, timeout=timeout_s)
+        return reply.computed_tokens
+
     async def reserve(
         self, turn: pb.TurnSpec, writer: WorkerStatus, *, timeout_s: float
     ) -> tuple[Ticket, int]:

@@ -7,7 +7,7 @@ one's messages are refused from then on.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, replace
 
 from segue.errors import LayoutMismatch, StaleEpoch
@@ -24,8 +24,19 @@ class _Member:
 class Membership:
     """One event loop owns it."""
 
-    def __init__(self, *, model_id: str, heartbeat_timeout_s: float, clock: Clock) -> None:
-        """An empty `model_id` becomes that of the first worker: all must serve the same."""
+    def __init__(
+        self,
+        *,
+        model_id: str,
+        heartbeat_timeout_s: float,
+        clock: Clock,
+        heard: Callable[[WorkerStatus], None],
+    ) -> None:
+        """An empty `model_id` becomes that of the first worker: all must serve the same.
+
+        `heard` is told every worker's status when it comes, and when the worker is lost.
+        """
+        self._heard = heard
         self.model_id = model_id
         self._heartbeat_timeout_s = heartbeat_timeout_s
         self._clock = clock
@@ -49,6 +60,7 @@ class Membership:
                 f"{status.epoch} is past"
             )
         self._members[status.worker_id] = _Member(status, self._clock())
+        self._heard(status)
         if known is None or _identity(known.status) != _identity(status):
             self._announce()
 
@@ -58,6 +70,7 @@ class Membership:
         if known and known.status.epoch == epoch:
             status = replace(known.status, health=WorkerHealth.LOST)
             self._members[worker_id] = _Member(status, known.heard_at)
+            self._heard(status)
             self._announce()
 
     def notice_silence(self) -> None:

@@ -8,6 +8,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 _LATENCY_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 _TOKEN_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.25, 0.5, 1.0)
 # What the router itself adds lies far below a millisecond.
+_DECISION_BUCKETS = (1e-5, 2.5e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 5e-3)
+_ERROR_BUCKETS = (-0.75, -0.5, -0.25, -0.1, 0.0, 0.1, 0.25, 0.5, 0.75, 1.0)
 _OVERHEAD_BUCKETS = (5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 1e-2, 5e-2)
 
 
@@ -53,6 +55,26 @@ class RouterMetrics:
             "segue_router_relay_seconds",
             "What the router itself adds to a token: from decode's event to the client's stream.",
             buckets=_OVERHEAD_BUCKETS,
+            registry=registry,
+        )
+        self.placements = Counter(
+            "segue_placements_total",
+            "Placements by where the prompt's missing part comes from.",
+            ["mode"],
+            registry=registry,
+        )
+        self.placement_s = Histogram(
+            "segue_placement_seconds",
+            "One decision where a turn goes.",
+            buckets=_DECISION_BUCKETS,
+            registry=registry,
+        )
+        self.estimate_error = Histogram(
+            # It has no `_sum`: Prometheus has none where values may be negative.
+            "segue_placement_estimate_error",
+            "How wrong the expected time to first token was: 0.5 when it took twice as long, "
+            "-0.5 when half.",
+            buckets=_ERROR_BUCKETS,
             registry=registry,
         )
         self.prompt_tokens = Counter(

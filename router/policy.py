@@ -6,13 +6,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Sequence
 from operator import itemgetter
 
 from router.placement.cluster import Cluster
 from router.placement.decision import Decision, Placement
-from router.placement.estimate import Candidate, on_decode, pairs, plans, target_of
+from router.placement.estimate import Candidate, on_decode, pair, pairs, plans, target_of
 from router.placement.load_index import LoadIndex
 from router.placement.side import (
     NOTHING,
@@ -24,24 +23,17 @@ from router.placement.side import (
     side_of,
 )
 from segue.errors import Unavailable
-from segue.types import Role, WorkerHealth, WorkerId, WorkerStatus
-
-__all__ = ["Placement", "Residence", "place", "place_by_load"]
+from segue.types import Role, WorkerId
 
 # Workers with some of the session that are weighed, by role; more hold less, or hold it longer ago.
 _MAX_HOLDERS = 2
 # To find the least loaded that are feasible, so many are looked at, no more.
 _MAX_LOOKED_AT = 32
-# Exclusion, then total_s. The first of equals wins: holders come before others, those by load.
+# Candidates within this are equal, and the first wins: where nothing moves, then holders, then
+# others by load.
+_ABOUT_EQUAL = 1.1
+# Exclusion, then total_s.
 _PREFERENCE = itemgetter(0, 1)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Residence:
-    """The workers that served a session last."""
-
-    prefill: WorkerId
-    decode: WorkerId
 
 
 def place(
@@ -61,11 +53,59 @@ def place(
         role = Role.DECODE if cluster.ready_prefills else Role.PREFILL
         raise Unavailable(f"no {role} worker is ready; see `segue status`, then try again")
     candidates = _weigh(turn, cluster, residency, rules, avoid)
-    chosen = min(candidates, key=_PREFERENCE)
+    chosen = _choose(candidates)
     placement = Placement(
         prefill=cluster.nodes[chosen.prefill].status, decode=cluster.nodes[chosen.decode].status
     )
     return Decision(placement, chosen, candidates)
+
+
+def _choose(candidates: Sequence[Candidate]) -> Candidate:
+    """The first pair of workers that is about as good as the best, in the way that is best for it.
+
+    Estimates are not better than that, and a session that moves for less leaves a copy behind.
+    """
+    best = min(candidates, key=_PREFERENCE)
+    limit = best.excluded, best.total_s * _ABOUT_EQUAL
+    near = [candidate for candidate in candidates if candidate[:2] <= limit]
+    if len(near) == 1:
+        return best
+    prefill, decode = near[0].plan.side, near[0].target.side
+    return min(
+        (c for c in near if c.plan.side is prefill and c.target.side is decode), key=_PREFERENCE
+    )
+
+
+def replan(
+    decision: Decision,
+    turn: TurnSize,
+    cluster: Cluster,
+    residency: Residency,
+    rules: Rules,
+    avoid: Collection[WorkerId],
+) -> Candidate:
+    """The chosen pair again, now that more is known of who holds what: whether a prefix is pulled,
+    and from whom. Of holders of equal length the decode worker gives.
+    """
+    known = cluster.coefficients
+
+    def side(worker_id: WorkerId) -> Side:
+        held = residency.get(worker_id, NOTHING)
+        speed = known.of(worker_id)
+        return side_of(cluster.nodes[worker_id], held, turn, speed, rules, worker_id in avoid)
+
+    prefill, decode = side(decision.chosen.prefill), side(decision.chosen.decode)
+    holders = [side(worker_id) for worker_id in residency if worker_id in cluster.nodes]
+    source = _deepest([decode, *holders], cluster, avoid)
+    target = target_of(turn, decode, known)
+    return min(
+        (
+            candidate
+            for plan in plans(turn, prefill, source, known)
+            for candidate in pair(plan, [target])
+        ),
+        key=_PREFERENCE,
+    )
 
 
 def _weigh(
@@ -93,10 +133,10 @@ def _weigh(
     source = _deepest([*decodes, *prefills], cluster, avoid) if residency else None
     targets = [target_of(turn, decode, known) for decode in decodes]
     candidates: list[Candidate] = []
-    for prefill in prefills:
-        candidates.extend(pairs(plans(turn, prefill, source, known), targets))
     if rules.local_prefill_max_tokens:
         candidates.extend(on_decode(turn, targets, known, rules))
+    for prefill in prefills:
+        candidates.extend(pairs(plans(turn, prefill, source, known), targets))
     return candidates
 
 
@@ -140,54 +180,3 @@ def _deepest(sides: Iterable[Side], cluster: Cluster, avoid: Collection[WorkerId
         ):
             deepest = side
     return deepest
-
-
-def place_by_load(
-    workers: Sequence[WorkerStatus],
-    turns_in_flight: Mapping[WorkerId, int],
-    *,
-    residence: Residence | None,
-    sticky_imbalance: int,
-    avoid: Collection[WorkerId] = (),
-) -> Placement:
-    """The session's own workers first, then the least loaded. Raises Unavailable.
-
-    Load is what the router itself has in flight there or what the worker reported, whichever is
-    greater: the first is exact but knows one router only, the second knows all but is late.
-    """
-
-    def load(worker: WorkerStatus) -> int:
-        reported = worker.load.running_turns + worker.load.waiting_turns
-        return max(turns_in_flight.get(worker.worker_id, 0), reported)
-
-    def choose(role: Role, preferred: WorkerId | None) -> WorkerStatus:
-        return _choose(_ready(workers, role, avoid), load, preferred, sticky_imbalance)
-
-    return Placement(
-        prefill=choose(Role.PREFILL, residence.prefill if residence else None),
-        decode=choose(Role.DECODE, residence.decode if residence else None),
-    )
-
-
-def _ready(
-    workers: Sequence[WorkerStatus], role: Role, avoid: Collection[WorkerId]
-) -> list[WorkerStatus]:
-    ready = [w for w in workers if w.role is role and w.health is WorkerHealth.READY]
-    if not ready:
-        raise Unavailable(f"no {role} worker is ready; see `segue status`, then try again")
-    # A worker that just failed this turn is used again only when there is no other.
-    return [w for w in ready if w.worker_id not in avoid] or ready
-
-
-def _choose(
-    candidates: Sequence[WorkerStatus],
-    load: Callable[[WorkerStatus], int],
-    preferred: WorkerId | None,
-    sticky_imbalance: int,
-) -> WorkerStatus:
-    # Equal loads go to the worker with more free pages, then by name, so that the choice is stable.
-    least = min(candidates, key=lambda w: (load(w), -w.load.pages.free, w.worker_id))
-    for worker in candidates:
-        if worker.worker_id == preferred and load(worker) - load(least) < sticky_imbalance:
-            return worker
-    return least

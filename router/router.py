@@ -7,29 +7,27 @@ import contextlib
 import logging
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, Collection, Coroutine
+from collections.abc import AsyncGenerator, Coroutine
 from dataclasses import replace
 from typing import Any
 
 from router.admission import Admission
 from router.config import RouterConfig
-from router.directory import Keeping, SessionDirectory, longest_holder
+from router.lifecycle import outcome_of
 from router.links import Links
 from router.membership import Membership
 from router.metrics import RouterMetrics
-from router.policy import Placement, Residence, place_by_load
+from router.placing import Placing
 from router.prompt import PromptBuilder
 from router.sessions import SessionDesk
-from router.turn import Turn, TurnContext, outcome_of
+from router.turn import Turn, TurnContext
 from segue.errors import Cancelled, InvalidRequest, SegueError, Unavailable
 from segue.telemetry import Clock, RateMeter, about_turn
 from segue.types import (
     ChatInput,
     ClusterStatus,
-    PrefixHolder,
     Role,
     RouterStatus,
-    SessionId,
     TextInput,
     TokenDelta,
     TokenInput,
@@ -38,10 +36,8 @@ from segue.types import (
     TurnId,
     TurnInput,
     TurnRequest,
-    TurnResult,
     TurnSpec,
     WorkerHealth,
-    WorkerId,
     WorkerStatus,
 )
 
@@ -61,10 +57,12 @@ class Router:
         model_name: str,
         clock: Clock = time.monotonic,
     ) -> None:
+        self.placing = Placing(config, metrics, clock=clock)
         self.membership = Membership(
             model_id=prompts.model_id,
             heartbeat_timeout_s=config.heartbeat_timeout_s,
             clock=clock,
+            heard=self.placing.heard,
         )
         self.links = Links()
         self._config = config
@@ -73,10 +71,8 @@ class Router:
         self._model_name = model_name
         self._clock = clock
         self._admission = Admission(config.max_turns)
-        self._directory = SessionDirectory(config.max_sessions)
-        self.sessions = SessionDesk(self._directory, self.membership, self.links)
+        self.sessions = SessionDesk(self.placing.directory, self.membership, self.links)
         self._turns: dict[TurnId, Turn] = {}
-        self._in_flight: Counter[WorkerId] = Counter()
         self._ended: Counter[str] = Counter()
         self._rate = RateMeter()
         self._clean_up: set[asyncio.Task[None]] = set()
@@ -86,12 +82,11 @@ class Router:
     ) -> AsyncGenerator[TurnEvent, None]:
         """Runs one turn. Raises SegueErrors; ending the iteration early cancels the turn."""
         received_at = self._clock()
-        with about_turn(request.turn_id), contextlib.ExitStack() as place:
-            spec = await self._admit(request, place)
-            seats: Counter[WorkerId] = Counter()
+        with about_turn(request.turn_id), contextlib.ExitStack() as admitted:
+            spec = await self._admit(request, admitted)
             turn = Turn(
                 spec,
-                self._context(spec.session_id, seats),
+                self._context(spec),
                 received_at=received_at,
                 deadline_at=received_at + (deadline_s or self._config.default_deadline_s),
             )
@@ -102,7 +97,6 @@ class Router:
                         yield event
             finally:
                 del self._turns[request.turn_id]
-                self._in_flight.subtract(seats)
                 self._count_end(turn, received_at)
 
     def cancel(self, turn_id: TurnId) -> bool:
@@ -113,10 +107,10 @@ class Router:
         turn.interrupt(Cancelled(f"turn {turn_id} was cancelled"))
         return True
 
-    async def _admit(self, request: TurnRequest, place: contextlib.ExitStack) -> TurnSpec:
-        """Takes a place for as long as `place` is open. Refusals are counted by their kind."""
+    async def _admit(self, request: TurnRequest, admitted: contextlib.ExitStack) -> TurnSpec:
+        """Takes a place for as long as `admitted` is open. Refusals are counted by their kind."""
         try:
-            place.enter_context(self._admission.admit())
+            admitted.enter_context(self._admission.admit())
             spec = await self._tokenise(request)
             if request.turn_id in self._turns:
                 raise InvalidRequest(f"turn {request.turn_id} is running already; name it anew")
@@ -130,48 +124,9 @@ class Router:
             return self._prompts.build(request)
         return await asyncio.to_thread(self._prompts.build, request)
 
-    def _context(self, session_id: SessionId, seats: Counter[WorkerId]) -> TurnContext:
-        """`seats` is what the turn counts for in the placement of others, kept up to date here."""
-
-        def place_turn(avoid: Collection[WorkerId]) -> Placement:
-            self._in_flight.subtract(seats)
-            seats.clear()
-            placement = place_by_load(
-                self.membership.workers(),
-                self._in_flight,
-                residence=self._directory.find(session_id),
-                sticky_imbalance=self._config.sticky_imbalance,
-                avoid=avoid,
-            )
-            residence = Residence(
-                prefill=placement.prefill.worker_id, decode=placement.decode.worker_id
-            )
-            self._directory.remember(session_id, residence)
-            seats.update((residence.prefill, residence.decode))
-            self._in_flight.update(seats)
-            return placement
-
-        def holder(decode: WorkerStatus, checkpoint_tokens: int) -> PrefixHolder | None:
-            return longest_holder(
-                decode,
-                checkpoint_tokens,
-                self._directory.kept(session_id),
-                self.membership.workers(),
-            )
-
-        def keep(placement: Placement, result: TurnResult) -> None:
-            keeping = Keeping(
-                worker_id=placement.decode.worker_id,
-                epoch=placement.decode.epoch,
-                tokens=result.kept_tokens,
-                checkpoint_tokens=result.kept_checkpoint_tokens,
-            )
-            self._directory.keep(session_id, keeping)
-
+    def _context(self, spec: TurnSpec) -> TurnContext:
         return TurnContext(
-            place=place_turn,
-            holder=holder,
-            keep=keep,
+            placing=self.placing.turn(spec),
             links=self.links,
             spawn=self._spawn,
             clock=self._clock,
@@ -237,7 +192,7 @@ class Router:
             router=RouterStatus(
                 address=address,
                 metrics_address=metrics_address,
-                sessions=len(self._directory),
+                sessions=len(self.placing.directory),
                 running_turns=self._admission.num_turns,
                 finished_turns=self._ended["stop"] + self._ended["length"],
                 failed_turns=self._ended["failed"] + self._ended["overloaded"],
@@ -262,7 +217,7 @@ class Router:
     def observe_gauges(self) -> None:
         """Sets the gauges that are states, not events."""
         self._metrics.turns_in_flight.set(self._admission.num_turns)
-        self._metrics.sessions.set(len(self._directory))
+        self._metrics.sessions.set(len(self.placing.directory))
         counts = Counter((w.role.value, w.health.value) for w in self.membership.workers())
         for role in Role:
             for health in WorkerHealth:

@@ -16,6 +16,7 @@ from segue.types import SessionId, TurnId, WorkerStatus
 from segue.wire import session_pb2 as pb
 from segue.wire import worker_pb2
 from segue.wire.convert import event_to_wire, request_from_wire, session_to_wire
+from segue.wire.convert_explanation import explanation_to_wire
 from segue.wire.convert_worker import cluster_to_wire, worker_from_wire, worker_to_wire
 from segue.wire.session_pb2_grpc import SessionsServicer
 from segue.wire.worker_pb2_grpc import MembershipServicer
@@ -71,6 +72,10 @@ class Sessions(SessionsServicer):
     ) -> pb.ForkSessionReply:
         await self._router.sessions.fork(SessionId(request.parent_id), SessionId(request.child_id))
         return pb.ForkSessionReply()
+
+    async def Explain(self, request: pb.ExplainRequest, context: Context) -> pb.Explanation:
+        explanation = self._router.placing.explain(SessionId(request.session_id))
+        return explanation_to_wire(explanation)
 
 
 class MembershipFace(MembershipServicer):

@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import logging
 import uuid
-from collections.abc import AsyncGenerator, Callable, Collection, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -27,14 +27,16 @@ from router.lifecycle import (
     TurnState,
     advance,
     holders,
+    outcome_of,
 )
 from router.links import Links, TokenStream
-from router.policy import Placement
-from segue.errors import Cancelled, DeadlineExceeded, InvalidRequest, Overloaded, SegueError
+from router.placement.decision import Decision, Placement
+from router.placement.estimate import Mode
+from router.placing import TurnPlacing
+from segue.errors import Cancelled, DeadlineExceeded, NotResident, SegueError
 from segue.telemetry import Clock
 from segue.types import (
     FinishReason,
-    PrefixHolder,
     Timings,
     TurnEnd,
     TurnEvent,
@@ -46,23 +48,20 @@ from segue.types import (
     WorkerId,
     WorkerStatus,
 )
+from segue.wire import worker_pb2 as pb
 from segue.wire.convert_worker import turn_to_wire
 
 logger = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
-Place = Callable[[Collection[WorkerId]], Placement]
+Dispatch = Callable[[], Coroutine[Any, Any, None]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TurnContext:
     """What a turn needs of the router."""
 
-    place: Place
-    holder: Callable[[WorkerStatus, int], PrefixHolder | None]
-    """Who holds the longest prefix of the session, given what the decode worker said it has."""
-    keep: Callable[[Placement, TurnResult], None]
-    """Told what stays where when a turn has ended."""
+    placing: TurnPlacing
     links: Links
     spawn: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]]
     """Runs clean-up that outlives the turn."""
@@ -115,6 +114,7 @@ class Turn:
                         raise
                     self._start_again(error)
         finally:
+            self._context.placing.leave()
             if outcome == "disconnected" and self._context.clock() >= self._deadline_at:
                 outcome = "deadline"
             # A turn that decode ended holds nothing any more; every other end leaves something.
@@ -125,40 +125,63 @@ class Turn:
 
     async def _attempt(self) -> AsyncGenerator[TurnEvent, None]:
         context = self._context
-        placement = context.place(self._avoid)
-        self.state = advance(self.state, PlacedOn(placement))
-        self._router_s = context.clock() - self._received_at
         # Workers know the turn by a name of this attempt: a late release of an earlier attempt, or
         # of an earlier turn that the client named alike, must not hit it.
         self._name = TurnId(f"{self.spec.turn_id}/{uuid.uuid4().hex[:8]}")
         wire = turn_to_wire(replace(self.spec, turn_id=self._name))
-        decode = context.links.decode(placement.decode)
-        prefill = context.links.prefill(placement.prefill)
-
-        reserve = decode.reserve(wire, placement.prefill, timeout_s=self._time_left())
-        ticket, checkpoint_tokens = await self._interruptible(reserve)
+        placement, prefill = await self._hold(wire)
         self.state = advance(self.state, TicketTaken(context.clock()))
         yield self._started(placement)
 
+        decode = context.links.decode(placement.decode)
         stream = decode.decode(self._name, timeout_s=self._time_left())
-        dispatched = asyncio.ensure_future(
-            prefill.prefill(
-                wire,
-                ticket,
-                context.holder(placement.decode, checkpoint_tokens),
-                timeout_s=self._time_left(),
-            )
-        )
-        dispatched.add_done_callback(lambda done: _interrupt_on_failure(done, stream))
         self._interrupt_wait = lambda: stream.interrupt(self._interruption or Cancelled(""))
         if self._interruption:
             self._interrupt_wait()
-        try:
+        with contextlib.ExitStack() as ending:
+            ending.callback(stream.close)
+            if prefill is not None:
+                dispatched = asyncio.ensure_future(prefill())
+                ending.callback(dispatched.cancel)
+                dispatched.add_done_callback(lambda done: _interrupt_on_failure(done, stream))
             async for event in self._relay(stream, placement):
                 yield event
-        finally:
-            stream.close()
-            dispatched.cancel()
+
+    async def _hold(self, wire: pb.TurnSpec) -> tuple[Placement, Dispatch | None]:
+        """Places the turn and has decode set memory aside. Returns how to tell prefill; None where
+        decode computes the prompt's end itself.
+        """
+        context = self._context
+        decision = self._place()
+        if decision.chosen.mode is Mode.LOCAL:
+            decode = context.links.decode(decision.placement.decode)
+            limit = context.placing.max_local_tokens
+            try:
+                await self._interruptible(
+                    decode.prefill_here(wire, limit, timeout_s=self._time_left())
+                )
+                return decision.placement, None
+            except NotResident:
+                context.placing.local_refused()
+                self.state = advance(self.state, Retried())
+                decision = self._place()
+        placement = decision.placement
+        decode = context.links.decode(placement.decode)
+        reserve = decode.reserve(wire, placement.prefill, timeout_s=self._time_left())
+        ticket, checkpoint_tokens = await self._interruptible(reserve)
+        holder = context.placing.reserved(ticket.resident_tokens, checkpoint_tokens)
+
+        def dispatch() -> Coroutine[Any, Any, None]:
+            prefill = context.links.prefill(placement.prefill)
+            return prefill.prefill(wire, ticket, holder, timeout_s=self._time_left())
+
+        return placement, dispatch
+
+    def _place(self) -> Decision:
+        decision = self._context.placing.place(self._avoid)
+        self.state = advance(self.state, PlacedOn(decision.placement))
+        self._router_s = self._context.clock() - self._received_at
+        return decision
 
     async def _relay(
         self, stream: TokenStream, placement: Placement
@@ -166,11 +189,12 @@ class Turn:
         while True:
             event = await stream.read()
             if isinstance(event, TurnResult):
-                self._context.keep(placement, event)
+                self._context.placing.ended(event)
                 yield self._end(event, placement)
                 return
             if isinstance(self.state, Dispatched):
                 self.state = advance(self.state, FirstToken(self._context.clock()))
+                self._context.placing.first_token()
             self.num_relayed += len(event.token_ids)
             yield event
 
@@ -269,10 +293,3 @@ def _interrupt_on_failure(dispatched: asyncio.Future[None], stream: TokenStream)
         stream.interrupt(error)
     elif error is not None:
         stream.interrupt(SegueError(f"{type(error).__name__}: {error}"))
-
-
-def outcome_of(error: SegueError) -> str:
-    """How metrics name a turn that ended with an error."""
-    if isinstance(error, InvalidRequest):
-        return "invalid"
-    return "overloaded" if isinstance(error, Overloaded) else "failed"

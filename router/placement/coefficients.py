@@ -1,7 +1,8 @@
 """What placement knows about speed and size, and how it learns from turns that ended.
 
-Every quantity is kept twice: for the worker, and pooled over the cluster. A worker that was never
-observed is taken to be like the others.
+Every quantity is kept twice: for the worker, and pooled over the cluster. A worker is taken to be
+like the others until it was observed often enough: a first transfer opens connections, a first
+pass is slow, and sessions must not run from one worker to the next for that.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ _SHARE_STEP = 0.05
 _MAX_OVERHEAD_S = 1.0
 # Fewer tokens say little about the time of a step.
 _MIN_STEPS = 8
+# Observations of a worker's own after which they are believed rather than the pooled ones.
+_TRUSTED_AFTER = 8
 
 
 class Speed(NamedTuple):
@@ -36,13 +39,23 @@ class Speed(NamedTuple):
 class Coefficients(NamedTuple):
     pooled: Speed
     workers: Mapping[WorkerId, Speed]
+    """Each of its own observations alone."""
     size: Line
     """Bytes of a handoff over its tokens: the fixed part is a slot, the rest are pages."""
     overhead_s: float
     """Of every turn: what calls between processes take."""
 
     def of(self, worker_id: WorkerId) -> Speed:
-        return self.workers.get(worker_id, self.pooled)
+        """What is expected of the worker."""
+        own, pooled = self.workers.get(worker_id), self.pooled
+        if own is None:
+            return pooled
+        return Speed(
+            own.compute if own.compute.num_observed >= _TRUSTED_AFTER else pooled.compute,
+            own.link if own.link.num_observed >= _TRUSTED_AFTER else pooled.link,
+            own.step if own.step.num_observed >= _TRUSTED_AFTER else pooled.step,
+            own.hidden_share,
+        )
 
 
 # Orders of magnitude of a 35B-A3B model on one GPU with a 100 Gbit/s link; the first observation
@@ -88,14 +101,17 @@ class Observation:
 
 
 def learn(coefficients: Coefficients, seen: Observation) -> Coefficients:
-    workers = dict(coefficients.workers)
     pooled = coefficients.pooled
+    own = {
+        worker_id: coefficients.workers.get(worker_id) or _unobserved(pooled)
+        for worker_id in (seen.prefill, seen.decode, seen.pulled_from)
+        if worker_id is not None
+    }
 
     def update(worker_ids: Iterable[WorkerId], field: str, units: float, value: float) -> None:
         nonlocal pooled
         for worker_id in worker_ids:
-            speed = workers.get(worker_id, pooled)
-            workers[worker_id] = _with_line(speed, field, units, value)
+            own[worker_id] = _with_line(own[worker_id], field, units, value)
         pooled = _with_line(pooled, field, units, value)
 
     if seen.prefill_s > 0.0:
@@ -103,10 +119,8 @@ def learn(coefficients: Coefficients, seen: Observation) -> Coefficients:
     if seen.transfer_s > 0.0:
         update([seen.prefill, seen.decode], "link", seen.shipped_bytes, seen.transfer_s)
         could_hide_s = _could_hide_s(coefficients.size, seen)
-        worker = workers[seen.prefill]
-        workers[seen.prefill] = worker._replace(
-            hidden_share=_hidden_share(worker, could_hide_s, seen)
-        )
+        worker = own[seen.prefill]
+        own[seen.prefill] = worker._replace(hidden_share=_hidden_share(worker, could_hide_s, seen))
         pooled = pooled._replace(hidden_share=_hidden_share(pooled, could_hide_s, seen))
     if seen.pulled_from is not None:
         update([seen.pulled_from, seen.prefill], "link", seen.pulled_bytes, seen.pull_s)
@@ -115,10 +129,17 @@ def learn(coefficients: Coefficients, seen: Observation) -> Coefficients:
         update([seen.decode], "step", seen.running_turns, step_s)
     return Coefficients(
         pooled=pooled,
-        workers=workers,
+        workers={**coefficients.workers, **own},
         size=coefficients.size.observed(seen.shipped_tokens, seen.shipped_bytes),
         overhead_s=_overhead_s(coefficients.overhead_s, seen),
     )
+
+
+def _unobserved(pooled: Speed) -> Speed:
+    def line(of: Line) -> Line:
+        return prior_line(of.prior_fixed, of.prior_per_unit)
+
+    return Speed(line(pooled.compute), line(pooled.link), line(pooled.step), pooled.hidden_share)
 
 
 def _with_line(speed: Speed, field: str, units: float, value: float) -> Speed:

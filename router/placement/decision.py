@@ -14,6 +14,7 @@ class Placement:
     """Where a turn runs."""
 
     prefill: WorkerStatus
+    """Who computes the prompt: the decode worker itself where nothing is to move."""
     decode: WorkerStatus
 
 

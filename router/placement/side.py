@@ -59,7 +59,7 @@ class Rules(NamedTuple):
     min_tokens_per_s: float = 0.0
     """Of each user of a decode worker; 0 sets no floor."""
     local_prefill_max_tokens: int = 0
-    """So short an end of a prompt may be computed on the decode worker; 0 where workers cannot."""
+    """So short an end of a prompt may be computed on the decode worker; 0 for none."""
     interference_share: float = 0.1
     """Of local compute, what each turn that decodes there is taken to lose."""
     num_weighed: int = 3
@@ -83,10 +83,10 @@ def side_of(
 ) -> Side:
     prompt_tokens, max_tokens = turn
     if held.resident_tokens > prompt_tokens or held.checkpoint_tokens >= prompt_tokens:
-        # The last token is always computed: it brings the first one of the answer.
-        held = Held(
-            min(held.resident_tokens, prompt_tokens), min(held.checkpoint_tokens, prompt_tokens - 1)
-        )
+        # A state cannot be shortened, and the last token is always computed: it brings the first
+        # one of the answer.
+        checkpoint_tokens = held.checkpoint_tokens if held.checkpoint_tokens < prompt_tokens else 0
+        held = Held(min(held.resident_tokens, prompt_tokens), checkpoint_tokens)
     needed_pages = -(-(prompt_tokens + max_tokens) // rules.page_tokens)
     running_turns = node.own_turns + node.other_turns
     if not node.is_ready:

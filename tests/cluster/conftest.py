@@ -15,6 +15,7 @@ from prefill_worker.__main__ import running as running_prefill
 from prefill_worker.worker import PrefillWorker
 from router.__main__ import running as running_router
 from router.config import RouterConfig
+from router.router import Router
 from segue.client import Client
 from segue.demo import checkpoint_dir
 from segue.engine.config import EngineConfig
@@ -49,6 +50,7 @@ class LocalCluster:
     """The real objects, with real gRPC and Mooncake between them, but one process and no Ray."""
 
     client: Client
+    router: Router
     prefill: list[PrefillWorker]
     decode: list[DecodeWorker]
 
@@ -101,6 +103,7 @@ async def local_cluster(
         await wait_until_ready(client, prefill + decode)
         cluster = LocalCluster(
             client=client,
+            router=router.router,
             prefill=[running.worker for running in prefills],
             decode=[running.worker for running in decodes],
         )

@@ -106,12 +106,19 @@ async def test_a_session_goes_back_to_its_own_workers(ray_cluster: Cluster) -> N
     async with Client(ray_cluster.address) as client:
         await wait_until_whole(client)
         ends = [
-            (await client.generate(TokenInput((5, 6, 7)), session_id=SessionId(name))).end
-            for name in ("one", "two", "three", "one", "two", "three")
+            (
+                await client.generate(
+                    TokenInput(tuple(range(5 + start, 805 + start))),
+                    session_id=SessionId(f"session-{start}"),
+                    stop=StopConditions(max_tokens=3, ignore_eos=True),
+                )
+            ).end
+            for start in (0, 30, 60, 0, 30, 60)
         ]
 
-    places = [(end.prefill_worker, end.decode_worker) for end in ends]
-    assert places[:3] == places[3:]
+    # Where decode computes the prompt's end itself, no prefill worker is named.
+    assert [end.decode_worker for end in ends[:3]] == [end.decode_worker for end in ends[3:]]
+    assert all(end.usage.resident_tokens > 700 for end in ends[3:])
 
 
 async def test_workers_that_lay_out_memory_differently_refuse_each_other_by_name(

@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import random
 import shutil
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from decode_worker.config import DecodeConfig
 from prefill_worker.config import PrefillConfig
+from router.config import RouterConfig
+from router.placement.cluster import Cluster
+from router.placement.decision import Decision, Placement
+from router.placement.estimate import Mode
+from router.placement.side import Residency, Rules, TurnSize
+from router.policy import place
 from segue.engine.config import EngineConfig
 from segue.errors import InvalidRequest, NotFound
 from segue.launch.config import Config
-from segue.types import StopConditions, TokenInput, TurnEnd, Usage
+from segue.types import StopConditions, TokenInput, TurnEnd, Usage, WorkerId
 from tests.cluster.conftest import ENGINE, LocalCluster, local_cluster
 from tests.cluster.idle import is_idle, wait_until_idle
 from tests.cluster.oracle import Oracle
@@ -41,14 +49,18 @@ class Said:
 
 
 async def converse(
-    cluster: LocalCluster, num_turns: int = NUM_TURNS, *, fork_at: int | None = None
+    cluster: LocalCluster,
+    num_turns: int = NUM_TURNS,
+    *,
+    fork_at: int | None = None,
+    name: str = "parent",
 ) -> list[Said]:
     """Turns that each add to what was said. `fork_at`: that turn goes back to half of the history,
     as a template does that renders it anew, and goes on from there under another session's name.
     """
     source = random.Random(11)
     history = [source.randrange(5, 290) for _ in range(FIRST_TOKENS)]
-    session_id = "parent"
+    session_id = name
     said: list[Said] = []
     for index in range(num_turns):
         if index == fork_at:
@@ -64,6 +76,11 @@ async def converse(
         said.append(Said(list(history), list(answer.token_ids), answer.end))
         history += [*answer.token_ids, *(source.randrange(5, 290) for _ in range(NEW_TOKENS))]
     return said
+
+
+def without_local(**parts: Any) -> Config:
+    """Every prompt is computed by a prefill worker: what decode may do has tests of its own."""
+    return Config(engine=ENGINE, router=RouterConfig(local_prefill_max_tokens=0), **parts)
 
 
 async def wrong_turns(said: Sequence[Said], folder: Path) -> list[int]:
@@ -108,7 +125,7 @@ async def test_a_session_with_a_fork_says_what_transformers_says_from_scratch(
 
 
 async def test_only_what_is_new_is_computed_and_shipped(demo: Path) -> None:
-    async with local_cluster(demo) as cluster:
+    async with local_cluster(demo, without_local()) as cluster:
         said = await converse(cluster)
         layout = cluster.decode[0].layout
 
@@ -136,23 +153,54 @@ async def test_memory_that_is_always_short_costs_time_and_nothing_else(demo: Pat
     assert await wrong_turns(said, demo) == []
 
 
-async def test_a_session_that_is_moved_every_turn_says_the_same(demo: Path) -> None:
-    """Residents are passed over: consecutive turns go through other workers."""
-    config = Config(engine=ENGINE)
-    config = replace(config, router=replace(config.router, sticky_imbalance=-(10**6)))
+def moving_place(
+    turn: TurnSize,
+    cluster: Cluster,
+    residency: Residency,
+    rules: Rules,
+    *,
+    avoid: Collection[WorkerId] = (),
+) -> Decision:
+    """The router's own, but of what it weighed the best on workers that did not serve the session
+    last. Prefixes are pulled from these wherever that was weighed at all.
+    """
+    decision = place(turn, cluster, residency, rules, avoid=avoid)
+    # Of each role, the last that served comes first.
+    last = {cluster.nodes[worker].status.role: worker for worker in reversed(residency)}.values()
+    moved = [c for c in decision.candidates if c.prefill not in last and c.decode not in last]
+    if not moved:
+        return decision
+    chosen = min(moved, key=lambda c: (c.mode is not Mode.PULL, c.total_s))
+    placement = Placement(
+        prefill=cluster.nodes[chosen.prefill].status, decode=cluster.nodes[chosen.decode].status
+    )
+    return replace(decision, placement=placement, chosen=chosen)
 
-    async with local_cluster(demo, config, prefill=2, decode=2) as cluster:
-        busy = [asyncio.ensure_future(converse(cluster, 8)) for _ in range(2)]
-        said = [turn for conversation in busy for turn in await conversation]
 
-    assert await wrong_turns(said, demo) == []
-    assert len({(turn.end.prefill_worker, turn.end.decode_worker) for turn in said}) > 1
+async def test_a_session_that_is_moved_every_turn_says_the_same(
+    demo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("router.placing.place", moving_place)
+
+    async with local_cluster(demo, without_local(), prefill=2, decode=2) as cluster:
+        busy = [asyncio.ensure_future(converse(cluster, 8, name=f"s-{n}")) for n in range(2)]
+        conversations = [await conversation for conversation in busy]
+
+    assert await wrong_turns([turn for said in conversations for turn in said], demo) == []
+    for said in conversations:
+        pairs = itertools.pairwise(turn.end for turn in said)
+        moved = [
+            (one.prefill_worker, one.decode_worker) != (other.prefill_worker, other.decode_worker)
+            for one, other in pairs
+        ]
+        assert all(moved)
+        # A prefill worker pulls where it expects to gain by its own figures.
+        assert any(turn.usage.pulled_tokens for turn in said)
 
 
 @pytest.fixture(params=["everything", "no residency", "no prefix cache", "no pull"])
 async def mode(request: pytest.FixtureRequest, demo: Path) -> AsyncIterator[tuple[str, list[Said]]]:
-    config = Config(
-        engine=ENGINE,
+    config = without_local(
         decode=DecodeConfig(residency=request.param != "no residency"),
         prefill=PrefillConfig(
             prefix_cache=request.param != "no prefix cache", pull=request.param != "no pull"

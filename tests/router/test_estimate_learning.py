@@ -15,6 +15,13 @@ from segue.types import WorkerId
 PREFILL, DECODE = WorkerId("prefill-0"), WorkerId("decode-0")
 
 
+def test_a_turn_that_measured_nothing_teaches_nothing() -> None:
+    known = learn(PRIOR, Observation(prefill=PREFILL, decode=DECODE))
+
+    assert known._replace(workers={}) == PRIOR
+    assert known.of(PREFILL) == known.of(DECODE) == PRIOR.pooled
+
+
 measured = st.floats(0.0, 1e6, allow_nan=False)
 observations = st.builds(
     Observation,
@@ -93,15 +100,26 @@ def test_every_coefficient_is_learned_from_what_turns_report() -> None:
     assert known.overhead_s >= 0.0
 
 
-def test_a_turn_that_measured_nothing_teaches_nothing() -> None:
-    assert learn(PRIOR, Observation(prefill=PREFILL, decode=DECODE)) == PRIOR
-
-
 def test_a_worker_that_was_never_seen_is_taken_to_be_like_the_others() -> None:
     known = after_turns(100)
 
     assert known.of(WorkerId("prefill-9")) == known.pooled
     assert known.pooled.compute.at(10_000) == pytest.approx(10.1, rel=0.15)
+
+
+def test_a_worker_is_like_the_others_until_it_was_observed_often_enough() -> None:
+    newcomer = WorkerId("prefill-1")
+    slow = Observation(prefill=newcomer, decode=DECODE, computed_tokens=10_000, prefill_s=40.0)
+    known = after_turns(100)
+
+    seen = []
+    for _ in range(8):
+        known = learn(known, slow)
+        seen.append(known.of(newcomer).compute.at(10_000))
+
+    assert seen[0] < 15.0
+    assert seen[6] < seen[7] == pytest.approx(40.0)
+    assert known.of(newcomer).link == known.pooled.link
 
 
 def test_learning_leaves_what_it_was_given_alone() -> None:

@@ -29,7 +29,7 @@ def clock() -> ManualClock:
 
 @pytest.fixture
 async def membership(clock: ManualClock) -> Membership:
-    return Membership(model_id="m1", heartbeat_timeout_s=5.0, clock=clock)
+    return Membership(model_id="m1", heartbeat_timeout_s=5.0, clock=clock, heard=lambda _: None)
 
 
 async def test_a_silent_worker_is_lost_and_a_heartbeat_brings_it_back(
@@ -88,7 +88,7 @@ async def test_a_view_comes_at_once_and_after_each_change_but_not_for_mere_load(
 
 
 async def test_a_router_without_weights_takes_the_first_workers_word(clock: ManualClock) -> None:
-    membership = Membership(model_id="", heartbeat_timeout_s=5.0, clock=clock)
+    membership = Membership(model_id="", heartbeat_timeout_s=5.0, clock=clock, heard=lambda _: None)
     membership.heartbeat(FIRST_LIFE, "m1")
 
     with pytest.raises(LayoutMismatch, match="serves model m2, this router m1"):

@@ -143,6 +143,27 @@ def test_the_delta_is_computed_on_decode_where_that_is_switched_on_and_cheaper()
     assert where(decide(cluster_of(), {"decode-1": 48_000}, rules=rules))[2] == "pull"
 
 
+def test_a_state_behind_the_prompt_cannot_be_gone_on_from_but_its_pages_stay() -> None:
+    decision = decide(cluster_of(), {"prefill-1": 60_000, "decode-1": 50_000})
+
+    assert where(decision) == ("prefill-1", "decode-1", "compute")
+    assert decision.chosen.plan.computed_tokens == 50_000
+    assert decision.chosen.target.moved_tokens == 0
+
+
+def test_a_session_does_not_move_for_a_gain_within_the_estimates_error() -> None:
+    # Computing takes 2 s where the prefix is and 2.5 s elsewhere; pulling it takes longer still.
+    link = PRIOR._replace(pooled=PRIOR.pooled._replace(link=prior_line(0.001, 3e-9)))
+    held = {"prefill-2": 10_000, "decode-1": 10_000}
+
+    slightly = decide(cluster_of(worker("prefill-2", queued=12_000), coefficients=link), held)
+    greatly = decide(cluster_of(worker("prefill-2", queued=60_000), coefficients=link), held)
+
+    assert slightly.ranked()[0].prefill == "prefill-0"
+    assert where(slightly) == ("prefill-2", "decode-1", "compute")
+    assert where(greatly) == ("prefill-0", "decode-1", "compute")
+
+
 def test_computing_what_decode_holds_hides_nothing() -> None:
     decision = decide(cluster_of(coefficients=SLOW_LINK), {"decode-1": 49_000})
 
@@ -234,7 +255,7 @@ def test_the_explanation_is_ranked_and_holds_every_way_that_was_weighed() -> Non
     decision = decide(cluster_of(), {"prefill-2": 20_000, "decode-1": 49_000})
 
     ranked = decision.ranked()
-    assert ranked[0] == decision.chosen
+    assert decision.chosen in ranked
     assert {c.mode for c in ranked} == {Mode.COMPUTE, Mode.PULL}
     assert [(c.excluded, c.total_s) for c in ranked] == sorted(
         (c.excluded, c.total_s) for c in ranked
@@ -278,6 +299,8 @@ def test_a_workers_later_life_owes_nothing_to_the_earlier_ones_turns() -> None:
 
 
 tokens = st.integers(0, 60_000)
+# A state cannot be shortened: one behind the prompt's last token is of no use.
+prefixes = st.integers(0, TURN.prompt_tokens - 1)
 statuses = st.builds(
     worker,
     st.sampled_from(NAMES),
@@ -294,7 +317,7 @@ situations = st.fixed_dictionaries(
                 for role in Role
             )
         ),
-        "held": st.dictionaries(st.sampled_from(NAMES), tokens, max_size=4),
+        "held": st.dictionaries(st.sampled_from(NAMES), prefixes, max_size=4),
         "rules": st.builds(
             Rules,
             page_tokens=st.just(64),
@@ -309,7 +332,7 @@ situations = st.fixed_dictionaries(
 
 @settings(max_examples=50)
 @given(situations)
-def test_the_chosen_way_is_the_cheapest_feasible_one_and_its_parts_sum_up(
+def test_the_chosen_way_is_feasible_and_about_the_cheapest_and_its_parts_sum_up(
     situation: dict[str, object],
 ) -> None:
     cluster = cluster_of(*situation["changed"], coefficients=situation["coefficients"])  # type: ignore[misc,arg-type]  # drawn above
@@ -319,14 +342,20 @@ def test_the_chosen_way_is_the_cheapest_feasible_one_and_its_parts_sum_up(
     least = min(c.excluded for c in decision.candidates)
     cheapest = min(c.total_s for c in decision.candidates if c.excluded == least)
     assert decision.chosen.excluded == least < Exclusion.NOT_READY
-    assert decision.chosen.total_s == cheapest
+    assert decision.chosen.total_s <= cheapest * 1.1
+    same_pair = [
+        c.total_s
+        for c in decision.candidates
+        if (c.prefill, c.decode) == (decision.chosen.prefill, decision.chosen.decode)
+    ]
+    assert decision.chosen.total_s == min(same_pair)
     assert decision.placement.decode.health is WorkerHealth.READY
     for candidate in decision.candidates:
         assert sum(candidate.parts().values()) == pytest.approx(candidate.total_s)
 
 
 @settings(max_examples=50)
-@given(situations, st.sampled_from(NAMES), tokens)
+@given(situations, st.sampled_from(NAMES), prefixes)
 def test_more_residency_never_raises_the_estimate(
     situation: dict[str, object], name: str, more: int
 ) -> None:
@@ -336,6 +365,6 @@ def test_more_residency_never_raises_the_estimate(
     held: dict[str, int] = situation["held"]  # type: ignore[assignment]  # drawn above
 
     before = decide(cluster, held, rules=rules)
-    after = decide(cluster, {**held, name: held.get(name, 0) + more}, rules=rules)
+    after = decide(cluster, {**held, name: max(held.get(name, 0), more)}, rules=rules)
 
-    assert after.chosen.total_s <= before.chosen.total_s * (1 + 1e-9)
+    assert after.ranked()[0].total_s <= before.ranked()[0].total_s * (1 + 1e-9)

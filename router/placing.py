@@ -1,0 +1,212 @@
+"""Placement at work: what is known of workers and sessions, and where each turn sits.
+
+The decision itself is `policy.py`, a pure function; this feeds it, and learns from what came of it.
+"""
+
+from __future__ import annotations
+
+import collections
+import time
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from router.config import RouterConfig
+from router.directory import Residence, SessionDirectory
+from router.explain import Decided, explanation_of
+from router.metrics import RouterMetrics
+from router.placement.cluster import Cluster, Seat
+from router.placement.coefficients import Observation
+from router.placement.decision import Decision, estimate_error
+from router.placement.estimate import Mode
+from router.placement.side import Held, Residency, Rules, TurnSize
+from router.policy import place, replan
+from segue.errors import NotFound
+from segue.explanation import Explanation
+from segue.telemetry import Clock
+from segue.types import (
+    PrefixHolder,
+    SessionId,
+    TurnResult,
+    TurnSpec,
+    WorkerId,
+    WorkerStatus,
+)
+
+# Sessions whose last decision is kept. A decision is some kilobytes, a session far less.
+_MAX_EXPLAINED = 10_000
+
+
+class Placing:
+    """One event loop owns it."""
+
+    def __init__(self, config: RouterConfig, metrics: RouterMetrics, *, clock: Clock) -> None:
+        self.cluster = Cluster()
+        self.directory = SessionDirectory(config.max_sessions)
+        self.metrics = metrics
+        self.clock = clock
+        self.rules = Rules(
+            min_tokens_per_s=config.min_tokens_per_s,
+            local_prefill_max_tokens=config.local_prefill_max_tokens,
+        )
+        self._decided: collections.OrderedDict[SessionId, Decided] = collections.OrderedDict()
+
+    def heard(self, worker: WorkerStatus) -> None:
+        """A heartbeat, or the news that a worker drains or is lost."""
+        self.cluster.heard(worker)
+        if worker.load.page_tokens != self.rules.page_tokens:
+            # All workers have the same; those that differ are refused when they meet.
+            self.rules = self.rules._replace(page_tokens=worker.load.page_tokens)
+
+    def turn(self, spec: TurnSpec) -> TurnPlacing:
+        return TurnPlacing(self, spec)
+
+    def placed(self, decided: Decided) -> None:
+        """A turn has its seat: counted, and remembered where it has a session."""
+        self.metrics.placement_s.observe(decided.decision_s)
+        self.metrics.placements.labels(decided.decision.chosen.mode.value).inc()
+        if not decided.session_id:
+            return
+        placement = decided.decision.placement
+        self.directory.remember(
+            decided.session_id,
+            Residence(prefill=placement.prefill.worker_id, decode=placement.decode.worker_id),
+        )
+        self._decided[decided.session_id] = decided
+        self._decided.move_to_end(decided.session_id)
+        if len(self._decided) > _MAX_EXPLAINED:
+            self._decided.popitem(last=False)
+
+    def explain(self, session_id: SessionId) -> Explanation:
+        """The session's last decision. Raises NotFound."""
+        decided = self._decided.get(session_id)
+        if decided is None:
+            raise NotFound(f"no decision is remembered of a session {session_id!r}")
+        return explanation_of(decided)
+
+
+@dataclass(slots=True)
+class _Attempt:
+    """One placement of a turn, and what came of it."""
+
+    decided: Decided
+    seat: Seat
+    placed_at: float
+    first_token_s: float = 0.0
+    """After the placement."""
+    source: WorkerId | None = None
+
+
+class TurnPlacing:
+    """Of one turn, from its first placement until `leave`, which whoever runs it always calls."""
+
+    def __init__(self, placing: Placing, spec: TurnSpec) -> None:
+        self._placing = placing
+        self._spec = spec
+        self._size = TurnSize(len(spec.prompt), spec.stop.max_tokens)
+        self._rules = placing.rules
+        self._avoid: Collection[WorkerId] = ()
+        self._residency: Residency = {}
+        self._attempt: _Attempt | None = None
+
+    def place(self, avoid: Collection[WorkerId]) -> Decision:
+        """Decides anew and takes a seat for it; an earlier one is left. Raises Unavailable."""
+        self.leave()
+        placing, session_id = self._placing, self._spec.session_id
+        self._avoid = avoid
+        self._residency = placing.directory.held(session_id, placing.cluster.nodes)
+        started_at = time.perf_counter()
+        decision = place(self._size, placing.cluster, self._residency, self._rules, avoid=avoid)
+        decision_s = time.perf_counter() - started_at
+        decided = Decided(session_id, self._spec.turn_id, self._size, decision, decision_s)
+        seat = placing.cluster.take(decision)
+        self._attempt = _Attempt(decided, seat, placing.clock())
+        placing.placed(decided)
+        return decision
+
+    @property
+    def max_local_tokens(self) -> int:
+        """So short an end of the prompt may be computed by decode."""
+        return self._rules.local_prefill_max_tokens
+
+    def local_refused(self) -> None:
+        """Decode lacks too much of the prompt to compute the rest: it is placed without that."""
+        self._rules = self._rules._replace(local_prefill_max_tokens=0)
+
+    def reserved(self, resident_tokens: int, checkpoint_tokens: int) -> PrefixHolder | None:
+        """Decode said what it holds of the prompt. Whom prefill may pull a prefix from: as was
+        decided, or as would have been decided with that.
+        """
+        attempt, placing = self._current(), self._placing
+        decision = attempt.decided.decision
+        decode, chosen = decision.placement.decode, decision.chosen
+        held = Held(resident_tokens, checkpoint_tokens)
+        if held != chosen.target.side.held:
+            placing.directory.correct(self._spec.session_id, decode, held)
+            self._residency = {**self._residency, decode.worker_id: held}
+            chosen = replan(
+                decision, self._size, placing.cluster, self._residency, self._rules, self._avoid
+            )
+        source = chosen.plan.source
+        if source is None:
+            return None
+        attempt.source = source.worker_id
+        holder = placing.cluster.nodes[source.worker_id].status
+        return PrefixHolder(
+            worker_id=holder.worker_id,
+            epoch=holder.epoch,
+            address=holder.address,
+            checkpoint_tokens=source.held.checkpoint_tokens,
+        )
+
+    def first_token(self) -> None:
+        """The turn has its first token, here at the router."""
+        attempt, placing = self._current(), self._placing
+        placing.cluster.prefilled(attempt.seat)
+        attempt.first_token_s = placing.clock() - attempt.placed_at
+        attempt.decided.actual_s = attempt.first_token_s
+        estimated_s = attempt.decided.decision.chosen.total_s
+        placing.metrics.estimate_error.observe(estimate_error(estimated_s, attempt.first_token_s))
+
+    def ended(self, result: TurnResult) -> None:
+        """The turn has its last token: what stays where, and what it teaches."""
+        attempt, placing, session_id = self._current(), self._placing, self._spec.session_id
+        decision, report = attempt.decided.decision, result.report
+        if decision.chosen.mode is not Mode.LOCAL:
+            kept = Held(report.kept_tokens, report.kept_tokens)
+            placing.directory.keep(session_id, decision.placement.prefill, kept)
+        held = Held(result.kept_tokens, result.kept_checkpoint_tokens)
+        placing.directory.keep(session_id, decision.placement.decode, held)
+        placing.cluster.learn(_observation(attempt, self._size, result))
+
+    def leave(self) -> None:
+        """The turn counts for nothing any more. A second time changes nothing."""
+        if self._attempt is not None:
+            self._placing.cluster.leave(self._attempt.seat)
+            self._attempt = None
+
+    def _current(self) -> _Attempt:
+        assert self._attempt is not None, "a turn is placed before anything happens to it"
+        return self._attempt
+
+
+def _observation(attempt: _Attempt, size: TurnSize, result: TurnResult) -> Observation:
+    usage, report, seat = result.usage, result.report, attempt.seat
+    is_shipped = report.shipped_bytes > 0
+    return Observation(
+        prefill=seat.prefill.worker_id,
+        decode=seat.decode.worker_id,
+        computed_tokens=report.computed_tokens,
+        shipped_tokens=size.prompt_tokens - usage.resident_tokens if is_shipped else 0,
+        shipped_bytes=report.shipped_bytes,
+        queue_s=report.queue_s,
+        prefill_s=report.prefill_s,
+        transfer_s=report.transfer_s,
+        exposed_transfer_s=report.exposed_transfer_s,
+        pulled_from=attempt.source if report.pulled_bytes else None,
+        pulled_bytes=report.pulled_bytes,
+        pull_s=report.pull_s,
+        placed_to_first_token_s=attempt.first_token_s,
+        completion_tokens=usage.completion_tokens,
+        decode_s=result.decode_s,
+        running_turns=seat.decode.running_turns,
+    )

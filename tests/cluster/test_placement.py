@@ -1,0 +1,165 @@
+"""Placement in a whole cluster: explained, measured, sticky where that pays, and never leaking."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from pathlib import Path
+
+import pytest
+
+from router.config import RouterConfig
+from router.placement.side import Rules, TurnSize
+from router.policy import place
+from segue.client import Answer
+from segue.errors import NotFound, Unavailable
+from segue.launch.config import Config
+from segue.types import StopConditions, TokenDelta, TokenInput, WorkerId
+from tests.cluster.conftest import ENGINE, LocalCluster, local_cluster
+from tests.cluster.idle import wait_until_idle
+from tests.cluster.oracle import Oracle
+
+LONG = [random.Random(5).randrange(5, 290) for _ in range(800)]
+ONLY_PREFILL = Config(engine=ENGINE, router=RouterConfig(local_prefill_max_tokens=0))
+
+
+async def say(cluster: LocalCluster, prompt: list[int], session_id: str = "agent") -> Answer:
+    return await cluster.client.generate(
+        TokenInput(tuple(prompt)),
+        session_id=session_id,
+        stop=StopConditions(max_tokens=20, ignore_eos=True),
+        timeout_s=60,
+    )
+
+
+def workers_of(answer: Answer) -> tuple[str, str]:
+    return answer.end.prefill_worker, answer.end.decode_worker
+
+
+def seats(cluster: LocalCluster) -> int:
+    """What the router counts as its own turns on workers."""
+    nodes = cluster.router.placing.cluster.nodes.values()
+    return sum(node.own_turns + node.own_prefills + node.own_tokens for node in nodes)
+
+
+def num_estimates(cluster: LocalCluster) -> float | None:
+    registry = cluster.router.placing.metrics.registry
+    return registry.get_sample_value("segue_placement_estimate_error_count")
+
+
+def by_mode(cluster: LocalCluster, mode: str) -> float:
+    registry = cluster.router.placing.metrics.registry
+    return registry.get_sample_value("segue_placements_total", {"mode": mode}) or 0.0
+
+
+async def test_decisions_are_explained_and_every_estimate_is_compared(demo: Path) -> None:
+    async with local_cluster(demo, prefill=2, decode=2) as cluster:
+        for number in range(3):
+            await say(cluster, LONG[: 100 + number])
+        explanation = await cluster.client.explain("agent")
+        await asyncio.gather(*(say(cluster, LONG[:number], "") for number in range(1, 4)))
+        with pytest.raises(NotFound, match="no decision is remembered of a session 'nobody'"):
+            await cluster.client.explain("nobody")
+        estimates = num_estimates(cluster)
+
+    assert estimates == 6
+    assert explanation.prompt_tokens == 102
+    assert explanation.actual_s is not None
+    assert explanation.actual_s > 0
+    assert sum(candidate.chosen for candidate in explanation.candidates) == 1
+    assert explanation.chosen.total_s == explanation.estimated_s
+    assert {speed.worker_id for speed in explanation.speeds} == {
+        "prefill-0",
+        "prefill-1",
+        "decode-0",
+        "decode-1",
+    }
+    for one in explanation.candidates:
+        parts = (
+            one.queue_s,
+            one.pull_s,
+            one.compute_s,
+            one.move_s,
+            one.hidden_s,
+            one.interference_s,
+            one.overhead_s,
+        )
+        assert sum(parts) == pytest.approx(one.total_s)
+
+
+async def test_a_session_returns_to_its_workers_and_leaves_them_when_they_are_overloaded(
+    demo: Path,
+) -> None:
+    async with local_cluster(demo, ONLY_PREFILL, prefill=2, decode=2) as cluster:
+        first = workers_of(await say(cluster, LONG[:700]))
+        await say(cluster, LONG[:300], "another")
+        second = workers_of(await say(cluster, LONG[:720]))
+
+        # Another turn's long prompt waits where the session was computed.
+        board = cluster.router.placing.cluster
+        names = [WorkerId(name) for name in ("prefill-0", "prefill-1", "decode-0", "decode-1")]
+        prefill, decode = (name for name in names if name not in first)
+        decision = place(
+            TurnSize(500_000, 1), board, {}, Rules(), avoid=[prefill, WorkerId(first[1])]
+        )
+        seat = board.take(decision)
+        third = workers_of(await say(cluster, LONG[:740]))
+        board.leave(seat)
+
+    assert (decision.chosen.prefill, decision.chosen.decode) == (first[0], decode)
+    assert second == first
+    assert third == (prefill, first[1])
+
+
+async def test_a_short_end_is_computed_by_decode_and_only_while_it_holds_the_rest(
+    demo: Path,
+) -> None:
+    other = [random.Random(6).randrange(5, 290) for _ in range(300)]
+
+    async with local_cluster(demo) as cluster:
+        first = await say(cluster, LONG[:200])
+        history = [*LONG[:200], *first.token_ids]
+        second = await say(cluster, [*history, 7, 8, 9])
+        # As long as what decode holds, but something else: decode refuses, and prefill computes.
+        third = await say(cluster, other)
+        explanation = await cluster.client.explain("agent")
+        await wait_until_idle(cluster.client)
+        left = seats(cluster)
+
+    assert workers_of(second) == ("decode-0", "decode-0")
+    assert second.end.usage.shipped_bytes == 0
+    assert workers_of(third) == ("prefill-0", "decode-0")
+    assert explanation.chosen.mode == "compute"
+    assert by_mode(cluster, "local") == 2
+    assert left == 0
+    oracle = Oracle(demo)
+    assert oracle.would_say([*history, 7, 8, 9], list(second.token_ids))
+    assert oracle.would_say(other, list(third.token_ids))
+
+
+async def test_turns_that_end_early_leave_their_seats(demo: Path) -> None:
+    unending = StopConditions(max_tokens=400, ignore_eos=True)
+
+    async with local_cluster(demo, ONLY_PREFILL, prefill=2) as cluster:
+        client = cluster.client
+        dropped = client.stream(TokenInput(tuple(LONG)), stop=unending)
+        await anext(dropped)
+        await dropped.aclose()
+        cancelled = client.stream(TokenInput(tuple(LONG)), stop=unending, turn_id="t")
+        while not isinstance(await anext(cancelled), TokenDelta):
+            pass
+        assert seats(cluster) > 0
+        assert await client.cancel("t")
+        _ = [event async for event in cancelled]
+
+        # It takes nothing more, and the router has not heard of it yet.
+        await cluster.prefill[0].drain()
+        retried = [await say(cluster, LONG[:100]) for _ in range(2)]
+        await cluster.prefill[1].drain()
+        with pytest.raises(Unavailable, match="draining"):
+            await say(cluster, LONG[:100])
+        await wait_until_idle(client)
+        left = seats(cluster)
+
+    assert {workers_of(answer)[0] for answer in retried} == {"prefill-1"}
+    assert left == 0

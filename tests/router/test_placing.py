@@ -1,0 +1,313 @@
+"""Placement at work: seats, what is believed of sessions, and what turns teach."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pytest
+
+from router.config import RouterConfig
+from router.metrics import RouterMetrics
+from router.placement.estimate import Mode
+from router.placing import Placing, TurnPlacing
+from segue.errors import NotFound, Unavailable
+from segue.types import (
+    Epoch,
+    FinishReason,
+    Role,
+    SamplingParams,
+    SessionId,
+    ShipReport,
+    StopConditions,
+    TurnId,
+    TurnResult,
+    TurnSpec,
+    UnitCounts,
+    Usage,
+    WorkerHealth,
+    WorkerId,
+    WorkerLoad,
+    WorkerStatus,
+)
+
+NAMES = ["prefill-0", "prefill-1", "decode-0", "decode-1"]
+AGENT = SessionId("agent")
+
+
+def worker(
+    name: str, *, health: WorkerHealth = WorkerHealth.READY, epoch: int = 1, queued: int = 0
+) -> WorkerStatus:
+    return WorkerStatus(
+        worker_id=WorkerId(name),
+        role=Role(name.split("-")[0]),
+        epoch=Epoch(epoch),
+        address=f"at {name}",
+        health=health,
+        load=WorkerLoad(
+            pages=UnitCounts(total=10_000, free=10_000), waiting_tokens=queued, page_tokens=64
+        ),
+    )
+
+
+class ManualClock:
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    return ManualClock()
+
+
+def placing_of(clock: ManualClock, **options: int) -> Placing:
+    config = RouterConfig(**{"local_prefill_max_tokens": 0, **options})  # type: ignore[arg-type]  # a test's options
+    placing = Placing(config, RouterMetrics(), clock=clock)
+    for name in NAMES:
+        placing.heard(worker(name))
+    return placing
+
+
+@pytest.fixture
+def placing(clock: ManualClock) -> Placing:
+    return placing_of(clock)
+
+
+def spec(prompt_tokens: int = 6_400, session_id: SessionId = AGENT) -> TurnSpec:
+    return TurnSpec(
+        turn_id=TurnId("t"),
+        session_id=session_id,
+        prompt=(7,) * prompt_tokens,
+        sampling=SamplingParams(),
+        stop=StopConditions(max_tokens=64),
+    )
+
+
+def result(kept: int = 0, **report: float) -> TurnResult:
+    return TurnResult(
+        finish_reason=FinishReason.STOP,
+        usage=Usage(completion_tokens=20),
+        report=ShipReport(**report),  # type: ignore[arg-type]  # a test's options
+        decode_s=0.2,
+        kept_tokens=kept,
+        kept_checkpoint_tokens=kept,
+    )
+
+
+def serve(placing: Placing, *, kept: int = 6_400, prefill_kept: int = 6_400) -> TurnPlacing:
+    """A turn of the agent, from its placement to its end."""
+    turn = placing.turn(spec())
+    turn.place(())
+    turn.reserved(0, 0)
+    turn.first_token()
+    turn.ended(
+        result(
+            kept,
+            computed_tokens=6_400,
+            prefill_s=1.0,
+            shipped_bytes=10_000_000,
+            transfer_s=0.01,
+            kept_tokens=prefill_kept,
+        )
+    )
+    turn.leave()
+    return turn
+
+
+def seats(placing: Placing) -> dict[str, tuple[int, int, int]]:
+    return {
+        name: (node.own_turns, node.own_prefills, node.own_tokens)
+        for name, node in placing.cluster.nodes.items()
+        if node.own_turns or node.own_prefills or node.own_tokens
+    }
+
+
+def held(placing: Placing) -> Mapping[WorkerId, tuple[int, int]]:
+    return dict(placing.directory.held(AGENT, placing.cluster.nodes))
+
+
+def test_a_turn_has_a_seat_until_it_leaves(placing: Placing) -> None:
+    turn = placing.turn(spec())
+    turn.place(())
+    assert seats(placing) == {"prefill-0": (1, 1, 6_400), "decode-0": (1, 0, 0)}
+
+    turn.first_token()
+    assert seats(placing) == {"decode-0": (1, 0, 0)}
+
+    turn.leave()
+    turn.leave()
+    assert seats(placing) == {}
+
+
+def test_a_turn_that_is_placed_again_has_the_new_seat_only(placing: Placing) -> None:
+    turn = placing.turn(spec())
+    turn.place(())
+
+    turn.place([WorkerId("prefill-0")])
+
+    assert seats(placing) == {"prefill-1": (1, 1, 6_400), "decode-0": (1, 0, 0)}
+
+
+def test_a_turn_that_could_not_be_placed_again_has_none(placing: Placing) -> None:
+    turn = placing.turn(spec())
+    turn.place(())
+    for name in ("decode-0", "decode-1"):
+        placing.heard(worker(name, health=WorkerHealth.LOST))
+
+    with pytest.raises(Unavailable):
+        turn.place(())
+
+    assert seats(placing) == {}
+
+
+def test_what_workers_keep_is_believed_until_they_die(placing: Placing) -> None:
+    serve(placing, kept=6_464, prefill_kept=6_336)
+    assert held(placing) == {"decode-0": (6_464, 6_464), "prefill-0": (6_336, 6_336)}
+
+    placing.heard(worker("decode-0", epoch=2))
+    placing.heard(worker("prefill-0", health=WorkerHealth.LOST))
+
+    assert held(placing) == {}
+
+
+def test_a_prefill_worker_that_keeps_nothing_is_not_believed_to(placing: Placing) -> None:
+    serve(placing, prefill_kept=0)
+
+    assert held(placing)[WorkerId("prefill-0")] == (0, 0)
+
+
+def test_what_decode_says_when_it_reserves_corrects_what_was_believed(placing: Placing) -> None:
+    serve(placing)
+    turn = placing.turn(spec(7_000))
+    turn.place(())
+
+    holder = turn.reserved(640, 640)
+
+    assert held(placing)[WorkerId("decode-0")] == (640, 640)
+    # Prefill itself has more than that.
+    assert holder is None
+
+
+def test_prefill_is_told_whom_to_pull_from_exactly_when_that_was_decided(placing: Placing) -> None:
+    serve(placing, prefill_kept=0)
+    turn = placing.turn(spec(7_000))
+    decision = turn.place(())
+
+    holder = turn.reserved(6_400, 6_400)
+
+    assert decision.chosen.mode is Mode.PULL
+    assert holder is not None
+    assert (holder.worker_id, holder.epoch, holder.address) == ("decode-0", 1, "at decode-0")
+    assert holder.checkpoint_tokens == 6_400
+
+
+def test_a_prefix_that_decode_turns_out_to_hold_is_pulled_after_all(placing: Placing) -> None:
+    turn = placing.turn(spec(7_000, SessionId("")))
+    decision = turn.place(())
+
+    holder = turn.reserved(6_400, 6_400)
+
+    assert decision.chosen.mode is Mode.COMPUTE
+    assert holder is not None
+    assert holder.checkpoint_tokens == 6_400
+
+
+def test_when_decode_lost_the_prefix_the_longest_other_holder_gives(placing: Placing) -> None:
+    serve(placing, prefill_kept=0)
+    placing.heard(worker("prefill-0", health=WorkerHealth.DRAINING))
+    serve_elsewhere = placing.turn(spec())
+    serve_elsewhere.place([WorkerId("decode-0")])
+    serve_elsewhere.ended(result(6_336))
+    serve_elsewhere.leave()
+    turn = placing.turn(spec(7_000))
+    decision = turn.place(())
+    assert decision.placement.decode.worker_id == "decode-0"
+
+    holder = turn.reserved(0, 0)
+
+    assert holder is not None
+    assert (holder.worker_id, holder.checkpoint_tokens) == ("decode-1", 6_336)
+
+
+def test_a_short_end_is_left_to_decode_until_decode_refuses(clock: ManualClock) -> None:
+    placing = placing_of(clock, local_prefill_max_tokens=256)
+    serve(placing)
+    turn = placing.turn(spec(6_500))
+    assert turn.place(()).chosen.mode is Mode.LOCAL
+    assert seats(placing) == {"decode-0": (1, 1, 100)}
+
+    turn.local_refused()
+    decision = turn.place(())
+
+    assert decision.chosen.mode is not Mode.LOCAL
+    assert seats(placing).keys() == {decision.chosen.prefill, "decode-0"}
+
+
+def test_what_decode_computed_itself_teaches_its_own_speed(clock: ManualClock) -> None:
+    placing = placing_of(clock, local_prefill_max_tokens=256)
+    serve(placing)
+    before = placing.cluster.coefficients.workers
+    turn = placing.turn(spec(6_500))
+    turn.place(())
+    turn.first_token()
+    turn.ended(result(6_528, computed_tokens=100, prefill_s=0.1))
+    turn.leave()
+
+    after = placing.cluster.coefficients.workers
+    decode = WorkerId("decode-0")
+    assert after[decode].compute.num_observed == 1
+    assert after[decode].link == before[decode].link
+    # It held nothing of the prompt before, and the prefill worker holds what it held.
+    assert held(placing) == {"decode-0": (6_528, 6_528), "prefill-0": (6_400, 6_400)}
+
+
+def test_a_turn_teaches_what_it_cost_and_how_wrong_the_estimate_was(
+    placing: Placing, clock: ManualClock
+) -> None:
+    turn = placing.turn(spec())
+    estimated_s = turn.place(()).chosen.total_s
+    turn.reserved(0, 0)
+    clock.now += 1.9 * estimated_s
+    turn.first_token()
+    turn.ended(result(computed_tokens=6_400, prefill_s=3.0))
+
+    explanation = placing.explain(AGENT)
+    assert explanation.actual_s == pytest.approx(1.9 * explanation.estimated_s)
+    assert placing.cluster.coefficients.pooled.compute.at(6_400) == pytest.approx(3.0)
+    sample = placing.metrics.registry.get_sample_value
+    bucket = "segue_placement_estimate_error_bucket"
+    assert [sample(bucket, {"le": at}) for at in ("0.25", "0.5", "0.75")] == [0.0, 1.0, 1.0]
+
+
+def test_the_explanation_shows_every_way_that_was_weighed(placing: Placing) -> None:
+    turn = placing.turn(spec())
+    decision = turn.place(())
+
+    explanation = placing.explain(AGENT)
+
+    assert len(explanation.candidates) == len(decision.candidates)
+    assert explanation.chosen.prefill_worker == decision.chosen.prefill
+    assert explanation.actual_s is None
+    assert {speed.worker_id for speed in explanation.speeds} == set(NAMES)
+    one = explanation.candidates[0]
+    parts = (one.queue_s, one.pull_s, one.compute_s, one.move_s, one.hidden_s, one.overhead_s)
+    assert sum(parts) == pytest.approx(one.total_s)
+
+
+def test_nothing_is_kept_of_a_turn_without_a_session(placing: Placing) -> None:
+    turn = placing.turn(spec(session_id=SessionId("")))
+    turn.place(())
+    turn.reserved(64, 64)
+    turn.first_token()
+    turn.ended(result(6_400))
+    turn.leave()
+
+    assert len(placing.directory) == 0
+    with pytest.raises(NotFound, match="no decision is remembered"):
+        placing.explain(SessionId(""))
+
+
+def test_the_size_of_pages_is_what_workers_say(placing: Placing) -> None:
+    assert placing.rules.page_tokens == 64
