@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import Self
 
 from segue.errors import NotFound
+from segue.explanation import Explanation
 from segue.types import (
     ChatInput,
     ClusterStatus,
@@ -37,6 +38,7 @@ from segue.types import (
 )
 from segue.wire import session_pb2 as pb
 from segue.wire.convert import event_from_wire, request_to_wire, session_from_wire
+from segue.wire.convert_explanation import explanation_from_wire
 from segue.wire.convert_worker import cluster_from_wire
 from segue.wire.server import channel_to
 from segue.wire.session_pb2_grpc import SessionsStub
@@ -216,6 +218,12 @@ class Client:
         request = pb.ForkSessionRequest(parent_id=parent_id, child_id=child_id)
         with rpc_errors(f"router {self.target}"):
             await self._stub.ForkSession(request)
+
+    async def explain(self, session_id: str) -> Explanation:
+        """Why the session's last turn was placed where it was. Raises NotFound."""
+        with rpc_errors(f"router {self.target}"):
+            reply = await self._stub.Explain(pb.ExplainRequest(session_id=session_id))
+        return explanation_from_wire(reply)
 
     async def status(self, *, timeout_s: float = 5.0) -> ClusterStatus:
         with rpc_errors(f"router {self.target}"):

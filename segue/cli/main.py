@@ -1,4 +1,6 @@
-"""The command line: `segue serve`, `segue chat`, `segue generate`, `segue status`."""
+"""The command line: `segue serve`, `segue chat`, `segue generate`, `segue status`,
+`segue explain`.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from segue.cli import show
+from segue.cli import show, show_explanation
 from segue.cli.input import SamplingOptions, parse_token_ids, read_messages
 from segue.client import (
     DEFAULT_TARGET,
@@ -232,3 +234,22 @@ def status(
 
     if not asyncio.run(look()):
         sys.exit(1)
+
+
+@app.command()
+def explain(
+    session: Annotated[str, typer.Argument(help="Name of the session.")],
+    target: Target = DEFAULT_TARGET,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Why the session's last turn ran where it did, and what else was weighed."""
+
+    async def look() -> None:
+        async with Client(target) as client:
+            explanation = await client.explain(session)
+        if as_json:
+            typer.echo(show_explanation.explanation_json(explanation))
+        else:
+            out.print(show_explanation.explanation_tables(explanation))
+
+    asyncio.run(look())

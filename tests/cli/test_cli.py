@@ -60,7 +60,10 @@ def test_serve_answers_and_ends_cleanly_on_sigterm(tmp_path: Path) -> None:
             "--json",
             *target,
         )
-        one = segue("chat", "Hello", *target)
+        one = segue("chat", "Hello", "--session", "agent", *target)
+        why = segue("explain", "agent", *target)
+        why_json = segue("explain", "agent", "--json", *target)
+        unknown = segue("explain", "nobody", *target)
         talk = segue("chat", *target, stdin="Hello\n\n")
         status = segue("status", "--json", *target)
         table = segue("status", *target)
@@ -90,6 +93,13 @@ def test_serve_answers_and_ends_cleanly_on_sigterm(tmp_path: Path) -> None:
         "decode-0",
     }
     assert "decode-0" in table.stdout
+    assert "▶  compute  prefill-0→decode-0" in why.stdout
+    assert "ms taken" in why.stdout
+    explanation = json.loads(why_json.stdout)
+    assert explanation["candidates"][0]["chosen"] is True
+    assert explanation["actual_s"] > 0
+    assert unknown.returncode == 1
+    assert "NotFound: no decision is remembered" in unknown.stderr
 
 
 def test_print_config_shows_what_is_in_force_and_reads_back(tmp_path: Path) -> None:

@@ -1,0 +1,114 @@
+"""What `segue explain` prints: the ways that were weighed, and with which figures."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from segue.explanation import CostLine, Explanation, WeighedCandidate
+
+# Columns of milliseconds, in the order in which a turn goes through them; they sum up to the last.
+_PARTS = (
+    "queue",
+    "pull",
+    "compute",
+    "move",
+    "hidden",
+    "interference",
+    "overhead",
+    "total",
+)
+
+
+def explanation_json(explanation: Explanation) -> str:
+    return json.dumps(asdict(explanation))
+
+
+def explanation_tables(explanation: Explanation) -> RenderableType:
+    head = Text(
+        f"{explanation.prompt_tokens} + at most {explanation.max_tokens} tokens · "
+        f"decided in {explanation.decision_s * 1e6:.0f} µs · tokens computed/moved, then ms"
+    )
+    return Group(head, _candidates(explanation), _outcome(explanation), _speeds(explanation))
+
+
+def _candidates(explanation: Explanation) -> Table:
+    parts = [[_milliseconds(part) for part in _parts(one)] for one in explanation.candidates]
+    # Terminals are narrow: a part that is 0 everywhere has no column.
+    shown = [index for index in range(len(_PARTS)) if any(row[index] for row in parts)]
+    table = Table(box=None, pad_edge=False)
+    table.add_column("")
+    table.add_column("mode", no_wrap=True)
+    table.add_column("workers", no_wrap=True)
+    for column in ("tokens", *(_PARTS[index] for index in shown)):
+        table.add_column(column, justify="right", overflow="fold")
+    if any(one.excluded for one in explanation.candidates):
+        table.add_column("excluded", overflow="fold")
+    for one, row in zip(explanation.candidates, parts, strict=True):
+        table.add_row(
+            "▶" if one.chosen else "",
+            one.mode,
+            _path(one),
+            f"{one.computed_tokens}/{one.moved_tokens}",
+            *(row[index] for index in shown),
+            *([one.excluded.replace("_", " ")] if one.excluded else ()),
+            style="bold green" if one.chosen else "dim" if one.excluded else "",
+        )
+    return table
+
+
+def _parts(one: WeighedCandidate) -> tuple[float, ...]:
+    return (
+        one.queue_s,
+        one.pull_s,
+        one.compute_s,
+        one.move_s,
+        one.hidden_s,
+        one.interference_s,
+        one.overhead_s,
+        one.total_s,
+    )
+
+
+def _milliseconds(seconds: float) -> str:
+    text = f"{seconds * 1e3:.1f}" if abs(seconds) < 0.1 else f"{seconds * 1e3:.0f}"
+    return "" if text in ("0.0", "-0.0") else text
+
+
+def _path(one: WeighedCandidate) -> str:
+    """The way that pages and states take."""
+    if one.mode == "local":
+        return one.decode_worker
+    source = f"{one.source_worker}→" if one.source_worker else ""
+    return f"{source}{one.prefill_worker}→{one.decode_worker}"
+
+
+def _outcome(explanation: Explanation) -> Text:
+    actual = explanation.actual_s
+    return Text(
+        f"first token: {explanation.estimated_s * 1e3:.1f} ms expected, "
+        + ("not there yet" if actual is None else f"{actual * 1e3:.1f} ms taken")
+    )
+
+
+def _speeds(explanation: Explanation) -> Table:
+    table = Table(box=None, pad_edge=False)
+    table.add_column("worker", no_wrap=True)
+    for column in ("prefill: ms + µs/token", "move: ms + µs/MiB", "step: ms + µs/turn"):
+        table.add_column(column, no_wrap=True)
+    for speed in explanation.speeds:
+        table.add_row(
+            speed.worker_id,
+            _line(speed.compute, 1),
+            _line(speed.link, 2**20),
+            _line(speed.step, 1),
+        )
+    return table
+
+
+def _line(line: CostLine, units: int) -> str:
+    return f"{line.fixed * 1e3:.2f} + {line.per_unit * units * 1e6:.1f}"
