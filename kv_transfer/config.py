@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from kv_transfer.mooncake import MooncakeConfig
+from segue.errors import InvalidConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,12 +18,19 @@ class TransferConfig:
     """A connection on which no byte moves for so long is closed; below `transfer_timeout_s`."""
     transfer_timeout_s: int = 15
     """A write that takes longer has failed."""
+    max_gbit_per_s: float = 0.0
+    """What each worker may send at most; 0 for as fast as it goes. Leaves a shared link usable for
+    others."""
     verify_checksums: bool = True
     """The writer sums what it sends, the reader what arrived; a difference fails the turn."""
 
     def __post_init__(self) -> None:
         # What the transport would refuse later, in every worker, is refused here and once.
         self.mooncake(host="")
+        if self.max_gbit_per_s < 0:
+            raise InvalidConfig(
+                f"max_gbit_per_s must be >= 0 (0 sets no limit), got {self.max_gbit_per_s:g}"
+            )
 
     def mooncake(self, *, host: str) -> MooncakeConfig:
         """Raises InvalidConfig."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from kv_transfer.config import TransferConfig
 from kv_transfer.layout import MemoryMap, memory_map_of
 from kv_transfer.mooncake import MooncakeTransport
+from kv_transfer.paced import PacedTransport
 from kv_transfer.transport import Transport, register_all
 from segue.cache.tensors import CacheTensors
 from segue.types import Epoch, WorkerId
@@ -33,7 +34,9 @@ def open_endpoint(
 
     Raises InvalidConfig, and TransferFailed when Mooncake does not start.
     """
-    transport = MooncakeTransport(config.mooncake(host=host))
+    transport: Transport = MooncakeTransport(config.mooncake(host=host))
+    if config.max_gbit_per_s:
+        transport = PacedTransport(transport, bytes_per_s=config.max_gbit_per_s * 1e9 / 8)
     with contextlib.closing(transport):
         memory_map = memory_map_of(
             tensors.fields(),
