@@ -25,6 +25,7 @@ from benchmarks.agentic.targets import targets
 from benchmarks.agentic.workload import Workload
 from benchmarks.serving.checkpoint import save_random_checkpoint
 from benchmarks.serving.environment import Environment, this_environment
+from kv_transfer.config import TransferConfig
 from router.config import RouterConfig
 from segue.engine.config import EngineConfig
 from segue.launch.config import ClusterConfig, Config
@@ -47,6 +48,9 @@ def main(
     page_tokens: Annotated[
         int, typer.Option(min=1, help="64 of them, scaled, are between 2 and 3.")
     ] = 4,
+    link_gbit: Annotated[
+        float, typer.Option(min=0, help="What each worker may send at most; 0: what loopback can.")
+    ] = 0.0,
     mode: Annotated[list[Mode] | None, typer.Option(help="May be repeated; all if none.")] = None,
     plot: Annotated[Path | None, typer.Option(help="Where the PNG goes.")] = None,
     seed: int = 0,
@@ -70,6 +74,7 @@ def main(
             cluster=ClusterConfig(model=str(folder) if model == RANDOM else model),
             router=RouterConfig(port=0),
             engine=EngineConfig(num_threads=threads, page_tokens=page_tokens),
+            transfer=TransferConfig(max_gbit_per_s=link_gbit),
         )
         workload = Workload(
             scale=_QUICK_SCALE if quick else scale,

@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from benchmarks.agentic.modes import without_local
 from benchmarks.agentic.run import layout_of
 from benchmarks.serving.cluster import answer
 from benchmarks.serving.samples import Answered, median
@@ -99,7 +100,8 @@ async def try_emptied(
 ) -> tuple[EmptiedRow, ...]:
     seen = {}
     for pull in (True, False):
-        of_mode = replace(config, prefill=replace(config.prefill, pull=pull))
+        # Decode would compute the rest itself and never ask prefill.
+        of_mode = without_local(replace(config, prefill=replace(config.prefill, pull=pull)))
         report(f"{name}, emptied, {'with' if pull else 'without'} the pull")
         async with _bench(folder, of_mode) as bench:
             seen[pull] = await _ask(bench, folder, of_mode, trial)

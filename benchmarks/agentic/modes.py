@@ -10,21 +10,31 @@ from segue.launch.config import Config
 
 class Mode(enum.StrEnum):
     EVERYTHING = "everything"
+    NO_LOCAL = "no local prefill"
+    """Prefill workers compute all that is new, and ship it."""
     NO_PULL = "no pull"
-    """What decode computed does not come back: prefill computes each answer again."""
+    """As above, and what decode computed does not come back: prefill computes it again."""
     NO_RESIDENCY = "no residency"
     """Decode keeps nothing: every turn ships the whole prefix."""
     NO_PREFIX_CACHE = "no prefix cache"
-    """Prefill keeps nothing: every turn computes the whole prompt. Decode keeps its pages."""
+    """Prefill keeps nothing: every turn computes the whole prompt. Decode keeps its pages, so that
+    only what is new is shipped."""
 
 
 def config_of(mode: Mode, config: Config) -> Config:
     match mode:
         case Mode.EVERYTHING:
             return config
+        case Mode.NO_LOCAL:
+            return without_local(config)
         case Mode.NO_PULL:
-            return replace(config, prefill=replace(config.prefill, pull=False))
+            return without_local(replace(config, prefill=replace(config.prefill, pull=False)))
         case Mode.NO_RESIDENCY:
             return replace(config, decode=replace(config.decode, residency=False))
         case Mode.NO_PREFIX_CACHE:
-            return replace(config, prefill=replace(config.prefill, prefix_cache=False))
+            prefill = replace(config.prefill, prefix_cache=False)
+            return without_local(replace(config, prefill=prefill))
+
+
+def without_local(config: Config) -> Config:
+    return replace(config, router=replace(config.router, local_prefill_max_tokens=0))
