@@ -32,6 +32,10 @@ class RouterConfig:
     """Placements tried for a turn whose worker failed before its first token."""
     max_sessions: int = 100_000
     """Remembered placements; the longest unused is forgotten first."""
+    history_bytes: int = 512 << 20
+    """For what was said in sessions, so that clients send only what is new: some 1,000 sessions of
+    50,000 tokens. The longest unused goes first, and its client then sends all once. 0 keeps none.
+    """
     drain_s: float = 30.0
     """How long running turns may take to end after SIGTERM."""
 
@@ -41,7 +45,7 @@ class RouterConfig:
         for name in ("max_turns", "max_attempts", "max_sessions"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be >= 1, got {getattr(self, name)}")
-        for name in ("min_tokens_per_s", "local_prefill_max_tokens"):
+        for name in ("min_tokens_per_s", "local_prefill_max_tokens", "history_bytes"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must be >= 0, got {getattr(self, name)}")
         for name in ("default_deadline_s", "heartbeat_timeout_s"):

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from router.placement.decision import Placement
-from segue.errors import InvalidRequest, Overloaded, SegueError
+from segue.errors import InvalidRequest, Overloaded, SegueError, UnknownHistory
 from segue.types import WorkerStatus
 
 
@@ -122,4 +122,6 @@ def outcome_of(error: SegueError) -> str:
     """How metrics name a turn that ended with an error."""
     if isinstance(error, InvalidRequest):
         return "invalid"
+    if isinstance(error, UnknownHistory):
+        return "no_history"
     return "overloaded" if isinstance(error, Overloaded) else "failed"

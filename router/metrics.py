@@ -85,6 +85,19 @@ class RouterMetrics:
             "Of the prompts' tokens, taken from a prefix cache.",
             registry=registry,
         )
+        self.rerendered_tokens = Counter(
+            "segue_rerendered_tokens_total",
+            "Tokens of last turns that the template rendered differently in the next one.",
+            registry=registry,
+        )
+        self.rerendered_turns = Counter(
+            "segue_rerendered_turns_total",
+            "Turns whose history was rendered differently from what was computed.",
+            registry=registry,
+        )
+        self.history_bytes = Gauge(
+            "segue_history_bytes", "Kept of what was said in sessions.", registry=registry
+        )
         self.completion_tokens = Counter(
             "segue_completion_tokens_total", "Tokens generated.", registry=registry
         )

@@ -13,6 +13,7 @@ from typing import Any
 
 from router.admission import Admission
 from router.config import RouterConfig
+from router.history import Histories, Transcript
 from router.lifecycle import outcome_of
 from router.links import Links
 from router.membership import Membership
@@ -71,7 +72,10 @@ class Router:
         self._model_name = model_name
         self._clock = clock
         self._admission = Admission(config.max_turns)
-        self.sessions = SessionDesk(self.placing.directory, self.membership, self.links)
+        self._histories = Histories(config.history_bytes)
+        self.sessions = SessionDesk(
+            self.placing.directory, self._histories, self.membership, self.links
+        )
         self._turns: dict[TurnId, Turn] = {}
         self._ended: Counter[str] = Counter()
         self._rate = RateMeter()
@@ -83,7 +87,7 @@ class Router:
         """Runs one turn. Raises SegueErrors; ending the iteration early cancels the turn."""
         received_at = self._clock()
         with about_turn(request.turn_id), contextlib.ExitStack() as admitted:
-            spec = await self._admit(request, admitted)
+            spec, transcript = await self._admit(request, admitted)
             turn = Turn(
                 spec,
                 self._context(spec),
@@ -92,7 +96,7 @@ class Router:
             )
             self._turns[request.turn_id] = turn
             try:
-                async with contextlib.aclosing(self._observed(turn)) as events:
+                async with contextlib.aclosing(self._observed(turn, transcript)) as events:
                     async for event in events:
                         yield event
             finally:
@@ -107,17 +111,20 @@ class Router:
         turn.interrupt(Cancelled(f"turn {turn_id} was cancelled"))
         return True
 
-    async def _admit(self, request: TurnRequest, admitted: contextlib.ExitStack) -> TurnSpec:
+    async def _admit(
+        self, request: TurnRequest, admitted: contextlib.ExitStack
+    ) -> tuple[TurnSpec, Transcript]:
         """Takes a place for as long as `admitted` is open. Refusals are counted by their kind."""
         try:
             admitted.enter_context(self._admission.admit())
+            request = self._histories.complete(request)
             spec = await self._tokenise(request)
             if request.turn_id in self._turns:
                 raise InvalidRequest(f"turn {request.turn_id} is running already; name it anew")
         except SegueError as error:
             self._metrics.turns.labels(outcome_of(error)).inc()
             raise
-        return spec
+        return spec, Transcript(self._histories, request, spec)
 
     async def _tokenise(self, request: TurnRequest) -> TurnSpec:
         if _size(request.input) <= _INLINE_PROMPT_SIZE:
@@ -133,13 +140,16 @@ class Router:
             max_attempts=self._config.max_attempts,
         )
 
-    async def _observed(self, turn: Turn) -> AsyncGenerator[TurnEvent, None]:
+    async def _observed(
+        self, turn: Turn, transcript: Transcript
+    ) -> AsyncGenerator[TurnEvent, None]:
         """The turn's events, measured as they pass."""
         metrics = self._metrics
         last_token_at: float | None = None
         async with contextlib.aclosing(turn.events()) as events:
             async for event in events:
                 arrived_at = self._clock()
+                event = transcript.hear(event)
                 yield event
                 match event:
                     case TokenDelta():
@@ -160,6 +170,8 @@ class Router:
             metrics.dispatch_s.observe(end.timings.router_s)
         metrics.prompt_tokens.inc(end.usage.prompt_tokens)
         metrics.cached_tokens.inc(end.usage.cached_tokens)
+        metrics.rerendered_tokens.inc(end.usage.rerendered_tokens)
+        metrics.rerendered_turns.inc(end.usage.rerendered_tokens > 0)
 
     def _count_end(self, turn: Turn, received_at: float) -> None:
         self._ended[turn.outcome] += 1
@@ -218,6 +230,7 @@ class Router:
         """Sets the gauges that are states, not events."""
         self._metrics.turns_in_flight.set(self._admission.num_turns)
         self._metrics.sessions.set(len(self.placing.directory))
+        self._metrics.history_bytes.set(self._histories.size_bytes)
         counts = Counter((w.role.value, w.health.value) for w in self.membership.workers())
         for role in Role:
             for health in WorkerHealth:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 
 from router.directory import SessionDirectory
+from router.history import Histories
 from router.links import DecodeLink, Links
 from router.membership import Membership
 from segue.errors import InvalidRequest, NotFound
@@ -14,8 +15,15 @@ from segue.types import SessionId, SessionInfo, WorkerHealth
 class SessionDesk:
     """One event loop owns it, as it owns the directory."""
 
-    def __init__(self, directory: SessionDirectory, membership: Membership, links: Links) -> None:
+    def __init__(
+        self,
+        directory: SessionDirectory,
+        histories: Histories,
+        membership: Membership,
+        links: Links,
+    ) -> None:
         self._directory = directory
+        self._histories = histories
         self._membership = membership
         self._links = links
 
@@ -28,6 +36,7 @@ class SessionDesk:
 
     async def release(self, session_id: SessionId) -> bool:
         """Whether the session was known."""
+        self._histories.forget(session_id)
         # When its worker is gone, so is what was leased.
         with contextlib.suppress(NotFound):
             await self._decode_of(session_id).end_lease(session_id)
@@ -37,6 +46,8 @@ class SessionDesk:
         """Raises NotFound, and InvalidRequest for a child that exists."""
         if not child_id or self._directory.find(child_id) is not None:
             raise InvalidRequest(f"a fork needs the name of a new session, got {child_id!r}")
+        # What was said is known here, whether or not a worker still has memory of it.
+        self._histories.fork(parent_id, child_id)
         await self._decode_of(parent_id).fork_lease(parent_id, child_id)
         if self._directory.find(parent_id) is None:
             raise NotFound(f"session {parent_id} was released meanwhile")

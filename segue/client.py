@@ -10,14 +10,17 @@ async with Client("127.0.0.1:7411") as client:
 from __future__ import annotations
 
 import contextlib
+import time
 import uuid
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
-from segue.errors import NotFound
+from segue.errors import NotFound, UnknownHistory
 from segue.explanation import Explanation
+from segue.history import continuation
+from segue.tool_calls import read_answer
 from segue.types import (
     ChatInput,
     ClusterStatus,
@@ -232,7 +235,11 @@ class Client:
 
 
 class Session:
-    """A conversation that keeps its own history: the client's copy is the truth."""
+    """A conversation that keeps its own history: the client's copy is the truth.
+
+    It sends what the router does not have, and all of it once more where the router turns out to
+    know less, or other things: `messages` may be changed freely between turns.
+    """
 
     def __init__(
         self,
@@ -245,6 +252,7 @@ class Session:
     ) -> None:
         self.session_id = session_id
         self.messages = list(messages)
+        self._num_kept = 0
         self._client = client
         self._tools = tools
         self._enable_thinking = enable_thinking
@@ -259,6 +267,7 @@ class Session:
             child_id, tools=self._tools, enable_thinking=self._enable_thinking
         )
         child.messages = list(self.messages)
+        child._num_kept = self._num_kept
         with contextlib.suppress(NotFound):
             await self._client.fork_session(self.session_id, child.session_id)
         return child
@@ -272,7 +281,8 @@ class Session:
     ) -> AsyncGenerator[TurnEvent, None]:
         """Adds `new` (a text is a user's message), streams the answer, and remembers both.
 
-        A turn that fails, or that the caller leaves early, leaves the history as it was.
+        With tools, calls in the answer become `tool_calls` of the message that is remembered. A
+        turn that fails, or that the caller leaves early, leaves the history as it was.
         """
         added = [Message(role="user", content=m) if isinstance(m, str) else m for m in new]
         chat = ChatInput(
@@ -281,16 +291,49 @@ class Session:
             enable_thinking=self._enable_thinking,
         )
         text: list[str] = []
-        async for event in self._client.stream(
-            chat,
-            session_id=self.session_id,
-            sampling=sampling,
-            stop=stop,
-            timeout_s=timeout_s,
-        ):
-            if isinstance(event, TokenDelta):
-                text.append(event.text)
-            if isinstance(event, TurnEnd):
-                answer = Message(role="assistant", content="".join(text))
-                self.messages += [*added, answer]
-            yield event
+        events = self._send(chat, sampling=sampling, stop=stop, timeout_s=timeout_s)
+        async with contextlib.aclosing(events):
+            async for event in events:
+                if isinstance(event, TokenDelta):
+                    text.append(event.text)
+                if isinstance(event, TurnEnd):
+                    self.messages += [*added, read_answer("".join(text), self._tools)]
+                    self._num_kept = event.kept_messages
+                yield event
+
+    async def _send(
+        self,
+        chat: ChatInput,
+        *,
+        sampling: SamplingParams | None,
+        stop: StopConditions | None,
+        timeout_s: float | None,
+    ) -> AsyncGenerator[TurnEvent, None]:
+        """What the router lacks of `chat`; all of it if the router says that it lacks more."""
+
+        def stream(chat: ChatInput, timeout_s: float | None) -> AsyncGenerator[TurnEvent, None]:
+            return self._client.stream(
+                chat,
+                session_id=self.session_id,
+                sampling=sampling,
+                stop=stop,
+                timeout_s=timeout_s,
+            )
+
+        num_kept = min(self._num_kept, len(chat.messages))
+        began_at = time.monotonic()
+        if num_kept:
+            try:
+                async with contextlib.aclosing(
+                    stream(continuation(chat, num_kept), timeout_s)
+                ) as events:
+                    async for event in events:
+                        yield event
+                return
+            # The refusal comes in place of the first event.
+            except UnknownHistory:
+                self._num_kept = 0
+        time_left_s = timeout_s and timeout_s - (time.monotonic() - began_at)
+        async with contextlib.aclosing(stream(chat, time_left_s)) as events:
+            async for event in events:
+                yield event

@@ -7,6 +7,7 @@
     ├── InvalidConfig         a configuration file or option cannot be used
     ├── NotFound              a turn, ticket or worker that is not (or no longer) known
     ├── NotResident           what a request builds on is not (or no longer) in memory there
+    ├── UnknownHistory        the router lacks the history that a turn continues: send all of it
     ├── Overloaded            no room now; `retry_after_s` says when to come back
     ├── Unavailable           a process is down, starting or draining
     ├── StaleEpoch            a ticket or message names a worker's earlier life
@@ -48,6 +49,10 @@ class NotFound(SegueError, LookupError):
 
 
 class NotResident(SegueError):
+    pass
+
+
+class UnknownHistory(SegueError):
     pass
 
 

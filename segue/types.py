@@ -159,12 +159,37 @@ class Message:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Continuation:
+    """The beginning of a conversation, which the router is asked to add: it kept it."""
+
+    num_messages: int
+    digest: bytes
+    """Of tools, template options and these messages (`segue/history.py`)."""
+
+    def __post_init__(self) -> None:
+        _require(
+            self.num_messages >= 1,
+            f"a turn continues a history of at least one message, got {self.num_messages}: "
+            "without one, send all messages",
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ChatInput:
     """Messages for the checkpoint's chat template. `tools` are JSON objects, as text."""
 
     messages: tuple[Message, ...]
     tools: tuple[str, ...] = ()
     enable_thinking: bool = False
+    continues: Continuation | None = None
+    """If set, `messages` are what follows this history; tools and options are the history's."""
+
+    def __post_init__(self) -> None:
+        _require(
+            self.continues is None or not (self.tools or self.enable_thinking),
+            "a turn that continues a history takes tools and enable_thinking from it: leave them "
+            "out, or send the whole history to change them",
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,6 +220,11 @@ class TurnRequest:
         for name, value in (("session_id", self.session_id), ("turn_id", self.turn_id)):
             _require(len(value) <= 256, f"{name} must have at most 256 characters")
             _require(value.isprintable(), f"{name} must be printable, got {value!r}")
+        continues = isinstance(self.input, ChatInput) and self.input.continues is not None
+        _require(
+            bool(self.session_id) or not continues,
+            "a turn that continues a history needs the session_id under which it was kept",
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -212,6 +242,9 @@ class Usage:
     pulled_tokens: int = 0
     """Of the prompt, brought to prefill from a worker that held them; none of them are cached."""
     pulled_bytes: int = 0
+    rerendered_tokens: int = 0
+    """Of the last turn's prompt and answer, what the template rendered differently this time: the
+    tokens from the first difference on, of which no memory can be used again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -253,6 +286,9 @@ class TurnEnd:
     decode_worker: str = ""
     stop_match: str = ""
     """The stop string that ended the answer, if one did."""
+    kept_messages: int = 0
+    """The router keeps so many messages, which are all that this turn was given; a next turn of
+    the session may continue them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

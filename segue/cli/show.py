@@ -41,7 +41,10 @@ def timings_line(end: TurnEnd) -> str:
 
 def _reused(usage: Usage) -> str:
     reused = usage.cached_tokens + usage.pulled_tokens
-    return f" ({reused} reused)" if reused else ""
+    notes = [f"{reused} reused"] if reused else []
+    if usage.rerendered_tokens:
+        notes.append(f"{usage.rerendered_tokens} of the last turn rendered anew")
+    return f" ({', '.join(notes)})" if notes else ""
 
 
 def answer_json(answer: Answer) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from segue.errors import InvalidRequest
 from segue.types import (
     ChatInput,
+    Continuation,
     FinishReason,
     Message,
     SampledToken,
@@ -121,6 +122,33 @@ def stop_from_wire(stop: pb.Stop) -> StopConditions:
     )
 
 
+def chat_to_wire(chat: ChatInput) -> pb.ChatInput:
+    wire = pb.ChatInput(
+        messages=[message_to_wire(message) for message in chat.messages],
+        tools=chat.tools,
+        enable_thinking=chat.enable_thinking,
+    )
+    if chat.continues is not None:
+        wire.continues.num_messages = chat.continues.num_messages
+        wire.continues.digest = chat.continues.digest
+    return wire
+
+
+def chat_from_wire(chat: pb.ChatInput) -> ChatInput:
+    """Raises InvalidRequest."""
+    continues = None
+    if chat.HasField("continues"):
+        continues = Continuation(
+            num_messages=chat.continues.num_messages, digest=chat.continues.digest
+        )
+    return ChatInput(
+        messages=tuple(message_from_wire(message) for message in chat.messages),
+        tools=tuple(chat.tools),
+        enable_thinking=chat.enable_thinking,
+        continues=continues,
+    )
+
+
 def request_to_wire(request: TurnRequest) -> pb.GenerateRequest:
     wire = pb.GenerateRequest(
         session_id=request.session_id,
@@ -130,13 +158,7 @@ def request_to_wire(request: TurnRequest) -> pb.GenerateRequest:
     )
     match request.input:
         case ChatInput() as chat:
-            wire.chat.CopyFrom(
-                pb.ChatInput(
-                    messages=[message_to_wire(message) for message in chat.messages],
-                    tools=chat.tools,
-                    enable_thinking=chat.enable_thinking,
-                )
-            )
+            wire.chat.CopyFrom(chat_to_wire(chat))
         case TextInput(text):
             wire.text = text
         case TokenInput(token_ids):
@@ -147,11 +169,7 @@ def request_to_wire(request: TurnRequest) -> pb.GenerateRequest:
 def _input_from_wire(request: pb.GenerateRequest) -> TurnInput:
     match request.WhichOneof("input"):
         case "chat":
-            return ChatInput(
-                messages=tuple(message_from_wire(message) for message in request.chat.messages),
-                tools=tuple(request.chat.tools),
-                enable_thinking=request.chat.enable_thinking,
-            )
+            return chat_from_wire(request.chat)
         case "text":
             return TextInput(request.text)
         case "token_ids":
@@ -222,6 +240,7 @@ def usage_to_wire(usage: Usage) -> pb.Usage:
         shipped_bytes=usage.shipped_bytes,
         pulled_tokens=usage.pulled_tokens,
         pulled_bytes=usage.pulled_bytes,
+        rerendered_tokens=usage.rerendered_tokens,
     )
 
 
@@ -234,6 +253,7 @@ def usage_from_wire(usage: pb.Usage) -> Usage:
         shipped_bytes=usage.shipped_bytes,
         pulled_tokens=usage.pulled_tokens,
         pulled_bytes=usage.pulled_bytes,
+        rerendered_tokens=usage.rerendered_tokens,
     )
 
 
@@ -269,6 +289,7 @@ def end_to_wire(end: TurnEnd) -> pb.TurnEnd:
         prefill_worker=end.prefill_worker,
         decode_worker=end.decode_worker,
         stop_match=end.stop_match,
+        kept_messages=end.kept_messages,
     )
 
 
@@ -280,6 +301,7 @@ def end_from_wire(end: pb.TurnEnd) -> TurnEnd:
         prefill_worker=end.prefill_worker,
         decode_worker=end.decode_worker,
         stop_match=end.stop_match,
+        kept_messages=end.kept_messages,
     )
 
 

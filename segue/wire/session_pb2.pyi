@@ -130,6 +130,7 @@ class ChatInput(_message.Message):
     MESSAGES_FIELD_NUMBER: _builtins.int
     TOOLS_FIELD_NUMBER: _builtins.int
     ENABLE_THINKING_FIELD_NUMBER: _builtins.int
+    CONTINUES_FIELD_NUMBER: _builtins.int
     enable_thinking: _builtins.bool
     @_builtins.property
     def messages(self) -> _containers.RepeatedCompositeFieldContainer[Global___Message]: ...
@@ -137,20 +138,56 @@ class ChatInput(_message.Message):
     def tools(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Each a JSON object: {"type": "function", "function": {...}}, or the inner object alone."""
 
+    @_builtins.property
+    def continues(self) -> Global___Continuation:
+        """Set: `messages` are only what follows this history of the session, which the router kept, and
+        tools and enable_thinking are left out, being the history's. FAILED_PRECONDITION when the router
+        has no such history (any more): send all messages.
+        """
+
     def __init__(
         self,
         *,
         messages: _abc.Iterable[Global___Message] | None = ...,
         tools: _abc.Iterable[_builtins.str] | None = ...,
         enable_thinking: _builtins.bool = ...,
+        continues: Global___Continuation | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["continues", b"continues"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["enable_thinking", b"enable_thinking", "messages", b"messages", "tools", b"tools"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["continues", b"continues", "enable_thinking", b"enable_thinking", "messages", b"messages", "tools", b"tools"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ChatInput: _TypeAlias = ChatInput  # noqa: Y015
+
+@_typing.final
+class Continuation(_message.Message):
+    """The beginning of a conversation."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NUM_MESSAGES_FIELD_NUMBER: _builtins.int
+    DIGEST_FIELD_NUMBER: _builtins.int
+    num_messages: _builtins.int
+    """At least one, at most as many as `TurnEnd.kept_messages` said."""
+    digest: _builtins.bytes
+    """SHA-256, chained: D(n) = SHA-256(D(n-1) + message n), D(0) = SHA-256(tools + enable_thinking).
+    segue/history.py says how messages and tools become bytes.
+    """
+    def __init__(
+        self,
+        *,
+        num_messages: _builtins.int = ...,
+        digest: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "num_messages", b"num_messages"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Continuation: _TypeAlias = Continuation  # noqa: Y015
 
 @_typing.final
 class Message(_message.Message):
@@ -537,11 +574,16 @@ class TurnEnd(_message.Message):
     PREFILL_WORKER_FIELD_NUMBER: _builtins.int
     DECODE_WORKER_FIELD_NUMBER: _builtins.int
     STOP_MATCH_FIELD_NUMBER: _builtins.int
+    KEPT_MESSAGES_FIELD_NUMBER: _builtins.int
     finish_reason: Global___FinishReason.ValueType
     prefill_worker: _builtins.str
     decode_worker: _builtins.str
     stop_match: _builtins.str
     """The stop string that ended the answer, if one did."""
+    kept_messages: _builtins.int
+    """The router keeps so many messages: all that this turn was given, without its answer. A next
+    turn of the session may continue them, or fewer. 0: it keeps none.
+    """
     @_builtins.property
     def usage(self) -> Global___Usage: ...
     @_builtins.property
@@ -555,10 +597,11 @@ class TurnEnd(_message.Message):
         prefill_worker: _builtins.str = ...,
         decode_worker: _builtins.str = ...,
         stop_match: _builtins.str = ...,
+        kept_messages: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["timings", b"timings", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["decode_worker", b"decode_worker", "finish_reason", b"finish_reason", "prefill_worker", b"prefill_worker", "stop_match", b"stop_match", "timings", b"timings", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["decode_worker", b"decode_worker", "finish_reason", b"finish_reason", "kept_messages", b"kept_messages", "prefill_worker", b"prefill_worker", "stop_match", b"stop_match", "timings", b"timings", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -575,6 +618,7 @@ class Usage(_message.Message):
     SHIPPED_BYTES_FIELD_NUMBER: _builtins.int
     PULLED_TOKENS_FIELD_NUMBER: _builtins.int
     PULLED_BYTES_FIELD_NUMBER: _builtins.int
+    RERENDERED_TOKENS_FIELD_NUMBER: _builtins.int
     prompt_tokens: _builtins.int
     cached_tokens: _builtins.int
     """Of the prompt, taken from a prefix cache and not computed."""
@@ -586,6 +630,10 @@ class Usage(_message.Message):
     pulled_tokens: _builtins.int
     """Of the prompt, brought to prefill from a worker that held it, and the bytes of that."""
     pulled_bytes: _builtins.int
+    rerendered_tokens: _builtins.int
+    """Of the session's last prompt and answer: the tokens from where this prompt first differs.
+    Set by the router, where a chat goes on with an assistant message after what it kept.
+    """
     def __init__(
         self,
         *,
@@ -596,10 +644,11 @@ class Usage(_message.Message):
         shipped_bytes: _builtins.int = ...,
         pulled_tokens: _builtins.int = ...,
         pulled_bytes: _builtins.int = ...,
+        rerendered_tokens: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached_tokens", b"cached_tokens", "completion_tokens", b"completion_tokens", "prompt_tokens", b"prompt_tokens", "pulled_bytes", b"pulled_bytes", "pulled_tokens", b"pulled_tokens", "resident_tokens", b"resident_tokens", "shipped_bytes", b"shipped_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached_tokens", b"cached_tokens", "completion_tokens", b"completion_tokens", "prompt_tokens", b"prompt_tokens", "pulled_bytes", b"pulled_bytes", "pulled_tokens", b"pulled_tokens", "rerendered_tokens", b"rerendered_tokens", "resident_tokens", b"resident_tokens", "shipped_bytes", b"shipped_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

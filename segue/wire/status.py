@@ -27,6 +27,7 @@ STATUS_OF: dict[type[errors.SegueError], grpc.StatusCode] = {
     errors.InvalidConfig: grpc.StatusCode.FAILED_PRECONDITION,
     errors.NotFound: grpc.StatusCode.NOT_FOUND,
     errors.NotResident: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.UnknownHistory: grpc.StatusCode.FAILED_PRECONDITION,
     errors.Overloaded: grpc.StatusCode.RESOURCE_EXHAUSTED,
     errors.Unavailable: grpc.StatusCode.UNAVAILABLE,
     errors.StaleEpoch: grpc.StatusCode.FAILED_PRECONDITION,

@@ -26,6 +26,8 @@ INSIDE = {
     "types": {"errors"},
     "errors": set(),
     "cost_line": set(),
+    "history": {"types"},
+    "tool_calls": {"types"},
     "cache": {"types", "errors", "cache"},
     "kernels": {"kernels"},
     "text": {"types", "errors", "text"},

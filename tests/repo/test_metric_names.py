@@ -32,6 +32,9 @@ ROUTER = {
     "segue_prompt_tokens": (),
     "segue_cached_tokens": (),
     "segue_completion_tokens": (),
+    "segue_rerendered_tokens": (),
+    "segue_rerendered_turns": (),
+    "segue_history_bytes": (),
 }
 PREFILL = WORKER | {
     "segue_prefill_computed_tokens": (),

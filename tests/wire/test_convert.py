@@ -9,6 +9,7 @@ from segue.explanation import CostLine, Explanation, WeighedCandidate, WorkerSpe
 from segue.types import (
     ChatInput,
     ClusterStatus,
+    Continuation,
     Epoch,
     FinishReason,
     Message,
@@ -74,7 +75,12 @@ STOP = StopConditions(
     max_tokens=9, stop_strings=("\n\n", "Ende"), stop_token_ids=(3,), ignore_eos=True
 )
 USAGE = Usage(
-    prompt_tokens=1, cached_tokens=2, resident_tokens=3, completion_tokens=4, shipped_bytes=2**40
+    prompt_tokens=1,
+    cached_tokens=2,
+    resident_tokens=3,
+    completion_tokens=4,
+    shipped_bytes=2**40,
+    rerendered_tokens=5,
 )
 CHAT = ChatInput(
     messages=(
@@ -88,6 +94,10 @@ CHAT = ChatInput(
     ),
     tools=('{"name": "f"}',),
     enable_thinking=True,
+)
+CONTINUED = ChatInput(
+    messages=(Message(role="user", content="go on"),),
+    continues=Continuation(num_messages=3, digest=bytes(range(32))),
 )
 TOKEN = SampledToken(
     token_id=5, logprob=-0.5, top_logprobs=(TokenLogprob(token_id=6, logprob=-1.5),)
@@ -113,7 +123,9 @@ WORKER = WorkerStatus(
 )
 
 
-@pytest.mark.parametrize("turn_input", [CHAT, TextInput("hello"), TokenInput((1, 2**31))])
+@pytest.mark.parametrize(
+    "turn_input", [CHAT, CONTINUED, TextInput("hello"), TokenInput((1, 2**31))]
+)
 def test_a_request_survives_the_wire(turn_input: TurnInput) -> None:
     request = TurnRequest(
         session_id=SessionId("s"),
@@ -170,6 +182,7 @@ def test_a_request_without_input_is_refused() -> None:
             prefill_worker="p",
             decode_worker="d",
             stop_match="x",
+            kept_messages=3,
         ),
     ],
 )

@@ -1,0 +1,104 @@
+"""The digest of a history: equal for equal histories, different for anything that renders."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+
+import pytest
+
+from segue.errors import InvalidRequest
+from segue.history import continuation, digests
+from segue.types import (
+    ChatInput,
+    Continuation,
+    Message,
+    SessionId,
+    ToolCall,
+    TurnId,
+    TurnRequest,
+)
+
+CALL = ToolCall(name="f", arguments='{"a": 1}', call_id="7")
+CHAT = ChatInput(
+    messages=(
+        Message(role="user", content="Weather?"),
+        Message(role="assistant", content="Wait.", reasoning="A tool.", tool_calls=(CALL,)),
+        Message(role="tool", content="rain", tool_call_id="7", name="f"),
+    ),
+    tools=('{"name": "f"}', '{"name": "g"}'),
+)
+
+
+def with_message(index: int, **changes: object) -> ChatInput:
+    messages = list(CHAT.messages)
+    messages[index] = replace(messages[index], **changes)  # type: ignore[arg-type]
+    return replace(CHAT, messages=tuple(messages))
+
+
+CHANGED = [
+    with_message(0, role="system"),
+    with_message(0, content="Weather"),
+    with_message(1, content="", reasoning="Wait.A tool."),
+    with_message(1, reasoning=""),
+    with_message(1, tool_calls=()),
+    with_message(1, tool_calls=(CALL, CALL)),
+    with_message(1, tool_calls=(replace(CALL, name="g"),)),
+    with_message(1, tool_calls=(replace(CALL, arguments='{"a":1}'),)),
+    with_message(1, tool_calls=(replace(CALL, call_id=""),)),
+    with_message(2, tool_call_id="f", name="7"),
+    with_message(2, name=""),
+    replace(CHAT, tools=CHAT.tools[:1]),
+    replace(CHAT, tools=CHAT.tools[::-1]),
+    replace(CHAT, enable_thinking=True),
+]
+
+
+@pytest.mark.parametrize("changed", CHANGED)
+def test_whatever_renders_changes_the_digest(changed: ChatInput) -> None:
+    assert digests(changed)[-1] != digests(CHAT)[-1]
+
+
+def test_each_digest_is_of_the_messages_up_to_there() -> None:
+    shorter = replace(CHAT, messages=CHAT.messages[:2])
+
+    assert digests(shorter) == digests(CHAT)[:2]
+    assert len(set(digests(CHAT))) == 3
+
+
+def test_the_digest_is_the_documented_one() -> None:
+    def text(value: str) -> bytes:
+        return len(value.encode()).to_bytes(8, "big") + value.encode()
+
+    none = bytes(8)
+    root = hashlib.sha256(none + text("false")).digest()
+    message = text("user") + text("Grüße") + none + text("") + text("") + text("")
+
+    (digest,) = digests(ChatInput(messages=(Message(role="user", content="Grüße"),)))
+
+    assert digest == hashlib.sha256(root + message).digest()
+
+
+def test_a_continuation_has_what_follows_and_nothing_else() -> None:
+    continued = continuation(replace(CHAT, enable_thinking=True), 2)
+
+    assert continued.messages == CHAT.messages[2:]
+    assert continued.tools == ()
+    assert continued.continues is not None
+    assert continued.continues.digest == digests(replace(CHAT, enable_thinking=True))[1]
+
+
+def test_a_continuation_takes_tools_and_options_from_its_history() -> None:
+    continues = Continuation(num_messages=1, digest=b"d")
+
+    with pytest.raises(InvalidRequest, match="leave them out"):
+        ChatInput(messages=(), tools=("{}",), continues=continues)
+    with pytest.raises(InvalidRequest, match="leave them out"):
+        ChatInput(messages=(), enable_thinking=True, continues=continues)
+    with pytest.raises(InvalidRequest, match="at least one message, got 0"):
+        Continuation(num_messages=0, digest=b"d")
+
+
+def test_a_continuation_needs_the_name_of_its_session() -> None:
+    with pytest.raises(InvalidRequest, match="needs the session_id"):
+        TurnRequest(session_id=SessionId(""), turn_id=TurnId("t"), input=continuation(CHAT, 1))

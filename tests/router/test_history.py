@@ -1,0 +1,237 @@
+"""What the router keeps of conversations: continued exactly, or refused; bounded; compared."""
+
+from __future__ import annotations
+
+from array import array
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from router.history import Histories, History, Transcript, common_prefix
+from segue.errors import UnknownHistory
+from segue.history import continuation, digests
+from segue.types import (
+    ChatInput,
+    FinishReason,
+    Message,
+    SamplingParams,
+    SessionId,
+    StopConditions,
+    TextInput,
+    TokenDelta,
+    TurnEnd,
+    TurnId,
+    TurnInput,
+    TurnRequest,
+    TurnSpec,
+)
+
+SESSION = SessionId("s")
+END = TurnEnd(finish_reason=FinishReason.STOP)
+TOOLS = ('{"name": "f"}',)
+
+
+def user(text: str) -> Message:
+    return Message(role="user", content=text)
+
+
+def assistant(text: str) -> Message:
+    return Message(role="assistant", content=text)
+
+
+FIRST = ChatInput(messages=(user("one"), assistant("1"), user("two")), tools=TOOLS)
+SECOND = replace(FIRST, messages=(*FIRST.messages, assistant("2"), user("three")))
+
+
+def asked(turn_input: TurnInput, session_id: SessionId = SESSION) -> TurnRequest:
+    return TurnRequest(session_id=session_id, turn_id=TurnId("t"), input=turn_input)
+
+
+def told(
+    histories: Histories,
+    turn_input: TurnInput,
+    prompt: tuple[int, ...] = (1, 2),
+    answer: tuple[int, ...] = (3,),
+    session_id: SessionId = SESSION,
+) -> TurnEnd:
+    """A whole turn."""
+    transcript = begun(histories, turn_input, prompt, session_id)
+    for token in answer:
+        transcript.hear(TokenDelta(token_ids=(token,)))
+    end = transcript.hear(END)
+    assert isinstance(end, TurnEnd)
+    return end
+
+
+def begun(
+    histories: Histories,
+    turn_input: TurnInput,
+    prompt: tuple[int, ...] = (1, 2),
+    session_id: SessionId = SESSION,
+) -> Transcript:
+    spec = TurnSpec(
+        turn_id=TurnId("t"),
+        session_id=session_id,
+        prompt=prompt,
+        sampling=SamplingParams(),
+        stop=StopConditions(),
+    )
+    request = histories.complete(asked(turn_input, session_id))
+    return Transcript(histories, request, spec)
+
+
+@pytest.fixture
+def histories() -> Histories:
+    return Histories(1 << 20)
+
+
+def test_a_turn_that_continues_what_was_kept_gets_all_messages(histories: Histories) -> None:
+    kept = told(histories, FIRST).kept_messages
+
+    whole = histories.complete(asked(continuation(SECOND, kept)))
+
+    assert kept == 3
+    assert whole == asked(SECOND)
+
+
+def test_a_beginning_of_what_was_kept_can_be_continued_too(histories: Histories) -> None:
+    told(histories, SECOND)
+    other = replace(FIRST, messages=(*FIRST.messages[:2], user("two, again")))
+
+    assert histories.complete(asked(continuation(other, 2))) == asked(other)
+
+
+@pytest.mark.parametrize(
+    "continued",
+    [
+        continuation(SECOND, 4),
+        continuation(replace(SECOND, enable_thinking=True), 3),
+        continuation(replace(SECOND, tools=()), 3),
+        continuation(replace(SECOND, messages=(user("One"), *SECOND.messages[1:])), 3),
+    ],
+    ids=["longer", "other options", "other tools", "edited"],
+)
+def test_what_is_not_kept_is_refused(histories: Histories, continued: ChatInput) -> None:
+    told(histories, FIRST)
+
+    with pytest.raises(UnknownHistory, match=r"session s \(3 messages\).* send the whole history"):
+        histories.complete(asked(continued))
+
+
+def test_another_session_has_nothing_to_continue(histories: Histories) -> None:
+    told(histories, FIRST)
+
+    with pytest.raises(UnknownHistory, match=r"session x \(0 messages\)"):
+        histories.complete(asked(continuation(SECOND, 3), SessionId("x")))
+
+
+def test_a_turn_that_never_ended_changes_nothing(histories: Histories) -> None:
+    told(histories, FIRST)
+    before = histories.find(SESSION)
+    broken = begun(histories, continuation(SECOND, 3))
+
+    broken.hear(TokenDelta(token_ids=(9,)))
+
+    assert histories.find(SESSION) is before
+
+
+def test_only_chats_of_named_sessions_are_kept(histories: Histories) -> None:
+    assert told(histories, TextInput("hello")).kept_messages == 0
+    assert told(histories, FIRST, session_id=SessionId("")).kept_messages == 0
+    assert histories.size_bytes == 0
+
+
+def test_a_fork_and_its_parent_go_on_by_themselves(histories: Histories) -> None:
+    child = SessionId("child")
+    told(histories, FIRST)
+
+    histories.fork(SESSION, child)
+    told(histories, continuation(SECOND, 3), session_id=child)
+    histories.forget(SESSION)
+
+    assert histories.find(SESSION) is None
+    assert histories.complete(asked(continuation(SECOND, 5), child)) == asked(SECOND, child)
+
+
+def test_the_longest_unused_history_makes_room() -> None:
+    size = History(chat=FIRST, digests=digests(FIRST), tokens=array("I", [1, 2, 3])).size_bytes()
+    histories = Histories(2 * size)
+
+    for name in ("a", "b", "a", "c"):
+        assert told(histories, FIRST, session_id=SessionId(name)).kept_messages == 3
+
+    assert histories.size_bytes == 2 * size
+    assert histories.find(SessionId("b")) is None
+    assert histories.find(SessionId("a")) is not None
+
+
+def test_a_history_that_is_too_large_is_not_kept_and_throws_nothing_else_out() -> None:
+    histories = Histories(10_000)
+    told(histories, FIRST)
+    huge = ChatInput(messages=(user("x" * 10_000),))
+
+    assert told(histories, huge, session_id=SessionId("huge")).kept_messages == 0
+    assert histories.find(SESSION) is not None
+
+
+def test_sizes_count_text_and_tokens() -> None:
+    chat = ChatInput(messages=(user("x" * 1000),), tools=("y" * 500,))
+    history = History(chat=chat, digests=digests(chat), tokens=array("I", range(250)))
+
+    assert 2500 < history.size_bytes() < 3500
+
+
+@pytest.mark.parametrize(
+    ("prompt", "rerendered"),
+    [
+        ((1, 2, 3, 4, 5, 6, 9, 9), 0),
+        ((1, 2, 3, 4, 9, 6, 9, 9), 2),
+        ((1, 2, 9), 4),
+        ((1, 2, 3), 3),
+        ((9,), 6),
+    ],
+)
+def test_tokens_that_render_differently_are_counted(
+    histories: Histories, prompt: tuple[int, ...], rerendered: int
+) -> None:
+    first = told(histories, FIRST, prompt=(1, 2, 3), answer=(4, 5, 6))
+
+    second = told(histories, continuation(SECOND, 3), prompt=prompt)
+
+    assert first.usage.rerendered_tokens == 0
+    assert second.usage.rerendered_tokens == rerendered
+
+
+def test_a_client_that_sends_all_is_compared_too(histories: Histories) -> None:
+    told(histories, FIRST, prompt=(1, 2, 3), answer=(4,))
+
+    assert told(histories, SECOND, prompt=(1, 2, 3, 9)).usage.rerendered_tokens == 1
+
+
+@pytest.mark.parametrize(
+    "chat",
+    [
+        FIRST,
+        replace(FIRST, messages=FIRST.messages[:1]),
+        replace(FIRST, messages=(*FIRST.messages, user("I meant: 3"))),
+        replace(SECOND, messages=(user("One"), *SECOND.messages[1:])),
+    ],
+    ids=["again", "cut", "answer left out", "edited"],
+)
+def test_what_the_client_changed_is_no_re_rendering(histories: Histories, chat: ChatInput) -> None:
+    told(histories, FIRST, prompt=(1, 2, 3), answer=(4,))
+
+    assert told(histories, chat, prompt=(7, 8)).usage.rerendered_tokens == 0
+
+
+@given(st.lists(st.integers(0, 1), max_size=40), st.lists(st.integers(0, 1), max_size=40))
+def test_the_common_prefix_is_the_one_found_item_by_item(one: list[int], other: list[int]) -> None:
+    expected = 0
+    for left, right in zip(one, other, strict=False):
+        if left != right:
+            break
+        expected += 1
+
+    assert common_prefix(array("I", one), array("I", other)) == expected
