@@ -285,6 +285,7 @@ class Session:
         turn that fails, or that the caller leaves early, leaves the history as it was.
         """
         added = [Message(role="user", content=m) if isinstance(m, str) else m for m in new]
+        self._num_kept = min(self._num_kept, len(self.messages))
         chat = ChatInput(
             messages=(*self.messages, *added),
             tools=self._tools,
@@ -320,13 +321,11 @@ class Session:
                 timeout_s=timeout_s,
             )
 
-        num_kept = min(self._num_kept, len(chat.messages))
         began_at = time.monotonic()
-        if num_kept:
+        if self._num_kept:
             try:
-                async with contextlib.aclosing(
-                    stream(continuation(chat, num_kept), timeout_s)
-                ) as events:
+                new = stream(continuation(chat, self._num_kept), timeout_s)
+                async with contextlib.aclosing(new) as events:
                     async for event in events:
                         yield event
                 return
