@@ -311,7 +311,6 @@ async def test_what_the_router_lost_is_sent_again_in_the_same_call(demo: Path) -
     # Released: a refusal, then all. Edited: the same. Cut: a beginning of what is kept.
     assert edited == [1, 2, 2, 5, 2]
     assert wire.num_messages == [*edited, 2, 9, 1]
-    assert session.messages[-1].content == "Your city is Rome."
     assert await wrong_turns(said, demo) == []
 
 
@@ -327,19 +326,23 @@ async def test_a_router_that_comes_back_is_told_everything_once(
         said = [await say(session, new) for new in SCRIPT[:3]]
 
         os.kill(ray.get(ray_cluster.router.pid.remote()), signal.SIGKILL)
-        await wait_until_gone(client)
-        await wait_until_ready(client, 4)
+        await wait_until_back(client)
         said += [await say(session, new) for new in SCRIPT[3:5]]
 
     assert wire.num_messages == [1, 2, 2, 2, 7, 2]
     assert await wrong_turns(said, demo) == []
 
 
-async def wait_until_gone(client: Client) -> None:
-    async with asyncio.timeout(20):
+async def wait_until_back(client: Client) -> None:
+    """From a router that was killed: first it is gone, then it has its workers again."""
+    async with asyncio.timeout(60):
         with contextlib.suppress(Unavailable):
             while True:
                 await client.status()
+        while True:
+            with contextlib.suppress(Unavailable):
+                return await wait_until_ready(client, 4)
+            await asyncio.sleep(0.1)
 
 
 async def test_a_turn_that_broke_off_leaves_both_sides_as_they_were(demo: Path) -> None:
