@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import json
 import os
 import shutil
@@ -43,6 +44,7 @@ from segue.wire import session_pb2 as pb
 from tests.checkpoints import Variant
 from tests.cluster.conftest import ENGINE, LocalCluster, local_cluster
 from tests.cluster.idle import is_idle, wait_until_idle, wait_until_ready
+from tests.cluster.moving import moving_place
 from tests.cluster.oracle import Oracle
 from tests.conftest import MakeCheckpoint
 
@@ -240,11 +242,14 @@ async def test_what_the_template_drops_is_counted_and_nothing_else(thinking: Pat
     assert not any(turn.messages[-2].content for turn in said if not turn.is_question)
 
 
-@pytest.mark.parametrize("page_tokens", [16, 64])
+@pytest.mark.parametrize(("page_tokens", "local_tokens"), [(16, 0), (64, 0), (16, 256)])
 async def test_a_session_with_tools_and_a_fork_says_what_transformers_says_from_scratch(
-    random_thinking: Path, page_tokens: int
+    random_thinking: Path, page_tokens: int, local_tokens: int
 ) -> None:
-    config = Config(engine=replace(ENGINE, page_tokens=page_tokens))
+    config = Config(
+        engine=replace(ENGINE, page_tokens=page_tokens),
+        router=RouterConfig(local_prefill_max_tokens=local_tokens),
+    )
 
     async with local_cluster(random_thinking, config) as cluster:
         said = await converse(cluster)
@@ -268,16 +273,20 @@ async def test_memory_that_is_always_short_changes_no_word(thinking: Path) -> No
     assert await wrong_turns(said, thinking) == []
 
 
-async def test_sessions_that_are_moved_every_turn_say_the_same(thinking: Path) -> None:
-    """Residents are passed over: consecutive turns go through other workers."""
-    config = Config(engine=ENGINE, router=RouterConfig(sticky_imbalance=-(10**6)))
+async def test_a_session_that_is_moved_every_turn_says_the_same(
+    thinking: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("router.placing.place", moving_place)
+    config = Config(engine=ENGINE, router=RouterConfig(local_prefill_max_tokens=0))
 
     async with local_cluster(thinking, config, prefill=2, decode=2) as cluster:
-        busy = [asyncio.ensure_future(converse(cluster, name)) for name in ("a", "b")]
-        said = [turn for conversation in busy for turn in await conversation]
+        said = await converse(cluster)
 
     assert await wrong_turns(said, thinking) == []
-    assert len({(turn.end.prefill_worker, turn.end.decode_worker) for turn in said}) > 1
+    # The last turn is the parent's, whose last one before it is not the one before it here.
+    for one, other in itertools.pairwise(turn.end for turn in said[:-1]):
+        assert one.prefill_worker != other.prefill_worker
+        assert one.decode_worker != other.decode_worker
 
 
 async def test_a_request_does_not_grow_with_the_history(demo: Path) -> None:

@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import random
 import shutil
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,17 +16,13 @@ import pytest
 from decode_worker.config import DecodeConfig
 from prefill_worker.config import PrefillConfig
 from router.config import RouterConfig
-from router.placement.cluster import Cluster
-from router.placement.decision import Decision, Placement
-from router.placement.estimate import Mode
-from router.placement.side import Residency, Rules, TurnSize
-from router.policy import place
 from segue.engine.config import EngineConfig
 from segue.errors import InvalidRequest, NotFound
 from segue.launch.config import Config
-from segue.types import StopConditions, TokenInput, TurnEnd, Usage, WorkerId
+from segue.types import StopConditions, TokenInput, TurnEnd, Usage
 from tests.cluster.conftest import ENGINE, LocalCluster, local_cluster
 from tests.cluster.idle import is_idle, wait_until_idle
+from tests.cluster.moving import moving_place
 from tests.cluster.oracle import Oracle
 
 NUM_TURNS = 12
@@ -151,30 +147,6 @@ async def test_memory_that_is_always_short_costs_time_and_nothing_else(demo: Pat
 
     assert evicted > 0
     assert await wrong_turns(said, demo) == []
-
-
-def moving_place(
-    turn: TurnSize,
-    cluster: Cluster,
-    residency: Residency,
-    rules: Rules,
-    *,
-    avoid: Collection[WorkerId] = (),
-) -> Decision:
-    """The router's own, but of what it weighed the best on workers that did not serve the session
-    last. Prefixes are pulled from these wherever that was weighed at all.
-    """
-    decision = place(turn, cluster, residency, rules, avoid=avoid)
-    # Of each role, the last that served comes first.
-    last = {cluster.nodes[worker].status.role: worker for worker in reversed(residency)}.values()
-    moved = [c for c in decision.candidates if c.prefill not in last and c.decode not in last]
-    if not moved:
-        return decision
-    chosen = min(moved, key=lambda c: (c.mode is not Mode.PULL, c.total_s))
-    placement = Placement(
-        prefill=cluster.nodes[chosen.prefill].status, decode=cluster.nodes[chosen.decode].status
-    )
-    return replace(decision, placement=placement, chosen=chosen)
 
 
 async def test_a_session_that_is_moved_every_turn_says_the_same(

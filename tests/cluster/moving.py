@@ -1,0 +1,37 @@
+"""A placement that never leaves a session where it was."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import replace
+
+from router.placement.cluster import Cluster
+from router.placement.decision import Decision, Placement
+from router.placement.estimate import Mode
+from router.placement.side import Residency, Rules, TurnSize
+from router.policy import place
+from segue.types import WorkerId
+
+
+def moving_place(
+    turn: TurnSize,
+    cluster: Cluster,
+    residency: Residency,
+    rules: Rules,
+    *,
+    avoid: Collection[WorkerId] = (),
+) -> Decision:
+    """The router's own, but of what it weighed the best on workers that did not serve the session
+    last. Prefixes are pulled from these wherever that was weighed at all.
+    """
+    decision = place(turn, cluster, residency, rules, avoid=avoid)
+    # Of each role, the last that served comes first.
+    last = {cluster.nodes[worker].status.role: worker for worker in reversed(residency)}.values()
+    moved = [c for c in decision.candidates if c.prefill not in last and c.decode not in last]
+    if not moved:
+        return decision
+    chosen = min(moved, key=lambda c: (c.mode is not Mode.PULL, c.total_s))
+    placement = Placement(
+        prefill=cluster.nodes[chosen.prefill].status, decode=cluster.nodes[chosen.decode].status
+    )
+    return replace(decision, placement=placement, chosen=chosen)
