@@ -229,7 +229,9 @@ async def test_a_history_that_renders_as_it_was_generated_costs_nothing(demo: Pa
 
 
 async def test_what_the_template_drops_is_counted_and_nothing_else(thinking: Path) -> None:
-    async with local_cluster(thinking) as cluster:
+    config = Config(engine=ENGINE, router=RouterConfig(local_prefill_max_tokens=0))
+
+    async with local_cluster(thinking, config) as cluster:
         said = await converse(cluster)
         metrics = await scrape(cluster.client)
 
@@ -240,6 +242,11 @@ async def test_what_the_template_drops_is_counted_and_nothing_else(thinking: Pat
     assert f"segue_rerendered_tokens_total {lost:.1f}\n" in metrics
     assert f"segue_rerendered_turns_total {sum(counted):.1f}\n" in metrics
     assert not any(turn.messages[-2].content for turn in said if not turn.is_question)
+    # What came before the first difference was there already, to the last full page.
+    for one, other in itertools.pairwise(turn.end.usage for turn in said[:-1]):
+        computed = one.prompt_tokens + one.completion_tokens - 1
+        common = min(computed, computed + 1 - other.rerendered_tokens)
+        assert other.resident_tokens == common - common % ENGINE.page_tokens
 
 
 @pytest.mark.parametrize(("page_tokens", "local_tokens"), [(16, 0), (64, 0), (16, 256)])
