@@ -25,8 +25,6 @@ from router.placement.side import (
 from segue.errors import Unavailable
 from segue.types import Role, WorkerId
 
-# Workers with some of the session that are weighed, by role; more hold less, or hold it longer ago.
-_MAX_HOLDERS = 2
 # To find the least loaded that are feasible, so many are looked at, no more.
 _MAX_LOOKED_AT = 32
 # Candidates within this are equal, and the first wins: where nothing moves, then holders, then
@@ -124,8 +122,14 @@ def _weigh(
         return side_of(nodes[worker_id], held, turn, speed, rules, worker_id in avoid)
 
     def sides(index: LoadIndex, holders: list[WorkerId]) -> list[Side]:
-        idle = map(side, index.first(_MAX_LOOKED_AT, skipping=holders))
-        return [*map(side, holders), *_feasible(idle, rules.num_weighed - len(holders))]
+        weighed: list[Side] = []
+        for worker_id in holders:
+            weighed.append(side(worker_id))
+            if not weighed[-1].excluded:
+                break
+        idle = map(side, index.first(_MAX_LOOKED_AT, skipping=holders[: len(weighed)]))
+        weighed += _feasible(idle, max(rules.num_weighed - len(weighed), 1))
+        return weighed
 
     prefill_holders, decode_holders = _holders(cluster, residency)
     prefills = sides(cluster.ready_prefills, prefill_holders)
@@ -152,22 +156,20 @@ def _feasible(sides: Iterable[Side], count: int) -> list[Side]:
 
 
 def _holders(cluster: Cluster, residency: Residency) -> tuple[list[WorkerId], list[WorkerId]]:
-    """The prefill and the decode workers that hold most, whatever their health: the explanation
-    shows them.
-    """
+    """The prefill and the decode workers that hold some of the session, the one with most first."""
     prefills: list[tuple[Held, WorkerId]] = []
     decodes: list[tuple[Held, WorkerId]] = []
     for worker_id, held in residency.items():
         node = cluster.nodes.get(worker_id)
         if node is not None:
             (prefills if node.is_prefill else decodes).append((held, worker_id))
-    return _most(prefills), _most(decodes)
+    return _by_depth(prefills), _by_depth(decodes)
 
 
-def _most(held: list[tuple[Held, WorkerId]]) -> list[WorkerId]:
+def _by_depth(held: list[tuple[Held, WorkerId]]) -> list[WorkerId]:
     if len(held) > 1:
         held.sort(reverse=True)
-    return [worker_id for _, worker_id in held[:_MAX_HOLDERS]]
+    return [worker_id for _, worker_id in held]
 
 
 def _deepest(sides: Iterable[Side], cluster: Cluster, avoid: Collection[WorkerId]) -> Side | None:

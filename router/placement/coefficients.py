@@ -50,12 +50,15 @@ class Coefficients(NamedTuple):
         own, pooled = self.workers.get(worker_id), self.pooled
         if own is None:
             return pooled
-        return Speed(
-            own.compute if own.compute.num_observed >= _TRUSTED_AFTER else pooled.compute,
-            own.link if own.link.num_observed >= _TRUSTED_AFTER else pooled.link,
-            own.step if own.step.num_observed >= _TRUSTED_AFTER else pooled.step,
-            own.hidden_share,
+        compute, link, step, hidden_share = own
+        speed = (
+            compute if compute.num_observed >= _TRUSTED_AFTER else pooled.compute,
+            link if link.num_observed >= _TRUSTED_AFTER else pooled.link,
+            step if step.num_observed >= _TRUSTED_AFTER else pooled.step,
+            hidden_share,
         )
+        # As `Speed(...)`, in half the time: a decision asks for several.
+        return tuple.__new__(Speed, speed)
 
 
 # Orders of magnitude of a 35B-A3B model on one GPU with a 100 Gbit/s link; the first observation

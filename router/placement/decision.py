@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from router.placement.estimate import Candidate
 from segue.types import WorkerStatus
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Placement:
+class Placement(NamedTuple):
     """Where a turn runs."""
 
     prefill: WorkerStatus
@@ -18,8 +17,7 @@ class Placement:
     decode: WorkerStatus
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(NamedTuple):
     placement: Placement
     chosen: Candidate
     candidates: Sequence[Candidate]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import replace
 
 from router.placement.cluster import Cluster
 from router.placement.decision import Decision, Placement
@@ -34,4 +33,4 @@ def moving_place(
     placement = Placement(
         prefill=cluster.nodes[chosen.prefill].status, decode=cluster.nodes[chosen.decode].status
     )
-    return replace(decision, placement=placement, chosen=chosen)
+    return decision._replace(placement=placement, chosen=chosen)

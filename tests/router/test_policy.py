@@ -213,6 +213,24 @@ def test_when_all_are_at_the_floor_the_turn_still_goes_somewhere() -> None:
     assert decision.chosen.excluded is Exclusion.SPEED
 
 
+def test_one_holder_and_the_least_loaded_other_of_each_role_are_weighed() -> None:
+    held = {"prefill-2": 49_000, "prefill-1": 48_000, "decode-2": 49_000, "decode-1": 48_000}
+
+    decision = decide(cluster_of(), held)
+
+    assert {c.prefill for c in decision.candidates} == {"prefill-2", "prefill-0"}
+    assert {c.decode for c in decision.candidates} == {"decode-2", "decode-0"}
+
+
+def test_where_the_first_holder_may_not_take_the_turn_the_next_one_is_weighed() -> None:
+    cluster = cluster_of(worker("decode-2", free=1))
+
+    decision = decide(cluster, {"decode-2": 49_000, "decode-1": 48_000})
+
+    assert {c.decode for c in decision.candidates} == {"decode-2", "decode-1", "decode-0"}
+    assert decision.chosen.decode == "decode-1"
+
+
 @pytest.mark.parametrize("health", [WorkerHealth.LOST, WorkerHealth.DRAINING])
 def test_a_worker_that_is_not_ready_takes_nothing_but_is_explained(health: WorkerHealth) -> None:
     cluster = cluster_of(worker("decode-1", health=health))
@@ -323,7 +341,7 @@ situations = st.fixed_dictionaries(
             page_tokens=st.just(64),
             min_tokens_per_s=st.sampled_from([0.0, 40.0]),
             local_prefill_max_tokens=st.sampled_from([0, 5_000]),
-            num_weighed=st.integers(3, 6),
+            num_weighed=st.integers(2, 6),
         ),
         "coefficients": st.sampled_from([PRIOR, SLOW_LINK]),
     }
