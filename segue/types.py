@@ -299,6 +299,7 @@ class TurnStarted:
     turn_id: TurnId
     prompt_tokens: int
     prefill_worker: str
+    """The decode worker where it computes the prompt's end itself; so in `TurnEnd`."""
     decode_worker: str
 
 

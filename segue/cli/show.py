@@ -35,8 +35,15 @@ def timings_line(end: TurnEnd) -> str:
         f"(queue {_seconds(timings.queue_s)}, prefill {_seconds(timings.prefill_s)}, "
         f"transfer {_seconds(timings.transfer_s)}, {_seconds(timings.exposed_transfer_s)} of it "
         f"not hidden) · {speed} · {usage.shipped_bytes / 1024:.0f} KiB · "
-        f"{end.prefill_worker} → {end.decode_worker} · {end.finish_reason.value}"
+        f"{_workers(end)} · {end.finish_reason.value}"
     )
+
+
+def _workers(end: TurnEnd) -> str:
+    """One where decode computed the prompt's end itself."""
+    if end.prefill_worker == end.decode_worker:
+        return end.decode_worker
+    return f"{end.prefill_worker} → {end.decode_worker}"
 
 
 def _reused(usage: Usage) -> str:

@@ -466,6 +466,7 @@ class TurnStarted(_message.Message):
     turn_id: _builtins.str
     prompt_tokens: _builtins.int
     prefill_worker: _builtins.str
+    """The decode worker where it computes the prompt's end itself; so in TurnEnd and SessionInfo."""
     decode_worker: _builtins.str
     def __init__(
         self,
