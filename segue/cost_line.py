@@ -11,8 +11,10 @@ from typing import NamedTuple
 
 # An observation weighs half as much after 14 later ones.
 _FADING = 0.95
-# How strongly the prior's proportions hold against observations that say little about them.
-_STIFFNESS = 1e-3
+# How strongly the prior's proportions hold against observations that say little about them: as one
+# of the observations so many times weaker. Two or three short ones, a fifth wrong, would else make
+# a slope of 0, and long prompts would seem to cost nothing.
+_STIFFNESS = 0.02
 # Once the line is known, one observation is believed up to so many times what was expected: a
 # worker that stalls once is not slow for ever, one that stays slow is followed step by step.
 _MAX_SURPRISE = 4.0
@@ -68,7 +70,7 @@ class Line(NamedTuple):
         aa = fixed * fixed * self.weight
         ab = fixed * per_unit * self.sum_x
         bb = per_unit * per_unit * self.sum_xx
-        pull = _STIFFNESS * (aa + 2.0 * ab + bb)
+        pull = _STIFFNESS / self._num_remembered() * (aa + 2.0 * ab + bb)
         left = fixed * (self.sum_y - fixed * self.weight - per_unit * self.sum_x)
         right = per_unit * (self.sum_xy - fixed * self.sum_x - per_unit * self.sum_xx)
         determinant = (aa + pull) * (bb + pull) - ab * ab
@@ -93,6 +95,10 @@ class Line(NamedTuple):
             sum_xx=self.sum_xx * fade,
             sum_xy=self.sum_xy * fade,
         )
+
+    def _num_remembered(self) -> float:
+        """How many observations the faded ones amount to, were they equal."""
+        return min(self.num_observed, 1.0 / (1.0 - _FADING))
 
     def _scaled_prior(self) -> tuple[float, float]:
         """The prior times the factor with which it fits best."""

@@ -70,3 +70,16 @@ def test_a_measurement_of_nothing_teaches_nothing() -> None:
 def test_a_prior_without_scale_is_refused(parts: tuple[float, float]) -> None:
     with pytest.raises(ValueError, match="must be > 0"):
         prior_line(*parts)
+
+
+def test_a_few_short_observations_do_not_make_long_ones_free() -> None:
+    chance = random.Random(5)
+    expected = []
+    for _ in range(200):
+        line = prior_line(0.01, 5e-5)
+        for units in (13, 21, 28):
+            line = line.observed(units, (0.012 + 3e-4 * units) * chance.lognormvariate(0.0, 0.2))
+        expected.append(line.at(6_000))
+
+    # 1.8 s in truth.
+    assert min(expected) > 0.1

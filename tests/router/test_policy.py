@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Mapping
 
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from router.placement.cluster import Cluster
-from router.placement.coefficients import PRIOR, Coefficients
+from router.placement.coefficients import PRIOR, Coefficients, Observation, learn
 from router.placement.decision import Decision
 from router.placement.estimate import Mode
 from router.placement.side import Exclusion, Held, Rules, TurnSize
@@ -211,6 +212,41 @@ def test_when_all_are_at_the_floor_the_turn_still_goes_somewhere() -> None:
 
     assert where(decision) == ("prefill-0", "decode-0", "compute")
     assert decision.chosen.excluded is Exclusion.SPEED
+
+
+def laptop(seed: int) -> Coefficients:
+    """What is known after a small model's first turns on CPUs, all of them tiny."""
+    chance = random.Random(seed)
+    known = PRIOR
+    for tokens in (13, 21, 28, 16):
+        noise = chance.lognormvariate(0.0, 0.2)
+        known = learn(
+            known,
+            Observation(
+                prefill=WorkerId("prefill-0"),
+                decode=WorkerId("decode-0"),
+                computed_tokens=tokens,
+                shipped_tokens=tokens,
+                shipped_bytes=220_000 + 1_000 * tokens,
+                prefill_s=(0.012 + 3e-4 * tokens) * noise,
+                transfer_s=0.006 / noise,
+                exposed_transfer_s=0.003,
+                placed_to_first_token_s=0.03,
+            ),
+        )
+    return known
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_long_sessions_are_placed_sensibly_after_a_first_few_tiny_turns(seed: int) -> None:
+    cluster = cluster_of(coefficients=laptop(seed))
+    turn = TurnSize(6_000, 256)
+
+    at_home = decide(cluster, {"prefill-2": 5_900, "decode-1": 5_900}, turn=turn)
+    on_decode = decide(cluster, {"decode-1": 5_900}, turn=turn)
+
+    assert where(at_home) == ("prefill-2", "decode-1", "compute")
+    assert where(on_decode) == ("prefill-0", "decode-1", "pull")
 
 
 def test_one_holder_and_the_least_loaded_other_of_each_role_are_weighed() -> None:
