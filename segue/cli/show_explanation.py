@@ -41,8 +41,7 @@ def _candidates(explanation: Explanation) -> Table:
     # Terminals are narrow: a part that is 0 everywhere has no column.
     shown = [index for index in range(len(_PARTS)) if any(row[index] for row in parts)]
     table = Table(box=None, pad_edge=False)
-    table.add_column("")
-    table.add_column("mode", no_wrap=True)
+    table.add_column("  mode", no_wrap=True)
     table.add_column("workers", no_wrap=True)
     for column in ("tokens", *(_PARTS[index] for index in shown)):
         table.add_column(column, justify="right", overflow="fold")
@@ -50,8 +49,7 @@ def _candidates(explanation: Explanation) -> Table:
         table.add_column("excluded", overflow="fold")
     for one, row in zip(explanation.candidates, parts, strict=True):
         table.add_row(
-            "▶" if one.chosen else "",
-            one.mode,
+            f"{'▶' if one.chosen else ' '} {one.mode}",
             _path(one),
             f"{one.computed_tokens}/{one.moved_tokens}",
             *(row[index] for index in shown),

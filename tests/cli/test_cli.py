@@ -93,7 +93,7 @@ def test_serve_answers_and_ends_cleanly_on_sigterm(tmp_path: Path) -> None:
         "decode-0",
     }
     assert "decode-0" in table.stdout
-    assert "▶  compute  prefill-0→decode-0" in why.stdout
+    assert "▶ compute  prefill-0→decode-0" in why.stdout
     assert "ms taken" in why.stdout
     explanation = json.loads(why_json.stdout)
     assert explanation["candidates"][0]["chosen"] is True
