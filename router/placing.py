@@ -19,7 +19,7 @@ from router.placement.coefficients import Observation
 from router.placement.decision import Decision, estimate_error
 from router.placement.estimate import Mode
 from router.placement.side import Held, Residency, Rules, TurnSize
-from router.policy import place, replan
+from router.policy import longest_holder, place
 from segue.errors import NotFound
 from segue.explanation import Explanation
 from segue.telemetry import Clock
@@ -133,29 +133,29 @@ class TurnPlacing:
         self._rules = self._rules._replace(local_prefill_max_tokens=0)
 
     def reserved(self, resident_tokens: int, checkpoint_tokens: int) -> PrefixHolder | None:
-        """Decode said what it holds of the prompt. Whom prefill may pull a prefix from: as was
-        decided, or as would have been decided with that.
+        """Decode said what it holds of the prompt. Whom prefill may pull a prefix from.
+
+        Whatever was decided, it is told the longest holder: what it has itself was believed from
+        its last turn, and may have been evicted since. Its own estimate has the last word.
         """
         attempt, placing = self._current(), self._placing
-        decision = attempt.decided.decision
-        decode, chosen = decision.placement.decode, decision.chosen
+        placement = attempt.decided.decision.placement
         held = Held(resident_tokens, checkpoint_tokens)
-        if held != chosen.target.side.held:
-            placing.directory.correct(self._spec.session_id, decode, held)
-            self._residency = {**self._residency, decode.worker_id: held}
-            chosen = replan(
-                decision, self._size, placing.cluster, self._residency, self._rules, self._avoid
-            )
-        source = chosen.plan.source
-        if source is None:
+        placing.directory.correct(self._spec.session_id, placement.decode, held)
+        chosen = placement.prefill.worker_id, placement.decode.worker_id
+        others = {worker: h for worker, h in self._residency.items() if worker not in chosen}
+        # The first of equals gives.
+        residency = {placement.decode.worker_id: held, **others}
+        longest = longest_holder(residency, placing.cluster, avoid=self._avoid)
+        if longest is None:
             return None
-        attempt.source = source.worker_id
-        holder = placing.cluster.nodes[source.worker_id].status
+        attempt.source, tokens = longest
+        holder = placing.cluster.nodes[attempt.source].status
         return PrefixHolder(
             worker_id=holder.worker_id,
             epoch=holder.epoch,
             address=holder.address,
-            checkpoint_tokens=source.held.checkpoint_tokens,
+            checkpoint_tokens=tokens,
         )
 
     def first_token(self) -> None:

@@ -11,7 +11,7 @@ from operator import itemgetter
 
 from router.placement.cluster import Cluster
 from router.placement.decision import Decision, Placement
-from router.placement.estimate import Candidate, on_decode, pair, pairs, plans, target_of
+from router.placement.estimate import Candidate, on_decode, pairs, plans, target_of
 from router.placement.load_index import LoadIndex
 from router.placement.side import (
     NOTHING,
@@ -74,36 +74,19 @@ def _choose(candidates: Sequence[Candidate]) -> Candidate:
     )
 
 
-def replan(
-    decision: Decision,
-    turn: TurnSize,
-    cluster: Cluster,
-    residency: Residency,
-    rules: Rules,
-    avoid: Collection[WorkerId],
-) -> Candidate:
-    """The chosen pair again, now that more is known of who holds what: whether a prefix is pulled,
-    and from whom. Of holders of equal length the decode worker gives.
-    """
-    known = cluster.coefficients
-
-    def side(worker_id: WorkerId) -> Side:
-        held = residency.get(worker_id, NOTHING)
-        speed = known.of(worker_id)
-        return side_of(cluster.nodes[worker_id], held, turn, speed, rules, worker_id in avoid)
-
-    prefill, decode = side(decision.chosen.prefill), side(decision.chosen.decode)
-    holders = [side(worker_id) for worker_id in residency if worker_id in cluster.nodes]
-    source = _deepest([decode, *holders], cluster, avoid)
-    target = target_of(turn, decode, known)
-    return min(
-        (
-            candidate
-            for plan in plans(turn, prefill, source, known)
-            for candidate in pair(plan, [target])
-        ),
-        key=_PREFERENCE,
-    )
+def longest_holder(
+    residency: Residency, cluster: Cluster, *, avoid: Collection[WorkerId]
+) -> tuple[WorkerId, int] | None:
+    """Who has the deepest state of the session, and how many tokens deep; the first of equals."""
+    holders = [
+        (held.checkpoint_tokens, worker_id)
+        for worker_id, held in residency.items()
+        if held.checkpoint_tokens and _may_give(worker_id, cluster, avoid)
+    ]
+    if not holders:
+        return None
+    tokens, worker_id = max(holders, key=itemgetter(0))
+    return worker_id, tokens
 
 
 def _weigh(
@@ -173,12 +156,18 @@ def _by_depth(held: list[tuple[Held, WorkerId]]) -> list[WorkerId]:
 
 
 def _deepest(sides: Iterable[Side], cluster: Cluster, avoid: Collection[WorkerId]) -> Side | None:
-    """From whom a prefix would be pulled. A draining worker may still give."""
+    """From whom a prefix would be pulled."""
     deepest: Side | None = None
     for side in sides:
         depth = side.held.checkpoint_tokens
-        if depth > (deepest.held.checkpoint_tokens if deepest else 0) and (
-            side.worker_id not in avoid and not cluster.nodes[side.worker_id].is_lost
+        if depth > (deepest.held.checkpoint_tokens if deepest else 0) and _may_give(
+            side.worker_id, cluster, avoid
         ):
             deepest = side
     return deepest
+
+
+def _may_give(worker_id: WorkerId, cluster: Cluster, avoid: Collection[WorkerId]) -> bool:
+    """A draining worker may still give."""
+    node = cluster.nodes.get(worker_id)
+    return node is not None and not node.is_lost and worker_id not in avoid

@@ -36,6 +36,7 @@ RANDOM = "random"
 # A file has no width of its own; the tables fit this.
 _WIDTH = 150
 _QUICK_SCALE = 1 / 500
+_SLOW_GBIT_PER_S = 0.1
 
 
 def main(
@@ -102,16 +103,24 @@ def _try_emptied(
     scratch: Path, folder: Path, config: Config, *, is_quick: bool, report: Report
 ) -> tuple[EmptiedRow, ...]:
     torch.set_num_threads(config.engine.num_threads)
-    trials = [
-        ("small", save_small_checkpoint(scratch / "small"), SHORT if is_quick else SMALL),
-    ]
+    small = save_small_checkpoint(scratch / "small")
+    trials = [("small", small, SHORT if is_quick else SMALL, config)]
     if not is_quick:
         wide = save_random_checkpoint(scratch / "wide", is_quick=False)
-        trials += [(folder.name, folder, LONG), ("107 M", wide, WIDE)]
+        # A link on which a short prefix is computed sooner than moved, and a long one is not.
+        slow = dataclasses.replace(
+            config,
+            transfer=dataclasses.replace(config.transfer, max_gbit_per_s=_SLOW_GBIT_PER_S),
+        )
+        trials += [
+            (f"small, {_SLOW_GBIT_PER_S:g} Gbit/s", small, SMALL, slow),
+            (folder.name, folder, LONG, config),
+            ("107 M", wide, WIDE, config),
+        ]
     return tuple(
         row
-        for name, path, trial in trials
-        for row in asyncio.run(try_emptied(path, config, trial, name=name, report=report))
+        for name, path, trial, of_trial in trials
+        for row in asyncio.run(try_emptied(path, of_trial, trial, name=name, report=report))
     )
 
 

@@ -183,14 +183,35 @@ def test_what_decode_says_when_it_reserves_corrects_what_was_believed(placing: P
     turn = placing.turn(spec(7_000))
     turn.place(())
 
-    holder = turn.reserved(640, 640)
+    turn.reserved(640, 640)
 
     assert held(placing)[WorkerId("decode-0")] == (640, 640)
-    # Prefill itself has more than that.
-    assert holder is None
 
 
-def test_prefill_is_told_whom_to_pull_from_exactly_when_that_was_decided(placing: Placing) -> None:
+def test_prefill_is_told_whom_to_pull_from_even_if_it_is_believed_to_hold_all(
+    placing: Placing,
+) -> None:
+    """It may have had to evict that since."""
+    serve(placing, kept=6_464, prefill_kept=6_464)
+    turn = placing.turn(spec(7_000))
+    decision = turn.place(())
+
+    holder = turn.reserved(6_464, 6_464)
+
+    assert decision.chosen.mode is Mode.COMPUTE
+    assert holder is not None
+    assert (holder.worker_id, holder.checkpoint_tokens) == ("decode-0", 6_464)
+
+
+def test_nobody_is_named_where_nobody_else_holds_anything(placing: Placing) -> None:
+    serve(placing)
+    turn = placing.turn(spec(7_000))
+    turn.place(())
+
+    assert turn.reserved(0, 0) is None
+
+
+def test_prefill_is_told_whom_to_pull_from_when_that_was_decided(placing: Placing) -> None:
     serve(placing, prefill_kept=0)
     turn = placing.turn(spec(7_000))
     decision = turn.place(())
