@@ -12,7 +12,7 @@ has no lock: one thread owns it, and other threads send that one a message.
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Generic, TypeVar
 
 from segue.errors import Overloaded
@@ -46,8 +46,9 @@ class Accountant(Generic[UnitId]):
         self._make_id = make_id
         self._states = [UnitState.FREE] * total
         self._counts = dict.fromkeys(UnitState, 0) | {UnitState.FREE: total}
-        # Ascending, none touching the next: neighbours in memory become one fragment on the wire.
-        self._free_runs = [range(total)] if total else []
+        # One bit each, in one number: neighbours are found, and units freed, in a few operations on
+        # all of it, however scattered they are.
+        self._free = (1 << total) - 1
 
     def fits(self, num_units: int) -> bool:
         """Whether `take(num_units, ...)` would succeed now."""
@@ -56,7 +57,8 @@ class Accountant(Generic[UnitId]):
     def take(self, num_units: int, state: UnitState) -> tuple[UnitId, ...]:
         """Moves free units to `state`: neighbours if a long enough run is free, else the lowest.
 
-        Raises Overloaded when fewer than `num_units` are free; then nothing has changed.
+        Neighbours in memory become one fragment on the wire. Raises Overloaded when fewer than
+        `num_units` are free; then nothing has changed.
         """
         _require(num_units >= 0, f"cannot take {num_units} {self.name}s")
         _require(state is not UnitState.FREE, "taken units must not stay free")
@@ -65,8 +67,10 @@ class Accountant(Generic[UnitId]):
             raise Overloaded(
                 f"{num_units} {self.name}s wanted, {free} of {self.total} free; come back later"
             )
-        ids = tuple(self._make_id(unit) for unit in self._cut_free(num_units))
+        units = _first_run(self._free, num_units) or _lowest(self._free, num_units)
+        ids = tuple([self._make_id(unit) for unit in units])
         self._enter(ids, UnitState.FREE, state)
+        self._free ^= _mask(ids, self.total)
         return ids
 
     def move(self, ids: Sequence[UnitId], from_state: UnitState, to_state: UnitState) -> None:
@@ -88,7 +92,7 @@ class Accountant(Generic[UnitId]):
         """Frees units. They must all be in `from_state`."""
         _require(from_state is not UnitState.FREE, "free units cannot be given back")
         self._enter(ids, from_state, UnitState.FREE)
-        self._free_runs = _joined([*self._free_runs, *(range(unit, unit + 1) for unit in ids)])
+        self._free |= _mask(ids, self.total)
 
     def state_of(self, unit: UnitId) -> UnitState:
         return self._states[unit]
@@ -98,7 +102,7 @@ class Accountant(Generic[UnitId]):
         return UnitCounts(total=self.total, **by_state)
 
     def check_invariants(self) -> None:
-        """Recounts everything: states sum up to the total, and the free runs are the free units."""
+        """Recounts everything: states sum up to the total, and the free bits are the free units."""
         recounted = {state: self._states.count(state) for state in UnitState}
         _require(
             recounted == self._counts, f"{self.name}s: counted {recounted}, kept {self._counts}"
@@ -107,29 +111,20 @@ class Accountant(Generic[UnitId]):
             sum(recounted.values()) == self.total, f"{self.name}s: {recounted} != {self.total}"
         )
         free = [unit for unit, state in enumerate(self._states) if state is UnitState.FREE]
-        kept = [unit for run in self._free_runs for unit in run]
-        _require(free == kept, f"{self.name}s: free are {free}, free runs are {self._free_runs}")
-
-    def _cut_free(self, num_units: int) -> list[int]:
-        """Out of the first free run that holds them all, else out of the lowest ones."""
-        units: list[int] = []
-        index = next((i for i, run in enumerate(self._free_runs) if len(run) >= num_units), 0)
-        while len(units) < num_units:
-            run = self._free_runs.pop(index)
-            num_wanted = num_units - len(units)
-            units.extend(run[:num_wanted])
-            if len(run) > num_wanted:
-                self._free_runs.insert(index, run[num_wanted:])
-        return units
+        kept = list(_lowest(self._free, self._free.bit_count()))
+        _require(free == kept, f"{self.name}s: free are {free}, free bits are {kept}")
 
     def _enter(self, ids: Sequence[UnitId], from_state: UnitState, to_state: UnitState) -> None:
-        _require(len(set(ids)) == len(ids), f"{self.name}s named twice in {list(ids)}")
+        if len(set(ids)) != len(ids):
+            raise AccountingError(f"{self.name}s named twice in {list(ids)}")
         for unit in ids:
-            _require(0 <= unit < self.total, f"{self.name} {unit} is not one of {self.total}")
-            _require(
-                self._states[unit] is from_state,
-                f"{self.name} {unit} is {self._states[unit]}, not {from_state}",
-            )
+            # Written out: a message for each unit that is well would take most of the time.
+            if not 0 <= unit < self.total:
+                raise AccountingError(f"{self.name} {unit} is not one of {self.total}")
+            if self._states[unit] is not from_state:
+                raise AccountingError(
+                    f"{self.name} {unit} is {self._states[unit]}, not {from_state}"
+                )
         for unit in ids:
             self._states[unit] = to_state
         self._counts[from_state] -= len(ids)
@@ -144,15 +139,32 @@ def slot_accountant(num_slots: int) -> Accountant[SlotId]:
     return Accountant("slot", SlotId, num_slots)
 
 
-def _joined(ranges: Iterable[range]) -> list[range]:
-    """Ascending, and those that touch are one."""
-    runs: list[range] = []
-    for run in sorted(ranges, key=lambda run: run.start):
-        if runs and runs[-1].stop == run.start:
-            runs[-1] = range(runs[-1].start, run.stop)
-        else:
-            runs.append(run)
-    return runs
+def _first_run(bits: int, length: int) -> range:
+    """The lowest `length` neighbours that are all set; empty when there are none."""
+    starts, num_checked = bits, 1
+    while num_checked < length:
+        # Each start left has `num_checked` set bits from it on; so has the one a step further.
+        step = min(num_checked, length - num_checked)
+        starts &= starts >> step
+        num_checked += step
+    start = (starts & -starts).bit_length() - 1
+    return range(start, start + length) if starts else range(0)
+
+
+def _lowest(bits: int, num_units: int) -> Iterator[int]:
+    """The lowest set bits, ascending."""
+    digits = f"{bits:b}"[::-1]
+    unit = -1
+    for _ in range(num_units):
+        unit = digits.index("1", unit + 1)
+        yield unit
+
+
+def _mask(ids: Iterable[int], total: int) -> int:
+    octets = bytearray(total // 8 + 1)
+    for unit in ids:
+        octets[unit >> 3] |= 1 << (unit & 7)
+    return int.from_bytes(octets, "little")
 
 
 def _require(condition: bool, message: str) -> None:

@@ -58,6 +58,17 @@ def test_taken_units_are_the_lowest_when_no_run_is_long_enough() -> None:
     pages.check_invariants()
 
 
+def test_neighbours_are_found_among_very_many_that_are_scattered() -> None:
+    pages = page_accountant(20_000)
+    all_ids = pages.take(20_000, WORKING)
+    pages.give_back(all_ids[::2], WORKING)
+    pages.give_back(all_ids[15_001:15_201:2], WORKING)
+
+    assert pages.take(201, WORKING) == all_ids[15_000:15_201]
+    assert pages.take(3, WORKING) == (0, 2, 4)
+    pages.check_invariants()
+
+
 def test_an_empty_accountant_takes_nothing() -> None:
     pages = page_accountant(0)
 
