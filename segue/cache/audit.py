@@ -21,6 +21,7 @@ def check_invariants(
     checkpoints = [node.checkpoint for node in nodes if node.checkpoint]
     for node in nodes:
         _check_links(node, cache.tree.page_tokens)
+        _check_twin(node)
     _check_owned(pages, [node.page for node in nodes])
     _check_owned(slots, [checkpoint.slot for checkpoint in checkpoints])
     _check_node_counts(cache, nodes)
@@ -41,6 +42,16 @@ def _check_links(node: Node, page_tokens: int) -> None:
     )
     checkpoint = node.checkpoint
     _require(checkpoint is None or checkpoint.node is node, "a checkpoint has another node")
+
+
+def _check_twin(node: Node) -> None:
+    if not node.has_twin:
+        return
+    twin, parent = node.twin, node.parent
+    assert twin is not None
+    assert parent is not None
+    _require(twin.twin is node, "the other tier's node has another twin")
+    _require(twin.key == node.key and twin.parent is parent.twin, "a twin is of another prefix")
 
 
 def _check_owned(units: Accountant[UnitId], owned: Sequence[UnitId]) -> None:

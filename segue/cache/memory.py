@@ -1,4 +1,7 @@
-"""One worker's memory: its pages and slots, who has which, and what outlives its sequence."""
+"""One tier of a worker's memory: its pages and slots, who has which, and what stays of them.
+
+Sequences run in the device's. The host's, if there is one, holds nothing but prefixes.
+"""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -44,6 +45,12 @@ class Node:
     """Leases that end here."""
     last_use: Use = NEVER
     """As the end of a prefix that was held. A leaf that goes passes its own on to its parent."""
+    twin: Node | None = None
+    """The node of the same prefix in the other tier, if there ever was one: it may have gone."""
+
+    @property
+    def has_twin(self) -> bool:
+        return self.twin is not None and self.twin.parent is not None
 
     @property
     def may_go(self) -> bool:
@@ -52,10 +59,18 @@ class Node:
 
     def nearest_checkpoint(self) -> Checkpoint | None:
         """At this node, or else the next one above."""
+        return next((node.checkpoint for node in self.upwards() if node.checkpoint), None)
+
+    def upwards(self) -> Iterator[Node]:
+        """This node, its parent, and so on; the root too."""
         node: Node | None = self
-        while node is not None and node.checkpoint is None:
+        while node is not None:
+            yield node
             node = node.parent
-        return node.checkpoint if node else None
+
+    def at(self, num_tokens: int) -> Node:
+        """The node of this prefix' first `num_tokens` tokens, a page's end."""
+        return next(node for node in self.upwards() if node.num_tokens <= num_tokens)
 
 
 @dataclass(slots=True, eq=False, repr=False)
@@ -71,6 +86,11 @@ class Checkpoint:
     @property
     def num_tokens(self) -> int:
         return self.node.num_tokens
+
+    @property
+    def has_twin(self) -> bool:
+        twin = self.node.twin
+        return self.node.has_twin and twin is not None and twin.checkpoint is not None
 
     @property
     def may_go(self) -> bool:

@@ -71,6 +71,9 @@ class PrefixCache:
         self.leases = Leases(self.pins, worth.prefix, clock)
         self.num_evicted_pages = 0
         self.num_evicted_slots = 0
+        self.num_moved_pages = 0
+        """Of those evicted: they are in the other tier."""
+        self.num_moved_slots = 0
         self._pages = pages
         self._slots = slots
         self._holds: set[Hold] = set()
@@ -78,6 +81,17 @@ class PrefixCache:
     @property
     def holds(self) -> frozenset[Hold]:
         return frozenset(self._holds)
+
+    @property
+    def num_obtainable_pages(self) -> int:
+        """The most that `make_room` can make."""
+        counts = self._pages.counts()
+        return counts.free + counts.cached - self.pins.num_held_nodes
+
+    @property
+    def num_obtainable_slots(self) -> int:
+        counts = self._slots.counts()
+        return counts.free + counts.cached - self.pins.num_held_checkpoints
 
     def match(self, tokens: Sequence[int]) -> Match:
         """Changes nothing, and does not count as a use."""
@@ -106,6 +120,10 @@ class PrefixCache:
         num_pages = checkpoint.num_tokens // self.tree.page_tokens
         return self._hold(checkpoint.node, match.pages[:num_pages], checkpoint)
 
+    def hold_state(self, checkpoint: Checkpoint) -> Hold:
+        """For a copy of it: no pages are read."""
+        return self._hold(checkpoint.node, (), checkpoint)
+
     def release(self, hold: Hold) -> None:
         """What was held becomes ordinary. The caller's own pages and slots stay the caller's."""
         self._holds.remove(hold)
@@ -126,9 +144,9 @@ class PrefixCache:
         `tokens` are all tokens whose K and V are written, those of `hold` included; `pages` are the
         caller's, WORKING, for the tokens behind the hold. The full ones become nodes, or are freed
         where an equal node is here already; a last page that is not full, and pages behind it, stay
-        WORKING. `checkpoints` maps numbers of tokens, at page ends behind the hold, to WORKING
-        slots: all of them are taken, or freed where the node has one. Afterwards the hold reaches
-        to the last full page: lease it, resume from it or release it.
+        WORKING. `checkpoints` maps numbers of tokens, at page ends, to WORKING slots: all of them
+        are taken, or freed where the node has one. Afterwards the hold reaches to the last full
+        page: lease it, resume from it or release it.
         """
         keys = self._new_keys(tokens, hold)
         self._check_insert(hold, keys, pages, checkpoints)
@@ -140,10 +158,9 @@ class PrefixCache:
         path = known + self.tree.grow(last, keys[len(known) :], adopted)
         if path:
             self._extend(hold, path)
-        by_end = {node.num_tokens: node for node in path}
         # Ascending: a checkpoint is weighed by how far it is from the one above.
         for num_tokens in sorted(checkpoints):
-            self._adopt(by_end[num_tokens], checkpoints[num_tokens])
+            self._adopt(hold.node.at(num_tokens), checkpoints[num_tokens])
         return tuple(pages[len(keys) :])
 
     def make_room(self, num_pages: int, num_slots: int) -> bool:
@@ -152,20 +169,23 @@ class PrefixCache:
 
         Ordinary things go first, by worth and recency; then leases are revoked, one by one.
         """
-        in_pages, in_slots = self._pages.counts(), self._slots.counts()
-        missing_pages, missing_slots = num_pages - in_pages.free, num_slots - in_slots.free
-        if missing_pages > in_pages.cached - self.pins.num_held_nodes:
-            return False
-        if missing_slots > in_slots.cached - self.pins.num_held_checkpoints:
+        if num_pages > self.num_obtainable_pages or num_slots > self.num_obtainable_slots:
             return False
         self.leases.expire_due()
-        pages, slots = self._evict_pages(missing_pages)
-        slots += self._evict_slots(missing_slots - len(slots))
-        self._pages.give_back(pages, UnitState.CACHED)
-        self._slots.give_back(slots, UnitState.CACHED)
-        self.num_evicted_pages += len(pages)
-        self.num_evicted_slots += len(slots)
+        self._evict(num_pages, num_slots, self.leases.revoke_for_page, self.leases.revoke_for_slot)
+        assert self._has_room(num_pages, num_slots), "what is neither held nor leased may go"
         return True
+
+    def make_spare_room(self, num_pages: int, num_slots: int) -> bool:
+        """For what is not needed yet: no lease is revoked. Evicts as far as that helps, and returns
+        whether so many pages and slots are free.
+        """
+        self.leases.expire_due()
+        self._evict(num_pages, num_slots, _nothing_to_revoke, _nothing_to_revoke)
+        return self._has_room(num_pages, num_slots)
+
+    def _has_room(self, num_pages: int, num_slots: int) -> bool:
+        return self._pages.fits(num_pages) and self._slots.fits(num_slots)
 
     def _hold(self, node: Node, pages: tuple[PageId, ...], checkpoint: Checkpoint | None) -> Hold:
         is_here = node.parent is not None or node is self.tree.root
@@ -192,9 +212,9 @@ class PrefixCache:
     ) -> None:
         page_tokens = self.tree.page_tokens
         assert len(pages) >= len(keys), f"{len(keys)} full pages of tokens, {len(pages)} pages"
-        ends = {hold.num_tokens + page_tokens * (i + 1) for i in range(len(keys))}
-        stray = set(checkpoints) - ends
-        assert not stray, f"no full page behind the hold ends at {sorted(stray)} tokens"
+        end = hold.num_tokens + page_tokens * len(keys)
+        stray = [at for at in checkpoints if not (0 < at <= end and at % page_tokens == 0)]
+        assert not stray, f"no full page ends at {sorted(stray)} tokens"
 
     def _extend(self, hold: Hold, path: Sequence[Node]) -> None:
         # The new end first: the old one stays held from below, so that neither is ever evictable.
@@ -212,37 +232,50 @@ class PrefixCache:
             self._slots.give_back([slot], UnitState.WORKING)
         self.pins.touch_checkpoint(node.checkpoint)
 
-    def _evict_pages(self, num_pages: int) -> tuple[list[PageId], list[SlotId]]:
+    def _evict(
+        self,
+        num_pages: int,
+        num_slots: int,
+        revoke_for_page: Callable[[], bool],
+        revoke_for_slot: Callable[[], bool],
+    ) -> None:
+        """Until so many are free, or nothing may go and nothing can be revoked for it."""
         pages: list[PageId] = []
         slots: list[SlotId] = []
-        while len(pages) < num_pages:
-            node = self.pins.leaves.pop()
-            if node is None:
-                is_revoked = self.leases.revoke_for_page()
-                assert is_revoked, "what is neither held nor leased may go"
-                continue
-            pages.append(node.page)
-            if node.checkpoint is not None:
-                slots.append(self._drop(node.checkpoint))
-            parent = self.tree.cut(node)
-            parent.last_use = max(parent.last_use, node.last_use)
-            self.pins.settle(parent)
-        return pages, slots
+        missing_pages = num_pages - self._pages.counts().free
+        while len(pages) < missing_pages:
+            if node := self.pins.leaves.pop():
+                self._evict_leaf(node, pages, slots)
+            elif not revoke_for_page():
+                break
+        missing_slots = num_slots - self._slots.counts().free
+        while len(slots) < missing_slots:
+            if checkpoint := self.pins.checkpoints.pop():
+                self._evict_checkpoint(checkpoint, slots)
+                # Its page may be worth nothing without it.
+                self.pins.settle(checkpoint.node)
+            elif not revoke_for_slot():
+                break
+        self._pages.give_back(pages, UnitState.CACHED)
+        self._slots.give_back(slots, UnitState.CACHED)
+        self.num_evicted_pages += len(pages)
+        self.num_evicted_slots += len(slots)
 
-    def _evict_slots(self, num_slots: int) -> list[SlotId]:
-        slots: list[SlotId] = []
-        while len(slots) < num_slots:
-            checkpoint = self.pins.checkpoints.pop()
-            if checkpoint is None:
-                is_revoked = self.leases.revoke_for_slot()
-                assert is_revoked, "what is neither held nor leased may go"
-                continue
-            slots.append(self._drop(checkpoint))
-            # Its page may be worth nothing without it.
-            self.pins.settle(checkpoint.node)
-        return slots
+    def _evict_leaf(self, node: Node, pages: list[PageId], slots: list[SlotId]) -> None:
+        if node.checkpoint is not None:
+            self._evict_checkpoint(node.checkpoint, slots)
+        self.num_moved_pages += node.has_twin
+        pages.append(node.page)
+        parent = self.tree.cut(node)
+        parent.last_use = max(parent.last_use, node.last_use)
+        self.pins.settle(parent)
 
-    def _drop(self, checkpoint: Checkpoint) -> SlotId:
+    def _evict_checkpoint(self, checkpoint: Checkpoint, slots: list[SlotId]) -> None:
+        self.num_moved_slots += checkpoint.has_twin
+        slots.append(checkpoint.slot)
         checkpoint.node.checkpoint = None
         self.pins.settle_checkpoint(checkpoint)
-        return checkpoint.slot
+
+
+def _nothing_to_revoke() -> bool:
+    return False

@@ -31,6 +31,11 @@ class PrefixTree:
         key_bytes = self.page_tokens * _TOKEN_BYTES
         return [packed[at : at + key_bytes] for at in range(0, len(packed), key_bytes)]
 
+    def tokens(self, node: Node) -> Sequence[int]:
+        """From the prompt's begin to the end of the node's page."""
+        keys = [above.key for above in node.upwards()]
+        return array("I", b"".join(reversed(keys)))
+
     def walk(self, start: Node, keys: Sequence[bytes]) -> list[Node]:
         """The nodes below `start` that the first keys name, as far as there are any."""
         nodes: list[Node] = []

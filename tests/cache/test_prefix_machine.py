@@ -103,16 +103,25 @@ class PrefixCacheMachine(RuleBasedStateMachine):
             self.write(page, tokens[: hold.num_tokens + (i + 1) * PAGE_TOKENS])
         sequence.pages = pages
         sequence.checkpoints = dict(zip(sorted(saved), slots, strict=True))
-        self.in_slots.update({slot: tokens[:end] for end, slot in sequence.checkpoints.items()})
+        for end, slot in sequence.checkpoints.items():
+            self.write_state(slot, tokens[:end])
 
     def write(self, page: PageId, tokens: Tokens) -> None:
         assert self.pages.state_of(page) is UnitState.WORKING
         self.in_pages[page] = tokens
 
+    def write_state(self, slot: SlotId, tokens: Tokens) -> None:
+        assert self.slots.state_of(slot) is UnitState.WORKING
+        self.in_slots[slot] = tokens
+
     @precondition(lambda self: self.sequences)
     @rule(data=st.data(), session=sessions, lifetime_s=st.none() | st.integers(1, 5))
     def finish(self, data: st.DataObject, session: SessionId, lifetime_s: int | None) -> None:
-        sequence = self.take_sequence(data)
+        self.finish_sequence(self.take_sequence(data), session, lifetime_s)
+
+    def finish_sequence(
+        self, sequence: Sequence, session: SessionId, lifetime_s: int | None
+    ) -> None:
         hold = sequence.hold
         kept = self.cache.insert(
             sequence.tokens, sequence.pages, hold=hold, checkpoints=sequence.checkpoints
@@ -173,17 +182,31 @@ class PrefixCacheMachine(RuleBasedStateMachine):
         has_room = self.cache.make_room(num_pages, num_slots)
 
         assert has_room == could
-        prefixes, checkpoints = self.in_tree()
-        assert held <= prefixes <= self.naive.prefixes
-        assert held_checkpoints <= checkpoints <= self.naive.checkpoints
         if has_room:
             assert self.pages.fits(num_pages)
             assert self.slots.fits(num_slots)
         else:
-            assert (prefixes, checkpoints) == (self.naive.prefixes, self.naive.checkpoints)
+            assert self.in_tree() == (self.naive.prefixes, self.naive.checkpoints)
+        self.learn_of_evictions()
+        return has_room
+
+    @rule(num_pages=st.integers(0, NUM_PAGES), num_slots=st.integers(0, NUM_SLOTS))
+    def have_something_to_spare(self, num_pages: int, num_slots: int) -> None:
+        has_room = self.cache.make_spare_room(num_pages, num_slots)
+
+        assert has_room == (self.pages.fits(num_pages) and self.slots.fits(num_slots))
+        self.learn_of_evictions()
+        leased = prefixes_of(tokens for tokens, _ in self.leases.values())
+        if not self.pages.fits(num_pages):
+            assert self.naive.prefixes <= leased | self.held()[0]
+
+    def learn_of_evictions(self) -> None:
+        held, held_checkpoints = self.held()
+        prefixes, checkpoints = self.in_tree()
+        assert held <= prefixes <= self.naive.prefixes
+        assert held_checkpoints <= checkpoints <= self.naive.checkpoints
         self.naive.prefixes, self.naive.checkpoints = prefixes, checkpoints
         self.learn_of_revoked_leases()
-        return has_room
 
     def learn_of_revoked_leases(self) -> None:
         """Revoking one says that nothing ordinary was left; until then leased paths are whole."""
@@ -226,9 +249,11 @@ class PrefixCacheMachine(RuleBasedStateMachine):
         for sequence in self.sequences:
             self.check_content(sequence.tokens, sequence.hold.pages)
             self.check_content(sequence.tokens, sequence.hold.pages + sequence.pages)
-        num_working = sum(len(sequence.pages) for sequence in self.sequences)
-        assert self.pages.counts().working == num_working
+        assert self.pages.counts().working == self.num_working()
         assert {lease.session_id for lease in self.cache.leases.all()} == set(self.leases)
+
+    def num_working(self) -> int:
+        return sum(len(sequence.pages) for sequence in self.sequences)
 
     def check_content(self, tokens: Tokens, pages: tuple[PageId, ...]) -> None:
         for i, page in enumerate(pages):

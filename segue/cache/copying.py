@@ -1,0 +1,178 @@
+"""Copying a prefix from one tier to the other: what is wanted, room for it, and what becomes of it.
+
+    begin ─▶ (bytes are copied) ─▶ finish     held there, WORKING here; then the cache's here too
+                    └────────────▶ abandon    free again
+
+To the tier that is copied to, this is what a sequence does: it holds what is here, writes units of
+its own, and inserts them. So whatever happens meanwhile in either tier is safe: what is read is
+held, what is written is nobody else's, and what is here already when the bytes are is freed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from segue.cache.accountant import UnitState
+from segue.cache.memory import Memory
+from segue.cache.node import Checkpoint, Node
+from segue.cache.prefix_cache import Hold, Match, PrefixCache
+from segue.types import PageId, SlotId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """Of a prompt's prefix: pages up to `num_tokens`, and states."""
+
+    num_tokens: int
+    checkpoints: tuple[Checkpoint, ...]
+    """Ascending, of the tier that is copied from."""
+    only_with_state: bool = False
+    """Pages without the state are no use."""
+
+
+Choose = Callable[[Match, Match], Wanted]
+"""Given what is there and what is here."""
+
+MakeRoom = Callable[[PrefixCache, int, int], bool]
+
+
+@dataclass(slots=True, eq=False, repr=False, kw_only=True)
+class Copying:
+    """Of units on their way. The bytes are the only thing that another thread may touch."""
+
+    source: Memory
+    target: Memory
+    tokens: Sequence[int]
+    """To the end of the last page that is here afterwards."""
+    source_holds: tuple[Hold, ...]
+    """The first reaches to all that was found there."""
+    target_hold: Hold
+    from_pages: tuple[PageId, ...]
+    to_pages: tuple[PageId, ...]
+    """WORKING, as many."""
+    from_slots: tuple[SlotId, ...]
+    to_slots: tuple[SlotId, ...]
+    positions: tuple[int, ...]
+    """Tokens after which the slots' states are."""
+
+    @property
+    def num_units(self) -> int:
+        return len(self.to_pages) + len(self.to_slots)
+
+
+def begin(
+    source: Memory,
+    target: Memory,
+    tokens: Sequence[int],
+    *,
+    choose: Choose,
+    make_room: MakeRoom = PrefixCache.make_room,
+) -> Copying:
+    """Holds and takes what is needed. As much is copied as there can be room for: maybe nothing."""
+    there, here = source.cache.match(tokens), target.cache.match(tokens)
+    wanted = choose(there, here)
+    target_hold = target.cache.hold_pages(here)
+    first, page_tokens = len(here.pages), target.cache.tree.page_tokens
+    num_pages = min(
+        max(wanted.num_tokens // page_tokens - first, 0), target.cache.num_obtainable_pages
+    )
+    num_slots = min(len(wanted.checkpoints), target.cache.num_obtainable_slots)
+    if num_pages or num_slots:
+        make_room(target.cache, num_pages, num_slots)
+    num_pages = min(num_pages, target.pages.counts().free)
+    num_slots = min(num_slots, target.slots.counts().free)
+    end = here.num_tokens + num_pages * page_tokens
+    checkpoints = [c for c in wanted.checkpoints if c.num_tokens <= end]
+    # The deepest are worth most.
+    checkpoints = checkpoints[max(len(checkpoints) - num_slots, 0) :]
+    if wanted.only_with_state and not checkpoints:
+        num_pages, end = 0, here.num_tokens
+    return Copying(
+        source=source,
+        target=target,
+        tokens=tokens[:end],
+        source_holds=(
+            source.cache.hold_pages(there),
+            *(source.cache.hold_state(checkpoint) for checkpoint in checkpoints),
+        ),
+        target_hold=target_hold,
+        from_pages=there.pages[first : first + num_pages],
+        to_pages=target.pages.take(num_pages, UnitState.WORKING),
+        from_slots=tuple([checkpoint.slot for checkpoint in checkpoints]),
+        to_slots=target.slots.take(len(checkpoints), UnitState.WORKING),
+        positions=tuple([checkpoint.num_tokens for checkpoint in checkpoints]),
+    )
+
+
+def finish(copying: Copying) -> Node:
+    """The bytes are here: the units become the cache's. Returns the prefix's last node here."""
+    left = copying.target.cache.insert(
+        copying.tokens,
+        copying.to_pages,
+        hold=copying.target_hold,
+        checkpoints=dict(zip(copying.positions, copying.to_slots, strict=True)),
+    )
+    assert not left, "what is copied ends at a page's end"
+    last = copying.target_hold.node
+    _make_twins(last, copying.source_holds[0].node)
+    _let_go(copying)
+    return last
+
+
+def abandon(copying: Copying) -> None:
+    """Nobody copies any more, and the units here are worth nothing."""
+    copying.target.pages.give_back(copying.to_pages, UnitState.WORKING)
+    copying.target.slots.give_back(copying.to_slots, UnitState.WORKING)
+    _let_go(copying)
+
+
+def all_pages(there: Match, here: Match) -> Wanted:
+    """For a worker to which a page is worth something by itself. A state as well, if it is deeper
+    than those here.
+    """
+    return Wanted(num_tokens=there.num_tokens, checkpoints=_deeper(there, here))
+
+
+def up_to_a_state(there: Match, here: Match) -> Wanted:
+    """For a worker that computes: the deepest state, and the pages before it."""
+    deeper = _deeper(there, here)
+    num_tokens = deeper[-1].num_tokens if deeper else 0
+    return Wanted(num_tokens=num_tokens, checkpoints=deeper, only_with_state=True)
+
+
+def what_is_new(there: Match, here: Match) -> Wanted:
+    """All pages, and the states among those that are not here; the deepest in any case.
+
+    Other states that are missing were given up here for something better.
+    """
+    on_the_way = [node.checkpoint for node in there.node.upwards() if node.checkpoint]
+    new = [checkpoint for checkpoint in on_the_way if checkpoint.num_tokens > here.num_tokens]
+    wanted = {checkpoint.num_tokens: checkpoint for checkpoint in (*new, *_deeper(there, here))}
+    return Wanted(
+        num_tokens=there.num_tokens, checkpoints=tuple([wanted[at] for at in sorted(wanted)])
+    )
+
+
+def _deeper(there: Match, here: Match) -> tuple[Checkpoint, ...]:
+    """The deepest state there, unless one here is as deep."""
+    if there.checkpoint is None:
+        return ()
+    is_here = here.checkpoint and here.checkpoint.num_tokens >= there.checkpoint.num_tokens
+    return () if is_here else (there.checkpoint,)
+
+
+def _let_go(copying: Copying) -> None:
+    for hold in copying.source_holds:
+        copying.source.cache.release(hold)
+    copying.target.cache.release(copying.target_hold)
+
+
+def _make_twins(here: Node, there: Node) -> None:
+    """Of all nodes that both prefixes have."""
+    num_tokens = min(here.num_tokens, there.num_tokens)
+    here, there = here.at(num_tokens), there.at(num_tokens)
+    for one, other in zip(here.upwards(), there.upwards(), strict=True):
+        if one.twin is other and other.twin is one:
+            return  # So are those above: a node keeps its parent as long as it is in the tree.
+        one.twin, other.twin = other, one

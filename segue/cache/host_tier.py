@@ -1,0 +1,204 @@
+"""The host's memory behind the device's: what stays is copied down, what is needed is loaded back.
+
+    a turn ends ── offload ──▶ both tiers have it ── evicted from the device ──▶ the host has it
+                                      ▲                                               │
+                                      └──────── load ◀── a turn needs it ◀────────────┘
+
+Each tier is a prefix cache of its own, with its own accountants and its own eviction; a copy from
+one to the other is to both a sequence like any other (`segue/cache/copying.py`). That everything is
+copied down as soon as its turn has ended, and not when memory is needed, makes eviction instant.
+
+The event loop owns all of it. One thread copies bytes, and does nothing else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from segue.cache.accountant import AccountingError
+from segue.cache.copying import Choose, Copying, MakeRoom, abandon, begin, finish, what_is_new
+from segue.cache.layout import CacheLayout, Unit
+from segue.cache.memory import Memory
+from segue.cache.node import Node
+from segue.cache.prefix_cache import PrefixCache
+
+logger = logging.getLogger(__name__)
+
+# Of one job of the copying thread: a load waits for one that goes the other way at most.
+_PIECE_BYTES = 32 << 20
+# How much earlier loads still weigh when one more is measured.
+_FADING = 0.8
+
+CopyUnits = Callable[[Unit, Sequence[int], Sequence[int]], None]
+"""From units of one tier to as many of the other, field by field. Runs on the copying thread."""
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tiers:
+    """A worker's memory on its device and on the host. Without a host tier that has no units."""
+
+    device: Memory
+    host: Memory
+    layout: CacheLayout
+    down: CopyUnits
+    up: CopyUnits
+
+
+class HostTier:
+    def __init__(
+        self,
+        tiers: Tiers,
+        *,
+        freed: Callable[[], None],
+        loaded: Callable[[int, float], None],
+        clock: Callable[[], float],
+    ) -> None:
+        """`freed` is told when device memory may go again that was held for a copy; `loaded` of
+        every load, in tokens and seconds.
+        """
+        self.num_offloaded_tokens = 0
+        self._device, self._host, self._layout = tiers.device, tiers.host, tiers.layout
+        self._down, self._up = tiers.down, tiers.up
+        self._freed = freed
+        self._loaded = loaded
+        self._clock = clock
+        # Before anything was measured: 2 GB/s.
+        self._measured_bytes, self._measured_s = 1e6, 5e-4
+        self._under_way: set[Copying] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
+        # One load at a time: a second one for the same prefix then finds it on the device.
+        self._loading, self._offloading = asyncio.Lock(), asyncio.Lock()
+        self._thread = ThreadPoolExecutor(1, "cache-copy")
+
+    @property
+    def is_there(self) -> bool:
+        return self._host.pages.total > 0
+
+    @property
+    def cache(self) -> PrefixCache:
+        """What the host has."""
+        return self._host.cache
+
+    @property
+    def memory(self) -> Memory:
+        return self._host
+
+    async def load(
+        self,
+        tokens: Sequence[int],
+        choose: Choose,
+        make_room: MakeRoom = PrefixCache.make_room,
+    ) -> None:
+        """Brings what is chosen of a prompt's prefix back to the device, as far as there is room.
+
+        Nothing is held afterwards: hold it at once. Whoever waits may be cancelled, the copy is
+        made all the same.
+        """
+        if self.is_there and self._lacks(tokens, choose):
+            await asyncio.shield(self._spawn(self._load(tokens, choose, make_room)))
+
+    def load_s(self, num_bytes: int) -> float:
+        """How long a load of so many bytes takes, by those that were measured."""
+        return num_bytes * self._measured_s / self._measured_bytes
+
+    def offload(self, node: Node) -> asyncio.Task[Node | None]:
+        """Copies down, in the background, what the host lacks of a prefix: pages, and new states.
+
+        Returns the last node of it that the host then has; None without a host tier, or when the
+        prefix had left the device before it was its turn.
+        """
+        return self._spawn(self._offload(node))
+
+    def check_invariants(self) -> None:
+        """Of the host: what works there is exactly what is being copied there.
+
+        Raises AccountingError.
+        """
+        self._host.check_invariants()
+        arriving = [copying for copying in self._under_way if copying.target is self._host]
+        moving = sum(len(c.to_pages) for c in arriving), sum(len(c.to_slots) for c in arriving)
+        working = self._host.pages.counts().working, self._host.slots.counts().working
+        if working != moving:
+            raise AccountingError(f"{working} host pages and slots working, {moving} on the way")
+
+    async def close(self) -> None:
+        """Returns when nothing is copied any more."""
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._thread.shutdown()
+
+    def _lacks(self, tokens: Sequence[int], choose: Choose) -> bool:
+        here = self._device.cache.match(tokens)
+        wanted = choose(self._host.cache.match(tokens), here)
+        return wanted.num_tokens > here.num_tokens or bool(wanted.checkpoints)
+
+    async def _load(self, tokens: Sequence[int], choose: Choose, make_room: MakeRoom) -> None:
+        async with self._loading:
+            copying = begin(self._host, self._device, tokens, choose=choose, make_room=make_room)
+            started_at = self._clock()
+            await self._copy(copying, self._up, len(copying.to_pages))
+            seconds = self._clock() - started_at
+        if copying.num_units:
+            self._measured_bytes = self._measured_bytes * _FADING + self._num_bytes(copying)
+            self._measured_s = self._measured_s * _FADING + seconds
+            self._loaded(len(copying.to_pages) * self._layout.page_tokens, seconds)
+
+    async def _offload(self, node: Node) -> Node | None:
+        async with self._offloading:
+            if not self.is_there or node.parent is None:
+                return None
+            # A match leaves out the page of the last token it is given.
+            tokens = [*self._device.cache.tree.tokens(node), 0]
+            copying = begin(self._device, self._host, tokens, choose=what_is_new)
+            last = await self._copy(copying, self._down, _PIECE_BYTES // self._layout.page_bytes)
+        self.num_offloaded_tokens += len(copying.to_pages) * self._layout.page_tokens
+        return last
+
+    async def _copy(self, copying: Copying, copy: CopyUnits, pages_at_once: int) -> Node:
+        """Until it has returned, nobody else has the units."""
+        self._under_way.add(copying)
+        last = None
+        try:
+            await self._on_thread(copy, Unit.SLOT, copying.from_slots, copying.to_slots)
+            step = max(pages_at_once, 1)
+            for at in range(0, len(copying.to_pages), step):
+                piece = slice(at, at + step)
+                await self._on_thread(
+                    copy, Unit.PAGE, copying.from_pages[piece], copying.to_pages[piece]
+                )
+            last = finish(copying)
+        finally:
+            self._under_way.remove(copying)
+            if last is None:
+                abandon(copying)
+            self._freed()
+        return last
+
+    async def _on_thread(
+        self, copy: CopyUnits, unit: Unit, from_units: Sequence[int], to_units: Sequence[int]
+    ) -> None:
+        if from_units:
+            loop = asyncio.get_running_loop()
+            await loop.run_in_executor(self._thread, copy, unit, from_units, to_units)
+
+    def _num_bytes(self, copying: Copying) -> int:
+        layout = self._layout
+        num_pages, num_slots = len(copying.to_pages), len(copying.to_slots)
+        return num_pages * layout.page_bytes + num_slots * layout.slot_bytes
+
+    def _spawn(self, work: Coroutine[Any, Any, Result]) -> asyncio.Task[Result]:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._forget)
+        return task
+
+    def _forget(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()):
+            logger.error("a copy between the tiers failed", exc_info=error)

@@ -1,0 +1,42 @@
+"""Copies pages and slots between two allocations of one layout: the device's and the host's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from segue.cache.layout import Unit
+from segue.cache.tensors import CacheTensors
+
+
+def copy_units(
+    source: CacheTensors,
+    target: CacheTensors,
+    unit: Unit,
+    from_units: Sequence[int],
+    to_units: Sequence[int],
+) -> None:
+    """All fields of `from_units[i]` into `to_units[i]`. Returns when the bytes are there.
+
+    Any thread may call it: it touches nothing but these units.
+    """
+    spans = list(_spans(from_units, to_units))
+    for field, to in target.fields():
+        if field.unit is unit:
+            tensor = source.of(field.group, field.layer)
+            for from_start, to_start, length in spans:
+                # From, or to, a device torch copies synchronously: the host side is not pinned.
+                to[to_start : to_start + length].copy_(tensor[from_start : from_start + length])
+
+
+def _spans(from_units: Sequence[int], to_units: Sequence[int]) -> Iterator[tuple[int, int, int]]:
+    """Neighbours on both sides as one: first unit there, first unit here, how many."""
+    start = 0
+    for i in range(1, len(from_units) + 1):
+        is_neighbour = (
+            i < len(from_units)
+            and from_units[i] == from_units[i - 1] + 1
+            and to_units[i] == to_units[i - 1] + 1
+        )
+        if not is_neighbour:
+            yield from_units[start], to_units[start], i - start
+            start = i

@@ -1,0 +1,305 @@
+"""Two tiers under random copies, evictions and sequences, against a naive cache for each.
+
+Real tensors stand behind both: what a unit holds is a number made of all tokens up to its end, free
+units are poisoned, and whatever any hold or tree names must hold its number.
+"""
+
+from __future__ import annotations
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import initialize, invariant, precondition, rule
+
+from segue.cache.accountant import Accountant, UnitState, page_accountant, slot_accountant
+from segue.cache.audit import check_invariants
+from segue.cache.copying import (
+    Copying,
+    abandon,
+    all_pages,
+    begin,
+    finish,
+    up_to_a_state,
+    what_is_new,
+)
+from segue.cache.layout import Unit
+from segue.cache.memory import Memory
+from segue.cache.node import Node
+from segue.cache.prefix_cache import PrefixCache
+from segue.cache.tensors import CacheTensors
+from segue.cache.unit_copy import copy_units
+from segue.types import PageId, SessionId, SlotId
+from tests.cache.naive_cache import NaiveCache, Tokens
+from tests.cache.test_prefix_machine import (
+    LAYOUT,
+    NUM_PAGES,
+    NUM_SLOTS,
+    PAGE_TOKENS,
+    WORTHS,
+    PrefixCacheMachine,
+    prefixes_of,
+    prompts,
+)
+
+POISON = -1.0
+NUM_HOST_PAGES = 10
+NUM_HOST_SLOTS = 3
+
+long_prompts = st.lists(st.integers(0, 1), min_size=4, max_size=13).map(tuple)
+
+
+def number_of(tokens: Tokens) -> float:
+    """Never that of another prefix here, and never the poison."""
+    return float(sum((token + 1) * 3**i for i, token in enumerate(tokens)))
+
+
+class TieredCacheMachine(PrefixCacheMachine):
+    kind = "decode"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.host_pages = page_accountant(NUM_HOST_PAGES)
+        self.host_slots = slot_accountant(NUM_HOST_SLOTS)
+        self.device = Memory(pages=self.pages, slots=self.slots, cache=self.cache)
+        self.host = Memory(
+            pages=self.host_pages,
+            slots=self.host_slots,
+            cache=PrefixCache(
+                self.host_pages,
+                self.host_slots,
+                page_tokens=PAGE_TOKENS,
+                worth=WORTHS[self.kind],
+                clock=lambda: self.now,
+            ),
+        )
+        self.on_host = NaiveCache(PAGE_TOKENS)
+        self.tensors = {
+            id(self.device): CacheTensors.allocate(
+                LAYOUT, num_pages=NUM_PAGES, num_slots=NUM_SLOTS, device="cpu"
+            ),
+            id(self.host): CacheTensors.allocate(
+                LAYOUT, num_pages=NUM_HOST_PAGES, num_slots=NUM_HOST_SLOTS, device="cpu"
+            ),
+        }
+        self.copyings: list[Copying] = []
+        self.copied: set[Copying] = set()
+
+    def write(self, page: PageId, tokens: Tokens) -> None:
+        super().write(page, tokens)
+        self.unit(self.device, Unit.PAGE, page).fill_(number_of(tokens))
+
+    def write_state(self, slot: SlotId, tokens: Tokens) -> None:
+        super().write_state(slot, tokens)
+        self.unit(self.device, Unit.SLOT, slot).fill_(number_of(tokens))
+
+    def unit(self, memory: Memory, unit: Unit, index: int):  # type: ignore[no-untyped-def]
+        (field,) = LAYOUT.of_unit(unit)
+        return self.tensors[id(memory)].of(field.group, field.layer)[index]
+
+    @initialize(kept=st.lists(long_prompts, min_size=2, max_size=4), data=st.data())
+    def keep_some(self, kept: list[Tokens], data: st.DataObject) -> None:
+        for tokens in kept:
+            self.keep_at_once(tokens, data)
+            self.offload(data, is_at_once=True)
+
+    @rule(tokens=long_prompts, data=st.data())
+    def keep_at_once(self, tokens: Tokens, data: st.DataObject) -> None:
+        num_before = len(self.sequences)
+        self.begin_behind_resident_pages(tokens, data)
+        if len(self.sequences) > num_before:
+            self.finish_sequence(self.sequences.pop(), SessionId("a"), None)
+
+    @precondition(lambda self: self.naive.prefixes)
+    @rule(data=st.data())
+    def begin_to_offload(self, data: st.DataObject) -> None:
+        self.offload(data, is_at_once=False)
+
+    @precondition(lambda self: self.naive.prefixes)
+    @rule(data=st.data())
+    def offload_at_once(self, data: st.DataObject) -> None:
+        self.offload(data, is_at_once=True)
+
+    def offload(self, data: st.DataObject, *, is_at_once: bool) -> None:
+        if not self.naive.prefixes:
+            return
+        tokens = data.draw(st.sampled_from(sorted(self.naive.prefixes)))
+        self.begin_to_copy(self.device, self.host, (*tokens, 0), data, is_at_once)
+
+    @precondition(lambda self: self.on_host.prefixes)
+    @rule(data=st.data())
+    def begin_to_load(self, data: st.DataObject) -> None:
+        self.load(data, is_at_once=False)
+
+    @precondition(lambda self: self.on_host.prefixes)
+    @rule(data=st.data())
+    def load_at_once(self, data: st.DataObject) -> None:
+        self.load(data, is_at_once=True)
+
+    def load(self, data: st.DataObject, *, is_at_once: bool) -> None:
+        tokens = data.draw(st.sampled_from(sorted(self.on_host.prefixes)))
+        self.begin_to_copy(self.host, self.device, (*tokens, 0), data, is_at_once)
+
+    def begin_to_copy(
+        self,
+        source: Memory,
+        target: Memory,
+        tokens: Tokens,
+        data: st.DataObject,
+        is_at_once: bool,
+    ) -> None:
+        choose = data.draw(st.sampled_from([all_pages, up_to_a_state, what_is_new]))
+        make_room = data.draw(st.sampled_from([PrefixCache.make_room, PrefixCache.make_spare_room]))
+        copying = begin(source, target, tokens, choose=choose, make_room=make_room)
+        self.copyings.append(copying)
+        if choose is up_to_a_state and copying.to_pages:
+            assert copying.to_slots
+        if make_room is PrefixCache.make_room and choose is all_pages:
+            there = source.cache.match(tokens).num_tokens
+            assert len(copying.tokens) >= there or target.cache.num_obtainable_pages == 0
+        self.learn_of_evictions()
+        if is_at_once:
+            self.copy_now(copying)
+            self.finish_now(copying)
+
+    def some_copying(self, data: st.DataObject) -> Copying:
+        return data.draw(st.sampled_from(self.copyings))
+
+    @precondition(lambda self: self.copyings)
+    @rule(data=st.data())
+    def copy(self, data: st.DataObject) -> None:
+        self.copy_now(self.some_copying(data))
+
+    def copy_now(self, copying: Copying) -> None:
+        source, target = (self.tensors[id(m)] for m in (copying.source, copying.target))
+        copy_units(source, target, Unit.PAGE, copying.from_pages, copying.to_pages)
+        copy_units(source, target, Unit.SLOT, copying.from_slots, copying.to_slots)
+        self.copied.add(copying)
+
+    @precondition(lambda self: self.copied)
+    @rule(data=st.data())
+    def finish_to_copy(self, data: st.DataObject) -> None:
+        copied = [copying for copying in self.copyings if copying in self.copied]
+        self.finish_now(data.draw(st.sampled_from(copied)))
+
+    def finish_now(self, copying: Copying) -> None:
+        tokens = tuple(copying.tokens)
+        last = finish(copying)
+        self.forget(copying)
+        assert tuple(copying.target.cache.tree.tokens(last)) == tokens
+        naive = self.on_host if copying.target is self.host else self.naive
+        naive.insert(tokens, copying.positions)
+        if copying.target is self.device:
+            first = len(tokens) // PAGE_TOKENS - len(copying.to_pages)
+            for i, page in enumerate(copying.to_pages):
+                if self.pages.state_of(page) is UnitState.CACHED:
+                    self.in_pages[page] = tokens[: (first + i + 1) * PAGE_TOKENS]
+            for end, slot in zip(copying.positions, copying.to_slots, strict=True):
+                if self.slots.state_of(slot) is UnitState.CACHED:
+                    self.in_slots[slot] = tokens[:end]
+
+    @precondition(lambda self: self.copyings)
+    @rule(data=st.data())
+    def abandon_a_copy(self, data: st.DataObject) -> None:
+        copying = self.some_copying(data)
+        abandon(copying)
+        self.forget(copying)
+
+    def forget(self, copying: Copying) -> None:
+        self.copyings.remove(copying)
+        self.copied.discard(copying)
+
+    @rule(num_pages=st.integers(0, NUM_HOST_PAGES), num_slots=st.integers(0, NUM_HOST_SLOTS))
+    def be_short_of_host_memory(self, num_pages: int, num_slots: int) -> None:
+        could = (
+            num_pages <= self.host.cache.num_obtainable_pages
+            and num_slots <= self.host.cache.num_obtainable_slots
+        )
+        assert self.host.cache.make_room(num_pages, num_slots) == could
+        self.learn_of_evictions()
+
+    @rule(tokens=prompts)
+    def the_host_matches_what_its_naive_cache_finds(self, tokens: Tokens) -> None:
+        match = self.host.cache.match(tokens)
+        resume_at = match.checkpoint.num_tokens if match.checkpoint else None
+        assert (match.num_tokens, resume_at) == self.on_host.match(tokens)
+
+    def held(self) -> tuple[set[Tokens], set[Tokens]]:
+        prefixes, states = super().held()
+        more, more_states = self.held_for_copies(self.device)
+        return prefixes | more, states | more_states
+
+    def held_for_copies(self, memory: Memory) -> tuple[set[Tokens], set[Tokens]]:
+        holds = [h for c in self.copyings if c.source is memory for h in c.source_holds]
+        holds += [c.target_hold for c in self.copyings if c.target is memory]
+        tree = memory.cache.tree
+        states = {tokens_of(tree, h.checkpoint.node) for h in holds if h.checkpoint}
+        return prefixes_of(tokens_of(tree, h.node) for h in holds), states
+
+    def learn_of_evictions(self) -> None:
+        super().learn_of_evictions()
+        held, held_states = self.held_for_copies(self.host)
+        prefixes, states = self.in_host_tree()
+        assert held <= prefixes <= self.on_host.prefixes
+        assert held_states <= states <= self.on_host.checkpoints
+        self.on_host.prefixes, self.on_host.checkpoints = prefixes, states
+
+    def in_host_tree(self) -> tuple[set[Tokens], set[Tokens]]:
+        tree = self.host.cache.tree
+        nodes = list(tree.nodes())
+        states = {tokens_of(tree, node) for node in nodes if node.checkpoint}
+        return {tokens_of(tree, node) for node in nodes}, states
+
+    def num_working(self) -> int:
+        loading = (len(c.to_pages) for c in self.copyings if c.target is self.device)
+        return super().num_working() + sum(loading)
+
+    @invariant()
+    def the_hosts_books_are_right(self) -> None:
+        check_invariants(self.host.cache, self.host_pages, self.host_slots)
+        assert self.in_host_tree() == (self.on_host.prefixes, self.on_host.checkpoints)
+        arriving = [copying for copying in self.copyings if copying.target is self.host]
+        assert self.host_pages.counts().working == sum(len(c.to_pages) for c in arriving)
+        assert self.host_slots.counts().working == sum(len(c.to_slots) for c in arriving)
+
+    @invariant()
+    def twins_are_where_both_tiers_have_a_prefix(self) -> None:
+        for node in self.cache.tree.nodes():
+            if node.has_twin:
+                assert tokens_of(self.cache.tree, node) in self.on_host.prefixes
+
+    @invariant()
+    def whatever_is_kept_holds_what_was_written(self) -> None:
+        for memory in (self.device, self.host):
+            tree = memory.cache.tree
+            for node in tree.nodes():
+                number = number_of(tokens_of(tree, node))
+                assert (self.unit(memory, Unit.PAGE, node.page) == number).all()
+                if node.checkpoint:
+                    assert (self.unit(memory, Unit.SLOT, node.checkpoint.slot) == number).all()
+
+    @invariant()
+    def what_is_free_is_poisoned(self) -> None:
+        for memory in (self.device, self.host):
+            self.poison(memory, Unit.PAGE, memory.pages)
+            self.poison(memory, Unit.SLOT, memory.slots)
+
+    def poison(
+        self, memory: Memory, unit: Unit, units: Accountant[PageId] | Accountant[SlotId]
+    ) -> None:
+        for index in range(units.total):
+            if units.state_of(index) is UnitState.FREE:  # type: ignore[arg-type]  # either kind
+                self.unit(memory, unit, index).fill_(POISON)
+
+
+def tokens_of(tree, node: Node) -> Tokens:  # type: ignore[no-untyped-def]
+    return tuple(tree.tokens(node))
+
+
+class TieredPrefillCacheMachine(TieredCacheMachine):
+    kind = "prefill"
+
+
+TestTieredDecodeCache = TieredCacheMachine.TestCase
+TestTieredPrefillCache = TieredPrefillCacheMachine.TestCase
+TestTieredDecodeCache.settings = TestTieredPrefillCache.settings = settings(
+    max_examples=60, stateful_step_count=30, deadline=None
+)
