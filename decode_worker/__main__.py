@@ -13,11 +13,12 @@ from decode_worker.metrics import DecodeMetrics
 from decode_worker.worker import DecodeWorker
 from kv_transfer.config import TransferConfig
 from kv_transfer.endpoint import open_endpoint
-from segue.cache.memory import Memory
-from segue.cache.worth import worth_to_decode
+from segue.cache.layout import CacheLayout
+from segue.cache.worth import Worth, worth_to_decode
 from segue.config import section
 from segue.engine.config import EngineConfig
-from segue.engine.load import LoadedModel, load_runner
+from segue.engine.load import load_runner
+from segue.engine.memory import tiers_of
 from segue.text.tokenizer import Tokenizer
 from segue.types import Role
 from segue.worker_process import (
@@ -42,6 +43,9 @@ async def running(
     identity = Identity.take(options.worker_id, Role.DECODE)
     loaded = await asyncio.to_thread(load_runner, options.model, engine)
     tokenizer = Tokenizer.from_folder(loaded.folder)
+    tiers = await asyncio.to_thread(
+        tiers_of, loaded, engine, worth=_worth(loaded.runner.layout), clock=time.monotonic
+    )
     metrics = DecodeMetrics()
     with open_endpoint(
         transfer,
@@ -57,7 +61,7 @@ async def running(
                 runner=loaded.runner,
                 tokenizer=tokenizer,
                 endpoint=endpoint,
-                memory=_memory(loaded),
+                tiers=tiers,
                 config=decode,
                 metrics=metrics,
                 max_running=engine.max_running,
@@ -74,20 +78,12 @@ async def running(
             yield worker
 
 
-def _memory(loaded: LoadedModel) -> Memory:
-    layout = loaded.runner.layout
-    worth = worth_to_decode(
+def _worth(layout: CacheLayout) -> Worth:
+    return worth_to_decode(
         layout,
         # Only proportions matter within one worker.
         lambda num_tokens: num_tokens * 1e-3,
         link_bytes_per_s=1e9,
-    )
-    return Memory.of(
-        num_pages=loaded.sizes.num_pages,
-        num_slots=loaded.sizes.num_slots,
-        page_tokens=layout.page_tokens,
-        worth=worth,
-        clock=time.monotonic,
     )
 
 

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from decode_worker.config import DecodeConfig
+from decode_worker.leases import TieredLeases
 from decode_worker.sequence import DecodeSequence
 from segue.cache.accountant import UnitState
+from segue.cache.copying import all_pages
+from segue.cache.host_tier import HostTier
 from segue.cache.memory import Memory
 from segue.cache.prefix_cache import Hold
 from segue.errors import InvalidRequest, SegueError
@@ -20,10 +23,16 @@ MAX_LEASE_S = 86_400.0
 class Residency:
     """The event loop owns it. With `[decode] residency = false` it keeps nothing."""
 
-    def __init__(self, memory: Memory, config: DecodeConfig, clock: Clock) -> None:
+    def __init__(self, memory: Memory, tier: HostTier, config: DecodeConfig, clock: Clock) -> None:
         self._memory = memory
+        self._tier = tier
         self._config = config
-        self._clock = clock
+        self._leases = TieredLeases(memory.cache, tier, clock)
+
+    async def load(self, prompt: Sequence[int]) -> None:
+        """Brings back from the host what is there of the prompt: pages, and the deepest state."""
+        if self._config.residency:
+            await self._tier.load(prompt, all_pages)
 
     def hold(self, prompt: Sequence[int]) -> Hold:
         """The pages of the prompt that are here: shared, to be read only, until released."""
@@ -95,7 +104,9 @@ class Residency:
                 sequence.cached_tokens, own_pages, hold=hold, checkpoints=checkpoints
             )
             if session_id:
-                cache.leases.grant(session_id, hold.node, self._clock() + self._config.lease_s)
+                self._leases.grant(session_id, hold.node, self._config.lease_s)
+            else:
+                self._tier.offload(hold.node)
         self.give_back(left, slots)
 
     def give_back(self, pages: Sequence[PageId], slots: Sequence[SlotId]) -> None:
@@ -105,21 +116,39 @@ class Residency:
     def release(self, hold: Hold) -> None:
         self._memory.cache.release(hold)
 
-    def renew(self, session_id: SessionId, lease_s: float | None) -> float:
-        """Returns its seconds. Raises NotFound when nothing of the session is leased any more."""
+    def renew(
+        self, session_id: SessionId, lease_s: float | None, pause_s: float | None = None
+    ) -> float:
+        """Returns the seconds until its lease ends. With `pause_s` the session is away so long
+        first, and its memory may make room for others until shortly before.
+
+        Raises NotFound when nothing of the session is leased any more.
+        """
         lease_s = self._config.lease_s if lease_s is None else lease_s
-        if not 0 < lease_s <= MAX_LEASE_S:
-            raise InvalidRequest(f"lease_s must be between 0 and {MAX_LEASE_S:g}, got {lease_s:g}")
-        self._memory.cache.leases.renew(session_id, self._clock() + lease_s)
-        return lease_s
+        _check_seconds("lease_s", lease_s)
+        if pause_s is None:
+            self._leases.renew(session_id, lease_s)
+            return lease_s
+        _check_seconds("pause_s", pause_s)
+        self._leases.pause(session_id, pause_s, lease_s)
+        return pause_s + lease_s
 
     def end(self, session_id: SessionId) -> bool:
         """What was leased becomes ordinary. Returns whether there was a lease."""
-        return self._memory.cache.leases.end(session_id)
+        return self._leases.end(session_id)
 
     def fork(self, session_id: SessionId, child_id: SessionId) -> None:
         """A lease of the child on all that the parent has. Raises NotFound."""
-        self._memory.cache.leases.fork(session_id, child_id)
+        self._leases.fork(session_id, child_id)
+
+    def close(self) -> None:
+        """Paused sessions stay where they are."""
+        self._leases.close()
+
+
+def _check_seconds(name: str, seconds: float) -> None:
+    if not 0 < seconds <= MAX_LEASE_S:
+        raise InvalidRequest(f"{name} must be between 0 and {MAX_LEASE_S:g}, got {seconds:g}")
 
 
 def checkpoint_tokens(hold: Hold) -> int:

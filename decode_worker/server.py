@@ -93,7 +93,8 @@ class DecodeFace(DecodeWorkerServicer):
         self, request: pb.RenewLeaseRequest, context: Context
     ) -> pb.RenewLeaseReply:
         lease_s = request.lease_s if request.HasField("lease_s") else None
-        expires_in_s = self._worker.residency.renew(SessionId(request.session_id), lease_s)
+        pause_s = request.pause_s if request.HasField("pause_s") else None
+        expires_in_s = self._worker.residency.renew(SessionId(request.session_id), lease_s, pause_s)
         return pb.RenewLeaseReply(expires_in_s=expires_in_s)
 
     async def EndLease(self, request: pb.EndLeaseRequest, context: Context) -> pb.EndLeaseReply:

@@ -27,7 +27,7 @@ from kv_transfer.endpoint import Endpoint
 from kv_transfer.exchange import Exchange
 from kv_transfer.reader import ReaderHooks
 from kv_transfer.ticket import CommittedHandoff, PeerIdentity, Ticket
-from segue.cache.memory import Memory
+from segue.cache.host_tier import HostTier, Tiers
 from segue.cache.prefix_cache import Hold
 from segue.cache.room import WaitingRoom
 from segue.engine.loop import EngineLoop
@@ -70,7 +70,7 @@ class DecodeWorker:
         runner: ModelRunner,
         tokenizer: Tokenizer,
         endpoint: Endpoint,
-        memory: Memory,
+        tiers: Tiers,
         config: DecodeConfig,
         metrics: DecodeMetrics,
         max_running: int,
@@ -86,14 +86,15 @@ class DecodeWorker:
         self._metrics = metrics
         self._max_running = max_running
         self._clock = clock
-        self._memory = memory
-        self.residency = Residency(memory, config, clock)
+        self._memory = tiers.device
         self._room = WaitingRoom(config.max_waiting)
+        self._tier = HostTier(tiers, freed=self._room.wake, loaded=metrics.loaded, clock=clock)
+        self.residency = Residency(self._memory, self._tier, config, clock)
         self._turns: dict[TurnId, Turn] = {}
         self._is_draining = False
         self._exchange = Exchange(
             endpoint,
-            memory,
+            self._memory,
             address=presence.address,
             verify_checksums=verify_checksums,
             hooks=ReaderHooks(
@@ -149,7 +150,7 @@ class DecodeWorker:
                 raise Overloaded(f"{self._max_running} turns run on {self.name}; come back later")
             return take()
 
-        taken = await self._room.take(attempt)
+        taken = await self._room.take(attempt, lambda: self.residency.load(turn.prompt))
         self._metrics.reserved(self._clock() - started_at)
         self._turns[turn.turn_id].listener = asyncio.get_running_loop().call_later(
             self._config.attach_s, self._end, turn.turn_id, "nobody listened"
@@ -293,6 +294,8 @@ class DecodeWorker:
         load = WorkerLoad(
             pages=self._memory.pages.counts(),
             slots=self._memory.slots.counts(),
+            host_pages=self._tier.memory.pages.counts(),
+            host_slots=self._tier.memory.slots.counts(),
             running_turns=len(self._turns),
             waiting_turns=len(self._room),
             waiting_tokens=0,
@@ -300,7 +303,7 @@ class DecodeWorker:
             page_tokens=self.layout.page_tokens,
         )
         self._metrics.set_load(load)
-        self._metrics.set_cache(self._memory.cache)
+        self._metrics.set_cache(self._memory.cache, self._tier)
         return self.presence.status(load)
 
     def members_changed(self, workers: Sequence[WorkerStatus]) -> None:
@@ -317,6 +320,8 @@ class DecodeWorker:
             await self.release(turn_id)
         await self._engine.close()
         await self._exchange.close()
+        self.residency.close()
+        await self._tier.close()
 
     @property
     def num_evicted(self) -> int:
@@ -326,3 +331,4 @@ class DecodeWorker:
 
     def check_invariants(self) -> None:
         self._memory.check_invariants()
+        self._tier.check_invariants()

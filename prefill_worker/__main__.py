@@ -13,11 +13,12 @@ from kv_transfer.endpoint import open_endpoint
 from prefill_worker.config import PrefillConfig
 from prefill_worker.metrics import PrefillMetrics
 from prefill_worker.worker import PrefillWorker
-from segue.cache.memory import Memory
-from segue.cache.worth import worth_to_prefill
+from segue.cache.layout import CacheLayout
+from segue.cache.worth import Worth, worth_to_prefill
 from segue.config import section
 from segue.engine.config import EngineConfig
-from segue.engine.load import LoadedModel, load_runner
+from segue.engine.load import load_runner
+from segue.engine.memory import tiers_of
 from segue.types import Role
 from segue.worker_process import (
     Identity,
@@ -40,6 +41,9 @@ async def running(
     """A worker that serves until the block ends. Raises InvalidCheckpoint and InvalidConfig."""
     identity = Identity.take(options.worker_id, Role.PREFILL)
     loaded = await asyncio.to_thread(load_runner, options.model, engine)
+    tiers = await asyncio.to_thread(
+        tiers_of, loaded, engine, worth=_worth(loaded.runner.layout), clock=time.monotonic
+    )
     metrics = PrefillMetrics()
     with open_endpoint(
         transfer,
@@ -54,7 +58,7 @@ async def running(
                 presence=presence,
                 runner=loaded.runner,
                 endpoint=endpoint,
-                memory=_memory(loaded),
+                tiers=tiers,
                 config=prefill,
                 metrics=metrics,
                 max_running=engine.max_running,
@@ -71,16 +75,9 @@ async def running(
             yield worker
 
 
-def _memory(loaded: LoadedModel) -> Memory:
-    layout = loaded.runner.layout
-    return Memory.of(
-        num_pages=loaded.sizes.num_pages,
-        num_slots=loaded.sizes.num_slots,
-        page_tokens=layout.page_tokens,
-        # Only proportions matter within one worker.
-        worth=worth_to_prefill(layout, lambda num_tokens: num_tokens * 1e-3),
-        clock=time.monotonic,
-    )
+def _worth(layout: CacheLayout) -> Worth:
+    # Only proportions matter within one worker.
+    return worth_to_prefill(layout, lambda num_tokens: num_tokens * 1e-3)
 
 
 def _from_sections(

@@ -6,11 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from prefill_worker.config import PrefillConfig
+from prefill_worker.pull import Rates
 from prefill_worker.scheduler import checkpoints_wanted
 from segue.cache.accountant import UnitState
+from segue.cache.copying import NOTHING, Wanted, up_to_a_state
+from segue.cache.host_tier import HostTier
 from segue.cache.layout import CacheLayout
 from segue.cache.memory import Memory
-from segue.cache.prefix_cache import Hold
+from segue.cache.prefix_cache import Hold, Match
 from segue.errors import InvalidRequest, Overloaded
 from segue.types import PageId, SlotId, TurnSpec
 
@@ -37,13 +40,26 @@ class PromptMemory:
     """Takes and gives back what prompts need. The event loop owns it."""
 
     def __init__(
-        self, memory: Memory, layout: CacheLayout, config: PrefillConfig, max_running: int
+        self,
+        memory: Memory,
+        tier: HostTier,
+        rates: Rates,
+        layout: CacheLayout,
+        config: PrefillConfig,
+        max_running: int,
     ) -> None:
         self._memory = memory
+        self._tier = tier
+        self._rates = rates
         self._layout = layout
         self._config = config
         self._max_running = max_running
         self.num_running = 0
+
+    async def load(self, turn: TurnSpec) -> None:
+        """Brings the longest prefix that has a state back from the host, where that pays."""
+        if self._config.prefix_cache:
+            await self._tier.load(turn.prompt, self._up_to_a_state_that_pays)
 
     def take(self, turn: TurnSpec) -> PromptUnits:
         """Holds the prefix that is here and takes units for the rest.
@@ -81,6 +97,7 @@ class PromptMemory:
             left = self._memory.cache.insert(
                 turn.prompt, units.own_pages, hold=units.hold, checkpoints=checkpoints
             )
+            self._tier.offload(units.hold.node)
         self._free(units.hold, left, own_slots)
 
     def kept_tokens(self, turn: TurnSpec, units: PromptUnits) -> int:
@@ -94,6 +111,13 @@ class PromptMemory:
     def give_back(self, units: PromptUnits) -> None:
         """Of a prompt that was not computed to its end."""
         self._free(units.hold, units.own_pages, [units.slot, *units.checkpoints.values()])
+
+    def _up_to_a_state_that_pays(self, there: Match, here: Match) -> Wanted:
+        wanted = up_to_a_state(there, here)
+        resume = here.checkpoint.num_tokens if here.checkpoint else 0
+        num_pages = max(wanted.num_tokens - here.num_tokens, 0) // self._layout.page_tokens
+        saved_s = (wanted.num_tokens - resume) * self._rates.compute.per_unit
+        return wanted if self._tier.load_s(num_pages, 1) < saved_s else NOTHING
 
     def _take_behind(self, hold: Hold, turn: TurnSpec, num_pages: int) -> PromptUnits:
         positions = self._checkpoints_wanted(turn, hold)

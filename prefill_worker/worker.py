@@ -23,7 +23,7 @@ from prefill_worker.pull import Rates
 from prefill_worker.puller import Puller
 from prefill_worker.server import services
 from prefill_worker.units import PromptMemory, PromptUnits
-from segue.cache.memory import Memory
+from segue.cache.host_tier import HostTier, Tiers
 from segue.cache.room import WaitingRoom
 from segue.cancellation import uninterrupted
 from segue.engine.loop import EngineLoop
@@ -57,7 +57,7 @@ class PrefillWorker:
         presence: Presence,
         runner: ModelRunner,
         endpoint: Endpoint,
-        memory: Memory,
+        tiers: Tiers,
         config: PrefillConfig,
         metrics: PrefillMetrics,
         max_running: int,
@@ -71,9 +71,9 @@ class PrefillWorker:
         self._config = config
         self._metrics = metrics
         self._clock = clock
-        self._memory = memory
-        self._prompts = PromptMemory(memory, runner.layout, config, max_running)
+        self._memory = memory = tiers.device
         self._room = WaitingRoom(config.max_waiting)
+        self._tier = HostTier(tiers, freed=self._room.wake, loaded=metrics.loaded, clock=clock)
         self._turns: dict[TurnId, asyncio.Task[ShipReport]] = {}
         self._waiting_tokens = 0
         self._is_draining = False
@@ -86,6 +86,9 @@ class PrefillWorker:
             clock=clock,
         )
         self._puller = Puller(self._exchange, memory, runner.layout, self._room.wake, clock)
+        self._prompts = PromptMemory(
+            memory, self._tier, self._puller.rates, runner.layout, config, max_running
+        )
         engine = PrefillEngine(runner, metrics, chunk_tokens=config.chunk_tokens, clock=clock)
         self._engine: EngineLoop[Command] = EngineLoop("prefill-engine", engine.step, leave_process)
 
@@ -139,8 +142,11 @@ class PrefillWorker:
         try:
             pulled = ShipReport()
             if holder is not None and self._config.prefix_cache and self._config.pull:
+                await self._prompts.load(turn)
                 pulled = await self._puller.pull(turn, holder)
-            units = await self._room.take(lambda: self._prompts.take(turn))
+            units = await self._room.take(
+                lambda: self._prompts.take(turn), lambda: self._prompts.load(turn)
+            )
             self._waiting_tokens -= units.hold.num_tokens
             missing_tokens -= units.hold.num_tokens
             try:
@@ -247,6 +253,8 @@ class PrefillWorker:
         load = WorkerLoad(
             pages=self._memory.pages.counts(),
             slots=self._memory.slots.counts(),
+            host_pages=self._tier.memory.pages.counts(),
+            host_slots=self._tier.memory.slots.counts(),
             running_turns=len(self._turns) - len(self._room),
             waiting_turns=len(self._room),
             waiting_tokens=self._waiting_tokens,
@@ -254,7 +262,7 @@ class PrefillWorker:
             page_tokens=self._page_tokens,
         )
         self._metrics.set_load(load)
-        self._metrics.set_cache(self._memory.cache)
+        self._metrics.set_cache(self._memory.cache, self._tier)
         return self.presence.status(load)
 
     def members_changed(self, workers: Sequence[WorkerStatus]) -> None:
@@ -271,6 +279,7 @@ class PrefillWorker:
             await self.release(turn_id)
         await self._engine.close()
         await self._exchange.close()
+        await self._tier.close()
 
     @property
     def rates(self) -> Rates:
@@ -294,3 +303,4 @@ class PrefillWorker:
 
     def check_invariants(self) -> None:
         self._memory.check_invariants()
+        self._tier.check_invariants()

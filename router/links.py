@@ -117,9 +117,11 @@ class DecodeLink(_Link["DecodeWorkerAsyncStub"]):
             reply = await self._stub.Reserve(request, timeout=timeout_s)
         return reply.ticket, reply.checkpoint_tokens
 
-    async def renew_lease(self, session_id: SessionId, lease_s: float | None) -> float:
+    async def renew_lease(
+        self, session_id: SessionId, lease_s: float | None, pause_s: float | None
+    ) -> float:
         """Returns its seconds. Raises NotFound."""
-        request = pb.RenewLeaseRequest(session_id=session_id, lease_s=lease_s)
+        request = pb.RenewLeaseRequest(session_id=session_id, lease_s=lease_s, pause_s=pause_s)
         with rpc_errors(self.name):
             reply = await self._stub.RenewLease(request, timeout=LEASE_TIMEOUT_S)
         return reply.expires_in_s

@@ -58,7 +58,10 @@ class Sessions(SessionsServicer):
         self, request: pb.RenewSessionRequest, context: Context
     ) -> pb.RenewSessionReply:
         lease_s = request.lease_s if request.HasField("lease_s") else None
-        expires_in_s = await self._router.sessions.renew(SessionId(request.session_id), lease_s)
+        pause_s = request.pause_s if request.HasField("pause_s") else None
+        expires_in_s = await self._router.sessions.renew(
+            SessionId(request.session_id), lease_s, pause_s
+        )
         return pb.RenewSessionReply(expires_in_s=expires_in_s)
 
     async def ReleaseSession(

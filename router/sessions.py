@@ -30,9 +30,11 @@ class SessionDesk:
     def list(self) -> list[SessionInfo]:
         return self._directory.sessions()
 
-    async def renew(self, session_id: SessionId, lease_s: float | None) -> float:
+    async def renew(
+        self, session_id: SessionId, lease_s: float | None, pause_s: float | None
+    ) -> float:
         """Seconds until its lease ends. Raises NotFound, InvalidRequest."""
-        return await self._decode_of(session_id).renew_lease(session_id, lease_s)
+        return await self._decode_of(session_id).renew_lease(session_id, lease_s, pause_s)
 
     async def release(self, session_id: SessionId) -> bool:
         """Whether the session was known."""

@@ -198,13 +198,16 @@ class Client:
             reply = await self._stub.ListSessions(pb.ListSessionsRequest())
         return [session_from_wire(session) for session in reply.sessions]
 
-    async def renew_session(self, session_id: str, lease_s: float | None = None) -> float:
-        """The session comes back within `lease_s`: a tool runs, a person thinks.
+    async def renew_session(
+        self, session_id: str, lease_s: float | None = None, *, pause_s: float | None = None
+    ) -> float:
+        """The session comes back within `lease_s`: a tool runs, a person thinks. With `pause_s` it
+        is away for about so long first, and its memory may make room for others until then.
 
         Returns the seconds for which its memory is kept, if memory allows. Raises NotFound when
         nothing of it is kept any more: its next turn costs more, and is served all the same.
         """
-        request = pb.RenewSessionRequest(session_id=session_id, lease_s=lease_s)
+        request = pb.RenewSessionRequest(session_id=session_id, lease_s=lease_s, pause_s=pause_s)
         with rpc_errors(f"router {self.target}"):
             reply = await self._stub.RenewSession(request)
         return reply.expires_in_s
@@ -271,6 +274,13 @@ class Session:
         with contextlib.suppress(NotFound):
             await self._client.fork_session(self.session_id, child.session_id)
         return child
+
+    async def pause(self, seconds: float) -> None:
+        """The next turn will come in about so long: a tool runs. Where nothing is kept of the
+        session any more, this changes nothing.
+        """
+        with contextlib.suppress(NotFound):
+            await self._client.renew_session(self.session_id, pause_s=seconds)
 
     async def turn(
         self,

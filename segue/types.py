@@ -386,6 +386,9 @@ class UnitCounts:
 class WorkerLoad:
     pages: UnitCounts = UnitCounts()
     slots: UnitCounts = UnitCounts()
+    host_pages: UnitCounts = UnitCounts()
+    """Of the host tier; none in total where there is none."""
+    host_slots: UnitCounts = UnitCounts()
     running_turns: int = 0
     waiting_turns: int = 0
     waiting_tokens: int = 0

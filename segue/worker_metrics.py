@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
+from segue.cache.host_tier import HostTier
 from segue.cache.prefix_cache import PrefixCache
-from segue.types import UnitCounts, WorkerLoad
+from segue.host_metrics import HostTierMetrics, set_counts
+from segue.types import WorkerLoad
 
-_STATES = ("free", "working", "cached", "reserved", "quarantined")
+_FATES = (("page", "host"), ("page", "nowhere"), ("slot", "host"), ("slot", "nowhere"))
 
 
 class WorkerMetrics:
@@ -21,10 +23,11 @@ class WorkerMetrics:
 
         self._evictions = Counter(
             "segue_cache_evictions_total",
-            "Pages and states that had to go for others.",
-            ["unit"],
+            "Pages and states that had to leave the device for others.",
+            ["unit", "to"],
             registry=self.registry,
         )
+        self._host = HostTierMetrics(self.registry)
         self._revoked = Counter(
             "segue_leases_revoked_total",
             "Leases that ended because memory was needed.",
@@ -33,25 +36,32 @@ class WorkerMetrics:
         self._leases = Gauge(
             "segue_leases", "Sessions whose memory goes last.", registry=self.registry
         )
-        self._seen = (0, 0, 0)
+        self._seen = (0, 0, 0, 0, 0)
 
-    def set_cache(self, cache: PrefixCache) -> None:
-        now = cache.num_evicted_pages, cache.num_evicted_slots, cache.leases.num_revoked
-        pages, slots, revoked = (new - old for new, old in zip(now, self._seen, strict=True))
-        self._evictions.labels("page").inc(pages)
-        self._evictions.labels("slot").inc(slots)
+    def loaded(self, num_tokens: int, seconds: float) -> None:
+        """Something came back from the host."""
+        self._host.loaded(num_tokens, seconds)
+
+    def set_cache(self, cache: PrefixCache, tier: HostTier) -> None:
+        now = (
+            cache.num_moved_pages,
+            cache.num_evicted_pages - cache.num_moved_pages,
+            cache.num_moved_slots,
+            cache.num_evicted_slots - cache.num_moved_slots,
+            cache.leases.num_revoked,
+        )
+        *gone, revoked = (new - old for new, old in zip(now, self._seen, strict=True))
+        for (unit, to), number in zip(_FATES, gone, strict=True):
+            self._evictions.labels(unit, to).inc(number)
         self._revoked.inc(revoked)
         self._seen = now
-        self._leases.set(len(cache.leases.all()))
+        leases = (*cache.leases.all(), *tier.cache.leases.all())
+        self._leases.set(len({lease.session_id for lease in leases}))
+        self._host.set_tier(tier)
 
     def set_load(self, load: WorkerLoad) -> None:
         self._turns.labels("running").set(load.running_turns)
         self._turns.labels("waiting").set(load.waiting_turns)
-        for gauge, counts in ((self._pages, load.pages), (self._slots, load.slots)):
-            for state in _STATES:
-                gauge.labels(state).set(_count(counts, state))
-
-
-def _count(counts: UnitCounts, state: str) -> int:
-    number: int = getattr(counts, state)
-    return number
+        set_counts(self._pages, load.pages)
+        set_counts(self._slots, load.slots)
+        self._host.set_load(load)

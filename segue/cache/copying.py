@@ -31,6 +31,8 @@ class Wanted:
     """Pages without the state are no use."""
 
 
+NOTHING = Wanted(num_tokens=0, checkpoints=())
+
 Choose = Callable[[Match, Match], Wanted]
 """Given what is there and what is here."""
 

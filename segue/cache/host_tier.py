@@ -104,9 +104,14 @@ class HostTier:
         if self.is_there and self._lacks(tokens, choose):
             await asyncio.shield(self._spawn(self._load(tokens, choose, make_room)))
 
-    def load_s(self, num_bytes: int) -> float:
-        """How long a load of so many bytes takes, by those that were measured."""
+    def load_s(self, num_pages: int, num_slots: int) -> float:
+        """How long a load of so much takes, by those that were measured."""
+        num_bytes = num_pages * self._layout.page_bytes + num_slots * self._layout.slot_bytes
         return num_bytes * self._measured_s / self._measured_bytes
+
+    def prefix_load_s(self, num_tokens: int) -> float:
+        """The same, of a whole prefix with a state."""
+        return self.load_s(self._layout.num_pages_for(num_tokens), 1)
 
     def offload(self, node: Node) -> asyncio.Task[Node | None]:
         """Copies down, in the background, what the host lacks of a prefix: pages, and new states.
@@ -145,8 +150,7 @@ class HostTier:
             await self._copy(copying, self._up, len(copying.to_pages))
             seconds = self._clock() - started_at
         if copying.num_units:
-            self._measured_bytes = self._measured_bytes * _FADING + self._num_bytes(copying)
-            self._measured_s = self._measured_s * _FADING + seconds
+            self._measure(copying, seconds)
             self._loaded(len(copying.to_pages) * self._layout.page_tokens, seconds)
 
     async def _offload(self, node: Node) -> Node | None:
@@ -187,10 +191,12 @@ class HostTier:
             loop = asyncio.get_running_loop()
             await loop.run_in_executor(self._thread, copy, unit, from_units, to_units)
 
-    def _num_bytes(self, copying: Copying) -> int:
+    def _measure(self, copying: Copying, seconds: float) -> None:
         layout = self._layout
         num_pages, num_slots = len(copying.to_pages), len(copying.to_slots)
-        return num_pages * layout.page_bytes + num_slots * layout.slot_bytes
+        num_bytes = num_pages * layout.page_bytes + num_slots * layout.slot_bytes
+        self._measured_bytes = self._measured_bytes * _FADING + num_bytes
+        self._measured_s = self._measured_s * _FADING + seconds
 
     def _spawn(self, work: Coroutine[Any, Any, Result]) -> asyncio.Task[Result]:
         task = asyncio.ensure_future(work)

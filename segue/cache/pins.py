@@ -7,7 +7,7 @@ what is leased goes only when its lease is revoked. Everything else waits in two
 from __future__ import annotations
 
 from segue.cache.eviction import EvictionQueue
-from segue.cache.node import Checkpoint, Node
+from segue.cache.node import NEVER, Checkpoint, Node
 from segue.cache.worth import Worth
 
 
@@ -76,6 +76,18 @@ class Pins:
     def touch_checkpoint(self, checkpoint: Checkpoint) -> None:
         checkpoint.last_use = self.checkpoints.use()
         self.settle_checkpoint(checkpoint)
+
+    def demote(self, node: Node) -> None:
+        """What nobody but this prefix needs of it goes before all else."""
+        for above in node.upwards():
+            is_needed = above.num_leases or len(above.children) > (above is not node)
+            if is_needed or above.parent is None:
+                return
+            above.last_use = NEVER
+            self.settle(above)
+            if above.checkpoint is not None:
+                above.checkpoint.last_use = NEVER
+                self.settle_checkpoint(above.checkpoint)
 
     def settle(self, node: Node) -> None:
         """Call when a node became a leaf, or when its worth fell."""

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import collections
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from segue.errors import Overloaded
 
 Taken = TypeVar("Taken")
+
+
+async def _nothing() -> None:
+    pass
 
 
 class WaitingRoom:
@@ -26,11 +30,16 @@ class WaitingRoom:
     def __len__(self) -> int:
         return len(self._waiters)
 
-    async def take(self, attempt: Callable[[], Taken]) -> Taken:
+    async def take(
+        self, attempt: Callable[[], Taken], prepare: Callable[[], Awaitable[None]] = _nothing
+    ) -> Taken:
         """What `attempt` returns, as soon as it is this caller's turn and it does not overload.
 
-        Raises Overloaded at once when too many wait already.
+        `prepare` is awaited before each attempt, which then follows at once: nothing else of this
+        event loop comes in between. Raises Overloaded at once when too many wait already.
         """
+        if not self._waiters:
+            await prepare()
         if not self._waiters:
             try:
                 return attempt()
@@ -41,14 +50,17 @@ class WaitingRoom:
                 f"{len(self._waiters)} turns wait for memory here already (at most "
                 f"{self._max_waiting}); try again later, or add a worker"
             )
-        return await self._wait(attempt)
+        return await self._wait(attempt, prepare)
 
-    async def _wait(self, attempt: Callable[[], Taken]) -> Taken:
+    async def _wait(
+        self, attempt: Callable[[], Taken], prepare: Callable[[], Awaitable[None]]
+    ) -> Taken:
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiters.append(waiter)
         try:
             while True:
                 await waiter
+                await prepare()
                 try:
                     return attempt()
                 except Overloaded:

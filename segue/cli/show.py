@@ -79,9 +79,9 @@ def status_json(cluster: ClusterStatus) -> str:
 def status_table(cluster: ClusterStatus) -> RenderableType:
     """The cluster as a person wants to see it."""
     table = Table(box=None, pad_edge=False)
-    for column in ("worker", "health", "turns", "tokens/s", "pages", "slots"):
+    for column in ("worker", "health", "turns", "tokens/s", "pages", "slots", "host pages / slots"):
         # A narrow terminal wraps what may be long and never cuts a name.
-        table.add_column(column, no_wrap=column not in ("turns", "pages", "slots"))
+        table.add_column(column, no_wrap=column in ("worker", "health", "tokens/s"))
     for worker in cluster.workers:
         table.add_row(*_row(worker))
     router = cluster.router
@@ -104,6 +104,7 @@ def _row(worker: WorkerStatus) -> tuple[RenderableType, ...]:
         f"{load.tokens_per_s:.0f}",
         _units(load.pages),
         _units(load.slots),
+        f"{_units(load.host_pages)} / {_units(load.host_slots)}" if load.host_pages.total else "-",
     )
 
 

@@ -17,6 +17,9 @@ class EngineConfig:
     """Tokens whose keys and values share a page. Equal on all workers."""
     cache_bytes: int = 1 << 30
     """Memory for pages and slots together."""
+    host_cache_bytes: int = 0
+    """Host memory behind it, for what sessions leave; 0: what is evicted is gone. Where the device
+    is the CPU, `cache_bytes` is the same memory and needs no copying."""
     max_running: int = 16
     """Sequences a worker holds at once. Each may need two slots."""
     max_checkpoints: int = 64
@@ -31,6 +34,8 @@ class EngineConfig:
         for name in ("page_tokens", "cache_bytes", "max_running"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be >= 1, got {getattr(self, name)}")
+        if self.host_cache_bytes < 0:
+            raise ValueError(f"host_cache_bytes must be >= 0, got {self.host_cache_bytes}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,5 +61,22 @@ def pool_sizes(layout: CacheLayout, engine: EngineConfig, *, max_context: int) -
         raise InvalidConfig(
             f"[engine] cache_bytes = {engine.cache_bytes} is too small: {num_slots} slots "
             f"take {for_slots} bytes and a page {layout.page_bytes}; raise it or lower max_running"
+        )
+    return PoolSizes(num_pages=num_pages, num_slots=num_slots)
+
+
+def host_pool_sizes(layout: CacheLayout, engine: EngineConfig) -> PoolSizes:
+    """A quarter of the budget is slots, the rest pages: nothing runs there, and a state at the end
+    of each prefix is enough.
+
+    Raises InvalidConfig when there is a budget and not even one of each fits.
+    """
+    num_slots = engine.host_cache_bytes // 4 // layout.slot_bytes
+    num_pages = (engine.host_cache_bytes - num_slots * layout.slot_bytes) // layout.page_bytes
+    if engine.host_cache_bytes and not (num_slots and num_pages):
+        raise InvalidConfig(
+            f"[engine] host_cache_bytes = {engine.host_cache_bytes} is too small: a slot takes "
+            f"{layout.slot_bytes} bytes, of a quarter of it, and a page {layout.page_bytes}; "
+            f"raise it, or set 0 for no host tier"
         )
     return PoolSizes(num_pages=num_pages, num_slots=num_slots)

@@ -167,6 +167,8 @@ def load_to_wire(load: WorkerLoad) -> pb.WorkerLoad:
     return pb.WorkerLoad(
         pages=counts_to_wire(load.pages),
         slots=counts_to_wire(load.slots),
+        host_pages=counts_to_wire(load.host_pages),
+        host_slots=counts_to_wire(load.host_slots),
         running_turns=load.running_turns,
         waiting_turns=load.waiting_turns,
         waiting_tokens=load.waiting_tokens,
@@ -179,6 +181,8 @@ def load_from_wire(load: pb.WorkerLoad) -> WorkerLoad:
     return WorkerLoad(
         pages=counts_from_wire(load.pages),
         slots=counts_from_wire(load.slots),
+        host_pages=counts_from_wire(load.host_pages),
+        host_slots=counts_from_wire(load.host_slots),
         running_turns=load.running_turns,
         waiting_turns=load.waiting_turns,
         waiting_tokens=load.waiting_tokens,

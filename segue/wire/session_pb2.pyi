@@ -810,22 +810,33 @@ class RenewSessionRequest(_message.Message):
 
     SESSION_ID_FIELD_NUMBER: _builtins.int
     LEASE_S_FIELD_NUMBER: _builtins.int
+    PAUSE_S_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     lease_s: _builtins.float
     """Absent: as long as after a turn."""
+    pause_s: _builtins.float
+    """The session is away for so many seconds first (a tool runs): until shortly before they are over
+    its memory may be moved to the host for others. The lease begins after them.
+    """
     def __init__(
         self,
         *,
         session_id: _builtins.str = ...,
         lease_s: _builtins.float | None = ...,
+        pause_s: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_lease_s", b"_lease_s", "lease_s", b"lease_s"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_lease_s", b"_lease_s", "_pause_s", b"_pause_s", "lease_s", b"lease_s", "pause_s", b"pause_s"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_lease_s", b"_lease_s", "lease_s", b"lease_s", "session_id", b"session_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_lease_s", b"_lease_s", "_pause_s", b"_pause_s", "lease_s", b"lease_s", "pause_s", b"pause_s", "session_id", b"session_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__lease_s: _TypeAlias = _typing.Literal["lease_s"]  # noqa: Y015
     _WhichOneofArgType__lease_s: _TypeAlias = _typing.Literal["_lease_s", b"_lease_s"]  # noqa: Y015
+    _WhichOneofReturnType__pause_s: _TypeAlias = _typing.Literal["pause_s"]  # noqa: Y015
+    _WhichOneofArgType__pause_s: _TypeAlias = _typing.Literal["_pause_s", b"_pause_s"]  # noqa: Y015
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__lease_s) -> _WhichOneofReturnType__lease_s | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__pause_s) -> _WhichOneofReturnType__pause_s | None: ...
 
 Global___RenewSessionRequest: _TypeAlias = RenewSessionRequest  # noqa: Y015
 
@@ -1282,6 +1293,8 @@ class WorkerLoad(_message.Message):
     WAITING_TOKENS_FIELD_NUMBER: _builtins.int
     TOKENS_PER_S_FIELD_NUMBER: _builtins.int
     PAGE_TOKENS_FIELD_NUMBER: _builtins.int
+    HOST_PAGES_FIELD_NUMBER: _builtins.int
+    HOST_SLOTS_FIELD_NUMBER: _builtins.int
     running_turns: _builtins.int
     waiting_turns: _builtins.int
     waiting_tokens: _builtins.int
@@ -1294,6 +1307,12 @@ class WorkerLoad(_message.Message):
     def pages(self) -> Global___UnitCounts: ...
     @_builtins.property
     def slots(self) -> Global___UnitCounts: ...
+    @_builtins.property
+    def host_pages(self) -> Global___UnitCounts:
+        """Of the host tier; total is 0 where there is none."""
+
+    @_builtins.property
+    def host_slots(self) -> Global___UnitCounts: ...
     def __init__(
         self,
         *,
@@ -1304,10 +1323,12 @@ class WorkerLoad(_message.Message):
         waiting_tokens: _builtins.int = ...,
         tokens_per_s: _builtins.float = ...,
         page_tokens: _builtins.int = ...,
+        host_pages: Global___UnitCounts | None = ...,
+        host_slots: Global___UnitCounts | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["pages", b"pages", "slots", b"slots"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["host_pages", b"host_pages", "host_slots", b"host_slots", "pages", b"pages", "slots", b"slots"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_tokens", b"page_tokens", "pages", b"pages", "running_turns", b"running_turns", "slots", b"slots", "tokens_per_s", b"tokens_per_s", "waiting_tokens", b"waiting_tokens", "waiting_turns", b"waiting_turns"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["host_pages", b"host_pages", "host_slots", b"host_slots", "page_tokens", b"page_tokens", "pages", b"pages", "running_turns", b"running_turns", "slots", b"slots", "tokens_per_s", b"tokens_per_s", "waiting_tokens", b"waiting_tokens", "waiting_turns", b"waiting_turns"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -26,22 +26,31 @@ class RenewLeaseRequest(_message.Message):
 
     SESSION_ID_FIELD_NUMBER: _builtins.int
     LEASE_S_FIELD_NUMBER: _builtins.int
+    PAUSE_S_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     lease_s: _builtins.float
     """Absent: as long as after a turn."""
+    pause_s: _builtins.float
+    """As in RenewSessionRequest."""
     def __init__(
         self,
         *,
         session_id: _builtins.str = ...,
         lease_s: _builtins.float | None = ...,
+        pause_s: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_lease_s", b"_lease_s", "lease_s", b"lease_s"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_lease_s", b"_lease_s", "_pause_s", b"_pause_s", "lease_s", b"lease_s", "pause_s", b"pause_s"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_lease_s", b"_lease_s", "lease_s", b"lease_s", "session_id", b"session_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_lease_s", b"_lease_s", "_pause_s", b"_pause_s", "lease_s", b"lease_s", "pause_s", b"pause_s", "session_id", b"session_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__lease_s: _TypeAlias = _typing.Literal["lease_s"]  # noqa: Y015
     _WhichOneofArgType__lease_s: _TypeAlias = _typing.Literal["_lease_s", b"_lease_s"]  # noqa: Y015
+    _WhichOneofReturnType__pause_s: _TypeAlias = _typing.Literal["pause_s"]  # noqa: Y015
+    _WhichOneofArgType__pause_s: _TypeAlias = _typing.Literal["_pause_s", b"_pause_s"]  # noqa: Y015
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__lease_s) -> _WhichOneofReturnType__lease_s | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__pause_s) -> _WhichOneofReturnType__pause_s | None: ...
 
 Global___RenewLeaseRequest: _TypeAlias = RenewLeaseRequest  # noqa: Y015
 

@@ -148,17 +148,31 @@ class TieredCacheMachine(PrefixCacheMachine):
     ) -> None:
         choose = data.draw(st.sampled_from([all_pages, up_to_a_state, what_is_new]))
         make_room = data.draw(st.sampled_from([PrefixCache.make_room, PrefixCache.make_spare_room]))
+        there, here = source.cache.match(tokens), target.cache.match(tokens)
+        has_slot = target.cache.num_obtainable_slots > 0
         copying = begin(source, target, tokens, choose=choose, make_room=make_room)
         self.copyings.append(copying)
+        self.learn_of_evictions()
         if choose is up_to_a_state and copying.to_pages:
             assert copying.to_slots
-        if make_room is PrefixCache.make_room and choose is all_pages:
-            there = source.cache.match(tokens).num_tokens
-            assert len(copying.tokens) >= there or target.cache.num_obtainable_pages == 0
-        self.learn_of_evictions()
+        if make_room is PrefixCache.make_room and choose is not up_to_a_state:
+            is_all = len(copying.tokens) >= there.num_tokens
+            assert is_all or target.cache.num_obtainable_pages == 0
+            deepest = there.checkpoint.num_tokens if there.checkpoint else 0
+            is_deeper = deepest > (here.checkpoint.num_tokens if here.checkpoint else 0)
+            if is_all and has_slot:
+                assert (deepest in copying.positions) == is_deeper
         if is_at_once:
+            for memory in (source, target):
+                self.evict_all_that_may_go(memory)
             self.copy_now(copying)
             self.finish_now(copying)
+
+    def evict_all_that_may_go(self, memory: Memory) -> None:
+        cache = memory.cache
+        assert cache.make_room(cache.num_obtainable_pages, cache.num_obtainable_slots)
+        self.learn_of_evictions()
+        self.what_is_free_is_poisoned()
 
     def some_copying(self, data: st.DataObject) -> Copying:
         return data.draw(st.sampled_from(self.copyings))
