@@ -114,9 +114,8 @@ class TieredLeases:
 
     def _step_aside(self, session_id: SessionId, node: Node, back_at: float) -> None:
         """The device's copy goes first now, if the host has all of it."""
-        on_device = self._device.leases.get(session_id)
         on_host = self._tier.cache.leases.get(session_id)
-        if on_device is None or on_host is None or on_host.num_tokens < node.num_tokens:
+        if on_host is None or on_host.num_tokens < node.num_tokens:
             return
         self._device.leases.end(session_id)
         self._device.pins.demote(node)

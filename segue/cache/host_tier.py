@@ -117,7 +117,7 @@ class HostTier:
         """Copies down, in the background, what the host lacks of a prefix: pages, and new states.
 
         Returns the last node of it that the host then has; None without a host tier, or when the
-        prefix had left the device before it was its turn.
+        prefix had left the device, uncopied, before it was its turn.
         """
         return self._spawn(self._offload(node))
 
@@ -156,7 +156,7 @@ class HostTier:
     async def _offload(self, node: Node) -> Node | None:
         async with self._offloading:
             if not self.is_there or node.parent is None:
-                return None
+                return node.twin if node.has_twin else None
             # A match leaves out the page of the last token it is given.
             tokens = [*self._device.cache.tree.tokens(node), 0]
             copying = begin(self._device, self._host, tokens, choose=what_is_new)

@@ -222,3 +222,33 @@ def test_a_lease_that_is_gone_can_neither_be_renewed_nor_forked(how: str) -> Non
     with pytest.raises(NotFound, match="session a has no lease here"):
         world.cache.leases.fork(a, c)
     assert not world.cache.leases.end(a)
+
+
+def test_what_is_demoted_goes_first_and_what_others_need_of_it_does_not() -> None:
+    world = World(worth=TO_DECODE)
+    world.keep(B[:12])
+    world.keep(A[:8] + B[:8])
+    world.keep(A[:16], 16)
+    node = world.cache.match((*A[:16], 0)).node
+
+    world.cache.pins.demote(node)
+    world.free_one_slot()
+    assert world.resume_at(A[:16]) is None
+    for _ in range(2):
+        world.free_one_page()
+
+    assert [world.resident(tokens) for tokens in (A[:16], B, A[:8] + B[:8])] == [8, 12, 16]
+    world.check()
+
+
+def test_what_is_held_or_leased_below_is_not_demoted() -> None:
+    world = World(worth=TO_DECODE)
+    world.keep(A[:16])
+    world.lease("b", A[:24])
+    world.keep(B[:8])
+
+    world.cache.pins.demote(world.cache.match((*A[:16], 0)).node)
+    for _ in range(2):
+        world.free_one_page()
+
+    assert (world.resident(A), world.resident(B)) == (24, 0)

@@ -64,3 +64,32 @@ async def test_a_full_room_refuses_at_once() -> None:
     shelf.units = 1
     room.wake()
     assert await waiting == 1
+
+
+async def test_what_is_prepared_is_taken_before_anybody_else_can() -> None:
+    shelf, room, order = Shelf(2), WaitingRoom(10), []
+
+    async def prepare(name: str) -> None:
+        await asyncio.sleep(0)
+        order.append(f"{name} prepared")
+
+    def take(name: str, wanted: int) -> int:
+        order.append(f"{name} tries")
+        return shelf.take(wanted)
+
+    async with asyncio.TaskGroup() as tasks:
+        for name, wanted in (("a", 3), ("b", 1)):
+            tasks.create_task(
+                room.take(
+                    lambda name=name, wanted=wanted: take(name, wanted),  # type: ignore[misc]
+                    lambda name=name: prepare(name),  # type: ignore[misc]
+                )
+            )
+        await asyncio.sleep(0.01)
+        shelf.units += 3
+        room.wake()
+
+    assert order == [
+        *("a prepared", "a tries", "b prepared"),
+        *("a prepared", "a tries", "b prepared", "b tries"),
+    ]

@@ -4,6 +4,7 @@ import torch
 
 from segue.cache.layout import CacheField, CacheLayout, Unit
 from segue.cache.tensors import CacheTensors
+from segue.cache.unit_copy import copy_units
 
 LAYOUT = CacheLayout(
     model_id="m",
@@ -35,3 +36,22 @@ def test_fields_come_in_the_layouts_order_with_the_tensors_that_of_gives() -> No
 
     assert [field for field, _ in pairs] == list(LAYOUT.fields)
     assert all(tensor is tensors.of(field.group, field.layer) for field, tensor in pairs)
+
+
+def test_units_are_copied_wherever_they_are_and_no_others_are_touched() -> None:
+    source = CacheTensors.allocate(LAYOUT, num_pages=9, num_slots=4, device="cpu")
+    target = CacheTensors.allocate(LAYOUT, num_pages=7, num_slots=4, device="cpu")
+    kv, copied = source.of("kv", 1), target.of("kv", 1)
+    for page in range(9):
+        kv[page].fill_(page + 1)
+
+    copy_units(source, target, Unit.PAGE, (4, 5, 6, 0, 8), (1, 2, 4, 0, 6))
+
+    assert [int(page.unique().item()) for page in copied] == [1, 5, 6, 0, 7, 0, 9]
+    assert not target.of("recurrent", 0).any()
+
+
+def test_copying_nothing_is_fine() -> None:
+    tensors = CacheTensors.allocate(LAYOUT, num_pages=1, num_slots=1, device="cpu")
+
+    copy_units(tensors, tensors, Unit.SLOT, (), ())

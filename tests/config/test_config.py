@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from segue.config import read_text
-from segue.engine.config import EngineConfig, pool_sizes
+from segue.engine.config import EngineConfig, PoolSizes, host_pool_sizes, pool_sizes
 from segue.errors import InvalidConfig
 from segue.launch.config import ClusterConfig, Config
 from tests.kv_transfer.world import LAYOUT
@@ -20,6 +20,7 @@ from tests.kv_transfer.world import LAYOUT
         ("[engine]\npage_tokens = '16'\n", r"\[engine\] page_tokens must be int, got '16'"),
         ("[engine]\npage_tokens = true\n", r"\[engine\] page_tokens must be int, got True"),
         ("[engine]\npage_tokens = 0\n", r"\[engine\] page_tokens must be >= 1, got 0"),
+        ("[engine]\nhost_cache_bytes = -1\n", r"host_cache_bytes must be >= 0, got -1"),
         ("[router]\nport = 70000\n", r"\[router\] port must be in \[0, 65536\), got 70000"),
         ("[engine\n", "not valid TOML"),
     ],
@@ -62,3 +63,19 @@ def test_memory_that_does_not_suffice_for_a_page_is_refused_with_the_numbers() -
 
     with pytest.raises(InvalidConfig, match=f"cache_bytes = {engine.cache_bytes} is too small"):
         pool_sizes(LAYOUT, engine, max_context=100)
+
+
+def test_a_quarter_of_the_host_tier_is_slots_and_without_one_there_is_nothing() -> None:
+    engine = EngineConfig(host_cache_bytes=4 * 3 * LAYOUT.slot_bytes)
+    sizes = host_pool_sizes(LAYOUT, engine)
+
+    assert sizes.num_slots == 3
+    assert sizes.num_pages == 9 * LAYOUT.slot_bytes // LAYOUT.page_bytes
+    assert host_pool_sizes(LAYOUT, EngineConfig()) == PoolSizes(num_pages=0, num_slots=0)
+
+
+def test_a_host_tier_that_could_hold_no_state_is_refused_with_the_numbers() -> None:
+    engine = EngineConfig(host_cache_bytes=4 * LAYOUT.slot_bytes - 4)
+
+    with pytest.raises(InvalidConfig, match=f"host_cache_bytes = {engine.host_cache_bytes} is too"):
+        host_pool_sizes(LAYOUT, engine)

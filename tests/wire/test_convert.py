@@ -112,6 +112,8 @@ WORKER = WorkerStatus(
     load=WorkerLoad(
         pages=UnitCounts(total=15, free=1, working=2, cached=3, reserved=4, quarantined=5),
         slots=UnitCounts(total=1, free=1),
+        host_pages=UnitCounts(total=12, free=3, working=4, cached=5),
+        host_slots=UnitCounts(total=2, cached=2),
         running_turns=1,
         waiting_turns=2,
         waiting_tokens=3,

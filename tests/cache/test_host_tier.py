@@ -1,0 +1,353 @@
+"""The host tier on an event loop, with real tensors on both sides and the real copying thread."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import threading
+from collections.abc import AsyncIterator, Sequence
+
+import pytest
+
+from segue.cache.accountant import AccountingError, UnitState
+from segue.cache.copying import all_pages, up_to_a_state
+from segue.cache.host_tier import CopyUnits, HostTier, Tiers
+from segue.cache.layout import Unit
+from segue.cache.memory import Memory
+from segue.cache.node import Node
+from segue.cache.prefix_cache import PrefixCache
+from segue.cache.tensors import CacheTensors
+from segue.cache.unit_copy import copy_units
+from segue.types import PageId, SessionId
+from tests.cache.naive_cache import Tokens
+from tests.cache.prefix_world import LAYOUT, PAGE_TOKENS, TO_DECODE, World, prompt
+
+A, B, C, D = (prompt(session, 40) for session in (1, 2, 3, 4))
+
+
+class TieredWorld(World):
+    """A world whose pages hold the number of their last token, with a host tier behind it."""
+
+    def __init__(
+        self, *, num_pages: int = 16, num_slots: int = 8, host_pages: int = 16, host_slots: int = 4
+    ):
+        super().__init__(num_pages=num_pages, num_slots=num_slots)
+        self.device = CacheTensors.allocate(
+            LAYOUT, num_pages=num_pages, num_slots=num_slots, device="cpu"
+        )
+        self.on_host = CacheTensors.allocate(
+            LAYOUT, num_pages=host_pages, num_slots=host_slots, device="cpu"
+        )
+        host = Memory.of(
+            num_pages=host_pages,
+            num_slots=host_slots,
+            page_tokens=PAGE_TOKENS,
+            worth=TO_DECODE,
+            clock=lambda: self.now,
+        )
+        self.num_freed = 0
+        self.loads: list[int] = []
+        self.copies: list[tuple[Unit, int]] = []
+        self.threads: set[str] = set()
+        self.may_copy = threading.Event()
+        self.may_copy.set()
+        self.tier = HostTier(
+            Tiers(
+                device=Memory(pages=self.pages, slots=self.slots, cache=self.cache),
+                host=host,
+                layout=LAYOUT,
+                down=self.watched(functools.partial(copy_units, self.device, self.on_host)),
+                up=self.watched(functools.partial(copy_units, self.on_host, self.device)),
+            ),
+            freed=self.freed,
+            loaded=lambda num_tokens, _: self.loads.append(num_tokens),
+            clock=lambda: self.now,
+        )
+
+    def watched(self, copy: CopyUnits) -> CopyUnits:
+        def on_thread(unit: Unit, from_units: Sequence[int], to_units: Sequence[int]) -> None:
+            assert self.may_copy.wait(5)
+            self.threads.add(threading.current_thread().name)
+            self.copies.append((unit, len(from_units)))
+            copy(unit, from_units, to_units)
+
+        return on_thread
+
+    def freed(self) -> None:
+        self.num_freed += 1
+
+    def insert(self, hold, tokens, *checkpoints):  # type: ignore[no-untyped-def]
+        first = len(hold.pages)
+        pages = super().insert(hold, tokens, *checkpoints)
+        for i, page in enumerate(hold.pages[first:], start=first):
+            self.page(page).fill_(tokens[(i + 1) * PAGE_TOKENS - 1])
+        for end in checkpoints:
+            node = hold.node.at(end)
+            self.device.of("recurrent", 1)[node.checkpoint.slot].fill_(-tokens[end - 1])
+        return pages
+
+    def page(self, page: PageId):  # type: ignore[no-untyped-def]
+        return self.device.of("kv", 0)[page]
+
+    def node(self, tokens: Tokens) -> Node:
+        return self.cache.match((*tokens, 0)).node
+
+    async def offload(self, tokens: Tokens) -> Node | None:
+        return await self.tier.offload(self.node(tokens))
+
+    def on_the_host(self, tokens: Tokens) -> int:
+        return self.tier.cache.match((*tokens, 0)).num_tokens
+
+    def evict_all(self) -> None:
+        assert self.cache.make_room(self.pages.total, self.slots.total)
+
+    def check(self) -> None:
+        super().check()
+        self.tier.check_invariants()
+
+    def check_bytes(self, tokens: Tokens) -> None:
+        match = self.cache.match((*tokens, 0))
+        for i, page in enumerate(match.pages):
+            assert (self.page(page) == tokens[(i + 1) * PAGE_TOKENS - 1]).all()
+        if match.checkpoint is not None:
+            state = self.device.of("recurrent", 1)[match.checkpoint.slot]
+            assert (state == -tokens[match.checkpoint.num_tokens - 1]).all()
+
+
+@pytest.fixture
+async def world() -> AsyncIterator[TieredWorld]:
+    made = TieredWorld()
+    yield made
+    made.may_copy.set()
+    await made.tier.close()
+    made.check()
+
+
+async def test_what_was_evicted_comes_back_byte_by_byte(world: TieredWorld) -> None:
+    world.keep(A[:12], 8)
+    await world.offload(A[:12])
+    world.evict_all()
+    assert world.resident(A) == 0
+
+    await world.tier.load(A, all_pages)
+
+    assert (world.resident(A), world.resume_at(A)) == (12, 8)
+    world.check_bytes(A)
+    assert world.loads == [12]
+    assert world.tier.num_offloaded_tokens == 12
+    assert world.num_freed == 2
+    assert all("cache-copy" in name for name in world.threads)
+
+
+async def test_only_what_is_new_is_copied_down(world: TieredWorld) -> None:
+    world.keep(A[:12], 8)
+    await world.offload(A[:12])
+    world.keep(A[:20], 20)
+    world.copies.clear()
+
+    await world.offload(A[:20])
+    await world.offload(A[:20])
+
+    assert world.copies == [(Unit.SLOT, 1), (Unit.PAGE, 2)]
+    assert world.on_the_host(A) == 20
+
+
+async def test_what_leaves_the_device_is_counted_by_whether_the_host_has_it(
+    world: TieredWorld,
+) -> None:
+    world.keep(A[:8], 8)
+    world.keep(B[:12], 12)
+    await world.offload(A[:8])
+
+    world.evict_all()
+
+    cache = world.cache
+    assert (cache.num_evicted_pages, cache.num_moved_pages) == (5, 2)
+    assert (cache.num_evicted_slots, cache.num_moved_slots) == (2, 1)
+
+
+async def test_what_the_host_dropped_is_dropped_from_the_device_too(world: TieredWorld) -> None:
+    world.keep(A[:8])
+    await world.offload(A[:8])
+    host = world.tier.cache
+    host.make_room(world.tier.memory.pages.total, 0)
+
+    world.evict_all()
+
+    assert world.cache.num_moved_pages == 0
+
+
+async def test_two_turns_that_want_the_same_load_it_once(world: TieredWorld) -> None:
+    world.keep(A[:16], 16)
+    await world.offload(A[:16])
+    world.evict_all()
+    world.copies.clear()
+
+    await asyncio.gather(world.tier.load(A, all_pages), world.tier.load(A[:30], all_pages))
+
+    assert world.copies == [(Unit.SLOT, 1), (Unit.PAGE, 4)]
+    world.check_bytes(A)
+
+
+async def test_a_load_goes_on_when_its_turn_is_cancelled(world: TieredWorld) -> None:
+    world.keep(A[:16])
+    await world.offload(A[:16])
+    world.evict_all()
+    world.may_copy.clear()
+    turn = asyncio.ensure_future(world.tier.load(A, all_pages))
+    await asyncio.sleep(0.01)
+    assert world.pages.counts().working == 4
+
+    turn.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await turn
+    assert world.pages.counts().working == 4, "the thread may still write there"
+    world.may_copy.set()
+    await world.tier.close()
+
+    assert world.pages.counts().working == 0
+    world.check_bytes(A)
+    assert world.resident(A) == 16
+
+
+async def test_what_is_being_copied_cannot_be_evicted_from_either_tier(world: TieredWorld) -> None:
+    world.keep(A[:16], 16)
+    world.may_copy.clear()
+    copying = world.tier.offload(world.node(A[:16]))
+    await asyncio.sleep(0.01)
+
+    assert not world.cache.make_room(world.pages.total, 0)
+    assert world.tier.memory.pages.counts().working == 4
+    world.check()
+    world.may_copy.set()
+    await copying
+
+    assert world.cache.make_room(world.pages.total, 0)
+
+
+async def test_less_is_loaded_where_there_is_less_room(world: TieredWorld) -> None:
+    world.keep(A[:24], 24)
+    await world.offload(A[:24])
+    world.evict_all()
+    world.pages.take(13, UnitState.WORKING)
+
+    await world.tier.load(A, all_pages)
+    assert (world.resident(A), world.resume_at(A)) == (12, None)
+    await world.tier.load(A, up_to_a_state)
+
+    assert world.resident(A) == 12, "without its state it would be no use"
+    world.check_bytes(A)
+
+
+async def test_no_lease_is_revoked_for_what_is_not_needed_yet(world: TieredWorld) -> None:
+    for tokens in (A[:16], D[:8]):
+        world.keep(tokens)
+        await world.offload(tokens)
+    world.evict_all()
+    world.lease("b", B[:40])
+    world.keep(C[:24])
+
+    await world.tier.load(A, all_pages, PrefixCache.make_spare_room)
+    assert [world.resident(tokens) for tokens in (A, B, C)] == [16, 40, 8]
+
+    for name, tokens in (("a", A[:16]), ("c", C[:8])):
+        world.cache.leases.grant(SessionId(name), world.node(tokens), 10.0)
+    await world.tier.load(D, all_pages, PrefixCache.make_spare_room)
+    assert world.leased() == ["b", "a", "c"]
+    assert world.resident(D) == 0
+    await world.tier.load(D, all_pages)
+    assert world.resident(D) == 8
+
+
+async def test_a_full_host_keeps_the_latest_and_what_is_leased(world: TieredWorld) -> None:
+    world.keep(A[:40])
+    leased = await world.offload(A[:40])
+    assert leased is not None
+    world.tier.cache.leases.grant(SessionId("a"), leased, 100.0)
+    world.evict_all()
+    for tokens in (B[:24], C[:16]):
+        world.keep(tokens)
+        await world.offload(tokens)
+        world.evict_all()
+
+    assert [world.on_the_host(tokens) for tokens in (A, B, C)] == [40, 8, 16]
+
+
+async def test_a_prefix_longer_than_the_host_is_kept_in_part() -> None:
+    world = TieredWorld(host_pages=3)
+    world.keep(A[:40])
+
+    last = await world.offload(A[:40])
+
+    assert last is not None
+    assert last.num_tokens == 12
+    world.check()
+    await world.tier.close()
+
+
+async def test_a_prefix_that_went_before_its_turn_came_is_forgotten(world: TieredWorld) -> None:
+    world.keep(A[:8])
+    world.keep(B[:8])
+    await world.offload(B[:8])
+    gone, copied = world.tier.offload(world.node(A[:8])), world.tier.offload(world.node(B[:8]))
+    world.evict_all()
+
+    assert await gone is None
+    last = await copied
+    assert last is not None, "the host has had it"
+    assert world.on_the_host(A) == 0
+
+
+async def test_without_a_host_tier_nothing_is_copied() -> None:
+    world = TieredWorld(host_pages=0, host_slots=0)
+    world.keep(A[:8], 8)
+
+    assert await world.offload(A[:8]) is None
+    await world.tier.load(A, all_pages)
+
+    assert world.copies == []
+    assert not world.tier.is_there
+    await world.tier.close()
+
+
+async def test_a_copy_that_fails_gives_everything_back(
+    world: TieredWorld, caplog: pytest.LogCaptureFixture
+) -> None:
+    world.keep(A[:16], 16)
+    await world.offload(A[:16])
+    world.evict_all()
+
+    def fail(unit: Unit, from_units: Sequence[int], to_units: Sequence[int]) -> None:
+        raise RuntimeError("no such device")
+
+    world.tier._up = fail
+    with pytest.raises(RuntimeError, match="no such device"):
+        await world.tier.load(A, all_pages)
+
+    assert world.pages.counts().free == world.pages.total
+    assert "a copy between the tiers failed" in caplog.text
+    world.check()
+
+
+async def test_the_next_load_is_estimated_by_those_that_were_measured(world: TieredWorld) -> None:
+    world.keep(A[:16])
+    await world.offload(A[:16])
+    for _ in range(70):
+        world.evict_all()
+        world.may_copy.clear()
+        loading = asyncio.ensure_future(world.tier.load(A, all_pages))
+        await asyncio.sleep(0.001)
+        world.now += 8.0
+        world.may_copy.set()
+        await loading
+
+    assert world.tier.load_s(4, 0) == pytest.approx(8.0, rel=0.05)
+    assert world.tier.prefix_load_s(16) > world.tier.load_s(4, 0)
+
+
+async def test_host_units_that_nobody_copies_into_are_found(world: TieredWorld) -> None:
+    (page,) = world.tier.memory.pages.take(1, UnitState.WORKING)
+
+    with pytest.raises(AccountingError, match="host pages and slots working"):
+        world.tier.check_invariants()
+    world.tier.memory.pages.give_back([page], UnitState.WORKING)
