@@ -90,7 +90,9 @@ class _Seen:
 
 
 @dataclass(frozen=True, slots=True)
-class _Bench:
+class InProcess:
+    """A cluster of one worker of each role, as objects that can be reached."""
+
     client: Client
     worker: PrefillWorker
 
@@ -103,7 +105,7 @@ async def try_emptied(
         # Decode would compute the rest itself and never ask prefill.
         of_mode = without_local(replace(config, prefill=replace(config.prefill, pull=pull)))
         report(f"{name}, emptied, {'with' if pull else 'without'} the pull")
-        async with _bench(folder, of_mode) as bench:
+        async with in_process(folder, of_mode) as bench:
             seen[pull] = await _ask(bench, folder, of_mode, trial)
     return tuple(
         _row(name, length, seen[True][length], seen[False][length])
@@ -112,7 +114,7 @@ async def try_emptied(
 
 
 @contextlib.asynccontextmanager
-async def _bench(folder: Path, config: Config) -> AsyncIterator[_Bench]:
+async def in_process(folder: Path, config: Config) -> AsyncIterator[InProcess]:
     async with contextlib.AsyncExitStack() as stack:
         router = await stack.enter_async_context(running_router(config.router, str(folder)))
 
@@ -142,10 +144,10 @@ async def _bench(folder: Path, config: Config) -> AsyncIterator[_Bench]:
             wait_until_ready, router.address, num_workers=2, timeout_s=30.0, clock=time.monotonic
         )
         assert isinstance(prefill.worker, PrefillWorker)
-        yield _Bench(client, prefill.worker)
+        yield InProcess(client, prefill.worker)
 
 
-async def _ask(bench: _Bench, folder: Path, config: Config, trial: Trial) -> dict[int, _Seen]:
+async def _ask(bench: InProcess, folder: Path, config: Config, trial: Trial) -> dict[int, _Seen]:
     layout = layout_of(folder, config)
     draw = random.Random(0)
     vocab_size = ModelConfig.from_folder(folder).vocab_size

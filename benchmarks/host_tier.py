@@ -1,0 +1,103 @@
+"""What a token costs a prefill worker: loaded from the host, shipped, computed.
+
+`python -m benchmarks.host_tier`: a prompt is computed and shipped, the device's cache is emptied,
+and the prompt comes again with a few tokens more. Prints a row per length.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import sys
+import tempfile
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.agentic.emptied import InProcess, in_process
+from benchmarks.agentic.modes import without_local
+from benchmarks.serving.checkpoint import save_random_checkpoint
+from benchmarks.serving.cluster import answer
+from benchmarks.serving.samples import median
+from benchmarks.serving.scrape import Total, read_metrics, total_of
+from benchmarks.serving.workload import Prompt
+from prefill_worker.config import PrefillConfig
+from segue.engine.config import EngineConfig
+from segue.launch.config import Config
+from segue.model.config import ModelConfig
+
+_LENGTHS = (256, 1024, 4096)
+_REPEATS = 3
+_MORE_TOKENS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Costs:
+    """Seconds of one prompt."""
+
+    computed_s: float
+    shipped_s: float
+    loaded_s: float
+
+
+async def measure(folder: Path) -> dict[int, list[Costs]]:
+    """The first prompt of each length is practice."""
+    config = without_local(
+        Config(
+            engine=EngineConfig(cache_bytes=1 << 30, host_cache_bytes=2 << 30, num_threads=1),
+            prefill=PrefillConfig(pull=False),
+        )
+    )
+    vocab_size = ModelConfig.from_folder(folder).vocab_size
+    seen: dict[int, list[Costs]] = {}
+    async with in_process(folder, config) as bench:
+        for length in _LENGTHS:
+            draw = random.Random(length)
+            prompts = [
+                tuple(draw.randrange(vocab_size) for _ in range(length + _MORE_TOKENS))
+                for _ in range(_REPEATS + 1)
+            ]
+            seen[length] = [await _costs(bench, prompt) for prompt in prompts][1:]
+    return seen
+
+
+async def _costs(bench: InProcess, prompt: Prompt) -> Costs:
+    first = await answer(bench.client, prompt[:-_MORE_TOKENS], 2)
+    assert first.end is not None
+    bench.worker.forget_prefixes()
+    before = _loads(bench)
+    again = await answer(bench.client, prompt, 2)
+    after = _loads(bench)
+    assert again.end is not None
+    assert after.count == before.count + 1, f"nothing was loaded: {again.end.usage}"
+    return Costs(
+        computed_s=first.end.timings.prefill_s,
+        shipped_s=first.end.timings.transfer_s,
+        loaded_s=after.sum - before.sum,
+    )
+
+
+def _loads(bench: InProcess) -> Total:
+    bench.worker.status()
+    text = read_metrics(bench.worker.presence.metrics_address)
+    return total_of(text, "segue_host_load_seconds")
+
+
+def _row(length: int, costs: Sequence[Costs]) -> str:
+    def rate(seconds: Iterable[float]) -> str:
+        return f"{length / median(list(seconds)):,.0f}"
+
+    computed, shipped = rate(c.computed_s for c in costs), rate(c.shipped_s for c in costs)
+    return f"| {length:,} | {computed} | {shipped} | {rate(c.loaded_s for c in costs)} |"
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        seen = asyncio.run(measure(save_random_checkpoint(Path(folder), is_quick=False)))
+    lines = ["| tokens | computed tokens/s | shipped | loaded |\n| --- | --- | --- | --- |"]
+    lines += [_row(length, costs) for length, costs in seen.items()]
+    sys.stdout.write("\n".join(lines) + "\n")
+
+
+if __name__ == "__main__":
+    main()
