@@ -139,13 +139,12 @@ class DecodeWorker:
 
     async def _admit(self, turn: TurnSpec, take: Callable[[], Taken]) -> Taken:
         """The turn is here from now on, unless nobody listens to it in time."""
-        if self._is_draining:
-            raise Unavailable(f"{self.name} is draining; place the turn elsewhere")
-        if turn.turn_id in self._turns:
-            raise InvalidRequest(f"turn {turn.turn_id} is here already; release it first")
+        self._check_welcome(turn)
         started_at = self._clock()
 
         def attempt() -> Taken:
+            # Again: what it needs was loaded meanwhile, or it stood in line.
+            self._check_welcome(turn)
             if len(self._turns) >= self._max_running:
                 raise Overloaded(f"{self._max_running} turns run on {self.name}; come back later")
             return take()
@@ -156,6 +155,12 @@ class DecodeWorker:
             self._config.attach_s, self._end, turn.turn_id, "nobody listened"
         )
         return taken
+
+    def _check_welcome(self, turn: TurnSpec) -> None:
+        if self._is_draining:
+            raise Unavailable(f"{self.name} is draining; place the turn elsewhere")
+        if turn.turn_id in self._turns:
+            raise InvalidRequest(f"turn {turn.turn_id} is here already; release it first")
 
     def _reserve(self, turn: TurnSpec, writer: PeerIdentity, lifetime_s: float) -> Ticket:
         """What is here of the prompt is held, the rest reserved; or Overloaded, and neither is."""

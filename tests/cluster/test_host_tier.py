@@ -14,11 +14,12 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from decode_worker.config import DecodeConfig
 from segue.engine.config import EngineConfig
-from segue.errors import NotFound
+from segue.errors import InvalidRequest, NotFound
 from segue.launch.config import Config
 from segue.types import StopConditions, TokenInput
 from tests.cluster.conftest import LocalCluster, local_cluster
 from tests.cluster.idle import is_idle, wait_until_idle
+from tests.cluster.test_prefill_here import spec
 from tests.cluster.test_sessions import Said, wrong_turns
 
 # 51 pages and 4 slots: room for one session on the device, and for all of them on the host.
@@ -194,6 +195,25 @@ async def test_a_paused_session_can_be_forked_and_released(cluster: LocalCluster
     with pytest.raises(NotFound):
         await cluster.client.renew_session("paused")
     assert await cluster.client.renew_session("child", 7.0) == 7.0
+
+
+async def test_a_turn_that_is_named_twice_while_it_is_loaded_is_here_once(
+    cluster: LocalCluster,
+) -> None:
+    talk = Talk("a")
+    await talk.turn(cluster)
+    decode = cluster.decode[0]
+    await asyncio.sleep(0.2)
+    decode._memory.cache.make_room(decode._memory.pages.total, 0)
+    turn = spec("twice", talk.history)
+
+    outcomes = await asyncio.gather(
+        *(decode.prefill_here(turn, 64) for _ in range(2)), return_exceptions=True
+    )
+    await decode.release(turn.turn_id)
+
+    assert [type(outcome) for outcome in outcomes] == [int, InvalidRequest]
+    assert is_idle(await wait_until_idle(cluster.client))
 
 
 async def test_turns_that_are_cancelled_while_they_are_loaded_leave_nothing(
