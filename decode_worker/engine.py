@@ -16,14 +16,7 @@ from decode_worker.sequence import DecodeSequence
 from segue.engine.runner import ModelRunner
 from segue.engine.sampler import sample
 from segue.telemetry import Clock
-from segue.types import (
-    SampledToken,
-    ShipReport,
-    TokenDelta,
-    TurnId,
-    TurnResult,
-    Usage,
-)
+from segue.types import SampledToken, ShipReport, TokenDelta, TurnId, TurnResult, Usage
 
 
 @dataclass(frozen=True, slots=True)

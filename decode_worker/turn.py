@@ -14,15 +14,7 @@ from segue.engine.sampler import SequenceSampler
 from segue.errors import SegueError
 from segue.model.config import ModelConfig
 from segue.text.tokenizer import Tokenizer
-from segue.types import (
-    PageId,
-    SampledToken,
-    ShipReport,
-    SlotId,
-    TokenDelta,
-    TurnResult,
-    TurnSpec,
-)
+from segue.types import PageId, SampledToken, ShipReport, SlotId, TokenDelta, TurnResult, TurnSpec
 
 
 @dataclass(slots=True, kw_only=True)

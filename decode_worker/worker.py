@@ -30,6 +30,7 @@ from kv_transfer.ticket import CommittedHandoff, PeerIdentity, Ticket
 from segue.cache.host_tier import HostTier, Tiers
 from segue.cache.prefix_cache import Hold
 from segue.cache.room import WaitingRoom
+from segue.cluster_status import WorkerLoad, WorkerStatus
 from segue.engine.loop import EngineLoop
 from segue.engine.runner import ModelRunner
 from segue.errors import (
@@ -44,16 +45,7 @@ from segue.errors import (
 )
 from segue.telemetry import Clock
 from segue.text.tokenizer import Tokenizer
-from segue.types import (
-    SampledToken,
-    ShipReport,
-    TokenDelta,
-    TurnId,
-    TurnResult,
-    TurnSpec,
-    WorkerLoad,
-    WorkerStatus,
-)
+from segue.types import SampledToken, ShipReport, TokenDelta, TurnId, TurnResult, TurnSpec
 from segue.wire.server import Services
 from segue.worker_process import Presence, leave_process
 

@@ -17,7 +17,7 @@ from kv_transfer.server import OnCommit, ReaderServicer, SourceServicer, WriterS
 from kv_transfer.source import PrefixSource
 from kv_transfer.writer import HandoffWriter
 from segue.cache.memory import Memory
-from segue.types import WorkerHealth, WorkerStatus
+from segue.cluster_status import WorkerHealth, WorkerStatus
 from segue.wire.server import Services
 from segue.wire.transfer_pb2_grpc import (
     add_HandoffReaderServicer_to_server,

@@ -26,6 +26,7 @@ from prefill_worker.units import PromptMemory, PromptUnits
 from segue.cache.host_tier import HostTier, Tiers
 from segue.cache.room import WaitingRoom
 from segue.cancellation import uninterrupted
+from segue.cluster_status import WorkerLoad, WorkerStatus
 from segue.engine.loop import EngineLoop
 from segue.engine.runner import ModelRunner
 from segue.errors import (
@@ -36,14 +37,7 @@ from segue.errors import (
     Unavailable,
 )
 from segue.telemetry import Clock
-from segue.types import (
-    PrefixHolder,
-    ShipReport,
-    TurnId,
-    TurnSpec,
-    WorkerLoad,
-    WorkerStatus,
-)
+from segue.types import PrefixHolder, ShipReport, TurnId, TurnSpec
 from segue.wire.server import Services
 from segue.worker_process import Presence, leave_process
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from router.placement.decision import Placement
+from segue.cluster_status import WorkerStatus
 from segue.errors import InvalidRequest, Overloaded, SegueError, UnknownHistory
-from segue.types import WorkerStatus
 
 
 class IllegalTransition(AssertionError):

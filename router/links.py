@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 import grpc
 
+from segue.cluster_status import WorkerStatus
 from segue.errors import SegueError
 from segue.types import (
     Epoch,
@@ -17,7 +18,6 @@ from segue.types import (
     TurnId,
     TurnResult,
     WorkerId,
-    WorkerStatus,
 )
 from segue.wire import worker_pb2 as pb
 from segue.wire.convert import delta_from_wire

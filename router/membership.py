@@ -10,9 +10,10 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, replace
 
+from segue.cluster_status import WorkerHealth, WorkerStatus
 from segue.errors import LayoutMismatch, StaleEpoch
 from segue.telemetry import Clock
-from segue.types import Epoch, WorkerHealth, WorkerId, WorkerStatus
+from segue.types import Epoch, WorkerId
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,17 +20,11 @@ from router.placement.decision import Decision, estimate_error
 from router.placement.estimate import Mode
 from router.placement.side import Held, Residency, Rules, TurnSize
 from router.policy import longest_holder, place
+from segue.cluster_status import WorkerStatus
 from segue.errors import NotFound
 from segue.explanation import Explanation
 from segue.telemetry import Clock
-from segue.types import (
-    PrefixHolder,
-    SessionId,
-    TurnResult,
-    TurnSpec,
-    WorkerId,
-    WorkerStatus,
-)
+from segue.types import PrefixHolder, SessionId, TurnResult, TurnSpec, WorkerId
 
 # Sessions whose last decision is kept. A decision is some kilobytes, a session far less.
 _MAX_EXPLAINED = 10_000

@@ -22,13 +22,12 @@ from router.placing import Placing
 from router.prompt import PromptBuilder
 from router.sessions import SessionDesk
 from router.turn import Turn, TurnContext
+from segue.cluster_status import ClusterStatus, RouterStatus, WorkerHealth, WorkerStatus
 from segue.errors import Cancelled, InvalidRequest, SegueError, Unavailable
 from segue.telemetry import Clock, RateMeter, about_turn
 from segue.types import (
     ChatInput,
-    ClusterStatus,
     Role,
-    RouterStatus,
     TextInput,
     TokenDelta,
     TokenInput,
@@ -38,8 +37,6 @@ from segue.types import (
     TurnInput,
     TurnRequest,
     TurnSpec,
-    WorkerHealth,
-    WorkerStatus,
 )
 
 logger = logging.getLogger(__name__)

@@ -12,7 +12,8 @@ from typing import Any
 import grpc
 
 from router.router import Router
-from segue.types import SessionId, TurnId, WorkerStatus
+from segue.cluster_status import WorkerStatus
+from segue.types import SessionId, TurnId
 from segue.wire import session_pb2 as pb
 from segue.wire import worker_pb2
 from segue.wire.convert import event_to_wire, request_from_wire, session_to_wire

@@ -8,8 +8,9 @@ from router.directory import SessionDirectory
 from router.history import Histories
 from router.links import DecodeLink, Links
 from router.membership import Membership
+from segue.cluster_status import SessionInfo, WorkerHealth
 from segue.errors import InvalidRequest, NotFound
-from segue.types import SessionId, SessionInfo, WorkerHealth
+from segue.types import SessionId
 
 
 class SessionDesk:

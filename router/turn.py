@@ -33,6 +33,7 @@ from router.links import Links, TokenStream
 from router.placement.decision import Decision, Placement
 from router.placement.estimate import Mode
 from router.placing import TurnPlacing
+from segue.cluster_status import WorkerStatus
 from segue.errors import Cancelled, DeadlineExceeded, NotResident, SegueError
 from segue.telemetry import Clock
 from segue.types import (
@@ -46,7 +47,6 @@ from segue.types import (
     TurnStarted,
     Usage,
     WorkerId,
-    WorkerStatus,
 )
 from segue.wire import worker_pb2 as pb
 from segue.wire.convert_worker import turn_to_wire

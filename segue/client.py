@@ -17,18 +17,17 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
+from segue.cluster_status import ClusterStatus, SessionInfo
 from segue.errors import NotFound, UnknownHistory
 from segue.explanation import Explanation
 from segue.history import continuation
 from segue.tool_calls import read_answer
 from segue.types import (
     ChatInput,
-    ClusterStatus,
     Message,
     SampledToken,
     SamplingParams,
     SessionId,
-    SessionInfo,
     StopConditions,
     TextInput,
     TokenDelta,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from segue.cache.host_tier import HostTier
-from segue.types import UnitCounts, WorkerLoad
+from segue.cluster_status import UnitCounts, WorkerLoad
 
 _STATES = ("free", "working", "cached", "reserved", "quarantined")
 _SECONDS = (0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0)

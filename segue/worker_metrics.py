@@ -6,8 +6,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from segue.cache.host_tier import HostTier
 from segue.cache.prefix_cache import PrefixCache
+from segue.cluster_status import WorkerLoad
 from segue.host_metrics import HostTierMetrics, set_counts
-from segue.types import WorkerLoad
 
 _FATES = (("page", "host"), ("page", "nowhere"), ("slot", "host"), ("slot", "nowhere"))
 

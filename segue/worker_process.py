@@ -17,9 +17,10 @@ from typing import Any, Protocol
 
 from prometheus_client import CollectorRegistry
 
+from segue.cluster_status import WorkerHealth, WorkerLoad, WorkerStatus
 from segue.config import read_file
 from segue.telemetry import MetricsEndpoint, setup_logging
-from segue.types import Epoch, Role, WorkerHealth, WorkerId, WorkerLoad, WorkerStatus
+from segue.types import Epoch, Role, WorkerId
 from segue.wire.join import stay_joined
 from segue.wire.server import Services, serving
 

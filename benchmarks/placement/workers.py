@@ -11,7 +11,8 @@ from benchmarks.placement.workload import (
     PREFILL_TOKENS,
     SLOT_TOKENS,
 )
-from segue.types import Epoch, Role, UnitCounts, WorkerId, WorkerLoad, WorkerStatus
+from segue.cluster_status import UnitCounts, WorkerLoad, WorkerStatus
+from segue.types import Epoch, Role, WorkerId
 
 
 @dataclass(slots=True)

@@ -12,7 +12,8 @@ from router.placement.coefficients import PRIOR, Coefficients, Observation, lear
 from router.placement.decision import Decision
 from router.placement.load_index import LoadIndex
 from router.placement.node import Node
-from segue.types import WorkerId, WorkerStatus
+from segue.cluster_status import WorkerStatus
+from segue.types import WorkerId
 
 
 @dataclass(slots=True)

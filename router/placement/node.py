@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from router.placement.coefficients import Speed
-from segue.types import Role, WorkerHealth, WorkerId, WorkerStatus
+from segue.cluster_status import WorkerHealth, WorkerStatus
+from segue.types import Role, WorkerId
 
 
 @dataclass(slots=True)

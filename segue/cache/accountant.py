@@ -15,8 +15,9 @@ import enum
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Generic, TypeVar
 
+from segue.cluster_status import UnitCounts
 from segue.errors import Overloaded
-from segue.types import PageId, SlotId, UnitCounts
+from segue.types import PageId, SlotId
 
 UnitId = TypeVar("UnitId", bound=int)
 

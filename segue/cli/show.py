@@ -10,7 +10,8 @@ from rich.table import Table
 from rich.text import Text
 
 from segue.client import Answer
-from segue.types import ClusterStatus, TurnEnd, UnitCounts, Usage, WorkerHealth, WorkerStatus
+from segue.cluster_status import ClusterStatus, UnitCounts, WorkerHealth, WorkerStatus
+from segue.types import TurnEnd, Usage
 
 _HEALTH_STYLE = {
     WorkerHealth.READY: "green",

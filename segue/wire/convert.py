@@ -5,6 +5,7 @@ Only modules of this package (and `kv_transfer.wire`) touch protobuf messages.
 
 from __future__ import annotations
 
+from segue.cluster_status import SessionInfo
 from segue.errors import InvalidRequest
 from segue.types import (
     ChatInput,
@@ -14,7 +15,6 @@ from segue.types import (
     SampledToken,
     SamplingParams,
     SessionId,
-    SessionInfo,
     StopConditions,
     TextInput,
     Timings,

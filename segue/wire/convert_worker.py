@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from segue.types import (
+from segue.cluster_status import (
     ClusterStatus,
+    RouterStatus,
+    UnitCounts,
+    WorkerHealth,
+    WorkerLoad,
+    WorkerStatus,
+)
+from segue.types import (
     Epoch,
     PrefixHolder,
     Role,
-    RouterStatus,
     SessionId,
     ShipReport,
     TurnId,
     TurnResult,
     TurnSpec,
-    UnitCounts,
-    WorkerHealth,
     WorkerId,
-    WorkerLoad,
-    WorkerStatus,
 )
 from segue.wire import session_pb2 as pb
 from segue.wire import transfer_pb2, worker_pb2

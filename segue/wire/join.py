@@ -8,8 +8,8 @@ from collections.abc import AsyncIterator, Callable, Sequence
 
 import grpc
 
+from segue.cluster_status import WorkerStatus
 from segue.errors import LayoutMismatch
-from segue.types import WorkerStatus
 from segue.wire import worker_pb2
 from segue.wire.convert_worker import worker_from_wire, worker_to_wire
 from segue.wire.server import channel_to

@@ -12,8 +12,9 @@ from segue.cache.accountant import (
     page_accountant,
     slot_accountant,
 )
+from segue.cluster_status import UnitCounts
 from segue.errors import Overloaded
-from segue.types import PageId, UnitCounts
+from segue.types import PageId
 
 FREE, WORKING, CACHED, RESERVED, QUARANTINED = UnitState
 

@@ -4,7 +4,8 @@ import pytest
 
 from segue.cache.accountant import AccountingError, UnitState
 from segue.cache.prefix_tree import PrefixTree
-from segue.types import PageId, UnitCounts
+from segue.cluster_status import UnitCounts
+from segue.types import PageId
 from tests.cache.prefix_world import PAGE_TOKENS, World, prompt
 
 A = prompt(1, 40)

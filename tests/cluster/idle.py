@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from segue.client import Client
-from segue.types import ClusterStatus, UnitCounts
+from segue.cluster_status import ClusterStatus, UnitCounts
 
 
 async def wait_until_ready(client: Client, num_workers: int) -> None:

@@ -16,8 +16,9 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from segue.client import Client
+from segue.cluster_status import ClusterStatus
 from segue.launch.cluster import Cluster
-from segue.types import ClusterStatus, TextInput
+from segue.types import TextInput
 from segue.wire.server import channel_to
 
 

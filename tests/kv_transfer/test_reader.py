@@ -6,6 +6,7 @@ import pytest
 
 from kv_transfer.checksum import checksums_of
 from kv_transfer.ticket import Ticket
+from segue.cluster_status import UnitCounts
 from segue.errors import (
     InvalidRequest,
     NotFound,
@@ -13,7 +14,7 @@ from segue.errors import (
     StaleEpoch,
     TransferFailed,
 )
-from segue.types import Epoch, TurnId, UnitCounts, WorkerId
+from segue.types import Epoch, TurnId, WorkerId
 from tests.kv_transfer.world import Clock, Events, World
 
 

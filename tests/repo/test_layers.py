@@ -24,16 +24,17 @@ LAUNCH_SEES = set(SEES)
 INSIDE = {
     # Part of segue: which other parts of segue it may import. Parts not listed may import any.
     "types": {"errors"},
+    "cluster_status": {"types"},
     "errors": set(),
     "cost_line": set(),
     "history": {"types"},
     "tool_calls": {"types"},
-    "cache": {"types", "errors", "cache"},
+    "cache": {"types", "cluster_status", "errors", "cache"},
     "kernels": {"kernels"},
     "text": {"types", "errors", "text"},
     "model": {"types", "errors", "cache", "kernels", "model", "demo"},
     "engine": {"types", "errors", "cache", "kernels", "model", "text", "telemetry", "engine"},
-    "wire": {"types", "errors", "explanation", "wire", "telemetry"},
+    "wire": {"types", "cluster_status", "errors", "explanation", "wire", "telemetry"},
     "explanation": {"types"},
 }
 

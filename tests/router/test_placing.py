@@ -10,6 +10,7 @@ from router.config import RouterConfig
 from router.metrics import RouterMetrics
 from router.placement.estimate import Mode
 from router.placing import Placing, TurnPlacing
+from segue.cluster_status import UnitCounts, WorkerHealth, WorkerLoad, WorkerStatus
 from segue.errors import NotFound, Unavailable
 from segue.types import (
     Epoch,
@@ -22,12 +23,8 @@ from segue.types import (
     TurnId,
     TurnResult,
     TurnSpec,
-    UnitCounts,
     Usage,
-    WorkerHealth,
     WorkerId,
-    WorkerLoad,
-    WorkerStatus,
 )
 
 NAMES = ["prefill-0", "prefill-1", "decode-0", "decode-1"]

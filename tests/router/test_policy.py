@@ -15,17 +15,10 @@ from router.placement.decision import Decision
 from router.placement.estimate import Mode
 from router.placement.side import Exclusion, Held, Rules, TurnSize
 from router.policy import place
+from segue.cluster_status import UnitCounts, WorkerHealth, WorkerLoad, WorkerStatus
 from segue.cost_line import prior_line
 from segue.errors import Unavailable
-from segue.types import (
-    Epoch,
-    Role,
-    UnitCounts,
-    WorkerHealth,
-    WorkerId,
-    WorkerLoad,
-    WorkerStatus,
-)
+from segue.types import Epoch, Role, WorkerId
 
 NAMES = ["prefill-0", "prefill-1", "prefill-2", "decode-0", "decode-1", "decode-2"]
 SLOW_LINK = PRIOR._replace(pooled=PRIOR.pooled._replace(link=prior_line(0.001, 1e-7)))

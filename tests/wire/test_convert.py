@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import pytest
 
+from segue.cluster_status import (
+    ClusterStatus,
+    RouterStatus,
+    UnitCounts,
+    WorkerHealth,
+    WorkerLoad,
+    WorkerStatus,
+)
 from segue.errors import InvalidRequest
 from segue.explanation import CostLine, Explanation, WeighedCandidate, WorkerSpeed
 from segue.types import (
     ChatInput,
-    ClusterStatus,
     Continuation,
     Epoch,
     FinishReason,
     Message,
     Role,
-    RouterStatus,
     SampledToken,
     SamplingParams,
     SessionId,
@@ -34,12 +40,8 @@ from segue.types import (
     TurnResult,
     TurnSpec,
     TurnStarted,
-    UnitCounts,
     Usage,
-    WorkerHealth,
     WorkerId,
-    WorkerLoad,
-    WorkerStatus,
 )
 from segue.wire import session_pb2 as pb
 from segue.wire.convert import (
