@@ -4,7 +4,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from segue.kernels.paged_attention import attend_prompts, attend_steps, write_pages
+from segue.kernels.paged_attention import (
+    attend_prompts,
+    attend_runs,
+    attend_steps,
+    write_pages,
+)
 from segue.kernels.paged_attention.reference import QUERY_BLOCK_TOKENS
 from tests.kernels.closeness import assert_close, cumulative, ints, randn
 
@@ -112,6 +117,59 @@ def test_steps_of_mixed_lengths_each_see_their_own_past(
         pool,
         page_table_DP=torch.stack([sequence.table for sequence in sequences]),
         lengths_D=ints(*lengths),
+    )
+
+    expected = [s.attend(q[i : i + 1]) for i, s in enumerate(sequences)]
+    assert_close(out, torch.cat(expected))
+
+
+@pytest.mark.parametrize("heads", HEADS)
+@pytest.mark.parametrize("runs", [[2], [1, 1, 1], [3, 3, 3], [8, 2, 1], [5, 5, 1]])
+def test_runs_of_mixed_lengths_each_see_their_own_past(
+    runs: list[int], heads: tuple[int, int]
+) -> None:
+    starts, tables = [3, 30, 14], [[5, 6, 7], [30, 2, 40], [1, 0, 3]]
+    sequences = [
+        PagedSequence(start + run, heads[1], table, seed=start)
+        for start, run, table in zip(starts, runs, tables, strict=False)
+    ]
+    pool = new_pool(heads[1])
+    queries = [randn(run, heads[0], HEAD_DIM, seed=run + i) for i, run in enumerate(runs)]
+    for sequence in sequences:
+        sequence.write(pool)
+    # Round by round, as a batch has them.
+    rounds = [(i, j) for j in range(max(runs)) for i, run in enumerate(runs) if j < run]
+
+    out = attend_runs(
+        torch.stack([queries[i][j] for i, j in rounds]),
+        pool,
+        page_table_DP=torch.stack([sequence.table for sequence in sequences]),
+        lengths_D=ints(*starts[: len(runs)]) + 1,
+        round_sizes=[sum(j < run for run in runs) for j in range(max(runs))],
+    )
+
+    expected = [s.attend(q) for s, q in zip(sequences, queries, strict=True)]
+    assert_close(out, torch.stack([expected[i][j] for i, j in rounds]))
+
+
+@pytest.mark.parametrize("lengths", [[2], [33, 2, 17]])
+def test_steps_may_leave_out_the_first_position(lengths: list[int]) -> None:
+    sequences = [
+        PagedSequence(length, 2, [3 * i, 3 * i + 1, 3 * i + 2], seed=length)
+        for i, length in enumerate(lengths)
+    ]
+    pool, q = new_pool(2), randn(len(lengths), 4, HEAD_DIM, seed=5)
+    for sequence in sequences:
+        sequence.write(pool)
+        pool[sequence.table[0], :, 0] = torch.nan
+        sequence.k, sequence.v = sequence.k[1:], sequence.v[1:]
+
+    out = attend_steps(
+        q,
+        pool,
+        page_table_DP=torch.stack([sequence.table for sequence in sequences]),
+        lengths_D=ints(*lengths),
+        first_position=1,
     )
 
     expected = [s.attend(q[i : i + 1]) for i, s in enumerate(sequences)]

@@ -1,14 +1,16 @@
 """Paged attention in plain PyTorch.
 
-T packed tokens, N sequences, D steps, Z pages of the pool, P pages of the longest sequence, O
-tokens of a page, Q query heads, G key/value heads (Q / G queries share one), X head dimension, L
-tokens of a sequence.
+T packed tokens, N sequences, D of them in steps, J rounds of steps, Z pages of the pool, P pages of
+the longest sequence, O tokens of a page, Q query heads, G key/value heads (Q / G queries share
+one), X head dimension, L tokens of a sequence.
 
 `pages` [Z, 2, O, G, X]: keys, then values, of O neighbouring tokens. As rows of one token each that
 is [Z · 2 · O, G, X]: token o of page z has its key in row 2 O z + o, and its value O rows later.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -30,25 +32,67 @@ def write_pages(
 
 
 def attend_steps(
-    q_DQX: Tensor, pages_Z2OGX: Tensor, *, page_table_DP: Tensor, lengths_D: Tensor
+    q_DQX: Tensor,
+    pages_Z2OGX: Tensor,
+    *,
+    page_table_DP: Tensor,
+    lengths_D: Tensor,
+    first_position: int = 0,
 ) -> Tensor:
-    """Outputs [D, Q, X] of one query a sequence over its first `lengths` tokens, already stored."""
+    """Outputs [D, Q, X] of one query a sequence over its first `lengths` tokens, already stored.
+
+    Those before `first_position` are not seen.
+    """
     num_steps, num_heads, head_dim = q_DQX.shape
-    page_tokens, num_kv_heads = pages_Z2OGX.shape[2:4]
-    index_L = torch.arange(int(lengths_D.max()), device=q_DQX.device)
+    num_kv_heads = pages_Z2OGX.shape[3]
+    index_L = torch.arange(first_position, int(lengths_D.max()), device=q_DQX.device)
     is_real_DL = index_L < lengths_D.unsqueeze(1)
-    # A short sequence repeats its first token up to the longest, masked below: whatever lies beyond
-    # its end in a page may be another sequence's, or not a number.
-    index_DL = index_L * is_real_DL
-    key_rows_DL = page_table_DP.gather(1, index_DL // page_tokens) * (2 * page_tokens)
-    key_rows_DL += index_DL % page_tokens
-    k_DGLX = _gather(pages_Z2OGX, key_rows_DL)
-    v_DGLX = _gather(pages_Z2OGX, key_rows_DL + page_tokens)
+    k_DGLX, v_DGLX = _of_sequences(pages_Z2OGX, page_table_DP, index_L, is_real_DL)
     # The queries that share a key head stand where a prompt's tokens would.
     q_DGRX = q_DQX.view(num_steps, num_kv_heads, -1, head_dim)
     mask_D11L = None if num_steps == 1 else is_real_DL[:, None, None]
     out_DGRX = F.scaled_dot_product_attention(q_DGRX, k_DGLX, v_DGLX, attn_mask=mask_D11L)
     return out_DGRX.reshape(num_steps, num_heads, head_dim)
+
+
+def attend_runs(
+    q_TQX: Tensor,
+    pages_Z2OGX: Tensor,
+    *,
+    page_table_DP: Tensor,
+    lengths_D: Tensor,
+    round_sizes: Sequence[int],
+) -> Tensor:
+    """Outputs [T, Q, X] of a few queries a sequence over its tokens, already stored.
+
+    Queries lie round by round: round j has the j-th query of the first `round_sizes[j]` sequences,
+    which are at most those of the round before. Query j of a sequence sees its first `lengths + j`
+    tokens. A sequence's keys and values are gathered once for all its queries.
+    """
+    num_heads, head_dim = q_TQX.shape[1:]
+    num_kv_heads, num_rounds = pages_Z2OGX.shape[3], len(round_sizes)
+    index_J = torch.arange(num_rounds, device=q_TQX.device)
+    sizes_J = torch.tensor(round_sizes, device=q_TQX.device)
+    index_D1 = torch.arange(len(lengths_D), device=q_TQX.device).unsqueeze(1)
+    num_queries_D = (index_D1 < sizes_J).sum(1)
+    # A query that a sequence does not have sees what its last one sees, and its output is dropped.
+    visible_DJ = lengths_D.unsqueeze(1) + index_J.minimum(num_queries_D.unsqueeze(1) - 1)
+    ends_D1 = visible_DJ[:, -1:]
+    index_L = torch.arange(int(ends_D1.max()), device=q_TQX.device)
+    k_DGLX, v_DGLX = _of_sequences(pages_Z2OGX, page_table_DP, index_L, index_L < ends_D1)
+    q_DJQX = q_TQX.new_zeros(len(lengths_D), num_rounds, num_heads, head_dim)
+    for j, q_EQX in enumerate(torch.split(q_TQX, list(round_sizes))):
+        q_DJQX[: len(q_EQX), j] = q_EQX
+    # All queries that share a key head stand where a prompt's tokens would.
+    q_DJGRX = q_DJQX.view(*q_DJQX.shape[:2], num_kv_heads, -1, head_dim)
+    q_DGJRX = q_DJGRX.transpose(1, 2)
+    mask_DJL = index_L < visible_DJ.unsqueeze(-1)
+    mask_DYL = mask_DJL.repeat_interleave(num_heads // num_kv_heads, dim=1)
+    out_DGYX = F.scaled_dot_product_attention(
+        q_DGJRX.flatten(2, 3), k_DGLX, v_DGLX, attn_mask=mask_DYL.unsqueeze(1)
+    )
+    out_JDQX = out_DGYX.reshape(q_DGJRX.shape).permute(2, 0, 1, 3, 4).flatten(2, 3)
+    return torch.cat([out_JDQX[j, :size] for j, size in enumerate(round_sizes)])
 
 
 def attend_prompts(
@@ -102,6 +146,21 @@ def _keys_and_values(pages_Z2OGX: Tensor, table_P: Tensor, length: int) -> tuple
     k_1GLX = _gather(pages_Z2OGX, key_rows_L.unsqueeze(0))
     v_1GLX = _gather(pages_Z2OGX, key_rows_L.unsqueeze(0) + page_tokens)
     return k_1GLX[0], v_1GLX[0]
+
+
+def _of_sequences(
+    pages_Z2OGX: Tensor, page_table_DP: Tensor, index_L: Tensor, is_real_DL: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Keys and values [D, G, L, X] of several sequences at the same positions.
+
+    A short sequence repeats its first one where it has none, to be masked: whatever lies beyond its
+    end in a page may be another sequence's, or not a number.
+    """
+    page_tokens = pages_Z2OGX.shape[2]
+    index_DL = torch.where(is_real_DL, index_L, index_L[0])
+    key_rows_DL = page_table_DP.gather(1, index_DL // page_tokens) * (2 * page_tokens)
+    key_rows_DL += index_DL % page_tokens
+    return _gather(pages_Z2OGX, key_rows_DL), _gather(pages_Z2OGX, key_rows_DL + page_tokens)
 
 
 def _gather(pages_Z2OGX: Tensor, rows_DL: Tensor) -> Tensor:
