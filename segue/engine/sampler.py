@@ -70,47 +70,56 @@ class SequenceSampler:
         if self._answer_counts_V is not None:
             self._answer_counts_V[token_id] += 1
 
-    def adjust(self, logits_V: Tensor) -> Tensor:
-        """`logits_V` with bias and penalties; the argument itself is left as it is."""
+    def adjust(self, logits_V: Tensor, pending: Sequence[int] = ()) -> Tensor:
+        """`logits_V` with bias and penalties; the argument itself is left as it is.
+
+        `pending` tokens count as if they had been observed.
+        """
         if self.takes_logits_as_they_are:
             return logits_V
         scores_V = logits_V.clone()
+        seen_V, answer_counts_V = self._counts_with(pending)
         if self._bias is not None:
             ids, biases = self._bias
             scores_V[ids] += biases
-        if self._seen_V is not None:
+        if seen_V is not None:
             penalty = self.params.repetition_penalty
             penalised_V = torch.where(scores_V < 0, scores_V * penalty, scores_V / penalty)
-            scores_V = torch.where(self._seen_V, penalised_V, scores_V)
-        if self._answer_counts_V is not None:
-            scores_V = scores_V - self.params.frequency_penalty * self._answer_counts_V
-            scores_V -= self.params.presence_penalty * (self._answer_counts_V > 0)
+            scores_V = torch.where(seen_V, penalised_V, scores_V)
+        if answer_counts_V is not None:
+            scores_V = scores_V - self.params.frequency_penalty * answer_counts_V
+            scores_V -= self.params.presence_penalty * (answer_counts_V > 0)
         return scores_V
+
+    def _counts_with(self, pending: Sequence[int]) -> tuple[Tensor | None, Tensor | None]:
+        seen_V, answer_counts_V = self._seen_V, self._answer_counts_V
+        if pending and seen_V is not None:
+            seen_V = seen_V.clone()
+            seen_V[list(pending)] = True
+        if pending and answer_counts_V is not None:
+            answer_counts_V = answer_counts_V.clone()
+            for token_id in pending:
+                answer_counts_V[token_id] += 1
+        return seen_V, answer_counts_V
 
 
 @dataclass(frozen=True, slots=True)
 class SamplerRow:
-    """One row of logits: whose it is, and the absolute position that its token takes."""
+    """One row of logits: whose it is, and the absolute position that its token takes.
+
+    A draft and the trunk's own token for the same position are drawn from rows that are equal: the
+    noise is the same too, so the draft is right as often as the two layers nearly agree.
+    """
 
     sequence: SequenceSampler
     position: int
+    pending: tuple[int, ...] = ()
+    """Drafts that are taken to be part of the answer already."""
 
 
 def sample(logits_NV: Tensor, rows: Sequence[SamplerRow]) -> list[SampledToken]:
     """One token per row of float32 logits. Observes nothing: the caller decides what it keeps."""
-    chosen_N = logits_NV.argmax(dim=-1)
-    to_draw: list[int] = []
-    for index, row in enumerate(rows):
-        if row.sequence.takes_plain_argmax:
-            continue
-        if row.sequence.params.is_greedy:
-            chosen_N[index] = row.sequence.adjust(logits_NV[index]).argmax()
-        else:
-            to_draw.append(index)
-    if to_draw:
-        drawn = [(logits_NV[index], rows[index]) for index in to_draw]
-        chosen_N[torch.tensor(to_draw, device=chosen_N.device)] = _draw_tokens(drawn)
-    tokens = [SampledToken(token_id=token_id) for token_id in chosen_N.tolist()]
+    tokens = [SampledToken(token_id=token_id) for token_id in sample_ids(logits_NV, rows)]
     for index, row in enumerate(rows):
         if row.sequence.params.logprobs is not None:
             tokens[index] = _with_logprobs(
@@ -119,12 +128,30 @@ def sample(logits_NV: Tensor, rows: Sequence[SamplerRow]) -> list[SampledToken]:
     return tokens
 
 
+def sample_ids(logits_NV: Tensor, rows: Sequence[SamplerRow]) -> list[int]:
+    """As `sample`, without log-probabilities: what drafts need."""
+    chosen_N = logits_NV.argmax(dim=-1)
+    to_draw: list[int] = []
+    for index, row in enumerate(rows):
+        if row.sequence.takes_plain_argmax:
+            continue
+        if row.sequence.params.is_greedy:
+            chosen_N[index] = row.sequence.adjust(logits_NV[index], row.pending).argmax()
+        else:
+            to_draw.append(index)
+    if to_draw:
+        drawn = [(logits_NV[index], rows[index]) for index in to_draw]
+        chosen_N[torch.tensor(to_draw, device=chosen_N.device)] = _draw_tokens(drawn)
+    ids: list[int] = chosen_N.tolist()
+    return ids
+
+
 def _draw_tokens(drawn: Sequence[tuple[Tensor, SamplerRow]]) -> Tensor:
     """The ids drawn from each row's logits, [N]. Rows share nothing but the call for noise."""
     draws, scores = [], []
     for logits_V, row in drawn:
         params = row.sequence.params
-        ids_K, scores_K = filter_tokens(row.sequence.adjust(logits_V), params)
+        ids_K, scores_K = filter_tokens(row.sequence.adjust(logits_V, row.pending), params)
         draws.append(Draw(params.seed, row.position, ids_K))
         scores.append(scores_K)
     return torch.stack(

@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import RepetitionPenaltyLogitsProcessor
 
-from segue.engine.sampler import SamplerRow, SequenceSampler, sample
+from segue.engine.sampler import SamplerRow, SequenceSampler, sample, sample_ids
 from segue.types import SamplingParams
 
 VOCAB = 64
@@ -132,6 +132,35 @@ def test_observed_tokens_count_like_those_given_at_the_start() -> None:
     whole = sequence(params, (1,), (5, 6, 5))
 
     assert grown.adjust(logits(1)[0]).equal(whole.adjust(logits(1)[0]))
+
+
+def test_pending_tokens_count_as_if_they_had_been_observed_and_leave_no_trace() -> None:
+    params = SamplingParams(
+        temperature=0.8,
+        seed=5,
+        repetition_penalty=1.2,
+        presence_penalty=0.5,
+        frequency_penalty=0.25,
+        logit_bias={9: 1.0},
+    )
+    batch = logits(1)
+    waiting, whole = sequence(params, (1,), (5,)), sequence(params, (1,), (5, 6, 6))
+    before = waiting.adjust(batch[0])
+
+    adjusted = waiting.adjust(batch[0], (6, 6))
+
+    assert adjusted.equal(whole.adjust(batch[0]))
+    assert waiting.adjust(batch[0]).equal(before)
+    assert not adjusted.equal(before)
+    rows = [SamplerRow(waiting, 9, (6, 6)), SamplerRow(whole, 9)]
+    assert len(set(sample_ids(batch.expand(2, -1), rows))) == 1
+
+
+def test_ids_alone_are_those_of_the_samples() -> None:
+    batch = logits(len(KINDS))
+    rows = [SamplerRow(sequence(params, (1, 2), (3, 3)), 5 + i) for i, params in enumerate(KINDS)]
+
+    assert sample_ids(batch, rows) == [token.token_id for token in sample(batch, rows)]
 
 
 def chi_square(counts: Counter[int], probs: list[float]) -> float:
