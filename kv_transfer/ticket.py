@@ -11,7 +11,7 @@ from segue.types import Epoch, PageId, SlotId, TurnId, WorkerId
 TicketId = NewType("TicketId", str)
 
 Checksums = Mapping[str, int]
-"""By field group ("kv", "recurrent", "conv"); `kv_transfer.checksum` says over what."""
+"""By field group ("kv", "recurrent", "conv", "hidden"); `kv_transfer.checksum` says over what."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

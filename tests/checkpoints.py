@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -78,6 +79,21 @@ def save_checkpoint(folder: Path, variant: Variant) -> Path:
             if weight.ndim == 1 and "A_log" not in name:
                 weight.add_(torch.randn_like(weight) * 0.1)
     model.save_pretrained(folder)
+    return folder
+
+
+def add_mtp_layer(source: Path, folder: Path) -> Path:
+    """The same checkpoint with a draft layer, in the form that transformers' `MtpModel` reads."""
+    shutil.copytree(source, folder)
+    config = json.loads((source / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "mtp_num_hidden_layers": 1}))
+    tensors = load_file(source / "model.safetensors")
+    torch.manual_seed(1)
+    save_file(
+        {**tensors, **mtp_tensors(tensors)},
+        folder / "model.safetensors",
+        metadata={"format": "pt"},
+    )
     return folder
 
 

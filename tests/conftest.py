@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.checkpoints import Variant, publish, save_checkpoint
+from tests.checkpoints import Variant, add_mtp_layer, publish, save_checkpoint
 
 # Tiny products gain nothing from a second thread, and wait for it where cores are shared.
 torch.set_num_threads(1)
@@ -52,3 +52,15 @@ def published_dense(tiny_dense: Path, tmp_path_factory: pytest.TempPathFactory) 
 def published_moe(tiny_moe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`tiny_moe` as the hub would have it."""
     return publish(tiny_moe, tmp_path_factory.mktemp("published") / "moe")
+
+
+@pytest.fixture(scope="session")
+def mtp_dense(tiny_dense: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`tiny_dense` with a random MTP layer."""
+    return add_mtp_layer(tiny_dense, tmp_path_factory.mktemp("mtp") / "dense")
+
+
+@pytest.fixture(scope="session")
+def mtp_moe(tiny_moe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`tiny_moe` with a random MTP layer."""
+    return add_mtp_layer(tiny_moe, tmp_path_factory.mktemp("mtp") / "moe")

@@ -19,7 +19,7 @@ from benchmarks.agentic.emptied import LONG, SHORT, SMALL, WIDE, EmptiedRow, try
 from benchmarks.agentic.modes import Mode
 from benchmarks.agentic.plot import save_plot
 from benchmarks.agentic.result import ModeResult, Result
-from benchmarks.agentic.run import Measured, Report, layout_of, run_modes
+from benchmarks.agentic.run import Measured, Report, run_modes
 from benchmarks.agentic.show import headline, tables
 from benchmarks.agentic.targets import targets
 from benchmarks.agentic.workload import Workload
@@ -28,6 +28,7 @@ from benchmarks.serving.environment import Environment, this_environment
 from kv_transfer.config import TransferConfig
 from router.config import RouterConfig
 from segue.engine.config import EngineConfig
+from segue.engine.load import layout_of
 from segue.launch.config import ClusterConfig, Config
 from segue.model.config import ModelConfig
 from segue.model.source import resolve_model
@@ -132,7 +133,7 @@ def _summarise(
     workload: Workload,
     folder: Path,
 ) -> Result:
-    layout = layout_of(folder, config)
+    layout = layout_of(folder, config.engine)
     # Where the folder lies is this machine's business.
     config = dataclasses.replace(
         config, cluster=dataclasses.replace(config.cluster, model=folder.name)

@@ -16,7 +16,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from benchmarks.agentic.modes import without_local
-from benchmarks.agentic.run import layout_of
 from benchmarks.serving.cluster import answer
 from benchmarks.serving.samples import Answered, median
 from decode_worker.__main__ import running as running_decode
@@ -25,6 +24,7 @@ from prefill_worker.pull import PullEstimate, estimate_pull
 from prefill_worker.worker import PrefillWorker
 from router.__main__ import running as running_router
 from segue.client import Client
+from segue.engine.load import layout_of
 from segue.launch.config import Config
 from segue.launch.ready import wait_until_ready
 from segue.model.config import ModelConfig
@@ -148,7 +148,7 @@ async def in_process(folder: Path, config: Config) -> AsyncIterator[InProcess]:
 
 
 async def _ask(bench: InProcess, folder: Path, config: Config, trial: Trial) -> dict[int, _Seen]:
-    layout = layout_of(folder, config)
+    layout = layout_of(folder, config.engine)
     draw = random.Random(0)
     vocab_size = ModelConfig.from_folder(folder).vocab_size
     names = (f"emptied-{number}" for number in itertools.count())

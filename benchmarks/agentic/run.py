@@ -5,18 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from benchmarks.agentic.modes import Mode, config_of
 from benchmarks.agentic.samples import TurnSample
 from benchmarks.agentic.sessions import run_sessions
 from benchmarks.agentic.workload import Workload
-from segue.cache.layout import CacheLayout
 from segue.client import Client
 from segue.launch.cluster import running_cluster
 from segue.launch.config import Config
-from segue.model.cache_layout import cache_layout
-from segue.model.config import ModelConfig, model_id
 
 Report = Callable[[str], None]
 
@@ -32,16 +28,6 @@ class Measured:
     """One session that waits for nobody: what a turn costs."""
     together: list[TurnSample]
     """The workload, in which sessions wait for each other."""
-
-
-def layout_of(folder: Path, config: Config) -> CacheLayout:
-    model, engine = ModelConfig.from_folder(folder), config.engine
-    return cache_layout(
-        model,
-        model_id=model_id(folder),
-        page_tokens=engine.page_tokens,
-        kv_dtype=model.dtype if engine.dtype == "auto" else engine.dtype,
-    )
 
 
 def run_modes(

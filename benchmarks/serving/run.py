@@ -24,9 +24,9 @@ from benchmarks.serving.scrape import read_metrics, total_of
 from benchmarks.serving.workload import Prompt, Workload
 from segue.cache.layout import CacheLayout
 from segue.client import Client
+from segue.engine.load import layout_of
 from segue.launch.cluster import Cluster
-from segue.model.cache_layout import cache_layout
-from segue.model.config import ModelConfig, model_id
+from segue.model.config import ModelConfig
 
 Report = Callable[[str], None]
 
@@ -49,13 +49,8 @@ class Subject:
     def of(
         cls, folder: Path, *, cluster: Cluster, peer: Transformers, workload: Workload
     ) -> Subject:
-        model, engine = ModelConfig.from_folder(folder), cluster.config.engine
-        layout = cache_layout(
-            model,
-            model_id=model_id(folder),
-            page_tokens=engine.page_tokens,
-            kv_dtype=model.dtype if engine.dtype == "auto" else engine.dtype,
-        )
+        model = ModelConfig.from_folder(folder)
+        layout = layout_of(folder, cluster.config.engine)
         return cls(
             cluster=cluster,
             peer=peer,

@@ -5,7 +5,8 @@
              └ ...                                              ┘
     slot s   ┌ layer 0  recurrent [v_heads, k_dim, v_dim] float32 ┐ one unit of every
              │ layer 0  conv      [conv_channels, kernel - 1]     │ "slot" field
-             └ layer 1  ...                                       ┘
+             │ layer 1  ...                                       │
+             └ layer N  hidden    [hidden_size]                   ┘ of an MTP layer, if any
 
 Each field is one array [num_units, *shape], so unit u of a field is a contiguous run of bytes, and
 neighbouring units are neighbours in memory. No torch here: dtypes are names.
@@ -30,7 +31,7 @@ class CacheField:
     """One array of the cache: what one layer keeps per page or per slot."""
 
     group: str
-    """"kv", "recurrent" or "conv": fields of a group are checksummed together."""
+    """"kv", "recurrent", "conv" or "hidden": fields of a group are checksummed together."""
     layer: int
     unit: Unit
     dtype: str

@@ -25,6 +25,9 @@ class EngineConfig:
     max_checkpoints: int = 64
     """Slots beyond those, for states that outlive their sequence; fewer where they would take more
     than half of the memory."""
+    mtp: bool = True
+    """Keep what a checkpoint's MTP layer needs to draft, where it has one: a little of every pass,
+    and one attention layer's part of a page more. Equal on all workers."""
     num_threads: int = 0
     """Of torch; 0: every core, where `segue serve` starts Ray itself, else torch's own choice."""
 

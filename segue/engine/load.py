@@ -8,11 +8,13 @@ from pathlib import Path
 
 import torch
 
+from segue.cache.layout import CacheLayout
 from segue.engine.config import EngineConfig, PoolSizes, pool_sizes
 from segue.engine.runner import ModelRunner
 from segue.model.cache_layout import cache_layout
 from segue.model.config import ModelConfig, model_id
 from segue.model.source import resolve_model
+from segue.model.weights import has_mtp_layer
 
 logger = logging.getLogger(__name__)
 
@@ -30,12 +32,7 @@ def load_runner(model: str, engine: EngineConfig) -> LoadedModel:
         torch.set_num_threads(engine.num_threads)
     folder = resolve_model(model, with_weights=True)
     config = ModelConfig.from_folder(folder)
-    layout = cache_layout(
-        config,
-        model_id=model_id(folder),
-        page_tokens=engine.page_tokens,
-        kv_dtype=config.dtype if engine.dtype == "auto" else engine.dtype,
-    )
+    layout = layout_of(folder, engine)
     sizes = pool_sizes(layout, engine, max_context=config.max_position_embeddings)
     runner = ModelRunner.load(
         folder,
@@ -44,6 +41,7 @@ def load_runner(model: str, engine: EngineConfig) -> LoadedModel:
         page_tokens=engine.page_tokens,
         num_pages=sizes.num_pages,
         num_slots=sizes.num_slots,
+        mtp=engine.mtp,
     )
     logger.info(
         "memory set aside, of [engine] cache_bytes, max_running and the model's context",
@@ -57,3 +55,15 @@ def load_runner(model: str, engine: EngineConfig) -> LoadedModel:
         },
     )
     return LoadedModel(folder=folder, runner=runner, sizes=sizes)
+
+
+def layout_of(folder: Path, engine: EngineConfig) -> CacheLayout:
+    """What a worker's cache consists of with these settings; no weights are read."""
+    config = ModelConfig.from_folder(folder)
+    return cache_layout(
+        config,
+        model_id=model_id(folder),
+        page_tokens=engine.page_tokens,
+        kv_dtype=config.dtype if engine.dtype == "auto" else engine.dtype,
+        with_mtp=engine.mtp and has_mtp_layer(folder, config),
+    )

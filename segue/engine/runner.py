@@ -1,9 +1,10 @@
-"""One model on one device, with its cache: chunks of sequences in, logits out."""
+"""One model on one device, with its cache: chunks of sequences in, logits out; and drafts."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -11,12 +12,15 @@ from torch import Tensor
 
 from segue.cache.layout import CacheLayout
 from segue.cache.tensors import TORCH_DTYPES, CacheTensors
-from segue.engine.batch import SequenceChunk, pack
+from segue.engine.batch import Chunk, DraftStart, SequenceChunk
+from segue.engine.drafter import Drafter
+from segue.engine.packing import pack
 from segue.errors import InvalidConfig
+from segue.model.batch import Batch
 from segue.model.cache_layout import cache_layout
 from segue.model.config import ModelConfig, model_id
 from segue.model.qwen3_5 import Qwen3_5
-from segue.model.weights import load_weights
+from segue.model.weights import has_mtp_layer, load_weights
 
 logger = logging.getLogger(__name__)
 
@@ -39,8 +43,10 @@ class ModelRunner:
         self.config = config
         self.layout = layout
         self.tensors = tensors
+        self.has_mtp = any(field.group == "hidden" for field in layout.fields)
+        """Whether the cache holds what an MTP layer needs, so that `drafter` may be asked for."""
         self._weights = weights
-        self._model = Qwen3_5(config, weights)
+        self._model = Qwen3_5(config, weights, with_mtp=self.has_mtp)
         self._device = device
 
     @classmethod
@@ -53,11 +59,13 @@ class ModelRunner:
         page_tokens: int,
         num_pages: int,
         num_slots: int,
+        mtp: bool = True,
     ) -> ModelRunner:
         """Load the checkpoint in `folder` and allocate its cache.
 
-        `dtype` is that of weights, activations and pages; "auto" takes the checkpoint's. Raises
-        InvalidCheckpoint when the folder cannot be loaded, InvalidConfig for an unknown dtype.
+        `dtype` is that of weights, activations and pages; "auto" takes the checkpoint's. `mtp`: an
+        MTP layer is used where the checkpoint has one. Raises InvalidCheckpoint when the folder
+        cannot be loaded, InvalidConfig for an unknown dtype, or more MTP layers than one.
         """
         config = ModelConfig.from_folder(folder)
         name = config.dtype if dtype == "auto" else dtype
@@ -66,7 +74,11 @@ class ModelRunner:
             raise InvalidConfig(f"dtype must be one of {choices}, got {dtype!r}")
         weights = load_weights(folder, config, dtype=TORCH_DTYPES[name], device=device)
         layout = cache_layout(
-            config, model_id=model_id(folder), page_tokens=page_tokens, kv_dtype=name
+            config,
+            model_id=model_id(folder),
+            page_tokens=page_tokens,
+            kv_dtype=name,
+            with_mtp=mtp and has_mtp_layer(folder, config),
         )
         tensors = CacheTensors.allocate(
             layout, num_pages=num_pages, num_slots=num_slots, device=device
@@ -81,6 +93,7 @@ class ModelRunner:
                 "weight_bytes": runner.weight_bytes,
                 "page_bytes": layout.page_bytes,
                 "slot_bytes": layout.slot_bytes,
+                "has_mtp": runner.has_mtp,
                 "num_pages": num_pages,
                 "num_slots": num_slots,
             },
@@ -95,22 +108,40 @@ class ModelRunner:
 
     @torch.inference_mode()
     def forward(
-        self,
-        chunks: Sequence[SequenceChunk],
-        *,
-        on_layer: Callable[[int], None] | None = None,
+        self, chunks: Sequence[Chunk], *, on_layer: Callable[[int], None] | None = None
     ) -> Tensor:
-        """Float32 logits [len(chunks), vocab_size] after each chunk's last token.
+        """Float32 logits [num_rows, vocab_size], chunk by chunk: one row after the last token of a
+        prompt, and one after every token of a run.
 
-        Pages and output slots of the chunks are written; nothing else in the cache is. When layer
-        i has written all of them, `on_layer(i)` is called on this thread.
+        Pages and output slots of the chunks are written; nothing else in the cache is, and no state
+        is copied from slot to slot. When layer i has written all of them, `on_layer(i)` is called
+        on this thread; an MTP layer comes after the last.
         """
-        batch = pack(chunks, page_tokens=self.layout.page_tokens, device=self._device)
-        x_TH = self._model.hidden(batch, self.tensors, on_layer)
-        return self._model.logits(x_TH[batch.last_rows_B])
+        return self._model.forward(self._pack(chunks), self.tensors, on_layer)
 
     @torch.inference_mode()
     def forward_all(self, chunk: SequenceChunk) -> Tensor:
         """Float32 logits [num_tokens, vocab_size] after every token of one chunk."""
-        batch = pack([chunk], page_tokens=self.layout.page_tokens, device=self._device)
-        return self._model.logits(self._model.hidden(batch, self.tensors, None))
+        batch = self._pack([chunk])
+        every_row_T = torch.arange(len(chunk.token_ids), device=self._device)
+        batch = replace(batch, logit_rows_R=every_row_T)
+        return self._model.forward(batch, self.tensors, None)
+
+    def drafter(self, starts: Sequence[DraftStart]) -> Drafter:
+        """Drafts for these sequences; only with `has_mtp`. Done with before their next forward
+        pass, which writes the same positions."""
+        return Drafter(
+            self._model,
+            self.tensors,
+            starts,
+            page_tokens=self.layout.page_tokens,
+            device=self._device,
+        )
+
+    def _pack(self, chunks: Sequence[Chunk]) -> Batch:
+        return pack(
+            chunks,
+            page_tokens=self.layout.page_tokens,
+            device=self._device,
+            keeps_hidden=self.has_mtp,
+        )

@@ -8,11 +8,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from segue.kernels.paged_attention import attend_prompts, attend_steps, write_pages
+from segue.kernels.paged_attention import attend_prompts, attend_runs, attend_steps, write_pages
 from segue.kernels.rms_norm import rms_norm
 from segue.kernels.rotary import apply_rotary
-from segue.model.batch import Batch
+from segue.model.batch import Batch, DraftBatch, Steps
 from segue.model.config import ModelConfig
+
+Rotary = tuple[Tensor, Tensor]
+"""Cosines and sines of the tokens' positions."""
 
 
 class Attention:
@@ -26,41 +29,59 @@ class Attention:
         self._k_norm = weights[f"{at}.k_norm"]
         self._o_proj = weights[f"{at}.o_proj"]
 
-    def __call__(
-        self, x_TH: Tensor, batch: Batch, rotary: tuple[Tensor, Tensor], pages: Tensor
-    ) -> Tensor:
+    def __call__(self, x_TH: Tensor, batch: Batch, rotary: Rotary, pages: Tensor) -> Tensor:
         """The mixer's output [T, H]; the batch's keys and values are stored in `pages`."""
-        q_TQX, gate_TQX, k_TGX, v_TGX = self._project(x_TH)
-        q_TQX = apply_rotary(rms_norm(q_TQX, self._q_norm, eps=self._eps), *rotary)
-        k_TGX = apply_rotary(rms_norm(k_TGX, self._k_norm, eps=self._eps), *rotary)
+        q_TQX, gate_TQX, k_TGX, v_TGX = self._project(x_TH, rotary)
         write_pages(k_TGX, v_TGX, pages, pages_T=batch.pages_T, offsets_T=batch.offsets_T)
-        out_TQX = self._attend(q_TQX, batch, pages) * gate_TQX.sigmoid()
-        return F.linear(out_TQX.flatten(1), self._o_proj)
+        return self._output(self._attend(q_TQX, batch, pages), gate_TQX)
 
-    def _project(self, x_TH: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def store(self, x_TH: Tensor, batch: Batch, rotary: Rotary, pages: Tensor) -> None:
+        """Only the keys and values: of a layer whose output nobody reads."""
+        num_rows = 2 * self._shape.num_kv_heads * self._shape.head_dim
+        heads_TNX = F.linear(x_TH, self._qkv_proj[-num_rows:]).view(
+            len(x_TH), -1, self._shape.head_dim
+        )
+        k_TGX, v_TGX = heads_TNX.chunk(2, dim=1)
+        k_TGX = self._rotate(k_TGX, self._k_norm, rotary)
+        write_pages(k_TGX, v_TGX, pages, pages_T=batch.pages_T, offsets_T=batch.offsets_T)
+
+    def draft(self, x_DH: Tensor, batch: DraftBatch, rotary: Rotary, pages: Tensor) -> Tensor:
+        """As a call, for one token of each sequence, in an MTP layer: it has no position 0."""
+        q_DQX, gate_DQX, k_DGX, v_DGX = self._project(x_DH, rotary)
+        write_pages(k_DGX, v_DGX, pages, pages_T=batch.pages_D, offsets_T=batch.offsets_D)
+        out_DQX = attend_steps(
+            q_DQX,
+            pages,
+            page_table_DP=batch.page_table_DP,
+            lengths_D=batch.positions_D + 1,
+            first_position=1,
+        )
+        return self._output(out_DQX, gate_DQX)
+
+    def _project(self, x_TH: Tensor, rotary: Rotary) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         num_heads, num_kv_heads = self._shape.num_heads, self._shape.num_kv_heads
         heads_TNX = F.linear(x_TH, self._qkv_proj).view(len(x_TH), -1, self._shape.head_dim)
         q_gate, k_TGX, v_TGX = torch.split(
             heads_TNX, [2 * num_heads, num_kv_heads, num_kv_heads], dim=1
         )
         # A head's query and its output gate are neighbours.
-        return q_gate[:, 0::2], q_gate[:, 1::2], k_TGX, v_TGX
+        q_TQX = self._rotate(q_gate[:, 0::2], self._q_norm, rotary)
+        return q_TQX, q_gate[:, 1::2], self._rotate(k_TGX, self._k_norm, rotary), v_TGX
+
+    def _rotate(self, x_TNX: Tensor, norm_X: Tensor, rotary: Rotary) -> Tensor:
+        return apply_rotary(rms_norm(x_TNX, norm_X, eps=self._eps), *rotary)
+
+    def _output(self, out_TQX: Tensor, gate_TQX: Tensor) -> Tensor:
+        return F.linear((out_TQX * gate_TQX.sigmoid()).flatten(1), self._o_proj)
 
     def _attend(self, q_TQX: Tensor, batch: Batch, pages: Tensor) -> Tensor:
         outputs = []
         if steps := batch.steps:
-            outputs.append(
-                attend_steps(
-                    q_TQX[: batch.num_steps],
-                    pages,
-                    page_table_DP=steps.page_table_DP,
-                    lengths_D=steps.lengths_D,
-                )
-            )
+            outputs.append(_attend_steps(q_TQX[: steps.num_tokens], steps, pages))
         if prompts := batch.prompts:
             outputs.append(
                 attend_prompts(
-                    q_TQX[batch.num_steps :],
+                    q_TQX[batch.num_step_tokens :],
                     pages,
                     cu_tokens_N1=prompts.cu_tokens_N1,
                     starts_N=prompts.starts_N,
@@ -68,3 +89,16 @@ class Attention:
                 )
             )
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+
+
+def _attend_steps(q_TQX: Tensor, steps: Steps, pages: Tensor) -> Tensor:
+    table_DP, lengths_D = steps.page_table_DP, steps.lengths_D
+    if len(steps.rounds) == 1:
+        return attend_steps(q_TQX, pages, page_table_DP=table_DP, lengths_D=lengths_D)
+    return attend_runs(
+        q_TQX,
+        pages,
+        page_table_DP=table_DP,
+        lengths_D=lengths_D,
+        round_sizes=steps.round_sizes,
+    )

@@ -1,16 +1,21 @@
 """What one forward pass must know about the sequences in it, as tensors.
 
-    rows of the batch   ┌ d0 │ d1 │ d2 │ p0 p0 p0 p0 p0 │ p1 p1 p1 ┐
-                        └── steps ─────┴── prompts ────────────────┘
+    rows of the batch   ┌ d0 d1 d2 │ d0 d1 │ d0 ┐┌ p0 p0 p0 p0 p0 │ p1 p1 p1 ┐
+                        └─ round 0 ┴ round 1 ┴ … ┘└── prompts ───────────────┘
+                        └────────── steps ───────┘
 
-A *step* is one token of a sequence that has a state; a *prompt* is any other run of tokens. Steps
-come first, so that each layer cuts its rows once and gives each part to the operator made for it.
+A *run* is one token of a sequence that has a state, or a few of which each leaves a state of its
+own: a certain one, then drafts. A *prompt* is any other run of tokens. Runs come first, so that
+each layer cuts its rows once and gives each part to the operator made for it. They are ordered by
+falling length and lie round by round: round j has the j-th token of every run that is so long. So a
+round is a slice, and what the recurrent layers compute at once; it continues from the slots that
+the round before it wrote.
 
 A prompt is cut into *segments* where a state is kept on the way: the recurrent layers leave one
-after each. Attention sees whole prompts.
+after each. Attention sees whole prompts, and whole runs.
 
-T tokens in the batch, D steps, N prompts, M segments, P pages of the longest sequence, B chunks
-(= D + N).
+T tokens in the batch, D runs, E runs of a round, N prompts, M segments, P pages of the longest
+sequence, R rows with logits, I chunks that continue from a state, K states kept.
 """
 
 from __future__ import annotations
@@ -21,15 +26,31 @@ from torch import Tensor
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Steps:
-    """Sequences that go one token on, all computed at once."""
+class Round:
+    """One token of each of the first E runs."""
 
-    slots_in_D: Tensor
-    slots_out_D: Tensor
+    rows: slice
+    slots_in_E: Tensor
+    slots_out_E: Tensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Steps:
+    """Sequences that go on by a run each, all computed at once."""
+
+    rounds: tuple[Round, ...]
     page_table_DP: Tensor
     """Short rows repeat a page of their own."""
     lengths_D: Tensor
-    """Tokens of the sequence, this one included."""
+    """Tokens of the sequence, the run's first one included and the others not."""
+
+    @property
+    def num_tokens(self) -> int:
+        return int(self.rounds[-1].rows.stop)
+
+    @property
+    def round_sizes(self) -> tuple[int, ...]:
+        return tuple(len(step.slots_in_E) for step in self.rounds)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +77,20 @@ class Prompts:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class HiddenRows:
+    """Which token's hidden state an MTP layer joins to which token, and which of them are kept."""
+
+    slots_in_I: Tensor
+    """Hold the hidden state before a chunk. They are read before any is written."""
+    before_T: Tensor
+    """Of each token, where the hidden state of the one before it is: a row of this batch, or T + i
+    for that in `slots_in[i]`. Position 0 has none before it and names its own."""
+    rows_K: Tensor
+    slots_out_K: Tensor
+    """Takes the hidden state of row `rows[k]`: the last one that the slot's state contains."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
     token_ids_T: Tensor
     positions_T: Tensor
@@ -63,8 +98,25 @@ class Batch:
     """The page that takes each token's K and V."""
     offsets_T: Tensor
     """Its place in that page."""
-    last_rows_B: Tensor
-    """The row of each chunk's last token, in the order the chunks were given."""
-    num_steps: int
+    logit_rows_R: Tensor
+    """The rows to predict from, in the order the chunks were given."""
     steps: Steps | None
     prompts: Prompts | None
+    hidden: HiddenRows | None
+    """None where no MTP layer is served."""
+
+    @property
+    def num_step_tokens(self) -> int:
+        return self.steps.num_tokens if self.steps else 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DraftBatch:
+    """One token of each of D sequences, for the MTP layer alone."""
+
+    token_ids_D: Tensor
+    positions_D: Tensor
+    pages_D: Tensor
+    offsets_D: Tensor
+    page_table_DP: Tensor
+    """Short rows repeat a page of their own."""

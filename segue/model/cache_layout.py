@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from segue.cache.layout import CacheField, CacheLayout, Unit
+from segue.errors import InvalidConfig
 from segue.model.config import LayerKind, ModelConfig
 
 
 def cache_layout(
-    config: ModelConfig, *, model_id: str, page_tokens: int, kv_dtype: str
+    config: ModelConfig, *, model_id: str, page_tokens: int, kv_dtype: str, with_mtp: bool
 ) -> CacheLayout:
     """The layout of one worker's cache, fields in the order of the layers.
 
@@ -17,26 +18,22 @@ def cache_layout(
     last inputs of the convolution, and a copy in the dtype they were computed in loses nothing. The
     recurrent state is a sum over the whole past and stays float32.
 
-    An MTP layer, when one is served, is one more "kv" field, numbered after the last layer.
+    `with_mtp`: an MTP layer is served. Its fields are numbered after the last layer: keys and
+    values in pages, and in a slot the last hidden state of the last token that the slot's state
+    contains, so that whoever has the state can go on drafting. Raises InvalidConfig when the
+    checkpoint has more than one such layer.
     """
-    return CacheLayout(
-        model_id=model_id,
-        page_tokens=page_tokens,
-        fields=tuple(_fields(config, page_tokens, kv_dtype)),
-    )
+    fields = list(_fields(config, page_tokens, kv_dtype))
+    if with_mtp:
+        fields += _mtp_fields(config, page_tokens, kv_dtype)
+    return CacheLayout(model_id=model_id, page_tokens=page_tokens, fields=tuple(fields))
 
 
 def _fields(config: ModelConfig, page_tokens: int, kv_dtype: str) -> Iterator[CacheField]:
-    attention, gdn = config.attention, config.gdn
+    gdn = config.gdn
     for layer, kind in enumerate(config.layer_types):
         if kind is LayerKind.ATTENTION:
-            yield CacheField(
-                group="kv",
-                layer=layer,
-                unit=Unit.PAGE,
-                dtype=kv_dtype,
-                shape=(2, page_tokens, attention.num_kv_heads, attention.head_dim),
-            )
+            yield _kv(config, layer, page_tokens, kv_dtype)
         else:
             yield CacheField(
                 group="recurrent",
@@ -52,3 +49,27 @@ def _fields(config: ModelConfig, page_tokens: int, kv_dtype: str) -> Iterator[Ca
                 dtype=kv_dtype,
                 shape=(gdn.conv_channels, gdn.conv_kernel - 1),
             )
+
+
+def _mtp_fields(config: ModelConfig, page_tokens: int, kv_dtype: str) -> Iterator[CacheField]:
+    if config.num_mtp_layers != 1:
+        raise InvalidConfig(
+            f"drafting is built for one MTP layer, and mtp_num_hidden_layers is "
+            f"{config.num_mtp_layers}: set [engine] mtp = false"
+        )
+    layer = config.num_layers
+    yield CacheField(
+        group="hidden", layer=layer, unit=Unit.SLOT, dtype=kv_dtype, shape=(config.hidden_size,)
+    )
+    yield _kv(config, layer, page_tokens, kv_dtype)
+
+
+def _kv(config: ModelConfig, layer: int, page_tokens: int, kv_dtype: str) -> CacheField:
+    attention = config.attention
+    return CacheField(
+        group="kv",
+        layer=layer,
+        unit=Unit.PAGE,
+        dtype=kv_dtype,
+        shape=(2, page_tokens, attention.num_kv_heads, attention.head_dim),
+    )

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from segue.kernels.moe import routed_experts
-from segue.model.config import MoeConfig
+from segue.model.config import ModelConfig, MoeConfig
 
 
 class GatedMlp:
@@ -44,3 +44,12 @@ class MixtureOfExperts:
         )
         shared_gate_T1 = F.linear(x_TH, self._shared_gate).sigmoid()
         return routed_TH.addcmul_(shared_gate_T1, self._shared(x_TH))
+
+
+def mlp_of(
+    config: ModelConfig, weights: Mapping[str, Tensor], at: str
+) -> GatedMlp | MixtureOfExperts:
+    """The MLP that this model's layers have."""
+    if isinstance(config.mlp, MoeConfig):
+        return MixtureOfExperts(config.mlp, weights, at)
+    return GatedMlp(weights, at)

@@ -1,4 +1,4 @@
-"""The Qwen3.5 text model: embedding, blocks of mixer and MLP, norm, head.
+"""The Qwen3.5 text model: embedding, blocks of mixer and MLP, norm, head; and the MTP layer.
 
 A block's mixer is Gated Delta Net or gated attention; its MLP is dense or a mixture of experts. The
 model owns weights only: states and pages belong to the cache, and the batch says which to use.
@@ -14,11 +14,12 @@ from torch import Tensor
 from segue.cache.tensors import CacheTensors
 from segue.kernels.rms_norm import rms_norm
 from segue.kernels.rotary import rotary_tables
-from segue.model.attention import Attention
-from segue.model.batch import Batch
-from segue.model.config import LayerKind, ModelConfig, MoeConfig
+from segue.model.attention import Attention, Rotary
+from segue.model.batch import Batch, DraftBatch
+from segue.model.config import LayerKind, ModelConfig
 from segue.model.gated_delta_net import GatedDeltaNet
-from segue.model.mlp import GatedMlp, MixtureOfExperts
+from segue.model.mlp import mlp_of
+from segue.model.mtp import MtpLayer
 
 
 class Block:
@@ -35,15 +36,9 @@ class Block:
             self._mixer = Attention(config, weights, at)
         else:
             self._mixer = GatedDeltaNet(config, weights, at)
-        self._mlp: GatedMlp | MixtureOfExperts
-        if isinstance(config.mlp, MoeConfig):
-            self._mlp = MixtureOfExperts(config.mlp, weights, f"{at}.mlp")
-        else:
-            self._mlp = GatedMlp(weights, f"{at}.mlp")
+        self._mlp = mlp_of(config, weights, f"{at}.mlp")
 
-    def mix(
-        self, x_TH: Tensor, batch: Batch, rotary: tuple[Tensor, Tensor], cache: CacheTensors
-    ) -> Tensor:
+    def mix(self, x_TH: Tensor, batch: Batch, rotary: Rotary, cache: CacheTensors) -> Tensor:
         """Everything that reads or writes the cache."""
         normed_TH = rms_norm(x_TH, self._mixer_norm, eps=self._eps)
         if isinstance(self._mixer, Attention):
@@ -56,32 +51,60 @@ class Block:
 
 
 class Qwen3_5:
-    """T tokens, B rows to predict from, H hidden size, Y vocabulary."""
+    """T tokens, R rows to predict from, D tokens to draft from, H hidden size, Y vocabulary."""
 
-    def __init__(self, config: ModelConfig, weights: Mapping[str, Tensor]) -> None:
+    def __init__(
+        self, config: ModelConfig, weights: Mapping[str, Tensor], *, with_mtp: bool
+    ) -> None:
+        """`with_mtp`: the cache has the fields of an MTP layer, and they are kept up to date."""
         self._config = config
+        self.num_layers = config.num_layers
         self._embed = weights["embed"]
         self._blocks = [Block(config, weights, layer) for layer in range(config.num_layers)]
         self._norm = weights["norm"]
         self._lm_head = weights["lm_head"]
+        self._mtp = MtpLayer(config, weights) if with_mtp else None
 
-    def hidden(
+    def forward(
         self, batch: Batch, cache: CacheTensors, on_layer: Callable[[int], None] | None
     ) -> Tensor:
-        """The last block's output [T, H]; `on_layer(i)` is called when layer i left the cache."""
-        attention = self._config.attention
-        rotary = rotary_tables(
-            batch.positions_T, rotary_dim=attention.rotary_dim, theta=attention.rope_theta
-        )
+        """Float32 logits [R, Y] after each of the batch's `logit_rows`.
+
+        `on_layer(i)` is called when layer i left the cache; the MTP layer is the last.
+        """
+        rotary = self._rotary(batch.positions_T)
         x_TH = F.embedding(batch.token_ids_T, self._embed)
         for layer, block in enumerate(self._blocks):
             x_TH = block.mix(x_TH, batch, rotary, cache)
             if on_layer is not None:
                 on_layer(layer)
             x_TH = block.feed_forward(x_TH)
-        return x_TH
+        if self._mtp is None:
+            return self._logits(self._normed(x_TH[batch.logit_rows_R]))
+        hidden_TH = self._normed(x_TH)
+        self._mtp.store(hidden_TH, batch, rotary, cache)
+        if on_layer is not None:
+            on_layer(self._mtp.number)
+        return self._logits(hidden_TH[batch.logit_rows_R])
 
-    def logits(self, x_BH: Tensor) -> Tensor:
-        """Float32 logits [B, Y] after each of these rows of `hidden`."""
-        normed_BH = rms_norm(x_BH, self._norm, eps=self._config.rms_norm_eps)
-        return F.linear(normed_BH, self._lm_head).float()
+    def draft(
+        self, hidden_DH: Tensor, batch: DraftBatch, cache: CacheTensors
+    ) -> tuple[Tensor, Tensor]:
+        """The MTP layer's float32 logits [D, Y] for the position after each token, and what stands
+        in for the hidden state there [D, H]. `hidden` is that before the token."""
+        assert self._mtp is not None, "drafts need an MTP layer"
+        m_DH = self._mtp.draft(hidden_DH, batch, self._rotary(batch.positions_D), cache)
+        return self._logits(m_DH), m_DH
+
+    def _rotary(self, positions_T: Tensor) -> Rotary:
+        attention = self._config.attention
+        return rotary_tables(
+            positions_T, rotary_dim=attention.rotary_dim, theta=attention.rope_theta
+        )
+
+    def _normed(self, x_TH: Tensor) -> Tensor:
+        """The last hidden states, of which the head makes logits."""
+        return rms_norm(x_TH, self._norm, eps=self._config.rms_norm_eps)
+
+    def _logits(self, hidden_RH: Tensor) -> Tensor:
+        return F.linear(hidden_RH, self._lm_head).float()

@@ -227,7 +227,7 @@ class GroupChecksum(_message.Message):
     GROUP_FIELD_NUMBER: _builtins.int
     CRC32_FIELD_NUMBER: _builtins.int
     group: _builtins.str
-    """A field group: kv, recurrent, conv."""
+    """A field group: kv, recurrent, conv, hidden."""
     crc32: _builtins.int
     """CRC-32 of the CRC-32s (each 4 bytes, little-endian) of the group's units: fields in layout
     order, and within a field the ticket's pages in order, or the slot.

@@ -70,7 +70,9 @@ def test_the_weights_counted_are_those_that_the_engine_loads(tiny_dense: Path) -
 
     model = AutoModelForCausalLM.from_pretrained(tiny_dense, dtype="auto")
     config = ModelConfig.from_folder(tiny_dense)
-    layout = cache_layout(config, model_id="m", page_tokens=16, kv_dtype=config.dtype)
+    layout = cache_layout(
+        config, model_id="m", page_tokens=16, kv_dtype=config.dtype, with_mtp=False
+    )
     runner = ModelRunner.load(tiny_dense, page_tokens=16, num_pages=1, num_slots=1)
 
     cost = model_cost(model.named_parameters(), layout, is_tied=False, expert_share=1.0)

@@ -1,0 +1,75 @@
+"""Guessing ahead with the MTP layer: a token of each sequence in, logits for the next one out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from segue.cache.tensors import CacheTensors
+from segue.engine.batch import MAX_RUN_TOKENS, DraftStart
+from segue.engine.packing import page_table
+from segue.model.batch import DraftBatch
+from segue.model.qwen3_5 import Qwen3_5
+
+# Letters of shapes: D = sequences that still draft, H = hidden size, P = pages, V = vocabulary.
+
+
+class Drafter:
+    """Drafts for several sequences at once, one position further with each `step`.
+
+    Only the MTP layer's part of pages is written, from each sequence's start on: positions that the
+    next pass of the trunk over them writes again. Slots are read when it is made, and only then.
+    """
+
+    def __init__(
+        self,
+        model: Qwen3_5,
+        cache: CacheTensors,
+        starts: Sequence[DraftStart],
+        *,
+        page_tokens: int,
+        device: str,
+    ) -> None:
+        assert starts, "nobody to draft for"
+        assert all(start.position >= 1 for start in starts), "the first token has none before it"
+        self._model = model
+        self._cache = cache
+        self._page_tokens = page_tokens
+        # Short rows are filled with pages that may be shared: nobody may draft beyond its own.
+        self._num_left = [
+            min(len(s.page_ids) * page_tokens - s.position, MAX_RUN_TOKENS) for s in starts
+        ]
+        self._num_steps = 0
+        max_pages = [-(-(s.position + MAX_RUN_TOKENS) // page_tokens) for s in starts]
+        rows = [s.page_ids[:num] for s, num in zip(starts, max_pages, strict=True)]
+        self._page_table_DP = page_table(rows, device)
+        self._positions_D = torch.tensor([s.position for s in starts], device=device)
+        slots_D = torch.tensor([start.slot for start in starts], device=device)
+        self._hidden_DH = cache.of("hidden", model.num_layers).index_select(0, slots_D)
+
+    @torch.inference_mode()
+    def step(self, token_ids: Sequence[int]) -> Tensor:
+        """Float32 logits [D, V] for the position after each token.
+
+        First the tokens at the starts' positions, then what was drafted. With fewer tokens than
+        before, the last sequences draft no further: order them by falling number of drafts.
+        """
+        num = len(token_ids)
+        assert 0 < num <= len(self._positions_D), "sequences cannot come back"
+        assert self._num_steps < min(self._num_left[:num]), "pages must cover what goes in"
+        self._num_steps += 1
+        positions_D = self._positions_D[:num]
+        page_table_DP = self._page_table_DP[:num]
+        pages_D1 = page_table_DP.gather(1, (positions_D // self._page_tokens).unsqueeze(1))
+        batch = DraftBatch(
+            token_ids_D=torch.tensor(token_ids, device=positions_D.device),
+            positions_D=positions_D,
+            pages_D=pages_D1[:, 0],
+            offsets_D=positions_D % self._page_tokens,
+            page_table_DP=page_table_DP,
+        )
+        logits_DV, self._hidden_DH = self._model.draft(self._hidden_DH[:num], batch, self._cache)
+        self._positions_D, self._page_table_DP = positions_D + 1, page_table_DP
+        return logits_DV

@@ -1,0 +1,237 @@
+"""From chunks of sequences to the tensors of one forward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import accumulate, chain
+
+import torch
+from torch import Tensor
+
+from segue.engine.batch import MAX_RUN_TOKENS, Chunk, Run, SequenceChunk
+from segue.kernels import NO_SLOT
+from segue.model.batch import Batch, HiddenRows, Prompts, Round, Segments, Steps
+
+
+def pack(
+    chunks: Sequence[Chunk], *, page_tokens: int, device: str, keeps_hidden: bool = False
+) -> Batch:
+    """One batch of all chunks: runs round by round, then prompts in the order given.
+
+    A chunk of a single token after others is computed as a run. `keeps_hidden`: an MTP layer is
+    served, so the batch says where hidden states go.
+    """
+    _check(chunks, page_tokens)
+    rows = _Rows.of([_as_run(chunk) for chunk in chunks])
+    pieces = list(rows.pieces())
+    positions = [p for piece in pieces for p in piece.positions]
+    pages = [piece.chunk.page_ids[p // page_tokens] for piece in pieces for p in piece.positions]
+    positions_T = _ints(positions, device)
+    return Batch(
+        token_ids_T=_ints(list(chain.from_iterable(piece.token_ids for piece in pieces)), device),
+        positions_T=positions_T,
+        pages_T=_ints(pages, device),
+        offsets_T=positions_T % page_tokens,
+        logit_rows_R=_ints(rows.with_logits(), device),
+        steps=_steps(rows, page_tokens, device) if rows.runs else None,
+        prompts=_prompts(rows.prompts, page_tokens, device) if rows.prompts else None,
+        hidden=_hidden(rows, pieces, len(positions), device) if keeps_hidden else None,
+    )
+
+
+def page_table(rows: Sequence[Sequence[int]], device: str) -> Tensor:
+    """Page ids of several sequences; a short row repeats its first page."""
+    width = max(len(row) for row in rows)
+    return _ints([[*row, *[row[0]] * (width - len(row))] for row in rows], device)
+
+
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """Neighbouring rows of one chunk: its tokens from `first` to `stop`."""
+
+    chunk: Chunk
+    row: int
+    first: int
+    stop: int
+
+    @property
+    def token_ids(self) -> Sequence[int]:
+        return self.chunk.token_ids[self.first : self.stop]
+
+    @property
+    def positions(self) -> range:
+        return range(self.chunk.start + self.first, self.chunk.start + self.stop)
+
+
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    """Which row each token has."""
+
+    runs: list[Run]
+    """By falling length."""
+    prompts: list[SequenceChunk]
+    order: list[int]
+    """The caller's index of each run, then of each prompt."""
+    round_sizes: list[int]
+
+    @classmethod
+    def of(cls, chunks: Sequence[Chunk]) -> _Rows:
+        order = sorted(
+            range(len(chunks)),
+            key=lambda i: -len(c.token_ids) if isinstance(c := chunks[i], Run) else 0,
+        )
+        packed = [chunks[i] for i in order]
+        runs = [chunk for chunk in packed if isinstance(chunk, Run)]
+        num_rounds = len(runs[0].token_ids) if runs else 0
+        return cls(
+            runs=runs,
+            prompts=[chunk for chunk in packed if isinstance(chunk, SequenceChunk)],
+            order=order,
+            round_sizes=[sum(len(run.token_ids) > j for run in runs) for j in range(num_rounds)],
+        )
+
+    @property
+    def round_bounds(self) -> list[int]:
+        return list(accumulate(self.round_sizes, initial=0))
+
+    def pieces(self) -> Iterator[_Piece]:
+        """In the order of the rows."""
+        row = 0
+        for j, size in enumerate(self.round_sizes):
+            for run in self.runs[:size]:
+                yield _Piece(run, row, j, j + 1)
+                row += 1
+        for prompt in self.prompts:
+            yield _Piece(prompt, row, 0, len(prompt.token_ids))
+            row += len(prompt.token_ids)
+
+    def with_logits(self) -> list[int]:
+        """Every row of a run, the last of a prompt; chunks in the caller's order."""
+        bounds = self.round_bounds
+        of_chunks = [
+            [bounds[j] + i for j in range(len(run.token_ids))] for i, run in enumerate(self.runs)
+        ]
+        lengths = [len(prompt.token_ids) for prompt in self.prompts]
+        of_chunks += [[end - 1] for end in accumulate(lengths, initial=bounds[-1])][1:]
+        in_callers_order = sorted(zip(self.order, of_chunks, strict=True))
+        return [row for _, of_chunk in in_callers_order for row in of_chunk]
+
+
+def _as_run(chunk: Chunk) -> Chunk:
+    if isinstance(chunk, Run) or len(chunk.token_ids) > 1 or chunk.slot_in is None:
+        return chunk
+    return Run(
+        token_ids=chunk.token_ids,
+        start=chunk.start,
+        page_ids=chunk.page_ids,
+        slot_in=chunk.slot_in,
+        slots_out=(chunk.slot_out,),
+    )
+
+
+def _steps(rows: _Rows, page_tokens: int, device: str) -> Steps:
+    bounds = rows.round_bounds
+    rounds = []
+    for j, size in enumerate(rows.round_sizes):
+        runs = rows.runs[:size]
+        slots_in = [run.slots_out[j - 1] if j else run.slot_in for run in runs]
+        rounds.append(
+            Round(
+                rows=slice(bounds[j], bounds[j + 1]),
+                slots_in_E=_ints(slots_in, device),
+                slots_out_E=_ints([run.slots_out[j] for run in runs], device),
+            )
+        )
+    return Steps(
+        rounds=tuple(rounds),
+        page_table_DP=_page_table(rows.runs, page_tokens, device),
+        lengths_D=_ints([run.start + 1 for run in rows.runs], device),
+    )
+
+
+def _prompts(chunks: Sequence[SequenceChunk], page_tokens: int, device: str) -> Prompts:
+    ends = accumulate((len(chunk.token_ids) for chunk in chunks), initial=0)
+    return Prompts(
+        cu_tokens_N1=_ints(list(ends), device),
+        starts_N=_ints([chunk.start for chunk in chunks], device),
+        page_table_NP=_page_table(chunks, page_tokens, device),
+        segments=_segments(chunks, device),
+    )
+
+
+def _segments(chunks: Sequence[SequenceChunk], device: str) -> Segments:
+    bounds, slots_in, slots_out = [0], list[int](), list[int]()
+    for chunk in chunks:
+        first_row = bounds[-1] - chunk.start
+        bounds += [first_row + position for position in chunk.positions_kept]
+        slots_in += [
+            NO_SLOT if chunk.slot_in is None else chunk.slot_in,
+            *chunk.slots_written[:-1],
+        ]
+        slots_out += chunk.slots_written
+    return Segments(
+        cu_tokens_M1=_ints(bounds, device),
+        slots_in_M=_ints(slots_in, device),
+        slots_out_M=_ints(slots_out, device),
+    )
+
+
+def _hidden(rows: _Rows, pieces: Sequence[_Piece], num_tokens: int, device: str) -> HiddenRows:
+    slots_in, before = list[int](), list[int]()
+    kept, slots_out = list[int](), list[int]()
+    for piece in pieces:
+        chunk = piece.chunk
+        if piece.first:
+            # A run's row of the round before, which had as many runs or more.
+            before.append(piece.row - rows.round_sizes[piece.first - 1])
+        elif chunk.slot_in is None:
+            before.append(piece.row)
+        else:
+            before.append(num_tokens + len(slots_in))
+            slots_in.append(chunk.slot_in)
+        before += range(piece.row, piece.row + piece.stop - piece.first - 1)
+        if isinstance(chunk, Run):
+            kept.append(piece.row)
+            slots_out.append(chunk.slots_out[piece.first])
+        else:
+            kept += [piece.row + p - chunk.start - 1 for p in chunk.positions_kept]
+            slots_out += chunk.slots_written
+    return HiddenRows(
+        slots_in_I=_ints(slots_in, device),
+        before_T=_ints(before, device),
+        rows_K=_ints(kept, device),
+        slots_out_K=_ints(slots_out, device),
+    )
+
+
+def _page_table(chunks: Sequence[Chunk], page_tokens: int, device: str) -> Tensor:
+    return page_table([chunk.page_ids[: -(-chunk.end // page_tokens)] for chunk in chunks], device)
+
+
+def _ints(values: Sequence[int] | Sequence[Sequence[int]], device: str) -> Tensor:
+    return torch.tensor(values, dtype=torch.int64, device=device)
+
+
+def _check(chunks: Sequence[Chunk], page_tokens: int) -> None:
+    """What the schedulers promise: a broken promise here would be wrong text, not an error."""
+    assert chunks, "a batch needs at least one chunk"
+    for chunk in chunks:
+        assert chunk.token_ids, "a chunk needs at least one token"
+        assert (chunk.start == 0) == (chunk.slot_in is None), "a state is there unless start is 0"
+        assert len(chunk.page_ids) * page_tokens >= chunk.end, "pages must cover the chunk"
+        if isinstance(chunk, Run):
+            num_tokens = len(chunk.token_ids)
+            assert num_tokens <= MAX_RUN_TOKENS, f"a run has few tokens, got {num_tokens}"
+            assert len(chunk.slots_out) == num_tokens, "each token of a run leaves a state"
+        else:
+            cuts = [chunk.start, *chunk.positions_kept]
+            assert cuts == sorted(set(cuts)), f"states are kept inside the chunk, in order: {cuts}"
+    written = [slot for chunk in chunks for slot in chunk.slots_written]
+    assert len(set(written)) == len(written), f"slots written twice in one batch: {written}"
+    for chunk in chunks:
+        # Operators read a sequence's slot before they write its others, and know nothing of the
+        # other sequences: a slot that is read may be written by its own sequence only.
+        own = chunk.slots_out if isinstance(chunk, Run) else (chunk.slot_out,)
+        read_by_other = chunk.slot_in not in own and chunk.slot_in in written
+        assert not read_by_other, f"slot {chunk.slot_in} is read and written in one batch"

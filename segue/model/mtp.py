@@ -1,0 +1,80 @@
+"""The MTP layer: from a token and the hidden state before it to a guess at the token after it.
+
+    input at position p = fc(norm(embedding of token p), norm(hidden state h of position p - 1))
+    m_p = norm(attention block(input))          the trunk's head makes of it the draft for p + 1
+
+To draft further, m_p stands in for h_p, which nobody knows yet. Keys and values of position p lie
+in p's place in the pages, so a page depends on no token after its own; position 0, which has
+nothing before it, is never attended to.
+
+Keys and values need no attention: they follow from the input, and there is one layer. So the trunk
+stores them for every token it computes, which costs two small products, and attention, MLP and head
+run only for tokens that are drafted from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from segue.cache.tensors import CacheTensors
+from segue.kernels.rms_norm import rms_norm
+from segue.model.attention import Attention, Rotary
+from segue.model.batch import Batch, DraftBatch
+from segue.model.config import ModelConfig
+from segue.model.mlp import mlp_of
+
+
+class MtpLayer:
+    """T tokens of a pass of the trunk, D tokens to draft from, H hidden size."""
+
+    def __init__(self, config: ModelConfig, weights: Mapping[str, Tensor]) -> None:
+        at = "mtp.layers.0"
+        self.number = config.num_layers
+        """Of its fields in the cache: after the trunk's layers."""
+        self._eps = config.rms_norm_eps
+        self._embed = weights["embed"]
+        self._embedding_norm = weights["mtp.pre_fc_norm_embedding"]
+        self._hidden_norm = weights["mtp.pre_fc_norm_hidden"]
+        self._fc = weights["mtp.fc"]
+        self._mixer_norm = weights[f"{at}.mixer_norm"]
+        self._attention = Attention(config, weights, at)
+        self._mlp_norm = weights[f"{at}.mlp_norm"]
+        self._mlp = mlp_of(config, weights, f"{at}.mlp")
+        self._norm = weights["mtp.norm"]
+
+    def store(self, hidden_TH: Tensor, batch: Batch, rotary: Rotary, cache: CacheTensors) -> None:
+        """Keep what later passes need of the trunk's last hidden states: keys and values of every
+        token in its page, and the hidden states that belong to the states kept in slots."""
+        rows = batch.hidden
+        assert rows is not None, "a batch for a model with an MTP layer says where these go"
+        slots_SH = cache.of("hidden", self.number)
+        known_XH = torch.cat([hidden_TH, slots_SH.index_select(0, rows.slots_in_I)])
+        slots_SH.index_copy_(0, rows.slots_out_K, hidden_TH.index_select(0, rows.rows_K))
+        x_TH = self._join(batch.token_ids_T, known_XH.index_select(0, rows.before_T))
+        self._attention.store(self._normed(x_TH), batch, rotary, cache.of("kv", self.number))
+
+    def draft(
+        self, hidden_DH: Tensor, batch: DraftBatch, rotary: Rotary, cache: CacheTensors
+    ) -> Tensor:
+        """m [D, H] at each token's position, from the hidden state before it. Its keys and values
+        are stored, to be overwritten when the trunk has computed the token."""
+        x_DH = self._join(batch.token_ids_D, hidden_DH)
+        pages = cache.of("kv", self.number)
+        x_DH = x_DH + self._attention.draft(self._normed(x_DH), batch, rotary, pages)
+        x_DH = x_DH + self._mlp(rms_norm(x_DH, self._mlp_norm, eps=self._eps))
+        return rms_norm(x_DH, self._norm, eps=self._eps)
+
+    def _join(self, token_ids_T: Tensor, before_TH: Tensor) -> Tensor:
+        embedding_TH = F.embedding(token_ids_T, self._embed)
+        parts = (
+            rms_norm(embedding_TH, self._embedding_norm, eps=self._eps),
+            rms_norm(before_TH, self._hidden_norm, eps=self._eps),
+        )
+        return F.linear(torch.cat(parts, dim=1), self._fc)
+
+    def _normed(self, x_TH: Tensor) -> Tensor:
+        return rms_norm(x_TH, self._mixer_norm, eps=self._eps)

@@ -1,0 +1,177 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pytest
+
+from segue.engine.batch import Chunk, Run, SequenceChunk
+from segue.engine.packing import pack
+from segue.kernels import NO_SLOT
+from segue.model.batch import Batch
+
+
+def chunk(
+    tokens: Sequence[int], start: int, pages: Sequence[int], slot_in: int | None, slot_out: int
+) -> SequenceChunk:
+    return SequenceChunk(
+        token_ids=tokens, start=start, page_ids=pages, slot_in=slot_in, slot_out=slot_out
+    )
+
+
+def run(
+    tokens: Sequence[int], start: int, pages: Sequence[int], slot_in: int, slots_out: Sequence[int]
+) -> Run:
+    return Run(token_ids=tokens, start=start, page_ids=pages, slot_in=slot_in, slots_out=slots_out)
+
+
+def packed(*chunks: Chunk) -> Batch:
+    return pack(chunks, page_tokens=4, device="cpu")
+
+
+def test_runs_come_first_and_rows_with_logits_keep_the_callers_order() -> None:
+    batch = packed(
+        chunk([10, 11, 12], 3, [5, 6], 0, 0),
+        chunk([20], 9, [7, 8, 9], 1, 1),
+        chunk([30], 0, [2], None, 2),
+    )
+
+    assert batch.num_step_tokens == 1
+    assert batch.token_ids_T.tolist() == [20, 10, 11, 12, 30]
+    assert batch.positions_T.tolist() == [9, 3, 4, 5, 0]
+    assert batch.logit_rows_R.tolist() == [3, 0, 4]
+
+
+def test_each_token_has_its_place_in_the_pages() -> None:
+    batch = packed(chunk([10, 11, 12], 3, [5, 6], 0, 0), chunk([20], 9, [7, 8, 9], 1, 1))
+
+    assert batch.pages_T.tolist() == [9, 5, 6, 6]
+    assert batch.offsets_T.tolist() == [1, 3, 0, 1]
+
+
+def test_steps_name_slots_lengths_and_pages() -> None:
+    steps = packed(chunk([1], 9, [7, 8, 9, 3], 1, 4), chunk([2], 3, [5], 0, 0)).steps
+
+    assert steps is not None
+    (only,) = steps.rounds
+    assert only.rows == slice(0, 2)
+    assert only.slots_in_E.tolist() == [1, 0]
+    assert only.slots_out_E.tolist() == [4, 0]
+    assert steps.lengths_D.tolist() == [10, 4]
+    # Of the first row's four pages three are needed; the second repeats its own.
+    assert steps.page_table_DP.tolist() == [[7, 8, 9], [5, 5, 5]]
+
+
+def test_runs_lie_round_by_round_the_longest_first() -> None:
+    batch = packed(
+        chunk([90, 91], 0, [0], None, 9),
+        run([10, 11], 3, [5, 6], 0, [0, 1]),
+        run([20, 21, 22], 9, [7, 8, 9], 2, [3, 4, 2]),
+        chunk([30], 7, [2, 3], 5, 5),
+    )
+
+    assert batch.token_ids_T.tolist() == [20, 10, 30, 21, 11, 22, 90, 91]
+    assert batch.positions_T.tolist() == [9, 3, 7, 10, 4, 11, 0, 1]
+    assert batch.pages_T.tolist() == [9, 5, 3, 9, 6, 9, 0, 0]
+    assert batch.logit_rows_R.tolist() == [7, 1, 4, 0, 3, 5, 2]
+    assert batch.num_step_tokens == 6
+    assert batch.steps is not None
+    assert batch.steps.lengths_D.tolist() == [10, 4, 8]
+    assert batch.steps.round_sizes == (3, 2, 1)
+
+
+def test_a_round_continues_from_the_slots_that_the_one_before_it_wrote() -> None:
+    steps = packed(
+        run([10, 11], 3, [5, 6], 0, [0, 1]), run([20, 21, 22], 9, [7, 8, 9], 2, [3, 4, 2])
+    ).steps
+
+    assert steps is not None
+    assert [step.rows for step in steps.rounds] == [slice(0, 2), slice(2, 4), slice(4, 5)]
+    assert [step.slots_in_E.tolist() for step in steps.rounds] == [[2, 0], [3, 0], [4]]
+    assert [step.slots_out_E.tolist() for step in steps.rounds] == [[3, 0], [4, 1], [2]]
+
+
+def test_each_token_is_joined_with_the_hidden_state_before_it() -> None:
+    hidden = pack(
+        [
+            replace(chunk([1, 2, 3, 4], 4, [7, 8], 6, 7), checkpoints=[(6, 8)]),
+            chunk([90, 91], 0, [0], None, 9),
+            run([10, 11], 3, [5, 6], 0, [0, 1]),
+            run([20, 21, 22], 9, [7, 8, 9], 2, [3, 4, 2]),
+        ],
+        page_tokens=4,
+        device="cpu",
+        keeps_hidden=True,
+    ).hidden
+
+    # Rows: 20 10 | 21 11 | 22 | 1 2 3 4 | 90 91, then what stands in slots 2, 0 and 6.
+    assert hidden is not None
+    assert hidden.slots_in_I.tolist() == [2, 0, 6]
+    assert hidden.before_T.tolist() == [11, 12, 0, 1, 2, 13, 5, 6, 7, 9, 9]
+    assert hidden.rows_K.tolist() == [0, 1, 2, 3, 4, 6, 8, 10]
+    assert hidden.slots_out_K.tolist() == [3, 0, 4, 1, 2, 8, 7, 9]
+
+
+def test_without_an_mtp_layer_nothing_is_said_of_hidden_states() -> None:
+    assert packed(chunk([1], 0, [0], None, 0)).hidden is None
+
+
+def test_prompts_name_bounds_starts_and_slots() -> None:
+    batch = packed(chunk([1, 2], 4, [7, 8], 1, 4), chunk([3], 0, [5], None, 0))
+
+    assert batch.steps is None
+    assert batch.prompts is not None
+    assert batch.prompts.cu_tokens_N1.tolist() == [0, 2, 3]
+    assert batch.prompts.starts_N.tolist() == [4, 0]
+    assert batch.prompts.segments.slots_in_M.tolist() == [1, NO_SLOT]
+    assert batch.prompts.segments.slots_out_M.tolist() == [4, 0]
+
+
+def test_a_prompt_is_cut_into_segments_where_states_are_kept() -> None:
+    whole = chunk([1, 2, 3, 4, 5], 4, [7, 8, 9], 1, 4)
+    batch = packed(replace(whole, checkpoints=[(6, 2), (8, 3)]), chunk([3], 0, [5], None, 0))
+
+    assert batch.prompts is not None
+    assert batch.prompts.cu_tokens_N1.tolist() == [0, 5, 6]
+    segments = batch.prompts.segments
+    assert segments.cu_tokens_M1.tolist() == [0, 2, 4, 5, 6]
+    assert segments.slots_in_M.tolist() == [1, 2, 3, NO_SLOT]
+    assert segments.slots_out_M.tolist() == [2, 3, 4, 0]
+
+
+@pytest.mark.parametrize(
+    "chunks",
+    [
+        [],
+        [chunk([], 0, [0], None, 0)],
+        [chunk([1], 4, [0], 0, 0)],
+        [chunk([1], 4, [0, 1], None, 0)],
+        [chunk([1], 0, [0], 0, 0)],
+        [chunk([1], 0, [0], None, 0), chunk([1], 0, [1], None, 0)],
+        [chunk([1], 0, [0], None, 0), chunk([1], 1, [1], 0, 1)],
+        [replace(chunk([1, 2], 0, [0], None, 0), checkpoints=[(1, 0)])],
+        [replace(chunk([1, 2], 0, [0], None, 0), checkpoints=[(2, 1)])],
+        [run([1, 2], 3, [0, 1], 0, [1])],
+        [run(range(9), 3, [0, 1, 2], 0, range(9))],
+        [run([1, 2], 3, [0, 1], 0, [1, 1])],
+        [run([1, 2], 3, [0, 1], 0, [0, 1]), run([1, 2], 3, [2, 3], 1, [2, 3])],
+    ],
+    ids=[
+        "no chunk",
+        "no token",
+        "too few pages",
+        "no state in the middle",
+        "a state at the start",
+        "a slot written twice",
+        "a slot read and written",
+        "a state kept in the slot of the chunk's end",
+        "a state kept outside the chunk",
+        "a token of a run without a slot",
+        "too long a run",
+        "a run that writes a slot twice",
+        "a run that writes what another reads",
+    ],
+)
+def test_a_broken_promise_of_the_scheduler_stops_the_batch(chunks: list[Chunk]) -> None:
+    with pytest.raises(AssertionError):
+        packed(*chunks)
