@@ -1,0 +1,134 @@
+"""How many drafts pay, learned from what steps took and what of them was accepted. Pure.
+
+A step with k drafts gives 1 + p₁ + p₁p₂ + … + p₁⋯p_k tokens a sequence, where p_j is the share of
+j-th drafts that are accepted when those before them were. It takes longer the larger k is, and how
+much longer depends on the machine and the batch: with few sequences weights are read anyway and
+further rows are nearly free, with many they cost as much as any. So seconds are measured, per size
+of batch and k, and the k with most tokens per second wins.
+
+Gains fall with k and costs do not, so the best k is found by climbing: the next larger k is tried
+while the largest that was tried is the best. Later on a neighbour of the best is tried once in a
+while, since texts and batches change.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+ENOUGH_STEPS = 4
+"""Of one k, before it is compared: a first step may be slower than the others."""
+TRY_EVERY = 64
+"""Steps at one size of batch between two looks at a neighbour: a bad one costs a percent or two."""
+SECONDS_WEIGHT = 0.1
+"""Of the newest step in the mean of those like it."""
+OUTLIER = 3.0
+"""A step counts at most as this multiple of the mean: others use the machine too."""
+TRIALS_KEPT = 500.0
+"""About so many of the last drafts at a depth count."""
+
+
+@dataclass(slots=True)
+class _Mean:
+    seconds: float = 0.0
+    num_steps: int = 0
+
+    def add(self, seconds: float) -> None:
+        self.num_steps += 1
+        if self.num_steps <= 2:
+            # The first step may have touched memory for the first time.
+            self.seconds = seconds
+            return
+        seconds = min(seconds, OUTLIER * self.seconds)
+        weight = max(SECONDS_WEIGHT, 1 / (self.num_steps - 1))
+        self.seconds += weight * (seconds - self.seconds)
+
+
+@dataclass(slots=True)
+class _Acceptance:
+    tried: float = 0.0
+    accepted: float = 0.0
+
+    def add(self, accepted: bool) -> None:
+        fade = 1 - 1 / TRIALS_KEPT
+        self.tried = self.tried * fade + 1
+        self.accepted = self.accepted * fade + accepted
+
+    def share(self, expected: float) -> float:
+        """With `expected` as what a few trials before these had shown."""
+        return (self.accepted + 2 * expected) / (self.tried + 2)
+
+
+@dataclass(slots=True)
+class _BatchSize:
+    """What is known of batches of one size."""
+
+    means: list[_Mean]
+    num_steps: int = 0
+    looks_up: bool = False
+
+    def is_known(self, k: int) -> bool:
+        return self.means[k].num_steps >= ENOUGH_STEPS
+
+
+@dataclass(slots=True)
+class DraftLength:
+    """Chooses k for each step; owned by one engine."""
+
+    max_drafts: int
+    _acceptance: list[_Acceptance] = field(init=False)
+    _sizes: dict[int, _BatchSize] = field(init=False, default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._acceptance = [_Acceptance() for _ in range(self.max_drafts)]
+
+    def choose(self, batch_size: int) -> int:
+        """How many tokens to draft for each sequence of this batch; 0 where it does not pay."""
+        size = self._size(batch_size)
+        for k in range(self.max_drafts + 1):
+            if not size.is_known(k):
+                # Below it all are known. Climb on only from the best.
+                if k == 0 or self._best(size, k) == k - 1:
+                    return k
+                break
+        known = sum(size.is_known(k) for k in range(self.max_drafts + 1))
+        best = self._best(size, known)
+        if size.num_steps % TRY_EVERY:
+            return best
+        neighbours = [k for k in (best - 1, best + 1) if 0 <= k <= self.max_drafts]
+        return neighbours[size.looks_up % len(neighbours)] if neighbours else best
+
+    def observe(
+        self, batch_size: int, num_drafts: int, seconds: float, accepted: Sequence[int]
+    ) -> None:
+        """A step drafted `num_drafts` for each sequence, of which `accepted` were. Only for steps
+        of nothing else: a prompt in the batch, or fewer drafts for some, would blur it."""
+        size = self._size(batch_size)
+        if size.num_steps % TRY_EVERY == 0:
+            size.looks_up = not size.looks_up
+        size.num_steps += 1
+        size.means[num_drafts].add(seconds)
+        for count in accepted:
+            for depth in range(min(count + 1, num_drafts)):
+                self._acceptance[depth].add(depth < count)
+
+    def expected_tokens(self, num_drafts: int) -> float:
+        """New tokens of one sequence from a step with so many drafts, by what was seen so far."""
+        expected, reached, share = 1.0, 1.0, 1.0
+        for acceptance in self._acceptance[:num_drafts]:
+            # A depth that was hardly tried is thought to be as good as the one above it.
+            share = acceptance.share(share)
+            reached *= share
+            expected += reached
+        return expected
+
+    def _best(self, size: _BatchSize, num_known: int) -> int:
+        """Of the k below `num_known`, which are all known."""
+        return max(range(num_known), key=lambda k: self.expected_tokens(k) / size.means[k].seconds)
+
+    def _size(self, batch_size: int) -> _BatchSize:
+        # 1, 2, …, 8, 9-16, 17-32, …: sizes that cost about the same share what was learned.
+        key = batch_size if batch_size <= 8 else 8 << (batch_size - 1).bit_length()
+        if key not in self._sizes:
+            self._sizes[key] = _BatchSize([_Mean() for _ in range(self.max_drafts + 1)])
+        return self._sizes[key]
