@@ -1,7 +1,8 @@
 """How often the demo model answers word for word: `python -m segue.demo.evaluate [DIR]`.
 
 An answer counts when the most likely token is the right one at each of its places, given the
-conversation before it. That is what greedy generation would say, at a fraction of the time.
+conversation before it. That is what greedy generation would say, at a fraction of the time. A
+second table says how many of the draft layer's tokens are the trunk's.
 """
 
 from collections.abc import Sequence
@@ -17,8 +18,10 @@ from tokenizers import Tokenizer
 from transformers import Qwen3_5ForCausalLM
 
 from segue.demo import checkpoint_dir
+from segue.demo.acceptance import MAX_DRAFTS, acceptance
 from segue.demo.corpus import typed_conversation
 from segue.demo.examples import Example, encode
+from segue.demo.mtp import has_head, load_head, load_trunk
 
 # Training counts its seeds up from zero and never gets here.
 _FIRST_HELD_OUT_SEED = 10**9
@@ -69,10 +72,21 @@ def accuracies(model: Qwen3_5ForCausalLM, held: Sequence[HeldOut]) -> dict[str, 
 def main(
     checkpoint: Annotated[Path, typer.Argument()] = _COMMITTED, num_conversations: int = 60
 ) -> None:
-    """Prints a table of the accuracy per task, at three lengths of conversation."""
+    """Prints the accuracy per task, at three lengths of conversation, and the drafts' acceptance.
+
+    Answers with drafts are generated, which takes longer: of a third of the conversations.
+    """
     torch.set_num_threads(2)
-    model = Qwen3_5ForCausalLM.from_pretrained(checkpoint)
+    model = load_trunk(checkpoint)
     tokenizer = Tokenizer.from_file(str(checkpoint / "tokenizer.json"))
+    Console().print(_accuracy_table(model, tokenizer, num_conversations))
+    if has_head(checkpoint):
+        Console().print(_acceptance_table(model, tokenizer, num_conversations // 3))
+
+
+def _accuracy_table(
+    model: Qwen3_5ForCausalLM, tokenizer: Tokenizer, num_conversations: int
+) -> Table:
     lengths = {"~250 tokens": 1000, "~500 tokens": 2000, "~1,000 tokens": 4000}
     columns = [
         accuracies(model, held_out(tokenizer, num_conversations, chars))
@@ -81,7 +95,21 @@ def main(
     table = Table("task", *lengths)
     for task in columns[0]:
         table.add_row(task, *(f"{column.get(task, float('nan')):.1%}" for column in columns))
-    Console().print(table)
+    return table
+
+
+def _acceptance_table(
+    model: Qwen3_5ForCausalLM, tokenizer: Tokenizer, num_conversations: int
+) -> Table:
+    head = load_head(model)
+    examples = [one.example for one in held_out(tokenizer, num_conversations)]
+    drafts = [f"draft {place}" for place in range(1, MAX_DRAFTS + 1)]
+    table = Table("temperature", *drafts, "tokens a pass")
+    for temperature in (0.0, 0.7):
+        accepted = acceptance(model, head, examples, temperature)
+        rates = [f"{rate:.1%}" for rate in accepted.rates]
+        table.add_row(str(temperature), *rates, f"{accepted.tokens_per_pass:.2f}")
+    return table
 
 
 if __name__ == "__main__":

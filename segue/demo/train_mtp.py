@@ -1,0 +1,92 @@
+"""Trains the demo model's draft layer: `python -m segue.demo.train_mtp DIR`, after `train DIR`.
+
+Only the layer learns; the trunk in DIR is its teacher and stays as it is, bit for bit. The layer
+learns the trunk's distribution, not the corpus: a draft is right when the trunk says the same. It
+learns on its own outputs too, as chained drafts are made. A run is a function of its steps.
+"""
+
+import logging
+import time
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+import typer
+from tokenizers import Tokenizer
+from transformers import Qwen3_5ForCausalLM
+from transformers.modeling_layers import MtpModel
+
+from segue.demo.corpus import TOOL_WEIGHTS
+from segue.demo.mtp import chained, load_trunk, save_head
+from segue.demo.train import Batch, Stage, batch, learning_rate
+
+logger = logging.getLogger(__name__)
+
+# Each with the length of its chains. A step that follows another is half the cost of a batch, and
+# what it needs first is a first step that copies.
+STAGES = (
+    (Stage(800, 8, 128), 1),
+    (Stage(700, 4, 256, TOOL_WEIGHTS), 1),
+    (Stage(500, 4, 256, TOOL_WEIGHTS), 3),
+    (Stage(500, 2, 512, TOOL_WEIGHTS), 3),
+)
+# Of a chain's steps in the loss. Step j counts only when the drafts before it were right.
+STEP_WEIGHTS = (1.0, 0.7, 0.5)
+LOG_STEPS = 50
+
+
+def loss_of(
+    trunk: Qwen3_5ForCausalLM, head: MtpModel, batch: Batch, num_chained: int
+) -> torch.Tensor:
+    """The steps' weighted cross-entropy with the trunk's distribution, on drafts that are made.
+
+    They are made within an answer: of its first token, or of the user's words, there are none.
+    """
+    with torch.no_grad():
+        hidden_BTC = trunk.model(input_ids=batch.ids_BT, use_cache=False).last_hidden_state
+    weight_BP = F.pad(batch.weight_BT[:, 2:], (0, 1))
+    is_drafted_BP = batch.weight_BT[:, 1:] > 0
+    losses = []
+    for output_BPC in chained(head, batch.ids_BT, hidden_BTC[:, :-1], num_chained):
+        is_drafted_BP = is_drafted_BP & (weight_BP > 0)
+        with torch.no_grad():
+            taught = trunk.lm_head(hidden_BTC[:, 1:][is_drafted_BP]).softmax(dim=-1)
+        drafted = trunk.lm_head(output_BPC[is_drafted_BP])
+        weights = weight_BP[is_drafted_BP]
+        each = F.cross_entropy(drafted, taught, reduction="none")
+        losses.append((each * weights).sum() / weights.sum())
+        is_drafted_BP = F.pad(is_drafted_BP, (1, -1))
+    step_weights = torch.tensor(STEP_WEIGHTS[:num_chained])
+    return (torch.stack(losses) * step_weights).sum() / step_weights.sum()
+
+
+def main(out: Path) -> None:
+    """Trains a draft layer for the checkpoint in OUT and writes it there."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    tokenizer = Tokenizer.from_file(str(out / "tokenizer.json"))
+    trunk = load_trunk(out).requires_grad_(False)
+    head = MtpModel(trunk, num_mtp_layers=1)
+    learnt = list(head.layers.parameters())
+    optimizer = torch.optim.AdamW(learnt, betas=(0.9, 0.95), weight_decay=0.05, fused=True)
+    steps = [(stage, chain) for stage, chain in STAGES for _ in range(stage.num_steps)]
+    began_s, losses = time.monotonic(), list[float]()
+    for step, (stage, num_chained) in enumerate(steps):
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(step, len(steps))
+        loss = loss_of(trunk, head, batch(tokenizer, stage, step), num_chained)
+        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        torch.nn.utils.clip_grad_norm_(learnt, 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        losses.append(loss.item())
+        if (step + 1) % LOG_STEPS == 0:
+            minutes = (time.monotonic() - began_s) / 60
+            logger.info("step %d loss %.3f, %.1f min", step + 1, sum(losses) / len(losses), minutes)
+            losses.clear()
+    save_head(head, out)
+
+
+if __name__ == "__main__":
+    typer.run(main)
