@@ -41,7 +41,9 @@ async def running(
 ) -> AsyncIterator[RunningWorker]:
     """A worker that serves until the block ends. Raises InvalidCheckpoint and InvalidConfig."""
     identity = Identity.take(options.worker_id, Role.DECODE)
-    loaded = await asyncio.to_thread(load_runner, options.model, engine)
+    loaded = await asyncio.to_thread(
+        load_runner, options.model, engine, max_drafts=decode.max_drafts
+    )
     tokenizer = Tokenizer.from_folder(loaded.folder)
     tiers = await asyncio.to_thread(
         tiers_of, loaded, engine, worth=_worth(loaded.runner.layout), clock=time.monotonic

@@ -4,11 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from segue.engine.batch import MAX_RUN_TOKENS
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DecodeConfig:
     max_batch: int = 64
     """Sequences of one step; more take turns."""
+    max_drafts: int = 4
+    """Tokens that the model's MTP layer guesses ahead in a step for each sequence, at most: 0 to 7.
+    How many is learned; 0 where it does not pay."""
+    adaptive_drafts: bool = True
+    """Off: always as many as `max_drafts`."""
     max_prompt_tokens: int = 512
     """Of prompt ends that are computed here, in one step: answers wait for it."""
     max_waiting: int = 256
@@ -26,6 +33,8 @@ class DecodeConfig:
         for name in ("max_batch", "max_prompt_tokens", "max_waiting"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be >= 1, got {getattr(self, name)}")
+        if not 0 <= self.max_drafts < MAX_RUN_TOKENS:
+            raise ValueError(f"max_drafts must be in [0, {MAX_RUN_TOKENS}), got {self.max_drafts}")
         for name in ("attach_s", "ticket_lifetime_s", "lease_s"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be > 0, got {getattr(self, name)}")

@@ -1,4 +1,4 @@
-"""The engine thread of a decode worker: receive, schedule, forward, sample, publish.
+"""The engine thread of a decode worker: receive, schedule, draft, forward, sample, publish.
 
 The thread owns a sequence from `Admit` until it publishes the sequence's `Left`; until then the
 sequence's pages and slot are in use.
@@ -9,12 +9,16 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import chain, islice
 
+from decode_worker.config import DecodeConfig
+from decode_worker.drafting import Drafting, Verified
 from decode_worker.metrics import DecodeMetrics
 from decode_worker.scheduler import next_batch
 from decode_worker.sequence import DecodeSequence
 from segue.engine.runner import ModelRunner
 from segue.engine.sampler import sample
+from segue.engine.speculation import num_accepted
 from segue.telemetry import Clock
 from segue.types import SampledToken, ShipReport, TokenDelta, TurnId, TurnResult, Usage
 
@@ -57,53 +61,58 @@ class DecodeEngine:
         runner: ModelRunner,
         metrics: DecodeMetrics,
         publish: Callable[[Sequence[Event]], None],
+        config: DecodeConfig,
         *,
-        max_batch: int,
-        max_prompt_tokens: int,
         clock: Clock = time.monotonic,
     ) -> None:
         self._runner = runner
+        self._page_tokens = runner.layout.page_tokens
         self._metrics = metrics
         self._publish = publish
-        self._max_batch = max_batch
-        self._max_prompt_tokens = max_prompt_tokens
+        self._config = config
         self._clock = clock
         self._running: list[DecodeSequence] = []
+        self._drafting = Drafting(
+            runner, max_drafts=config.max_drafts, is_adaptive=config.adaptive_drafts
+        )
 
     def step(self, commands: Sequence[Command]) -> bool:
-        """A token for each sequence of one batch. Returns whether there is more to do."""
+        """One pass over one batch: a token or more for each of its sequences. Returns whether there
+        is more to do.
+        """
         self._receive(commands)
         if not self._running:
             return False
         started_at = self._clock()
         batch, self._running = next_batch(
             self._running,
-            self._max_batch,
-            num_prompt_tokens=lambda s: s.num_pending if s.is_in_prompt else 0,
-            max_prompt_tokens=self._max_prompt_tokens,
+            self._config.max_batch,
+            num_prompt_tokens=lambda s: s.num_prompt_left,
+            max_prompt_tokens=self._config.max_prompt_tokens,
         )
-        page_tokens = self._runner.layout.page_tokens
-        logits_NV = self._runner.forward([s.next_chunk(page_tokens) for s in batch])
-        tokens = sample(logits_NV, [s.next_row() for s in batch])
+        answering = [sequence for sequence in batch if not sequence.is_in_prompt]
+        num_wanted = self._drafting.draft(answering)
+        rows = [sequence.next_rows() for sequence in batch]
+        logits_RV = self._runner.forward([s.next_chunk(self._page_tokens) for s in batch])
+        tokens = iter(sample(logits_RV, list(chain.from_iterable(rows))))
         ended_at = self._clock()
-        for sequence in batch:
+        events: list[Event] = []
+        verified: list[Verified] = []
+        for sequence, of_sequence in zip(batch, rows, strict=True):
+            targets = list(islice(tokens, len(of_sequence)))
             if sequence.is_in_prompt:
                 self._prefilled(sequence, started_at, ended_at)
-            sequence.advance(page_tokens)
-        self._tell(batch, tokens)
-        self._metrics.stepped(num_sequences=len(batch), seconds=self._clock() - started_at)
+                delta = _push(sequence, targets)
+            else:
+                one, delta = _verify(sequence, targets, self._page_tokens)
+                verified.append(one)
+            events += self._events(sequence, delta)
+        self._publish(events)
+        seconds = self._clock() - started_at
+        if len(answering) == len(batch):
+            self._drafting.stepped(num_wanted, seconds, verified)
+        self._metrics.stepped(verified, num_sequences=len(batch), seconds=seconds)
         return bool(self._running)
-
-    def _prefilled(self, sequence: DecodeSequence, started_at: float, ended_at: float) -> None:
-        """The rest of its prompt was computed here: the report that a prefill worker would make."""
-        sequence.first_at = ended_at
-        sequence.report = ShipReport(
-            cached_tokens=sequence.num_cached,
-            computed_tokens=sequence.num_pending,
-            queue_s=started_at - sequence.admitted_at,
-            prefill_s=ended_at - started_at,
-        )
-        self._metrics.prefilled_here(sequence.num_pending)
 
     def _receive(self, commands: Sequence[Command]) -> None:
         for command in commands:
@@ -113,25 +122,34 @@ class DecodeEngine:
                     self._running.append(sequence)
                     if sequence.first_token is not None:
                         # The prompt is complete, and the turn may end with this token.
-                        sequence.keep_checkpoint(self._runner.layout.page_tokens)
-                        self._tell([sequence], [sequence.first_token])
+                        sequence.keep_checkpoint(self._page_tokens)
+                        delta = _push(sequence, [sequence.first_token])
+                        self._publish(self._events(sequence, delta))
                 case Drop(turn_id):
                     dropped = [s for s in self._running if s.turn.turn_id == turn_id]
                     for sequence in dropped:
                         self._running.remove(sequence)
                         self._publish([Left(turn_id, None, sequence)])
 
-    def _tell(self, batch: Sequence[DecodeSequence], tokens: Sequence[SampledToken]) -> None:
-        events: list[Event] = []
-        for sequence, token in zip(batch, tokens, strict=True):
-            sequence.answer_ids.append(token.token_id)
-            sequence.sampler.observe(token.token_id)
-            turn_id = sequence.turn.turn_id
-            events.append(Said(turn_id, sequence.answer.push(token)))
-            if sequence.answer.finish is not None:
-                self._running.remove(sequence)
-                events.append(Left(turn_id, self._result(sequence), sequence))
-        self._publish(events)
+    def _prefilled(self, sequence: DecodeSequence, started_at: float, ended_at: float) -> None:
+        """The rest of its prompt was computed here: the report that a prefill worker would make."""
+        num_computed = sequence.num_prompt_left
+        sequence.first_at = ended_at
+        sequence.report = ShipReport(
+            cached_tokens=sequence.num_cached,
+            computed_tokens=num_computed,
+            queue_s=started_at - sequence.admitted_at,
+            prefill_s=ended_at - started_at,
+        )
+        self._metrics.prefilled_here(num_computed)
+        sequence.prompt_computed(self._page_tokens)
+
+    def _events(self, sequence: DecodeSequence, delta: TokenDelta) -> list[Event]:
+        turn_id = sequence.turn.turn_id
+        if sequence.answer.finish is None:
+            return [Said(turn_id, delta)]
+        self._running.remove(sequence)
+        return [Said(turn_id, delta), Left(turn_id, self._result(sequence), sequence)]
 
     def _result(self, sequence: DecodeSequence) -> TurnResult:
         finish = sequence.answer.finish
@@ -146,8 +164,32 @@ class DecodeEngine:
                 shipped_bytes=sequence.report.shipped_bytes,
                 pulled_tokens=sequence.report.pulled_tokens,
                 pulled_bytes=sequence.report.pulled_bytes,
+                drafted_tokens=sequence.num_drafted,
+                accepted_tokens=sequence.num_accepted,
             ),
             report=sequence.report,
             decode_s=self._clock() - sequence.first_at,
             stop_match=sequence.answer.stop_match,
         )
+
+
+def _verify(
+    sequence: DecodeSequence, targets: Sequence[SampledToken], page_tokens: int
+) -> tuple[Verified, TokenDelta]:
+    """Goes on by the drafts that are the model's own tokens, and by the one after them; the answer
+    may end before.
+    """
+    drafts = sequence.drafts
+    accepted = num_accepted(drafts, [token.token_id for token in targets])
+    delta = _push(sequence, targets[: accepted + 1])
+    sequence.run_computed(len(delta.token_ids), page_tokens)
+    return Verified(len(drafts), accepted, len(delta.token_ids)), delta
+
+
+def _push(sequence: DecodeSequence, tokens: Sequence[SampledToken]) -> TokenDelta:
+    """Adds to the answer what belongs to it."""
+    delta = sequence.answer.push_run(tokens)
+    for token_id in delta.token_ids:
+        sequence.answer_ids.append(token_id)
+        sequence.sampler.observe(token_id)
+    return delta

@@ -72,12 +72,14 @@ class Residency:
         if not cache.make_room(num_pages, 2):
             cache.make_room(num_pages, 1)
 
-    def spare_slot(self) -> SlotId | None:
-        """For the checkpoint of a sequence that will be kept, if there is room."""
-        if not (self._config.residency and self._memory.cache.make_room(0, 1)):
-            return None
-        (slot,) = self._memory.slots.take(1, UnitState.WORKING)
-        return slot
+    def spare_slots(self, num_drafts: int) -> tuple[SlotId, ...]:
+        """For the checkpoint of a sequence that will be kept, and a state after each draft; as many
+        as there is room for.
+        """
+        for num_slots in range(num_drafts + self._config.residency, 0, -1):
+            if self._memory.cache.make_room(0, num_slots):
+                return self._memory.slots.take(num_slots, UnitState.WORKING)
+        return ()
 
     def keep(
         self,
@@ -91,14 +93,14 @@ class Residency:
 
         Afterwards `hold` reaches to the last page that is kept.
         """
-        slots = [s for s in (sequence.state_slot, sequence.other_slot) if s is not None]
+        ring = sequence.ring
+        slots = list(ring.slots)
         left = own_pages
         if self._config.residency:
             checkpoints: dict[int, SlotId] = {}
-            kept = sequence.checkpoint_slot
-            if kept is not None and sequence.checkpoint_tokens > hold.num_tokens:
-                checkpoints[sequence.checkpoint_tokens] = kept
-                slots.remove(kept)
+            if ring.checkpoint is not None and ring.checkpoint_tokens > hold.num_tokens:
+                checkpoints[ring.checkpoint_tokens] = ring.checkpoint
+                slots.remove(ring.checkpoint)
             cache = self._memory.cache
             left = cache.insert(
                 sequence.cached_tokens, own_pages, hold=hold, checkpoints=checkpoints

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from segue.engine.answer import Answer
-from segue.engine.batch import SequenceChunk
+from segue.engine.batch import Chunk, DraftStart, Run, SequenceChunk
 from segue.engine.sampler import SamplerRow, SequenceSampler
+from segue.engine.speculation import SlotRing
 from segue.types import PageId, SampledToken, ShipReport, SlotId, TurnSpec
 
 
@@ -15,9 +16,6 @@ from segue.types import PageId, SampledToken, ShipReport, SlotId, TurnSpec
 class DecodeSequence:
     """Its cache holds every token but the last of `answer_ids`; or less, while there is a rest of
     its prompt to compute.
-
-    Its state alternates between two slots: what stands in one when a page is full stays there as
-    a checkpoint, and the steps after it write the other. So no state is ever copied.
     """
 
     turn: TurnSpec
@@ -25,93 +23,113 @@ class DecodeSequence:
     """The shared ones first, which are only read."""
     resident_tokens: int
     """In shared pages: they were here before the turn."""
-    state_slot: SlotId
-    """Holds the state after `num_cached` tokens, or will after the prompt."""
-    other_slot: SlotId | None
-    """None where there was no room for a second one: then no checkpoint is kept."""
+    ring: SlotRing
+    """Its states. While there is a rest of the prompt, the state itself is in `resume_slot`."""
     answer: Answer
     sampler: SequenceSampler
     report: ShipReport
-    num_cached: int
     first_token: SampledToken | None = None
     """Drawn by the prefill worker; None when the rest of the prompt is computed here."""
     resume_slot: SlotId | None = None
     """Shared: the state after `num_cached` tokens of the prompt, until its rest is computed."""
     answer_ids: list[int] = field(default_factory=list)
-    checkpoint_tokens: int = 0
-    """The prefix whose state stands in `checkpoint_slot`; 0 when none does."""
-    checkpoint_slot: SlotId | None = None
+    drafts: list[int] = field(default_factory=list)
+    """Guesses at the next tokens, for the pass that comes."""
+    num_drafted: int = 0
+    num_accepted: int = 0
     admitted_at: float = 0.0
     first_at: float = 0.0
 
     @property
+    def num_cached(self) -> int:
+        return self.ring.num_tokens
+
+    @property
     def cached_tokens(self) -> tuple[int, ...]:
         """Those whose K and V are in the pages."""
-        prompt = self.turn.prompt
-        return (*prompt, *self.answer_ids)[: self.num_cached]
+        return (*self.turn.prompt, *self.answer_ids)[: self.num_cached]
 
     @property
     def is_in_prompt(self) -> bool:
         return self.num_cached < len(self.turn.prompt)
 
     @property
-    def num_pending(self) -> int:
-        """Tokens that the next pass computes."""
-        return len(self.turn.prompt) - self.num_cached if self.is_in_prompt else 1
+    def num_prompt_left(self) -> int:
+        return max(len(self.turn.prompt) - self.num_cached, 0)
 
-    def next_chunk(self, page_tokens: int) -> SequenceChunk:
-        """The rest of the prompt, or the last token of the answer."""
+    @property
+    def max_drafts(self) -> int:
+        """More could not become part of the answer, or have no slot for a state."""
+        if self.is_in_prompt:
+            return 0
+        num_left = self.turn.stop.max_tokens - len(self.answer_ids)
+        return max(min(self.ring.max_run, num_left) - 1, 0)
+
+    def draft_start(self) -> DraftStart:
+        return DraftStart(position=self.num_cached, page_ids=self.pages, slot=self.ring.state)
+
+    def draft_row(self) -> SamplerRow:
+        """For the draft after those that there are."""
+        return self._row(len(self.drafts))
+
+    def next_chunk(self, page_tokens: int) -> Chunk:
+        """The rest of the prompt; or the last token of the answer, and the drafts after it."""
         if not self.is_in_prompt:
-            return SequenceChunk(
-                token_ids=(self.answer_ids[-1],),
+            return Run(
+                token_ids=(self.answer_ids[-1], *self.drafts),
                 start=self.num_cached,
                 page_ids=self.pages,
-                slot_in=self.state_slot,
-                slot_out=self._slot_out,
+                slot_in=self.ring.state,
+                slots_out=self._outputs(),
             )
         return SequenceChunk(
             token_ids=self.turn.prompt[self.num_cached :],
             start=self.num_cached,
             page_ids=self.pages,
             slot_in=self.resume_slot,
-            slot_out=self.state_slot,
+            slot_out=self.ring.state,
             checkpoints=self._prompt_checkpoints(page_tokens),
         )
 
-    def next_row(self) -> SamplerRow:
-        """The cache ends before the tokens that go in now; the drawn one comes after them."""
-        return SamplerRow(self.sampler, position=self.num_cached + self.num_pending)
-
-    def advance(self, page_tokens: int) -> None:
-        """`next_chunk` was computed."""
+    def next_rows(self) -> list[SamplerRow]:
+        """Of the logits that `next_chunk` gives."""
         if self.is_in_prompt:
-            for position, slot in self._prompt_checkpoints(page_tokens):
-                self.checkpoint_tokens, self.checkpoint_slot = position, slot
-            self.num_cached = len(self.turn.prompt)
-        else:
-            self._turn_to(self._slot_out)
-            self.num_cached += 1
+            return [SamplerRow(self.sampler, position=len(self.turn.prompt))]
+        return [self._row(num_before) for num_before in range(len(self.drafts) + 1)]
+
+    def prompt_computed(self, page_tokens: int) -> None:
+        checkpoints = self._prompt_checkpoints(page_tokens)
+        self.ring = replace(self.ring, num_tokens=len(self.turn.prompt))
+        for position, slot in checkpoints:
+            self.ring = self.ring.with_checkpoint(slot, position)
         self.keep_checkpoint(page_tokens)
+
+    def run_computed(self, num_certain: int, page_tokens: int) -> None:
+        """So many of the run's tokens stand. The drafts are used up."""
+        self.ring = self.ring.after(self._outputs(), num_certain, page_tokens)
+        self.num_drafted += len(self.drafts)
+        self.num_accepted += num_certain - 1
+        self.drafts = []
 
     def keep_checkpoint(self, page_tokens: int) -> None:
         """At a page boundary, what stands in the working slot stays there."""
-        if self.num_cached % page_tokens == 0 and self.other_slot is not None:
-            self.checkpoint_tokens, self.checkpoint_slot = self.num_cached, self.state_slot
+        if self.num_cached % page_tokens == 0:
+            self.ring = self.ring.with_checkpoint(self.ring.state, self.num_cached)
 
-    @property
-    def _slot_out(self) -> SlotId:
-        """Where the next step writes: not over the checkpoint."""
-        if self.state_slot == self.checkpoint_slot and self.other_slot is not None:
-            return self.other_slot
-        return self.state_slot
+    def _row(self, num_before: int) -> SamplerRow:
+        return SamplerRow(
+            self.sampler,
+            position=self.num_cached + 1 + num_before,
+            pending=tuple(self.drafts[:num_before]),
+        )
+
+    def _outputs(self) -> tuple[SlotId, ...]:
+        return self.ring.outputs(len(self.drafts) + 1)
 
     def _prompt_checkpoints(self, page_tokens: int) -> list[tuple[int, SlotId]]:
         """At the last page boundary inside what is left of the prompt, if there is one."""
         last = (len(self.turn.prompt) - 1) // page_tokens * page_tokens
-        if self.other_slot is None or last <= self.num_cached:
+        if len(self.ring.slots) == 1 or last <= self.num_cached:
             return []
-        return [(last, self.other_slot)]
-
-    def _turn_to(self, slot: SlotId) -> None:
-        if slot != self.state_slot:
-            self.state_slot, self.other_slot = slot, self.state_slot
+        other = next(slot for slot in self.ring.slots if slot != self.ring.state)
+        return [(last, other)]

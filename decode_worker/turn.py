@@ -11,6 +11,7 @@ from kv_transfer.ticket import CommittedHandoff
 from segue.cache.prefix_cache import Hold
 from segue.engine.answer import Answer
 from segue.engine.sampler import SequenceSampler
+from segue.engine.speculation import SlotRing
 from segue.errors import SegueError
 from segue.model.config import ModelConfig
 from segue.text.tokenizer import Tokenizer
@@ -53,7 +54,7 @@ class Sequences:
         committed: CommittedHandoff,
         first_token: SampledToken,
         report: ShipReport,
-        other_slot: SlotId | None,
+        spare_slots: Sequence[SlotId],
     ) -> DecodeSequence:
         """A prefill worker computed the whole prompt."""
         turn.own_pages = committed.pages
@@ -61,12 +62,14 @@ class Sequences:
             turn=turn.spec,
             pages=turn.pages,
             resident_tokens=turn.hold.num_tokens,
-            state_slot=committed.slot,
-            other_slot=other_slot,
+            ring=SlotRing(
+                slots=(committed.slot, *spare_slots),
+                state=committed.slot,
+                num_tokens=len(turn.spec.prompt),
+            ),
             answer=self._answer(turn.spec),
             sampler=self._sampler(turn.spec),
             report=report,
-            num_cached=len(turn.spec.prompt),
             first_token=first_token,
         )
 
@@ -74,8 +77,8 @@ class Sequences:
         self,
         turn: Turn,
         own_pages: Sequence[PageId],
-        state_slot: SlotId,
-        other_slot: SlotId | None,
+        slot: SlotId,
+        spare_slots: Sequence[SlotId],
     ) -> DecodeSequence:
         """The rest of the prompt is computed here, from the held checkpoint."""
         turn.own_pages = own_pages
@@ -84,12 +87,10 @@ class Sequences:
             turn=turn.spec,
             pages=turn.pages,
             resident_tokens=turn.hold.num_tokens,
-            state_slot=state_slot,
-            other_slot=other_slot,
+            ring=SlotRing(slots=(slot, *spare_slots), state=slot, num_tokens=turn.hold.num_tokens),
             answer=self._answer(turn.spec),
             sampler=self._sampler(turn.spec),
             report=ShipReport(),
-            num_cached=turn.hold.num_tokens,
             resume_slot=checkpoint.slot if checkpoint else None,
         )
 

@@ -45,7 +45,15 @@ from segue.errors import (
 )
 from segue.telemetry import Clock
 from segue.text.tokenizer import Tokenizer
-from segue.types import SampledToken, ShipReport, TokenDelta, TurnId, TurnResult, TurnSpec
+from segue.types import (
+    SampledToken,
+    ShipReport,
+    SlotId,
+    TokenDelta,
+    TurnId,
+    TurnResult,
+    TurnSpec,
+)
 from segue.wire.server import Services
 from segue.worker_process import Presence, leave_process
 
@@ -77,6 +85,7 @@ class DecodeWorker:
         self._config = config
         self._metrics = metrics
         self._max_running = max_running
+        self._max_drafts = config.max_drafts if runner.has_mtp else 0
         self._clock = clock
         self._memory = tiers.device
         self._room = WaitingRoom(config.max_waiting)
@@ -100,8 +109,7 @@ class DecodeWorker:
             runner,
             metrics,
             self._publish,
-            max_batch=config.max_batch,
-            max_prompt_tokens=config.max_prompt_tokens,
+            config,
             clock=clock,
         )
         self._engine: EngineLoop[Command] = EngineLoop("decode-engine", engine.step, leave_process)
@@ -125,7 +133,7 @@ class DecodeWorker:
         Raises NotResident when these are more than may be computed, and what `reserve` raises.
         """
         sequence = await self._admit(turn, lambda: self._resume(turn, max_computed_tokens))
-        num_computed = sequence.num_pending
+        num_computed = sequence.num_prompt_left
         self._engine.submit(Admit(sequence))
         return num_computed
 
@@ -188,7 +196,7 @@ class DecodeWorker:
             self.residency.release(hold)
             raise
         entry = self._turns[turn.turn_id] = Turn(spec=turn, hold=hold)
-        return self._sequences.resumed(entry, pages, slot, self.residency.spare_slot())
+        return self._sequences.resumed(entry, pages, slot, self._spare_slots())
 
     def _num_own_pages(self, turn: TurnSpec, hold: Hold) -> int:
         """For the rest of the prompt, and an answer as long as it may become."""
@@ -237,9 +245,13 @@ class DecodeWorker:
             self.residency.give_back(committed.pages, [committed.slot])
             self._room.wake()
             return
-        other_slot = self.residency.spare_slot()
-        sequence = self._sequences.arrived(turn, committed, first_token, report, other_slot)
+        sequence = self._sequences.arrived(
+            turn, committed, first_token, report, self._spare_slots()
+        )
         self._engine.submit(Admit(sequence))
+
+    def _spare_slots(self) -> tuple[SlotId, ...]:
+        return self.residency.spare_slots(self._max_drafts)
 
     def _publish(self, events: Sequence[Event]) -> None:
         """On the engine thread."""

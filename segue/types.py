@@ -242,6 +242,10 @@ class Usage:
     pulled_tokens: int = 0
     """Of the prompt, brought to prefill from a worker that held them; none of them are cached."""
     pulled_bytes: int = 0
+    drafted_tokens: int = 0
+    """Guessed ahead by the model's MTP layer."""
+    accepted_tokens: int = 0
+    """Of these, the model's own tokens."""
     rerendered_tokens: int = 0
     """Of the last turn's prompt and answer, what the template rendered differently this time: the
     tokens from the first difference on, of which no memory can be used again."""

@@ -47,15 +47,18 @@ class PoolSizes:
     num_slots: int
 
 
-def pool_sizes(layout: CacheLayout, engine: EngineConfig, *, max_context: int) -> PoolSizes:
-    """Slots for running sequences and checkpoints; the rest of the budget is pages, as many as
-    could be used.
+def pool_sizes(
+    layout: CacheLayout, engine: EngineConfig, *, max_context: int, max_drafts: int = 0
+) -> PoolSizes:
+    """Slots for running sequences, checkpoints and the states after drafts; the rest of the budget
+    is pages, as many as could be used.
 
     Raises InvalidConfig when not even one sequence of one page fits.
     """
     num_working = 2 * engine.max_running
     affordable = engine.cache_bytes // 2 // layout.slot_bytes - num_working
-    num_slots = num_working + min(engine.max_checkpoints, max(affordable, 0))
+    welcome = engine.max_checkpoints + max_drafts * engine.max_running
+    num_slots = num_working + min(welcome, max(affordable, 0))
     for_slots = num_slots * layout.slot_bytes
     # Running sequences at full length, and as many prefixes that stay.
     useful = 2 * engine.max_running * layout.num_pages_for(max_context)

@@ -26,14 +26,23 @@ class LoadedModel:
     sizes: PoolSizes
 
 
-def load_runner(model: str, engine: EngineConfig) -> LoadedModel:
-    """Raises InvalidCheckpoint, and InvalidConfig when the memory does not suffice."""
+def load_runner(model: str, engine: EngineConfig, *, max_drafts: int = 0) -> LoadedModel:
+    """`max_drafts`: of each running sequence, where the model can draft.
+
+    Raises InvalidCheckpoint, and InvalidConfig when the memory does not suffice.
+    """
     if engine.num_threads:
         torch.set_num_threads(engine.num_threads)
     folder = resolve_model(model, with_weights=True)
     config = ModelConfig.from_folder(folder)
     layout = layout_of(folder, engine)
-    sizes = pool_sizes(layout, engine, max_context=config.max_position_embeddings)
+    can_draft = any(field.group == "hidden" for field in layout.fields)
+    sizes = pool_sizes(
+        layout,
+        engine,
+        max_context=config.max_position_embeddings,
+        max_drafts=max_drafts if can_draft else 0,
+    )
     runner = ModelRunner.load(
         folder,
         dtype=engine.dtype,

@@ -241,6 +241,8 @@ def usage_to_wire(usage: Usage) -> pb.Usage:
         pulled_tokens=usage.pulled_tokens,
         pulled_bytes=usage.pulled_bytes,
         rerendered_tokens=usage.rerendered_tokens,
+        drafted_tokens=usage.drafted_tokens,
+        accepted_tokens=usage.accepted_tokens,
     )
 
 
@@ -254,6 +256,8 @@ def usage_from_wire(usage: pb.Usage) -> Usage:
         pulled_tokens=usage.pulled_tokens,
         pulled_bytes=usage.pulled_bytes,
         rerendered_tokens=usage.rerendered_tokens,
+        drafted_tokens=usage.drafted_tokens,
+        accepted_tokens=usage.accepted_tokens,
     )
 
 

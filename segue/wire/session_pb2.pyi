@@ -620,6 +620,8 @@ class Usage(_message.Message):
     PULLED_TOKENS_FIELD_NUMBER: _builtins.int
     PULLED_BYTES_FIELD_NUMBER: _builtins.int
     RERENDERED_TOKENS_FIELD_NUMBER: _builtins.int
+    DRAFTED_TOKENS_FIELD_NUMBER: _builtins.int
+    ACCEPTED_TOKENS_FIELD_NUMBER: _builtins.int
     prompt_tokens: _builtins.int
     cached_tokens: _builtins.int
     """Of the prompt, taken from a prefix cache and not computed."""
@@ -635,6 +637,9 @@ class Usage(_message.Message):
     """Of the session's last prompt and answer: the tokens from where this prompt first differs.
     Set by the router, where a chat goes on with an assistant message after what it kept.
     """
+    drafted_tokens: _builtins.int
+    """Guessed ahead by the model's MTP layer, and those of them that were the model's own tokens."""
+    accepted_tokens: _builtins.int
     def __init__(
         self,
         *,
@@ -646,10 +651,12 @@ class Usage(_message.Message):
         pulled_tokens: _builtins.int = ...,
         pulled_bytes: _builtins.int = ...,
         rerendered_tokens: _builtins.int = ...,
+        drafted_tokens: _builtins.int = ...,
+        accepted_tokens: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached_tokens", b"cached_tokens", "completion_tokens", b"completion_tokens", "prompt_tokens", b"prompt_tokens", "pulled_bytes", b"pulled_bytes", "pulled_tokens", b"pulled_tokens", "rerendered_tokens", b"rerendered_tokens", "resident_tokens", b"resident_tokens", "shipped_bytes", b"shipped_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted_tokens", b"accepted_tokens", "cached_tokens", b"cached_tokens", "completion_tokens", b"completion_tokens", "drafted_tokens", b"drafted_tokens", "prompt_tokens", b"prompt_tokens", "pulled_bytes", b"pulled_bytes", "pulled_tokens", b"pulled_tokens", "rerendered_tokens", b"rerendered_tokens", "resident_tokens", b"resident_tokens", "shipped_bytes", b"shipped_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

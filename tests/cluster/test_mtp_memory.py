@@ -32,8 +32,8 @@ async def test_drafts_from_a_sessions_memory_on_decode_are_the_oracles(
     history: list[int] = []
     loaded: list[LoadedModel] = []
 
-    def load(model: str, engine: EngineConfig) -> LoadedModel:
-        loaded.append(load_runner(model, engine))
+    def load(model: str, engine: EngineConfig, *, max_drafts: int) -> LoadedModel:
+        loaded.append(load_runner(model, engine, max_drafts=max_drafts))
         return loaded[-1]
 
     monkeypatch.setattr("decode_worker.__main__.load_runner", load)

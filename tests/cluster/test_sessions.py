@@ -15,6 +15,7 @@ import pytest
 
 from decode_worker.config import DecodeConfig
 from prefill_worker.config import PrefillConfig
+from prefill_worker.pull import PullEstimate
 from router.config import RouterConfig
 from segue.engine.config import EngineConfig
 from segue.errors import InvalidRequest, NotFound
@@ -153,6 +154,9 @@ async def test_a_session_that_is_moved_every_turn_says_the_same(
     demo: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("router.placing.place", moving_place)
+    # Whether a pull pays depends on this machine's load; here it always does.
+    always = PullEstimate(compute_s=1.0, move_s=0.0)
+    monkeypatch.setattr("prefill_worker.puller.estimate_pull", lambda *_, **__: always)
 
     async with local_cluster(demo, without_local(), prefill=2, decode=2) as cluster:
         busy = [asyncio.ensure_future(converse(cluster, 8, name=f"s-{n}")) for n in range(2)]
@@ -166,7 +170,6 @@ async def test_a_session_that_is_moved_every_turn_says_the_same(
             for one, other in pairs
         ]
         assert all(moved)
-        # A prefill worker pulls where it expects to gain by its own figures.
         assert any(turn.usage.pulled_tokens for turn in said)
 
 
