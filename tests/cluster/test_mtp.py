@@ -1,0 +1,206 @@
+"""Several tokens a step: the same tokens as one at a time, greedy and sampled; nothing leaks."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import shutil
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from benchmarks.serving.checkpoint import TEXT_FILES
+from decode_worker.config import DecodeConfig
+from prefill_worker.pull import PullEstimate
+from segue.client import Answer
+from segue.launch.config import Config
+from segue.types import SamplingParams, StopConditions, TextInput, TokenDelta, TokenInput
+from tests.cluster.conftest import ENGINE, LocalCluster, local_cluster
+from tests.cluster.idle import is_idle, wait_until_idle
+from tests.cluster.moving import moving_place
+from tests.cluster.oracle import Oracle
+
+NUM_SAMPLED = 200
+
+
+def drafting(max_drafts: int, *, local_tokens: int = 256) -> Config:
+    """Always exactly so many, where there is room in the answer."""
+    config = Config(
+        engine=ENGINE, decode=DecodeConfig(max_drafts=max_drafts, adaptive_drafts=False)
+    )
+    router = replace(config.router, local_prefill_max_tokens=local_tokens)
+    return replace(config, router=router)
+
+
+@pytest.fixture(params=["mtp_dense", "mtp_moe", "demo"])
+def served(request: pytest.FixtureRequest, demo: Path, tmp_path: Path) -> Path:
+    """Random layers, whose drafts are hardly ever right, and the demo's, which often are."""
+    if request.param == "demo":
+        return demo
+    folder = Path(shutil.copytree(request.getfixturevalue(request.param), tmp_path / "model"))
+    for name in TEXT_FILES:
+        shutil.copy(demo / name, folder / name)
+    return folder
+
+
+def prompts(count: int) -> list[tuple[int, ...]]:
+    source = random.Random(5)
+    return [
+        tuple(source.randrange(5, 290) for _ in range(source.randrange(1, 70)))
+        for _ in range(count)
+    ]
+
+
+@pytest.mark.parametrize("max_drafts", [1, 2, 3, 4])
+async def test_greedy_answers_are_those_of_transformers(served: Path, max_drafts: int) -> None:
+    """Turns that start and end at different steps, and second turns that find a prefix."""
+    asked = list(zip(prompts(6), [5, 9, 14, 23, 31, 40], strict=True))
+
+    async def two_turns(
+        cluster: LocalCluster, index: int, prompt: tuple[int, ...], length: int
+    ) -> list[tuple[tuple[int, ...], Answer]]:
+        said = []
+        for _ in range(2):
+            answer = await cluster.client.generate(
+                TokenInput(prompt),
+                session_id=f"session-{index}",
+                stop=StopConditions(max_tokens=length, ignore_eos=True),
+            )
+            said.append((prompt, answer))
+            prompt = (*prompt, *answer.token_ids, 7, 8, 9)
+        return said
+
+    async with local_cluster(served, drafting(max_drafts, local_tokens=16)) as cluster:
+        said = await asyncio.gather(
+            *(two_turns(cluster, index, *turn) for index, turn in enumerate(asked))
+        )
+        status = await wait_until_idle(cluster.client)
+
+    turns = [turn for of_session in said for turn in of_session]
+
+    def wrong() -> list[int]:
+        oracle = Oracle(served)
+        return [
+            index
+            for index, (prompt, answer) in enumerate(turns)
+            if not oracle.would_say(prompt, answer.token_ids)
+        ]
+
+    assert await asyncio.to_thread(wrong) == []
+    assert is_idle(status), status
+    usages = [answer.end.usage for _, answer in turns]
+    assert all(usage.drafted_tokens > 0 for usage in usages)
+    assert all(usage.accepted_tokens <= usage.drafted_tokens for usage in usages)
+
+
+def parameters() -> list[tuple[SamplingParams, StopConditions]]:
+    source = random.Random(9)
+    drawn = []
+    for seed in range(NUM_SAMPLED):
+        params = SamplingParams(
+            seed=seed,
+            temperature=source.choice([0.0, 0.3, 0.7, 1.0]),
+            top_k=source.choice([0, 0, 5, 40]),
+            top_p=source.choice([1.0, 0.9]),
+            min_p=source.choice([0.0, 0.05]),
+            repetition_penalty=source.choice([1.0, 1.0, 1.2]),
+            presence_penalty=source.choice([0.0, 0.0, 0.5]),
+            frequency_penalty=source.choice([0.0, 0.0, 0.4]),
+            logit_bias=source.choice([{}, {}, {65: 2.0}]),
+            logprobs=source.choice([None, None, 2]),
+        )
+        stop = StopConditions(
+            max_tokens=source.randrange(1, 20),
+            stop_strings=source.choice([(), (), ("e ",)]),
+        )
+        drawn.append((params, stop))
+    return drawn
+
+
+async def sampled(demo: Path, max_drafts: int) -> tuple[list[Answer], int]:
+    """All answers, and how many drafts were accepted."""
+    texts = ["My name is Ada. What is my name?", "Tell me a joke.", "The code is 73", "Hello"]
+    gate = asyncio.Semaphore(8)
+
+    async with local_cluster(demo, drafting(max_drafts)) as cluster:
+
+        async def one(index: int, params: SamplingParams, stop: StopConditions) -> Answer:
+            async with gate:
+                text = TextInput(texts[index % len(texts)])
+                return await cluster.client.generate(text, sampling=params, stop=stop)
+
+        answers = await asyncio.gather(*(one(i, *p) for i, p in enumerate(parameters())))
+    return list(answers), sum(answer.end.usage.accepted_tokens for answer in answers)
+
+
+async def test_sampled_turns_are_the_same_with_and_without_drafts(demo: Path) -> None:
+    without, none = await sampled(demo, 0)
+    with_drafts, num_accepted = await sampled(demo, 3)
+
+    assert none == 0
+    assert num_accepted > NUM_SAMPLED
+    for one, other in zip(without, with_drafts, strict=True):
+        assert other.token_ids == one.token_ids
+        assert other.text == one.text
+        assert other.end.finish_reason == one.end.finish_reason
+        assert other.end.stop_match == one.end.stop_match
+        of_one, of_other = ([e.logprob for e in a.logprobs] for a in (one, other))
+        assert of_other == pytest.approx(of_one, abs=1e-4)
+
+
+async def conversation(cluster: LocalCluster) -> list[Answer]:
+    """Twelve turns, sampled."""
+    source = random.Random(2)
+    history = [source.randrange(5, 290) for _ in range(120)]
+    answers = []
+    for _ in range(12):
+        answer = await cluster.client.generate(
+            TokenInput(tuple(history)),
+            session_id="agent",
+            sampling=SamplingParams(seed=3, temperature=0.8),
+            stop=StopConditions(max_tokens=21, ignore_eos=True),
+        )
+        cluster.check_invariants()
+        answers.append(answer)
+        history += [*answer.token_ids, *(source.randrange(5, 290) for _ in range(25))]
+    return answers
+
+
+async def test_a_session_that_changes_workers_says_the_same_with_drafts(
+    demo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with local_cluster(demo, drafting(0)) as cluster:
+        expected = await conversation(cluster)
+    monkeypatch.setattr("router.placing.place", moving_place)
+    always = PullEstimate(compute_s=1.0, move_s=0.0)
+    monkeypatch.setattr("prefill_worker.puller.estimate_pull", lambda *_, **__: always)
+    config = drafting(4, local_tokens=0)
+    async with local_cluster(demo, config, prefill=2, decode=2) as cluster:
+        moved = await conversation(cluster)
+
+    assert [a.token_ids for a in moved] == [a.token_ids for a in expected]
+    assert len({answer.end.decode_worker for answer in moved}) == 2
+    assert sum(answer.end.usage.accepted_tokens for answer in moved) > 0
+
+
+async def test_turns_that_are_cancelled_between_drafts_leave_nothing(demo: Path) -> None:
+    async with local_cluster(demo, drafting(4)) as cluster:
+
+        async def cut_short(prompt: Sequence[int], after: int) -> None:
+            turn = cluster.client.stream(
+                TokenInput(tuple(prompt)), stop=StopConditions(max_tokens=60, ignore_eos=True)
+            )
+            num_tokens = 0
+            async for event in turn:
+                num_tokens += len(event.token_ids) if isinstance(event, TokenDelta) else 0
+                if num_tokens > after:
+                    break
+            await turn.aclose()
+
+        await asyncio.gather(*(cut_short(p, 3 * i) for i, p in enumerate(prompts(12))))
+        status = await wait_until_idle(cluster.client)
+        cluster.check_invariants()
+
+    assert is_idle(status), status
