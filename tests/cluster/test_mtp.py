@@ -140,7 +140,7 @@ async def test_sampled_turns_are_the_same_with_and_without_drafts(demo: Path) ->
     with_drafts, num_accepted = await sampled(demo, 3)
 
     assert none == 0
-    assert num_accepted > NUM_SAMPLED
+    assert num_accepted > NUM_SAMPLED // 2
     for one, other in zip(without, with_drafts, strict=True):
         assert other.token_ids == one.token_ids
         assert other.text == one.text
