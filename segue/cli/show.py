@@ -31,13 +31,20 @@ def timings_line(end: TurnEnd) -> str:
     decoded = usage.completion_tokens - 1
     speed = f"{decoded / timings.decode_s:.0f} tokens/s" if decoded and timings.decode_s else "-"
     return (
-        f"{usage.prompt_tokens}{_reused(usage)} + {usage.completion_tokens} tokens · "
+        f"{usage.prompt_tokens}{_reused(usage)} + {usage.completion_tokens}{_drafted(usage)} "
+        "tokens · "
         f"first after {_seconds(timings.first_token_s)} "
         f"(queue {_seconds(timings.queue_s)}, prefill {_seconds(timings.prefill_s)}, "
         f"transfer {_seconds(timings.transfer_s)}, {_seconds(timings.exposed_transfer_s)} of it "
         f"not hidden) · {speed} · {usage.shipped_bytes / 1024:.0f} KiB · "
         f"{_workers(end)} · {end.finish_reason.value}"
     )
+
+
+def _drafted(usage: Usage) -> str:
+    if not usage.drafted_tokens:
+        return ""
+    return f" ({usage.accepted_tokens} of {usage.drafted_tokens} drafts right)"
 
 
 def _workers(end: TurnEnd) -> str:

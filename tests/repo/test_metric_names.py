@@ -61,6 +61,10 @@ DECODE = WORKER | {
     "segue_decode_batch_size": (),
     "segue_decode_tokens": (),
     "segue_decode_prefilled_tokens": (),
+    "segue_spec_decode_drafts": (),
+    "segue_spec_decode_draft_tokens": (),
+    "segue_spec_decode_accepted_tokens": (),
+    "segue_spec_decode_accepted_tokens_per_pos": ("position",),
     "segue_reserve_wait_seconds": (),
     "segue_handoff_transitions": ("state",),
 }
