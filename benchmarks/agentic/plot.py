@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from matplotlib.axes import Axes
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -45,7 +46,7 @@ def _first_token(axes: Axes, mode: ModeResult, rows: tuple[TurnRow, ...]) -> Non
 
 def _line(axes: Axes, mode: ModeResult, rows: tuple[TurnRow, ...], values: list[float]) -> str:
     (line,) = axes.plot([row.turn for row in rows], values, marker=".", label=mode.mode)
-    return str(line.get_color())
+    return to_hex(line.get_color())
 
 
 def _moved_mib(row: TurnRow) -> float:
