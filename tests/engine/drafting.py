@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 
 from torch import Tensor
 
@@ -12,7 +13,6 @@ from segue.engine.runner import ModelRunner
 from segue.engine.sampler import SamplerRow, SequenceSampler, sample_ids
 from segue.engine.speculation import SlotRing, num_accepted
 from segue.types import SamplingParams, SlotId
-from tests.checkpoints import VOCAB_SIZE
 
 
 @dataclass(slots=True)
@@ -30,8 +30,8 @@ class DraftingSequence:
 
     def prefill(self, chunk_tokens: int = 64) -> Tensor:
         """The whole prompt in chunks, and the first token of the answer. Returns its logits."""
-        self.sampler = SequenceSampler(self.params, vocab_size=VOCAB_SIZE, prompt_ids=self.prompt)
-        self.tokens, slot = list(self.prompt), self.slots[0]
+        self._start()
+        slot = self.slots[0]
         for start in range(0, len(self.prompt), chunk_tokens):
             logits = self.runner.forward([self.chunk(start, start + chunk_tokens, slot)])
         self.ring = SlotRing(
@@ -41,6 +41,22 @@ class DraftingSequence:
         )
         self.add(sample_ids(logits, [self.row(())]))
         return logits
+
+    def fork(self, slot: int) -> None:
+        """Instead of `prefill`: the prompt without its last token is in the cache already, its
+        state in `slot`, which others read too. So are its pages, all full; `slots` are this one's
+        own."""
+        self._start()
+        self.ring = SlotRing(
+            slots=tuple(SlotId(s) for s in (slot, *self.slots)),
+            state=SlotId(slot),
+            num_tokens=len(self.prompt) - 1,
+        ).with_checkpoint(SlotId(slot), len(self.prompt) - 1)
+
+    def _start(self) -> None:
+        vocab_size = self.runner.config.vocab_size
+        self.sampler = SequenceSampler(self.params, vocab_size=vocab_size, prompt_ids=self.prompt)
+        self.tokens = list(self.prompt)
 
     def chunk(self, start: int, end: int, slot: int) -> SequenceChunk:
         return SequenceChunk(
@@ -102,15 +118,19 @@ def draft(
     return drafts
 
 
+def target_ids(
+    runner: ModelRunner, sequences: Sequence[DraftingSequence], drafts: Sequence[Sequence[int]]
+) -> list[list[int]]:
+    """One pass over all: the trunk's own token after each sequence's last and after each draft."""
+    logits = runner.forward([s.run(d) for s, d in zip(sequences, drafts, strict=True)])
+    rows = [s.row(d[:j]) for s, d in zip(sequences, drafts, strict=True) for j in range(len(d) + 1)]
+    targets = iter(sample_ids(logits, rows))
+    return [list(islice(targets, len(some) + 1)) for some in drafts]
+
+
 def verify(
     runner: ModelRunner, sequences: Sequence[DraftingSequence], drafts: Sequence[Sequence[int]]
 ) -> list[int]:
     """One pass over all; how many drafts of each were accepted."""
-    logits = runner.forward([s.run(d) for s, d in zip(sequences, drafts, strict=True)])
-    rows = [s.row(d[:j]) for s, d in zip(sequences, drafts, strict=True) for j in range(len(d) + 1)]
-    targets = sample_ids(logits, rows)
-    accepted = []
-    for sequence, some in zip(sequences, drafts, strict=True):
-        accepted.append(sequence.verified(some, targets[: len(some) + 1]))
-        del targets[: len(some) + 1]
-    return accepted
+    targets = target_ids(runner, sequences, drafts)
+    return [s.verified(d, t) for s, d, t in zip(sequences, drafts, targets, strict=True)]
