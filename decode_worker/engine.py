@@ -92,6 +92,8 @@ class DecodeEngine:
         )
         answering = [sequence for sequence in batch if not sequence.is_in_prompt]
         num_wanted = self._drafting.draft(answering)
+        if answering:
+            self._metrics.drafted(len(answering), num_wanted)
         rows = [sequence.next_rows() for sequence in batch]
         logits_RV = self._runner.forward([s.next_chunk(self._page_tokens) for s in batch])
         tokens = iter(sample(logits_RV, list(chain.from_iterable(rows))))

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from prometheus_client import Counter, Histogram
+from prometheus_client import Counter, Gauge, Histogram
 
 from decode_worker.drafting import Verified
+from segue.engine.draft_length import size_class
 from segue.telemetry import RateMeter
 from segue.worker_metrics import WorkerMetrics
 
@@ -35,6 +36,12 @@ class DecodeMetrics(WorkerMetrics):
         self._drafts = Counter(
             "segue_spec_decode_drafts_total",
             "Times that tokens were drafted for a sequence.",
+            registry=registry,
+        )
+        self._draft_length = Gauge(
+            "segue_spec_decode_draft_length",
+            "Tokens that the last step with so many sequences was to draft for each.",
+            ["batch_size"],
             registry=registry,
         )
         self._draft_tokens = Counter(
@@ -69,6 +76,10 @@ class DecodeMetrics(WorkerMetrics):
             registry=registry,
         )
         self.rate = RateMeter()
+
+    def drafted(self, batch_size: int, num_wanted: int) -> None:
+        """Called on the engine thread."""
+        self._draft_length.labels(str(size_class(batch_size))).set(num_wanted)
 
     def stepped(self, verified: Sequence[Verified], *, num_sequences: int, seconds: float) -> None:
         """Called on the engine thread. Sequences beyond the verified ones had their prompt's end

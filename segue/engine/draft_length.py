@@ -127,8 +127,14 @@ class DraftLength:
         return max(range(num_known), key=lambda k: self.expected_tokens(k) / size.means[k].seconds)
 
     def _size(self, batch_size: int) -> _BatchSize:
-        # 1, 2, …, 8, 9-16, 17-32, …: sizes that cost about the same share what was learned.
-        key = batch_size if batch_size <= 8 else 8 << (batch_size - 1).bit_length()
+        key = size_class(batch_size)
         if key not in self._sizes:
             self._sizes[key] = _BatchSize([_Mean() for _ in range(self.max_drafts + 1)])
         return self._sizes[key]
+
+
+def size_class(batch_size: int) -> int:
+    """1, 2, …, 8, then the largest of 9-16, 17-32, …: these cost about the same, and share what
+    was learned.
+    """
+    return batch_size if batch_size <= 8 else 1 << (batch_size - 1).bit_length()

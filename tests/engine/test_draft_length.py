@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from segue.engine.draft_length import TRY_EVERY, DraftLength
+from segue.engine.draft_length import TRY_EVERY, DraftLength, size_class
 
 MAX_DRAFTS = 5
 
@@ -128,3 +128,7 @@ def test_expected_tokens_follow_the_shares_that_were_accepted() -> None:
     assert chooser.expected_tokens(0) == 1.0
     assert chooser.expected_tokens(1) == pytest.approx(2.0, abs=0.05)
     assert chooser.expected_tokens(3) == pytest.approx(2.0, abs=0.1)
+
+
+def test_large_batches_of_about_a_size_share_what_was_learned() -> None:
+    assert [size_class(n) for n in (1, 7, 8, 9, 16, 17, 32, 33)] == [1, 7, 8, 16, 16, 32, 32, 64]

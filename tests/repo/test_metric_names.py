@@ -63,6 +63,7 @@ DECODE = WORKER | {
     "segue_decode_prefilled_tokens": (),
     "segue_spec_decode_drafts": (),
     "segue_spec_decode_draft_tokens": (),
+    "segue_spec_decode_draft_length": ("batch_size",),
     "segue_spec_decode_accepted_tokens": (),
     "segue_spec_decode_accepted_tokens_per_pos": ("position",),
     "segue_reserve_wait_seconds": (),
