@@ -13,6 +13,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from decode_worker.config import DecodeConfig
+from prefill_worker.pull import PullEstimate
 from segue.engine.config import EngineConfig
 from segue.errors import InvalidRequest, NotFound
 from segue.launch.config import Config
@@ -22,9 +23,15 @@ from tests.cluster.idle import is_idle, wait_until_idle
 from tests.cluster.test_prefill_here import spec
 from tests.cluster.test_sessions import Said, wrong_turns
 
-# 51 pages and 4 slots: room for one session on the device, and for all of them on the host.
+# 51 pages and 4 slots, and on decode, which drafts, 44 and 5: room for one session on the device,
+# and for all of them on the host.
 SHORT = EngineConfig(
-    max_running=2, cache_bytes=1_700_000, host_cache_bytes=16 << 20, num_threads=1, page_tokens=16
+    max_running=2,
+    max_checkpoints=0,
+    cache_bytes=2_540_000,
+    host_cache_bytes=16 << 20,
+    num_threads=1,
+    page_tokens=16,
 )
 
 
@@ -78,8 +85,11 @@ async def cluster(demo: Path) -> AsyncIterator[LocalCluster]:
 
 
 async def test_sessions_that_do_not_fit_together_are_loaded_and_not_computed(
-    cluster: LocalCluster, demo: Path
+    cluster: LocalCluster, demo: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # Whether a pull pays depends on this machine's load; here it always does.
+    always = PullEstimate(compute_s=1.0, move_s=0.0)
+    monkeypatch.setattr("prefill_worker.puller.estimate_pull", lambda *_, **__: always)
     talks = [Talk(name) for name in ("a", "b", "c")]
     for _ in range(5):
         for talk in talks:
