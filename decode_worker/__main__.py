@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import time
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
@@ -30,6 +31,8 @@ from segue.worker_process import (
     serving_worker,
 )
 
+logger = logging.getLogger(__name__)
+
 
 @contextlib.asynccontextmanager
 async def running(
@@ -44,6 +47,12 @@ async def running(
     loaded = await asyncio.to_thread(
         load_runner, options.model, engine, max_drafts=decode.max_drafts
     )
+    decode.check_model(has_mtp=loaded.runner.has_mtp)
+    if decode.simulates_acceptance:
+        logger.warning(
+            "drafts are accepted by chance: answers are NOT the model's, only their speed counts",
+            extra={"simulate_acceptance": decode.simulate_acceptance},
+        )
     tokenizer = Tokenizer.from_folder(loaded.folder)
     tiers = await asyncio.to_thread(
         tiers_of, loaded, engine, worth=_worth(loaded.runner.layout), clock=time.monotonic

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from segue.engine.batch import MAX_RUN_TOKENS
+from segue.errors import InvalidConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -16,6 +17,9 @@ class DecodeConfig:
     How many is learned; 0 where it does not pay."""
     adaptive_drafts: bool = True
     """Off: always as many as `max_drafts`."""
+    simulate_acceptance: float = -1.0
+    """Accept each draft with this probability, whatever the model says: to study speed with random
+    weights. Answers are not the model's then. Below 0: off."""
     max_prompt_tokens: int = 512
     """Of prompt ends that are computed here, in one step: answers wait for it."""
     max_waiting: int = 256
@@ -35,6 +39,25 @@ class DecodeConfig:
                 raise ValueError(f"{name} must be >= 1, got {getattr(self, name)}")
         if not 0 <= self.max_drafts < MAX_RUN_TOKENS:
             raise ValueError(f"max_drafts must be in [0, {MAX_RUN_TOKENS}), got {self.max_drafts}")
+        if self.simulate_acceptance > 1:
+            raise ValueError(
+                "simulate_acceptance must be a probability in [0, 1], or below 0 for off, "
+                f"got {self.simulate_acceptance}"
+            )
+        if self.simulates_acceptance and not self.max_drafts:
+            raise ValueError("simulate_acceptance needs drafts, got max_drafts = 0")
         for name in ("attach_s", "ticket_lifetime_s", "lease_s"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be > 0, got {getattr(self, name)}")
+
+    @property
+    def simulates_acceptance(self) -> bool:
+        return self.simulate_acceptance >= 0
+
+    def check_model(self, *, has_mtp: bool) -> None:
+        """Raises InvalidConfig where drafts are needed and the model cannot draft."""
+        if self.simulates_acceptance and not has_mtp:
+            raise InvalidConfig(
+                "[decode] simulate_acceptance needs a checkpoint with an MTP layer and "
+                "[engine] mtp = true, and there is nothing to draft with: leave it out"
+            )

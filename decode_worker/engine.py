@@ -18,7 +18,7 @@ from decode_worker.scheduler import next_batch
 from decode_worker.sequence import DecodeSequence
 from segue.engine.runner import ModelRunner
 from segue.engine.sampler import sample
-from segue.engine.speculation import num_accepted
+from segue.engine.speculation import num_accepted, num_simulated
 from segue.telemetry import Clock
 from segue.types import SampledToken, ShipReport, TokenDelta, TurnId, TurnResult, Usage
 
@@ -106,7 +106,7 @@ class DecodeEngine:
                 self._prefilled(sequence, started_at, ended_at)
                 delta = _push(sequence, targets)
             else:
-                one, delta = _verify(sequence, targets, self._page_tokens)
+                one, delta = self._verify(sequence, targets)
                 verified.append(one)
             events += self._events(sequence, delta)
         self._publish(events)
@@ -146,6 +146,28 @@ class DecodeEngine:
         self._metrics.prefilled_here(num_computed)
         sequence.prompt_computed(self._page_tokens)
 
+    def _verify(
+        self, sequence: DecodeSequence, targets: Sequence[SampledToken]
+    ) -> tuple[Verified, TokenDelta]:
+        """Goes on by the drafts that are the model's own tokens, and by the one after them; the
+        answer may end before.
+        """
+        drafts = sequence.drafts
+        if self._config.simulates_acceptance:
+            accepted = num_simulated(
+                len(drafts),
+                rate=self._config.simulate_acceptance,
+                seed=sequence.sampler.params.seed,
+                position=sequence.num_cached + 1,
+            )
+            # What the state contains is what has to be said.
+            targets = [*(SampledToken(token_id=d) for d in drafts[:accepted]), targets[accepted]]
+        else:
+            accepted = num_accepted(drafts, [token.token_id for token in targets])
+        delta = _push(sequence, targets[: accepted + 1])
+        sequence.run_computed(len(delta.token_ids), self._page_tokens)
+        return Verified(len(drafts), accepted, len(delta.token_ids)), delta
+
     def _events(self, sequence: DecodeSequence, delta: TokenDelta) -> list[Event]:
         turn_id = sequence.turn.turn_id
         if sequence.answer.finish is None:
@@ -173,19 +195,6 @@ class DecodeEngine:
             decode_s=self._clock() - sequence.first_at,
             stop_match=sequence.answer.stop_match,
         )
-
-
-def _verify(
-    sequence: DecodeSequence, targets: Sequence[SampledToken], page_tokens: int
-) -> tuple[Verified, TokenDelta]:
-    """Goes on by the drafts that are the model's own tokens, and by the one after them; the answer
-    may end before.
-    """
-    drafts = sequence.drafts
-    accepted = num_accepted(drafts, [token.token_id for token in targets])
-    delta = _push(sequence, targets[: accepted + 1])
-    sequence.run_computed(len(delta.token_ids), page_tokens)
-    return Verified(len(drafts), accepted, len(delta.token_ids)), delta
 
 
 def _push(sequence: DecodeSequence, tokens: Sequence[SampledToken]) -> TokenDelta:

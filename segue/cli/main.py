@@ -64,6 +64,10 @@ def serve(
     port: Annotated[int | None, typer.Option(help="Port of the router; 0: any.")] = None,
     config: Annotated[Path | None, typer.Option(help="TOML file.")] = None,
     ray_address: Annotated[str | None, typer.Option(help="An existing Ray cluster.")] = None,
+    simulate_acceptance: Annotated[
+        float | None,
+        typer.Option(help="Accept drafts by chance, 0 to 1. Answers are NOT the model's then."),
+    ] = None,
     print_config: Annotated[
         bool, typer.Option("--print-config", help="Show what would be in force, and stop.")
     ] = False,
@@ -80,7 +84,14 @@ def serve(
             "ray_address": ray_address,
         },
         router={"host": host, "port": port},
+        decode={"simulate_acceptance": simulate_acceptance},
     )
+    if settings.decode.simulates_acceptance:
+        err.print(
+            f"[bold yellow]warning[/] drafts are accepted by chance "
+            f"({settings.decode.simulate_acceptance:g}): answers are NOT the model's",
+            soft_wrap=True,
+        )
     if print_config:
         typer.echo(settings.to_toml(), nl=False)
         return

@@ -55,6 +55,16 @@ def gumbel(draws: Sequence[Draw]) -> list[Tensor]:
     return list(torch.split(noise, [draw.token_ids_N.numel() for draw in draws]))
 
 
+def uniform(seed: int, position: int) -> float:
+    """In (0, 1), for a decision about a position beside the choice of its token: counters with a
+    last word of 1 are no token's."""
+    counters_4 = [0, position & _WORD, position >> 32, 1]
+    words_14 = philox(
+        torch.tensor(counters_4)[:, None], torch.tensor([seed & _WORD, seed >> 32])[:, None]
+    )
+    return (int(words_14[0, 0]) + 0.5) * 2.0**-32
+
+
 def philox(counters_4B: Tensor, keys_2B: Tensor) -> Tensor:
     """Philox-4x32-10: counter words [4, B] and key words [2, B], int64, to words [B, 4]."""
     even_2B, odd_2B = counters_4B[0::2], counters_4B[1::2]

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -60,7 +61,7 @@ class ModelRunner:
         num_pages: int,
         num_slots: int,
         mtp: bool = True,
-    ) -> ModelRunner:
+    ) -> Self:
         """Load the checkpoint in `folder` and allocate its cache.
 
         `dtype` is that of weights, activations and pages; "auto" takes the checkpoint's. `mtp`: an

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from segue.engine.batch import MAX_RUN_TOKENS
+from segue.engine.noise import uniform
 from segue.types import SlotId
 
 
@@ -20,6 +21,19 @@ def num_accepted(draft_ids: Sequence[int], target_ids: Sequence[int]) -> int:
         if draft_id != target_ids[j]:
             return j
     return len(draft_ids)
+
+
+def num_simulated(num_drafts: int, *, rate: float, seed: int, position: int) -> int:
+    """How many drafts, from the first on, which is for `position`, a model would accept that agrees
+    with each of them with probability `rate`. Who asks again gets the same.
+
+    Speed depends on which drafts are accepted, not on what they say; so it can be studied with
+    weights that were never trained, as long as nobody reads the text.
+    """
+    for j in range(num_drafts):
+        if uniform(seed, position + j) >= rate:
+            return j
+    return num_drafts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

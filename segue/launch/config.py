@@ -79,10 +79,11 @@ def configure(
     *,
     cluster: Mapping[str, object | None],
     router: Mapping[str, object | None],
+    decode: Mapping[str, object | None],
 ) -> Config:
     """The file's settings, overridden by the flags that were given. Raises InvalidConfig."""
     sections = dict(read_file(path))
-    for name, flags in (("cluster", cluster), ("router", router)):
+    for name, flags in (("cluster", cluster), ("router", router), ("decode", decode)):
         given = {key: value for key, value in flags.items() if value is not None}
         sections[name] = {**sections.get(name, {}), **given}
     return Config.from_sections(sections)

@@ -111,6 +111,20 @@ def test_print_config_shows_what_is_in_force_and_reads_back(tmp_path: Path) -> N
     assert segue("serve", "--print-config", "--config", str(again)).stdout == shown.stdout
 
 
+def test_simulated_acceptance_is_said_loudly_and_needs_a_probability() -> None:
+    shown = segue("serve", "--print-config", "--simulate-acceptance", "0.8")
+    plain = segue("serve", "--print-config")
+    refused = segue("serve", "--print-config", "--simulate-acceptance", "1.5")
+
+    assert "simulate_acceptance = 0.8" in shown.stdout
+    assert (
+        "warning drafts are accepted by chance (0.8): answers are NOT the model's" in shown.stderr
+    )
+    assert "NOT the model's" not in plain.stderr
+    assert refused.returncode == 1
+    assert "InvalidConfig: [decode] simulate_acceptance must be a probability" in refused.stderr
+
+
 @pytest.fixture
 def broken(tmp_path: Path) -> Path:
     """A copy of the demo checkpoint, to be broken."""

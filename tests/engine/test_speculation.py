@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from segue.engine.batch import MAX_RUN_TOKENS
-from segue.engine.speculation import SlotRing, num_accepted
+from segue.engine.speculation import SlotRing, num_accepted, num_simulated
 from segue.types import SlotId
 
 
@@ -110,3 +110,29 @@ def test_a_ring_reads_what_is_true_and_never_writes_its_checkpoint(
             assert contents[current.checkpoint] == history[: current.checkpoint_tokens]
         if boundary > start:
             assert current.checkpoint_tokens == boundary
+
+
+def test_simulated_drafts_are_accepted_as_often_as_asked_and_the_same_again() -> None:
+    counts = [num_simulated(4, rate=0.8, seed=7, position=10 * i) for i in range(3000)]
+    again = [num_simulated(4, rate=0.8, seed=7, position=10 * i) for i in range(3000)]
+    other = [num_simulated(4, rate=0.8, seed=8, position=10 * i) for i in range(3000)]
+
+    assert counts == again != other
+    for depth in range(1, 5):
+        share = sum(count >= depth for count in counts) / len(counts)
+        assert share == pytest.approx(0.8**depth, abs=0.03)
+
+
+def test_a_simulated_position_has_one_fate_in_whatever_step_it_comes() -> None:
+    """Else what is accepted would depend on k."""
+    whole = num_simulated(7, rate=0.9, seed=1, position=100)
+
+    assert 0 < whole < 7
+    for start in range(whole + 1):
+        rest = num_simulated(7 - start, rate=0.9, seed=1, position=100 + start)
+        assert rest == whole - start
+
+
+@pytest.mark.parametrize(("rate", "expected"), [(0.0, 0), (1.0, 7)])
+def test_simulated_rates_at_the_ends_are_certain(rate: float, expected: int) -> None:
+    assert {num_simulated(7, rate=rate, seed=0, position=i) for i in range(500)} == {expected}
