@@ -1,0 +1,1 @@
+"""What drafting with an MTP layer gives: tokens a second, acceptance, and what limits them."""

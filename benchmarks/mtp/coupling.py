@@ -1,0 +1,89 @@
+"""Two ways to accept a sampled draft, on the same text: shared noise, and rejection sampling.
+
+Rejection sampling draws the draft from q and keeps it with probability min(1, p / q), so it accepts
+Σ min(p, q) of them, which no rule can exceed. Segue draws both from the same noise and asks whether
+they are equal: a little less, and the text is the one without drafts, token by token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from benchmarks.mtp.models import PAGE_TOKENS, Text
+from segue.engine.batch import DraftStart, Run, SequenceChunk
+from segue.engine.runner import ModelRunner
+from segue.engine.sampler import SamplerRow, SequenceSampler, sample_ids
+from segue.types import SamplingParams
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CouplingRow:
+    temperature: float
+    num_positions: int
+    num_seeds: int
+    rejection_share: float
+    """Expected: the mean of Σ min(p, q)."""
+    shared_noise_share: float
+    """Measured: how often both draws are the same token."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Both:
+    """What trunk (p) and MTP layer (q) say of the same positions, as logits."""
+
+    positions: list[int]
+    p_NV: Tensor
+    q_NV: Tensor
+
+
+def measure_coupling(
+    runner: ModelRunner, texts: Sequence[Text], *, temperatures: Sequence[float], num_seeds: int
+) -> tuple[CouplingRow, ...]:
+    """Of first drafts, along the text itself: what came before is not the model's own."""
+    both = _both(runner, texts)
+    return tuple(_row(both, temperature, num_seeds) for temperature in temperatures)
+
+
+def _both(runner: ModelRunner, texts: Sequence[Text]) -> _Both:
+    positions, of_p, of_q = list[int](), list[Tensor](), list[Tensor]()
+    for text in texts:
+        pages = range(-(-(len(text.prompt) + len(text.answer)) // PAGE_TOKENS))
+        runner.forward(
+            [
+                SequenceChunk(
+                    token_ids=text.prompt, start=0, page_ids=pages, slot_in=None, slot_out=0
+                )
+            ]
+        )
+        for at, token_id in enumerate(text.answer[:-1], len(text.prompt)):
+            drafter = runner.drafter([DraftStart(position=at, page_ids=pages, slot=0)])
+            of_q.append(drafter.step([token_id]))
+            run = Run(token_ids=[token_id], start=at, page_ids=pages, slot_in=0, slots_out=[0])
+            of_p.append(runner.forward([run]))
+            positions.append(at + 1)
+    return _Both(positions, torch.cat(of_p), torch.cat(of_q))
+
+
+def _row(both: _Both, temperature: float, num_seeds: int) -> CouplingRow:
+    p_NV, q_NV = ((logits / temperature).softmax(-1) for logits in (both.p_NV, both.q_NV))
+    num_equal = 0
+    for seed in range(num_seeds):
+        sampler = SequenceSampler(
+            SamplingParams(temperature=temperature, seed=seed),
+            vocab_size=both.p_NV.shape[1],
+            prompt_ids=(),
+        )
+        rows = [SamplerRow(sampler, position) for position in both.positions]
+        drafts, targets = sample_ids(both.q_NV, rows), sample_ids(both.p_NV, rows)
+        num_equal += sum(ours == theirs for ours, theirs in zip(drafts, targets, strict=True))
+    return CouplingRow(
+        temperature=temperature,
+        num_positions=len(both.positions),
+        num_seeds=num_seeds,
+        rejection_share=float(torch.minimum(p_NV, q_NV).sum(-1).mean()),
+        shared_noise_share=num_equal / (num_seeds * len(both.positions)),
+    )

@@ -1,0 +1,150 @@
+"""One model in all modes, by turns, on the same prompts: so that other load hits all alike."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from benchmarks.mtp.drive import Drive, Seen, Step, TimedRunner
+from benchmarks.mtp.models import PAGE_TOKENS, Subject
+from benchmarks.serving.samples import median
+from decode_worker.config import DecodeConfig
+
+MAX_DRAFTS = 4
+ADAPTIVE = "adaptive"
+_ALL = 1 << 16
+"""Tokens of prompts in one step: the answers of a batch begin together."""
+Report = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModeRow:
+    """Medians over rounds of tokens and ratios, over steps of seconds."""
+
+    mode: str
+    """How many drafts, or "adaptive"."""
+    tokens_per_s: float
+    speedup: float
+    """Over no drafts, in the same round."""
+    accepted: tuple[float, ...]
+    """Share of drafts at each place that were accepted, with all before them."""
+    tokens_per_step: float
+    """Of one sequence, as it came."""
+    draft_s: float
+    verify_s: float
+    rest_s: float
+    free_drafts_ceiling: float | None
+    """The speed-up of 1 + Σ accepted tokens a step if drafting took no time."""
+    ceiling: float | None
+    """With drafting as slow as it was."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchRow:
+    model: str
+    batch_size: int
+    simulate_acceptance: float | None
+    num_answers: int
+    equal_answers: int
+    """Answers of drafting modes that are those without drafts, token by token."""
+    modes: tuple[ModeRow, ...]
+
+
+def load(subject: Subject) -> TimedRunner:
+    batch_size = max(subject.batch_sizes)
+    longest = max(len(p.token_ids) + p.max_tokens for p in subject.prompts)
+    runner = TimedRunner.load(
+        subject.folder,
+        page_tokens=PAGE_TOKENS,
+        num_pages=batch_size * -(-longest // PAGE_TOKENS),
+        num_slots=batch_size * (MAX_DRAFTS + 2),
+    )
+    assert runner.has_mtp, f"{subject.folder} has no MTP layer: there is nothing to measure"
+    return runner
+
+
+def measure(runner: TimedRunner, subject: Subject, report: Report) -> tuple[BatchRow, ...]:
+    return tuple(_batch(runner, subject, size, report) for size in subject.batch_sizes)
+
+
+def _batch(runner: TimedRunner, subject: Subject, batch_size: int, report: Report) -> BatchRow:
+    drives = {mode: Drive(runner, config) for mode, config in _modes(subject).items()}
+    rounds: dict[str, list[Seen]] = {mode: [] for mode in drives}
+    # The first round is practice: memory is touched, and the adaptive mode learns.
+    for number in range(subject.num_rounds + 1):
+        report(f"{subject.name}, batch of {batch_size}, round {number} of {subject.num_rounds}")
+        prompts = subject.prompts_of(number, batch_size)
+        names = list(drives)
+        for mode in names[number % len(names) :] + names[: number % len(names)]:
+            seen = drives[mode].run(prompts, batch_size)
+            if number:
+                rounds[mode].append(seen)
+    plain = rounds["0"]
+    pairs = [
+        (ours, theirs)
+        for seen in rounds.values()
+        if seen is not plain
+        for one, other in zip(seen, plain, strict=True)
+        for ours, theirs in zip(one.answers, other.answers, strict=True)
+    ]
+    return BatchRow(
+        model=subject.name,
+        batch_size=batch_size,
+        simulate_acceptance=(
+            subject.simulate_acceptance if subject.simulate_acceptance >= 0 else None
+        ),
+        num_answers=len(pairs),
+        equal_answers=sum(ours == theirs for ours, theirs in pairs),
+        modes=tuple(
+            _row(mode, drives[mode].accepted_shares(), seen, plain, batch_size)
+            for mode, seen in rounds.items()
+        ),
+    )
+
+
+def _modes(subject: Subject) -> dict[str, DecodeConfig]:
+    rate = subject.simulate_acceptance
+    modes = {"0": DecodeConfig(max_drafts=0, max_prompt_tokens=_ALL)}
+    for k in range(1, MAX_DRAFTS + 1):
+        modes[str(k)] = DecodeConfig(
+            max_drafts=k,
+            adaptive_drafts=False,
+            max_prompt_tokens=_ALL,
+            simulate_acceptance=rate,
+        )
+    modes[ADAPTIVE] = DecodeConfig(
+        max_drafts=MAX_DRAFTS, max_prompt_tokens=_ALL, simulate_acceptance=rate
+    )
+    return modes
+
+
+def _row(
+    mode: str, accepted: list[float], seen: list[Seen], plain: list[Seen], batch_size: int
+) -> ModeRow:
+    steps = [step for one in seen for step in one.steps]
+    draft_s, verify_s, rest_s = _seconds(steps)
+    plain_s = sum(_seconds([step for one in plain for step in one.steps]))
+    expected = 1 + sum(accepted)
+    is_fixed = mode != ADAPTIVE
+    return ModeRow(
+        mode=mode,
+        tokens_per_s=median([one.tokens_per_s for one in seen]),
+        speedup=median(
+            [ours.tokens_per_s / base.tokens_per_s for ours, base in zip(seen, plain, strict=True)]
+        ),
+        accepted=tuple(accepted) if is_fixed else (),
+        tokens_per_step=sum(step.num_tokens for step in steps) / len(steps) / batch_size,
+        draft_s=draft_s,
+        verify_s=verify_s,
+        rest_s=rest_s,
+        free_drafts_ceiling=expected * plain_s / (verify_s + rest_s) if is_fixed else None,
+        ceiling=expected * plain_s / (draft_s + verify_s + rest_s) if is_fixed else None,
+    )
+
+
+def _seconds(steps: list[Step]) -> tuple[float, float, float]:
+    return (
+        median([step.draft_s for step in steps]),
+        median([step.verify_s for step in steps]),
+        median([step.rest_s for step in steps]),
+    )

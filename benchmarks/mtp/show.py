@@ -1,0 +1,62 @@
+"""The result as tables."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.table import Table
+
+from benchmarks.mtp.coupling import CouplingRow
+from benchmarks.mtp.measure import BatchRow
+
+
+def batch_table(row: BatchRow) -> Table:
+    title = f"{row.model}, batch of {row.batch_size}"
+    if row.simulate_acceptance is not None:
+        title += f", drafts accepted by chance ({row.simulate_acceptance:g})"
+    else:
+        title += f": {row.equal_answers} of {row.num_answers} answers equal those without drafts"
+    table = Table(title=title, title_justify="left")
+    table.add_column("drafts")
+    for header in (
+        "tokens/s",
+        "speed-up",
+        "ceiling",
+        "if drafts were free",
+        "tokens a step",
+        "accepted, by place",
+        "draft + verify + rest, ms",
+    ):
+        table.add_column(header, justify="right")
+    for mode in row.modes:
+        table.add_row(
+            mode.mode,
+            f"{mode.tokens_per_s:.1f}",
+            f"×{mode.speedup:.2f}",
+            _times(mode.ceiling),
+            _times(mode.free_drafts_ceiling),
+            f"{mode.tokens_per_step:.2f}",
+            " ".join(f"{share:.0%}" for share in mode.accepted),
+            f"{1e3 * mode.draft_s:.2f} + {1e3 * mode.verify_s:.2f} + {1e3 * mode.rest_s:.2f}",
+        )
+    return table
+
+
+def coupling_table(rows: Sequence[CouplingRow]) -> Table:
+    table = Table(title="First drafts that are accepted when sampled", title_justify="left")
+    table.add_column("temperature")
+    table.add_column("rejection sampling, Σ min(p, q)", justify="right")
+    table.add_column("shared noise", justify="right")
+    table.add_column("positions × seeds", justify="right")
+    for row in rows:
+        table.add_row(
+            f"{row.temperature:g}",
+            f"{row.rejection_share:.1%}",
+            f"{row.shared_noise_share:.1%}",
+            f"{row.num_positions} × {row.num_seeds}",
+        )
+    return table
+
+
+def _times(ratio: float | None) -> str:
+    return "" if ratio is None else f"×{ratio:.2f}"

@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks.mtp.coupling import measure_coupling
+from benchmarks.mtp.drive import Drive, Prompt, TimedRunner
+from benchmarks.mtp.models import PAGE_TOKENS, Text
+from decode_worker.config import DecodeConfig
+from tests.checkpoints import VOCAB_SIZE
+
+ROOT = Path(__file__).parents[2]
+
+
+def tokens(seed: int, count: int) -> tuple[int, ...]:
+    draw = random.Random(seed)
+    return tuple(draw.randrange(1, VOCAB_SIZE) for _ in range(count))
+
+
+@pytest.fixture(scope="module")
+def runner(mtp_dense: Path) -> TimedRunner:
+    return TimedRunner.load(mtp_dense, page_tokens=PAGE_TOKENS, num_pages=16, num_slots=16)
+
+
+def test_a_batch_stays_full_and_only_its_steps_count(runner: TimedRunner) -> None:
+    lengths = (5, 9, 4, 7)
+    prompts = [
+        Prompt(token_ids=tokens(seed, 20), max_tokens=length) for seed, length in enumerate(lengths)
+    ]
+
+    alone = Drive(runner, DecodeConfig(max_drafts=0)).run(prompts, 1)
+    pairs = Drive(runner, DecodeConfig(max_drafts=2, adaptive_drafts=False)).run(prompts, 2)
+
+    assert [len(answer) for answer in alone.answers] == list(lengths)
+    assert pairs.answers == alone.answers
+    # A prompt's step gives the first token of each answer, and is not counted.
+    assert sum(step.num_tokens for step in alone.steps) == sum(lengths) - len(lengths)
+    assert all(2 <= step.num_tokens <= 6 for step in pairs.steps)
+    assert all(step.verify_s > 0 for step in pairs.steps)
+    assert alone.tokens_per_s > 0
+
+
+def test_no_rule_accepts_more_than_rejection_sampling(runner: TimedRunner) -> None:
+    texts = [Text(prompt=tokens(seed, 20), answer=tokens(seed + 10, 12)) for seed in range(3)]
+
+    flat, sharp = measure_coupling(runner, texts, temperatures=(5.0, 0.2), num_seeds=20)
+
+    assert flat.num_positions == sharp.num_positions == 3 * 11
+    assert 0 <= sharp.shared_noise_share < sharp.rejection_share + 0.05
+    assert 0.3 < flat.shared_noise_share < flat.rejection_share < 1
+    assert flat.rejection_share > sharp.rejection_share
+
+
+@pytest.mark.slow
+def test_the_last_line_is_one_json_object_with_every_number() -> None:
+    run = subprocess.run(
+        [sys.executable, "-m", "benchmarks.mtp", "--quick"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+
+    assert run.returncode == 0, run.stderr
+    result = json.loads(run.stdout.splitlines()[-1])
+    assert [row["model"] for row in result["batches"]] == ["demo", "random"]
+    trained, by_chance = result["batches"]
+    assert trained["equal_answers"] == trained["num_answers"] > 0
+    assert by_chance["simulate_acceptance"] == 0.8
+    for row in result["batches"]:
+        modes = {mode["mode"]: mode for mode in row["modes"]}
+        assert list(modes) == ["0", "1", "2", "3", "4", "adaptive"]
+        assert modes["0"]["speedup"] == 1.0
+        assert modes["4"]["tokens_per_step"] > 1.0
+        assert len(modes["4"]["accepted"]) == 4
+    assert [row["temperature"] for row in result["coupling"]] == [1.0, 0.7]
