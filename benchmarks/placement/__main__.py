@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.placement.decisions import time_decisions
 from benchmarks.placement.policies import POLICIES
 from benchmarks.placement.result import Result
 from benchmarks.placement.simulate import Simulation
@@ -28,6 +29,9 @@ def main(
     sessions: Annotated[int, typer.Option(help="0 as chosen.")] = 0,
     load: Annotated[float, typer.Option(help="Of prefill's time; 0 as chosen.")] = 0.0,
     policy: Annotated[str, typer.Option(help="One only; empty runs all.")] = "",
+    decisions: Annotated[
+        bool, typer.Option(help="Only time decisions, at the full size unless told otherwise.")
+    ] = False,
 ) -> None:
     """Sessions of agents on simulated workers, placed by the router's policy and by others."""
     chosen = FULL if full else QUICK if quick else DEFAULT
@@ -36,6 +40,10 @@ def main(
         num_sessions=sessions or chosen.num_sessions,
         load=load or chosen.load,
     )
+    if decisions:
+        times = time_decisions(workers or FULL.num_workers, sessions or FULL.num_sessions)
+        typer.echo(json.dumps({"benchmark": "decisions", **dataclasses.asdict(times)}))
+        return
     progress = Console(stderr=True, highlight=False)
     results = []
     for name in [policy] if policy else POLICIES:

@@ -1,0 +1,100 @@
+"""How long one decision takes, with nothing simulated between two of them."""
+
+from __future__ import annotations
+
+import collections
+import random
+import time
+from dataclasses import dataclass
+
+from benchmarks.placement.policies import RULES
+from benchmarks.placement.workers import SimWorker
+from benchmarks.placement.workload import DELTA_TOKENS, FIRST_TOKENS, PAGE_TOKENS
+from router.placement.cluster import Cluster, Seat
+from router.placement.coefficients import Observation
+from router.placement.side import Held, Residency, TurnSize
+from router.policy import place
+from segue.types import Role, WorkerId
+
+_NUM_TURNS = 30_000
+# A seat is left after so many later turns, so that loads differ and change.
+_TURNS_IN_FLIGHT_PER_WORKER = 4
+# As many as make a worker's own figures count.
+_NUM_OBSERVED = 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecisionTimes:
+    num_workers: int
+    num_sessions: int
+    p50_us: float
+    p99_us: float
+
+
+def time_decisions(num_workers: int, num_sessions: int, seed: int = 0) -> DecisionTimes:
+    """Of later turns of sessions that two decode and two prefill workers hold."""
+    draw = random.Random(seed)
+    names = {
+        role: [WorkerId(f"{role}-{number}") for number in range(num_workers // 2)] for role in Role
+    }
+    cluster = _cluster(names, draw)
+    sessions = [_residency(names, draw) for _ in range(num_sessions)]
+    in_flight: collections.deque[Seat] = collections.deque()
+    taken_s = []
+    for _ in range(_NUM_TURNS):
+        residency = sessions[draw.randrange(num_sessions)]
+        held = max(one.checkpoint_tokens for one in residency.values())
+        turn = TurnSize(held + DELTA_TOKENS, 300)
+        started_at = time.perf_counter()
+        decision = place(turn, cluster, residency, RULES)
+        taken_s.append(time.perf_counter() - started_at)
+        in_flight.append(cluster.take(decision))
+        if len(in_flight) > _TURNS_IN_FLIGHT_PER_WORKER * num_workers:
+            cluster.leave(in_flight.popleft())
+    taken_s.sort()
+    return DecisionTimes(
+        num_workers=num_workers,
+        num_sessions=num_sessions,
+        p50_us=1e6 * taken_s[len(taken_s) // 2],
+        p99_us=1e6 * taken_s[len(taken_s) * 99 // 100],
+    )
+
+
+def _cluster(names: dict[Role, list[WorkerId]], draw: random.Random) -> Cluster:
+    """Every worker is known by its own figures."""
+    cluster = Cluster()
+    for role, workers in names.items():
+        for worker_id in workers:
+            cluster.heard(SimWorker(worker_id, role, slowness=1.0).status())
+    for prefill, decode in zip(names[Role.PREFILL], names[Role.DECODE], strict=True):
+        for _ in range(_NUM_OBSERVED):
+            cluster.learn(_observation(prefill, decode, draw))
+    return cluster
+
+
+def _observation(prefill: WorkerId, decode: WorkerId, draw: random.Random) -> Observation:
+    tokens = draw.choice([DELTA_TOKENS, FIRST_TOKENS])
+    return Observation(
+        prefill=prefill,
+        decode=decode,
+        computed_tokens=tokens,
+        shipped_tokens=tokens,
+        shipped_bytes=tokens << 15,
+        prefill_s=tokens * draw.uniform(4e-5, 6e-5),
+        transfer_s=tokens * draw.uniform(1e-6, 2e-6),
+        exposed_transfer_s=0.001,
+        completion_tokens=300,
+        decode_s=draw.uniform(3.0, 6.0),
+        running_turns=4,
+    )
+
+
+def _residency(names: dict[Role, list[WorkerId]], draw: random.Random) -> Residency:
+    """The last of each role holds more."""
+    tokens = FIRST_TOKENS // PAGE_TOKENS * PAGE_TOKENS
+    held: dict[WorkerId, Held] = {}
+    for role, ahead in ((Role.DECODE, 512), (Role.PREFILL, 256)):
+        last, before = draw.sample(names[role], 2)
+        held[last] = Held(tokens + ahead, tokens + ahead)
+        held[before] = Held(tokens, tokens)
+    return held
