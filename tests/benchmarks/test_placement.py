@@ -21,3 +21,14 @@ def test_the_benchmark_ends_with_one_json_line_and_placement_by_cost_leads() -> 
     assert ours["hit_rate"] > 0.95 > blind["hit_rate"]
     assert ours["later_turn_p50_s"] < blind["later_turn_p50_s"] / 5
     assert ours["error_p50"] < 0.2
+
+
+def test_decisions_are_timed_alone() -> None:
+    command = [sys.executable, "-m", "benchmarks.placement", "--decisions"]
+    size = ["--workers", "8", "--sessions", "20"]
+
+    done = subprocess.run([*command, *size], cwd=ROOT, capture_output=True, text=True, check=True)
+
+    times = json.loads(done.stdout)
+    assert times["num_workers"] == 8
+    assert 0 < times["p50_us"] <= times["p99_us"]
