@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
+import pytest
+
+from prefill_worker.pull import PullEstimate
 from router.placement.cluster import Cluster
 from router.placement.decision import Decision, Placement
 from router.placement.estimate import Mode
@@ -34,3 +37,9 @@ def moving_place(
         prefill=cluster.nodes[chosen.prefill].status, decode=cluster.nodes[chosen.decode].status
     )
     return decision._replace(placement=placement, chosen=chosen)
+
+
+def pull_always(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether a pull pays depends on the machine's load; from now on it always does."""
+    always = PullEstimate(compute_s=1.0, move_s=0.0)
+    monkeypatch.setattr("prefill_worker.puller.estimate_pull", lambda *_, **__: always)

@@ -13,13 +13,13 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from decode_worker.config import DecodeConfig
-from prefill_worker.pull import PullEstimate
 from segue.engine.config import EngineConfig
 from segue.errors import InvalidRequest, NotFound
 from segue.launch.config import Config
 from segue.types import StopConditions, TokenInput
 from tests.cluster.conftest import LocalCluster, local_cluster
 from tests.cluster.idle import is_idle, wait_until_idle
+from tests.cluster.moving import pull_always
 from tests.cluster.test_prefill_here import spec
 from tests.cluster.test_sessions import Said, wrong_turns
 
@@ -87,9 +87,7 @@ async def cluster(demo: Path) -> AsyncIterator[LocalCluster]:
 async def test_sessions_that_do_not_fit_together_are_loaded_and_not_computed(
     cluster: LocalCluster, demo: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Whether a pull pays depends on this machine's load; here it always does.
-    always = PullEstimate(compute_s=1.0, move_s=0.0)
-    monkeypatch.setattr("prefill_worker.puller.estimate_pull", lambda *_, **__: always)
+    pull_always(monkeypatch)
     talks = [Talk(name) for name in ("a", "b", "c")]
     for _ in range(5):
         for talk in talks:

@@ -13,13 +13,12 @@ import pytest
 
 from benchmarks.serving.checkpoint import TEXT_FILES
 from decode_worker.config import DecodeConfig
-from prefill_worker.pull import PullEstimate
 from segue.client import Answer
 from segue.launch.config import Config
 from segue.types import SamplingParams, StopConditions, TextInput, TokenDelta, TokenInput
 from tests.cluster.conftest import ENGINE, LocalCluster, local_cluster
 from tests.cluster.idle import is_idle, wait_until_idle
-from tests.cluster.moving import moving_place
+from tests.cluster.moving import moving_place, pull_always
 from tests.cluster.oracle import Oracle
 
 NUM_SAMPLED = 200
@@ -184,8 +183,7 @@ async def test_a_session_that_changes_workers_says_the_same_with_drafts(
     async with local_cluster(demo, drafting(0)) as cluster:
         expected = await conversation(cluster)
     monkeypatch.setattr("router.placing.place", moving_place)
-    always = PullEstimate(compute_s=1.0, move_s=0.0)
-    monkeypatch.setattr("prefill_worker.puller.estimate_pull", lambda *_, **__: always)
+    pull_always(monkeypatch)
     config = drafting(4, local_tokens=0)
     async with local_cluster(demo, config, prefill=2, decode=2) as cluster:
         moved = await conversation(cluster)

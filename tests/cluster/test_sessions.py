@@ -15,7 +15,6 @@ import pytest
 
 from decode_worker.config import DecodeConfig
 from prefill_worker.config import PrefillConfig
-from prefill_worker.pull import PullEstimate
 from router.config import RouterConfig
 from segue.engine.config import EngineConfig
 from segue.errors import InvalidRequest, NotFound
@@ -23,7 +22,7 @@ from segue.launch.config import Config
 from segue.types import StopConditions, TokenInput, TurnEnd, Usage
 from tests.cluster.conftest import ENGINE, LocalCluster, local_cluster
 from tests.cluster.idle import is_idle, wait_until_idle
-from tests.cluster.moving import moving_place
+from tests.cluster.moving import moving_place, pull_always
 from tests.cluster.oracle import Oracle
 
 NUM_TURNS = 12
@@ -154,9 +153,7 @@ async def test_a_session_that_is_moved_every_turn_says_the_same(
     demo: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("router.placing.place", moving_place)
-    # Whether a pull pays depends on this machine's load; here it always does.
-    always = PullEstimate(compute_s=1.0, move_s=0.0)
-    monkeypatch.setattr("prefill_worker.puller.estimate_pull", lambda *_, **__: always)
+    pull_always(monkeypatch)
 
     async with local_cluster(demo, without_local(), prefill=2, decode=2) as cluster:
         busy = [asyncio.ensure_future(converse(cluster, 8, name=f"s-{n}")) for n in range(2)]
