@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+
+# Kernels run on this process' CPU, line by line, where there is no GPU. Triton reads this when it
+# is first imported.
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"
 
 from tests.checkpoints import Variant, add_mtp_layer, publish, save_checkpoint
 

@@ -8,11 +8,6 @@ from torch import Tensor
 
 
 def rms_norm(x: Tensor, weight_H: Tensor, *, eps: float) -> Tensor:
-    """x / rms(x) · (1 + weight) over the last dimension, computed in float32.
-
-    `x` [..., H] of any dtype; the result has its shape and dtype. Checkpoints store this weight as
-    an offset from one.
-    """
     normed = _normed(x.float(), eps)
     return torch.addcmul(normed, normed, weight_H.float()).to(x.dtype)
 

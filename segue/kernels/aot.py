@@ -1,0 +1,169 @@
+"""Every kernel compiled ahead of time for the chips that it is made for; no GPU is needed.
+
+    python -m segue.kernels.aot                           a line of JSON for each kernel and chip
+    python -m segue.kernels.aot --write docs/kernels.md   brings the table there up to date
+
+An operator with kernels lists the sizes that are served in its `specimens.py`. What a compiler says
+about them, registers, shared memory, spills and the instructions it chose, is known before any chip
+runs them; how fast they are is for `python -m benchmarks.gpu`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from multiprocessing import get_context
+from pathlib import Path
+
+from segue.kernels.specimen import CHIPS, Specimen
+
+_USAGE = re.compile(r"REG:(\d+) STACK:(\d+) SHARED:(\d+)")
+_THREADS = 32
+_BEGIN = "<!-- begin of python -m segue.kernels.aot --write -->\n"
+_END = "<!-- end -->"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Compiled:
+    """What became of one specimen on one chip."""
+
+    name: str
+    chip: str
+    registers: int
+    """Of a thread."""
+    stack_bytes: int
+    """Of a thread: local memory, where spilled registers go."""
+    shared_bytes: int
+    """Of a program, what is allocated at launch included."""
+    num_warps: int
+    missing: tuple[str, ...]
+    """Expected instructions that the PTX does not contain."""
+
+    def faults(self, specimen: Specimen) -> tuple[str, ...]:
+        """What is not as the specimen says, in words; empty if all is."""
+        found = [f"no {instruction} in its PTX" for instruction in self.missing]
+        if self.stack_bytes > specimen.max_stack_bytes:
+            found.append(
+                f"{self.stack_bytes} bytes of local memory, allowed {specimen.max_stack_bytes}"
+            )
+        return tuple(found)
+
+
+def specimens() -> tuple[Specimen, ...]:
+    """Of all operators that have kernels, by the operators' names."""
+    here = Path(__file__).parent
+    modules = [
+        importlib.import_module(f"segue.kernels.{path.parent.name}.specimens")
+        for path in sorted(here.glob("*/specimens.py"))
+    ]
+    return tuple(specimen for module in modules for specimen in module.SPECIMENS)
+
+
+def compile_for(specimen: Specimen, chip: str) -> Compiled:
+    """Raises what the compiler raises where the kernel cannot be built for `chip`."""
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    types = {**specimen.arguments, **dict.fromkeys(specimen.constants, "constexpr")}
+    names = list(specimen.kernel.arg_names)
+    # What a launch finds out by itself: memory of torch begins at multiples of 16 bytes.
+    aligned = [name for name, kind in types.items() if kind[0] == "*" or name in specimen.aligned]
+    source = ASTSource(
+        fn=specimen.kernel,
+        signature={name: types[name] for name in names},
+        constexprs=dict(specimen.constants),
+        attrs={(names.index(name),): [["tt.divisibility", 16]] for name in aligned},
+    )
+    options = {"num_warps": specimen.num_warps, "num_stages": specimen.num_stages}
+    target = GPUTarget("cuda", CHIPS[chip], _THREADS)
+    kernel = triton.compile(source, target=target, options=options)
+    registers, stack_bytes, static_bytes = _resource_usage(kernel.asm["cubin"])
+    wanted = specimen.instructions.get(chip, ())
+    return Compiled(
+        name=specimen.name,
+        chip=chip,
+        registers=registers,
+        stack_bytes=stack_bytes,
+        shared_bytes=static_bytes + kernel.metadata.shared,
+        num_warps=kernel.metadata.num_warps,
+        missing=tuple(text for text in wanted if text not in kernel.asm["ptx"]),
+    )
+
+
+def compile_all(num_processes: int) -> Iterator[Compiled]:
+    """Every specimen on every chip, in order."""
+    todo = [(i, chip) for i in range(len(specimens())) for chip in CHIPS]
+    # Spawned: compilers keep threads, which a forked child would not have.
+    with ProcessPoolExecutor(num_processes, mp_context=get_context("spawn")) as pool:
+        yield from pool.map(_compile_one, todo)
+
+
+def table(compiled: Sequence[Compiled]) -> str:
+    """In Markdown: a line for each specimen, its chips side by side."""
+    lines = [
+        "| kernel | warps | " + " | ".join(f"{chip}: registers, shared, local" for chip in CHIPS),
+        "| --- " * (1 + len(CHIPS)) + "| ---",
+    ]
+    by_name: dict[str, dict[str, Compiled]] = {}
+    for one in compiled:
+        by_name.setdefault(one.name, {})[one.chip] = one
+    for name, chips in by_name.items():
+        warps = next(iter(chips.values())).num_warps
+        cells = [
+            f"{one.registers}, {one.shared_bytes / 1024:.1f} KiB, {one.stack_bytes} B"
+            for one in (chips[chip] for chip in CHIPS)
+        ]
+        lines.append(f"| {name} | {warps} | " + " | ".join(cells))
+    return "".join(f"{line} |\n" for line in lines)
+
+
+def with_table(page: str, compiled: Sequence[Compiled]) -> str:
+    """The page with its table replaced."""
+    before, rest = page.split(_BEGIN)
+    return f"{before}{_BEGIN}{table(compiled)}{_END}{rest.split(_END)[1]}"
+
+
+def _compile_one(which: tuple[int, str]) -> Compiled:
+    index, chip = which
+    return compile_for(specimens()[index], chip)
+
+
+def _resource_usage(cubin: bytes) -> tuple[int, int, int]:
+    """Registers and bytes of local memory of a thread, bytes of static shared memory."""
+    from triton import knobs
+
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        command = [knobs.nvidia.cuobjdump.path, "--dump-resource-usage", file.name]
+        printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    usage = _USAGE.search(printed)
+    assert usage is not None, f"cuobjdump said nothing of registers: {printed}"
+    registers, stack_bytes, shared_bytes = map(int, usage.groups())
+    return registers, stack_bytes, shared_bytes
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m segue.kernels.aot", description=__doc__)
+    parser.add_argument("--write", type=Path, metavar="PAGE", help="a page with such a table")
+    page = parser.parse_args().write
+    compiled = []
+    for one in compile_all(os.cpu_count() or 1):
+        compiled.append(one)
+        sys.stdout.write(f"{json.dumps(asdict(one))}\n")
+    if page is not None:
+        page.write_text(with_table(page.read_text(), compiled))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,48 @@
+"""Every kernel, compiled for chips that this machine does not have."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from segue.kernels.aot import Compiled, specimens, with_table
+from segue.kernels.specimen import CHIPS, Specimen
+
+PAGE = Path(__file__).parents[2] / "docs" / "kernels.md"
+SPECIMENS = {specimen.name: specimen for specimen in specimens()}
+
+
+@pytest.fixture(scope="module")
+def compiled() -> dict[tuple[str, str], Compiled]:
+    """By name and chip; in another process, because kernels are interpreted in this one."""
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    command = [sys.executable, "-m", "segue.kernels.aot"]
+    printed = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert printed.returncode == 0, printed.stderr
+    found = [Compiled(**json.loads(line)) for line in printed.stdout.splitlines()]
+    return {(one.name, one.chip): one for one in found}
+
+
+@pytest.mark.parametrize("chip", CHIPS)
+@pytest.mark.parametrize("specimen", SPECIMENS.values(), ids=SPECIMENS)
+def test_a_kernel_becomes_what_it_was_written_for(
+    compiled: dict[tuple[str, str], Compiled], specimen: Specimen, chip: str
+) -> None:
+    assert compiled[specimen.name, chip].faults(specimen) == ()
+
+
+def test_names_are_unique() -> None:
+    assert len(SPECIMENS) == len(specimens())
+
+
+def test_the_table_in_the_documentation_is_what_the_compiler_says(
+    compiled: dict[tuple[str, str], Compiled],
+) -> None:
+    page = PAGE.read_text()
+
+    assert page == with_table(page, list(compiled.values()))
