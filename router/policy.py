@@ -6,16 +6,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from operator import itemgetter
 
 from router.placement.cluster import Cluster
+from router.placement.coefficients import expected_speed
 from router.placement.decision import Decision, Placement
 from router.placement.estimate import Candidate, on_decode, pairs, plans, target_of
 from router.placement.load_index import LoadIndex
 from router.placement.side import (
     NOTHING,
-    Held,
     Residency,
     Rules,
     Side,
@@ -52,9 +52,8 @@ def place(
         raise Unavailable(f"no {role} worker is ready; see `segue status`, then try again")
     candidates = _weigh(turn, cluster, residency, rules, avoid)
     chosen = _choose(candidates)
-    placement = Placement(
-        prefill=cluster.nodes[chosen.prefill].status, decode=cluster.nodes[chosen.decode].status
-    )
+    nodes = cluster.nodes
+    placement = Placement(nodes[chosen.prefill].status, nodes[chosen.decode].status)
     return Decision(placement, chosen, candidates)
 
 
@@ -96,27 +95,16 @@ def _weigh(
     rules: Rules,
     avoid: Collection[WorkerId],
 ) -> list[Candidate]:
-    known = cluster.coefficients
-    nodes = cluster.nodes
-
     def side(worker_id: WorkerId) -> Side:
         held = residency.get(worker_id, NOTHING)
-        speed = known.of(worker_id)
+        speed = expected_speed(own_speeds.get(worker_id), pooled)
         return side_of(nodes[worker_id], held, turn, speed, rules, worker_id in avoid)
 
-    def sides(index: LoadIndex, holders: list[WorkerId]) -> list[Side]:
-        weighed: list[Side] = []
-        for worker_id in holders:
-            weighed.append(side(worker_id))
-            if not weighed[-1].excluded:
-                break
-        idle = map(side, index.first(_MAX_LOOKED_AT, skipping=holders[: len(weighed)]))
-        weighed += _feasible(idle, max(rules.num_weighed - len(weighed), 1))
-        return weighed
-
+    nodes, own_speeds, known = cluster.nodes, cluster.own_speeds, cluster.coefficients
+    pooled = known.pooled
     prefill_holders, decode_holders = _holders(cluster, residency)
-    prefills = sides(cluster.ready_prefills, prefill_holders)
-    decodes = sides(cluster.ready_decodes, decode_holders)
+    prefills = _sides(cluster.ready_prefills, prefill_holders, side, rules.num_weighed)
+    decodes = _sides(cluster.ready_decodes, decode_holders, side, rules.num_weighed)
     source = _deepest([*decodes, *prefills], cluster, avoid) if residency else None
     targets = [target_of(turn, decode, known) for decode in decodes]
     candidates: list[Candidate] = []
@@ -127,32 +115,41 @@ def _weigh(
     return candidates
 
 
-def _feasible(sides: Iterable[Side], count: int) -> list[Side]:
-    """The first `count` that may take the turn; the first of all where none may."""
+def _sides(
+    index: LoadIndex,
+    holders: Sequence[WorkerId],
+    side: Callable[[WorkerId], Side],
+    num_weighed: int,
+) -> list[Side]:
+    """The holders up to the first that may take the turn, then the least loaded others that may;
+    the least loaded of all where none of those may.
+    """
+    weighed: list[Side] = []
+    for worker_id in holders:
+        weighed.append(side(worker_id))
+        if not weighed[-1].excluded:
+            break
+    num_others = max(num_weighed - len(weighed), 1)
     feasible: list[Side] = []
     excluded: list[Side] = []
-    for side in sides:
-        (excluded if side.excluded else feasible).append(side)
-        if len(feasible) == count:
+    for worker_id in index.first(_MAX_LOOKED_AT, skipping=holders[: len(weighed)]):
+        other = side(worker_id)
+        (excluded if other.excluded else feasible).append(other)
+        if len(feasible) == num_others:
             break
-    return feasible or excluded[:count]
+    return weighed + (feasible or excluded[:num_others])
 
 
 def _holders(cluster: Cluster, residency: Residency) -> tuple[list[WorkerId], list[WorkerId]]:
     """The prefill and the decode workers that hold some of the session, the one with most first."""
-    prefills: list[tuple[Held, WorkerId]] = []
-    decodes: list[tuple[Held, WorkerId]] = []
-    for worker_id, held in residency.items():
-        node = cluster.nodes.get(worker_id)
+    prefills: list[WorkerId] = []
+    decodes: list[WorkerId] = []
+    nodes = cluster.nodes
+    for worker_id in sorted(residency, key=residency.__getitem__, reverse=True):
+        node = nodes.get(worker_id)
         if node is not None:
-            (prefills if node.is_prefill else decodes).append((held, worker_id))
-    return _by_depth(prefills), _by_depth(decodes)
-
-
-def _by_depth(held: list[tuple[Held, WorkerId]]) -> list[WorkerId]:
-    if len(held) > 1:
-        held.sort(reverse=True)
-    return [worker_id for _, worker_id in held]
+            (prefills if node.is_prefill else decodes).append(worker_id)
+    return prefills, decodes
 
 
 def _deepest(sides: Iterable[Side], cluster: Cluster, avoid: Collection[WorkerId]) -> Side | None:

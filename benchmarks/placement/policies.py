@@ -91,7 +91,7 @@ def _on(
     def side(worker_id: WorkerId) -> Side:
         held = residency.get(worker_id, NOTHING)
         node = cluster.nodes[worker_id]
-        return side_of(node, held, turn, known.of(worker_id), RULES, False)
+        return side_of(node, held, turn, cluster.speed_of(worker_id), RULES, False)
 
     prefill, decode = map(side, chosen)
     holders = map(side, residency) if may_pull else iter(())

@@ -8,7 +8,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from router.placement.coefficients import PRIOR, Coefficients, Observation, learn
+from router.placement.coefficients import (
+    PRIOR,
+    Coefficients,
+    Observation,
+    Speed,
+    expected_speed,
+    learn,
+)
 from router.placement.decision import Decision
 from router.placement.load_index import LoadIndex
 from router.placement.node import Node
@@ -35,6 +42,7 @@ class Cluster:
 
     def __init__(self, coefficients: Coefficients = PRIOR) -> None:
         self.coefficients = coefficients
+        self.own_speeds: dict[WorkerId, Speed] = {}
         self.nodes: dict[WorkerId, Node] = {}
         self.ready_prefills = LoadIndex()
         self.ready_decodes = LoadIndex()
@@ -77,7 +85,12 @@ class Cluster:
             self._count_turn(seat, -1)
 
     def learn(self, observation: Observation) -> None:
-        self.coefficients = learn(self.coefficients, observation)
+        self.coefficients, learned = learn(self.coefficients, self.own_speeds, observation)
+        self.own_speeds.update(learned)
+
+    def speed_of(self, worker_id: WorkerId) -> Speed:
+        """What is expected of the worker."""
+        return expected_speed(self.own_speeds.get(worker_id), self.coefficients.pooled)
 
     # Both count on the lives that took the turn: later lives of the workers never had it.
 
@@ -103,5 +116,5 @@ class Cluster:
         if not node.is_ready:
             index.remove(worker_id)
             return
-        queue_s = node.queue_s(self.coefficients.of(worker_id))
+        queue_s = node.queue_s(self.speed_of(worker_id))
         index.put(worker_id, (queue_s, node.running_turns, -node.status.load.pages.free))

@@ -37,28 +37,32 @@ class Speed(NamedTuple):
 
 
 class Coefficients(NamedTuple):
+    """Of the cluster as a whole."""
+
     pooled: Speed
-    workers: Mapping[WorkerId, Speed]
-    """Each of its own observations alone."""
     size: Line
     """Bytes of a handoff over its tokens: the fixed part is a slot, the rest are pages."""
     overhead_s: float
     """Of every turn: what calls between processes take."""
 
-    def of(self, worker_id: WorkerId) -> Speed:
-        """What is expected of the worker."""
-        own, pooled = self.workers.get(worker_id), self.pooled
-        if own is None:
-            return pooled
-        compute, link, step, hidden_share = own
-        speed = (
-            compute if compute.num_observed >= _TRUSTED_AFTER else pooled.compute,
-            link if link.num_observed >= _TRUSTED_AFTER else pooled.link,
-            step if step.num_observed >= _TRUSTED_AFTER else pooled.step,
-            hidden_share,
-        )
-        # As `Speed(...)`, in half the time: a decision asks for several.
-        return tuple.__new__(Speed, speed)
+
+OwnSpeeds = Mapping[WorkerId, Speed]
+"""Of each worker, from its own observations alone."""
+
+
+def expected_speed(own: Speed | None, pooled: Speed) -> Speed:
+    """Of a worker: its own figures where it was observed often enough, the cluster's elsewhere."""
+    if own is None:
+        return pooled
+    compute, link, step, hidden_share = own
+    speed = (
+        compute if compute.num_observed >= _TRUSTED_AFTER else pooled.compute,
+        link if link.num_observed >= _TRUSTED_AFTER else pooled.link,
+        step if step.num_observed >= _TRUSTED_AFTER else pooled.step,
+        hidden_share,
+    )
+    # As `Speed(...)`, in half the time: a decision asks for several.
+    return tuple.__new__(Speed, speed)
 
 
 # Orders of magnitude of a 35B-A3B model on one GPU with a 100 Gbit/s link; the first observation
@@ -70,7 +74,6 @@ PRIOR = Coefficients(
         step=prior_line(0.020, 2e-4),
         hidden_share=0.8,
     ),
-    workers={},
     size=prior_line(60 * 2**20, 20 * 2**10),
     overhead_s=0.003,
 )
@@ -103,10 +106,13 @@ class Observation:
     """On the decode worker while it answered, this one included."""
 
 
-def learn(coefficients: Coefficients, seen: Observation) -> Coefficients:
+def learn(
+    coefficients: Coefficients, speeds: OwnSpeeds, seen: Observation
+) -> tuple[Coefficients, OwnSpeeds]:
+    """What is known after one more turn; of the workers, those that took part in it alone."""
     pooled = coefficients.pooled
     own = {
-        worker_id: coefficients.workers.get(worker_id) or _unobserved(pooled)
+        worker_id: speeds.get(worker_id) or _unobserved(pooled)
         for worker_id in (seen.prefill, seen.decode, seen.pulled_from)
         if worker_id is not None
     }
@@ -130,12 +136,12 @@ def learn(coefficients: Coefficients, seen: Observation) -> Coefficients:
     if seen.completion_tokens > _MIN_STEPS:
         step_s = seen.decode_s / (seen.completion_tokens - 1)
         update([seen.decode], "step", seen.running_turns, step_s)
-    return Coefficients(
+    learned = Coefficients(
         pooled=pooled,
-        workers={**coefficients.workers, **own},
         size=coefficients.size.observed(seen.shipped_tokens, seen.shipped_bytes),
         overhead_s=_overhead_s(coefficients.overhead_s, seen),
     )
+    return learned, own
 
 
 def _unobserved(pooled: Speed) -> Speed:

@@ -119,17 +119,16 @@ def pairs(of_one_side: Sequence[Plan], targets: Sequence[Target]) -> list[Candid
     """
     if len(of_one_side) == 1:
         return pair(of_one_side[0], targets)
-    one, other = of_one_side
+    compute, pull = of_one_side
+    saved_s = compute.compute_s - pull.compute_s
+    # More compute hides more of what moves afterwards, but never more than its own length.
+    hidden_s = saved_s * pull.side.speed.hidden_share
+    pull_wins = pull.pull_s < saved_s - hidden_s
+    compute_wins = pull.pull_s > saved_s
     return [
-        *pair(one, targets[:1] if _always_beats(other, one) else targets),
-        *pair(other, targets[:1] if _always_beats(one, other) else targets),
+        *pair(compute, targets[:1] if pull_wins else targets),
+        *pair(pull, targets[:1] if compute_wins else targets),
     ]
-
-
-def _always_beats(one: Plan, other: Plan) -> bool:
-    """Whatever is moved afterwards: more compute hides more, but never more than its own length."""
-    more_hidden_s = max(other.compute_s - one.compute_s, 0.0) * one.side.speed.hidden_share
-    return one.pull_s + one.compute_s + more_hidden_s < other.pull_s + other.compute_s
 
 
 def _plan(

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from router.placement.coefficients import PRIOR, Coefficients, Observation, learn
+from router.placement.cluster import Cluster
+from router.placement.coefficients import PRIOR, Observation, learn
 from router.placement.decision import estimate_error
 from segue.types import WorkerId
 
@@ -16,10 +17,11 @@ PREFILL, DECODE = WorkerId("prefill-0"), WorkerId("decode-0")
 
 
 def test_a_turn_that_measured_nothing_teaches_nothing() -> None:
-    known = learn(PRIOR, Observation(prefill=PREFILL, decode=DECODE))
+    known = Cluster()
+    known.learn(Observation(prefill=PREFILL, decode=DECODE))
 
-    assert known._replace(workers={}) == PRIOR
-    assert known.of(PREFILL) == known.of(DECODE) == PRIOR.pooled
+    assert known.coefficients == PRIOR
+    assert known.speed_of(PREFILL) == known.speed_of(DECODE) == PRIOR.pooled
 
 
 measured = st.floats(0.0, 1e6, allow_nan=False)
@@ -47,22 +49,23 @@ observations = st.builds(
 @settings(max_examples=30)
 @given(st.lists(observations, max_size=8))
 def test_nothing_that_is_learned_ever_turns_negative(seen: list[Observation]) -> None:
-    known = PRIOR
+    known = Cluster()
     for observation in seen:
-        known = learn(known, observation)
+        known.learn(observation)
 
-    for speed in (known.pooled, *known.workers.values()):
-        for line in (speed.compute, speed.link, speed.step, known.size):
+    coefficients = known.coefficients
+    for speed in (coefficients.pooled, *known.own_speeds.values()):
+        for line in (speed.compute, speed.link, speed.step, coefficients.size):
             assert line.fixed >= 0.0
             assert line.per_unit >= 0.0
         assert 0.0 <= speed.hidden_share <= 1.0
-    assert 0.0 <= known.overhead_s <= 1.0
+    assert 0.0 <= coefficients.overhead_s <= 1.0
 
 
-def after_turns(count: int) -> Coefficients:
+def after_turns(count: int) -> Cluster:
     """Turns of a cluster that is unlike the prior in everything."""
     chance = random.Random(3)
-    known = PRIOR
+    known = Cluster()
     for _ in range(count):
         computed, shipped = chance.randrange(100, 40_000), chance.randrange(100, 40_000)
         num_bytes = 4_000_000 + 9_000 * shipped
@@ -84,27 +87,27 @@ def after_turns(count: int) -> Coefficients:
             decode_s=100 * (0.01 + 1e-3 * chance.randrange(1, 20)),
             running_turns=10,
         )
-        known = learn(known, observation)
+        known.learn(observation)
     return known
 
 
 def test_every_coefficient_is_learned_from_what_turns_report() -> None:
     known = after_turns(500)
 
-    prefill, decode = known.of(PREFILL), known.of(DECODE)
+    prefill, decode = known.speed_of(PREFILL), known.speed_of(DECODE)
     assert prefill.compute.at(10_000) == pytest.approx(10.1, rel=0.1)
     assert decode.link.at(1e8) == pytest.approx(0.102, rel=0.05)
-    assert known.size.fixed == pytest.approx(4_000_000, rel=0.05)
-    assert known.size.per_unit == pytest.approx(9_000, rel=0.05)
+    assert known.coefficients.size.fixed == pytest.approx(4_000_000, rel=0.05)
+    assert known.coefficients.size.per_unit == pytest.approx(9_000, rel=0.05)
     assert decode.step.at(10) == pytest.approx(0.02, rel=0.2)
-    assert known.overhead_s >= 0.0
+    assert known.coefficients.overhead_s >= 0.0
 
 
 def test_a_worker_that_was_never_seen_is_taken_to_be_like_the_others() -> None:
     known = after_turns(100)
 
-    assert known.of(WorkerId("prefill-9")) == known.pooled
-    assert known.pooled.compute.at(10_000) == pytest.approx(10.1, rel=0.15)
+    assert known.speed_of(WorkerId("prefill-9")) == known.coefficients.pooled
+    assert known.coefficients.pooled.compute.at(10_000) == pytest.approx(10.1, rel=0.15)
 
 
 def test_a_worker_is_like_the_others_until_it_was_observed_often_enough() -> None:
@@ -114,18 +117,23 @@ def test_a_worker_is_like_the_others_until_it_was_observed_often_enough() -> Non
 
     seen = []
     for _ in range(8):
-        known = learn(known, slow)
-        seen.append(known.of(newcomer).compute.at(10_000))
+        known.learn(slow)
+        seen.append(known.speed_of(newcomer).compute.at(10_000))
 
     assert seen[0] < 15.0
     assert seen[6] < seen[7] == pytest.approx(40.0)
-    assert known.of(newcomer).link == known.pooled.link
+    assert known.speed_of(newcomer).link == known.coefficients.pooled.link
 
 
-def test_learning_leaves_what_it_was_given_alone() -> None:
-    after_turns(2)
+def test_learning_changes_only_what_is_known_of_the_workers_that_took_part() -> None:
+    known, stranger = after_turns(2), WorkerId("prefill-1")
+    speeds = dict(known.own_speeds)
 
-    assert PRIOR.workers == {}
+    seen = Observation(prefill=stranger, decode=DECODE, computed_tokens=100, prefill_s=1.0)
+    _, learned = learn(known.coefficients, speeds, seen)
+
+    assert learned.keys() == {stranger, DECODE}
+    assert speeds == known.own_speeds
 
 
 @pytest.mark.parametrize(

@@ -266,14 +266,14 @@ def test_a_short_end_is_left_to_decode_until_decode_refuses(clock: ManualClock) 
 def test_what_decode_computed_itself_teaches_its_own_speed(clock: ManualClock) -> None:
     placing = placing_of(clock, local_prefill_max_tokens=256)
     serve(placing)
-    before = placing.cluster.coefficients.workers
+    before = dict(placing.cluster.own_speeds)
     turn = placing.turn(spec(6_500))
     turn.place(())
     turn.first_token()
     turn.ended(result(6_528, computed_tokens=100, prefill_s=0.1))
     turn.leave()
 
-    after = placing.cluster.coefficients.workers
+    after = placing.cluster.own_speeds
     decode = WorkerId("decode-0")
     assert after[decode].compute.num_observed == 1
     assert after[decode].link == before[decode].link

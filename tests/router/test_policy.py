@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from router.placement.cluster import Cluster
-from router.placement.coefficients import PRIOR, Coefficients, Observation, learn
+from router.placement.coefficients import PRIOR, Coefficients, Observation
 from router.placement.decision import Decision
 from router.placement.estimate import Mode
 from router.placement.side import Exclusion, Held, Rules, TurnSize
@@ -207,14 +207,13 @@ def test_when_all_are_at_the_floor_the_turn_still_goes_somewhere() -> None:
     assert decision.chosen.excluded is Exclusion.SPEED
 
 
-def laptop(seed: int) -> Coefficients:
-    """What is known after a small model's first turns on CPUs, all of them tiny."""
+def after_tiny_turns(seed: int) -> Cluster:
+    """A small model's first turns on CPUs."""
     chance = random.Random(seed)
-    known = PRIOR
+    cluster = cluster_of()
     for tokens in (13, 21, 28, 16):
         noise = chance.lognormvariate(0.0, 0.2)
-        known = learn(
-            known,
+        cluster.learn(
             Observation(
                 prefill=WorkerId("prefill-0"),
                 decode=WorkerId("decode-0"),
@@ -227,12 +226,12 @@ def laptop(seed: int) -> Coefficients:
                 placed_to_first_token_s=0.03,
             ),
         )
-    return known
+    return cluster
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_long_sessions_are_placed_sensibly_after_a_first_few_tiny_turns(seed: int) -> None:
-    cluster = cluster_of(coefficients=laptop(seed))
+    cluster = after_tiny_turns(seed)
     turn = TurnSize(6_000, 256)
 
     at_home = decide(cluster, {"prefill-2": 5_900, "decode-1": 5_900}, turn=turn)
