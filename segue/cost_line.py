@@ -23,6 +23,28 @@ _KNOWN_AFTER = 8
 _SMALLEST = 1e-9
 
 
+class _Sums(NamedTuple):
+    """Over the faded observations: of 1, x, y, x*x and x*y."""
+
+    weight: float = 0.0
+    x: float = 0.0
+    y: float = 0.0
+    xx: float = 0.0
+    xy: float = 0.0
+
+    def after(self, weight: float, x: float, y: float) -> _Sums:
+        return _Sums(
+            self.weight * _FADING + weight,
+            self.x * _FADING + weight * x,
+            self.y * _FADING + weight * y,
+            self.xx * _FADING + weight * x * x,
+            self.xy * _FADING + weight * x * y,
+        )
+
+    def times(self, factor: float) -> _Sums:
+        return _Sums(*[factor * one for one in self])
+
+
 class Line(NamedTuple):
     """A value is immutable; `observed` makes the next one. Both coefficients are never negative."""
 
@@ -31,12 +53,7 @@ class Line(NamedTuple):
     num_observed: int = 0
     prior_fixed: float = 0.0
     prior_per_unit: float = 0.0
-    # Sums over the faded observations: of 1, x, y, x*x and x*y.
-    weight: float = 0.0
-    sum_x: float = 0.0
-    sum_y: float = 0.0
-    sum_xx: float = 0.0
-    sum_xy: float = 0.0
+    sums: _Sums = _Sums()
 
     def at(self, units: float) -> float:
         return self.fixed + self.per_unit * units
@@ -53,66 +70,46 @@ class Line(NamedTuple):
         # that a prior for other hardware has no say in it. One that was much faster than expected
         # weighs more: nothing computes faster than it can, but a first turn may compile kernels.
         scale = expected if self.num_observed else value
-        weight = 1.0 / (scale * min(value, scale))
-        seen = self._replace(
-            num_observed=self.num_observed + 1,
-            weight=self.weight * _FADING + weight,
-            sum_x=self.sum_x * _FADING + weight * units,
-            sum_y=self.sum_y * _FADING + weight * value,
-            sum_xx=self.sum_xx * _FADING + weight * units * units,
-            sum_xy=self.sum_xy * _FADING + weight * units * value,
-        )
-        return seen._fitted()._relative_to_now(units, expected)
+        sums = self.sums.after(1.0 / (scale * min(value, scale)), units, value)
+        num_observed = self.num_observed + 1
+        fixed, per_unit = self._fitted(sums, num_observed)
+        slowdown = (fixed + per_unit * units) / expected
+        if slowdown > 1.0 and num_observed > 1:
+            # Times have become slower: errors of the faster ones count as little as later ones
+            # will, else what was seen then would outweigh all that is seen from now on.
+            sums = sums.times(1.0 / (slowdown * slowdown))
+        return Line(fixed, per_unit, num_observed, self.prior_fixed, self.prior_per_unit, sums)
 
-    def _fitted(self) -> Line:
-        fixed, per_unit = self._scaled_prior()
+    def _fitted(self, sums: _Sums, num_observed: int) -> tuple[float, float]:
+        weight, x, y, xx, xy = sums
+        fixed, per_unit = self._scaled_prior(sums)
         # The fit is fixed * (1 + du) and per_unit * (1 + dv), pulled towards du = dv = 0.
-        aa = fixed * fixed * self.weight
-        ab = fixed * per_unit * self.sum_x
-        bb = per_unit * per_unit * self.sum_xx
-        pull = _STIFFNESS / self._num_remembered() * (aa + 2.0 * ab + bb)
-        left = fixed * (self.sum_y - fixed * self.weight - per_unit * self.sum_x)
-        right = per_unit * (self.sum_xy - fixed * self.sum_x - per_unit * self.sum_xx)
+        aa = fixed * fixed * weight
+        ab = fixed * per_unit * x
+        bb = per_unit * per_unit * xx
+        # How many observations the faded ones amount to, were they equal.
+        num_remembered = min(num_observed, 1.0 / (1.0 - _FADING))
+        pull = _STIFFNESS / num_remembered * (aa + 2.0 * ab + bb)
+        left = fixed * (y - fixed * weight - per_unit * x)
+        right = per_unit * (xy - fixed * x - per_unit * xx)
         determinant = (aa + pull) * (bb + pull) - ab * ab
         if determinant <= 0.0:
-            return self._replace(fixed=fixed, per_unit=per_unit)
+            return fixed, per_unit
         du = (left * (bb + pull) - right * ab) / determinant
         dv = (right * (aa + pull) - left * ab) / determinant
-        return self._without_negatives(fixed * (1.0 + du), per_unit * (1.0 + dv))
+        if du < -1.0:
+            return 0.0, xy / xx
+        if dv < -1.0:
+            return y / weight, 0.0
+        return fixed * (1.0 + du), per_unit * (1.0 + dv)
 
-    def _relative_to_now(self, units: float, expected: float) -> Line:
-        """Where times have become slower, errors of the faster ones count as little as later ones
-        will: else what was seen then would outweigh all that is seen from now on.
-        """
-        ratio = expected / max(self.at(units), expected)
-        if ratio == 1.0 or self.num_observed == 1:
-            return self
-        fade = ratio * ratio
-        return self._replace(
-            weight=self.weight * fade,
-            sum_x=self.sum_x * fade,
-            sum_y=self.sum_y * fade,
-            sum_xx=self.sum_xx * fade,
-            sum_xy=self.sum_xy * fade,
-        )
-
-    def _num_remembered(self) -> float:
-        """How many observations the faded ones amount to, were they equal."""
-        return min(self.num_observed, 1.0 / (1.0 - _FADING))
-
-    def _scaled_prior(self) -> tuple[float, float]:
+    def _scaled_prior(self, sums: _Sums) -> tuple[float, float]:
         """The prior times the factor with which it fits best."""
+        weight, x, y, xx, xy = sums
         a, b = self.prior_fixed, self.prior_per_unit
-        product = a * self.sum_y + b * self.sum_xy
-        square = a * a * self.weight + 2.0 * a * b * self.sum_x + b * b * self.sum_xx
+        product = a * y + b * xy
+        square = a * a * weight + 2.0 * a * b * x + b * b * xx
         return a * product / square, b * product / square
-
-    def _without_negatives(self, fixed: float, per_unit: float) -> Line:
-        if fixed < 0.0:
-            fixed, per_unit = 0.0, self.sum_xy / self.sum_xx
-        elif per_unit < 0.0:
-            fixed, per_unit = self.sum_y / self.weight, 0.0
-        return self._replace(fixed=fixed, per_unit=per_unit)
 
 
 def prior_line(fixed: float, per_unit: float) -> Line:
