@@ -1,0 +1,54 @@
+"""Each kernel at the sizes that are served: its time, the floor by bytes and FLOPs, its peers.
+
+Cases are made one by one, so that memory is only held for one of them. Kernels are called as such
+and not through the dispatch, so that `--dry` interprets them on a CPU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+from benchmarks.gpu.ceilings import Ceilings
+from benchmarks.gpu.timing import median_s
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    operator: str
+    size: str
+    run: Callable[[], object]
+    num_bytes: float
+    """That any version must move."""
+    flops: float = 0.0
+    peers: Mapping[str, Callable[[], object]] = field(default_factory=dict)
+    """Others' kernels for the same work, where they are installed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OperatorRow:
+    operator: str
+    size: str
+    seconds: float
+    floor_s: float
+    num_bytes: float
+    flops: float
+    peers_s: Mapping[str, float]
+
+    @property
+    def share(self) -> float:
+        """Of the floor's speed."""
+        return self.floor_s / self.seconds
+
+
+def measure(cases: Iterator[Case], ceilings: Ceilings, device: str) -> Iterator[OperatorRow]:
+    for case in cases:
+        yield OperatorRow(
+            operator=case.operator,
+            size=case.size,
+            seconds=median_s(case.run, device),
+            floor_s=ceilings.floor_s(case.num_bytes, case.flops),
+            num_bytes=case.num_bytes,
+            flops=case.flops,
+            peers_s={name: median_s(run, device) for name, run in case.peers.items()},
+        )

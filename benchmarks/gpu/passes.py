@@ -1,0 +1,147 @@
+"""Prefill and decode of a whole model with random weights, against its roofline."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from benchmarks.gpu.ceilings import Ceilings
+from benchmarks.gpu.costs import ModelCosts
+from benchmarks.gpu.models import Shape
+from benchmarks.gpu.timing import median_s
+from segue.cache.tensors import CacheTensors
+from segue.engine.batch import Run, SequenceChunk
+from segue.engine.runner import ModelRunner
+from segue.model.cache_layout import cache_layout
+
+PAGE_TOKENS = 64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Workload:
+    """Sizes of one run."""
+
+    prompt_tokens: tuple[int, ...] = (8192, 50_000)
+    chunk_tokens: int = 8192
+    batch_sizes: tuple[int, ...] = (1, 8, 64)
+    context: int = 4096
+    """Tokens before a decode step, of each sequence."""
+    handoff_chunk_tokens: int = 2048
+    """What is computed of the longest prompt before it ships."""
+
+
+DRY_WORKLOAD = Workload(
+    prompt_tokens=(150,),
+    chunk_tokens=128,
+    batch_sizes=(1, 2),
+    context=20,
+    handoff_chunk_tokens=64,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PassRow:
+    model: str
+    kind: str
+    """prefill, or decode by graphs or without."""
+    num_tokens: int
+    """Of the prompt, or sequences of the step."""
+    seconds: float
+    tokens_per_s: float
+    floor_s: float
+    """By bytes and FLOPs, at the measured ceilings."""
+
+    @property
+    def share(self) -> float:
+        return self.floor_s / self.seconds
+
+
+def runner_of(
+    shape: Shape, weights: Mapping[str, Tensor], *, num_pages: int, num_slots: int, device: str
+) -> ModelRunner:
+    """A runner on its own cache; the weights may be shared."""
+    config = shape.config()
+    dtype = "bfloat16" if device != "cpu" else "float32"
+    layout = cache_layout(
+        config, model_id=shape.name, page_tokens=PAGE_TOKENS, kv_dtype=dtype, with_mtp=True
+    )
+    tensors = CacheTensors.allocate(layout, num_pages=num_pages, num_slots=num_slots, device=device)
+    return ModelRunner(config, dict(weights), layout, tensors, device)
+
+
+def chunks_of(
+    num_tokens: int, chunk_tokens: int, *, vocab_size: int, slot: int = 0
+) -> Iterator[SequenceChunk]:
+    """A prompt of random tokens on the first pages."""
+    generator = torch.Generator().manual_seed(num_tokens)
+    ids = torch.randint(vocab_size, (num_tokens,), generator=generator).tolist()
+    pages = list(range(-(-num_tokens // PAGE_TOKENS)))
+    for start in range(0, num_tokens, chunk_tokens):
+        yield SequenceChunk(
+            token_ids=ids[start : start + chunk_tokens],
+            start=start,
+            page_ids=pages,
+            slot_in=slot if start else None,
+            slot_out=slot,
+        )
+
+
+def measure(
+    shape: Shape,
+    weights: Mapping[str, Tensor],
+    workload: Workload,
+    ceilings: Ceilings,
+    device: str,
+) -> Iterator[PassRow]:
+    num_sequences = max(workload.batch_sizes)
+    pages_each = workload.context // PAGE_TOKENS + 1
+    num_pages = max(num_sequences * pages_each, max(workload.prompt_tokens) // PAGE_TOKENS + 1)
+    runner = runner_of(
+        shape, weights, num_pages=num_pages, num_slots=2 * num_sequences, device=device
+    )
+    costs = ModelCosts.of(runner.config, weights, runner.layout)
+    for num_tokens in workload.prompt_tokens:
+        chunks = list(chunks_of(num_tokens, workload.chunk_tokens, vocab_size=shape.vocab_size))
+        seconds = median_s(_prefill(runner, chunks), device, cold=False)
+        yield PassRow(
+            model=shape.name,
+            kind="prefill",
+            num_tokens=num_tokens,
+            seconds=seconds,
+            tokens_per_s=num_tokens / seconds,
+            floor_s=ceilings.floor_s(costs.dense_bytes, costs.prefill_flops(num_tokens)),
+        )
+    for batch in workload.batch_sizes:
+        runs = [_run(row, workload.context, pages_each) for row in range(batch)]
+        seconds = median_s(partial(runner.forward, runs), device, cold=False)
+        yield PassRow(
+            model=shape.name,
+            kind="decode, no graph",
+            num_tokens=batch,
+            seconds=seconds,
+            tokens_per_s=batch / seconds,
+            floor_s=ceilings.floor_s(costs.decode_bytes(batch, workload.context), 0.0),
+        )
+
+
+def _prefill(runner: ModelRunner, chunks: list[SequenceChunk]) -> Callable[[], None]:
+    def run() -> None:
+        for chunk in chunks:
+            runner.forward([chunk])
+
+    return run
+
+
+def _run(row: int, context: int, pages_each: int) -> Run:
+    first = row * pages_each
+    return Run(
+        token_ids=[row + 1],
+        start=context,
+        page_ids=range(first, first + pages_each),
+        slot_in=2 * row,
+        slots_out=[2 * row + 1],
+    )

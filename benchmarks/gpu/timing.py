@@ -1,0 +1,43 @@
+"""How long device work takes: by events on a GPU, by the clock on a CPU."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+
+_WARM_UPS = 3
+_BUDGET_S = 0.3
+"""For the timed runs of one case: a lease has many cases in a few minutes."""
+_MAX_RUNS = 50
+_CACHE_BYTES = 256 << 20
+"""Written between runs: several times a last-level cache, so that no run finds its inputs there."""
+
+
+def median_s(run: Callable[[], object], device: str, *, cold: bool = True) -> float:
+    """Median seconds of `run`. `cold`: its inputs are not in the cache when it begins."""
+    if device == "cpu":
+        started_at = time.monotonic()
+        run()
+        return time.monotonic() - started_at
+    for _ in range(_WARM_UPS):
+        run()
+    flush = torch.empty(_CACHE_BYTES, dtype=torch.int8, device=device) if cold else None
+    spans: list[float] = []
+    while len(spans) < _MAX_RUNS and (len(spans) < 3 or sum(spans) < _BUDGET_S):
+        if flush is not None:
+            flush.zero_()
+        begin, end = _event(), _event()
+        begin.record()
+        run()
+        end.record()
+        end.synchronize()
+        spans.append(begin.elapsed_time(end) / 1e3)
+    return statistics.median(spans)
+
+
+def _event() -> torch.cuda.Event:
+    # torch has no annotations there.
+    return torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
