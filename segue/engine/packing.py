@@ -161,19 +161,17 @@ def _prompts(chunks: Sequence[SequenceChunk], page_tokens: int, device: str) -> 
 
 
 def _segments(chunks: Sequence[SequenceChunk], device: str) -> Segments:
-    bounds, slots_in, slots_out = [0], list[int](), list[int]()
+    bounds = [0]
     for chunk in chunks:
         first_row = bounds[-1] - chunk.start
         bounds += [first_row + position for position in chunk.positions_kept]
-        slots_in += [
-            NO_SLOT if chunk.slot_in is None else chunk.slot_in,
-            *chunk.slots_written[:-1],
-        ]
-        slots_out += chunk.slots_written
+    slots_out = [chunk.slots_written for chunk in chunks]
+    slots_in = [NO_SLOT if chunk.slot_in is None else chunk.slot_in for chunk in chunks]
     return Segments(
         cu_tokens_M1=_ints(bounds, device),
-        slots_in_M=_ints(slots_in, device),
-        slots_out_M=_ints(slots_out, device),
+        slots_out_M=_ints(list(chain.from_iterable(slots_out)), device),
+        cu_segments_N1=_ints(list(accumulate(map(len, slots_out), initial=0)), device),
+        slots_in_N=_ints(slots_in, device),
     )
 
 

@@ -55,13 +55,15 @@ class Steps:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Segments:
-    """In order: one continues from the slot that the one before it writes."""
+    """In order: one begins with the state that the one before it of the same prompt ends with."""
 
     cu_tokens_M1: Tensor
     """Segment m has rows cu[m] to cu[m + 1], counted from the first prompt row."""
-    slots_in_M: Tensor
-    """`NO_SLOT` begins from a zero state."""
     slots_out_M: Tensor
+    cu_segments_N1: Tensor
+    """Prompt n has segments cu[n] to cu[n + 1]."""
+    slots_in_N: Tensor
+    """Of each prompt's first segment. `NO_SLOT` begins from a zero state."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

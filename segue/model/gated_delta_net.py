@@ -73,9 +73,10 @@ class GatedDeltaNet:
         conv: Tensor,
     ) -> Tensor:
         where = {
-            "cu_tokens_N1": segments.cu_tokens_M1,
-            "slots_in_N": segments.slots_in_M,
-            "slots_out_N": segments.slots_out_M,
+            "cu_tokens_M1": segments.cu_tokens_M1,
+            "slots_out_M": segments.slots_out_M,
+            "cu_segments_N1": segments.cu_segments_N1,
+            "slots_in_N": segments.slots_in_N,
         }
         mixed_TC = causal_conv_prompts(qkv_TC, self._conv, conv, **where)
         return gated_delta_rule_prompts(*self._heads(mixed_TC), *gates, recurrent, **where)

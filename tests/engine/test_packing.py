@@ -123,7 +123,7 @@ def test_prompts_name_bounds_starts_and_slots() -> None:
     assert batch.prompts is not None
     assert batch.prompts.cu_tokens_N1.tolist() == [0, 2, 3]
     assert batch.prompts.starts_N.tolist() == [4, 0]
-    assert batch.prompts.segments.slots_in_M.tolist() == [1, NO_SLOT]
+    assert batch.prompts.segments.slots_in_N.tolist() == [1, NO_SLOT]
     assert batch.prompts.segments.slots_out_M.tolist() == [4, 0]
 
 
@@ -135,8 +135,9 @@ def test_a_prompt_is_cut_into_segments_where_states_are_kept() -> None:
     assert batch.prompts.cu_tokens_N1.tolist() == [0, 5, 6]
     segments = batch.prompts.segments
     assert segments.cu_tokens_M1.tolist() == [0, 2, 4, 5, 6]
-    assert segments.slots_in_M.tolist() == [1, 2, 3, NO_SLOT]
     assert segments.slots_out_M.tolist() == [2, 3, 4, 0]
+    assert segments.cu_segments_N1.tolist() == [0, 3, 4]
+    assert segments.slots_in_N.tolist() == [1, NO_SLOT]
 
 
 @pytest.mark.parametrize(

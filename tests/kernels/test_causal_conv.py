@@ -30,9 +30,10 @@ def run_prompts(
         x,
         WEIGHT,
         state,
-        cu_tokens_N1=cumulative(lengths),
+        cu_tokens_M1=cumulative(lengths),
+        slots_out_M=slots_out,
+        cu_segments_N1=torch.arange(len(lengths) + 1),
         slots_in_N=slots_in,
-        slots_out_N=slots_out,
     )
 
 

@@ -1,10 +1,12 @@
 """Depthwise causal convolution in plain PyTorch.
 
-T packed tokens, N sequences, D steps, S slots, C channels, W kernel width.
+T packed tokens, N prompts, M segments, D steps, S slots, C channels, W kernel width.
 A slot holds the W - 1 inputs before the next token, oldest first.
 """
 
 from __future__ import annotations
+
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -18,25 +20,30 @@ def causal_conv_prompts(
     weight_CW: Tensor,
     state_SCW: Tensor,
     *,
-    cu_tokens_N1: Tensor,
+    cu_tokens_M1: Tensor,
+    slots_out_M: Tensor,
+    cu_segments_N1: Tensor,
     slots_in_N: Tensor,
-    slots_out_N: Tensor,
 ) -> Tensor:
-    """silu(conv(x)) [T, C] of packed sequences; `state` [S, C, W - 1] is changed in place.
+    """silu(conv(x)) [T, C] of packed prompts; `state` [S, C, W - 1] is changed in place.
 
-    Sequence n is rows cu[n] to cu[n + 1]. It continues from slot `slots_in[n]`, which is
-    only read (`NO_SLOT`: from zeros), and leaves its last inputs in slot `slots_out[n]`. It may
-    begin where one before it ends: they are computed in order.
+    Segment m is rows cu_tokens[m] to cu_tokens[m + 1], and leaves its last inputs in slot
+    `slots_out[m]`. Prompt n is segments cu_segments[n] to cu_segments[n + 1], of which each begins
+    where the one before it ends, and continues from slot `slots_in[n]` (`NO_SLOT`: from zeros). No
+    slot may be written twice, or read by one prompt and written by another.
     """
     out_TC = torch.empty_like(x_TC)
-    bounds = cu_tokens_N1.tolist()
-    slots = zip(slots_in_N.tolist(), slots_out_N.tolist(), strict=True)
-    for n, (slot_in, slot_out) in enumerate(slots):
-        rows = slice(bounds[n], bounds[n + 1])
+    bounds, slots_out = cu_tokens_M1.tolist(), slots_out_M.tolist()
+    for slot_in, (first, end) in zip(
+        slots_in_N.tolist(), pairwise(cu_segments_N1.tolist()), strict=True
+    ):
         past_CW = state_SCW[slot_in] if slot_in != NO_SLOT else torch.zeros_like(state_SCW[0])
-        inputs_TC = torch.cat([past_CW.t().to(x_TC.dtype), x_TC[rows]])
-        out_TC[rows] = _convolve(inputs_TC, weight_CW)
-        state_SCW[slot_out] = inputs_TC[-past_CW.shape[1] :].t()
+        for m in range(first, end):
+            rows = slice(bounds[m], bounds[m + 1])
+            inputs_TC = torch.cat([past_CW.t().to(x_TC.dtype), x_TC[rows]])
+            out_TC[rows] = _convolve(inputs_TC, weight_CW)
+            past_CW = inputs_TC[-past_CW.shape[1] :].t()
+            state_SCW[slots_out[m]] = past_CW
     return out_TC
 
 

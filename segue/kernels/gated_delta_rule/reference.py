@@ -12,14 +12,15 @@ Queries and keys are normalised to length one first, and queries scaled by K^-½
 tokens from few large products: within a chunk of C tokens the corrections b (v - Sᵀ k) of all
 tokens solve one unit lower triangular system (the WY form), so only chunks remain sequential.
 
-T packed tokens, N sequences, D steps, S slots, G key heads, H value heads (a multiple of G; key
-head g serves neighbouring value heads), R = H / G, K and V head dimensions, M chunks, C tokens of
-a chunk.
+T packed tokens, N prompts, M segments, D steps, S slots, G key heads, H value heads (a multiple of
+G; key head g serves neighbouring value heads), R = H / G, K and V head dimensions, B chunks of a
+segment, C tokens of a chunk.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -75,26 +76,32 @@ def gated_delta_rule_prompts(
     rate_TH: Tensor,
     state_SHKV: Tensor,
     *,
-    cu_tokens_N1: Tensor,
+    cu_tokens_M1: Tensor,
+    slots_out_M: Tensor,
+    cu_segments_N1: Tensor,
     slots_in_N: Tensor,
-    slots_out_N: Tensor,
 ) -> Tensor:
-    """Outputs [T, H, V] in float32 of packed sequences; `state` is changed in place.
+    """Outputs [T, H, V] in float32 of packed prompts; `state` is changed in place.
 
-    Sequence n is rows cu[n] to cu[n + 1]. It continues from slot `slots_in[n]`, which is
-    only read (`NO_SLOT`: from zeros), and leaves its state in slot `slots_out[n]`. It may begin
-    where one before it ends: they are computed in order. Dtypes are those of steps.
+    Segment m is rows cu_tokens[m] to cu_tokens[m + 1], at least one, and leaves its state in slot
+    `slots_out[m]`. Prompt n is segments cu_segments[n] to cu_segments[n + 1], of which each begins
+    where the one before it ends, and continues from slot `slots_in[n]` (`NO_SLOT`: from zeros). No
+    slot may be written twice, or read by one prompt and written by another. Dtypes are those of
+    steps.
     """
-    bounds = cu_tokens_N1.tolist()
-    slots = zip(slots_in_N.tolist(), slots_out_N.tolist(), strict=True)
+    bounds, slots_out = cu_tokens_M1.tolist(), slots_out_M.tolist()
     out_THV = torch.empty(v_THV.shape, dtype=torch.float32, device=v_THV.device)
-    for n, (slot_in, slot_out) in enumerate(slots):
-        rows = slice(bounds[n], bounds[n + 1])
+    for slot_in, (first, end) in zip(
+        slots_in_N.tolist(), pairwise(cu_segments_N1.tolist()), strict=True
+    ):
         state_HKV = torch.zeros_like(state_SHKV[0]) if slot_in == NO_SLOT else state_SHKV[slot_in]
-        chunks = _Chunks.of(
-            q_TGK[rows], k_TGK[rows], v_THV[rows], log_decay_TH[rows], rate_TH[rows]
-        )
-        out_THV[rows], state_SHKV[slot_out] = chunks.scan(state_HKV)
+        for m in range(first, end):
+            rows = slice(bounds[m], bounds[m + 1])
+            chunks = _Chunks.of(
+                q_TGK[rows], k_TGK[rows], v_THV[rows], log_decay_TH[rows], rate_TH[rows]
+            )
+            out_THV[rows], state_HKV = chunks.scan(state_HKV)
+            state_SHKV[slots_out[m]] = state_HKV
     return out_THV
 
 
@@ -103,17 +110,17 @@ class _Chunks:
     """One sequence cut into chunks: everything that does not depend on the state before it."""
 
     num_tokens: int
-    corrections_MHCV: Tensor
+    corrections_BHCV: Tensor
     """The tokens' corrections if the state before the chunk were zero."""
-    reads_MHCK: Tensor
+    reads_BHCK: Tensor
     """Times the state before the chunk: what that state takes away from the corrections."""
-    queries_MHCK: Tensor
+    queries_BHCK: Tensor
     """Decayed since the chunk's start."""
-    attention_MHCC: Tensor
+    attention_BHCC: Tensor
     """How much of token j's correction token i sees."""
-    keys_MHKC: Tensor
+    keys_BHKC: Tensor
     """Decayed until the chunk's end."""
-    decay_MH11: Tensor
+    decay_BH11: Tensor
     """Of the state, over the whole chunk."""
 
     @classmethod
@@ -123,49 +130,49 @@ class _Chunks:
         num_tokens, num_k_heads, k_dim = q_TGK.shape
         num_v_heads = v_THV.shape[1]
         repeats = num_v_heads // num_k_heads
-        q_MGCK = _cut(_unit(q_TGK) * k_dim**-0.5)
-        k_MGCK = _cut(_unit(k_TGK))
-        v_MHCV = _cut(v_THV.float())
-        rate_MHC1 = _cut(rate_TH.unsqueeze(-1))
+        q_BGCK = _cut(_unit(q_TGK) * k_dim**-0.5)
+        k_BGCK = _cut(_unit(k_TGK))
+        v_BHCV = _cut(v_THV.float())
+        rate_BHC1 = _cut(rate_TH.unsqueeze(-1))
         # float64: the sums reach hundreds where a head forgets fast, and what counts is the small
         # difference between neighbours, of which float32 would lose two digits.
-        elapsed_MHC1 = _cut(log_decay_TH.double().unsqueeze(-1)).cumsum(2)
+        elapsed_BHC1 = _cut(log_decay_TH.double().unsqueeze(-1)).cumsum(2)
 
-        between_MHCC = _decay_between(elapsed_MHC1)
-        since_start_MHC1 = elapsed_MHC1.float().exp()
-        until_end_MHC1 = (elapsed_MHC1[:, :, -1:] - elapsed_MHC1).float().exp()
-        key_key_MHCC = _per_value_head(k_MGCK @ k_MGCK.mT, repeats)
-        query_key_MHCC = _per_value_head(q_MGCK @ k_MGCK.mT, repeats)
-        q_MHCK, k_MHCK = _per_value_head(q_MGCK, repeats), _per_value_head(k_MGCK, repeats)
+        between_BHCC = _decay_between(elapsed_BHC1)
+        since_start_BHC1 = elapsed_BHC1.float().exp()
+        until_end_BHC1 = (elapsed_BHC1[:, :, -1:] - elapsed_BHC1).float().exp()
+        key_key_BHCC = _per_value_head(k_BGCK @ k_BGCK.mT, repeats)
+        query_key_BHCC = _per_value_head(q_BGCK @ k_BGCK.mT, repeats)
+        q_BHCK, k_BHCK = _per_value_head(q_BGCK, repeats), _per_value_head(k_BGCK, repeats)
 
         # (I + L) x = right side, L strictly lower. The solver ignores the diagonal it is given.
-        system_MHCC = key_key_MHCC * between_MHCC * rate_MHC1
-        right_side = torch.cat([v_MHCV, k_MHCK * since_start_MHC1], dim=-1) * rate_MHC1
+        system_BHCC = key_key_BHCC * between_BHCC * rate_BHC1
+        right_side = torch.cat([v_BHCV, k_BHCK * since_start_BHC1], dim=-1) * rate_BHC1
         solved = torch.linalg.solve_triangular(
-            system_MHCC, right_side, upper=False, unitriangular=True
+            system_BHCC, right_side, upper=False, unitriangular=True
         )
-        corrections_MHCV, reads_MHCK = solved.split([v_MHCV.shape[-1], k_dim], dim=-1)
+        corrections_BHCV, reads_BHCK = solved.split([v_BHCV.shape[-1], k_dim], dim=-1)
         return cls(
             num_tokens=num_tokens,
-            corrections_MHCV=corrections_MHCV,
-            reads_MHCK=reads_MHCK,
-            queries_MHCK=q_MHCK * since_start_MHC1,
-            attention_MHCC=query_key_MHCC * between_MHCC,
-            keys_MHKC=(k_MHCK * until_end_MHC1).mT,
-            decay_MH11=since_start_MHC1[:, :, -1:],
+            corrections_BHCV=corrections_BHCV,
+            reads_BHCK=reads_BHCK,
+            queries_BHCK=q_BHCK * since_start_BHC1,
+            attention_BHCC=query_key_BHCC * between_BHCC,
+            keys_BHKC=(k_BHCK * until_end_BHC1).mT,
+            decay_BH11=since_start_BHC1[:, :, -1:],
         )
 
     def scan(self, state_HKV: Tensor) -> tuple[Tensor, Tensor]:
         """Outputs [T, H, V] and the state after the last token, from the state before the first."""
         outputs = []
-        for m in range(self.corrections_MHCV.shape[0]):
+        for b in range(self.corrections_BHCV.shape[0]):
             corrections_HCV = torch.baddbmm(
-                self.corrections_MHCV[m], self.reads_MHCK[m], state_HKV, alpha=-1
+                self.corrections_BHCV[b], self.reads_BHCK[b], state_HKV, alpha=-1
             )
-            out_HCV = self.queries_MHCK[m] @ state_HKV
-            outputs.append(out_HCV.baddbmm_(self.attention_MHCC[m], corrections_HCV))
+            out_HCV = self.queries_BHCK[b] @ state_HKV
+            outputs.append(out_HCV.baddbmm_(self.attention_BHCC[b], corrections_HCV))
             state_HKV = torch.baddbmm(
-                state_HKV * self.decay_MH11[m], self.keys_MHKC[m], corrections_HCV
+                state_HKV * self.decay_BH11[b], self.keys_BHKC[b], corrections_HCV
             )
         out_HTV = torch.cat(outputs, dim=1)
         return out_HTV[:, : self.num_tokens].transpose(0, 1), state_HKV
@@ -178,7 +185,7 @@ def _unit(x: Tensor) -> Tensor:
 
 
 def _cut(x_THX: Tensor) -> Tensor:
-    """[T, H, X] → [M, H, C, X]. The last chunk is filled with zeros, which change no state."""
+    """[T, H, X] → [B, H, C, X]. The last chunk is filled with zeros, which change no state."""
     num_tokens, num_heads, width = x_THX.shape
     chunk_tokens = min(CHUNK_TOKENS, num_tokens)
     num_chunks = -(-num_tokens // chunk_tokens)
@@ -188,13 +195,13 @@ def _cut(x_THX: Tensor) -> Tensor:
     return x_THX.view(num_chunks, chunk_tokens, num_heads, width).transpose(1, 2).contiguous()
 
 
-def _decay_between(elapsed_MHC1: Tensor) -> Tensor:
-    """exp(log decay from token j to token i) [M, H, C, C] for j <= i, else 0."""
-    between_MHCC = (elapsed_MHC1 - elapsed_MHC1.mT).float()
+def _decay_between(elapsed_BHC1: Tensor) -> Tensor:
+    """exp(log decay from token j to token i) [B, H, C, C] for j <= i, else 0."""
+    between_BHCC = (elapsed_BHC1 - elapsed_BHC1.mT).float()
     # Before exp: above the diagonal the differences are positive and may overflow.
-    above = torch.ones_like(between_MHCC[0, 0], dtype=torch.bool).triu_(1)
-    return between_MHCC.masked_fill_(above, -torch.inf).exp_()
+    above = torch.ones_like(between_BHCC[0, 0], dtype=torch.bool).triu_(1)
+    return between_BHCC.masked_fill_(above, -torch.inf).exp_()
 
 
-def _per_value_head(x_MGYZ: Tensor, repeats: int) -> Tensor:
-    return x_MGYZ.repeat_interleave(repeats, dim=1) if repeats > 1 else x_MGYZ
+def _per_value_head(x_BGYZ: Tensor, repeats: int) -> Tensor:
+    return x_BGYZ.repeat_interleave(repeats, dim=1) if repeats > 1 else x_BGYZ
