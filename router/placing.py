@@ -14,6 +14,7 @@ from router.config import RouterConfig
 from router.directory import Residence, SessionDirectory
 from router.explain import Decided, explanation_of
 from router.metrics import RouterMetrics
+from router.openings import Openings, opening_of
 from router.placement.cluster import Cluster, Seat
 from router.placement.coefficients import Observation
 from router.placement.decision import Decision, estimate_error
@@ -28,6 +29,8 @@ from segue.types import PrefixHolder, SessionId, TurnResult, TurnSpec, WorkerId
 
 # Sessions whose last decision is kept. A decision is some kilobytes, a session far less.
 _MAX_EXPLAINED = 10_000
+# System messages and tools in use at once: a few for each kind of agent.
+_MAX_OPENINGS = 10_000
 
 
 class Placing:
@@ -36,6 +39,7 @@ class Placing:
     def __init__(self, config: RouterConfig, metrics: RouterMetrics, *, clock: Clock) -> None:
         self.cluster = Cluster()
         self.directory = SessionDirectory(config.max_sessions)
+        self.openings = Openings(_MAX_OPENINGS)
         self.metrics = metrics
         self.clock = clock
         self.rules = Rules(
@@ -98,6 +102,7 @@ class TurnPlacing:
         self._spec = spec
         self._size = TurnSize(len(spec.prompt), spec.stop.max_tokens)
         self._rules = placing.rules
+        self._opening = opening_of(spec, placing.rules.page_tokens)
         self._avoid: Collection[WorkerId] = ()
         self._residency: Residency = {}
         self._attempt: _Attempt | None = None
@@ -107,7 +112,7 @@ class TurnPlacing:
         self.leave()
         placing, session_id = self._placing, self._spec.session_id
         self._avoid = avoid
-        self._residency = placing.directory.held(session_id, placing.cluster.nodes)
+        self._residency = self._held()
         started_at = time.perf_counter()
         decision = place(self._size, placing.cluster, self._residency, self._rules, avoid=avoid)
         decision_s = time.perf_counter() - started_at
@@ -165,11 +170,17 @@ class TurnPlacing:
         """The turn has its last token: what stays where, and what it teaches."""
         attempt, placing, session_id = self._current(), self._placing, self._spec.session_id
         decision, report = attempt.decided.decision, result.report
-        if decision.chosen.mode is not Mode.LOCAL:
-            kept = Held(report.kept_tokens, report.kept_tokens)
-            placing.directory.keep(session_id, decision.placement.prefill, kept)
+        prefill, decode = decision.placement.prefill, decision.placement.decode
+        is_local = decision.chosen.mode is Mode.LOCAL
+        if not is_local:
+            held = Held(report.kept_tokens, report.kept_tokens)
+            placing.directory.keep(session_id, prefill, held)
         held = Held(result.kept_tokens, result.kept_checkpoint_tokens)
-        placing.directory.keep(session_id, decision.placement.decode, held)
+        placing.directory.keep(session_id, decode, held)
+        if self._opening is not None:
+            kept = [(prefill, 0 if is_local else report.kept_tokens), (decode, result.kept_tokens)]
+            enough = self._opening.num_tokens
+            placing.openings.served(self._opening, [w for w, tokens in kept if tokens >= enough])
         placing.cluster.learn(_observation(attempt, self._size, result))
 
     def leave(self) -> None:
@@ -177,6 +188,15 @@ class TurnPlacing:
         if self._attempt is not None:
             self._placing.cluster.leave(self._attempt.seat)
             self._attempt = None
+
+    def _held(self) -> Residency:
+        """What workers hold of the session; of a new one, what they hold of its opening."""
+        placing = self._placing
+        nodes = placing.cluster.nodes
+        own = placing.directory.held(self._spec.session_id, nodes)
+        if own or self._opening is None:
+            return own
+        return placing.openings.held(self._opening, nodes)
 
     def _current(self) -> _Attempt:
         assert self._attempt is not None, "a turn is placed before anything happens to it"

@@ -14,7 +14,14 @@ from router.policy import place
 from segue.client import Answer
 from segue.errors import NotFound, Unavailable
 from segue.launch.config import Config
-from segue.types import StopConditions, TokenDelta, TokenInput, WorkerId
+from segue.types import (
+    ChatInput,
+    Message,
+    StopConditions,
+    TokenDelta,
+    TokenInput,
+    WorkerId,
+)
 from tests.cluster.conftest import ENGINE, LocalCluster, local_cluster
 from tests.cluster.idle import wait_until_idle
 from tests.cluster.oracle import Oracle
@@ -109,6 +116,41 @@ async def test_a_session_returns_to_its_workers_and_leaves_them_when_they_are_ov
     assert (decision.chosen.prefill, decision.chosen.decode) == (first[0], decode)
     assert second == first
     assert third == (prefill, first[1])
+
+
+async def test_a_new_session_is_computed_where_its_system_message_was(demo: Path) -> None:
+    rules = Message(role="system", content="You answer in one short sentence. " * 40)
+
+    async def ask(cluster: LocalCluster, question: str, session_id: str) -> Answer:
+        return await cluster.client.generate(
+            ChatInput(messages=(rules, Message(role="user", content=question))),
+            session_id=session_id,
+            stop=StopConditions(max_tokens=5, ignore_eos=True),
+            timeout_s=60,
+        )
+
+    async with local_cluster(demo, ONLY_PREFILL, prefill=2, decode=2) as cluster:
+        # Another turn keeps the first workers busy; when it has left, they would be chosen.
+        board = cluster.router.placing.cluster
+        busy = board.take(
+            place(
+                TurnSize(500_000, 1),
+                board,
+                {},
+                Rules(),
+                avoid=[WorkerId("prefill-1"), WorkerId("decode-1")],
+            )
+        )
+        first = await ask(cluster, "What is the sky?", "one")
+        board.leave(busy)
+        second = await ask(cluster, "And the sea?", "two")
+
+    assert workers_of(first) == ("prefill-1", "decode-1")
+    assert workers_of(second) == workers_of(first)
+    usage = second.end.usage
+    assert usage.cached_tokens > 0.8 * usage.prompt_tokens
+    # Pages that decode has of it are not shipped again.
+    assert usage.shipped_bytes < 0.7 * first.end.usage.shipped_bytes
 
 
 async def test_a_short_end_is_computed_by_decode_and_only_while_it_holds_the_rest(

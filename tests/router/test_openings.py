@@ -1,0 +1,176 @@
+"""New sessions and the workers that hold the beginning of their prompts."""
+
+from __future__ import annotations
+
+import pytest
+
+from router.config import RouterConfig
+from router.metrics import RouterMetrics
+from router.openings import Opening, Openings, opening_of
+from router.placing import Placing
+from segue.cluster_status import UnitCounts, WorkerHealth, WorkerLoad, WorkerStatus
+from segue.types import (
+    Epoch,
+    FinishReason,
+    Role,
+    SamplingParams,
+    SessionId,
+    ShipReport,
+    StopConditions,
+    TurnId,
+    TurnResult,
+    TurnSpec,
+    Usage,
+    WorkerId,
+)
+
+PAGE = 64
+SYSTEM = (1,) * 6_000
+OPENING = 5_952
+"""Of the system message, whole pages."""
+
+
+def worker(name: str, *, epoch: int = 1, turns: int = 0, is_lost: bool = False) -> WorkerStatus:
+    return WorkerStatus(
+        worker_id=WorkerId(name),
+        role=Role(name.split("-")[0]),
+        epoch=Epoch(epoch),
+        address=f"at {name}",
+        health=WorkerHealth.LOST if is_lost else WorkerHealth.READY,
+        load=WorkerLoad(
+            pages=UnitCounts(total=10_000, free=10_000), running_turns=turns, page_tokens=PAGE
+        ),
+    )
+
+
+def spec(name: str, *, system: tuple[int, ...] = SYSTEM) -> TurnSpec:
+    return TurnSpec(
+        turn_id=TurnId(name),
+        session_id=SessionId(name),
+        prompt=(*system, *range(1_000, 1_400)),
+        sampling=SamplingParams(),
+        stop=StopConditions(max_tokens=64),
+        branch_points=(len(system),),
+    )
+
+
+@pytest.fixture
+def placing() -> Placing:
+    config = RouterConfig(local_prefill_max_tokens=0)
+    placing = Placing(config, RouterMetrics(), clock=lambda: 100.0)
+    for name in ("prefill-0", "prefill-1", "decode-0", "decode-1"):
+        placing.heard(worker(name))
+    return placing
+
+
+def serve(
+    placing: Placing, turn: TurnSpec, *, avoid: tuple[str, ...] = (), kept: int = 6_400
+) -> tuple[str, str]:
+    """A turn from placement to end; where it ran."""
+    placed = placing.turn(turn)
+    placement = placed.place([WorkerId(name) for name in avoid]).placement
+    placed.first_token()
+    placed.ended(
+        TurnResult(
+            finish_reason=FinishReason.STOP,
+            usage=Usage(completion_tokens=20),
+            report=ShipReport(computed_tokens=6_400, prefill_s=1.0, kept_tokens=kept),
+            decode_s=0.2,
+            kept_tokens=kept,
+        )
+    )
+    placed.leave()
+    return placement.prefill.worker_id, placement.decode.worker_id
+
+
+def test_a_new_session_goes_where_its_opening_was_computed(placing: Placing) -> None:
+    assert serve(placing, spec("first"), avoid=("prefill-0", "decode-0")) == (
+        "prefill-1",
+        "decode-1",
+    )
+
+    assert serve(placing, spec("second")) == ("prefill-1", "decode-1")
+
+
+def test_one_with_another_opening_does_not(placing: Placing) -> None:
+    serve(placing, spec("first"), avoid=("prefill-0", "decode-0"))
+
+    assert serve(placing, spec("second", system=(2,) * 6_000)) == ("prefill-0", "decode-0")
+
+
+def test_a_queue_there_outweighs_the_opening(placing: Placing) -> None:
+    serve(placing, spec("first"), avoid=("prefill-0", "decode-0"))
+    for number in range(8):
+        placing.turn(spec(f"waiting-{number}")).place([WorkerId("prefill-0")])
+
+    placement = placing.turn(spec("last")).place(()).placement
+
+    assert placement.prefill.worker_id == "prefill-0"
+
+
+def test_a_session_with_a_place_of_its_own_keeps_it(placing: Placing) -> None:
+    own = serve(placing, spec("own"), avoid=("prefill-1", "decode-1"))
+    serve(placing, spec("other"), avoid=("prefill-0", "decode-0"))
+
+    assert serve(placing, spec("own")) == own
+
+
+def test_workers_that_kept_nothing_are_not_believed_to(placing: Placing) -> None:
+    serve(placing, spec("first"), avoid=("prefill-0", "decode-0"), kept=0)
+
+    assert serve(placing, spec("second")) == ("prefill-0", "decode-0")
+
+
+@pytest.mark.parametrize("gone", [{"epoch": 2}, {"is_lost": True}])
+def test_what_a_worker_held_dies_with_it(placing: Placing, gone: dict[str, int]) -> None:
+    serve(placing, spec("first"), avoid=("prefill-0", "decode-0"))
+    opening = opening_of(spec("second"), PAGE)
+    assert opening is not None
+
+    placing.heard(worker("prefill-1", **gone))  # type: ignore[arg-type]  # a test's options
+
+    assert set(placing.openings.held(opening, placing.cluster.nodes)) == {"decode-1"}
+
+
+def test_prefill_holds_the_state_and_decode_the_pages(placing: Placing) -> None:
+    serve(placing, spec("first"), avoid=("prefill-0", "decode-0"))
+    opening = opening_of(spec("second"), PAGE)
+    assert opening is not None
+
+    held = placing.openings.held(opening, placing.cluster.nodes)
+
+    assert held == {"prefill-1": (OPENING, OPENING), "decode-1": (OPENING, 0)}
+
+
+def test_an_opening_is_whole_pages_of_what_comes_first() -> None:
+    first, second = spec("first"), spec("second", system=(*SYSTEM[:-1], 9))
+
+    # They differ after the last whole page.
+    assert opening_of(first, PAGE) == opening_of(second, PAGE)
+    assert opening_of(first, 16) != opening_of(second, 16)
+
+
+@pytest.mark.parametrize("system", [(), (1,) * 63])
+def test_a_prompt_without_a_page_of_its_own_has_none(system: tuple[int, ...]) -> None:
+    assert opening_of(spec("first", system=system), PAGE) is None
+
+
+def test_the_last_four_of_a_role_are_remembered_the_least_busy_first(placing: Placing) -> None:
+    openings, one = Openings(2), Opening(64, 1)
+    for number, turns in enumerate((0, 5, 3, 9, 1, 4)):
+        placing.heard(worker(f"prefill-{number}", turns=turns))
+        openings.served(one, [worker(f"prefill-{number}")])
+
+    held = openings.held(one, placing.cluster.nodes)
+
+    assert list(held) == ["prefill-4", "prefill-2", "prefill-5", "prefill-3"]
+
+
+def test_the_longest_unused_opening_is_forgotten(placing: Placing) -> None:
+    openings, holder = Openings(2), worker("prefill-0")
+    for digest in (1, 2, 1, 3):
+        openings.served(Opening(64, digest), [holder])
+
+    held = [openings.held(Opening(64, digest), placing.cluster.nodes) for digest in (1, 2, 3)]
+
+    assert [bool(workers) for workers in held] == [True, False, True]
