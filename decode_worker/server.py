@@ -15,7 +15,7 @@ from segue.cluster_status import WorkerStatus
 from segue.telemetry import about_turn
 from segue.types import Epoch, SessionId, TokenDelta, TurnId, TurnResult, TurnSpec, WorkerId
 from segue.wire import worker_pb2 as pb
-from segue.wire.convert import delta_to_wire
+from segue.wire.convert_events import delta_to_wire
 from segue.wire.convert_worker import result_to_wire, turn_from_wire, worker_to_wire
 from segue.wire.server import Services
 from segue.wire.worker_pb2_grpc import DecodeWorkerServicer, add_DecodeWorkerServicer_to_server

@@ -18,7 +18,7 @@ from kv_transfer.wire import (
 from segue.errors import StaleEpoch
 from segue.types import Epoch, SampledToken, ShipReport, WorkerId
 from segue.wire import transfer_pb2 as pb
-from segue.wire.convert import sampled_to_wire
+from segue.wire.convert_events import sampled_to_wire
 from segue.wire.convert_worker import report_to_wire
 from segue.wire.server import channel_to
 from segue.wire.status import rpc_errors

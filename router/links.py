@@ -20,7 +20,7 @@ from segue.types import (
     WorkerId,
 )
 from segue.wire import worker_pb2 as pb
-from segue.wire.convert import delta_from_wire
+from segue.wire.convert_events import delta_from_wire
 from segue.wire.convert_worker import holder_to_wire, result_from_wire, worker_from_wire
 from segue.wire.server import channel_to
 from segue.wire.status import error_from_rpc, rpc_errors

@@ -16,9 +16,15 @@ from segue.cluster_status import WorkerStatus
 from segue.types import SessionId, TurnId
 from segue.wire import session_pb2 as pb
 from segue.wire import worker_pb2
-from segue.wire.convert import event_to_wire, request_from_wire, session_to_wire
+from segue.wire.convert_events import event_to_wire
 from segue.wire.convert_explanation import explanation_to_wire
-from segue.wire.convert_worker import cluster_to_wire, worker_from_wire, worker_to_wire
+from segue.wire.convert_request import request_from_wire
+from segue.wire.convert_worker import (
+    cluster_to_wire,
+    session_to_wire,
+    worker_from_wire,
+    worker_to_wire,
+)
 from segue.wire.session_pb2_grpc import SessionsServicer
 from segue.wire.worker_pb2_grpc import MembershipServicer
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from segue.cluster_status import (
     ClusterStatus,
     RouterStatus,
+    SessionInfo,
     UnitCounts,
     WorkerHealth,
     WorkerLoad,
@@ -23,15 +24,17 @@ from segue.types import (
 )
 from segue.wire import session_pb2 as pb
 from segue.wire import transfer_pb2, worker_pb2
-from segue.wire.convert import (
+from segue.wire.convert_events import (
     finish_reason_from_wire,
     finish_reason_to_wire,
+    usage_from_wire,
+    usage_to_wire,
+)
+from segue.wire.convert_request import (
     sampling_from_wire,
     sampling_to_wire,
     stop_from_wire,
     stop_to_wire,
-    usage_from_wire,
-    usage_to_wire,
 )
 
 _ROLE_TO_WIRE = {
@@ -260,4 +263,24 @@ def cluster_from_wire(status: pb.ClusterStatus) -> ClusterStatus:
             completion_tokens_per_s=router.completion_tokens_per_s,
             draining=router.draining,
         ),
+    )
+
+
+def session_to_wire(session: SessionInfo) -> pb.SessionInfo:
+    return pb.SessionInfo(
+        session_id=session.session_id,
+        prefill_worker=session.prefill_worker,
+        decode_worker=session.decode_worker,
+        kept_tokens=session.kept_tokens,
+        kept_checkpoint_tokens=session.kept_checkpoint_tokens,
+    )
+
+
+def session_from_wire(session: pb.SessionInfo) -> SessionInfo:
+    return SessionInfo(
+        session_id=SessionId(session.session_id),
+        prefill_worker=session.prefill_worker,
+        decode_worker=session.decode_worker,
+        kept_tokens=session.kept_tokens,
+        kept_checkpoint_tokens=session.kept_checkpoint_tokens,
     )

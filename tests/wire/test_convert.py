@@ -44,13 +44,9 @@ from segue.types import (
     WorkerId,
 )
 from segue.wire import session_pb2 as pb
-from segue.wire.convert import (
-    event_from_wire,
-    event_to_wire,
-    request_from_wire,
-    request_to_wire,
-)
+from segue.wire.convert_events import event_from_wire, event_to_wire
 from segue.wire.convert_explanation import explanation_from_wire, explanation_to_wire
+from segue.wire.convert_request import request_from_wire, request_to_wire
 from segue.wire.convert_worker import (
     cluster_from_wire,
     cluster_to_wire,

@@ -1,0 +1,176 @@
+"""What a client hears, to protobuf and back, in pairs `x_to_wire` / `x_from_wire`."""
+
+from __future__ import annotations
+
+from segue.types import (
+    FinishReason,
+    SampledToken,
+    SessionId,
+    Timings,
+    TokenDelta,
+    TokenLogprob,
+    TurnEnd,
+    TurnEvent,
+    TurnId,
+    TurnStarted,
+    Usage,
+)
+from segue.wire import session_pb2 as pb
+
+_FINISH_TO_WIRE = {
+    FinishReason.STOP: pb.FINISH_REASON_STOP,
+    FinishReason.LENGTH: pb.FINISH_REASON_LENGTH,
+    FinishReason.CANCELLED: pb.FINISH_REASON_CANCELLED,
+}
+_FINISH_FROM_WIRE = {wire: reason for reason, wire in _FINISH_TO_WIRE.items()}
+
+
+def sampled_to_wire(token: SampledToken) -> pb.SampledToken:
+    return pb.SampledToken(
+        token_id=token.token_id,
+        logprob=token.logprob,
+        top=[pb.TokenLogprob(token_id=t.token_id, logprob=t.logprob) for t in token.top_logprobs],
+    )
+
+
+def sampled_from_wire(token: pb.SampledToken) -> SampledToken:
+    return SampledToken(
+        token_id=token.token_id,
+        logprob=token.logprob if token.HasField("logprob") else None,
+        top_logprobs=tuple(TokenLogprob(token_id=t.token_id, logprob=t.logprob) for t in token.top),
+    )
+
+
+def delta_to_wire(delta: TokenDelta) -> pb.TokenDelta:
+    return pb.TokenDelta(
+        token_ids=delta.token_ids,
+        text=delta.text,
+        logprobs=[sampled_to_wire(token) for token in delta.logprobs],
+    )
+
+
+def delta_from_wire(delta: pb.TokenDelta) -> TokenDelta:
+    return TokenDelta(
+        token_ids=tuple(delta.token_ids),
+        text=delta.text,
+        logprobs=tuple(sampled_from_wire(token) for token in delta.logprobs),
+    )
+
+
+def finish_reason_to_wire(reason: FinishReason) -> pb.FinishReason.ValueType:
+    return _FINISH_TO_WIRE[reason]
+
+
+def finish_reason_from_wire(reason: pb.FinishReason.ValueType) -> FinishReason:
+    return _FINISH_FROM_WIRE[reason]
+
+
+def usage_to_wire(usage: Usage) -> pb.Usage:
+    return pb.Usage(
+        prompt_tokens=usage.prompt_tokens,
+        cached_tokens=usage.cached_tokens,
+        resident_tokens=usage.resident_tokens,
+        completion_tokens=usage.completion_tokens,
+        shipped_bytes=usage.shipped_bytes,
+        pulled_tokens=usage.pulled_tokens,
+        pulled_bytes=usage.pulled_bytes,
+        rerendered_tokens=usage.rerendered_tokens,
+        drafted_tokens=usage.drafted_tokens,
+        accepted_tokens=usage.accepted_tokens,
+    )
+
+
+def usage_from_wire(usage: pb.Usage) -> Usage:
+    return Usage(
+        prompt_tokens=usage.prompt_tokens,
+        cached_tokens=usage.cached_tokens,
+        resident_tokens=usage.resident_tokens,
+        completion_tokens=usage.completion_tokens,
+        shipped_bytes=usage.shipped_bytes,
+        pulled_tokens=usage.pulled_tokens,
+        pulled_bytes=usage.pulled_bytes,
+        rerendered_tokens=usage.rerendered_tokens,
+        drafted_tokens=usage.drafted_tokens,
+        accepted_tokens=usage.accepted_tokens,
+    )
+
+
+def timings_to_wire(timings: Timings) -> pb.Timings:
+    return pb.Timings(
+        queue_s=timings.queue_s,
+        prefill_s=timings.prefill_s,
+        transfer_s=timings.transfer_s,
+        exposed_transfer_s=timings.exposed_transfer_s,
+        first_token_s=timings.first_token_s,
+        decode_s=timings.decode_s,
+        router_s=timings.router_s,
+    )
+
+
+def timings_from_wire(timings: pb.Timings) -> Timings:
+    return Timings(
+        queue_s=timings.queue_s,
+        prefill_s=timings.prefill_s,
+        transfer_s=timings.transfer_s,
+        exposed_transfer_s=timings.exposed_transfer_s,
+        first_token_s=timings.first_token_s,
+        decode_s=timings.decode_s,
+        router_s=timings.router_s,
+    )
+
+
+def end_to_wire(end: TurnEnd) -> pb.TurnEnd:
+    return pb.TurnEnd(
+        finish_reason=finish_reason_to_wire(end.finish_reason),
+        usage=usage_to_wire(end.usage),
+        timings=timings_to_wire(end.timings),
+        prefill_worker=end.prefill_worker,
+        decode_worker=end.decode_worker,
+        stop_match=end.stop_match,
+        kept_messages=end.kept_messages,
+    )
+
+
+def end_from_wire(end: pb.TurnEnd) -> TurnEnd:
+    return TurnEnd(
+        finish_reason=finish_reason_from_wire(end.finish_reason),
+        usage=usage_from_wire(end.usage),
+        timings=timings_from_wire(end.timings),
+        prefill_worker=end.prefill_worker,
+        decode_worker=end.decode_worker,
+        stop_match=end.stop_match,
+        kept_messages=end.kept_messages,
+    )
+
+
+def event_to_wire(event: TurnEvent) -> pb.GenerateEvent:
+    match event:
+        case TokenDelta():
+            return pb.GenerateEvent(delta=delta_to_wire(event))
+        case TurnEnd():
+            return pb.GenerateEvent(end=end_to_wire(event))
+        case TurnStarted():
+            started = pb.TurnStarted(
+                session_id=event.session_id,
+                turn_id=event.turn_id,
+                prompt_tokens=event.prompt_tokens,
+                prefill_worker=event.prefill_worker,
+                decode_worker=event.decode_worker,
+            )
+            return pb.GenerateEvent(started=started)
+
+
+def event_from_wire(event: pb.GenerateEvent) -> TurnEvent:
+    match event.WhichOneof("event"):
+        case "delta":
+            return delta_from_wire(event.delta)
+        case "end":
+            return end_from_wire(event.end)
+        case _:
+            return TurnStarted(
+                session_id=SessionId(event.started.session_id),
+                turn_id=TurnId(event.started.turn_id),
+                prompt_tokens=event.started.prompt_tokens,
+                prefill_worker=event.started.prefill_worker,
+                decode_worker=event.started.decode_worker,
+            )

@@ -1,0 +1,174 @@
+"""What a client asks for, to protobuf and back, in pairs `x_to_wire` / `x_from_wire`.
+
+Only modules of this package (and `kv_transfer.wire`) touch protobuf messages.
+"""
+
+from __future__ import annotations
+
+from segue.errors import InvalidRequest
+from segue.types import (
+    ChatInput,
+    Continuation,
+    Message,
+    SamplingParams,
+    SessionId,
+    StopConditions,
+    TextInput,
+    TokenInput,
+    ToolCall,
+    TurnId,
+    TurnInput,
+    TurnRequest,
+)
+from segue.wire import session_pb2 as pb
+
+
+def message_to_wire(message: Message) -> pb.Message:
+    return pb.Message(
+        role=message.role,
+        content=message.content,
+        tool_calls=[
+            pb.ToolCall(id=call.call_id, name=call.name, arguments=call.arguments)
+            for call in message.tool_calls
+        ],
+        tool_call_id=message.tool_call_id,
+        name=message.name,
+        reasoning=message.reasoning,
+    )
+
+
+def message_from_wire(message: pb.Message) -> Message:
+    return Message(
+        role=message.role,
+        content=message.content,
+        tool_calls=tuple(
+            ToolCall(call_id=call.id, name=call.name, arguments=call.arguments)
+            for call in message.tool_calls
+        ),
+        tool_call_id=message.tool_call_id,
+        name=message.name,
+        reasoning=message.reasoning,
+    )
+
+
+def sampling_to_wire(sampling: SamplingParams) -> pb.Sampling:
+    return pb.Sampling(
+        temperature=sampling.temperature,
+        top_k=sampling.top_k,
+        top_p=sampling.top_p,
+        min_p=sampling.min_p,
+        repetition_penalty=sampling.repetition_penalty,
+        presence_penalty=sampling.presence_penalty,
+        frequency_penalty=sampling.frequency_penalty,
+        logit_bias=dict(sampling.logit_bias),
+        seed=sampling.seed,
+        logprobs=sampling.logprobs,
+    )
+
+
+def sampling_from_wire(sampling: pb.Sampling, *, default_seed: int) -> SamplingParams:
+    """Absent fields take the defaults of `SamplingParams`; an absent seed takes `default_seed`."""
+    given = {
+        name: getattr(sampling, name)
+        for name in (
+            "temperature",
+            "top_k",
+            "top_p",
+            "min_p",
+            "repetition_penalty",
+            "presence_penalty",
+            "frequency_penalty",
+            "seed",
+            "logprobs",
+        )
+        if sampling.HasField(name)
+    }
+    return SamplingParams(**{"seed": default_seed, **given}, logit_bias=dict(sampling.logit_bias))
+
+
+def stop_to_wire(stop: StopConditions) -> pb.Stop:
+    return pb.Stop(
+        max_tokens=stop.max_tokens,
+        strings=stop.stop_strings,
+        token_ids=stop.stop_token_ids,
+        ignore_eos=stop.ignore_eos,
+    )
+
+
+def stop_from_wire(stop: pb.Stop) -> StopConditions:
+    given = {"max_tokens": stop.max_tokens} if stop.HasField("max_tokens") else {}
+    return StopConditions(
+        **given,
+        stop_strings=tuple(stop.strings),
+        stop_token_ids=tuple(stop.token_ids),
+        ignore_eos=stop.ignore_eos,
+    )
+
+
+def chat_to_wire(chat: ChatInput) -> pb.ChatInput:
+    wire = pb.ChatInput(
+        messages=[message_to_wire(message) for message in chat.messages],
+        tools=chat.tools,
+        enable_thinking=chat.enable_thinking,
+    )
+    if chat.continues is not None:
+        wire.continues.num_messages = chat.continues.num_messages
+        wire.continues.digest = chat.continues.digest
+    return wire
+
+
+def chat_from_wire(chat: pb.ChatInput) -> ChatInput:
+    """Raises InvalidRequest."""
+    continues = None
+    if chat.HasField("continues"):
+        continues = Continuation(
+            num_messages=chat.continues.num_messages, digest=chat.continues.digest
+        )
+    return ChatInput(
+        messages=tuple(message_from_wire(message) for message in chat.messages),
+        tools=tuple(chat.tools),
+        enable_thinking=chat.enable_thinking,
+        continues=continues,
+    )
+
+
+def request_to_wire(request: TurnRequest) -> pb.GenerateRequest:
+    wire = pb.GenerateRequest(
+        session_id=request.session_id,
+        turn_id=request.turn_id,
+        sampling=sampling_to_wire(request.sampling),
+        stop=stop_to_wire(request.stop),
+    )
+    match request.input:
+        case ChatInput() as chat:
+            wire.chat.CopyFrom(chat_to_wire(chat))
+        case TextInput(text):
+            wire.text = text
+        case TokenInput(token_ids):
+            wire.token_ids.CopyFrom(pb.TokenIds(ids=token_ids))
+    return wire
+
+
+def _input_from_wire(request: pb.GenerateRequest) -> TurnInput:
+    match request.WhichOneof("input"):
+        case "chat":
+            return chat_from_wire(request.chat)
+        case "text":
+            return TextInput(request.text)
+        case "token_ids":
+            return TokenInput(tuple(request.token_ids.ids))
+        case _:
+            raise InvalidRequest("a turn needs an input: chat messages, text or token ids")
+
+
+def request_from_wire(
+    request: pb.GenerateRequest, *, default_turn_id: TurnId, default_seed: int
+) -> TurnRequest:
+    """Raises InvalidRequest."""
+    return TurnRequest(
+        session_id=SessionId(request.session_id),
+        turn_id=TurnId(request.turn_id) or default_turn_id,
+        input=_input_from_wire(request),
+        sampling=sampling_from_wire(request.sampling, default_seed=default_seed),
+        stop=stop_from_wire(request.stop),
+    )
