@@ -11,7 +11,7 @@ from torch import Tensor
 
 from segue.engine.batch import MAX_RUN_TOKENS, Chunk, Run, SequenceChunk
 from segue.kernels import NO_SLOT
-from segue.model.batch import Batch, HiddenRows, Prompts, Round, Segments, Steps
+from segue.model.batch import Batch, HiddenRows, Prompts, Segments, Steps
 
 
 def pack(
@@ -131,20 +131,13 @@ def _as_run(chunk: Chunk) -> Chunk:
 
 
 def _steps(rows: _Rows, page_tokens: int, device: str) -> Steps:
-    bounds = rows.round_bounds
-    rounds = []
-    for j, size in enumerate(rows.round_sizes):
-        runs = rows.runs[:size]
-        slots_in = [run.slots_out[j - 1] if j else run.slot_in for run in runs]
-        rounds.append(
-            Round(
-                rows=slice(bounds[j], bounds[j + 1]),
-                slots_in_E=_ints(slots_in, device),
-                slots_out_E=_ints([run.slots_out[j] for run in runs], device),
-            )
-        )
+    slots_out = [
+        run.slots_out[j] for j, size in enumerate(rows.round_sizes) for run in rows.runs[:size]
+    ]
     return Steps(
-        rounds=tuple(rounds),
+        round_sizes=tuple(rows.round_sizes),
+        slots_in_D=_ints([run.slot_in for run in rows.runs], device),
+        slots_out_T=_ints(slots_out, device),
         page_table_DP=_page_table(rows.runs, page_tokens, device),
         lengths_D=_ints([run.start + 1 for run in rows.runs], device),
     )

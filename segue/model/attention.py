@@ -93,7 +93,7 @@ class Attention:
 
 def _attend_steps(q_TQX: Tensor, steps: Steps, pages: Tensor) -> Tensor:
     table_DP, lengths_D = steps.page_table_DP, steps.lengths_D
-    if len(steps.rounds) == 1:
+    if len(steps.round_sizes) == 1:
         return attend_steps(q_TQX, pages, page_table_DP=table_DP, lengths_D=lengths_D)
     return attend_runs(
         q_TQX,

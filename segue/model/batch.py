@@ -8,13 +8,12 @@ A *run* is one token of a sequence that has a state, or a few of which each leav
 own: a certain one, then drafts. A *prompt* is any other run of tokens. Runs come first, so that
 each layer cuts its rows once and gives each part to the operator made for it. They are ordered by
 falling length and lie round by round: round j has the j-th token of every run that is so long. So a
-round is a slice, and what the recurrent layers compute at once; it continues from the slots that
-the round before it wrote.
+round is a slice, and what the recurrent layers compute at once.
 
 A prompt is cut into *segments* where a state is kept on the way: the recurrent layers leave one
 after each. Attention sees whole prompts, and whole runs.
 
-T tokens in the batch, D runs, E runs of a round, N prompts, M segments, P pages of the longest
+T tokens in the batch or of its runs, D runs, N prompts, M segments, P pages of the longest
 sequence, R rows with logits, I chunks that continue from a state, K states kept.
 """
 
@@ -26,19 +25,15 @@ from torch import Tensor
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Round:
-    """One token of each of the first E runs."""
-
-    rows: slice
-    slots_in_E: Tensor
-    slots_out_E: Tensor
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Steps:
     """Sequences that go on by a run each, all computed at once."""
 
-    rounds: tuple[Round, ...]
+    round_sizes: tuple[int, ...]
+    """How many runs have a j-th token; falling. One round is a step of a token each."""
+    slots_in_D: Tensor
+    """Hold the states before the runs, and are only read."""
+    slots_out_T: Tensor
+    """Of each row: takes the state after its token, from which the run's next one continues."""
     page_table_DP: Tensor
     """Short rows repeat a page of their own."""
     lengths_D: Tensor
@@ -46,11 +41,7 @@ class Steps:
 
     @property
     def num_tokens(self) -> int:
-        return int(self.rounds[-1].rows.stop)
-
-    @property
-    def round_sizes(self) -> tuple[int, ...]:
-        return tuple(len(step.slots_in_E) for step in self.rounds)
+        return sum(self.round_sizes)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from segue.kernels.causal_conv import causal_conv_prompts, causal_conv_steps
-from segue.kernels.gated_delta_rule import gated_delta_rule_prompts, gated_delta_rule_steps
+from segue.kernels.causal_conv import causal_conv_prompts, causal_conv_runs
+from segue.kernels.gated_delta_rule import gated_delta_rule_prompts, gated_delta_rule_runs
 from segue.kernels.rms_norm import gated_rms_norm
-from segue.model.batch import Batch, Round, Segments
+from segue.model.batch import Batch, Segments, Steps
 from segue.model.config import ModelConfig
 
 
@@ -35,10 +35,10 @@ class GatedDeltaNet:
         qkv_TC, z_TY, rate_TN, dt_TN = torch.split(F.linear(x_TH, self._in_proj), widths, dim=1)
         gates_TN = (self._log_decay(dt_TN), rate_TN.float().sigmoid())
         outputs = []
-        # A round continues from the slots that the one before it wrote.
-        for step in batch.steps.rounds if batch.steps else ():
-            gates = (gates_TN[0][step.rows], gates_TN[1][step.rows])
-            outputs.append(self._run_round(qkv_TC[step.rows], gates, step, recurrent, conv))
+        if steps := batch.steps:
+            rows = slice(steps.num_tokens)
+            gates = (gates_TN[0][rows], gates_TN[1][rows])
+            outputs.append(self._run_steps(qkv_TC[rows], gates, steps, recurrent, conv))
         if prompts := batch.prompts:
             rows = slice(batch.num_step_tokens, None)
             gates = (gates_TN[0][rows], gates_TN[1][rows])
@@ -52,17 +52,26 @@ class GatedDeltaNet:
     def _log_decay(self, dt_TN: Tensor) -> Tensor:
         return self._minus_a * F.softplus(dt_TN.float() + self._dt_bias)
 
-    def _run_round(
+    def _run_steps(
         self,
-        qkv_EC: Tensor,
+        qkv_TC: Tensor,
         gates: tuple[Tensor, Tensor],
-        step: Round,
+        steps: Steps,
         recurrent: Tensor,
         conv: Tensor,
     ) -> Tensor:
-        where = {"slots_in_D": step.slots_in_E, "slots_out_D": step.slots_out_E}
-        mixed_EC = causal_conv_steps(qkv_EC, self._conv, conv, **where)
-        return gated_delta_rule_steps(*self._heads(mixed_EC), *gates, recurrent, **where)
+        slots_in, slots_out, sizes = steps.slots_in_D, steps.slots_out_T, steps.round_sizes
+        mixed_TC = causal_conv_runs(
+            qkv_TC, self._conv, conv, slots_in_D=slots_in, slots_out_T=slots_out, round_sizes=sizes
+        )
+        return gated_delta_rule_runs(
+            *self._heads(mixed_TC),
+            *gates,
+            recurrent,
+            slots_in_D=slots_in,
+            slots_out_T=slots_out,
+            round_sizes=sizes,
+        )
 
     def _run_prompts(
         self,

@@ -53,10 +53,9 @@ def test_steps_name_slots_lengths_and_pages() -> None:
     steps = packed(chunk([1], 9, [7, 8, 9, 3], 1, 4), chunk([2], 3, [5], 0, 0)).steps
 
     assert steps is not None
-    (only,) = steps.rounds
-    assert only.rows == slice(0, 2)
-    assert only.slots_in_E.tolist() == [1, 0]
-    assert only.slots_out_E.tolist() == [4, 0]
+    assert steps.round_sizes == (2,)
+    assert steps.slots_in_D.tolist() == [1, 0]
+    assert steps.slots_out_T.tolist() == [4, 0]
     assert steps.lengths_D.tolist() == [10, 4]
     # Of the first row's four pages three are needed; the second repeats its own.
     assert steps.page_table_DP.tolist() == [[7, 8, 9], [5, 5, 5]]
@@ -80,15 +79,15 @@ def test_runs_lie_round_by_round_the_longest_first() -> None:
     assert batch.steps.round_sizes == (3, 2, 1)
 
 
-def test_a_round_continues_from_the_slots_that_the_one_before_it_wrote() -> None:
+def test_each_row_of_a_run_names_the_slot_it_writes() -> None:
     steps = packed(
         run([10, 11], 3, [5, 6], 0, [0, 1]), run([20, 21, 22], 9, [7, 8, 9], 2, [3, 4, 2])
     ).steps
 
     assert steps is not None
-    assert [step.rows for step in steps.rounds] == [slice(0, 2), slice(2, 4), slice(4, 5)]
-    assert [step.slots_in_E.tolist() for step in steps.rounds] == [[2, 0], [3, 0], [4]]
-    assert [step.slots_out_E.tolist() for step in steps.rounds] == [[3, 0], [4, 1], [2]]
+    assert steps.round_sizes == (2, 2, 1)
+    assert steps.slots_in_D.tolist() == [2, 0]
+    assert steps.slots_out_T.tolist() == [3, 0, 4, 1, 2]
 
 
 def test_each_token_is_joined_with_the_hidden_state_before_it() -> None:

@@ -6,15 +6,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from segue.kernels import NO_SLOT
-from segue.kernels.causal_conv import causal_conv_prompts, causal_conv_steps
+from segue.kernels.causal_conv import causal_conv_prompts, causal_conv_runs
 from tests.kernels.closeness import assert_close, cumulative, ints, randn
+from tests.kernels.rounds import ROUND_SIZES, rows_of_runs
 
 CHANNELS, WIDTH, SLOTS = 37, 4, 6
 WEIGHT = randn(CHANNELS, WIDTH, seed=9)
 
 
-def new_state(dtype: torch.dtype = torch.float32) -> Tensor:
-    return torch.full((SLOTS, CHANNELS, WIDTH - 1), torch.nan, dtype=dtype)
+def new_state(dtype: torch.dtype = torch.float32, num_slots: int = SLOTS) -> Tensor:
+    return torch.full((num_slots, CHANNELS, WIDTH - 1), torch.nan, dtype=dtype)
 
 
 def expected_of(x: Tensor, past: Tensor) -> Tensor:
@@ -34,6 +35,23 @@ def run_prompts(
         slots_out_M=slots_out,
         cu_segments_N1=torch.arange(len(lengths) + 1),
         slots_in_N=slots_in,
+    )
+
+
+def run_runs(
+    x: Tensor,
+    state: Tensor,
+    slots_in: Tensor,
+    slots_out: Tensor,
+    round_sizes: tuple[int, ...] = (),
+) -> Tensor:
+    return causal_conv_runs(
+        x,
+        WEIGHT,
+        state,
+        slots_in_D=slots_in,
+        slots_out_T=slots_out,
+        round_sizes=round_sizes or (len(slots_in),),
     )
 
 
@@ -74,7 +92,7 @@ def test_chunks_and_steps_are_the_whole_prompt(chunk: int) -> None:
         part = x[first : min(first + chunk, 14)]
         parts.append(run_prompts(part, state, [len(part)], ints(0), ints(0)))
     for row in x[14:, None]:
-        parts.append(causal_conv_steps(row, WEIGHT, state, slots_in_D=ints(0), slots_out_D=ints(0)))
+        parts.append(run_runs(row, state, ints(0), ints(0)))
 
     assert_close(torch.cat(parts), whole)
     assert torch.equal(state[0], whole_state[0])
@@ -85,7 +103,7 @@ def test_batched_steps_read_one_slot_and_write_another() -> None:
     state[[0, 3]] = randn(2, CHANNELS, WIDTH - 1, seed=3)
     before, x = state.clone(), randn(3, CHANNELS)
 
-    out = causal_conv_steps(x, WEIGHT, state, slots_in_D=ints(3, 0, 3), slots_out_D=ints(1, 0, 5))
+    out = run_runs(x, state, ints(3, 0, 3), ints(1, 0, 5))
 
     for row, slot_in, slot_out in ((0, 3, 1), (1, 0, 0), (2, 3, 5)):
         assert_close(out[row : row + 1], expected_of(x[row : row + 1], before[slot_in].double()))
@@ -93,3 +111,29 @@ def test_batched_steps_read_one_slot_and_write_another() -> None:
         assert torch.equal(state[slot_out, :, -1], x[row])
     assert torch.equal(state[3], before[3])
     assert state[[2, 4]].isnan().all()
+
+
+@pytest.mark.parametrize("round_sizes", ROUND_SIZES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_run_is_the_convolution_with_its_inputs_after_each_token(
+    round_sizes: tuple[int, ...], dtype: torch.dtype
+) -> None:
+    num_tokens, num_runs = sum(round_sizes), round_sizes[0]
+    x, state = randn(num_tokens, CHANNELS, dtype=dtype), new_state(dtype, num_tokens + num_runs + 1)
+    state[:num_runs] = randn(num_runs, CHANNELS, WIDTH - 1, seed=3, dtype=dtype)
+    before = state.clone()
+    slots_out = list(range(num_runs + 1, num_runs + 1 + num_tokens))
+    # The longest run writes, last of all, what it read first; the shortest at once.
+    slots_out[-1], slots_out[num_runs - 1] = 0, num_runs - 1 or slots_out[0]
+
+    slots_in = ints(*range(num_runs))
+    out = run_runs(x, state, slots_in, ints(*slots_out), round_sizes)
+
+    assert out.dtype is dtype
+    for run, rows in enumerate(rows_of_runs(round_sizes)):
+        assert_close(out[rows], expected_of(x[rows], before[run].double()), dtype)
+        inputs = torch.cat([before[run], x[rows].t()], dim=1)
+        for j, row in enumerate(rows):
+            assert torch.equal(state[slots_out[row]], inputs[:, j + 1 : j + WIDTH])
+    untouched = sorted(set(range(len(state))) - set(slots_out))
+    assert torch.equal(state[untouched].nan_to_num(), before[untouched].nan_to_num())

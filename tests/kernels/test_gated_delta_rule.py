@@ -8,8 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from segue.kernels import NO_SLOT
-from segue.kernels.gated_delta_rule import gated_delta_rule_prompts, gated_delta_rule_steps
+from segue.kernels.gated_delta_rule import gated_delta_rule_prompts, gated_delta_rule_runs
 from tests.kernels.closeness import assert_close, cumulative, ints, randn
+from tests.kernels.rounds import ROUND_SIZES, rows_of_runs
 
 SLOTS = 6
 HEADS = [(2, 4, 16, 24), (1, 3, 7, 5), (2, 2, 8, 8)]
@@ -33,11 +34,14 @@ class Inputs:
         return cls((q, k, v, log_decay, rate))
 
     def rows(self, first: int, end: int) -> Inputs:
-        return Inputs(tuple(tensor[first:end] for tensor in self.tensors))
+        return self.at(list(range(first, end)))
+
+    def at(self, rows: list[int]) -> Inputs:
+        return Inputs(tuple(tensor[rows] for tensor in self.tensors))
 
 
-def new_state(heads: tuple[int, int, int, int]) -> Tensor:
-    return torch.full((SLOTS, *heads[1:]), torch.nan)
+def new_state(heads: tuple[int, int, int, int], num_slots: int = SLOTS) -> Tensor:
+    return torch.full((num_slots, *heads[1:]), torch.nan)
 
 
 def token_by_token(inputs: Inputs, state: Tensor) -> tuple[Tensor, Tensor]:
@@ -69,9 +73,19 @@ def run_prompts(
     )
 
 
-def run_steps(inputs: Inputs, state: Tensor, slots_in: Tensor, slots_out: Tensor) -> Tensor:
-    return gated_delta_rule_steps(
-        *inputs.tensors, state, slots_in_D=slots_in, slots_out_D=slots_out
+def run_runs(
+    inputs: Inputs,
+    state: Tensor,
+    slots_in: Tensor,
+    slots_out: Tensor,
+    round_sizes: tuple[int, ...] = (),
+) -> Tensor:
+    return gated_delta_rule_runs(
+        *inputs.tensors,
+        state,
+        slots_in_D=slots_in,
+        slots_out_T=slots_out,
+        round_sizes=round_sizes or (len(slots_in),),
     )
 
 
@@ -96,7 +110,7 @@ def test_a_step_is_the_rule_for_each_sequence_of_a_batch(heads: tuple[int, int, 
     state[[0, 3]] = randn(2, *heads[1:], seed=7)
     before = state.clone()
 
-    out = run_steps(inputs, state, ints(3, 0, 3), ints(1, 0, 5))
+    out = run_runs(inputs, state, ints(3, 0, 3), ints(1, 0, 5))
 
     for row, slot_in, slot_out in ((0, 3, 1), (1, 0, 0), (2, 3, 5)):
         expected, last = token_by_token(inputs.rows(row, row + 1), before[slot_in])
@@ -104,6 +118,48 @@ def test_a_step_is_the_rule_for_each_sequence_of_a_batch(heads: tuple[int, int, 
         assert_close(state[slot_out], last)
     assert torch.equal(state[3], before[3])
     assert state[[2, 4]].isnan().all()
+
+
+@pytest.mark.parametrize("heads", HEADS)
+@pytest.mark.parametrize("round_sizes", ROUND_SIZES)
+def test_a_run_is_the_rule_token_by_token_with_a_state_after_each(
+    round_sizes: tuple[int, ...], heads: tuple[int, int, int, int]
+) -> None:
+    num_tokens, num_runs = sum(round_sizes), round_sizes[0]
+    inputs, state = Inputs.random(num_tokens, heads), new_state(heads, num_tokens + num_runs + 1)
+    state[:num_runs] = randn(num_runs, *heads[1:], seed=7)
+    before = state.clone()
+    slots_out = list(range(num_runs + 1, num_runs + 1 + num_tokens))
+    # The longest run writes, last of all, what it read first; the shortest at once.
+    slots_out[-1], slots_out[num_runs - 1] = 0, num_runs - 1 or slots_out[0]
+
+    slots_in = ints(*range(num_runs))
+    out = run_runs(inputs, state, slots_in, ints(*slots_out), round_sizes)
+
+    for run, rows in enumerate(rows_of_runs(round_sizes)):
+        for j, row in enumerate(rows):
+            expected, last = token_by_token(inputs.at(rows[: j + 1]), before[run])
+            assert_close(out[row], expected[-1])
+            assert_close(state[slots_out[row]], last)
+    untouched = sorted(set(range(len(state))) - set(slots_out))
+    assert torch.equal(state[untouched].nan_to_num(), before[untouched].nan_to_num())
+
+
+def test_a_run_is_its_tokens_one_after_another() -> None:
+    heads, round_sizes = HEADS[0], (3, 2, 2)
+    inputs, state = Inputs.random(7, heads), new_state(heads, 10)
+    state[:3] = randn(3, *heads[1:], seed=7)
+    in_steps = state.clone()
+
+    out = run_runs(inputs, state, ints(0, 1, 2), ints(*range(3, 10)), round_sizes)
+
+    for run, rows in enumerate(rows_of_runs(round_sizes)):
+        slot = run
+        for row in rows:
+            alone = run_runs(inputs.at([row]), in_steps, ints(slot), ints(3 + row))
+            slot = 3 + row
+            assert_close(out[row], alone[0])
+    assert_close(state, in_steps)
 
 
 def test_packed_prompts_are_each_prompt_alone() -> None:
@@ -135,7 +191,7 @@ def test_chunks_and_steps_are_the_whole_prompt(chunk: int) -> None:
     for first in range(chunk, 140, chunk):
         end = min(first + chunk, 140)
         parts.append(run_prompts(inputs.rows(first, end), state, [end - first], ints(0), ints(0)))
-    parts += [run_steps(inputs.rows(t, t + 1), state, ints(0), ints(0)) for t in range(140, 150)]
+    parts += [run_runs(inputs.rows(t, t + 1), state, ints(0), ints(0)) for t in range(140, 150)]
 
     assert_close(torch.cat(parts), whole)
     assert_close(state[0], whole_state[0])
@@ -146,11 +202,16 @@ def test_inputs_in_bfloat16_are_computed_in_float32() -> None:
     q, k, v, log_decay, rate = Inputs.random(70, heads).tensors
     q, k, v = q.bfloat16(), k.bfloat16(), v.bfloat16()
 
-    out = run_prompts(
-        Inputs((q, k, v, log_decay, rate)), rounded_state, [70], ints(NO_SLOT), ints(0)
-    )
+    rounded = Inputs((q, k, v, log_decay, rate))
+    out = run_prompts(rounded, rounded_state, [70], ints(NO_SLOT), ints(0))
 
     as_float32 = Inputs((q.float(), k.float(), v.float(), log_decay, rate))
     expected = run_prompts(as_float32, state, [70], ints(NO_SLOT), ints(0))
     assert out.dtype is torch.float32
     assert torch.equal(out, expected)
+    in_runs = [
+        run_runs(tokens.rows(0, 5), slots, ints(0), ints(1, 2, 3, 4, 5), (1,) * 5)
+        for tokens, slots in ((rounded, rounded_state), (as_float32, state))
+    ]
+    assert in_runs[0].dtype is torch.float32
+    assert torch.equal(*in_runs)

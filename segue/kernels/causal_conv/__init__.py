@@ -1,5 +1,5 @@
 """Depthwise causal convolution with SiLU, carrying its last inputs in slots."""
 
-from segue.kernels.causal_conv.reference import causal_conv_prompts, causal_conv_steps
+from segue.kernels.causal_conv.reference import causal_conv_prompts, causal_conv_runs
 
-__all__ = ["causal_conv_prompts", "causal_conv_steps"]
+__all__ = ["causal_conv_prompts", "causal_conv_runs"]

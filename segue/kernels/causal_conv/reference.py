@@ -1,12 +1,14 @@
 """Depthwise causal convolution in plain PyTorch.
 
-T packed tokens, N prompts, M segments, D steps, S slots, C channels, W kernel width.
+T packed tokens, N prompts, M segments, D runs, S slots, C channels, W kernel width.
 A slot holds the W - 1 inputs before the next token, oldest first.
 """
 
 from __future__ import annotations
 
-from itertools import pairwise
+from collections.abc import Sequence
+from functools import lru_cache
+from itertools import accumulate, pairwise
 
 import torch
 import torch.nn.functional as F
@@ -47,23 +49,50 @@ def causal_conv_prompts(
     return out_TC
 
 
-def causal_conv_steps(
-    x_DC: Tensor,
+def causal_conv_runs(
+    x_TC: Tensor,
     weight_CW: Tensor,
     state_SCW: Tensor,
     *,
     slots_in_D: Tensor,
-    slots_out_D: Tensor,
+    slots_out_T: Tensor,
+    round_sizes: Sequence[int],
 ) -> Tensor:
-    """silu(conv(x)) [D, C] of one token a sequence; `state` [S, C, W - 1] is changed in place.
+    """silu(conv(x)) [T, C] of a few tokens a sequence; `state` [S, C, W - 1] is changed in place.
 
-    `slots_in` are only read. No slot may be written twice, or read and written by two sequences.
+    Rows lie round by round: round j has the j-th token of the first `round_sizes[j]` runs, at most
+    those of the round before. Run d continues from slot `slots_in[d]`, which is only read,
+    and leaves the last inputs after each of its tokens in the `slots_out` of that row. A run's own
+    `slots_out` may hold its `slots_in`. No slot may be written twice, or be one that another run
+    reads.
     """
+    num_tokens, num_channels = x_TC.shape
+    width = weight_CW.shape[1]
     past_DCW = state_SCW.index_select(0, slots_in_D)
-    window_DCW = torch.cat([past_DCW, x_DC.unsqueeze(-1).to(state_SCW.dtype)], dim=-1)
-    state_SCW.index_copy_(0, slots_out_D, window_DCW[..., 1:])
-    out_DC = (window_DCW.float() * weight_CW.float()).sum(-1)
-    return F.silu(out_DC).to(x_DC.dtype)
+    inputs_YC = torch.cat([past_DCW.mT.reshape(-1, num_channels), x_TC.to(state_SCW.dtype)])
+    rows = _window_rows(tuple(round_sizes), width, x_TC.device)
+    window_TWC = inputs_YC.index_select(0, rows).view(num_tokens, width, num_channels)
+    state_SCW.index_copy_(0, slots_out_T, window_TWC[:, 1:].mT)
+    out_TC = (window_TWC.float() * weight_CW.float().t()).sum(1)
+    return F.silu(out_TC, inplace=True).to(x_TC.dtype)
+
+
+@lru_cache
+def _window_rows(round_sizes: tuple[int, ...], width: int, device: torch.device) -> Tensor:
+    """Of each token in turn, where its W inputs are: first all runs' past inputs, then the rows."""
+    num_past = width - 1
+    bounds = list(accumulate(round_sizes, initial=round_sizes[0] * num_past))
+
+    def row_of(run: int, j: int) -> int:
+        return bounds[j] + run if j >= 0 else run * num_past + num_past + j
+
+    rows = [
+        row_of(run, j - num_past + tap)
+        for j, size in enumerate(round_sizes)
+        for run in range(size)
+        for tap in range(width)
+    ]
+    return torch.tensor(rows, device=device)
 
 
 def _convolve(inputs_TC: Tensor, weight_CW: Tensor) -> Tensor:

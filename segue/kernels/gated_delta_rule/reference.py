@@ -8,17 +8,19 @@ A head keeps a state S [K, V]. Token t, with key k, value v, decay a = exp(log_d
 
 Queries and keys are normalised to length one first, and queries scaled by K^-½.
 
-`gated_delta_rule_steps` is these lines. `gated_delta_rule_prompts` gets the same result for runs of
-tokens from few large products: within a chunk of C tokens the corrections b (v - Sᵀ k) of all
-tokens solve one unit lower triangular system (the WY form), so only chunks remain sequential.
+`gated_delta_rule_runs` is these lines for one token of every run at once, since a state is wanted
+after each. `gated_delta_rule_prompts` gets the same result from few large products: within a chunk
+of C tokens the corrections b (v - Sᵀ k) of all tokens solve one unit lower triangular system (the
+WY form), so only chunks remain sequential.
 
-T packed tokens, N prompts, M segments, D steps, S slots, G key heads, H value heads (a multiple of
-G; key head g serves neighbouring value heads), R = H / G, K and V head dimensions, B chunks of a
-segment, C tokens of a chunk.
+T packed tokens, N prompts, M segments, D runs, S slots, G key heads, H value heads (a multiple of
+G; key head g serves neighbouring value heads), K and V head dimensions, B chunks of a segment, C
+tokens of a chunk. X = T H heads of all rows, Y those of one round.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -31,41 +33,50 @@ CHUNK_TOKENS = 64
 L2_EPS = 1e-6
 
 
-def gated_delta_rule_steps(
-    q_DGK: Tensor,
-    k_DGK: Tensor,
-    v_DHV: Tensor,
-    log_decay_DH: Tensor,
-    rate_DH: Tensor,
+def gated_delta_rule_runs(
+    q_TGK: Tensor,
+    k_TGK: Tensor,
+    v_THV: Tensor,
+    log_decay_TH: Tensor,
+    rate_TH: Tensor,
     state_SHKV: Tensor,
     *,
     slots_in_D: Tensor,
-    slots_out_D: Tensor,
+    slots_out_T: Tensor,
+    round_sizes: Sequence[int],
 ) -> Tensor:
-    """Outputs [D, H, V] in float32 of one token a sequence; `state` is changed in place.
+    """Outputs [T, H, V] in float32 of a few tokens a sequence; `state` is changed in place.
+
+    Rows lie round by round: round j has the j-th token of the first `round_sizes[j]` runs, at most
+    those of the round before. Run d continues from slot `slots_in[d]`, which is only read,
+    and leaves the state after each of its tokens in the `slots_out` of that row. A run's own
+    `slots_out` may hold its `slots_in`. No slot may be written twice, or be one that another run
+    reads.
 
     `log_decay` and `rate` are float32, `state` [S, H, K, V] float32, the rest of any dtype.
-    `slots_in` are only read. No slot may be written twice, or read and written by two sequences.
     """
-    num_k_heads, k_dim = q_DGK.shape[1:]
-    num_v_heads, v_dim = v_DHV.shape[1:]
-    q_DGK, k_DGK = _unit(q_DGK) * k_dim**-0.5, _unit(k_DGK)
-    # Both reads of the old state are one product: what it recalls for the key, and for the query.
-    reads_DG2K = torch.stack([k_DGK, q_DGK], dim=2)
-    repeats = num_v_heads // num_k_heads
-    reads_DH2K = reads_DG2K.repeat_interleave(repeats, dim=1) if repeats > 1 else reads_DG2K
-    state_DHKV = state_SHKV.index_select(0, slots_in_D)
-    state_DHKV.mul_(log_decay_DH.exp()[..., None, None])
-    recalled_DH2V = reads_DH2K @ state_DHKV
-    correction_DHV = (v_DHV.float() - recalled_DH2V[:, :, 0]) * rate_DH.unsqueeze(-1)
-    key_DHK, query_DHK = reads_DH2K.unbind(2)
-    state_DHKV.view(-1, k_dim, v_dim).baddbmm_(
-        key_DHK.reshape(-1, k_dim, 1), correction_DHV.view(-1, 1, v_dim)
-    )
-    state_SHKV.index_copy_(0, slots_out_D, state_DHKV)
-    # Sᵀq after the update is Sᵀq before it plus (k·q) times the correction.
-    key_query_DH1 = (key_DHK * query_DHK).sum(-1, keepdim=True)
-    return torch.addcmul(recalled_DH2V[:, :, 1], key_query_DH1, correction_DHV)
+    num_tokens, num_k_heads, k_dim = q_TGK.shape
+    num_v_heads, v_dim = v_THV.shape[1:]
+    heads = (2, num_tokens, num_k_heads, num_v_heads // num_k_heads, k_dim)
+    unit_T2G1K = _unit(torch.cat([k_TGK, q_TGK], dim=1)).view(num_tokens, 2, num_k_heads, 1, k_dim)
+    key_X1K, query_X1K = unit_T2G1K.transpose(0, 1).expand(heads).reshape(2, -1, 1, k_dim)
+    decay_X11, rate_X11 = log_decay_TH.exp().view(-1, 1, 1), rate_TH.reshape(-1, 1, 1)
+    # b (v - (a S)ᵀ k) is one product with the state as it was before the token.
+    value_X1V = v_THV.float().reshape(-1, 1, v_dim) * rate_X11
+    read_X1K = key_X1K * (rate_X11 * decay_X11)
+
+    states_XKV = state_SHKV.new_empty(num_tokens * num_v_heads, k_dim, v_dim)
+    sizes = [size * num_v_heads for size in round_sizes]
+    parts = (value_X1V, read_X1K, decay_X11, key_X1K.mT, states_XKV)
+    before_YKV = state_SHKV.index_select(0, slots_in_D).view(-1, k_dim, v_dim)
+    for value, read, decay, key, state_YKV in zip(*(p.split(sizes) for p in parts), strict=True):
+        before_YKV = before_YKV[: len(state_YKV)]
+        correction = torch.baddbmm(value, read, before_YKV, alpha=-1)
+        torch.mul(before_YKV, decay, out=state_YKV).addcmul_(key, correction)
+        before_YKV = state_YKV
+    state_SHKV.index_copy_(0, slots_out_T, states_XKV.view(-1, *state_SHKV.shape[1:]))
+    out_X1V = torch.bmm(query_X1K, states_XKV).mul_(k_dim**-0.5)
+    return out_X1V.view(num_tokens, num_v_heads, v_dim)
 
 
 def gated_delta_rule_prompts(
@@ -87,7 +98,7 @@ def gated_delta_rule_prompts(
     `slots_out[m]`. Prompt n is segments cu_segments[n] to cu_segments[n + 1], of which each begins
     where the one before it ends, and continues from slot `slots_in[n]` (`NO_SLOT`: from zeros). No
     slot may be written twice, or read by one prompt and written by another. Dtypes are those of
-    steps.
+    runs.
     """
     bounds, slots_out = cu_tokens_M1.tolist(), slots_out_M.tolist()
     out_THV = torch.empty(v_THV.shape, dtype=torch.float32, device=v_THV.device)
