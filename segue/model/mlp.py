@@ -7,7 +7,8 @@ from collections.abc import Mapping
 import torch.nn.functional as F
 from torch import Tensor
 
-from segue.kernels.moe import routed_experts
+from segue.kernels.moe import combine_experts, routed_experts
+from segue.kernels.side_stream import SideStream
 from segue.model.config import ModelConfig, MoeConfig
 
 
@@ -24,7 +25,10 @@ class GatedMlp:
 
 
 class MixtureOfExperts:
-    """T tokens, H hidden size, E experts."""
+    """T tokens, H hidden size, E experts, A experts of a token.
+
+    The shared expert depends on nothing that routing finds out, so it is computed beside it.
+    """
 
     def __init__(self, config: MoeConfig, weights: Mapping[str, Tensor], at: str) -> None:
         self._experts_per_token = config.experts_per_token
@@ -33,17 +37,21 @@ class MixtureOfExperts:
         self._down_proj = weights[f"{at}.experts.down_proj"]
         self._shared = GatedMlp(weights, f"{at}.shared_expert")
         self._shared_gate = weights[f"{at}.shared_gate"]
+        self._side = SideStream(self._router.device)
 
     def __call__(self, x_TH: Tensor) -> Tensor:
-        routed_TH = routed_experts(
+        with self._side.fork():
+            shared_TH = self._shared(x_TH)
+            shared_gate_T1 = F.linear(x_TH, self._shared_gate)
+        y_TAH, weights_TA = routed_experts(
             x_TH,
             F.linear(x_TH, self._router),
             self._gate_up_proj,
             self._down_proj,
             experts_per_token=self._experts_per_token,
         )
-        shared_gate_T1 = F.linear(x_TH, self._shared_gate).sigmoid()
-        return routed_TH.addcmul_(shared_gate_T1, self._shared(x_TH))
+        self._side.join()
+        return combine_experts(y_TAH, weights_TA, shared_TH, shared_gate_T1)
 
 
 def mlp_of(

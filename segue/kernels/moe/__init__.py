@@ -1,5 +1,39 @@
-"""Mixture of experts: route each token to a few experts and sum their weighted outputs."""
+"""Mixture of experts: route each token to a few experts, and sum what they and a shared one say."""
 
-from segue.kernels.moe.reference import routed_experts
+from __future__ import annotations
 
-__all__ = ["routed_experts"]
+from torch import Tensor
+
+from segue.kernels.moe import reference
+
+__all__ = ["combine_experts", "routed_experts"]
+
+
+def routed_experts(
+    x_TH: Tensor,
+    router_logits_TE: Tensor,
+    gate_up_EJH: Tensor,
+    down_EHI: Tensor,
+    *,
+    experts_per_token: int,
+) -> tuple[Tensor, Tensor]:
+    """down(silu(gate(x)) · up(x)) of each token's best experts [T, A, H], and their weights [T, A].
+
+    The best have the largest router logits, best first, and the lowest id among equal ones. Weights
+    are float32: the softmax of the router over all experts, normalised over the chosen ones.
+    `gate_up` [E, 2 I, H] stacks gate above up; `down` is [E, H, I]; both have the dtype of `x`.
+    """
+    return reference.routed_experts(
+        x_TH, router_logits_TE, gate_up_EJH, down_EHI, experts_per_token=experts_per_token
+    )
+
+
+def combine_experts(
+    y_TAH: Tensor, weights_TA: Tensor, shared_TH: Tensor, shared_gate_T1: Tensor
+) -> Tensor:
+    """Σ weight · y over a token's experts + sigmoid(shared gate) · shared [T, H].
+
+    Summed in float32, best expert first, whatever else is in the batch; the result has the dtype of
+    `y`.
+    """
+    return reference.combine_experts(y_TAH, weights_TA, shared_TH, shared_gate_T1)

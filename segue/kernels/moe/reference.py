@@ -1,7 +1,7 @@
-"""Routed experts in plain PyTorch.
+"""Mixture of experts in plain PyTorch.
 
-T tokens, H hidden size, E experts, A experts of a token, I width of an expert, Z = T · A pairs of a
-token and one of its experts, sorted by expert so that each expert is one product.
+T tokens, H hidden size, E experts, A experts of a token, I width of an expert, J = 2 I. Z = T · A
+pairs of a token and one of its experts, sorted by expert so that each expert is one product.
 """
 
 from __future__ import annotations
@@ -18,14 +18,9 @@ def routed_experts(
     down_EHI: Tensor,
     *,
     experts_per_token: int,
-) -> Tensor:
-    """Σ weight · down(silu(gate(x)) · up(x)) [T, H] over each token's best experts.
-
-    Weights are the softmax of the router over all experts, normalised over the chosen ones, in
-    float32. `gate_up` [E, 2 I, H] stacks gate above up; `down` is [E, H, I].
-    """
+) -> tuple[Tensor, Tensor]:
     num_tokens, hidden_size = x_TH.shape
-    weights_TA, experts_TA = _route(router_logits_TE, experts_per_token)
+    experts_TA, weights_TA = route(router_logits_TE, experts_per_token)
     order_Z = experts_TA.flatten().argsort(stable=True)
     counts = experts_TA.flatten().bincount(minlength=gate_up_EJH.shape[0]).tolist()
     x_ZH = x_TH[order_Z // experts_per_token]
@@ -37,14 +32,24 @@ def routed_experts(
             gate, up = F.linear(x_ZH[rows], gate_up_EJH[expert]).chunk(2, dim=-1)
             y_ZH[rows] = F.linear(F.silu(gate) * up, down_EHI[expert])
             first += count
-    # Back in the tokens' order, so that each sum runs over the same experts in the same order
-    # whatever else is in the batch.
     y_TAH = torch.empty_like(y_ZH).index_copy_(0, order_Z, y_ZH)
-    y_TAH = y_TAH.view(num_tokens, experts_per_token, hidden_size)
-    return torch.einsum("ta,tah->th", weights_TA.to(y_TAH.dtype), y_TAH)
+    return y_TAH.view(num_tokens, experts_per_token, hidden_size), weights_TA
 
 
-def _route(router_logits_TE: Tensor, experts_per_token: int) -> tuple[Tensor, Tensor]:
-    probabilities_TE = router_logits_TE.softmax(dim=-1, dtype=torch.float32)
-    weights_TA, experts_TA = probabilities_TE.topk(experts_per_token, dim=-1)
-    return weights_TA / weights_TA.sum(-1, keepdim=True), experts_TA
+def combine_experts(
+    y_TAH: Tensor, weights_TA: Tensor, shared_TH: Tensor, shared_gate_T1: Tensor
+) -> Tensor:
+    routed_TH = torch.einsum("ta,tah->th", weights_TA, y_TAH.float())
+    gated_TH = shared_gate_T1.float().sigmoid() * shared_TH.float()
+    return (routed_TH + gated_TH).to(y_TAH.dtype)
+
+
+def route(router_logits_TE: Tensor, experts_per_token: int) -> tuple[Tensor, Tensor]:
+    """Each token's best experts and their weights, [T, A], best first.
+
+    Among equal logits the lowest id comes first; `topk` does not promise that. A softmax over all
+    experts that is normalised over the chosen ones is the softmax over the chosen ones.
+    """
+    sorted_TE, experts_TE = router_logits_TE.float().sort(dim=-1, descending=True, stable=True)
+    weights_TA = sorted_TE[:, :experts_per_token].softmax(dim=-1)
+    return experts_TE[:, :experts_per_token], weights_TA
