@@ -23,6 +23,12 @@ def routed_experts(
     are float32: the softmax of the router over all experts, normalised over the chosen ones.
     `gate_up` [E, 2 I, H] stacks gate above up; `down` is [E, H, I]; both have the dtype of `x`.
     """
+    if x_TH.is_cuda:
+        from segue.kernels.moe import triton
+
+        return triton.routed_experts(
+            x_TH, router_logits_TE, gate_up_EJH, down_EHI, experts_per_token=experts_per_token
+        )
     return reference.routed_experts(
         x_TH, router_logits_TE, gate_up_EJH, down_EHI, experts_per_token=experts_per_token
     )
@@ -36,4 +42,8 @@ def combine_experts(
     Summed in float32, best expert first, whatever else is in the batch; the result has the dtype of
     `y`.
     """
+    if y_TAH.is_cuda:
+        from segue.kernels.moe import triton
+
+        return triton.combine_experts(y_TAH, weights_TA, shared_TH, shared_gate_T1)
     return reference.combine_experts(y_TAH, weights_TA, shared_TH, shared_gate_T1)

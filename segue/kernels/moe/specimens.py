@@ -1,0 +1,78 @@
+"""The sizes of Qwen3.5-35B-A3B at which its kernels are compiled ahead of time."""
+
+from __future__ import annotations
+
+from segue.kernels.moe.tiling import DENSE, MIDDLE, STREAMING, Tile, Tiling
+from segue.kernels.moe.triton import down_kernel, gate_up_kernel
+from segue.kernels.moe.triton_routing import BLOCK_T, num_warps, route_few_kernel
+from segue.kernels.specimen import TENSOR_CORES, Specimen
+
+BLOCK_A, BLOCK_E = 8, 256
+TABLES = {
+    "pairs_ptr": "*i32",
+    "tile_expert_ptr": "*i32",
+    "tile_first_ptr": "*i32",
+    "tile_stop_ptr": "*i32",
+    "num_tiles_ptr": "*i32",
+}
+COPIES = ("cp.async.cg.shared.global", ", 0x10,")
+"""Asynchronous, 16 bytes at a time."""
+SMALL_TILES = dict.fromkeys(TENSOR_CORES, (*COPIES, "mma.sync.aligned.m16n8k16"))
+LARGE_TILES = {chip: (*COPIES, *products) for chip, products in TENSOR_CORES.items()}
+
+
+def _product(name: str, tiling: Tiling, tile: Tile, kernel: object) -> Specimen:
+    is_first = kernel is gate_up_kernel
+    pointers = ("x_ptr", "gate_up_ptr", "h_ptr") if is_first else ("h_ptr", "down_ptr", "y_ptr")
+    return Specimen(
+        name=f"MoE {name}, {tiling.rows} rows",
+        kernel=kernel,
+        arguments={
+            **dict.fromkeys(pointers, "*bf16"),
+            **TABLES,
+            "hidden_size": "i32",
+            "width": "i32",
+        },
+        constants={
+            **({"A": 8} if is_first else {}),
+            "BLOCK_M": tiling.rows,
+            "BLOCK_N": tile.columns,
+            "BLOCK_K": tile.depth,
+        },
+        aligned=frozenset({"hidden_size", "width"}),
+        num_warps=tile.num_warps,
+        num_stages=tile.num_stages,
+        instructions=SMALL_TILES if tiling is STREAMING else LARGE_TILES,
+    )
+
+
+SPECIMENS = (
+    Specimen(
+        name="MoE routing, 32 tokens",
+        kernel=route_few_kernel,
+        arguments={
+            "logits_ptr": "*bf16",
+            "weights_ptr": "*fp32",
+            **TABLES,
+            "num_tokens": "i32",
+            "num_experts": "i32",
+        },
+        constants={
+            "A": 8,
+            "BLOCK_A": BLOCK_A,
+            "BLOCK_T": BLOCK_T,
+            "BLOCK_E": BLOCK_E,
+            "BLOCK_M": STREAMING.rows,
+        },
+        aligned=frozenset({"num_experts"}),
+        num_warps=num_warps(BLOCK_T * BLOCK_E),
+    ),
+    *(
+        _product(name, tiling, tile, kernel)
+        for tiling in (STREAMING, MIDDLE, DENSE)
+        for name, tile, kernel in (
+            ("gate and up", tiling.gate_up, gate_up_kernel),
+            ("down", tiling.down, down_kernel),
+        )
+    ),
+)

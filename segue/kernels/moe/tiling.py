@@ -1,0 +1,52 @@
+"""How the rows of a batch are cut into tiles of one expert each: decided by sizes, on the host.
+
+T tokens, E experts, A experts of a token, Z = T · A pairs of a token and one of its experts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """What one program of a product computes, and with what."""
+
+    columns: int
+    """Of the product. For gate and up together: half are gate's."""
+    depth: int
+    """Of the sum, at a time."""
+    num_warps: int
+    num_stages: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tiling:
+    """Sizes of both products for batches of about the same rows per expert."""
+
+    rows: int
+    """Of a tile, all of one expert."""
+    gate_up: Tile
+    down: Tile
+
+
+STREAMING = Tiling(rows=16, gate_up=Tile(32, 128, 4, 5), down=Tile(64, 128, 4, 4))
+"""A few rows per expert: narrow tiles, so that even eight experts are read by all of a chip."""
+MIDDLE = Tiling(rows=64, gate_up=Tile(128, 64, 4, 4), down=Tile(128, 64, 4, 4))
+"""Dozens: still bound by the weights, so an expert should be one tile."""
+DENSE = Tiling(rows=128, gate_up=Tile(256, 64, 8, 4), down=Tile(128, 64, 8, 3))
+"""Bound by the tensor cores."""
+
+
+def tiling_of(num_tokens: int, num_experts: int, experts_per_token: int) -> Tiling:
+    """By the rows that an expert has on average: nothing else is known without a wait."""
+    rows_per_expert = num_tokens * experts_per_token / num_experts
+    if rows_per_expert <= 6:
+        return STREAMING
+    return MIDDLE if rows_per_expert <= 48 else DENSE
+
+
+def max_tiles(num_tokens: int, num_experts: int, experts_per_token: int, rows: int) -> int:
+    """An upper bound: each expert that has rows fills all its tiles but the last."""
+    num_pairs = num_tokens * experts_per_token
+    return (num_pairs + min(num_experts, num_pairs) * (rows - 1)) // rows
