@@ -170,7 +170,7 @@ def routed_experts(
     """As the reference's."""
     num_tokens, hidden_size = x_TH.shape
     num_experts, _, width = down_EHI.shape
-    _require_experts(x_TH, router_logits_TE, gate_up_EJH, down_EHI, experts_per_token)
+    _check_experts(x_TH, router_logits_TE, gate_up_EJH, down_EHI, experts_per_token)
     y_TAH = x_TH.new_empty((num_tokens, experts_per_token, hidden_size))
     if num_tokens == 0:
         return y_TAH, x_TH.new_empty((0, experts_per_token), dtype=torch.float32)
@@ -206,7 +206,7 @@ def combine_experts(
 ) -> Tensor:
     """As the reference's."""
     num_tokens, experts_per_token, hidden_size = y_TAH.shape
-    _require_contiguous("combine_experts", y_TAH, weights_TA, shared_TH, shared_gate_T1)
+    _check_contiguous("combine_experts", y_TAH, weights_TA, shared_TH, shared_gate_T1)
     out_TH = y_TAH.new_empty((num_tokens, hidden_size))
     if num_tokens:
         combine_kernel[(num_tokens * triton.cdiv(hidden_size, BLOCK_H),)](
@@ -237,14 +237,14 @@ def _options(tile: Tile, dtype: torch.dtype) -> dict[str, int]:
     }
 
 
-def _require_experts(
+def _check_experts(
     x_TH: Tensor,
     router_logits_TE: Tensor,
     gate_up_EJH: Tensor,
     down_EHI: Tensor,
     experts_per_token: int,
 ) -> None:
-    _require_contiguous("routed_experts", x_TH, router_logits_TE, gate_up_EJH, down_EHI)
+    _check_contiguous("routed_experts", x_TH, router_logits_TE, gate_up_EJH, down_EHI)
     if not x_TH.dtype == gate_up_EJH.dtype == down_EHI.dtype:
         raise ValueError(
             f"routed_experts takes weights of the dtype of x, got {gate_up_EJH.dtype} and "
@@ -270,7 +270,7 @@ def _require_experts(
         )
 
 
-def _require_contiguous(operator: str, *tensors: Tensor) -> None:
+def _check_contiguous(operator: str, *tensors: Tensor) -> None:
     for tensor in tensors:
         if not tensor.is_contiguous():
             raise ValueError(

@@ -126,7 +126,7 @@ def cut(
     tl.store(num_tiles_ptr, tl.sum(tiles_E, axis=0))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_tokens"])
 def route_few_kernel(
     logits_ptr,
     weights_ptr,
@@ -162,7 +162,7 @@ def route_few_kernel(
     )
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_tokens"])
 def choose_kernel(
     logits_ptr,
     weights_ptr,
@@ -190,9 +190,10 @@ def choose_kernel(
     tl.store(counts_ptr + block * num_experts + experts_E, counts_E, mask=is_expert_E)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_blocks"])
 def plan_kernel(
     counts_ptr,
+    before_ptr,
     first_ptr,
     tile_expert_ptr,
     tile_first_ptr,
@@ -204,7 +205,7 @@ def plan_kernel(
     BLOCK_E: tl.constexpr,
     BLOCK_M: tl.constexpr,
 ):
-    """One program. Replaces `counts` [B, E] by those of earlier blocks; `first` [E] is where each
+    """One program. `before` [B, E] sums the counts of earlier blocks; `first` [E] is where each
     expert's pairs begin."""
     experts_E = tl.arange(0, BLOCK_E)
     is_expert_E = experts_E < num_experts
@@ -215,7 +216,7 @@ def plan_kernel(
         inside_BE = (blocks_B < num_blocks)[:, None] & is_expert_E[None, :]
         counts_BE = tl.load(counts_ptr + offsets_BE, mask=inside_BE, other=0)
         before_BE = total_E[None, :] + tl.cumsum(counts_BE, axis=0) - counts_BE
-        tl.store(counts_ptr + offsets_BE, before_BE, mask=inside_BE)
+        tl.store(before_ptr + offsets_BE, before_BE, mask=inside_BE)
         total_E += tl.sum(counts_BE, axis=0)
     first_E = tl.cumsum(total_E, axis=0) - total_E
     tl.store(first_ptr + experts_E, first_E, mask=is_expert_E)
@@ -231,7 +232,7 @@ def plan_kernel(
     )
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_tokens"])
 def place_kernel(
     ranks_ptr,
     before_ptr,
@@ -263,7 +264,8 @@ def route(router_logits_TE: Tensor, experts_per_token: int, tile_rows: int) -> t
     def ints(*shape: int) -> Tensor:
         return torch.empty(shape, dtype=torch.int32, device=device)
 
-    weights_TA = torch.empty((num_tokens, experts_per_token), device=device)
+    shape_TA = (num_tokens, experts_per_token)
+    weights_TA = torch.empty(shape_TA, dtype=torch.float32, device=device)
     tiles = max_tiles(num_tokens, num_experts, experts_per_token, tile_rows)
     plan = Plan(
         pairs_Z=ints(num_tokens * experts_per_token),
@@ -294,7 +296,8 @@ def route(router_logits_TE: Tensor, experts_per_token: int, tile_rows: int) -> t
         return weights_TA, plan
     num_blocks = triton.cdiv(num_tokens, BLOCK_T)
     ranks_TE = torch.empty((num_tokens, num_experts), dtype=torch.int8, device=device)
-    counts_BE, first_E = ints(num_blocks, num_experts), ints(num_experts)
+    counts_BE, before_BE = ints(num_blocks, num_experts), ints(num_blocks, num_experts)
+    first_E = ints(num_experts)
     choose_kernel[(num_blocks,)](
         router_logits_TE,
         weights_TA,
@@ -310,6 +313,7 @@ def route(router_logits_TE: Tensor, experts_per_token: int, tile_rows: int) -> t
     )
     plan_kernel[(1,)](
         counts_BE,
+        before_BE,
         first_E,
         *tables,
         num_blocks,
@@ -321,7 +325,7 @@ def route(router_logits_TE: Tensor, experts_per_token: int, tile_rows: int) -> t
     )
     place_kernel[(num_blocks,)](
         ranks_TE,
-        counts_BE,
+        before_BE,
         first_E,
         plan.pairs_Z,
         num_tokens,
