@@ -1,31 +1,37 @@
 """Logits to tokens. The same sequence gives the same token in any batch, on any worker.
 
-    logits ─ bias ─ penalties ┬─ temperature 0 ─────────────────────── argmax ─▶ token
-                              └─ temperature ─ top-k, top-p, min-p ─ + noise ─ argmax ─▶ token
-
 The argmax of log-probabilities plus Gumbel noise is a draw from them; with noise that is a function
-of (seed, position, token), greedy is the limit of no noise. Equal values go to the lowest id.
+of (seed, position, token), greedy is the limit of no noise. The operator says what is computed, and
+in which order: `segue/kernels/sampling/reference.py`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
+from operator import or_
 
 import torch
 from torch import Tensor
 
-from segue.engine.filters import filter_tokens
-from segue.engine.noise import Draw, gumbel
+from segue.kernels import sampling
+from segue.kernels.sampling import IN_PROMPT, NO_SLOT, NO_TOKEN, Ledger, Needs, Rows
 from segue.types import SampledToken, SamplingParams, TokenLogprob
 
-# Letters of shapes: N = rows, V = vocabulary, K = tokens that may be drawn.
+_MAX_SCORES = 1 << 21
+"""Of a call of the operator: a ledger is copied for it, which should stay in a cache."""
+
+_MAX_TOP_K = 1 << 31
+"""More than any vocabulary has."""
+
+# Letters of shapes: N = rows, V = vocabulary, S = sequences with penalties or a bias.
 
 
 class SequenceSampler:
-    """How one sequence is sampled: its parameters, and the token counts that penalties need.
-
-    Counts are tensors that `observe` keeps up to date; without penalties nothing is kept.
+    """How one sequence is sampled: its parameters, and what a slot of the operator's ledger has of
+    it: the token counts that penalties need, which `observe` keeps up to date, and the bias. Both
+    are empty where it asks for neither.
     """
 
     def __init__(
@@ -42,65 +48,27 @@ class SequenceSampler:
         `vocab_size` is the logits'. Ids must be inside it: `segue.text.limits` has checked.
         """
         self.params = params
-        self._bias: tuple[Tensor, Tensor] | None = None
-        self._seen_V: Tensor | None = None
-        self._answer_counts_V: Tensor | None = None
-        if params.logit_bias:
-            bias_ids = torch.tensor(list(params.logit_bias), device=device)
-            biases = torch.tensor(
-                list(params.logit_bias.values()), dtype=torch.float32, device=device
-            )
-            self._bias = (bias_ids, biases)
-        if params.repetition_penalty != 1.0:
-            self._seen_V = torch.zeros(vocab_size, dtype=torch.bool, device=device)
-            self._seen_V[torch.tensor(list(prompt_ids), dtype=torch.int64, device=device)] = True
-        if params.presence_penalty or params.frequency_penalty:
-            self._answer_counts_V = torch.zeros(vocab_size, dtype=torch.float32, device=device)
-        self.takes_logits_as_they_are = (
-            self._bias is None and self._seen_V is None and self._answer_counts_V is None
+        self.needs = needs_of(params)
+        self.takes_plain_argmax = self.needs == Needs()
+        self.has_slot = self.needs.bias or self.needs.penalties
+        self.counts_V = torch.zeros(
+            vocab_size if self.has_slot else 0, dtype=torch.int32, device=device
         )
-        self.takes_plain_argmax = params.is_greedy and self.takes_logits_as_they_are
+        self.bias_V = torch.zeros(
+            vocab_size if self.has_slot else 0, dtype=torch.float32, device=device
+        )
+        if self.needs.penalties:
+            prompt = torch.tensor(list(prompt_ids), dtype=torch.int64, device=device)
+            self.counts_V[prompt] = IN_PROMPT
+        for token_id, bias in params.logit_bias.items():
+            self.bias_V[token_id] = bias
         for token_id in answer_ids:
             self.observe(token_id)
 
     def observe(self, token_id: int) -> None:
         """Counts a token that became part of the answer. To be called once for each."""
-        if self._seen_V is not None:
-            self._seen_V[token_id] = True
-        if self._answer_counts_V is not None:
-            self._answer_counts_V[token_id] += 1
-
-    def adjust(self, logits_V: Tensor, pending: Sequence[int] = ()) -> Tensor:
-        """`logits_V` with bias and penalties; the argument itself is left as it is.
-
-        `pending` tokens count as if they had been observed.
-        """
-        if self.takes_logits_as_they_are:
-            return logits_V
-        scores_V = logits_V.clone()
-        seen_V, answer_counts_V = self._counts_with(pending)
-        if self._bias is not None:
-            ids, biases = self._bias
-            scores_V[ids] += biases
-        if seen_V is not None:
-            penalty = self.params.repetition_penalty
-            penalised_V = torch.where(scores_V < 0, scores_V * penalty, scores_V / penalty)
-            scores_V = torch.where(seen_V, penalised_V, scores_V)
-        if answer_counts_V is not None:
-            scores_V = scores_V - self.params.frequency_penalty * answer_counts_V
-            scores_V -= self.params.presence_penalty * (answer_counts_V > 0)
-        return scores_V
-
-    def _counts_with(self, pending: Sequence[int]) -> tuple[Tensor | None, Tensor | None]:
-        seen_V, answer_counts_V = self._seen_V, self._answer_counts_V
-        if pending and seen_V is not None:
-            seen_V = seen_V.clone()
-            seen_V[list(pending)] = True
-        if pending and answer_counts_V is not None:
-            answer_counts_V = answer_counts_V.clone()
-            for token_id in pending:
-                answer_counts_V[token_id] += 1
-        return seen_V, answer_counts_V
+        if self.needs.penalties:
+            self.counts_V[token_id] += 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,57 +88,112 @@ class SamplerRow:
 def sample(logits_NV: Tensor, rows: Sequence[SamplerRow]) -> list[SampledToken]:
     """One token per row of float32 logits. Observes nothing: the caller decides what it keeps."""
     tokens = [SampledToken(token_id=token_id) for token_id in sample_ids(logits_NV, rows)]
+    asking: dict[int, list[int]] = {}
     for index, row in enumerate(rows):
         if row.sequence.params.logprobs is not None:
-            tokens[index] = _with_logprobs(
-                tokens[index], logits_NV[index], row.sequence.params.logprobs
-            )
+            asking.setdefault(row.sequence.params.logprobs, []).append(index)
+    for num_top, indexes in asking.items():
+        chosen = [tokens[index] for index in indexes]
+        told = _with_logprobs(chosen, logits_NV[indexes], num_top)
+        for index, token in zip(indexes, told, strict=True):
+            tokens[index] = token
     return tokens
 
 
 def sample_ids(logits_NV: Tensor, rows: Sequence[SamplerRow]) -> list[int]:
     """As `sample`, without log-probabilities: what drafts need."""
-    chosen_N = logits_NV.argmax(dim=-1)
-    to_draw: list[int] = []
-    for index, row in enumerate(rows):
-        if row.sequence.takes_plain_argmax:
-            continue
-        if row.sequence.params.is_greedy:
-            chosen_N[index] = row.sequence.adjust(logits_NV[index], row.pending).argmax()
-        else:
-            to_draw.append(index)
-    if to_draw:
-        drawn = [(logits_NV[index], rows[index]) for index in to_draw]
-        chosen_N[torch.tensor(to_draw, device=chosen_N.device)] = _draw_tokens(drawn)
-    ids: list[int] = chosen_N.tolist()
+    if all(row.sequence.takes_plain_argmax for row in rows):
+        best: list[int] = logits_NV.argmax(dim=-1).tolist()
+        return best
+    needs = reduce(or_, {row.sequence.needs for row in rows})
+    ids: list[int] = []
+    num_at_once = max(_MAX_SCORES // logits_NV.shape[1], 1)
+    for start in range(0, len(rows), num_at_once):
+        block = slice(start, start + num_at_once)
+        packed, ledger = pack_rows(rows[block], needs, logits_NV.device)
+        ids += sampling.sample(logits_NV[block], packed, needs, ledger).tolist()
     return ids
 
 
-def _draw_tokens(drawn: Sequence[tuple[Tensor, SamplerRow]]) -> Tensor:
-    """The ids drawn from each row's logits, [N]. Rows share nothing but the call for noise."""
-    draws, scores = [], []
-    for logits_V, row in drawn:
-        params = row.sequence.params
-        ids_K, scores_K = filter_tokens(row.sequence.adjust(logits_V, row.pending), params)
-        draws.append(Draw(params.seed, row.position, ids_K))
-        scores.append(scores_K)
-    return torch.stack(
-        [
-            draw.token_ids_N[(scores_K + noise_K).argmax()]
-            for draw, scores_K, noise_K in zip(draws, scores, gumbel(draws), strict=True)
-        ]
+def needs_of(params: SamplingParams) -> Needs:
+    draws = not params.is_greedy
+    return Needs(
+        bias=bool(params.logit_bias),
+        penalties=params.repetition_penalty != 1.0
+        or params.presence_penalty != 0.0
+        or params.frequency_penalty != 0.0,
+        draws=draws,
+        top_k=draws and params.top_k > 0,
+        top_p=draws and params.top_p < 1.0,
+        min_p=draws and params.min_p > 0.0,
     )
 
 
-def _with_logprobs(token: SampledToken, logits_V: Tensor, num_top: int) -> SampledToken:
+def pack_rows(
+    rows: Sequence[SamplerRow], needs: Needs, device: torch.device
+) -> tuple[Rows, Ledger | None]:
+    """What the operator takes. In the ledger is a copy, with a slot for each sequence in it."""
+    counted = {id(row.sequence): row.sequence for row in rows if row.sequence.has_slot}
+    slots = dict(zip(counted, range(len(counted)), strict=True))
+    integers, numbers = [], []
+    for row in rows:
+        one = row.sequence.params
+        slot = slots.get(id(row.sequence), NO_SLOT)
+        integers.append((one.seed, row.position, min(one.top_k, _MAX_TOP_K), slot))
+        penalties = one.repetition_penalty, one.presence_penalty, one.frequency_penalty
+        numbers.append((one.temperature, one.top_p, one.min_p, *penalties))
+    seed_N, position_N, top_k_N, slot_N = torch.tensor(
+        list(zip(*integers, strict=True)), device=device
+    )
+    numbers_6N = torch.tensor(list(zip(*numbers, strict=True)), dtype=torch.float64, device=device)
+    temperature_N, top_p_N, min_p_N, repetition_N, presence_N, frequency_N = numbers_6N
+    num_pending = max(len(row.pending) for row in rows) if needs.penalties else 0
+    fill = [NO_TOKEN] * num_pending
+    pending = [[*row.pending, *fill][:num_pending] for row in rows]
+    packed = Rows(
+        seed_R=seed_N,
+        position_R=position_N,
+        top_k_R=top_k_N,
+        slot_R=slot_N,
+        temperature_R=temperature_N,
+        top_p_R=top_p_N,
+        min_p_R=min_p_N,
+        repetition_penalty_R=repetition_N,
+        presence_penalty_R=presence_N,
+        frequency_penalty_R=frequency_N,
+        pending_RP=torch.tensor(pending, dtype=torch.int64, device=device),
+    )
+    return packed, _ledger(list(counted.values()), needs) if counted else None
+
+
+def _ledger(sequences: Sequence[SequenceSampler], needs: Needs) -> Ledger:
+    return Ledger(
+        counts_SV=torch.stack([s.counts_V for s in sequences]) if needs.penalties else None,
+        bias_SV=torch.stack([s.bias_V for s in sequences]) if needs.bias else None,
+    )
+
+
+def _with_logprobs(
+    tokens: Sequence[SampledToken], logits_NV: Tensor, num_top: int
+) -> list[SampledToken]:
     """Under the distribution as the model gave it: before bias, penalties and temperature."""
-    logprobs_V = logits_V.log_softmax(dim=-1)
-    values, ids = logprobs_V.topk(min(num_top, logprobs_V.numel()))
-    return replace(
-        token,
-        logprob=float(logprobs_V[token.token_id]),
-        top_logprobs=tuple(
-            TokenLogprob(token_id=token_id, logprob=value)
-            for token_id, value in zip(ids.tolist(), values.tolist(), strict=True)
-        ),
-    )
+    logprobs_NV = logits_NV.log_softmax(dim=-1)
+    best = logprobs_NV.topk(min(num_top, logprobs_NV.shape[1]))
+    ids_N1 = torch.tensor([[token.token_id] for token in tokens], device=logits_NV.device)
+    return [
+        replace(
+            token,
+            logprob=logprob,
+            top_logprobs=tuple(
+                TokenLogprob(token_id=token_id, logprob=value)
+                for token_id, value in zip(ids, values, strict=True)
+            ),
+        )
+        for token, (logprob,), ids, values in zip(
+            tokens,
+            logprobs_NV.gather(1, ids_N1).tolist(),
+            best.indices.tolist(),
+            best.values.tolist(),
+            strict=True,
+        )
+    ]

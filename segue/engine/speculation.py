@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from segue.engine.batch import MAX_RUN_TOKENS
-from segue.engine.noise import uniform
+from segue.kernels.sampling.noise import uniform
 from segue.types import SlotId
 
 

@@ -6,7 +6,9 @@ import pytest
 import torch
 from transformers import RepetitionPenaltyLogitsProcessor
 
-from segue.engine.sampler import SamplerRow, SequenceSampler, sample, sample_ids
+from segue.engine.sampler import SamplerRow, SequenceSampler, pack_rows, sample, sample_ids
+from segue.kernels import sampling
+from segue.kernels.sampling import reference
 from segue.types import SamplingParams
 
 VOCAB = 64
@@ -35,6 +37,14 @@ def token_of(logits_V: torch.Tensor, params: SamplingParams, position: int = 1) 
     return sample(logits_V[None], rows)[0].token_id
 
 
+def adjusted(
+    one: SequenceSampler, logits_V: torch.Tensor, pending: tuple[int, ...] = ()
+) -> torch.Tensor:
+    """The row's logits with bias and penalties."""
+    rows, ledger = pack_rows([SamplerRow(one, 1, pending)], one.needs, logits_V.device)
+    return reference.adjusted(logits_V[None], rows, one.needs, ledger)[0]
+
+
 def draws(logits_V: torch.Tensor, params: SamplingParams, count: int) -> list[int]:
     """At `count` positions of one sequence."""
     one = sequence(params, vocab_size=logits_V.numel())
@@ -50,11 +60,11 @@ def test_greedy_takes_the_best_token_and_of_equals_the_lowest_id() -> None:
     assert token_of(torch.tensor([0.0, 2.0, 1.0, 2.0]), SamplingParams()) == 1
 
 
-def test_a_plain_greedy_row_does_no_work_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_plain_greedy_rows_cost_one_argmax(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
-        raise AssertionError("a row was looked at alone")
+        raise AssertionError("more than the best token was asked for")
 
-    monkeypatch.setattr(SequenceSampler, "adjust", refuse)
+    monkeypatch.setattr(sampling, "sample", refuse)
     batch = logits(5)
 
     tokens = sample(batch, [SamplerRow(sequence(SamplingParams()), 1)] * 5)
@@ -106,7 +116,8 @@ def test_the_repetition_penalty_is_that_of_transformers(penalty: float) -> None:
     batch = logits(1, seed=3)
     prompt, answer = (1, 2, 2, 40), (2, 7)
 
-    ours = sequence(SamplingParams(repetition_penalty=penalty), prompt, answer).adjust(batch[0])
+    penalised = sequence(SamplingParams(repetition_penalty=penalty), prompt, answer)
+    ours = adjusted(penalised, batch[0])
 
     oracle = RepetitionPenaltyLogitsProcessor(penalty)
     theirs = oracle(torch.tensor([[*prompt, *answer]]), batch.clone())[0]
@@ -116,9 +127,9 @@ def test_the_repetition_penalty_is_that_of_transformers(penalty: float) -> None:
 def test_presence_and_frequency_count_the_answer_only() -> None:
     params = SamplingParams(presence_penalty=0.5, frequency_penalty=0.25)
 
-    adjusted = sequence(params, (1, 1, 2), (3, 4, 4), vocab_size=6).adjust(torch.zeros(6))
+    scores = adjusted(sequence(params, (1, 1, 2), (3, 4, 4), vocab_size=6), torch.zeros(6))
 
-    assert adjusted.tolist() == [0.0, 0.0, 0.0, -0.75, -1.0, 0.0]
+    assert scores.tolist() == [0.0, 0.0, 0.0, -0.75, -1.0, 0.0]
 
 
 def test_observed_tokens_count_like_those_given_at_the_start() -> None:
@@ -131,7 +142,7 @@ def test_observed_tokens_count_like_those_given_at_the_start() -> None:
 
     whole = sequence(params, (1,), (5, 6, 5))
 
-    assert grown.adjust(logits(1)[0]).equal(whole.adjust(logits(1)[0]))
+    assert adjusted(grown, logits(1)[0]).equal(adjusted(whole, logits(1)[0]))
 
 
 def test_pending_tokens_count_as_if_they_had_been_observed_and_leave_no_trace() -> None:
@@ -145,13 +156,13 @@ def test_pending_tokens_count_as_if_they_had_been_observed_and_leave_no_trace() 
     )
     batch = logits(1)
     waiting, whole = sequence(params, (1,), (5,)), sequence(params, (1,), (5, 6, 6))
-    before = waiting.adjust(batch[0])
+    before = adjusted(waiting, batch[0])
 
-    adjusted = waiting.adjust(batch[0], (6, 6))
+    scores = adjusted(waiting, batch[0], (6, 6))
 
-    assert adjusted.equal(whole.adjust(batch[0]))
-    assert waiting.adjust(batch[0]).equal(before)
-    assert not adjusted.equal(before)
+    assert scores.equal(adjusted(whole, batch[0]))
+    assert adjusted(waiting, batch[0]).equal(before)
+    assert not scores.equal(before)
     rows = [SamplerRow(waiting, 9, (6, 6)), SamplerRow(whole, 9)]
     assert len(set(sample_ids(batch.expand(2, -1), rows))) == 1
 

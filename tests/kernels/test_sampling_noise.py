@@ -5,15 +5,16 @@ import math
 import pytest
 import torch
 
-from segue.engine.noise import Draw, philox
-from segue.engine.noise import gumbel as gumbel_of_draws
+from segue.kernels.sampling.noise import MAX_NOISE, MIN_NOISE, gumbel_of_all, philox
+from segue.kernels.sampling.noise import gumbel as gumbel_of
 
 EULER = 0.5772156649015329
 
 
 def gumbel(seed: int, position: int, token_ids: torch.Tensor) -> torch.Tensor:
-    (noise,) = gumbel_of_draws([Draw(seed, position, token_ids)])
-    return noise
+    return gumbel_of(
+        torch.full_like(token_ids, seed), torch.full_like(token_ids, position), token_ids
+    )
 
 
 def column(*words: int) -> torch.Tensor:
@@ -44,7 +45,7 @@ def column(*words: int) -> torch.Tensor:
 def test_philox_gives_the_known_answers(
     counter: tuple[int, int, int, int], key: tuple[int, int], expected: tuple[int, ...]
 ) -> None:
-    assert philox(column(*counter), column(*key)).tolist() == [list(expected)]
+    assert philox(column(*counter), column(*key))[:, 0].tolist() == list(expected)
 
 
 @pytest.mark.parametrize("token_ids", [[8, 9, 10, 11], [11, 9, 9, 200_000]])
@@ -52,7 +53,7 @@ def test_noise_is_a_word_of_philox_as_a_gumbel_number(token_ids: list[int]) -> N
     noise = gumbel((3 << 32) + 9, (2 << 32) + 5, torch.tensor(token_ids))
 
     words = [
-        int(philox(column(token_id // 4, 5, 2, 0), column(9, 3))[0, token_id % 4])
+        int(philox(column(token_id // 4, 5, 2, 0), column(9, 3))[token_id % 4, 0])
         for token_id in token_ids
     ]
     expected = [-math.log(-math.log1p(-(word + 0.5) / 2**32)) for word in words]
@@ -67,17 +68,33 @@ def test_the_noise_of_a_token_depends_on_nothing_beside_it() -> None:
     assert float(alone) == float(among[50_000 - 1 - 99])
 
 
-def test_draws_made_together_are_as_if_each_were_made_alone() -> None:
-    draws = [
-        Draw(1, 2, torch.tensor([5])),
-        Draw(2**40, 2**35, torch.arange(100)),
-        Draw(1, 3, torch.tensor([900, 5, 70_000])),
-    ]
+def test_numbers_made_together_are_as_if_each_were_made_alone() -> None:
+    seeds, positions = torch.tensor([1, 2**40, 1]), torch.tensor([2, 2**35, 3])
+    ids = torch.tensor([5, 99, 70_000])
 
-    together = gumbel_of_draws(draws)
+    together = gumbel_of(seeds, positions, ids)
 
-    for draw, noise in zip(draws, together, strict=True):
-        assert noise.equal(gumbel(draw.seed, draw.position, draw.token_ids_N))
+    parts = zip(seeds.tolist(), positions.tolist(), ids.tolist(), strict=True)
+    alone = [gumbel(seed, position, torch.tensor([one])) for seed, position, one in parts]
+    assert together.equal(torch.cat(alone))
+
+
+@pytest.mark.parametrize("vocab_size", [1, 4, 7, 300, 70_001])
+def test_the_noise_of_all_tokens_is_that_of_each(vocab_size: int) -> None:
+    seeds, positions = torch.tensor([3, 2**62 + 7]), torch.tensor([2**33 + 1, 0])
+
+    noise = gumbel_of_all(seeds, positions, vocab_size)
+
+    for row in range(2):
+        alone = gumbel(int(seeds[row]), int(positions[row]), torch.arange(vocab_size))
+        assert noise[row].equal(alone)
+
+
+def test_no_word_gives_noise_beyond_the_bounds() -> None:
+    least, greatest = ((word + 0.5) / 2**32 for word in (0, 2**32 - 1))
+
+    assert -math.log(-math.log1p(-greatest)) > MIN_NOISE
+    assert -math.log(-math.log1p(-least)) < MAX_NOISE
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,8 @@ import pytest
 import torch
 from transformers import MinPLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
-from segue.engine.filters import filter_tokens, is_above_min_p, is_in_top_p
-from segue.types import SamplingParams
+from segue.kernels.sampling import reference
+from tests.kernels.sampling_rows import Wanted, needs_of, rows_of
 
 
 def spread(num_tokens: int, seed: int) -> torch.Tensor:
@@ -42,9 +42,23 @@ def kept_by(
     return ids
 
 
-def kept_by_us(scores_V: torch.Tensor, params: SamplingParams) -> list[int]:
-    ids_K, scores_K = filter_tokens(scores_V, params)
-    ids: list[int] = ids_K[torch.isfinite(scores_K)].tolist()
+def filtered(scores_V: torch.Tensor, wanted: Wanted) -> tuple[torch.Tensor, torch.Tensor]:
+    """What stays of a row: ids by rising id, and their scores."""
+    scores_1V = scores_V[None]
+    scores_1C, ids_1C = reference.filtered(
+        scores_1V,
+        rows_of([wanted]),
+        needs_of([wanted]),
+        is_limited=0 < wanted.top_k < len(scores_V),
+    )
+    ids_C = torch.arange(len(scores_V)) if ids_1C is None else ids_1C[0]
+    stays = torch.isfinite(scores_1C[0])
+    order = ids_C[stays].argsort()
+    return ids_C[stays][order], scores_1C[0][stays][order]
+
+
+def kept_by_us(scores_V: torch.Tensor, wanted: Wanted) -> list[int]:
+    ids: list[int] = filtered(scores_V, wanted)[0].tolist()
     return ids
 
 
@@ -59,57 +73,62 @@ def lowest_of_equals(kept: list[int], scores_V: torch.Tensor) -> list[int]:
     return chosen
 
 
+@pytest.fixture(autouse=True, params=[0, 1 << 20], ids=["choosing", "all at once"])
+def _few(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small vocabularies are worked on as a whole, large ones without what surely goes."""
+    monkeypatch.setattr(reference, "_FEW", request.param)
+    # So that what filters would keep is there to be seen, however improbable.
+    monkeypatch.setattr(reference, "_NEVER", float("-inf"))
+
+
 @scores
 @pytest.mark.parametrize("top_k", [1, 2, 3, 5, 50, 5000])
 def test_top_k_keeps_what_transformers_keeps(scores_V: torch.Tensor, top_k: int) -> None:
-    params = SamplingParams(temperature=1.0, top_k=top_k)
+    wanted = Wanted(temperature=1.0, top_k=top_k)
 
-    assert kept_by_us(scores_V, params) == kept_by([TopKLogitsWarper(top_k)], scores_V)
+    assert kept_by_us(scores_V, wanted) == kept_by([TopKLogitsWarper(top_k)], scores_V)
 
 
 @scores
 @pytest.mark.parametrize("top_p", [1e-6, 0.1, 0.25, 0.3, 0.5, 0.7, 0.9, 0.95, 0.999999])
 def test_top_p_keeps_what_transformers_keeps(scores_V: torch.Tensor, top_p: float) -> None:
-    params = SamplingParams(temperature=1.0, top_p=top_p)
+    wanted = Wanted(temperature=1.0, top_p=top_p)
 
-    ours, theirs = kept_by_us(scores_V, params), kept_by([TopPLogitsWarper(top_p)], scores_V)
+    ours, theirs = kept_by_us(scores_V, wanted), kept_by([TopPLogitsWarper(top_p)], scores_V)
     assert ours == lowest_of_equals(theirs, scores_V)
 
 
 @scores
 @pytest.mark.parametrize("min_p", [0.01, 0.1, 0.5, 0.9, 1.0])
 def test_min_p_keeps_what_transformers_keeps(scores_V: torch.Tensor, min_p: float) -> None:
-    params = SamplingParams(temperature=1.0, min_p=min_p)
+    wanted = Wanted(temperature=1.0, min_p=min_p)
 
-    assert kept_by_us(scores_V, params) == kept_by([MinPLogitsWarper(min_p)], scores_V)
+    assert kept_by_us(scores_V, wanted) == kept_by([MinPLogitsWarper(min_p)], scores_V)
 
 
 @scores
 def test_all_filters_in_a_row_keep_what_transformers_keeps(scores_V: torch.Tensor) -> None:
-    params = SamplingParams(temperature=1.0, top_k=20, top_p=0.8, min_p=0.05)
+    wanted = Wanted(temperature=1.0, top_k=20, top_p=0.8, min_p=0.05)
     warpers = [TopKLogitsWarper(20), TopPLogitsWarper(0.8), MinPLogitsWarper(0.05)]
 
     theirs = kept_by(warpers, scores_V)
-    assert kept_by_us(scores_V, params) == lowest_of_equals(theirs, scores_V)
+    assert kept_by_us(scores_V, wanted) == lowest_of_equals(theirs, scores_V)
 
 
 def test_without_filters_every_token_stays() -> None:
-    ids_K, scores_K = filter_tokens(torch.tensor([1.0, 3.0, 2.0]), SamplingParams(temperature=0.5))
+    ids, scores = filtered(torch.tensor([1.0, 3.0, 2.0]), Wanted(temperature=0.5))
 
-    assert ids_K.tolist() == [0, 1, 2]
-    assert scores_K.tolist() == [-4.0, 0.0, -2.0]
+    assert ids.tolist() == [0, 1, 2]
+    assert scores.tolist() == [-4.0, 0.0, -2.0]
 
 
 def test_a_tiny_temperature_leaves_the_best_score_apart_from_the_rest() -> None:
-    params = SamplingParams(temperature=5e-324)
+    ids, scores = filtered(torch.tensor([20.0, 20.5, 19.0]), Wanted(temperature=5e-324))
 
-    _, scores_K = filter_tokens(torch.tensor([20.0, 20.5, 19.0]), params)
+    assert ids.tolist() == [1]
+    assert scores.tolist() == [0.0]
 
-    assert scores_K.tolist() == [float("-inf"), 0.0, float("-inf")]
 
-
-def test_the_best_token_always_stays() -> None:
-    scores_K = torch.tensor([-1.0, 0.0, -1.0], dtype=torch.float64)
-
-    assert is_in_top_p(scores_K, 1e-12).tolist() == [False, True, False]
-    assert is_above_min_p(scores_K, 1.0).tolist() == [False, True, False]
+@pytest.mark.parametrize("wanted", [Wanted(top_p=1e-12), Wanted(min_p=1.0)])
+def test_the_best_token_always_stays(wanted: Wanted) -> None:
+    assert kept_by_us(torch.tensor([-1.0, 0.0, -1.0]), wanted) == [1]
