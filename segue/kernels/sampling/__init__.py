@@ -37,6 +37,10 @@ def sample(logits_RV: Tensor, rows: Rows, needs: Needs, ledger: Ledger | None = 
     equals the lowest id; the others the best after Gumbel noise. On a GPU nothing is waited for, so
     it may be captured in a graph; pointers of everything given are then kept.
     """
+    if logits_RV.is_cuda:
+        from segue.kernels.sampling import triton
+
+        return triton.sample(logits_RV, rows, needs, ledger)
     return reference.sample(logits_RV, rows, needs, ledger)
 
 

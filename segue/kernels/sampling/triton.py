@@ -1,0 +1,262 @@
+"""Sampling in Triton: programs of a row's chunks, and nothing that the host waits for.
+
+    adjust     bias and penalties                             where a row asks for them
+    select     the scores at which top-k and top-p cut        triton_select.py
+    draw       Gumbel noise, and the best token of a chunk
+    reduce     the best of the chunks
+
+R rows, V vocabulary, N chunks of a row, CHUNK tokens of one.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from segue.kernels.sampling.rows import IN_PROMPT, Ledger, Needs, Rows
+from segue.kernels.sampling.triton_select import (
+    NUM_WARPS,
+    after_temperature,
+    order_key,
+    top_k_keys,
+    top_p_keys,
+)
+
+CHUNK = 4096
+"""The same for all batches, so that a row's sums have one order."""
+
+_IN_PROMPT = tl.constexpr(IN_PROMPT)
+
+
+@triton.jit
+def adjust_kernel(
+    logits_ptr,
+    scores_ptr,
+    slot_ptr,
+    bias_ptr,
+    counts_ptr,
+    repetition_ptr,
+    presence_ptr,
+    frequency_ptr,
+    pending_ptr,
+    vocab_size,
+    num_pending,
+    BIAS: tl.constexpr,
+    PENALTIES: tl.constexpr,
+    CHUNK: tl.constexpr,
+):
+    row = tl.program_id(0).to(tl.int64)
+    ids = tl.program_id(1) * CHUNK + tl.arange(0, CHUNK)
+    inside = ids < vocab_size
+    scores = tl.load(logits_ptr + row * vocab_size + ids, mask=inside, other=0.0)
+    slot = tl.load(slot_ptr + row).to(tl.int64)
+    if slot >= 0:
+        if BIAS:
+            scores += tl.load(bias_ptr + slot * vocab_size + ids, mask=inside, other=0.0)
+        if PENALTIES:
+            counts = tl.load(counts_ptr + slot * vocab_size + ids, mask=inside, other=0)
+            for place in range(num_pending):
+                counts += (ids == tl.load(pending_ptr + row * num_pending + place)).to(tl.int32)
+            penalty = tl.load(repetition_ptr + row).to(tl.float32)
+            penalised = tl.where(scores < 0, scores * penalty, tl.div_rn(scores, penalty))
+            scores = tl.where(counts != 0, penalised, scores)
+            in_answer = counts & (_IN_PROMPT - 1)
+            # Two roundings, as the reference has them: launched without fused multiply-adds.
+            scores -= tl.load(frequency_ptr + row).to(tl.float32) * in_answer.to(tl.float32)
+            presence = tl.load(presence_ptr + row).to(tl.float32)
+            scores = tl.where(in_answer > 0, scores - presence, scores)
+    tl.store(scores_ptr + row * vocab_size + ids, scores, mask=inside)
+
+
+@triton.jit
+def gumbel_noise(seed, position, first_id, CHUNK: tl.constexpr):
+    """Float64, of CHUNK neighbouring tokens from `first_id` on, a multiple of four."""
+    zeros = tl.zeros([CHUNK // 4], tl.uint32)
+    counters = (first_id // 4 + tl.arange(0, CHUNK // 4)).to(tl.uint32)
+    low = zeros + (position & 0xFFFFFFFF).to(tl.uint32)
+    high = zeros + (position >> 32).to(tl.uint32)
+    word_0, word_1, word_2, word_3 = tl.philox(seed, counters, low, high, zeros)
+    words = tl.interleave(tl.interleave(word_0, word_2), tl.interleave(word_1, word_3))
+    uniform = (words.to(tl.float64) + 0.5) * (1.0 / 4294967296.0)
+    # One less a number of 33 bits is exact, so this is as good as log1p.
+    return -tl.log(-tl.log(1.0 - uniform))
+
+
+@triton.jit
+def draw_kernel(
+    scores_ptr,
+    highest_ptr,
+    temperature_ptr,
+    seed_ptr,
+    position_ptr,
+    top_k_key_ptr,
+    top_p_key_ptr,
+    stay_ptr,
+    min_p_ptr,
+    best_ptr,
+    best_id_ptr,
+    vocab_size,
+    num_chunks,
+    TOP_K: tl.constexpr,
+    TOP_P: tl.constexpr,
+    MIN_P: tl.constexpr,
+    CHUNK: tl.constexpr,
+):
+    row = tl.program_id(0).to(tl.int64)
+    chunk = tl.program_id(1)
+    ids = chunk * CHUNK + tl.arange(0, CHUNK)
+    inside = ids < vocab_size
+    scores = tl.load(scores_ptr + row * vocab_size + ids, mask=inside, other=-float("inf"))
+    temperature = tl.load(temperature_ptr + row)
+    if temperature > 0.0:
+        values = after_temperature(scores, tl.load(highest_ptr + row), temperature)
+        keys = order_key(scores)
+        stays = inside
+        if MIN_P:
+            stays &= tl.exp(values) >= tl.load(min_p_ptr + row)
+        if TOP_K:
+            stays &= keys >= tl.load(top_k_key_ptr + row)
+        if TOP_P:
+            key = tl.load(top_p_key_ptr + row)
+            equals = inside & (keys == key)
+            num_stay = tl.load(stay_ptr + row * num_chunks + chunk)
+            is_low = tl.cumsum(equals.to(tl.int32), 0) <= num_stay
+            stays &= (keys > key) | (equals & is_low)
+        noise = gumbel_noise(
+            tl.load(seed_ptr + row), tl.load(position_ptr + row), chunk * CHUNK, CHUNK
+        )
+        values = tl.where(stays, values + noise, -float("inf"))
+    else:
+        values = scores.to(tl.float64)
+    best, place = tl.max(values, 0, return_indices=True, return_indices_tie_break_left=True)
+    tl.store(best_ptr + row * num_chunks + chunk, best)
+    tl.store(best_id_ptr + row * num_chunks + chunk, chunk * CHUNK + place)
+
+
+@triton.jit
+def reduce_kernel(best_ptr, best_id_ptr, out_ptr, vocab_size, num_chunks, CHUNKS: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64)
+    chunks_N = tl.arange(0, CHUNKS)
+    inside = chunks_N < num_chunks
+    best_N = tl.load(best_ptr + row * num_chunks + chunks_N, mask=inside, other=-float("inf"))
+    _, chunk = tl.max(best_N, 0, return_indices=True, return_indices_tie_break_left=True)
+    # Scores that are no numbers give some token, but one that there is.
+    chunk = tl.minimum(chunk, num_chunks - 1)
+    token_id = tl.minimum(tl.load(best_id_ptr + row * num_chunks + chunk), vocab_size - 1)
+    tl.store(out_ptr + row, token_id.to(tl.int64))
+
+
+def sample(
+    logits_RV: Tensor,
+    rows: Rows,
+    needs: Needs,
+    ledger: Ledger | None = None,
+    *,
+    chunk: int = CHUNK,
+) -> Tensor:
+    """As the reference's."""
+    _check(logits_RV, rows, needs, ledger)
+    scores_RV = _adjusted(logits_RV, rows, needs, ledger, chunk)
+    if not needs.draws or not len(scores_RV):
+        return scores_RV.argmax(dim=1)
+    num_rows, vocab_size = scores_RV.shape
+    num_chunks = triton.cdiv(vocab_size, chunk)
+    highest_R = scores_RV.amax(dim=1)
+    top_k_key_R = top_p_key_R = stay_RN = None
+    if needs.top_k:
+        top_k_key_R = top_k_keys(scores_RV, highest_R, rows.top_k_R, chunk)
+    if needs.top_p:
+        least_R = torch.zeros_like(rows.seed_R) if top_k_key_R is None else top_k_key_R
+        top_p_key_R, stay_RN = top_p_keys(
+            scores_RV, highest_R, rows.temperature_R, rows.top_p_R, least_R, chunk
+        )
+    best_RN = scores_RV.new_empty((num_rows, num_chunks), dtype=torch.float64)
+    best_id_RN = scores_RV.new_empty((num_rows, num_chunks), dtype=torch.int32)
+    draw_kernel[(num_rows, num_chunks)](
+        scores_RV,
+        highest_R,
+        rows.temperature_R,
+        rows.seed_R,
+        rows.position_R,
+        top_k_key_R,
+        top_p_key_R,
+        stay_RN,
+        rows.min_p_R,
+        best_RN,
+        best_id_RN,
+        vocab_size,
+        num_chunks,
+        TOP_K=needs.top_k,
+        TOP_P=needs.top_p,
+        MIN_P=needs.min_p,
+        CHUNK=chunk,
+        num_warps=NUM_WARPS,
+    )
+    ids_R = torch.empty_like(rows.seed_R)
+    reduce_kernel[(num_rows,)](
+        best_RN,
+        best_id_RN,
+        ids_R,
+        vocab_size,
+        num_chunks,
+        CHUNKS=triton.next_power_of_2(num_chunks),
+        num_warps=1,
+    )
+    return ids_R
+
+
+def _adjusted(
+    logits_RV: Tensor, rows: Rows, needs: Needs, ledger: Ledger | None, chunk: int
+) -> Tensor:
+    if not (needs.bias or needs.penalties):
+        return logits_RV
+    assert ledger is not None
+    num_rows, vocab_size = logits_RV.shape
+    scores_RV = torch.empty_like(logits_RV)
+    if num_rows:
+        adjust_kernel[(num_rows, triton.cdiv(vocab_size, chunk))](
+            logits_RV,
+            scores_RV,
+            rows.slot_R,
+            ledger.bias_SV,
+            ledger.counts_SV,
+            rows.repetition_penalty_R,
+            rows.presence_penalty_R,
+            rows.frequency_penalty_R,
+            rows.pending_RP,
+            vocab_size,
+            rows.pending_RP.shape[1],
+            BIAS=needs.bias,
+            PENALTIES=needs.penalties,
+            CHUNK=chunk,
+            num_warps=NUM_WARPS,
+            enable_fp_fusion=False,
+        )
+    return scores_RV
+
+
+def _check(logits_RV: Tensor, rows: Rows, needs: Needs, ledger: Ledger | None) -> None:
+    if logits_RV.dtype is not torch.float32 or not logits_RV.is_contiguous():
+        raise ValueError(
+            f"sample takes contiguous float32 logits [R, V], got {logits_RV.dtype} of strides "
+            f"{logits_RV.stride()}; call float() or contiguous() first"
+        )
+    num_rows, vocab_size = logits_RV.shape
+    for name in Rows.__dataclass_fields__:
+        tensor = getattr(rows, name)
+        if len(tensor) != num_rows or not tensor.is_contiguous():
+            raise ValueError(
+                f"sample takes a contiguous {name} for {num_rows} rows, got shape "
+                f"{tuple(tensor.shape)}, strides {tensor.stride()}"
+            )
+    for wanted, name in ((needs.bias, "bias_SV"), (needs.penalties, "counts_SV")):
+        tensor = None if ledger is None else getattr(ledger, name)
+        if wanted and (
+            tensor is None or tensor.shape[1] != vocab_size or not tensor.is_contiguous()
+        ):
+            raise ValueError(
+                f"sample takes a contiguous {name} of {vocab_size} tokens for these needs, got "
+                f"{None if tensor is None else tuple(tensor.shape)}"
+            )
