@@ -199,11 +199,11 @@ def _limited(scores_DV: Tensor, rows: Rows, _: Needs) -> _Candidates:
     best_first_DK, ids_DK = scores_DV.topk(most + 1, dim=1)
     lowest_D1 = best_first_DK.gather(1, rows.top_k_R[:, None] - 1)
     highest_D1 = best_first_DK[:, :1].double()
-    stays_DK = best_first_DK >= lowest_D1
-    if bool(stays_DK[:, most].any()) or vocab_size <= _FEW:
+    if vocab_size <= _FEW or bool((best_first_DK[:, most:] >= lowest_D1).any()):
         return _chosen(scores_DV, scores_DV >= lowest_D1, highest_D1)
-    ids_DC, order_DC = ids_DK[:, :most].sort(dim=1)
-    scores_DC = best_first_DK[:, :most].masked_fill(~stays_DK[:, :most], -torch.inf)
+    best_first_DK, ids_DK = best_first_DK[:, :most], ids_DK[:, :most]
+    ids_DC, order_DC = ids_DK.sort(dim=1)
+    scores_DC = best_first_DK.masked_fill(best_first_DK < lowest_D1, -torch.inf)
     return _Candidates(scores_DC.gather(1, order_DC), ids_DC, highest_D1)
 
 
