@@ -1,5 +1,84 @@
-"""Depthwise causal convolution with SiLU, carrying its last inputs in slots."""
+"""Depthwise causal convolution with SiLU, carrying its last inputs in slots.
 
-from segue.kernels.causal_conv.reference import causal_conv_prompts, causal_conv_runs
+T packed tokens, N prompts, M segments, D runs, S slots, C channels, W kernel width.
+A slot holds the W - 1 inputs before the next token, oldest first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from segue.kernels.causal_conv import reference
 
 __all__ = ["causal_conv_prompts", "causal_conv_runs"]
+
+
+def causal_conv_prompts(
+    x_TC: Tensor,
+    weight_CW: Tensor,
+    state_SCW: Tensor,
+    *,
+    cu_tokens_M1: Tensor,
+    slots_out_M: Tensor,
+    cu_segments_N1: Tensor,
+    slots_in_N: Tensor,
+) -> Tensor:
+    """silu(conv(x)) [T, C] of packed prompts; `state` [S, C, W - 1] is changed in place.
+
+    Segment m is rows cu_tokens[m] to cu_tokens[m + 1], and leaves its last inputs in slot
+    `slots_out[m]`. Prompt n is segments cu_segments[n] to cu_segments[n + 1], of which each begins
+    where the one before it ends, and continues from slot `slots_in[n]` (`NO_SLOT`: from zeros). No
+    slot may be written twice, or read by one prompt and written by another.
+
+    `x`, `weight` and `state` have one dtype, which is that of the result; sums are in float32.
+    """
+    if x_TC.is_cuda:
+        from segue.kernels.causal_conv import triton
+
+        run = triton.causal_conv_prompts
+    else:
+        run = reference.causal_conv_prompts
+    return run(
+        x_TC,
+        weight_CW,
+        state_SCW,
+        cu_tokens_M1=cu_tokens_M1,
+        slots_out_M=slots_out_M,
+        cu_segments_N1=cu_segments_N1,
+        slots_in_N=slots_in_N,
+    )
+
+
+def causal_conv_runs(
+    x_TC: Tensor,
+    weight_CW: Tensor,
+    state_SCW: Tensor,
+    *,
+    slots_in_D: Tensor,
+    slots_out_T: Tensor,
+    round_sizes: Sequence[int],
+) -> Tensor:
+    """silu(conv(x)) [T, C] of a few tokens a sequence; `state` [S, C, W - 1] is changed in place.
+
+    Rows lie round by round: round j has the j-th token of the first `round_sizes[j]` runs, at most
+    those of the round before. Run d continues from slot `slots_in[d]`, which is only read,
+    and leaves the last inputs after each of its tokens in the `slots_out` of that row. A run's own
+    `slots_out` may hold its `slots_in`. No slot may be written twice, or be one that another run
+    reads. On a GPU -1 in `slots_out` writes nothing, for rows that only fill a captured step.
+    """
+    if x_TC.is_cuda:
+        from segue.kernels.causal_conv import triton
+
+        run = triton.causal_conv_runs
+    else:
+        run = reference.causal_conv_runs
+    return run(
+        x_TC,
+        weight_CW,
+        state_SCW,
+        slots_in_D=slots_in_D,
+        slots_out_T=slots_out_T,
+        round_sizes=round_sizes,
+    )

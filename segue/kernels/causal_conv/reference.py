@@ -27,13 +27,6 @@ def causal_conv_prompts(
     cu_segments_N1: Tensor,
     slots_in_N: Tensor,
 ) -> Tensor:
-    """silu(conv(x)) [T, C] of packed prompts; `state` [S, C, W - 1] is changed in place.
-
-    Segment m is rows cu_tokens[m] to cu_tokens[m + 1], and leaves its last inputs in slot
-    `slots_out[m]`. Prompt n is segments cu_segments[n] to cu_segments[n + 1], of which each begins
-    where the one before it ends, and continues from slot `slots_in[n]` (`NO_SLOT`: from zeros). No
-    slot may be written twice, or read by one prompt and written by another.
-    """
     out_TC = torch.empty_like(x_TC)
     bounds, slots_out = cu_tokens_M1.tolist(), slots_out_M.tolist()
     for slot_in, (first, end) in zip(
@@ -58,14 +51,6 @@ def causal_conv_runs(
     slots_out_T: Tensor,
     round_sizes: Sequence[int],
 ) -> Tensor:
-    """silu(conv(x)) [T, C] of a few tokens a sequence; `state` [S, C, W - 1] is changed in place.
-
-    Rows lie round by round: round j has the j-th token of the first `round_sizes[j]` runs, at most
-    those of the round before. Run d continues from slot `slots_in[d]`, which is only read,
-    and leaves the last inputs after each of its tokens in the `slots_out` of that row. A run's own
-    `slots_out` may hold its `slots_in`. No slot may be written twice, or be one that another run
-    reads.
-    """
     num_tokens, num_channels = x_TC.shape
     width = weight_CW.shape[1]
     past_DCW = state_SCW.index_select(0, slots_in_D)

@@ -1,0 +1,45 @@
+"""Blocks of packed ranges of rows, for kernels that have a program for each.
+
+Ranges lie one after the other, and every one is cut into blocks of its own, so how many blocks
+there are is only known on the device. Range m has the numbers from bounds[m] // B + m on, for
+blocks of B rows: a formula instead of a sum over the ranges before it. It leaves a few numbers
+unused, whose programs have nothing to do.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+
+def max_blocks(num_rows: int, num_ranges: int, block_rows: int) -> int:
+    """An upper bound of all numbers, so a grid needs nothing that only the device knows."""
+    return num_rows // block_rows + num_ranges
+
+
+@triton.jit
+def first_block_of(bound, index, BLOCK_ROWS: tl.constexpr):
+    """The number of the first block of range `index`, which begins at row `bound`."""
+    return bound // BLOCK_ROWS + index
+
+
+@triton.jit
+def range_of_block(
+    block, bounds_ptr, starts_ptr, num_ranges, BLOCK_ROWS: tl.constexpr, LOOK_AT: tl.constexpr = 64
+):
+    """The last range whose first block is no later: the block's own, if the block exists.
+
+    Range m begins at row bounds[m], or bounds[starts[m]] where `starts` is given.
+    """
+    num_begun = 0
+    for base in range(0, num_ranges, LOOK_AT):
+        index = base + tl.arange(0, LOOK_AT)
+        is_range = index < num_ranges
+        if starts_ptr is None:
+            at = index
+        else:
+            at = tl.load(starts_ptr + index, mask=is_range, other=0).to(tl.int32)
+        bound = tl.load(bounds_ptr + at, mask=is_range, other=0).to(tl.int32)
+        has_begun = is_range & (first_block_of(bound, index, BLOCK_ROWS) <= block)
+        num_begun += tl.sum(has_begun.to(tl.int32))
+    return num_begun - 1

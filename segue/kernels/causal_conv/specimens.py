@@ -1,0 +1,50 @@
+"""The sizes at which the causal convolution is compiled ahead of time: q, k and v of 9B."""
+
+from segue.kernels.causal_conv.triton import (
+    BLOCK_CHANNELS,
+    BLOCK_TOKENS,
+    RUN_BLOCK_CHANNELS,
+    causal_conv_prompts_kernel,
+    causal_conv_runs_kernel,
+)
+from segue.kernels.rounds import SIZE_NAMES
+from segue.kernels.specimen import CHIPS, Specimen
+
+_TENSORS = {"x_ptr": "*bf16", "weight_ptr": "*bf16", "state_ptr": "*bf16", "out_ptr": "*bf16"}
+_SIZES = {"num_channels": "i32", "x_stride": "i32"}
+
+SPECIMENS = (
+    Specimen(
+        name="causal convolution, prompts",
+        kernel=causal_conv_prompts_kernel,
+        arguments={
+            **_TENSORS,
+            "cu_tokens_ptr": "*i64",
+            "slots_out_ptr": "*i64",
+            "cu_segments_ptr": "*i64",
+            "slots_in_ptr": "*i64",
+            "num_prompts": "i32",
+            **_SIZES,
+        },
+        constants={"WIDTH": 4, "BLOCK_T": BLOCK_TOKENS, "BLOCK_C": BLOCK_CHANNELS},
+        aligned=frozenset(_SIZES),
+        instructions=dict.fromkeys(CHIPS, ("ld.global.v4.b32", "st.global.v4.b32")),
+    ),
+    *(
+        Specimen(
+            name=f"causal convolution, runs of {num_rounds}",
+            kernel=causal_conv_runs_kernel,
+            arguments={
+                **_TENSORS,
+                "slots_in_ptr": "*i64",
+                "slots_out_ptr": "*i64",
+                **dict.fromkeys(SIZE_NAMES, "i32"),
+                **_SIZES,
+            },
+            constants={"NUM_ROUNDS": num_rounds, "WIDTH": 4, "BLOCK_C": RUN_BLOCK_CHANNELS},
+            aligned=frozenset(_SIZES),
+            num_warps=1,
+        )
+        for num_rounds in (1, 4)
+    ),
+)

@@ -1,0 +1,249 @@
+"""The causal convolution in Triton: every input is read once, and everything is written once.
+
+A prompt's token takes the inputs before it from its neighbours' rows, and only the first W - 1
+from the slot, so all blocks of rows are computed at once. The program that has a prompt's first
+rows also writes the prompt's slots: nobody else reads or writes them, so a slot may be both.
+
+T packed tokens, N prompts, M segments, D runs, S slots, C channels, W kernel width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from segue.kernels.blocks import first_block_of, max_blocks, range_of_block
+from segue.kernels.rounds import SIZE_NAMES, kernel_sizes
+
+BLOCK_TOKENS = 32
+BLOCK_CHANNELS = 128
+"""Of a prompt."""
+RUN_BLOCK_CHANNELS = 64
+"""Of a run: few bytes in many programs, since a step is short."""
+
+
+@triton.jit(do_not_specialize=["num_prompts"])
+def causal_conv_prompts_kernel(
+    x_ptr,
+    weight_ptr,
+    state_ptr,
+    out_ptr,
+    cu_tokens_ptr,
+    slots_out_ptr,
+    cu_segments_ptr,
+    slots_in_ptr,
+    num_prompts,
+    num_channels,
+    x_stride,
+    WIDTH: tl.constexpr,
+    BLOCK_T: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+):
+    PAST: tl.constexpr = WIDTH - 1
+    block = tl.program_id(0)
+    prompt = range_of_block(block, cu_tokens_ptr, cu_segments_ptr, num_prompts, BLOCK_T)
+    first_segment = tl.load(cu_segments_ptr + prompt)
+    end_segment = tl.load(cu_segments_ptr + prompt + 1)
+    start = tl.load(cu_tokens_ptr + first_segment).to(tl.int64)
+    end = tl.load(cu_tokens_ptr + end_segment).to(tl.int64)
+    first_row = start + (block - first_block_of(start, prompt, BLOCK_T)) * BLOCK_T
+    if first_row >= end:
+        return
+
+    channels_C = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
+    is_channel_C = channels_C < num_channels
+    rows_T = first_row + tl.arange(0, BLOCK_T)
+    inside_TC = (rows_T < end)[:, None] & is_channel_C[None, :]
+    # What the first rows need of the slot, and zeros for the others.
+    slot_in = tl.load(slots_in_ptr + prompt).to(tl.int64)
+    past_ptrs_C = state_ptr + (slot_in * num_channels + channels_C) * PAST
+    has_past_C = is_channel_C & (slot_in >= 0) & (first_row == start)
+    past = ()
+    for i in tl.static_range(PAST):
+        past += (tl.load(past_ptrs_C + i, mask=has_past_C, other=0.0),)
+
+    sum_TC = tl.zeros((BLOCK_T, BLOCK_C), dtype=tl.float32)
+    for tap in tl.static_range(WIDTH):
+        source_T = rows_T - PAST + tap
+        ptrs_TC = x_ptr + source_T[:, None] * x_stride + channels_C[None, :]
+        is_own_TC = (source_T >= start)[:, None] & inside_TC
+        input_TC = tl.load(ptrs_TC, mask=is_own_TC, other=0.0)
+        for i in tl.static_range(PAST):
+            is_past_T1 = (source_T == start - PAST + i)[:, None]
+            input_TC = tl.where(is_past_T1, past[i][None, :], input_TC)
+        weight_C = tl.load(weight_ptr + channels_C * WIDTH + tap, mask=is_channel_C, other=0.0)
+        sum_TC += input_TC.to(tl.float32) * weight_C.to(tl.float32)[None, :]
+    out_ptrs_TC = out_ptr + rows_T[:, None] * num_channels + channels_C[None, :]
+    tl.store(out_ptrs_TC, _silu(sum_TC), mask=inside_TC)
+
+    if first_row == start:
+        # The slot may be among those that are written: every thread has read it before any writes.
+        tl.debug_barrier()
+        for segment in range(first_segment, end_segment):
+            slot_out = tl.load(slots_out_ptr + segment).to(tl.int64)
+            end = tl.load(cu_tokens_ptr + segment + 1).to(tl.int64)
+            ptrs_C = state_ptr + (slot_out * num_channels + channels_C) * PAST
+            for i in tl.static_range(PAST):
+                source = end - PAST + i
+                is_own_C = is_channel_C & (source >= start)
+                ptrs = x_ptr + source * x_stride + channels_C
+                input_C = tl.load(ptrs, mask=is_own_C, other=0.0)
+                for j in tl.static_range(PAST):
+                    input_C = tl.where(source - start + PAST == j, past[j], input_C)
+                tl.store(ptrs_C + i, input_C, mask=is_channel_C)
+
+
+@triton.jit(do_not_specialize=SIZE_NAMES)
+def causal_conv_runs_kernel(
+    x_ptr,
+    weight_ptr,
+    state_ptr,
+    out_ptr,
+    slots_in_ptr,
+    slots_out_ptr,
+    size_0,
+    size_1,
+    size_2,
+    size_3,
+    size_4,
+    size_5,
+    size_6,
+    size_7,
+    num_channels,
+    x_stride,
+    NUM_ROUNDS: tl.constexpr,
+    WIDTH: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+):
+    PAST: tl.constexpr = WIDTH - 1
+    sizes = (size_0, size_1, size_2, size_3, size_4, size_5, size_6, size_7)
+    run = tl.program_id(0).to(tl.int64)
+    channels_C = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
+    is_channel_C = channels_C < num_channels
+
+    # All that is read, before anything is written: the slot read may be one of those written.
+    weights, inputs = (), ()
+    for tap in tl.static_range(WIDTH):
+        weight_C = tl.load(weight_ptr + channels_C * WIDTH + tap, mask=is_channel_C, other=0.0)
+        weights += (weight_C.to(tl.float32),)
+    slot_in = tl.load(slots_in_ptr + run).to(tl.int64)
+    past_ptrs_C = state_ptr + (slot_in * num_channels + channels_C) * PAST
+    for i in tl.static_range(PAST):
+        inputs += (tl.load(past_ptrs_C + i, mask=is_channel_C, other=0.0),)
+    row = run
+    for j in tl.static_range(NUM_ROUNDS):
+        is_own_C = is_channel_C & (run < sizes[j])
+        inputs += (tl.load(x_ptr + row * x_stride + channels_C, mask=is_own_C, other=0.0),)
+        row += sizes[j]
+    tl.debug_barrier()
+
+    row = run
+    for j in tl.static_range(NUM_ROUNDS):
+        is_own = run < sizes[j]
+        sum_C = tl.zeros((BLOCK_C,), dtype=tl.float32)
+        for tap in tl.static_range(WIDTH):
+            sum_C += inputs[j + tap].to(tl.float32) * weights[tap]
+        out_ptrs_C = out_ptr + row * num_channels + channels_C
+        tl.store(out_ptrs_C, _silu(sum_C), mask=is_channel_C & is_own)
+        slot_out = tl.load(slots_out_ptr + row, mask=is_own, other=-1).to(tl.int64)
+        ptrs_C = state_ptr + (slot_out * num_channels + channels_C) * PAST
+        for i in tl.static_range(PAST):
+            tl.store(ptrs_C + i, inputs[j + 1 + i], mask=is_channel_C & (slot_out >= 0))
+        row += sizes[j]
+
+
+@triton.jit
+def _silu(x):
+    return x / (1.0 + tl.exp(-x))
+
+
+def causal_conv_prompts(
+    x_TC: Tensor,
+    weight_CW: Tensor,
+    state_SCW: Tensor,
+    *,
+    cu_tokens_M1: Tensor,
+    slots_out_M: Tensor,
+    cu_segments_N1: Tensor,
+    slots_in_N: Tensor,
+) -> Tensor:
+    """As the operator says."""
+    _check(x_TC, weight_CW, state_SCW)
+    num_tokens, num_channels = x_TC.shape
+    num_prompts = len(slots_in_N)
+    out_TC = torch.empty((num_tokens, num_channels), dtype=x_TC.dtype, device=x_TC.device)
+    num_blocks = max_blocks(num_tokens, num_prompts, BLOCK_TOKENS)
+    if num_tokens and num_prompts:
+        causal_conv_prompts_kernel[(num_blocks, triton.cdiv(num_channels, BLOCK_CHANNELS))](
+            x_TC,
+            weight_CW,
+            state_SCW,
+            out_TC,
+            cu_tokens_M1,
+            slots_out_M,
+            cu_segments_N1,
+            slots_in_N,
+            num_prompts,
+            num_channels,
+            x_TC.stride(0),
+            WIDTH=weight_CW.shape[1],
+            BLOCK_T=BLOCK_TOKENS,
+            BLOCK_C=BLOCK_CHANNELS,
+            num_warps=4,
+        )
+    return out_TC
+
+
+def causal_conv_runs(
+    x_TC: Tensor,
+    weight_CW: Tensor,
+    state_SCW: Tensor,
+    *,
+    slots_in_D: Tensor,
+    slots_out_T: Tensor,
+    round_sizes: Sequence[int],
+) -> Tensor:
+    """As the operator says."""
+    _check(x_TC, weight_CW, state_SCW)
+    sizes = kernel_sizes(round_sizes, len(x_TC))
+    num_channels = x_TC.shape[1]
+    out_TC = torch.empty(x_TC.shape, dtype=x_TC.dtype, device=x_TC.device)
+    grid = (round_sizes[0], triton.cdiv(num_channels, RUN_BLOCK_CHANNELS))
+    causal_conv_runs_kernel[grid](
+        x_TC,
+        weight_CW,
+        state_SCW,
+        out_TC,
+        slots_in_D,
+        slots_out_T,
+        *sizes,
+        num_channels,
+        x_TC.stride(0),
+        NUM_ROUNDS=len(round_sizes),
+        WIDTH=weight_CW.shape[1],
+        BLOCK_C=RUN_BLOCK_CHANNELS,
+        num_warps=1,
+    )
+    return out_TC
+
+
+def _check(x_TC: Tensor, weight_CW: Tensor, state_SCW: Tensor) -> None:
+    num_channels, width = weight_CW.shape
+    if not (weight_CW.is_contiguous() and state_SCW.is_contiguous() and x_TC.stride(1) == 1):
+        raise ValueError(
+            "the convolution takes a contiguous weight and state, and rows of x that lie together; "
+            f"got strides {weight_CW.stride()}, {state_SCW.stride()} and {x_TC.stride()}"
+        )
+    if x_TC.shape[1] != num_channels or state_SCW.shape[1:] != (num_channels, width - 1):
+        raise ValueError(
+            f"a weight of shape {(num_channels, width)} needs x [T, {num_channels}] and a state "
+            f"[S, {num_channels}, {width - 1}], got {tuple(x_TC.shape)}, {tuple(state_SCW.shape)}"
+        )
+    if state_SCW.dtype is not x_TC.dtype:
+        raise ValueError(
+            f"the state holds inputs, so it has their dtype {x_TC.dtype}, got {state_SCW.dtype}"
+        )
