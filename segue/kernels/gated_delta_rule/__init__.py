@@ -1,8 +1,98 @@
-"""The gated delta rule: chunks of a prompt in parallel, or a few tokens of many sequences."""
+"""The gated delta rule: chunks of a prompt in parallel, or a few tokens of many sequences.
 
-from segue.kernels.gated_delta_rule.reference import (
-    gated_delta_rule_prompts,
-    gated_delta_rule_runs,
-)
+T packed tokens, N prompts, M segments, D runs, S slots, G key heads, H value heads (a multiple of
+G; key head g serves neighbouring value heads), K and V head dimensions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from segue.kernels.gated_delta_rule import reference
 
 __all__ = ["gated_delta_rule_prompts", "gated_delta_rule_runs"]
+
+
+def gated_delta_rule_prompts(
+    q_TGK: Tensor,
+    k_TGK: Tensor,
+    v_THV: Tensor,
+    log_decay_TH: Tensor,
+    rate_TH: Tensor,
+    state_SHKV: Tensor,
+    *,
+    cu_tokens_M1: Tensor,
+    slots_out_M: Tensor,
+    cu_segments_N1: Tensor,
+    slots_in_N: Tensor,
+) -> Tensor:
+    """Outputs [T, H, V] in float32 of packed prompts; `state` is changed in place.
+
+    Segment m is rows cu_tokens[m] to cu_tokens[m + 1], at least one, and leaves its state in slot
+    `slots_out[m]`. Prompt n is segments cu_segments[n] to cu_segments[n + 1], of which each begins
+    where the one before it ends, and continues from slot `slots_in[n]` (`NO_SLOT`: from zeros). No
+    slot may be written twice, or read by one prompt and written by another. Dtypes are those of
+    runs.
+    """
+    if q_TGK.is_cuda:
+        from segue.kernels.gated_delta_rule import triton_prompts
+
+        run = triton_prompts.gated_delta_rule_prompts
+    else:
+        run = reference.gated_delta_rule_prompts
+    return run(
+        q_TGK,
+        k_TGK,
+        v_THV,
+        log_decay_TH,
+        rate_TH,
+        state_SHKV,
+        cu_tokens_M1=cu_tokens_M1,
+        slots_out_M=slots_out_M,
+        cu_segments_N1=cu_segments_N1,
+        slots_in_N=slots_in_N,
+    )
+
+
+def gated_delta_rule_runs(
+    q_TGK: Tensor,
+    k_TGK: Tensor,
+    v_THV: Tensor,
+    log_decay_TH: Tensor,
+    rate_TH: Tensor,
+    state_SHKV: Tensor,
+    *,
+    slots_in_D: Tensor,
+    slots_out_T: Tensor,
+    round_sizes: Sequence[int],
+) -> Tensor:
+    """Outputs [T, H, V] in float32 of a few tokens a sequence; `state` is changed in place.
+
+    Rows lie round by round: round j has the j-th token of the first `round_sizes[j]` runs, at most
+    those of the round before. Run d continues from slot `slots_in[d]`, which is only read,
+    and leaves the state after each of its tokens in the `slots_out` of that row. A run's own
+    `slots_out` may hold its `slots_in`. No slot may be written twice, or be one that another run
+    reads. On a GPU -1 in `slots_out` writes nothing, for rows that only fill a captured step.
+
+    `log_decay` and `rate` are float32, `state` [S, H, K, V] float32, the rest of any dtype.
+    Everything is computed in float32.
+    """
+    if q_TGK.is_cuda:
+        from segue.kernels.gated_delta_rule import triton_runs
+
+        run = triton_runs.gated_delta_rule_runs
+    else:
+        run = reference.gated_delta_rule_runs
+    return run(
+        q_TGK,
+        k_TGK,
+        v_THV,
+        log_decay_TH,
+        rate_TH,
+        state_SHKV,
+        slots_in_D=slots_in_D,
+        slots_out_T=slots_out_T,
+        round_sizes=round_sizes,
+    )

@@ -45,16 +45,6 @@ def gated_delta_rule_runs(
     slots_out_T: Tensor,
     round_sizes: Sequence[int],
 ) -> Tensor:
-    """Outputs [T, H, V] in float32 of a few tokens a sequence; `state` is changed in place.
-
-    Rows lie round by round: round j has the j-th token of the first `round_sizes[j]` runs, at most
-    those of the round before. Run d continues from slot `slots_in[d]`, which is only read,
-    and leaves the state after each of its tokens in the `slots_out` of that row. A run's own
-    `slots_out` may hold its `slots_in`. No slot may be written twice, or be one that another run
-    reads.
-
-    `log_decay` and `rate` are float32, `state` [S, H, K, V] float32, the rest of any dtype.
-    """
     num_tokens, num_k_heads, k_dim = q_TGK.shape
     num_v_heads, v_dim = v_THV.shape[1:]
     heads = (2, num_tokens, num_k_heads, num_v_heads // num_k_heads, k_dim)
@@ -92,14 +82,6 @@ def gated_delta_rule_prompts(
     cu_segments_N1: Tensor,
     slots_in_N: Tensor,
 ) -> Tensor:
-    """Outputs [T, H, V] in float32 of packed prompts; `state` is changed in place.
-
-    Segment m is rows cu_tokens[m] to cu_tokens[m + 1], at least one, and leaves its state in slot
-    `slots_out[m]`. Prompt n is segments cu_segments[n] to cu_segments[n + 1], of which each begins
-    where the one before it ends, and continues from slot `slots_in[n]` (`NO_SLOT`: from zeros). No
-    slot may be written twice, or read by one prompt and written by another. Dtypes are those of
-    runs.
-    """
     bounds, slots_out = cu_tokens_M1.tolist(), slots_out_M.tolist()
     out_THV = torch.empty(v_THV.shape, dtype=torch.float32, device=v_THV.device)
     for slot_in, (first, end) in zip(

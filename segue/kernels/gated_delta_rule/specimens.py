@@ -1,0 +1,97 @@
+"""The sizes at which the gated delta rule is compiled ahead of time: heads of 9B and 35B-A3B."""
+
+from segue.kernels.gated_delta_rule.reference import CHUNK_TOKENS
+from segue.kernels.gated_delta_rule.triton_prompts import (
+    BLOCKS_V,
+    prepare_kernel,
+    scan_kernel,
+    scan_warps,
+)
+from segue.kernels.gated_delta_rule.triton_runs import BLOCK_V, runs_kernel
+from segue.kernels.rounds import SIZE_NAMES
+from segue.kernels.specimen import CHIPS, TENSOR_CORES, Specimen
+
+_HEADS = {"NUM_HEADS": 32, "REPEATS": 2, "K": 128}
+_INDICES = {
+    "cu_tokens_ptr": "*i64",
+    "slots_out_ptr": "*i64",
+    "cu_segments_ptr": "*i64",
+    "slots_in_ptr": "*i64",
+}
+_STRIDES = ("q_stride", "k_stride", "v_stride", "log_decay_stride", "rate_stride")
+_ASYNC_COPIES = {chip: (*what, "cp.async.cg.shared.global") for chip, what in TENSOR_CORES.items()}
+
+_PREPARE = Specimen(
+    name="gated delta rule, prompts: prepare",
+    kernel=prepare_kernel,
+    arguments={
+        "q_ptr": "*bf16",
+        "k_ptr": "*bf16",
+        "log_decay_ptr": "*fp32",
+        "rate_ptr": "*fp32",
+        "solved_ptr": "*bf16",
+        "attention_ptr": "*bf16",
+        "scales_ptr": "*fp32",
+        "cu_tokens_ptr": "*i64",
+        "num_segments": "i32",
+        "q_stride": "i32",
+        "k_stride": "i32",
+        "log_decay_stride": "i32",
+        "rate_stride": "i32",
+    },
+    constants={**_HEADS, "C": CHUNK_TOKENS, "PRECISION": "tf32"},
+    aligned=frozenset(_STRIDES),
+    instructions=TENSOR_CORES,
+)
+
+SPECIMENS = (
+    _PREPARE,
+    *(
+        Specimen(
+            name=f"gated delta rule, prompts: scan, {block_v} of V",
+            kernel=scan_kernel,
+            arguments={
+                "q_ptr": "*bf16",
+                "k_ptr": "*bf16",
+                "v_ptr": "*bf16",
+                "solved_ptr": "*bf16",
+                "attention_ptr": "*bf16",
+                "scales_ptr": "*fp32",
+                "state_ptr": "*fp32",
+                "out_ptr": "*fp32",
+                **_INDICES,
+                "q_stride": "i32",
+                "k_stride": "i32",
+                "v_stride": "i32",
+            },
+            constants={**_HEADS, "V": 128, "C": CHUNK_TOKENS, "BLOCK_V": block_v},
+            aligned=frozenset(_STRIDES),
+            num_warps=scan_warps(block_v),
+            instructions=_ASYNC_COPIES,
+        )
+        for block_v in BLOCKS_V
+    ),
+    *(
+        Specimen(
+            name=f"gated delta rule, runs of {num_rounds}",
+            kernel=runs_kernel,
+            arguments={
+                "q_ptr": "*bf16",
+                "k_ptr": "*bf16",
+                "v_ptr": "*bf16",
+                "log_decay_ptr": "*fp32",
+                "rate_ptr": "*fp32",
+                "state_ptr": "*fp32",
+                "out_ptr": "*fp32",
+                "slots_in_ptr": "*i64",
+                "slots_out_ptr": "*i64",
+                **dict.fromkeys((*SIZE_NAMES, *_STRIDES), "i32"),
+            },
+            constants={**_HEADS, "NUM_ROUNDS": num_rounds, "V": 128, "BLOCK_V": BLOCK_V},
+            aligned=frozenset(_STRIDES),
+            num_warps=1,
+            instructions=dict.fromkeys(CHIPS, ("ld.global.v4.b32", "st.global.v4.b32")),
+        )
+        for num_rounds in (1, 8)
+    ),
+)
