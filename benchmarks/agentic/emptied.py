@@ -44,10 +44,10 @@ class Trial:
 
 
 SHORT = Trial(prefix_tokens=(32,), new_tokens=16, answer_tokens=4, repeats=1)
-SMALL = Trial(prefix_tokens=(32, 128, 1024), new_tokens=32, answer_tokens=12, repeats=3)
-LONG = Trial(prefix_tokens=(64, 512, 2000), new_tokens=32, answer_tokens=12, repeats=3)
+SMALL = Trial(prefix_tokens=(32, 128, 1024), new_tokens=32, answer_tokens=12, repeats=9)
+LONG = Trial(prefix_tokens=(64, 512, 2000), new_tokens=32, answer_tokens=12, repeats=5)
 # Computing is dear and bytes are few: here a pull should cost next to nothing.
-WIDE = Trial(prefix_tokens=(16, 512), new_tokens=32, answer_tokens=12, repeats=2)
+WIDE = Trial(prefix_tokens=(16, 512), new_tokens=32, answer_tokens=12, repeats=5)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,7 +162,9 @@ async def _ask(bench: InProcess, folder: Path, config: Config, trial: Trial) -> 
             if kind == "emptied":
                 # As if the worker had started just then, but for what it knows of its speed.
                 bench.worker.forget_prefixes()
-                held = len(history) // layout.page_tokens * layout.page_tokens
+                # Decode has no state after its last token, which nothing was computed from.
+                said = len(history) - trial.new_tokens - 1
+                held = said // layout.page_tokens * layout.page_tokens
                 seen.estimates.append(
                     estimate_pull(
                         layout,

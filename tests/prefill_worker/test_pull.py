@@ -28,7 +28,7 @@ def rates() -> Rates:
     for num_tokens in (40, 500, 44, 2000, 50) * 6:
         rates.computed(num_tokens, 0.05 + 0.0002 * num_tokens)
         rates.moved(num_tokens * 1024, num_tokens * 1024e-9 + 1e-4)
-        rates.pulled(0, 0.0101)
+        rates.pulled(num_tokens * 1024, num_tokens * 1024e-9 + 0.01)
     return rates
 
 
@@ -53,8 +53,34 @@ def test_pages_that_are_here_need_not_move_but_without_a_state_must_be_computed(
     assert far.move_s - near.move_s == pytest.approx(63 * LAYOUT.page_bytes * 1e-9, rel=0.25)
 
 
-def test_a_slow_link_is_learned(rates: Rates) -> None:
+def test_a_slow_link_is_learned_from_pulls(rates: Rates) -> None:
     for _ in range(30):
+        rates.moved(1 << 20, 0.5)
+        rates.pulled(1 << 20, 0.5)
+
+    assert not estimate(rates, 1024).pays
+
+
+def test_a_slow_link_is_learned_from_handoffs_before_the_first_pull() -> None:
+    rates = Rates()
+    for num_tokens in (40, 500, 44, 2000, 50) * 6:
+        rates.computed(num_tokens, 0.05 + 0.0002 * num_tokens)
         rates.moved(1 << 20, 0.5)
 
     assert not estimate(rates, 1024).pays
+
+
+def test_pulls_are_believed_where_handoffs_are_slower(rates: Rates) -> None:
+    """A handoff under compute waits for the cores; a pull has them."""
+    before = estimate(rates, 1024).move_s
+    for _ in range(30):
+        rates.moved(1 << 20, 0.02)
+
+    assert estimate(rates, 1024).move_s == before
+
+
+def test_a_pull_that_stalled_does_not_end_pulling_for_good(rates: Rates) -> None:
+    rates = Rates(compute=rates.compute, move=rates.move)
+    rates.pulled(1 << 20, 10.0)
+
+    assert estimate(rates, 1024).pays
