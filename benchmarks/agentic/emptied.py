@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import itertools
 import random
 import time
@@ -44,10 +45,10 @@ class Trial:
 
 
 SHORT = Trial(prefix_tokens=(32,), new_tokens=16, answer_tokens=4, repeats=1)
-SMALL = Trial(prefix_tokens=(32, 128, 1024), new_tokens=32, answer_tokens=12, repeats=9)
+SMALL = Trial(prefix_tokens=(32, 128, 1024), new_tokens=32, answer_tokens=12, repeats=7)
 LONG = Trial(prefix_tokens=(64, 512, 2000), new_tokens=32, answer_tokens=12, repeats=5)
 # Computing is dear and bytes are few: here a pull should cost next to nothing.
-WIDE = Trial(prefix_tokens=(16, 512), new_tokens=32, answer_tokens=12, repeats=5)
+WIDE = Trial(prefix_tokens=(16, 512), new_tokens=32, answer_tokens=12, repeats=4)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,8 +106,9 @@ async def try_emptied(
         # Decode would compute the rest itself and never ask prefill.
         of_mode = without_local(replace(config, prefill=replace(config.prefill, pull=pull)))
         report(f"{name}, emptied, {'with' if pull else 'without'} the pull")
-        async with in_process(folder, of_mode) as bench:
-            seen[pull] = await _ask(bench, folder, of_mode, trial)
+        seen[pull] = await _ask(folder, of_mode, trial)
+        # A cluster that was closed is gigabytes in circles of objects.
+        gc.collect()
     return tuple(
         _row(name, length, seen[True][length], seen[False][length])
         for length in trial.prefix_tokens
@@ -147,7 +149,12 @@ async def in_process(folder: Path, config: Config) -> AsyncIterator[InProcess]:
         yield InProcess(client, prefill.worker)
 
 
-async def _ask(bench: InProcess, folder: Path, config: Config, trial: Trial) -> dict[int, _Seen]:
+async def _ask(folder: Path, config: Config, trial: Trial) -> dict[int, _Seen]:
+    async with in_process(folder, config) as bench:
+        return await _ask_of(bench, folder, config, trial)
+
+
+async def _ask_of(bench: InProcess, folder: Path, config: Config, trial: Trial) -> dict[int, _Seen]:
     layout = layout_of(folder, config.engine)
     draw = random.Random(0)
     vocab_size = ModelConfig.from_folder(folder).vocab_size
