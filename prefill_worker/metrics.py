@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from prometheus_client import Counter, Histogram
+from prometheus_client import CollectorRegistry, Counter, Histogram
 
 from segue.telemetry import RateMeter
 from segue.types import ShipReport
@@ -13,96 +13,116 @@ _BYTES = tuple(float(4**n << 10) for n in range(11))
 _TOKENS = (1, 8, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
 
 
-class PrefillMetrics(WorkerMetrics):
-    def __init__(self) -> None:
-        super().__init__()
-        registry = self.registry
-        self._computed_tokens = Counter(
+class _PassMetrics:
+    """One forward pass over a batch of chunks."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.computed_tokens = Counter(
             "segue_prefill_computed_tokens_total",
             "Prompt tokens computed.",
             registry=registry,
         )
-        self._cached_tokens = Counter(
-            "segue_prefill_cached_tokens_total",
-            "Prompt tokens taken from the prefix cache.",
-            registry=registry,
-        )
-        self._pulled_tokens = Counter(
-            "segue_prefill_pulled_tokens_total",
-            "Prompt tokens fetched from a worker that held them.",
-            registry=registry,
-        )
-        self._pulled_bytes = Counter(
-            "segue_prefill_pulled_bytes_total", "Bytes of them.", registry=registry
-        )
-        self._pull_seconds = Histogram(
-            "segue_prefill_pull_seconds",
-            "One pull, from the decision until it is in the cache.",
-            buckets=_SECONDS,
-            registry=registry,
-        )
-        self._chunk_seconds = Histogram(
+        self.chunk_seconds = Histogram(
             "segue_prefill_chunk_seconds",
             "One forward pass over a batch of chunks.",
             buckets=_SECONDS,
             registry=registry,
         )
-        self._chunk_tokens = Histogram(
+        self.chunk_tokens = Histogram(
             "segue_prefill_chunk_tokens",
             "Tokens of a forward pass.",
             buckets=_TOKENS,
             registry=registry,
         )
-        self._batch_size = Histogram(
+        self.batch_size = Histogram(
             "segue_prefill_batch_size",
             "Turns in a forward pass.",
             buckets=(1, 2, 4, 8, 16, 32, 64),
             registry=registry,
         )
-        self._queue_seconds = Histogram(
+
+
+class _PrefixMetrics:
+    """What of prompts was not computed."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.cached_tokens = Counter(
+            "segue_prefill_cached_tokens_total",
+            "Prompt tokens taken from the prefix cache.",
+            registry=registry,
+        )
+        self.pulled_tokens = Counter(
+            "segue_prefill_pulled_tokens_total",
+            "Prompt tokens fetched from a worker that held them.",
+            registry=registry,
+        )
+        self.pulled_bytes = Counter(
+            "segue_prefill_pulled_bytes_total", "Bytes of them.", registry=registry
+        )
+        self.pull_seconds = Histogram(
+            "segue_prefill_pull_seconds",
+            "One pull, from the decision until it is in the cache.",
+            buckets=_SECONDS,
+            registry=registry,
+        )
+
+
+class _HandoffMetrics:
+    """From a turn's receipt until its prompt is with decode."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.queue_seconds = Histogram(
             "segue_prefill_queue_seconds",
             "From the receipt of a turn until its first chunk is computed.",
             buckets=_SECONDS,
             registry=registry,
         )
-        self._handoff_seconds = Histogram(
+        self.seconds = Histogram(
             "segue_handoff_seconds",
             "Time of a handoff in which bytes were moving (moving) or prefill waited (exposed).",
             ["part"],
             buckets=_SECONDS,
             registry=registry,
         )
-        self._handoff_bytes = Histogram(
+        self.bytes = Histogram(
             "segue_handoff_bytes",
             "Bytes shipped by one handoff.",
             buckets=_BYTES,
             registry=registry,
         )
-        self._handoffs = Counter(
+        self.ended = Counter(
             "segue_handoffs_total", "Handoffs by how they ended.", ["outcome"], registry=registry
         )
+
+
+class PrefillMetrics(WorkerMetrics):
+    def __init__(self) -> None:
+        super().__init__()
+        self._passes = _PassMetrics(self.registry)
+        self._prefixes = _PrefixMetrics(self.registry)
+        self._handoffs = _HandoffMetrics(self.registry)
         self.rate = RateMeter()
 
     def computed(self, *, num_tokens: int, num_sequences: int, seconds: float) -> None:
         """One forward pass. Called on the engine thread."""
-        self._computed_tokens.inc(num_tokens)
-        self._chunk_seconds.observe(seconds)
-        self._chunk_tokens.observe(num_tokens)
-        self._batch_size.observe(num_sequences)
+        self._passes.computed_tokens.inc(num_tokens)
+        self._passes.chunk_seconds.observe(seconds)
+        self._passes.chunk_tokens.observe(num_tokens)
+        self._passes.batch_size.observe(num_sequences)
         self.rate.add(num_tokens)
 
     def shipped(self, report: ShipReport) -> None:
-        self._handoffs.labels("committed").inc()
-        self._cached_tokens.inc(report.cached_tokens)
+        self._handoffs.ended.labels("committed").inc()
+        self._prefixes.cached_tokens.inc(report.cached_tokens)
         if report.pulled_bytes:
-            self._pulled_tokens.inc(report.pulled_tokens)
-            self._pulled_bytes.inc(report.pulled_bytes)
-            self._pull_seconds.observe(report.pull_s)
-        self._queue_seconds.observe(report.queue_s)
-        self._handoff_seconds.labels("moving").observe(report.transfer_s)
-        self._handoff_seconds.labels("exposed").observe(report.exposed_transfer_s)
-        self._handoff_bytes.observe(report.shipped_bytes)
+            self._prefixes.pulled_tokens.inc(report.pulled_tokens)
+            self._prefixes.pulled_bytes.inc(report.pulled_bytes)
+            self._prefixes.pull_seconds.observe(report.pull_s)
+        self._handoffs.queue_seconds.observe(report.queue_s)
+        self._handoffs.seconds.labels("moving").observe(report.transfer_s)
+        self._handoffs.seconds.labels("exposed").observe(report.exposed_transfer_s)
+        self._handoffs.bytes.observe(report.shipped_bytes)
 
     def lost(self, outcome: str) -> None:
         """`outcome`: stopped (nobody wants it) or failed."""
-        self._handoffs.labels(outcome).inc()
+        self._handoffs.ended.labels(outcome).inc()

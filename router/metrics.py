@@ -13,10 +13,10 @@ _ERROR_BUCKETS = (-0.75, -0.5, -0.25, -0.1, 0.0, 0.1, 0.25, 0.5, 0.75, 1.0)
 _OVERHEAD_BUCKETS = (5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 1e-2, 5e-2)
 
 
-class RouterMetrics:
-    def __init__(self) -> None:
-        registry = CollectorRegistry()
-        self.registry = registry
+class LoadMetrics:
+    """What is there and what came of it."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
         self.turns = Counter(
             "segue_turns_total", "Turns by how they ended.", ["outcome"], registry=registry
         )
@@ -24,9 +24,18 @@ class RouterMetrics:
             "segue_turns_in_flight", "Turns running or waiting.", registry=registry
         )
         self.sessions = Gauge("segue_sessions", "Sessions in the directory.", registry=registry)
+        self.history_bytes = Gauge(
+            "segue_history_bytes", "Kept of what was said in sessions.", registry=registry
+        )
         self.workers = Gauge(
             "segue_workers", "Workers by role and health.", ["role", "health"], registry=registry
         )
+
+
+class LatencyMetrics:
+    """Seconds of a turn: what users feel, and the router's own part of it."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
         self.first_token_s = Histogram(
             "segue_time_to_first_token_seconds",
             "From the receipt of a turn to its first token.",
@@ -57,13 +66,19 @@ class RouterMetrics:
             buckets=_OVERHEAD_BUCKETS,
             registry=registry,
         )
-        self.placements = Counter(
+
+
+class PlacementMetrics:
+    """Where turns go, and how right the estimates are."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.chosen = Counter(
             "segue_placements_total",
             "Placements by where the prompt's missing part comes from.",
             ["mode"],
             registry=registry,
         )
-        self.placement_s = Histogram(
+        self.decision_s = Histogram(
             "segue_placement_seconds",
             "One decision where a turn goes.",
             buckets=_DECISION_BUCKETS,
@@ -77,15 +92,21 @@ class RouterMetrics:
             buckets=_ERROR_BUCKETS,
             registry=registry,
         )
-        self.prompt_tokens = Counter(
+
+
+class TokenMetrics:
+    """Tokens of turns, by where they came from."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.prompt = Counter(
             "segue_prompt_tokens_total", "Tokens of finished turns' prompts.", registry=registry
         )
-        self.cached_tokens = Counter(
+        self.cached = Counter(
             "segue_cached_tokens_total",
             "Of the prompts' tokens, taken from a prefix cache.",
             registry=registry,
         )
-        self.rerendered_tokens = Counter(
+        self.rerendered = Counter(
             "segue_rerendered_tokens_total",
             "Tokens of last turns that the template rendered differently in the next one.",
             registry=registry,
@@ -95,9 +116,15 @@ class RouterMetrics:
             "Turns whose history was rendered differently from what was computed.",
             registry=registry,
         )
-        self.history_bytes = Gauge(
-            "segue_history_bytes", "Kept of what was said in sessions.", registry=registry
-        )
-        self.completion_tokens = Counter(
+        self.completion = Counter(
             "segue_completion_tokens_total", "Tokens generated.", registry=registry
         )
+
+
+class RouterMetrics:
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.load = LoadMetrics(self.registry)
+        self.latency = LatencyMetrics(self.registry)
+        self.placement = PlacementMetrics(self.registry)
+        self.tokens = TokenMetrics(self.registry)

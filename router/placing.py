@@ -60,8 +60,8 @@ class Placing:
 
     def placed(self, decided: Decided) -> None:
         """A turn has its seat: counted, and remembered where it has a session."""
-        self.metrics.placement_s.observe(decided.decision_s)
-        self.metrics.placements.labels(decided.decision.chosen.mode.value).inc()
+        self.metrics.placement.decision_s.observe(decided.decision_s)
+        self.metrics.placement.chosen.labels(decided.decision.chosen.mode.value).inc()
         if not decided.session_id:
             return
         placement = decided.decision.placement
@@ -164,7 +164,9 @@ class TurnPlacing:
         attempt.first_token_s = placing.clock() - attempt.placed_at
         attempt.decided.actual_s = attempt.first_token_s
         estimated_s = attempt.decided.decision.chosen.total_s
-        placing.metrics.estimate_error.observe(estimate_error(estimated_s, attempt.first_token_s))
+        placing.metrics.placement.estimate_error.observe(
+            estimate_error(estimated_s, attempt.first_token_s)
+        )
 
     def ended(self, result: TurnResult) -> None:
         """The turn has its last token: what stays where, and what it teaches."""

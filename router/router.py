@@ -119,7 +119,7 @@ class Router:
             if request.turn_id in self._turns:
                 raise InvalidRequest(f"turn {request.turn_id} is running already; name it anew")
         except SegueError as error:
-            self._metrics.turns.labels(outcome_of(error)).inc()
+            self._metrics.load.turns.labels(outcome_of(error)).inc()
             raise
         return spec, Transcript(self._histories, request, spec)
 
@@ -150,29 +150,29 @@ class Router:
                 yield event
                 match event:
                     case TokenDelta():
-                        metrics.relay_s.observe(self._clock() - arrived_at)
+                        metrics.latency.relay_s.observe(self._clock() - arrived_at)
                         if last_token_at is not None:
-                            metrics.inter_token_s.observe(arrived_at - last_token_at)
+                            metrics.latency.inter_token_s.observe(arrived_at - last_token_at)
                         last_token_at = arrived_at
                         self._rate.add(len(event.token_ids))
-                        metrics.completion_tokens.inc(len(event.token_ids))
+                        metrics.tokens.completion.inc(len(event.token_ids))
                     case TurnEnd():
                         self._observe_end(event)
 
     def _observe_end(self, end: TurnEnd) -> None:
         metrics = self._metrics
         if end.timings.first_token_s:
-            metrics.first_token_s.observe(end.timings.first_token_s)
-            metrics.queue_s.observe(end.timings.queue_s)
-            metrics.dispatch_s.observe(end.timings.router_s)
-        metrics.prompt_tokens.inc(end.usage.prompt_tokens)
-        metrics.cached_tokens.inc(end.usage.cached_tokens)
-        metrics.rerendered_tokens.inc(end.usage.rerendered_tokens)
-        metrics.rerendered_turns.inc(end.usage.rerendered_tokens > 0)
+            metrics.latency.first_token_s.observe(end.timings.first_token_s)
+            metrics.latency.queue_s.observe(end.timings.queue_s)
+            metrics.latency.dispatch_s.observe(end.timings.router_s)
+        metrics.tokens.prompt.inc(end.usage.prompt_tokens)
+        metrics.tokens.cached.inc(end.usage.cached_tokens)
+        metrics.tokens.rerendered.inc(end.usage.rerendered_tokens)
+        metrics.tokens.rerendered_turns.inc(end.usage.rerendered_tokens > 0)
 
     def _count_end(self, turn: Turn, received_at: float) -> None:
         self._ended[turn.outcome] += 1
-        self._metrics.turns.labels(turn.outcome).inc()
+        self._metrics.load.turns.labels(turn.outcome).inc()
         self._admission.turn_took(self._clock() - received_at)
         logger.info(
             "turn ended",
@@ -225,13 +225,13 @@ class Router:
 
     def observe_gauges(self) -> None:
         """Sets the gauges that are states, not events."""
-        self._metrics.turns_in_flight.set(self._admission.num_turns)
-        self._metrics.sessions.set(len(self.placing.directory))
-        self._metrics.history_bytes.set(self._histories.size_bytes)
+        self._metrics.load.turns_in_flight.set(self._admission.num_turns)
+        self._metrics.load.sessions.set(len(self.placing.directory))
+        self._metrics.load.history_bytes.set(self._histories.size_bytes)
         counts = Counter((w.role.value, w.health.value) for w in self.membership.workers())
         for role in Role:
             for health in WorkerHealth:
-                self._metrics.workers.labels(role.value, health.value).set(
+                self._metrics.load.workers.labels(role.value, health.value).set(
                     counts[role.value, health.value]
                 )
 
