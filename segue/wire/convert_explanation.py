@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TypedDict
+
 from segue.explanation import CostLine, Explanation, WeighedCandidate, WorkerSpeed
 from segue.types import SessionId, TurnId, WorkerId
 from segue.wire import session_pb2 as pb
@@ -37,44 +39,55 @@ def explanation_from_wire(explanation: pb.Explanation) -> Explanation:
 
 def _candidate_to_wire(one: WeighedCandidate) -> pb.Candidate:
     return pb.Candidate(
-        mode=one.mode,
         prefill_worker=one.prefill_worker,
         decode_worker=one.decode_worker,
         source_worker=one.source_worker or "",
-        chosen=one.chosen,
-        excluded=one.excluded,
-        computed_tokens=one.computed_tokens,
-        moved_tokens=one.moved_tokens,
-        queue_s=one.queue_s,
-        pull_s=one.pull_s,
-        compute_s=one.compute_s,
-        move_s=one.move_s,
-        hidden_s=one.hidden_s,
-        interference_s=one.interference_s,
-        overhead_s=one.overhead_s,
-        total_s=one.total_s,
+        **_estimate(one),
     )
 
 
 def _candidate_from_wire(one: pb.Candidate) -> WeighedCandidate:
     return WeighedCandidate(
-        mode=one.mode,
         prefill_worker=WorkerId(one.prefill_worker),
         decode_worker=WorkerId(one.decode_worker),
         source_worker=WorkerId(one.source_worker) if one.source_worker else None,
-        chosen=one.chosen,
-        excluded=one.excluded,
-        computed_tokens=one.computed_tokens,
-        moved_tokens=one.moved_tokens,
-        queue_s=one.queue_s,
-        pull_s=one.pull_s,
-        compute_s=one.compute_s,
-        move_s=one.move_s,
-        hidden_s=one.hidden_s,
-        interference_s=one.interference_s,
-        overhead_s=one.overhead_s,
-        total_s=one.total_s,
+        **_estimate(one),
     )
+
+
+class _Estimate(TypedDict):
+    mode: str
+    chosen: bool
+    excluded: str
+    computed_tokens: int
+    moved_tokens: int
+    queue_s: float
+    pull_s: float
+    compute_s: float
+    move_s: float
+    hidden_s: float
+    interference_s: float
+    overhead_s: float
+    total_s: float
+
+
+def _estimate(one: WeighedCandidate | pb.Candidate) -> _Estimate:
+    """What is the same on both sides."""
+    return {
+        "mode": one.mode,
+        "chosen": one.chosen,
+        "excluded": one.excluded,
+        "computed_tokens": one.computed_tokens,
+        "moved_tokens": one.moved_tokens,
+        "queue_s": one.queue_s,
+        "pull_s": one.pull_s,
+        "compute_s": one.compute_s,
+        "move_s": one.move_s,
+        "hidden_s": one.hidden_s,
+        "interference_s": one.interference_s,
+        "overhead_s": one.overhead_s,
+        "total_s": one.total_s,
+    }
 
 
 def _speed_to_wire(one: WorkerSpeed) -> pb.WorkerSpeed:
