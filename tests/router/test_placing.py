@@ -2,56 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import pytest
 
-from router.config import RouterConfig
-from router.metrics import RouterMetrics
 from router.placement.estimate import Mode
-from router.placing import Placing, TurnPlacing
-from segue.cluster_status import UnitCounts, WorkerHealth, WorkerLoad, WorkerStatus
+from router.placing import Placing
+from segue.cluster_status import WorkerHealth
 from segue.errors import NotFound, Unavailable
-from segue.types import (
-    Epoch,
-    FinishReason,
-    Role,
-    SamplingParams,
-    SessionId,
-    ShipReport,
-    StopConditions,
-    TurnId,
-    TurnResult,
-    TurnSpec,
-    Usage,
-    WorkerId,
+from segue.types import SessionId, WorkerId
+from tests.router.placed import (
+    AGENT,
+    NAMES,
+    ManualClock,
+    held,
+    placing_of,
+    result,
+    seats,
+    serve,
+    spec,
+    worker,
 )
-
-NAMES = ["prefill-0", "prefill-1", "decode-0", "decode-1"]
-AGENT = SessionId("agent")
-
-
-def worker(
-    name: str, *, health: WorkerHealth = WorkerHealth.READY, epoch: int = 1, queued: int = 0
-) -> WorkerStatus:
-    return WorkerStatus(
-        worker_id=WorkerId(name),
-        role=Role(name.split("-")[0]),
-        epoch=Epoch(epoch),
-        address=f"at {name}",
-        health=health,
-        load=WorkerLoad(
-            pages=UnitCounts(total=10_000, free=10_000), waiting_tokens=queued, page_tokens=64
-        ),
-    )
-
-
-class ManualClock:
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @pytest.fixture
@@ -59,70 +28,9 @@ def clock() -> ManualClock:
     return ManualClock()
 
 
-def placing_of(clock: ManualClock, **options: int) -> Placing:
-    config = RouterConfig(**{"local_prefill_max_tokens": 0, **options})  # type: ignore[arg-type]  # a test's options
-    placing = Placing(config, RouterMetrics(), clock=clock)
-    for name in NAMES:
-        placing.heard(worker(name))
-    return placing
-
-
 @pytest.fixture
 def placing(clock: ManualClock) -> Placing:
     return placing_of(clock)
-
-
-def spec(prompt_tokens: int = 6_400, session_id: SessionId = AGENT) -> TurnSpec:
-    return TurnSpec(
-        turn_id=TurnId("t"),
-        session_id=session_id,
-        prompt=(7,) * prompt_tokens,
-        sampling=SamplingParams(),
-        stop=StopConditions(max_tokens=64),
-    )
-
-
-def result(kept: int = 0, **report: float) -> TurnResult:
-    return TurnResult(
-        finish_reason=FinishReason.STOP,
-        usage=Usage(completion_tokens=20),
-        report=ShipReport(**report),  # type: ignore[arg-type]  # a test's options
-        decode_s=0.2,
-        kept_tokens=kept,
-        kept_checkpoint_tokens=kept,
-    )
-
-
-def serve(placing: Placing, *, kept: int = 6_400, prefill_kept: int = 6_400) -> TurnPlacing:
-    """A turn of the agent, from its placement to its end."""
-    turn = placing.turn(spec())
-    turn.place(())
-    turn.reserved(0, 0)
-    turn.first_token()
-    turn.ended(
-        result(
-            kept,
-            computed_tokens=6_400,
-            prefill_s=1.0,
-            shipped_bytes=10_000_000,
-            transfer_s=0.01,
-            kept_tokens=prefill_kept,
-        )
-    )
-    turn.leave()
-    return turn
-
-
-def seats(placing: Placing) -> dict[str, tuple[int, int, int]]:
-    return {
-        name: (node.own_turns, node.own_prefills, node.own_tokens)
-        for name, node in placing.cluster.nodes.items()
-        if node.own_turns or node.own_prefills or node.own_tokens
-    }
-
-
-def held(placing: Placing) -> Mapping[WorkerId, tuple[int, int]]:
-    return dict(placing.directory.held(AGENT, placing.cluster.nodes))
 
 
 def test_a_turn_has_a_seat_until_it_leaves(placing: Placing) -> None:
@@ -183,70 +91,6 @@ def test_what_decode_says_when_it_reserves_corrects_what_was_believed(placing: P
     turn.reserved(640, 640)
 
     assert held(placing)[WorkerId("decode-0")] == (640, 640)
-
-
-def test_prefill_is_told_whom_to_pull_from_even_if_it_is_believed_to_hold_all(
-    placing: Placing,
-) -> None:
-    """It may have had to evict that since."""
-    serve(placing, kept=6_464, prefill_kept=6_464)
-    turn = placing.turn(spec(7_000))
-    decision = turn.place(())
-
-    holder = turn.reserved(6_464, 6_464)
-
-    assert decision.chosen.mode is Mode.COMPUTE
-    assert holder is not None
-    assert (holder.worker_id, holder.checkpoint_tokens) == ("decode-0", 6_464)
-
-
-def test_nobody_is_named_where_nobody_else_holds_anything(placing: Placing) -> None:
-    serve(placing)
-    turn = placing.turn(spec(7_000))
-    turn.place(())
-
-    assert turn.reserved(0, 0) is None
-
-
-def test_prefill_is_told_whom_to_pull_from_when_that_was_decided(placing: Placing) -> None:
-    serve(placing, prefill_kept=0)
-    turn = placing.turn(spec(7_000))
-    decision = turn.place(())
-
-    holder = turn.reserved(6_400, 6_400)
-
-    assert decision.chosen.mode is Mode.PULL
-    assert holder is not None
-    assert (holder.worker_id, holder.epoch, holder.address) == ("decode-0", 1, "at decode-0")
-    assert holder.checkpoint_tokens == 6_400
-
-
-def test_a_prefix_that_decode_turns_out_to_hold_is_pulled_after_all(placing: Placing) -> None:
-    turn = placing.turn(spec(7_000, SessionId("")))
-    decision = turn.place(())
-
-    holder = turn.reserved(6_400, 6_400)
-
-    assert decision.chosen.mode is Mode.COMPUTE
-    assert holder is not None
-    assert holder.checkpoint_tokens == 6_400
-
-
-def test_when_decode_lost_the_prefix_the_longest_other_holder_gives(placing: Placing) -> None:
-    serve(placing, prefill_kept=0)
-    placing.heard(worker("prefill-0", health=WorkerHealth.DRAINING))
-    serve_elsewhere = placing.turn(spec())
-    serve_elsewhere.place([WorkerId("decode-0")])
-    serve_elsewhere.ended(result(6_336))
-    serve_elsewhere.leave()
-    turn = placing.turn(spec(7_000))
-    decision = turn.place(())
-    assert decision.placement.decode.worker_id == "decode-0"
-
-    holder = turn.reserved(0, 0)
-
-    assert holder is not None
-    assert (holder.worker_id, holder.checkpoint_tokens) == ("decode-1", 6_336)
 
 
 def test_a_short_end_is_left_to_decode_until_decode_refuses(clock: ManualClock) -> None:

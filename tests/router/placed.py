@@ -1,0 +1,111 @@
+"""A router's placement with two workers of each role, and turns of one agent."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from router.config import RouterConfig
+from router.metrics import RouterMetrics
+from router.placing import Placing, TurnPlacing
+from segue.cluster_status import UnitCounts, WorkerHealth, WorkerLoad, WorkerStatus
+from segue.types import (
+    Epoch,
+    FinishReason,
+    Role,
+    SamplingParams,
+    SessionId,
+    ShipReport,
+    StopConditions,
+    TurnId,
+    TurnResult,
+    TurnSpec,
+    Usage,
+    WorkerId,
+)
+
+NAMES = ["prefill-0", "prefill-1", "decode-0", "decode-1"]
+AGENT = SessionId("agent")
+
+
+def worker(
+    name: str, *, health: WorkerHealth = WorkerHealth.READY, epoch: int = 1, queued: int = 0
+) -> WorkerStatus:
+    return WorkerStatus(
+        worker_id=WorkerId(name),
+        role=Role(name.split("-")[0]),
+        epoch=Epoch(epoch),
+        address=f"at {name}",
+        health=health,
+        load=WorkerLoad(
+            pages=UnitCounts(total=10_000, free=10_000), waiting_tokens=queued, page_tokens=64
+        ),
+    )
+
+
+class ManualClock:
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def placing_of(clock: ManualClock, **options: int) -> Placing:
+    config = RouterConfig(**{"local_prefill_max_tokens": 0, **options})  # type: ignore[arg-type]  # a test's options
+    placing = Placing(config, RouterMetrics(), clock=clock)
+    for name in NAMES:
+        placing.heard(worker(name))
+    return placing
+
+
+def spec(prompt_tokens: int = 6_400, session_id: SessionId = AGENT) -> TurnSpec:
+    return TurnSpec(
+        turn_id=TurnId("t"),
+        session_id=session_id,
+        prompt=(7,) * prompt_tokens,
+        sampling=SamplingParams(),
+        stop=StopConditions(max_tokens=64),
+    )
+
+
+def result(kept: int = 0, **report: float) -> TurnResult:
+    return TurnResult(
+        finish_reason=FinishReason.STOP,
+        usage=Usage(completion_tokens=20),
+        report=ShipReport(**report),  # type: ignore[arg-type]  # a test's options
+        decode_s=0.2,
+        kept_tokens=kept,
+        kept_checkpoint_tokens=kept,
+    )
+
+
+def serve(placing: Placing, *, kept: int = 6_400, prefill_kept: int = 6_400) -> TurnPlacing:
+    """A turn of the agent, from its placement to its end."""
+    turn = placing.turn(spec())
+    turn.place(())
+    turn.reserved(0, 0)
+    turn.first_token()
+    turn.ended(
+        result(
+            kept,
+            computed_tokens=6_400,
+            prefill_s=1.0,
+            shipped_bytes=10_000_000,
+            transfer_s=0.01,
+            kept_tokens=prefill_kept,
+        )
+    )
+    turn.leave()
+    return turn
+
+
+def seats(placing: Placing) -> dict[str, tuple[int, int, int]]:
+    return {
+        name: (node.own_turns, node.own_prefills, node.own_tokens)
+        for name, node in placing.cluster.nodes.items()
+        if node.own_turns or node.own_prefills or node.own_tokens
+    }
+
+
+def held(placing: Placing) -> Mapping[WorkerId, tuple[int, int]]:
+    return dict(placing.directory.held(AGENT, placing.cluster.nodes))
