@@ -13,7 +13,7 @@ from decode_worker.leases import TieredLeases
 from segue.errors import NotFound
 from segue.types import SessionId
 from tests.cache.prefix_world import prompt
-from tests.cache.test_host_tier import TieredWorld
+from tests.cache.tiered_world import TieredWorld
 
 A, B = prompt(1, 40), prompt(2, 40)
 a, child = SessionId("a"), SessionId("child")
