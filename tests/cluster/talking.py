@@ -98,9 +98,11 @@ async def say(session: Session, new: str | Message) -> Said:
     return Said(tuple(session.messages[:-1]), answer, end)
 
 
-async def converse(cluster: LocalCluster, name: str = "parent") -> list[Said]:
+async def converse(
+    cluster: LocalCluster, name: str = "parent", *, system: str = SYSTEM
+) -> list[Said]:
     """The script, forked on the way; at the end the parent goes on from where it was left."""
-    parent = session = cluster.client.session(name, system=SYSTEM, tools=DEMO_TOOLS)
+    parent = session = cluster.client.session(name, system=system, tools=DEMO_TOOLS)
     said: list[Said] = []
     for index, new in enumerate(SCRIPT):
         if index == FORK_AT:

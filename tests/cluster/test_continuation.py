@@ -18,9 +18,16 @@ from segue.types import FinishReason
 from tests.checkpoints import Variant
 from tests.cluster.conftest import ENGINE, local_cluster
 from tests.cluster.idle import is_idle, wait_until_idle
-from tests.cluster.moving import moving_place
-from tests.cluster.talking import Wire, converse, with_thinking, wrong_turns
+from tests.cluster.moving import moving_place, pull_always
+from tests.cluster.scarce import kinds_and_pages, memory_for
+from tests.cluster.talking import Said, Wire, converse, with_thinking, wrong_turns
 from tests.conftest import MakeCheckpoint
+
+EVERY_KIND = pytest.mark.parametrize(
+    ("random_thinking", "page_tokens"),
+    kinds_and_pages(always=("moe", 64)),
+    indirect=["random_thinking"],
+)
 
 
 @pytest.fixture
@@ -121,17 +128,57 @@ async def test_memory_that_is_always_short_changes_no_word(thinking: Path) -> No
     assert await wrong_turns(said, thinking) == []
 
 
+@EVERY_KIND
+async def test_sessions_that_evict_each_other_every_turn_say_the_same(
+    random_thinking: Path, page_tokens: int
+) -> None:
+    # One of them fits, with its longest turn.
+    engine = memory_for(random_thinking, 1600, page_tokens=page_tokens)
+
+    async with local_cluster(random_thinking, Config(engine=engine)) as cluster:
+        by_session = await asyncio.gather(
+            *(converse(cluster, name, system=f"You are {name}. " * 80) for name in ("a", "b"))
+        )
+        evicted = cluster.decode[0].num_evicted
+        status = await wait_until_idle(cluster.client)
+
+    said = [turn for session in by_session for turn in session]
+    assert evicted >= len(said)
+    assert await wrong_turns(said, random_thinking) == []
+    assert is_idle(status), status
+
+
+@EVERY_KIND
+async def test_a_session_of_any_kind_that_is_moved_every_turn_says_the_same(
+    random_thinking: Path, page_tokens: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = replace(ENGINE, page_tokens=page_tokens)
+
+    said = await moved_every_turn(random_thinking, engine, monkeypatch)
+
+    assert await wrong_turns(said, random_thinking) == []
+
+
 async def test_a_session_that_is_moved_every_turn_says_the_same(
     thinking: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("router.placing.place", moving_place)
-    config = Config(engine=ENGINE, router=RouterConfig(local_prefill_max_tokens=0))
-
-    async with local_cluster(thinking, config, prefill=2, decode=2) as cluster:
-        said = await converse(cluster)
+    said = await moved_every_turn(thinking, ENGINE, monkeypatch)
 
     assert await wrong_turns(said, thinking) == []
+
+
+async def moved_every_turn(
+    folder: Path, engine: EngineConfig, monkeypatch: pytest.MonkeyPatch
+) -> list[Said]:
+    monkeypatch.setattr("router.placing.place", moving_place)
+    pull_always(monkeypatch)
+    config = Config(engine=engine, router=RouterConfig(local_prefill_max_tokens=0))
+
+    async with local_cluster(folder, config, prefill=2, decode=2) as cluster:
+        said = await converse(cluster)
+
     # The last turn is the parent's, whose last one before it is not the one before it here.
     for one, other in itertools.pairwise(turn.end for turn in said[:-1]):
         assert one.prefill_worker != other.prefill_worker
         assert one.decode_worker != other.decode_worker
+    return said

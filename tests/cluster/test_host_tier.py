@@ -18,10 +18,10 @@ from segue.errors import InvalidRequest, NotFound
 from segue.launch.config import Config
 from segue.types import StopConditions, TokenInput
 from tests.cluster.conftest import LocalCluster, local_cluster
+from tests.cluster.growing import Said, wrong_turns
 from tests.cluster.idle import is_idle, wait_until_idle
 from tests.cluster.moving import pull_always
 from tests.cluster.test_prefill_here import spec
-from tests.cluster.test_sessions import Said, wrong_turns
 
 # 51 pages and 4 slots, and on decode, which drafts, 44 and 5: room for one session on the device,
 # and for all of them on the host.

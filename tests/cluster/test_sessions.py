@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import random
 import shutil
-from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,79 +18,25 @@ from router.config import RouterConfig
 from segue.engine.config import EngineConfig
 from segue.errors import InvalidRequest, NotFound
 from segue.launch.config import Config
-from segue.types import StopConditions, TokenInput, TurnEnd, Usage
-from tests.cluster.conftest import ENGINE, LocalCluster, local_cluster
+from segue.types import StopConditions, TokenInput
+from tests.cluster.conftest import ENGINE, local_cluster
+from tests.cluster.growing import (
+    ANSWER_TOKENS,
+    FIRST_TOKENS,
+    NEW_TOKENS,
+    NUM_TURNS,
+    Said,
+    converse,
+    wrong_turns,
+)
 from tests.cluster.idle import is_idle, wait_until_idle
 from tests.cluster.moving import moving_place, pull_always
-from tests.cluster.oracle import Oracle
-
-NUM_TURNS = 12
-FIRST_TOKENS = 200
-NEW_TOKENS = 41
-ANSWER_TOKENS = 37
-
-
-@dataclass(frozen=True, slots=True)
-class Said:
-    """One turn of a conversation: what was sent, and what came back."""
-
-    prompt: list[int]
-    answer: list[int]
-    end: TurnEnd
-
-    @property
-    def usage(self) -> Usage:
-        return self.end.usage
-
-
-async def converse(
-    cluster: LocalCluster,
-    num_turns: int = NUM_TURNS,
-    *,
-    fork_at: int | None = None,
-    name: str = "parent",
-) -> list[Said]:
-    """Turns that each add to what was said. `fork_at`: that turn goes back to half of the history,
-    as a template does that renders it anew, and goes on from there under another session's name.
-    """
-    source = random.Random(11)
-    history = [source.randrange(5, 290) for _ in range(FIRST_TOKENS)]
-    session_id = name
-    said: list[Said] = []
-    for index in range(num_turns):
-        if index == fork_at:
-            history = history[: len(history) // 2] + [source.randrange(5, 290) for _ in range(9)]
-            session_id = "child"
-        answer = await cluster.client.generate(
-            TokenInput(tuple(history)),
-            session_id=session_id,
-            stop=StopConditions(max_tokens=ANSWER_TOKENS, ignore_eos=True),
-            timeout_s=60,
-        )
-        cluster.check_invariants()
-        said.append(Said(list(history), list(answer.token_ids), answer.end))
-        history += [*answer.token_ids, *(source.randrange(5, 290) for _ in range(NEW_TOKENS))]
-    return said
+from tests.cluster.scarce import kinds_and_pages, memory_for
 
 
 def without_local(**parts: Any) -> Config:
     """Every prompt is computed by a prefill worker: what decode may do has tests of its own."""
     return Config(engine=ENGINE, router=RouterConfig(local_prefill_max_tokens=0), **parts)
-
-
-async def wrong_turns(said: Sequence[Said], folder: Path) -> list[int]:
-    """Whose answer is not what `transformers` says to the whole history, from scratch."""
-
-    def look() -> list[int]:
-        oracle = Oracle(folder)
-        return [
-            index
-            for index, turn in enumerate(said)
-            if not oracle.would_say(turn.prompt, turn.answer)
-        ]
-
-    # On a thread: the cluster in this process must go on sending its heartbeats.
-    return await asyncio.to_thread(look)
 
 
 @pytest.fixture(params=["dense", "moe"])
@@ -104,6 +49,11 @@ def served(
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(demo / name, folder)
     return folder
+
+
+EVERY_KIND = pytest.mark.parametrize(
+    ("served", "page_tokens"), kinds_and_pages(), indirect=["served"]
+)
 
 
 @pytest.mark.parametrize("page_tokens", [16, 64])
@@ -149,17 +99,54 @@ async def test_memory_that_is_always_short_costs_time_and_nothing_else(demo: Pat
     assert await wrong_turns(said, demo) == []
 
 
-async def test_a_session_that_is_moved_every_turn_says_the_same(
+@EVERY_KIND
+async def test_sessions_that_evict_each_other_every_turn_say_the_same(
+    served: Path, page_tokens: int
+) -> None:
+    first_tokens = 700
+    # The longest prompt, of the turn before the fork, and its answer. Two openings are more.
+    num_tokens = first_tokens + 6 * (NEW_TOKENS + ANSWER_TOKENS)
+    engine = memory_for(served, num_tokens, page_tokens=page_tokens)
+
+    async with local_cluster(served, Config(engine=engine)) as cluster:
+        conversations = await asyncio.gather(
+            *(
+                converse(cluster, fork_at=6, name=f"s-{seed}", seed=seed, first_tokens=first_tokens)
+                for seed in (1, 2)
+            )
+        )
+        evicted = cluster.decode[0].num_evicted
+
+    said = [turn for conversation in conversations for turn in conversation]
+    assert evicted >= len(said)
+    assert await wrong_turns(said, served) == []
+
+
+async def test_sessions_that_are_moved_every_turn_say_the_same(
     demo: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("router.placing.place", moving_place)
-    pull_always(monkeypatch)
-
-    async with local_cluster(demo, without_local(), prefill=2, decode=2) as cluster:
-        busy = [asyncio.ensure_future(converse(cluster, 8, name=f"s-{n}")) for n in range(2)]
-        conversations = [await conversation for conversation in busy]
+    conversations = await moved_every_turn(demo, ENGINE, monkeypatch, num_sessions=2, num_turns=8)
 
     assert await wrong_turns([turn for said in conversations for turn in said], demo) == []
+
+
+async def moved_every_turn(
+    folder: Path,
+    engine: EngineConfig,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    num_sessions: int,
+    num_turns: int,
+) -> list[list[Said]]:
+    monkeypatch.setattr("router.placing.place", moving_place)
+    pull_always(monkeypatch)
+    config = replace(without_local(), engine=engine)
+
+    async with local_cluster(folder, config, prefill=2, decode=2) as cluster:
+        conversations = await asyncio.gather(
+            *(converse(cluster, num_turns, name=f"s-{n}") for n in range(num_sessions))
+        )
+
     for said in conversations:
         pairs = itertools.pairwise(turn.end for turn in said)
         moved = [
@@ -168,6 +155,20 @@ async def test_a_session_that_is_moved_every_turn_says_the_same(
         ]
         assert all(moved)
         assert any(turn.usage.pulled_tokens for turn in said)
+    return conversations
+
+
+@EVERY_KIND
+async def test_a_session_of_any_kind_that_is_moved_every_turn_says_the_same(
+    served: Path, page_tokens: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = replace(ENGINE, page_tokens=page_tokens)
+
+    (said,) = await moved_every_turn(
+        served, engine, monkeypatch, num_sessions=1, num_turns=NUM_TURNS
+    )
+
+    assert await wrong_turns(said, served) == []
 
 
 @pytest.fixture(params=["everything", "no residency", "no prefix cache", "no pull"])

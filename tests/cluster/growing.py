@@ -1,0 +1,81 @@
+"""A session of random tokens that only grows, and the truth of its turns.
+
+That is what `transformers` says to the whole history, from scratch.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from segue.types import StopConditions, TokenInput, TurnEnd, Usage
+from tests.cluster.conftest import LocalCluster
+from tests.cluster.oracle import Oracle
+
+NUM_TURNS = 12
+FIRST_TOKENS = 200
+NEW_TOKENS = 41
+ANSWER_TOKENS = 37
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """One turn of a conversation: what was sent, and what came back."""
+
+    prompt: list[int]
+    answer: list[int]
+    end: TurnEnd
+
+    @property
+    def usage(self) -> Usage:
+        return self.end.usage
+
+
+async def converse(
+    cluster: LocalCluster,
+    num_turns: int = NUM_TURNS,
+    *,
+    fork_at: int | None = None,
+    name: str = "parent",
+    seed: int = 11,
+    first_tokens: int = FIRST_TOKENS,
+) -> list[Said]:
+    """Turns that each add to what was said. `fork_at`: that turn goes back to half of the history,
+    as a template does that renders it anew, and goes on from there under another session's name.
+    """
+    source = random.Random(seed)
+    history = [source.randrange(5, 290) for _ in range(first_tokens)]
+    session_id = name
+    said: list[Said] = []
+    for index in range(num_turns):
+        if index == fork_at:
+            history = history[: len(history) // 2] + [source.randrange(5, 290) for _ in range(9)]
+            session_id = f"{name}-child"
+        answer = await cluster.client.generate(
+            TokenInput(tuple(history)),
+            session_id=session_id,
+            stop=StopConditions(max_tokens=ANSWER_TOKENS, ignore_eos=True),
+            timeout_s=60,
+        )
+        cluster.check_invariants()
+        said.append(Said(list(history), list(answer.token_ids), answer.end))
+        history += [*answer.token_ids, *(source.randrange(5, 290) for _ in range(NEW_TOKENS))]
+    return said
+
+
+async def wrong_turns(said: Sequence[Said], folder: Path) -> list[int]:
+    """Whose answer is not what `transformers` says to the whole history, from scratch."""
+
+    def look() -> list[int]:
+        oracle = Oracle(folder)
+        return [
+            index
+            for index, turn in enumerate(said)
+            if not oracle.would_say(turn.prompt, turn.answer)
+        ]
+
+    # On a thread: the cluster in this process must go on sending its heartbeats.
+    return await asyncio.to_thread(look)
