@@ -53,7 +53,10 @@ def main(
     link_gbit: Annotated[
         float, typer.Option(min=0, help="What each worker may send at most; 0: what loopback can.")
     ] = 0.0,
-    mode: Annotated[list[Mode] | None, typer.Option(help="May be repeated; all if none.")] = None,
+    mode: Annotated[
+        list[Mode] | None,
+        typer.Option(help="May be repeated. If none: all, and trials with an emptied cache."),
+    ] = None,
     plot: Annotated[Path | None, typer.Option(help="Where the PNG goes.")] = None,
     seed: int = 0,
     quick: Annotated[bool, typer.Option(help="A tiny model, a few turns: does it run?")] = False,
@@ -96,7 +99,9 @@ def main(
             vocab_size=vocab_size,
             report=report,
         )
-        rows = _try_emptied(Path(scratch), folder, config, is_quick=quick, report=report)
+        rows: tuple[EmptiedRow, ...] = ()
+        if mode is None:
+            rows = _try_emptied(Path(scratch), folder, config, is_quick=quick, report=report)
         _show(_summarise(measured, rows, environment, config, workload, folder), plot)
 
 

@@ -16,6 +16,8 @@ from segue.launch.config import Config
 
 Report = Callable[[str], None]
 
+# One is at the mercy of whatever else the machine does in its first or last seconds.
+_NUM_ALONE = 3
 # Pauses of a session that has the cluster to itself: no more than lets the last turn settle.
 _ALONE_PAUSE_S = 0.1
 
@@ -25,7 +27,7 @@ class Measured:
     """Of one mode."""
 
     alone: list[TurnSample]
-    """One session that waits for nobody: what a turn costs."""
+    """Sessions one after the other, that wait for nobody: what a turn costs."""
     together: list[TurnSample]
     """The workload, in which sessions wait for each other."""
 
@@ -58,7 +60,6 @@ async def _ask(address: str, workload: Workload, *, vocab_size: int, report: Rep
     )
     # Other seeds give other tokens, and so nothing to find in a cache.
     practice = replace(alone, later_turns=(2, 2), seed=workload.seed + 1)
-    alone = replace(alone, seed=workload.seed + 2)
     async with Client(address) as client:
 
         async def run(load: Workload, prefix: str) -> list[TurnSample]:
@@ -67,4 +68,8 @@ async def _ask(address: str, workload: Workload, *, vocab_size: int, report: Rep
 
         # Connections, allocations and pages that were never touched.
         await run(practice, "practice")
-        return Measured(alone=await run(alone, "alone"), together=await run(workload, "agent"))
+        one_by_one: list[TurnSample] = []
+        for number in range(_NUM_ALONE):
+            load = replace(alone, seed=workload.seed + 2 + number)
+            one_by_one += await run(load, f"alone-{number}")
+        return Measured(alone=one_by_one, together=await run(workload, "agent"))
