@@ -37,6 +37,8 @@ situations = st.fixed_dictionaries(
             page_tokens=st.just(64),
             min_tokens_per_s=st.sampled_from([0.0, 40.0]),
             local_prefill_max_tokens=st.sampled_from([0, 5_000]),
+            # Else any number is drawn for it, infinity among them.
+            interference_share=st.sampled_from([0.0, 0.1, 1.0]),
             num_weighed=st.integers(2, 6),
         ),
         "coefficients": st.sampled_from([PRIOR, SLOW_LINK]),
