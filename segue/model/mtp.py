@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from segue.cache.tensors import CacheTensors
-from segue.kernels.rms_norm import rms_norm
+from segue.kernels.rms_norm import add_rms_norm, join_rms_norms, rms_norm
 from segue.model.attention import Attention, Rotary
 from segue.model.batch import Batch, DraftBatch
 from segue.model.config import ModelConfig
@@ -29,7 +29,7 @@ from segue.model.mlp import mlp_of
 
 
 class MtpLayer:
-    """T tokens of a pass of the trunk, D tokens to draft from, H hidden size."""
+    """T tokens of a pass of the trunk, D tokens to draft from, H hidden size, J = 2 H."""
 
     def __init__(self, config: ModelConfig, weights: Mapping[str, Tensor]) -> None:
         at = "mtp.layers.0"
@@ -64,17 +64,16 @@ class MtpLayer:
         are stored, to be overwritten when the trunk has computed the token."""
         x_DH = self._join(batch.token_ids_D, hidden_DH)
         pages = cache.of("kv", self.number)
-        x_DH = x_DH + self._attention.draft(self._normed(x_DH), batch, rotary, pages)
-        x_DH = x_DH + self._mlp(rms_norm(x_DH, self._mlp_norm, eps=self._eps))
-        return rms_norm(x_DH, self._norm, eps=self._eps)
+        mixed_DH = self._attention.draft(self._normed(x_DH), batch, rotary, pages)
+        x_DH, normed_DH = add_rms_norm(x_DH, mixed_DH, self._mlp_norm, eps=self._eps)
+        return add_rms_norm(x_DH, self._mlp(normed_DH), self._norm, eps=self._eps)[1]
 
     def _join(self, token_ids_T: Tensor, before_TH: Tensor) -> Tensor:
         embedding_TH = F.embedding(token_ids_T, self._embed)
-        parts = (
-            rms_norm(embedding_TH, self._embedding_norm, eps=self._eps),
-            rms_norm(before_TH, self._hidden_norm, eps=self._eps),
+        joined_TJ = join_rms_norms(
+            embedding_TH, before_TH, self._embedding_norm, self._hidden_norm, eps=self._eps
         )
-        return F.linear(torch.cat(parts, dim=1), self._fc)
+        return F.linear(joined_TJ, self._fc)
 
     def _normed(self, x_TH: Tensor) -> Tensor:
         return rms_norm(x_TH, self._mixer_norm, eps=self._eps)

@@ -2,6 +2,10 @@
 
 A block's mixer is Gated Delta Net or gated attention; its MLP is dense or a mixture of experts. The
 model owns weights only: states and pages belong to the cache, and the batch says which to use.
+
+Mixers and MLPs add to the residual stream and read its norm. Between two of them the stream is in
+two parts, a sum and the latest output, which is not added before the next norm is due: then one
+operator does both.
 """
 
 from __future__ import annotations
@@ -12,7 +16,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from segue.cache.tensors import CacheTensors
-from segue.kernels.rms_norm import rms_norm
 from segue.kernels.rotary import rotary_tables
 from segue.model.attention import Attention, Rotary
 from segue.model.batch import Batch, DraftBatch
@@ -20,6 +23,7 @@ from segue.model.config import LayerKind, ModelConfig
 from segue.model.gated_delta_net import GatedDeltaNet
 from segue.model.mlp import mlp_of
 from segue.model.mtp import MtpLayer
+from segue.model.stream import Stream, add_norm, rows_of
 
 
 class Block:
@@ -38,16 +42,17 @@ class Block:
             self._mixer = GatedDeltaNet(config, weights, at)
         self._mlp = mlp_of(config, weights, f"{at}.mlp")
 
-    def mix(self, x_TH: Tensor, batch: Batch, rotary: Rotary, cache: CacheTensors) -> Tensor:
+    def mix(self, stream: Stream, batch: Batch, rotary: Rotary, cache: CacheTensors) -> Stream:
         """Everything that reads or writes the cache."""
-        normed_TH = rms_norm(x_TH, self._mixer_norm, eps=self._eps)
+        x_TH, normed_TH = add_norm(stream, self._mixer_norm, eps=self._eps)
         if isinstance(self._mixer, Attention):
-            return x_TH + self._mixer(normed_TH, batch, rotary, cache.of("kv", self._layer))
+            return x_TH, self._mixer(normed_TH, batch, rotary, cache.of("kv", self._layer))
         recurrent = cache.of("recurrent", self._layer)
-        return x_TH + self._mixer(normed_TH, batch, recurrent, cache.of("conv", self._layer))
+        return x_TH, self._mixer(normed_TH, batch, recurrent, cache.of("conv", self._layer))
 
-    def feed_forward(self, x_TH: Tensor) -> Tensor:
-        return x_TH + self._mlp(rms_norm(x_TH, self._mlp_norm, eps=self._eps))
+    def feed_forward(self, stream: Stream) -> Stream:
+        x_TH, normed_TH = add_norm(stream, self._mlp_norm, eps=self._eps)
+        return x_TH, self._mlp(normed_TH)
 
 
 class Qwen3_5:
@@ -73,15 +78,15 @@ class Qwen3_5:
         `on_layer(i)` is called when layer i left the cache; the MTP layer is the last.
         """
         rotary = self._rotary(batch.positions_T)
-        x_TH = F.embedding(batch.token_ids_T, self._embed)
+        stream: Stream = (F.embedding(batch.token_ids_T, self._embed), None)
         for layer, block in enumerate(self._blocks):
-            x_TH = block.mix(x_TH, batch, rotary, cache)
+            stream = block.mix(stream, batch, rotary, cache)
             if on_layer is not None:
                 on_layer(layer)
-            x_TH = block.feed_forward(x_TH)
+            stream = block.feed_forward(stream)
         if self._mtp is None:
-            return self._logits(self._normed(x_TH[batch.logit_rows_R]))
-        hidden_TH = self._normed(x_TH)
+            return self._logits(self._normed(rows_of(stream, batch.logit_rows_R)))
+        hidden_TH = self._normed(stream)
         self._mtp.store(hidden_TH, batch, rotary, cache)
         if on_layer is not None:
             on_layer(self._mtp.number)
@@ -102,9 +107,9 @@ class Qwen3_5:
             positions_T, rotary_dim=attention.rotary_dim, theta=attention.rope_theta
         )
 
-    def _normed(self, x_TH: Tensor) -> Tensor:
+    def _normed(self, stream: Stream) -> Tensor:
         """The last hidden states, of which the head makes logits."""
-        return rms_norm(x_TH, self._norm, eps=self._config.rms_norm_eps)
+        return add_norm(stream, self._norm, eps=self._config.rms_norm_eps)[1]
 
     def _logits(self, hidden_RH: Tensor) -> Tensor:
         return F.linear(hidden_RH, self._lm_head).float()

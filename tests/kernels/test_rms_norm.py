@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from segue.kernels.rms_norm import gated_rms_norm, rms_norm
+from segue.kernels.rms_norm import add_rms_norm, gated_rms_norm, join_rms_norms, rms_norm
 from tests.kernels.closeness import assert_close, randn
 
 SHAPES = [(1, 1), (3, 64), (2, 5, 37), (0, 8)]
@@ -38,11 +38,32 @@ def test_the_gated_norm_has_a_plain_weight_and_a_silu_gate(
         assert_close(normed, x.double() * scale * weight.double() * F.silu(gate.double()), dtype)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_norm_of_a_sum_is_that_of_the_rounded_sum(dtype: torch.dtype) -> None:
+    x, y, weight = randn(3, 64, dtype=dtype), randn(3, 64, seed=1, dtype=dtype), randn(64, seed=2)
+
+    total, normed = add_rms_norm(x, y, weight, eps=1e-6)
+
+    assert torch.equal(total, x + y)
+    assert torch.equal(normed, rms_norm(x + y, weight, eps=1e-6))
+
+
+def test_joined_norms_each_have_their_weight() -> None:
+    x, y = randn(3, 64), randn(3, 64, seed=1)
+    x_weight, y_weight = randn(64, seed=2), randn(64, seed=3)
+
+    joined = join_rms_norms(x, y, x_weight, y_weight, eps=1e-6)
+
+    assert torch.equal(joined[:, :64], rms_norm(x, x_weight, eps=1e-6))
+    assert torch.equal(joined[:, 64:], rms_norm(y, y_weight, eps=1e-6))
+
+
 def test_the_input_is_not_changed() -> None:
     x, gate = randn(3, 8), randn(3, 8, seed=1)
     x_before, gate_before = x.clone(), gate.clone()
 
     rms_norm(x, randn(8), eps=1e-6)
+    add_rms_norm(x, gate, randn(8), eps=1e-6)
     gated_rms_norm(x, gate, randn(8), eps=1e-6)
 
     assert torch.equal(x, x_before)

@@ -1,4 +1,5 @@
-"""Root-mean-square norm over the last dimension: the model's, and the gated one of GDN layers."""
+"""Root-mean-square norm over the last dimension: the model's, alone and fused with what stands
+around it, and the gated one of GDN layers."""
 
 from __future__ import annotations
 
@@ -6,9 +7,7 @@ from torch import Tensor
 
 from segue.kernels.rms_norm import reference
 
-__all__ = ["gated_rms_norm", "rms_norm"]
-
-gated_rms_norm = reference.gated_rms_norm
+__all__ = ["add_rms_norm", "gated_rms_norm", "join_rms_norms", "rms_norm"]
 
 
 def rms_norm(x: Tensor, weight_H: Tensor, *, eps: float) -> Tensor:
@@ -22,3 +21,44 @@ def rms_norm(x: Tensor, weight_H: Tensor, *, eps: float) -> Tensor:
 
         return triton.rms_norm(x, weight_H, eps=eps)
     return reference.rms_norm(x, weight_H, eps=eps)
+
+
+def add_rms_norm(x: Tensor, y: Tensor, weight_H: Tensor, *, eps: float) -> tuple[Tensor, Tensor]:
+    """x + y, and its `rms_norm`: what a block adds to the residual stream, and the next one reads.
+
+    `x` and `y` [..., H] of the same dtype, which both results have. The norm is of the sum as it is
+    returned, rounded to that dtype.
+    """
+    if x.is_cuda:
+        from segue.kernels.rms_norm import triton
+
+        return triton.add_rms_norm(x, y, weight_H, eps=eps)
+    return reference.add_rms_norm(x, y, weight_H, eps=eps)
+
+
+def join_rms_norms(
+    x: Tensor, y: Tensor, x_weight_H: Tensor, y_weight_H: Tensor, *, eps: float
+) -> Tensor:
+    """`rms_norm` of `x` and of `y`, each with its weight, side by side: [..., 2 H].
+
+    `x` and `y` [..., H] of the same dtype, which the result has.
+    """
+    if x.is_cuda:
+        from segue.kernels.rms_norm import triton
+
+        return triton.join_rms_norms(x, y, x_weight_H, y_weight_H, eps=eps)
+    return reference.join_rms_norms(x, y, x_weight_H, y_weight_H, eps=eps)
+
+
+def gated_rms_norm(x: Tensor, gate: Tensor, weight_H: Tensor, *, eps: float) -> Tensor:
+    """x / rms(x) · weight · silu(gate) over the last dimension, computed in float32.
+
+    `x` and `gate` [T, N, H], each of any dtype; the result has the dtype of `gate`, which may be
+    columns of a wider tensor: a token's N heads must lie together, tokens need not. This weight is
+    stored as it is.
+    """
+    if x.is_cuda:
+        from segue.kernels.rms_norm import triton_gated
+
+        return triton_gated.gated_rms_norm(x, gate, weight_H, eps=eps)
+    return reference.gated_rms_norm(x, gate, weight_H, eps=eps)

@@ -12,11 +12,18 @@ def rms_norm(x: Tensor, weight_H: Tensor, *, eps: float) -> Tensor:
     return torch.addcmul(normed, normed, weight_H.float()).to(x.dtype)
 
 
-def gated_rms_norm(x: Tensor, gate: Tensor, weight_H: Tensor, *, eps: float) -> Tensor:
-    """x / rms(x) · weight · silu(gate), computed in float32.
+def add_rms_norm(x: Tensor, y: Tensor, weight_H: Tensor, *, eps: float) -> tuple[Tensor, Tensor]:
+    total = x + y
+    return total, rms_norm(total, weight_H, eps=eps)
 
-    `x` and `gate` [..., H]; the result has the dtype of `gate`. This weight is stored as it is.
-    """
+
+def join_rms_norms(
+    x: Tensor, y: Tensor, x_weight_H: Tensor, y_weight_H: Tensor, *, eps: float
+) -> Tensor:
+    return torch.cat([rms_norm(x, x_weight_H, eps=eps), rms_norm(y, y_weight_H, eps=eps)], dim=-1)
+
+
+def gated_rms_norm(x: Tensor, gate: Tensor, weight_H: Tensor, *, eps: float) -> Tensor:
     normed = _normed(x.float(), eps).mul_(weight_H.float())
     return normed.mul_(F.silu(gate.float())).to(gate.dtype)
 

@@ -1,22 +1,91 @@
-"""The sizes at which RMS norm is compiled ahead of time."""
+"""The sizes at which RMS norm is compiled ahead of time. Weights of norms are kept in float32."""
 
-from segue.kernels.rms_norm.triton import num_warps, rms_norm_kernel
-from segue.kernels.specimen import Specimen
+from segue.kernels.rms_norm.triton import (
+    add_rms_norm_kernel,
+    join_rms_norms_kernel,
+    num_warps,
+    rms_norm_kernel,
+)
+from segue.kernels.rms_norm.triton_gated import NUM_WARPS, blocks, gated_rms_norm_kernel
+from segue.kernels.specimen import CHIPS, Specimen
 
-SPECIMENS = tuple(
+# A thread's eight neighbouring elements come in one load and leave in one store.
+WIDE = dict.fromkeys(CHIPS, ("ld.global.v4.b32", "st.global.v4.b32"))
+_ROWS, _GATED_WIDTH = blocks(128)
+
+SPECIMENS = (
+    *(
+        Specimen(
+            name=f"RMS norm, {width} wide",
+            kernel=rms_norm_kernel,
+            arguments={
+                "x_ptr": "*bf16",
+                "weight_ptr": "*fp32",
+                "out_ptr": "*bf16",
+                "width": "i32",
+                "eps": "fp32",
+            },
+            constants={"BLOCK_H": block},
+            aligned=frozenset({"width"}),
+            num_warps=num_warps(block),
+            instructions=WIDE,
+        )
+        for width, block in ((1024, 1024), (5120, 8192))
+    ),
+    *(
+        Specimen(
+            name=f"add and RMS norm, {width} wide",
+            kernel=add_rms_norm_kernel,
+            arguments={
+                "x_ptr": "*bf16",
+                "y_ptr": "*bf16",
+                "weight_ptr": "*fp32",
+                "sum_ptr": "*bf16",
+                "out_ptr": "*bf16",
+                "width": "i32",
+                "eps": "fp32",
+            },
+            constants={"BLOCK_H": width},
+            aligned=frozenset({"width"}),
+            num_warps=num_warps(width),
+            instructions=WIDE,
+        )
+        for width in (1024, 4096)
+    ),
     Specimen(
-        name=f"RMS norm, {width} wide",
-        kernel=rms_norm_kernel,
+        name="two RMS norms joined, 4096 wide",
+        kernel=join_rms_norms_kernel,
         arguments={
             "x_ptr": "*bf16",
-            "weight_ptr": "*bf16",
+            "y_ptr": "*bf16",
+            "x_weight_ptr": "*fp32",
+            "y_weight_ptr": "*fp32",
             "out_ptr": "*bf16",
             "width": "i32",
             "eps": "fp32",
         },
-        constants={"BLOCK_H": block},
+        constants={"BLOCK_H": 4096},
         aligned=frozenset({"width"}),
-        num_warps=num_warps(block),
-    )
-    for width, block in ((1024, 1024), (5120, 8192))
+        num_warps=num_warps(4096),
+        instructions=WIDE,
+    ),
+    Specimen(
+        name="gated RMS norm, heads of 128",
+        kernel=gated_rms_norm_kernel,
+        arguments={
+            "x_ptr": "*fp32",
+            "gate_ptr": "*bf16",
+            "weight_ptr": "*fp32",
+            "out_ptr": "*bf16",
+            "num_rows": "i32",
+            "num_heads": "i32",
+            "gate_stride": "i32",
+            "width": "i32",
+            "eps": "fp32",
+        },
+        constants={"BLOCK_Z": _ROWS, "BLOCK_H": _GATED_WIDTH},
+        aligned=frozenset({"num_rows", "num_heads", "gate_stride", "width"}),
+        num_warps=NUM_WARPS,
+        instructions=WIDE,
+    ),
 )

@@ -1,16 +1,25 @@
-"""RMS norm in Triton: a program for each row, which is read once.
+"""RMS norm in Triton, alone, after an addition, or of two tensors joined: a program for each row,
+which is read once.
 
 H the width of a row, BLOCK_H the next power of two.
 """
 
 from __future__ import annotations
 
+import torch
 import triton
 import triton.language as tl
-from torch import Tensor, empty_like
+from torch import Tensor
 
 MAX_WIDTH = 16384
 """A row lies in the registers of one program."""
+
+
+@triton.jit
+def _normed(x_H, weight_ptr, columns_H, inside_H, width, eps):
+    weight_H = tl.load(weight_ptr + columns_H, mask=inside_H, other=0.0).to(tl.float32)
+    scale = tl.rsqrt(tl.sum(x_H * x_H) / width + eps)
+    return x_H * scale * (1.0 + weight_H)
 
 
 @triton.jit
@@ -19,26 +28,87 @@ def rms_norm_kernel(x_ptr, weight_ptr, out_ptr, width, eps, BLOCK_H: tl.constexp
     columns_H = tl.arange(0, BLOCK_H)
     inside_H = columns_H < width
     x_H = tl.load(x_ptr + row * width + columns_H, mask=inside_H, other=0.0).to(tl.float32)
-    weight_H = tl.load(weight_ptr + columns_H, mask=inside_H, other=0.0).to(tl.float32)
-    scale = tl.rsqrt(tl.sum(x_H * x_H) / width + eps)
-    out_H = x_H * scale * (1.0 + weight_H)
+    out_H = _normed(x_H, weight_ptr, columns_H, inside_H, width, eps)
     tl.store(out_ptr + row * width + columns_H, out_H, mask=inside_H)
+
+
+@triton.jit
+def add_rms_norm_kernel(
+    x_ptr, y_ptr, weight_ptr, sum_ptr, out_ptr, width, eps, BLOCK_H: tl.constexpr
+):
+    row = tl.program_id(0).to(tl.int64)
+    columns_H = tl.arange(0, BLOCK_H)
+    inside_H = columns_H < width
+    x_H = tl.load(x_ptr + row * width + columns_H, mask=inside_H, other=0.0).to(tl.float32)
+    y_H = tl.load(y_ptr + row * width + columns_H, mask=inside_H, other=0.0).to(tl.float32)
+    # Rounded before the norm: it must be of what the next layers are given.
+    sum_H = (x_H + y_H).to(sum_ptr.dtype.element_ty)
+    tl.store(sum_ptr + row * width + columns_H, sum_H, mask=inside_H)
+    out_H = _normed(sum_H.to(tl.float32), weight_ptr, columns_H, inside_H, width, eps)
+    tl.store(out_ptr + row * width + columns_H, out_H, mask=inside_H)
+
+
+@triton.jit
+def join_rms_norms_kernel(
+    x_ptr, y_ptr, x_weight_ptr, y_weight_ptr, out_ptr, width, eps, BLOCK_H: tl.constexpr
+):
+    row = tl.program_id(0).to(tl.int64)
+    columns_H = tl.arange(0, BLOCK_H)
+    inside_H = columns_H < width
+    if tl.program_id(1) == 0:
+        x_H = tl.load(x_ptr + row * width + columns_H, mask=inside_H, other=0.0).to(tl.float32)
+        out_H = _normed(x_H, x_weight_ptr, columns_H, inside_H, width, eps)
+        tl.store(out_ptr + 2 * row * width + columns_H, out_H, mask=inside_H)
+    else:
+        y_H = tl.load(y_ptr + row * width + columns_H, mask=inside_H, other=0.0).to(tl.float32)
+        out_H = _normed(y_H, y_weight_ptr, columns_H, inside_H, width, eps)
+        tl.store(out_ptr + (2 * row + 1) * width + columns_H, out_H, mask=inside_H)
 
 
 def rms_norm(x: Tensor, weight_H: Tensor, *, eps: float) -> Tensor:
     """As the reference's."""
-    width = x.shape[-1]
-    if not x.is_contiguous() or width > MAX_WIDTH:
-        raise ValueError(
-            f"rms_norm takes contiguous rows of at most {MAX_WIDTH}, got shape {tuple(x.shape)}, "
-            f"strides {x.stride()}; call contiguous() first"
-        )
-    out = empty_like(x)
-    num_rows = x.numel() // width
-    if num_rows:
+    width = _checked_width("rms_norm", x, weight_H)
+    out = torch.empty_like(x)
+    if x.numel():
         block = triton.next_power_of_2(width)
-        rms_norm_kernel[(num_rows,)](
+        rms_norm_kernel[(x.numel() // width,)](
             x, weight_H, out, width, eps, BLOCK_H=block, num_warps=num_warps(block)
+        )
+    return out
+
+
+def add_rms_norm(x: Tensor, y: Tensor, weight_H: Tensor, *, eps: float) -> tuple[Tensor, Tensor]:
+    """As the reference's."""
+    width = _checked_width("add_rms_norm", x, weight_H)
+    _check_alike("add_rms_norm", x, y, weight_H)
+    total, out = torch.empty_like(x), torch.empty_like(x)
+    if x.numel():
+        block = triton.next_power_of_2(width)
+        add_rms_norm_kernel[(x.numel() // width,)](
+            x, y, weight_H, total, out, width, eps, BLOCK_H=block, num_warps=num_warps(block)
+        )
+    return total, out
+
+
+def join_rms_norms(
+    x: Tensor, y: Tensor, x_weight_H: Tensor, y_weight_H: Tensor, *, eps: float
+) -> Tensor:
+    """As the reference's."""
+    width = _checked_width("join_rms_norms", x, x_weight_H)
+    _check_alike("join_rms_norms", x, y, y_weight_H)
+    out = x.new_empty(*x.shape[:-1], 2 * width)
+    if x.numel():
+        block = triton.next_power_of_2(width)
+        join_rms_norms_kernel[(x.numel() // width, 2)](
+            x,
+            y,
+            x_weight_H,
+            y_weight_H,
+            out,
+            width,
+            eps,
+            BLOCK_H=block,
+            num_warps=num_warps(block),
         )
     return out
 
@@ -46,3 +116,27 @@ def rms_norm(x: Tensor, weight_H: Tensor, *, eps: float) -> Tensor:
 def num_warps(block: int) -> int:
     """Eight elements a thread, and more where a program would have more than 16 warps."""
     return min(max(block // 256, 1), 16)
+
+
+def _checked_width(operator: str, x: Tensor, weight_H: Tensor) -> int:
+    width = x.shape[-1]
+    if not x.is_contiguous() or width > MAX_WIDTH:
+        raise ValueError(
+            f"{operator} takes contiguous rows of at most {MAX_WIDTH}, got shape "
+            f"{tuple(x.shape)}, strides {x.stride()}; call contiguous() first"
+        )
+    if weight_H.shape != (width,) or not weight_H.is_contiguous():
+        raise ValueError(
+            f"{operator} takes a contiguous weight of shape ({width},), as wide as a row, got "
+            f"shape {tuple(weight_H.shape)}, strides {weight_H.stride()}"
+        )
+    return width
+
+
+def _check_alike(operator: str, x: Tensor, y: Tensor, y_weight_H: Tensor) -> None:
+    _checked_width(operator, y, y_weight_H)
+    if y.shape != x.shape or y.dtype != x.dtype:
+        raise ValueError(
+            f"{operator} takes two tensors of one shape and dtype, got {tuple(x.shape)} of "
+            f"{x.dtype} and {tuple(y.shape)} of {y.dtype}"
+        )

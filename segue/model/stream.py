@@ -1,0 +1,24 @@
+"""The residual stream between two layers: a sum, and what is still to be added to it."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from segue.kernels.rms_norm import add_rms_norm, rms_norm
+
+Stream = tuple[Tensor, Tensor | None]
+"""Sum and latest output [T, H]; there is no output before the first layer."""
+
+
+def add_norm(stream: Stream, weight_H: Tensor, *, eps: float) -> tuple[Tensor, Tensor]:
+    """The stream as one sum [T, H], and its norm."""
+    x_TH, output_TH = stream
+    if output_TH is None:
+        return x_TH, rms_norm(x_TH, weight_H, eps=eps)
+    return add_rms_norm(x_TH, output_TH, weight_H, eps=eps)
+
+
+def rows_of(stream: Stream, rows_R: Tensor) -> Stream:
+    """Some tokens of it, which is less to norm."""
+    x_TH, output_TH = stream
+    return x_TH[rows_R], None if output_TH is None else output_TH[rows_R]
