@@ -8,14 +8,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from segue.kernels.paged_attention import attend_prompts, attend_runs, attend_steps, write_pages
-from segue.kernels.rms_norm import rms_norm
-from segue.kernels.rotary import apply_rotary
+from segue.kernels.attention_input import attention_input, store_keys_and_values
+from segue.kernels.paged_attention import attend_prompts, attend_runs, attend_steps
 from segue.model.batch import Batch, DraftBatch, Steps
 from segue.model.config import ModelConfig
 
 Rotary = tuple[Tensor, Tensor]
-"""Cosines and sines of the tokens' positions."""
+"""Cosines and sines of the tokens' positions, as `rotary_tables` makes them."""
 
 
 class Attention:
@@ -31,24 +30,27 @@ class Attention:
 
     def __call__(self, x_TH: Tensor, batch: Batch, rotary: Rotary, pages: Tensor) -> Tensor:
         """The mixer's output [T, H]; the batch's keys and values are stored in `pages`."""
-        q_TQX, gate_TQX, k_TGX, v_TGX = self._project(x_TH, rotary)
-        write_pages(k_TGX, v_TGX, pages, pages_T=batch.pages_T, offsets_T=batch.offsets_T)
+        places = {"pages_T": batch.pages_T, "offsets_T": batch.offsets_T}
+        q_TQX, gate_TQX = self._project(x_TH, rotary, pages, places)
         return self._output(self._attend(q_TQX, batch, pages), gate_TQX)
 
     def store(self, x_TH: Tensor, batch: Batch, rotary: Rotary, pages: Tensor) -> None:
         """Only the keys and values: of a layer whose output nobody reads."""
         num_rows = 2 * self._shape.num_kv_heads * self._shape.head_dim
-        heads_TNX = F.linear(x_TH, self._qkv_proj[-num_rows:]).view(
-            len(x_TH), -1, self._shape.head_dim
+        store_keys_and_values(
+            F.linear(x_TH, self._qkv_proj[-num_rows:]),
+            self._k_norm,
+            *rotary,
+            pages,
+            pages_T=batch.pages_T,
+            offsets_T=batch.offsets_T,
+            eps=self._eps,
         )
-        k_TGX, v_TGX = heads_TNX.chunk(2, dim=1)
-        k_TGX = self._rotate(k_TGX, self._k_norm, rotary)
-        write_pages(k_TGX, v_TGX, pages, pages_T=batch.pages_T, offsets_T=batch.offsets_T)
 
     def draft(self, x_DH: Tensor, batch: DraftBatch, rotary: Rotary, pages: Tensor) -> Tensor:
         """As a call, for one token of each sequence, in an MTP layer: it has no position 0."""
-        q_DQX, gate_DQX, k_DGX, v_DGX = self._project(x_DH, rotary)
-        write_pages(k_DGX, v_DGX, pages, pages_T=batch.pages_D, offsets_T=batch.offsets_D)
+        places = {"pages_T": batch.pages_D, "offsets_T": batch.offsets_D}
+        q_DQX, gate_DQX = self._project(x_DH, rotary, pages, places)
         out_DQX = attend_steps(
             q_DQX,
             pages,
@@ -58,18 +60,19 @@ class Attention:
         )
         return self._output(out_DQX, gate_DQX)
 
-    def _project(self, x_TH: Tensor, rotary: Rotary) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        num_heads, num_kv_heads = self._shape.num_heads, self._shape.num_kv_heads
-        heads_TNX = F.linear(x_TH, self._qkv_proj).view(len(x_TH), -1, self._shape.head_dim)
-        q_gate, k_TGX, v_TGX = torch.split(
-            heads_TNX, [2 * num_heads, num_kv_heads, num_kv_heads], dim=1
+    def _project(
+        self, x_TH: Tensor, rotary: Rotary, pages: Tensor, places: Mapping[str, Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """Queries and output gates [T, Q, X]; keys and values are stored in their places."""
+        return attention_input(
+            F.linear(x_TH, self._qkv_proj),
+            self._q_norm,
+            self._k_norm,
+            *rotary,
+            pages,
+            **places,
+            eps=self._eps,
         )
-        # A head's query and its output gate are neighbours.
-        q_TQX = self._rotate(q_gate[:, 0::2], self._q_norm, rotary)
-        return q_TQX, q_gate[:, 1::2], self._rotate(k_TGX, self._k_norm, rotary), v_TGX
-
-    def _rotate(self, x_TNX: Tensor, norm_X: Tensor, rotary: Rotary) -> Tensor:
-        return apply_rotary(rms_norm(x_TNX, norm_X, eps=self._eps), *rotary)
 
     def _output(self, out_TQX: Tensor, gate_TQX: Tensor) -> Tensor:
         return F.linear((out_TQX * gate_TQX.sigmoid()).flatten(1), self._o_proj)

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from segue.cache.tensors import CacheTensors
-from segue.kernels.rotary import rotary_tables
+from segue.kernels.rotary import rotary_frequencies, rotary_tables
 from segue.model.attention import Attention, Rotary
 from segue.model.batch import Batch, DraftBatch
 from segue.model.config import LayerKind, ModelConfig
@@ -65,6 +65,9 @@ class Qwen3_5:
         self._config = config
         self.num_layers = config.num_layers
         self._embed = weights["embed"]
+        rope = config.attention
+        frequencies_R = rotary_frequencies(rope.rotary_dim, theta=rope.rope_theta)
+        self._frequencies_R = frequencies_R.to(self._embed.device)
         self._blocks = [Block(config, weights, layer) for layer in range(config.num_layers)]
         self._norm = weights["norm"]
         self._lm_head = weights["lm_head"]
@@ -102,10 +105,7 @@ class Qwen3_5:
         return self._logits(m_DH), m_DH
 
     def _rotary(self, positions_T: Tensor) -> Rotary:
-        attention = self._config.attention
-        return rotary_tables(
-            positions_T, rotary_dim=attention.rotary_dim, theta=attention.rope_theta
-        )
+        return rotary_tables(positions_T, self._frequencies_R)
 
     def _normed(self, stream: Stream) -> Tensor:
         """The last hidden states, of which the head makes logits."""

@@ -33,16 +33,16 @@ def gated_rms_norm_kernel(
     # Divided in 32 bits, which the GPU does faster, and the addresses made of it in 64.
     row_Z = tl.program_id(0) * BLOCK_Z + tl.arange(0, BLOCK_Z)
     token_Z, head_Z = (row_Z // num_heads).to(tl.int64), row_Z % num_heads
-    column_H = tl.arange(0, BLOCK_H)
-    inside_H = column_H < width
-    inside = (row_Z < num_rows)[:, None] & inside_H[None, :]
-    here = row_Z[:, None].to(tl.int64) * width + column_H[None, :]
-    gates = gate_ptr + (token_Z * gate_stride + head_Z * width)[:, None] + column_H[None, :]
+    # For each row again: weights come from the nearest cache into the threads that want them.
+    column = tl.broadcast_to(tl.arange(0, BLOCK_H)[None, :], (BLOCK_Z, BLOCK_H))
+    inside = (row_Z < num_rows)[:, None] & (column < width)
+    here = row_Z[:, None].to(tl.int64) * width + column
+    gates = gate_ptr + (token_Z * gate_stride + head_Z * width)[:, None] + column
     x = tl.load(x_ptr + here, mask=inside, other=0.0).to(tl.float32)
     gate = tl.load(gates, mask=inside, other=0.0).to(tl.float32)
-    weight_H = tl.load(weight_ptr + column_H, mask=inside_H, other=0.0).to(tl.float32)
+    weight = tl.load(weight_ptr + column, mask=inside, other=0.0).to(tl.float32)
     scale_Z = tl.rsqrt(tl.sum(x * x, axis=1) / width + eps)
-    out = x * scale_Z[:, None] * weight_H[None, :] * gate * tl.sigmoid(gate)
+    out = x * scale_Z[:, None] * weight * gate * tl.sigmoid(gate)
     tl.store(out_ptr + here, out, mask=inside)
 
 

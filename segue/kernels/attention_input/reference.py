@@ -1,0 +1,68 @@
+"""The way into attention in plain PyTorch: norm, rotation and pages, one after the other.
+
+T packed tokens, Y columns of the projection, N heads of any kind, Q query heads, G key/value heads,
+X head dimension, R rotated dimensions, Z pages of O tokens.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from segue.kernels.paged_attention.reference import write_pages
+from segue.kernels.rms_norm.reference import rms_norm
+from segue.kernels.rotary.reference import rotate_
+
+
+def attention_input(
+    packed_TY: Tensor,
+    q_norm_X: Tensor,
+    k_norm_X: Tensor,
+    cos_T1R: Tensor,
+    sin_T1R: Tensor,
+    pages_Z2OGX: Tensor,
+    *,
+    pages_T: Tensor,
+    offsets_T: Tensor,
+    eps: float,
+) -> tuple[Tensor, Tensor]:
+    num_kv_heads, head_dim = pages_Z2OGX.shape[3:]
+    num_kv_columns = 2 * num_kv_heads * head_dim
+    num_heads = packed_TY.shape[1] // (2 * head_dim) - num_kv_heads
+    store_keys_and_values(
+        packed_TY[:, -num_kv_columns:],
+        k_norm_X,
+        cos_T1R,
+        sin_T1R,
+        pages_Z2OGX,
+        pages_T=pages_T,
+        offsets_T=offsets_T,
+        eps=eps,
+    )
+    q_gate_TNX = packed_TY[:, :-num_kv_columns].view(len(packed_TY), 2 * num_heads, head_dim)
+    q_TQX = _normed_and_rotated(q_gate_TNX[:, 0::2], q_norm_X, cos_T1R, sin_T1R, eps)
+    return q_TQX, q_gate_TNX[:, 1::2]
+
+
+def store_keys_and_values(
+    packed_TY: Tensor,
+    k_norm_X: Tensor,
+    cos_T1R: Tensor,
+    sin_T1R: Tensor,
+    pages_Z2OGX: Tensor,
+    *,
+    pages_T: Tensor,
+    offsets_T: Tensor,
+    eps: float,
+) -> None:
+    num_tokens = len(packed_TY)
+    num_kv_heads, head_dim = pages_Z2OGX.shape[3:]
+    kv_T2GX = packed_TY.view(num_tokens, 2, num_kv_heads, head_dim)
+    k_TGX, v_TGX = kv_T2GX.unbind(1)
+    k_TGX = _normed_and_rotated(k_TGX, k_norm_X, cos_T1R, sin_T1R, eps)
+    write_pages(k_TGX, v_TGX, pages_Z2OGX, pages_T=pages_T, offsets_T=offsets_T)
+
+
+def _normed_and_rotated(
+    x_TNX: Tensor, norm_X: Tensor, cos_T1R: Tensor, sin_T1R: Tensor, eps: float
+) -> Tensor:
+    return rotate_(rms_norm(x_TNX.float(), norm_X, eps=eps), cos_T1R, sin_T1R).to(x_TNX.dtype)

@@ -1,0 +1,52 @@
+"""The sizes at which attention's input is compiled ahead of time."""
+
+from segue.kernels.attention_input.triton import (
+    NUM_WARPS,
+    attention_input_kernel,
+    sizes,
+    store_keys_and_values_kernel,
+)
+from segue.kernels.specimen import CHIPS, Specimen
+
+# Eight neighbouring elements of a head, or four of the tables, in one instruction.
+WIDE = dict.fromkeys(CHIPS, ("ld.global.v4.b32", "st.global.v4.b32"))
+HEAD_DIM, ROTARY_DIM = 256, 64
+
+_POINTERS = {
+    "packed_ptr": "*bf16",
+    "k_norm_ptr": "*fp32",
+    "cos_ptr": "*fp32",
+    "sin_ptr": "*fp32",
+    "pool_ptr": "*bf16",
+    "page_ptr": "*i64",
+    "offset_ptr": "*i64",
+}
+_NUMBERS = {"packed_stride": "i32", "page_tokens": "i32", "eps": "fp32"}
+
+SPECIMENS = (
+    *(
+        Specimen(
+            name=f"attention input, {num_heads} and {num_kv_heads} heads of {HEAD_DIM}",
+            kernel=attention_input_kernel,
+            arguments={**_POINTERS, "q_norm_ptr": "*fp32", "q_ptr": "*bf16", **_NUMBERS},
+            constants={
+                "NUM_HEADS": num_heads,
+                "NUM_KV_HEADS": num_kv_heads,
+                **sizes(HEAD_DIM, ROTARY_DIM),
+            },
+            aligned=frozenset({"packed_stride", "page_tokens"}),
+            num_warps=NUM_WARPS,
+            instructions=WIDE,
+        )
+        for num_heads, num_kv_heads in ((8, 2), (16, 4))
+    ),
+    Specimen(
+        name=f"keys and values to pages, 4 heads of {HEAD_DIM}",
+        kernel=store_keys_and_values_kernel,
+        arguments={**_POINTERS, **_NUMBERS},
+        constants={"NUM_KV_HEADS": 4, **sizes(HEAD_DIM, ROTARY_DIM)},
+        aligned=frozenset({"packed_stride", "page_tokens"}),
+        num_warps=NUM_WARPS,
+        instructions=WIDE,
+    ),
+)

@@ -1,0 +1,290 @@
+"""The way into attention in Triton: a program for a few heads of a token.
+
+A token's heads are cut into blocks of queries, then blocks of keys with their values. A warp has a
+head. Dimension r turns with its partner R / 2 further on or back, which another thread has: it is
+loaded a second time, from the cache next to the thread, which spares an exchange between threads.
+
+T tokens, Y columns of the projection, Q query heads, G key/value heads, X head dimension, R rotated
+dimensions, Z pages of O tokens, N the heads of a block.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from segue.kernels.attention_input.checks import check
+
+BLOCK_HEADS = 4
+NUM_WARPS = 4
+
+
+@triton.jit
+def _norm_and_rotate(
+    from_N,
+    to_N,
+    inside_N,
+    norm_ptr,
+    cos_ptr,
+    sin_ptr,
+    token,
+    eps,
+    HEAD_DIM: tl.constexpr,
+    ROTARY_DIM: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_X: tl.constexpr,
+):
+    """Heads, from and to their first elements."""
+    HALF: tl.constexpr = ROTARY_DIM // 2
+    # For each head again: weights and tables come from the nearest cache into the threads that
+    # want them, with no exchange between warps.
+    column = tl.broadcast_to(tl.arange(0, BLOCK_X)[None, :], (BLOCK_N, BLOCK_X))
+    # In a form that shows the compiler runs of neighbours, to be loaded at once.
+    partner = column + HALF - column // HALF % 2 * ROTARY_DIM
+    inside = inside_N[:, None] & (column < HEAD_DIM)
+    turns = inside_N[:, None] & (column < ROTARY_DIM)
+    x = tl.load(from_N[:, None] + column, mask=inside, other=0.0).to(tl.float32)
+    y = tl.load(from_N[:, None] + partner, mask=turns, other=0.0).to(tl.float32)
+    x_weight = 1.0 + tl.load(norm_ptr + column, mask=inside, other=0.0).to(tl.float32)
+    y_weight = 1.0 + tl.load(norm_ptr + partner, mask=turns, other=0.0).to(tl.float32)
+    # What does not turn has an angle of zero.
+    cos = tl.load(cos_ptr + token * ROTARY_DIM + column, mask=turns, other=1.0)
+    sin = tl.load(sin_ptr + token * ROTARY_DIM + column, mask=turns, other=0.0)
+    scale_N = tl.rsqrt(tl.sum(x * x, axis=1) / HEAD_DIM + eps)
+    turned = (x * x_weight * cos + y * y_weight * sin) * scale_N[:, None]
+    tl.store(to_N[:, None] + column, turned, mask=inside)
+
+
+@triton.jit
+def _store_block(
+    keys_ptr,
+    norm_ptr,
+    cos_ptr,
+    sin_ptr,
+    pool_ptr,
+    page_ptr,
+    offset_ptr,
+    token,
+    block,
+    page_tokens,
+    eps,
+    NUM_KV_HEADS: tl.constexpr,
+    HEAD_DIM: tl.constexpr,
+    ROTARY_DIM: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_X: tl.constexpr,
+):
+    """Keys that begin at `keys`, their values after all keys of the token."""
+    ROW: tl.constexpr = NUM_KV_HEADS * HEAD_DIM
+    head_N = block * BLOCK_N + tl.arange(0, BLOCK_N)
+    inside_N = head_N < NUM_KV_HEADS
+    page = tl.load(page_ptr + token).to(tl.int64)
+    offset = tl.load(offset_ptr + token).to(tl.int64)
+    key_row = page * (2 * page_tokens) + offset
+    to_N = pool_ptr + key_row * ROW + head_N * HEAD_DIM
+    from_N = keys_ptr + head_N * HEAD_DIM
+    column_X = tl.arange(0, BLOCK_X)
+    inside_NX = inside_N[:, None] & (column_X < HEAD_DIM)[None, :]
+    v_NX = tl.load((from_N + ROW)[:, None] + column_X[None, :], mask=inside_NX)
+    values_N = pool_ptr + (key_row + page_tokens) * ROW + head_N * HEAD_DIM
+    tl.store(values_N[:, None] + column_X[None, :], v_NX, mask=inside_NX)
+    _norm_and_rotate(
+        from_N,
+        to_N,
+        inside_N,
+        norm_ptr,
+        cos_ptr,
+        sin_ptr,
+        token,
+        eps,
+        HEAD_DIM,
+        ROTARY_DIM,
+        BLOCK_N,
+        BLOCK_X,
+    )
+
+
+@triton.jit
+def attention_input_kernel(
+    packed_ptr,
+    q_norm_ptr,
+    k_norm_ptr,
+    cos_ptr,
+    sin_ptr,
+    q_ptr,
+    pool_ptr,
+    page_ptr,
+    offset_ptr,
+    packed_stride,
+    page_tokens,
+    eps,
+    NUM_HEADS: tl.constexpr,
+    NUM_KV_HEADS: tl.constexpr,
+    HEAD_DIM: tl.constexpr,
+    ROTARY_DIM: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_X: tl.constexpr,
+):
+    QUERY_BLOCKS: tl.constexpr = (NUM_HEADS + BLOCK_N - 1) // BLOCK_N
+    token, block = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    row_ptr = packed_ptr + token * packed_stride
+    if block < QUERY_BLOCKS:
+        head_N = block * BLOCK_N + tl.arange(0, BLOCK_N)
+        _norm_and_rotate(
+            row_ptr + 2 * head_N * HEAD_DIM,
+            q_ptr + (token * NUM_HEADS + head_N) * HEAD_DIM,
+            head_N < NUM_HEADS,
+            q_norm_ptr,
+            cos_ptr,
+            sin_ptr,
+            token,
+            eps,
+            HEAD_DIM,
+            ROTARY_DIM,
+            BLOCK_N,
+            BLOCK_X,
+        )
+    else:
+        _store_block(
+            row_ptr + 2 * NUM_HEADS * HEAD_DIM,
+            k_norm_ptr,
+            cos_ptr,
+            sin_ptr,
+            pool_ptr,
+            page_ptr,
+            offset_ptr,
+            token,
+            block - QUERY_BLOCKS,
+            page_tokens,
+            eps,
+            NUM_KV_HEADS,
+            HEAD_DIM,
+            ROTARY_DIM,
+            BLOCK_N,
+            BLOCK_X,
+        )
+
+
+@triton.jit
+def store_keys_and_values_kernel(
+    packed_ptr,
+    k_norm_ptr,
+    cos_ptr,
+    sin_ptr,
+    pool_ptr,
+    page_ptr,
+    offset_ptr,
+    packed_stride,
+    page_tokens,
+    eps,
+    NUM_KV_HEADS: tl.constexpr,
+    HEAD_DIM: tl.constexpr,
+    ROTARY_DIM: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_X: tl.constexpr,
+):
+    token = tl.program_id(0).to(tl.int64)
+    _store_block(
+        packed_ptr + token * packed_stride,
+        k_norm_ptr,
+        cos_ptr,
+        sin_ptr,
+        pool_ptr,
+        page_ptr,
+        offset_ptr,
+        token,
+        tl.program_id(1),
+        page_tokens,
+        eps,
+        NUM_KV_HEADS,
+        HEAD_DIM,
+        ROTARY_DIM,
+        BLOCK_N,
+        BLOCK_X,
+    )
+
+
+def attention_input(
+    packed_TY: Tensor,
+    q_norm_X: Tensor,
+    k_norm_X: Tensor,
+    cos_T1R: Tensor,
+    sin_T1R: Tensor,
+    pages_Z2OGX: Tensor,
+    *,
+    pages_T: Tensor,
+    offsets_T: Tensor,
+    eps: float,
+) -> tuple[Tensor, Tensor]:
+    """As the reference's."""
+    check(packed_TY, (q_norm_X, k_norm_X), (cos_T1R, sin_T1R), pages_Z2OGX, (pages_T, offsets_T))
+    num_tokens = len(packed_TY)
+    page_tokens, num_kv_heads, head_dim = pages_Z2OGX.shape[2:]
+    num_heads = packed_TY.shape[1] // (2 * head_dim) - num_kv_heads
+    q_TQX = packed_TY.new_empty(num_tokens, num_heads, head_dim)
+    if num_tokens:
+        num_blocks = triton.cdiv(num_heads, BLOCK_HEADS) + triton.cdiv(num_kv_heads, BLOCK_HEADS)
+        attention_input_kernel[(num_tokens, num_blocks)](
+            packed_TY,
+            q_norm_X,
+            k_norm_X,
+            cos_T1R,
+            sin_T1R,
+            q_TQX,
+            pages_Z2OGX,
+            pages_T,
+            offsets_T,
+            packed_TY.stride(0),
+            page_tokens,
+            eps,
+            NUM_HEADS=num_heads,
+            NUM_KV_HEADS=num_kv_heads,
+            **sizes(head_dim, cos_T1R.shape[2]),
+            num_warps=NUM_WARPS,
+        )
+    q_gate_TNX = packed_TY[:, : 2 * num_heads * head_dim].unflatten(1, (2 * num_heads, head_dim))
+    return q_TQX, q_gate_TNX[:, 1::2]
+
+
+def store_keys_and_values(
+    packed_TY: Tensor,
+    k_norm_X: Tensor,
+    cos_T1R: Tensor,
+    sin_T1R: Tensor,
+    pages_Z2OGX: Tensor,
+    *,
+    pages_T: Tensor,
+    offsets_T: Tensor,
+    eps: float,
+) -> None:
+    """As the reference's."""
+    check(packed_TY, (k_norm_X,), (cos_T1R, sin_T1R), pages_Z2OGX, (pages_T, offsets_T))
+    num_tokens = len(packed_TY)
+    page_tokens, num_kv_heads, head_dim = pages_Z2OGX.shape[2:]
+    if num_tokens:
+        store_keys_and_values_kernel[(num_tokens, triton.cdiv(num_kv_heads, BLOCK_HEADS))](
+            packed_TY,
+            k_norm_X,
+            cos_T1R,
+            sin_T1R,
+            pages_Z2OGX,
+            pages_T,
+            offsets_T,
+            packed_TY.stride(0),
+            page_tokens,
+            eps,
+            NUM_KV_HEADS=num_kv_heads,
+            **sizes(head_dim, cos_T1R.shape[2]),
+            num_warps=NUM_WARPS,
+        )
+
+
+def sizes(head_dim: int, rotary_dim: int) -> dict[str, int]:
+    """Those of a head and of a block, as the kernels name them."""
+    return {
+        "HEAD_DIM": head_dim,
+        "ROTARY_DIM": rotary_dim,
+        "BLOCK_N": BLOCK_HEADS,
+        "BLOCK_X": triton.next_power_of_2(head_dim),
+    }
