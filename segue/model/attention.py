@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from segue.kernels.attention_input import attention_input, store_keys_and_values
+from segue.kernels.gates import sigmoid_gate
 from segue.kernels.paged_attention import attend_prompts, attend_runs, attend_steps
 from segue.model.batch import Batch, DraftBatch, Steps
 from segue.model.config import ModelConfig
@@ -75,7 +76,7 @@ class Attention:
         )
 
     def _output(self, out_TQX: Tensor, gate_TQX: Tensor) -> Tensor:
-        return F.linear((out_TQX * gate_TQX.sigmoid()).flatten(1), self._o_proj)
+        return F.linear(sigmoid_gate(out_TQX, gate_TQX).flatten(1), self._o_proj)
 
     def _attend(self, q_TQX: Tensor, batch: Batch, pages: Tensor) -> Tensor:
         outputs = []

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from segue.kernels.causal_conv import causal_conv_prompts, causal_conv_runs
 from segue.kernels.gated_delta_rule import gated_delta_rule_prompts, gated_delta_rule_runs
+from segue.kernels.gates import decay_and_rate
 from segue.kernels.rms_norm import gated_rms_norm
 from segue.model.batch import Batch, Segments, Steps
 from segue.model.config import ModelConfig
@@ -33,7 +34,7 @@ class GatedDeltaNet:
         shape = self._shape
         widths = [shape.conv_channels, shape.v_width, shape.num_v_heads, shape.num_v_heads]
         qkv_TC, z_TY, rate_TN, dt_TN = torch.split(F.linear(x_TH, self._in_proj), widths, dim=1)
-        gates_TN = (self._log_decay(dt_TN), rate_TN.float().sigmoid())
+        gates_TN = decay_and_rate(dt_TN, rate_TN, self._minus_a, self._dt_bias)
         outputs = []
         if steps := batch.steps:
             rows = slice(steps.num_tokens)
@@ -48,9 +49,6 @@ class GatedDeltaNet:
         out_TNV = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
         normed_TNV = gated_rms_norm(out_TNV, z_TY.view_as(out_TNV), self._norm, eps=self._eps)
         return F.linear(normed_TNV.flatten(1), self._out_proj)
-
-    def _log_decay(self, dt_TN: Tensor) -> Tensor:
-        return self._minus_a * F.softplus(dt_TN.float() + self._dt_bias)
 
     def _run_steps(
         self,

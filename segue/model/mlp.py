@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import torch.nn.functional as F
 from torch import Tensor
 
+from segue.kernels.gates import silu_gate
 from segue.kernels.moe import combine_experts, routed_experts
 from segue.kernels.side_stream import SideStream
 from segue.model.config import ModelConfig, MoeConfig
@@ -20,8 +21,7 @@ class GatedMlp:
         self._down_proj = weights[f"{at}.down_proj"]
 
     def __call__(self, x_TH: Tensor) -> Tensor:
-        gate, up = F.linear(x_TH, self._gate_up_proj).chunk(2, dim=1)
-        return F.linear(F.silu(gate) * up, self._down_proj)
+        return F.linear(silu_gate(F.linear(x_TH, self._gate_up_proj)), self._down_proj)
 
 
 class MixtureOfExperts:
