@@ -86,6 +86,14 @@ def test_rows_that_ask_for_less_than_others_get_the_same() -> None:
     assert together == [sampled(logits_RV[i : i + 1], [one])[0] for i, one in enumerate(wanted)]
 
 
+def test_greedy_rows_alone_may_be_given_what_others_would_need() -> None:
+    logits_RV = some_logits(random.Random(0), 3, 300)
+
+    ids = sampled(logits_RV, [Wanted(temperature=0.0)] * 3, sampling.EVERYTHING)
+
+    assert ids == logits_RV.argmax(1).tolist()
+
+
 def test_an_empty_batch_gives_no_tokens() -> None:
     assert sampled(torch.empty(0, 300), [], sampling.EVERYTHING) == []
 

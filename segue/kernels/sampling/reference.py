@@ -41,7 +41,8 @@ def sample(logits_RV: Tensor, rows: Rows, needs: Needs, ledger: Ledger | None = 
         return _draw(scores_RV, rows, needs)
     ids_R = torch.empty_like(rows.seed_R)
     for which, of in ((~is_drawing_R, _best), (is_drawing_R, _draw)):
-        ids_R[which] = of(scores_RV[which], rows[which], needs)
+        if which.any():
+            ids_R[which] = of(scores_RV[which], rows[which], needs)
     return ids_R
 
 
