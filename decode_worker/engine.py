@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from itertools import chain, islice
 
 from decode_worker.config import DecodeConfig
 from decode_worker.drafting import Drafting, Verified
+from decode_worker.events import Admit, Command, Drop, Event, Left, Said, prefilled_here, result_of
 from decode_worker.metrics import DecodeMetrics
 from decode_worker.scheduler import next_batch
 from decode_worker.sequence import DecodeSequence
@@ -20,39 +20,7 @@ from segue.engine.runner import ModelRunner
 from segue.engine.sampler import sample
 from segue.engine.speculation import num_accepted, num_simulated
 from segue.telemetry import Clock
-from segue.types import SampledToken, ShipReport, TokenDelta, TurnId, TurnResult, Usage
-
-
-@dataclass(frozen=True, slots=True)
-class Admit:
-    sequence: DecodeSequence
-
-
-@dataclass(frozen=True, slots=True)
-class Drop:
-    turn_id: TurnId
-
-
-@dataclass(frozen=True, slots=True)
-class Said:
-    """What one step made of one turn."""
-
-    turn_id: TurnId
-    delta: TokenDelta
-
-
-@dataclass(frozen=True, slots=True)
-class Left:
-    """The engine let go of a turn: it ended with a result, or was dropped and has none."""
-
-    turn_id: TurnId
-    result: TurnResult | None
-    sequence: DecodeSequence
-    """As it stood at the end: what of it is worth keeping."""
-
-
-Command = Admit | Drop
-Event = Said | Left
+from segue.types import SampledToken, TokenDelta
 
 
 class DecodeEngine:
@@ -134,15 +102,9 @@ class DecodeEngine:
                         self._publish([Left(turn_id, None, sequence)])
 
     def _prefilled(self, sequence: DecodeSequence, started_at: float, ended_at: float) -> None:
-        """The rest of its prompt was computed here: the report that a prefill worker would make."""
         num_computed = sequence.num_prompt_left
         sequence.first_at = ended_at
-        sequence.report = ShipReport(
-            cached_tokens=sequence.num_cached,
-            computed_tokens=num_computed,
-            queue_s=started_at - sequence.admitted_at,
-            prefill_s=ended_at - started_at,
-        )
+        sequence.report = prefilled_here(sequence, started_at=started_at, ended_at=ended_at)
         self._metrics.prefilled_here(num_computed)
         sequence.prompt_computed(self._page_tokens)
 
@@ -173,28 +135,8 @@ class DecodeEngine:
         if sequence.answer.finish is None:
             return [Said(turn_id, delta)]
         self._running.remove(sequence)
-        return [Said(turn_id, delta), Left(turn_id, self._result(sequence), sequence)]
-
-    def _result(self, sequence: DecodeSequence) -> TurnResult:
-        finish = sequence.answer.finish
-        assert finish is not None, "asked for when the answer has ended"
-        return TurnResult(
-            finish_reason=finish,
-            usage=Usage(
-                prompt_tokens=len(sequence.turn.prompt),
-                cached_tokens=sequence.report.cached_tokens,
-                resident_tokens=sequence.resident_tokens,
-                completion_tokens=sequence.answer.num_tokens,
-                shipped_bytes=sequence.report.shipped_bytes,
-                pulled_tokens=sequence.report.pulled_tokens,
-                pulled_bytes=sequence.report.pulled_bytes,
-                drafted_tokens=sequence.num_drafted,
-                accepted_tokens=sequence.num_accepted,
-            ),
-            report=sequence.report,
-            decode_s=self._clock() - sequence.first_at,
-            stop_match=sequence.answer.stop_match,
-        )
+        result = result_of(sequence, ended_at=self._clock())
+        return [Said(turn_id, delta), Left(turn_id, result, sequence)]
 
 
 def _push(sequence: DecodeSequence, tokens: Sequence[SampledToken]) -> TokenDelta:

@@ -17,7 +17,8 @@ from dataclasses import replace
 from typing import TypeVar
 
 from decode_worker.config import DecodeConfig
-from decode_worker.engine import Admit, Command, DecodeEngine, Drop, Event, Said
+from decode_worker.engine import DecodeEngine
+from decode_worker.events import Admit, Command, Drop, Event, Said
 from decode_worker.metrics import DecodeMetrics
 from decode_worker.residency import Residency, checkpoint_tokens
 from decode_worker.sequence import DecodeSequence

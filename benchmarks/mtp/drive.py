@@ -10,7 +10,8 @@ from time import thread_time
 from torch import Tensor
 
 from decode_worker.config import DecodeConfig
-from decode_worker.engine import Admit, DecodeEngine, Event, Said
+from decode_worker.engine import DecodeEngine
+from decode_worker.events import Admit, Event, Said
 from decode_worker.metrics import DecodeMetrics
 from decode_worker.sequence import DecodeSequence
 from segue.cache.layout import Unit
