@@ -14,8 +14,11 @@ from torch import Tensor
 from segue.cache.layout import CacheLayout
 from segue.cache.tensors import TORCH_DTYPES, CacheTensors
 from segue.engine.batch import Chunk, DraftStart, SequenceChunk
+from segue.engine.device_step import DeviceStep, Sampling
 from segue.engine.drafter import Drafter
 from segue.engine.packing import pack
+from segue.engine.step_buffers import ScratchUnits, StepTables
+from segue.engine.stream import WorkStream
 from segue.errors import InvalidConfig
 from segue.model.batch import Batch
 from segue.model.cache_layout import cache_layout
@@ -40,6 +43,7 @@ class ModelRunner:
         layout: CacheLayout,
         tensors: CacheTensors,
         device: str,
+        scratch: ScratchUnits | None = None,
     ) -> None:
         self.config = config
         self.layout = layout
@@ -48,7 +52,10 @@ class ModelRunner:
         """Whether the cache holds what an MTP layer needs, so that `drafter` may be asked for."""
         self._weights = weights
         self._model = Qwen3_5(config, weights, with_mtp=self.has_mtp)
-        self._device = device
+        self.device = device
+        self._stream = WorkStream(device)
+        self.scratch = scratch
+        """A page and a slot beyond those that are counted, which belong to nobody."""
 
     @classmethod
     def load(
@@ -61,11 +68,13 @@ class ModelRunner:
         num_pages: int,
         num_slots: int,
         mtp: bool = True,
+        with_scratch: bool = False,
     ) -> Self:
         """Load the checkpoint in `folder` and allocate its cache.
 
         `dtype` is that of weights, activations and pages; "auto" takes the checkpoint's. `mtp`: an
-        MTP layer is used where the checkpoint has one. Raises InvalidCheckpoint when the folder
+        MTP layer is used where the checkpoint has one. `with_scratch`: allocates a page and a slot
+        more, which steps on the device need. Raises InvalidCheckpoint when the folder
         cannot be loaded, InvalidConfig for an unknown dtype, or more MTP layers than one.
         """
         config = ModelConfig.from_folder(folder)
@@ -82,9 +91,16 @@ class ModelRunner:
             with_mtp=mtp and has_mtp_layer(folder, config),
         )
         tensors = CacheTensors.allocate(
-            layout, num_pages=num_pages, num_slots=num_slots, device=device
+            layout,
+            num_pages=num_pages + with_scratch,
+            num_slots=num_slots + with_scratch,
+            device=device,
         )
-        runner = cls(config, weights, layout, tensors, device)
+        scratch = ScratchUnits(num_pages, num_slots) if with_scratch else None
+        runner = cls(config, weights, layout, tensors, device, scratch)
+        if device == "cuda":
+            # Passes are on another stream than what filled these.
+            torch.cuda.synchronize()
         logger.info(
             "model loaded",
             extra={
@@ -116,15 +132,19 @@ class ModelRunner:
 
         Pages and output slots of the chunks are written; nothing else in the cache is, and no state
         is copied from slot to slot. When layer i has written all of them, `on_layer(i)` is called
-        on this thread; an MTP layer comes after the last.
+        on this thread; an MTP layer comes after the last. On a GPU "written" is said when the work
+        is queued; when this returns it is done.
         """
-        return self._model.forward(self._pack(chunks), self.tensors, on_layer)
+        with self._stream.use():
+            logits_RV = self._model.forward(self._pack(chunks), self.tensors, on_layer)
+        self._stream.wait()
+        return logits_RV
 
     @torch.inference_mode()
     def forward_all(self, chunk: SequenceChunk) -> Tensor:
         """Float32 logits [num_tokens, vocab_size] after every token of one chunk."""
         batch = self._pack([chunk])
-        every_row_T = torch.arange(len(chunk.token_ids), device=self._device)
+        every_row_T = torch.arange(len(chunk.token_ids), device=self.device)
         batch = replace(batch, logit_rows_R=every_row_T)
         return self._model.forward(batch, self.tensors, None)
 
@@ -136,13 +156,17 @@ class ModelRunner:
             self.tensors,
             starts,
             page_tokens=self.layout.page_tokens,
-            device=self._device,
+            device=self.device,
         )
+
+    def device_step(self, tables: StepTables, sampling: Sampling) -> DeviceStep:
+        """Steps over the sequences in these tables, with this runner's model and cache."""
+        return DeviceStep(self._model, self.tensors, tables, sampling)
 
     def _pack(self, chunks: Sequence[Chunk]) -> Batch:
         return pack(
             chunks,
             page_tokens=self.layout.page_tokens,
-            device=self._device,
+            device=self.device,
             keeps_hidden=self.has_mtp,
         )

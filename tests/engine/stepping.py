@@ -1,0 +1,210 @@
+"""The same sequences driven by the host, and by steps on a device."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from segue.engine.buckets import StepShape
+from segue.engine.device_sampling import DeviceSampling
+from segue.engine.runner import ModelRunner
+from segue.engine.speculation import SlotRing
+from segue.engine.step_buffers import RowStart, ScratchUnits, StepTables
+from segue.engine.step_result import unpack
+from segue.types import SamplingParams, SlotId
+from tests.engine.drafting import DraftingSequence, draft, verify
+
+PAGE_TOKENS = 16
+NUM_PAGES = 64
+NUM_SLOTS = 64
+SCRATCH = ScratchUnits(NUM_PAGES, NUM_SLOTS)
+MAX_ROWS = 8
+MAX_SLOTS = 6
+MAX_CONTEXT = 256
+
+
+def runner_of(folder: Path) -> ModelRunner:
+    """With a page and a slot more than are given to sequences."""
+    return ModelRunner.load(
+        folder,
+        page_tokens=PAGE_TOKENS,
+        num_pages=NUM_PAGES,
+        num_slots=NUM_SLOTS,
+        with_scratch=True,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """One sequence of a test."""
+
+    prompt: Sequence[int]
+    max_tokens: int
+    starts_at: int = 0
+    """Which step is its first."""
+    num_slots: int = MAX_SLOTS
+    params: SamplingParams = field(default_factory=SamplingParams)
+    end_ids: Sequence[int] = ()
+
+    def pages(self, row: int) -> list[int]:
+        """Scattered, and no more than the longest answer needs."""
+        first = row * (NUM_PAGES // MAX_ROWS)
+        num_pages = -(-(len(self.prompt) + self.max_tokens) // PAGE_TOKENS)
+        return [first + (3 * i + row) % 8 for i in range(num_pages)]
+
+    def slots(self, row: int) -> list[int]:
+        first = row * (NUM_SLOTS // MAX_ROWS)
+        return [first + (5 * i + row) % 8 for i in range(self.num_slots)]
+
+    def begin(self, runner: ModelRunner, row: int) -> DraftingSequence:
+        """Its prompt computed and its first token drawn."""
+        sequence = DraftingSequence(
+            runner, self.pages(row), self.slots(row), self.prompt, self.params
+        )
+        sequence.prefill()
+        if len(self.prompt) % PAGE_TOKENS == 0:
+            sequence.ring = sequence.ring.with_checkpoint(sequence.ring.state, len(self.prompt))
+        return sequence
+
+
+@dataclass(slots=True)
+class Went:
+    """What became of the sequences."""
+
+    tokens: list[list[int]]
+    rings: list[list[SlotRing]]
+    """After each step that a sequence took part in."""
+
+    @classmethod
+    def none(cls, num: int) -> Went:
+        return cls([[] for _ in range(num)], [[] for _ in range(num)])
+
+
+def by_hand(runner: ModelRunner, asked: Sequence[Asked], num_drafts: int) -> Went:
+    """As the host drives it: sequences draft as far as they may, and no further."""
+    went = Went.none(len(asked))
+    running: dict[int, DraftingSequence] = {}
+    for step in range(200):
+        for row, one in enumerate(asked):
+            if one.starts_at == step:
+                running[row] = one.begin(runner, row)
+        left = {
+            row: asked[row].max_tokens - s.num_answered
+            for row, s in running.items()
+            if s.tokens[-1] not in asked[row].end_ids
+        }
+        nums = {
+            row: min(num_drafts, running[row].ring.max_run - 1, num - 1)
+            for row, num in left.items()
+            if num > 0
+        }
+        rows = sorted(nums, key=lambda row: -nums[row])
+        batch = [running[row] for row in rows]
+        if not batch and step > max(one.starts_at for one in asked):
+            break
+        if not batch:
+            continue
+        before = [(len(s.tokens), s.ring) for s in batch]
+        drafts = draft(runner, batch, [nums[row] for row in rows])
+        verify(runner, batch, drafts)
+        for row, sequence, (num_before, ring) in zip(rows, batch, before, strict=True):
+            _end(sequence, asked[row], num_before, ring)
+            went.rings[row].append(sequence.ring)
+    for row, sequence in running.items():
+        went.tokens[row] = sequence.tokens[len(asked[row].prompt) :]
+    return went
+
+
+def _end(sequence: DraftingSequence, asked: Asked, num_before: int, ring: SlotRing) -> None:
+    """Nothing after a token that ends the answer stands."""
+    new = sequence.tokens[num_before:]
+    ends = [i for i, token_id in enumerate(new) if token_id in asked.end_ids]
+    if not ends:
+        return
+    del sequence.tokens[num_before + ends[0] + 1 :]
+    sequence.ring = ring.after(ring.outputs(len(new)), ends[0] + 1, PAGE_TOKENS)
+
+
+class Steps:
+    """The same on the tables of a captured step."""
+
+    def __init__(self, runner: ModelRunner) -> None:
+        self.runner = runner
+        self.tables = StepTables(
+            num_rows=MAX_ROWS,
+            max_slots=MAX_SLOTS,
+            max_context=MAX_CONTEXT,
+            page_tokens=PAGE_TOKENS,
+            scratch=SCRATCH,
+            device="cpu",
+        )
+        self.sampling = DeviceSampling(
+            num_rows=MAX_ROWS, vocab_size=runner.config.vocab_size, device="cpu"
+        )
+        self.step = runner.device_step(self.tables, self.sampling)
+
+    def run(
+        self, asked: Sequence[Asked], num_drafts: int, *, num_padding: int = 0, num_pages: int = 0
+    ) -> Went:
+        """With so many padding rows in each step, and a page table at least so wide."""
+        went = Went.none(len(asked))
+        started: dict[int, DraftingSequence] = {}
+        for step in range(200):
+            for row, one in enumerate(asked):
+                if one.starts_at == step:
+                    started[row] = one.begin(self.runner, row)
+                    self._start(row, one, started[row])
+            if not started:
+                continue
+            # Nobody is told which rows have ended: they stay in the batch.
+            rows = [*started, *[self.tables.pad_row] * num_padding]
+            reach = max(s.ring.num_tokens for s in started.values()) + num_drafts + 1
+            shape = StepShape(len(rows), num_drafts, max(-(-reach // PAGE_TOKENS), num_pages))
+            values = self.step.run(torch.tensor(rows), shape)
+            stepped = unpack(values, shape, [None] * len(started))
+            for (row, sequence), one in zip(started.items(), stepped, strict=True):
+                new = [token.token_id for token in one.tokens]
+                if new:
+                    ring = sequence.ring
+                    sequence.ring = ring.after(ring.outputs(len(new)), len(new), PAGE_TOKENS)
+                    sequence.tokens += new
+                    went.rings[row].append(sequence.ring)
+            if not any(one.tokens for one in stepped) and step > max(
+                one.starts_at for one in asked
+            ):
+                break
+        for row, sequence in started.items():
+            went.tokens[row] = sequence.tokens[len(asked[row].prompt) :]
+        return went
+
+    def _start(self, row: int, asked: Asked, sequence: DraftingSequence) -> None:
+        first = sequence.tokens[-1]
+        self.sampling.start(row, asked.params, prompt_ids=asked.prompt, answer_ids=(first,))
+        ended = first in asked.end_ids
+        self.tables.start(
+            row,
+            RowStart(
+                last_token=first,
+                position=sequence.ring.num_tokens,
+                num_left=0 if ended else asked.max_tokens - 1,
+                page_ids=sequence.pages,
+                slots=sequence.slots,
+                state=sequence.ring.state,
+                checkpoint=sequence.ring.checkpoint,
+                end_ids=asked.end_ids,
+            ),
+        )
+
+    def ring(self, row: int, slots: Sequence[int]) -> SlotRing:
+        """As the device has it; it does not know how many tokens a checkpoint contains."""
+        rows = self.tables.gather(torch.tensor([row]))
+        checkpoint = int(rows.checkpoint_B)
+        return SlotRing(
+            slots=tuple(SlotId(slot) for slot in slots),
+            state=SlotId(int(rows.state_B)),
+            num_tokens=int(rows.position_B),
+            checkpoint=SlotId(checkpoint) if checkpoint >= 0 else None,
+        )
