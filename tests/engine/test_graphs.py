@@ -1,0 +1,150 @@
+"""Captured steps are the steps themselves, whatever was written into the tables meanwhile."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from segue.engine.buckets import Buckets
+from segue.engine.device_sampling import DeviceSampling
+from segue.engine.graphs import StepGraphs
+from segue.engine.launcher import EagerLauncher, GraphLauncher, Launcher, StepRequest
+from segue.engine.runner import ModelRunner
+from segue.engine.step_buffers import RowStart, StepTables
+from segue.engine.stepper import Stepper
+from segue.kernels.sampling import EVERYTHING
+from segue.types import SamplingParams
+
+pytestmark = pytest.mark.gpu
+
+PAGE_TOKENS = 16
+NUM_ROWS = 6
+MAX_DRAFTS = 3
+MAX_SLOTS = MAX_DRAFTS + 2
+PARAMS = [
+    SamplingParams(),
+    SamplingParams(temperature=0.8, top_p=0.9, seed=5),
+    SamplingParams(temperature=1.0, logit_bias={5: 9.0, 9: 8.5}, frequency_penalty=0.2, seed=6),
+]
+
+
+class Device:
+    """Six sequences of made-up memory, on tables of their own."""
+
+    def __init__(self, folder: Path, *, is_captured: bool) -> None:
+        self.runner = ModelRunner.load(
+            folder,
+            dtype="bfloat16",
+            device="cuda",
+            page_tokens=PAGE_TOKENS,
+            num_pages=NUM_ROWS * 4,
+            num_slots=NUM_ROWS * MAX_SLOTS,
+            with_scratch=True,
+        )
+        generator = torch.Generator("cuda").manual_seed(1)
+        for _, tensor in self.runner.tensors.fields():
+            tensor.normal_(generator=generator)
+        assert self.runner.scratch is not None
+        self.tables = StepTables(
+            num_rows=NUM_ROWS,
+            max_slots=MAX_SLOTS,
+            max_context=64,
+            page_tokens=PAGE_TOKENS,
+            scratch=self.runner.scratch,
+            device="cuda",
+        )
+        self.sampling = DeviceSampling(
+            num_rows=NUM_ROWS, vocab_size=self.runner.config.vocab_size, device="cuda"
+        )
+        step = self.runner.device_step(self.tables, self.sampling)
+        self.launcher: Launcher = EagerLauncher(step, self.tables)
+        if is_captured:
+            buckets = Buckets(
+                max_batch=NUM_ROWS, max_drafts=MAX_DRAFTS, max_context=72, page_tokens=PAGE_TOKENS
+            )
+            graphs = StepGraphs(step, self.tables, max_batch=NUM_ROWS, max_graphs=4)
+            self.launcher = GraphLauncher(graphs, self.tables, buckets)
+
+    def start(self, row: int, position: int) -> None:
+        slots = range(row * MAX_SLOTS, (row + 1) * MAX_SLOTS)
+        self.tables.start(
+            row,
+            RowStart(
+                last_token=20 + row,
+                position=position,
+                num_left=64 - position,
+                page_ids=range(row * 4, row * 4 + 4),
+                slots=slots,
+                state=slots[0],
+                checkpoint=None,
+                end_ids=(),
+            ),
+        )
+        params = replace(PARAMS[row % 3], logprobs=2)
+        self.sampling.start(row, params, prompt_ids=(1, 2, 3), answer_ids=(20 + row,))
+
+    def step(self, rows: list[int], num_drafts: int) -> list[list[int]]:
+        launched = self.launcher.launch(
+            StepRequest(
+                rows=rows,
+                num_drafts=num_drafts,
+                max_position=60,
+                num_logprobs=[None] * len(rows),
+                needs=EVERYTHING,
+            )
+        )
+        return [[token.token_id for token in one.tokens] for one in launched.wait()]
+
+
+def test_captured_steps_say_what_eager_ones_say(mtp_dense: Path) -> None:
+    """Of rows that come and go, in shapes that take turns and push each other out."""
+    eager, captured = (Device(mtp_dense, is_captured=c) for c in (False, True))
+    said: list[list[list[int]]] = []
+    for device in (eager, captured):
+        of_device = []
+        for row in range(NUM_ROWS):
+            device.start(row, 5 + 3 * row)
+        for step in range(8):
+            of_device += device.step([0, 2, 3][: 1 + step % 3], step % (MAX_DRAFTS + 1))
+            of_device += device.step(list(range(NUM_ROWS)), 1)
+            device.start(step % NUM_ROWS, 9 + step)
+        said.append(of_device)
+
+    assert said[0] == said[1]
+
+
+def test_a_launch_returns_before_its_step_is_done(mtp_dense: Path) -> None:
+    device = Device(mtp_dense, is_captured=True)
+    device.start(0, 5)
+    device.step([0], 2)
+    request = StepRequest(
+        rows=[0], num_drafts=2, max_position=60, num_logprobs=[None], needs=EVERYTHING
+    )
+
+    torch.cuda._sleep(200_000_000)
+    launched = device.launcher.launch(request)
+    is_done = torch.cuda.current_stream().query()
+    (stepped,) = launched.wait()
+
+    assert not is_done
+    assert stepped.tokens
+    assert launched.seconds > 0
+
+
+def test_a_stepper_captures_before_anybody_waits(mtp_dense: Path) -> None:
+    runner = ModelRunner.load(
+        mtp_dense,
+        dtype="bfloat16",
+        device="cuda",
+        page_tokens=PAGE_TOKENS,
+        num_pages=8,
+        num_slots=8,
+        with_scratch=True,
+    )
+
+    stepper = Stepper.of(runner, num_rows=2, max_batch=2, max_drafts=1)
+
+    assert stepper.num_ahead == 1
