@@ -20,6 +20,8 @@ from segue.config import section
 from segue.engine.config import EngineConfig
 from segue.engine.load import load_runner
 from segue.engine.memory import tiers_of
+from segue.engine.runner import ModelRunner
+from segue.engine.stepper import Stepper
 from segue.text.tokenizer import Tokenizer
 from segue.types import Role
 from segue.worker_process import (
@@ -44,10 +46,16 @@ async def running(
 ) -> AsyncIterator[RunningWorker]:
     """A worker that serves until the block ends. Raises InvalidCheckpoint and InvalidConfig."""
     identity = Identity.take(options.worker_id, Role.DECODE)
+    launches_ahead = steps_on_device(engine)
     loaded = await asyncio.to_thread(
-        load_runner, options.model, engine, max_drafts=decode.max_drafts
+        load_runner,
+        options.model,
+        engine,
+        max_drafts=decode.max_drafts,
+        with_scratch=launches_ahead,
     )
     decode.check_model(has_mtp=loaded.runner.has_mtp)
+    decode.check_device(launches_ahead=launches_ahead)
     if decode.simulates_acceptance:
         logger.warning(
             "drafts are accepted by chance: answers are NOT the model's, only their speed counts",
@@ -57,6 +65,9 @@ async def running(
     tiers = await asyncio.to_thread(
         tiers_of, loaded, engine, worth=_worth(loaded.runner.layout), clock=time.monotonic
     )
+    stepper = None
+    if launches_ahead:
+        stepper = await asyncio.to_thread(stepper_of, loaded.runner, engine, decode)
     metrics = DecodeMetrics()
     with open_endpoint(
         transfer,
@@ -70,6 +81,7 @@ async def running(
             return DecodeWorker(
                 presence=presence,
                 runner=loaded.runner,
+                stepper=stepper,
                 tokenizer=tokenizer,
                 endpoint=endpoint,
                 tiers=tiers,
@@ -87,6 +99,20 @@ async def running(
             router_address=options.router_address,
         ) as worker:
             yield worker
+
+
+def steps_on_device(engine: EngineConfig) -> bool:
+    """Whether steps are launched ahead of their results; else the host drives each one."""
+    return engine.device != "cpu"
+
+
+def stepper_of(runner: ModelRunner, engine: EngineConfig, decode: DecodeConfig) -> Stepper:
+    return Stepper.of(
+        runner,
+        num_rows=engine.max_running,
+        max_batch=min(decode.max_batch, engine.max_running),
+        max_drafts=decode.max_drafts if runner.has_mtp else 0,
+    )
 
 
 def _worth(layout: CacheLayout) -> Worth:

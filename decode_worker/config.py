@@ -54,6 +54,14 @@ class DecodeConfig:
     def simulates_acceptance(self) -> bool:
         return self.simulate_acceptance >= 0
 
+    def check_device(self, *, launches_ahead: bool) -> None:
+        """Raises InvalidConfig where steps do not do what is asked for."""
+        if self.simulates_acceptance and launches_ahead:
+            raise InvalidConfig(
+                "[decode] simulate_acceptance is built for the CPU only: a step on a GPU accepts "
+                "drafts by itself; leave it out"
+            )
+
     def check_model(self, *, has_mtp: bool) -> None:
         """Raises InvalidConfig where drafts are needed and the model cannot draft."""
         if self.simulates_acceptance and not has_mtp:

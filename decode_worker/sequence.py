@@ -111,6 +111,19 @@ class DecodeSequence:
         self.num_accepted += num_certain - 1
         self.drafts = []
 
+    def stepped(self, num_drafted: int, num_moved: int, num_certain: int, page_tokens: int) -> None:
+        """A step on the device took its state past `num_moved` tokens of a run, of which
+        `num_certain` stand: fewer where the host found the answer's end among them.
+        """
+        outputs = self.ring.outputs(num_drafted + 1)
+        moved = self.ring.after(outputs, num_moved, page_tokens)
+        self.ring = self.ring.after(outputs, num_certain, page_tokens)
+        if moved.checkpoint != self.ring.checkpoint:
+            # To the device its slot is free, and a step under way may write it.
+            self.ring = replace(self.ring, checkpoint=None, checkpoint_tokens=0)
+        self.num_drafted += num_drafted
+        self.num_accepted += num_certain - 1
+
     def keep_checkpoint(self, page_tokens: int) -> None:
         """At a page boundary, what stands in the working slot stays there."""
         if self.num_cached % page_tokens == 0:

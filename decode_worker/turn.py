@@ -44,8 +44,10 @@ class Turn:
 class Sequences:
     """Makes what the engine runs."""
 
-    def __init__(self, model: ModelConfig, tokenizer: Tokenizer) -> None:
+    def __init__(self, model: ModelConfig, tokenizer: Tokenizer, *, device: str) -> None:
+        """`device`: where logits are."""
         self._model = model
+        self._device = device
         self._tokenizer = tokenizer
 
     def arrived(
@@ -99,5 +101,8 @@ class Sequences:
 
     def _sampler(self, spec: TurnSpec) -> SequenceSampler:
         return SequenceSampler(
-            spec.sampling, vocab_size=self._model.vocab_size, prompt_ids=spec.prompt
+            spec.sampling,
+            vocab_size=self._model.vocab_size,
+            prompt_ids=spec.prompt,
+            device=self._device,
         )

@@ -16,6 +16,7 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
+from decode_worker.ahead import AheadEngine
 from decode_worker.config import DecodeConfig
 from decode_worker.engine import DecodeEngine
 from decode_worker.events import Admit, Command, Drop, Event, Said
@@ -34,6 +35,7 @@ from segue.cache.room import WaitingRoom
 from segue.cluster_status import WorkerLoad, WorkerStatus
 from segue.engine.loop import EngineLoop
 from segue.engine.runner import ModelRunner
+from segue.engine.stepper import Stepper
 from segue.errors import (
     Cancelled,
     InvalidRequest,
@@ -69,6 +71,7 @@ class DecodeWorker:
         *,
         presence: Presence,
         runner: ModelRunner,
+        stepper: Stepper | None,
         tokenizer: Tokenizer,
         endpoint: Endpoint,
         tiers: Tiers,
@@ -78,11 +81,12 @@ class DecodeWorker:
         verify_checksums: bool,
         clock: Clock = time.monotonic,
     ) -> None:
+        """`stepper` launches steps ahead; without one the host drives each step."""
         self.presence = presence
         self.name = presence.identity.worker_id
         self.model_id = runner.layout.model_id
         self.layout = runner.layout
-        self._sequences = Sequences(runner.config, tokenizer)
+        self._sequences = Sequences(runner.config, tokenizer, device=runner.device)
         self._config = config
         self._metrics = metrics
         self._max_running = max_running
@@ -106,13 +110,19 @@ class DecodeWorker:
             ),
             clock=clock,
         )
-        engine = DecodeEngine(
-            runner,
-            metrics,
-            self._publish,
-            config,
-            clock=clock,
-        )
+        engine: AheadEngine | DecodeEngine
+        if stepper is None:
+            engine = DecodeEngine(runner, metrics, self._publish, config, clock=clock)
+        else:
+            engine = AheadEngine(
+                runner,
+                stepper,
+                metrics,
+                self._publish,
+                config,
+                num_rows=max_running,
+                clock=clock,
+            )
         self._engine: EngineLoop[Command] = EngineLoop("decode-engine", engine.step, leave_process)
 
     def services(self) -> Services:

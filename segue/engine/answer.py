@@ -44,9 +44,9 @@ class Answer:
         self.stop_match = ""
         self.num_tokens = 0
         self._max_tokens = stop.max_tokens
-        self._end_ids = frozenset(stop.stop_token_ids)
+        self.end_ids = frozenset(stop.stop_token_ids)
         if not stop.ignore_eos:
-            self._end_ids |= frozenset(eos_ids)
+            self.end_ids |= frozenset(eos_ids)
         self._detokenizer = None if tokenizer is None else Detokenizer(tokenizer)
         self._matcher = StopStringMatcher(stop.stop_strings)
 
@@ -79,7 +79,7 @@ class Answer:
 
     def _take(self, token_id: int) -> str:
         self.num_tokens += 1
-        if token_id in self._end_ids:
+        if token_id in self.end_ids:
             return self._end(FinishReason.STOP)
         text = ""
         if self._detokenizer is not None:

@@ -13,6 +13,7 @@ class EngineConfig:
     dtype: str = "auto"
     """Of weights, activations and pages; "auto" takes the checkpoint's."""
     device: str = "cpu"
+    """"cpu" or "cuda": the one GPU that the process sees (`CUDA_VISIBLE_DEVICES` says which)."""
     page_tokens: int = 16
     """Tokens whose keys and values share a page. Equal on all workers."""
     cache_bytes: int = 1 << 30
@@ -32,8 +33,8 @@ class EngineConfig:
     """Of torch; 0: every core, where `segue serve` starts Ray itself, else torch's own choice."""
 
     def __post_init__(self) -> None:
-        if self.device != "cpu":
-            raise ValueError(f'device must be "cpu": no other is built yet, got {self.device!r}')
+        if self.device not in ("cpu", "cuda"):
+            raise ValueError(f'device must be "cpu" or "cuda", got {self.device!r}')
         for name in ("page_tokens", "cache_bytes", "max_running"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be >= 1, got {getattr(self, name)}")

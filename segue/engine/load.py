@@ -11,6 +11,7 @@ import torch
 from segue.cache.layout import CacheLayout
 from segue.engine.config import EngineConfig, PoolSizes, pool_sizes
 from segue.engine.runner import ModelRunner
+from segue.errors import InvalidConfig
 from segue.model.cache_layout import cache_layout
 from segue.model.config import ModelConfig, model_id
 from segue.model.source import resolve_model
@@ -26,11 +27,15 @@ class LoadedModel:
     sizes: PoolSizes
 
 
-def load_runner(model: str, engine: EngineConfig, *, max_drafts: int = 0) -> LoadedModel:
-    """`max_drafts`: of each running sequence, where the model can draft.
+def load_runner(
+    model: str, engine: EngineConfig, *, max_drafts: int = 0, with_scratch: bool = False
+) -> LoadedModel:
+    """`max_drafts`: of each running sequence, where the model can draft. `with_scratch`: see
+    `ModelRunner.load`.
 
     Raises InvalidCheckpoint, and InvalidConfig when the memory does not suffice.
     """
+    require_device(engine.device)
     if engine.num_threads:
         torch.set_num_threads(engine.num_threads)
     folder = resolve_model(model, with_weights=True)
@@ -51,6 +56,7 @@ def load_runner(model: str, engine: EngineConfig, *, max_drafts: int = 0) -> Loa
         num_pages=sizes.num_pages,
         num_slots=sizes.num_slots,
         mtp=engine.mtp,
+        with_scratch=with_scratch,
     )
     logger.info(
         "memory set aside, of [engine] cache_bytes, max_running and the model's context",
@@ -64,6 +70,15 @@ def load_runner(model: str, engine: EngineConfig, *, max_drafts: int = 0) -> Loa
         },
     )
     return LoadedModel(folder=folder, runner=runner, sizes=sizes)
+
+
+def require_device(device: str) -> None:
+    """Raises InvalidConfig when it is not there."""
+    if device == "cuda" and not torch.cuda.is_available():
+        raise InvalidConfig(
+            '[engine] device = "cuda", but torch sees no GPU here: check the driver, '
+            'CUDA_VISIBLE_DEVICES and that torch is a CUDA build, or set "cpu"'
+        )
 
 
 def layout_of(folder: Path, engine: EngineConfig) -> CacheLayout:

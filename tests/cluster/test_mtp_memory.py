@@ -32,8 +32,10 @@ async def test_drafts_from_a_sessions_memory_on_decode_are_the_oracles(
     history: list[int] = []
     loaded: list[LoadedModel] = []
 
-    def load(model: str, engine: EngineConfig, *, max_drafts: int) -> LoadedModel:
-        loaded.append(load_runner(model, engine, max_drafts=max_drafts))
+    def load(
+        model: str, engine: EngineConfig, *, max_drafts: int, with_scratch: bool
+    ) -> LoadedModel:
+        loaded.append(load_runner(model, engine, max_drafts=max_drafts, with_scratch=with_scratch))
         return loaded[-1]
 
     monkeypatch.setattr("decode_worker.__main__.load_runner", load)

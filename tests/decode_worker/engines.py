@@ -1,0 +1,228 @@
+"""Turns driven through an engine: admitted at their step, dropped at theirs, memory passed on."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from decode_worker.events import Admit, Command, Drop, Event, Left, Said
+from decode_worker.sequence import DecodeSequence
+from segue.cache.layout import Unit
+from segue.engine.answer import Answer
+from segue.engine.launcher import Launched, StepRequest
+from segue.engine.runner import ModelRunner
+from segue.engine.sampler import SequenceSampler
+from segue.engine.speculation import SlotRing
+from segue.engine.step_buffers import RowStart
+from segue.engine.step_result import Stepped
+from segue.engine.stepper import Stepper
+from segue.types import (
+    FinishReason,
+    PageId,
+    SampledToken,
+    SamplingParams,
+    SessionId,
+    ShipReport,
+    SlotId,
+    StopConditions,
+    TurnId,
+    TurnSpec,
+)
+
+PAGE_TOKENS = 16
+MAX_RUNNING = 5
+NUM_PAGES = 40
+NUM_SLOTS = 32
+
+
+def runner_of(folder: Path) -> ModelRunner:
+    return ModelRunner.load(
+        folder,
+        page_tokens=PAGE_TOKENS,
+        num_pages=NUM_PAGES,
+        num_slots=NUM_SLOTS,
+        with_scratch=True,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    prompt: tuple[int, ...]
+    stop: StopConditions
+    sampling: SamplingParams
+    at_step: int
+    num_slots: int = 6
+    dropped_at: int | None = None
+
+
+@dataclass(slots=True)
+class Became:
+    token_ids: list[int] = field(default_factory=list)
+    logprobs: list[SampledToken] = field(default_factory=list)
+    finish: FinishReason | None = None
+    cached_tokens: tuple[int, ...] = ()
+    checkpoint_tokens: int = 0
+    checkpoint: list[Tensor] = field(default_factory=list)
+    """What its slot holds, field by field."""
+    num_accepted: int = 0
+
+
+class Engine(Protocol):
+    def step(self, commands: Sequence[Command]) -> bool: ...
+
+
+class Turns:
+    """The event loop's part. Memory that a turn left is filled with what is not a number, at once,
+    and must still be so when the next turn gets it: nobody may write it in between."""
+
+    def __init__(
+        self, runner: ModelRunner, engine: Callable[[Callable[[Sequence[Event]], None]], Engine]
+    ) -> None:
+        self._runner = runner
+        self._engine = engine(self._publish)
+        self._pages = [PageId(i) for i in range(NUM_PAGES)]
+        self._slots = [SlotId(i) for i in range(NUM_SLOTS)]
+        self._became: list[Became] = []
+        self._left: set[int] = set()
+        self._poison(self._pages, self._slots)
+
+    def run(self, asked: Sequence[Asked]) -> list[Became]:
+        self._became = [Became() for _ in asked]
+        has_more, step = True, 0
+        while has_more or step <= max(one.at_step for one in asked):
+            commands: list[Command] = []
+            for number, one in enumerate(asked):
+                if one.at_step == step:
+                    commands.append(Admit(self._sequence(number, one)))
+                if one.dropped_at == step and number not in self._left:
+                    commands.append(Drop(TurnId(str(number))))
+            has_more = self._engine.step(commands)
+            step += 1
+            assert step < 500, "the engine does not come to an end"
+        assert len(self._left) == len(asked)
+        assert len(self._pages) == NUM_PAGES
+        assert len(self._slots) == NUM_SLOTS
+        return self._became
+
+    def _sequence(self, number: int, asked: Asked) -> DecodeSequence:
+        num_pages = -(-(len(asked.prompt) + asked.stop.max_tokens) // PAGE_TOKENS)
+        pages = [self._pages.pop(0) for _ in range(num_pages)]
+        slots = [self._slots.pop(0) for _ in range(asked.num_slots)]
+        for tensor, units in self._memory(pages, slots):
+            assert tensor[units].isnan().all(), "written after its turn had left"
+            tensor[units] = 0
+        turn = TurnSpec(
+            turn_id=TurnId(str(number)),
+            session_id=SessionId(str(number)),
+            prompt=asked.prompt,
+            sampling=asked.sampling,
+            stop=asked.stop,
+        )
+        return DecodeSequence(
+            turn=turn,
+            pages=pages,
+            resident_tokens=0,
+            ring=SlotRing(slots=tuple(slots), state=slots[0], num_tokens=0),
+            answer=Answer(eos_ids=(), stop=asked.stop, tokenizer=None),
+            sampler=SequenceSampler(
+                asked.sampling,
+                vocab_size=self._runner.config.vocab_size,
+                prompt_ids=asked.prompt,
+            ),
+            report=ShipReport(),
+        )
+
+    def _publish(self, events: Sequence[Event]) -> None:
+        for event in events:
+            number = int(event.turn_id)
+            became = self._became[number]
+            assert number not in self._left, "spoken of after it had left"
+            if isinstance(event, Said):
+                became.token_ids += event.delta.token_ids
+                became.logprobs += event.delta.logprobs
+            else:
+                self._leave(number, became, event)
+
+    def _leave(self, number: int, became: Became, event: Left) -> None:
+        sequence = event.sequence
+        ring = sequence.ring
+        self._left.add(number)
+        became.finish = event.result.finish_reason if event.result else None
+        became.cached_tokens = sequence.cached_tokens
+        became.num_accepted = sequence.num_accepted
+        if ring.checkpoint is not None:
+            became.checkpoint_tokens = ring.checkpoint_tokens
+            became.checkpoint = [
+                tensor[ring.checkpoint].clone()
+                for layer, tensor in self._runner.tensors.fields()
+                if layer.unit is Unit.SLOT
+            ]
+        self._pages += sequence.pages
+        self._slots += ring.slots
+        self._poison(sequence.pages, ring.slots)
+
+    def _poison(self, pages: Sequence[int], slots: Sequence[int]) -> None:
+        for tensor, units in self._memory(pages, slots):
+            tensor[units] = torch.nan
+
+    def _memory(self, pages: Sequence[int], slots: Sequence[int]) -> list[tuple[Tensor, list[int]]]:
+        units = {Unit.PAGE: list(pages), Unit.SLOT: list(slots)}
+        return [(tensor, units[layer.unit]) for layer, tensor in self._runner.tensors.fields()]
+
+
+class SlowDevice(Stepper):
+    """Steps in the order of their launch, each only when somebody waits for it or for a later one:
+    the slowest device there could be."""
+
+    num_steps = 0
+
+    def __init__(self, stepper: Stepper, num_ahead: int) -> None:
+        self._stepper = stepper
+        self._num_ahead = num_ahead
+        self._queue: deque[Callable[[], None]] = deque()
+
+    @property
+    def num_ahead(self) -> int:
+        return self._num_ahead
+
+    def start(
+        self,
+        row: int,
+        start: RowStart,
+        params: SamplingParams,
+        *,
+        prompt_ids: Sequence[int],
+        answer_ids: Sequence[int],
+    ) -> None:
+        prompt, answer = tuple(prompt_ids), tuple(answer_ids)
+        self._queue.append(
+            lambda: self._stepper.start(row, start, params, prompt_ids=prompt, answer_ids=answer)
+        )
+
+    def launch(self, request: StepRequest) -> Launched:
+        step = _Late(self._queue)
+        self.num_steps += 1
+        self._queue.append(lambda: step.run(self._stepper.launch(request)))
+        return step
+
+
+class _Late:
+    seconds = 0.001
+
+    def __init__(self, queue: deque[Callable[[], None]]) -> None:
+        self._queue = queue
+        self._stepped: list[Stepped] | None = None
+
+    def run(self, launched: Launched) -> None:
+        self._stepped = launched.wait()
+
+    def wait(self) -> list[Stepped]:
+        while self._stepped is None:
+            self._queue.popleft()()
+        return self._stepped
