@@ -6,9 +6,10 @@ import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from kv_transfer.cache_memory import CacheMemory, memory_on
 from kv_transfer.config import TransferConfig
 from kv_transfer.layout import MemoryMap, memory_map_of
-from kv_transfer.mooncake import MooncakeTransport
+from kv_transfer.mooncake import MooncakeTransport, require_cuda
 from kv_transfer.paced import PacedTransport
 from kv_transfer.transport import Transport, register_all
 from segue.cache.tensors import CacheTensors
@@ -19,6 +20,7 @@ from segue.types import Epoch, WorkerId
 class Endpoint:
     transport: Transport
     memory_map: MemoryMap
+    memory: CacheMemory
 
 
 @contextlib.contextmanager
@@ -34,6 +36,8 @@ def open_endpoint(
 
     Raises InvalidConfig, and TransferFailed when Mooncake does not start.
     """
+    if tensors.device.type == "cuda":
+        require_cuda()
     transport: Transport = MooncakeTransport(config.mooncake(host=host))
     if config.max_gbit_per_s:
         transport = PacedTransport(transport, bytes_per_s=config.max_gbit_per_s * 1e9 / 8)
@@ -46,4 +50,4 @@ def open_endpoint(
             layout=tensors.layout,
         )
         register_all(transport, memory_map)
-        yield Endpoint(transport, memory_map)
+        yield Endpoint(transport, memory_map, memory_on(tensors.device))

@@ -43,7 +43,10 @@ class Exchange:
     ) -> None:
         memory_map = endpoint.memory_map
         self.writer = HandoffWriter(
-            endpoint.transport, memory_map, verify_checksums=verify_checksums
+            endpoint.transport,
+            memory_map,
+            memory=endpoint.memory,
+            verify_checksums=verify_checksums,
         )
         self.peers = Peers(memory_map)
         self.reader = HandoffReader(
@@ -51,6 +54,7 @@ class Exchange:
             slots=memory.slots,
             memory_map=memory_map,
             address=address,
+            memory=endpoint.memory,
             verify_checksums=verify_checksums,
             hooks=hooks,
             clock=clock,

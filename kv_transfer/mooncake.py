@@ -110,6 +110,17 @@ class MooncakeTransport:
         return engine
 
 
+def require_cuda() -> None:
+    """Raises InvalidConfig where Mooncake would take a GPU's address for one of the host."""
+    from mooncake import engine
+
+    if not engine.SUPPORT_CUDA:
+        raise InvalidConfig(
+            'the cache is on a GPU ([engine] device = "cuda"), and this Mooncake moves host memory '
+            "only: install mooncake-transfer-engine instead of mooncake-transfer-engine-non-cuda"
+        )
+
+
 def _set_environment(config: MooncakeConfig) -> None:
     """Mooncake reads its settings from the environment, when an engine is made.
 

@@ -16,7 +16,8 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from dataclasses import dataclass
 
-from kv_transfer.checksum import combine, crc32_of_memory
+from kv_transfer.cache_memory import CacheMemory
+from kv_transfer.checksum import combine
 from kv_transfer.lane import Lane
 from kv_transfer.layout import MemoryMap
 from kv_transfer.plan import batches, plan_units
@@ -114,6 +115,7 @@ class ShippingTools:
     transport: Transport
     limits: ShipLimits
     clock: Callable[[], float]
+    memory: CacheMemory
     computes_checksums: bool
 
 
@@ -147,8 +149,9 @@ class Outgoing:
         Returns at once, unless more than `max_waiting_bytes` wait; after a failure or stop it does
         nothing.
         """
+        computed = self._tools.memory.queued()
         for piece in self._pieces(layer, pages, with_slot=with_slot):
-            self._queue(piece)
+            self._queue(piece, computed)
         self._last_ready_at = self._tools.clock()
 
     async def finish(self) -> ShipResult:
@@ -192,23 +195,24 @@ class Outgoing:
             if field.layer == layer and numbers[field.unit]:
                 yield Piece(field_index=index, field=field, numbers=numbers[field.unit])
 
-    def _queue(self, piece: Piece) -> None:
+    def _queue(self, piece: Piece, computed: Callable[[], None]) -> None:
         lane = self._tools.lane
         with lane.changed:
             lane.wait_for_room(piece.num_bytes, lambda: self.is_open)
             self._advance(PieceQueued())
             if self.is_open:
                 self._ready.update((piece.field_index, number) for number in piece.numbers)
-                lane.put(lambda: self._ship(piece), piece.num_bytes)
+                lane.put(lambda: self._ship(piece, computed), piece.num_bytes)
 
-    def _ship(self, piece: Piece) -> None:
-        """On the shipping thread."""
+    def _ship(self, piece: Piece, computed: Callable[[], None]) -> None:
+        """On the shipping thread. A GPU may not have `computed` it yet."""
         with self._tools.lane.changed:
             self._advance(PieceStarted())
             if not self.is_open:
                 return
         event: WriterEvent = PieceArrived()
         try:
+            computed()
             self._move(piece)
         except TransferFailed as error:
             event = PieceFailed(str(error))
@@ -225,7 +229,7 @@ class Outgoing:
         fragments = plan_units(source, target, self._route.pairs(piece))
         if self._tools.computes_checksums:
             for number, (unit, _) in zip(piece.numbers, self._route.pairs(piece), strict=True):
-                crc = crc32_of_memory(source.address(unit), piece.field.unit_bytes)
+                crc = self._tools.memory.crc32(source.address(unit), piece.field.unit_bytes)
                 self._crcs[piece.field_index, number] = crc
         limits = self._tools.limits
         for batch in batches(

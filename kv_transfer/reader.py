@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
+from kv_transfer.cache_memory import CacheMemory, HostMemory
 from kv_transfer.checksum import checksums_of, difference
 from kv_transfer.handoff import (
     BytesDiffered,
@@ -89,6 +90,7 @@ class HandoffReader:
         slots: Accountant[SlotId],
         memory_map: MemoryMap,
         address: str,
+        memory: CacheMemory = HostMemory(),  # noqa: B008  (has no state)
         verify_checksums: bool = True,
         hooks: ReaderHooks = ReaderHooks(),
         clock: Callable[[], float] = time.monotonic,
@@ -98,6 +100,7 @@ class HandoffReader:
             worker_id=memory_map.worker_id, epoch=memory_map.epoch, address=address
         )
         self._holdings = Holdings(pages, slots)
+        self._memory = memory
         self._verify_checksums = verify_checksums
         self._hooks = hooks
         self._clock = clock
@@ -292,7 +295,7 @@ class HandoffReader:
         if not self._verify_checksums:
             return ""
         arrived = await asyncio.to_thread(
-            checksums_of, self.memory_map, ticket.page_ids, ticket.slot_id
+            checksums_of, self.memory_map, ticket.page_ids, ticket.slot_id, self._memory.crc32
         )
         return difference(sent, arrived)
 

@@ -6,6 +6,7 @@ import collections
 import time
 from collections.abc import Callable, Sequence
 
+from kv_transfer.cache_memory import CacheMemory, HostMemory
 from kv_transfer.lane import Lane
 from kv_transfer.layout import MemoryMap, require_same_layout
 from kv_transfer.outgoing import Outgoing, Route, ShipLimits, ShippingTools
@@ -30,6 +31,7 @@ class HandoffWriter:
         memory_map: MemoryMap,
         limits: ShipLimits = ShipLimits(),  # noqa: B008  (frozen)
         *,
+        memory: CacheMemory = HostMemory(),  # noqa: B008  (has no state)
         verify_checksums: bool = True,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
@@ -40,6 +42,7 @@ class HandoffWriter:
             transport=transport,
             limits=limits,
             clock=clock,
+            memory=memory,
             computes_checksums=verify_checksums,
         )
         self._active: dict[TicketId, Outgoing] = {}

@@ -147,7 +147,10 @@ class PrefillEngine:
     def _row(self, sequence: PrefillSequence) -> SamplerRow:
         turn = sequence.turn
         sampler = SequenceSampler(
-            turn.sampling, vocab_size=self._runner.config.vocab_size, prompt_ids=turn.prompt
+            turn.sampling,
+            vocab_size=self._runner.config.vocab_size,
+            prompt_ids=turn.prompt,
+            device=self._runner.device,
         )
         return SamplerRow(sampler, position=len(turn.prompt))
 

@@ -30,7 +30,11 @@ def tiers_of(
         )
     device = loaded.runner.tensors
     host = CacheTensors.allocate(
-        layout, num_pages=sizes.num_pages, num_slots=sizes.num_slots, device="cpu"
+        layout,
+        num_pages=sizes.num_pages,
+        num_slots=sizes.num_slots,
+        device="cpu",
+        pinned=device.device.type == "cuda",
     )
 
     def memory(num_pages: int, num_slots: int) -> Memory:

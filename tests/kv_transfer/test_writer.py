@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Callable
 
 import pytest
 
+from kv_transfer.cache_memory import CacheMemory, HostMemory
 from kv_transfer.layout import MemoryMap
 from kv_transfer.outgoing import IncompleteHandoff, Outgoing, ShipLimits
 from kv_transfer.reader import HandoffReader
@@ -20,14 +22,16 @@ SOURCE_PAGES = (PageId(7), PageId(2), PageId(3))
 class Pair:
     """A prefill and a decode worker, and one ticket between them."""
 
-    def __init__(self, world: World, limits: ShipLimits | None = None) -> None:
+    def __init__(
+        self, world: World, limits: ShipLimits | None = None, memory: CacheMemory | None = None
+    ) -> None:
         self.world = world
         self.network = world.network
         self.source: Node = world.node("prefill-0")
         self.source.fill(seed=1)
         self.target: Node = world.node("decode-0")
         self.reader: HandoffReader = world.reader(self.target)
-        self.writer: HandoffWriter = world.writer(self.source, limits)
+        self.writer: HandoffWriter = world.writer(self.source, limits, memory)
         self.ticket: Ticket = world.reserve(self.reader, self.source, num_tokens=10)
 
     @property
@@ -64,6 +68,35 @@ async def test_everything_that_was_ready_has_arrived_when_finish_returns(pair: P
     assert result.checksums.keys() == {"kv", "recurrent", "conv"}
     assert result.transfer_s > 0
     assert not outgoing.is_open
+
+
+class QueuedWork(HostMemory):
+    """Of a device that has not computed anything yet."""
+
+    def __init__(self) -> None:
+        self.done = threading.Event()
+        self.is_awaited = threading.Event()
+
+    def queued(self) -> Callable[[], None]:
+        def wait() -> None:
+            self.is_awaited.set()
+            self.done.wait()
+
+        return wait
+
+
+async def test_nothing_moves_before_the_device_has_computed_it(world: World) -> None:
+    work = QueuedWork()
+    pair = Pair(world, memory=work)
+    outgoing = pair.begin()
+    ship_all(outgoing, num_pages=3)
+    assert await asyncio.to_thread(work.is_awaited.wait, 5)
+    assert pair.network.written == []
+
+    work.done.set()
+    await outgoing.finish()
+
+    assert pair.has_arrived()
 
 
 async def test_pages_may_become_ready_in_any_order_and_more_than_once(pair: Pair) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 import torch
 
+from kv_transfer.cache_memory import CacheMemory, HostMemory
 from kv_transfer.layout import MemoryMap, memory_map_of
 from kv_transfer.loopback import LoopbackNetwork, LoopbackTransport
 from kv_transfer.outgoing import Outgoing, ShipLimits
@@ -133,8 +134,12 @@ class World:
         self.nodes.append(node)
         return node
 
-    def writer(self, node: Node, limits: ShipLimits | None = None) -> HandoffWriter:
-        writer = HandoffWriter(node.transport, node.memory_map, limits or ShipLimits())
+    def writer(
+        self, node: Node, limits: ShipLimits | None = None, memory: CacheMemory | None = None
+    ) -> HandoffWriter:
+        writer = HandoffWriter(
+            node.transport, node.memory_map, limits or ShipLimits(), memory=memory or HostMemory()
+        )
         self.writers.append(writer)
         return writer
 

@@ -1,0 +1,40 @@
+"""Bytes on a GPU are summed as they are, when they are there."""
+
+from __future__ import annotations
+
+import zlib
+
+import pytest
+import torch
+
+from kv_transfer.cache_memory import memory_on
+
+pytestmark = pytest.mark.gpu
+
+
+def test_a_sum_is_of_the_bytes() -> None:
+    bytes_N = torch.arange(1000, device="cuda").to(torch.uint8)
+    torch.cuda.synchronize()
+    memory = memory_on(bytes_N.device)
+
+    crc = memory.crc32(bytes_N.data_ptr() + 100, 500)
+
+    assert crc == zlib.crc32(bytes(i % 256 for i in range(100, 600)))
+
+
+def test_what_is_queued_is_waited_for_and_what_comes_later_is_not() -> None:
+    memory = memory_on(torch.device("cuda"))
+    bytes_N = torch.zeros(16, dtype=torch.uint8, device="cuda")
+    torch.cuda.synchronize()
+    with torch.cuda.stream(torch.cuda.Stream()):
+        torch.cuda._sleep(100_000_000)
+        bytes_N.fill_(7)
+        wait = memory.queued()
+        torch.cuda._sleep(1_000_000_000)
+
+        wait()
+        crc = memory.crc32(bytes_N.data_ptr(), 16)
+        is_busy = not torch.cuda.current_stream().query()
+
+    assert crc == zlib.crc32(bytes([7] * 16))
+    assert is_busy
