@@ -1,10 +1,120 @@
-"""Causal attention over pages: store new keys and values, attend from prompts, runs or tokens."""
+"""Causal attention over pages: store new keys and values, attend from prompts, runs or tokens.
 
-from segue.kernels.paged_attention.reference import (
-    attend_prompts,
-    attend_runs,
-    attend_steps,
-    write_pages,
-)
+T packed tokens, N prompts, D runs, Z pages of the pool, P pages of the longest sequence, O tokens
+of a page, Q query heads, G key/value heads, X head dimension. `pages` [Z, 2, O, G, X] has the keys,
+then the values, of O neighbouring tokens. Indices are int64. A row of a page table has the pages of
+one sequence in order, and then any ids: they are not followed, except the first of a row.
+
+On a GPU: queries and pages are contiguous and of one dtype, and X is a power of two from 16 to 256;
+ValueError otherwise. Nothing waits for the device, so all of it can be captured in a graph.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from segue.kernels.paged_attention import reference
 
 __all__ = ["attend_prompts", "attend_runs", "attend_steps", "write_pages"]
+
+
+def write_pages(
+    k_TGX: Tensor, v_TGX: Tensor, pages_Z2OGX: Tensor, *, pages_T: Tensor, offsets_T: Tensor
+) -> None:
+    """Store each token's key and value at its place; `pages` is changed in place."""
+    if k_TGX.is_cuda:
+        from segue.kernels.paged_attention import triton_pages
+
+        triton_pages.write_pages(k_TGX, v_TGX, pages_Z2OGX, pages_T=pages_T, offsets_T=offsets_T)
+    else:
+        reference.write_pages(k_TGX, v_TGX, pages_Z2OGX, pages_T=pages_T, offsets_T=offsets_T)
+
+
+def attend_prompts(
+    q_TQX: Tensor,
+    pages_Z2OGX: Tensor,
+    *,
+    cu_tokens_N1: Tensor,
+    starts_N: Tensor,
+    page_table_NP: Tensor,
+) -> Tensor:
+    """Outputs [T, Q, X] of packed prompts over their prefix and themselves, already stored.
+
+    Prompt n is rows cu[n] to cu[n + 1], at positions from `starts[n]`.
+    """
+    if q_TQX.is_cuda:
+        from segue.kernels.paged_attention import triton_prompts
+
+        attend = triton_prompts.attend_prompts
+    else:
+        attend = reference.attend_prompts
+    return attend(
+        q_TQX,
+        pages_Z2OGX,
+        cu_tokens_N1=cu_tokens_N1,
+        starts_N=starts_N,
+        page_table_NP=page_table_NP,
+    )
+
+
+def attend_runs(
+    q_TQX: Tensor,
+    pages_Z2OGX: Tensor,
+    *,
+    page_table_DP: Tensor,
+    lengths_D: Tensor,
+    round_sizes: Sequence[int],
+) -> Tensor:
+    """Outputs [T, Q, X] of a few queries a sequence over its tokens, already stored.
+
+    Queries lie round by round: round j has the j-th query of the first `round_sizes[j]` sequences,
+    which are at most those of the round before. Query j of a sequence sees its first `lengths + j`
+    tokens; where `lengths` is zero there is no sequence, and outputs are zeros. At most 8 rounds on
+    a GPU.
+    """
+    if q_TQX.is_cuda:
+        from segue.kernels.paged_attention import triton_runs
+
+        return triton_runs.attend_runs(
+            q_TQX,
+            pages_Z2OGX,
+            page_table_DP=page_table_DP,
+            lengths_D=lengths_D,
+            round_sizes=round_sizes,
+        )
+    return reference.attend_runs(
+        q_TQX,
+        pages_Z2OGX,
+        page_table_DP=page_table_DP,
+        lengths_D=lengths_D,
+        round_sizes=round_sizes,
+    )
+
+
+def attend_steps(
+    q_DQX: Tensor,
+    pages_Z2OGX: Tensor,
+    *,
+    page_table_DP: Tensor,
+    lengths_D: Tensor,
+    first_position: int = 0,
+) -> Tensor:
+    """Outputs [D, Q, X] of one query a sequence over its first `lengths` tokens, already stored.
+
+    Those before `first_position` are not seen. Zeros where none are left.
+    """
+    if q_DQX.is_cuda:
+        from segue.kernels.paged_attention import triton_runs
+
+        attend = triton_runs.attend_steps
+    else:
+        attend = reference.attend_steps
+    return attend(
+        q_DQX,
+        pages_Z2OGX,
+        page_table_DP=page_table_DP,
+        lengths_D=lengths_D,
+        first_position=first_position,
+    )

@@ -41,18 +41,21 @@ def attend_steps(
 ) -> Tensor:
     """Outputs [D, Q, X] of one query a sequence over its first `lengths` tokens, already stored.
 
-    Those before `first_position` are not seen.
+    Those before `first_position` are not seen. Zeros where none are left.
     """
     num_steps, num_heads, head_dim = q_DQX.shape
     num_kv_heads = pages_Z2OGX.shape[3]
-    index_L = torch.arange(first_position, int(lengths_D.max()), device=q_DQX.device)
+    end = max(int(lengths_D.max()), first_position + 1)
+    index_L = torch.arange(first_position, end, device=q_DQX.device)
     is_real_DL = index_L < lengths_D.unsqueeze(1)
     k_DGLX, v_DGLX = _of_sequences(pages_Z2OGX, page_table_DP, index_L, is_real_DL)
     # The queries that share a key head stand where a prompt's tokens would.
     q_DGRX = q_DQX.view(num_steps, num_kv_heads, -1, head_dim)
     mask_D11L = None if num_steps == 1 else is_real_DL[:, None, None]
     out_DGRX = F.scaled_dot_product_attention(q_DGRX, k_DGLX, v_DGLX, attn_mask=mask_D11L)
-    return out_DGRX.reshape(num_steps, num_heads, head_dim)
+    is_empty_D = lengths_D <= first_position
+    out_DQX = out_DGRX.reshape(num_steps, num_heads, head_dim)
+    return out_DQX.masked_fill_(is_empty_D[:, None, None], 0)
 
 
 def attend_runs(
@@ -67,7 +70,8 @@ def attend_runs(
 
     Queries lie round by round: round j has the j-th query of the first `round_sizes[j]` sequences,
     which are at most those of the round before. Query j of a sequence sees its first `lengths + j`
-    tokens. A sequence's keys and values are gathered once for all its queries.
+    tokens; where `lengths` is zero there is no sequence, and outputs are zeros. A sequence's keys
+    and values are gathered once for all its queries.
     """
     num_heads, head_dim = q_TQX.shape[1:]
     num_kv_heads, num_rounds = pages_Z2OGX.shape[3], len(round_sizes)
@@ -78,7 +82,7 @@ def attend_runs(
     # A query that a sequence does not have sees what its last one sees, and its output is dropped.
     visible_DJ = lengths_D.unsqueeze(1) + index_J.minimum(num_queries_D.unsqueeze(1) - 1)
     ends_D1 = visible_DJ[:, -1:]
-    index_L = torch.arange(int(ends_D1.max()), device=q_TQX.device)
+    index_L = torch.arange(max(int(ends_D1.max()), 1), device=q_TQX.device)
     k_DGLX, v_DGLX = _of_sequences(pages_Z2OGX, page_table_DP, index_L, index_L < ends_D1)
     q_DJQX = q_TQX.new_zeros(len(lengths_D), num_rounds, num_heads, head_dim)
     for j, q_EQX in enumerate(torch.split(q_TQX, list(round_sizes))):
@@ -91,6 +95,7 @@ def attend_runs(
     out_DGYX = F.scaled_dot_product_attention(
         q_DGJRX.flatten(2, 3), k_DGLX, v_DGLX, attn_mask=mask_DYL.unsqueeze(1)
     )
+    out_DGYX = out_DGYX.masked_fill_((lengths_D <= 0)[:, None, None, None], 0)
     out_JDQX = out_DGYX.reshape(q_DGJRX.shape).permute(2, 0, 1, 3, 4).flatten(2, 3)
     return torch.cat([out_JDQX[j, :size] for j, size in enumerate(round_sizes)])
 

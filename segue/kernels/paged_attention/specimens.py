@@ -1,0 +1,112 @@
+"""The sizes at which paged attention is compiled ahead of time: head dimension 256.
+
+4 query heads a key head, as the dense models have them, and 8, as the 35B one does.
+"""
+
+from __future__ import annotations
+
+from segue.kernels.paged_attention import triton_prompts, triton_runs
+from segue.kernels.paged_attention.triton_pages import write_pages_kernel
+from segue.kernels.specimen import CHIPS, TENSOR_CORES, Specimen
+
+HEAD_DIM = 256
+ASYNCHRONOUS = ("cp.async.cg.shared.global",)
+"""Copies of 16 bytes a thread, past the registers."""
+
+_INDICES = {"table_ptr": "*i64", "table_stride": "i32", "scale": "fp32"}
+_PIECES = {"partial_ptr": "*fp32", "stats_ptr": "*fp32"}
+_SIZES = dict.fromkeys((f"size_{j}" for j in range(triton_runs.MAX_ROUNDS)), "i32")
+
+
+def _prompts(
+    name: str, *, group: int, num_kv_heads: int, page_tokens: int, whole: bool
+) -> Specimen:
+    return Specimen(
+        name=f"attention of prompts, {name}",
+        kernel=triton_prompts.attend_prompts_kernel,
+        arguments={
+            **dict.fromkeys(("q_ptr", "pages_ptr", "out_ptr"), "*bf16"),
+            **dict.fromkeys(("cu_tokens_ptr", "starts_ptr"), "*i64"),
+            **dict.fromkeys(("num_prompts", "num_tokens"), "i32"),
+            **_INDICES,
+            **({} if whole else _PIECES),
+        },
+        constants={
+            **(dict.fromkeys(_PIECES) if whole else {}),
+            "GROUP": group,
+            "TOKEN_STRIDE": num_kv_heads * HEAD_DIM,
+            "PAGE_TOKENS": page_tokens,
+            "HEAD_DIM": HEAD_DIM,
+            "BLOCK_M": triton_prompts.BLOCK_M,
+            "BLOCK_N": triton_prompts.BLOCK_N,
+            "BLOCK_I": triton_prompts.BLOCK_I,
+        },
+        num_warps=triton_prompts.NUM_WARPS,
+        num_stages=triton_prompts.NUM_STAGES,
+        instructions={chip: (*TENSOR_CORES[chip], *ASYNCHRONOUS) for chip in CHIPS},
+        # Where the output goes, worked out before the loops and read again after them: the
+        # accumulator leaves no room for it. Nothing inside of a loop is spilled.
+        max_stack_bytes=128,
+    )
+
+
+def _runs(name: str, *, group: int, num_kv_heads: int, page_tokens: int, block_m: int) -> Specimen:
+    small = dict.fromkeys(CHIPS, ("mma.sync.aligned.m16n8k16",))
+    products = small if block_m < 64 else TENSOR_CORES
+    numbers = ("num_runs", "wanted_pieces", "min_tiles", "num_rows", "first_position")
+    return Specimen(
+        name=f"attention of runs, {name}",
+        kernel=triton_runs.attend_runs_kernel,
+        arguments={
+            **dict.fromkeys(("q_ptr", "pages_ptr"), "*bf16"),
+            **_PIECES,
+            "pieces_ptr": "*i32",
+            "lengths_ptr": "*i64",
+            **dict.fromkeys(numbers, "i32"),
+            **_INDICES,
+            **_SIZES,
+        },
+        constants={
+            "GROUP": group,
+            "TOKEN_STRIDE": num_kv_heads * HEAD_DIM,
+            "PAGE_TOKENS": page_tokens,
+            "HEAD_DIM": HEAD_DIM,
+            "BLOCK_M": block_m,
+            "BLOCK_N": triton_runs.BLOCK_N,
+            "BLOCK_D": triton_runs.BLOCK_D,
+        },
+        num_warps=triton_runs.NUM_WARPS,
+        num_stages=triton_runs.NUM_STAGES,
+        instructions={chip: (*products[chip], *ASYNCHRONOUS) for chip in CHIPS},
+    )
+
+
+SPECIMENS = (
+    _prompts("pages of 64", group=4, num_kv_heads=4, page_tokens=64, whole=True),
+    _prompts("pages of 16, in pieces", group=8, num_kv_heads=2, page_tokens=16, whole=False),
+    _runs("16 rows, pages of 64", group=4, num_kv_heads=4, page_tokens=64, block_m=16),
+    _runs("64 rows, pages of 16", group=8, num_kv_heads=2, page_tokens=16, block_m=64),
+    Specimen(
+        name="attention of runs, combined",
+        kernel=triton_runs.combine_runs_kernel,
+        arguments={
+            **_PIECES,
+            "pieces_ptr": "*i32",
+            "out_ptr": "*bf16",
+            "lengths_ptr": "*i64",
+            "num_rows": "i32",
+            **_SIZES,
+        },
+        constants={"GROUP": 4, "HEAD_DIM": HEAD_DIM, "BLOCK_S": 32, "BLOCK_X": 128},
+    ),
+    Specimen(
+        name="keys and values to pages, 4 heads",
+        kernel=write_pages_kernel,
+        arguments={
+            **dict.fromkeys(("k_ptr", "v_ptr", "pages_ptr"), "*bf16"),
+            **dict.fromkeys(("pages_T_ptr", "offsets_T_ptr"), "*i64"),
+            **dict.fromkeys(("k_stride", "v_stride"), "i32"),
+        },
+        constants={"PAGE_TOKENS": 64, "WIDTH": 4 * HEAD_DIM, "BLOCK": 4 * HEAD_DIM},
+    ),
+)

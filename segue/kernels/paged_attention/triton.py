@@ -1,0 +1,166 @@
+"""Attention over pages in Triton: what prompts and runs share.
+
+Online softmax over tiles of keys (Milakov and Gimelshein 2018; FlashAttention, Dao et al. 2022 and
+2023). The query heads that share a key head are rows of one tile, so that a key is read once for
+all of them. Where few queries see many keys, the keys are cut into pieces that different programs
+take; each leaves a maximum, a sum and an output in float32, which are then combined
+(Flash-Decoding, Dao et al. 2023).
+
+M rows of queries: a token's heads of one key head, then the next token's. N keys of a tile, S
+pieces, X the head dimension; other letters as in the reference.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+LOWEST = tl.constexpr(-1e30)
+"""Below every score, yet finite: two of them have a difference."""
+MAX_HEAD_BYTES = 512
+"""A tile of more would not fit into shared memory."""
+NUM_INTERPRETED = 8
+"""Multiprocessors that the interpreter seems to have."""
+
+
+@triton.jit
+def attend_tiles(
+    q_MX,
+    visible_M,
+    max_M,
+    sum_M,
+    out_MX,
+    first,
+    stop,
+    first_position,
+    pages_ptr,
+    table_ptr,
+    scale,
+    IS_MASKED: tl.constexpr,
+    TOKEN_STRIDE: tl.constexpr,
+    PAGE_TOKENS: tl.constexpr,
+    HEAD_DIM: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+):
+    """The softmax so far, taken on over the keys from `first`, a multiple of a tile, to `stop`.
+
+    Row m sees those before `visible[m]`; `scale` makes scores exponents of two. Not masked: tiles
+    are whole and all rows see all of them. Masked: nothing is read before `first_position` or from
+    `stop` on, since what lies there may not be a number, and zero times that is not zero.
+    """
+    column_X = tl.arange(0, HEAD_DIM)
+    in_page_NX = (tl.arange(0, BLOCK_N) * TOKEN_STRIDE)[:, None] + column_X[None, :]
+    for begin in tl.range(first, stop, BLOCK_N):
+        position_N = begin + tl.arange(0, BLOCK_N)
+        is_real_N = (position_N >= first_position) & (position_N < stop)
+        if PAGE_TOKENS % BLOCK_N == 0:
+            page = tl.load(table_ptr + begin // PAGE_TOKENS).to(tl.int64)
+            row = page * (2 * PAGE_TOKENS) + begin % PAGE_TOKENS
+            k_ptr_NX = pages_ptr + row * TOKEN_STRIDE + in_page_NX
+        else:
+            page_ptr_N = table_ptr + position_N // PAGE_TOKENS
+            if IS_MASKED:
+                page_N = tl.load(page_ptr_N, mask=is_real_N, other=0).to(tl.int64)
+            else:
+                page_N = tl.load(page_ptr_N).to(tl.int64)
+            row_N = page_N * (2 * PAGE_TOKENS) + position_N % PAGE_TOKENS
+            k_ptr_NX = pages_ptr + (row_N * TOKEN_STRIDE)[:, None] + column_X[None, :]
+        v_ptr_NX = k_ptr_NX + PAGE_TOKENS * TOKEN_STRIDE
+        if IS_MASKED:
+            k_NX = tl.load(k_ptr_NX, mask=is_real_N[:, None], other=0.0)
+            v_NX = tl.load(v_ptr_NX, mask=is_real_N[:, None], other=0.0)
+        else:
+            k_NX = tl.load(k_ptr_NX)
+            v_NX = tl.load(v_ptr_NX)
+        score_MN = tl.dot(q_MX, tl.trans(k_NX), input_precision="ieee")
+        if IS_MASKED:
+            is_seen_MN = is_real_N[None, :] & (position_N[None, :] < visible_M[:, None])
+            score_MN = tl.where(is_seen_MN, score_MN, float("-inf"))
+        new_max_M = tl.maximum(max_M, tl.max(score_MN, 1) * scale)
+        weight_MN = tl.exp2(score_MN * scale - new_max_M[:, None])
+        shrink_M = tl.exp2(max_M - new_max_M)
+        sum_M = sum_M * shrink_M + tl.sum(weight_MN, 1)
+        out_MX = out_MX * shrink_M[:, None]
+        out_MX = tl.dot(weight_MN.to(v_NX.dtype), v_NX, out_MX, input_precision="ieee")
+        max_M = new_max_M
+    return max_M, sum_M, out_MX
+
+
+@triton.jit
+def combine_pieces(
+    partial_ptr,
+    stats_ptr,
+    first_row,
+    num_pieces,
+    row_stride,
+    column_X,
+    HEAD_DIM: tl.constexpr,
+    BLOCK_S: tl.constexpr,
+):
+    """The output of one query at some columns, from its pieces in rows `row_stride` apart.
+
+    Zeros if it saw no key.
+    """
+    so_far = LOWEST
+    total = 0.0
+    out_X = tl.zeros(column_X.shape, tl.float32)
+    for begin in range(0, num_pieces, BLOCK_S):
+        piece_S = begin + tl.arange(0, BLOCK_S)
+        is_real_S = piece_S < num_pieces
+        row_S = first_row + piece_S.to(tl.int64) * row_stride
+        max_S = tl.load(stats_ptr + row_S * 2, mask=is_real_S, other=LOWEST)
+        sum_S = tl.load(stats_ptr + row_S * 2 + 1, mask=is_real_S, other=0.0)
+        partial_ptr_SX = partial_ptr + (row_S * HEAD_DIM)[:, None] + column_X[None, :]
+        partial_SX = tl.load(partial_ptr_SX, mask=is_real_S[:, None], other=0.0)
+        new_max = tl.maximum(so_far, tl.max(max_S))
+        weight_S = tl.exp2(max_S - new_max)
+        shrink = tl.exp2(so_far - new_max)
+        total = total * shrink + tl.sum(weight_S * sum_S)
+        out_X = out_X * shrink + tl.sum(weight_S[:, None] * partial_SX, 0)
+        so_far = new_max
+    return out_X / tl.where(total > 0, total, 1.0)
+
+
+def exponent_scale(head_dim: int) -> float:
+    """From a product of query and key to the exponent of two."""
+    return math.log2(math.e) / math.sqrt(head_dim)
+
+
+def num_multiprocessors(device: torch.device) -> int:
+    if device.type != "cuda":
+        return NUM_INTERPRETED
+    return torch.cuda.get_device_properties(device).multi_processor_count
+
+
+def check(q_TQX: Tensor, pages_Z2OGX: Tensor, page_table_NP: Tensor) -> None:
+    """What the kernels take for granted; ValueError says which of it is not so."""
+    num_heads, head_dim = q_TQX.shape[1:]
+    num_kv_heads = pages_Z2OGX.shape[3]
+    if not (q_TQX.is_contiguous() and pages_Z2OGX.is_contiguous()):
+        raise ValueError(
+            "attention takes contiguous queries and pages, got strides "
+            f"{q_TQX.stride()} and {pages_Z2OGX.stride()}; call contiguous() on the queries first"
+        )
+    if q_TQX.dtype is not pages_Z2OGX.dtype or head_dim != pages_Z2OGX.shape[4]:
+        raise ValueError(
+            f"queries and pages must agree, got {q_TQX.dtype} and {pages_Z2OGX.dtype}, "
+            f"head dimensions {head_dim} and {pages_Z2OGX.shape[4]}"
+        )
+    is_power_of_two = head_dim >= 16 and head_dim & (head_dim - 1) == 0
+    if not is_power_of_two or head_dim * q_TQX.element_size() > MAX_HEAD_BYTES:
+        raise ValueError(
+            f"head dimension must be a power of two from 16, of at most {MAX_HEAD_BYTES} bytes, "
+            f"got {head_dim} of {q_TQX.dtype}"
+        )
+    if num_heads % num_kv_heads:
+        raise ValueError(
+            f"query heads must be a multiple of key heads, got {num_heads} and {num_kv_heads}"
+        )
+    if page_table_NP.stride(1) != 1:
+        raise ValueError(
+            f"a sequence's pages must be neighbours, got strides {page_table_NP.stride()}"
+        )

@@ -1,0 +1,232 @@
+"""Attention of packed prompts over their pages, in Triton; see `triton` beside it for the method.
+
+A program has a tile of one prompt's query rows for one key head. Which tile is found on the device:
+tiles of prompt n begin at cu[n] · R / M + n, which leaves each prompt as many as it needs, and some
+over that return at once. Where the tiles are fewer than the chip's multiprocessors, as for a short
+turn after a long history, programs also share the keys of a tile in pieces.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from segue.kernels.paged_attention.triton import (
+    LOWEST,
+    attend_tiles,
+    check,
+    combine_pieces,
+    exponent_scale,
+    num_multiprocessors,
+)
+
+BLOCK_M, BLOCK_N, BLOCK_I = 128, 64, 128
+NUM_WARPS, NUM_STAGES = 8, 3
+MAX_PIECES = 8
+MIN_PIECE_TOKENS = 1024
+"""Fewer keys are not worth a float32 output of their own."""
+
+
+@triton.jit(do_not_specialize=["num_prompts", "table_stride"])
+def attend_prompts_kernel(
+    q_ptr,
+    pages_ptr,
+    out_ptr,
+    partial_ptr,
+    stats_ptr,
+    cu_tokens_ptr,
+    starts_ptr,
+    table_ptr,
+    num_prompts,
+    table_stride,
+    num_tokens,
+    scale,
+    GROUP: tl.constexpr,
+    TOKEN_STRIDE: tl.constexpr,
+    PAGE_TOKENS: tl.constexpr,
+    HEAD_DIM: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_I: tl.constexpr,
+):
+    # Last tiles first: they see the most keys.
+    tile = tl.num_programs(0) - 1 - tl.program_id(0)
+    kv_head = tl.program_id(1)
+    prompt = -1
+    for begin in range(0, num_prompts, BLOCK_I):
+        prompt_I = begin + tl.arange(0, BLOCK_I)
+        is_real_I = prompt_I < num_prompts
+        token_I = tl.load(cu_tokens_ptr + prompt_I, mask=is_real_I, other=0).to(tl.int32)
+        first_tile_I = token_I * GROUP // BLOCK_M + prompt_I
+        prompt += tl.sum((is_real_I & (first_tile_I <= tile)).to(tl.int32))
+    first_token = tl.load(cu_tokens_ptr + prompt).to(tl.int32)
+    num_rows = (tl.load(cu_tokens_ptr + prompt + 1).to(tl.int32) - first_token) * GROUP
+    first_row = (tile - first_token * GROUP // BLOCK_M - prompt) * BLOCK_M
+    if first_row >= num_rows:
+        return
+
+    # Rows are counted from the prompt's first; tokens of this tile from its own first one, to keep
+    # offsets of a tile in 32 bits.
+    tile_token = first_row // GROUP
+    row_M = first_row + tl.arange(0, BLOCK_M)
+    is_real_M = row_M < num_rows
+    column_X = tl.arange(0, HEAD_DIM)
+    head_M = (row_M // GROUP - tile_token) * (TOKEN_STRIDE * GROUP) + row_M % GROUP * HEAD_DIM
+    offset_MX = head_M[:, None] + column_X[None, :]
+    tile_head = (first_token + tile_token).to(tl.int64) * (TOKEN_STRIDE * GROUP)
+    tile_head += kv_head * (GROUP * HEAD_DIM)
+    q_MX = tl.load(q_ptr + tile_head + offset_MX, mask=is_real_M[:, None], other=0.0)
+
+    start = tl.load(starts_ptr + prompt).to(tl.int32)
+    end = start + (tl.minimum(first_row + BLOCK_M, num_rows) - 1) // GROUP + 1
+    piece_tokens = tl.cdiv(tl.cdiv(end, BLOCK_N), tl.num_programs(2)) * BLOCK_N
+    first = tl.program_id(2) * piece_tokens
+    stop = tl.minimum(first + piece_tokens, end)
+    # Of what all rows see, the whole tiles; then the rest.
+    unmasked = tl.minimum((start + tile_token + 1) // BLOCK_N * BLOCK_N, stop)
+    pages_ptr += kv_head * HEAD_DIM
+    table_ptr += tl.cast(prompt, tl.int64) * table_stride
+    visible_M = start + row_M // GROUP + 1
+    max_M = tl.full([BLOCK_M], LOWEST, tl.float32)
+    sum_M = tl.zeros([BLOCK_M], tl.float32)
+    out_MX = tl.zeros([BLOCK_M, HEAD_DIM], tl.float32)
+    max_M, sum_M, out_MX = attend_tiles(
+        q_MX,
+        visible_M,
+        max_M,
+        sum_M,
+        out_MX,
+        first,
+        unmasked,
+        0,
+        pages_ptr,
+        table_ptr,
+        scale,
+        False,
+        TOKEN_STRIDE,
+        PAGE_TOKENS,
+        HEAD_DIM,
+        BLOCK_N,
+    )
+    max_M, sum_M, out_MX = attend_tiles(
+        q_MX,
+        visible_M,
+        max_M,
+        sum_M,
+        out_MX,
+        tl.maximum(first, unmasked),
+        stop,
+        0,
+        pages_ptr,
+        table_ptr,
+        scale,
+        True,
+        TOKEN_STRIDE,
+        PAGE_TOKENS,
+        HEAD_DIM,
+        BLOCK_N,
+    )
+
+    if partial_ptr is None:
+        out_MX = out_MX / tl.where(sum_M > 0, sum_M, 1.0)[:, None]
+        tl.store(out_ptr + tile_head + offset_MX, out_MX, mask=is_real_M[:, None])
+    else:
+        piece_row = tl.program_id(2).to(tl.int64) * num_tokens * (TOKEN_STRIDE * GROUP // HEAD_DIM)
+        partial_head = piece_row * HEAD_DIM + tile_head
+        tl.store(partial_ptr + partial_head + offset_MX, out_MX, mask=is_real_M[:, None])
+        stats_ptr_M = stats_ptr + (partial_head + head_M) // HEAD_DIM * 2
+        tl.store(stats_ptr_M, max_M, mask=is_real_M)
+        tl.store(stats_ptr_M + 1, sum_M, mask=is_real_M)
+
+
+@triton.jit
+def combine_prompts_kernel(
+    partial_ptr,
+    stats_ptr,
+    out_ptr,
+    num_pieces,
+    HEAD_DIM: tl.constexpr,
+    BLOCK_S: tl.constexpr,
+):
+    row = tl.program_id(0).to(tl.int64)
+    num_rows = tl.num_programs(0)
+    column_X = tl.arange(0, HEAD_DIM)
+    out_X = combine_pieces(
+        partial_ptr, stats_ptr, row, num_pieces, num_rows, column_X, HEAD_DIM, BLOCK_S
+    )
+    tl.store(out_ptr + row * HEAD_DIM + column_X, out_X)
+
+
+def attend_prompts(
+    q_TQX: Tensor,
+    pages_Z2OGX: Tensor,
+    *,
+    cu_tokens_N1: Tensor,
+    starts_N: Tensor,
+    page_table_NP: Tensor,
+) -> Tensor:
+    """As the reference's."""
+    check(q_TQX, pages_Z2OGX, page_table_NP)
+    out_TQX = torch.empty_like(q_TQX)
+    num_tokens, num_heads, head_dim = q_TQX.shape
+    page_tokens, num_kv_heads = pages_Z2OGX.shape[2:4]
+    num_prompts, num_pages = page_table_NP.shape
+    if not num_tokens:
+        return out_TQX
+    group = num_heads // num_kv_heads
+    num_tiles = num_tokens * group // BLOCK_M + num_prompts
+    num_pieces = pieces_of_tiles(
+        num_tiles * num_kv_heads, num_pages * page_tokens, num_multiprocessors(q_TQX.device)
+    )
+    partial, stats = None, None
+    if num_pieces > 1:
+        partial = q_TQX.new_empty(num_pieces, *q_TQX.shape, dtype=torch.float32)
+        stats = q_TQX.new_empty(num_pieces, num_tokens, num_heads, 2, dtype=torch.float32)
+    attend_prompts_kernel[(num_tiles, num_kv_heads, num_pieces)](
+        q_TQX,
+        pages_Z2OGX,
+        out_TQX,
+        partial,
+        stats,
+        cu_tokens_N1,
+        starts_N,
+        page_table_NP,
+        num_prompts,
+        page_table_NP.stride(0),
+        num_tokens,
+        exponent_scale(head_dim),
+        GROUP=group,
+        TOKEN_STRIDE=num_kv_heads * head_dim,
+        PAGE_TOKENS=page_tokens,
+        HEAD_DIM=head_dim,
+        BLOCK_M=BLOCK_M,
+        BLOCK_N=BLOCK_N,
+        BLOCK_I=BLOCK_I,
+        num_warps=NUM_WARPS,
+        num_stages=NUM_STAGES,
+    )
+    if num_pieces > 1:
+        combine_prompts_kernel[(num_tokens * num_heads,)](
+            partial, stats, out_TQX, num_pieces, HEAD_DIM=head_dim, BLOCK_S=MAX_PIECES, num_warps=1
+        )
+    return out_TQX
+
+
+def pieces_of_tiles(num_tiles: int, num_keys: int, num_multiprocessors: int) -> int:
+    """Into how many pieces the keys of each tile are cut, so that a chip is busy.
+
+    The fewest that keep it within a tenth as busy as any number would: 100 tiles on 132
+    multiprocessors are better cut in 5 (500 programs, 3.8 rounds) than in 2 (200, 1.5 rounds).
+    """
+    if num_tiles >= num_multiprocessors:
+        return 1
+    counts = range(1, max(min(MAX_PIECES, num_keys // MIN_PIECE_TOKENS), 1) + 1)
+    busy = {}
+    for count in counts:
+        rounds = num_tiles * count / num_multiprocessors
+        busy[count] = rounds / math.ceil(rounds)
+    return next(count for count in counts if busy[count] >= 0.9 * max(busy.values()))

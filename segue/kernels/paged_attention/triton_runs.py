@@ -1,0 +1,298 @@
+"""Attention of a few queries a sequence over its pages, in Triton; see `triton` for the method.
+
+Bound by reading keys and values, so what matters is that all of a chip reads, all the time, for
+any mix of lengths. A program has the queries of one run for one key head, and a piece of the run's
+keys (`triton_pieces`). The grid is an upper bound that follows from shapes; programs beyond the
+last piece return at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from segue.kernels.paged_attention.triton import (
+    LOWEST,
+    attend_tiles,
+    check,
+    combine_pieces,
+    exponent_scale,
+    num_multiprocessors,
+)
+from segue.kernels.paged_attention.triton_pieces import num_tokens_of, run_of_slot
+
+MAX_ROUNDS = 8
+BLOCK_N = 32
+BLOCK_D = 128
+NUM_WARPS, NUM_STAGES = 4, 5
+SHARED_BYTES = 227 * 1024
+"""Of a multiprocessor."""
+MAX_WAVES = 4
+"""So many smaller pieces for each resident program level out lengths that differ."""
+
+_UNSPECIALISED = ["num_runs", "table_stride", "wanted_pieces", "min_tiles", "num_rows"]
+_SIZES = [f"size_{j}" for j in range(MAX_ROUNDS)]
+
+
+@triton.jit(do_not_specialize=[*_UNSPECIALISED, "first_position", *_SIZES])
+def attend_runs_kernel(
+    q_ptr,
+    pages_ptr,
+    partial_ptr,
+    stats_ptr,
+    pieces_ptr,
+    table_ptr,
+    lengths_ptr,
+    num_runs,
+    table_stride,
+    wanted_pieces,
+    min_tiles,
+    num_rows,
+    first_position,
+    scale,
+    size_0,
+    size_1,
+    size_2,
+    size_3,
+    size_4,
+    size_5,
+    size_6,
+    size_7,
+    GROUP: tl.constexpr,
+    TOKEN_STRIDE: tl.constexpr,
+    PAGE_TOKENS: tl.constexpr,
+    HEAD_DIM: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+):
+    # Key heads side by side: what they read lies side by side.
+    kv_head = tl.program_id(0)
+    slot = tl.program_id(1)
+    sizes = (size_0, size_1, size_2, size_3, size_4, size_5, size_6, size_7)
+    run, first_slot, piece_tiles = run_of_slot(
+        slot, lengths_ptr, num_runs, wanted_pieces, min_tiles, sizes, BLOCK_N, BLOCK_D
+    )
+    if run >= num_runs:
+        return
+
+    length = tl.load(lengths_ptr + run).to(tl.int32)
+    num_tokens = num_tokens_of(run, sizes)
+    row_M = tl.arange(0, BLOCK_M)
+    token_M = row_M // GROUP
+    is_real_M = token_M < num_tokens
+    place_M = tl.zeros_like(row_M) + run
+    for j in tl.static_range(len(sizes)):
+        place_M += tl.where(token_M > j, sizes[j], 0)
+    column_X = tl.arange(0, HEAD_DIM)
+    head_M = place_M.to(tl.int64) * (TOKEN_STRIDE * GROUP)
+    head_M += (kv_head * GROUP + row_M % GROUP) * HEAD_DIM
+    q_ptr_MX = q_ptr + head_M[:, None] + column_X[None, :]
+    q_MX = tl.load(q_ptr_MX, mask=is_real_M[:, None], other=0.0)
+
+    if (slot == first_slot) & (kv_head == 0):
+        num_tiles = tl.cdiv(length + num_tokens - 1, BLOCK_N)
+        tl.store(pieces_ptr + run * 2, first_slot)
+        tl.store(pieces_ptr + run * 2 + 1, tl.cdiv(num_tiles, piece_tiles))
+    first = (slot - first_slot) * piece_tiles * BLOCK_N
+    stop = tl.minimum(first + piece_tiles * BLOCK_N, length + num_tokens - 1)
+    max_M, sum_M, out_MX = attend_tiles(
+        q_MX,
+        tl.where(is_real_M, length + token_M, 0),
+        tl.full([BLOCK_M], LOWEST, tl.float32),
+        tl.zeros([BLOCK_M], tl.float32),
+        tl.zeros([BLOCK_M, HEAD_DIM], tl.float32),
+        first,
+        stop,
+        first_position,
+        pages_ptr + kv_head * HEAD_DIM,
+        table_ptr + tl.cast(run, tl.int64) * table_stride,
+        scale,
+        True,
+        TOKEN_STRIDE,
+        PAGE_TOKENS,
+        HEAD_DIM,
+        BLOCK_N,
+    )
+
+    partial_row_M = (slot.to(tl.int64) * tl.num_programs(0) + kv_head) * num_rows + row_M
+    partial_ptr_MX = partial_ptr + (partial_row_M * HEAD_DIM)[:, None] + column_X[None, :]
+    tl.store(partial_ptr_MX, out_MX, mask=is_real_M[:, None])
+    tl.store(stats_ptr + partial_row_M * 2, max_M, mask=is_real_M)
+    tl.store(stats_ptr + partial_row_M * 2 + 1, sum_M, mask=is_real_M)
+
+
+@triton.jit(do_not_specialize=["num_rows", *_SIZES])
+def combine_runs_kernel(
+    partial_ptr,
+    stats_ptr,
+    pieces_ptr,
+    out_ptr,
+    lengths_ptr,
+    num_rows,
+    size_0,
+    size_1,
+    size_2,
+    size_3,
+    size_4,
+    size_5,
+    size_6,
+    size_7,
+    GROUP: tl.constexpr,
+    HEAD_DIM: tl.constexpr,
+    BLOCK_S: tl.constexpr,
+    BLOCK_X: tl.constexpr,
+):
+    place = tl.program_id(0)
+    head = tl.program_id(1)
+    num_heads = tl.num_programs(1)
+    sizes = (size_0, size_1, size_2, size_3, size_4, size_5, size_6, size_7)
+    run = place
+    token = 0
+    for j in tl.static_range(len(sizes)):
+        is_later = (token == j) & (run >= sizes[j])
+        run = tl.where(is_later, run - sizes[j], run)
+        token += is_later.to(tl.int32)
+    # Nobody wrote the pieces of a run without tokens.
+    is_padding = tl.load(lengths_ptr + run) <= 0
+    first_slot = tl.load(pieces_ptr + run * 2, mask=~is_padding, other=0).to(tl.int64)
+    num_pieces = tl.load(pieces_ptr + run * 2 + 1, mask=~is_padding, other=0)
+
+    num_kv_heads = num_heads // GROUP
+    row = token * GROUP + head % GROUP
+    first_row = (first_slot * num_kv_heads + head // GROUP) * num_rows + row
+    column_X = tl.program_id(2) * BLOCK_X + tl.arange(0, BLOCK_X)
+    out_X = combine_pieces(
+        partial_ptr,
+        stats_ptr,
+        first_row,
+        num_pieces,
+        num_kv_heads * num_rows,
+        column_X,
+        HEAD_DIM,
+        BLOCK_S,
+    )
+    out_row = place.to(tl.int64) * num_heads + head
+    tl.store(out_ptr + out_row * HEAD_DIM + column_X, out_X)
+
+
+def attend_runs(
+    q_TQX: Tensor,
+    pages_Z2OGX: Tensor,
+    *,
+    page_table_DP: Tensor,
+    lengths_D: Tensor,
+    round_sizes: Sequence[int],
+    first_position: int = 0,
+) -> Tensor:
+    """As the reference's; keys before `first_position` are not seen."""
+    check(q_TQX, pages_Z2OGX, page_table_DP)
+    num_tokens, num_heads, head_dim = q_TQX.shape
+    page_tokens, num_kv_heads = pages_Z2OGX.shape[2:4]
+    num_runs, num_pages = page_table_DP.shape
+    _check_rounds(round_sizes, num_runs, num_tokens)
+    group = num_heads // num_kv_heads
+    num_rows = len(round_sizes) * group
+    block_m = max(triton.next_power_of_2(num_rows), 16)
+    min_tiles = max(block_m // 4, 4)
+    num_resident = resident_programs(block_m, head_dim * q_TQX.element_size())
+    num_resident *= num_multiprocessors(q_TQX.device)
+    wanted_pieces = pieces_wanted(num_runs, num_kv_heads, num_resident)
+    max_pieces = triton.cdiv(triton.cdiv(num_pages * page_tokens, BLOCK_N), min_tiles)
+    num_slots = min(wanted_pieces + num_runs, num_runs * max_pieces)
+    partial = q_TQX.new_empty(num_slots, num_kv_heads, num_rows, head_dim, dtype=torch.float32)
+    stats = q_TQX.new_empty(num_slots, num_kv_heads, num_rows, 2, dtype=torch.float32)
+    pieces = q_TQX.new_empty(num_runs, 2, dtype=torch.int32)
+    out_TQX = torch.empty_like(q_TQX)
+    sizes = [*round_sizes, *[0] * (MAX_ROUNDS - len(round_sizes))]
+    attend_runs_kernel[(num_kv_heads, num_slots)](
+        q_TQX,
+        pages_Z2OGX,
+        partial,
+        stats,
+        pieces,
+        page_table_DP,
+        lengths_D,
+        num_runs,
+        page_table_DP.stride(0),
+        wanted_pieces,
+        min_tiles,
+        num_rows,
+        first_position,
+        exponent_scale(head_dim),
+        *sizes,
+        GROUP=group,
+        TOKEN_STRIDE=num_kv_heads * head_dim,
+        PAGE_TOKENS=page_tokens,
+        HEAD_DIM=head_dim,
+        BLOCK_M=block_m,
+        BLOCK_N=BLOCK_N,
+        BLOCK_D=BLOCK_D,
+        num_warps=NUM_WARPS,
+        num_stages=NUM_STAGES,
+    )
+    block_x = min(head_dim, 128)
+    combine_runs_kernel[(num_tokens, num_heads, head_dim // block_x)](
+        partial,
+        stats,
+        pieces,
+        out_TQX,
+        lengths_D,
+        num_rows,
+        *sizes,
+        GROUP=group,
+        HEAD_DIM=head_dim,
+        BLOCK_S=32,
+        BLOCK_X=block_x,
+        num_warps=4,
+    )
+    return out_TQX
+
+
+def attend_steps(
+    q_DQX: Tensor,
+    pages_Z2OGX: Tensor,
+    *,
+    page_table_DP: Tensor,
+    lengths_D: Tensor,
+    first_position: int = 0,
+) -> Tensor:
+    """As the reference's: runs of one query."""
+    return attend_runs(
+        q_DQX,
+        pages_Z2OGX,
+        page_table_DP=page_table_DP,
+        lengths_D=lengths_D,
+        round_sizes=[len(q_DQX)],
+        first_position=first_position,
+    )
+
+
+def resident_programs(block_m: int, head_bytes: int) -> int:
+    """That a multiprocessor's shared memory holds: queries, and two tiles of keys and values.
+
+    Warpgroup products read tiles while the next ones arrive, which takes a third.
+    """
+    num_buffers = 2 if block_m < 64 else 3
+    return max(SHARED_BYTES // ((block_m + 2 * num_buffers * BLOCK_N) * head_bytes + 2048), 1)
+
+
+def pieces_wanted(num_runs: int, num_kv_heads: int, num_resident: int) -> int:
+    """For each key head: a run alone fills the chip once, several of different lengths more."""
+    return max(num_resident * min(num_runs, MAX_WAVES) // num_kv_heads, 1)
+
+
+def _check_rounds(round_sizes: Sequence[int], num_runs: int, num_tokens: int) -> None:
+    sizes = list(round_sizes)
+    is_falling = sizes == sorted(sizes, reverse=True)
+    if not 0 < len(sizes) <= MAX_ROUNDS or not is_falling or sizes[0] != num_runs:
+        raise ValueError(
+            f"round_sizes must be 1 to {MAX_ROUNDS} falling numbers from the {num_runs} runs, "
+            f"got {sizes}"
+        )
+    if sum(sizes) != num_tokens:
+        raise ValueError(f"rounds have {sum(sizes)} queries, got {num_tokens}")
