@@ -31,7 +31,7 @@ MIN_PIECE_TOKENS = 1024
 """Fewer keys are not worth a float32 output of their own."""
 
 
-@triton.jit(do_not_specialize=["num_prompts", "table_stride"])
+@triton.jit(do_not_specialize=["num_prompts", "table_stride", "num_tokens"])
 def attend_prompts_kernel(
     q_ptr,
     pages_ptr,
@@ -143,7 +143,7 @@ def attend_prompts_kernel(
         tl.store(stats_ptr_M + 1, sum_M, mask=is_real_M)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_pieces"])
 def combine_prompts_kernel(
     partial_ptr,
     stats_ptr,
