@@ -7,6 +7,7 @@ from functools import partial
 
 import torch
 
+from benchmarks.gpu.attention_cases import attention_cases
 from benchmarks.gpu.models import Shape
 from benchmarks.gpu.operators import Case
 from segue.kernels.moe import triton as moe
@@ -16,6 +17,7 @@ from segue.model.config import MoeConfig
 
 def all_cases(shape: Shape, device: str) -> Iterator[Case]:
     yield from _rms_norm(shape, device)
+    yield from attention_cases(shape, device, _dtype(device))
     if isinstance(shape.mlp, MoeConfig):
         yield from _experts(shape.hidden_size, shape.mlp, device)
 
