@@ -65,8 +65,11 @@ class _Running:
 
     @property
     def max_position(self) -> int:
-        """Of its last token when the steps under way are done."""
-        return self.sequence.num_cached + sum(self.in_flight)
+        """Of its last token when the steps under way are done: as far as they may come, and no
+        further than its answer may go."""
+        turn = self.sequence.turn
+        longest = len(turn.prompt) + turn.stop.max_tokens
+        return min(self.sequence.num_cached + sum(self.in_flight), longest - 1)
 
 
 @dataclass(frozen=True, slots=True)

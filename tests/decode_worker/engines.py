@@ -181,6 +181,7 @@ class SlowDevice(Stepper):
     the slowest device there could be."""
 
     num_steps = 0
+    max_position = 0
 
     def __init__(self, stepper: Stepper, num_ahead: int) -> None:
         self._stepper = stepper
@@ -208,6 +209,7 @@ class SlowDevice(Stepper):
     def launch(self, request: StepRequest) -> Launched:
         step = _Late(self._queue)
         self.num_steps += 1
+        self.max_position = max(self.max_position, request.max_position)
         self._queue.append(lambda: step.run(self._stepper.launch(request)))
         return step
 

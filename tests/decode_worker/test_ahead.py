@@ -177,6 +177,21 @@ def test_a_turn_whose_end_is_certain_is_in_no_further_step(runner: ModelRunner) 
     assert slow.num_steps == 4
 
 
+def test_steps_under_way_are_not_thought_to_go_beyond_the_answer(runner: ModelRunner) -> None:
+    """Page tables end with the longest context: a wider one does not exist."""
+    slow = SlowDevice(Stepper.of(runner, num_rows=1, max_batch=1, max_drafts=4), 2)
+    turn = Asked(
+        prompt=(1, 2, 3), stop=StopConditions(max_tokens=9), sampling=SamplingParams(), at_step=0
+    )
+
+    def engine(publish: Publish) -> Engine:
+        return AheadEngine(runner, slow, DecodeMetrics(), publish, config(4), num_rows=1)
+
+    Turns(runner, engine).run([turn])
+
+    assert slow.max_position == 3 + 9 - 1
+
+
 def test_a_checkpoint_that_a_step_under_way_may_write_is_not_kept() -> None:
     """The host found the answer's end before a page boundary that the device had passed."""
     ring = SlotRing(
