@@ -76,7 +76,7 @@ class EagerLauncher:
         shape = exact_shape(request, self._tables.page_tokens)
         started_at = time.perf_counter()
         values = self._step.run(to_device(request.rows, self._tables.device), shape)
-        stepped = unpack(values, shape, request.num_logprobs)
+        stepped = unpack(values.cpu(), shape, request.num_logprobs)
         return Done(stepped, time.perf_counter() - started_at)
 
 
