@@ -174,7 +174,7 @@ class _Chunks:
 def _unit(x: Tensor) -> Tensor:
     """Rows of length one, in float32."""
     x = x.float()
-    return x * torch.rsqrt(x.square().sum(-1, keepdim=True).add_(L2_EPS))
+    return x * (x * x).sum(-1, keepdim=True).add_(L2_EPS).rsqrt_()
 
 
 def _cut(x_THX: Tensor) -> Tensor:

@@ -44,6 +44,10 @@ def attend_steps(
     Those before `first_position` are not seen. Zeros where none are left.
     """
     num_steps, num_heads, head_dim = q_DQX.shape
+    if num_steps == 1:
+        length = int(lengths_D)
+        k_GLX, v_GLX = _keys_and_values(pages_Z2OGX, page_table_DP[0], length, first_position)
+        return _attend_prompt(q_DQX, k_GLX, v_GLX)
     num_kv_heads = pages_Z2OGX.shape[3]
     end = max(int(lengths_D.max()), first_position + 1)
     index_L = torch.arange(first_position, end, device=q_DQX.device)
@@ -51,7 +55,7 @@ def attend_steps(
     k_DGLX, v_DGLX = _of_sequences(pages_Z2OGX, page_table_DP, index_L, is_real_DL)
     # The queries that share a key head stand where a prompt's tokens would.
     q_DGRX = q_DQX.view(num_steps, num_kv_heads, -1, head_dim)
-    mask_D11L = None if num_steps == 1 else is_real_DL[:, None, None]
+    mask_D11L = is_real_DL[:, None, None]
     out_DGRX = F.scaled_dot_product_attention(q_DGRX, k_DGLX, v_DGLX, attn_mask=mask_D11L)
     is_empty_D = lengths_D <= first_position
     out_DQX = out_DGRX.reshape(num_steps, num_heads, head_dim)
@@ -75,6 +79,10 @@ def attend_runs(
     """
     num_heads, head_dim = q_TQX.shape[1:]
     num_kv_heads, num_rounds = pages_Z2OGX.shape[3], len(round_sizes)
+    if round_sizes[0] == 1:
+        # Its queries are the last of a prompt.
+        length = int(lengths_D) + num_rounds - 1
+        return _attend_prompt(q_TQX, *_keys_and_values(pages_Z2OGX, page_table_DP[0], length))
     index_J = torch.arange(num_rounds, device=q_TQX.device)
     sizes_J = torch.tensor(round_sizes, device=q_TQX.device)
     index_D1 = torch.arange(len(lengths_D), device=q_TQX.device).unsqueeze(1)
@@ -126,31 +134,36 @@ def _attend_prompt(q_TQX: Tensor, k_GLX: Tensor, v_GLX: Tensor) -> Tensor:
     """The queries are the last T of the L positions."""
     num_tokens, length = q_TQX.shape[0], k_GLX.shape[1]
     q_QTX = q_TQX.transpose(0, 1)
+    if num_tokens == 1:
+        return _attend(q_QTX, k_GLX, v_GLX, None).transpose(0, 1)
     blocks = []
     for first in range(0, num_tokens, QUERY_BLOCK_TOKENS):
         q_QBX = q_QTX[:, first : first + QUERY_BLOCK_TOKENS]
         num_queries = q_QBX.shape[1]
         visible = length - num_tokens + first + num_queries
         mask_BL = torch.ones(num_queries, visible, dtype=torch.bool, device=q_TQX.device)
-        blocks.append(
-            F.scaled_dot_product_attention(
-                q_QBX.unsqueeze(0),
-                k_GLX[None, :, :visible],
-                v_GLX[None, :, :visible],
-                attn_mask=mask_BL.tril_(visible - num_queries),
-                enable_gqa=True,
-            )[0]
-        )
-    return torch.cat(blocks, dim=1).transpose(0, 1)
+        mask_BL.tril_(visible - num_queries)
+        blocks.append(_attend(q_QBX, k_GLX[:, :visible], v_GLX[:, :visible], mask_BL))
+    return (blocks[0] if len(blocks) == 1 else torch.cat(blocks, dim=1)).transpose(0, 1)
 
 
-def _keys_and_values(pages_Z2OGX: Tensor, table_P: Tensor, length: int) -> tuple[Tensor, Tensor]:
+def _attend(q_QBX: Tensor, k_GLX: Tensor, v_GLX: Tensor, mask_BL: Tensor | None) -> Tensor:
+    return F.scaled_dot_product_attention(
+        q_QBX[None], k_GLX[None], v_GLX[None], attn_mask=mask_BL, enable_gqa=True
+    )[0]
+
+
+def _keys_and_values(
+    pages_Z2OGX: Tensor, table_P: Tensor, length: int, first_position: int = 0
+) -> tuple[Tensor, Tensor]:
+    """Keys and values [G, L, X] of one sequence, gathered page by page: first all keys."""
     page_tokens = pages_Z2OGX.shape[2]
-    index_L = torch.arange(length, device=table_P.device)
-    key_rows_L = table_P[index_L // page_tokens] * (2 * page_tokens) + index_L % page_tokens
-    k_1GLX = _gather(pages_Z2OGX, key_rows_L.unsqueeze(0))
-    v_1GLX = _gather(pages_Z2OGX, key_rows_L.unsqueeze(0) + page_tokens)
-    return k_1GLX[0], v_1GLX[0]
+    table_P = table_P[: -(-length // page_tokens)]
+    halves_Y = torch.cat([table_P * 2, table_P * 2 + 1])
+    gathered = pages_Z2OGX.flatten(0, 1).index_select(0, halves_Y)
+    both_2LGX = gathered.view(2, -1, *pages_Z2OGX.shape[3:])[:, first_position:length]
+    k_GLX, v_GLX = both_2LGX.transpose(1, 2).unbind()
+    return k_GLX, v_GLX
 
 
 def _of_sequences(

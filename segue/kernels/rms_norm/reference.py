@@ -29,4 +29,5 @@ def gated_rms_norm(x: Tensor, gate: Tensor, weight_H: Tensor, *, eps: float) -> 
 
 
 def _normed(x: Tensor, eps: float) -> Tensor:
-    return x * torch.rsqrt(x.square().mean(-1, keepdim=True).add_(eps))
+    # `x.square()` takes a detour through a general power.
+    return x * (x * x).mean(-1, keepdim=True).add_(eps).rsqrt_()
