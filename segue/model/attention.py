@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from segue.kernels.attention_input import attention_input, store_keys_and_values
@@ -13,6 +12,7 @@ from segue.kernels.gates import sigmoid_gate
 from segue.kernels.paged_attention import attend_prompts, attend_runs, attend_steps
 from segue.model.batch import Batch, DraftBatch, Steps
 from segue.model.config import ModelConfig
+from segue.model.linear import Linear
 
 Rotary = tuple[Tensor, Tensor]
 """Cosines and sines of the tokens' positions, as `rotary_tables` makes them."""
@@ -24,10 +24,13 @@ class Attention:
     def __init__(self, config: ModelConfig, weights: Mapping[str, Tensor], at: str) -> None:
         self._shape = config.attention
         self._eps = config.rms_norm_eps
-        self._qkv_proj = weights[f"{at}.qkv_proj"]
+        qkv_proj = weights[f"{at}.qkv_proj"]
+        kv_width = 2 * config.attention.num_kv_heads * config.attention.head_dim
+        self._qkv_proj = Linear(qkv_proj)
+        self._kv_proj = Linear(qkv_proj[-kv_width:])
         self._q_norm = weights[f"{at}.q_norm"]
         self._k_norm = weights[f"{at}.k_norm"]
-        self._o_proj = weights[f"{at}.o_proj"]
+        self._o_proj = Linear(weights[f"{at}.o_proj"])
 
     def __call__(self, x_TH: Tensor, batch: Batch, rotary: Rotary, pages: Tensor) -> Tensor:
         """The mixer's output [T, H]; the batch's keys and values are stored in `pages`."""
@@ -37,9 +40,8 @@ class Attention:
 
     def store(self, x_TH: Tensor, batch: Batch, rotary: Rotary, pages: Tensor) -> None:
         """Only the keys and values: of a layer whose output nobody reads."""
-        num_rows = 2 * self._shape.num_kv_heads * self._shape.head_dim
         store_keys_and_values(
-            F.linear(x_TH, self._qkv_proj[-num_rows:]),
+            self._kv_proj(x_TH),
             self._k_norm,
             *rotary,
             pages,
@@ -66,7 +68,7 @@ class Attention:
     ) -> tuple[Tensor, Tensor]:
         """Queries and output gates [T, Q, X]; keys and values are stored in their places."""
         return attention_input(
-            F.linear(x_TH, self._qkv_proj),
+            self._qkv_proj(x_TH),
             self._q_norm,
             self._k_norm,
             *rotary,
@@ -76,7 +78,7 @@ class Attention:
         )
 
     def _output(self, out_TQX: Tensor, gate_TQX: Tensor) -> Tensor:
-        return F.linear(sigmoid_gate(out_TQX, gate_TQX).flatten(1), self._o_proj)
+        return self._o_proj(sigmoid_gate(out_TQX, gate_TQX).flatten(1))
 
     def _attend(self, q_TQX: Tensor, batch: Batch, pages: Tensor) -> Tensor:
         outputs = []

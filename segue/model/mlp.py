@@ -11,17 +11,18 @@ from segue.kernels.gates import silu_gate
 from segue.kernels.moe import combine_experts, routed_experts
 from segue.kernels.side_stream import SideStream
 from segue.model.config import ModelConfig, MoeConfig
+from segue.model.linear import Linear
 
 
 class GatedMlp:
     """T tokens, H hidden size."""
 
     def __init__(self, weights: Mapping[str, Tensor], at: str) -> None:
-        self._gate_up_proj = weights[f"{at}.gate_up_proj"]
-        self._down_proj = weights[f"{at}.down_proj"]
+        self._gate_up_proj = Linear(weights[f"{at}.gate_up_proj"])
+        self._down_proj = Linear(weights[f"{at}.down_proj"])
 
     def __call__(self, x_TH: Tensor) -> Tensor:
-        return F.linear(silu_gate(F.linear(x_TH, self._gate_up_proj)), self._down_proj)
+        return self._down_proj(silu_gate(self._gate_up_proj(x_TH)))
 
 
 class MixtureOfExperts:

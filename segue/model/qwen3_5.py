@@ -21,6 +21,7 @@ from segue.model.attention import Attention, Rotary
 from segue.model.batch import Batch, DraftBatch
 from segue.model.config import LayerKind, ModelConfig
 from segue.model.gated_delta_net import GatedDeltaNet
+from segue.model.linear import Linear
 from segue.model.mlp import mlp_of
 from segue.model.mtp import MtpLayer
 from segue.model.stream import Stream, add_norm, rows_of
@@ -70,7 +71,7 @@ class Qwen3_5:
         self._frequencies_R = frequencies_R.to(self._embed.device)
         self._blocks = [Block(config, weights, layer) for layer in range(config.num_layers)]
         self._norm = weights["norm"]
-        self._lm_head = weights["lm_head"]
+        self._lm_head = Linear(weights["lm_head"])
         self._mtp = MtpLayer(config, weights) if with_mtp else None
 
     def forward(
@@ -112,4 +113,4 @@ class Qwen3_5:
         return add_norm(stream, self._norm, eps=self._config.rms_norm_eps)[1]
 
     def _logits(self, hidden_RH: Tensor) -> Tensor:
-        return F.linear(hidden_RH, self._lm_head).float()
+        return self._lm_head(hidden_RH).float()
