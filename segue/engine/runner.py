@@ -73,11 +73,13 @@ class ModelRunner:
         """Load the checkpoint in `folder` and allocate its cache.
 
         `dtype` is that of weights, activations and pages; "auto" takes the checkpoint's. `mtp`: an
-        MTP layer is used where the checkpoint has one. `with_scratch`: allocates a page and a slot
-        more, which steps on the device need. Raises InvalidCheckpoint when the folder
+        MTP layer is loaded and used where the checkpoint has one. `with_scratch`: allocates a page
+        and a slot more, which steps on the device need. Raises InvalidCheckpoint when the folder
         cannot be loaded, InvalidConfig for an unknown dtype, or more MTP layers than one.
         """
         config = ModelConfig.from_folder(folder)
+        if not mtp:
+            config = replace(config, num_mtp_layers=0)
         name = config.dtype if dtype == "auto" else dtype
         if name not in TORCH_DTYPES:
             choices = ["auto", *TORCH_DTYPES]
@@ -88,7 +90,7 @@ class ModelRunner:
             model_id=model_id(folder),
             page_tokens=page_tokens,
             kv_dtype=name,
-            with_mtp=mtp and has_mtp_layer(folder, config),
+            with_mtp=has_mtp_layer(folder, config),
         )
         tensors = CacheTensors.allocate(
             layout,

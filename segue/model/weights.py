@@ -227,7 +227,7 @@ def _reason_to_skip(name: str, config: ModelConfig) -> str:
     if name.startswith(VISION_PREFIXES):
         return "vision tower"
     if name.startswith(MTP_PREFIX) and config.num_mtp_layers == 0:
-        return "draft layer that config.json does not have"
+        return "draft layer that is not used"
     if name == "lm_head.weight" and config.tie_word_embeddings:
         return "head that is tied to the embedding"
     return ""

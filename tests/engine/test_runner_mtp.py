@@ -253,5 +253,7 @@ def test_drafting_may_be_switched_off_and_needs_weights(
     shutil.copy(mtp_dense / "config.json", promised / "config.json")
 
     assert load_runner(str(mtp_dense), engine).runner.has_mtp
-    assert not load_runner(str(mtp_dense), replace(engine, mtp=False)).runner.has_mtp
+    without = load_runner(str(mtp_dense), replace(engine, mtp=False)).runner
+    assert not without.has_mtp
+    assert without.weight_bytes == load_runner(str(tiny_dense), engine).runner.weight_bytes
     assert not load_runner(str(promised), engine).runner.has_mtp
