@@ -32,9 +32,14 @@ class Clock:
     """Stops asking for more when the time is up: a lease ends whether or not we are done."""
 
     def __init__(self, limit_s: float, report: Callable[[str], None]) -> None:
+        self._limit_s = limit_s
         self._ends_at = monotonic() + limit_s
         self._report = report
         self.skipped: list[str] = []
+
+    def up_to(self, share: float) -> None:
+        """What follows ends when this share of the time, counted from here, is over."""
+        self._ends_at = monotonic() + share * self._limit_s
 
     def take(self, what: str, rows: Callable[[], Iterator[Row]]) -> Iterator[Row]:
         """The rows that there is time for."""
@@ -85,24 +90,33 @@ def main(
 @torch.inference_mode()
 def _measure(device: str, tested: str, clock: Clock) -> Result:
     # After TRITON_INTERPRET is set: it imports kernels.
-    from benchmarks.gpu import cases, operators
+    from benchmarks.gpu import cases, operators, steps
 
     shapes, workload = _plan(device)
     limits = ceilings.measure(device)
     operator_rows, pass_rows = list[operators.OperatorRow](), list[passes.PassRow]()
     handoff_rows = list[handoff.HandoffRow]()
+    # Half for each: operators of the last model must not leave whole passes without time.
+    clock.up_to(0.5)
     for shape in shapes:
         operator_rows += clock.take(
             f"operators of {shape.name}",
-            partial(operators.measure, cases.all_cases(shape, device), limits, device),
+            partial(operators.measure, shape.name, cases.all_cases(shape, device), limits, device),
         )
+    clock.up_to(0.5)
     for shape in shapes:
         dtype = torch.bfloat16 if device != "cpu" else torch.float32
         weights = models.random_weights(shape.config(), dtype=dtype, device=device)
         pass_rows += clock.take(
-            f"passes of {shape.name}",
-            partial(passes.measure, shape, weights, workload, limits, device),
+            f"steps of {shape.name}",
+            partial(steps.measure, shape, weights, workload, limits, device),
         )
+        _release(device)
+        pass_rows += clock.take(
+            f"prompts of {shape.name}",
+            partial(passes.prefill, shape, weights, workload, limits, device),
+        )
+        _release(device)
         handoff_rows += clock.take(
             f"handoff of {shape.name}",
             partial(handoff.measure, shape, weights, workload, device),

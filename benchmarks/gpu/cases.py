@@ -6,32 +6,62 @@ from collections.abc import Iterator
 from functools import partial
 
 import torch
+from torch import Tensor
 
 from benchmarks.gpu.attention_cases import attention_cases
+from benchmarks.gpu.elementwise_cases import elementwise_cases
+from benchmarks.gpu.gdn_cases import gdn_cases
 from benchmarks.gpu.models import Shape
 from benchmarks.gpu.operators import Case
 from segue.kernels.moe import triton as moe
-from segue.kernels.rms_norm import triton as rms_norm
+from segue.kernels.sampling import NO_SLOT, NO_TOKEN, Needs, Rows
+from segue.kernels.sampling import triton as sampling
 from segue.model.config import MoeConfig
 
 
 def all_cases(shape: Shape, device: str) -> Iterator[Case]:
-    yield from _rms_norm(shape, device)
+    yield from elementwise_cases(shape, device, _dtype(device))
     yield from attention_cases(shape, device, _dtype(device))
+    yield from gdn_cases(shape, device, _dtype(device))
+    yield from _sampling(shape, device)
     if isinstance(shape.mlp, MoeConfig):
         yield from _experts(shape.hidden_size, shape.mlp, device)
 
 
-def _rms_norm(shape: Shape, device: str) -> Iterator[Case]:
-    for num_tokens in (1, 64, 8192) if device != "cpu" else (3,):
-        x_TH = torch.randn(num_tokens, shape.hidden_size, device=device).to(_dtype(device))
-        weight_H = torch.zeros(shape.hidden_size, device=device)
-        yield Case(
-            operator="RMS norm",
-            size=f"{num_tokens} x {shape.hidden_size}",
-            run=partial(rms_norm.rms_norm, x_TH, weight_H, eps=1e-6),
-            num_bytes=2 * x_TH.nbytes,
-        )
+def _sampling(shape: Shape, device: str) -> Iterator[Case]:
+    for num_rows in (1, 64) if device != "cpu" else (2,):
+        logits_RV = torch.randn(num_rows, shape.vocab_size, device=device)
+        rows = _sampled_rows(num_rows, device)
+        for name, needs in (
+            ("greedy", Needs()),
+            ("top-k, top-p", Needs(draws=True, top_k=True, top_p=True)),
+        ):
+            yield Case(
+                operator=f"sampling, {name}",
+                size=f"{num_rows} x {shape.vocab_size}",
+                run=partial(sampling.sample, logits_RV, rows, needs, None),
+                num_bytes=logits_RV.nbytes,
+            )
+
+
+def _sampled_rows(num_rows: int, device: str) -> Rows:
+    def fill(value: float) -> Tensor:
+        return torch.full((num_rows,), value, dtype=torch.float64, device=device)
+
+    whole = torch.arange(num_rows, device=device)
+    return Rows(
+        seed_R=whole,
+        position_R=whole + 1,
+        top_k_R=torch.full_like(whole, 20),
+        slot_R=torch.full_like(whole, NO_SLOT),
+        temperature_R=fill(0.7),
+        top_p_R=fill(0.8),
+        min_p_R=fill(0.0),
+        repetition_penalty_R=fill(1.0),
+        presence_penalty_R=fill(0.0),
+        frequency_penalty_R=fill(0.0),
+        pending_RP=torch.full((num_rows, 0), NO_TOKEN, device=device),
+    )
 
 
 def _experts(hidden_size: int, config: MoeConfig, device: str) -> Iterator[Case]:

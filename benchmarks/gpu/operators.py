@@ -27,6 +27,7 @@ class Case:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OperatorRow:
+    model: str
     operator: str
     size: str
     seconds: float
@@ -41,9 +42,12 @@ class OperatorRow:
         return self.floor_s / self.seconds
 
 
-def measure(cases: Iterator[Case], ceilings: Ceilings, device: str) -> Iterator[OperatorRow]:
+def measure(
+    model: str, cases: Iterator[Case], ceilings: Ceilings, device: str
+) -> Iterator[OperatorRow]:
     for case in cases:
         yield OperatorRow(
+            model=model,
             operator=case.operator,
             size=case.size,
             seconds=median_s(case.run, device),

@@ -1,8 +1,8 @@
-"""Prefill and decode of a whole model with random weights, against its roofline."""
+"""Prompts through a whole model with random weights, against its roofline. See `steps` too."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -14,8 +14,9 @@ from benchmarks.gpu.costs import ModelCosts
 from benchmarks.gpu.models import Shape
 from benchmarks.gpu.timing import median_s
 from segue.cache.tensors import CacheTensors
-from segue.engine.batch import Run, SequenceChunk
+from segue.engine.batch import SequenceChunk
 from segue.engine.runner import ModelRunner
+from segue.engine.step_buffers import ScratchUnits
 from segue.model.cache_layout import cache_layout
 
 PAGE_TOKENS = 64
@@ -28,8 +29,10 @@ class Workload:
     prompt_tokens: tuple[int, ...] = (8192, 50_000)
     chunk_tokens: int = 8192
     batch_sizes: tuple[int, ...] = (1, 8, 64)
-    context: int = 4096
-    """Tokens before a decode step, of each sequence."""
+    context: int = 3840
+    """Tokens before a decode step, of each sequence; with the steps' own, of the first bucket."""
+    num_drafts: int = 3
+    num_steps: int = 40
     handoff_chunk_tokens: int = 2048
     """What is computed of the longest prompt before it ships."""
 
@@ -39,6 +42,8 @@ DRY_WORKLOAD = Workload(
     chunk_tokens=128,
     batch_sizes=(1, 2),
     context=20,
+    num_drafts=2,
+    num_steps=3,
     handoff_chunk_tokens=64,
 )
 
@@ -47,11 +52,13 @@ DRY_WORKLOAD = Workload(
 class PassRow:
     model: str
     kind: str
-    """prefill, or decode by graphs or without."""
+    """prefill, or decode with graphs or without, and with how many drafts."""
     num_tokens: int
     """Of the prompt, or sequences of the step."""
     seconds: float
+    """Of the whole prompt, or of a step."""
     tokens_per_s: float
+    """Of a step one for each sequence, whatever drafts come to: weights are random."""
     floor_s: float
     """By bytes and FLOPs, at the measured ceilings."""
 
@@ -63,14 +70,17 @@ class PassRow:
 def runner_of(
     shape: Shape, weights: Mapping[str, Tensor], *, num_pages: int, num_slots: int, device: str
 ) -> ModelRunner:
-    """A runner on its own cache; the weights may be shared."""
+    """A runner on its own cache, with scratch units; the weights may be shared."""
     config = shape.config()
     dtype = "bfloat16" if device != "cpu" else "float32"
     layout = cache_layout(
         config, model_id=shape.name, page_tokens=PAGE_TOKENS, kv_dtype=dtype, with_mtp=True
     )
-    tensors = CacheTensors.allocate(layout, num_pages=num_pages, num_slots=num_slots, device=device)
-    return ModelRunner(config, dict(weights), layout, tensors, device)
+    tensors = CacheTensors.allocate(
+        layout, num_pages=num_pages + 1, num_slots=num_slots + 1, device=device
+    )
+    scratch = ScratchUnits(num_pages, num_slots)
+    return ModelRunner(config, dict(weights), layout, tensors, device, scratch)
 
 
 def chunks_of(
@@ -90,23 +100,19 @@ def chunks_of(
         )
 
 
-def measure(
+def prefill(
     shape: Shape,
     weights: Mapping[str, Tensor],
     workload: Workload,
     ceilings: Ceilings,
     device: str,
 ) -> Iterator[PassRow]:
-    num_sequences = max(workload.batch_sizes)
-    pages_each = workload.context // PAGE_TOKENS + 1
-    num_pages = max(num_sequences * pages_each, max(workload.prompt_tokens) // PAGE_TOKENS + 1)
-    runner = runner_of(
-        shape, weights, num_pages=num_pages, num_slots=2 * num_sequences, device=device
-    )
+    num_pages = max(workload.prompt_tokens) // PAGE_TOKENS + 1
+    runner = runner_of(shape, weights, num_pages=num_pages, num_slots=1, device=device)
     costs = ModelCosts.of(runner.config, weights, runner.layout)
     for num_tokens in workload.prompt_tokens:
         chunks = list(chunks_of(num_tokens, workload.chunk_tokens, vocab_size=shape.vocab_size))
-        seconds = median_s(_prefill(runner, chunks), device, cold=False)
+        seconds = median_s(partial(compute, runner, chunks), device, cold=False)
         yield PassRow(
             model=shape.name,
             kind="prefill",
@@ -115,33 +121,8 @@ def measure(
             tokens_per_s=num_tokens / seconds,
             floor_s=ceilings.floor_s(costs.dense_bytes, costs.prefill_flops(num_tokens)),
         )
-    for batch in workload.batch_sizes:
-        runs = [_run(row, workload.context, pages_each) for row in range(batch)]
-        seconds = median_s(partial(runner.forward, runs), device, cold=False)
-        yield PassRow(
-            model=shape.name,
-            kind="decode, no graph",
-            num_tokens=batch,
-            seconds=seconds,
-            tokens_per_s=batch / seconds,
-            floor_s=ceilings.floor_s(costs.decode_bytes(batch, workload.context), 0.0),
-        )
 
 
-def _prefill(runner: ModelRunner, chunks: list[SequenceChunk]) -> Callable[[], None]:
-    def run() -> None:
-        for chunk in chunks:
-            runner.forward([chunk])
-
-    return run
-
-
-def _run(row: int, context: int, pages_each: int) -> Run:
-    first = row * pages_each
-    return Run(
-        token_ids=[row + 1],
-        start=context,
-        page_ids=range(first, first + pages_each),
-        slot_in=2 * row,
-        slots_out=[2 * row + 1],
-    )
+def compute(runner: ModelRunner, chunks: Sequence[SequenceChunk]) -> None:
+    for chunk in chunks:
+        runner.forward([chunk])

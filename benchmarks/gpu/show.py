@@ -21,7 +21,7 @@ def save_plot(result: Result, path: Path) -> None:
     # Not on every machine with a GPU, and only wanted by those who ask for a plot.
     from matplotlib.figure import Figure
 
-    bars = [(f"{row.operator}, {row.size}", row.share) for row in result.operators]
+    bars = [(f"{row.model} {row.operator}, {row.size}", row.share) for row in result.operators]
     bars += [(f"{row.model} {row.kind}, {row.num_tokens}", row.share) for row in result.passes]
     figure = Figure(figsize=(9, 1 + 0.22 * len(bars)), layout="constrained")
     axes = figure.subplots()
@@ -42,10 +42,11 @@ def _table(title: str, *columns: str) -> Table:
 
 
 def _operators(result: Result) -> Table:
-    table = _table("Operators", "operator", "size", "us", "floor us", "share", "peer us")
+    table = _table("Operators", "model", "operator", "size", "us", "floor us", "share", "peer us")
     for row in result.operators:
         peers = ", ".join(f"{name} {seconds * 1e6:.1f}" for name, seconds in row.peers_s.items())
         table.add_row(
+            row.model,
             row.operator,
             row.size,
             f"{row.seconds * 1e6:.1f}",

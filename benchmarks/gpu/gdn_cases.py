@@ -1,0 +1,175 @@
+"""The gated delta rule and its convolution, beside flash-linear-attention where it is installed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from benchmarks.gpu.models import Shape
+from benchmarks.gpu.operators import Case
+from segue.kernels.causal_conv import triton as conv
+from segue.kernels.gated_delta_rule import triton_prompts, triton_runs
+
+PROMPTS = (8192, 51_200)
+RUNS = ((1, 1), (8, 1), (64, 1), (1, 4), (64, 4))
+"""Sequences, and tokens of each."""
+CHUNK_TOKENS = 64
+CONV_WIDTH = 4
+
+Inputs = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
+
+
+def gdn_cases(shape: Shape, device: str, dtype: torch.dtype) -> Iterator[Case]:
+    is_dry = device == "cpu"
+    for num_tokens in PROMPTS if not is_dry else (70,):
+        yield _prompt(shape, num_tokens, device, dtype)
+        yield _convolved_prompt(shape, num_tokens, device, dtype)
+    for num_runs, num_rounds in RUNS if not is_dry else ((2, 2),):
+        yield _runs(shape, num_runs, num_rounds, device, dtype)
+        yield _convolved_runs(shape, num_runs, num_rounds, device, dtype)
+
+
+def _prompt(shape: Shape, num_tokens: int, device: str, dtype: torch.dtype) -> Case:
+    inputs = _inputs(shape, num_tokens, device, dtype)
+    states = _states(shape, 1, device)
+    dim = shape.gdn_dim
+    # Of a token and a value head: with the chunk's other tokens twice (keys and queries with keys,
+    # corrections), and with the state three times (recalled, read, added).
+    flops_a_head = 2 * (2 * CHUNK_TOKENS * dim + 2 * CHUNK_TOKENS * dim + 3 * dim * dim)
+    return Case(
+        operator="delta rule, prompts",
+        size=f"{num_tokens}",
+        run=partial(
+            triton_prompts.gated_delta_rule_prompts,
+            *inputs,
+            states,
+            **_one_prompt(num_tokens, device),
+        ),
+        num_bytes=_bytes(inputs) + num_tokens * shape.num_v_heads * dim * 4 + states.nbytes,
+        flops=float(num_tokens * shape.num_v_heads * flops_a_head),
+        peers=_fla(inputs, shape),
+    )
+
+
+def _runs(shape: Shape, num_runs: int, num_rounds: int, device: str, dtype: torch.dtype) -> Case:
+    num_tokens = num_runs * num_rounds
+    inputs = _inputs(shape, num_tokens, device, dtype)
+    states = _states(shape, num_runs + num_tokens, device)
+    return Case(
+        operator="delta rule, runs",
+        size=f"{num_runs} x {num_rounds}",
+        run=partial(
+            triton_runs.gated_delta_rule_runs,
+            *inputs,
+            states,
+            **_slots(num_runs, num_tokens, device),
+            round_sizes=[num_runs] * num_rounds,
+        ),
+        num_bytes=_bytes(inputs) + states.nbytes,
+    )
+
+
+def _convolved_prompt(shape: Shape, num_tokens: int, device: str, dtype: torch.dtype) -> Case:
+    x_TC, weight_CW, state_SCW = _conv_inputs(shape, num_tokens, 1, device, dtype)
+    return Case(
+        operator="convolution, prompts",
+        size=f"{num_tokens}",
+        run=partial(
+            conv.causal_conv_prompts, x_TC, weight_CW, state_SCW, **_one_prompt(num_tokens, device)
+        ),
+        num_bytes=2 * x_TC.nbytes,
+    )
+
+
+def _convolved_runs(
+    shape: Shape, num_runs: int, num_rounds: int, device: str, dtype: torch.dtype
+) -> Case:
+    num_tokens = num_runs * num_rounds
+    x_TC, weight_CW, state_SCW = _conv_inputs(
+        shape, num_tokens, num_runs + num_tokens, device, dtype
+    )
+    return Case(
+        operator="convolution, runs",
+        size=f"{num_runs} x {num_rounds}",
+        run=partial(
+            conv.causal_conv_runs,
+            x_TC,
+            weight_CW,
+            state_SCW,
+            **_slots(num_runs, num_tokens, device),
+            round_sizes=[num_runs] * num_rounds,
+        ),
+        num_bytes=2 * x_TC.nbytes + state_SCW.nbytes,
+    )
+
+
+def _inputs(shape: Shape, num_tokens: int, device: str, dtype: torch.dtype) -> Inputs:
+    make = partial(torch.randn, device=device, dtype=dtype)
+    heads, dim = shape.num_v_heads, shape.gdn_dim
+    gates = torch.randn(2, num_tokens, heads, device=device)
+    return (
+        make(num_tokens, shape.num_k_heads, dim),
+        make(num_tokens, shape.num_k_heads, dim),
+        make(num_tokens, heads, dim),
+        -0.1 * gates[0].exp(),
+        gates[1].sigmoid(),
+    )
+
+
+def _states(shape: Shape, num_slots: int, device: str) -> Tensor:
+    return torch.randn(num_slots, shape.num_v_heads, shape.gdn_dim, shape.gdn_dim, device=device)
+
+
+def _conv_inputs(
+    shape: Shape, num_tokens: int, num_slots: int, device: str, dtype: torch.dtype
+) -> tuple[Tensor, Tensor, Tensor]:
+    num_channels = (2 * shape.num_k_heads + shape.num_v_heads) * shape.gdn_dim
+    make = partial(torch.randn, device=device, dtype=dtype)
+    return (
+        make(num_tokens, num_channels),
+        make(num_channels, CONV_WIDTH),
+        make(num_slots, num_channels, CONV_WIDTH - 1),
+    )
+
+
+def _one_prompt(num_tokens: int, device: str) -> dict[str, Tensor]:
+    return {
+        "cu_tokens_M1": torch.tensor([0, num_tokens], device=device),
+        "slots_out_M": torch.zeros(1, dtype=torch.int64, device=device),
+        "cu_segments_N1": torch.tensor([0, 1], device=device),
+        "slots_in_N": torch.zeros(1, dtype=torch.int64, device=device),
+    }
+
+
+def _slots(num_runs: int, num_tokens: int, device: str) -> dict[str, Tensor]:
+    slots = torch.arange(num_runs + num_tokens, device=device)
+    return {"slots_in_D": slots[:num_runs], "slots_out_T": slots[num_runs:]}
+
+
+def _bytes(inputs: Inputs) -> int:
+    return sum(x.nbytes for x in inputs)
+
+
+def _fla(inputs: Inputs, shape: Shape) -> dict[str, Callable[[], object]]:
+    """Its chunked forward pass for the same prompt; key heads repeated, as it takes as many."""
+    try:
+        from fla.ops.gated_delta_rule import chunk_gated_delta_rule
+    except ImportError:
+        return {}
+    q, k, v, log_decay, rate = (x[None] for x in inputs)
+    repeats = shape.num_v_heads // shape.num_k_heads
+    return {
+        "flash-linear-attention": partial(
+            chunk_gated_delta_rule,
+            q.repeat_interleave(repeats, dim=2),
+            k.repeat_interleave(repeats, dim=2),
+            v,
+            g=log_decay,
+            beta=rate.to(v.dtype),
+            output_final_state=True,
+            use_qk_l2norm_in_kernel=True,
+        )
+    }

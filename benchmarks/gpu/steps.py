@@ -1,0 +1,137 @@
+"""Decode steps as the engine launches them: by captured graphs, a step ahead; and without."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Iterator, Mapping
+
+import torch
+from torch import Tensor
+
+from benchmarks.gpu.ceilings import Ceilings
+from benchmarks.gpu.costs import ModelCosts
+from benchmarks.gpu.models import Shape
+from benchmarks.gpu.passes import PAGE_TOKENS, PassRow, Workload, runner_of
+from segue.engine.buckets import Buckets
+from segue.engine.device_sampling import DeviceSampling
+from segue.engine.graphs import StepGraphs
+from segue.engine.launcher import EagerLauncher, GraphLauncher, Launched, Launcher, StepRequest
+from segue.engine.runner import ModelRunner
+from segue.engine.step_buffers import RowStart, StepTables
+from segue.kernels.sampling import Needs
+from segue.types import SamplingParams
+
+_WARM_UPS = 3
+
+
+def measure(
+    shape: Shape,
+    weights: Mapping[str, Tensor],
+    workload: Workload,
+    ceilings: Ceilings,
+    device: str,
+) -> Iterator[PassRow]:
+    """Greedy, one sequence like the other."""
+    max_batch, max_slots = max(workload.batch_sizes), workload.num_drafts + 2
+    longest = workload.context + (_WARM_UPS + workload.num_steps) * (workload.num_drafts + 1)
+    pages_each = -(-longest // PAGE_TOKENS)
+    runner = runner_of(
+        shape,
+        weights,
+        num_pages=max_batch * pages_each,
+        num_slots=max_batch * max_slots,
+        device=device,
+    )
+    costs = ModelCosts.of(runner.config, weights, runner.layout)
+    for launcher, tables, sampling in _launchers(runner, workload, longest, device):
+        how = "graph" if isinstance(launcher, GraphLauncher) else "no graph"
+        for batch in workload.batch_sizes:
+            for num_drafts in (0, workload.num_drafts):
+                for row in range(batch):
+                    start = _start(row, workload.context, pages_each, max_slots)
+                    tables.start(row, start)
+                    sampling.start(row, SamplingParams(), prompt_ids=(), answer_ids=())
+                seconds = _step_s(launcher, batch, num_drafts, workload)
+                num_bytes = costs.decode_bytes(batch, workload.context, num_drafts + 1)
+                yield PassRow(
+                    model=shape.name,
+                    kind=f"decode, {how}" + (f", {num_drafts} drafts" if num_drafts else ""),
+                    num_tokens=batch,
+                    seconds=seconds,
+                    tokens_per_s=batch / seconds,
+                    floor_s=ceilings.floor_s(num_bytes, 0.0),
+                )
+
+
+def _launchers(
+    runner: ModelRunner, workload: Workload, longest: int, device: str
+) -> Iterator[tuple[Launcher, StepTables, DeviceSampling]]:
+    assert runner.scratch is not None
+    max_batch = max(workload.batch_sizes)
+    tables = StepTables(
+        num_rows=max_batch,
+        max_slots=workload.num_drafts + 2,
+        max_context=longest,
+        page_tokens=PAGE_TOKENS,
+        scratch=runner.scratch,
+        device=device,
+    )
+    sampling = DeviceSampling(
+        num_rows=max_batch, vocab_size=runner.config.vocab_size, device=device
+    )
+    step = runner.device_step(tables, sampling)
+    yield EagerLauncher(step, tables), tables, sampling
+    if device == "cpu":
+        return
+    buckets = Buckets(
+        max_batch=max_batch,
+        max_drafts=workload.num_drafts,
+        max_context=tables.max_pages * PAGE_TOKENS,
+        page_tokens=PAGE_TOKENS,
+    )
+    graphs = StepGraphs(step, tables, max_batch=max_batch)
+    # A stream of its own: graphs are not captured on the default one.
+    with torch.cuda.stream(torch.cuda.Stream()):  # type: ignore[no-untyped-call]  # torch's
+        yield GraphLauncher(graphs, tables, buckets), tables, sampling
+
+
+def _start(row: int, context: int, pages_each: int, num_slots: int) -> RowStart:
+    first = row * num_slots
+    return RowStart(
+        last_token=row + 1,
+        position=context,
+        num_left=1 << 20,
+        page_ids=range(row * pages_each, (row + 1) * pages_each),
+        slots=range(first, first + num_slots),
+        state=first,
+        checkpoint=None,
+        end_ids=(),
+    )
+
+
+def _step_s(launcher: Launcher, batch: int, num_drafts: int, workload: Workload) -> float:
+    """Of the host's clock, results read: what a user's token waits for."""
+    under_way: deque[Launched] = deque()
+    started_at = 0.0
+    for number in range(_WARM_UPS + workload.num_steps):
+        if number == _WARM_UPS:
+            while under_way:
+                under_way.popleft().wait()
+            started_at = time.perf_counter()
+        under_way.append(
+            launcher.launch(
+                StepRequest(
+                    rows=range(batch),
+                    num_drafts=num_drafts,
+                    max_position=workload.context + (number + 1) * (num_drafts + 1),
+                    num_logprobs=[None] * batch,
+                    needs=Needs(),
+                )
+            )
+        )
+        if len(under_way) > launcher.num_ahead:
+            under_way.popleft().wait()
+    while under_way:
+        under_way.popleft().wait()
+    return (time.perf_counter() - started_at) / workload.num_steps
