@@ -39,7 +39,8 @@ from segue.engine.step_result import Stepped
 from segue.engine.stepper import Stepper
 from segue.kernels.sampling import Needs
 from segue.telemetry import Clock
-from segue.types import SampledToken, TokenDelta
+from segue.turn import TokenDelta
+from segue.types import SampledToken
 
 
 @dataclass(slots=True, eq=False)

@@ -20,7 +20,8 @@ from segue.engine.runner import ModelRunner
 from segue.engine.sampler import sample
 from segue.engine.speculation import num_accepted, num_simulated
 from segue.telemetry import Clock
-from segue.types import SampledToken, TokenDelta
+from segue.turn import TokenDelta
+from segue.types import SampledToken
 
 
 class DecodeEngine:

@@ -5,7 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from decode_worker.sequence import DecodeSequence
-from segue.types import ShipReport, TokenDelta, TurnId, TurnResult, Usage
+from segue.turn import (
+    ShipReport,
+    TokenDelta,
+    TurnResult,
+    Usage,
+)
+from segue.types import TurnId
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,15 @@ from segue.engine.answer import Answer
 from segue.engine.batch import Chunk, DraftStart, Run, SequenceChunk
 from segue.engine.sampler import SamplerRow, SequenceSampler
 from segue.engine.speculation import SlotRing
-from segue.types import PageId, SampledToken, ShipReport, SlotId, TurnSpec
+from segue.turn import (
+    ShipReport,
+    TurnSpec,
+)
+from segue.types import (
+    PageId,
+    SampledToken,
+    SlotId,
+)
 
 
 @dataclass(slots=True, kw_only=True)

@@ -15,7 +15,17 @@ from segue.engine.speculation import SlotRing
 from segue.errors import SegueError
 from segue.model.config import ModelConfig
 from segue.text.tokenizer import Tokenizer
-from segue.types import PageId, SampledToken, ShipReport, SlotId, TokenDelta, TurnResult, TurnSpec
+from segue.turn import (
+    ShipReport,
+    TokenDelta,
+    TurnResult,
+    TurnSpec,
+)
+from segue.types import (
+    PageId,
+    SampledToken,
+    SlotId,
+)
 
 
 @dataclass(slots=True, kw_only=True)

@@ -48,14 +48,16 @@ from segue.errors import (
 )
 from segue.telemetry import Clock
 from segue.text.tokenizer import Tokenizer
-from segue.types import (
-    SampledToken,
+from segue.turn import (
     ShipReport,
-    SlotId,
     TokenDelta,
-    TurnId,
     TurnResult,
     TurnSpec,
+)
+from segue.types import (
+    SampledToken,
+    SlotId,
+    TurnId,
 )
 from segue.wire.server import Services
 from segue.worker_process import Presence, leave_process

@@ -16,7 +16,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from segue.types import PageId, SlotId
+from segue.types import (
+    PageId,
+    SlotId,
+)
 
 
 class IllegalTransition(AssertionError):

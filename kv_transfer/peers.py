@@ -16,7 +16,12 @@ from kv_transfer.wire import (
     ticket_to_wire,
 )
 from segue.errors import StaleEpoch
-from segue.types import Epoch, SampledToken, ShipReport, WorkerId
+from segue.turn import ShipReport
+from segue.types import (
+    Epoch,
+    SampledToken,
+    WorkerId,
+)
 from segue.wire import transfer_pb2 as pb
 from segue.wire.convert_events import sampled_to_wire
 from segue.wire.convert_worker import report_to_wire

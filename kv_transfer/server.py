@@ -18,7 +18,11 @@ from kv_transfer.wire import (
     ticket_from_wire,
 )
 from kv_transfer.writer import HandoffWriter
-from segue.types import Epoch, SampledToken, ShipReport
+from segue.turn import ShipReport
+from segue.types import (
+    Epoch,
+    SampledToken,
+)
 from segue.wire import transfer_pb2 as pb
 from segue.wire import transfer_pb2_grpc as rpc
 from segue.wire.convert_events import sampled_from_wire

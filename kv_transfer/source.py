@@ -17,7 +17,8 @@ from segue.cache.layout import CacheLayout
 from segue.cache.prefix_cache import Hold, PrefixCache
 from segue.cancellation import uninterrupted
 from segue.errors import NotFound, SegueError
-from segue.types import SampledToken, ShipReport
+from segue.turn import ShipReport
+from segue.types import SampledToken
 
 PEER_TIMEOUT_S = 10.0
 

@@ -17,7 +17,13 @@ from segue.engine.batch import SequenceChunk
 from segue.engine.runner import ModelRunner
 from segue.engine.sampler import SamplerRow, SequenceSampler, sample
 from segue.telemetry import Clock
-from segue.types import PageId, SampledToken, SlotId, TurnId, TurnSpec
+from segue.turn import TurnSpec
+from segue.types import (
+    PageId,
+    SampledToken,
+    SlotId,
+    TurnId,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

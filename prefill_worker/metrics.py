@@ -5,7 +5,7 @@ from __future__ import annotations
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
 from segue.telemetry import RateMeter
-from segue.types import ShipReport
+from segue.turn import ShipReport
 from segue.worker_metrics import WorkerMetrics
 
 _SECONDS = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0)

@@ -16,7 +16,15 @@ from segue.cache.memory import Memory
 from segue.cache.prefix_cache import Hold
 from segue.errors import SegueError, TransferFailed
 from segue.telemetry import Clock
-from segue.types import PrefixHolder, SampledToken, ShipReport, TurnId, TurnSpec
+from segue.turn import (
+    PrefixHolder,
+    ShipReport,
+    TurnSpec,
+)
+from segue.types import (
+    SampledToken,
+    TurnId,
+)
 
 logger = logging.getLogger(__name__)
 

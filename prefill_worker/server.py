@@ -10,7 +10,12 @@ from kv_transfer.ticket import Ticket
 from kv_transfer.wire import ticket_from_wire
 from segue.cluster_status import WorkerStatus
 from segue.telemetry import about_turn
-from segue.types import PrefixHolder, ShipReport, TurnId, TurnSpec
+from segue.turn import (
+    PrefixHolder,
+    ShipReport,
+    TurnSpec,
+)
+from segue.types import TurnId
 from segue.wire import worker_pb2 as pb
 from segue.wire.convert_worker import (
     holder_from_wire,

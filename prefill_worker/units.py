@@ -15,7 +15,11 @@ from segue.cache.layout import CacheLayout
 from segue.cache.memory import Memory
 from segue.cache.prefix_cache import Hold, Match
 from segue.errors import InvalidRequest, Overloaded
-from segue.types import PageId, SlotId, TurnSpec
+from segue.turn import TurnSpec
+from segue.types import (
+    PageId,
+    SlotId,
+)
 
 
 @dataclass(frozen=True, slots=True)

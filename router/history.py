@@ -14,15 +14,17 @@ from dataclasses import dataclass, replace
 
 from segue.errors import UnknownHistory
 from segue.history import digests
+from segue.turn import (
+    TokenDelta,
+    TurnEnd,
+    TurnEvent,
+    TurnSpec,
+)
 from segue.types import (
     ChatInput,
     Message,
     SessionId,
-    TokenDelta,
-    TurnEnd,
-    TurnEvent,
     TurnRequest,
-    TurnSpec,
 )
 
 

@@ -9,14 +9,16 @@ import grpc
 
 from segue.cluster_status import WorkerStatus
 from segue.errors import SegueError
+from segue.turn import (
+    PrefixHolder,
+    TokenDelta,
+    TurnResult,
+)
 from segue.types import (
     Epoch,
-    PrefixHolder,
     Role,
     SessionId,
-    TokenDelta,
     TurnId,
-    TurnResult,
     WorkerId,
 )
 from segue.wire import worker_pb2 as pb

@@ -14,7 +14,12 @@ from typing import NamedTuple
 from router.placement.node import Node
 from router.placement.side import Held, Residency
 from segue.cluster_status import WorkerStatus
-from segue.types import Epoch, Role, TurnSpec, WorkerId
+from segue.turn import TurnSpec
+from segue.types import (
+    Epoch,
+    Role,
+    WorkerId,
+)
 
 # Of each role: a popular opening is soon on every worker, and a placement weighs one holder or two.
 _MAX_HOLDERS = 4

@@ -8,7 +8,8 @@ from pathlib import Path
 from segue.model.config import ModelConfig, model_id
 from segue.text.limits import validate_against_vocab, validate_prompt
 from segue.text.prompt import PromptEncoder
-from segue.types import TurnRequest, TurnSpec
+from segue.turn import TurnSpec
+from segue.types import TurnRequest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -36,16 +36,18 @@ from router.placing import TurnPlacing
 from segue.cluster_status import WorkerStatus
 from segue.errors import Cancelled, DeadlineExceeded, NotResident, SegueError
 from segue.telemetry import Clock
-from segue.types import (
+from segue.turn import (
     FinishReason,
     Timings,
     TurnEnd,
     TurnEvent,
-    TurnId,
     TurnResult,
     TurnSpec,
     TurnStarted,
     Usage,
+)
+from segue.types import (
+    TurnId,
     WorkerId,
 )
 from segue.wire import worker_pb2 as pb

@@ -18,6 +18,11 @@ from typing import Self
 from segue.cluster_status import ClusterStatus, SessionInfo
 from segue.explanation import Explanation
 from segue.session import Session
+from segue.turn import (
+    TokenDelta,
+    TurnEnd,
+    TurnEvent,
+)
 from segue.types import (
     ChatInput,
     Message,
@@ -26,10 +31,7 @@ from segue.types import (
     SessionId,
     StopConditions,
     TextInput,
-    TokenDelta,
     TokenInput,
-    TurnEnd,
-    TurnEvent,
     TurnId,
     TurnInput,
     TurnRequest,

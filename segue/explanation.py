@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from segue.types import SessionId, TurnId, WorkerId
+from segue.types import (
+    SessionId,
+    TurnId,
+    WorkerId,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

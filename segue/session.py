@@ -10,15 +10,17 @@ from typing import TYPE_CHECKING
 from segue.errors import NotFound, UnknownHistory
 from segue.history import continuation
 from segue.tool_calls import read_answer
+from segue.turn import (
+    TokenDelta,
+    TurnEnd,
+    TurnEvent,
+)
 from segue.types import (
     ChatInput,
     Message,
     SamplingParams,
     SessionId,
     StopConditions,
-    TokenDelta,
-    TurnEnd,
-    TurnEvent,
 )
 
 if TYPE_CHECKING:

@@ -20,15 +20,17 @@ from segue.engine.batch import Chunk
 from segue.engine.runner import ModelRunner
 from segue.engine.sampler import SequenceSampler
 from segue.engine.speculation import SlotRing
+from segue.turn import (
+    ShipReport,
+    TurnSpec,
+)
 from segue.types import (
     PageId,
     SamplingParams,
     SessionId,
-    ShipReport,
     SlotId,
     StopConditions,
     TurnId,
-    TurnSpec,
 )
 
 

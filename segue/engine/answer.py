@@ -14,7 +14,14 @@ from collections.abc import Collection, Sequence
 from segue.errors import InvalidRequest
 from segue.text.detokenizer import Detokenizer, TokenBytes
 from segue.text.stop_strings import StopStringMatcher
-from segue.types import FinishReason, SampledToken, StopConditions, TokenDelta
+from segue.turn import (
+    FinishReason,
+    TokenDelta,
+)
+from segue.types import (
+    SampledToken,
+    StopConditions,
+)
 
 
 class Answer:

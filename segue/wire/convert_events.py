@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from segue.types import (
+from segue.turn import (
     FinishReason,
-    SampledToken,
-    SessionId,
     Timings,
     TokenDelta,
-    TokenLogprob,
     TurnEnd,
     TurnEvent,
-    TurnId,
     TurnStarted,
     Usage,
+)
+from segue.types import (
+    SampledToken,
+    SessionId,
+    TokenLogprob,
+    TurnId,
 )
 from segue.wire import session_pb2 as pb
 

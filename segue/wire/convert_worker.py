@@ -11,15 +11,17 @@ from segue.cluster_status import (
     WorkerLoad,
     WorkerStatus,
 )
-from segue.types import (
-    Epoch,
+from segue.turn import (
     PrefixHolder,
-    Role,
-    SessionId,
     ShipReport,
-    TurnId,
     TurnResult,
     TurnSpec,
+)
+from segue.types import (
+    Epoch,
+    Role,
+    SessionId,
+    TurnId,
     WorkerId,
 )
 from segue.wire import session_pb2 as pb

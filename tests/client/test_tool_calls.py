@@ -7,7 +7,10 @@ import json
 import pytest
 
 from segue.tool_calls import read_answer
-from segue.types import Message, ToolCall
+from segue.types import (
+    Message,
+    ToolCall,
+)
 
 TOOLS = (
     json.dumps(

@@ -11,7 +11,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from segue.types import StopConditions, TokenInput, TurnEnd, Usage
+from segue.turn import (
+    TurnEnd,
+    Usage,
+)
+from segue.types import (
+    StopConditions,
+    TokenInput,
+)
 from tests.cluster.conftest import LocalCluster
 from tests.cluster.oracle import Oracle
 

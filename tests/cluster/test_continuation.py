@@ -14,7 +14,7 @@ from router.config import RouterConfig
 from segue.client import Client
 from segue.engine.config import EngineConfig
 from segue.launch.config import Config
-from segue.types import FinishReason
+from segue.turn import FinishReason
 from tests.checkpoints import Variant
 from tests.cluster.conftest import ENGINE, local_cluster
 from tests.cluster.idle import is_idle, wait_until_idle

@@ -15,7 +15,13 @@ from benchmarks.serving.checkpoint import TEXT_FILES
 from decode_worker.config import DecodeConfig
 from segue.client import Answer
 from segue.launch.config import Config
-from segue.types import SamplingParams, StopConditions, TextInput, TokenDelta, TokenInput
+from segue.turn import TokenDelta
+from segue.types import (
+    SamplingParams,
+    StopConditions,
+    TextInput,
+    TokenInput,
+)
 from tests.cluster.conftest import ENGINE, LocalCluster, local_cluster
 from tests.cluster.idle import is_idle, wait_until_idle
 from tests.cluster.moving import moving_place, pull_always

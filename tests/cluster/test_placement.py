@@ -14,11 +14,11 @@ from router.policy import place
 from segue.client import Answer
 from segue.errors import NotFound, Unavailable
 from segue.launch.config import Config
+from segue.turn import TokenDelta
 from segue.types import (
     ChatInput,
     Message,
     StopConditions,
-    TokenDelta,
     TokenInput,
     WorkerId,
 )

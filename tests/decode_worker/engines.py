@@ -22,17 +22,19 @@ from segue.engine.speculation import SlotRing
 from segue.engine.step_buffers import RowStart
 from segue.engine.step_result import Stepped
 from segue.engine.stepper import Stepper
-from segue.types import (
+from segue.turn import (
     FinishReason,
+    ShipReport,
+    TurnSpec,
+)
+from segue.types import (
     PageId,
     SampledToken,
     SamplingParams,
     SessionId,
-    ShipReport,
     SlotId,
     StopConditions,
     TurnId,
-    TurnSpec,
 )
 
 PAGE_TOKENS = 16

@@ -20,15 +20,17 @@ from segue.engine.runner import ModelRunner
 from segue.engine.sampler import SequenceSampler
 from segue.engine.speculation import SlotRing
 from segue.engine.stepper import Stepper
-from segue.types import (
+from segue.turn import (
     FinishReason,
+    ShipReport,
+    TurnSpec,
+)
+from segue.types import (
     SamplingParams,
     SessionId,
-    ShipReport,
     SlotId,
     StopConditions,
     TurnId,
-    TurnSpec,
 )
 from tests.checkpoints import VOCAB_SIZE
 from tests.decode_worker.engines import (

@@ -6,7 +6,14 @@ from hypothesis import strategies as st
 
 from segue.engine.answer import Answer
 from segue.errors import InvalidRequest
-from segue.types import FinishReason, SampledToken, StopConditions, TokenDelta
+from segue.turn import (
+    FinishReason,
+    TokenDelta,
+)
+from segue.types import (
+    SampledToken,
+    StopConditions,
+)
 
 EOS = 256
 SPECIAL = 257

@@ -24,7 +24,15 @@ from segue.errors import (
     TransferFailed,
     Unavailable,
 )
-from segue.types import Epoch, PageId, SampledToken, ShipReport, SlotId, TokenLogprob, TurnId
+from segue.turn import ShipReport
+from segue.types import (
+    Epoch,
+    PageId,
+    SampledToken,
+    SlotId,
+    TokenLogprob,
+    TurnId,
+)
 from segue.wire.status import ErrorInterceptor
 from segue.wire.transfer_pb2_grpc import (
     add_HandoffReaderServicer_to_server,

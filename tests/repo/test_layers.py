@@ -24,6 +24,7 @@ LAUNCH_SEES = set(SEES)
 INSIDE = {
     # Part of segue: which other parts of segue it may import. Parts not listed may import any.
     "types": {"errors"},
+    "turn": {"types"},
     "cluster_status": {"types"},
     "errors": set(),
     "cost_line": set(),
@@ -33,8 +34,18 @@ INSIDE = {
     "kernels": {"kernels"},
     "text": {"types", "errors", "text"},
     "model": {"types", "errors", "cache", "kernels", "model", "demo"},
-    "engine": {"types", "errors", "cache", "kernels", "model", "text", "telemetry", "engine"},
-    "wire": {"types", "cluster_status", "errors", "explanation", "wire", "telemetry"},
+    "engine": {
+        "types",
+        "turn",
+        "errors",
+        "cache",
+        "kernels",
+        "model",
+        "text",
+        "telemetry",
+        "engine",
+    },
+    "wire": {"types", "turn", "cluster_status", "errors", "explanation", "wire", "telemetry"},
     "explanation": {"types"},
 }
 

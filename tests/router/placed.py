@@ -8,18 +8,20 @@ from router.config import RouterConfig
 from router.metrics import RouterMetrics
 from router.placing import Placing, TurnPlacing
 from segue.cluster_status import UnitCounts, WorkerHealth, WorkerLoad, WorkerStatus
-from segue.types import (
-    Epoch,
+from segue.turn import (
     FinishReason,
-    Role,
-    SamplingParams,
-    SessionId,
     ShipReport,
-    StopConditions,
-    TurnId,
     TurnResult,
     TurnSpec,
     Usage,
+)
+from segue.types import (
+    Epoch,
+    Role,
+    SamplingParams,
+    SessionId,
+    StopConditions,
+    TurnId,
     WorkerId,
 )
 

@@ -9,18 +9,20 @@ from router.metrics import RouterMetrics
 from router.openings import Opening, Openings, opening_of
 from router.placing import Placing
 from segue.cluster_status import UnitCounts, WorkerHealth, WorkerLoad, WorkerStatus
-from segue.types import (
-    Epoch,
+from segue.turn import (
     FinishReason,
-    Role,
-    SamplingParams,
-    SessionId,
     ShipReport,
-    StopConditions,
-    TurnId,
     TurnResult,
     TurnSpec,
     Usage,
+)
+from segue.types import (
+    Epoch,
+    Role,
+    SamplingParams,
+    SessionId,
+    StopConditions,
+    TurnId,
     WorkerId,
 )
 

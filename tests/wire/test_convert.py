@@ -14,33 +14,35 @@ from segue.cluster_status import (
 )
 from segue.errors import InvalidRequest
 from segue.explanation import CostLine, Explanation, WeighedCandidate, WorkerSpeed
+from segue.turn import (
+    FinishReason,
+    ShipReport,
+    Timings,
+    TokenDelta,
+    TurnEnd,
+    TurnEvent,
+    TurnResult,
+    TurnSpec,
+    TurnStarted,
+    Usage,
+)
 from segue.types import (
     ChatInput,
     Continuation,
     Epoch,
-    FinishReason,
     Message,
     Role,
     SampledToken,
     SamplingParams,
     SessionId,
-    ShipReport,
     StopConditions,
     TextInput,
-    Timings,
-    TokenDelta,
     TokenInput,
     TokenLogprob,
     ToolCall,
-    TurnEnd,
-    TurnEvent,
     TurnId,
     TurnInput,
     TurnRequest,
-    TurnResult,
-    TurnSpec,
-    TurnStarted,
-    Usage,
     WorkerId,
 )
 from segue.wire import session_pb2 as pb
