@@ -5,12 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from decode_worker.sequence import DecodeSequence
-from segue.turn import (
-    ShipReport,
-    TokenDelta,
-    TurnResult,
-    Usage,
-)
+from segue.turn import ShipReport, TokenDelta, TurnResult, Usage
 from segue.types import TurnId
 
 

@@ -14,11 +14,7 @@ from segue.cache.memory import Memory
 from segue.cache.prefix_cache import Hold
 from segue.errors import InvalidRequest, SegueError
 from segue.telemetry import Clock
-from segue.types import (
-    PageId,
-    SessionId,
-    SlotId,
-)
+from segue.types import PageId, SessionId, SlotId
 
 MAX_LEASE_S = 86_400.0
 """A client that asks for more has forgotten the session."""

@@ -9,15 +9,8 @@ from segue.engine.answer import Answer
 from segue.engine.batch import Chunk, DraftStart, Run, SequenceChunk
 from segue.engine.sampler import SamplerRow, SequenceSampler
 from segue.engine.speculation import SlotRing
-from segue.turn import (
-    ShipReport,
-    TurnSpec,
-)
-from segue.types import (
-    PageId,
-    SampledToken,
-    SlotId,
-)
+from segue.turn import ShipReport, TurnSpec
+from segue.types import PageId, SampledToken, SlotId
 
 
 @dataclass(slots=True, kw_only=True)

@@ -13,17 +13,8 @@ from kv_transfer.ticket import PeerIdentity, Ticket
 from kv_transfer.wire import ticket_to_wire
 from segue.cluster_status import WorkerStatus
 from segue.telemetry import about_turn
-from segue.turn import (
-    TokenDelta,
-    TurnResult,
-    TurnSpec,
-)
-from segue.types import (
-    Epoch,
-    SessionId,
-    TurnId,
-    WorkerId,
-)
+from segue.turn import TokenDelta, TurnResult, TurnSpec
+from segue.types import Epoch, SessionId, TurnId, WorkerId
 from segue.wire import worker_pb2 as pb
 from segue.wire.convert_events import delta_to_wire
 from segue.wire.convert_worker import result_to_wire, turn_from_wire, worker_to_wire

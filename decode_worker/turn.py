@@ -15,17 +15,8 @@ from segue.engine.speculation import SlotRing
 from segue.errors import SegueError
 from segue.model.config import ModelConfig
 from segue.text.tokenizer import Tokenizer
-from segue.turn import (
-    ShipReport,
-    TokenDelta,
-    TurnResult,
-    TurnSpec,
-)
-from segue.types import (
-    PageId,
-    SampledToken,
-    SlotId,
-)
+from segue.turn import ShipReport, TokenDelta, TurnResult, TurnSpec
+from segue.types import PageId, SampledToken, SlotId
 
 
 @dataclass(slots=True, kw_only=True)

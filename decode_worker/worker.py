@@ -48,17 +48,8 @@ from segue.errors import (
 )
 from segue.telemetry import Clock
 from segue.text.tokenizer import Tokenizer
-from segue.turn import (
-    ShipReport,
-    TokenDelta,
-    TurnResult,
-    TurnSpec,
-)
-from segue.types import (
-    SampledToken,
-    SlotId,
-    TurnId,
-)
+from segue.turn import ShipReport, TokenDelta, TurnResult, TurnSpec
+from segue.types import SampledToken, SlotId, TurnId
 from segue.wire.server import Services
 from segue.worker_process import Presence, leave_process
 

@@ -13,10 +13,7 @@ from kv_transfer.mooncake import MooncakeTransport, require_cuda
 from kv_transfer.paced import PacedTransport
 from kv_transfer.transport import Transport, register_all
 from segue.cache.tensors import CacheTensors
-from segue.types import (
-    Epoch,
-    WorkerId,
-)
+from segue.types import Epoch, WorkerId
 
 
 @dataclass(frozen=True, slots=True)

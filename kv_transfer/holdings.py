@@ -17,10 +17,7 @@ from kv_transfer.handoff import (
 )
 from segue.cache.accountant import Accountant, UnitState
 from segue.errors import Overloaded
-from segue.types import (
-    PageId,
-    SlotId,
-)
+from segue.types import PageId, SlotId
 
 
 class Holdings:

@@ -17,10 +17,7 @@ from typing import Protocol
 
 from segue.cache.layout import CacheField, CacheLayout
 from segue.errors import LayoutMismatch
-from segue.types import (
-    Epoch,
-    WorkerId,
-)
+from segue.types import Epoch, WorkerId
 
 
 class Array(Protocol):

@@ -41,10 +41,7 @@ from kv_transfer.ticket import Checksums
 from kv_transfer.transport import Transport
 from segue.cache.layout import CacheField, Unit
 from segue.errors import Cancelled, TransferFailed
-from segue.types import (
-    PageId,
-    SlotId,
-)
+from segue.types import PageId, SlotId
 
 logger = logging.getLogger(__name__)
 

@@ -17,11 +17,7 @@ from kv_transfer.wire import (
 )
 from segue.errors import StaleEpoch
 from segue.turn import ShipReport
-from segue.types import (
-    Epoch,
-    SampledToken,
-    WorkerId,
-)
+from segue.types import Epoch, SampledToken, WorkerId
 from segue.wire import transfer_pb2 as pb
 from segue.wire.convert_events import sampled_to_wire
 from segue.wire.convert_worker import report_to_wire

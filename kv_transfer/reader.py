@@ -47,13 +47,7 @@ from kv_transfer.ticket import (
 )
 from segue.cache.accountant import Accountant
 from segue.errors import InvalidRequest, NotFound, StaleEpoch, TransferFailed
-from segue.types import (
-    Epoch,
-    PageId,
-    SlotId,
-    TurnId,
-    WorkerId,
-)
+from segue.types import Epoch, PageId, SlotId, TurnId, WorkerId
 
 logger = logging.getLogger(__name__)
 

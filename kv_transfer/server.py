@@ -19,10 +19,7 @@ from kv_transfer.wire import (
 )
 from kv_transfer.writer import HandoffWriter
 from segue.turn import ShipReport
-from segue.types import (
-    Epoch,
-    SampledToken,
-)
+from segue.types import Epoch, SampledToken
 from segue.wire import transfer_pb2 as pb
 from segue.wire import transfer_pb2_grpc as rpc
 from segue.wire.convert_events import sampled_from_wire

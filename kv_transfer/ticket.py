@@ -6,13 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NewType
 
-from segue.types import (
-    Epoch,
-    PageId,
-    SlotId,
-    TurnId,
-    WorkerId,
-)
+from segue.types import Epoch, PageId, SlotId, TurnId, WorkerId
 
 TicketId = NewType("TicketId", str)
 

@@ -8,13 +8,7 @@ from kv_transfer.layout import MemoryMap
 from kv_transfer.ticket import Checksums, PeerIdentity, Ticket, TicketId
 from segue.cache.layout import CacheField, CacheLayout, Unit
 from segue.errors import InvalidRequest
-from segue.types import (
-    Epoch,
-    PageId,
-    SlotId,
-    TurnId,
-    WorkerId,
-)
+from segue.types import Epoch, PageId, SlotId, TurnId, WorkerId
 from segue.wire import transfer_pb2 as pb
 
 

@@ -13,10 +13,7 @@ from kv_transfer.outgoing import Outgoing, Route, ShipLimits, ShippingTools
 from kv_transfer.ticket import Ticket, TicketId
 from kv_transfer.transport import Transport
 from segue.errors import InvalidRequest, NotFound, StaleEpoch
-from segue.types import (
-    PageId,
-    SlotId,
-)
+from segue.types import PageId, SlotId
 
 MAX_ENDED_TICKETS = 65536
 """How many used or fenced tickets are remembered, so that none is written into again."""

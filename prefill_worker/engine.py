@@ -18,12 +18,7 @@ from segue.engine.runner import ModelRunner
 from segue.engine.sampler import SamplerRow, SequenceSampler, sample
 from segue.telemetry import Clock
 from segue.turn import TurnSpec
-from segue.types import (
-    PageId,
-    SampledToken,
-    SlotId,
-    TurnId,
-)
+from segue.types import PageId, SampledToken, SlotId, TurnId
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,15 +16,8 @@ from segue.cache.memory import Memory
 from segue.cache.prefix_cache import Hold
 from segue.errors import SegueError, TransferFailed
 from segue.telemetry import Clock
-from segue.turn import (
-    PrefixHolder,
-    ShipReport,
-    TurnSpec,
-)
-from segue.types import (
-    SampledToken,
-    TurnId,
-)
+from segue.turn import PrefixHolder, ShipReport, TurnSpec
+from segue.types import SampledToken, TurnId
 
 logger = logging.getLogger(__name__)
 

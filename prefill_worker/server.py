@@ -10,11 +10,7 @@ from kv_transfer.ticket import Ticket
 from kv_transfer.wire import ticket_from_wire
 from segue.cluster_status import WorkerStatus
 from segue.telemetry import about_turn
-from segue.turn import (
-    PrefixHolder,
-    ShipReport,
-    TurnSpec,
-)
+from segue.turn import PrefixHolder, ShipReport, TurnSpec
 from segue.types import TurnId
 from segue.wire import worker_pb2 as pb
 from segue.wire.convert_worker import (

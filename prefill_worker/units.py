@@ -16,10 +16,7 @@ from segue.cache.memory import Memory
 from segue.cache.prefix_cache import Hold, Match
 from segue.errors import InvalidRequest, Overloaded
 from segue.turn import TurnSpec
-from segue.types import (
-    PageId,
-    SlotId,
-)
+from segue.types import PageId, SlotId
 
 
 @dataclass(frozen=True, slots=True)

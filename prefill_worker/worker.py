@@ -37,11 +37,7 @@ from segue.errors import (
     Unavailable,
 )
 from segue.telemetry import Clock
-from segue.turn import (
-    PrefixHolder,
-    ShipReport,
-    TurnSpec,
-)
+from segue.turn import PrefixHolder, ShipReport, TurnSpec
 from segue.types import TurnId
 from segue.wire.server import Services
 from segue.worker_process import Presence, leave_process

@@ -13,12 +13,7 @@ from dataclasses import dataclass, replace
 from router.placement.node import Node
 from router.placement.side import Held, Residency
 from segue.cluster_status import SessionInfo, WorkerStatus
-from segue.types import (
-    Epoch,
-    Role,
-    SessionId,
-    WorkerId,
-)
+from segue.types import Epoch, Role, SessionId, WorkerId
 
 # Of each role: a session that moves away and comes back finds what it left.
 _MAX_WORKERS = 2

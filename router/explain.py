@@ -9,11 +9,7 @@ from router.placement.estimate import Candidate
 from router.placement.side import Exclusion, Side, TurnSize
 from segue.cost_line import Line
 from segue.explanation import CostLine, Explanation, WeighedCandidate, WorkerSpeed
-from segue.types import (
-    SessionId,
-    TurnId,
-    WorkerId,
-)
+from segue.types import SessionId, TurnId, WorkerId
 
 
 @dataclass(slots=True)

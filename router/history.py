@@ -14,18 +14,8 @@ from dataclasses import dataclass, replace
 
 from segue.errors import UnknownHistory
 from segue.history import digests
-from segue.turn import (
-    TokenDelta,
-    TurnEnd,
-    TurnEvent,
-    TurnSpec,
-)
-from segue.types import (
-    ChatInput,
-    Message,
-    SessionId,
-    TurnRequest,
-)
+from segue.turn import TokenDelta, TurnEnd, TurnEvent, TurnSpec
+from segue.types import ChatInput, Message, SessionId, TurnRequest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,18 +9,8 @@ import grpc
 
 from segue.cluster_status import WorkerStatus
 from segue.errors import SegueError
-from segue.turn import (
-    PrefixHolder,
-    TokenDelta,
-    TurnResult,
-)
-from segue.types import (
-    Epoch,
-    Role,
-    SessionId,
-    TurnId,
-    WorkerId,
-)
+from segue.turn import PrefixHolder, TokenDelta, TurnResult
+from segue.types import Epoch, Role, SessionId, TurnId, WorkerId
 from segue.wire import worker_pb2 as pb
 from segue.wire.convert_events import delta_from_wire
 from segue.wire.convert_worker import holder_to_wire, result_from_wire, worker_from_wire

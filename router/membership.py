@@ -13,10 +13,7 @@ from dataclasses import dataclass, replace
 from segue.cluster_status import WorkerHealth, WorkerStatus
 from segue.errors import LayoutMismatch, StaleEpoch
 from segue.telemetry import Clock
-from segue.types import (
-    Epoch,
-    WorkerId,
-)
+from segue.types import Epoch, WorkerId
 
 
 @dataclass(frozen=True, slots=True)

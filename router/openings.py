@@ -15,11 +15,7 @@ from router.placement.node import Node
 from router.placement.side import Held, Residency
 from segue.cluster_status import WorkerStatus
 from segue.turn import TurnSpec
-from segue.types import (
-    Epoch,
-    Role,
-    WorkerId,
-)
+from segue.types import Epoch, Role, WorkerId
 
 # Of each role: a popular opening is soon on every worker, and a placement weighs one holder or two.
 _MAX_HOLDERS = 4

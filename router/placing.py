@@ -25,15 +25,8 @@ from segue.cluster_status import WorkerStatus
 from segue.errors import NotFound
 from segue.explanation import Explanation
 from segue.telemetry import Clock
-from segue.turn import (
-    PrefixHolder,
-    TurnResult,
-    TurnSpec,
-)
-from segue.types import (
-    SessionId,
-    WorkerId,
-)
+from segue.turn import PrefixHolder, TurnResult, TurnSpec
+from segue.types import SessionId, WorkerId
 
 # Sessions whose last decision is kept. A decision is some kilobytes, a session far less.
 _MAX_EXPLAINED = 10_000

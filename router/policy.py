@@ -23,10 +23,7 @@ from router.placement.side import (
     side_of,
 )
 from segue.errors import Unavailable
-from segue.types import (
-    Role,
-    WorkerId,
-)
+from segue.types import Role, WorkerId
 
 # To find the least loaded that are feasible, so many are looked at, no more.
 _MAX_LOOKED_AT = 32

@@ -25,21 +25,8 @@ from router.turn import Turn, TurnContext
 from segue.cluster_status import ClusterStatus, RouterStatus, WorkerHealth, WorkerStatus
 from segue.errors import Cancelled, InvalidRequest, SegueError, Unavailable
 from segue.telemetry import Clock, RateMeter, about_turn
-from segue.turn import (
-    TokenDelta,
-    TurnEnd,
-    TurnEvent,
-    TurnSpec,
-)
-from segue.types import (
-    ChatInput,
-    Role,
-    TextInput,
-    TokenInput,
-    TurnId,
-    TurnInput,
-    TurnRequest,
-)
+from segue.turn import TokenDelta, TurnEnd, TurnEvent, TurnSpec
+from segue.types import ChatInput, Role, TextInput, TokenInput, TurnId, TurnInput, TurnRequest
 
 logger = logging.getLogger(__name__)
 

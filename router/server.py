@@ -13,10 +13,7 @@ import grpc
 
 from router.router import Router
 from segue.cluster_status import WorkerStatus
-from segue.types import (
-    SessionId,
-    TurnId,
-)
+from segue.types import SessionId, TurnId
 from segue.wire import session_pb2 as pb
 from segue.wire import worker_pb2
 from segue.wire.convert_events import event_to_wire

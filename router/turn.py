@@ -46,10 +46,7 @@ from segue.turn import (
     TurnStarted,
     Usage,
 )
-from segue.types import (
-    TurnId,
-    WorkerId,
-)
+from segue.types import TurnId, WorkerId
 from segue.wire import worker_pb2 as pb
 from segue.wire.convert_worker import turn_to_wire
 

@@ -18,11 +18,7 @@ from typing import Self
 from segue.cluster_status import ClusterStatus, SessionInfo
 from segue.explanation import Explanation
 from segue.session import Session
-from segue.turn import (
-    TokenDelta,
-    TurnEnd,
-    TurnEvent,
-)
+from segue.turn import TokenDelta, TurnEnd, TurnEvent
 from segue.types import (
     ChatInput,
     Message,

@@ -5,12 +5,7 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
-from segue.types import (
-    Epoch,
-    Role,
-    SessionId,
-    WorkerId,
-)
+from segue.types import Epoch, Role, SessionId, WorkerId
 
 
 class WorkerHealth(enum.StrEnum):

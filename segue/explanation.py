@@ -4,11 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from segue.types import (
-    SessionId,
-    TurnId,
-    WorkerId,
-)
+from segue.types import SessionId, TurnId, WorkerId
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,11 +15,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 
-from segue.types import (
-    ChatInput,
-    Continuation,
-    Message,
-)
+from segue.types import ChatInput, Continuation, Message
 
 _LENGTH_BYTES = 8
 

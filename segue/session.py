@@ -10,18 +10,8 @@ from typing import TYPE_CHECKING
 from segue.errors import NotFound, UnknownHistory
 from segue.history import continuation
 from segue.tool_calls import read_answer
-from segue.turn import (
-    TokenDelta,
-    TurnEnd,
-    TurnEvent,
-)
-from segue.types import (
-    ChatInput,
-    Message,
-    SamplingParams,
-    SessionId,
-    StopConditions,
-)
+from segue.turn import TokenDelta, TurnEnd, TurnEvent
+from segue.types import ChatInput, Message, SamplingParams, SessionId, StopConditions
 
 if TYPE_CHECKING:
     from segue.client import Client

@@ -20,10 +20,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
-from segue.types import (
-    Message,
-    ToolCall,
-)
+from segue.types import Message, ToolCall
 
 _CALL = re.compile(r"\s*<tool_call>\s*<function=([^>\n]+)>(.*?)</function>\s*</tool_call>\s*", re.S)
 _PARAMETER = re.compile(r"\s*<parameter=([^>\n]+)>\n(.*?)\n</parameter>\s*", re.S)

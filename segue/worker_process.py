@@ -20,11 +20,7 @@ from prometheus_client import CollectorRegistry
 from segue.cluster_status import WorkerHealth, WorkerLoad, WorkerStatus
 from segue.config import read_file
 from segue.telemetry import MetricsEndpoint, setup_logging
-from segue.types import (
-    Epoch,
-    Role,
-    WorkerId,
-)
+from segue.types import Epoch, Role, WorkerId
 from segue.wire.join import stay_joined
 from segue.wire.server import Services, serving
 

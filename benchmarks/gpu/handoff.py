@@ -21,10 +21,7 @@ from kv_transfer.plan import plan_units
 from segue.cache.layout import Unit
 from segue.engine.batch import Run, SequenceChunk
 from segue.engine.runner import ModelRunner
-from segue.types import (
-    Epoch,
-    WorkerId,
-)
+from segue.types import Epoch, WorkerId
 
 _SLOT = 0
 

@@ -20,18 +20,8 @@ from segue.engine.batch import Chunk
 from segue.engine.runner import ModelRunner
 from segue.engine.sampler import SequenceSampler
 from segue.engine.speculation import SlotRing
-from segue.turn import (
-    ShipReport,
-    TurnSpec,
-)
-from segue.types import (
-    PageId,
-    SamplingParams,
-    SessionId,
-    SlotId,
-    StopConditions,
-    TurnId,
-)
+from segue.turn import ShipReport, TurnSpec
+from segue.types import PageId, SamplingParams, SessionId, SlotId, StopConditions, TurnId
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

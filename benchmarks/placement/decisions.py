@@ -14,10 +14,7 @@ from router.placement.cluster import Cluster, Seat
 from router.placement.coefficients import Observation
 from router.placement.side import Held, Residency, TurnSize
 from router.policy import place
-from segue.types import (
-    Role,
-    WorkerId,
-)
+from segue.types import Role, WorkerId
 
 _NUM_TURNS = 30_000
 # A seat is left after so many later turns, so that loads differ and change.

@@ -41,10 +41,7 @@ from router.placement.cluster import Cluster, Seat
 from router.placement.coefficients import Observation
 from router.placement.decision import Decision, estimate_error
 from router.placement.side import Held, TurnSize
-from segue.types import (
-    Role,
-    WorkerId,
-)
+from segue.types import Role, WorkerId
 
 Event = tuple[float, int, Callable[[], None]]
 # Of each role, how many workers the directory remembers for a session.

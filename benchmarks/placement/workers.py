@@ -12,11 +12,7 @@ from benchmarks.placement.workload import (
     SLOT_TOKENS,
 )
 from segue.cluster_status import UnitCounts, WorkerLoad, WorkerStatus
-from segue.types import (
-    Epoch,
-    Role,
-    WorkerId,
-)
+from segue.types import Epoch, Role, WorkerId
 
 
 @dataclass(slots=True)

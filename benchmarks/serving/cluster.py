@@ -13,11 +13,7 @@ from router.links import DecodeLink, PrefillLink
 from segue.client import Client, SamplingParams, StopConditions, TokenDelta, TokenInput, TurnEnd
 from segue.cluster_status import ClusterStatus
 from segue.turn import TurnSpec
-from segue.types import (
-    Role,
-    SessionId,
-    TurnId,
-)
+from segue.types import Role, SessionId, TurnId
 from segue.wire.convert_worker import turn_to_wire
 
 # Nothing here takes so long; a hang becomes an error.

@@ -6,10 +6,7 @@ from dataclasses import dataclass
 
 from router.placement.coefficients import Speed
 from segue.cluster_status import WorkerHealth, WorkerStatus
-from segue.types import (
-    Role,
-    WorkerId,
-)
+from segue.types import Role, WorkerId
 
 
 @dataclass(slots=True)

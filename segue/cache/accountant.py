@@ -17,10 +17,7 @@ from typing import Generic, TypeVar
 
 from segue.cluster_status import UnitCounts
 from segue.errors import Overloaded
-from segue.types import (
-    PageId,
-    SlotId,
-)
+from segue.types import PageId, SlotId
 
 UnitId = TypeVar("UnitId", bound=int)
 

@@ -8,10 +8,7 @@ from collections.abc import Iterable, Sequence
 from segue.cache.accountant import Accountant, AccountingError, UnitId, UnitState
 from segue.cache.node import Checkpoint, Node
 from segue.cache.prefix_cache import PrefixCache
-from segue.types import (
-    PageId,
-    SlotId,
-)
+from segue.types import PageId, SlotId
 
 
 def check_invariants(

@@ -17,10 +17,7 @@ from segue.cache.accountant import UnitState
 from segue.cache.memory import Memory
 from segue.cache.node import Checkpoint, Node
 from segue.cache.prefix_cache import Hold, Match, PrefixCache
-from segue.types import (
-    PageId,
-    SlotId,
-)
+from segue.types import PageId, SlotId
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,10 +13,7 @@ from segue.cache.accountant import Accountant, page_accountant, slot_accountant
 from segue.cache.audit import check_invariants
 from segue.cache.prefix_cache import PrefixCache
 from segue.cache.worth import Worth
-from segue.types import (
-    PageId,
-    SlotId,
-)
+from segue.types import PageId, SlotId
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,10 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from segue.types import (
-    PageId,
-    SlotId,
-)
+from segue.types import PageId, SlotId
 
 
 class Use(NamedTuple):

@@ -19,10 +19,7 @@ from segue.cache.node import Checkpoint, Node
 from segue.cache.pins import Pins
 from segue.cache.prefix_tree import PrefixTree
 from segue.cache.worth import Worth
-from segue.types import (
-    PageId,
-    SlotId,
-)
+from segue.types import PageId, SlotId
 
 
 @dataclass(frozen=True, slots=True, repr=False, kw_only=True)

@@ -10,13 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from segue.errors import InvalidRequest
-from segue.types import (
-    ChatInput,
-    Message,
-    SamplingParams,
-    StopConditions,
-    ToolCall,
-)
+from segue.types import ChatInput, Message, SamplingParams, StopConditions, ToolCall
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,10 +11,7 @@ from rich.text import Text
 
 from segue.client import Answer
 from segue.cluster_status import ClusterStatus, UnitCounts, WorkerHealth, WorkerStatus
-from segue.turn import (
-    TurnEnd,
-    Usage,
-)
+from segue.turn import TurnEnd, Usage
 
 _HEALTH_STYLE = {
     WorkerHealth.READY: "green",

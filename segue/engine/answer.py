@@ -14,14 +14,8 @@ from collections.abc import Collection, Sequence
 from segue.errors import InvalidRequest
 from segue.text.detokenizer import Detokenizer, TokenBytes
 from segue.text.stop_strings import StopStringMatcher
-from segue.turn import (
-    FinishReason,
-    TokenDelta,
-)
-from segue.types import (
-    SampledToken,
-    StopConditions,
-)
+from segue.turn import FinishReason, TokenDelta
+from segue.types import SampledToken, StopConditions
 
 
 class Answer:

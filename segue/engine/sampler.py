@@ -17,11 +17,7 @@ from torch import Tensor
 
 from segue.kernels import sampling
 from segue.kernels.sampling import IN_PROMPT, NO_SLOT, NO_TOKEN, Ledger, Needs, Rows
-from segue.types import (
-    SampledToken,
-    SamplingParams,
-    TokenLogprob,
-)
+from segue.types import SampledToken, SamplingParams, TokenLogprob
 
 _MAX_SCORES = 1 << 21
 """Of a call of the operator: a ledger is copied for it, which should stay in a cache."""

@@ -15,11 +15,7 @@ import torch
 from torch import Tensor
 
 from segue.engine.buckets import StepShape
-from segue.types import (
-    MAX_LOGPROBS,
-    SampledToken,
-    TokenLogprob,
-)
+from segue.types import MAX_LOGPROBS, SampledToken, TokenLogprob
 
 
 @dataclass(frozen=True, slots=True)

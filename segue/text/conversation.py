@@ -11,11 +11,7 @@ from dataclasses import dataclass
 from typing import TypeAlias, cast
 
 from segue.errors import InvalidRequest
-from segue.types import (
-    ChatInput,
-    Message,
-    ToolCall,
-)
+from segue.types import ChatInput, Message, ToolCall
 
 ROLES = ("system", "user", "assistant", "tool")
 MAX_NESTING = 100

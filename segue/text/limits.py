@@ -8,10 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from segue.errors import ContextOverflow, InvalidRequest
-from segue.types import (
-    SamplingParams,
-    StopConditions,
-)
+from segue.types import SamplingParams, StopConditions
 
 
 def validate_against_vocab(params: SamplingParams, stop: StopConditions, vocab_size: int) -> None:

@@ -10,12 +10,7 @@ from segue.text.chat import ChatTemplate
 from segue.text.conversation import read_conversation
 from segue.text.shield import Shield
 from segue.text.tokenizer import Tokenizer
-from segue.types import (
-    ChatInput,
-    TextInput,
-    TokenInput,
-    TurnInput,
-)
+from segue.types import ChatInput, TextInput, TokenInput, TurnInput
 
 MESSAGE_START = "<|im_start|>"
 """How Qwen's templates begin a message."""

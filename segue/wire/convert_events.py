@@ -2,21 +2,8 @@
 
 from __future__ import annotations
 
-from segue.turn import (
-    FinishReason,
-    Timings,
-    TokenDelta,
-    TurnEnd,
-    TurnEvent,
-    TurnStarted,
-    Usage,
-)
-from segue.types import (
-    SampledToken,
-    SessionId,
-    TokenLogprob,
-    TurnId,
-)
+from segue.turn import FinishReason, Timings, TokenDelta, TurnEnd, TurnEvent, TurnStarted, Usage
+from segue.types import SampledToken, SessionId, TokenLogprob, TurnId
 from segue.wire import session_pb2 as pb
 
 _FINISH_TO_WIRE = {

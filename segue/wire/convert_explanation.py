@@ -5,11 +5,7 @@ from __future__ import annotations
 from typing import TypedDict
 
 from segue.explanation import CostLine, Explanation, WeighedCandidate, WorkerSpeed
-from segue.types import (
-    SessionId,
-    TurnId,
-    WorkerId,
-)
+from segue.types import SessionId, TurnId, WorkerId
 from segue.wire import session_pb2 as pb
 
 

@@ -11,19 +11,8 @@ from segue.cluster_status import (
     WorkerLoad,
     WorkerStatus,
 )
-from segue.turn import (
-    PrefixHolder,
-    ShipReport,
-    TurnResult,
-    TurnSpec,
-)
-from segue.types import (
-    Epoch,
-    Role,
-    SessionId,
-    TurnId,
-    WorkerId,
-)
+from segue.turn import PrefixHolder, ShipReport, TurnResult, TurnSpec
+from segue.types import Epoch, Role, SessionId, TurnId, WorkerId
 from segue.wire import session_pb2 as pb
 from segue.wire import transfer_pb2, worker_pb2
 from segue.wire.convert_events import (

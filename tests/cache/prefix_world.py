@@ -7,11 +7,7 @@ from segue.cache.audit import check_invariants
 from segue.cache.layout import CacheField, CacheLayout, Unit
 from segue.cache.prefix_cache import Hold, PrefixCache
 from segue.cache.worth import Worth, worth_to_decode, worth_to_prefill
-from segue.types import (
-    PageId,
-    SessionId,
-    SlotId,
-)
+from segue.types import PageId, SessionId, SlotId
 from tests.cache.naive_cache import Tokens
 
 PAGE_TOKENS = 4

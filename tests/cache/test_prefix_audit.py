@@ -6,10 +6,7 @@ import pytest
 
 from segue.cache.accountant import AccountingError, UnitState
 from segue.cache.node import Node
-from segue.types import (
-    PageId,
-    SlotId,
-)
+from segue.types import PageId, SlotId
 from tests.cache.prefix_world import World, prompt
 
 A = prompt(1, 16)

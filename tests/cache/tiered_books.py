@@ -16,10 +16,7 @@ from segue.cache.memory import Memory
 from segue.cache.node import Node
 from segue.cache.prefix_cache import PrefixCache
 from segue.cache.tensors import CacheTensors
-from segue.types import (
-    PageId,
-    SlotId,
-)
+from segue.types import PageId, SlotId
 from tests.cache.naive_cache import NaiveCache, Tokens
 from tests.cache.test_prefix_machine import (
     LAYOUT,

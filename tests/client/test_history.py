@@ -9,15 +9,7 @@ import pytest
 
 from segue.errors import InvalidRequest
 from segue.history import continuation, digests
-from segue.types import (
-    ChatInput,
-    Continuation,
-    Message,
-    SessionId,
-    ToolCall,
-    TurnId,
-    TurnRequest,
-)
+from segue.types import ChatInput, Continuation, Message, SessionId, ToolCall, TurnId, TurnRequest
 
 CALL = ToolCall(name="f", arguments='{"a": 1}', call_id="7")
 CHAT = ChatInput(

@@ -7,10 +7,7 @@ import json
 import pytest
 
 from segue.tool_calls import read_answer
-from segue.types import (
-    Message,
-    ToolCall,
-)
+from segue.types import Message, ToolCall
 
 TOOLS = (
     json.dumps(

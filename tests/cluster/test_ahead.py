@@ -13,12 +13,7 @@ from segue.engine.config import EngineConfig
 from segue.engine.runner import ModelRunner
 from segue.engine.stepper import Stepper
 from segue.turn import TokenDelta
-from segue.types import (
-    SamplingParams,
-    StopConditions,
-    TextInput,
-    TokenInput,
-)
+from segue.types import SamplingParams, StopConditions, TextInput, TokenInput
 from tests.cluster.conftest import local_cluster
 from tests.cluster.idle import is_idle, wait_until_idle
 from tests.cluster.moving import moving_place, pull_always

@@ -11,11 +11,7 @@ from router.links import DecodeLink
 from segue.client import Client
 from segue.errors import InvalidRequest, NotFound, Unavailable
 from segue.launch.cluster import Cluster
-from segue.types import (
-    Role,
-    TextInput,
-    TurnId,
-)
+from segue.types import Role, TextInput, TurnId
 from segue.wire import session_pb2 as pb
 from segue.wire.server import channel_to
 from segue.wire.session_pb2_grpc import SessionsStub

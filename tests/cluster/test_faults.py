@@ -15,15 +15,8 @@ from segue.engine.config import EngineConfig
 from segue.errors import InvalidRequest, LayoutMismatch, Overloaded, Unavailable
 from segue.launch.cluster import Cluster
 from segue.launch.config import Config
-from segue.turn import (
-    TokenDelta,
-    TurnStarted,
-)
-from segue.types import (
-    SessionId,
-    StopConditions,
-    TokenInput,
-)
+from segue.turn import TokenDelta, TurnStarted
+from segue.types import SessionId, StopConditions, TokenInput
 from tests.cluster.conftest import ENGINE, local_cluster
 from tests.cluster.idle import is_idle, wait_until_idle
 from tests.cluster.oracle import Oracle

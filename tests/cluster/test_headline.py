@@ -16,11 +16,7 @@ import pytest
 from segue.client import Answer, Client
 from segue.launch.cluster import Cluster
 from segue.turn import FinishReason
-from segue.types import (
-    SamplingParams,
-    StopConditions,
-    TokenInput,
-)
+from segue.types import SamplingParams, StopConditions, TokenInput
 from tests.cluster.idle import is_idle, wait_until_idle
 from tests.cluster.oracle import Oracle
 

@@ -16,10 +16,7 @@ from decode_worker.config import DecodeConfig
 from segue.engine.config import EngineConfig
 from segue.errors import InvalidRequest, NotFound
 from segue.launch.config import Config
-from segue.types import (
-    StopConditions,
-    TokenInput,
-)
+from segue.types import StopConditions, TokenInput
 from tests.cluster.conftest import LocalCluster, local_cluster
 from tests.cluster.growing import Said, wrong_turns
 from tests.cluster.idle import is_idle, wait_until_idle

@@ -16,12 +16,7 @@ from decode_worker.config import DecodeConfig
 from segue.client import Answer
 from segue.launch.config import Config
 from segue.turn import TokenDelta
-from segue.types import (
-    SamplingParams,
-    StopConditions,
-    TextInput,
-    TokenInput,
-)
+from segue.types import SamplingParams, StopConditions, TextInput, TokenInput
 from tests.cluster.conftest import ENGINE, LocalCluster, local_cluster
 from tests.cluster.idle import is_idle, wait_until_idle
 from tests.cluster.moving import moving_place, pull_always

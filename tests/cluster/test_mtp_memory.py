@@ -14,11 +14,7 @@ from segue.engine.batch import DraftStart
 from segue.engine.config import EngineConfig
 from segue.engine.load import LoadedModel, load_runner
 from segue.launch.config import Config
-from segue.types import (
-    SessionId,
-    StopConditions,
-    TokenInput,
-)
+from segue.types import SessionId, StopConditions, TokenInput
 from tests.cluster.conftest import ENGINE, local_cluster
 from tests.cluster.idle import wait_until_idle
 from tests.engine.mtp_oracle import MtpOracle

@@ -15,13 +15,7 @@ from segue.client import Answer
 from segue.errors import NotFound, Unavailable
 from segue.launch.config import Config
 from segue.turn import TokenDelta
-from segue.types import (
-    ChatInput,
-    Message,
-    StopConditions,
-    TokenInput,
-    WorkerId,
-)
+from segue.types import ChatInput, Message, StopConditions, TokenInput, WorkerId
 from tests.cluster.conftest import ENGINE, LocalCluster, local_cluster
 from tests.cluster.idle import wait_until_idle
 from tests.cluster.oracle import Oracle

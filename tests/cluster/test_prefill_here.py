@@ -10,18 +10,8 @@ from pathlib import Path
 import pytest
 
 from segue.errors import NotResident
-from segue.turn import (
-    TokenDelta,
-    TurnResult,
-    TurnSpec,
-)
-from segue.types import (
-    SamplingParams,
-    SessionId,
-    StopConditions,
-    TokenInput,
-    TurnId,
-)
+from segue.turn import TokenDelta, TurnResult, TurnSpec
+from segue.types import SamplingParams, SessionId, StopConditions, TokenInput, TurnId
 from tests.cluster.conftest import LocalCluster, local_cluster
 from tests.cluster.idle import is_idle, wait_until_idle
 from tests.cluster.oracle import Oracle

@@ -18,10 +18,7 @@ from router.config import RouterConfig
 from segue.engine.config import EngineConfig
 from segue.errors import InvalidRequest, NotFound
 from segue.launch.config import Config
-from segue.types import (
-    StopConditions,
-    TokenInput,
-)
+from segue.types import StopConditions, TokenInput
 from tests.cluster.conftest import ENGINE, local_cluster
 from tests.cluster.growing import (
     ANSWER_TOKENS,

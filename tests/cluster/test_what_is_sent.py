@@ -16,11 +16,7 @@ from segue.errors import Unavailable, UnknownHistory
 from segue.launch.cluster import Cluster
 from segue.launch.config import Config
 from segue.turn import TokenDelta
-from segue.types import (
-    ChatInput,
-    Continuation,
-    Message,
-)
+from segue.types import ChatInput, Continuation, Message
 from tests.cluster.conftest import ENGINE, local_cluster
 from tests.cluster.idle import wait_until_idle, wait_until_ready
 from tests.cluster.talking import DEMO_TOOLS, SCRIPT, STOP, Wire, say, wrong_turns

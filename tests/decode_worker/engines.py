@@ -22,11 +22,7 @@ from segue.engine.speculation import SlotRing
 from segue.engine.step_buffers import RowStart
 from segue.engine.step_result import Stepped
 from segue.engine.stepper import Stepper
-from segue.turn import (
-    FinishReason,
-    ShipReport,
-    TurnSpec,
-)
+from segue.turn import FinishReason, ShipReport, TurnSpec
 from segue.types import (
     PageId,
     SampledToken,

@@ -20,18 +20,8 @@ from segue.engine.runner import ModelRunner
 from segue.engine.sampler import SequenceSampler
 from segue.engine.speculation import SlotRing
 from segue.engine.stepper import Stepper
-from segue.turn import (
-    FinishReason,
-    ShipReport,
-    TurnSpec,
-)
-from segue.types import (
-    SamplingParams,
-    SessionId,
-    SlotId,
-    StopConditions,
-    TurnId,
-)
+from segue.turn import FinishReason, ShipReport, TurnSpec
+from segue.types import SamplingParams, SessionId, SlotId, StopConditions, TurnId
 from tests.checkpoints import VOCAB_SIZE
 from tests.decode_worker.engines import (
     MAX_RUNNING,

@@ -12,10 +12,7 @@ from segue.engine.batch import DraftStart, Run, SequenceChunk
 from segue.engine.runner import ModelRunner
 from segue.engine.sampler import SamplerRow, SequenceSampler, sample_ids
 from segue.engine.speculation import SlotRing, num_accepted
-from segue.types import (
-    SamplingParams,
-    SlotId,
-)
+from segue.types import SamplingParams, SlotId
 
 
 @dataclass(slots=True)

@@ -14,10 +14,7 @@ from segue.engine.runner import ModelRunner
 from segue.engine.speculation import SlotRing
 from segue.engine.step_buffers import RowStart, ScratchUnits, StepTables
 from segue.engine.step_result import unpack
-from segue.types import (
-    SamplingParams,
-    SlotId,
-)
+from segue.types import SamplingParams, SlotId
 from tests.engine.drafting import DraftingSequence, draft, verify
 
 PAGE_TOKENS = 16

@@ -6,14 +6,8 @@ from hypothesis import strategies as st
 
 from segue.engine.answer import Answer
 from segue.errors import InvalidRequest
-from segue.turn import (
-    FinishReason,
-    TokenDelta,
-)
-from segue.types import (
-    SampledToken,
-    StopConditions,
-)
+from segue.turn import FinishReason, TokenDelta
+from segue.types import SampledToken, StopConditions
 
 EOS = 256
 SPECIAL = 257

@@ -17,10 +17,7 @@ from segue.engine.speculation import SlotRing
 from segue.engine.step_result import Stepped, pack, unpack
 from segue.model.batch import Batch, DraftBatch
 from segue.model.qwen3_5 import Qwen3_5
-from segue.types import (
-    SampledToken,
-    SamplingParams,
-)
+from segue.types import SampledToken, SamplingParams
 from tests.checkpoints import VOCAB_SIZE
 from tests.engine.stepping import (
     MAX_ROWS,

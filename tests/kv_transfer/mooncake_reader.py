@@ -24,11 +24,7 @@ from kv_transfer.wire import layout_from_wire, memory_map_to_wire, ticket_to_wir
 from segue.cache.accountant import page_accountant, slot_accountant
 from segue.cache.layout import CacheField, CacheLayout, Unit
 from segue.errors import SegueError
-from segue.types import (
-    Epoch,
-    TurnId,
-    WorkerId,
-)
+from segue.types import Epoch, TurnId, WorkerId
 from segue.wire import transfer_pb2 as pb
 
 

@@ -3,10 +3,7 @@ from __future__ import annotations
 import zlib
 
 from kv_transfer.checksum import checksums_of, difference
-from segue.types import (
-    PageId,
-    SlotId,
-)
+from segue.types import PageId, SlotId
 from tests.kv_transfer.world import World
 
 

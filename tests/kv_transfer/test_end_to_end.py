@@ -14,13 +14,7 @@ from kv_transfer.outgoing import Outgoing
 from kv_transfer.ticket import Ticket
 from segue.cache.accountant import UnitState
 from segue.errors import Cancelled, NotFound, TransferFailed
-from segue.types import (
-    Epoch,
-    PageId,
-    SlotId,
-    TurnId,
-    WorkerId,
-)
+from segue.types import Epoch, PageId, SlotId, TurnId, WorkerId
 from tests.kv_transfer.world import NUM_LAYERS, PAGE_TOKENS, Node, World, ship_all
 
 READER = Epoch(1)

@@ -9,11 +9,7 @@ from kv_transfer.fencer import Fencer
 from kv_transfer.reader import HandoffReader
 from kv_transfer.ticket import Fence
 from segue.errors import DeadlineExceeded, SegueError, Unavailable
-from segue.types import (
-    Epoch,
-    TurnId,
-    WorkerId,
-)
+from segue.types import Epoch, TurnId, WorkerId
 from tests.kv_transfer.world import Clock, Node, World
 
 

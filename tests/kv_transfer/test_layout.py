@@ -7,10 +7,7 @@ import pytest
 from kv_transfer.layout import MemoryMap, require_same_layout
 from segue.cache.layout import CacheField, CacheLayout, Unit
 from segue.errors import LayoutMismatch
-from segue.types import (
-    Epoch,
-    WorkerId,
-)
+from segue.types import Epoch, WorkerId
 
 KV = CacheField(group="kv", layer=1, unit=Unit.PAGE, dtype="bfloat16", shape=(2, 16, 4, 64))
 CONV = CacheField(group="conv", layer=0, unit=Unit.SLOT, dtype="bfloat16", shape=(96, 3))

@@ -30,12 +30,7 @@ from kv_transfer.writer import HandoffWriter
 from segue.cache.layout import CacheField, CacheLayout, Unit
 from segue.cache.tensors import CacheTensors
 from segue.errors import InvalidConfig, TransferFailed
-from segue.types import (
-    Epoch,
-    PageId,
-    SlotId,
-    WorkerId,
-)
+from segue.types import Epoch, PageId, SlotId, WorkerId
 from segue.wire import transfer_pb2 as pb
 from tests.kv_transfer.world import LAYOUT, NUM_LAYERS
 

@@ -14,11 +14,7 @@ from segue.errors import (
     StaleEpoch,
     TransferFailed,
 )
-from segue.types import (
-    Epoch,
-    TurnId,
-    WorkerId,
-)
+from segue.types import Epoch, TurnId, WorkerId
 from tests.kv_transfer.world import Clock, Events, World
 
 

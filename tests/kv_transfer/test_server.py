@@ -25,14 +25,7 @@ from segue.errors import (
     Unavailable,
 )
 from segue.turn import ShipReport
-from segue.types import (
-    Epoch,
-    PageId,
-    SampledToken,
-    SlotId,
-    TokenLogprob,
-    TurnId,
-)
+from segue.types import Epoch, PageId, SampledToken, SlotId, TokenLogprob, TurnId
 from segue.wire.status import ErrorInterceptor
 from segue.wire.transfer_pb2_grpc import (
     add_HandoffReaderServicer_to_server,

@@ -13,11 +13,7 @@ from kv_transfer.reader import HandoffReader
 from kv_transfer.ticket import Ticket
 from kv_transfer.writer import HandoffWriter
 from segue.errors import Cancelled, InvalidRequest, NotFound, StaleEpoch, TransferFailed
-from segue.types import (
-    Epoch,
-    PageId,
-    SlotId,
-)
+from segue.types import Epoch, PageId, SlotId
 from tests.kv_transfer.world import Node, World, ship_all
 
 SOURCE_PAGES = (PageId(7), PageId(2), PageId(3))

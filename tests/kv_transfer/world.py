@@ -19,13 +19,7 @@ from kv_transfer.writer import HandoffWriter
 from segue.cache.accountant import Accountant, page_accountant, slot_accountant
 from segue.cache.layout import CacheField, CacheLayout, Unit
 from segue.cache.tensors import CacheTensors
-from segue.types import (
-    Epoch,
-    PageId,
-    SlotId,
-    TurnId,
-    WorkerId,
-)
+from segue.types import Epoch, PageId, SlotId, TurnId, WorkerId
 
 PAGE_TOKENS = 4
 

@@ -8,22 +8,8 @@ from router.config import RouterConfig
 from router.metrics import RouterMetrics
 from router.placing import Placing, TurnPlacing
 from segue.cluster_status import UnitCounts, WorkerHealth, WorkerLoad, WorkerStatus
-from segue.turn import (
-    FinishReason,
-    ShipReport,
-    TurnResult,
-    TurnSpec,
-    Usage,
-)
-from segue.types import (
-    Epoch,
-    Role,
-    SamplingParams,
-    SessionId,
-    StopConditions,
-    TurnId,
-    WorkerId,
-)
+from segue.turn import FinishReason, ShipReport, TurnResult, TurnSpec, Usage
+from segue.types import Epoch, Role, SamplingParams, SessionId, StopConditions, TurnId, WorkerId
 
 NAMES = ["prefill-0", "prefill-1", "decode-0", "decode-1"]
 AGENT = SessionId("agent")

@@ -11,11 +11,7 @@ from router.placement.side import Held, Rules, TurnSize
 from router.policy import place
 from segue.cluster_status import UnitCounts, WorkerHealth, WorkerLoad, WorkerStatus
 from segue.cost_line import prior_line
-from segue.types import (
-    Epoch,
-    Role,
-    WorkerId,
-)
+from segue.types import Epoch, Role, WorkerId
 
 NAMES = ["prefill-0", "prefill-1", "prefill-2", "decode-0", "decode-1", "decode-2"]
 SLOW_LINK = PRIOR._replace(pooled=PRIOR.pooled._replace(link=prior_line(0.001, 1e-7)))

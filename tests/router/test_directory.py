@@ -10,12 +10,7 @@ from router.directory import Residence, SessionDirectory
 from router.placement.node import Node
 from router.placement.side import Held
 from segue.cluster_status import WorkerHealth, WorkerStatus
-from segue.types import (
-    Epoch,
-    Role,
-    SessionId,
-    WorkerId,
-)
+from segue.types import Epoch, Role, SessionId, WorkerId
 
 HERE = Residence(prefill=WorkerId("prefill-0"), decode=WorkerId("decode-0"))
 A, B, C = SessionId("a"), SessionId("b"), SessionId("c")

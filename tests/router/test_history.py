@@ -12,12 +12,7 @@ from hypothesis import strategies as st
 from router.history import Histories, History, Transcript, common_prefix
 from segue.errors import UnknownHistory
 from segue.history import continuation, digests
-from segue.turn import (
-    FinishReason,
-    TokenDelta,
-    TurnEnd,
-    TurnSpec,
-)
+from segue.turn import FinishReason, TokenDelta, TurnEnd, TurnSpec
 from segue.types import (
     ChatInput,
     Message,

@@ -25,11 +25,7 @@ from router.lifecycle import (
 )
 from router.policy import Placement
 from segue.cluster_status import WorkerStatus
-from segue.types import (
-    Epoch,
-    Role,
-    WorkerId,
-)
+from segue.types import Epoch, Role, WorkerId
 
 PREFILL = WorkerStatus(worker_id=WorkerId("p"), role=Role.PREFILL, epoch=Epoch(1), address="p:1")
 DECODE = WorkerStatus(worker_id=WorkerId("d"), role=Role.DECODE, epoch=Epoch(1), address="d:1")

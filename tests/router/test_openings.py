@@ -9,22 +9,8 @@ from router.metrics import RouterMetrics
 from router.openings import Opening, Openings, opening_of
 from router.placing import Placing
 from segue.cluster_status import UnitCounts, WorkerHealth, WorkerLoad, WorkerStatus
-from segue.turn import (
-    FinishReason,
-    ShipReport,
-    TurnResult,
-    TurnSpec,
-    Usage,
-)
-from segue.types import (
-    Epoch,
-    Role,
-    SamplingParams,
-    SessionId,
-    StopConditions,
-    TurnId,
-    WorkerId,
-)
+from segue.turn import FinishReason, ShipReport, TurnResult, TurnSpec, Usage
+from segue.types import Epoch, Role, SamplingParams, SessionId, StopConditions, TurnId, WorkerId
 
 PAGE = 64
 SYSTEM = (1,) * 6_000

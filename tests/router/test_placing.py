@@ -8,10 +8,7 @@ from router.placement.estimate import Mode
 from router.placing import Placing
 from segue.cluster_status import WorkerHealth
 from segue.errors import NotFound, Unavailable
-from segue.types import (
-    SessionId,
-    WorkerId,
-)
+from segue.types import SessionId, WorkerId
 from tests.router.placed import (
     AGENT,
     NAMES,

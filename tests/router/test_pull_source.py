@@ -7,10 +7,7 @@ import pytest
 from router.placement.estimate import Mode
 from router.placing import Placing
 from segue.cluster_status import WorkerHealth
-from segue.types import (
-    SessionId,
-    WorkerId,
-)
+from segue.types import SessionId, WorkerId
 from tests.router.placed import ManualClock, placing_of, result, serve, spec, worker
 
 

@@ -8,10 +8,7 @@ import pytest
 from segue.errors import InvalidCheckpoint, InvalidRequest
 from segue.text.chat import ChatTemplate
 from segue.text.template_source import TemplateSource
-from segue.types import (
-    ChatInput,
-    Message,
-)
+from segue.types import ChatInput, Message
 
 HELLO = ChatInput(messages=(Message(role="user", content="hello"),))
 

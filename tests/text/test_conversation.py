@@ -4,11 +4,7 @@ import pytest
 
 from segue.errors import InvalidRequest
 from segue.text.conversation import read_conversation
-from segue.types import (
-    ChatInput,
-    Message,
-    ToolCall,
-)
+from segue.types import ChatInput, Message, ToolCall
 
 USER = Message(role="user", content="What is the weather in Paris?")
 CALL = ToolCall(name="get_weather", arguments='{"city": "Paris"}', call_id="c1")

@@ -4,10 +4,7 @@ import pytest
 
 from segue.errors import ContextOverflow, InvalidRequest
 from segue.text.limits import validate_against_vocab, validate_prompt
-from segue.types import (
-    SamplingParams,
-    StopConditions,
-)
+from segue.types import SamplingParams, StopConditions
 
 
 def test_ids_inside_the_vocabulary_pass() -> None:

@@ -14,13 +14,7 @@ from segue.errors import InvalidRequest
 from segue.text.conversation import read_conversation
 from segue.text.prompt import PromptEncoder
 from segue.text.tokenizer import Tokenizer
-from segue.types import (
-    ChatInput,
-    Message,
-    TextInput,
-    TokenInput,
-    ToolCall,
-)
+from segue.types import ChatInput, Message, TextInput, TokenInput, ToolCall
 
 DEMO = Path(__file__).parents[2] / "segue" / "demo" / "checkpoint"
 
