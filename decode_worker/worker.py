@@ -21,6 +21,7 @@ from decode_worker.config import DecodeConfig
 from decode_worker.engine import DecodeEngine
 from decode_worker.events import Admit, Command, Drop, Event, Said
 from decode_worker.metrics import DecodeMetrics
+from decode_worker.reservation import Reservations
 from decode_worker.residency import Residency, checkpoint_tokens
 from decode_worker.sequence import DecodeSequence
 from decode_worker.server import services
@@ -40,7 +41,6 @@ from segue.errors import (
     Cancelled,
     InvalidRequest,
     NotFound,
-    NotResident,
     Overloaded,
     SegueError,
     TransferFailed,
@@ -49,7 +49,7 @@ from segue.errors import (
 from segue.telemetry import Clock
 from segue.text.tokenizer import Tokenizer
 from segue.turn import ShipReport, TokenDelta, TurnResult, TurnSpec
-from segue.types import SampledToken, SlotId, TurnId
+from segue.types import SampledToken, TurnId
 from segue.wire.server import Services
 from segue.worker_process import Presence, leave_process
 
@@ -79,11 +79,9 @@ class DecodeWorker:
         self.name = presence.identity.worker_id
         self.model_id = runner.layout.model_id
         self.layout = runner.layout
-        self._sequences = Sequences(runner.config, tokenizer, device=runner.device)
         self._config = config
         self._metrics = metrics
         self._max_running = max_running
-        self._max_drafts = config.max_drafts if runner.has_mtp else 0
         self._clock = clock
         self._memory = tiers.device
         self._room = WaitingRoom(config.max_waiting)
@@ -102,6 +100,14 @@ class DecodeWorker:
                 stepped=lambda _, entered: metrics.handoff_entered(entered),
             ),
             clock=clock,
+        )
+        self._reservations = Reservations(
+            self.residency,
+            self._exchange.reader,
+            Sequences(runner.config, tokenizer, device=runner.device),
+            runner.layout,
+            worker=self.name,
+            max_drafts=config.max_drafts if runner.has_mtp else 0,
         )
         engine: AheadEngine | DecodeEngine
         if stepper is None:
@@ -166,46 +172,15 @@ class DecodeWorker:
         if turn.turn_id in self._turns:
             raise InvalidRequest(f"turn {turn.turn_id} is here already; release it first")
 
-    def _reserve(self, turn: TurnSpec, writer: PeerIdentity, lifetime_s: float) -> Ticket:
-        """What is here of the prompt is held, the rest reserved; or Overloaded, and neither is."""
-        hold = self.residency.hold(turn.prompt)
-        try:
-            self.residency.make_room(self._num_own_pages(turn, hold))
-            ticket = self._exchange.reader.reserve(
-                turn.turn_id,
-                num_prompt_tokens=len(turn.prompt),
-                extra_tokens=turn.stop.max_tokens,
-                writer=writer,
-                lifetime_s=lifetime_s,
-                resident_tokens=hold.num_tokens,
-            )
-        except SegueError:
-            self.residency.release(hold)
-            raise
-        self._turns[turn.turn_id] = Turn(spec=turn, hold=hold)
+    def _reserve(self, spec: TurnSpec, writer: PeerIdentity, lifetime_s: float) -> Ticket:
+        turn, ticket = self._reservations.for_handoff(spec, writer, lifetime_s)
+        self._turns[spec.turn_id] = turn
         return ticket
 
-    def _resume(self, turn: TurnSpec, max_computed_tokens: int) -> DecodeSequence:
-        """As `_reserve`, but from a checkpoint, and everything is this worker's own at once."""
-        hold = self.residency.hold_checkpoint(turn.prompt)
-        try:
-            num_missing = len(turn.prompt) - hold.num_tokens
-            if num_missing > max_computed_tokens:
-                raise NotResident(
-                    f"{num_missing} tokens of turn {turn.turn_id} have no state on {self.name}, "
-                    f"at most {max_computed_tokens} may be computed here; reserve instead"
-                )
-            pages, slot = self.residency.take(hold, self._num_own_pages(turn, hold))
-        except SegueError:
-            self.residency.release(hold)
-            raise
-        entry = self._turns[turn.turn_id] = Turn(spec=turn, hold=hold)
-        return self._sequences.resumed(entry, pages, slot, self._spare_slots())
-
-    def _num_own_pages(self, turn: TurnSpec, hold: Hold) -> int:
-        """For the rest of the prompt, and an answer as long as it may become."""
-        num_tokens = len(turn.prompt) + turn.stop.max_tokens
-        return self.layout.num_pages_for(num_tokens) - len(hold.pages)
+    def _resume(self, spec: TurnSpec, max_computed_tokens: int) -> DecodeSequence:
+        turn, sequence = self._reservations.to_compute(spec, max_computed_tokens)
+        self._turns[spec.turn_id] = turn
+        return sequence
 
     async def decode(self, turn_id: TurnId) -> AsyncGenerator[TokenDelta | TurnResult, None]:
         """The turn's tokens from its commit on, and last its result.
@@ -249,13 +224,8 @@ class DecodeWorker:
             self.residency.give_back(committed.pages, [committed.slot])
             self._room.wake()
             return
-        sequence = self._sequences.arrived(
-            turn, committed, first_token, report, self._spare_slots()
-        )
+        sequence = self._reservations.arrived(turn, committed, first_token, report)
         self._engine.submit(Admit(sequence))
-
-    def _spare_slots(self) -> tuple[SlotId, ...]:
-        return self.residency.spare_slots(self._max_drafts)
 
     def _publish(self, events: Sequence[Event]) -> None:
         """On the engine thread."""
