@@ -82,6 +82,8 @@ def attend_runs(
     if round_sizes[0] == 1:
         # Its queries are the last of a prompt.
         length = int(lengths_D) + num_rounds - 1
+        if length < num_rounds:
+            return torch.zeros_like(q_TQX)
         return _attend_prompt(q_TQX, *_keys_and_values(pages_Z2OGX, page_table_DP[0], length))
     index_J = torch.arange(num_rounds, device=q_TQX.device)
     sizes_J = torch.tensor(round_sizes, device=q_TQX.device)
