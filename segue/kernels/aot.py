@@ -24,7 +24,7 @@ from dataclasses import asdict, dataclass
 from multiprocessing import get_context
 from pathlib import Path
 
-from segue.kernels.specimen import CHIPS, Specimen
+from segue.kernels.specimen import CHANGING, CHIPS, Specimen
 
 _USAGE = re.compile(r"REG:(\d+) STACK:(\d+) SHARED:(\d+)")
 _THREADS = 32
@@ -47,6 +47,8 @@ class Compiled:
     num_warps: int
     missing: tuple[str, ...]
     """Expected instructions that the PTX does not contain."""
+    specialised: tuple[str, ...]
+    """Arguments for whose values a launch would compile again while serving."""
 
     def faults(self, specimen: Specimen) -> tuple[str, ...]:
         """What is not as the specimen says, in words; empty if all is."""
@@ -55,6 +57,8 @@ class Compiled:
             found.append(
                 f"{self.stack_bytes} bytes of local memory, allowed {specimen.max_stack_bytes}"
             )
+        if self.specialised:
+            found.append(f"specialised for {self.specialised}, which change from step to step")
         return tuple(found)
 
 
@@ -89,6 +93,7 @@ def compile_for(specimen: Specimen, chip: str) -> Compiled:
     kernel = triton.compile(source, target=target, options=options)
     registers, stack_bytes, static_bytes = _resource_usage(kernel.asm["cubin"])
     wanted = specimen.instructions.get(chip, ())
+    free = {p.name for p in specimen.kernel.params if p.do_not_specialize}
     return Compiled(
         name=specimen.name,
         chip=chip,
@@ -97,6 +102,7 @@ def compile_for(specimen: Specimen, chip: str) -> Compiled:
         shared_bytes=static_bytes + kernel.metadata.shared,
         num_warps=kernel.metadata.num_warps,
         missing=tuple(text for text in wanted if text not in kernel.asm["ptx"]),
+        specialised=tuple(name for name in names if name in CHANGING and name not in free),
     )
 
 

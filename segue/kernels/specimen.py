@@ -6,11 +6,23 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from segue.kernels.rounds import SIZE_NAMES
+
 CHIPS = {"sm_90a": 90, "sm_100a": 100}
 """Hopper and Blackwell, and what Triton calls them."""
 
 TENSOR_CORES = {"sm_90a": ("wgmma.mma_async",), "sm_100a": ("tcgen05.mma",)}
 """What a product of large tiles must become on each."""
+
+CHANGING = frozenset(
+    {
+        *("num_rows", "num_elements", "num_tokens", "num_prompts", "num_segments", "num_runs"),
+        *("num_blocks", "num_pieces", "num_pending", "wanted_pieces", "min_tiles"),
+        *("table_stride", "first_position", "shift", *SIZE_NAMES),
+    }
+)
+"""Integers that change from step to step. Unless a kernel has them in `do_not_specialize`, a launch
+tells 1 and multiples of 16 from other numbers, and compiles for each."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

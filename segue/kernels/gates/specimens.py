@@ -59,7 +59,7 @@ SPECIMENS = (
             "num_elements": "i32",
         },
         constants={"NUM_HEADS": 32, "BLOCK_Z": DECAY_BLOCK},
-        aligned=frozenset({"dt_stride", "rate_stride", "num_elements"}),
+        aligned=frozenset({"dt_stride", "rate_stride"}),
         num_warps=NUM_WARPS,
     ),
 )

@@ -50,7 +50,7 @@ def sigmoid_gate_kernel(
     tl.store(out_ptr + here_I, x_I * tl.sigmoid(gate_I), mask=inside_I)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_elements"])
 def decay_and_rate_kernel(
     dt_ptr,
     rate_ptr,

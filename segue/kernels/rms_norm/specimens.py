@@ -84,7 +84,7 @@ SPECIMENS = (
             "eps": "fp32",
         },
         constants={"BLOCK_Z": _ROWS, "BLOCK_H": _GATED_WIDTH},
-        aligned=frozenset({"num_rows", "num_heads", "gate_stride", "width"}),
+        aligned=frozenset({"num_heads", "gate_stride", "width"}),
         num_warps=NUM_WARPS,
         instructions=WIDE,
     ),

@@ -16,7 +16,7 @@ BLOCK_ELEMENTS = 1024
 NUM_WARPS = 4
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_rows"])
 def gated_rms_norm_kernel(
     x_ptr,
     gate_ptr,

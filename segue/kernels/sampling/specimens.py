@@ -61,7 +61,6 @@ SPECIMENS = (
             "numbers_ptr": "*fp64",
             "key_ptr": "*i64",
             "stay_ptr": "*i32",
-            "num_rows": "i32",
             "num_chunks": "i32",
         },
         constants={"WEIGHTED": True, "CHUNKS": _CHUNKS},

@@ -30,7 +30,7 @@ CHUNK = 4096
 _IN_PROMPT = tl.constexpr(IN_PROMPT)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_pending"])
 def adjust_kernel(
     logits_ptr,
     scores_ptr,
