@@ -24,6 +24,7 @@ import triton.language as tl
 from torch import Tensor
 
 from segue.kernels.moe.tiling import max_tiles
+from segue.kernels.moe.triton_choice import choose
 
 MAX_EXPERTS = 1024
 """A token's logits lie in the registers of one program."""
@@ -46,54 +47,6 @@ class Plan:
     @property
     def max_tiles(self) -> int:
         return len(self.tile_expert)
-
-
-@triton.jit
-def choose(
-    logits_ptr,
-    weights_ptr,
-    tokens_T,
-    num_tokens,
-    num_experts,
-    A: tl.constexpr,
-    BLOCK_A: tl.constexpr,
-    BLOCK_T: tl.constexpr,
-    BLOCK_E: tl.constexpr,
-):
-    """Stores the weights of each token's best experts. Returns 1 + a for the a-th best of a token
-    and 0 for the others [BLOCK_T, BLOCK_E]."""
-    experts_E = tl.arange(0, BLOCK_E)
-    is_token_T = tokens_T < num_tokens
-    inside_TE = is_token_T[:, None] & (experts_E < num_experts)[None, :]
-    offsets_TE = tokens_T.to(tl.int64)[:, None] * num_experts + experts_E[None, :]
-    logits_TE = tl.load(logits_ptr + offsets_TE, mask=inside_TE, other=0.0).to(tl.float32)
-
-    # Logits as integers of the same order, their expert below them: all keys of a token differ, so
-    # each round takes one, the lowest id among equals, and a NaN is as good as any other number.
-    # What is taken becomes its rank, which is below all keys.
-    bits_TE = tl.where(logits_TE == 0.0, 0.0, logits_TE).to(tl.int32, bitcast=True)
-    order_TE = tl.where(bits_TE < 0, bits_TE ^ 0x7FFFFFFF, bits_TE).to(tl.int64)
-    keys_TE = (order_TE << 32) | (A + BLOCK_E - experts_E).to(tl.int64)[None, :]
-    lowest_TE = tl.full((BLOCK_T, BLOCK_E), -(2**63), tl.int64)
-    keys_TE = tl.where(inside_TE, keys_TE, lowest_TE)
-    ranks_A = tl.arange(0, BLOCK_A)
-    best_TA = tl.full((BLOCK_T, BLOCK_A), float("-inf"), tl.float32)
-    for rank in range(A):
-        key_T = tl.max(keys_TE, axis=1)
-        keys_TE = tl.where(inside_TE & (keys_TE == key_T[:, None]), lowest_TE + rank + 1, keys_TE)
-        order_T = (key_T >> 32).to(tl.int32)
-        best_T = tl.where(order_T < 0, order_T ^ 0x7FFFFFFF, order_T).to(tl.float32, bitcast=True)
-        best_TA = tl.where(ranks_A[None, :] == rank, best_T[:, None], best_TA)
-    ranks_TE = tl.where(keys_TE <= lowest_TE + A, keys_TE - lowest_TE, 0).to(tl.int32)
-
-    largest_T = tl.sum(tl.where(ranks_A[None, :] == 0, best_TA, 0.0), axis=1)
-    weights_TA = tl.exp(best_TA - largest_T[:, None])
-    weights_TA = weights_TA / tl.sum(weights_TA, axis=1)[:, None]
-    offsets_TA = tokens_T.to(tl.int64)[:, None] * A + ranks_A[None, :]
-    tl.store(
-        weights_ptr + offsets_TA, weights_TA, mask=is_token_T[:, None] & (ranks_A < A)[None, :]
-    )
-    return ranks_TE
 
 
 @triton.jit

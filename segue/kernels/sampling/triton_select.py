@@ -19,6 +19,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from segue.kernels.float_order import of_order, order_of
+
 _DIGIT_BITS = 4
 _NUM_DIGITS = tl.constexpr(16)
 _NUM_PASSES = 8
@@ -28,16 +30,13 @@ NUM_WARPS = 16
 @triton.jit
 def order_key(scores):
     """Integers from 0 to 2^32 - 1, int64, in the order of float32 scores."""
-    bits = tl.where(scores == 0.0, 0.0, scores).to(tl.int32, bitcast=True)
-    key = tl.where(bits < 0, ~bits, bits ^ -2147483648)
-    return key.to(tl.uint32, bitcast=True).to(tl.int64)
+    return order_of(scores).to(tl.int64) + 2147483648
 
 
 @triton.jit
 def score_of(key):
     """The score that has this key."""
-    bits = key.to(tl.uint32).to(tl.int32, bitcast=True)
-    return tl.where(bits < 0, bits ^ -2147483648, ~bits).to(tl.float32, bitcast=True)
+    return of_order((key - 2147483648).to(tl.int32))
 
 
 @triton.jit

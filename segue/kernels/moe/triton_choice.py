@@ -1,0 +1,58 @@
+"""The best experts of each token, in Triton: a few rounds over keys that are all different.
+
+T tokens, E experts, A experts of a token.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from segue.kernels.float_order import of_order, order_of
+
+
+@triton.jit
+def choose(
+    logits_ptr,
+    weights_ptr,
+    tokens_T,
+    num_tokens,
+    num_experts,
+    A: tl.constexpr,
+    BLOCK_A: tl.constexpr,
+    BLOCK_T: tl.constexpr,
+    BLOCK_E: tl.constexpr,
+):
+    """Stores the weights of each token's best experts. Returns 1 + a for the a-th best of a token
+    and 0 for the others [BLOCK_T, BLOCK_E]."""
+    experts_E = tl.arange(0, BLOCK_E)
+    is_token_T = tokens_T < num_tokens
+    inside_TE = is_token_T[:, None] & (experts_E < num_experts)[None, :]
+    offsets_TE = tokens_T.to(tl.int64)[:, None] * num_experts + experts_E[None, :]
+    logits_TE = tl.load(logits_ptr + offsets_TE, mask=inside_TE, other=0.0).to(tl.float32)
+
+    # Logits as integers of the same order, their expert below them: all keys of a token differ, so
+    # each round takes one, the lowest id among equals, and a NaN is as good as any other number.
+    # What is taken becomes its rank, which is below all keys.
+    keys_TE = (order_of(logits_TE).to(tl.int64) << 32) | (A + BLOCK_E - experts_E).to(tl.int64)[
+        None, :
+    ]
+    lowest_TE = tl.full((BLOCK_T, BLOCK_E), -(2**63), tl.int64)
+    keys_TE = tl.where(inside_TE, keys_TE, lowest_TE)
+    ranks_A = tl.arange(0, BLOCK_A)
+    best_TA = tl.full((BLOCK_T, BLOCK_A), float("-inf"), tl.float32)
+    for rank in range(A):
+        key_T = tl.max(keys_TE, axis=1)
+        keys_TE = tl.where(inside_TE & (keys_TE == key_T[:, None]), lowest_TE + rank + 1, keys_TE)
+        best_T = of_order((key_T >> 32).to(tl.int32))
+        best_TA = tl.where(ranks_A[None, :] == rank, best_T[:, None], best_TA)
+    ranks_TE = tl.where(keys_TE <= lowest_TE + A, keys_TE - lowest_TE, 0).to(tl.int32)
+
+    largest_T = tl.sum(tl.where(ranks_A[None, :] == 0, best_TA, 0.0), axis=1)
+    weights_TA = tl.exp(best_TA - largest_T[:, None])
+    weights_TA = weights_TA / tl.sum(weights_TA, axis=1)[:, None]
+    offsets_TA = tokens_T.to(tl.int64)[:, None] * A + ranks_A[None, :]
+    tl.store(
+        weights_ptr + offsets_TA, weights_TA, mask=is_token_T[:, None] & (ranks_A < A)[None, :]
+    )
+    return ranks_TE
