@@ -13,8 +13,9 @@ from benchmarks.gpu.elementwise_cases import elementwise_cases
 from benchmarks.gpu.gdn_cases import gdn_cases
 from benchmarks.gpu.models import Shape
 from benchmarks.gpu.operators import Case
+from segue.kernels import NO_SLOT
 from segue.kernels.moe import triton as moe
-from segue.kernels.sampling import NO_SLOT, NO_TOKEN, Needs, Rows
+from segue.kernels.sampling import NO_TOKEN, Needs, Rows
 from segue.kernels.sampling import triton as sampling
 from segue.model.config import MoeConfig
 

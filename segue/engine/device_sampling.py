@@ -17,8 +17,8 @@ from torch import Tensor
 
 from segue.engine.sampler import needs_of
 from segue.engine.step_buffers import to_device
-from segue.kernels import sampling
-from segue.kernels.sampling import IN_PROMPT, NO_SLOT, Ledger, Needs, Rows
+from segue.kernels import NO_SLOT, sampling
+from segue.kernels.sampling import IN_PROMPT, Ledger, Needs, Rows
 from segue.types import SamplingParams
 
 _MAX_TOP_K = 1 << 31

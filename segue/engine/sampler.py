@@ -15,8 +15,8 @@ from operator import or_
 import torch
 from torch import Tensor
 
-from segue.kernels import sampling
-from segue.kernels.sampling import IN_PROMPT, NO_SLOT, NO_TOKEN, Ledger, Needs, Rows
+from segue.kernels import NO_SLOT, sampling
+from segue.kernels.sampling import IN_PROMPT, NO_TOKEN, Ledger, Needs, Rows
 from segue.types import SampledToken, SamplingParams, TokenLogprob
 
 _MAX_SCORES = 1 << 21

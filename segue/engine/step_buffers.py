@@ -23,11 +23,11 @@ from torch import Tensor
 
 from segue.engine.batch import MAX_RUN_TOKENS
 from segue.kernels import NO_SLOT
+from segue.kernels.sampling import NO_TOKEN
 
 MAX_END_IDS = 8
 """Tokens that end an answer as the step sees it. Further ones are found by the host, a step later:
 it sees stop strings only then as well."""
-NO_TOKEN = -1
 
 
 class ScratchUnits(NamedTuple):

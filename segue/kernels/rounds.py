@@ -10,13 +10,14 @@ SIZE_NAMES = tuple(f"size_{j}" for j in range(MAX_ROUNDS))
 """Arguments that no kernel is specialised for: they change from step to step."""
 
 
-def kernel_sizes(round_sizes: Sequence[int], num_rows: int) -> tuple[int, ...]:
-    """`MAX_ROUNDS` numbers, zero where there is no round."""
+def kernel_sizes(round_sizes: Sequence[int], *, num_runs: int, num_rows: int) -> tuple[int, ...]:
+    """`MAX_ROUNDS` numbers, zero where there is no round. ValueError if they are no rounds of so
+    many runs and rows."""
     falls = list(round_sizes) == sorted(round_sizes, reverse=True)
     fits = 1 <= len(round_sizes) <= MAX_ROUNDS and sum(round_sizes) == num_rows
-    if not (falls and fits and min(round_sizes) > 0):
+    if not (falls and fits and round_sizes[0] == num_runs and min(round_sizes) > 0):
         raise ValueError(
-            f"round_sizes must be 1 to {MAX_ROUNDS} falling numbers of runs that sum up to the "
-            f"{num_rows} rows, got {tuple(round_sizes)}"
+            f"round_sizes must be 1 to {MAX_ROUNDS} falling numbers, from the {num_runs} runs on, "
+            f"that sum up to the {num_rows} rows, got {tuple(round_sizes)}"
         )
     return (*round_sizes, *[0] * (MAX_ROUNDS - len(round_sizes)))

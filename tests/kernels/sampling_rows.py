@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from segue.kernels.sampling import IN_PROMPT, NO_SLOT, NO_TOKEN, Ledger, Needs, Rows
+from segue.kernels import NO_SLOT
+from segue.kernels.sampling import IN_PROMPT, NO_TOKEN, Ledger, Needs, Rows
 from segue.kernels.sampling.noise import gumbel
 
 

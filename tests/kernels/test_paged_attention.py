@@ -8,7 +8,6 @@ from segue.kernels.paged_attention import (
     attend_prompts,
     attend_runs,
     attend_steps,
-    write_pages,
 )
 from segue.kernels.paged_attention.reference import QUERY_BLOCK_TOKENS
 from tests.kernels.closeness import assert_close, cumulative, ints, randn
@@ -27,13 +26,8 @@ class PagedSequence:
 
     def write(self, pool: Tensor) -> None:
         positions = torch.arange(len(self.k))
-        write_pages(
-            self.k.to(pool.dtype),
-            self.v.to(pool.dtype),
-            pool,
-            pages_T=self.table[positions // PAGE_TOKENS],
-            offsets_T=positions % PAGE_TOKENS,
-        )
+        pages, offsets = self.table[positions // PAGE_TOKENS], positions % PAGE_TOKENS
+        pool[pages, :, offsets] = torch.stack([self.k, self.v], dim=1).to(pool.dtype)
 
     def attend(self, q: Tensor) -> Tensor:
         """The textbook, in float64: the queries are those of the last positions."""
@@ -185,13 +179,3 @@ def test_bfloat16_pages_are_as_near_as_their_dtype_allows() -> None:
 
     assert out.dtype is torch.bfloat16
     assert_close(out, sequence.attend(q), torch.bfloat16)
-
-
-def test_only_the_given_places_are_written() -> None:
-    pool, k, v = new_pool(2), randn(3, 2, HEAD_DIM), randn(3, 2, HEAD_DIM, seed=1)
-
-    write_pages(k, v, pool, pages_T=ints(4, 4, 9), offsets_T=ints(14, 15, 0))
-
-    assert torch.equal(pool[[4, 4, 9], 0, [14, 15, 0]], k)
-    assert torch.equal(pool[[4, 4, 9], 1, [14, 15, 0]], v)
-    assert (~pool.isnan()).sum() == k.numel() + v.numel()

@@ -5,92 +5,21 @@ from copy import copy
 
 import pytest
 import torch
-from torch import Tensor
 
+from segue.kernels.attention_input.triton import store_keys_and_values
 from segue.kernels.paged_attention import (
     reference,
     triton,
-    triton_pages,
     triton_prompts,
     triton_runs,
 )
-from tests.kernels.closeness import assert_close, cumulative, ints, randn
+from tests.kernels.closeness import assert_close, ints, randn
 from tests.kernels.device import DEVICE, DTYPES
+from tests.kernels.paged_pool import HEAD_DIM, Pool, sizes_of
 
-HEAD_DIM = 16
 PAGE_TOKENS = [16, 32, 64, 128]
 HEADS = [(4, 2), (3, 1), (2, 2)]
 """Query heads and key/value heads."""
-
-
-class Pool:
-    """Sequences of given lengths in pages that lie in no order; all other places are poison."""
-
-    def __init__(
-        self,
-        lengths: list[int],
-        *,
-        page_tokens: int = 16,
-        num_kv_heads: int = 1,
-        dtype: torch.dtype = torch.float32,
-        head_dim: int = HEAD_DIM,
-    ) -> None:
-        counts = [-(-max(length, 1) // page_tokens) for length in lengths]
-        ids = torch.randperm(sum(counts) + 3, generator=torch.Generator().manual_seed(7))
-        shape = (len(ids), 2, page_tokens, num_kv_heads, head_dim)
-        self.pages = torch.full(shape, torch.nan, dtype=dtype)
-        tables = torch.split(ids[: sum(counts)], counts)
-        # A short row repeats its first page.
-        rows = [torch.cat([t, t[:1].expand(max(counts) - len(t))]) for t in tables]
-        self.table = torch.stack(rows).to(DEVICE)
-        for table, length in zip(tables, lengths, strict=True):
-            position = torch.arange(length)
-            place = (table[position // page_tokens], slice(None), position % page_tokens)
-            self.pages[place] = randn(length, *shape[1:2], *shape[3:], seed=length).to(dtype)
-        self.pages = self.pages.to(DEVICE)
-
-    def of(self, row: int) -> Pool:
-        """The same pages, and only one sequence."""
-        alone = copy(self)
-        alone.table = self.table[row : row + 1]
-        return alone
-
-    def attend_prompts(
-        self, q: Tensor, lengths: list[int], starts: list[int], *, by: object = triton_prompts
-    ) -> Tensor:
-        return by.attend_prompts(  # type: ignore[attr-defined]
-            q.to(DEVICE),
-            self.pages,
-            cu_tokens_N1=cumulative(lengths).to(DEVICE),
-            starts_N=ints(*starts).to(DEVICE),
-            page_table_NP=self.table[: len(lengths)],
-        )
-
-    def attend_runs(
-        self, q: Tensor, lengths: list[int], sizes: list[int], *, by: object = triton_runs
-    ) -> Tensor:
-        return by.attend_runs(  # type: ignore[attr-defined]
-            q.to(DEVICE),
-            self.pages,
-            page_table_DP=self.table,
-            lengths_D=ints(*lengths).to(DEVICE),
-            round_sizes=sizes,
-        )
-
-    def attend_steps(
-        self, q: Tensor, lengths: list[int], first: int = 0, *, by: object = triton_runs
-    ) -> Tensor:
-        return by.attend_steps(  # type: ignore[attr-defined]
-            q.to(DEVICE),
-            self.pages,
-            page_table_DP=self.table,
-            lengths_D=ints(*lengths).to(DEVICE),
-            first_position=first,
-        )
-
-
-def sizes_of(runs: list[int]) -> list[int]:
-    return [sum(j < run for run in runs) for j in range(max(runs))]
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -252,28 +181,21 @@ def test_offsets_are_of_64_bits() -> None:
         large.table = ints(page)[None]
         large.pages[page] = small.pages[small.table[0, 0]]
         q = randn(3, 2, HEAD_DIM, seed=5, dtype=torch.float16)
-        k = randn(1, num_kv_heads, HEAD_DIM, dtype=torch.float16)
+        kv, norm = randn(1, 2 * HEAD_DIM, dtype=torch.float16), torch.zeros(HEAD_DIM)
+        turn = torch.ones(1, 1, 4), torch.zeros(1, 1, 4)
+        last = {"offsets_T": ints(127), "eps": 1e-6}
 
         prompt = large.attend_prompts(q, [3], [63])
         run = large.attend_runs(q, [64], [1, 1, 1])
-        triton_pages.write_pages(k, k, large.pages, pages_T=ints(page), offsets_T=ints(127))
+        for pool in (large, small):
+            store_keys_and_values(kv, norm, *turn, pool.pages, pages_T=pool.table[0], **last)
 
         assert torch.equal(prompt, small.attend_prompts(q, [3], [63]))
         assert torch.equal(run, small.attend_runs(q, [64], [1, 1, 1]))
-        assert torch.equal(large.pages[page, :, 127], k.expand(2, -1, -1))
-        del large, elements
-
-
-def test_only_the_given_places_are_written() -> None:
-    heads = randn(3, 7, HEAD_DIM).to(DEVICE)
-    pages = torch.full((10, 2, 16, 2, HEAD_DIM), torch.nan, device=DEVICE)
-    expected = pages.clone()
-    places = {"pages_T": ints(4, 4, 9).to(DEVICE), "offsets_T": ints(14, 15, 0).to(DEVICE)}
-
-    triton_pages.write_pages(heads[:, 1:3], heads[:, 4:6], pages, **places)
-
-    reference.write_pages(heads[:, 1:3], heads[:, 4:6], expected, **places)
-    assert torch.equal(pages.nan_to_num(0.5), expected.nan_to_num(0.5))
+        stored = small.pages[small.table[0, 0], :, 127]
+        assert torch.equal(large.pages[page, :, 127], stored)
+        assert torch.equal(stored[1].flatten(), kv[0, HEAD_DIM:])
+        del large, pool, elements
 
 
 @pytest.mark.gpu
@@ -321,14 +243,10 @@ def test_what_a_kernel_cannot_read_is_refused() -> None:
         Pool([20], head_dim=48).attend_steps(randn(1, 2, 48), [20])
     with pytest.raises(ValueError, match="multiple of key heads, got 3 and 2"):
         pool.attend_steps(q[:, :3].contiguous(), [20])
-    with pytest.raises(ValueError, match=r"falling numbers from the 1 runs, got \[1, 2\]"):
+    with pytest.raises(ValueError, match=r"falling numbers, from the 1 runs on, .* \(1, 2\)"):
         pool.attend_runs(q.expand(3, -1, -1).contiguous(), [20], [1, 2])
-    with pytest.raises(ValueError, match="rounds have 2 queries, got 3"):
+    with pytest.raises(ValueError, match=r"sum up to the 3 rows, got \(1, 1\)"):
         pool.attend_runs(q.expand(3, -1, -1).contiguous(), [20], [1, 1])
-    with pytest.raises(ValueError, match="heads are neighbours"):
-        triton_pages.write_pages(
-            randn(1, 4, 2).transpose(1, 2), q, pool.pages, pages_T=ints(0), offsets_T=ints(0)
-        )
 
 
 def test_a_chip_is_busy_and_pieces_are_few() -> None:

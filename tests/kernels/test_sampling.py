@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from segue.engine.speculation import num_accepted as num_accepted_of_run
-from segue.kernels import sampling
-from segue.kernels.sampling import IN_PROMPT, NO_SLOT, Needs, reference
+from segue.kernels import NO_SLOT, sampling
+from segue.kernels.sampling import IN_PROMPT, Needs, reference
 from tests.kernels.sampling_rows import Wanted, ledger_of, needs_of, rows_of, token_of
 
 

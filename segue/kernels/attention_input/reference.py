@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from segue.kernels.paged_attention.reference import write_pages
 from segue.kernels.rms_norm.reference import rms_norm
 from segue.kernels.rotary.reference import rotate_
 
@@ -59,10 +58,21 @@ def store_keys_and_values(
     kv_T2GX = packed_TY.view(num_tokens, 2, num_kv_heads, head_dim)
     k_TGX, v_TGX = kv_T2GX.unbind(1)
     k_TGX = _normed_and_rotated(k_TGX, k_norm_X, cos_T1R, sin_T1R, eps)
-    write_pages(k_TGX, v_TGX, pages_Z2OGX, pages_T=pages_T, offsets_T=offsets_T)
+    _write_pages(k_TGX, v_TGX, pages_Z2OGX, pages_T=pages_T, offsets_T=offsets_T)
 
 
 def _normed_and_rotated(
     x_TNX: Tensor, norm_X: Tensor, cos_T1R: Tensor, sin_T1R: Tensor, eps: float
 ) -> Tensor:
     return rotate_(rms_norm(x_TNX.float(), norm_X, eps=eps), cos_T1R, sin_T1R).to(x_TNX.dtype)
+
+
+def _write_pages(
+    k_TGX: Tensor, v_TGX: Tensor, pages_Z2OGX: Tensor, *, pages_T: Tensor, offsets_T: Tensor
+) -> None:
+    """Pages as rows of one token each: the value of a key lies as many rows later as a page has."""
+    page_tokens = pages_Z2OGX.shape[2]
+    rows_ZGX = pages_Z2OGX.view(-1, *k_TGX.shape[1:])
+    key_rows_T = pages_T * (2 * page_tokens) + offsets_T
+    rows_ZGX.index_copy_(0, key_rows_T, k_TGX)
+    rows_ZGX.index_copy_(0, key_rows_T + page_tokens, v_TGX)

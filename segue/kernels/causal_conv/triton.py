@@ -171,7 +171,7 @@ def causal_conv_prompts(
     cu_segments_N1: Tensor,
     slots_in_N: Tensor,
 ) -> Tensor:
-    """As the operator says."""
+    """As the reference's."""
     _check(x_TC, weight_CW, state_SCW)
     num_tokens, num_channels = x_TC.shape
     num_prompts = len(slots_in_N)
@@ -207,9 +207,9 @@ def causal_conv_runs(
     slots_out_T: Tensor,
     round_sizes: Sequence[int],
 ) -> Tensor:
-    """As the operator says."""
+    """As the reference's."""
     _check(x_TC, weight_CW, state_SCW)
-    sizes = kernel_sizes(round_sizes, len(x_TC))
+    sizes = kernel_sizes(round_sizes, num_runs=len(slots_in_D), num_rows=len(x_TC))
     num_channels = x_TC.shape[1]
     out_TC = torch.empty(x_TC.shape, dtype=x_TC.dtype, device=x_TC.device)
     grid = (round_sizes[0], triton.cdiv(num_channels, RUN_BLOCK_CHANNELS))

@@ -112,9 +112,9 @@ def gated_delta_rule_runs(
     slots_out_T: Tensor,
     round_sizes: Sequence[int],
 ) -> Tensor:
-    """As the operator says."""
+    """As the reference's."""
     check(q_TGK, k_TGK, v_THV, log_decay_TH, rate_TH, state_SHKV)
-    sizes = kernel_sizes(round_sizes, len(q_TGK))
+    sizes = kernel_sizes(round_sizes, num_runs=len(slots_in_D), num_rows=len(q_TGK))
     num_k_heads, k_dim = q_TGK.shape[1:]
     num_heads, v_dim = v_THV.shape[1:]
     out_THV = torch.empty(v_THV.shape, dtype=torch.float32, device=v_THV.device)

@@ -1,4 +1,4 @@
-"""Causal attention over pages: store new keys and values, attend from prompts, runs or tokens.
+"""Causal attention over pages, from prompts, runs or tokens; `attention_input` stores what is seen.
 
 T packed tokens, N prompts, D runs, Z pages of the pool, P pages of the longest sequence, O tokens
 of a page, Q query heads, G key/value heads, X head dimension. `pages` [Z, 2, O, G, X] has the keys,
@@ -17,19 +17,7 @@ from torch import Tensor
 
 from segue.kernels.paged_attention import reference
 
-__all__ = ["attend_prompts", "attend_runs", "attend_steps", "write_pages"]
-
-
-def write_pages(
-    k_TGX: Tensor, v_TGX: Tensor, pages_Z2OGX: Tensor, *, pages_T: Tensor, offsets_T: Tensor
-) -> None:
-    """Store each token's key and value at its place; `pages` is changed in place."""
-    if k_TGX.is_cuda:
-        from segue.kernels.paged_attention import triton_pages
-
-        triton_pages.write_pages(k_TGX, v_TGX, pages_Z2OGX, pages_T=pages_T, offsets_T=offsets_T)
-    else:
-        reference.write_pages(k_TGX, v_TGX, pages_Z2OGX, pages_T=pages_T, offsets_T=offsets_T)
+__all__ = ["attend_prompts", "attend_runs", "attend_steps"]
 
 
 def attend_prompts(

@@ -20,17 +20,6 @@ QUERY_BLOCK_TOKENS = 512
 """Bounds the mask of a prompt that continues a long prefix."""
 
 
-def write_pages(
-    k_TGX: Tensor, v_TGX: Tensor, pages_Z2OGX: Tensor, *, pages_T: Tensor, offsets_T: Tensor
-) -> None:
-    """Store each token's key and value at its place; `pages` is changed in place."""
-    page_tokens = pages_Z2OGX.shape[2]
-    rows_ZGX = pages_Z2OGX.view(-1, *k_TGX.shape[1:])
-    key_rows_T = pages_T * (2 * page_tokens) + offsets_T
-    rows_ZGX.index_copy_(0, key_rows_T, k_TGX)
-    rows_ZGX.index_copy_(0, key_rows_T + page_tokens, v_TGX)
-
-
 def attend_steps(
     q_DQX: Tensor,
     pages_Z2OGX: Tensor,

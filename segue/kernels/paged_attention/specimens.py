@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from segue.kernels.paged_attention import triton_prompts, triton_runs
-from segue.kernels.paged_attention.triton_pages import write_pages_kernel
+from segue.kernels.rounds import SIZE_NAMES
 from segue.kernels.specimen import CHIPS, TENSOR_CORES, Specimen
 
 HEAD_DIM = 256
@@ -15,7 +15,7 @@ ASYNCHRONOUS = ("cp.async.cg.shared.global",)
 
 _INDICES = {"table_ptr": "*i64", "table_stride": "i32", "scale": "fp32"}
 _PIECES = {"partial_ptr": "*fp32", "stats_ptr": "*fp32"}
-_SIZES = dict.fromkeys((f"size_{j}" for j in range(triton_runs.MAX_ROUNDS)), "i32")
+_SIZES = dict.fromkeys(SIZE_NAMES, "i32")
 
 
 def _prompts(
@@ -98,15 +98,5 @@ SPECIMENS = (
             **_SIZES,
         },
         constants={"GROUP": 4, "HEAD_DIM": HEAD_DIM, "BLOCK_S": 32, "BLOCK_X": 128},
-    ),
-    Specimen(
-        name="keys and values to pages, 4 heads",
-        kernel=write_pages_kernel,
-        arguments={
-            **dict.fromkeys(("k_ptr", "v_ptr", "pages_ptr"), "*bf16"),
-            **dict.fromkeys(("pages_T_ptr", "offsets_T_ptr"), "*i64"),
-            **dict.fromkeys(("k_stride", "v_stride"), "i32"),
-        },
-        constants={"PAGE_TOKENS": 64, "WIDTH": 4 * HEAD_DIM, "BLOCK": 4 * HEAD_DIM},
     ),
 )

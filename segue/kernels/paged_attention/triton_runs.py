@@ -24,8 +24,8 @@ from segue.kernels.paged_attention.triton import (
     num_multiprocessors,
 )
 from segue.kernels.paged_attention.triton_pieces import num_tokens_of, run_of_slot
+from segue.kernels.rounds import SIZE_NAMES, kernel_sizes
 
-MAX_ROUNDS = 8
 BLOCK_N = 32
 BLOCK_D = 128
 NUM_WARPS, NUM_STAGES = 4, 5
@@ -35,10 +35,9 @@ MAX_WAVES = 4
 """So many smaller pieces for each resident program level out lengths that differ."""
 
 _UNSPECIALISED = ["num_runs", "table_stride", "wanted_pieces", "min_tiles", "num_rows"]
-_SIZES = [f"size_{j}" for j in range(MAX_ROUNDS)]
 
 
-@triton.jit(do_not_specialize=[*_UNSPECIALISED, "first_position", *_SIZES])
+@triton.jit(do_not_specialize=[*_UNSPECIALISED, "first_position", *SIZE_NAMES])
 def attend_runs_kernel(
     q_ptr,
     pages_ptr,
@@ -126,7 +125,7 @@ def attend_runs_kernel(
     tl.store(stats_ptr + partial_row_M * 2 + 1, sum_M, mask=is_real_M)
 
 
-@triton.jit(do_not_specialize=["num_rows", *_SIZES])
+@triton.jit(do_not_specialize=["num_rows", *SIZE_NAMES])
 def combine_runs_kernel(
     partial_ptr,
     stats_ptr,
@@ -194,7 +193,7 @@ def attend_runs(
     num_tokens, num_heads, head_dim = q_TQX.shape
     page_tokens, num_kv_heads = pages_Z2OGX.shape[2:4]
     num_runs, num_pages = page_table_DP.shape
-    _check_rounds(round_sizes, num_runs, num_tokens)
+    sizes = kernel_sizes(round_sizes, num_runs=num_runs, num_rows=num_tokens)
     group = num_heads // num_kv_heads
     num_rows = len(round_sizes) * group
     block_m = max(triton.next_power_of_2(num_rows), 16)
@@ -208,7 +207,6 @@ def attend_runs(
     stats = q_TQX.new_empty(num_slots, num_kv_heads, num_rows, 2, dtype=torch.float32)
     pieces = q_TQX.new_empty(num_runs, 2, dtype=torch.int32)
     out_TQX = torch.empty_like(q_TQX)
-    sizes = [*round_sizes, *[0] * (MAX_ROUNDS - len(round_sizes))]
     attend_runs_kernel[(num_kv_heads, num_slots)](
         q_TQX,
         pages_Z2OGX,
@@ -261,7 +259,7 @@ def attend_steps(
     lengths_D: Tensor,
     first_position: int = 0,
 ) -> Tensor:
-    """As the reference's: runs of one query."""
+    """As the reference's."""
     return attend_runs(
         q_DQX,
         pages_Z2OGX,
@@ -284,15 +282,3 @@ def resident_programs(block_m: int, head_bytes: int) -> int:
 def pieces_wanted(num_runs: int, num_kv_heads: int, num_resident: int) -> int:
     """For each key head: a run alone fills the chip once, several of different lengths more."""
     return max(num_resident * min(num_runs, MAX_WAVES) // num_kv_heads, 1)
-
-
-def _check_rounds(round_sizes: Sequence[int], num_runs: int, num_tokens: int) -> None:
-    sizes = list(round_sizes)
-    is_falling = sizes == sorted(sizes, reverse=True)
-    if not 0 < len(sizes) <= MAX_ROUNDS or not is_falling or sizes[0] != num_runs:
-        raise ValueError(
-            f"round_sizes must be 1 to {MAX_ROUNDS} falling numbers from the {num_runs} runs, "
-            f"got {sizes}"
-        )
-    if sum(sizes) != num_tokens:
-        raise ValueError(f"rounds have {sum(sizes)} queries, got {num_tokens}")

@@ -8,7 +8,6 @@ from segue.kernels.sampling import reference
 from segue.kernels.sampling.rows import (
     EVERYTHING,
     IN_PROMPT,
-    NO_SLOT,
     NO_TOKEN,
     Ledger,
     Needs,
@@ -18,7 +17,6 @@ from segue.kernels.sampling.rows import (
 __all__ = [
     "EVERYTHING",
     "IN_PROMPT",
-    "NO_SLOT",
     "NO_TOKEN",
     "Ledger",
     "Needs",

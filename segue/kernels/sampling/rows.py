@@ -6,8 +6,6 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from segue.kernels import NO_SLOT
-
 NO_TOKEN = -1
 """Fills `pending_RP` where a row has fewer."""
 
@@ -79,6 +77,3 @@ class Ledger:
     """int32: how often the answer has each token, and `IN_PROMPT`. None where nobody needs it."""
     bias_SV: Tensor | None
     """float32, added to the logits. None where nobody needs it."""
-
-
-__all__ = ["EVERYTHING", "IN_PROMPT", "NO_SLOT", "NO_TOKEN", "Ledger", "Needs", "Rows"]
