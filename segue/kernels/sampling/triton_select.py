@@ -30,13 +30,13 @@ NUM_WARPS = 16
 @triton.jit
 def order_key(scores):
     """Integers from 0 to 2^32 - 1, int64, in the order of float32 scores."""
-    return order_of(scores).to(tl.int64) + 2147483648
+    return (order_of(scores) ^ -2147483648).to(tl.uint32, bitcast=True).to(tl.int64)
 
 
 @triton.jit
 def score_of(key):
     """The score that has this key."""
-    return of_order((key - 2147483648).to(tl.int32))
+    return of_order(key.to(tl.uint32).to(tl.int32, bitcast=True) ^ -2147483648)
 
 
 @triton.jit
