@@ -19,6 +19,14 @@ from tests.checkpoints import Variant, add_mtp_layer, publish, save_checkpoint
 # Tiny products gain nothing from a second thread, and wait for it where cores are shared.
 torch.set_num_threads(1)
 
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    if config.option.markexpr == "not slow and not gpu":
+        terminalreporter.write_line("not run: tests marked slow (-m slow), and gpu (-m gpu)")
+
+
 MakeCheckpoint = Callable[[Variant], Path]
 
 
