@@ -77,18 +77,18 @@ def _store_block(
 ):
     """Keys that begin at `keys`, their values after all keys of the token."""
     ROW: tl.constexpr = NUM_KV_HEADS * HEAD_DIM
-    head_N = block * BLOCK_N + tl.arange(0, BLOCK_N)
-    inside_N = head_N < NUM_KV_HEADS
+    heads_N = block * BLOCK_N + tl.arange(0, BLOCK_N)
+    inside_N = heads_N < NUM_KV_HEADS
     page = tl.load(page_ptr + token).to(tl.int64)
     offset = tl.load(offset_ptr + token).to(tl.int64)
     key_row = page * (2 * page_tokens) + offset
-    to_N = pool_ptr + key_row * ROW + head_N * HEAD_DIM
-    from_N = keys_ptr + head_N * HEAD_DIM
-    column_X = tl.arange(0, BLOCK_X)
-    inside_NX = inside_N[:, None] & (column_X < HEAD_DIM)[None, :]
-    v_NX = tl.load((from_N + ROW)[:, None] + column_X[None, :], mask=inside_NX)
-    values_N = pool_ptr + (key_row + page_tokens) * ROW + head_N * HEAD_DIM
-    tl.store(values_N[:, None] + column_X[None, :], v_NX, mask=inside_NX)
+    to_N = pool_ptr + key_row * ROW + heads_N * HEAD_DIM
+    from_N = keys_ptr + heads_N * HEAD_DIM
+    columns_X = tl.arange(0, BLOCK_X)
+    inside_NX = inside_N[:, None] & (columns_X < HEAD_DIM)[None, :]
+    v_NX = tl.load((from_N + ROW)[:, None] + columns_X[None, :], mask=inside_NX)
+    values_N = pool_ptr + (key_row + page_tokens) * ROW + heads_N * HEAD_DIM
+    tl.store(values_N[:, None] + columns_X[None, :], v_NX, mask=inside_NX)
     _norm_and_rotate(
         from_N,
         to_N,
@@ -130,11 +130,11 @@ def attention_input_kernel(
     token, block = tl.program_id(0).to(tl.int64), tl.program_id(1)
     row_ptr = packed_ptr + token * packed_stride
     if block < QUERY_BLOCKS:
-        head_N = block * BLOCK_N + tl.arange(0, BLOCK_N)
+        heads_N = block * BLOCK_N + tl.arange(0, BLOCK_N)
         _norm_and_rotate(
-            row_ptr + 2 * head_N * HEAD_DIM,
-            q_ptr + (token * NUM_HEADS + head_N) * HEAD_DIM,
-            head_N < NUM_HEADS,
+            row_ptr + 2 * heads_N * HEAD_DIM,
+            q_ptr + (token * NUM_HEADS + heads_N) * HEAD_DIM,
+            heads_N < NUM_HEADS,
             q_norm_ptr,
             cos_ptr,
             sin_ptr,

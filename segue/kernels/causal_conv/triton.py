@@ -55,13 +55,13 @@ def causal_conv_prompts_kernel(
         return
 
     channels_C = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
-    is_channel_C = channels_C < num_channels
+    inside_C = channels_C < num_channels
     rows_T = first_row + tl.arange(0, BLOCK_T)
-    inside_TC = (rows_T < end)[:, None] & is_channel_C[None, :]
+    inside_TC = (rows_T < end)[:, None] & inside_C[None, :]
     # What the first rows need of the slot, and zeros for the others.
     slot_in = tl.load(slots_in_ptr + prompt).to(tl.int64)
     past_ptrs_C = state_ptr + (slot_in * num_channels + channels_C) * PAST
-    has_past_C = is_channel_C & (slot_in >= 0) & (first_row == start)
+    has_past_C = inside_C & (slot_in >= 0) & (first_row == start)
     past = ()
     for i in tl.static_range(PAST):
         past += (tl.load(past_ptrs_C + i, mask=has_past_C, other=0.0),)
@@ -75,7 +75,7 @@ def causal_conv_prompts_kernel(
         for i in tl.static_range(PAST):
             is_past_T1 = (source_T == start - PAST + i)[:, None]
             input_TC = tl.where(is_past_T1, past[i][None, :], input_TC)
-        weight_C = tl.load(weight_ptr + channels_C * WIDTH + tap, mask=is_channel_C, other=0.0)
+        weight_C = tl.load(weight_ptr + channels_C * WIDTH + tap, mask=inside_C, other=0.0)
         sum_TC += input_TC.to(tl.float32) * weight_C.to(tl.float32)[None, :]
     out_ptrs_TC = out_ptr + rows_T[:, None] * num_channels + channels_C[None, :]
     tl.store(out_ptrs_TC, _silu(sum_TC), mask=inside_TC)
@@ -89,12 +89,12 @@ def causal_conv_prompts_kernel(
             ptrs_C = state_ptr + (slot_out * num_channels + channels_C) * PAST
             for i in tl.static_range(PAST):
                 source = end - PAST + i
-                is_own_C = is_channel_C & (source >= start)
+                is_own_C = inside_C & (source >= start)
                 ptrs = x_ptr + source * x_stride + channels_C
                 input_C = tl.load(ptrs, mask=is_own_C, other=0.0)
                 for j in tl.static_range(PAST):
                     input_C = tl.where(source - start + PAST == j, past[j], input_C)
-                tl.store(ptrs_C + i, input_C, mask=is_channel_C)
+                tl.store(ptrs_C + i, input_C, mask=inside_C)
 
 
 @triton.jit(do_not_specialize=SIZE_NAMES)
@@ -123,20 +123,20 @@ def causal_conv_runs_kernel(
     sizes = (size_0, size_1, size_2, size_3, size_4, size_5, size_6, size_7)
     run = tl.program_id(0).to(tl.int64)
     channels_C = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
-    is_channel_C = channels_C < num_channels
+    inside_C = channels_C < num_channels
 
     # All that is read, before anything is written: the slot read may be one of those written.
     weights, inputs = (), ()
     for tap in tl.static_range(WIDTH):
-        weight_C = tl.load(weight_ptr + channels_C * WIDTH + tap, mask=is_channel_C, other=0.0)
+        weight_C = tl.load(weight_ptr + channels_C * WIDTH + tap, mask=inside_C, other=0.0)
         weights += (weight_C.to(tl.float32),)
     slot_in = tl.load(slots_in_ptr + run).to(tl.int64)
     past_ptrs_C = state_ptr + (slot_in * num_channels + channels_C) * PAST
     for i in tl.static_range(PAST):
-        inputs += (tl.load(past_ptrs_C + i, mask=is_channel_C, other=0.0),)
+        inputs += (tl.load(past_ptrs_C + i, mask=inside_C, other=0.0),)
     row = run
     for j in tl.static_range(NUM_ROUNDS):
-        is_own_C = is_channel_C & (run < sizes[j])
+        is_own_C = inside_C & (run < sizes[j])
         inputs += (tl.load(x_ptr + row * x_stride + channels_C, mask=is_own_C, other=0.0),)
         row += sizes[j]
     tl.debug_barrier()
@@ -148,11 +148,11 @@ def causal_conv_runs_kernel(
         for tap in tl.static_range(WIDTH):
             sum_C += inputs[j + tap].to(tl.float32) * weights[tap]
         out_ptrs_C = out_ptr + row * num_channels + channels_C
-        tl.store(out_ptrs_C, _silu(sum_C), mask=is_channel_C & is_own)
+        tl.store(out_ptrs_C, _silu(sum_C), mask=inside_C & is_own)
         slot_out = tl.load(slots_out_ptr + row, mask=is_own, other=-1).to(tl.int64)
         ptrs_C = state_ptr + (slot_out * num_channels + channels_C) * PAST
         for i in tl.static_range(PAST):
-            tl.store(ptrs_C + i, inputs[j + 1 + i], mask=is_channel_C & (slot_out >= 0))
+            tl.store(ptrs_C + i, inputs[j + 1 + i], mask=inside_C & (slot_out >= 0))
         row += sizes[j]
 
 

@@ -20,12 +20,12 @@ NUM_WARPS = 4
 @triton.jit
 def silu_gate_kernel(gate_up_ptr, out_ptr, row_stride, width, BLOCK_I: tl.constexpr):
     token = tl.program_id(0).to(tl.int64)
-    column_I = tl.program_id(1) * BLOCK_I + tl.arange(0, BLOCK_I)
-    inside_I = column_I < width
+    columns_I = tl.program_id(1) * BLOCK_I + tl.arange(0, BLOCK_I)
+    inside_I = columns_I < width
     row_ptr = gate_up_ptr + token * row_stride
-    gate_I = tl.load(row_ptr + column_I, mask=inside_I, other=0.0).to(tl.float32)
-    up_I = tl.load(row_ptr + width + column_I, mask=inside_I, other=0.0).to(tl.float32)
-    tl.store(out_ptr + token * width + column_I, gate_I * tl.sigmoid(gate_I) * up_I, mask=inside_I)
+    gate_I = tl.load(row_ptr + columns_I, mask=inside_I, other=0.0).to(tl.float32)
+    up_I = tl.load(row_ptr + width + columns_I, mask=inside_I, other=0.0).to(tl.float32)
+    tl.store(out_ptr + token * width + columns_I, gate_I * tl.sigmoid(gate_I) * up_I, mask=inside_I)
 
 
 @triton.jit
@@ -40,10 +40,10 @@ def sigmoid_gate_kernel(
     BLOCK_I: tl.constexpr,
 ):
     token = tl.program_id(0).to(tl.int64)
-    column_I = tl.program_id(1) * BLOCK_I + tl.arange(0, BLOCK_I)
-    inside_I = column_I < width
-    here_I = token * width + column_I
-    gates_I = column_I // HEAD_DIM * head_stride + column_I % HEAD_DIM
+    columns_I = tl.program_id(1) * BLOCK_I + tl.arange(0, BLOCK_I)
+    inside_I = columns_I < width
+    here_I = token * width + columns_I
+    gates_I = columns_I // HEAD_DIM * head_stride + columns_I % HEAD_DIM
     gates_ptr = gate_ptr + token * token_stride
     x_I = tl.load(x_ptr + here_I, mask=inside_I, other=0.0).to(tl.float32)
     gate_I = tl.load(gates_ptr + gates_I, mask=inside_I, other=0.0).to(tl.float32)
@@ -66,11 +66,11 @@ def decay_and_rate_kernel(
 ):
     here_Z = tl.program_id(0) * BLOCK_Z + tl.arange(0, BLOCK_Z)
     inside_Z = here_Z < num_elements
-    token_Z, head_Z = (here_Z // NUM_HEADS).to(tl.int64), here_Z % NUM_HEADS
-    dt_Z = tl.load(dt_ptr + token_Z * dt_stride + head_Z, mask=inside_Z, other=0.0)
-    rate_Z = tl.load(rate_ptr + token_Z * rate_stride + head_Z, mask=inside_Z, other=0.0)
-    minus_a_Z = tl.load(minus_a_ptr + head_Z, mask=inside_Z, other=0.0)
-    dt_bias_Z = tl.load(dt_bias_ptr + head_Z, mask=inside_Z, other=0.0)
+    tokens_Z, heads_Z = (here_Z // NUM_HEADS).to(tl.int64), here_Z % NUM_HEADS
+    dt_Z = tl.load(dt_ptr + tokens_Z * dt_stride + heads_Z, mask=inside_Z, other=0.0)
+    rate_Z = tl.load(rate_ptr + tokens_Z * rate_stride + heads_Z, mask=inside_Z, other=0.0)
+    minus_a_Z = tl.load(minus_a_ptr + heads_Z, mask=inside_Z, other=0.0)
+    dt_bias_Z = tl.load(dt_bias_ptr + heads_Z, mask=inside_Z, other=0.0)
     log_decay_Z = minus_a_Z * _softplus(dt_Z.to(tl.float32) + dt_bias_Z)
     tl.store(log_decay_ptr + here_Z, log_decay_Z, mask=inside_Z)
     tl.store(out_rate_ptr + here_Z, tl.sigmoid(rate_Z.to(tl.float32)), mask=inside_Z)

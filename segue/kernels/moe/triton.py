@@ -53,22 +53,22 @@ def gate_up_kernel(
     if tile >= num_tiles:
         return
     rows_M = first + tl.arange(0, BLOCK_M)
-    is_row_M = rows_M < stop
-    tokens_M = (tl.load(pairs_ptr + rows_M, mask=is_row_M, other=0) // A).to(tl.int64)
+    inside_M = rows_M < stop
+    tokens_M = (tl.load(pairs_ptr + rows_M, mask=inside_M, other=0) // A).to(tl.int64)
 
     columns_N = tl.arange(0, BLOCK_N)
     channels_N = channel + columns_N // 2
-    is_channel_N = channels_N < width
+    inside_N = channels_N < width
     outputs_N = (expert * 2 + columns_N % 2) * width + channels_N
     depths_K = tl.arange(0, BLOCK_K)
     x_MK = x_ptr + tokens_M[:, None] * hidden_size + depths_K[None, :]
     weight_KN = gate_up_ptr + outputs_N[None, :] * hidden_size + depths_K[:, None]
     sum_MN = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
     for depth in range(0, hidden_size, BLOCK_K):
-        is_depth_K = depths_K < hidden_size - depth
+        inside_K = depths_K < hidden_size - depth
         sum_MN = tl.dot(
-            tl.load(x_MK + depth, mask=is_row_M[:, None] & is_depth_K[None, :], other=0.0),
-            tl.load(weight_KN + depth, mask=is_channel_N[None, :] & is_depth_K[:, None], other=0.0),
+            tl.load(x_MK + depth, mask=inside_M[:, None] & inside_K[None, :], other=0.0),
+            tl.load(weight_KN + depth, mask=inside_N[None, :] & inside_K[:, None], other=0.0),
             sum_MN,
             input_precision="ieee",
         )
@@ -78,7 +78,7 @@ def gate_up_kernel(
     tl.store(
         h_ptr + rows_M.to(tl.int64)[:, None] * width + channels_C[None, :],
         h_MC,
-        mask=is_row_M[:, None] & (channels_C < width)[None, :],
+        mask=inside_M[:, None] & (channels_C < width)[None, :],
     )
 
 
@@ -102,7 +102,7 @@ def down_kernel(
     num_column_blocks = tl.cdiv(hidden_size, BLOCK_N)
     tile = tl.program_id(0) // num_column_blocks
     outputs_N = (tl.program_id(0) % num_column_blocks) * BLOCK_N + tl.arange(0, BLOCK_N)
-    is_output_N = outputs_N < hidden_size
+    inside_N = outputs_N < hidden_size
     # All in flight at once; what the table says of a tile that is not there is not used.
     num_tiles = tl.load(num_tiles_ptr)
     expert = tl.load(tile_expert_ptr + tile).to(tl.int64)
@@ -111,25 +111,25 @@ def down_kernel(
     if tile >= num_tiles:
         return
     rows_M = first + tl.arange(0, BLOCK_M)
-    is_row_M = rows_M < stop
-    pairs_M = tl.load(pairs_ptr + rows_M, mask=is_row_M, other=0).to(tl.int64)
+    inside_M = rows_M < stop
+    pairs_M = tl.load(pairs_ptr + rows_M, mask=inside_M, other=0).to(tl.int64)
 
     depths_K = tl.arange(0, BLOCK_K)
     h_MK = h_ptr + rows_M.to(tl.int64)[:, None] * width + depths_K[None, :]
     weight_KN = down_ptr + (expert * hidden_size + outputs_N)[None, :] * width + depths_K[:, None]
     sum_MN = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
     for depth in range(0, width, BLOCK_K):
-        is_depth_K = depths_K < width - depth
+        inside_K = depths_K < width - depth
         sum_MN = tl.dot(
-            tl.load(h_MK + depth, mask=is_row_M[:, None] & is_depth_K[None, :], other=0.0),
-            tl.load(weight_KN + depth, mask=is_output_N[None, :] & is_depth_K[:, None], other=0.0),
+            tl.load(h_MK + depth, mask=inside_M[:, None] & inside_K[None, :], other=0.0),
+            tl.load(weight_KN + depth, mask=inside_N[None, :] & inside_K[:, None], other=0.0),
             sum_MN,
             input_precision="ieee",
         )
     tl.store(
         y_ptr + pairs_M[:, None] * hidden_size + outputs_N[None, :],
         sum_MN.to(y_ptr.dtype.element_ty),
-        mask=is_row_M[:, None] & is_output_N[None, :],
+        mask=inside_M[:, None] & inside_N[None, :],
     )
 
 

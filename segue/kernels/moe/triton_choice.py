@@ -26,8 +26,8 @@ def choose(
     """Stores the weights of each token's best experts. Returns 1 + a for the a-th best of a token
     and 0 for the others [BLOCK_T, BLOCK_E]."""
     experts_E = tl.arange(0, BLOCK_E)
-    is_token_T = tokens_T < num_tokens
-    inside_TE = is_token_T[:, None] & (experts_E < num_experts)[None, :]
+    inside_T = tokens_T < num_tokens
+    inside_TE = inside_T[:, None] & (experts_E < num_experts)[None, :]
     offsets_TE = tokens_T.to(tl.int64)[:, None] * num_experts + experts_E[None, :]
     logits_TE = tl.load(logits_ptr + offsets_TE, mask=inside_TE, other=0.0).to(tl.float32)
 
@@ -52,7 +52,5 @@ def choose(
     weights_TA = tl.exp(best_TA - largest_T[:, None])
     weights_TA = weights_TA / tl.sum(weights_TA, axis=1)[:, None]
     offsets_TA = tokens_T.to(tl.int64)[:, None] * A + ranks_A[None, :]
-    tl.store(
-        weights_ptr + offsets_TA, weights_TA, mask=is_token_T[:, None] & (ranks_A < A)[None, :]
-    )
+    tl.store(weights_ptr + offsets_TA, weights_TA, mask=inside_T[:, None] & (ranks_A < A)[None, :])
     return ranks_TE

@@ -135,12 +135,12 @@ def choose_kernel(
         logits_ptr, weights_ptr, tokens_T, num_tokens, num_experts, A, BLOCK_A, BLOCK_T, BLOCK_E
     )
     experts_E = tl.arange(0, BLOCK_E)
-    is_expert_E = experts_E < num_experts
+    inside_E = experts_E < num_experts
     offsets_TE = tokens_T.to(tl.int64)[:, None] * num_experts + experts_E[None, :]
-    inside_TE = (tokens_T < num_tokens)[:, None] & is_expert_E[None, :]
+    inside_TE = (tokens_T < num_tokens)[:, None] & inside_E[None, :]
     tl.store(ranks_ptr + offsets_TE, ranks_TE, mask=inside_TE)
     counts_E = tl.sum((ranks_TE > 0).to(tl.int32), axis=0)
-    tl.store(counts_ptr + block * num_experts + experts_E, counts_E, mask=is_expert_E)
+    tl.store(counts_ptr + block * num_experts + experts_E, counts_E, mask=inside_E)
 
 
 @triton.jit(do_not_specialize=["num_blocks"])
@@ -161,18 +161,18 @@ def plan_kernel(
     """One program. `before` [B, E] sums the counts of earlier blocks; `first` [E] is where each
     expert's pairs begin."""
     experts_E = tl.arange(0, BLOCK_E)
-    is_expert_E = experts_E < num_experts
+    inside_E = experts_E < num_experts
     total_E = tl.zeros((BLOCK_E,), tl.int32)
     for begin in range(0, num_blocks, BLOCK_B):
         blocks_B = begin + tl.arange(0, BLOCK_B)
         offsets_BE = blocks_B[:, None] * num_experts + experts_E[None, :]
-        inside_BE = (blocks_B < num_blocks)[:, None] & is_expert_E[None, :]
+        inside_BE = (blocks_B < num_blocks)[:, None] & inside_E[None, :]
         counts_BE = tl.load(counts_ptr + offsets_BE, mask=inside_BE, other=0)
         before_BE = total_E[None, :] + tl.cumsum(counts_BE, axis=0) - counts_BE
         tl.store(before_ptr + offsets_BE, before_BE, mask=inside_BE)
         total_E += tl.sum(counts_BE, axis=0)
     first_E = tl.cumsum(total_E, axis=0) - total_E
-    tl.store(first_ptr + experts_E, first_E, mask=is_expert_E)
+    tl.store(first_ptr + experts_E, first_E, mask=inside_E)
     cut(
         tile_expert_ptr,
         tile_first_ptr,
@@ -200,12 +200,12 @@ def place_kernel(
     block = tl.program_id(0)
     tokens_T = block * BLOCK_T + tl.arange(0, BLOCK_T)
     experts_E = tl.arange(0, BLOCK_E)
-    is_expert_E = experts_E < num_experts
+    inside_E = experts_E < num_experts
     offsets_TE = tokens_T.to(tl.int64)[:, None] * num_experts + experts_E[None, :]
-    inside_TE = (tokens_T < num_tokens)[:, None] & is_expert_E[None, :]
+    inside_TE = (tokens_T < num_tokens)[:, None] & inside_E[None, :]
     ranks_TE = tl.load(ranks_ptr + offsets_TE, mask=inside_TE, other=0).to(tl.int32)
-    first_E = tl.load(first_ptr + experts_E, mask=is_expert_E, other=0)
-    first_E += tl.load(before_ptr + block * num_experts + experts_E, mask=is_expert_E, other=0)
+    first_E = tl.load(first_ptr + experts_E, mask=inside_E, other=0)
+    first_E += tl.load(before_ptr + block * num_experts + experts_E, mask=inside_E, other=0)
     place(pairs_ptr, ranks_TE, tokens_T, first_E, A)
 
 

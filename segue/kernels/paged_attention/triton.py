@@ -52,33 +52,33 @@ def attend_tiles(
     are whole and all rows see all of them. Masked: nothing is read before `first_position` or from
     `stop` on, since what lies there may not be a number, and zero times that is not zero.
     """
-    column_X = tl.arange(0, HEAD_DIM)
-    in_page_NX = (tl.arange(0, BLOCK_N) * TOKEN_STRIDE)[:, None] + column_X[None, :]
+    columns_X = tl.arange(0, HEAD_DIM)
+    in_page_NX = (tl.arange(0, BLOCK_N) * TOKEN_STRIDE)[:, None] + columns_X[None, :]
     for begin in tl.range(first, stop, BLOCK_N):
-        position_N = begin + tl.arange(0, BLOCK_N)
-        is_real_N = (position_N >= first_position) & (position_N < stop)
+        positions_N = begin + tl.arange(0, BLOCK_N)
+        inside_N = (positions_N >= first_position) & (positions_N < stop)
         if PAGE_TOKENS % BLOCK_N == 0:
             page = tl.load(table_ptr + begin // PAGE_TOKENS).to(tl.int64)
             row = page * (2 * PAGE_TOKENS) + begin % PAGE_TOKENS
-            k_ptr_NX = pages_ptr + row * TOKEN_STRIDE + in_page_NX
+            k_ptrs_NX = pages_ptr + row * TOKEN_STRIDE + in_page_NX
         else:
-            page_ptr_N = table_ptr + position_N // PAGE_TOKENS
+            page_ptrs_N = table_ptr + positions_N // PAGE_TOKENS
             if IS_MASKED:
-                page_N = tl.load(page_ptr_N, mask=is_real_N, other=0).to(tl.int64)
+                pages_N = tl.load(page_ptrs_N, mask=inside_N, other=0).to(tl.int64)
             else:
-                page_N = tl.load(page_ptr_N).to(tl.int64)
-            row_N = page_N * (2 * PAGE_TOKENS) + position_N % PAGE_TOKENS
-            k_ptr_NX = pages_ptr + (row_N * TOKEN_STRIDE)[:, None] + column_X[None, :]
-        v_ptr_NX = k_ptr_NX + PAGE_TOKENS * TOKEN_STRIDE
+                pages_N = tl.load(page_ptrs_N).to(tl.int64)
+            rows_N = pages_N * (2 * PAGE_TOKENS) + positions_N % PAGE_TOKENS
+            k_ptrs_NX = pages_ptr + (rows_N * TOKEN_STRIDE)[:, None] + columns_X[None, :]
+        v_ptrs_NX = k_ptrs_NX + PAGE_TOKENS * TOKEN_STRIDE
         if IS_MASKED:
-            k_NX = tl.load(k_ptr_NX, mask=is_real_N[:, None], other=0.0)
-            v_NX = tl.load(v_ptr_NX, mask=is_real_N[:, None], other=0.0)
+            k_NX = tl.load(k_ptrs_NX, mask=inside_N[:, None], other=0.0)
+            v_NX = tl.load(v_ptrs_NX, mask=inside_N[:, None], other=0.0)
         else:
-            k_NX = tl.load(k_ptr_NX)
-            v_NX = tl.load(v_ptr_NX)
+            k_NX = tl.load(k_ptrs_NX)
+            v_NX = tl.load(v_ptrs_NX)
         score_MN = tl.dot(q_MX, tl.trans(k_NX), input_precision="ieee")
         if IS_MASKED:
-            is_seen_MN = is_real_N[None, :] & (position_N[None, :] < visible_M[:, None])
+            is_seen_MN = inside_N[None, :] & (positions_N[None, :] < visible_M[:, None])
             score_MN = tl.where(is_seen_MN, score_MN, float("-inf"))
         new_max_M = tl.maximum(max_M, tl.max(score_MN, 1) * scale)
         weight_MN = tl.exp2(score_MN * scale - new_max_M[:, None])
@@ -97,7 +97,7 @@ def combine_pieces(
     first_row,
     num_pieces,
     row_stride,
-    column_X,
+    columns_X,
     HEAD_DIM: tl.constexpr,
     BLOCK_S: tl.constexpr,
 ):
@@ -107,15 +107,15 @@ def combine_pieces(
     """
     so_far = LOWEST
     total = 0.0
-    out_X = tl.zeros(column_X.shape, tl.float32)
+    out_X = tl.zeros(columns_X.shape, tl.float32)
     for begin in range(0, num_pieces, BLOCK_S):
-        piece_S = begin + tl.arange(0, BLOCK_S)
-        is_real_S = piece_S < num_pieces
-        row_S = first_row + piece_S.to(tl.int64) * row_stride
-        max_S = tl.load(stats_ptr + row_S * 2, mask=is_real_S, other=LOWEST)
-        sum_S = tl.load(stats_ptr + row_S * 2 + 1, mask=is_real_S, other=0.0)
-        partial_ptr_SX = partial_ptr + (row_S * HEAD_DIM)[:, None] + column_X[None, :]
-        partial_SX = tl.load(partial_ptr_SX, mask=is_real_S[:, None], other=0.0)
+        pieces_S = begin + tl.arange(0, BLOCK_S)
+        inside_S = pieces_S < num_pieces
+        rows_S = first_row + pieces_S.to(tl.int64) * row_stride
+        max_S = tl.load(stats_ptr + rows_S * 2, mask=inside_S, other=LOWEST)
+        sum_S = tl.load(stats_ptr + rows_S * 2 + 1, mask=inside_S, other=0.0)
+        partial_ptrs_SX = partial_ptr + (rows_S * HEAD_DIM)[:, None] + columns_X[None, :]
+        partial_SX = tl.load(partial_ptrs_SX, mask=inside_S[:, None], other=0.0)
         new_max = tl.maximum(so_far, tl.max(max_S))
         weight_S = tl.exp2(max_S - new_max)
         shrink = tl.exp2(so_far - new_max)

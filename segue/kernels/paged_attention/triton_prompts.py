@@ -58,11 +58,11 @@ def attend_prompts_kernel(
     kv_head = tl.program_id(1)
     prompt = -1
     for begin in range(0, num_prompts, BLOCK_I):
-        prompt_I = begin + tl.arange(0, BLOCK_I)
-        is_real_I = prompt_I < num_prompts
-        token_I = tl.load(cu_tokens_ptr + prompt_I, mask=is_real_I, other=0).to(tl.int32)
-        first_tile_I = token_I * GROUP // BLOCK_M + prompt_I
-        prompt += tl.sum((is_real_I & (first_tile_I <= tile)).to(tl.int32))
+        prompts_I = begin + tl.arange(0, BLOCK_I)
+        inside_I = prompts_I < num_prompts
+        tokens_I = tl.load(cu_tokens_ptr + prompts_I, mask=inside_I, other=0).to(tl.int32)
+        first_tiles_I = tokens_I * GROUP // BLOCK_M + prompts_I
+        prompt += tl.sum((inside_I & (first_tiles_I <= tile)).to(tl.int32))
     first_token = tl.load(cu_tokens_ptr + prompt).to(tl.int32)
     num_rows = (tl.load(cu_tokens_ptr + prompt + 1).to(tl.int32) - first_token) * GROUP
     first_row = (tile - first_token * GROUP // BLOCK_M - prompt) * BLOCK_M
@@ -72,14 +72,14 @@ def attend_prompts_kernel(
     # Rows are counted from the prompt's first; tokens of this tile from its own first one, to keep
     # offsets of a tile in 32 bits.
     tile_token = first_row // GROUP
-    row_M = first_row + tl.arange(0, BLOCK_M)
-    is_real_M = row_M < num_rows
-    column_X = tl.arange(0, HEAD_DIM)
-    head_M = (row_M // GROUP - tile_token) * (TOKEN_STRIDE * GROUP) + row_M % GROUP * HEAD_DIM
-    offset_MX = head_M[:, None] + column_X[None, :]
+    rows_M = first_row + tl.arange(0, BLOCK_M)
+    inside_M = rows_M < num_rows
+    columns_X = tl.arange(0, HEAD_DIM)
+    heads_M = (rows_M // GROUP - tile_token) * (TOKEN_STRIDE * GROUP) + rows_M % GROUP * HEAD_DIM
+    offsets_MX = heads_M[:, None] + columns_X[None, :]
     tile_head = (first_token + tile_token).to(tl.int64) * (TOKEN_STRIDE * GROUP)
     tile_head += kv_head * (GROUP * HEAD_DIM)
-    q_MX = tl.load(q_ptr + tile_head + offset_MX, mask=is_real_M[:, None], other=0.0)
+    q_MX = tl.load(q_ptr + tile_head + offsets_MX, mask=inside_M[:, None], other=0.0)
 
     start = tl.load(starts_ptr + prompt).to(tl.int32)
     end = start + (tl.minimum(first_row + BLOCK_M, num_rows) - 1) // GROUP + 1
@@ -90,7 +90,7 @@ def attend_prompts_kernel(
     unmasked = tl.minimum((start + tile_token + 1) // BLOCK_N * BLOCK_N, stop)
     pages_ptr += kv_head * HEAD_DIM
     table_ptr += tl.cast(prompt, tl.int64) * table_stride
-    visible_M = start + row_M // GROUP + 1
+    visible_M = start + rows_M // GROUP + 1
     max_M = tl.full([BLOCK_M], LOWEST, tl.float32)
     sum_M = tl.zeros([BLOCK_M], tl.float32)
     out_MX = tl.zeros([BLOCK_M, HEAD_DIM], tl.float32)
@@ -133,14 +133,14 @@ def attend_prompts_kernel(
 
     if partial_ptr is None:
         out_MX = out_MX / tl.where(sum_M > 0, sum_M, 1.0)[:, None]
-        tl.store(out_ptr + tile_head + offset_MX, out_MX, mask=is_real_M[:, None])
+        tl.store(out_ptr + tile_head + offsets_MX, out_MX, mask=inside_M[:, None])
     else:
         piece_row = tl.program_id(2).to(tl.int64) * num_tokens * (TOKEN_STRIDE * GROUP // HEAD_DIM)
         partial_head = piece_row * HEAD_DIM + tile_head
-        tl.store(partial_ptr + partial_head + offset_MX, out_MX, mask=is_real_M[:, None])
-        stats_ptr_M = stats_ptr + (partial_head + head_M) // HEAD_DIM * 2
-        tl.store(stats_ptr_M, max_M, mask=is_real_M)
-        tl.store(stats_ptr_M + 1, sum_M, mask=is_real_M)
+        tl.store(partial_ptr + partial_head + offsets_MX, out_MX, mask=inside_M[:, None])
+        stats_ptrs_M = stats_ptr + (partial_head + heads_M) // HEAD_DIM * 2
+        tl.store(stats_ptrs_M, max_M, mask=inside_M)
+        tl.store(stats_ptrs_M + 1, sum_M, mask=inside_M)
 
 
 @triton.jit(do_not_specialize=["num_pieces"])
@@ -154,11 +154,11 @@ def combine_prompts_kernel(
 ):
     row = tl.program_id(0).to(tl.int64)
     num_rows = tl.num_programs(0)
-    column_X = tl.arange(0, HEAD_DIM)
+    columns_X = tl.arange(0, HEAD_DIM)
     out_X = combine_pieces(
-        partial_ptr, stats_ptr, row, num_pieces, num_rows, column_X, HEAD_DIM, BLOCK_S
+        partial_ptr, stats_ptr, row, num_pieces, num_rows, columns_X, HEAD_DIM, BLOCK_S
     )
-    tl.store(out_ptr + row * HEAD_DIM + column_X, out_X)
+    tl.store(out_ptr + row * HEAD_DIM + columns_X, out_X)
 
 
 def attend_prompts(

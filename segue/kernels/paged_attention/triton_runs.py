@@ -81,17 +81,17 @@ def attend_runs_kernel(
 
     length = tl.load(lengths_ptr + run).to(tl.int32)
     num_tokens = num_tokens_of(run, sizes)
-    row_M = tl.arange(0, BLOCK_M)
-    token_M = row_M // GROUP
-    is_real_M = token_M < num_tokens
-    place_M = tl.zeros_like(row_M) + run
+    rows_M = tl.arange(0, BLOCK_M)
+    tokens_M = rows_M // GROUP
+    inside_M = tokens_M < num_tokens
+    places_M = tl.zeros_like(rows_M) + run
     for j in tl.static_range(len(sizes)):
-        place_M += tl.where(token_M > j, sizes[j], 0)
-    column_X = tl.arange(0, HEAD_DIM)
-    head_M = place_M.to(tl.int64) * (TOKEN_STRIDE * GROUP)
-    head_M += (kv_head * GROUP + row_M % GROUP) * HEAD_DIM
-    q_ptr_MX = q_ptr + head_M[:, None] + column_X[None, :]
-    q_MX = tl.load(q_ptr_MX, mask=is_real_M[:, None], other=0.0)
+        places_M += tl.where(tokens_M > j, sizes[j], 0)
+    columns_X = tl.arange(0, HEAD_DIM)
+    heads_M = places_M.to(tl.int64) * (TOKEN_STRIDE * GROUP)
+    heads_M += (kv_head * GROUP + rows_M % GROUP) * HEAD_DIM
+    q_ptrs_MX = q_ptr + heads_M[:, None] + columns_X[None, :]
+    q_MX = tl.load(q_ptrs_MX, mask=inside_M[:, None], other=0.0)
 
     if (slot == first_slot) & (kv_head == 0):
         num_tiles = tl.cdiv(length + num_tokens - 1, BLOCK_N)
@@ -101,7 +101,7 @@ def attend_runs_kernel(
     stop = tl.minimum(first + piece_tiles * BLOCK_N, length + num_tokens - 1)
     max_M, sum_M, out_MX = attend_tiles(
         q_MX,
-        tl.where(is_real_M, length + token_M, 0),
+        tl.where(inside_M, length + tokens_M, 0),
         tl.full([BLOCK_M], LOWEST, tl.float32),
         tl.zeros([BLOCK_M], tl.float32),
         tl.zeros([BLOCK_M, HEAD_DIM], tl.float32),
@@ -118,11 +118,11 @@ def attend_runs_kernel(
         BLOCK_N,
     )
 
-    partial_row_M = (slot.to(tl.int64) * tl.num_programs(0) + kv_head) * num_rows + row_M
-    partial_ptr_MX = partial_ptr + (partial_row_M * HEAD_DIM)[:, None] + column_X[None, :]
-    tl.store(partial_ptr_MX, out_MX, mask=is_real_M[:, None])
-    tl.store(stats_ptr + partial_row_M * 2, max_M, mask=is_real_M)
-    tl.store(stats_ptr + partial_row_M * 2 + 1, sum_M, mask=is_real_M)
+    partial_rows_M = (slot.to(tl.int64) * tl.num_programs(0) + kv_head) * num_rows + rows_M
+    partial_ptrs_MX = partial_ptr + (partial_rows_M * HEAD_DIM)[:, None] + columns_X[None, :]
+    tl.store(partial_ptrs_MX, out_MX, mask=inside_M[:, None])
+    tl.store(stats_ptr + partial_rows_M * 2, max_M, mask=inside_M)
+    tl.store(stats_ptr + partial_rows_M * 2 + 1, sum_M, mask=inside_M)
 
 
 @triton.jit(do_not_specialize=["num_rows", *SIZE_NAMES])
@@ -164,19 +164,19 @@ def combine_runs_kernel(
     num_kv_heads = num_heads // GROUP
     row = token * GROUP + head % GROUP
     first_row = (first_slot * num_kv_heads + head // GROUP) * num_rows + row
-    column_X = tl.program_id(2) * BLOCK_X + tl.arange(0, BLOCK_X)
+    columns_X = tl.program_id(2) * BLOCK_X + tl.arange(0, BLOCK_X)
     out_X = combine_pieces(
         partial_ptr,
         stats_ptr,
         first_row,
         num_pieces,
         num_kv_heads * num_rows,
-        column_X,
+        columns_X,
         HEAD_DIM,
         BLOCK_S,
     )
     out_row = place.to(tl.int64) * num_heads + head
-    tl.store(out_ptr + out_row * HEAD_DIM + column_X, out_X)
+    tl.store(out_ptr + out_row * HEAD_DIM + columns_X, out_X)
 
 
 def attend_runs(

@@ -31,13 +31,13 @@ def gated_rms_norm_kernel(
     BLOCK_H: tl.constexpr,
 ):
     # Divided in 32 bits, which the GPU does faster, and the addresses made of it in 64.
-    row_Z = tl.program_id(0) * BLOCK_Z + tl.arange(0, BLOCK_Z)
-    token_Z, head_Z = (row_Z // num_heads).to(tl.int64), row_Z % num_heads
+    rows_Z = tl.program_id(0) * BLOCK_Z + tl.arange(0, BLOCK_Z)
+    tokens_Z, heads_Z = (rows_Z // num_heads).to(tl.int64), rows_Z % num_heads
     # For each row again: weights come from the nearest cache into the threads that want them.
     column = tl.broadcast_to(tl.arange(0, BLOCK_H)[None, :], (BLOCK_Z, BLOCK_H))
-    inside = (row_Z < num_rows)[:, None] & (column < width)
-    here = row_Z[:, None].to(tl.int64) * width + column
-    gates = gate_ptr + (token_Z * gate_stride + head_Z * width)[:, None] + column
+    inside = (rows_Z < num_rows)[:, None] & (column < width)
+    here = rows_Z[:, None].to(tl.int64) * width + column
+    gates = gate_ptr + (tokens_Z * gate_stride + heads_Z * width)[:, None] + column
     x = tl.load(x_ptr + here, mask=inside, other=0.0).to(tl.float32)
     gate = tl.load(gates, mask=inside, other=0.0).to(tl.float32)
     weight = tl.load(weight_ptr + column, mask=inside, other=0.0).to(tl.float32)
