@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from segue.kernels import dispatch
 from segue.kernels.attention_input import reference
 
 __all__ = ["attention_input", "store_keys_and_values"]
@@ -31,7 +32,7 @@ def attention_input(
     `offsets[t]` of page `pages[t]`.
     """
     operator = reference.attention_input
-    if packed_TY.is_cuda:
+    if dispatch.takes_kernels(packed_TY):
         from segue.kernels.attention_input import triton
 
         operator = triton.attention_input
@@ -61,7 +62,7 @@ def store_keys_and_values(
 ) -> None:
     """`attention_input` of a projection without queries: `packed` [T, 2 G X], keys, then values."""
     operator = reference.store_keys_and_values
-    if packed_TY.is_cuda:
+    if dispatch.takes_kernels(packed_TY):
         from segue.kernels.attention_input import triton
 
         operator = triton.store_keys_and_values

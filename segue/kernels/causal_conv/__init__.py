@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from segue.kernels import dispatch
 from segue.kernels.causal_conv import reference
 
 __all__ = ["causal_conv_prompts", "causal_conv_runs"]
@@ -32,9 +33,10 @@ def causal_conv_prompts(
     where the one before it ends, and continues from slot `slots_in[n]` (`NO_SLOT`: from zeros). No
     slot may be written twice, or read by one prompt and written by another.
 
-    `x`, `weight` and `state` have one dtype, which is that of the result; sums are in float32.
+    `x` and `state` have one dtype, which is that of the result; `weight` has any, and a model's is
+    float32. Sums are in float32.
     """
-    if x_TC.is_cuda:
+    if dispatch.takes_kernels(x_TC):
         from segue.kernels.causal_conv import triton
 
         run = triton.causal_conv_prompts
@@ -68,7 +70,7 @@ def causal_conv_runs(
     `slots_out` may hold its `slots_in`. No slot may be written twice, or be one that another run
     reads. On a GPU -1 in `slots_out` writes nothing, for rows that only fill a captured step.
     """
-    if x_TC.is_cuda:
+    if dispatch.takes_kernels(x_TC):
         from segue.kernels.causal_conv import triton
 
         run = triton.causal_conv_runs

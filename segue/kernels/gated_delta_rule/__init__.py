@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from segue.kernels import dispatch
 from segue.kernels.gated_delta_rule import reference
 
 __all__ = ["gated_delta_rule_prompts", "gated_delta_rule_runs"]
@@ -36,7 +37,7 @@ def gated_delta_rule_prompts(
     slot may be written twice, or read by one prompt and written by another. Dtypes are those of
     runs.
     """
-    if q_TGK.is_cuda:
+    if dispatch.takes_kernels(q_TGK):
         from segue.kernels.gated_delta_rule import triton_prompts
 
         run = triton_prompts.gated_delta_rule_prompts
@@ -79,7 +80,7 @@ def gated_delta_rule_runs(
     `log_decay` and `rate` are float32, `state` [S, H, K, V] float32, the rest of any dtype.
     Everything is computed in float32.
     """
-    if q_TGK.is_cuda:
+    if dispatch.takes_kernels(q_TGK):
         from segue.kernels.gated_delta_rule import triton_runs
 
         run = triton_runs.gated_delta_rule_runs

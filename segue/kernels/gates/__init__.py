@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from segue.kernels import dispatch
 from segue.kernels.gates import reference
 
 __all__ = ["decay_and_rate", "sigmoid_gate", "silu_gate"]
@@ -12,7 +13,7 @@ __all__ = ["decay_and_rate", "sigmoid_gate", "silu_gate"]
 
 def silu_gate(gate_up_TJ: Tensor) -> Tensor:
     """silu(gate) · up [T, I] of a projection [T, 2 I] that has all gates, then all ups."""
-    if gate_up_TJ.is_cuda:
+    if dispatch.takes_kernels(gate_up_TJ):
         from segue.kernels.gates import triton
 
         return triton.silu_gate(gate_up_TJ)
@@ -25,7 +26,7 @@ def sigmoid_gate(x_TQX: Tensor, gate_TQX: Tensor) -> Tensor:
     `gate` may be a view of a wider projection, as `attention_input` returns it: the elements of a
     head must lie together, heads and tokens need not.
     """
-    if x_TQX.is_cuda:
+    if dispatch.takes_kernels(x_TQX):
         from segue.kernels.gates import triton
 
         return triton.sigmoid_gate(x_TQX, gate_TQX)
@@ -40,7 +41,7 @@ def decay_and_rate(
     Both results are [T, N] in float32. `dt` and `rate` are columns of a projection of any dtype,
     `minus_a` (-exp of the checkpoint's A_log) and `dt_bias` float32.
     """
-    if dt_TN.is_cuda:
+    if dispatch.takes_kernels(dt_TN):
         from segue.kernels.gates import triton
 
         return triton.decay_and_rate(dt_TN, rate_TN, minus_a_N, dt_bias_N)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from segue.kernels import dispatch
 from segue.kernels.moe import reference
 
 __all__ = ["combine_experts", "routed_experts"]
@@ -23,7 +24,7 @@ def routed_experts(
     are float32: the softmax of the router over all experts, normalised over the chosen ones.
     `gate_up` [E, 2 I, H] stacks gate above up; `down` is [E, H, I]; both have the dtype of `x`.
     """
-    if x_TH.is_cuda:
+    if dispatch.takes_kernels(x_TH):
         from segue.kernels.moe import triton
 
         return triton.routed_experts(
@@ -42,7 +43,7 @@ def combine_experts(
     Summed in float32, best expert first, whatever else is in the batch; the result has the dtype of
     `y`.
     """
-    if y_TAH.is_cuda:
+    if dispatch.takes_kernels(y_TAH):
         from segue.kernels.moe import triton
 
         return triton.combine_experts(y_TAH, weights_TA, shared_TH, shared_gate_T1)

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from segue.kernels import dispatch
 from segue.kernels.paged_attention import reference
 
 __all__ = ["attend_prompts", "attend_runs", "attend_steps"]
@@ -32,7 +33,7 @@ def attend_prompts(
 
     Prompt n is rows cu[n] to cu[n + 1], at positions from `starts[n]`.
     """
-    if q_TQX.is_cuda:
+    if dispatch.takes_kernels(q_TQX):
         from segue.kernels.paged_attention import triton_prompts
 
         attend = triton_prompts.attend_prompts
@@ -62,7 +63,7 @@ def attend_runs(
     tokens; where `lengths` is zero there is no sequence, and outputs are zeros. At most 8 rounds on
     a GPU.
     """
-    if q_TQX.is_cuda:
+    if dispatch.takes_kernels(q_TQX):
         from segue.kernels.paged_attention import triton_runs
 
         return triton_runs.attend_runs(
@@ -93,7 +94,7 @@ def attend_steps(
 
     Those before `first_position` are not seen. Zeros where none are left.
     """
-    if q_DQX.is_cuda:
+    if dispatch.takes_kernels(q_DQX):
         from segue.kernels.paged_attention import triton_runs
 
         attend = triton_runs.attend_steps

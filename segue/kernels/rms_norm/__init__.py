@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from segue.kernels import dispatch
 from segue.kernels.rms_norm import reference
 
 __all__ = ["add_rms_norm", "gated_rms_norm", "join_rms_norms", "rms_norm"]
@@ -16,7 +17,7 @@ def rms_norm(x: Tensor, weight_H: Tensor, *, eps: float) -> Tensor:
     `x` [..., H] of any dtype; the result has its shape and dtype. Checkpoints store this weight as
     an offset from one.
     """
-    if x.is_cuda:
+    if dispatch.takes_kernels(x):
         from segue.kernels.rms_norm import triton
 
         return triton.rms_norm(x, weight_H, eps=eps)
@@ -29,7 +30,7 @@ def add_rms_norm(x: Tensor, y: Tensor, weight_H: Tensor, *, eps: float) -> tuple
     `x` and `y` [..., H] of the same dtype, which both results have. The norm is of the sum as it is
     returned, rounded to that dtype.
     """
-    if x.is_cuda:
+    if dispatch.takes_kernels(x):
         from segue.kernels.rms_norm import triton
 
         return triton.add_rms_norm(x, y, weight_H, eps=eps)
@@ -43,7 +44,7 @@ def join_rms_norms(
 
     `x` and `y` [..., H] of the same dtype, which the result has.
     """
-    if x.is_cuda:
+    if dispatch.takes_kernels(x):
         from segue.kernels.rms_norm import triton
 
         return triton.join_rms_norms(x, y, x_weight_H, y_weight_H, eps=eps)
@@ -57,7 +58,7 @@ def gated_rms_norm(x: Tensor, gate: Tensor, weight_H: Tensor, *, eps: float) -> 
     columns of a wider tensor: a token's N heads must lie together, tokens need not. This weight is
     stored as it is.
     """
-    if x.is_cuda:
+    if dispatch.takes_kernels(x):
         from segue.kernels.rms_norm import triton_gated
 
         return triton_gated.gated_rms_norm(x, gate, weight_H, eps=eps)

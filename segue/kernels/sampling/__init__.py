@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from segue.kernels import dispatch
 from segue.kernels.sampling import reference
 from segue.kernels.sampling.rows import (
     EVERYTHING,
@@ -35,7 +36,7 @@ def sample(logits_RV: Tensor, rows: Rows, needs: Needs, ledger: Ledger | None = 
     equals the lowest id; the others the best after Gumbel noise. On a GPU nothing is waited for, so
     it may be captured in a graph; pointers of everything given are then kept.
     """
-    if logits_RV.is_cuda:
+    if dispatch.takes_kernels(logits_RV):
         from segue.kernels.sampling import triton
 
         return triton.sample(logits_RV, rows, needs, ledger)
