@@ -10,6 +10,7 @@ from torch import Tensor
 from segue.cache.tensors import CacheTensors
 from segue.engine.batch import MAX_RUN_TOKENS, DraftStart
 from segue.engine.packing import page_table
+from segue.engine.stream import WorkStream
 from segue.model.batch import DraftBatch
 from segue.model.qwen3_5 import Qwen3_5
 
@@ -32,28 +33,33 @@ class Drafter:
         *,
         page_tokens: int,
         device: str,
+        stream: WorkStream,
     ) -> None:
         assert starts, "nobody to draft for"
         assert all(start.position >= 1 for start in starts), "the first token has none before it"
         self._model = model
         self._cache = cache
+        self._stream = stream
         # Short rows are filled with pages that may be shared: nobody may draft beyond its own.
         self._num_left = [
             min(len(s.page_ids) * page_tokens - s.position, MAX_RUN_TOKENS) for s in starts
         ]
         self._num_steps = 0
         rows = [s.page_ids[: -(-(s.position + MAX_RUN_TOKENS) // page_tokens)] for s in starts]
-        self._page_table_DP = page_table(rows, device)
-        # Where each step's tokens go depends on nothing that is drafted.
-        index_J1 = torch.arange(MAX_RUN_TOKENS, device=device).unsqueeze(1)
-        self._positions_JD = torch.tensor([s.position for s in starts], device=device) + index_J1
-        # Beyond a sequence's pages nothing goes in.
-        last_column = self._page_table_DP.shape[1] - 1
-        columns_JD = (self._positions_JD // page_tokens).clamp_max_(last_column)
-        self._pages_JD = self._page_table_DP.gather(1, columns_JD.t()).t()
-        self._offsets_JD = self._positions_JD % page_tokens
-        slots_D = torch.tensor([start.slot for start in starts], device=device)
-        self._hidden_DH = cache.of("hidden", model.num_layers).index_select(0, slots_D)
+        with stream.use():
+            self._page_table_DP = page_table(rows, device)
+            # Where each step's tokens go depends on nothing that is drafted.
+            index_J1 = torch.arange(MAX_RUN_TOKENS, device=device).unsqueeze(1)
+            self._positions_JD = (
+                torch.tensor([s.position for s in starts], device=device) + index_J1
+            )
+            # Beyond a sequence's pages nothing goes in.
+            last_column = self._page_table_DP.shape[1] - 1
+            columns_JD = (self._positions_JD // page_tokens).clamp_max_(last_column)
+            self._pages_JD = self._page_table_DP.gather(1, columns_JD.t()).t().contiguous()
+            self._offsets_JD = self._positions_JD % page_tokens
+            slots_D = torch.tensor([start.slot for start in starts], device=device)
+            self._hidden_DH = cache.of("hidden", model.num_layers).index_select(0, slots_D)
 
     @torch.inference_mode()
     def step(self, token_ids: Sequence[int]) -> Tensor:
@@ -66,12 +72,16 @@ class Drafter:
         assert 0 < num <= len(self._hidden_DH), "sequences cannot come back"
         assert self._num_steps < min(self._num_left[:num]), "pages must cover what goes in"
         at, self._num_steps = (self._num_steps, slice(num)), self._num_steps + 1
-        batch = DraftBatch(
-            token_ids_D=torch.tensor(token_ids, device=self._hidden_DH.device),
-            positions_D=self._positions_JD[at],
-            pages_D=self._pages_JD[at],
-            offsets_D=self._offsets_JD[at],
-            page_table_DP=self._page_table_DP[:num],
-        )
-        logits_DV, self._hidden_DH = self._model.draft(self._hidden_DH[:num], batch, self._cache)
+        with self._stream.use():
+            batch = DraftBatch(
+                token_ids_D=torch.tensor(token_ids, device=self._hidden_DH.device),
+                positions_D=self._positions_JD[at],
+                pages_D=self._pages_JD[at],
+                offsets_D=self._offsets_JD[at],
+                page_table_DP=self._page_table_DP[:num],
+            )
+            logits_DV, self._hidden_DH = self._model.draft(
+                self._hidden_DH[:num], batch, self._cache
+            )
+        self._stream.wait()
         return logits_DV

@@ -145,10 +145,13 @@ class ModelRunner:
     @torch.inference_mode()
     def forward_all(self, chunk: SequenceChunk) -> Tensor:
         """Float32 logits [num_tokens, vocab_size] after every token of one chunk."""
-        batch = self._pack([chunk])
-        every_row_T = torch.arange(len(chunk.token_ids), device=self.device)
-        batch = replace(batch, logit_rows_R=every_row_T)
-        return self._model.forward(batch, self.tensors, None)
+        with self._stream.use():
+            batch = self._pack([chunk])
+            every_row_T = torch.arange(len(chunk.token_ids), device=self.device)
+            batch = replace(batch, logit_rows_R=every_row_T)
+            logits_TV = self._model.forward(batch, self.tensors, None)
+        self._stream.wait()
+        return logits_TV
 
     def drafter(self, starts: Sequence[DraftStart]) -> Drafter:
         """Drafts for these sequences; only with `has_mtp`. Done with before their next forward
@@ -159,6 +162,7 @@ class ModelRunner:
             starts,
             page_tokens=self.layout.page_tokens,
             device=self.device,
+            stream=self._stream,
         )
 
     def device_step(self, tables: StepTables, sampling: Sampling) -> DeviceStep:
