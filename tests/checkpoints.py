@@ -138,7 +138,8 @@ def save_shards(folder: Path, tensors: Tensors, num_shards: int) -> None:
 
 def mtp_tensors(tensors: Tensors) -> Tensors:
     """A draft head around a copy of the last layer, which is an attention layer."""
-    last = "model.layers.3."
+    blocks = {name.split(".")[2] for name in tensors if name.startswith("model.layers.")}
+    last = f"model.layers.{max(map(int, blocks))}."
     mtp = {
         name.replace(last, "mtp.layers.0."): tensor.clone()
         for name, tensor in tensors.items()
