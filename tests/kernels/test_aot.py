@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from segue import kernels
 from segue.kernels.aot import Compiled, specimens, with_table
 from segue.kernels.specimen import CHIPS, Specimen
 
@@ -34,6 +36,22 @@ def test_a_kernel_becomes_what_it_was_written_for(
     compiled: dict[tuple[str, str], Compiled], specimen: Specimen, chip: str
 ) -> None:
     assert compiled[specimen.name, chip].faults(specimen) == ()
+
+
+def test_every_kernel_is_compiled() -> None:
+    """In each file of kernels, what is launched by its name."""
+    launched = {
+        (path.parent.name, name)
+        for path in Path(kernels.__path__[0]).glob("*/triton*.py")
+        for name in re.findall(r"\b(\w*kernel)\[", path.read_text())
+    }
+
+    compiled = {
+        (module.split(".")[2], name)
+        for kernel in (specimen.kernel.fn for specimen in SPECIMENS.values())
+        for module, name in [(kernel.__module__, kernel.__name__)]
+    }
+    assert launched == compiled
 
 
 def test_names_are_unique() -> None:

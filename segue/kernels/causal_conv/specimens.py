@@ -10,7 +10,7 @@ from segue.kernels.causal_conv.triton import (
 from segue.kernels.rounds import SIZE_NAMES
 from segue.kernels.specimen import CHIPS, Specimen
 
-_TENSORS = {"x_ptr": "*bf16", "weight_ptr": "*bf16", "state_ptr": "*bf16", "out_ptr": "*bf16"}
+_TENSORS = {"x_ptr": "*bf16", "weight_ptr": "*fp32", "state_ptr": "*bf16", "out_ptr": "*bf16"}
 _SIZES = {"num_channels": "i32", "x_stride": "i32"}
 
 SPECIMENS = (

@@ -3,8 +3,16 @@
 from __future__ import annotations
 
 from segue.kernels.moe.tiling import DENSE, MIDDLE, STREAMING, Tile, Tiling
-from segue.kernels.moe.triton import down_kernel, gate_up_kernel
-from segue.kernels.moe.triton_routing import BLOCK_T, num_warps, route_few_kernel
+from segue.kernels.moe.triton import BLOCK_H, combine_kernel, down_kernel, gate_up_kernel
+from segue.kernels.moe.triton_routing import (
+    BLOCK_B,
+    BLOCK_T,
+    choose_kernel,
+    num_warps,
+    place_kernel,
+    plan_kernel,
+    route_few_kernel,
+)
 from segue.kernels.specimen import TENSOR_CORES, Specimen
 
 BLOCK_A, BLOCK_E = 8, 256
@@ -66,6 +74,66 @@ SPECIMENS = (
         },
         aligned=frozenset({"num_experts"}),
         num_warps=num_warps(BLOCK_T * BLOCK_E),
+    ),
+    Specimen(
+        name="MoE routing of many tokens, choice",
+        kernel=choose_kernel,
+        arguments={
+            "logits_ptr": "*bf16",
+            "weights_ptr": "*fp32",
+            "ranks_ptr": "*i8",
+            "counts_ptr": "*i32",
+            "num_tokens": "i32",
+            "num_experts": "i32",
+        },
+        constants={"A": 8, "BLOCK_A": BLOCK_A, "BLOCK_T": BLOCK_T, "BLOCK_E": BLOCK_E},
+        aligned=frozenset({"num_experts"}),
+        num_warps=num_warps(BLOCK_T * BLOCK_E),
+    ),
+    Specimen(
+        name="MoE routing of many tokens, plan",
+        kernel=plan_kernel,
+        arguments={
+            "counts_ptr": "*i32",
+            "before_ptr": "*i32",
+            "first_ptr": "*i32",
+            **{name: kind for name, kind in TABLES.items() if name != "pairs_ptr"},
+            "num_blocks": "i32",
+            "num_experts": "i32",
+        },
+        constants={"BLOCK_B": BLOCK_B, "BLOCK_E": BLOCK_E, "BLOCK_M": DENSE.rows},
+        aligned=frozenset({"num_experts"}),
+        num_warps=num_warps(BLOCK_B * BLOCK_E),
+    ),
+    Specimen(
+        name="MoE routing of many tokens, places",
+        kernel=place_kernel,
+        arguments={
+            "ranks_ptr": "*i8",
+            "before_ptr": "*i32",
+            "first_ptr": "*i32",
+            "pairs_ptr": "*i32",
+            "num_tokens": "i32",
+            "num_experts": "i32",
+        },
+        constants={"A": 8, "BLOCK_T": BLOCK_T, "BLOCK_E": BLOCK_E},
+        aligned=frozenset({"num_experts"}),
+        num_warps=num_warps(BLOCK_T * BLOCK_E),
+    ),
+    Specimen(
+        name="MoE sum",
+        kernel=combine_kernel,
+        arguments={
+            "y_ptr": "*bf16",
+            "weights_ptr": "*fp32",
+            "shared_ptr": "*bf16",
+            "shared_gate_ptr": "*bf16",
+            "out_ptr": "*bf16",
+            "hidden_size": "i32",
+        },
+        constants={"A": 8, "BLOCK_H": BLOCK_H},
+        aligned=frozenset({"hidden_size"}),
+        num_warps=2,
     ),
     *(
         _product(name, tiling, tile, kernel)

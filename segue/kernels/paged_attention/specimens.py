@@ -99,4 +99,11 @@ SPECIMENS = (
         },
         constants={"GROUP": 4, "HEAD_DIM": HEAD_DIM, "BLOCK_S": 32, "BLOCK_X": 128},
     ),
+    Specimen(
+        name="attention of prompts, combined",
+        kernel=triton_prompts.combine_prompts_kernel,
+        arguments={**_PIECES, "out_ptr": "*bf16", "num_pieces": "i32"},
+        constants={"HEAD_DIM": HEAD_DIM, "BLOCK_S": triton_prompts.MAX_PIECES},
+        num_warps=1,
+    ),
 )
