@@ -27,6 +27,7 @@ def all_cases(shape: Shape, device: str) -> Iterator[Case]:
     yield from _sampling(shape, device)
     if isinstance(shape.mlp, MoeConfig):
         yield from _experts(shape.hidden_size, shape.mlp, device)
+        yield from _combined(shape.hidden_size, shape.mlp, device)
 
 
 def _sampling(shape: Shape, device: str) -> Iterator[Case]:
@@ -91,6 +92,20 @@ def _experts(hidden_size: int, config: MoeConfig, device: str) -> Iterator[Case]
             ),
             num_bytes=weight_bytes + x_TH.nbytes + num_pairs * hidden_size * dtype.itemsize,
             flops=6.0 * num_pairs * width * hidden_size,
+        )
+
+
+def _combined(hidden_size: int, config: MoeConfig, device: str) -> Iterator[Case]:
+    make = partial(torch.randn, device=device, dtype=_dtype(device))
+    for num_tokens in (1, 64, 8192) if device != "cpu" else (3,):
+        y_TAH = make(num_tokens, config.experts_per_token, hidden_size)
+        weights_TA = torch.rand(num_tokens, config.experts_per_token, device=device)
+        shared_TH = make(num_tokens, hidden_size)
+        yield Case(
+            operator="experts combined",
+            size=f"{num_tokens} x {config.experts_per_token} x {hidden_size}",
+            run=partial(moe.combine_experts, y_TAH, weights_TA, shared_TH, make(num_tokens, 1)),
+            num_bytes=y_TAH.nbytes + 2 * shared_TH.nbytes,
         )
 
 

@@ -26,6 +26,9 @@ def elementwise_cases(shape: Shape, device: str, dtype: torch.dtype) -> Iterator
         yield _gated_norm(shape, num_tokens, device, dtype)
         yield _attention_input(shape, num_tokens, device, dtype)
         yield _silu_gate(shape, num_tokens, device, dtype)
+        yield _sigmoid_gate(shape, num_tokens, device, dtype)
+        yield _decay_and_rate(shape, num_tokens, device, dtype)
+        yield _join(shape, num_tokens, device, dtype)
 
 
 def _add_and_norm(shape: Shape, num_tokens: int, device: str, dtype: torch.dtype) -> Case:
@@ -89,4 +92,38 @@ def _silu_gate(shape: Shape, num_tokens: int, device: str, dtype: torch.dtype) -
         size=f"{num_tokens} x {4 * shape.hidden_size}",
         run=partial(gates.silu_gate, gate_up),
         num_bytes=1.5 * gate_up.nbytes,
+    )
+
+
+def _sigmoid_gate(shape: Shape, num_tokens: int, device: str, dtype: torch.dtype) -> Case:
+    size = (2, num_tokens, shape.num_heads, shape.head_dim)
+    x_TQX, gate_TQX = torch.randn(size, device=device).to(dtype)
+    return Case(
+        operator="sigmoid gate",
+        size=f"{num_tokens} x {shape.num_heads} x {shape.head_dim}",
+        run=partial(gates.sigmoid_gate, x_TQX, gate_TQX),
+        num_bytes=3 * x_TQX.nbytes,
+    )
+
+
+def _decay_and_rate(shape: Shape, num_tokens: int, device: str, dtype: torch.dtype) -> Case:
+    dt_TN, rate_TN = torch.randn(2, num_tokens, shape.num_v_heads, device=device).to(dtype)
+    minus_a_N, dt_bias_N = torch.randn(2, shape.num_v_heads, device=device)
+    return Case(
+        operator="decay and rate",
+        size=f"{num_tokens} x {shape.num_v_heads}",
+        run=partial(gates.decay_and_rate, dt_TN, rate_TN, minus_a_N, dt_bias_N),
+        # Both results are float32.
+        num_bytes=2 * dt_TN.nbytes + 2 * dt_TN.numel() * 4,
+    )
+
+
+def _join(shape: Shape, num_tokens: int, device: str, dtype: torch.dtype) -> Case:
+    x_TH, y_TH = torch.randn(2, num_tokens, shape.hidden_size, device=device).to(dtype)
+    weight_H = torch.zeros(shape.hidden_size, device=device)
+    return Case(
+        operator="RMS norms joined",
+        size=f"{num_tokens} x 2 x {shape.hidden_size}",
+        run=partial(rms_norm.join_rms_norms, x_TH, y_TH, weight_H, weight_H, eps=EPS),
+        num_bytes=4 * x_TH.nbytes,
     )

@@ -12,6 +12,7 @@ import torch
 from benchmarks.gpu.costs import ModelCosts
 from benchmarks.gpu.models import SHAPES, Shape, empty_weights
 from benchmarks.gpu.passes import PAGE_TOKENS
+from benchmarks.gpu.suite import run_tests
 from segue.model.cache_layout import cache_layout
 
 ROOT = Path(__file__).parents[2]
@@ -109,3 +110,8 @@ def test_without_a_gpu_it_says_how_to_go_on() -> None:
 
     assert done.returncode == 2
     assert "--dry" in done.stderr
+
+
+def test_nothing_is_measured_where_the_tests_do_not_end() -> None:
+    with pytest.raises(RuntimeError, match=r"longer than 0\.01 s, so nothing is measured"):
+        run_tests(0.01)
