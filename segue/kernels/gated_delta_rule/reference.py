@@ -28,6 +28,7 @@ import torch
 from torch import Tensor
 
 from segue.kernels import NO_SLOT
+from segue.kernels.constants import constant
 
 CHUNK_TOKENS = 64
 L2_EPS = 1e-6
@@ -65,7 +66,7 @@ def gated_delta_rule_runs(
         torch.mul(before_YKV, decay, out=state_YKV).addcmul_(key, correction)
         before_YKV = state_YKV
     state_SHKV.index_copy_(0, slots_out_T, states_XKV.view(-1, *state_SHKV.shape[1:]))
-    out_X1V = torch.bmm(query_X1K, states_XKV).mul_(k_dim**-0.5)
+    out_X1V = torch.bmm(query_X1K, states_XKV).mul_(constant(k_dim**-0.5, q_TGK.device))
     return out_X1V.view(num_tokens, num_v_heads, v_dim)
 
 
@@ -174,7 +175,7 @@ class _Chunks:
 def _unit(x: Tensor) -> Tensor:
     """Rows of length one, in float32."""
     x = x.float()
-    return x * (x * x).sum(-1, keepdim=True).add_(L2_EPS).rsqrt_()
+    return x * (x * x).sum(-1, keepdim=True).add_(constant(L2_EPS, x.device)).rsqrt_()
 
 
 def _cut(x_THX: Tensor) -> Tensor:

@@ -16,6 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from segue.kernels.constants import first_numbers
+
 QUERY_BLOCK_TOKENS = 512
 """Bounds the mask of a prompt that continues a long prefix."""
 
@@ -150,8 +152,8 @@ def _keys_and_values(
     """Keys and values [G, L, X] of one sequence, gathered page by page: first all keys."""
     page_tokens = pages_Z2OGX.shape[2]
     table_P = table_P[: -(-length // page_tokens)]
-    halves_Y = torch.cat([table_P * 2, table_P * 2 + 1])
-    gathered = pages_Z2OGX.flatten(0, 1).index_select(0, halves_Y)
+    halves_2P = torch.add(first_numbers(2, table_P.device).unsqueeze(1), table_P, alpha=2)
+    gathered = pages_Z2OGX.flatten(0, 1).index_select(0, halves_2P.flatten())
     both_2LGX = gathered.view(2, -1, *pages_Z2OGX.shape[3:])[:, first_position:length]
     k_GLX, v_GLX = both_2LGX.transpose(1, 2).unbind()
     return k_GLX, v_GLX

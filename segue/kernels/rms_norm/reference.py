@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from segue.kernels.constants import constant
+
 
 def rms_norm(x: Tensor, weight_H: Tensor, *, eps: float) -> Tensor:
     normed = _normed(x.float(), eps)
@@ -20,7 +22,9 @@ def add_rms_norm(x: Tensor, y: Tensor, weight_H: Tensor, *, eps: float) -> tuple
 def join_rms_norms(
     x: Tensor, y: Tensor, x_weight_H: Tensor, y_weight_H: Tensor, *, eps: float
 ) -> Tensor:
-    return torch.cat([rms_norm(x, x_weight_H, eps=eps), rms_norm(y, y_weight_H, eps=eps)], dim=-1)
+    normed = _normed(torch.stack((x, y), dim=-2).float(), eps)
+    weight_2H = torch.stack((x_weight_H, y_weight_H)).float()
+    return torch.addcmul(normed, normed, weight_2H).to(x.dtype).flatten(-2)
 
 
 def gated_rms_norm(x: Tensor, gate: Tensor, weight_H: Tensor, *, eps: float) -> Tensor:
@@ -29,5 +33,6 @@ def gated_rms_norm(x: Tensor, gate: Tensor, weight_H: Tensor, *, eps: float) -> 
 
 
 def _normed(x: Tensor, eps: float) -> Tensor:
-    # `x.square()` takes a detour through a general power.
-    return x * (x * x).mean(-1, keepdim=True).add_(eps).rsqrt_()
+    # `x.square()` takes a detour through a general power, and `mean` divides by a Python number.
+    squares = (x * x).sum(-1, keepdim=True)
+    return x * torch.add(constant(eps, x.device), squares, alpha=1 / x.shape[-1]).rsqrt_()

@@ -1,0 +1,27 @@
+"""Numbers as tensors, made once.
+
+PyTorch makes a tensor of a Python number in every call it is an operand of, and converts it. For
+a few rows on a CPU that costs more than the operation.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+
+@lru_cache
+def constant(value: float, device: torch.device) -> Tensor:
+    """`value` in float32, or int64 where it is an integer, without dimensions. Only to be read."""
+    # Usable in and outside of inference mode, whoever asks first.
+    with torch.inference_mode(False):
+        return torch.tensor(value, device=device)
+
+
+@lru_cache
+def first_numbers(count: int, device: torch.device) -> Tensor:
+    """0, 1, …, count - 1 in int64. Only to be read."""
+    with torch.inference_mode(False):
+        return torch.arange(count, device=device)
