@@ -6,8 +6,12 @@ X head dimension, R rotated dimensions, Z pages of O tokens.
 
 from __future__ import annotations
 
+from functools import lru_cache
+
+import torch
 from torch import Tensor
 
+from segue.kernels.constants import constant
 from segue.kernels.rms_norm.reference import rms_norm
 from segue.kernels.rotary.reference import rotate_
 
@@ -24,22 +28,17 @@ def attention_input(
     offsets_T: Tensor,
     eps: float,
 ) -> tuple[Tensor, Tensor]:
-    num_kv_heads, head_dim = pages_Z2OGX.shape[3:]
-    num_kv_columns = 2 * num_kv_heads * head_dim
+    num_tokens, (num_kv_heads, head_dim) = len(packed_TY), pages_Z2OGX.shape[3:]
     num_heads = packed_TY.shape[1] // (2 * head_dim) - num_kv_heads
-    store_keys_and_values(
-        packed_TY[:, -num_kv_columns:],
-        k_norm_X,
-        cos_T1R,
-        sin_T1R,
-        pages_Z2OGX,
-        pages_T=pages_T,
-        offsets_T=offsets_T,
-        eps=eps,
-    )
-    q_gate_TNX = packed_TY[:, :-num_kv_columns].view(len(packed_TY), 2 * num_heads, head_dim)
-    q_TQX = _normed_and_rotated(q_gate_TNX[:, 0::2], q_norm_X, cos_T1R, sin_T1R, eps)
-    return q_TQX, q_gate_TNX[:, 1::2]
+    parts_TNX = packed_TY.view(num_tokens, 2 * (num_heads + num_kv_heads), head_dim)
+    # Queries and keys together: half the calls.
+    places_N = _queries_and_keys(num_heads, num_kv_heads, packed_TY.device)
+    weight_NX = torch.cat([q_norm_X.expand(num_heads, -1), k_norm_X.expand(num_kv_heads, -1)])
+    q_k_TNX = parts_TNX.index_select(1, places_N)
+    q_k_TNX = _normed_and_rotated(q_k_TNX, weight_NX, cos_T1R, sin_T1R, eps)
+    k_TGX, v_TGX = q_k_TNX[:, num_heads:], parts_TNX[:, -num_kv_heads:]
+    _write_pages(k_TGX, v_TGX, pages_Z2OGX, pages_T=pages_T, offsets_T=offsets_T)
+    return q_k_TNX[:, :num_heads], parts_TNX[:, 1 : 2 * num_heads : 2]
 
 
 def store_keys_and_values(
@@ -62,9 +61,16 @@ def store_keys_and_values(
 
 
 def _normed_and_rotated(
-    x_TNX: Tensor, norm_X: Tensor, cos_T1R: Tensor, sin_T1R: Tensor, eps: float
+    x_TNX: Tensor, norm: Tensor, cos_T1R: Tensor, sin_T1R: Tensor, eps: float
 ) -> Tensor:
-    return rotate_(rms_norm(x_TNX.float(), norm_X, eps=eps), cos_T1R, sin_T1R).to(x_TNX.dtype)
+    return rotate_(rms_norm(x_TNX.float(), norm, eps=eps), cos_T1R, sin_T1R).to(x_TNX.dtype)
+
+
+@lru_cache
+def _queries_and_keys(num_heads: int, num_kv_heads: int, device: torch.device) -> Tensor:
+    """Where they are among the parts of a projection: a gate follows each query."""
+    keys = range(2 * num_heads, 2 * num_heads + num_kv_heads)
+    return torch.tensor([*range(0, 2 * num_heads, 2), *keys], device=device)
 
 
 def _write_pages(
@@ -73,6 +79,6 @@ def _write_pages(
     """Pages as rows of one token each: the value of a key lies as many rows later as a page has."""
     page_tokens = pages_Z2OGX.shape[2]
     rows_ZGX = pages_Z2OGX.view(-1, *k_TGX.shape[1:])
-    key_rows_T = pages_T * (2 * page_tokens) + offsets_T
+    key_rows_T = torch.add(offsets_T, pages_T, alpha=2 * page_tokens)
     rows_ZGX.index_copy_(0, key_rows_T, k_TGX)
-    rows_ZGX.index_copy_(0, key_rows_T + page_tokens, v_TGX)
+    rows_ZGX.index_copy_(0, key_rows_T + constant(page_tokens, pages_T.device), v_TGX)
