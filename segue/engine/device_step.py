@@ -28,7 +28,7 @@ from segue.engine.slot_rings import Rings, after, writable
 from segue.engine.step_buffers import Rows, StepTables
 from segue.engine.step_result import pack
 from segue.kernels.sampling import NO_TOKEN, Needs, num_accepted
-from segue.model.batch import Batch, DraftBatch, HiddenRows, Steps
+from segue.model.batch import Batch, DraftBatch, HiddenRows, Rotary, Steps
 from segue.model.qwen3_5 import Qwen3_5
 
 
@@ -90,11 +90,12 @@ class DeviceStep:
         slots_SH = self._cache.of("hidden", self._model.num_layers)
         hidden_BH = slots_SH.index_select(0, rows.state_B)
         token_ids_B = rows.last_token_B
+        rotary = self._model.rotary(runs.positions_JB[:-1].flatten())
         for depth in range(runs.num_rounds - 1):
-            batch = runs.draft_batch(token_ids_B, depth)
+            batch = runs.draft_batch(token_ids_B, depth, rotary)
             logits_BV, hidden_BH = self._model.draft(hidden_BH, batch, self._cache)
             drawn_B = self._sampling.sample(
-                logits_BV, row_ids_B, batch.positions_D + 1, pending_BK, needs
+                logits_BV, row_ids_B, batch.lengths_D, pending_BK, needs
             )
             # Of a row that computes for nobody even the logits may not be numbers.
             token_ids_B = drawn_B.masked_fill(runs.num_run_B <= depth + 1, 0)
@@ -197,11 +198,14 @@ class _Runs(NamedTuple):
     def num_rounds(self) -> int:
         return self.index_J.shape[0]
 
-    def draft_batch(self, token_ids_B: Tensor, depth: int) -> DraftBatch:
+    def draft_batch(self, token_ids_B: Tensor, depth: int, rotary: Rotary) -> DraftBatch:
+        """`rotary`: of all rounds."""
         positions_B = self.positions_JB[depth]
+        rows = slice(depth * len(positions_B), (depth + 1) * len(positions_B))
         return DraftBatch(
             token_ids_D=token_ids_B,
-            positions_D=positions_B,
+            rotary=(rotary[0][rows], rotary[1][rows]),
+            lengths_D=positions_B + 1,
             pages_D=self.pages_JB[depth],
             offsets_D=positions_B % self.page_tokens,
             page_table_DP=self.page_table_BP,

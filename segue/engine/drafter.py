@@ -48,16 +48,16 @@ class Drafter:
         rows = [s.page_ids[: -(-(s.position + MAX_RUN_TOKENS) // page_tokens)] for s in starts]
         with stream.use():
             self._page_table_DP = page_table(rows, device)
-            # Where each step's tokens go depends on nothing that is drafted.
+            # Where each step's tokens are and go depends on nothing that is drafted.
             index_J1 = torch.arange(MAX_RUN_TOKENS, device=device).unsqueeze(1)
-            self._positions_JD = (
-                torch.tensor([s.position for s in starts], device=device) + index_J1
-            )
+            positions_JD = torch.tensor([s.position for s in starts], device=device) + index_J1
+            self._rotary = model.rotary(positions_JD.flatten())
+            self._lengths_JD = positions_JD + 1
             # Beyond a sequence's pages nothing goes in.
             last_column = self._page_table_DP.shape[1] - 1
-            columns_JD = (self._positions_JD // page_tokens).clamp_max_(last_column)
+            columns_JD = (positions_JD // page_tokens).clamp_max_(last_column)
             self._pages_JD = self._page_table_DP.gather(1, columns_JD.t()).t().contiguous()
-            self._offsets_JD = self._positions_JD % page_tokens
+            self._offsets_JD = positions_JD % page_tokens
             slots_D = torch.tensor([start.slot for start in starts], device=device)
             self._hidden_DH = cache.of("hidden", model.num_layers).index_select(0, slots_D)
 
@@ -71,11 +71,14 @@ class Drafter:
         num = len(token_ids)
         assert 0 < num <= len(self._hidden_DH), "sequences cannot come back"
         assert self._num_steps < min(self._num_left[:num]), "pages must cover what goes in"
-        at, self._num_steps = (self._num_steps, slice(num)), self._num_steps + 1
+        at, first = (self._num_steps, slice(num)), self._num_steps * len(self._page_table_DP)
+        rows = slice(first, first + num)
+        self._num_steps += 1
         with self._stream.use():
             batch = DraftBatch(
                 token_ids_D=torch.tensor(token_ids, device=self._hidden_DH.device),
-                positions_D=self._positions_JD[at],
+                rotary=(self._rotary[0][rows], self._rotary[1][rows]),
+                lengths_D=self._lengths_JD[at],
                 pages_D=self._pages_JD[at],
                 offsets_D=self._offsets_JD[at],
                 page_table_DP=self._page_table_DP[:num],

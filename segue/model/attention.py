@@ -10,12 +10,9 @@ from torch import Tensor
 from segue.kernels.attention_input import attention_input, store_keys_and_values
 from segue.kernels.gates import sigmoid_gate
 from segue.kernels.paged_attention import attend_prompts, attend_runs, attend_steps
-from segue.model.batch import Batch, DraftBatch, Steps
+from segue.model.batch import Batch, DraftBatch, Rotary, Steps
 from segue.model.config import ModelConfig
 from segue.model.linear import Linear
-
-Rotary = tuple[Tensor, Tensor]
-"""Cosines and sines of the tokens' positions, as `rotary_tables` makes them."""
 
 
 class Attention:
@@ -50,15 +47,15 @@ class Attention:
             eps=self._eps,
         )
 
-    def draft(self, x_DH: Tensor, batch: DraftBatch, rotary: Rotary, pages: Tensor) -> Tensor:
+    def draft(self, x_DH: Tensor, batch: DraftBatch, pages: Tensor) -> Tensor:
         """As a call, for one token of each sequence, in an MTP layer: it has no position 0."""
         places = {"pages_T": batch.pages_D, "offsets_T": batch.offsets_D}
-        q_DQX, gate_DQX = self._project(x_DH, rotary, pages, places)
+        q_DQX, gate_DQX = self._project(x_DH, batch.rotary, pages, places)
         out_DQX = attend_steps(
             q_DQX,
             pages,
             page_table_DP=batch.page_table_DP,
-            lengths_D=batch.positions_D + 1,
+            lengths_D=batch.lengths_D,
             first_position=1,
         )
         return self._output(out_DQX, gate_DQX)

@@ -23,6 +23,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+Rotary = tuple[Tensor, Tensor]
+"""Cosines and sines [T, 1, R] of tokens' positions, as `rotary_tables` makes them."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Steps:
@@ -108,7 +111,10 @@ class DraftBatch:
     """One token of each of D sequences, for the MTP layer alone."""
 
     token_ids_D: Tensor
-    positions_D: Tensor
+    rotary: Rotary
+    """Of the tokens' positions."""
+    lengths_D: Tensor
+    """Tokens of the sequence, this one included."""
     pages_D: Tensor
     offsets_D: Tensor
     page_table_DP: Tensor

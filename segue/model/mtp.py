@@ -22,8 +22,8 @@ from torch import Tensor
 
 from segue.cache.tensors import CacheTensors
 from segue.kernels.rms_norm import add_rms_norm, join_rms_norms, rms_norm
-from segue.model.attention import Attention, Rotary
-from segue.model.batch import Batch, DraftBatch
+from segue.model.attention import Attention
+from segue.model.batch import Batch, DraftBatch, Rotary
 from segue.model.config import ModelConfig
 from segue.model.linear import Linear
 from segue.model.mlp import mlp_of
@@ -58,14 +58,12 @@ class MtpLayer:
         x_TH = self._join(batch.token_ids_T, known_XH.index_select(0, rows.before_T))
         self._attention.store(self._normed(x_TH), batch, rotary, cache.of("kv", self.number))
 
-    def draft(
-        self, hidden_DH: Tensor, batch: DraftBatch, rotary: Rotary, cache: CacheTensors
-    ) -> Tensor:
+    def draft(self, hidden_DH: Tensor, batch: DraftBatch, cache: CacheTensors) -> Tensor:
         """m [D, H] at each token's position, from the hidden state before it. Its keys and values
         are stored, to be overwritten when the trunk has computed the token."""
         x_DH = self._join(batch.token_ids_D, hidden_DH)
         pages = cache.of("kv", self.number)
-        mixed_DH = self._attention.draft(self._normed(x_DH), batch, rotary, pages)
+        mixed_DH = self._attention.draft(self._normed(x_DH), batch, pages)
         x_DH, normed_DH = add_rms_norm(x_DH, mixed_DH, self._mlp_norm, eps=self._eps)
         return add_rms_norm(x_DH, self._mlp(normed_DH), self._norm, eps=self._eps)[1]
 

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from segue.cache.tensors import CacheTensors
 from segue.kernels.rotary import rotary_frequencies, rotary_tables
-from segue.model.attention import Attention, Rotary
-from segue.model.batch import Batch, DraftBatch
+from segue.model.attention import Attention
+from segue.model.batch import Batch, DraftBatch, Rotary
 from segue.model.config import LayerKind, ModelConfig
 from segue.model.gated_delta_net import GatedDeltaNet
 from segue.model.linear import Linear
@@ -81,7 +81,7 @@ class Qwen3_5:
 
         `on_layer(i)` is called when layer i left the cache; the MTP layer is the last.
         """
-        rotary = self._rotary(batch.positions_T)
+        rotary = self.rotary(batch.positions_T)
         stream: Stream = (F.embedding(batch.token_ids_T, self._embed), None)
         for layer, block in enumerate(self._blocks):
             stream = block.mix(stream, batch, rotary, cache)
@@ -102,10 +102,11 @@ class Qwen3_5:
         """The MTP layer's float32 logits [D, Y] for the position after each token, and what stands
         in for the hidden state there [D, H]. `hidden` is that before the token."""
         assert self._mtp is not None, "drafts need an MTP layer"
-        m_DH = self._mtp.draft(hidden_DH, batch, self._rotary(batch.positions_D), cache)
+        m_DH = self._mtp.draft(hidden_DH, batch, cache)
         return self._logits(m_DH), m_DH
 
-    def _rotary(self, positions_T: Tensor) -> Rotary:
+    def rotary(self, positions_T: Tensor) -> Rotary:
+        """What attention turns queries and keys at these positions by."""
         return rotary_tables(positions_T, self._frequencies_R)
 
     def _normed(self, stream: Stream) -> Tensor:

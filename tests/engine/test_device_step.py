@@ -198,7 +198,8 @@ def test_what_kernels_are_given_is_contiguous(
         value
         for part in (*batches, *inner)
         if part is not None
-        for value in (getattr(part, each.name) for each in fields(part))
+        for field in (getattr(part, each.name) for each in fields(part))
+        for value in (field if isinstance(field, tuple) else (field,))
         if isinstance(value, Tensor)
     ]
     assert len(batches) == num_drafts + 1
