@@ -90,10 +90,11 @@ class DeviceStep:
         slots_SH = self._cache.of("hidden", self._model.num_layers)
         hidden_BH = slots_SH.index_select(0, rows.state_B)
         token_ids_B = rows.last_token_B
+        pages = self._cache.of("kv", self._model.num_layers)
         rotary = self._model.rotary(runs.positions_JB[:-1].flatten())
         for depth in range(runs.num_rounds - 1):
-            batch = runs.draft_batch(token_ids_B, depth, rotary)
-            logits_BV, hidden_BH = self._model.draft(hidden_BH, batch, self._cache)
+            batch = runs.draft_batch(token_ids_B, depth, pages, rotary)
+            logits_BV, hidden_BH = self._model.draft(hidden_BH, batch)
             drawn_B = self._sampling.sample(
                 logits_BV, row_ids_B, batch.lengths_D, pending_BK, needs
             )
@@ -198,7 +199,9 @@ class _Runs(NamedTuple):
     def num_rounds(self) -> int:
         return self.index_J.shape[0]
 
-    def draft_batch(self, token_ids_B: Tensor, depth: int, rotary: Rotary) -> DraftBatch:
+    def draft_batch(
+        self, token_ids_B: Tensor, depth: int, pages: Tensor, rotary: Rotary
+    ) -> DraftBatch:
         """`rotary`: of all rounds."""
         positions_B = self.positions_JB[depth]
         rows = slice(depth * len(positions_B), (depth + 1) * len(positions_B))
@@ -206,6 +209,7 @@ class _Runs(NamedTuple):
             token_ids_D=token_ids_B,
             rotary=(rotary[0][rows], rotary[1][rows]),
             lengths_D=positions_B + 1,
+            pages=pages,
             pages_D=self.pages_JB[depth],
             offsets_D=positions_B % self.page_tokens,
             page_table_DP=self.page_table_BP,

@@ -154,8 +154,7 @@ class ModelRunner:
         return logits_TV
 
     def drafter(self, starts: Sequence[DraftStart]) -> Drafter:
-        """Drafts for these sequences; only with `has_mtp`. Done with before their next forward
-        pass, which writes the same positions."""
+        """Drafts for these sequences, from the cache as it is now; only with `has_mtp`."""
         return Drafter(
             self._model,
             self.tensors,

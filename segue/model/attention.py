@@ -47,13 +47,13 @@ class Attention:
             eps=self._eps,
         )
 
-    def draft(self, x_DH: Tensor, batch: DraftBatch, pages: Tensor) -> Tensor:
+    def draft(self, x_DH: Tensor, batch: DraftBatch) -> Tensor:
         """As a call, for one token of each sequence, in an MTP layer: it has no position 0."""
         places = {"pages_T": batch.pages_D, "offsets_T": batch.offsets_D}
-        q_DQX, gate_DQX = self._project(x_DH, batch.rotary, pages, places)
+        q_DQX, gate_DQX = self._project(x_DH, batch.rotary, batch.pages, places)
         out_DQX = attend_steps(
             q_DQX,
-            pages,
+            batch.pages,
             page_table_DP=batch.page_table_DP,
             lengths_D=batch.lengths_D,
             first_position=1,

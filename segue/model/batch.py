@@ -115,6 +115,8 @@ class DraftBatch:
     """Of the tokens' positions."""
     lengths_D: Tensor
     """Tokens of the sequence, this one included."""
+    pages: Tensor
+    """[Z, 2, O, G, X] of the MTP layer, into which the tokens' keys and values go."""
     pages_D: Tensor
     offsets_D: Tensor
     page_table_DP: Tensor

@@ -58,12 +58,11 @@ class MtpLayer:
         x_TH = self._join(batch.token_ids_T, known_XH.index_select(0, rows.before_T))
         self._attention.store(self._normed(x_TH), batch, rotary, cache.of("kv", self.number))
 
-    def draft(self, hidden_DH: Tensor, batch: DraftBatch, cache: CacheTensors) -> Tensor:
+    def draft(self, hidden_DH: Tensor, batch: DraftBatch) -> Tensor:
         """m [D, H] at each token's position, from the hidden state before it. Its keys and values
-        are stored, to be overwritten when the trunk has computed the token."""
+        are stored for the drafts after it; the trunk computes them again from its own states."""
         x_DH = self._join(batch.token_ids_D, hidden_DH)
-        pages = cache.of("kv", self.number)
-        mixed_DH = self._attention.draft(self._normed(x_DH), batch, pages)
+        mixed_DH = self._attention.draft(self._normed(x_DH), batch)
         x_DH, normed_DH = add_rms_norm(x_DH, mixed_DH, self._mlp_norm, eps=self._eps)
         return add_rms_norm(x_DH, self._mlp(normed_DH), self._norm, eps=self._eps)[1]
 

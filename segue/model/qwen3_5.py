@@ -96,13 +96,11 @@ class Qwen3_5:
             on_layer(self._mtp.number)
         return self._logits(hidden_TH[batch.logit_rows_R])
 
-    def draft(
-        self, hidden_DH: Tensor, batch: DraftBatch, cache: CacheTensors
-    ) -> tuple[Tensor, Tensor]:
+    def draft(self, hidden_DH: Tensor, batch: DraftBatch) -> tuple[Tensor, Tensor]:
         """The MTP layer's float32 logits [D, Y] for the position after each token, and what stands
         in for the hidden state there [D, H]. `hidden` is that before the token."""
         assert self._mtp is not None, "drafts need an MTP layer"
-        m_DH = self._mtp.draft(hidden_DH, batch, cache)
+        m_DH = self._mtp.draft(hidden_DH, batch)
         return self._logits(m_DH), m_DH
 
     def rotary(self, positions_T: Tensor) -> Rotary:

@@ -187,7 +187,7 @@ def test_what_kernels_are_given_is_contiguous(
         Qwen3_5, "forward", lambda self, b, *rest: (batches.append(b), forward(self, b, *rest))[1]
     )
     monkeypatch.setattr(
-        Qwen3_5, "draft", lambda self, h, b, c: (batches.append(b), draft(self, h, b, c))[1]
+        Qwen3_5, "draft", lambda self, h, b: (batches.append(b), draft(self, h, b))[1]
     )
     steps = Steps(runners[0])
 

@@ -8,6 +8,7 @@ from segue.kernels.paged_attention import (
     attend_prompts,
     attend_runs,
     attend_steps,
+    join_pages,
 )
 from segue.kernels.paged_attention.reference import QUERY_BLOCK_TOKENS
 from tests.kernels.closeness import assert_close, cumulative, ints, randn
@@ -144,6 +145,20 @@ def test_runs_of_mixed_lengths_each_see_their_own_past(
 
     expected = [s.attend(q) for s, q in zip(sequences, queries, strict=True)]
     assert_close(out, torch.stack([expected[i][j] for i, j in rounds]))
+
+
+def test_joined_pages_are_each_sequences_own() -> None:
+    sequences = [PagedSequence(20, 2, [4, 1], seed=1), PagedSequence(31, 2, [0, 5], seed=2)]
+    pool = new_pool(2)
+    for sequence in sequences:
+        sequence.write(pool)
+
+    joined = join_pages(pool, torch.stack([sequence.table for sequence in sequences]))
+
+    assert joined.shape == (2, 2, 2 * pool.shape[2], *pool.shape[3:])
+    for (keys, values), sequence in zip(joined, sequences, strict=True):
+        assert torch.equal(keys[: len(sequence.k)], sequence.k)
+        assert torch.equal(values[: len(sequence.v)], sequence.v)
 
 
 @pytest.mark.parametrize("lengths", [[2], [33, 2, 17]])

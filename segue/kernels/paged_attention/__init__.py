@@ -18,7 +18,7 @@ from torch import Tensor
 from segue.kernels import dispatch
 from segue.kernels.paged_attention import reference
 
-__all__ = ["attend_prompts", "attend_runs", "attend_steps"]
+__all__ = ["attend_prompts", "attend_runs", "attend_steps", "join_pages"]
 
 
 def attend_prompts(
@@ -107,3 +107,8 @@ def attend_steps(
         lengths_D=lengths_D,
         first_position=first_position,
     )
+
+
+def join_pages(pages_Z2OGX: Tensor, page_table_DP: Tensor) -> Tensor:
+    """A copy of each sequence's pages as one long page of its own: [D, 2, P O, G, X]."""
+    return reference.join_pages(pages_Z2OGX, page_table_DP)

@@ -149,14 +149,19 @@ def _attend(q_QBX: Tensor, k_GLX: Tensor, v_GLX: Tensor, mask_BL: Tensor | None)
 def _keys_and_values(
     pages_Z2OGX: Tensor, table_P: Tensor, length: int, first_position: int = 0
 ) -> tuple[Tensor, Tensor]:
-    """Keys and values [G, L, X] of one sequence, gathered page by page: first all keys."""
-    page_tokens = pages_Z2OGX.shape[2]
-    table_P = table_P[: -(-length // page_tokens)]
-    halves_2P = torch.add(first_numbers(2, table_P.device).unsqueeze(1), table_P, alpha=2)
-    gathered = pages_Z2OGX.flatten(0, 1).index_select(0, halves_2P.flatten())
-    both_2LGX = gathered.view(2, -1, *pages_Z2OGX.shape[3:])[:, first_position:length]
-    k_GLX, v_GLX = both_2LGX.transpose(1, 2).unbind()
+    """Keys and values [G, L, X] of one sequence."""
+    table_P = table_P[: -(-length // pages_Z2OGX.shape[2])]
+    both_2LGX = pages_Z2OGX[int(table_P)] if len(table_P) == 1 else join_pages(pages_Z2OGX, table_P)
+    k_GLX, v_GLX = both_2LGX[:, first_position:length].transpose(1, 2).unbind()
     return k_GLX, v_GLX
+
+
+def join_pages(pages_Z2OGX: Tensor, page_table: Tensor) -> Tensor:
+    """Pages [..., P] of a sequence each as one long page [..., 2, P · O, G, X] of its own."""
+    first_2 = first_numbers(2, page_table.device)
+    halves_2P = torch.add(first_2.unsqueeze(1), page_table.unsqueeze(-2), alpha=2)
+    gathered = pages_Z2OGX.flatten(0, 1).index_select(0, halves_2P.flatten())
+    return gathered.view(*page_table.shape[:-1], 2, -1, *pages_Z2OGX.shape[3:])
 
 
 def _of_sequences(
