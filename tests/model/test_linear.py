@@ -8,7 +8,7 @@ from torch import Tensor
 from segue.model.linear import FEW_ROWS, Linear
 from tests.kernels.closeness import assert_close, randn
 
-LARGE, SMALL = (776, 256), (64, 48)
+LARGE, SMALL = (2056, 256), (64, 48)
 """The first is arranged for few rows."""
 
 
@@ -28,8 +28,8 @@ def test_it_is_the_product_for_any_number_of_rows(num_rows: int, shape: tuple[in
 
 
 def test_rows_may_lie_apart_and_the_weight_may_be_part_of_another() -> None:
-    whole, wide = randn(1000, 256, seed=1), randn(5, 512)
-    weight, x = whole[-776:], wide[:, ::2]
+    whole, wide = randn(2200, 256, seed=1), randn(5, 512)
+    weight, x = whole[-LARGE[0] :], wide[:, ::2]
 
     assert_close(Linear(weight)(x), x.double() @ weight.double().t())
 
