@@ -6,9 +6,10 @@ much longer depends on the machine and the batch: with few sequences weights are
 further rows are nearly free, with many they cost as much as any. So seconds are measured, per size
 of batch and k, and the k with most tokens per second wins.
 
-Gains fall with k and costs do not, so the best k is found by climbing: the next larger k is tried
-while the largest that was tried is the best. Later on a neighbour of the best is tried once in a
-while, since texts and batches change.
+Seconds grow about evenly with k, so the line through the k that were tried says what the others
+should take, and steadies those that were tried a few times only; and a depth that was not tried is
+thought to be as good as the one above it. The k with the best of such prospects is taken, tried or
+not. Later on a neighbour of it is tried once in a while, since texts and batches change.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 ENOUGH_STEPS = 4
-"""Of one k, before it is compared: a first step may be slower than the others."""
+"""Of one k, before its own mean counts: a first step may be slower than the others. The line counts
+as much as so many of them."""
 TRY_EVERY = 64
 """Steps at one size of batch between two looks at a neighbour: a bad one costs a percent or two."""
 SECONDS_WEIGHT = 0.1
@@ -70,6 +72,21 @@ class _BatchSize:
     def is_known(self, k: int) -> bool:
         return self.means[k].num_steps >= ENOUGH_STEPS
 
+    def expected_seconds(self) -> list[float]:
+        """Of a step with each k. Those without drafts and with one must be known."""
+        known = [k for k in range(len(self.means)) if self.is_known(k)]
+        drafting = [k for k in known if k]
+        # Without drafts nothing is drafted and one row is computed: that is not on the line.
+        on_line = drafting if len(drafting) > 1 else known
+        center, seconds, slope = _line([(k, self.means[k]) for k in on_line])
+        expected = [self.means[0].seconds]
+        for k, mean in enumerate(self.means[1:], start=1):
+            own_weight = mean.num_steps / (mean.num_steps + ENOUGH_STEPS) if k in known else 0.0
+            expected.append(
+                own_weight * mean.seconds + (1 - own_weight) * (seconds + slope * (k - center))
+            )
+        return expected
+
 
 @dataclass(slots=True)
 class DraftLength:
@@ -85,18 +102,16 @@ class DraftLength:
     def choose(self, batch_size: int) -> int:
         """How many tokens to draft for each sequence of this batch; 0 where it does not pay."""
         size = self._size(batch_size)
-        for k in range(self.max_drafts + 1):
+        for k in range(min(self.max_drafts, 1) + 1):
             if not size.is_known(k):
-                # Below it all are known. Climb on only from the best.
-                if k == 0 or self._best(size, k) == k - 1:
-                    return k
-                break
-        known = sum(size.is_known(k) for k in range(self.max_drafts + 1))
-        best = self._best(size, known)
-        if size.num_steps % TRY_EVERY:
+                return k
+        if not self.max_drafts:
+            return 0
+        best = self._best(size)
+        if size.num_steps % TRY_EVERY or not size.is_known(best):
             return best
         neighbours = [k for k in (best - 1, best + 1) if 0 <= k <= self.max_drafts]
-        return neighbours[size.looks_up % len(neighbours)] if neighbours else best
+        return neighbours[size.looks_up % len(neighbours)]
 
     def observe(
         self, batch_size: int, num_drafts: int, seconds: float, accepted: Sequence[int]
@@ -122,15 +137,26 @@ class DraftLength:
             expected += reached
         return expected
 
-    def _best(self, size: _BatchSize, num_known: int) -> int:
-        """Of the k below `num_known`, which are all known."""
-        return max(range(num_known), key=lambda k: self.expected_tokens(k) / size.means[k].seconds)
+    def _best(self, size: _BatchSize) -> int:
+        seconds = size.expected_seconds()
+        return max(range(len(seconds)), key=lambda k: self.expected_tokens(k) / seconds[k])
 
     def _size(self, batch_size: int) -> _BatchSize:
         key = size_class(batch_size)
         if key not in self._sizes:
             self._sizes[key] = _BatchSize([_Mean() for _ in range(self.max_drafts + 1)])
         return self._sizes[key]
+
+
+def _line(means: Sequence[tuple[int, _Mean]]) -> tuple[float, float, float]:
+    """Least squares, each k by how many steps had it: a k, the seconds there, and the slope, which
+    is not let fall."""
+    weight = sum(mean.num_steps for _, mean in means)
+    center = sum(mean.num_steps * k for k, mean in means) / weight
+    seconds = sum(mean.num_steps * mean.seconds for _, mean in means) / weight
+    spread = sum(mean.num_steps * (k - center) ** 2 for k, mean in means)
+    rise = sum(mean.num_steps * (k - center) * (mean.seconds - seconds) for k, mean in means)
+    return center, seconds, max(rise / spread, 0.0)
 
 
 def size_class(batch_size: int) -> int:

@@ -21,10 +21,13 @@ class World:
     draft_s: float
     acceptance: float
     noise: float = 0.1
+    unlucky: int = 0
+    """A number of drafts whose steps take longer than the numbers around it."""
     random: random.Random = field(default_factory=lambda: random.Random(0))
 
     def seconds(self, batch_size: int, k: int) -> float:
-        return self.weights_s + self.row_s * batch_size * (k + 1) + self.draft_s * k
+        seconds = self.weights_s + self.row_s * batch_size * (k + 1) + self.draft_s * k
+        return 1.2 * seconds if k and k == self.unlucky else seconds
 
     def rate(self, batch_size: int, k: int) -> float:
         return sum(self.acceptance**j for j in range(k + 1)) / self.seconds(batch_size, k)
@@ -62,6 +65,29 @@ def test_nearly_all_steps_are_as_good_as_the_best(world: World, batch_size: int)
     best = world.rate(batch_size, world.best(batch_size))
     good = [k for k in chosen if world.rate(batch_size, k) > 0.93 * best]
     assert len(good) >= 500 * (1 - 2 / TRY_EVERY)
+
+
+@pytest.mark.parametrize("unlucky", [1, 2, 3])
+def test_one_bad_number_does_not_hide_better_ones(unlucky: int) -> None:
+    world = World(weights_s=3.0, row_s=0.3, draft_s=0.7, acceptance=0.97, unlucky=unlucky)
+    chooser = DraftLength(MAX_DRAFTS)
+    for _ in range(100):
+        world.step(chooser, 1)
+
+    chosen = [world.step(chooser, 1) for _ in range(500)]
+
+    assert world.best(1) == MAX_DRAFTS
+    assert chosen.count(MAX_DRAFTS) >= 500 * (1 - 2 / TRY_EVERY)
+
+
+def test_what_pays_is_found_within_a_few_answers() -> None:
+    world = World(weights_s=3.0, row_s=0.3, draft_s=0.7, acceptance=0.97)
+    chooser = DraftLength(MAX_DRAFTS)
+
+    chosen = [world.step(chooser, 1) for _ in range(40)]
+
+    assert world.best(1) == MAX_DRAFTS
+    assert chosen[20:].count(MAX_DRAFTS) >= 18
 
 
 def test_nothing_is_drafted_where_it_does_not_pay() -> None:
