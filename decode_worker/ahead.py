@@ -107,6 +107,11 @@ class AheadEngine:
         self._free_rows = list(range(num_rows))
         self._steps: deque[_Step] = deque()
 
+    @property
+    def draft_reach(self) -> int:
+        """For how many drafts a sequence that begins now should have slots. Any thread may ask."""
+        return self._length.reach if self._config.adaptive_drafts else self._max_drafts
+
     def step(self, commands: Sequence[Command]) -> bool:
         """Launches a step, if there is one to make, and reads what is then due. Returns whether
         there is more to do.
@@ -176,7 +181,7 @@ class AheadEngine:
             max_prompt_tokens=self._config.max_prompt_tokens,
         )
         self._running = [*(one for one in self._running if one not in waiting), *in_order]
-        num_drafts = self._num_drafts(len(batch))
+        num_drafts = self._num_drafts([one.sequence for one in batch])
         params = [one.sequence.turn.sampling for one in batch]
         needs = Needs()
         for each in params:
@@ -193,12 +198,13 @@ class AheadEngine:
         self._steps.append(_Step(self._stepper.launch(request), batch, num_drafts))
         return True
 
-    def _num_drafts(self, batch_size: int) -> int:
+    def _num_drafts(self, batch: Sequence[DecodeSequence]) -> int:
         if not self._max_drafts:
             return 0
-        adaptive = self._config.adaptive_drafts
-        num_drafts = self._length.choose(batch_size) if adaptive else self._max_drafts
-        self._metrics.drafted(batch_size, num_drafts)
+        num_drafts = self._max_drafts
+        if self._config.adaptive_drafts:
+            num_drafts = self._length.choose(len(batch), max(s.max_drafts for s in batch))
+        self._metrics.drafted(len(batch), num_drafts)
         return num_drafts
 
     def _compute_prompts(self) -> None:

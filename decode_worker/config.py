@@ -12,9 +12,9 @@ from segue.errors import InvalidConfig
 class DecodeConfig:
     max_batch: int = 64
     """Sequences of one step; more take turns."""
-    max_drafts: int = 4
+    max_drafts: int = 7
     """Tokens that the model's MTP layer guesses ahead in a step for each sequence, at most: 0 to 7.
-    How many is learned; 0 where it does not pay."""
+    How many is learned; 0 where it does not pay. Slots are taken for those that do."""
     adaptive_drafts: bool = True
     """Off: always as many as `max_drafts`."""
     simulate_acceptance: float = -1.0

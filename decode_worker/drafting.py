@@ -30,11 +30,18 @@ class Drafting:
         self._is_adaptive = is_adaptive
         self._length = DraftLength(self._max_drafts)
 
+    @property
+    def reach(self) -> int:
+        """For how many drafts a sequence that begins now should have slots. Any thread may ask."""
+        return self._length.reach if self._is_adaptive else self._max_drafts
+
     def draft(self, batch: Sequence[DecodeSequence]) -> int:
         """Gives each sequence of the batch its drafts. Returns how many were wanted of each."""
         if not (self._max_drafts and batch):
             return 0
-        wanted = self._length.choose(len(batch)) if self._is_adaptive else self._max_drafts
+        wanted = self._max_drafts
+        if self._is_adaptive:
+            wanted = self._length.choose(len(batch), max(s.max_drafts for s in batch))
         counts = {id(s): min(wanted, s.max_drafts) for s in batch}
         drafting = sorted((s for s in batch if counts[id(s)]), key=lambda s: -counts[id(s)])
         if not drafting:

@@ -45,6 +45,11 @@ class DecodeEngine:
             runner, max_drafts=config.max_drafts, is_adaptive=config.adaptive_drafts
         )
 
+    @property
+    def draft_reach(self) -> int:
+        """For how many drafts a sequence that begins now should have slots. Any thread may ask."""
+        return self._drafting.reach
+
     def step(self, commands: Sequence[Command]) -> bool:
         """One pass over one batch: a token or more for each of its sequences. Returns whether there
         is more to do.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from decode_worker.residency import Residency
 from decode_worker.sequence import DecodeSequence
 from decode_worker.turn import Sequences, Turn
@@ -25,15 +27,16 @@ class Reservations:
         layout: CacheLayout,
         *,
         worker: str,
-        max_drafts: int,
+        num_drafts: Callable[[], int],
     ) -> None:
-        """`worker`: how errors name this one."""
+        """`worker`: how errors name this one. `num_drafts`: for how many a sequence that begins
+        now should have slots."""
         self._residency = residency
         self._reader = reader
         self._sequences = sequences
         self._layout = layout
         self._worker = worker
-        self._max_drafts = max_drafts
+        self._num_drafts = num_drafts
 
     def for_handoff(
         self, spec: TurnSpec, writer: PeerIdentity, lifetime_s: float
@@ -76,7 +79,7 @@ class Reservations:
             self._residency.release(hold)
             raise
         turn = Turn(spec=spec, hold=hold)
-        spare_slots = self._residency.spare_slots(self._max_drafts)
+        spare_slots = self._residency.spare_slots(self._num_drafts())
         return turn, self._sequences.resumed(turn, pages, slot, spare_slots)
 
     def arrived(
@@ -87,7 +90,7 @@ class Reservations:
         report: ShipReport,
     ) -> DecodeSequence:
         """The handoff is complete. Slots for drafts and a checkpoint are taken only now."""
-        spare_slots = self._residency.spare_slots(self._max_drafts)
+        spare_slots = self._residency.spare_slots(self._num_drafts())
         return self._sequences.arrived(turn, committed, first_token, report, spare_slots)
 
     def _num_own_pages(self, spec: TurnSpec, hold: Hold) -> int:

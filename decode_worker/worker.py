@@ -101,14 +101,6 @@ class DecodeWorker:
             ),
             clock=clock,
         )
-        self._reservations = Reservations(
-            self.residency,
-            self._exchange.reader,
-            Sequences(runner.config, tokenizer, device=runner.device),
-            runner.layout,
-            worker=self.name,
-            max_drafts=config.max_drafts if runner.has_mtp else 0,
-        )
         engine: AheadEngine | DecodeEngine
         if stepper is None:
             engine = DecodeEngine(runner, metrics, self._publish, config, clock=clock)
@@ -122,6 +114,14 @@ class DecodeWorker:
                 num_rows=max_running,
                 clock=clock,
             )
+        self._reservations = Reservations(
+            self.residency,
+            self._exchange.reader,
+            Sequences(runner.config, tokenizer, device=runner.device),
+            runner.layout,
+            worker=self.name,
+            num_drafts=lambda: engine.draft_reach,
+        )
         self._engine: EngineLoop[Command] = EngineLoop("decode-engine", engine.step, leave_process)
 
     def services(self) -> Services:

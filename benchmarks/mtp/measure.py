@@ -10,7 +10,8 @@ from benchmarks.mtp.models import PAGE_TOKENS, Subject
 from benchmarks.serving.samples import median
 from decode_worker.config import DecodeConfig
 
-MAX_DRAFTS = 4
+FIXED_DRAFTS = (1, 2, 3, 4, 7)
+MAX_DRAFTS = 7
 ADAPTIVE = "adaptive"
 _ALL = 1 << 16
 """Tokens of prompts in one step: the answers of a batch begin together."""
@@ -105,7 +106,7 @@ def _batch(runner: TimedRunner, subject: Subject, batch_size: int, report: Repor
 def _modes(subject: Subject) -> dict[str, DecodeConfig]:
     rate = subject.simulate_acceptance
     modes = {"0": DecodeConfig(max_drafts=0, max_prompt_tokens=_ALL)}
-    for k in range(1, MAX_DRAFTS + 1):
+    for k in FIXED_DRAFTS:
         modes[str(k)] = DecodeConfig(
             max_drafts=k,
             adaptive_drafts=False,

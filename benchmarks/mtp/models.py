@@ -79,12 +79,12 @@ def demo(*, is_quick: bool) -> Subject:
         folder=folder,
         prompts=tuple(
             Prompt(token_ids=text.prompt, max_tokens=_MAX_ANSWER_TOKENS, eos_ids=eos_ids)
-            for text in demo_texts(folder, 4 if is_quick else 40)
+            for text in demo_texts(folder, 4 if is_quick else 80)
         ),
         prompts_per_place=1,
         min_prompts=2 if is_quick else 8,
         batch_sizes=(2,) if is_quick else (1, 4, 8),
-        num_rounds=1 if is_quick else 3,
+        num_rounds=1 if is_quick else 8,
     )
 
 

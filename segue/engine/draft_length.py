@@ -68,6 +68,8 @@ class _BatchSize:
     means: list[_Mean]
     num_steps: int = 0
     looks_up: bool = False
+    best: int | None = None
+    """When it was last asked for, whether there was room for it or not."""
 
     def is_known(self, k: int) -> bool:
         return self.means[k].num_steps >= ENOUGH_STEPS
@@ -99,18 +101,30 @@ class DraftLength:
     def __post_init__(self) -> None:
         self._acceptance = [_Acceptance() for _ in range(self.max_drafts)]
 
-    def choose(self, batch_size: int) -> int:
-        """How many tokens to draft for each sequence of this batch; 0 where it does not pay."""
-        size = self._size(batch_size)
-        for k in range(min(self.max_drafts, 1) + 1):
+    @property
+    def reach(self) -> int:
+        """No step will soon draft more for a sequence: room for more would be held for nothing."""
+        bests = [size.best for size in list(self._sizes.values()) if size.best is not None]
+        return min(max(bests) + 1, self.max_drafts) if bests else self.max_drafts
+
+    def choose(self, batch_size: int, most: int) -> int:
+        """How many tokens to draft for each sequence of this batch; 0 where it does not pay.
+
+        Never more than `most`, which the batch has room for.
+        """
+        size, most = self._size(batch_size), min(most, self.max_drafts)
+        for k in range(min(most, 1) + 1):
             if not size.is_known(k):
                 return k
-        if not self.max_drafts:
+        if not most:
             return 0
-        best = self._best(size)
+        seconds = size.expected_seconds()
+        rates = [self.expected_tokens(k) / seconds[k] for k in range(self.max_drafts + 1)]
+        size.best = rates.index(max(rates))
+        best = rates.index(max(rates[: most + 1]))
         if size.num_steps % TRY_EVERY or not size.is_known(best):
             return best
-        neighbours = [k for k in (best - 1, best + 1) if 0 <= k <= self.max_drafts]
+        neighbours = [k for k in (best - 1, best + 1) if 0 <= k <= most]
         return neighbours[size.looks_up % len(neighbours)]
 
     def observe(
@@ -136,10 +150,6 @@ class DraftLength:
             reached *= share
             expected += reached
         return expected
-
-    def _best(self, size: _BatchSize) -> int:
-        seconds = size.expected_seconds()
-        return max(range(len(seconds)), key=lambda k: self.expected_tokens(k) / seconds[k])
 
     def _size(self, batch_size: int) -> _BatchSize:
         key = size_class(batch_size)

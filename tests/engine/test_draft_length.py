@@ -36,7 +36,7 @@ class World:
         return max(range(MAX_DRAFTS + 1), key=lambda k: self.rate(batch_size, k))
 
     def step(self, chooser: DraftLength, batch_size: int) -> int:
-        k = chooser.choose(batch_size)
+        k = chooser.choose(batch_size, MAX_DRAFTS)
         accepted = []
         for _ in range(batch_size):
             count = 0
@@ -109,8 +109,8 @@ def test_larger_batches_may_have_fewer_drafts() -> None:
         BETWEEN.step(chooser, 30)
 
     assert BETWEEN.best(1) > BETWEEN.best(30) == 0
-    assert chooser.choose(1) >= 2
-    assert chooser.choose(30) == 0
+    assert chooser.choose(1, MAX_DRAFTS) >= 2
+    assert chooser.choose(30, MAX_DRAFTS) == 0
 
 
 def test_texts_that_become_predictable_are_noticed() -> None:
@@ -118,21 +118,21 @@ def test_texts_that_become_predictable_are_noticed() -> None:
     chooser = DraftLength(MAX_DRAFTS)
     for _ in range(200):
         world.step(chooser, 8)
-    before = chooser.choose(8)
+    before = chooser.choose(8, MAX_DRAFTS)
 
     world.acceptance = 0.95
     for _ in range(3000):
         world.step(chooser, 8)
 
     assert before == 0
-    assert chooser.choose(8) >= 3
+    assert chooser.choose(8, MAX_DRAFTS) >= 3
 
 
 def test_a_slow_step_now_and_then_changes_nothing() -> None:
     chooser = DraftLength(MAX_DRAFTS)
     chosen = []
     for i in range(400):
-        k = chooser.choose(1)
+        k = chooser.choose(1, MAX_DRAFTS)
         chosen.append(k)
         chooser.observe(1, k, 50.0 if i % 20 == 7 else 1.0 + 0.3 * k, [0])
 
@@ -142,7 +142,7 @@ def test_a_slow_step_now_and_then_changes_nothing() -> None:
 def test_where_no_draft_is_allowed_none_is_made() -> None:
     chooser = DraftLength(0)
     for _ in range(2 * TRY_EVERY):
-        assert chooser.choose(3) == 0
+        assert chooser.choose(3, MAX_DRAFTS) == 0
         chooser.observe(3, 0, 1.0, [0, 0, 0])
 
 
@@ -158,3 +158,26 @@ def test_expected_tokens_follow_the_shares_that_were_accepted() -> None:
 
 def test_large_batches_of_about_a_size_share_what_was_learned() -> None:
     assert [size_class(n) for n in (1, 7, 8, 9, 16, 17, 32, 33)] == [1, 7, 8, 16, 16, 32, 32, 64]
+
+
+def test_a_batch_without_room_for_the_best_number_gets_the_best_that_it_has_room_for() -> None:
+    chooser = DraftLength(MAX_DRAFTS)
+    for _ in range(100):
+        GPU_LIKE.step(chooser, 1)
+
+    assert chooser.choose(1, MAX_DRAFTS) >= 3
+    assert [chooser.choose(1, most) for most in (0, 1, 2)] == [0, 1, 2]
+
+
+def test_slots_are_held_for_one_draft_more_than_pays() -> None:
+    for world in (GPU_LIKE, BETWEEN, CPU_LIKE):
+        chooser = DraftLength(MAX_DRAFTS)
+        assert chooser.reach == MAX_DRAFTS
+        for _ in range(200):
+            world.step(chooser, 1)
+            chooser.choose(1, 1)
+
+        chosen = [world.step(chooser, 1) for _ in range(200)]
+
+        assert chooser.reach >= min(max(chosen), MAX_DRAFTS)
+        assert chooser.reach <= world.best(1) + 2
