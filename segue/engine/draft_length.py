@@ -9,17 +9,21 @@ of batch and k, and the k with most tokens per second wins.
 Seconds grow about evenly with k, so the line through the k that were tried says what the others
 should take, and steadies those that were tried a few times only; and a depth that was not tried is
 thought to be as good as the one above it. The k with the best of such prospects is taken, tried or
-not. Later on a neighbour of it is tried once in a while, since texts and batches change.
+not; of two that are close, the one that was tried less. Later on a neighbour of it is tried once in
+a while, since texts and batches change.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from math import sqrt
 
 ENOUGH_STEPS = 4
 """Of one k, before its own mean counts: a first step may be slower than the others. The line counts
 as much as so many of them."""
+DOUBT = 0.05
+"""How far the time of one step may be off, as a share: in favour of a k that had few."""
 TRY_EVERY = 64
 """Steps at one size of batch between two looks at a neighbour: a bad one costs a percent or two."""
 SECONDS_WEIGHT = 0.1
@@ -119,7 +123,10 @@ class DraftLength:
         if not most:
             return 0
         seconds = size.expected_seconds()
-        rates = [self.expected_tokens(k) / seconds[k] for k in range(self.max_drafts + 1)]
+        rates = [
+            self.expected_tokens(k) / seconds[k] * (1 + DOUBT / sqrt(max(mean.num_steps, 1)))
+            for k, mean in enumerate(size.means)
+        ]
         size.best = rates.index(max(rates))
         best = rates.index(max(rates[: most + 1]))
         if size.num_steps % TRY_EVERY or not size.is_known(best):

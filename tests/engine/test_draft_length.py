@@ -9,7 +9,7 @@ import pytest
 
 from segue.engine.draft_length import TRY_EVERY, DraftLength, size_class
 
-MAX_DRAFTS = 5
+MAX_DRAFTS = 7
 
 
 @dataclass
@@ -76,8 +76,10 @@ def test_one_bad_number_does_not_hide_better_ones(unlucky: int) -> None:
 
     chosen = [world.step(chooser, 1) for _ in range(500)]
 
+    best = world.rate(1, world.best(1))
+    good = [k for k in chosen if world.rate(1, k) > 0.93 * best]
     assert world.best(1) == MAX_DRAFTS
-    assert chosen.count(MAX_DRAFTS) >= 500 * (1 - 2 / TRY_EVERY)
+    assert len(good) >= 500 * (1 - 2 / TRY_EVERY)
 
 
 def test_what_pays_is_found_within_a_few_answers() -> None:
@@ -87,7 +89,28 @@ def test_what_pays_is_found_within_a_few_answers() -> None:
     chosen = [world.step(chooser, 1) for _ in range(40)]
 
     assert world.best(1) == MAX_DRAFTS
-    assert chosen[20:].count(MAX_DRAFTS) >= 18
+    assert min(chosen[20:]) >= MAX_DRAFTS - 1
+
+
+def test_load_that_comes_and_goes_hardly_hides_the_best_number() -> None:
+    world = World(weights_s=7.0, row_s=0.18, draft_s=1.65, acceptance=0.965)
+    achieved = []
+    for seed in range(60):
+        draw, chooser, load = random.Random(seed), DraftLength(MAX_DRAFTS), 1.0
+        tokens = seconds = 0.0
+        for _ in range(100):
+            if draw.random() < 0.05:
+                load = draw.choice([1.0, 1.0, 1.0, 1.15, 1.3])
+            k = chooser.choose(8, MAX_DRAFTS)
+            accepted = next((j for j in range(k) if draw.random() > world.acceptance), k)
+            noisy = world.seconds(8, k) * load * draw.lognormvariate(0, 0.08)
+            chooser.observe(8, k, noisy, [accepted])
+            tokens += world.rate(8, k) * world.seconds(8, k)
+            seconds += world.seconds(8, k)
+        achieved.append(tokens / seconds / world.rate(8, world.best(8)))
+
+    assert world.best(8) == MAX_DRAFTS
+    assert sorted(achieved)[6] > 0.9
 
 
 def test_nothing_is_drafted_where_it_does_not_pay() -> None:
