@@ -13,6 +13,8 @@ from decode_worker.config import DecodeConfig
 FIXED_DRAFTS = (1, 2, 3, 4, 7)
 MAX_DRAFTS = 7
 ADAPTIVE = "adaptive"
+PRACTICE_ROUNDS = 4
+"""Of the adaptive mode, before those of all."""
 _ALL = 1 << 16
 """Tokens of prompts in one step: the answers of a batch begin together."""
 Report = Callable[[str], None]
@@ -71,7 +73,10 @@ def measure(runner: TimedRunner, subject: Subject, report: Report) -> tuple[Batc
 def _batch(runner: TimedRunner, subject: Subject, batch_size: int, report: Report) -> BatchRow:
     drives = {mode: Drive(runner, config) for mode, config in _modes(subject).items()}
     rounds: dict[str, list[Seen]] = {mode: [] for mode in drives}
-    # The first round is practice: memory is touched, and the adaptive mode learns.
+    # The first round is practice: memory is touched, and the adaptive mode learns. A round has few
+    # steps of a full batch, since the shortest answer ends it.
+    for _ in range(PRACTICE_ROUNDS):
+        drives[ADAPTIVE].run(subject.prompts_of(0, batch_size), batch_size)
     for number in range(subject.num_rounds + 1):
         report(f"{subject.name}, batch of {batch_size}, round {number} of {subject.num_rounds}")
         prompts = subject.prompts_of(number, batch_size)
