@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from segue.model.config import ModelConfig, model_id
+from segue.model.config import ModelConfig
+from segue.model.model_id import model_id
 from segue.text.limits import validate_against_vocab, validate_prompt
 from segue.text.prompt import PromptEncoder
 from segue.turn import TurnSpec

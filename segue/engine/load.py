@@ -13,7 +13,8 @@ from segue.engine.config import EngineConfig, PoolSizes, pool_sizes
 from segue.engine.runner import ModelRunner
 from segue.errors import InvalidConfig
 from segue.model.cache_layout import cache_layout
-from segue.model.config import ModelConfig, model_id
+from segue.model.config import ModelConfig
+from segue.model.model_id import model_id
 from segue.model.source import resolve_model
 from segue.model.weights import has_mtp_layer
 

@@ -22,7 +22,8 @@ from segue.engine.stream import WorkStream
 from segue.errors import InvalidConfig
 from segue.model.batch import Batch
 from segue.model.cache_layout import cache_layout
-from segue.model.config import ModelConfig, model_id
+from segue.model.config import ModelConfig
+from segue.model.model_id import model_id
 from segue.model.qwen3_5 import Qwen3_5
 from segue.model.weights import has_mtp_layer, load_weights
 

@@ -7,7 +7,6 @@ runtime cannot compute is refused here, by name, before any weight is read.
 from __future__ import annotations
 
 import enum
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -165,29 +164,6 @@ class ModelConfig:
             return _parse(outer, generation)
         except InvalidCheckpoint as error:
             raise InvalidCheckpoint(f"{path}: {error}") from None
-
-
-MODEL_ID_PROBES = 16
-MODEL_ID_PROBE_BYTES = 4096
-
-
-def model_id(folder: Path) -> str:
-    """A short name of the weights in `folder`, the same on every machine that has them.
-
-    Hashes config.json and, of each safetensors file, the size, the header and a few probes of the
-    data: a fine-tune has the headers of its base model. Reads about 64 KiB a file.
-    """
-    digest = hashlib.sha256((folder / "config.json").read_bytes())
-    for path in sorted(folder.glob("*.safetensors")):
-        size_bytes = path.stat().st_size
-        digest.update(f"{path.name}:{size_bytes}".encode())
-        with path.open("rb") as file:
-            header_bytes = int.from_bytes(file.read(8), "little")
-            digest.update(file.read(min(header_bytes, size_bytes)))
-            for probe in range(MODEL_ID_PROBES):
-                file.seek(size_bytes * probe // MODEL_ID_PROBES)
-                digest.update(file.read(MODEL_ID_PROBE_BYTES))
-    return digest.hexdigest()[:16]
 
 
 def _parse(outer: Json, generation: Json) -> ModelConfig:

@@ -17,7 +17,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
 from transformers import AutoModelForCausalLM
 
 from segue.engine.batch import SequenceChunk
@@ -25,6 +24,7 @@ from segue.engine.runner import ModelRunner
 from segue.types import SamplingParams
 from tests.checkpoints import Variant, add_mtp_layer
 from tests.conftest import MakeCheckpoint
+from tests.engine.answer_law import Floats, Law, Tokens, chi_square, law_of, next_probs, p_value
 from tests.engine.drafting import DraftingSequence, draft, target_ids
 
 VOCAB_SIZE = 12
@@ -36,8 +36,6 @@ NUM_TOKENS = 3
 NUM_DRAFTS = 2
 MAX_DRAFTS = 4
 MAX_BATCH = 500
-MIN_EXPECTED = 5.0
-"""Of a cell: below, the statistic does not follow the chi-square distribution."""
 MIN_P_VALUE = 1e-4
 
 KINDS = {
@@ -72,9 +70,6 @@ NUM_ANSWERS = {
 assert sum(NUM_ANSWERS.values()) >= 20_000
 NUM_WRONG = 1_000
 
-Tokens = tuple[int, ...]
-Law = dict[Tokens, float]
-Floats = NDArray[np.float64]
 Rule = Callable[[DraftingSequence, Sequence[int], Sequence[int]], Sequence[int]]
 """From a sequence, its drafts and the trunk's own tokens to those that count as the trunk's."""
 
@@ -196,76 +191,6 @@ def draw(
     return Drawn(counts, num_accepted, num_corrected)
 
 
-def next_probs(logits_V: Floats, answer: Tokens, params: SamplingParams) -> Floats:
-    """[V], by the definitions: penalties, temperature, top-k, top-p, min-p, in this order."""
-    scores_V = logits_V.copy()
-    for token_id in {*PROMPT, *answer}:
-        score = scores_V[token_id]
-        penalty = params.repetition_penalty
-        scores_V[token_id] = score * penalty if score < 0 else score / penalty
-    for token_id, count in Counter(answer).items():
-        scores_V[token_id] -= params.presence_penalty + count * params.frequency_penalty
-    scores_V /= params.temperature
-    best_first = np.argsort(-scores_V)[: params.top_k or None]
-    probs = softmax(scores_V[best_first])
-    if params.top_p < 1.0:
-        num_kept = int(np.argmax(probs.cumsum() >= params.top_p)) + 1
-        probs = probs[:num_kept] / probs[:num_kept].sum()
-    probs = np.where(probs >= params.min_p * probs[0], probs, 0.0)
-    probs_V = np.zeros(VOCAB_SIZE)
-    probs_V[best_first[: len(probs)]] = probs / probs.sum()
-    return probs_V
-
-
-def softmax(scores: Floats) -> Floats:
-    weights: Floats = np.exp(scores - scores.max())
-    return weights / weights.sum()
-
-
-def law_of(logits: dict[Tokens, Floats], params: SamplingParams) -> Law:
-    """The probability of every answer that may be."""
-    law: Law = {(): 1.0}
-    for _ in range(NUM_TOKENS):
-        law = {
-            (*answer, token_id): prob * next_prob
-            for answer, prob in law.items()
-            for token_id, next_prob in enumerate(next_probs(logits[answer], answer, params))
-            if next_prob > 0.0
-        }
-    return law
-
-
-def cells_of(law: Law, num: int) -> list[list[Tokens]]:
-    """Answers that are expected often enough alone, then the rare ones in groups that are. Rare
-    answers that repeat a token stay together, since that is where penalties show."""
-    rare = [answer for answer, prob in law.items() if prob * num < MIN_EXPECTED]
-    cells = [[answer] for answer, prob in law.items() if prob * num >= MIN_EXPECTED]
-    group: list[Tokens] = []
-    for answer in sorted(rare, key=lambda answer: (len(set(answer)), answer)):
-        group.append(answer)
-        if sum(law[each] for each in group) * num >= MIN_EXPECTED:
-            cells.append(group)
-            group = []
-    cells[-1] = [*cells[-1], *group]
-    return cells
-
-
-def chi_square(counts: Counter[Tokens], law: Law) -> tuple[float, int]:
-    """The statistic and its degrees of freedom."""
-    num = counts.total()
-    cells = cells_of(law, num)
-    expected = [num * sum(law[answer] for answer in cell) for cell in cells]
-    observed = [sum(counts[answer] for answer in cell) for cell in cells]
-    statistic = sum((o - e) ** 2 / e for o, e in zip(observed, expected, strict=True))
-    return float(statistic), len(cells) - 1
-
-
-def p_value(statistic: float, degrees: int) -> float:
-    """How often a statistic is this large by chance."""
-    half = torch.tensor([degrees, statistic], dtype=torch.float64) / 2
-    return float(torch.special.gammaincc(half[0], half[1]))
-
-
 def check(drawn: Drawn, law: Law) -> None:
     assert set(drawn.counts) <= set(law), "an answer that cannot be"
     statistic, degrees = chi_square(drawn.counts, law)
@@ -280,7 +205,7 @@ def check(drawn: Drawn, law: Law) -> None:
 def test_answers_follow_the_targets_law(
     drawn: Callable[[str], Drawn], logits: dict[Tokens, Floats], kind: str
 ) -> None:
-    check(drawn(kind), law_of(logits, KINDS[kind]))
+    check(drawn(kind), law_of(logits, PROMPT, KINDS[kind]))
 
 
 def test_all_kinds_together_do_too(
@@ -288,7 +213,7 @@ def test_all_kinds_together_do_too(
 ) -> None:
     """Sums of independent chi-squares are chi-square: one statistic over 20,000 answers and
     more, for what is too small to show in one kind."""
-    parts = [chi_square(drawn(kind).counts, law_of(logits, KINDS[kind])) for kind in KINDS]
+    parts = [chi_square(drawn(kind).counts, law_of(logits, PROMPT, KINDS[kind])) for kind in KINDS]
     statistic, degrees = (sum(column) for column in zip(*parts, strict=True))
 
     assert p_value(statistic, int(degrees)) > MIN_P_VALUE
@@ -300,7 +225,7 @@ def test_twenty_thousand_answers_of_each_kind_follow_it(
     runner: ModelRunner, logits: dict[Tokens, Floats], kind: str
 ) -> None:
     seed = first_seed(kind) + NUM_ANSWERS[kind]
-    check(draw(runner, KINDS[kind], 20_000, first_seed=seed), law_of(logits, KINDS[kind]))
+    check(draw(runner, KINDS[kind], 20_000, first_seed=seed), law_of(logits, PROMPT, KINDS[kind]))
 
 
 def every_draft(_: DraftingSequence, drafts: Sequence[int], targets: Sequence[int]) -> list[int]:
@@ -315,7 +240,7 @@ def test_accepting_every_draft_is_noticed(
     wrong = draw(runner, params, NUM_WRONG, first_seed=0, rule=every_draft)
 
     assert wrong.num_corrected == 0
-    assert p_value(*chi_square(wrong.counts, law_of(logits, params))) < 1e-12
+    assert p_value(*chi_square(wrong.counts, law_of(logits, PROMPT, params))) < 1e-12
 
 
 def test_drawing_anew_where_a_draft_was_wrong_is_noticed(
@@ -333,14 +258,14 @@ def test_drawing_anew_where_a_draft_was_wrong_is_noticed(
         for j, draft_id in enumerate(drafts):
             if draft_id != targets[j]:
                 answer = (*sequence.tokens[len(PROMPT) :], *drafts[:j])
-                probs_V = next_probs(logits[answer], answer, params)
+                probs_V = next_probs(logits[answer], PROMPT, answer, params)
                 new[j] = int(generator.choice(VOCAB_SIZE, p=probs_V))
                 break
         return new
 
     wrong = draw(runner, params, NUM_WRONG, first_seed=0, rule=rule)
 
-    assert p_value(*chi_square(wrong.counts, law_of(logits, params))) < MIN_P_VALUE
+    assert p_value(*chi_square(wrong.counts, law_of(logits, PROMPT, params))) < MIN_P_VALUE
 
 
 def test_a_seed_gives_the_same_answer_for_any_number_of_drafts_in_any_batch(

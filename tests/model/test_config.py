@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,7 +11,7 @@ from typing import Any
 import pytest
 
 from segue.errors import InvalidCheckpoint
-from segue.model.config import DenseConfig, LayerKind, ModelConfig, MoeConfig, model_id
+from segue.model.config import DenseConfig, LayerKind, ModelConfig, MoeConfig
 
 FLAT: dict[str, Any] = {
     "architectures": ["Qwen3_5ForCausalLM"],
@@ -207,32 +206,6 @@ def test_a_config_that_is_not_an_object(text: str, tmp_path: Path) -> None:
 
     with pytest.raises(InvalidCheckpoint, match=r"config\.json"):
         ModelConfig.from_folder(tmp_path)
-
-
-def test_the_model_id_is_the_same_for_a_copy(tiny_dense: Path, tmp_path: Path) -> None:
-    copy = shutil.copytree(tiny_dense, tmp_path / "copy")
-
-    assert model_id(copy) == model_id(tiny_dense)
-
-
-def test_the_model_id_differs_for_other_weights_of_the_same_shape(
-    tiny_dense: Path, tmp_path: Path
-) -> None:
-    copy = shutil.copytree(tiny_dense, tmp_path / "copy")
-    weights = copy / "model.safetensors"
-    changed = bytearray(weights.read_bytes())
-    changed[-1] ^= 1
-    changed[len(changed) // 2] ^= 1
-    weights.write_bytes(changed)
-
-    assert model_id(copy) != model_id(tiny_dense)
-
-
-def test_the_model_id_differs_for_another_config(tiny_dense: Path, tmp_path: Path) -> None:
-    copy = shutil.copytree(tiny_dense, tmp_path / "copy")
-    (copy / "config.json").write_text((copy / "config.json").read_text() + "\n")
-
-    assert model_id(copy) != model_id(tiny_dense)
 
 
 def test_reading_a_model_folder_needs_no_torch(tiny_dense: Path) -> None:
