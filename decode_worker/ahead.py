@@ -203,7 +203,7 @@ class AheadEngine:
             return 0
         num_drafts = self._max_drafts
         if self._config.adaptive_drafts:
-            num_drafts = self._length.choose(len(batch), max(s.max_drafts for s in batch))
+            num_drafts = self._length.choose([s.max_drafts for s in batch])
         self._metrics.drafted(len(batch), num_drafts)
         return num_drafts
 
@@ -245,10 +245,13 @@ class AheadEngine:
                 events += self._let_go(running)
         self._publish(events)
         seconds = step.launched.seconds
-        is_full = len(verified) == len(step.batch)
-        if self._max_drafts and is_full and all(v.num_drafted == step.num_drafts for v in verified):
-            accepted = [one.num_accepted for one in verified]
-            self._length.observe(len(step.batch), step.num_drafts, seconds, accepted)
+        if self._max_drafts and len(verified) == len(step.batch):
+            self._length.observe(
+                step.num_drafts,
+                seconds,
+                drafted=[one.num_drafted for one in verified],
+                accepted=[one.num_accepted for one in verified],
+            )
         self._metrics.stepped(verified, num_sequences=len(verified), seconds=seconds)
 
     def _go_on(self, running: _Running, stepped: Stepped, events: list[Event]) -> Verified:

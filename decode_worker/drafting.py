@@ -41,7 +41,7 @@ class Drafting:
             return 0
         wanted = self._max_drafts
         if self._is_adaptive:
-            wanted = self._length.choose(len(batch), max(s.max_drafts for s in batch))
+            wanted = self._length.choose([s.max_drafts for s in batch])
         counts = {id(s): min(wanted, s.max_drafts) for s in batch}
         drafting = sorted((s for s in batch if counts[id(s)]), key=lambda s: -counts[id(s)])
         if not drafting:
@@ -60,6 +60,10 @@ class Drafting:
 
     def stepped(self, num_wanted: int, seconds: float, verified: Sequence[Verified]) -> None:
         """Learns from a step of nothing but answers."""
-        if self._max_drafts and all(one.num_drafted == num_wanted for one in verified):
-            accepted = [one.num_accepted for one in verified]
-            self._length.observe(len(verified), num_wanted, seconds, accepted)
+        if self._max_drafts and verified:
+            self._length.observe(
+                num_wanted,
+                seconds,
+                drafted=[one.num_drafted for one in verified],
+                accepted=[one.num_accepted for one in verified],
+            )

@@ -73,11 +73,13 @@ class Residency:
             cache.make_room(num_pages, 1)
 
     def spare_slots(self, num_drafts: int) -> tuple[SlotId, ...]:
-        """For the checkpoint of a sequence that will be kept, and a state after each draft; as many
-        as there is room for.
-        """
-        for num_slots in range(num_drafts + self._config.residency, 0, -1):
-            if self._memory.cache.make_room(0, num_slots):
+        """For the checkpoint of a sequence that will be kept, and a state after each draft beside
+        it; as many as there is room for. No session loses its lease for drafts."""
+        cache = self._memory.cache
+        wanted = num_drafts + (self._config.residency or num_drafts > 0)
+        for num_slots in range(wanted, 0, -1):
+            make_room = cache.make_spare_room if num_slots > 1 else cache.make_room
+            if make_room(0, num_slots):
                 return self._memory.slots.take(num_slots, UnitState.WORKING)
         return ()
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 
 from segue.kernels.sampling import EVERYTHING, Needs
 
-MAX_GRAPHS = 96
+MAX_GRAPHS = 192
 """Kept at once. A graph of some hundred kernels takes a few MB of the driver's memory, and nothing
 of torch's: all share one pool."""
 FILTERED = replace(EVERYTHING, bias=False, penalties=False)

@@ -24,10 +24,17 @@ ENOUGH_STEPS = 4
 as much as so many of them."""
 DOUBT = 0.05
 """How far the time of one step may be off, as a share: in favour of a k that had few."""
+NEARLY_ALL = 0.75
+"""Of the drafts that a step was to have: with so many its seconds are those of a full one. Some
+sequences are near their end, or have few slots."""
+RECENT_STEPS = 1000
+"""A size of batch that was not seen for so long says nothing of the slots that are needed."""
 TRY_EVERY = 64
 """Steps at one size of batch between two looks at a neighbour: a bad one costs a percent or two."""
 SECONDS_WEIGHT = 0.1
 """Of the newest step in the mean of those like it."""
+CLOCK_TICK_S = 1e-9
+"""No step is faster."""
 OUTLIER = 3.0
 """A step counts at most as this multiple of the mean: others use the machine too."""
 TRIALS_KEPT = 500.0
@@ -41,6 +48,7 @@ class _Mean:
 
     def add(self, seconds: float) -> None:
         self.num_steps += 1
+        seconds = max(seconds, CLOCK_TICK_S)
         if self.num_steps <= 2:
             # The first step may have touched memory for the first time.
             self.seconds = seconds
@@ -74,6 +82,7 @@ class _BatchSize:
     looks_up: bool = False
     best: int | None = None
     """When it was last asked for, whether there was room for it or not."""
+    asked_at: int = 0
 
     def is_known(self, k: int) -> bool:
         return self.means[k].num_steps >= ENOUGH_STEPS
@@ -85,12 +94,13 @@ class _BatchSize:
         # Without drafts nothing is drafted and one row is computed: that is not on the line.
         on_line = drafting if len(drafting) > 1 else known
         center, seconds, slope = _line([(k, self.means[k]) for k in on_line])
+        # A line through few k may lead anywhere.
+        least = min(self.means[k].seconds for k in known) / 4
         expected = [self.means[0].seconds]
         for k, mean in enumerate(self.means[1:], start=1):
             own_weight = mean.num_steps / (mean.num_steps + ENOUGH_STEPS) if k in known else 0.0
-            expected.append(
-                own_weight * mean.seconds + (1 - own_weight) * (seconds + slope * (k - center))
-            )
+            of_line = max(seconds + slope * (k - center), least)
+            expected.append(own_weight * mean.seconds + (1 - own_weight) * of_line)
         return expected
 
 
@@ -101,23 +111,30 @@ class DraftLength:
     max_drafts: int
     _acceptance: list[_Acceptance] = field(init=False)
     _sizes: dict[int, _BatchSize] = field(init=False, default_factory=dict)
+    _num_asked: int = field(init=False, default=0)
 
     def __post_init__(self) -> None:
         self._acceptance = [_Acceptance() for _ in range(self.max_drafts)]
 
     @property
     def reach(self) -> int:
-        """No step will soon draft more for a sequence: room for more would be held for nothing."""
-        bests = [size.best for size in list(self._sizes.values()) if size.best is not None]
+        """One more than pays at the sizes of batch that came lately: room for more would be held
+        for nothing. All that is allowed before anything is learned. Any thread may ask."""
+        oldest = self._num_asked - RECENT_STEPS
+        sizes = [size for size in list(self._sizes.values()) if size.asked_at >= oldest]
+        bests = [size.best for size in sizes if size.best is not None]
         return min(max(bests) + 1, self.max_drafts) if bests else self.max_drafts
 
-    def choose(self, batch_size: int, most: int) -> int:
-        """How many tokens to draft for each sequence of this batch; 0 where it does not pay.
+    def choose(self, rooms: Sequence[int]) -> int:
+        """How many tokens to draft for each sequence of a batch; 0 where it does not pay.
 
-        Never more than `most`, which the batch has room for.
+        `rooms`: how many each of them could use. Three quarters of them can use the answer.
         """
-        size, most = self._size(batch_size), min(most, self.max_drafts)
-        for k in range(min(most, 1) + 1):
+        size, most = self._size(len(rooms)), min(sorted(rooms)[len(rooms) // 4], self.max_drafts)
+        self._num_asked += 1
+        size.asked_at = self._num_asked
+        # Where the first draft costs more than the next ones, two are needed for a line.
+        for k in range(min(most, 2) + 1):
             if not size.is_known(k):
                 return k
         if not most:
@@ -135,17 +152,18 @@ class DraftLength:
         return neighbours[size.looks_up % len(neighbours)]
 
     def observe(
-        self, batch_size: int, num_drafts: int, seconds: float, accepted: Sequence[int]
+        self, num_drafts: int, seconds: float, drafted: Sequence[int], accepted: Sequence[int]
     ) -> None:
-        """A step drafted `num_drafts` for each sequence, of which `accepted` were. Only for steps
-        of nothing else: a prompt in the batch, or fewer drafts for some, would blur it."""
-        size = self._size(batch_size)
+        """A step was to draft `num_drafts` for each sequence; so many were drafted for each, and so
+        many of those accepted. Only for steps of nothing else: a prompt in it would blur it."""
+        size = self._size(len(drafted))
         if size.num_steps % TRY_EVERY == 0:
             size.looks_up = not size.looks_up
         size.num_steps += 1
-        size.means[num_drafts].add(seconds)
-        for count in accepted:
-            for depth in range(min(count + 1, num_drafts)):
+        if sum(drafted) >= NEARLY_ALL * num_drafts * len(drafted):
+            size.means[num_drafts].add(seconds)
+        for num, count in zip(drafted, accepted, strict=True):
+            for depth in range(min(count + 1, num)):
                 self._acceptance[depth].add(depth < count)
 
     def expected_tokens(self, num_drafts: int) -> float:

@@ -22,8 +22,10 @@ from segue.model.qwen3_5 import Qwen3_5
 class Drafter:
     """Drafts for several sequences at once, one position further with each `step`.
 
-    Works on a copy of what the cache has of the MTP layer, taken once: every draft reads it, and
-    keys and values of drafts go there too. Nothing in the cache is written.
+    Keys and values of drafts go into the MTP layer's part of pages, from each sequence's start on:
+    positions that the next pass of the trunk over them writes again. A sequence alone drafts on a
+    copy of its pages that lies in one piece, so that no draft gathers them. Slots are read when it
+    is made, and only then.
     """
 
     def __init__(
@@ -40,21 +42,28 @@ class Drafter:
         assert all(start.position >= 1 for start in starts), "the first token has none before it"
         self._model = model
         self._stream = stream
+        # Short rows are filled with pages that may be shared: nobody may draft beyond its own.
         self._num_left = [
             min(len(s.page_ids) * page_tokens - s.position, MAX_RUN_TOKENS) for s in starts
         ]
         self._num_steps = 0
         rows = [s.page_ids[: -(-(s.position + MAX_RUN_TOKENS) // page_tokens)] for s in starts]
         with stream.use():
-            kv = cache.of("kv", model.num_layers)
-            # Each sequence has one page, as long as the longest needs.
-            self._pages = join_pages(kv, page_table(rows, device))
-            self._page_ids_D = torch.arange(len(starts), device=device)
-            # Where each step's tokens go depends on nothing that is drafted.
+            self._pages = cache.of("kv", model.num_layers)
+            self._page_table_DP = page_table(rows, device)
+            if len(starts) == 1:
+                self._pages = join_pages(self._pages, self._page_table_DP)
+                self._page_table_DP = torch.zeros(1, 1, dtype=torch.int64, device=device)
+            # Where each step's tokens are and go depends on nothing that is drafted.
             index_J1 = torch.arange(MAX_RUN_TOKENS, device=device).unsqueeze(1)
             positions_JD = torch.tensor([s.position for s in starts], device=device) + index_J1
-            self._positions_JD, self._lengths_JD = positions_JD, positions_JD + 1
             self._rotary = model.rotary(positions_JD.flatten())
+            self._lengths_JD = positions_JD + 1
+            # Beyond a sequence's pages nothing goes in.
+            page_tokens, last_column = self._pages.shape[2], self._page_table_DP.shape[1] - 1
+            columns_JD = (positions_JD // page_tokens).clamp_max_(last_column)
+            self._pages_JD = self._page_table_DP.gather(1, columns_JD.t()).t().contiguous()
+            self._offsets_JD = positions_JD % page_tokens
             slots_D = torch.tensor([start.slot for start in starts], device=device)
             self._hidden_DH = cache.of("hidden", model.num_layers).index_select(0, slots_D)
 
@@ -68,7 +77,7 @@ class Drafter:
         num = len(token_ids)
         assert 0 < num <= len(self._hidden_DH), "sequences cannot come back"
         assert self._num_steps < min(self._num_left[:num]), "pages must cover what goes in"
-        at, first = (self._num_steps, slice(num)), self._num_steps * len(self._page_ids_D)
+        at, first = (self._num_steps, slice(num)), self._num_steps * len(self._page_table_DP)
         rows = slice(first, first + num)
         self._num_steps += 1
         with self._stream.use():
@@ -77,9 +86,9 @@ class Drafter:
                 rotary=(self._rotary[0][rows], self._rotary[1][rows]),
                 lengths_D=self._lengths_JD[at],
                 pages=self._pages,
-                pages_D=self._page_ids_D[:num],
-                offsets_D=self._positions_JD[at],
-                page_table_DP=self._page_ids_D[:num].unsqueeze(1),
+                pages_D=self._pages_JD[at],
+                offsets_D=self._offsets_JD[at],
+                page_table_DP=self._page_table_DP[:num],
             )
             logits_DV, self._hidden_DH = self._model.draft(self._hidden_DH[:num], batch)
         self._stream.wait()

@@ -155,7 +155,8 @@ class ModelRunner:
         return logits_TV
 
     def drafter(self, starts: Sequence[DraftStart]) -> Drafter:
-        """Drafts for these sequences, from the cache as it is now; only with `has_mtp`."""
+        """Drafts for these sequences; only with `has_mtp`. Done with before their next forward
+        pass, which may write the same positions."""
         return Drafter(
             self._model,
             self.tensors,

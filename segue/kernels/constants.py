@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 
-@lru_cache
+@lru_cache(typed=True)
 def constant(value: float, device: torch.device) -> Tensor:
     """`value` in float32, or int64 where it is an integer, without dimensions. Only to be read."""
     # Usable in and outside of inference mode, whoever asks first.
@@ -21,7 +21,7 @@ def constant(value: float, device: torch.device) -> Tensor:
 
 
 @lru_cache
-def first_numbers(count: int, device: torch.device) -> Tensor:
-    """0, 1, …, count - 1 in int64. Only to be read."""
+def indexes(values: tuple[int, ...], device: torch.device) -> Tensor:
+    """`values` in int64. Only to be read."""
     with torch.inference_mode(False):
-        return torch.arange(count, device=device)
+        return torch.tensor(values, device=device)

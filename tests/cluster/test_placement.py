@@ -165,8 +165,8 @@ async def test_a_short_end_is_computed_by_decode_and_only_while_it_holds_the_res
     assert workers_of(second) == ("decode-0", "decode-0")
     assert second.end.usage.shipped_bytes == 0
     assert workers_of(third) == ("prefill-0", "decode-0")
-    # Which of the two depends on how fast this machine just was.
-    assert explanation.chosen.mode in ("compute", "pull")
+    # To compute or to pull: that depends on how fast this machine just was.
+    assert explanation.chosen.mode != "local"
     assert by_mode(cluster, "local") == 2
     assert left == 0
     oracle = Oracle(demo)

@@ -69,7 +69,7 @@ def asked(max_drafts: int, num: int = 14) -> list[Asked]:
                     logprobs=[None, 2, None, 0][i % 4],
                 ),
                 at_step=i // MAX_RUNNING * 45 + i % 4,
-                num_slots=min([6, 3, 2, 6][i % 4], max_drafts + 2),
+                num_slots=min([9, 3, 2, 6][i % 4], max_drafts + 2),
                 dropped_at=i // MAX_RUNNING * 45 + 12 if i % 5 == 4 else None,
             )
         )
@@ -126,9 +126,9 @@ def assert_same(turns: Sequence[Asked], expected: list[Became], became: list[Bec
     ("max_drafts", "num_ahead", "max_batch"),
     [
         (0, 1, 64),
-        (4, 1, 3),
+        (7, 1, 3),
         (3, 2, 64),
-        *(pytest.param(k, 1, 64, marks=pytest.mark.slow) for k in (1, 2, 4)),
+        *(pytest.param(k, 1, 64, marks=pytest.mark.slow) for k in (1, 2, 4, 7)),
         pytest.param(4, 0, 64, marks=pytest.mark.slow),
     ],
 )

@@ -19,10 +19,10 @@ from tests.engine.drafting import DraftingSequence, draft, verify
 
 PAGE_TOKENS = 16
 NUM_PAGES = 64
-NUM_SLOTS = 64
+NUM_SLOTS = 88
 SCRATCH = ScratchUnits(NUM_PAGES, NUM_SLOTS)
 MAX_ROWS = 8
-MAX_SLOTS = 6
+MAX_SLOTS = 9
 MAX_CONTEXT = 256
 
 
@@ -57,7 +57,7 @@ class Asked:
 
     def slots(self, row: int) -> list[int]:
         first = row * (NUM_SLOTS // MAX_ROWS)
-        return [first + (5 * i + row) % 8 for i in range(self.num_slots)]
+        return [first + (5 * i + row) % 11 for i in range(self.num_slots)]
 
     def begin(self, runner: ModelRunner, row: int) -> DraftingSequence:
         """Its prompt computed and its first token drawn."""

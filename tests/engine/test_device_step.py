@@ -66,7 +66,7 @@ def asked(num: int = 6, seed: int = 1) -> list[Asked]:
             prompt=[source.randrange(VOCAB_SIZE) for _ in range(lengths[i % len(lengths)])],
             max_tokens=[30, 3, 24, 1, 19, 12][i % 6],
             starts_at=[0, 0, 2, 1, 5, 3][i % 6],
-            num_slots=[6, 5, 2, 1, 3, 4][i % 6],
+            num_slots=[9, 5, 2, 1, 3, 7][i % 6],
             params=replace(kinds[i % 5], seed=(i << 40) + i),
         )
         for i in range(num)
@@ -74,7 +74,7 @@ def asked(num: int = 6, seed: int = 1) -> list[Asked]:
 
 
 @pytest.mark.parametrize(
-    "num_drafts", [0, 1, 4, *(pytest.param(k, marks=pytest.mark.slow) for k in (2, 3))]
+    "num_drafts", [0, 1, 7, *(pytest.param(k, marks=pytest.mark.slow) for k in (2, 3, 4))]
 )
 def test_tokens_and_rings_are_those_of_the_hosts_loop(
     runners: tuple[ModelRunner, ModelRunner], num_drafts: int

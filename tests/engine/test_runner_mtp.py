@@ -144,7 +144,7 @@ def test_a_step_writes_a_slot_for_each_token_and_copies_none(
     assert other.ring.state not in outputs
 
 
-def test_drafting_writes_nothing_in_the_cache(runner: ModelRunner) -> None:
+def test_drafting_alone_writes_nothing_in_the_cache(runner: ModelRunner) -> None:
     sequence = prefilled(runner, 30, range(4), range(5))
     before = [t.clone() for _, t in runner.tensors.fields()]
 
@@ -152,6 +152,22 @@ def test_drafting_writes_nothing_in_the_cache(runner: ModelRunner) -> None:
 
     for (_, tensor), then in zip(runner.tensors.fields(), before, strict=True):
         assert torch.equal(tensor.nan_to_num(7), then.nan_to_num(7))
+
+
+def test_drafting_together_writes_the_mtp_layers_pages_alone(runner: ModelRunner) -> None:
+    one = prefilled(runner, 30, range(4), range(5))
+    other = prefilled(runner, 20, range(4, 8), range(5, 10))
+    before = [t.clone() for _, t in runner.tensors.fields()]
+
+    draft(runner, [one, other], [3, 1])
+
+    for (field, tensor), then in zip(runner.tensors.fields(), before, strict=True):
+        same = torch.equal(tensor.nan_to_num(7), then.nan_to_num(7))
+        assert same != (field.group == "kv" and field.layer == runner.config.num_layers)
+        if not same:
+            # Positions 30, 31 and 32 of the first, 20 of the second.
+            differs = (tensor.nan_to_num(7) != then.nan_to_num(7)).any(dim=(1, 3, 4))
+            assert differs.nonzero().tolist() == [[1, 14], [1, 15], [2, 0], [5, 4]]
 
 
 def test_nobody_drafts_beyond_its_own_pages(runner: ModelRunner) -> None:

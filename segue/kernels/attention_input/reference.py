@@ -6,12 +6,10 @@ X head dimension, R rotated dimensions, Z pages of O tokens.
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 import torch
 from torch import Tensor
 
-from segue.kernels.constants import constant
+from segue.kernels.constants import constant, indexes
 from segue.kernels.rms_norm.reference import rms_norm
 from segue.kernels.rotary.reference import rotate_
 
@@ -66,11 +64,10 @@ def _normed_and_rotated(
     return rotate_(rms_norm(x_TNX.float(), norm, eps=eps), cos_T1R, sin_T1R).to(x_TNX.dtype)
 
 
-@lru_cache
 def _queries_and_keys(num_heads: int, num_kv_heads: int, device: torch.device) -> Tensor:
     """Where they are among the parts of a projection: a gate follows each query."""
     keys = range(2 * num_heads, 2 * num_heads + num_kv_heads)
-    return torch.tensor([*range(0, 2 * num_heads, 2), *keys], device=device)
+    return indexes((*range(0, 2 * num_heads, 2), *keys), device)
 
 
 def _write_pages(

@@ -110,5 +110,6 @@ def attend_steps(
 
 
 def join_pages(pages_Z2OGX: Tensor, page_table_DP: Tensor) -> Tensor:
-    """A copy of each sequence's pages as one long page of its own: [D, 2, P O, G, X]."""
+    """A copy of each sequence's pages as one long page of its own: [D, 2, P O, G, X]. All ids of a
+    row are followed."""
     return reference.join_pages(pages_Z2OGX, page_table_DP)

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from segue.kernels.constants import first_numbers
+from segue.kernels.constants import indexes
 
 QUERY_BLOCK_TOKENS = 512
 """Bounds the mask of a prompt that continues a long prefix."""
@@ -158,8 +158,8 @@ def _keys_and_values(
 
 def join_pages(pages_Z2OGX: Tensor, page_table: Tensor) -> Tensor:
     """Pages [..., P] of a sequence each as one long page [..., 2, P · O, G, X] of its own."""
-    first_2 = first_numbers(2, page_table.device)
-    halves_2P = torch.add(first_2.unsqueeze(1), page_table.unsqueeze(-2), alpha=2)
+    keys_values_2 = indexes((0, 1), page_table.device)
+    halves_2P = torch.add(keys_values_2.unsqueeze(1), page_table.unsqueeze(-2), alpha=2)
     gathered = pages_Z2OGX.flatten(0, 1).index_select(0, halves_2P.flatten())
     return gathered.view(*page_table.shape[:-1], 2, -1, *pages_Z2OGX.shape[3:])
 
