@@ -88,7 +88,7 @@ async def test_only_what_is_new_is_computed_and_shipped(demo: Path) -> None:
 
 async def test_memory_that_is_always_short_costs_time_and_nothing_else(demo: Path) -> None:
     engine = EngineConfig(
-        max_running=2, max_checkpoints=3, cache_bytes=5 << 20, num_threads=1, page_tokens=16
+        max_running=2, max_checkpoints=3, cache_bytes=17 << 18, num_threads=1, page_tokens=16
     )
 
     async with local_cluster(demo, Config(engine=engine)) as cluster:
