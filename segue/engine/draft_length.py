@@ -15,13 +15,15 @@ a while, since texts and batches change.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import sqrt
+from statistics import median
 
 ENOUGH_STEPS = 4
-"""Of one k, before its own mean counts: a first step may be slower than the others. The line counts
-as much as so many of them."""
+"""Of one k, before they count: any one may be slower than it should be. The line counts as much as
+so many of them."""
 DOUBT = 0.05
 """How far the time of one step may be off, as a share: in favour of a k that had few."""
 NEARLY_ALL = 0.75
@@ -31,31 +33,30 @@ RECENT_STEPS = 1000
 """A size of batch that was not seen for so long says nothing of the slots that are needed."""
 TRY_EVERY = 64
 """Steps at one size of batch between two looks at a neighbour: a bad one costs a percent or two."""
-SECONDS_WEIGHT = 0.1
-"""Of the newest step in the mean of those like it."""
+STEPS_KEPT = 16
+"""Of one k, at one size of batch."""
 CLOCK_TICK_S = 1e-9
 """No step is faster."""
-OUTLIER = 3.0
-"""A step counts at most as this multiple of the mean: others use the machine too."""
 TRIALS_KEPT = 500.0
 """About so many of the last drafts at a depth count."""
 
 
 @dataclass(slots=True)
-class _Mean:
+class _Steps:
+    """The last ones with one k, in batches of one size."""
+
     seconds: float = 0.0
-    num_steps: int = 0
+    """Their median: others use the machine too, and a first step touches memory for the first
+    time."""
+    _recent: deque[float] = field(default_factory=lambda: deque(maxlen=STEPS_KEPT))
+
+    @property
+    def number(self) -> int:
+        return len(self._recent)
 
     def add(self, seconds: float) -> None:
-        self.num_steps += 1
-        seconds = max(seconds, CLOCK_TICK_S)
-        if self.num_steps <= 2:
-            # The first step may have touched memory for the first time.
-            self.seconds = seconds
-            return
-        seconds = min(seconds, OUTLIER * self.seconds)
-        weight = max(SECONDS_WEIGHT, 1 / (self.num_steps - 1))
-        self.seconds += weight * (seconds - self.seconds)
+        self._recent.append(max(seconds, CLOCK_TICK_S))
+        self.seconds = median(self._recent)
 
 
 @dataclass(slots=True)
@@ -77,7 +78,8 @@ class _Acceptance:
 class _BatchSize:
     """What is known of batches of one size."""
 
-    means: list[_Mean]
+    steps: list[_Steps]
+    """By k."""
     num_steps: int = 0
     looks_up: bool = False
     best: int | None = None
@@ -85,22 +87,22 @@ class _BatchSize:
     asked_at: int = 0
 
     def is_known(self, k: int) -> bool:
-        return self.means[k].num_steps >= ENOUGH_STEPS
+        return self.steps[k].number >= ENOUGH_STEPS
 
     def expected_seconds(self) -> list[float]:
         """Of a step with each k. Those without drafts and with one must be known."""
-        known = [k for k in range(len(self.means)) if self.is_known(k)]
+        known = [k for k in range(len(self.steps)) if self.is_known(k)]
         drafting = [k for k in known if k]
         # Without drafts nothing is drafted and one row is computed: that is not on the line.
         on_line = drafting if len(drafting) > 1 else known
-        center, seconds, slope = _line([(k, self.means[k]) for k in on_line])
+        center, seconds, slope = _line([(k, self.steps[k]) for k in on_line])
         # A line through few k may lead anywhere.
-        least = min(self.means[k].seconds for k in known) / 4
-        expected = [self.means[0].seconds]
-        for k, mean in enumerate(self.means[1:], start=1):
-            own_weight = mean.num_steps / (mean.num_steps + ENOUGH_STEPS) if k in known else 0.0
+        least = min(self.steps[k].seconds for k in known) / 4
+        expected = [self.steps[0].seconds]
+        for k, steps in enumerate(self.steps[1:], start=1):
+            own_weight = steps.number / (steps.number + ENOUGH_STEPS) if k in known else 0.0
             of_line = max(seconds + slope * (k - center), least)
-            expected.append(own_weight * mean.seconds + (1 - own_weight) * of_line)
+            expected.append(own_weight * steps.seconds + (1 - own_weight) * of_line)
         return expected
 
 
@@ -133,16 +135,17 @@ class DraftLength:
         size, most = self._size(len(rooms)), min(sorted(rooms)[len(rooms) // 4], self.max_drafts)
         self._num_asked += 1
         size.asked_at = self._num_asked
-        # Where the first draft costs more than the next ones, two are needed for a line.
-        for k in range(min(most, 2) + 1):
-            if not size.is_known(k):
-                return k
+        # Where the first draft costs more than the next ones, two are needed for a line. By turns:
+        # what else uses the machine meanwhile hits all of them.
+        least_known = min(range(min(most, 2) + 1), key=lambda k: size.steps[k].number)
+        if not size.is_known(least_known):
+            return least_known
         if not most:
             return 0
         seconds = size.expected_seconds()
         rates = [
-            self.expected_tokens(k) / seconds[k] * (1 + DOUBT / sqrt(max(mean.num_steps, 1)))
-            for k, mean in enumerate(size.means)
+            self.expected_tokens(k) / seconds[k] * (1 + DOUBT / sqrt(max(steps.number, 1)))
+            for k, steps in enumerate(size.steps)
         ]
         size.best = rates.index(max(rates))
         best = rates.index(max(rates[: most + 1]))
@@ -161,7 +164,7 @@ class DraftLength:
             size.looks_up = not size.looks_up
         size.num_steps += 1
         if sum(drafted) >= NEARLY_ALL * num_drafts * len(drafted):
-            size.means[num_drafts].add(seconds)
+            size.steps[num_drafts].add(seconds)
         for num, count in zip(drafted, accepted, strict=True):
             for depth in range(min(count + 1, num)):
                 self._acceptance[depth].add(depth < count)
@@ -179,18 +182,18 @@ class DraftLength:
     def _size(self, batch_size: int) -> _BatchSize:
         key = size_class(batch_size)
         if key not in self._sizes:
-            self._sizes[key] = _BatchSize([_Mean() for _ in range(self.max_drafts + 1)])
+            self._sizes[key] = _BatchSize([_Steps() for _ in range(self.max_drafts + 1)])
         return self._sizes[key]
 
 
-def _line(means: Sequence[tuple[int, _Mean]]) -> tuple[float, float, float]:
+def _line(known: Sequence[tuple[int, _Steps]]) -> tuple[float, float, float]:
     """Least squares, each k by how many steps had it: a k, the seconds there, and the slope, which
     is not let fall."""
-    weight = sum(mean.num_steps for _, mean in means)
-    center = sum(mean.num_steps * k for k, mean in means) / weight
-    seconds = sum(mean.num_steps * mean.seconds for _, mean in means) / weight
-    spread = sum(mean.num_steps * (k - center) ** 2 for k, mean in means)
-    rise = sum(mean.num_steps * (k - center) * (mean.seconds - seconds) for k, mean in means)
+    weight = sum(steps.number for _, steps in known)
+    center = sum(steps.number * k for k, steps in known) / weight
+    seconds = sum(steps.number * steps.seconds for _, steps in known) / weight
+    spread = sum(steps.number * (k - center) ** 2 for k, steps in known)
+    rise = sum(steps.number * (k - center) * (steps.seconds - seconds) for k, steps in known)
     return center, seconds, max(rise / spread, 0.0)
 
 
