@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from kv_transfer.cache_memory import CacheMemory, HostMemory
@@ -45,8 +44,9 @@ from kv_transfer.ticket import (
     Ticket,
     TicketId,
 )
+from kv_transfer.ticket_book import Incoming, TicketBook
 from segue.cache.accountant import Accountant
-from segue.errors import InvalidRequest, NotFound, StaleEpoch, TransferFailed
+from segue.errors import InvalidRequest, NotFound, TransferFailed
 from segue.types import Epoch, PageId, SlotId, TurnId, WorkerId
 
 logger = logging.getLogger(__name__)
@@ -66,15 +66,6 @@ class ReaderHooks:
     """Units became free: whoever waits for room may try again."""
     stepped: Callable[[str, str], None] = _nothing
     """For a counter: names of the state that was left and the state that was entered."""
-
-
-@dataclass(slots=True, kw_only=True)
-class _Handoff:
-    ticket: Ticket
-    writer: PeerIdentity
-    num_prompt_tokens: int
-    expires_at: float
-    state: ReaderState
 
 
 class HandoffReader:
@@ -104,8 +95,7 @@ class HandoffReader:
         self._verify_checksums = verify_checksums
         self._hooks = hooks
         self._clock = clock
-        self._handoffs: dict[TicketId, _Handoff] = {}
-        self._numbers = itertools.count(1)
+        self._book = TicketBook(self._identity)
         self._members: Mapping[WorkerId, Epoch] | None = None
         self._changed = asyncio.Event()
 
@@ -134,11 +124,11 @@ class HandoffReader:
                 f"{num_prompt_tokens} + {extra_tokens} tokens need {num_pages} pages, "
                 f"{self._identity.worker_id} has {self._holdings.max_pages}"
             )
-        if any(handoff.ticket.turn_id == turn_id for handoff in self._live()):
+        if self._book.live(turn_id) is not None:
             raise InvalidRequest(f"turn {turn_id} has a reservation here; release it first")
         units = self._holdings.take(num_pages - num_resident)
         ticket = Ticket(
-            ticket_id=self._new_ticket_id(),
+            ticket_id=self._book.new_ticket_id(),
             turn_id=turn_id,
             reader=self._identity,
             resident_tokens=resident_tokens,
@@ -146,12 +136,14 @@ class HandoffReader:
             slot_id=units.slot,
             expires_in_s=lifetime_s,
         )
-        self._handoffs[ticket.ticket_id] = _Handoff(
-            ticket=ticket,
-            writer=writer,
-            num_prompt_tokens=num_prompt_tokens,
-            expires_at=self._clock() + lifetime_s,
-            state=Reserved(units),
+        self._book.add(
+            Incoming(
+                ticket=ticket,
+                writer=writer,
+                num_prompt_tokens=num_prompt_tokens,
+                expires_at=self._clock() + lifetime_s,
+                state=Reserved(units),
+            )
         )
         self._changed.set()
         return ticket
@@ -166,7 +158,7 @@ class HandoffReader:
         When it raises after cancellation the units are free too: who gets the value owns them.
         """
         self.expire_due()
-        handoff = self._find(ticket_id, epoch)
+        handoff = self._book.find(ticket_id, epoch)
         match handoff.state:
             case Reserved(units) | Quarantined(units):
                 state = self._step(handoff, WriterCommitted())
@@ -186,7 +178,7 @@ class HandoffReader:
 
     def abort(self, ticket_id: TicketId, epoch: Epoch, reason: str) -> None:
         """The writer has stopped. News about an unknown or ended ticket is late, and no error."""
-        self._require_epoch(ticket_id, epoch)
+        self._book.require_epoch(ticket_id, epoch)
         self._tell(ticket_id, WriterAborted(reason))
 
     def give_up(self, turn_id: TurnId, reason: str) -> bool:
@@ -194,19 +186,20 @@ class HandoffReader:
 
         Its units are free once the writer has stopped; committed units are their owner's affair.
         """
-        given_up = [handoff for handoff in self._live() if handoff.ticket.turn_id == turn_id]
-        for handoff in given_up:
-            self._step(handoff, GivenUp(reason))
-        return bool(given_up)
+        handoff = self._book.live(turn_id)
+        if handoff is None:
+            return False
+        self._step(handoff, GivenUp(reason))
+        return True
 
     def expire_due(self) -> None:
         """Gives up what has expired, and forgets what ended before its expiry."""
         now = self._clock()
-        for ticket_id, handoff in list(self._handoffs.items()):
+        for handoff in self._book:
             if handoff.expires_at > now:
                 continue
             if isinstance(handoff.state, Committed | Freed):
-                del self._handoffs[ticket_id]
+                self._book.forget(handoff)
             else:
                 self._step(handoff, Expired())
 
@@ -217,13 +210,13 @@ class HandoffReader:
         connections. A worker that is merely absent may still write: see `writer_unreachable`.
         """
         self._members = dict(alive)
-        for handoff in list(self._handoffs.values()):
+        for handoff in self._book:
             if alive.get(handoff.writer.worker_id, handoff.writer.epoch) > handoff.writer.epoch:
                 self._step(handoff, WriterDied())
 
     def writer_unreachable(self, ticket_id: TicketId) -> None:
         """Nothing listens at the writer's address. If the cluster has lost it too, it is dead."""
-        handoff = self._handoffs.get(ticket_id)
+        handoff = self._book.get(ticket_id)
         if handoff is None or self._members is None:
             return
         if handoff.writer.worker_id not in self._members:
@@ -231,11 +224,7 @@ class HandoffReader:
 
     def fence_pending(self) -> list[Fence]:
         """Tickets in quarantine: each of their writers must be asked to stop."""
-        return [
-            Fence(ticket_id=ticket_id, writer=handoff.writer)
-            for ticket_id, handoff in self._handoffs.items()
-            if isinstance(handoff.state, Quarantined)
-        ]
+        return self._book.quarantined()
 
     def fenced(self, ticket_id: TicketId) -> None:
         """The writer answered the fence: it has stopped, or it is another life."""
@@ -244,42 +233,17 @@ class HandoffReader:
     async def something_due(self) -> None:
         """Returns when a ticket expires, is issued or enters quarantine. For `Fencer` alone."""
         self._changed.clear()
+        expires_at = self._book.next_expiry()
+        due_in_s = None if expires_at is None else max(0.0, expires_at - self._clock())
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(self._next_expiry_in_s()):
+            async with asyncio.timeout(due_in_s):
                 await self._changed.wait()
 
     def counts(self) -> dict[str, int]:
         """For a gauge: how many handoffs are in each state. Ended ones count until they expire."""
-        kinds = (Reserved, Verifying, Quarantined, Committed, Freed)
-        return {
-            kind.__name__.lower(): sum(isinstance(h.state, kind) for h in self._handoffs.values())
-            for kind in kinds
-        }
+        return self._book.counts()
 
-    def _new_ticket_id(self) -> TicketId:
-        return TicketId(f"{self._identity.worker_id}-{self._identity.epoch}-{next(self._numbers)}")
-
-    def _live(self) -> Iterator[_Handoff]:
-        return (h for h in self._handoffs.values() if isinstance(h.state, Reserved | Verifying))
-
-    def _next_expiry_in_s(self) -> float | None:
-        expiries = [h.expires_at for h in self._handoffs.values() if isinstance(h.state, Reserved)]
-        return max(0.0, min(expiries) - self._clock()) if expiries else None
-
-    def _find(self, ticket_id: TicketId, epoch: Epoch) -> _Handoff:
-        self._require_epoch(ticket_id, epoch)
-        if ticket_id not in self._handoffs:
-            raise NotFound(f"ticket {ticket_id} is not known to {self._identity.worker_id}")
-        return self._handoffs[ticket_id]
-
-    def _require_epoch(self, ticket_id: TicketId, epoch: Epoch) -> None:
-        if epoch != self._identity.epoch:
-            raise StaleEpoch(
-                f"ticket {ticket_id} is of epoch {epoch} of {self._identity.worker_id}, "
-                f"which is in epoch {self._identity.epoch}"
-            )
-
-    async def _verify(self, handoff: _Handoff, checksums: Checksums) -> ReaderState:
+    async def _verify(self, handoff: Incoming, checksums: Checksums) -> ReaderState:
         """Leaves Verifying. Raises TransferFailed when the bytes are not those that were sent."""
         try:
             problem = await self._problem(handoff.ticket, checksums)
@@ -301,10 +265,11 @@ class HandoffReader:
 
     def _tell(self, ticket_id: TicketId, event: ReaderEvent) -> None:
         """News about a ticket that is forgotten is late, and changes nothing."""
-        if ticket_id in self._handoffs:
-            self._step(self._handoffs[ticket_id], event)
+        handoff = self._book.get(ticket_id)
+        if handoff is not None:
+            self._step(handoff, event)
 
-    def _step(self, handoff: _Handoff, event: ReaderEvent) -> ReaderState:
+    def _step(self, handoff: Incoming, event: ReaderEvent) -> ReaderState:
         before, after = handoff.state, advance_reader(handoff.state, event)
         handoff.state = after
         if before == after:
