@@ -16,9 +16,8 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
-from decode_worker.ahead import AheadEngine
 from decode_worker.config import DecodeConfig
-from decode_worker.engine import DecodeEngine
+from decode_worker.engines import engine_for
 from decode_worker.events import Admit, Command, Drop, Event, Said
 from decode_worker.metrics import DecodeMetrics
 from decode_worker.reservation import Reservations
@@ -31,7 +30,6 @@ from kv_transfer.exchange import Exchange
 from kv_transfer.reader import ReaderHooks
 from kv_transfer.ticket import CommittedHandoff, PeerIdentity, Ticket
 from segue.cache.host_tier import HostTier, Tiers
-from segue.cache.prefix_cache import Hold
 from segue.cache.room import WaitingRoom
 from segue.cluster_status import WorkerLoad, WorkerStatus
 from segue.engine.loop import EngineLoop
@@ -101,19 +99,9 @@ class DecodeWorker:
             ),
             clock=clock,
         )
-        engine: AheadEngine | DecodeEngine
-        if stepper is None:
-            engine = DecodeEngine(runner, metrics, self._publish, config, clock=clock)
-        else:
-            engine = AheadEngine(
-                runner,
-                stepper,
-                metrics,
-                self._publish,
-                config,
-                num_rows=max_running,
-                clock=clock,
-            )
+        engine = engine_for(
+            runner, stepper, metrics, self._publish, config, num_rows=max_running, clock=clock
+        )
         self._reservations = Reservations(
             self.residency,
             self._exchange.reader,
@@ -240,13 +228,11 @@ class DecodeWorker:
             assert turn.own_pages is not None, "the engine has it"
             self.residency.keep(turn.spec.session_id, event.sequence, turn.own_pages, turn.hold)
             if event.result is not None:
-                turn.events.put_nowait(self._with_residency(event.result, turn.hold))
+                kept, kept_state = turn.hold.num_tokens, checkpoint_tokens(turn.hold)
+                turn.events.put_nowait(
+                    replace(event.result, kept_tokens=kept, kept_checkpoint_tokens=kept_state)
+                )
             self._forget(event.turn_id)
-
-    def _with_residency(self, result: TurnResult, hold: Hold) -> TurnResult:
-        return replace(
-            result, kept_tokens=hold.num_tokens, kept_checkpoint_tokens=checkpoint_tokens(hold)
-        )
 
     def _end(self, turn_id: TurnId, reason: str) -> None:
         """Lets go of a turn wherever it is. Memory follows when the engine or the writer has."""
@@ -309,8 +295,7 @@ class DecodeWorker:
     @property
     def num_evicted(self) -> int:
         """Pages and states that had to go."""
-        cache = self._memory.cache
-        return cache.num_evicted_pages + cache.num_evicted_slots
+        return self._memory.num_evicted
 
     def check_invariants(self) -> None:
         self._memory.check_invariants()

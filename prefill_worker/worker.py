@@ -293,8 +293,7 @@ class PrefillWorker:
     @property
     def num_evicted(self) -> int:
         """Pages and states that had to go."""
-        cache = self._memory.cache
-        return cache.num_evicted_pages + cache.num_evicted_slots
+        return self._memory.num_evicted
 
     def check_invariants(self) -> None:
         self._memory.check_invariants()
