@@ -129,12 +129,12 @@ def parameters() -> list[tuple[SamplingParams, StopConditions]]:
     return drawn
 
 
-async def sampled(demo: Path, max_drafts: int) -> tuple[list[Answer], int]:
+async def sampled(demo: Path, config: Config) -> tuple[list[Answer], int]:
     """All answers, and how many drafts were accepted."""
     texts = ["My name is Ada. What is my name?", "Tell me a joke.", "The code is 73", "Hello"]
     gate = asyncio.Semaphore(8)
 
-    async with local_cluster(demo, drafting(max_drafts)) as cluster:
+    async with local_cluster(demo, config) as cluster:
 
         async def one(index: int, params: SamplingParams, stop: StopConditions) -> Answer:
             async with gate:
@@ -146,18 +146,22 @@ async def sampled(demo: Path, max_drafts: int) -> tuple[list[Answer], int]:
 
 
 async def test_sampled_turns_are_the_same_with_and_without_drafts(demo: Path) -> None:
-    without, none = await sampled(demo, 0)
-    with_drafts, num_accepted = await sampled(demo, 3)
+    without, none = await sampled(demo, drafting(0))
+    with_drafts, num_accepted = await sampled(demo, drafting(3))
+    learned, num_learned = await sampled(demo, Config(engine=ENGINE))
 
     assert none == 0
     assert num_accepted > NUM_SAMPLED // 2
-    for one, other in zip(without, with_drafts, strict=True):
-        assert other.token_ids == one.token_ids
-        assert other.text == one.text
-        assert other.end.finish_reason == one.end.finish_reason
-        assert other.end.stop_match == one.end.stop_match
-        of_one, of_other = ([e.logprob for e in a.logprobs] for a in (one, other))
-        assert of_other == pytest.approx(of_one, abs=1e-4)
+    # How many drafts it learns to make is a matter of how fast this machine is: some it does try.
+    assert num_learned > 0
+    for one, *others in zip(without, with_drafts, learned, strict=True):
+        for other in others:
+            assert other.token_ids == one.token_ids
+            assert other.text == one.text
+            assert other.end.finish_reason == one.end.finish_reason
+            assert other.end.stop_match == one.end.stop_match
+            of_one, of_other = ([e.logprob for e in a.logprobs] for a in (one, other))
+            assert of_other == pytest.approx(of_one, abs=1e-4)
 
 
 async def conversation(cluster: LocalCluster) -> list[Answer]:
