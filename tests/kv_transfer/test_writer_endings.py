@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from kv_transfer.outgoing import ShipLimits
+from kv_transfer.outgoing import Outgoing, ShipLimits
 from segue.errors import Cancelled, InvalidRequest, NotFound, StaleEpoch, TransferFailed
 from segue.types import Epoch, SlotId
 from tests.kv_transfer.pair import SOURCE_PAGES, Pair
@@ -101,13 +101,19 @@ async def test_a_cancelled_finish_does_not_disturb_a_later_stop(pair: Pair) -> N
     await outgoing.stop("cancelled")
 
 
-async def test_layer_ready_blocks_while_too_much_waits(world: World) -> None:
+async def blocked(world: World) -> tuple[Pair, Outgoing, threading.Thread]:
+    """A thread that computes faster than the network, which holds its first write, lets it."""
     pair = Pair(world, ShipLimits(max_waiting_bytes=1))
     pair.network.hold()
     outgoing = pair.begin()
     computing = threading.Thread(target=ship_all, args=(outgoing, 3))
     computing.start()
     assert await asyncio.to_thread(pair.network.wait_until_held, 5.0)
+    return pair, outgoing, computing
+
+
+async def test_layer_ready_blocks_while_too_much_waits(world: World) -> None:
+    pair, outgoing, computing = await blocked(world)
     computing.join(timeout=0.05)
 
     assert computing.is_alive()
@@ -122,12 +128,7 @@ async def test_layer_ready_blocks_while_too_much_waits(world: World) -> None:
 async def test_a_blocked_layer_ready_is_freed_by_stop_and_by_failure(
     world: World, ending: str
 ) -> None:
-    pair = Pair(world, ShipLimits(max_waiting_bytes=1))
-    pair.network.hold()
-    outgoing = pair.begin()
-    computing = threading.Thread(target=ship_all, args=(outgoing, 3))
-    computing.start()
-    assert await asyncio.to_thread(pair.network.wait_until_held, 5.0)
+    pair, outgoing, computing = await blocked(world)
 
     if ending == "stop":
         outgoing.ask_to_stop("released")
