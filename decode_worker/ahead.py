@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from decode_worker.config import DecodeConfig
-from decode_worker.drafting import Verified
+from decode_worker.drafting import DraftCount, Verified
 from decode_worker.events import (
     Admit,
     Command,
@@ -30,7 +30,6 @@ from decode_worker.events import (
 from decode_worker.metrics import DecodeMetrics
 from decode_worker.scheduler import next_batch
 from decode_worker.sequence import DecodeSequence
-from segue.engine.draft_length import DraftLength
 from segue.engine.launcher import Launched, StepRequest
 from segue.engine.runner import ModelRunner
 from segue.engine.sampler import needs_of, sample
@@ -100,8 +99,7 @@ class AheadEngine:
         self._publish = publish
         self._config = config
         self._clock = clock
-        self._max_drafts = config.max_drafts if runner.has_mtp else 0
-        self._length = DraftLength(self._max_drafts)
+        self._draft_count = DraftCount(runner, config)
         self._prompts: list[DecodeSequence] = []
         self._running: list[_Running] = []
         self._free_rows = list(range(num_rows))
@@ -109,8 +107,8 @@ class AheadEngine:
 
     @property
     def draft_reach(self) -> int:
-        """For how many drafts a sequence that begins now should have slots. Any thread may ask."""
-        return self._length.reach if self._config.adaptive_drafts else self._max_drafts
+        """For how many drafts a sequence that begins now should have slots. Any thread may read."""
+        return self._draft_count.reach
 
     def step(self, commands: Sequence[Command]) -> bool:
         """Launches a step, if there is one to make, and reads what is then due. Returns whether
@@ -181,7 +179,8 @@ class AheadEngine:
             max_prompt_tokens=self._config.max_prompt_tokens,
         )
         self._running = [*(one for one in self._running if one not in waiting), *in_order]
-        num_drafts = self._num_drafts([one.sequence for one in batch])
+        num_drafts = self._draft_count.choose([one.sequence for one in batch])
+        self._metrics.drafted(len(batch), num_drafts)
         params = [one.sequence.turn.sampling for one in batch]
         needs = Needs()
         for each in params:
@@ -197,15 +196,6 @@ class AheadEngine:
             one.in_flight.append(num_drafts + 1)
         self._steps.append(_Step(self._stepper.launch(request), batch, num_drafts))
         return True
-
-    def _num_drafts(self, batch: Sequence[DecodeSequence]) -> int:
-        if not self._max_drafts:
-            return 0
-        num_drafts = self._max_drafts
-        if self._config.adaptive_drafts:
-            num_drafts = self._length.choose([s.max_drafts for s in batch])
-        self._metrics.drafted(len(batch), num_drafts)
-        return num_drafts
 
     def _compute_prompts(self) -> None:
         """One pass over ends of prompts, and the first token of each."""
@@ -245,13 +235,8 @@ class AheadEngine:
                 events += self._let_go(running)
         self._publish(events)
         seconds = step.launched.seconds
-        if self._max_drafts and len(verified) == len(step.batch):
-            self._length.observe(
-                step.num_drafts,
-                seconds,
-                drafted=[one.num_drafted for one in verified],
-                accepted=[one.num_accepted for one in verified],
-            )
+        if len(verified) == len(step.batch):
+            self._draft_count.stepped(step.num_drafts, seconds, verified)
         self._metrics.stepped(verified, num_sequences=len(verified), seconds=seconds)
 
     def _go_on(self, running: _Running, stepped: Stepped, events: list[Event]) -> Verified:

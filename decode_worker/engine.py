@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from itertools import chain, islice
 
 from decode_worker.config import DecodeConfig
-from decode_worker.drafting import Drafting, Verified
+from decode_worker.drafting import DraftCount, Verified, draft
 from decode_worker.events import Admit, Command, Drop, Event, Left, Said, prefilled_here, result_of
 from decode_worker.metrics import DecodeMetrics
 from decode_worker.scheduler import next_batch
@@ -41,14 +41,12 @@ class DecodeEngine:
         self._config = config
         self._clock = clock
         self._running: list[DecodeSequence] = []
-        self._drafting = Drafting(
-            runner, max_drafts=config.max_drafts, is_adaptive=config.adaptive_drafts
-        )
+        self._draft_count = DraftCount(runner, config)
 
     @property
     def draft_reach(self) -> int:
-        """For how many drafts a sequence that begins now should have slots. Any thread may ask."""
-        return self._drafting.reach
+        """For how many drafts a sequence that begins now should have slots. Any thread may read."""
+        return self._draft_count.reach
 
     def step(self, commands: Sequence[Command]) -> bool:
         """One pass over one batch: a token or more for each of its sequences. Returns whether there
@@ -65,7 +63,8 @@ class DecodeEngine:
             max_prompt_tokens=self._config.max_prompt_tokens,
         )
         answering = [sequence for sequence in batch if not sequence.is_in_prompt]
-        num_wanted = self._drafting.draft(answering)
+        num_wanted = self._draft_count.choose(answering)
+        draft(self._runner, answering, num_wanted)
         if answering:
             self._metrics.drafted(len(answering), num_wanted)
         rows = [sequence.next_rows() for sequence in batch]
@@ -86,7 +85,7 @@ class DecodeEngine:
         self._publish(events)
         seconds = self._clock() - started_at
         if len(answering) == len(batch):
-            self._drafting.stepped(num_wanted, seconds, verified)
+            self._draft_count.stepped(num_wanted, seconds, verified)
         self._metrics.stepped(verified, num_sequences=len(batch), seconds=seconds)
         return bool(self._running)
 

@@ -292,11 +292,6 @@ class DecodeWorker:
         self.residency.close()
         await self._tier.close()
 
-    @property
-    def num_evicted(self) -> int:
-        """Pages and states that had to go."""
-        return self._memory.num_evicted
-
     def check_invariants(self) -> None:
         self._memory.check_invariants()
         self._tier.check_invariants()

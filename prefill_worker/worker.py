@@ -290,11 +290,6 @@ class PrefillWorker:
             slots.free + slots.cached - cache.pins.num_held_checkpoints,
         )
 
-    @property
-    def num_evicted(self) -> int:
-        """Pages and states that had to go."""
-        return self._memory.num_evicted
-
     def check_invariants(self) -> None:
         self._memory.check_invariants()
         self._tier.check_invariants()

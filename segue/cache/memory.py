@@ -39,11 +39,6 @@ class Memory:
         cache = PrefixCache(pages, slots, page_tokens=page_tokens, worth=worth, clock=clock)
         return cls(pages=pages, slots=slots, cache=cache)
 
-    @property
-    def num_evicted(self) -> int:
-        """Pages and states that had to go."""
-        return self.cache.num_evicted_pages + self.cache.num_evicted_slots
-
     def check_invariants(self) -> None:
         """Raises AccountingError when states, tree and holds do not add up."""
         check_invariants(self.cache, self.pages, self.slots)

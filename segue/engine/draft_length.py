@@ -121,9 +121,9 @@ class DraftLength:
     @property
     def reach(self) -> int:
         """One more than pays at the sizes of batch that came lately: room for more would be held
-        for nothing. All that is allowed before anything is learned. Any thread may ask."""
+        for nothing. All that is allowed before anything is learned."""
         oldest = self._num_asked - RECENT_STEPS
-        sizes = [size for size in list(self._sizes.values()) if size.asked_at >= oldest]
+        sizes = [size for size in self._sizes.values() if size.asked_at >= oldest]
         bests = [size.best for size in sizes if size.best is not None]
         return min(max(bests) + 1, self.max_drafts) if bests else self.max_drafts
 

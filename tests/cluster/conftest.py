@@ -59,6 +59,12 @@ class LocalCluster:
             worker.check_invariants()
 
 
+def num_evicted(*workers: PrefillWorker | DecodeWorker) -> int:
+    """Pages and states that had to go."""
+    caches = [worker._memory.cache for worker in workers]
+    return sum(cache.num_evicted_pages + cache.num_evicted_slots for cache in caches)
+
+
 @contextlib.asynccontextmanager
 async def local_cluster(
     model: Path | str,

@@ -16,7 +16,7 @@ from segue.engine.config import EngineConfig
 from segue.launch.config import Config
 from segue.turn import FinishReason
 from tests.checkpoints import Variant
-from tests.cluster.conftest import ENGINE, local_cluster
+from tests.cluster.conftest import ENGINE, local_cluster, num_evicted
 from tests.cluster.idle import is_idle, wait_until_idle
 from tests.cluster.moving import moving_place, pull_always
 from tests.cluster.scarce import kinds_and_pages, memory_for
@@ -122,7 +122,7 @@ async def test_memory_that_is_always_short_changes_no_word(thinking: Path) -> No
 
     async with local_cluster(thinking, Config(engine=engine)) as cluster:
         said = [turn for name in ("a", "b", "c") for turn in await converse(cluster, name)]
-        evicted = sum(worker.num_evicted for worker in (*cluster.prefill, *cluster.decode))
+        evicted = num_evicted(*cluster.prefill, *cluster.decode)
 
     assert evicted > 0
     assert await wrong_turns(said, thinking) == []
@@ -139,7 +139,7 @@ async def test_sessions_that_evict_each_other_every_turn_say_the_same(
         by_session = await asyncio.gather(
             *(converse(cluster, name, system=f"You are {name}. " * 80) for name in ("a", "b"))
         )
-        evicted = cluster.decode[0].num_evicted
+        evicted = num_evicted(cluster.decode[0])
         status = await wait_until_idle(cluster.client)
 
     said = [turn for session in by_session for turn in session]

@@ -17,7 +17,7 @@ from segue.engine.config import EngineConfig
 from segue.errors import InvalidRequest, NotFound
 from segue.launch.config import Config
 from segue.types import StopConditions, TokenInput
-from tests.cluster.conftest import LocalCluster, local_cluster
+from tests.cluster.conftest import LocalCluster, local_cluster, num_evicted
 from tests.cluster.growing import Said, wrong_turns
 from tests.cluster.idle import is_idle, wait_until_idle
 from tests.cluster.moving import pull_always
@@ -94,7 +94,7 @@ async def test_sessions_that_do_not_fit_together_are_loaded_and_not_computed(
             await talk.turn(cluster)
     status = await wait_until_idle(cluster.client)
     await asyncio.sleep(1.0)  # Two heartbeats: counters are brought up to date by them.
-    evicted = sum(worker.num_evicted for worker in (*cluster.prefill, *cluster.decode))
+    evicted = num_evicted(*cluster.prefill, *cluster.decode)
     loaded_tokens = await measured(cluster, "decode-0", "segue_host_loaded_tokens_total")
     num_loads = await measured(cluster, "decode-0", "segue_host_load_seconds_count")
 
@@ -121,11 +121,11 @@ async def test_a_prefill_worker_loads_what_it_would_have_to_compute(demo: Path) 
                 await talk.turn(cluster)
         await asyncio.sleep(1.0)
         loaded_tokens = await measured(cluster, "prefill-0", "segue_host_loaded_tokens_total")
-        dropped = cluster.prefill[0].num_evicted - cluster.prefill[0]._memory.cache.num_moved_pages
+        dropped = num_evicted(cluster.prefill[0]) - cluster.prefill[0]._memory.cache.num_moved_pages
 
     last = [talk.said[-1].usage for talk in talks]
     assert loaded_tokens > 500
-    assert dropped < cluster.prefill[0].num_evicted
+    assert dropped < num_evicted(cluster.prefill[0])
     assert all(usage.cached_tokens > 0.8 * usage.prompt_tokens for usage in last)
     for talk in talks:
         assert await wrong_turns(talk.said, demo) == []

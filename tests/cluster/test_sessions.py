@@ -19,7 +19,7 @@ from segue.engine.config import EngineConfig
 from segue.errors import InvalidRequest, NotFound
 from segue.launch.config import Config
 from segue.types import StopConditions, TokenInput
-from tests.cluster.conftest import ENGINE, local_cluster
+from tests.cluster.conftest import ENGINE, local_cluster, num_evicted
 from tests.cluster.growing import (
     ANSWER_TOKENS,
     FIRST_TOKENS,
@@ -93,7 +93,7 @@ async def test_memory_that_is_always_short_costs_time_and_nothing_else(demo: Pat
 
     async with local_cluster(demo, Config(engine=engine)) as cluster:
         said = await converse(cluster)
-        evicted = sum(worker.num_evicted for worker in (*cluster.prefill, *cluster.decode))
+        evicted = num_evicted(*cluster.prefill, *cluster.decode)
 
     assert evicted > 0
     assert await wrong_turns(said, demo) == []
@@ -115,7 +115,7 @@ async def test_sessions_that_evict_each_other_every_turn_say_the_same(
                 for seed in (1, 2)
             )
         )
-        evicted = cluster.decode[0].num_evicted
+        evicted = num_evicted(cluster.decode[0])
 
     said = [turn for conversation in conversations for turn in conversation]
     assert evicted >= len(said)
