@@ -1,4 +1,4 @@
-"""A placement that never leaves a session where it was."""
+"""Placements for tests: a session never stays where it was, or nothing is pulled."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from prefill_worker.pull import PullEstimate
 from router.placement.cluster import Cluster
 from router.placement.decision import Decision, Placement
-from router.placement.estimate import Mode
+from router.placement.estimate import Candidate, Mode
 from router.placement.side import Residency, Rules, TurnSize
 from router.policy import place
 from segue.types import WorkerId
@@ -33,6 +33,26 @@ def moving_place(
     if not moved:
         return decision
     chosen = min(moved, key=lambda c: (c.mode is not Mode.PULL, c.total_s))
+    return _instead(decision, chosen, cluster)
+
+
+def place_without_pulls(
+    turn: TurnSize,
+    cluster: Cluster,
+    residency: Residency,
+    rules: Rules,
+    *,
+    avoid: Collection[WorkerId] = (),
+) -> Decision:
+    """The router's own, but the best without a pull: whether one pays depends on the machine's
+    load.
+    """
+    decision = place(turn, cluster, residency, rules, avoid=avoid)
+    chosen = next(c for c in decision.ranked() if c.mode is not Mode.PULL)
+    return _instead(decision, chosen, cluster)
+
+
+def _instead(decision: Decision, chosen: Candidate, cluster: Cluster) -> Decision:
     placement = Placement(
         prefill=cluster.nodes[chosen.prefill].status, decode=cluster.nodes[chosen.decode].status
     )

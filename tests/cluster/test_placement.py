@@ -18,6 +18,7 @@ from segue.turn import TokenDelta
 from segue.types import ChatInput, Message, StopConditions, TokenInput, WorkerId
 from tests.cluster.conftest import ENGINE, LocalCluster, local_cluster
 from tests.cluster.idle import wait_until_idle
+from tests.cluster.moving import place_without_pulls
 from tests.cluster.oracle import Oracle
 
 LONG = [random.Random(5).randrange(5, 290) for _ in range(800)]
@@ -148,8 +149,9 @@ async def test_a_new_session_is_computed_where_its_system_message_was(demo: Path
 
 
 async def test_a_short_end_is_computed_by_decode_and_only_while_it_holds_the_rest(
-    demo: Path,
+    demo: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("router.placing.place", place_without_pulls)
     other = [random.Random(6).randrange(5, 290) for _ in range(300)]
 
     async with local_cluster(demo) as cluster:
@@ -165,8 +167,8 @@ async def test_a_short_end_is_computed_by_decode_and_only_while_it_holds_the_res
     assert workers_of(second) == ("decode-0", "decode-0")
     assert second.end.usage.shipped_bytes == 0
     assert workers_of(third) == ("prefill-0", "decode-0")
-    # To compute or to pull: that depends on how fast this machine just was.
-    assert explanation.chosen.mode != "local"
+    assert explanation.chosen.mode == "compute"
+    assert third.end.usage.cached_tokens == third.end.usage.pulled_tokens == 0
     assert by_mode(cluster, "local") == 2
     assert left == 0
     oracle = Oracle(demo)

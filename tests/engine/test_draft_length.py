@@ -103,7 +103,12 @@ def test_what_pays_is_found_within_a_few_answers() -> None:
     assert min(chosen[20:]) >= MAX_DRAFTS - 1
 
 
-def test_load_and_slow_steps_hardly_hide_the_best_number() -> None:
+@pytest.mark.parametrize(
+    ("slow_share", "worst", "worst_tenth"), [(0.0, 0.8, 0.9), (0.02, 0.78, 0.88)]
+)
+def test_load_and_slow_steps_hardly_hide_the_best_number(
+    slow_share: float, worst: float, worst_tenth: float
+) -> None:
     world = World(weights_s=7.0, row_s=0.18, draft_s=1.65, acceptance=0.965)
     achieved = []
     for seed in range(60):
@@ -114,7 +119,7 @@ def test_load_and_slow_steps_hardly_hide_the_best_number() -> None:
                 load = draw.choice([1.0, 1.0, 1.0, 1.15, 1.3])
             k = chooser.choose([MAX_DRAFTS] * 8)
             accepted = next((j for j in range(k) if draw.random() > world.acceptance), k)
-            slow = 2.5 if draw.random() < 0.02 else 1.0
+            slow = 2.5 if slow_share and draw.random() < slow_share else 1.0
             noisy = world.seconds(8, k) * load * slow * draw.lognormvariate(0, 0.08)
             chooser.observe(k, noisy, [k] * 8, [accepted] * 8)
             tokens += world.rate(8, k) * world.seconds(8, k)
@@ -122,8 +127,8 @@ def test_load_and_slow_steps_hardly_hide_the_best_number() -> None:
         achieved.append(tokens / seconds / world.rate(8, world.best(8)))
 
     assert world.best(8) == MAX_DRAFTS
-    assert min(achieved) > 0.78
-    assert sorted(achieved)[6] > 0.88
+    assert min(achieved) > worst
+    assert sorted(achieved)[6] > worst_tenth
 
 
 def test_nothing_is_drafted_where_it_does_not_pay() -> None:
