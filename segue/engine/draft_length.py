@@ -8,9 +8,9 @@ of batch and k, and the k with most tokens per second wins.
 
 Seconds grow about evenly with k, so the line through the k that were tried says what the others
 should take, and steadies those that were tried a few times only; and a depth that was not tried is
-thought to be as good as the one above it. The k with the best of such prospects is taken, tried or
-not; of two that are close, the one that was tried less. Later on a neighbour of it is tried once in
-a while, since texts and batches change.
+thought to be as good as the one above it. First none, one and as many as may be are tried. Then the
+k with the best of such prospects is taken, tried or not; of two that are close, the one that was
+tried less. Later on a neighbour of it is tried once in a while, since texts and batches change.
 """
 
 from __future__ import annotations
@@ -89,6 +89,12 @@ class _BatchSize:
     def is_known(self, k: int) -> bool:
         return self.steps[k].number >= ENOUGH_STEPS
 
+    def first_tries(self, most: int) -> list[int]:
+        """None, one, and as many as there is room for: a line through few k leads astray beyond
+        them, so all that may be taken lies between. Half as many, once known, will do."""
+        is_wide = any(self.is_known(k) for k in range((most + 1) // 2, len(self.steps)))
+        return [0, min(1, most)] if is_wide else [0, min(1, most), most]
+
     def expected_seconds(self) -> list[float]:
         """Of a step with each k. Those without drafts and with one must be known."""
         known = [k for k in range(len(self.steps)) if self.is_known(k)]
@@ -135,9 +141,8 @@ class DraftLength:
         size, most = self._size(len(rooms)), min(sorted(rooms)[len(rooms) // 4], self.max_drafts)
         self._num_asked += 1
         size.asked_at = self._num_asked
-        # Where the first draft costs more than the next ones, two are needed for a line. By turns:
-        # what else uses the machine meanwhile hits all of them.
-        least_known = min(range(min(most, 2) + 1), key=lambda k: size.steps[k].number)
+        # By turns: what else uses the machine meanwhile hits all of them.
+        least_known = min(size.first_tries(most), key=lambda k: size.steps[k].number)
         if not size.is_known(least_known):
             return least_known
         if not most:

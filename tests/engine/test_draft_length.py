@@ -78,9 +78,11 @@ def test_nearly_all_steps_are_as_good_as_the_best(world: World, batch_size: int)
     assert len(good) >= 500 * (1 - 2 / TRY_EVERY)
 
 
+@pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("unlucky", [1, 2, 3])
-def test_one_bad_number_does_not_hide_better_ones(unlucky: int) -> None:
-    world = World(weights_s=3.0, row_s=0.3, draft_s=0.7, acceptance=0.97, unlucky=unlucky)
+def test_one_bad_number_does_not_hide_better_ones(unlucky: int, seed: int) -> None:
+    luck = random.Random(seed)
+    world = World(3.0, row_s=0.3, draft_s=0.7, acceptance=0.97, unlucky=unlucky, random=luck)
     chooser = DraftLength(MAX_DRAFTS)
     for _ in range(100):
         world.step(chooser, 1)
@@ -88,7 +90,7 @@ def test_one_bad_number_does_not_hide_better_ones(unlucky: int) -> None:
     chosen = [world.step(chooser, 1) for _ in range(500)]
 
     best = world.rate(1, world.best(1))
-    good = [k for k in chosen if world.rate(1, k) > 0.93 * best]
+    good = [k for k in chosen if world.rate(1, k) > 0.97 * best]
     assert world.best(1) == MAX_DRAFTS
     assert len(good) >= 500 * (1 - 2 / TRY_EVERY)
 
@@ -100,15 +102,11 @@ def test_what_pays_is_found_within_a_few_answers() -> None:
     chosen = [world.step(chooser, 1) for _ in range(40)]
 
     assert world.best(1) == MAX_DRAFTS
-    assert min(chosen[20:]) >= MAX_DRAFTS - 1
+    assert chosen[20:].count(MAX_DRAFTS) >= 18
 
 
-@pytest.mark.parametrize(
-    ("slow_share", "worst", "worst_tenth"), [(0.0, 0.8, 0.9), (0.02, 0.78, 0.88)]
-)
-def test_load_and_slow_steps_hardly_hide_the_best_number(
-    slow_share: float, worst: float, worst_tenth: float
-) -> None:
+@pytest.mark.parametrize("slow_share", [0.0, 0.02])
+def test_load_and_slow_steps_hardly_hide_the_best_number(slow_share: float) -> None:
     world = World(weights_s=7.0, row_s=0.18, draft_s=1.65, acceptance=0.965)
     achieved = []
     for seed in range(60):
@@ -127,8 +125,8 @@ def test_load_and_slow_steps_hardly_hide_the_best_number(
         achieved.append(tokens / seconds / world.rate(8, world.best(8)))
 
     assert world.best(8) == MAX_DRAFTS
-    assert min(achieved) > worst
-    assert sorted(achieved)[6] > worst_tenth
+    assert min(achieved) > 0.92
+    assert sorted(achieved)[6] > 0.95
 
 
 def test_nothing_is_drafted_where_it_does_not_pay() -> None:
@@ -140,7 +138,7 @@ def test_nothing_is_drafted_where_it_does_not_pay() -> None:
     chosen = [useless.step(chooser, 2) for _ in range(TRY_EVERY * 5)]
 
     assert set(chosen) == {0, 1}
-    assert chosen.count(1) <= 8
+    assert chosen.count(1) <= 5
 
 
 def test_larger_batches_may_have_fewer_drafts() -> None:
