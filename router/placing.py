@@ -20,6 +20,7 @@ from router.placement.cluster import Cluster, Seat
 from router.placement.coefficients import Observation
 from router.placement.decision import Decision, estimate_error
 from router.placement.estimate import Mode
+from router.placement.node import Node
 from router.placement.side import Held, Residency, Rules, TurnSize
 from router.policy import longest_holder, place
 from router.prefixes import PromptPrefixes, SessionPrefixes
@@ -113,6 +114,8 @@ class TurnPlacing:
         self._avoid: Collection[WorkerId] = ()
         self._residency: Residency = {}
         self._attempt: _Attempt | None = None
+        self._home: Node | None = None
+        """Where a new session was placed."""
         self._prefixes: PromptPrefixes | None = None
         if spec.session_id:
             self._prefixes = placing.prefixes.of(
@@ -123,13 +126,27 @@ class TurnPlacing:
         """Decides anew and takes a seat for it; an earlier one is left. Raises Unavailable."""
         self.leave()
         placing, session_id = self._placing, self._spec.session_id
+        if self._home is not None:
+            placing.cluster.unsettle(self._home)
+            self._home = None
         self._avoid = avoid
         self._residency = self._held()
         started_at = time.perf_counter()
-        decision = place(self._size, placing.cluster, self._residency, self._rules, avoid=avoid)
+        is_new = bool(session_id) and not placing.directory.held(session_id, placing.cluster.nodes)
+        decision = place(
+            self._size,
+            placing.cluster,
+            self._residency,
+            self._rules,
+            avoid=avoid,
+            is_new=is_new,
+        )
         decision_s = time.perf_counter() - started_at
         decided = Decided(session_id, self._spec.turn_id, self._size, decision, decision_s)
         seat = placing.cluster.take(decision)
+        if is_new:
+            self._home = seat.decode
+            placing.cluster.settle(self._home)
         self._attempt = _Attempt(decided, seat, placing.clock())
         placing.placed(decided)
         return decision

@@ -22,6 +22,8 @@ from router.placement.node import Node
 from segue.cluster_status import WorkerStatus
 from segue.types import WorkerId
 
+_SETTLED_PER_WORKER = 32
+
 
 @dataclass(slots=True)
 class Seat:
@@ -46,6 +48,7 @@ class Cluster:
         self.nodes: dict[WorkerId, Node] = {}
         self.ready_prefills = LoadIndex()
         self.ready_decodes = LoadIndex()
+        self._num_settled = 0
 
     def heard(self, status: WorkerStatus) -> None:
         """A heartbeat, or the news that a worker drains or is lost."""
@@ -70,6 +73,24 @@ class Cluster:
         self._count_prefill(seat, 1)
         self._count_turn(seat, 1)
         return seat
+
+    def settle(self, node: Node) -> None:
+        """A new session was placed on a decode worker: it will come back there."""
+        self._num_settled += 1
+        node.settled = self.settled(node) + 1.0
+        node.settled_at = self._num_settled
+
+    def unsettle(self, node: Node) -> None:
+        """It was placed elsewhere after all."""
+        node.settled = max(self.settled(node) - 1.0, 0.0)
+        node.settled_at = self._num_settled
+
+    def settled(self, node: Node) -> float:
+        """How many of the latest new sessions the worker has: of about 32 for each worker, so that
+        one that joins gets its share of those that come, and not all of them for long.
+        """
+        memory = _SETTLED_PER_WORKER * max(len(self.ready_decodes), 1)
+        return node.settled * (1.0 - 1.0 / memory) ** (self._num_settled - node.settled_at)
 
     def prefilled(self, seat: Seat) -> None:
         """The turn has its first token: prefill is done with it."""

@@ -30,6 +30,9 @@ class Node:
     other_tokens: int = 0
     other_turns: int = 0
     num_heard: int = 0
+    settled: float = 0.0
+    """New sessions that were placed there lately, each weighing less with every later one."""
+    settled_at: int = 0
 
     def heard(self, status: WorkerStatus) -> None:
         """A worker's report holds this router's turns too: what exceeds them is of others."""

@@ -7,7 +7,6 @@ import contextlib
 from collections.abc import AsyncIterator
 from typing import Any
 
-import grpc
 import pytest
 
 from router.turn_calls import PrefillStarted, TurnCall, TurnCalls
@@ -92,9 +91,7 @@ def tokens(call: int, *ids: int) -> pb.TurnEvent:
 
 
 def end(call: int) -> pb.TurnEvent:
-    return pb.TurnEvent(
-        call=call, end=pb.DecodeEnd(finish_reason=session_pb2.FINISH_REASON_LENGTH)
-    )
+    return pb.TurnEvent(call=call, end=pb.DecodeEnd(finish_reason=session_pb2.FINISH_REASON_LENGTH))
 
 
 def started(call: int) -> pb.TurnEvent:
