@@ -89,7 +89,7 @@ def _spread(candidates: Sequence[Candidate], cluster: Cluster) -> Sequence[Candi
 
     def load(side: Side) -> float:
         # A slow worker gets fewer.
-        return (cluster.settled(cluster.nodes[side.worker_id]) + 1.0) * side.speed.step.at(1)
+        return (cluster.nodes[side.worker_id].num_settled + 1) * side.speed.step.at(1)
 
     home = min(near.values(), key=load).worker_id
     return [candidate for candidate in candidates if candidate.decode == home]

@@ -60,7 +60,7 @@ class Router:
         self._metrics = metrics
         self._model_name = model_name
         self._clock = clock
-        self._admission = Admission(config.max_turns)
+        self._admission = Admission(config.max_turns, clock=clock)
         self._histories = Histories(config.history_bytes)
         self.sessions = SessionDesk(
             self.placing.directory,
