@@ -21,7 +21,7 @@ class PromptEncoder:
     def __init__(self, tokenizer: Tokenizer, template: ChatTemplate | None) -> None:
         """The template was made with the marks of this tokenizer."""
         self.tokenizer = tokenizer
-        self._template = template
+        self.template = template
         self._message_start_id = tokenizer.token_id(MESSAGE_START)
 
     @classmethod
@@ -55,10 +55,10 @@ class PromptEncoder:
         return () if first is None or second is None else (second,)
 
     def _encode_chat(self, chat: ChatInput) -> tuple[int, ...]:
-        if self._template is None:
+        if self.template is None:
             raise InvalidRequest(
                 "expected text or token ids, got chat messages: this checkpoint has no chat "
                 "template; send the prompt as text or as token ids"
             )
-        text = self._template.render_marked(read_conversation(chat))
+        text = self.template.render_marked(read_conversation(chat))
         return tuple(self.tokenizer.encode_marked(text))
