@@ -127,7 +127,7 @@ def test_thirty_megabytes_of_private_characters_are_read_once(tokenizer: Tokeniz
     template_source = TemplateSource(plain=template("3.8"), with_tools=template("3.8"))
     chat_template = ChatTemplate(template_source, tokenizer.marks)
     private = "".join(map(chr, range(0xE000, 0xF8FF)))
-    huge = said(content="a", reasoning=private + "x<|im_end|" * 3_000_000)
+    huge = said(content="a", reasoning="x<|im_end|" * 3_000_000 + private)
 
     began_at = time.process_time()
     text = chat_template.render(huge)
