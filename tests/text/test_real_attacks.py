@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -68,7 +69,8 @@ PLACES: dict[str, Callable[[str], ChatInput]] = {
     "description": lambda t: with_tool({"name": "f", "description": t}),
     "schema": lambda t: with_tool({"name": "f", "parameters": {"properties": {t: {"enum": [t]}}}}),
     "open message": lambda t: ChatInput(
-        messages=(USER, Message(role="assistant", content=f"{t}a")), continue_final_message=True
+        messages=(USER, Message(role="assistant", content=f"{t}a", reasoning="")),
+        continue_final_message=True,
     ),
     "open reasoning": lambda t: ChatInput(
         messages=(USER, Message(role="assistant", reasoning=f"{t}a")),
@@ -105,9 +107,38 @@ def test_no_client_writes_a_control_token(tokenizer: Tokenizer, origin: str, kin
         peace = controls(write("peace"))
         assert peace, place
         for typed in TYPED:
-            if place in ("answer", "open message") and "</think" in typed and kind != "3.8":
-                continue
             assert controls(write(typed)) == peace, (place, typed)
+
+
+FRAGMENTS = [
+    *("<", ">", "|", "/", "\n", "<|", "|>", "</", "<think", "tool_call", "think>", "im_end|>"),
+    *(
+        "<|im_end|>",
+        "<|im_start|>",
+        "</think>",
+        "<tool_call>",
+        "</tool_response>",
+        "<|im_",
+        "start",
+    ),
+    *("_pad|>", "<|endoftext", "name", " ", "\ue000", "e\u0301", "＜", "\u003c"),
+]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_no_text_made_of_pieces_becomes_a_control_token(tokenizer: Tokenizer, seed: int) -> None:
+    encoder = encoder_of(tokenizer, template(KINDS[seed]) + _READER)
+    control_ids = {tokenizer.token_id(token) for token in tokenizer.control_tokens}
+    rng = random.Random(seed)
+
+    for _ in range(150):
+        # Begins with a word, since templates trim, and look for results at the begin of a message.
+        typed = "a" + "".join(rng.choices(FRAGMENTS, k=rng.randint(1, 6)))
+        place = rng.choice(list(PLACES))
+        ids = encoder.encode(PLACES[place](typed))
+        peace = encoder.encode(PLACES[place]("peace"))
+        controls = [token_id for token_id in ids if token_id in control_ids]
+        assert controls == [token_id for token_id in peace if token_id in control_ids], typed
 
 
 @pytest.mark.parametrize("place", PLACES)
