@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from segue.errors import NotFound, UnknownHistory
 from segue.history import continuation
 from segue.messages import THINK_END, split_reasoning
+from segue.text.conversation import read_template_kwargs
 from segue.tool_calls import read_answer
 from segue.turn import TokenDelta, TurnEnd, TurnEvent
 from segue.types import ChatInput, Message, SamplingParams, SessionId, StopConditions
@@ -108,7 +109,7 @@ class Session:
         if chat.continued_field:
             messages = [*chat.messages[:-1], self._go_on(chat.messages[-1], chat, text)]
         else:
-            messages = [*chat.messages, self._read(text)]
+            messages = [*chat.messages, self._read(text, chat)]
         self.messages[:] = messages
         # A message that was begun is now another one than the router knows.
         self._num_kept = min(num_kept, len(messages) - 1)
@@ -120,9 +121,10 @@ class Session:
         thought, said = split_reasoning((begun.reasoning or "") + text)
         return replace(read_answer(said, self._tools), reasoning=thought)
 
-    def _read(self, text: str) -> Message:
+    def _read(self, text: str, chat: ChatInput) -> Message:
         answer = read_answer(text, self._tools)
-        if self._enable_thinking is False or THINK_END not in answer.content:
+        thinks = read_template_kwargs(chat).get("enable_thinking") is not False
+        if not thinks or THINK_END not in answer.content:
             return answer
         # Some templates write thoughts into a history only where they come by themselves.
         thought, said = split_reasoning(answer.content)

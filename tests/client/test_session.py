@@ -61,8 +61,12 @@ async def test_a_thought_is_remembered_as_one(answer: str, thought: str | None, 
     assert remembered == Message(role="assistant", content=said, reasoning=thought)
 
 
-async def test_without_thinking_there_is_no_thought() -> None:
-    answer = await say(session(ByHeart("a </think> b"), enable_thinking=False), "q")
+@pytest.mark.parametrize(
+    "options",
+    [{"enable_thinking": False}, {"chat_template_kwargs": '{"enable_thinking": false}'}],
+)
+async def test_without_thinking_there_is_no_thought(options: dict[str, Any]) -> None:
+    answer = await say(session(ByHeart("a </think> b"), **options), "q")
 
     assert answer == Message(role="assistant", content="a </think> b")
 
