@@ -72,7 +72,8 @@ class ChatTemplate:
         for name in conversation.template_kwargs:
             if name in self._reserved:
                 raise InvalidRequest(
-                    f"chat_template_kwargs cannot set {name!r}, which the router does: leave it out"
+                    f"chat_template_kwargs cannot set {name!r:.80}, which the router does: leave it "
+                    "out"
                 )
         program = self.program(conversation)
         messages = fold_instructions(conversation.messages, program.accepts_role)
@@ -93,7 +94,7 @@ class ChatTemplate:
         except Refusal as refusal:
             raise InvalidRequest(
                 "the checkpoint's chat template refuses these messages: "
-                f"{self.marks.expand(str(refusal))}"
+                f"{self.marks.expand(str(refusal)):.500}"
             ) from None
         except SecurityError as error:
             raise InvalidCheckpoint(
@@ -103,6 +104,6 @@ class ChatTemplate:
         except Exception as error:
             raise InvalidRequest(
                 f"the checkpoint's chat template cannot render these messages "
-                f"({type(error).__name__}: {error}): compare messages, tools, tool call arguments "
-                f"and chat_template_kwargs with what {self._source.origin} reads"
+                f"({type(error).__name__}: {error!s:.500}): compare messages, tools, tool call "
+                f"arguments and chat_template_kwargs with what {self._source.origin} reads"
             ) from None
