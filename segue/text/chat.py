@@ -72,8 +72,8 @@ class ChatTemplate:
         for name in conversation.template_kwargs:
             if name in self._reserved:
                 raise InvalidRequest(
-                    f"chat_template_kwargs cannot set {name!r:.80}, which the router does: leave it "
-                    "out"
+                    f"chat_template_kwargs cannot set {name!r:.80}, which is the router's: leave "
+                    "it out"
                 )
         program = self.program(conversation)
         messages = fold_instructions(conversation.messages, program.accepts_role)
