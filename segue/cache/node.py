@@ -61,6 +61,11 @@ class Node:
         """At this node, or else the next one above."""
         return next((node.checkpoint for node in self.upwards() if node.checkpoint), None)
 
+    def states(self) -> tuple[int, ...]:
+        """How many tokens the checkpoints on the way contain, from the begin to this node."""
+        kept = [node.num_tokens for node in self.upwards() if node.checkpoint]
+        return tuple(reversed(kept))
+
     def upwards(self) -> Iterator[Node]:
         """This node, its parent, and so on; the root too."""
         node: Node | None = self

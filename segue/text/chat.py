@@ -46,7 +46,9 @@ class ChatTemplate:
         """The prompt as text, up to where the assistant begins to speak. Raises InvalidRequest."""
         return self.render_conversation(read_conversation(chat))
 
-    def render_conversation(self, conversation: Conversation) -> str:
+    def render_conversation(
+        self, conversation: Conversation, *, add_generation_prompt: bool = True
+    ) -> str:
         """As `render`, for messages that were checked (and perhaps shielded) before."""
         template = self._with_tools if conversation.tools else self._plain
         try:
@@ -55,7 +57,7 @@ class ChatTemplate:
                 messages=conversation.messages,
                 tools=conversation.tools or None,
                 documents=None,
-                add_generation_prompt=True,
+                add_generation_prompt=add_generation_prompt,
                 enable_thinking=conversation.enable_thinking,
             )
         except _Refusal as refusal:
