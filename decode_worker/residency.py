@@ -13,6 +13,7 @@ from segue.cache.copying import all_pages
 from segue.cache.host_tier import HostTier
 from segue.cache.memory import Memory
 from segue.cache.prefix_cache import Hold
+from segue.cache.session_states import SessionStates
 from segue.cache.states import states_to_go_on_from, states_wanted
 from segue.errors import InvalidRequest, SegueError
 from segue.telemetry import Clock
@@ -31,6 +32,7 @@ class Residency:
         self._tier = tier
         self._config = config
         self._leases = TieredLeases(memory.cache, tier, clock)
+        self._session_states = SessionStates(memory.cache.pins)
 
     async def load(self, prompt: Sequence[int]) -> None:
         """Brings back from the host what is there of the prompt: pages, and the deepest state."""
@@ -49,6 +51,7 @@ class Residency:
         cache = self._memory.cache
         match = cache.match(spec.prompt if self._config.residency else ())
         hold = cache.hold_checkpoint(match)
+        self._session_states.used(hold.checkpoint, spec.session_id)
         if not self._config.residency:
             return hold, ()
         return hold, states_wanted(
@@ -135,6 +138,7 @@ class Residency:
                 self._leases.grant(session_id, hold.node, self._config.lease_s)
             else:
                 self._tier.offload(hold.node)
+            self._session_states.kept(sequence.turn, hold.node, checkpoints)
         self.give_back(left, slots)
 
     def give_back(self, pages: Sequence[PageId], slots: Sequence[SlotId]) -> None:
@@ -192,5 +196,5 @@ def with_what_stays(result: TurnResult, spec: TurnSpec, hold: Hold) -> TurnResul
         result,
         kept_tokens=hold.num_tokens,
         kept_checkpoint_tokens=max(states, default=0),
-        kept_states=states_to_go_on_from(states, spec.branch_points),
+        kept_states=states_to_go_on_from(states, spec.branch_points, len(spec.prompt)),
     )

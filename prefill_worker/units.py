@@ -13,6 +13,7 @@ from segue.cache.host_tier import HostTier
 from segue.cache.layout import CacheLayout
 from segue.cache.memory import Memory
 from segue.cache.prefix_cache import Hold, Match
+from segue.cache.session_states import SessionStates
 from segue.cache.states import states_to_go_on_from, states_wanted
 from segue.errors import InvalidRequest, Overloaded
 from segue.turn import TurnSpec
@@ -55,6 +56,7 @@ class PromptMemory:
         self._layout = layout
         self._config = config
         self._max_running = max_running
+        self._session_states = SessionStates(memory.cache.pins)
         self.num_running = 0
 
     async def load(self, turn: TurnSpec) -> None:
@@ -79,6 +81,7 @@ class PromptMemory:
         cache = self._memory.cache
         match = cache.match(turn.prompt if self._config.prefix_cache else ())
         hold = cache.hold_checkpoint(match)
+        self._session_states.used(hold.checkpoint, turn.session_id)
         try:
             units = self._take_behind(hold, turn, num_pages, parted_at=match.num_tokens)
         except Overloaded:
@@ -100,6 +103,7 @@ class PromptMemory:
                 turn.prompt, units.own_pages, hold=units.hold, checkpoints=checkpoints
             )
             self._tier.offload(units.hold.node)
+            self._session_states.kept(turn, units.hold.node, checkpoints)
         self._free(units.hold, left, own_slots)
 
     def kept_states(self, turn: TurnSpec, units: PromptUnits) -> tuple[int, ...]:
@@ -109,7 +113,7 @@ class PromptMemory:
         kept = {*units.hold.node.states(), *units.checkpoints}
         if len(turn.prompt) % self._layout.page_tokens == 0:
             kept.add(len(turn.prompt))
-        return states_to_go_on_from(kept, turn.branch_points)
+        return states_to_go_on_from(kept, turn.branch_points, len(turn.prompt))
 
     def give_back(self, units: PromptUnits) -> None:
         """Of a prompt that was not computed to its end."""

@@ -48,9 +48,7 @@ class PrefillSide:
             down=lambda *_: None,
             up=lambda *_: None,
         )
-        self._tier = HostTier(
-            tiers, freed=lambda: None, loaded=lambda *_: None, clock=lambda: 0.0
-        )
+        self._tier = HostTier(tiers, freed=lambda: None, loaded=lambda *_: None, clock=lambda: 0.0)
         self._prompts = PromptMemory(
             self.memory, self._tier, Rates(), _LAYOUT, PrefillConfig(), max_running=16
         )
@@ -63,11 +61,13 @@ class PrefillSide:
         await self._tier.close()
         self.memory.check_invariants()
 
-    def serve(self, prompt: Sequence[int], branch_points: Sequence[int]) -> int:
+    def serve(
+        self, prompt: Sequence[int], branch_points: Sequence[int], session_id: str = ""
+    ) -> int:
         """As if the prompt was computed here. Returns how much of it was not: its cached tokens."""
         turn = TurnSpec(
             turn_id=TurnId(f"turn-{next(self._names)}"),
-            session_id=SessionId(""),
+            session_id=SessionId(session_id),
             prompt=tuple(prompt),
             sampling=SamplingParams(seed=0),
             stop=StopConditions(),

@@ -1,4 +1,4 @@
-"""Conversations as an agent has them: questions, reasoning, calls and their results, in any order."""
+"""Conversations as an agent has them: questions, reasoning, calls and their results."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from segue.types import ChatInput, Message, ToolCall
 
 NUM_TURNS = 12
 
-_WORDS = "the train to Paris leaves at noon and arrives in time for a walk by the river".split()
+_TEXT = "the train to Paris leaves at noon and arrives in time for a walk by the river"
+_WORDS = _TEXT.split()
 _TOOL = json.dumps(
     {
         "type": "function",
@@ -36,9 +37,7 @@ def talk(
         Message(role="user", content=f"{_words(first, 60)} {question}"),
     ]
     for _ in range(num_turns):
-        yield ChatInput(
-            messages=tuple(messages), tools=(_TOOL,), enable_thinking=enable_thinking
-        )
+        yield ChatInput(messages=tuple(messages), tools=(_TOOL,), enable_thinking=enable_thinking)
         messages += _answer_and_more(rng)
 
 
@@ -48,7 +47,9 @@ def _answer_and_more(rng: random.Random) -> list[Message]:
         said = Message(role="assistant", content=_words(rng, 20), reasoning=reasoning)
         return [said, Message(role="user", content=_words(rng, rng.randrange(1, 50)))]
     calls = tuple(
-        ToolCall(name="look_up", arguments=json.dumps({"city": rng.choice(_WORDS)}), call_id=f"c{i}")
+        ToolCall(
+            name="look_up", arguments=json.dumps({"city": rng.choice(_WORDS)}), call_id=f"c{i}"
+        )
         for i in range(rng.choice((1, 1, 2)))
     )
     content = _words(rng, 5) if rng.random() < 0.3 else ""

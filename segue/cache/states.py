@@ -41,14 +41,16 @@ def states_wanted(
     return tuple(dict.fromkeys(at for at in aligned if start < at < num_prompt))
 
 
-def states_to_go_on_from(kept: Iterable[int], branch_points: Sequence[int]) -> tuple[int, ...]:
-    """Of the states that stay of a turn, those that a next one may go on from, ascending: for each
-    position where it may part the deepest state before it, and the deepest two, since the same
-    prompt again cannot use a state at its end.
+def states_to_go_on_from(
+    kept: Iterable[int], branch_points: Sequence[int], num_prompt: int
+) -> tuple[int, ...]:
+    """Of the states that stay of a turn, those that a next one may go on from, ascending: the
+    deepest, and for each position where it may part the deepest before it. The same prompt again
+    needs one before its last token.
     """
     kept = sorted(kept)
-    useful = set(kept[-2:])
-    for point in branch_points:
+    useful = set(kept[-1:])
+    for point in (*branch_points, num_prompt - 1):
         useful.update([position for position in kept if position <= point][-1:])
     return tuple(sorted(useful))
 
