@@ -109,7 +109,7 @@ class Transcript:
         self._prompt = array("I", spec.prompt)
         self.shared_tokens: int | None = None
         """How far the prompt is equal to the session's last turn, where that is known."""
-        if self._previous is not None:
+        if self._previous is not None and isinstance(request.input, ChatInput):
             self.shared_tokens = common_prefix(self._previous.tokens, self._prompt)
 
     def hear(self, event: TurnEvent) -> TurnEvent:
