@@ -16,6 +16,8 @@ from collections.abc import Iterable, Sequence
 
 # Of one prompt, however long it is: between them others may part, and then a state is kept there.
 _MAX_STRIDES = 4
+# Of one prompt, whatever is asked for: a state is dear.
+_MAX_STATES = 10
 
 
 def states_wanted(
@@ -38,7 +40,8 @@ def states_wanted(
     again = (num_prompt - 1) // page_tokens * page_tokens
     wanted = (*reversed(branch_points), again, parted_at, *_strides(start, again, stride))
     aligned = (position // page_tokens * page_tokens for position in wanted)
-    return tuple(dict.fromkeys(at for at in aligned if start < at < num_prompt))
+    positions = dict.fromkeys(at for at in aligned if start < at < num_prompt)
+    return tuple(positions)[:_MAX_STATES]
 
 
 def states_to_go_on_from(

@@ -9,6 +9,7 @@ from pathlib import Path
 from segue.errors import InvalidRequest
 from segue.text.chat import ChatTemplate
 from segue.text.conversation import read_conversation
+from segue.text.packed_ids import PackedIds
 from segue.text.shield import Shield
 from segue.text.template_shape import TemplateShape, learn_shape
 from segue.text.tokenizer import Tokenizer
@@ -64,20 +65,21 @@ class PromptEncoder:
         not known.
         """
         shape = self._shape(turn_input if isinstance(turn_input, ChatInput) else _NO_CHAT)
-        points = set(shape.partings(prompt)) if shape else set()
-        points.add(self._second_message(prompt, shape))
+        packed = PackedIds(prompt)
+        points = set(shape.partings(packed)) if shape else set()
+        points.add(self._second_message(packed, shape))
         return tuple(sorted(point for point in points if 0 < point < len(prompt)))
 
-    def _second_message(self, prompt: Sequence[int], shape: TemplateShape | None) -> int:
+    def _second_message(self, prompt: PackedIds, shape: TemplateShape | None) -> int:
         """Where it begins; 0 without one, and where it is the answer that is asked for."""
         first, after = self._message_start_id, self._message_start_id
         if shape and shape.header and shape.user:
             first, after = shape.user[0], shape.header[0]
         if first is None or after is None:
             return 0
-        second = _find(prompt, first, 0)
+        second = prompt.find(first, 0)
         if first == after and second >= 0:
-            second = _find(prompt, first, second + 1)
+            second = prompt.find(first, second + 1)
         return 0 if shape and second == shape.asked_at(prompt) else second
 
     def _shape(self, chat: ChatInput) -> TemplateShape | None:
@@ -108,11 +110,3 @@ class PromptEncoder:
             shielded.conversation, add_generation_prompt=is_asked
         )
         return tuple(self.tokenizer.encode(text, mark=shielded.mark))
-
-
-def _find(prompt: Sequence[int], token_id: int, start: int) -> int:
-    """The first position from `start` on that has the token; -1 without one."""
-    try:
-        return prompt.index(token_id, start)
-    except ValueError:
-        return -1

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from segue.errors import InvalidRequest
+from segue.text.packed_ids import PackedIds
 from segue.types import Message, ToolCall
 
 Ids = tuple[int, ...]
@@ -32,9 +33,6 @@ _SAID = Message(role="assistant", reasoning="hm", content="yes")
 _CALLED = Message(role="assistant", reasoning="hm", tool_calls=(_CALL,))
 _GIVEN = Message(role="tool", content="one", tool_call_id="c1")
 _GIVEN_OTHER = Message(role="tool", content="two", tool_call_id="c1")
-
-# Of a prompt that is searched backwards, at once: a tuple is searched much faster than by a loop.
-_SEARCHED_AT_ONCE = 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +55,7 @@ class TemplateShape:
     """A user message changes what came after the user message before: from so many tokens of the
     first answer's message on. None where it changes nothing but the last answer."""
 
-    def partings(self, prompt: Sequence[int]) -> Iterator[int]:
+    def partings(self, prompt: PackedIds) -> Iterator[int]:
         """Where the next turn may part from this one, in any order; maybe at its end."""
         asked_at = self.asked_at(prompt)
         if asked_at is not None:
@@ -68,29 +66,29 @@ class TemplateShape:
         elif asked_at is not None:
             yield len(prompt) - self.rewritten_by_user
 
-    def asked_at(self, prompt: Sequence[int]) -> int | None:
+    def asked_at(self, prompt: PackedIds) -> int | None:
         """Where `generation` begins, if the prompt ends with it."""
         at = len(prompt) - len(self.generation)
-        return at if self.generation and _has(prompt, at, self.generation) else None
+        return at if self.generation and prompt.has(at, self.generation) else None
 
-    def message_starts(self, prompt: Sequence[int]) -> Iterator[int]:
+    def message_starts(self, prompt: PackedIds) -> Iterator[int]:
         """Where messages of users and assistants begin, the last one first."""
         marks = {ids[0] for ids in (self.header, self.user) if ids}
         end = len(prompt)
         while marks:
-            found = max((_last(prompt, mark, end) for mark in marks), default=-1)
+            found = max((prompt.find_last(mark, end) for mark in marks), default=-1)
             if found < 0:
                 return
             yield found
             end = found
 
-    def _first_answer(self, prompt: Sequence[int]) -> int | None:
+    def _first_answer(self, prompt: PackedIds) -> int | None:
         """The begin of the first assistant message after the last message of a user."""
         first = None
         for at in self.message_starts(prompt):
-            if _has(prompt, at, self.header):
+            if prompt.has(at, self.header):
                 first = at
-            elif not (self.tool and _has(prompt, at, self.tool)):
+            elif not (self.tool and prompt.has(at, self.tool)):
                 break
         return first
 
@@ -140,7 +138,8 @@ def _learn_run(
     shared = _common(given, later)
     if not header or shared >= len(given) - len(generation):
         return _Run(tool, None)
-    first = next((at for at in range(len(given)) if _has(given, at, header)), shared)
+    packed = PackedIds(given)
+    first = next((at for at in range(len(given)) if packed.has(at, header)), shared)
     return _Run(tool, min(max(shared - first, 0), len(generation)))
 
 
@@ -161,18 +160,3 @@ def _from_special(ids: Ids, is_special: Callable[[int], bool]) -> Ids:
     """The last special token and what follows it; nothing without one."""
     last = next((at for at in reversed(range(len(ids))) if is_special(ids[at])), len(ids))
     return ids[last:]
-
-
-def _has(prompt: Sequence[int], at: int, ids: Ids) -> bool:
-    return at >= 0 and tuple(prompt[at : at + len(ids)]) == ids
-
-
-def _last(prompt: Sequence[int], token_id: int, end: int) -> int:
-    """The last position before `end` that has the token; -1 without one."""
-    while end > 0:
-        start = max(end - _SEARCHED_AT_ONCE, 0)
-        piece = prompt[start:end]
-        if token_id in piece:
-            return start + next(i for i in reversed(range(len(piece))) if piece[i] == token_id)
-        end = start
-    return -1

@@ -63,6 +63,13 @@ def test_a_long_prompt_has_few_states_at_positions_that_longer_ones_have_too(
     assert all(at % 4096 == 0 for at in positions[:-1])
 
 
+def test_who_asks_for_many_states_gets_the_last_few() -> None:
+    positions = wanted(tuple(range(0, 10_000, 100)), 0, 10_000)
+
+    assert len(positions) == 10
+    assert positions[-1] == 9_888
+
+
 def test_a_next_turn_may_go_on_before_each_branch_point_and_at_the_end() -> None:
     kept = (96, 480, 496, 512, 600)
 

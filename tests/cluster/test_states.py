@@ -1,8 +1,9 @@
-"""Prompts that begin as others did, through a whole cluster: what is used again, with which tokens."""
+"""Prompts that begin as others did, through a whole cluster: what is used again, and its tokens."""
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -150,6 +151,6 @@ async def _say_again(cluster: LocalCluster, chat: ChatInput, session_id: str) ->
 
 
 def check_reuse(turns: Sequence[Said]) -> None:
-    for before, turn in zip(turns, turns[1:], strict=False):
+    for before, turn in itertools.pairwise(turns):
         usable = min(num_shared(before.prompt, turn.prompt), len(turn.prompt) - 1)
         assert turn.reused_tokens >= usable // PAGE * PAGE > 0
