@@ -109,6 +109,11 @@ class Transcript:
         self._spec = spec
         self._previous = histories.find(request.session_id)
         self._answer = array("I")
+        self._prompt = array("I", spec.prompt)
+        self.shared_tokens: int | None = None
+        """How far the prompt is equal to the session's last turn, where that is known."""
+        if self._previous is not None and isinstance(request.input, ChatInput):
+            self.shared_tokens = common_prefix(self._previous.tokens, self._prompt)
 
     def hear(self, event: TurnEvent) -> TurnEvent:
         """The event, and at the turn's end what the history has to say about it."""
@@ -120,12 +125,11 @@ class Transcript:
         return event
 
     def _end(self, end: TurnEnd, chat: ChatInput) -> TurnEnd:
-        prompt = array("I", self._spec.prompt)
-        history = History(chat=chat, digests=digests(chat), tokens=prompt + self._answer)
+        history = History(chat=chat, digests=digests(chat), tokens=self._prompt + self._answer)
         is_kept = self._histories.keep(self._spec.session_id, history)
         lost = 0
         if self._previous and self._previous.is_continued_by(chat, history.digests):
-            lost = len(self._previous.tokens) - common_prefix(self._previous.tokens, prompt)
+            lost = len(self._previous.tokens) - (self.shared_tokens or 0)
         return replace(
             end,
             usage=replace(end.usage, rerendered_tokens=lost),

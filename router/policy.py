@@ -131,7 +131,9 @@ def _weigh(
     targets = [target_of(turn, decode, known) for decode in decodes]
     candidates: list[Candidate] = []
     if rules.local_prefill_max_tokens:
-        candidates.extend(on_decode(turn, targets, known, rules))
+        able = [prefill.held.checkpoint_tokens for prefill in prefills if not prefill.excluded]
+        deepest = max(able, default=0)
+        candidates.extend(on_decode(turn, targets, known, rules, deepest_tokens=deepest))
     for prefill in prefills:
         candidates.extend(pairs(plans(turn, prefill, source, known), targets))
     return candidates

@@ -45,5 +45,5 @@ class PromptBuilder:
             prompt=prompt,
             sampling=request.sampling,
             stop=replace(request.stop, max_tokens=max_tokens),
-            branch_points=self.encoder.branch_points(prompt),
+            branch_points=self.encoder.branch_points(prompt, request.input),
         )

@@ -87,7 +87,7 @@ class Router:
             spec, transcript = await self._admit(request, admitted)
             turn = Turn(
                 spec,
-                self._context(spec),
+                self._context(spec, transcript),
                 received_at=received_at,
                 deadline_at=received_at + (deadline_s or self._config.default_deadline_s),
             )
@@ -128,9 +128,9 @@ class Router:
             return self._prompts.build(request)
         return await asyncio.to_thread(self._prompts.build, request)
 
-    def _context(self, spec: TurnSpec) -> TurnContext:
+    def _context(self, spec: TurnSpec, transcript: Transcript) -> TurnContext:
         return TurnContext(
-            placing=self.placing.turn(spec),
+            placing=self.placing.turn(spec, transcript.shared_tokens),
             links=self.links,
             clock=self._clock,
             max_attempts=self._config.max_attempts,
