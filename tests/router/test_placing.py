@@ -193,7 +193,8 @@ def test_a_prompt_that_parts_goes_to_who_has_a_state_before_that(clock: ManualCl
                 kept_tokens=6_336,
                 kept_states=(96, 6_272, 6_336),
             ),
-        )
+        ),
+        ANSWER,
     )
     first.leave()
 
@@ -219,7 +220,7 @@ def test_a_turn_that_parted_leaves_nothing_of_the_other_branch(placing: Placing)
     turn = placing.turn(spec(6_500), 6_000)
     turn.place(("prefill-0", "decode-0"))
     turn.first_token()
-    turn.ended(result(6_528, computed_tokens=6_500, kept_tokens=6_500))
+    turn.ended(result(6_528, computed_tokens=6_500, kept_tokens=6_500), ANSWER)
     turn.leave()
 
     assert held(placing)[WorkerId("decode-0")] == (6_000, 0)

@@ -28,7 +28,9 @@ def real_tokenizer(make_real_text: MakeReal) -> Tokenizer:
 
 
 def encoder_of(tokenizer: Tokenizer, source: str) -> PromptEncoder:
-    return PromptEncoder(tokenizer, ChatTemplate(TemplateSource(plain=source, with_tools=source)))
+    return PromptEncoder(
+        tokenizer, ChatTemplate(TemplateSource(plain=source, with_tools=source), tokenizer.marks)
+    )
 
 
 def check_partings(encoder: PromptEncoder, *, enable_thinking: bool) -> None:
