@@ -102,6 +102,15 @@ class Tokenizer:
         """The ids of `text` with marks for control tokens; all else in it is ordinary text."""
         return self._join(_ANY_MARK.split(text), self._marked_ids)
 
+    def encode_to_last_mark(self, text: str, ids: array[int]) -> str:
+        """Adds the ids of `text` up to its last mark; returns the text behind that.
+
+        Those ids do not depend on what follows, and the ids of that text do.
+        """
+        *pieces, rest = _ANY_MARK.split(text)
+        ids.extend(self._join(pieces, self._marked_ids))
+        return rest
+
     def _join(self, pieces: Sequence[str], control_ids: Mapping[str, int]) -> list[int]:
         """Text and control tokens alternate: the patterns that cut them have one group."""
         ids: list[int] = []
