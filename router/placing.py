@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import collections
 import time
+from array import array
 from collections.abc import Collection
 from dataclasses import dataclass
 
@@ -21,9 +22,11 @@ from router.placement.decision import Decision, estimate_error
 from router.placement.estimate import Mode
 from router.placement.side import Held, Residency, Rules, TurnSize
 from router.policy import longest_holder, place
+from router.prefixes import PromptPrefixes, SessionPrefixes
 from segue.cluster_status import WorkerStatus
 from segue.errors import NotFound
 from segue.explanation import Explanation
+from segue.prefix_digest import PrefixName
 from segue.telemetry import Clock
 from segue.turn import PrefixHolder, TurnResult, TurnSpec
 from segue.types import SessionId, WorkerId
@@ -32,6 +35,8 @@ from segue.types import SessionId, WorkerId
 _MAX_EXPLAINED = 10_000
 # System messages and tools in use at once: a few for each kind of agent.
 _MAX_OPENINGS = 10_000
+# Of sessions' last turns, at about 8 bytes: 500 sessions of 50,000.
+_MAX_PREFIX_TOKENS = 25_000_000
 
 
 class Placing:
@@ -41,6 +46,7 @@ class Placing:
         self.cluster = Cluster()
         self.directory = SessionDirectory(config.max_sessions)
         self.openings = Openings(_MAX_OPENINGS)
+        self.prefixes = SessionPrefixes(_MAX_PREFIX_TOKENS)
         self.metrics = metrics
         self.clock = clock
         self.rules = Rules(
@@ -107,6 +113,11 @@ class TurnPlacing:
         self._avoid: Collection[WorkerId] = ()
         self._residency: Residency = {}
         self._attempt: _Attempt | None = None
+        self._prefixes: PromptPrefixes | None = None
+        if spec.session_id:
+            self._prefixes = placing.prefixes.of(
+                spec.session_id, spec.prompt, placing.rules.page_tokens
+            )
 
     def place(self, avoid: Collection[WorkerId]) -> Decision:
         """Decides anew and takes a seat for it; an earlier one is left. Raises Unavailable."""
@@ -169,7 +180,14 @@ class TurnPlacing:
             estimate_error(estimated_s, attempt.first_token_s)
         )
 
-    def ended(self, result: TurnResult) -> None:
+    def known_prefix(self, worker: WorkerStatus) -> PrefixName | None:
+        """Names the tokens of the prompt that the worker is believed to have."""
+        held = self._residency.get(worker.worker_id)
+        if held is None or self._prefixes is None:
+            return None
+        return self._prefixes.name(held.resident_tokens)
+
+    def ended(self, result: TurnResult, answer: array[int]) -> None:
         """The turn has its last token: what stays where, and what it teaches."""
         attempt, placing, session_id = self._current(), self._placing, self._spec.session_id
         decision, report = attempt.decided.decision, result.report
@@ -184,6 +202,8 @@ class TurnPlacing:
             kept = [(prefill, 0 if is_local else report.kept_tokens), (decode, result.kept_tokens)]
             enough = self._opening.num_tokens
             placing.openings.served(self._opening, [w for w, tokens in kept if tokens >= enough])
+        if self._prefixes is not None:
+            placing.prefixes.keep(session_id, self._prefixes, answer)
         placing.cluster.learn(_observation(attempt, self._size, result))
 
     def leave(self) -> None:

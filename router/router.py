@@ -7,9 +7,8 @@ import contextlib
 import logging
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, Coroutine
+from collections.abc import AsyncGenerator
 from dataclasses import replace
-from typing import Any
 
 from router.admission import Admission
 from router.config import RouterConfig
@@ -49,7 +48,7 @@ class Router:
             model_id=prompts.model_id,
             heartbeat_timeout_s=config.heartbeat_timeout_s,
             clock=clock,
-            heard=self.placing.heard,
+            heard=self._heard,
         )
         self.links = Links()
         self._config = config
@@ -60,12 +59,20 @@ class Router:
         self._admission = Admission(config.max_turns)
         self._histories = Histories(config.history_bytes)
         self.sessions = SessionDesk(
-            self.placing.directory, self._histories, self.membership, self.links
+            self.placing.directory,
+            self._histories,
+            self.placing.prefixes,
+            self.membership,
+            self.links,
         )
         self._turns: dict[TurnId, Turn] = {}
         self._ended: Counter[str] = Counter()
         self._rate = RateMeter()
-        self._clean_up: set[asyncio.Task[None]] = set()
+
+    def _heard(self, worker: WorkerStatus) -> None:
+        self.placing.heard(worker)
+        if worker.health is WorkerHealth.LOST:
+            self.links.lost(worker)
 
     async def generate(
         self, request: TurnRequest, *, deadline_s: float | None
@@ -121,7 +128,6 @@ class Router:
         return TurnContext(
             placing=self.placing.turn(spec),
             links=self.links,
-            spawn=self._spawn,
             clock=self._clock,
             max_attempts=self._config.max_attempts,
         )
@@ -168,15 +174,9 @@ class Router:
             extra={
                 "outcome": turn.outcome,
                 "seconds": round(self._clock() - received_at, 3),
-                "tokens": turn.num_relayed,
+                "tokens": len(turn.answer),
             },
         )
-
-    def _spawn(self, clean_up: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        task = asyncio.ensure_future(clean_up)
-        self._clean_up.add(task)
-        task.add_done_callback(self._clean_up.discard)
-        return task
 
     async def status(self, address: str, metrics_address: str) -> ClusterStatus:
         """The cluster as it is now: every worker is asked, the silent ones as last heard."""
@@ -232,10 +232,8 @@ class Router:
             await asyncio.sleep(0.05)
         for turn in self._turns.values():
             turn.interrupt(Unavailable("the router was told to stop; try again elsewhere"))
-        await asyncio.gather(*self._clean_up, return_exceptions=True)
 
     async def close(self) -> None:
-        await asyncio.gather(*self._clean_up, return_exceptions=True)
         await self.links.close()
 
 

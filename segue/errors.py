@@ -7,6 +7,7 @@
     ├── InvalidConfig         a configuration file or option cannot be used
     ├── NotFound              a turn, ticket or worker that is not (or no longer) known
     ├── NotResident           what a request builds on is not (or no longer) in memory there
+    ├── UnknownPrefix         a worker lacks the tokens that a turn names: send all of them
     ├── UnknownHistory        the router lacks the history that a turn continues: send all of it
     ├── Overloaded            no room now; `retry_after_s` says when to come back
     ├── Unavailable           a process is down, starting or draining
@@ -49,6 +50,10 @@ class NotFound(SegueError, LookupError):
 
 
 class NotResident(SegueError):
+    pass
+
+
+class UnknownPrefix(SegueError):
     pass
 
 

@@ -45,6 +45,8 @@ class Node:
     """Leases that end here."""
     last_use: Use = NEVER
     """As the end of a prefix that was held. A leaf that goes passes its own on to its parent."""
+    digest: bytes = b""
+    """Names the tokens up to the end of this page (`segue/prefix_digest.py`)."""
     twin: Node | None = None
     """The node of the same prefix in the other tier, if there ever was one: it may have gone."""
 

@@ -15,6 +15,7 @@ from typing import Any
 import grpc
 
 from segue import errors
+from segue.wire import worker_pb2
 
 logger = logging.getLogger(__name__)
 
@@ -27,6 +28,7 @@ STATUS_OF: dict[type[errors.SegueError], grpc.StatusCode] = {
     errors.InvalidConfig: grpc.StatusCode.FAILED_PRECONDITION,
     errors.NotFound: grpc.StatusCode.NOT_FOUND,
     errors.NotResident: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.UnknownPrefix: grpc.StatusCode.FAILED_PRECONDITION,
     errors.UnknownHistory: grpc.StatusCode.FAILED_PRECONDITION,
     errors.Overloaded: grpc.StatusCode.RESOURCE_EXHAUSTED,
     errors.Unavailable: grpc.StatusCode.UNAVAILABLE,
@@ -44,6 +46,12 @@ _ERROR_OF: dict[grpc.StatusCode, type[errors.SegueError]] = {
     grpc.StatusCode.UNAVAILABLE: errors.Unavailable,
     grpc.StatusCode.DEADLINE_EXCEEDED: errors.DeadlineExceeded,
     grpc.StatusCode.CANCELLED: errors.Cancelled,
+}
+
+_ERRORS: dict[str, type[errors.SegueError]] = {
+    kind.__name__: kind
+    for kind in vars(errors).values()
+    if isinstance(kind, type) and issubclass(kind, errors.SegueError)
 }
 
 
@@ -65,7 +73,7 @@ def error_from_rpc(rpc_error: grpc.aio.AioRpcError, peer: str) -> errors.SegueEr
     """The error that the server raised, or the nearest kind where it never got to answer."""
     trailers = dict(rpc_error.trailing_metadata() or ())
     message = rpc_error.details() or rpc_error.code().name
-    kind = getattr(errors, str(trailers.get(ERROR_KEY, "")), None)
+    kind = _ERRORS.get(str(trailers.get(ERROR_KEY, "")))
     if kind is None:
         kind = _ERROR_OF.get(rpc_error.code(), errors.SegueError)
         message = f"{peer}: {message}"
@@ -73,6 +81,29 @@ def error_from_rpc(rpc_error: grpc.aio.AioRpcError, peer: str) -> errors.SegueEr
     if isinstance(error, errors.Overloaded) and RETRY_AFTER_KEY in trailers:
         error.retry_after_s = float(str(trailers[RETRY_AFTER_KEY]))
     return error
+
+
+def error_to_wire(error: errors.SegueError) -> worker_pb2.TurnError:
+    """Of one turn, where a stream carries many."""
+    retry_after_s = error.retry_after_s if isinstance(error, errors.Overloaded) else 0.0
+    return worker_pb2.TurnError(
+        kind=type(error).__name__, message=str(error), retry_after_s=retry_after_s
+    )
+
+
+def error_from_wire(error: worker_pb2.TurnError) -> errors.SegueError:
+    made: errors.SegueError = _ERRORS.get(error.kind, errors.SegueError)(error.message)
+    if isinstance(made, errors.Overloaded) and error.retry_after_s:
+        made.retry_after_s = error.retry_after_s
+    return made
+
+
+def foreseen(error: Exception) -> errors.SegueError:
+    """The error itself, or what is said in place of one that nobody foresaw, which is logged."""
+    if isinstance(error, errors.SegueError):
+        return error
+    logger.error("unforeseen error", exc_info=error)
+    return errors.SegueError(f"{type(error).__name__}: {error} (a bug; see the log)")
 
 
 @contextlib.contextmanager

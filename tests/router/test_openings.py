@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from array import array
+
 import pytest
 
 from router.config import RouterConfig
@@ -65,7 +67,8 @@ def serve(
             report=ShipReport(computed_tokens=6_400, prefill_s=1.0, kept_tokens=kept),
             decode_s=0.2,
             kept_tokens=kept,
-        )
+        ),
+        array("I"),
     )
     placed.leave()
     return placement.prefill.worker_id, placement.decode.worker_id

@@ -11,6 +11,7 @@ from segue.errors import NotFound, Unavailable
 from segue.types import SessionId, WorkerId
 from tests.router.placed import (
     AGENT,
+    ANSWER,
     NAMES,
     ManualClock,
     held,
@@ -114,7 +115,7 @@ def test_what_decode_computed_itself_teaches_its_own_speed(clock: ManualClock) -
     turn = placing.turn(spec(6_500))
     turn.place(())
     turn.first_token()
-    turn.ended(result(6_528, computed_tokens=100, prefill_s=0.1))
+    turn.ended(result(6_528, computed_tokens=100, prefill_s=0.1), ANSWER)
     turn.leave()
 
     after = placing.cluster.own_speeds
@@ -133,7 +134,7 @@ def test_a_turn_teaches_what_it_cost_and_how_wrong_the_estimate_was(
     turn.reserved(0, 0)
     clock.now += 1.9 * estimated_s
     turn.first_token()
-    turn.ended(result(computed_tokens=6_400, prefill_s=3.0))
+    turn.ended(result(computed_tokens=6_400, prefill_s=3.0), ANSWER)
 
     explanation = placing.explain(AGENT)
     assert explanation.actual_s == pytest.approx(1.9 * explanation.estimated_s)
@@ -163,7 +164,7 @@ def test_nothing_is_kept_of_a_turn_without_a_session(placing: Placing) -> None:
     turn.place(())
     turn.reserved(64, 64)
     turn.first_token()
-    turn.ended(result(6_400))
+    turn.ended(result(6_400), ANSWER)
     turn.leave()
 
     assert len(placing.directory) == 0

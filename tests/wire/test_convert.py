@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from array import array
+
 import pytest
 
 from segue.cluster_status import (
@@ -14,6 +16,7 @@ from segue.cluster_status import (
 )
 from segue.errors import InvalidRequest
 from segue.explanation import CostLine, Explanation, WeighedCandidate, WorkerSpeed
+from segue.prefix_digest import PrefixName
 from segue.turn import (
     FinishReason,
     ShipReport,
@@ -49,14 +52,13 @@ from segue.wire import session_pb2 as pb
 from segue.wire.convert_events import event_from_wire, event_to_wire
 from segue.wire.convert_explanation import explanation_from_wire, explanation_to_wire
 from segue.wire.convert_request import request_from_wire, request_to_wire
-from segue.wire.convert_worker import (
-    cluster_from_wire,
-    cluster_to_wire,
+from segue.wire.convert_turns import (
     result_from_wire,
     result_to_wire,
     turn_from_wire,
     turn_to_wire,
 )
+from segue.wire.convert_worker import cluster_from_wire, cluster_to_wire
 
 # Values that float32, which the wire uses, holds exactly.
 SAMPLING = SamplingParams(
@@ -201,7 +203,27 @@ def test_a_turn_for_workers_survives_the_wire() -> None:
         stop=STOP,
     )
 
-    assert turn_from_wire(turn_to_wire(turn)) == turn
+    assert turn_from_wire(turn_to_wire(turn), nothing_known) == turn
+
+
+def test_a_turn_whose_prefix_is_named_is_completed_by_who_knows_it() -> None:
+    turn = TurnSpec(
+        turn_id=TurnId("t"),
+        session_id=SessionId("s"),
+        prompt=tuple(range(40)),
+        sampling=SAMPLING,
+        stop=STOP,
+    )
+    name = PrefixName(32, b"0123456789abcdef")
+
+    wire = turn_to_wire(turn, name)
+
+    assert len(wire.prompt) == 4 * 8
+    assert turn_from_wire(wire, {name: array("I", range(32))}.__getitem__) == turn
+
+
+def nothing_known(prefix: PrefixName) -> array[int]:
+    raise AssertionError("no prefix was named")
 
 
 def test_a_result_survives_the_wire() -> None:
