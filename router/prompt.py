@@ -1,16 +1,41 @@
-"""A turn's input to token ids, with everything refused here that no worker could serve."""
+"""A turn's input to token ids, with everything refused here that no worker could serve.
+
+What costs next to nothing is done at once. A longer input is tokenised in a thread, which lets the
+event loop go on, and a very long one in a process of its own (`prompt_helper.py`), since some steps
+hold the interpreter's lock for as long as they take.
+"""
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from router.history import Completed
+from router.prompt_helper import PromptHelper
 from segue.model.config import ModelConfig
 from segue.model.model_id import model_id
-from segue.text.limits import validate_against_vocab, validate_prompt
+from segue.text.limits import SizeLimits, num_characters, validate_against_vocab, validate_prompt
 from segue.text.prompt import PromptEncoder
+from segue.text.session_prompt import PromptMemory, SessionPrompt
 from segue.turn import TurnSpec
-from segue.types import TurnRequest
+from segue.types import TokenInput, TurnRequest
+
+# Characters to render and tokenise: about 10 ms at most.
+_INLINE_CHARACTERS = 8_192
+# Above these a single step might hold the lock for longer than others should wait.
+_THREAD_CHARACTERS = 131_072
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """A turn in tokens, and what the session's next prompt can be made from."""
+
+    spec: TurnSpec
+    memory: PromptMemory | None = None
+    num_kept: int = 0
+    """So many first tokens are those of the session's last prompt."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,29 +46,80 @@ class PromptBuilder:
     config: ModelConfig
     model_id: str
     """Empty where the folder has no weights: the workers know which ones are served."""
+    helper: PromptHelper | None = None
 
     @classmethod
     def from_folder(cls, folder: Path) -> PromptBuilder:
         """Raises InvalidCheckpoint."""
+        config = ModelConfig.from_folder(folder)
+        max_context = config.max_position_embeddings
         return cls(
-            encoder=PromptEncoder.from_folder(folder),
-            config=ModelConfig.from_folder(folder),
+            encoder=PromptEncoder.from_folder(folder, max_context=max_context),
+            config=config,
             model_id=model_id(folder) if any(folder.glob("*.safetensors")) else "",
+            helper=PromptHelper(folder, max_context),
         )
 
-    def build(self, request: TurnRequest) -> TurnSpec:
-        """The turn in tokens; its answer ends where the context does. Raises InvalidRequest."""
-        vocab_size = self.config.vocab_size
-        prompt = self.encoder.encode(request.input)
-        max_tokens = validate_prompt(
-            prompt, vocab_size, self.config.max_position_embeddings, request.stop.max_tokens
+    def limits(self, max_characters: int) -> SizeLimits:
+        return SizeLimits(
+            max_characters=max_characters,
+            max_context=self.config.max_position_embeddings,
+            longest_token=self.encoder.tokenizer.longest_token,
         )
-        validate_against_vocab(request.sampling, request.stop, vocab_size)
-        return TurnSpec(
+
+    async def make(self, completed: Completed) -> Built:
+        """As `build`, without holding up the event loop. Raises Overloaded, too."""
+        known = completed.known
+        # Where the last prompt is of no use, everything counts.
+        num_same = completed.num_same if known and known.memory else 0
+        num_new = num_characters(completed.request.input, first=num_same)
+        if num_new <= _INLINE_CHARACTERS:
+            return self.build(completed)
+        if num_new <= _THREAD_CHARACTERS or self.helper is None:
+            return await asyncio.to_thread(self.build, completed)
+        made = await self.helper.encode_turn(
+            completed.request.input,
+            known.memory if known else None,
+            completed.num_same,
+            num_characters=num_new,
+        )
+        return self._finish(completed, made)
+
+    async def close(self) -> None:
+        if self.helper is not None:
+            await self.helper.close()
+
+    def build(self, completed: Completed) -> Built:
+        """The turn in tokens; its answer ends where the context does. Raises InvalidRequest."""
+        match completed.request.input:
+            case TokenInput(token_ids):
+                # Before they are packed: not every number can be.
+                self._max_tokens(completed.request, token_ids)
+        known = completed.known
+        memory = known.memory if known else None
+        made = self.encoder.encode_turn(completed.request.input, memory, completed.num_same)
+        return self._finish(completed, made)
+
+    def _finish(self, completed: Completed, made: SessionPrompt) -> Built:
+        request, known = completed.request, completed.known
+        max_tokens = self._max_tokens(request, made.ids, made.num_kept)
+        validate_against_vocab(request.sampling, request.stop, self.config.vocab_size)
+        prompt = known.tokens[: made.num_kept] + made.ids if known else made.ids
+        spec = TurnSpec(
             turn_id=request.turn_id,
             session_id=request.session_id,
             prompt=prompt,
             sampling=request.sampling,
             stop=replace(request.stop, max_tokens=max_tokens),
             branch_points=self.encoder.branch_points(prompt),
+        )
+        return Built(spec, made.memory, made.num_kept)
+
+    def _max_tokens(self, request: TurnRequest, ids: Sequence[int], num_before: int = 0) -> int:
+        return validate_prompt(
+            ids,
+            self.config.vocab_size,
+            self.config.max_position_embeddings,
+            request.stop.max_tokens,
+            num_before=num_before,
         )

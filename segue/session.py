@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, Sequence
 from typing import TYPE_CHECKING
 
 from segue.errors import NotFound, UnknownHistory
-from segue.history import continuation
+from segue.history import DigestChain, continuation
 from segue.tool_calls import read_answer
 from segue.turn import TokenDelta, TurnEnd, TurnEvent
 from segue.types import ChatInput, Message, SamplingParams, SessionId, StopConditions
@@ -36,6 +36,7 @@ class Session:
         self.session_id = session_id
         self.messages = list(messages)
         self._num_kept = 0
+        self._chain = DigestChain()
         self._client = client
         self._tools = tools
         self._enable_thinking = enable_thinking
@@ -114,7 +115,7 @@ class Session:
         began_at = time.monotonic()
         if self._num_kept:
             try:
-                new = stream(continuation(chat, self._num_kept), timeout_s)
+                new = stream(continuation(chat, self._num_kept, self._chain.of(chat)), timeout_s)
                 async with contextlib.aclosing(new) as events:
                     async for event in events:
                         yield event

@@ -51,7 +51,7 @@ class FoldedMessages:
 
     def _clean_cut(self, end: int) -> int:
         """The last place up to `end` that no folding reaches across."""
-        while 0 < end and self._is_joined(end):
+        while end > 0 and self._is_joined(end):
             end -= 1
         return end
 

@@ -33,9 +33,26 @@ _UNSTABLE = {
 """What gives another result at another time, or keeps a state of its own."""
 
 _TYPE_TESTS = frozenset(
-    "defined undefined none boolean false true integer float number string mapping iterable "
-    "sequence callable".split()
+    [
+        "defined",
+        "undefined",
+        "none",
+        "boolean",
+        "false",
+        "true",
+        "integer",
+        "float",
+        "number",
+        "string",
+        "mapping",
+        "iterable",
+        "sequence",
+        "callable",
+    ]
 )
+
+# In a row: then the template is none that gains anything.
+_MAX_REFUSED = 100
 
 _replay: ContextVar[Replay | None] = ContextVar("replay", default=None)
 
@@ -58,6 +75,7 @@ class LocalTemplate:
         self._template = jinja2.Template.from_code(
             environment, code, environment.make_globals(None), None
         )
+        self._num_refused = 0
         # The compiled module makes its loops of this name.
         self._template.root_render_func.__globals__["LoopContext"] = _loop
 
@@ -70,6 +88,8 @@ class LocalTemplate:
         num_same: int = 0,
     ) -> Replay | None:
         """The rendering of what is not known; None where only the plain way is sure to be right."""
+        if self._num_refused >= _MAX_REFUSED:
+            return None
         replay = Replay(num_messages, message, known, num_same)
         context = self._template.new_context(
             {**variables, "messages": Messages(replay), "namespace": replay.namespace}
@@ -78,12 +98,18 @@ class LocalTemplate:
         try:
             for piece in self._template.root_render_func(context):
                 replay.pieces.append(piece)
-        # Whatever it is, the plain way will say it better, or get by without it.
+        except NotLocal:
+            self._num_refused += 1
+            return None
+        # Whatever it is, the plain way will say it better.
         except Exception:
             return None
         finally:
             _replay.reset(token)
-        return None if replay.round is not None else replay
+        if replay.round is not None:
+            return None
+        self._num_refused = 0
+        return replay
 
 
 def _mark_loops(body: list[nodes.Node]) -> None:

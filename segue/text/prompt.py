@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence
 from pathlib import Path
 
 from segue.errors import InvalidRequest
 from segue.text.chat import ChatTemplate
 from segue.text.conversation import read_conversation
+from segue.text.session_prompt import PromptMemory, SessionPrompt, continue_prompt
 from segue.text.tokenizer import Tokenizer
 from segue.types import ChatInput, TextInput, TokenInput, TurnInput
 
@@ -25,9 +27,10 @@ class PromptEncoder:
         self._message_start_id = tokenizer.token_id(MESSAGE_START)
 
     @classmethod
-    def from_folder(cls, folder: Path) -> PromptEncoder:
-        """Raises InvalidCheckpoint."""
+    def from_folder(cls, folder: Path, *, max_context: int | None = None) -> PromptEncoder:
+        """`max_context` tokens are the most that a prompt may have. Raises InvalidCheckpoint."""
         tokenizer = Tokenizer.from_folder(folder)
+        tokenizer.max_ids = max_context
         return cls(tokenizer, ChatTemplate.from_folder(folder, tokenizer.marks))
 
     def encode(self, turn_input: TurnInput) -> tuple[int, ...]:
@@ -43,6 +46,19 @@ class PromptEncoder:
                 return tuple(self.tokenizer.encode(text))
             case ChatInput():
                 return self._encode_chat(turn_input)
+
+    def encode_turn(
+        self, turn_input: TurnInput, memory: PromptMemory | None = None, num_same: int = 0
+    ) -> SessionPrompt:
+        """As `encode`, with what the session's next turn can go on from. Raises InvalidRequest.
+
+        `memory` is that of its last turn, whose first `num_same` messages were those of this one.
+        """
+        if isinstance(turn_input, ChatInput) and self._template is not None:
+            made = continue_prompt(turn_input, self._template, self.tokenizer, memory, num_same)
+            if made is not None:
+                return made
+        return SessionPrompt(num_kept=0, ids=array("I", self.encode(turn_input)))
 
     def branch_points(self, prompt: Sequence[int]) -> tuple[int, ...]:
         """Where other conversations may part from this one: after system message and tools.

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import functools
 from array import array
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 
 from segue.text.chat import ChatTemplate
@@ -33,13 +34,13 @@ class PromptMemory:
 
     options: tuple[object, ...]
     """What the template was given besides messages."""
-    places: list[Place]
+    places: Sequence[Place]
     loops: tuple[LoopMemory, ...]
     head: str
     """What was written before the messages."""
-    starts: list[int] = field(default_factory=list)
+    starts: Sequence[int] = ()
     """For each message, how many ids are certain before its text."""
-    waiting: list[str] = field(default_factory=list)
+    waiting: Sequence[str] = ()
     """For each message, the text after them and before its own."""
 
 
@@ -49,7 +50,7 @@ class SessionPrompt:
 
     num_kept: int
     ids: array[int]
-    memory: PromptMemory
+    memory: PromptMemory | None = None
 
 
 def continue_prompt(
@@ -93,7 +94,7 @@ def _join(
     head = "".join(replay.pieces[: emitted.first_piece])
     skipped = emitted.skipped
     ids = array("I")
-    starts, waiting = memory.starts[:skipped], memory.waiting[:skipped]
+    starts, waiting = list(memory.starts[:skipped]), list(memory.waiting[:skipped])
     if not skipped:
         num_kept, rest = 0, tokenizer.encode_to_last_mark(head, ids)
     elif head == memory.head and skipped < len(memory.starts):

@@ -9,8 +9,8 @@ import jinja2
 
 from segue.errors import InvalidCheckpoint
 from segue.text.conversation import Json
-from segue.text.shield import ControlMarks
 from segue.text.local_template import LocalTemplate
+from segue.text.shield import ControlMarks
 from segue.text.template_environment import compile_template, parse_template
 
 _NOTE = "a note"

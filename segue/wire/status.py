@@ -76,6 +76,9 @@ def error_from_rpc(rpc_error: grpc.aio.AioRpcError, peer: str) -> errors.SegueEr
     kind = _ERRORS.get(str(trailers.get(ERROR_KEY, "")))
     if kind is None:
         kind = _ERROR_OF.get(rpc_error.code(), errors.SegueError)
+        if "message larger than max" in message:
+            # gRPC's own refusal, with both sizes: the same message will never pass.
+            kind = errors.InvalidRequest
         message = f"{peer}: {message}"
     error: errors.SegueError = kind(message)
     if isinstance(error, errors.Overloaded) and RETRY_AFTER_KEY in trailers:

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from tokenizers import Tokenizer as Pipeline
 
 from segue.text.chat import ChatTemplate
 from segue.text.prompt import PromptEncoder
@@ -90,12 +89,16 @@ HOSTILE = {
     "{%- set ns.last = loop.index0 -%}{%- endif -%}{%- endfor -%}"
     "{%- for message in messages -%}{{- ns.last -}}" + LINE + "{%- endfor -%}" + END,
     "twice": loop(LINE) + loop("{{- message.role -}}"),
-    "each with each": loop("{%- for other in messages -%}{{- other.role[0] -}}{%- endfor -%}" + LINE),
+    "each with each": loop(
+        "{%- for other in messages -%}{{- other.role[0] -}}{%- endfor -%}" + LINE
+    ),
     "in a macro": "{%- macro all(list) -%}{%- for message in list -%}"
     + LINE
     + "{%- endfor -%}{%- endmacro -%}{{- all(messages) | replace('word', 'WORD') -}}"
     + END,
-    "in a set": "{%- set text -%}" + loop(LINE) + "{%- endset -%}{{- text | replace('one', 'ONE') -}}",
+    "in a set": "{%- set text -%}"
+    + loop(LINE)
+    + "{%- endset -%}{{- text | replace('one', 'ONE') -}}",
     "in a filter": "{%- filter replace('one', 'ONE') -%}" + loop(LINE) + "{%- endfilter -%}",
     "a generator": "{%- set it = ['a', 'b', 'c', 'd', 'e', 'f'] | map('upper') -%}"
     + loop("{{- it | first -}}" + LINE),
@@ -110,7 +113,9 @@ HOSTILE = {
         "{{- (messages | length - loop.index0) * 2 -}}{{- (loop.revindex + 1) // 2 -}}" + LINE
     ),
     "sorted": loop("{{- [loop.index0, messages | length - 3] | max -}}" + LINE),
-    "formatted": loop("{{- '%d' | format(messages | length) -}}{{- '%s' % loop.revindex -}}" + LINE),
+    "formatted": loop(
+        "{{- '%d' | format(messages | length) -}}{{- '%s' % loop.revindex -}}" + LINE
+    ),
     "open end": loop("{{- '<|im_start|>' ~ message.role ~ ' ' ~ message.content ~ ' and' -}}"),
     "no control tokens": loop("{{- message.role ~ ': ' ~ message.content ~ ' ' -}}"),
     "the first once more": loop(LINE) + "{{- messages[0].content -}}",
@@ -170,7 +175,9 @@ def some_message(rng: random.Random, before: str) -> Message:
     kind = rng.random()
     if before in ("user", "tool", "system"):
         calls = tuple(
-            ToolCall(name=rng.choice("fg"), arguments=json.dumps({"a": rng.choice(TEXTS), "n": [1]}))
+            ToolCall(
+                name=rng.choice("fg"), arguments=json.dumps({"a": rng.choice(TEXTS), "n": [1]})
+            )
             for _ in range(rng.choice((0, 0, 1, 2)))
         )
         if kind < 0.75 and before != "system":
