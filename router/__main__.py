@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import logging
 import signal
+import sys
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,6 +28,8 @@ logger = logging.getLogger(__name__)
 
 # How often health and gauges follow the membership.
 _WATCH_S = 0.25
+# How long the event loop may wait for a thread that reads or tokenises a request.
+_SWITCH_INTERVAL_S = 0.001
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +49,7 @@ async def running(
 
     Raises InvalidCheckpoint and, for a taken port, InvalidConfig.
     """
+    sys.setswitchinterval(_SWITCH_INTERVAL_S)
     folder = await asyncio.to_thread(resolve_model, model, with_weights=False)
     metrics = RouterMetrics()
     router = Router(

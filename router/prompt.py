@@ -20,7 +20,7 @@ from segue.text.limits import SizeLimits, num_characters, validate_against_vocab
 from segue.text.prompt import PromptEncoder
 from segue.text.session_prompt import PromptMemory, SessionPrompt
 from segue.turn import TurnSpec
-from segue.types import TokenInput, TurnRequest
+from segue.types import ChatInput, TokenInput, TurnRequest
 
 # Characters to render and tokenise: about 10 ms at most.
 _INLINE_CHARACTERS = 8_192
@@ -60,9 +60,9 @@ class PromptBuilder:
             helper=PromptHelper(folder, max_context),
         )
 
-    def limits(self, max_characters: int) -> SizeLimits:
+    def limits(self, max_bytes: int) -> SizeLimits:
         return SizeLimits(
-            max_characters=max_characters,
+            max_bytes=max_bytes,
             max_context=self.config.max_position_embeddings,
             longest_token=self.encoder.tokenizer.longest_token,
         )
@@ -70,9 +70,7 @@ class PromptBuilder:
     async def make(self, completed: Completed) -> Built:
         """As `build`, without holding up the event loop. Raises Overloaded, too."""
         known = completed.known
-        # Where the last prompt is of no use, everything counts.
-        num_same = completed.num_same if known and known.memory else 0
-        num_new = num_characters(completed.request.input, first=num_same)
+        num_new = num_characters(completed.request.input, first=_first_rendered(completed))
         if num_new <= _INLINE_CHARACTERS:
             return self.build(completed)
         if num_new <= _THREAD_CHARACTERS or self.helper is None:
@@ -123,3 +121,17 @@ class PromptBuilder:
             request.stop.max_tokens,
             num_before=num_before,
         )
+
+
+def _first_rendered(completed: Completed) -> int:
+    """The message from which on the prompt is likely to be rendered."""
+    chat, known = completed.request.input, completed.known
+    if not isinstance(chat, ChatInput) or known is None or known.memory is None:
+        return 0
+    messages, last_same = chat.messages, completed.num_same - 1
+    if not any(message.role == "user" for message in messages[last_same + 1 :]):
+        return max(last_same, 0)
+    # A template may write anew what came after the last question, when there is another one.
+    while last_same > 0 and messages[last_same].role != "user":
+        last_same -= 1
+    return max(last_same, 0)

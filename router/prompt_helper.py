@@ -1,8 +1,9 @@
-"""The router's side of `segue/text/helper_process.py`: one such process, started when it is needed."""
+"""The router's side of `segue/text/helper_process.py`: one such process, started when needed."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import subprocess
 import sys
@@ -116,10 +117,8 @@ def _reap(process: subprocess.Popen[bytes]) -> None:
     for stream in (process.stdin, process.stdout):
         if stream is not None:
             # What was not written any more is not missed.
-            try:
+            with contextlib.suppress(OSError):
                 stream.close()
-            except OSError:
-                pass
     process.wait()
 
 

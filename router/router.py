@@ -50,7 +50,7 @@ class Router:
         self.links = Links()
         self._config = config
         self._prompts = prompts
-        self.limits = prompts.limits(config.max_prompt_characters)
+        self.limits = prompts.limits(config.max_prompt_bytes)
         self._metrics = metrics
         self._model_name = model_name
         self._clock = clock

@@ -44,7 +44,8 @@ class Sessions(SessionsServicer):
     async def Generate(
         self, request: pb.GenerateRequest, context: Context
     ) -> AsyncIterator[pb.GenerateEvent]:
-        self._router.limits.validate_num_messages(len(request.chat.messages))
+        num_messages = len(request.chat.messages)
+        self._router.limits.validate_wire(request.ByteSize(), num_messages)
         read = functools.partial(
             request_from_wire,
             request,
@@ -52,7 +53,7 @@ class Sessions(SessionsServicer):
             default_seed=secrets.randbits(63),
         )
         # So many values take longer than others should wait.
-        is_long = len(request.chat.messages) > _MANY_MESSAGES
+        is_long = num_messages > _MANY_MESSAGES
         turn = await asyncio.to_thread(read) if is_long else read()
         events = self._router.generate(turn, deadline_s=context.time_remaining())
         async with contextlib.aclosing(events):

@@ -1,9 +1,9 @@
 """A process that makes prompts of long inputs: `python -m segue.text.helper_process FOLDER
 MAX_CONTEXT`.
 
-What renders and tokenises holds the interpreter's lock for as long as one call takes, and some calls
-(JSON of megabytes, a template's filters) take seconds. In a process of their own they cost the
-router nothing. Its parent writes jobs to its standard input and reads answers from its standard
+What renders and tokenises holds the interpreter's lock for as long as one call takes, and some
+calls (JSON of megabytes, a template's filters) take seconds. In a process of their own they cost
+the router nothing. Its parent writes jobs to its standard input and reads answers from its standard
 output, each a length of eight bytes and a pickle; when the parent is gone, so is this.
 """
 

@@ -26,8 +26,8 @@ _ALWAYS_TRIED_CHARACTERS = 1 << 20
 class SizeLimits:
     """Refuses what is too large before anything is made of it: it costs no more than to count."""
 
-    max_characters: int
-    """As configured."""
+    max_bytes: int
+    """As configured. What is here as text is counted in characters, which are not more."""
     max_context: int
     longest_token: int
     """In bytes: no token has more characters."""
@@ -51,11 +51,18 @@ class SizeLimits:
                 f"tokens of at most {self.longest_token} characters holds no more than {fitting}: "
                 "shorten the messages"
             )
-        if num > self.max_characters:
+        self._validate_bytes(num, "characters")
+
+    def validate_wire(self, num_bytes: int, num_messages: int) -> None:
+        """A request as it came, before its texts are looked at. Raises InvalidRequest."""
+        self._validate_bytes(num_bytes, "bytes")
+        self.validate_num_messages(num_messages)
+
+    def _validate_bytes(self, num: int, unit: str) -> None:
+        if num > self.max_bytes:
             raise InvalidRequest(
-                f"the request has {num} characters, and the router takes at most "
-                f"{self.max_characters}: shorten the messages, or raise [router] "
-                "max_prompt_characters"
+                f"the request has {num} {unit}, and the router takes at most {self.max_bytes}: "
+                "shorten the messages, or raise [router] max_prompt_bytes"
             )
 
     def validate_num_messages(self, num_messages: int) -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, cast
 
 import jinja2
 from jinja2 import nodes
@@ -33,22 +33,8 @@ _UNSTABLE = {
 """What gives another result at another time, or keeps a state of its own."""
 
 _TYPE_TESTS = frozenset(
-    [
-        "defined",
-        "undefined",
-        "none",
-        "boolean",
-        "false",
-        "true",
-        "integer",
-        "float",
-        "number",
-        "string",
-        "mapping",
-        "iterable",
-        "sequence",
-        "callable",
-    ]
+    ("defined", "undefined", "none", "boolean", "false", "true", "integer", "float", "number")
+    + ("string", "mapping", "iterable", "sequence", "callable")
 )
 
 # In a row: then the template is none that gains anything.
@@ -62,7 +48,9 @@ class LocalTemplate:
 
     def __init__(self, environment: jinja2.Environment, tree: nodes.Template) -> None:
         for name, function in list(environment.filters.items()):
-            environment.filters[name] = _watched(function, is_length=name in ("length", "count"))
+            environment.filters[name] = _watched(
+                cast("Any", function), is_length=name in ("length", "count")
+            )
         for name, test in list(environment.tests.items()):
             environment.tests[name] = _watched(test, is_type_test=name in _TYPE_TESTS)
         for name in _UNSTABLE["filters"]:

@@ -1,10 +1,11 @@
 """What a template reads that may differ in a session's next turn, and what it concluded from it.
 
-Most of what a template reads of a conversation stays as it is when messages are added: the messages
-themselves, their positions, the tools. Two things do not: how many messages there are, and what the
-template noted in a namespace on the way (such as the position of the last question). A `Moving` is a
-number that depends on one of these. It acts as the number that it is now, and reports each
-conclusion drawn from it: "at least 7" for a comparison with 6, "exactly 9" where it is printed.
+Most of what a template reads of a conversation stays as it is when messages are added: the
+messages themselves, their positions, the tools. Two things do not: how many messages there are, and
+what the template noted in a namespace on the way (such as the position of the last question). A
+`Moving` is a number that depends on one of these. It acts as the number that it is now, and reports
+each conclusion drawn from it: "at least 7" for a comparison with 6, "exactly 9" where it is
+printed.
 Text that was rendered under such conclusions is still right as long as they hold.
 """
 

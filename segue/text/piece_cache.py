@@ -16,7 +16,7 @@ MAX_CHARACTERS = 1 << 24
 
 
 _MAX_PIECE_CHARACTERS = 1 << 18
-"""Longer ones are not kept: a session has its ids (`session_prompt.py`), and others have other texts."""
+"""Longer ones are not kept: a session has its ids (`session_prompt.py`), others other texts."""
 
 
 class PieceCache:

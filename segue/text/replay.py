@@ -8,8 +8,8 @@ For each round of a loop over the messages we note what it concluded from things
 tools. In the next turn a loop skips the rounds whose conclusions still hold, since they would do
 what they did before: write the same text and change nothing else. Rounds that change a namespace or
 look at the conversation's end are never skipped. What was read outside the loops must be the same
-altogether (the *trace*). Whatever is not foreseen here raises NotLocal, and the template is rendered
-the plain way. So no template renders wrongly; one that does unusual things gains nothing.
+altogether (the *trace*). Whatever is not foreseen here raises NotLocal, and the template is
+rendered the plain way. So no template renders wrongly; one that does unusual things gains nothing.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@ tokenised.
 
 `replay.py` renders what is not known. Token ids are put together where a control token ends: marks
 (`shield.py`) cut a prompt into pieces that are tokenised on their own, so ids up to a mark do not
-depend on what follows it. The text between the last mark and a message's end waits for what follows:
-in Qwen's format it is one line break.
+depend on what follows it. The text between the last mark and a message's end waits for what
+follows: in Qwen's format it is one line break.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""A session's prompt from its last one is, id for id, the one that is made anew: for every template,
-those included that look at all messages, count them, or remember what they saw.
+"""A session's prompt from its last one is, id for id, the one that is made anew: for every
+template, those included that look at all messages, count them, or remember what they saw.
 """
 
 from __future__ import annotations
