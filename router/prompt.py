@@ -8,7 +8,6 @@ hold the interpreter's lock for as long as they take.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,11 +15,17 @@ from router.history import Completed
 from router.prompt_helper import PromptHelper
 from segue.model.config import ModelConfig
 from segue.model.model_id import model_id
-from segue.text.limits import SizeLimits, num_characters, validate_against_vocab, validate_prompt
+from segue.text.limits import (
+    SizeLimits,
+    num_characters,
+    validate_against_vocab,
+    validate_length,
+    validate_prompt,
+)
 from segue.text.prompt import PromptEncoder
 from segue.text.session_prompt import PromptMemory, SessionPrompt
 from segue.turn import TurnSpec
-from segue.types import ChatInput, TokenInput, TurnRequest
+from segue.types import ChatInput, TokenInput
 
 # Characters to render and tokenise: about 10 ms at most.
 _INLINE_CHARACTERS = 8_192
@@ -89,10 +94,6 @@ class PromptBuilder:
 
     def build(self, completed: Completed) -> Built:
         """The turn in tokens; its answer ends where the context does. Raises InvalidRequest."""
-        match completed.request.input:
-            case TokenInput(token_ids):
-                # Before they are packed: not every number can be.
-                self._max_tokens(completed.request, token_ids)
         known = completed.known
         memory = known.memory if known else None
         made = self.encoder.encode_turn(completed.request.input, memory, completed.num_same)
@@ -100,9 +101,12 @@ class PromptBuilder:
 
     def _finish(self, completed: Completed, made: SessionPrompt) -> Built:
         request, known = completed.request, completed.known
-        max_tokens = self._max_tokens(request, made.ids, made.num_kept)
-        validate_against_vocab(request.sampling, request.stop, self.config.vocab_size)
         prompt = known.tokens[: made.num_kept] + made.ids if known else made.ids
+        max_context, vocab_size = self.config.max_position_embeddings, self.config.vocab_size
+        max_tokens = validate_length(len(prompt), max_context, request.stop.max_tokens)
+        if isinstance(request.input, TokenInput) or self.encoder.tokenizer.num_ids > vocab_size:
+            validate_prompt(prompt, vocab_size, max_context, max_tokens)
+        validate_against_vocab(request.sampling, request.stop, vocab_size)
         spec = TurnSpec(
             turn_id=request.turn_id,
             session_id=request.session_id,
@@ -112,15 +116,6 @@ class PromptBuilder:
             branch_points=self.encoder.branch_points(prompt),
         )
         return Built(spec, made.memory, made.num_kept)
-
-    def _max_tokens(self, request: TurnRequest, ids: Sequence[int], num_before: int = 0) -> int:
-        return validate_prompt(
-            ids,
-            self.config.vocab_size,
-            self.config.max_position_embeddings,
-            request.stop.max_tokens,
-            num_before=num_before,
-        )
 
 
 def _first_rendered(completed: Completed) -> int:

@@ -45,7 +45,7 @@ class Sessions(SessionsServicer):
         self, request: pb.GenerateRequest, context: Context
     ) -> AsyncIterator[pb.GenerateEvent]:
         num_messages = len(request.chat.messages)
-        self._router.limits.validate_wire(request.ByteSize(), num_messages)
+        self._router.limits.validate_num_messages(num_messages)
         read = functools.partial(
             request_from_wire,
             request,

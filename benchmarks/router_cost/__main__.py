@@ -1,9 +1,9 @@
 """What a prompt costs the router, and what it costs the turns beside it.
 
-One session of many turns, then a prompt of many tokens and a message of many bytes while short turns
-of other sessions go on. The router is the real one, in a process of its own, over gRPC; its turns
-end without workers. Needs only what the client and the router had from the first release on, so that
-the folder can be copied into an older tree to compare.
+One session of many turns; then a prompt of many tokens, and a message of many bytes, while short
+turns of other sessions go on. The router is the real one, in a process of its own, over gRPC; its
+turns end without workers. It needs only what client and router had in the first release, so the
+folder can be copied into an older tree to compare.
 """
 
 from __future__ import annotations

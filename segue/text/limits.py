@@ -51,18 +51,10 @@ class SizeLimits:
                 f"tokens of at most {self.longest_token} characters holds no more than {fitting}: "
                 "shorten the messages"
             )
-        self._validate_bytes(num, "characters")
-
-    def validate_wire(self, num_bytes: int, num_messages: int) -> None:
-        """A request as it came, before its texts are looked at. Raises InvalidRequest."""
-        self._validate_bytes(num_bytes, "bytes")
-        self.validate_num_messages(num_messages)
-
-    def _validate_bytes(self, num: int, unit: str) -> None:
         if num > self.max_bytes:
             raise InvalidRequest(
-                f"the request has {num} {unit}, and the router takes at most {self.max_bytes}: "
-                "shorten the messages, or raise [router] max_prompt_bytes"
+                f"the request has {num} characters, and the router takes at most "
+                f"{self.max_bytes}: shorten the messages, or raise [router] max_prompt_bytes"
             )
 
     def validate_num_messages(self, num_messages: int) -> None:
@@ -96,19 +88,22 @@ def validate_against_vocab(params: SamplingParams, stop: StopConditions, vocab_s
 
 
 def validate_prompt(
-    token_ids: Sequence[int],
-    vocab_size: int,
-    max_context: int,
-    max_tokens: int,
-    *,
-    num_before: int = 0,
+    token_ids: Sequence[int], vocab_size: int, max_context: int, max_tokens: int
 ) -> int:
     """How many tokens the answer may have: `max_tokens`, or fewer where the context ends before.
 
-    `num_before` tokens come before these, and were looked at in an earlier turn. Raises
-    InvalidRequest, and ContextOverflow if there is no room for a single token.
+    Raises InvalidRequest, and ContextOverflow if there is no room for a single token.
     """
-    num_tokens = num_before + len(token_ids)
+    max_tokens = validate_length(len(token_ids), max_context, max_tokens)
+    # Two passes in C; the position is looked for only when there is something to say.
+    if min(token_ids) < 0 or max(token_ids) >= vocab_size:
+        index = next(i for i, token_id in enumerate(token_ids) if not 0 <= token_id < vocab_size)
+        _require_in_vocab(f"the prompt has at index {index}", token_ids[index], vocab_size)
+    return max_tokens
+
+
+def validate_length(num_tokens: int, max_context: int, max_tokens: int) -> int:
+    """As `validate_prompt`, for a prompt whose ids are known to be the model's."""
     if not num_tokens:
         raise InvalidRequest("expected a prompt of at least one token, got an empty one")
     if num_tokens + 1 > max_context:
@@ -116,11 +111,6 @@ def validate_prompt(
             f"the prompt has {num_tokens} tokens and its answer at least one, but the model's "
             f"context is {max_context} tokens: shorten the prompt"
         )
-    # Two passes in C; the position is looked for only when there is something to say.
-    if token_ids and (min(token_ids) < 0 or max(token_ids) >= vocab_size):
-        index = next(i for i, token_id in enumerate(token_ids) if not 0 <= token_id < vocab_size)
-        where = num_before + index
-        _require_in_vocab(f"the prompt has at index {where}", token_ids[index], vocab_size)
     return min(max_tokens, max_context - num_tokens)
 
 

@@ -32,9 +32,9 @@ _UNSTABLE = {
 }
 """What gives another result at another time, or keeps a state of its own."""
 
-_TYPE_TESTS = frozenset(
-    ("defined", "undefined", "none", "boolean", "false", "true", "integer", "float", "number")
-    + ("string", "mapping", "iterable", "sequence", "callable")
+_NUMBER_TESTS = frozenset(("boolean", "false", "true", "integer", "float", "number"))
+_TYPE_TESTS = _NUMBER_TESTS | frozenset(
+    ("defined", "undefined", "none", "string", "mapping", "iterable", "sequence", "callable")
 )
 
 # In a row: then the template is none that gains anything.

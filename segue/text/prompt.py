@@ -58,17 +58,20 @@ class PromptEncoder:
             made = continue_prompt(turn_input, self._template, self.tokenizer, memory, num_same)
             if made is not None:
                 return made
-        return SessionPrompt(num_kept=0, ids=array("I", self.encode(turn_input)))
+        return SessionPrompt(num_kept=0, ids=_packed(self.encode(turn_input)))
 
     def branch_points(self, prompt: Sequence[int]) -> tuple[int, ...]:
         """Where other conversations may part from this one: after system message and tools.
 
         Messages begin with a control token, which nobody but the template can write (`shield.py`).
         """
-        starts = (i for i, token_id in enumerate(prompt) if token_id == self._message_start_id)
-        first = next(starts, None)
-        second = next(starts, None)
-        return () if first is None or second is None else (second,)
+        if self._message_start_id is None:
+            return ()
+        try:
+            first = prompt.index(self._message_start_id)
+            return (prompt.index(self._message_start_id, first + 1),)
+        except ValueError:
+            return ()
 
     def _encode_chat(self, chat: ChatInput) -> tuple[int, ...]:
         if self._template is None:
@@ -78,3 +81,13 @@ class PromptEncoder:
             )
         text = self._template.render_marked(read_conversation(chat))
         return tuple(self.tokenizer.encode_marked(text))
+
+
+def _packed(ids: Sequence[int]) -> array[int]:
+    try:
+        return array("I", ids)
+    except OverflowError:
+        raise InvalidRequest(
+            f"token ids are whole numbers from 0 on, got {min(ids)} to {max(ids)}: leave out those "
+            "that are no tokens"
+        ) from None

@@ -96,6 +96,11 @@ class Tokenizer:
         return self._pipeline.get_vocab_size()
 
     @functools.cached_property
+    def num_ids(self) -> int:
+        """One more than the greatest id."""
+        return max(self._pipeline.get_vocab().values(), default=-1) + 1
+
+    @functools.cached_property
     def longest_token(self) -> int:
         """In bytes. No token stands for more characters."""
         # The vocabulary writes a byte as one character, and an added token as it is.

@@ -65,16 +65,27 @@ class RunningServer:
 
 @contextlib.asynccontextmanager
 async def serving(
-    host: str, port: int, services_at: Callable[[str], Services], *, grace_s: float = 1.0
+    host: str,
+    port: int,
+    services_at: Callable[[str], Services],
+    *,
+    grace_s: float = 1.0,
+    max_receive_bytes: int = MAX_MESSAGE_BYTES,
 ) -> AsyncIterator[RunningServer]:
     """Serves what `services_at(address)` returns on `host:port`; port 0 lets the OS choose.
+
+    gRPC refuses a larger message than `max_receive_bytes` by its head, before it is read.
 
     The services are made when the address is known, since some tell it to others. Health starts as
     NOT_SERVING. Raises InvalidConfig when the port is taken.
     """
     server = grpc.aio.server(
         interceptors=[ErrorInterceptor()],
-        options=[*MESSAGE_LIMITS, *_SERVER_OPTIONS],
+        options=[
+            *_SERVER_OPTIONS,
+            ("grpc.max_receive_message_length", max_receive_bytes),
+            ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+        ],
     )
     if port:
         free_port(host, port)
