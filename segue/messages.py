@@ -20,6 +20,16 @@ CONTINUED_FIELDS = {
 """What a client may name as the field to continue, and what templates call it."""
 
 
+THINK_START, THINK_END = "<think>", "</think>"
+
+
+def split_reasoning(text: str) -> tuple[str, str]:
+    """What was thought and what was said, in an answer that began with a thought. Without an end
+    of it, all was thought."""
+    thought, _, said = text.partition(THINK_END)
+    return thought.strip("\n").removeprefix(THINK_START).strip("\n"), said.lstrip("\n")
+
+
 def require_text(name: str, value: object) -> None:
     """Raises InvalidRequest unless `value` is text that UTF-8 can express."""
     if not isinstance(value, str):

@@ -23,7 +23,7 @@ class PromptEncoder:
     def __init__(self, tokenizer: Tokenizer, template: ChatTemplate | None) -> None:
         """The template was made with the marks of this tokenizer."""
         self.tokenizer = tokenizer
-        self._template = template
+        self.template = template
         self._message_start_id = tokenizer.token_id(MESSAGE_START)
 
     @classmethod
@@ -54,8 +54,8 @@ class PromptEncoder:
 
         `memory` is that of its last turn, whose first `num_same` messages were those of this one.
         """
-        if isinstance(turn_input, ChatInput) and self._template is not None:
-            made = continue_prompt(turn_input, self._template, self.tokenizer, memory, num_same)
+        if isinstance(turn_input, ChatInput) and self.template is not None:
+            made = continue_prompt(turn_input, self.template, self.tokenizer, memory, num_same)
             if made is not None:
                 return made
         return SessionPrompt(num_kept=0, ids=_packed(self.encode(turn_input)))
@@ -74,12 +74,12 @@ class PromptEncoder:
             return ()
 
     def _encode_chat(self, chat: ChatInput) -> tuple[int, ...]:
-        if self._template is None:
+        if self.template is None:
             raise InvalidRequest(
                 "expected text or token ids, got chat messages: this checkpoint has no chat "
                 "template; send the prompt as text or as token ids"
             )
-        text = self._template.render_marked(read_conversation(chat))
+        text = self.template.render_marked(read_conversation(chat))
         return tuple(self.tokenizer.encode_marked(text))
 
 

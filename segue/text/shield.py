@@ -76,8 +76,6 @@ def _written(node: nodes.Node) -> Iterator[nodes.Node]:
     match node:
         case nodes.Compare() | nodes.Test():
             return
-        case nodes.If() | nodes.CondExpr() | nodes.For():
-            yield from node.iter_child_nodes(exclude=("test",))
         case nodes.Getitem(node=container):
             yield container
         case nodes.Pair(value=value):

@@ -88,6 +88,15 @@ def test_the_demo_checkpoint_gets_the_ids_of_transformers() -> None:
     )
 
 
+def test_the_demo_checkpoint_takes_a_content_of_parts() -> None:
+    encoder = PromptEncoder.from_folder(DEMO)
+    roles = ("system", "user", "assistant", "tool", "user")
+    parts = tuple(Message(role=role, content_parts=("a", "b")) for role in roles)
+    whole = tuple(Message(role=role, content="ab") for role in roles)
+
+    assert encoder.encode(ChatInput(messages=parts)) == encoder.encode(ChatInput(messages=whole))
+
+
 @settings(max_examples=150, deadline=None, derandomize=True)
 @given(
     contents=st.lists(

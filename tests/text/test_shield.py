@@ -75,6 +75,9 @@ LOOKED_FOR = [
     "{{ 'b' if table['<E>'] == 'found' }}",
     "{{ {'<E>': 'b'}[said[1:4]] }}",
     "{{ said.lstrip('a<E>') }}",
+    "{% set found = '<E>' in said %}{{ 'b' if found }}",
+    "{% set found = said is equalto('a<E>b') %}{{ 'b' if found }}",
+    "{% if said == 'a<E>b' %}b{% elif said == '<E>' %}c{% endif %}",
     "{{ said | replace('a<E>', '') }}",
 ]
 
