@@ -10,7 +10,7 @@ import contextlib
 import logging
 import uuid
 from array import array
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, replace
 
 from router.lifecycle import (
@@ -64,6 +64,8 @@ class TurnContext:
     links: Links
     clock: Clock
     max_attempts: int
+    pause_s: Callable[[], float]
+    """The least time between two messages to one client now."""
 
 
 class Turn:
@@ -214,8 +216,10 @@ class Turn:
         return decision
 
     async def _relay(self, call: TurnCall, placement: Placement) -> AsyncGenerator[TurnEvent, None]:
+        loop = asyncio.get_running_loop()
+        not_before = 0.0
         while True:
-            event = await call.read()
+            event = await call.read(not_before=not_before)
             if isinstance(event, TurnResult):
                 self._context.placing.ended(event, self.answer)
                 yield self._end(event, placement)
@@ -226,6 +230,7 @@ class Turn:
                 self._context.placing.first_token()
             self.answer.extend(event.token_ids)
             yield event
+            not_before = loop.time() + self._context.pause_s()
 
     def _leave_prefill(self, prefill: asyncio.Task[None], call: TurnCall) -> None:
         if call.has_result:

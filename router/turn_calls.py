@@ -59,22 +59,32 @@ class TurnCall:
         self._news: deque[News] = deque()
         self._error: SegueError | None = None
         self._arrived: asyncio.Future[None] | None = None
+        self._is_paced = False
+        """Whoever reads waits for a time, and not for more tokens."""
         self.has_result = False
         self.is_over = False
         """The worker has said its last word of the turn, or was told to stop."""
 
-    async def read(self) -> News:
-        """What comes next; tokens that have come together in one piece.
+    async def read(self, *, not_before: float = 0.0) -> News:
+        """What comes next; all tokens that wait, in one piece, and not before that time of the
+        event loop. An answer's end waits for no time.
 
         Raises the error that ended the turn, there or here, at once: before what still waits.
         """
+        loop = asyncio.get_running_loop()
         while True:
             if self._error is not None:
                 raise self._error
-            if self._news:
+            self._is_paced = not self.is_over and loop.time() < not_before
+            if self._news and not self._is_paced:
                 return self._next()
-            self._arrived = asyncio.get_running_loop().create_future()
-            await self._arrived
+            self._arrived = loop.create_future()
+            timer = loop.call_at(not_before, self._wake) if self._is_paced else None
+            try:
+                await self._arrived
+            finally:
+                if timer is not None:
+                    timer.cancel()
 
     def fail(self, error: SegueError) -> None:
         """Whoever reads gets `error`; the first one counts."""
@@ -91,6 +101,8 @@ class TurnCall:
         match event.WhichOneof("event"):
             case "delta":
                 self._news.append(delta_from_wire(event.delta))
+                if self._is_paced:
+                    return
             case "end":
                 self.has_result = self.is_over = True
                 self._news.append(result_from_wire(event.end))

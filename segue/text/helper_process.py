@@ -63,7 +63,10 @@ def main() -> None:
             job = read_frame(jobs)
         except EOFError:
             return
-        write_frame(answers, _answer(encoder, job))
+        try:
+            write_frame(answers, _answer(encoder, job))
+        except BrokenPipeError:
+            return
         del job
         _give_memory_back()
 

@@ -26,13 +26,16 @@ class Outbox(Generic[Item]):
         self._is_closed = True
         self._something.set()
 
+    def take(self) -> list[Item]:
+        items, self._items = self._items, []
+        return items
+
     async def batches(self) -> AsyncIterator[list[Item]]:
         """What waits, again and again until it is closed: as many items at once as there are."""
         while True:
             await self._something.wait()
             self._something.clear()
-            if self._items:
-                items, self._items = self._items, []
+            if items := self.take():
                 yield items
             elif self._is_closed:
                 return
