@@ -33,6 +33,10 @@ class PromptHelper:
         # The one thread that talks to the process.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="prompt-helper")
 
+    @property
+    def process_id(self) -> int | None:
+        return self._process.pid if self._process else None
+
     async def encode_turn(
         self,
         turn_input: TurnInput,

@@ -25,7 +25,7 @@ from segue.client import Client
 from segue.errors import SegueError
 from segue.types import ChatInput, Message
 
-_DEMO = Path(__file__).parents[2] / "segue" / "demo" / "checkpoint"
+DEMO = Path(__file__).parents[2] / "segue" / "demo" / "checkpoint"
 _CONTEXT = 262_144
 _QUESTION = "The train to Paris leaves at noon and arrives in the evening of the same day. " * 4
 _WINDOW = 10
@@ -35,29 +35,29 @@ Report: TypeAlias = dict[str, float]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--tokenizer", type=Path, default=_DEMO, help="folder with its template")
+    parser.add_argument("--tokenizer", type=Path, default=DEMO, help="folder with its template")
     parser.add_argument("--turns", type=int, default=400)
     parser.add_argument("--prompt-tokens", type=int, default=200_000)
     parser.add_argument("--message-bytes", type=int, default=20 << 20)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        _text_side(options.tokenizer, Path(folder))
-        with _router(folder) as process:
+        text_side(options.tokenizer, Path(folder))
+        with router_process(folder) as process:
             result = asyncio.run(measure(process, options))
     print(json.dumps(result, indent=2))  # noqa: T201
 
 
-def _text_side(source: Path, folder: Path) -> None:
+def text_side(source: Path, folder: Path) -> None:
     """What a router reads of a checkpoint, with a long context."""
     for name in ("tokenizer.json", "chat_template.jinja", "tokenizer_config.json"):
         shutil.copyfile(source / name, folder / name)
-    config = json.loads((_DEMO / "config.json").read_text())
+    config = json.loads((DEMO / "config.json").read_text())
     config.update(max_position_embeddings=_CONTEXT, vocab_size=max(config["vocab_size"], 248_320))
     (folder / "config.json").write_text(json.dumps(config))
 
 
 @contextlib.contextmanager
-def _router(folder: str) -> Iterator[subprocess.Popen[str]]:
+def router_process(folder: str) -> Iterator[subprocess.Popen[str]]:
     process = subprocess.Popen(
         [sys.executable, "-m", "benchmarks.router_cost.served", folder],
         stdin=subprocess.PIPE,
@@ -79,7 +79,9 @@ def _read(process: subprocess.Popen[str]) -> Any:
     return json.loads(process.stdout.readline())
 
 
-async def measure(process: subprocess.Popen[str], options: argparse.Namespace) -> dict[str, Any]:
+async def measure(
+    process: subprocess.Popen[str], options: argparse.Namespace, *, idle_s: float = 2.0
+) -> dict[str, Any]:
     assert process.stdout is not None
     target = await asyncio.to_thread(process.stdout.readline)
     async with Client(target.strip()) as client:
@@ -89,11 +91,15 @@ async def measure(process: subprocess.Popen[str], options: argparse.Namespace) -
         text = "x" * options.message_bytes
         return {
             "session": session,
-            "alone": await _beside(client, process, None),
-            f"prompt of {options.prompt_tokens} words": await _beside(client, process, words),
-            f"message of {options.message_bytes} bytes": await _beside(client, process, text),
-            "both, once more": await _beside(client, process, words)
-            | {"then": await _beside(client, process, text)},
+            "alone": await _beside(client, process, None, idle_s),
+            f"prompt of {options.prompt_tokens} words": await _beside(
+                client, process, words, idle_s
+            ),
+            f"message of {options.message_bytes} bytes": await _beside(
+                client, process, text, idle_s
+            ),
+            "both, once more": await _beside(client, process, words, idle_s)
+            | {"then": await _beside(client, process, text, idle_s)},
         }
 
 
@@ -110,15 +116,17 @@ async def _session(client: Client, process: subprocess.Popen[str], num_turns: in
     return {"first_ms": windows[1], "middle_ms": middle, "last_ms": windows[-1]}
 
 
-async def _beside(client: Client, process: subprocess.Popen[str], text: str | None) -> Report:
+async def _beside(
+    client: Client, process: subprocess.Popen[str], text: str | None, idle_s: float
+) -> dict[str, Any]:
     """Short turns of four sessions while a prompt is made of `text`, or while nothing is."""
     is_over = asyncio.Event()
     before = _read(process)
     others = [asyncio.ensure_future(_short_turns(client, f"s{n}", is_over)) for n in range(4)]
-    await asyncio.sleep(0.5)
+    await asyncio.sleep(idle_s / 4)
     began_at, outcome = time.perf_counter(), "served"
     if text is None:
-        await asyncio.sleep(2)
+        await asyncio.sleep(idle_s)
     else:
         # Another channel: what the client sends must not hold up its own short turns.
         outcome = await asyncio.to_thread(_send_alone, client.target, text)
@@ -126,10 +134,10 @@ async def _beside(client: Client, process: subprocess.Popen[str], text: str | No
     is_over.set()
     latencies = sorted(latency for times in await asyncio.gather(*others) for latency in times)
     report = _read(process)
-    await asyncio.sleep(1)
+    await asyncio.sleep(idle_s / 2)
     return {
         "took_s": round(took_s, 3),
-        "outcome": outcome,  # type: ignore[dict-item]
+        "outcome": outcome,
         "others_p50_ms": round(latencies[len(latencies) // 2] * 1000, 1),
         "others_max_ms": round(latencies[-1] * 1000, 1),
         "longest_stall_ms": round(report["longest_stall_s"] * 1000, 1),
