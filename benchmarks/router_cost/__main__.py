@@ -58,17 +58,16 @@ def text_side(source: Path, folder: Path) -> None:
 
 @contextlib.contextmanager
 def router_process(folder: str) -> Iterator[subprocess.Popen[str]]:
-    process = subprocess.Popen(
+    with subprocess.Popen(
         [sys.executable, "-m", "benchmarks.router_cost.served", folder],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
-    )
-    try:
-        yield process
-    finally:
-        process.terminate()
-        process.wait()
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.terminate()
 
 
 def _read(process: subprocess.Popen[str]) -> Any:
