@@ -77,5 +77,5 @@ async def _serve(folder: str) -> None:
 
 
 if __name__ == "__main__":
-    router.router.Turn = InstantTurn  # type: ignore[misc, assignment]
+    vars(router.router)["Turn"] = InstantTurn
     asyncio.run(_serve(sys.argv[1]))

@@ -52,7 +52,7 @@ class LocalTemplate:
                 cast("Any", function), is_length=name in ("length", "count")
             )
         for name, test in list(environment.tests.items()):
-            environment.tests[name] = _watched(test, is_type_test=name in _TYPE_TESTS)
+            environment.tests[name] = _watched(cast("Any", test), is_type_test=name in _TYPE_TESTS)
         for name in _UNSTABLE["filters"]:
             environment.filters[name] = _refuse(name)
         for name in _UNSTABLE["globals"]:
