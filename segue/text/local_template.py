@@ -20,8 +20,9 @@ from jinja2.runtime import LoopContext
 
 from segue.text.conversation import JsonObject
 from segue.text.moving import Moving, NotLocal, exact
-from segue.text.replay import Loop, Messages, Replay, Round, Walk
+from segue.text.replay import Replay, Round
 from segue.text.segments import LoopMemory
+from segue.text.walk import Loop, Messages, Walk
 
 _WALK = "segue walk"
 """The filter that marks a loop. No template can name it."""
