@@ -7,12 +7,13 @@ import contextlib
 import os
 import subprocess
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, Any
 
 import segue
-from segue.errors import Overloaded, SegueError, Unavailable
+from segue.errors import InvalidRequest, Overloaded, SegueError, Unavailable
 from segue.text.helper_process import read_frame, write_frame
 from segue.text.session_prompt import PromptMemory, SessionPrompt
 from segue.types import TurnInput
@@ -21,14 +22,18 @@ from segue.types import TurnInput
 _MAX_WAITING_CHARACTERS = 64 << 20
 # As long as a process needs for what it has; for a hint when to come back.
 _CHARACTERS_PER_S = 1_000_000
+# A prompt of a million tokens takes some seconds. A word of megabytes would take minutes.
+_MAX_JOB_S = 30.0
 
 
 class PromptHelper:
     """Makes one prompt at a time, in the order in which they came. One event loop owns it."""
 
-    def __init__(self, folder: Path, max_context: int) -> None:
+    def __init__(self, folder: Path, max_context: int, *, max_job_s: float = _MAX_JOB_S) -> None:
         self._arguments = [str(folder), str(max_context)]
+        self._max_job_s = max_job_s
         self._waiting_characters = 0
+        self._is_closed = False
         self._process: subprocess.Popen[bytes] | None = None
         # The one thread that talks to the process.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="prompt-helper")
@@ -61,10 +66,11 @@ class PromptHelper:
             self._waiting_characters -= num_characters
 
     async def close(self) -> None:
+        self._is_closed = True
         if self._process is not None:
             # Ends it at once, also in the middle of a job, which ends the thread's wait.
             self._process.kill()
-        await asyncio.get_running_loop().run_in_executor(None, self._thread.shutdown)
+        await asyncio.to_thread(self._thread.shutdown, cancel_futures=True)
         if self._process is not None:
             _reap(self._process)
 
@@ -73,26 +79,43 @@ class PromptHelper:
         try:
             answer = self._ask(job)
         except (OSError, EOFError):
-            # It had been idle for long, or was killed; once more is enough to tell.
             self._forget_process()
-            if is_new:
+            if is_new or self._is_closed:
                 raise _ended() from None
-            try:
-                answer = self._ask(job)
-            except (OSError, EOFError):
-                self._forget_process()
-                raise _ended() from None
+            # It had been idle for long, or was killed; once more is enough to tell.
+            return self._do(job)
         if isinstance(answer, SegueError):
             raise answer
         assert isinstance(answer, SessionPrompt)
         return answer
 
     def _ask(self, job: tuple[object, ...]) -> Any:
+        if self._is_closed:
+            raise _ended()
         if self._process is None:
             self._process = _start(self._arguments)
             read_frame(_pipe(self._process.stdout))
-        write_frame(_pipe(self._process.stdin), job)
-        return read_frame(_pipe(self._process.stdout))
+        process, is_late = self._process, threading.Event()
+
+        def give_up() -> None:
+            is_late.set()
+            process.kill()
+
+        limit = threading.Timer(self._max_job_s, give_up)
+        limit.start()
+        try:
+            write_frame(_pipe(process.stdin), job)
+            return read_frame(_pipe(process.stdout))
+        except (OSError, EOFError):
+            if not is_late.is_set():
+                raise
+            self._forget_process()
+            raise InvalidRequest(
+                f"the messages could not be rendered and tokenised within {self._max_job_s:g} s: "
+                "shorten them"
+            ) from None
+        finally:
+            limit.cancel()
 
     def _forget_process(self) -> None:
         process, self._process = self._process, None

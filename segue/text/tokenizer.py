@@ -25,8 +25,11 @@ from segue.text.shield import ControlMarks, match_any
 
 _CONTRACTION = "(?i:'s|'t|'re|'ve|'m|'ll|'d)|"
 _SPACES = "\\s+(?!\\S)|\\s+"
-# A letter before a space and a letter. In the patterns below, what matches a letter ends there.
-_WORD_END = re.compile("[a-zA-Z](?= [a-zA-Z])")
+# A letter before one character that is none, and another letter. In the patterns below, what
+# matches a letter ends there.
+_LETTER = "[a-zA-Z\u4e00-\u9fff]"
+_BETWEEN = "[ \n,.;:!?\u3001\u3002\uff0c\uff1a\uff1b\uff01\uff1f]"
+_WORD_END = re.compile(f"{_LETTER}(?={_BETWEEN}{_LETTER})")
 _PART_CHARACTERS = 1 << 16
 _WORD_PATTERNS = frozenset(
     f"{_CONTRACTION}{word}|\\p{{N}}| ?[^\\s{other}\\p{{N}}]+[\\r\\n]*|\\s*[\\r\\n]+|{_SPACES}"
@@ -239,7 +242,7 @@ def _without_added_tokens(pipeline: Pipeline) -> Pipeline:
 
 
 def _splits_at_words(pipeline: Pipeline) -> bool:
-    """Whether it is known to split a text before a space that stands between two letters."""
+    """Whether it is known to split a text where `_WORD_END` matches."""
     described = json.loads(pipeline.pre_tokenizer.__getstate__()) if pipeline.pre_tokenizer else {}
     for one in described.get("pretokenizers", [described]):
         match one:

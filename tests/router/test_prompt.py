@@ -184,6 +184,41 @@ async def test_a_helper_that_dies_is_started_again(folder: Path) -> None:
 
 
 @pytest.mark.asyncio
+async def test_a_prompt_that_takes_too_long_is_refused_and_the_next_one_is_made(
+    folder: Path,
+) -> None:
+    helper = PromptHelper(folder, CONTEXT, max_job_s=0.5)
+    word = said("x" * 8_000_000)
+
+    with pytest.raises(InvalidRequest, match=r"within 0\.5 s: shorten"):
+        await helper.encode_turn(word, None, 0, num_characters=8_000_000)
+
+    assert (await helper.encode_turn(said("one"), None, 0, num_characters=3)).ids
+    await helper.close()
+
+
+@pytest.mark.asyncio
+async def test_closing_waits_for_no_prompt(folder: Path) -> None:
+    helper = PromptHelper(folder, CONTEXT)
+    await helper.encode_turn(said("one"), None, 0, num_characters=3)
+    word = said("x" * 8_000_000)
+    waiting = [
+        asyncio.ensure_future(helper.encode_turn(word, None, 0, num_characters=1)) for _ in range(3)
+    ]
+    await asyncio.sleep(0)
+    process_id = helper.process_id
+    assert process_id is not None
+
+    async with asyncio.timeout(10):
+        await helper.close()
+        results = await asyncio.gather(*waiting, return_exceptions=True)
+
+    assert all(isinstance(one, Unavailable | asyncio.CancelledError) for one in results)
+    with pytest.raises(ProcessLookupError):
+        os.kill(process_id, 0)
+
+
+@pytest.mark.asyncio
 async def test_a_helper_that_cannot_start_says_so(tmp_path: Path) -> None:
     helper = PromptHelper(tmp_path, CONTEXT)
 
