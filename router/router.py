@@ -25,12 +25,9 @@ from segue.cluster_status import ClusterStatus, RouterStatus, WorkerHealth, Work
 from segue.errors import Cancelled, InvalidRequest, SegueError, Unavailable
 from segue.telemetry import Clock, RateMeter, about_turn
 from segue.turn import TokenDelta, TurnEnd, TurnEvent, TurnSpec
-from segue.types import ChatInput, Role, TextInput, TokenInput, TurnId, TurnInput, TurnRequest
+from segue.types import Role, TurnId, TurnRequest
 
 logger = logging.getLogger(__name__)
-
-# Longer inputs are rendered and tokenised beside the event loop, which must not stall.
-_INLINE_PROMPT_SIZE = 16_384
 
 # To clients, of all turns together: about half a core's work. Tokens that come faster wait for each
 # other, some milliseconds, and go together.
@@ -57,6 +54,7 @@ class Router:
         self.links = Links()
         self._config = config
         self._prompts = prompts
+        self.limits = prompts.limits(config.max_prompt_bytes)
         self._metrics = metrics
         self._model_name = model_name
         self._clock = clock
@@ -114,19 +112,23 @@ class Router:
         """Takes a place for as long as `admitted` is open. Refusals are counted by their kind."""
         try:
             admitted.enter_context(self._admission.admit())
-            request = self._histories.complete(request)
-            spec = await self._tokenise(request)
+            before = self._histories.characters_before(request)
+            self.limits.validate(request.input, before)
+            completed = self._histories.complete(request)
+            built = await self._prompts.make(completed)
             if request.turn_id in self._turns:
                 raise InvalidRequest(f"turn {request.turn_id} is running already; name it anew")
         except SegueError as error:
             self._metrics.load.turns.labels(outcome_of(error)).inc()
             raise
-        return spec, Transcript(self._histories, request, spec)
-
-    async def _tokenise(self, request: TurnRequest) -> TurnSpec:
-        if _size(request.input) <= _INLINE_PROMPT_SIZE:
-            return self._prompts.build(request)
-        return await asyncio.to_thread(self._prompts.build, request)
+        transcript = Transcript(
+            self._histories,
+            completed,
+            built.spec,
+            memory=built.memory,
+            num_kept=built.num_kept,
+        )
+        return built.spec, transcript
 
     def _context(self, spec: TurnSpec, transcript: Transcript) -> TurnContext:
         return TurnContext(
@@ -244,14 +246,4 @@ class Router:
 
     async def close(self) -> None:
         await self.links.close()
-
-
-def _size(turn_input: TurnInput) -> int:
-    """Characters to render and tokenise, or tokens to look at."""
-    match turn_input:
-        case ChatInput():
-            return sum(map(len, turn_input.texts()))
-        case TextInput(text):
-            return len(text)
-        case TokenInput(token_ids):
-            return len(token_ids)
+        await self._prompts.close()

@@ -6,6 +6,7 @@ Plain values, as those of `types`.
 from __future__ import annotations
 
 import enum
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from segue.types import (
@@ -117,7 +118,7 @@ class TurnSpec:
 
     turn_id: TurnId
     session_id: SessionId
-    prompt: tuple[int, ...]
+    prompt: Sequence[int]
     sampling: SamplingParams
     stop: StopConditions
     branch_points: tuple[int, ...] = ()

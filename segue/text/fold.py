@@ -16,13 +16,13 @@ from segue.text.conversation import Json, JsonObject
 Accepts = Callable[[str, bool], bool]
 """Whether the template writes a message of this role, as the first one or later."""
 
-_INSTRUCTIONS = ("system", "developer")
+INSTRUCTIONS = ("system", "developer")
 _RESULT_END = "</tool_response>"
 
 
 def fold_instructions(messages: list[JsonObject], accepts: Accepts) -> list[JsonObject]:
     """The same list where the template accepts all; messages themselves are never changed."""
-    if not any(message["role"] in _INSTRUCTIONS for message in messages):
+    if not any(message["role"] in INSTRUCTIONS for message in messages):
         return messages
     folded: list[JsonObject] = []
     waiting: list[str] = []
@@ -45,7 +45,7 @@ def fold_instructions(messages: list[JsonObject], accepts: Accepts) -> list[Json
 
 def _accepted_role(role: str, is_first: bool, accepts: Accepts) -> str | None:
     """What the message is written as; None where it has to be folded."""
-    if role not in _INSTRUCTIONS or accepts(role, is_first):
+    if role not in INSTRUCTIONS or accepts(role, is_first):
         return role
     # As the first message, system is the better word for developer in any case.
     return "system" if is_first or accepts("system", False) else None
@@ -54,7 +54,7 @@ def _accepted_role(role: str, is_first: bool, accepts: Accepts) -> str | None:
 def _comes_before_input(messages: list[JsonObject], index: int) -> bool:
     """Whether the next message that is no instruction is one of a user or tool."""
     roles = (message["role"] for message in messages[index:])
-    return next((role for role in roles if role not in _INSTRUCTIONS), None) in ("user", "tool")
+    return next((role for role in roles if role not in INSTRUCTIONS), None) in ("user", "tool")
 
 
 def _add(message: JsonObject, text: str, *, in_front: bool) -> JsonObject:

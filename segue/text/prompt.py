@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,7 @@ from segue.errors import InvalidRequest
 from segue.text.chat import ChatTemplate
 from segue.text.conversation import read_conversation
 from segue.text.packed_ids import PackedIds
+from segue.text.session_prompt import PromptMemory, SessionPrompt, continue_prompt
 from segue.text.template_shape import TemplateShape, learn_shape
 from segue.text.tokenizer import Tokenizer
 from segue.types import ChatInput, Message, TextInput, TokenInput, TurnInput
@@ -34,9 +36,10 @@ class PromptEncoder:
         self._shapes: dict[str, TemplateShape | None] = {}
 
     @classmethod
-    def from_folder(cls, folder: Path) -> PromptEncoder:
-        """Raises InvalidCheckpoint."""
+    def from_folder(cls, folder: Path, *, max_context: int | None = None) -> PromptEncoder:
+        """`max_context` tokens are the most that a prompt may have. Raises InvalidCheckpoint."""
         tokenizer = Tokenizer.from_folder(folder)
+        tokenizer.max_ids = max_context
         return cls(tokenizer, ChatTemplate.from_folder(folder, tokenizer.marks))
 
     def encode(self, turn_input: TurnInput) -> tuple[int, ...]:
@@ -52,6 +55,19 @@ class PromptEncoder:
                 return tuple(self.tokenizer.encode(text))
             case ChatInput():
                 return self._encode_chat(turn_input)
+
+    def encode_turn(
+        self, turn_input: TurnInput, memory: PromptMemory | None = None, num_same: int = 0
+    ) -> SessionPrompt:
+        """As `encode`, with what the session's next turn can go on from. Raises InvalidRequest.
+
+        `memory` is that of its last turn, whose first `num_same` messages were those of this one.
+        """
+        if isinstance(turn_input, ChatInput) and self.template is not None:
+            made = continue_prompt(turn_input, self.template, self.tokenizer, memory, num_same)
+            if made is not None:
+                return made
+        return SessionPrompt(num_kept=0, ids=_packed(self.encode(turn_input)))
 
     def branch_points(
         self, prompt: Sequence[int], turn_input: TurnInput | None = None
@@ -107,3 +123,13 @@ class PromptEncoder:
             )
         text = self.template.render_marked(read_conversation(chat), add_generation_prompt=is_asked)
         return tuple(self.tokenizer.encode_marked(text))
+
+
+def _packed(ids: Sequence[int]) -> array[int]:
+    try:
+        return array("I", ids)
+    except OverflowError:
+        raise InvalidRequest(
+            f"token ids are whole numbers from 0 on, got {min(ids)} to {max(ids)}: leave out those "
+            "that are no tokens"
+        ) from None

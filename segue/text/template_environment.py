@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import NoReturn
 
 import jinja2
+from jinja2 import nodes
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -44,6 +45,15 @@ def compile_template(
     source: str, origin: str, marks: ControlMarks | None = None
 ) -> jinja2.Template:
     """With `marks`, control tokens that it writes are marks. Raises InvalidCheckpoint."""
+    environment, tree = parse_template(source, origin, marks)
+    code = environment.compile(tree)
+    return jinja2.Template.from_code(environment, code, environment.make_globals(None), None)
+
+
+def parse_template(
+    source: str, origin: str, marks: ControlMarks | None = None
+) -> tuple[jinja2.Environment, nodes.Template]:
+    """As `compile_template`, before it is compiled, with an environment of its own."""
     environment = _environment()
     try:
         tree = environment.parse(source)
@@ -53,8 +63,7 @@ def compile_template(
         ) from None
     if marks:
         marks.mark_literals(tree)
-    code = environment.compile(tree)
-    return jinja2.Template.from_code(environment, code, environment.make_globals(None), None)
+    return environment, tree
 
 
 def _to_json(

@@ -9,8 +9,9 @@ import jinja2
 
 from segue.errors import InvalidCheckpoint
 from segue.text.conversation import Json
+from segue.text.local_template import LocalTemplate
 from segue.text.shield import ControlMarks
-from segue.text.template_environment import compile_template
+from segue.text.template_environment import compile_template, parse_template
 
 _NOTE = "a note"
 
@@ -26,6 +27,8 @@ class TemplateProgram:
         self.named_tokens = {name: marks.mark(token) for name, token in named_tokens.items()}
         """What templates know as `bos_token`, `eos_token` and so on."""
         self.template = compile_template(source, origin, marks)
+        self.local = LocalTemplate(*parse_template(source, origin, marks))
+        """The same program, for sessions (`session_prompt.py`)."""
         _require_whole_tokens(
             self.template, compile_template(source, origin), named_tokens, origin, marks
         )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import re
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
@@ -19,6 +20,7 @@ from segue.wire import worker_pb2
 
 logger = logging.getLogger(__name__)
 
+_TOO_LARGE = re.compile(r"message larger than max \((\d+) vs\. (\d+)\)")
 ERROR_KEY = "segue-error"
 RETRY_AFTER_KEY = "segue-retry-after-s"
 
@@ -77,6 +79,12 @@ def error_from_rpc(rpc_error: grpc.aio.AioRpcError, peer: str) -> errors.SegueEr
     if kind is None:
         kind = _ERROR_OF.get(rpc_error.code(), errors.SegueError)
         message = f"{peer}: {message}"
+        if (sizes := _TOO_LARGE.search(message)) is not None:
+            # gRPC's own refusal. The same message will never pass.
+            kind = errors.InvalidRequest
+            message = (
+                f"the message has {sizes[1]} bytes, and {peer} takes at most {sizes[2]}: shorten it"
+            )
     error: errors.SegueError = kind(message)
     if RETRY_AFTER_KEY in trailers:
         error.retry_after_s = float(str(trailers[RETRY_AFTER_KEY]))
