@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import NoReturn
 
 import jinja2
+from jinja2 import nodes
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -44,6 +45,19 @@ def compile_template(
     source: str, origin: str, marks: ControlMarks | None = None
 ) -> jinja2.Template:
     """With `marks`, control tokens that it writes are marks. Raises InvalidCheckpoint."""
+    environment, tree = _parse(source, origin, marks)
+    code = environment.compile(tree)
+    return jinja2.Template.from_code(environment, code, environment.make_globals(None), None)
+
+
+def tokens_looked_for(source: str, origin: str, marks: ControlMarks) -> frozenset[str]:
+    """The control tokens that the template looks for in texts. Raises InvalidCheckpoint."""
+    return marks.looked_for(_parse(source, origin, marks)[1])
+
+
+def _parse(
+    source: str, origin: str, marks: ControlMarks | None
+) -> tuple[jinja2.Environment, nodes.Template]:
     environment = _environment()
     try:
         tree = environment.parse(source)
@@ -53,8 +67,7 @@ def compile_template(
         ) from None
     if marks:
         marks.mark_literals(tree)
-    code = environment.compile(tree)
-    return jinja2.Template.from_code(environment, code, environment.make_globals(None), None)
+    return environment, tree
 
 
 def _to_json(
