@@ -24,10 +24,6 @@ class DecodeConfig:
     """Of prompt ends that are computed here, in one step: answers wait for it."""
     max_waiting: int = 256
     """Turns that may wait for memory."""
-    attach_s: float = 10.0
-    """How soon after its reservation somebody must listen to a turn; else it is given up."""
-    ticket_lifetime_s: float = 600.0
-    """For turns without a deadline: how long prefill may take."""
     residency: bool = True
     """Keep a session's pages and a state after its turn, so that only what is new is shipped."""
     lease_s: float = 600.0
@@ -46,9 +42,8 @@ class DecodeConfig:
             )
         if self.simulates_acceptance and not self.max_drafts:
             raise ValueError("simulate_acceptance needs drafts, got max_drafts = 0")
-        for name in ("attach_s", "ticket_lifetime_s", "lease_s"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} must be > 0, got {getattr(self, name)}")
+        if self.lease_s <= 0:
+            raise ValueError(f"lease_s must be > 0, got {self.lease_s}")
 
     @property
     def simulates_acceptance(self) -> bool:

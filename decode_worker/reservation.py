@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from decode_worker.residency import Residency
 from decode_worker.sequence import DecodeSequence
-from decode_worker.turn import Sequences, Turn
+from decode_worker.turn import Sequences, Tell, Turn
 from kv_transfer.reader import HandoffReader
 from kv_transfer.ticket import CommittedHandoff, PeerIdentity, Ticket
 from segue.cache.layout import CacheLayout
@@ -39,7 +39,7 @@ class Reservations:
         self._num_drafts = num_drafts
 
     def for_handoff(
-        self, spec: TurnSpec, writer: PeerIdentity, lifetime_s: float
+        self, spec: TurnSpec, tell: Tell, writer: PeerIdentity, lifetime_s: float
     ) -> tuple[Turn, Ticket]:
         """What is here of the prompt is held, the rest reserved for the writer.
 
@@ -59,28 +59,31 @@ class Reservations:
         except SegueError:
             self._residency.release(hold)
             raise
-        return Turn(spec=spec, hold=hold), ticket
+        return Turn(spec=spec, tell=tell, hold=hold), ticket
 
-    def to_compute(self, spec: TurnSpec, max_computed_tokens: int) -> tuple[Turn, DecodeSequence]:
+    def to_compute(
+        self, spec: TurnSpec, tell: Tell, max_computed_tokens: int
+    ) -> tuple[Turn, DecodeSequence]:
         """As for a handoff, but from a checkpoint, and everything is this worker's own at once.
 
         Raises NotResident when more tokens than that have no state here.
         """
-        hold = self._residency.hold_checkpoint(spec.prompt)
+        hold, positions = self._residency.hold_checkpoint(spec)
         try:
             num_missing = len(spec.prompt) - hold.num_tokens
             if num_missing > max_computed_tokens:
                 raise NotResident(
                     f"{num_missing} tokens of turn {spec.turn_id} have no state on {self._worker}, "
-                    f"at most {max_computed_tokens} may be computed here; reserve instead"
+                    f"at most {max_computed_tokens} may be computed here: a prefill worker must"
                 )
             pages, slot = self._residency.take(hold, self._num_own_pages(spec, hold))
         except SegueError:
             self._residency.release(hold)
             raise
-        turn = Turn(spec=spec, hold=hold)
+        turn = Turn(spec=spec, tell=tell, hold=hold)
         spare_slots = self._residency.spare_slots(self._num_drafts())
-        return turn, self._sequences.resumed(turn, pages, slot, spare_slots)
+        prompt_states = self._residency.slots_for_states(positions)
+        return turn, self._sequences.resumed(turn, pages, slot, spare_slots, prompt_states)
 
     def arrived(
         self,

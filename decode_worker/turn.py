@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from decode_worker.sequence import DecodeSequence
-from kv_transfer.ticket import CommittedHandoff
+from kv_transfer.ticket import CommittedHandoff, PeerIdentity, Ticket
 from segue.cache.prefix_cache import Hold
 from segue.engine.answer import Answer
 from segue.engine.sampler import SequenceSampler
@@ -19,18 +19,52 @@ from segue.turn import ShipReport, TokenDelta, TurnResult, TurnSpec
 from segue.types import PageId, SampledToken, SlotId
 
 
+@dataclass(frozen=True, slots=True)
+class Shipped:
+    """The prompt of a turn comes from a prefill worker."""
+
+    writer: PeerIdentity
+
+
+@dataclass(frozen=True, slots=True)
+class Computed:
+    """What is not here of a turn's prompt is computed here, if it is short enough."""
+
+    max_tokens: int
+
+
+PromptSource = Shipped | Computed
+
+
+@dataclass(frozen=True, slots=True)
+class Reserved:
+    """There is room for the turn, and its prompt may be written."""
+
+    ticket: Ticket
+    checkpoint_tokens: int
+    """The longest prefix of the prompt that has a state here."""
+
+
+@dataclass(frozen=True, slots=True)
+class PrefillStarted:
+    """There is room for the turn, and its prompt is being computed."""
+
+    computed_tokens: int
+
+
+TurnNews = Reserved | PrefillStarted | TokenDelta | TurnResult | SegueError
+Tell = Callable[[TurnNews], None]
+"""Takes what happens to one turn, in order. Nothing follows a result or an error."""
+
+
 @dataclass(slots=True, kw_only=True)
 class Turn:
     spec: TurnSpec
+    tell: Tell
     hold: Hold
     """The prefix that was here already: shared, read only."""
     own_pages: Sequence[PageId] | None = None
     """Once the engine has the turn, the pages behind the hold; until then they are reserved."""
-    events: asyncio.Queue[TokenDelta | TurnResult | SegueError] = field(
-        default_factory=asyncio.Queue
-    )
-    listener: asyncio.TimerHandle | None = None
-    """Gives the turn up unless somebody listens in time."""
     over: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
@@ -82,6 +116,7 @@ class Sequences:
         own_pages: Sequence[PageId],
         slot: SlotId,
         spare_slots: Sequence[SlotId],
+        prompt_states: Mapping[int, SlotId],
     ) -> DecodeSequence:
         """The rest of the prompt is computed here, from the held checkpoint."""
         turn.own_pages = own_pages
@@ -95,6 +130,7 @@ class Sequences:
             sampler=self._sampler(turn.spec),
             report=ShipReport(),
             resume_slot=checkpoint.slot if checkpoint else None,
+            prompt_states=prompt_states,
         )
 
     def _answer(self, spec: TurnSpec) -> Answer:

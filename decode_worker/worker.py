@@ -2,9 +2,9 @@
 
 One event loop owns everything here; the engine thread owns the sequences that are being answered.
 
-    reserve ─▶ expected ─ commit ─▶ in the engine ─ Left ─▶ over: memory kept or given back
-    prefill_here ───────────────────────┘
-                  └──── release, lost handoff, nobody listens ────▶ over
+    start, shipped ─▶ expected ─ commit ─▶ in the engine ─ Left ─▶ over: memory kept or given back
+    start, computed ─────────────────────────────┘
+                          └──── stop, lost handoff ────▶ over
 """
 
 from __future__ import annotations
@@ -12,23 +12,30 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Callable, Sequence
-from dataclasses import replace
-from typing import TypeVar
+from array import array
+from collections.abc import Sequence
 
 from decode_worker.config import DecodeConfig
 from decode_worker.engines import engine_for
 from decode_worker.events import Admit, Command, Drop, Event, Said
 from decode_worker.metrics import DecodeMetrics
 from decode_worker.reservation import Reservations
-from decode_worker.residency import Residency, checkpoint_tokens
-from decode_worker.sequence import DecodeSequence
+from decode_worker.residency import Residency, checkpoint_tokens, with_what_stays
 from decode_worker.server import services
-from decode_worker.turn import Sequences, Turn
+from decode_worker.turn import (
+    Computed,
+    PrefillStarted,
+    PromptSource,
+    Reserved,
+    Sequences,
+    Shipped,
+    Tell,
+    Turn,
+)
 from kv_transfer.endpoint import Endpoint
 from kv_transfer.exchange import Exchange
 from kv_transfer.reader import ReaderHooks
-from kv_transfer.ticket import CommittedHandoff, PeerIdentity, Ticket
+from kv_transfer.ticket import CommittedHandoff
 from segue.cache.host_tier import HostTier, Tiers
 from segue.cache.room import WaitingRoom
 from segue.cluster_status import WorkerLoad, WorkerStatus
@@ -36,24 +43,21 @@ from segue.engine.loop import EngineLoop
 from segue.engine.runner import ModelRunner
 from segue.engine.stepper import Stepper
 from segue.errors import (
-    Cancelled,
+    DeadlineExceeded,
     InvalidRequest,
-    NotFound,
     Overloaded,
-    SegueError,
     TransferFailed,
     Unavailable,
 )
+from segue.prefix_digest import PrefixName
 from segue.telemetry import Clock
 from segue.text.tokenizer import Tokenizer
-from segue.turn import ShipReport, TokenDelta, TurnResult, TurnSpec
+from segue.turn import ShipReport, TurnSpec
 from segue.types import SampledToken, TurnId
 from segue.wire.server import Services
 from segue.worker_process import Presence, leave_process
 
 logger = logging.getLogger(__name__)
-
-Taken = TypeVar("Taken")
 
 
 class DecodeWorker:
@@ -81,6 +85,7 @@ class DecodeWorker:
         self._metrics = metrics
         self._max_running = max_running
         self._clock = clock
+        self._tiers = tiers
         self._memory = tiers.device
         self._room = WaitingRoom(config.max_waiting)
         self._tier = HostTier(tiers, freed=self._room.wake, loaded=metrics.loaded, clock=clock)
@@ -115,93 +120,65 @@ class DecodeWorker:
     def services(self) -> Services:
         return [*services(self), *self._exchange.services(self._on_commit)]
 
-    async def reserve(
-        self, turn: TurnSpec, writer: PeerIdentity, *, deadline_s: float | None
-    ) -> tuple[Ticket, int]:
-        """Waits for room and sets it aside. Returns the ticket, and how many tokens of the prompt
-        have a state here. Raises Overloaded, InvalidRequest, Unavailable.
+    def find_prefix(self, prefix: PrefixName) -> array[int]:
+        """The tokens of a prefix that is here. Raises UnknownPrefix."""
+        return self._tiers.find(prefix)
+
+    async def start(
+        self, turn: TurnSpec, source: PromptSource, tell: Tell, *, timeout_s: float
+    ) -> None:
+        """Waits for room for the turn and takes it. `tell` gets all that happens from then on.
+
+        Raises Overloaded, InvalidRequest, Unavailable, DeadlineExceeded, and NotResident when more
+        of the prompt is missing here than may be computed. Then nothing of the turn is here.
         """
-        lifetime_s = deadline_s or self._config.ticket_lifetime_s
-        ticket = await self._admit(turn, lambda: self._reserve(turn, writer, lifetime_s))
-        return ticket, checkpoint_tokens(self._turns[turn.turn_id].hold)
-
-    async def prefill_here(self, turn: TurnSpec, max_computed_tokens: int) -> int:
-        """Waits for room, and computes what is not here of the prompt: so many tokens.
-
-        Raises NotResident when these are more than may be computed, and what `reserve` raises.
-        """
-        sequence = await self._admit(turn, lambda: self._resume(turn, max_computed_tokens))
-        num_computed = sequence.num_prompt_left
-        self._engine.submit(Admit(sequence))
-        return num_computed
-
-    async def _admit(self, turn: TurnSpec, take: Callable[[], Taken]) -> Taken:
-        """The turn is here from now on, unless nobody listens to it in time."""
         self._check_welcome(turn)
         started_at = self._clock()
 
-        def attempt() -> Taken:
+        def attempt() -> None:
             # Again: what it needs was loaded meanwhile, or it stood in line.
             self._check_welcome(turn)
             if len(self._turns) >= self._max_running:
                 raise Overloaded(f"{self._max_running} turns run on {self.name}; come back later")
-            return take()
+            self._take(turn, source, tell, lifetime_s=started_at + timeout_s - self._clock())
 
-        taken = await self._room.take(attempt, lambda: self.residency.load(turn.prompt))
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._room.take(attempt, lambda: self.residency.load(turn.prompt))
+        except TimeoutError:
+            raise DeadlineExceeded(
+                f"turn {turn.turn_id} waited {timeout_s:g} s for memory on {self.name}"
+            ) from None
         self._metrics.reserved(self._clock() - started_at)
-        self._turns[turn.turn_id].listener = asyncio.get_running_loop().call_later(
-            self._config.attach_s, self._end, turn.turn_id, "nobody listened"
-        )
-        return taken
 
     def _check_welcome(self, turn: TurnSpec) -> None:
         if self._is_draining:
             raise Unavailable(f"{self.name} is draining; place the turn elsewhere")
         if turn.turn_id in self._turns:
-            raise InvalidRequest(f"turn {turn.turn_id} is here already; release it first")
+            raise InvalidRequest(f"turn {turn.turn_id} is here already; stop it first")
 
-    def _reserve(self, spec: TurnSpec, writer: PeerIdentity, lifetime_s: float) -> Ticket:
-        turn, ticket = self._reservations.for_handoff(spec, writer, lifetime_s)
-        self._turns[spec.turn_id] = turn
-        return ticket
+    def _take(self, spec: TurnSpec, source: PromptSource, tell: Tell, *, lifetime_s: float) -> None:
+        match source:
+            case Shipped(writer):
+                turn, ticket = self._reservations.for_handoff(spec, tell, writer, lifetime_s)
+                self._turns[spec.turn_id] = turn
+                tell(Reserved(ticket, checkpoint_tokens(turn.hold)))
+            case Computed(max_tokens):
+                turn, sequence = self._reservations.to_compute(spec, tell, max_tokens)
+                self._turns[spec.turn_id] = turn
+                tell(PrefillStarted(sequence.num_prompt_left))
+                self._engine.submit(Admit(sequence))
 
-    def _resume(self, spec: TurnSpec, max_computed_tokens: int) -> DecodeSequence:
-        turn, sequence = self._reservations.to_compute(spec, max_computed_tokens)
-        self._turns[spec.turn_id] = turn
-        return sequence
-
-    async def decode(self, turn_id: TurnId) -> AsyncGenerator[TokenDelta | TurnResult, None]:
-        """The turn's tokens from its commit on, and last its result.
-
-        Raises TransferFailed when the handoff is lost. Ending early gives the turn up.
-        """
+    def stop(self, turn_id: TurnId, reason: str) -> None:
+        """Lets go of a turn wherever it is. Memory follows when the engine or the writer has."""
         turn = self._turns.get(turn_id)
         if turn is None:
-            raise NotFound(f"turn {turn_id} is not (or no longer) on {self.name}; reserve it first")
-        if turn.listener is None:
-            raise InvalidRequest(f"somebody listens to turn {turn_id} already")
-        turn.listener.cancel()
-        turn.listener = None
-        try:
-            while True:
-                event = await turn.events.get()
-                if isinstance(event, SegueError):
-                    raise event
-                yield event
-                if isinstance(event, TurnResult):
-                    return
-        finally:
-            self._end(turn_id, "its listener left")
-
-    async def release(self, turn_id: TurnId) -> bool:
-        """Stops a turn. Returns when its memory is free, or in quarantine."""
-        turn = self._turns.get(turn_id)
-        if turn is None:
-            return False
-        turn.events.put_nowait(Cancelled(f"turn {turn_id} was released"))
-        self._end(turn_id, "released")
-        await turn.over.wait()
-        return True
+            return
+        if turn.is_in_engine:
+            self._engine.submit(Drop(turn_id))
+            return
+        self._forget(turn_id)
+        self._exchange.reader.give_up(turn_id, reason)
 
     def _on_commit(
         self, committed: CommittedHandoff, first_token: SampledToken, report: ShipReport
@@ -223,39 +200,23 @@ class DecodeWorker:
         for event in events:
             turn = self._turns[event.turn_id]
             if isinstance(event, Said):
-                turn.events.put_nowait(event.delta)
+                turn.tell(event.delta)
                 continue
             assert turn.own_pages is not None, "the engine has it"
             self.residency.keep(turn.spec.session_id, event.sequence, turn.own_pages, turn.hold)
             if event.result is not None:
-                kept, kept_state = turn.hold.num_tokens, checkpoint_tokens(turn.hold)
-                turn.events.put_nowait(
-                    replace(event.result, kept_tokens=kept, kept_checkpoint_tokens=kept_state)
-                )
+                turn.tell(with_what_stays(event.result, turn.spec, turn.hold))
             self._forget(event.turn_id)
-
-    def _end(self, turn_id: TurnId, reason: str) -> None:
-        """Lets go of a turn wherever it is. Memory follows when the engine or the writer has."""
-        turn = self._turns.get(turn_id)
-        if turn is None:
-            return
-        if turn.is_in_engine:
-            self._engine.submit(Drop(turn_id))
-            return
-        self._forget(turn_id)
-        self._exchange.reader.give_up(turn_id, reason)
 
     def _handoff_lost(self, turn_id: TurnId, reason: str) -> None:
         turn = self._turns.get(turn_id)
         if turn is not None:
-            turn.events.put_nowait(TransferFailed(f"turn {turn_id} did not arrive: {reason}"))
+            turn.tell(TransferFailed(f"turn {turn_id} did not arrive: {reason}"))
             self._forget(turn_id)
 
     def _forget(self, turn_id: TurnId) -> None:
         turn = self._turns.pop(turn_id)
         self.residency.release(turn.hold)
-        if turn.listener is not None:
-            turn.listener.cancel()
         turn.over.set()
         self._room.wake()
 
@@ -285,8 +246,10 @@ class DecodeWorker:
             await turn.over.wait()
 
     async def close(self) -> None:
-        for turn_id in list(self._turns):
-            await self.release(turn_id)
+        for turn_id, turn in list(self._turns.items()):
+            turn.tell(Unavailable(f"{self.name} stopped; place the turn elsewhere"))
+            self.stop(turn_id, "the worker stops")
+            await turn.over.wait()
         await self._engine.close()
         await self._exchange.close()
         self.residency.close()

@@ -23,7 +23,7 @@ from segue.types import Epoch, SampledToken
 from segue.wire import transfer_pb2 as pb
 from segue.wire import transfer_pb2_grpc as rpc
 from segue.wire.convert_events import sampled_from_wire
-from segue.wire.convert_worker import report_from_wire
+from segue.wire.convert_turns import report_from_wire
 
 Context = grpc.aio.ServicerContext[Any, Any]
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from array import array
 from collections.abc import Sequence
 
 from kv_transfer.endpoint import Endpoint
@@ -36,6 +37,7 @@ from segue.errors import (
     TransferFailed,
     Unavailable,
 )
+from segue.prefix_digest import PrefixName
 from segue.telemetry import Clock
 from segue.turn import PrefixHolder, ShipReport, TurnSpec
 from segue.types import TurnId
@@ -66,6 +68,7 @@ class PrefillWorker:
         self._config = config
         self._metrics = metrics
         self._clock = clock
+        self._tiers = tiers
         self._memory = memory = tiers.device
         self._room = WaitingRoom(config.max_waiting)
         self._tier = HostTier(tiers, freed=self._room.wake, loaded=metrics.loaded, clock=clock)
@@ -92,6 +95,10 @@ class PrefillWorker:
 
     def services(self) -> Services:
         return [*services(self), *self._exchange.services(self._puller.on_commit)]
+
+    def find_prefix(self, prefix: PrefixName) -> array[int]:
+        """The tokens of a prefix that is here. Raises UnknownPrefix."""
+        return self._tiers.find(prefix)
 
     async def prefill(
         self, turn: TurnSpec, ticket: Ticket, holder: PrefixHolder | None
@@ -179,6 +186,7 @@ class PrefillWorker:
                 computed = await self._compute(turn, outgoing, units)
                 shipped = await outgoing.finish()
                 start = units.hold.num_tokens
+                kept_states = self._prompts.kept_states(turn, units)
                 report = ShipReport(
                     shipped_bytes=shipped.shipped_bytes,
                     # What was pulled may have been evicted before it was held.
@@ -191,7 +199,8 @@ class PrefillWorker:
                     pulled_tokens=pulled.pulled_tokens,
                     pulled_bytes=pulled.pulled_bytes,
                     pull_s=pulled.pull_s,
-                    kept_tokens=self._prompts.kept_tokens(turn, units),
+                    kept_tokens=max(kept_states, default=0),
+                    kept_states=kept_states,
                 )
                 await peers.commit(
                     ticket,

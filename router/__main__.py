@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import logging
 import signal
+import sys
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,6 +28,10 @@ logger = logging.getLogger(__name__)
 
 # How often health and gauges follow the membership.
 _WATCH_S = 0.25
+# Of a request, beside its texts.
+_FRAMING_BYTES = 1 << 20
+# How long the event loop may wait for a thread that reads or tokenises a request.
+_SWITCH_INTERVAL_S = 0.001
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +51,7 @@ async def running(
 
     Raises InvalidCheckpoint and, for a taken port, InvalidConfig.
     """
+    sys.setswitchinterval(_SWITCH_INTERVAL_S)
     folder = await asyncio.to_thread(resolve_model, model, with_weights=False)
     metrics = RouterMetrics()
     router = Router(
@@ -65,7 +71,10 @@ async def running(
         ]
 
     try:
-        async with serving(config.host, config.port, services_at) as server:
+        max_receive_bytes = config.max_prompt_bytes + _FRAMING_BYTES
+        async with serving(
+            config.host, config.port, services_at, max_receive_bytes=max_receive_bytes
+        ) as server:
             watch = asyncio.ensure_future(_watch(router, server))
             logger.info("serving", extra={"address": server.address, "metrics": endpoint.address})
             try:

@@ -36,13 +36,17 @@ class RouterConfig:
     """For what was said in sessions, so that clients send only what is new: some 1,000 sessions of
     50,000 tokens. The longest unused goes first, and its client then sends all once. 0 keeps none.
     """
+    max_prompt_bytes: int = 16 << 20
+    """A request with more is refused unread: texts, reasoning, calls and tools of all its messages.
+    A context of a million tokens takes some 4 MB of English.
+    """
     drain_s: float = 30.0
     """How long running turns may take to end after SIGTERM."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.port < 65536:
             raise ValueError(f"port must be in [0, 65536), got {self.port}")
-        for name in ("max_turns", "max_attempts", "max_sessions"):
+        for name in ("max_turns", "max_attempts", "max_sessions", "max_prompt_bytes"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be >= 1, got {getattr(self, name)}")
         for name in ("min_tokens_per_s", "local_prefill_max_tokens", "history_bytes"):

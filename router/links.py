@@ -5,17 +5,16 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-import grpc
-
+from router.turn_calls import TurnCall, TurnCalls
 from segue.cluster_status import WorkerStatus
-from segue.errors import SegueError
-from segue.turn import PrefixHolder, TokenDelta, TurnResult
-from segue.types import Epoch, Role, SessionId, TurnId, WorkerId
+from segue.errors import SegueError, Unavailable
+from segue.turn import PrefixHolder
+from segue.types import Epoch, Role, SessionId, WorkerId
 from segue.wire import worker_pb2 as pb
-from segue.wire.convert_events import delta_from_wire
-from segue.wire.convert_worker import holder_to_wire, result_from_wire, worker_from_wire
+from segue.wire.convert_turns import holder_to_wire
+from segue.wire.convert_worker import worker_from_wire
 from segue.wire.server import channel_to
-from segue.wire.status import error_from_rpc, rpc_errors
+from segue.wire.status import rpc_errors
 from segue.wire.transfer_pb2 import Ticket
 from segue.wire.worker_pb2_grpc import DecodeWorkerStub, PrefillWorkerStub
 
@@ -23,8 +22,7 @@ if TYPE_CHECKING:
     # Names of the stubs' types only: the generated module does not have them at run time.
     from segue.wire.worker_pb2_grpc import DecodeWorkerAsyncStub, PrefillWorkerAsyncStub
 
-# Releasing and looking are cheap for a living worker; a dead one must not hold the router up.
-RELEASE_TIMEOUT_S = 5.0
+# Looking is cheap for a living worker; a dead one must not hold the router up.
 STATUS_TIMEOUT_S = 2.0
 LEASE_TIMEOUT_S = 2.0
 
@@ -37,12 +35,6 @@ class _Link(Generic[Stub]):
     def __init__(self, worker: WorkerStatus) -> None:
         self.name = f"{worker.worker_id} at {worker.address}"
         self._channel = channel_to(worker.address)
-
-    async def release(self, turn_id: TurnId) -> None:
-        """Stops the turn there, if it is there, and frees what it holds."""
-        request = pb.ReleaseRequest(turn_id=turn_id)
-        with rpc_errors(self.name):
-            await self._stub.Release(request, timeout=RELEASE_TIMEOUT_S)
 
     async def status(self) -> WorkerStatus:
         with rpc_errors(self.name):
@@ -66,7 +58,7 @@ class PrefillLink(_Link["PrefillWorkerAsyncStub"]):
         *,
         timeout_s: float,
     ) -> None:
-        """Returns when decode has everything."""
+        """Returns when decode has everything. Raises UnknownPrefix for a prompt sent in part."""
         request = pb.PrefillRequest(
             turn=turn, ticket=ticket, holder=holder_to_wire(holder) if holder else None
         )
@@ -78,36 +70,15 @@ class DecodeLink(_Link["DecodeWorkerAsyncStub"]):
     def __init__(self, worker: WorkerStatus) -> None:
         super().__init__(worker)
         self._stub = DecodeWorkerStub(self._channel)
+        self._turns = TurnCalls(self._stub, self.name)
 
-    async def prefill_here(
-        self, turn: pb.TurnSpec, max_computed_tokens: int, *, timeout_s: float
-    ) -> int:
-        """Waits for room there and has the rest of the prompt computed there. Returns how much.
+    def start(self, turn: pb.StartTurn) -> TurnCall:
+        """Sends the turn there; all else is heard from the call. Its end, or `close`, frees it."""
+        return self._turns.start(turn)
 
-        Raises NotResident when that is more than `max_computed_tokens`, Overloaded,
-        DeadlineExceeded, Unavailable; then nothing of the turn is there.
-        """
-        request = pb.PrefillHereRequest(turn=turn, max_computed_tokens=max_computed_tokens)
-        with rpc_errors(self.name):
-            reply = await self._stub.PrefillHere(request, timeout=timeout_s)
-        return reply.computed_tokens
-
-    async def reserve(
-        self, turn: pb.TurnSpec, writer: WorkerStatus, *, timeout_s: float
-    ) -> tuple[Ticket, int]:
-        """Waits for room there. Returns the ticket and how long a prefix has a state there.
-
-        Raises Overloaded, DeadlineExceeded, Unavailable.
-        """
-        request = pb.ReserveRequest(
-            turn=turn,
-            writer_id=writer.worker_id,
-            writer_epoch=writer.epoch,
-            writer_address=writer.address,
-        )
-        with rpc_errors(self.name):
-            reply = await self._stub.Reserve(request, timeout=timeout_s)
-        return reply.ticket, reply.checkpoint_tokens
+    def fail(self, error: SegueError) -> None:
+        """Ends all turns there with an error: the worker is lost."""
+        self._turns.fail(error)
 
     async def renew_lease(
         self, session_id: SessionId, lease_s: float | None, pause_s: float | None
@@ -129,46 +100,9 @@ class DecodeLink(_Link["DecodeWorkerAsyncStub"]):
         with rpc_errors(self.name):
             await self._stub.ForkLease(request, timeout=LEASE_TIMEOUT_S)
 
-    def decode(self, turn_id: TurnId, *, timeout_s: float) -> TokenStream:
-        call = self._stub.Decode(pb.DecodeRequest(turn_id=turn_id), timeout=timeout_s)
-        return TokenStream(call, self.name)
-
-
-class TokenStream:
-    """A turn's tokens as decode sends them; somebody else may interrupt it with an error."""
-
-    def __init__(
-        self, call: grpc.aio.UnaryStreamCall[pb.DecodeRequest, pb.DecodeEvent], peer: str
-    ) -> None:
-        self._call = call
-        self._peer = peer
-        self._interruption: SegueError | None = None
-
-    def interrupt(self, error: SegueError) -> None:
-        """Ends the call; whoever reads gets `error`."""
-        self._interruption = self._interruption or error
-        self._call.cancel()
-
-    def close(self) -> None:
-        self._call.cancel()
-
-    async def read(self) -> TokenDelta | TurnResult:
-        """The next event. Nothing may be read after a TurnResult."""
-        try:
-            event = await self._call.read()
-        except grpc.aio.AioRpcError as rpc_error:
-            raise error_from_rpc(rpc_error, self._peer) from rpc_error
-        except asyncio.CancelledError:
-            # A cancelled call and a cancelled reader look the same; only the first is ours to say.
-            task = asyncio.current_task()
-            if self._interruption and not (task and task.cancelling()):
-                raise self._interruption from None
-            raise
-        if isinstance(event, pb.DecodeEvent):
-            if event.WhichOneof("event") == "delta":
-                return delta_from_wire(event.delta)
-            return result_from_wire(event.end)
-        raise self._interruption or SegueError(f"{self._peer} ended a turn without its result")
+    async def close(self) -> None:
+        await self._turns.close()
+        await super().close()
 
 
 class Links:
@@ -176,6 +110,7 @@ class Links:
 
     def __init__(self) -> None:
         self._links: dict[tuple[WorkerId, Epoch], PrefillLink | DecodeLink] = {}
+        self._ending: set[asyncio.Task[None]] = set()
 
     def prefill(self, worker: WorkerStatus) -> PrefillLink:
         link = self.to(worker)
@@ -200,6 +135,19 @@ class Links:
         for key in past:
             await self._links.pop(key).close()
 
+    def lost(self, worker: WorkerStatus) -> None:
+        """Ends what runs on a worker that is silent: its connection may take a minute to say so."""
+        link = self._links.get((worker.worker_id, worker.epoch))
+        if isinstance(link, DecodeLink):
+            link.fail(Unavailable(f"{link.name} is lost: it sends no heartbeats"))
+
+    def let_end(self, call: asyncio.Task[None]) -> None:
+        """Nobody waits for the call any more, and it may end by itself."""
+        self._ending.add(call)
+        call.add_done_callback(self._ending.discard)
+
     async def close(self) -> None:
+        for call in self._ending:
+            call.cancel()
         for link in self._links.values():
             await link.close()

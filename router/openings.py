@@ -8,6 +8,7 @@ nothing else. Bounded: the longest unused opening is forgotten first.
 from __future__ import annotations
 
 import collections
+from array import array
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
@@ -34,7 +35,9 @@ def opening_of(spec: TurnSpec, page_tokens: int) -> Opening | None:
     if not spec.branch_points:
         return None
     num_tokens = spec.branch_points[0] // page_tokens * page_tokens
-    return Opening(num_tokens, hash(spec.prompt[:num_tokens])) if num_tokens else None
+    if not num_tokens:
+        return None
+    return Opening(num_tokens, hash(array("I", spec.prompt[:num_tokens]).tobytes()))
 
 
 class Openings:

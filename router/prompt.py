@@ -1,16 +1,46 @@
-"""A turn's input to token ids, with everything refused here that no worker could serve."""
+"""A turn's input to token ids, with everything refused here that no worker could serve.
+
+What costs next to nothing is done at once. A longer input is tokenised in a thread, which lets the
+event loop go on, and a very long one in a process of its own (`prompt_helper.py`), since some steps
+hold the interpreter's lock for as long as they take.
+"""
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from router.history import Completed
+from router.prompt_helper import PromptHelper
 from segue.model.config import ModelConfig
 from segue.model.model_id import model_id
-from segue.text.limits import validate_against_vocab, validate_prompt
+from segue.text.limits import (
+    SizeLimits,
+    num_characters,
+    validate_against_vocab,
+    validate_length,
+    validate_prompt,
+)
 from segue.text.prompt import PromptEncoder
+from segue.text.session_prompt import PromptMemory, SessionPrompt
 from segue.turn import TurnSpec
-from segue.types import TurnRequest
+from segue.types import ChatInput, TokenInput
+
+# Characters to render and tokenise: about 10 ms at most.
+_INLINE_CHARACTERS = 8_192
+# Above these a single step might hold the lock for longer than others should wait.
+_THREAD_CHARACTERS = 131_072
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """A turn in tokens, and what the session's next prompt can be made from."""
+
+    spec: TurnSpec
+    memory: PromptMemory | None = None
+    num_kept: int = 0
+    """So many first tokens are those of the session's last prompt."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,29 +51,82 @@ class PromptBuilder:
     config: ModelConfig
     model_id: str
     """Empty where the folder has no weights: the workers know which ones are served."""
+    helper: PromptHelper | None = None
 
     @classmethod
     def from_folder(cls, folder: Path) -> PromptBuilder:
         """Raises InvalidCheckpoint."""
+        config = ModelConfig.from_folder(folder)
+        max_context = config.max_position_embeddings
         return cls(
-            encoder=PromptEncoder.from_folder(folder),
-            config=ModelConfig.from_folder(folder),
+            encoder=PromptEncoder.from_folder(folder, max_context=max_context),
+            config=config,
             model_id=model_id(folder) if any(folder.glob("*.safetensors")) else "",
+            helper=PromptHelper(folder, max_context),
         )
 
-    def build(self, request: TurnRequest) -> TurnSpec:
-        """The turn in tokens; its answer ends where the context does. Raises InvalidRequest."""
-        vocab_size = self.config.vocab_size
-        prompt = self.encoder.encode(request.input)
-        max_tokens = validate_prompt(
-            prompt, vocab_size, self.config.max_position_embeddings, request.stop.max_tokens
+    def limits(self, max_bytes: int) -> SizeLimits:
+        return SizeLimits(
+            max_bytes=max_bytes,
+            max_context=self.config.max_position_embeddings,
+            longest_token=self.encoder.tokenizer.longest_token,
         )
+
+    async def make(self, completed: Completed) -> Built:
+        """As `build`, without holding up the event loop. Raises Overloaded, too."""
+        known = completed.known
+        num_new = num_characters(completed.request.input, first=_first_rendered(completed))
+        if num_new <= _INLINE_CHARACTERS:
+            return self.build(completed)
+        if num_new <= _THREAD_CHARACTERS or self.helper is None:
+            return await asyncio.to_thread(self.build, completed)
+        made = await self.helper.encode_turn(
+            completed.request.input,
+            known.memory if known else None,
+            completed.num_same,
+            num_characters=num_new,
+        )
+        return self._finish(completed, made)
+
+    async def close(self) -> None:
+        if self.helper is not None:
+            await self.helper.close()
+
+    def build(self, completed: Completed) -> Built:
+        """The turn in tokens; its answer ends where the context does. Raises InvalidRequest."""
+        known = completed.known
+        memory = known.memory if known else None
+        made = self.encoder.encode_turn(completed.request.input, memory, completed.num_same)
+        return self._finish(completed, made)
+
+    def _finish(self, completed: Completed, made: SessionPrompt) -> Built:
+        request, known = completed.request, completed.known
+        prompt = known.tokens[: made.num_kept] + made.ids if known else made.ids
+        max_context, vocab_size = self.config.max_position_embeddings, self.config.vocab_size
+        max_tokens = validate_length(len(prompt), max_context, request.stop.max_tokens)
+        if isinstance(request.input, TokenInput) or self.encoder.tokenizer.num_ids > vocab_size:
+            validate_prompt(prompt, vocab_size, max_context, max_tokens)
         validate_against_vocab(request.sampling, request.stop, vocab_size)
-        return TurnSpec(
+        spec = TurnSpec(
             turn_id=request.turn_id,
             session_id=request.session_id,
             prompt=prompt,
             sampling=request.sampling,
             stop=replace(request.stop, max_tokens=max_tokens),
-            branch_points=self.encoder.branch_points(prompt),
+            branch_points=self.encoder.branch_points(prompt, request.input),
         )
+        return Built(spec, made.memory, made.num_kept)
+
+
+def _first_rendered(completed: Completed) -> int:
+    """The message from which on the prompt is likely to be rendered."""
+    chat, known = completed.request.input, completed.known
+    if not isinstance(chat, ChatInput) or known is None or known.memory is None:
+        return 0
+    messages, last_same = chat.messages, completed.num_same - 1
+    if not any(message.role == "user" for message in messages[last_same + 1 :]):
+        return max(last_same, 0)
+    # A template may write anew what came after the last question, when there is another one.
+    while last_same > 0 and messages[last_same].role != "user":
+        last_same -= 1
+    return max(last_same, 0)

@@ -7,9 +7,8 @@ import contextlib
 import logging
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, Coroutine
+from collections.abc import AsyncGenerator
 from dataclasses import replace
-from typing import Any
 
 from router.admission import Admission
 from router.config import RouterConfig
@@ -26,12 +25,13 @@ from segue.cluster_status import ClusterStatus, RouterStatus, WorkerHealth, Work
 from segue.errors import Cancelled, InvalidRequest, SegueError, Unavailable
 from segue.telemetry import Clock, RateMeter, about_turn
 from segue.turn import TokenDelta, TurnEnd, TurnEvent, TurnSpec
-from segue.types import ChatInput, Role, TextInput, TokenInput, TurnId, TurnInput, TurnRequest
+from segue.types import Role, TurnId, TurnRequest
 
 logger = logging.getLogger(__name__)
 
-# Longer inputs are rendered and tokenised beside the event loop, which must not stall.
-_INLINE_PROMPT_SIZE = 16_384
+# To clients, of all turns together: about half a core's work. Tokens that come faster wait for each
+# other, some milliseconds, and go together.
+_MAX_MESSAGES_PER_S = 5_000
 
 
 class Router:
@@ -49,23 +49,32 @@ class Router:
             model_id=prompts.model_id,
             heartbeat_timeout_s=config.heartbeat_timeout_s,
             clock=clock,
-            heard=self.placing.heard,
+            heard=self._heard,
         )
         self.links = Links()
         self._config = config
         self._prompts = prompts
+        self.limits = prompts.limits(config.max_prompt_bytes)
         self._metrics = metrics
         self._model_name = model_name
         self._clock = clock
-        self._admission = Admission(config.max_turns)
+        self._admission = Admission(config.max_turns, clock=clock)
         self._histories = Histories(config.history_bytes)
         self.sessions = SessionDesk(
-            self.placing.directory, self._histories, self.membership, self.links
+            self.placing.directory,
+            self._histories,
+            self.placing.prefixes,
+            self.membership,
+            self.links,
         )
         self._turns: dict[TurnId, Turn] = {}
         self._ended: Counter[str] = Counter()
         self._rate = RateMeter()
-        self._clean_up: set[asyncio.Task[None]] = set()
+
+    def _heard(self, worker: WorkerStatus) -> None:
+        self.placing.heard(worker)
+        if worker.health is WorkerHealth.LOST:
+            self.links.lost(worker)
 
     async def generate(
         self, request: TurnRequest, *, deadline_s: float | None
@@ -76,7 +85,7 @@ class Router:
             spec, transcript = await self._admit(request, admitted)
             turn = Turn(
                 spec,
-                self._context(spec),
+                self._context(spec, transcript),
                 received_at=received_at,
                 deadline_at=received_at + (deadline_s or self._config.default_deadline_s),
             )
@@ -103,28 +112,36 @@ class Router:
         """Takes a place for as long as `admitted` is open. Refusals are counted by their kind."""
         try:
             admitted.enter_context(self._admission.admit())
-            request = self._histories.complete(request)
-            spec = await self._tokenise(request)
+            before = self._histories.characters_before(request)
+            self.limits.validate(request.input, before)
+            completed = self._histories.complete(request)
+            built = await self._prompts.make(completed)
             if request.turn_id in self._turns:
                 raise InvalidRequest(f"turn {request.turn_id} is running already; name it anew")
         except SegueError as error:
             self._metrics.load.turns.labels(outcome_of(error)).inc()
             raise
-        return spec, Transcript(self._histories, request, spec)
+        transcript = Transcript(
+            self._histories,
+            completed,
+            built.spec,
+            memory=built.memory,
+            num_kept=built.num_kept,
+        )
+        return built.spec, transcript
 
-    async def _tokenise(self, request: TurnRequest) -> TurnSpec:
-        if _size(request.input) <= _INLINE_PROMPT_SIZE:
-            return self._prompts.build(request)
-        return await asyncio.to_thread(self._prompts.build, request)
-
-    def _context(self, spec: TurnSpec) -> TurnContext:
+    def _context(self, spec: TurnSpec, transcript: Transcript) -> TurnContext:
         return TurnContext(
-            placing=self.placing.turn(spec),
+            placing=self.placing.turn(spec, transcript.shared_tokens),
             links=self.links,
-            spawn=self._spawn,
             clock=self._clock,
             max_attempts=self._config.max_attempts,
+            pause_s=self._pause_s,
         )
+
+    def _pause_s(self) -> float:
+        """Each running turn has an equal part of the messages that the router can write."""
+        return len(self._turns) / _MAX_MESSAGES_PER_S
 
     async def _observed(
         self, turn: Turn, transcript: Transcript
@@ -168,15 +185,9 @@ class Router:
             extra={
                 "outcome": turn.outcome,
                 "seconds": round(self._clock() - received_at, 3),
-                "tokens": turn.num_relayed,
+                "tokens": len(turn.answer),
             },
         )
-
-    def _spawn(self, clean_up: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        task = asyncio.ensure_future(clean_up)
-        self._clean_up.add(task)
-        task.add_done_callback(self._clean_up.discard)
-        return task
 
     async def status(self, address: str, metrics_address: str) -> ClusterStatus:
         """The cluster as it is now: every worker is asked, the silent ones as last heard."""
@@ -232,19 +243,7 @@ class Router:
             await asyncio.sleep(0.05)
         for turn in self._turns.values():
             turn.interrupt(Unavailable("the router was told to stop; try again elsewhere"))
-        await asyncio.gather(*self._clean_up, return_exceptions=True)
 
     async def close(self) -> None:
-        await asyncio.gather(*self._clean_up, return_exceptions=True)
         await self.links.close()
-
-
-def _size(turn_input: TurnInput) -> int:
-    """Characters to render and tokenise, or tokens to look at."""
-    match turn_input:
-        case ChatInput():
-            return sum(map(len, turn_input.texts()))
-        case TextInput(text):
-            return len(text)
-        case TokenInput(token_ids):
-            return len(token_ids)
+        await self._prompts.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import secrets
 import uuid
 from collections.abc import AsyncIterator
@@ -31,6 +32,9 @@ from segue.wire.worker_pb2_grpc import MembershipServicer
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
+_MANY_MESSAGES = 1_000
+
+
 class Sessions(SessionsServicer):
     def __init__(self, router: Router, *, address: str, metrics_address: str) -> None:
         self._router = router
@@ -40,11 +44,17 @@ class Sessions(SessionsServicer):
     async def Generate(
         self, request: pb.GenerateRequest, context: Context
     ) -> AsyncIterator[pb.GenerateEvent]:
-        turn = request_from_wire(
+        num_messages = len(request.chat.messages)
+        self._router.limits.validate_num_messages(num_messages)
+        read = functools.partial(
+            request_from_wire,
             request,
             default_turn_id=TurnId(uuid.uuid4().hex),
             default_seed=secrets.randbits(63),
         )
+        # So many values take longer than others should wait.
+        is_long = num_messages > _MANY_MESSAGES
+        turn = await asyncio.to_thread(read) if is_long else read()
         events = self._router.generate(turn, deadline_s=context.time_remaining())
         async with contextlib.aclosing(events):
             async for event in events:

@@ -8,6 +8,7 @@ from router.directory import SessionDirectory
 from router.history import Histories
 from router.links import DecodeLink, Links
 from router.membership import Membership
+from router.prefixes import SessionPrefixes
 from segue.cluster_status import SessionInfo, WorkerHealth
 from segue.errors import InvalidRequest, NotFound
 from segue.types import SessionId
@@ -20,11 +21,13 @@ class SessionDesk:
         self,
         directory: SessionDirectory,
         histories: Histories,
+        prefixes: SessionPrefixes,
         membership: Membership,
         links: Links,
     ) -> None:
         self._directory = directory
         self._histories = histories
+        self._prefixes = prefixes
         self._membership = membership
         self._links = links
 
@@ -40,6 +43,7 @@ class SessionDesk:
     async def release(self, session_id: SessionId) -> bool:
         """Whether the session was known."""
         self._histories.forget(session_id)
+        self._prefixes.forget(session_id)
         # When its worker is gone, so is what was leased.
         with contextlib.suppress(NotFound):
             await self._decode_of(session_id).end_lease(session_id)

@@ -9,9 +9,9 @@ import asyncio
 import contextlib
 import logging
 import uuid
-from collections.abc import AsyncGenerator, Callable, Coroutine
+from array import array
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
 
 from router.lifecycle import (
     Dispatched,
@@ -29,16 +29,18 @@ from router.lifecycle import (
     holders,
     outcome_of,
 )
-from router.links import Links, TokenStream
+from router.links import Links
 from router.placement.decision import Decision, Placement
 from router.placement.estimate import Mode
 from router.placing import TurnPlacing
-from segue.cluster_status import WorkerStatus
-from segue.errors import Cancelled, DeadlineExceeded, NotResident, SegueError
+from router.turn_calls import PrefillStarted, Reserved, TurnCall
+from segue.errors import Cancelled, DeadlineExceeded, NotResident, SegueError, UnknownPrefix
+from segue.prefix_digest import PrefixName
 from segue.telemetry import Clock
 from segue.turn import (
     FinishReason,
     Timings,
+    TokenDelta,
     TurnEnd,
     TurnEvent,
     TurnResult,
@@ -48,12 +50,10 @@ from segue.turn import (
 )
 from segue.types import TurnId, WorkerId
 from segue.wire import worker_pb2 as pb
-from segue.wire.convert_worker import turn_to_wire
+from segue.wire.convert_turns import turn_to_wire
+from segue.wire.status import foreseen
 
 logger = logging.getLogger(__name__)
-
-Result = TypeVar("Result")
-Dispatch = Callable[[], Coroutine[Any, Any, None]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,10 +62,10 @@ class TurnContext:
 
     placing: TurnPlacing
     links: Links
-    spawn: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]]
-    """Runs clean-up that outlives the turn."""
     clock: Clock
     max_attempts: int
+    pause_s: Callable[[], float]
+    """The least time between two messages to one client now."""
 
 
 class Turn:
@@ -76,32 +76,37 @@ class Turn:
     ) -> None:
         self.spec = spec
         self.state: TurnState = Received(received_at)
-        self.num_relayed = 0
+        self.answer = array("I")
+        """The tokens that were relayed."""
         self._context = context
         self._deadline_at = deadline_at
         self._received_at = received_at
         self._router_s = 0.0
         self._avoid: set[WorkerId] = set()
-        self._name = spec.turn_id
         self._interruption: SegueError | None = None
-        self._interrupt_wait: Callable[[], object] = lambda: None
+        self._call: TurnCall | None = None
 
     def interrupt(self, error: SegueError) -> None:
         """Ends the turn from outside: whatever it waits for raises `error`."""
         self._interruption = self._interruption or error
-        self._interrupt_wait()
+        if self._call is not None:
+            self._call.fail(self._interruption)
 
     async def events(self) -> AsyncGenerator[TurnEvent, None]:
         """The turn's events; the last is a TurnEnd. Raises SegueErrors."""
         outcome = "disconnected"
+        deadline = asyncio.get_running_loop().call_later(
+            max(self._deadline_at - self._context.clock(), 0.0), self._run_out_of_time
+        )
         try:
             for attempt in range(1, self._context.max_attempts + 1):
                 try:
                     async with contextlib.aclosing(self._attempt()) as events:
                         async for event in events:
-                            yield event
                             if isinstance(event, TurnEnd):
+                                # Its client may leave as soon as it has this.
                                 outcome = event.finish_reason.value
+                            yield event
                     return
                 except SegueError as error:
                     if error is self._interruption and isinstance(error, Cancelled):
@@ -113,68 +118,96 @@ class Turn:
                         raise
                     self._start_again(error)
         finally:
+            deadline.cancel()
             self._context.placing.leave()
             if outcome == "disconnected" and self._context.clock() >= self._deadline_at:
                 outcome = "deadline"
-            # A turn that decode ended holds nothing any more; every other end leaves something.
-            held = () if outcome in ("stop", "length") else holders(self.state)
             self.state = advance(self.state, Ended(outcome))
-            for worker in held:
-                self._context.spawn(self._release(worker, self._name))
 
     async def _attempt(self) -> AsyncGenerator[TurnEvent, None]:
         context = self._context
-        # Workers know the turn by a name of this attempt: a late release of an earlier attempt, or
-        # of an earlier turn that the client named alike, must not hit it.
-        self._name = TurnId(f"{self.spec.turn_id}/{uuid.uuid4().hex[:8]}")
-        wire = turn_to_wire(replace(self.spec, turn_id=self._name))
-        placement, prefill = await self._hold(wire)
-        self.state = advance(self.state, TicketTaken(context.clock()))
-        yield self._started(placement)
+        # Workers know the turn by a name of this attempt: what is still said of an earlier attempt,
+        # or of an earlier turn that the client named alike, must not hit it.
+        spec = replace(self.spec, turn_id=TurnId(f"{self.spec.turn_id}/{uuid.uuid4().hex[:8]}"))
+        try:
+            placement, call, started = await self._start(spec)
+            self.state = advance(self.state, TicketTaken(context.clock()))
+            with contextlib.ExitStack() as ending:
+                if isinstance(started, Reserved):
+                    prefill = asyncio.ensure_future(self._prefill(spec, placement, started))
+                    prefill.add_done_callback(lambda done: _fail_with(done, call))
+                    ending.callback(self._leave_prefill, prefill, call)
+                yield self._started(placement)
+                async for event in self._relay(call, placement):
+                    yield event
+        finally:
+            # The worker drops whatever it has of a turn whose call is closed.
+            if self._call is not None:
+                self._call.close()
 
-        decode = context.links.decode(placement.decode)
-        stream = decode.decode(self._name, timeout_s=self._time_left())
-        self._interrupt_wait = lambda: stream.interrupt(self._interruption or Cancelled(""))
-        if self._interruption:
-            self._interrupt_wait()
-        with contextlib.ExitStack() as ending:
-            ending.callback(stream.close)
-            if prefill is not None:
-                dispatched = asyncio.ensure_future(prefill())
-                ending.callback(dispatched.cancel)
-                dispatched.add_done_callback(lambda done: _interrupt_on_failure(done, stream))
-            async for event in self._relay(stream, placement):
-                yield event
-
-    async def _hold(self, wire: pb.TurnSpec) -> tuple[Placement, Dispatch | None]:
-        """Places the turn and has decode set memory aside. Returns how to tell prefill; None where
-        decode computes the prompt's end itself.
-        """
-        context = self._context
+    async def _start(self, spec: TurnSpec) -> tuple[Placement, TurnCall, Reserved | PrefillStarted]:
+        """Places the turn, and has decode set memory aside for it."""
         decision = self._place()
+        limit = self._context.placing.max_local_tokens
         if decision.chosen.mode is Mode.LOCAL:
-            decode = context.links.decode(decision.placement.decode)
-            limit = context.placing.max_local_tokens
             try:
-                await self._interruptible(
-                    decode.prefill_here(wire, limit, timeout_s=self._time_left())
+                return await self._call_decode(
+                    spec, decision.placement, pb.StartTurn(max_computed_tokens=limit)
                 )
-                return decision.placement, None
             except NotResident:
-                context.placing.local_refused()
+                self._context.placing.local_refused()
                 self.state = advance(self.state, Retried())
                 decision = self._place()
-        placement = decision.placement
-        decode = context.links.decode(placement.decode)
-        reserve = decode.reserve(wire, placement.prefill, timeout_s=self._time_left())
-        ticket, checkpoint_tokens = await self._interruptible(reserve)
-        holder = context.placing.reserved(ticket.resident_tokens, checkpoint_tokens)
+        writer = decision.placement.prefill
+        return await self._call_decode(
+            spec,
+            decision.placement,
+            pb.StartTurn(
+                writer=pb.Writer(
+                    worker_id=writer.worker_id, epoch=writer.epoch, address=writer.address
+                )
+            ),
+        )
 
-        def dispatch() -> Coroutine[Any, Any, None]:
-            prefill = context.links.prefill(placement.prefill)
-            return prefill.prefill(wire, ticket, holder, timeout_s=self._time_left())
+    async def _call_decode(
+        self, spec: TurnSpec, placement: Placement, request: pb.StartTurn
+    ) -> tuple[Placement, TurnCall, Reserved | PrefillStarted]:
+        decode = self._context.links.decode(placement.decode)
+        request.timeout_s = self._time_left()
+        prefix = self._context.placing.known_prefix(placement.decode)
+        while True:
+            request.turn.CopyFrom(turn_to_wire(spec, prefix))
+            call = self._call = decode.start(request)
+            if self._interruption is not None:
+                call.fail(self._interruption)
+            try:
+                started = await call.read()
+            except UnknownPrefix:
+                if prefix is None:
+                    raise
+                # What it was believed to have is gone.
+                prefix = None
+                continue
+            assert isinstance(started, Reserved | PrefillStarted), "the first word of every call"
+            return placement, call, started
 
-        return placement, dispatch
+    async def _prefill(self, spec: TurnSpec, placement: Placement, reserved: Reserved) -> None:
+        """Has the prompt computed and written; returns when decode has all of it."""
+        placing = self._context.placing
+        holder = placing.reserved(reserved.ticket.resident_tokens, reserved.checkpoint_tokens)
+        prefill = self._context.links.prefill(placement.prefill)
+
+        async def ask(prefix: PrefixName | None) -> None:
+            wire = turn_to_wire(spec, prefix)
+            await prefill.prefill(wire, reserved.ticket, holder, timeout_s=self._time_left())
+
+        prefix = placing.known_prefix(placement.prefill)
+        try:
+            await ask(prefix)
+        except UnknownPrefix:
+            if prefix is None:
+                raise
+            await ask(None)
 
     def _place(self) -> Decision:
         decision = self._context.placing.place(self._avoid)
@@ -182,33 +215,32 @@ class Turn:
         self._router_s = self._context.clock() - self._received_at
         return decision
 
-    async def _relay(
-        self, stream: TokenStream, placement: Placement
-    ) -> AsyncGenerator[TurnEvent, None]:
+    async def _relay(self, call: TurnCall, placement: Placement) -> AsyncGenerator[TurnEvent, None]:
+        loop = asyncio.get_running_loop()
+        not_before = 0.0
         while True:
-            event = await stream.read()
+            event = await call.read(not_before=not_before)
             if isinstance(event, TurnResult):
-                self._context.placing.ended(event)
+                self._context.placing.ended(event, self.answer)
                 yield self._end(event, placement)
                 return
+            assert isinstance(event, TokenDelta), "after its first word a call has tokens"
             if isinstance(self.state, Dispatched):
                 self.state = advance(self.state, FirstToken(self._context.clock()))
                 self._context.placing.first_token()
-            self.num_relayed += len(event.token_ids)
+            self.answer.extend(event.token_ids)
             yield event
+            not_before = loop.time() + self._context.pause_s()
 
-    async def _interruptible(self, wait: Coroutine[Any, Any, Result]) -> Result:
-        task = asyncio.ensure_future(wait)
-        self._interrupt_wait = task.cancel
-        if self._interruption:
-            task.cancel()
-        try:
-            return await task
-        except asyncio.CancelledError:
-            current = asyncio.current_task()
-            if self._interruption and not (current and current.cancelling()):
-                raise self._interruption from None
-            raise
+    def _leave_prefill(self, prefill: asyncio.Task[None], call: TurnCall) -> None:
+        if call.has_result:
+            # A short answer was faster than prefill's word that its prompt has arrived.
+            self._context.links.let_end(prefill)
+        else:
+            prefill.cancel()
+
+    def _run_out_of_time(self) -> None:
+        self.interrupt(DeadlineExceeded(f"turn {self.spec.turn_id} ran out of its time"))
 
     def _may_retry(self, error: SegueError) -> bool:
         return (
@@ -221,17 +253,8 @@ class Turn:
 
     def _start_again(self, error: SegueError) -> None:
         logger.warning("trying the turn elsewhere", extra={"error": str(error)})
-        for worker in holders(self.state):
-            self._context.spawn(self._release(worker, self._name))
-            self._avoid.add(worker.worker_id)
+        self._avoid.update(worker.worker_id for worker in holders(self.state))
         self.state = advance(self.state, Retried())
-
-    async def _release(self, worker: WorkerStatus, name: TurnId) -> None:
-        try:
-            await self._context.links.to(worker).release(name)
-        except SegueError as error:
-            # The worker is gone, or frees the turn itself when its ticket expires.
-            logger.info("could not release a turn", extra={"error": str(error)})
 
     def _time_left(self) -> float:
         left = self._deadline_at - self._context.clock()
@@ -274,7 +297,7 @@ class Turn:
     def _cancelled(self) -> TurnEnd:
         usage = Usage(
             prompt_tokens=len(self.spec.prompt),
-            completion_tokens=self.num_relayed,
+            completion_tokens=len(self.answer),
         )
         return TurnEnd(finish_reason=FinishReason.CANCELLED, usage=usage)
 
@@ -284,11 +307,8 @@ class Turn:
         return self.state.outcome if isinstance(self.state, Over) else "running"
 
 
-def _interrupt_on_failure(dispatched: asyncio.Future[None], stream: TokenStream) -> None:
-    if dispatched.cancelled():
-        return
-    error = dispatched.exception()
-    if isinstance(error, SegueError):
-        stream.interrupt(error)
-    elif error is not None:
-        stream.interrupt(SegueError(f"{type(error).__name__}: {error}"))
+def _fail_with(prefill: asyncio.Future[None], call: TurnCall) -> None:
+    """Nobody waits for a prompt that does not come."""
+    if not prefill.cancelled() and (error := prefill.exception()) is not None:
+        assert isinstance(error, Exception)
+        call.fail(foreseen(error))

@@ -38,7 +38,7 @@ from segue.wire.convert_events import event_from_wire
 from segue.wire.convert_explanation import explanation_from_wire
 from segue.wire.convert_request import request_to_wire
 from segue.wire.convert_worker import cluster_from_wire, session_from_wire
-from segue.wire.server import channel_to
+from segue.wire.server import channel_to, require_sendable
 from segue.wire.session_pb2_grpc import SessionsStub
 from segue.wire.status import rpc_errors
 
@@ -143,8 +143,10 @@ class Client:
             sampling=sampling or SamplingParams(),
             stop=stop or StopConditions(),
         )
+        wire = request_to_wire(request)
+        require_sendable("the turn", wire.ByteSize())
         with rpc_errors(f"router {self.target}"):
-            call = self._stub.Generate(request_to_wire(request), timeout=timeout_s)
+            call = self._stub.Generate(wire, timeout=timeout_s)
             try:
                 async for event in call:
                     yield event_from_wire(event)

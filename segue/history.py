@@ -14,7 +14,7 @@ tool_call_id, name, and reasoning as a list of one text, or of none where it is 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from segue.types import ChatInput, Continuation, Message
 
@@ -22,25 +22,65 @@ _LENGTH_BYTES = 8
 _THINKING = {None: "unset", True: "true", False: "false"}
 
 
-def digests(chat: ChatInput) -> tuple[bytes, ...]:
-    """D(1) to D(n) of a chat with all its n messages."""
-    options = (_THINKING[chat.enable_thinking], chat.chat_template_kwargs)
-    digest = hashlib.sha256(_length(chat.tools) + _texts(chat.tools) + _texts(options)).digest()
-    chain = []
-    for message in chat.messages:
+def digests(chat: ChatInput, known: Sequence[bytes] = ()) -> tuple[bytes, ...]:
+    """D(1) to D(n) of a chat with all its n messages; the first of them may be known already."""
+    digest = known[-1] if known else _options_digest(chat)
+    chain = list(known)
+    for message in chat.messages[len(chain) :]:
         digest = hashlib.sha256(digest + _message(message)).digest()
         chain.append(digest)
     return tuple(chain)
 
 
-def continuation(chat: ChatInput, num_kept: int) -> ChatInput:
-    """The same chat, without its first `num_kept` messages, which the router is to add."""
-    kept = Continuation(num_messages=num_kept, digest=digests(chat)[num_kept - 1])
+def _options_digest(chat: ChatInput) -> bytes:
+    options = (_THINKING[chat.enable_thinking], chat.chat_template_kwargs)
+    return hashlib.sha256(_length(chat.tools) + _texts(chat.tools) + _texts(options)).digest()
+
+
+def continuation(chat: ChatInput, num_kept: int, chain: Sequence[bytes] = ()) -> ChatInput:
+    """The same chat, without its first `num_kept` messages, which the router is to add.
+
+    `chain` are its digests, where they are known.
+    """
+    digest = chain[num_kept - 1] if len(chain) >= num_kept else digests(chat)[num_kept - 1]
     return ChatInput(
         messages=chat.messages[num_kept:],
         continue_final_message=chat.continue_final_message,
-        continues=kept,
+        continues=Continuation(num_messages=num_kept, digest=digest),
     )
+
+
+class DigestChain:
+    """The digests of a conversation that grows: only messages that are new are hashed.
+
+    Messages are compared with those of the last time, so that any of them may have changed.
+    """
+
+    def __init__(self) -> None:
+        self._chat = ChatInput(messages=())
+        self._digests: tuple[bytes, ...] = ()
+
+    def of(self, chat: ChatInput) -> tuple[bytes, ...]:
+        num_same = num_common(self._chat, chat)
+        self._digests = digests(chat, self._digests[:num_same])
+        self._chat = chat
+        return self._digests
+
+
+def num_common(one: ChatInput, other: ChatInput) -> int:
+    """How many first messages two chats have in common; none if tools or options differ."""
+    if _options(one) != _options(other):
+        return 0
+    first, second = one.messages, other.messages
+    num = min(len(first), len(second))
+    # In one go where they are the same objects, as in a session that goes on.
+    if first[:num] == second[:num]:
+        return num
+    return next(index for index in range(num) if first[index] != second[index])
+
+
+def _options(chat: ChatInput) -> tuple[object, ...]:
+    return chat.tools, chat.enable_thinking, chat.chat_template_kwargs
 
 
 def _message(message: Message) -> bytes:

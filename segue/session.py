@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from segue.errors import NotFound, UnknownHistory
-from segue.history import continuation
+from segue.history import DigestChain, continuation
 from segue.messages import THINK_END, split_reasoning
 from segue.text.conversation import read_template_kwargs
 from segue.tool_calls import read_answer
@@ -40,6 +40,7 @@ class Session:
         self.session_id = session_id
         self.messages = list(messages)
         self._num_kept = 0
+        self._chain = DigestChain()
         self._client = client
         self._tools = tools
         self._enable_thinking = enable_thinking
@@ -152,7 +153,7 @@ class Session:
         began_at = time.monotonic()
         if self._num_kept:
             try:
-                new = stream(continuation(chat, self._num_kept), timeout_s)
+                new = stream(continuation(chat, self._num_kept, self._chain.of(chat)), timeout_s)
                 async with contextlib.aclosing(new) as events:
                     async for event in events:
                         yield event

@@ -6,6 +6,7 @@ Plain values, as those of `types`.
 from __future__ import annotations
 
 import enum
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from segue.types import (
@@ -117,7 +118,7 @@ class TurnSpec:
 
     turn_id: TurnId
     session_id: SessionId
-    prompt: tuple[int, ...]
+    prompt: Sequence[int]
     sampling: SamplingParams
     stop: StopConditions
     branch_points: tuple[int, ...] = ()
@@ -150,6 +151,9 @@ class ShipReport:
     pull_s: float = 0.0
     kept_tokens: int = 0
     """The longest prefix of the prompt of which a state stays on the prefill worker."""
+    kept_states: tuple[int, ...] = ()
+    """The prefixes of the prompt whose states stay there and are of use to a next turn, ascending:
+    it may part from this one before the end."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,3 +169,5 @@ class TurnResult:
     """Pages of so many tokens of prompt and answer stay on the decode worker."""
     kept_checkpoint_tokens: int = 0
     """The deepest state among them."""
+    kept_states: tuple[int, ...] = ()
+    """As in `ShipReport`, on the decode worker, and with the answer."""

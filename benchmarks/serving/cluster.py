@@ -10,11 +10,13 @@ from collections.abc import Sequence
 from benchmarks.serving.samples import Answered
 from benchmarks.serving.workload import Prompt
 from router.links import DecodeLink, PrefillLink
+from router.turn_calls import Reserved
 from segue.client import Client, SamplingParams, StopConditions, TokenDelta, TokenInput, TurnEnd
 from segue.cluster_status import ClusterStatus
 from segue.turn import TurnSpec
 from segue.types import Role, SessionId, TurnId
-from segue.wire.convert_worker import turn_to_wire
+from segue.wire import worker_pb2 as pb
+from segue.wire.convert_turns import turn_to_wire
 
 # Nothing here takes so long; a hang becomes an error.
 _TIMEOUT_S = 600.0
@@ -52,7 +54,7 @@ async def answer_together(
 
 
 class WithoutRouter:
-    """Does what the router does for a turn, and nothing more: reserve, prefill, decode."""
+    """Does what the router does for a turn, and nothing more: start it on decode, prefill, read."""
 
     def __init__(self, status: ClusterStatus) -> None:
         by_role = {worker.role: worker for worker in status.workers}
@@ -74,11 +76,18 @@ class WithoutRouter:
                 stop=StopConditions(max_tokens=num_tokens, ignore_eos=True),
             )
         )
-        ticket, _ = await self._decode.reserve(turn, self._writer, timeout_s=_TIMEOUT_S)
-        stream = self._decode.decode(turn_id, timeout_s=_TIMEOUT_S)
+        writer = pb.Writer(
+            worker_id=self._writer.worker_id,
+            epoch=self._writer.epoch,
+            address=self._writer.address,
+        )
+        call = self._decode.start(pb.StartTurn(turn=turn, timeout_s=_TIMEOUT_S, writer=writer))
+        reserved = await call.read()
+        assert isinstance(reserved, Reserved)
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._prefill.prefill(turn, ticket, None, timeout_s=_TIMEOUT_S))
-            while isinstance(event := await stream.read(), TokenDelta):
+            prefill = self._prefill.prefill(turn, reserved.ticket, None, timeout_s=_TIMEOUT_S)
+            tasks.create_task(prefill)
+            while isinstance(event := await call.read(), TokenDelta):
                 token_at += [time.monotonic()] * len(event.token_ids)
                 token_ids += event.token_ids
         return Answered(asked_at=asked_at, token_at=tuple(token_at), token_ids=tuple(token_ids))

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from array import array
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -26,6 +27,8 @@ from segue.cache.layout import CacheLayout, Unit
 from segue.cache.memory import Memory
 from segue.cache.node import Node
 from segue.cache.prefix_cache import PrefixCache
+from segue.errors import UnknownPrefix
+from segue.prefix_digest import PrefixName
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +52,16 @@ class Tiers:
     layout: CacheLayout
     down: CopyUnits
     up: CopyUnits
+
+    def find(self, prefix: PrefixName) -> array[int]:
+        """The tokens of a prefix that one of the tiers has. Raises UnknownPrefix."""
+        for memory in (self.device, self.host):
+            if (tokens := memory.cache.tree.find(prefix)) is not None:
+                return tokens
+        raise UnknownPrefix(
+            f"no prefix of {prefix.num_tokens} tokens with digest {prefix.digest.hex()} is here: "
+            "send the whole prompt"
+        )
 
 
 class HostTier:

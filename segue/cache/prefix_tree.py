@@ -13,9 +13,8 @@ from array import array
 from collections.abc import Iterator, Sequence
 
 from segue.cache.node import Node
+from segue.prefix_digest import TOKEN_BYTES, PrefixName, page_digest
 from segue.types import PageId
-
-_TOKEN_BYTES = array("I").itemsize
 
 
 class PrefixTree:
@@ -24,14 +23,22 @@ class PrefixTree:
             raise ValueError(f"page_tokens must be >= 1, got {page_tokens}")
         self.page_tokens = page_tokens
         self.root = Node(None, b"", PageId(-1), 0)
+        self._by_digest: dict[bytes, Node] = {}
 
     def keys(self, tokens: Sequence[int], num_pages: int) -> list[bytes]:
         """Of the first `num_pages` pages of `tokens`."""
         packed = array("I", tokens[: num_pages * self.page_tokens]).tobytes()
-        key_bytes = self.page_tokens * _TOKEN_BYTES
+        key_bytes = self.page_tokens * TOKEN_BYTES
         return [packed[at : at + key_bytes] for at in range(0, len(packed), key_bytes)]
 
-    def tokens(self, node: Node) -> Sequence[int]:
+    def find(self, prefix: PrefixName) -> array[int] | None:
+        """The tokens of a prefix that is here; None when it is not."""
+        node = self._by_digest.get(prefix.digest)
+        if node is None or node.num_tokens != prefix.num_tokens:
+            return None
+        return self.tokens(node)
+
+    def tokens(self, node: Node) -> array[int]:
         """From the prompt's begin to the end of the node's page."""
         keys = [above.key for above in node.upwards()]
         return array("I", b"".join(reversed(keys)))
@@ -52,7 +59,9 @@ class PrefixTree:
         nodes: list[Node] = []
         for key, page in zip(keys, pages, strict=True):
             node = Node(parent, key, page, parent.num_tokens + self.page_tokens)
+            node.digest = page_digest(parent.digest, key)
             parent.children[key] = node
+            self._by_digest[node.digest] = node
             nodes.append(node)
             parent = node
         return nodes
@@ -63,6 +72,7 @@ class PrefixTree:
         assert parent is not None, "the root and a node that is off already cannot be cut"
         assert not leaf.children, "a child without its parent could not be found"
         del parent.children[leaf.key]
+        del self._by_digest[leaf.digest]
         leaf.parent = None
         return parent
 

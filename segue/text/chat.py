@@ -13,7 +13,7 @@ from jinja2.exceptions import SecurityError
 
 from segue.errors import InvalidCheckpoint, InvalidRequest
 from segue.text.continued import cut_at_end, open_last_message
-from segue.text.conversation import Conversation, read_conversation
+from segue.text.conversation import Conversation, JsonObject, read_conversation
 from segue.text.fold import fold_instructions
 from segue.text.shield import ControlMarks
 from segue.text.template_environment import RESERVED_NAMES, Refusal
@@ -54,38 +54,45 @@ class ChatTemplate:
         self, conversation: Conversation, *, add_generation_prompt: bool = True
     ) -> str:
         """The prompt, with marks in place of the control tokens. Raises InvalidRequest."""
-        program = self.program(conversation)
+        program = self.program(conversation.tools)
         variables = self.variables(conversation, add_generation_prompt=add_generation_prompt)
         text = self._run(program, variables)
         if conversation.continued_field:
             return cut_at_end(text, conversation, self.marks)
         return text
 
-    def program(self, conversation: Conversation) -> TemplateProgram:
+    def program(self, tools: list[JsonObject]) -> TemplateProgram:
         """Some checkpoints have another one for chats with tools."""
-        return self._with_tools if conversation.tools else self._plain
+        return self._with_tools if tools else self._plain
 
     def variables(
         self, conversation: Conversation, *, add_generation_prompt: bool = True
     ) -> dict[str, object]:
         """All that the program is given. Raises InvalidRequest."""
-        for name in conversation.template_kwargs:
+        program = self.program(conversation.tools)
+        options = self.options(program, conversation.tools, conversation.template_kwargs)
+        messages = fold_instructions(conversation.messages, program.accepts_role)
+        if conversation.continued_field:
+            messages = open_last_message(messages, conversation.continued_field, program.source)
+            add_generation_prompt = False
+        return {**options, "messages": messages, "add_generation_prompt": add_generation_prompt}
+
+    def options(
+        self, program: TemplateProgram, tools: list[JsonObject], template_kwargs: JsonObject
+    ) -> dict[str, object]:
+        """What the program is given besides messages. Raises InvalidRequest."""
+        for name in template_kwargs:
             if name in self._reserved:
                 raise InvalidRequest(
                     f"chat_template_kwargs cannot set {name!r:.80}, which is the router's: leave "
                     "it out"
                 )
-        program = self.program(conversation)
-        messages = fold_instructions(conversation.messages, program.accepts_role)
-        if conversation.continued_field:
-            messages = open_last_message(messages, conversation.continued_field, program.source)
         return {
             **program.named_tokens,
-            **conversation.template_kwargs,
-            "messages": messages,
-            "tools": conversation.tools or None,
+            **template_kwargs,
+            "tools": tools or None,
             "documents": None,
-            "add_generation_prompt": add_generation_prompt and not conversation.continued_field,
+            "add_generation_prompt": True,
         }
 
     def _run(self, program: TemplateProgram, variables: Mapping[str, object]) -> str:

@@ -23,14 +23,14 @@ class Accepts(Protocol):
         """The message with the control tokens of what an assistant said (`said.py`)."""
 
 
-_INSTRUCTIONS = ("system", "developer")
+INSTRUCTIONS = ("system", "developer")
 _RESULT_END = "</tool_response>"
 
 
 def fold_instructions(messages: list[JsonObject], accepts: Accepts) -> list[JsonObject]:
     """The messages as the template is to get them; they themselves are never changed."""
     messages = [accepts.said(message) for message in messages]
-    if not any(message["role"] in _INSTRUCTIONS for message in messages):
+    if not any(message["role"] in INSTRUCTIONS for message in messages):
         return messages
     folded: list[JsonObject] = []
     waiting: list[str] = []
@@ -53,7 +53,7 @@ def fold_instructions(messages: list[JsonObject], accepts: Accepts) -> list[Json
 
 def _accepted_role(role: str, is_first: bool, accepts: Accepts) -> str | None:
     """What the message is written as; None where it has to be folded."""
-    if role not in _INSTRUCTIONS or accepts(role, is_first):
+    if role not in INSTRUCTIONS or accepts(role, is_first):
         return role
     # As the first message, system is the better word for developer in any case.
     return "system" if is_first or accepts("system", False) else None
@@ -62,7 +62,7 @@ def _accepted_role(role: str, is_first: bool, accepts: Accepts) -> str | None:
 def _comes_before_input(messages: list[JsonObject], index: int) -> bool:
     """Whether the next message that is no instruction is one of a user or tool."""
     roles = (message["role"] for message in messages[index:])
-    return next((role for role in roles if role not in _INSTRUCTIONS), None) in ("user", "tool")
+    return next((role for role in roles if role not in INSTRUCTIONS), None) in ("user", "tool")
 
 
 def _add(message: JsonObject, text: str, *, in_front: bool) -> JsonObject:

@@ -6,9 +6,77 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from segue.errors import ContextOverflow, InvalidRequest
-from segue.types import SamplingParams, StopConditions
+from segue.types import (
+    ChatInput,
+    SamplingParams,
+    StopConditions,
+    TextInput,
+    TokenInput,
+    TurnInput,
+)
+
+# Some may not be rendered at all; to find out takes a second.
+_ALWAYS_TRIED_CHARACTERS = 1 << 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SizeLimits:
+    """Refuses what is too large before anything is made of it: it costs no more than to count."""
+
+    max_bytes: int
+    """As configured. What is here as text is counted in characters, which are not more."""
+    max_context: int
+    longest_token: int
+    """In bytes: no token has more characters."""
+
+    def validate(self, turn_input: TurnInput, characters_before: int = 0) -> None:
+        """`characters_before` are those of the history that the input continues.
+
+        All characters count, also those that a template may leave out. Raises InvalidRequest, and
+        ContextOverflow for what no tokenizer could make fit.
+        """
+        if isinstance(turn_input, TokenInput):
+            return
+        if isinstance(turn_input, ChatInput):
+            self.validate_num_messages(len(turn_input.messages))
+        num = characters_before + num_characters(turn_input)
+        # A short context may have a history of which the template leaves out most.
+        fitting = max(self.max_context * self.longest_token, _ALWAYS_TRIED_CHARACTERS)
+        if num > fitting:
+            raise ContextOverflow(
+                f"the request has {num} characters, but the model's context of {self.max_context} "
+                f"tokens of at most {self.longest_token} characters holds no more than {fitting}: "
+                "shorten the messages"
+            )
+        if num > self.max_bytes:
+            raise InvalidRequest(
+                f"the request has {num} characters, and the router takes at most "
+                f"{self.max_bytes}: shorten the messages, or raise [router] max_prompt_bytes"
+            )
+
+    def validate_num_messages(self, num_messages: int) -> None:
+        """Raises ContextOverflow."""
+        if num_messages > self.max_context:
+            raise ContextOverflow(
+                f"the request has {num_messages} messages, but the model's context of "
+                f"{self.max_context} tokens has no room for as many: leave out the oldest"
+            )
+
+
+def num_characters(turn_input: TurnInput, *, first: int = 0) -> int:
+    """To render and tokenise, from the message `first` on."""
+    match turn_input:
+        case ChatInput(messages=messages):
+            new = messages[first:]
+            options = [*turn_input.tools, turn_input.chat_template_kwargs] if not first else []
+            return sum(map(len, options)) + sum(len(text) for one in new for text in one.texts())
+        case TextInput(text):
+            return len(text)
+        case TokenInput():
+            return 0
 
 
 def validate_against_vocab(params: SamplingParams, stop: StopConditions, vocab_size: int) -> None:
@@ -26,18 +94,24 @@ def validate_prompt(
 
     Raises InvalidRequest, and ContextOverflow if there is no room for a single token.
     """
-    if not token_ids:
-        raise InvalidRequest("expected a prompt of at least one token, got an empty one")
+    max_tokens = validate_length(len(token_ids), max_context, max_tokens)
     # Two passes in C; the position is looked for only when there is something to say.
     if min(token_ids) < 0 or max(token_ids) >= vocab_size:
         index = next(i for i, token_id in enumerate(token_ids) if not 0 <= token_id < vocab_size)
         _require_in_vocab(f"the prompt has at index {index}", token_ids[index], vocab_size)
-    if len(token_ids) + 1 > max_context:
+    return max_tokens
+
+
+def validate_length(num_tokens: int, max_context: int, max_tokens: int) -> int:
+    """As `validate_prompt`, for a prompt whose ids are known to be the model's."""
+    if not num_tokens:
+        raise InvalidRequest("expected a prompt of at least one token, got an empty one")
+    if num_tokens + 1 > max_context:
         raise ContextOverflow(
-            f"the prompt has {len(token_ids)} tokens and its answer at least one, but the model's "
+            f"the prompt has {num_tokens} tokens and its answer at least one, but the model's "
             f"context is {max_context} tokens: shorten the prompt"
         )
-    return min(max_tokens, max_context - len(token_ids))
+    return min(max_tokens, max_context - num_tokens)
 
 
 def _require_in_vocab(what: str, token_id: int, vocab_size: int) -> None:

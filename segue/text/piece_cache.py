@@ -15,6 +15,10 @@ MAX_CHARACTERS = 1 << 24
 """About four million tokens: some eighty long conversations in under 100 MB."""
 
 
+_MAX_PIECE_CHARACTERS = 1 << 18
+"""Longer ones are not kept: a session has its ids (`session_prompt.py`), others other texts."""
+
+
 class PieceCache:
     """The least recently used pieces go first. Safe to call from any thread."""
 
@@ -34,7 +38,7 @@ class PieceCache:
 
     def put(self, piece: str, ids: array[int]) -> None:
         with self._lock:
-            if piece in self._pieces:
+            if piece in self._pieces or len(piece) > _MAX_PIECE_CHARACTERS:
                 return
             self._pieces[piece] = ids
             self._num_characters += len(piece)

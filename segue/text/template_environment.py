@@ -45,19 +45,20 @@ def compile_template(
     source: str, origin: str, marks: ControlMarks | None = None
 ) -> jinja2.Template:
     """With `marks`, control tokens that it writes are marks. Raises InvalidCheckpoint."""
-    environment, tree = _parse(source, origin, marks)
+    environment, tree = parse_template(source, origin, marks)
     code = environment.compile(tree)
     return jinja2.Template.from_code(environment, code, environment.make_globals(None), None)
 
 
 def tokens_looked_for(source: str, origin: str, marks: ControlMarks) -> frozenset[str]:
     """The control tokens that the template looks for in texts. Raises InvalidCheckpoint."""
-    return marks.looked_for(_parse(source, origin, marks)[1])
+    return marks.looked_for(parse_template(source, origin, marks)[1])
 
 
-def _parse(
-    source: str, origin: str, marks: ControlMarks | None
+def parse_template(
+    source: str, origin: str, marks: ControlMarks | None = None
 ) -> tuple[jinja2.Environment, nodes.Template]:
+    """As `compile_template`, before it is compiled, with an environment of its own."""
     environment = _environment()
     try:
         tree = environment.parse(source)

@@ -10,9 +10,10 @@ import jinja2
 
 from segue.errors import InvalidCheckpoint
 from segue.text.conversation import Json, JsonObject
+from segue.text.local_template import LocalTemplate
 from segue.text.said import Said
 from segue.text.shield import ControlMarks
-from segue.text.template_environment import compile_template, tokens_looked_for
+from segue.text.template_environment import compile_template, parse_template, tokens_looked_for
 
 _NOTE = "a note"
 
@@ -43,6 +44,8 @@ class TemplateProgram:
         self.named_tokens = {name: marks.mark(token) for name, token in named_tokens.items()}
         """What templates know as `bos_token`, `eos_token` and so on."""
         self.template = compile_template(source, origin, marks)
+        self.local = LocalTemplate(*parse_template(source, origin, marks))
+        """The same program, for sessions (`session_prompt.py`)."""
         plain = compile_template(source, origin)
         _require_whole_tokens(self.template, plain, named_tokens, origin, marks)
         said = Said(marks, tokens_looked_for(source, origin, marks))

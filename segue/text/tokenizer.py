@@ -8,18 +8,40 @@ here lets pieces be remembered (`piece_cache.py`) and lets `shield.py` say what 
 
 from __future__ import annotations
 
+import functools
+import json
 import re
 from array import array
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 
 from tokenizers import AddedToken, decoders, models
 from tokenizers import Tokenizer as Pipeline
 
-from segue.errors import InvalidCheckpoint, InvalidRequest
+from segue.errors import ContextOverflow, InvalidCheckpoint, InvalidRequest
 from segue.text.piece_cache import PieceCache
 from segue.text.shield import ControlMarks, match_any
+
+_CONTRACTION = "(?i:'s|'t|'re|'ve|'m|'ll|'d)|"
+_SPACES = "\\s+(?!\\S)|\\s+"
+# A letter before one character that is none, and another letter. In the patterns below, what
+# matches a letter ends there.
+_LETTER = "[a-zA-Z\u4e00-\u9fff]"
+_BETWEEN = "[ \n,.;:!?\u3001\u3002\uff0c\uff1a\uff1b\uff01\uff1f]"
+_WORD_END = re.compile(f"{_LETTER}(?={_BETWEEN}{_LETTER})")
+_PART_CHARACTERS = 1 << 16
+_WORD_PATTERNS = frozenset(
+    f"{_CONTRACTION}{word}|\\p{{N}}| ?[^\\s{other}\\p{{N}}]+[\\r\\n]*|\\s*[\\r\\n]+|{_SPACES}"
+    for word, other in (
+        # Qwen2 to Qwen3, and Qwen3.5.
+        ("[^\\r\\n\\p{L}\\p{N}]?\\p{L}+", "\\p{L}"),
+        ("[^\\r\\n\\p{L}\\p{N}]?[\\p{L}\\p{M}]+", "\\p{L}\\p{M}"),
+    )
+) | {
+    # The demo's.
+    f" ?\\p{{L}}+| ?\\p{{N}}| ?[^\\s\\p{{L}}\\p{{N}}]+|{_SPACES}"
+}
 
 _ANY_MARK = re.compile("([\ud800-\udfff])")
 
@@ -43,7 +65,10 @@ class Tokenizer:
         self._any_control = match_any(self._control_ids)
         self.marks = ControlMarks(self._control_ids, self.special_tokens)
         self._pieces = _without_added_tokens(pipeline)
+        self._splits_at_words = _splits_at_words(pipeline)
         self._cache = PieceCache()
+        self.max_ids: int | None = None
+        """No text is encoded to more: ContextOverflow."""
         self._bytes: dict[int, bytes] = {}
         self._marked_ids = {
             mark: self._control_ids[token] for mark, token in self.marks.token_of.items()
@@ -72,6 +97,17 @@ class Tokenizer:
     def vocab_size(self) -> int:
         """How many tokens have a text. A model's table is often larger, rounded up for speed."""
         return self._pipeline.get_vocab_size()
+
+    @functools.cached_property
+    def num_ids(self) -> int:
+        """One more than the greatest id."""
+        return max(self._pipeline.get_vocab().values(), default=-1) + 1
+
+    @functools.cached_property
+    def longest_token(self) -> int:
+        """In bytes. No token stands for more characters."""
+        # The vocabulary writes a byte as one character, and an added token as it is.
+        return max(map(len, self._pipeline.get_vocab()), default=1)
 
     @property
     def control_tokens(self) -> frozenset[str]:
@@ -102,6 +138,15 @@ class Tokenizer:
         """The ids of `text` with marks for control tokens; all else in it is ordinary text."""
         return self._join(_ANY_MARK.split(text), self._marked_ids)
 
+    def encode_to_last_mark(self, text: str, ids: array[int]) -> str:
+        """Adds the ids of `text` up to its last mark; returns the text behind that.
+
+        Those ids do not depend on what follows, and the ids of that text do.
+        """
+        *pieces, rest = _ANY_MARK.split(text)
+        ids.extend(self._join(pieces, self._marked_ids))
+        return rest
+
     def _join(self, pieces: Sequence[str], control_ids: Mapping[str, int]) -> list[int]:
         """Text and control tokens alternate: the patterns that cut them have one group."""
         ids: list[int] = []
@@ -110,6 +155,7 @@ class Tokenizer:
                 ids.append(control_ids[piece])
             elif piece:
                 ids.extend(self._encode_piece(piece))
+                self._require_room(len(ids))
         return ids
 
     def encode_plain(self, text: str) -> list[int]:
@@ -148,15 +194,41 @@ class Tokenizer:
     def _encode_piece(self, piece: str) -> array[int]:
         ids = self._cache.get(piece)
         if ids is None:
-            try:
-                ids = array("I", self._pieces.encode(piece, add_special_tokens=False).ids)
-            except TypeError:
-                raise InvalidRequest(
-                    "expected text in valid Unicode, got a lone half of a surrogate pair: "
-                    "look for \\ud800 to \\udfff in the JSON of tools and tool calls"
-                ) from None
+            ids = array("I")
+            for part in self._parts(piece):
+                ids.extend(self._encode_part(part))
+                self._require_room(len(ids))
             self._cache.put(piece, ids)
         return ids
+
+    def _encode_part(self, part: str) -> array[int]:
+        try:
+            # Unlike `encode`, this lets go of the interpreter's lock.
+            (encoding,) = self._pieces.encode_batch_fast([part], add_special_tokens=False)
+        except TypeError:
+            raise InvalidRequest(
+                "expected text in valid Unicode, got a lone half of a surrogate pair: "
+                "look for \\ud800 to \\udfff in the JSON of tools and tool calls"
+            ) from None
+        return array("I", encoding.ids)
+
+    def _parts(self, piece: str) -> Iterator[str]:
+        """A long piece cut where no token reaches across, so that too many are noticed early."""
+        start = 0
+        while self._splits_at_words and len(piece) - start > _PART_CHARACTERS:
+            cut = _WORD_END.search(piece, start + _PART_CHARACTERS)
+            if cut is None:
+                break
+            yield piece[start : cut.end()]
+            start = cut.end()
+        yield piece[start:]
+
+    def _require_room(self, num_ids: int) -> None:
+        if self.max_ids is not None and num_ids > self.max_ids:
+            raise ContextOverflow(
+                f"the prompt has more than {self.max_ids} tokens, which is the model's context: "
+                "shorten it"
+            )
 
 
 def _without_added_tokens(pipeline: Pipeline) -> Pipeline:
@@ -167,6 +239,18 @@ def _without_added_tokens(pipeline: Pipeline) -> Pipeline:
     if pipeline.pre_tokenizer is not None:
         bare.pre_tokenizer = pipeline.pre_tokenizer
     return bare
+
+
+def _splits_at_words(pipeline: Pipeline) -> bool:
+    """Whether it is known to split a text where `_WORD_END` matches."""
+    described = json.loads(pipeline.pre_tokenizer.__getstate__()) if pipeline.pre_tokenizer else {}
+    for one in described.get("pretokenizers", [described]):
+        match one:
+            case {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated"}:
+                return pattern in _WORD_PATTERNS
+            case {"type": "ByteLevel", "use_regex": True}:
+                return True
+    return False
 
 
 def _require_byte_level_bpe(pipeline: Pipeline, origin: str) -> None:

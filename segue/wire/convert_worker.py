@@ -1,4 +1,4 @@
-"""Values to protobuf and back: what the router and the workers say to each other."""
+"""Values to protobuf and back: the workers and the cluster as the router sees them."""
 
 from __future__ import annotations
 
@@ -11,22 +11,8 @@ from segue.cluster_status import (
     WorkerLoad,
     WorkerStatus,
 )
-from segue.turn import PrefixHolder, ShipReport, TurnResult, TurnSpec
-from segue.types import Epoch, Role, SessionId, TurnId, WorkerId
+from segue.types import Epoch, Role, SessionId, WorkerId
 from segue.wire import session_pb2 as pb
-from segue.wire import transfer_pb2, worker_pb2
-from segue.wire.convert_events import (
-    finish_reason_from_wire,
-    finish_reason_to_wire,
-    usage_from_wire,
-    usage_to_wire,
-)
-from segue.wire.convert_request import (
-    sampling_from_wire,
-    sampling_to_wire,
-    stop_from_wire,
-    stop_to_wire,
-)
 
 _ROLE_TO_WIRE = {
     Role.PREFILL: pb.WORKER_ROLE_PREFILL,
@@ -39,102 +25,6 @@ _HEALTH_TO_WIRE = {
     WorkerHealth.LOST: pb.WORKER_HEALTH_LOST,
 }
 _HEALTH_FROM_WIRE = {wire: health for health, wire in _HEALTH_TO_WIRE.items()}
-
-
-def turn_to_wire(turn: TurnSpec) -> worker_pb2.TurnSpec:
-    return worker_pb2.TurnSpec(
-        turn_id=turn.turn_id,
-        session_id=turn.session_id,
-        prompt=turn.prompt,
-        sampling=sampling_to_wire(turn.sampling),
-        stop=stop_to_wire(turn.stop),
-        branch_points=turn.branch_points,
-    )
-
-
-def turn_from_wire(turn: worker_pb2.TurnSpec) -> TurnSpec:
-    return TurnSpec(
-        turn_id=TurnId(turn.turn_id),
-        session_id=SessionId(turn.session_id),
-        prompt=tuple(turn.prompt),
-        sampling=sampling_from_wire(turn.sampling, default_seed=0),
-        stop=stop_from_wire(turn.stop),
-        branch_points=tuple(turn.branch_points),
-    )
-
-
-def holder_to_wire(holder: PrefixHolder) -> worker_pb2.PrefixHolder:
-    return worker_pb2.PrefixHolder(
-        worker_id=holder.worker_id,
-        epoch=holder.epoch,
-        address=holder.address,
-        checkpoint_tokens=holder.checkpoint_tokens,
-    )
-
-
-def holder_from_wire(holder: worker_pb2.PrefixHolder) -> PrefixHolder:
-    return PrefixHolder(
-        worker_id=WorkerId(holder.worker_id),
-        epoch=Epoch(holder.epoch),
-        address=holder.address,
-        checkpoint_tokens=holder.checkpoint_tokens,
-    )
-
-
-def report_to_wire(report: ShipReport) -> transfer_pb2.ShipReport:
-    return transfer_pb2.ShipReport(
-        shipped_bytes=report.shipped_bytes,
-        cached_tokens=report.cached_tokens,
-        queue_s=report.queue_s,
-        prefill_s=report.prefill_s,
-        transfer_s=report.transfer_s,
-        exposed_transfer_s=report.exposed_transfer_s,
-        computed_tokens=report.computed_tokens,
-        pulled_tokens=report.pulled_tokens,
-        pulled_bytes=report.pulled_bytes,
-        pull_s=report.pull_s,
-        kept_tokens=report.kept_tokens,
-    )
-
-
-def report_from_wire(report: transfer_pb2.ShipReport) -> ShipReport:
-    return ShipReport(
-        shipped_bytes=report.shipped_bytes,
-        cached_tokens=report.cached_tokens,
-        queue_s=report.queue_s,
-        prefill_s=report.prefill_s,
-        transfer_s=report.transfer_s,
-        exposed_transfer_s=report.exposed_transfer_s,
-        computed_tokens=report.computed_tokens,
-        pulled_tokens=report.pulled_tokens,
-        pulled_bytes=report.pulled_bytes,
-        pull_s=report.pull_s,
-        kept_tokens=report.kept_tokens,
-    )
-
-
-def result_to_wire(result: TurnResult) -> worker_pb2.DecodeEnd:
-    return worker_pb2.DecodeEnd(
-        finish_reason=finish_reason_to_wire(result.finish_reason),
-        usage=usage_to_wire(result.usage),
-        report=report_to_wire(result.report),
-        decode_s=result.decode_s,
-        stop_match=result.stop_match,
-        kept_tokens=result.kept_tokens,
-        kept_checkpoint_tokens=result.kept_checkpoint_tokens,
-    )
-
-
-def result_from_wire(end: worker_pb2.DecodeEnd) -> TurnResult:
-    return TurnResult(
-        finish_reason=finish_reason_from_wire(end.finish_reason),
-        usage=usage_from_wire(end.usage),
-        report=report_from_wire(end.report),
-        decode_s=end.decode_s,
-        stop_match=end.stop_match,
-        kept_tokens=end.kept_tokens,
-        kept_checkpoint_tokens=end.kept_checkpoint_tokens,
-    )
 
 
 def counts_to_wire(counts: UnitCounts) -> pb.UnitCounts:

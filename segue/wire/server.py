@@ -13,7 +13,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as health_aio
 from grpc_reflection.v1alpha import reflection
 
-from segue.errors import InvalidConfig
+from segue.errors import InvalidConfig, InvalidRequest
 from segue.wire.status import ErrorInterceptor
 
 # A prompt of a million token ids is about 3 MB as varints; gRPC's own limit is 4 MB.
@@ -22,6 +22,16 @@ MESSAGE_LIMITS = [
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
 ]
+
+
+def require_sendable(what: str, size_bytes: int) -> None:
+    """Raises InvalidRequest for a message that no server takes: to try again would not help."""
+    if size_bytes > MAX_MESSAGE_BYTES:
+        raise InvalidRequest(
+            f"{what} has {size_bytes} bytes, and a message may have at most {MAX_MESSAGE_BYTES}: "
+            "shorten it"
+        )
+
 
 _KEEPALIVE_MS = 10_000
 _SERVER_OPTIONS = [
@@ -55,16 +65,27 @@ class RunningServer:
 
 @contextlib.asynccontextmanager
 async def serving(
-    host: str, port: int, services_at: Callable[[str], Services], *, grace_s: float = 1.0
+    host: str,
+    port: int,
+    services_at: Callable[[str], Services],
+    *,
+    grace_s: float = 1.0,
+    max_receive_bytes: int = MAX_MESSAGE_BYTES,
 ) -> AsyncIterator[RunningServer]:
     """Serves what `services_at(address)` returns on `host:port`; port 0 lets the OS choose.
+
+    gRPC refuses a larger message than `max_receive_bytes` by its head, before it is read.
 
     The services are made when the address is known, since some tell it to others. Health starts as
     NOT_SERVING. Raises InvalidConfig when the port is taken.
     """
     server = grpc.aio.server(
         interceptors=[ErrorInterceptor()],
-        options=[*MESSAGE_LIMITS, *_SERVER_OPTIONS],
+        options=[
+            *_SERVER_OPTIONS,
+            ("grpc.max_receive_message_length", max_receive_bytes),
+            ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+        ],
     )
     if port:
         free_port(host, port)

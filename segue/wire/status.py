@@ -9,15 +9,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import re
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 import grpc
 
 from segue import errors
+from segue.wire import worker_pb2
 
 logger = logging.getLogger(__name__)
 
+_TOO_LARGE = re.compile(r"message larger than max \((\d+) vs\. (\d+)\)")
 ERROR_KEY = "segue-error"
 RETRY_AFTER_KEY = "segue-retry-after-s"
 
@@ -27,6 +30,7 @@ STATUS_OF: dict[type[errors.SegueError], grpc.StatusCode] = {
     errors.InvalidConfig: grpc.StatusCode.FAILED_PRECONDITION,
     errors.NotFound: grpc.StatusCode.NOT_FOUND,
     errors.NotResident: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.UnknownPrefix: grpc.StatusCode.FAILED_PRECONDITION,
     errors.UnknownHistory: grpc.StatusCode.FAILED_PRECONDITION,
     errors.Overloaded: grpc.StatusCode.RESOURCE_EXHAUSTED,
     errors.Unavailable: grpc.StatusCode.UNAVAILABLE,
@@ -46,6 +50,12 @@ _ERROR_OF: dict[grpc.StatusCode, type[errors.SegueError]] = {
     grpc.StatusCode.CANCELLED: errors.Cancelled,
 }
 
+_ERRORS: dict[str, type[errors.SegueError]] = {
+    kind.__name__: kind
+    for kind in vars(errors).values()
+    if isinstance(kind, type) and issubclass(kind, errors.SegueError)
+}
+
 
 def status_of(error: errors.SegueError) -> grpc.StatusCode:
     for kind in type(error).__mro__:
@@ -56,7 +66,7 @@ def status_of(error: errors.SegueError) -> grpc.StatusCode:
 
 def _trailers(error: errors.SegueError) -> tuple[tuple[str, str], ...]:
     trailers = [(ERROR_KEY, type(error).__name__)]
-    if isinstance(error, errors.Overloaded):
+    if error.retry_after_s:
         trailers.append((RETRY_AFTER_KEY, f"{error.retry_after_s:.3f}"))
     return tuple(trailers)
 
@@ -65,14 +75,42 @@ def error_from_rpc(rpc_error: grpc.aio.AioRpcError, peer: str) -> errors.SegueEr
     """The error that the server raised, or the nearest kind where it never got to answer."""
     trailers = dict(rpc_error.trailing_metadata() or ())
     message = rpc_error.details() or rpc_error.code().name
-    kind = getattr(errors, str(trailers.get(ERROR_KEY, "")), None)
+    kind = _ERRORS.get(str(trailers.get(ERROR_KEY, "")))
     if kind is None:
         kind = _ERROR_OF.get(rpc_error.code(), errors.SegueError)
         message = f"{peer}: {message}"
+        if (sizes := _TOO_LARGE.search(message)) is not None:
+            # gRPC's own refusal. The same message will never pass.
+            kind = errors.InvalidRequest
+            message = (
+                f"the message has {sizes[1]} bytes, and {peer} takes at most {sizes[2]}: shorten it"
+            )
     error: errors.SegueError = kind(message)
-    if isinstance(error, errors.Overloaded) and RETRY_AFTER_KEY in trailers:
+    if RETRY_AFTER_KEY in trailers:
         error.retry_after_s = float(str(trailers[RETRY_AFTER_KEY]))
     return error
+
+
+def error_to_wire(error: errors.SegueError) -> worker_pb2.TurnError:
+    """Of one turn, where a stream carries many."""
+    return worker_pb2.TurnError(
+        kind=type(error).__name__, message=str(error), retry_after_s=error.retry_after_s
+    )
+
+
+def error_from_wire(error: worker_pb2.TurnError) -> errors.SegueError:
+    made: errors.SegueError = _ERRORS.get(error.kind, errors.SegueError)(error.message)
+    if error.retry_after_s:
+        made.retry_after_s = error.retry_after_s
+    return made
+
+
+def foreseen(error: Exception) -> errors.SegueError:
+    """The error itself, or what is said in place of one that nobody foresaw, which is logged."""
+    if isinstance(error, errors.SegueError):
+        return error
+    logger.error("unforeseen error", exc_info=error)
+    return errors.SegueError(f"{type(error).__name__}: {error} (a bug; see the log)")
 
 
 @contextlib.contextmanager

@@ -203,10 +203,11 @@ class TurnSpec(_message.Message):
     SAMPLING_FIELD_NUMBER: _builtins.int
     STOP_FIELD_NUMBER: _builtins.int
     BRANCH_POINTS_FIELD_NUMBER: _builtins.int
+    PREFIX_FIELD_NUMBER: _builtins.int
     turn_id: _builtins.str
     session_id: _builtins.str
-    @_builtins.property
-    def prompt(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    prompt: _builtins.bytes
+    """The prompt's tokens after `prefix`, four bytes each, little-endian."""
     @_builtins.property
     def sampling(self) -> _session_pb2.Sampling: ...
     @_builtins.property
@@ -215,56 +216,258 @@ class TurnSpec(_message.Message):
     def branch_points(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Positions in the prompt at which conversations branch: states are worth keeping there."""
 
+    @_builtins.property
+    def prefix(self) -> Global___PrefixName:
+        """The prompt's first tokens, if the worker is believed to have them. A worker that does not
+        refuses the turn (UnknownPrefix), and the router sends the whole prompt.
+        """
+
     def __init__(
         self,
         *,
         turn_id: _builtins.str = ...,
         session_id: _builtins.str = ...,
-        prompt: _abc.Iterable[_builtins.int] | None = ...,
+        prompt: _builtins.bytes = ...,
         sampling: _session_pb2.Sampling | None = ...,
         stop: _session_pb2.Stop | None = ...,
         branch_points: _abc.Iterable[_builtins.int] | None = ...,
+        prefix: Global___PrefixName | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["sampling", b"sampling", "stop", b"stop"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["prefix", b"prefix", "sampling", b"sampling", "stop", b"stop"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["branch_points", b"branch_points", "prompt", b"prompt", "sampling", b"sampling", "session_id", b"session_id", "stop", b"stop", "turn_id", b"turn_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["branch_points", b"branch_points", "prefix", b"prefix", "prompt", b"prompt", "sampling", b"sampling", "session_id", b"session_id", "stop", b"stop", "turn_id", b"turn_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___TurnSpec: _TypeAlias = TurnSpec  # noqa: Y015
 
 @_typing.final
-class ReserveRequest(_message.Message):
+class PrefixName(_message.Message):
+    """Names the first tokens of a prompt."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NUM_TOKENS_FIELD_NUMBER: _builtins.int
+    DIGEST_FIELD_NUMBER: _builtins.int
+    num_tokens: _builtins.int
+    """Whole pages."""
+    digest: _builtins.bytes
+    """segue/prefix_digest.py says how it is computed."""
+    def __init__(
+        self,
+        *,
+        num_tokens: _builtins.int = ...,
+        digest: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "num_tokens", b"num_tokens"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PrefixName: _TypeAlias = PrefixName  # noqa: Y015
+
+@_typing.final
+class TurnCommands(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COMMANDS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def commands(self) -> _containers.RepeatedCompositeFieldContainer[Global___TurnCommand]: ...
+    def __init__(
+        self,
+        *,
+        commands: _abc.Iterable[Global___TurnCommand] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["commands", b"commands"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TurnCommands: _TypeAlias = TurnCommands  # noqa: Y015
+
+@_typing.final
+class TurnCommand(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CALL_FIELD_NUMBER: _builtins.int
+    START_FIELD_NUMBER: _builtins.int
+    STOP_FIELD_NUMBER: _builtins.int
+    call: _builtins.int
+    """Chosen by the router, unique in the stream. Events name it."""
+    @_builtins.property
+    def start(self) -> Global___StartTurn: ...
+    @_builtins.property
+    def stop(self) -> Global___StopTurn:
+        """Stops the turn if it is here and frees what it holds. No event of the call follows."""
+
+    def __init__(
+        self,
+        *,
+        call: _builtins.int = ...,
+        start: Global___StartTurn | None = ...,
+        stop: Global___StopTurn | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["command", b"command", "start", b"start", "stop", b"stop"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["call", b"call", "command", b"command", "start", b"start", "stop", b"stop"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_command: _TypeAlias = _typing.Literal["start", "stop"]  # noqa: Y015
+    _WhichOneofArgType_command: _TypeAlias = _typing.Literal["command", b"command"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_command) -> _WhichOneofReturnType_command | None: ...
+
+Global___TurnCommand: _TypeAlias = TurnCommand  # noqa: Y015
+
+@_typing.final
+class StartTurn(_message.Message):
+    """Sets aside pages and a slot, waiting for room if there is none. The first event is `reserved` or
+    `prefill_started`, or an error: then nothing of the turn is here.
+    """
+
     DESCRIPTOR: _descriptor.Descriptor
 
     TURN_FIELD_NUMBER: _builtins.int
-    WRITER_ID_FIELD_NUMBER: _builtins.int
-    WRITER_EPOCH_FIELD_NUMBER: _builtins.int
-    WRITER_ADDRESS_FIELD_NUMBER: _builtins.int
-    writer_id: _builtins.str
-    """Who will write: the prefill worker that the router chose."""
-    writer_epoch: _builtins.int
-    writer_address: _builtins.str
+    TIMEOUT_S_FIELD_NUMBER: _builtins.int
+    WRITER_FIELD_NUMBER: _builtins.int
+    MAX_COMPUTED_TOKENS_FIELD_NUMBER: _builtins.int
+    timeout_s: _builtins.float
+    """The turn is given up when this time has passed."""
+    max_computed_tokens: _builtins.int
+    """This worker computes what it lacks of the prompt, if that is no more than so many tokens;
+    otherwise it refuses (NotResident), and a writer is needed.
+    """
     @_builtins.property
     def turn(self) -> Global___TurnSpec: ...
+    @_builtins.property
+    def writer(self) -> Global___Writer:
+        """A prefill worker computes the prompt and writes it here."""
+
     def __init__(
         self,
         *,
         turn: Global___TurnSpec | None = ...,
-        writer_id: _builtins.str = ...,
-        writer_epoch: _builtins.int = ...,
-        writer_address: _builtins.str = ...,
+        timeout_s: _builtins.float = ...,
+        writer: Global___Writer | None = ...,
+        max_computed_tokens: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["turn", b"turn"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["max_computed_tokens", b"max_computed_tokens", "prompt_from", b"prompt_from", "turn", b"turn", "writer", b"writer"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["turn", b"turn", "writer_address", b"writer_address", "writer_epoch", b"writer_epoch", "writer_id", b"writer_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_computed_tokens", b"max_computed_tokens", "prompt_from", b"prompt_from", "timeout_s", b"timeout_s", "turn", b"turn", "writer", b"writer"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_prompt_from: _TypeAlias = _typing.Literal["writer", "max_computed_tokens"]  # noqa: Y015
+    _WhichOneofArgType_prompt_from: _TypeAlias = _typing.Literal["prompt_from", b"prompt_from"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_prompt_from) -> _WhichOneofReturnType_prompt_from | None: ...
+
+Global___StartTurn: _TypeAlias = StartTurn  # noqa: Y015
+
+@_typing.final
+class StopTurn(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___ReserveRequest: _TypeAlias = ReserveRequest  # noqa: Y015
+Global___StopTurn: _TypeAlias = StopTurn  # noqa: Y015
 
 @_typing.final
-class ReserveReply(_message.Message):
+class Writer(_message.Message):
+    """The prefill worker that the router chose."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WORKER_ID_FIELD_NUMBER: _builtins.int
+    EPOCH_FIELD_NUMBER: _builtins.int
+    ADDRESS_FIELD_NUMBER: _builtins.int
+    worker_id: _builtins.str
+    epoch: _builtins.int
+    address: _builtins.str
+    def __init__(
+        self,
+        *,
+        worker_id: _builtins.str = ...,
+        epoch: _builtins.int = ...,
+        address: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "epoch", b"epoch", "worker_id", b"worker_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Writer: _TypeAlias = Writer  # noqa: Y015
+
+@_typing.final
+class TurnEvents(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EVENTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def events(self) -> _containers.RepeatedCompositeFieldContainer[Global___TurnEvent]: ...
+    def __init__(
+        self,
+        *,
+        events: _abc.Iterable[Global___TurnEvent] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["events", b"events"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TurnEvents: _TypeAlias = TurnEvents  # noqa: Y015
+
+@_typing.final
+class TurnEvent(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CALL_FIELD_NUMBER: _builtins.int
+    RESERVED_FIELD_NUMBER: _builtins.int
+    PREFILL_STARTED_FIELD_NUMBER: _builtins.int
+    DELTA_FIELD_NUMBER: _builtins.int
+    END_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    call: _builtins.int
+    @_builtins.property
+    def reserved(self) -> Global___Reserved: ...
+    @_builtins.property
+    def prefill_started(self) -> Global___PrefillStarted: ...
+    @_builtins.property
+    def delta(self) -> _session_pb2.TokenDelta: ...
+    @_builtins.property
+    def end(self) -> Global___DecodeEnd:
+        """Nothing follows an end or an error."""
+
+    @_builtins.property
+    def error(self) -> Global___TurnError: ...
+    def __init__(
+        self,
+        *,
+        call: _builtins.int = ...,
+        reserved: Global___Reserved | None = ...,
+        prefill_started: Global___PrefillStarted | None = ...,
+        delta: _session_pb2.TokenDelta | None = ...,
+        end: Global___DecodeEnd | None = ...,
+        error: Global___TurnError | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["delta", b"delta", "end", b"end", "error", b"error", "event", b"event", "prefill_started", b"prefill_started", "reserved", b"reserved"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["call", b"call", "delta", b"delta", "end", b"end", "error", b"error", "event", b"event", "prefill_started", b"prefill_started", "reserved", b"reserved"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["reserved", "prefill_started", "delta", "end", "error"]  # noqa: Y015
+    _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
+
+Global___TurnEvent: _TypeAlias = TurnEvent  # noqa: Y015
+
+@_typing.final
+class Reserved(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     TICKET_FIELD_NUMBER: _builtins.int
@@ -285,38 +488,15 @@ class ReserveReply(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___ReserveReply: _TypeAlias = ReserveReply  # noqa: Y015
+Global___Reserved: _TypeAlias = Reserved  # noqa: Y015
 
 @_typing.final
-class PrefillHereRequest(_message.Message):
-    DESCRIPTOR: _descriptor.Descriptor
-
-    TURN_FIELD_NUMBER: _builtins.int
-    MAX_COMPUTED_TOKENS_FIELD_NUMBER: _builtins.int
-    max_computed_tokens: _builtins.int
-    @_builtins.property
-    def turn(self) -> Global___TurnSpec: ...
-    def __init__(
-        self,
-        *,
-        turn: Global___TurnSpec | None = ...,
-        max_computed_tokens: _builtins.int = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["turn", b"turn"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_computed_tokens", b"max_computed_tokens", "turn", b"turn"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___PrefillHereRequest: _TypeAlias = PrefillHereRequest  # noqa: Y015
-
-@_typing.final
-class PrefillHereReply(_message.Message):
+class PrefillStarted(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     COMPUTED_TOKENS_FIELD_NUMBER: _builtins.int
     computed_tokens: _builtins.int
-    """Of the prompt, not here: they are computed now."""
+    """Tokens of the prompt that were not here and are computed now."""
     def __init__(
         self,
         *,
@@ -328,7 +508,34 @@ class PrefillHereReply(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___PrefillHereReply: _TypeAlias = PrefillHereReply  # noqa: Y015
+Global___PrefillStarted: _TypeAlias = PrefillStarted  # noqa: Y015
+
+@_typing.final
+class TurnError(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    RETRY_AFTER_S_FIELD_NUMBER: _builtins.int
+    kind: _builtins.str
+    """A class of segue/errors.py."""
+    message: _builtins.str
+    retry_after_s: _builtins.float
+    """Of errors that go away by themselves; 0 where no time is known."""
+    def __init__(
+        self,
+        *,
+        kind: _builtins.str = ...,
+        message: _builtins.str = ...,
+        retry_after_s: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "message", b"message", "retry_after_s", b"retry_after_s"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TurnError: _TypeAlias = TurnError  # noqa: Y015
 
 @_typing.final
 class PrefillRequest(_message.Message):
@@ -411,51 +618,6 @@ class PrefillReply(_message.Message):
 Global___PrefillReply: _TypeAlias = PrefillReply  # noqa: Y015
 
 @_typing.final
-class DecodeRequest(_message.Message):
-    DESCRIPTOR: _descriptor.Descriptor
-
-    TURN_ID_FIELD_NUMBER: _builtins.int
-    turn_id: _builtins.str
-    def __init__(
-        self,
-        *,
-        turn_id: _builtins.str = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["turn_id", b"turn_id"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___DecodeRequest: _TypeAlias = DecodeRequest  # noqa: Y015
-
-@_typing.final
-class DecodeEvent(_message.Message):
-    DESCRIPTOR: _descriptor.Descriptor
-
-    DELTA_FIELD_NUMBER: _builtins.int
-    END_FIELD_NUMBER: _builtins.int
-    @_builtins.property
-    def delta(self) -> _session_pb2.TokenDelta: ...
-    @_builtins.property
-    def end(self) -> Global___DecodeEnd: ...
-    def __init__(
-        self,
-        *,
-        delta: _session_pb2.TokenDelta | None = ...,
-        end: Global___DecodeEnd | None = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["delta", b"delta", "end", b"end", "event", b"event"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["delta", b"delta", "end", b"end", "event", b"event"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["delta", "end"]  # noqa: Y015
-    _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
-    def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
-
-Global___DecodeEvent: _TypeAlias = DecodeEvent  # noqa: Y015
-
-@_typing.final
 class DecodeEnd(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -466,6 +628,7 @@ class DecodeEnd(_message.Message):
     STOP_MATCH_FIELD_NUMBER: _builtins.int
     KEPT_TOKENS_FIELD_NUMBER: _builtins.int
     KEPT_CHECKPOINT_TOKENS_FIELD_NUMBER: _builtins.int
+    KEPT_STATES_FIELD_NUMBER: _builtins.int
     finish_reason: _session_pb2.FinishReason.ValueType
     decode_s: _builtins.float
     """From the first token to the last."""
@@ -479,6 +642,10 @@ class DecodeEnd(_message.Message):
     def report(self) -> _transfer_pb2.ShipReport:
         """What prefill reported with the commit."""
 
+    @_builtins.property
+    def kept_states(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Prefixes of prompt and answer whose states stay there, as in ShipReport."""
+
     def __init__(
         self,
         *,
@@ -489,52 +656,15 @@ class DecodeEnd(_message.Message):
         stop_match: _builtins.str = ...,
         kept_tokens: _builtins.int = ...,
         kept_checkpoint_tokens: _builtins.int = ...,
+        kept_states: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["report", b"report", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["decode_s", b"decode_s", "finish_reason", b"finish_reason", "kept_checkpoint_tokens", b"kept_checkpoint_tokens", "kept_tokens", b"kept_tokens", "report", b"report", "stop_match", b"stop_match", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["decode_s", b"decode_s", "finish_reason", b"finish_reason", "kept_checkpoint_tokens", b"kept_checkpoint_tokens", "kept_states", b"kept_states", "kept_tokens", b"kept_tokens", "report", b"report", "stop_match", b"stop_match", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DecodeEnd: _TypeAlias = DecodeEnd  # noqa: Y015
-
-@_typing.final
-class ReleaseRequest(_message.Message):
-    DESCRIPTOR: _descriptor.Descriptor
-
-    TURN_ID_FIELD_NUMBER: _builtins.int
-    turn_id: _builtins.str
-    def __init__(
-        self,
-        *,
-        turn_id: _builtins.str = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["turn_id", b"turn_id"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___ReleaseRequest: _TypeAlias = ReleaseRequest  # noqa: Y015
-
-@_typing.final
-class ReleaseReply(_message.Message):
-    DESCRIPTOR: _descriptor.Descriptor
-
-    WAS_HERE_FIELD_NUMBER: _builtins.int
-    was_here: _builtins.bool
-    def __init__(
-        self,
-        *,
-        was_here: _builtins.bool = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["was_here", b"was_here"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___ReleaseReply: _TypeAlias = ReleaseReply  # noqa: Y015
 
 @_typing.final
 class StatusRequest(_message.Message):

@@ -116,11 +116,6 @@ class PrefillWorkerStub:
                 request_serializer=segue_dot_wire_dot_worker__pb2.PrefillRequest.SerializeToString,
                 response_deserializer=segue_dot_wire_dot_worker__pb2.PrefillReply.FromString,
                 _registered_method=True)
-        self.Release = channel.unary_unary(
-                '/segue.v1.PrefillWorker/Release',
-                request_serializer=segue_dot_wire_dot_worker__pb2.ReleaseRequest.SerializeToString,
-                response_deserializer=segue_dot_wire_dot_worker__pb2.ReleaseReply.FromString,
-                _registered_method=True)
         self.Status = channel.unary_unary(
                 '/segue.v1.PrefillWorker/Status',
                 request_serializer=segue_dot_wire_dot_worker__pb2.StatusRequest.SerializeToString,
@@ -133,13 +128,7 @@ class PrefillWorkerServicer:
 
     def Prefill(self, request, context):
         """Computes the prompt, ships it into the ticket, commits. Returns when the reader has committed.
-        """
-        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
-        context.set_details('Method not implemented!')
-        raise NotImplementedError('Method not implemented!')
-
-    def Release(self, request, context):
-        """Stops the turn if it is here and frees what it holds. Returns when no write is in flight.
+        A call that is cancelled frees what the turn holds, once no write is in flight.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -158,11 +147,6 @@ def add_PrefillWorkerServicer_to_server(servicer, server):
                     servicer.Prefill,
                     request_deserializer=segue_dot_wire_dot_worker__pb2.PrefillRequest.FromString,
                     response_serializer=segue_dot_wire_dot_worker__pb2.PrefillReply.SerializeToString,
-            ),
-            'Release': grpc.unary_unary_rpc_method_handler(
-                    servicer.Release,
-                    request_deserializer=segue_dot_wire_dot_worker__pb2.ReleaseRequest.FromString,
-                    response_serializer=segue_dot_wire_dot_worker__pb2.ReleaseReply.SerializeToString,
             ),
             'Status': grpc.unary_unary_rpc_method_handler(
                     servicer.Status,
@@ -197,33 +181,6 @@ class PrefillWorker:
             '/segue.v1.PrefillWorker/Prefill',
             segue_dot_wire_dot_worker__pb2.PrefillRequest.SerializeToString,
             segue_dot_wire_dot_worker__pb2.PrefillReply.FromString,
-            options,
-            channel_credentials,
-            insecure,
-            call_credentials,
-            compression,
-            wait_for_ready,
-            timeout,
-            metadata,
-            _registered_method=True)
-
-    @staticmethod
-    def Release(request,
-            target,
-            options=(),
-            channel_credentials=None,
-            call_credentials=None,
-            insecure=False,
-            compression=None,
-            wait_for_ready=None,
-            timeout=None,
-            metadata=None):
-        return grpc.experimental.unary_unary(
-            request,
-            target,
-            '/segue.v1.PrefillWorker/Release',
-            segue_dot_wire_dot_worker__pb2.ReleaseRequest.SerializeToString,
-            segue_dot_wire_dot_worker__pb2.ReleaseReply.FromString,
             options,
             channel_credentials,
             insecure,
@@ -271,25 +228,10 @@ class DecodeWorkerStub:
         Args:
             channel: A grpc.Channel.
         """
-        self.Reserve = channel.unary_unary(
-                '/segue.v1.DecodeWorker/Reserve',
-                request_serializer=segue_dot_wire_dot_worker__pb2.ReserveRequest.SerializeToString,
-                response_deserializer=segue_dot_wire_dot_worker__pb2.ReserveReply.FromString,
-                _registered_method=True)
-        self.PrefillHere = channel.unary_unary(
-                '/segue.v1.DecodeWorker/PrefillHere',
-                request_serializer=segue_dot_wire_dot_worker__pb2.PrefillHereRequest.SerializeToString,
-                response_deserializer=segue_dot_wire_dot_worker__pb2.PrefillHereReply.FromString,
-                _registered_method=True)
-        self.Decode = channel.unary_stream(
-                '/segue.v1.DecodeWorker/Decode',
-                request_serializer=segue_dot_wire_dot_worker__pb2.DecodeRequest.SerializeToString,
-                response_deserializer=segue_dot_wire_dot_worker__pb2.DecodeEvent.FromString,
-                _registered_method=True)
-        self.Release = channel.unary_unary(
-                '/segue.v1.DecodeWorker/Release',
-                request_serializer=segue_dot_wire_dot_worker__pb2.ReleaseRequest.SerializeToString,
-                response_deserializer=segue_dot_wire_dot_worker__pb2.ReleaseReply.FromString,
+        self.Turns = channel.stream_stream(
+                '/segue.v1.DecodeWorker/Turns',
+                request_serializer=segue_dot_wire_dot_worker__pb2.TurnCommands.SerializeToString,
+                response_deserializer=segue_dot_wire_dot_worker__pb2.TurnEvents.FromString,
                 _registered_method=True)
         self.Status = channel.unary_unary(
                 '/segue.v1.DecodeWorker/Status',
@@ -316,31 +258,10 @@ class DecodeWorkerStub:
 class DecodeWorkerServicer:
     """Missing associated documentation comment in .proto file."""
 
-    def Reserve(self, request, context):
-        """Sets aside pages and a slot for a turn. Waits for room within the deadline.
-        """
-        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
-        context.set_details('Method not implemented!')
-        raise NotImplementedError('Method not implemented!')
-
-    def PrefillHere(self, request, context):
-        """Instead of Reserve: takes the turn and computes what is missing of its prompt here. No handoff,
-        no prefill worker. FAILED_PRECONDITION when more than `max_computed_tokens` would have to be
-        computed: then reserve. Returns when there is room and computing is about to begin.
-        """
-        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
-        context.set_details('Method not implemented!')
-        raise NotImplementedError('Method not implemented!')
-
-    def Decode(self, request, context):
-        """Streams the turn's tokens, from the commit on.
-        """
-        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
-        context.set_details('Method not implemented!')
-        raise NotImplementedError('Method not implemented!')
-
-    def Release(self, request, context):
-        """Stops the turn if it is here and frees what it holds.
+    def Turns(self, request_iterator, context):
+        """All turns of one router on this worker: commands go up, events come down. One message carries
+        everything that waits: a decode step is one message, whatever the number of its turns. When the
+        stream ends, its turns are stopped.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -374,25 +295,10 @@ class DecodeWorkerServicer:
 
 def add_DecodeWorkerServicer_to_server(servicer, server):
     rpc_method_handlers = {
-            'Reserve': grpc.unary_unary_rpc_method_handler(
-                    servicer.Reserve,
-                    request_deserializer=segue_dot_wire_dot_worker__pb2.ReserveRequest.FromString,
-                    response_serializer=segue_dot_wire_dot_worker__pb2.ReserveReply.SerializeToString,
-            ),
-            'PrefillHere': grpc.unary_unary_rpc_method_handler(
-                    servicer.PrefillHere,
-                    request_deserializer=segue_dot_wire_dot_worker__pb2.PrefillHereRequest.FromString,
-                    response_serializer=segue_dot_wire_dot_worker__pb2.PrefillHereReply.SerializeToString,
-            ),
-            'Decode': grpc.unary_stream_rpc_method_handler(
-                    servicer.Decode,
-                    request_deserializer=segue_dot_wire_dot_worker__pb2.DecodeRequest.FromString,
-                    response_serializer=segue_dot_wire_dot_worker__pb2.DecodeEvent.SerializeToString,
-            ),
-            'Release': grpc.unary_unary_rpc_method_handler(
-                    servicer.Release,
-                    request_deserializer=segue_dot_wire_dot_worker__pb2.ReleaseRequest.FromString,
-                    response_serializer=segue_dot_wire_dot_worker__pb2.ReleaseReply.SerializeToString,
+            'Turns': grpc.stream_stream_rpc_method_handler(
+                    servicer.Turns,
+                    request_deserializer=segue_dot_wire_dot_worker__pb2.TurnCommands.FromString,
+                    response_serializer=segue_dot_wire_dot_worker__pb2.TurnEvents.SerializeToString,
             ),
             'Status': grpc.unary_unary_rpc_method_handler(
                     servicer.Status,
@@ -426,7 +332,7 @@ class DecodeWorker:
     """Missing associated documentation comment in .proto file."""
 
     @staticmethod
-    def Reserve(request,
+    def Turns(request_iterator,
             target,
             options=(),
             channel_credentials=None,
@@ -436,93 +342,12 @@ class DecodeWorker:
             wait_for_ready=None,
             timeout=None,
             metadata=None):
-        return grpc.experimental.unary_unary(
-            request,
+        return grpc.experimental.stream_stream(
+            request_iterator,
             target,
-            '/segue.v1.DecodeWorker/Reserve',
-            segue_dot_wire_dot_worker__pb2.ReserveRequest.SerializeToString,
-            segue_dot_wire_dot_worker__pb2.ReserveReply.FromString,
-            options,
-            channel_credentials,
-            insecure,
-            call_credentials,
-            compression,
-            wait_for_ready,
-            timeout,
-            metadata,
-            _registered_method=True)
-
-    @staticmethod
-    def PrefillHere(request,
-            target,
-            options=(),
-            channel_credentials=None,
-            call_credentials=None,
-            insecure=False,
-            compression=None,
-            wait_for_ready=None,
-            timeout=None,
-            metadata=None):
-        return grpc.experimental.unary_unary(
-            request,
-            target,
-            '/segue.v1.DecodeWorker/PrefillHere',
-            segue_dot_wire_dot_worker__pb2.PrefillHereRequest.SerializeToString,
-            segue_dot_wire_dot_worker__pb2.PrefillHereReply.FromString,
-            options,
-            channel_credentials,
-            insecure,
-            call_credentials,
-            compression,
-            wait_for_ready,
-            timeout,
-            metadata,
-            _registered_method=True)
-
-    @staticmethod
-    def Decode(request,
-            target,
-            options=(),
-            channel_credentials=None,
-            call_credentials=None,
-            insecure=False,
-            compression=None,
-            wait_for_ready=None,
-            timeout=None,
-            metadata=None):
-        return grpc.experimental.unary_stream(
-            request,
-            target,
-            '/segue.v1.DecodeWorker/Decode',
-            segue_dot_wire_dot_worker__pb2.DecodeRequest.SerializeToString,
-            segue_dot_wire_dot_worker__pb2.DecodeEvent.FromString,
-            options,
-            channel_credentials,
-            insecure,
-            call_credentials,
-            compression,
-            wait_for_ready,
-            timeout,
-            metadata,
-            _registered_method=True)
-
-    @staticmethod
-    def Release(request,
-            target,
-            options=(),
-            channel_credentials=None,
-            call_credentials=None,
-            insecure=False,
-            compression=None,
-            wait_for_ready=None,
-            timeout=None,
-            metadata=None):
-        return grpc.experimental.unary_unary(
-            request,
-            target,
-            '/segue.v1.DecodeWorker/Release',
-            segue_dot_wire_dot_worker__pb2.ReleaseRequest.SerializeToString,
-            segue_dot_wire_dot_worker__pb2.ReleaseReply.FromString,
+            '/segue.v1.DecodeWorker/Turns',
+            segue_dot_wire_dot_worker__pb2.TurnCommands.SerializeToString,
+            segue_dot_wire_dot_worker__pb2.TurnEvents.FromString,
             options,
             channel_credentials,
             insecure,

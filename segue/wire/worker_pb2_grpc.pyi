@@ -69,18 +69,18 @@ class PrefillWorkerStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> PrefillWorkerAsyncStub: ...
     Prefill: _grpc.UnaryUnaryMultiCallable[_worker_pb2.PrefillRequest, _worker_pb2.PrefillReply]
-    """Computes the prompt, ships it into the ticket, commits. Returns when the reader has committed."""
-    Release: _grpc.UnaryUnaryMultiCallable[_worker_pb2.ReleaseRequest, _worker_pb2.ReleaseReply]
-    """Stops the turn if it is here and frees what it holds. Returns when no write is in flight."""
+    """Computes the prompt, ships it into the ticket, commits. Returns when the reader has committed.
+    A call that is cancelled frees what the turn holds, once no write is in flight.
+    """
     Status: _grpc.UnaryUnaryMultiCallable[_worker_pb2.StatusRequest, _worker_pb2.StatusReply]
 
 @_typing.type_check_only
 class PrefillWorkerAsyncStub(PrefillWorkerStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     Prefill: _aio.UnaryUnaryMultiCallable[_worker_pb2.PrefillRequest, _worker_pb2.PrefillReply]  # type: ignore[assignment]
-    """Computes the prompt, ships it into the ticket, commits. Returns when the reader has committed."""
-    Release: _aio.UnaryUnaryMultiCallable[_worker_pb2.ReleaseRequest, _worker_pb2.ReleaseReply]  # type: ignore[assignment]
-    """Stops the turn if it is here and frees what it holds. Returns when no write is in flight."""
+    """Computes the prompt, ships it into the ticket, commits. Returns when the reader has committed.
+    A call that is cancelled frees what the turn holds, once no write is in flight.
+    """
     Status: _aio.UnaryUnaryMultiCallable[_worker_pb2.StatusRequest, _worker_pb2.StatusReply]  # type: ignore[assignment]
 
 class PrefillWorkerServicer(metaclass=_abc_1.ABCMeta):
@@ -90,15 +90,9 @@ class PrefillWorkerServicer(metaclass=_abc_1.ABCMeta):
         request: _worker_pb2.PrefillRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_worker_pb2.PrefillReply, _abc.Awaitable[_worker_pb2.PrefillReply]]:
-        """Computes the prompt, ships it into the ticket, commits. Returns when the reader has committed."""
-
-    @_abc_1.abstractmethod
-    def Release(
-        self,
-        request: _worker_pb2.ReleaseRequest,
-        context: _ServicerContext,
-    ) -> _typing.Union[_worker_pb2.ReleaseReply, _abc.Awaitable[_worker_pb2.ReleaseReply]]:
-        """Stops the turn if it is here and frees what it holds. Returns when no write is in flight."""
+        """Computes the prompt, ships it into the ticket, commits. Returns when the reader has committed.
+        A call that is cancelled frees what the turn holds, once no write is in flight.
+        """
 
     @_abc_1.abstractmethod
     def Status(
@@ -114,17 +108,11 @@ class DecodeWorkerStub:
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> DecodeWorkerAsyncStub: ...
-    Reserve: _grpc.UnaryUnaryMultiCallable[_worker_pb2.ReserveRequest, _worker_pb2.ReserveReply]
-    """Sets aside pages and a slot for a turn. Waits for room within the deadline."""
-    PrefillHere: _grpc.UnaryUnaryMultiCallable[_worker_pb2.PrefillHereRequest, _worker_pb2.PrefillHereReply]
-    """Instead of Reserve: takes the turn and computes what is missing of its prompt here. No handoff,
-    no prefill worker. FAILED_PRECONDITION when more than `max_computed_tokens` would have to be
-    computed: then reserve. Returns when there is room and computing is about to begin.
+    Turns: _grpc.StreamStreamMultiCallable[_worker_pb2.TurnCommands, _worker_pb2.TurnEvents]
+    """All turns of one router on this worker: commands go up, events come down. One message carries
+    everything that waits: a decode step is one message, whatever the number of its turns. When the
+    stream ends, its turns are stopped.
     """
-    Decode: _grpc.UnaryStreamMultiCallable[_worker_pb2.DecodeRequest, _worker_pb2.DecodeEvent]
-    """Streams the turn's tokens, from the commit on."""
-    Release: _grpc.UnaryUnaryMultiCallable[_worker_pb2.ReleaseRequest, _worker_pb2.ReleaseReply]
-    """Stops the turn if it is here and frees what it holds."""
     Status: _grpc.UnaryUnaryMultiCallable[_worker_pb2.StatusRequest, _worker_pb2.StatusReply]
     RenewLease: _grpc.UnaryUnaryMultiCallable[_worker_pb2.RenewLeaseRequest, _worker_pb2.RenewLeaseReply]
     """NOT_FOUND when the lease has expired or memory was needed."""
@@ -134,17 +122,11 @@ class DecodeWorkerStub:
 @_typing.type_check_only
 class DecodeWorkerAsyncStub(DecodeWorkerStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
-    Reserve: _aio.UnaryUnaryMultiCallable[_worker_pb2.ReserveRequest, _worker_pb2.ReserveReply]  # type: ignore[assignment]
-    """Sets aside pages and a slot for a turn. Waits for room within the deadline."""
-    PrefillHere: _aio.UnaryUnaryMultiCallable[_worker_pb2.PrefillHereRequest, _worker_pb2.PrefillHereReply]  # type: ignore[assignment]
-    """Instead of Reserve: takes the turn and computes what is missing of its prompt here. No handoff,
-    no prefill worker. FAILED_PRECONDITION when more than `max_computed_tokens` would have to be
-    computed: then reserve. Returns when there is room and computing is about to begin.
+    Turns: _aio.StreamStreamMultiCallable[_worker_pb2.TurnCommands, _worker_pb2.TurnEvents]  # type: ignore[assignment]
+    """All turns of one router on this worker: commands go up, events come down. One message carries
+    everything that waits: a decode step is one message, whatever the number of its turns. When the
+    stream ends, its turns are stopped.
     """
-    Decode: _aio.UnaryStreamMultiCallable[_worker_pb2.DecodeRequest, _worker_pb2.DecodeEvent]  # type: ignore[assignment]
-    """Streams the turn's tokens, from the commit on."""
-    Release: _aio.UnaryUnaryMultiCallable[_worker_pb2.ReleaseRequest, _worker_pb2.ReleaseReply]  # type: ignore[assignment]
-    """Stops the turn if it is here and frees what it holds."""
     Status: _aio.UnaryUnaryMultiCallable[_worker_pb2.StatusRequest, _worker_pb2.StatusReply]  # type: ignore[assignment]
     RenewLease: _aio.UnaryUnaryMultiCallable[_worker_pb2.RenewLeaseRequest, _worker_pb2.RenewLeaseReply]  # type: ignore[assignment]
     """NOT_FOUND when the lease has expired or memory was needed."""
@@ -153,39 +135,15 @@ class DecodeWorkerAsyncStub(DecodeWorkerStub):
 
 class DecodeWorkerServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
-    def Reserve(
+    def Turns(
         self,
-        request: _worker_pb2.ReserveRequest,
+        request_iterator: _MaybeAsyncIterator[_worker_pb2.TurnCommands],
         context: _ServicerContext,
-    ) -> _typing.Union[_worker_pb2.ReserveReply, _abc.Awaitable[_worker_pb2.ReserveReply]]:
-        """Sets aside pages and a slot for a turn. Waits for room within the deadline."""
-
-    @_abc_1.abstractmethod
-    def PrefillHere(
-        self,
-        request: _worker_pb2.PrefillHereRequest,
-        context: _ServicerContext,
-    ) -> _typing.Union[_worker_pb2.PrefillHereReply, _abc.Awaitable[_worker_pb2.PrefillHereReply]]:
-        """Instead of Reserve: takes the turn and computes what is missing of its prompt here. No handoff,
-        no prefill worker. FAILED_PRECONDITION when more than `max_computed_tokens` would have to be
-        computed: then reserve. Returns when there is room and computing is about to begin.
+    ) -> _typing.Union[_abc.Iterator[_worker_pb2.TurnEvents], _abc.AsyncIterator[_worker_pb2.TurnEvents]]:
+        """All turns of one router on this worker: commands go up, events come down. One message carries
+        everything that waits: a decode step is one message, whatever the number of its turns. When the
+        stream ends, its turns are stopped.
         """
-
-    @_abc_1.abstractmethod
-    def Decode(
-        self,
-        request: _worker_pb2.DecodeRequest,
-        context: _ServicerContext,
-    ) -> _typing.Union[_abc.Iterator[_worker_pb2.DecodeEvent], _abc.AsyncIterator[_worker_pb2.DecodeEvent]]:
-        """Streams the turn's tokens, from the commit on."""
-
-    @_abc_1.abstractmethod
-    def Release(
-        self,
-        request: _worker_pb2.ReleaseRequest,
-        context: _ServicerContext,
-    ) -> _typing.Union[_worker_pb2.ReleaseReply, _abc.Awaitable[_worker_pb2.ReleaseReply]]:
-        """Stops the turn if it is here and frees what it holds."""
 
     @_abc_1.abstractmethod
     def Status(

@@ -7,8 +7,9 @@ from dataclasses import replace
 
 import pytest
 
+from segue import history
 from segue.errors import InvalidRequest
-from segue.history import continuation, digests
+from segue.history import DigestChain, continuation, digests, num_common
 from segue.types import ChatInput, Continuation, Message, SessionId, ToolCall, TurnId, TurnRequest
 
 CALL = ToolCall(name="f", arguments='{"a": 1}', call_id="7")
@@ -115,3 +116,37 @@ def test_a_continuation_takes_tools_and_options_from_its_history() -> None:
 def test_a_continuation_needs_the_name_of_its_session() -> None:
     with pytest.raises(InvalidRequest, match="needs the session_id"):
         TurnRequest(session_id=SessionId(""), turn_id=TurnId("t"), input=continuation(CHAT, 1))
+
+
+def test_a_chain_hashes_new_messages_only_and_notices_changed_ones(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    hashed: list[Message] = []
+    as_bytes = history._message
+
+    def watched(message: Message) -> bytes:
+        hashed.append(message)
+        return as_bytes(message)
+
+    monkeypatch.setattr(history, "_message", watched)
+    chain = DigestChain()
+    longer = replace(CHAT, messages=(*CHAT.messages, Message(role="assistant", content="Rain.")))
+    edited = replace(longer, messages=(*longer.messages[:2], longer.messages[3]))
+    other = replace(longer, enable_thinking=True)
+
+    for chat, num_hashed in ((CHAT, 3), (longer, 1), (longer, 0), (edited, 1), (other, 4)):
+        hashed.clear()
+        found = chain.of(chat)
+
+        assert len(hashed) == num_hashed
+        assert found == digests(chat)
+
+
+def test_messages_in_common_are_found_by_what_they_say() -> None:
+    equal = replace(CHAT, messages=tuple(replace(message) for message in CHAT.messages))
+
+    assert num_common(CHAT, equal) == 3
+    assert num_common(CHAT, replace(CHAT, messages=CHAT.messages[:2])) == 2
+    assert num_common(CHAT, with_message(1, content="Now.")) == 1
+    assert num_common(CHAT, replace(CHAT, tools=())) == 0
+    assert num_common(CHAT, ChatInput(messages=())) == 0

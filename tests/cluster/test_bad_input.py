@@ -9,10 +9,11 @@ import pytest
 
 from router.links import DecodeLink
 from segue.client import Client
-from segue.errors import InvalidRequest, NotFound, Unavailable
+from segue.errors import InvalidRequest, Unavailable, UnknownPrefix
 from segue.launch.cluster import Cluster
-from segue.types import Role, TextInput, TurnId
+from segue.types import Role, TextInput
 from segue.wire import session_pb2 as pb
+from segue.wire import worker_pb2 as wire
 from segue.wire.server import channel_to
 from segue.wire.session_pb2_grpc import SessionsStub
 from tests.cluster.idle import is_idle, wait_until_idle
@@ -181,13 +182,19 @@ async def test_a_deadline_that_passes_ends_the_turn_everywhere(ray_cluster: Clus
     assert is_idle(status), status
 
 
-async def test_workers_refuse_what_only_they_can_know(ray_cluster: Cluster) -> None:
+async def test_a_worker_refuses_a_turn_that_builds_on_what_it_has_not(
+    ray_cluster: Cluster,
+) -> None:
     async with Client(ray_cluster.address) as client:
         (decode, *_) = [w for w in (await client.status()).workers if w.role is Role.DECODE]
     link = DecodeLink(decode)
-    stream = link.decode(TurnId("nobody's"), timeout_s=5)
+    turn = wire.TurnSpec(
+        turn_id="a", prefix=wire.PrefixName(num_tokens=16, digest=b"never heard of it")
+    )
+    turn.prefix.digest = turn.prefix.digest[:16]
 
-    with pytest.raises(NotFound, match="turn nobody's is not"):
-        await stream.read()
+    call = link.start(wire.StartTurn(turn=turn, timeout_s=5.0, max_computed_tokens=9))
 
+    with pytest.raises(UnknownPrefix, match="16 tokens"):
+        await call.read()
     await link.close()

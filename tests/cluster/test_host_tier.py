@@ -18,6 +18,7 @@ from segue.errors import InvalidRequest, NotFound
 from segue.launch.config import Config
 from segue.types import StopConditions, TokenInput
 from tests.cluster.conftest import LocalCluster, local_cluster, num_evicted
+from tests.cluster.direct import DirectTurn
 from tests.cluster.growing import Said, wrong_turns
 from tests.cluster.idle import is_idle, wait_until_idle
 from tests.cluster.moving import pull_always
@@ -215,12 +216,11 @@ async def test_a_turn_that_is_named_twice_while_it_is_loaded_is_here_once(
     decode._memory.cache.make_room(decode._memory.pages.total, 0)
     turn = spec("twice", talk.history)
 
-    outcomes = await asyncio.gather(
-        *(decode.prefill_here(turn, 64) for _ in range(2)), return_exceptions=True
-    )
-    await decode.release(turn.turn_id)
+    direct = DirectTurn(decode, turn)
+    outcomes = await asyncio.gather(*(direct.start() for _ in range(2)), return_exceptions=True)
+    direct.stop()
 
-    assert [type(outcome) for outcome in outcomes] == [int, InvalidRequest]
+    assert [type(outcome) for outcome in outcomes] == [type(None), InvalidRequest]
     assert is_idle(await wait_until_idle(cluster.client))
 
 

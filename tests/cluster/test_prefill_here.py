@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from segue.errors import NotResident
-from segue.turn import TokenDelta, TurnResult, TurnSpec
+from segue.turn import TurnResult, TurnSpec
 from segue.types import SamplingParams, SessionId, StopConditions, TokenInput, TurnId
 from tests.cluster.conftest import LocalCluster, local_cluster
+from tests.cluster.direct import DirectTurn
 from tests.cluster.idle import is_idle, wait_until_idle
 from tests.cluster.oracle import Oracle
 
@@ -47,15 +48,11 @@ async def first_turn(cluster: LocalCluster) -> list[int]:
 
 
 async def answer_here(cluster: LocalCluster, turn: TurnSpec) -> tuple[list[int], TurnResult]:
-    decode = cluster.decode[0]
-    await decode.prefill_here(turn, 64)
-    tokens: list[int] = []
-    async for event in decode.decode(turn.turn_id):
-        if isinstance(event, TokenDelta):
-            tokens += event.token_ids
-    assert isinstance(event, TurnResult)
+    direct = DirectTurn(cluster.decode[0], turn)
+    await direct.start()
+    answered = await direct.answer()
     cluster.check_invariants()
-    return tokens, event
+    return answered
 
 
 async def test_a_session_goes_on_with_the_tokens_of_transformers(
@@ -106,20 +103,19 @@ async def test_what_is_not_here_is_refused_with_the_numbers(cluster: LocalCluste
     await first_turn(cluster)
 
     with pytest.raises(NotResident, match=r"100 tokens of turn other .* at most 64"):
-        await cluster.decode[0].prefill_here(spec("other", range(20, 120)), 64)
+        await DirectTurn(cluster.decode[0], spec("other", range(20, 120))).start()
     status = await wait_until_idle(cluster.client)
 
     assert is_idle(status), status
 
 
-async def test_a_turn_that_is_released_leaves_nothing(cluster: LocalCluster) -> None:
+async def test_a_turn_that_is_stopped_leaves_nothing(cluster: LocalCluster) -> None:
     history = await first_turn(cluster)
-    decode = cluster.decode[0]
+    direct = DirectTurn(cluster.decode[0], spec("turn-a", [*history, 7, 8]))
 
-    await decode.prefill_here(spec("turn-a", [*history, 7, 8]), 64)
-    was_here = await decode.release(TurnId("turn-a"))
+    await direct.start()
+    direct.stop()
     status = await wait_until_idle(cluster.client)
 
-    assert was_here
     assert is_idle(status), status
     cluster.check_invariants()

@@ -30,8 +30,9 @@ INSIDE = {
     "errors": set(),
     "cost_line": set(),
     "history": {"types"},
+    "prefix_digest": {"errors"},
     "tool_calls": {"types"},
-    "cache": {"types", "cluster_status", "errors", "cache"},
+    "cache": {"types", "cluster_status", "errors", "prefix_digest", "cache"},
     "kernels": {"kernels"},
     "text": {"types", "errors", "text"},
     "model": {"types", "errors", "cache", "kernels", "model", "demo"},
@@ -46,7 +47,16 @@ INSIDE = {
         "telemetry",
         "engine",
     },
-    "wire": {"types", "turn", "cluster_status", "errors", "explanation", "wire", "telemetry"},
+    "wire": {
+        "types",
+        "turn",
+        "cluster_status",
+        "errors",
+        "explanation",
+        "prefix_digest",
+        "wire",
+        "telemetry",
+    },
     "explanation": {"types"},
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Mapping
 
 from router.config import RouterConfig
@@ -13,6 +14,7 @@ from segue.types import Epoch, Role, SamplingParams, SessionId, StopConditions, 
 
 NAMES = ["prefill-0", "prefill-1", "decode-0", "decode-1"]
 AGENT = SessionId("agent")
+ANSWER = array("I", [7] * 12)
 
 
 def worker(
@@ -81,7 +83,8 @@ def serve(placing: Placing, *, kept: int = 6_400, prefill_kept: int = 6_400) -> 
             shipped_bytes=10_000_000,
             transfer_s=0.01,
             kept_tokens=prefill_kept,
-        )
+        ),
+        ANSWER,
     )
     turn.leave()
     return turn

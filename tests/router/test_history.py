@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.history import Histories, History, Transcript, common_prefix
+from router.history import Histories, Transcript, common_prefix
 from segue.errors import UnknownHistory
 from segue.history import continuation, digests
 from segue.turn import FinishReason, TokenDelta, TurnEnd, TurnSpec
@@ -20,6 +20,7 @@ from segue.types import (
     SessionId,
     StopConditions,
     TextInput,
+    TokenInput,
     TurnId,
     TurnInput,
     TurnRequest,
@@ -75,8 +76,8 @@ def begun(
         sampling=SamplingParams(),
         stop=StopConditions(),
     )
-    request = histories.complete(asked(turn_input, session_id))
-    return Transcript(histories, request, spec)
+    completed = histories.complete(asked(turn_input, session_id))
+    return Transcript(histories, completed, spec)
 
 
 @pytest.fixture
@@ -90,14 +91,16 @@ def test_a_turn_that_continues_what_was_kept_gets_all_messages(histories: Histor
     whole = histories.complete(asked(continuation(SECOND, kept)))
 
     assert kept == 3
-    assert whole == asked(SECOND)
+    assert (whole.request, whole.num_same) == (asked(SECOND), 3)
 
 
 def test_a_beginning_of_what_was_kept_can_be_continued_too(histories: Histories) -> None:
     told(histories, SECOND)
     other = replace(FIRST, messages=(*FIRST.messages[:2], user("two, again")))
 
-    assert histories.complete(asked(continuation(other, 2))) == asked(other)
+    completed = histories.complete(asked(continuation(other, 2)))
+
+    assert (completed.request, completed.num_same) == (asked(other), 2)
 
 
 @pytest.mark.parametrize(
@@ -149,11 +152,14 @@ def test_a_fork_and_its_parent_go_on_by_themselves(histories: Histories) -> None
     histories.forget(SESSION)
 
     assert histories.find(SESSION) is None
-    assert histories.complete(asked(continuation(SECOND, 5), child)) == asked(SECOND, child)
+    completed = histories.complete(asked(continuation(SECOND, 5), child))
+    assert completed.request == asked(SECOND, child)
 
 
 def test_the_longest_unused_history_makes_room() -> None:
-    size = History(chat=FIRST, digests=digests(FIRST), tokens=array("I", [1, 2, 3])).size_bytes()
+    once = Histories(1 << 20)
+    told(once, FIRST)
+    size = once.size_bytes
     histories = Histories(2 * size)
 
     for name in ("a", "b", "a", "c"):
@@ -173,11 +179,38 @@ def test_a_history_that_is_too_large_is_not_kept_and_throws_nothing_else_out() -
     assert histories.find(SESSION) is not None
 
 
-def test_sizes_count_text_and_tokens() -> None:
+def test_sizes_count_text_and_tokens(histories: Histories) -> None:
     chat = ChatInput(messages=(user("x" * 1000),), tools=("y" * 500,))
-    history = History(chat=chat, digests=digests(chat), tokens=array("I", range(250)))
 
-    assert 2500 < history.size_bytes() < 3500
+    told(histories, chat, prompt=tuple(range(250)), answer=())
+
+    assert 2500 < histories.size_bytes < 4000
+
+
+def test_sizes_of_a_session_that_goes_on_are_those_of_one_that_is_sent_whole() -> None:
+    grown, whole = Histories(1 << 20), Histories(1 << 20)
+    told(grown, FIRST)
+
+    told(grown, continuation(SECOND, 3))
+    told(whole, SECOND)
+
+    assert grown.size_bytes == whole.size_bytes
+    kept, sent = grown.find(SESSION), whole.find(SESSION)
+    assert kept is not None
+    assert sent is not None
+    assert kept.digests == sent.digests == digests(SECOND)
+    assert kept.character_ends == sent.character_ends
+    assert kept.character_ends[-1] == sum(map(len, SECOND.texts()))
+
+
+def test_the_characters_before_a_turn_are_those_of_what_it_continues(histories: Histories) -> None:
+    told(histories, FIRST)
+    shorter = replace(FIRST, messages=FIRST.messages[:2])
+
+    before = histories.characters_before(asked(continuation(SECOND, 2)))
+
+    assert before == sum(map(len, shorter.texts()))
+    assert histories.characters_before(asked(SECOND)) == 0
 
 
 @pytest.mark.parametrize(
@@ -232,3 +265,16 @@ def test_the_common_prefix_is_the_one_found_item_by_item(one: list[int], other: 
         expected += 1
 
     assert common_prefix(array("I", one), array("I", other)) == expected
+
+
+def test_how_far_a_prompt_is_as_before_is_known_when_it_begins(histories: Histories) -> None:
+    assert begun(histories, FIRST, (1, 2)).shared_tokens is None
+    told(histories, FIRST)
+    kept = histories.find(SESSION)
+    assert kept is not None
+
+    same = (*kept.tokens, 90, 91)
+    assert begun(histories, SECOND, same).shared_tokens == len(kept.tokens)
+    assert begun(histories, SECOND, (kept.tokens[0], 99, 98)).shared_tokens == 1
+    # Of token ids no history is kept: what is known is of another prompt.
+    assert begun(histories, TokenInput(same), same).shared_tokens is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from dataclasses import replace
 
 import pytest
@@ -16,6 +17,7 @@ from segue.cluster_status import (
 )
 from segue.errors import InvalidRequest
 from segue.explanation import CostLine, Explanation, WeighedCandidate, WorkerSpeed
+from segue.prefix_digest import PrefixName
 from segue.turn import (
     FinishReason,
     ShipReport,
@@ -51,14 +53,13 @@ from segue.wire import session_pb2 as pb
 from segue.wire.convert_events import event_from_wire, event_to_wire
 from segue.wire.convert_explanation import explanation_from_wire, explanation_to_wire
 from segue.wire.convert_request import request_from_wire, request_to_wire
-from segue.wire.convert_worker import (
-    cluster_from_wire,
-    cluster_to_wire,
+from segue.wire.convert_turns import (
     result_from_wire,
     result_to_wire,
     turn_from_wire,
     turn_to_wire,
 )
+from segue.wire.convert_worker import cluster_from_wire, cluster_to_wire
 
 # Values that float32, which the wire uses, holds exactly.
 SAMPLING = SamplingParams(
@@ -208,9 +209,30 @@ def test_a_turn_for_workers_survives_the_wire() -> None:
         prompt=(1, 2, 3),
         sampling=SAMPLING,
         stop=STOP,
+        branch_points=(1, 2),
     )
 
-    assert turn_from_wire(turn_to_wire(turn)) == turn
+    assert turn_from_wire(turn_to_wire(turn), nothing_known) == turn
+
+
+def test_a_turn_whose_prefix_is_named_is_completed_by_who_knows_it() -> None:
+    turn = TurnSpec(
+        turn_id=TurnId("t"),
+        session_id=SessionId("s"),
+        prompt=tuple(range(40)),
+        sampling=SAMPLING,
+        stop=STOP,
+    )
+    name = PrefixName(32, b"0123456789abcdef")
+
+    wire = turn_to_wire(turn, name)
+
+    assert len(wire.prompt) == 4 * 8
+    assert turn_from_wire(wire, {name: array("I", range(32))}.__getitem__) == turn
+
+
+def nothing_known(prefix: PrefixName) -> array[int]:
+    raise AssertionError("no prefix was named")
 
 
 def test_a_result_survives_the_wire() -> None:
@@ -218,9 +240,15 @@ def test_a_result_survives_the_wire() -> None:
         finish_reason=FinishReason.STOP,
         usage=USAGE,
         report=ShipReport(
-            shipped_bytes=1, cached_tokens=2, queue_s=0.5, prefill_s=1.0, kept_tokens=3
+            shipped_bytes=1,
+            cached_tokens=2,
+            queue_s=0.5,
+            prefill_s=1.0,
+            kept_tokens=3,
+            kept_states=(1, 3),
         ),
         decode_s=3.0,
+        kept_states=(1, 3, 5),
         stop_match="\n\n",
     )
 

@@ -12,8 +12,10 @@ import grpc
 import pytest
 
 from segue import errors
+from segue.client import Client
+from segue.types import TextInput
 from segue.wire import session_pb2 as pb
-from segue.wire.server import channel_to, serving
+from segue.wire.server import Services, channel_to, serving
 from segue.wire.session_pb2_grpc import (
     SessionsServicer,
     SessionsStub,
@@ -128,6 +130,32 @@ async def test_nobody_there_is_unavailable_and_names_the_peer() -> None:
             rpc_errors("router at home"),
         ):
             await SessionsStub(channel).Cancel(pb.CancelRequest(), timeout=5)
+
+
+async def test_a_message_that_is_too_large_is_refused_for_good_and_with_both_sizes() -> None:
+    servicer = Failing()
+
+    def services_at(address: str) -> Services:
+        add = add_SessionsServicer_to_server
+        return [("segue.v1.Sessions", lambda server: add(servicer, server))]
+
+    request = pb.GenerateRequest(text="x" * 3000)
+    async with (
+        serving("127.0.0.1", 0, services_at, max_receive_bytes=2000) as running,
+        Client(running.address) as client,
+    ):
+        with pytest.raises(
+            errors.InvalidRequest, match=r"has 3\d\d\d bytes.* at most 2000"
+        ) as found:
+            await client.generate(TextInput(request.text))
+
+    assert not found.value.retry_is_safe
+
+
+async def test_the_client_refuses_what_no_server_takes() -> None:
+    async with Client("127.0.0.1:1") as client:
+        with pytest.raises(errors.InvalidRequest, match=rf"67\d+ bytes.* at most {64 << 20}"):
+            await client.generate(TextInput("x" * (64 << 20)))
 
 
 async def test_a_taken_port_is_refused_by_name() -> None:

@@ -1,0 +1,151 @@
+"""A worker that computes nothing: every running turn gets a token each 2 ms.
+
+`python -m benchmarks.load.fakes --id decode-0 …`, with the options of a worker.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import signal
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+
+from segue.cluster_status import UnitCounts, WorkerHealth, WorkerLoad, WorkerStatus
+from segue.model.model_id import model_id
+from segue.model.source import resolve_model
+from segue.types import Epoch, Role, WorkerId
+from segue.wire import session_pb2, transfer_pb2
+from segue.wire import worker_pb2 as pb
+from segue.wire.convert_worker import worker_to_wire
+from segue.wire.join import stay_joined
+from segue.wire.outbox import Outbox
+from segue.wire.server import Services, serving
+from segue.wire.worker_pb2_grpc import (
+    DecodeWorkerServicer,
+    PrefillWorkerServicer,
+    add_DecodeWorkerServicer_to_server,
+    add_PrefillWorkerServicer_to_server,
+)
+
+Context = grpc.aio.ServicerContext[Any, Any]
+# 500 tokens a second for each user.
+_STEP_S = 0.002
+_COUNTS = UnitCounts(total=1_000_000, free=1_000_000)
+
+
+class FakePrefill(PrefillWorkerServicer):
+    def __init__(self, status: WorkerStatus) -> None:
+        self._status = pb.StatusReply(status=worker_to_wire(status))
+
+    async def Status(self, request: pb.StatusRequest, context: Context) -> pb.StatusReply:
+        return self._status
+
+    async def Prefill(self, request: pb.PrefillRequest, context: Context) -> pb.PrefillReply:
+        return pb.PrefillReply()
+
+
+class FakeDecode(DecodeWorkerServicer):
+    def __init__(self, status: WorkerStatus) -> None:
+        self._status = pb.StatusReply(status=worker_to_wire(status))
+
+    async def Status(self, request: pb.StatusRequest, context: Context) -> pb.StatusReply:
+        return self._status
+
+    async def Turns(
+        self, request_iterator: AsyncIterator[pb.TurnCommands], context: Context
+    ) -> AsyncIterator[pb.TurnEvents]:
+        events: Outbox[pb.TurnEvent] = Outbox()
+        running: dict[int, int] = {}
+        listening = asyncio.ensure_future(self._listen(request_iterator, events, running))
+        try:
+            while not listening.done():
+                await asyncio.sleep(_STEP_S)
+                if running:
+                    yield pb.TurnEvents(events=[*events.take(), *_step(running)])
+        finally:
+            listening.cancel()
+
+    async def _listen(
+        self,
+        commands: AsyncIterator[pb.TurnCommands],
+        events: Outbox[pb.TurnEvent],
+        running: dict[int, int],
+    ) -> None:
+        async for message in commands:
+            for command in message.commands:
+                if command.WhichOneof("command") != "start":
+                    running.pop(command.call, None)
+                    continue
+                start = command.start
+                if start.WhichOneof("prompt_from") == "writer":
+                    ticket = transfer_pb2.Ticket(turn_id=start.turn.turn_id)
+                    event = pb.TurnEvent(call=command.call, reserved=pb.Reserved(ticket=ticket))
+                else:
+                    event = pb.TurnEvent(call=command.call, prefill_started=pb.PrefillStarted())
+                events.put(event)
+                running[command.call] = start.turn.stop.max_tokens
+
+
+def _step(running: dict[int, int]) -> list[pb.TurnEvent]:
+    events = []
+    for call in list(running):
+        delta = session_pb2.TokenDelta(token_ids=[1000], text=" word")
+        events.append(pb.TurnEvent(call=call, delta=delta))
+        running[call] -= 1
+        if not running[call]:
+            del running[call]
+            end = pb.DecodeEnd(finish_reason=session_pb2.FINISH_REASON_LENGTH)
+            events.append(pb.TurnEvent(call=call, end=end))
+    return events
+
+
+async def _run(options: argparse.Namespace) -> None:
+    role = Role(options.id.split("-")[0])
+    folder = resolve_model(options.model, with_weights=False)
+
+    statuses: list[WorkerStatus] = []
+
+    def services_at(address: str) -> Services:
+        status = WorkerStatus(
+            worker_id=WorkerId(options.id),
+            role=role,
+            epoch=Epoch(time.time_ns()),
+            address=address,
+            health=WorkerHealth.READY,
+            load=WorkerLoad(pages=_COUNTS, slots=_COUNTS, page_tokens=16),
+        )
+        statuses.append(status)
+        if role is Role.PREFILL:
+            prefill = FakePrefill(status)
+            return [(role, lambda server: add_PrefillWorkerServicer_to_server(prefill, server))]
+        # It leases nothing, and is not asked to.
+        decode = FakeDecode(status)  # type: ignore[abstract]
+        return [(role, lambda server: add_DecodeWorkerServicer_to_server(decode, server))]
+
+    async with serving("127.0.0.1", 0, services_at):
+        await stay_joined(
+            options.router,
+            status=lambda: statuses[0],
+            model_id=model_id(folder),
+            heartbeat_s=0.5,
+            on_view=lambda members: None,
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    for name in ("--id", "--model", "--router", "--config"):
+        parser.add_argument(name)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        asyncio.run(_run(parser.parse_args()))
+    except KeyboardInterrupt:
+        return
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,216 @@
+"""One cell of the table: a cluster, a number of sessions, and what the turns did to it."""
+
+from __future__ import annotations
+
+import asyncio
+import statistics
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.load.drive import Outcome, run_load
+from benchmarks.load.processes import ProcessCluster, process_cluster
+from segue.client import Client, StopConditions, TokenInput
+from segue.cluster_status import ClusterStatus, UnitCounts
+from segue.errors import SegueError
+
+_READY_S = 60.0
+_IDLE_S = 30.0
+
+ENGINE = """
+[engine]
+num_threads = 1
+cache_bytes = 268435456
+max_running = 160
+
+[router]
+max_turns = 256
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Topology:
+    prefill: int
+    decode: int
+    is_local: bool
+    """Decode workers may compute the end of a prompt."""
+
+    @property
+    def settings(self) -> str:
+        return ENGINE + ("" if self.is_local else "local_prefill_max_tokens = 0\n")
+
+    def __str__(self) -> str:
+        return f"{self.prefill}P{self.decode}D{', local prefill' if self.is_local else ''}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cell:
+    topology: str
+    sessions: int
+    turns: int
+    failures: dict[str, int]
+    refusals: int
+    seconds: float
+    first_token_p50_s: float
+    first_token_p99_s: float
+    router_cpu_s: float
+    reused_share: float
+    """Of prompt tokens, taken from a cache."""
+    busiest_share: float
+    """Of turns, on the decode worker that had most."""
+    is_idle_after: bool
+    """All pages and slots are free or cached, and nothing runs."""
+    grown_bytes: dict[str, int]
+    """Resident memory of each process, after against before."""
+
+
+async def measure_topology(
+    topology: Topology, *, sessions: list[int], turns: int, model: str, code: Path
+) -> list[Cell]:
+    with process_cluster(
+        model,
+        topology.settings,
+        prefill=topology.prefill,
+        decode=topology.decode,
+        code=code,
+    ) as cluster:
+        async with Client(cluster.address) as client:
+            await until_ready(client, topology.prefill + topology.decode)
+            # Memory that every process takes once: pages are touched, code is loaded.
+            await run_load(client, num_sessions=max(sessions), num_turns=10 * max(sessions), seed=0)
+            return [
+                await _measure(cluster, client, str(topology), num_sessions, turns)
+                for num_sessions in sessions
+            ]
+
+
+async def _measure(
+    cluster: ProcessCluster, client: Client, topology: str, sessions: int, turns: int
+) -> Cell:
+    await until_idle(client)
+    before = {p.name: p.resident_bytes() for p in cluster.processes}
+    cpu_s = cluster.router.cpu_s()
+    outcome = await run_load(client, num_sessions=sessions, num_turns=turns, seed=sessions)
+    cpu_s = cluster.router.cpu_s() - cpu_s
+    is_idle_after = await until_idle(client)
+    return Cell(
+        topology=topology,
+        sessions=sessions,
+        turns=turns,
+        failures=dict(outcome.failures),
+        refusals=outcome.refusals,
+        seconds=outcome.seconds,
+        first_token_p50_s=statistics.median(outcome.first_token_s),
+        first_token_p99_s=_quantile(outcome.first_token_s, 0.99),
+        router_cpu_s=cpu_s,
+        reused_share=outcome.cached_tokens / max(outcome.prompt_tokens, 1),
+        busiest_share=_busiest(outcome),
+        is_idle_after=is_idle_after,
+        grown_bytes={p.name: p.resident_bytes() - before[p.name] for p in cluster.processes},
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Relay:
+    """The router alone, between workers that compute nothing and this process."""
+
+    turns: int
+    answer_tokens: int
+    concurrent: int
+    seconds: float
+    router_cpu_s: float
+
+    @property
+    def cpu_s_per_turn(self) -> float:
+        return self.router_cpu_s / self.turns
+
+    @property
+    def tokens_per_core_s(self) -> float:
+        return self.turns * self.answer_tokens / self.router_cpu_s
+
+
+async def measure_relay(
+    *, model: str, code: Path, shapes: list[tuple[int, int, int]]
+) -> list[Relay]:
+    """`shapes`: turns, tokens of each answer, turns at a time."""
+    topology = Topology(prefill=1, decode=1, is_local=False)
+    relays = []
+    with process_cluster(
+        model, topology.settings, prefill=1, decode=1, code=code, fake_workers=True
+    ) as cluster:
+        async with Client(cluster.address) as client:
+            await until_ready(client, 2)
+            for turns, answer_tokens, concurrent in shapes:
+                cpu_s, started_at = cluster.router.cpu_s(), time.monotonic()
+                await _relay(client, turns, answer_tokens, concurrent)
+                relays.append(
+                    Relay(
+                        turns=turns,
+                        answer_tokens=answer_tokens,
+                        concurrent=concurrent,
+                        seconds=time.monotonic() - started_at,
+                        router_cpu_s=cluster.router.cpu_s() - cpu_s,
+                    )
+                )
+    return relays
+
+
+async def _relay(client: Client, turns: int, answer_tokens: int, concurrent: int) -> None:
+    left = iter(range(turns))
+    stop = StopConditions(max_tokens=answer_tokens, ignore_eos=True)
+
+    async def one_after_the_other(index: int) -> None:
+        for number in left:
+            prompt = TokenInput(tuple(range(300, 340)))
+            answer = await client.generate(
+                prompt, session_id=f"relay-{index}-{number % 7}", stop=stop
+            )
+            assert len(answer.token_ids) == answer_tokens
+
+    async with asyncio.TaskGroup() as tasks:
+        for index in range(concurrent):
+            tasks.create_task(one_after_the_other(index))
+
+
+async def until_ready(client: Client, num_workers: int) -> None:
+    async with asyncio.timeout(_READY_S):
+        while True:
+            try:
+                status = await client.status()
+            except SegueError:
+                await asyncio.sleep(0.1)
+                continue
+            if status.ready and len(status.workers) >= num_workers:
+                return
+            await asyncio.sleep(0.1)
+
+
+async def until_idle(client: Client) -> bool:
+    """False when something is held for as long as nothing should be."""
+    try:
+        async with asyncio.timeout(_IDLE_S):
+            while not _is_idle(await client.status()):
+                await asyncio.sleep(0.1)
+    except TimeoutError:
+        return False
+    return True
+
+
+def _is_idle(status: ClusterStatus) -> bool:
+    def all_free(counts: UnitCounts) -> bool:
+        return counts.free + counts.cached == counts.total
+
+    return status.router.running_turns == 0 and all(
+        worker.load.running_turns == 0
+        and all_free(worker.load.pages)
+        and all_free(worker.load.slots)
+        for worker in status.workers
+    )
+
+
+def _busiest(outcome: Outcome) -> float:
+    return max(outcome.decode_workers.values(), default=0) / max(outcome.num_turns, 1)
+
+
+def _quantile(values: list[float], share: float) -> float:
+    return sorted(values)[min(int(len(values) * share), len(values) - 1)]

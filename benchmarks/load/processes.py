@@ -1,0 +1,101 @@
+"""A cluster of plain processes, whose CPU time and memory can be read one by one."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+_START_S = 60.0
+_STOP_S = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    name: str
+    popen: subprocess.Popen[bytes]
+    log: Path
+
+    def cpu_s(self) -> float:
+        """User and system time so far."""
+        fields = Path(f"/proc/{self.popen.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / _TICKS_PER_S
+
+    def resident_bytes(self) -> int:
+        status = Path(f"/proc/{self.popen.pid}/status").read_text()
+        found = re.search(r"VmRSS:\s+(\d+) kB", status)
+        return int(found[1]) << 10 if found else 0
+
+    def wait_for(self, pattern: str) -> str:
+        """The first group of the first log line that matches. Raises RuntimeError."""
+        until = time.monotonic() + _START_S
+        while time.monotonic() < until:
+            if found := re.search(pattern, self.log.read_text()):
+                return found[1]
+            if self.popen.poll() is not None:
+                break
+            time.sleep(0.05)
+        raise RuntimeError(f"{self.name} did not start:\n{self.log.read_text()}")
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessCluster:
+    address: str
+    router: Process
+    workers: tuple[Process, ...]
+
+    @property
+    def processes(self) -> tuple[Process, ...]:
+        return (self.router, *self.workers)
+
+
+@contextlib.contextmanager
+def process_cluster(
+    model: str, settings: str, *, prefill: int, decode: int, code: Path, fake_workers: bool = False
+) -> Iterator[ProcessCluster]:
+    """`settings` is TOML; `code` is the checkout whose Segue runs."""
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="segue-load-")))
+        (folder / "segue.toml").write_text(settings)
+
+        def start(name: str, *arguments: str) -> Process:
+            log = folder / f"{name}.log"
+            with log.open("wb") as output:
+                popen = subprocess.Popen(
+                    [sys.executable, "-m", *arguments, "--config", str(folder / "segue.toml")],
+                    cwd=folder,
+                    env={**os.environ, "PYTHONPATH": str(code)},
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                )
+            stack.callback(_stop, popen)
+            return Process(name, popen, log)
+
+        router = start("router", "router", "--model", model, "--port", "0")
+        address = router.wait_for(r"serving .*?\baddress=(\S+)")
+        roles = [("prefill", i) for i in range(prefill)] + [("decode", i) for i in range(decode)]
+        workers = []
+        for role, index in roles:
+            module = "benchmarks.load.fakes" if fake_workers else f"{role}_worker"
+            name = f"{role}-{index}"
+            arguments = ["--id", name, "--model", model, "--router", address]
+            workers.append(start(name, module, *arguments))
+        yield ProcessCluster(address, router, tuple(workers))
+
+
+def _stop(popen: subprocess.Popen[bytes]) -> None:
+    popen.send_signal(signal.SIGTERM)
+    try:
+        popen.wait(_STOP_S)
+    except subprocess.TimeoutExpired:
+        popen.kill()
+        popen.wait()

@@ -1,0 +1,27 @@
+"""Sends what it reads as one user message, and says what came of it and when: `… TARGET`."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+
+from segue.client import Client
+from segue.errors import SegueError
+from segue.types import ChatInput, Message
+
+
+async def _send(target: str, text: str) -> str:
+    chat = ChatInput(messages=(Message(role="user", content=text),))
+    async with Client(target) as client:
+        began_at = time.perf_counter()
+        try:
+            answer = await client.generate(chat, session_id="big")
+            outcome = f"served, {answer.end.finish_reason}"
+        except SegueError as error:
+            outcome = f"{type(error).__name__}: {error}"
+    return f"{time.perf_counter() - began_at:.3f} s: {outcome}"
+
+
+if __name__ == "__main__":
+    print(asyncio.run(_send(sys.argv[1], sys.stdin.read())))  # noqa: T201

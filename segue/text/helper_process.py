@@ -1,0 +1,92 @@
+"""A process that makes prompts of long inputs: `python -m segue.text.helper_process FOLDER
+MAX_CONTEXT`.
+
+What renders and tokenises holds the interpreter's lock for as long as one call takes, and some
+calls (JSON of megabytes, a template's filters) take seconds. In a process of their own they cost
+the router nothing. Its parent writes jobs to its standard input and reads answers from its standard
+output, each a length of eight bytes and a pickle; when the parent is gone, so is this.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import os
+import pickle
+import select
+import signal
+import sys
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from segue.errors import SegueError
+from segue.text.prompt import PromptEncoder
+
+LENGTH_BYTES = 8
+_IDLE_S = 600.0
+"""Then it ends, and its memory is free; the next job starts another one."""
+_NICENESS = 5
+"""The router and its workers go first."""
+
+
+def write_frame(stream: BinaryIO, value: object) -> None:
+    data = pickle.dumps(value, protocol=pickle.HIGHEST_PROTOCOL)
+    stream.write(len(data).to_bytes(LENGTH_BYTES, "big"))
+    stream.write(data)
+    stream.flush()
+
+
+def read_frame(stream: BinaryIO) -> Any:
+    """Raises EOFError when the other side has closed."""
+    length = int.from_bytes(_read(stream, LENGTH_BYTES), "big")
+    return pickle.loads(_read(stream, length))
+
+
+def _read(stream: BinaryIO, num_bytes: int) -> bytes:
+    data = stream.read(num_bytes)
+    if len(data) < num_bytes:
+        raise EOFError("the other side of the pipe has closed")
+    return data
+
+
+def main() -> None:
+    # Ctrl-C in a terminal is for the parent, which closes the pipe.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.nice(_NICENESS)
+    jobs, answers = sys.stdin.buffer, os.fdopen(os.dup(sys.stdout.fileno()), "wb")
+    # Whatever prints must not print into the answers.
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    encoder = PromptEncoder.from_folder(Path(sys.argv[1]), max_context=int(sys.argv[2]))
+    write_frame(answers, None)
+    while select.select([jobs], [], [], _IDLE_S)[0]:
+        try:
+            job = read_frame(jobs)
+        except EOFError:
+            return
+        try:
+            write_frame(answers, _answer(encoder, job))
+        except BrokenPipeError:
+            return
+        del job
+        _give_memory_back()
+
+
+def _answer(encoder: PromptEncoder, job: Any) -> object:
+    try:
+        return encoder.encode_turn(*job)
+    except SegueError as error:
+        return error
+    # The parent raises it, and its log says where it came from.
+    except Exception as error:
+        return SegueError(f"{type(error).__name__}: {error}")
+
+
+def _give_memory_back() -> None:
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,187 @@
+"""One rendering of a conversation that leaves out the messages whose text is known.
+
+A session's next turn has the same messages and a few more. A template is a program, so nobody can
+tell from outside whether the old messages will render to the same text. Here the program itself
+shows it: it runs on objects of ours instead of a list, its loops and namespaces (`walk.py`).
+For each round of a loop over the messages we note what it concluded from things that may change
+(`moving.py`). What cannot change is not noted: a message and its neighbours, its position, the
+tools. In the next turn a loop skips the rounds whose conclusions still hold, since they would do
+what they did before: write the same text and change nothing else. Rounds that change a namespace or
+look at the conversation's end are never skipped. What was read outside the loops must be the same
+altogether (the *trace*). Whatever is not foreseen here raises NotLocal, and the template is
+rendered the plain way. So no template renders wrongly; one that does unusual things gains nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from jinja2.utils import Namespace
+
+from segue.text.conversation import JsonObject
+from segue.text.moving import (
+    LENGTH,
+    Conclusion,
+    Conclusions,
+    Exactly,
+    Key,
+    Moving,
+    NotLocal,
+    both,
+    now,
+)
+from segue.text.segments import LoopMemory, Segments
+
+
+@dataclass(slots=True)
+class Round:
+    """One message's turn in a loop."""
+
+    index: int
+    first_piece: int
+    conclusions: dict[Key, Conclusion] = field(default_factory=dict)
+    can_skip: bool = True
+
+
+@dataclass(slots=True)
+class Emitted:
+    """The loop that wrote the messages: the place where known text is put back."""
+
+    loop: int
+    skipped: int
+    """So many messages were left out, from the first on."""
+    first_piece: int
+    """Where the text of the others begins, among all pieces."""
+    ends: list[int] = field(default_factory=list)
+    """After each round that ran, in pieces."""
+
+
+class Replay:
+    """The state of one rendering. `known` are the loops of an earlier one, whose first `num_same`
+    messages were those of this one.
+    """
+
+    def __init__(
+        self,
+        num_messages: int,
+        message: Callable[[int], JsonObject],
+        known: tuple[LoopMemory, ...] = (),
+        num_same: int = 0,
+    ) -> None:
+        self.num_messages = num_messages
+        self.message = message
+        self.pieces: list[str] = []
+        self.loops: list[LoopMemory] = []
+        self.emitted: Emitted | None = None
+        self.round: Round | None = None
+        self.length = Moving(self.conclude, LENGTH, num_messages)
+        self._known = known
+        self._num_same = num_same
+        self._trace: list[tuple[Key, Conclusion]] = []
+        self._reach = 0
+        self._namespaces: list[dict[str, Any]] = []
+
+    def conclude(self, key: Key, conclusion: Conclusion) -> None:
+        if self.round is None:
+            self._trace.append((key, conclusion))
+            return
+        earlier = self.round.conclusions.get(key)
+        self.round.conclusions[key] = both(earlier, conclusion) if earlier else conclusion
+
+    def look_at_end(self) -> None:
+        """Something was read that another message after the last one would change."""
+        if self.round is None:
+            raise NotLocal("the conversation's end, outside a loop over the messages")
+        self.round.can_skip = False
+
+    def read(self, index: int) -> JsonObject:
+        """A message by its number."""
+        if self.round is None:
+            self._reach = max(self._reach, index + 1)
+        elif index > self.round.index + 1:
+            # In the next turn it may be another one, if the client changes its history.
+            self.round.can_skip = False
+        return self.message(index)
+
+    def holds(self, conclusions: Conclusions) -> bool:
+        return all(one.holds(self._value(key)) for key, one in conclusions.items())
+
+    def _value(self, key: Key) -> object:
+        if key == LENGTH:
+            return self.num_messages
+        number, name = key
+        return now(self._namespaces[number].get(name)) if number < len(self._namespaces) else None
+
+    def namespace(self, *args: Any, **kwargs: Any) -> Namespace:
+        """In place of jinja2's. One that is made in a round is the round's own affair."""
+        if self.round is not None:
+            return Namespace(*args, **kwargs)
+        values = {name: _scalar(value) for name, value in dict(*args, **kwargs).items()}
+        self._namespaces.append(values)
+        return _Noted(self, len(self._namespaces) - 1, values)
+
+    def begin_loop(self) -> Segments:
+        """Notes a loop, and returns what may be skipped in it."""
+        if self.round is not None:
+            raise NotLocal("a loop over the messages within a loop over the messages")
+        number, trace = len(self.loops), tuple(self._trace)
+        self.loops.append(LoopMemory(trace, self._reach))
+        known = self._known[number] if number < len(self._known) else None
+        if known is None or known.trace != trace or known.reach > self._num_same:
+            return Segments()
+        if known.writes and self.emitted is not None:
+            return Segments()
+        self.loops[-1].writes = known.writes
+        # A round may look at the message after its own, so that one must be the same too.
+        return known.segments.before(self._num_same - 1)
+
+    def has_written(self, since: int) -> bool:
+        return any(self.pieces[since:])
+
+
+class _Noted(Namespace):
+    """A namespace that outlives a round: to read it is to conclude, to change it keeps a round."""
+
+    def __init__(self, replay: Replay, number: int, values: dict[str, Any]) -> None:
+        super().__init__()
+        object.__setattr__(self, "noted", (replay, number, values))
+
+    def __getattribute__(self, name: str) -> Any:
+        if name == "__class__":
+            return object.__getattribute__(self, name)
+        replay, number, values = object.__getattribute__(self, "noted")
+        if name not in values:
+            raise NotLocal(f"a namespace without {name!r}")
+        value = values[name]
+        if replay.round is None and isinstance(value, Moving):
+            return value
+        plain = now(value)
+        if replay.round is not None and type(plain) is int:
+            return Moving(replay.conclude, (number, name), plain)
+        replay.conclude((number, name), Exactly(plain))
+        return plain
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        replay, number, values = object.__getattribute__(self, "noted")
+        value = _scalar(value)
+        if replay.round is not None:
+            old = values.get(name, _NOTHING)
+            if isinstance(value, Moving) or not Exactly(value).holds(now(old)):
+                replay.round.can_skip = False
+            else:
+                replay.conclude((number, name), Exactly(value))
+        values[name] = value
+
+
+_NOTHING = object()
+
+
+def _scalar(value: Any) -> Any:
+    """What a namespace may hold: compared in no time, and never changed in place."""
+    if isinstance(value, Moving):
+        return value if value.depends_on(LENGTH) else value.exactly()
+    if value is None or isinstance(value, str | int | float):
+        return value
+    raise NotLocal(f"a namespace that holds a {type(value).__name__}")

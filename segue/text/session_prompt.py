@@ -1,0 +1,138 @@
+"""The prompt of a session's next turn from that of its last one: only what is new is rendered and
+tokenised.
+
+`replay.py` renders what is not known. Token ids are put together where a control token ends: marks
+(`shield.py`) cut a prompt into pieces that are tokenised on their own, so ids up to a mark do not
+depend on what follows it. The text between the last mark and a message's end waits for what
+follows: in Qwen's format it is one line break.
+"""
+
+from __future__ import annotations
+
+import functools
+from array import array
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from segue.text.chat import ChatTemplate
+from segue.text.conversation import JsonObject, read_template_kwargs, read_tool
+from segue.text.folded import FoldedMessages, Place
+from segue.text.replay import Emitted, Replay
+from segue.text.segments import LoopMemory
+from segue.text.tokenizer import Tokenizer
+from segue.types import ChatInput
+
+_MAX_KEPT_TOOLS = 64
+# Larger ones are read again for each turn.
+_MAX_KEPT_TOOLS_CHARACTERS = 1 << 18
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PromptMemory:
+    """What is kept of a prompt for the session's next one, besides its ids."""
+
+    options: tuple[object, ...]
+    """What the template was given besides messages."""
+    places: Sequence[Place]
+    loops: tuple[LoopMemory, ...]
+    head: str
+    """What was written before the messages."""
+    starts: Sequence[int] = ()
+    """For each message, how many ids are certain before its text."""
+    waiting: Sequence[str] = ()
+    """For each message, the text after them and before its own."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionPrompt:
+    """A prompt: the first `num_kept` ids of the session's last one, and then others."""
+
+    num_kept: int
+    ids: array[int]
+    memory: PromptMemory | None = None
+
+
+def continue_prompt(
+    chat: ChatInput,
+    template: ChatTemplate,
+    tokenizer: Tokenizer,
+    memory: PromptMemory | None,
+    num_same: int,
+) -> SessionPrompt | None:
+    """None where only the plain way is sure to be right. Raises InvalidRequest.
+
+    The first `num_same` messages of `chat` are those from which `memory` came.
+    """
+    if chat.continued_field:
+        return None
+    options = (chat.tools, chat.enable_thinking, chat.chat_template_kwargs)
+    if memory is None or memory.options != options:
+        memory, num_same = PromptMemory(options=options, places=[], loops=(), head=""), 0
+    tools = _read_tools(chat.tools)
+    program = template.program(tools)
+    messages = FoldedMessages(chat.messages, program.accepts_role, memory.places, num_same)
+    replay = program.local.render(
+        template.options(program, tools, read_template_kwargs(chat)),
+        len(messages),
+        messages.__getitem__,
+        memory.loops,
+        messages.num_same,
+    )
+    if replay is None or replay.emitted is None:
+        return None
+    return _join(memory, messages, replay, replay.emitted, tokenizer)
+
+
+def _join(
+    memory: PromptMemory,
+    messages: FoldedMessages,
+    replay: Replay,
+    emitted: Emitted,
+    tokenizer: Tokenizer,
+) -> SessionPrompt | None:
+    head = "".join(replay.pieces[: emitted.first_piece])
+    skipped = emitted.skipped
+    ids = array("I")
+    starts, waiting = list(memory.starts[:skipped]), list(memory.waiting[:skipped])
+    if not skipped:
+        num_kept, rest = 0, tokenizer.encode_to_last_mark(head, ids)
+    elif head == memory.head and skipped < len(memory.starts):
+        num_kept, rest = memory.starts[skipped], memory.waiting[skipped]
+    else:
+        return None
+    for first, end in pairwise((emitted.first_piece, *emitted.ends)):
+        starts.append(num_kept + len(ids))
+        waiting.append(rest)
+        rest = tokenizer.encode_to_last_mark(rest + "".join(replay.pieces[first:end]), ids)
+    # Where the loop ended; it is the start of the next message, if one is added.
+    starts.append(num_kept + len(ids))
+    waiting.append(rest)
+    last = emitted.ends[-1] if emitted.ends else emitted.first_piece
+    ids.extend(tokenizer.encode_marked(rest + "".join(replay.pieces[last:])))
+    return SessionPrompt(
+        num_kept=num_kept,
+        ids=ids,
+        memory=PromptMemory(
+            options=memory.options,
+            places=messages.places,
+            loops=tuple(replay.loops),
+            head=head,
+            starts=starts,
+            waiting=waiting,
+        ),
+    )
+
+
+def _read_tools(tools: tuple[str, ...]) -> list[JsonObject]:
+    if sum(map(len, tools)) > _MAX_KEPT_TOOLS_CHARACTERS:
+        return _parse_tools(tools)
+    return _kept_tools(tools)
+
+
+def _parse_tools(tools: tuple[str, ...]) -> list[JsonObject]:
+    return [read_tool(index, text) for index, text in enumerate(tools)]
+
+
+# No template can change them: the sandbox is an immutable one.
+_kept_tools = functools.lru_cache(_MAX_KEPT_TOOLS)(_parse_tools)

@@ -1,0 +1,141 @@
+"""Values to protobuf and back: a turn as the router and the workers exchange it."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable
+from typing import TypeAlias
+
+from segue.prefix_digest import PrefixName, pack_tokens, unpack_tokens
+from segue.turn import PrefixHolder, ShipReport, TurnResult, TurnSpec
+from segue.types import Epoch, SessionId, TurnId, WorkerId
+from segue.wire import transfer_pb2, worker_pb2
+from segue.wire.convert_events import (
+    finish_reason_from_wire,
+    finish_reason_to_wire,
+    usage_from_wire,
+    usage_to_wire,
+)
+from segue.wire.convert_request import (
+    sampling_from_wire,
+    sampling_to_wire,
+    stop_from_wire,
+    stop_to_wire,
+)
+
+FindPrefix: TypeAlias = "Callable[[PrefixName], array[int]]"
+
+
+def turn_to_wire(turn: TurnSpec, prefix: PrefixName | None = None) -> worker_pb2.TurnSpec:
+    """With `prefix`, the prompt's tokens after it and its name in place of the others."""
+    num_named = prefix.num_tokens if prefix else 0
+    return worker_pb2.TurnSpec(
+        turn_id=turn.turn_id,
+        session_id=turn.session_id,
+        prompt=pack_tokens(turn.prompt[num_named:]),
+        sampling=sampling_to_wire(turn.sampling),
+        stop=stop_to_wire(turn.stop),
+        branch_points=turn.branch_points,
+        prefix=prefix_to_wire(prefix) if prefix else None,
+    )
+
+
+def turn_from_wire(turn: worker_pb2.TurnSpec, find: FindPrefix) -> TurnSpec:
+    """`find` returns the tokens that a name stands for. Raises UnknownPrefix, InvalidRequest."""
+    prompt = unpack_tokens(turn.prompt)
+    if turn.HasField("prefix"):
+        prompt = find(prefix_from_wire(turn.prefix)) + prompt
+    return TurnSpec(
+        turn_id=TurnId(turn.turn_id),
+        session_id=SessionId(turn.session_id),
+        prompt=tuple(prompt),
+        sampling=sampling_from_wire(turn.sampling, default_seed=0),
+        stop=stop_from_wire(turn.stop),
+        branch_points=tuple(turn.branch_points),
+    )
+
+
+def prefix_to_wire(prefix: PrefixName) -> worker_pb2.PrefixName:
+    return worker_pb2.PrefixName(num_tokens=prefix.num_tokens, digest=prefix.digest)
+
+
+def prefix_from_wire(prefix: worker_pb2.PrefixName) -> PrefixName:
+    return PrefixName(num_tokens=prefix.num_tokens, digest=prefix.digest)
+
+
+def holder_to_wire(holder: PrefixHolder) -> worker_pb2.PrefixHolder:
+    return worker_pb2.PrefixHolder(
+        worker_id=holder.worker_id,
+        epoch=holder.epoch,
+        address=holder.address,
+        checkpoint_tokens=holder.checkpoint_tokens,
+    )
+
+
+def holder_from_wire(holder: worker_pb2.PrefixHolder) -> PrefixHolder:
+    return PrefixHolder(
+        worker_id=WorkerId(holder.worker_id),
+        epoch=Epoch(holder.epoch),
+        address=holder.address,
+        checkpoint_tokens=holder.checkpoint_tokens,
+    )
+
+
+def report_to_wire(report: ShipReport) -> transfer_pb2.ShipReport:
+    return transfer_pb2.ShipReport(
+        shipped_bytes=report.shipped_bytes,
+        cached_tokens=report.cached_tokens,
+        queue_s=report.queue_s,
+        prefill_s=report.prefill_s,
+        transfer_s=report.transfer_s,
+        exposed_transfer_s=report.exposed_transfer_s,
+        computed_tokens=report.computed_tokens,
+        pulled_tokens=report.pulled_tokens,
+        pulled_bytes=report.pulled_bytes,
+        pull_s=report.pull_s,
+        kept_tokens=report.kept_tokens,
+        kept_states=report.kept_states,
+    )
+
+
+def report_from_wire(report: transfer_pb2.ShipReport) -> ShipReport:
+    return ShipReport(
+        shipped_bytes=report.shipped_bytes,
+        cached_tokens=report.cached_tokens,
+        queue_s=report.queue_s,
+        prefill_s=report.prefill_s,
+        transfer_s=report.transfer_s,
+        exposed_transfer_s=report.exposed_transfer_s,
+        computed_tokens=report.computed_tokens,
+        pulled_tokens=report.pulled_tokens,
+        pulled_bytes=report.pulled_bytes,
+        pull_s=report.pull_s,
+        kept_tokens=report.kept_tokens,
+        kept_states=tuple(report.kept_states),
+    )
+
+
+def result_to_wire(result: TurnResult) -> worker_pb2.DecodeEnd:
+    return worker_pb2.DecodeEnd(
+        finish_reason=finish_reason_to_wire(result.finish_reason),
+        usage=usage_to_wire(result.usage),
+        report=report_to_wire(result.report),
+        decode_s=result.decode_s,
+        stop_match=result.stop_match,
+        kept_tokens=result.kept_tokens,
+        kept_checkpoint_tokens=result.kept_checkpoint_tokens,
+        kept_states=result.kept_states,
+    )
+
+
+def result_from_wire(end: worker_pb2.DecodeEnd) -> TurnResult:
+    return TurnResult(
+        finish_reason=finish_reason_from_wire(end.finish_reason),
+        usage=usage_from_wire(end.usage),
+        report=report_from_wire(end.report),
+        decode_s=end.decode_s,
+        stop_match=end.stop_match,
+        kept_tokens=end.kept_tokens,
+        kept_checkpoint_tokens=end.kept_checkpoint_tokens,
+        kept_states=tuple(end.kept_states),
+    )

@@ -1,0 +1,28 @@
+"""The benchmark of prompts in short: it runs, and what it shows holds by a wide margin."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import tempfile
+from pathlib import Path
+
+from benchmarks.router_cost.__main__ import DEMO, measure, router_process, text_side
+
+
+def test_a_session_costs_the_same_at_its_end_and_a_large_message_is_refused() -> None:
+    options = argparse.Namespace(turns=60, prompt_tokens=20_000, message_bytes=20 << 20)
+
+    with tempfile.TemporaryDirectory() as folder:
+        text_side(DEMO, Path(folder))
+        with router_process(folder) as process:
+            result = asyncio.run(measure(process, options, idle_s=0.2))
+
+    # Without what is kept between turns, the last ones take four times as long as the first.
+    assert result["session"]["last_ms"] < 2.5 * result["session"]["first_ms"]
+    assert "served" in result["prompt of 20000 words"]["outcome"]
+    large = result[f"message of {20 << 20} bytes"]
+    assert "InvalidRequest" in large["outcome"]
+    assert "has 20971621 bytes" in large["outcome"]
+    grown_mb = large["resident_mb_after"] - result["alone"]["resident_mb_before"]
+    assert grown_mb < 60

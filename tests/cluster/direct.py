@@ -1,0 +1,38 @@
+"""Turns straight to a decode worker's object, past router and gRPC."""
+
+from __future__ import annotations
+
+import asyncio
+
+from decode_worker.turn import Computed, PromptSource, TurnNews
+from decode_worker.worker import DecodeWorker
+from segue.errors import SegueError
+from segue.turn import TokenDelta, TurnResult, TurnSpec
+
+
+class DirectTurn:
+    """Hears what the worker tells of one turn."""
+
+    def __init__(self, worker: DecodeWorker, turn: TurnSpec) -> None:
+        self._worker = worker
+        self._turn = turn
+        self._news: asyncio.Queue[TurnNews] = asyncio.Queue()
+
+    async def start(self, source: PromptSource | None = None) -> None:
+        """Raises what the worker raises."""
+        await self._worker.start(
+            self._turn, source or Computed(64), self._news.put_nowait, timeout_s=60.0
+        )
+
+    def stop(self) -> None:
+        self._worker.stop(self._turn.turn_id, "the test stops it")
+
+    async def answer(self) -> tuple[list[int], TurnResult]:
+        """From its first word to its last."""
+        tokens: list[int] = []
+        while not isinstance(news := await self._news.get(), TurnResult):
+            if isinstance(news, SegueError):
+                raise news
+            if isinstance(news, TokenDelta):
+                tokens += news.token_ids
+        return tokens, news
