@@ -10,7 +10,6 @@ from segue.errors import InvalidRequest
 from segue.text.chat import ChatTemplate
 from segue.text.conversation import read_conversation
 from segue.text.packed_ids import PackedIds
-from segue.text.shield import Shield
 from segue.text.template_shape import TemplateShape, learn_shape
 from segue.text.tokenizer import Tokenizer
 from segue.types import ChatInput, Message, TextInput, TokenInput, TurnInput
@@ -28,16 +27,17 @@ class PromptEncoder:
     """Renders and tokenises for one checkpoint."""
 
     def __init__(self, tokenizer: Tokenizer, template: ChatTemplate | None) -> None:
+        """The template was made with the marks of this tokenizer."""
         self.tokenizer = tokenizer
-        self._template = template
-        self._shield = Shield(tokenizer)
+        self.template = template
         self._message_start_id = tokenizer.token_id(MESSAGE_START)
         self._shapes: dict[str, TemplateShape | None] = {}
 
     @classmethod
     def from_folder(cls, folder: Path) -> PromptEncoder:
         """Raises InvalidCheckpoint."""
-        return cls(Tokenizer.from_folder(folder), ChatTemplate.from_folder(folder))
+        tokenizer = Tokenizer.from_folder(folder)
+        return cls(tokenizer, ChatTemplate.from_folder(folder, tokenizer.marks))
 
     def encode(self, turn_input: TurnInput) -> tuple[int, ...]:
         """The prompt's ids, unchecked against any limit (see `limits.py`). Raises InvalidRequest.
@@ -84,10 +84,12 @@ class PromptEncoder:
 
     def _shape(self, chat: ChatInput) -> TemplateShape | None:
         """Of the prompts that the template writes with the options of this chat."""
-        if self._template is None:
+        if self.template is None:
             return None
         tools = (_SOME_TOOL,) if chat.tools else ()
-        options = replace(chat, messages=(), tools=tools, continues=None)
+        options = replace(
+            chat, messages=(), tools=tools, continue_final_message=False, continues=None
+        )
         key = repr(options)
         if key not in self._shapes:
             if len(self._shapes) >= _MAX_SHAPES:
@@ -100,13 +102,10 @@ class PromptEncoder:
         return self._shapes[key]
 
     def _encode_chat(self, chat: ChatInput, is_asked: bool = True) -> tuple[int, ...]:
-        if self._template is None:
+        if self.template is None:
             raise InvalidRequest(
                 "expected text or token ids, got chat messages: this checkpoint has no chat "
                 "template; send the prompt as text or as token ids"
             )
-        shielded = self._shield.cover(read_conversation(chat))
-        text = self._template.render_conversation(
-            shielded.conversation, add_generation_prompt=is_asked
-        )
-        return tuple(self.tokenizer.encode(text, mark=shielded.mark))
+        text = self.template.render_marked(read_conversation(chat), add_generation_prompt=is_asked)
+        return tuple(self.tokenizer.encode_marked(text))
