@@ -122,7 +122,8 @@ class TurnSpec:
     sampling: SamplingParams
     stop: StopConditions
     branch_points: tuple[int, ...] = ()
-    """Positions in the prompt at which conversations branch: states are worth keeping there."""
+    """Positions in the prompt, ascending, at which others may part from it: other conversations,
+    and this one's next turn. States are worth keeping before them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -72,9 +72,8 @@ def main(
 
 def _encoder(tokenizer: Tokenizer, path: Path) -> PromptEncoder:
     source = path.read_text("utf-8")
-    return PromptEncoder(
-        tokenizer, ChatTemplate(TemplateSource(plain=source, with_tools=source), tokenizer.marks)
-    )
+    template_source = TemplateSource(plain=source, with_tools=source)
+    return PromptEncoder(tokenizer, ChatTemplate(template_source, tokenizer.marks))
 
 
 def _numbers(turn: Reuse) -> list[int]:

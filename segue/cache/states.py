@@ -51,10 +51,10 @@ def states_to_go_on_from(
     deepest, and for each position where it may part the deepest before it. The same prompt again
     needs one before its last token.
     """
-    kept = sorted(kept)
-    useful = set(kept[-1:])
+    positions = sorted(kept)
+    useful = set(positions[-1:])
     for point in (*branch_points, num_prompt - 1):
-        useful.update([position for position in kept if position <= point][-1:])
+        useful.update([position for position in positions if position <= point][-1:])
     return tuple(sorted(useful))
 
 

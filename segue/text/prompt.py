@@ -103,7 +103,9 @@ class PromptEncoder:
         if self.template is None:
             return None
         tools = (_SOME_TOOL,) if chat.tools else ()
-        options = replace(chat, messages=(), tools=tools, continues=None)
+        options = replace(
+            chat, messages=(), tools=tools, continue_final_message=False, continues=None
+        )
         key = repr(options)
         if key not in self._shapes:
             if len(self._shapes) >= _MAX_SHAPES:

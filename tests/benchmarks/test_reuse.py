@@ -23,9 +23,8 @@ def real_tokenizer(make_real_text: MakeReal) -> Tokenizer:
 
 
 def encoder_of(tokenizer: Tokenizer, source: str) -> PromptEncoder:
-    return PromptEncoder(
-        tokenizer, ChatTemplate(TemplateSource(plain=source, with_tools=source), tokenizer.marks)
-    )
+    template_source = TemplateSource(plain=source, with_tools=source)
+    return PromptEncoder(tokenizer, ChatTemplate(template_source, tokenizer.marks))
 
 
 def check(turns: list[Reuse]) -> None:

@@ -28,9 +28,8 @@ def real_tokenizer(make_real_text: MakeReal) -> Tokenizer:
 
 
 def encoder_of(tokenizer: Tokenizer, source: str) -> PromptEncoder:
-    return PromptEncoder(
-        tokenizer, ChatTemplate(TemplateSource(plain=source, with_tools=source), tokenizer.marks)
-    )
+    template_source = TemplateSource(plain=source, with_tools=source)
+    return PromptEncoder(tokenizer, ChatTemplate(template_source, tokenizer.marks))
 
 
 def check_partings(encoder: PromptEncoder, *, enable_thinking: bool) -> None:
@@ -143,5 +142,31 @@ def test_a_result_far_above_a_page_is_passed_over(real_tokenizer: Tokenizer) -> 
     chat = ChatInput(messages=(SYSTEM, ASKED, CALLED, long, CALLED, long))
     prompt = encoder.encode(chat)
     later = ChatInput(messages=(*chat.messages, SAID, ASKED))
+
+    assert num_shared(prompt, encoder.encode(later)) in encoder.branch_points(prompt, chat)
+
+
+def test_what_a_template_is_told_to_keep_is_not_expected_to_change(
+    real_tokenizer: Tokenizer,
+) -> None:
+    encoder = encoder_of(real_tokenizer, template("3.6"))
+    chat = ChatInput(messages=IN_A_RUN, enable_thinking=True)
+    keeping = ChatInput(
+        messages=IN_A_RUN, enable_thinking=True, chat_template_kwargs='{"preserve_thinking": true}'
+    )
+    prompt = encoder.encode(chat)
+
+    assert encoder.encode(keeping) == prompt
+    assert set(encoder.branch_points(prompt, keeping)) < set(encoder.branch_points(prompt, chat))
+
+
+def test_a_message_that_is_continued_parts_at_the_first_answer_too(
+    real_tokenizer: Tokenizer,
+) -> None:
+    encoder = encoder_of(real_tokenizer, template("3.5"))
+    begun = (*IN_A_RUN, Message(role="assistant", reasoning="So", content="At"))
+    chat = ChatInput(messages=begun, continue_final_message=True)
+    prompt = encoder.encode(chat)
+    later = ChatInput(messages=(*IN_A_RUN, SAID, ASKED))
 
     assert num_shared(prompt, encoder.encode(later)) in encoder.branch_points(prompt, chat)
