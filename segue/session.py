@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from segue.errors import NotFound, UnknownHistory
 from segue.history import continuation
 from segue.tool_calls import read_answer
-from segue.turn import TokenDelta, TurnEnd, TurnEvent
+from segue.turn import FinishReason, TokenDelta, TurnEnd, TurnEvent
 from segue.types import ChatInput, Message, SamplingParams, SessionId, StopConditions
 
 if TYPE_CHECKING:
@@ -71,8 +71,9 @@ class Session:
     ) -> AsyncGenerator[TurnEvent, None]:
         """Adds `new` (a text is a user's message), streams the answer, and remembers both.
 
-        With tools, calls in the answer become `tool_calls` of the message that is remembered. A
-        turn that fails, or that the caller leaves early, leaves the history as it was.
+        With tools, calls in the answer become `tool_calls` of the message that is remembered; a
+        call that `max_tokens` or a cancellation cut off stays text. A turn that fails, or that the
+        caller leaves early, leaves the history as it was.
         """
         added = [Message(role="user", content=m) if isinstance(m, str) else m for m in new]
         self._num_kept = min(self._num_kept, len(self.messages))
@@ -88,7 +89,9 @@ class Session:
                 if isinstance(event, TokenDelta):
                     text.append(event.text)
                 if isinstance(event, TurnEnd):
-                    self.messages += [*added, read_answer("".join(text), self._tools)]
+                    is_whole = event.finish_reason is FinishReason.STOP
+                    answer = read_answer("".join(text), self._tools, is_whole=is_whole)
+                    self.messages += [*added, answer]
                     self._num_kept = event.kept_messages
                 yield event
 

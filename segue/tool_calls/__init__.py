@@ -2,6 +2,7 @@
 
     markup.py    the text as tags and Hermes calls, in one pass
     reading.py   which tags open and close calls and parameters, and which are only text
+    steps.py     what a reading has taken for markup, and the calls that come of it
     schema.py    what a tool's schema allows for a parameter
     literals.py  JSON and Python literals as models write them
     values.py    a parameter's text as the value that its schema means

@@ -13,8 +13,9 @@ from typing import Any
 
 from segue.tool_calls.literals import Json
 from segue.tool_calls.markup import breaks_off, read_tags
-from segue.tool_calls.reading import Call, read_calls
+from segue.tool_calls.reading import read_calls
 from segue.tool_calls.schema import Schemas
+from segue.tool_calls.steps import Call
 from segue.tool_calls.values import read_value
 from segue.types import Message, ToolCall
 

@@ -21,12 +21,11 @@ is certain.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
 from typing import Literal, Protocol, TypeAlias
 
-from segue.tool_calls.literals import Json
-from segue.tool_calls.markup import Tag
+from segue.tool_calls.markup import Kind, Tag
+from segue.tool_calls.steps import Call, Step, calls_of
 
 Place: TypeAlias = Literal["outside", "thought", "opened", "function", "parameters", "closed"] | int
 
@@ -35,18 +34,25 @@ _TEXT = 1
 # … and at the begin of a line, without its counterpart. Outside of every call, what ends a value
 # there is the sign of a value that was ended too early: anything else is likelier.
 _STRAY = 3
-_STRAY_OUTSIDE = 1000
+_STRAY_OUTSIDE = 1_000_000
 _HERMES_AS_TEXT = 4
+# A thought that began before the answer's text. More than a </think> in a value.
+_THOUGHT = 4
 # Tags that are missing.
 _NO_TOOL_CALL = 2
 _NO_PARAMETER_END = 3
+# More than two stray tags, with which a quoted parameter would swallow the end of its own.
+_NO_LAST_PARAMETER_END = 8
 _NO_FUNCTION_END = 2
 _NO_TOOL_CALL_END = 2
-# A name that no tool has, and a value that ends in the middle of a line but did not begin so.
+# A function that no tool has, a parameter that the function lacks or has been given already, and a
+# value that ends in the middle of a line but did not begin so.
 _UNKNOWN = 1
+_UNLIKELY = 2
 _UNEVEN = 1
 
 _MAX_QUOTED_DEPTH = 3
+_BEFORE_PARAMETER = ("<function>", "</parameter>")
 
 
 class Vocabulary(Protocol):
@@ -54,27 +60,6 @@ class Vocabulary(Protocol):
 
     def has_function(self, function: str) -> bool: ...
     def has_parameter(self, function: str, parameter: str) -> bool: ...
-
-
-@dataclass(slots=True)
-class Parameter:
-    """`text[start:end]` is all that stands between its tags."""
-
-    name: str
-    start: int
-    end: int
-
-
-@dataclass(slots=True)
-class Call:
-    """`text[start:end]`, tags included."""
-
-    name: str
-    start: int
-    end: int
-    parameters: list[Parameter] = field(default_factory=list)
-    arguments: dict[str, Json] | None = None
-    """Where the call is Hermes': there are no parameters then."""
 
 
 def read_calls(tags: Iterable[Tag], vocabulary: Vocabulary, *, is_whole: bool) -> list[Call]:
@@ -88,36 +73,14 @@ def read_calls(tags: Iterable[Tag], vocabulary: Vocabulary, *, is_whole: bool) -
     return reading.end(is_whole=is_whole)
 
 
-@dataclass(frozen=True, slots=True)
-class _Step:
-    """A tag that means something in a reading, and the one before it."""
-
-    does: Literal["answer", "call", "open", "function", "parameter", "value", "end"]
-    tag: Tag | None = None
-    before: _Step | None = None
-    at: int = 0
-    """Where what it ends, ends."""
-    function: str = ""
-    answers: bool = False
-    """The thought is over, so that a </think> means nothing any more."""
-
-    def then(
-        self,
-        does: Literal["call", "open", "function", "parameter", "value", "end"],
-        tag: Tag,
-        at: int = 0,
-    ) -> _Step:
-        function = tag.name if does == "function" else self.function
-        return _Step(does, tag, self, at, function, self.answers)
-
-
 class _Readings:
     """All readings that may still win: for each place the cheapest that is there."""
 
     def __init__(self, vocabulary: Vocabulary) -> None:
         self._vocabulary = vocabulary
-        self._at: dict[Place, tuple[int, _Step]] = {"outside": (0, _Step("answer"))}
-        self._do: dict[Place, Callable[[Tag, int, _Step], None]] = {
+        self._at: dict[Place, tuple[int, Step]] = {"outside": (0, Step("answer"))}
+        self._last_kind: Kind | None = None
+        self._do: dict[Place, Callable[[Tag, int, Step], None]] = {
             "outside": self._outside,
             "thought": self._thought,
             "opened": self._opened,
@@ -133,6 +96,7 @@ class _Readings:
                 self._in_value(place, tag, cost, step)
             else:
                 self._do[place](tag, cost, step)
+        self._last_kind = tag.kind
 
     def end(self, *, is_whole: bool) -> list[Call]:
         endings = {"outside": 0}
@@ -144,13 +108,13 @@ class _Readings:
             for place, (cost, step) in self._at.items()
             if place in endings
         ]
-        return _calls(min(left, key=lambda one: one[0])[1])
+        return calls_of(min(left, key=lambda one: one[0])[1])
 
-    def _reach(self, place: Place, cost: int, step: _Step) -> None:
+    def _reach(self, place: Place, cost: int, step: Step) -> None:
         if place not in self._at or cost < self._at[place][0]:
             self._at[place] = cost, step
 
-    def _outside(self, tag: Tag, cost: int, step: _Step) -> None:
+    def _outside(self, tag: Tag, cost: int, step: Step) -> None:
         match tag.kind:
             case "<tool_call>":
                 self._reach("opened", cost, step.then("open", tag))
@@ -162,26 +126,26 @@ class _Readings:
                 self._reach("thought", cost, step)
             case "</think>" if not step.answers:
                 # All before it was thought: whatever calls it held, and however odd.
-                self._reach("outside", 0, _Step("answer", answers=True))
+                self._reach("outside", _THOUGHT, Step("answer", answers=True))
                 return
         self._reach("outside", cost + _cost_outside(tag), step)
 
-    def _thought(self, tag: Tag, cost: int, step: _Step) -> None:
+    def _thought(self, tag: Tag, cost: int, step: Step) -> None:
         if tag.kind == "</think>":
-            self._reach("outside", cost, _Step("answer", None, step, answers=True))
+            self._reach("outside", cost, Step("answer", None, step, answers=True))
         else:
             self._reach("thought", cost, step)
 
-    def _opened(self, tag: Tag, cost: int, step: _Step) -> None:
+    def _opened(self, tag: Tag, cost: int, step: Step) -> None:
         if tag.kind == "<function>" and tag.is_next:
             self._reach("function", cost + self._unknown(tag), step.then("function", tag))
 
-    def _in_function(self, tag: Tag, cost: int, step: _Step) -> None:
+    def _in_function(self, tag: Tag, cost: int, step: Step) -> None:
         if not tag.is_next:
             return
         match tag.kind:
             case "<parameter>":
-                cost += self._unknown_parameter(tag, step)
+                cost += self._unlikely(tag, step)
                 self._reach(0, cost, step.then("parameter", tag))
             case "</function>":
                 self._reach("closed", cost, step.then("end", tag, tag.end))
@@ -191,23 +155,25 @@ class _Readings:
             case "<tool_call>" | "hermes" if step.does == "value":
                 self._outside(tag, cost + _NO_FUNCTION_END + _NO_TOOL_CALL_END, step)
 
-    def _closed(self, tag: Tag, cost: int, step: _Step) -> None:
+    def _closed(self, tag: Tag, cost: int, step: Step) -> None:
         if tag.kind == "</tool_call>" and tag.is_next:
             self._reach("outside", cost, step.then("end", tag, tag.end))
         else:
             self._outside(tag, cost + _NO_TOOL_CALL_END, step)
 
-    def _in_value(self, depth: int, tag: Tag, cost: int, step: _Step) -> None:
+    def _in_value(self, depth: int, tag: Tag, cost: int, step: Step) -> None:
+        assert step.tag is not None
         if depth == 0:
             self._end_value(tag, cost, step)
-        if tag.kind == "<parameter>" and depth < _MAX_QUOTED_DEPTH:
-            self._reach(depth + 1, cost + _TEXT, step)
+        # What stands in the middle of a line opens nothing in a value that has lines of its own.
+        may_open = tag.begins_line or not step.tag.ends_line
+        if tag.kind == "<parameter>" and may_open and depth < _MAX_QUOTED_DEPTH:
+            self._reach(depth + 1, cost, step)
         if tag.kind == "</parameter>" and depth:
             self._reach(depth - 1, cost, step)
-        else:
-            self._reach(depth, cost + _cost_in_value(tag), step)
+        self._reach(depth, cost + self._cost_in_value(tag), step)
 
-    def _end_value(self, tag: Tag, cost: int, step: _Step) -> None:
+    def _end_value(self, tag: Tag, cost: int, step: Step) -> None:
         """The value may end here, with its own tag or without."""
         assert step.tag is not None
         if step.tag.ends_line and not tag.begins_line:
@@ -216,21 +182,32 @@ class _Readings:
         match tag.kind:
             case "</parameter>":
                 self._reach("parameters", cost, step.then("value", tag, tag.start))
-            case "<parameter>":
-                cost += _NO_PARAMETER_END + self._unknown_parameter(tag, step)
+            # What directly follows a tag that is text is text with it.
+            case "<parameter>" if not (tag.is_next and self._last_kind in _BEFORE_PARAMETER):
+                cost += _NO_PARAMETER_END + self._unlikely(tag, step)
                 self._reach(0, cost, value.then("parameter", tag))
             case "</function>":
-                cost += _NO_PARAMETER_END
+                cost += _NO_LAST_PARAMETER_END
                 self._reach("closed", cost, value.then("end", tag, tag.end))
             case "</tool_call>":
-                cost += _NO_PARAMETER_END + _NO_FUNCTION_END
+                cost += _NO_LAST_PARAMETER_END + _NO_FUNCTION_END
                 self._reach("outside", cost, value.then("end", tag, tag.end))
+
+    def _cost_in_value(self, tag: Tag) -> int:
+        if tag.kind not in ("<parameter>", "</parameter>", "</think>"):
+            return 0
+        if not tag.begins_line:
+            return _TEXT
+        # One parameter right after another's end is hardly a stray tag.
+        is_in_list = tag.is_next and (self._last_kind, tag.kind) == ("</parameter>", "<parameter>")
+        return 2 * _STRAY if is_in_list else _STRAY
 
     def _unknown(self, tag: Tag) -> int:
         return 0 if self._vocabulary.has_function(tag.name) else _UNKNOWN
 
-    def _unknown_parameter(self, tag: Tag, step: _Step) -> int:
-        return 0 if self._vocabulary.has_parameter(step.function, tag.name) else _UNKNOWN
+    def _unlikely(self, parameter: Tag, step: Step) -> int:
+        is_known = self._vocabulary.has_parameter(step.function, parameter.name)
+        return 0 if is_known and not step.has_given(parameter.name) else _UNLIKELY
 
 
 def _cost_outside(tag: Tag) -> int:
@@ -240,46 +217,6 @@ def _cost_outside(tag: Tag) -> int:
         case "</parameter>" if tag.begins_line:
             return _STRAY_OUTSIDE
         case "<parameter>" if tag.begins_line:
-            return _STRAY
+            return _NO_LAST_PARAMETER_END
         case _:
             return _TEXT
-
-
-def _cost_in_value(tag: Tag) -> int:
-    if tag.kind in ("<parameter>", "</parameter>", "</think>"):
-        return _STRAY if tag.begins_line else _TEXT
-    return 0
-
-
-def _calls(last: _Step) -> list[Call]:
-    calls: list[Call] = []
-    opened: Tag | None = None
-    for step in _in_order(last):
-        tag = step.tag
-        if tag is None:
-            continue
-        match step.does:
-            case "open":
-                opened = tag
-            case "call":
-                calls.append(Call(tag.name, tag.start, tag.end, [], tag.arguments))
-            case "function":
-                calls.append(Call(tag.name, (opened or tag).start, tag.end))
-                opened = None
-            case "parameter":
-                calls[-1].parameters.append(Parameter(tag.name, tag.end, tag.end))
-            case "value":
-                calls[-1].parameters[-1].end = step.at
-                calls[-1].end = tag.end
-            case "end":
-                calls[-1].end = step.at
-    return calls
-
-
-def _in_order(last: _Step) -> Iterator[_Step]:
-    steps: list[_Step] = []
-    step: _Step | None = last
-    while step is not None:
-        steps.append(step)
-        step = step.before
-    return reversed(steps)

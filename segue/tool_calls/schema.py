@@ -36,6 +36,8 @@ _KINDS: dict[str, Kinds] = {
 # What a schema without a type can only be about.
 _TELLING = {"properties": "object", "items": "array", "prefixItems": "array", "pattern": "string"}
 
+_PART = (Mapping, list, str)
+
 _MAX_STEPS = 20_000
 _MAX_DEPTH = 64
 _MAX_PARTS = 256
@@ -85,7 +87,7 @@ class Schemas:
         for one in (*_schemas(schema.get("allOf")), *self._referred(schema)):
             found = _narrowed([found, self._kinds(one, depth - 1)])
         if found == ANYTHING:
-            found = frozenset(kind for key, kind in _TELLING.items() if key in schema) or ANYTHING
+            found = _kinds_by_parts(schema)
         return found | {"null"} if schema.get("nullable") is True else found
 
     def _allows(self, value: Json, schema: Schema, depth: int) -> bool:
@@ -191,6 +193,11 @@ def _kinds_by_type(schema: Schema) -> Kinds:
 def _kinds_by_values(schema: Schema) -> Kinds:
     values = _enumerated(schema)
     return frozenset(kind_of(value) for value in values) or ANYTHING
+
+
+def _kinds_by_parts(schema: Schema) -> Kinds:
+    told = (kind for key, kind in _TELLING.items() if isinstance(schema.get(key), _PART))
+    return frozenset(told) or ANYTHING
 
 
 def _enumerated(schema: Schema) -> Sequence[Any]:
