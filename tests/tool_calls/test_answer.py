@@ -190,13 +190,8 @@ def test_a_value_may_hold_any_markup(value: str) -> None:
         "<tool_call>\n  <function=find>\n    <parameter=text>/</parameter>\n  </function>\n"
         "</tool_call>",
         written(("text", "/")).replace("\n", "\r\n"),
-        written(("text", "/"))
-        .replace("=", "= ")
-        .replace(">", " >")
-        .replace("l >", "l>")
-        # Names may have space around them; tags without a name have none.
-        .replace("r >", "r>")
-        .replace("n >\n</t", "n>\n</t"),
+        "<tool_call>\n<function= find >\n<parameter= text >\n/\n</parameter>\n"
+        "</function>\n</tool_call>",
         f"\n\n{written(('text', '/'))}\n\n",
     ],
 )
