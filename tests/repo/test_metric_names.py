@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
 from collections.abc import Callable
 
 import pytest
@@ -131,6 +133,22 @@ def test_every_process_says_what_it_is_and_what_it_uses(
     assert [name for name in samples if name.endswith("_created")] == []
     # Nothing else comes in unseen.
     assert {name.split("_")[0] for name in samples} == {"segue", "process", "python"}
+
+
+@pytest.mark.parametrize("make", [RouterMetrics, PrefillMetrics, DecodeMetrics])
+def test_prometheus_own_checker_finds_no_fault(
+    make: Callable[[], RouterMetrics | PrefillMetrics | DecodeMetrics],
+) -> None:
+    program = shutil.which("promtool")
+    if program is None:
+        pytest.fail("promtool is not installed; ./check installs it (Debian: prometheus)")
+    text = generate_latest(make().registry)
+
+    checked = subprocess.run(
+        [program, "check", "metrics"], input=text, capture_output=True, check=False
+    )
+
+    assert (checked.returncode, checked.stderr) == (0, b"")
 
 
 def test_no_label_holds_an_id() -> None:
