@@ -18,8 +18,9 @@ from router.prompt import PromptBuilder
 from router.router import Router
 from router.server import MembershipFace, Sessions
 from segue.config import read_file, section
+from segue.metrics_endpoint import MetricsEndpoint
 from segue.model.source import resolve_model
-from segue.telemetry import MetricsEndpoint, setup_logging
+from segue.telemetry import setup_logging
 from segue.wire.server import RunningServer, Services, serving
 from segue.wire.session_pb2_grpc import add_SessionsServicer_to_server
 from segue.wire.worker_pb2_grpc import add_MembershipServicer_to_server
@@ -71,9 +72,12 @@ async def running(
         ]
 
     try:
-        max_receive_bytes = config.max_prompt_bytes + _FRAMING_BYTES
         async with serving(
-            config.host, config.port, services_at, max_receive_bytes=max_receive_bytes
+            config.host,
+            config.port,
+            services_at,
+            max_receive_bytes=config.max_prompt_bytes + _FRAMING_BYTES,
+            on_serving=endpoint.set_ready,
         ) as server:
             watch = asyncio.ensure_future(_watch(router, server))
             logger.info("serving", extra={"address": server.address, "metrics": endpoint.address})

@@ -4,8 +4,15 @@ from __future__ import annotations
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-# From a local demo model's milliseconds to a long prompt's minute.
-_LATENCY_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+from segue.process_metrics import new_registry
+
+# From a local demo model's milliseconds to a long prompt's minute; fine where users notice.
+_LATENCY_BUCKETS = (
+    *(0.005, 0.01, 0.025, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 1.5, 2.0, 2.5),
+    *(5.0, 10.0, 30.0, 60.0),
+)
+_TURN_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 40.0, 80.0, 160.0, 320.0, 640.0)
+_LENGTH_BUCKETS = tuple(4**n for n in range(11))
 _TOKEN_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.25, 0.5, 1.0)
 # What the router itself adds lies far below a millisecond.
 _DECISION_BUCKETS = (1e-5, 2.5e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 5e-3)
@@ -19,6 +26,18 @@ class LoadMetrics:
     def __init__(self, registry: CollectorRegistry) -> None:
         self.turns = Counter(
             "segue_turns_total", "Turns by how they ended.", ["outcome"], registry=registry
+        )
+        self.errors = Counter(
+            "segue_turn_errors_total",
+            "Turns that ended with an error, refused ones among them, by its class.",
+            ["error"],
+            registry=registry,
+        )
+        self.retries = Counter(
+            "segue_turn_retries_total",
+            "Attempts that were made again elsewhere, by the class of the error.",
+            ["error"],
+            registry=registry,
         )
         self.turns_in_flight = Gauge(
             "segue_turns_in_flight", "Turns running or waiting.", registry=registry
@@ -40,6 +59,26 @@ class LatencyMetrics:
             "segue_time_to_first_token_seconds",
             "From the receipt of a turn to its first token.",
             buckets=_LATENCY_BUCKETS,
+            registry=registry,
+        )
+        self.no_first_token_s = Histogram(
+            "segue_no_first_token_seconds",
+            "From the receipt of a turn to its end, where that came before any token.",
+            ["outcome"],
+            buckets=_LATENCY_BUCKETS,
+            registry=registry,
+        )
+        self.turn_s = Histogram(
+            "segue_turn_seconds",
+            "From the receipt of a turn to its end.",
+            ["outcome"],
+            buckets=_TURN_BUCKETS,
+            registry=registry,
+        )
+        self.output_token_s = Histogram(
+            "segue_time_per_output_token_seconds",
+            "Of a finished answer, the mean time of a token after the first.",
+            buckets=_TOKEN_BUCKETS,
             registry=registry,
         )
         self.inter_token_s = Histogram(
@@ -101,6 +140,18 @@ class TokenMetrics:
         self.prompt = Counter(
             "segue_prompt_tokens_total", "Tokens of finished turns' prompts.", registry=registry
         )
+        self.prompt_length = Histogram(
+            "segue_prompt_length_tokens",
+            "Tokens of a turn's prompt.",
+            buckets=_LENGTH_BUCKETS,
+            registry=registry,
+        )
+        self.answer_length = Histogram(
+            "segue_answer_length_tokens",
+            "Tokens of an answer, finished or not.",
+            buckets=_LENGTH_BUCKETS,
+            registry=registry,
+        )
         self.cached = Counter(
             "segue_cached_tokens_total",
             "Of the prompts' tokens, taken from a prefix cache.",
@@ -123,7 +174,7 @@ class TokenMetrics:
 
 class RouterMetrics:
     def __init__(self) -> None:
-        self.registry = CollectorRegistry()
+        self.registry = new_registry()
         self.load = LoadMetrics(self.registry)
         self.latency = LatencyMetrics(self.registry)
         self.placement = PlacementMetrics(self.registry)

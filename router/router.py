@@ -13,7 +13,6 @@ from dataclasses import replace
 from router.admission import Admission
 from router.config import RouterConfig
 from router.history import Histories, Transcript
-from router.lifecycle import outcome_of
 from router.links import Links
 from router.membership import Membership
 from router.metrics import RouterMetrics
@@ -21,6 +20,7 @@ from router.placing import Placing
 from router.prompt import PromptBuilder
 from router.sessions import SessionDesk
 from router.turn import Turn, TurnContext
+from router.turn_meter import TurnMeter
 from segue.cluster_status import ClusterStatus, RouterStatus, WorkerHealth, WorkerStatus
 from segue.errors import Cancelled, InvalidRequest, SegueError, Unavailable
 from segue.telemetry import Clock, RateMeter, about_turn
@@ -81,22 +81,36 @@ class Router:
     ) -> AsyncGenerator[TurnEvent, None]:
         """Runs one turn. Raises SegueErrors; ending the iteration early cancels the turn."""
         received_at = self._clock()
+        meter = TurnMeter(self._metrics, self._clock, received_at)
+        try:
+            async with contextlib.aclosing(
+                self._run(request, meter, received_at, deadline_s)
+            ) as events:
+                async for event in events:
+                    yield event
+        except Exception as error:
+            meter.failed(error)
+            raise
+
+    async def _run(
+        self, request: TurnRequest, meter: TurnMeter, received_at: float, deadline_s: float | None
+    ) -> AsyncGenerator[TurnEvent, None]:
         with about_turn(request.turn_id), contextlib.ExitStack() as admitted:
-            spec, transcript = await self._admit(request, admitted)
+            spec, transcript = await self._admit(request, admitted, meter)
             turn = Turn(
                 spec,
-                self._context(spec, transcript),
+                self._context(spec, transcript, meter),
                 received_at=received_at,
                 deadline_at=received_at + (deadline_s or self._config.default_deadline_s),
             )
             self._turns[request.turn_id] = turn
             try:
-                async with contextlib.aclosing(self._observed(turn, transcript)) as events:
+                async with contextlib.aclosing(self._observed(turn, transcript, meter)) as events:
                     async for event in events:
                         yield event
             finally:
                 del self._turns[request.turn_id]
-                self._count_end(turn, received_at)
+                self._count_end(turn, received_at, meter)
 
     def cancel(self, turn_id: TurnId) -> bool:
         """True when such a turn is running; its stream ends with finish reason CANCELLED."""
@@ -107,7 +121,7 @@ class Router:
         return True
 
     async def _admit(
-        self, request: TurnRequest, admitted: contextlib.ExitStack
+        self, request: TurnRequest, admitted: contextlib.ExitStack, meter: TurnMeter
     ) -> tuple[TurnSpec, Transcript]:
         """Takes a place for as long as `admitted` is open. Refusals are counted by their kind."""
         try:
@@ -119,7 +133,7 @@ class Router:
             if request.turn_id in self._turns:
                 raise InvalidRequest(f"turn {request.turn_id} is running already; name it anew")
         except SegueError as error:
-            self._metrics.load.turns.labels(outcome_of(error)).inc()
+            meter.refused(error)
             raise
         transcript = Transcript(
             self._histories,
@@ -130,13 +144,14 @@ class Router:
         )
         return built.spec, transcript
 
-    def _context(self, spec: TurnSpec, transcript: Transcript) -> TurnContext:
+    def _context(self, spec: TurnSpec, transcript: Transcript, meter: TurnMeter) -> TurnContext:
         return TurnContext(
             placing=self.placing.turn(spec, transcript.shared_tokens),
             links=self.links,
             clock=self._clock,
             max_attempts=self._config.max_attempts,
             pause_s=self._pause_s,
+            tried_again=meter.tried_again,
         )
 
     def _pause_s(self) -> float:
@@ -144,41 +159,26 @@ class Router:
         return len(self._turns) / _MAX_MESSAGES_PER_S
 
     async def _observed(
-        self, turn: Turn, transcript: Transcript
+        self, turn: Turn, transcript: Transcript, meter: TurnMeter
     ) -> AsyncGenerator[TurnEvent, None]:
         """The turn's events, measured as they pass."""
-        metrics = self._metrics
-        last_token_at: float | None = None
         async with contextlib.aclosing(turn.events()) as events:
             async for event in events:
                 arrived_at = self._clock()
                 event = transcript.hear(event)
+                if isinstance(event, TurnEnd):
+                    # Its client may leave as soon as it has this.
+                    meter.finished(event)
                 yield event
-                match event:
-                    case TokenDelta():
-                        metrics.latency.relay_s.observe(self._clock() - arrived_at)
-                        if last_token_at is not None:
-                            metrics.latency.inter_token_s.observe(arrived_at - last_token_at)
-                        last_token_at = arrived_at
-                        self._rate.add(len(event.token_ids))
-                        metrics.tokens.completion.inc(len(event.token_ids))
-                    case TurnEnd():
-                        self._observe_end(event)
+                if isinstance(event, TokenDelta):
+                    meter.relayed(event, arrived_at)
+                    self._rate.add(len(event.token_ids))
 
-    def _observe_end(self, end: TurnEnd) -> None:
-        metrics = self._metrics
-        if end.timings.first_token_s:
-            metrics.latency.first_token_s.observe(end.timings.first_token_s)
-            metrics.latency.queue_s.observe(end.timings.queue_s)
-            metrics.latency.dispatch_s.observe(end.timings.router_s)
-        metrics.tokens.prompt.inc(end.usage.prompt_tokens)
-        metrics.tokens.cached.inc(end.usage.cached_tokens)
-        metrics.tokens.rerendered.inc(end.usage.rerendered_tokens)
-        metrics.tokens.rerendered_turns.inc(end.usage.rerendered_tokens > 0)
-
-    def _count_end(self, turn: Turn, received_at: float) -> None:
+    def _count_end(self, turn: Turn, received_at: float, meter: TurnMeter) -> None:
         self._ended[turn.outcome] += 1
-        self._metrics.load.turns.labels(turn.outcome).inc()
+        meter.ended(
+            turn.outcome, prompt_tokens=len(turn.spec.prompt), answer_tokens=len(turn.answer)
+        )
         self._admission.turn_took(self._clock() - received_at)
         logger.info(
             "turn ended",

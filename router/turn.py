@@ -66,6 +66,8 @@ class TurnContext:
     max_attempts: int
     pause_s: Callable[[], float]
     """The least time between two messages to one client now."""
+    tried_again: Callable[[SegueError], None]
+    """Told of each error that did not end the turn."""
 
 
 class Turn:
@@ -253,6 +255,7 @@ class Turn:
 
     def _start_again(self, error: SegueError) -> None:
         logger.warning("trying the turn elsewhere", extra={"error": str(error)})
+        self._context.tried_again(error)
         self._avoid.update(worker.worker_id for worker in holders(self.state))
         self.state = advance(self.state, Retried())
 

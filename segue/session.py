@@ -13,7 +13,7 @@ from segue.history import DigestChain, continuation
 from segue.messages import THINK_END, split_reasoning
 from segue.text.conversation import read_template_kwargs
 from segue.tool_calls import read_answer
-from segue.turn import TokenDelta, TurnEnd, TurnEvent
+from segue.turn import FinishReason, TokenDelta, TurnEnd, TurnEvent
 from segue.types import ChatInput, Message, SamplingParams, SessionId, StopConditions
 
 if TYPE_CHECKING:
@@ -81,10 +81,11 @@ class Session:
     ) -> AsyncGenerator[TurnEvent, None]:
         """Adds `new` (a text is a user's message), streams the answer, and remembers both.
 
-        With tools, calls in the answer become `tool_calls` of the message that is remembered. A
-        turn that fails, or that the caller leaves early, leaves the history as it was. With
-        `continue_final_message` the last message is the beginning of the answer (or of its
-        `reasoning`, where that is named), and what is streamed goes on from there.
+        With tools, calls in the answer become `tool_calls` of the message that is remembered; a
+        call that `max_tokens` or a cancellation cut off stays text. A turn that fails, or that the
+        caller leaves early, leaves the history as it was. With `continue_final_message` the last
+        message is the beginning of the answer (or of its `reasoning`, where that is named), and
+        what is streamed goes on from there.
         """
         added = [Message(role="user", content=m) if isinstance(m, str) else m for m in new]
         self._num_kept = min(self._num_kept, len(self.messages))
@@ -102,28 +103,32 @@ class Session:
                 if isinstance(event, TokenDelta):
                     text.append(event.text)
                 if isinstance(event, TurnEnd):
-                    self._remember(chat, "".join(text), event.kept_messages)
+                    is_whole = event.finish_reason is FinishReason.STOP
+                    self._remember(chat, "".join(text), event.kept_messages, is_whole=is_whole)
                 yield event
 
-    def _remember(self, chat: ChatInput, text: str, num_kept: int) -> None:
-        """The router kept the messages of `chat`, and `text` is the answer to them."""
+    def _remember(self, chat: ChatInput, text: str, num_kept: int, *, is_whole: bool) -> None:
+        """The router kept the messages of `chat`, and `text` is the answer to them; one that was
+        cut off is not whole."""
         if chat.continued_field:
-            messages = [*chat.messages[:-1], self._go_on(chat.messages[-1], chat, text)]
+            messages = [*chat.messages[:-1], self._go_on(chat.messages[-1], chat, text, is_whole)]
         else:
-            messages = [*chat.messages, self._read(text, chat)]
+            messages = [*chat.messages, self._read(text, chat, is_whole)]
         self.messages[:] = messages
         # A message that was begun is now another one than the router knows.
         self._num_kept = min(num_kept, len(messages) - 1)
 
-    def _go_on(self, begun: Message, chat: ChatInput, text: str) -> Message:
+    def _go_on(self, begun: Message, chat: ChatInput, text: str, is_whole: bool) -> Message:
         if chat.continued_field == "content":
             said = begun.content + "".join(begun.content_parts) + text
-            return replace(read_answer(said, self._tools), reasoning=begun.reasoning)
+            return replace(
+                read_answer(said, self._tools, is_whole=is_whole), reasoning=begun.reasoning
+            )
         thought, said = split_reasoning((begun.reasoning or "") + text)
-        return replace(read_answer(said, self._tools), reasoning=thought)
+        return replace(read_answer(said, self._tools, is_whole=is_whole), reasoning=thought)
 
-    def _read(self, text: str, chat: ChatInput) -> Message:
-        answer = read_answer(text, self._tools)
+    def _read(self, text: str, chat: ChatInput, is_whole: bool) -> Message:
+        answer = read_answer(text, self._tools, is_whole=is_whole)
         thinks = read_template_kwargs(chat).get("enable_thinking") is not False
         if not thinks or THINK_END not in answer.content:
             return answer

@@ -1,6 +1,4 @@
-"""Logging, the metrics endpoint and two small measures. Metrics themselves live in each process's
-`metrics.py`.
-"""
+"""Logging and two small measures. Metrics themselves live in each process's `metrics.py`."""
 
 from __future__ import annotations
 
@@ -10,9 +8,6 @@ import contextvars
 import logging
 import time
 from collections.abc import Callable, Iterator
-from wsgiref.simple_server import WSGIServer
-
-from prometheus_client import CollectorRegistry, start_http_server
 
 Clock = Callable[[], float]
 
@@ -60,20 +55,6 @@ def setup_logging(process_name: str, level: str = "INFO") -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level)
-
-
-class MetricsEndpoint:
-    """Serves a registry over HTTP for Prometheus, until closed."""
-
-    def __init__(self, registry: CollectorRegistry, host: str, port: int = 0) -> None:
-        server, self._thread = start_http_server(port, addr=host, registry=registry)
-        self._server: WSGIServer = server
-        self.address = f"{host}:{self._server.server_port}"
-
-    def close(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
 
 
 class RateMeter:

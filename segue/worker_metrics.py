@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter, Gauge
+from prometheus_client import Counter, Gauge
 
 from segue.cache.host_tier import HostTier
 from segue.cache.prefix_cache import PrefixCache
 from segue.cluster_status import WorkerLoad
 from segue.host_metrics import HostTierMetrics, set_counts
+from segue.process_metrics import new_registry
 
 _FATES = (("page", "host"), ("page", "nowhere"), ("slot", "host"), ("slot", "nowhere"))
 
 
 class WorkerMetrics:
     def __init__(self) -> None:
-        self.registry = CollectorRegistry()
+        self.registry = new_registry()
         self._pages = Gauge("segue_pages", "Pages by state.", ["state"], registry=self.registry)
         self._slots = Gauge("segue_slots", "Slots by state.", ["state"], registry=self.registry)
         self._turns = Gauge(

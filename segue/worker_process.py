@@ -19,7 +19,8 @@ from prometheus_client import CollectorRegistry
 
 from segue.cluster_status import WorkerHealth, WorkerLoad, WorkerStatus
 from segue.config import read_file
-from segue.telemetry import MetricsEndpoint, setup_logging
+from segue.metrics_endpoint import MetricsEndpoint
+from segue.telemetry import setup_logging
 from segue.types import Epoch, Role, WorkerId
 from segue.wire.join import stay_joined
 from segue.wire.server import Services, serving
@@ -109,7 +110,7 @@ async def serving_worker(
         return made[0].services()
 
     with contextlib.closing(MetricsEndpoint(registry, host)) as endpoint:
-        async with serving(host, 0, services_at) as server:
+        async with serving(host, 0, services_at, on_serving=endpoint.set_ready) as server:
             (worker,) = made
             await server.set_serving(True)
             joined = asyncio.ensure_future(

@@ -54,9 +54,11 @@ class RunningServer:
     health: health_aio.HealthServicer
     address: str
     service_names: tuple[str, ...]
+    on_serving: Callable[[bool], None]
 
     async def set_serving(self, is_serving: bool) -> None:
         """What Kubernetes probes and `grpcurl` see, for the server as a whole and each service."""
+        self.on_serving(is_serving)
         serving = health_pb2.HealthCheckResponse.SERVING
         status = serving if is_serving else health_pb2.HealthCheckResponse.NOT_SERVING
         for name in ("", *self.service_names):
@@ -71,13 +73,14 @@ async def serving(
     *,
     grace_s: float = 1.0,
     max_receive_bytes: int = MAX_MESSAGE_BYTES,
+    on_serving: Callable[[bool], None] = lambda is_serving: None,
 ) -> AsyncIterator[RunningServer]:
     """Serves what `services_at(address)` returns on `host:port`; port 0 lets the OS choose.
 
     gRPC refuses a larger message than `max_receive_bytes` by its head, before it is read.
 
     The services are made when the address is known, since some tell it to others. Health starts as
-    NOT_SERVING. Raises InvalidConfig when the port is taken.
+    NOT_SERVING; `on_serving` hears of each change. Raises InvalidConfig when the port is taken.
     """
     server = grpc.aio.server(
         interceptors=[ErrorInterceptor()],
@@ -104,7 +107,7 @@ async def serving(
         ),
         server,
     )
-    running = RunningServer(server, health, address, names)
+    running = RunningServer(server, health, address, names, on_serving)
     await running.set_serving(False)
     await server.start()
     try:

@@ -7,6 +7,8 @@ import json
 import shutil
 import socket
 import subprocess
+import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -102,7 +104,7 @@ async def prometheus(ray_cluster: Cluster, tmp_path: Path) -> AsyncIterator[str]
 
 
 def query(address: str, expression: str) -> list[dict[str, object]]:
-    url = f"http://{address}/api/v1/query?query={expression}"
+    url = f"http://{address}/api/v1/query?query={urllib.parse.quote(expression)}"
     with urllib.request.urlopen(url, timeout=5) as reply:
         result: list[dict[str, object]] = json.load(reply)["data"]["result"]
     return result
@@ -120,13 +122,47 @@ async def wait_for(address: str, expression: str, num_results: int) -> list[dict
             await asyncio.sleep(0.2)
 
 
+def http_status(address: str, path: str) -> int:
+    try:
+        with urllib.request.urlopen(f"http://{address}{path}", timeout=5) as reply:
+            return int(reply.status)
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code
+
+
+async def test_every_metrics_port_answers_probes_and_nothing_else(ray_cluster: Cluster) -> None:
+    status = await status_of(ray_cluster)
+
+    for address in (status.router.metrics_address, *(w.metrics_address for w in status.workers)):
+        found = {
+            path: await asyncio.to_thread(http_status, address, path)
+            for path in ("/metrics", "/livez", "/readyz", "/", "/metrics/", "/debug")
+        }
+
+        assert found == {
+            "/metrics": 200,
+            "/livez": 200,
+            "/readyz": 200,
+            "/": 404,
+            "/metrics/": 404,
+            "/debug": 404,
+        }, address
+
+
 async def test_a_real_prometheus_scrapes_every_process(prometheus: str) -> None:
     up = await wait_for(prometheus, "up==1", 5)
     first_tokens = await wait_for(prometheus, "segue_time_to_first_token_seconds_count", 1)
     pages = await wait_for(prometheus, "segue_pages", 20)
     handoffs = await wait_for(prometheus, "segue_handoff_bytes_sum", 2)
+    builds = await wait_for(prometheus, "segue_build_info", 5)
+    memory = await wait_for(prometheus, "process_resident_memory_bytes", 5)
+    lengths = await wait_for(prometheus, "segue_answer_length_tokens_count", 1)
+    created = await asyncio.to_thread(query, prometheus, '{__name__=~".*_created"}')
 
-    assert len(up) == 5
+    assert len(up) == len(builds) == len(memory) == 5
+    assert float(lengths[0]["value"][1]) >= 1  # type: ignore[index]  # Prometheus' JSON
+    assert created == []
     assert float(first_tokens[0]["value"][1]) >= 1  # type: ignore[index]  # Prometheus' JSON
     states = {result["metric"]["state"] for result in pages}  # type: ignore[index]
     assert states == {"free", "working", "cached", "reserved", "quarantined"}

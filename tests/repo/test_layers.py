@@ -31,7 +31,7 @@ INSIDE = {
     "cost_line": set(),
     "history": {"types"},
     "prefix_digest": {"errors"},
-    "tool_calls": {"types"},
+    "tool_calls": {"types", "tool_calls"},
     "cache": {"types", "cluster_status", "errors", "prefix_digest", "cache"},
     "kernels": {"kernels"},
     "text": {"types", "errors", "text"},

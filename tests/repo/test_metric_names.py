@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry
+import shutil
+import subprocess
+from collections.abc import Callable
+
+import pytest
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.parser import text_string_to_metric_families
 
 from decode_worker.metrics import DecodeMetrics
 from prefill_worker.metrics import PrefillMetrics
 from router.metrics import RouterMetrics
 
-WORKER = {
+EVERY = {
+    "segue_build_info": ("version",),
+}
+WORKER = EVERY | {
     "segue_pages": ("state",),
     "segue_slots": ("state",),
     "segue_worker_turns": ("state",),
@@ -22,8 +31,15 @@ WORKER = {
     "segue_leases": (),
     "segue_leases_revoked": (),
 }
-ROUTER = {
+ROUTER = EVERY | {
     "segue_turns": ("outcome",),
+    "segue_turn_errors": ("error",),
+    "segue_turn_retries": ("error",),
+    "segue_no_first_token_seconds": ("outcome",),
+    "segue_turn_seconds": ("outcome",),
+    "segue_time_per_output_token_seconds": (),
+    "segue_prompt_length_tokens": (),
+    "segue_answer_length_tokens": (),
     "segue_turns_in_flight": (),
     "segue_sessions": (),
     "segue_workers": ("role", "health"),
@@ -71,9 +87,25 @@ DECODE = WORKER | {
 }
 
 
+# What Prometheus' own client says of a process, under the names that its users know.
+STANDARD = {
+    "process_cpu_seconds_total",
+    "process_resident_memory_bytes",
+    "process_start_time_seconds",
+    "process_open_fds",
+    "process_max_fds",
+    "python_info",
+    "python_gc_collections_total",
+}
+
+
 def names_and_labels(registry: CollectorRegistry) -> dict[str, tuple[str, ...]]:
     collectors = set(registry._collector_to_names)
-    return {c._name: tuple(c._labelnames) for c in collectors}  # type: ignore[attr-defined]  # prometheus-client offers no other way
+    return {
+        collector._name: tuple(collector._labelnames)  # type: ignore[attr-defined]  # prometheus-client offers no other way
+        for collector in collectors
+        if hasattr(collector, "_labelnames")
+    }
 
 
 def test_the_router_measures_what_it_did() -> None:
@@ -86,3 +118,45 @@ def test_a_prefill_worker_measures_what_it_did() -> None:
 
 def test_a_decode_worker_measures_what_it_did() -> None:
     assert names_and_labels(DecodeMetrics().registry) == DECODE
+
+
+@pytest.mark.parametrize("make", [RouterMetrics, PrefillMetrics, DecodeMetrics])
+def test_every_process_says_what_it_is_and_what_it_uses(
+    make: Callable[[], RouterMetrics | PrefillMetrics | DecodeMetrics],
+) -> None:
+    text = generate_latest(make().registry).decode()
+    families = list(text_string_to_metric_families(text))
+    samples = {sample.name: sample.value for family in families for sample in family.samples}
+
+    assert samples.keys() >= STANDARD
+    assert samples["segue_build_info"] == 1
+    assert [name for name in samples if name.endswith("_created")] == []
+    # Nothing else comes in unseen.
+    assert {name.split("_")[0] for name in samples} == {"segue", "process", "python"}
+
+
+@pytest.mark.parametrize("make", [RouterMetrics, PrefillMetrics, DecodeMetrics])
+def test_prometheus_own_checker_finds_no_fault(
+    make: Callable[[], RouterMetrics | PrefillMetrics | DecodeMetrics],
+) -> None:
+    program = shutil.which("promtool")
+    if program is None:
+        pytest.fail("promtool is not installed; ./check installs it (Debian: prometheus)")
+    text = generate_latest(make().registry)
+
+    checked = subprocess.run(
+        [program, "check", "metrics"], input=text, capture_output=True, check=False
+    )
+
+    assert (checked.returncode, checked.stderr) == (0, b"")
+
+
+def test_no_label_holds_an_id() -> None:
+    labels = {
+        label for table in (ROUTER, PREFILL, DECODE) for names in table.values() for label in names
+    }
+
+    assert labels <= {
+        *("outcome", "error", "role", "health", "mode", "state", "unit", "to", "part"),
+        *("position", "batch_size", "version"),
+    }

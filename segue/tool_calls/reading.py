@@ -1,0 +1,222 @@
+"""Which tags of an answer open and close calls and parameters, and which are only text.
+
+A model may forget a tag, write about tags, or pass a whole call as a value, so the same tags can be
+read in more than one way. Each reading has a cost: what is missing, and what stands there as text
+though it looks like markup. The cheapest wins. It is found in one pass: of all readings that are at
+the same place (outside, in a function, in a value …) after a tag only the cheapest can still win,
+so a step looks at a handful, and the cost of a text is linear in its length.
+
+    place          where a reading is after a tag
+    outside        in the answer's text
+    thought        after <think>
+    opened         after <tool_call>, before its function
+    function       after <function=…>, before the first parameter
+    parameters     after a </parameter>
+    closed         after </function>, before </tool_call>
+    0, 1, 2 …      in a value, with so many parameters open inside it: a call that is quoted
+
+A stream can drive the same fold: tags come in order, and what all readings that are left agree on
+is certain.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Literal, Protocol, TypeAlias
+
+from segue.tool_calls.markup import Kind, Tag
+from segue.tool_calls.steps import Call, Step, calls_of
+
+Place: TypeAlias = Literal["outside", "thought", "opened", "function", "parameters", "closed"] | int
+
+# What a reading costs. A tag that is text: in the middle of a line, or with its counterpart …
+_TEXT = 1
+# … and at the begin of a line, without its counterpart. Outside of every call, what ends a value
+# there is the sign of a value that was ended too early: anything else is likelier.
+_STRAY = 3
+_STRAY_OUTSIDE = 1_000_000
+_HERMES_AS_TEXT = 4
+# A thought that began before the answer's text. More than a </think> in a value.
+_THOUGHT = 4
+# Tags that are missing.
+_NO_TOOL_CALL = 2
+_NO_PARAMETER_END = 3
+# More than two stray tags, with which a quoted parameter would swallow the end of its own.
+_NO_LAST_PARAMETER_END = 8
+_NO_FUNCTION_END = 2
+_NO_TOOL_CALL_END = 2
+# A function that no tool has, a parameter that the function lacks or has been given already, and a
+# value that ends in the middle of a line but did not begin so.
+_UNKNOWN = 1
+_UNLIKELY = 2
+_UNEVEN = 1
+
+_MAX_QUOTED_DEPTH = 3
+_BEFORE_PARAMETER = ("<function>", "</parameter>")
+
+
+class Vocabulary(Protocol):
+    """What names there are. Where nothing is known of a function's parameters, all are known."""
+
+    def has_function(self, function: str) -> bool: ...
+    def has_parameter(self, function: str, parameter: str) -> bool: ...
+
+
+def read_calls(tags: Iterable[Tag], vocabulary: Vocabulary, *, is_whole: bool) -> list[Call]:
+    """The calls, in order. Those in what the model thought are not among them.
+
+    If the text is not whole, it broke off: a call whose end is not there is then none.
+    """
+    reading = _Readings(vocabulary)
+    for tag in tags:
+        reading.step(tag)
+    return reading.end(is_whole=is_whole)
+
+
+class _Readings:
+    """All readings that may still win: for each place the cheapest that is there."""
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self._vocabulary = vocabulary
+        self._at: dict[Place, tuple[int, Step]] = {"outside": (0, Step("answer"))}
+        self._last_kind: Kind | None = None
+        self._do: dict[Place, Callable[[Tag, int, Step], None]] = {
+            "outside": self._outside,
+            "thought": self._thought,
+            "opened": self._opened,
+            "function": self._in_function,
+            "parameters": self._in_function,
+            "closed": self._closed,
+        }
+
+    def step(self, tag: Tag) -> None:
+        before, self._at = self._at, {}
+        for place, (cost, step) in before.items():
+            if isinstance(place, int):
+                self._in_value(place, tag, cost, step)
+            else:
+                self._do[place](tag, cost, step)
+        self._last_kind = tag.kind
+
+    def end(self, *, is_whole: bool) -> list[Call]:
+        endings = {"outside": 0}
+        if is_whole:
+            endings["closed"] = _NO_TOOL_CALL_END
+            endings["parameters"] = _NO_FUNCTION_END + _NO_TOOL_CALL_END
+        left = [
+            (cost + endings[place], step)
+            for place, (cost, step) in self._at.items()
+            if place in endings
+        ]
+        return calls_of(min(left, key=lambda one: one[0])[1])
+
+    def _reach(self, place: Place, cost: int, step: Step) -> None:
+        if place not in self._at or cost < self._at[place][0]:
+            self._at[place] = cost, step
+
+    def _outside(self, tag: Tag, cost: int, step: Step) -> None:
+        match tag.kind:
+            case "<tool_call>":
+                self._reach("opened", cost, step.then("open", tag))
+            case "hermes":
+                self._reach("outside", cost + self._unknown(tag), step.then("call", tag))
+            case "<function>" if tag.begins_line and self._vocabulary.has_function(tag.name):
+                self._reach("function", cost + _NO_TOOL_CALL, step.then("function", tag))
+            case "<think>":
+                self._reach("thought", cost, step)
+            case "</think>" if not step.answers:
+                # All before it was thought: whatever calls it held, and however odd.
+                self._reach("outside", _THOUGHT, Step("answer", answers=True))
+                return
+        self._reach("outside", cost + _cost_outside(tag), step)
+
+    def _thought(self, tag: Tag, cost: int, step: Step) -> None:
+        if tag.kind == "</think>":
+            self._reach("outside", cost, Step("answer", None, step, answers=True))
+        else:
+            self._reach("thought", cost, step)
+
+    def _opened(self, tag: Tag, cost: int, step: Step) -> None:
+        if tag.kind == "<function>" and tag.is_next:
+            self._reach("function", cost + self._unknown(tag), step.then("function", tag))
+
+    def _in_function(self, tag: Tag, cost: int, step: Step) -> None:
+        if not tag.is_next:
+            return
+        match tag.kind:
+            case "<parameter>":
+                cost += self._unlikely(tag, step)
+                self._reach(0, cost, step.then("parameter", tag))
+            case "</function>":
+                self._reach("closed", cost, step.then("end", tag, tag.end))
+            case "</tool_call>":
+                cost += _NO_FUNCTION_END
+                self._reach("outside", cost, step.then("end", tag, tag.end))
+            case "<tool_call>" | "hermes" if step.does == "value":
+                self._outside(tag, cost + _NO_FUNCTION_END + _NO_TOOL_CALL_END, step)
+
+    def _closed(self, tag: Tag, cost: int, step: Step) -> None:
+        if tag.kind == "</tool_call>" and tag.is_next:
+            self._reach("outside", cost, step.then("end", tag, tag.end))
+        else:
+            self._outside(tag, cost + _NO_TOOL_CALL_END, step)
+
+    def _in_value(self, depth: int, tag: Tag, cost: int, step: Step) -> None:
+        assert step.tag is not None
+        if depth == 0:
+            self._end_value(tag, cost, step)
+        # What stands in the middle of a line opens nothing in a value that has lines of its own.
+        may_open = tag.begins_line or not step.tag.ends_line
+        if tag.kind == "<parameter>" and may_open and depth < _MAX_QUOTED_DEPTH:
+            self._reach(depth + 1, cost, step)
+        if tag.kind == "</parameter>" and depth:
+            self._reach(depth - 1, cost, step)
+        self._reach(depth, cost + self._cost_in_value(tag), step)
+
+    def _end_value(self, tag: Tag, cost: int, step: Step) -> None:
+        """The value may end here, with its own tag or without."""
+        assert step.tag is not None
+        if step.tag.ends_line and not tag.begins_line:
+            cost += _UNEVEN
+        value = step.then("value", tag, tag.start)
+        match tag.kind:
+            case "</parameter>":
+                self._reach("parameters", cost, step.then("value", tag, tag.start))
+            # What directly follows a tag that is text is text with it.
+            case "<parameter>" if not (tag.is_next and self._last_kind in _BEFORE_PARAMETER):
+                cost += _NO_PARAMETER_END + self._unlikely(tag, step)
+                self._reach(0, cost, value.then("parameter", tag))
+            case "</function>":
+                cost += _NO_LAST_PARAMETER_END
+                self._reach("closed", cost, value.then("end", tag, tag.end))
+            case "</tool_call>":
+                cost += _NO_LAST_PARAMETER_END + _NO_FUNCTION_END
+                self._reach("outside", cost, value.then("end", tag, tag.end))
+
+    def _cost_in_value(self, tag: Tag) -> int:
+        if tag.kind not in ("<parameter>", "</parameter>", "</think>"):
+            return 0
+        if not tag.begins_line:
+            return _TEXT
+        # One parameter right after another's end is hardly a stray tag.
+        is_in_list = tag.is_next and (self._last_kind, tag.kind) == ("</parameter>", "<parameter>")
+        return 2 * _STRAY if is_in_list else _STRAY
+
+    def _unknown(self, tag: Tag) -> int:
+        return 0 if self._vocabulary.has_function(tag.name) else _UNKNOWN
+
+    def _unlikely(self, parameter: Tag, step: Step) -> int:
+        is_known = self._vocabulary.has_parameter(step.function, parameter.name)
+        return 0 if is_known and not step.has_given(parameter.name) else _UNLIKELY
+
+
+def _cost_outside(tag: Tag) -> int:
+    match tag.kind:
+        case "hermes":
+            return _HERMES_AS_TEXT
+        case "</parameter>" if tag.begins_line:
+            return _STRAY_OUTSIDE
+        case "<parameter>" if tag.begins_line:
+            return _NO_LAST_PARAMETER_END
+        case _:
+            return _TEXT

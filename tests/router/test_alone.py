@@ -1,0 +1,49 @@
+"""A router without workers: what its probes and metrics say, and what becomes of a turn."""
+
+from __future__ import annotations
+
+import asyncio
+import http.client
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from router.__main__ import running
+from router.config import RouterConfig
+from segue.client import Client
+from segue.errors import Unavailable
+from segue.types import TextInput, TurnInput
+
+
+def get(address: str, path: str) -> tuple[int, str]:
+    connection = http.client.HTTPConnection(address, timeout=10)
+    connection.request("GET", path)
+    reply = connection.getresponse()
+    try:
+        return reply.status, reply.read().decode()
+    finally:
+        connection.close()
+
+
+async def test_it_is_alive_but_not_ready_and_counts_the_turns_that_it_cannot_serve() -> None:
+    said: TurnInput = TextInput("Hello")
+    async with running(RouterConfig(port=0, metrics_port=0), "demo") as router:
+        async with Client(router.address) as client:
+            with pytest.raises(Unavailable):
+                await client.generate(said)
+        probes = [
+            (await asyncio.to_thread(get, router.metrics_address, path))[0]
+            for path in ("/livez", "/readyz", "/")
+        ]
+        _, text = await asyncio.to_thread(get, router.metrics_address, "/metrics")
+
+    values = {
+        (sample.name, *sample.labels.values()): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+    assert probes == [200, 503, 404]
+    assert values["segue_turn_errors_total", "Unavailable"] == 1
+    assert values["segue_turns_total", "failed"] == 1
+    assert values["segue_no_first_token_seconds_count", "failed"] == 1
+    assert values["segue_turn_seconds_count", "failed"] == 1

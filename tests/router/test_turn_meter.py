@@ -1,0 +1,133 @@
+"""What the router counts of one turn: every turn ends once, whatever became of it."""
+
+from __future__ import annotations
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from router.metrics import RouterMetrics
+from router.turn_meter import TurnMeter
+from segue.errors import ContextOverflow, Overloaded, SegueError, Unavailable
+from segue.turn import FinishReason, Timings, TokenDelta, TurnEnd, Usage
+
+
+class Time:
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Measured:
+    """A meter with a clock that is set by hand, and what it counted."""
+
+    def __init__(self) -> None:
+        self.time = Time()
+        self.metrics = RouterMetrics()
+        self.meter = TurnMeter(self.metrics, self.time, self.time.now)
+
+    def tokens(self, at: float, number: int = 1) -> None:
+        self.time.now = 100.0 + at
+        self.meter.relayed(TokenDelta(token_ids=(7,) * number, text=""), self.time.now)
+
+    def end(self, outcome: str, at: float, *, answer_tokens: int) -> None:
+        self.time.now = 100.0 + at
+        self.meter.ended(outcome, prompt_tokens=9, answer_tokens=answer_tokens)
+
+    def value(self, name: str, **labels: str) -> float | None:
+        registry: CollectorRegistry = self.metrics.registry
+        return registry.get_sample_value(name, labels)
+
+
+@pytest.fixture
+def measured() -> Measured:
+    return Measured()
+
+
+def test_a_finished_turn_is_in_every_histogram(measured: Measured) -> None:
+    measured.tokens(at=0.25)
+    measured.tokens(at=0.5)
+    measured.tokens(at=1.25, number=3)
+    measured.end("stop", at=1.5, answer_tokens=5)
+
+    assert measured.value("segue_turns_total", outcome="stop") == 1
+    assert measured.value("segue_time_to_first_token_seconds_sum") == 0.25
+    assert measured.value("segue_no_first_token_seconds_count", outcome="stop") is None
+    assert measured.value("segue_turn_seconds_sum", outcome="stop") == 1.5
+    assert measured.value("segue_time_per_output_token_seconds_sum") == 0.25
+    assert measured.value("segue_inter_token_latency_seconds_sum") == 0.25 + 0.25
+    assert measured.value("segue_inter_token_latency_seconds_count") == 2
+    assert measured.value("segue_prompt_length_tokens_sum") == 9
+    assert measured.value("segue_answer_length_tokens_sum") == 5
+    assert measured.value("segue_completion_tokens_total") == 5
+
+
+def test_a_turn_that_fails_after_its_first_token_had_one(measured: Measured) -> None:
+    measured.tokens(at=0.5)
+    measured.meter.failed(Unavailable("decode-0 died"))
+    measured.end("failed", at=2.0, answer_tokens=1)
+
+    assert measured.value("segue_turn_errors_total", error="Unavailable") == 1
+    assert measured.value("segue_time_to_first_token_seconds_sum") == 0.5
+    assert measured.value("segue_no_first_token_seconds_count", outcome="failed") is None
+    assert measured.value("segue_turn_seconds_sum", outcome="failed") == 2.0
+    # The time of a token is said of whole answers only.
+    assert measured.value("segue_time_per_output_token_seconds_count") == 0
+
+
+def test_a_turn_that_ends_before_its_first_token_says_how_long_it_waited(
+    measured: Measured,
+) -> None:
+    measured.end("cancelled", at=3.0, answer_tokens=0)
+
+    assert measured.value("segue_time_to_first_token_seconds_count") == 0
+    assert measured.value("segue_no_first_token_seconds_sum", outcome="cancelled") == 3.0
+
+
+@pytest.mark.parametrize(
+    ("error", "outcome"),
+    [(ContextOverflow("too long"), "invalid"), (Overloaded("full"), "overloaded")],
+)
+def test_a_refused_turn_is_counted_by_its_outcome_and_its_class(
+    measured: Measured, error: SegueError, outcome: str
+) -> None:
+    measured.time.now += 0.5
+    measured.meter.refused(error)
+    measured.meter.failed(error)
+
+    assert measured.value("segue_turns_total", outcome=outcome) == 1
+    assert measured.value("segue_turn_errors_total", error=type(error).__name__) == 1
+    assert measured.value("segue_no_first_token_seconds_sum", outcome=outcome) == 0.5
+    assert measured.value("segue_prompt_length_tokens_count") == 0
+
+
+def test_attempts_that_are_made_again_are_no_errors_of_the_turn(measured: Measured) -> None:
+    measured.meter.tried_again(Unavailable("prefill-0 died"))
+    measured.tokens(at=1.0)
+    measured.end("stop", at=1.0, answer_tokens=1)
+
+    assert measured.value("segue_turn_retries_total", error="Unavailable") == 1
+    assert measured.value("segue_turn_errors_total", error="Unavailable") is None
+
+
+def test_what_nobody_foresaw_has_one_name(measured: Measured) -> None:
+    measured.meter.failed(KeyError("x"))
+    measured.meter.failed(ZeroDivisionError())
+
+    assert measured.value("segue_turn_errors_total", error="unforeseen") == 2
+
+
+def test_the_end_says_where_tokens_came_from(measured: Measured) -> None:
+    measured.meter.finished(
+        TurnEnd(
+            finish_reason=FinishReason.STOP,
+            usage=Usage(prompt_tokens=64, cached_tokens=48, rerendered_tokens=3),
+            timings=Timings(queue_s=0.5, router_s=0.25, first_token_s=1.0),
+        )
+    )
+
+    assert measured.value("segue_prompt_tokens_total") == 64
+    assert measured.value("segue_cached_tokens_total") == 48
+    assert measured.value("segue_rerendered_turns_total") == 1
+    assert measured.value("segue_queue_seconds_sum") == 0.5
+    assert measured.value("segue_router_dispatch_seconds_sum") == 0.25
