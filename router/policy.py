@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Sequence
-from operator import itemgetter
+from operator import attrgetter, itemgetter
 
 from router.placement.cluster import Cluster
 from router.placement.coefficients import expected_speed
@@ -32,6 +32,7 @@ _MAX_LOOKED_AT = 32
 _ABOUT_EQUAL = 1.1
 # Exclusion, then total_s.
 _PREFERENCE = itemgetter(0, 1)
+_SERIOUSNESS = attrgetter("excluded")
 
 
 def place(
@@ -122,7 +123,7 @@ def _sides(
     num_weighed: int,
 ) -> list[Side]:
     """The holders up to the first that may take the turn, then the least loaded others that may;
-    the least loaded of all where none of those may.
+    where none of those may, the least seriously excluded.
     """
     weighed: list[Side] = []
     for worker_id in holders:
@@ -137,7 +138,7 @@ def _sides(
         (excluded if other.excluded else feasible).append(other)
         if len(feasible) == num_others:
             break
-    return weighed + (feasible or excluded[:num_others])
+    return weighed + (feasible or sorted(excluded, key=_SERIOUSNESS)[:num_others])
 
 
 def _holders(cluster: Cluster, residency: Residency) -> tuple[list[WorkerId], list[WorkerId]]:

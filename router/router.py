@@ -114,8 +114,8 @@ class Router:
 
     async def _tokenise(self, request: TurnRequest) -> TurnSpec:
         if _size(request.input) <= _INLINE_PROMPT_SIZE:
-            return self._prompts.build(request)
-        return await asyncio.to_thread(self._prompts.build, request)
+            return self._prompts.build(request, self.placing.pools.now)
+        return await asyncio.to_thread(self._prompts.build, request, self.placing.pools.now)
 
     def _context(self, spec: TurnSpec) -> TurnContext:
         return TurnContext(

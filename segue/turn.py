@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from segue.types import (
     Epoch,
     SampledToken,
-    SamplingParams,
+    Sampling,
     SessionId,
-    StopConditions,
+    StopRules,
     TurnId,
     WorkerId,
 )
@@ -118,8 +118,8 @@ class TurnSpec:
     turn_id: TurnId
     session_id: SessionId
     prompt: tuple[int, ...]
-    sampling: SamplingParams
-    stop: StopConditions
+    sampling: Sampling
+    stop: StopRules
     branch_points: tuple[int, ...] = ()
     """Positions in the prompt at which conversations branch: states are worth keeping there."""
 

@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from benchmarks.serving.samples import Answered
 from benchmarks.serving.workload import Prompt
 from router.links import DecodeLink, PrefillLink
-from segue.client import Client, SamplingParams, StopConditions, TokenDelta, TokenInput, TurnEnd
+from segue.client import Client, StopConditions, TokenDelta, TokenInput, TurnEnd
 from segue.cluster_status import ClusterStatus
 from segue.turn import TurnSpec
-from segue.types import Role, SessionId, TurnId
+from segue.types import Role, Sampling, SessionId, StopRules, TurnId
 from segue.wire.convert_worker import turn_to_wire
 
 # Nothing here takes so long; a hang becomes an error.
@@ -70,8 +70,8 @@ class WithoutRouter:
                 turn_id=turn_id,
                 session_id=SessionId(""),
                 prompt=prompt,
-                sampling=SamplingParams(),
-                stop=StopConditions(max_tokens=num_tokens, ignore_eos=True),
+                sampling=Sampling(),
+                stop=StopRules(max_tokens=num_tokens),
             )
         )
         ticket, _ = await self._decode.reserve(turn, self._writer, timeout_s=_TIMEOUT_S)

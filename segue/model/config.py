@@ -7,7 +7,6 @@ runtime cannot compute is refused here, by name, before any weight is read.
 from __future__ import annotations
 
 import enum
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -136,7 +135,6 @@ class ModelConfig:
     dtype: str
     """Of the checkpoint's weights."""
     tie_word_embeddings: bool
-    eos_token_ids: tuple[int, ...]
     num_mtp_layers: int
     """Draft layers shipped with the weights; 0 when there are none."""
 
@@ -158,15 +156,13 @@ class ModelConfig:
             raise InvalidCheckpoint(f"no such model folder: {folder}")
         path = folder / "config.json"
         outer = read_object(path)
-        generation_path = folder / "generation_config.json"
-        generation = read_object(generation_path) if generation_path.exists() else {}
         try:
-            return _parse(outer, generation)
+            return _parse(outer)
         except InvalidCheckpoint as error:
             raise InvalidCheckpoint(f"{path}: {error}") from None
 
 
-def _parse(outer: Json, generation: Json) -> ModelConfig:
+def _parse(outer: Json) -> ModelConfig:
     architecture = _architecture(outer)
     text = section(outer, "text_config") if "text_config" in outer else outer
     _refuse_unsupported(outer, text)
@@ -188,7 +184,6 @@ def _parse(outer: Json, generation: Json) -> ModelConfig:
         max_position_embeddings=positive(text, "max_position_embeddings"),
         dtype=_dtype(outer, text),
         tie_word_embeddings=bool({**text, **outer}.get("tie_word_embeddings", False)),
-        eos_token_ids=_eos_token_ids(generation, outer, text),
         num_mtp_layers=number(text, "mtp_num_hidden_layers", int, 0),
     )
 
@@ -271,16 +266,3 @@ def _dtype(outer: Json, text: Json) -> str:
     name = str(stated[0]).removeprefix("torch.") if stated else "float32"
     require(name in DTYPE_BYTES, f"dtype must be one of {sorted(DTYPE_BYTES)}, got {name!r}")
     return name
-
-
-def _eos_token_ids(*configs: Json) -> tuple[int, ...]:
-    """From the first config that states any: generation settings are the more specific."""
-    for config in configs:
-        stated = config.get("eos_token_id")
-        if stated is None:
-            continue
-        ids: Sequence[object] = stated if isinstance(stated, list) else [stated]
-        if not all(isinstance(i, int) and i >= 0 for i in ids):
-            raise InvalidCheckpoint(f"eos_token_id must be token ids, got {stated!r}")
-        return tuple(i for i in ids if isinstance(i, int))
-    return ()

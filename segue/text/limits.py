@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from segue.errors import ContextOverflow, InvalidRequest
-from segue.types import SamplingParams, StopConditions
+from segue.types import Sampling, StopConditions
 
 
-def validate_against_vocab(params: SamplingParams, stop: StopConditions, vocab_size: int) -> None:
+def validate_against_vocab(params: Sampling, stop: StopConditions, vocab_size: int) -> None:
     """Raises InvalidRequest for token ids that the model does not have."""
     for token_id in params.logit_bias:
         _require_in_vocab("logit_bias names", token_id, vocab_size)
@@ -19,13 +19,8 @@ def validate_against_vocab(params: SamplingParams, stop: StopConditions, vocab_s
         _require_in_vocab("stop_token_ids has", token_id, vocab_size)
 
 
-def validate_prompt(
-    token_ids: Sequence[int], vocab_size: int, max_context: int, max_tokens: int
-) -> int:
-    """How many tokens the answer may have: `max_tokens`, or fewer where the context ends before.
-
-    Raises InvalidRequest, and ContextOverflow if there is no room for a single token.
-    """
+def validate_prompt(token_ids: Sequence[int], vocab_size: int, max_context: int) -> None:
+    """Raises InvalidRequest, and ContextOverflow if there is no room for a single token."""
     if not token_ids:
         raise InvalidRequest("expected a prompt of at least one token, got an empty one")
     # Two passes in C; the position is looked for only when there is something to say.
@@ -37,7 +32,6 @@ def validate_prompt(
             f"the prompt has {len(token_ids)} tokens and its answer at least one, but the model's "
             f"context is {max_context} tokens: shorten the prompt"
         )
-    return min(max_tokens, max_context - len(token_ids))
 
 
 def _require_in_vocab(what: str, token_id: int, vocab_size: int) -> None:

@@ -23,7 +23,8 @@ LAUNCH_SEES = set(SEES)
 
 INSIDE = {
     # Part of segue: which other parts of segue it may import. Parts not listed may import any.
-    "types": {"errors"},
+    "sampling": {"errors"},
+    "types": {"errors", "sampling"},
     "turn": {"types"},
     "cluster_status": {"types"},
     "errors": set(),

@@ -16,9 +16,9 @@ from segue.turn import FinishReason, TokenDelta, TurnEnd, TurnSpec
 from segue.types import (
     ChatInput,
     Message,
-    SamplingParams,
+    Sampling,
     SessionId,
-    StopConditions,
+    StopRules,
     TextInput,
     TurnId,
     TurnInput,
@@ -72,8 +72,8 @@ def begun(
         turn_id=TurnId("t"),
         session_id=session_id,
         prompt=prompt,
-        sampling=SamplingParams(),
-        stop=StopConditions(),
+        sampling=Sampling(),
+        stop=StopRules(max_tokens=256),
     )
     request = histories.complete(asked(turn_input, session_id))
     return Transcript(histories, request, spec)
