@@ -69,7 +69,7 @@ async def running(
     )
     stepper = None
     if launches_ahead:
-        stepper = await asyncio.to_thread(stepper_of, loaded.runner, engine, decode)
+        stepper = await asyncio.to_thread(stepper_of, loaded.runner, loaded.engine, decode)
     metrics = DecodeMetrics()
     with open_endpoint(
         transfer,
@@ -89,7 +89,7 @@ async def running(
                 tiers=tiers,
                 config=decode,
                 metrics=metrics,
-                max_running=engine.max_running,
+                max_running=loaded.engine.max_running,
                 verify_checksums=transfer.verify_checksums,
             )
 

@@ -83,6 +83,7 @@ def serve(
 ) -> None:
     """Start a cluster and serve until SIGTERM or Ctrl-C; running turns are finished first."""
     from segue.launch.config import configure
+    from segue.launch.model import described
 
     settings = configure(
         config,
@@ -104,6 +105,8 @@ def serve(
         )
     if print_config:
         typer.echo(settings.to_toml(), nl=False)
+        if words := described(settings):
+            typer.echo(f"# {words}")
         return
     # Ray takes seconds to import, which nothing else should pay for.
     from segue.launch.serve import serve_until_signal

@@ -7,12 +7,14 @@ runtime cannot compute is refused here, by name, before any weight is read.
 from __future__ import annotations
 
 import enum
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
 from segue.cache.layout import DTYPE_BYTES
 from segue.errors import InvalidCheckpoint
 from segue.model.checkpoint_json import Json, number, positive, read_object, require, section
+from segue.model.formats import refuse_quantised
 
 ARCHITECTURES = {
     "Qwen3_5ForCausalLM": False,
@@ -148,24 +150,24 @@ class ModelConfig:
 
     @classmethod
     def from_folder(cls, folder: Path) -> ModelConfig:
-        """Read `config.json` and, for the end-of-sequence ids, `generation_config.json`.
+        """Read `config.json`.
 
-        Raises InvalidCheckpoint for a folder without them, bad JSON, or an unsupported model.
+        Raises InvalidCheckpoint for a folder without it, bad JSON, or an unsupported model.
         """
         if not folder.is_dir():
             raise InvalidCheckpoint(f"no such model folder: {folder}")
         path = folder / "config.json"
         outer = read_object(path)
         try:
-            return _parse(outer)
+            return _parse(outer, [entry.name for entry in folder.iterdir()])
         except InvalidCheckpoint as error:
             raise InvalidCheckpoint(f"{path}: {error}") from None
 
 
-def _parse(outer: Json) -> ModelConfig:
+def _parse(outer: Json, beside: Collection[str]) -> ModelConfig:
     architecture = _architecture(outer)
     text = section(outer, "text_config") if "text_config" in outer else outer
-    _refuse_unsupported(outer, text)
+    _refuse_unsupported(outer, text, beside)
     return ModelConfig(
         architecture=architecture,
         vocab_size=positive(text, "vocab_size"),
@@ -201,11 +203,8 @@ def _architecture(outer: Json) -> str:
     return name
 
 
-def _refuse_unsupported(outer: Json, text: Json) -> None:
-    require(
-        "quantization_config" not in outer and "quantization_config" not in text,
-        "quantised weights are not supported; use the checkpoint's bfloat16 release",
-    )
+def _refuse_unsupported(outer: Json, text: Json, beside: Collection[str]) -> None:
+    refuse_quantised(outer, text, beside)
     activation = text.get("hidden_act", "silu")
     require(activation == "silu", f"hidden_act must be 'silu', got {activation!r}")
     require(not text.get("attention_bias"), "attention_bias is not supported")
