@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from segue.cache.layout import CacheLayout
+from segue.cache.layout import DTYPE_BYTES, CacheLayout
 from segue.errors import InvalidConfig
 
 AUTO = "auto"
@@ -43,6 +43,9 @@ class EngineConfig:
     """Of torch; 0: every core, where `segue serve` starts Ray itself, else torch's own choice."""
 
     def __post_init__(self) -> None:
+        if self.dtype not in (AUTO, *DTYPE_BYTES):
+            choices = ", ".join((AUTO, *DTYPE_BYTES))
+            raise ValueError(f"dtype must be one of {choices}, got {self.dtype!r}")
         if self.device not in ("cpu", "cuda"):
             raise ValueError(f'device must be "cpu" or "cuda", got {self.device!r}')
         if isinstance(self.cache_bytes, str) and self.cache_bytes != AUTO:

@@ -49,12 +49,22 @@ def read_host_memory(root: Path = Path("/")) -> Memory | None:
 
 
 def read_gpu_memory() -> Memory | None:
-    """Of the smallest GPU, without loading torch for it; None where no driver answers."""
+    """Of the GPU with the most free memory, without loading torch for it; None where no driver
+    answers. Which one a worker gets is Ray's to say: it looks at its own.
+    """
     try:
         done = subprocess.run(_SMI, capture_output=True, text=True, timeout=_SMI_TIMEOUT_S)
-        rows = [[int(n) for n in row.split(",")] for row in done.stdout.splitlines() if row.strip()]
-        total_mib, free_mib = min((total, free) for total, free in rows)
-    except (OSError, ValueError, subprocess.SubprocessError):
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return parse_gpu_memory(done.stdout)
+
+
+def parse_gpu_memory(text: str) -> Memory | None:
+    """A line for each GPU: its total and its free memory in MiB."""
+    try:
+        rows = [[int(n) for n in row.split(",")] for row in text.splitlines() if row.strip()]
+        free_mib, total_mib = max((free, total) for total, free in rows)
+    except ValueError:
         return None
     return Memory(place="the GPU", total_bytes=total_mib << 20, free_bytes=free_mib << 20)
 

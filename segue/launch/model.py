@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from segue.cache.layout import CacheLayout
+from segue.cache.layout import DTYPE_BYTES, CacheLayout
 from segue.engine.budget import Room, WorkerNeed, check_host, planned, size
 from segue.engine.config import EngineConfig, pool_sizes
 from segue.engine.host_memory import Memory, read_gpu_memory, read_host_memory
@@ -42,7 +42,8 @@ def locate(
 ) -> tuple[str, Config, str]:
     """What processes load, the configuration with its memory settled, and that in words.
 
-    On another Ray cluster nodes have folders, caches and memory of their own: the name is left as
+    A worker on a GPU settles what it takes of its own by itself, so here it is only checked. On
+    another Ray cluster nodes have folders, caches and memory of their own: the name is left as
     it is, and workers settle their memory themselves. A folder that is here as well is looked at.
     Raises InvalidCheckpoint and InvalidConfig.
     """
@@ -58,7 +59,9 @@ def locate(
     need = _check(folder, config)
     engine = _settle(need, config, machine)
     words = memory_in_words(need, engine, config)
-    return str(folder), replace(config, engine=engine), words
+    if engine.device == "cpu":
+        config = replace(config, engine=engine)
+    return str(folder), config, words
 
 
 def memory_in_words(need: WorkerNeed, engine: EngineConfig, config: Config) -> str:
@@ -146,15 +149,16 @@ def _judge_hub(model: str, config: Config, machine: Machine, report: Report) -> 
     refuse_quantised({}, {}, files)
     folder = resolve_model(model, with_weights=False)
     found = ModelConfig.from_folder(folder)
-    weight_bytes = _weights_of(files)
+    published_bytes = _weights_of(files)
     dtype = found.dtype if config.engine.dtype == "auto" else config.engine.dtype
+    weight_bytes = published_bytes * DTYPE_BYTES[dtype] // DTYPE_BYTES[found.dtype]
     with_mtp = config.engine.mtp and found.num_mtp_layers == 1
     _settle(
         _need(found, config, dtype, with_mtp=with_mtp, weight_bytes=weight_bytes), config, machine
     )
-    report(f"downloading {size(weight_bytes)} of weights, unless they are here already")
+    report(f"downloading {size(published_bytes)} of weights, unless they are here already")
 
 
 def _weights_of(files: Mapping[str, int]) -> int:
-    """As published: an estimate, which has a vision tower too."""
+    """As published: an estimate, which has a vision tower too where there is one."""
     return sum(num_bytes for name, num_bytes in files.items() if name.endswith(".safetensors"))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from segue.engine.host_memory import Memory, read_host_memory
+from segue.engine.host_memory import Memory, parse_gpu_memory, read_host_memory
 
 GIB = 1 << 30
 INFO = "MemTotal:       25165824 kB\nMemFree:         1048576 kB\nMemAvailable:   20971520 kB\n"
@@ -96,6 +96,17 @@ def test_a_limit_above_the_hosts_own_memory_is_none_but_what_is_left_counts(tmp_
 @pytest.mark.parametrize("info", [None, "", "MemTotal: many kB\n"])
 def test_where_nothing_can_be_read_nothing_is_known(tmp_path: Path, info: str | None) -> None:
     assert read_host_memory(machine(tmp_path, "0::/\n", {}, info)) is None
+
+
+def test_of_several_gpus_the_one_with_most_room_says_what_is_possible() -> None:
+    assert parse_gpu_memory("81559, 1024\n81559, 80000\n24576, 24000\n") == Memory(
+        place="the GPU", total_bytes=81559 << 20, free_bytes=80000 << 20
+    )
+
+
+@pytest.mark.parametrize("text", ["", "No devices were found\n", "81559\n", "[N/A], 5\n"])
+def test_where_no_driver_answers_no_gpu_is_known(text: str) -> None:
+    assert parse_gpu_memory(text) is None
 
 
 def test_this_machine_has_some() -> None:

@@ -127,8 +127,10 @@ def test_on_a_gpu_the_driver_says_how_much_there_is(tmp_path: Path) -> None:
 
     with pytest.raises(InvalidConfig, match="weights 999 GiB × 1 worker, the GPU has 80 GiB"):
         locate(config_of(folder, device="cuda"), nowhere, machine=has_gpu)
-    _, config, _ = locate(config_of("demo", device="cuda"), nowhere, machine=has_gpu)
-    assert isinstance(config.engine.cache_bytes, int)
+    asked = config_of("demo", device="cuda")
+    _, config, words = locate(asked, nowhere, machine=has_gpu)
+    assert config == asked
+    assert "208 slots of 211 KiB" in words
 
 
 def test_a_folder_without_a_tokenizer_is_served_where_that_is_asked_for(tmp_path: Path) -> None:
@@ -204,6 +206,8 @@ def test_a_hub_model_that_does_not_fit_is_refused_before_its_weights_are_fetched
         locate(config_of("ours/model"), nowhere, machine=machine(22, total=23))
 
     assert [("*.safetensors" in patterns) for patterns in hub.fetched] == [False]
+    with pytest.raises(InvalidConfig, match=r"weights 1,504 GiB .* dtype = .bfloat16."):
+        locate(config_of("ours/model", dtype="float32"), nowhere, machine=machine(999))
 
 
 @pytest.mark.parametrize(
