@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from segue.errors import UnknownHistory
 from segue.history import digests
 from segue.turn import TokenDelta, TurnEnd, TurnEvent, TurnSpec
-from segue.types import ChatInput, Message, SessionId, TurnRequest
+from segue.types import ChatInput, SessionId, TurnRequest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,8 +38,7 @@ class History:
         )
 
     def size_bytes(self) -> int:
-        texts = [*self.chat.tools, *(t for m in self.chat.messages for t in _texts(m))]
-        return sum(map(sys.getsizeof, (*texts, *self.digests, self.tokens)))
+        return sum(map(sys.getsizeof, (*self.chat.texts(), *self.digests, self.tokens)))
 
 
 class Histories:
@@ -69,8 +68,12 @@ class Histories:
                 f"({num_kept} messages), got one that continues {num} messages with digest "
                 f"{wanted.digest.hex()[:16]}: send the whole history"
             )
-        messages = known.chat.messages[:num] + chat.messages
-        return replace(request, input=replace(known.chat, messages=messages))
+        whole = replace(
+            known.chat,
+            messages=known.chat.messages[:num] + chat.messages,
+            continue_final_message=chat.continue_final_message,
+        )
+        return replace(request, input=whole)
 
     def keep(self, session_id: SessionId, history: History) -> bool:
         """In place of what was kept of the session. False when it alone is too large."""
@@ -141,10 +144,3 @@ def common_prefix(one: array[int], other: array[int]) -> int:
         else:
             end = middle - 1
     return equal
-
-
-def _texts(message: Message) -> list[str]:
-    calls = (text for call in message.tool_calls for text in (call.call_id, call.name))
-    arguments = (call.arguments for call in message.tool_calls)
-    plain = (message.role, message.content, message.tool_call_id, message.name, message.reasoning)
-    return [*plain, *calls, *arguments]

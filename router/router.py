@@ -242,8 +242,8 @@ class Router:
 def _size(turn_input: TurnInput) -> int:
     """Characters to render and tokenise, or tokens to look at."""
     match turn_input:
-        case ChatInput(messages=messages, tools=tools):
-            return sum(len(m.content) for m in messages) + sum(len(tool) for tool in tools)
+        case ChatInput():
+            return sum(map(len, turn_input.texts()))
         case TextInput(text):
             return len(text)
         case TokenInput(token_ids):

@@ -10,11 +10,12 @@ async with Client("127.0.0.1:7411") as client:
 from __future__ import annotations
 
 import uuid
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
+from segue.chat_json import to_json
 from segue.cluster_status import ClusterStatus, SessionInfo
 from segue.explanation import Explanation
 from segue.session import Session
@@ -99,9 +100,14 @@ class Client:
         *,
         system: str = "",
         tools: Sequence[str] = (),
-        enable_thinking: bool = False,
+        enable_thinking: bool | None = None,
+        chat_template_kwargs: str | Mapping[str, object] = "",
     ) -> Session:
-        """A conversation. `tools` are JSON objects, as text, as in `ChatInput`."""
+        """A conversation. `tools` are JSON objects, as text, as in `ChatInput`.
+
+        `chat_template_kwargs` are further variables of the chat template, such as
+        `{"reasoning_effort": "low"}`.
+        """
         messages = [Message(role="system", content=system)] if system else []
         return Session(
             self,
@@ -109,6 +115,11 @@ class Client:
             messages,
             tools=tuple(tools),
             enable_thinking=enable_thinking,
+            chat_template_kwargs=(
+                chat_template_kwargs
+                if isinstance(chat_template_kwargs, str)
+                else to_json(chat_template_kwargs)
+            ),
         )
 
     async def stream(
@@ -202,8 +213,10 @@ class Client:
         Returns the seconds for which its memory is kept, if memory allows. Raises NotFound when
         nothing of it is kept any more: its next turn costs more, and is served all the same.
         """
-        request = pb.RenewSessionRequest(session_id=session_id, lease_s=lease_s, pause_s=pause_s)
         with rpc_errors(f"router {self.target}"):
+            request = pb.RenewSessionRequest(
+                session_id=session_id, lease_s=lease_s, pause_s=pause_s
+            )
             reply = await self._stub.RenewSession(request)
         return reply.expires_in_s
 
@@ -216,8 +229,8 @@ class Client:
 
     async def fork_session(self, parent_id: str, child_id: str) -> None:
         """`child_id` begins with what is kept of `parent_id`. Raises NotFound when nothing is."""
-        request = pb.ForkSessionRequest(parent_id=parent_id, child_id=child_id)
         with rpc_errors(f"router {self.target}"):
+            request = pb.ForkSessionRequest(parent_id=parent_id, child_id=child_id)
             await self._stub.ForkSession(request)
 
     async def explain(self, session_id: str) -> Explanation:

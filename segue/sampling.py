@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from segue.errors import InvalidRequest
+from segue.messages import require_text
 
 MAX_STOP_STRINGS = 16
 MAX_LOGPROBS = 20
@@ -166,5 +167,7 @@ def _check_stop(stop: StopConditions | StopRules) -> None:
         len(stop.stop_strings) <= MAX_STOP_STRINGS,
         f"at most {MAX_STOP_STRINGS} stop strings, got {len(stop.stop_strings)}",
     )
+    for text in stop.stop_strings:
+        require_text("a stop string", text)
     require(all(stop.stop_strings), "a stop string must not be empty")
     require(all(t >= 0 for t in stop.stop_token_ids), "stop_token_ids must be >= 0")

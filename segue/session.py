@@ -5,10 +5,13 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import AsyncGenerator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from segue.errors import NotFound, UnknownHistory
 from segue.history import continuation
+from segue.messages import THINK_END, split_reasoning
+from segue.text.conversation import read_template_kwargs
 from segue.tool_calls import read_answer
 from segue.turn import TokenDelta, TurnEnd, TurnEvent
 from segue.types import ChatInput, Message, SamplingParams, SessionId, StopConditions
@@ -31,7 +34,8 @@ class Session:
         messages: Sequence[Message],
         *,
         tools: tuple[str, ...] = (),
-        enable_thinking: bool = False,
+        enable_thinking: bool | None = None,
+        chat_template_kwargs: str = "",
     ) -> None:
         self.session_id = session_id
         self.messages = list(messages)
@@ -39,6 +43,7 @@ class Session:
         self._client = client
         self._tools = tools
         self._enable_thinking = enable_thinking
+        self._chat_template_kwargs = chat_template_kwargs
 
     async def fork(self, child_id: str | None = None) -> Session:
         """Another session with the same history, which goes on by itself.
@@ -47,7 +52,10 @@ class Session:
         child's first turn costs more.
         """
         child = self._client.session(
-            child_id, tools=self._tools, enable_thinking=self._enable_thinking
+            child_id,
+            tools=self._tools,
+            enable_thinking=self._enable_thinking,
+            chat_template_kwargs=self._chat_template_kwargs,
         )
         child.messages = list(self.messages)
         child._num_kept = self._num_kept
@@ -68,11 +76,14 @@ class Session:
         sampling: SamplingParams | None = None,
         stop: StopConditions | None = None,
         timeout_s: float | None = None,
+        continue_final_message: bool | str = False,
     ) -> AsyncGenerator[TurnEvent, None]:
         """Adds `new` (a text is a user's message), streams the answer, and remembers both.
 
         With tools, calls in the answer become `tool_calls` of the message that is remembered. A
-        turn that fails, or that the caller leaves early, leaves the history as it was.
+        turn that fails, or that the caller leaves early, leaves the history as it was. With
+        `continue_final_message` the last message is the beginning of the answer (or of its
+        `reasoning`, where that is named), and what is streamed goes on from there.
         """
         added = [Message(role="user", content=m) if isinstance(m, str) else m for m in new]
         self._num_kept = min(self._num_kept, len(self.messages))
@@ -80,6 +91,8 @@ class Session:
             messages=(*self.messages, *added),
             tools=self._tools,
             enable_thinking=self._enable_thinking,
+            chat_template_kwargs=self._chat_template_kwargs,
+            continue_final_message=continue_final_message,
         )
         text: list[str] = []
         events = self._send(chat, sampling=sampling, stop=stop, timeout_s=timeout_s)
@@ -88,9 +101,34 @@ class Session:
                 if isinstance(event, TokenDelta):
                     text.append(event.text)
                 if isinstance(event, TurnEnd):
-                    self.messages += [*added, read_answer("".join(text), self._tools)]
-                    self._num_kept = event.kept_messages
+                    self._remember(chat, "".join(text), event.kept_messages)
                 yield event
+
+    def _remember(self, chat: ChatInput, text: str, num_kept: int) -> None:
+        """The router kept the messages of `chat`, and `text` is the answer to them."""
+        if chat.continued_field:
+            messages = [*chat.messages[:-1], self._go_on(chat.messages[-1], chat, text)]
+        else:
+            messages = [*chat.messages, self._read(text, chat)]
+        self.messages[:] = messages
+        # A message that was begun is now another one than the router knows.
+        self._num_kept = min(num_kept, len(messages) - 1)
+
+    def _go_on(self, begun: Message, chat: ChatInput, text: str) -> Message:
+        if chat.continued_field == "content":
+            said = begun.content + "".join(begun.content_parts) + text
+            return replace(read_answer(said, self._tools), reasoning=begun.reasoning)
+        thought, said = split_reasoning((begun.reasoning or "") + text)
+        return replace(read_answer(said, self._tools), reasoning=thought)
+
+    def _read(self, text: str, chat: ChatInput) -> Message:
+        answer = read_answer(text, self._tools)
+        thinks = read_template_kwargs(chat).get("enable_thinking") is not False
+        if not thinks or THINK_END not in answer.content:
+            return answer
+        # Some templates write thoughts into a history only where they come by themselves.
+        thought, said = split_reasoning(answer.content)
+        return replace(answer, content=said, reasoning=thought)
 
     async def _send(
         self,

@@ -9,6 +9,11 @@ import enum
 from dataclasses import dataclass, field
 from typing import NewType
 
+from segue.messages import ChatInput as ChatInput
+from segue.messages import Continuation as Continuation
+from segue.messages import Message as Message
+from segue.messages import ToolCall as ToolCall
+from segue.messages import require_text
 from segue.sampling import MAX_LOGPROBS as MAX_LOGPROBS
 from segue.sampling import MAX_STOP_STRINGS as MAX_STOP_STRINGS
 from segue.sampling import Sampling as Sampling
@@ -50,64 +55,12 @@ class SampledToken:
     top_logprobs: tuple[TokenLogprob, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ToolCall:
-    """A call that an assistant message made. `arguments` is a JSON object, as text."""
-
-    name: str
-    arguments: str
-    call_id: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Message:
-    """One chat message. Roles: system, user, assistant, tool."""
-
-    role: str
-    content: str = ""
-    tool_calls: tuple[ToolCall, ...] = ()
-    tool_call_id: str = ""
-    name: str = ""
-    reasoning: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Continuation:
-    """The beginning of a conversation, which the router is asked to add: it kept it."""
-
-    num_messages: int
-    digest: bytes
-    """Of tools, template options and these messages (`segue/history.py`)."""
-
-    def __post_init__(self) -> None:
-        require(
-            self.num_messages >= 1,
-            f"a turn continues a history of at least one message, got {self.num_messages}: "
-            "without one, send all messages",
-        )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ChatInput:
-    """Messages for the checkpoint's chat template. `tools` are JSON objects, as text."""
-
-    messages: tuple[Message, ...]
-    tools: tuple[str, ...] = ()
-    enable_thinking: bool = False
-    continues: Continuation | None = None
-    """If set, `messages` are what follows this history; tools and options are the history's."""
-
-    def __post_init__(self) -> None:
-        require(
-            self.continues is None or not (self.tools or self.enable_thinking),
-            "a turn that continues a history takes tools and enable_thinking from it: leave them "
-            "out, or send the whole history to change them",
-        )
-
-
 @dataclass(frozen=True, slots=True)
 class TextInput:
     text: str
+
+    def __post_init__(self) -> None:
+        require_text("the prompt", self.text)
 
 
 @dataclass(frozen=True, slots=True)

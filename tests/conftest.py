@@ -15,6 +15,7 @@ if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
 
 from tests.checkpoints import Variant, add_mtp_layer, publish, save_checkpoint
+from tests.real_vocabulary import MakeReal, save_real_checkpoint, save_text_side, template
 
 # Tiny products gain nothing from a second thread, and wait for it where cores are shared.
 torch.set_num_threads(1)
@@ -78,3 +79,47 @@ def mtp_dense(tiny_dense: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 def mtp_moe(tiny_moe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`tiny_moe` with a random MTP layer."""
     return add_mtp_layer(tiny_moe, tmp_path_factory.mktemp("mtp") / "moe")
+
+
+@pytest.fixture(scope="session")
+def real_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What checkpoints with the real vocabulary share: one folder for all test processes."""
+    base = tmp_path_factory.getbasetemp()
+    return (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "real-vocabulary"
+
+
+@pytest.fixture(scope="session")
+def make_real_text(real_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> MakeReal:
+    """A folder with the real tokenizer and the given chat template, without a model."""
+    return _remember(
+        lambda chat_template: save_text_side(
+            tmp_path_factory.mktemp("real-text"), chat_template, cache=real_cache
+        )
+    )
+
+
+@pytest.fixture(scope="session")
+def make_real_checkpoint(real_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> MakeReal:
+    """A tiny checkpoint with the real vocabulary and the given chat template."""
+    return _remember(
+        lambda chat_template: save_real_checkpoint(
+            tmp_path_factory.mktemp("real"), chat_template, cache=real_cache
+        )
+    )
+
+
+@pytest.fixture(scope="session")
+def real_checkpoint(make_real_checkpoint: MakeReal) -> Path:
+    """A tiny checkpoint with the real vocabulary and a template in the manner of Qwen3.5's."""
+    return make_real_checkpoint(template("3.5"))
+
+
+def _remember(make: MakeReal) -> MakeReal:
+    folders: dict[str, Path] = {}
+
+    def made(chat_template: str) -> Path:
+        if chat_template not in folders:
+            folders[chat_template] = make(chat_template)
+        return folders[chat_template]
+
+    return made

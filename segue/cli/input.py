@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from segue import chat_json
+from segue.chat_json import read_chat
 from segue.errors import InvalidRequest
-from segue.types import ChatInput, Message, SamplingParams, StopConditions, ToolCall
+from segue.types import ChatInput, SamplingParams, StopConditions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,61 +70,42 @@ def parse_token_ids(text: str) -> tuple[int, ...]:
 
 def _read_json(path: Path) -> Any:
     try:
-        text = sys.stdin.read() if str(path) == "-" else path.read_text()
+        text = sys.stdin.read() if str(path) == "-" else path.read_text("utf-8")
         return json.loads(text)
     except OSError as error:
         raise InvalidRequest(f"cannot read {path}: {error.strerror}") from None
-    except json.JSONDecodeError as error:
+    # Not UTF-8, not JSON, numbers or nesting beyond what Python reads.
+    except (ValueError, RecursionError) as error:
         raise InvalidRequest(f"{path} is not valid JSON: {error}") from None
 
 
 def read_messages(path: Path) -> ChatInput:
     """A list of messages, or an object with `messages` and `tools`, in OpenAI's shape."""
     body = _read_json(path)
-    if isinstance(body, list):
-        body = {"messages": body}
-    if not isinstance(body, dict) or not isinstance(body.get("messages"), list):
-        raise InvalidRequest(f"{path} must hold a list of messages, or an object with `messages`")
-    return ChatInput(
-        messages=tuple(_message(entry, path) for entry in body["messages"]),
-        tools=tuple(json.dumps(tool) for tool in body.get("tools", [])),
-        enable_thinking=bool(body.get("enable_thinking", False)),
-    )
+    with _of_file(path):
+        return read_chat(body)
 
 
 def read_tools(path: Path) -> tuple[str, ...]:
     tools = _read_json(path)
     if not isinstance(tools, list):
         raise InvalidRequest(f"{path} must hold a list of tools")
-    return tuple(json.dumps(tool) for tool in tools)
+    with _of_file(path):
+        return chat_json.read_tools(tools)
 
 
-def _message(entry: Any, path: Path) -> Message:
-    if not isinstance(entry, dict) or "role" not in entry:
-        raise InvalidRequest(f"{path}: a message is an object with a role, got {entry!r}")
-    content = entry.get("content") or ""
-    if not isinstance(content, str):
-        raise InvalidRequest(f"{path}: content must be a string, got {content!r}")
-    return Message(
-        role=str(entry["role"]),
-        content=content,
-        tool_calls=tuple(_tool_call(call, path) for call in entry.get("tool_calls") or []),
-        tool_call_id=str(entry.get("tool_call_id", "")),
-        name=str(entry.get("name", "")),
-        reasoning=str(entry.get("reasoning_content", "")),
+def with_template_options(chat: ChatInput, thinking: bool | None, kwargs: str) -> ChatInput:
+    """The flags go before the file."""
+    return replace(
+        chat,
+        enable_thinking=chat.enable_thinking if thinking is None else thinking,
+        chat_template_kwargs=kwargs or chat.chat_template_kwargs,
     )
 
 
-def _tool_call(call: Any, path: Path) -> ToolCall:
+@contextlib.contextmanager
+def _of_file(path: Path) -> Iterator[None]:
     try:
-        function = call["function"]
-        arguments = function["arguments"]
-        return ToolCall(
-            call_id=str(call.get("id", "")),
-            name=str(function["name"]),
-            arguments=arguments if isinstance(arguments, str) else json.dumps(arguments),
-        )
-    except (TypeError, KeyError, AttributeError):
-        raise InvalidRequest(
-            f"{path}: a tool call is {{'function': {{'name': …, 'arguments': …}}}}, got {call!r}"
-        ) from None
+        yield
+    except InvalidRequest as error:
+        raise InvalidRequest(f"{path}: {error}") from None

@@ -14,7 +14,12 @@ from rich.console import Console
 from rich.markup import escape
 
 from segue.cli import show, show_explanation
-from segue.cli.input import SamplingOptions, parse_token_ids, read_messages
+from segue.cli.input import (
+    SamplingOptions,
+    parse_token_ids,
+    read_messages,
+    with_template_options,
+)
 from segue.client import (
     DEFAULT_TARGET,
     Client,
@@ -25,7 +30,7 @@ from segue.client import (
     TurnEnd,
 )
 from segue.errors import InvalidRequest, SegueError
-from segue.types import TurnInput
+from segue.types import ChatInput, TurnInput
 
 app = typer.Typer(
     add_completion=False,
@@ -42,6 +47,13 @@ MaxTokens = Annotated[
     int | None, typer.Option(help="Longest answer; default: the rest of the context.")
 ]
 Seed = Annotated[int | None, typer.Option(help="Same seed, same turn: same tokens.")]
+Thinking = Annotated[
+    bool | None,
+    typer.Option("--thinking/--no-thinking", help="Default: the chat template's own."),
+]
+TemplateKwargs = Annotated[
+    str, typer.Option(help='Further template variables, {"preserve_thinking": true}.')
+]
 SessionName = Annotated[str | None, typer.Option("--session", help="Name of the session.")]
 
 
@@ -121,6 +133,8 @@ def chat(
     session: SessionName = None,
     system: Annotated[str, typer.Option(help="System message.")] = "",
     tools: Annotated[Path | None, typer.Option(help="JSON file: a list of tools.")] = None,
+    thinking: Thinking = None,
+    chat_template_kwargs: TemplateKwargs = "",
     max_tokens: MaxTokens = None,
     temperature: Temperature = None,
     seed: Seed = None,
@@ -133,7 +147,11 @@ def chat(
     async def talk() -> None:
         async with Client(target) as client:
             conversation = client.session(
-                session, system=system, tools=read_tools(tools) if tools else ()
+                session,
+                system=system,
+                tools=read_tools(tools) if tools else (),
+                enable_thinking=thinking,
+                chat_template_kwargs=chat_template_kwargs,
             )
             if prompt is not None:
                 await _say(conversation, prompt, options)
@@ -169,6 +187,8 @@ def generate(
         Path | None, typer.Option(help="JSON file of chat messages; - reads stdin.")
     ] = None,
     input_ids: Annotated[str | None, typer.Option(help="Token ids: 1,2,3.")] = None,
+    thinking: Thinking = None,
+    chat_template_kwargs: TemplateKwargs = "",
     target: Target = DEFAULT_TARGET,
     session: SessionName = None,
     max_tokens: MaxTokens = None,
@@ -189,6 +209,10 @@ def generate(
 ) -> None:
     """One turn; the text, or with --json everything about it."""
     turn_input = _one_input(prompt, messages, input_ids)
+    if isinstance(turn_input, ChatInput):
+        turn_input = with_template_options(turn_input, thinking, chat_template_kwargs)
+    elif thinking is not None or chat_template_kwargs:
+        raise InvalidRequest("--thinking and --chat-template-kwargs are for --messages")
     options = SamplingOptions(
         temperature=temperature,
         top_k=top_k,

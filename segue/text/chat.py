@@ -6,19 +6,18 @@ names and filters that `transformers` gives it and nothing else.
 
 from __future__ import annotations
 
-import json
-from datetime import datetime
+from collections.abc import Mapping
 from pathlib import Path
-from typing import NoReturn
 
-import jinja2
 from jinja2.exceptions import SecurityError
-from jinja2.ext import Extension, loopcontrols
-from jinja2.parser import Parser
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from segue.errors import InvalidCheckpoint, InvalidRequest
-from segue.text.conversation import Conversation, Json, read_conversation
+from segue.text.continued import cut_at_end, open_last_message
+from segue.text.conversation import Conversation, read_conversation
+from segue.text.fold import fold_instructions
+from segue.text.shield import ControlMarks
+from segue.text.template_environment import RESERVED_NAMES, Refusal
+from segue.text.template_program import TemplateProgram
 from segue.text.template_source import TemplateSource, read_template_source
 from segue.types import ChatInput
 
@@ -26,41 +25,75 @@ from segue.types import ChatInput
 class ChatTemplate:
     """The template of one checkpoint, compiled."""
 
-    def __init__(self, source: TemplateSource) -> None:
-        """Raises InvalidCheckpoint if the source does not compile."""
+    def __init__(self, source: TemplateSource, marks: ControlMarks | None = None) -> None:
+        """`marks` are the tokenizer's (`shield.py`). Raises InvalidCheckpoint if the source does
+        not compile, or builds control tokens in a way that cannot be told from a client's text.
+        """
+        self.marks = marks or ControlMarks()
         self._source = source
-        self._plain = _compile(source.plain, source.origin)
+        self._reserved = RESERVED_NAMES | set(source.named_tokens)
+        self._plain = self._compile(source.plain)
         self._with_tools = (
-            self._plain
-            if source.with_tools == source.plain
-            else _compile(source.with_tools, source.origin)
+            self._plain if source.with_tools == source.plain else self._compile(source.with_tools)
         )
 
+    def _compile(self, source: str) -> TemplateProgram:
+        return TemplateProgram(source, self._source.named_tokens, self._source.origin, self.marks)
+
     @classmethod
-    def from_folder(cls, folder: Path) -> ChatTemplate | None:
+    def from_folder(cls, folder: Path, marks: ControlMarks | None = None) -> ChatTemplate | None:
         """The folder's template, None if it has none. Raises InvalidCheckpoint."""
         source = read_template_source(folder)
-        return None if source is None else cls(source)
+        return None if source is None else cls(source, marks)
 
     def render(self, chat: ChatInput) -> str:
         """The prompt as text, up to where the assistant begins to speak. Raises InvalidRequest."""
-        return self.render_conversation(read_conversation(chat))
+        return self.marks.expand(self.render_marked(read_conversation(chat)))
 
-    def render_conversation(self, conversation: Conversation) -> str:
-        """As `render`, for messages that were checked (and perhaps shielded) before."""
-        template = self._with_tools if conversation.tools else self._plain
+    def render_marked(
+        self, conversation: Conversation, *, add_generation_prompt: bool = True
+    ) -> str:
+        """The prompt, with marks in place of the control tokens. Raises InvalidRequest."""
+        program = self.program(conversation)
+        variables = self.variables(conversation, add_generation_prompt=add_generation_prompt)
+        text = self._run(program, variables)
+        if conversation.continued_field:
+            return cut_at_end(text, conversation, self.marks)
+        return text
+
+    def program(self, conversation: Conversation) -> TemplateProgram:
+        """Some checkpoints have another one for chats with tools."""
+        return self._with_tools if conversation.tools else self._plain
+
+    def variables(
+        self, conversation: Conversation, *, add_generation_prompt: bool = True
+    ) -> dict[str, object]:
+        """All that the program is given. Raises InvalidRequest."""
+        for name in conversation.template_kwargs:
+            if name in self._reserved:
+                raise InvalidRequest(
+                    f"chat_template_kwargs cannot set {name!r}, which the router does: leave it out"
+                )
+        program = self.program(conversation)
+        messages = fold_instructions(conversation.messages, program.accepts_role)
+        if conversation.continued_field:
+            messages = open_last_message(messages, conversation.continued_field, program.source)
+        return {
+            **program.named_tokens,
+            **conversation.template_kwargs,
+            "messages": messages,
+            "tools": conversation.tools or None,
+            "documents": None,
+            "add_generation_prompt": add_generation_prompt and not conversation.continued_field,
+        }
+
+    def _run(self, program: TemplateProgram, variables: Mapping[str, object]) -> str:
         try:
-            return template.render(
-                **self._source.named_tokens,
-                messages=conversation.messages,
-                tools=conversation.tools or None,
-                documents=None,
-                add_generation_prompt=True,
-                enable_thinking=conversation.enable_thinking,
-            )
-        except _Refusal as refusal:
+            return program.template.render(variables)
+        except Refusal as refusal:
             raise InvalidRequest(
-                f"the checkpoint's chat template refuses these messages: {refusal}"
+                "the checkpoint's chat template refuses these messages: "
+                f"{self.marks.expand(str(refusal))}"
             ) from None
         except SecurityError as error:
             raise InvalidCheckpoint(
@@ -70,60 +103,6 @@ class ChatTemplate:
         except Exception as error:
             raise InvalidRequest(
                 f"the checkpoint's chat template cannot render these messages "
-                f"({type(error).__name__}: {error}): compare messages, tools and tool call "
-                f"arguments with what {self._source.origin} reads"
+                f"({type(error).__name__}: {error}): compare messages, tools, tool call arguments "
+                f"and chat_template_kwargs with what {self._source.origin} reads"
             ) from None
-
-
-class _Refusal(jinja2.TemplateError):
-    """A template called `raise_exception`."""
-
-
-class _GenerationTag(Extension):
-    """`{% generation %}` tells trainers which part the assistant wrote; here it only passes on."""
-
-    tags = {"generation"}  # noqa: RUF012  # jinja2 declares it without ClassVar
-
-    def parse(self, parser: Parser) -> list[jinja2.nodes.Node]:
-        next(parser.stream)
-        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
-
-
-def _compile(source: str, origin: str) -> jinja2.Template:
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationTag, loopcontrols]
-    )
-    environment.filters["tojson"] = _to_json
-    environment.globals["raise_exception"] = _raise_refusal
-    environment.globals["strftime_now"] = _format_now
-    try:
-        return environment.from_string(source)
-    except jinja2.TemplateSyntaxError as error:
-        raise InvalidCheckpoint(
-            f"{origin}, line {error.lineno}: not a valid chat template: {error.message}"
-        ) from None
-
-
-def _to_json(
-    value: Json,
-    ensure_ascii: bool = False,
-    indent: int | None = None,
-    separators: tuple[str, str] | None = None,
-    sort_keys: bool = False,
-) -> str:
-    """jinja2's own filter escapes HTML; models were trained on text without that."""
-    return json.dumps(
-        value,
-        ensure_ascii=ensure_ascii,
-        indent=indent,
-        separators=separators,
-        sort_keys=sort_keys,
-    )
-
-
-def _raise_refusal(message: str) -> NoReturn:
-    raise _Refusal(message)
-
-
-def _format_now(pattern: str) -> str:
-    return datetime.now().strftime(pattern)

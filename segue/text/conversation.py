@@ -1,24 +1,30 @@
 """A chat as the plain data that templates expect, checked. Says no before a template can go wrong.
 
-Field names are those of the chat format that `transformers` passes to templates.
+Field names are those of the chat format that `transformers` passes to templates. A message is read
+without looking at its neighbours.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeAlias, cast
 
 from segue.errors import InvalidRequest
 from segue.types import ChatInput, Message, ToolCall
 
-ROLES = ("system", "user", "assistant", "tool")
+ROLES = ("system", "developer", "user", "assistant", "tool")
 MAX_NESTING = 100
 """Of JSON in tools and tool calls: far above real schemas, far below Python's recursion limit."""
+MAX_KWARGS_CHARACTERS = 65_536
 
 Json: TypeAlias = "str | int | float | bool | list[Json] | dict[str, Json] | None"
 JsonObject: TypeAlias = dict[str, Json]
+
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+_MAY_ESCAPE_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,46 +33,54 @@ class Conversation:
 
     messages: list[JsonObject]
     tools: list[JsonObject]
-    enable_thinking: bool
+    template_kwargs: JsonObject = field(default_factory=dict)
+    """Further variables, `enable_thinking` among them where it was set."""
+    continued_field: str = ""
+    """Of the last message, where that one is to be continued."""
 
 
 def read_conversation(chat: ChatInput) -> Conversation:
     """Raises InvalidRequest that names the message and what it should have been."""
-    _check_order(chat.messages)
+    if not chat.messages:
+        raise InvalidRequest("expected at least one message, got none: send a user message")
     return Conversation(
-        messages=[_message(index, message) for index, message in enumerate(chat.messages)],
-        tools=[_tool(index, text) for index, text in enumerate(chat.tools)],
-        enable_thinking=chat.enable_thinking,
+        messages=[read_message(index, message) for index, message in enumerate(chat.messages)],
+        tools=[read_tool(index, text) for index, text in enumerate(chat.tools)],
+        template_kwargs=read_template_kwargs(chat),
+        continued_field=chat.continued_field,
     )
 
 
-def _check_order(messages: tuple[Message, ...]) -> None:
-    if not messages:
-        raise InvalidRequest("expected at least one message, got none: send a user message")
-    answers_call = False
-    for index, message in enumerate(messages):
-        if message.role not in ROLES:
-            raise InvalidRequest(
-                f"messages[{index}] has the unknown role {message.role!r}: use one of "
-                f"{', '.join(ROLES)}"
-            )
-        if message.role == "tool" and not answers_call:
-            raise InvalidRequest(
-                f"messages[{index}] is a tool message, but no assistant message with tool calls "
-                "stands before it: send the call that it answers"
-            )
-        if message.role != "tool":
-            answers_call = message.role == "assistant" and bool(message.tool_calls)
-    if messages[-1].role == "assistant":
+def read_template_kwargs(chat: ChatInput) -> JsonObject:
+    """`enable_thinking` and `chat_template_kwargs` as one. Raises InvalidRequest."""
+    text = chat.chat_template_kwargs
+    if len(text) > MAX_KWARGS_CHARACTERS:
         raise InvalidRequest(
-            "the last message is an assistant message, expected one to answer: end the messages "
-            "with a user or tool message"
+            f"chat_template_kwargs must have at most {MAX_KWARGS_CHARACTERS} characters, got "
+            f"{len(text)}: these are a template's switches; send text as messages"
         )
+    kwargs = _read_object("chat_template_kwargs", text) if text else {}
+    if chat.enable_thinking is None:
+        return kwargs
+    if kwargs.get("enable_thinking", chat.enable_thinking) != chat.enable_thinking:
+        raise InvalidRequest(
+            f"enable_thinking is {chat.enable_thinking} and in chat_template_kwargs "
+            f"{kwargs['enable_thinking']!r:.80}: send it once"
+        )
+    return {**kwargs, "enable_thinking": chat.enable_thinking}
 
 
-def _message(index: int, message: Message) -> JsonObject:
+def read_message(index: int, message: Message) -> JsonObject:
+    """Raises InvalidRequest."""
     where = f"messages[{index}]"
-    data: JsonObject = {"role": message.role, "content": message.content}
+    if message.role not in ROLES:
+        raise InvalidRequest(
+            f"{where} has the unknown role {message.role!r:.80}: use one of {', '.join(ROLES)}"
+        )
+    content: Json = message.content
+    if message.content_parts:
+        content = [{"type": "text", "text": text} for text in message.content_parts]
+    data: JsonObject = {"role": message.role, "content": content}
     if message.tool_calls and message.role != "assistant":
         raise InvalidRequest(
             f"{where} is a {message.role} message with tool calls: only an assistant message "
@@ -81,7 +95,7 @@ def _message(index: int, message: Message) -> JsonObject:
         data["tool_call_id"] = message.tool_call_id
     if message.name:
         data["name"] = message.name
-    if message.reasoning:
+    if message.reasoning is not None:
         # Templates disagree about the name, and transformers offers both as well.
         data["reasoning_content"] = data["thinking"] = message.reasoning
     return data
@@ -90,7 +104,9 @@ def _message(index: int, message: Message) -> JsonObject:
 def _tool_call(where: str, call: ToolCall) -> JsonObject:
     if not call.name:
         raise InvalidRequest(f"{where} has no name: send the name of the function that was called")
-    arguments = _read_object(f"{where}.arguments", call.arguments)
+    # Clients write no arguments in several ways.
+    is_empty = call.arguments.strip() in ("", "null")
+    arguments = {} if is_empty else _read_object(f"{where}.arguments", call.arguments)
     data: JsonObject = {
         "type": "function",
         "function": {"name": call.name, "arguments": arguments},
@@ -100,7 +116,8 @@ def _tool_call(where: str, call: ToolCall) -> JsonObject:
     return data
 
 
-def _tool(index: int, text: str) -> JsonObject:
+def read_tool(index: int, text: str) -> JsonObject:
+    """Raises InvalidRequest."""
     where = f"tools[{index}]"
     tool = _read_object(where, text)
     if "function" not in tool and "name" in tool:
@@ -115,11 +132,11 @@ def _tool(index: int, text: str) -> JsonObject:
     name = called.get("name")
     if not isinstance(name, str) or not name:
         raise InvalidRequest(
-            f"{where}: function.name must be a text, got {name!r}: name the function"
+            f"{where}: function.name must be a text, got {name!r:.80}: name the function"
         )
-    if not isinstance(called.get("parameters", {}), dict):
+    if not isinstance(called.get("parameters"), dict | None):
         raise InvalidRequest(
-            f"{where}: the parameters of {name!r} must be a JSON schema object, "
+            f"{where}: the parameters of {name!r:.80} must be a JSON schema object, "
             f"got {_name_type(called['parameters'])}"
         )
     return tool
@@ -140,7 +157,16 @@ def _read_object(where: str, text: str) -> JsonObject:
         )
     if _nests_too_deep(value):
         raise InvalidRequest(f"{where} must nest at most {MAX_NESTING} levels deep: flatten it")
+    if _MAY_ESCAPE_SURROGATE.search(text) and _has_lone_surrogate(value):
+        raise InvalidRequest(
+            f"{where} must be valid Unicode, got half of a surrogate pair: look for \\ud800 to "
+            "\\udfff in its JSON, and send whole characters"
+        )
     return cast("JsonObject", value)
+
+
+def _has_lone_surrogate(value: JsonObject) -> bool:
+    return bool(_LONE_SURROGATE.search(json.dumps(value, ensure_ascii=False)))
 
 
 def _nests_too_deep(value: Json) -> bool:

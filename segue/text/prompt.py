@@ -8,7 +8,6 @@ from pathlib import Path
 from segue.errors import InvalidRequest
 from segue.text.chat import ChatTemplate
 from segue.text.conversation import read_conversation
-from segue.text.shield import Shield
 from segue.text.tokenizer import Tokenizer
 from segue.types import ChatInput, TextInput, TokenInput, TurnInput
 
@@ -20,15 +19,16 @@ class PromptEncoder:
     """Renders and tokenises for one checkpoint."""
 
     def __init__(self, tokenizer: Tokenizer, template: ChatTemplate | None) -> None:
+        """The template was made with the marks of this tokenizer."""
         self.tokenizer = tokenizer
-        self._template = template
-        self._shield = Shield(tokenizer)
+        self.template = template
         self._message_start_id = tokenizer.token_id(MESSAGE_START)
 
     @classmethod
     def from_folder(cls, folder: Path) -> PromptEncoder:
         """Raises InvalidCheckpoint."""
-        return cls(Tokenizer.from_folder(folder), ChatTemplate.from_folder(folder))
+        tokenizer = Tokenizer.from_folder(folder)
+        return cls(tokenizer, ChatTemplate.from_folder(folder, tokenizer.marks))
 
     def encode(self, turn_input: TurnInput) -> tuple[int, ...]:
         """The prompt's ids, unchecked against any limit (see `limits.py`). Raises InvalidRequest.
@@ -55,11 +55,10 @@ class PromptEncoder:
         return () if first is None or second is None else (second,)
 
     def _encode_chat(self, chat: ChatInput) -> tuple[int, ...]:
-        if self._template is None:
+        if self.template is None:
             raise InvalidRequest(
                 "expected text or token ids, got chat messages: this checkpoint has no chat "
                 "template; send the prompt as text or as token ids"
             )
-        shielded = self._shield.cover(read_conversation(chat))
-        text = self._template.render_conversation(shielded.conversation)
-        return tuple(self.tokenizer.encode(text, mark=shielded.mark))
+        text = self.template.render_marked(read_conversation(chat))
+        return tuple(self.tokenizer.encode_marked(text))

@@ -1,110 +1,98 @@
 """Keeps what a client wrote from being read as control tokens.
 
 A chat template joins its own control tokens and the client's strings into one text, in which
-"<|im_end|>" typed by a user looks like the end of the message. So before rendering, a *mark* (a
-private-use character that occurs nowhere in the conversation) goes into each control token a client
-wrote: `<‸|im_end|>`. The template carries it along unseen, and `Tokenizer.encode` drops the marks
-after it has found the control tokens that are whole, which are the template's own.
+"<|im_end|>" typed by a user looks like the end of the message, and "<|im_end|" before a ">" of the
+template as well. So the two are kept apart by construction: in the template's own literals each
+control token is replaced by a *mark*, one character that no client's text can hold (a lone half of
+a surrogate pair, see `segue/messages.py`). The template runs on the client's strings as they are,
+and in what it wrote a mark is a control token and everything else is text
+(`Tokenizer.encode_marked`).
 
-Special tokens are shielded everywhere. `<think>`, `<tool_call>` and the like mean something in what
-clients replay as assistant messages and explain in system prompts, so there they stay what they are
-for transformers; in tool results, which strangers may write, they are shielded too.
-
-What is not covered: a template that builds a control token out of a client's string and its own.
+It is done once for a template, in its syntax tree. A literal that the template only looks for in
+strings, as in `'</think>' in content` or `content.split('</think>')`, stays as it is.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator
 
-from segue.errors import InvalidRequest
-from segue.text.conversation import Conversation, Json, JsonObject
-from segue.text.tokenizer import Tokenizer, match_any
+from jinja2 import nodes
 
-_MARKS = range(0xE000, 0xF900)
+from segue.errors import InvalidCheckpoint
 
+_SURROGATES = range(0xD800, 0xE000)
+END_MARK = chr(_SURROGATES[-1])
+"""Stands for no token: the end of a message that is to be continued."""
 
-@dataclass(frozen=True, slots=True)
-class Shielded:
-    """A conversation to render, and the mark to drop from what comes out."""
-
-    conversation: Conversation
-    mark: str
+_WRITTEN_ARGUMENTS = {"default": 0, "d": 0, "join": 0, "format": 0, "replace": 1, "get": 1}
+"""Of filters and methods: the arguments from this one on may become part of the text."""
 
 
-class Shield:
-    """Knows which control tokens to break, for one tokenizer."""
+class ControlMarks:
+    """The marks of one tokenizer's control tokens."""
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        self._special = _match_breakable(tokenizer.special_tokens)
-        self._control = _match_breakable(tokenizer.control_tokens)
+    def __init__(self, tokens: Iterable[str] = ()) -> None:
+        """Raises InvalidCheckpoint for more tokens than there are marks."""
+        ordered = sorted(set(tokens))
+        if len(ordered) > len(_SURROGATES) - 1:
+            raise InvalidCheckpoint(
+                f"expected a tokenizer with at most {len(_SURROGATES) - 1} added tokens, got "
+                f"{len(ordered)}: serve another checkpoint"
+            )
+        self.token_of = {chr(code): t for code, t in zip(_SURROGATES, ordered, strict=False)}
+        self._mark_of = {token: mark for mark, token in self.token_of.items()}
+        self._any_token = match_any(ordered)
+        self._any_mark = match_any(self.token_of)
 
-    def cover(self, conversation: Conversation) -> Shielded:
-        """Raises InvalidRequest if no private-use character is left to mark with."""
-        mark = _choose_mark(conversation)
-        messages = [
-            _break_object(message, self._tokens_of(message), mark)
-            for message in conversation.messages
-        ]
-        tools = [_break_object(tool, self._special, mark) for tool in conversation.tools]
-        return Shielded(replace(conversation, messages=messages, tools=tools), mark)
+    def mark(self, text: str) -> str:
+        """A mark in place of each control token."""
+        return self._any_token.sub(lambda found: self._mark_of[found[0]], text)
 
-    def _tokens_of(self, message: JsonObject) -> re.Pattern[str]:
-        return self._control if message["role"] == "tool" else self._special
+    def expand(self, text: str) -> str:
+        """The control tokens again."""
+        return self._any_mark.sub(lambda found: self.token_of[found[0]], text)
 
-
-def _match_breakable(tokens: frozenset[str]) -> re.Pattern[str]:
-    # A token of one character has no inside for a mark. Qwen's begin with "<".
-    return match_any(token for token in tokens if len(token) > 1)
-
-
-def _choose_mark(conversation: Conversation) -> str:
-    strings = list(_strings([*conversation.messages, *conversation.tools]))
-    for code in _MARKS:
-        if not any(chr(code) in string for string in strings):
-            return chr(code)
-    raise InvalidRequest(
-        "expected a conversation that leaves one private-use character (U+E000 to U+F8FF) unused, "
-        "got all of them: send token ids instead"
-    )
+    def mark_literals(self, node: nodes.Node) -> None:
+        """Replaces, in a template's syntax tree, the control tokens that the template writes."""
+        match node:
+            case nodes.TemplateData():
+                node.data = self.mark(node.data)
+            case nodes.Const(value=str(text)):
+                node.value = self.mark(text)
+            case _:
+                for part in _written(node):
+                    self.mark_literals(part)
 
 
-def _strings(value: Json) -> Iterator[str]:
-    match value:
-        case str():
+def match_any(tokens: Iterable[str]) -> re.Pattern[str]:
+    """One group that matches any of `tokens`, the longest first; without tokens, nothing."""
+    ordered = sorted(tokens, key=len, reverse=True)
+    return re.compile("(" + ("|".join(map(re.escape, ordered)) or "(?!)") + ")")
+
+
+def _written(node: nodes.Node) -> Iterator[nodes.Node]:
+    """The parts whose value may become text: not what others are compared with or looked up by."""
+    match node:
+        case nodes.Compare() | nodes.Test():
+            return
+        case nodes.Getitem(node=container):
+            yield container
+        case nodes.Pair(value=value):
             yield value
-        case list():
-            for item in value:
-                yield from _strings(item)
-        case dict():
-            for key, item in value.items():
-                yield key
-                yield from _strings(item)
-
-
-def _break_object(value: JsonObject, tokens: re.Pattern[str], mark: str) -> JsonObject:
-    """A copy with a mark in each of `tokens`, also in member names: templates print them."""
-    return {
-        _break_text(key, tokens, mark): _break(item, tokens, mark) for key, item in value.items()
-    }
-
-
-def _break(value: Json, tokens: re.Pattern[str], mark: str) -> Json:
-    match value:
-        case str():
-            return _break_text(value, tokens, mark)
-        case list():
-            return [_break(item, tokens, mark) for item in value]
-        case dict():
-            return _break_object(value, tokens, mark)
+        case nodes.Filter(node=value, name=name):
+            if value is not None:
+                yield value
+            yield from _written_arguments(name, node)
+        case nodes.Call(node=nodes.Getattr(node=receiver, attr=name)):
+            yield receiver
+            yield from _written_arguments(name, node)
         case _:
-            return value
+            yield from node.iter_child_nodes()
 
 
-def _break_text(text: str, tokens: re.Pattern[str], mark: str) -> str:
-    # Again until none is left: tokens may overlap, and one may lie inside another.
-    while tokens.search(text):
-        text = tokens.sub(lambda found: found[0][0] + mark + found[0][1:], text)
-    return text
+def _written_arguments(name: str, call: nodes.Filter | nodes.Call) -> Iterator[nodes.Node]:
+    first = _WRITTEN_ARGUMENTS.get(name)
+    if first is not None:
+        yield from call.args[first:]
+        yield from call.kwargs

@@ -2,14 +2,15 @@
 
 `encode` first cuts the text at its control tokens (`<|im_end|>`, `<think>`, …) and then encodes
 each piece between them on its own, which is what the `tokenizers` library does inside. Doing it
-here lets pieces be remembered (`piece_cache.py`) and lets `shield.py` say what a control token is.
+here lets pieces be remembered (`piece_cache.py`) and lets `shield.py` say what a control token is:
+`encode_marked` cuts at marks only, and finds no control tokens in text.
 """
 
 from __future__ import annotations
 
 import re
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 
@@ -18,6 +19,9 @@ from tokenizers import Tokenizer as Pipeline
 
 from segue.errors import InvalidCheckpoint, InvalidRequest
 from segue.text.piece_cache import PieceCache
+from segue.text.shield import ControlMarks, match_any
+
+_ANY_MARK = re.compile("([\ud800-\udfff])")
 
 
 class Tokenizer:
@@ -37,9 +41,14 @@ class Tokenizer:
         self._control_ids = {token.content: token_id for token_id, token in added.items()}
         self._special_ids = {token_id for token_id, token in added.items() if token.special}
         self._any_control = match_any(self._control_ids)
+        self.marks = ControlMarks(self._control_ids)
         self._pieces = _without_added_tokens(pipeline)
         self._cache = PieceCache()
         self._bytes: dict[int, bytes] = {}
+        self._marked_ids = {
+            mark: self._control_ids[token] for mark, token in self.marks.token_of.items()
+        }
+        self._require_text_stays_text(origin)
 
     @classmethod
     def from_folder(cls, folder: Path) -> Tokenizer:
@@ -86,19 +95,22 @@ class Tokenizer:
         """One token for a person to read; part of a character shows as U+FFFD."""
         return self.decode([token_id], skip_special=False)
 
-    def encode(self, text: str, *, mark: str = "") -> list[int]:
-        """The ids of `text`, control tokens included. Raises InvalidRequest for broken Unicode.
+    def encode(self, text: str) -> list[int]:
+        """The ids of `text`, control tokens included. Raises InvalidRequest for broken Unicode."""
+        return self._join(self._any_control.split(text), self._control_ids)
 
-        A `mark` is dropped wherever it stands, after control tokens were found: a control token
-        with a mark inside is ordinary text (see `shield.py`).
-        """
+    def encode_marked(self, text: str) -> list[int]:
+        """The ids of `text` with marks for control tokens; all else in it is ordinary text."""
+        return self._join(_ANY_MARK.split(text), self._marked_ids)
+
+    def _join(self, pieces: Sequence[str], control_ids: Mapping[str, int]) -> list[int]:
+        """Text and control tokens alternate: the patterns that cut them have one group."""
         ids: list[int] = []
-        for index, piece in enumerate(self._any_control.split(text)):
-            # The pattern has one group, so text and control tokens alternate.
+        for index, piece in enumerate(pieces):
             if index % 2:
-                ids.append(self._control_ids[piece])
+                ids.append(control_ids[piece])
             elif piece:
-                ids.extend(self._encode_piece(piece.replace(mark, "") if mark else piece))
+                ids.extend(self._encode_piece(piece))
         return ids
 
     def encode_plain(self, text: str) -> list[int]:
@@ -115,6 +127,14 @@ class Tokenizer:
         if known is None:
             known = self._bytes[token_id] = self._look_up_bytes(token_id)
         return known
+
+    def _require_text_stays_text(self, origin: str) -> None:
+        for token, token_id in self._control_ids.items():
+            if token_id in self.encode_plain(token):
+                raise InvalidCheckpoint(
+                    f"{origin}: the added token {token!r} is also an ordinary token, so that "
+                    "anybody's text becomes it: take it out of the model's own vocabulary"
+                )
 
     def _look_up_bytes(self, token_id: int) -> bytes:
         token = None if self.is_special(token_id) else self._pipeline.id_to_token(token_id)
@@ -138,12 +158,6 @@ class Tokenizer:
                 ) from None
             self._cache.put(piece, ids)
         return ids
-
-
-def match_any(tokens: Iterable[str]) -> re.Pattern[str]:
-    """One group that matches any of `tokens`, the longest first; without tokens, nothing."""
-    ordered = sorted(tokens, key=len, reverse=True)
-    return re.compile("(" + ("|".join(map(re.escape, ordered)) or "(?!)") + ")")
 
 
 def _without_added_tokens(pipeline: Pipeline) -> Pipeline:

@@ -26,6 +26,9 @@ from segue.types import (
 )
 from segue.wire import session_pb2 as pb
 
+_CONTINUED: dict[bool | str, str] = {False: "", True: "content"}
+_CONTINUES: dict[str, bool | str] = {text: value for value, text in _CONTINUED.items()}
+
 
 def message_to_wire(message: Message) -> pb.Message:
     return pb.Message(
@@ -38,6 +41,7 @@ def message_to_wire(message: Message) -> pb.Message:
         tool_call_id=message.tool_call_id,
         name=message.name,
         reasoning=message.reasoning,
+        content_parts=message.content_parts,
     )
 
 
@@ -51,7 +55,8 @@ def message_from_wire(message: pb.Message) -> Message:
         ),
         tool_call_id=message.tool_call_id,
         name=message.name,
-        reasoning=message.reasoning,
+        reasoning=message.reasoning if message.HasField("reasoning") else None,
+        content_parts=tuple(message.content_parts),
     )
 
 
@@ -125,6 +130,10 @@ def chat_to_wire(chat: ChatInput) -> pb.ChatInput:
         messages=[message_to_wire(message) for message in chat.messages],
         tools=chat.tools,
         enable_thinking=chat.enable_thinking,
+        chat_template_kwargs=chat.chat_template_kwargs,
+        continue_final_message=_CONTINUED.get(
+            chat.continue_final_message, str(chat.continue_final_message)
+        ),
     )
     if chat.continues is not None:
         wire.continues.num_messages = chat.continues.num_messages
@@ -142,7 +151,11 @@ def chat_from_wire(chat: pb.ChatInput) -> ChatInput:
     return ChatInput(
         messages=tuple(message_from_wire(message) for message in chat.messages),
         tools=tuple(chat.tools),
-        enable_thinking=chat.enable_thinking,
+        enable_thinking=chat.enable_thinking if chat.HasField("enable_thinking") else None,
+        chat_template_kwargs=chat.chat_template_kwargs,
+        continue_final_message=_CONTINUES.get(
+            chat.continue_final_message, chat.continue_final_message
+        ),
         continues=continues,
     )
 

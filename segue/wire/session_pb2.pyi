@@ -131,7 +131,18 @@ class ChatInput(_message.Message):
     TOOLS_FIELD_NUMBER: _builtins.int
     ENABLE_THINKING_FIELD_NUMBER: _builtins.int
     CONTINUES_FIELD_NUMBER: _builtins.int
+    CHAT_TEMPLATE_KWARGS_FIELD_NUMBER: _builtins.int
+    CONTINUE_FINAL_MESSAGE_FIELD_NUMBER: _builtins.int
     enable_thinking: _builtins.bool
+    """Absent: the template's own default."""
+    chat_template_kwargs: _builtins.str
+    """A JSON object of further template variables, such as {"preserve_thinking": true}; at most
+    65,536 characters. What the router passes itself (messages, tools, ...) cannot be among them.
+    """
+    continue_final_message: _builtins.str
+    """Not empty: the answer goes on from the end of the last message. The field of it that stays
+    open: content or reasoning.
+    """
     @_builtins.property
     def messages(self) -> _containers.RepeatedCompositeFieldContainer[Global___Message]: ...
     @_builtins.property
@@ -141,8 +152,8 @@ class ChatInput(_message.Message):
     @_builtins.property
     def continues(self) -> Global___Continuation:
         """Set: `messages` are only what follows this history of the session, which the router kept, and
-        tools and enable_thinking are left out, being the history's. FAILED_PRECONDITION when the router
-        has no such history (any more): send all messages.
+        tools, enable_thinking and chat_template_kwargs are left out, being the history's.
+        FAILED_PRECONDITION when the router has no such history (any more): send all messages.
         """
 
     def __init__(
@@ -150,14 +161,18 @@ class ChatInput(_message.Message):
         *,
         messages: _abc.Iterable[Global___Message] | None = ...,
         tools: _abc.Iterable[_builtins.str] | None = ...,
-        enable_thinking: _builtins.bool = ...,
+        enable_thinking: _builtins.bool | None = ...,
         continues: Global___Continuation | None = ...,
+        chat_template_kwargs: _builtins.str = ...,
+        continue_final_message: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["continues", b"continues"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_enable_thinking", b"_enable_thinking", "continues", b"continues", "enable_thinking", b"enable_thinking"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["continues", b"continues", "enable_thinking", b"enable_thinking", "messages", b"messages", "tools", b"tools"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_enable_thinking", b"_enable_thinking", "chat_template_kwargs", b"chat_template_kwargs", "continue_final_message", b"continue_final_message", "continues", b"continues", "enable_thinking", b"enable_thinking", "messages", b"messages", "tools", b"tools"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__enable_thinking: _TypeAlias = _typing.Literal["enable_thinking"]  # noqa: Y015
+    _WhichOneofArgType__enable_thinking: _TypeAlias = _typing.Literal["_enable_thinking", b"_enable_thinking"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__enable_thinking) -> _WhichOneofReturnType__enable_thinking | None: ...
 
 Global___ChatInput: _TypeAlias = ChatInput  # noqa: Y015
 
@@ -172,8 +187,8 @@ class Continuation(_message.Message):
     num_messages: _builtins.int
     """At least one, at most as many as `TurnEnd.kept_messages` said."""
     digest: _builtins.bytes
-    """SHA-256, chained: D(n) = SHA-256(D(n-1) + message n), D(0) = SHA-256(tools + enable_thinking).
-    segue/history.py says how messages and tools become bytes.
+    """SHA-256, chained: D(n) = SHA-256(D(n-1) + message n), D(0) = SHA-256(tools + options).
+    segue/history.py says how messages, tools and options become bytes.
     """
     def __init__(
         self,
@@ -199,17 +214,25 @@ class Message(_message.Message):
     TOOL_CALL_ID_FIELD_NUMBER: _builtins.int
     NAME_FIELD_NUMBER: _builtins.int
     REASONING_FIELD_NUMBER: _builtins.int
+    CONTENT_PARTS_FIELD_NUMBER: _builtins.int
     role: _builtins.str
-    """system, user, assistant or tool."""
+    """system, developer, user, assistant or tool. Where the template does not know developer
+    messages, or later system messages, they are written into the message beside them.
+    """
     content: _builtins.str
+    """Empty where content_parts are given."""
     tool_call_id: _builtins.str
     """Of tool messages: the call that this answers."""
     name: _builtins.str
     reasoning: _builtins.str
-    """Of assistant messages: what was thought before the answer."""
+    """Of assistant messages: what was thought before the answer. Empty: nothing. Absent: not known."""
     @_builtins.property
     def tool_calls(self) -> _containers.RepeatedCompositeFieldContainer[Global___ToolCall]:
         """Of assistant messages."""
+
+    @_builtins.property
+    def content_parts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The texts of a content that is a list of parts."""
 
     def __init__(
         self,
@@ -219,13 +242,16 @@ class Message(_message.Message):
         tool_calls: _abc.Iterable[Global___ToolCall] | None = ...,
         tool_call_id: _builtins.str = ...,
         name: _builtins.str = ...,
-        reasoning: _builtins.str = ...,
+        reasoning: _builtins.str | None = ...,
+        content_parts: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_reasoning", b"_reasoning", "reasoning", b"reasoning"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "name", b"name", "reasoning", b"reasoning", "role", b"role", "tool_call_id", b"tool_call_id", "tool_calls", b"tool_calls"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_reasoning", b"_reasoning", "content", b"content", "content_parts", b"content_parts", "name", b"name", "reasoning", b"reasoning", "role", b"role", "tool_call_id", b"tool_call_id", "tool_calls", b"tool_calls"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__reasoning: _TypeAlias = _typing.Literal["reasoning"]  # noqa: Y015
+    _WhichOneofArgType__reasoning: _TypeAlias = _typing.Literal["_reasoning", b"_reasoning"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__reasoning) -> _WhichOneofReturnType__reasoning | None: ...
 
 Global___Message: _TypeAlias = Message  # noqa: Y015
 
@@ -239,7 +265,7 @@ class ToolCall(_message.Message):
     id: _builtins.str
     name: _builtins.str
     arguments: _builtins.str
-    """A JSON object."""
+    """A JSON object; empty and null are the empty object."""
     def __init__(
         self,
         *,

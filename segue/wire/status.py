@@ -77,9 +77,16 @@ def error_from_rpc(rpc_error: grpc.aio.AioRpcError, peer: str) -> errors.SegueEr
 
 @contextlib.contextmanager
 def rpc_errors(peer: str) -> Iterator[None]:
-    """Turns the gRPC errors of a call to `peer` into Segue's."""
+    """Turns the gRPC errors of a call to `peer` into Segue's, and names that UTF-8 cannot express
+    into one as well.
+    """
     try:
         yield
+    except UnicodeEncodeError as error:
+        raise errors.InvalidRequest(
+            f"expected valid Unicode, got half of a surrogate pair at character {error.start} of "
+            f"{error.object!r:.80}: send whole characters"
+        ) from None
     except grpc.aio.AioRpcError as rpc_error:
         raise error_from_rpc(rpc_error, peer) from rpc_error
 

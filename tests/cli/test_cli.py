@@ -184,6 +184,7 @@ def test_serve_refuses_a_taken_port() -> None:
         (["generate", "--input-ids", "1,x"], "takes numbers with commas"),
         (["generate", "--prompt", "x", "--temperature", "-1"], "temperature must be between"),
         (["generate", "--messages", "/nowhere.json"], "cannot read /nowhere.json"),
+        (["generate", "--prompt", "x", "--thinking"], "are for --messages"),
         (["serve", "--config", "/nowhere.toml"], "cannot read configuration /nowhere.toml"),
         (["serve", "--prefill", "0"], "[cluster] prefill must be >= 1, got 0"),
     ],
@@ -193,4 +194,29 @@ def test_what_is_wrong_is_said_in_one_line(arguments: list[str], message: str) -
 
     assert refused.returncode == 1
     assert message in refused.stderr
+    assert "Traceback" not in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b'[{"role": "user", "content": "\\ud800"}]', "half of a surrogate pair"),
+        (b'[{"role": "user", "content": 5}]', "messages[0].content must be a text or a list"),
+        (b'[{"role": "user", "content": "\xff"}]', "is not valid JSON"),
+        (b"[" + b"9" * 5000 + b"]", "is not valid JSON"),
+        (b"[" * 100_000, "is not valid JSON"),
+        (b'{"messages": [], "tools": 1}', "tools must be a JSON array"),
+    ],
+)
+def test_a_file_without_meaning_is_refused_by_its_name(
+    tmp_path: Path, content: bytes, message: str
+) -> None:
+    messages = tmp_path / "messages.json"
+    messages.write_bytes(content)
+
+    refused = segue("generate", "--messages", str(messages))
+
+    assert refused.returncode == 1
+    assert message in refused.stderr
+    assert str(messages) in refused.stderr
     assert "Traceback" not in refused.stderr

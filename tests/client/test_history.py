@@ -33,6 +33,9 @@ CHANGED = [
     with_message(0, content="Weather"),
     with_message(1, content="", reasoning="Wait.A tool."),
     with_message(1, reasoning=""),
+    with_message(1, reasoning=None),
+    with_message(0, content="", content_parts=("Weather?",)),
+    with_message(0, content="", content_parts=("Weather", "?")),
     with_message(1, tool_calls=()),
     with_message(1, tool_calls=(CALL, CALL)),
     with_message(1, tool_calls=(replace(CALL, name="g"),)),
@@ -43,12 +46,18 @@ CHANGED = [
     replace(CHAT, tools=CHAT.tools[:1]),
     replace(CHAT, tools=CHAT.tools[::-1]),
     replace(CHAT, enable_thinking=True),
+    replace(CHAT, enable_thinking=False),
+    replace(CHAT, chat_template_kwargs='{"preserve_thinking": true}'),
 ]
 
 
 @pytest.mark.parametrize("changed", CHANGED)
 def test_whatever_renders_changes_the_digest(changed: ChatInput) -> None:
     assert digests(changed)[-1] != digests(CHAT)[-1]
+
+
+def test_no_two_histories_share_a_digest() -> None:
+    assert len({digests(changed)[-1] for changed in CHANGED}) == len(CHANGED)
 
 
 def test_each_digest_is_of_the_messages_up_to_there() -> None:
@@ -63,12 +72,22 @@ def test_the_digest_is_the_documented_one() -> None:
         return len(value.encode()).to_bytes(8, "big") + value.encode()
 
     none = bytes(8)
-    root = hashlib.sha256(none + text("false")).digest()
-    message = text("user") + text("Grüße") + none + text("") + text("") + text("")
+    root = hashlib.sha256(none + text("unset") + text('{"a": 1}')).digest()
+    message = text("user") + text("Grüße") + none + none + text("") + text("") + none
+    thought = bytes(7) + b"\x01" + text("hm")
+    answer = text("assistant") + text("") + none + none + text("") + text("") + thought
+    chat = ChatInput(
+        messages=(
+            Message(role="user", content="Grüße"),
+            Message(role="assistant", reasoning="hm"),
+        ),
+        chat_template_kwargs='{"a": 1}',
+    )
 
-    (digest,) = digests(ChatInput(messages=(Message(role="user", content="Grüße"),)))
+    first, second = digests(chat)
 
-    assert digest == hashlib.sha256(root + message).digest()
+    assert first == hashlib.sha256(root + message).digest()
+    assert second == hashlib.sha256(first + answer).digest()
 
 
 def test_a_continuation_has_what_follows_and_nothing_else() -> None:
@@ -86,7 +105,9 @@ def test_a_continuation_takes_tools_and_options_from_its_history() -> None:
     with pytest.raises(InvalidRequest, match="leave them out"):
         ChatInput(messages=(), tools=("{}",), continues=continues)
     with pytest.raises(InvalidRequest, match="leave them out"):
-        ChatInput(messages=(), enable_thinking=True, continues=continues)
+        ChatInput(messages=(), enable_thinking=False, continues=continues)
+    with pytest.raises(InvalidRequest, match="leave them out"):
+        ChatInput(messages=(), chat_template_kwargs="{}", continues=continues)
     with pytest.raises(InvalidRequest, match="at least one message, got 0"):
         Continuation(num_messages=0, digest=b"d")
 

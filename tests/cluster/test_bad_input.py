@@ -42,8 +42,32 @@ BAD: dict[str, tuple[pb.GenerateRequest, str]] = {
     "empty text": (pb.GenerateRequest(text=""), "prompt of at least one token"),
     "no messages": (chat(), "message"),
     "unknown role": (chat(pb.Message(role="wizard", content="x")), "wizard"),
-    "answer last": (chat(USER, pb.Message(role="assistant", content="x")), "assistant"),
-    "tool message without a call": (chat(USER, pb.Message(role="tool", content="5")), "tool"),
+    "nothing to go on from": (
+        pb.GenerateRequest(chat=pb.ChatInput(messages=[USER], continue_final_message="reasoning")),
+        "reasoning_content to be continued",
+    ),
+    "an unknown field to go on from": (
+        pb.GenerateRequest(chat=pb.ChatInput(messages=[USER], continue_final_message="role")),
+        "continue_final_message must be",
+    ),
+    "template variables that are no object": (
+        pb.GenerateRequest(chat=pb.ChatInput(messages=[USER], chat_template_kwargs="[]")),
+        "chat_template_kwargs must be a JSON object",
+    ),
+    "a template variable of the router's": (
+        pb.GenerateRequest(
+            chat=pb.ChatInput(messages=[USER], chat_template_kwargs='{"messages": []}')
+        ),
+        "cannot set 'messages'",
+    ),
+    "half a character in JSON": (
+        chat(USER, tools=('{"name": "f", "description": "\\ud800"}',)),
+        "half of a surrogate pair",
+    ),
+    "two contents": (
+        chat(pb.Message(role="user", content="a", content_parts=["b"])),
+        "content or content_parts",
+    ),
     "token id too large": (pb.GenerateRequest(token_ids=ids(1, 10**6)), "at index 1"),
     "prompt too long": (pb.GenerateRequest(token_ids=ids(*[1] * 9000)), "context is"),
     "negative temperature": (

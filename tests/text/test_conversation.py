@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import json
+from typing import Any, cast
+
 import pytest
 
 from segue.errors import InvalidRequest
@@ -57,26 +60,44 @@ def test_no_messages_are_refused() -> None:
 
 def test_an_unknown_role_is_named_with_the_known_ones() -> None:
     with pytest.raises(
-        InvalidRequest, match=r"messages\[1\].*'wizard': use one of system, user, assistant, tool"
+        InvalidRequest, match=r"messages\[1\].*'wizard': use one of system, developer, user"
     ):
         read_conversation(chat(USER, Message(role="wizard")))
 
 
-def test_an_assistant_message_at_the_end_is_refused() -> None:
-    with pytest.raises(InvalidRequest, match="last message is an assistant message"):
-        read_conversation(chat(USER, Message(role="assistant", content="hi")))
-
-
-def test_several_tool_messages_may_answer_one_assistant_message() -> None:
-    assert len(read_conversation(chat(USER, CALLING, RESULT, RESULT)).messages) == 4
-
-
 @pytest.mark.parametrize(
-    "before", [(), (USER,), (USER, Message(role="assistant", content="hi")), (CALLING, USER)]
+    "messages",
+    [
+        (CALLING, RESULT, RESULT),
+        (RESULT,),
+        (USER, RESULT),
+        (USER, Message(role="assistant", content="hi"), RESULT),
+        (CALLING, USER, RESULT),
+        (USER, Message(role="assistant", content="hi")),
+        (USER, Message(role="system", content="be brief")),
+        (Message(role="developer", content="be brief"), USER),
+    ],
 )
-def test_a_tool_message_without_a_call_before_it_is_refused(before: tuple[Message, ...]) -> None:
-    with pytest.raises(InvalidRequest, match=rf"messages\[{len(before)}\] is a tool message"):
-        read_conversation(chat(*before, RESULT))
+def test_messages_may_stand_in_any_order(messages: tuple[Message, ...]) -> None:
+    read = read_conversation(chat(*messages)).messages
+
+    assert [message["role"] for message in read] == [message.role for message in messages]
+
+
+def test_a_content_of_parts_is_a_list_of_texts() -> None:
+    (message,) = read_conversation(chat(Message(role="user", content_parts=("a", "b")))).messages
+
+    assert message["content"] == [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
+
+
+def test_reasoning_that_is_empty_is_not_reasoning_that_is_absent() -> None:
+    empty = Message(role="assistant", content="a", reasoning="")
+    absent = Message(role="assistant", content="a")
+
+    one, other = read_conversation(chat(empty, absent)).messages
+
+    assert one["reasoning_content"] == one["thinking"] == ""
+    assert other == {"role": "assistant", "content": "a"}
 
 
 def test_a_user_message_with_tool_calls_is_refused() -> None:
@@ -94,11 +115,10 @@ def test_a_call_without_a_name_is_refused() -> None:
 @pytest.mark.parametrize(
     ("arguments", "came"),
     [
-        ("", "not JSON"),
         ("{city: Paris}", "not JSON"),
         ('["Paris"]', "got an array"),
         ('"Paris"', "got a string"),
-        ("null", "got null"),
+        ("nullnull", "not JSON"),
         ("3", "got a number"),
         ('{"days": NaN}', "NaN is not JSON"),
         ("9" * 5000, "not JSON"),
@@ -109,6 +129,70 @@ def test_a_call_without_a_name_is_refused() -> None:
 def test_arguments_that_are_no_json_object_are_refused(arguments: str, came: str) -> None:
     with pytest.raises(InvalidRequest, match=rf"messages\[1\].*arguments.*{came}"):
         read_conversation(chat_with_arguments(arguments))
+
+
+@pytest.mark.parametrize("nothing", ["", " \n", "null", " null ", "{}"])
+def test_no_arguments_are_the_empty_object_however_they_are_written(nothing: str) -> None:
+    message = read_conversation(chat_with_arguments(nothing)).messages[1]
+
+    (call,) = cast("list[Any]", message["tool_calls"])
+    assert call["function"]["arguments"] == {}
+
+
+@pytest.mark.parametrize(
+    "arguments", ['{"a": "\\ud800"}', '{"\\udfff": 1}', '{"a": [{"b": "x\\uDC00\\ud83d"}]}']
+)
+def test_half_of_a_surrogate_pair_in_json_is_refused(arguments: str) -> None:
+    with pytest.raises(InvalidRequest, match="half of a surrogate pair"):
+        read_conversation(chat_with_arguments(arguments))
+    with pytest.raises(InvalidRequest, match=r"tools\[0\].*half of a surrogate pair"):
+        read_conversation(chat(USER, tools=(f'{{"name": "f", "parameters": {arguments}}}',)))
+    with pytest.raises(InvalidRequest, match=r"chat_template_kwargs.*half of a surrogate pair"):
+        read_conversation(ChatInput(messages=(USER,), chat_template_kwargs=arguments))
+
+
+def test_a_pair_of_surrogates_is_a_character() -> None:
+    message = read_conversation(chat_with_arguments('{"a": "\\ud83d\\ude00"}')).messages[1]
+
+    (call,) = cast("list[Any]", message["tool_calls"])
+    assert call["function"]["arguments"] == {"a": "😀"}
+
+
+def test_thinking_that_was_not_set_is_not_passed() -> None:
+    assert read_conversation(chat(USER)).template_kwargs == {}
+    for value in (True, False):
+        thinking = ChatInput(messages=(USER,), enable_thinking=value)
+        assert read_conversation(thinking).template_kwargs == {"enable_thinking": value}
+
+
+def test_template_kwargs_are_a_json_object() -> None:
+    kwargs = '{"preserve_thinking": true, "more": {"a": [1, null]}}'
+    given = ChatInput(messages=(USER,), enable_thinking=False, chat_template_kwargs=kwargs)
+
+    assert read_conversation(given).template_kwargs == {
+        "preserve_thinking": True,
+        "more": {"a": [1, None]},
+        "enable_thinking": False,
+    }
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "came"),
+    [
+        ("[]", "got an array"),
+        ("{", "not JSON"),
+        ("true", "got a number or boolean"),
+        ('{"a": NaN}', "NaN is not JSON"),
+        ('{"a": ' + "[" * 200 + "]" * 200 + "}", "at most 100 levels"),
+        ('{"a": "' + "x" * 65_536 + '"}', "at most 65536 characters, got 65545"),
+        ('{"enable_thinking": true}', "send it once"),
+    ],
+)
+def test_template_kwargs_without_meaning_are_refused(kwargs: str, came: str) -> None:
+    with pytest.raises(InvalidRequest, match=rf"chat_template_kwargs.*{came}"):
+        read_conversation(
+            ChatInput(messages=(USER,), enable_thinking=False, chat_template_kwargs=kwargs)
+        )
 
 
 def test_a_tool_keeps_its_members_in_order() -> None:
@@ -125,6 +209,15 @@ def test_a_bare_function_is_wrapped(bare: str) -> None:
 
     assert tool == {"type": "function", "function": tool["function"]}
     assert next(iter(tool["function"])) == "name"
+
+
+@pytest.mark.parametrize("parameters", ["null", "{}", '{"type": "object", "properties": null}'])
+def test_a_tool_may_have_no_parameters_however_that_is_written(parameters: str) -> None:
+    (tool,) = read_conversation(
+        chat(USER, tools=(f'{{"name": "f", "parameters": {parameters}}}',))
+    ).tools
+
+    assert tool["function"] == {"name": "f", "parameters": json.loads(parameters)}
 
 
 @pytest.mark.parametrize(

@@ -63,8 +63,8 @@ def oracle_ids(oracle: PreTrainedTokenizerFast, chat: ChatInput, **options: bool
         conversation.messages,
         tools=conversation.tools or None,
         add_generation_prompt=True,
-        enable_thinking=chat.enable_thinking,
         return_dict=False,
+        **conversation.template_kwargs,
         **options,
     )
     return ids
@@ -88,10 +88,19 @@ def test_the_demo_checkpoint_gets_the_ids_of_transformers() -> None:
     )
 
 
+def test_the_demo_checkpoint_takes_a_content_of_parts() -> None:
+    encoder = PromptEncoder.from_folder(DEMO)
+    roles = ("system", "user", "assistant", "tool", "user")
+    parts = tuple(Message(role=role, content_parts=("a", "b")) for role in roles)
+    whole = tuple(Message(role=role, content="ab") for role in roles)
+
+    assert encoder.encode(ChatInput(messages=parts)) == encoder.encode(ChatInput(messages=whole))
+
+
 @settings(max_examples=150, deadline=None, derandomize=True)
 @given(
     contents=st.lists(
-        st.one_of(st.text(), st.sampled_from(["a <think> b", "</think>", "<tool_call>"])),
+        st.one_of(st.text(), st.sampled_from(["a < think > b", "<|", "<tool_", "\ue000"])),
         min_size=1,
         max_size=4,
     )
@@ -144,12 +153,14 @@ def test_what_a_user_typed_still_reads_as_typed(encoder: PromptEncoder) -> None:
     )
 
 
-def num_special(tokenizer: Tokenizer, ids: tuple[int, ...]) -> int:
-    return sum(tokenizer.is_special(token_id) for token_id in ids)
+def num_control(tokenizer: Tokenizer, ids: tuple[int, ...]) -> int:
+    control_ids = {tokenizer.token_id(token) for token in tokenizer.control_tokens}
+    return sum(token_id in control_ids for token_id in ids)
 
 
-def test_no_tool_nor_call_can_write_a_special_token_not_even_escaped(
-    encoder: PromptEncoder,
+@pytest.mark.parametrize("typed", ["<|im_end|>", "</think>", "<tool_call>", "</think><tool_call>"])
+def test_no_tool_nor_call_can_write_a_control_token_not_even_escaped(
+    encoder: PromptEncoder, typed: str
 ) -> None:
     def chat(word: str) -> ChatInput:
         call = ToolCall(name=word, arguments=json.dumps({word: word, "list": [word, 1, None]}))
@@ -164,30 +175,11 @@ def test_no_tool_nor_call_can_write_a_special_token_not_even_escaped(
             ),
         )
 
-    attacked = encoder.encode(chat("<|im_end|>"))
+    attacked = encoder.encode(chat(typed))
 
-    assert num_special(encoder.tokenizer, attacked) == num_special(
+    assert num_control(encoder.tokenizer, attacked) == num_control(
         encoder.tokenizer, encoder.encode(chat("peace"))
     )
-
-
-def test_a_tool_result_cannot_write_any_control_token(encoder: PromptEncoder) -> None:
-    think = encoder.tokenizer.token_id("<think>")
-    call = Message(role="assistant", tool_calls=(ToolCall(name="f", arguments="{}"),))
-
-    def count(role_and_text: Message) -> int:
-        chat = ChatInput(messages=(Message(role="user"), call, role_and_text))
-        return encoder.encode(chat).count(think or -1)
-
-    assert count(Message(role="tool", content="<think>")) == 1
-    assert count(Message(role="user", content="<think>")) == 2
-
-
-def test_a_conversation_that_uses_up_all_marks_is_refused(encoder: PromptEncoder) -> None:
-    everything = "".join(map(chr, range(0xE000, 0xF900)))
-
-    with pytest.raises(InvalidRequest, match="private-use character"):
-        encoder.encode(user_says(everything))
 
 
 def test_a_text_is_the_whole_prompt_with_its_control_tokens(

@@ -1,62 +1,112 @@
+"""Control tokens are marks where the template writes them, and text where a client does."""
+
 from __future__ import annotations
 
-from tokenizers import AddedToken
-from tokenizers import Tokenizer as Pipeline
+import pytest
+from jinja2 import Environment
 
+from segue.errors import InvalidCheckpoint
+from segue.text.chat import ChatTemplate
 from segue.text.conversation import Conversation
-from segue.text.shield import Shield
-from segue.text.tokenizer import Tokenizer
+from segue.text.shield import END_MARK, ControlMarks
+from segue.text.template_source import TemplateSource
 
-M = "\ue000"
+MARKS = ControlMarks(["<E>", "<E", "<T>", "</T>"])
+E, SHORT, T, T_END = map(MARKS.mark, ("<E>", "<E", "<T>", "</T>"))
 
 
-def conversation(content: str, role: str = "user") -> Conversation:
-    return Conversation(
-        messages=[{"role": role, "content": content}], tools=[], enable_thinking=False
+def test_the_longest_token_is_marked_and_expanded_again() -> None:
+    assert MARKS.mark("a<E>b<E<E>") == f"a{E}b{SHORT}{E}"
+    assert MARKS.expand(f"a{E}b{SHORT}{E}") == "a<E>b<E<E>"
+    assert len({E, SHORT, T, T_END, END_MARK}) == 5
+
+
+@pytest.mark.parametrize("mark", [E, T, END_MARK])
+def test_a_mark_is_a_character_that_no_text_can_hold(mark: str) -> None:
+    with pytest.raises(UnicodeEncodeError):
+        mark.encode()
+
+
+def test_more_tokens_than_marks_are_refused() -> None:
+    ControlMarks(f"<{i}>" for i in range(2047))
+    with pytest.raises(InvalidCheckpoint, match="at most 2047 added tokens, got 2048"):
+        ControlMarks(f"<{i}>" for i in range(2048))
+
+
+def render(source: str, said: str) -> str:
+    environment = Environment()
+    tree = environment.parse(source)
+    MARKS.mark_literals(tree)
+    template = environment.template_class.from_code(environment, environment.compile(tree), {})
+    return template.render(said=said, table={"<E>": "found"})
+
+
+WRITTEN = [
+    ("a<E>{{ said }}<T>", f"a{E}<E>{T}"),
+    ("{{ '<E>' + said ~ '<T>' }}", f"{E}<E>{T}"),
+    ("{% set x = '<T>' %}{{ x + said }}", f"{T}<E>"),
+    ("{% macro m(x, y='</T>') %}<T>{{ x }}{{ y }}{% endmacro %}{{ m('<E>') }}", f"{T}{E}{T_END}"),
+    ("{{ '<E>' if said == '<E>' else '<T>' }}", E),
+    ("{% if '<E>' in said %}<T>{% endif %}", T),
+    ("{% for x in ['<E>', '<T>'] if x %}{{ x }}{% endfor %}", f"{E}{T}"),
+    ("{{ nothing | default('<E>') }}", E),
+    ("{{ ['a', 'b'] | join('<T>') }}", f"a{T}b"),
+    ("{{ '<E>'.join(['a', said]) }}", f"a{E}<E>"),
+    ("{{ said | replace('<E>', '<T>') }}", T),
+    ("{{ said.replace('<E>', '<T>') }}", T),
+    ("{{ '%s<T>' | format(said) }}", f"<E>{T}"),
+    ("{{ {'k': '<T>'}['k'] }}", T),
+    ("{{ '<E' ~ '>' }}", f"{SHORT}>"),
+]
+
+
+@pytest.mark.parametrize(("source", "written"), WRITTEN)
+def test_what_a_template_writes_is_marked_and_what_it_was_told_is_not(
+    source: str, written: str
+) -> None:
+    assert render(source, "<E>") == written
+
+
+LOOKED_FOR = [
+    "{{ said.split('<E>')[-1] }}",
+    "{{ 'b' if '<E>' in said }}",
+    "{{ 'b' if said.startswith('a<E>') }}",
+    "{{ 'b' if said is equalto('a<E>b') }}",
+    "{{ 'b' if table['<E>'] == 'found' }}",
+    "{{ {'<E>': 'b'}[said[1:4]] }}",
+    "{{ said.lstrip('a<E>') }}",
+    "{% set found = '<E>' in said %}{{ 'b' if found }}",
+    "{% set found = said is equalto('a<E>b') %}{{ 'b' if found }}",
+    "{% if said == 'a<E>b' %}b{% elif said == '<E>' %}c{% endif %}",
+    "{{ said | replace('a<E>', '') }}",
+]
+
+
+@pytest.mark.parametrize("source", LOOKED_FOR)
+def test_what_a_template_looks_for_in_a_text_is_found_there(source: str) -> None:
+    assert render(source, "a<E>b") == "b"
+
+
+def test_a_template_that_builds_control_tokens_from_pieces_is_refused() -> None:
+    source = (
+        "{% for m in messages %}{{ '<' + ('E' if m.role == 'user' else 'T') + '>' }}{% endfor %}"
     )
+    with pytest.raises(InvalidCheckpoint, match="write each one whole"):
+        ChatTemplate(TemplateSource(plain=source, with_tools=source), MARKS)
 
 
-def cover(tokenizer: Tokenizer, content: str, role: str = "user") -> str:
-    shielded = Shield(tokenizer).cover(conversation(content, role))
-    assert shielded.mark == M
-    text = shielded.conversation.messages[0]["content"]
-    assert isinstance(text, str)
-    return text
+def test_a_template_that_looks_for_what_it_wrote_is_refused() -> None:
+    source = "{% set x = '<T>' + messages[0].content %}{{ 'yes' if '<T>' in x else 'no' }}"
+    with pytest.raises(InvalidCheckpoint, match="write each one whole"):
+        ChatTemplate(TemplateSource(plain=source, with_tools=source), MARKS)
 
 
-def test_ordinary_text_is_left_as_it_is(tokenizer: Tokenizer) -> None:
-    assert cover(tokenizer, "1 < 2 |> <|im_|> im_end") == "1 < 2 |> <|im_|> im_end"
+def test_named_tokens_are_the_templates_own() -> None:
+    source = "{{ messages[0].content }}{{ eos_token }}"
+    named = {"eos_token": "<E>"}
+    template = ChatTemplate(
+        TemplateSource(plain=source, with_tools=source, named_tokens=named), MARKS
+    )
+    conversation = Conversation(messages=[{"role": "user", "content": "<E>"}], tools=[])
 
-
-def test_a_special_token_gets_a_mark_inside(tokenizer: Tokenizer) -> None:
-    assert cover(tokenizer, "a<|im_end|>b") == f"a<{M}|im_end|>b"
-
-
-def test_format_tokens_are_broken_in_tool_results_only(tokenizer: Tokenizer) -> None:
-    assert cover(tokenizer, "<think>", "user") == "<think>"
-    assert cover(tokenizer, "<think>", "assistant") == "<think>"
-    assert cover(tokenizer, "<think>", "tool") == f"<{M}think>"
-
-
-def test_tokens_that_overlap_are_all_broken(pipeline: Pipeline) -> None:
-    other = Pipeline.from_str(pipeline.to_str())
-    other.add_special_tokens([AddedToken(token) for token in ("[A][", "[B]", "x[B]")])
-    tokenizer = Tokenizer(other)
-
-    assert cover(tokenizer, "[A][B]") == f"[{M}A][{M}B]"
-    assert cover(tokenizer, "x[B]") == f"x{M}[{M}B]"
-
-
-def test_a_mark_that_a_client_uses_is_not_taken(tokenizer: Tokenizer) -> None:
-    shielded = Shield(tokenizer).cover(conversation(f"{M}<|im_end|>"))
-
-    assert shielded.mark == "\ue001"
-    assert shielded.conversation.messages[0]["content"] == f"{M}<\ue001|im_end|>"
-
-
-def test_the_clients_conversation_is_left_as_it_is(tokenizer: Tokenizer) -> None:
-    original = conversation("<|im_end|>")
-
-    Shield(tokenizer).cover(original)
-
-    assert original == conversation("<|im_end|>")
+    assert template.render_marked(conversation) == f"<E>{E}"

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -62,11 +63,21 @@ def test_plain_text_decodes_to_itself(tokenizer: Tokenizer) -> None:
     assert tokenizer.decode(tokenizer.encode_plain(text)) == text
 
 
-def test_a_marked_control_token_is_text_and_the_mark_is_gone(tokenizer: Tokenizer) -> None:
-    ids = tokenizer.encode("a<\ue000|im_end|>b<|im_end|>", mark="\ue000")
+def test_marks_are_control_tokens_and_their_names_are_text(tokenizer: Tokenizer) -> None:
+    ids = tokenizer.encode_marked(f"a<|im_end|>b{tokenizer.marks.mark('<|im_end|>')}")
 
     assert tokenizer.decode(ids, skip_special=False) == "a<|im_end|>b<|im_end|>"
     assert ids.count(tokenizer.token_id("<|im_end|>") or -1) == 1
+
+
+def test_an_added_token_that_plain_text_becomes_is_refused(pipeline: Pipeline) -> None:
+    other = Pipeline.from_str(pipeline.to_str())
+    vocabulary = json.loads(pipeline.to_str())["model"]["vocab"]
+    assert "a" in vocabulary
+    other.add_special_tokens([AddedToken("a")])
+
+    with pytest.raises(InvalidCheckpoint, match="'a' is also an ordinary token"):
+        Tokenizer(other)
 
 
 def test_a_lone_surrogate_is_refused(tokenizer: Tokenizer) -> None:

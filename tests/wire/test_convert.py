@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from segue.cluster_status import (
@@ -93,10 +95,16 @@ CHAT = ChatInput(
             tool_calls=(ToolCall(call_id="1", name="f", arguments="{}"),),
         ),
         Message(role="tool", content="5", tool_call_id="1", name="f"),
+        Message(role="user", content_parts=("a", "", "b")),
+        Message(role="assistant", content="a", reasoning=""),
     ),
     tools=('{"name": "f"}',),
     enable_thinking=True,
+    chat_template_kwargs='{"reasoning_effort": "low"}',
+    continue_final_message=True,
 )
+UNTHINKING = replace(CHAT, enable_thinking=False, continue_final_message="reasoning")
+UNSET = ChatInput(messages=(Message(role="assistant", content="a"),))
 CONTINUED = ChatInput(
     messages=(Message(role="user", content="go on"),),
     continues=Continuation(num_messages=3, digest=bytes(range(32))),
@@ -128,7 +136,8 @@ WORKER = WorkerStatus(
 
 
 @pytest.mark.parametrize(
-    "turn_input", [CHAT, CONTINUED, TextInput("hello"), TokenInput((1, 2**31))]
+    "turn_input",
+    [CHAT, UNTHINKING, UNSET, CONTINUED, TextInput("hello"), TokenInput((1, 2**31))],
 )
 def test_a_request_survives_the_wire(turn_input: TurnInput) -> None:
     request = TurnRequest(

@@ -1,0 +1,100 @@
+"""A chat template compiled, and what it was asked at once: which messages it takes."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+
+import jinja2
+
+from segue.errors import InvalidCheckpoint
+from segue.text.conversation import Json
+from segue.text.shield import ControlMarks
+from segue.text.template_environment import compile_template
+
+_NOTE = "a note"
+
+
+class TemplateProgram:
+    """One program, whose control tokens are marks in what it writes."""
+
+    def __init__(
+        self, source: str, named_tokens: Mapping[str, str], origin: str, marks: ControlMarks
+    ) -> None:
+        """Raises InvalidCheckpoint."""
+        self.source = source
+        self.named_tokens = {name: marks.mark(token) for name, token in named_tokens.items()}
+        """What templates know as `bos_token`, `eos_token` and so on."""
+        self.template = compile_template(source, origin, marks)
+        _require_whole_tokens(
+            self.template, compile_template(source, origin), named_tokens, origin, marks
+        )
+        self._accepted = {
+            (role, is_first): self._writes(role, is_first)
+            for role in ("system", "developer")
+            for is_first in (True, False)
+        }
+
+    def accepts_role(self, role: str, is_first: bool) -> bool:
+        """Whether a message of this role is written, as the first message or as a later one."""
+        return self._accepted.get((role, is_first), True)
+
+    def _writes(self, role: str, is_first: bool) -> bool:
+        note: dict[str, Json] = {"role": role, "content": _NOTE}
+        messages = [note, _USER] if is_first else [_USER, _SAID, note, _USER]
+        return _NOTE in (_attempt(self.template, self.named_tokens, messages=messages) or "")
+
+
+_USER: dict[str, Json] = {"role": "user", "content": "one"}
+_SAID: dict[str, Json] = {"role": "assistant", "content": "two"}
+_THOUGHT: dict[str, Json] = {**_SAID, "reasoning_content": "hm", "thinking": "hm"}
+_CALLED: dict[str, Json] = {
+    **_THOUGHT,
+    "content": "",
+    "tool_calls": [
+        {"type": "function", "function": {"name": "f", "arguments": {"a": "x", "b": [1]}}}
+    ],
+}
+_GIVEN: dict[str, Json] = {"role": "tool", "content": "three"}
+_TOOL: dict[str, Json] = {"type": "function", "function": {"name": "f", "parameters": {}}}
+_PROBES: list[list[dict[str, Json]]] = [
+    [_USER],
+    [{"role": "system", "content": "zero"}, _USER],
+    [_USER, _SAID, _USER, _THOUGHT, _USER],
+    [_USER, _CALLED, _GIVEN, _GIVEN, _SAID, _USER, _CALLED, _GIVEN],
+    [{"role": "user", "content": [{"type": "text", "text": "one"}]}],
+]
+
+
+def _require_whole_tokens(
+    marked: jinja2.Template,
+    plain: jinja2.Template,
+    named_tokens: Mapping[str, str],
+    origin: str,
+    marks: ControlMarks,
+) -> None:
+    """On text without control tokens, all of them are the template's, and all are marks."""
+    named = {name: marks.mark(token) for name, token in named_tokens.items()}
+    thinking: list[dict[str, object]] = [{}, {"enable_thinking": True}, {"enable_thinking": False}]
+    for messages, tools, options in itertools.product(_PROBES, (None, [_TOOL]), thinking):
+        variables: dict[str, object] = {"messages": messages, "tools": tools, **options}
+        expected = _attempt(plain, named_tokens, **variables)
+        got = _attempt(marked, named, **variables)
+        if got != (None if expected is None else marks.mark(expected)):
+            raise InvalidCheckpoint(
+                f"{origin} puts control tokens together from pieces, or compares with its own, so "
+                "that they cannot be told from what a client wrote: write each one whole, in one "
+                "literal"
+            )
+
+
+def _attempt(
+    template: jinja2.Template, named_tokens: Mapping[str, str], **variables: object
+) -> str | None:
+    """None where the template refuses, or stumbles in whatever way."""
+    try:
+        return template.render(
+            {**named_tokens, "documents": None, "add_generation_prompt": True, **variables}
+        )
+    except Exception:
+        return None

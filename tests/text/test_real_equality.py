@@ -1,0 +1,70 @@
+"""Sixty conversations through templates like Qwen's, and the published ones where they are: text
+and token ids are those of transformers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from transformers import PreTrainedTokenizerFast
+
+from segue.chat_json import read_chat
+from segue.text.chat import ChatTemplate
+from segue.text.prompt import PromptEncoder
+from segue.text.template_source import TemplateSource
+from segue.text.tokenizer import Tokenizer
+from tests.real_vocabulary import KINDS, MakeReal, published_template, template
+from tests.text.conversations import Drawn, draw
+
+NUM_CONVERSATIONS = 60
+
+
+@dataclass(frozen=True)
+class Both:
+    """The same vocabulary here and in transformers."""
+
+    tokenizer: Tokenizer
+    oracle: PreTrainedTokenizerFast
+
+    def encoder(self, source: str) -> PromptEncoder:
+        template_source = TemplateSource(plain=source, with_tools=source)
+        return PromptEncoder(self.tokenizer, ChatTemplate(template_source, self.tokenizer.marks))
+
+    def expected(self, source: str, drawn: Drawn) -> tuple[str, list[int]]:
+        def apply(*, tokenize: bool) -> Any:
+            return self.oracle.apply_chat_template(
+                drawn.messages,
+                chat_template=source,
+                tokenize=tokenize,
+                return_dict=False,
+                **drawn.options,
+            )
+
+        return apply(tokenize=False), apply(tokenize=True)
+
+
+@pytest.fixture(scope="module")
+def both(make_real_text: MakeReal) -> Both:
+    folder = make_real_text(template("3.5"))
+    return Both(Tokenizer.from_folder(folder), PreTrainedTokenizerFast.from_pretrained(folder))
+
+
+def source_of(origin: str, kind: str) -> str:
+    return template(kind) if origin == "ours" else published_template(kind)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("origin", ["ours", "published"])
+def test_text_and_ids_are_those_of_transformers(both: Both, origin: str, kind: str) -> None:
+    source = source_of(origin, kind)
+    encoder = both.encoder(source)
+    assert encoder.template is not None
+
+    for seed in range(NUM_CONVERSATIONS):
+        drawn = draw(seed, inline_thoughts=kind != "3.8")
+        text, ids = both.expected(source, drawn)
+        chat = read_chat(drawn.body)
+
+        assert encoder.template.render(chat) == text, f"seed {seed}"
+        assert list(encoder.encode(chat)) == ids, f"seed {seed}"

@@ -1,0 +1,239 @@
+"""What clients send to real templates, and the right prompt for it."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from segue.chat_json import read_chat
+from segue.errors import InvalidRequest
+from segue.text.chat import ChatTemplate
+from segue.text.template_source import TemplateSource
+from segue.types import ChatInput, Message
+from tests.real_vocabulary import KINDS, published_template, template
+
+ASK = {"role": "user", "content": "q"}
+NOW = {"role": "assistant", "tool_calls": [{"function": {"name": "now", "arguments": "{}"}}]}
+NOON = {"role": "tool", "content": "12:00"}
+OPEN = "<|im_start|>assistant\n<think>\n"
+SHUT = f"{OPEN}\n</think>\n\n"
+
+
+@pytest.fixture(scope="module", params=["ours", "published"])
+def origin(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def rendered(origin: str, kind: str, *messages: dict[str, Any], **more: object) -> str:
+    source = template(kind) if origin == "ours" else published_template(kind)
+    chat_template = ChatTemplate(TemplateSource(plain=source, with_tools=source))
+    return chat_template.render(read_chat({"messages": list(messages), **more}))
+
+
+@pytest.mark.parametrize("kind", ["3.5", "3.6", "3.8"])
+def test_thinking_that_nobody_set_is_as_the_template_has_it(origin: str, kind: str) -> None:
+    for unset in ({}, {"enable_thinking": None}):
+        assert rendered(origin, kind, ASK, **unset).endswith(OPEN)
+    assert rendered(origin, kind, ASK, enable_thinking=False).endswith(SHUT)
+    kwargs = {"enable_thinking": False}
+    assert rendered(origin, kind, ASK, chat_template_kwargs=kwargs).endswith(SHUT)
+    assert rendered(origin, "3.5-nothink", ASK).endswith(SHUT)
+    assert rendered(origin, "3.5-nothink", ASK, enable_thinking=True).endswith(OPEN)
+
+
+def test_effort_is_the_templates_default_and_the_clients_choice(origin: str) -> None:
+    default = rendered(origin, "3.8", ASK)
+    assert default.startswith("<|im_start|>system\n")
+    assert default == rendered(
+        origin, "3.8", ASK, chat_template_kwargs={"reasoning_effort": "xhigh"}
+    )
+    medium = rendered(origin, "3.8", ASK, chat_template_kwargs={"reasoning_effort": "medium"})
+    assert medium == f"<|im_start|>user\nq<|im_end|>\n{OPEN}"
+    with pytest.raises(InvalidRequest, match=r"refuses these messages: .*ffort"):
+        rendered(origin, "3.8", ASK, chat_template_kwargs={"reasoning_effort": "utmost"})
+
+
+@pytest.mark.parametrize("kind", ["3.6", "3.8"])
+def test_thoughts_of_a_history_are_kept_where_the_template_is_told_to(
+    origin: str, kind: str
+) -> None:
+    thought = {"role": "assistant", "content": "a", "reasoning_content": "hm"}
+    whole = "<|im_start|>assistant\n<think>\nhm\n</think>\n\na<|im_end|>"
+    told = {"chat_template_kwargs": {"preserve_thinking": True}}
+    forbidden = {"chat_template_kwargs": {"preserve_thinking": False}}
+
+    assert (whole in rendered(origin, kind, ASK, thought, ASK)) == (kind == "3.8")
+    assert whole in rendered(origin, kind, ASK, thought, ASK, **told)
+    assert whole not in rendered(origin, kind, ASK, thought, ASK, **forbidden)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("nothing", ["", "null", "{}", None, {}])
+def test_a_call_without_arguments_has_none(origin: str, kind: str, nothing: object) -> None:
+    called = {"role": "assistant", "tool_calls": [{"function": {"name": "now"}}]}
+    called["tool_calls"][0]["function"]["arguments"] = nothing  # type: ignore[index]
+
+    text = rendered(origin, kind, ASK, called, NOON)
+
+    assert "<tool_call>\n<function=now>\n</function>\n</tool_call><|im_end|>" in text
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_result_needs_no_call(origin: str, kind: str) -> None:
+    text = rendered(origin, kind, ASK, {"role": "tool", "content": "stray"})
+
+    assert (
+        "q<|im_end|>\n<|im_start|>user\n<tool_response>\nstray\n</tool_response><|im_end|>" in text
+    )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("parameters", [None, {"type": "object", "properties": None}])
+def test_a_tool_without_parameters_is_written_as_it_came(
+    origin: str, kind: str, parameters: object
+) -> None:
+    tool = {"type": "function", "function": {"name": "f", "parameters": parameters}}
+
+    assert f"<tools>\n{json.dumps(tool)}\n</tools>" in rendered(origin, kind, ASK, tools=[tool])
+    assert rendered(origin, kind, ASK, tools=None) == rendered(origin, kind, ASK)
+
+
+@pytest.mark.parametrize("kind", ["3.5", "3.6"])
+def test_reasoning_that_is_empty_is_not_looked_for_in_the_content(origin: str, kind: str) -> None:
+    answer = {**NOW, "content": "a </think> b"}
+
+    empty = rendered(origin, kind, ASK, {**answer, "reasoning_content": ""}, NOON)
+    absent = rendered(origin, kind, ASK, {**answer, "reasoning_content": None}, NOON)
+
+    assert f"{SHUT}a </think> b\n\n<tool_call>" in empty
+    assert f"{OPEN}a\n</think>\n\n b\n\n<tool_call>" in absent
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_parts_of_a_content_are_one_text(origin: str, kind: str) -> None:
+    parts = [{"type": "text", "text": " a"}, {"type": "text", "text": "b "}]
+
+    assert rendered(origin, kind, {**ASK, "content": parts}) == rendered(
+        origin, kind, {**ASK, "content": "ab"}
+    )
+    one = [{"type": "text", "text": "q"}]
+    assert rendered(origin, kind, {**ASK, "content": one}) == rendered(origin, kind, ASK)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_developers_message_is_the_system_message(origin: str, kind: str) -> None:
+    as_system = rendered(origin, kind, {"role": "system", "content": "be brief"}, ASK)
+
+    assert rendered(origin, kind, {"role": "developer", "content": "be brief"}, ASK) == as_system
+
+
+NOTE = {"role": "developer", "content": "note"}
+LATER = {"role": "system", "content": "note"}
+SYSTEM = {"role": "system", "content": "be brief"}
+SAID = {"role": "assistant", "content": "a"}
+FOLDED = [
+    # Two at the beginning are one; later ones go into the message before them …
+    ([SYSTEM, NOTE, ASK], [{**SYSTEM, "content": "be brief\n\nnote"}, ASK]),
+    ([ASK, LATER], [{**ASK, "content": "q\n\nnote"}]),
+    ([ASK, NOTE, SAID, ASK], [{**ASK, "content": "q\n\nnote"}, SAID, ASK]),
+    ([ASK, NOW, NOON, NOTE], [ASK, NOW, {**NOON, "content": "12:00\n\nnote"}]),
+    # … or after them, if that one is the assistant's …
+    ([ASK, SAID, LATER, ASK], [ASK, SAID, {**ASK, "content": "note\n\nq"}]),
+    ([ASK, SAID, NOTE, LATER, ASK], [ASK, SAID, {**ASK, "content": "note\n\nnote\n\nq"}]),
+    ([ASK, NOW, NOTE, NOON], [ASK, NOW, {**NOON, "content": "12:00\n\nnote"}]),
+    # … and only between two answers are they a user's.
+    ([ASK, SAID, NOTE], [ASK, SAID, {**ASK, "content": "note"}]),
+    ([ASK, SAID, NOTE, SAID, ASK], [ASK, SAID, {**ASK, "content": "note"}, SAID, ASK]),
+    (
+        [{**ASK, "content": [{"type": "text", "text": "q"}]}, NOTE],
+        [{**ASK, "content": "q\n\nnote"}],
+    ),
+    (
+        [ASK, NOW, {**ASK, "content": "<tool_response>\nr\n</tool_response>"}, NOTE],
+        [ASK, NOW, {**ASK, "content": "<tool_response>\nr\n\nnote\n</tool_response>"}],
+    ),
+]
+
+
+@pytest.mark.parametrize("kind", ["3.5", "3.8"])
+@pytest.mark.parametrize("case", range(len(FOLDED)))
+def test_instructions_are_written_where_they_stand(origin: str, kind: str, case: int) -> None:
+    sent, means = FOLDED[case]
+
+    assert rendered(origin, kind, *sent) == rendered(origin, kind, *means)
+
+
+def test_a_later_instruction_leaves_what_came_before_as_it_was(origin: str) -> None:
+    before = rendered(origin, "3.5", SYSTEM, ASK, NOW, NOON)
+    after = rendered(origin, "3.5", SYSTEM, ASK, NOW, NOON, NOTE)
+
+    assert after.startswith(before.split("12:00")[0] + "12:00\n\nnote\n</tool_response>")
+
+
+def test_a_template_that_knows_the_role_writes_it_itself() -> None:
+    source = "{% for m in messages %}[{{ m.role }}: {{ m.content }}]{% endfor %}"
+    chat_template = ChatTemplate(TemplateSource(plain=source, with_tools=source))
+
+    assert chat_template.render(read_chat([ASK, NOTE, SAID, LATER])) == (
+        "[user: q][developer: note][assistant: a][system: note]"
+    )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_answer_that_was_begun_goes_on(origin: str, kind: str) -> None:
+    begun = {"role": "assistant", "content": "Once upon a  ", "reasoning_content": ""}
+
+    text = rendered(origin, kind, ASK, begun, continue_final_message=True)
+
+    assert text.endswith(f"{SHUT}Once upon a")
+    assert rendered(origin, kind, ASK, begun).endswith(f"{SHUT}Once upon a<|im_end|>\n") is False
+    assert "Once upon a<|im_end|>\n<|im_start|>assistant\n" in rendered(origin, kind, ASK, begun)
+
+
+@pytest.mark.parametrize("name", ["reasoning", "reasoning_content", "thinking"])
+def test_a_thought_that_was_begun_goes_on(origin: str, name: str) -> None:
+    begun = {"role": "assistant", "content": "", "reasoning_content": "Let me"}
+
+    text = rendered(origin, "3.5", ASK, begun, continue_final_message=name)
+
+    assert text.endswith(f"{OPEN}Let me")
+
+
+@pytest.mark.parametrize("content", ["a CONTINUE_FINAL_MESSAGE_TAG b", "<think>", "\ue000"])
+def test_the_end_of_what_was_begun_is_not_looked_for_in_its_text(origin: str, content: str) -> None:
+    begun = {"role": "assistant", "content": content, "reasoning_content": ""}
+
+    text = rendered(origin, "3.5", ASK, begun, continue_final_message=True)
+
+    assert text.endswith(f"{SHUT}{content}")
+
+
+def test_what_cannot_be_continued_is_refused(origin: str) -> None:
+    with pytest.raises(InvalidRequest, match="reasoning_content to be continued, but it has none"):
+        rendered(origin, "3.5", ASK, SAID, continue_final_message="reasoning")
+    dropped = {"role": "assistant", "content": "a", "reasoning_content": "hm"}
+    with pytest.raises(InvalidRequest, match="cannot be continued"):
+        rendered(
+            origin, "3.5", ASK, dropped, ASK, dropped | ASK, continue_final_message="reasoning"
+        )
+
+
+@pytest.mark.parametrize(
+    "name", ["messages", "tools", "add_generation_prompt", "raise_exception", "namespace"]
+)
+def test_a_template_variable_cannot_be_one_of_the_routers(origin: str, name: str) -> None:
+    with pytest.raises(InvalidRequest, match=f"cannot set '{name}'"):
+        rendered(origin, "3.5", ASK, chat_template_kwargs={name: []})
+
+
+def test_the_named_tokens_of_a_checkpoint_are_its_own() -> None:
+    source = TemplateSource(
+        plain="{{ eos_token }}", with_tools="", named_tokens={"eos_token": "<e>"}
+    )
+    chat = ChatInput(
+        messages=(Message(role="user", content="q"),), chat_template_kwargs='{"eos_token": "x"}'
+    )
+    with pytest.raises(InvalidRequest, match="cannot set 'eos_token'"):
+        ChatTemplate(source).render(chat)
