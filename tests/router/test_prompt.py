@@ -55,6 +55,28 @@ def test_without_generation_config_a_chat_ends_at_its_own_end_token(tmp_path: Pa
     assert spec.stop.stop_token_ids == (END_OF_TEXT, END)
 
 
+def test_with_the_real_vocabulary_a_chat_ends_at_im_end(
+    real_checkpoint: Path, tmp_path: Path
+) -> None:
+    """config.json names <|endoftext|> alone; nothing else says where an answer ends."""
+    folder = tmp_path / "model"
+    shutil.copytree(
+        real_checkpoint,
+        folder,
+        symlinks=True,
+        ignore=shutil.ignore_patterns("generation_config.json"),
+    )
+    chat = replace(ASKED, input=CHAT)
+
+    bare = PromptBuilder.from_folder(folder).build(chat, Pools())
+    published = PromptBuilder.from_folder(real_checkpoint).build(chat, Pools())
+
+    assert bare.stop.stop_token_ids == (248044, 248046)
+    assert bare.sampling == Sampling(seed=3)
+    assert published.stop.stop_token_ids == (248046, 248044)
+    assert published.sampling == Sampling(temperature=1.0, top_k=20, top_p=0.95, seed=3)
+
+
 def test_ids_of_the_client_come_beside_the_end_tokens_and_alone_where_those_are_ignored(
     tmp_path: Path,
 ) -> None:
