@@ -19,11 +19,12 @@ from segue.errors import InvalidConfig
 
 CLUSTER_BYTES = 600 << 20
 """Ray's own processes, its object store and the router: 420 MiB were measured."""
-PROCESS_BYTES = 700 << 20
-"""A worker beside weights and cache: torch, Ray, gRPC and Mooncake, of which 380 MiB were measured,
-and the activations of a pass."""
-DEVICE_BYTES = 1536 << 20
-"""The same of a GPU's memory: a CUDA context, graphs and activations."""
+PROCESS_BYTES = 448 << 20
+"""A worker beside weights, cache and activations: torch, Ray, gRPC and Mooncake; 380 MiB were
+measured."""
+DEVICE_BYTES = 1 << 30
+"""The same of a GPU's memory: a CUDA context and graphs."""
+_MAX_ACTIVATION_BYTES = 1 << 30
 _KEPT_FREE = 0.1
 """Of what is left for caches with "auto": for all that is not counted."""
 _MIN_TOKENS = 1024
@@ -38,6 +39,11 @@ class WorkerNeed:
     layout: CacheLayout
     max_context: int
     max_drafts: int
+
+    @property
+    def activation_bytes(self) -> int:
+        """Of a pass: a rough part of the weights, as both grow with the model's width."""
+        return min(self.weight_bytes // 20, _MAX_ACTIVATION_BYTES)
 
     @property
     def min_cache_bytes(self) -> int:
@@ -70,7 +76,7 @@ class Room:
 
     def left_bytes(self, need: WorkerNeed, engine: EngineConfig) -> int:
         """For the caches of all workers; not positive where not even their weights fit."""
-        beside = self.process_bytes + need.weight_bytes
+        beside = self.process_bytes + need.weight_bytes + need.activation_bytes
         if engine.device == "cpu":
             beside += engine.host_cache_bytes
         return self.memory.free_bytes - self.common_bytes - self.num_workers * beside

@@ -6,9 +6,6 @@ import logging
 from collections.abc import Mapping
 from pathlib import Path
 
-from huggingface_hub import HfApi, snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
 from segue.demo import checkpoint_dir
 from segue.errors import InvalidCheckpoint
 from segue.model.formats import refuse_file
@@ -41,7 +38,14 @@ def resolve_model(model: str, *, with_weights: bool) -> Path:
         raise InvalidCheckpoint(
             f"no such model folder: {folder}; a model is a folder, a hub id (OWNER/NAME) or demo"
         )
-    patterns = TEXT_FILES + (WEIGHT_FILES if with_weights else [])
+    return _download(model, TEXT_FILES + (WEIGHT_FILES if with_weights else []))
+
+
+def _download(model: str, patterns: list[str]) -> Path:
+    # A third of a second to import, which a folder should not pay for.
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
     try:
         return Path(snapshot_download(model, allow_patterns=patterns))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
@@ -60,6 +64,8 @@ def hub_files(model: str) -> Mapping[str, int] | None:
     """The files of a model on the hub with their sizes: a question of kilobytes. None where the hub
     does not answer, or does not know the model.
     """
+    from huggingface_hub import HfApi
+
     try:
         found = HfApi().model_info(model, files_metadata=True, timeout=_HUB_TIMEOUT_S)
     # The library's transport has errors of its own. Whatever it is, the download will say it.
