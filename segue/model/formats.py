@@ -81,6 +81,13 @@ def refuse_foreign_folder(folder: Path) -> None:
         base_model = str(read_object(adapter).get("base_model_name_or_path") or "")
     names = [path.name for path in folder.iterdir() if not path.name.startswith(".")]
     refuse_foreign(names, str(folder), base_model=base_model)
+    if "config.json" not in names:
+        # One folder too high: of several models, or of the hub's cache.
+        inner = sorted(folder.glob("*/config.json")) or sorted(folder.glob("*/*/config.json"))
+        if inner:
+            raise InvalidCheckpoint(
+                f"{folder} has no config.json, but a folder in it has: give {inner[0].parent}"
+            )
 
 
 def refuse_quantised(outer: Json, text: Json, names: Iterable[str]) -> None:

@@ -94,6 +94,14 @@ def test_a_folder_of_something_else(tmp_path: Path, names: tuple[str, ...], mess
     assert message in refused(folder)
 
 
+@pytest.mark.parametrize("inner", ["qwen", "snapshots/0a1b2c"])
+def test_a_folder_around_a_model_names_the_model(tmp_path: Path, inner: str) -> None:
+    model = tmp_path / "models" / inner
+    shutil.copytree(checkpoint_dir(), model)
+
+    assert f"but a folder in it has: give {model}" in refused(tmp_path / "models")
+
+
 @pytest.mark.parametrize("weights", ["adapter_model.safetensors", "adapter_model.bin"])
 def test_an_adapter_names_its_base(tmp_path: Path, weights: str) -> None:
     folder = with_files(tmp_path / "lora", weights)
