@@ -23,9 +23,9 @@ class EngineConfig:
     page_tokens: int = 16
     """Tokens whose keys and values share a page. Equal on all workers."""
     cache_bytes: int | str = "auto"
-    """Memory for pages and slots together. "auto" takes an equal part of what the workers of a host
-    or of a GPU find free beside their weights, as far as it can be used; on a host no more than 2
-    GiB, or what twice the slots of `max_running` sequences take. See docs/operations.md."""
+    """Memory for pages and slots together. "auto": workers of a host or a GPU share equally what is
+    free beside their weights, and take no more than they can use; on a CPU at most 2 GiB, or twice
+    the slots of `max_running` sequences. See docs/operations.md."""
     gpu_share: float = 1.0
     """Of a GPU's memory, with "auto" on "cuda": below 1 where workers share the GPU."""
     host_cache_bytes: int = 0
