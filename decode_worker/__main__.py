@@ -22,6 +22,7 @@ from segue.engine.load import load_runner
 from segue.engine.memory import tiers_of
 from segue.engine.runner import ModelRunner
 from segue.engine.stepper import Stepper
+from segue.model.settings import AS_PUBLISHED, CheckpointConfig
 from segue.text.tokenizer import Tokenizer
 from segue.types import Role
 from segue.worker_process import (
@@ -43,6 +44,7 @@ async def running(
     engine: EngineConfig,
     decode: DecodeConfig,
     transfer: TransferConfig,
+    checkpoint: CheckpointConfig = AS_PUBLISHED,
 ) -> AsyncIterator[RunningWorker]:
     """A worker that serves until the block ends. Raises InvalidCheckpoint and InvalidConfig."""
     identity = Identity.take(options.worker_id, Role.DECODE)
@@ -61,13 +63,13 @@ async def running(
             "drafts are accepted by chance: answers are NOT the model's, only their speed counts",
             extra={"simulate_acceptance": decode.simulate_acceptance},
         )
-    tokenizer = Tokenizer.from_folder(loaded.folder)
+    tokenizer = None if checkpoint.skip_tokenizer else Tokenizer.from_folder(loaded.folder)
     tiers = await asyncio.to_thread(
         tiers_of, loaded, engine, worth=_worth(loaded.runner.layout), clock=time.monotonic
     )
     stepper = None
     if launches_ahead:
-        stepper = await asyncio.to_thread(stepper_of, loaded.runner, engine, decode)
+        stepper = await asyncio.to_thread(stepper_of, loaded.runner, loaded.engine, decode)
     metrics = DecodeMetrics()
     with open_endpoint(
         transfer,
@@ -87,7 +89,7 @@ async def running(
                 tiers=tiers,
                 config=decode,
                 metrics=metrics,
-                max_running=engine.max_running,
+                max_running=loaded.engine.max_running,
                 verify_checksums=transfer.verify_checksums,
             )
 
@@ -132,6 +134,7 @@ def _from_sections(
         engine=section(sections, "engine", EngineConfig),
         decode=section(sections, "decode", DecodeConfig),
         transfer=section(sections, "transfer", TransferConfig),
+        checkpoint=section(sections, "checkpoint", CheckpointConfig),
     )
 
 

@@ -79,7 +79,7 @@ class Turn:
 class Sequences:
     """Makes what the engine runs."""
 
-    def __init__(self, model: ModelConfig, tokenizer: Tokenizer, *, device: str) -> None:
+    def __init__(self, model: ModelConfig, tokenizer: Tokenizer | None, *, device: str) -> None:
         """`device`: where logits are."""
         self._model = model
         self._device = device
@@ -134,7 +134,7 @@ class Sequences:
         )
 
     def _answer(self, spec: TurnSpec) -> Answer:
-        return Answer(eos_ids=self._model.eos_token_ids, stop=spec.stop, tokenizer=self._tokenizer)
+        return Answer(stop=spec.stop, tokenizer=self._tokenizer)
 
     def _sampler(self, spec: TurnSpec) -> SequenceSampler:
         return SequenceSampler(

@@ -67,7 +67,7 @@ class DecodeWorker:
         presence: Presence,
         runner: ModelRunner,
         stepper: Stepper | None,
-        tokenizer: Tokenizer,
+        tokenizer: Tokenizer | None,
         endpoint: Endpoint,
         tiers: Tiers,
         config: DecodeConfig,

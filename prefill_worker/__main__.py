@@ -61,7 +61,7 @@ async def running(
                 tiers=tiers,
                 config=prefill,
                 metrics=metrics,
-                max_running=engine.max_running,
+                max_running=loaded.engine.max_running,
                 verify_checksums=transfer.verify_checksums,
             )
 

@@ -19,6 +19,7 @@ from router.router import Router
 from router.server import MembershipFace, Sessions
 from segue.config import read_file, section
 from segue.metrics_endpoint import MetricsEndpoint
+from segue.model.settings import AS_PUBLISHED, CheckpointConfig
 from segue.model.source import resolve_model
 from segue.telemetry import setup_logging
 from segue.wire.server import RunningServer, Services, serving
@@ -44,7 +45,11 @@ class RunningRouter:
 
 @contextlib.asynccontextmanager
 async def running(
-    config: RouterConfig, model: str, *, model_name: str = ""
+    config: RouterConfig,
+    model: str,
+    *,
+    model_name: str = "",
+    checkpoint: CheckpointConfig = AS_PUBLISHED,
 ) -> AsyncIterator[RunningRouter]:
     """A router that serves until the block ends; it drains on the way out.
 
@@ -55,9 +60,8 @@ async def running(
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
     folder = await asyncio.to_thread(resolve_model, model, with_weights=False)
     metrics = RouterMetrics()
-    router = Router(
-        config, PromptBuilder.from_folder(folder), metrics, model_name=model_name or model
-    )
+    prompts = PromptBuilder.from_folder(folder, checkpoint)
+    router = Router(config, prompts, metrics, model_name=model_name or model)
     endpoint = MetricsEndpoint(metrics.registry, config.host, config.metrics_port)
 
     def services_at(address: str) -> Services:
@@ -101,12 +105,12 @@ async def _watch(router: Router, server: RunningServer) -> None:
         await asyncio.sleep(_WATCH_S)
 
 
-async def _serve(config: RouterConfig, model: str) -> None:
+async def _serve(config: RouterConfig, model: str, checkpoint: CheckpointConfig) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    async with running(config, model):
+    async with running(config, model, checkpoint=checkpoint):
         await stop.wait()
 
 
@@ -118,9 +122,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--port", type=int)
     options = parser.parse_args(arguments)
     setup_logging("router")
-    config = section(read_file(options.config), "router", RouterConfig)
+    sections = read_file(options.config)
+    config = section(sections, "router", RouterConfig)
+    checkpoint = section(sections, "checkpoint", CheckpointConfig)
     given = {k: v for k in ("host", "port") if (v := getattr(options, k)) is not None}
-    asyncio.run(_serve(replace(config, **given), options.model))
+    asyncio.run(_serve(replace(config, **given), options.model, checkpoint))
 
 
 if __name__ == "__main__":

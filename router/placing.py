@@ -23,6 +23,7 @@ from router.placement.estimate import Mode
 from router.placement.node import Node
 from router.placement.side import Held, Residency, Rules, TurnSize
 from router.policy import longest_holder, place
+from router.pools import LargestPools
 from router.prefixes import PromptPrefixes, SessionPrefixes
 from segue.cluster_status import WorkerStatus
 from segue.errors import NotFound
@@ -45,6 +46,7 @@ class Placing:
 
     def __init__(self, config: RouterConfig, metrics: RouterMetrics, *, clock: Clock) -> None:
         self.cluster = Cluster()
+        self.pools = LargestPools()
         self.directory = SessionDirectory(config.max_sessions)
         self.openings = Openings(_MAX_OPENINGS)
         self.prefixes = SessionPrefixes(_MAX_PREFIX_TOKENS)
@@ -59,6 +61,7 @@ class Placing:
     def heard(self, worker: WorkerStatus) -> None:
         """A heartbeat, or the news that a worker drains or is lost."""
         self.cluster.heard(worker)
+        self.pools.heard(worker)
         if worker.load.page_tokens != self.rules.page_tokens:
             # All workers have the same; those that differ are refused when they meet.
             self.rules = self.rules._replace(page_tokens=worker.load.page_tokens)

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Sequence
-from operator import itemgetter
+from operator import attrgetter, itemgetter
 
 from router.placement.cluster import Cluster
 from router.placement.coefficients import expected_speed
@@ -35,6 +35,7 @@ _NEARLY_EQUAL = 1.25
 _NEARLY_EQUAL_S = 0.01
 # Exclusion, then total_s.
 _PREFERENCE = itemgetter(0, 1)
+_SERIOUSNESS = attrgetter("excluded")
 
 
 def place(
@@ -146,7 +147,7 @@ def _sides(
     num_weighed: int,
 ) -> list[Side]:
     """The holders up to the first that may take the turn, then the least loaded others that may;
-    the least loaded of all where none of those may.
+    where none of those may, the least seriously excluded.
     """
     weighed: list[Side] = []
     for worker_id in holders:
@@ -161,7 +162,7 @@ def _sides(
         (excluded if other.excluded else feasible).append(other)
         if len(feasible) == num_others:
             break
-    return weighed + (feasible or excluded[:num_others])
+    return weighed + (feasible or sorted(excluded, key=_SERIOUSNESS)[:num_others])
 
 
 def _holders(cluster: Cluster, residency: Residency) -> tuple[list[WorkerId], list[WorkerId]]:

@@ -1,5 +1,8 @@
 """A turn's input to token ids, with everything refused here that no worker could serve.
 
+What the client left open is filled in here, and nowhere else: sampling and end tokens from the
+checkpoint (`segue/model/generation.py`), the longest answer from context and memory (`pools.py`).
+
 What costs next to nothing is done at once. A longer input is tokenised in a thread, which lets the
 event loop go on, and a very long one in a process of its own (`prompt_helper.py`), since some steps
 hold the interpreter's lock for as long as they take.
@@ -8,13 +11,18 @@ hold the interpreter's lock for as long as they take.
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from router.history import Completed
+from router.pools import Pools, answer_tokens
 from router.prompt_helper import PromptHelper
+from segue.errors import InvalidRequest
 from segue.model.config import ModelConfig
+from segue.model.generation import GenerationDefaults
 from segue.model.model_id import model_id
+from segue.model.settings import AS_PUBLISHED, CheckpointConfig
+from segue.text.ids_only import IdEncoder
 from segue.text.limits import (
     SizeLimits,
     num_characters,
@@ -25,12 +33,14 @@ from segue.text.limits import (
 from segue.text.prompt import PromptEncoder
 from segue.text.session_prompt import PromptMemory, SessionPrompt
 from segue.turn import TurnSpec
-from segue.types import ChatInput, TokenInput
+from segue.types import ChatInput, StopConditions, StopRules, TokenInput
 
 # Characters to render and tokenise: about 10 ms at most.
 _INLINE_CHARACTERS = 8_192
 # Above these a single step might hold the lock for longer than others should wait.
 _THREAD_CHARACTERS = 131_072
+# Of workers that nothing is known about: only the context limits an answer.
+_ANY_POOLS = Pools()
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,77 +55,108 @@ class Built:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PromptBuilder:
-    """The checkpoint's tokenizer, chat template and limits."""
+    """The checkpoint's tokenizer, chat template, defaults and limits."""
 
-    encoder: PromptEncoder
+    encoder: PromptEncoder | IdEncoder
     config: ModelConfig
+    defaults: GenerationDefaults
     model_id: str
     """Empty where the folder has no weights: the workers know which ones are served."""
     helper: PromptHelper | None = None
 
     @classmethod
-    def from_folder(cls, folder: Path) -> PromptBuilder:
+    def from_folder(
+        cls, folder: Path, checkpoint: CheckpointConfig = AS_PUBLISHED
+    ) -> PromptBuilder:
         """Raises InvalidCheckpoint."""
         config = ModelConfig.from_folder(folder)
         max_context = config.max_position_embeddings
+        with_file = checkpoint.generation_config == "auto"
+        encoder: PromptEncoder | IdEncoder
+        if checkpoint.skip_tokenizer:
+            encoder = IdEncoder()
+            defaults = GenerationDefaults.from_folder(folder, with_file=with_file)
+        else:
+            encoder = PromptEncoder.from_folder(folder, max_context=max_context)
+            defaults = GenerationDefaults.from_folder(
+                folder, token_id=encoder.tokenizer.token_id, with_file=with_file
+            )
         return cls(
-            encoder=PromptEncoder.from_folder(folder, max_context=max_context),
+            encoder=encoder,
             config=config,
+            defaults=defaults,
             model_id=model_id(folder) if any(folder.glob("*.safetensors")) else "",
-            helper=PromptHelper(folder, max_context),
+            helper=None if checkpoint.skip_tokenizer else PromptHelper(folder, max_context),
         )
 
     def limits(self, max_bytes: int) -> SizeLimits:
         return SizeLimits(
             max_bytes=max_bytes,
             max_context=self.config.max_position_embeddings,
-            longest_token=self.encoder.tokenizer.longest_token,
+            longest_token=self.encoder.longest_token,
         )
 
-    async def make(self, completed: Completed) -> Built:
+    async def make(self, completed: Completed, pools: Pools = _ANY_POOLS) -> Built:
         """As `build`, without holding up the event loop. Raises Overloaded, too."""
         known = completed.known
         num_new = num_characters(completed.request.input, first=_first_rendered(completed))
         if num_new <= _INLINE_CHARACTERS:
-            return self.build(completed)
+            return self.build(completed, pools)
         if num_new <= _THREAD_CHARACTERS or self.helper is None:
-            return await asyncio.to_thread(self.build, completed)
+            return await asyncio.to_thread(self.build, completed, pools)
         made = await self.helper.encode_turn(
             completed.request.input,
             known.memory if known else None,
             completed.num_same,
             num_characters=num_new,
         )
-        return self._finish(completed, made)
+        return self._finish(completed, made, pools)
 
     async def close(self) -> None:
         if self.helper is not None:
             await self.helper.close()
 
-    def build(self, completed: Completed) -> Built:
-        """The turn in tokens; its answer ends where the context does. Raises InvalidRequest."""
+    def build(self, completed: Completed, pools: Pools = _ANY_POOLS) -> Built:
+        """The turn in tokens; its answer ends where context or memory do. Raises InvalidRequest."""
         known = completed.known
         memory = known.memory if known else None
         made = self.encoder.encode_turn(completed.request.input, memory, completed.num_same)
-        return self._finish(completed, made)
+        return self._finish(completed, made, pools)
 
-    def _finish(self, completed: Completed, made: SessionPrompt) -> Built:
+    def _finish(self, completed: Completed, made: SessionPrompt, pools: Pools) -> Built:
         request, known = completed.request, completed.known
         prompt = known.tokens[: made.num_kept] + made.ids if known else made.ids
         max_context, vocab_size = self.config.max_position_embeddings, self.config.vocab_size
-        max_tokens = validate_length(len(prompt), max_context, request.stop.max_tokens)
-        if isinstance(request.input, TokenInput) or self.encoder.tokenizer.num_ids > vocab_size:
-            validate_prompt(prompt, vocab_size, max_context, max_tokens)
-        validate_against_vocab(request.sampling, request.stop, vocab_size)
+        validate_length(len(prompt), max_context)
+        if isinstance(request.input, TokenInput) or self.encoder.num_ids > vocab_size:
+            validate_prompt(prompt, vocab_size)
+        max_tokens = answer_tokens(
+            len(prompt), request.stop.max_tokens, max_context=max_context, pools=pools
+        )
+        sampling = request.sampling.resolved(self.defaults.sampling)
+        validate_against_vocab(sampling, request.stop, vocab_size)
         spec = TurnSpec(
             turn_id=request.turn_id,
             session_id=request.session_id,
             prompt=prompt,
-            sampling=request.sampling,
-            stop=replace(request.stop, max_tokens=max_tokens),
+            sampling=sampling,
+            stop=self._rules(request.stop, max_tokens),
             branch_points=self.encoder.branch_points(prompt, request.input),
         )
         return Built(spec, made.memory, made.num_kept)
+
+    def _rules(self, asked: StopConditions, max_tokens: int) -> StopRules:
+        if asked.stop_strings and isinstance(self.encoder, IdEncoder):
+            raise InvalidRequest(
+                "stop strings need text, and this model is served without a tokenizer: "
+                "use stop token ids"
+            )
+        end_ids = () if asked.ignore_eos else self.defaults.end_ids
+        return StopRules(
+            max_tokens=max_tokens,
+            stop_strings=asked.stop_strings,
+            stop_token_ids=tuple(dict.fromkeys((*asked.stop_token_ids, *end_ids))),
+        )
 
 
 def _first_rendered(completed: Completed) -> int:

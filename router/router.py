@@ -129,7 +129,7 @@ class Router:
             before = self._histories.characters_before(request)
             self.limits.validate(request.input, before)
             completed = self._histories.complete(request)
-            built = await self._prompts.make(completed)
+            built = await self._prompts.make(completed, self.placing.pools.now)
             if request.turn_id in self._turns:
                 raise InvalidRequest(f"turn {request.turn_id} is running already; name it anew")
         except SegueError as error:

@@ -134,7 +134,8 @@ class Client:
     ) -> AsyncGenerator[TurnEvent, None]:
         """One turn, event by event; the last is a TurnEnd. Leaving the loop cancels the turn.
 
-        Without `sampling` the answer is greedy.
+        What `sampling` and `stop` leave open is the checkpoint's default, and the answer may be as
+        long as context and memory allow. Without a seed, each turn gets one of its own.
         """
         request = TurnRequest(
             session_id=SessionId(session_id),

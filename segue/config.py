@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from segue.errors import InvalidConfig
 
-SECTIONS = ("cluster", "router", "engine", "prefill", "decode", "transfer")
+SECTIONS = ("cluster", "checkpoint", "router", "engine", "prefill", "decode", "transfer")
 """Every section a file may have. A process reads its own and checks the others by name only."""
 
 Section = TypeVar("Section")

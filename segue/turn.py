@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from segue.types import (
     Epoch,
     SampledToken,
-    SamplingParams,
+    Sampling,
     SessionId,
-    StopConditions,
+    StopRules,
     TurnId,
     WorkerId,
 )
@@ -119,8 +119,8 @@ class TurnSpec:
     turn_id: TurnId
     session_id: SessionId
     prompt: Sequence[int]
-    sampling: SamplingParams
-    stop: StopConditions
+    sampling: Sampling
+    stop: StopRules
     branch_points: tuple[int, ...] = ()
     """Positions in the prompt, ascending, at which others may part from it: other conversations,
     and this one's next turn. States are worth keeping before them."""

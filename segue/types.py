@@ -6,17 +6,21 @@ Plain values, no torch, no gRPC. A value that exists is valid: `__post_init__` r
 from __future__ import annotations
 
 import enum
-import math
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NewType
 
-from segue.errors import InvalidRequest
 from segue.messages import ChatInput as ChatInput
 from segue.messages import Continuation as Continuation
 from segue.messages import Message as Message
 from segue.messages import ToolCall as ToolCall
 from segue.messages import require_text
+from segue.sampling import MAX_LOGPROBS as MAX_LOGPROBS
+from segue.sampling import MAX_STOP_STRINGS as MAX_STOP_STRINGS
+from segue.sampling import Sampling as Sampling
+from segue.sampling import SamplingParams as SamplingParams
+from segue.sampling import StopConditions as StopConditions
+from segue.sampling import StopRules as StopRules
+from segue.sampling import require
 
 TurnId = NewType("TurnId", str)
 SessionId = NewType("SessionId", str)
@@ -26,96 +30,12 @@ SlotId = NewType("SlotId", int)
 Epoch = NewType("Epoch", int)
 """A worker's life. Two lives of one worker never share it; a later life has a greater one."""
 
-MAX_STOP_STRINGS = 16
-MAX_LOGPROBS = 20
-
 
 class Role(enum.StrEnum):
     """What a worker process does."""
 
     PREFILL = "prefill"
     DECODE = "decode"
-
-
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise InvalidRequest(message)
-
-
-def _require_number(name: str, value: float, low: float, high: float) -> None:
-    _require(
-        math.isfinite(value) and low <= value <= high,
-        f"{name} must be between {low:g} and {high:g}, got {value:g}",
-    )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SamplingParams:
-    """How the next token is drawn. `temperature == 0` is greedy.
-
-    Order of application: logit bias, penalties, temperature, top-k, top-p, min-p, Gumbel-max.
-    """
-
-    temperature: float = 0.0
-    top_k: int = 0
-    """0 keeps every token."""
-    top_p: float = 1.0
-    min_p: float = 0.0
-    repetition_penalty: float = 1.0
-    """Over prompt and answer; divides positive logits, multiplies negative ones."""
-    presence_penalty: float = 0.0
-    frequency_penalty: float = 0.0
-    """Presence and frequency count the answer only."""
-    logit_bias: Mapping[int, float] = field(default_factory=dict)
-    seed: int = 0
-    logprobs: int | None = None
-    """How many alternatives to report beside the chosen token; None reports nothing."""
-
-    def __post_init__(self) -> None:
-        _require_number("temperature", self.temperature, 0.0, 100.0)
-        _require(self.top_k >= 0, f"top_k must be >= 0 (0 keeps every token), got {self.top_k}")
-        _require_number("top_p", self.top_p, 0.0, 1.0)
-        _require(self.top_p > 0.0, "top_p must be above 0, got 0")
-        _require_number("min_p", self.min_p, 0.0, 1.0)
-        _require_number("repetition_penalty", self.repetition_penalty, 0.01, 100.0)
-        _require_number("presence_penalty", self.presence_penalty, -2.0, 2.0)
-        _require_number("frequency_penalty", self.frequency_penalty, -2.0, 2.0)
-        for token_id, bias in self.logit_bias.items():
-            _require(token_id >= 0, f"logit_bias token ids must be >= 0, got {token_id}")
-            _require_number(f"logit_bias[{token_id}]", bias, -100.0, 100.0)
-        _require(0 <= self.seed < 2**63, f"seed must be in [0, 2**63), got {self.seed}")
-        if self.logprobs is not None:
-            _require(
-                0 <= self.logprobs <= MAX_LOGPROBS,
-                f"logprobs must be between 0 and {MAX_LOGPROBS}, got {self.logprobs}",
-            )
-
-    @property
-    def is_greedy(self) -> bool:
-        return self.temperature == 0.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StopConditions:
-    """When an answer ends."""
-
-    max_tokens: int = 256
-    stop_strings: tuple[str, ...] = ()
-    """The answer ends before the first of these; the string itself is not shown."""
-    stop_token_ids: tuple[int, ...] = ()
-    """In addition to the checkpoint's end-of-sequence ids. The token counts, its text is hidden."""
-    ignore_eos: bool = False
-
-    def __post_init__(self) -> None:
-        _require(self.max_tokens >= 1, f"max_tokens must be >= 1, got {self.max_tokens}")
-        _require(
-            len(self.stop_strings) <= MAX_STOP_STRINGS,
-            f"at most {MAX_STOP_STRINGS} stop strings, got {len(self.stop_strings)}",
-        )
-        for stop in self.stop_strings:
-            require_text("a stop string", stop)
-        _require(all(self.stop_strings), "a stop string must not be empty")
-        _require(all(t >= 0 for t in self.stop_token_ids), "stop_token_ids must be >= 0")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,15 +79,15 @@ class TurnRequest:
     """Empty for a turn that has no next one."""
     turn_id: TurnId
     input: TurnInput
-    sampling: SamplingParams = SamplingParams()
-    stop: StopConditions = StopConditions()
+    sampling: SamplingParams = field(default_factory=SamplingParams)
+    stop: StopConditions = field(default_factory=StopConditions)
 
     def __post_init__(self) -> None:
         for name, value in (("session_id", self.session_id), ("turn_id", self.turn_id)):
-            _require(len(value) <= 256, f"{name} must have at most 256 characters")
-            _require(value.isprintable(), f"{name} must be printable, got {value!r}")
+            require(len(value) <= 256, f"{name} must have at most 256 characters")
+            require(value.isprintable(), f"{name} must be printable, got {value!r}")
         continues = isinstance(self.input, ChatInput) and self.input.continues is not None
-        _require(
+        require(
             bool(self.session_id) or not continues,
             "a turn that continues a history needs the session_id under which it was kept",
         )

@@ -64,7 +64,6 @@ class Shape:
             max_position_embeddings=262_144,
             dtype="bfloat16",
             tie_word_embeddings=self.is_tied,
-            eos_token_ids=(0,),
             num_mtp_layers=1,
         )
 

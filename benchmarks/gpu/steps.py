@@ -20,7 +20,7 @@ from segue.engine.launcher import EagerLauncher, GraphLauncher, Launched, Launch
 from segue.engine.runner import ModelRunner
 from segue.engine.step_buffers import RowStart, StepTables
 from segue.kernels.sampling import Needs
-from segue.types import SamplingParams
+from segue.types import Sampling
 
 _WARM_UPS = 3
 
@@ -51,7 +51,7 @@ def measure(
                 for row in range(batch):
                     start = _start(row, workload.context, pages_each, max_slots)
                     tables.start(row, start)
-                    sampling.start(row, SamplingParams(), prompt_ids=(), answer_ids=())
+                    sampling.start(row, Sampling(), prompt_ids=(), answer_ids=())
                 seconds = _step_s(launcher, batch, num_drafts, workload)
                 num_bytes = costs.decode_bytes(batch, workload.context, num_drafts + 1)
                 yield PassRow(

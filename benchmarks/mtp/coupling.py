@@ -17,7 +17,7 @@ from benchmarks.mtp.models import PAGE_TOKENS, Text
 from segue.engine.batch import DraftStart, Run, SequenceChunk
 from segue.engine.runner import ModelRunner
 from segue.engine.sampler import SamplerRow, SequenceSampler, sample_ids
-from segue.types import SamplingParams
+from segue.types import Sampling
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,7 +73,7 @@ def _row(both: _Both, temperature: float, num_seeds: int) -> CouplingRow:
     num_equal = 0
     for seed in range(num_seeds):
         sampler = SequenceSampler(
-            SamplingParams(temperature=temperature, seed=seed),
+            Sampling(temperature=temperature, seed=seed),
             vocab_size=both.p_NV.shape[1],
             prompt_ids=(),
         )

@@ -21,7 +21,7 @@ from segue.engine.runner import ModelRunner
 from segue.engine.sampler import SequenceSampler
 from segue.engine.speculation import SlotRing
 from segue.turn import ShipReport, TurnSpec
-from segue.types import PageId, SamplingParams, SessionId, SlotId, StopConditions, TurnId
+from segue.types import PageId, Sampling, SessionId, SlotId, StopRules, TurnId
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,8 +146,8 @@ class Drive:
     def _sequence(self, prompt: Prompt, place: int, batch_size: int) -> DecodeSequence:
         number = next(self._numbers)
         # Equal for the same prompt in every mode.
-        sampling = SamplingParams(seed=number)
-        stop = StopConditions(max_tokens=prompt.max_tokens)
+        sampling = Sampling(seed=number)
+        stop = StopRules(max_tokens=prompt.max_tokens, stop_token_ids=prompt.eos_ids)
         num_pages = self._num_pages // batch_size
         num_slots = self._config.max_drafts + 2
         slots = tuple(SlotId(place * num_slots + i) for i in range(num_slots))
@@ -162,7 +162,7 @@ class Drive:
             pages=[PageId(place * num_pages + i) for i in range(num_pages)],
             resident_tokens=0,
             ring=SlotRing(slots=slots, state=slots[0], num_tokens=0),
-            answer=Answer(eos_ids=prompt.eos_ids, stop=stop, tokenizer=None),
+            answer=Answer(stop=stop, tokenizer=None),
             sampler=SequenceSampler(
                 sampling, vocab_size=self._runner.config.vocab_size, prompt_ids=prompt.token_ids
             ),

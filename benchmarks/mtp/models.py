@@ -15,7 +15,7 @@ from benchmarks.mtp.drive import Prompt
 from benchmarks.serving.checkpoint import save_random_checkpoint
 from segue.demo import checkpoint_dir
 from segue.demo.evaluate import held_out
-from segue.model.config import ModelConfig
+from segue.model.generation import GenerationDefaults
 
 PAGE_TOKENS = 16
 SIMULATED_ACCEPTANCE = 0.8
@@ -73,7 +73,7 @@ def demo_texts(folder: Path, count: int) -> tuple[Text, ...]:
 def demo(*, is_quick: bool) -> Subject:
     """The demo model, greedy, asked for the answers of conversations that it has not seen."""
     folder = checkpoint_dir()
-    eos_ids = ModelConfig.from_folder(folder).eos_token_ids
+    eos_ids = GenerationDefaults.from_folder(folder).end_ids
     return Subject(
         name="demo",
         folder=folder,

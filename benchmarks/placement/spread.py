@@ -16,7 +16,7 @@ from router.metrics import RouterMetrics
 from router.placing import Placing
 from segue.cluster_status import UnitCounts, WorkerHealth, WorkerLoad, WorkerStatus
 from segue.turn import FinishReason, ShipReport, TurnResult, TurnSpec, Usage
-from segue.types import Epoch, Role, SamplingParams, SessionId, StopConditions, TurnId, WorkerId
+from segue.types import Epoch, Role, Sampling, SessionId, StopRules, TurnId, WorkerId
 
 _PAGE_TOKENS = 16
 _OPENING_TOKENS = 4_096
@@ -83,8 +83,8 @@ def _turn(
         turn_id=TurnId(f"{session}/{number}"),
         session_id=SessionId(str(session)),
         prompt=(kind,) * _OPENING_TOKENS + (_NUM_KINDS + session,) * own_tokens,
-        sampling=SamplingParams(),
-        stop=StopConditions(max_tokens=_ANSWER_TOKENS),
+        sampling=Sampling(),
+        stop=StopRules(max_tokens=_ANSWER_TOKENS),
         branch_points=(_OPENING_TOKENS,),
     )
     turn = placing.turn(spec)

@@ -14,7 +14,7 @@ from segue.cache.layout import CacheField, CacheLayout, Unit
 from segue.cache.memory import Memory
 from segue.cache.worth import worth_to_prefill
 from segue.turn import TurnSpec
-from segue.types import SamplingParams, SessionId, StopConditions, TurnId
+from segue.types import Sampling, SessionId, StopRules, TurnId
 
 # In proportion as a 27 billion model's: a state is worth about 2,300 tokens of keys and values.
 _LAYOUT = CacheLayout(
@@ -69,8 +69,8 @@ class PrefillSide:
             turn_id=TurnId(f"turn-{next(self._names)}"),
             session_id=SessionId(session_id),
             prompt=tuple(prompt),
-            sampling=SamplingParams(seed=0),
-            stop=StopConditions(),
+            sampling=Sampling(),
+            stop=StopRules(max_tokens=256),
             branch_points=tuple(branch_points),
         )
         units = self._prompts.take(turn)

@@ -11,10 +11,10 @@ from benchmarks.serving.samples import Answered
 from benchmarks.serving.workload import Prompt
 from router.links import DecodeLink, PrefillLink
 from router.turn_calls import Reserved
-from segue.client import Client, SamplingParams, StopConditions, TokenDelta, TokenInput, TurnEnd
+from segue.client import Client, StopConditions, TokenDelta, TokenInput, TurnEnd
 from segue.cluster_status import ClusterStatus
 from segue.turn import TurnSpec
-from segue.types import Role, SessionId, TurnId
+from segue.types import Role, Sampling, SessionId, StopRules, TurnId
 from segue.wire import worker_pb2 as pb
 from segue.wire.convert_turns import turn_to_wire
 
@@ -72,8 +72,8 @@ class WithoutRouter:
                 turn_id=turn_id,
                 session_id=SessionId(""),
                 prompt=prompt,
-                sampling=SamplingParams(),
-                stop=StopConditions(max_tokens=num_tokens, ignore_eos=True),
+                sampling=Sampling(),
+                stop=StopRules(max_tokens=num_tokens),
             )
         )
         writer = pb.Writer(

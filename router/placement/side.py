@@ -16,7 +16,8 @@ from segue.types import WorkerId
 class Exclusion(enum.IntEnum):
     """Why a candidate was not weighed with the others, the least serious first.
 
-    When there is no other candidate, the least serious one runs the turn, up to AVOIDED.
+    When there is no other candidate, the least serious one runs the turn, up to SIZE, where the
+    worker refuses it with its numbers.
     """
 
     NONE = 0
@@ -26,7 +27,9 @@ class Exclusion(enum.IntEnum):
     """Its pages do not suffice for prompt and answer, whatever is evicted."""
     AVOIDED = 3
     """It just failed this turn."""
-    NOT_READY = 4
+    SIZE = 4
+    """It could not hold the turn if it had nothing else."""
+    NOT_READY = 5
     """Draining or lost."""
 
 
@@ -36,7 +39,7 @@ class TurnSize(NamedTuple):
 
 
 # Looked up once: members of an enumeration are slow to reach.
-_NONE, _SPEED, _MEMORY, _AVOIDED, _NOT_READY = Exclusion
+_NONE, _SPEED, _MEMORY, _AVOIDED, _SIZE, _NOT_READY = Exclusion
 
 
 class Held(NamedTuple):
@@ -87,15 +90,19 @@ def side_of(
         # one of the answer.
         checkpoint_tokens = held.checkpoint_tokens if held.checkpoint_tokens < prompt_tokens else 0
         held = Held(min(held.resident_tokens, prompt_tokens), checkpoint_tokens)
-    needed_pages = -(-(prompt_tokens + max_tokens) // rules.page_tokens)
+    # A prefill worker keeps nothing of the answer.
+    needed_tokens = prompt_tokens if node.is_prefill else prompt_tokens + max_tokens
+    needed_pages = -(-needed_tokens // rules.page_tokens)
     running_turns = node.own_turns + node.other_turns
     if not node.is_ready:
         excluded = _NOT_READY
+    elif 0 < node.total_pages < needed_pages:
+        excluded = _SIZE
     elif is_avoided:
         excluded = _AVOIDED
     elif node.is_prefill:
         # Its pages are free again soon: only the impossible is excluded.
-        excluded = _MEMORY if 0 < node.total_pages < needed_pages else _NONE
+        excluded = _NONE
     elif node.total_pages and node.room_pages < needed_pages:
         excluded = _MEMORY
     elif speed.step.at(running_turns + 1) * rules.min_tokens_per_s > 1.0:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import secrets
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -21,22 +20,22 @@ from segue.types import ChatInput, SamplingParams, StopConditions
 class SamplingOptions:
     """The flags, as typed."""
 
-    temperature: float = 0.0
-    top_k: int = 0
-    top_p: float = 1.0
-    min_p: float = 0.0
-    repetition_penalty: float = 1.0
-    presence_penalty: float = 0.0
-    frequency_penalty: float = 0.0
+    temperature: float | None = None
+    top_k: int | None = None
+    top_p: float | None = None
+    min_p: float | None = None
+    repetition_penalty: float | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
     logprobs: int | None = None
     seed: int | None = None
-    max_tokens: int = 256
+    max_tokens: int | None = None
     stop_strings: tuple[str, ...] = ()
     stop_token_ids: tuple[int, ...] = ()
     ignore_eos: bool = False
 
     def sampling(self) -> SamplingParams:
-        """Raises InvalidRequest. Without a seed, each call draws one."""
+        """What was not typed stays open. Raises InvalidRequest."""
         return SamplingParams(
             temperature=self.temperature,
             top_k=self.top_k,
@@ -46,7 +45,7 @@ class SamplingOptions:
             presence_penalty=self.presence_penalty,
             frequency_penalty=self.frequency_penalty,
             logprobs=self.logprobs,
-            seed=secrets.randbits(63) if self.seed is None else self.seed,
+            seed=self.seed,
         )
 
     def stop(self) -> StopConditions:

@@ -42,8 +42,10 @@ out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
 
 Target = Annotated[str, typer.Option(help="The router, as host:port.")]
-Temperature = Annotated[float, typer.Option(help="0 is greedy.")]
-MaxTokens = Annotated[int, typer.Option(help="Longest answer.")]
+Temperature = Annotated[float | None, typer.Option(help="0 is greedy; default: the checkpoint's.")]
+MaxTokens = Annotated[
+    int | None, typer.Option(help="Longest answer; default: the rest of the context.")
+]
 Seed = Annotated[int | None, typer.Option(help="Same seed, same turn: same tokens.")]
 Thinking = Annotated[
     bool | None,
@@ -76,6 +78,13 @@ def serve(
     port: Annotated[int | None, typer.Option(help="Port of the router; 0: any.")] = None,
     config: Annotated[Path | None, typer.Option(help="TOML file.")] = None,
     ray_address: Annotated[str | None, typer.Option(help="An existing Ray cluster.")] = None,
+    generation_config: Annotated[
+        str | None,
+        typer.Option(help="auto: sampling as the folder's file says; none: ignore that file."),
+    ] = None,
+    skip_tokenizer: Annotated[
+        bool | None, typer.Option("--skip-tokenizer", help="Serve token ids only.")
+    ] = None,
     simulate_acceptance: Annotated[
         float | None,
         typer.Option(help="Accept drafts by chance, 0 to 1. Answers are NOT the model's then."),
@@ -86,6 +95,7 @@ def serve(
 ) -> None:
     """Start a cluster and serve until SIGTERM or Ctrl-C; running turns are finished first."""
     from segue.launch.config import configure
+    from segue.launch.model import described
 
     settings = configure(
         config,
@@ -97,6 +107,7 @@ def serve(
         },
         router={"host": host, "port": port},
         decode={"simulate_acceptance": simulate_acceptance},
+        checkpoint={"generation_config": generation_config, "skip_tokenizer": skip_tokenizer},
     )
     if settings.decode.simulates_acceptance:
         err.print(
@@ -106,6 +117,8 @@ def serve(
         )
     if print_config:
         typer.echo(settings.to_toml(), nl=False)
+        if words := described(settings):
+            typer.echo(f"# {words}")
         return
     # Ray takes seconds to import, which nothing else should pay for.
     from segue.launch.serve import serve_until_signal
@@ -122,8 +135,8 @@ def chat(
     tools: Annotated[Path | None, typer.Option(help="JSON file: a list of tools.")] = None,
     thinking: Thinking = None,
     chat_template_kwargs: TemplateKwargs = "",
-    max_tokens: MaxTokens = 256,
-    temperature: Temperature = 0.0,
+    max_tokens: MaxTokens = None,
+    temperature: Temperature = None,
     seed: Seed = None,
 ) -> None:
     """Talk to the model, with the timings under each answer."""
@@ -178,14 +191,14 @@ def generate(
     chat_template_kwargs: TemplateKwargs = "",
     target: Target = DEFAULT_TARGET,
     session: SessionName = None,
-    max_tokens: MaxTokens = 256,
-    temperature: Temperature = 0.0,
-    top_k: Annotated[int, typer.Option(help="0 keeps every token.")] = 0,
-    top_p: Annotated[float, typer.Option()] = 1.0,
-    min_p: Annotated[float, typer.Option()] = 0.0,
-    repetition_penalty: Annotated[float, typer.Option()] = 1.0,
-    presence_penalty: Annotated[float, typer.Option()] = 0.0,
-    frequency_penalty: Annotated[float, typer.Option()] = 0.0,
+    max_tokens: MaxTokens = None,
+    temperature: Temperature = None,
+    top_k: Annotated[int | None, typer.Option(help="0 keeps every token.")] = None,
+    top_p: Annotated[float | None, typer.Option()] = None,
+    min_p: Annotated[float | None, typer.Option()] = None,
+    repetition_penalty: Annotated[float | None, typer.Option()] = None,
+    presence_penalty: Annotated[float | None, typer.Option()] = None,
+    frequency_penalty: Annotated[float | None, typer.Option()] = None,
     logprobs: Annotated[int | None, typer.Option(help="Alternatives to report.")] = None,
     seed: Seed = None,
     stop: Annotated[list[str] | None, typer.Option(help="Stop string; may repeat.")] = None,

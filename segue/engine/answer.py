@@ -9,13 +9,13 @@ certain: it waits for whole characters and for what may become a stop string. No
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 
 from segue.errors import InvalidRequest
 from segue.text.detokenizer import Detokenizer, TokenBytes
 from segue.text.stop_strings import StopStringMatcher
 from segue.turn import FinishReason, TokenDelta
-from segue.types import SampledToken, StopConditions
+from segue.types import SampledToken, StopRules
 
 
 class Answer:
@@ -28,14 +28,10 @@ class Answer:
     def __init__(
         self,
         *,
-        stop: StopConditions,
-        eos_ids: Collection[int],
+        stop: StopRules,
         tokenizer: TokenBytes | None,
     ) -> None:
-        """`stop.max_tokens` is cut to the context already, by `validate_prompt` at the router.
-
-        Without a tokenizer deltas have no text; then stop strings raise InvalidRequest.
-        """
+        """Without a tokenizer deltas have no text; then stop strings raise InvalidRequest."""
         if stop.stop_strings and tokenizer is None:
             raise InvalidRequest(
                 "stop strings need text, and this model is served without a tokenizer: "
@@ -46,8 +42,6 @@ class Answer:
         self.num_tokens = 0
         self._max_tokens = stop.max_tokens
         self.end_ids = frozenset(stop.stop_token_ids)
-        if not stop.ignore_eos:
-            self.end_ids |= frozenset(eos_ids)
         self._detokenizer = None if tokenizer is None else Detokenizer(tokenizer)
         self._matcher = StopStringMatcher(stop.stop_strings)
 

@@ -19,7 +19,7 @@ from segue.engine.sampler import needs_of
 from segue.engine.step_buffers import to_device
 from segue.kernels import NO_SLOT, sampling
 from segue.kernels.sampling import IN_PROMPT, Ledger, Needs, Rows
-from segue.types import SamplingParams
+from segue.types import Sampling
 
 _MAX_TOP_K = 1 << 31
 
@@ -40,7 +40,7 @@ class DeviceSampling:
     def start(
         self,
         row: int,
-        params: SamplingParams,
+        params: Sampling,
         *,
         prompt_ids: Sequence[int],
         answer_ids: Sequence[int],
@@ -94,7 +94,7 @@ class DeviceSampling:
         sampling.observe(self._ledger.counts_SV, slot_B, token_ids_BJ, num_new_B)
 
     def _start_slot(
-        self, row: int, params: SamplingParams, prompt_ids: Sequence[int], answer_ids: Sequence[int]
+        self, row: int, params: Sampling, prompt_ids: Sequence[int], answer_ids: Sequence[int]
     ) -> None:
         counts_SV, bias_SV = self._ledger.counts_SV, self._ledger.bias_SV
         assert counts_SV is not None

@@ -9,12 +9,15 @@ from pathlib import Path
 import torch
 
 from segue.cache.layout import CacheLayout
+from segue.engine.budget import Room, WorkerNeed, planned, planned_alone
 from segue.engine.config import EngineConfig, PoolSizes, pool_sizes
+from segue.engine.host_memory import Memory, read_host_memory
 from segue.engine.runner import ModelRunner
 from segue.errors import InvalidConfig
 from segue.model.cache_layout import cache_layout
 from segue.model.config import ModelConfig
 from segue.model.model_id import model_id
+from segue.model.preflight import check_folder
 from segue.model.source import resolve_model
 from segue.model.weights import has_mtp_layer
 
@@ -24,6 +27,8 @@ logger = logging.getLogger(__name__)
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadedModel:
     folder: Path
+    engine: EngineConfig
+    """As asked for, with `cache_bytes` and `max_running` as they came out."""
     runner: ModelRunner
     sizes: PoolSizes
 
@@ -42,35 +47,82 @@ def load_runner(
     folder = resolve_model(model, with_weights=True)
     config = ModelConfig.from_folder(folder)
     layout = layout_of(folder, engine)
-    can_draft = any(field.group == "hidden" for field in layout.fields)
+    if not any(field.group == "hidden" for field in layout.fields):
+        # It cannot draft.
+        max_drafts = 0
+    engine = _settled(folder, engine, layout, config.max_position_embeddings, max_drafts)
     sizes = pool_sizes(
-        layout,
-        engine,
-        max_context=config.max_position_embeddings,
-        max_drafts=max_drafts if can_draft else 0,
+        layout, engine, max_context=config.max_position_embeddings, max_drafts=max_drafts
     )
-    runner = ModelRunner.load(
-        folder,
-        dtype=engine.dtype,
-        device=engine.device,
-        page_tokens=engine.page_tokens,
-        num_pages=sizes.num_pages,
-        num_slots=sizes.num_slots,
-        mtp=engine.mtp,
-        with_scratch=with_scratch,
-    )
+    try:
+        runner = ModelRunner.load(
+            folder,
+            dtype=engine.dtype,
+            device=engine.device,
+            page_tokens=engine.page_tokens,
+            num_pages=sizes.num_pages,
+            num_slots=sizes.num_slots,
+            mtp=engine.mtp,
+            with_scratch=with_scratch,
+        )
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        if not _is_lack_of_memory(error):
+            raise
+        raise InvalidConfig(
+            f"the memory of {engine.device} does not suffice for weights and a cache of [engine] "
+            f"cache_bytes = {engine.cache_bytes}: lower it, or serve a smaller checkpoint ({error})"
+        ) from error
     logger.info(
         "memory set aside, of [engine] cache_bytes, max_running and the model's context",
         extra={
             "num_pages": sizes.num_pages,
             "page_tokens": engine.page_tokens,
             "num_slots": sizes.num_slots,
+            "max_running": engine.max_running,
             "num_bytes": (
                 sizes.num_pages * layout.page_bytes + sizes.num_slots * layout.slot_bytes
             ),
         },
     )
-    return LoadedModel(folder=folder, runner=runner, sizes=sizes)
+    return LoadedModel(folder=folder, engine=engine, runner=runner, sizes=sizes)
+
+
+def _settled(
+    folder: Path, engine: EngineConfig, layout: CacheLayout, max_context: int, max_drafts: int
+) -> EngineConfig:
+    """With a number for `cache_bytes`, where `segue serve` did not settle it. Raises InvalidConfig
+    when the weights do not fit.
+    """
+    if isinstance(engine.cache_bytes, int):
+        return engine
+    facts = check_folder(folder, skip_tokenizer=True)
+    dtype = facts.config.dtype if engine.dtype == "auto" else engine.dtype
+    on_cpu = engine.device == "cpu"
+    need = WorkerNeed(
+        weight_bytes=facts.weight_bytes(dtype, mtp=engine.mtp, on_cpu=on_cpu),
+        layout=layout,
+        max_context=max_context,
+        max_drafts=max_drafts,
+    )
+    if not on_cpu:
+        free, total = torch.cuda.mem_get_info()
+        memory = Memory(place="the GPU", total_bytes=total, free_bytes=free)
+        return planned(need, engine, Room.on_gpu(memory, share=engine.gpu_share))
+    host = read_host_memory()
+    if host is None:
+        raise InvalidConfig(
+            '[engine] cache_bytes = "auto" needs to know how much memory is free, and this system '
+            "does not say (no /proc/meminfo): set a number of bytes"
+        )
+    return planned_alone(need, engine, host)
+
+
+def _is_lack_of_memory(error: BaseException) -> bool:
+    """Torch says it in a RuntimeError for a CPU."""
+    words = str(error)
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(
+        hint in words for hint in ("can't allocate memory", "unable to mmap", "out of memory")
+    )
 
 
 def require_device(device: str) -> None:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from segue.kernels import NO_SLOT, sampling
 from segue.kernels.sampling import IN_PROMPT, NO_TOKEN, Ledger, Needs, Rows
-from segue.types import SampledToken, SamplingParams, TokenLogprob
+from segue.types import SampledToken, Sampling, TokenLogprob
 
 _MAX_SCORES = 1 << 21
 """Of a call of the operator: a ledger is copied for it, which should stay in a cache."""
@@ -36,7 +36,7 @@ class SequenceSampler:
 
     def __init__(
         self,
-        params: SamplingParams,
+        params: Sampling,
         *,
         vocab_size: int,
         prompt_ids: Sequence[int],
@@ -115,7 +115,7 @@ def sample_ids(logits_NV: Tensor, rows: Sequence[SamplerRow]) -> list[int]:
     return ids
 
 
-def needs_of(params: SamplingParams) -> Needs:
+def needs_of(params: Sampling) -> Needs:
     draws = not params.is_greedy
     return Needs(
         bias=bool(params.logit_bias),

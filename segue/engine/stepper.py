@@ -14,7 +14,7 @@ from segue.engine.launcher import EagerLauncher, GraphLauncher, Launched, Launch
 from segue.engine.runner import ModelRunner
 from segue.engine.step_buffers import RowStart, StepTables
 from segue.engine.stream import WorkStream
-from segue.types import SamplingParams
+from segue.types import Sampling
 
 
 class Stepper:
@@ -76,7 +76,7 @@ class Stepper:
         self,
         row: int,
         start: RowStart,
-        params: SamplingParams,
+        params: Sampling,
         *,
         prompt_ids: Sequence[int],
         answer_ids: Sequence[int],

@@ -24,7 +24,13 @@ class RouterActor:
 
         setup_logging("router")
         self._shell = Shell(
-            "router", lambda: running(config.router, model, model_name=config.cluster.model)
+            "router",
+            lambda: running(
+                config.router,
+                model,
+                model_name=config.cluster.model,
+                checkpoint=config.checkpoint,
+            ),
         )
 
     def address(self) -> str:
@@ -66,5 +72,9 @@ def _worker(role: Role, options: WorkerOptions, config: Config) -> Any:
     from decode_worker.__main__ import running as running_decode
 
     return running_decode(
-        options, engine=config.engine, decode=config.decode, transfer=config.transfer
+        options,
+        engine=config.engine,
+        decode=config.decode,
+        transfer=config.transfer,
+        checkpoint=config.checkpoint,
     )

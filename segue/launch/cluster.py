@@ -18,8 +18,7 @@ from ray.exceptions import RayError, RayTaskError
 from segue.errors import SegueError, Unavailable
 from segue.launch.actors import RouterActor, WorkerActor
 from segue.launch.config import Config
-from segue.model.preflight import check_folder
-from segue.model.source import resolve_model
+from segue.launch.model import locate
 from segue.types import Role
 from segue.wire.server import free_port
 from segue.worker_process import WorkerOptions
@@ -51,7 +50,9 @@ def running_cluster(config: Config, report: Report) -> Iterator[Cluster]:
     Raises InvalidCheckpoint, InvalidConfig (a taken port, too little memory) and Unavailable.
     """
     report("finding the model")
-    model = _resolve(config)
+    model, config, memory = locate(config, report)
+    if memory:
+        report(memory)
     config = _with_threads(_with_port(config))
     report("starting Ray" if not config.cluster.ray_address else "joining Ray")
     _share_cores(config.engine.num_threads)
@@ -63,18 +64,6 @@ def running_cluster(config: Config, report: Report) -> Iterator[Cluster]:
     finally:
         if is_ours:
             ray.shutdown()
-
-
-def _resolve(config: Config) -> str:
-    """What the processes are told to load: here a folder that is known to be whole.
-
-    On another cluster the name is left as it is: its nodes have folders and caches of their own.
-    """
-    if config.cluster.ray_address:
-        return config.cluster.model
-    folder = resolve_model(config.cluster.model, with_weights=True)
-    check_folder(folder)
-    return str(folder)
 
 
 def _start_ray(address: str) -> bool:

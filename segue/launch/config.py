@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Self
 
 from decode_worker.config import DecodeConfig
@@ -13,6 +14,7 @@ from prefill_worker.config import PrefillConfig
 from router.config import RouterConfig
 from segue.config import describe, read_file, section
 from segue.engine.config import EngineConfig
+from segue.model.settings import CheckpointConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +45,7 @@ class Config:
     """Everything `segue serve` reads from its file."""
 
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     router: RouterConfig = field(default_factory=RouterConfig)
     engine: EngineConfig = field(default_factory=EngineConfig)
     prefill: PrefillConfig = field(default_factory=PrefillConfig)
@@ -54,6 +57,7 @@ class Config:
         """Raises InvalidConfig."""
         return cls(
             cluster=section(sections, "cluster", ClusterConfig),
+            checkpoint=section(sections, "checkpoint", CheckpointConfig),
             router=section(sections, "router", RouterConfig),
             engine=section(sections, "engine", EngineConfig),
             prefill=section(sections, "prefill", PrefillConfig),
@@ -65,6 +69,7 @@ class Config:
         return describe(
             {
                 "cluster": self.cluster,
+                "checkpoint": self.checkpoint,
                 "router": self.router,
                 "engine": self.engine,
                 "prefill": self.prefill,
@@ -80,10 +85,17 @@ def configure(
     cluster: Mapping[str, object | None],
     router: Mapping[str, object | None],
     decode: Mapping[str, object | None],
+    checkpoint: Mapping[str, object | None] = MappingProxyType({}),
 ) -> Config:
     """The file's settings, overridden by the flags that were given. Raises InvalidConfig."""
     sections = dict(read_file(path))
-    for name, flags in (("cluster", cluster), ("router", router), ("decode", decode)):
+    given_flags = {
+        "cluster": cluster,
+        "router": router,
+        "decode": decode,
+        "checkpoint": checkpoint,
+    }
+    for name, flags in given_flags.items():
         given = {key: value for key, value in flags.items() if value is not None}
         sections[name] = {**sections.get(name, {}), **given}
     return Config.from_sections(sections)

@@ -7,13 +7,14 @@ runtime cannot compute is refused here, by name, before any weight is read.
 from __future__ import annotations
 
 import enum
-from collections.abc import Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
 from segue.cache.layout import DTYPE_BYTES
 from segue.errors import InvalidCheckpoint
 from segue.model.checkpoint_json import Json, number, positive, read_object, require, section
+from segue.model.formats import refuse_quantised
 
 ARCHITECTURES = {
     "Qwen3_5ForCausalLM": False,
@@ -136,7 +137,6 @@ class ModelConfig:
     dtype: str
     """Of the checkpoint's weights."""
     tie_word_embeddings: bool
-    eos_token_ids: tuple[int, ...]
     num_mtp_layers: int
     """Draft layers shipped with the weights; 0 when there are none."""
 
@@ -150,26 +150,24 @@ class ModelConfig:
 
     @classmethod
     def from_folder(cls, folder: Path) -> ModelConfig:
-        """Read `config.json` and, for the end-of-sequence ids, `generation_config.json`.
+        """Read `config.json`.
 
-        Raises InvalidCheckpoint for a folder without them, bad JSON, or an unsupported model.
+        Raises InvalidCheckpoint for a folder without it, bad JSON, or an unsupported model.
         """
         if not folder.is_dir():
             raise InvalidCheckpoint(f"no such model folder: {folder}")
         path = folder / "config.json"
         outer = read_object(path)
-        generation_path = folder / "generation_config.json"
-        generation = read_object(generation_path) if generation_path.exists() else {}
         try:
-            return _parse(outer, generation)
+            return _parse(outer, [entry.name for entry in folder.iterdir()])
         except InvalidCheckpoint as error:
             raise InvalidCheckpoint(f"{path}: {error}") from None
 
 
-def _parse(outer: Json, generation: Json) -> ModelConfig:
+def _parse(outer: Json, beside: Collection[str]) -> ModelConfig:
     architecture = _architecture(outer)
     text = section(outer, "text_config") if "text_config" in outer else outer
-    _refuse_unsupported(outer, text)
+    _refuse_unsupported(outer, text, beside)
     return ModelConfig(
         architecture=architecture,
         vocab_size=positive(text, "vocab_size"),
@@ -188,7 +186,6 @@ def _parse(outer: Json, generation: Json) -> ModelConfig:
         max_position_embeddings=positive(text, "max_position_embeddings"),
         dtype=_dtype(outer, text),
         tie_word_embeddings=bool({**text, **outer}.get("tie_word_embeddings", False)),
-        eos_token_ids=_eos_token_ids(generation, outer, text),
         num_mtp_layers=number(text, "mtp_num_hidden_layers", int, 0),
     )
 
@@ -206,11 +203,8 @@ def _architecture(outer: Json) -> str:
     return name
 
 
-def _refuse_unsupported(outer: Json, text: Json) -> None:
-    require(
-        "quantization_config" not in outer and "quantization_config" not in text,
-        "quantised weights are not supported; use the checkpoint's bfloat16 release",
-    )
+def _refuse_unsupported(outer: Json, text: Json, beside: Collection[str]) -> None:
+    refuse_quantised(outer, text, beside)
     activation = text.get("hidden_act", "silu")
     require(activation == "silu", f"hidden_act must be 'silu', got {activation!r}")
     require(not text.get("attention_bias"), "attention_bias is not supported")
@@ -271,16 +265,3 @@ def _dtype(outer: Json, text: Json) -> str:
     name = str(stated[0]).removeprefix("torch.") if stated else "float32"
     require(name in DTYPE_BYTES, f"dtype must be one of {sorted(DTYPE_BYTES)}, got {name!r}")
     return name
-
-
-def _eos_token_ids(*configs: Json) -> tuple[int, ...]:
-    """From the first config that states any: generation settings are the more specific."""
-    for config in configs:
-        stated = config.get("eos_token_id")
-        if stated is None:
-            continue
-        ids: Sequence[object] = stated if isinstance(stated, list) else [stated]
-        if not all(isinstance(i, int) and i >= 0 for i in ids):
-            raise InvalidCheckpoint(f"eos_token_id must be token ids, got {stated!r}")
-        return tuple(i for i in ids if isinstance(i, int))
-    return ()

@@ -19,12 +19,10 @@ from torch import Tensor
 from segue.errors import InvalidCheckpoint
 from segue.model.checkpoint import Checkpoint, open_checkpoint
 from segue.model.config import LayerKind, ModelConfig, MoeConfig
+from segue.model.tensor_names import MTP_PREFIX, TEXT_PREFIXES, reason_to_skip
 
 logger = logging.getLogger(__name__)
 
-TEXT_PREFIXES = ("model.language_model.", "model.")
-VISION_PREFIXES = ("model.visual.", "visual.")
-MTP_PREFIX = "mtp."
 FLOAT_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -208,7 +206,7 @@ def _sources(checkpoint: Checkpoint, config: ModelConfig) -> dict[str, str]:
     sources: dict[str, str] = {}
     skipped: Counter[str] = Counter()
     for name in checkpoint.files:
-        if reason := _reason_to_skip(name, config):
+        if reason := reason_to_skip(name, config):
             skipped[reason] += 1
             continue
         prefix = next((p for p in TEXT_PREFIXES if name.startswith(p)), "")
@@ -221,16 +219,6 @@ def _sources(checkpoint: Checkpoint, config: ModelConfig) -> dict[str, str]:
     if skipped:
         logger.info("skipped checkpoint tensors", extra={"num_tensors": dict(skipped)})
     return sources
-
-
-def _reason_to_skip(name: str, config: ModelConfig) -> str:
-    if name.startswith(VISION_PREFIXES):
-        return "vision tower"
-    if name.startswith(MTP_PREFIX) and config.num_mtp_layers == 0:
-        return "draft layer that is not used"
-    if name == "lm_head.weight" and config.tie_word_embeddings:
-        return "head that is tied to the embedding"
-    return ""
 
 
 def _refuse_differences(folder: Path, sources: Mapping[str, str], table: WeightTable) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from segue.errors import ContextOverflow, InvalidRequest
 from segue.types import (
     ChatInput,
-    SamplingParams,
+    Sampling,
     StopConditions,
     TextInput,
     TokenInput,
@@ -79,7 +79,7 @@ def num_characters(turn_input: TurnInput, *, first: int = 0) -> int:
             return 0
 
 
-def validate_against_vocab(params: SamplingParams, stop: StopConditions, vocab_size: int) -> None:
+def validate_against_vocab(params: Sampling, stop: StopConditions, vocab_size: int) -> None:
     """Raises InvalidRequest for token ids that the model does not have."""
     for token_id in params.logit_bias:
         _require_in_vocab("logit_bias names", token_id, vocab_size)
@@ -87,23 +87,16 @@ def validate_against_vocab(params: SamplingParams, stop: StopConditions, vocab_s
         _require_in_vocab("stop_token_ids has", token_id, vocab_size)
 
 
-def validate_prompt(
-    token_ids: Sequence[int], vocab_size: int, max_context: int, max_tokens: int
-) -> int:
-    """How many tokens the answer may have: `max_tokens`, or fewer where the context ends before.
-
-    Raises InvalidRequest, and ContextOverflow if there is no room for a single token.
-    """
-    max_tokens = validate_length(len(token_ids), max_context, max_tokens)
+def validate_prompt(token_ids: Sequence[int], vocab_size: int) -> None:
+    """Raises InvalidRequest for ids that are not the model's."""
     # Two passes in C; the position is looked for only when there is something to say.
     if min(token_ids) < 0 or max(token_ids) >= vocab_size:
         index = next(i for i, token_id in enumerate(token_ids) if not 0 <= token_id < vocab_size)
         _require_in_vocab(f"the prompt has at index {index}", token_ids[index], vocab_size)
-    return max_tokens
 
 
-def validate_length(num_tokens: int, max_context: int, max_tokens: int) -> int:
-    """As `validate_prompt`, for a prompt whose ids are known to be the model's."""
+def validate_length(num_tokens: int, max_context: int) -> None:
+    """Raises InvalidRequest, and ContextOverflow if there is no room for a single token."""
     if not num_tokens:
         raise InvalidRequest("expected a prompt of at least one token, got an empty one")
     if num_tokens + 1 > max_context:
@@ -111,7 +104,6 @@ def validate_length(num_tokens: int, max_context: int, max_tokens: int) -> int:
             f"the prompt has {num_tokens} tokens and its answer at least one, but the model's "
             f"context is {max_context} tokens: shorten the prompt"
         )
-    return min(max_tokens, max_context - num_tokens)
 
 
 def _require_in_vocab(what: str, token_id: int, vocab_size: int) -> None:

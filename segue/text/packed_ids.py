@@ -5,7 +5,20 @@ from __future__ import annotations
 from array import array
 from collections.abc import Sequence
 
+from segue.errors import InvalidRequest
+
 _OCTETS = array("I").itemsize
+
+
+def id_array(ids: Sequence[int]) -> array[int]:
+    """Raises InvalidRequest for numbers that are no ids."""
+    try:
+        return array("I", ids)
+    except OverflowError:
+        raise InvalidRequest(
+            f"token ids are whole numbers from 0 on, got {min(ids)} to {max(ids)}: leave out those "
+            "that are no tokens"
+        ) from None
 
 
 def pack(ids: Sequence[int]) -> bytes:

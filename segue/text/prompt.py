@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from array import array
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +9,7 @@ from pathlib import Path
 from segue.errors import InvalidRequest
 from segue.text.chat import ChatTemplate
 from segue.text.conversation import read_conversation
-from segue.text.packed_ids import PackedIds
+from segue.text.packed_ids import PackedIds, id_array
 from segue.text.session_prompt import PromptMemory, SessionPrompt, continue_prompt
 from segue.text.template_shape import TemplateShape, learn_shape
 from segue.text.tokenizer import Tokenizer
@@ -42,6 +41,15 @@ class PromptEncoder:
         tokenizer.max_ids = max_context
         return cls(tokenizer, ChatTemplate.from_folder(folder, tokenizer.marks))
 
+    @property
+    def num_ids(self) -> int:
+        return self.tokenizer.num_ids
+
+    @property
+    def longest_token(self) -> int:
+        """In bytes."""
+        return self.tokenizer.longest_token
+
     def encode(self, turn_input: TurnInput) -> tuple[int, ...]:
         """The prompt's ids, unchecked against any limit (see `limits.py`). Raises InvalidRequest.
 
@@ -67,7 +75,7 @@ class PromptEncoder:
             made = continue_prompt(turn_input, self.template, self.tokenizer, memory, num_same)
             if made is not None:
                 return made
-        return SessionPrompt(num_kept=0, ids=_packed(self.encode(turn_input)))
+        return SessionPrompt(num_kept=0, ids=id_array(self.encode(turn_input)))
 
     def branch_points(
         self, prompt: Sequence[int], turn_input: TurnInput | None = None
@@ -125,13 +133,3 @@ class PromptEncoder:
             )
         text = self.template.render_marked(read_conversation(chat), add_generation_prompt=is_asked)
         return tuple(self.tokenizer.encode_marked(text))
-
-
-def _packed(ids: Sequence[int]) -> array[int]:
-    try:
-        return array("I", ids)
-    except OverflowError:
-        raise InvalidRequest(
-            f"token ids are whole numbers from 0 on, got {min(ids)} to {max(ids)}: leave out those "
-            "that are no tokens"
-        ) from None

@@ -82,7 +82,8 @@ class Tokenizer:
         if not path.is_file():
             raise InvalidCheckpoint(
                 f"expected a tokenizer in {path}, found none: "
-                "a checkpoint folder needs the tokenizer.json it was published with"
+                "a checkpoint folder needs the tokenizer.json it was published with; to serve "
+                "token ids without text, use --skip-tokenizer ([checkpoint] skip_tokenizer)"
             )
         try:
             pipeline = Pipeline.from_file(str(path))

@@ -5,14 +5,18 @@ Only modules of this package (and `kv_transfer.wire`) touch protobuf messages.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from segue.errors import InvalidRequest
 from segue.types import (
     ChatInput,
     Continuation,
     Message,
+    Sampling,
     SamplingParams,
     SessionId,
     StopConditions,
+    StopRules,
     TextInput,
     TokenInput,
     ToolCall,
@@ -56,7 +60,8 @@ def message_from_wire(message: pb.Message) -> Message:
     )
 
 
-def sampling_to_wire(sampling: SamplingParams) -> pb.Sampling:
+def sampling_to_wire(sampling: SamplingParams | Sampling) -> pb.Sampling:
+    """What is None stays absent."""
     return pb.Sampling(
         temperature=sampling.temperature,
         top_k=sampling.top_k,
@@ -71,8 +76,8 @@ def sampling_to_wire(sampling: SamplingParams) -> pb.Sampling:
     )
 
 
-def sampling_from_wire(sampling: pb.Sampling, *, default_seed: int) -> SamplingParams:
-    """Absent fields take the defaults of `SamplingParams`; an absent seed takes `default_seed`."""
+def sampling_from_wire(sampling: pb.Sampling) -> SamplingParams:
+    """Absent is not zero: such a field stays open."""
     given = {
         name: getattr(sampling, name)
         for name in (
@@ -88,25 +93,35 @@ def sampling_from_wire(sampling: pb.Sampling, *, default_seed: int) -> SamplingP
         )
         if sampling.HasField(name)
     }
-    return SamplingParams(**{"seed": default_seed, **given}, logit_bias=dict(sampling.logit_bias))
+    return SamplingParams(**given, logit_bias=dict(sampling.logit_bias))
 
 
-def stop_to_wire(stop: StopConditions) -> pb.Stop:
+def stop_to_wire(stop: StopConditions | StopRules) -> pb.Stop:
     return pb.Stop(
         max_tokens=stop.max_tokens,
         strings=stop.stop_strings,
         token_ids=stop.stop_token_ids,
-        ignore_eos=stop.ignore_eos,
+        ignore_eos=isinstance(stop, StopConditions) and stop.ignore_eos,
     )
 
 
 def stop_from_wire(stop: pb.Stop) -> StopConditions:
-    given = {"max_tokens": stop.max_tokens} if stop.HasField("max_tokens") else {}
     return StopConditions(
-        **given,
+        max_tokens=stop.max_tokens if stop.HasField("max_tokens") else None,
         stop_strings=tuple(stop.strings),
         stop_token_ids=tuple(stop.token_ids),
         ignore_eos=stop.ignore_eos,
+    )
+
+
+def rules_from_wire(stop: pb.Stop) -> StopRules:
+    """As a router sends it to workers. Raises InvalidRequest."""
+    if not stop.HasField("max_tokens"):
+        raise InvalidRequest("a turn for a worker needs max_tokens, which the router sets")
+    return StopRules(
+        max_tokens=stop.max_tokens,
+        stop_strings=tuple(stop.strings),
+        stop_token_ids=tuple(stop.token_ids),
     )
 
 
@@ -178,10 +193,13 @@ def request_from_wire(
     request: pb.GenerateRequest, *, default_turn_id: TurnId, default_seed: int
 ) -> TurnRequest:
     """Raises InvalidRequest."""
+    sampling = sampling_from_wire(request.sampling)
+    if sampling.seed is None:
+        sampling = replace(sampling, seed=default_seed)
     return TurnRequest(
         session_id=SessionId(request.session_id),
         turn_id=TurnId(request.turn_id) or default_turn_id,
         input=_input_from_wire(request),
-        sampling=sampling_from_wire(request.sampling, default_seed=default_seed),
+        sampling=sampling,
         stop=stop_from_wire(request.stop),
     )

@@ -17,9 +17,9 @@ from segue.wire.convert_events import (
     usage_to_wire,
 )
 from segue.wire.convert_request import (
+    rules_from_wire,
     sampling_from_wire,
     sampling_to_wire,
-    stop_from_wire,
     stop_to_wire,
 )
 
@@ -49,8 +49,8 @@ def turn_from_wire(turn: worker_pb2.TurnSpec, find: FindPrefix) -> TurnSpec:
         turn_id=TurnId(turn.turn_id),
         session_id=SessionId(turn.session_id),
         prompt=tuple(prompt),
-        sampling=sampling_from_wire(turn.sampling, default_seed=0),
-        stop=stop_from_wire(turn.stop),
+        sampling=sampling_from_wire(turn.sampling).resolved(),
+        stop=rules_from_wire(turn.stop),
         branch_points=tuple(turn.branch_points),
     )
 

@@ -303,7 +303,9 @@ Global___TokenIds: _TypeAlias = TokenIds  # noqa: Y015
 
 @_typing.final
 class Sampling(_message.Message):
-    """An absent field means the default, which is stated. Temperature 0 is greedy."""
+    """An absent field takes the checkpoint's default (generation_config.json), where it has none the one
+    that is stated. Absent is not zero. Temperature 0 is greedy.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -348,9 +350,9 @@ class Sampling(_message.Message):
     repetition_penalty: _builtins.float
     """1"""
     presence_penalty: _builtins.float
-    """0"""
+    """0; the checkpoint has no say"""
     frequency_penalty: _builtins.float
-    """0"""
+    """0; the checkpoint has no say"""
     seed: _builtins.int
     """Same seed, same turn: same tokens, on any worker, in any batch. Absent: chosen by the router."""
     logprobs: _builtins.int
@@ -423,12 +425,17 @@ class Stop(_message.Message):
     TOKEN_IDS_FIELD_NUMBER: _builtins.int
     IGNORE_EOS_FIELD_NUMBER: _builtins.int
     max_tokens: _builtins.int
-    """256"""
+    """Cut to the model's context and to what a decode worker can hold. Absent: the rest of the
+    context, cut to a share of that memory (docs/operations.md).
+    """
     ignore_eos: _builtins.bool
+    """Of the checkpoint's end tokens; token_ids hold all the same."""
     @_builtins.property
     def strings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
-    def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Beside the checkpoint's end tokens. To workers the router sends all of them here."""
+
     def __init__(
         self,
         *,
@@ -1074,7 +1081,7 @@ class Candidate(_message.Message):
     """Of mode pull."""
     chosen: _builtins.bool
     excluded: _builtins.str
-    """Empty, or why it came last: speed, memory, avoided, not_ready."""
+    """Empty, or why it came last: speed, memory, avoided, size, not_ready."""
     computed_tokens: _builtins.int
     moved_tokens: _builtins.int
     queue_s: _builtins.float

@@ -78,7 +78,9 @@ async def local_cluster(
     config = config or Config(engine=ENGINE)
     async with contextlib.AsyncExitStack() as stack:
         router_config = replace(config.router, port=0, drain_s=1.0)
-        router = await stack.enter_async_context(running_router(router_config, str(model)))
+        router = await stack.enter_async_context(
+            running_router(router_config, str(model), checkpoint=config.checkpoint)
+        )
 
         def options(name: str) -> WorkerOptions:
             return WorkerOptions(worker_id=name, model=str(model), router_address=router.address)
@@ -101,6 +103,7 @@ async def local_cluster(
                     engine=decode_engine or config.engine,
                     decode=config.decode,
                     transfer=config.transfer,
+                    checkpoint=config.checkpoint,
                 )
             )
             for index in range(decode)

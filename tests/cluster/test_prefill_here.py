@@ -11,7 +11,7 @@ import pytest
 
 from segue.errors import NotResident
 from segue.turn import TurnResult, TurnSpec
-from segue.types import SamplingParams, SessionId, StopConditions, TokenInput, TurnId
+from segue.types import Sampling, SessionId, StopConditions, StopRules, TokenInput, TurnId
 from tests.cluster.conftest import LocalCluster, local_cluster
 from tests.cluster.direct import DirectTurn
 from tests.cluster.idle import is_idle, wait_until_idle
@@ -32,8 +32,8 @@ def spec(name: str, prompt: Sequence[int], **sampling: float) -> TurnSpec:
         turn_id=TurnId(name),
         session_id=SessionId("agent"),
         prompt=tuple(prompt),
-        sampling=SamplingParams(seed=5, temperature=0.0, **sampling),
-        stop=StopConditions(max_tokens=ANSWER_TOKENS, ignore_eos=True),
+        sampling=Sampling(seed=5, temperature=0.0, **sampling),
+        stop=StopRules(max_tokens=ANSWER_TOKENS),
     )
 
 

@@ -26,10 +26,10 @@ from segue.turn import FinishReason, ShipReport, TurnSpec
 from segue.types import (
     PageId,
     SampledToken,
-    SamplingParams,
+    Sampling,
     SessionId,
     SlotId,
-    StopConditions,
+    StopRules,
     TurnId,
 )
 
@@ -52,8 +52,8 @@ def runner_of(folder: Path) -> ModelRunner:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Asked:
     prompt: tuple[int, ...]
-    stop: StopConditions
-    sampling: SamplingParams
+    stop: StopRules
+    sampling: Sampling
     at_step: int
     num_slots: int = 6
     dropped_at: int | None = None
@@ -127,7 +127,7 @@ class Turns:
             pages=pages,
             resident_tokens=0,
             ring=SlotRing(slots=tuple(slots), state=slots[0], num_tokens=0),
-            answer=Answer(eos_ids=(), stop=asked.stop, tokenizer=None),
+            answer=Answer(stop=asked.stop, tokenizer=None),
             sampler=SequenceSampler(
                 asked.sampling,
                 vocab_size=self._runner.config.vocab_size,
@@ -194,7 +194,7 @@ class SlowDevice(Stepper):
         self,
         row: int,
         start: RowStart,
-        params: SamplingParams,
+        params: Sampling,
         *,
         prompt_ids: Sequence[int],
         answer_ids: Sequence[int],

@@ -21,7 +21,7 @@ from segue.engine.sampler import SequenceSampler
 from segue.engine.speculation import SlotRing
 from segue.engine.stepper import Stepper
 from segue.turn import FinishReason, ShipReport, TurnSpec
-from segue.types import SamplingParams, SessionId, SlotId, StopConditions, TurnId
+from segue.types import Sampling, SessionId, SlotId, StopRules, TurnId
 from tests.checkpoints import VOCAB_SIZE
 from tests.decode_worker.engines import (
     MAX_RUNNING,
@@ -59,8 +59,8 @@ def asked(max_drafts: int, num: int = 14) -> list[Asked]:
         turns.append(
             Asked(
                 prompt=tuple(source.randrange(VOCAB_SIZE) for _ in range(1 + i * 7 % 40)),
-                stop=StopConditions(max_tokens=[1, 37, 40, 9][i % 4], stop_token_ids=stop_ids),
-                sampling=SamplingParams(
+                stop=StopRules(max_tokens=[1, 37, 40, 9][i % 4], stop_token_ids=stop_ids),
+                sampling=Sampling(
                     temperature=[1.0, 0.0, 0.9][i % 3],
                     top_k=[0, 20][i % 2],
                     seed=i,
@@ -153,8 +153,8 @@ def test_a_turn_whose_end_is_certain_is_in_no_further_step(runner: ModelRunner) 
     slow = SlowDevice(Stepper.of(runner, num_rows=1, max_batch=1, max_drafts=0), 1)
     turn = Asked(
         prompt=(1, 2, 3),
-        stop=StopConditions(max_tokens=5),
-        sampling=SamplingParams(),
+        stop=StopRules(max_tokens=5),
+        sampling=Sampling(),
         at_step=0,
         num_slots=2,
     )
@@ -172,9 +172,7 @@ def test_a_turn_whose_end_is_certain_is_in_no_further_step(runner: ModelRunner) 
 def test_steps_under_way_are_not_thought_to_go_beyond_the_answer(runner: ModelRunner) -> None:
     """Page tables end with the longest context: a wider one does not exist."""
     slow = SlowDevice(Stepper.of(runner, num_rows=1, max_batch=1, max_drafts=4), 2)
-    turn = Asked(
-        prompt=(1, 2, 3), stop=StopConditions(max_tokens=9), sampling=SamplingParams(), at_step=0
-    )
+    turn = Asked(prompt=(1, 2, 3), stop=StopRules(max_tokens=9), sampling=Sampling(), at_step=0)
 
     def engine(publish: Publish) -> Engine:
         return AheadEngine(runner, slow, DecodeMetrics(), publish, config(4), num_rows=1)
@@ -199,14 +197,14 @@ def test_a_checkpoint_that_a_step_under_way_may_write_is_not_kept() -> None:
                 turn_id=TurnId("0"),
                 session_id=SessionId("0"),
                 prompt=(1,) * 14,
-                sampling=SamplingParams(),
-                stop=StopConditions(),
+                sampling=Sampling(),
+                stop=StopRules(max_tokens=256),
             ),
             pages=[],
             resident_tokens=0,
             ring=ring,
-            answer=Answer(stop=StopConditions(), eos_ids=(), tokenizer=None),
-            sampler=SequenceSampler(SamplingParams(), vocab_size=9, prompt_ids=()),
+            answer=Answer(stop=StopRules(max_tokens=256), tokenizer=None),
+            sampler=SequenceSampler(Sampling(), vocab_size=9, prompt_ids=()),
             report=ShipReport(),
         )
         for _ in range(2)

@@ -11,11 +11,11 @@ from segue.engine.batch import SequenceChunk
 from segue.engine.sampler import SequenceSampler
 from segue.engine.speculation import SlotRing
 from segue.turn import FinishReason, ShipReport, TurnResult, TurnSpec, Usage
-from segue.types import PageId, SamplingParams, SessionId, SlotId, StopConditions, TurnId
+from segue.types import PageId, Sampling, SessionId, SlotId, StopRules, TurnId
 from tests.cache.prefix_world import PAGE_TOKENS, prompt
 from tests.decode_worker.test_spare_slots import NUM_SLOTS, Desk
 
-STOP = StopConditions(max_tokens=8)
+STOP = StopRules(max_tokens=8)
 TOKENS = tuple(prompt(1, 60))
 
 
@@ -24,7 +24,7 @@ def spec_of(tokens: tuple[int, ...], *points: int, session: str = "a") -> TurnSp
         turn_id=TurnId("turn"),
         session_id=SessionId(session),
         prompt=tokens,
-        sampling=SamplingParams(seed=0),
+        sampling=Sampling(seed=0),
         stop=STOP,
         branch_points=points,
     )

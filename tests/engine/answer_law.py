@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from segue.types import SamplingParams
+from segue.types import Sampling
 
 MIN_EXPECTED = 5.0
 """Of a cell: below, the statistic does not follow the chi-square distribution."""
@@ -22,9 +22,7 @@ Law = dict[Tokens, float]
 Floats = NDArray[np.float64]
 
 
-def next_probs(
-    logits_V: Floats, prompt: Sequence[int], answer: Tokens, params: SamplingParams
-) -> Floats:
+def next_probs(logits_V: Floats, prompt: Sequence[int], answer: Tokens, params: Sampling) -> Floats:
     """[V], by the definitions: penalties, temperature, top-k, top-p, min-p, in this order."""
     scores_V = logits_V.copy()
     for token_id in {*prompt, *answer}:
@@ -50,7 +48,7 @@ def softmax(scores: Floats) -> Floats:
     return weights / weights.sum()
 
 
-def law_of(logits: Mapping[Tokens, Floats], prompt: Sequence[int], params: SamplingParams) -> Law:
+def law_of(logits: Mapping[Tokens, Floats], prompt: Sequence[int], params: Sampling) -> Law:
     """The probability of every answer that may be, one token longer than the longest beginning."""
     law: Law = {(): 1.0}
     for _ in range(max(map(len, logits)) + 1):

@@ -12,7 +12,7 @@ from segue.engine.batch import DraftStart, Run, SequenceChunk
 from segue.engine.runner import ModelRunner
 from segue.engine.sampler import SamplerRow, SequenceSampler, sample_ids
 from segue.engine.speculation import SlotRing, num_accepted
-from segue.types import SamplingParams, SlotId
+from segue.types import Sampling, SlotId
 
 
 @dataclass(slots=True)
@@ -23,7 +23,7 @@ class DraftingSequence:
     pages: Sequence[int]
     slots: Sequence[int]
     prompt: Sequence[int]
-    params: SamplingParams = field(default_factory=SamplingParams)
+    params: Sampling = field(default_factory=Sampling)
     tokens: list[int] = field(init=False, default_factory=list)
     ring: SlotRing = field(init=False)
     sampler: SequenceSampler = field(init=False)

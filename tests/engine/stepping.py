@@ -14,7 +14,7 @@ from segue.engine.runner import ModelRunner
 from segue.engine.speculation import SlotRing
 from segue.engine.step_buffers import RowStart, ScratchUnits, StepTables
 from segue.engine.step_result import unpack
-from segue.types import SamplingParams, SlotId
+from segue.types import Sampling, SlotId
 from tests.engine.drafting import DraftingSequence, draft, verify
 
 PAGE_TOKENS = 16
@@ -46,7 +46,7 @@ class Asked:
     starts_at: int = 0
     """Which step is its first."""
     num_slots: int = MAX_SLOTS
-    params: SamplingParams = field(default_factory=SamplingParams)
+    params: Sampling = field(default_factory=Sampling)
     end_ids: Sequence[int] = ()
 
     def pages(self, row: int) -> list[int]:

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from segue.engine.answer import Answer
 from segue.errors import InvalidRequest
 from segue.turn import FinishReason, TokenDelta
-from segue.types import SampledToken, StopConditions
+from segue.types import SampledToken, StopRules
 
 EOS = 256
 SPECIAL = 257
@@ -20,8 +20,14 @@ class Bytes:
         return bytes([token_id]) if token_id < 256 else b""
 
 
-def answer(stop: StopConditions | None = None) -> Answer:
-    return Answer(stop=stop or StopConditions(), eos_ids=(EOS,), tokenizer=Bytes())
+def rules(
+    *, max_tokens: int = 256, stop_strings: tuple[str, ...] = (), ends: tuple[int, ...] = (EOS,)
+) -> StopRules:
+    return StopRules(max_tokens=max_tokens, stop_strings=stop_strings, stop_token_ids=ends)
+
+
+def answer(stop: StopRules | None = None) -> Answer:
+    return Answer(stop=stop or rules(), tokenizer=Bytes())
 
 
 def tokens(*parts: str | int) -> list[SampledToken]:
@@ -60,8 +66,8 @@ def test_an_end_token_stops_is_counted_and_has_no_text() -> None:
     assert one.stop_match == ""
 
 
-def test_ignoring_eos_goes_on_to_the_limit() -> None:
-    one = answer(StopConditions(max_tokens=4, ignore_eos=True))
+def test_without_end_tokens_it_goes_on_to_the_limit() -> None:
+    one = answer(rules(max_tokens=4, ends=()))
 
     deltas = push_all(one, tokens("a", EOS, "bcd"))
 
@@ -69,15 +75,16 @@ def test_ignoring_eos_goes_on_to_the_limit() -> None:
     assert one.finish is FinishReason.LENGTH
 
 
-def test_a_stop_token_hides_its_text_and_holds_even_when_eos_is_ignored() -> None:
-    one = answer(StopConditions(stop_token_ids=(ord("!"), EOS), ignore_eos=True))
+def test_each_of_several_end_tokens_ends_and_hides_its_text() -> None:
+    ends = (ord("!"), EOS)
+    one = answer(rules(ends=ends))
 
     deltas = push_all(one, tokens("hi!"))
 
     assert text_of(deltas) == "hi"
     assert one.num_tokens == 3
     assert one.finish is FinishReason.STOP
-    again = answer(StopConditions(stop_token_ids=(EOS,), ignore_eos=True))
+    again = answer(rules(ends=ends))
     push_all(again, tokens(EOS))
     assert again.finish is FinishReason.STOP
 
@@ -87,7 +94,7 @@ def test_special_tokens_that_do_not_end_have_no_text() -> None:
 
 
 def test_a_stop_string_ends_the_text_before_it() -> None:
-    one = answer(StopConditions(stop_strings=("END", "never")))
+    one = answer(rules(stop_strings=("END", "never")))
 
     deltas = push_all(one, tokens("go END on"))
 
@@ -98,7 +105,7 @@ def test_a_stop_string_ends_the_text_before_it() -> None:
 
 
 def test_ids_come_at_once_while_text_waits_for_a_stop_string_to_fail() -> None:
-    one = answer(StopConditions(stop_strings=("END",)))
+    one = answer(rules(stop_strings=("END",)))
 
     deltas = push_all(one, tokens("ENx"))
 
@@ -109,12 +116,12 @@ def test_ids_come_at_once_while_text_waits_for_a_stop_string_to_fail() -> None:
 @pytest.mark.parametrize(
     ("stop", "last", "reason"),
     [
-        (StopConditions(stop_strings=("END",), max_tokens=2), "N", FinishReason.LENGTH),
-        (StopConditions(stop_strings=("END",)), EOS, FinishReason.STOP),
+        (rules(stop_strings=("END",), max_tokens=2), "N", FinishReason.LENGTH),
+        (rules(stop_strings=("END",)), EOS, FinishReason.STOP),
     ],
 )
 def test_held_back_text_is_shown_at_the_end(
-    stop: StopConditions, last: str | int, reason: FinishReason
+    stop: StopRules, last: str | int, reason: FinishReason
 ) -> None:
     one = answer(stop)
 
@@ -125,7 +132,7 @@ def test_held_back_text_is_shown_at_the_end(
 
 
 def test_an_unfinished_character_is_replaced_at_the_end() -> None:
-    one = answer(StopConditions(max_tokens=3))
+    one = answer(rules(max_tokens=3))
 
     deltas = push_all(one, tokens("🦉"))
 
@@ -133,7 +140,7 @@ def test_an_unfinished_character_is_replaced_at_the_end() -> None:
 
 
 def test_a_stop_string_may_be_completed_by_the_end_itself() -> None:
-    one = answer(StopConditions(max_tokens=2, stop_strings=("\ufffd",)))
+    one = answer(rules(max_tokens=2, stop_strings=("\ufffd",)))
 
     deltas = push_all(one, tokens("a", 0xF0))
 
@@ -142,7 +149,7 @@ def test_a_stop_string_may_be_completed_by_the_end_itself() -> None:
 
 
 def test_an_answer_has_as_many_tokens_as_it_may_have() -> None:
-    one = answer(StopConditions(max_tokens=2))
+    one = answer(rules(max_tokens=2))
 
     assert text_of(push_all(one, tokens("abc"))) == "ab"
     assert one.finish is FinishReason.LENGTH
@@ -150,7 +157,7 @@ def test_an_answer_has_as_many_tokens_as_it_may_have() -> None:
 
 @pytest.mark.parametrize("last", [EOS, ord("!")])
 def test_a_stop_on_the_last_allowed_token_is_a_stop(last: int) -> None:
-    one = answer(StopConditions(max_tokens=3, stop_strings=("!",)))
+    one = answer(rules(max_tokens=3, stop_strings=("!",)))
 
     push_all(one, tokens("ab", last))
 
@@ -183,7 +190,7 @@ short_texts = st.text(alphabet="abEND🦉", max_size=30)
 def test_runs_and_single_tokens_make_the_same_answer(
     text: str, cuts: list[int], limit: int
 ) -> None:
-    stop = StopConditions(max_tokens=limit, stop_strings=("END", "bE"))
+    stop = rules(max_tokens=limit, stop_strings=("END", "bE"))
     sampled = tokens(text, EOS)
     single, in_runs = answer(stop), answer(stop)
 
@@ -204,7 +211,7 @@ def test_runs_and_single_tokens_make_the_same_answer(
 
 
 def test_a_cancelled_answer_gives_what_it_held_back() -> None:
-    one = answer(StopConditions(stop_strings=("END",)))
+    one = answer(rules(stop_strings=("END",)))
     push_all(one, tokens("aEN"))
 
     delta = one.cancel()
@@ -221,7 +228,7 @@ def test_logprobs_travel_with_their_tokens() -> None:
 
 
 def test_without_a_tokenizer_ids_are_delivered_and_text_is_not() -> None:
-    one = Answer(stop=StopConditions(), eos_ids=(EOS,), tokenizer=None)
+    one = Answer(stop=rules(), tokenizer=None)
 
     deltas = push_all(one, tokens("hi", EOS))
 
@@ -232,4 +239,4 @@ def test_without_a_tokenizer_ids_are_delivered_and_text_is_not() -> None:
 
 def test_stop_strings_without_a_tokenizer_are_refused() -> None:
     with pytest.raises(InvalidRequest, match="stop strings need text"):
-        Answer(stop=StopConditions(stop_strings=("END",)), eos_ids=(EOS,), tokenizer=None)
+        Answer(stop=rules(stop_strings=("END",)), tokenizer=None)

@@ -17,7 +17,7 @@ from segue.engine.speculation import SlotRing
 from segue.engine.step_result import Stepped, pack, unpack
 from segue.model.batch import Batch, DraftBatch
 from segue.model.qwen3_5 import Qwen3_5
-from segue.types import SampledToken, SamplingParams
+from segue.types import SampledToken, Sampling
 from tests.checkpoints import VOCAB_SIZE
 from tests.engine.stepping import (
     MAX_ROWS,
@@ -30,8 +30,8 @@ from tests.engine.stepping import (
 )
 from tests.engine.synchronising import found_in
 
-SAMPLED = SamplingParams(temperature=0.8)
-PENALISED = SamplingParams(
+SAMPLED = Sampling(temperature=0.8)
+PENALISED = Sampling(
     temperature=0.7,
     top_k=40,
     top_p=0.9,
@@ -42,7 +42,7 @@ PENALISED = SamplingParams(
     logit_bias={5: 3.0},
 )
 # Draft layer and trunk are random: only where both are drawn to a few tokens do they agree.
-AGREEING = SamplingParams(temperature=1.0, logit_bias={5: 9.0, 9: 8.5, 11: 8.0})
+AGREEING = Sampling(temperature=1.0, logit_bias={5: 9.0, 9: 8.5, 11: 8.0})
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +60,7 @@ def asked(num: int = 6, seed: int = 1) -> list[Asked]:
     parameters; starts and ends at different steps."""
     source = random.Random(seed)
     lengths = [1, PAGE_TOKENS - 1, PAGE_TOKENS, PAGE_TOKENS + 1, 40, 3 * PAGE_TOKENS]
-    kinds = [SamplingParams(), AGREEING, SAMPLED, AGREEING, PENALISED]
+    kinds = [Sampling(), AGREEING, SAMPLED, AGREEING, PENALISED]
     return [
         Asked(
             prompt=[source.randrange(VOCAB_SIZE) for _ in range(lengths[i % len(lengths)])],

@@ -16,7 +16,7 @@ from segue.engine.runner import ModelRunner
 from segue.engine.step_buffers import RowStart, StepTables
 from segue.engine.stepper import Stepper
 from segue.kernels.sampling import EVERYTHING
-from segue.types import SamplingParams
+from segue.types import Sampling
 
 pytestmark = pytest.mark.gpu
 
@@ -25,9 +25,9 @@ NUM_ROWS = 6
 MAX_DRAFTS = 3
 MAX_SLOTS = MAX_DRAFTS + 2
 PARAMS = [
-    SamplingParams(),
-    SamplingParams(temperature=0.8, top_p=0.9, seed=5),
-    SamplingParams(temperature=1.0, logit_bias={5: 9.0, 9: 8.5}, frequency_penalty=0.2, seed=6),
+    Sampling(),
+    Sampling(temperature=0.8, top_p=0.9, seed=5),
+    Sampling(temperature=1.0, logit_bias={5: 9.0, 9: 8.5}, frequency_penalty=0.2, seed=6),
 ]
 
 

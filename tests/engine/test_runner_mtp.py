@@ -16,7 +16,7 @@ from segue.engine.batch import Run, SequenceChunk
 from segue.engine.config import EngineConfig
 from segue.engine.load import load_runner
 from segue.engine.runner import ModelRunner
-from segue.types import SamplingParams
+from segue.types import Sampling
 from tests.checkpoints import VOCAB_SIZE
 from tests.engine.drafting import DraftingSequence, draft, verify
 
@@ -51,10 +51,10 @@ def prefilled(
     num_tokens: int,
     pages: range,
     slots: range,
-    params: SamplingParams | None = None,
+    params: Sampling | None = None,
 ) -> DraftingSequence:
     prompt = prompt_of(num_tokens, seed=num_tokens)
-    sequence = DraftingSequence(runner, pages, slots, prompt, params or SamplingParams())
+    sequence = DraftingSequence(runner, pages, slots, prompt, params or Sampling())
     sequence.prefill()
     return sequence
 
@@ -183,12 +183,12 @@ def test_nobody_drafts_beyond_its_own_pages(runner: ModelRunner) -> None:
 # Three tokens share the answer, so that a draft that is not counted changes the next one.
 FEW = {5: 5.0, 6: 5.0, 7: 5.0}
 KINDS = {
-    "greedy": SamplingParams(),
-    "greedy with penalties": SamplingParams(
+    "greedy": Sampling(),
+    "greedy with penalties": Sampling(
         repetition_penalty=1.4, frequency_penalty=0.2, logit_bias=FEW
     ),
-    "sampled": SamplingParams(temperature=0.9, seed=4, top_k=30),
-    "sampled with penalties": SamplingParams(
+    "sampled": Sampling(temperature=0.9, seed=4, top_k=30),
+    "sampled with penalties": Sampling(
         temperature=0.3,
         seed=5,
         repetition_penalty=1.3,

@@ -9,7 +9,7 @@ from transformers import RepetitionPenaltyLogitsProcessor
 from segue.engine.sampler import SamplerRow, SequenceSampler, pack_rows, sample, sample_ids
 from segue.kernels import sampling
 from segue.kernels.sampling import reference
-from segue.types import SamplingParams
+from segue.types import Sampling
 
 VOCAB = 64
 CHI_SQUARE_999 = {7: 24.32, 3: 16.27}
@@ -17,7 +17,7 @@ CHI_SQUARE_999 = {7: 24.32, 3: 16.27}
 
 
 def sequence(
-    params: SamplingParams,
+    params: Sampling,
     prompt_ids: tuple[int, ...] = (0,),
     answer_ids: tuple[int, ...] = (),
     vocab_size: int = VOCAB,
@@ -32,7 +32,7 @@ def logits(num_rows: int, seed: int = 0, vocab_size: int = VOCAB) -> torch.Tenso
     return torch.randn(num_rows, vocab_size, generator=generator) * 3
 
 
-def token_of(logits_V: torch.Tensor, params: SamplingParams, position: int = 1) -> int:
+def token_of(logits_V: torch.Tensor, params: Sampling, position: int = 1) -> int:
     rows = [SamplerRow(sequence(params, vocab_size=logits_V.numel()), position)]
     return sample(logits_V[None], rows)[0].token_id
 
@@ -45,7 +45,7 @@ def adjusted(
     return reference.adjusted(logits_V[None], rows, one.needs, ledger)[0]
 
 
-def draws(logits_V: torch.Tensor, params: SamplingParams, count: int) -> list[int]:
+def draws(logits_V: torch.Tensor, params: Sampling, count: int) -> list[int]:
     """At `count` positions of one sequence."""
     one = sequence(params, vocab_size=logits_V.numel())
     rows = [SamplerRow(one, position) for position in range(count)]
@@ -57,7 +57,7 @@ def test_an_empty_batch_gives_no_tokens() -> None:
 
 
 def test_greedy_takes_the_best_token_and_of_equals_the_lowest_id() -> None:
-    assert token_of(torch.tensor([0.0, 2.0, 1.0, 2.0]), SamplingParams()) == 1
+    assert token_of(torch.tensor([0.0, 2.0, 1.0, 2.0]), Sampling()) == 1
 
 
 def test_plain_greedy_rows_cost_one_argmax(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -67,20 +67,20 @@ def test_plain_greedy_rows_cost_one_argmax(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(sampling, "sample", refuse)
     batch = logits(5)
 
-    tokens = sample(batch, [SamplerRow(sequence(SamplingParams()), 1)] * 5)
+    tokens = sample(batch, [SamplerRow(sequence(Sampling()), 1)] * 5)
 
     assert [token.token_id for token in tokens] == batch.argmax(dim=-1).tolist()
 
 
 KINDS = [
-    SamplingParams(),
-    SamplingParams(logprobs=3),
-    SamplingParams(repetition_penalty=1.3),
-    SamplingParams(logit_bias={5: 4.0}),
-    SamplingParams(temperature=1.0, seed=7),
-    SamplingParams(temperature=0.7, top_k=8, seed=8, logprobs=2),
-    SamplingParams(temperature=1.2, top_p=0.9, seed=9),
-    SamplingParams(temperature=1.2, min_p=0.1, seed=9, presence_penalty=1.0),
+    Sampling(),
+    Sampling(logprobs=3),
+    Sampling(repetition_penalty=1.3),
+    Sampling(logit_bias={5: 4.0}),
+    Sampling(temperature=1.0, seed=7),
+    Sampling(temperature=0.7, top_k=8, seed=8, logprobs=2),
+    Sampling(temperature=1.2, top_p=0.9, seed=9),
+    Sampling(temperature=1.2, min_p=0.1, seed=9, presence_penalty=1.0),
 ]
 
 
@@ -107,8 +107,8 @@ def test_logits_are_left_as_they_are() -> None:
 def test_a_bias_changes_the_choice() -> None:
     batch = torch.tensor([0.0, 2.0, 1.0])
 
-    assert token_of(batch, SamplingParams(logit_bias={2: 1.5})) == 2
-    assert token_of(batch, SamplingParams(logit_bias={1: -100.0, 2: -100.0})) == 0
+    assert token_of(batch, Sampling(logit_bias={2: 1.5})) == 2
+    assert token_of(batch, Sampling(logit_bias={1: -100.0, 2: -100.0})) == 0
 
 
 @pytest.mark.parametrize("penalty", [0.5, 1.3, 5.0])
@@ -116,7 +116,7 @@ def test_the_repetition_penalty_is_that_of_transformers(penalty: float) -> None:
     batch = logits(1, seed=3)
     prompt, answer = (1, 2, 2, 40), (2, 7)
 
-    penalised = sequence(SamplingParams(repetition_penalty=penalty), prompt, answer)
+    penalised = sequence(Sampling(repetition_penalty=penalty), prompt, answer)
     ours = adjusted(penalised, batch[0])
 
     oracle = RepetitionPenaltyLogitsProcessor(penalty)
@@ -125,7 +125,7 @@ def test_the_repetition_penalty_is_that_of_transformers(penalty: float) -> None:
 
 
 def test_presence_and_frequency_count_the_answer_only() -> None:
-    params = SamplingParams(presence_penalty=0.5, frequency_penalty=0.25)
+    params = Sampling(presence_penalty=0.5, frequency_penalty=0.25)
 
     scores = adjusted(sequence(params, (1, 1, 2), (3, 4, 4), vocab_size=6), torch.zeros(6))
 
@@ -133,7 +133,7 @@ def test_presence_and_frequency_count_the_answer_only() -> None:
 
 
 def test_observed_tokens_count_like_those_given_at_the_start() -> None:
-    params = SamplingParams(
+    params = Sampling(
         repetition_penalty=1.2, presence_penalty=0.5, frequency_penalty=0.25, logit_bias={9: 1.0}
     )
     grown = sequence(params, (1,))
@@ -146,7 +146,7 @@ def test_observed_tokens_count_like_those_given_at_the_start() -> None:
 
 
 def test_pending_tokens_count_as_if_they_had_been_observed_and_leave_no_trace() -> None:
-    params = SamplingParams(
+    params = Sampling(
         temperature=0.8,
         seed=5,
         repetition_penalty=1.2,
@@ -181,7 +181,7 @@ def chi_square(counts: Counter[int], probs: list[float]) -> float:
 
 def test_tokens_follow_the_law_of_the_logits() -> None:
     scores_V = torch.tensor([0.0, 1.0, -1.0, 2.0, 0.5, 0.5, -2.0, 1.5])
-    params = SamplingParams(temperature=0.8, seed=11)
+    params = Sampling(temperature=0.8, seed=11)
 
     counts = Counter(draws(scores_V, params, 20_000))
 
@@ -191,7 +191,7 @@ def test_tokens_follow_the_law_of_the_logits() -> None:
 
 def test_filtered_tokens_are_never_drawn_and_the_rest_keep_their_law() -> None:
     scores_V = torch.tensor([0.0, 1.0, -1.0, 2.0, 0.5, 0.4, -2.0, 1.5])
-    params = SamplingParams(temperature=1.0, top_k=4, seed=12)
+    params = Sampling(temperature=1.0, top_k=4, seed=12)
 
     counts = Counter(draws(scores_V, params, 10_000))
 
@@ -205,7 +205,7 @@ def test_filtered_tokens_are_never_drawn_and_the_rest_keep_their_law() -> None:
 def test_the_law_holds_over_seeds_as_well_as_over_positions() -> None:
     scores_V = torch.tensor([0.0, 1.0, 2.0, 0.5])
     rows = [
-        SamplerRow(sequence(SamplingParams(temperature=1.0, seed=seed), vocab_size=4), 17)
+        SamplerRow(sequence(Sampling(temperature=1.0, seed=seed), vocab_size=4), 17)
         for seed in range(10_000)
     ]
 
@@ -217,24 +217,24 @@ def test_the_law_holds_over_seeds_as_well_as_over_positions() -> None:
 
 def test_seeds_and_positions_differ_and_repeat() -> None:
     flat_V = torch.zeros(VOCAB)
-    first = draws(flat_V, SamplingParams(temperature=1.0, seed=1), 50)
+    first = draws(flat_V, Sampling(temperature=1.0, seed=1), 50)
 
-    assert first == draws(flat_V, SamplingParams(temperature=1.0, seed=1), 50)
-    assert first != draws(flat_V, SamplingParams(temperature=1.0, seed=2), 50)
+    assert first == draws(flat_V, Sampling(temperature=1.0, seed=1), 50)
+    assert first != draws(flat_V, Sampling(temperature=1.0, seed=2), 50)
     assert len(set(first)) > 20
 
 
 def test_a_tiny_temperature_is_greedy() -> None:
     batch = logits(20)
 
-    drawn = [token_of(row_V, SamplingParams(temperature=1e-30, seed=3)) for row_V in batch]
+    drawn = [token_of(row_V, Sampling(temperature=1e-30, seed=3)) for row_V in batch]
 
     assert drawn == batch.argmax(dim=-1).tolist()
 
 
 def test_logprobs_are_those_of_the_model_whatever_was_changed_for_the_draw() -> None:
     batch = logits(1, seed=4)
-    params = SamplingParams(temperature=2.0, top_k=3, logit_bias={9: 50.0}, logprobs=3)
+    params = Sampling(temperature=2.0, top_k=3, logit_bias={9: 50.0}, logprobs=3)
 
     (token,) = sample(batch, [SamplerRow(sequence(params), 1)])
 
@@ -248,7 +248,7 @@ def test_logprobs_are_those_of_the_model_whatever_was_changed_for_the_draw() -> 
 
 def test_logprobs_may_be_asked_for_without_alternatives_or_with_too_many() -> None:
     batch = logits(2, vocab_size=4)
-    few, many = SamplingParams(logprobs=0), SamplingParams(logprobs=20)
+    few, many = Sampling(logprobs=0), Sampling(logprobs=20)
 
     tokens = sample(batch, [SamplerRow(sequence(few), 1), SamplerRow(sequence(many), 1)])
 

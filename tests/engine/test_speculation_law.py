@@ -21,7 +21,7 @@ from transformers import AutoModelForCausalLM
 
 from segue.engine.batch import SequenceChunk
 from segue.engine.runner import ModelRunner
-from segue.types import SamplingParams
+from segue.types import Sampling
 from tests.checkpoints import Variant, add_mtp_layer
 from tests.conftest import MakeCheckpoint
 from tests.engine.answer_law import Floats, Law, Tokens, chi_square, law_of, next_probs, p_value
@@ -39,15 +39,15 @@ MAX_BATCH = 500
 MIN_P_VALUE = 1e-4
 
 KINDS = {
-    "temperature": SamplingParams(temperature=0.5),
-    "top-k": SamplingParams(temperature=0.8, top_k=5),
-    "top-p": SamplingParams(temperature=0.8, top_p=0.75),
-    "min-p": SamplingParams(temperature=0.8, min_p=0.2),
-    "repetition": SamplingParams(temperature=0.5, repetition_penalty=2.5),
-    "presence and frequency": SamplingParams(
+    "temperature": Sampling(temperature=0.5),
+    "top-k": Sampling(temperature=0.8, top_k=5),
+    "top-p": Sampling(temperature=0.8, top_p=0.75),
+    "min-p": Sampling(temperature=0.8, min_p=0.2),
+    "repetition": Sampling(temperature=0.5, repetition_penalty=2.5),
+    "presence and frequency": Sampling(
         temperature=0.5, presence_penalty=0.9, frequency_penalty=0.6
     ),
-    "all of them": SamplingParams(
+    "all of them": Sampling(
         temperature=0.9,
         top_k=9,
         top_p=0.9,
@@ -133,7 +133,7 @@ class Drawn:
 
 
 def forks(
-    runner: ModelRunner, params: Sequence[SamplingParams], num_drafts: int
+    runner: ModelRunner, params: Sequence[Sampling], num_drafts: int
 ) -> list[DraftingSequence]:
     """Each goes on from the prompt, with a page and slots of its own."""
     num_slots = num_drafts + 1
@@ -173,7 +173,7 @@ def as_they_are(_: DraftingSequence, __: Sequence[int], targets: Sequence[int]) 
 
 def draw(
     runner: ModelRunner,
-    params: SamplingParams,
+    params: Sampling,
     num: int,
     *,
     first_seed: int,

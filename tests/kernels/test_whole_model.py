@@ -22,7 +22,7 @@ from segue.engine.step_result import unpack
 from segue.kernels import dispatch
 from segue.kernels.sampling import EVERYTHING, Needs
 from segue.kernels.sampling import triton as triton_sampling
-from segue.types import SamplingParams
+from segue.types import Sampling
 from tests.checkpoints import Variant, add_mtp_layer
 from tests.conftest import MakeCheckpoint
 from tests.kernels.device import DEVICE, DTYPES
@@ -40,7 +40,7 @@ SIZES = {
     "layer_types": ["linear_attention", "full_attention"],
 }
 """Kernels take powers of two. Few programs: each takes the interpreter a millisecond or more."""
-PENALISED = SamplingParams(
+PENALISED = Sampling(
     temperature=0.7,
     top_k=40,
     top_p=0.9,
@@ -137,7 +137,7 @@ class Story:
         )
         self.said.logits += [drafter.step([7, 8]), drafter.step([9])]
 
-    def step(self, params: list[SamplingParams], needs: Needs, num_drafts: int) -> None:
+    def step(self, params: list[Sampling], needs: Needs, num_drafts: int) -> None:
         """A step on the device, with a row of padding."""
         runner = self.runner
         assert runner.scratch is not None
@@ -182,7 +182,7 @@ class Story:
                 position=40,
                 pending=(20,)[:i],
             )
-            for i, params in enumerate([PENALISED, SamplingParams()])
+            for i, params in enumerate([PENALISED, Sampling()])
         ]
         self.said.tokens.append(sample_ids(logits_NV[-2:], rows))
 
@@ -205,8 +205,8 @@ def tell(story: Story, patch: pytest.MonkeyPatch, *, on_kernels: bool) -> Story:
     story.mix()
     story.draft()
     story.sample()
-    story.step([SamplingParams()] * 2, Needs(), 0)
-    story.step([PENALISED, SamplingParams()], EVERYTHING, 2)
+    story.step([Sampling()] * 2, Needs(), 0)
+    story.step([PENALISED, Sampling()], EVERYTHING, 2)
     return story
 
 

@@ -72,7 +72,6 @@ def test_a_flat_dense_config(write_config: WriteConfig) -> None:
     assert config.mlp == DenseConfig(intermediate_size=3584)
     assert config.moe is None
     assert config.dtype == "bfloat16"
-    assert config.eos_token_ids == (248044,)
     assert config.tie_word_embeddings
     assert config.num_mtp_layers == 1
 
@@ -112,24 +111,6 @@ def test_a_model_type_names_the_architecture_where_none_is_stated(
     config = ModelConfig.from_folder(write_config(without))
 
     assert config.architecture == "Qwen3_5ForCausalLM"
-
-
-def test_generation_settings_are_asked_first_for_the_end_of_sequence(
-    write_config: WriteConfig,
-) -> None:
-    folder = write_config(FLAT)
-    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [7, 9]}))
-
-    assert ModelConfig.from_folder(folder).eos_token_ids == (7, 9)
-
-
-def test_generation_settings_that_do_not_say_leave_it_to_the_config(
-    write_config: WriteConfig,
-) -> None:
-    folder = write_config(FLAT)
-    (folder / "generation_config.json").write_text("{}")
-
-    assert ModelConfig.from_folder(folder).eos_token_ids == (248044,)
 
 
 def test_older_names_mean_the_same(write_config: WriteConfig) -> None:
@@ -172,7 +153,6 @@ def test_without_a_dtype_nothing_is_lost(write_config: WriteConfig) -> None:
         ({"attn_output_gate": False}, "attn_output_gate must be true"),
         ({"dtype": "float8_e4m3fn"}, "dtype must be one of"),
         ({"quantization_config": {"quant_method": "fp8"}}, "quantised weights"),
-        ({"eos_token_id": [-1]}, "eos_token_id must be token ids"),
         ({**MOE, "num_experts_per_tok": 300}, r"num_experts_per_tok \(300\) must be at most"),
         ({**MOE, "num_experts": None}, "num_experts must be a number, got None"),
     ],

@@ -6,7 +6,6 @@ import pytest
 from huggingface_hub.errors import LocalEntryNotFoundError
 
 from segue.errors import InvalidCheckpoint
-from segue.model import source
 from segue.model.source import resolve_model
 
 
@@ -27,7 +26,7 @@ class FakeHub:
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeHub:
     fake = FakeHub(tmp_path)
-    monkeypatch.setattr(source, "snapshot_download", fake.snapshot_download)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", fake.snapshot_download)
     return fake
 
 

@@ -23,8 +23,9 @@ LAUNCH_SEES = set(SEES)
 
 INSIDE = {
     # Part of segue: which other parts of segue it may import. Parts not listed may import any.
-    "types": {"errors", "messages"},
     "messages": {"errors"},
+    "sampling": {"errors", "messages"},
+    "types": {"errors", "messages", "sampling"},
     "turn": {"types"},
     "cluster_status": {"types"},
     "errors": set(),

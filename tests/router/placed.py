@@ -10,7 +10,7 @@ from router.metrics import RouterMetrics
 from router.placing import Placing, TurnPlacing
 from segue.cluster_status import UnitCounts, WorkerHealth, WorkerLoad, WorkerStatus
 from segue.turn import FinishReason, ShipReport, TurnResult, TurnSpec, Usage
-from segue.types import Epoch, Role, SamplingParams, SessionId, StopConditions, TurnId, WorkerId
+from segue.types import Epoch, Role, Sampling, SessionId, StopRules, TurnId, WorkerId
 
 NAMES = ["prefill-0", "prefill-1", "decode-0", "decode-1"]
 AGENT = SessionId("agent")
@@ -53,8 +53,8 @@ def spec(prompt_tokens: int = 6_400, session_id: SessionId = AGENT) -> TurnSpec:
         turn_id=TurnId("t"),
         session_id=session_id,
         prompt=(7,) * prompt_tokens,
-        sampling=SamplingParams(),
-        stop=StopConditions(max_tokens=64),
+        sampling=Sampling(),
+        stop=StopRules(max_tokens=64),
     )
 
 

@@ -25,6 +25,7 @@ def worker(
     queued: int = 0,
     running: int = 0,
     free: int = 10_000,
+    total: int = 10_000,
     health: WorkerHealth = WorkerHealth.READY,
     epoch: int = 1,
 ) -> WorkerStatus:
@@ -37,7 +38,7 @@ def worker(
         load=WorkerLoad(
             running_turns=running,
             waiting_tokens=queued,
-            pages=UnitCounts(total=10_000, free=free),
+            pages=UnitCounts(total=total, free=min(free, total)),
         ),
     )
 

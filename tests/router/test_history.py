@@ -16,9 +16,9 @@ from segue.turn import FinishReason, TokenDelta, TurnEnd, TurnSpec
 from segue.types import (
     ChatInput,
     Message,
-    SamplingParams,
+    Sampling,
     SessionId,
-    StopConditions,
+    StopRules,
     TextInput,
     TokenInput,
     TurnId,
@@ -73,8 +73,8 @@ def begun(
         turn_id=TurnId("t"),
         session_id=session_id,
         prompt=prompt,
-        sampling=SamplingParams(),
-        stop=StopConditions(),
+        sampling=Sampling(),
+        stop=StopRules(max_tokens=256),
     )
     completed = histories.complete(asked(turn_input, session_id))
     return Transcript(histories, completed, spec)

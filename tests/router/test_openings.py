@@ -14,7 +14,7 @@ from router.placement.coefficients import Observation
 from router.placing import Placing
 from segue.cluster_status import UnitCounts, WorkerHealth, WorkerLoad, WorkerStatus
 from segue.turn import FinishReason, ShipReport, TurnResult, TurnSpec, Usage
-from segue.types import Epoch, Role, SamplingParams, SessionId, StopConditions, TurnId, WorkerId
+from segue.types import Epoch, Role, Sampling, SessionId, StopRules, TurnId, WorkerId
 
 PAGE = 64
 SYSTEM = (1,) * 6_000
@@ -40,8 +40,8 @@ def spec(name: str, *, system: tuple[int, ...] = SYSTEM) -> TurnSpec:
         turn_id=TurnId(name),
         session_id=SessionId(name),
         prompt=(*system, *range(1_000, 1_400)),
-        sampling=SamplingParams(),
-        stop=StopConditions(max_tokens=64),
+        sampling=Sampling(),
+        stop=StopRules(max_tokens=64),
         branch_points=(len(system),),
     )
 

@@ -20,6 +20,25 @@ def test_a_decode_worker_without_memory_for_prompt_and_answer_is_excluded() -> N
     assert decide(small).chosen.decode == "decode-1"
 
 
+def test_a_turn_waits_for_a_worker_that_can_hold_it_and_not_for_one_that_never_could() -> None:
+    small = [worker(f"decode-{n}", total=789) for n in (0, 1)]
+    cluster = cluster_of(*small, worker("decode-2", free=0, running=50))
+
+    decision = decide(cluster, {"decode-0": 49_000})
+
+    assert decision.chosen.decode == "decode-2"
+    assert decision.chosen.excluded is Exclusion.MEMORY
+    assert {c.excluded for c in decision.candidates if c.decode == "decode-0"} == {Exclusion.SIZE}
+
+
+def test_a_prefill_worker_needs_room_for_the_prompt_alone() -> None:
+    # 50,000 tokens are 782 pages of 64; with the answer they are 790.
+    room = [worker("prefill-0", total=782), worker("prefill-1", total=781)]
+    cluster = cluster_of(*room, worker("prefill-2", queued=10**6))
+
+    assert decide(cluster).chosen.prefill == "prefill-0"
+
+
 def test_a_decode_worker_at_its_users_speed_floor_is_excluded() -> None:
     rules = RULES._replace(min_tokens_per_s=40.0)  # A step of 25 ms: 25 turns.
 

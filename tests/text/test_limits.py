@@ -3,44 +3,39 @@ from __future__ import annotations
 import pytest
 
 from segue.errors import ContextOverflow, InvalidRequest
-from segue.text.limits import validate_against_vocab, validate_prompt
-from segue.types import SamplingParams, StopConditions
+from segue.text.limits import validate_against_vocab, validate_length, validate_prompt
+from segue.types import Sampling, StopConditions
 
 
 def test_ids_inside_the_vocabulary_pass() -> None:
-    params = SamplingParams(logit_bias={0: 1.0, 99: -1.0})
+    params = Sampling(logit_bias={0: 1.0, 99: -1.0})
 
     validate_against_vocab(params, StopConditions(stop_token_ids=(0, 99)), 100)
 
 
 def test_a_bias_outside_the_vocabulary_is_refused() -> None:
     with pytest.raises(InvalidRequest, match=r"logit_bias names token id 100.* 0 to 99"):
-        validate_against_vocab(SamplingParams(logit_bias={100: 1.0}), StopConditions(), 100)
+        validate_against_vocab(Sampling(logit_bias={100: 1.0}), StopConditions(), 100)
 
 
 def test_a_stop_token_outside_the_vocabulary_is_refused() -> None:
     with pytest.raises(InvalidRequest, match="stop_token_ids has token id 100"):
-        validate_against_vocab(SamplingParams(), StopConditions(stop_token_ids=(5, 100)), 100)
-
-
-def test_the_answer_may_have_what_was_asked_or_what_is_left() -> None:
-    assert validate_prompt([1, 2, 3], 100, max_context=10, max_tokens=5) == 5
-    assert validate_prompt([1, 2, 3], 100, max_context=10, max_tokens=50) == 7
+        validate_against_vocab(Sampling(), StopConditions(stop_token_ids=(5, 100)), 100)
 
 
 def test_an_empty_prompt_is_refused() -> None:
     with pytest.raises(InvalidRequest, match="at least one token"):
-        validate_prompt([], 100, max_context=10, max_tokens=5)
+        validate_length(0, 10)
 
 
 @pytest.mark.parametrize("bad", [-1, 100])
 def test_an_id_outside_the_vocabulary_is_named_with_its_index(bad: int) -> None:
     with pytest.raises(InvalidRequest, match=f"index 2 token id {bad}.* 0 to 99"):
-        validate_prompt([1, 2, bad, 3], 100, max_context=10, max_tokens=5)
+        validate_prompt([1, 2, bad, 3], 100)
 
 
 def test_a_prompt_may_leave_room_for_a_single_token_but_not_for_none() -> None:
-    assert validate_prompt([1] * 9, 100, max_context=10, max_tokens=5) == 1
+    validate_length(9, 10)
 
     with pytest.raises(ContextOverflow, match=r"10 tokens .* context is 10 tokens"):
-        validate_prompt([1] * 10, 100, max_context=10, max_tokens=5)
+        validate_length(10, 10)

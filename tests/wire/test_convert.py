@@ -37,9 +37,11 @@ from segue.types import (
     Message,
     Role,
     SampledToken,
+    Sampling,
     SamplingParams,
     SessionId,
     StopConditions,
+    StopRules,
     TextInput,
     TokenInput,
     TokenLogprob,
@@ -154,7 +156,7 @@ def test_a_request_survives_the_wire(turn_input: TurnInput) -> None:
     assert back == request
 
 
-def test_absent_fields_take_the_stated_defaults() -> None:
+def test_absent_fields_stay_open_and_only_the_seed_is_chosen() -> None:
     request = request_from_wire(
         pb.GenerateRequest(text="x"), default_turn_id=TurnId("t"), default_seed=11
     )
@@ -202,13 +204,41 @@ def test_an_event_survives_the_wire(event: TurnEvent) -> None:
     assert event_from_wire(event_to_wire(event)) == event
 
 
+def test_what_a_client_leaves_open_is_not_sent() -> None:
+    request = TurnRequest(
+        session_id=SessionId(""),
+        turn_id=TurnId("t"),
+        input=TextInput("x"),
+        sampling=SamplingParams(),
+    )
+
+    wire = request_to_wire(request)
+
+    assert [field.name for field, _ in wire.sampling.ListFields()] == []
+    assert [field.name for field, _ in wire.stop.ListFields()] == []
+
+
+@pytest.mark.parametrize("name", ["temperature", "top_k", "min_p", "seed", "presence_penalty"])
+def test_a_zero_that_a_client_gives_is_sent(name: str) -> None:
+    sampling = SamplingParams(**{name: 0})
+    request = TurnRequest(
+        session_id=SessionId(""), turn_id=TurnId("t"), input=TextInput("x"), sampling=sampling
+    )
+
+    wire = request_to_wire(request)
+
+    assert wire.sampling.HasField(name)  # type: ignore[arg-type]  # of the five above
+    back = request_from_wire(wire, default_turn_id=TurnId("t"), default_seed=9)
+    assert getattr(back.sampling, name) == 0
+
+
 def test_a_turn_for_workers_survives_the_wire() -> None:
     turn = TurnSpec(
         turn_id=TurnId("t"),
         session_id=SessionId("s"),
         prompt=(1, 2, 3),
-        sampling=SAMPLING,
-        stop=STOP,
+        sampling=SAMPLING.resolved(),
+        stop=RULES,
         branch_points=(1, 2),
     )
 
@@ -220,8 +250,8 @@ def test_a_turn_whose_prefix_is_named_is_completed_by_who_knows_it() -> None:
         turn_id=TurnId("t"),
         session_id=SessionId("s"),
         prompt=tuple(range(40)),
-        sampling=SAMPLING,
-        stop=STOP,
+        sampling=SAMPLING.resolved(),
+        stop=RULES,
     )
     name = PrefixName(32, b"0123456789abcdef")
 
@@ -231,8 +261,27 @@ def test_a_turn_whose_prefix_is_named_is_completed_by_who_knows_it() -> None:
     assert turn_from_wire(wire, {name: array("I", range(32))}.__getitem__) == turn
 
 
+RULES = StopRules(max_tokens=9, stop_strings=("Ende",), stop_token_ids=(3, 4))
+
+
 def nothing_known(prefix: PrefixName) -> array[int]:
     raise AssertionError("no prefix was named")
+
+
+def test_a_turn_for_workers_without_a_limit_is_refused() -> None:
+    wire = turn_to_wire(
+        TurnSpec(
+            turn_id=TurnId("t"),
+            session_id=SessionId("s"),
+            prompt=(1, 2, 3),
+            sampling=Sampling(),
+            stop=StopRules(max_tokens=9),
+        )
+    )
+    wire.stop.ClearField("max_tokens")
+
+    with pytest.raises(InvalidRequest, match="needs max_tokens"):
+        turn_from_wire(wire, nothing_known)
 
 
 def test_a_result_survives_the_wire() -> None:

@@ -43,7 +43,7 @@ EVERYTHING = Needs(bias=True, penalties=True, draws=True, top_k=True, top_p=True
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rows:
     """How each row of logits is sampled; contiguous tensors on their device, which are only read.
-    Values are those of `segue.types.SamplingParams`, and are not checked."""
+    Values are those of `segue.types.Sampling`, and are not checked."""
 
     seed_R: Tensor
     """int64."""

@@ -1,0 +1,76 @@
+"""How much of a turn workers can hold at all, and how long that lets an answer become.
+
+A decode worker takes pages for the prompt and the longest answer before a turn begins. So an answer
+that nobody limited must have a limit all the same, or a single turn would take a whole worker:
+
+    asked for       what was asked, cut to the context and to the largest pool
+    left open       the rest of the context, cut to an eighth of the largest pool (but no fewer
+                    than 1,024 tokens where those fit), so that eight such turns run at once
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from segue.cluster_status import WorkerHealth, WorkerStatus
+from segue.errors import ContextOverflow
+from segue.types import Role, WorkerId
+
+OPEN_SHARE = 8
+"""Turns without `max_tokens` that the largest pool holds beside each other."""
+OPEN_MIN_TOKENS = 1024
+
+
+class Pools(NamedTuple):
+    """Tokens that fit the largest pool of each role; 0 where none has been heard of."""
+
+    prefill: int = 0
+    decode: int = 0
+
+
+class LargestPools:
+    """Follows the heartbeats. One event loop owns it."""
+
+    def __init__(self) -> None:
+        self.now = Pools()
+        self._tokens: dict[WorkerId, tuple[Role, int]] = {}
+
+    def heard(self, worker: WorkerStatus) -> None:
+        """Only workers that take turns count."""
+        is_ready = worker.health is WorkerHealth.READY
+        num_tokens = worker.load.pages.total * worker.load.page_tokens if is_ready else 0
+        entry = worker.role, num_tokens
+        if self._tokens.get(worker.worker_id) == entry:
+            return
+        self._tokens[worker.worker_id] = entry
+        if not num_tokens:
+            del self._tokens[worker.worker_id]
+        self.now = Pools(prefill=self._largest(Role.PREFILL), decode=self._largest(Role.DECODE))
+
+    def _largest(self, role: Role) -> int:
+        return max((tokens for of, tokens in self._tokens.values() if of is role), default=0)
+
+
+def answer_tokens(num_prompt: int, asked: int | None, *, max_context: int, pools: Pools) -> int:
+    """How many tokens the answer may have. `num_prompt` leaves room for one in the context.
+
+    Raises ContextOverflow for a prompt that no worker can hold.
+    """
+    for role, pool, needed in (
+        ("prefill", pools.prefill, num_prompt),
+        ("decode", pools.decode, num_prompt + 1),
+    ):
+        if 0 < pool < needed:
+            raise ContextOverflow(
+                f"the prompt has {num_prompt} tokens, and the largest {role} worker here holds "
+                f"{pool} tokens of prompt and answer: shorten the prompt, or raise [engine] "
+                f"cache_bytes there (the model's context is {max_context})"
+            )
+    room = max_context - num_prompt
+    if pools.decode:
+        room = min(room, pools.decode - num_prompt)
+    if asked is not None:
+        return min(asked, room)
+    if pools.decode:
+        room = min(room, max(pools.decode // OPEN_SHARE, OPEN_MIN_TOKENS))
+    return room

@@ -1,0 +1,169 @@
+"""What workers may take of a machine's memory: pure, before anything is loaded.
+
+    memory that is free
+    ├── Ray and the router, on the host
+    └── for each worker: its process, its weights, and of the rest an equal part ── cache_bytes
+
+With `cache_bytes = "auto"` the cache is that part, or less where more could not be used; with a
+number it is checked. What does not fit is refused with the setting that would.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from segue.cache.layout import CacheLayout
+from segue.engine.config import EngineConfig, auto_cache_bytes
+from segue.engine.host_memory import Memory
+from segue.errors import InvalidConfig
+
+CLUSTER_BYTES = 600 << 20
+"""Ray's own processes, its object store and the router: 420 MiB were measured."""
+PROCESS_BYTES = 448 << 20
+"""A worker beside weights, cache and activations: torch, Ray, gRPC and Mooncake; 380 MiB were
+measured."""
+DEVICE_BYTES = 1 << 30
+"""The same of a GPU's memory: a CUDA context and graphs."""
+_MAX_ACTIVATION_BYTES = 1 << 30
+_KEPT_FREE = 0.1
+"""Of what is left for caches with "auto": for all that is not counted."""
+_MIN_TOKENS = 1024
+"""A cache for fewer tokens and a single turn is of no use."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerNeed:
+    """Of one worker, whatever is set."""
+
+    weight_bytes: int
+    layout: CacheLayout
+    max_context: int
+    max_drafts: int
+
+    @property
+    def activation_bytes(self) -> int:
+        """Of a pass: a rough part of the weights, as both grow with the model's width."""
+        return min(self.weight_bytes // 20, _MAX_ACTIVATION_BYTES)
+
+    @property
+    def min_cache_bytes(self) -> int:
+        """For one turn at a time."""
+        num_pages = self.layout.num_pages_for(min(self.max_context, _MIN_TOKENS))
+        return 2 * 2 * self.layout.slot_bytes + num_pages * self.layout.page_bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Room:
+    """Memory that some workers share."""
+
+    memory: Memory
+    num_workers: int
+    process_bytes: int = PROCESS_BYTES
+    """Of each."""
+    common_bytes: int = 0
+    """Of none of them."""
+
+    @classmethod
+    def on_host(cls, memory: Memory, num_workers: int) -> Room:
+        """Ray and the router are there too."""
+        return cls(memory=memory, num_workers=num_workers, common_bytes=CLUSTER_BYTES)
+
+    @classmethod
+    def on_gpu(cls, memory: Memory, *, share: float) -> Room:
+        """What one worker may have of a GPU that is shared with others."""
+        own = replace(memory, free_bytes=min(memory.free_bytes, int(memory.total_bytes * share)))
+        return cls(memory=own, num_workers=1, process_bytes=DEVICE_BYTES)
+
+    def left_bytes(self, need: WorkerNeed, engine: EngineConfig) -> int:
+        """For the caches of all workers; not positive where not even their weights fit."""
+        beside = self.process_bytes + need.weight_bytes + need.activation_bytes
+        if engine.device == "cpu":
+            beside += engine.host_cache_bytes
+        return self.memory.free_bytes - self.common_bytes - self.num_workers * beside
+
+
+def planned(need: WorkerNeed, engine: EngineConfig, room: Room) -> EngineConfig:
+    """`engine` with a number for `cache_bytes`, and with fewer `max_running` where "auto" finds no
+    room for their slots. Raises InvalidConfig, with numbers.
+    """
+    left = room.left_bytes(need, engine)
+    if left < room.num_workers * need.min_cache_bytes:
+        raise InvalidConfig(_no_room(need, engine, room, left))
+    if isinstance(engine.cache_bytes, int):
+        if room.num_workers * engine.cache_bytes > left:
+            raise InvalidConfig(_cache_too_large(need, engine, room, left))
+        return engine
+    share = int(left * (1 - _KEPT_FREE)) // room.num_workers
+    cache_bytes, max_running = auto_cache_bytes(
+        need.layout,
+        engine,
+        max_context=need.max_context,
+        max_drafts=need.max_drafts,
+        share_bytes=max(share, need.min_cache_bytes),
+    )
+    return replace(engine, cache_bytes=cache_bytes, max_running=max_running)
+
+
+def planned_alone(need: WorkerNeed, engine: EngineConfig, memory: Memory) -> EngineConfig:
+    """For a worker on a host of which nobody said how many it shares it with: another one like it
+    should fit, where two fit at all.
+    """
+    pair = Room(memory=memory, num_workers=2)
+    fits = pair.left_bytes(need, engine) >= 2 * need.min_cache_bytes
+    return planned(need, engine, pair if fits else Room(memory=memory, num_workers=1))
+
+
+def check_host(engine: EngineConfig, room: Room) -> None:
+    """Of workers whose weights and cache are on GPUs: their processes and their host tiers.
+
+    Raises InvalidConfig.
+    """
+    needed = room.common_bytes + room.num_workers * (room.process_bytes + engine.host_cache_bytes)
+    if needed > room.memory.free_bytes:
+        raise InvalidConfig(
+            f"[engine] host_cache_bytes = {engine.host_cache_bytes} "
+            f"({size(engine.host_cache_bytes)}) × {room.num_workers} workers, and with their "
+            f"processes {size(needed)}; {room.memory.place} has {size(room.memory.total_bytes)} "
+            f"({size(room.memory.free_bytes)} free): lower it"
+        )
+
+
+def _no_room(need: WorkerNeed, engine: EngineConfig, room: Room, left: int) -> str:
+    workers = f"{room.num_workers} worker{'s' if room.num_workers > 1 else ''}"
+    wanted = room.memory.free_bytes - left + room.num_workers * need.min_cache_bytes
+    enough = size(wanted + (1 << 30) - 1)
+    ways = ["serve a smaller checkpoint", f"use a machine with {enough} free"]
+    if engine.dtype == "float32":
+        ways.insert(0, 'set [engine] dtype = "bfloat16"')
+    if room.num_workers > 2 and engine.device == "cpu":
+        ways.insert(0, "start fewer workers")
+    slots = f"a slot has {size(need.layout.slot_bytes)}"
+    return (
+        f"weights {size(need.weight_bytes)} × {workers}, {room.memory.place} has "
+        f"{size(room.memory.total_bytes)} ({size(room.memory.free_bytes)} free); with a cache for "
+        f"one turn ({slots}) and the processes it takes {enough}: {', or '.join(ways)}"
+    )
+
+
+def _cache_too_large(need: WorkerNeed, engine: EngineConfig, room: Room, left: int) -> str:
+    assert isinstance(engine.cache_bytes, int)
+    fitting = left // room.num_workers >> 20 << 20
+    return (
+        f"[engine] cache_bytes = {engine.cache_bytes} ({size(engine.cache_bytes)}) and weights "
+        f"{size(need.weight_bytes)}, × {room.num_workers} worker"
+        f"{'s' if room.num_workers > 1 else ''}, and {room.memory.place} has "
+        f"{size(room.memory.total_bytes)} ({size(room.memory.free_bytes)} free): cache_bytes = "
+        f'{fitting} would fit, and "auto" finds a number by itself'
+    )
+
+
+def size(num_bytes: int) -> str:
+    """For a person: "738 GiB", "1.4 GiB", "183 MiB", "211 KiB"."""
+    if num_bytes >= 10 << 30:
+        # Never more than there is.
+        return f"{num_bytes >> 30:,} GiB"
+    if num_bytes >= 1 << 30:
+        return f"{num_bytes / 2**30:.1f} GiB"
+    if num_bytes >= 10 << 20:
+        return f"{num_bytes / 2**20:.0f} MiB"
+    return f"{num_bytes / 2**10:.0f} KiB"

@@ -1,0 +1,137 @@
+"""How much memory this machine has for us: /proc/meminfo, and the limits of the control groups that
+a container runs in, which meminfo does not show. A GPU's memory, as its driver tells it.
+"""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+_NO_LIMIT = 1 << 60
+"""Version 1 writes "no limit" as a number near 2**63."""
+_SMI = ("nvidia-smi", "--query-gpu=memory.total,memory.free", "--format=csv,noheader,nounits")
+_SMI_TIMEOUT_S = 10.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Memory:
+    place: str
+    """What it belongs to, for a person: "this host"."""
+    total_bytes: int
+    free_bytes: int
+    """Not in use, or used by the page cache alone, which gives way."""
+
+
+def read_host_memory(root: Path = Path("/")) -> Memory | None:
+    """The tightest of the machine and its control groups; None where nothing can be read."""
+    info = _meminfo(root / "proc" / "meminfo")
+    if info is None:
+        return None
+    memory = info
+    for group in _groups(root):
+        limit = _limit_of(group)
+        if limit is None:
+            continue
+        total_bytes, free_bytes = limit
+        if total_bytes < memory.total_bytes:
+            memory = Memory(
+                place="this container",
+                total_bytes=total_bytes,
+                free_bytes=min(free_bytes, memory.free_bytes),
+            )
+        elif free_bytes < memory.free_bytes:
+            memory = Memory(
+                place=memory.place, total_bytes=memory.total_bytes, free_bytes=free_bytes
+            )
+    return memory
+
+
+def read_gpu_memory() -> Memory | None:
+    """Of the GPU with the most free memory, without loading torch for it; None where no driver
+    answers. Which one a worker gets is Ray's to say: it looks at its own.
+    """
+    try:
+        done = subprocess.run(_SMI, capture_output=True, text=True, timeout=_SMI_TIMEOUT_S)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return parse_gpu_memory(done.stdout)
+
+
+def parse_gpu_memory(text: str) -> Memory | None:
+    """A line for each GPU: its total and its free memory in MiB."""
+    try:
+        rows = [[int(n) for n in row.split(",")] for row in text.splitlines() if row.strip()]
+        free_mib, total_mib = max((free, total) for total, free in rows)
+    except ValueError:
+        return None
+    return Memory(place="the GPU", total_bytes=total_mib << 20, free_bytes=free_mib << 20)
+
+
+def _meminfo(path: Path) -> Memory | None:
+    values: dict[str, int] = {}
+    try:
+        for line in path.read_text().splitlines():
+            name, _, rest = line.partition(":")
+            values[name] = int(rest.split()[0]) << 10
+        return Memory(
+            place="this host",
+            total_bytes=values["MemTotal"],
+            free_bytes=values.get("MemAvailable", values["MemFree"]),
+        )
+    except (OSError, KeyError, ValueError, IndexError):
+        return None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Group:
+    """One directory of the tree, in the words of its version."""
+
+    folder: Path
+    limit: str
+    usage: str
+    inactive: str
+
+
+_VERSION_1 = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+_VERSION_2 = ("memory.max", "memory.current", "inactive_file")
+
+
+def _groups(root: Path) -> Iterator[_Group]:
+    """Our group and all above it, of whichever version has them: each limits those below."""
+    try:
+        lines = (root / "proc" / "self" / "cgroup").read_text().splitlines()
+    except OSError:
+        return
+    mounts = root / "sys" / "fs" / "cgroup"
+    for line in lines:
+        _, controllers, path = (*line.split(":", 2), "", "")[:3]
+        if "memory" in controllers.split(","):
+            top, (limit, usage, inactive) = mounts / "memory", _VERSION_1
+        elif not controllers:
+            top, (limit, usage, inactive) = mounts, _VERSION_2
+        else:
+            continue
+        # Inside a container the path may be the host's, of which only the top is to be seen.
+        own = top / path.strip("/")
+        for folder in (own, *own.parents):
+            yield _Group(folder=folder, limit=limit, usage=usage, inactive=inactive)
+            if folder == top:
+                break
+
+
+def _limit_of(group: _Group) -> tuple[int, int] | None:
+    """The group's limit, and what is left of it; None where it has none."""
+    try:
+        limit = int((group.folder / group.limit).read_text())
+        usage = int((group.folder / group.usage).read_text())
+        stat = (group.folder / "memory.stat").read_text()
+    # "max" is no number.
+    except (OSError, ValueError):
+        return None
+    if limit >= _NO_LIMIT:
+        return None
+    words = (line.split() for line in stat.splitlines())
+    inactive = next((int(w[1]) for w in words if len(w) == 2 and w[0] == group.inactive), 0)
+    return limit, max(limit - max(usage - inactive, 0), 0)

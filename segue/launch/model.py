@@ -1,0 +1,164 @@
+"""Which model is served and what memory it gets: settled before Ray starts, and before a download.
+
+a folder    what it is, are its files whole, do its weights and caches fit ─▶ start
+a hub id    the same of its list of files, then of its config.json ─▶ download ─▶ as a folder
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from segue.cache.layout import DTYPE_BYTES, CacheLayout
+from segue.engine.budget import Room, WorkerNeed, check_host, planned, size
+from segue.engine.config import EngineConfig, pool_sizes
+from segue.engine.host_memory import Memory, read_gpu_memory, read_host_memory
+from segue.errors import SegueError
+from segue.launch.config import Config
+from segue.model.cache_layout import cache_layout
+from segue.model.config import ModelConfig
+from segue.model.formats import refuse_foreign, refuse_quantised
+from segue.model.preflight import check_folder
+from segue.model.source import hub_files, is_local, resolve_model
+
+Report = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Machine:
+    """What memory there is. A part that is None is not known, and not checked."""
+
+    host: Memory | None
+    gpu: Memory | None = None
+
+    @classmethod
+    def here(cls, device: str) -> Machine:
+        return cls(host=read_host_memory(), gpu=read_gpu_memory() if device == "cuda" else None)
+
+
+def locate(
+    config: Config, report: Report, *, machine: Machine | None = None
+) -> tuple[str, Config, str]:
+    """What processes load, the configuration with its memory settled, and that in words.
+
+    A worker on a GPU settles what it takes of its own by itself, so here it is only checked. On
+    another Ray cluster nodes have folders, caches and memory of their own: the name is left as
+    it is, and workers settle their memory themselves. A folder that is here as well is looked at.
+    Raises InvalidCheckpoint and InvalidConfig.
+    """
+    model = config.cluster.model
+    if config.cluster.ray_address:
+        if is_local(model):
+            _check(resolve_model(model, with_weights=True), config)
+        return model, config, ""
+    machine = machine or Machine.here(config.engine.device)
+    if not is_local(model):
+        _judge_hub(model, config, machine, report)
+    folder = resolve_model(model, with_weights=True)
+    need = _check(folder, config)
+    engine = _settle(need, config, machine)
+    words = memory_in_words(need, engine, config)
+    if engine.device == "cpu":
+        config = replace(config, engine=engine)
+    return str(folder), config, words
+
+
+def memory_in_words(need: WorkerNeed, engine: EngineConfig, config: Config) -> str:
+    """One line: what each worker takes, and what a decode worker gets for it. Empty where workers
+    settle it themselves.
+    """
+    if not isinstance(engine.cache_bytes, int):
+        return ""
+    sizes = pool_sizes(
+        need.layout, engine, max_context=need.max_context, max_drafts=need.max_drafts
+    )
+    lowered = engine.max_running < config.engine.max_running
+    return (
+        f"memory: {config.cluster.prefill + config.cluster.decode} workers × (weights "
+        f"{size(need.weight_bytes)} + cache {size(engine.cache_bytes)}); of it a decode worker has "
+        f"{sizes.num_slots} slots of {size(need.layout.slot_bytes)} and pages for "
+        f"{sizes.num_pages * need.layout.page_tokens} tokens, and runs {engine.max_running} turns "
+        f"at once"
+        + (f" (max_running = {config.engine.max_running} does not fit)" if lowered else "")
+    )
+
+
+def described(config: Config) -> str:
+    """As `locate` would say it, of a folder that is here; for `--print-config`, so nothing is
+    downloaded and nothing raised.
+    """
+    if config.cluster.ray_address or not is_local(config.cluster.model):
+        return ""
+    try:
+        return locate(config, lambda _: None)[2]
+    except SegueError as error:
+        return str(error)
+
+
+def _check(folder: Path, config: Config) -> WorkerNeed:
+    facts = check_folder(folder, skip_tokenizer=config.checkpoint.skip_tokenizer)
+    engine = config.engine
+    dtype = facts.config.dtype if engine.dtype == "auto" else engine.dtype
+    with_mtp = engine.mtp and facts.has_mtp_layer
+    weight_bytes = facts.weight_bytes(dtype, mtp=engine.mtp, on_cpu=engine.device == "cpu")
+    return _need(facts.config, config, dtype, with_mtp=with_mtp, weight_bytes=weight_bytes)
+
+
+def _need(
+    model: ModelConfig, config: Config, dtype: str, *, with_mtp: bool, weight_bytes: int
+) -> WorkerNeed:
+    layout: CacheLayout = cache_layout(
+        model,
+        # Only sizes are asked for.
+        model_id="",
+        page_tokens=config.engine.page_tokens,
+        kv_dtype=dtype,
+        with_mtp=with_mtp,
+    )
+    return WorkerNeed(
+        weight_bytes=weight_bytes,
+        layout=layout,
+        max_context=model.max_position_embeddings,
+        max_drafts=config.decode.max_drafts if with_mtp else 0,
+    )
+
+
+def _settle(need: WorkerNeed, config: Config, machine: Machine) -> EngineConfig:
+    """Raises InvalidConfig where it does not fit."""
+    engine, num_workers = config.engine, config.cluster.prefill + config.cluster.decode
+    if engine.device == "cuda":
+        if machine.host is not None:
+            check_host(engine, Room.on_host(machine.host, num_workers))
+        if machine.gpu is None:
+            return engine
+        return planned(need, engine, Room.on_gpu(machine.gpu, share=engine.gpu_share))
+    if machine.host is None:
+        return engine
+    return planned(need, engine, Room.on_host(machine.host, num_workers))
+
+
+def _judge_hub(model: str, config: Config, machine: Machine, report: Report) -> None:
+    """Refuses what could not be served, before its weights are downloaded. Where the hub does not
+    answer, what is in its cache here is judged later, as a folder.
+    """
+    files = hub_files(model)
+    if files is None:
+        return
+    refuse_foreign(files, model)
+    refuse_quantised({}, {}, files)
+    folder = resolve_model(model, with_weights=False)
+    found = ModelConfig.from_folder(folder)
+    published_bytes = _weights_of(files)
+    dtype = found.dtype if config.engine.dtype == "auto" else config.engine.dtype
+    weight_bytes = published_bytes * DTYPE_BYTES[dtype] // DTYPE_BYTES[found.dtype]
+    with_mtp = config.engine.mtp and found.num_mtp_layers == 1
+    _settle(
+        _need(found, config, dtype, with_mtp=with_mtp, weight_bytes=weight_bytes), config, machine
+    )
+    report(f"downloading {size(published_bytes)} of weights, unless they are here already")
+
+
+def _weights_of(files: Mapping[str, int]) -> int:
+    """As published: an estimate, which has a vision tower too where there is one."""
+    return sum(num_bytes for name, num_bytes in files.items() if name.endswith(".safetensors"))

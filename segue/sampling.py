@@ -1,0 +1,173 @@
+"""How tokens are drawn and when an answer ends: as a client asks for it, and as workers are told.
+
+A client leaves open what it does not care about (`SamplingParams`, `StopConditions`); the router
+fills that in, from the checkpoint first, so that workers find every value set (`Sampling`,
+`StopRules`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from segue.errors import InvalidRequest
+from segue.messages import require_text
+
+MAX_STOP_STRINGS = 16
+MAX_LOGPROBS = 20
+
+
+def require(condition: bool, message: str) -> None:
+    if not condition:
+        raise InvalidRequest(message)
+
+
+def require_number(name: str, value: float, low: float, high: float) -> None:
+    # The wire has float32, where a bound such as 0.01 is slightly less than itself.
+    is_low = value < low and not math.isclose(value, low, rel_tol=1e-6)
+    require(
+        math.isfinite(value) and not is_low and value <= high,
+        f"{name} must be between {low:g} and {high:g}, got {value:g}",
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SamplingParams:
+    """How a client wants the next token drawn. A field that is None was not given: the checkpoint's
+    `generation_config.json` decides, and where that says nothing, the neutral value of `Sampling`.
+    """
+
+    temperature: float | None = None
+    """0 is greedy."""
+    top_k: int | None = None
+    """0 keeps every token."""
+    top_p: float | None = None
+    min_p: float | None = None
+    repetition_penalty: float | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    seed: int | None = None
+    """Without one, the router draws one for each turn."""
+    logprobs: int | None = None
+    """How many alternatives to report beside the chosen token; None reports nothing."""
+
+    def __post_init__(self) -> None:
+        _check_sampling(self)
+
+    def resolved(self, defaults: SamplingParams | None = None) -> Sampling:
+        """What is given here, else what `defaults` give, else the neutral values."""
+        given: dict[str, Any] = {}
+        for params in (defaults, self):
+            if params is not None:
+                stated = ((f.name, getattr(params, f.name)) for f in fields(params))
+                given.update((name, value) for name, value in stated if value not in (None, {}))
+        return Sampling(**given)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampling:
+    """How the next token of a turn is drawn: `SamplingParams` with nothing left open.
+
+    Order of application: logit bias, penalties, temperature, top-k, top-p, min-p, Gumbel-max.
+    """
+
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    """Over prompt and answer; divides positive logits, multiplies negative ones."""
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    """Presence and frequency count the answer only."""
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    seed: int = 0
+    logprobs: int | None = None
+
+    def __post_init__(self) -> None:
+        _check_sampling(self)
+
+    @property
+    def is_greedy(self) -> bool:
+        return self.temperature == 0.0
+
+
+_BOUNDS = {
+    "temperature": (0.0, 100.0),
+    "top_p": (0.0, 1.0),
+    "min_p": (0.0, 1.0),
+    "repetition_penalty": (0.01, 100.0),
+    "presence_penalty": (-2.0, 2.0),
+    "frequency_penalty": (-2.0, 2.0),
+}
+
+
+def _check_sampling(params: SamplingParams | Sampling) -> None:
+    for name, (low, high) in _BOUNDS.items():
+        value = getattr(params, name)
+        if value is not None:
+            require_number(name, value, low, high)
+    require(params.top_p is None or params.top_p > 0.0, "top_p must be above 0, got 0")
+    require(
+        params.top_k is None or params.top_k >= 0,
+        f"top_k must be >= 0 (0 keeps every token), got {params.top_k}",
+    )
+    for token_id, bias in params.logit_bias.items():
+        require(token_id >= 0, f"logit_bias token ids must be >= 0, got {token_id}")
+        require_number(f"logit_bias[{token_id}]", bias, -100.0, 100.0)
+    require(
+        params.seed is None or 0 <= params.seed < 2**63,
+        f"seed must be in [0, 2**63), got {params.seed}",
+    )
+    require(
+        params.logprobs is None or 0 <= params.logprobs <= MAX_LOGPROBS,
+        f"logprobs must be between 0 and {MAX_LOGPROBS}, got {params.logprobs}",
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StopConditions:
+    """When a client wants an answer to end."""
+
+    max_tokens: int | None = None
+    """None: as long as the model's context, and the memory for one answer, allow."""
+    stop_strings: tuple[str, ...] = ()
+    """The answer ends before the first of these; the string itself is not shown."""
+    stop_token_ids: tuple[int, ...] = ()
+    """In addition to the checkpoint's end tokens. The token counts, its text is hidden."""
+    ignore_eos: bool = False
+
+    def __post_init__(self) -> None:
+        _check_stop(self)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StopRules:
+    """When the answer of a turn ends: `StopConditions` with nothing left open."""
+
+    max_tokens: int
+    """Cut already to the context and to what a decode worker can hold."""
+    stop_strings: tuple[str, ...] = ()
+    stop_token_ids: tuple[int, ...] = ()
+    """All of them, the checkpoint's end tokens included."""
+
+    def __post_init__(self) -> None:
+        _check_stop(self)
+
+
+def _check_stop(stop: StopConditions | StopRules) -> None:
+    require(
+        stop.max_tokens is None or stop.max_tokens >= 1,
+        f"max_tokens must be >= 1, got {stop.max_tokens}",
+    )
+    require(
+        len(stop.stop_strings) <= MAX_STOP_STRINGS,
+        f"at most {MAX_STOP_STRINGS} stop strings, got {len(stop.stop_strings)}",
+    )
+    for text in stop.stop_strings:
+        require_text("a stop string", text)
+    require(all(stop.stop_strings), "a stop string must not be empty")
+    require(all(t >= 0 for t in stop.stop_token_ids), "stop_token_ids must be >= 0")

@@ -1,0 +1,39 @@
+"""Prompts of a model that is served without a tokenizer: token ids, and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from segue.errors import InvalidRequest
+from segue.text.packed_ids import id_array
+from segue.text.session_prompt import PromptMemory, SessionPrompt
+from segue.types import ChatInput, TokenInput, TurnInput
+
+
+class IdEncoder:
+    """Takes the place of a `PromptEncoder`."""
+
+    longest_token = 1
+    num_ids = 0
+
+    def encode(self, turn_input: TurnInput) -> tuple[int, ...]:
+        """Raises InvalidRequest for all that would have to be tokenised."""
+        if isinstance(turn_input, TokenInput):
+            return turn_input.token_ids
+        got = "chat messages" if isinstance(turn_input, ChatInput) else "text"
+        raise InvalidRequest(
+            f"expected token ids, got {got}: this model is served without a tokenizer "
+            "([checkpoint] skip_tokenizer); tokenise on your side, or serve it with its tokenizer"
+        )
+
+    def encode_turn(
+        self, turn_input: TurnInput, memory: PromptMemory | None = None, num_same: int = 0
+    ) -> SessionPrompt:
+        """Raises InvalidRequest, as `encode` does."""
+        return SessionPrompt(num_kept=0, ids=id_array(self.encode(turn_input)))
+
+    def branch_points(
+        self, prompt: Sequence[int], turn_input: TurnInput | None = None
+    ) -> tuple[int, ...]:
+        """Without a vocabulary nobody knows where a message begins."""
+        return ()

@@ -1,0 +1,115 @@
+"""What is wrong with a model is said by `segue serve` before it starts anything, in one line."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.model.folders import HUGE_MOE, sparse_folder
+
+
+def serve(*arguments: str) -> subprocess.CompletedProcess[str]:
+    program = Path(sys.executable).parent / "segue"
+    return subprocess.run(
+        [str(program), "serve", *arguments, "--port", "0"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+def huge(folder: Path) -> Path:
+    return sparse_folder(folder, HUGE_MOE)
+
+
+def gguf(folder: Path) -> Path:
+    path = folder.with_suffix(".gguf")
+    path.write_bytes(b"GGUF")
+    return path
+
+
+def pickles(folder: Path) -> Path:
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    (folder / "pytorch_model.bin").touch()
+    return folder
+
+
+def adapter(folder: Path) -> Path:
+    folder.mkdir()
+    (folder / "adapter_config.json").write_text('{"base_model_name_or_path": "a/b"}')
+    return folder
+
+
+def quantised(folder: Path) -> Path:
+    config = {**HUGE_MOE, "quantization_config": {"quant_method": "fp8"}}
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+def another(folder: Path) -> Path:
+    folder.mkdir()
+    (folder / "config.json").write_text('{"architectures": ["Qwen3MoeForCausalLM"]}')
+    return folder
+
+
+def empty(folder: Path) -> Path:
+    folder.mkdir()
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (huge, "InvalidConfig: weights 999 GiB × 2 workers, this "),
+        (gguf, "InvalidCheckpoint: {} is a file with weights in GGUF"),
+        (pickles, "InvalidCheckpoint: {} has weights as PyTorch pickles"),
+        (adapter, "InvalidCheckpoint: {} is an adapter (LoRA) of a/b"),
+        (quantised, "quantised weights (fp8) are not supported"),
+        (another, "unsupported architecture 'Qwen3MoeForCausalLM'; supported: Qwen3_5"),
+        (empty, "InvalidCheckpoint: {} is empty"),
+        (Path, "InvalidCheckpoint: no such model folder: {}"),
+    ],
+)
+def test_a_model_that_cannot_be_served_is_named_before_ray_starts(
+    tmp_path: Path, make: type[Path], message: str
+) -> None:
+    model = make(tmp_path / "model")
+
+    refused = serve(str(model))
+
+    assert refused.returncode not in (0, None)
+    assert message.format(model) in refused.stderr
+    assert "Traceback" not in refused.stderr
+    assert "Ray" not in refused.stderr
+
+
+def test_a_cache_that_does_not_fit_is_refused_with_one_that_does(tmp_path: Path) -> None:
+    settings = tmp_path / "segue.toml"
+    settings.write_text(f"[engine]\ncache_bytes = {1 << 42}\n")
+
+    refused = serve("--config", str(settings))
+
+    assert refused.returncode not in (0, None)
+    assert f"[engine] cache_bytes = {1 << 42} (4,096 GiB)" in refused.stderr
+    assert 'would fit, and "auto" finds a number by itself' in refused.stderr
+
+
+def test_what_auto_comes_to_is_shown_with_the_configuration() -> None:
+    shown = serve("--print-config")
+
+    assert 'cache_bytes = "auto"' in shown.stdout
+    assert "# memory: 2 workers × (weights 15 MiB + cache" in shown.stdout
+
+
+def test_reading_a_folder_has_switches() -> None:
+    shown = serve("--print-config", "--generation-config", "none", "--skip-tokenizer")
+    refused = serve("--print-config", "--generation-config", "vllm")
+
+    assert 'generation_config = "none"\nskip_tokenizer = true' in shown.stdout
+    assert 'generation_config must be "auto" or "none", got "vllm"' in refused.stderr

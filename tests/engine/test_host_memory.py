@@ -1,0 +1,116 @@
+"""How much memory there is, from files as the kernel writes them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from segue.engine.host_memory import Memory, parse_gpu_memory, read_host_memory
+
+GIB = 1 << 30
+INFO = "MemTotal:       25165824 kB\nMemFree:         1048576 kB\nMemAvailable:   20971520 kB\n"
+HOST = Memory(place="this host", total_bytes=24 * GIB, free_bytes=20 * GIB)
+
+
+def machine(root: Path, cgroup: str, files: dict[str, str], info: str | None = INFO) -> Path:
+    (root / "proc" / "self").mkdir(parents=True)
+    (root / "proc" / "self" / "cgroup").write_text(cgroup)
+    if info is not None:
+        (root / "proc" / "meminfo").write_text(info)
+    for name, text in files.items():
+        path = root / "sys" / "fs" / "cgroup" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return root
+
+
+def group_2(at: str, limit: str, used: int, inactive: int = 0) -> dict[str, str]:
+    return {
+        f"{at}memory.max": f"{limit}\n",
+        f"{at}memory.current": f"{used}\n",
+        f"{at}memory.stat": f"anon 5\ninactive_file {inactive}\nactive_file 3\n",
+    }
+
+
+def group_1(at: str, limit: int, used: int, inactive: int = 0) -> dict[str, str]:
+    return {
+        f"memory/{at}memory.limit_in_bytes": f"{limit}\n",
+        f"memory/{at}memory.usage_in_bytes": f"{used}\n",
+        f"memory/{at}memory.stat": f"inactive_file 1\ntotal_inactive_file {inactive}\n",
+    }
+
+
+def test_without_control_groups_the_host_is_all_there_is(tmp_path: Path) -> None:
+    assert read_host_memory(machine(tmp_path, "", {})) == HOST
+
+
+def test_groups_without_a_limit_change_nothing(tmp_path: Path) -> None:
+    files = group_2("", "max", 7) | group_2("a/", "max", 7)
+
+    assert read_host_memory(machine(tmp_path, "0::/a\n", files)) == HOST
+
+
+def test_a_container_has_its_limit_and_its_page_cache_counts_as_free(tmp_path: Path) -> None:
+    files = group_2("", str(8 * GIB), 6 * GIB, 3 * GIB)
+
+    assert read_host_memory(machine(tmp_path, "0::/\n", files)) == Memory(
+        place="this container", total_bytes=8 * GIB, free_bytes=5 * GIB
+    )
+
+
+def test_the_tightest_of_the_groups_above_us_counts(tmp_path: Path) -> None:
+    files = group_2("a/b/", "max", 0) | group_2("a/", str(4 * GIB), GIB)
+    root = machine(tmp_path, "0::/a/b\n", files)
+
+    assert read_host_memory(root) == Memory(
+        place="this container", total_bytes=4 * GIB, free_bytes=3 * GIB
+    )
+
+
+def test_a_path_of_the_host_that_a_container_cannot_see_leaves_its_own_top(tmp_path: Path) -> None:
+    root = machine(tmp_path, "0::/kubepods/pod7/x\n", group_2("", str(2 * GIB), 0))
+
+    assert read_host_memory(root) == Memory(
+        place="this container", total_bytes=2 * GIB, free_bytes=2 * GIB
+    )
+
+
+def test_the_first_version_of_groups_says_it_in_other_words(tmp_path: Path) -> None:
+    cgroup = "9:cpu,cpuacct:/x\n4:memory:/x\n0::/\n"
+    files = group_1("x/", 8 * GIB, 6 * GIB, GIB) | group_1("", 0x7FFFFFFFFFFFF000, 0)
+
+    assert read_host_memory(machine(tmp_path, cgroup, files)) == Memory(
+        place="this container", total_bytes=8 * GIB, free_bytes=3 * GIB
+    )
+
+
+def test_a_limit_above_the_hosts_own_memory_is_none_but_what_is_left_counts(tmp_path: Path) -> None:
+    files = group_2("", str(64 * GIB), 54 * GIB)
+
+    assert read_host_memory(machine(tmp_path, "0::/\n", files)) == Memory(
+        place="this host", total_bytes=24 * GIB, free_bytes=10 * GIB
+    )
+
+
+@pytest.mark.parametrize("info", [None, "", "MemTotal: many kB\n"])
+def test_where_nothing_can_be_read_nothing_is_known(tmp_path: Path, info: str | None) -> None:
+    assert read_host_memory(machine(tmp_path, "0::/\n", {}, info)) is None
+
+
+def test_of_several_gpus_the_one_with_most_room_says_what_is_possible() -> None:
+    assert parse_gpu_memory("81559, 1024\n81559, 80000\n24576, 24000\n") == Memory(
+        place="the GPU", total_bytes=81559 << 20, free_bytes=80000 << 20
+    )
+
+
+@pytest.mark.parametrize("text", ["", "No devices were found\n", "81559\n", "[N/A], 5\n"])
+def test_where_no_driver_answers_no_gpu_is_known(text: str) -> None:
+    assert parse_gpu_memory(text) is None
+
+
+def test_this_machine_has_some() -> None:
+    memory = read_host_memory()
+
+    assert memory is not None
+    assert 0 < memory.free_bytes <= memory.total_bytes

@@ -1,0 +1,168 @@
+"""What a turn becomes before any worker sees it: ids, and every value that its client left open."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from router.history import Completed
+from router.pools import Pools
+from router.prompt import PromptBuilder
+from segue.demo import checkpoint_dir
+from segue.errors import ContextOverflow, InvalidCheckpoint, InvalidRequest
+from segue.model.settings import CheckpointConfig
+from segue.types import (
+    ChatInput,
+    Message,
+    Sampling,
+    SamplingParams,
+    SessionId,
+    StopConditions,
+    TextInput,
+    TokenInput,
+    TurnId,
+    TurnInput,
+    TurnRequest,
+)
+
+END, END_OF_TEXT = 1529, 1527
+ASKED = TurnRequest(
+    session_id=SessionId("s"),
+    turn_id=TurnId("t"),
+    input=TokenInput((5, 6, 7)),
+    sampling=SamplingParams(seed=3),
+)
+CHAT = ChatInput(messages=(Message(role="user", content="Hello"),))
+
+
+def published(folder: Path, **generation: object) -> Path:
+    """The demo as the hub has Qwen's: config.json and tokenizer name different end tokens."""
+    shutil.copytree(checkpoint_dir(), folder, ignore=shutil.ignore_patterns("*.safetensors"))
+    (folder / "generation_config.json").unlink()
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "eos_token_id": END_OF_TEXT}))
+    if generation:
+        (folder / "generation_config.json").write_text(json.dumps(generation))
+    return folder
+
+
+def test_without_generation_config_a_chat_ends_at_its_own_end_token(tmp_path: Path) -> None:
+    spec = (
+        PromptBuilder.from_folder(published(tmp_path / "model"))
+        .build(Completed(ASKED), Pools())
+        .spec
+    )
+
+    assert spec.stop.stop_token_ids == (END_OF_TEXT, END)
+
+
+def test_with_the_real_vocabulary_a_chat_ends_at_im_end(
+    real_checkpoint: Path, tmp_path: Path
+) -> None:
+    """config.json names <|endoftext|> alone; nothing else says where an answer ends."""
+    folder = tmp_path / "model"
+    shutil.copytree(
+        real_checkpoint,
+        folder,
+        symlinks=True,
+        ignore=shutil.ignore_patterns("generation_config.json"),
+    )
+    chat = replace(ASKED, input=CHAT)
+
+    bare = PromptBuilder.from_folder(folder).build(Completed(chat), Pools()).spec
+    published = PromptBuilder.from_folder(real_checkpoint).build(Completed(chat), Pools()).spec
+
+    assert bare.stop.stop_token_ids == (248044, 248046)
+    assert bare.sampling == Sampling(seed=3)
+    assert published.stop.stop_token_ids == (248046, 248044)
+    assert published.sampling == Sampling(temperature=1.0, top_k=20, top_p=0.95, seed=3)
+
+
+def test_ids_of_the_client_come_beside_the_end_tokens_and_alone_where_those_are_ignored(
+    tmp_path: Path,
+) -> None:
+    builder = PromptBuilder.from_folder(published(tmp_path / "model", eos_token_id=END))
+    stop = StopConditions(stop_token_ids=(9, END))
+
+    assert builder.build(
+        Completed(replace(ASKED, stop=stop)), Pools()
+    ).spec.stop.stop_token_ids == (9, END)
+    ignoring = replace(ASKED, stop=replace(stop, stop_token_ids=(9,), ignore_eos=True))
+    assert builder.build(Completed(ignoring), Pools()).spec.stop.stop_token_ids == (9,)
+
+
+def test_open_sampling_fields_are_the_checkpoints(tmp_path: Path) -> None:
+    folder = published(tmp_path / "model", do_sample=True, temperature=0.6, top_k=20)
+    asked = replace(ASKED, sampling=SamplingParams(seed=3, top_k=0))
+
+    taken = PromptBuilder.from_folder(folder).build(Completed(asked), Pools()).spec
+    ignored = (
+        PromptBuilder.from_folder(folder, CheckpointConfig(generation_config="none"))
+        .build(Completed(asked), Pools())
+        .spec
+    )
+
+    assert taken.sampling == Sampling(temperature=0.6, top_k=0, seed=3)
+    assert ignored.sampling == Sampling(seed=3)
+
+
+def test_the_longest_answer_follows_context_and_memory() -> None:
+    builder = PromptBuilder.from_folder(checkpoint_dir())
+    long = replace(ASKED, stop=StopConditions(max_tokens=8000))
+
+    assert builder.build(Completed(long), Pools(decode=4912)).spec.stop.max_tokens == 4912 - 3
+    assert builder.build(Completed(ASKED), Pools()).spec.stop.max_tokens == 8192 - 3
+    assert builder.build(Completed(ASKED), Pools(decode=4912)).spec.stop.max_tokens == 1024
+    with pytest.raises(ContextOverflow, match="has 3 tokens, and the largest decode worker"):
+        builder.build(Completed(ASKED), Pools(decode=3)).spec
+
+
+@pytest.fixture(scope="module")
+def ids_only(tmp_path_factory: pytest.TempPathFactory) -> PromptBuilder:
+    folder = published(tmp_path_factory.mktemp("ids") / "model")
+    (folder / "tokenizer.json").unlink()
+    return PromptBuilder.from_folder(folder, CheckpointConfig(skip_tokenizer=True))
+
+
+def test_without_a_tokenizer_token_ids_are_served(ids_only: PromptBuilder) -> None:
+    spec = ids_only.build(Completed(ASKED), Pools()).spec
+
+    assert spec.prompt == (5, 6, 7)
+    # Its name alone, without a vocabulary, gives the end token of a chat no id.
+    assert spec.stop.stop_token_ids == (END_OF_TEXT,)
+
+
+@pytest.mark.parametrize(
+    ("turn_input", "got"), [(TextInput("Hello"), "text"), (CHAT, "chat messages")]
+)
+def test_without_a_tokenizer_what_needs_one_is_refused(
+    ids_only: PromptBuilder, turn_input: TurnInput, got: str
+) -> None:
+    with pytest.raises(InvalidRequest, match=f"expected token ids, got {got}.*skip_tokenizer"):
+        ids_only.build(Completed(replace(ASKED, input=turn_input)), Pools()).spec
+
+
+def test_without_a_tokenizer_stop_strings_are_refused(ids_only: PromptBuilder) -> None:
+    stop = StopConditions(stop_strings=("END",))
+
+    with pytest.raises(InvalidRequest, match="stop strings need text"):
+        ids_only.build(Completed(replace(ASKED, stop=stop)), Pools()).spec
+
+
+def test_a_tokenizer_that_is_there_is_not_used_where_it_is_to_be_skipped() -> None:
+    builder = PromptBuilder.from_folder(checkpoint_dir(), CheckpointConfig(skip_tokenizer=True))
+
+    with pytest.raises(InvalidRequest, match="without a tokenizer"):
+        builder.build(Completed(replace(ASKED, input=TextInput("Hello"))), Pools()).spec
+
+
+def test_a_folder_without_a_tokenizer_says_how_to_serve_ids(tmp_path: Path) -> None:
+    folder = published(tmp_path / "model")
+    (folder / "tokenizer.json").unlink()
+
+    with pytest.raises(InvalidCheckpoint, match="--skip-tokenizer"):
+        PromptBuilder.from_folder(folder)
