@@ -22,11 +22,12 @@ def moving_place(
     rules: Rules,
     *,
     avoid: Collection[WorkerId] = (),
+    is_new: bool = False,
 ) -> Decision:
     """The router's own, but of what it weighed the best on workers that did not serve the session
     last. Prefixes are pulled from these wherever that was weighed at all.
     """
-    decision = place(turn, cluster, residency, rules, avoid=avoid)
+    decision = place(turn, cluster, residency, rules, avoid=avoid, is_new=is_new)
     # Of each role, the last that served comes first.
     last = {cluster.nodes[worker].status.role: worker for worker in reversed(residency)}.values()
     moved = [c for c in decision.candidates if c.prefill not in last and c.decode not in last]
@@ -43,11 +44,12 @@ def place_without_pulls(
     rules: Rules,
     *,
     avoid: Collection[WorkerId] = (),
+    is_new: bool = False,
 ) -> Decision:
     """The router's own, but the best without a pull: whether one pays depends on the machine's
     load.
     """
-    decision = place(turn, cluster, residency, rules, avoid=avoid)
+    decision = place(turn, cluster, residency, rules, avoid=avoid, is_new=is_new)
     chosen = next(c for c in decision.ranked() if c.mode is not Mode.PULL)
     return _instead(decision, chosen, cluster)
 
