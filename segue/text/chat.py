@@ -84,7 +84,8 @@ class ChatTemplate:
         for name in template_kwargs:
             if name in self._reserved:
                 raise InvalidRequest(
-                    f"chat_template_kwargs cannot set {name!r}, which the router does: leave it out"
+                    f"chat_template_kwargs cannot set {name!r:.80}, which is the router's: leave "
+                    "it out"
                 )
         return {
             **program.named_tokens,
@@ -100,7 +101,7 @@ class ChatTemplate:
         except Refusal as refusal:
             raise InvalidRequest(
                 "the checkpoint's chat template refuses these messages: "
-                f"{self.marks.expand(str(refusal))}"
+                f"{self.marks.expand(str(refusal)):.500}"
             ) from None
         except SecurityError as error:
             raise InvalidCheckpoint(
@@ -110,6 +111,6 @@ class ChatTemplate:
         except Exception as error:
             raise InvalidRequest(
                 f"the checkpoint's chat template cannot render these messages "
-                f"({type(error).__name__}: {error}): compare messages, tools, tool call arguments "
-                f"and chat_template_kwargs with what {self._source.origin} reads"
+                f"({type(error).__name__}: {error!s:.500}): compare messages, tools, tool call "
+                f"arguments and chat_template_kwargs with what {self._source.origin} reads"
             ) from None

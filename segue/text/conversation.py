@@ -124,7 +124,7 @@ def read_tool(index: int, text: str) -> JsonObject:
         function = {key: value for key, value in tool.items() if key != "type"}
         tool = {"type": "function", "function": function}
     called = tool.get("function")
-    if tool.get("type") != "function" or not isinstance(called, dict):
+    if tool.get("type") not in ("function", None) or not isinstance(called, dict):
         raise InvalidRequest(
             f'{where} must be {{"type": "function", "function": {{"name": …, "parameters": …}}}}, '
             f"got an object with {_name_members(tool)}"
@@ -196,7 +196,7 @@ def _name_type(value: Json) -> str:
 
 
 def _name_members(value: JsonObject) -> str:
-    return ", ".join(map(repr, list(value)[:8])) or "no members"
+    return ", ".join(f"{name!r:.40}" for name in list(value)[:8]) or "no members"
 
 
 def _shorten(text: str) -> str:

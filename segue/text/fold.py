@@ -8,20 +8,28 @@ result: one more user message would make the template drop what was thought befo
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import cast
+from typing import Protocol, cast
 
 from segue.text.conversation import Json, JsonObject
 
-Accepts = Callable[[str, bool], bool]
-"""Whether the template writes a message of this role, as the first one or later."""
+
+class Accepts(Protocol):
+    """What a template does with messages."""
+
+    def __call__(self, role: str, is_first: bool, /) -> bool:
+        """Whether it writes a message of this role, as the first one or later."""
+
+    def said(self, message: JsonObject, /) -> JsonObject:
+        """The message with the control tokens of what an assistant said (`said.py`)."""
+
 
 INSTRUCTIONS = ("system", "developer")
 _RESULT_END = "</tool_response>"
 
 
 def fold_instructions(messages: list[JsonObject], accepts: Accepts) -> list[JsonObject]:
-    """The same list where the template accepts all; messages themselves are never changed."""
+    """The messages as the template is to get them; they themselves are never changed."""
+    messages = [accepts.said(message) for message in messages]
     if not any(message["role"] in INSTRUCTIONS for message in messages):
         return messages
     folded: list[JsonObject] = []

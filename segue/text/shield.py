@@ -10,6 +10,10 @@ and in what it wrote a mark is a control token and everything else is text
 
 It is done once for a template, in its syntax tree. A literal that the template only looks for in
 strings, as in `'</think>' in content` or `content.split('</think>')`, stays as it is.
+
+One kind of text keeps its control tokens: what the assistant said and thought is the model's own.
+Thoughts and calls that stayed in its text are replayed as the tokens that they were, as in
+transformers; special tokens such as `<|im_end|>` are not among them (`said.py`).
 """
 
 from __future__ import annotations
@@ -32,8 +36,11 @@ _WRITTEN_ARGUMENTS = {"default": 0, "d": 0, "join": 0, "format": 0, "replace": 1
 class ControlMarks:
     """The marks of one tokenizer's control tokens."""
 
-    def __init__(self, tokens: Iterable[str] = ()) -> None:
-        """Raises InvalidCheckpoint for more tokens than there are marks."""
+    def __init__(self, tokens: Iterable[str] = (), special: Iterable[str] = ()) -> None:
+        """`special` are those that end messages and the like: nobody but the template writes them.
+
+        Raises InvalidCheckpoint for more tokens than there are marks.
+        """
         ordered = sorted(set(tokens))
         if len(ordered) > len(_SURROGATES) - 1:
             raise InvalidCheckpoint(
@@ -42,12 +49,14 @@ class ControlMarks:
             )
         self.token_of = {chr(code): t for code, t in zip(_SURROGATES, ordered, strict=False)}
         self._mark_of = {token: mark for mark, token in self.token_of.items()}
+        self.spoken = frozenset(ordered) - frozenset(special)
+        """What an assistant may say."""
         self._any_token = match_any(ordered)
         self._any_mark = match_any(self.token_of)
 
-    def mark(self, text: str) -> str:
-        """A mark in place of each control token."""
-        return self._any_token.sub(lambda found: self._mark_of[found[0]], text)
+    def mark(self, text: str, tokens: re.Pattern[str] | None = None) -> str:
+        """A mark in place of each control token, or of each that `tokens` matches."""
+        return (tokens or self._any_token).sub(lambda found: self._mark_of[found[0]], text)
 
     def expand(self, text: str) -> str:
         """The control tokens again."""
@@ -63,6 +72,12 @@ class ControlMarks:
             case _:
                 for part in _written(node):
                     self.mark_literals(part)
+
+    def looked_for(self, marked: nodes.Node) -> frozenset[str]:
+        """The control tokens that a template looks for, after `mark_literals`."""
+        literals = (node.value for node in marked.find_all(nodes.Const))
+        texts = (value for value in literals if isinstance(value, str))
+        return frozenset(token for text in texts for token in self._any_token.findall(text))
 
 
 def match_any(tokens: Iterable[str]) -> re.Pattern[str]:

@@ -50,6 +50,11 @@ def compile_template(
     return jinja2.Template.from_code(environment, code, environment.make_globals(None), None)
 
 
+def tokens_looked_for(source: str, origin: str, marks: ControlMarks) -> frozenset[str]:
+    """The control tokens that the template looks for in texts. Raises InvalidCheckpoint."""
+    return marks.looked_for(parse_template(source, origin, marks)[1])
+
+
 def parse_template(
     source: str, origin: str, marks: ControlMarks | None = None
 ) -> tuple[jinja2.Environment, nodes.Template]:

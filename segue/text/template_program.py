@@ -4,16 +4,33 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import jinja2
 
 from segue.errors import InvalidCheckpoint
-from segue.text.conversation import Json
+from segue.text.conversation import Json, JsonObject
 from segue.text.local_template import LocalTemplate
+from segue.text.said import Said
 from segue.text.shield import ControlMarks
-from segue.text.template_environment import compile_template, parse_template
+from segue.text.template_environment import compile_template, parse_template, tokens_looked_for
 
 _NOTE = "a note"
+
+
+@dataclass(frozen=True, slots=True)
+class MessageRules:
+    """What a template does with messages (`fold.py`)."""
+
+    _accepted: Mapping[tuple[str, bool], bool]
+    _said: Said
+
+    def __call__(self, role: str, is_first: bool, /) -> bool:
+        """Whether a message of this role is written, as the first message or as a later one."""
+        return self._accepted.get((role, is_first), True)
+
+    def said(self, message: JsonObject, /) -> JsonObject:
+        return self._said.mark(message)
 
 
 class TemplateProgram:
@@ -29,18 +46,36 @@ class TemplateProgram:
         self.template = compile_template(source, origin, marks)
         self.local = LocalTemplate(*parse_template(source, origin, marks))
         """The same program, for sessions (`session_prompt.py`)."""
-        _require_whole_tokens(
-            self.template, compile_template(source, origin), named_tokens, origin, marks
-        )
-        self._accepted = {
+        plain = compile_template(source, origin)
+        _require_whole_tokens(self.template, plain, named_tokens, origin, marks)
+        said = Said(marks, tokens_looked_for(source, origin, marks))
+        said.searches_beside_reasoning = self._searches(plain, named_tokens, said, marks)
+        accepted = {
             (role, is_first): self._writes(role, is_first)
             for role in ("system", "developer")
             for is_first in (True, False)
         }
+        self.accepts_role = MessageRules(accepted, said)
 
-    def accepts_role(self, role: str, is_first: bool) -> bool:
-        """Whether a message of this role is written, as the first message or as a later one."""
-        return self._accepted.get((role, is_first), True)
+    def _searches(
+        self,
+        plain: jinja2.Template,
+        named_tokens: Mapping[str, str],
+        said: Said,
+        marks: ControlMarks,
+    ) -> bool:
+        text = "a\n" + "".join(f"{token} b\n" for token in sorted(marks.spoken)) + "c"
+        message: dict[str, Json] = {
+            **_SAID,
+            **dict.fromkeys(("content", "reasoning_content", "thinking"), text),
+        }
+        for last in (_USER, _GIVEN):
+            expected = _attempt(plain, named_tokens, messages=[_USER, message, last])
+            marked = [_USER, said.mark(message), last]
+            got = _attempt(self.template, self.named_tokens, messages=marked)
+            if (got and marks.expand(got)) != expected:
+                return True
+        return False
 
     def _writes(self, role: str, is_first: bool) -> bool:
         note: dict[str, Json] = {"role": role, "content": _NOTE}

@@ -63,7 +63,7 @@ class Tokenizer:
         self._control_ids = {token.content: token_id for token_id, token in added.items()}
         self._special_ids = {token_id for token_id, token in added.items() if token.special}
         self._any_control = match_any(self._control_ids)
-        self.marks = ControlMarks(self._control_ids)
+        self.marks = ControlMarks(self._control_ids, self.special_tokens)
         self._pieces = _without_added_tokens(pipeline)
         self._splits_at_words = _splits_at_words(pipeline)
         self._cache = PieceCache()

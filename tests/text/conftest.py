@@ -10,6 +10,7 @@ from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tok
 from tokenizers import Tokenizer as Pipeline
 
 from segue.text.tokenizer import Tokenizer
+from tests.real_vocabulary import MakeReal, template
 
 SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 FORMAT_TOKENS = ("<think>", "</think>", "<tool_call>", "</tool_call>", "<tool_response>")
@@ -97,3 +98,14 @@ def text_folder(pipeline: Pipeline, tmp_path_factory: pytest.TempPathFactory) ->
 @pytest.fixture(scope="session")
 def tokenizer(text_folder: Path) -> Tokenizer:
     return Tokenizer.from_folder(text_folder)
+
+
+@pytest.fixture(scope="session")
+def real_folder(make_real_text: MakeReal) -> Path:
+    """The real vocabulary, with a template in the manner of Qwen3.5's."""
+    return make_real_text(template("3.5"))
+
+
+@pytest.fixture(scope="session")
+def real_tokenizer(real_folder: Path) -> Tokenizer:
+    return Tokenizer.from_folder(real_folder)

@@ -32,6 +32,12 @@ VALUES: tuple[Any, ...] = (
     *(0, -3, 10**20, 1.5, 1e-7, True, False, None),
     *([], [1, "a", None, True], {}, {"k": {"é": [1.0, False]}}, ["x", ["y"]]),
 )
+SPOKEN = (
+    "I wrote <tool_call> and </tool_call>, then </think> x",
+    "<tool_response>\nr\n</tool_response><think>",
+    "<|fim_prefix|>a<|fim_suffix|><|repo_name|>",
+)
+"""Control tokens that are not special: what a model says of itself."""
 NAMES = ("city", "days", "Größe", "a b", "path/to", "x.y", "数")
 SCHEMAS: tuple[Any, ...] = (
     None,
@@ -107,12 +113,14 @@ def _said(rng: random.Random, inline_thoughts: bool) -> Data:
     elif kind == "empty":
         message["reasoning_content"] = ""
     elif kind == "thought":
-        message[rng.choice(("reasoning_content", "reasoning"))] = rng.choice(TEXTS)
+        message[rng.choice(("reasoning_content", "reasoning"))] = rng.choice((*TEXTS, *SPOKEN))
     elif kind == "inline" and inline_thoughts:
         start = rng.choice(("<think>\n", ""))
         message["content"] = f"{start}{rng.choice(TEXTS)}\n</think>\n\n{rng.choice(TEXTS)}"
     elif kind == "no content":
         message["content"] = rng.choice((None, ""))
+    if rng.random() < 0.2 and isinstance(message.get("reasoning_content"), str):
+        message["content"] = rng.choice(SPOKEN)
     return message
 
 

@@ -101,3 +101,29 @@ def test_a_template_cannot_leave_the_sandbox(source: str) -> None:
 def test_a_template_that_does_not_compile_is_refused_with_its_line() -> None:
     with pytest.raises(InvalidCheckpoint, match="line 2: not a valid chat template"):
         template("fine\n{% for %}")
+
+
+def test_what_a_template_says_of_a_long_text_is_cut() -> None:
+    long = ChatInput(messages=(Message(role="user", content="x" * 100_000),))
+    for source in (
+        "{{ raise_exception(messages[0].content) }}",
+        "{{ messages[0].content | float(1 / 0) }}",
+    ):
+        with pytest.raises(InvalidRequest) as refused:
+            template(source).render(long)
+        assert len(str(refused.value)) < 1000
+
+
+def test_variables_that_a_template_reads_are_passed() -> None:
+    chat = ChatInput(messages=HELLO.messages, chat_template_kwargs='{"tone": ["dry", null]}')
+
+    assert template("{{ tone | tojson }} {{ other is defined }}").render(chat) == (
+        '["dry", null] False'
+    )
+
+
+def test_a_message_is_opened_for_what_goes_on_even_if_written_twice() -> None:
+    source = "{% for m in messages %}{{ m.content }};{{ m.content }}.{% endfor %}"
+    chat = ChatInput(messages=HELLO.messages, continue_final_message=True)
+
+    assert template(source).render(chat) == "hello;hello"

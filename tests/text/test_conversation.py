@@ -211,6 +211,13 @@ def test_a_bare_function_is_wrapped(bare: str) -> None:
     assert next(iter(tool["function"])) == "name"
 
 
+@pytest.mark.parametrize("type_of", ["", '"type": null, '])
+def test_a_tool_whose_type_is_not_said_is_a_function(type_of: str) -> None:
+    text = f'{{{type_of}"function": {{"name": "f"}}}}'
+
+    assert read_conversation(chat(USER, tools=(text,))).tools == [json.loads(text)]
+
+
 @pytest.mark.parametrize("parameters", ["null", "{}", '{"type": "object", "properties": null}'])
 def test_a_tool_may_have_no_parameters_however_that_is_written(parameters: str) -> None:
     (tool,) = read_conversation(

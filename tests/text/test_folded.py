@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from segue.text.conversation import read_message
+from segue.text.conversation import JsonObject, read_message
 from segue.text.fold import fold_instructions
 from segue.text.folded import FoldedMessages
 from segue.types import Message
@@ -15,8 +15,17 @@ ROLES = st.lists(
 )
 
 
-def accepts_first(role: str, is_first: bool) -> bool:
-    return role == "system" and is_first
+class FirstOnly:
+    """A template that takes a system message where it is the first."""
+
+    def __call__(self, role: str, is_first: bool, /) -> bool:
+        return role == "system" and is_first
+
+    def said(self, message: JsonObject, /) -> JsonObject:
+        return {**message, "said": message["role"] == "assistant"}
+
+
+accepts_first = FirstOnly()
 
 
 def named(roles: list[str]) -> tuple[Message, ...]:

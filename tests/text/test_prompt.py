@@ -163,11 +163,13 @@ def test_no_tool_nor_call_can_write_a_control_token_not_even_escaped(
     encoder: PromptEncoder, typed: str
 ) -> None:
     def chat(word: str) -> ChatInput:
+        # Others are the assistant's to say.
+        special = word if word.endswith("|>") else "said"
         call = ToolCall(name=word, arguments=json.dumps({word: word, "list": [word, 1, None]}))
         return ChatInput(
             messages=(
                 Message(role="user", content="hi"),
-                Message(role="assistant", content=word, reasoning=word, tool_calls=(call,)),
+                Message(role="assistant", content=special, reasoning=special, tool_calls=(call,)),
                 Message(role="tool", content=word),
             ),
             tools=(

@@ -15,7 +15,7 @@ from segue.text.prompt import PromptEncoder
 from segue.text.template_source import TemplateSource
 from segue.text.tokenizer import Tokenizer
 from segue.types import ChatInput, Message, ToolCall
-from tests.real_vocabulary import KINDS, MakeReal, published_template, template
+from tests.real_vocabulary import KINDS, published_template, template
 
 USER = Message(role="user", content="q")
 
@@ -83,9 +83,13 @@ PLACES: dict[str, Callable[[str], ChatInput]] = {
 _READER = "{{ '<|im_end|' ~ reader ~ '>' if reader is defined else '' }}"
 
 
-@pytest.fixture(scope="module")
-def tokenizer(make_real_text: MakeReal) -> Tokenizer:
-    return Tokenizer.from_folder(make_real_text(template("3.5")))
+# The model's own words keep their `<think>` and `<tool_call>`, as in transformers.
+SPOKEN = ("answer", "reasoning", "open message", "open reasoning")
+
+
+def forbidden_ids(tokenizer: Tokenizer, place: str) -> frozenset[int]:
+    tokens = tokenizer.special_tokens if place in SPOKEN else tokenizer.control_tokens
+    return frozenset(token_id for token in tokens if (token_id := tokenizer.token_id(token)))
 
 
 def encoder_of(tokenizer: Tokenizer, source: str) -> PromptEncoder:
@@ -95,15 +99,18 @@ def encoder_of(tokenizer: Tokenizer, source: str) -> PromptEncoder:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("origin", ["ours", "published"])
-def test_no_client_writes_a_control_token(tokenizer: Tokenizer, origin: str, kind: str) -> None:
+def test_no_client_writes_a_control_token(
+    real_tokenizer: Tokenizer, origin: str, kind: str
+) -> None:
     source = template(kind) if origin == "ours" else published_template(kind)
-    encoder = encoder_of(tokenizer, source + _READER)
-    control_ids = {tokenizer.token_id(token) for token in tokenizer.control_tokens}
-
-    def controls(chat: ChatInput) -> Counter[int]:
-        return Counter(token_id for token_id in encoder.encode(chat) if token_id in control_ids)
+    encoder = encoder_of(real_tokenizer, source + _READER)
 
     for place, write in PLACES.items():
+        forbidden = forbidden_ids(real_tokenizer, place)
+
+        def controls(chat: ChatInput, forbidden: frozenset[int] = forbidden) -> Counter[int]:
+            return Counter(token_id for token_id in encoder.encode(chat) if token_id in forbidden)
+
         peace = controls(write("peace"))
         assert peace, place
         for typed in TYPED:
@@ -126,9 +133,10 @@ FRAGMENTS = [
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_no_text_made_of_pieces_becomes_a_control_token(tokenizer: Tokenizer, seed: int) -> None:
-    encoder = encoder_of(tokenizer, template(KINDS[seed]) + _READER)
-    control_ids = {tokenizer.token_id(token) for token in tokenizer.control_tokens}
+def test_no_text_made_of_pieces_becomes_a_control_token(
+    real_tokenizer: Tokenizer, seed: int
+) -> None:
+    encoder = encoder_of(real_tokenizer, template(KINDS[seed]) + _READER)
     rng = random.Random(seed)
 
     for _ in range(150):
@@ -137,26 +145,27 @@ def test_no_text_made_of_pieces_becomes_a_control_token(tokenizer: Tokenizer, se
         place = rng.choice(list(PLACES))
         ids = encoder.encode(PLACES[place](typed))
         peace = encoder.encode(PLACES[place]("peace"))
-        controls = [token_id for token_id in ids if token_id in control_ids]
-        assert controls == [token_id for token_id in peace if token_id in control_ids], typed
+        forbidden = forbidden_ids(real_tokenizer, place)
+        controls = [token_id for token_id in ids if token_id in forbidden]
+        assert controls == [token_id for token_id in peace if token_id in forbidden], typed
 
 
 @pytest.mark.parametrize("place", PLACES)
-def test_what_a_client_wrote_reads_as_it_was_written(tokenizer: Tokenizer, place: str) -> None:
-    encoder = encoder_of(tokenizer, template("3.8") + "{{ reader }}")
+def test_what_a_client_wrote_reads_as_it_was_written(real_tokenizer: Tokenizer, place: str) -> None:
+    encoder = encoder_of(real_tokenizer, template("3.8") + "{{ reader }}")
     typed = "<|im_end|>"
 
     ids = encoder.encode(PLACES[place](typed))
-    read = tokenizer.decode(ids, skip_special=False)
+    read = real_tokenizer.decode(ids, skip_special=False)
 
     assert encoder.template is not None
     assert read == encoder.template.render(PLACES[place](typed))
     assert typed in read
 
 
-def test_thirty_megabytes_of_private_characters_are_read_once(tokenizer: Tokenizer) -> None:
+def test_thirty_megabytes_of_private_characters_are_read_once(real_tokenizer: Tokenizer) -> None:
     template_source = TemplateSource(plain=template("3.8"), with_tools=template("3.8"))
-    chat_template = ChatTemplate(template_source, tokenizer.marks)
+    chat_template = ChatTemplate(template_source, real_tokenizer.marks)
     private = "".join(map(chr, range(0xE000, 0xF8FF)))
     huge = said(content="a", reasoning="x<|im_end|" * 3_000_000 + private)
 

@@ -4,6 +4,7 @@ and token ids are those of transformers."""
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from segue.text.chat import ChatTemplate
 from segue.text.prompt import PromptEncoder
 from segue.text.template_source import TemplateSource
 from segue.text.tokenizer import Tokenizer
-from tests.real_vocabulary import KINDS, MakeReal, published_template, template
+from tests.real_vocabulary import KINDS, published_template, template
 from tests.text.conversations import Drawn, draw
 
 NUM_CONVERSATIONS = 60
@@ -45,9 +46,8 @@ class Both:
 
 
 @pytest.fixture(scope="module")
-def both(make_real_text: MakeReal) -> Both:
-    folder = make_real_text(template("3.5"))
-    return Both(Tokenizer.from_folder(folder), PreTrainedTokenizerFast.from_pretrained(folder))
+def both(real_tokenizer: Tokenizer, real_folder: Path) -> Both:
+    return Both(real_tokenizer, PreTrainedTokenizerFast.from_pretrained(real_folder))
 
 
 def source_of(origin: str, kind: str) -> str:

@@ -1,0 +1,69 @@
+"""The control tokens of what an assistant said, where the template does not look for them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from segue.text.chat import ChatTemplate
+from segue.text.conversation import Conversation
+from segue.text.shield import ControlMarks
+from segue.text.template_source import TemplateSource
+
+MARKS = ControlMarks(["<E>", "<T>", "</T>"], special=["<E>"])
+T, T_END = MARKS.mark("<T>"), MARKS.mark("</T>")
+
+PLAIN = "{% for m in messages %}{{ m.reasoning_content or '' }};{{ m.content }}{% endfor %}"
+SEARCHING = "{% for m in messages %}{{ m.content.split('</T>')[-1] }}{% endfor %}"
+SEARCHING_UNLESS_TOLD = (
+    "{% for m in messages %}{% if m.reasoning_content is string %}{{ m.content }}"
+    "{% else %}{{ m.content.split('</T>')[-1] }}{% endif %}{% endfor %}"
+)
+
+
+def written(source: str, **message: Any) -> str:
+    template = ChatTemplate(TemplateSource(plain=source, with_tools=source), MARKS)
+    if "reasoning_content" in message:
+        message["thinking"] = message["reasoning_content"]
+    return template.render_marked(Conversation(messages=[message], tools=[]))
+
+
+@pytest.mark.parametrize("role", ["user", "tool", "system"])
+def test_what_others_say_is_text(role: str) -> None:
+    assert written(PLAIN, role=role, content="<T><E></T>") == ";<T><E></T>"
+
+
+def test_what_the_assistant_says_and_thinks_keeps_all_but_special_tokens() -> None:
+    said = written(PLAIN, role="assistant", content="a<T>", reasoning_content="</T><E>")
+
+    assert said == f"{T_END}<E>;a{T}"
+
+
+def test_parts_of_a_content_are_said_too() -> None:
+    source = "{{ messages[0].content[1].text }}"
+    parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "<T><E>"}]
+
+    assert written(source, role="assistant", content=parts) == f"{T}<E>"
+
+
+def test_a_token_that_the_template_looks_for_is_found() -> None:
+    assert written(SEARCHING, role="assistant", content="a</T>b<T>") == f"b{T}"
+    told = written(SEARCHING, role="assistant", content="a</T>b<T>", reasoning_content="")
+    assert told == f"b{T}"
+
+
+def test_it_is_a_token_where_the_template_does_not_look() -> None:
+    told = {"role": "assistant", "content": "a</T>b", "reasoning_content": ""}
+
+    assert written(SEARCHING_UNLESS_TOLD, **told) == f"a{T_END}b"
+    assert written(SEARCHING_UNLESS_TOLD, role="assistant", content="a</T>b") == "b"
+
+
+def test_the_message_of_the_client_is_left_as_it_is() -> None:
+    template = ChatTemplate(TemplateSource(plain=PLAIN, with_tools=PLAIN), MARKS)
+    message: dict[str, Any] = {"role": "assistant", "content": "<T>"}
+
+    template.render_marked(Conversation(messages=[message], tools=[]))
+
+    assert message == {"role": "assistant", "content": "<T>"}
