@@ -68,7 +68,7 @@ class Reservations:
 
         Raises NotResident when more tokens than that have no state here.
         """
-        hold = self._residency.hold_checkpoint(spec.prompt)
+        hold, positions = self._residency.hold_checkpoint(spec)
         try:
             num_missing = len(spec.prompt) - hold.num_tokens
             if num_missing > max_computed_tokens:
@@ -82,7 +82,8 @@ class Reservations:
             raise
         turn = Turn(spec=spec, tell=tell, hold=hold)
         spare_slots = self._residency.spare_slots(self._num_drafts())
-        return turn, self._sequences.resumed(turn, pages, slot, spare_slots)
+        prompt_states = self._residency.slots_for_states(positions)
+        return turn, self._sequences.resumed(turn, pages, slot, spare_slots, prompt_states)
 
     def arrived(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from decode_worker.config import DecodeConfig
 from decode_worker.leases import TieredLeases
@@ -12,8 +13,11 @@ from segue.cache.copying import all_pages
 from segue.cache.host_tier import HostTier
 from segue.cache.memory import Memory
 from segue.cache.prefix_cache import Hold
+from segue.cache.session_states import SessionStates
+from segue.cache.states import states_to_go_on_from, states_wanted
 from segue.errors import InvalidRequest, SegueError
 from segue.telemetry import Clock
+from segue.turn import TurnResult, TurnSpec
 from segue.types import PageId, SessionId, SlotId
 
 MAX_LEASE_S = 86_400.0
@@ -28,6 +32,7 @@ class Residency:
         self._tier = tier
         self._config = config
         self._leases = TieredLeases(memory.cache, tier, clock)
+        self._session_states = SessionStates(memory.cache.pins)
 
     async def load(self, prompt: Sequence[int]) -> None:
         """Brings back from the host what is there of the prompt: pages, and the deepest state."""
@@ -39,10 +44,23 @@ class Residency:
         cache = self._memory.cache
         return cache.hold_pages(cache.match(prompt if self._config.residency else ()))
 
-    def hold_checkpoint(self, prompt: Sequence[int]) -> Hold:
-        """The part of the prompt that can be resumed here, with its state."""
+    def hold_checkpoint(self, spec: TurnSpec) -> tuple[Hold, tuple[int, ...]]:
+        """The part of the prompt that can be resumed here, with its state; and where on the way
+        through the rest states are wanted.
+        """
         cache = self._memory.cache
-        return cache.hold_checkpoint(cache.match(prompt if self._config.residency else ()))
+        match = cache.match(spec.prompt if self._config.residency else ())
+        hold = cache.hold_checkpoint(match)
+        self._session_states.used(hold.checkpoint, spec.session_id)
+        if not self._config.residency:
+            return hold, ()
+        return hold, states_wanted(
+            spec.branch_points,
+            hold.num_tokens,
+            len(spec.prompt),
+            page_tokens=cache.tree.page_tokens,
+            parted_at=match.num_tokens,
+        )
 
     def take(self, hold: Hold, num_pages: int) -> tuple[tuple[PageId, ...], SlotId]:
         """Pages behind what is held, and a slot, for a turn whose prompt is computed here.
@@ -83,6 +101,16 @@ class Residency:
                 return self._memory.slots.take(num_slots, UnitState.WORKING)
         return ()
 
+    def slots_for_states(self, positions: Sequence[int]) -> dict[int, SlotId]:
+        """For states that a prompt's end leaves on the way, the first ones where there is no room
+        for all. They are welcome: no session loses its lease for them."""
+        cache = self._memory.cache
+        num_slots = len(positions)
+        while num_slots and not cache.make_spare_room(0, num_slots):
+            num_slots -= 1
+        slots = self._memory.slots.take(num_slots, UnitState.WORKING)
+        return dict(zip(positions[:num_slots], slots, strict=True))
+
     def keep(
         self,
         session_id: SessionId,
@@ -95,14 +123,13 @@ class Residency:
 
         Afterwards `hold` reaches to the last page that is kept.
         """
-        ring = sequence.ring
-        slots = list(ring.slots)
+        slots = list(sequence.slots)
         left = own_pages
         if self._config.residency:
-            checkpoints: dict[int, SlotId] = {}
-            if ring.checkpoint is not None and ring.checkpoint_tokens > hold.num_tokens:
-                checkpoints[ring.checkpoint_tokens] = ring.checkpoint
-                slots.remove(ring.checkpoint)
+            states = sequence.states_kept
+            checkpoints = {at: states[at] for at in states if at > hold.num_tokens}
+            for slot in checkpoints.values():
+                slots.remove(slot)
             cache = self._memory.cache
             left = cache.insert(
                 sequence.cached_tokens, own_pages, hold=hold, checkpoints=checkpoints
@@ -111,6 +138,7 @@ class Residency:
                 self._leases.grant(session_id, hold.node, self._config.lease_s)
             else:
                 self._tier.offload(hold.node)
+            self._session_states.kept(sequence.turn, hold.node, checkpoints)
         self.give_back(left, slots)
 
     def give_back(self, pages: Sequence[PageId], slots: Sequence[SlotId]) -> None:
@@ -159,3 +187,14 @@ def checkpoint_tokens(hold: Hold) -> int:
     """Of a held prefix, the longest part that has a state here; 0 when none has."""
     checkpoint = hold.node.nearest_checkpoint()
     return checkpoint.num_tokens if checkpoint else 0
+
+
+def with_what_stays(result: TurnResult, spec: TurnSpec, hold: Hold) -> TurnResult:
+    """`hold` reaches to the last page that `Residency.keep` kept of the turn."""
+    states = hold.node.states()
+    return replace(
+        result,
+        kept_tokens=hold.num_tokens,
+        kept_checkpoint_tokens=max(states, default=0),
+        kept_states=states_to_go_on_from(states, spec.branch_points, len(spec.prompt)),
+    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from segue.engine.answer import Answer
@@ -33,6 +33,8 @@ class DecodeSequence:
     """Drawn by the prefill worker; None when the rest of the prompt is computed here."""
     resume_slot: SlotId | None = None
     """Shared: the state after `num_cached` tokens of the prompt, until its rest is computed."""
+    prompt_states: Mapping[int, SlotId] = field(default_factory=dict)
+    """For the states that stay of the prompt's rest, beside the ring: position to slot."""
     answer_ids: list[int] = field(default_factory=list)
     drafts: list[int] = field(default_factory=list)
     """Guesses at the next tokens, for the pass that comes."""
@@ -49,6 +51,19 @@ class DecodeSequence:
     def cached_tokens(self) -> tuple[int, ...]:
         """Those whose K and V are in the pages."""
         return (*self.turn.prompt, *self.answer_ids)[: self.num_cached]
+
+    @property
+    def slots(self) -> tuple[SlotId, ...]:
+        """All that are its own."""
+        return (*self.ring.slots, *self.prompt_states.values())
+
+    @property
+    def states_kept(self) -> dict[int, SlotId]:
+        """Those at page boundaries that will not be written any more: position to slot."""
+        states = {at: slot for at, slot in self.prompt_states.items() if at <= self.num_cached}
+        if self.ring.checkpoint is not None:
+            states.setdefault(self.ring.checkpoint_tokens, self.ring.checkpoint)
+        return states
 
     @property
     def is_in_prompt(self) -> bool:
@@ -89,7 +104,9 @@ class DecodeSequence:
             page_ids=self.pages,
             slot_in=self.resume_slot,
             slot_out=self.ring.state,
-            checkpoints=self._prompt_checkpoints(page_tokens),
+            checkpoints=sorted(
+                {**self.prompt_states, **self._ring_checkpoint(page_tokens)}.items()
+            ),
         )
 
     def next_rows(self) -> list[SamplerRow]:
@@ -99,9 +116,9 @@ class DecodeSequence:
         return [self._row(num_before) for num_before in range(len(self.drafts) + 1)]
 
     def prompt_computed(self, page_tokens: int) -> None:
-        checkpoints = self._prompt_checkpoints(page_tokens)
+        of_ring = self._ring_checkpoint(page_tokens)
         self.ring = replace(self.ring, num_tokens=len(self.turn.prompt))
-        for position, slot in checkpoints:
+        for position, slot in of_ring.items():
             self.ring = self.ring.with_checkpoint(slot, position)
         self.keep_checkpoint(page_tokens)
 
@@ -140,10 +157,11 @@ class DecodeSequence:
     def _outputs(self) -> tuple[SlotId, ...]:
         return self.ring.outputs(len(self.drafts) + 1)
 
-    def _prompt_checkpoints(self, page_tokens: int) -> list[tuple[int, SlotId]]:
-        """At the last page boundary inside what is left of the prompt, if there is one."""
+    def _ring_checkpoint(self, page_tokens: int) -> dict[int, SlotId]:
+        """At the last page boundary inside what is left of the prompt, if there is one and no other
+        slot is for it."""
         last = (len(self.turn.prompt) - 1) // page_tokens * page_tokens
-        if len(self.ring.slots) == 1 or last <= self.num_cached:
-            return []
+        if len(self.ring.slots) == 1 or last <= self.num_cached or last in self.prompt_states:
+            return {}
         other = next(slot for slot in self.ring.slots if slot != self.ring.state)
-        return [(last, other)]
+        return {last: other}

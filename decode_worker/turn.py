@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from decode_worker.sequence import DecodeSequence
@@ -116,6 +116,7 @@ class Sequences:
         own_pages: Sequence[PageId],
         slot: SlotId,
         spare_slots: Sequence[SlotId],
+        prompt_states: Mapping[int, SlotId],
     ) -> DecodeSequence:
         """The rest of the prompt is computed here, from the held checkpoint."""
         turn.own_pages = own_pages
@@ -129,6 +130,7 @@ class Sequences:
             sampler=self._sampler(turn.spec),
             report=ShipReport(),
             resume_slot=checkpoint.slot if checkpoint else None,
+            prompt_states=prompt_states,
         )
 
     def _answer(self, spec: TurnSpec) -> Answer:

@@ -14,14 +14,13 @@ import logging
 import time
 from array import array
 from collections.abc import Sequence
-from dataclasses import replace
 
 from decode_worker.config import DecodeConfig
 from decode_worker.engines import engine_for
 from decode_worker.events import Admit, Command, Drop, Event, Said
 from decode_worker.metrics import DecodeMetrics
 from decode_worker.reservation import Reservations
-from decode_worker.residency import Residency, checkpoint_tokens
+from decode_worker.residency import Residency, checkpoint_tokens, with_what_stays
 from decode_worker.server import services
 from decode_worker.turn import (
     Computed,
@@ -206,10 +205,7 @@ class DecodeWorker:
             assert turn.own_pages is not None, "the engine has it"
             self.residency.keep(turn.spec.session_id, event.sequence, turn.own_pages, turn.hold)
             if event.result is not None:
-                kept, kept_state = turn.hold.num_tokens, checkpoint_tokens(turn.hold)
-                turn.tell(
-                    replace(event.result, kept_tokens=kept, kept_checkpoint_tokens=kept_state)
-                )
+                turn.tell(with_what_stays(event.result, turn.spec, turn.hold))
             self._forget(event.turn_id)
 
     def _handoff_lost(self, turn_id: TurnId, reason: str) -> None:

@@ -52,20 +52,6 @@ def plan_chunks(waiting: Sequence[Progress], chunk_tokens: int) -> list[Chunk]:
     ]
 
 
-def checkpoints_wanted(
-    wanted: Sequence[int], start: int, num_prompt: int, *, page_tokens: int, stride: int
-) -> tuple[int, ...]:
-    """Where to keep a state while computing a prompt from `start`: page boundaries, ascending.
-
-    `wanted` are positions at which conversations branch. Every `stride` tokens of what is computed
-    there is one too, and at the last page boundary: the next turn begins somewhere after it.
-    """
-    last = num_prompt // page_tokens * page_tokens
-    strides = range(start - start % stride + stride, last, stride)
-    aligned = {position // page_tokens * page_tokens for position in (*wanted, *strides, last)}
-    return tuple(sorted(position for position in aligned if start < position < num_prompt))
-
-
 def complete_pages(start: int, end: int, *, is_last: bool, page_tokens: int) -> range:
     """Pages that a chunk completes; the page after the last full one only when nothing follows."""
     return range(start // page_tokens, -(-end // page_tokens) if is_last else end // page_tokens)

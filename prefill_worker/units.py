@@ -7,13 +7,14 @@ from dataclasses import dataclass
 
 from prefill_worker.config import PrefillConfig
 from prefill_worker.pull import Rates
-from prefill_worker.scheduler import checkpoints_wanted
 from segue.cache.accountant import UnitState
 from segue.cache.copying import NOTHING, Wanted, up_to_a_state
 from segue.cache.host_tier import HostTier
 from segue.cache.layout import CacheLayout
 from segue.cache.memory import Memory
 from segue.cache.prefix_cache import Hold, Match
+from segue.cache.session_states import SessionStates
+from segue.cache.states import states_to_go_on_from, states_wanted
 from segue.errors import InvalidRequest, Overloaded
 from segue.turn import TurnSpec
 from segue.types import PageId, SlotId
@@ -55,6 +56,7 @@ class PromptMemory:
         self._layout = layout
         self._config = config
         self._max_running = max_running
+        self._session_states = SessionStates(memory.cache.pins)
         self.num_running = 0
 
     async def load(self, turn: TurnSpec) -> None:
@@ -77,9 +79,11 @@ class PromptMemory:
                 f"this prefill worker has {self._memory.pages.total}"
             )
         cache = self._memory.cache
-        hold = cache.hold_checkpoint(cache.match(turn.prompt if self._config.prefix_cache else ()))
+        match = cache.match(turn.prompt if self._config.prefix_cache else ())
+        hold = cache.hold_checkpoint(match)
+        self._session_states.used(hold.checkpoint, turn.session_id)
         try:
-            units = self._take_behind(hold, turn, num_pages - len(hold.pages))
+            units = self._take_behind(hold, turn, num_pages, parted_at=match.num_tokens)
         except Overloaded:
             cache.release(hold)
             raise
@@ -99,15 +103,17 @@ class PromptMemory:
                 turn.prompt, units.own_pages, hold=units.hold, checkpoints=checkpoints
             )
             self._tier.offload(units.hold.node)
+            self._session_states.kept(turn, units.hold.node, checkpoints)
         self._free(units.hold, left, own_slots)
 
-    def kept_tokens(self, turn: TurnSpec, units: PromptUnits) -> int:
-        """The longest prefix of which `keep` will keep a state."""
+    def kept_states(self, turn: TurnSpec, units: PromptUnits) -> tuple[int, ...]:
+        """Where states will be after `keep`: those that a next turn may go on from, ascending."""
         if not self._config.prefix_cache:
-            return 0
+            return ()
+        kept = {*units.hold.node.states(), *units.checkpoints}
         if len(turn.prompt) % self._layout.page_tokens == 0:
-            return len(turn.prompt)
-        return max(units.checkpoints, default=units.hold.num_tokens)
+            kept.add(len(turn.prompt))
+        return states_to_go_on_from(kept, turn.branch_points, len(turn.prompt))
 
     def give_back(self, units: PromptUnits) -> None:
         """Of a prompt that was not computed to its end."""
@@ -120,12 +126,15 @@ class PromptMemory:
         saved_s = (wanted.num_tokens - resume) * self._rates.compute.per_unit
         return wanted if self._tier.load_s(num_pages, 1) < saved_s else NOTHING
 
-    def _take_behind(self, hold: Hold, turn: TurnSpec, num_pages: int) -> PromptUnits:
-        positions = self._checkpoints_wanted(turn, hold)
+    def _take_behind(
+        self, hold: Hold, turn: TurnSpec, num_pages: int, *, parted_at: int
+    ) -> PromptUnits:
+        cache = self._memory.cache
+        num_pages -= len(hold.pages)
         # Without room for the states on the way, the turn still needs a slot for its own.
-        if not self._memory.cache.make_room(num_pages, 1 + len(positions)):
-            positions = ()
-            self._memory.cache.make_room(num_pages, 1)
+        positions = self._states_wanted(turn, hold, parted_at)
+        positions = positions[: max(cache.num_obtainable_slots - 1, 0)]
+        cache.make_room(num_pages, 1 + len(positions))
         pages = self._memory.pages.take(num_pages, UnitState.WORKING)
         try:
             slot, *kept = self._memory.slots.take(1 + len(positions), UnitState.WORKING)
@@ -134,14 +143,15 @@ class PromptMemory:
             raise
         return PromptUnits(hold, pages, slot, dict(zip(positions, kept, strict=True)))
 
-    def _checkpoints_wanted(self, turn: TurnSpec, hold: Hold) -> tuple[int, ...]:
+    def _states_wanted(self, turn: TurnSpec, hold: Hold, parted_at: int) -> tuple[int, ...]:
         if not self._config.prefix_cache:
             return ()
-        return checkpoints_wanted(
+        return states_wanted(
             turn.branch_points,
             hold.num_tokens,
             len(turn.prompt),
             page_tokens=self._layout.page_tokens,
+            parted_at=parted_at,
             stride=self._config.checkpoint_stride,
         )
 

@@ -186,6 +186,7 @@ class PrefillWorker:
                 computed = await self._compute(turn, outgoing, units)
                 shipped = await outgoing.finish()
                 start = units.hold.num_tokens
+                kept_states = self._prompts.kept_states(turn, units)
                 report = ShipReport(
                     shipped_bytes=shipped.shipped_bytes,
                     # What was pulled may have been evicted before it was held.
@@ -198,7 +199,8 @@ class PrefillWorker:
                     pulled_tokens=pulled.pulled_tokens,
                     pulled_bytes=pulled.pulled_bytes,
                     pull_s=pulled.pull_s,
-                    kept_tokens=self._prompts.kept_tokens(turn, units),
+                    kept_tokens=max(kept_states, default=0),
+                    kept_states=kept_states,
                 )
                 await peers.commit(
                     ticket,

@@ -34,7 +34,20 @@ class Keeping:
     worker_id: WorkerId
     epoch: Epoch
     tokens: int
-    checkpoint_tokens: int
+    states: tuple[int, ...]
+    """Prefixes of which a state is there, ascending."""
+
+    @property
+    def checkpoint_tokens(self) -> int:
+        """The deepest of them."""
+        return max(self.states, default=0)
+
+    def of_prompt(self, shared_tokens: int | None) -> Held:
+        """What is there of a prompt that is equal to the session's last turn so far."""
+        if shared_tokens is None:
+            return Held(self.tokens, self.checkpoint_tokens)
+        usable = (state for state in self.states if state <= shared_tokens)
+        return Held(min(self.tokens, shared_tokens), max(usable, default=0))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,14 +115,33 @@ class SessionDirectory:
         known = self._sessions.get(session_id)
         return known.decodes[0] if known and known.decodes else None
 
-    def keep(self, session_id: SessionId, worker: WorkerStatus, held: Held) -> None:
-        """The worker served a turn of the session. One that was released meanwhile stays so."""
+    def keep(
+        self,
+        session_id: SessionId,
+        worker: WorkerStatus,
+        held: Held,
+        states: tuple[int, ...] = (),
+    ) -> None:
+        """The worker served a turn of the session. One that was released meanwhile stays so.
+
+        `states` are all that it keeps and that may be of use; else only the deepest is known.
+        """
         known = self._sessions.get(session_id)
         if known is None:
             return
         others = [k for k in known.kept(worker.role) if k.worker_id != worker.worker_id]
-        kept = (_keeping(worker, held), *others)[:_MAX_WORKERS]
+        kept = (_keeping(worker, held, states), *others)[:_MAX_WORKERS]
         self._sessions[session_id] = known.with_kept(worker.role, kept)
+
+    def parted(self, session_id: SessionId, shared_tokens: int) -> None:
+        """The session's last turn shares only so much with what it was before: of the rest nobody
+        has anything that a next turn could use."""
+        known = self._sessions.get(session_id)
+        if known is not None:
+            for role in Role:
+                kept = tuple(_cut(keeping, shared_tokens) for keeping in known.kept(role))
+                known = known.with_kept(role, kept)
+            self._sessions[session_id] = known
 
     def correct(self, session_id: SessionId, worker: WorkerStatus, held: Held) -> None:
         """The worker said what it holds, without having served a turn to its end."""
@@ -117,13 +149,22 @@ class SessionDirectory:
         if known is None:
             return
         kept = tuple(
-            _keeping(worker, held) if keeping.worker_id == worker.worker_id else keeping
+            _corrected(keeping, worker, held) if keeping.worker_id == worker.worker_id else keeping
             for keeping in known.kept(worker.role)
         )
         self._sessions[session_id] = known.with_kept(worker.role, kept)
 
-    def held(self, session_id: SessionId, nodes: Mapping[WorkerId, Node]) -> Residency:
-        """What is held by workers that live and by the same life of them, the last ones first."""
+    def held(
+        self,
+        session_id: SessionId,
+        nodes: Mapping[WorkerId, Node],
+        shared_tokens: int | None = None,
+    ) -> Residency:
+        """What is held by workers that live and by the same life of them, the last ones first.
+
+        `shared_tokens`: how far a prompt is equal to the last turn, where that is known. What is
+        behind them is of no use to it.
+        """
         known = self._sessions.get(session_id)
         if known is None:
             return {}
@@ -131,7 +172,7 @@ class SessionDirectory:
         for keeping in (*known.decodes, *known.prefills):
             node = nodes.get(keeping.worker_id)
             if node is not None and node.status.epoch == keeping.epoch and not node.is_lost:
-                residency[keeping.worker_id] = Held(keeping.tokens, keeping.checkpoint_tokens)
+                residency[keeping.worker_id] = keeping.of_prompt(shared_tokens)
         return residency
 
     def _put(self, session_id: SessionId, known: _Known) -> None:
@@ -141,10 +182,22 @@ class SessionDirectory:
             self._sessions.popitem(last=False)
 
 
-def _keeping(worker: WorkerStatus, held: Held) -> Keeping:
+def _keeping(worker: WorkerStatus, held: Held, states: tuple[int, ...] = ()) -> Keeping:
     return Keeping(
         worker_id=worker.worker_id,
         epoch=worker.epoch,
         tokens=held.resident_tokens,
-        checkpoint_tokens=held.checkpoint_tokens,
+        states=states or ((held.checkpoint_tokens,) if held.checkpoint_tokens else ()),
     )
+
+
+def _corrected(known: Keeping, worker: WorkerStatus, held: Held) -> Keeping:
+    """A state that is deeper than the deepest of a prompt may be another prompt's."""
+    deepest = held.checkpoint_tokens
+    shallower = tuple(state for state in known.states if state < deepest)
+    return _keeping(worker, held, (*shallower, deepest) if deepest else ())
+
+
+def _cut(keeping: Keeping, tokens: int) -> Keeping:
+    states = tuple(state for state in keeping.states if state <= tokens)
+    return replace(keeping, tokens=min(keeping.tokens, tokens), states=states)

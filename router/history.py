@@ -157,8 +157,13 @@ class Transcript:
         self._completed = completed
         self._spec = spec
         self._memory = memory
-        self._num_kept = num_kept
         self._answer = array("I")
+        self._prompt = array("I", spec.prompt)
+        self.shared_tokens: int | None = None
+        """How far the prompt is equal to the session's last turn, where that is known."""
+        if completed.known is not None and isinstance(completed.request.input, ChatInput):
+            known = completed.known.tokens
+            self.shared_tokens = common_prefix(known, self._prompt, start=num_kept)
 
     def hear(self, event: TurnEvent) -> TurnEvent:
         """The event, and at the turn's end what the history has to say about it."""
@@ -171,13 +176,12 @@ class Transcript:
         return event
 
     def _end(self, end: TurnEnd, chat: ChatInput) -> TurnEnd:
-        prompt = array("I", self._spec.prompt)
         previous = self._completed.known or _NOTHING
         num_same = self._completed.num_same
         history = History(
             chat=chat,
             digests=digests(chat, previous.digests[:num_same]),
-            tokens=prompt + self._answer,
+            tokens=self._prompt + self._answer,
             byte_ends=_ends(chat, sys.getsizeof, previous.byte_ends[:num_same]),
             character_ends=_ends(chat, len, previous.character_ends[:num_same]),
             memory=self._memory,
@@ -185,8 +189,7 @@ class Transcript:
         is_kept = self._histories.keep(self._spec.session_id, history)
         lost = 0
         if previous.digests and previous.is_continued_by(chat, history.digests):
-            equal = common_prefix(previous.tokens, prompt, start=self._num_kept)
-            lost = len(previous.tokens) - equal
+            lost = len(previous.tokens) - (self.shared_tokens or 0)
         return replace(
             end,
             usage=replace(end.usage, rerendered_tokens=lost),

@@ -20,6 +20,7 @@ from router.placement.cluster import Cluster, Seat
 from router.placement.coefficients import Observation
 from router.placement.decision import Decision, estimate_error
 from router.placement.estimate import Mode
+from router.placement.node import Node
 from router.placement.side import Held, Residency, Rules, TurnSize
 from router.policy import longest_holder, place
 from router.prefixes import PromptPrefixes, SessionPrefixes
@@ -62,8 +63,9 @@ class Placing:
             # All workers have the same; those that differ are refused when they meet.
             self.rules = self.rules._replace(page_tokens=worker.load.page_tokens)
 
-    def turn(self, spec: TurnSpec) -> TurnPlacing:
-        return TurnPlacing(self, spec)
+    def turn(self, spec: TurnSpec, shared_tokens: int | None = None) -> TurnPlacing:
+        """`shared_tokens`: how far the prompt is equal to the session's last turn, if known."""
+        return TurnPlacing(self, spec, shared_tokens)
 
     def placed(self, decided: Decided) -> None:
         """A turn has its seat: counted, and remembered where it has a session."""
@@ -104,15 +106,18 @@ class _Attempt:
 class TurnPlacing:
     """Of one turn, from its first placement until `leave`, which whoever runs it always calls."""
 
-    def __init__(self, placing: Placing, spec: TurnSpec) -> None:
+    def __init__(self, placing: Placing, spec: TurnSpec, shared_tokens: int | None = None) -> None:
         self._placing = placing
         self._spec = spec
+        self._shared_tokens = shared_tokens
         self._size = TurnSize(len(spec.prompt), spec.stop.max_tokens)
         self._rules = placing.rules
         self._opening = opening_of(spec, placing.rules.page_tokens)
         self._avoid: Collection[WorkerId] = ()
         self._residency: Residency = {}
         self._attempt: _Attempt | None = None
+        self._home: Node | None = None
+        """Where a new session was placed."""
         self._prefixes: PromptPrefixes | None = None
         if spec.session_id:
             self._prefixes = placing.prefixes.of(
@@ -123,21 +128,38 @@ class TurnPlacing:
         """Decides anew and takes a seat for it; an earlier one is left. Raises Unavailable."""
         self.leave()
         placing, session_id = self._placing, self._spec.session_id
+        if self._home is not None:
+            placing.cluster.unsettle(self._home)
+            self._home = None
         self._avoid = avoid
         self._residency = self._held()
         started_at = time.perf_counter()
-        decision = place(self._size, placing.cluster, self._residency, self._rules, avoid=avoid)
+        is_new = bool(session_id) and not placing.directory.held(session_id, placing.cluster.nodes)
+        decision = place(
+            self._size,
+            placing.cluster,
+            self._residency,
+            self._rules,
+            avoid=avoid,
+            is_new=is_new,
+        )
         decision_s = time.perf_counter() - started_at
         decided = Decided(session_id, self._spec.turn_id, self._size, decision, decision_s)
         seat = placing.cluster.take(decision)
+        if is_new:
+            self._home = seat.decode
+            placing.cluster.settle(self._home)
         self._attempt = _Attempt(decided, seat, placing.clock())
         placing.placed(decided)
         return decision
 
     @property
     def max_local_tokens(self) -> int:
-        """So short an end of the prompt may be computed by decode."""
-        return self._rules.local_prefill_max_tokens
+        """So short an end of the prompt may be computed by decode: about what was expected, and
+        where it has to be more, the decision was made on what is not so."""
+        expected = self._current().decided.decision.chosen.plan.computed_tokens
+        slack = self._rules.page_tokens
+        return min(self._rules.local_prefill_max_tokens, expected + slack)
 
     def local_refused(self) -> None:
         """Decode lacks too much of the prompt to compute the rest: it is placed without that."""
@@ -193,11 +215,13 @@ class TurnPlacing:
         decision, report = attempt.decided.decision, result.report
         prefill, decode = decision.placement.prefill, decision.placement.decode
         is_local = decision.chosen.mode is Mode.LOCAL
+        if self._shared_tokens is not None:
+            placing.directory.parted(session_id, self._shared_tokens)
         if not is_local:
             held = Held(report.kept_tokens, report.kept_tokens)
-            placing.directory.keep(session_id, prefill, held)
+            placing.directory.keep(session_id, prefill, held, report.kept_states)
         held = Held(result.kept_tokens, result.kept_checkpoint_tokens)
-        placing.directory.keep(session_id, decode, held)
+        placing.directory.keep(session_id, decode, held, result.kept_states)
         if self._opening is not None:
             kept = [(prefill, 0 if is_local else report.kept_tokens), (decode, result.kept_tokens)]
             enough = self._opening.num_tokens
@@ -216,10 +240,17 @@ class TurnPlacing:
         """What workers hold of the session; of a new one, what they hold of its opening."""
         placing = self._placing
         nodes = placing.cluster.nodes
-        own = placing.directory.held(self._spec.session_id, nodes)
+        own = placing.directory.held(self._spec.session_id, nodes, self._usable_tokens)
         if own or self._opening is None:
             return own
         return placing.openings.held(self._opening, nodes)
+
+    @property
+    def _usable_tokens(self) -> int | None:
+        """The last token is always computed."""
+        if self._shared_tokens is None:
+            return None
+        return min(self._shared_tokens, len(self._spec.prompt) - 1)
 
     def _current(self) -> _Attempt:
         assert self._attempt is not None, "a turn is placed before anything happens to it"

@@ -30,6 +30,9 @@ _MAX_LOOKED_AT = 32
 # Candidates within this are equal, and the first wins: where nothing moves, then holders, then
 # others by load.
 _ABOUT_EQUAL = 1.1
+# A new session's first token may be so much later for the sake of its spreading.
+_NEARLY_EQUAL = 1.25
+_NEARLY_EQUAL_S = 0.01
 # Exclusion, then total_s.
 _PREFERENCE = itemgetter(0, 1)
 
@@ -41,9 +44,14 @@ def place(
     rules: Rules,
     *,
     avoid: Collection[WorkerId] = (),
+    is_new: bool = False,
 ) -> Decision:
     """The feasible way to run the turn with the least expected time to first token; of equal ones
     that on the least loaded workers. Raises Unavailable when a role has no ready worker.
+
+    The turn of a session that `is_new` decides where the session will live. So among decode workers
+    that are nearly as good, it goes where the fewest new sessions went lately: one worker's death
+    then hits a part of the sessions, and their load is shared before it is felt.
 
     When nothing is feasible, the least serious exclusion is put up with: workers queue.
     """
@@ -51,7 +59,7 @@ def place(
         role = Role.DECODE if cluster.ready_prefills else Role.PREFILL
         raise Unavailable(f"no {role} worker is ready; see `segue status`, then try again")
     candidates = _weigh(turn, cluster, residency, rules, avoid)
-    chosen = _choose(candidates)
+    chosen = _choose(_spread(candidates, cluster) if is_new else candidates)
     nodes = cluster.nodes
     placement = Placement(nodes[chosen.prefill].status, nodes[chosen.decode].status)
     return Decision(placement, chosen, candidates)
@@ -71,6 +79,20 @@ def _choose(candidates: Sequence[Candidate]) -> Candidate:
     return min(
         (c for c in near if c.plan.side is prefill and c.target.side is decode), key=_PREFERENCE
     )
+
+
+def _spread(candidates: Sequence[Candidate], cluster: Cluster) -> Sequence[Candidate]:
+    """Those on the decode worker that is to get one session more."""
+    best = min(candidates, key=_PREFERENCE)
+    limit = best.excluded, max(best.total_s * _NEARLY_EQUAL, best.total_s + _NEARLY_EQUAL_S)
+    near = {c.decode: c.target.side for c in candidates if c[:2] <= limit}
+
+    def load(side: Side) -> float:
+        # A slow worker gets fewer.
+        return (cluster.nodes[side.worker_id].num_settled + 1) * side.speed.step.at(1)
+
+    home = min(near.values(), key=load).worker_id
+    return [candidate for candidate in candidates if candidate.decode == home]
 
 
 def longest_holder(
@@ -109,7 +131,9 @@ def _weigh(
     targets = [target_of(turn, decode, known) for decode in decodes]
     candidates: list[Candidate] = []
     if rules.local_prefill_max_tokens:
-        candidates.extend(on_decode(turn, targets, known, rules))
+        able = [prefill.held.checkpoint_tokens for prefill in prefills if not prefill.excluded]
+        deepest = max(able, default=0)
+        candidates.extend(on_decode(turn, targets, known, rules, deepest_tokens=deepest))
     for prefill in prefills:
         candidates.extend(pairs(plans(turn, prefill, source, known), targets))
     return candidates

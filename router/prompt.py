@@ -113,7 +113,7 @@ class PromptBuilder:
             prompt=prompt,
             sampling=request.sampling,
             stop=replace(request.stop, max_tokens=max_tokens),
-            branch_points=self.encoder.branch_points(prompt),
+            branch_points=self.encoder.branch_points(prompt, request.input),
         )
         return Built(spec, made.memory, made.num_kept)
 

@@ -58,7 +58,7 @@ class Router:
         self._metrics = metrics
         self._model_name = model_name
         self._clock = clock
-        self._admission = Admission(config.max_turns)
+        self._admission = Admission(config.max_turns, clock=clock)
         self._histories = Histories(config.history_bytes)
         self.sessions = SessionDesk(
             self.placing.directory,
@@ -85,7 +85,7 @@ class Router:
             spec, transcript = await self._admit(request, admitted)
             turn = Turn(
                 spec,
-                self._context(spec),
+                self._context(spec, transcript),
                 received_at=received_at,
                 deadline_at=received_at + (deadline_s or self._config.default_deadline_s),
             )
@@ -130,9 +130,9 @@ class Router:
         )
         return built.spec, transcript
 
-    def _context(self, spec: TurnSpec) -> TurnContext:
+    def _context(self, spec: TurnSpec, transcript: Transcript) -> TurnContext:
         return TurnContext(
-            placing=self.placing.turn(spec),
+            placing=self.placing.turn(spec, transcript.shared_tokens),
             links=self.links,
             clock=self._clock,
             max_attempts=self._config.max_attempts,

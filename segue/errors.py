@@ -27,6 +27,8 @@ class SegueError(Exception):
     """Root of the tree. The message says what was expected, what came, and what to do."""
 
     retry_is_safe = False
+    retry_after_s: float = 0.0
+    """When to come back, for an error that passes by itself; 0 for one that does not."""
 
 
 class InvalidRequest(SegueError, ValueError):
@@ -62,13 +64,10 @@ class UnknownHistory(SegueError):
 
 
 class Overloaded(SegueError):
-    """No room now.
-
-    `retry_after_s` is a class-level default; `after` returns an error with its own.
-    """
+    """No room now. `after` returns an error with a time of its own."""
 
     retry_is_safe = True
-    retry_after_s: float = 1.0
+    retry_after_s = 1.0
 
     @classmethod
     def after(cls, message: str, *, retry_after_s: float) -> Overloaded:
@@ -80,6 +79,8 @@ class Overloaded(SegueError):
 
 class Unavailable(SegueError):
     retry_is_safe = True
+    # A process that died is back after a few seconds; asking costs little.
+    retry_after_s = 1.0
 
 
 class StaleEpoch(SegueError):

@@ -151,6 +151,9 @@ class ShipReport:
     pull_s: float = 0.0
     kept_tokens: int = 0
     """The longest prefix of the prompt of which a state stays on the prefill worker."""
+    kept_states: tuple[int, ...] = ()
+    """The prefixes of the prompt whose states stay there and are of use to a next turn, ascending:
+    it may part from this one before the end."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,3 +169,5 @@ class TurnResult:
     """Pages of so many tokens of prompt and answer stay on the decode worker."""
     kept_checkpoint_tokens: int = 0
     """The deepest state among them."""
+    kept_states: tuple[int, ...] = ()
+    """As in `ShipReport`, on the decode worker, and with the answer."""

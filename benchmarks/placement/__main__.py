@@ -16,10 +16,12 @@ from benchmarks.placement.decisions import time_decisions
 from benchmarks.placement.policies import POLICIES
 from benchmarks.placement.result import Result
 from benchmarks.placement.simulate import Simulation
+from benchmarks.placement.spread import Spread, measure_spread
 from benchmarks.placement.workload import DEFAULT, FULL, QUICK, Scale
 
 # A file has no width of its own; the table fits this.
 _WIDTH = 130
+_SMALL = (2, 3, 4, 8, 16)
 
 
 def main(
@@ -32,6 +34,9 @@ def main(
     decisions: Annotated[
         bool, typer.Option(help="Only time decisions, at the full size unless told otherwise.")
     ] = False,
+    spread: Annotated[
+        bool, typer.Option(help="Only show where new sessions settle on small, idle clusters.")
+    ] = False,
 ) -> None:
     """Sessions of agents on simulated workers, placed by the router's policy and by others."""
     chosen = FULL if full else QUICK if quick else DEFAULT
@@ -43,6 +48,9 @@ def main(
     if decisions:
         times = time_decisions(workers or FULL.num_workers, sessions or FULL.num_sessions)
         typer.echo(json.dumps({"benchmark": "decisions", **dataclasses.asdict(times)}))
+        return
+    if spread:
+        _show_spread([measure_spread(size, sessions or 240) for size in _SMALL])
         return
     progress = Console(stderr=True, highlight=False)
     results = []
@@ -57,6 +65,24 @@ def main(
         "results": [dataclasses.asdict(result) for result in results],
     }
     typer.echo(json.dumps(report))
+
+
+def _show_spread(spreads: list[Spread]) -> None:
+    table = Table(title=f"{spreads[0].num_sessions} new sessions, three openings, idle workers")
+    for header in ("decode workers", "busiest has", "even", "openings reused", "turns that stay"):
+        table.add_column(header, justify="right")
+    for one in spreads:
+        table.add_row(
+            str(one.num_decodes),
+            f"{one.busiest_share:.1%}",
+            f"{one.even_share:.1%}",
+            f"{one.opening_hit_rate:.1%}",
+            f"{one.stay_rate:.1%}",
+        )
+    Console(width=_WIDTH).print(table)
+    typer.echo(
+        json.dumps({"benchmark": "spread", "results": [dataclasses.asdict(s) for s in spreads]})
+    )
 
 
 def _run(name: str, scale: Scale) -> Result:

@@ -19,7 +19,10 @@ Policy = Callable[[Cluster, int, TurnSize, Residency], Decision]
 
 
 def by_cost(cluster: Cluster, session: int, turn: TurnSize, residency: Residency) -> Decision:
-    return place(turn, cluster, residency, RULES)
+    decision = place(turn, cluster, residency, RULES, is_new=not residency)
+    if not residency:
+        cluster.settle(cluster.nodes[decision.chosen.decode])
+    return decision
 
 
 def least_loaded(cluster: Cluster, session: int, turn: TurnSize, residency: Residency) -> Decision:

@@ -6,6 +6,7 @@ So a worker's load is the router's own part, exact, plus what its last heartbeat
 
 from __future__ import annotations
 
+import collections
 from dataclasses import dataclass
 
 from router.placement.coefficients import (
@@ -21,6 +22,8 @@ from router.placement.load_index import LoadIndex
 from router.placement.node import Node
 from segue.cluster_status import WorkerStatus
 from segue.types import WorkerId
+
+_SETTLED_PER_WORKER = 32
 
 
 @dataclass(slots=True)
@@ -46,6 +49,7 @@ class Cluster:
         self.nodes: dict[WorkerId, Node] = {}
         self.ready_prefills = LoadIndex()
         self.ready_decodes = LoadIndex()
+        self._settled: collections.deque[Node] = collections.deque()
 
     def heard(self, status: WorkerStatus) -> None:
         """A heartbeat, or the news that a worker drains or is lost."""
@@ -70,6 +74,23 @@ class Cluster:
         self._count_prefill(seat, 1)
         self._count_turn(seat, 1)
         return seat
+
+    def settle(self, node: Node) -> None:
+        """A new session was placed on a decode worker: it will come back there.
+
+        The latest are counted, about 32 for each worker: one that joins gets more than its share of
+        those that come, but not all of them for long.
+        """
+        self._settled.append(node)
+        self._count_settled(node, 1)
+        while len(self._settled) > _SETTLED_PER_WORKER * max(len(self.ready_decodes), 1):
+            self._count_settled(self._settled.popleft(), -1)
+
+    def unsettle(self, node: Node) -> None:
+        """It was placed elsewhere after all."""
+        if node in self._settled:
+            self._settled.remove(node)
+            self._count_settled(node, -1)
 
     def prefilled(self, seat: Seat) -> None:
         """The turn has its first token: prefill is done with it."""
@@ -110,6 +131,11 @@ class Cluster:
             node.room_pages -= change * seat.num_pages
         self._rank(node.worker_id)
 
+    def _count_settled(self, node: Node, change: int) -> None:
+        node.num_settled += change
+        if self.nodes.get(node.worker_id) is node:
+            self._rank(node.worker_id)
+
     def _rank(self, worker_id: WorkerId) -> None:
         node = self.nodes[worker_id]
         index = self.ready_prefills if node.is_prefill else self.ready_decodes
@@ -117,4 +143,5 @@ class Cluster:
             index.remove(worker_id)
             return
         queue_s = node.queue_s(self.speed_of(worker_id))
-        index.put(worker_id, (queue_s, node.running_turns, -node.status.load.pages.free))
+        free_pages = node.status.load.pages.free
+        index.put(worker_id, (queue_s, node.running_turns, node.num_settled, -free_pages))

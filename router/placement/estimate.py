@@ -195,13 +195,22 @@ def pair(plan: Plan, targets: Iterable[Target]) -> list[Candidate]:
 
 
 def on_decode(
-    turn: TurnSize, targets: Sequence[Target], known: Coefficients, rules: Rules
+    turn: TurnSize,
+    targets: Sequence[Target],
+    known: Coefficients,
+    rules: Rules,
+    *,
+    deepest_tokens: int,
 ) -> Iterator[Candidate]:
-    """Each decode worker that may compute the prompt's end from its own checkpoint."""
+    """Each decode worker that may compute the prompt's end from its own checkpoint, where no
+    prefill worker has a deeper one: what was computed is not computed again, and the states on the
+    way stay with whoever has those before them.
+    """
+    least = max(deepest_tokens, turn.prompt_tokens - rules.local_prefill_max_tokens, 1)
     for target in targets:
         side = target.side
         resumed_tokens = side.held.checkpoint_tokens
-        if 0 < resumed_tokens >= turn.prompt_tokens - rules.local_prefill_max_tokens:
+        if resumed_tokens >= least:
             plan = _plan(turn, side, None, resumed_tokens, 0.0, known)._replace(mode=_LOCAL)
             interference_s = plan.compute_s * rules.interference_share * side.running_turns
             total_s = plan.queue_s + plan.compute_s + plan.overhead_s + interference_s

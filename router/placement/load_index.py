@@ -8,8 +8,9 @@ from collections.abc import Container, Iterator
 
 from segue.types import WorkerId
 
-Rank = tuple[float, int, int]
-"""Seconds of queued compute, running turns, free pages negated: smaller takes the next turn."""
+Rank = tuple[float, int, int, int]
+"""Seconds of queued compute, running turns, new sessions of late, free pages negated: smaller takes
+the next turn."""
 
 
 class LoadIndex:

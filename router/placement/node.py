@@ -9,7 +9,7 @@ from segue.cluster_status import WorkerHealth, WorkerStatus
 from segue.types import Role, WorkerId
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Node:
     """Kept flat: every decision reads some of them."""
 
@@ -30,6 +30,8 @@ class Node:
     other_tokens: int = 0
     other_turns: int = 0
     num_heard: int = 0
+    num_settled: int = 0
+    """Of the latest new sessions, those that were placed there."""
 
     def heard(self, status: WorkerStatus) -> None:
         """A worker's report holds this router's turns too: what exceeds them is of others."""

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from segue.types import PageId, SlotId
+from segue.types import PageId, SessionId, SlotId
 
 
 class Use(NamedTuple):
@@ -63,6 +63,11 @@ class Node:
         """At this node, or else the next one above."""
         return next((node.checkpoint for node in self.upwards() if node.checkpoint), None)
 
+    def states(self) -> tuple[int, ...]:
+        """How many tokens the checkpoints on the way contain, from the begin to this node."""
+        kept = [node.num_tokens for node in self.upwards() if node.checkpoint]
+        return tuple(reversed(kept))
+
     def upwards(self) -> Iterator[Node]:
         """This node, its parent, and so on; the root too."""
         node: Node | None = self
@@ -84,10 +89,18 @@ class Checkpoint:
     num_holds: int = 0
     num_leases: int = 0
     last_use: Use = NEVER
+    session_id: SessionId | None = None
+    """Whose turn left it, as long as no other session uses it."""
+    is_superseded: bool = False
+    """Its session has others to go on from: it is worth nothing until somebody holds it again."""
 
     @property
     def num_tokens(self) -> int:
         return self.node.num_tokens
+
+    @property
+    def is_in_tree(self) -> bool:
+        return self.node.checkpoint is self
 
     @property
     def has_twin(self) -> bool:
@@ -96,8 +109,7 @@ class Checkpoint:
 
     @property
     def may_go(self) -> bool:
-        is_in_tree = self.node.checkpoint is self
-        return is_in_tree and not (self.num_holds or self.num_leases)
+        return self.is_in_tree and not (self.num_holds or self.num_leases)
 
     def num_tokens_above(self) -> int:
         """Where a prompt would resume without this checkpoint; 0 is from its begin."""

@@ -17,7 +17,9 @@ class Pins:
     def __init__(self, worth: Worth) -> None:
         self.leaves: EvictionQueue[Node] = EvictionQueue(worth.page)
         """Exactly the nodes whose `may_go` is true."""
-        self.checkpoints: EvictionQueue[Checkpoint] = EvictionQueue(worth.checkpoint)
+        self.checkpoints: EvictionQueue[Checkpoint] = EvictionQueue(
+            lambda checkpoint: 0.0 if checkpoint.is_superseded else worth.checkpoint(checkpoint)
+        )
         """Exactly the checkpoints whose `may_go` is true."""
         self.num_held_nodes = 0
         """Nodes that end a hold, or have one below. Without the root."""
@@ -47,6 +49,7 @@ class Pins:
             held = held.parent
 
     def hold_checkpoint(self, checkpoint: Checkpoint) -> None:
+        checkpoint.is_superseded = False
         checkpoint.num_holds += 1
         self.num_held_checkpoints += checkpoint.num_holds == 1
         self.settle_checkpoint(checkpoint)
@@ -75,6 +78,11 @@ class Pins:
 
     def touch_checkpoint(self, checkpoint: Checkpoint) -> None:
         checkpoint.last_use = self.checkpoints.use()
+        self.settle_checkpoint(checkpoint)
+
+    def supersede(self, checkpoint: Checkpoint) -> None:
+        """It goes before all else, unless somebody holds it after this."""
+        checkpoint.is_superseded = True
         self.settle_checkpoint(checkpoint)
 
     def demote(self, node: Node) -> None:

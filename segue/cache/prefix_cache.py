@@ -230,6 +230,7 @@ class PrefixCache:
             node.checkpoint = Checkpoint(node, slot)
         else:
             self._slots.give_back([slot], UnitState.WORKING)
+            node.checkpoint.is_superseded = False
         self.pins.touch_checkpoint(node.checkpoint)
 
     def _evict(

@@ -4,17 +4,25 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from segue.errors import InvalidRequest
 from segue.text.chat import ChatTemplate
 from segue.text.conversation import read_conversation
+from segue.text.packed_ids import PackedIds
 from segue.text.session_prompt import PromptMemory, SessionPrompt, continue_prompt
+from segue.text.template_shape import TemplateShape, learn_shape
 from segue.text.tokenizer import Tokenizer
-from segue.types import ChatInput, TextInput, TokenInput, TurnInput
+from segue.types import ChatInput, Message, TextInput, TokenInput, TurnInput
 
 MESSAGE_START = "<|im_start|>"
 """How Qwen's templates begin a message."""
+
+# Of a template: it may write another prompt for each option that it knows.
+_MAX_SHAPES = 64
+_NO_CHAT = ChatInput(messages=())
+_SOME_TOOL = '{"type": "function", "function": {"name": "look", "parameters": {}}}'
 
 
 class PromptEncoder:
@@ -25,6 +33,7 @@ class PromptEncoder:
         self.tokenizer = tokenizer
         self.template = template
         self._message_start_id = tokenizer.token_id(MESSAGE_START)
+        self._shapes: dict[str, TemplateShape | None] = {}
 
     @classmethod
     def from_folder(cls, folder: Path, *, max_context: int | None = None) -> PromptEncoder:
@@ -60,26 +69,59 @@ class PromptEncoder:
                 return made
         return SessionPrompt(num_kept=0, ids=_packed(self.encode(turn_input)))
 
-    def branch_points(self, prompt: Sequence[int]) -> tuple[int, ...]:
-        """Where other conversations may part from this one: after system message and tools.
+    def branch_points(
+        self, prompt: Sequence[int], turn_input: TurnInput | None = None
+    ) -> tuple[int, ...]:
+        """Where other prompts may part from this one, ascending: other conversations after system
+        message and tools, and this conversation's next turn where the template writes what was
+        said otherwise by then (`template_shape.py`).
 
         Messages begin with a control token, which nobody but the template can write (`shield.py`).
+        A prompt that was rendered elsewhere has them too; which options it was rendered with is
+        not known.
         """
-        if self._message_start_id is None:
-            return ()
-        try:
-            first = prompt.index(self._message_start_id)
-            return (prompt.index(self._message_start_id, first + 1),)
-        except ValueError:
-            return ()
+        shape = self._shape(turn_input if isinstance(turn_input, ChatInput) else _NO_CHAT)
+        packed = PackedIds(prompt)
+        points = set(shape.partings(packed)) if shape else set()
+        points.add(self._second_message(packed, shape))
+        return tuple(sorted(point for point in points if 0 < point < len(prompt)))
 
-    def _encode_chat(self, chat: ChatInput) -> tuple[int, ...]:
+    def _second_message(self, prompt: PackedIds, shape: TemplateShape | None) -> int:
+        """Where it begins; 0 without one, and where it is the answer that is asked for."""
+        first, after = self._message_start_id, self._message_start_id
+        if shape and shape.header and shape.user:
+            first, after = shape.user[0], shape.header[0]
+        if first is None or after is None:
+            return 0
+        second = prompt.find(first, 0)
+        if first == after and second >= 0:
+            second = prompt.find(first, second + 1)
+        return 0 if shape and second == shape.asked_at(prompt) else second
+
+    def _shape(self, chat: ChatInput) -> TemplateShape | None:
+        """Of the prompts that the template writes with the options of this chat."""
+        if self.template is None:
+            return None
+        tools = (_SOME_TOOL,) if chat.tools else ()
+        options = replace(chat, messages=(), tools=tools, continues=None)
+        key = repr(options)
+        if key not in self._shapes:
+            if len(self._shapes) >= _MAX_SHAPES:
+                self._shapes.clear()
+
+            def render(messages: tuple[Message, ...], is_asked: bool) -> tuple[int, ...]:
+                return self._encode_chat(replace(options, messages=messages), is_asked)
+
+            self._shapes[key] = learn_shape(render, self.tokenizer.is_special)
+        return self._shapes[key]
+
+    def _encode_chat(self, chat: ChatInput, is_asked: bool = True) -> tuple[int, ...]:
         if self.template is None:
             raise InvalidRequest(
                 "expected text or token ids, got chat messages: this checkpoint has no chat "
                 "template; send the prompt as text or as token ids"
             )
-        text = self.template.render_marked(read_conversation(chat))
+        text = self.template.render_marked(read_conversation(chat), add_generation_prompt=is_asked)
         return tuple(self.tokenizer.encode_marked(text))
 
 

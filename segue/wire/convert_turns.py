@@ -94,6 +94,7 @@ def report_to_wire(report: ShipReport) -> transfer_pb2.ShipReport:
         pulled_bytes=report.pulled_bytes,
         pull_s=report.pull_s,
         kept_tokens=report.kept_tokens,
+        kept_states=report.kept_states,
     )
 
 
@@ -110,6 +111,7 @@ def report_from_wire(report: transfer_pb2.ShipReport) -> ShipReport:
         pulled_bytes=report.pulled_bytes,
         pull_s=report.pull_s,
         kept_tokens=report.kept_tokens,
+        kept_states=tuple(report.kept_states),
     )
 
 
@@ -122,6 +124,7 @@ def result_to_wire(result: TurnResult) -> worker_pb2.DecodeEnd:
         stop_match=result.stop_match,
         kept_tokens=result.kept_tokens,
         kept_checkpoint_tokens=result.kept_checkpoint_tokens,
+        kept_states=result.kept_states,
     )
 
 
@@ -134,4 +137,5 @@ def result_from_wire(end: worker_pb2.DecodeEnd) -> TurnResult:
         stop_match=end.stop_match,
         kept_tokens=end.kept_tokens,
         kept_checkpoint_tokens=end.kept_checkpoint_tokens,
+        kept_states=tuple(end.kept_states),
     )

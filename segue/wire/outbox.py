@@ -32,10 +32,12 @@ class Outbox(Generic[Item]):
 
     async def batches(self) -> AsyncIterator[list[Item]]:
         """What waits, again and again until it is closed: as many items at once as there are."""
-        while True:
-            await self._something.wait()
+        while items := await self._wait():
+            yield items
+
+    async def _wait(self) -> list[Item]:
+        """What waits, as soon as anything does; nothing once it is closed and empty."""
+        while not self._items and not self._is_closed:
             self._something.clear()
-            if items := self.take():
-                yield items
-            elif self._is_closed:
-                return
+            await self._something.wait()
+        return self.take()

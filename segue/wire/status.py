@@ -66,7 +66,7 @@ def status_of(error: errors.SegueError) -> grpc.StatusCode:
 
 def _trailers(error: errors.SegueError) -> tuple[tuple[str, str], ...]:
     trailers = [(ERROR_KEY, type(error).__name__)]
-    if isinstance(error, errors.Overloaded):
+    if error.retry_after_s:
         trailers.append((RETRY_AFTER_KEY, f"{error.retry_after_s:.3f}"))
     return tuple(trailers)
 
@@ -86,22 +86,21 @@ def error_from_rpc(rpc_error: grpc.aio.AioRpcError, peer: str) -> errors.SegueEr
                 f"the message has {sizes[1]} bytes, and {peer} takes at most {sizes[2]}: shorten it"
             )
     error: errors.SegueError = kind(message)
-    if isinstance(error, errors.Overloaded) and RETRY_AFTER_KEY in trailers:
+    if RETRY_AFTER_KEY in trailers:
         error.retry_after_s = float(str(trailers[RETRY_AFTER_KEY]))
     return error
 
 
 def error_to_wire(error: errors.SegueError) -> worker_pb2.TurnError:
     """Of one turn, where a stream carries many."""
-    retry_after_s = error.retry_after_s if isinstance(error, errors.Overloaded) else 0.0
     return worker_pb2.TurnError(
-        kind=type(error).__name__, message=str(error), retry_after_s=retry_after_s
+        kind=type(error).__name__, message=str(error), retry_after_s=error.retry_after_s
     )
 
 
 def error_from_wire(error: worker_pb2.TurnError) -> errors.SegueError:
     made: errors.SegueError = _ERRORS.get(error.kind, errors.SegueError)(error.message)
-    if isinstance(made, errors.Overloaded) and error.retry_after_s:
+    if error.retry_after_s:
         made.retry_after_s = error.retry_after_s
     return made
 

@@ -300,6 +300,7 @@ class ShipReport(_message.Message):
     PULLED_BYTES_FIELD_NUMBER: _builtins.int
     PULL_S_FIELD_NUMBER: _builtins.int
     KEPT_TOKENS_FIELD_NUMBER: _builtins.int
+    KEPT_STATES_FIELD_NUMBER: _builtins.int
     shipped_bytes: _builtins.int
     cached_tokens: _builtins.int
     queue_s: _builtins.float
@@ -314,6 +315,12 @@ class ShipReport(_message.Message):
     pull_s: _builtins.float
     kept_tokens: _builtins.int
     """The longest prefix of the prompt of which a state stays on the prefill worker."""
+    @_builtins.property
+    def kept_states(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Prefixes of the prompt, in tokens and ascending, whose states stay on the prefill worker: those
+        that a next turn may go on from, which may part from this one before the prompt's end.
+        """
+
     def __init__(
         self,
         *,
@@ -328,10 +335,11 @@ class ShipReport(_message.Message):
         pulled_bytes: _builtins.int = ...,
         pull_s: _builtins.float = ...,
         kept_tokens: _builtins.int = ...,
+        kept_states: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached_tokens", b"cached_tokens", "computed_tokens", b"computed_tokens", "exposed_transfer_s", b"exposed_transfer_s", "kept_tokens", b"kept_tokens", "prefill_s", b"prefill_s", "pull_s", b"pull_s", "pulled_bytes", b"pulled_bytes", "pulled_tokens", b"pulled_tokens", "queue_s", b"queue_s", "shipped_bytes", b"shipped_bytes", "transfer_s", b"transfer_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached_tokens", b"cached_tokens", "computed_tokens", b"computed_tokens", "exposed_transfer_s", b"exposed_transfer_s", "kept_states", b"kept_states", "kept_tokens", b"kept_tokens", "prefill_s", b"prefill_s", "pull_s", b"pull_s", "pulled_bytes", b"pulled_bytes", "pulled_tokens", b"pulled_tokens", "queue_s", b"queue_s", "shipped_bytes", b"shipped_bytes", "transfer_s", b"transfer_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -628,6 +628,7 @@ class DecodeEnd(_message.Message):
     STOP_MATCH_FIELD_NUMBER: _builtins.int
     KEPT_TOKENS_FIELD_NUMBER: _builtins.int
     KEPT_CHECKPOINT_TOKENS_FIELD_NUMBER: _builtins.int
+    KEPT_STATES_FIELD_NUMBER: _builtins.int
     finish_reason: _session_pb2.FinishReason.ValueType
     decode_s: _builtins.float
     """From the first token to the last."""
@@ -641,6 +642,10 @@ class DecodeEnd(_message.Message):
     def report(self) -> _transfer_pb2.ShipReport:
         """What prefill reported with the commit."""
 
+    @_builtins.property
+    def kept_states(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Prefixes of prompt and answer whose states stay there, as in ShipReport."""
+
     def __init__(
         self,
         *,
@@ -651,10 +656,11 @@ class DecodeEnd(_message.Message):
         stop_match: _builtins.str = ...,
         kept_tokens: _builtins.int = ...,
         kept_checkpoint_tokens: _builtins.int = ...,
+        kept_states: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["report", b"report", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["decode_s", b"decode_s", "finish_reason", b"finish_reason", "kept_checkpoint_tokens", b"kept_checkpoint_tokens", "kept_tokens", b"kept_tokens", "report", b"report", "stop_match", b"stop_match", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["decode_s", b"decode_s", "finish_reason", b"finish_reason", "kept_checkpoint_tokens", b"kept_checkpoint_tokens", "kept_states", b"kept_states", "kept_tokens", b"kept_tokens", "report", b"report", "stop_match", b"stop_match", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

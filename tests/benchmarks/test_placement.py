@@ -5,6 +5,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from benchmarks.placement.spread import measure_spread
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -21,6 +25,15 @@ def test_the_benchmark_ends_with_one_json_line_and_placement_by_cost_leads() -> 
     assert ours["hit_rate"] > 0.95 > blind["hit_rate"]
     assert ours["later_turn_p50_s"] < blind["later_turn_p50_s"] / 5
     assert ours["error_p50"] < 0.2
+
+
+@pytest.mark.parametrize("num_decodes", [2, 3, 8])
+def test_new_sessions_spread_over_idle_workers_and_reuse_their_openings(num_decodes: int) -> None:
+    spread = measure_spread(num_decodes, num_sessions=120)
+
+    assert spread.busiest_share <= 1.1 * spread.even_share
+    assert spread.opening_hit_rate == 1.0
+    assert spread.stay_rate == 1.0
 
 
 def test_decisions_are_timed_alone() -> None:

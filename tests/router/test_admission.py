@@ -1,8 +1,13 @@
 from __future__ import annotations
 
+import heapq
+import itertools
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+
 import pytest
 
-from router.admission import Admission, retry_after_s
+from router.admission import Admission
 from segue.errors import Overloaded, Unavailable
 
 
@@ -32,10 +37,79 @@ def test_a_draining_router_takes_nothing() -> None:
         admission.admit().__enter__()
 
 
-@pytest.mark.parametrize(
-    ("mean_s", "num_turns", "hint_s"), [(8.0, 4, 2.0), (0.001, 100, 0.05), (1e6, 1, 30.0)]
-)
-def test_the_hint_is_the_time_until_a_turn_ends(
-    mean_s: float, num_turns: int, hint_s: float
-) -> None:
-    assert retry_after_s(mean_s, num_turns) == hint_s
+class Line:
+    """A router of four places and turns of one second, in virtual time, with clients that obey."""
+
+    def __init__(self, max_turns: int = 4, turn_s: float = 1.0) -> None:
+        self.now = 0.0
+        self.num_refused = 0
+        self.served_at: list[float] = []
+        self._turn_s = turn_s
+        self._admission = Admission(max_turns, clock=lambda: self.now)
+        self._events: list[tuple[float, int, Callable[[], None]]] = []
+        self._order = itertools.count()
+
+    def run(self, num_clients: int) -> None:
+        for _ in range(num_clients):
+            self._at(self.now, self._ask)
+        while self._events:
+            self.now, _, happen = heapq.heappop(self._events)
+            happen()
+
+    def _ask(self) -> None:
+        place = self._admission.admit()
+        try:
+            place.__enter__()
+        except Overloaded as refused:
+            self.num_refused += 1
+            self._at(self.now + refused.retry_after_s, self._ask)
+            return
+        self.served_at.append(self.now)
+        self._at(self.now + self._turn_s, lambda: self._end(place))
+
+    def _end(self, place: AbstractContextManager[None]) -> None:
+        place.__exit__(None, None, None)
+        self._admission.turn_took(self._turn_s)
+
+    def _at(self, when: float, happen: Callable[[], None]) -> None:
+        heapq.heappush(self._events, (when, next(self._order), happen))
+
+
+@pytest.mark.parametrize("turn_s", [0.2, 1.0, 7.0])
+def test_clients_that_obey_the_hint_are_refused_about_once(turn_s: float) -> None:
+    line = Line(turn_s=turn_s)
+    line.run(8)  # The router learns how long turns take.
+
+    line.num_refused = 0
+    before = line.now
+    line.run(60)
+
+    # With a constant hint of 0.05 s these were hundreds.
+    assert line.num_refused <= 3 * 60
+    # The places are used: all are served in hardly more time than it takes.
+    assert line.now - before <= 1.5 * 60 / 4 * turn_s + turn_s
+
+
+def test_each_that_is_refused_is_told_a_later_time() -> None:
+    admission = Admission(max_turns=1, clock=lambda: 0.0)
+    hints = []
+
+    with admission.admit():
+        for _ in range(3):
+            with pytest.raises(Overloaded) as refused:
+                admission.admit().__enter__()
+            hints.append(refused.value.retry_after_s)
+
+    assert hints == [1.0, 2.0, 3.0]
+
+
+def test_nobody_is_sent_away_for_more_than_a_minute_or_for_no_time() -> None:
+    slow, fast = (Admission(max_turns=1, clock=lambda: 0.0) for _ in range(2))
+    for _ in range(100):
+        slow.turn_took(1e6)
+        fast.turn_took(1e-6)
+
+    for admission, hint_s in ((slow, 60.0), (fast, 0.05)):
+        with admission.admit(), pytest.raises(Overloaded) as refused:
+            admission.admit().__enter__()
+        assert refused.value.retry_after_s == pytest.approx(hint_s)

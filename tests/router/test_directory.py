@@ -102,3 +102,36 @@ def test_a_fork_begins_where_its_parent_is_and_goes_its_own_way(
 
     assert directory.held(A, EVERYBODY) == {"decode-0": Held(32, 16)}
     assert directory.held(B, EVERYBODY) == {"decode-1": Held(64, 64), "decode-0": Held(32, 16)}
+
+
+def test_a_prompt_that_parted_is_held_up_to_a_state_before_that(
+    directory: SessionDirectory,
+) -> None:
+    directory.keep(A, worker("prefill-0"), Held(512, 512), (96, 480, 512))
+    directory.keep(A, worker("decode-0"), Held(640, 640), (640,))
+
+    assert directory.held(A, EVERYBODY, 500) == {
+        "prefill-0": Held(500, 480),
+        "decode-0": Held(500, 0),
+    }
+    assert directory.held(A, EVERYBODY, 700)["decode-0"] == Held(640, 640)
+
+
+def test_of_a_branch_that_the_session_left_nothing_is_held(directory: SessionDirectory) -> None:
+    directory.keep(A, worker("prefill-0"), Held(512, 512), (96, 480, 512))
+    directory.keep(A, worker("decode-0"), Held(640, 640), (640,))
+
+    directory.parted(A, 490)
+
+    assert directory.held(A, EVERYBODY) == {"prefill-0": Held(490, 480), "decode-0": Held(490, 0)}
+    directory.parted(B, 10)
+    assert directory.held(B, EVERYBODY) == {}
+
+
+def test_a_correction_leaves_the_states_before_what_is_there(directory: SessionDirectory) -> None:
+    directory.keep(A, worker("decode-0"), Held(640, 640), (96, 480, 640))
+
+    directory.correct(A, worker("decode-0"), Held(512, 480))
+
+    assert directory.held(A, EVERYBODY, 479)["decode-0"] == Held(479, 96)
+    assert directory.held(A, EVERYBODY)["decode-0"] == Held(512, 480)

@@ -7,7 +7,7 @@ from router.placement.load_index import LoadIndex, Rank
 from segue.types import WorkerId
 
 names = st.sampled_from([WorkerId(name) for name in "abcdef"])
-ranks = st.tuples(st.floats(0, 9), st.integers(0, 3), st.integers(-3, 0))
+ranks = st.tuples(st.floats(0, 9), st.integers(0, 3), st.integers(0, 2), st.integers(-3, 0))
 
 
 @given(st.lists(st.tuples(names, st.one_of(st.none(), ranks))))

@@ -20,6 +20,7 @@ from segue.types import (
     SessionId,
     StopConditions,
     TextInput,
+    TokenInput,
     TurnId,
     TurnInput,
     TurnRequest,
@@ -264,3 +265,16 @@ def test_the_common_prefix_is_the_one_found_item_by_item(one: list[int], other: 
         expected += 1
 
     assert common_prefix(array("I", one), array("I", other)) == expected
+
+
+def test_how_far_a_prompt_is_as_before_is_known_when_it_begins(histories: Histories) -> None:
+    assert begun(histories, FIRST, (1, 2)).shared_tokens is None
+    told(histories, FIRST)
+    kept = histories.find(SESSION)
+    assert kept is not None
+
+    same = (*kept.tokens, 90, 91)
+    assert begun(histories, SECOND, same).shared_tokens == len(kept.tokens)
+    assert begun(histories, SECOND, (kept.tokens[0], 99, 98)).shared_tokens == 1
+    # Of token ids no history is kept: what is known is of another prompt.
+    assert begun(histories, TokenInput(same), same).shared_tokens is None

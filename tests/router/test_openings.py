@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from array import array
+from collections import Counter
 
 import pytest
 
 from router.config import RouterConfig
 from router.metrics import RouterMetrics
 from router.openings import Opening, Openings, opening_of
+from router.placement.coefficients import Observation
 from router.placing import Placing
 from segue.cluster_status import UnitCounts, WorkerHealth, WorkerLoad, WorkerStatus
 from segue.turn import FinishReason, ShipReport, TurnResult, TurnSpec, Usage
@@ -74,13 +76,48 @@ def serve(
     return placement.prefill.worker_id, placement.decode.worker_id
 
 
-def test_a_new_session_goes_where_its_opening_was_computed(placing: Placing) -> None:
-    assert serve(placing, spec("first"), avoid=("prefill-0", "decode-0")) == (
-        "prefill-1",
-        "decode-1",
-    )
+def test_a_new_session_is_computed_where_its_opening_was(placing: Placing) -> None:
+    first = serve(placing, spec("first"), avoid=("prefill-0", "decode-0"))
 
-    assert serve(placing, spec("second")) == ("prefill-1", "decode-1")
+    second = serve(placing, spec("second"))
+
+    assert (first[0], second[0]) == ("prefill-1", "prefill-1")
+
+
+def test_sessions_that_share_their_opening_live_on_all_decode_workers(placing: Placing) -> None:
+    places = [serve(placing, spec(f"session-{number}")) for number in range(40)]
+
+    assert len({prefill for prefill, _ in places}) == 1
+    assert Counter(decode for _, decode in places) == {"decode-0": 20, "decode-1": 20}
+
+
+def test_a_session_comes_back_to_where_it_lives(placing: Placing) -> None:
+    homes = {name: serve(placing, spec(name))[1] for name in ("a", "b", "c", "d")}
+
+    assert {name: serve(placing, spec(name))[1] for name in homes} == homes
+
+
+def test_a_worker_that_is_much_slower_gets_no_session_for_the_sake_of_spreading(
+    placing: Placing,
+) -> None:
+    for _ in range(20):
+        placing.cluster.learn(
+            Observation(
+                prefill=WorkerId("prefill-0"),
+                decode=WorkerId("decode-1"),
+                computed_tokens=6_400,
+                shipped_tokens=6_400,
+                shipped_bytes=6_400 << 14,
+                prefill_s=1.0,
+                transfer_s=30.0,
+                exposed_transfer_s=30.0,
+                placed_to_first_token_s=31.0,
+            )
+        )
+
+    places = [serve(placing, spec(f"session-{number}")) for number in range(8)]
+
+    assert {decode for _, decode in places} == {"decode-0"}
 
 
 def test_one_with_another_opening_does_not(placing: Placing) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from router.placement.estimate import Mode
 from router.placing import Placing
 from segue.cluster_status import WorkerHealth
 from segue.errors import NotFound, Unavailable
+from segue.turn import ShipReport
 from segue.types import SessionId, WorkerId
 from tests.router.placed import (
     AGENT,
@@ -174,3 +177,51 @@ def test_nothing_is_kept_of_a_turn_without_a_session(placing: Placing) -> None:
 
 def test_the_size_of_pages_is_what_workers_say(placing: Placing) -> None:
     assert placing.rules.page_tokens == 64
+
+
+def test_a_prompt_that_parts_goes_to_who_has_a_state_before_that(clock: ManualClock) -> None:
+    placing = placing_of(clock, local_prefill_max_tokens=256)
+    first = placing.turn(spec())
+    first.place(())
+    first.first_token()
+    first.ended(
+        replace(
+            result(6_464),
+            report=ShipReport(
+                computed_tokens=6_400,
+                prefill_s=1.0,
+                kept_tokens=6_336,
+                kept_states=(96, 6_272, 6_336),
+            ),
+        ),
+        ANSWER,
+    )
+    first.leave()
+
+    as_it_was = placing.turn(spec(6_500), 6_480).place(()).chosen
+    rendered_otherwise = placing.turn(spec(6_500), 6_300).place(()).chosen
+
+    assert as_it_was.mode is Mode.LOCAL
+    assert rendered_otherwise.prefill == "prefill-0"
+    assert rendered_otherwise.plan.computed_tokens == 6_500 - 6_272
+
+
+def test_decode_may_compute_about_as_much_as_was_expected(clock: ManualClock) -> None:
+    placing = placing_of(clock, local_prefill_max_tokens=256)
+    serve(placing)
+    turn = placing.turn(spec(6_500))
+    assert turn.place(()).chosen.mode is Mode.LOCAL
+
+    assert turn.max_local_tokens == 100 + 64
+
+
+def test_a_turn_that_parted_leaves_nothing_of_the_other_branch(placing: Placing) -> None:
+    serve(placing)
+    turn = placing.turn(spec(6_500), 6_000)
+    turn.place(("prefill-0", "decode-0"))
+    turn.first_token()
+    turn.ended(result(6_528, computed_tokens=6_500, kept_tokens=6_500), ANSWER)
+    turn.leave()
+
+    assert held(placing)[WorkerId("decode-0")] == (6_000, 0)
+    assert held(placing)[WorkerId("decode-1")] == (6_528, 6_528)

@@ -139,6 +139,25 @@ def test_long_sessions_are_placed_sensibly_after_a_first_few_tiny_turns(seed: in
     assert where(on_decode) == ("prefill-0", "decode-1", "pull")
 
 
+@pytest.mark.parametrize(("prefill_tokens", "mode"), [(49_500, "local"), (49_600, "compute")])
+def test_decode_does_not_compute_again_what_a_prefill_worker_has(
+    prefill_tokens: int, mode: str
+) -> None:
+    rules = RULES._replace(local_prefill_max_tokens=1_000)
+    held = {"decode-1": 49_500, "prefill-1": prefill_tokens}
+
+    assert where(decide(cluster_of(), held, rules=rules))[2] == mode
+
+
+def test_what_an_avoided_prefill_worker_has_does_not_count() -> None:
+    rules = RULES._replace(local_prefill_max_tokens=1_000)
+    held = {"decode-1": 49_500, "prefill-1": 49_600}
+
+    decision = decide(cluster_of(), held, rules=rules, avoid=("prefill-1",))
+
+    assert where(decision) == ("decode-1", "decode-1", "local")
+
+
 def test_one_holder_and_the_least_loaded_other_of_each_role_are_weighed() -> None:
     held = {"prefill-2": 49_000, "prefill-1": 48_000, "decode-2": 49_000, "decode-1": 48_000}
 

@@ -209,6 +209,7 @@ def test_a_turn_for_workers_survives_the_wire() -> None:
         prompt=(1, 2, 3),
         sampling=SAMPLING,
         stop=STOP,
+        branch_points=(1, 2),
     )
 
     assert turn_from_wire(turn_to_wire(turn), nothing_known) == turn
@@ -239,9 +240,15 @@ def test_a_result_survives_the_wire() -> None:
         finish_reason=FinishReason.STOP,
         usage=USAGE,
         report=ShipReport(
-            shipped_bytes=1, cached_tokens=2, queue_s=0.5, prefill_s=1.0, kept_tokens=3
+            shipped_bytes=1,
+            cached_tokens=2,
+            queue_s=0.5,
+            prefill_s=1.0,
+            kept_tokens=3,
+            kept_states=(1, 3),
         ),
         decode_s=3.0,
+        kept_states=(1, 3, 5),
         stop_match="\n\n",
     )
 

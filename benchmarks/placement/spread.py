@@ -1,0 +1,126 @@
+"""Where new sessions settle on an idle cluster when many of them share their openings.
+
+Drives the router's own `Placing`, turn by turn, with workers that answer at once. Their speeds are
+equal; what is measured of them is not quite, as on a real machine.
+"""
+
+from __future__ import annotations
+
+import random
+from array import array
+from collections import Counter
+from dataclasses import dataclass
+
+from router.config import RouterConfig
+from router.metrics import RouterMetrics
+from router.placing import Placing
+from segue.cluster_status import UnitCounts, WorkerHealth, WorkerLoad, WorkerStatus
+from segue.turn import FinishReason, ShipReport, TurnResult, TurnSpec, Usage
+from segue.types import Epoch, Role, SamplingParams, SessionId, StopConditions, TurnId, WorkerId
+
+_PAGE_TOKENS = 16
+_OPENING_TOKENS = 4_096
+_MORE_TOKENS = 512
+_ANSWER_TOKENS = 100
+_NUM_KINDS = 3
+"""Of agents: each has an opening of its own."""
+_TURNS = 3
+_SECONDS_PER_TOKEN = 1e-4
+_SECONDS_PER_STEP = 0.01
+_NOISE = 0.1
+_PAGES = UnitCounts(total=100_000, free=100_000)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spread:
+    num_decodes: int
+    num_sessions: int
+    busiest_share: float
+    """Of the sessions, on the decode worker that has most; `even_share` is the least possible."""
+    even_share: float
+    opening_hit_rate: float
+    """Of first turns whose opening was computed before, those placed where its state is."""
+    stay_rate: float
+    """Of later turns, those on the decode worker of the turn before."""
+
+
+def measure_spread(num_decodes: int, num_sessions: int, seed: int = 0) -> Spread:
+    draw = random.Random(seed)
+    placing = Placing(RouterConfig(), RouterMetrics(), clock=lambda: 0.0)
+    for role in Role:
+        for number in range(num_decodes):
+            placing.heard(_worker(WorkerId(f"{role}-{number}"), role))
+    homes: Counter[WorkerId] = Counter()
+    computed: dict[int, set[WorkerId]] = {}
+    hits = reusable = stays = 0
+    for session in range(num_sessions):
+        kind = draw.randrange(_NUM_KINDS)
+        prefill, home = _turn(placing, session, kind, 0, draw)
+        homes[home] += 1
+        if kind in computed:
+            reusable += 1
+            hits += prefill in computed[kind]
+        computed.setdefault(kind, set()).add(prefill)
+        for turn in range(1, _TURNS):
+            _, decode = _turn(placing, session, kind, turn, draw)
+            stays += decode == home
+    return Spread(
+        num_decodes=num_decodes,
+        num_sessions=num_sessions,
+        busiest_share=max(homes.values()) / num_sessions,
+        even_share=1 / num_decodes,
+        opening_hit_rate=hits / reusable,
+        stay_rate=stays / (num_sessions * (_TURNS - 1)),
+    )
+
+
+def _turn(
+    placing: Placing, session: int, kind: int, number: int, draw: random.Random
+) -> tuple[WorkerId, WorkerId]:
+    """One turn from placement to end; where it ran."""
+    own_tokens = _MORE_TOKENS * (number + 1)
+    spec = TurnSpec(
+        turn_id=TurnId(f"{session}/{number}"),
+        session_id=SessionId(str(session)),
+        prompt=(kind,) * _OPENING_TOKENS + (_NUM_KINDS + session,) * own_tokens,
+        sampling=SamplingParams(),
+        stop=StopConditions(max_tokens=_ANSWER_TOKENS),
+        branch_points=(_OPENING_TOKENS,),
+    )
+    turn = placing.turn(spec)
+    placement = turn.place(()).placement
+    turn.first_token()
+    computed_tokens = _MORE_TOKENS if number else own_tokens
+    kept_tokens = len(spec.prompt) // _PAGE_TOKENS * _PAGE_TOKENS
+    noise = draw.lognormvariate(0.0, _NOISE)
+    turn.ended(
+        TurnResult(
+            finish_reason=FinishReason.STOP,
+            usage=Usage(completion_tokens=_ANSWER_TOKENS),
+            report=ShipReport(
+                computed_tokens=computed_tokens,
+                prefill_s=computed_tokens * _SECONDS_PER_TOKEN * noise,
+                shipped_bytes=computed_tokens << 14,
+                transfer_s=0.005 * noise,
+                exposed_transfer_s=0.002 * noise,
+                kept_tokens=kept_tokens,
+            ),
+            decode_s=_ANSWER_TOKENS * _SECONDS_PER_STEP * noise,
+            kept_tokens=kept_tokens,
+            kept_checkpoint_tokens=kept_tokens,
+        ),
+        array("I", [1] * _ANSWER_TOKENS),
+    )
+    turn.leave()
+    return placement.prefill.worker_id, placement.decode.worker_id
+
+
+def _worker(worker_id: WorkerId, role: Role) -> WorkerStatus:
+    return WorkerStatus(
+        worker_id=worker_id,
+        role=role,
+        epoch=Epoch(1),
+        address=f"at {worker_id}",
+        health=WorkerHealth.READY,
+        load=WorkerLoad(pages=_PAGES, page_tokens=_PAGE_TOKENS),
+    )

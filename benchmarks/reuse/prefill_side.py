@@ -1,0 +1,79 @@
+"""A prefill worker's memory without its model: what it would take from its cache, and keep."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import Self
+
+from prefill_worker.config import PrefillConfig
+from prefill_worker.pull import Rates
+from prefill_worker.units import PromptMemory
+from segue.cache.host_tier import HostTier, Tiers
+from segue.cache.layout import CacheField, CacheLayout, Unit
+from segue.cache.memory import Memory
+from segue.cache.worth import worth_to_prefill
+from segue.turn import TurnSpec
+from segue.types import SamplingParams, SessionId, StopConditions, TurnId
+
+# In proportion as a 27 billion model's: a state is worth about 2,300 tokens of keys and values.
+_LAYOUT = CacheLayout(
+    model_id="none",
+    page_tokens=16,
+    fields=(
+        CacheField(group="kv", layer=0, unit=Unit.PAGE, dtype="float32", shape=(16,)),
+        CacheField(group="recurrent", layer=1, unit=Unit.SLOT, dtype="float32", shape=(2300,)),
+    ),
+)
+
+
+class PrefillSide:
+    """Use it as an asynchronous context: what ends there has added up."""
+
+    def __init__(self, *, num_slots: int = 96, num_pages: int = 100_000) -> None:
+        def memory(num_pages: int, num_slots: int) -> Memory:
+            return Memory.of(
+                num_pages=num_pages,
+                num_slots=num_slots,
+                page_tokens=_LAYOUT.page_tokens,
+                worth=worth_to_prefill(_LAYOUT, float),
+                clock=lambda: 0.0,
+            )
+
+        self.memory = memory(num_pages, num_slots)
+        tiers = Tiers(
+            device=self.memory,
+            host=memory(0, 0),
+            layout=_LAYOUT,
+            down=lambda *_: None,
+            up=lambda *_: None,
+        )
+        self._tier = HostTier(tiers, freed=lambda: None, loaded=lambda *_: None, clock=lambda: 0.0)
+        self._prompts = PromptMemory(
+            self.memory, self._tier, Rates(), _LAYOUT, PrefillConfig(), max_running=16
+        )
+        self._names = itertools.count()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._tier.close()
+        self.memory.check_invariants()
+
+    def serve(
+        self, prompt: Sequence[int], branch_points: Sequence[int], session_id: str = ""
+    ) -> int:
+        """As if the prompt was computed here. Returns how much of it was not: its cached tokens."""
+        turn = TurnSpec(
+            turn_id=TurnId(f"turn-{next(self._names)}"),
+            session_id=SessionId(session_id),
+            prompt=tuple(prompt),
+            sampling=SamplingParams(seed=0),
+            stop=StopConditions(),
+            branch_points=tuple(branch_points),
+        )
+        units = self._prompts.take(turn)
+        cached = units.hold.num_tokens
+        self._prompts.keep(turn, units)
+        return cached

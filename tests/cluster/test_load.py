@@ -1,0 +1,37 @@
+"""Short turns on a healthy cluster: none fails. `python -m benchmarks.load` is the long form."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from benchmarks.load.drive import run_load
+from segue.launch.config import Config
+from tests.cluster.conftest import ENGINE, local_cluster
+from tests.cluster.idle import is_idle, wait_until_idle
+
+NUM_TURNS = 150
+
+
+@pytest.mark.parametrize("is_local", [True, False])
+@pytest.mark.parametrize("num_workers", [1, 2])
+async def test_no_short_turn_fails(demo: Path, num_workers: int, is_local: bool) -> None:
+    config = Config(engine=ENGINE)
+    if not is_local:
+        config = replace(config, router=replace(config.router, local_prefill_max_tokens=0))
+    async with local_cluster(demo, config, prefill=num_workers, decode=num_workers) as cluster:
+        for num_sessions in (1, 4, 32):
+            outcome = await run_load(
+                cluster.client, num_sessions=num_sessions, num_turns=NUM_TURNS, seed=num_sessions
+            )
+
+            assert outcome.failures == {}
+            assert outcome.num_turns == NUM_TURNS
+        status = await wait_until_idle(cluster.client)
+
+    assert is_idle(status), status
+    # Every turn counts as ended, though its client leaves as soon as it has the end.
+    assert status.router.finished_turns == 3 * NUM_TURNS
+    assert (status.router.failed_turns, status.router.cancelled_turns) == (0, 0)

@@ -1,0 +1,150 @@
+"""States that a decode worker keeps of a prompt whose end it computes itself."""
+
+from __future__ import annotations
+
+from decode_worker.residency import with_what_stays
+from decode_worker.sequence import DecodeSequence
+from segue.cache.accountant import UnitState
+from segue.cache.prefix_cache import Hold
+from segue.engine.answer import Answer
+from segue.engine.batch import SequenceChunk
+from segue.engine.sampler import SequenceSampler
+from segue.engine.speculation import SlotRing
+from segue.turn import FinishReason, ShipReport, TurnResult, TurnSpec, Usage
+from segue.types import PageId, SamplingParams, SessionId, SlotId, StopConditions, TurnId
+from tests.cache.prefix_world import PAGE_TOKENS, prompt
+from tests.decode_worker.test_spare_slots import NUM_SLOTS, Desk
+
+STOP = StopConditions(max_tokens=8)
+TOKENS = tuple(prompt(1, 60))
+
+
+def spec_of(tokens: tuple[int, ...], *points: int, session: str = "a") -> TurnSpec:
+    return TurnSpec(
+        turn_id=TurnId("turn"),
+        session_id=SessionId(session),
+        prompt=tokens,
+        sampling=SamplingParams(seed=0),
+        stop=STOP,
+        branch_points=points,
+    )
+
+
+class Local(Desk):
+    """Turns whose prompts' ends are computed here, without a model: what they take and leave."""
+
+    def begin(self, spec: TurnSpec) -> tuple[DecodeSequence, tuple[PageId, ...], Hold]:
+        hold, positions = self.residency.hold_checkpoint(spec)
+        num_pages = -(-(len(spec.prompt) + STOP.max_tokens) // PAGE_TOKENS) - len(hold.pages)
+        pages, slot = self.residency.take(hold, num_pages)
+        spare = self.residency.spare_slots(0)
+        checkpoint = hold.checkpoint
+        sequence = DecodeSequence(
+            turn=spec,
+            pages=(*hold.pages, *pages),
+            resident_tokens=hold.num_tokens,
+            ring=SlotRing(slots=(slot, *spare), state=slot, num_tokens=hold.num_tokens),
+            answer=Answer(eos_ids=(), stop=STOP, tokenizer=None),
+            sampler=SequenceSampler(spec.sampling, vocab_size=9, prompt_ids=(1,)),
+            report=ShipReport(),
+            resume_slot=checkpoint.slot if checkpoint else None,
+            prompt_states=self.residency.slots_for_states(positions),
+        )
+        return sequence, pages, hold
+
+    def end(self, sequence: DecodeSequence, pages: tuple[PageId, ...], hold: Hold) -> TurnResult:
+        self.residency.keep(sequence.turn.session_id, sequence, pages, hold)
+        result = TurnResult(
+            finish_reason=FinishReason.STOP, usage=Usage(), report=ShipReport(), decode_s=0.0
+        )
+        result = with_what_stays(result, sequence.turn, hold)
+        self.cache.release(hold)
+        return result
+
+    def turn(self, spec: TurnSpec, num_answered: int = 0) -> tuple[int, TurnResult]:
+        """Where it went on from, and what stays of it."""
+        sequence, pages, hold = self.begin(spec)
+        start = hold.num_tokens
+        chunk = sequence.next_chunk(PAGE_TOKENS)
+        assert isinstance(chunk, SequenceChunk)
+        assert chunk.positions_kept == sorted(chunk.positions_kept)
+        sequence.prompt_computed(PAGE_TOKENS)
+        for _ in range(num_answered):
+            sequence.answer_ids.append(7)
+            sequence.run_computed(1, PAGE_TOKENS)
+        return start, self.end(sequence, pages, hold)
+
+
+async def test_a_history_that_is_rendered_otherwise_goes_on_before_the_difference() -> None:
+    desk = Local()
+    desk.turn(spec_of(TOKENS[:21], 18), num_answered=8)
+
+    start, _ = desk.turn(spec_of((*TOKENS[:18], *range(500, 520))))
+
+    assert start == 16
+    await desk.close()
+
+
+async def test_what_stays_names_each_place_to_go_on_from() -> None:
+    desk = Local()
+
+    _, result = desk.turn(spec_of(TOKENS[:24], 10, 18), num_answered=6)
+
+    # Before each branch point, before the prompt's last token, and in the answer.
+    assert result.kept_states == (8, 16, 20, 28)
+    assert (result.kept_tokens, result.kept_checkpoint_tokens) == (28, 28)
+    await desk.close()
+
+
+async def test_where_another_prompt_parts_a_state_stays() -> None:
+    desk = Local()
+    desk.turn(spec_of(TOKENS[:41]))
+    others = [(*TOKENS[:30], *range(500 + i, 508 + i)) for i in (0, 20, 40)]
+
+    starts = [desk.turn(spec_of(other, session=f"s{i}"))[0] for i, other in enumerate(others)]
+
+    assert starts == [0, 28, 28]
+    await desk.close()
+
+
+async def test_a_turn_that_is_dropped_in_its_prompt_leaves_no_state_and_no_slot() -> None:
+    desk = Local()
+    sequence, pages, hold = desk.begin(spec_of(TOKENS[:24], 10, 18))
+    assert len(sequence.prompt_states) == 3
+
+    result = desk.end(sequence, pages, hold)
+
+    assert result.kept_states == ()
+    assert desk.slots.counts().free == NUM_SLOTS
+    await desk.close()
+
+
+async def test_without_room_the_ring_keeps_the_last_state() -> None:
+    desk = Local()
+    taken = desk.slots.take(NUM_SLOTS - 2, UnitState.WORKING)
+
+    _, result = desk.turn(spec_of(TOKENS[:23], 10, 18))
+
+    assert result.kept_states == (20,)
+    await desk.close(*taken)
+
+
+async def test_with_room_for_one_it_is_where_the_next_turn_parts() -> None:
+    desk = Local()
+    taken: tuple[SlotId, ...] = desk.slots.take(NUM_SLOTS - 3, UnitState.WORKING)
+
+    _, result = desk.turn(spec_of(TOKENS[:27], 10, 18))
+
+    assert result.kept_states == (16, 24)
+    await desk.close(*taken)
+
+
+async def test_no_session_loses_its_lease_for_them() -> None:
+    desk = Local()
+    for number in range(4):
+        desk.turn(spec_of(tuple(prompt(number + 1, 9)), session=f"s{number}"))
+    taken = desk.slots.take(desk.slots.counts().free, UnitState.WORKING)
+
+    assert desk.residency.slots_for_states((4, 8)) == {}
+    assert len(desk.cache.leases.all()) == 4
+    await desk.close(*taken)

@@ -1,0 +1,269 @@
+"""The worker's side of a stream of turns: whatever ends it, nothing of its turns stays."""
+
+from __future__ import annotations
+
+import asyncio
+from array import array
+from collections.abc import AsyncIterator
+
+import pytest
+
+from decode_worker.stream import TurnStream
+from decode_worker.turn import Computed, PrefillStarted, PromptSource, Shipped, Tell
+from segue.errors import InvalidRequest, Overloaded, UnknownPrefix
+from segue.prefix_digest import PrefixName, pack_tokens
+from segue.turn import FinishReason, ShipReport, TokenDelta, TurnResult, TurnSpec, Usage
+from segue.types import TurnId
+from segue.wire import session_pb2
+from segue.wire import worker_pb2 as pb
+
+END = TurnResult(
+    finish_reason=FinishReason.LENGTH, usage=Usage(), report=ShipReport(), decode_s=0.1
+)
+KNOWN = PrefixName(16, b"k" * 16)
+
+
+class FakeRunner:
+    """Takes turns when the test lets it."""
+
+    def __init__(self) -> None:
+        self.has_room = asyncio.Event()
+        self.has_room.set()
+        self.tells: dict[TurnId, Tell] = {}
+        self.turns: list[TurnSpec] = []
+        self.sources: list[PromptSource] = []
+        self.stopped: list[TurnId] = []
+        self.refusal: Exception | None = None
+
+    def find_prefix(self, prefix: PrefixName) -> array[int]:
+        if prefix != KNOWN:
+            raise UnknownPrefix("not here")
+        return array("I", range(16))
+
+    async def start(
+        self, turn: TurnSpec, source: PromptSource, tell: Tell, *, timeout_s: float
+    ) -> None:
+        if self.refusal is not None:
+            raise self.refusal
+        await self.has_room.wait()
+        self.turns.append(turn)
+        self.sources.append(source)
+        self.tells[turn.turn_id] = tell
+        tell(PrefillStarted(3))
+
+    def stop(self, turn_id: TurnId, reason: str) -> None:
+        self.stopped.append(turn_id)
+
+
+class Router:
+    """The other end of the stream."""
+
+    def __init__(self) -> None:
+        self.runner = FakeRunner()
+        self._commands: asyncio.Queue[pb.TurnCommands | None] = asyncio.Queue()
+        self.stream = TurnStream(self.runner).run(self._messages())
+
+    async def _messages(self) -> AsyncIterator[pb.TurnCommands]:
+        while (message := await self._commands.get()) is not None:
+            yield message
+
+    def send(self, *commands: pb.TurnCommand) -> None:
+        self._commands.put_nowait(pb.TurnCommands(commands=commands))
+
+    def hang_up(self) -> None:
+        self._commands.put_nowait(None)
+
+    async def events(self) -> list[pb.TurnEvent]:
+        return list((await asyncio.wait_for(anext(self.stream), timeout=5)).events)
+
+    async def error(self, number: int) -> pb.TurnError:
+        (event,) = await self.events()
+        assert (event.call, event.WhichOneof("event")) == (number, "error")
+        return event.error
+
+
+@pytest.fixture
+async def router() -> AsyncIterator[Router]:
+    router = Router()
+    yield router
+    await router.stream.aclose()
+
+
+def start(number: int, *, turn_id: str = "", **fields: object) -> pb.TurnCommand:
+    turn = pb.TurnSpec(
+        turn_id=turn_id or f"turn-{number}",
+        prompt=pack_tokens([1, 2, 3]),
+        sampling=session_pb2.Sampling(seed=1),
+        stop=session_pb2.Stop(max_tokens=4),
+    )
+    request = pb.StartTurn(turn=turn, timeout_s=5.0, max_computed_tokens=64)
+    for name, value in fields.items():
+        setattr(request, name, value)
+    return pb.TurnCommand(call=number, start=request)
+
+
+def stop(number: int) -> pb.TurnCommand:
+    return pb.TurnCommand(call=number, stop=pb.StopTurn())
+
+
+async def settled() -> None:
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+async def test_what_a_step_says_of_all_turns_goes_in_one_message(router: Router) -> None:
+    router.send(start(1), start(2))
+    assert {event.call for event in await router.events()} == {1, 2}
+
+    for turn_id in ("turn-1", "turn-2"):
+        router.runner.tells[TurnId(turn_id)](TokenDelta(token_ids=(7,), text="x"))
+    router.runner.tells[TurnId("turn-1")](END)
+
+    events = await router.events()
+    assert [(e.call, e.WhichOneof("event")) for e in events] == [
+        (1, "delta"),
+        (2, "delta"),
+        (1, "end"),
+    ]
+
+
+async def test_a_router_that_leaves_takes_its_turns_along(router: Router) -> None:
+    router.send(start(1), start(2), start(3))
+    await router.events()
+    router.runner.tells[TurnId("turn-2")](END)
+    await router.events()
+
+    router.hang_up()
+
+    assert [message async for message in router.stream] == []
+    assert router.runner.stopped == ["turn-1", "turn-3"]
+
+
+async def test_a_turn_that_waits_for_room_can_be_stopped(router: Router) -> None:
+    router.runner.has_room.clear()
+    router.send(start(1), start(2))
+    reading = asyncio.ensure_future(router.events())
+    await settled()
+
+    router.send(stop(1))
+    await settled()
+    router.runner.has_room.set()
+
+    assert [event.call for event in await reading] == [2]
+    assert router.runner.stopped == []
+    assert [turn.turn_id for turn in router.runner.turns] == ["turn-2"]
+
+
+async def test_of_a_turn_that_was_stopped_nothing_more_is_said(router: Router) -> None:
+    router.send(start(1), start(2))
+    await router.events()
+
+    router.send(stop(1))
+    reading = asyncio.ensure_future(router.events())
+    await settled()
+    router.runner.tells[TurnId("turn-1")](TokenDelta(token_ids=(7,)))
+    router.runner.tells[TurnId("turn-1")](END)
+    router.runner.tells[TurnId("turn-2")](END)
+
+    assert [event.call for event in await reading] == [2]
+    assert router.runner.stopped == ["turn-1"]
+
+
+@pytest.mark.parametrize("number", [1, 9])
+async def test_stopping_what_has_ended_or_never_began_changes_nothing(
+    router: Router, number: int
+) -> None:
+    router.send(start(1))
+    await router.events()
+    router.runner.tells[TurnId("turn-1")](END)
+    await router.events()
+
+    router.send(stop(number), start(2))
+
+    assert [event.call for event in await router.events()] == [2]
+    assert router.runner.stopped == []
+
+
+async def test_a_refusal_is_of_its_turn_alone(router: Router) -> None:
+    router.runner.refusal = Overloaded.after("full", retry_after_s=1.5)
+    router.send(start(1))
+
+    error = await router.error(1)
+    router.runner.refusal = None
+    router.send(start(1))
+
+    assert (error.kind, error.message, error.retry_after_s) == ("Overloaded", "full", 1.5)
+    assert [event.WhichOneof("event") for event in await router.events()] == ["prefill_started"]
+
+
+async def test_an_error_that_nobody_foresaw_is_of_its_turn_alone(
+    router: Router, caplog: pytest.LogCaptureFixture
+) -> None:
+    router.runner.refusal = KeyError("oops")
+    router.send(start(1))
+
+    error = await router.error(1)
+
+    assert error.kind == "SegueError"
+    assert "KeyError" in error.message
+    assert "unforeseen error" in caplog.text
+
+
+async def test_a_prefix_that_is_known_completes_the_prompt(router: Router) -> None:
+    command = start(1)
+    command.start.turn.prefix.CopyFrom(pb.PrefixName(num_tokens=16, digest=KNOWN.digest))
+    router.send(command)
+    await router.events()
+
+    assert router.runner.turns[0].prompt == (*range(16), 1, 2, 3)
+
+
+async def test_a_prefix_that_is_not_known_is_refused_by_name(router: Router) -> None:
+    command = start(1)
+    command.start.turn.prefix.CopyFrom(pb.PrefixName(num_tokens=16, digest=b"?" * 16))
+    router.send(command)
+
+    assert (await router.error(1)).kind == "UnknownPrefix"
+
+
+@pytest.mark.parametrize("timeout_s", [0.0, -1.0, float("nan"), float("inf")])
+async def test_a_turn_needs_a_time_within_which_it_ends(router: Router, timeout_s: float) -> None:
+    router.send(start(1, timeout_s=timeout_s))
+
+    error = await router.error(1)
+
+    assert (error.kind, "timeout_s" in error.message) == ("InvalidRequest", True)
+
+
+async def test_a_turn_needs_a_source_of_its_prompt(router: Router) -> None:
+    command = start(1)
+    command.start.ClearField("prompt_from")
+    router.send(command)
+
+    assert (await router.error(1)).kind == "InvalidRequest"
+
+
+async def test_both_sources_of_a_prompt_are_understood(router: Router) -> None:
+    shipped = start(1)
+    shipped.start.writer.CopyFrom(pb.Writer(worker_id="prefill-0", epoch=3, address="here:1"))
+    router.send(shipped, start(2))
+    await router.events()
+
+    written, computed = router.runner.sources
+    assert isinstance(written, Shipped)
+    assert (written.writer.worker_id, written.writer.epoch) == ("prefill-0", 3)
+    assert computed == Computed(64)
+
+
+@pytest.mark.parametrize("wrong", [pb.TurnCommand(call=1), start(1)])
+async def test_a_router_that_breaks_the_protocol_loses_its_stream(
+    router: Router, wrong: pb.TurnCommand
+) -> None:
+    router.send(start(1))
+    await router.events()
+
+    router.send(wrong)
+
+    with pytest.raises(InvalidRequest, match="call 1"):
+        await router.events()
+    assert router.runner.stopped == ["turn-1"]
