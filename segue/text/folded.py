@@ -33,8 +33,9 @@ class FoldedMessages:
         self._messages = messages
         self._accepts = accepts
         self._read: dict[int, JsonObject] = {}
-        start = self._clean_cut(min(num_same, len(messages)))
-        self.places = _until(known, start)
+        self.places = _until(known, self._clean_cut(min(num_same, len(messages))))
+        # Further back where something was folded across the cut in the earlier turn.
+        start = self.places[-1][1] if self.places else 0
         self.num_same = len(self.places)
         """So many were the same in the earlier turn."""
         while start < len(messages):
