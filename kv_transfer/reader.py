@@ -19,7 +19,6 @@ from kv_transfer.checksum import checksums_of, difference
 from kv_transfer.handoff import (
     BytesDiffered,
     BytesMatched,
-    Committed,
     Expired,
     Freed,
     GivenUp,
@@ -136,16 +135,15 @@ class HandoffReader:
             slot_id=units.slot,
             expires_in_s=lifetime_s,
         )
-        self._book.add(
-            Incoming(
-                ticket=ticket,
-                writer=writer,
-                num_prompt_tokens=num_prompt_tokens,
-                expires_at=self._clock() + lifetime_s,
-                state=Reserved(units),
-            )
+        handoff = Incoming(
+            ticket=ticket,
+            writer=writer,
+            num_prompt_tokens=num_prompt_tokens,
+            expires_at=self._clock() + lifetime_s,
+            state=Reserved(units),
         )
-        self._changed.set()
+        if self._book.add(handoff):
+            self._changed.set()
         return ticket
 
     async def commit(
@@ -193,15 +191,9 @@ class HandoffReader:
         return True
 
     def expire_due(self) -> None:
-        """Gives up what has expired, and forgets what ended before its expiry."""
-        now = self._clock()
-        for handoff in self._book:
-            if handoff.expires_at > now:
-                continue
-            if isinstance(handoff.state, Committed | Freed):
-                self._book.forget(handoff)
-            else:
-                self._step(handoff, Expired())
+        """Gives up what has expired."""
+        for handoff in self._book.due(self._clock()):
+            self._step(handoff, Expired())
 
     def members_changed(self, alive: Mapping[WorkerId, Epoch]) -> None:
         """Who is in the cluster. A later life of a writer proves that the earlier one is over.
@@ -210,8 +202,8 @@ class HandoffReader:
         connections. A worker that is merely absent may still write: see `writer_unreachable`.
         """
         self._members = dict(alive)
-        for handoff in self._book:
-            if alive.get(handoff.writer.worker_id, handoff.writer.epoch) > handoff.writer.epoch:
+        for handoff in self._book.of_writers(iter(alive)):
+            if alive[handoff.writer.worker_id] > handoff.writer.epoch:
                 self._step(handoff, WriterDied())
 
     def writer_unreachable(self, ticket_id: TicketId) -> None:
@@ -226,12 +218,18 @@ class HandoffReader:
         """Tickets in quarantine: each of their writers must be asked to stop."""
         return self._book.quarantined()
 
+    def is_quarantined(self, ticket_id: TicketId) -> bool:
+        handoff = self._book.get(ticket_id)
+        return handoff is not None and isinstance(handoff.state, Quarantined)
+
     def fenced(self, ticket_id: TicketId) -> None:
         """The writer answered the fence: it has stopped, or it is another life."""
         self._tell(ticket_id, WriterFenced())
 
     async def something_due(self) -> None:
-        """Returns when a ticket expires, is issued or enters quarantine. For `Fencer` alone."""
+        """Returns when a ticket expires, enters quarantine, or is issued and expires before all
+        others. For `Fencer` alone.
+        """
         self._changed.clear()
         expires_at = self._book.next_expiry()
         due_in_s = None if expires_at is None else max(0.0, expires_at - self._clock())
@@ -240,7 +238,7 @@ class HandoffReader:
                 await self._changed.wait()
 
     def counts(self) -> dict[str, int]:
-        """For a gauge: how many handoffs are in each state. Ended ones count until they expire."""
+        """For a gauge: how many handoffs are in each state that is not final."""
         return self._book.counts()
 
     async def _verify(self, handoff: Incoming, checksums: Checksums) -> ReaderState:
@@ -271,9 +269,9 @@ class HandoffReader:
 
     def _step(self, handoff: Incoming, event: ReaderEvent) -> ReaderState:
         before, after = handoff.state, advance_reader(handoff.state, event)
-        handoff.state = after
         if before == after:
             return after
+        self._book.enter(handoff, after)
         self._holdings.follow(before, after)
         self._hooks.stepped(type(before).__name__.lower(), type(after).__name__.lower())
         if isinstance(after, Quarantined | Freed) and not isinstance(before, Quarantined):
@@ -282,5 +280,6 @@ class HandoffReader:
             self._hooks.lost(turn_id, after.reason)
         if isinstance(after, Freed):
             self._hooks.freed()
-        self._changed.set()
+        if isinstance(after, Quarantined):
+            self._changed.set()
         return after

@@ -55,8 +55,7 @@ class WorkerMetrics:
             self._evictions.labels(unit, to).inc(number)
         self._revoked.inc(revoked)
         self._seen = now
-        leases = (*cache.leases.all(), *tier.cache.leases.all())
-        self._leases.set(len({lease.session_id for lease in leases}))
+        self._leases.set(len(cache.leases.sessions() | tier.cache.leases.sessions()))
         self._host.set_tier(tier)
 
     def set_load(self, load: WorkerLoad) -> None:
