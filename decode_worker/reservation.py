@@ -43,8 +43,9 @@ class Reservations:
     ) -> tuple[Turn, Ticket]:
         """What is here of the prompt is held, the rest reserved for the writer.
 
-        Raises Overloaded or InvalidRequest, and then neither is.
+        Raises Overloaded, InvalidRequest or Unavailable, and then neither is.
         """
+        self._sequences.check(spec)
         hold = self._residency.hold(spec.prompt)
         try:
             self._residency.make_room(self._num_own_pages(spec, hold))
@@ -66,6 +67,7 @@ class Reservations:
 
         Raises NotResident when more tokens than that have no state here.
         """
+        self._sequences.check(spec)
         hold = self._residency.hold_checkpoint(spec.prompt)
         try:
             num_missing = len(spec.prompt) - hold.num_tokens

@@ -12,6 +12,7 @@ from segue.cache.copying import all_pages
 from segue.cache.host_tier import HostTier
 from segue.cache.memory import Memory
 from segue.cache.prefix_cache import Hold
+from segue.checks import require_name, shown
 from segue.errors import InvalidRequest, SegueError
 from segue.telemetry import Clock
 from segue.types import PageId, SessionId, SlotId
@@ -142,7 +143,8 @@ class Residency:
         return self._leases.end(session_id)
 
     def fork(self, session_id: SessionId, child_id: SessionId) -> None:
-        """A lease of the child on all that the parent has. Raises NotFound."""
+        """A lease of the child on all that the parent has. Raises NotFound, InvalidRequest."""
+        require_name("the child's session_id", child_id)
         self._leases.fork(session_id, child_id)
 
     def close(self) -> None:
@@ -152,7 +154,9 @@ class Residency:
 
 def _check_seconds(name: str, seconds: float) -> None:
     if not 0 < seconds <= MAX_LEASE_S:
-        raise InvalidRequest(f"{name} must be between 0 and {MAX_LEASE_S:g}, got {seconds:g}")
+        raise InvalidRequest(
+            f"{name} must be above 0 and at most {MAX_LEASE_S:g}, got {shown(seconds)}"
+        )
 
 
 def checkpoint_tokens(hold: Hold) -> int:

@@ -91,6 +91,7 @@ class DecodeWorker:
             endpoint,
             self._memory,
             address=presence.address,
+            vocab_size=runner.config.vocab_size,
             verify_checksums=verify_checksums,
             hooks=ReaderHooks(
                 lost=self._handoff_lost,
@@ -121,6 +122,7 @@ class DecodeWorker:
         """Waits for room and sets it aside. Returns the ticket, and how many tokens of the prompt
         have a state here. Raises Overloaded, InvalidRequest, Unavailable.
         """
+        await self._exchange.members.require(writer)
         lifetime_s = deadline_s or self._config.ticket_lifetime_s
         ticket = await self._admit(turn, lambda: self._reserve(turn, writer, lifetime_s))
         return ticket, checkpoint_tokens(self._turns[turn.turn_id].hold)

@@ -71,6 +71,10 @@ class Fencer:
             if isinstance(error, Unavailable):
                 self._reader.writer_unreachable(fence.ticket_id)
             return False
+        except Exception:
+            # A bug, and no news: other tickets' fences must go on.
+            logger.exception("a fence could not be asked for")
+            return False
         self._reader.fenced(fence.ticket_id)
         return True
 

@@ -36,6 +36,7 @@ from kv_transfer.handoff import (
 from kv_transfer.holdings import Holdings
 from kv_transfer.layout import MemoryMap
 from kv_transfer.ticket import (
+    MAX_LIFETIME_S,
     Checksums,
     CommittedHandoff,
     Fence,
@@ -45,7 +46,7 @@ from kv_transfer.ticket import (
 )
 from kv_transfer.ticket_book import Incoming, TicketBook
 from segue.cache.accountant import Accountant
-from segue.errors import InvalidRequest, NotFound, TransferFailed
+from segue.errors import InvalidRequest, NotFound, TransferFailed, Unavailable
 from segue.types import Epoch, PageId, SlotId, TurnId, WorkerId
 
 logger = logging.getLogger(__name__)
@@ -83,9 +84,12 @@ class HandoffReader:
         memory: CacheMemory = HostMemory(),  # noqa: B008  (has no state)
         verify_checksums: bool = True,
         hooks: ReaderHooks = ReaderHooks(),
+        may_write: Callable[[PeerIdentity], bool] = lambda _: True,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """`may_write`: whether a ticket may be for this writer (see `members`)."""
         self.memory_map = memory_map
+        self._may_write = may_write
         self._identity = PeerIdentity(
             worker_id=memory_map.worker_id, epoch=memory_map.epoch, address=address
         )
@@ -111,9 +115,16 @@ class HandoffReader:
         """Sets aside pages for the prompt beyond the resident tokens (a page boundary), for
         `extra_tokens` more, and a slot.
 
-        Raises Overloaded when there is no room now, InvalidRequest when there never will be or
-        when the turn has a live ticket already.
+        The ticket lives for `MAX_LIFETIME_S` at most. Raises Overloaded when there is no room now,
+        InvalidRequest when there never will be or when the turn has a live ticket already,
+        Unavailable for a writer that is not in the cluster.
         """
+        if not self._may_write(writer):
+            raise Unavailable(
+                f"{writer.worker_id} in epoch {writer.epoch} at {writer.address} is not in the "
+                f"cluster as {self._identity.worker_id} knows it; place the turn anew"
+            )
+        lifetime_s = min(lifetime_s, MAX_LIFETIME_S)
         layout = self.memory_map.layout
         num_resident = resident_tokens // layout.page_tokens
         num_prompt_pages = layout.num_pages_for(num_prompt_tokens) - num_resident

@@ -151,8 +151,9 @@ class TicketBook:
         del of_writer[ticket_id]
         if not of_writer:
             del self._by_writer[writer_id]
-        used = isinstance(end, Committed)
-        self._ended[ticket_id] = "has been used" if used else f"was given up: {end.reason}"
+        self._ended[ticket_id] = (
+            f"was given up: {end.reason}" if isinstance(end, Freed) else "has been used"
+        )
         if len(self._ended) > MAX_ENDED:
             self._ended.popitem(last=False)
 

@@ -17,6 +17,7 @@ from kv_transfer.reader import ReaderHooks
 from kv_transfer.source import PEER_TIMEOUT_S, give_up
 from kv_transfer.ticket import Ticket
 from prefill_worker.config import PrefillConfig
+from prefill_worker.door import check
 from prefill_worker.engine import Command, Computed, Drop, PrefillEngine, PrefillSequence, Start
 from prefill_worker.metrics import PrefillMetrics
 from prefill_worker.pull import Rates
@@ -62,6 +63,7 @@ class PrefillWorker:
         self.presence = presence
         self.name = presence.identity.worker_id
         self.model_id = runner.layout.model_id
+        self._model = runner.config
         self._page_tokens = runner.layout.page_tokens
         self._config = config
         self._metrics = metrics
@@ -76,6 +78,7 @@ class PrefillWorker:
             endpoint,
             memory,
             address=presence.address,
+            vocab_size=runner.config.vocab_size,
             verify_checksums=verify_checksums,
             hooks=ReaderHooks(lost=self._pull_lost, freed=self._room.wake),
             clock=clock,
@@ -105,6 +108,7 @@ class PrefillWorker:
             raise Unavailable(f"{self.name} is draining; place the turn elsewhere")
         if turn.turn_id in self._turns:
             raise InvalidRequest(f"turn {turn.turn_id} is being computed here already")
+        check(turn, ticket, holder, model=self._model, page_tokens=self._page_tokens)
         task = asyncio.ensure_future(self._run(turn, ticket, holder))
         self._turns[turn.turn_id] = task
         try:
@@ -135,6 +139,7 @@ class PrefillWorker:
         missing_tokens = len(turn.prompt)
         self._waiting_tokens += missing_tokens
         try:
+            await self._exchange.members.require(ticket.reader)
             pulled = ShipReport()
             if holder is not None and self._config.prefix_cache and self._config.pull:
                 await self._prompts.load(turn)

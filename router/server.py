@@ -12,8 +12,10 @@ from typing import Any
 import grpc
 
 from router.router import Router
-from segue.cluster_status import WorkerStatus
-from segue.types import SessionId, TurnId
+from segue.checks import require_name
+from segue.cluster_status import WorkerHealth, WorkerStatus
+from segue.errors import InvalidRequest
+from segue.types import Epoch, Role, SessionId, TurnId, WorkerId
 from segue.wire import session_pb2 as pb
 from segue.wire import worker_pb2
 from segue.wire.convert_events import event_to_wire
@@ -96,8 +98,10 @@ class MembershipFace(MembershipServicer):
         self, request_iterator: AsyncIterator[worker_pb2.Heartbeat], context: Context
     ) -> AsyncIterator[worker_pb2.ClusterView]:
         membership = self._router.membership
-        first = await anext(aiter(request_iterator))
-        worker = worker_from_wire(first.status)
+        first = await anext(aiter(request_iterator), None)
+        if first is None:
+            raise InvalidRequest("a worker joins with a heartbeat that says who it is, got none")
+        worker = _heard(first)
         membership.heartbeat(worker, first.model_id)
         await self._router.links.forget_past_lives(worker)
         listening = asyncio.ensure_future(self._listen(request_iterator, worker))
@@ -119,6 +123,23 @@ class MembershipFace(MembershipServicer):
         self, heartbeats: AsyncIterator[worker_pb2.Heartbeat], worker: WorkerStatus
     ) -> None:
         async for heartbeat in heartbeats:
-            self._router.membership.heartbeat(
-                worker_from_wire(heartbeat.status), heartbeat.model_id
-            )
+            status = _heard(heartbeat)
+            if _identity(status) != _identity(worker):
+                raise InvalidRequest(
+                    f"this stream is {worker.worker_id}'s in epoch {worker.epoch}, a heartbeat of "
+                    f"{status.worker_id} in epoch {status.epoch} came: join on a stream of its own"
+                )
+            self._router.membership.heartbeat(status, heartbeat.model_id)
+
+
+def _heard(heartbeat: worker_pb2.Heartbeat) -> WorkerStatus:
+    """Raises InvalidRequest."""
+    status = worker_from_wire(heartbeat.status)
+    require_name(f"the model_id of {status.worker_id}", heartbeat.model_id)
+    if status.health is WorkerHealth.LOST:
+        raise InvalidRequest(f"{status.worker_id} says that it is lost: the router decides that")
+    return status
+
+
+def _identity(status: WorkerStatus) -> tuple[WorkerId, Epoch, Role, str]:
+    return status.worker_id, status.epoch, status.role, status.address

@@ -8,6 +8,16 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
+from segue.checks import (
+    MAX_NAME_CHARS,
+    require,
+    require_address,
+    require_ascending,
+    require_count,
+    require_epoch,
+    require_label,
+    require_name,
+)
 from segue.types import (
     Epoch,
     SampledToken,
@@ -17,6 +27,8 @@ from segue.types import (
     TurnId,
     WorkerId,
 )
+
+MAX_BRANCH_POINTS = 1024
 
 
 class FinishReason(enum.StrEnum):
@@ -121,7 +133,19 @@ class TurnSpec:
     sampling: SamplingParams
     stop: StopConditions
     branch_points: tuple[int, ...] = ()
-    """Positions in the prompt at which conversations branch: states are worth keeping there."""
+    """Positions in the prompt at which conversations branch: states are worth keeping there.
+    Ascending."""
+
+    def __post_init__(self) -> None:
+        # The router adds something to the name that the client gave.
+        require_name("turn_id", self.turn_id, max_chars=2 * MAX_NAME_CHARS)
+        require_label("session_id", self.session_id)
+        require(bool(self.prompt), "expected a prompt of at least one token, got an empty one")
+        require(
+            len(self.branch_points) <= MAX_BRANCH_POINTS,
+            f"at most {MAX_BRANCH_POINTS} branch points, got {len(self.branch_points)}",
+        )
+        require_ascending("branch points", self.branch_points, low=0, high=len(self.prompt))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,6 +156,12 @@ class PrefixHolder:
     epoch: Epoch
     address: str
     checkpoint_tokens: int
+
+    def __post_init__(self) -> None:
+        require_name("the holder's name", self.worker_id)
+        require_epoch("the holder's epoch", self.epoch)
+        require_address("the holder's address", self.address)
+        require_count("the holder's checkpoint_tokens", self.checkpoint_tokens, low=1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

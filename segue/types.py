@@ -6,12 +6,11 @@ Plain values, no torch, no gRPC. A value that exists is valid: `__post_init__` r
 from __future__ import annotations
 
 import enum
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NewType
 
-from segue.errors import InvalidRequest
+from segue.checks import require, require_label, require_name, require_number
 
 TurnId = NewType("TurnId", str)
 SessionId = NewType("SessionId", str)
@@ -22,6 +21,8 @@ Epoch = NewType("Epoch", int)
 """A worker's life. Two lives of one worker never share it; a later life has a greater one."""
 
 MAX_STOP_STRINGS = 16
+MAX_STOP_STRING_CHARS = 1024
+"""Every delta of an answer is held against each of them."""
 MAX_LOGPROBS = 20
 
 
@@ -30,18 +31,6 @@ class Role(enum.StrEnum):
 
     PREFILL = "prefill"
     DECODE = "decode"
-
-
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise InvalidRequest(message)
-
-
-def _require_number(name: str, value: float, low: float, high: float) -> None:
-    _require(
-        math.isfinite(value) and low <= value <= high,
-        f"{name} must be between {low:g} and {high:g}, got {value:g}",
-    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,20 +56,20 @@ class SamplingParams:
     """How many alternatives to report beside the chosen token; None reports nothing."""
 
     def __post_init__(self) -> None:
-        _require_number("temperature", self.temperature, 0.0, 100.0)
-        _require(self.top_k >= 0, f"top_k must be >= 0 (0 keeps every token), got {self.top_k}")
-        _require_number("top_p", self.top_p, 0.0, 1.0)
-        _require(self.top_p > 0.0, "top_p must be above 0, got 0")
-        _require_number("min_p", self.min_p, 0.0, 1.0)
-        _require_number("repetition_penalty", self.repetition_penalty, 0.01, 100.0)
-        _require_number("presence_penalty", self.presence_penalty, -2.0, 2.0)
-        _require_number("frequency_penalty", self.frequency_penalty, -2.0, 2.0)
+        require_number("temperature", self.temperature, 0.0, 100.0)
+        require(self.top_k >= 0, f"top_k must be >= 0 (0 keeps every token), got {self.top_k}")
+        require_number("top_p", self.top_p, 0.0, 1.0)
+        require(self.top_p > 0.0, "top_p must be above 0, got 0")
+        require_number("min_p", self.min_p, 0.0, 1.0)
+        require_number("repetition_penalty", self.repetition_penalty, 0.01, 100.0)
+        require_number("presence_penalty", self.presence_penalty, -2.0, 2.0)
+        require_number("frequency_penalty", self.frequency_penalty, -2.0, 2.0)
         for token_id, bias in self.logit_bias.items():
-            _require(token_id >= 0, f"logit_bias token ids must be >= 0, got {token_id}")
-            _require_number(f"logit_bias[{token_id}]", bias, -100.0, 100.0)
-        _require(0 <= self.seed < 2**63, f"seed must be in [0, 2**63), got {self.seed}")
+            require(token_id >= 0, f"logit_bias token ids must be >= 0, got {token_id}")
+            require_number(f"logit_bias[{token_id}]", bias, -100.0, 100.0)
+        require(0 <= self.seed < 2**63, f"seed must be in [0, 2**63), got {self.seed}")
         if self.logprobs is not None:
-            _require(
+            require(
                 0 <= self.logprobs <= MAX_LOGPROBS,
                 f"logprobs must be between 0 and {MAX_LOGPROBS}, got {self.logprobs}",
             )
@@ -102,13 +91,18 @@ class StopConditions:
     ignore_eos: bool = False
 
     def __post_init__(self) -> None:
-        _require(self.max_tokens >= 1, f"max_tokens must be >= 1, got {self.max_tokens}")
-        _require(
+        require(self.max_tokens >= 1, f"max_tokens must be >= 1, got {self.max_tokens}")
+        require(
             len(self.stop_strings) <= MAX_STOP_STRINGS,
             f"at most {MAX_STOP_STRINGS} stop strings, got {len(self.stop_strings)}",
         )
-        _require(all(self.stop_strings), "a stop string must not be empty")
-        _require(all(t >= 0 for t in self.stop_token_ids), "stop_token_ids must be >= 0")
+        require(all(self.stop_strings), "a stop string must not be empty")
+        longest = max(map(len, self.stop_strings), default=0)
+        require(
+            longest <= MAX_STOP_STRING_CHARS,
+            f"a stop string must have at most {MAX_STOP_STRING_CHARS} characters, has {longest}",
+        )
+        require(all(t >= 0 for t in self.stop_token_ids), "stop_token_ids must be >= 0")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,7 +152,7 @@ class Continuation:
     """Of tools, template options and these messages (`segue/history.py`)."""
 
     def __post_init__(self) -> None:
-        _require(
+        require(
             self.num_messages >= 1,
             f"a turn continues a history of at least one message, got {self.num_messages}: "
             "without one, send all messages",
@@ -176,7 +170,7 @@ class ChatInput:
     """If set, `messages` are what follows this history; tools and options are the history's."""
 
     def __post_init__(self) -> None:
-        _require(
+        require(
             self.continues is None or not (self.tools or self.enable_thinking),
             "a turn that continues a history takes tools and enable_thinking from it: leave them "
             "out, or send the whole history to change them",
@@ -208,11 +202,10 @@ class TurnRequest:
     stop: StopConditions = StopConditions()
 
     def __post_init__(self) -> None:
-        for name, value in (("session_id", self.session_id), ("turn_id", self.turn_id)):
-            _require(len(value) <= 256, f"{name} must have at most 256 characters")
-            _require(value.isprintable(), f"{name} must be printable, got {value!r}")
+        require_label("session_id", self.session_id)
+        require_name("turn_id", self.turn_id)
         continues = isinstance(self.input, ChatInput) and self.input.continues is not None
-        _require(
+        require(
             bool(self.session_id) or not continues,
             "a turn that continues a history needs the session_id under which it was kept",
         )

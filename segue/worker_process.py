@@ -123,7 +123,7 @@ async def serving_worker(
             )
             audit = asyncio.ensure_future(audit_when_idle(worker, period_s=_AUDIT_PERIOD_S))
             for task in (joined, audit):
-                task.add_done_callback(_exit_on_failure)
+                task.add_done_callback(exit_on_failure)
             try:
                 yield RunningWorker(worker, server.address)
             finally:
@@ -135,7 +135,7 @@ async def serving_worker(
                 await worker.close()
 
 
-def _exit_on_failure(task: asyncio.Future[None]) -> None:
+def exit_on_failure(task: asyncio.Future[None]) -> None:
     """A worker that may not join (another model) must not sit there unseen, and one whose memory
     does not add up must not go on.
     """

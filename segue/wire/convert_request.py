@@ -5,6 +5,9 @@ Only modules of this package (and `kv_transfer.wire`) touch protobuf messages.
 
 from __future__ import annotations
 
+import math
+import struct
+
 from segue.errors import InvalidRequest
 from segue.types import (
     ChatInput,
@@ -21,6 +24,9 @@ from segue.types import (
     TurnRequest,
 )
 from segue.wire import session_pb2 as pb
+
+_SINGLE = struct.Struct("<f")
+_MAX_SINGLE = 3.4028234e38
 
 
 def message_to_wire(message: Message) -> pb.Message:
@@ -67,9 +73,12 @@ def sampling_to_wire(sampling: SamplingParams) -> pb.Sampling:
 
 
 def sampling_from_wire(sampling: pb.Sampling, *, default_seed: int) -> SamplingParams:
-    """Absent fields take the defaults of `SamplingParams`; an absent seed takes `default_seed`."""
+    """Absent fields take the defaults of `SamplingParams`; an absent seed takes `default_seed`.
+
+    Raises InvalidRequest.
+    """
     given = {
-        name: getattr(sampling, name)
+        name: as_typed(value) if isinstance(value := getattr(sampling, name), float) else value
         for name in (
             "temperature",
             "top_k",
@@ -83,7 +92,22 @@ def sampling_from_wire(sampling: pb.Sampling, *, default_seed: int) -> SamplingP
         )
         if sampling.HasField(name)
     }
-    return SamplingParams(**{"seed": default_seed, **given}, logit_bias=dict(sampling.logit_bias))
+    bias = {token_id: as_typed(value) for token_id, value in sampling.logit_bias.items()}
+    return SamplingParams(**{"seed": default_seed, **given}, logit_bias=bias)
+
+
+def as_typed(value: float) -> float:
+    """The number that somebody wrote down, of the single precision that travels: the shortest one
+    that is rounded to it. 0.01 travels as 0.00999999978, and would be below a limit of 0.01.
+    """
+    if not math.isfinite(value):
+        return value
+    for digits in range(6, 9):
+        typed = float(f"{value:.{digits}g}")
+        # What is rounded up beyond single precision cannot be packed, and is not what was meant.
+        if abs(typed) <= _MAX_SINGLE and _SINGLE.unpack(_SINGLE.pack(typed))[0] == value:
+            return typed
+    return value
 
 
 def stop_to_wire(stop: StopConditions) -> pb.Stop:
@@ -96,6 +120,7 @@ def stop_to_wire(stop: StopConditions) -> pb.Stop:
 
 
 def stop_from_wire(stop: pb.Stop) -> StopConditions:
+    """Raises InvalidRequest."""
     given = {"max_tokens": stop.max_tokens} if stop.HasField("max_tokens") else {}
     return StopConditions(
         **given,

@@ -2,6 +2,17 @@
 
 from __future__ import annotations
 
+from segue.checks import (
+    MAX_COUNT,
+    one_of,
+    require,
+    require_address,
+    require_count,
+    require_epoch,
+    require_label,
+    require_name,
+    require_number,
+)
 from segue.cluster_status import (
     ClusterStatus,
     RouterStatus,
@@ -28,6 +39,9 @@ from segue.wire.convert_request import (
     stop_to_wire,
 )
 
+_MAX_SECONDS = 1e9
+_MAX_PAGE_TOKENS = 1 << 20
+
 _ROLE_TO_WIRE = {
     Role.PREFILL: pb.WORKER_ROLE_PREFILL,
     Role.DECODE: pb.WORKER_ROLE_DECODE,
@@ -53,6 +67,7 @@ def turn_to_wire(turn: TurnSpec) -> worker_pb2.TurnSpec:
 
 
 def turn_from_wire(turn: worker_pb2.TurnSpec) -> TurnSpec:
+    """Raises InvalidRequest for what no model could serve; `limits.py` knows the model's."""
     return TurnSpec(
         turn_id=TurnId(turn.turn_id),
         session_id=SessionId(turn.session_id),
@@ -98,6 +113,9 @@ def report_to_wire(report: ShipReport) -> transfer_pb2.ShipReport:
 
 
 def report_from_wire(report: transfer_pb2.ShipReport) -> ShipReport:
+    """Raises InvalidRequest."""
+    for name in ("queue_s", "prefill_s", "transfer_s", "exposed_transfer_s", "pull_s"):
+        require_number(f"a report's {name}", getattr(report, name), 0.0, _MAX_SECONDS)
     return ShipReport(
         shipped_bytes=report.shipped_bytes,
         cached_tokens=report.cached_tokens,
@@ -126,6 +144,8 @@ def result_to_wire(result: TurnResult) -> worker_pb2.DecodeEnd:
 
 
 def result_from_wire(end: worker_pb2.DecodeEnd) -> TurnResult:
+    """Raises InvalidRequest."""
+    require_number("a result's decode_s", end.decode_s, 0.0, _MAX_SECONDS)
     return TurnResult(
         finish_reason=finish_reason_from_wire(end.finish_reason),
         usage=usage_from_wire(end.usage),
@@ -149,6 +169,18 @@ def counts_to_wire(counts: UnitCounts) -> pb.UnitCounts:
 
 
 def counts_from_wire(counts: pb.UnitCounts) -> UnitCounts:
+    """Raises InvalidRequest."""
+    by_state = (
+        counts.free,
+        counts.working,
+        counts.cached,
+        counts.reserved,
+        counts.quarantined,
+    )
+    require(
+        sum(by_state) == counts.total,
+        f"units by state must add up to the total of {counts.total}, got {by_state}",
+    )
     return UnitCounts(
         total=counts.total,
         free=counts.free,
@@ -174,6 +206,10 @@ def load_to_wire(load: WorkerLoad) -> pb.WorkerLoad:
 
 
 def load_from_wire(load: pb.WorkerLoad) -> WorkerLoad:
+    """Raises InvalidRequest."""
+    require_count("page_tokens", load.page_tokens, low=1, high=_MAX_PAGE_TOKENS)
+    require_count("waiting_tokens", load.waiting_tokens)
+    require_number("tokens_per_s", load.tokens_per_s, 0.0, MAX_COUNT)
     return WorkerLoad(
         pages=counts_from_wire(load.pages),
         slots=counts_from_wire(load.slots),
@@ -202,13 +238,20 @@ def worker_to_wire(status: WorkerStatus) -> pb.WorkerStatus:
 
 
 def worker_from_wire(status: pb.WorkerStatus) -> WorkerStatus:
+    """Raises InvalidRequest."""
+    require_name("worker_id", status.worker_id)
+    name = status.worker_id
+    require_epoch(f"the epoch of {name}", status.epoch)
+    require_address(f"the address of {name}", status.address)
+    require_label(f"the metrics_address of {name}", status.metrics_address)
+    require_label(f"the host of {name}", status.host)
     return WorkerStatus(
         worker_id=WorkerId(status.worker_id),
-        role=_ROLE_FROM_WIRE[status.role],
+        role=one_of(f"the role of {name}", _ROLE_FROM_WIRE, status.role),
         epoch=Epoch(status.epoch),
         address=status.address,
         metrics_address=status.metrics_address,
-        health=_HEALTH_FROM_WIRE[status.health],
+        health=one_of(f"the health of {name}", _HEALTH_FROM_WIRE, status.health),
         load=load_from_wire(status.load),
         pid=status.pid,
         host=status.host,

@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import grpc
@@ -87,8 +88,19 @@ def rpc_errors(peer: str) -> Iterator[None]:
 Method = Callable[[Any, Any], Any]
 
 
+@dataclass(frozen=True, slots=True)
+class _Undecodable:
+    """What came in place of a message."""
+
+    reason: str
+
+
 class ErrorInterceptor(grpc.aio.ServerInterceptor):
-    """Answers a raised error with its status; anything unforeseen is logged and is INTERNAL."""
+    """Answers a raised error with its status; anything unforeseen is logged and is INTERNAL.
+
+    Bytes that are not the message that was expected are an error of the caller's: gRPC by itself
+    would log a traceback and answer UNKNOWN.
+    """
 
     async def intercept_service(
         self,
@@ -96,20 +108,53 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
         handler_call_details: grpc.HandlerCallDetails,
     ) -> Any:
         handler = await continuation(handler_call_details)
-        if handler is None or not handler_call_details.method.startswith("/segue."):
+        if handler is None:
             return handler
-        if handler.response_streaming:
-            make = (
-                grpc.stream_stream_rpc_method_handler
-                if handler.request_streaming
-                else grpc.unary_stream_rpc_method_handler
-            )
-            inner: Method = handler.stream_stream or handler.unary_stream
-            wrapped = _streaming(inner)
-        else:
-            make = grpc.unary_unary_rpc_method_handler
-            wrapped = _unary(handler.unary_unary)
-        return make(wrapped, handler.request_deserializer, handler.response_serializer)
+        kind = (
+            f"{'stream' if handler.request_streaming else 'unary'}_"
+            f"{'stream' if handler.response_streaming else 'unary'}"
+        )
+        inner: Method = _decoded(getattr(handler, kind), is_stream=handler.request_streaming)
+        make = getattr(grpc, f"{kind}_rpc_method_handler")
+        return make(
+            _streaming(inner) if handler.response_streaming else _unary(inner),
+            _or_undecodable(handler.request_deserializer),
+            handler.response_serializer,
+        )
+
+
+def _or_undecodable(deserialize: Callable[[bytes], Any] | None) -> Callable[[bytes], Any] | None:
+    if deserialize is None:
+        return None
+
+    def decode(octets: bytes) -> Any:
+        try:
+            return deserialize(octets)
+        except Exception as error:
+            # Protobuf's own errors, and those of text that is not UTF-8.
+            return _Undecodable(f"{len(octets)} bytes are not a message of this method: {error}")
+
+    return decode
+
+
+def _decoded(method: Method, *, is_stream: bool) -> Method:
+    """The method, which gets nothing that could not be decoded."""
+
+    def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+        return method(_each_decoded(request) if is_stream else _known(request), context)
+
+    return call
+
+
+async def _each_decoded(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
+    async for request in requests:
+        yield _known(request)
+
+
+def _known(request: Any) -> Any:
+    if isinstance(request, _Undecodable):
+        raise errors.InvalidRequest(request.reason)
+    return request
 
 
 def _unary(method: Method) -> Method:
@@ -127,7 +172,12 @@ def _streaming(method: Method) -> Method:
         # One coroutine writes, so that a client that hangs up ends the method here and now: a
         # generator that the framework drops would run its clean-up whenever it is collected.
         try:
-            async with contextlib.aclosing(method(request, context)) as messages:
+            answering = method(request, context)
+            if not hasattr(answering, "aclose"):
+                # A method that writes for itself, as gRPC's health service does.
+                await answering
+                return
+            async with contextlib.aclosing(answering) as messages:
                 async for message in messages:
                     await context.write(message)
         except Exception as error:

@@ -56,7 +56,9 @@ class Cluster:
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        face = ReaderServicer(self.reader, lambda *commit: self.arrived.append(commit))
+        face = ReaderServicer(
+            self.reader, lambda *commit: self.arrived.append(commit), vocab_size=100
+        )
         server = grpc.aio.server(interceptors=[ErrorInterceptor()])
         add_HandoffReaderServicer_to_server(face, server)
         add_HandoffWriterServicer_to_server(WriterServicer(self.writer), server)
@@ -185,7 +187,7 @@ async def test_a_fence_of_another_life_of_the_writer_is_answered_at_once(cluster
     await cluster.begin(ticket)
     earlier = PeerIdentity(
         worker_id=cluster.source.memory_map.worker_id,
-        epoch=Epoch(0),
+        epoch=Epoch(9),
         address=cluster.address,
     )
 

@@ -39,7 +39,7 @@ def test_a_ticket_survives_the_wire() -> None:
         ticket_id=TicketId("decode-0-5-1"),
         turn_id=TurnId("turn-a"),
         reader=PeerIdentity(
-            worker_id=WorkerId("decode-0"), epoch=Epoch(2**63), address="10.0.0.1:7000"
+            worker_id=WorkerId("decode-0"), epoch=Epoch(2**63 - 1), address="10.0.0.1:7000"
         ),
         resident_tokens=128,
         page_ids=(PageId(9), PageId(0), PageId(4)),

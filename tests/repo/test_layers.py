@@ -23,14 +23,15 @@ LAUNCH_SEES = set(SEES)
 
 INSIDE = {
     # Part of segue: which other parts of segue it may import. Parts not listed may import any.
-    "types": {"errors"},
-    "turn": {"types"},
+    "checks": {"errors"},
+    "types": {"errors", "checks"},
+    "turn": {"types", "checks"},
     "cluster_status": {"types"},
     "errors": set(),
     "cost_line": set(),
     "history": {"types"},
     "tool_calls": {"types"},
-    "cache": {"types", "cluster_status", "errors", "cache"},
+    "cache": {"types", "checks", "cluster_status", "errors", "cache"},
     "kernels": {"kernels"},
     "text": {"types", "errors", "text"},
     "model": {"types", "errors", "cache", "kernels", "model", "demo"},
@@ -45,7 +46,16 @@ INSIDE = {
         "telemetry",
         "engine",
     },
-    "wire": {"types", "turn", "cluster_status", "errors", "explanation", "wire", "telemetry"},
+    "wire": {
+        "types",
+        "turn",
+        "checks",
+        "cluster_status",
+        "errors",
+        "explanation",
+        "wire",
+        "telemetry",
+    },
     "explanation": {"types"},
 }
 
