@@ -11,10 +11,7 @@ from dataclasses import dataclass
 from segue.checks import (
     MAX_NAME_CHARS,
     require,
-    require_address,
     require_ascending,
-    require_count,
-    require_epoch,
     require_label,
     require_name,
 )
@@ -156,12 +153,6 @@ class PrefixHolder:
     epoch: Epoch
     address: str
     checkpoint_tokens: int
-
-    def __post_init__(self) -> None:
-        require_name("the holder's name", self.worker_id)
-        require_epoch("the holder's epoch", self.epoch)
-        require_address("the holder's address", self.address)
-        require_count("the holder's checkpoint_tokens", self.checkpoint_tokens, low=1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

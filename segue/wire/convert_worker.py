@@ -88,6 +88,11 @@ def holder_to_wire(holder: PrefixHolder) -> worker_pb2.PrefixHolder:
 
 
 def holder_from_wire(holder: worker_pb2.PrefixHolder) -> PrefixHolder:
+    """Raises InvalidRequest."""
+    require_name("the holder's name", holder.worker_id)
+    require_epoch("the holder's epoch", holder.epoch)
+    require_address("the holder's address", holder.address)
+    require_count("the holder's checkpoint_tokens", holder.checkpoint_tokens, low=1)
     return PrefixHolder(
         worker_id=WorkerId(holder.worker_id),
         epoch=Epoch(holder.epoch),
