@@ -18,7 +18,7 @@ from typing import TypeVar
 
 from decode_worker.config import DecodeConfig
 from decode_worker.engines import engine_for
-from decode_worker.events import Admit, Command, Drop, Event, Said
+from decode_worker.events import Admit, Command, Drop, Event, Left, Said
 from decode_worker.metrics import DecodeMetrics
 from decode_worker.reservation import Reservations
 from decode_worker.residency import Residency, checkpoint_tokens
@@ -31,6 +31,7 @@ from kv_transfer.reader import ReaderHooks
 from kv_transfer.ticket import CommittedHandoff, PeerIdentity, Ticket
 from segue.cache.host_tier import HostTier, Tiers
 from segue.cache.room import WaitingRoom
+from segue.cache.strays import Strays
 from segue.cluster_status import WorkerLoad, WorkerStatus
 from segue.engine.loop import EngineLoop
 from segue.engine.runner import ModelRunner
@@ -214,7 +215,11 @@ class DecodeWorker:
             self.residency.give_back(committed.pages, [committed.slot])
             self._room.wake()
             return
-        sequence = self._reservations.arrived(turn, committed, first_token, report)
+        try:
+            sequence = self._reservations.arrived(turn, committed, first_token, report)
+        except Exception as error:
+            self._fail(turn, error)
+            return
         self._engine.submit(Admit(sequence))
 
     def _publish(self, events: Sequence[Event]) -> None:
@@ -227,14 +232,34 @@ class DecodeWorker:
             if isinstance(event, Said):
                 turn.events.put_nowait(event.delta)
                 continue
-            assert turn.own_pages is not None, "the engine has it"
-            self.residency.keep(turn.spec.session_id, event.sequence, turn.own_pages, turn.hold)
-            if event.result is not None:
-                kept, kept_state = turn.hold.num_tokens, checkpoint_tokens(turn.hold)
-                turn.events.put_nowait(
-                    replace(event.result, kept_tokens=kept, kept_checkpoint_tokens=kept_state)
-                )
+            try:
+                self._left(turn, event)
+            except Exception as error:
+                self._fail(turn, error)
+                continue
             self._forget(event.turn_id)
+
+    def _left(self, turn: Turn, event: Left) -> None:
+        assert turn.own_pages is not None, "the engine has it"
+        if event.error is not None:
+            # What it computed last may be half written.
+            self.residency.give_back(turn.own_pages, event.sequence.ring.slots)
+            turn.events.put_nowait(event.error)
+            return
+        self.residency.keep(turn.spec.session_id, event.sequence, turn.own_pages, turn.hold)
+        if event.result is not None:
+            kept, kept_state = turn.hold.num_tokens, checkpoint_tokens(turn.hold)
+            turn.events.put_nowait(
+                replace(event.result, kept_tokens=kept, kept_checkpoint_tokens=kept_state)
+            )
+
+    def _fail(self, turn: Turn, error: Exception) -> None:
+        """A bug, and one turn's affair: its memory is free, and the others go on."""
+        turn_id = turn.spec.turn_id
+        logger.exception("a turn failed", extra={"turn_id": turn_id}, exc_info=error)
+        self.residency.reclaim(turn_id)
+        turn.events.put_nowait(SegueError(f"turn {turn_id}: {type(error).__name__}: {error}"))
+        self._forget(turn_id)
 
     def _end(self, turn_id: TurnId, reason: str) -> None:
         """Lets go of a turn wherever it is. Memory follows when the engine or the writer has."""
@@ -262,11 +287,12 @@ class DecodeWorker:
         self._room.wake()
 
     def status(self) -> WorkerStatus:
+        counts = self._tier.counts(self._owners())
         load = WorkerLoad(
-            pages=self._memory.pages.counts(),
-            slots=self._memory.slots.counts(),
-            host_pages=self._tier.memory.pages.counts(),
-            host_slots=self._tier.memory.slots.counts(),
+            pages=counts.pages,
+            slots=counts.slots,
+            host_pages=counts.host_pages,
+            host_slots=counts.host_slots,
             running_turns=len(self._turns),
             waiting_turns=len(self._room),
             waiting_tokens=0,
@@ -293,6 +319,13 @@ class DecodeWorker:
         await self._exchange.close()
         self.residency.close()
         await self._tier.close()
+
+    def _owners(self) -> set[str]:
+        """Who will give back what it has."""
+        return {*self._turns, *self._exchange.reader.owners(), *self._tier.owners()}
+
+    def strays(self) -> Strays:
+        return self._memory.strays(self._owners())
 
     def check_invariants(self) -> None:
         self._memory.check_invariants()

@@ -46,6 +46,7 @@ from kv_transfer.ticket import (
 )
 from kv_transfer.ticket_book import Incoming, TicketBook
 from segue.cache.accountant import Accountant
+from segue.cache.until_kept import UntilKept
 from segue.errors import InvalidRequest, NotFound, TransferFailed, Unavailable
 from segue.types import Epoch, PageId, SlotId, TurnId, WorkerId
 
@@ -136,23 +137,26 @@ class HandoffReader:
             )
         if self._book.live(turn_id) is not None:
             raise InvalidRequest(f"turn {turn_id} has a reservation here; release it first")
-        units = self._holdings.take(num_pages - num_resident)
-        ticket = Ticket(
-            ticket_id=self._book.new_ticket_id(),
-            turn_id=turn_id,
-            reader=self._identity,
-            resident_tokens=resident_tokens,
-            page_ids=units.pages[:num_prompt_pages],
-            slot_id=units.slot,
-            expires_in_s=lifetime_s,
-        )
-        handoff = Incoming(
-            ticket=ticket,
-            writer=writer,
-            num_prompt_tokens=num_prompt_tokens,
-            expires_at=self._clock() + lifetime_s,
-            state=Reserved(units),
-        )
+        with UntilKept() as taken:
+            units = self._holdings.take(num_pages - num_resident, turn_id)
+            taken.callback(self._holdings.give_back_reserved, units)
+            ticket = Ticket(
+                ticket_id=self._book.new_ticket_id(),
+                turn_id=turn_id,
+                reader=self._identity,
+                resident_tokens=resident_tokens,
+                page_ids=units.pages[:num_prompt_pages],
+                slot_id=units.slot,
+                expires_in_s=lifetime_s,
+            )
+            handoff = Incoming(
+                ticket=ticket,
+                writer=writer,
+                num_prompt_tokens=num_prompt_tokens,
+                expires_at=self._clock() + lifetime_s,
+                state=Reserved(units),
+            )
+            taken.keep()
         if self._book.add(handoff):
             self._changed.set()
         return ticket
@@ -247,6 +251,10 @@ class HandoffReader:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(due_in_s):
                 await self._changed.wait()
+
+    def owners(self) -> set[TurnId]:
+        """Turns that own what is reserved here, or in quarantine."""
+        return self._book.turns()
 
     def counts(self) -> dict[str, int]:
         """For a gauge: how many handoffs are in each state that is not final."""

@@ -111,6 +111,10 @@ class TicketBook:
         """The turn's handoff that somebody still wants: there is one at most."""
         return self._wanted.get(turn_id)
 
+    def turns(self) -> set[TurnId]:
+        """Of the handoffs that have not ended."""
+        return {handoff.ticket.turn_id for handoff in self._handoffs.values()}
+
     def of_writers(self, worker_ids: Iterator[WorkerId]) -> list[Incoming]:
         """Those that have not ended, of these writers."""
         return [

@@ -14,6 +14,7 @@ from segue.cache.host_tier import HostTier
 from segue.cache.layout import CacheLayout
 from segue.cache.memory import Memory
 from segue.cache.prefix_cache import Hold, Match
+from segue.cache.until_kept import UntilKept
 from segue.errors import InvalidRequest, Overloaded
 from segue.turn import TurnSpec
 from segue.types import PageId, SlotId
@@ -77,12 +78,12 @@ class PromptMemory:
                 f"this prefill worker has {self._memory.pages.total}"
             )
         cache = self._memory.cache
-        hold = cache.hold_checkpoint(cache.match(turn.prompt if self._config.prefix_cache else ()))
-        try:
+        with UntilKept() as taken:
+            match = cache.match(turn.prompt if self._config.prefix_cache else ())
+            hold = cache.hold_checkpoint(match)
+            taken.callback(cache.release, hold)
             units = self._take_behind(hold, turn, num_pages - len(hold.pages))
-        except Overloaded:
-            cache.release(hold)
-            raise
+            taken.keep()
         self.num_running += 1
         return units
 
@@ -95,9 +96,15 @@ class PromptMemory:
             if len(turn.prompt) % self._layout.page_tokens == 0:
                 # The state after the prompt stands at a page boundary, so it is one too.
                 checkpoints[len(turn.prompt)] = own_slots.pop()
-            left = self._memory.cache.insert(
-                turn.prompt, units.own_pages, hold=units.hold, checkpoints=checkpoints
-            )
+            try:
+                left = self._memory.cache.insert(
+                    turn.prompt, units.own_pages, hold=units.hold, checkpoints=checkpoints
+                )
+            except BaseException:
+                # What it had taken is the cache's; the accounts know what is not.
+                self._memory.reclaim(turn.turn_id)
+                self._free(units.hold, (), ())
+                raise
             self._tier.offload(units.hold.node)
         self._free(units.hold, left, own_slots)
 
@@ -126,12 +133,12 @@ class PromptMemory:
         if not self._memory.cache.make_room(num_pages, 1 + len(positions)):
             positions = ()
             self._memory.cache.make_room(num_pages, 1)
-        pages = self._memory.pages.take(num_pages, UnitState.WORKING)
-        try:
-            slot, *kept = self._memory.slots.take(1 + len(positions), UnitState.WORKING)
-        except Overloaded:
-            self._memory.pages.give_back(pages, UnitState.WORKING)
-            raise
+        owner, units = turn.turn_id, self._memory
+        with UntilKept() as taken:
+            pages = units.pages.take(num_pages, UnitState.WORKING, owner=owner)
+            taken.callback(units.pages.give_back, pages, UnitState.WORKING)
+            slot, *kept = units.slots.take(1 + len(positions), UnitState.WORKING, owner=owner)
+            taken.keep()
         return PromptUnits(hold, pages, slot, dict(zip(positions, kept, strict=True)))
 
     def _checkpoints_wanted(self, turn: TurnSpec, hold: Hold) -> tuple[int, ...]:

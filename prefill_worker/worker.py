@@ -26,6 +26,7 @@ from prefill_worker.server import services
 from prefill_worker.units import PromptMemory, PromptUnits
 from segue.cache.host_tier import HostTier, Tiers
 from segue.cache.room import WaitingRoom
+from segue.cache.strays import Strays
 from segue.cancellation import uninterrupted
 from segue.cluster_status import WorkerLoad, WorkerStatus
 from segue.engine.loop import EngineLoop
@@ -212,9 +213,9 @@ class PrefillWorker:
         except BaseException:
             self._prompts.give_back(units)
             raise
+        self._prompts.keep(turn, units)
         self.rates.computed(report.computed_tokens, report.prefill_s)
         self.rates.moved(report.shipped_bytes, report.transfer_s)
-        self._prompts.keep(turn, units)
         self._metrics.shipped(report)
         return report
 
@@ -250,11 +251,12 @@ class PrefillWorker:
         return computed
 
     def status(self) -> WorkerStatus:
+        counts = self._tier.counts(self._owners())
         load = WorkerLoad(
-            pages=self._memory.pages.counts(),
-            slots=self._memory.slots.counts(),
-            host_pages=self._tier.memory.pages.counts(),
-            host_slots=self._tier.memory.slots.counts(),
+            pages=counts.pages,
+            slots=counts.slots,
+            host_pages=counts.host_pages,
+            host_slots=counts.host_slots,
             running_turns=len(self._turns) - len(self._room),
             waiting_turns=len(self._room),
             waiting_tokens=self._waiting_tokens,
@@ -294,6 +296,13 @@ class PrefillWorker:
             pages.free + pages.cached - cache.pins.num_held_nodes,
             slots.free + slots.cached - cache.pins.num_held_checkpoints,
         )
+
+    def _owners(self) -> set[str]:
+        """Who will give back what it has."""
+        return {*self._turns, *self._exchange.reader.owners(), *self._tier.owners()}
+
+    def strays(self) -> Strays:
+        return self._memory.strays(self._owners())
 
     def check_invariants(self) -> None:
         self._memory.check_invariants()

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NewType
 
-from segue.checks import require, require_label, require_name, require_number
+from segue.checks import require, require_label, require_number
 
 TurnId = NewType("TurnId", str)
 SessionId = NewType("SessionId", str)
@@ -203,7 +203,7 @@ class TurnRequest:
 
     def __post_init__(self) -> None:
         require_label("session_id", self.session_id)
-        require_name("turn_id", self.turn_id)
+        require_label("turn_id", self.turn_id)
         continues = isinstance(self.input, ChatInput) and self.input.continues is not None
         require(
             bool(self.session_id) or not continues,

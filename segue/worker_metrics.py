@@ -17,6 +17,12 @@ class WorkerMetrics:
         self.registry = CollectorRegistry()
         self._pages = Gauge("segue_pages", "Pages by state.", ["state"], registry=self.registry)
         self._slots = Gauge("segue_slots", "Slots by state.", ["state"], registry=self.registry)
+        self._strays = Gauge(
+            "segue_stray_units",
+            "Units in use whose owner is gone: a leak.",
+            ["unit"],
+            registry=self.registry,
+        )
         self._turns = Gauge(
             "segue_worker_turns", "Turns running or waiting.", ["state"], registry=self.registry
         )
@@ -63,4 +69,6 @@ class WorkerMetrics:
         self._turns.labels("waiting").set(load.waiting_turns)
         set_counts(self._pages, load.pages)
         set_counts(self._slots, load.slots)
+        self._strays.labels("page").set(load.pages.stray + load.host_pages.stray)
+        self._strays.labels("slot").set(load.slots.stray + load.host_slots.stray)
         self._host.set_load(load)

@@ -170,6 +170,7 @@ def counts_to_wire(counts: UnitCounts) -> pb.UnitCounts:
         cached=counts.cached,
         reserved=counts.reserved,
         quarantined=counts.quarantined,
+        stray=counts.stray,
     )
 
 
@@ -186,6 +187,7 @@ def counts_from_wire(counts: pb.UnitCounts) -> UnitCounts:
         sum(by_state) == counts.total,
         f"units by state must add up to the total of {counts.total}, got {by_state}",
     )
+    require_count("stray units", counts.stray, high=counts.total)
     return UnitCounts(
         total=counts.total,
         free=counts.free,
@@ -193,6 +195,7 @@ def counts_from_wire(counts: pb.UnitCounts) -> UnitCounts:
         cached=counts.cached,
         reserved=counts.reserved,
         quarantined=counts.quarantined,
+        stray=counts.stray,
     )
 
 
