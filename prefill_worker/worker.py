@@ -221,9 +221,10 @@ class PrefillWorker:
 
     async def _compute(self, turn: TurnSpec, outgoing: Outgoing, units: PromptUnits) -> Computed:
         """Returns, or raises, when the engine has let go of the units."""
-        done: asyncio.Future[Computed | None] = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[Computed | SegueError | None] = loop.create_future()
 
-        def on_done(computed: Computed | None) -> None:
+        def on_done(computed: Computed | SegueError | None) -> None:
             self._engine.publish(lambda: done.set_result(computed))
 
         checkpoint = units.hold.checkpoint
@@ -244,6 +245,8 @@ class PrefillWorker:
             self._engine.submit(Drop(turn.turn_id))
             await uninterrupted(done)
             raise
+        if isinstance(computed, SegueError):
+            raise computed
         if computed is None:
             # The engine drops a turn on its own only when its handoff has ended: say why.
             await outgoing.finish()
