@@ -36,6 +36,10 @@ class Recorder(ErrorInterceptor):
 
     heard: ClassVar[dict[str, list[bytes]]] = {}
 
+    @classmethod
+    def so_far(cls) -> dict[str, list[bytes]]:
+        return {method: list(messages) for method, messages in cls.heard.items()}
+
     async def intercept_service(self, continuation: Any, handler_call_details: Any) -> Any:
         handler = await super().intercept_service(continuation, handler_call_details)
         if handler is None or handler.request_deserializer is None:

@@ -132,7 +132,7 @@ class Mutator:
     def _change_map(self, entries: Any, field: FieldDescriptor) -> None:
         key, value = (field.message_type.fields_by_name[name] for name in ("key", "value"))
         if value.message_type is None:
-            entries[self._scalar(key, key.default_value)] = self._scalar(value, value.default_value)
+            entries[self._scalar(key, _nothing(key))] = self._scalar(value, _nothing(value))
 
     def _change_repeated(self, message: Message, field: FieldDescriptor) -> None:
         values = getattr(message, field.name)
@@ -152,7 +152,7 @@ class Mutator:
 
     def _item(self, field: FieldDescriptor, before: Any) -> Any:
         if field.message_type is None:
-            return self._scalar(field, field.default_value if before is None else before)
+            return self._scalar(field, _nothing(field) if before is None else before)
         copy = field.message_type._concrete_class()
         heard = before or self._heard.message(field.message_type.full_name, self._draw)
         if heard is not None:
@@ -179,3 +179,10 @@ class Mutator:
         low, high = RANGES[kind]
         candidates = (*WIDE_INTEGERS, before + 1, before - 1, draw.randrange(low, high))
         return draw.choice([value for value in candidates if low <= value <= high])
+
+
+def _nothing(field: FieldDescriptor) -> Any:
+    """Of the field's type, also where it is repeated."""
+    if field.cpp_type == FieldDescriptor.CPPTYPE_STRING:
+        return b"" if field.type == FieldDescriptor.TYPE_BYTES else ""
+    return 0.0 if field.cpp_type in _REALS else 0

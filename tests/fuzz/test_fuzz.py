@@ -92,8 +92,9 @@ def complaints(caplog: pytest.LogCaptureFixture) -> list[str]:
 async def attack_all(cluster: LocalCluster, seed: int, num_messages: int) -> list[Attack]:
     # A ghost that joins is placed on, and one that takes a worker's name is believed: whoever may
     # join is not checked yet. So membership is attacked on a router of its own.
+    heard = Recorder.so_far()
     attacks = [
-        (Attack(address, seed + i, Recorder.heard), skip)
+        (Attack(address, seed + i, heard), skip)
         for i, (address, skip) in enumerate(
             [
                 (cluster.client.target, ("Membership",)),
@@ -146,7 +147,7 @@ async def attack_membership(
     cluster: LocalCluster, demo: Path, seed: int, num_messages: int
 ) -> Attack:
     async with running_router(RouterConfig(port=0, drain_s=0.1), str(demo)) as router:
-        attack = Attack(router.address, seed, Recorder.heard)
+        attack = Attack(router.address, seed, Recorder.so_far())
         await attack.run(num_messages, only=("Membership", "Sessions"))
     return attack
 

@@ -10,9 +10,11 @@ from typing import Any
 
 import grpc
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from segue import errors
 from segue.wire import session_pb2 as pb
+from segue.wire import worker_pb2
 from segue.wire.server import channel_to, serving
 from segue.wire.session_pb2_grpc import (
     SessionsServicer,
@@ -20,6 +22,7 @@ from segue.wire.session_pb2_grpc import (
     add_SessionsServicer_to_server,
 )
 from segue.wire.status import rpc_errors, status_of
+from segue.wire.worker_pb2_grpc import MembershipServicer, add_MembershipServicer_to_server
 
 ALL = [
     kind
@@ -50,6 +53,15 @@ class Failing(SessionsServicer):
             self.was_left.set()
 
 
+SERVED: dict[str, str] = {}
+
+
+@pytest.fixture
+def address(failing: tuple[Failing, SessionsStub]) -> str:
+    """Where `failing` is served."""
+    return SERVED["address"]
+
+
 @pytest.fixture
 async def failing() -> AsyncIterator[tuple[Failing, SessionsStub]]:
     servicer = Failing()
@@ -61,6 +73,7 @@ async def failing() -> AsyncIterator[tuple[Failing, SessionsStub]]:
         serving("127.0.0.1", 0, lambda address: [service]) as running,
         channel_to(running.address) as channel,
     ):
+        SERVED["address"] = running.address
         yield servicer, SessionsStub(channel)
 
 
@@ -145,3 +158,80 @@ def test_errors_pickle_and_have_a_status(kind: type[errors.SegueError]) -> None:
 
     assert (type(error), str(error)) == (kind, "what")
     assert isinstance(status_of(error), grpc.StatusCode)
+
+
+GARBAGE = (b"\xff\xff\xff", b"\x0a\x05ab", b"\x0a\x02\xff\xfe")
+
+
+@pytest.mark.parametrize("octets", GARBAGE)
+@pytest.mark.parametrize("method", ["Cancel", "Generate"])
+async def test_bytes_that_are_no_message_are_an_invalid_argument_without_a_traceback(
+    failing: tuple[Failing, SessionsStub],
+    caplog: pytest.LogCaptureFixture,
+    address: str,
+    method: str,
+    octets: bytes,
+) -> None:
+    async with channel_to(address) as channel:
+        if method == "Cancel":
+            call = channel.unary_unary(f"/segue.v1.Sessions/{method}")(octets)
+        else:
+            call = channel.unary_stream(f"/segue.v1.Sessions/{method}")(octets)
+
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await (call if method == "Cancel" else call.read())
+
+    assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert f"{len(octets)} bytes are not a message of this method" in str(refused.value.details())
+    assert caplog.records == []
+
+
+async def test_bytes_that_are_no_message_end_a_stream_after_those_before_them(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    heard: list[str] = []
+
+    class Listening(MembershipServicer):
+        async def Join(
+            self, request_iterator: AsyncIterator[worker_pb2.Heartbeat], context: Any
+        ) -> AsyncIterator[worker_pb2.ClusterView]:
+            async for heartbeat in request_iterator:
+                heard.append(heartbeat.model_id)
+                yield worker_pb2.ClusterView()
+
+    async def messages() -> AsyncIterator[bytes]:
+        yield worker_pb2.Heartbeat(model_id="one").SerializeToString()
+        yield b"\xff\xff\xff"
+
+    service = (
+        "segue.v1.Membership",
+        lambda server: add_MembershipServicer_to_server(Listening(), server),
+    )
+    async with (
+        serving("127.0.0.1", 0, lambda address: [service]) as running,
+        channel_to(running.address) as channel,
+    ):
+        call = channel.stream_stream("/segue.v1.Membership/Join")(messages())
+        assert await call.read() == b""
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await call.read()
+
+    assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert heard == ["one"]
+    assert caplog.records == []
+
+
+@pytest.mark.parametrize("octets", GARBAGE)
+async def test_probes_get_the_same_answer_and_still_work(
+    address: str, caplog: pytest.LogCaptureFixture, octets: bytes
+) -> None:
+    async with channel_to(address) as channel:
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await channel.unary_unary("/grpc.health.v1.Health/Check")(octets)
+        watching = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
+        seen = await watching.read()
+        watching.cancel()
+
+    assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert seen.status == health_pb2.HealthCheckResponse.NOT_SERVING
+    assert [record for record in caplog.records if record.exc_info] == []
