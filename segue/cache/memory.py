@@ -55,8 +55,8 @@ class Memory:
 
     def reclaim(self, owner: str) -> None:
         """Frees what works for the owner: for an end that did not go as it should."""
-        for units in (self.pages, self.slots):
-            units.give_back(units.owned_by(owner, UnitState.WORKING), UnitState.WORKING)
+        self.pages.give_back(self.pages.owned_by(owner, UnitState.WORKING), UnitState.WORKING)
+        self.slots.give_back(self.slots.owned_by(owner, UnitState.WORKING), UnitState.WORKING)
 
     def check_invariants(self) -> None:
         """Raises AccountingError when states, tree and holds do not add up."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import struct
+from typing import Any
 
 from segue.errors import InvalidRequest
 from segue.types import (
@@ -77,7 +78,7 @@ def sampling_from_wire(sampling: pb.Sampling, *, default_seed: int) -> SamplingP
 
     Raises InvalidRequest.
     """
-    given = {
+    given: dict[str, Any] = {
         name: as_typed(value) if isinstance(value := getattr(sampling, name), float) else value
         for name in (
             "temperature",
