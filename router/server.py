@@ -30,6 +30,9 @@ from segue.wire.convert_worker import (
 from segue.wire.session_pb2_grpc import SessionsServicer
 from segue.wire.worker_pb2_grpc import MembershipServicer
 
+MAX_DEADLINE_S = 86_400.0
+"""Of a turn: a client that would wait longer has forgotten it."""
+
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
@@ -47,7 +50,10 @@ class Sessions(SessionsServicer):
             default_turn_id=TurnId(uuid.uuid4().hex),
             default_seed=secrets.randbits(63),
         )
-        events = self._router.generate(turn, deadline_s=context.time_remaining())
+        deadline_s = context.time_remaining()
+        if deadline_s is not None:
+            deadline_s = min(deadline_s, MAX_DEADLINE_S)
+        events = self._router.generate(turn, deadline_s=deadline_s)
         async with contextlib.aclosing(events):
             async for event in events:
                 yield event_to_wire(event)
