@@ -132,7 +132,7 @@ async def check_all(
 async def test_nearly_right_messages_break_nothing(
     cluster: LocalCluster, exits: list[int], caplog: pytest.LogCaptureFixture
 ) -> None:
-    await check_all(cluster, random.randrange(2**32), 20, exits, caplog)
+    await check_all(cluster, random.randrange(2**32), 30, exits, caplog)
 
 
 @pytest.mark.slow
