@@ -152,8 +152,7 @@ def finish(copying: Copying) -> Node:
 
 def abandon(copying: Copying) -> None:
     """Nobody copies any more, and the units here are worth nothing."""
-    copying.target.pages.give_back(copying.to_pages, UnitState.WORKING)
-    copying.target.slots.give_back(copying.to_slots, UnitState.WORKING)
+    copying.target.reclaim(copying.owner)
     _let_go(copying)
 
 
