@@ -19,6 +19,9 @@ from segue import errors
 
 logger = logging.getLogger(__name__)
 
+_MAX_CHARS = 500
+_MAX_ASCII_CHARS = 4000
+
 ERROR_KEY = "segue-error"
 RETRY_AFTER_KEY = "segue-retry-after-s"
 
@@ -187,13 +190,30 @@ def _streaming(method: Method) -> Method:
 
 
 async def _abort(context: grpc.aio.ServicerContext[Any, Any], error: Exception) -> None:
-    if isinstance(error, grpc.aio.AbortError):
+    """Tells the caller. One that has left meanwhile is nobody's error."""
+    try:
+        await _tell(context, error)
+    except grpc.aio.InternalError:
+        # gRPC could not send: the call is over. It would log that with a traceback.
+        raise asyncio.CancelledError from None
+
+
+async def _tell(context: grpc.aio.ServicerContext[Any, Any], error: Exception) -> None:
+    if isinstance(error, grpc.aio.AbortError | grpc.aio.InternalError):
         raise error
     if isinstance(error, errors.SegueError):
-        await context.abort(status_of(error), str(error), _trailers(error))
+        await context.abort(status_of(error), _said(error), _trailers(error))
     if isinstance(error, asyncio.TimeoutError):
         await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "the caller's deadline has passed")
     logger.exception("unforeseen error in a servicer method")
-    await context.abort(
-        grpc.StatusCode.INTERNAL, f"{type(error).__name__}: {error} (a bug; see the server's log)"
-    )
+    said = f"{type(error).__name__}: {_said(error)} (a bug; see the server's log)"
+    await context.abort(grpc.StatusCode.INTERNAL, said)
+
+
+def _said(error: Exception) -> str:
+    """Short enough to travel: it goes as metadata, of which gRPC takes 8 KiB, and a character may
+    take twelve bytes of them. Messages quote what came, which may be long.
+    """
+    message = str(error)
+    longest = _MAX_ASCII_CHARS if message.isascii() and message.isprintable() else _MAX_CHARS
+    return message if len(message) <= longest else f"{message[:longest]} …"

@@ -79,7 +79,7 @@ BAD_SPECS = {
         spec(stop=pb.Stop(max_tokens=8, token_ids=[10**6])),
         "stop_token_ids has token id 1000000",
     ),
-    "an answer beyond the context": (spec(stop=pb.Stop(max_tokens=2**32 - 1)), "has room for"),
+    "an answer beyond the context": (spec(stop=pb.Stop(max_tokens=2**31 - 1)), "has room for"),
     "branch points from behind": (spec(branch_points=[9, 3]), "must be ascending"),
 }
 

@@ -21,7 +21,7 @@ from segue.wire.session_pb2_grpc import (
     SessionsStub,
     add_SessionsServicer_to_server,
 )
-from segue.wire.status import rpc_errors, status_of
+from segue.wire.status import _abort, rpc_errors, status_of
 from segue.wire.worker_pb2_grpc import MembershipServicer, add_MembershipServicer_to_server
 
 ALL = [
@@ -86,6 +86,19 @@ async def test_a_raised_error_arrives_as_itself(
 
     with pytest.raises(kind, match=r"^expected this, got that$"), rpc_errors("peer"):
         await stub.Cancel(pb.CancelRequest())
+
+
+@pytest.mark.parametrize("character", ["x", "ß", "字", "😀", "\n", "\x00"])
+async def test_a_message_that_quotes_a_book_is_cut_and_arrives(
+    failing: tuple[Failing, SessionsStub], character: str
+) -> None:
+    servicer, stub = failing
+    servicer.error = errors.NotFound("no turn " + character * 100_000)
+
+    with pytest.raises(errors.NotFound, match="^no turn ") as refused, rpc_errors("peer"):
+        await stub.Cancel(pb.CancelRequest())
+
+    assert len(str(refused.value)) < 5000
 
 
 async def test_a_hint_when_to_retry_travels_along(failing: tuple[Failing, SessionsStub]) -> None:
@@ -235,3 +248,13 @@ async def test_probes_get_the_same_answer_and_still_work(
     assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
     assert seen.status == health_pb2.HealthCheckResponse.NOT_SERVING
     assert [record for record in caplog.records if record.exc_info] == []
+
+
+@pytest.mark.parametrize("error", [errors.NotFound("gone"), KeyError("a bug")])
+async def test_a_caller_that_has_left_before_the_answer_is_nobodys_error(error: Exception) -> None:
+    class Left:
+        async def abort(self, *arguments: object) -> None:
+            raise grpc.aio.InternalError("execute_batch")
+
+    with pytest.raises(asyncio.CancelledError):
+        await _abort(Left(), error)  # type: ignore[arg-type]  # as much of a context as is asked
