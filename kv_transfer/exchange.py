@@ -62,7 +62,7 @@ class Exchange:
             memory=endpoint.memory,
             verify_checksums=verify_checksums,
             hooks=hooks,
-            may_write=self.members.knows,
+            require_writer=self.members.require_now,
             clock=clock,
         )
         self._source = PrefixSource(memory.cache, self.writer, self.peers, memory_map.layout)

@@ -53,9 +53,14 @@ class Members:
                 while not self.knows(peer):
                     await self._changed.wait()
         except TimeoutError:
-            raise self.unknown(peer) from None
+            raise self._unknown(peer) from None
 
-    def unknown(self, peer: PeerIdentity) -> Unavailable:
+    def require_now(self, peer: PeerIdentity) -> None:
+        """Raises Unavailable unless it is known."""
+        if not self.knows(peer):
+            raise self._unknown(peer)
+
+    def _unknown(self, peer: PeerIdentity) -> Unavailable:
         known = self._alive.get(peer.worker_id)
         here = f"its members are {', '.join(sorted(self._alive)) or 'not known yet'}"
         if known is not None:

@@ -35,6 +35,7 @@ from kv_transfer.handoff import (
 )
 from kv_transfer.holdings import Holdings
 from kv_transfer.layout import MemoryMap
+from kv_transfer.seal import new_key, sealed
 from kv_transfer.ticket import (
     MAX_LIFETIME_S,
     Checksums,
@@ -47,7 +48,7 @@ from kv_transfer.ticket import (
 from kv_transfer.ticket_book import Incoming, TicketBook
 from segue.cache.accountant import Accountant
 from segue.cache.until_kept import UntilKept
-from segue.errors import InvalidRequest, NotFound, TransferFailed, Unavailable
+from segue.errors import InvalidRequest, NotFound, TransferFailed
 from segue.types import Epoch, PageId, SlotId, TurnId, WorkerId
 
 logger = logging.getLogger(__name__)
@@ -85,12 +86,13 @@ class HandoffReader:
         memory: CacheMemory = HostMemory(),  # noqa: B008  (has no state)
         verify_checksums: bool = True,
         hooks: ReaderHooks = ReaderHooks(),
-        may_write: Callable[[PeerIdentity], bool] = lambda _: True,
+        require_writer: Callable[[PeerIdentity], None] = _nothing,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`may_write`: whether a ticket may be for this writer (see `members`)."""
+        """`require_writer` raises when no ticket may be for that writer (see `members`)."""
         self.memory_map = memory_map
-        self._may_write = may_write
+        self.ticket_key = new_key()
+        self._require_writer = require_writer
         self._identity = PeerIdentity(
             worker_id=memory_map.worker_id, epoch=memory_map.epoch, address=address
         )
@@ -120,11 +122,7 @@ class HandoffReader:
         InvalidRequest when there never will be or when the turn has a live ticket already,
         Unavailable for a writer that is not in the cluster.
         """
-        if not self._may_write(writer):
-            raise Unavailable(
-                f"{writer.worker_id} in epoch {writer.epoch} at {writer.address} is not in the "
-                f"cluster as {self._identity.worker_id} knows it; place the turn anew"
-            )
+        self._require_writer(writer)
         lifetime_s = min(lifetime_s, MAX_LIFETIME_S)
         layout = self.memory_map.layout
         num_resident = resident_tokens // layout.page_tokens
@@ -140,7 +138,7 @@ class HandoffReader:
         with UntilKept() as taken:
             units = self._holdings.take(num_pages - num_resident, turn_id)
             taken.callback(self._holdings.give_back_reserved, units)
-            ticket = Ticket(
+            plain = Ticket(
                 ticket_id=self._book.new_ticket_id(),
                 turn_id=turn_id,
                 reader=self._identity,
@@ -149,6 +147,7 @@ class HandoffReader:
                 slot_id=units.slot,
                 expires_in_s=lifetime_s,
             )
+            ticket = sealed(plain, self.ticket_key)
             handoff = Incoming(
                 ticket=ticket,
                 writer=writer,

@@ -47,7 +47,8 @@ class ReaderServicer(rpc.HandoffReaderServicer):
     async def Meet(self, request: pb.MeetRequest, context: Context) -> pb.MeetReply:
         ours = self._reader.memory_map
         require_same_layout(ours, memory_map_from_wire(request.writer))
-        return pb.MeetReply(reader=memory_map_to_wire(ours))
+        key = self._reader.ticket_key
+        return pb.MeetReply(reader=memory_map_to_wire(ours), ticket_key=key)
 
     async def Commit(self, request: pb.CommitRequest, context: Context) -> pb.CommitReply:
         first_token = sampled_from_wire(request.first_token)

@@ -22,6 +22,8 @@ TicketId = NewType("TicketId", str)
 MAX_LIFETIME_S = 3600.0
 """Of a ticket. A client that waits longer has a turn that waits longer; its handoff does not."""
 
+_MAX_SEAL_BYTES = 64
+
 Checksums = Mapping[str, int]
 """By field group ("kv", "recurrent", "conv", "hidden"); `kv_transfer.checksum` says over what."""
 
@@ -57,6 +59,8 @@ class Ticket:
     slot_id: SlotId
     expires_in_s: float
     """From the reader's answer on. Clocks are not compared across hosts."""
+    seal: bytes = b""
+    """Of all that is above but the address and the time (`kv_transfer/seal.py`)."""
 
     def __post_init__(self) -> None:
         require_name("ticket_id", self.ticket_id, max_chars=2 * MAX_NAME_CHARS)
@@ -67,6 +71,7 @@ class Ticket:
             len(set(self.page_ids)) == len(self.page_ids), "the ticket names a page more than once"
         )
         require_count("the ticket's slot_id", self.slot_id)
+        require(len(self.seal) <= _MAX_SEAL_BYTES, "the ticket's seal is too long")
         require_number("the ticket's expires_in_s", self.expires_in_s, 0.0, MAX_LIFETIME_S)
 
 

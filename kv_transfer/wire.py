@@ -89,6 +89,7 @@ def ticket_to_wire(ticket: Ticket) -> pb.Ticket:
         page_ids=ticket.page_ids,
         slot_id=ticket.slot_id,
         expires_in_s=ticket.expires_in_s,
+        seal=ticket.seal,
     )
 
 
@@ -106,6 +107,7 @@ def ticket_from_wire(ticket: pb.Ticket) -> Ticket:
         page_ids=tuple(PageId(page) for page in ticket.page_ids),
         slot_id=SlotId(ticket.slot_id),
         expires_in_s=ticket.expires_in_s,
+        seal=ticket.seal,
     )
 
 

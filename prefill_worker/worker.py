@@ -174,7 +174,7 @@ class PrefillWorker:
         """Afterwards the units are in the cache or free."""
         peers = self._exchange.peers
         try:
-            reader_map = await peers.meet(ticket.reader, timeout_s=PEER_TIMEOUT_S)
+            reader_map = await peers.meet(ticket, timeout_s=PEER_TIMEOUT_S)
             outgoing = self._exchange.writer.begin(
                 ticket,
                 reader_map,

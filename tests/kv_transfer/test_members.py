@@ -39,7 +39,7 @@ def reader_with(members: Members, world: World) -> HandoffReader:
         slots=node.slots,
         memory_map=node.memory_map,
         address="here:1",
-        may_write=members.knows,
+        require_writer=members.require_now,
         clock=Clock(),
     )
 
@@ -61,7 +61,7 @@ async def test_no_ticket_is_for_somebody_who_is_not_in_the_cluster(
     members.changed([PREFILL])
     reader = reader_with(members, world)
 
-    with pytest.raises(Unavailable, match="is not in the cluster as decode-0 knows it"):
+    with pytest.raises(Unavailable, match="is not in the cluster: it"):
         reserve(reader, stranger)
 
     assert world.nodes[0].pages.counts().free == 16

@@ -45,6 +45,7 @@ def test_a_ticket_survives_the_wire() -> None:
         page_ids=(PageId(9), PageId(0), PageId(4)),
         slot_id=SlotId(2),
         expires_in_s=12.5,
+        seal=b"s" * 32,
     )
 
     assert ticket_from_wire(ticket_to_wire(ticket)) == ticket
@@ -103,6 +104,7 @@ TICKET = pb.Ticket(
         ({"expires_in_s": float("nan")}, "expires_in_s must be between"),
         ({"expires_in_s": -1.0}, "expires_in_s must be between"),
         ({"expires_in_s": 1e9}, "expires_in_s must be between"),
+        ({"seal": b"s" * 65}, "seal is too long"),
     ],
 )
 def test_a_ticket_that_cannot_be_is_refused(change: dict[str, object], reason: str) -> None:

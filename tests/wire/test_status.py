@@ -95,7 +95,7 @@ async def test_a_message_that_quotes_a_book_is_cut_and_arrives(
     servicer, stub = failing
     servicer.error = errors.NotFound("no turn " + character * 100_000)
 
-    with pytest.raises(errors.NotFound, match="^no turn ") as refused, rpc_errors("peer"):
+    with pytest.raises(errors.NotFound, match=r"^no turn ") as refused, rpc_errors("peer"):
         await stub.Cancel(pb.CancelRequest())
 
     assert len(str(refused.value)) < 5000
