@@ -83,13 +83,17 @@ async def services_at(channel: grpc.aio.Channel) -> list[ServiceDescriptor]:
 class Attack:
     """On one server."""
 
-    def __init__(self, address: str, seed: int, heard: dict[str, list[bytes]]) -> None:
+    def __init__(
+        self, address: str, seed: int, recorded: dict[str, list[bytes]], pool: Heard | None = None
+    ) -> None:
+        """`pool`: what is shared with attacks on other servers, so that an answer of one comes back
+        in a request to another."""
         self.address = address
         self.outcomes: dict[str, Counter[Status]] = defaultdict(Counter)
         self.bad: list[str] = []
         self._draw = random.Random(seed)
-        self._recorded = heard
-        self._pool = Heard()
+        self._recorded = recorded
+        self._pool = pool or Heard()
         self._mutator = Mutator(self._pool, self._draw)
 
     async def run(
@@ -111,6 +115,15 @@ class Attack:
             for start in range(0, len(calls), 1000):
                 some = calls[start : start + 1000]
                 await asyncio.gather(*(self._call(channel, method, gate) for method in some))
+
+    async def call(
+        self, channel: grpc.aio.Channel, method: MethodDescriptor, message: Message
+    ) -> None:
+        """One method with this message, or one that is nearly it."""
+        if self._draw.random() < 0.7:
+            self._mutator.mutate(message)
+        status, said = await self._said(channel, method, message.SerializeToString(), 2.0)
+        self._count(method, status, said)
 
     def unexpected(self) -> list[str]:
         """Statuses that mean a bug, with the method and what was said."""
@@ -147,21 +160,27 @@ class Attack:
     ) -> None:
         async with gate:
             timeout_s = self._draw.choice((0.05, 0.3, 1.0))
-            status, said = await self._status_of(channel, method, timeout_s)
+            request = self._requests(method) if method.client_streaming else self._request(method)
+            status, said = await self._said(channel, method, request, timeout_s)
+        self._count(method, status, said)
+
+    def _count(self, method: MethodDescriptor, status: Status, said: str) -> None:
         self.outcomes[method.full_name][status] += 1
         if status in NEVER and said != _OF_CLIENT:
             self.bad.append(f"{method.full_name}: {status.name}: {said[:300]}")
 
-    async def _status_of(
-        self, channel: grpc.aio.Channel, method: MethodDescriptor, timeout_s: float
+    async def _said(
+        self,
+        channel: grpc.aio.Channel,
+        method: MethodDescriptor,
+        request: bytes | list[bytes],
+        timeout_s: float,
     ) -> tuple[Status, str]:
         sends = "stream" if method.client_streaming else "unary"
         answers = "stream" if method.server_streaming else "unary"
         multicall = getattr(channel, f"{sends}_{answers}")(path_of(method))
-        if method.client_streaming:
-            call = multicall(_each(self._requests(method)), timeout=timeout_s)
-        else:
-            call = multicall(self._request(method), timeout=timeout_s)
+        said = _each(request) if isinstance(request, list) else request
+        call = multicall(said, timeout=timeout_s)
         try:
             if method.server_streaming:
                 for _ in range(self._draw.choice((1, 3, 1000))):
@@ -186,6 +205,12 @@ class Attack:
             self.bad.append(f"{method.full_name} answered with what is no message")
             return
         self._pool.hear(reply)
+
+
+def method_named(full_name: str) -> MethodDescriptor:
+    """Such as segue.v1.PrefillWorker.Prefill."""
+    methods = {m.full_name: m for service in all_services() for m in service.methods}
+    return methods[full_name]
 
 
 def path_of(method: MethodDescriptor) -> str:

@@ -15,15 +15,30 @@ from pathlib import Path
 import pytest
 
 from decode_worker.config import DecodeConfig
+from kv_transfer.ticket import PeerIdentity
+from kv_transfer.wire import ticket_to_wire
 from router.__main__ import running as running_router
 from router.config import RouterConfig
 from segue.demo import checkpoint_dir
 from segue.errors import SegueError
 from segue.launch.config import Config
-from segue.types import ChatInput, Message, SamplingParams, StopConditions, TextInput, TokenInput
+from segue.types import (
+    ChatInput,
+    Message,
+    SamplingParams,
+    StopConditions,
+    TextInput,
+    TokenInput,
+    TurnId,
+)
+from segue.wire import session_pb2 as pb
+from segue.wire import transfer_pb2 as pb2
+from segue.wire import worker_pb2
+from segue.wire.server import channel_to
 from tests.cluster.conftest import ENGINE, LocalCluster, local_cluster
 from tests.cluster.idle import is_idle, wait_until_idle
-from tests.fuzz.attack import Attack, Recorder
+from tests.fuzz.attack import Attack, Recorder, method_named
+from tests.fuzz.mutation import Heard
 
 PROMPT = tuple(range(20, 120))
 THREE = StopConditions(max_tokens=3)
@@ -92,9 +107,9 @@ def complaints(caplog: pytest.LogCaptureFixture) -> list[str]:
 async def attack_all(cluster: LocalCluster, seed: int, num_messages: int) -> list[Attack]:
     # A ghost that joins is placed on, and one that takes a worker's name is believed: whoever may
     # join is not checked yet. So membership is attacked on a router of its own.
-    heard = Recorder.so_far()
+    heard, pool = Recorder.so_far(), Heard()
     attacks = [
-        (Attack(address, seed + i, heard), skip)
+        (Attack(address, seed + i, heard, pool), skip)
         for i, (address, skip) in enumerate(
             [
                 (cluster.client.target, ("Membership",)),
@@ -104,6 +119,49 @@ async def attack_all(cluster: LocalCluster, seed: int, num_messages: int) -> lis
     ]
     await asyncio.gather(*(attack.run(num_messages, skip=skip) for attack, skip in attacks))
     return [attack for attack, _ in attacks]
+
+
+async def attack_handoffs(cluster: LocalCluster, seed: int, num_handoffs: int) -> Attack:
+    """Tickets that are there, in requests that are nearly right."""
+    reader, writer = cluster.decode[0]._exchange.reader, cluster.prefill[0].presence
+    attack = Attack(writer.address, seed, Recorder.so_far())
+    draw = random.Random(seed)
+    async with channel_to(writer.address) as prefill, channel_to(reader_at(cluster)) as decode:
+        for number in range(num_handoffs):
+            name = TurnId(f"nearly-{number}")
+            ticket = ticket_to_wire(
+                reader.reserve(
+                    name,
+                    num_prompt_tokens=len(PROMPT),
+                    extra_tokens=3,
+                    writer=PeerIdentity(
+                        worker_id=writer.identity.worker_id,
+                        epoch=writer.identity.epoch,
+                        address=writer.address,
+                    ),
+                    lifetime_s=5.0,
+                )
+            )
+            turn = worker_pb2.TurnSpec(turn_id=name, prompt=PROMPT, stop=pb.Stop(max_tokens=3))
+            request = worker_pb2.PrefillRequest(turn=turn, ticket=ticket)
+            await attack.call(prefill, method_named("segue.v1.PrefillWorker.Prefill"), request)
+            late = [
+                (decode, "Reader.Commit", pb2.CommitRequest(ticket_id=ticket.ticket_id)),
+                (decode, "Reader.Abort", pb2.AbortRequest(ticket_id=ticket.ticket_id)),
+                (prefill, "Writer.Fence", pb2.FenceRequest(ticket_id=ticket.ticket_id)),
+            ]
+            channel, method, message = draw.choice(late)
+            if isinstance(message, pb2.FenceRequest):
+                message.writer_epoch = writer.identity.epoch
+            else:
+                message.epoch = ticket.epoch
+            await attack.call(channel, method_named(f"segue.v1.Handoff{method}"), message)
+            reader.give_up(name, "the attack is over")
+    return attack
+
+
+def reader_at(cluster: LocalCluster) -> str:
+    return cluster.decode[0].presence.address
 
 
 async def check_all(
@@ -117,6 +175,7 @@ async def check_all(
     await honest_traffic(cluster)
 
     attacks = await attack_all(cluster, seed, num_messages)
+    attacks.append(await attack_handoffs(cluster, seed, num_messages))
 
     where = f"seed {seed}, {num_messages} messages for each method"
     assert [one for attack in attacks for one in attack.unexpected()] == [], where
