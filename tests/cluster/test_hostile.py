@@ -187,7 +187,7 @@ async def test_a_lease_and_a_pause_may_be_shorter_than_a_look_at_them(
 ) -> None:
     await answer(cluster, session_id="s")
 
-    seconds = await cluster.client.renew_session("s", 1e-6, 1e-6)
+    seconds = await cluster.client.renew_session("s", 1e-6, pause_s=1e-6)
 
     assert seconds == pytest.approx(2e-6)
     with pytest.raises(NotFound):
