@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import logging
 import pickle
 from collections.abc import AsyncIterator
 from typing import Any
@@ -258,3 +259,16 @@ async def test_a_caller_that_has_left_before_the_answer_is_nobodys_error(error: 
 
     with pytest.raises(asyncio.CancelledError):
         await _abort(Left(), error)  # type: ignore[arg-type]  # as much of a context as is asked
+
+
+async def test_a_caller_that_leaves_while_it_is_answered_leaves_no_traceback(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    grpcs = logging.getLogger("grpc._cython.cygrpc")
+    async with serving("127.0.0.1", 0, lambda address: []):
+        grpcs.error(
+            "ExecuteBatchError raised in core by servicer method [/segue.v1.Sessions/Cancel]"
+        )
+        grpcs.error("Unexpected [KeyError] raised by servicer method [/segue.v1.Sessions/Cancel]")
+
+    assert [record.getMessage()[:10] for record in caplog.records] == ["Unexpected"]
