@@ -155,8 +155,9 @@ class HandoffReader:
                 expires_at=self._clock() + lifetime_s,
                 state=Reserved(units),
             )
+            expires_first = self._book.add(handoff)
             taken.keep()
-        if self._book.add(handoff):
+        if expires_first:
             self._changed.set()
         return ticket
 

@@ -146,12 +146,27 @@ class PrefillEngine:
             num_sequences=len(batch),
             seconds=self._clock() - started_at,
         )
+        asked = self._asked(ended, failed)
         self._drop_failed([sequence for sequence, _ in batch], failed)
-        ended = [(row, sequence) for row, sequence in ended if sequence in self._waiting]
-        if ended:
-            sequences = [sequence for _, sequence in ended]
-            logits_EV = logits_NV[[row for row, _ in ended]]
-            self._publish(sequences, sample(logits_EV, [self._row(s) for s in sequences]))
+        if asked:
+            tokens = sample(logits_NV[[row for row, *_ in asked]], [one for *_, one in asked])
+            self._publish([sequence for _, sequence, _ in asked], tokens)
+
+    def _asked(
+        self,
+        ended: Sequence[tuple[int, PrefillSequence]],
+        failed: dict[TurnId, SegueError],
+    ) -> list[tuple[int, PrefillSequence, SamplerRow]]:
+        """How to draw the first tokens of those that have not failed."""
+        asked = []
+        for row, sequence in ended:
+            turn_id = sequence.turn.turn_id
+            if turn_id not in failed:
+                try:
+                    asked.append((row, sequence, self._row(sequence)))
+                except Exception as error:
+                    failed[turn_id] = self._failures.of_sequence(error)
+        return asked
 
     def _ship(self, sequence: PrefillSequence, chunk: Chunk, layer: int) -> None:
         is_last = chunk.end == len(sequence.turn.prompt)
