@@ -5,13 +5,14 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
+import pytest_asyncio
 
 from decode_worker.config import DecodeConfig
 from segue.cache.accountant import UnitState
@@ -32,25 +33,41 @@ PROMPT = tuple(range(20, 120))
 CONFIG = Config(engine=replace(ENGINE, max_running=64), decode=DecodeConfig(attach_s=0.5))
 
 
-@pytest.fixture
-async def cluster(demo: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[LocalCluster]:
-    exits: list[int] = []
-    monkeypatch.setattr(os, "_exit", exits.append)
+# One cluster for all of them: each leaves it as it was.
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@pytest.fixture(scope="module")
+def exits() -> Iterator[list[int]]:
+    """Every time that a process would have ended."""
+    seen: list[int] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "_exit", seen.append)
+        yield seen
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def shared(demo: Path, exits: list[int]) -> AsyncIterator[LocalCluster]:
     async with local_cluster(demo, CONFIG) as cluster:
         yield cluster
-        status = await wait_until_idle(cluster.client)
-        assert is_idle(status), status
-        cluster.check_invariants()
-        assert exits == []
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(loop_scope="module")
+async def cluster(shared: LocalCluster, exits: list[int]) -> AsyncIterator[LocalCluster]:
+    yield shared
+    status = await wait_until_idle(shared.client)
+    assert is_idle(status), status
+    shared.check_invariants()
+    assert exits == []
+
+
+@pytest_asyncio.fixture(loop_scope="module")
 async def decode(cluster: LocalCluster) -> AsyncIterator[grpc.aio.Channel]:
     async with channel_to(cluster.decode[0].presence.address) as channel:
         yield channel
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(loop_scope="module")
 async def prefill(cluster: LocalCluster) -> AsyncIterator[grpc.aio.Channel]:
     async with channel_to(cluster.prefill[0].presence.address) as channel:
         yield channel

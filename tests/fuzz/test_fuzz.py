@@ -199,7 +199,8 @@ async def test_nearly_right_messages_break_nothing(
 async def test_thousands_of_nearly_right_messages_break_nothing(
     cluster: LocalCluster, exits: list[int], caplog: pytest.LogCaptureFixture, seed: int
 ) -> None:
-    await check_all(cluster, seed, int(os.environ.get("FUZZ_MESSAGES", "5000")), exits, caplog)
+    # Of a worker's thirteen methods that is more than 5,000 messages.
+    await check_all(cluster, seed, int(os.environ.get("FUZZ_MESSAGES", "400")), exits, caplog)
 
 
 async def attack_membership(
@@ -211,7 +212,7 @@ async def attack_membership(
     return attack
 
 
-@pytest.mark.parametrize("num_messages", [30, pytest.param(5000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("num_messages", [30, pytest.param(1000, marks=pytest.mark.slow)])
 async def test_nearly_right_heartbeats_break_no_router(
     cluster: LocalCluster,
     demo: Path,
