@@ -15,6 +15,7 @@ import pytest
 import pytest_asyncio
 
 from decode_worker.config import DecodeConfig
+from router.config import RouterConfig
 from segue.cache.accountant import UnitState
 from segue.client import Answer
 from segue.errors import InvalidRequest, NotFound, SegueError, Unavailable
@@ -30,7 +31,12 @@ from tests.cluster.conftest import ENGINE, LocalCluster, local_cluster
 from tests.cluster.idle import is_idle, wait_until_idle
 
 PROMPT = tuple(range(20, 120))
-CONFIG = Config(engine=replace(ENGINE, max_running=64), decode=DecodeConfig(attach_s=0.5))
+CONFIG = Config(
+    engine=replace(ENGINE, max_running=64),
+    decode=DecodeConfig(attach_s=0.5),
+    # Every prompt is computed by prefill and handed over.
+    router=RouterConfig(local_prefill_max_tokens=0),
+)
 
 
 # One cluster for all of them: each leaves it as it was.
@@ -248,27 +254,26 @@ def raising(*_: object, **__: object) -> Any:
     raise Bug("not one of ours")
 
 
-@pytest.mark.parametrize(
-    "place",
-    [
-        "decode_worker.residency.Residency.spare_slots",
-        "decode_worker.turn.Sequences.arrived",
-        "decode_worker.residency.Residency.keep",
-        "kv_transfer.reader.HandoffReader.reserve",
-        "kv_transfer.ticket_book.TicketBook.new_ticket_id",
-        "kv_transfer.ticket_book.TicketBook.add",
-        "kv_transfer.outgoing.Outgoing.finish",
-        "kv_transfer.peers.Peers.commit",
-        "decode_worker.leases.TieredLeases.grant",
-        "decode_worker.engine._push",
-        "prefill_worker.engine.PrefillEngine._row",
-        "prefill_worker.units.PromptMemory._take_behind",
-        "prefill_worker.metrics.PrefillMetrics.shipped",
-        "segue.cache.prefix_cache.PrefixCache.insert",
-        "prefill_worker.engine.PrefillEngine._ship",
-        "kv_transfer.writer.HandoffWriter.begin",
-    ],
-)
+PLACES = [
+    "decode_worker.residency.Residency.spare_slots",
+    "decode_worker.turn.Sequences.arrived",
+    "decode_worker.residency.Residency.keep",
+    "kv_transfer.reader.HandoffReader.reserve",
+    "kv_transfer.ticket_book.TicketBook.new_ticket_id",
+    "kv_transfer.ticket_book.TicketBook.add",
+    "kv_transfer.outgoing.Outgoing.finish",
+    "kv_transfer.peers.Peers.commit",
+    "decode_worker.leases.TieredLeases.grant",
+    "decode_worker.engine._push",
+    "prefill_worker.engine.PrefillEngine._row",
+    "prefill_worker.units.PromptMemory._take_behind",
+    "segue.cache.prefix_cache.PrefixCache.insert",
+    "prefill_worker.engine.PrefillEngine._ship",
+    "kv_transfer.writer.HandoffWriter.begin",
+]
+
+
+@pytest.mark.parametrize("place", PLACES)
 async def test_an_error_of_any_kind_after_memory_was_taken_gives_it_back(
     cluster: LocalCluster, monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:
@@ -276,7 +281,8 @@ async def test_an_error_of_any_kind_after_memory_was_taken_gives_it_back(
     with monkeypatch.context() as broken:
         broken.setattr(place, raising)
         with pytest.raises(SegueError):
-            await answer(cluster, 140)
+            # A prompt of its own: nothing of it is anywhere yet.
+            await answer(cluster, 140 + PLACES.index(place), session_id=place)
         status = await wait_until_idle(cluster.client)
 
     assert is_idle(status), status
