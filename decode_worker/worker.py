@@ -13,12 +13,12 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
-from dataclasses import replace
 from typing import TypeVar
 
 from decode_worker.config import DecodeConfig
+from decode_worker.endings import fail, leave
 from decode_worker.engines import engine_for
-from decode_worker.events import Admit, Command, Drop, Event, Left, Said
+from decode_worker.events import Admit, Command, Drop, Event, Said
 from decode_worker.metrics import DecodeMetrics
 from decode_worker.reservation import Reservations
 from decode_worker.residency import Residency, checkpoint_tokens
@@ -218,7 +218,8 @@ class DecodeWorker:
         try:
             sequence = self._reservations.arrived(turn, committed, first_token, report)
         except Exception as error:
-            self._fail(turn, error)
+            fail(self.residency, turn, error)
+            self._forget(committed.turn_id)
             return
         self._engine.submit(Admit(sequence))
 
@@ -233,33 +234,10 @@ class DecodeWorker:
                 turn.events.put_nowait(event.delta)
                 continue
             try:
-                self._left(turn, event)
+                leave(self.residency, turn, event)
             except Exception as error:
-                self._fail(turn, error)
-                continue
+                fail(self.residency, turn, error)
             self._forget(event.turn_id)
-
-    def _left(self, turn: Turn, event: Left) -> None:
-        assert turn.own_pages is not None, "the engine has it"
-        if event.error is not None:
-            # What it computed last may be half written.
-            self.residency.give_back(turn.own_pages, event.sequence.ring.slots)
-            turn.events.put_nowait(event.error)
-            return
-        self.residency.keep(turn.spec.session_id, event.sequence, turn.own_pages, turn.hold)
-        if event.result is not None:
-            kept, kept_state = turn.hold.num_tokens, checkpoint_tokens(turn.hold)
-            turn.events.put_nowait(
-                replace(event.result, kept_tokens=kept, kept_checkpoint_tokens=kept_state)
-            )
-
-    def _fail(self, turn: Turn, error: Exception) -> None:
-        """A bug, and one turn's affair: its memory is free, and the others go on."""
-        turn_id = turn.spec.turn_id
-        logger.exception("a turn failed", extra={"turn_id": turn_id}, exc_info=error)
-        self.residency.reclaim(turn_id)
-        turn.events.put_nowait(SegueError(f"turn {turn_id}: {type(error).__name__}: {error}"))
-        self._forget(turn_id)
 
     def _end(self, turn_id: TurnId, reason: str) -> None:
         """Lets go of a turn wherever it is. Memory follows when the engine or the writer has."""
