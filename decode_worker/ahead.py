@@ -30,6 +30,7 @@ from decode_worker.events import (
 from decode_worker.metrics import DecodeMetrics
 from decode_worker.scheduler import next_batch
 from decode_worker.sequence import DecodeSequence
+from segue.engine.failures import Failures
 from segue.engine.launcher import Launched, StepRequest
 from segue.engine.runner import ModelRunner
 from segue.engine.sampler import needs_of, sample
@@ -104,6 +105,8 @@ class AheadEngine:
         self._running: list[_Running] = []
         self._free_rows = list(range(num_rows))
         self._steps: deque[_Step] = deque()
+        # A step on the device that fails leaves nothing that could go on: that ends the process.
+        self._failures = Failures()
 
     @property
     def draft_reach(self) -> int:
@@ -130,7 +133,6 @@ class AheadEngine:
                         self._prompts.append(sequence)
                     else:
                         # The prompt is complete, and the turn may end with this token.
-                        sequence.keep_checkpoint(self._page_tokens)
                         self._publish(self._begin(sequence, sequence.first_token))
                 case Drop(turn_id):
                     for sequence in [s for s in self._prompts if s.turn.turn_id == turn_id]:
@@ -144,10 +146,14 @@ class AheadEngine:
     def _begin(self, sequence: DecodeSequence, first: SampledToken) -> list[Event]:
         """The first token of an answer, and a row for those after it."""
         turn = sequence.turn
-        delta = _push(sequence, [first])
-        if sequence.answer.finish is not None:
-            result = result_of(sequence, ended_at=self._clock())
-            return [Said(turn.turn_id, delta), Left(turn.turn_id, result, sequence)]
+        try:
+            sequence.keep_checkpoint(self._page_tokens)
+            delta = _push(sequence, [first])
+            if sequence.answer.finish is not None:
+                result = result_of(sequence, ended_at=self._clock())
+                return [Said(turn.turn_id, delta), Left(turn.turn_id, result, sequence)]
+        except Exception as error:
+            return [Left(turn.turn_id, None, sequence, self._failures.of_sequence(error))]
         row = self._free_rows.pop()
         self._stepper.start(
             row,
@@ -209,8 +215,14 @@ class AheadEngine:
             max_prompt_tokens=self._config.max_prompt_tokens,
         )
         self._prompts = in_order[: -len(batch)]
-        logits_RV = self._runner.forward([s.next_chunk(self._page_tokens) for s in batch])
-        tokens = sample(logits_RV, [row for s in batch for row in s.next_rows()])
+        try:
+            logits_RV = self._runner.forward([s.next_chunk(self._page_tokens) for s in batch])
+            tokens = sample(logits_RV, [row for s in batch for row in s.next_rows()])
+        except Exception as error:
+            told = self._failures.of_pass(error)
+            self._publish([Left(s.turn.turn_id, None, s, told) for s in batch])
+            return
+        self._failures.passed()
         ended_at = self._clock()
         events: list[Event] = []
         for sequence, token in zip(batch, tokens, strict=True):
@@ -230,7 +242,12 @@ class AheadEngine:
         for running, one in zip(step.batch, stepped, strict=True):
             running.in_flight.popleft()
             if running.left is None and one.tokens:
-                verified.append(self._go_on(running, one, events))
+                try:
+                    verified.append(self._go_on(running, one, events))
+                except Exception as error:
+                    told = self._failures.of_sequence(error)
+                    turn_id = running.sequence.turn.turn_id
+                    running.left = Left(turn_id, None, running.sequence, told)
             if running.left is not None:
                 events += self._let_go(running)
         self._publish(events)

@@ -16,9 +16,11 @@ from decode_worker.events import Admit, Command, Drop, Event, Left, Said, prefil
 from decode_worker.metrics import DecodeMetrics
 from decode_worker.scheduler import next_batch
 from decode_worker.sequence import DecodeSequence
+from segue.engine.failures import Failures
 from segue.engine.runner import ModelRunner
 from segue.engine.sampler import sample
 from segue.engine.speculation import num_accepted, num_simulated
+from segue.errors import SegueError
 from segue.telemetry import Clock
 from segue.turn import TokenDelta
 from segue.types import SampledToken
@@ -41,6 +43,7 @@ class DecodeEngine:
         self._config = config
         self._clock = clock
         self._running: list[DecodeSequence] = []
+        self._failures = Failures()
         self._draft_count = DraftCount(runner, config)
 
     @property
@@ -55,13 +58,23 @@ class DecodeEngine:
         self._receive(commands)
         if not self._running:
             return False
-        started_at = self._clock()
         batch, self._running = next_batch(
             self._running,
             self._config.max_batch,
             num_prompt_tokens=lambda s: s.num_prompt_left,
             max_prompt_tokens=self._config.max_prompt_tokens,
         )
+        try:
+            self._pass_over(batch)
+        except Exception as error:
+            told = self._failures.of_pass(error)
+            self._publish([self._failed(s, told) for s in batch if s in self._running])
+        else:
+            self._failures.passed()
+        return bool(self._running)
+
+    def _pass_over(self, batch: Sequence[DecodeSequence]) -> None:
+        started_at = self._clock()
         answering = [sequence for sequence in batch if not sequence.is_in_prompt]
         num_wanted = self._draft_count.choose(answering)
         draft(self._runner, answering, num_wanted)
@@ -75,19 +88,26 @@ class DecodeEngine:
         verified: list[Verified] = []
         for sequence, of_sequence in zip(batch, rows, strict=True):
             targets = list(islice(tokens, len(of_sequence)))
-            if sequence.is_in_prompt:
-                self._prefilled(sequence, started_at, ended_at)
-                delta = _push(sequence, targets)
-            else:
-                one, delta = self._verify(sequence, targets)
-                verified.append(one)
-            events += self._events(sequence, delta)
+            try:
+                if sequence.is_in_prompt:
+                    self._prefilled(sequence, started_at, ended_at)
+                    delta = _push(sequence, targets)
+                else:
+                    one, delta = self._verify(sequence, targets)
+                    verified.append(one)
+                events += self._events(sequence, delta)
+            except Exception as error:
+                events.append(self._failed(sequence, self._failures.of_sequence(error)))
         self._publish(events)
         seconds = self._clock() - started_at
         if len(answering) == len(batch):
             self._draft_count.stepped(num_wanted, seconds, verified)
         self._metrics.stepped(verified, num_sequences=len(batch), seconds=seconds)
-        return bool(self._running)
+
+    def _failed(self, sequence: DecodeSequence, error: SegueError) -> Left:
+        if sequence in self._running:
+            self._running.remove(sequence)
+        return Left(sequence.turn.turn_id, None, sequence, error)
 
     def _receive(self, commands: Sequence[Command]) -> None:
         for command in commands:
@@ -96,15 +116,20 @@ class DecodeEngine:
                     sequence.admitted_at = sequence.first_at = self._clock()
                     self._running.append(sequence)
                     if sequence.first_token is not None:
-                        # The prompt is complete, and the turn may end with this token.
-                        sequence.keep_checkpoint(self._page_tokens)
-                        delta = _push(sequence, [sequence.first_token])
-                        self._publish(self._events(sequence, delta))
+                        self._publish(self._begun(sequence, sequence.first_token))
                 case Drop(turn_id):
                     dropped = [s for s in self._running if s.turn.turn_id == turn_id]
                     for sequence in dropped:
                         self._running.remove(sequence)
                         self._publish([Left(turn_id, None, sequence)])
+
+    def _begun(self, sequence: DecodeSequence, first: SampledToken) -> list[Event]:
+        """The prompt is complete, and the turn may end with this token."""
+        try:
+            sequence.keep_checkpoint(self._page_tokens)
+            return self._events(sequence, _push(sequence, [first]))
+        except Exception as error:
+            return [self._failed(sequence, self._failures.of_sequence(error))]
 
     def _prefilled(self, sequence: DecodeSequence, started_at: float, ended_at: float) -> None:
         num_computed = sequence.num_prompt_left

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from decode_worker.sequence import DecodeSequence
+from segue.errors import SegueError
 from segue.turn import ShipReport, TokenDelta, TurnResult, Usage
 from segue.types import TurnId
 
@@ -35,6 +36,8 @@ class Left:
     result: TurnResult | None
     sequence: DecodeSequence
     """As it stood at the end: what of it is worth keeping."""
+    error: SegueError | None = None
+    """Something went wrong with it: nothing of it is worth keeping."""
 
 
 Command = Admit | Drop

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 from segue.cache.copying import all_pages
 from segue.cache.host_tier import HostTier
+from segue.cache.lease import Lease
 from segue.cache.node import Node
 from segue.cache.prefix_cache import PrefixCache
 from segue.errors import NotFound
@@ -53,23 +54,25 @@ class TieredLeases:
         self._device.leases.grant(session_id, node, expires_at)
         self._copy_down(session_id, _Copy(node, expires_at, lambda: None))
 
-    def renew(self, session_id: SessionId, lease_s: float) -> None:
-        """Raises NotFound when the session has a lease in neither tier."""
+    def renew(self, session_id: SessionId, lease_s: float) -> Lease:
+        """The device's lease if there is one, else the host's. Raises NotFound when there is
+        neither.
+        """
         expires_at = self._clock() + lease_s
-        leased = [leases for leases in self._both if leases.get(session_id)]
+        leased = [(leases, lease) for leases in self._both if (lease := leases.get(session_id))]
         if not leased:
             raise _nothing_left(session_id)
-        for leases in leased:
+        for leases, _ in leased:
             leases.renew(session_id, expires_at)
         if copy := self._copies.get(session_id):
             copy.expires_at = expires_at
+        return leased[0][1]
 
     def pause(self, session_id: SessionId, pause_s: float, lease_s: float) -> None:
         """The lease begins when the pause is over. Raises NotFound as `renew` does."""
-        self.renew(session_id, pause_s + lease_s)
+        # However short: it may be over before anything else is asked.
+        lease = self.renew(session_id, pause_s + lease_s)
         self._stop_returning(session_id)
-        lease = self._device.leases.get(session_id) or self._tier.cache.leases.get(session_id)
-        assert lease is not None, "renewed just now"
         away_s = pause_s - _MARGIN_S - self._tier.prefix_load_s(lease.num_tokens)
         if self._device.leases.get(session_id) is None:
             self._return_in(session_id, away_s)
@@ -130,14 +133,17 @@ class TieredLeases:
 
     async def _come_back(self, session_id: SessionId) -> None:
         """As far as there is room that nobody has a lease on."""
-        if lease := self._tier.cache.leases.get(session_id):
-            # A match leaves out the page of the last token it is given.
-            tokens = [*self._tier.cache.tree.tokens(lease.node), 0]
-            await self._tier.load(tokens, all_pages, PrefixCache.make_spare_room)
-            node = self._device.match(tokens).node
-            if node.parent is not None:
-                self._device.leases.grant(session_id, node, lease.expires_at)
-        del self._returns[session_id]
+        try:
+            if lease := self._tier.cache.leases.get(session_id):
+                # A match leaves out the page of the last token it is given.
+                tokens = [*self._tier.cache.tree.tokens(lease.node), 0]
+                await self._tier.load(tokens, all_pages, PrefixCache.make_spare_room)
+                node = self._device.match(tokens).node
+                if node.parent is not None:
+                    self._device.leases.grant(session_id, node, lease.expires_at)
+        finally:
+            if self._returns.get(session_id) is asyncio.current_task():
+                del self._returns[session_id]
 
     def _stop_returning(self, session_id: SessionId) -> None:
         """A turn is faster, or nobody waits for the session any more."""

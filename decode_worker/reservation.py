@@ -11,7 +11,8 @@ from kv_transfer.reader import HandoffReader
 from kv_transfer.ticket import CommittedHandoff, PeerIdentity, Ticket
 from segue.cache.layout import CacheLayout
 from segue.cache.prefix_cache import Hold
-from segue.errors import NotResident, SegueError
+from segue.cache.until_kept import UntilKept
+from segue.errors import NotResident
 from segue.turn import ShipReport, TurnSpec
 from segue.types import SampledToken
 
@@ -43,10 +44,12 @@ class Reservations:
     ) -> tuple[Turn, Ticket]:
         """What is here of the prompt is held, the rest reserved for the writer.
 
-        Raises Overloaded or InvalidRequest, and then neither is.
+        Raises Overloaded, InvalidRequest or Unavailable, and then neither is.
         """
-        hold = self._residency.hold(spec.prompt)
-        try:
+        self._sequences.check(spec)
+        with UntilKept() as taken:
+            hold = self._residency.hold(spec.prompt)
+            taken.callback(self._residency.release, hold)
             self._residency.make_room(self._num_own_pages(spec, hold))
             ticket = self._reader.reserve(
                 spec.turn_id,
@@ -56,9 +59,7 @@ class Reservations:
                 lifetime_s=lifetime_s,
                 resident_tokens=hold.num_tokens,
             )
-        except SegueError:
-            self._residency.release(hold)
-            raise
+            taken.keep()
         return Turn(spec=spec, tell=tell, hold=hold), ticket
 
     def to_compute(
@@ -68,22 +69,27 @@ class Reservations:
 
         Raises NotResident when more tokens than that have no state here.
         """
-        hold, positions = self._residency.hold_checkpoint(spec)
-        try:
+        self._sequences.check(spec)
+        with UntilKept() as taken:
+            hold, positions = self._residency.hold_checkpoint(spec)
+            taken.callback(self._residency.release, hold)
             num_missing = len(spec.prompt) - hold.num_tokens
             if num_missing > max_computed_tokens:
                 raise NotResident(
                     f"{num_missing} tokens of turn {spec.turn_id} have no state on {self._worker}, "
                     f"at most {max_computed_tokens} may be computed here: a prefill worker must"
                 )
-            pages, slot = self._residency.take(hold, self._num_own_pages(spec, hold))
-        except SegueError:
-            self._residency.release(hold)
-            raise
-        turn = Turn(spec=spec, tell=tell, hold=hold)
-        spare_slots = self._residency.spare_slots(self._num_drafts())
-        prompt_states = self._residency.slots_for_states(positions)
-        return turn, self._sequences.resumed(turn, pages, slot, spare_slots, prompt_states)
+            owner = spec.turn_id
+            pages, slot = self._residency.take(hold, self._num_own_pages(spec, hold), owner)
+            taken.callback(self._residency.give_back, pages, [slot])
+            turn = Turn(spec=spec, tell=tell, hold=hold)
+            spare_slots = self._residency.spare_slots(self._num_drafts(), owner)
+            taken.callback(self._residency.give_back, (), spare_slots)
+            prompt_states = self._residency.slots_for_states(positions, owner)
+            taken.callback(self._residency.give_back, (), list(prompt_states.values()))
+            sequence = self._sequences.resumed(turn, pages, slot, spare_slots, prompt_states)
+            taken.keep()
+        return turn, sequence
 
     def arrived(
         self,
@@ -92,9 +98,17 @@ class Reservations:
         first_token: SampledToken,
         report: ShipReport,
     ) -> DecodeSequence:
-        """The handoff is complete. Slots for drafts and a checkpoint are taken only now."""
-        spare_slots = self._residency.spare_slots(self._num_drafts())
-        return self._sequences.arrived(turn, committed, first_token, report, spare_slots)
+        """The handoff is complete. Slots for drafts and a checkpoint are taken only now.
+
+        When it raises, what was committed is given back.
+        """
+        with UntilKept() as taken:
+            taken.callback(self._residency.give_back, committed.pages, [committed.slot])
+            spare_slots = self._residency.spare_slots(self._num_drafts(), turn.spec.turn_id)
+            taken.callback(self._residency.give_back, (), spare_slots)
+            sequence = self._sequences.arrived(turn, committed, first_token, report, spare_slots)
+            taken.keep()
+        return sequence
 
     def _num_own_pages(self, spec: TurnSpec, hold: Hold) -> int:
         """For the rest of the prompt, and an answer as long as it may become."""

@@ -15,10 +15,12 @@ from segue.cache.memory import Memory
 from segue.cache.prefix_cache import Hold
 from segue.cache.session_states import SessionStates
 from segue.cache.states import states_to_go_on_from, states_wanted
-from segue.errors import InvalidRequest, SegueError
+from segue.cache.until_kept import UntilKept
+from segue.checks import require_name, shown
+from segue.errors import InvalidRequest
 from segue.telemetry import Clock
 from segue.turn import TurnResult, TurnSpec
-from segue.types import PageId, SessionId, SlotId
+from segue.types import PageId, SessionId, SlotId, TurnId
 
 MAX_LEASE_S = 86_400.0
 """A client that asks for more has forgotten the session."""
@@ -62,10 +64,11 @@ class Residency:
             parted_at=match.num_tokens,
         )
 
-    def take(self, hold: Hold, num_pages: int) -> tuple[tuple[PageId, ...], SlotId]:
+    def take(self, hold: Hold, num_pages: int, owner: TurnId) -> tuple[tuple[PageId, ...], SlotId]:
         """Pages behind what is held, and a slot, for a turn whose prompt is computed here.
 
-        Raises Overloaded when there is no room now, InvalidRequest when there never will be.
+        Raises Overloaded when there is no room now, InvalidRequest when there never will be; then
+        nothing is taken.
         """
         pages, slots = self._memory.pages, self._memory.slots
         if len(hold.pages) + num_pages > pages.total:
@@ -74,13 +77,12 @@ class Residency:
                 f"this decode worker has {pages.total}"
             )
         self.make_room(num_pages)
-        own_pages = pages.take(num_pages, UnitState.WORKING)
-        try:
-            (slot,) = slots.take(1, UnitState.WORKING)
-        except SegueError:
-            pages.give_back(own_pages, UnitState.WORKING)
-            raise
-        return tuple(own_pages), slot
+        with UntilKept() as taken:
+            own_pages = pages.take(num_pages, UnitState.WORKING, owner=owner)
+            taken.callback(pages.give_back, own_pages, UnitState.WORKING)
+            (slot,) = slots.take(1, UnitState.WORKING, owner=owner)
+            taken.keep()
+        return own_pages, slot
 
     def make_room(self, num_pages: int) -> None:
         """For the rest of a turn, as far as can be: pages, a slot, and one for checkpoints, which
@@ -90,7 +92,7 @@ class Residency:
         if not cache.make_room(num_pages, 2):
             cache.make_room(num_pages, 1)
 
-    def spare_slots(self, num_drafts: int) -> tuple[SlotId, ...]:
+    def spare_slots(self, num_drafts: int, owner: TurnId) -> tuple[SlotId, ...]:
         """For the checkpoint of a sequence that will be kept, and a state after each draft beside
         it; as many as there is room for. No session loses its lease for drafts."""
         cache = self._memory.cache
@@ -98,17 +100,17 @@ class Residency:
         for num_slots in range(wanted, 0, -1):
             make_room = cache.make_spare_room if num_slots > 1 else cache.make_room
             if make_room(0, num_slots):
-                return self._memory.slots.take(num_slots, UnitState.WORKING)
+                return self._memory.slots.take(num_slots, UnitState.WORKING, owner=owner)
         return ()
 
-    def slots_for_states(self, positions: Sequence[int]) -> dict[int, SlotId]:
+    def slots_for_states(self, positions: Sequence[int], owner: TurnId) -> dict[int, SlotId]:
         """For states that a prompt's end leaves on the way, the first ones where there is no room
         for all. They are welcome: no session loses its lease for them."""
         cache = self._memory.cache
         num_slots = len(positions)
         while num_slots and not cache.make_spare_room(0, num_slots):
             num_slots -= 1
-        slots = self._memory.slots.take(num_slots, UnitState.WORKING)
+        slots = self._memory.slots.take(num_slots, UnitState.WORKING, owner=owner)
         return dict(zip(positions[:num_slots], slots, strict=True))
 
     def keep(
@@ -134,16 +136,22 @@ class Residency:
             left = cache.insert(
                 sequence.cached_tokens, own_pages, hold=hold, checkpoints=checkpoints
             )
-            if session_id:
-                self._leases.grant(session_id, hold.node, self._config.lease_s)
-            else:
-                self._tier.offload(hold.node)
             self._session_states.kept(sequence.turn, hold.node, checkpoints)
         self.give_back(left, slots)
+        if not self._config.residency:
+            return
+        if session_id:
+            self._leases.grant(session_id, hold.node, self._config.lease_s)
+        else:
+            self._tier.offload(hold.node)
 
     def give_back(self, pages: Sequence[PageId], slots: Sequence[SlotId]) -> None:
         self._memory.pages.give_back(pages, UnitState.WORKING)
         self._memory.slots.give_back(slots, UnitState.WORKING)
+
+    def reclaim(self, owner: TurnId) -> None:
+        """All that works for a turn, of which nobody knows any more what is whose."""
+        self._memory.reclaim(owner)
 
     def release(self, hold: Hold) -> None:
         self._memory.cache.release(hold)
@@ -170,7 +178,8 @@ class Residency:
         return self._leases.end(session_id)
 
     def fork(self, session_id: SessionId, child_id: SessionId) -> None:
-        """A lease of the child on all that the parent has. Raises NotFound."""
+        """A lease of the child on all that the parent has. Raises NotFound, InvalidRequest."""
+        require_name("the child's session_id", child_id)
         self._leases.fork(session_id, child_id)
 
     def close(self) -> None:
@@ -180,7 +189,9 @@ class Residency:
 
 def _check_seconds(name: str, seconds: float) -> None:
     if not 0 < seconds <= MAX_LEASE_S:
-        raise InvalidRequest(f"{name} must be between 0 and {MAX_LEASE_S:g}, got {seconds:g}")
+        raise InvalidRequest(
+            f"{name} must be above 0 and at most {MAX_LEASE_S:g}, got {shown(seconds)}"
+        )
 
 
 def checkpoint_tokens(hold: Hold) -> int:

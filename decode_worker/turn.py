@@ -10,6 +10,7 @@ from decode_worker.sequence import DecodeSequence
 from kv_transfer.ticket import CommittedHandoff, PeerIdentity, Ticket
 from segue.cache.prefix_cache import Hold
 from segue.engine.answer import Answer
+from segue.engine.door import check_turn
 from segue.engine.sampler import SequenceSampler
 from segue.engine.speculation import SlotRing
 from segue.errors import SegueError
@@ -84,6 +85,11 @@ class Sequences:
         self._model = model
         self._device = device
         self._tokenizer = tokenizer
+
+    def check(self, spec: TurnSpec) -> None:
+        """Raises InvalidRequest for a turn that the model cannot run or answer."""
+        check_turn(spec, self._model)
+        self._answer(spec)
 
     def arrived(
         self,

@@ -16,11 +16,12 @@ from array import array
 from collections.abc import Sequence
 
 from decode_worker.config import DecodeConfig
+from decode_worker.endings import fail, leave
 from decode_worker.engines import engine_for
 from decode_worker.events import Admit, Command, Drop, Event, Said
 from decode_worker.metrics import DecodeMetrics
 from decode_worker.reservation import Reservations
-from decode_worker.residency import Residency, checkpoint_tokens, with_what_stays
+from decode_worker.residency import Residency, checkpoint_tokens
 from decode_worker.server import services
 from decode_worker.turn import (
     Computed,
@@ -38,6 +39,7 @@ from kv_transfer.reader import ReaderHooks
 from kv_transfer.ticket import CommittedHandoff
 from segue.cache.host_tier import HostTier, Tiers
 from segue.cache.room import WaitingRoom
+from segue.cache.strays import Strays
 from segue.cluster_status import WorkerLoad, WorkerStatus
 from segue.engine.loop import EngineLoop
 from segue.engine.runner import ModelRunner
@@ -96,6 +98,7 @@ class DecodeWorker:
             endpoint,
             self._memory,
             address=presence.address,
+            vocab_size=runner.config.vocab_size,
             verify_checksums=verify_checksums,
             hooks=ReaderHooks(
                 lost=self._handoff_lost,
@@ -132,6 +135,8 @@ class DecodeWorker:
         Raises Overloaded, InvalidRequest, Unavailable, DeadlineExceeded, and NotResident when more
         of the prompt is missing here than may be computed. Then nothing of the turn is here.
         """
+        if isinstance(source, Shipped):
+            await self._exchange.members.require(source.writer)
         self._check_welcome(turn)
         started_at = self._clock()
 
@@ -189,7 +194,12 @@ class DecodeWorker:
             self.residency.give_back(committed.pages, [committed.slot])
             self._room.wake()
             return
-        sequence = self._reservations.arrived(turn, committed, first_token, report)
+        try:
+            sequence = self._reservations.arrived(turn, committed, first_token, report)
+        except Exception as error:
+            fail(self.residency, turn, error)
+            self._forget(committed.turn_id)
+            return
         self._engine.submit(Admit(sequence))
 
     def _publish(self, events: Sequence[Event]) -> None:
@@ -202,10 +212,10 @@ class DecodeWorker:
             if isinstance(event, Said):
                 turn.tell(event.delta)
                 continue
-            assert turn.own_pages is not None, "the engine has it"
-            self.residency.keep(turn.spec.session_id, event.sequence, turn.own_pages, turn.hold)
-            if event.result is not None:
-                turn.tell(with_what_stays(event.result, turn.spec, turn.hold))
+            try:
+                leave(self.residency, turn, event)
+            except Exception as error:
+                fail(self.residency, turn, error)
             self._forget(event.turn_id)
 
     def _handoff_lost(self, turn_id: TurnId, reason: str) -> None:
@@ -221,11 +231,12 @@ class DecodeWorker:
         self._room.wake()
 
     def status(self) -> WorkerStatus:
+        counts = self._tier.counts(self._owners())
         load = WorkerLoad(
-            pages=self._memory.pages.counts(),
-            slots=self._memory.slots.counts(),
-            host_pages=self._tier.memory.pages.counts(),
-            host_slots=self._tier.memory.slots.counts(),
+            pages=counts.pages,
+            slots=counts.slots,
+            host_pages=counts.host_pages,
+            host_slots=counts.host_slots,
             running_turns=len(self._turns),
             waiting_turns=len(self._room),
             waiting_tokens=0,
@@ -254,6 +265,13 @@ class DecodeWorker:
         await self._exchange.close()
         self.residency.close()
         await self._tier.close()
+
+    def _owners(self) -> set[str]:
+        """Who will give back what it has."""
+        return {*self._turns, *self._exchange.reader.owners(), *self._tier.owners()}
+
+    def strays(self) -> Strays:
+        return self._memory.strays(self._owners())
 
     def check_invariants(self) -> None:
         self._memory.check_invariants()

@@ -11,19 +11,21 @@ from collections.abc import Callable, Sequence
 
 from kv_transfer.endpoint import Endpoint
 from kv_transfer.fencer import Fencer
+from kv_transfer.members import Members
 from kv_transfer.peers import Peers
 from kv_transfer.reader import HandoffReader, ReaderHooks
 from kv_transfer.server import OnCommit, ReaderServicer, SourceServicer, WriterServicer
 from kv_transfer.source import PrefixSource
 from kv_transfer.writer import HandoffWriter
 from segue.cache.memory import Memory
-from segue.cluster_status import WorkerHealth, WorkerStatus
+from segue.cluster_status import WorkerStatus
 from segue.wire.server import Services
 from segue.wire.transfer_pb2_grpc import (
     add_HandoffReaderServicer_to_server,
     add_HandoffSourceServicer_to_server,
     add_HandoffWriterServicer_to_server,
 )
+from segue.worker_process import exit_on_failure
 
 _FENCE_TIMEOUT_S = 5.0
 
@@ -37,11 +39,14 @@ class Exchange:
         memory: Memory,
         *,
         address: str,
+        vocab_size: int,
         verify_checksums: bool,
         hooks: ReaderHooks,
         clock: Callable[[], float],
     ) -> None:
         memory_map = endpoint.memory_map
+        self._vocab_size = vocab_size
+        self.members = Members()
         self.writer = HandoffWriter(
             endpoint.transport,
             memory_map,
@@ -57,6 +62,7 @@ class Exchange:
             memory=endpoint.memory,
             verify_checksums=verify_checksums,
             hooks=hooks,
+            require_writer=self.members.require_now,
             clock=clock,
         )
         self._source = PrefixSource(memory.cache, self.writer, self.peers, memory_map.layout)
@@ -64,11 +70,14 @@ class Exchange:
             self.reader, lambda fence: self.peers.fence(fence, timeout_s=_FENCE_TIMEOUT_S)
         )
         self._fencing = asyncio.ensure_future(fencer.run())
+        # Without it nothing would leave quarantine any more, and nobody would know why.
+        self._fencing.add_done_callback(exit_on_failure)
 
     def services(self, on_commit: OnCommit) -> Services:
         """What other workers call."""
-        reader = ReaderServicer(self.reader, on_commit)
-        writer, source = WriterServicer(self.writer), SourceServicer(self._source)
+        reader = ReaderServicer(self.reader, on_commit, vocab_size=self._vocab_size)
+        writer = WriterServicer(self.writer)
+        source = SourceServicer(self._source, self.members)
         return [
             (
                 "segue.v1.HandoffReader",
@@ -86,9 +95,8 @@ class Exchange:
 
     def members_changed(self, workers: Sequence[WorkerStatus]) -> None:
         """A writer that came back in a later life has stopped writing in its earlier one."""
-        self.reader.members_changed(
-            {w.worker_id: w.epoch for w in workers if w.health is not WorkerHealth.LOST}
-        )
+        self.members.changed(workers)
+        self.reader.members_changed({peer.worker_id: peer.epoch for peer in self.members.alive()})
 
     async def close(self) -> None:
         self._fencing.cancel()

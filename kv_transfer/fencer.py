@@ -52,7 +52,9 @@ class Fencer:
     async def _ask_until_answered(self, fence: Fence) -> None:
         try:
             for delay_s in _delays():
-                if fence not in self._reader.fence_pending() or await self._is_answered(fence):
+                if not self._reader.is_quarantined(fence.ticket_id):
+                    return
+                if await self._is_answered(fence):
                     return
                 await self._sleep(delay_s)
         finally:
@@ -68,6 +70,10 @@ class Fencer:
             )
             if isinstance(error, Unavailable):
                 self._reader.writer_unreachable(fence.ticket_id)
+            return False
+        except Exception:
+            # A bug, and no news: other tickets' fences must go on.
+            logger.exception("a fence could not be asked for")
             return False
         self._reader.fenced(fence.ticket_id)
         return True

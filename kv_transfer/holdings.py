@@ -16,8 +16,8 @@ from kv_transfer.handoff import (
     Verifying,
 )
 from segue.cache.accountant import Accountant, UnitState
-from segue.errors import Overloaded
-from segue.types import PageId, SlotId
+from segue.cache.until_kept import UntilKept
+from segue.types import PageId, SlotId, TurnId
 
 
 class Holdings:
@@ -29,14 +29,19 @@ class Holdings:
     def max_pages(self) -> int:
         return self._pages.total
 
-    def take(self, num_pages: int) -> Units:
-        """Reserves pages and a slot, or raises Overloaded and takes neither."""
-        (slot,) = self._slots.take(1, UnitState.RESERVED)
-        try:
-            return Units(self._pages.take(num_pages, UnitState.RESERVED), slot)
-        except Overloaded:
-            self._slots.give_back([slot], UnitState.RESERVED)
-            raise
+    def take(self, num_pages: int, owner: TurnId) -> Units:
+        """Reserves pages and a slot, or raises and takes neither: Overloaded when there is no room
+        now.
+        """
+        with UntilKept() as taken:
+            (slot,) = self._slots.take(1, UnitState.RESERVED, owner=owner)
+            taken.callback(self._slots.give_back, [slot], UnitState.RESERVED)
+            units = Units(self._pages.take(num_pages, UnitState.RESERVED, owner=owner), slot)
+            taken.keep()
+        return units
+
+    def give_back_reserved(self, units: Units) -> None:
+        self._give_back(units, UnitState.RESERVED)
 
     def follow(self, before: ReaderState, after: ReaderState) -> None:
         """Moves the units of a handoff that went from one state to another."""

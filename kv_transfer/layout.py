@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from segue.cache.layout import CacheField, CacheLayout
+from segue.checks import require_epoch, require_name
 from segue.errors import LayoutMismatch
 from segue.types import Epoch, WorkerId
 
@@ -66,6 +67,9 @@ class MemoryMap:
                 f"{self.worker_id}: expected {expected} addresses and unit counts, one per field, "
                 f"got {len(self.base_addresses)} and {len(self.num_units)}"
             )
+        require_name("a memory map's worker", self.worker_id)
+        require_epoch(f"the epoch of {self.worker_id}", self.epoch)
+        require_name(f"the segment of {self.worker_id}", self.segment)
 
     def region(self, field_index: int) -> FieldRegion:
         return FieldRegion(

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import grpc
 
 from kv_transfer.layout import MemoryMap, require_same_layout
+from kv_transfer.seal import require_seal
 from kv_transfer.ticket import Checksums, Fence, PeerIdentity, Ticket
 from kv_transfer.wire import (
     checksums_to_wire,
@@ -34,22 +35,35 @@ if TYPE_CHECKING:
     from segue.wire.transfer_pb2_grpc import HandoffReaderAsyncStub, HandoffWriterAsyncStub
 
 
+class _Met(NamedTuple):
+    """What a reader said of itself."""
+
+    memory_map: MemoryMap
+    ticket_key: bytes
+
+
 class Peers:
     """The event loop owns it. Every call raises SegueErrors and waits `timeout_s` at most."""
 
     def __init__(self, memory_map: MemoryMap) -> None:
         self._memory_map = memory_map
         self._channels: dict[WorkerId, tuple[str, grpc.aio.Channel]] = {}
-        self._met: dict[WorkerId, MemoryMap] = {}
+        self._met: dict[WorkerId, _Met] = {}
 
-    async def meet(self, reader: PeerIdentity, *, timeout_s: float) -> MemoryMap:
-        """The reader's memory map: asked for once per life, then remembered.
+    async def meet(self, ticket: Ticket, *, timeout_s: float) -> MemoryMap:
+        """The memory map of the ticket's reader: asked for once per life, then remembered.
 
         Raises LayoutMismatch when bytes of ours mean something else there, StaleEpoch when the
-        worker at that address is another, or another life, than the ticket names.
+        worker at that address is another, or another life, than the ticket names, InvalidRequest
+        when the ticket is not as the reader issued it.
         """
+        met = await self._meet(ticket.reader, timeout_s)
+        require_seal(ticket, met.ticket_key)
+        return met.memory_map
+
+    async def _meet(self, reader: PeerIdentity, timeout_s: float) -> _Met:
         known = self._met.get(reader.worker_id)
-        if known is not None and known.epoch == reader.epoch:
+        if known is not None and known.memory_map.epoch == reader.epoch:
             return known
         request = pb.MeetRequest(writer=memory_map_to_wire(self._memory_map))
         with rpc_errors(reader.address):
@@ -57,8 +71,9 @@ class Peers:
         theirs = memory_map_from_wire(reply.reader)
         _require_life(reader, theirs.worker_id, theirs.epoch)
         require_same_layout(self._memory_map, theirs)
-        self._met[reader.worker_id] = theirs
-        return theirs
+        met = _Met(theirs, reply.ticket_key)
+        self._met[reader.worker_id] = met
+        return met
 
     async def commit(
         self,

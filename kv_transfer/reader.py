@@ -19,7 +19,6 @@ from kv_transfer.checksum import checksums_of, difference
 from kv_transfer.handoff import (
     BytesDiffered,
     BytesMatched,
-    Committed,
     Expired,
     Freed,
     GivenUp,
@@ -36,7 +35,9 @@ from kv_transfer.handoff import (
 )
 from kv_transfer.holdings import Holdings
 from kv_transfer.layout import MemoryMap
+from kv_transfer.seal import new_key, sealed
 from kv_transfer.ticket import (
+    MAX_LIFETIME_S,
     Checksums,
     CommittedHandoff,
     Fence,
@@ -46,6 +47,7 @@ from kv_transfer.ticket import (
 )
 from kv_transfer.ticket_book import Incoming, TicketBook
 from segue.cache.accountant import Accountant
+from segue.cache.until_kept import UntilKept
 from segue.errors import InvalidRequest, NotFound, TransferFailed
 from segue.types import Epoch, PageId, SlotId, TurnId, WorkerId
 
@@ -84,9 +86,13 @@ class HandoffReader:
         memory: CacheMemory = HostMemory(),  # noqa: B008  (has no state)
         verify_checksums: bool = True,
         hooks: ReaderHooks = ReaderHooks(),
+        require_writer: Callable[[PeerIdentity], None] = _nothing,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """`require_writer` raises when no ticket may be for that writer (see `members`)."""
         self.memory_map = memory_map
+        self.ticket_key = new_key()
+        self._require_writer = require_writer
         self._identity = PeerIdentity(
             worker_id=memory_map.worker_id, epoch=memory_map.epoch, address=address
         )
@@ -112,9 +118,12 @@ class HandoffReader:
         """Sets aside pages for the prompt beyond the resident tokens (a page boundary), for
         `extra_tokens` more, and a slot.
 
-        Raises Overloaded when there is no room now, InvalidRequest when there never will be or
-        when the turn has a live ticket already.
+        The ticket lives for `MAX_LIFETIME_S` at most. Raises Overloaded when there is no room now,
+        InvalidRequest when there never will be or when the turn has a live ticket already,
+        Unavailable for a writer that is not in the cluster.
         """
+        self._require_writer(writer)
+        lifetime_s = min(lifetime_s, MAX_LIFETIME_S)
         layout = self.memory_map.layout
         num_resident = resident_tokens // layout.page_tokens
         num_prompt_pages = layout.num_pages_for(num_prompt_tokens) - num_resident
@@ -126,26 +135,30 @@ class HandoffReader:
             )
         if self._book.live(turn_id) is not None:
             raise InvalidRequest(f"turn {turn_id} has a reservation here; release it first")
-        units = self._holdings.take(num_pages - num_resident)
-        ticket = Ticket(
-            ticket_id=self._book.new_ticket_id(),
-            turn_id=turn_id,
-            reader=self._identity,
-            resident_tokens=resident_tokens,
-            page_ids=units.pages[:num_prompt_pages],
-            slot_id=units.slot,
-            expires_in_s=lifetime_s,
-        )
-        self._book.add(
-            Incoming(
+        with UntilKept() as taken:
+            units = self._holdings.take(num_pages - num_resident, turn_id)
+            taken.callback(self._holdings.give_back_reserved, units)
+            plain = Ticket(
+                ticket_id=self._book.new_ticket_id(),
+                turn_id=turn_id,
+                reader=self._identity,
+                resident_tokens=resident_tokens,
+                page_ids=units.pages[:num_prompt_pages],
+                slot_id=units.slot,
+                expires_in_s=lifetime_s,
+            )
+            ticket = sealed(plain, self.ticket_key)
+            handoff = Incoming(
                 ticket=ticket,
                 writer=writer,
                 num_prompt_tokens=num_prompt_tokens,
                 expires_at=self._clock() + lifetime_s,
                 state=Reserved(units),
             )
-        )
-        self._changed.set()
+            expires_first = self._book.add(handoff)
+            taken.keep()
+        if expires_first:
+            self._changed.set()
         return ticket
 
     async def commit(
@@ -193,15 +206,9 @@ class HandoffReader:
         return True
 
     def expire_due(self) -> None:
-        """Gives up what has expired, and forgets what ended before its expiry."""
-        now = self._clock()
-        for handoff in self._book:
-            if handoff.expires_at > now:
-                continue
-            if isinstance(handoff.state, Committed | Freed):
-                self._book.forget(handoff)
-            else:
-                self._step(handoff, Expired())
+        """Gives up what has expired."""
+        for handoff in self._book.due(self._clock()):
+            self._step(handoff, Expired())
 
     def members_changed(self, alive: Mapping[WorkerId, Epoch]) -> None:
         """Who is in the cluster. A later life of a writer proves that the earlier one is over.
@@ -210,8 +217,8 @@ class HandoffReader:
         connections. A worker that is merely absent may still write: see `writer_unreachable`.
         """
         self._members = dict(alive)
-        for handoff in self._book:
-            if alive.get(handoff.writer.worker_id, handoff.writer.epoch) > handoff.writer.epoch:
+        for handoff in self._book.of_writers(iter(alive)):
+            if alive[handoff.writer.worker_id] > handoff.writer.epoch:
                 self._step(handoff, WriterDied())
 
     def writer_unreachable(self, ticket_id: TicketId) -> None:
@@ -226,12 +233,18 @@ class HandoffReader:
         """Tickets in quarantine: each of their writers must be asked to stop."""
         return self._book.quarantined()
 
+    def is_quarantined(self, ticket_id: TicketId) -> bool:
+        handoff = self._book.get(ticket_id)
+        return handoff is not None and isinstance(handoff.state, Quarantined)
+
     def fenced(self, ticket_id: TicketId) -> None:
         """The writer answered the fence: it has stopped, or it is another life."""
         self._tell(ticket_id, WriterFenced())
 
     async def something_due(self) -> None:
-        """Returns when a ticket expires, is issued or enters quarantine. For `Fencer` alone."""
+        """Returns when a ticket expires, enters quarantine, or is issued and expires before all
+        others. For `Fencer` alone.
+        """
         self._changed.clear()
         expires_at = self._book.next_expiry()
         due_in_s = None if expires_at is None else max(0.0, expires_at - self._clock())
@@ -239,8 +252,12 @@ class HandoffReader:
             async with asyncio.timeout(due_in_s):
                 await self._changed.wait()
 
+    def owners(self) -> set[TurnId]:
+        """Turns that own what is reserved here, or in quarantine."""
+        return self._book.turns()
+
     def counts(self) -> dict[str, int]:
-        """For a gauge: how many handoffs are in each state. Ended ones count until they expire."""
+        """For a gauge: how many handoffs are in each state that is not final."""
         return self._book.counts()
 
     async def _verify(self, handoff: Incoming, checksums: Checksums) -> ReaderState:
@@ -271,9 +288,9 @@ class HandoffReader:
 
     def _step(self, handoff: Incoming, event: ReaderEvent) -> ReaderState:
         before, after = handoff.state, advance_reader(handoff.state, event)
-        handoff.state = after
         if before == after:
             return after
+        self._book.enter(handoff, after)
         self._holdings.follow(before, after)
         self._hooks.stepped(type(before).__name__.lower(), type(after).__name__.lower())
         if isinstance(after, Quarantined | Freed) and not isinstance(before, Quarantined):
@@ -282,5 +299,6 @@ class HandoffReader:
             self._hooks.lost(turn_id, after.reason)
         if isinstance(after, Freed):
             self._hooks.freed()
-        self._changed.set()
+        if isinstance(after, Quarantined):
+            self._changed.set()
         return after

@@ -8,16 +8,19 @@ from typing import Any
 import grpc
 
 from kv_transfer.layout import require_same_layout
+from kv_transfer.members import Members
 from kv_transfer.reader import HandoffReader
 from kv_transfer.source import PrefixSource
-from kv_transfer.ticket import CommittedHandoff, TicketId
+from kv_transfer.ticket import CommittedHandoff
 from kv_transfer.wire import (
     checksums_from_wire,
     memory_map_from_wire,
     memory_map_to_wire,
     ticket_from_wire,
+    ticket_id_from_wire,
 )
 from kv_transfer.writer import HandoffWriter
+from segue.checks import require
 from segue.turn import ShipReport
 from segue.types import Epoch, SampledToken
 from segue.wire import transfer_pb2 as pb
@@ -27,26 +30,36 @@ from segue.wire.convert_turns import report_from_wire
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
+_MAX_REASON_CHARS = 1000
+
 OnCommit = Callable[[CommittedHandoff, SampledToken, ShipReport], None]
 """Takes over pages and slot, on the event loop and at once: between the commit and this call
 nothing else runs, so no cancellation can leave them without an owner. Must not raise."""
 
 
 class ReaderServicer(rpc.HandoffReaderServicer):
-    def __init__(self, reader: HandoffReader, on_commit: OnCommit) -> None:
+    def __init__(self, reader: HandoffReader, on_commit: OnCommit, *, vocab_size: int) -> None:
+        """`vocab_size`: of the model whose tokens arrive with commits."""
         self._reader = reader
         self._on_commit = on_commit
+        self._vocab_size = vocab_size
 
     async def Meet(self, request: pb.MeetRequest, context: Context) -> pb.MeetReply:
         ours = self._reader.memory_map
         require_same_layout(ours, memory_map_from_wire(request.writer))
-        return pb.MeetReply(reader=memory_map_to_wire(ours))
+        key = self._reader.ticket_key
+        return pb.MeetReply(reader=memory_map_to_wire(ours), ticket_key=key)
 
     async def Commit(self, request: pb.CommitRequest, context: Context) -> pb.CommitReply:
         first_token = sampled_from_wire(request.first_token)
+        require(
+            first_token.token_id < self._vocab_size,
+            f"the first token is {first_token.token_id}, but the model's ids go from 0 to "
+            f"{self._vocab_size - 1}",
+        )
         report = report_from_wire(request.report)
         committed = await self._reader.commit(
-            TicketId(request.ticket_id),
+            ticket_id_from_wire(request.ticket_id),
             Epoch(request.epoch),
             checksums_from_wire(request.checksums),
         )
@@ -54,7 +67,11 @@ class ReaderServicer(rpc.HandoffReaderServicer):
         return pb.CommitReply()
 
     async def Abort(self, request: pb.AbortRequest, context: Context) -> pb.AbortReply:
-        self._reader.abort(TicketId(request.ticket_id), Epoch(request.epoch), request.reason)
+        self._reader.abort(
+            ticket_id_from_wire(request.ticket_id),
+            Epoch(request.epoch),
+            request.reason[:_MAX_REASON_CHARS],
+        )
         return pb.AbortReply()
 
 
@@ -63,18 +80,20 @@ class WriterServicer(rpc.HandoffWriterServicer):
         self._writer = writer
 
     async def Fence(self, request: pb.FenceRequest, context: Context) -> pb.FenceReply:
+        ticket_id = ticket_id_from_wire(request.ticket_id)
         # A ticket of another life is fenced by that life's death.
         if request.writer_epoch == self._writer.epoch:
-            await self._writer.fence(TicketId(request.ticket_id))
+            await self._writer.fence(ticket_id)
         return pb.FenceReply(writer_epoch=self._writer.epoch)
 
 
 class SourceServicer(rpc.HandoffSourceServicer):
-    def __init__(self, source: PrefixSource) -> None:
+    def __init__(self, source: PrefixSource, members: Members) -> None:
         self._source = source
+        self._members = members
 
     async def Pull(self, request: pb.PullRequest, context: Context) -> pb.PullReply:
-        num_bytes = await self._source.ship(
-            ticket_from_wire(request.ticket), tuple(request.token_ids)
-        )
+        ticket = ticket_from_wire(request.ticket)
+        await self._members.require(ticket.reader)
+        num_bytes = await self._source.ship(ticket, tuple(request.token_ids))
         return pb.PullReply(shipped_bytes=num_bytes)

@@ -56,7 +56,7 @@ class PrefixSource:
 
     async def _ship(self, ticket: Ticket, hold: Hold) -> int:
         assert hold.checkpoint is not None, "ship() has looked"
-        reader_map = await self._peers.meet(ticket.reader, timeout_s=PEER_TIMEOUT_S)
+        reader_map = await self._peers.meet(ticket, timeout_s=PEER_TIMEOUT_S)
         outgoing = self._writer.begin(
             ticket, reader_map, source_pages=hold.pages, source_slot=hold.checkpoint.slot
         )

@@ -6,9 +6,23 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NewType
 
+from segue.checks import (
+    MAX_NAME_CHARS,
+    require,
+    require_address,
+    require_count,
+    require_epoch,
+    require_name,
+    require_number,
+)
 from segue.types import Epoch, PageId, SlotId, TurnId, WorkerId
 
 TicketId = NewType("TicketId", str)
+
+MAX_LIFETIME_S = 3600.0
+"""Of a ticket. A client that waits longer has a turn that waits longer; its handoff does not."""
+
+_MAX_SEAL_BYTES = 64
 
 Checksums = Mapping[str, int]
 """By field group ("kv", "recurrent", "conv", "hidden"); `kv_transfer.checksum` says over what."""
@@ -21,6 +35,11 @@ class PeerIdentity:
     worker_id: WorkerId
     epoch: Epoch
     address: str
+
+    def __post_init__(self) -> None:
+        require_name("a worker's name", self.worker_id)
+        require_epoch(f"the epoch of {self.worker_id}", self.epoch)
+        require_address(f"the address of {self.worker_id}", self.address)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +59,20 @@ class Ticket:
     slot_id: SlotId
     expires_in_s: float
     """From the reader's answer on. Clocks are not compared across hosts."""
+    seal: bytes = b""
+    """Of all that is above but the address and the time (`kv_transfer/seal.py`)."""
+
+    def __post_init__(self) -> None:
+        require_name("ticket_id", self.ticket_id, max_chars=2 * MAX_NAME_CHARS)
+        require_name("the ticket's turn_id", self.turn_id, max_chars=2 * MAX_NAME_CHARS)
+        require_count("the ticket's resident_tokens", self.resident_tokens)
+        require(min(self.page_ids, default=0) >= 0, "the ticket's page ids must be >= 0")
+        require(
+            len(set(self.page_ids)) == len(self.page_ids), "the ticket names a page more than once"
+        )
+        require_count("the ticket's slot_id", self.slot_id)
+        require(len(self.seal) <= _MAX_SEAL_BYTES, "the ticket's seal is too long")
+        require_number("the ticket's expires_in_s", self.expires_in_s, 0.0, MAX_LIFETIME_S)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

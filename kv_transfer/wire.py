@@ -7,9 +7,13 @@ from collections.abc import Iterable
 from kv_transfer.layout import MemoryMap
 from kv_transfer.ticket import Checksums, PeerIdentity, Ticket, TicketId
 from segue.cache.layout import CacheField, CacheLayout, Unit
+from segue.checks import MAX_NAME_CHARS, require, require_name
 from segue.errors import InvalidRequest
 from segue.types import Epoch, PageId, SlotId, TurnId, WorkerId
 from segue.wire import transfer_pb2 as pb
+
+# kv, recurrent, conv, hidden, and room for more.
+_MAX_GROUPS = 64
 
 
 def layout_to_wire(layout: CacheLayout) -> pb.CacheLayout:
@@ -42,9 +46,9 @@ def layout_from_wire(layout: pb.CacheLayout) -> CacheLayout:
             )
             for field in layout.fields
         )
+        return CacheLayout(model_id=layout.model_id, page_tokens=layout.page_tokens, fields=fields)
     except ValueError as error:
         raise InvalidRequest(f"not a cache layout: {error}") from error
-    return CacheLayout(model_id=layout.model_id, page_tokens=layout.page_tokens, fields=fields)
 
 
 def memory_map_to_wire(memory_map: MemoryMap) -> pb.MemoryMap:
@@ -85,10 +89,12 @@ def ticket_to_wire(ticket: Ticket) -> pb.Ticket:
         page_ids=ticket.page_ids,
         slot_id=ticket.slot_id,
         expires_in_s=ticket.expires_in_s,
+        seal=ticket.seal,
     )
 
 
 def ticket_from_wire(ticket: pb.Ticket) -> Ticket:
+    """Raises InvalidRequest."""
     return Ticket(
         ticket_id=TicketId(ticket.ticket_id),
         turn_id=TurnId(ticket.turn_id),
@@ -101,6 +107,7 @@ def ticket_from_wire(ticket: pb.Ticket) -> Ticket:
         page_ids=tuple(PageId(page) for page in ticket.page_ids),
         slot_id=SlotId(ticket.slot_id),
         expires_in_s=ticket.expires_in_s,
+        seal=ticket.seal,
     )
 
 
@@ -109,4 +116,17 @@ def checksums_to_wire(checksums: Checksums) -> list[pb.GroupChecksum]:
 
 
 def checksums_from_wire(checksums: Iterable[pb.GroupChecksum]) -> dict[str, int]:
-    return {checksum.group: checksum.crc32 for checksum in checksums}
+    """Raises InvalidRequest."""
+    found: dict[str, int] = {}
+    for checksum in checksums:
+        require_name("a checksum's group", checksum.group)
+        require(checksum.group not in found, f"two checksums of group {checksum.group!r}")
+        require(len(found) < _MAX_GROUPS, f"a cache has at most {_MAX_GROUPS} groups of fields")
+        found[checksum.group] = checksum.crc32
+    return found
+
+
+def ticket_id_from_wire(ticket_id: str) -> TicketId:
+    """Raises InvalidRequest."""
+    require_name("ticket_id", ticket_id, max_chars=2 * MAX_NAME_CHARS)
+    return TicketId(ticket_id)

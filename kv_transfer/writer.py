@@ -12,11 +12,13 @@ from kv_transfer.layout import MemoryMap, require_same_layout
 from kv_transfer.outgoing import Outgoing, Route, ShipLimits, ShippingTools
 from kv_transfer.ticket import Ticket, TicketId
 from kv_transfer.transport import Transport
+from segue.cache.layout import Unit
 from segue.errors import InvalidRequest, NotFound, StaleEpoch
 from segue.types import PageId, SlotId
 
 MAX_ENDED_TICKETS = 65536
-"""How many used or fenced tickets are remembered, so that none is written into again."""
+"""How many used tickets are remembered, and how many that were fenced before they were used, so
+that none is written into again."""
 
 
 class HandoffWriter:
@@ -46,7 +48,9 @@ class HandoffWriter:
             computes_checksums=verify_checksums,
         )
         self._active: dict[TicketId, Outgoing] = {}
+        # Apart: however many fences come, they push no used ticket out.
         self._ended: collections.OrderedDict[TicketId, None] = collections.OrderedDict()
+        self._fenced: collections.OrderedDict[TicketId, None] = collections.OrderedDict()
 
     def begin(
         self,
@@ -73,7 +77,7 @@ class HandoffWriter:
         route = _route(self._memory_map, reader_map, ticket, source_pages, source_slot)
         ticket_id = ticket.ticket_id
         with self._tools.lane.changed:
-            if ticket_id in self._ended or ticket_id in self._active:
+            if any(ticket_id in known for known in (self._ended, self._fenced, self._active)):
                 raise NotFound(f"ticket {ticket_id} was used or fenced; reserve again")
             outgoing = Outgoing(route, self._tools, on_end=lambda: self._end(ticket_id))
             self._active[ticket_id] = outgoing
@@ -84,7 +88,7 @@ class HandoffWriter:
         with self._tools.lane.changed:
             outgoing = self._active.get(ticket_id)
             if outgoing is None:
-                self._remember(ticket_id)
+                _remember(self._fenced, ticket_id)
                 return
         await outgoing.stop("the reader gave up")
 
@@ -97,12 +101,13 @@ class HandoffWriter:
 
     def _end(self, ticket_id: TicketId) -> None:
         del self._active[ticket_id]
-        self._remember(ticket_id)
+        _remember(self._ended, ticket_id)
 
-    def _remember(self, ticket_id: TicketId) -> None:
-        self._ended[ticket_id] = None
-        if len(self._ended) > MAX_ENDED_TICKETS:
-            self._ended.popitem(last=False)
+
+def _remember(tickets: collections.OrderedDict[TicketId, None], ticket_id: TicketId) -> None:
+    tickets[ticket_id] = None
+    if len(tickets) > MAX_ENDED_TICKETS:
+        tickets.popitem(last=False)
 
 
 def _route(
@@ -112,6 +117,7 @@ def _route(
     source_pages: Sequence[PageId],
     source_slot: SlotId,
 ) -> Route:
+    _require_units(ticket, target)
     first_page = ticket.resident_tokens // source.layout.page_tokens
     shipped = tuple(source_pages[first_page:])
     if len(shipped) != len(ticket.page_ids):
@@ -128,3 +134,21 @@ def _route(
         source_slot=source_slot,
         target_slot=ticket.slot_id,
     )
+
+
+def _require_units(ticket: Ticket, target: MemoryMap) -> None:
+    """What the ticket names must be there: addresses are computed from it."""
+    page_tokens = target.layout.page_tokens
+    if ticket.resident_tokens % page_tokens:
+        raise InvalidRequest(
+            f"ticket {ticket.ticket_id} begins after {ticket.resident_tokens} tokens, which is no "
+            f"page's end: a page has {page_tokens}"
+        )
+    named = {Unit.PAGE: max(ticket.page_ids, default=0), Unit.SLOT: ticket.slot_id}
+    for region in target.regions():
+        highest = named[region.field.unit]
+        if highest >= region.num_units:
+            raise InvalidRequest(
+                f"ticket {ticket.ticket_id} names {region.field.unit} {highest}, but "
+                f"{target.worker_id} has {region.num_units}"
+            )

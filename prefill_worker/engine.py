@@ -14,8 +14,10 @@ from kv_transfer.outgoing import Outgoing
 from prefill_worker.metrics import PrefillMetrics
 from prefill_worker.scheduler import Chunk, Progress, complete_pages, plan_chunks
 from segue.engine.batch import SequenceChunk
+from segue.engine.failures import Failures
 from segue.engine.runner import ModelRunner
 from segue.engine.sampler import SamplerRow, SequenceSampler, sample
+from segue.errors import SegueError
 from segue.telemetry import Clock
 from segue.turn import TurnSpec
 from segue.types import PageId, SampledToken, SlotId, TurnId
@@ -40,7 +42,7 @@ class PrefillSequence:
     slot: SlotId
     """Takes the state after the prompt."""
     outgoing: Outgoing
-    done: Callable[[Computed | None], None]
+    done: Callable[[Computed | SegueError | None], None]
     """Called on the engine thread; None when the sequence was dropped."""
     start: int = 0
     """The first token to compute; the state before it is in `state_slot`."""
@@ -85,13 +87,21 @@ class PrefillEngine:
         self._chunk_tokens = chunk_tokens
         self._clock = clock
         self._waiting: list[PrefillSequence] = []
+        self._failures = Failures()
 
     def step(self, commands: Sequence[Command]) -> bool:
         """One pass over one batch of chunks. Returns whether there is more to do."""
         self._receive(commands)
         chunks = self._schedule()
         if chunks:
-            self._compute(chunks)
+            batch = [(self._waiting[chunk.index], chunk) for chunk in chunks]
+            try:
+                self._compute(batch)
+            except Exception as error:
+                told = self._failures.of_pass(error)
+                self._drop([s for s, _ in batch if s in self._waiting], told)
+            else:
+                self._failures.passed()
         return bool(self._waiting)
 
     def _receive(self, commands: Sequence[Command]) -> None:
@@ -107,24 +117,20 @@ class PrefillEngine:
         self._drop([s for s in self._waiting if not s.outgoing.is_open])
         return plan_chunks([s.progress for s in self._waiting], self._chunk_tokens)
 
-    def _compute(self, chunks: Sequence[Chunk]) -> None:
+    def _compute(self, batch: Sequence[tuple[PrefillSequence, Chunk]]) -> None:
         started_at = self._clock()
-        batch = [(self._waiting[chunk.index], chunk) for chunk in chunks]
+        failed: dict[TurnId, SegueError] = {}
         for sequence, chunk in batch:
             if chunk.start == sequence.start:
                 sequence.started_at = started_at
 
         def ship(layer: int) -> None:
             for sequence, chunk in batch:
-                is_last = chunk.end == len(sequence.turn.prompt)
-                pages = complete_pages(
-                    # The pages that were here already go out with the first ones computed.
-                    0 if chunk.start == sequence.start else chunk.start,
-                    chunk.end,
-                    is_last=is_last,
-                    page_tokens=self._runner.layout.page_tokens,
-                )
-                sequence.outgoing.layer_ready(layer, pages=pages, with_slot=is_last)
+                if sequence.turn.turn_id not in failed:
+                    try:
+                        self._ship(sequence, chunk, layer)
+                    except Exception as error:
+                        failed[sequence.turn.turn_id] = self._failures.of_sequence(error)
 
         logits_NV = self._runner.forward(
             [_to_forward(sequence, chunk) for sequence, chunk in batch], on_layer=ship
@@ -136,14 +142,42 @@ class PrefillEngine:
             if chunk.end == len(sequence.turn.prompt):
                 ended.append((row, sequence))
         self._metrics.computed(
-            num_tokens=sum(chunk.end - chunk.start for chunk in chunks),
+            num_tokens=sum(chunk.end - chunk.start for _, chunk in batch),
             num_sequences=len(batch),
             seconds=self._clock() - started_at,
         )
-        if ended:
-            sequences = [sequence for _, sequence in ended]
-            logits_EV = logits_NV[[row for row, _ in ended]]
-            self._publish(sequences, sample(logits_EV, [self._row(s) for s in sequences]))
+        asked = self._asked(ended, failed)
+        self._drop_failed([sequence for sequence, _ in batch], failed)
+        if asked:
+            tokens = sample(logits_NV[[row for row, *_ in asked]], [one for *_, one in asked])
+            self._publish([sequence for _, sequence, _ in asked], tokens)
+
+    def _asked(
+        self,
+        ended: Sequence[tuple[int, PrefillSequence]],
+        failed: dict[TurnId, SegueError],
+    ) -> list[tuple[int, PrefillSequence, SamplerRow]]:
+        """How to draw the first tokens of those that have not failed."""
+        asked = []
+        for row, sequence in ended:
+            turn_id = sequence.turn.turn_id
+            if turn_id not in failed:
+                try:
+                    asked.append((row, sequence, self._row(sequence)))
+                except Exception as error:
+                    failed[turn_id] = self._failures.of_sequence(error)
+        return asked
+
+    def _ship(self, sequence: PrefillSequence, chunk: Chunk, layer: int) -> None:
+        is_last = chunk.end == len(sequence.turn.prompt)
+        pages = complete_pages(
+            # The pages that were here already go out with the first ones computed.
+            0 if chunk.start == sequence.start else chunk.start,
+            chunk.end,
+            is_last=is_last,
+            page_tokens=self._runner.layout.page_tokens,
+        )
+        sequence.outgoing.layer_ready(layer, pages=pages, with_slot=is_last)
 
     def _row(self, sequence: PrefillSequence) -> SamplerRow:
         turn = sequence.turn
@@ -165,10 +199,17 @@ class PrefillEngine:
                 Computed(first_token=token, started_at=sequence.started_at, ended_at=ended_at)
             )
 
-    def _drop(self, sequences: Sequence[PrefillSequence]) -> None:
+    def _drop(self, sequences: Sequence[PrefillSequence], error: SegueError | None = None) -> None:
         for sequence in sequences:
             self._waiting.remove(sequence)
-            sequence.done(None)
+            sequence.done(error)
+
+    def _drop_failed(
+        self, sequences: Sequence[PrefillSequence], failed: Mapping[TurnId, SegueError]
+    ) -> None:
+        for sequence in sequences:
+            if error := failed.get(sequence.turn.turn_id):
+                self._drop([sequence], error)
 
 
 def _to_forward(sequence: PrefillSequence, chunk: Chunk) -> SequenceChunk:

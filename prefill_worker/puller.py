@@ -108,7 +108,12 @@ class Puller:
             del self._expected[turn.turn_id]
             # Nothing, when it arrived; else the ticket is quarantined until the source has stopped.
             self._exchange.reader.give_up(turn.turn_id, "the pull failed")
-        self._insert(turn, arrived.result(), hold)
+        try:
+            self._insert(turn, arrived.result(), hold)
+        except BaseException:
+            # Until its own memory is taken, a turn has nothing but what was pulled for it.
+            self._memory.reclaim(turn.turn_id)
+            raise
         return num_bytes
 
     def on_commit(

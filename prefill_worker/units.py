@@ -15,6 +15,7 @@ from segue.cache.memory import Memory
 from segue.cache.prefix_cache import Hold, Match
 from segue.cache.session_states import SessionStates
 from segue.cache.states import states_to_go_on_from, states_wanted
+from segue.cache.until_kept import UntilKept
 from segue.errors import InvalidRequest, Overloaded
 from segue.turn import TurnSpec
 from segue.types import PageId, SlotId
@@ -79,14 +80,13 @@ class PromptMemory:
                 f"this prefill worker has {self._memory.pages.total}"
             )
         cache = self._memory.cache
-        match = cache.match(turn.prompt if self._config.prefix_cache else ())
-        hold = cache.hold_checkpoint(match)
-        self._session_states.used(hold.checkpoint, turn.session_id)
-        try:
+        with UntilKept() as taken:
+            match = cache.match(turn.prompt if self._config.prefix_cache else ())
+            hold = cache.hold_checkpoint(match)
+            taken.callback(cache.release, hold)
+            self._session_states.used(hold.checkpoint, turn.session_id)
             units = self._take_behind(hold, turn, num_pages, parted_at=match.num_tokens)
-        except Overloaded:
-            cache.release(hold)
-            raise
+            taken.keep()
         self.num_running += 1
         return units
 
@@ -99,9 +99,15 @@ class PromptMemory:
             if len(turn.prompt) % self._layout.page_tokens == 0:
                 # The state after the prompt stands at a page boundary, so it is one too.
                 checkpoints[len(turn.prompt)] = own_slots.pop()
-            left = self._memory.cache.insert(
-                turn.prompt, units.own_pages, hold=units.hold, checkpoints=checkpoints
-            )
+            try:
+                left = self._memory.cache.insert(
+                    turn.prompt, units.own_pages, hold=units.hold, checkpoints=checkpoints
+                )
+            except BaseException:
+                # What it had taken is the cache's; the accounts know what is not.
+                self._memory.reclaim(turn.turn_id)
+                self._free(units.hold, (), ())
+                raise
             self._tier.offload(units.hold.node)
             self._session_states.kept(turn, units.hold.node, checkpoints)
         self._free(units.hold, left, own_slots)
@@ -135,12 +141,12 @@ class PromptMemory:
         positions = self._states_wanted(turn, hold, parted_at)
         positions = positions[: max(cache.num_obtainable_slots - 1, 0)]
         cache.make_room(num_pages, 1 + len(positions))
-        pages = self._memory.pages.take(num_pages, UnitState.WORKING)
-        try:
-            slot, *kept = self._memory.slots.take(1 + len(positions), UnitState.WORKING)
-        except Overloaded:
-            self._memory.pages.give_back(pages, UnitState.WORKING)
-            raise
+        owner, units = turn.turn_id, self._memory
+        with UntilKept() as taken:
+            pages = units.pages.take(num_pages, UnitState.WORKING, owner=owner)
+            taken.callback(units.pages.give_back, pages, UnitState.WORKING)
+            slot, *kept = units.slots.take(1 + len(positions), UnitState.WORKING, owner=owner)
+            taken.keep()
         return PromptUnits(hold, pages, slot, dict(zip(positions, kept, strict=True)))
 
     def _states_wanted(self, turn: TurnSpec, hold: Hold, parted_at: int) -> tuple[int, ...]:

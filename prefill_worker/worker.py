@@ -18,6 +18,7 @@ from kv_transfer.reader import ReaderHooks
 from kv_transfer.source import PEER_TIMEOUT_S, give_up
 from kv_transfer.ticket import Ticket
 from prefill_worker.config import PrefillConfig
+from prefill_worker.door import check
 from prefill_worker.engine import Command, Computed, Drop, PrefillEngine, PrefillSequence, Start
 from prefill_worker.metrics import PrefillMetrics
 from prefill_worker.pull import Rates
@@ -26,6 +27,7 @@ from prefill_worker.server import services
 from prefill_worker.units import PromptMemory, PromptUnits
 from segue.cache.host_tier import HostTier, Tiers
 from segue.cache.room import WaitingRoom
+from segue.cache.strays import Strays
 from segue.cancellation import uninterrupted
 from segue.cluster_status import WorkerLoad, WorkerStatus
 from segue.engine.loop import EngineLoop
@@ -64,6 +66,7 @@ class PrefillWorker:
         self.presence = presence
         self.name = presence.identity.worker_id
         self.model_id = runner.layout.model_id
+        self._model = runner.config
         self._page_tokens = runner.layout.page_tokens
         self._config = config
         self._metrics = metrics
@@ -79,6 +82,7 @@ class PrefillWorker:
             endpoint,
             memory,
             address=presence.address,
+            vocab_size=runner.config.vocab_size,
             verify_checksums=verify_checksums,
             hooks=ReaderHooks(lost=self._pull_lost, freed=self._room.wake),
             clock=clock,
@@ -112,6 +116,7 @@ class PrefillWorker:
             raise Unavailable(f"{self.name} is draining; place the turn elsewhere")
         if turn.turn_id in self._turns:
             raise InvalidRequest(f"turn {turn.turn_id} is being computed here already")
+        check(turn, ticket, holder, model=self._model, page_tokens=self._page_tokens)
         task = asyncio.ensure_future(self._run(turn, ticket, holder))
         self._turns[turn.turn_id] = task
         try:
@@ -142,6 +147,7 @@ class PrefillWorker:
         missing_tokens = len(turn.prompt)
         self._waiting_tokens += missing_tokens
         try:
+            await self._exchange.members.require(ticket.reader)
             pulled = ShipReport()
             if holder is not None and self._config.prefix_cache and self._config.pull:
                 await self._prompts.load(turn)
@@ -175,7 +181,7 @@ class PrefillWorker:
         """Afterwards the units are in the cache or free."""
         peers = self._exchange.peers
         try:
-            reader_map = await peers.meet(ticket.reader, timeout_s=PEER_TIMEOUT_S)
+            reader_map = await peers.meet(ticket, timeout_s=PEER_TIMEOUT_S)
             outgoing = self._exchange.writer.begin(
                 ticket,
                 reader_map,
@@ -216,17 +222,18 @@ class PrefillWorker:
         except BaseException:
             self._prompts.give_back(units)
             raise
+        self._prompts.keep(turn, units)
         self.rates.computed(report.computed_tokens, report.prefill_s)
         self.rates.moved(report.shipped_bytes, report.transfer_s)
-        self._prompts.keep(turn, units)
         self._metrics.shipped(report)
         return report
 
     async def _compute(self, turn: TurnSpec, outgoing: Outgoing, units: PromptUnits) -> Computed:
         """Returns, or raises, when the engine has let go of the units."""
-        done: asyncio.Future[Computed | None] = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[Computed | SegueError | None] = loop.create_future()
 
-        def on_done(computed: Computed | None) -> None:
+        def on_done(computed: Computed | SegueError | None) -> None:
             self._engine.publish(lambda: done.set_result(computed))
 
         checkpoint = units.hold.checkpoint
@@ -247,6 +254,8 @@ class PrefillWorker:
             self._engine.submit(Drop(turn.turn_id))
             await uninterrupted(done)
             raise
+        if isinstance(computed, SegueError):
+            raise computed
         if computed is None:
             # The engine drops a turn on its own only when its handoff has ended: say why.
             await outgoing.finish()
@@ -254,11 +263,12 @@ class PrefillWorker:
         return computed
 
     def status(self) -> WorkerStatus:
+        counts = self._tier.counts(self._owners())
         load = WorkerLoad(
-            pages=self._memory.pages.counts(),
-            slots=self._memory.slots.counts(),
-            host_pages=self._tier.memory.pages.counts(),
-            host_slots=self._tier.memory.slots.counts(),
+            pages=counts.pages,
+            slots=counts.slots,
+            host_pages=counts.host_pages,
+            host_slots=counts.host_slots,
             running_turns=len(self._turns) - len(self._room),
             waiting_turns=len(self._room),
             waiting_tokens=self._waiting_tokens,
@@ -298,6 +308,13 @@ class PrefillWorker:
             pages.free + pages.cached - cache.pins.num_held_nodes,
             slots.free + slots.cached - cache.pins.num_held_checkpoints,
         )
+
+    def _owners(self) -> set[str]:
+        """Who will give back what it has."""
+        return {*self._turns, *self._exchange.reader.owners(), *self._tier.owners()}
+
+    def strays(self) -> Strays:
+        return self._memory.strays(self._owners())
 
     def check_invariants(self) -> None:
         self._memory.check_invariants()

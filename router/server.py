@@ -13,8 +13,10 @@ from typing import Any
 import grpc
 
 from router.router import Router
-from segue.cluster_status import WorkerStatus
-from segue.types import SessionId, TurnId
+from segue.checks import require_name
+from segue.cluster_status import WorkerHealth, WorkerStatus
+from segue.errors import InvalidRequest
+from segue.types import Epoch, Role, SessionId, TurnId, WorkerId
 from segue.wire import session_pb2 as pb
 from segue.wire import worker_pb2
 from segue.wire.convert_events import event_to_wire
@@ -28,6 +30,9 @@ from segue.wire.convert_worker import (
 )
 from segue.wire.session_pb2_grpc import SessionsServicer
 from segue.wire.worker_pb2_grpc import MembershipServicer
+
+MAX_DEADLINE_S = 86_400.0
+"""Of a turn: a client that would wait longer has forgotten it."""
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -55,7 +60,10 @@ class Sessions(SessionsServicer):
         # So many values take longer than others should wait.
         is_long = num_messages > _MANY_MESSAGES
         turn = await asyncio.to_thread(read) if is_long else read()
-        events = self._router.generate(turn, deadline_s=context.time_remaining())
+        deadline_s = context.time_remaining()
+        if deadline_s is not None:
+            deadline_s = min(deadline_s, MAX_DEADLINE_S)
+        events = self._router.generate(turn, deadline_s=deadline_s)
         async with contextlib.aclosing(events):
             async for event in events:
                 yield event_to_wire(event)
@@ -106,8 +114,10 @@ class MembershipFace(MembershipServicer):
         self, request_iterator: AsyncIterator[worker_pb2.Heartbeat], context: Context
     ) -> AsyncIterator[worker_pb2.ClusterView]:
         membership = self._router.membership
-        first = await anext(aiter(request_iterator))
-        worker = worker_from_wire(first.status)
+        first = await anext(aiter(request_iterator), None)
+        if first is None:
+            raise InvalidRequest("a worker joins with a heartbeat that says who it is, got none")
+        worker = _heard(first)
         membership.heartbeat(worker, first.model_id)
         await self._router.links.forget_past_lives(worker)
         listening = asyncio.ensure_future(self._listen(request_iterator, worker))
@@ -129,6 +139,23 @@ class MembershipFace(MembershipServicer):
         self, heartbeats: AsyncIterator[worker_pb2.Heartbeat], worker: WorkerStatus
     ) -> None:
         async for heartbeat in heartbeats:
-            self._router.membership.heartbeat(
-                worker_from_wire(heartbeat.status), heartbeat.model_id
-            )
+            status = _heard(heartbeat)
+            if _identity(status) != _identity(worker):
+                raise InvalidRequest(
+                    f"this stream is {worker.worker_id}'s in epoch {worker.epoch}, a heartbeat of "
+                    f"{status.worker_id} in epoch {status.epoch} came: join on a stream of its own"
+                )
+            self._router.membership.heartbeat(status, heartbeat.model_id)
+
+
+def _heard(heartbeat: worker_pb2.Heartbeat) -> WorkerStatus:
+    """Raises InvalidRequest."""
+    status = worker_from_wire(heartbeat.status)
+    require_name(f"the model_id of {status.worker_id}", heartbeat.model_id)
+    if status.health is WorkerHealth.LOST:
+        raise InvalidRequest(f"{status.worker_id} says that it is lost: the router decides that")
+    return status
+
+
+def _identity(status: WorkerStatus) -> tuple[WorkerId, Epoch, Role, str]:
+    return status.worker_id, status.epoch, status.role, status.address

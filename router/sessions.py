@@ -9,6 +9,7 @@ from router.history import Histories
 from router.links import DecodeLink, Links
 from router.membership import Membership
 from router.prefixes import SessionPrefixes
+from segue.checks import require_name
 from segue.cluster_status import SessionInfo, WorkerHealth
 from segue.errors import InvalidRequest, NotFound
 from segue.types import SessionId
@@ -51,7 +52,8 @@ class SessionDesk:
 
     async def fork(self, parent_id: SessionId, child_id: SessionId) -> None:
         """Raises NotFound, and InvalidRequest for a child that exists."""
-        if not child_id or self._directory.find(child_id) is not None:
+        require_name("the child's session_id", child_id)
+        if self._directory.find(child_id) is not None:
             raise InvalidRequest(f"a fork needs the name of a new session, got {child_id!r}")
         # What was said is known here, whether or not a worker still has memory of it.
         self._histories.fork(parent_id, child_id)

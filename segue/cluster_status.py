@@ -26,6 +26,8 @@ class UnitCounts:
     cached: int = 0
     reserved: int = 0
     quarantined: int = 0
+    stray: int = 0
+    """Of those in use, owned by something that is not there any more: a leak."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,30 +7,17 @@ fills that in, from the checkpoint first, so that workers find every value set (
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from segue.errors import InvalidRequest
+from segue.checks import require, require_number
 from segue.messages import require_text
 
 MAX_STOP_STRINGS = 16
+MAX_STOP_STRING_CHARS = 1024
+"""Every delta of an answer is held against each of them."""
 MAX_LOGPROBS = 20
-
-
-def require(condition: bool, message: str) -> None:
-    if not condition:
-        raise InvalidRequest(message)
-
-
-def require_number(name: str, value: float, low: float, high: float) -> None:
-    # The wire has float32, where a bound such as 0.01 is slightly less than itself.
-    is_low = value < low and not math.isclose(value, low, rel_tol=1e-6)
-    require(
-        math.isfinite(value) and not is_low and value <= high,
-        f"{name} must be between {low:g} and {high:g}, got {value:g}",
-    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,5 +156,9 @@ def _check_stop(stop: StopConditions | StopRules) -> None:
     )
     for text in stop.stop_strings:
         require_text("a stop string", text)
+        require(
+            len(text) <= MAX_STOP_STRING_CHARS,
+            f"a stop string must have at most {MAX_STOP_STRING_CHARS} characters, has {len(text)}",
+        )
     require(all(stop.stop_strings), "a stop string must not be empty")
     require(all(t >= 0 for t in stop.stop_token_ids), "stop_token_ids must be >= 0")

@@ -58,7 +58,10 @@ def setup_logging(process_name: str, level: str = "INFO") -> None:
 
 
 class RateMeter:
-    """Events per second over the last `window_s`, for people; Prometheus has the counters."""
+    """Events per second over the last `window_s`, for people; Prometheus has the counters.
+
+    One thread adds, another one may ask.
+    """
 
     def __init__(self, window_s: float = 10.0, clock: Clock = time.monotonic) -> None:
         self._window_s = window_s
@@ -67,15 +70,14 @@ class RateMeter:
         self._events: collections.deque[tuple[float, int]] = collections.deque()
 
     def add(self, count: int) -> None:
-        self._events.append((self._clock(), count))
-        self._forget()
+        now = self._clock()
+        self._events.append((now, count))
+        while self._events[0][0] < now - self._window_s:
+            self._events.popleft()
 
     def per_second(self) -> float:
-        self._forget()
-        elapsed = min(self._window_s, self._clock() - self._started_at)
-        return sum(count for _, count in self._events) / elapsed if elapsed > 0 else 0.0
-
-    def _forget(self) -> None:
-        horizon = self._clock() - self._window_s
-        while self._events and self._events[0][0] < horizon:
-            self._events.popleft()
+        now = self._clock()
+        # A copy is made in one step; a loop over what another thread adds to would raise.
+        recent = [count for at, count in self._events.copy() if at >= now - self._window_s]
+        elapsed = min(self._window_s, now - self._started_at)
+        return sum(recent) / elapsed if elapsed > 0 else 0.0

@@ -9,6 +9,13 @@ import enum
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from segue.checks import (
+    MAX_NAME_CHARS,
+    require,
+    require_ascending,
+    require_label,
+    require_name,
+)
 from segue.types import (
     Epoch,
     SampledToken,
@@ -18,6 +25,8 @@ from segue.types import (
     TurnId,
     WorkerId,
 )
+
+MAX_BRANCH_POINTS = 1024
 
 
 class FinishReason(enum.StrEnum):
@@ -124,6 +133,17 @@ class TurnSpec:
     branch_points: tuple[int, ...] = ()
     """Positions in the prompt, ascending, at which others may part from it: other conversations,
     and this one's next turn. States are worth keeping before them."""
+
+    def __post_init__(self) -> None:
+        # The router adds something to the name that the client gave.
+        require_name("turn_id", self.turn_id, max_chars=2 * MAX_NAME_CHARS)
+        require_label("session_id", self.session_id)
+        require(bool(self.prompt), "expected a prompt of at least one token, got an empty one")
+        require(
+            len(self.branch_points) <= MAX_BRANCH_POINTS,
+            f"at most {MAX_BRANCH_POINTS} branch points, got {len(self.branch_points)}",
+        )
+        require_ascending("branch points", self.branch_points, low=0, high=len(self.prompt))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,6 +9,7 @@ import enum
 from dataclasses import dataclass, field
 from typing import NewType
 
+from segue.checks import require, require_label
 from segue.messages import ChatInput as ChatInput
 from segue.messages import Continuation as Continuation
 from segue.messages import Message as Message
@@ -20,7 +21,6 @@ from segue.sampling import Sampling as Sampling
 from segue.sampling import SamplingParams as SamplingParams
 from segue.sampling import StopConditions as StopConditions
 from segue.sampling import StopRules as StopRules
-from segue.sampling import require
 
 TurnId = NewType("TurnId", str)
 SessionId = NewType("SessionId", str)
@@ -83,9 +83,8 @@ class TurnRequest:
     stop: StopConditions = field(default_factory=StopConditions)
 
     def __post_init__(self) -> None:
-        for name, value in (("session_id", self.session_id), ("turn_id", self.turn_id)):
-            require(len(value) <= 256, f"{name} must have at most 256 characters")
-            require(value.isprintable(), f"{name} must be printable, got {value!r}")
+        require_label("session_id", self.session_id)
+        require_label("turn_id", self.turn_id)
         continues = isinstance(self.input, ChatInput) and self.input.continues is not None
         require(
             bool(self.session_id) or not continues,

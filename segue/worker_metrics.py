@@ -18,6 +18,12 @@ class WorkerMetrics:
         self.registry = new_registry()
         self._pages = Gauge("segue_pages", "Pages by state.", ["state"], registry=self.registry)
         self._slots = Gauge("segue_slots", "Slots by state.", ["state"], registry=self.registry)
+        self._strays = Gauge(
+            "segue_stray_units",
+            "Units in use whose owner is gone: a leak.",
+            ["unit"],
+            registry=self.registry,
+        )
         self._turns = Gauge(
             "segue_worker_turns", "Turns running or waiting.", ["state"], registry=self.registry
         )
@@ -56,8 +62,7 @@ class WorkerMetrics:
             self._evictions.labels(unit, to).inc(number)
         self._revoked.inc(revoked)
         self._seen = now
-        leases = (*cache.leases.all(), *tier.cache.leases.all())
-        self._leases.set(len({lease.session_id for lease in leases}))
+        self._leases.set(len(cache.leases.sessions() | tier.cache.leases.sessions()))
         self._host.set_tier(tier)
 
     def set_load(self, load: WorkerLoad) -> None:
@@ -65,4 +70,6 @@ class WorkerMetrics:
         self._turns.labels("waiting").set(load.waiting_turns)
         set_counts(self._pages, load.pages)
         set_counts(self._slots, load.slots)
+        self._strays.labels("page").set(load.pages.stray + load.host_pages.stray)
+        self._strays.labels("slot").set(load.slots.stray + load.host_slots.stray)
         self._host.set_load(load)

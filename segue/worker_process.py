@@ -17,6 +17,7 @@ from typing import Any, Protocol
 
 from prometheus_client import CollectorRegistry
 
+from segue.cache.strays import Strays
 from segue.cluster_status import WorkerHealth, WorkerLoad, WorkerStatus
 from segue.config import read_file
 from segue.metrics_endpoint import MetricsEndpoint
@@ -77,6 +78,7 @@ class Worker(Protocol):
     def services(self) -> Services: ...
     def status(self) -> WorkerStatus: ...
     def members_changed(self, workers: Sequence[WorkerStatus]) -> None: ...
+    def strays(self) -> Strays: ...
     def check_invariants(self) -> None: ...
     async def drain(self) -> None: ...
     async def close(self) -> None: ...
@@ -124,7 +126,7 @@ async def serving_worker(
             )
             audit = asyncio.ensure_future(audit_when_idle(worker, period_s=_AUDIT_PERIOD_S))
             for task in (joined, audit):
-                task.add_done_callback(_exit_on_failure)
+                task.add_done_callback(exit_on_failure)
             try:
                 yield RunningWorker(worker, server.address)
             finally:
@@ -136,7 +138,7 @@ async def serving_worker(
                 await worker.close()
 
 
-def _exit_on_failure(task: asyncio.Future[None]) -> None:
+def exit_on_failure(task: asyncio.Future[None]) -> None:
     """A worker that may not join (another model) must not sit there unseen, and one whose memory
     does not add up must not go on.
     """
@@ -147,9 +149,16 @@ def _exit_on_failure(task: asyncio.Future[None]) -> None:
 async def audit_when_idle(worker: Worker, *, period_s: float) -> None:
     """Recounts the worker's memory between turns. Raises AccountingError when it does not add up:
     a page that two sequences own would be wrong text, without an error.
+
+    Units that nobody will give back are only less memory: they are told, each leak once.
     """
+    told = ""
     while True:
         await asyncio.sleep(period_s)
+        if (strays := str(worker.strays())) != told:
+            told = strays
+            if strays:
+                logger.error("memory has leaked", extra={"strays": strays})
         load = worker.status().load
         if load.running_turns == load.waiting_turns == 0:
             worker.check_invariants()

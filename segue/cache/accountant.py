@@ -12,6 +12,7 @@ has no lock: one thread owns it, and other threads send that one a message.
 from __future__ import annotations
 
 import enum
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Generic, TypeVar
 
@@ -34,6 +35,12 @@ class UnitState(enum.StrEnum):
     """A remote may write it, and we have given up on what it writes."""
 
 
+NOBODY = ""
+"""The owner of units whose taker did not say who it is."""
+
+_OWNERLESS = (UnitState.FREE, UnitState.CACHED)
+
+
 class AccountingError(AssertionError):
     """A unit was not in the state that the caller claimed: a bug of ours, never a user's error."""
 
@@ -46,6 +53,8 @@ class Accountant(Generic[UnitId]):
         self.total = total
         self._make_id = make_id
         self._states = [UnitState.FREE] * total
+        self._owners = [NOBODY] * total
+        self._held: Counter[str] = Counter()
         self._counts = dict.fromkeys(UnitState, 0) | {UnitState.FREE: total}
         # One bit each, in one number: neighbours are found, and units freed, in a few operations on
         # all of it, however scattered they are.
@@ -55,11 +64,12 @@ class Accountant(Generic[UnitId]):
         """Whether `take(num_units, ...)` would succeed now."""
         return num_units <= self._counts[UnitState.FREE]
 
-    def take(self, num_units: int, state: UnitState) -> tuple[UnitId, ...]:
+    def take(self, num_units: int, state: UnitState, *, owner: str = NOBODY) -> tuple[UnitId, ...]:
         """Moves free units to `state`: neighbours if a long enough run is free, else the lowest.
 
-        Neighbours in memory become one fragment on the wire. Raises Overloaded when fewer than
-        `num_units` are free; then nothing has changed.
+        `owner` names who gives them back: a turn, say. It owns them until they are free, or the
+        prefix tree's. Neighbours in memory become one fragment on the wire. Raises Overloaded when
+        fewer than `num_units` are free; then nothing has changed.
         """
         _require(num_units >= 0, f"cannot take {num_units} {self.name}s")
         _require(state is not UnitState.FREE, "taken units must not stay free")
@@ -71,6 +81,10 @@ class Accountant(Generic[UnitId]):
         units = _first_run(self._free, num_units) or _lowest(self._free, num_units)
         ids = tuple([self._make_id(unit) for unit in units])
         self._enter(ids, UnitState.FREE, state)
+        if state not in _OWNERLESS:
+            for unit in ids:
+                self._owners[unit] = owner
+            self._held[owner] += len(ids)
         self._free ^= _mask(ids, self.total)
         return ids
 
@@ -95,6 +109,18 @@ class Accountant(Generic[UnitId]):
         self._enter(ids, from_state, UnitState.FREE)
         self._free |= _mask(ids, self.total)
 
+    def owners(self) -> dict[str, int]:
+        """Who has units that are neither free nor the prefix tree's, and how many."""
+        return dict(+self._held)
+
+    def owned_by(self, owner: str, state: UnitState) -> tuple[UnitId, ...]:
+        """Looks at every unit: for what went wrong."""
+        return tuple(
+            self._make_id(unit)
+            for unit, has in enumerate(self._states)
+            if has is state and self._owners[unit] == owner
+        )
+
     def state_of(self, unit: UnitId) -> UnitState:
         return self._states[unit]
 
@@ -111,6 +137,12 @@ class Accountant(Generic[UnitId]):
         _require(
             sum(recounted.values()) == self.total, f"{self.name}s: {recounted} != {self.total}"
         )
+        owned = Counter(
+            owner
+            for owner, state in zip(self._owners, self._states, strict=True)
+            if state not in _OWNERLESS
+        )
+        _require(owned == +self._held, f"{self.name}s: owned {owned}, kept {+self._held}")
         free = [unit for unit, state in enumerate(self._states) if state is UnitState.FREE]
         kept = list(_lowest(self._free, self._free.bit_count()))
         _require(free == kept, f"{self.name}s: free are {free}, free bits are {kept}")
@@ -128,8 +160,18 @@ class Accountant(Generic[UnitId]):
                 )
         for unit in ids:
             self._states[unit] = to_state
+        self._pass_on(ids, from_state, to_state)
         self._counts[from_state] -= len(ids)
         self._counts[to_state] += len(ids)
+
+    def _pass_on(self, ids: Sequence[UnitId], from_state: UnitState, to_state: UnitState) -> None:
+        """Free units and those of the prefix tree have no other owner."""
+        if to_state in _OWNERLESS and from_state not in _OWNERLESS:
+            for unit in ids:
+                self._held[self._owners[unit]] -= 1
+                self._owners[unit] = NOBODY
+        elif from_state is UnitState.CACHED and to_state not in _OWNERLESS:
+            self._held[NOBODY] += len(ids)
 
 
 def page_accountant(num_pages: int) -> Accountant[PageId]:

@@ -10,6 +10,7 @@ held, what is written is nobody else's, and what is here already when the bytes 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -17,6 +18,7 @@ from segue.cache.accountant import UnitState
 from segue.cache.memory import Memory
 from segue.cache.node import Checkpoint, Node
 from segue.cache.prefix_cache import Hold, Match, PrefixCache
+from segue.cache.until_kept import UntilKept
 from segue.types import PageId, SlotId
 
 
@@ -35,6 +37,8 @@ NOTHING = Wanted(num_tokens=0, checkpoints=())
 
 Choose = Callable[[Match, Match], Wanted]
 """Given what is there and what is here."""
+
+_numbers = itertools.count(1)
 
 MakeRoom = Callable[[PrefixCache, int, int], bool]
 
@@ -57,6 +61,8 @@ class Copying:
     to_slots: tuple[SlotId, ...]
     positions: tuple[int, ...]
     """Tokens after which the slots' states are."""
+    owner: str
+    """Of the units here, as the accountants name it."""
 
     @property
     def num_units(self) -> int:
@@ -74,7 +80,43 @@ def begin(
     """Holds and takes what is needed. As much is copied as there can be room for: maybe nothing."""
     there, here = source.cache.match(tokens), target.cache.match(tokens)
     wanted = choose(there, here)
-    target_hold = target.cache.hold_pages(here)
+    first, page_tokens = len(here.pages), target.cache.tree.page_tokens
+    owner = f"copy {next(_numbers)}"
+    with UntilKept() as taken:
+
+        def hold(cache: PrefixCache, held: Hold) -> Hold:
+            taken.callback(cache.release, held)
+            return held
+
+        target_hold = hold(target.cache, target.cache.hold_pages(here))
+        num_pages, checkpoints = _room_for(wanted, here, target, make_room)
+        source_holds = (
+            hold(source.cache, source.cache.hold_pages(there)),
+            *(hold(source.cache, source.cache.hold_state(c)) for c in checkpoints),
+        )
+        to_pages = target.pages.take(num_pages, UnitState.WORKING, owner=owner)
+        taken.callback(target.pages.give_back, to_pages, UnitState.WORKING)
+        to_slots = target.slots.take(len(checkpoints), UnitState.WORKING, owner=owner)
+        taken.keep()
+    return Copying(
+        source=source,
+        target=target,
+        tokens=tokens[: here.num_tokens + num_pages * page_tokens],
+        source_holds=source_holds,
+        target_hold=target_hold,
+        from_pages=there.pages[first : first + num_pages],
+        to_pages=to_pages,
+        from_slots=tuple([checkpoint.slot for checkpoint in checkpoints]),
+        to_slots=to_slots,
+        positions=tuple([checkpoint.num_tokens for checkpoint in checkpoints]),
+        owner=owner,
+    )
+
+
+def _room_for(
+    wanted: Wanted, here: Match, target: Memory, make_room: MakeRoom
+) -> tuple[int, list[Checkpoint]]:
+    """How many pages, and which states, there is room for now."""
     first, page_tokens = len(here.pages), target.cache.tree.page_tokens
     num_pages = min(
         max(wanted.num_tokens // page_tokens - first, 0), target.cache.num_obtainable_pages
@@ -89,22 +131,8 @@ def begin(
     # The deepest are worth most.
     checkpoints = checkpoints[max(len(checkpoints) - num_slots, 0) :]
     if wanted.only_with_state and not checkpoints:
-        num_pages, end = 0, here.num_tokens
-    return Copying(
-        source=source,
-        target=target,
-        tokens=tokens[:end],
-        source_holds=(
-            source.cache.hold_pages(there),
-            *(source.cache.hold_state(checkpoint) for checkpoint in checkpoints),
-        ),
-        target_hold=target_hold,
-        from_pages=there.pages[first : first + num_pages],
-        to_pages=target.pages.take(num_pages, UnitState.WORKING),
-        from_slots=tuple([checkpoint.slot for checkpoint in checkpoints]),
-        to_slots=target.slots.take(len(checkpoints), UnitState.WORKING),
-        positions=tuple([checkpoint.num_tokens for checkpoint in checkpoints]),
-    )
+        num_pages = 0
+    return num_pages, checkpoints
 
 
 def finish(copying: Copying) -> Node:
@@ -124,8 +152,7 @@ def finish(copying: Copying) -> Node:
 
 def abandon(copying: Copying) -> None:
     """Nobody copies any more, and the units here are worth nothing."""
-    copying.target.pages.give_back(copying.to_pages, UnitState.WORKING)
-    copying.target.slots.give_back(copying.to_slots, UnitState.WORKING)
+    copying.target.reclaim(copying.owner)
     _let_go(copying)
 
 

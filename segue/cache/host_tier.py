@@ -16,10 +16,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from array import array
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Collection, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from segue.cache.accountant import AccountingError
 from segue.cache.copying import Choose, Copying, MakeRoom, abandon, begin, finish, what_is_new
@@ -27,6 +27,7 @@ from segue.cache.layout import CacheLayout, Unit
 from segue.cache.memory import Memory
 from segue.cache.node import Node
 from segue.cache.prefix_cache import PrefixCache
+from segue.cluster_status import UnitCounts
 from segue.errors import UnknownPrefix
 from segue.prefix_digest import PrefixName
 
@@ -62,6 +63,15 @@ class Tiers:
             f"no prefix of {prefix.num_tokens} tokens with digest {prefix.digest.hex()} is here: "
             "send the whole prompt"
         )
+
+
+class TierCounts(NamedTuple):
+    """Units of both tiers by state."""
+
+    pages: UnitCounts
+    slots: UnitCounts
+    host_pages: UnitCounts
+    host_slots: UnitCounts
 
 
 class HostTier:
@@ -133,6 +143,14 @@ class HostTier:
         prefix had left the device, uncopied, before it was its turn.
         """
         return self._spawn(self._offload(node))
+
+    def counts(self, here: Collection[str]) -> TierCounts:
+        """Those are stray whose owner is not here."""
+        return TierCounts(*self._device.counts(here), *self._host.counts(here))
+
+    def owners(self) -> set[str]:
+        """Copies under way: they own what they write, in either tier."""
+        return {copying.owner for copying in self._under_way}
 
     def check_invariants(self) -> None:
         """Of the host: what works there is exactly what is being copied there.

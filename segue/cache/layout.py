@@ -18,7 +18,14 @@ import enum
 import math
 from dataclasses import dataclass
 
+from segue.checks import require_count, require_name
+
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+
+# Of what describes a cache that exists; for layouts that others tell.
+_MAX_UNIT_BYTES = 1 << 40
+_MAX_FIELDS = 10_000
+_MAX_PAGE_TOKENS = 1 << 20
 
 
 class Unit(enum.StrEnum):
@@ -43,6 +50,10 @@ class CacheField:
             raise ValueError(f"dtype must be one of {sorted(DTYPE_BYTES)}, got {self.dtype!r}")
         if not self.shape or min(self.shape) < 1:
             raise ValueError(f"shape must have positive dimensions, got {self.shape}")
+        if self.unit_bytes > _MAX_UNIT_BYTES:
+            raise ValueError(f"a unit of {self.unit_bytes} bytes is no part of a cache")
+        require_name("a field's group", self.group)
+        require_count("a field's layer", self.layer, high=_MAX_FIELDS)
 
     @property
     def unit_bytes(self) -> int:
@@ -60,6 +71,11 @@ class CacheLayout:
     """Names the weights: two workers that differ here must never exchange states."""
     page_tokens: int
     fields: tuple[CacheField, ...]
+
+    def __post_init__(self) -> None:
+        require_name("model_id", self.model_id)
+        require_count("page_tokens", self.page_tokens, low=1, high=_MAX_PAGE_TOKENS)
+        require_count("the number of a layout's fields", len(self.fields), high=_MAX_FIELDS)
 
     def of_unit(self, unit: Unit) -> tuple[CacheField, ...]:
         return tuple(f for f in self.fields if f.unit is unit)

@@ -7,12 +7,14 @@ is the least valuable one. The session then costs more, and loses nothing else.
 
 from __future__ import annotations
 
+import heapq
 import itertools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, KeysView
 from dataclasses import dataclass
 
 from segue.cache.node import Checkpoint, Node
 from segue.cache.pins import Pins
+from segue.cache.revocation import Rank, RevocationOrder
 from segue.errors import NotFound
 from segue.types import SessionId
 
@@ -43,13 +45,35 @@ class Leases:
         self._clock = clock
         self._ticks = itertools.count(1)
         self._by_session: dict[SessionId, Lease] = {}
+        # Also holds entries of leases that were renewed or ended: they are skipped.
+        self._expiries: list[tuple[float, int, Lease]] = []
+        self._for_page = RevocationOrder[Lease, Node](
+            rank=self._rank,
+            keeps=lambda lease: lease.node if self._is_live(lease) else None,
+            may_give_up=lambda node: not (node.children or node.num_holds),
+        )
+        self._for_slot = RevocationOrder[Lease, Checkpoint](
+            rank=self._rank,
+            keeps=lambda lease: lease.checkpoint if self._is_live(lease) else None,
+            may_give_up=lambda checkpoint: not checkpoint.num_holds,
+        )
+        pins.node_settled = self._for_page.settled
+        pins.checkpoint_settled = self._for_slot.settled
         self.num_revoked = 0
         """Leases, or checkpoints of leases, that memory pressure took. For a counter."""
+
+    def __len__(self) -> int:
+        return len(self._by_session)
 
     def all(self) -> tuple[Lease, ...]:
         """The live ones, oldest turn first."""
         self.expire_due()
         return tuple(sorted(self._by_session.values(), key=lambda lease: lease.tick))
+
+    def sessions(self) -> KeysView[SessionId]:
+        """Who has a live lease."""
+        self.expire_due()
+        return self._by_session.keys()
 
     def get(self, session_id: SessionId) -> Lease | None:
         self.expire_due()
@@ -67,11 +91,16 @@ class Leases:
         self._pins.lease(lease.node, lease.checkpoint)
         self.end(session_id)
         self._by_session[session_id] = lease
+        self._for_page.add(lease)
+        self._for_slot.add(lease)
+        self._expires(lease)
         return lease
 
     def renew(self, session_id: SessionId, expires_at: float) -> None:
         """Raises NotFound when the lease has expired or was revoked."""
-        self._live(session_id).expires_at = expires_at
+        lease = self._live(session_id)
+        lease.expires_at = expires_at
+        self._expires(lease)
 
     def fork(self, session_id: SessionId, child_id: SessionId) -> Lease:
         """A lease of the child on all that the parent has, for as long. Raises NotFound."""
@@ -84,21 +113,20 @@ class Leases:
         if lease is None:
             return False
         self._pins.unlease(lease.node, lease.checkpoint)
+        self._for_page.compact(len(self))
+        self._for_slot.compact(len(self))
         return True
 
     def expire_due(self) -> None:
         now = self._clock()
-        for lease in list(self._by_session.values()):
-            if lease.expires_at <= now:
+        while self._expiries and self._expiries[0][0] <= now:
+            expires_at, _, lease = heapq.heappop(self._expiries)
+            if self._is_live(lease) and lease.expires_at == expires_at:
                 self.end(lease.session_id)
 
     def revoke_for_page(self) -> bool:
         """Ends the least valuable lease whose last page can go. Returns whether there was one."""
-        lease = self._least_valuable(
-            lease
-            for lease in self._by_session.values()
-            if not (lease.node.children or lease.node.num_holds)
-        )
+        lease = self._for_page.first()
         if lease is None:
             return False
         self.num_revoked += 1
@@ -106,11 +134,7 @@ class Leases:
 
     def revoke_for_slot(self) -> bool:
         """Takes the checkpoint, and no page, from the least valuable lease that can give one up."""
-        lease = self._least_valuable(
-            lease
-            for lease in self._by_session.values()
-            if lease.checkpoint and not lease.checkpoint.num_holds
-        )
+        lease = self._for_slot.first()
         if lease is None or lease.checkpoint is None:
             return False
         self.num_revoked += 1
@@ -118,12 +142,18 @@ class Leases:
         lease.checkpoint = None
         return True
 
-    def _least_valuable(self, leases: Iterable[Lease]) -> Lease | None:
-        return min(
-            leases,
-            key=lambda lease: (self._prefix_worth(lease.num_tokens), lease.tick),
-            default=None,
-        )
+    def _rank(self, lease: Lease) -> Rank:
+        return self._prefix_worth(lease.num_tokens), lease.tick
+
+    def _is_live(self, lease: Lease) -> bool:
+        return self._by_session.get(lease.session_id) is lease
+
+    def _expires(self, lease: Lease) -> None:
+        heapq.heappush(self._expiries, (lease.expires_at, next(self._ticks), lease))
+        if len(self._expiries) > 2 * len(self) + 64:
+            live = self._by_session.values()
+            self._expiries = [(lease.expires_at, lease.tick, lease) for lease in live]
+            heapq.heapify(self._expiries)
 
     def _live(self, session_id: SessionId) -> Lease:
         lease = self.get(session_id)

@@ -5,14 +5,16 @@ Sequences run in the device's. The host's, if there is one, holds nothing but pr
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, replace
 from typing import Self
 
-from segue.cache.accountant import Accountant, page_accountant, slot_accountant
+from segue.cache.accountant import Accountant, UnitState, page_accountant, slot_accountant
 from segue.cache.audit import check_invariants
 from segue.cache.prefix_cache import PrefixCache
+from segue.cache.strays import Strays, strays_of
 from segue.cache.worth import Worth
+from segue.cluster_status import UnitCounts
 from segue.types import PageId, SlotId
 
 
@@ -38,6 +40,23 @@ class Memory:
         pages, slots = page_accountant(num_pages), slot_accountant(num_slots)
         cache = PrefixCache(pages, slots, page_tokens=page_tokens, worth=worth, clock=clock)
         return cls(pages=pages, slots=slots, cache=cache)
+
+    def strays(self, here: Collection[str]) -> Strays:
+        """Units whose owner is none of those that are here."""
+        return strays_of(self.pages, self.slots, here)
+
+    def counts(self, here: Collection[str]) -> tuple[UnitCounts, UnitCounts]:
+        """Pages and slots; those are stray whose owner is none of those that are here."""
+        strays = self.strays(here)
+        return (
+            replace(self.pages.counts(), stray=strays.num_pages),
+            replace(self.slots.counts(), stray=strays.num_slots),
+        )
+
+    def reclaim(self, owner: str) -> None:
+        """Frees what works for the owner: for an end that did not go as it should."""
+        self.pages.give_back(self.pages.owned_by(owner, UnitState.WORKING), UnitState.WORKING)
+        self.slots.give_back(self.slots.owned_by(owner, UnitState.WORKING), UnitState.WORKING)
 
     def check_invariants(self) -> None:
         """Raises AccountingError when states, tree and holds do not add up."""

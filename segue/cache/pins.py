@@ -6,6 +6,8 @@ what is leased goes only when its lease is revoked. Everything else waits in two
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from segue.cache.eviction import EvictionQueue
 from segue.cache.node import NEVER, Checkpoint, Node
 from segue.cache.worth import Worth
@@ -24,6 +26,9 @@ class Pins:
         self.num_held_nodes = 0
         """Nodes that end a hold, or have one below. Without the root."""
         self.num_held_checkpoints = 0
+        self.node_settled: Callable[[Node], None] = _nothing
+        self.checkpoint_settled: Callable[[Checkpoint], None] = _nothing
+        """For `Leases`: whoever could not give up the node, or the checkpoint, may look again."""
 
     def hold(self, node: Node) -> None:
         """Cost: the nodes on the way up that were not held yet."""
@@ -103,9 +108,15 @@ class Pins:
             self.leaves.add(node, node.last_use)
         else:
             self.leaves.discard(node)
+            self.node_settled(node)
 
     def settle_checkpoint(self, checkpoint: Checkpoint) -> None:
         if checkpoint.may_go:
             self.checkpoints.add(checkpoint, checkpoint.last_use)
         else:
             self.checkpoints.discard(checkpoint)
+            self.checkpoint_settled(checkpoint)
+
+
+def _nothing(_: object) -> None:
+    pass

@@ -124,6 +124,7 @@ def _units(counts: UnitCounts) -> str:
             ("cached", counts.cached),
             ("reserved", counts.reserved),
             ("quarantined", counts.quarantined),
+            ("stray", counts.stray),
         )
         if number
     ]

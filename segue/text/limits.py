@@ -13,6 +13,7 @@ from segue.types import (
     ChatInput,
     Sampling,
     StopConditions,
+    StopRules,
     TextInput,
     TokenInput,
     TurnInput,
@@ -79,7 +80,9 @@ def num_characters(turn_input: TurnInput, *, first: int = 0) -> int:
             return 0
 
 
-def validate_against_vocab(params: Sampling, stop: StopConditions, vocab_size: int) -> None:
+def validate_against_vocab(
+    params: Sampling, stop: StopConditions | StopRules, vocab_size: int
+) -> None:
     """Raises InvalidRequest for token ids that the model does not have."""
     for token_id in params.logit_bias:
         _require_in_vocab("logit_bias names", token_id, vocab_size)

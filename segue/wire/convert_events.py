@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from segue.checks import one_of, require_count
 from segue.turn import FinishReason, Timings, TokenDelta, TurnEnd, TurnEvent, TurnStarted, Usage
-from segue.types import SampledToken, SessionId, TokenLogprob, TurnId
+from segue.types import MAX_LOGPROBS, SampledToken, SessionId, TokenLogprob, TurnId
 from segue.wire import session_pb2 as pb
 
 _FINISH_TO_WIRE = {
@@ -23,6 +24,8 @@ def sampled_to_wire(token: SampledToken) -> pb.SampledToken:
 
 
 def sampled_from_wire(token: pb.SampledToken) -> SampledToken:
+    """Raises InvalidRequest."""
+    require_count("the number of best tokens", len(token.top), high=MAX_LOGPROBS)
     return SampledToken(
         token_id=token.token_id,
         logprob=token.logprob if token.HasField("logprob") else None,
@@ -51,7 +54,8 @@ def finish_reason_to_wire(reason: FinishReason) -> pb.FinishReason.ValueType:
 
 
 def finish_reason_from_wire(reason: pb.FinishReason.ValueType) -> FinishReason:
-    return _FINISH_FROM_WIRE[reason]
+    """Raises InvalidRequest."""
+    return one_of("finish_reason", _FINISH_FROM_WIRE, reason)
 
 
 def usage_to_wire(usage: Usage) -> pb.Usage:

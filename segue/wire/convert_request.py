@@ -5,7 +5,10 @@ Only modules of this package (and `kv_transfer.wire`) touch protobuf messages.
 
 from __future__ import annotations
 
+import math
+import struct
 from dataclasses import replace
+from typing import Any
 
 from segue.errors import InvalidRequest
 from segue.types import (
@@ -28,6 +31,8 @@ from segue.wire import session_pb2 as pb
 
 _CONTINUED: dict[bool | str, str] = {False: "", True: "content"}
 _CONTINUES: dict[str, bool | str] = {text: value for value, text in _CONTINUED.items()}
+_SINGLE = struct.Struct("<f")
+_MAX_SINGLE = 3.4028234e38
 
 
 def message_to_wire(message: Message) -> pb.Message:
@@ -77,9 +82,9 @@ def sampling_to_wire(sampling: SamplingParams | Sampling) -> pb.Sampling:
 
 
 def sampling_from_wire(sampling: pb.Sampling) -> SamplingParams:
-    """Absent is not zero: such a field stays open."""
-    given = {
-        name: getattr(sampling, name)
+    """Absent is not zero: such a field stays open. Raises InvalidRequest."""
+    given: dict[str, Any] = {
+        name: as_typed(value) if isinstance(value := getattr(sampling, name), float) else value
         for name in (
             "temperature",
             "top_k",
@@ -93,7 +98,22 @@ def sampling_from_wire(sampling: pb.Sampling) -> SamplingParams:
         )
         if sampling.HasField(name)
     }
-    return SamplingParams(**given, logit_bias=dict(sampling.logit_bias))
+    bias = {token_id: as_typed(value) for token_id, value in sampling.logit_bias.items()}
+    return SamplingParams(**given, logit_bias=bias)
+
+
+def as_typed(value: float) -> float:
+    """The number that somebody wrote down, of the single precision that travels: the shortest one
+    that is rounded to it. 0.01 travels as 0.00999999978, and would be below a limit of 0.01.
+    """
+    if not math.isfinite(value):
+        return value
+    for digits in range(6, 9):
+        typed = float(f"{value:.{digits}g}")
+        # What is rounded up beyond single precision cannot be packed, and is not what was meant.
+        if abs(typed) <= _MAX_SINGLE and _SINGLE.unpack(_SINGLE.pack(typed))[0] == value:
+            return typed
+    return value
 
 
 def stop_to_wire(stop: StopConditions | StopRules) -> pb.Stop:
@@ -106,6 +126,7 @@ def stop_to_wire(stop: StopConditions | StopRules) -> pb.Stop:
 
 
 def stop_from_wire(stop: pb.Stop) -> StopConditions:
+    """Raises InvalidRequest."""
     return StopConditions(
         max_tokens=stop.max_tokens if stop.HasField("max_tokens") else None,
         stop_strings=tuple(stop.strings),

@@ -6,6 +6,13 @@ from array import array
 from collections.abc import Callable
 from typing import TypeAlias
 
+from segue.checks import (
+    require_address,
+    require_count,
+    require_epoch,
+    require_name,
+    require_number,
+)
 from segue.prefix_digest import PrefixName, pack_tokens, unpack_tokens
 from segue.turn import PrefixHolder, ShipReport, TurnResult, TurnSpec
 from segue.types import Epoch, SessionId, TurnId, WorkerId
@@ -22,6 +29,8 @@ from segue.wire.convert_request import (
     sampling_to_wire,
     stop_to_wire,
 )
+
+_MAX_SECONDS = 1e9
 
 FindPrefix: TypeAlias = "Callable[[PrefixName], array[int]]"
 
@@ -73,6 +82,11 @@ def holder_to_wire(holder: PrefixHolder) -> worker_pb2.PrefixHolder:
 
 
 def holder_from_wire(holder: worker_pb2.PrefixHolder) -> PrefixHolder:
+    """Raises InvalidRequest."""
+    require_name("the holder's name", holder.worker_id)
+    require_epoch("the holder's epoch", holder.epoch)
+    require_address("the holder's address", holder.address)
+    require_count("the holder's checkpoint_tokens", holder.checkpoint_tokens, low=1)
     return PrefixHolder(
         worker_id=WorkerId(holder.worker_id),
         epoch=Epoch(holder.epoch),
@@ -99,6 +113,9 @@ def report_to_wire(report: ShipReport) -> transfer_pb2.ShipReport:
 
 
 def report_from_wire(report: transfer_pb2.ShipReport) -> ShipReport:
+    """Raises InvalidRequest."""
+    for name in ("queue_s", "prefill_s", "transfer_s", "exposed_transfer_s", "pull_s"):
+        require_number(f"a report's {name}", getattr(report, name), 0.0, _MAX_SECONDS)
     return ShipReport(
         shipped_bytes=report.shipped_bytes,
         cached_tokens=report.cached_tokens,
@@ -129,6 +146,8 @@ def result_to_wire(result: TurnResult) -> worker_pb2.DecodeEnd:
 
 
 def result_from_wire(end: worker_pb2.DecodeEnd) -> TurnResult:
+    """Raises InvalidRequest."""
+    require_number("a result's decode_s", end.decode_s, 0.0, _MAX_SECONDS)
     return TurnResult(
         finish_reason=finish_reason_from_wire(end.finish_reason),
         usage=usage_from_wire(end.usage),

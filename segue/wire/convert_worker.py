@@ -2,6 +2,17 @@
 
 from __future__ import annotations
 
+from segue.checks import (
+    MAX_COUNT,
+    one_of,
+    require,
+    require_address,
+    require_count,
+    require_epoch,
+    require_label,
+    require_name,
+    require_number,
+)
 from segue.cluster_status import (
     ClusterStatus,
     RouterStatus,
@@ -13,6 +24,9 @@ from segue.cluster_status import (
 )
 from segue.types import Epoch, Role, SessionId, WorkerId
 from segue.wire import session_pb2 as pb
+
+_MAX_SECONDS = 1e9
+_MAX_PAGE_TOKENS = 1 << 20
 
 _ROLE_TO_WIRE = {
     Role.PREFILL: pb.WORKER_ROLE_PREFILL,
@@ -35,10 +49,24 @@ def counts_to_wire(counts: UnitCounts) -> pb.UnitCounts:
         cached=counts.cached,
         reserved=counts.reserved,
         quarantined=counts.quarantined,
+        stray=counts.stray,
     )
 
 
 def counts_from_wire(counts: pb.UnitCounts) -> UnitCounts:
+    """Raises InvalidRequest."""
+    by_state = (
+        counts.free,
+        counts.working,
+        counts.cached,
+        counts.reserved,
+        counts.quarantined,
+    )
+    require(
+        sum(by_state) == counts.total,
+        f"units by state must add up to the total of {counts.total}, got {by_state}",
+    )
+    require_count("stray units", counts.stray, high=counts.total)
     return UnitCounts(
         total=counts.total,
         free=counts.free,
@@ -46,6 +74,7 @@ def counts_from_wire(counts: pb.UnitCounts) -> UnitCounts:
         cached=counts.cached,
         reserved=counts.reserved,
         quarantined=counts.quarantined,
+        stray=counts.stray,
     )
 
 
@@ -64,6 +93,10 @@ def load_to_wire(load: WorkerLoad) -> pb.WorkerLoad:
 
 
 def load_from_wire(load: pb.WorkerLoad) -> WorkerLoad:
+    """Raises InvalidRequest."""
+    require_count("page_tokens", load.page_tokens, low=1, high=_MAX_PAGE_TOKENS)
+    require_count("waiting_tokens", load.waiting_tokens)
+    require_number("tokens_per_s", load.tokens_per_s, 0.0, MAX_COUNT)
     return WorkerLoad(
         pages=counts_from_wire(load.pages),
         slots=counts_from_wire(load.slots),
@@ -92,13 +125,20 @@ def worker_to_wire(status: WorkerStatus) -> pb.WorkerStatus:
 
 
 def worker_from_wire(status: pb.WorkerStatus) -> WorkerStatus:
+    """Raises InvalidRequest."""
+    require_name("worker_id", status.worker_id)
+    name = status.worker_id
+    require_epoch(f"the epoch of {name}", status.epoch)
+    require_address(f"the address of {name}", status.address)
+    require_label(f"the metrics_address of {name}", status.metrics_address)
+    require_label(f"the host of {name}", status.host)
     return WorkerStatus(
         worker_id=WorkerId(status.worker_id),
-        role=_ROLE_FROM_WIRE[status.role],
+        role=one_of(f"the role of {name}", _ROLE_FROM_WIRE, status.role),
         epoch=Epoch(status.epoch),
         address=status.address,
         metrics_address=status.metrics_address,
-        health=_HEALTH_FROM_WIRE[status.health],
+        health=one_of(f"the health of {name}", _HEALTH_FROM_WIRE, status.health),
         load=load_from_wire(status.load),
         pid=status.pid,
         host=status.host,

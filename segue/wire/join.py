@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 import grpc
 
 from segue.cluster_status import WorkerStatus
-from segue.errors import LayoutMismatch
+from segue.errors import InvalidRequest, LayoutMismatch
 from segue.wire import worker_pb2
 from segue.wire.convert_worker import worker_from_wire, worker_to_wire
 from segue.wire.server import channel_to
@@ -50,4 +50,6 @@ async def stay_joined(
                 if isinstance(error, LayoutMismatch):
                     raise error from None
                 logger.info("not joined to the router", extra={"error": str(error)})
+            except InvalidRequest as error:
+                logger.error("the router's view cannot be read", extra={"error": str(error)})
         await asyncio.sleep(REJOIN_AFTER_S)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import socket
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
@@ -41,6 +42,16 @@ _SERVER_OPTIONS = [
     ("grpc.http2.min_recv_ping_interval_without_data_ms", _KEEPALIVE_MS // 2),
     ("grpc.http2.max_ping_strikes", 0),
 ]
+
+
+class _CallerLeft(logging.Filter):
+    """A caller that hangs up just when it is answered is nobody's error. gRPC logs a traceback."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return not record.getMessage().startswith("ExecuteBatchError raised in core")
+
+
+_CALLER_LEFT = _CallerLeft()
 
 Services = Sequence[tuple[str, Callable[[grpc.aio.Server], None]]]
 """Full names, as in the .proto, and what adds each to a server."""
@@ -82,6 +93,7 @@ async def serving(
     The services are made when the address is known, since some tell it to others. Health starts as
     NOT_SERVING; `on_serving` hears of each change. Raises InvalidConfig when the port is taken.
     """
+    logging.getLogger("grpc._cython.cygrpc").addFilter(_CALLER_LEFT)
     server = grpc.aio.server(
         interceptors=[ErrorInterceptor()],
         options=[

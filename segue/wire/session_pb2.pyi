@@ -1386,6 +1386,7 @@ class UnitCounts(_message.Message):
     CACHED_FIELD_NUMBER: _builtins.int
     RESERVED_FIELD_NUMBER: _builtins.int
     QUARANTINED_FIELD_NUMBER: _builtins.int
+    STRAY_FIELD_NUMBER: _builtins.int
     total: _builtins.int
     free: _builtins.int
     working: _builtins.int
@@ -1394,6 +1395,8 @@ class UnitCounts(_message.Message):
     """Promised to a handoff that has not committed."""
     quarantined: _builtins.int
     """Given up, but a remote may still write there."""
+    stray: _builtins.int
+    """Of those in use, owned by something that is not there any more: a leak."""
     def __init__(
         self,
         *,
@@ -1403,10 +1406,11 @@ class UnitCounts(_message.Message):
         cached: _builtins.int = ...,
         reserved: _builtins.int = ...,
         quarantined: _builtins.int = ...,
+        stray: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached", b"cached", "free", b"free", "quarantined", b"quarantined", "reserved", b"reserved", "total", b"total", "working", b"working"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached", b"cached", "free", b"free", "quarantined", b"quarantined", "reserved", b"reserved", "stray", b"stray", "total", b"total", "working", b"working"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -10,7 +10,8 @@ import asyncio
 import contextlib
 import logging
 import re
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import grpc
@@ -21,6 +22,10 @@ from segue.wire import worker_pb2
 logger = logging.getLogger(__name__)
 
 _TOO_LARGE = re.compile(r"message larger than max \((\d+) vs\. (\d+)\)")
+
+_MAX_CHARS = 500
+_MAX_ASCII_CHARS = 4000
+
 ERROR_KEY = "segue-error"
 RETRY_AFTER_KEY = "segue-retry-after-s"
 
@@ -132,8 +137,19 @@ def rpc_errors(peer: str) -> Iterator[None]:
 Method = Callable[[Any, Any], Any]
 
 
+@dataclass(frozen=True, slots=True)
+class _Undecodable:
+    """What came in place of a message."""
+
+    reason: str
+
+
 class ErrorInterceptor(grpc.aio.ServerInterceptor):
-    """Answers a raised error with its status; anything unforeseen is logged and is INTERNAL."""
+    """Answers a raised error with its status; anything unforeseen is logged and is INTERNAL.
+
+    Bytes that are not the message that was expected are an error of the caller's: gRPC by itself
+    would log a traceback and answer UNKNOWN.
+    """
 
     async def intercept_service(
         self,
@@ -141,20 +157,53 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
         handler_call_details: grpc.HandlerCallDetails,
     ) -> Any:
         handler = await continuation(handler_call_details)
-        if handler is None or not handler_call_details.method.startswith("/segue."):
+        if handler is None:
             return handler
-        if handler.response_streaming:
-            make = (
-                grpc.stream_stream_rpc_method_handler
-                if handler.request_streaming
-                else grpc.unary_stream_rpc_method_handler
-            )
-            inner: Method = handler.stream_stream or handler.unary_stream
-            wrapped = _streaming(inner)
-        else:
-            make = grpc.unary_unary_rpc_method_handler
-            wrapped = _unary(handler.unary_unary)
-        return make(wrapped, handler.request_deserializer, handler.response_serializer)
+        kind = (
+            f"{'stream' if handler.request_streaming else 'unary'}_"
+            f"{'stream' if handler.response_streaming else 'unary'}"
+        )
+        inner: Method = _decoded(getattr(handler, kind), is_stream=handler.request_streaming)
+        make = getattr(grpc, f"{kind}_rpc_method_handler")
+        return make(
+            _streaming(inner) if handler.response_streaming else _unary(inner),
+            _or_undecodable(handler.request_deserializer),
+            handler.response_serializer,
+        )
+
+
+def _or_undecodable(deserialize: Callable[[bytes], Any] | None) -> Callable[[bytes], Any] | None:
+    if deserialize is None:
+        return None
+
+    def decode(octets: bytes) -> Any:
+        try:
+            return deserialize(octets)
+        except Exception as error:
+            # Protobuf's own errors, and those of text that is not UTF-8.
+            return _Undecodable(f"{len(octets)} bytes are not a message of this method: {error}")
+
+    return decode
+
+
+def _decoded(method: Method, *, is_stream: bool) -> Method:
+    """The method, which gets nothing that could not be decoded."""
+
+    def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+        return method(_each_decoded(request) if is_stream else _known(request), context)
+
+    return call
+
+
+async def _each_decoded(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
+    async for request in requests:
+        yield _known(request)
+
+
+def _known(request: Any) -> Any:
+    if isinstance(request, _Undecodable):
+        raise errors.InvalidRequest(request.reason)
+    return request
 
 
 def _unary(method: Method) -> Method:
@@ -172,7 +221,12 @@ def _streaming(method: Method) -> Method:
         # One coroutine writes, so that a client that hangs up ends the method here and now: a
         # generator that the framework drops would run its clean-up whenever it is collected.
         try:
-            async with contextlib.aclosing(method(request, context)) as messages:
+            answering = method(request, context)
+            if not hasattr(answering, "aclose"):
+                # A method that writes for itself, as gRPC's health service does.
+                await answering
+                return
+            async with contextlib.aclosing(answering) as messages:
                 async for message in messages:
                     await context.write(message)
         except Exception as error:
@@ -182,13 +236,30 @@ def _streaming(method: Method) -> Method:
 
 
 async def _abort(context: grpc.aio.ServicerContext[Any, Any], error: Exception) -> None:
-    if isinstance(error, grpc.aio.AbortError):
+    """Tells the caller. One that has left meanwhile is nobody's error."""
+    try:
+        await _tell(context, error)
+    except grpc.aio.InternalError:
+        # gRPC could not send: the call is over. It would log that with a traceback.
+        raise asyncio.CancelledError from None
+
+
+async def _tell(context: grpc.aio.ServicerContext[Any, Any], error: Exception) -> None:
+    if isinstance(error, grpc.aio.AbortError | grpc.aio.InternalError):
         raise error
     if isinstance(error, errors.SegueError):
-        await context.abort(status_of(error), str(error), _trailers(error))
+        await context.abort(status_of(error), _said(error), _trailers(error))
     if isinstance(error, asyncio.TimeoutError):
         await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "the caller's deadline has passed")
     logger.exception("unforeseen error in a servicer method")
-    await context.abort(
-        grpc.StatusCode.INTERNAL, f"{type(error).__name__}: {error} (a bug; see the server's log)"
-    )
+    said = f"{type(error).__name__}: {_said(error)} (a bug; see the server's log)"
+    await context.abort(grpc.StatusCode.INTERNAL, said)
+
+
+def _said(error: Exception) -> str:
+    """Short enough to travel: it goes as metadata, of which gRPC takes 8 KiB, and a character may
+    take twelve bytes of them. Messages quote what came, which may be long.
+    """
+    message = str(error)
+    longest = _MAX_ASCII_CHARS if message.isascii() and message.isprintable() else _MAX_CHARS
+    return message if len(message) <= longest else f"{message[:longest]} …"

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from segue.wire import session_pb2 as segue_dot_wire_dot_session__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19segue/wire/transfer.proto\x12\x08segue.v1\x1a\x18segue/wire/session.proto\"Z\n\nCacheField\x12\r\n\x05group\x18\x01 \x01(\t\x12\r\n\x05layer\x18\x02 \x01(\r\x12\x0c\n\x04unit\x18\x03 \x01(\t\x12\r\n\x05\x64type\x18\x04 \x01(\t\x12\x11\n\x05shape\x18\x05 \x03(\rB\x02\x10\x01\"Z\n\x0b\x43\x61\x63heLayout\x12\x10\n\x08model_id\x18\x01 \x01(\t\x12\x13\n\x0bpage_tokens\x18\x02 \x01(\r\x12$\n\x06\x66ields\x18\x03 \x03(\x0b\x32\x14.segue.v1.CacheField\"\x98\x01\n\tMemoryMap\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12\x0f\n\x07segment\x18\x03 \x01(\t\x12%\n\x06layout\x18\x04 \x01(\x0b\x32\x15.segue.v1.CacheLayout\x12\x1a\n\x0e\x62\x61se_addresses\x18\x05 \x03(\x04\x42\x02\x10\x01\x12\x15\n\tnum_units\x18\x06 \x03(\rB\x02\x10\x01\"2\n\x0bMeetRequest\x12#\n\x06writer\x18\x01 \x01(\x0b\x32\x13.segue.v1.MemoryMap\"0\n\tMeetReply\x12#\n\x06reader\x18\x01 \x01(\x0b\x32\x13.segue.v1.MemoryMap\"\xb5\x01\n\x06Ticket\x12\x11\n\tticket_id\x18\x01 \x01(\t\x12\x0f\n\x07turn_id\x18\x02 \x01(\t\x12\x11\n\tworker_id\x18\x03 \x01(\t\x12\r\n\x05\x65poch\x18\x04 \x01(\x04\x12\x0f\n\x07\x61\x64\x64ress\x18\x05 \x01(\t\x12\x17\n\x0fresident_tokens\x18\x06 \x01(\r\x12\x14\n\x08page_ids\x18\x07 \x03(\rB\x02\x10\x01\x12\x0f\n\x07slot_id\x18\x08 \x01(\r\x12\x14\n\x0c\x65xpires_in_s\x18\t \x01(\x01\"-\n\rGroupChecksum\x12\r\n\x05group\x18\x01 \x01(\t\x12\r\n\x05\x63rc32\x18\x02 \x01(\r\"\xb0\x01\n\rCommitRequest\x12\x11\n\tticket_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12*\n\tchecksums\x18\x03 \x03(\x0b\x32\x17.segue.v1.GroupChecksum\x12+\n\x0b\x66irst_token\x18\x04 \x01(\x0b\x32\x16.segue.v1.SampledToken\x12$\n\x06report\x18\x05 \x01(\x0b\x32\x14.segue.v1.ShipReport\"\x8e\x02\n\nShipReport\x12\x15\n\rshipped_bytes\x18\x01 \x01(\x04\x12\x15\n\rcached_tokens\x18\x02 \x01(\r\x12\x0f\n\x07queue_s\x18\x03 \x01(\x01\x12\x11\n\tprefill_s\x18\x04 \x01(\x01\x12\x12\n\ntransfer_s\x18\x05 \x01(\x01\x12\x1a\n\x12\x65xposed_transfer_s\x18\x06 \x01(\x01\x12\x17\n\x0f\x63omputed_tokens\x18\x07 \x01(\r\x12\x15\n\rpulled_tokens\x18\x08 \x01(\r\x12\x14\n\x0cpulled_bytes\x18\t \x01(\x04\x12\x0e\n\x06pull_s\x18\n \x01(\x01\x12\x13\n\x0bkept_tokens\x18\x0b \x01(\r\x12\x13\n\x0bkept_states\x18\x0c \x03(\r\"\r\n\x0b\x43ommitReply\"@\n\x0c\x41\x62ortRequest\x12\x11\n\tticket_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12\x0e\n\x06reason\x18\x03 \x01(\t\"\x0c\n\nAbortReply\"7\n\x0c\x46\x65nceRequest\x12\x11\n\tticket_id\x18\x01 \x01(\t\x12\x14\n\x0cwriter_epoch\x18\x02 \x01(\x04\"\"\n\nFenceReply\x12\x14\n\x0cwriter_epoch\x18\x01 \x01(\x04\"F\n\x0bPullRequest\x12 \n\x06ticket\x18\x01 \x01(\x0b\x32\x10.segue.v1.Ticket\x12\x15\n\ttoken_ids\x18\x02 \x03(\rB\x02\x10\x01\"\"\n\tPullReply\x12\x15\n\rshipped_bytes\x18\x01 \x01(\x04\x32\xb4\x01\n\rHandoffReader\x12\x32\n\x04Meet\x12\x15.segue.v1.MeetRequest\x1a\x13.segue.v1.MeetReply\x12\x38\n\x06\x43ommit\x12\x17.segue.v1.CommitRequest\x1a\x15.segue.v1.CommitReply\x12\x35\n\x05\x41\x62ort\x12\x16.segue.v1.AbortRequest\x1a\x14.segue.v1.AbortReply2F\n\rHandoffWriter\x12\x35\n\x05\x46\x65nce\x12\x16.segue.v1.FenceRequest\x1a\x14.segue.v1.FenceReply2C\n\rHandoffSource\x12\x32\n\x04Pull\x12\x15.segue.v1.PullRequest\x1a\x13.segue.v1.PullReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19segue/wire/transfer.proto\x12\x08segue.v1\x1a\x18segue/wire/session.proto\"Z\n\nCacheField\x12\r\n\x05group\x18\x01 \x01(\t\x12\r\n\x05layer\x18\x02 \x01(\r\x12\x0c\n\x04unit\x18\x03 \x01(\t\x12\r\n\x05\x64type\x18\x04 \x01(\t\x12\x11\n\x05shape\x18\x05 \x03(\rB\x02\x10\x01\"Z\n\x0b\x43\x61\x63heLayout\x12\x10\n\x08model_id\x18\x01 \x01(\t\x12\x13\n\x0bpage_tokens\x18\x02 \x01(\r\x12$\n\x06\x66ields\x18\x03 \x03(\x0b\x32\x14.segue.v1.CacheField\"\x98\x01\n\tMemoryMap\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12\x0f\n\x07segment\x18\x03 \x01(\t\x12%\n\x06layout\x18\x04 \x01(\x0b\x32\x15.segue.v1.CacheLayout\x12\x1a\n\x0e\x62\x61se_addresses\x18\x05 \x03(\x04\x42\x02\x10\x01\x12\x15\n\tnum_units\x18\x06 \x03(\rB\x02\x10\x01\"2\n\x0bMeetRequest\x12#\n\x06writer\x18\x01 \x01(\x0b\x32\x13.segue.v1.MemoryMap\"D\n\tMeetReply\x12#\n\x06reader\x18\x01 \x01(\x0b\x32\x13.segue.v1.MemoryMap\x12\x12\n\nticket_key\x18\x02 \x01(\x0c\"\xc3\x01\n\x06Ticket\x12\x11\n\tticket_id\x18\x01 \x01(\t\x12\x0f\n\x07turn_id\x18\x02 \x01(\t\x12\x11\n\tworker_id\x18\x03 \x01(\t\x12\r\n\x05\x65poch\x18\x04 \x01(\x04\x12\x0f\n\x07\x61\x64\x64ress\x18\x05 \x01(\t\x12\x17\n\x0fresident_tokens\x18\x06 \x01(\r\x12\x14\n\x08page_ids\x18\x07 \x03(\rB\x02\x10\x01\x12\x0f\n\x07slot_id\x18\x08 \x01(\r\x12\x14\n\x0c\x65xpires_in_s\x18\t \x01(\x01\x12\x0c\n\x04seal\x18\n \x01(\x0c\"-\n\rGroupChecksum\x12\r\n\x05group\x18\x01 \x01(\t\x12\r\n\x05\x63rc32\x18\x02 \x01(\r\"\xb0\x01\n\rCommitRequest\x12\x11\n\tticket_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12*\n\tchecksums\x18\x03 \x03(\x0b\x32\x17.segue.v1.GroupChecksum\x12+\n\x0b\x66irst_token\x18\x04 \x01(\x0b\x32\x16.segue.v1.SampledToken\x12$\n\x06report\x18\x05 \x01(\x0b\x32\x14.segue.v1.ShipReport\"\x8e\x02\n\nShipReport\x12\x15\n\rshipped_bytes\x18\x01 \x01(\x04\x12\x15\n\rcached_tokens\x18\x02 \x01(\r\x12\x0f\n\x07queue_s\x18\x03 \x01(\x01\x12\x11\n\tprefill_s\x18\x04 \x01(\x01\x12\x12\n\ntransfer_s\x18\x05 \x01(\x01\x12\x1a\n\x12\x65xposed_transfer_s\x18\x06 \x01(\x01\x12\x17\n\x0f\x63omputed_tokens\x18\x07 \x01(\r\x12\x15\n\rpulled_tokens\x18\x08 \x01(\r\x12\x14\n\x0cpulled_bytes\x18\t \x01(\x04\x12\x0e\n\x06pull_s\x18\n \x01(\x01\x12\x13\n\x0bkept_tokens\x18\x0b \x01(\r\x12\x13\n\x0bkept_states\x18\x0c \x03(\r\"\r\n\x0b\x43ommitReply\"@\n\x0c\x41\x62ortRequest\x12\x11\n\tticket_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12\x0e\n\x06reason\x18\x03 \x01(\t\"\x0c\n\nAbortReply\"7\n\x0c\x46\x65nceRequest\x12\x11\n\tticket_id\x18\x01 \x01(\t\x12\x14\n\x0cwriter_epoch\x18\x02 \x01(\x04\"\"\n\nFenceReply\x12\x14\n\x0cwriter_epoch\x18\x01 \x01(\x04\"F\n\x0bPullRequest\x12 \n\x06ticket\x18\x01 \x01(\x0b\x32\x10.segue.v1.Ticket\x12\x15\n\ttoken_ids\x18\x02 \x03(\rB\x02\x10\x01\"\"\n\tPullReply\x12\x15\n\rshipped_bytes\x18\x01 \x01(\x04\x32\xb4\x01\n\rHandoffReader\x12\x32\n\x04Meet\x12\x15.segue.v1.MeetRequest\x1a\x13.segue.v1.MeetReply\x12\x38\n\x06\x43ommit\x12\x17.segue.v1.CommitRequest\x1a\x15.segue.v1.CommitReply\x12\x35\n\x05\x41\x62ort\x12\x16.segue.v1.AbortRequest\x1a\x14.segue.v1.AbortReply2F\n\rHandoffWriter\x12\x35\n\x05\x46\x65nce\x12\x16.segue.v1.FenceRequest\x1a\x14.segue.v1.FenceReply2C\n\rHandoffSource\x12\x32\n\x04Pull\x12\x15.segue.v1.PullRequest\x1a\x13.segue.v1.PullReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -51,33 +51,33 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_MEETREQUEST']._serialized_start=404
   _globals['_MEETREQUEST']._serialized_end=454
   _globals['_MEETREPLY']._serialized_start=456
-  _globals['_MEETREPLY']._serialized_end=504
-  _globals['_TICKET']._serialized_start=507
-  _globals['_TICKET']._serialized_end=688
-  _globals['_GROUPCHECKSUM']._serialized_start=690
-  _globals['_GROUPCHECKSUM']._serialized_end=735
-  _globals['_COMMITREQUEST']._serialized_start=738
-  _globals['_COMMITREQUEST']._serialized_end=914
-  _globals['_SHIPREPORT']._serialized_start=917
-  _globals['_SHIPREPORT']._serialized_end=1187
-  _globals['_COMMITREPLY']._serialized_start=1189
-  _globals['_COMMITREPLY']._serialized_end=1202
-  _globals['_ABORTREQUEST']._serialized_start=1204
-  _globals['_ABORTREQUEST']._serialized_end=1268
-  _globals['_ABORTREPLY']._serialized_start=1270
-  _globals['_ABORTREPLY']._serialized_end=1282
-  _globals['_FENCEREQUEST']._serialized_start=1284
-  _globals['_FENCEREQUEST']._serialized_end=1339
-  _globals['_FENCEREPLY']._serialized_start=1341
-  _globals['_FENCEREPLY']._serialized_end=1375
-  _globals['_PULLREQUEST']._serialized_start=1377
-  _globals['_PULLREQUEST']._serialized_end=1447
-  _globals['_PULLREPLY']._serialized_start=1449
-  _globals['_PULLREPLY']._serialized_end=1483
-  _globals['_HANDOFFREADER']._serialized_start=1486
-  _globals['_HANDOFFREADER']._serialized_end=1666
-  _globals['_HANDOFFWRITER']._serialized_start=1668
-  _globals['_HANDOFFWRITER']._serialized_end=1738
-  _globals['_HANDOFFSOURCE']._serialized_start=1740
-  _globals['_HANDOFFSOURCE']._serialized_end=1807
+  _globals['_MEETREPLY']._serialized_end=524
+  _globals['_TICKET']._serialized_start=527
+  _globals['_TICKET']._serialized_end=722
+  _globals['_GROUPCHECKSUM']._serialized_start=724
+  _globals['_GROUPCHECKSUM']._serialized_end=769
+  _globals['_COMMITREQUEST']._serialized_start=772
+  _globals['_COMMITREQUEST']._serialized_end=948
+  _globals['_SHIPREPORT']._serialized_start=951
+  _globals['_SHIPREPORT']._serialized_end=1221
+  _globals['_COMMITREPLY']._serialized_start=1223
+  _globals['_COMMITREPLY']._serialized_end=1236
+  _globals['_ABORTREQUEST']._serialized_start=1238
+  _globals['_ABORTREQUEST']._serialized_end=1302
+  _globals['_ABORTREPLY']._serialized_start=1304
+  _globals['_ABORTREPLY']._serialized_end=1316
+  _globals['_FENCEREQUEST']._serialized_start=1318
+  _globals['_FENCEREQUEST']._serialized_end=1373
+  _globals['_FENCEREPLY']._serialized_start=1375
+  _globals['_FENCEREPLY']._serialized_end=1409
+  _globals['_PULLREQUEST']._serialized_start=1411
+  _globals['_PULLREQUEST']._serialized_end=1481
+  _globals['_PULLREPLY']._serialized_start=1483
+  _globals['_PULLREPLY']._serialized_end=1517
+  _globals['_HANDOFFREADER']._serialized_start=1520
+  _globals['_HANDOFFREADER']._serialized_end=1700
+  _globals['_HANDOFFWRITER']._serialized_start=1702
+  _globals['_HANDOFFWRITER']._serialized_end=1772
+  _globals['_HANDOFFSOURCE']._serialized_start=1774
+  _globals['_HANDOFFSOURCE']._serialized_end=1841
 # @@protoc_insertion_point(module_scope)

@@ -153,16 +153,20 @@ class MeetReply(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     READER_FIELD_NUMBER: _builtins.int
+    TICKET_KEY_FIELD_NUMBER: _builtins.int
+    ticket_key: _builtins.bytes
+    """With which the reader seals its tickets, in this life."""
     @_builtins.property
     def reader(self) -> Global___MemoryMap: ...
     def __init__(
         self,
         *,
         reader: Global___MemoryMap | None = ...,
+        ticket_key: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["reader", b"reader"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["reader", b"reader"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["reader", b"reader", "ticket_key", b"ticket_key"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -183,6 +187,7 @@ class Ticket(_message.Message):
     PAGE_IDS_FIELD_NUMBER: _builtins.int
     SLOT_ID_FIELD_NUMBER: _builtins.int
     EXPIRES_IN_S_FIELD_NUMBER: _builtins.int
+    SEAL_FIELD_NUMBER: _builtins.int
     ticket_id: _builtins.str
     turn_id: _builtins.str
     worker_id: _builtins.str
@@ -195,6 +200,8 @@ class Ticket(_message.Message):
     slot_id: _builtins.int
     expires_in_s: _builtins.float
     """Seconds of validity, counted from the reader's answer. Clocks are not compared across hosts."""
+    seal: _builtins.bytes
+    """The reader's, over ids, pages and slot (kv_transfer/seal.py): whoever writes looks at it before."""
     @_builtins.property
     def page_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Pages for the prompt's tokens beyond the resident ones, in order."""
@@ -211,10 +218,11 @@ class Ticket(_message.Message):
         page_ids: _abc.Iterable[_builtins.int] | None = ...,
         slot_id: _builtins.int = ...,
         expires_in_s: _builtins.float = ...,
+        seal: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "epoch", b"epoch", "expires_in_s", b"expires_in_s", "page_ids", b"page_ids", "resident_tokens", b"resident_tokens", "slot_id", b"slot_id", "ticket_id", b"ticket_id", "turn_id", b"turn_id", "worker_id", b"worker_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "epoch", b"epoch", "expires_in_s", b"expires_in_s", "page_ids", b"page_ids", "resident_tokens", b"resident_tokens", "seal", b"seal", "slot_id", b"slot_id", "ticket_id", b"ticket_id", "turn_id", b"turn_id", "worker_id", b"worker_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

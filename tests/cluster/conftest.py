@@ -55,8 +55,10 @@ class LocalCluster:
     decode: list[DecodeWorker]
 
     def check_invariants(self) -> None:
+        """At any moment: the accounts add up, and every unit has an owner that is here."""
         for worker in (*self.prefill, *self.decode):
             worker.check_invariants()
+            worker.strays().require_none()
 
 
 def num_evicted(*workers: PrefillWorker | DecodeWorker) -> int:

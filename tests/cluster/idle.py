@@ -34,6 +34,6 @@ def is_idle(status: ClusterStatus) -> bool:
 
 
 def all_free(counts: UnitCounts) -> bool:
-    """Every unit is free or cached, and the sums are equal to the total."""
-    in_use = counts.working + counts.reserved + counts.quarantined
+    """Every unit is free or cached, and the sums are equal to the total; none has leaked."""
+    in_use = counts.working + counts.reserved + counts.quarantined + counts.stray
     return in_use == 0 and counts.free + counts.cached == counts.total > 0

@@ -9,7 +9,7 @@ from decode_worker.residency import Residency
 from segue.cache.accountant import UnitState
 from segue.cache.memory import Memory
 from segue.engine.speculation import SlotRing
-from segue.types import SessionId, SlotId
+from segue.types import SessionId, SlotId, TurnId
 from tests.cache.prefix_world import PAGE_TOKENS
 from tests.cache.prefix_world import prompt as prompt_of
 from tests.cache.tiered_world import TieredWorld
@@ -25,7 +25,7 @@ class Desk(TieredWorld):
         self.residency = Residency(memory, self.tier, config, lambda: self.now)
 
     def spare(self, num_drafts: int) -> tuple[SlotId, ...]:
-        return self.residency.spare_slots(num_drafts)
+        return self.residency.spare_slots(num_drafts, TurnId("turn"))
 
     async def close(self, *taken: SlotId) -> None:
         self.slots.give_back(taken, UnitState.WORKING)

@@ -124,3 +124,15 @@ async def test_asking_ends_when_the_writers_death_is_known(scene: Scene) -> None
 
     assert len(scene.writer.asked) <= num_asked + 1
     assert scene.num_free() == 16
+
+
+async def test_a_bug_in_asking_for_one_fence_keeps_no_other_waiting(scene: Scene) -> None:
+    scene.writer.may_answer.set()
+    scene.writer.errors = [RuntimeError("a bug")]  # type: ignore[list-item]  # not one of ours
+    for turn in ("turn-a", "turn-b"):
+        scene.world.reserve(scene.reader, scene.prefill, turn=turn)
+        scene.reader.give_up(TurnId(turn), "released")
+
+    await scene.until(lambda: scene.num_free() == 16)
+
+    assert len(scene.writer.asked) == 3

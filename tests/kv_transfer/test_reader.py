@@ -250,14 +250,17 @@ def test_an_absent_writer_is_dead_only_if_it_cannot_be_reached_either(desk: Desk
     assert desk.node.pages.counts().free == 16
 
 
-async def test_ended_handoffs_are_forgotten_when_they_would_have_expired(desk: Desk) -> None:
-    await desk.commit(desk.reserve())
-    assert desk.reader.counts()["committed"] == 1
-
-    desk.clock.now += 31
-    desk.reader.expire_due()
+async def test_a_handoff_that_has_ended_is_forgotten_but_for_how_it_ended(desk: Desk) -> None:
+    used, given_up = desk.reserve(), desk.reserve("turn-b")
+    await desk.commit(used)
+    desk.reader.abort(given_up.ticket_id, Epoch(1), "prefill ran out of pages")
 
     assert set(desk.reader.counts().values()) == {0}
+    with pytest.raises(NotFound, match="has been used; reserve again"):
+        await desk.commit(used)
+    with pytest.raises(NotFound, match="was given up: prefill ran out of pages"):
+        await desk.commit(given_up)
+    desk.reader.abort(used.ticket_id, Epoch(1), "late news")
 
 
 async def test_every_step_is_told_for_counting(desk: Desk) -> None:

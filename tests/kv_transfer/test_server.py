@@ -18,6 +18,7 @@ from kv_transfer.ticket import CommittedHandoff, Fence, PeerIdentity, Ticket
 from segue.cache.layout import CacheLayout
 from segue.errors import (
     Cancelled,
+    InvalidRequest,
     LayoutMismatch,
     NotFound,
     StaleEpoch,
@@ -56,7 +57,9 @@ class Cluster:
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        face = ReaderServicer(self.reader, lambda *commit: self.arrived.append(commit))
+        face = ReaderServicer(
+            self.reader, lambda *commit: self.arrived.append(commit), vocab_size=100
+        )
         server = grpc.aio.server(interceptors=[ErrorInterceptor()])
         add_HandoffReaderServicer_to_server(face, server)
         add_HandoffWriterServicer_to_server(WriterServicer(self.writer), server)
@@ -79,7 +82,7 @@ class Cluster:
         return dataclasses.replace(ticket, reader=at_reader)
 
     async def begin(self, ticket: Ticket) -> Outgoing:
-        reader_map = await self.to_reader.meet(ticket.reader, timeout_s=5)
+        reader_map = await self.to_reader.meet(ticket, timeout_s=5)
         pages = tuple(PageId(i) for i in range(3))
         return self.writer.begin(ticket, reader_map, source_pages=pages, source_slot=SlotId(0))
 
@@ -111,17 +114,18 @@ async def test_a_handoff_ends_with_its_first_token_and_report(cluster: Cluster) 
 
 async def test_workers_meet_once_a_life(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
     ticket = cluster.reserve("turn-a")
-    first = await cluster.to_reader.meet(ticket.reader, timeout_s=5)
+    first = await cluster.to_reader.meet(ticket, timeout_s=5)
     monkeypatch.setattr(cluster.to_reader, "_reader", None)
 
-    assert await cluster.to_reader.meet(ticket.reader, timeout_s=5) is first
+    assert await cluster.to_reader.meet(ticket, timeout_s=5) is first
 
 
 async def test_a_ticket_of_another_life_of_the_reader_is_stale(cluster: Cluster) -> None:
-    reader = cluster.reserve("turn-a").reader
+    ticket = cluster.reserve("turn-a")
+    later = dataclasses.replace(ticket.reader, epoch=Epoch(9))
 
     with pytest.raises(StaleEpoch, match="expected decode-0 in epoch 9 at"):
-        await cluster.to_reader.meet(dataclasses.replace(reader, epoch=Epoch(9)), timeout_s=5)
+        await cluster.to_reader.meet(dataclasses.replace(ticket, reader=later), timeout_s=5)
 
 
 async def test_another_model_is_refused_with_both_named(world: World) -> None:
@@ -185,7 +189,7 @@ async def test_a_fence_of_another_life_of_the_writer_is_answered_at_once(cluster
     await cluster.begin(ticket)
     earlier = PeerIdentity(
         worker_id=cluster.source.memory_map.worker_id,
-        epoch=Epoch(0),
+        epoch=Epoch(9),
         address=cluster.address,
     )
 
@@ -196,7 +200,53 @@ async def test_a_fence_of_another_life_of_the_writer_is_answered_at_once(cluster
 
 
 async def test_a_reader_that_is_down_is_unavailable(cluster: Cluster) -> None:
-    reader = dataclasses.replace(cluster.reserve("turn-a").reader, address="127.0.0.1:1")
+    ticket = cluster.reserve("turn-a")
+    nowhere = dataclasses.replace(ticket.reader, address="127.0.0.1:1")
 
     with pytest.raises(Unavailable, match=r"127\.0\.0\.1:1"):
-        await cluster.to_reader.meet(reader, timeout_s=5)
+        await cluster.to_reader.meet(dataclasses.replace(ticket, reader=nowhere), timeout_s=5)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"page_ids": (PageId(9), PageId(1), PageId(2))},
+        {"page_ids": (PageId(1), PageId(0), PageId(2))},
+        {"slot_id": SlotId(2)},
+        {"resident_tokens": 4},
+        {"turn_id": TurnId("turn-b")},
+        {"seal": b""},
+        {"seal": b"x" * 32},
+    ],
+)
+async def test_a_ticket_that_is_not_as_its_reader_issued_it_is_refused(
+    cluster: Cluster, change: dict[str, object]
+) -> None:
+    ticket = cluster.reserve("turn-a")
+    assert ticket.page_ids == (0, 1, 2)
+    altered = dataclasses.replace(ticket, **change)  # type: ignore[arg-type]  # a test's values
+
+    with pytest.raises(InvalidRequest, match="its seal does not fit"):
+        await cluster.begin(altered)
+
+    assert cluster.world.network.written == []
+    await cluster.begin(ticket)
+
+
+async def test_a_ticket_of_another_reader_does_not_fit(cluster: Cluster, world: World) -> None:
+    other = world.reserve(world.reader(world.node("decode-0")), cluster.source)
+    mine = cluster.reserve("turn-a")
+
+    with pytest.raises(InvalidRequest, match="its seal does not fit"):
+        await cluster.begin(dataclasses.replace(other, reader=mine.reader))
+
+
+async def test_a_first_token_that_the_model_does_not_have_commits_nothing(
+    cluster: Cluster,
+) -> None:
+    ticket = cluster.reserve("turn-a")
+
+    with pytest.raises(InvalidRequest, match="the first token is 100, but the model"):
+        await cluster.to_reader.commit(ticket, {}, SampledToken(token_id=100), REPORT, timeout_s=5)
+
+    assert cluster.target.pages.counts().reserved == 4

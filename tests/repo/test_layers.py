@@ -23,17 +23,18 @@ LAUNCH_SEES = set(SEES)
 
 INSIDE = {
     # Part of segue: which other parts of segue it may import. Parts not listed may import any.
-    "messages": {"errors"},
-    "sampling": {"errors", "messages"},
-    "types": {"errors", "messages", "sampling"},
-    "turn": {"types"},
+    "checks": {"errors"},
+    "messages": {"errors", "checks"},
+    "sampling": {"errors", "checks", "messages"},
+    "types": {"errors", "checks", "messages", "sampling"},
+    "turn": {"types", "checks"},
     "cluster_status": {"types"},
     "errors": set(),
     "cost_line": set(),
     "history": {"types"},
     "prefix_digest": {"errors"},
     "tool_calls": {"types", "tool_calls"},
-    "cache": {"types", "cluster_status", "errors", "prefix_digest", "cache"},
+    "cache": {"types", "checks", "cluster_status", "errors", "prefix_digest", "cache"},
     "kernels": {"kernels"},
     "text": {"types", "errors", "text"},
     "model": {"types", "errors", "cache", "kernels", "model", "demo"},
@@ -51,6 +52,7 @@ INSIDE = {
     "wire": {
         "types",
         "turn",
+        "checks",
         "cluster_status",
         "errors",
         "explanation",

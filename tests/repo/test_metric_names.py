@@ -28,6 +28,7 @@ WORKER = EVERY | {
     "segue_host_offloaded_tokens": (),
     "segue_host_loaded_tokens": (),
     "segue_host_load_seconds": (),
+    "segue_stray_units": ("unit",),
     "segue_leases": (),
     "segue_leases_revoked": (),
 }

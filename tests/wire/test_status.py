@@ -4,24 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import logging
 import pickle
 from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from segue import errors
 from segue.client import Client
 from segue.types import TextInput
 from segue.wire import session_pb2 as pb
+from segue.wire import worker_pb2
 from segue.wire.server import Services, channel_to, serving
 from segue.wire.session_pb2_grpc import (
     SessionsServicer,
     SessionsStub,
     add_SessionsServicer_to_server,
 )
-from segue.wire.status import rpc_errors, status_of
+from segue.wire.status import _abort, rpc_errors, status_of
+from segue.wire.worker_pb2_grpc import MembershipServicer, add_MembershipServicer_to_server
 
 ALL = [
     kind
@@ -52,6 +56,15 @@ class Failing(SessionsServicer):
             self.was_left.set()
 
 
+SERVED: dict[str, str] = {}
+
+
+@pytest.fixture
+def address(failing: tuple[Failing, SessionsStub]) -> str:
+    """Where `failing` is served."""
+    return SERVED["address"]
+
+
 @pytest.fixture
 async def failing() -> AsyncIterator[tuple[Failing, SessionsStub]]:
     servicer = Failing()
@@ -63,6 +76,7 @@ async def failing() -> AsyncIterator[tuple[Failing, SessionsStub]]:
         serving("127.0.0.1", 0, lambda address: [service]) as running,
         channel_to(running.address) as channel,
     ):
+        SERVED["address"] = running.address
         yield servicer, SessionsStub(channel)
 
 
@@ -75,6 +89,19 @@ async def test_a_raised_error_arrives_as_itself(
 
     with pytest.raises(kind, match=r"^expected this, got that$"), rpc_errors("peer"):
         await stub.Cancel(pb.CancelRequest())
+
+
+@pytest.mark.parametrize("character", ["x", "ß", "字", "😀", "\n", "\x00"])
+async def test_a_message_that_quotes_a_book_is_cut_and_arrives(
+    failing: tuple[Failing, SessionsStub], character: str
+) -> None:
+    servicer, stub = failing
+    servicer.error = errors.NotFound("no turn " + character * 100_000)
+
+    with pytest.raises(errors.NotFound, match=r"^no turn ") as refused, rpc_errors("peer"):
+        await stub.Cancel(pb.CancelRequest())
+
+    assert len(str(refused.value)) < 5000
 
 
 async def test_a_hint_when_to_retry_travels_along(failing: tuple[Failing, SessionsStub]) -> None:
@@ -173,3 +200,103 @@ def test_errors_pickle_and_have_a_status(kind: type[errors.SegueError]) -> None:
 
     assert (type(error), str(error)) == (kind, "what")
     assert isinstance(status_of(error), grpc.StatusCode)
+
+
+GARBAGE = (b"\xff\xff\xff", b"\x0a\x05ab", b"\x0a\x02\xff\xfe")
+
+
+@pytest.mark.parametrize("octets", GARBAGE)
+@pytest.mark.parametrize("method", ["Cancel", "Generate"])
+async def test_bytes_that_are_no_message_are_an_invalid_argument_without_a_traceback(
+    failing: tuple[Failing, SessionsStub],
+    caplog: pytest.LogCaptureFixture,
+    address: str,
+    method: str,
+    octets: bytes,
+) -> None:
+    async with channel_to(address) as channel:
+        if method == "Cancel":
+            call = channel.unary_unary(f"/segue.v1.Sessions/{method}")(octets)
+        else:
+            call = channel.unary_stream(f"/segue.v1.Sessions/{method}")(octets)
+
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await (call if method == "Cancel" else call.read())
+
+    assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert f"{len(octets)} bytes are not a message of this method" in str(refused.value.details())
+    assert caplog.records == []
+
+
+async def test_bytes_that_are_no_message_end_a_stream_after_those_before_them(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    heard: list[str] = []
+
+    class Listening(MembershipServicer):
+        async def Join(
+            self, request_iterator: AsyncIterator[worker_pb2.Heartbeat], context: Any
+        ) -> AsyncIterator[worker_pb2.ClusterView]:
+            async for heartbeat in request_iterator:
+                heard.append(heartbeat.model_id)
+                yield worker_pb2.ClusterView()
+
+    async def messages() -> AsyncIterator[bytes]:
+        yield worker_pb2.Heartbeat(model_id="one").SerializeToString()
+        yield b"\xff\xff\xff"
+
+    service = (
+        "segue.v1.Membership",
+        lambda server: add_MembershipServicer_to_server(Listening(), server),
+    )
+    async with (
+        serving("127.0.0.1", 0, lambda address: [service]) as running,
+        channel_to(running.address) as channel,
+    ):
+        call = channel.stream_stream("/segue.v1.Membership/Join")(messages())
+        assert await call.read() == b""
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await call.read()
+
+    assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert heard == ["one"]
+    assert caplog.records == []
+
+
+@pytest.mark.parametrize("octets", GARBAGE)
+async def test_probes_get_the_same_answer_and_still_work(
+    address: str, caplog: pytest.LogCaptureFixture, octets: bytes
+) -> None:
+    async with channel_to(address) as channel:
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await channel.unary_unary("/grpc.health.v1.Health/Check")(octets)
+        watching = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
+        seen = await watching.read()
+        watching.cancel()
+
+    assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert seen.status == health_pb2.HealthCheckResponse.NOT_SERVING
+    assert [record for record in caplog.records if record.exc_info] == []
+
+
+@pytest.mark.parametrize("error", [errors.NotFound("gone"), KeyError("a bug")])
+async def test_a_caller_that_has_left_before_the_answer_is_nobodys_error(error: Exception) -> None:
+    class Left:
+        async def abort(self, *arguments: object) -> None:
+            raise grpc.aio.InternalError("execute_batch")
+
+    with pytest.raises(asyncio.CancelledError):
+        await _abort(Left(), error)  # type: ignore[arg-type]  # as much of a context as is asked
+
+
+async def test_a_caller_that_leaves_while_it_is_answered_leaves_no_traceback(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    grpcs = logging.getLogger("grpc._cython.cygrpc")
+    async with serving("127.0.0.1", 0, lambda address: []):
+        grpcs.error(
+            "ExecuteBatchError raised in core by servicer method [/segue.v1.Sessions/Cancel]"
+        )
+        grpcs.error("Unexpected [KeyError] raised by servicer method [/segue.v1.Sessions/Cancel]")
+
+    assert [record.getMessage()[:10] for record in caplog.records] == ["Unexpected"]

@@ -1,0 +1,139 @@
+"""What the books of tickets and leases cost an event loop, with much behind them and with little.
+
+`python -m benchmarks.bookkeeping`: reserves and commits a handoff after so many others have ended,
+and renews, asks for and revokes a lease among so many sessions. Prints a row per number. No model,
+no network: this is what a turn pays for the turns before it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from collections.abc import Callable
+
+from kv_transfer.layout import MemoryMap
+from kv_transfer.reader import HandoffReader
+from kv_transfer.ticket import PeerIdentity
+from segue.cache.accountant import UnitState, page_accountant, slot_accountant
+from segue.cache.layout import CacheField, CacheLayout, Unit
+from segue.cache.prefix_cache import PrefixCache
+from segue.cache.worth import worth_to_decode
+from segue.types import Epoch, SessionId, TurnId, WorkerId
+
+_PAGE_TOKENS = 16
+_LAYOUT = CacheLayout(
+    model_id="none",
+    page_tokens=_PAGE_TOKENS,
+    fields=(
+        CacheField(group="kv", layer=0, unit=Unit.PAGE, dtype="float32", shape=(16,)),
+        CacheField(group="recurrent", layer=1, unit=Unit.SLOT, dtype="float32", shape=(64,)),
+    ),
+)
+_WRITER = PeerIdentity(worker_id=WorkerId("prefill-0"), epoch=Epoch(1), address="127.0.0.1:1")
+_NUM_MEASURED = 100
+_PAST_TICKETS = (100, 10_000, 40_000)
+_SESSIONS = (100, 1_000, 10_000)
+
+
+class _Tickets:
+    def __init__(self) -> None:
+        self._pages, self._slots = page_accountant(64), slot_accountant(8)
+        memory_map = MemoryMap(
+            worker_id=WorkerId("decode-0"),
+            epoch=Epoch(1),
+            segment="nowhere",
+            layout=_LAYOUT,
+            base_addresses=(0, 0),
+            num_units=(64, 8),
+        )
+        self._reader = HandoffReader(
+            pages=self._pages,
+            slots=self._slots,
+            memory_map=memory_map,
+            address="127.0.0.1:1",
+            verify_checksums=False,
+        )
+        self.num_past = 0
+
+    async def turn(self) -> None:
+        ticket = self._reader.reserve(
+            TurnId(f"turn-{self.num_past}"),
+            num_prompt_tokens=40,
+            extra_tokens=20,
+            writer=_WRITER,
+            lifetime_s=600.0,
+        )
+        committed = await self._reader.commit(ticket.ticket_id, Epoch(1), {})
+        self._pages.give_back(committed.pages, UnitState.WORKING)
+        self._slots.give_back([committed.slot], UnitState.WORKING)
+        self.num_past += 1
+
+
+async def _tickets() -> list[str]:
+    """Milliseconds of a reservation and its commit."""
+    lines = ["| past tickets | reserve + commit |", "| --- | --- |"]
+    desk = _Tickets()
+    for num_past in _PAST_TICKETS:
+        while desk.num_past < num_past:
+            await desk.turn()
+        started_at = time.perf_counter()
+        for _ in range(_NUM_MEASURED):
+            await desk.turn()
+        lines.append(f"| {num_past:,} | {_ms(started_at, _NUM_MEASURED)} |")
+    return lines
+
+
+def _sessions(num_sessions: int) -> PrefixCache:
+    """As many leases, on a page and a state each."""
+    pages, slots = page_accountant(num_sessions), slot_accountant(num_sessions)
+    cache = PrefixCache(
+        pages,
+        slots,
+        page_tokens=_PAGE_TOKENS,
+        worth=worth_to_decode(_LAYOUT, float, link_bytes_per_s=1e9),
+        clock=time.monotonic,
+    )
+    for session in range(num_sessions):
+        tokens = range(session * _PAGE_TOKENS, (session + 1) * _PAGE_TOKENS)
+        hold = cache.hold_pages(cache.match(()))
+        own = pages.take(1, UnitState.WORKING), slots.take(1, UnitState.WORKING)
+        cache.insert(tokens, own[0], hold=hold, checkpoints={_PAGE_TOKENS: own[1][0]})
+        cache.leases.grant(SessionId(str(session)), hold.node, time.monotonic() + 600.0)
+        cache.release(hold)
+    return cache
+
+
+def _leases() -> list[str]:
+    """Milliseconds of a renewal, of a look-up, and of room for a page that a lease must make."""
+    lines = ["| sessions | renew | get | revoke |", "| --- | --- | --- | --- |"]
+    for num_sessions in _SESSIONS:
+        cache = _sessions(num_sessions)
+        leases = cache.leases
+        sessions = [SessionId(str(session)) for session in range(num_sessions)][-_NUM_MEASURED:]
+        renew = _mean(lambda i, s=sessions, held=leases: held.renew(s[i], time.monotonic() + 600.0))
+        get = _mean(lambda i, s=sessions, held=leases: held.get(s[i]))
+        revoke = _mean(lambda i, own=cache: own.make_room(i + 1, 0))
+        lines.append(f"| {num_sessions:,} | {renew} | {get} | {revoke} |")
+    return lines
+
+
+def _mean(call: Callable[..., object]) -> str:
+    """Of `call(0)`, `call(1)`, and so on."""
+    started_at = time.perf_counter()
+    for i in range(_NUM_MEASURED):
+        call(i)
+    return _ms(started_at, _NUM_MEASURED)
+
+
+def _ms(started_at: float, num_calls: int) -> str:
+    return f"{(time.perf_counter() - started_at) / num_calls * 1e3:.3f} ms"
+
+
+def main() -> None:
+    lines = [*asyncio.run(_tickets()), "", *_leases()]
+    sys.stdout.write("\n".join(lines) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,88 @@
+"""What values are refused for, in one wording: each check raises InvalidRequest, or returns.
+
+For `__post_init__`s, and for the doors at which messages become values.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import TypeVar
+
+from segue.errors import InvalidRequest
+
+MAX_NAME_CHARS = 256
+MAX_EPOCH = 2**63 - 1
+MAX_COUNT = 10**12
+"""More than there is of anything: tokens, pages, bytes of a handoff in KiB."""
+
+_ADDRESS = re.compile(r"[A-Za-z0-9._:%\[\]-]{1,255}:[0-9]{1,5}")
+
+Wire = TypeVar("Wire")
+Value = TypeVar("Value")
+
+
+def require(condition: bool, message: str) -> None:
+    if not condition:
+        raise InvalidRequest(message)
+
+
+def require_number(name: str, value: float, low: float, high: float) -> None:
+    require(
+        math.isfinite(value) and low <= value <= high,
+        f"{name} must be between {low:g} and {high:g}, got {shown(value)}",
+    )
+
+
+def require_count(name: str, value: int, *, low: int = 0, high: int = MAX_COUNT) -> None:
+    require(low <= value <= high, f"{name} must be between {low} and {high}, got {value}")
+
+
+def require_label(name: str, value: str, *, max_chars: int = MAX_NAME_CHARS) -> None:
+    """Text that is shown or compared; it may be empty."""
+    require(
+        len(value) <= max_chars,
+        f"{name} must have at most {max_chars} characters, has {len(value)}",
+    )
+    require(value.isprintable(), f"{name} must be printable, got {value!r}")
+
+
+def require_name(name: str, value: str, *, max_chars: int = MAX_NAME_CHARS) -> None:
+    """Text that names something."""
+    require(bool(value), f"{name} must not be empty")
+    require_label(name, value, max_chars=max_chars)
+
+
+def require_address(name: str, value: str) -> None:
+    is_address = _ADDRESS.fullmatch(value) is not None
+    require(
+        is_address and 1 <= int(value.rsplit(":", 1)[1]) < 65536,
+        f"{name} must be host:port, got {value[:MAX_NAME_CHARS]!r}",
+    )
+
+
+def require_epoch(name: str, value: int) -> None:
+    require(1 <= value <= MAX_EPOCH, f"{name} must be an epoch in [1, 2**63), got {value}")
+
+
+def require_ascending(name: str, values: Sequence[int], *, low: int, high: int) -> None:
+    """Each greater than the one before, all of them in [low, high]."""
+    ordered = all(a < b for a, b in itertools.pairwise(values))
+    require(ordered, f"{name} must be ascending, got {list(values[:8])}")
+    require(
+        not values or (low <= values[0] and values[-1] <= high),
+        f"{name} must be between {low} and {high}, got {list(values[:8])}",
+    )
+
+
+def one_of(name: str, table: Mapping[Wire, Value], wire: Wire) -> Value:
+    """What the number of an enum stands for."""
+    require(wire in table, f"{name} must be one of {sorted(map(str, table.values()))}, got {wire}")
+    return table[wire]
+
+
+def shown(value: float) -> str:
+    """As short as it can be without being another number."""
+    return repr(value).removesuffix(".0")

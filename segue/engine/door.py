@@ -1,0 +1,26 @@
+"""What a worker asks of a turn before it takes it: the model must be able to run all of it.
+
+The router has asked the same. But an id that the model does not have would end the engine that the
+other turns here run on, so nobody's word is taken for it.
+"""
+
+from __future__ import annotations
+
+from segue.errors import InvalidRequest
+from segue.model.config import ModelConfig
+from segue.text.limits import validate_against_vocab, validate_length, validate_prompt
+from segue.turn import TurnSpec
+
+
+def check_turn(turn: TurnSpec, model: ModelConfig) -> None:
+    """Raises InvalidRequest, and ContextOverflow."""
+    num_prompt, max_tokens = len(turn.prompt), turn.stop.max_tokens
+    validate_length(num_prompt, model.max_position_embeddings)
+    validate_prompt(turn.prompt, model.vocab_size)
+    room = model.max_position_embeddings - num_prompt
+    if room < max_tokens:
+        raise InvalidRequest(
+            f"max_tokens is {max_tokens}, but after a prompt of {num_prompt} tokens the "
+            f"model's context has room for {room}"
+        )
+    validate_against_vocab(turn.sampling, turn.stop, model.vocab_size)

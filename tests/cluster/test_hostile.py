@@ -1,0 +1,305 @@
+"""What a worker was once told that ended it, blinded it or took its memory: now it is refused, with
+nothing lost."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+import pytest_asyncio
+
+from decode_worker.config import DecodeConfig
+from router.config import RouterConfig
+from segue.cache.accountant import UnitState
+from segue.client import Answer
+from segue.errors import InvalidRequest, NotFound, SegueError, Unavailable
+from segue.launch.config import Config
+from segue.types import SamplingParams, StopConditions, TokenInput
+from segue.wire import session_pb2 as pb
+from segue.wire import transfer_pb2, worker_pb2
+from segue.wire.server import channel_to
+from segue.wire.status import rpc_errors
+from segue.wire.transfer_pb2_grpc import HandoffReaderStub, HandoffWriterStub
+from segue.wire.worker_pb2_grpc import DecodeWorkerStub, PrefillWorkerStub
+from tests.cluster.conftest import ENGINE, LocalCluster, local_cluster
+from tests.cluster.idle import is_idle, wait_until_idle
+
+PROMPT = tuple(range(20, 120))
+CONFIG = Config(
+    engine=replace(ENGINE, max_running=64),
+    decode=DecodeConfig(attach_s=0.5),
+    # Every prompt is computed by prefill and handed over.
+    router=RouterConfig(local_prefill_max_tokens=0),
+)
+
+
+# One cluster for all of them: each leaves it as it was.
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@pytest.fixture(scope="module")
+def exits() -> Iterator[list[int]]:
+    """Every time that a process would have ended."""
+    seen: list[int] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "_exit", seen.append)
+        yield seen
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def shared(demo: Path, exits: list[int]) -> AsyncIterator[LocalCluster]:
+    async with local_cluster(demo, CONFIG) as cluster:
+        yield cluster
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def cluster(shared: LocalCluster, exits: list[int]) -> AsyncIterator[LocalCluster]:
+    yield shared
+    status = await wait_until_idle(shared.client)
+    assert is_idle(status), status
+    shared.check_invariants()
+    assert exits == []
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def decode(cluster: LocalCluster) -> AsyncIterator[grpc.aio.Channel]:
+    async with channel_to(cluster.decode[0].presence.address) as channel:
+        yield channel
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def prefill(cluster: LocalCluster) -> AsyncIterator[grpc.aio.Channel]:
+    async with channel_to(cluster.prefill[0].presence.address) as channel:
+        yield channel
+
+
+async def answer(cluster: LocalCluster, first: int = 20, **options: Any) -> Answer:
+    prompt = tuple(range(first, first + 100))
+    return await cluster.client.generate(
+        TokenInput(prompt), stop=StopConditions(max_tokens=8, ignore_eos=True), **options
+    )
+
+
+def spec(**changed: Any) -> worker_pb2.TurnSpec:
+    fields = {"turn_id": "hostile", "prompt": PROMPT, "stop": pb.Stop(max_tokens=8)}
+    return worker_pb2.TurnSpec(**(fields | changed))
+
+
+BAD_SPECS = {
+    "a token that the model does not have": (spec(prompt=[1_000_000]), "token id 1000000"),
+    "no prompt": (spec(prompt=[]), "prompt of at least one token"),
+    "a bias for a token that the model does not have": (
+        spec(sampling=pb.Sampling(logit_bias={10**6: 1.0}, repetition_penalty=1.5)),
+        "logit_bias names token id 1000000",
+    ),
+    "a stop token that the model does not have": (
+        spec(stop=pb.Stop(max_tokens=8, token_ids=[10**6])),
+        "stop_token_ids has token id 1000000",
+    ),
+    "an answer beyond the context": (spec(stop=pb.Stop(max_tokens=2**31 - 1)), "has room for"),
+    "branch points from behind": (spec(branch_points=[9, 3]), "must be ascending"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_SPECS)
+async def test_no_turn_ends_the_worker_that_it_is_sent_to(
+    cluster: LocalCluster, decode: grpc.aio.Channel, prefill: grpc.aio.Channel, case: str
+) -> None:
+    turn, reason = BAD_SPECS[case]
+    right = await answer(cluster)
+    identity = cluster.prefill[0].presence.identity
+    ticket = transfer_pb2.Ticket(
+        ticket_id="t",
+        turn_id="hostile",
+        worker_id="decode-0",
+        epoch=cluster.decode[0].presence.identity.epoch,
+        address=cluster.decode[0].presence.address,
+        page_ids=range(7),
+        expires_in_s=5,
+    )
+    calls = [
+        DecodeWorkerStub(decode).PrefillHere(
+            worker_pb2.PrefillHereRequest(turn=turn, max_computed_tokens=10**6), timeout=5
+        ),
+        DecodeWorkerStub(decode).Reserve(
+            worker_pb2.ReserveRequest(
+                turn=turn,
+                writer_id=identity.worker_id,
+                writer_epoch=identity.epoch,
+                writer_address=cluster.prefill[0].presence.address,
+            ),
+            timeout=5,
+        ),
+        PrefillWorkerStub(prefill).Prefill(
+            worker_pb2.PrefillRequest(turn=turn, ticket=ticket), timeout=5
+        ),
+    ]
+
+    for call in calls:
+        with pytest.raises(InvalidRequest, match=reason), rpc_errors("worker"):
+            await call
+
+    assert (await answer(cluster)).token_ids == right.token_ids
+
+
+async def test_guessed_tickets_cannot_be_fenced_committed_or_aborted(
+    cluster: LocalCluster, decode: grpc.aio.Channel, prefill: grpc.aio.Channel
+) -> None:
+    writer, reader = (w[0].presence.identity for w in (cluster.prefill, cluster.decode))
+    guesses = [f"decode-0-{reader.epoch}-{number}" for number in range(1, 61)]
+    for guess in guesses:
+        await HandoffWriterStub(prefill).Fence(
+            transfer_pb2.FenceRequest(ticket_id=guess, writer_epoch=writer.epoch)
+        )
+        await HandoffReaderStub(decode).Abort(
+            transfer_pb2.AbortRequest(ticket_id=guess, epoch=reader.epoch)
+        )
+        with pytest.raises(NotFound), rpc_errors("decode"):
+            await HandoffReaderStub(decode).Commit(
+                transfer_pb2.CommitRequest(ticket_id=guess, epoch=reader.epoch)
+            )
+
+    answers = await asyncio.gather(*(answer(cluster, first) for first in range(100, 112)))
+
+    assert [len(one.token_ids) for one in answers] == [8] * 12
+
+
+@pytest.mark.parametrize(
+    "writer",
+    [
+        {"writer_id": "nobody"},
+        {"writer_address": "127.0.0.1:1"},
+        {"writer_epoch": 1},
+    ],
+)
+async def test_reservations_for_writers_that_nobody_knows_take_nothing(
+    cluster: LocalCluster,
+    decode: grpc.aio.Channel,
+    monkeypatch: pytest.MonkeyPatch,
+    writer: dict[str, Any],
+) -> None:
+    monkeypatch.setattr("kv_transfer.members.NEWS_WAIT_S", 0.05)
+    presence = cluster.prefill[0].presence
+    real = {
+        "writer_id": presence.identity.worker_id,
+        "writer_epoch": presence.identity.epoch,
+        "writer_address": presence.address,
+    }
+
+    async def reserve(number: int) -> None:
+        turn = spec(turn_id=f"hostile-{number}")
+        request = worker_pb2.ReserveRequest(turn=turn, **(real | writer))
+        with pytest.raises(Unavailable, match="is not in the cluster"), rpc_errors("decode"):
+            await DecodeWorkerStub(decode).Reserve(request, timeout=5)
+
+    await asyncio.gather(*(reserve(number) for number in range(32)))
+
+    counts = cluster.decode[0].status().load.pages
+    assert counts.reserved == counts.quarantined == 0
+    assert len((await answer(cluster)).token_ids) == 8
+
+
+async def test_a_lease_and_a_pause_may_be_shorter_than_a_look_at_them(
+    cluster: LocalCluster,
+) -> None:
+    await answer(cluster, session_id="s")
+
+    seconds = await cluster.client.renew_session("s", 1e-6, pause_s=1e-6)
+
+    assert seconds == pytest.approx(2e-6)
+    with pytest.raises(NotFound):
+        await cluster.client.renew_session("s", 10.0)
+
+
+@pytest.mark.parametrize("name", ["", "x" * 257, "two\nlines"])
+async def test_a_fork_has_a_name_that_a_turn_could_have(cluster: LocalCluster, name: str) -> None:
+    await answer(cluster, session_id="s")
+
+    with pytest.raises(InvalidRequest, match="session_id"):
+        await cluster.client.fork_session("s", name)
+
+
+async def test_a_penalty_at_its_limit_is_taken(cluster: LocalCluster) -> None:
+    said = await answer(cluster, sampling=SamplingParams(repetition_penalty=0.01))
+
+    assert len(said.token_ids) == 8
+
+
+@pytest.mark.parametrize("first_token", [10**6, 2**32 - 1])
+async def test_a_first_token_of_another_model_is_refused(
+    cluster: LocalCluster, decode: grpc.aio.Channel, first_token: int
+) -> None:
+    request = transfer_pb2.CommitRequest(
+        ticket_id="any",
+        epoch=cluster.decode[0].presence.identity.epoch,
+        first_token=pb.SampledToken(token_id=first_token),
+    )
+
+    refused = pytest.raises(InvalidRequest, match=f"the first token is {first_token}")
+    with refused, rpc_errors("decode"):
+        await HandoffReaderStub(decode).Commit(request)
+
+
+class Bug(RuntimeError):
+    pass
+
+
+def raising(*_: object, **__: object) -> Any:
+    raise Bug("not one of ours")
+
+
+PLACES = [
+    "decode_worker.residency.Residency.spare_slots",
+    "decode_worker.turn.Sequences.arrived",
+    "decode_worker.residency.Residency.keep",
+    "kv_transfer.reader.HandoffReader.reserve",
+    "kv_transfer.ticket_book.TicketBook.new_ticket_id",
+    "kv_transfer.ticket_book.TicketBook.add",
+    "kv_transfer.outgoing.Outgoing.finish",
+    "kv_transfer.peers.Peers.commit",
+    "decode_worker.leases.TieredLeases.grant",
+    "decode_worker.engine._push",
+    "prefill_worker.engine.PrefillEngine._row",
+    "prefill_worker.units.PromptMemory._take_behind",
+    "segue.cache.prefix_cache.PrefixCache.insert",
+    "prefill_worker.engine.PrefillEngine._ship",
+    "kv_transfer.writer.HandoffWriter.begin",
+]
+
+
+@pytest.mark.parametrize("place", PLACES)
+async def test_an_error_of_any_kind_after_memory_was_taken_gives_it_back(
+    cluster: LocalCluster, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    right = await answer(cluster, 30)
+    with monkeypatch.context() as broken:
+        broken.setattr(place, raising)
+        with pytest.raises(SegueError):
+            # A prompt of its own: nothing of it is anywhere yet.
+            await answer(cluster, 140 + PLACES.index(place), session_id=place)
+        status = await wait_until_idle(cluster.client)
+
+    assert is_idle(status), status
+    cluster.check_invariants()
+    assert (await answer(cluster, 30)).token_ids == right.token_ids
+
+
+async def test_a_leak_is_told_with_its_owners_name(cluster: LocalCluster) -> None:
+    (worker,) = cluster.decode
+    pages = worker._memory.pages.take(5, UnitState.WORKING, owner="turn-of-yesterday")
+    slots = worker._memory.slots.take(2, UnitState.WORKING, owner="turn-of-yesterday")
+
+    status = await cluster.client.status()
+    (seen,) = (w.load for w in status.workers if w.worker_id == "decode-0")
+
+    assert (seen.pages.stray, seen.slots.stray) == (5, 2)
+    assert not is_idle(status)
+    assert "5 pages and 2 slots are owned by turn-of-yesterday" in str(worker.strays())
+    worker._memory.pages.give_back(pages, UnitState.WORKING)
+    worker._memory.slots.give_back(slots, UnitState.WORKING)

@@ -1,0 +1,141 @@
+"""An engine in which something goes wrong: the sequence, or the pass, that it concerns ends; the
+others say what they would have said."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from decode_worker.ahead import AheadEngine
+from decode_worker.config import DecodeConfig
+from decode_worker.engine import DecodeEngine
+from decode_worker.events import Event, Left
+from decode_worker.metrics import DecodeMetrics
+from decode_worker.sequence import DecodeSequence
+from segue.engine.runner import ModelRunner
+from segue.engine.stepper import Stepper
+from segue.errors import SegueError, Unavailable
+from segue.turn import FinishReason
+from segue.types import SamplingParams, StopConditions
+from tests.decode_worker.engines import MAX_RUNNING, Asked, Became, Engine, Turns, runner_of
+
+CONFIG = DecodeConfig(max_drafts=0)
+Publish = Callable[[Sequence[Event]], None]
+
+
+@pytest.fixture(scope="module")
+def runner(tiny_dense: Path) -> ModelRunner:
+    return runner_of(tiny_dense)
+
+
+@pytest.fixture(params=["host", "ahead"])
+def make(request: pytest.FixtureRequest, runner: ModelRunner) -> Callable[[Publish], Engine]:
+    def host(publish: Publish) -> Engine:
+        return DecodeEngine(runner, DecodeMetrics(), publish, CONFIG)
+
+    def ahead(publish: Publish) -> Engine:
+        stepper = Stepper.of(runner, num_rows=MAX_RUNNING, max_batch=64, max_drafts=0)
+        return AheadEngine(runner, stepper, DecodeMetrics(), publish, CONFIG, num_rows=MAX_RUNNING)
+
+    return host if request.param == "host" else ahead
+
+
+class Observed(Turns):
+    """Keeps what a turn was told, and breaks those that it is told to break."""
+
+    def __init__(self, runner: ModelRunner, make: Any, broken: dict[int, int]) -> None:
+        self.told: dict[int, SegueError] = {}
+        self._broken = broken
+        super().__init__(runner, make)
+
+    def _sequence(self, number: int, asked: Asked) -> DecodeSequence:
+        sequence = super()._sequence(number, asked)
+        if (at := self._broken.get(number)) is not None:
+            take = sequence.answer._take
+
+            def take_or_break(token_id: int) -> str:
+                if sequence.answer.num_tokens == at:
+                    raise RuntimeError("a bug in one answer")
+                return take(token_id)
+
+            sequence.answer._take = take_or_break  # type: ignore[method-assign]
+        return sequence
+
+    def _leave(self, number: int, became: Became, event: Left) -> None:
+        if event.error is not None:
+            self.told[number] = event.error
+        super()._leave(number, became, event)
+
+
+def asked(num: int = 4) -> list[Asked]:
+    return [
+        Asked(
+            prompt=tuple(range(i + 1, i + 20)),
+            stop=StopConditions(max_tokens=8, ignore_eos=True),
+            sampling=SamplingParams(),
+            at_step=i % 2,
+            num_slots=2,
+        )
+        for i in range(num)
+    ]
+
+
+@pytest.mark.parametrize("at", [0, 1, 5])
+def test_what_goes_wrong_with_one_answer_ends_that_answer_alone(
+    runner: ModelRunner, make: Callable[[Publish], Engine], at: int
+) -> None:
+    right = Observed(runner, make, {}).run(asked())
+    turns = Observed(runner, make, {2: at})
+
+    became = turns.run(asked())
+
+    assert list(turns.told) == [2]
+    assert "a bug in one answer" in str(turns.told[2])
+    assert became[2].finish is None
+    assert became[2].token_ids == right[2].token_ids[:at]
+    for number in (0, 1, 3):
+        assert became[number].token_ids == right[number].token_ids
+        assert became[number].finish is FinishReason.LENGTH
+
+
+class Flaky:
+    """A forward pass that fails at these calls."""
+
+    def __init__(self, runner: ModelRunner, fails_at: set[int]) -> None:
+        self._forward = runner.forward
+        self._fails_at = fails_at
+        self.num_calls = 0
+
+    def __call__(self, *arguments: Any, **options: Any) -> Any:
+        self.num_calls += 1
+        if self.num_calls - 1 in self._fails_at:
+            raise RuntimeError("out of memory")
+        return self._forward(*arguments, **options)
+
+
+def test_a_pass_that_fails_ends_its_turns_and_those_that_come_are_served(
+    runner: ModelRunner, make: Callable[[Publish], Engine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = Observed(runner, make, {}).run(asked())
+    monkeypatch.setattr(runner, "forward", Flaky(runner, {0}))
+    turns = Observed(runner, make, {})
+
+    # The first two come at step 0, and their prompts are in the pass that fails.
+    became = turns.run(asked())
+
+    assert sorted(turns.told) == [0, 2]
+    assert all(isinstance(error, Unavailable) for error in turns.told.values())
+    assert all("out of memory" in str(error) for error in turns.told.values())
+    assert [became[n].token_ids for n in (1, 3)] == [right[n].token_ids for n in (1, 3)]
+
+
+def test_an_engine_whose_passes_fail_one_after_the_other_is_broken(
+    runner: ModelRunner, make: Callable[[Publish], Engine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner, "forward", Flaky(runner, {0, 1}))
+
+    with pytest.raises(RuntimeError, match="out of memory"):
+        Observed(runner, make, {}).run(asked())

@@ -1,0 +1,230 @@
+"""Whatever is sent to a router or a worker, it answers with a status of ours, goes on, and holds
+nothing afterwards."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import random
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from decode_worker.config import DecodeConfig
+from kv_transfer.ticket import PeerIdentity
+from kv_transfer.wire import ticket_to_wire
+from router.__main__ import running as running_router
+from router.config import RouterConfig
+from segue.demo import checkpoint_dir
+from segue.errors import SegueError
+from segue.launch.config import Config
+from segue.types import (
+    ChatInput,
+    Message,
+    SamplingParams,
+    StopConditions,
+    TextInput,
+    TokenInput,
+    TurnId,
+)
+from segue.wire import session_pb2 as pb
+from segue.wire import transfer_pb2 as pb2
+from segue.wire import worker_pb2
+from segue.wire.server import channel_to
+from tests.cluster.conftest import ENGINE, LocalCluster, local_cluster
+from tests.cluster.idle import is_idle, wait_until_idle
+from tests.fuzz.attack import Attack, Recorder, method_named
+from tests.fuzz.mutation import Heard
+
+PROMPT = tuple(range(20, 120))
+THREE = StopConditions(max_tokens=3)
+# What nobody reads from is given up soon.
+CONFIG = Config(engine=replace(ENGINE, max_running=32), decode=DecodeConfig(attach_s=0.3))
+
+
+@pytest.fixture(scope="session")
+def demo() -> Path:
+    return checkpoint_dir()
+
+
+@pytest.fixture
+def exits(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Every time that a process would have ended."""
+    seen: list[int] = []
+    monkeypatch.setattr(os, "_exit", seen.append)
+    return seen
+
+
+@pytest.fixture
+async def cluster(
+    demo: Path, monkeypatch: pytest.MonkeyPatch, exits: list[int]
+) -> AsyncIterator[LocalCluster]:
+    monkeypatch.setattr(Recorder, "heard", {})
+    monkeypatch.setattr("segue.wire.server.ErrorInterceptor", Recorder)
+    async with local_cluster(demo, CONFIG) as cluster:
+        yield cluster
+
+
+async def honest_traffic(cluster: LocalCluster) -> None:
+    """One of everything that clients and workers say to each other."""
+    client = cluster.client
+    hello = (Message(role="user", content="Hello"),)
+    await client.generate(ChatInput(messages=hello), session_id="chat", stop=THREE)
+    await client.generate(
+        TextInput("Hello"),
+        sampling=SamplingParams(
+            temperature=0.7, top_k=5, top_p=0.9, min_p=0.01, repetition_penalty=1.1,
+            presence_penalty=0.5, frequency_penalty=0.5, logit_bias={5: 1.0}, logprobs=3, seed=1,
+        ),
+        stop=StopConditions(max_tokens=3, stop_strings=("never",), stop_token_ids=(7,)),
+    )  # fmt: skip
+    first = await client.generate(TokenInput(PROMPT), session_id="ids", stop=THREE)
+    again = (*PROMPT, *first.token_ids, 21, 22)
+    await client.generate(TokenInput(again), session_id="ids", stop=THREE)
+    await client.renew_session("ids", 30.0)
+    await client.fork_session("ids", "fork")
+    await client.explain("ids")
+    await client.sessions()
+    await client.cancel("never")
+    await client.release_session("fork")
+    with contextlib.suppress(SegueError):
+        await client.generate(TokenInput(PROMPT), session_id="late", stop=THREE, timeout_s=0.01)
+
+
+def complaints(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """What a log says only of bugs."""
+    return [
+        record.getMessage()
+        for record in caplog.records
+        if record.levelno >= logging.ERROR or record.exc_info
+    ]
+
+
+async def attack_all(cluster: LocalCluster, seed: int, num_messages: int) -> list[Attack]:
+    # A ghost that joins is placed on, and one that takes a worker's name is believed: whoever may
+    # join is not checked yet. So membership is attacked on a router of its own.
+    heard, pool = Recorder.so_far(), Heard()
+    attacks = [
+        (Attack(address, seed + i, heard, pool), skip)
+        for i, (address, skip) in enumerate(
+            [
+                (cluster.client.target, ("Membership",)),
+                *((w.presence.address, ()) for w in (*cluster.prefill, *cluster.decode)),
+            ]
+        )
+    ]
+    await asyncio.gather(*(attack.run(num_messages, skip=skip) for attack, skip in attacks))
+    return [attack for attack, _ in attacks]
+
+
+async def attack_handoffs(cluster: LocalCluster, seed: int, num_handoffs: int) -> Attack:
+    """Tickets that are there, in requests that are nearly right."""
+    reader, writer = cluster.decode[0]._exchange.reader, cluster.prefill[0].presence
+    attack = Attack(writer.address, seed, Recorder.so_far())
+    draw = random.Random(seed)
+    async with channel_to(writer.address) as prefill, channel_to(reader_at(cluster)) as decode:
+        for number in range(num_handoffs):
+            name = TurnId(f"nearly-{number}")
+            ticket = ticket_to_wire(
+                reader.reserve(
+                    name,
+                    num_prompt_tokens=len(PROMPT),
+                    extra_tokens=3,
+                    writer=PeerIdentity(
+                        worker_id=writer.identity.worker_id,
+                        epoch=writer.identity.epoch,
+                        address=writer.address,
+                    ),
+                    lifetime_s=5.0,
+                )
+            )
+            turn = worker_pb2.TurnSpec(turn_id=name, prompt=PROMPT, stop=pb.Stop(max_tokens=3))
+            request = worker_pb2.PrefillRequest(turn=turn, ticket=ticket)
+            await attack.call(prefill, method_named("segue.v1.PrefillWorker.Prefill"), request)
+            late = [
+                (decode, "Reader.Commit", pb2.CommitRequest(ticket_id=ticket.ticket_id)),
+                (decode, "Reader.Abort", pb2.AbortRequest(ticket_id=ticket.ticket_id)),
+                (prefill, "Writer.Fence", pb2.FenceRequest(ticket_id=ticket.ticket_id)),
+            ]
+            channel, method, message = draw.choice(late)
+            if isinstance(message, pb2.FenceRequest):
+                message.writer_epoch = writer.identity.epoch
+            else:
+                message.epoch = ticket.epoch
+            await attack.call(channel, method_named(f"segue.v1.Handoff{method}"), message)
+            reader.give_up(name, "the attack is over")
+    return attack
+
+
+def reader_at(cluster: LocalCluster) -> str:
+    return cluster.decode[0].presence.address
+
+
+async def check_all(
+    cluster: LocalCluster,
+    seed: int,
+    num_messages: int,
+    exits: list[int],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    right = await cluster.client.generate(TokenInput(PROMPT), stop=StopConditions(max_tokens=8))
+    await honest_traffic(cluster)
+
+    attacks = await attack_all(cluster, seed, num_messages)
+    attacks.append(await attack_handoffs(cluster, seed, num_messages))
+
+    where = f"seed {seed}, {num_messages} messages for each method"
+    assert [one for attack in attacks for one in attack.unexpected()] == [], where
+    assert exits == [], where
+    assert complaints(caplog) == [], where
+    status = await wait_until_idle(cluster.client)
+    assert is_idle(status), (where, status)
+    cluster.check_invariants()
+    after = await cluster.client.generate(TokenInput(PROMPT), stop=StopConditions(max_tokens=8))
+    assert after.token_ids == right.token_ids, where
+
+
+async def test_nearly_right_messages_break_nothing(
+    cluster: LocalCluster, exits: list[int], caplog: pytest.LogCaptureFixture
+) -> None:
+    await check_all(cluster, random.randrange(2**32), 30, exits, caplog)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(3))
+async def test_thousands_of_nearly_right_messages_break_nothing(
+    cluster: LocalCluster, exits: list[int], caplog: pytest.LogCaptureFixture, seed: int
+) -> None:
+    # Of a worker's thirteen methods that is more than 5,000 messages.
+    await check_all(cluster, seed, int(os.environ.get("FUZZ_MESSAGES", "400")), exits, caplog)
+
+
+async def attack_membership(
+    cluster: LocalCluster, demo: Path, seed: int, num_messages: int
+) -> Attack:
+    async with running_router(RouterConfig(port=0, drain_s=0.1), str(demo)) as router:
+        attack = Attack(router.address, seed, Recorder.so_far())
+        await attack.run(num_messages, only=("Membership", "Sessions"))
+    return attack
+
+
+@pytest.mark.parametrize("num_messages", [30, pytest.param(1000, marks=pytest.mark.slow)])
+async def test_nearly_right_heartbeats_break_no_router(
+    cluster: LocalCluster,
+    demo: Path,
+    exits: list[int],
+    caplog: pytest.LogCaptureFixture,
+    num_messages: int,
+) -> None:
+    seed = random.randrange(2**32)
+    await honest_traffic(cluster)
+
+    attack = await attack_membership(cluster, demo, seed, num_messages)
+
+    where = f"seed {seed}, {num_messages} messages for each method"
+    assert attack.unexpected() == [], where
+    assert (exits, complaints(caplog)) == ([], []), where

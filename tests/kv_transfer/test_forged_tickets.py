@@ -1,0 +1,61 @@
+"""Tickets that name what is not there, and fences by those who were never told a ticket."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from kv_transfer.ticket import Ticket, TicketId
+from kv_transfer.writer import MAX_ENDED_TICKETS
+from segue.errors import InvalidRequest, NotFound
+from segue.types import PageId, SlotId
+from tests.kv_transfer.pair import Pair
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"page_ids": (PageId(0), PageId(1), PageId(16))}, "page 16, but decode-0 has 16"),
+        ({"slot_id": SlotId(3)}, "slot 3, but decode-0 has 3"),
+        ({"resident_tokens": 3}, "begins after 3 tokens, which is no page's end"),
+        ({"resident_tokens": 400}, "3 pages after the first 100, the prompt has 0"),
+        ({"page_ids": (PageId(0),)}, "1 pages after the first 0, the prompt has 3"),
+    ],
+)
+def test_a_ticket_for_what_is_not_there_is_refused_before_anything_moves(
+    pair: Pair, change: dict[str, object], reason: str
+) -> None:
+    forged: Ticket = replace(pair.ticket, **change)  # type: ignore[arg-type]  # a test's values
+
+    with pytest.raises(InvalidRequest, match=reason):
+        pair.begin(forged)
+
+    assert pair.network.written == []
+    pair.begin()
+
+
+async def test_no_number_of_strange_fences_makes_a_used_ticket_new(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kv_transfer.writer.MAX_ENDED_TICKETS", 20)
+    outgoing = pair.begin()
+    await outgoing.stop("no longer wanted")
+
+    for number in range(100):
+        await pair.writer.fence(TicketId(f"decode-0-1-{number}"))
+
+    assert MAX_ENDED_TICKETS > 20
+    with pytest.raises(NotFound, match="was used or fenced"):
+        pair.begin()
+
+
+async def test_fences_with_guessed_names_do_not_hit_tickets_that_come(pair: Pair) -> None:
+    for number in range(1, 60):
+        await pair.writer.fence(TicketId(f"decode-0-1-{number}"))
+
+    ticket = pair.world.reserve(pair.reader, pair.source, num_tokens=10)
+    outgoing = pair.begin(ticket)
+
+    assert outgoing.is_open
+    await outgoing.stop("enough")

@@ -1,0 +1,118 @@
+"""Tickets are for members of the cluster, and from members."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+
+import pytest
+
+from kv_transfer.members import Members
+from kv_transfer.reader import HandoffReader
+from kv_transfer.ticket import MAX_LIFETIME_S, PeerIdentity
+from segue.cluster_status import WorkerHealth, WorkerStatus
+from segue.errors import InvalidRequest, Unavailable
+from segue.types import Epoch, Role, TurnId, WorkerId
+from tests.kv_transfer.world import Clock, World
+
+PREFILL = WorkerStatus(
+    worker_id=WorkerId("prefill-0"), role=Role.PREFILL, epoch=Epoch(3), address="127.0.0.1:7000"
+)
+WRITER = PeerIdentity(worker_id=PREFILL.worker_id, epoch=PREFILL.epoch, address=PREFILL.address)
+STRANGERS = [
+    replace(WRITER, worker_id=WorkerId("prefill-9")),
+    replace(WRITER, epoch=Epoch(2)),
+    replace(WRITER, epoch=Epoch(4)),
+    replace(WRITER, address="127.0.0.1:7001"),
+]
+
+
+@pytest.fixture
+async def members() -> Members:
+    return Members()
+
+
+def reader_with(members: Members, world: World) -> HandoffReader:
+    node = world.node("decode-0")
+    return HandoffReader(
+        pages=node.pages,
+        slots=node.slots,
+        memory_map=node.memory_map,
+        address="here:1",
+        require_writer=members.require_now,
+        clock=Clock(),
+    )
+
+
+def reserve(reader: HandoffReader, writer: PeerIdentity, lifetime_s: float = 30.0) -> float:
+    return reader.reserve(
+        TurnId("turn"),
+        num_prompt_tokens=10,
+        extra_tokens=5,
+        writer=writer,
+        lifetime_s=lifetime_s,
+    ).expires_in_s
+
+
+@pytest.mark.parametrize("stranger", STRANGERS)
+async def test_no_ticket_is_for_somebody_who_is_not_in_the_cluster(
+    members: Members, world: World, stranger: PeerIdentity
+) -> None:
+    members.changed([PREFILL])
+    reader = reader_with(members, world)
+
+    with pytest.raises(Unavailable, match="is not in the cluster: it"):
+        reserve(reader, stranger)
+
+    assert world.nodes[0].pages.counts().free == 16
+    assert reserve(reader, WRITER) == 30.0
+
+
+async def test_a_worker_that_the_cluster_has_lost_gets_no_ticket(
+    members: Members, world: World
+) -> None:
+    members.changed([replace(PREFILL, health=WorkerHealth.LOST)])
+
+    with pytest.raises(Unavailable):
+        reserve(reader_with(members, world), WRITER)
+
+
+async def test_a_ticket_does_not_live_as_long_as_a_client_would_wait(
+    members: Members, world: World
+) -> None:
+    members.changed([PREFILL])
+
+    assert reserve(reader_with(members, world), WRITER, lifetime_s=1e9) == MAX_LIFETIME_S
+
+
+async def test_news_that_is_on_its_way_is_waited_for(members: Members) -> None:
+    waiting = asyncio.ensure_future(members.require(WRITER))
+    await asyncio.sleep(0)
+    members.changed([])
+    await asyncio.sleep(0)
+    assert not waiting.done()
+
+    members.changed([PREFILL])
+
+    async with asyncio.timeout(1):
+        await waiting
+
+
+@pytest.mark.parametrize("stranger", STRANGERS)
+async def test_a_stranger_is_refused_by_name_when_no_news_of_it_come(
+    members: Members, monkeypatch: pytest.MonkeyPatch, stranger: PeerIdentity
+) -> None:
+    monkeypatch.setattr("kv_transfer.members.NEWS_WAIT_S", 0.01)
+    members.changed([PREFILL])
+
+    with pytest.raises(Unavailable, match=f"{stranger.worker_id} in epoch {stranger.epoch} at"):
+        await members.require(stranger)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"worker_id": ""}, {"epoch": 0}, {"epoch": 2**63}, {"address": ""}, {"address": "nowhere"}],
+)
+def test_a_peer_that_cannot_be_is_refused(changed: dict[str, object]) -> None:
+    with pytest.raises(InvalidRequest):
+        replace(WRITER, **changed)  # type: ignore[arg-type]  # a test's values

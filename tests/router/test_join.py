@@ -1,0 +1,125 @@
+"""What a router takes from a worker's stream, over real gRPC."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+
+from router.links import Links
+from router.membership import Membership
+from router.server import MembershipFace
+from segue.cluster_status import UnitCounts, WorkerHealth, WorkerLoad, WorkerStatus
+from segue.errors import InvalidRequest
+from segue.types import Epoch, Role, WorkerId
+from segue.wire.convert_worker import worker_to_wire
+from segue.wire.server import channel_to, serving
+from segue.wire.status import rpc_errors
+from segue.wire.worker_pb2 import ClusterView, Heartbeat
+from segue.wire.worker_pb2_grpc import MembershipStub, add_MembershipServicer_to_server
+
+WORKER = WorkerStatus(
+    worker_id=WorkerId("decode-0"), role=Role.DECODE, epoch=Epoch(5), address="127.0.0.1:7000"
+)
+
+
+def heartbeat(worker: WorkerStatus = WORKER, model_id: str = "m1") -> Heartbeat:
+    return Heartbeat(status=worker_to_wire(worker), model_id=model_id)
+
+
+class Door:
+    def __init__(self, membership: Membership, stub: MembershipStub) -> None:
+        self.membership = membership
+        self._stub = stub
+
+    async def join(self, *heartbeats: Heartbeat) -> list[ClusterView]:
+        """Says all of it, and stays until the router ends the stream or nothing more comes."""
+
+        async def said() -> AsyncIterator[Heartbeat]:
+            for one in heartbeats:
+                yield one
+                await asyncio.sleep(0.02)
+
+        with rpc_errors("router"):
+            return [view async for view in self._stub.Join(said(), timeout=5)]
+
+
+@pytest.fixture
+async def door() -> AsyncIterator[Door]:
+    membership = Membership(
+        model_id="m1", heartbeat_timeout_s=5.0, clock=lambda: 0.0, heard=lambda _: None
+    )
+    links = Links()
+    face = MembershipFace(SimpleNamespace(membership=membership, links=links))  # type: ignore[arg-type]
+    service = (
+        "segue.v1.Membership",
+        lambda server: add_MembershipServicer_to_server(face, server),
+    )
+    async with (
+        serving("127.0.0.1", 0, lambda address: [service]) as running,
+        channel_to(running.address) as channel,
+    ):
+        yield Door(membership, MembershipStub(channel))
+    await links.close()
+
+
+async def test_a_worker_that_says_who_it_is_is_in_the_view(door: Door) -> None:
+    views = await door.join(heartbeat(), heartbeat())
+
+    assert [worker.worker_id for worker in views[0].workers] == ["decode-0"]
+
+
+async def test_a_stream_without_a_heartbeat_is_refused(door: Door) -> None:
+    with pytest.raises(InvalidRequest, match="joins with a heartbeat"):
+        await door.join()
+
+    assert door.membership.workers() == []
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        replace(WORKER, worker_id=WorkerId("decode-1")),
+        replace(WORKER, epoch=Epoch(6)),
+        replace(WORKER, role=Role.PREFILL),
+        replace(WORKER, address="127.0.0.1:7001"),
+    ],
+)
+async def test_one_stream_is_one_worker(door: Door, other: WorkerStatus) -> None:
+    with pytest.raises(InvalidRequest, match="this stream is decode-0's in epoch 5"):
+        await door.join(heartbeat(), heartbeat(other))
+
+    (worker,) = door.membership.workers()
+    assert worker == replace(WORKER, health=WorkerHealth.LOST)
+
+
+BAD = {
+    "pages of no tokens": (
+        heartbeat(replace(WORKER, load=WorkerLoad(page_tokens=0))),
+        "page_tokens must be between 1",
+    ),
+    "counts that do not add up": (
+        heartbeat(replace(WORKER, load=WorkerLoad(pages=UnitCounts(total=1, free=9)))),
+        "must add up",
+    ),
+    "no model": (heartbeat(model_id=""), "model_id of decode-0 must not be empty"),
+    "no status": (Heartbeat(model_id="m1"), "worker_id must not be empty"),
+    "lost": (heartbeat(replace(WORKER, health=WorkerHealth.LOST)), "says that it is lost"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+async def test_a_heartbeat_that_cannot_be_is_refused_first_or_later(door: Door, case: str) -> None:
+    bad, reason = BAD[case]
+
+    with pytest.raises(InvalidRequest, match=reason):
+        await door.join(bad)
+    assert door.membership.workers() == []
+    with pytest.raises(InvalidRequest, match=reason):
+        await door.join(heartbeat(), bad)
+
+    (worker,) = door.membership.workers()
+    assert worker.load == WORKER.load
