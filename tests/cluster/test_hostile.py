@@ -14,26 +14,26 @@ import grpc
 import pytest
 import pytest_asyncio
 
-from decode_worker.config import DecodeConfig
 from router.config import RouterConfig
+from router.links import DecodeLink
 from segue.cache.accountant import UnitState
 from segue.client import Answer
 from segue.errors import InvalidRequest, NotFound, SegueError, Unavailable
 from segue.launch.config import Config
+from segue.prefix_digest import pack_tokens
 from segue.types import SamplingParams, StopConditions, TokenInput
 from segue.wire import session_pb2 as pb
 from segue.wire import transfer_pb2, worker_pb2
 from segue.wire.server import channel_to
 from segue.wire.status import rpc_errors
 from segue.wire.transfer_pb2_grpc import HandoffReaderStub, HandoffWriterStub
-from segue.wire.worker_pb2_grpc import DecodeWorkerStub, PrefillWorkerStub
+from segue.wire.worker_pb2_grpc import PrefillWorkerStub
 from tests.cluster.conftest import ENGINE, LocalCluster, local_cluster
 from tests.cluster.idle import is_idle, wait_until_idle
 
 PROMPT = tuple(range(20, 120))
 CONFIG = Config(
     engine=replace(ENGINE, max_running=64),
-    decode=DecodeConfig(attach_s=0.5),
     # Every prompt is computed by prefill and handed over.
     router=RouterConfig(local_prefill_max_tokens=0),
 )
@@ -86,14 +86,27 @@ async def answer(cluster: LocalCluster, first: int = 20, **options: Any) -> Answ
     )
 
 
+async def start(cluster: LocalCluster, **request: Any) -> None:
+    """Past the router; the first word of the worker is heard."""
+    link = DecodeLink(cluster.decode[0].status())
+    try:
+        await link.start(worker_pb2.StartTurn(timeout_s=5.0, **request)).read()
+    finally:
+        await link.close()
+
+
 def spec(**changed: Any) -> worker_pb2.TurnSpec:
-    fields = {"turn_id": "hostile", "prompt": PROMPT, "stop": pb.Stop(max_tokens=8)}
+    prompt = pack_tokens(PROMPT)
+    fields = {"turn_id": "hostile", "prompt": prompt, "stop": pb.Stop(max_tokens=8)}
     return worker_pb2.TurnSpec(**(fields | changed))
 
 
 BAD_SPECS = {
-    "a token that the model does not have": (spec(prompt=[1_000_000]), "token id 1000000"),
-    "no prompt": (spec(prompt=[]), "prompt of at least one token"),
+    "a token that the model does not have": (
+        spec(prompt=pack_tokens([1_000_000])),
+        "token id 1000000",
+    ),
+    "no prompt": (spec(prompt=b""), "prompt of at least one token"),
     "a bias for a token that the model does not have": (
         spec(sampling=pb.Sampling(logit_bias={10**6: 1.0}, repetition_penalty=1.5)),
         "logit_bias names token id 1000000",
@@ -109,7 +122,7 @@ BAD_SPECS = {
 
 @pytest.mark.parametrize("case", BAD_SPECS)
 async def test_no_turn_ends_the_worker_that_it_is_sent_to(
-    cluster: LocalCluster, decode: grpc.aio.Channel, prefill: grpc.aio.Channel, case: str
+    cluster: LocalCluster, prefill: grpc.aio.Channel, case: str
 ) -> None:
     turn, reason = BAD_SPECS[case]
     right = await answer(cluster)
@@ -123,19 +136,14 @@ async def test_no_turn_ends_the_worker_that_it_is_sent_to(
         page_ids=range(7),
         expires_in_s=5,
     )
+    writer = worker_pb2.Writer(
+        worker_id=identity.worker_id,
+        epoch=identity.epoch,
+        address=cluster.prefill[0].presence.address,
+    )
     calls = [
-        DecodeWorkerStub(decode).PrefillHere(
-            worker_pb2.PrefillHereRequest(turn=turn, max_computed_tokens=10**6), timeout=5
-        ),
-        DecodeWorkerStub(decode).Reserve(
-            worker_pb2.ReserveRequest(
-                turn=turn,
-                writer_id=identity.worker_id,
-                writer_epoch=identity.epoch,
-                writer_address=cluster.prefill[0].presence.address,
-            ),
-            timeout=5,
-        ),
+        start(cluster, turn=turn, max_computed_tokens=10**6),
+        start(cluster, turn=turn, writer=writer),
         PrefillWorkerStub(prefill).Prefill(
             worker_pb2.PrefillRequest(turn=turn, ticket=ticket), timeout=5
         ),
@@ -173,30 +181,28 @@ async def test_guessed_tickets_cannot_be_fenced_committed_or_aborted(
 @pytest.mark.parametrize(
     "writer",
     [
-        {"writer_id": "nobody"},
-        {"writer_address": "127.0.0.1:1"},
-        {"writer_epoch": 1},
+        {"worker_id": "nobody"},
+        {"address": "127.0.0.1:1"},
+        {"epoch": 1},
     ],
 )
 async def test_reservations_for_writers_that_nobody_knows_take_nothing(
     cluster: LocalCluster,
-    decode: grpc.aio.Channel,
     monkeypatch: pytest.MonkeyPatch,
     writer: dict[str, Any],
 ) -> None:
     monkeypatch.setattr("kv_transfer.members.NEWS_WAIT_S", 0.05)
     presence = cluster.prefill[0].presence
     real = {
-        "writer_id": presence.identity.worker_id,
-        "writer_epoch": presence.identity.epoch,
-        "writer_address": presence.address,
+        "worker_id": presence.identity.worker_id,
+        "epoch": presence.identity.epoch,
+        "address": presence.address,
     }
 
     async def reserve(number: int) -> None:
         turn = spec(turn_id=f"hostile-{number}")
-        request = worker_pb2.ReserveRequest(turn=turn, **(real | writer))
-        with pytest.raises(Unavailable, match="is not in the cluster"), rpc_errors("decode"):
-            await DecodeWorkerStub(decode).Reserve(request, timeout=5)
+        with pytest.raises(Unavailable, match="is not in the cluster"):
+            await start(cluster, turn=turn, writer=worker_pb2.Writer(**(real | writer)))
 
     await asyncio.gather(*(reserve(number) for number in range(32)))
 

@@ -14,7 +14,6 @@ from pathlib import Path
 
 import pytest
 
-from decode_worker.config import DecodeConfig
 from kv_transfer.ticket import PeerIdentity
 from kv_transfer.wire import ticket_to_wire
 from router.__main__ import running as running_router
@@ -22,6 +21,7 @@ from router.config import RouterConfig
 from segue.demo import checkpoint_dir
 from segue.errors import SegueError
 from segue.launch.config import Config
+from segue.prefix_digest import pack_tokens
 from segue.types import (
     ChatInput,
     Message,
@@ -43,7 +43,7 @@ from tests.fuzz.mutation import Heard
 PROMPT = tuple(range(20, 120))
 THREE = StopConditions(max_tokens=3)
 # What nobody reads from is given up soon.
-CONFIG = Config(engine=replace(ENGINE, max_running=32), decode=DecodeConfig(attach_s=0.3))
+CONFIG = Config(engine=replace(ENGINE, max_running=32))
 
 
 @pytest.fixture(scope="session")
@@ -142,7 +142,9 @@ async def attack_handoffs(cluster: LocalCluster, seed: int, num_handoffs: int) -
                     lifetime_s=5.0,
                 )
             )
-            turn = worker_pb2.TurnSpec(turn_id=name, prompt=PROMPT, stop=pb.Stop(max_tokens=3))
+            turn = worker_pb2.TurnSpec(
+                turn_id=name, prompt=pack_tokens(PROMPT), stop=pb.Stop(max_tokens=3)
+            )
             request = worker_pb2.PrefillRequest(turn=turn, ticket=ticket)
             await attack.call(prefill, method_named("segue.v1.PrefillWorker.Prefill"), request)
             late = [
