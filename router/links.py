@@ -200,6 +200,12 @@ class Links:
         for key in past:
             await self._links.pop(key).close()
 
+    async def forget(self, worker: WorkerStatus) -> None:
+        """Closes the channel to this life of a worker; calls that still wait there fail."""
+        link = self._links.pop((worker.worker_id, worker.epoch), None)
+        if link is not None:
+            await link.close()
+
     async def close(self) -> None:
         for link in self._links.values():
             await link.close()

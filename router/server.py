@@ -98,6 +98,9 @@ class MembershipFace(MembershipServicer):
         membership = self._router.membership
         first = await anext(aiter(request_iterator))
         worker = worker_from_wire(first.status)
+        if first.leaving:
+            membership.left(worker.worker_id, worker.epoch)
+            return
         membership.heartbeat(worker, first.model_id)
         await self._router.links.forget_past_lives(worker)
         listening = asyncio.ensure_future(self._listen(request_iterator, worker))
@@ -108,7 +111,8 @@ class MembershipFace(MembershipServicer):
                 await asyncio.wait({view, listening}, return_when=asyncio.FIRST_COMPLETED)
                 if listening.done():
                     view.cancel()
-                    listening.result()
+                    if listening.result():
+                        membership.left(worker.worker_id, worker.epoch)
                     return
                 yield worker_pb2.ClusterView(workers=[worker_to_wire(w) for w in view.result()])
         finally:
@@ -117,8 +121,12 @@ class MembershipFace(MembershipServicer):
 
     async def _listen(
         self, heartbeats: AsyncIterator[worker_pb2.Heartbeat], worker: WorkerStatus
-    ) -> None:
+    ) -> bool:
+        """Until the stream ends. Whether the worker said that it leaves."""
         async for heartbeat in heartbeats:
+            if heartbeat.leaving:
+                return True
             self._router.membership.heartbeat(
                 worker_from_wire(heartbeat.status), heartbeat.model_id
             )
+        return False

@@ -28,6 +28,7 @@ logger = logging.getLogger(__name__)
 
 # Recounting takes about 0.1 s of the event loop for 100,000 pages.
 _AUDIT_PERIOD_S = 30.0
+_GOODBYE_TIMEOUT_S = 2.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,6 +113,7 @@ async def serving_worker(
         async with serving(host, 0, services_at) as server:
             (worker,) = made
             await server.set_serving(True)
+            leaving = asyncio.Event()
             joined = asyncio.ensure_future(
                 stay_joined(
                     router_address,
@@ -119,6 +121,7 @@ async def serving_worker(
                     model_id=worker.model_id,
                     heartbeat_s=heartbeat_s,
                     on_view=worker.members_changed,
+                    leaving=leaving,
                 )
             )
             audit = asyncio.ensure_future(audit_when_idle(worker, period_s=_AUDIT_PERIOD_S))
@@ -130,6 +133,9 @@ async def serving_worker(
                 worker.presence.health = WorkerHealth.DRAINING
                 await server.set_serving(False)
                 await worker.drain()
+                leaving.set()
+                # The router may hang; then this worker will be lost instead.
+                await asyncio.wait({joined}, timeout=_GOODBYE_TIMEOUT_S)
                 joined.cancel()
                 audit.cancel()
                 await worker.close()
