@@ -19,6 +19,7 @@ from router.server import MembershipFace, Sessions
 from segue.config import read_file, section
 from segue.model.source import resolve_model
 from segue.telemetry import MetricsEndpoint, setup_logging
+from segue.wire.addresses import Hosts
 from segue.wire.server import RunningServer, Services, serving
 from segue.wire.session_pb2_grpc import add_SessionsServicer_to_server
 from segue.wire.worker_pb2_grpc import add_MembershipServicer_to_server
@@ -51,7 +52,10 @@ async def running(
     router = Router(
         config, PromptBuilder.from_folder(folder), metrics, model_name=model_name or model
     )
-    endpoint = MetricsEndpoint(metrics.registry, config.host, config.metrics_port)
+    hosts = Hosts.of(config.host, config.announce)
+    endpoint = MetricsEndpoint(
+        metrics.registry, hosts.listen, config.metrics_port, announce=hosts.announce
+    )
 
     def services_at(address: str) -> Services:
         sessions = Sessions(router, address=address, metrics_address=endpoint.address)
@@ -65,7 +69,9 @@ async def running(
         ]
 
     try:
-        async with serving(config.host, config.port, services_at) as server:
+        async with serving(
+            hosts.listen, config.port, services_at, announce=hosts.announce
+        ) as server:
             watch = asyncio.ensure_future(_watch(router, server))
             logger.info("serving", extra={"address": server.address, "metrics": endpoint.address})
             try:
@@ -101,12 +107,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m router", description=__doc__)
     parser.add_argument("--model", required=True, help="folder or hub id")
     parser.add_argument("--config", type=Path, help="TOML file")
-    parser.add_argument("--host")
+    parser.add_argument("--host", help="address to listen on")
+    parser.add_argument("--announce", help="address that others use, where it is another")
     parser.add_argument("--port", type=int)
     options = parser.parse_args(arguments)
     setup_logging("router")
     config = section(read_file(options.config), "router", RouterConfig)
-    given = {k: v for k in ("host", "port") if (v := getattr(options, k)) is not None}
+    given = {k: v for k in ("host", "announce", "port") if (v := getattr(options, k)) is not None}
     asyncio.run(_serve(replace(config, **given), options.model))
 
 

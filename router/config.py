@@ -11,6 +11,10 @@ DEFAULT_PORT = 7411
 class RouterConfig:
     host: str = "127.0.0.1"
     """Address to listen on. Loopback unless told otherwise: the router authenticates nobody."""
+    announce: str = ""
+    """Address that workers and clients use to reach the router; empty is `host`, or the machine's
+    own address where that is a wildcard such as 0.0.0.0.
+    """
     port: int = DEFAULT_PORT
     metrics_port: int = 0
     """0 lets the system choose; `segue status` shows which."""

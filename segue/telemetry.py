@@ -10,9 +10,12 @@ import contextvars
 import logging
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from wsgiref.simple_server import WSGIServer
 
 from prometheus_client import CollectorRegistry, start_http_server
+
+from segue.errors import InvalidConfig
 
 Clock = Callable[[], float]
 
@@ -48,9 +51,12 @@ class _LineFormatter(logging.Formatter):
         return line + "".join(f" {name}={value}" for name, value in extra.items())
 
 
-def setup_logging(process_name: str, level: str = "INFO") -> None:
-    """One line per record on stderr: time, level, process, turn, logger, message, extras."""
-    handler = logging.StreamHandler()
+def setup_logging(process_name: str, level: str = "INFO", *, file: Path | None = None) -> None:
+    """One line per record: time, level, process, turn, logger, message, extras.
+
+    On stderr, or at the end of `file`, which what libraries print does not reach.
+    """
+    handler = logging.StreamHandler() if file is None else logging.FileHandler(file)
     handler.addFilter(_TurnFilter())
     handler.setFormatter(
         _LineFormatter(
@@ -65,10 +71,22 @@ def setup_logging(process_name: str, level: str = "INFO") -> None:
 class MetricsEndpoint:
     """Serves a registry over HTTP for Prometheus, until closed."""
 
-    def __init__(self, registry: CollectorRegistry, host: str, port: int = 0) -> None:
-        server, self._thread = start_http_server(port, addr=host, registry=registry)
+    def __init__(
+        self, registry: CollectorRegistry, host: str, port: int = 0, *, announce: str = ""
+    ) -> None:
+        """`announce` is the host by which others reach it, where that is not `host`.
+
+        Raises InvalidConfig when the port is taken.
+        """
+        try:
+            server, self._thread = start_http_server(port, addr=host, registry=registry)
+        except OSError as error:
+            raise InvalidConfig(
+                f"cannot serve metrics on {host}:{port} ({error.strerror}); stop what uses the "
+                "port, or set another metrics port (0 lets the system choose)"
+            ) from None
         self._server: WSGIServer = server
-        self.address = f"{host}:{self._server.server_port}"
+        self.address = f"{announce or host}:{self._server.server_port}"
 
     def close(self) -> None:
         self._server.shutdown()

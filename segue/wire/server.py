@@ -14,6 +14,7 @@ from grpc_health.v1.health import aio as health_aio
 from grpc_reflection.v1alpha import reflection
 
 from segue.errors import InvalidConfig
+from segue.wire.addresses import Hosts
 from segue.wire.status import ErrorInterceptor
 
 # A prompt of a million token ids is about 3 MB as varints; gRPC's own limit is 4 MB.
@@ -55,20 +56,27 @@ class RunningServer:
 
 @contextlib.asynccontextmanager
 async def serving(
-    host: str, port: int, services_at: Callable[[str], Services], *, grace_s: float = 1.0
+    host: str,
+    port: int,
+    services_at: Callable[[str], Services],
+    *,
+    announce: str = "",
+    grace_s: float = 1.0,
 ) -> AsyncIterator[RunningServer]:
     """Serves what `services_at(address)` returns on `host:port`; port 0 lets the OS choose.
 
-    The services are made when the address is known, since some tell it to others. Health starts as
-    NOT_SERVING. Raises InvalidConfig when the port is taken.
+    The services are made when the address is known, since some tell it to others; its host is
+    `announce`, or else `host`. Health starts as NOT_SERVING. Raises InvalidConfig when the port is
+    taken.
     """
     server = grpc.aio.server(
         interceptors=[ErrorInterceptor()],
         options=[*MESSAGE_LIMITS, *_SERVER_OPTIONS],
     )
+    hosts = Hosts.of(host, announce)
     if port:
-        free_port(host, port)
-    address = f"{host}:{server.add_insecure_port(f'{host}:{port}')}"
+        free_port(hosts.listen, port)
+    address = hosts.at(server.add_insecure_port(f"{hosts.listen}:{port}"))
     services = services_at(address)
     for _, add in services:
         add(server)

@@ -1,0 +1,44 @@
+"""What native libraries write to standard error, which Python's own logging never sees."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+
+# The descriptor belongs to the process: two captures would restore each other's files.
+_lock = threading.Lock()
+
+
+@contextlib.contextmanager
+def captured_stderr() -> Iterator[Callable[[], str]]:
+    """Collects what goes to descriptor 2 until the block ends; call the value to read it.
+
+    `sys.stderr` still shows what Python prints. Processes that are started meanwhile inherit the
+    capture, which is a file, so they may go on to write.
+    """
+    with _lock, tempfile.TemporaryFile() as file:
+        sys.stderr.flush()
+        shown = os.dup(2)
+        python_stderr = sys.stderr
+        os.dup2(file.fileno(), 2)
+        sys.stderr = io.TextIOWrapper(
+            os.fdopen(os.dup(shown), "wb", buffering=0), write_through=True
+        )
+
+        def text() -> str:
+            # Its own position in the file: the descriptor's is where the next line goes.
+            size = os.fstat(file.fileno()).st_size
+            return os.pread(file.fileno(), size, 0).decode(errors="replace")
+
+        try:
+            yield text
+        finally:
+            os.dup2(shown, 2)
+            os.close(shown)
+            sys.stderr.close()
+            sys.stderr = python_stderr
