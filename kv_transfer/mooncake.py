@@ -132,13 +132,25 @@ class MooncakeTransport:
 
 def require_cuda() -> None:
     """Raises InvalidConfig where Mooncake would take a GPU's address for one of the host."""
-    from mooncake import engine
-
-    if not engine.SUPPORT_CUDA:
+    if not _engine_module().SUPPORT_CUDA:
         raise InvalidConfig(
             'the cache is on a GPU ([engine] device = "cuda"), and this Mooncake moves host memory '
-            "only: install mooncake-transfer-engine instead of mooncake-transfer-engine-non-cuda"
+            "only: install mooncake-transfer-engine-cuda13 instead of "
+            "mooncake-transfer-engine-non-cuda (the extra `cuda` instead of `cpu`)"
         )
+
+
+def _engine_module() -> Any:
+    """Raises InvalidConfig where it does not load: each wheel links against other libraries."""
+    try:
+        from mooncake import engine
+    except ImportError as error:
+        raise InvalidConfig(
+            f"Mooncake does not load ({error}): it needs Debian's libibverbs1, and the wheel must "
+            "be that of torch's CUDA (mooncake-transfer-engine-cuda13, the extra `cuda`) or the one "
+            "for CPUs (mooncake-transfer-engine-non-cuda, the extra `cpu`)"
+        ) from None
+    return engine
 
 
 def _set_environment(config: MooncakeConfig) -> None:
@@ -158,10 +170,9 @@ def _set_environment(config: MooncakeConfig) -> None:
 
 
 def _new_engine(config: MooncakeConfig) -> Any:
-    from mooncake.engine import TransferEngine
-
+    module = _engine_module()
     with captured_stderr() as native:
-        engine = TransferEngine()
+        engine = module.TransferEngine()
         status = engine.initialize(config.host, "P2PHANDSHAKE", config.protocol, config.devices)
         said = native()
     for line in said.splitlines(keepends=True):

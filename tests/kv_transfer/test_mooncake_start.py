@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from kv_transfer.config import TransferConfig
 from kv_transfer.mooncake import MIN_PORTS, MooncakeConfig
 from segue.errors import InvalidConfig
+
+ROOT = Path(__file__).parents[2]
 
 # In a process of its own: Mooncake reads the environment, and ours is the test runner's.
 LISTENING = """
@@ -68,3 +71,31 @@ def test_a_range_that_no_worker_could_start_in_is_refused(min_port: int, max_por
 
 def test_without_a_range_the_ports_are_mooncakes_affair() -> None:
     assert TransferConfig().mooncake(host="127.0.0.1") == MooncakeConfig(host="127.0.0.1")
+
+
+def test_a_wheel_for_other_libraries_is_named_with_what_it_lacks(tmp_path: Path) -> None:
+    """As the wheel for another CUDA fails: when it is imported."""
+    package = tmp_path / "mooncake"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "engine.py").write_text(
+        'raise ImportError("libcudart.so.12: cannot open shared object file")\n'
+    )
+    code = (
+        "from kv_transfer.mooncake import MooncakeConfig, MooncakeTransport\n"
+        "MooncakeTransport(MooncakeConfig())\n"
+    )
+
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": f"{tmp_path}:{os.environ.get('PYTHONPATH', ROOT)}"},
+        cwd=ROOT,
+    )
+
+    assert done.returncode == 1
+    error = done.stderr.splitlines()[-1]
+    assert error.startswith("segue.errors.InvalidConfig")
+    assert "Mooncake does not load (libcudart.so.12: cannot open shared object file)" in error
+    assert "mooncake-transfer-engine-cuda13" in error
