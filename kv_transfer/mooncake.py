@@ -147,7 +147,7 @@ def _engine_module() -> Any:
     except ImportError as error:
         raise InvalidConfig(
             f"Mooncake does not load ({error}): it needs Debian's libibverbs1, and the wheel must "
-            "be that of torch's CUDA (mooncake-transfer-engine-cuda13, the extra `cuda`) or the one "
+            "be that of torch's CUDA (mooncake-transfer-engine-cuda13, the extra `cuda`) or that "
             "for CPUs (mooncake-transfer-engine-non-cuda, the extra `cpu`)"
         ) from None
     return engine

@@ -26,9 +26,7 @@ def captured_stderr() -> Iterator[Callable[[], str]]:
         shown = os.dup(2)
         python_stderr = sys.stderr
         os.dup2(file.fileno(), 2)
-        sys.stderr = io.TextIOWrapper(
-            os.fdopen(os.dup(shown), "wb", buffering=0), write_through=True
-        )
+        sys.stderr = _text_on(os.dup(shown))
 
         def text() -> str:
             # Its own position in the file: the descriptor's is where the next line goes.
@@ -42,3 +40,20 @@ def captured_stderr() -> Iterator[Callable[[], str]]:
             os.close(shown)
             sys.stderr.close()
             sys.stderr = python_stderr
+
+
+def silence_native_stderr() -> None:
+    """For the rest of the process, such as one that ends while a native thread still complains.
+
+    `sys.stderr` still shows what Python prints.
+    """
+    with _lock:
+        sys.stderr.flush()
+        sys.stderr = _text_on(os.dup(2))
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, 2)
+        os.close(null)
+
+
+def _text_on(descriptor: int) -> io.TextIOWrapper:
+    return io.TextIOWrapper(os.fdopen(descriptor, "wb", buffering=0), write_through=True)

@@ -43,3 +43,17 @@ def test_the_descriptor_is_given_back_after_an_error() -> None:
 
     assert os.fstat(2).st_ino == before.st_ino
     assert sys.stderr is python_stderr
+
+
+def test_native_code_is_silenced_for_good_and_python_is_not() -> None:
+    code = """
+import os, sys
+from segue.native_stderr import silence_native_stderr
+
+silence_native_stderr()
+os.write(2, b"noise\\n")
+print("shown", file=sys.stderr)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    assert done.stderr.splitlines() == ["shown"]

@@ -17,7 +17,7 @@ import ray
 from segue.errors import Unavailable
 from segue.launch.demand import Demand, NodeRoom, shortage
 from segue.launch.prepare import Report
-from segue.native_stderr import captured_stderr
+from segue.native_stderr import captured_stderr, silence_native_stderr
 
 logger = logging.getLogger(__name__)
 
@@ -116,6 +116,8 @@ def _init(
         said = native()
     logger.debug("Ray's native part said", extra={"text": said})
     if not is_over.is_set():
+        # Its thread goes on trying, and saying so, until this process ends.
+        silence_native_stderr()
         raise Unavailable(_did_not(options["address"], f"no answer for {timeout_s:g} s", said))
     if failures:
         reason = str(failures[0]) or repr(failures[0])

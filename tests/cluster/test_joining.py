@@ -61,10 +61,9 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
 
 def refused(folder: Path, head: Head, *arguments: str, token: str = "") -> str:
     """What it printed before it ended with an error, soon and in one line."""
-    environment = {**head.environment, **({"RAY_AUTH_TOKEN": token} if token else {})}
+    environment = head.environment
     if token:
-        # The variable with the token itself comes before the one that names a file.
-        environment["RAY_AUTH_TOKEN_PATH"] = ""
+        environment = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token}
     started_at = time.monotonic()
     with serving(
         folder, "--ray-address", head.address, *arguments, environment=environment

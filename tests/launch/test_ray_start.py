@@ -89,12 +89,15 @@ def test_a_refused_token_is_read_from_what_the_native_part_wrote(fake: FakeRay) 
         start(fake, fails, address="head:1")
 
 
-def test_a_ray_that_hangs_is_given_up(fake: FakeRay) -> None:
+def test_a_ray_that_hangs_is_given_up(fake: FakeRay, monkeypatch: pytest.MonkeyPatch) -> None:
+    silenced: list[bool] = []
+    monkeypatch.setattr(ray_start, "silence_native_stderr", lambda: silenced.append(True))
     hangs = threading.Event()
 
     with pytest.raises(Unavailable, match=r"Ray did not start here: no answer for 0\.2 s"):
         start(fake, hangs.wait, timeout_s=0.2)
     hangs.set()
+    assert silenced == [True]
 
 
 def test_a_slow_start_is_said_once(fake: FakeRay, monkeypatch: pytest.MonkeyPatch) -> None:
