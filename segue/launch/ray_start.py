@@ -70,6 +70,15 @@ def _started(address: str, demands: Sequence[Demand], report: Report) -> Iterato
         may_end.set()
 
 
+def ended_parts() -> list[str]:
+    """Of a Ray that we started: its processes that have ended, without which nothing is started
+    again any more.
+    """
+    node = ray._private.worker._global_node
+    dead = node.dead_processes() if node is not None else []
+    return sorted({kind for kind, _ in dead} & {"gcs_server", "raylet"})
+
+
 def _local_options(*, has_cpus: bool) -> dict[str, Any]:
     # Usage statistics would be sent to the internet.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
+from collections.abc import Sequence
 from time import monotonic
 from types import FrameType
+from typing import NoReturn
 
 from rich.console import Console
 from rich.markup import escape
 
 from segue.launch.config import Config
 from segue.launch.prepare import prepare
+
+_LOOK_EVERY_S = 1.0
 
 
 def serve_until_signal(config: Config, progress: Console, out: Console) -> None:
@@ -43,6 +48,7 @@ def serve_until_signal(config: Config, progress: Console, out: Console) -> None:
         prepared = prepare(config, report)
         # Ray takes a second to import, which nothing that is wrong above should wait for.
         from segue.launch.cluster import running_prepared
+        from segue.launch.ray_start import ended_parts
 
         with running_prepared(prepared, report) as running:
             settings = config.cluster
@@ -53,8 +59,22 @@ def serve_until_signal(config: Config, progress: Console, out: Console) -> None:
                 soft_wrap=True,
             )
             is_ready.set()
-            stop.wait()
+            while not stop.wait(_LOOK_EVERY_S):
+                if ended := ended_parts():
+                    _give_up(ended, progress)
     except KeyboardInterrupt:
         report("stopped before it was ready")
         raise SystemExit(128 + received[0]) from None
     report("stopped")
+
+
+def _give_up(ended: Sequence[str], progress: Console) -> NoReturn:
+    """Ends the process, and with it what is left of Ray: an orderly stop would wait a minute for
+    answers of Ray's, and whoever supervises us can start everything anew.
+    """
+    progress.print(
+        f"[bold red]error[/] Unavailable: Ray's {' and '.join(ended)} ended, so that nothing would "
+        "be started again; start the cluster anew",
+        soft_wrap=True,
+    )
+    os._exit(1)

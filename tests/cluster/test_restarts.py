@@ -96,12 +96,32 @@ def test_a_signal_during_the_start_ends_it_with_the_signals_status_and_leaves_no
         time.sleep(0.1)
 
 
-def marked(mark: str) -> list[str]:
-    """Command lines of processes that inherited our variable."""
-    found = []
+@pytest.mark.parametrize("part", ["raylet", "gcs_server"])
+def test_a_part_of_ray_that_dies_ends_the_cluster_with_an_error(part: str, tmp_path: Path) -> None:
+    """Nothing would be started again without it."""
+    mark = f"{tmp_path}-{part}"
+    with serving(tmp_path, environment={"SEGUE_TEST_MARK": mark}) as cluster:
+        cluster.address()
+        (pid,) = (pid for pid, line in marked(mark).items() if line.split()[0].endswith(f"/{part}"))
+        os.kill(pid, signal.SIGKILL)
+
+        assert cluster.process.wait(15) == 1
+
+    assert f"error Unavailable: Ray's {part} ended" in cluster.text()
+    deadline_at = time.monotonic() + PATIENCE_S
+    while left := marked(mark):
+        assert time.monotonic() < deadline_at, f"still there: {left}"
+        time.sleep(0.1)
+
+
+def marked(mark: str) -> dict[int, str]:
+    """Command lines of processes that inherited our variable, by pid."""
+    found = {}
     for process in Path("/proc").iterdir():
         # They come and go while we look.
         with contextlib.suppress(OSError):
             if process.name.isdecimal() and mark.encode() in (process / "environ").read_bytes():
-                found.append((process / "cmdline").read_text().replace("\0", " "))
+                command = (process / "cmdline").read_text().replace("\0", " ")
+                if command:
+                    found[int(process.name)] = command
     return found
