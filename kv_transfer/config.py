@@ -18,6 +18,12 @@ class TransferConfig:
     """A connection on which no byte moves for so long is closed; below `transfer_timeout_s`."""
     transfer_timeout_s: int = 15
     """A write that takes longer has failed."""
+    min_port: int = 0
+    """Mooncake's ports lie between this and `max_port`, both included: at least 8 for each worker
+    of a machine, since an engine that is replaced leaves its ports busy for a while. 0 leaves them
+    to Mooncake, which takes 15000 to 17000.
+    """
+    max_port: int = 0
     max_gbit_per_s: float = 0.0
     """What each worker may send at most; 0 for as fast as it goes. Leaves a shared link usable for
     others."""
@@ -40,4 +46,6 @@ class TransferConfig:
             devices=self.devices,
             progress_timeout_s=self.progress_timeout_s,
             transfer_timeout_s=self.transfer_timeout_s,
+            min_port=self.min_port,
+            max_port=self.max_port,
         )

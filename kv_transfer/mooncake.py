@@ -14,18 +14,26 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from kv_transfer.plan import Fragment, batches
 from segue.errors import InvalidConfig, TransferFailed
+from segue.native_stderr import captured_stderr
 
 PROTOCOLS = ("tcp", "rdma")
 MIN_TRANSFER_TIMEOUT_S = 5
 """Mooncake's own floor: a smaller value counts as this."""
+MIN_PORTS = 8
+"""Of one worker: two engines with two ports each, and as many of engines that were replaced."""
 MAX_QUEUED_ITEMS = 1024
 """Per peer, Mooncake's default. One more than it can queue may wedge the peer's engine for good."""
+
+# What every new engine writes, whatever its log level: that glog was not initialised, and that the
+# segment which it is about to make is not there yet.
+_NOISE = ("Logging before InitGoogleLogging()", "Local segment descriptor not found")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +47,10 @@ class MooncakeConfig:
     """A connection on which no byte moves for so long is closed."""
     transfer_timeout_s: int = 15
     """A write that takes longer has failed."""
+    min_port: int = 0
+    """The first of the ports that its engines may listen on; 0 leaves them to Mooncake."""
+    max_port: int = 0
+    """The last of them."""
 
     def __post_init__(self) -> None:
         if self.protocol not in PROTOCOLS:
@@ -53,6 +65,14 @@ class MooncakeConfig:
             raise InvalidConfig(
                 "progress_timeout_s must be at least 1 and below transfer_timeout_s "
                 f"({self.transfer_timeout_s}), got {self.progress_timeout_s}"
+            )
+        has_ports = self.max_port - self.min_port + 1 >= MIN_PORTS
+        if (self.min_port or self.max_port) and not (
+            self.min_port >= 1024 and has_ports and self.max_port < 65536
+        ):
+            raise InvalidConfig(
+                f"min_port and max_port must both be 0, or hold {MIN_PORTS} ports between 1024 and "
+                f"65535, got {self.min_port} and {self.max_port}"
             )
 
 
@@ -112,13 +132,25 @@ class MooncakeTransport:
 
 def require_cuda() -> None:
     """Raises InvalidConfig where Mooncake would take a GPU's address for one of the host."""
-    from mooncake import engine
-
-    if not engine.SUPPORT_CUDA:
+    if not _engine_module().SUPPORT_CUDA:
         raise InvalidConfig(
             'the cache is on a GPU ([engine] device = "cuda"), and this Mooncake moves host memory '
-            "only: install mooncake-transfer-engine instead of mooncake-transfer-engine-non-cuda"
+            "only: install mooncake-transfer-engine-cuda13 instead of "
+            "mooncake-transfer-engine-non-cuda (the extra `cuda` instead of `cpu`)"
         )
+
+
+def _engine_module() -> Any:
+    """Raises InvalidConfig where it does not load: each wheel links against other libraries."""
+    try:
+        from mooncake import engine
+    except ImportError as error:
+        raise InvalidConfig(
+            f"Mooncake does not load ({error}): it needs Debian's libibverbs1, and the wheel must "
+            "be that of torch's CUDA (mooncake-transfer-engine-cuda13, the extra `cuda`) or that "
+            "for CPUs (mooncake-transfer-engine-non-cuda, the extra `cpu`)"
+        ) from None
+    return engine
 
 
 def _set_environment(config: MooncakeConfig) -> None:
@@ -131,17 +163,26 @@ def _set_environment(config: MooncakeConfig) -> None:
     os.environ["MC_TCP_MAX_QUEUED_TRANSFERS_PER_PEER"] = str(MAX_QUEUED_ITEMS)
     os.environ["MC_TCP_PROGRESS_TIMEOUT_SEC"] = str(config.progress_timeout_s)
     os.environ["MC_TRANSFER_TIMEOUT"] = str(config.transfer_timeout_s)
+    if config.min_port:
+        os.environ["MC_MIN_RPC_PORT"] = str(config.min_port)
+        os.environ["MC_MAX_RPC_PORT"] = str(config.max_port)
     os.environ.setdefault("MC_LOG_LEVEL", "ERROR")
 
 
 def _new_engine(config: MooncakeConfig) -> Any:
-    from mooncake.engine import TransferEngine
-
-    engine = TransferEngine()
-    status = engine.initialize(config.host, "P2PHANDSHAKE", config.protocol, config.devices)
+    module = _engine_module()
+    with captured_stderr() as native:
+        engine = module.TransferEngine()
+        status = engine.initialize(config.host, "P2PHANDSHAKE", config.protocol, config.devices)
+        said = native()
+    for line in said.splitlines(keepends=True):
+        if not any(noise in line for noise in _NOISE):
+            sys.stderr.write(line)
     if status != 0:
+        ports = f" and ports {config.min_port} to {config.max_port}" if config.min_port else ""
         raise TransferFailed(
-            f"Mooncake did not start on {config.host} with {config.protocol} (status {status})"
+            f"Mooncake did not start on {config.host} with {config.protocol}{ports} "
+            f"(status {status}): a port may be missing, or the address not be this machine's"
         )
     if config.protocol == "rdma" and not _names_devices(engine.get_local_topology()):
         # It starts all the same, and would move nothing or fall back.

@@ -50,7 +50,7 @@ async def running(
         loaded.runner.tensors,
         worker_id=identity.worker_id,
         epoch=identity.epoch,
-        host=options.host,
+        host=options.hosts.announce,
     ) as endpoint:
 
         def worker_as(presence: Presence) -> PrefillWorker:
@@ -69,8 +69,7 @@ async def running(
             identity,
             metrics.registry,
             worker_as,
-            host=options.host,
-            router_address=options.router_address,
+            options=options,
         ) as worker:
             yield worker
 

@@ -22,6 +22,7 @@ from segue.metrics_endpoint import MetricsEndpoint
 from segue.model.settings import AS_PUBLISHED, CheckpointConfig
 from segue.model.source import resolve_model
 from segue.telemetry import setup_logging
+from segue.wire.addresses import Hosts
 from segue.wire.server import RunningServer, Services, serving
 from segue.wire.session_pb2_grpc import add_SessionsServicer_to_server
 from segue.wire.worker_pb2_grpc import add_MembershipServicer_to_server
@@ -62,7 +63,10 @@ async def running(
     metrics = RouterMetrics()
     prompts = PromptBuilder.from_folder(folder, checkpoint)
     router = Router(config, prompts, metrics, model_name=model_name or model)
-    endpoint = MetricsEndpoint(metrics.registry, config.host, config.metrics_port)
+    hosts = Hosts.of(config.host, config.announce)
+    endpoint = MetricsEndpoint(
+        metrics.registry, hosts.listen, config.metrics_port, announce=hosts.announce
+    )
 
     def services_at(address: str) -> Services:
         sessions = Sessions(router, address=address, metrics_address=endpoint.address)
@@ -77,9 +81,10 @@ async def running(
 
     try:
         async with serving(
-            config.host,
+            hosts.listen,
             config.port,
             services_at,
+            announce=hosts.announce,
             max_receive_bytes=config.max_prompt_bytes + _FRAMING_BYTES,
             on_serving=endpoint.set_ready,
         ) as server:
@@ -118,14 +123,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m router", description=__doc__)
     parser.add_argument("--model", required=True, help="folder or hub id")
     parser.add_argument("--config", type=Path, help="TOML file")
-    parser.add_argument("--host")
+    parser.add_argument("--host", help="address to listen on")
+    parser.add_argument("--announce", help="address that others use, where it is another")
     parser.add_argument("--port", type=int)
     options = parser.parse_args(arguments)
     setup_logging("router")
     sections = read_file(options.config)
     config = section(sections, "router", RouterConfig)
     checkpoint = section(sections, "checkpoint", CheckpointConfig)
-    given = {k: v for k in ("host", "port") if (v := getattr(options, k)) is not None}
+    given = {k: v for k in ("host", "announce", "port") if (v := getattr(options, k)) is not None}
     asyncio.run(_serve(replace(config, **given), options.model, checkpoint))
 
 

@@ -11,6 +11,10 @@ DEFAULT_PORT = 7411
 class RouterConfig:
     host: str = "127.0.0.1"
     """Address to listen on. Loopback unless told otherwise: the router authenticates nobody."""
+    announce: str = ""
+    """Address that workers and clients use to reach the router; empty is `host`, or the machine's
+    own address where that is a wildcard such as 0.0.0.0.
+    """
     port: int = DEFAULT_PORT
     metrics_port: int = 0
     """0 lets the system choose; `segue status` shows which."""
@@ -19,7 +23,11 @@ class RouterConfig:
     default_deadline_s: float = 600.0
     """For clients that bring no deadline: nothing runs for ever."""
     heartbeat_timeout_s: float = 5.0
-    """A worker that is silent for so long gets no new turns."""
+    """A worker that is silent for so long gets no new turns: it is lost."""
+    forget_lost_s: float = 300.0
+    """A worker that has been lost for so long is forgotten: it is no longer shown or counted. One
+    that stops in order says so, and is forgotten at once.
+    """
     min_tokens_per_s: float = 10.0
     """A decode worker on which a turn more would make answers slower than that gets none while
     another can take it; 0 sets no floor.
@@ -49,7 +57,12 @@ class RouterConfig:
         for name in ("max_turns", "max_attempts", "max_sessions", "max_prompt_bytes"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be >= 1, got {getattr(self, name)}")
-        for name in ("min_tokens_per_s", "local_prefill_max_tokens", "history_bytes"):
+        for name in (
+            "forget_lost_s",
+            "min_tokens_per_s",
+            "local_prefill_max_tokens",
+            "history_bytes",
+        ):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must be >= 0, got {getattr(self, name)}")
         for name in ("default_deadline_s", "heartbeat_timeout_s"):

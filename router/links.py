@@ -146,6 +146,12 @@ class Links:
         self._ending.add(call)
         call.add_done_callback(self._ending.discard)
 
+    async def forget(self, worker: WorkerStatus) -> None:
+        """Closes the channel to this life of a worker; calls that still wait there fail."""
+        link = self._links.pop((worker.worker_id, worker.epoch), None)
+        if link is not None:
+            await link.close()
+
     async def close(self) -> None:
         for call in self._ending:
             call.cancel()

@@ -1,25 +1,33 @@
 """Who is in the cluster: heartbeats in, one table, a view for everybody when it changes.
 
 A worker is one entry per id. A later life (greater epoch) replaces an earlier one; the earlier
-one's messages are refused from then on.
+one's messages are refused from then on, also when the later one has left or was forgotten.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
-from dataclasses import dataclass, replace
+import collections
+import logging
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
 
 from segue.cluster_status import WorkerHealth, WorkerStatus
 from segue.errors import LayoutMismatch, StaleEpoch
 from segue.telemetry import Clock
 from segue.types import Epoch, WorkerId
 
+logger = logging.getLogger(__name__)
+
+# Lives of workers that are gone, kept to refuse earlier ones. Names of workers are few.
+_MAX_PAST = 10_000
+
 
 @dataclass(frozen=True, slots=True)
 class _Member:
     status: WorkerStatus
     heard_at: float
+    lost_at: float | None = None
 
 
 class Membership:
@@ -30,18 +38,24 @@ class Membership:
         *,
         model_id: str,
         heartbeat_timeout_s: float,
+        forget_lost_s: float,
         clock: Clock,
         heard: Callable[[WorkerStatus], None],
+        gone: Callable[[WorkerStatus], None],
     ) -> None:
         """An empty `model_id` becomes that of the first worker: all must serve the same.
 
-        `heard` is told every worker's status when it comes, and when the worker is lost.
+        `heard` receives every worker's status when it arrives, and when the worker is lost; `gone`
+        the last status of a worker that left or was forgotten.
         """
         self._heard = heard
+        self._gone = gone
         self.model_id = model_id
         self._heartbeat_timeout_s = heartbeat_timeout_s
+        self._forget_lost_s = forget_lost_s
         self._clock = clock
         self._members: dict[WorkerId, _Member] = {}
+        self._past: collections.OrderedDict[WorkerId, Epoch] = collections.OrderedDict()
         self._changed = asyncio.Event()
 
     def heartbeat(self, status: WorkerStatus, model_id: str) -> None:
@@ -55,38 +69,50 @@ class Membership:
                 "start both on the same checkpoint"
             )
         known = self._members.get(status.worker_id)
-        if known and status.epoch < known.status.epoch:
+        latest = known.status.epoch if known else self._past.get(status.worker_id, status.epoch)
+        if status.epoch < latest:
             raise StaleEpoch(
-                f"{status.worker_id} was replaced: epoch {known.status.epoch} is here, "
-                f"{status.epoch} is past"
+                f"{status.worker_id} was replaced: epoch {latest} was here, {status.epoch} is past"
             )
         self._members[status.worker_id] = _Member(status, self._clock())
         self._heard(status)
         if known is None or _identity(known.status) != _identity(status):
             self._announce()
 
+    def left(self, worker_id: WorkerId, epoch: Epoch) -> None:
+        """The worker finished its turns and stops. A later life that joined is not touched."""
+        known = self._members.get(worker_id)
+        if known and known.status.epoch == epoch:
+            logger.info("worker left", extra={"worker": worker_id})
+            self._forget(known.status)
+
     def lost(self, worker_id: WorkerId, epoch: Epoch) -> None:
         """The worker's stream broke. A later life that joined meanwhile is not touched."""
         known = self._members.get(worker_id)
-        if known and known.status.epoch == epoch:
-            status = replace(known.status, health=WorkerHealth.LOST)
-            self._members[worker_id] = _Member(status, known.heard_at)
+        if known and known.status.epoch == epoch and known.lost_at is None:
+            logger.warning("worker lost", extra={"worker": worker_id})
+            status = known.status.as_lost()
+            self._members[worker_id] = _Member(status, known.heard_at, lost_at=self._clock())
             self._heard(status)
             self._announce()
 
     def notice_silence(self) -> None:
-        """Marks the silent as lost. To be called often: a host without power says nothing."""
-        horizon = self._clock() - self._heartbeat_timeout_s
+        """Marks the silent as lost, and forgets those that have been lost for long.
+
+        To be called often: a host without power sends nothing.
+        """
+        now = self._clock()
         for member in list(self._members.values()):
-            if member.heard_at < horizon and member.status.health is not WorkerHealth.LOST:
-                self.lost(member.status.worker_id, member.status.epoch)
+            if member.lost_at is None:
+                if member.heard_at < now - self._heartbeat_timeout_s:
+                    self.lost(member.status.worker_id, member.status.epoch)
+            elif member.lost_at <= now - self._forget_lost_s:
+                logger.warning("lost worker forgotten", extra={"worker": member.status.worker_id})
+                self._forget(member.status)
 
     def workers(self) -> list[WorkerStatus]:
-        """Everybody ever seen, by id."""
+        """Everybody who is here or was lost lately, by id."""
         return [member.status for _, member in sorted(self._members.items())]
-
-    def epochs(self) -> Mapping[WorkerId, Epoch]:
-        return {worker_id: member.status.epoch for worker_id, member in self._members.items()}
 
     async def views(self) -> AsyncIterator[list[WorkerStatus]]:
         """The members now, and again after each change of who is here."""
@@ -94,6 +120,15 @@ class Membership:
             changed = self._changed
             yield self.workers()
             await changed.wait()
+
+    def _forget(self, status: WorkerStatus) -> None:
+        del self._members[status.worker_id]
+        self._past[status.worker_id] = status.epoch
+        self._past.move_to_end(status.worker_id)
+        if len(self._past) > _MAX_PAST:
+            self._past.popitem(last=False)
+        self._gone(status)
+        self._announce()
 
     def _announce(self) -> None:
         self._changed.set()

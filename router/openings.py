@@ -48,6 +48,9 @@ class Openings:
         self._holders: collections.OrderedDict[Opening, dict[WorkerId, tuple[Role, Epoch]]]
         self._holders = collections.OrderedDict()
 
+    def __len__(self) -> int:
+        return len(self._holders)
+
     def served(self, opening: Opening, workers: Iterable[WorkerStatus]) -> None:
         """They hold it since a turn that begins with it ended."""
         holders = self._holders.setdefault(opening, {})
@@ -58,6 +61,13 @@ class Openings:
             _forget_first(holders, worker.role)
         if len(self._holders) > self._max_openings:
             self._holders.popitem(last=False)
+
+    def gone(self, worker_id: WorkerId) -> None:
+        """The worker left or is forgotten."""
+        for opening in [o for o, holders in self._holders.items() if worker_id in holders]:
+            del self._holders[opening][worker_id]
+            if not self._holders[opening]:
+                del self._holders[opening]
 
     def held(self, opening: Opening, nodes: Mapping[WorkerId, Node]) -> Residency:
         """What the workers hold that live, and are in the same life; the least busy first.

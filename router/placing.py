@@ -66,6 +66,14 @@ class Placing:
             # All workers have the same; those that differ are refused when they meet.
             self.rules = self.rules._replace(page_tokens=worker.load.page_tokens)
 
+    def gone(self, worker: WorkerStatus) -> None:
+        """The worker left, or has been lost for so long that it is forgotten.
+
+        The directory forgets by itself: what it keeps counts only while its worker is known.
+        """
+        self.cluster.gone(worker)
+        self.openings.gone(worker.worker_id)
+
     def turn(self, spec: TurnSpec, shared_tokens: int | None = None) -> TurnPlacing:
         """`shared_tokens`: how far the prompt is equal to the session's last turn, if known."""
         return TurnPlacing(self, spec, shared_tokens)

@@ -8,7 +8,6 @@ import logging
 import time
 from collections import Counter
 from collections.abc import AsyncGenerator
-from dataclasses import replace
 
 from router.admission import Admission
 from router.config import RouterConfig
@@ -48,8 +47,10 @@ class Router:
         self.membership = Membership(
             model_id=prompts.model_id,
             heartbeat_timeout_s=config.heartbeat_timeout_s,
+            forget_lost_s=config.forget_lost_s,
             clock=clock,
             heard=self._heard,
+            gone=self._worker_gone,
         )
         self.links = Links()
         self._config = config
@@ -217,7 +218,12 @@ class Router:
         try:
             return await self.links.to(worker).status()
         except SegueError:
-            return replace(worker, health=WorkerHealth.LOST)
+            return worker.as_lost()
+
+    def _worker_gone(self, worker: WorkerStatus) -> None:
+        """It left or was forgotten: nothing is kept for it. A later life is a new worker."""
+        self.placing.gone(worker)
+        self.links.let_end(asyncio.ensure_future(self.links.forget(worker)))
 
     def is_ready(self) -> bool:
         roles = {w.role for w in self.membership.workers() if w.health is WorkerHealth.READY}

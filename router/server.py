@@ -118,6 +118,9 @@ class MembershipFace(MembershipServicer):
         if first is None:
             raise InvalidRequest("a worker joins with a heartbeat that says who it is, got none")
         worker = _heard(first)
+        if first.leaving:
+            membership.left(worker.worker_id, worker.epoch)
+            return
         membership.heartbeat(worker, first.model_id)
         await self._router.links.forget_past_lives(worker)
         listening = asyncio.ensure_future(self._listen(request_iterator, worker))
@@ -128,7 +131,8 @@ class MembershipFace(MembershipServicer):
                 await asyncio.wait({view, listening}, return_when=asyncio.FIRST_COMPLETED)
                 if listening.done():
                     view.cancel()
-                    listening.result()
+                    if listening.result():
+                        membership.left(worker.worker_id, worker.epoch)
                     return
                 yield worker_pb2.ClusterView(workers=[worker_to_wire(w) for w in view.result()])
         finally:
@@ -137,7 +141,8 @@ class MembershipFace(MembershipServicer):
 
     async def _listen(
         self, heartbeats: AsyncIterator[worker_pb2.Heartbeat], worker: WorkerStatus
-    ) -> None:
+    ) -> bool:
+        """Until the stream ends. Whether the worker said that it leaves."""
         async for heartbeat in heartbeats:
             status = _heard(heartbeat)
             if _identity(status) != _identity(worker):
@@ -145,7 +150,10 @@ class MembershipFace(MembershipServicer):
                     f"this stream is {worker.worker_id}'s in epoch {worker.epoch}, a heartbeat of "
                     f"{status.worker_id} in epoch {status.epoch} came: join on a stream of its own"
                 )
+            if heartbeat.leaving:
+                return True
             self._router.membership.heartbeat(status, heartbeat.model_id)
+        return False
 
 
 def _heard(heartbeat: worker_pb2.Heartbeat) -> WorkerStatus:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from segue.types import Epoch, Role, SessionId, WorkerId
 
@@ -58,6 +58,15 @@ class WorkerStatus:
     load: WorkerLoad = WorkerLoad()
     pid: int = 0
     host: str = ""
+
+    def as_lost(self) -> WorkerStatus:
+        """The worker once contact is lost: its memory as last heard, and no turns, since the router
+        has failed or retried those that it had.
+        """
+        idle = replace(
+            self.load, running_turns=0, waiting_turns=0, waiting_tokens=0, tokens_per_s=0.0
+        )
+        return replace(self, health=WorkerHealth.LOST, load=idle)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

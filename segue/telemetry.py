@@ -8,6 +8,7 @@ import contextvars
 import logging
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 Clock = Callable[[], float]
 
@@ -43,9 +44,12 @@ class _LineFormatter(logging.Formatter):
         return line + "".join(f" {name}={value}" for name, value in extra.items())
 
 
-def setup_logging(process_name: str, level: str = "INFO") -> None:
-    """One line per record on stderr: time, level, process, turn, logger, message, extras."""
-    handler = logging.StreamHandler()
+def setup_logging(process_name: str, level: str = "INFO", *, file: Path | None = None) -> None:
+    """One line per record: time, level, process, turn, logger, message, extras.
+
+    On stderr, or at the end of `file`, which what libraries print does not reach.
+    """
+    handler = logging.StreamHandler() if file is None else logging.FileHandler(file)
     handler.addFilter(_TurnFilter())
     handler.setFormatter(
         _LineFormatter(

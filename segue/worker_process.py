@@ -23,6 +23,7 @@ from segue.config import read_file
 from segue.metrics_endpoint import MetricsEndpoint
 from segue.telemetry import setup_logging
 from segue.types import Epoch, Role, WorkerId
+from segue.wire.addresses import Hosts
 from segue.wire.join import stay_joined
 from segue.wire.server import Services, serving
 
@@ -30,6 +31,7 @@ logger = logging.getLogger(__name__)
 
 # Recounting takes about 0.1 s of the event loop for 100,000 pages.
 _AUDIT_PERIOD_S = 30.0
+_GOODBYE_TIMEOUT_S = 2.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,8 +98,7 @@ async def serving_worker(
     registry: CollectorRegistry,
     worker_as: Callable[[Presence], Worker],
     *,
-    host: str,
-    router_address: str,
+    options: WorkerOptions,
     heartbeat_s: float = 0.5,
 ) -> AsyncIterator[RunningWorker]:
     """Serves the worker that `worker_as(presence)` makes, and keeps it joined to the router.
@@ -111,17 +112,28 @@ async def serving_worker(
         made.append(worker_as(presence))
         return made[0].services()
 
-    with contextlib.closing(MetricsEndpoint(registry, host)) as endpoint:
-        async with serving(host, 0, services_at, on_serving=endpoint.set_ready) as server:
+    hosts = options.hosts
+    with contextlib.closing(
+        MetricsEndpoint(registry, hosts.listen, options.metrics_port, announce=hosts.announce)
+    ) as endpoint:
+        async with serving(
+            hosts.listen,
+            options.port,
+            services_at,
+            announce=hosts.announce,
+            on_serving=endpoint.set_ready,
+        ) as server:
             (worker,) = made
             await server.set_serving(True)
+            leaving = asyncio.Event()
             joined = asyncio.ensure_future(
                 stay_joined(
-                    router_address,
+                    options.router_address,
                     status=worker.status,
                     model_id=worker.model_id,
                     heartbeat_s=heartbeat_s,
                     on_view=worker.members_changed,
+                    leaving=leaving,
                 )
             )
             audit = asyncio.ensure_future(audit_when_idle(worker, period_s=_AUDIT_PERIOD_S))
@@ -133,6 +145,9 @@ async def serving_worker(
                 worker.presence.health = WorkerHealth.DRAINING
                 await server.set_serving(False)
                 await worker.drain()
+                leaving.set()
+                # The router may hang; then this worker will be lost instead.
+                await asyncio.wait({joined}, timeout=_GOODBYE_TIMEOUT_S)
                 joined.cancel()
                 audit.cancel()
                 await worker.close()
@@ -181,6 +196,15 @@ class WorkerOptions:
     model: str
     router_address: str
     host: str = "127.0.0.1"
+    """Address to listen on, or "node"."""
+    announce: str = ""
+    """Address that others use, where it is another."""
+    port: int = 0
+    metrics_port: int = 0
+
+    @property
+    def hosts(self) -> Hosts:
+        return Hosts.of(self.host, self.announce)
 
 
 def run_worker(role: Role, run: Build, arguments: Sequence[str] | None = None) -> None:
@@ -191,6 +215,9 @@ def run_worker(role: Role, run: Build, arguments: Sequence[str] | None = None) -
     parser.add_argument("--model", required=True, help="folder or hub id")
     parser.add_argument("--router", required=True, help="host:port")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
+    parser.add_argument("--announce", default="", help="address that others use, if another")
+    parser.add_argument("--port", type=int, default=0, help="gRPC port; 0: any")
+    parser.add_argument("--metrics-port", type=int, default=0, help="0: any")
     parser.add_argument("--config", type=Path, help="TOML file")
     options = parser.parse_args(arguments)
     setup_logging(options.id)
@@ -199,6 +226,9 @@ def run_worker(role: Role, run: Build, arguments: Sequence[str] | None = None) -
         model=options.model,
         router_address=options.router,
         host=options.host,
+        announce=options.announce,
+        port=options.port,
+        metrics_port=options.metrics_port,
     )
     asyncio.run(_until_signal(run(worker_options, read_file(options.config))))
 

@@ -133,6 +133,7 @@ async def _run(options: argparse.Namespace) -> None:
             model_id=model_id(folder),
             heartbeat_s=0.5,
             on_view=lambda members: None,
+            leaving=asyncio.Event(),
         )
 
 

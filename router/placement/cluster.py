@@ -60,6 +60,14 @@ class Cluster:
         node.heard(status)
         self._rank(status.worker_id)
 
+    def gone(self, status: WorkerStatus) -> None:
+        """The worker left or is forgotten. Seats of its last turns may still be left afterwards."""
+        node = self.nodes.get(status.worker_id)
+        if node is not None and node.status.epoch == status.epoch:
+            del self.nodes[status.worker_id]
+            self.own_speeds.pop(status.worker_id, None)
+            self._rank(status.worker_id)
+
     def take(self, decision: Decision) -> Seat:
         """Counts a placed turn. Every seat is left, whatever becomes of the turn."""
         chosen = decision.chosen
@@ -137,7 +145,11 @@ class Cluster:
             self._rank(node.worker_id)
 
     def _rank(self, worker_id: WorkerId) -> None:
-        node = self.nodes[worker_id]
+        node = self.nodes.get(worker_id)
+        if node is None:
+            self.ready_prefills.remove(worker_id)
+            self.ready_decodes.remove(worker_id)
+            return
         index = self.ready_prefills if node.is_prefill else self.ready_decodes
         if not node.is_ready:
             index.remove(worker_id)

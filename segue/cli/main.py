@@ -74,7 +74,10 @@ def serve(
     model: Annotated[str | None, typer.Argument(help="Folder or hub id; default: demo.")] = None,
     prefill: Annotated[int | None, typer.Option(help="Prefill workers.")] = None,
     decode: Annotated[int | None, typer.Option(help="Decode workers.")] = None,
-    host: Annotated[str | None, typer.Option(help="Address of the router.")] = None,
+    host: Annotated[str | None, typer.Option(help="Address that the router listens on.")] = None,
+    announce: Annotated[
+        str | None, typer.Option(help="Address that others reach it by, where it is another.")
+    ] = None,
     port: Annotated[int | None, typer.Option(help="Port of the router; 0: any.")] = None,
     config: Annotated[Path | None, typer.Option(help="TOML file.")] = None,
     ray_address: Annotated[str | None, typer.Option(help="An existing Ray cluster.")] = None,
@@ -105,7 +108,7 @@ def serve(
             "decode": decode,
             "ray_address": ray_address,
         },
-        router={"host": host, "port": port},
+        router={"host": host, "announce": announce, "port": port},
         decode={"simulate_acceptance": simulate_acceptance},
         checkpoint={"generation_config": generation_config, "skip_tokenizer": skip_tokenizer},
     )

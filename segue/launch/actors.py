@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from dataclasses import replace
 from typing import Any
@@ -9,24 +10,27 @@ from typing import Any
 import ray.util
 
 from segue.launch.config import Config
+from segue.launch.ray_start import logs_folder
 from segue.launch.shell import Shell
 from segue.telemetry import setup_logging
 from segue.types import Role
+from segue.wire.addresses import Hosts
 from segue.worker_process import WorkerOptions
 
-NODE_ADDRESS = "node"
-"""As a worker's host: the address of whichever Ray node it was placed on."""
+logger = logging.getLogger(__name__)
 
 
 class RouterActor:
     def __init__(self, config: Config, model: str) -> None:
         from router.__main__ import running
 
-        setup_logging("router")
+        _begin_log("router")
+        hosts = Hosts.of(config.router.host, config.router.announce, ray.util.get_node_ip_address)
+        router = replace(config.router, host=hosts.listen, announce=hosts.announce)
         self._shell = Shell(
             "router",
             lambda: running(
-                config.router,
+                router,
                 model,
                 model_name=config.cluster.model,
                 checkpoint=config.checkpoint,
@@ -48,9 +52,9 @@ class WorkerActor:
     """One prefill or decode worker. Ray starts it again when its process dies."""
 
     def __init__(self, role: Role, options: WorkerOptions, config: Config) -> None:
-        setup_logging(options.worker_id)
-        if options.host == NODE_ADDRESS:
-            options = replace(options, host=ray.util.get_node_ip_address())
+        _begin_log(options.worker_id)
+        hosts = Hosts.of(options.host, options.announce, ray.util.get_node_ip_address)
+        options = replace(options, host=hosts.listen, announce=hosts.announce)
         self._shell = Shell(options.worker_id, lambda: _worker(role, options, config))
 
     def address(self) -> str:
@@ -59,6 +63,12 @@ class WorkerActor:
 
     def pid(self) -> int:
         return os.getpid()
+
+
+def _begin_log(name: str) -> None:
+    """A file beside Ray's own, which have what libraries print. One for all lives of a process."""
+    setup_logging(name, file=logs_folder() / f"segue-{name}.log")
+    logger.info("process started", extra={"pid": os.getpid()})
 
 
 def _worker(role: Role, options: WorkerOptions, config: Config) -> Any:

@@ -5,31 +5,34 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import ray
-from ray.exceptions import RayError, RayTaskError
+from ray.exceptions import (
+    ActorUnavailableError,
+    GetTimeoutError,
+    RayActorError,
+    RayError,
+    RayTaskError,
+)
 
 from segue.errors import SegueError, Unavailable
 from segue.launch.actors import RouterActor, WorkerActor
-from segue.launch.config import Config
-from segue.launch.model import locate
+from segue.launch.config import ClusterConfig, Config
+from segue.launch.demand import Demand, demands_of
+from segue.launch.prepare import Prepared, Report, prepare
+from segue.launch.ray_start import logs_folder, running_ray
 from segue.types import Role
-from segue.wire.server import free_port
 from segue.worker_process import WorkerOptions
 
 logger = logging.getLogger(__name__)
 
-Report = Callable[[str], None]
-"""Told what is being started, in words for a person."""
-
 _STOP_TIMEOUT_S = 10.0
-_OBJECT_STORE_BYTES = 100 << 20
+_MAX_DEATHS_AT_START = 3
+_ASK_AGAIN_S = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,111 +52,69 @@ def running_cluster(config: Config, report: Report) -> Iterator[Cluster]:
 
     Raises InvalidCheckpoint, InvalidConfig (a taken port, too little memory) and Unavailable.
     """
-    report("finding the model")
-    model, config, memory = locate(config, report)
-    if memory:
-        report(memory)
-    config = _with_threads(_with_port(config))
-    report("starting Ray" if not config.cluster.ray_address else "joining Ray")
-    _share_cores(config.engine.num_threads)
-    is_ours = _start_ray(config.cluster.ray_address)
-    try:
-        with contextlib.ExitStack() as cleanup:
-            yield _start(config, model, report, cleanup)
-            report("draining")
-    finally:
-        if is_ours:
-            ray.shutdown()
-
-
-def _start_ray(address: str) -> bool:
-    if ray.is_initialized():
-        return False
-    # The driver's own prints go to people; workers' logs stay in Ray's session folder.
-    common = {"log_to_driver": False, "logging_level": logging.ERROR}
-    with _keeping_signal_handlers():
-        if address:
-            ray.init(address=address, **common)
-        else:
-            # Usage statistics would be sent to the internet.
-            os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-            # Ray starts its workers at niceness 15; ours are what the machine is there for.
-            os.environ.setdefault("RAY_worker_niceness", "0")
-            # Ray would start a Python process a core, and map a third of the memory, for tasks and
-            # objects that we do not have: 8 of 12 s of its start on two busy cores.
-            ray.init(
-                include_dashboard=False,
-                num_cpus=0,
-                object_store_memory=_OBJECT_STORE_BYTES,
-                **common,
-            )
-    return True
+    with running_prepared(prepare(config, report), report) as cluster:
+        yield cluster
 
 
 @contextlib.contextmanager
-def _keeping_signal_handlers() -> Iterator[None]:
-    """Ray's own SIGTERM handler would end the process with a stack trace instead of a drain."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
+def running_prepared(prepared: Prepared, report: Report) -> Iterator[Cluster]:
+    """As `running_cluster`, for what `prepare` has looked at."""
+    config = prepared.config
+    demands = demands_of(config)
+    _share_cores(config.engine.num_threads)
+    with (
+        running_ray(config.cluster.ray_address, demands, report),
+        contextlib.ExitStack() as cleanup,
+    ):
+        report(f"logs are in {logs_folder()}: segue-*.log")
+        yield _start(prepared, demands, report, cleanup)
+        report("draining")
 
 
-def _start(config: Config, model: str, report: Report, cleanup: contextlib.ExitStack) -> Cluster:
+def _start(
+    prepared: Prepared, demands: Sequence[Demand], report: Report, cleanup: contextlib.ExitStack
+) -> Cluster:
+    config, model = prepared.config, prepared.model
+    timeout_s = config.cluster.start_timeout_s
+    router_demand, *worker_demands = demands
     report("starting the router")
-    router = ray.remote(RouterActor).options(**_actor_options(config)).remote(config, model)
+    router = _actor_of(RouterActor, router_demand).remote(config, model)
     # Ends last: its turns have drained by then, and the workers hold nothing.
     cleanup.callback(_kill, router)
-    address = _await(router.address.remote(), config.cluster.start_timeout_s)
+    address = _await_started(router, router_demand.process, timeout_s, report)
 
-    roles = [(Role.PREFILL, config.cluster.prefill), (Role.DECODE, config.cluster.decode)]
     workers: dict[str, Any] = {}
-    for role, count in roles:
-        for index in range(count):
-            worker_id = f"{role.value}-{index}"
-            options = WorkerOptions(
-                worker_id=worker_id,
-                model=model,
-                router_address=address,
-                host=config.cluster.worker_host,
-            )
-            actor = ray.remote(WorkerActor).options(**_actor_options(config))
-            workers[worker_id] = actor.remote(role, options, config)
-            cleanup.callback(_kill, workers[worker_id])
+    for demand in worker_demands:
+        assert demand.role is not None, "all but the first are workers"
+        options = _worker_options(config.cluster, demand.role, demand.index, model, address)
+        worker = _actor_of(WorkerActor, demand).remote(demand.role, options, config)
+        workers[demand.process] = worker
+        cleanup.callback(_kill, worker)
     # Runs first: no new turns, the running ones end.
     cleanup.callback(_stop, router, config.router.drain_s + _STOP_TIMEOUT_S)
     for worker_id, worker in workers.items():
         report(f"loading the model in {worker_id}")
-        _await(worker.address.remote(), config.cluster.start_timeout_s)
+        _await_started(worker, worker_id, timeout_s, report)
     report("waiting for the workers to join")
     _await_joined(address, config)
     return Cluster(address=address, config=config, router=router, workers=workers)
 
 
-def _with_port(config: Config) -> Config:
-    """A free port, found now: a router that is started again must be where it was before.
-
-    On another cluster the router's node has ports of its own. Raises InvalidConfig for a taken one.
-    """
-    if config.cluster.ray_address:
-        return config
-    port = free_port(config.router.host, config.router.port)
-    return replace(config, router=replace(config.router, port=port))
-
-
-def _with_threads(config: Config) -> Config:
-    """Every worker may use every core of this machine: prefill and decode of one turn take turns.
-
-    On another cluster that is for its operator to say.
-    """
-    if config.engine.num_threads or config.cluster.ray_address:
-        return config
-    return replace(config, engine=replace(config.engine, num_threads=os.cpu_count() or 1))
+def _worker_options(
+    cluster: ClusterConfig, role: Role, index: int, model: str, router_address: str
+) -> WorkerOptions:
+    is_prefill = role is Role.PREFILL
+    first_port = cluster.prefill_port if is_prefill else cluster.decode_port
+    first_metrics = cluster.prefill_metrics_port if is_prefill else cluster.decode_metrics_port
+    return WorkerOptions(
+        worker_id=f"{role.value}-{index}",
+        model=model,
+        router_address=router_address,
+        host=cluster.worker_host,
+        announce=cluster.worker_announce,
+        port=first_port + index if first_port else 0,
+        metrics_port=first_metrics + index if first_metrics else 0,
+    )
 
 
 def _share_cores(num_threads: int) -> None:
@@ -167,24 +128,48 @@ def _share_cores(num_threads: int) -> None:
     os.environ.setdefault("OMP_NUM_THREADS", str(num_threads))
 
 
-def _actor_options(config: Config) -> dict[str, Any]:
-    # Torch, gRPC and Mooncake share the cores among themselves; Ray's count is for placement.
-    gpus = 1 if config.engine.device.startswith("cuda") else 0
-    return {"max_restarts": -1, "num_cpus": 0, "num_gpus": gpus}
+def _actor_of(kind: type[Any], demand: Demand) -> Any:
+    """A class to be started by Ray: again and again, wherever it fits."""
+    return ray.remote(kind).options(max_restarts=-1, **demand.options())
 
 
-def _await(answer: Any, timeout_s: float) -> Any:
+def _await_started(actor: Any, process: str, timeout_s: float, report: Report) -> str:
+    """The address of a process that serves. One that dies meanwhile, Ray starts again, and a few
+    times that is waited for. Raises what its start raised, and Unavailable.
+    """
+    deadline_at = time.monotonic() + timeout_s
+    for _ in range(_MAX_DEATHS_AT_START):
+        try:
+            return _address_of(actor, process, deadline_at - time.monotonic())
+        except RayActorError as error:
+            logger.info("died while it started", extra={"process": process, "error": str(error)})
+            report(f"{process} died while it started; starting it again")
+    raise Unavailable(
+        f"{process} died {_MAX_DEATHS_AT_START} times while it started; see "
+        f"segue-{process}.log and worker-*.err in {logs_folder()}"
+    )
+
+
+def _address_of(actor: Any, process: str, timeout_s: float) -> str:
+    """Raises RayActorError when the process died meanwhile."""
     try:
-        return ray.get(answer, timeout=timeout_s)
+        address: str = ray.get(actor.address.remote(), timeout=max(timeout_s, 0.0))
+    except ActorUnavailableError:
+        # Ray is starting it again: the next call waits for that.
+        time.sleep(_ASK_AGAIN_S)
+        raise
     except RayTaskError as error:
         if isinstance(error.cause, SegueError):
             raise error.cause from None
-        raise Unavailable(f"a process did not start: {error.cause!r}") from error
-    except RayError as error:
         raise Unavailable(
-            f"a process did not start within {timeout_s:g} s or died: {error}; "
-            "its log is in Ray's session folder, /tmp/ray/session_latest/logs"
+            f"{process} did not start: {error.cause!r}; see segue-{process}.log in {logs_folder()}"
         ) from error
+    except GetTimeoutError as error:
+        raise Unavailable(
+            f"{process} did not start in [cluster] start_timeout_s; see segue-{process}.log and "
+            f"worker-*.err in {logs_folder()}"
+        ) from error
+    return address
 
 
 def _await_joined(address: str, config: Config) -> None:

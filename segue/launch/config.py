@@ -18,6 +18,43 @@ from segue.model.settings import CheckpointConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Pin:
+    """Where in a Ray cluster a process may run."""
+
+    labels: Mapping[str, str] = field(default_factory=dict)
+    resources: Mapping[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Of `label:zone=a, resource:rack1=0.01`. Raises ValueError."""
+        labels: dict[str, str] = {}
+        resources: dict[str, float] = {}
+        for term in filter(None, (part.strip() for part in text.split(","))):
+            kind, _, pair = term.partition(":")
+            # Label keys may have a prefix: `ray.io/accelerator-type`.
+            name, _, value = (part.strip() for part in pair.partition("="))
+            if kind == "label" and name and value:
+                labels[name] = value
+            elif kind == "resource" and name and _is_amount(value):
+                resources[name] = float(value)
+            else:
+                raise ValueError(
+                    f"must list label:NAME=VALUE and resource:NAME=AMOUNT with commas, got {term!r}"
+                )
+        return cls(labels=labels, resources=resources)
+
+
+ANYWHERE = Pin()
+
+
+def _is_amount(text: str) -> bool:
+    try:
+        return 0.0 < float(text) < float("inf")
+    except ValueError:
+        return False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ClusterConfig:
     """Section `[cluster]`: what runs, and how much of it."""
 
@@ -28,9 +65,37 @@ class ClusterConfig:
     decode: int = 1
     """Decode workers."""
     ray_address: str = ""
-    """An existing Ray cluster; empty starts Ray here."""
+    """An existing Ray cluster, as host:port. Empty is what the environment's RAY_ADDRESS says, and
+    starts Ray here where that is not set; "local" starts it here in any case.
+    """
     worker_host: str = "127.0.0.1"
-    """Address that workers listen on and advertise; "node" is the address of their Ray node."""
+    """Address that workers listen on; "node" is the address of their Ray node."""
+    worker_announce: str = ""
+    """Address that others use to reach a worker; empty is `worker_host`, or the node's address
+    where that is a wildcard such as 0.0.0.0.
+    """
+    prefill_port: int = 0
+    """gRPC port of prefill-0; the next worker has the next port. 0 lets the system choose."""
+    prefill_metrics_port: int = 0
+    """The same for its metrics."""
+    decode_port: int = 0
+    decode_metrics_port: int = 0
+    gpus_per_prefill: float = 1.0
+    """With `[engine] device` = "cuda": the part of a GPU that Ray counts for a prefill worker. With
+    0.5 here and below, a prefill and a decode worker share one; each allocates what its own
+    `cache_bytes` says.
+    """
+    gpus_per_decode: float = 1.0
+    cpus_per_worker: float = 0.0
+    """CPUs that Ray counts for a worker. 0 lets Ray put workers on any node, however busy."""
+    router_on: str = ""
+    """Where the router may run: `label:NAME=VALUE` and `resource:NAME=AMOUNT`, with commas. After
+    a restart it must be reached where it was, so on several nodes it needs a label.
+    """
+    prefill_on: str = ""
+    """Where prefill workers may run, likewise."""
+    decode_on: str = ""
+    """Where decode workers may run, likewise."""
     start_timeout_s: float = 600.0
     """How long a worker may take from its start until it is ready: large checkpoints load long."""
 
@@ -38,6 +103,26 @@ class ClusterConfig:
         for name in ("prefill", "decode"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be >= 1, got {getattr(self, name)}")
+        for name in ("prefill", "decode"):
+            _check_ports(f"{name}_port", getattr(self, f"{name}_port"), getattr(self, name))
+            metrics_port = f"{name}_metrics_port"
+            _check_ports(metrics_port, getattr(self, metrics_port), getattr(self, name))
+        for name in ("gpus_per_prefill", "gpus_per_decode"):
+            # A worker uses one device.
+            if not 0.0 < getattr(self, name) <= 1.0:
+                raise ValueError(f"{name} must be in (0, 1], got {getattr(self, name):g}")
+        if not 0.0 <= self.cpus_per_worker < float("inf"):
+            raise ValueError(f"cpus_per_worker must be >= 0, got {self.cpus_per_worker:g}")
+        for name in ("router_on", "prefill_on", "decode_on"):
+            try:
+                Pin.parse(getattr(self, name))
+            except ValueError as error:
+                raise ValueError(f"{name} {error}") from None
+
+
+def _check_ports(name: str, first: int, count: int) -> None:
+    if first and not 0 < first <= 65536 - count:
+        raise ValueError(f"{name} must be 0, or leave {count} ports below 65536, got {first}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

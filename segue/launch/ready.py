@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from segue.client import Client
+from segue.cluster_status import ClusterStatus, WorkerHealth
 from segue.errors import SegueError, Unavailable
 from segue.telemetry import Clock
 
@@ -32,6 +33,13 @@ async def _missing(client: Client, num_workers: int) -> str:
         status = await client.status()
     except SegueError as error:
         return str(error)
-    if status.ready and len(status.workers) >= num_workers:
+    return missing_of(status, num_workers)
+
+
+def missing_of(status: ClusterStatus, num_workers: int) -> str:
+    """Empty when turns can be served and all workers are there."""
+    ready = [worker for worker in status.workers if worker.health is WorkerHealth.READY]
+    if status.ready and len(ready) >= num_workers:
         return ""
-    return f"{len(status.workers)} of {num_workers} workers joined"
+    others = [f"{w.worker_id} is {w.health}" for w in status.workers if w not in ready]
+    return ", ".join([f"{len(ready)} of {num_workers} workers are ready", *others])

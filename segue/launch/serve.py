@@ -2,27 +2,38 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
+from collections.abc import Sequence
 from time import monotonic
 from types import FrameType
+from typing import NoReturn
 
 from rich.console import Console
+from rich.markup import escape
 
-from segue.launch.cluster import running_cluster
 from segue.launch.config import Config
+from segue.launch.prepare import prepare
+
+_LOOK_EVERY_S = 1.0
 
 
 def serve_until_signal(config: Config, progress: Console, out: Console) -> None:
     """Blocks until SIGTERM or SIGINT. Progress goes to `progress`, one line when ready to `out`.
 
-    A signal during the start raises KeyboardInterrupt, and what was started is stopped.
+    A signal during the start stops what was started and raises SystemExit with the status that
+    shells give a program that the signal ended: 143 for SIGTERM, 130 for SIGINT.
     """
     stop, is_ready = threading.Event(), threading.Event()
+    received: list[int] = []
 
     def on_signal(number: int, frame: FrameType | None) -> None:
         stop.set()
-        if not is_ready.is_set():
+        received.append(number)
+        # A second one must not break the clean-up, which is bounded. Ray passes this exception on
+        # as it is; of SystemExit it would lose the status.
+        if len(received) == 1 and not is_ready.is_set():
             raise KeyboardInterrupt
 
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -30,16 +41,40 @@ def serve_until_signal(config: Config, progress: Console, out: Console) -> None:
     started_at = monotonic()
 
     def report(stage: str) -> None:
-        progress.print(f"[dim]{monotonic() - started_at:5.1f} s[/] {stage}", soft_wrap=True)
+        seconds = f"[dim]{monotonic() - started_at:5.1f} s[/]"
+        progress.print(f"{seconds} {escape(stage)}", soft_wrap=True)
 
-    with running_cluster(config, report) as running:
-        settings = config.cluster
-        out.print(
-            f"ready at {running.address} after {monotonic() - started_at:.1f} s: "
-            f"{settings.model}, {settings.prefill} prefill and {settings.decode} decode "
-            f"(try: segue chat --target {running.address} 'Hello')",
-            soft_wrap=True,
-        )
-        is_ready.set()
-        stop.wait()
+    try:
+        prepared = prepare(config, report)
+        # Ray takes a second to import, which nothing that is wrong above should wait for.
+        from segue.launch.cluster import running_prepared
+        from segue.launch.ray_start import ended_parts
+
+        with running_prepared(prepared, report) as running:
+            settings = config.cluster
+            out.print(
+                f"ready at {running.address} after {monotonic() - started_at:.1f} s: "
+                f"{settings.model}, {settings.prefill} prefill and {settings.decode} decode "
+                f"(try: segue chat --target {running.address} 'Hello')",
+                soft_wrap=True,
+            )
+            is_ready.set()
+            while not stop.wait(_LOOK_EVERY_S):
+                if ended := ended_parts():
+                    _give_up(ended, progress)
+    except KeyboardInterrupt:
+        report("stopped before it was ready")
+        raise SystemExit(128 + received[0]) from None
     report("stopped")
+
+
+def _give_up(ended: Sequence[str], progress: Console) -> NoReturn:
+    """Ends the process, and with it what is left of Ray: an orderly stop would wait a minute for
+    answers of Ray's, and whoever supervises us can start everything anew.
+    """
+    progress.print(
+        f"[bold red]error[/] Unavailable: Ray's {' and '.join(ended)} ended, so that nothing would "
+        "be started again; start the cluster anew",
+        soft_wrap=True,
+    )
+    os._exit(1)

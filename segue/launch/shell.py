@@ -1,4 +1,5 @@
-"""Runs an async context manager in a thread with an event loop of its own.
+"""Runs an async context manager in a thread with an event loop of its own, and starts it again when
+its start fails.
 
 Ray calls an actor from outside its event loop and may start it again at any time, so what an actor
 runs starts in its constructor and lives in its own thread. No Ray here: this is tested alone.
@@ -8,11 +9,24 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
+import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from typing import Generic, Protocol, TypeVar
 
 from segue.errors import SegueError
+from segue.worker_process import leave_process
+
+logger = logging.getLogger(__name__)
+
+FIRST_RETRY_S = 0.5
+MAX_RETRY_S = 15.0
+LEAVE_AFTER_S = 5.0
+"""After a failure that nobody foresaw, until the process ends: whoever waits hears of the failure,
+and a process that cannot start is not started in a tight loop.
+"""
 
 
 class Served(Protocol):
@@ -24,46 +38,98 @@ Running = TypeVar("Running", bound=Served)
 
 
 class Shell(Generic[Running]):
-    """`start` is called in the new thread; the object that it yields serves until `stop`."""
+    """`start` is called in the new thread; the object that it yields serves until `stop`.
+
+    A start that raises a SegueError (a folder that is away, a port that is taken) is tried again
+    here, at growing intervals and for ever: Ray does not start an actor again that lives. After
+    any other error the state of native libraries is unknown, so the process ends by `leave`, and
+    Ray starts a new one.
+    """
 
     def __init__(
-        self, name: str, start: Callable[[], contextlib.AbstractAsyncContextManager[Running]]
+        self,
+        name: str,
+        start: Callable[[], contextlib.AbstractAsyncContextManager[Running]],
+        *,
+        delays_s: Callable[[], Iterator[float]] | None = None,
+        leave_after_s: float = LEAVE_AFTER_S,
+        leave: Callable[[BaseException], None] = leave_process,
     ) -> None:
         self._start = start
-        self._started = threading.Event()
-        self._failure: BaseException | None = None
-        self._running: Running | None = None
+        self._delays_s = delays_s or retry_delays_s
+        self._leave_after_s = leave_after_s
+        self._leave = leave
+        self._attempt: Future[Running] = Future()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop: asyncio.Event | None = None
+        self._has_loop = threading.Event()
         self._thread = threading.Thread(
             target=lambda: asyncio.run(self._run()), name=name, daemon=True
         )
         self._thread.start()
 
     def wait_started(self) -> Running:
-        """Blocks until it serves. Raises what its start raised."""
-        self._started.wait()
-        if self._failure is not None:
-            raise self._failure
-        assert self._running is not None
-        return self._running
+        """Blocks until it serves. Raises what the start raised that was under way."""
+        return self._attempt.result()
 
     def stop(self) -> None:
         """Asks it to end, and waits until it has."""
-        if self._loop is not None and self._stop is not None and self._thread.is_alive():
+        self._has_loop.wait()
+        assert self._loop is not None
+        assert self._stop is not None
+        with contextlib.suppress(RuntimeError):
+            # The loop may have ended just now.
             self._loop.call_soon_threadsafe(self._stop.set)
         self._thread.join()
 
     async def _run(self) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._stop = asyncio.Event()
+        self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
+        self._has_loop.set()
+        for delay_s in self._delays_s():
+            error = await self._serve()
+            if error is None or self._stop.is_set():
+                return
+            is_foreseen = isinstance(error, SegueError)
+            wait_s = delay_s if is_foreseen else self._leave_after_s
+            logger.error(
+                "did not start; trying again" if is_foreseen else "did not start",
+                extra={"error": f"{type(error).__name__}: {error}", "retry_in_s": wait_s},
+                exc_info=None if is_foreseen else error,
+            )
+            await _wait(self._stop, wait_s)
+            if self._stop.is_set():
+                return
+            if not is_foreseen:
+                self._leave(error)
+                return
+            self._attempt = Future()
+
+    async def _serve(self) -> Exception | None:
+        """From a start to its end. The error when it did not start, else None."""
+        assert self._stop is not None
+        attempt = self._attempt
         try:
             async with self._start() as running:
-                self._running = running
-                self._started.set()
+                attempt.set_result(running)
                 await self._stop.wait()
         except Exception as error:
-            # Before the start: told to whoever waits. Afterwards it is the end of a stop.
-            self._failure = error if isinstance(error, SegueError) else RuntimeError(f"{error!r}")
-        finally:
-            self._started.set()
+            if attempt.done():
+                logger.exception("did not stop in order")
+                return None
+            # Ray carries it to another process: only our errors are sure to pickle.
+            attempt.set_exception(
+                error if isinstance(error, SegueError) else RuntimeError(f"{error!r}")
+            )
+            return error
+        return None
+
+
+def retry_delays_s() -> Iterator[float]:
+    """Growing and bounded, for ever."""
+    return (min(FIRST_RETRY_S * 2**attempt, MAX_RETRY_S) for attempt in itertools.count())
+
+
+async def _wait(event: asyncio.Event, timeout_s: float) -> None:
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(timeout_s):
+            await event.wait()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 
@@ -28,23 +29,32 @@ async def stay_joined(
     model_id: str,
     heartbeat_s: float,
     on_view: Callable[[Sequence[WorkerStatus]], None],
+    leaving: asyncio.Event,
 ) -> None:
-    """Joins, and joins again when the router went away, until cancelled.
+    """Joins, and joins again when the router went away, until `leaving` is set.
 
-    Raises LayoutMismatch when the router serves another model: joining again would not help.
+    Returns when the router has been told; at once where it is not there to be told. Raises
+    LayoutMismatch when the router serves another model: joining again would not help.
     """
 
-    async def heartbeats() -> AsyncIterator[worker_pb2.Heartbeat]:
-        while True:
-            yield worker_pb2.Heartbeat(status=worker_to_wire(status()), model_id=model_id)
-            await asyncio.sleep(heartbeat_s)
+    def heartbeat(*, is_last: bool) -> worker_pb2.Heartbeat:
+        return worker_pb2.Heartbeat(
+            status=worker_to_wire(status()), model_id=model_id, leaving=is_last
+        )
 
-    while True:
+    async def heartbeats() -> AsyncIterator[worker_pb2.Heartbeat]:
+        while not leaving.is_set():
+            yield heartbeat(is_last=False)
+            await _wait(leaving, heartbeat_s)
+        yield heartbeat(is_last=True)
+
+    while not leaving.is_set():
         async with channel_to(router_address) as channel:
             try:
                 async for view in MembershipStub(channel).Join(heartbeats()):
                     on_view([worker_from_wire(worker) for worker in view.workers])
-                logger.info("the router closed the membership stream; joining again")
+                if not leaving.is_set():
+                    logger.info("the router closed the membership stream; joining again")
             except grpc.aio.AioRpcError as rpc_error:
                 error = error_from_rpc(rpc_error, f"router {router_address}")
                 if isinstance(error, LayoutMismatch):
@@ -52,4 +62,10 @@ async def stay_joined(
                 logger.info("not joined to the router", extra={"error": str(error)})
             except InvalidRequest as error:
                 logger.error("the router's view cannot be read", extra={"error": str(error)})
-        await asyncio.sleep(REJOIN_AFTER_S)
+        await _wait(leaving, REJOIN_AFTER_S)
+
+
+async def _wait(event: asyncio.Event, timeout_s: float) -> None:
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(timeout_s):
+            await event.wait()

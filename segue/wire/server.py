@@ -15,6 +15,7 @@ from grpc_health.v1.health import aio as health_aio
 from grpc_reflection.v1alpha import reflection
 
 from segue.errors import InvalidConfig, InvalidRequest
+from segue.wire.addresses import Hosts
 from segue.wire.status import ErrorInterceptor
 
 # A prompt of a million token ids is about 3 MB as varints; gRPC's own limit is 4 MB.
@@ -82,6 +83,7 @@ async def serving(
     port: int,
     services_at: Callable[[str], Services],
     *,
+    announce: str = "",
     grace_s: float = 1.0,
     max_receive_bytes: int = MAX_MESSAGE_BYTES,
     on_serving: Callable[[bool], None] = lambda is_serving: None,
@@ -90,8 +92,9 @@ async def serving(
 
     gRPC refuses a larger message than `max_receive_bytes` by its head, before it is read.
 
-    The services are made when the address is known, since some tell it to others. Health starts as
-    NOT_SERVING; `on_serving` hears of each change. Raises InvalidConfig when the port is taken.
+    The services are made when the address is known, since some tell it to others; its host is
+    `announce`, or else `host`. Health starts as NOT_SERVING; `on_serving` hears of each change.
+    Raises InvalidConfig when the port is taken.
     """
     logging.getLogger("grpc._cython.cygrpc").addFilter(_CALLER_LEFT)
     server = grpc.aio.server(
@@ -102,9 +105,10 @@ async def serving(
             ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
         ],
     )
+    hosts = Hosts.of(host, announce)
     if port:
-        free_port(host, port)
-    address = f"{host}:{server.add_insecure_port(f'{host}:{port}')}"
+        free_port(hosts.listen, port)
+    address = hosts.at(server.add_insecure_port(f"{hosts.listen}:{port}"))
     services = services_at(address)
     for _, add in services:
         add(server)

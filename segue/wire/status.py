@@ -132,6 +132,13 @@ def rpc_errors(peer: str) -> Iterator[None]:
         ) from None
     except grpc.aio.AioRpcError as rpc_error:
         raise error_from_rpc(rpc_error, peer) from rpc_error
+    except asyncio.CancelledError:
+        # A channel that is closed cancels its calls, which must not look as if the caller had been
+        # cancelled.
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise
+        raise errors.Unavailable(f"{peer}: the connection was closed") from None
 
 
 Method = Callable[[Any, Any], Any]

@@ -154,7 +154,10 @@ class Heartbeat(_message.Message):
 
     STATUS_FIELD_NUMBER: _builtins.int
     MODEL_ID_FIELD_NUMBER: _builtins.int
+    LEAVING_FIELD_NUMBER: _builtins.int
     model_id: _builtins.str
+    leaving: _builtins.bool
+    """The worker has finished its turns and stops: the router forgets it."""
     @_builtins.property
     def status(self) -> _session_pb2.WorkerStatus: ...
     def __init__(
@@ -162,10 +165,11 @@ class Heartbeat(_message.Message):
         *,
         status: _session_pb2.WorkerStatus | None = ...,
         model_id: _builtins.str = ...,
+        leaving: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["status", b"status"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["model_id", b"model_id", "status", b"status"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["leaving", b"leaving", "model_id", b"model_id", "status", b"status"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -49,6 +49,8 @@ class MembershipServicer:
     def Join(self, request_iterator, context):
         """First message: who the worker is. Then heartbeats. The router answers with the cluster's
         members, at once and whenever they change: that is how readers learn that a writer died.
+        A worker that stops says so in its last message, and the router then ends the stream. A stream
+        that ends without that message makes the worker lost.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -36,6 +36,8 @@ class MembershipStub:
     Join: _grpc.StreamStreamMultiCallable[_worker_pb2.Heartbeat, _worker_pb2.ClusterView]
     """First message: who the worker is. Then heartbeats. The router answers with the cluster's
     members, at once and whenever they change: that is how readers learn that a writer died.
+    A worker that stops says so in its last message, and the router then ends the stream. A stream
+    that ends without that message makes the worker lost.
     """
 
 @_typing.type_check_only
@@ -46,6 +48,8 @@ class MembershipAsyncStub(MembershipStub):
     Join: _aio.StreamStreamMultiCallable[_worker_pb2.Heartbeat, _worker_pb2.ClusterView]  # type: ignore[assignment]
     """First message: who the worker is. Then heartbeats. The router answers with the cluster's
     members, at once and whenever they change: that is how readers learn that a writer died.
+    A worker that stops says so in its last message, and the router then ends the stream. A stream
+    that ends without that message makes the worker lost.
     """
 
 class MembershipServicer(metaclass=_abc_1.ABCMeta):
@@ -59,6 +63,8 @@ class MembershipServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_worker_pb2.ClusterView], _abc.AsyncIterator[_worker_pb2.ClusterView]]:
         """First message: who the worker is. Then heartbeats. The router answers with the cluster's
         members, at once and whenever they change: that is how readers learn that a writer died.
+        A worker that stops says so in its last message, and the router then ends the stream. A stream
+        that ends without that message makes the worker lost.
         """
 
 def add_MembershipServicer_to_server(servicer: MembershipServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from router.membership import Membership
-from segue.cluster_status import WorkerHealth, WorkerLoad, WorkerStatus
+from segue.cluster_status import UnitCounts, WorkerHealth, WorkerLoad, WorkerStatus
 from segue.errors import LayoutMismatch, StaleEpoch
 from segue.types import Epoch, Role, WorkerId
 
@@ -29,8 +29,25 @@ def clock() -> ManualClock:
 
 
 @pytest.fixture
-async def membership(clock: ManualClock) -> Membership:
-    return Membership(model_id="m1", heartbeat_timeout_s=5.0, clock=clock, heard=lambda _: None)
+def gone() -> list[WorkerStatus]:
+    """Workers that left or were forgotten, in order."""
+    return []
+
+
+@pytest.fixture
+async def membership(clock: ManualClock, gone: list[WorkerStatus]) -> Membership:
+    return membership_of("m1", clock, gone)
+
+
+def membership_of(model_id: str, clock: ManualClock, gone: list[WorkerStatus]) -> Membership:
+    return Membership(
+        model_id=model_id,
+        heartbeat_timeout_s=5.0,
+        forget_lost_s=60.0,
+        clock=clock,
+        heard=lambda _: None,
+        gone=gone.append,
+    )
 
 
 async def test_a_silent_worker_is_lost_and_a_heartbeat_brings_it_back(
@@ -89,8 +106,94 @@ async def test_a_view_comes_at_once_and_after_each_change_but_not_for_mere_load(
 
 
 async def test_a_router_without_weights_takes_the_first_workers_word(clock: ManualClock) -> None:
-    membership = Membership(model_id="", heartbeat_timeout_s=5.0, clock=clock, heard=lambda _: None)
+    membership = membership_of("", clock, [])
     membership.heartbeat(FIRST_LIFE, "m1")
 
     with pytest.raises(LayoutMismatch, match="serves model m2, this router m1"):
         membership.heartbeat(SECOND_LIFE, "m2")
+
+
+async def test_a_lost_worker_shows_no_turns_since_they_have_failed(membership: Membership) -> None:
+    load = WorkerLoad(
+        running_turns=3, waiting_turns=2, waiting_tokens=900, pages=UnitCounts(total=9, free=4)
+    )
+    membership.heartbeat(replace(FIRST_LIFE, load=load), "m1")
+
+    membership.lost(FIRST_LIFE.worker_id, FIRST_LIFE.epoch)
+
+    (lost,) = membership.workers()
+    assert lost.health is WorkerHealth.LOST
+    assert lost.load == WorkerLoad(pages=UnitCounts(total=9, free=4))
+
+
+async def test_a_worker_that_leaves_is_gone_at_once(
+    membership: Membership, gone: list[WorkerStatus]
+) -> None:
+    membership.heartbeat(FIRST_LIFE, "m1")
+    views = membership.views()
+    assert await anext(views) == [FIRST_LIFE]
+
+    membership.left(FIRST_LIFE.worker_id, FIRST_LIFE.epoch)
+    # Its stream ends after that.
+    membership.lost(FIRST_LIFE.worker_id, FIRST_LIFE.epoch)
+
+    assert await anext(views) == []
+    assert gone == [FIRST_LIFE]
+
+
+async def test_a_goodbye_of_an_earlier_life_does_not_touch_the_later_one(
+    membership: Membership, gone: list[WorkerStatus]
+) -> None:
+    membership.heartbeat(SECOND_LIFE, "m1")
+
+    membership.left(FIRST_LIFE.worker_id, FIRST_LIFE.epoch)
+
+    assert membership.workers() == [SECOND_LIFE]
+    assert gone == []
+
+
+async def test_a_lost_worker_is_forgotten_after_a_while_counted_from_its_loss(
+    membership: Membership, clock: ManualClock, gone: list[WorkerStatus]
+) -> None:
+    membership.heartbeat(FIRST_LIFE, "m1")
+    clock.now = 50.0
+    membership.notice_silence()
+    # A stream that breaks when its worker is lost already does not begin the time anew.
+    clock.now = 100.0
+    membership.lost(FIRST_LIFE.worker_id, FIRST_LIFE.epoch)
+    membership.notice_silence()
+    assert [worker.health for worker in membership.workers()] == [WorkerHealth.LOST]
+
+    clock.now = 110.0
+    membership.notice_silence()
+
+    assert membership.workers() == []
+    assert [worker.worker_id for worker in gone] == [FIRST_LIFE.worker_id]
+
+
+async def test_a_past_life_stays_refused_when_the_later_one_is_gone(
+    membership: Membership, clock: ManualClock
+) -> None:
+    """It may have hung while its successor came and left."""
+    membership.heartbeat(SECOND_LIFE, "m1")
+    membership.left(SECOND_LIFE.worker_id, SECOND_LIFE.epoch)
+
+    with pytest.raises(StaleEpoch, match="was replaced"):
+        membership.heartbeat(FIRST_LIFE, "m1")
+
+    assert membership.workers() == []
+
+
+async def test_a_forgotten_worker_that_comes_back_to_life_is_a_member_again(
+    membership: Membership, clock: ManualClock
+) -> None:
+    membership.heartbeat(FIRST_LIFE, "m1")
+    clock.now = 6.0
+    membership.notice_silence()
+    clock.now = 66.0
+    membership.notice_silence()
+    assert membership.workers() == []
+
+    membership.heartbeat(FIRST_LIFE, "m1")
+
+    assert membership.workers() == [FIRST_LIFE]

@@ -202,3 +202,13 @@ def test_the_longest_unused_opening_is_forgotten(placing: Placing) -> None:
     held = [openings.held(Opening(64, digest), placing.cluster.nodes) for digest in (1, 2, 3)]
 
     assert [bool(workers) for workers in held] == [True, False, True]
+
+
+def test_a_worker_that_is_gone_holds_no_opening(placing: Placing) -> None:
+    serve(placing, spec("first"))
+    assert len(placing.openings) == 1
+
+    for name in ("prefill-0", "decode-0"):
+        placing.gone(worker(name))
+
+    assert len(placing.openings) == 0

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import pytest
+
+from segue.errors import Unavailable
 from segue.types import WorkerId
 from tests.router.small_cluster import cluster_of, decide, where, worker
 
@@ -52,3 +55,35 @@ def test_what_was_placed_since_the_last_heartbeat_takes_memory() -> None:
     assert decide(cluster).chosen.decode != "decode-0"
     cluster.leave(seat)
     assert decide(cluster).chosen.decode == "decode-0"
+
+
+def test_a_worker_that_is_gone_takes_no_turns_and_its_last_seat_can_still_be_left() -> None:
+    cluster = cluster_of()
+    seat = cluster.take(decide(cluster))
+    assert seat.decode.worker_id == "decode-0"
+
+    cluster.gone(worker("decode-0"))
+    cluster.gone(worker("prefill-0"))
+    cluster.leave(seat)
+
+    assert {"decode-0", "prefill-0"}.isdisjoint(cluster.nodes)
+    assert where(decide(cluster))[:2] == ("prefill-1", "decode-1")
+    cluster.ready_decodes.check_invariants()
+    cluster.ready_prefills.check_invariants()
+
+
+def test_an_earlier_life_that_is_gone_takes_nothing_from_the_later_one() -> None:
+    cluster = cluster_of(worker("decode-0", epoch=2))
+
+    cluster.gone(worker("decode-0", epoch=1))
+
+    assert cluster.nodes[WorkerId("decode-0")].is_ready
+
+
+def test_when_all_of_a_role_are_gone_turns_are_refused() -> None:
+    cluster = cluster_of()
+    for number in range(3):
+        cluster.gone(worker(f"decode-{number}"))
+
+    with pytest.raises(Unavailable, match="no decode worker is ready"):
+        decide(cluster)

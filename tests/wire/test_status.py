@@ -185,6 +185,38 @@ async def test_the_client_refuses_what_no_server_takes() -> None:
             await client.generate(TextInput("x" * (64 << 20)))
 
 
+class Hanging(SessionsServicer):
+    def __init__(self) -> None:
+        self.was_asked = asyncio.Event()
+
+    async def Cancel(self, request: pb.CancelRequest, context: Any) -> pb.CancelReply:
+        self.was_asked.set()
+        await asyncio.Event().wait()
+        raise AssertionError("unreachable")
+
+
+async def test_closing_a_channel_fails_its_calls_without_cancelling_their_callers() -> None:
+    servicer = Hanging()
+    service = ("segue.v1.Sessions", lambda server: add_SessionsServicer_to_server(servicer, server))
+
+    async def call(stub: SessionsStub) -> None:
+        with rpc_errors("decode-0"):
+            await stub.Cancel(pb.CancelRequest())
+
+    async with serving("127.0.0.1", 0, lambda address: [service], grace_s=0) as running:
+        channel = channel_to(running.address)
+        closed, cancelled = (asyncio.ensure_future(call(SessionsStub(channel))) for _ in range(2))
+        await servicer.was_asked.wait()
+        cancelled.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await cancelled
+
+        await channel.close()
+
+        with pytest.raises(errors.Unavailable, match="decode-0: the connection was closed"):
+            await closed
+
+
 async def test_a_taken_port_is_refused_by_name() -> None:
     async with serving("127.0.0.1", 0, lambda address: []) as running:
         port = int(running.address.rsplit(":", 1)[1])

@@ -1,0 +1,59 @@
+"""What native libraries write to standard error, which Python's own logging never sees."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+
+# The descriptor belongs to the process: two captures would restore each other's files.
+_lock = threading.Lock()
+
+
+@contextlib.contextmanager
+def captured_stderr() -> Iterator[Callable[[], str]]:
+    """Collects what goes to descriptor 2 until the block ends; call the value to read it.
+
+    `sys.stderr` still shows what Python prints. Processes that are started meanwhile inherit the
+    capture, which is a file, so they may go on to write.
+    """
+    with _lock, tempfile.TemporaryFile() as file:
+        sys.stderr.flush()
+        shown = os.dup(2)
+        python_stderr = sys.stderr
+        os.dup2(file.fileno(), 2)
+        sys.stderr = _text_on(os.dup(shown))
+
+        def text() -> str:
+            # Its own position in the file: the descriptor's is where the next line goes.
+            size = os.fstat(file.fileno()).st_size
+            return os.pread(file.fileno(), size, 0).decode(errors="replace")
+
+        try:
+            yield text
+        finally:
+            os.dup2(shown, 2)
+            os.close(shown)
+            sys.stderr.close()
+            sys.stderr = python_stderr
+
+
+def silence_native_stderr() -> None:
+    """For the rest of the process, such as one that ends while a native thread still complains.
+
+    `sys.stderr` still shows what Python prints.
+    """
+    with _lock:
+        sys.stderr.flush()
+        sys.stderr = _text_on(os.dup(2))
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, 2)
+        os.close(null)
+
+
+def _text_on(descriptor: int) -> io.TextIOWrapper:
+    return io.TextIOWrapper(os.fdopen(descriptor, "wb", buffering=0), write_through=True)

@@ -1,0 +1,127 @@
+"""Processes of `segue serve` that cannot start again at once, or die while they start."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import time
+from pathlib import Path
+
+import pytest
+
+from segue.cluster_status import ClusterStatus
+from tests.cluster.serving import PATIENCE_S, is_whole, serving, wait_for, wait_until
+
+RETRY = r"ERROR {} .*did not start; trying again error=(.*) retry_in_s=([\d.]+)"
+
+
+def bound(address: str) -> socket.socket:
+    """A socket on the port that a process just left."""
+    host, port = address.split(":")
+    deadline_at = time.monotonic() + PATIENCE_S
+    while True:
+        taken = socket.socket()
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            taken.bind((host, int(port)))
+            taken.listen()
+        except OSError:
+            taken.close()
+            assert time.monotonic() < deadline_at, "the port did not become free"
+            time.sleep(0.01)
+        else:
+            return taken
+
+
+def test_a_restart_that_fails_is_tried_again_until_it_works(demo: Path, tmp_path: Path) -> None:
+    model, away = tmp_path / "model", tmp_path / "away"
+    shutil.copytree(demo, model)
+    with serving(tmp_path, str(model)) as cluster:
+        address = cluster.address()
+        first_pid = cluster.pid("decode-0")
+
+        # The folder of the model is away while the worker starts again.
+        model.rename(away)
+        os.kill(first_pid, signal.SIGKILL)
+        error, delay = wait_for(lambda: cluster.log("decode-0"), RETRY.format("decode-0")).groups()
+        assert error == f"InvalidCheckpoint: no such model folder: {model}"
+        assert float(delay) > 0
+        away.rename(model)
+
+        def has_new_life(status: ClusterStatus) -> bool:
+            pids = {w.worker_id: w.pid for w in status.workers}
+            return is_whole(status) and pids["decode-0"] != first_pid
+
+        wait_until(address, has_new_life)
+
+        # The router's port is taken while the router starts again.
+        os.kill(cluster.pid("router"), signal.SIGKILL)
+        with bound(address):
+            error, _ = wait_for(lambda: cluster.log("router"), RETRY.format("router")).groups()
+            assert error.startswith(f"InvalidConfig: cannot listen on {address}")
+        status = wait_until(address, lambda status: is_whole(status) and len(status.workers) == 2)
+        assert {str(w.worker_id) for w in status.workers} == {"prefill-0", "decode-0"}
+        assert cluster.end() == 0
+
+
+def test_a_worker_that_dies_while_it_starts_is_started_again(tmp_path: Path) -> None:
+    with serving(tmp_path) as cluster:
+        os.kill(cluster.pid("prefill-0"), signal.SIGKILL)
+
+        cluster.address()
+        assert "prefill-0 died while it started; starting it again" in cluster.text()
+        assert cluster.num_lives("prefill-0") == 2
+        assert cluster.end() == 0
+    assert "Traceback" not in cluster.text()
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize("stage", ["starting Ray", "loading the model"])
+def test_a_signal_during_the_start_ends_it_with_the_signals_status_and_leaves_nothing(
+    number: int, status: int, stage: str, tmp_path: Path
+) -> None:
+    mark = f"{tmp_path}-{number}"
+    with serving(tmp_path, environment={"SEGUE_TEST_MARK": mark}) as cluster:
+        cluster.wait_for(stage)
+        assert cluster.end(number) == status
+
+    assert cluster.text().splitlines()[-1].endswith("stopped before it was ready")
+    assert "Traceback" not in cluster.text()
+    deadline_at = time.monotonic() + PATIENCE_S
+    while left := marked(mark):
+        assert time.monotonic() < deadline_at, f"still there: {left}"
+        time.sleep(0.1)
+
+
+@pytest.mark.parametrize("part", ["raylet", "gcs_server"])
+def test_a_part_of_ray_that_dies_ends_the_cluster_with_an_error(part: str, tmp_path: Path) -> None:
+    """Nothing would be started again without it."""
+    mark = f"{tmp_path}-{part}"
+    with serving(tmp_path, environment={"SEGUE_TEST_MARK": mark}) as cluster:
+        cluster.address()
+        (pid,) = (pid for pid, line in marked(mark).items() if line.split()[0].endswith(f"/{part}"))
+        os.kill(pid, signal.SIGKILL)
+
+        assert cluster.process.wait(15) == 1
+
+    assert f"error Unavailable: Ray's {part} ended" in cluster.text()
+    deadline_at = time.monotonic() + PATIENCE_S
+    while left := marked(mark):
+        assert time.monotonic() < deadline_at, f"still there: {left}"
+        time.sleep(0.1)
+
+
+def marked(mark: str) -> dict[int, str]:
+    """Command lines of processes that inherited our variable, by pid."""
+    found = {}
+    for process in Path("/proc").iterdir():
+        # They come and go while we look.
+        with contextlib.suppress(OSError):
+            if process.name.isdecimal() and mark.encode() in (process / "environ").read_bytes():
+                command = (process / "cmdline").read_text().replace("\0", " ")
+                if command:
+                    found[int(process.name)] = command
+    return found

@@ -1,0 +1,101 @@
+"""How an engine of Mooncake starts: on which ports, and what it writes to the log."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from kv_transfer.config import TransferConfig
+from kv_transfer.mooncake import MIN_PORTS, MooncakeConfig
+from segue.errors import InvalidConfig
+
+ROOT = Path(__file__).parents[2]
+
+# In a process of its own: Mooncake reads the environment, and ours is the test runner's.
+LISTENING = """
+import os
+from pathlib import Path
+from kv_transfer.config import TransferConfig
+from kv_transfer.mooncake import MooncakeTransport
+
+transport = MooncakeTransport(
+    TransferConfig(min_port={first}, max_port={last}).mooncake(host="127.0.0.1")
+)
+transport._outbound = transport._new_outbound()
+fds = Path("/proc/self/fd")
+mine = {{os.readlink(fd) for fd in fds.iterdir() if fd.is_symlink()}}
+ports = set()
+for table in ("tcp", "tcp6"):
+    for line in Path("/proc/net", table).read_text().splitlines()[1:]:
+        columns = line.split()
+        if columns[3] == "0A" and f"socket:[{{columns[9]}}]" in mine:
+            ports.add(int(columns[1].rpartition(":")[2], 16))
+print(transport.segment, *sorted(ports))
+"""
+
+
+def test_its_ports_lie_where_they_were_told_to_and_its_own_chatter_is_not_shown() -> None:
+    # Below those that the system gives out, and different for tests that run side by side.
+    first = 18_000 + os.getpid() % 500 * 20
+    last = first + 2 * MIN_PORTS
+
+    done = subprocess.run(
+        [sys.executable, "-c", LISTENING.format(first=first, last=last)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+    segment, *ports = done.stdout.split()
+    # Two engines, with a port each for meeting and for data.
+    assert len(ports) == 4
+    assert all(first <= int(port) <= last for port in ports)
+    assert segment.rpartition(":")[2] in ports
+    assert done.stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("min_port", "max_port"),
+    [(23_000, 0), (0, 23_000), (23_000, 23_006), (80, 900), (65_530, 65_540), (-1, 23_000)],
+)
+def test_a_range_that_no_worker_could_start_in_is_refused(min_port: int, max_port: int) -> None:
+    with pytest.raises(
+        InvalidConfig, match=f"min_port and max_port.*got {min_port} and {max_port}"
+    ):
+        TransferConfig(min_port=min_port, max_port=max_port)
+
+
+def test_without_a_range_the_ports_are_mooncakes_affair() -> None:
+    assert TransferConfig().mooncake(host="127.0.0.1") == MooncakeConfig(host="127.0.0.1")
+
+
+def test_a_wheel_for_other_libraries_is_named_with_what_it_lacks(tmp_path: Path) -> None:
+    """As the wheel for another CUDA fails: when it is imported."""
+    package = tmp_path / "mooncake"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "engine.py").write_text(
+        'raise ImportError("libcudart.so.12: cannot open shared object file")\n'
+    )
+    code = (
+        "from kv_transfer.mooncake import MooncakeConfig, MooncakeTransport\n"
+        "MooncakeTransport(MooncakeConfig())\n"
+    )
+
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": f"{tmp_path}:{os.environ.get('PYTHONPATH', ROOT)}"},
+        cwd=ROOT,
+    )
+
+    assert done.returncode == 1
+    error = done.stderr.splitlines()[-1]
+    assert error.startswith("segue.errors.InvalidConfig")
+    assert "Mooncake does not load (libcudart.so.12: cannot open shared object file)" in error
+    assert "mooncake-transfer-engine-cuda13" in error

@@ -1,0 +1,159 @@
+"""What processes ask of Ray, and whether a cluster has it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from segue.engine.config import EngineConfig
+from segue.launch.config import ClusterConfig, Config, Pin
+from segue.launch.demand import Demand, NodeRoom, demands_of, shortage
+
+CUDA = EngineConfig(device="cuda")
+
+
+def config_of(engine: EngineConfig = CUDA, **cluster: Any) -> Config:
+    return Config(cluster=ClusterConfig(**cluster), engine=engine)
+
+
+def room(labels: Mapping[str, str] | None = None, **resources: float) -> NodeRoom:
+    return NodeRoom.of(resources, labels or {})
+
+
+def missing(config: Config, *nodes: NodeRoom, in_use: Mapping[str, float] | None = None) -> str:
+    available: dict[str, float] = {}
+    for node in nodes:
+        for name, amount in node.amounts.items():
+            available[name] = available.get(name, 0.0) + amount
+    for name, amount in (in_use or {}).items():
+        available[name] -= amount
+    return shortage(demands_of(config), nodes, available)
+
+
+def test_the_router_asks_for_no_gpu_and_each_worker_for_one() -> None:
+    demands = demands_of(config_of(prefill=1, decode=2))
+
+    assert [(d.process, d.options()) for d in demands] == [
+        ("router", {"num_cpus": 0.0, "num_gpus": 0.0}),
+        ("prefill-0", {"num_cpus": 0.0, "num_gpus": 1.0}),
+        ("decode-0", {"num_cpus": 0.0, "num_gpus": 1.0}),
+        ("decode-1", {"num_cpus": 0.0, "num_gpus": 1.0}),
+    ]
+
+
+def test_on_a_cpu_nobody_asks_for_a_gpu() -> None:
+    config = config_of(EngineConfig(), gpus_per_prefill=0.5)
+
+    assert all(demand.gpus == 0.0 for demand in demands_of(config))
+    assert missing(config, room()) == ""
+
+
+def test_two_gpus_are_wanted_and_one_is_there() -> None:
+    assert missing(config_of(), room(GPU=1.0, CPU=8.0)) == (
+        "it needs 2 GPU, and the Ray cluster has 1 GPU on 1 node"
+    )
+    assert missing(config_of(), room(CPU=8.0)) == (
+        "it needs 2 GPU, and the Ray cluster has 0 GPU on 1 node"
+    )
+
+
+def test_a_prefill_and_a_decode_worker_share_a_gpu() -> None:
+    halves = {"gpus_per_prefill": 0.5, "gpus_per_decode": 0.5}
+
+    assert missing(config_of(**halves), room(GPU=1.0)) == ""
+    assert "needs 1.5 GPU" in missing(config_of(**halves, decode=2), room(GPU=1.0))
+
+
+def test_a_part_of_a_gpu_must_fit_on_one_gpu() -> None:
+    """Two of 0.6 and two of 0.4 are two GPUs; three of 0.6 are not, though 1.8 is below 2."""
+    parts = {"gpus_per_prefill": 0.6, "gpus_per_decode": 0.4}
+
+    assert missing(config_of(**parts, prefill=2, decode=2), room(GPU=2.0)) == ""
+    assert missing(config_of(**parts, prefill=3, decode=1), room(GPU=3.0)) == ""
+    assert missing(
+        config_of(gpus_per_prefill=0.6, gpus_per_decode=0.6, prefill=2), room(GPU=2.0)
+    ) == (
+        "decode-0 asks for 0.6 GPU, and no node has that left beside the others; the Ray cluster "
+        "has 1 node"
+    )
+
+
+def test_cpus_are_counted_where_workers_ask_for_them() -> None:
+    config = config_of(EngineConfig(), cpus_per_worker=4.0, decode=2)
+
+    assert missing(config, room(CPU=8.0), room(CPU=4.0)) == ""
+    assert missing(config, room(CPU=8.0)) == (
+        "it needs 12 CPU, and the Ray cluster has 8 CPU on 1 node"
+    )
+    assert missing(config, room(CPU=3.0), room(CPU=9.0)) == (
+        "decode-1 asks for 4 CPU, and no node has that left beside the others; the Ray cluster has "
+        "2 nodes"
+    )
+
+
+def test_what_others_use_is_not_there() -> None:
+    assert missing(config_of(), room(GPU=2.0), in_use={"GPU": 1.0}) == (
+        "it needs 2 GPU, and of the Ray cluster's 2 GPU only 1 GPU is not in use"
+    )
+
+
+def test_roles_are_pinned_to_labels_and_resources() -> None:
+    config = config_of(
+        prefill_on="label:zone=a",
+        decode_on="label:ray.io/accelerator-type=H200, resource:rack1=0.5",
+    )
+    _, prefill, decode = demands_of(config)
+    a, b = room({"zone": "a"}, GPU=1.0), room({"zone": "b"}, GPU=1.0)
+    h200 = room({"zone": "b", "ray.io/accelerator-type": "H200"}, GPU=1.0, rack1=1.0)
+
+    assert prefill.options()["label_selector"] == {"zone": "a"}
+    assert decode.options()["label_selector"] == {"ray.io/accelerator-type": "H200"}
+    assert decode.options()["resources"] == {"rack1": 0.5}
+    assert missing(config, a, b) == (
+        "it needs 0.5 rack1, and the Ray cluster has 0 rack1 on 2 nodes"
+    )
+    assert missing(config, b, h200).startswith(
+        "prefill-0 asks for 1 GPU on a node with label zone=a, and no node has that"
+    )
+    h200 = room({"zone": "b", "ray.io/accelerator-type": "H200"}, GPU=1.0, rack1=1.0)
+    assert missing(config, a, h200) == ""
+
+
+def test_what_can_go_anywhere_does_not_take_the_place_of_what_is_pinned() -> None:
+    """The decode worker is placed first, or the prefill worker would sit on its node."""
+    config = config_of(decode_on="label:zone=a")
+
+    assert missing(config, room({"zone": "a"}, GPU=1.0), room({"zone": "b"}, GPU=1.0)) == ""
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["zone=a", "label:zone", "label:=a", "resource:rack1=much", "resource:rack1=-1", "rack:x=1"],
+)
+def test_a_pin_that_cannot_be_read_is_refused_with_what_may_stand_there(text: str) -> None:
+    with pytest.raises(ValueError, match=r"router_on must list label:NAME=VALUE.*got") as refused:
+        ClusterConfig(router_on=text)
+
+    assert text in str(refused.value)
+
+
+def test_an_empty_pin_is_anywhere() -> None:
+    assert Pin.parse("") == Pin.parse(" , ") == Pin()
+    assert Demand().options() == {"num_cpus": 0.0, "num_gpus": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "message"),
+    [
+        ("gpus_per_decode", 0.0, "gpus_per_decode must be in"),
+        ("gpus_per_prefill", 2.0, "gpus_per_prefill must be in"),
+        ("cpus_per_worker", -1.0, "cpus_per_worker must be >= 0"),
+        ("decode_port", 65_535, "decode_port must be 0, or leave 2 ports below 65536"),
+        ("prefill_metrics_port", -5, "prefill_metrics_port must be 0"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(setting: str, value: float, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ClusterConfig(**{"decode": 2, setting: value})  # type: ignore[arg-type]  # a test's options

@@ -1,0 +1,144 @@
+"""What is made of Ray's own errors and of its silence. Ray is imported here, and not started."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from typing import Any
+
+import pytest
+import ray
+
+from segue.errors import Unavailable
+from segue.launch import ray_start
+from segue.launch.demand import Demand
+from segue.launch.ray_start import require_room
+from segue.types import Role
+
+LOCAL = {"address": "local"}
+
+
+class FakeRay:
+    """Ray's own functions as this module calls them, in a mood that a test chooses."""
+
+    def __init__(self, mood: Any) -> None:
+        self.mood = mood
+        self.free_gpus: list[float] = []
+        """Answers to how many are not in use, the last one for ever."""
+
+    def init(self, **options: Any) -> None:
+        self.mood()
+
+    def nodes(self) -> list[dict[str, Any]]:
+        dead = {"Alive": False, "Resources": {"GPU": 8.0}, "Labels": {}}
+        return [{"Alive": True, "Resources": {"GPU": 2.0}, "Labels": {}}, dead]
+
+    def available_resources(self) -> dict[str, float]:
+        free = self.free_gpus.pop(0) if len(self.free_gpus) > 1 else self.free_gpus[0]
+        # Ray leaves out what is used up.
+        return {"GPU": free} if free else {}
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> FakeRay:
+    fake = FakeRay(lambda: None)
+    for name in ("init", "nodes", "available_resources"):
+        monkeypatch.setattr(ray, name, getattr(fake, name))
+    return fake
+
+
+def start(fake: FakeRay, mood: Any, *, address: str = "local", timeout_s: float = 5.0) -> list[str]:
+    """What was reported on the way."""
+    reported: list[str] = []
+    may_end = threading.Event()
+    fake.mood = mood
+    try:
+        ray_start._init({"address": address}, timeout_s, reported.append, may_end)
+    finally:
+        may_end.set()
+    return reported
+
+
+def test_an_error_of_ray_becomes_one_line(fake: FakeRay) -> None:
+    def fails() -> None:
+        raise RuntimeError("The current node timed out\nduring startup.\n  This could happen ...")
+
+    with pytest.raises(Unavailable) as failed:
+        start(fake, fails)
+
+    assert str(failed.value) == (
+        "Ray did not start here: The current node timed out during startup. This could happen ..."
+    )
+
+
+def test_an_error_without_words_is_named(fake: FakeRay) -> None:
+    def fails() -> None:
+        raise TimeoutError
+
+    with pytest.raises(Unavailable, match=r"cannot join Ray at head:1: TimeoutError\(\)"):
+        start(fake, fails, address="head:1")
+
+
+def test_a_refused_token_is_read_from_what_the_native_part_wrote(fake: FakeRay) -> None:
+    def fails() -> None:
+        os.write(2, b"E gcs_client.cc:210: Unauthenticated: InvalidAuthToken: token is missing\n")
+        raise ConnectionError("Failed to connect to Ray cluster at 10.0.0.1:6379")
+
+    with pytest.raises(Unavailable, match="cannot join Ray at head:1: the token is missing or wr"):
+        start(fake, fails, address="head:1")
+
+
+def test_a_ray_that_hangs_is_given_up(fake: FakeRay, monkeypatch: pytest.MonkeyPatch) -> None:
+    silenced: list[bool] = []
+    monkeypatch.setattr(ray_start, "silence_native_stderr", lambda: silenced.append(True))
+    hangs = threading.Event()
+
+    with pytest.raises(Unavailable, match=r"Ray did not start here: no answer for 0\.2 s"):
+        start(fake, hangs.wait, timeout_s=0.2)
+    hangs.set()
+    assert silenced == [True]
+
+
+def test_a_slow_start_is_said_once(fake: FakeRay, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray_start, "_SLOW_AFTER_S", 0.1)
+    is_up = threading.Event()
+    threading.Timer(0.5, is_up.set).start()
+
+    (line,) = start(fake, is_up.wait, timeout_s=60.0)
+
+    assert "Ray is slow to start (load" in line
+
+
+def test_signal_handlers_are_what_they_were(fake: FakeRay) -> None:
+    """Ray's native part installs its own, behind Python's back; here it is done openly."""
+    before = signal.getsignal(signal.SIGTERM)
+    keep = ray_start._signal_keeper()
+
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    keep()
+
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def worker(index: int) -> Demand:
+    return Demand(role=Role.DECODE, index=index, gpus=1.0)
+
+
+def test_a_dead_node_has_no_room(fake: FakeRay, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray_start, "_ROOM_TIMEOUT_S", 0.0)
+    fake.free_gpus = [2.0]
+
+    require_room([worker(0), worker(1)])
+    with pytest.raises(
+        Unavailable, match=r"no room for this cluster: it needs 3 GPU.*has 2 GPU on 1"
+    ):
+        require_room([worker(0), worker(1), worker(2)])
+
+
+def test_what_was_in_use_a_moment_ago_is_waited_for(fake: FakeRay) -> None:
+    fake.free_gpus = [0.0, 1.0, 2.0]
+
+    require_room([worker(0), worker(1)])
+
+    assert fake.free_gpus == [2.0]

@@ -1,0 +1,39 @@
+"""What is said of a cluster that does not get ready."""
+
+from __future__ import annotations
+
+from segue.cluster_status import ClusterStatus, RouterStatus, WorkerHealth, WorkerStatus
+from segue.launch.ready import missing_of
+from segue.types import Epoch, Role, WorkerId
+
+
+def cluster(*, ready: bool = True, **healths: WorkerHealth) -> ClusterStatus:
+    workers = tuple(
+        WorkerStatus(
+            worker_id=WorkerId(name.replace("_", "-")),
+            role=Role(name.split("_")[0]),
+            epoch=Epoch(1),
+            address="127.0.0.1:1",
+            health=health,
+        )
+        for name, health in healths.items()
+    )
+    return ClusterStatus(
+        ready=ready, model="demo", model_id="m", workers=workers, router=RouterStatus(address="")
+    )
+
+
+def test_all_are_there() -> None:
+    ready = WorkerHealth.READY
+
+    assert missing_of(cluster(prefill_0=ready, decode_0=ready), 2) == ""
+
+
+def test_a_lost_worker_does_not_count_and_is_named() -> None:
+    status = cluster(prefill_0=WorkerHealth.READY, decode_0=WorkerHealth.LOST)
+
+    assert missing_of(status, 2) == "1 of 2 workers are ready, decode-0 is lost"
+
+
+def test_those_that_have_not_come_are_counted() -> None:
+    assert missing_of(cluster(ready=False), 2) == "0 of 2 workers are ready"

@@ -1,0 +1,94 @@
+"""What `segue serve` says where it cannot start: one line, soon, without a traceback."""
+
+from __future__ import annotations
+
+import os
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import pytest
+
+WITHIN_S = 15.0
+"""Whatever else runs on the machine."""
+
+
+def few_files() -> None:
+    resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+
+
+def refused(
+    *arguments: str,
+    environment: Mapping[str, str] | None = None,
+    before: Callable[[], None] | None = None,
+) -> str:
+    """The error line; everything else that it printed is progress."""
+    started_at = time.monotonic()
+    done = subprocess.run(
+        [str(Path(sys.executable).parent / "segue"), "serve", "--port", "0", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={**os.environ, **(environment or {})},
+        preexec_fn=before,
+    )
+    elapsed_s = time.monotonic() - started_at
+    assert done.returncode == 1
+    assert elapsed_s < WITHIN_S
+    *progress, error = done.stderr.splitlines()
+    assert error.startswith("error ")
+    assert all(" s " in line for line in progress), done.stderr
+    assert done.stdout == ""
+    return error
+
+
+@pytest.mark.parametrize(
+    ("environment", "message"),
+    [
+        ({"RAY_ADDRESS": "127.0.0.1:1"}, "Unavailable: nothing answers at 127.0.0.1:1"),
+        ({"RAY_ADDRESS": "somewhere"}, "InvalidConfig: a Ray cluster's address is host:port"),
+        ({"RAY_TMPDIR": "/proc/nowhere"}, "folder /proc/nowhere/ray cannot be written"),
+        ({"RAY_TMPDIR": "/tmp/" + "x" * 90}, "has too long a path for its sockets"),
+    ],
+)
+def test_rays_own_variables_are_looked_at_before_ray_starts(
+    environment: dict[str, str], message: str
+) -> None:
+    assert message in refused(environment=environment)
+
+
+def test_too_few_open_files() -> None:
+    assert "a process may open 64 files here" in refused(before=few_files)
+
+
+def test_an_address_on_the_command_line_where_nothing_listens() -> None:
+    error = refused("--ray-address", "127.0.0.1:1", environment={"RAY_ADDRESS": "127.0.0.1:2"})
+
+    assert "nothing answers at 127.0.0.1:1, where Ray should be" in error
+
+
+def test_errors_of_the_model_folder_come_before_those_of_ray(tmp_path: Path) -> None:
+    error = refused(str(tmp_path), environment={"RAY_TMPDIR": "/proc/nowhere"})
+
+    assert f"InvalidCheckpoint: {tmp_path} has no config.json" in error
+
+
+def test_errors_of_the_model_folder_come_before_ray_is_imported(tmp_path: Path) -> None:
+    code = (
+        "import sys\n"
+        "from segue.launch.config import ClusterConfig, Config\n"
+        "from segue.launch.prepare import prepare\n"
+        "from segue.errors import InvalidCheckpoint\n"
+        f"config = Config(cluster=ClusterConfig(model={str(tmp_path)!r}))\n"
+        "try:\n"
+        "    prepare(config, lambda stage: None)\n"
+        "except InvalidCheckpoint:\n"
+        "    print([m for m in ('ray', 'torch') if m in sys.modules])\n"
+    )
+
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    assert done.stdout.strip() == "[]"

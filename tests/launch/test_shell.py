@@ -1,0 +1,125 @@
+"""What an actor runs, without Ray: its start, its retries and its end."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import logging
+import threading
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass, field
+
+import pytest
+
+from segue.errors import InvalidCheckpoint
+from segue.launch.shell import FIRST_RETRY_S, MAX_RETRY_S, Shell, retry_delays_s
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    address: str
+
+
+@dataclass
+class Starts:
+    """A start that raises these errors in turn, and then serves."""
+
+    errors: list[Exception] = field(default_factory=list)
+    num_started: int = 0
+    has_served: threading.Event = field(default_factory=threading.Event)
+    has_ended: threading.Event = field(default_factory=threading.Event)
+
+    @contextlib.asynccontextmanager
+    async def __call__(self) -> AsyncIterator[Served]:
+        self.num_started += 1
+        if self.errors:
+            raise self.errors.pop(0)
+        self.has_served.set()
+        yield Served("127.0.0.1:7")
+        self.has_ended.set()
+
+
+def at_once() -> Iterator[float]:
+    return itertools.repeat(0.0)
+
+
+def test_it_serves_until_it_is_stopped() -> None:
+    starts = Starts()
+    shell = Shell("decode-0", starts)
+
+    assert shell.wait_started().address == "127.0.0.1:7"
+    shell.stop()
+
+    assert starts.has_ended.is_set()
+
+
+def test_a_start_that_fails_is_tried_again_and_leaves_a_line_each_time(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    starts = Starts([InvalidCheckpoint("no such folder: /away"), InvalidCheckpoint("still away")])
+    with caplog.at_level(logging.ERROR):
+        shell = Shell("decode-0", starts, delays_s=at_once)
+        assert starts.has_served.wait(5)
+
+    assert shell.wait_started().address == "127.0.0.1:7"
+    shell.stop()
+    lines = [
+        (record.message, getattr(record, "error", ""), getattr(record, "retry_in_s", None))
+        for record in caplog.records
+    ]
+    assert lines == [
+        (
+            "did not start; trying again",
+            "InvalidCheckpoint: no such folder: /away",
+            0.0,
+        ),
+        ("did not start; trying again", "InvalidCheckpoint: still away", 0.0),
+    ]
+
+
+def test_who_waits_for_the_first_start_hears_why_it_failed() -> None:
+    shell = Shell("decode-0", Starts([InvalidCheckpoint("no such folder: /away")] * 99))
+
+    with pytest.raises(InvalidCheckpoint, match="no such folder: /away"):
+        shell.wait_started()
+    shell.stop()
+
+
+def test_the_delays_grow_and_are_bounded() -> None:
+    delays = list(itertools.islice(retry_delays_s(), 200))
+
+    assert delays[:3] == [FIRST_RETRY_S, 2 * FIRST_RETRY_S, 4 * FIRST_RETRY_S]
+    assert delays == sorted(delays)
+    assert delays[-1] == MAX_RETRY_S
+
+
+def test_after_an_error_that_nobody_foresaw_the_process_is_left_to_be_started_anew() -> None:
+    left = threading.Event()
+    reasons: list[BaseException] = []
+
+    def leave(error: BaseException) -> None:
+        reasons.append(error)
+        left.set()
+
+    starts = Starts([MemoryError("of the device")])
+    shell = Shell("decode-0", starts, leave=leave, leave_after_s=0.0)
+
+    assert left.wait(5)
+    with pytest.raises(RuntimeError, match=r"MemoryError\('of the device'\)"):
+        shell.wait_started()
+    assert [type(reason) for reason in reasons] == [MemoryError]
+    assert starts.num_started == 1
+
+
+def test_a_stop_ends_the_retries_at_once() -> None:
+    starts = Starts([InvalidCheckpoint("away")] * 99)
+    shell = Shell("decode-0", starts, delays_s=lambda: itertools.repeat(3600.0))
+    with pytest.raises(InvalidCheckpoint):
+        shell.wait_started()
+
+    stopping = threading.Thread(target=shell.stop)
+    stopping.start()
+    stopping.join(5)
+
+    assert not stopping.is_alive()
+    assert starts.num_started == 1

@@ -1,0 +1,130 @@
+"""`scripts/setup`: which build of torch it takes, with pip and uv played by a script of ours."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+# Stands for Python, pip and uv: it writes down what it was asked, and answers as a test wants it.
+PLAYED = """#!/bin/bash
+case "$*" in
+  "-c "*) exec {python} "$@" ;;
+  *--report*) echo '{{"install": [{{"metadata": {{"version": "'$FOUND_TORCH'"}}}}]}}'; exit ;;
+esac
+echo "$(basename "$0") $*" >> {calls}
+if [ "$(basename "$0")" = uv ]; then exit "$UV_STATUS"; fi
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Clone:
+    folder: Path
+
+    def setup(
+        self, *, found: str, index: str = "", uv_status: int = 0, machine: str = "x86_64"
+    ) -> subprocess.CompletedProcess[str]:
+        uname = self.folder / "bin" / "uname"
+        uname.parent.mkdir(exist_ok=True)
+        uname.write_text(f"#!/bin/sh\necho {machine}\n")
+        uname.chmod(0o755)
+        environment = {
+            **os.environ,
+            "PATH": f"{uname.parent}:{os.environ['PATH']}",
+            "FOUND_TORCH": found,
+            "UV_STATUS": str(uv_status),
+            "PYTHON": sys.executable,
+            "SEGUE_TORCH_INDEX": index,
+        }
+        return subprocess.run(
+            ["bash", "scripts/setup", "cpu,dev"],
+            cwd=self.folder,
+            env=environment,
+            capture_output=True,
+            text=True,
+        )
+
+    def installs(self) -> list[str]:
+        calls = self.folder / "calls"
+        lines = calls.read_text().splitlines() if calls.exists() else []
+        return [line.replace("-m pip --quiet --disable-pip-version-check", "pip") for line in lines]
+
+
+@pytest.fixture
+def clone(tmp_path: Path) -> Clone:
+    (tmp_path / "scripts").mkdir()
+    shutil.copy(ROOT / "scripts" / "setup", tmp_path / "scripts")
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    programs = tmp_path / ".venv" / "bin"
+    programs.mkdir(parents=True)
+    for name in ("python", "uv"):
+        played = PLAYED.format(python=sys.executable, calls=tmp_path / "calls")
+        (programs / name).write_text(played)
+        (programs / name).chmod(0o755)
+    return Clone(tmp_path)
+
+
+def test_the_build_that_pip_finds_is_taken_where_it_is_for_cpus(clone: Clone) -> None:
+    done = clone.setup(found="2.13.0+cpu")
+
+    assert done.returncode == 0
+    assert clone.installs() == ["python pip install -e .[cpu,dev]"]
+    assert "downloading torch (2.13.0+cpu) and other packages" in done.stderr
+
+
+def test_a_second_call_does_nothing(clone: Clone) -> None:
+    clone.setup(found="2.13.0+cpu")
+    again = clone.setup(found="2.13.0+cpu")
+
+    assert (again.returncode, again.stderr) == (0, "")
+    assert len(clone.installs()) == 1
+
+
+def test_uv_finds_the_cpu_build_where_pip_would_take_cuda(clone: Clone) -> None:
+    done = clone.setup(found="2.13.0")
+
+    assert done.returncode == 0
+    assert clone.installs() == [
+        "python pip install uv",
+        "uv pip install --quiet --torch-backend=cpu -e .[cpu,dev]",
+    ]
+    assert "downloading uv, with it torch (CPU build, 200 MB)" in done.stderr
+
+
+def test_pip_goes_on_with_a_warning_where_uv_finds_none(clone: Clone) -> None:
+    done = clone.setup(found="2.13.0", uv_status=1)
+
+    assert done.returncode == 0
+    assert clone.installs()[-1] == "python pip install -e .[cpu,dev]"
+    assert "pip takes the CUDA build: 2.6 GB to download" in done.stderr
+
+
+def test_an_index_that_the_user_names_is_used(clone: Clone) -> None:
+    done = clone.setup(found="2.13.0+cpu", index="file:///mirror/cpu")
+
+    assert done.returncode == 0
+    assert clone.installs() == [
+        "python pip install --extra-index-url file:///mirror/cpu -e .[cpu,dev]"
+    ]
+
+
+def test_an_index_without_a_cpu_build_is_an_error(clone: Clone) -> None:
+    done = clone.setup(found="2.13.0", index="file:///mirror/other")
+
+    assert done.returncode == 1
+    assert "SEGUE_TORCH_INDEX has no CPU build" in done.stderr
+    assert clone.installs() == []
+
+
+def test_elsewhere_than_on_x86_the_plain_build_is_for_cpus(clone: Clone) -> None:
+    done = clone.setup(found="2.13.0", machine="aarch64")
+
+    assert done.returncode == 0
+    assert clone.installs() == ["python pip install -e .[cpu,dev]"]

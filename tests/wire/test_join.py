@@ -1,0 +1,89 @@
+"""A worker's stream to the router: how it leaves, and what a router sees of it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+
+from segue.cluster_status import WorkerStatus
+from segue.types import Epoch, Role, WorkerId
+from segue.wire import worker_pb2
+from segue.wire.join import stay_joined
+from segue.wire.server import serving
+from segue.wire.worker_pb2_grpc import MembershipServicer, add_MembershipServicer_to_server
+
+STATUS = WorkerStatus(
+    worker_id=WorkerId("decode-0"), role=Role.DECODE, epoch=Epoch(1), address="127.0.0.1:1"
+)
+
+
+class HeardRouter(MembershipServicer):
+    """Keeps what it hears, and ends a stream when its worker says goodbye."""
+
+    def __init__(self) -> None:
+        self.heard: list[bool] = []
+        """Of each message, whether it was a goodbye."""
+        self.has_joined = asyncio.Event()
+
+    async def Join(
+        self,
+        request_iterator: AsyncIterator[worker_pb2.Heartbeat],
+        context: grpc.aio.ServicerContext[Any, Any],
+    ) -> AsyncIterator[worker_pb2.ClusterView]:
+        yield worker_pb2.ClusterView()
+        async for heartbeat in request_iterator:
+            self.heard.append(heartbeat.leaving)
+            self.has_joined.set()
+
+
+@contextlib.asynccontextmanager
+async def heard_router() -> AsyncIterator[tuple[HeardRouter, str]]:
+    router = HeardRouter()
+
+    def services_at(address: str) -> Any:
+        return [
+            ("segue.v1.Membership", lambda server: add_MembershipServicer_to_server(router, server))
+        ]
+
+    async with serving("127.0.0.1", 0, services_at) as server:
+        yield router, server.address
+
+
+def joining(address: str, leaving: asyncio.Event) -> asyncio.Future[None]:
+    return asyncio.ensure_future(
+        stay_joined(
+            address,
+            status=lambda: STATUS,
+            model_id="m1",
+            heartbeat_s=60.0,
+            on_view=lambda workers: None,
+            leaving=leaving,
+        )
+    )
+
+
+async def test_the_last_message_of_a_worker_that_leaves_says_so_at_once() -> None:
+    async with heard_router() as (router, address), asyncio.timeout(10):
+        leaving = asyncio.Event()
+        joined = joining(address, leaving)
+        await router.has_joined.wait()
+
+        leaving.set()
+        await joined
+
+    assert router.heard == [False, True]
+
+
+async def test_a_worker_leaves_without_waiting_for_a_router_that_is_not_there() -> None:
+    leaving = asyncio.Event()
+    joined = joining("127.0.0.1:1", leaving)
+    await asyncio.sleep(0)
+
+    leaving.set()
+
+    async with asyncio.timeout(2):
+        await joined
