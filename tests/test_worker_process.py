@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry
 from segue.cluster_status import WorkerLoad, WorkerStatus
 from segue.types import Role
 from segue.wire.server import Services
-from segue.worker_process import Identity, Presence, serving_worker
+from segue.worker_process import Identity, Presence, WorkerOptions, serving_worker
 
 
 def probe(address: str, path: str) -> int:
@@ -62,9 +62,8 @@ async def test_a_worker_is_ready_until_it_drains() -> None:
         Identity.take("decode-0", Role.DECODE),
         CollectorRegistry(),
         IdleWorker,
-        host="127.0.0.1",
         # Nobody is there: a worker serves whether or not its router does.
-        router_address="127.0.0.1:1",
+        options=WorkerOptions(worker_id="decode-0", model="m", router_address="127.0.0.1:1"),
     )
     async with serving as running:
         worker = running.worker

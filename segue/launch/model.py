@@ -111,7 +111,7 @@ def _need(
     layout: CacheLayout = cache_layout(
         model,
         # Only sizes are asked for.
-        model_id="",
+        model_id="any",
         page_tokens=config.engine.page_tokens,
         kv_dtype=dtype,
         with_mtp=with_mtp,

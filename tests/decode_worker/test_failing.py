@@ -19,7 +19,7 @@ from segue.engine.runner import ModelRunner
 from segue.engine.stepper import Stepper
 from segue.errors import SegueError, Unavailable
 from segue.turn import FinishReason
-from segue.types import SamplingParams, StopConditions
+from segue.types import Sampling, StopRules
 from tests.decode_worker.engines import MAX_RUNNING, Asked, Became, Engine, Turns, runner_of
 
 CONFIG = DecodeConfig(max_drafts=0)
@@ -74,8 +74,8 @@ def asked(num: int = 4) -> list[Asked]:
     return [
         Asked(
             prompt=tuple(range(i + 1, i + 20)),
-            stop=StopConditions(max_tokens=8, ignore_eos=True),
-            sampling=SamplingParams(),
+            stop=StopRules(max_tokens=8),
+            sampling=Sampling(),
             at_step=i % 2,
             num_slots=2,
         )

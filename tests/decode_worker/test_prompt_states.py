@@ -36,19 +36,19 @@ class Local(Desk):
     def begin(self, spec: TurnSpec) -> tuple[DecodeSequence, tuple[PageId, ...], Hold]:
         hold, positions = self.residency.hold_checkpoint(spec)
         num_pages = -(-(len(spec.prompt) + STOP.max_tokens) // PAGE_TOKENS) - len(hold.pages)
-        pages, slot = self.residency.take(hold, num_pages)
-        spare = self.residency.spare_slots(0)
+        pages, slot = self.residency.take(hold, num_pages, spec.turn_id)
+        spare = self.residency.spare_slots(0, spec.turn_id)
         checkpoint = hold.checkpoint
         sequence = DecodeSequence(
             turn=spec,
             pages=(*hold.pages, *pages),
             resident_tokens=hold.num_tokens,
             ring=SlotRing(slots=(slot, *spare), state=slot, num_tokens=hold.num_tokens),
-            answer=Answer(eos_ids=(), stop=STOP, tokenizer=None),
+            answer=Answer(stop=STOP, tokenizer=None),
             sampler=SequenceSampler(spec.sampling, vocab_size=9, prompt_ids=(1,)),
             report=ShipReport(),
             resume_slot=checkpoint.slot if checkpoint else None,
-            prompt_states=self.residency.slots_for_states(positions),
+            prompt_states=self.residency.slots_for_states(positions, spec.turn_id),
         )
         return sequence, pages, hold
 
@@ -145,6 +145,6 @@ async def test_no_session_loses_its_lease_for_them() -> None:
         desk.turn(spec_of(tuple(prompt(number + 1, 9)), session=f"s{number}"))
     taken = desk.slots.take(desk.slots.counts().free, UnitState.WORKING)
 
-    assert desk.residency.slots_for_states((4, 8)) == {}
+    assert desk.residency.slots_for_states((4, 8), TurnId("t")) == {}
     assert len(desk.cache.leases.all()) == 4
     await desk.close(*taken)

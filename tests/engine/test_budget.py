@@ -28,7 +28,7 @@ CONTEXT = 262_144
 def layout(*, slot_bytes: int, page_bytes: int) -> CacheLayout:
     fields = ((Unit.SLOT, "recurrent", slot_bytes), (Unit.PAGE, "kv", page_bytes))
     return CacheLayout(
-        model_id="",
+        model_id="any",
         page_tokens=16,
         fields=tuple(
             CacheField(group=group, layer=0, unit=unit, dtype="float32", shape=(num_bytes // 4,))

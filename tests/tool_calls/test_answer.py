@@ -352,7 +352,7 @@ PIECES = st.sampled_from(
     [
         *("<tool_call>", "</tool_call>", "<function=find>", "</function>", "<parameter=text>"),
         *("<parameter=limit>", "</parameter>", "<think>", "</think>", "\n", "a", " ", "4", "<"),
-        *('{"name": "find", "arguments": ', "{", "}", "'", '"', "\\", "[", "1e999", "\ud800"),
+        *('{"name": "find", "arguments": ', "{", "}", "'", '"', "\\", "[", "1e999"),
     ]
 )
 

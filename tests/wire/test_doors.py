@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import struct
+from array import array
 from collections.abc import Callable
 
 import pytest
@@ -11,25 +12,36 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from segue.errors import InvalidRequest
+from segue.prefix_digest import PrefixName, pack_tokens
 from segue.types import SamplingParams
 from segue.wire import session_pb2 as pb
 from segue.wire import transfer_pb2, worker_pb2
 from segue.wire.convert_events import finish_reason_from_wire, sampled_from_wire
 from segue.wire.convert_request import as_typed, sampling_from_wire
-from segue.wire.convert_worker import (
+from segue.wire.convert_turns import (
     holder_from_wire,
     report_from_wire,
     result_from_wire,
     turn_from_wire,
-    worker_from_wire,
 )
+from segue.wire.convert_worker import worker_from_wire
 
 NAN, INF = math.nan, math.inf
 _SINGLE = struct.Struct("<f")
 
 
+def nothing_known(prefix: PrefixName) -> array[int]:
+    raise AssertionError("no prefix was named")
+
+
 def turn(**changed: object) -> worker_pb2.TurnSpec:
-    fields = {"turn_id": "a/1", "session_id": "s", "prompt": [1, 2, 3], "branch_points": [1, 3]}
+    fields = {
+        "turn_id": "a/1",
+        "session_id": "s",
+        "prompt": pack_tokens([1, 2, 3]),
+        "branch_points": [1, 3],
+        "stop": pb.Stop(max_tokens=9),
+    }
     return worker_pb2.TurnSpec(**(fields | changed))  # type: ignore[arg-type]  # a test's values
 
 
@@ -42,17 +54,17 @@ BAD_TURNS: dict[str, tuple[worker_pb2.TurnSpec, str]] = {
     "a name that is too long": (turn(turn_id="t" * 513), "turn_id must have at most 512"),
     "a name that cannot be shown": (turn(turn_id="a\nb"), "turn_id must be printable"),
     "a session that is too long": (turn(session_id="s" * 257), "session_id must have at most 256"),
-    "no prompt": (turn(prompt=[]), "prompt of at least one token"),
+    "no prompt": (turn(prompt=b""), "prompt of at least one token"),
     "branch points out of order": (turn(branch_points=[3, 1]), "must be ascending"),
     "a branch point twice": (turn(branch_points=[2, 2]), "must be ascending"),
     "a branch point behind the prompt": (turn(branch_points=[4]), "must be between 0 and 3"),
     "too many branch points": (
-        turn(prompt=[1] * 2000, branch_points=range(1500)),
+        turn(prompt=pack_tokens([1] * 2000), branch_points=range(1500)),
         "at most 1024 branch points",
     ),
     "no tokens wanted": (turn(stop=pb.Stop(max_tokens=0)), "max_tokens must be >= 1"),
     "a stop string of a book's length": (
-        turn(stop=pb.Stop(strings=["x" * 1025])),
+        turn(stop=pb.Stop(max_tokens=9, strings=["x" * 1025])),
         "a stop string must have at most 1024",
     ),
     "temperature NaN": (sampling(temperature=NAN), "temperature must be between"),
@@ -76,7 +88,7 @@ def test_a_turn_that_no_model_could_serve_is_refused(case: str) -> None:
     wire, reason = BAD_TURNS[case]
 
     with pytest.raises(InvalidRequest, match=reason):
-        turn_from_wire(wire)
+        turn_from_wire(wire, nothing_known)
 
 
 def status(**changed: object) -> pb.WorkerStatus:
@@ -136,7 +148,7 @@ def test_a_worker_that_cannot_be_is_refused(case: str) -> None:
 
 
 def test_what_these_cases_change_is_right_without_the_change() -> None:
-    assert turn_from_wire(turn()).prompt == (1, 2, 3)
+    assert turn_from_wire(turn(), nothing_known).prompt == (1, 2, 3)
     assert worker_from_wire(status()).worker_id == "decode-0"
 
 
@@ -188,7 +200,6 @@ def single(value: float) -> float:
 def test_a_limit_that_travels_in_single_precision_is_still_inside() -> None:
     params = sampling_from_wire(
         pb.Sampling(repetition_penalty=0.01, temperature=0.7, top_p=0.1, logit_bias={1: 0.3}),
-        default_seed=0,
     )
 
     assert params == SamplingParams(
