@@ -10,7 +10,8 @@ async with Client("127.0.0.1:7411") as client:
 from __future__ import annotations
 
 import uuid
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
@@ -18,6 +19,7 @@ from typing import Self
 from segue.cluster_status import ClusterStatus, SessionInfo
 from segue.explanation import Explanation
 from segue.session import Session
+from segue.tool_declarations import tools_as_text
 from segue.turn import TokenDelta, TurnEnd, TurnEvent
 from segue.types import (
     ChatInput,
@@ -93,21 +95,30 @@ class Client:
     async def close(self) -> None:
         await self._channel.close()
 
+    def _router_errors(self) -> AbstractContextManager[None]:
+        return rpc_errors(
+            f"router {self.target}",
+            if_refused="start one with `segue serve`, or name its address with --target",
+        )
+
     def session(
         self,
         session_id: str | None = None,
         *,
         system: str = "",
-        tools: Sequence[str] = (),
+        tools: Sequence[str | Mapping[str, object]] = (),
         enable_thinking: bool = False,
     ) -> Session:
-        """A conversation. `tools` are JSON objects, as text, as in `ChatInput`."""
+        """A conversation. A tool is a dictionary, or the same as JSON text, as in `ChatInput`.
+
+        Raises InvalidRequest where a tool is no JSON object that names a function.
+        """
         messages = [Message(role="system", content=system)] if system else []
         return Session(
             self,
             SessionId(session_id or uuid.uuid4().hex),
             messages,
-            tools=tuple(tools),
+            tools=tools_as_text(tools),
             enable_thinking=enable_thinking,
         )
 
@@ -132,7 +143,7 @@ class Client:
             sampling=sampling or SamplingParams(),
             stop=stop or StopConditions(),
         )
-        with rpc_errors(f"router {self.target}"):
+        with self._router_errors():
             call = self._stub.Generate(request_to_wire(request), timeout=timeout_s)
             try:
                 async for event in call:
@@ -182,13 +193,13 @@ class Client:
 
     async def cancel(self, turn_id: str) -> bool:
         """Ends a running turn from elsewhere. False when no such turn is running."""
-        with rpc_errors(f"router {self.target}"):
+        with self._router_errors():
             reply = await self._stub.Cancel(pb.CancelRequest(turn_id=turn_id))
         return reply.was_running
 
     async def sessions(self) -> list[SessionInfo]:
         """What the router remembers, the longest unused first."""
-        with rpc_errors(f"router {self.target}"):
+        with self._router_errors():
             reply = await self._stub.ListSessions(pb.ListSessionsRequest())
         return [session_from_wire(session) for session in reply.sessions]
 
@@ -202,13 +213,13 @@ class Client:
         nothing of it is kept any more: its next turn costs more, and is served all the same.
         """
         request = pb.RenewSessionRequest(session_id=session_id, lease_s=lease_s, pause_s=pause_s)
-        with rpc_errors(f"router {self.target}"):
+        with self._router_errors():
             reply = await self._stub.RenewSession(request)
         return reply.expires_in_s
 
     async def release_session(self, session_id: str) -> bool:
         """The session will not come back. False when the router does not know it."""
-        with rpc_errors(f"router {self.target}"):
+        with self._router_errors():
             request = pb.ReleaseSessionRequest(session_id=session_id)
             reply = await self._stub.ReleaseSession(request)
         return reply.was_known
@@ -216,16 +227,16 @@ class Client:
     async def fork_session(self, parent_id: str, child_id: str) -> None:
         """`child_id` begins with what is kept of `parent_id`. Raises NotFound when nothing is."""
         request = pb.ForkSessionRequest(parent_id=parent_id, child_id=child_id)
-        with rpc_errors(f"router {self.target}"):
+        with self._router_errors():
             await self._stub.ForkSession(request)
 
     async def explain(self, session_id: str) -> Explanation:
         """Why the session's last turn was placed where it was. Raises NotFound."""
-        with rpc_errors(f"router {self.target}"):
+        with self._router_errors():
             reply = await self._stub.Explain(pb.ExplainRequest(session_id=session_id))
         return explanation_from_wire(reply)
 
     async def status(self, *, timeout_s: float = 5.0) -> ClusterStatus:
-        with rpc_errors(f"router {self.target}"):
+        with self._router_errors():
             reply = await self._stub.GetStatus(pb.GetStatusRequest(), timeout=timeout_s)
         return cluster_from_wire(reply)

@@ -76,12 +76,24 @@ def error_from_rpc(rpc_error: grpc.aio.AioRpcError, peer: str) -> errors.SegueEr
 
 
 @contextlib.contextmanager
-def rpc_errors(peer: str) -> Iterator[None]:
-    """Turns the gRPC errors of a call to `peer` into Segue's."""
+def rpc_errors(peer: str, *, if_refused: str = "") -> Iterator[None]:
+    """Turns the gRPC errors of a call to `peer` into Segue's.
+
+    `if_refused` is what to do when nothing listens at the peer's address.
+    """
     try:
         yield
     except grpc.aio.AioRpcError as rpc_error:
+        if if_refused and _is_refused(rpc_error):
+            message = f"{peer}: connection refused, nothing listens there: {if_refused}"
+            raise errors.Unavailable(message) from rpc_error
         raise error_from_rpc(rpc_error, peer) from rpc_error
+
+
+def _is_refused(rpc_error: grpc.aio.AioRpcError) -> bool:
+    """gRPC says why it cannot connect in the details alone."""
+    details = (rpc_error.details() or "").lower()
+    return rpc_error.code() is grpc.StatusCode.UNAVAILABLE and "connection refused" in details
 
 
 Method = Callable[[Any, Any], Any]
