@@ -13,6 +13,7 @@ import subprocess
 import termios
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 
 CTRL_C, CTRL_D, UP = "\x03", "\x04", "\x1b[A"
 _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\x1b[=>]")
@@ -34,14 +35,14 @@ class Terminal:
     def wait_for(self, text: str, *, timeout_s: float = 60.0, since: int = 0) -> int:
         """Until `text` stands on the screen at `since` or later; where it ends.
 
-        Raises TimeoutError, and EOFError when the program ends without it.
+        Raises TimeoutError, and RuntimeError when the program ends without it.
         """
         ends_at = time.monotonic() + timeout_s
         while (found := self.screen.find(text, since)) < 0:
             if time.monotonic() > ends_at:
                 raise TimeoutError(f"{text!r} did not come; the screen is {self.screen!r}")
             if not self._read(0.1):
-                raise EOFError(f"the program ended without {text!r}: {self.screen!r}")
+                raise RuntimeError(f"the program ended without {text!r}: {self.screen!r}")
         return found + len(text)
 
     def wait_for_end(self, *, timeout_s: float = 60.0) -> int:
@@ -68,7 +69,11 @@ class Terminal:
 
 @contextlib.contextmanager
 def terminal(
-    command: Sequence[str], *, columns: int = 80, env: Mapping[str, str] | None = None
+    command: Sequence[str],
+    *,
+    columns: int = 80,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
 ) -> Iterator[Terminal]:
     """Starts `command` in a terminal of its own, and ends it at the end."""
     ours, theirs = os.openpty()
@@ -79,6 +84,7 @@ def terminal(
         stdout=theirs,
         stderr=theirs,
         env={**(os.environ if env is None else env), "TERM": "xterm"},
+        cwd=cwd,
         # Ctrl-C reaches the program only if the terminal is the controlling one of its session.
         start_new_session=True,
         preexec_fn=_take_terminal,
