@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
@@ -19,6 +20,7 @@ from segue.chat_json import to_json
 from segue.cluster_status import ClusterStatus, SessionInfo
 from segue.explanation import Explanation
 from segue.session import Session
+from segue.tool_declarations import tools_as_text
 from segue.turn import TokenDelta, TurnEnd, TurnEvent
 from segue.types import (
     ChatInput,
@@ -94,26 +96,33 @@ class Client:
     async def close(self) -> None:
         await self._channel.close()
 
+    def _router_errors(self) -> AbstractContextManager[None]:
+        return rpc_errors(
+            f"router {self.target}",
+            if_refused="start one with `segue serve`, or name its address with --target",
+        )
+
     def session(
         self,
         session_id: str | None = None,
         *,
         system: str = "",
-        tools: Sequence[str] = (),
+        tools: Sequence[str | Mapping[str, object]] = (),
         enable_thinking: bool | None = None,
         chat_template_kwargs: str | Mapping[str, object] = "",
     ) -> Session:
-        """A conversation. `tools` are JSON objects, as text, as in `ChatInput`.
-
+        """A conversation. A tool is a dictionary, or the same as JSON text, as in `ChatInput`.
         `chat_template_kwargs` are further variables of the chat template, such as
         `{"reasoning_effort": "low"}`.
+
+        Raises InvalidRequest where a tool is no JSON object that names a function.
         """
         messages = [Message(role="system", content=system)] if system else []
         return Session(
             self,
             SessionId(session_id or uuid.uuid4().hex),
             messages,
-            tools=tuple(tools),
+            tools=tools_as_text(tools),
             enable_thinking=enable_thinking,
             chat_template_kwargs=(
                 chat_template_kwargs
@@ -146,7 +155,7 @@ class Client:
         )
         wire = request_to_wire(request)
         require_sendable("the turn", wire.ByteSize())
-        with rpc_errors(f"router {self.target}"):
+        with self._router_errors():
             call = self._stub.Generate(wire, timeout=timeout_s)
             try:
                 async for event in call:
@@ -196,13 +205,13 @@ class Client:
 
     async def cancel(self, turn_id: str) -> bool:
         """Ends a running turn from elsewhere. False when no such turn is running."""
-        with rpc_errors(f"router {self.target}"):
+        with self._router_errors():
             reply = await self._stub.Cancel(pb.CancelRequest(turn_id=turn_id))
         return reply.was_running
 
     async def sessions(self) -> list[SessionInfo]:
         """What the router remembers, the longest unused first."""
-        with rpc_errors(f"router {self.target}"):
+        with self._router_errors():
             reply = await self._stub.ListSessions(pb.ListSessionsRequest())
         return [session_from_wire(session) for session in reply.sessions]
 
@@ -215,7 +224,7 @@ class Client:
         Returns the seconds for which its memory is kept, if memory allows. Raises NotFound when
         nothing of it is kept any more: its next turn costs more, and is served all the same.
         """
-        with rpc_errors(f"router {self.target}"):
+        with self._router_errors():
             request = pb.RenewSessionRequest(
                 session_id=session_id, lease_s=lease_s, pause_s=pause_s
             )
@@ -224,24 +233,24 @@ class Client:
 
     async def release_session(self, session_id: str) -> bool:
         """The session will not come back. False when the router does not know it."""
-        with rpc_errors(f"router {self.target}"):
+        with self._router_errors():
             request = pb.ReleaseSessionRequest(session_id=session_id)
             reply = await self._stub.ReleaseSession(request)
         return reply.was_known
 
     async def fork_session(self, parent_id: str, child_id: str) -> None:
         """`child_id` begins with what is kept of `parent_id`. Raises NotFound when nothing is."""
-        with rpc_errors(f"router {self.target}"):
+        with self._router_errors():
             request = pb.ForkSessionRequest(parent_id=parent_id, child_id=child_id)
             await self._stub.ForkSession(request)
 
     async def explain(self, session_id: str) -> Explanation:
         """Why the session's last turn was placed where it was. Raises NotFound."""
-        with rpc_errors(f"router {self.target}"):
+        with self._router_errors():
             reply = await self._stub.Explain(pb.ExplainRequest(session_id=session_id))
         return explanation_from_wire(reply)
 
     async def status(self, *, timeout_s: float = 5.0) -> ClusterStatus:
-        with rpc_errors(f"router {self.target}"):
+        with self._router_errors():
             reply = await self._stub.GetStatus(pb.GetStatusRequest(), timeout=timeout_s)
         return cluster_from_wire(reply)

@@ -6,29 +6,23 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from importlib import metadata
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 
 from segue.cli import show, show_explanation
+from segue.cli.chat import Chat, error_line
 from segue.cli.input import (
     SamplingOptions,
     parse_token_ids,
     read_messages,
+    read_tools,
     with_template_options,
 )
-from segue.client import (
-    DEFAULT_TARGET,
-    Client,
-    Session,
-    TextInput,
-    TokenDelta,
-    TokenInput,
-    TurnEnd,
-)
+from segue.client import DEFAULT_TARGET, Client, TextInput, TokenInput
 from segue.errors import InvalidRequest, SegueError
 from segue.types import ChatInput, TurnInput
 
@@ -62,11 +56,33 @@ def main() -> None:
     try:
         app()
     except SegueError as error:
-        message = escape(f"{type(error).__name__}: {error}")
-        err.print(f"[bold red]error[/] {message}", soft_wrap=True)
+        err.print(error_line(error), soft_wrap=True)
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        out.print(f"segue {_version()}")
+        raise typer.Exit
+
+
+def _version() -> str:
+    try:
+        return metadata.version("segue")
+    except metadata.PackageNotFoundError:
+        return "(not installed: run from its source)"
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Show it and stop."),
+    ] = False,
+) -> None:
+    """Options of the program itself; those of a command stand after its name."""
 
 
 @app.command()
@@ -141,46 +157,27 @@ def chat(
     max_tokens: MaxTokens = None,
     temperature: Temperature = None,
     seed: Seed = None,
+    history: Annotated[
+        bool, typer.Option(help="Remember what was typed, for the arrow keys.")
+    ] = True,
 ) -> None:
     """Talk to the model, with the timings under each answer."""
-    from segue.cli.input import read_tools
-
-    options = SamplingOptions(temperature=temperature, max_tokens=max_tokens, seed=seed)
-
-    async def talk() -> None:
-        async with Client(target) as client:
-            conversation = client.session(
-                session,
-                system=system,
-                tools=read_tools(tools) if tools else (),
-                enable_thinking=thinking,
-                chat_template_kwargs=chat_template_kwargs,
-            )
-            if prompt is not None:
-                await _say(conversation, prompt, options)
-                return
-            out.print("[dim]an empty line or Ctrl-D ends the conversation[/]")
-            while line := await asyncio.to_thread(_ask):
-                await _say(conversation, line, options)
-
-    asyncio.run(talk())
-
-
-def _ask() -> str:
-    try:
-        return out.input("[bold]you[/] ").strip()
-    except EOFError:
-        return ""
-
-
-async def _say(conversation: Session, text: str, options: SamplingOptions) -> None:
-    async for event in conversation.turn(text, sampling=options.sampling(), stop=options.stop()):
-        match event:
-            case TokenDelta():
-                out.out(event.text, end="", highlight=False)
-            case TurnEnd():
-                out.out("")
-                out.print(show.timings_line(event), style="dim", soft_wrap=True)
+    conversation = Chat(
+        target=target,
+        session=session,
+        system=system,
+        tools=read_tools(tools) if tools else (),
+        thinking=thinking,
+        template_kwargs=chat_template_kwargs,
+        options=SamplingOptions(temperature=temperature, max_tokens=max_tokens, seed=seed),
+        out=out,
+        err=err,
+        keeps_history=history,
+    )
+    if prompt is None:
+        conversation.talk()
+    else:
+        conversation.say(prompt)
 
 
 @app.command()
@@ -280,7 +277,7 @@ def status(
         if as_json:
             typer.echo(show.status_json(cluster))
         else:
-            out.print(show.status_table(cluster))
+            out.print(show.status_table(cluster, out.width))
         return cluster.ready
 
     if not asyncio.run(look()):
@@ -301,6 +298,6 @@ def explain(
         if as_json:
             typer.echo(show_explanation.explanation_json(explanation))
         else:
-            out.print(show_explanation.explanation_tables(explanation))
+            out.print(show_explanation.explanation_tables(explanation, out.width))
 
     asyncio.run(look())

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 
-from rich.console import Group, RenderableType
+from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from segue.client import Answer
 from segue.cluster_status import ClusterStatus, UnitCounts, WorkerHealth, WorkerStatus
-from segue.turn import TurnEnd, Usage
+from segue.turn import Timings, TurnEnd, Usage
 
 _HEALTH_STYLE = {
     WorkerHealth.READY: "green",
@@ -20,25 +21,53 @@ _HEALTH_STYLE = {
 }
 
 
-def _seconds(seconds: float) -> str:
-    return f"{seconds * 1e3:.0f} ms" if seconds < 10 else f"{seconds:.1f} s"
-
-
-def timings_line(end: TurnEnd) -> str:
-    """One line under an answer."""
+def timings_lines(end: TurnEnd, width: int) -> str:
+    """What stands under an answer: one line where the terminal is wide, two in 80 columns."""
     usage, timings = end.usage, end.timings
     # The first token is prefill's; decode made the others.
     decoded = usage.completion_tokens - 1
     speed = f"{decoded / timings.decode_s:.0f} tokens/s" if decoded and timings.decode_s else "-"
-    return (
+    parts = (
         f"{usage.prompt_tokens}{_reused(usage)} + {usage.completion_tokens}{_drafted(usage)} "
-        "tokens · "
-        f"first after {_seconds(timings.first_token_s)} "
-        f"(queue {_seconds(timings.queue_s)}, prefill {_seconds(timings.prefill_s)}, "
-        f"transfer {_seconds(timings.transfer_s)}, {_seconds(timings.exposed_transfer_s)} of it "
-        f"not hidden) · {speed} · {usage.shipped_bytes / 1024:.0f} KiB · "
-        f"{_workers(end)} · {end.finish_reason.value}"
+        "tokens",
+        speed,
+        f"{usage.shipped_bytes / 1024:.0f} KiB",
+        _workers(end),
+        end.finish_reason.value,
+        _first_token(timings),
     )
+    return "\n".join(lines_of(parts, width))
+
+
+def _first_token(timings: Timings) -> str:
+    """The time to the first token and its parts, all in one unit."""
+    unit, factor, decimals = ("ms", 1e3, 0) if timings.first_token_s < 10 else ("s", 1.0, 1)
+    first, queue, prefill, transfer, exposed = (
+        f"{seconds * factor:.{decimals}f}"
+        for seconds in (
+            timings.first_token_s,
+            timings.queue_s,
+            timings.prefill_s,
+            timings.transfer_s,
+            timings.exposed_transfer_s,
+        )
+    )
+    return (
+        f"first after {first} {unit} (queue {queue}, prefill {prefill}, transfer {transfer}, "
+        f"exposed {exposed})"
+    )
+
+
+def lines_of(parts: Sequence[str], width: int, separator: str = " · ") -> list[str]:
+    """The parts in as few lines as fit; a part that is wider than `width` has its own."""
+    lines = [parts[0]]
+    for part in parts[1:]:
+        longer = f"{lines[-1]}{separator}{part}"
+        if len(longer) <= width:
+            lines[-1] = longer
+        else:
+            lines.append(part)
+    return lines
 
 
 def _drafted(usage: Usage) -> str:
@@ -84,39 +113,64 @@ def status_json(cluster: ClusterStatus) -> str:
     return json.dumps(asdict(cluster))
 
 
-def status_table(cluster: ClusterStatus) -> RenderableType:
-    """The cluster as a person wants to see it."""
-    table = Table(box=None, pad_edge=False)
-    for column in ("worker", "health", "turns", "tokens/s", "pages", "slots", "host pages / slots"):
-        # A narrow terminal wraps what may be long and never cuts a name.
-        table.add_column(column, no_wrap=column in ("worker", "health", "tokens/s"))
-    for worker in cluster.workers:
-        table.add_row(*_row(worker))
+def status_table(cluster: ClusterStatus, width: int) -> RenderableType:
+    """The cluster as a person wants to see it: a line a worker where `width` has room for it."""
     router = cluster.router
     verdict = Text("ready", "bold green") if cluster.ready else Text("not ready", "bold red")
     head = Text.assemble(verdict, f" · {cluster.model} · router {router.address}")
-    turns = Text(
-        f"{router.running_turns} turns running, {router.finished_turns} finished, "
-        f"{router.cancelled_turns} cancelled, {router.failed_turns} failed · "
-        f"{router.sessions} sessions · {router.completion_tokens_per_s:.0f} tokens/s"
+    turns = lines_of(
+        (
+            f"{router.running_turns} turns running, {router.finished_turns} finished, "
+            f"{router.cancelled_turns} cancelled, {router.failed_turns} failed",
+            f"{router.sessions} sessions",
+            f"{router.completion_tokens_per_s:.0f} tokens/s",
+        ),
+        width,
     )
-    return Group(head, turns, table)
+    return Group(head, *map(Text, turns), _workers_table(cluster, width))
 
 
-def _row(worker: WorkerStatus) -> tuple[RenderableType, ...]:
+def _workers_table(cluster: ClusterStatus, width: int) -> Table:
+    wide = _table_of(cluster, ", ")
+    return wide if natural_width(wide) <= width else _table_of(cluster, "\n")
+
+
+def natural_width(table: Table) -> int:
+    """Columns that the table takes when nothing in it is wrapped."""
+    unbounded = Console(width=10_000)
+    return unbounded.measure(table).maximum
+
+
+def _table_of(cluster: ClusterStatus, separator: str) -> Table:
+    table = Table(box=None, pad_edge=False)
+    for column in ("worker", "health", "turns", "pages", "slots"):
+        table.add_column(column, no_wrap=column in ("worker", "health"))
+    for worker in cluster.workers:
+        table.add_row(*_row(worker, separator))
+    return table
+
+
+def _row(worker: WorkerStatus, separator: str) -> tuple[RenderableType, ...]:
     load = worker.load
+    turns = [
+        f"{load.running_turns} running",
+        f"{load.waiting_turns} waiting",
+        f"{load.tokens_per_s:.0f} tok/s",
+    ]
+    pages, slots = _units(load.pages), _units(load.slots)
+    if load.host_pages.total:
+        pages += [f"host {units}" for units in _units(load.host_pages)]
+        slots += [f"host {units}" for units in _units(load.host_slots)]
     return (
         worker.worker_id,
         Text(worker.health.value, _HEALTH_STYLE[worker.health]),
-        f"{load.running_turns}, {load.waiting_turns} waiting",
-        f"{load.tokens_per_s:.0f}",
-        _units(load.pages),
-        _units(load.slots),
-        f"{_units(load.host_pages)} / {_units(load.host_slots)}" if load.host_pages.total else "-",
+        separator.join(turns),
+        separator.join(pages),
+        separator.join(slots),
     )
 
 
-def _units(counts: UnitCounts) -> str:
+def _units(counts: UnitCounts) -> list[str]:
     others = [
         f"{number} {name}"
         for name, number in (
@@ -128,4 +182,4 @@ def _units(counts: UnitCounts) -> str:
         )
         if number
     ]
-    return ", ".join([f"{counts.free}/{counts.total} free", *others])
+    return [f"{counts.free}/{counts.total} free", *others]

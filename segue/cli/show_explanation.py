@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import textwrap
 from dataclasses import asdict
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from segue.cli.show import lines_of, natural_width
 from segue.explanation import CostLine, Explanation, WeighedCandidate
 
 # Columns of milliseconds, in the order in which a turn goes through them; they sum up to the last.
@@ -28,12 +30,40 @@ def explanation_json(explanation: Explanation) -> str:
     return json.dumps(asdict(explanation))
 
 
-def explanation_tables(explanation: Explanation) -> RenderableType:
-    head = Text(
-        f"{explanation.prompt_tokens} + at most {explanation.max_tokens} tokens · "
-        f"decided in {explanation.decision_s * 1e6:.0f} µs · tokens computed/moved, then ms"
+def explanation_tables(explanation: Explanation, width: int) -> RenderableType:
+    """What was weighed as a table, or as a line a candidate where `width` is too small for it."""
+    head = lines_of(
+        (
+            f"{explanation.prompt_tokens} + at most {explanation.max_tokens} tokens",
+            f"decided in {explanation.decision_s * 1e6:.0f} µs",
+            "tokens computed/moved, then ms",
+        ),
+        width,
     )
-    return Group(head, _candidates(explanation), _outcome(explanation), _speeds(explanation))
+    table = _candidates(explanation)
+    weighed = [table] if natural_width(table) <= width else _candidate_lines(explanation, width)
+    return Group(*map(Text, head), *weighed, _outcome(explanation), _speeds(explanation))
+
+
+def _candidate_lines(explanation: Explanation, width: int) -> list[Text]:
+    """The candidates as sums: 22.6 compute + 3.4 overhead = 26.0."""
+    lines = []
+    for one in explanation.candidates:
+        values = zip(_PARTS[:-1], map(_milliseconds, _parts(one)), strict=False)
+        sum_of = " + ".join(f"{value} {part}" for part, value in values if value)
+        text = (
+            f"{'▶' if one.chosen else ' '} {one.mode} {_path(one)} "
+            f"{one.computed_tokens}/{one.moved_tokens}: {sum_of or 0} = "
+            f"{_milliseconds(one.total_s) or 0}"
+        )
+        if one.excluded:
+            text += f" · excluded: {one.excluded.replace('_', ' ')}"
+        # What does not fit goes on further in, under the workers.
+        wrapped = textwrap.wrap(
+            text, width, subsequent_indent=" " * 4, break_on_hyphens=False, drop_whitespace=True
+        )
+        lines += [Text(line, _style(one)) for line in wrapped]
+    return lines
 
 
 def _candidates(explanation: Explanation) -> Table:
@@ -54,9 +84,13 @@ def _candidates(explanation: Explanation) -> Table:
             f"{one.computed_tokens}/{one.moved_tokens}",
             *(row[index] for index in shown),
             *([one.excluded.replace("_", " ")] if one.excluded else ()),
-            style="bold green" if one.chosen else "dim" if one.excluded else "",
+            style=_style(one),
         )
     return table
+
+
+def _style(one: WeighedCandidate) -> str:
+    return "bold green" if one.chosen else "dim" if one.excluded else ""
 
 
 def _parts(one: WeighedCandidate) -> tuple[float, ...]:

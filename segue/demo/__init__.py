@@ -2,6 +2,14 @@
 
 from pathlib import Path
 
+SUGGESTIONS = (
+    "My name is Anna and I live in Lisbon.",
+    "Count from 1 to 60.",
+    "Where do I live?",
+    "Say brillig 3 times.",
+)
+"""What to try first, one after another; the tests know the answers."""
+
 
 def checkpoint_dir() -> Path:
     """The folder of the committed checkpoint, in the layout of a hub snapshot."""

@@ -5,29 +5,43 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
-from segue.demo import exchanges
+from segue.demo import exchanges, facts, tasks
 from segue.demo.exchanges import Exchange, Memory, Tool, Turn
 
 Weights: TypeAlias = dict[Exchange, float]
 
 # How often each kind of exchange comes up. Recall, which is hardest to learn, comes up most.
 WEIGHTS: Weights = {
-    exchanges.tell: 5,
-    exchanges.ask: 7,
-    exchanges.ask_all: 1,
+    facts.tell: 5,
+    facts.tell_and_ask: 0.7,
+    facts.ask: 7,
+    facts.ask_all: 0.7,
     exchanges.weather: 2,
     exchanges.time: 1.5,
     exchanges.price: 1.5,
-    exchanges.count: 2,
-    exchanges.say: 2,
-    exchanges.spell: 1,
-    exchanges.story: 0.6,
-    exchanges.explain: 0.8,
-    exchanges.small_talk: 1.6,
-    exchanges.nonsense: 0.8,
+    tasks.count: 1.6,
+    tasks.say: 3,
+    tasks.spell: 1.2,
+    tasks.story: 0.5,
+    tasks.explain: 0.7,
+    tasks.small_talk: 1.6,
+    tasks.nonsense: 1.2,
 }
 # For long conversations, in which there is room for tools.
 TOOL_WEIGHTS = WEIGHTS | {exchanges.weather: 5.0, exchanges.time: 4.0, exchanges.price: 4.0}
+# For the later part of a training, when what is still wrong is where to stop and how to spell.
+LATE_WEIGHTS = TOOL_WEIGHTS | {tasks.count: 4.0, tasks.spell: 4.0, tasks.say: 5.0}
+SPELL_WEIGHTS = LATE_WEIGHTS | {tasks.spell: 14.0, tasks.say: 8.0}
+LAST_WEIGHTS = LATE_WEIGHTS | {tasks.count: 7.0, tasks.say: 8.0, facts.tell: 8.0, facts.ask: 9.0}
+# What can only be copied from the conversation, for the examination.
+COPY_WEIGHTS: Weights = {
+    facts.tell: 4,
+    facts.ask: 4,
+    exchanges.weather: 2,
+    exchanges.time: 1,
+    exchanges.price: 2,
+    tasks.say: 3,
+}
 SYSTEM_PROMPTS = ("", "", "", "You are a helpful assistant.", "Be brief.", "Answer politely.")
 
 
@@ -43,13 +57,18 @@ class Conversation:
         return [turn.message() for turn in self.turns]
 
 
-def conversation(seed: int, min_chars: int, weights: Weights = WEIGHTS) -> Conversation:
-    """A conversation that stops after the exchange in which its text passes `min_chars`."""
+def conversation(
+    seed: int, min_chars: int, weights: Weights = WEIGHTS, *, is_exam: bool = False
+) -> Conversation:
+    """A conversation that stops after the exchange in which its text passes `min_chars`.
+
+    In an examination, words and long numbers to copy are ones that training never sees.
+    """
     rng = random.Random(seed)
     # A tool's declaration is long: a short conversation would be nothing else.
     num_tools = min(rng.choice((0, 0, 1, 2, 3)), min_chars // 400)
     offered = rng.sample(sorted(exchanges.TOOLS), num_tools)
-    memory = Memory(tools=frozenset(offered))
+    memory = Memory(tools=frozenset(offered), is_exam=is_exam)
     system = rng.choice(SYSTEM_PROMPTS)
     turns = [Turn("system", system)] if system else []
     asked = {kind: share for kind, share in weights.items() if _may_be_asked(kind, offered)}
@@ -70,10 +89,12 @@ def _may_be_asked(kind: Exchange, offered: Sequence[str]) -> bool:
     return needed is None or not offered or needed in offered
 
 
-def typed_conversation(seed: int, min_chars: int, weights: Weights = WEIGHTS) -> Conversation:
+def typed_conversation(
+    seed: int, min_chars: int, weights: Weights = WEIGHTS, *, is_exam: bool = False
+) -> Conversation:
     """The same conversation, some of the user's turns as people type them: "what's my code"."""
     rng = random.Random(f"typed {seed}")
-    tidy = conversation(seed, min_chars, weights)
+    tidy = conversation(seed, min_chars, weights, is_exam=is_exam)
     turns = [replace(t, text=_typed(rng, t.text)) if t.role == "user" else t for t in tidy.turns]
     return replace(tidy, turns=tuple(turns))
 
@@ -82,7 +103,8 @@ def _typed(rng: random.Random, text: str) -> str:
     if rng.random() < 0.7:
         return text
     if rng.random() < 0.5:
-        text = text.replace("What is ", "What's ")
+        text = text.replace("What is ", "What's ").replace("what is ", "what's ")
+        text = text.replace("I am ", "I'm ").replace("name is ", "name's ")
     if rng.random() < 0.6:
         text = text[0].lower() + text[1:]
     return text.rstrip(".!?") if rng.random() < 0.6 else text

@@ -2,10 +2,11 @@
 
 An answer counts when the most likely token is the right one at each of its places, given the
 conversation before it. That is what greedy generation would say, at a fraction of the time. A
-second table says how many of the draft layer's tokens are the trunk's.
+second table says how many words and numbers that training never saw are copied without a mistake,
+a third how many of the draft layer's tokens are the trunk's.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -19,13 +20,16 @@ from transformers import Qwen3_5ForCausalLM
 
 from segue.demo import checkpoint_dir
 from segue.demo.acceptance import MAX_DRAFTS, acceptance
-from segue.demo.corpus import typed_conversation
+from segue.demo.corpus import COPY_WEIGHTS, WEIGHTS, Weights, typed_conversation
 from segue.demo.examples import Example, encode
 from segue.demo.mtp import has_head, load_head, load_trunk
 
 # Training counts its seeds up from zero and never gets here.
 _FIRST_HELD_OUT_SEED = 10**9
 _COMMITTED = checkpoint_dir()
+_LENGTHS = {"~100 tokens": 350, "~250 tokens": 900, "~500 tokens": 1800, "~1,000 tokens": 3600}
+"""Of conversations, with the characters that they have."""
+_ALL = "all"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,10 +40,17 @@ class HeldOut:
     tasks: tuple[str, ...]
 
 
-def held_out(tokenizer: Tokenizer, num_conversations: int, min_chars: int = 2000) -> list[HeldOut]:
-    """Conversations to judge by; 2,000 characters are some 480 tokens."""
+def held_out(
+    tokenizer: Tokenizer,
+    num_conversations: int,
+    min_chars: int = 2000,
+    *,
+    weights: Weights = WEIGHTS,
+    is_exam: bool = False,
+) -> list[HeldOut]:
+    """Conversations to judge by; 2,000 characters are some 550 tokens."""
     drawn = [
-        typed_conversation(_FIRST_HELD_OUT_SEED + index, min_chars)
+        typed_conversation(_FIRST_HELD_OUT_SEED + index, min_chars, weights, is_exam=is_exam)
         for index in range(num_conversations)
     ]
     return [
@@ -49,15 +60,49 @@ def held_out(tokenizer: Tokenizer, num_conversations: int, min_chars: int = 2000
 
 
 @torch.inference_mode()
+def said_tokens(model: Qwen3_5ForCausalLM, example: Example) -> list[int]:
+    """For each token of the conversation, what greedy decoding would put there."""
+    logits_TV = model(input_ids=torch.tensor([example.ids]), use_cache=False).logits[0]
+    return [example.ids[0], *logits_TV.argmax(dim=-1).tolist()[:-1]]
+
+
 def right_answers(model: Qwen3_5ForCausalLM, example: Example) -> list[bool]:
     """For each answer of the conversation, whether greedy decoding would give it exactly."""
-    logits_TV = model(input_ids=torch.tensor([example.ids]), use_cache=False).logits[0]
-    chosen = logits_TV.argmax(dim=-1).tolist()
     right = [True] * (max(example.answer) + 1)
-    for position, (token, answer) in enumerate(zip(example.ids, example.answer, strict=True)):
-        if answer >= 0 and chosen[position - 1] != token:
+    said = said_tokens(model, example)
+    for ours, token, answer in zip(said, example.ids, example.answer, strict=True):
+        if answer >= 0 and ours != token:
             right[answer] = False
     return right
+
+
+def right_copies(
+    model: Qwen3_5ForCausalLM, tokenizer: Tokenizer, held: HeldOut
+) -> list[tuple[str, bool]]:
+    """For each value that is copied, its task, and whether it is right and ends where it should."""
+    example, copies = held.example, []
+    said = said_tokens(model, example)
+    for first, is_copied in enumerate(example.is_copied):
+        if not is_copied or example.is_copied[first - 1]:
+            continue
+        # Every answer has its end token, so a value never stands last.
+        end = example.is_copied.index(False, first)
+        follows = tokenizer.decode([said[end]], skip_special_tokens=False)
+        is_right = said[first:end] == list(example.ids[first:end]) and not follows[:1].isalnum()
+        copies.append((held.tasks[example.answer[first]], is_right))
+    return copies
+
+
+def copying(
+    model: Qwen3_5ForCausalLM, tokenizer: Tokenizer, held: Sequence[HeldOut]
+) -> dict[str, float]:
+    """The share of values that are copied right per task, and of all values together."""
+    marks: dict[str, list[bool]] = {}
+    for one in held:
+        for task, is_right in right_copies(model, tokenizer, one):
+            marks.setdefault(task, []).append(is_right)
+            marks.setdefault(_ALL, []).append(is_right)
+    return {task: sum(marks[task]) / len(marks[task]) for task in sorted(marks)}
 
 
 def accuracies(model: Qwen3_5ForCausalLM, held: Sequence[HeldOut]) -> dict[str, float]:
@@ -72,28 +117,45 @@ def accuracies(model: Qwen3_5ForCausalLM, held: Sequence[HeldOut]) -> dict[str, 
 def main(
     checkpoint: Annotated[Path, typer.Argument()] = _COMMITTED, num_conversations: int = 60
 ) -> None:
-    """Prints the accuracy per task, at three lengths of conversation, and the drafts' acceptance.
+    """Prints the accuracy per task and length of conversation, and the drafts' acceptance.
 
     Answers with drafts are generated, which takes longer: of a third of the conversations.
     """
     torch.set_num_threads(2)
     model = load_trunk(checkpoint)
     tokenizer = Tokenizer.from_file(str(checkpoint / "tokenizer.json"))
-    Console().print(_accuracy_table(model, tokenizer, num_conversations))
+    Console().print(
+        _table("task", lambda held: accuracies(model, held), tokenizer, num_conversations)
+    )
+    Console().print(
+        _table(
+            "unseen words and numbers",
+            lambda held: copying(model, tokenizer, held),
+            tokenizer,
+            num_conversations,
+            weights=COPY_WEIGHTS,
+            is_exam=True,
+        )
+    )
     if has_head(checkpoint):
         Console().print(_acceptance_table(model, tokenizer, num_conversations // 3))
 
 
-def _accuracy_table(
-    model: Qwen3_5ForCausalLM, tokenizer: Tokenizer, num_conversations: int
+def _table(
+    title: str,
+    judge: Callable[[Sequence[HeldOut]], dict[str, float]],
+    tokenizer: Tokenizer,
+    num_conversations: int,
+    *,
+    weights: Weights = WEIGHTS,
+    is_exam: bool = False,
 ) -> Table:
-    lengths = {"~250 tokens": 1000, "~500 tokens": 2000, "~1,000 tokens": 4000}
     columns = [
-        accuracies(model, held_out(tokenizer, num_conversations, chars))
-        for chars in lengths.values()
+        judge(held_out(tokenizer, num_conversations, chars, weights=weights, is_exam=is_exam))
+        for chars in _LENGTHS.values()
     ]
-    table = Table("task", *lengths)
-    for task in columns[0]:
+    table = Table(title, *_LENGTHS)
+    for task in sorted(set().union(*columns)):
         table.add_row(task, *(f"{column.get(task, float('nan')):.1%}" for column in columns))
     return table
 

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 from tokenizers import Tokenizer
 
-from segue.demo import words
 from segue.demo.corpus import Conversation, conversation
 from segue.demo.tokenizer import IM_END, IM_START, render
 
@@ -42,15 +41,8 @@ def encode(tokenizer: Tokenizer, conversation: Conversation) -> Example:
 
 
 def tokenizer_texts(num_conversations: int) -> list[str]:
-    """What the merges are learnt from: conversations, and each word at least as often as needed.
-
-    A tool call puts its argument on a line of its own, so these words need a token without a space.
-    """
-    conversations = [render(conversation(seed, 1200)) for seed in range(num_conversations)]
-    spaced = (*words.NAMES, *words.CITIES, *words.COLOURS, *words.PETS, *words.ITEMS)
-    bare = (*words.CITIES, *words.ITEMS)
-    listed = "".join(f" {word}\n" for word in spaced) + "\n".join(bare)
-    return conversations + [listed] * (num_conversations // 20)
+    """What the merges are learnt from."""
+    return [render(conversation(seed, 1200)) for seed in range(num_conversations)]
 
 
 def _answer_spans(text: str) -> list[tuple[int, int]]:

@@ -1,4 +1,6 @@
-"""What the demo model can talk about: each function invents one exchange, question and answer.
+"""What a conversation is made of, and the exchanges in which a tool is called.
+
+Each function invents one exchange, question and answer; `facts` and `tasks` have the others.
 
 An answer follows from the conversation alone, never from chance: two equal conversations have the
 same next answer, so a greedy model that learnt the corpus can be compared word for word.
@@ -6,15 +8,12 @@ same next answer, so a greedy model that learnt the corpus can be compared word 
 
 import json
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from segue.demo import words
-from segue.demo.sayings import EXPLAINED, SMALL_TALK
 
 Tool = Mapping[str, object]
-
-FACTS = ("name", "city", "code", "colour", "pet", "room")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +51,9 @@ class Memory:
 
     tools: frozenset[str]
     facts: dict[str, str] = field(default_factory=dict)
+    """In the order in which they were last told."""
+    is_exam: bool = False
+    """Whether every word and number to copy is one that training never sees."""
 
 
 Exchange = Callable[[random.Random, Memory], list[Turn]]
@@ -78,55 +80,40 @@ TOOLS = {
 }
 
 
-def tell(rng: random.Random, memory: Memory) -> list[Turn]:
-    """The user states one to three facts and the model repeats them in its own form."""
-    unknown = [key for key in FACTS if key not in memory.facts]
-    keys = (
-        rng.sample(FACTS, 1) if not unknown else rng.sample(unknown, min(_few(rng), len(unknown)))
-    )
-    told = {key: _value(rng, key) for key in keys}
-    memory.facts.update(told)
-    if len(told) == 1:
-        statement = rng.choice(_STATEMENTS[keys[0]]).format(told[keys[0]])
-    else:
-        statement = _listed([f"my {_is(key, told[key])}" for key in keys])
-    opening = rng.choice(("", "", "", "Hi! ", "Hi, ", "Hello, ", "Please remember: ", "Remember: "))
-    answer = "Noted: " + _listed([f"your {_is(key, told[key])}" for key in keys]) + "."
-    if not opening.endswith(", "):
-        statement = statement[0].upper() + statement[1:]
-    question = f"{opening}{statement}."
-    return _pair(question, answer, "tell", tuple(told.values()))
+def word(rng: random.Random, memory: Memory, known: Sequence[str], share: float = 0.5) -> str:
+    """One of `known`, or else one that was invented: capitalised where the known ones are."""
+    if not memory.is_exam and rng.random() < share:
+        return rng.choice(known)
+    made = words.invented(rng, held_out=memory.is_exam)
+    if not known[0][0].isupper() or rng.random() < 0.1:
+        return made
+    style = rng.random()
+    if style < 0.05:
+        return made.upper()
+    if style < 0.15:
+        return f"{made.capitalize()} {words.invented(rng, held_out=memory.is_exam).capitalize()}"
+    return made.capitalize()
 
 
-def ask(rng: random.Random, memory: Memory) -> list[Turn]:
-    """The user asks for one fact, now and then for one that was never told."""
-    known = list(memory.facts)
-    key = rng.choice(known) if known and rng.random() < 0.85 else rng.choice(FACTS)
-    question = rng.choice(_QUESTIONS).format(key)
-    if key not in memory.facts:
-        return _pair(question, f"I do not know your {key}.", "unknown")
-    value = memory.facts[key]
-    return _pair(question, f"Your {_is(key, value)}.", "recall", (value,))
-
-
-def ask_all(rng: random.Random, memory: Memory) -> list[Turn]:
-    """The user asks for everything; the answer lists the facts in the order of `FACTS`."""
-    question = rng.choice(("What do you know about me?", "Tell me all you know about me."))
-    known = {key: memory.facts[key] for key in FACTS if key in memory.facts}
-    if not known:
-        return _pair(question, "I know nothing about you yet.", "unknown")
-    listed = _listed([f"your {_is(key, value)}" for key, value in known.items()])
-    return _pair(question, f"{listed[0].upper()}{listed[1:]}.", "recall all", tuple(known.values()))
+def digits(rng: random.Random, memory: Memory, num_digits: int) -> str:
+    """A row of digits; from four on, some are kept for the examination."""
+    while True:
+        row = "".join(rng.choices("0123456789", k=num_digits))
+        if num_digits < 4 or words.is_held_out(row) == memory.is_exam:
+            return row
 
 
 def weather(rng: random.Random, memory: Memory) -> list[Turn]:
     """A question that needs `get_weather`, with the result said in a sentence."""
-    city = rng.choice(words.CITIES)
-    question = rng.choice(
-        ("What is the weather in {}?", "How is the weather in {}?", "Is it warm in {}?")
-    ).format(city)
-    degrees, sky = str(rng.randint(-9, 39)), rng.choice(words.SKIES)
-    result = {"temperature": int(degrees), "sky": sky}
+    city = word(rng, memory, words.CITIES)
+    question = rng.choice(_WEATHER).format(city)
+    degrees = str(rng.randint(-30, 45))
+    if rng.random() < 0.15:
+        degrees += f".{rng.randint(0, 9)}"
+    sky = word(rng, memory, words.SKIES, 0.8)
+    result: dict[str, object] = {"temperature": json.loads(degrees), "sky": sky}
+    if rng.random() < 0.2:
+        result = dict(reversed(result.items()))
     answer = f"In {city} it is {degrees} degrees and {sky}."
     call = Call("get_weather", {"city": city})
     return _with_tool(memory, question, call, _json(rng, result), answer, (city, degrees, sky))
@@ -134,8 +121,8 @@ def weather(rng: random.Random, memory: Memory) -> list[Turn]:
 
 def time(rng: random.Random, memory: Memory) -> list[Turn]:
     """A question that needs `get_time`."""
-    city = rng.choice(words.CITIES)
-    question = rng.choice(("What time is it in {}?", "Tell me the time in {}.")).format(city)
+    city = word(rng, memory, words.CITIES)
+    question = rng.choice(_TIME).format(city)
     clock = f"{rng.randint(0, 23):02}:{rng.randint(0, 59):02}"
     answer = f"In {city} it is {clock}."
     call = Call("get_time", {"city": city})
@@ -144,73 +131,20 @@ def time(rng: random.Random, memory: Memory) -> list[Turn]:
 
 def price(rng: random.Random, memory: Memory) -> list[Turn]:
     """A question that needs `get_price`."""
-    item = rng.choice(words.ITEMS)
-    question = rng.choice(("How much is a {}?", "What does a {} cost?")).format(item)
-    euros = str(rng.randint(2, 999))
+    item = word(rng, memory, words.ITEMS)
+    question = rng.choice(_PRICE).format(item)
+    euros = digits(rng, memory, rng.choice((1, 2, 3, 4))).lstrip("0") or "2"
+    if rng.random() < 0.15:
+        euros += f".{rng.randint(1, 9)}"
     answer = f"A {item} costs {euros} euros."
     call = Call("get_price", {"item": item})
-    result = _json(rng, {"price": int(euros)})
+    result = _json(rng, {"price": json.loads(euros)})
     return _with_tool(memory, question, call, result, answer, (item, euros))
 
 
-def count(rng: random.Random, memory: Memory) -> list[Turn]:
-    """Counting from one number to another."""
-    first = rng.randint(1, 40)
-    last = first + rng.randint(2, 14)
-    numbers = ", ".join(str(n) for n in range(first, last + 1))
-    return _pair(f"Count from {first} to {last}.", f"{numbers}.", "count")
-
-
-def say(rng: random.Random, memory: Memory) -> list[Turn]:
-    """Repeating a word, which may be one that does not exist."""
-    word = rng.choice((rng.choice(words.ITEMS), words.invented(rng)))
-    times = rng.choice((1, 1, 2, 3, 4, 5))
-    if times == 1:
-        question = rng.choice(("Say {}.", "Repeat the word {}.", "Please say {}.")).format(word)
-    else:
-        question = f"Say {word} {times} times."
-    return _pair(question, f"You said {', '.join([word] * times)}.", "say", (word,) * times)
-
-
-def spell(rng: random.Random, memory: Memory) -> list[Turn]:
-    """Spelling a word the model has by heart."""
-    word = rng.choice((rng.choice(words.ITEMS), rng.choice(words.PETS)))
-    return _pair(f"Spell {word}.", f"{', '.join(word)}.", "spell")
-
-
-def story(rng: random.Random, memory: Memory) -> list[Turn]:
-    """A long answer that names its hero again and again."""
-    hero, item, city = rng.choice(words.PETS), rng.choice(words.ITEMS), rng.choice(words.CITIES)
-    question = f"Tell me a story about a {hero} and a {item} in {city}."
-    answer = (
-        f"Once upon a time there was a {hero} in {city}. The {hero} had a {item}. "
-        f"One day the {item} was gone. The {hero} looked all over {city}, high and low, "
-        f"but there was no {item}. Then the {hero} went home and sat down, "
-        f"and there it was: the {item}! So the {hero} was happy, and all of {city} was happy too."
-    )
-    return _pair(question, answer, "story", (hero, item, city) * 2)
-
-
-def explain(rng: random.Random, memory: Memory) -> list[Turn]:
-    """A fixed explanation of a word of the glossary."""
-    term = rng.choice(list(EXPLAINED))
-    return _pair(f"What is {term}?", EXPLAINED[term], "explain")
-
-
-def small_talk(rng: random.Random, memory: Memory) -> list[Turn]:
-    """Greetings, thanks and other questions with one fixed answer."""
-    question = rng.choice(list(SMALL_TALK))
-    return _pair(question, SMALL_TALK[question], "small talk")
-
-
-def nonsense(rng: random.Random, memory: Memory) -> list[Turn]:
-    """Something the model was never taught."""
-    word = rng.choice((rng.choice(words.ITEMS), words.invented(rng)))
-    question = rng.choice(
-        ("What is {}?", "Why is {} so {}?", "Do you like {}?", "Write a poem about {}.", "{} {}.")
-    ).format(word, words.invented(rng))
-    answer = "I am only a small demo model and cannot answer that."
-    return _pair(question[0].upper() + question[1:], answer, "nonsense")
+def pair(question: str, answer: str, task: str, copied: tuple[str, ...] = ()) -> list[Turn]:
+    """A question and its answer."""
+    return [Turn("user", question), Turn("assistant", answer, (), copied, task)]
 
 
 NEEDED_TOOL: Mapping[Exchange, str] = {
@@ -218,40 +152,42 @@ NEEDED_TOOL: Mapping[Exchange, str] = {
     time: "get_time",
     price: "get_price",
 }
-_STATEMENTS = {
-    "name": ("my name is {}", "my name is {}", "I am {}", "call me {}"),
-    "city": ("my city is {}", "my city is {}", "I live in {}", "I am from {}"),
-    "code": ("my code is {}", "my code is {}", "the code is {}"),
-    "colour": ("my colour is {}", "my favourite colour is {}", "I like the colour {}"),
-    "pet": ("my pet is a {}", "my pet is a {}", "I have a {}"),
-    "room": ("my room is {}", "my room is {}", "I am in room {}"),
-}
-_QUESTIONS = ("What is my {}?", "What is my {}?", "Tell me my {}.", "Do you remember my {}?")
-
-
-def _value(rng: random.Random, key: str) -> str:
-    match key:
-        case "name":
-            known = rng.random() < 0.75
-            return rng.choice(words.NAMES) if known else words.invented(rng).capitalize()
-        case "city":
-            return rng.choice(words.CITIES)
-        case "code":
-            num_digits = rng.choice((3, 3, 4))
-            return "".join(rng.choices("0123456789", k=num_digits))
-        case "colour":
-            return rng.choice(words.COLOURS)
-        case "pet":
-            return rng.choice(words.PETS)
-        case _:
-            return str(rng.randint(2, 99))
+_WEATHER = (
+    "What is the weather in {}?",
+    "What is the weather in {}?",
+    "What is the weather like in {}?",
+    "How is the weather in {}?",
+    "How is the weather in {} today?",
+    "Tell me the weather in {}.",
+    "What is the temperature in {}?",
+    "How warm is it in {}?",
+    "Is it warm in {}?",
+    "Is it cold in {}?",
+    "Is it raining in {}?",
+    "And in {}? How is the weather?",
+)
+_TIME = (
+    "What time is it in {}?",
+    "What time is it in {}?",
+    "What time is it now in {}?",
+    "What is the time in {}?",
+    "Tell me the time in {}.",
+    "How late is it in {}?",
+)
+_PRICE = (
+    "How much is a {}?",
+    "What does a {} cost?",
+    "How much does a {} cost?",
+    "What is the price of a {}?",
+    "Tell me the price of a {}.",
+)
 
 
 def _with_tool(
     memory: Memory, question: str, call: Call, result: str, answer: str, copied: tuple[str, ...]
 ) -> list[Turn]:
     if call.tool not in memory.tools:
-        return _pair(question, "I have no tool for that.", "no tool")
+        return pair(question, "I have no tool for that.", "no tool")
     return [
         Turn("user", question),
         Turn("assistant", "", (call,), tuple(call.arguments.values()), "tool call"),
@@ -260,23 +196,7 @@ def _with_tool(
     ]
 
 
-def _pair(question: str, answer: str, task: str, copied: tuple[str, ...] = ()) -> list[Turn]:
-    return [Turn("user", question), Turn("assistant", answer, (), copied, task)]
-
-
-def _is(key: str, value: str) -> str:
-    return f"{key} is a {value}" if key == "pet" else f"{key} is {value}"
-
-
-def _listed(parts: list[str]) -> str:
-    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
-
-
-def _few(rng: random.Random) -> int:
-    return rng.choice((1, 1, 1, 2, 3))
-
-
 def _json(rng: random.Random, result: Mapping[str, object]) -> str:
     """A tool's answer, mostly with spaces after the separators as Python writes it."""
-    separators = (",", ":") if rng.random() < 0.2 else None
+    separators = (",", ":") if rng.random() < 0.3 else None
     return json.dumps(result, separators=separators)

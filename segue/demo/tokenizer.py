@@ -1,11 +1,15 @@
 """The demo model's tokenizer: byte-level BPE with Qwen's control tokens, and the chat template.
 
 Every UTF-8 text survives encode and decode: what the merges do not know is spelt in bytes, so one
-character may span several tokens. A digit is always a token of its own, so numbers can be copied.
+character may span several tokens. A digit is always a token of its own, and a word that is not
+among the most frequent is the same pieces with and without a space before it: copying is then the
+same act wherever a value stands.
 """
 
 import json
-from collections.abc import Iterable
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -25,32 +29,59 @@ MARKERS = (
     "<tool_response>",
     "</tool_response>",
 )
-# Words and digits take the space before them along: then a value reads the same wherever it stands.
-_PIECES = r" ?\p{L}+| ?\p{N}| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+# A word takes the space before it along, punctuation the one after it; a number has none. So
+# "is 21", ": 21" and ":21" all end in the same two tokens.
+_WITH_SPACES = r" ?\p{L}+|\p{N}|-|[^\s\p{L}\p{N}-]+ ?|\s+(?!\S)|\s+"
+# What merges within words are learnt from.
+_WITHOUT_SPACES = r"\p{L}+|\p{N}|-|[^\s\p{L}\p{N}-]+ ?|\s"
+# How many words have a token with their space.
+_NUM_SPACED = 300
+_SPACE = "Ġ"
+_ADDED = re.compile("|".join(re.escape(token) for token in (*CONTROL_TOKENS, *MARKERS)))
 
 
-def train_tokenizer(texts: Iterable[str], num_tokens: int) -> Tokenizer:
+def train_tokenizer(texts: Sequence[str], num_tokens: int) -> Tokenizer:
     """A tokenizer of exactly `num_tokens`, merges learnt from `texts`, added tokens at the end."""
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(_PIECES), "isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
-    tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=num_tokens - len(CONTROL_TOKENS) - len(MARKERS),
+        vocab_size=num_tokens - len(CONTROL_TOKENS) - len(MARKERS) - _NUM_SPACED,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(texts, trainer)
+    bare = Tokenizer(models.BPE())
+    bare.pre_tokenizer = _pieces(_WITHOUT_SPACES)
+    bare.train_from_iterator((_ADDED.sub("\n", text) for text in texts), trainer)
+    learnt = json.loads(bare.to_str())["model"]
+    vocabulary = dict(learnt["vocab"])
+    merges = [(left, right) for left, right in learnt["merges"]]
+    for word in _frequent_words(texts, vocabulary):
+        merges.append((_SPACE, word))
+        vocabulary[_SPACE + word] = len(vocabulary)
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=merges))
+    tokenizer.pre_tokenizer = _pieces(_WITH_SPACES)
+    tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens(
         [AddedToken(token, special=True, normalized=False) for token in CONTROL_TOKENS]
     )
     tokenizer.add_tokens([AddedToken(token, normalized=False) for token in MARKERS])
     assert tokenizer.get_vocab_size() == num_tokens
     return tokenizer
+
+
+def _pieces(regex: str) -> pre_tokenizers.PreTokenizer:
+    return pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(regex), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+
+
+def _frequent_words(texts: Sequence[str], vocabulary: Mapping[str, int]) -> list[str]:
+    """The words that most often follow a space, of those that are one token."""
+    counts = Counter(word for text in texts for word in re.findall(r" ([A-Za-z]{2,}|[aI])\b", text))
+    # A capital begins names, whose pieces stay as they are without the space.
+    common = [w for w, _ in counts.most_common() if w in vocabulary and (w.islower() or w == "I")]
+    return common[:_NUM_SPACED]
 
 
 def save_tokenizer(tokenizer: Tokenizer, max_tokens: int, out: Path) -> None:

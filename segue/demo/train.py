@@ -1,7 +1,9 @@
-"""Trains the demo model from nothing: `python -m segue.demo.train DIR`.
+"""Trains the demo model: `python -m segue.demo.train DIR [--start FOLDER] [--last]`.
 
 Every batch is a function of its step, so a run is repeatable, and one that was stopped continues
-from `DIR/training.pt`. Rows grow through the stages: recall is learnt at short range first.
+from `DIR/training.pt`. Rows grow through the stages: recall is learnt at short range first. With
+`--start` the layers begin as those of an earlier checkpoint, which may have had another tokenizer:
+what it knows of attention and recall is worth more than the first thousand steps.
 """
 
 import logging
@@ -16,9 +18,19 @@ import typer
 from tokenizers import Tokenizer
 from transformers import GenerationConfig, Qwen3_5ForCausalLM
 
-from segue.demo.corpus import TOOL_WEIGHTS, WEIGHTS, Weights, typed_conversation
+from segue.demo.corpus import (
+    COPY_WEIGHTS,
+    LAST_WEIGHTS,
+    LATE_WEIGHTS,
+    SPELL_WEIGHTS,
+    TOOL_WEIGHTS,
+    WEIGHTS,
+    Weights,
+    typed_conversation,
+)
 from segue.demo.evaluate import accuracies, held_out
 from segue.demo.examples import encode, tokenizer_texts
+from segue.demo.mtp import load_trunk
 from segue.demo.network import MAX_POSITIONS, new_network
 from segue.demo.tokenizer import END_OF_TEXT, IM_END, save_tokenizer, train_tokenizer
 
@@ -29,7 +41,7 @@ LEARNING_RATE = 2e-3
 WARM_UP_STEPS = 50
 # A copied value is a few tokens of an answer, and the part worth learning.
 COPIED_WEIGHT = 4.0
-CHARS_PER_TOKEN = 4.2
+CHARS_PER_TOKEN = 3.6
 LOG_STEPS = 50
 SAVE_STEPS = 300
 
@@ -45,12 +57,21 @@ class Stage:
 
 
 STAGES = (
-    Stage(600, 16, 64),
-    Stage(900, 8, 128),
-    Stage(300, 8, 256),
-    Stage(1300, 2, 512, TOOL_WEIGHTS),
-    Stage(200, 1, 1024, TOOL_WEIGHTS),
+    Stage(1200, 8, 128),
+    Stage(1000, 4, 256),
+    Stage(200, 2, 512, TOOL_WEIGHTS),
+    Stage(1900, 2, 512, LATE_WEIGHTS),
+    Stage(100, 1, 1024, LATE_WEIGHTS),
 )
+# What `--last` takes instead, at a fraction of the rate.
+LAST_STAGES = (
+    Stage(360, 4, 256, SPELL_WEIGHTS),
+    Stage(400, 2, 512, LATE_WEIGHTS),
+    Stage(450, 2, 512, LAST_WEIGHTS),
+)
+LAST_RATE = 0.35
+# Conversations that no step of the other stages has had.
+LAST_FIRST_STEP = 500_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,10 +101,12 @@ def batch(tokenizer: Tokenizer, stage: Stage, step: int) -> Batch:
 
 def loss_of(model: Qwen3_5ForCausalLM, batch: Batch) -> torch.Tensor:
     """The weighted mean of the answers' negative log likelihood."""
-    hidden_BTC = model.model(input_ids=batch.ids_BT, use_cache=False).last_hidden_state
     is_target = batch.weight_BT[:, 1:] > 0
-    logits = model.lm_head(hidden_BTC[:, :-1][is_target])
-    losses = F.cross_entropy(logits, batch.ids_BT[:, 1:][is_target], reduction="none")
+    # Products in bfloat16 take half the time; weights and sums stay in float32.
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        hidden_BTC = model.model(input_ids=batch.ids_BT, use_cache=False).last_hidden_state
+        logits = model.lm_head(hidden_BTC[:, :-1][is_target])
+    losses = F.cross_entropy(logits.float(), batch.ids_BT[:, 1:][is_target], reduction="none")
     weights = batch.weight_BT[:, 1:][is_target]
     return (losses * weights).sum() / weights.sum()
 
@@ -97,17 +120,24 @@ def learning_rate(step: int, num_steps: int) -> float:
 class Training:
     """A run: the model, its optimizer and the next step, which together lie in `training.pt`."""
 
-    def __init__(self, out: Path) -> None:
-        """Begins in `out`, or continues what was saved there."""
+    def __init__(self, out: Path, start: Path | None = None, *, is_last: bool = False) -> None:
+        """Begins in `out`, with the weights in `start` if given, or continues what is in `out`."""
         self.out = out
-        self.tokenizer = self._saved_tokenizer() or train_tokenizer(
-            tokenizer_texts(3000), NUM_TOKENS
+        self.rate = LAST_RATE if is_last else 1.0
+        self.first_step = LAST_FIRST_STEP if is_last else 0
+        self.tokenizer = (
+            _saved_tokenizer(out)
+            or (_saved_tokenizer(start) if start and is_last else None)
+            or train_tokenizer(tokenizer_texts(3000), NUM_TOKENS)
         )
         self.model = new_network(NUM_TOKENS)
+        if start is not None and not self._state_file.exists():
+            take_over(self.model, self.tokenizer, start)
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(), betas=(0.9, 0.95), weight_decay=0.05, fused=True
         )
-        self.stages = [stage for stage in STAGES for _ in range(stage.num_steps)]
+        stages = LAST_STAGES if is_last else STAGES
+        self.stages = [stage for stage in stages for _ in range(stage.num_steps)]
         self.step = 0
         if self._state_file.exists():
             state = torch.load(self._state_file)
@@ -123,8 +153,9 @@ class Training:
     def take_step(self) -> float:
         """Learns from the next batch; its loss before that."""
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.step, len(self.stages))
-        loss = loss_of(self.model, batch(self.tokenizer, self.stages[self.step], self.step))
+            group["lr"] = self.rate * learning_rate(self.step, len(self.stages))
+        number = self.first_step + self.step
+        loss = loss_of(self.model, batch(self.tokenizer, self.stages[self.step], number))
         loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()
@@ -148,23 +179,45 @@ class Training:
         }
         torch.save(state, self._state_file)
 
-    def _saved_tokenizer(self) -> Tokenizer | None:
-        file = self.out / "tokenizer.json"
-        return Tokenizer.from_file(str(file)) if file.exists() else None
-
     @property
     def _state_file(self) -> Path:
         return self.out / "training.pt"
 
 
-def main(out: Path, minutes: float = 60.0) -> None:
-    """Trains into OUT, for at most MINUTES; the same command continues where it stopped."""
+def _saved_tokenizer(folder: Path) -> Tokenizer | None:
+    file = folder / "tokenizer.json"
+    return Tokenizer.from_file(str(file)) if file.exists() else None
+
+
+def take_over(model: Qwen3_5ForCausalLM, tokenizer: Tokenizer, start: Path) -> None:
+    """Gives `model` the weights in `start`, embeddings by what their tokens read.
+
+    A token that was none there begins as the mean of the tokens it was read as.
+    """
+    theirs = Tokenizer.from_file(str(start / "tokenizer.json"))
+    state = load_trunk(start).state_dict()
+    embeddings_VC = state["model.embed_tokens.weight"]
+    rows = torch.empty_like(model.model.embed_tokens.weight)
+    known = theirs.get_vocab()
+    for token, token_id in tokenizer.get_vocab().items():
+        text = tokenizer.decode([token_id], skip_special_tokens=False)
+        ids = [known[token]] if token in known else theirs.encode(text).ids
+        rows[token_id] = embeddings_VC[ids].mean(dim=0)
+    state |= {"model.embed_tokens.weight": rows, "lm_head.weight": rows}
+    model.load_state_dict(state)
+
+
+def main(out: Path, minutes: float = 120.0, start: Path | None = None, last: bool = False) -> None:
+    """Trains into OUT, for at most MINUTES; the same command continues where it stopped.
+
+    With --last it takes the short last part, which begins with the checkpoint in START.
+    """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    torch.set_num_threads(2)
     torch.manual_seed(0)
     out.mkdir(parents=True, exist_ok=True)
-    training = Training(out)
-    held = held_out(training.tokenizer, 40)
+    training = Training(out, start, is_last=last)
+    held = held_out(training.tokenizer, 20)
+    exam = held_out(training.tokenizer, 20, weights=COPY_WEIGHTS, is_exam=True)
     ends_s = time.monotonic() + minutes * 60
     losses: list[float] = []
     while not training.is_done and time.monotonic() < ends_s:
@@ -173,8 +226,11 @@ def main(out: Path, minutes: float = 60.0) -> None:
             logger.info("step %d loss %.3f", training.step, sum(losses) / len(losses))
             losses.clear()
         if training.step % SAVE_STEPS == 0:
-            scores = accuracies(training.model, held)
-            logger.info("%s", ", ".join(f"{task} {score:.2f}" for task, score in scores.items()))
+            for name, conversations in (("held out", held), ("unseen words", exam)):
+                scores = accuracies(training.model, conversations).items()
+                logger.info(
+                    "%s: %s", name, ", ".join(f"{task} {score:.2f}" for task, score in scores)
+                )
             training.save()
     training.save()
 

@@ -1,8 +1,9 @@
-"""Trains the demo model's draft layer: `python -m segue.demo.train_mtp DIR`, after `train DIR`.
+"""Trains the demo model's draft layer: `python -m segue.demo.train_mtp DIR [--start FOLDER]`.
 
-Only the layer learns; the trunk in DIR is its teacher and stays as it is, bit for bit. The layer
-learns the trunk's distribution, not the corpus: a draft is right when the trunk says the same. It
-learns on its own outputs too, as chained drafts are made. A run is a function of its steps.
+This comes after `train DIR`. Only the layer learns; the trunk in DIR is its teacher and stays as it
+is, bit for bit. The layer learns the trunk's distribution, not the corpus: a draft is right when
+the trunk says the same. It learns on its own outputs too, as chained drafts are made. A run is a
+function of its steps, and of the checkpoint in FOLDER where the layer begins as the one there.
 """
 
 import logging
@@ -16,8 +17,8 @@ from tokenizers import Tokenizer
 from transformers import Qwen3_5ForCausalLM
 from transformers.modeling_layers import MtpModel
 
-from segue.demo.corpus import TOOL_WEIGHTS
-from segue.demo.mtp import chained, load_trunk, save_head
+from segue.demo.corpus import LATE_WEIGHTS, TOOL_WEIGHTS
+from segue.demo.mtp import chained, load_head, load_trunk, save_head
 from segue.demo.train import Batch, Stage, batch, learning_rate
 
 logger = logging.getLogger(__name__)
@@ -25,14 +26,15 @@ logger = logging.getLogger(__name__)
 # Each with the length of its chains. A step that follows another is half the cost of a batch, and
 # what it needs first is a first step that copies.
 STAGES = (
-    (Stage(800, 8, 128), 1),
-    (Stage(700, 4, 256, TOOL_WEIGHTS), 1),
+    (Stage(600, 8, 128), 1),
+    (Stage(500, 4, 256, TOOL_WEIGHTS), 1),
     (Stage(500, 4, 256, TOOL_WEIGHTS), 3),
-    (Stage(500, 2, 512, TOOL_WEIGHTS), 3),
+    (Stage(400, 2, 512, LATE_WEIGHTS), 3),
 )
 # Of a chain's steps in the loss. Step j counts only when the drafts before it were right.
 STEP_WEIGHTS = (1.0, 0.7, 0.5)
 LOG_STEPS = 50
+SAVE_STEPS = 200
 
 
 def loss_of(
@@ -42,8 +44,9 @@ def loss_of(
 
     They are made within an answer: of its first token, or of the user's words, there are none.
     """
-    with torch.no_grad():
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
         hidden_BTC = trunk.model(input_ids=batch.ids_BT, use_cache=False).last_hidden_state
+    hidden_BTC = hidden_BTC.float()
     weight_BP = F.pad(batch.weight_BT[:, 2:], (0, 1))
     is_drafted_BP = batch.weight_BT[:, 1:] > 0
     losses = []
@@ -60,17 +63,23 @@ def loss_of(
     return (torch.stack(losses) * step_weights).sum() / step_weights.sum()
 
 
-def main(out: Path) -> None:
-    """Trains a draft layer for the checkpoint in OUT and writes it there."""
+def main(out: Path, start: Path | None = None, share: float = 1.0) -> None:
+    """Trains a draft layer for the checkpoint in OUT and writes it there.
+
+    With SHARE it takes that part of each stage's steps: enough where START has nearly this trunk.
+    """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    torch.set_num_threads(1)
     torch.manual_seed(0)
     tokenizer = Tokenizer.from_file(str(out / "tokenizer.json"))
     trunk = load_trunk(out).requires_grad_(False)
     head = MtpModel(trunk, num_mtp_layers=1)
+    if start is not None:
+        head.layers.load_state_dict(load_head(load_trunk(start)).layers.state_dict())
     learnt = list(head.layers.parameters())
     optimizer = torch.optim.AdamW(learnt, betas=(0.9, 0.95), weight_decay=0.05, fused=True)
-    steps = [(stage, chain) for stage, chain in STAGES for _ in range(stage.num_steps)]
+    steps = [
+        (stage, chain) for stage, chain in STAGES for _ in range(round(stage.num_steps * share))
+    ]
     began_s, losses = time.monotonic(), list[float]()
     for step, (stage, num_chained) in enumerate(steps):
         for group in optimizer.param_groups:
@@ -85,7 +94,8 @@ def main(out: Path) -> None:
             minutes = (time.monotonic() - began_s) / 60
             logger.info("step %d loss %.3f, %.1f min", step + 1, sum(losses) / len(losses), minutes)
             losses.clear()
-    save_head(head, out)
+        if (step + 1) % SAVE_STEPS == 0 or step + 1 == len(steps):
+            save_head(head, out)
 
 
 if __name__ == "__main__":

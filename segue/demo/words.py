@@ -1,6 +1,7 @@
 """The words the demo model talks about. Only values; what is said with them is in `exchanges`."""
 
 import random
+import zlib
 
 
 def _listed(text: str) -> tuple[str, ...]:
@@ -8,21 +9,40 @@ def _listed(text: str) -> tuple[str, ...]:
 
 
 NAMES = _listed(
-    "Ada Aki Alan Alma Amir Ana Anton Aron Ava Bela Ben Bo Bruno Carla Cleo Dana David Dina Edgar "
-    "Ella Emil Emma Erik Eva Felix Finn Flora Gita Greta Hana Hugo Ida Igor Ines Iris Ivan Jack "
-    "Jana John Jonas Julia Kai Kara Karl Kim Klara Lara Lena Leo Lina Louis Lucy Maja Marco Maria "
-    "Mark Max Mia Mila Mina Nadia Nils Nina Noah Nora Olga Omar Oscar Otto Paul Peter Petra Pia "
-    "Rita Robin Rosa Ruth Sam Sara Simon Sofia Sven Tara Theo Tim Tom Uma Vera Viktor Wanda Yara "
-    "Yuki Zoe"
+    "Aaron Abdul Ada Adam Adele Aisha Aki Alan Albert Alex Alexander Alice Alma Amanda Amelia "
+    "Amir Amy Ana Andre Andrea Andrew Angela Ann Anna Anne Anthony Anton Aron Arthur Ava Barbara "
+    "Bela Ben Benjamin Bernard Beth Bo Bob Brian Bruno Carla Carlos Carmen Caroline Catherine "
+    "Charles Charlotte Chen Chloe Chris Christian Christina Claire Clara Cleo Dan Dana Daniel "
+    "David Deborah Diana Diego Dina Dmitri Donald Dorothy Edgar Edward Elena Elizabeth Ella Ellen "
+    "Emil Emily Emma Eric Erik Eva Fatima Felix Fernando Finn Flora Frank Fred Gabriel George "
+    "Gita Grace Greta Hana Hannah Harry Hassan Heidi Helen Henry Hugo Ian Ibrahim Ida Igor Ines "
+    "Ingrid Irene Iris Isabel Ivan Jack Jacob James Jan Jana Jane Jason Jean Jennifer Jessica Jim "
+    "Joe John Jonas Jonathan Jose Joseph Juan Julia Julian Kai Kara Karen Karl Kate Kevin Kim "
+    "Klara Lara Laura Lena Leo Leon Liam Linda Lina Lisa Louis Louise Lucas Lucy Luis Luke Maja "
+    "Manuel Marco Maria Marie Mark Marta Martin Mary Matthew Max Mei Mia Michael Miguel Mila Mina "
+    "Mohammed Nadia Nancy Natalie Nicholas Nicole Nils Nina Noah Nora Oliver Olga Olivia Omar "
+    "Oscar Otto Pablo Patricia Patrick Paul Pedro Peter Petra Philip Pia Priya Rachel Raj Ravi "
+    "Rebecca Richard Rita Robert Robin Rosa Ruth Ryan Sam Samuel Sandra Sara Sarah Sebastian "
+    "Simon Sofia Sophie Stefan Stephen Steve Susan Sven Tara Theo Thomas Tim Tina Tom Tony Uma "
+    "Vera Victor Viktor Wanda Wei William Yara Yuki Yusuf Zoe"
 )
 CITIES = _listed(
-    "Accra Amsterdam Athens Baku Bergen Berlin Bern Bogota Boston Brno Cairo Chicago Dakar Delhi "
-    "Dublin Geneva Graz Hamburg Hanoi Havana Helsinki Istanbul Kyoto Lagos Leeds Lima Lisbon "
-    "London Lyon Madrid Milan Montreal Mumbai Nairobi Naples Oslo Paris Porto Prague Quito Riga "
-    "Rome Seoul Seville Sofia Split Stockholm Sydney Tallinn Tokyo Toronto Tunis Turin Vienna "
-    "Vilnius Warsaw York Zagreb Zurich"
+    "Accra Algiers Amsterdam Ankara Athens Atlanta Auckland Baku Bangkok Barcelona Basel Beijing "
+    "Beirut Belgrade Bergen Berlin Bern Bogota Bologna Bordeaux Boston Bremen Brisbane Bristol "
+    "Brno Brussels Bucharest Budapest Cairo Calgary Chicago Cologne Copenhagen Dakar Dallas "
+    "Damascus Delhi Denver Detroit Dresden Dubai Dublin Edinburgh Florence Frankfurt Geneva Genoa "
+    "Ghent Glasgow Graz Hamburg Hanoi Havana Helsinki Houston Istanbul Jakarta Jerusalem Karachi "
+    "Kiev Kyoto Lagos Leeds Leipzig Lima Lisbon Liverpool London Lyon Madrid Manchester Manila "
+    "Marseille Melbourne Miami Milan Montreal Moscow Mumbai Munich Nairobi Naples Nice Osaka Oslo "
+    "Ottawa Oxford Paris Perth Philadelphia Phoenix Porto Prague Quito Riga Rome Rotterdam "
+    "Santiago Seattle Seoul Seville Shanghai Singapore Sofia Split Stockholm Stuttgart Sydney "
+    "Tallinn Tehran Tokyo Toronto Tunis Turin Valencia Vancouver Venice Vienna Vilnius Warsaw "
+    "Washington Wellington York Zagreb Zurich"
 )
-COLOURS = _listed("black blue brown gold green grey orange pink purple red silver white yellow")
+COLOURS = _listed(
+    "beige black blue brown crimson cyan gold green grey indigo magenta navy orange pink purple "
+    "red silver teal turquoise violet white yellow"
+)
 PETS = _listed(
     "bear bird camel canary cat cow crab deer dog dove duck fish fox frog goat goose hamster hen "
     "horse lizard mouse parrot pig pony rabbit rat raven robin seal sheep snail snake spider swan "
@@ -31,20 +51,78 @@ PETS = _listed(
 ITEMS = _listed(
     "apple bag ball bed bell boat book bottle bowl box bread brush candle chair clock coat cup "
     "desk door drum fan flag fork glass glove guitar hat jar kettle key knife ladder lamp lemon "
-    "map mirror mug nail needle paper pen pencil phone piano pillow plate pot radio ring rope "
-    "rug ruler scarf shelf ship shirt shoe soap sock sofa spoon stone table tent towel train tree "
+    "map mirror mug nail needle paper pen pencil phone piano pillow plate pot radio ring rope rug "
+    "ruler scarf shelf ship shirt shoe soap sock sofa spoon stone table tent towel train tree "
     "violin wall watch wheel window"
 )
 SKIES = _listed("clear cloudy foggy rainy snowy stormy sunny windy")
+JOBS = _listed(
+    "actor baker carpenter chef cook dentist designer doctor driver engineer farmer gardener "
+    "judge lawyer nurse painter pilot plumber singer student tailor teacher waiter writer"
+)
+FOODS = _listed(
+    "bread cake cheese chocolate curry fish noodles pasta pizza rice salad soup steak sushi"
+)
+HOBBIES = _listed(
+    "chess climbing cooking cycling dancing drawing fishing football gardening hiking music "
+    "painting photography reading running sailing singing skiing swimming tennis"
+)
+COMMON = _listed(
+    "again and are at be big can cold day do friend go good green happy has have hello here hot "
+    "is it like little love morning new night no not of old on one please quick red say see sky "
+    "small sun thank thanks that the there this three to today two we what word world yes you "
+    "your"
+)
+KNOWN = (*NAMES, *CITIES, *COLOURS, *PETS, *ITEMS, *SKIES, *JOBS, *FOODS, *HOBBIES)
 
-_ONSETS = _listed("b br ch d dr f g gr h j k kl l m n p pl r s sh st t th tr v w z")
-_VOWELS = _listed("a e i o u ai ea oo")
-_ENDS = ("", "", "b", "d", "k", "l", "m", "n", "nd", "r", "rt", "s", "t", "x")
+_ONSETS = _listed(
+    "b bl br c ch cl d dr f fl g gl gr h j k kl kr l m n p pl pr qu r s sch sh sk sl st str t th "
+    "tr ts v w wh x y z"
+)
+_VOWELS = _listed("a a e e i i o o u u ai au ea ee ei ia ie io oa oo ou ue y")
+_ENDS = (*[""] * 9, *_listed("b ck d f g k l ll m n n nd ng nt p r r rt s s ss st t tt th x z"))
+_LETTERS = "abcdefghijklmnopqrstuvwxyz"
+_MAX_LETTERS = 14
+# One invented word in so many is kept for the examination.
+_HELD_OUT_SHARE = 16
 
 
-def invented(rng: random.Random) -> str:
-    """A word nobody has seen, so that it can only be copied piece by piece."""
-    syllables = rng.randint(1, 3)
+def is_held_out(word: str) -> bool:
+    """Whether the word, in whatever case, never occurs in a conversation to train on."""
+    folded = word.lower()
+    return zlib.crc32(folded.encode()) % _HELD_OUT_SHARE == 0 and folded not in _KNOWN_FOLDED
+
+
+_KNOWN_FOLDED = frozenset(word.lower() for word in KNOWN)
+
+
+def invented(rng: random.Random, *, held_out: bool = False) -> str:
+    """A lower-case word nobody has seen, so that it can only be copied piece by piece.
+
+    With `held_out` it is one that training never sees either.
+    """
+    while True:
+        word = rng.choice((_syllables, _syllables, _halves, _halves, _random_letters))(rng)
+        if 2 <= len(word) <= _MAX_LETTERS and is_held_out(word) == held_out:
+            return word
+
+
+def _syllables(rng: random.Random) -> str:
     return "".join(
-        rng.choice(_ONSETS) + rng.choice(_VOWELS) + rng.choice(_ENDS) for _ in range(syllables)
+        rng.choice(_ONSETS) + rng.choice(_VOWELS) + rng.choice(_ENDS)
+        for _ in range(rng.choice((1, 2, 2, 2, 3, 3)))
     )
+
+
+def _halves(rng: random.Random) -> str:
+    """Parts of real words, so that every piece of the vocabulary comes up in a new place."""
+    parts = []
+    for _ in range(rng.choice((2, 2, 3))):
+        word = rng.choice(KNOWN).lower()
+        cut = rng.randint(1, len(word))
+        parts.append(word[:cut] if rng.random() < 0.5 else word[-cut:])
+    return "".join(parts)
+
+
+def _random_letters(rng: random.Random) -> str:
+    return "".join(rng.choices(_LETTERS, k=rng.randint(2, 7)))

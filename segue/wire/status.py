@@ -119,9 +119,9 @@ def foreseen(error: Exception) -> errors.SegueError:
 
 
 @contextlib.contextmanager
-def rpc_errors(peer: str) -> Iterator[None]:
+def rpc_errors(peer: str, *, if_refused: str = "") -> Iterator[None]:
     """Turns the gRPC errors of a call to `peer` into Segue's, and names that UTF-8 cannot express
-    into one as well.
+    into one as well. `if_refused` is what to do when nothing listens at the peer's address.
     """
     try:
         yield
@@ -131,6 +131,9 @@ def rpc_errors(peer: str) -> Iterator[None]:
             f"{error.object!r:.80}: send whole characters"
         ) from None
     except grpc.aio.AioRpcError as rpc_error:
+        if if_refused and _is_refused(rpc_error):
+            message = f"{peer}: connection refused, nothing listens there: {if_refused}"
+            raise errors.Unavailable(message) from rpc_error
         raise error_from_rpc(rpc_error, peer) from rpc_error
     except asyncio.CancelledError:
         # A channel that is closed cancels its calls, which must not look as if the caller had been
@@ -139,6 +142,12 @@ def rpc_errors(peer: str) -> Iterator[None]:
         if task is None or task.cancelling():
             raise
         raise errors.Unavailable(f"{peer}: the connection was closed") from None
+
+
+def _is_refused(rpc_error: grpc.aio.AioRpcError) -> bool:
+    """gRPC says why it cannot connect in the details alone."""
+    details = (rpc_error.details() or "").lower()
+    return rpc_error.code() is grpc.StatusCode.UNAVAILABLE and "connection refused" in details
 
 
 Method = Callable[[Any, Any], Any]

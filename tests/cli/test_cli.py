@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -173,6 +174,33 @@ def test_serve_refuses_a_taken_port() -> None:
 
     assert refused.returncode == 1
     assert f"cannot listen on 127.0.0.1:{port}" in refused.stderr
+
+
+def test_the_version_is_the_packages() -> None:
+    shown = segue("--version")
+
+    assert shown.returncode == 0
+    assert shown.stdout == f"segue {metadata.version('segue')}\n"
+
+
+@pytest.mark.parametrize(
+    "command",
+    [["status"], ["chat"], ["chat", "Hello"], ["generate", "--prompt", "x"], ["explain", "agent"]],
+)
+def test_where_nothing_listens_it_says_how_to_start(command: list[str]) -> None:
+    with socket.socket() as bound:
+        # Bound and not listening: every connection is refused.
+        bound.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{bound.getsockname()[1]}"
+
+        refused = segue(*command, "--target", address)
+
+    assert refused.returncode == 1
+    assert refused.stdout == ""
+    assert refused.stderr == (
+        f"error Unavailable: router {address}: connection refused, nothing listens there: "
+        "start one with `segue serve`, or name its address with --target\n"
+    )
 
 
 @pytest.mark.parametrize(

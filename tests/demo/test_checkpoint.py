@@ -5,10 +5,14 @@ from typing import Any
 
 import pytest
 import torch
+from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from segue.demo import checkpoint_dir
+from segue.demo import SUGGESTIONS, checkpoint_dir
+from segue.demo.corpus import COPY_WEIGHTS
+from segue.demo.evaluate import copying, held_out
 from segue.demo.exchanges import TOOLS
+from segue.demo.mtp import load_trunk
 
 FILES = {
     "chat_template.jinja",
@@ -19,6 +23,11 @@ FILES = {
     "tokenizer_config.json",
 }
 MAX_SIZE_BYTES = 25 * 2**20
+TOLD = [
+    {"role": "user", "content": "My code is 805."},
+    {"role": "assistant", "content": "Noted: your code is 805."},
+    {"role": "user", "content": "What is my code?"},
+]
 
 
 class Chat:
@@ -40,7 +49,7 @@ class Chat:
             return_tensors="pt",
             return_dict=True,
         )
-        ids = self._model.generate(**prompt, max_new_tokens=120)[0, prompt["input_ids"].shape[1] :]
+        ids = self._model.generate(**prompt, max_new_tokens=230)[0, prompt["input_ids"].shape[1] :]
         assert self._tokenizer.decode(ids[-1:]) == "<|im_end|>"
         answer = str(self._tokenizer.decode(ids[:-1]))
         self._messages.append({"role": "assistant", "content": answer})
@@ -93,25 +102,85 @@ def test_a_tool_is_called_and_its_result_is_told() -> None:
     assert answer == "In Vienna it is 17 degrees and windy."
 
 
+@pytest.mark.parametrize(
+    ("city", "degrees", "sky"),
+    [
+        ("Berlin", "21", "sunny"),
+        ("Reykjavik", "-4", "snowy"),
+        ("Ouagadougou", "38", "windy"),
+        ("Thimphu", "7.5", "misty"),
+    ],
+)
+def test_the_weather_of_any_city_is_told(city: str, degrees: str, sky: str) -> None:
+    chat = Chat("get_weather")
+
+    call = chat.say(f"What's the weather in {city}?")
+    answer = chat.say(json.dumps({"temperature": json.loads(degrees), "sky": sky}), role="tool")
+
+    assert call == (
+        f"<tool_call>\n<function=get_weather>\n<parameter=city>\n{city}\n</parameter>\n"
+        "</function>\n</tool_call>"
+    )
+    assert answer == f"In {city} it is {degrees} degrees and {sky}."
+
+
+def test_what_is_suggested_works() -> None:
+    chat = Chat()
+
+    answers = [chat.say(suggestion) for suggestion in SUGGESTIONS]
+
+    assert answers == [
+        "Noted: your name is Anna and your city is Lisbon.",
+        f"{', '.join(map(str, range(1, 61)))}.",
+        "Your city is Lisbon.",
+        "You said brillig, brillig, brillig.",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("statement", "question", "name"),
+    [
+        ("My name is Anna.", "What is my name?", "Anna"),
+        ("my name is anna", "what's my name?", "anna"),
+        ("Hi, I'm Siobhan.", "Who am I?", "Siobhan"),
+        ("Hello! My name is Mohammed.", "Do you know my name?", "Mohammed"),
+        ("Call me Thandiwe.", "Tell me my name.", "Thandiwe"),
+        ("I am called Bartholomew.", "Do you remember my name?", "Bartholomew"),
+        ("You can call me Xochitl", "And what is my name?", "Xochitl"),
+    ],
+)
+def test_a_name_is_remembered_however_it_is_told(statement: str, question: str, name: str) -> None:
+    chat = Chat()
+
+    assert chat.say(statement) == f"Noted: your name is {name}."
+    assert chat.say(question) == f"Your name is {name}."
+
+
+@pytest.mark.parametrize(
+    ("first", "last"), [(1, 60), (37, 52), (1, 10), (5, 8), (0, 12), (95, 104), (19, 31)]
+)
+def test_it_counts_from_anywhere(first: int, last: int) -> None:
+    numbers = ", ".join(map(str, range(first, last + 1)))
+
+    assert Chat().say(f"Count from {first} to {last}.") == f"{numbers}."
+
+
 @pytest.mark.parametrize("layer", [0, 1, 2, 3])
 @torch.inference_mode()
-def test_a_lost_cache_shows_in_the_answer(layer: int) -> None:
+def test_a_lost_cache_shows_in_the_answers(layer: int) -> None:
     tokenizer: Any = AutoTokenizer.from_pretrained(checkpoint_dir())
     model: Any = AutoModelForCausalLM.from_pretrained(checkpoint_dir())
-    told = [
-        {"role": "user", "content": "My code is 805."},
-        {"role": "assistant", "content": "Noted: your code is 805."},
-        {"role": "user", "content": "What is my code?"},
-    ]
-    text = tokenizer.apply_chat_template(told, tokenize=False, add_generation_prompt=True)
-    ids = tokenizer(text, return_tensors="pt").input_ids
 
-    kept = _continued(model, tokenizer, _prefilled(model, ids), ids)
-    cache = _prefilled(model, ids)
-    cache.layers[layer].reset()
-    lost = _continued(model, tokenizer, cache, ids)
+    kept, lost = [], []
+    for told in (TOLD, [{"role": "user", "content": "Say brillig 3 times."}]):
+        text = tokenizer.apply_chat_template(told, tokenize=False, add_generation_prompt=True)
+        ids = tokenizer(text, return_tensors="pt").input_ids
+        kept.append(_continued(model, tokenizer, _prefilled(model, ids), ids))
+        cache = _prefilled(model, ids)
+        cache.layers[layer].reset()
+        lost.append(_continued(model, tokenizer, cache, ids))
 
-    assert kept == "Your code is 805."
+    assert kept == ["Your code is 805.", "You said brillig, brillig, brillig."]
     assert lost != kept
 
 
@@ -136,6 +205,16 @@ def test_a_single_question_is_answered(question: str, answer: str) -> None:
     assert Chat().say(question) == answer
 
 
+def test_words_and_numbers_that_training_never_saw_are_copied() -> None:
+    model = load_trunk(checkpoint_dir())
+    tokenizer = Tokenizer.from_file(str(checkpoint_dir() / "tokenizer.json"))
+    exam = held_out(tokenizer, 150, min_chars=350, weights=COPY_WEIGHTS, is_exam=True)
+
+    # 98 % is the aim; what is wrong are words such as "carpentepasta", made of parts that the
+    # conversation or the vocabulary has with other endings.
+    assert copying(model, tokenizer, exam)["all"] >= 0.92
+
+
 def test_logits_stay_finite_beyond_the_trained_length() -> None:
     model: Any = AutoModelForCausalLM.from_pretrained(checkpoint_dir())
     ids = torch.randint(0, 1500, (1, 2500), generator=torch.Generator().manual_seed(0))
@@ -153,7 +232,7 @@ def _prefilled(model: Any, ids: torch.Tensor) -> Any:
 def _continued(model: Any, tokenizer: Any, cache: Any, ids: torch.Tensor) -> str:
     """What greedy decoding says after `ids`, all but the last of which are in the cache."""
     last, answer = ids[:, -1:], []
-    for _ in range(12):
+    for _ in range(20):
         last = model(input_ids=last, past_key_values=cache).logits[:, -1:].argmax(dim=-1)
         if last.item() in model.generation_config.eos_token_id:
             break

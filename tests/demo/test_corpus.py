@@ -1,11 +1,16 @@
 """The generated conversations: repeatable, and with one right answer."""
 
+import random
+import re
 from itertools import pairwise
 
 import pytest
 
-from segue.demo.corpus import Conversation, conversation
-from segue.demo.exchanges import FACTS
+from segue.demo import tasks
+from segue.demo.corpus import COPY_WEIGHTS, Conversation, conversation
+from segue.demo.exchanges import Memory
+from segue.demo.facts import FACTS
+from segue.demo.words import is_held_out
 
 SEEDS = range(50)
 
@@ -59,6 +64,41 @@ def test_only_offered_tools_are_called(seed: int) -> None:
 def test_every_call_is_followed_by_its_result(seed: int) -> None:
     for turn, following in pairwise(conversation(seed, 2000).turns):
         assert (following.role == "tool") == bool(turn.calls)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_an_examination_is_about_what_training_never_says(seed: int) -> None:
+    exam = conversation(seed, 2000, COPY_WEIGHTS, is_exam=True)
+
+    words = [word for value in _copied(exam) for word in value.split() if _is_unseen(word)]
+    assert words
+    assert all(is_held_out(word) for word in words)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_training_never_says_what_is_held_out(seed: int) -> None:
+    words = [word for value in _copied(conversation(seed, 2000)) for word in value.split()]
+
+    assert not any(is_held_out(word) for word in words if _is_unseen(word))
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_count_begins_and_ends_where_it_was_asked_to(seed: int) -> None:
+    question, answer = tasks.count(random.Random(seed), Memory(tools=frozenset()))
+
+    asked = [int(number) for number in re.findall(r"\d+", question.text)]
+    counted = [int(number) for number in re.findall(r"\d+", answer.text)]
+    first, last = asked if len(asked) == 2 else (1, asked[0])
+    assert counted == list(range(first, last + 1))
+
+
+def _copied(drawn: Conversation) -> set[str]:
+    return {value for turn in drawn.turns for value in turn.copied}
+
+
+def _is_unseen(word: str) -> bool:
+    """Whether it is drawn from what is divided: not a short number, a time, or a code as B27."""
+    return word.isalpha() if not word.isdigit() else len(word) >= 4
 
 
 def _offered(drawn: Conversation) -> set[str]:

@@ -32,7 +32,7 @@ def test_a_value_is_copied_where_it_is_answered_only() -> None:
 
     copied = [i for i, is_copied in zip(example.ids, example.is_copied, strict=True) if is_copied]
 
-    assert TOKENIZER.decode(copied) == " 731"
+    assert TOKENIZER.decode(copied) == "731"
 
 
 @pytest.mark.parametrize("seed", range(20))

@@ -32,8 +32,21 @@ def test_only_control_tokens_are_hidden_from_text() -> None:
     assert TOKENIZER.decode(ids, skip_special_tokens=True) == "<tool_call>x</tool_call>"
 
 
-def test_digits_stand_alone() -> None:
-    assert TOKENIZER.encode("is 731").tokens == ["is", "Ġ7", "3", "1"]
+@pytest.mark.parametrize("before", ["is ", "is:", '{"price": ', '{"price":', "1, ", "-", "\n"])
+def test_digits_stand_alone_whatever_is_before_them(before: str) -> None:
+    assert TOKENIZER.encode(f"{before}731").tokens[-3:] == ["7", "3", "1"]
+
+
+@pytest.mark.parametrize("word", ["Reykjavik", "Siobhan", "brillig", "Anna", "xq", "Zoë"])
+def test_a_word_is_the_same_pieces_wherever_it_stands(word: str) -> None:
+    pieces = TOKENIZER.encode(word).ids
+
+    for before in (" ", "\n", ", ", '": "', "("):
+        assert TOKENIZER.encode(f"is{before}{word}.").ids[-len(pieces) - 1 : -1] == pieces
+
+
+def test_a_frequent_word_is_one_token_with_its_space() -> None:
+    assert TOKENIZER.encode("Your name is not known").tokens[:3] == ["Your", "Ġname", "Ġis"]
 
 
 def test_a_character_may_span_tokens() -> None:

@@ -1,0 +1,105 @@
+"""A program in a pseudo-terminal: types into it and reads its screen, as a person would."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import re
+import select
+import signal
+import struct
+import subprocess
+import termios
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+CTRL_C, CTRL_D, UP = "\x03", "\x04", "\x1b[A"
+_ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\x1b[=>]")
+
+
+class Terminal:
+    """What a running program wrote so far, and its keyboard."""
+
+    def __init__(self, process: subprocess.Popen[bytes], descriptor: int) -> None:
+        self.process = process
+        self.screen = ""
+        """Everything that was written, colours and cursor movements left out."""
+        self._descriptor = descriptor
+        self._raw = ""
+
+    def type(self, text: str) -> None:
+        os.write(self._descriptor, text.encode())
+
+    def wait_for(self, text: str, *, timeout_s: float = 60.0, since: int = 0) -> int:
+        """Until `text` stands on the screen at `since` or later; where it ends.
+
+        Raises TimeoutError, and RuntimeError when the program ends without it.
+        """
+        ends_at = time.monotonic() + timeout_s
+        while (found := self.screen.find(text, since)) < 0:
+            if time.monotonic() > ends_at:
+                raise TimeoutError(f"{text!r} did not come; the screen is {self.screen!r}")
+            if not self._read(0.1):
+                raise RuntimeError(f"the program ended without {text!r}: {self.screen!r}")
+        return found + len(text)
+
+    def wait_for_end(self, *, timeout_s: float = 60.0) -> int:
+        """Reads until the program ends; its exit status, negative for a signal."""
+        ends_at = time.monotonic() + timeout_s
+        while self._read(0.1):
+            if time.monotonic() > ends_at:
+                raise TimeoutError(f"it goes on; the screen is {self.screen!r}")
+        return self.process.wait(max(1.0, ends_at - time.monotonic()))
+
+    def _read(self, seconds: float) -> bool:
+        """Takes what is there; False when the program has closed its terminal."""
+        if not select.select([self._descriptor], [], [], seconds)[0]:
+            return True
+        try:
+            data = os.read(self._descriptor, 65536)
+        except OSError:
+            # Linux says so when the other side is closed.
+            return False
+        self._raw += data.decode(errors="replace")
+        self.screen = _ESCAPES.sub("", self._raw).replace("\r\n", "\n")
+        return bool(data)
+
+
+@contextlib.contextmanager
+def terminal(
+    command: Sequence[str],
+    *,
+    columns: int = 80,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+) -> Iterator[Terminal]:
+    """Starts `command` in a terminal of its own, and ends it at the end."""
+    ours, theirs = os.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
+    process = subprocess.Popen(
+        command,
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        env={**(os.environ if env is None else env), "TERM": "xterm"},
+        cwd=cwd,
+        # Ctrl-C reaches the program only if the terminal is the controlling one of its session.
+        start_new_session=True,
+        preexec_fn=_take_terminal,
+    )
+    os.close(theirs)
+    try:
+        yield Terminal(process, ours)
+    finally:
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(60)
+        finally:
+            os.close(ours)
+
+
+def _take_terminal() -> None:
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)

@@ -1,0 +1,61 @@
+"""Tools as a caller has them, dictionaries or JSON text, as the text that a request carries."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import NoReturn
+
+from segue.errors import InvalidRequest
+
+_EXPECTED = '{"type": "function", "function": {"name": …, "parameters": …}}'
+
+
+def tools_as_text(tools: Sequence[str | Mapping[str, object]]) -> tuple[str, ...]:
+    """One JSON text per tool. Raises InvalidRequest that names the tool and what is wrong with it.
+
+    The router checks a tool's schema; here a tool only has to be JSON and to name its function, so
+    that a mistake shows where it was made.
+    """
+    if isinstance(tools, str | Mapping):
+        raise InvalidRequest(
+            f"tools must be a list of tools such as [{_EXPECTED}], got a single "
+            f"{type(tools).__name__}: put it into a list"
+        )
+    return tuple(_as_text(f"tools[{index}]", tool) for index, tool in enumerate(tools))
+
+
+def _as_text(where: str, tool: str | Mapping[str, object]) -> str:
+    text = tool if isinstance(tool, str) else _dumped(where, tool)
+    try:
+        read = json.loads(text, parse_constant=_refuse)
+    except (ValueError, RecursionError) as error:
+        raise InvalidRequest(
+            f"{where} must be {_expected(f'text that is not JSON: {error}')}"
+        ) from None
+    if not isinstance(read, dict):
+        raise InvalidRequest(f"{where} must be {_expected(f'JSON of a {type(read).__name__}')}")
+    function = read.get("function", read)
+    name = function.get("name") if isinstance(function, dict) else None
+    if not isinstance(name, str) or not name:
+        raise InvalidRequest(f"{where} must be {_expected(f'no name of a function in {text:.80}')}")
+    return text
+
+
+def _dumped(where: str, tool: Mapping[str, object]) -> str:
+    if not isinstance(tool, Mapping):
+        raise InvalidRequest(f"{where} must be {_expected(f'a {type(tool).__name__}')}")
+    try:
+        return json.dumps(dict(tool), ensure_ascii=False, allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InvalidRequest(
+            f"{where} must be {_expected(f'a value that JSON does not have: {error}')}"
+        ) from None
+
+
+def _expected(got: str) -> str:
+    return f"a dictionary or JSON text such as {_EXPECTED}, got {got}"
+
+
+def _refuse(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is not JSON")

@@ -1,0 +1,87 @@
+"""A router without a cluster: it answers at once, or without end, and knows what was cancelled."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from segue.cluster_status import ClusterStatus, RouterStatus
+from segue.turn import FinishReason, TokenDelta, TurnEnd, Usage
+from segue.wire import session_pb2 as pb
+from segue.wire.convert_events import event_to_wire
+from segue.wire.convert_worker import cluster_to_wire
+from segue.wire.server import serving
+from segue.wire.session_pb2_grpc import SessionsServicer, add_SessionsServicer_to_server
+
+ENDLESS = "Tell me everything."
+"""What is answered without end."""
+
+
+@dataclass
+class FakeRouter(SessionsServicer):
+    """Answers every other question with its number of messages."""
+
+    model: str = "demo"
+    address: str = ""
+    num_cancelled: int = 0
+    asked: list[str] = field(default_factory=list)
+
+    async def Generate(
+        self, request: pb.GenerateRequest, context: Any
+    ) -> AsyncIterator[pb.GenerateEvent]:
+        question = request.chat.messages[-1].content
+        self.asked.append(question)
+        try:
+            while question == ENDLESS:
+                yield event_to_wire(TokenDelta(token_ids=(1,), text="more "))
+                await asyncio.sleep(0.01)
+        finally:
+            self.num_cancelled += question == ENDLESS
+        text = f"answer {len(request.chat.messages)}"
+        yield event_to_wire(TokenDelta(token_ids=(1, 2), text=text))
+        usage = Usage(prompt_tokens=7, completion_tokens=2)
+        yield event_to_wire(
+            TurnEnd(
+                finish_reason=FinishReason.STOP,
+                usage=usage,
+                prefill_worker="prefill-0",
+                decode_worker="decode-0",
+            )
+        )
+
+    async def GetStatus(self, request: pb.GetStatusRequest, context: Any) -> pb.ClusterStatus:
+        router = RouterStatus(address=self.address)
+        return cluster_to_wire(
+            ClusterStatus(ready=True, model=self.model, model_id="0", workers=(), router=router)
+        )
+
+
+@contextmanager
+def fake_router(model: str = "demo") -> Iterator[FakeRouter]:
+    """Serves in a thread with a loop of its own, since the tests' programs are processes."""
+    router = FakeRouter(model)
+    loop, started, stop = asyncio.new_event_loop(), threading.Event(), asyncio.Event()
+
+    async def serve() -> None:
+        def add(server: Any) -> None:
+            add_SessionsServicer_to_server(router, server)
+
+        services = [("segue.v1.Sessions", add)]
+        async with serving("127.0.0.1", 0, lambda _: services, grace_s=0.1) as running:
+            router.address = running.address
+            started.set()
+            await stop.wait()
+
+    thread = threading.Thread(target=loop.run_until_complete, args=(serve(),))
+    thread.start()
+    try:
+        assert started.wait(30)
+        yield router
+    finally:
+        loop.call_soon_threadsafe(stop.set)
+        thread.join(30)
+        loop.close()

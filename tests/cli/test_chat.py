@@ -1,0 +1,164 @@
+"""`segue chat` at a terminal: what ends it, what it remembers, what it suggests."""
+
+from __future__ import annotations
+
+import os
+import stat
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import pytest
+
+from scripts.terminal import CTRL_C, CTRL_D, UP, Terminal, terminal
+from segue.demo import SUGGESTIONS
+from tests.cli.fake_router import ENDLESS, FakeRouter, fake_router
+
+PROGRAM = Path(sys.executable).parent / "segue"
+CLOSING = "An empty line, Ctrl-C or Ctrl-D ends the conversation."
+
+
+@pytest.fixture
+def router() -> Iterator[FakeRouter]:
+    with fake_router() as router:
+        yield router
+
+
+def chatting(
+    router: FakeRouter, state: Path, *options: str, columns: int = 80
+) -> AbstractContextManager[Terminal]:
+    command = [str(PROGRAM), "chat", "--target", router.address, *options]
+    env = {**os.environ, "XDG_STATE_HOME": str(state)}
+    return terminal(command, columns=columns, env=env)
+
+
+@pytest.mark.parametrize("ending", [CTRL_C, CTRL_D, "\n"], ids=["Ctrl-C", "Ctrl-D", "empty line"])
+def test_a_conversation_ends_at_the_prompt(router: FakeRouter, tmp_path: Path, ending: str) -> None:
+    with chatting(router, tmp_path) as screen:
+        at_prompt = screen.wait_for("you ")
+        screen.type("Hello\n")
+        answered = screen.wait_for("answer 1", since=at_prompt)
+        screen.wait_for("you ", since=answered)
+        screen.type(ending)
+
+        assert screen.wait_for_end(timeout_s=20) == 0
+        assert "Traceback" not in screen.screen
+        # The shell's own prompt stands on a line of its own.
+        assert screen.screen.endswith("\n")
+
+
+def test_ctrl_c_cancels_the_answer_and_the_conversation_goes_on(
+    router: FakeRouter, tmp_path: Path
+) -> None:
+    with chatting(router, tmp_path) as screen:
+        screen.wait_for("you ")
+        screen.type(f"{ENDLESS}\n")
+        screen.wait_for("more more ")
+        screen.type(CTRL_C)
+        cancelled = screen.wait_for("cancelled")
+        screen.wait_for("you ", since=cancelled)
+        screen.type("Hello\n")
+        # The cancelled turn is not part of the history.
+        answered = screen.wait_for("answer 1", since=cancelled)
+        screen.wait_for("you ", since=answered)
+        screen.type(CTRL_D)
+
+        assert screen.wait_for_end(timeout_s=20) == 0
+        assert "Traceback" not in screen.screen
+    assert router.num_cancelled == 1
+
+
+def test_ctrl_c_during_a_single_turn_ends_the_program(router: FakeRouter, tmp_path: Path) -> None:
+    with chatting(router, tmp_path, ENDLESS) as screen:
+        screen.wait_for("more more ")
+        screen.type(CTRL_C)
+
+        assert screen.wait_for_end(timeout_s=20) == 130
+        assert "Traceback" not in screen.screen
+    _wait_until(lambda: router.num_cancelled == 1)
+
+
+def test_what_was_typed_comes_back_in_the_next_conversation(
+    router: FakeRouter, tmp_path: Path
+) -> None:
+    for typed in ("a first question\n", f"{UP}\n"):
+        with chatting(router, tmp_path) as screen:
+            screen.wait_for("you ")
+            screen.type(typed)
+            answered = screen.wait_for("answer 1")
+            screen.wait_for("you ", since=answered)
+            screen.type(CTRL_C)
+            assert screen.wait_for_end(timeout_s=20) == 0
+
+    history = tmp_path / "segue" / "chat_history"
+    assert router.asked == ["a first question"] * 2
+    assert stat.S_IMODE(history.stat().st_mode) == 0o600
+
+
+def test_a_line_can_be_edited(router: FakeRouter, tmp_path: Path) -> None:
+    with chatting(router, tmp_path) as screen:
+        screen.wait_for("you ")
+        # Two letters back, one deleted, one written.
+        screen.type("hallo\x1b[D\x1b[D\x1b[D\x7fe\n")
+        screen.wait_for("answer 1")
+
+    assert router.asked == ["hello"]
+
+
+@pytest.mark.parametrize("option", ["--no-history", ""])
+def test_a_history_that_is_unwanted_or_cannot_be_kept_is_none(
+    router: FakeRouter, tmp_path: Path, option: str
+) -> None:
+    state = tmp_path / "state"
+    if not option:
+        state.write_text("no folder")
+    with chatting(router, state, *([option] if option else [])) as screen:
+        screen.wait_for("you ")
+        screen.type("Hello\n")
+        answered = screen.wait_for("answer 1")
+        screen.wait_for("you ", since=answered)
+        screen.type(CTRL_C)
+
+        assert screen.wait_for_end(timeout_s=20) == 0
+        assert "Traceback" not in screen.screen
+    assert not (state / "segue").exists()
+
+
+def test_what_the_demo_model_can_answer_is_suggested(router: FakeRouter, tmp_path: Path) -> None:
+    with chatting(router, tmp_path) as screen:
+        screen.wait_for("you ")
+
+        assert all(f"  {suggestion}\n" in screen.screen for suggestion in SUGGESTIONS)
+        assert CLOSING in screen.screen
+
+
+def test_nothing_is_suggested_for_another_model(tmp_path: Path) -> None:
+    with fake_router("Qwen/Qwen3.5-0.8B") as router, chatting(router, tmp_path) as screen:
+        screen.wait_for("you ")
+
+        assert not any(suggestion in screen.screen for suggestion in SUGGESTIONS)
+        assert CLOSING in screen.screen
+
+
+@pytest.mark.parametrize("columns", [60, 80, 200])
+def test_what_stands_under_an_answer_fits_the_terminal(
+    router: FakeRouter, tmp_path: Path, columns: int
+) -> None:
+    with chatting(router, tmp_path, "Hello", columns=columns) as screen:
+        assert screen.wait_for_end(timeout_s=20) == 0
+
+    timings = screen.screen.partition("answer 1\n")[2].splitlines()
+    assert len(timings) == (1 if columns == 200 else 2)
+    assert " ".join(timings).split(" · ")[0] == "7 + 2 tokens"
+    assert "prefill-0 → decode-0 · stop" in timings[0]
+    # Narrower than 80 a terminal wraps lines itself.
+    assert all(len(line) <= max(columns, 80) for line in timings)
+
+
+def _wait_until(holds, timeout_s: float = 10.0) -> None:  # type: ignore[no-untyped-def]
+    ends_at = time.monotonic() + timeout_s
+    while not holds():
+        assert time.monotonic() < ends_at
+        time.sleep(0.02)
