@@ -32,8 +32,10 @@ def tokenizer() -> Tokenizer:
 
 @pytest.mark.parametrize("first", [1, 2, 7])
 @torch.inference_mode()
-def test_chains_at_once_are_chains_one_by_one(trunk: Qwen3_5ForCausalLM, first: int) -> None:
-    head = load_head(trunk)
+def test_chains_at_once_are_chains_one_by_one(first: int) -> None:
+    # In float64, since the order of sums differs between the two.
+    trunk = load_trunk(checkpoint_dir()).double()
+    head = load_head(trunk).double()
     ids = torch.randint(0, 1500, (1, 12), generator=torch.Generator().manual_seed(0))
     hidden = trunk.model(input_ids=ids, use_cache=False).last_hidden_state[:, :-1]
     cache = MtpCache(config=head.config)
