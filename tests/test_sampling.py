@@ -8,6 +8,7 @@ import pytest
 
 from segue.errors import InvalidRequest
 from segue.types import Sampling, SamplingParams, StopConditions, StopRules
+from segue.wire.convert_request import as_typed
 
 
 def as_on_the_wire(value: float) -> float:
@@ -65,7 +66,8 @@ def test_what_is_given_is_checked(
 def test_a_bound_that_lost_digits_on_the_wire_is_still_inside() -> None:
     assert as_on_the_wire(0.01) < 0.01
 
-    assert Sampling(repetition_penalty=as_on_the_wire(0.01))
+    assert as_typed(as_on_the_wire(0.01)) == 0.01
+    assert Sampling(repetition_penalty=as_typed(as_on_the_wire(0.01)))
 
 
 def test_an_answer_of_no_tokens_is_refused_and_an_open_one_is_not() -> None:

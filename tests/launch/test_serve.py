@@ -73,7 +73,7 @@ def test_an_address_on_the_command_line_where_nothing_listens() -> None:
 def test_errors_of_the_model_folder_come_before_those_of_ray(tmp_path: Path) -> None:
     error = refused(str(tmp_path), environment={"RAY_TMPDIR": "/proc/nowhere"})
 
-    assert f"InvalidCheckpoint: {tmp_path} has no config.json" in error
+    assert f"InvalidCheckpoint: {tmp_path} is empty" in error
 
 
 def test_errors_of_the_model_folder_come_before_ray_is_imported(tmp_path: Path) -> None:

@@ -50,7 +50,12 @@ class Door:
 @pytest.fixture
 async def door() -> AsyncIterator[Door]:
     membership = Membership(
-        model_id="m1", heartbeat_timeout_s=5.0, clock=lambda: 0.0, heard=lambda _: None
+        model_id="m1",
+        heartbeat_timeout_s=5.0,
+        forget_lost_s=300.0,
+        clock=lambda: 0.0,
+        heard=lambda _: None,
+        gone=lambda _: None,
     )
     links = Links()
     face = MembershipFace(SimpleNamespace(membership=membership, links=links))  # type: ignore[arg-type]
