@@ -45,12 +45,21 @@ class Terminal:
                 raise RuntimeError(f"the program ended without {text!r}: {self.screen!r}")
         return found + len(text)
 
-    def wait_for_end(self, *, timeout_s: float = 60.0) -> int:
-        """Reads until the program ends; its exit status, negative for a signal."""
+    def wait_for_end(self, *, timeout_s: float = 60.0, pressing: str = "") -> int:
+        """Reads until the program ends; its exit status, negative for a signal.
+
+        `pressing` is typed until then, once a second: a Ctrl-C in the microseconds between a prompt
+        and the wait for a key is seen by readline with the next key, and a person presses again.
+        """
         ends_at = time.monotonic() + timeout_s
+        press_at = time.monotonic()
         while self._read(0.1):
             if time.monotonic() > ends_at:
                 raise TimeoutError(f"it goes on; the screen is {self.screen!r}")
+            if pressing and time.monotonic() >= press_at:
+                with contextlib.suppress(OSError):
+                    self.type(pressing)
+                press_at += 1.0
         return self.process.wait(max(1.0, ends_at - time.monotonic()))
 
     def _read(self, seconds: float) -> bool:

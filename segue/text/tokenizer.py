@@ -40,7 +40,7 @@ _WORD_PATTERNS = frozenset(
     )
 ) | {
     # The demo's.
-    f" ?\\p{{L}}+| ?\\p{{N}}| ?[^\\s\\p{{L}}\\p{{N}}]+|{_SPACES}"
+    f" ?\\p{{L}}+|\\p{{N}}|-|[^\\s\\p{{L}}\\p{{N}}-]+ ?|{_SPACES}"
 }
 
 _ANY_MARK = re.compile("([\ud800-\udfff])")

@@ -31,6 +31,8 @@ def chatting(
 ) -> AbstractContextManager[Terminal]:
     command = [str(PROGRAM), "chat", "--target", router.address, *options]
     env = {**os.environ, "XDG_STATE_HOME": str(state)}
+    # The terminal says how wide it is.
+    env.pop("COLUMNS", None)
     return terminal(command, columns=columns, env=env)
 
 
@@ -41,9 +43,8 @@ def test_a_conversation_ends_at_the_prompt(router: FakeRouter, tmp_path: Path, e
         screen.type("Hello\n")
         answered = screen.wait_for("answer 1", since=at_prompt)
         screen.wait_for("you ", since=answered)
-        screen.type(ending)
 
-        assert screen.wait_for_end(timeout_s=20) == 0
+        assert screen.wait_for_end(timeout_s=20, pressing=ending) == 0
         assert "Traceback" not in screen.screen
         # The shell's own prompt stands on a line of its own.
         assert screen.screen.endswith("\n")
@@ -89,8 +90,7 @@ def test_what_was_typed_comes_back_in_the_next_conversation(
             screen.type(typed)
             answered = screen.wait_for("answer 1")
             screen.wait_for("you ", since=answered)
-            screen.type(CTRL_C)
-            assert screen.wait_for_end(timeout_s=20) == 0
+            assert screen.wait_for_end(timeout_s=20, pressing=CTRL_C) == 0
 
     history = tmp_path / "segue" / "chat_history"
     assert router.asked == ["a first question"] * 2
@@ -119,9 +119,8 @@ def test_a_history_that_is_unwanted_or_cannot_be_kept_is_none(
         screen.type("Hello\n")
         answered = screen.wait_for("answer 1")
         screen.wait_for("you ", since=answered)
-        screen.type(CTRL_C)
 
-        assert screen.wait_for_end(timeout_s=20) == 0
+        assert screen.wait_for_end(timeout_s=20, pressing=CTRL_C) == 0
         assert "Traceback" not in screen.screen
     assert not (state / "segue").exists()
 

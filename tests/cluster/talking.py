@@ -52,14 +52,15 @@ SCRIPT: tuple[str | Message, ...] = (
 )
 
 # Qwen's templates keep the reasoning of answers since the last question and drop it before that.
-# Theirs stands on lines of its own; the demo model was trained without, and bears it only here.
+# Theirs stands on lines of its own; the demo model was trained without, and bears it only before
+# the role.
 QUERY = "{%- set ns = namespace(query=0) -%}{%- for message in messages -%}\
 {%- if message.role == 'user' -%}{%- set ns.query = loop.index0 -%}{%- endif -%}{%- endfor -%}\n"
 OPENING = "{{- '<|im_start|>assistant\\n' -}}"
-THINKING = "{{- '<|im_start|>assistant <think></think>\\n' -}}"
+THINKING = "{{- '<|im_start|> <think></think>assistant\\n' -}}"
 SAYING = "{{- '<|im_start|>assistant\\n' ~ text -}}"
-THOUGHT = "{{- '<|im_start|>assistant' ~ (' <think>' ~ (message.reasoning_content or '') ~\
- '</think>' if loop.index0 > ns.query else '') ~ '\\n' ~ text -}}"
+THOUGHT = "{{- '<|im_start|>' ~ (' <think>' ~ (message.reasoning_content or '') ~\
+ '</think>' if loop.index0 > ns.query else '') ~ 'assistant\\n' ~ text -}}"
 
 
 def with_thinking(source: Path, demo: Path, folder: Path) -> Path:

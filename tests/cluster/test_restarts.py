@@ -96,7 +96,8 @@ def test_a_signal_during_the_start_ends_it_with_the_signals_status_and_leaves_no
         time.sleep(0.1)
 
 
-@pytest.mark.parametrize("part", ["raylet", "gcs_server"])
+# Ray itself waits a minute for a GCS.
+@pytest.mark.parametrize("part", ["raylet", pytest.param("gcs_server", marks=pytest.mark.slow)])
 def test_a_part_of_ray_that_dies_ends_the_cluster_with_an_error(part: str, tmp_path: Path) -> None:
     """Nothing would be started again without it."""
     mark = f"{tmp_path}-{part}"
