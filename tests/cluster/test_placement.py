@@ -139,12 +139,16 @@ async def test_a_new_session_is_computed_where_its_system_message_was(demo: Path
         first = await ask(cluster, "What is the sky?", "one")
         board.leave(busy)
         second = await ask(cluster, "And the sea?", "two")
+        # Both decode workers have the system message by now.
+        third = await ask(cluster, "And the moon?", "three")
 
     assert workers_of(first) == ("prefill-1", "decode-1")
     # Computed where the system message was, and at home on the other decode worker.
     assert workers_of(second) == ("prefill-1", "decode-0")
-    usage = second.end.usage
-    assert usage.cached_tokens > 0.8 * usage.prompt_tokens
+    for usage in (second.end.usage, third.end.usage):
+        assert usage.cached_tokens > 0.8 * usage.prompt_tokens
+    # Pages that decode has of it are not shipped again.
+    assert third.end.usage.shipped_bytes < 0.7 * first.end.usage.shipped_bytes
 
 
 async def test_a_short_end_is_computed_by_decode_and_only_while_it_holds_the_rest(
