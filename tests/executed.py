@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections.abc import Callable
 from types import FrameType
@@ -18,9 +19,12 @@ def lines_executed(call: Callable[[], object]) -> int:
         return trace
 
     before = sys.gettrace()
+    # A collection would run the finalizers of other tests' objects here, and count them.
+    gc.disable()
     sys.settrace(trace)
     try:
         call()
     finally:
         sys.settrace(before)
+        gc.enable()
     return num_lines
