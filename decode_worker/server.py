@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import grpc
 
 from decode_worker.residency import Residency
-from decode_worker.stream import TurnRunner, TurnStream
+from decode_worker.stream import TurnRunner, turn_stream
 from segue.cluster_status import WorkerStatus
 from segue.types import SessionId
 from segue.wire import worker_pb2 as pb
@@ -36,7 +36,7 @@ class DecodeFace(DecodeWorkerServicer):
     async def Turns(
         self, request_iterator: AsyncIterator[pb.TurnCommands], context: Context
     ) -> AsyncIterator[pb.TurnEvents]:
-        async with contextlib.aclosing(TurnStream(self._worker).run(request_iterator)) as messages:
+        async with contextlib.aclosing(turn_stream(self._worker).run(request_iterator)) as messages:
             async for message in messages:
                 yield message
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from array import array
+from collections.abc import AsyncIterator
 from typing import Any, Protocol
 
 import grpc
@@ -10,13 +13,16 @@ import grpc
 from kv_transfer.ticket import Ticket
 from kv_transfer.wire import ticket_from_wire
 from segue.cluster_status import WorkerStatus
+from segue.errors import InvalidRequest
 from segue.prefix_digest import PrefixName
 from segue.telemetry import about_turn
 from segue.turn import PrefixHolder, ShipReport, TurnSpec
 from segue.wire import worker_pb2 as pb
-from segue.wire.convert_turns import holder_from_wire, report_to_wire, turn_from_wire
+from segue.wire.call_stream import CallStream, Stop, Tell
+from segue.wire.convert_turns import holder_from_wire, turn_from_wire
 from segue.wire.convert_worker import worker_to_wire
 from segue.wire.server import Services
+from segue.wire.status import error_to_wire, foreseen
 from segue.wire.worker_pb2_grpc import (
     PrefillWorkerServicer,
     add_PrefillWorkerServicer_to_server,
@@ -41,17 +47,39 @@ class PrefillFace(PrefillWorkerServicer):
     def __init__(self, worker: Prefiller) -> None:
         self._worker = worker
 
-    async def Prefill(self, request: pb.PrefillRequest, context: Context) -> pb.PrefillReply:
-        turn = turn_from_wire(request.turn, self._worker.find_prefix)
-        ticket = ticket_from_wire(request.ticket)
-        holder = holder_from_wire(request.holder) if request.HasField("holder") else None
-        with about_turn(turn.turn_id):
-            report = await self._worker.prefill(turn, ticket, holder)
-        return pb.PrefillReply(report=report_to_wire(report))
+    async def Turns(
+        self, request_iterator: AsyncIterator[pb.TurnCommands], context: Context
+    ) -> AsyncIterator[pb.TurnEvents]:
+        stream = CallStream(self._begin)
+        async with contextlib.aclosing(stream.run(request_iterator)) as messages:
+            async for message in messages:
+                yield message
 
     async def Status(self, request: pb.StatusRequest, context: Context) -> pb.StatusReply:
         status = worker_to_wire(self._worker.status())
         return pb.StatusReply(status=status, model_id=self._worker.model_id)
+
+    def _begin(self, command: pb.TurnCommand, tell: Tell) -> Stop:
+        if command.WhichOneof("command") != "prefill":
+            raise InvalidRequest(f"call {command.call}: expected a prompt to prefill, or to stop")
+        prefilling = asyncio.ensure_future(self._prefill(command.prefill, tell))
+
+        def stop(reason: str) -> None:
+            prefilling.cancel()
+
+        return stop
+
+    async def _prefill(self, request: pb.PrefillPrompt, tell: Tell) -> None:
+        with about_turn(request.turn.turn_id):
+            try:
+                turn = turn_from_wire(request.turn, self._worker.find_prefix)
+                ticket = ticket_from_wire(request.ticket)
+                holder = holder_from_wire(request.holder) if request.HasField("holder") else None
+                await self._worker.prefill(turn, ticket, holder)
+            except Exception as error:
+                tell(pb.TurnEvent(error=error_to_wire(foreseen(error))))
+            else:
+                tell(pb.TurnEvent(prefilled=pb.PromptPrefilled()))
 
 
 def services(worker: Prefiller) -> Services:

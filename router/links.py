@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Generic, TypeVar
+
+import grpc
 
 from router.turn_calls import TurnCall, TurnCalls
 from segue.cluster_status import WorkerStatus
@@ -30,55 +33,49 @@ Stub = TypeVar("Stub", "PrefillWorkerAsyncStub", "DecodeWorkerAsyncStub")
 
 
 class _Link(Generic[Stub]):
-    _stub: Stub
-
-    def __init__(self, worker: WorkerStatus) -> None:
+    def __init__(self, worker: WorkerStatus, stub_on: Callable[[grpc.aio.Channel], Stub]) -> None:
         self.name = f"{worker.worker_id} at {worker.address}"
         self._channel = channel_to(worker.address)
+        self._stub: Stub = stub_on(self._channel)
+        self._calls = TurnCalls(self._stub, self.name)
 
     async def status(self) -> WorkerStatus:
         with rpc_errors(self.name):
             reply = await self._stub.Status(pb.StatusRequest(), timeout=STATUS_TIMEOUT_S)
         return worker_from_wire(reply.status)
 
+    def fail(self, error: SegueError) -> None:
+        """Ends all calls there with an error: the worker is lost."""
+        self._calls.fail(error)
+
     async def close(self) -> None:
+        await self._calls.close()
         await self._channel.close()
 
 
 class PrefillLink(_Link["PrefillWorkerAsyncStub"]):
     def __init__(self, worker: WorkerStatus) -> None:
-        super().__init__(worker)
-        self._stub = PrefillWorkerStub(self._channel)
+        super().__init__(worker, PrefillWorkerStub)
 
-    async def prefill(
-        self,
-        turn: pb.TurnSpec,
-        ticket: Ticket,
-        holder: PrefixHolder | None,
-        *,
-        timeout_s: float,
-    ) -> None:
+    async def prefill(self, turn: pb.TurnSpec, ticket: Ticket, holder: PrefixHolder | None) -> None:
         """Returns when decode has everything. Raises UnknownPrefix for a prompt sent in part."""
-        request = pb.PrefillRequest(
+        prompt = pb.PrefillPrompt(
             turn=turn, ticket=ticket, holder=holder_to_wire(holder) if holder else None
         )
-        with rpc_errors(self.name):
-            await self._stub.Prefill(request, timeout=timeout_s)
+        call = self._calls.start(pb.TurnCommand(prefill=prompt))
+        try:
+            await call.read()
+        finally:
+            call.close()
 
 
 class DecodeLink(_Link["DecodeWorkerAsyncStub"]):
     def __init__(self, worker: WorkerStatus) -> None:
-        super().__init__(worker)
-        self._stub = DecodeWorkerStub(self._channel)
-        self._turns = TurnCalls(self._stub, self.name)
+        super().__init__(worker, DecodeWorkerStub)
 
     def start(self, turn: pb.StartTurn) -> TurnCall:
         """Sends the turn there; all else is heard from the call. Its end, or `close`, frees it."""
-        return self._turns.start(turn)
-
-    def fail(self, error: SegueError) -> None:
-        """Ends all turns there with an error: the worker is lost."""
-        self._turns.fail(error)
+        return self._calls.start(pb.TurnCommand(start=turn))
 
     async def renew_lease(
         self, session_id: SessionId, lease_s: float | None, pause_s: float | None
@@ -99,10 +96,6 @@ class DecodeLink(_Link["DecodeWorkerAsyncStub"]):
         request = pb.ForkLeaseRequest(parent_id=parent_id, child_id=child_id)
         with rpc_errors(self.name):
             await self._stub.ForkLease(request, timeout=LEASE_TIMEOUT_S)
-
-    async def close(self) -> None:
-        await self._turns.close()
-        await super().close()
 
 
 class Links:
@@ -138,7 +131,7 @@ class Links:
     def lost(self, worker: WorkerStatus) -> None:
         """Ends what runs on a worker that is silent: its connection may take a minute to say so."""
         link = self._links.get((worker.worker_id, worker.epoch))
-        if isinstance(link, DecodeLink):
+        if link is not None:
             link.fail(Unavailable(f"{link.name} is lost: it sends no heartbeats"))
 
     def let_end(self, call: asyncio.Task[None]) -> None:

@@ -18,12 +18,12 @@ from router.metrics import RouterMetrics
 from router.placing import Placing
 from router.prompt import PromptBuilder
 from router.sessions import SessionDesk
-from router.turn import Turn, TurnContext
+from router.turn import Turn, TurnContext, TurnEvents
 from router.turn_meter import TurnMeter
 from segue.cluster_status import ClusterStatus, RouterStatus, WorkerHealth, WorkerStatus
 from segue.errors import Cancelled, InvalidRequest, SegueError, Unavailable
 from segue.telemetry import Clock, RateMeter, about_turn
-from segue.turn import TokenDelta, TurnEnd, TurnEvent, TurnSpec
+from segue.turn import TokenDelta, TurnEnd, TurnSpec
 from segue.types import Role, TurnId, TurnRequest
 
 logger = logging.getLogger(__name__)
@@ -79,23 +79,24 @@ class Router:
 
     async def generate(
         self, request: TurnRequest, *, deadline_s: float | None
-    ) -> AsyncGenerator[TurnEvent, None]:
-        """Runs one turn. Raises SegueErrors; ending the iteration early cancels the turn."""
+    ) -> AsyncGenerator[TurnEvents, None]:
+        """Runs one turn; its events come together where they wait together. Raises SegueErrors;
+        ending the iteration early cancels the turn."""
         received_at = self._clock()
         meter = TurnMeter(self._metrics, self._clock, received_at)
         try:
             async with contextlib.aclosing(
                 self._run(request, meter, received_at, deadline_s)
-            ) as events:
-                async for event in events:
-                    yield event
+            ) as running:
+                async for events in running:
+                    yield events
         except Exception as error:
             meter.failed(error)
             raise
 
     async def _run(
         self, request: TurnRequest, meter: TurnMeter, received_at: float, deadline_s: float | None
-    ) -> AsyncGenerator[TurnEvent, None]:
+    ) -> AsyncGenerator[TurnEvents, None]:
         with about_turn(request.turn_id), contextlib.ExitStack() as admitted:
             spec, transcript = await self._admit(request, admitted, meter)
             turn = Turn(
@@ -106,9 +107,9 @@ class Router:
             )
             self._turns[request.turn_id] = turn
             try:
-                async with contextlib.aclosing(self._observed(turn, transcript, meter)) as events:
-                    async for event in events:
-                        yield event
+                async with contextlib.aclosing(self._observed(turn, transcript, meter)) as observed:
+                    async for events in observed:
+                        yield events
             finally:
                 del self._turns[request.turn_id]
                 self._count_end(turn, received_at, meter)
@@ -161,19 +162,22 @@ class Router:
 
     async def _observed(
         self, turn: Turn, transcript: Transcript, meter: TurnMeter
-    ) -> AsyncGenerator[TurnEvent, None]:
+    ) -> AsyncGenerator[TurnEvents, None]:
         """The turn's events, measured as they pass."""
-        async with contextlib.aclosing(turn.events()) as events:
-            async for event in events:
+        async with contextlib.aclosing(turn.events()) as arriving:
+            async for arrived in arriving:
                 arrived_at = self._clock()
-                event = transcript.hear(event)
-                if isinstance(event, TurnEnd):
-                    # Its client may leave as soon as it has this.
-                    meter.finished(event)
-                yield event
-                if isinstance(event, TokenDelta):
-                    meter.relayed(event, arrived_at)
-                    self._rate.add(len(event.token_ids))
+                events = tuple(map(transcript.hear, arrived))
+                # Counted before they are sent: a client may leave as soon as it has the last.
+                for event in events:
+                    if isinstance(event, TokenDelta):
+                        meter.arrived(event, arrived_at)
+                        self._rate.add(len(event.token_ids))
+                    elif isinstance(event, TurnEnd):
+                        meter.finished(event)
+                yield events
+                if isinstance(events[0], TokenDelta):
+                    meter.relayed(arrived_at)
 
     def _count_end(self, turn: Turn, received_at: float, meter: TurnMeter) -> None:
         self._ended[turn.outcome] += 1

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import functools
 import secrets
-import uuid
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -19,7 +18,7 @@ from segue.errors import InvalidRequest
 from segue.types import Epoch, Role, SessionId, TurnId, WorkerId
 from segue.wire import session_pb2 as pb
 from segue.wire import worker_pb2
-from segue.wire.convert_events import event_to_wire
+from segue.wire.convert_events import events_to_wire
 from segue.wire.convert_explanation import explanation_to_wire
 from segue.wire.convert_request import request_from_wire
 from segue.wire.convert_worker import (
@@ -54,7 +53,7 @@ class Sessions(SessionsServicer):
         read = functools.partial(
             request_from_wire,
             request,
-            default_turn_id=TurnId(uuid.uuid4().hex),
+            default_turn_id=TurnId("" if request.turn_id else secrets.token_hex(16)),
             default_seed=secrets.randbits(63),
         )
         # So many values take longer than others should wait.
@@ -63,10 +62,10 @@ class Sessions(SessionsServicer):
         deadline_s = context.time_remaining()
         if deadline_s is not None:
             deadline_s = min(deadline_s, MAX_DEADLINE_S)
-        events = self._router.generate(turn, deadline_s=deadline_s)
-        async with contextlib.aclosing(events):
-            async for event in events:
-                yield event_to_wire(event)
+        answering = self._router.generate(turn, deadline_s=deadline_s)
+        async with contextlib.aclosing(answering):
+            async for events in answering:
+                yield events_to_wire(events)
 
     async def Cancel(self, request: pb.CancelRequest, context: Context) -> pb.CancelReply:
         return pb.CancelReply(was_running=self._router.cancel(TurnId(request.turn_id)))

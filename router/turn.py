@@ -8,10 +8,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import uuid
+import secrets
 from array import array
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 from router.lifecycle import (
     Dispatched,
@@ -55,6 +56,11 @@ from segue.wire.status import foreseen
 
 logger = logging.getLogger(__name__)
 
+# A message to the client costs the router as much as all else of a token.
+_STARTED_WAITS_S = 0.02
+
+TurnEvents: TypeAlias = tuple[TurnEvent, ...]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TurnContext:
@@ -94,8 +100,9 @@ class Turn:
         if self._call is not None:
             self._call.fail(self._interruption)
 
-    async def events(self) -> AsyncGenerator[TurnEvent, None]:
-        """The turn's events; the last is a TurnEnd. Raises SegueErrors."""
+    async def events(self) -> AsyncGenerator[TurnEvents, None]:
+        """The turn's events, together what waits together; the last is a TurnEnd. Raises
+        SegueErrors."""
         outcome = "disconnected"
         deadline = asyncio.get_running_loop().call_later(
             max(self._deadline_at - self._context.clock(), 0.0), self._run_out_of_time
@@ -103,17 +110,17 @@ class Turn:
         try:
             for attempt in range(1, self._context.max_attempts + 1):
                 try:
-                    async with contextlib.aclosing(self._attempt()) as events:
-                        async for event in events:
-                            if isinstance(event, TurnEnd):
+                    async with contextlib.aclosing(self._attempt()) as arriving:
+                        async for events in arriving:
+                            if isinstance(events[-1], TurnEnd):
                                 # Its client may leave as soon as it has this.
-                                outcome = event.finish_reason.value
-                            yield event
+                                outcome = events[-1].finish_reason.value
+                            yield events
                     return
                 except SegueError as error:
                     if error is self._interruption and isinstance(error, Cancelled):
                         outcome = FinishReason.CANCELLED.value
-                        yield self._cancelled()
+                        yield (self._cancelled(),)
                         return
                     if attempt == self._context.max_attempts or not self._may_retry(error):
                         outcome = outcome_of(error)
@@ -126,11 +133,11 @@ class Turn:
                 outcome = "deadline"
             self.state = advance(self.state, Ended(outcome))
 
-    async def _attempt(self) -> AsyncGenerator[TurnEvent, None]:
+    async def _attempt(self) -> AsyncGenerator[TurnEvents, None]:
         context = self._context
         # Workers know the turn by a name of this attempt: what is still said of an earlier attempt,
         # or of an earlier turn that the client named alike, must not hit it.
-        spec = replace(self.spec, turn_id=TurnId(f"{self.spec.turn_id}/{uuid.uuid4().hex[:8]}"))
+        spec = replace(self.spec, turn_id=TurnId(f"{self.spec.turn_id}/{secrets.token_hex(4)}"))
         try:
             placement, call, started = await self._start(spec)
             self.state = advance(self.state, TicketTaken(context.clock()))
@@ -139,9 +146,8 @@ class Turn:
                     prefill = asyncio.ensure_future(self._prefill(spec, placement, started))
                     prefill.add_done_callback(lambda done: _fail_with(done, call))
                     ending.callback(self._leave_prefill, prefill, call)
-                yield self._started(placement)
-                async for event in self._relay(call, placement):
-                    yield event
+                async for events in self._relay(call, placement):
+                    yield events
         finally:
             # The worker drops whatever it has of a turn whose call is closed.
             if self._call is not None:
@@ -200,8 +206,7 @@ class Turn:
         prefill = self._context.links.prefill(placement.prefill)
 
         async def ask(prefix: PrefixName | None) -> None:
-            wire = turn_to_wire(spec, prefix)
-            await prefill.prefill(wire, reserved.ticket, holder, timeout_s=self._time_left())
+            await prefill.prefill(turn_to_wire(spec, prefix), reserved.ticket, holder)
 
         prefix = placing.known_prefix(placement.prefill)
         try:
@@ -217,22 +222,38 @@ class Turn:
         self._router_s = self._context.clock() - self._received_at
         return decision
 
-    async def _relay(self, call: TurnCall, placement: Placement) -> AsyncGenerator[TurnEvent, None]:
+    async def _relay(
+        self, call: TurnCall, placement: Placement
+    ) -> AsyncGenerator[TurnEvents, None]:
+        """Each time what waits: that the turn has started goes with the first tokens, if they come
+        soon, and the end with the last."""
         loop = asyncio.get_running_loop()
         not_before = 0.0
+        events: TurnEvents = (self._started(placement),)
+        if not await call.has_news(within_s=_STARTED_WAITS_S):
+            yield events
+            events = ()
         while True:
-            event = await call.read(not_before=not_before)
-            if isinstance(event, TurnResult):
-                self._context.placing.ended(event, self.answer)
-                yield self._end(event, placement)
+            news = await call.read(not_before=not_before)
+            if isinstance(news, TokenDelta):
+                self._hear(news)
+                events = (*events, news)
+                if call.has_result:
+                    news = await call.read()
+            if isinstance(news, TurnResult):
+                self._context.placing.ended(news, self.answer)
+                yield (*events, self._end(news, placement))
                 return
-            assert isinstance(event, TokenDelta), "after its first word a call has tokens"
-            if isinstance(self.state, Dispatched):
-                self.state = advance(self.state, FirstToken(self._context.clock()))
-                self._context.placing.first_token()
-            self.answer.extend(event.token_ids)
-            yield event
+            assert isinstance(news, TokenDelta), "after its first word a call has tokens"
+            yield events
+            events = ()
             not_before = loop.time() + self._context.pause_s()
+
+    def _hear(self, delta: TokenDelta) -> None:
+        if isinstance(self.state, Dispatched):
+            self.state = advance(self.state, FirstToken(self._context.clock()))
+            self._context.placing.first_token()
+        self.answer.extend(delta.token_ids)
 
     def _leave_prefill(self, prefill: asyncio.Task[None], call: TurnCall) -> None:
         if call.has_result:

@@ -1,4 +1,4 @@
-"""The turns that run on one decode worker, over one stream: commands up, events down.
+"""The calls to one worker, over one stream: commands up, events down.
 
 One message carries everything that waits, in both directions. What arrives for a turn waits in its
 `TurnCall` until somebody reads it; tokens that wait together are read together, so a slow reader
@@ -27,9 +27,13 @@ from segue.wire.transfer_pb2 import Ticket
 
 if TYPE_CHECKING:
     # A name of the stub's type only: the generated module does not have it at run time.
-    from segue.wire.worker_pb2_grpc import DecodeWorkerAsyncStub
+    from segue.wire.worker_pb2_grpc import DecodeWorkerAsyncStub, PrefillWorkerAsyncStub
 
     Stream = grpc.aio.StreamStreamCall[pb.TurnCommands, pb.TurnEvents]
+
+
+# Between two messages to one worker: commands that come faster wait for each other.
+_MIN_GAP_S = 0.002
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,11 +52,17 @@ class PrefillStarted:
     computed_tokens: int
 
 
-News = Reserved | PrefillStarted | TokenDelta | TurnResult
+@dataclass(frozen=True, slots=True)
+class PromptPrefilled:
+    """Decode has committed the prompt."""
+
+
+News = Reserved | PrefillStarted | TokenDelta | TurnResult | PromptPrefilled
 
 
 class TurnCall:
-    """One turn on a decode worker. One task reads; anybody may `fail` it."""
+    """One turn on a decode worker, or its prompt on a prefill worker. One task reads; anybody may
+    `fail` it."""
 
     def __init__(self, stop: Callable[[], None]) -> None:
         self._stop = stop
@@ -78,13 +88,27 @@ class TurnCall:
             self._is_paced = not self.is_over and loop.time() < not_before
             if self._news and not self._is_paced:
                 return self._next()
-            self._arrived = loop.create_future()
-            timer = loop.call_at(not_before, self._wake) if self._is_paced else None
-            try:
-                await self._arrived
-            finally:
-                if timer is not None:
-                    timer.cancel()
+            await self._woken(not_before if self._is_paced else None)
+
+    async def has_news(self, *, within_s: float) -> bool:
+        """Whether `read` returns or raises at once; waits so long for it."""
+        until = asyncio.get_running_loop().time() + within_s
+        while not self._news and self._error is None:
+            await self._woken(until)
+            if asyncio.get_running_loop().time() >= until:
+                break
+        return bool(self._news) or self._error is not None
+
+    async def _woken(self, at: float | None) -> None:
+        """Returns when something arrived, at the latest `at` that time of the event loop."""
+        loop = asyncio.get_running_loop()
+        self._arrived = loop.create_future()
+        timer = loop.call_at(at, self._wake) if at is not None else None
+        try:
+            await self._arrived
+        finally:
+            if timer is not None:
+                timer.cancel()
 
     def fail(self, error: SegueError) -> None:
         """Whoever reads gets `error`; the first one counts."""
@@ -112,6 +136,9 @@ class TurnCall:
             case "reserved":
                 reserved = event.reserved
                 self._news.append(Reserved(reserved.ticket, reserved.checkpoint_tokens))
+            case "prefilled":
+                self.is_over = True
+                self._news.append(PromptPrefilled())
             case "prefill_started":
                 self._news.append(PrefillStarted(event.prefill_started.computed_tokens))
         self._wake()
@@ -130,6 +157,10 @@ class TurnCall:
             self._arrived.set_result(None)
 
 
+def _outbox() -> Outbox[pb.TurnCommand]:
+    return Outbox(min_gap_s=_MIN_GAP_S)
+
+
 def joined(deltas: list[TokenDelta]) -> TokenDelta:
     """One piece of an answer, from consecutive ones."""
     if len(deltas) == 1:
@@ -142,18 +173,19 @@ def joined(deltas: list[TokenDelta]) -> TokenDelta:
 
 
 class TurnCalls:
-    """The stream is opened when the first turn needs it, and again after it broke."""
+    """The stream is opened when the first call needs it, and again after it broke."""
 
-    def __init__(self, stub: DecodeWorkerAsyncStub, peer: str) -> None:
+    def __init__(self, stub: DecodeWorkerAsyncStub | PrefillWorkerAsyncStub, peer: str) -> None:
         self._stub = stub
         self._peer = peer
         self._numbers = itertools.count(1)
         self._calls: dict[int, TurnCall] = {}
-        self._commands: Outbox[pb.TurnCommand] = Outbox()
+        self._commands = _outbox()
         self._running: asyncio.Task[None] | None = None
 
-    def start(self, turn: pb.StartTurn) -> TurnCall:
-        number = next(self._numbers)
+    def start(self, command: pb.TurnCommand) -> TurnCall:
+        """Numbers the command and sends it."""
+        number = command.call = next(self._numbers)
 
         def stop() -> None:
             # Of a stream that broke meanwhile nothing is left there to stop.
@@ -162,9 +194,9 @@ class TurnCalls:
 
         call = self._calls[number] = TurnCall(stop)
         if self._running is None:
-            self._commands = Outbox()
+            self._commands = _outbox()
             self._running = asyncio.ensure_future(self._run(self._commands))
-        self._commands.put(pb.TurnCommand(call=number, start=turn))
+        self._commands.put(command)
         return call
 
     def fail(self, error: SegueError) -> None:

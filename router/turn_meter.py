@@ -21,10 +21,20 @@ class TurnMeter:
         self._first_token_at: float | None = None
         self._last_token_at = 0.0
 
-    def relayed(self, delta: TokenDelta, arrived_at: float) -> None:
-        """The client has the tokens that came at `arrived_at`."""
+    def arrived(self, delta: TokenDelta, arrived_at: float) -> None:
+        num_tokens, latency = len(delta.token_ids), self._metrics.latency
+        if self._first_token_at is None:
+            self._first_token_at = arrived_at
+            latency.first_token_s.observe(arrived_at - self._received_at)
+        else:
+            # Of tokens that come together each took an equal part of the wait.
+            latency.inter_token_s.observe((arrived_at - self._last_token_at) / max(num_tokens, 1))
+        self._last_token_at = arrived_at
+        self._metrics.tokens.completion.inc(num_tokens)
+
+    def relayed(self, arrived_at: float) -> None:
+        """The client has what came at `arrived_at`."""
         self._metrics.latency.relay_s.observe(self._clock() - arrived_at)
-        self._count_tokens(len(delta.token_ids), arrived_at)
 
     def finished(self, end: TurnEnd) -> None:
         metrics = self._metrics
@@ -61,17 +71,6 @@ class TurnMeter:
         self._metrics.latency.turn_s.labels(outcome).observe(took_s)
         if self._first_token_at is None:
             self._metrics.latency.no_first_token_s.labels(outcome).observe(took_s)
-
-    def _count_tokens(self, num_tokens: int, arrived_at: float) -> None:
-        latency = self._metrics.latency
-        if self._first_token_at is None:
-            self._first_token_at = arrived_at
-            latency.first_token_s.observe(arrived_at - self._received_at)
-        else:
-            # Of tokens that come together each took an equal part of the wait.
-            latency.inter_token_s.observe((arrived_at - self._last_token_at) / max(num_tokens, 1))
-        self._last_token_at = arrived_at
-        self._metrics.tokens.completion.inc(num_tokens)
 
 
 def error_class(error: Exception) -> str:

@@ -36,7 +36,7 @@ from segue.types import (
     TurnRequest,
 )
 from segue.wire import session_pb2 as pb
-from segue.wire.convert_events import event_from_wire
+from segue.wire.convert_events import events_from_wire
 from segue.wire.convert_explanation import explanation_from_wire
 from segue.wire.convert_request import request_to_wire
 from segue.wire.convert_worker import cluster_from_wire, session_from_wire
@@ -158,8 +158,9 @@ class Client:
         with self._router_errors():
             call = self._stub.Generate(wire, timeout=timeout_s)
             try:
-                async for event in call:
-                    yield event_from_wire(event)
+                async for message in call:
+                    for event in events_from_wire(message):
+                        yield event
             finally:
                 call.cancel()
 

@@ -49,9 +49,12 @@ class SamplingParams:
         given: dict[str, Any] = {}
         for params in (defaults, self):
             if params is not None:
-                stated = ((f.name, getattr(params, f.name)) for f in fields(params))
+                stated = ((name, getattr(params, name)) for name in _NAMES)
                 given.update((name, value) for name, value in stated if value not in (None, {}))
         return Sampling(**given)
+
+
+_NAMES = tuple(f.name for f in fields(SamplingParams))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -56,6 +56,8 @@ def setup_logging(process_name: str, level: str = "INFO", *, file: Path | None =
             f"%(asctime)s %(levelname)s {process_name} turn=%(turn)s %(name)s: %(message)s"
         )
     )
+    # Nothing in a line shows them, and each costs a system call or a walk up the stack.
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level)

@@ -44,8 +44,15 @@ class FakePrefill(PrefillWorkerServicer):
     async def Status(self, request: pb.StatusRequest, context: Context) -> pb.StatusReply:
         return self._status
 
-    async def Prefill(self, request: pb.PrefillRequest, context: Context) -> pb.PrefillReply:
-        return pb.PrefillReply()
+    async def Turns(
+        self, request_iterator: AsyncIterator[pb.TurnCommands], context: Context
+    ) -> AsyncIterator[pb.TurnEvents]:
+        async for message in request_iterator:
+            started = [c for c in message.commands if c.WhichOneof("command") == "prefill"]
+            prefilled = pb.PromptPrefilled()
+            yield pb.TurnEvents(
+                events=[pb.TurnEvent(call=c.call, prefilled=prefilled) for c in started]
+            )
 
 
 class FakeDecode(DecodeWorkerServicer):

@@ -85,7 +85,7 @@ class WithoutRouter:
         reserved = await call.read()
         assert isinstance(reserved, Reserved)
         async with asyncio.TaskGroup() as tasks:
-            prefill = self._prefill.prefill(turn, reserved.ticket, None, timeout_s=_TIMEOUT_S)
+            prefill = self._prefill.prefill(turn, reserved.ticket, None)
             tasks.create_task(prefill)
             while isinstance(event := await call.read(), TokenDelta):
                 token_at += [time.monotonic()] * len(event.token_ids)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+
 from segue.checks import one_of, require_count
 from segue.turn import FinishReason, Timings, TokenDelta, TurnEnd, TurnEvent, TurnStarted, Usage
 from segue.types import MAX_LOGPROBS, SampledToken, SessionId, TokenLogprob, TurnId
@@ -136,34 +138,44 @@ def end_from_wire(end: pb.TurnEnd) -> TurnEnd:
     )
 
 
-def event_to_wire(event: TurnEvent) -> pb.GenerateEvent:
-    match event:
-        case TokenDelta():
-            return pb.GenerateEvent(delta=delta_to_wire(event))
-        case TurnEnd():
-            return pb.GenerateEvent(end=end_to_wire(event))
-        case TurnStarted():
-            started = pb.TurnStarted(
-                session_id=event.session_id,
-                turn_id=event.turn_id,
-                prompt_tokens=event.prompt_tokens,
-                prefill_worker=event.prefill_worker,
-                decode_worker=event.decode_worker,
-            )
-            return pb.GenerateEvent(started=started)
+def started_to_wire(started: TurnStarted) -> pb.TurnStarted:
+    return pb.TurnStarted(
+        session_id=started.session_id,
+        turn_id=started.turn_id,
+        prompt_tokens=started.prompt_tokens,
+        prefill_worker=started.prefill_worker,
+        decode_worker=started.decode_worker,
+    )
 
 
-def event_from_wire(event: pb.GenerateEvent) -> TurnEvent:
-    match event.WhichOneof("event"):
-        case "delta":
-            return delta_from_wire(event.delta)
-        case "end":
-            return end_from_wire(event.end)
-        case _:
-            return TurnStarted(
-                session_id=SessionId(event.started.session_id),
-                turn_id=TurnId(event.started.turn_id),
-                prompt_tokens=event.started.prompt_tokens,
-                prefill_worker=event.started.prefill_worker,
-                decode_worker=event.started.decode_worker,
-            )
+def started_from_wire(started: pb.TurnStarted) -> TurnStarted:
+    return TurnStarted(
+        session_id=SessionId(started.session_id),
+        turn_id=TurnId(started.turn_id),
+        prompt_tokens=started.prompt_tokens,
+        prefill_worker=started.prefill_worker,
+        decode_worker=started.decode_worker,
+    )
+
+
+def events_to_wire(events: Iterable[TurnEvent]) -> pb.GenerateEvent:
+    """At most one of each kind."""
+    started = delta = end = None
+    for event in events:
+        match event:
+            case TokenDelta():
+                delta = delta_to_wire(event)
+            case TurnEnd():
+                end = end_to_wire(event)
+            case TurnStarted():
+                started = started_to_wire(event)
+    return pb.GenerateEvent(started=started, delta=delta, end=end)
+
+
+def events_from_wire(message: pb.GenerateEvent) -> Iterator[TurnEvent]:
+    if message.HasField("started"):
+        yield started_from_wire(message.started)
+    if message.HasField("delta"):
+        yield delta_from_wire(message.delta)
+    if message.HasField("end"):
+        yield end_from_wire(message.end)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 import struct
-from dataclasses import replace
 from typing import Any
 
 from segue.errors import InvalidRequest
@@ -81,9 +80,10 @@ def sampling_to_wire(sampling: SamplingParams | Sampling) -> pb.Sampling:
     )
 
 
-def sampling_from_wire(sampling: pb.Sampling) -> SamplingParams:
+def sampling_from_wire(sampling: pb.Sampling, *, default_seed: int | None = None) -> SamplingParams:
     """Absent is not zero: such a field stays open. Raises InvalidRequest."""
-    given: dict[str, Any] = {
+    given: dict[str, Any] = {"seed": default_seed}
+    given |= {
         name: as_typed(value) if isinstance(value := getattr(sampling, name), float) else value
         for name in (
             "temperature",
@@ -214,13 +214,10 @@ def request_from_wire(
     request: pb.GenerateRequest, *, default_turn_id: TurnId, default_seed: int
 ) -> TurnRequest:
     """Raises InvalidRequest."""
-    sampling = sampling_from_wire(request.sampling)
-    if sampling.seed is None:
-        sampling = replace(sampling, seed=default_seed)
     return TurnRequest(
         session_id=SessionId(request.session_id),
         turn_id=TurnId(request.turn_id) or default_turn_id,
         input=_input_from_wire(request),
-        sampling=sampling,
+        sampling=sampling_from_wire(request.sampling, default_seed=default_seed),
         stop=stop_from_wire(request.stop),
     )

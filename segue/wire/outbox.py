@@ -1,4 +1,4 @@
-"""What waits to be sent on a stream: all of it goes with the next message."""
+"""What waits to be sent on a stream: all goes with the next message, unless it is too much."""
 
 from __future__ import annotations
 
@@ -6,13 +6,21 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Generic, TypeVar
 
-Item = TypeVar("Item")
+from google.protobuf.message import Message
+
+# Of one batch, a single item apart: far below what a message may have. Prompts are long.
+_MAX_BYTES = 4 << 20
+
+Item = TypeVar("Item", bound=Message)
 
 
 class Outbox(Generic[Item]):
     """One event loop owns it; one task sends."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, min_gap_s: float = 0.0) -> None:
+        """`min_gap_s`: between two batches. What comes after a longer pause does not wait."""
+        self._min_gap_s = min_gap_s
+        self._not_before = 0.0
         self._items: list[Item] = []
         self._something = asyncio.Event()
         self._is_closed = False
@@ -27,7 +35,9 @@ class Outbox(Generic[Item]):
         self._something.set()
 
     def take(self) -> list[Item]:
-        items, self._items = self._items, []
+        """The next batch, in order; nothing when nothing waits."""
+        num = self._num_together()
+        items, self._items = self._items[:num], self._items[num:]
         return items
 
     async def batches(self) -> AsyncIterator[list[Item]]:
@@ -35,9 +45,21 @@ class Outbox(Generic[Item]):
         while items := await self._wait():
             yield items
 
+    def _num_together(self) -> int:
+        num_bytes = 0
+        for num, item in enumerate(self._items):
+            num_bytes += item.ByteSize()
+            if num and num_bytes > _MAX_BYTES:
+                return num
+        return len(self._items)
+
     async def _wait(self) -> list[Item]:
         """What waits, as soon as anything does; nothing once it is closed and empty."""
         while not self._items and not self._is_closed:
             self._something.clear()
             await self._something.wait()
+        loop = asyncio.get_running_loop()
+        if (wait_s := self._not_before - loop.time()) > 0:
+            await asyncio.sleep(wait_s)
+        self._not_before = loop.time() + self._min_gap_s
         return self.take()

@@ -298,13 +298,20 @@ class TurnCommand(_message.Message):
     CALL_FIELD_NUMBER: _builtins.int
     START_FIELD_NUMBER: _builtins.int
     STOP_FIELD_NUMBER: _builtins.int
+    PREFILL_FIELD_NUMBER: _builtins.int
     call: _builtins.int
     """Chosen by the router, unique in the stream. Events name it."""
     @_builtins.property
-    def start(self) -> Global___StartTurn: ...
+    def start(self) -> Global___StartTurn:
+        """To a decode worker."""
+
     @_builtins.property
     def stop(self) -> Global___StopTurn:
         """Stops the turn if it is here and frees what it holds. No event of the call follows."""
+
+    @_builtins.property
+    def prefill(self) -> Global___PrefillPrompt:
+        """To a prefill worker."""
 
     def __init__(
         self,
@@ -312,12 +319,13 @@ class TurnCommand(_message.Message):
         call: _builtins.int = ...,
         start: Global___StartTurn | None = ...,
         stop: Global___StopTurn | None = ...,
+        prefill: Global___PrefillPrompt | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["command", b"command", "start", b"start", "stop", b"stop"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["command", b"command", "prefill", b"prefill", "start", b"start", "stop", b"stop"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["call", b"call", "command", b"command", "start", b"start", "stop", b"stop"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["call", b"call", "command", b"command", "prefill", b"prefill", "start", b"start", "stop", b"stop"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_command: _TypeAlias = _typing.Literal["start", "stop"]  # noqa: Y015
+    _WhichOneofReturnType_command: _TypeAlias = _typing.Literal["start", "stop", "prefill"]  # noqa: Y015
     _WhichOneofArgType_command: _TypeAlias = _typing.Literal["command", b"command"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_command) -> _WhichOneofReturnType_command | None: ...
 
@@ -437,6 +445,7 @@ class TurnEvent(_message.Message):
     DELTA_FIELD_NUMBER: _builtins.int
     END_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
+    PREFILLED_FIELD_NUMBER: _builtins.int
     call: _builtins.int
     @_builtins.property
     def reserved(self) -> Global___Reserved: ...
@@ -446,10 +455,12 @@ class TurnEvent(_message.Message):
     def delta(self) -> _session_pb2.TokenDelta: ...
     @_builtins.property
     def end(self) -> Global___DecodeEnd:
-        """Nothing follows an end or an error."""
+        """Nothing follows an end, an error or the word that a prompt was prefilled."""
 
     @_builtins.property
     def error(self) -> Global___TurnError: ...
+    @_builtins.property
+    def prefilled(self) -> Global___PromptPrefilled: ...
     def __init__(
         self,
         *,
@@ -459,12 +470,13 @@ class TurnEvent(_message.Message):
         delta: _session_pb2.TokenDelta | None = ...,
         end: Global___DecodeEnd | None = ...,
         error: Global___TurnError | None = ...,
+        prefilled: Global___PromptPrefilled | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["delta", b"delta", "end", b"end", "error", b"error", "event", b"event", "prefill_started", b"prefill_started", "reserved", b"reserved"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["delta", b"delta", "end", b"end", "error", b"error", "event", b"event", "prefill_started", b"prefill_started", "prefilled", b"prefilled", "reserved", b"reserved"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["call", b"call", "delta", b"delta", "end", b"end", "error", b"error", "event", b"event", "prefill_started", b"prefill_started", "reserved", b"reserved"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["call", b"call", "delta", b"delta", "end", b"end", "error", b"error", "event", b"event", "prefill_started", b"prefill_started", "prefilled", b"prefilled", "reserved", b"reserved"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["reserved", "prefill_started", "delta", "end", "error"]  # noqa: Y015
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["reserved", "prefill_started", "delta", "end", "error", "prefilled"]  # noqa: Y015
     _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
 
@@ -542,7 +554,11 @@ class TurnError(_message.Message):
 Global___TurnError: _TypeAlias = TurnError  # noqa: Y015
 
 @_typing.final
-class PrefillRequest(_message.Message):
+class PrefillPrompt(_message.Message):
+    """Computes the prompt, ships it into the ticket, commits. When it is stopped, it frees what it holds
+    once no write is in flight.
+    """
+
     DESCRIPTOR: _descriptor.Descriptor
 
     TURN_FIELD_NUMBER: _builtins.int
@@ -569,7 +585,7 @@ class PrefillRequest(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___PrefillRequest: _TypeAlias = PrefillRequest  # noqa: Y015
+Global___PrefillPrompt: _TypeAlias = PrefillPrompt  # noqa: Y015
 
 @_typing.final
 class PrefixHolder(_message.Message):
@@ -602,24 +618,21 @@ class PrefixHolder(_message.Message):
 Global___PrefixHolder: _TypeAlias = PrefixHolder  # noqa: Y015
 
 @_typing.final
-class PrefillReply(_message.Message):
+class PromptPrefilled(_message.Message):
+    """Decode has committed the prompt."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
-    REPORT_FIELD_NUMBER: _builtins.int
-    @_builtins.property
-    def report(self) -> _transfer_pb2.ShipReport: ...
     def __init__(
         self,
-        *,
-        report: _transfer_pb2.ShipReport | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["report", b"report"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["report", b"report"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___PrefillReply: _TypeAlias = PrefillReply  # noqa: Y015
+Global___PromptPrefilled: _TypeAlias = PromptPrefilled  # noqa: Y015
 
 @_typing.final
 class DecodeEnd(_message.Message):

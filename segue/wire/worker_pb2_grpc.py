@@ -105,7 +105,10 @@ class Membership:
 
 
 class PrefillWorkerStub:
-    """Missing associated documentation comment in .proto file."""
+    """All calls of one router on a worker go over one stream: commands go up, events come down. One
+    message carries everything that waits: a decode step is one message, whatever the number of its
+    turns. When the stream ends, its calls are stopped.
+    """
 
     def __init__(self, channel):
         """Constructor.
@@ -113,10 +116,10 @@ class PrefillWorkerStub:
         Args:
             channel: A grpc.Channel.
         """
-        self.Prefill = channel.unary_unary(
-                '/segue.v1.PrefillWorker/Prefill',
-                request_serializer=segue_dot_wire_dot_worker__pb2.PrefillRequest.SerializeToString,
-                response_deserializer=segue_dot_wire_dot_worker__pb2.PrefillReply.FromString,
+        self.Turns = channel.stream_stream(
+                '/segue.v1.PrefillWorker/Turns',
+                request_serializer=segue_dot_wire_dot_worker__pb2.TurnCommands.SerializeToString,
+                response_deserializer=segue_dot_wire_dot_worker__pb2.TurnEvents.FromString,
                 _registered_method=True)
         self.Status = channel.unary_unary(
                 '/segue.v1.PrefillWorker/Status',
@@ -126,12 +129,13 @@ class PrefillWorkerStub:
 
 
 class PrefillWorkerServicer:
-    """Missing associated documentation comment in .proto file."""
+    """All calls of one router on a worker go over one stream: commands go up, events come down. One
+    message carries everything that waits: a decode step is one message, whatever the number of its
+    turns. When the stream ends, its calls are stopped.
+    """
 
-    def Prefill(self, request, context):
-        """Computes the prompt, ships it into the ticket, commits. Returns when the reader has committed.
-        A call that is cancelled frees what the turn holds, once no write is in flight.
-        """
+    def Turns(self, request_iterator, context):
+        """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -145,10 +149,10 @@ class PrefillWorkerServicer:
 
 def add_PrefillWorkerServicer_to_server(servicer, server):
     rpc_method_handlers = {
-            'Prefill': grpc.unary_unary_rpc_method_handler(
-                    servicer.Prefill,
-                    request_deserializer=segue_dot_wire_dot_worker__pb2.PrefillRequest.FromString,
-                    response_serializer=segue_dot_wire_dot_worker__pb2.PrefillReply.SerializeToString,
+            'Turns': grpc.stream_stream_rpc_method_handler(
+                    servicer.Turns,
+                    request_deserializer=segue_dot_wire_dot_worker__pb2.TurnCommands.FromString,
+                    response_serializer=segue_dot_wire_dot_worker__pb2.TurnEvents.SerializeToString,
             ),
             'Status': grpc.unary_unary_rpc_method_handler(
                     servicer.Status,
@@ -164,10 +168,13 @@ def add_PrefillWorkerServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class PrefillWorker:
-    """Missing associated documentation comment in .proto file."""
+    """All calls of one router on a worker go over one stream: commands go up, events come down. One
+    message carries everything that waits: a decode step is one message, whatever the number of its
+    turns. When the stream ends, its calls are stopped.
+    """
 
     @staticmethod
-    def Prefill(request,
+    def Turns(request_iterator,
             target,
             options=(),
             channel_credentials=None,
@@ -177,12 +184,12 @@ class PrefillWorker:
             wait_for_ready=None,
             timeout=None,
             metadata=None):
-        return grpc.experimental.unary_unary(
-            request,
+        return grpc.experimental.stream_stream(
+            request_iterator,
             target,
-            '/segue.v1.PrefillWorker/Prefill',
-            segue_dot_wire_dot_worker__pb2.PrefillRequest.SerializeToString,
-            segue_dot_wire_dot_worker__pb2.PrefillReply.FromString,
+            '/segue.v1.PrefillWorker/Turns',
+            segue_dot_wire_dot_worker__pb2.TurnCommands.SerializeToString,
+            segue_dot_wire_dot_worker__pb2.TurnEvents.FromString,
             options,
             channel_credentials,
             insecure,
@@ -261,10 +268,7 @@ class DecodeWorkerServicer:
     """Missing associated documentation comment in .proto file."""
 
     def Turns(self, request_iterator, context):
-        """All turns of one router on this worker: commands go up, events come down. One message carries
-        everything that waits: a decode step is one message, whatever the number of its turns. When the
-        stream ends, its turns are stopped.
-        """
+        """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')

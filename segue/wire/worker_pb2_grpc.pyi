@@ -70,35 +70,41 @@ class MembershipServicer(metaclass=_abc_1.ABCMeta):
 def add_MembershipServicer_to_server(servicer: MembershipServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
 
 class PrefillWorkerStub:
+    """All calls of one router on a worker go over one stream: commands go up, events come down. One
+    message carries everything that waits: a decode step is one message, whatever the number of its
+    turns. When the stream ends, its calls are stopped.
+    """
+
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> PrefillWorkerAsyncStub: ...
-    Prefill: _grpc.UnaryUnaryMultiCallable[_worker_pb2.PrefillRequest, _worker_pb2.PrefillReply]
-    """Computes the prompt, ships it into the ticket, commits. Returns when the reader has committed.
-    A call that is cancelled frees what the turn holds, once no write is in flight.
-    """
+    Turns: _grpc.StreamStreamMultiCallable[_worker_pb2.TurnCommands, _worker_pb2.TurnEvents]
     Status: _grpc.UnaryUnaryMultiCallable[_worker_pb2.StatusRequest, _worker_pb2.StatusReply]
 
 @_typing.type_check_only
 class PrefillWorkerAsyncStub(PrefillWorkerStub):
-    def __init__(self, channel: _aio.Channel) -> None: ...
-    Prefill: _aio.UnaryUnaryMultiCallable[_worker_pb2.PrefillRequest, _worker_pb2.PrefillReply]  # type: ignore[assignment]
-    """Computes the prompt, ships it into the ticket, commits. Returns when the reader has committed.
-    A call that is cancelled frees what the turn holds, once no write is in flight.
+    """All calls of one router on a worker go over one stream: commands go up, events come down. One
+    message carries everything that waits: a decode step is one message, whatever the number of its
+    turns. When the stream ends, its calls are stopped.
     """
+
+    def __init__(self, channel: _aio.Channel) -> None: ...
+    Turns: _aio.StreamStreamMultiCallable[_worker_pb2.TurnCommands, _worker_pb2.TurnEvents]  # type: ignore[assignment]
     Status: _aio.UnaryUnaryMultiCallable[_worker_pb2.StatusRequest, _worker_pb2.StatusReply]  # type: ignore[assignment]
 
 class PrefillWorkerServicer(metaclass=_abc_1.ABCMeta):
+    """All calls of one router on a worker go over one stream: commands go up, events come down. One
+    message carries everything that waits: a decode step is one message, whatever the number of its
+    turns. When the stream ends, its calls are stopped.
+    """
+
     @_abc_1.abstractmethod
-    def Prefill(
+    def Turns(
         self,
-        request: _worker_pb2.PrefillRequest,
+        request_iterator: _MaybeAsyncIterator[_worker_pb2.TurnCommands],
         context: _ServicerContext,
-    ) -> _typing.Union[_worker_pb2.PrefillReply, _abc.Awaitable[_worker_pb2.PrefillReply]]:
-        """Computes the prompt, ships it into the ticket, commits. Returns when the reader has committed.
-        A call that is cancelled frees what the turn holds, once no write is in flight.
-        """
+    ) -> _typing.Union[_abc.Iterator[_worker_pb2.TurnEvents], _abc.AsyncIterator[_worker_pb2.TurnEvents]]: ...
 
     @_abc_1.abstractmethod
     def Status(
@@ -115,10 +121,6 @@ class DecodeWorkerStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> DecodeWorkerAsyncStub: ...
     Turns: _grpc.StreamStreamMultiCallable[_worker_pb2.TurnCommands, _worker_pb2.TurnEvents]
-    """All turns of one router on this worker: commands go up, events come down. One message carries
-    everything that waits: a decode step is one message, whatever the number of its turns. When the
-    stream ends, its turns are stopped.
-    """
     Status: _grpc.UnaryUnaryMultiCallable[_worker_pb2.StatusRequest, _worker_pb2.StatusReply]
     RenewLease: _grpc.UnaryUnaryMultiCallable[_worker_pb2.RenewLeaseRequest, _worker_pb2.RenewLeaseReply]
     """NOT_FOUND when the lease has expired or memory was needed."""
@@ -129,10 +131,6 @@ class DecodeWorkerStub:
 class DecodeWorkerAsyncStub(DecodeWorkerStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     Turns: _aio.StreamStreamMultiCallable[_worker_pb2.TurnCommands, _worker_pb2.TurnEvents]  # type: ignore[assignment]
-    """All turns of one router on this worker: commands go up, events come down. One message carries
-    everything that waits: a decode step is one message, whatever the number of its turns. When the
-    stream ends, its turns are stopped.
-    """
     Status: _aio.UnaryUnaryMultiCallable[_worker_pb2.StatusRequest, _worker_pb2.StatusReply]  # type: ignore[assignment]
     RenewLease: _aio.UnaryUnaryMultiCallable[_worker_pb2.RenewLeaseRequest, _worker_pb2.RenewLeaseReply]  # type: ignore[assignment]
     """NOT_FOUND when the lease has expired or memory was needed."""
@@ -145,11 +143,7 @@ class DecodeWorkerServicer(metaclass=_abc_1.ABCMeta):
         self,
         request_iterator: _MaybeAsyncIterator[_worker_pb2.TurnCommands],
         context: _ServicerContext,
-    ) -> _typing.Union[_abc.Iterator[_worker_pb2.TurnEvents], _abc.AsyncIterator[_worker_pb2.TurnEvents]]:
-        """All turns of one router on this worker: commands go up, events come down. One message carries
-        everything that waits: a decode step is one message, whatever the number of its turns. When the
-        stream ends, its turns are stopped.
-        """
+    ) -> _typing.Union[_abc.Iterator[_worker_pb2.TurnEvents], _abc.AsyncIterator[_worker_pb2.TurnEvents]]: ...
 
     @_abc_1.abstractmethod
     def Status(

@@ -12,7 +12,7 @@ from typing import Any
 from segue.cluster_status import ClusterStatus, RouterStatus
 from segue.turn import FinishReason, TokenDelta, TurnEnd, Usage
 from segue.wire import session_pb2 as pb
-from segue.wire.convert_events import event_to_wire
+from segue.wire.convert_events import events_to_wire
 from segue.wire.convert_worker import cluster_to_wire
 from segue.wire.server import serving
 from segue.wire.session_pb2_grpc import SessionsServicer, add_SessionsServicer_to_server
@@ -37,21 +37,18 @@ class FakeRouter(SessionsServicer):
         self.asked.append(question)
         try:
             while question == ENDLESS:
-                yield event_to_wire(TokenDelta(token_ids=(1,), text="more "))
+                yield events_to_wire([TokenDelta(token_ids=(1,), text="more ")])
                 await asyncio.sleep(0.01)
         finally:
             self.num_cancelled += question == ENDLESS
         text = f"answer {len(request.chat.messages)}"
-        yield event_to_wire(TokenDelta(token_ids=(1, 2), text=text))
-        usage = Usage(prompt_tokens=7, completion_tokens=2)
-        yield event_to_wire(
-            TurnEnd(
-                finish_reason=FinishReason.STOP,
-                usage=usage,
-                prefill_worker="prefill-0",
-                decode_worker="decode-0",
-            )
+        end = TurnEnd(
+            finish_reason=FinishReason.STOP,
+            usage=Usage(prompt_tokens=7, completion_tokens=2),
+            prefill_worker="prefill-0",
+            decode_worker="decode-0",
         )
+        yield events_to_wire([TokenDelta(token_ids=(1, 2), text=text), end])
 
     async def GetStatus(self, request: pb.GetStatusRequest, context: Any) -> pb.ClusterStatus:
         router = RouterStatus(address=self.address)

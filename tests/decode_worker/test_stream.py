@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from decode_worker.stream import TurnStream
+from decode_worker.stream import turn_stream
 from decode_worker.turn import Computed, PrefillStarted, PromptSource, Shipped, Tell
 from segue.errors import InvalidRequest, Overloaded, UnknownPrefix
 from segue.prefix_digest import PrefixName, pack_tokens
@@ -61,7 +61,7 @@ class Router:
     def __init__(self) -> None:
         self.runner = FakeRunner()
         self._commands: asyncio.Queue[pb.TurnCommands | None] = asyncio.Queue()
-        self.stream = TurnStream(self.runner).run(self._messages())
+        self.stream = turn_stream(self.runner).run(self._messages())
 
     async def _messages(self) -> AsyncIterator[pb.TurnCommands]:
         while (message := await self._commands.get()) is not None:
@@ -255,7 +255,9 @@ async def test_both_sources_of_a_prompt_are_understood(router: Router) -> None:
     assert computed == Computed(64)
 
 
-@pytest.mark.parametrize("wrong", [pb.TurnCommand(call=1), start(1)])
+@pytest.mark.parametrize(
+    "wrong", [pb.TurnCommand(call=1), start(1), pb.TurnCommand(call=1, prefill=pb.PrefillPrompt())]
+)
 async def test_a_router_that_breaks_the_protocol_loses_its_stream(
     router: Router, wrong: pb.TurnCommand
 ) -> None:

@@ -122,7 +122,9 @@ class Attack:
         """One method with this message, or one that is nearly it."""
         if self._draw.random() < 0.7:
             self._mutator.mutate(message)
-        status, said = await self._said(channel, method, message.SerializeToString(), 2.0)
+        octets = message.SerializeToString()
+        request = [octets] if method.client_streaming else octets
+        status, said = await self._said(channel, method, request, 2.0)
         self._count(method, status, said)
 
     def unexpected(self) -> list[str]:
@@ -205,10 +207,13 @@ class Attack:
             self.bad.append(f"{method.full_name} answered with what is no message")
             return
         self._pool.hear(reply)
+        for event in getattr(reply, "events", ()):
+            if event.error.kind == "SegueError":
+                self.bad.append(f"{method.full_name}: unforeseen: {event.error.message[:300]}")
 
 
 def method_named(full_name: str) -> MethodDescriptor:
-    """Such as segue.v1.PrefillWorker.Prefill."""
+    """Such as segue.v1.PrefillWorker.Turns."""
     methods = {m.full_name: m for service in all_services() for m in service.methods}
     return methods[full_name]
 

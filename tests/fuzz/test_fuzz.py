@@ -145,8 +145,11 @@ async def attack_handoffs(cluster: LocalCluster, seed: int, num_handoffs: int) -
             turn = worker_pb2.TurnSpec(
                 turn_id=name, prompt=pack_tokens(PROMPT), stop=pb.Stop(max_tokens=3)
             )
-            request = worker_pb2.PrefillRequest(turn=turn, ticket=ticket)
-            await attack.call(prefill, method_named("segue.v1.PrefillWorker.Prefill"), request)
+            prompt = worker_pb2.PrefillPrompt(turn=turn, ticket=ticket)
+            request = worker_pb2.TurnCommands(
+                commands=[worker_pb2.TurnCommand(call=number, prefill=prompt)]
+            )
+            await attack.call(prefill, method_named("segue.v1.PrefillWorker.Turns"), request)
             late = [
                 (decode, "Reader.Commit", pb2.CommitRequest(ticket_id=ticket.ticket_id)),
                 (decode, "Reader.Abort", pb2.AbortRequest(ticket_id=ticket.ticket_id)),

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from router.turn_calls import PrefillStarted, TurnCall, TurnCalls
+from router.turn_calls import PrefillStarted, PromptPrefilled, TurnCall, TurnCalls
 from segue.errors import Cancelled, NotResident, Overloaded, Unavailable
 from segue.turn import FinishReason, TokenDelta, TurnResult
 from segue.wire import session_pb2, transfer_pb2
@@ -29,6 +29,7 @@ class ScriptedWorker(DecodeWorkerServicer):
         self.commands: asyncio.Queue[pb.TurnCommand] = asyncio.Queue()
         self.events: asyncio.Queue[list[pb.TurnEvent] | None] = asyncio.Queue()
         self.num_streams = 0
+        self.num_messages = 0
 
     async def Turns(
         self, request_iterator: AsyncIterator[pb.TurnCommands], context: Any
@@ -43,6 +44,7 @@ class ScriptedWorker(DecodeWorkerServicer):
 
     async def _listen(self, commands: AsyncIterator[pb.TurnCommands]) -> None:
         async for message in commands:
+            self.num_messages += 1
             for command in message.commands:
                 self.commands.put_nowait(command)
 
@@ -62,7 +64,7 @@ class Line:
 
     async def start(self) -> tuple[TurnCall, int]:
         """A call, and its number as the worker knows it."""
-        call = self.calls.start(pb.StartTurn(timeout_s=5.0))
+        call = self.calls.start(pb.TurnCommand(start=pb.StartTurn(timeout_s=5.0)))
         command = await self.worker.command()
         assert command.WhichOneof("command") == "start"
         return call, command.call
@@ -144,6 +146,52 @@ async def test_tokens_wait_for_their_time_and_an_end_does_not(line: Line) -> Non
     assert loop.time() >= due_at
     line.worker.say(tokens(number, 3), end(number))
     assert await read(call, not_before=loop.time() + 3600) == TokenDelta(token_ids=(3,), text="d")
+
+
+async def test_whether_something_comes_soon_is_known_when_it_comes_or_when_the_time_is_over(
+    line: Line,
+) -> None:
+    loop = asyncio.get_running_loop()
+    call, number = await line.start()
+
+    asked_at = loop.time()
+    assert not await call.has_news(within_s=0.05)
+    assert loop.time() - asked_at >= 0.05
+
+    asking = asyncio.ensure_future(call.has_news(within_s=3600))
+    line.worker.say(tokens(number, 1))
+    assert await asyncio.wait_for(asking, timeout=5)
+    assert await read(call) == TokenDelta(token_ids=(1,), text="b")
+
+    asking = asyncio.ensure_future(call.has_news(within_s=3600))
+    await settled()
+    call.fail(Cancelled("enough"))
+    assert await asyncio.wait_for(asking, timeout=5)
+    with pytest.raises(Cancelled):
+        await read(call)
+
+
+async def test_commands_that_come_fast_go_together(line: Line) -> None:
+    await line.start()
+
+    for number in range(20):
+        line.calls.start(pb.TurnCommand(start=pb.StartTurn(timeout_s=1.0 + number)))
+    timeouts = [(await line.worker.command()).start.timeout_s for _ in range(20)]
+
+    assert timeouts == [1.0 + number for number in range(20)]
+    assert line.worker.num_messages == 2
+
+
+async def test_a_prompt_that_was_prefilled_ends_its_call(line: Line) -> None:
+    call, number = await line.start()
+    line.worker.say(pb.TurnEvent(call=number, prefilled=pb.PromptPrefilled()))
+
+    assert await read(call) == PromptPrefilled()
+    call.close()
+    _, other = await line.start()
+
+    assert other != number
+    assert line.worker.commands.empty()
 
 
 async def test_an_error_of_one_turn_is_of_its_kind_and_leaves_the_others(line: Line) -> None:
@@ -232,7 +280,7 @@ async def test_a_worker_that_is_not_there_is_unavailable() -> None:
         calls = TurnCalls(DecodeWorkerStub(channel), "decode-9")
 
         with pytest.raises(Unavailable, match="decode-9"):
-            await read(calls.start(pb.StartTurn()))
+            await read(calls.start(pb.TurnCommand(start=pb.StartTurn())))
 
         await calls.close()
 

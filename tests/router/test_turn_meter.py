@@ -28,7 +28,7 @@ class Measured:
 
     def tokens(self, at: float, number: int = 1) -> None:
         self.time.now = 100.0 + at
-        self.meter.relayed(TokenDelta(token_ids=(7,) * number, text=""), self.time.now)
+        self.meter.arrived(TokenDelta(token_ids=(7,) * number, text=""), self.time.now)
 
     def end(self, outcome: str, at: float, *, answer_tokens: int) -> None:
         self.time.now = 100.0 + at

@@ -52,7 +52,7 @@ from segue.types import (
     WorkerId,
 )
 from segue.wire import session_pb2 as pb
-from segue.wire.convert_events import event_from_wire, event_to_wire
+from segue.wire.convert_events import events_from_wire, events_to_wire
 from segue.wire.convert_explanation import explanation_from_wire, explanation_to_wire
 from segue.wire.convert_request import request_from_wire, request_to_wire
 from segue.wire.convert_turns import (
@@ -201,7 +201,23 @@ def test_a_request_without_input_is_refused() -> None:
     ],
 )
 def test_an_event_survives_the_wire(event: TurnEvent) -> None:
-    assert event_from_wire(event_to_wire(event)) == event
+    assert list(events_from_wire(events_to_wire([event]))) == [event]
+
+
+def test_events_that_wait_together_survive_the_wire_together() -> None:
+    events = [
+        TurnStarted(
+            session_id=SessionId("s"),
+            turn_id=TurnId("t"),
+            prompt_tokens=3,
+            prefill_worker="p",
+            decode_worker="d",
+        ),
+        TokenDelta(token_ids=(1, 2), text="ab"),
+        TurnEnd(finish_reason=FinishReason.STOP, usage=Usage()),
+    ]
+
+    assert list(events_from_wire(events_to_wire(events))) == events
 
 
 def test_what_a_client_leaves_open_is_not_sent() -> None:

@@ -1,42 +1,80 @@
-"""What waits goes together."""
+"""What waits goes together, as far as a message can hold it."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
 
+from segue.wire import worker_pb2 as pb
 from segue.wire.outbox import Outbox
 
+Events = Outbox[pb.TurnEvent]
 
-async def next_batch(batches: AsyncIterator[list[int]]) -> list[int]:
-    return await asyncio.wait_for(anext(batches), timeout=5)
+
+def event(number: int) -> pb.TurnEvent:
+    return pb.TurnEvent(call=number)
+
+
+async def next_batch(batches: AsyncIterator[list[pb.TurnEvent]]) -> list[int]:
+    return numbers(await asyncio.wait_for(anext(batches), timeout=5))
+
+
+def numbers(batch: list[pb.TurnEvent]) -> list[int]:
+    return [event.call for event in batch]
 
 
 async def test_all_that_waits_is_one_batch_in_order() -> None:
-    outbox: Outbox[int] = Outbox()
+    outbox = Events()
     batches = outbox.batches()
 
-    for item in range(3):
-        outbox.put(item)
+    for number in range(3):
+        outbox.put(event(number))
     first = await next_batch(batches)
-    outbox.put(3)
+    outbox.put(event(3))
 
     assert [first, await next_batch(batches)] == [[0, 1, 2], [3]]
 
 
 async def test_a_sender_waits_for_the_first_item() -> None:
-    outbox: Outbox[int] = Outbox()
+    outbox = Events()
     sending = asyncio.ensure_future(next_batch(outbox.batches()))
     await asyncio.sleep(0)
 
-    outbox.put(7)
+    outbox.put(event(7))
 
     assert await sending == [7]
 
 
 async def test_what_waited_when_it_was_closed_is_still_sent() -> None:
-    outbox: Outbox[int] = Outbox()
-    outbox.put(1)
+    outbox = Events()
+    outbox.put(event(1))
     outbox.close()
 
-    assert [batch async for batch in outbox.batches()] == [[1]]
+    assert [numbers(batch) async for batch in outbox.batches()] == [[1]]
+
+
+async def test_after_a_batch_the_next_one_waits_for_what_comes_soon() -> None:
+    outbox: Events = Outbox(min_gap_s=0.05)
+    batches = outbox.batches()
+    outbox.put(event(0))
+    first = await next_batch(batches)
+
+    outbox.put(event(1))
+    sending = asyncio.ensure_future(next_batch(batches))
+    await asyncio.sleep(0.005)
+    outbox.put(event(2))
+
+    assert [first, await sending] == [[0], [1, 2]]
+
+
+async def test_long_prompts_that_wait_together_do_not_make_a_message_that_is_refused() -> None:
+    outbox: Outbox[pb.TurnCommand] = Outbox()
+    prompts = [b"x" * size for size in (3 << 20, 1 << 19, 1 << 20, 9 << 20, 1, 1)]
+    for number, prompt in enumerate(prompts):
+        turn = pb.TurnSpec(prompt=prompt)
+        outbox.put(pb.TurnCommand(call=number, prefill=pb.PrefillPrompt(turn=turn)))
+    outbox.close()
+
+    batches = [[command.call for command in batch] async for batch in outbox.batches()]
+
+    assert batches == [[0, 1], [2], [3], [4, 5]]

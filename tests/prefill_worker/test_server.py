@@ -1,0 +1,173 @@
+"""A prefill worker's stream: each prompt ends once, and whatever stops it reaches the worker."""
+
+from __future__ import annotations
+
+import asyncio
+from array import array
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from kv_transfer.ticket import Ticket
+from prefill_worker.server import PrefillFace
+from segue.cluster_status import WorkerStatus
+from segue.errors import InvalidRequest, TransferFailed, UnknownPrefix
+from segue.prefix_digest import PrefixName, pack_tokens
+from segue.turn import PrefixHolder, ShipReport, TurnSpec
+from segue.wire import session_pb2, transfer_pb2
+from segue.wire import worker_pb2 as pb
+
+
+class FakeWorker:
+    """Prefills when the test lets it."""
+
+    model_id = "model"
+
+    def __init__(self) -> None:
+        self.may_end = asyncio.Event()
+        self.holders: list[PrefixHolder | None] = []
+        self.stopped: list[str] = []
+        self.refusal: Exception | None = None
+
+    def find_prefix(self, prefix: PrefixName) -> array[int]:
+        raise UnknownPrefix("not here")
+
+    async def prefill(
+        self, turn: TurnSpec, ticket: Ticket, holder: PrefixHolder | None
+    ) -> ShipReport:
+        self.holders.append(holder)
+        if self.refusal is not None:
+            raise self.refusal
+        try:
+            await self.may_end.wait()
+        except asyncio.CancelledError:
+            self.stopped.append(turn.turn_id)
+            raise
+        return ShipReport()
+
+    def status(self) -> WorkerStatus:
+        raise NotImplementedError
+
+
+class Line:
+    """The router's end of the stream."""
+
+    def __init__(self) -> None:
+        self.worker = FakeWorker()
+        self._commands: asyncio.Queue[pb.TurnCommands | None] = asyncio.Queue()
+        context: Any = None
+        self.stream: Any = PrefillFace(self.worker).Turns(self._messages(), context)
+
+    async def _messages(self) -> AsyncIterator[pb.TurnCommands]:
+        while (message := await self._commands.get()) is not None:
+            yield message
+
+    def send(self, *commands: pb.TurnCommand) -> None:
+        self._commands.put_nowait(pb.TurnCommands(commands=commands))
+
+    def hang_up(self) -> None:
+        self._commands.put_nowait(None)
+
+    async def events(self) -> list[pb.TurnEvent]:
+        return list((await asyncio.wait_for(anext(self.stream), timeout=5)).events)
+
+
+@pytest.fixture
+async def line() -> AsyncIterator[Line]:
+    line = Line()
+    yield line
+    await line.stream.aclose()
+
+
+def prefill(number: int, **fields: Any) -> pb.TurnCommand:
+    name = f"turn-{number}"
+    turn = pb.TurnSpec(
+        turn_id=name, prompt=pack_tokens([1, 2, 3]), stop=session_pb2.Stop(max_tokens=4)
+    )
+    ticket = transfer_pb2.Ticket(
+        ticket_id="t", turn_id=name, worker_id="decode-0", epoch=1, address="here:1", page_ids=[0]
+    )
+    prompt = pb.PrefillPrompt(turn=turn, ticket=ticket)
+    prompt.MergeFrom(pb.PrefillPrompt(**fields))
+    return pb.TurnCommand(call=number, prefill=prompt)
+
+
+async def settled() -> None:
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+async def test_prompts_that_end_together_are_one_message(line: Line) -> None:
+    holder = pb.PrefixHolder(worker_id="decode-1", epoch=2, address="there:1", checkpoint_tokens=16)
+    line.send(prefill(1), prefill(2, holder=holder))
+    reading = asyncio.ensure_future(line.events())
+    await settled()
+
+    line.worker.may_end.set()
+
+    ended = [(event.call, event.WhichOneof("event")) for event in await reading]
+    assert ended == [(1, "prefilled"), (2, "prefilled")]
+    assert [h.worker_id if h else None for h in line.worker.holders] == [None, "decode-1"]
+
+
+async def test_a_prompt_that_is_stopped_is_stopped_on_the_worker_and_heard_of_no_more(
+    line: Line,
+) -> None:
+    line.send(prefill(1), prefill(2))
+    reading = asyncio.ensure_future(line.events())
+    await settled()
+
+    line.send(pb.TurnCommand(call=1, stop=pb.StopTurn()))
+    await settled()
+    line.worker.may_end.set()
+
+    assert [event.call for event in await reading] == [2]
+    assert line.worker.stopped == ["turn-1"]
+
+
+async def test_a_router_that_leaves_stops_its_prompts(line: Line) -> None:
+    line.send(prefill(1), prefill(2))
+    reading = asyncio.ensure_future(anext(line.stream, None))
+    await settled()
+
+    line.hang_up()
+
+    assert await asyncio.wait_for(reading, timeout=5) is None
+    await settled()
+    assert line.worker.stopped == ["turn-1", "turn-2"]
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [(TransferFailed("gone"), "TransferFailed"), (KeyError("oops"), "SegueError")],
+)
+async def test_an_error_is_of_its_prompt_alone(line: Line, error: Exception, kind: str) -> None:
+    line.worker.refusal = error
+    line.send(prefill(1))
+    (failed,) = await line.events()
+    line.worker.refusal = None
+    line.worker.may_end.set()
+    line.send(prefill(1))
+    (event,) = await line.events()
+
+    assert (failed.call, failed.error.kind) == (1, kind)
+    assert event.WhichOneof("event") == "prefilled"
+
+
+async def test_a_prefix_that_is_not_known_is_refused_by_name(line: Line) -> None:
+    command = prefill(1)
+    command.prefill.turn.prefix.CopyFrom(pb.PrefixName(num_tokens=16, digest=b"?" * 16))
+    line.send(command)
+
+    (failed,) = await line.events()
+
+    assert failed.error.kind == "UnknownPrefix"
+    assert line.worker.holders == []
+
+
+async def test_a_router_that_takes_it_for_a_decode_worker_is_told(line: Line) -> None:
+    line.send(pb.TurnCommand(call=1, start=pb.StartTurn()))
+
+    with pytest.raises(InvalidRequest, match="call 1: expected a prompt"):
+        await line.events()
