@@ -104,9 +104,13 @@ async def running(
 async def _watch(router: Router, server: RunningServer) -> None:
     """Notices the silent; health says SERVING exactly while a turn could be placed."""
     while True:
-        router.membership.notice_silence()
-        await server.set_serving(router.is_ready())
-        router.observe_gauges()
+        try:
+            router.membership.notice_silence()
+            await server.set_serving(router.is_ready())
+            router.observe_gauges()
+        except Exception:
+            # Whatever it is, silent workers must be noticed for as long as the router serves.
+            logger.exception("unforeseen error while watching the cluster")
         await asyncio.sleep(_WATCH_S)
 
 

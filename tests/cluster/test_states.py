@@ -15,7 +15,6 @@ from benchmarks.reuse.sweep import num_shared
 from benchmarks.reuse.talks import talk
 from prefill_worker.config import PrefillConfig
 from router.config import RouterConfig
-from segue.errors import NotFound
 from segue.launch.config import Config
 from segue.types import (
     ChatInput,
@@ -140,14 +139,7 @@ async def test_turns_with_the_real_vocabulary_use_all_that_the_template_leaves(
     async with local_cluster(make_real_checkpoint(template(kind)), REAL) as cluster:
         for more in (0, 5, 11):
             chats = talk(more, num_more=more, enable_thinking=enable_thinking, num_turns=7)
-            check_reuse([await _say_again(cluster, chat, f"session-{more}") for chat in chats])
-
-
-async def _say_again(cluster: LocalCluster, chat: ChatInput, session_id: str) -> Said:
-    try:
-        return await say(cluster, chat, session_id)
-    except NotFound:
-        return await say(cluster, chat, session_id)
+            check_reuse([await say(cluster, chat, f"session-{more}") for chat in chats])
 
 
 def check_reuse(turns: Sequence[Said]) -> None:
