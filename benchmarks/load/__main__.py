@@ -20,7 +20,8 @@ TOPOLOGIES = [
     for is_local in (True, False)
 ]
 # Turns, tokens of an answer, turns at a time.
-RELAYS = [(2_000, 1, 1), (4_000, 1, 16), (4_000, 8, 16), (512, 256, 16), (1_024, 256, 64)]
+SHORT = [(1_000, 1, 1), (4_000, 1, 16), (4_000, 1, 64), (4_000, 1, 128), (2_000, 8, 64)]
+LONG = [(512, 256, 16), (1_024, 256, 64)]
 
 
 def main() -> None:
@@ -47,7 +48,10 @@ def main() -> None:
             )
             _say(_load_table(cells[-len(SESSIONS) :]))
     if options.only != "load":
-        relays = asyncio.run(measure_relay(model=options.model, code=options.code, shapes=RELAYS))
+        for topology, shapes in ((TOPOLOGIES[0], SHORT), (TOPOLOGIES[1], SHORT + LONG)):
+            relays += asyncio.run(
+                measure_relay(topology, model=options.model, code=options.code, shapes=shapes)
+            )
         _say(_relay_table(relays))
     result = {
         "environment": asdict(this_environment()),
@@ -80,14 +84,14 @@ def _load_table(cells: list[Cell]) -> str:
 
 def _relay_table(relays: list[Relay]) -> str:
     rows = [
-        "| workers that compute nothing: turns | tokens each | at a time | turns/s | tokens/s "
+        "| workers that compute nothing | turns | tokens each | at a time | turns/s | tokens/s "
         "| router ms a turn | tokens/s a core of the router |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for relay in relays:
         tokens_per_s = relay.turns * relay.answer_tokens / relay.seconds
         rows.append(
-            f"| {relay.turns:,} | {relay.answer_tokens} | {relay.concurrent} "
+            f"| {relay.topology} | {relay.turns:,} | {relay.answer_tokens} | {relay.concurrent} "
             f"| {relay.turns / relay.seconds:.0f} | {tokens_per_s:,.0f} "
             f"| {relay.cpu_s_per_turn * 1e3:.2f} | {relay.tokens_per_core_s:,.0f} |"
         )

@@ -1,4 +1,4 @@
-"""A worker that computes nothing: every running turn gets a token each 2 ms.
+"""A worker that computes nothing: every running turn gets a token each 2 ms, and stays resident.
 
 `python -m benchmarks.load.fakes --id decode-0 …`, with the options of a worker.
 """
@@ -34,6 +34,7 @@ from segue.wire.worker_pb2_grpc import (
 Context = grpc.aio.ServicerContext[Any, Any]
 # 500 tokens a second for each user.
 _STEP_S = 0.002
+_PAGE_TOKENS = 16
 _COUNTS = UnitCounts(total=1_000_000, free=1_000_000)
 
 
@@ -66,7 +67,7 @@ class FakeDecode(DecodeWorkerServicer):
         self, request_iterator: AsyncIterator[pb.TurnCommands], context: Context
     ) -> AsyncIterator[pb.TurnEvents]:
         events: Outbox[pb.TurnEvent] = Outbox()
-        running: dict[int, int] = {}
+        running: dict[int, pb.TurnSpec] = {}
         listening = asyncio.ensure_future(self._listen(request_iterator, events, running))
         try:
             while not listening.done():
@@ -80,7 +81,7 @@ class FakeDecode(DecodeWorkerServicer):
         self,
         commands: AsyncIterator[pb.TurnCommands],
         events: Outbox[pb.TurnEvent],
-        running: dict[int, int],
+        running: dict[int, pb.TurnSpec],
     ) -> None:
         async for message in commands:
             for command in message.commands:
@@ -94,20 +95,29 @@ class FakeDecode(DecodeWorkerServicer):
                 else:
                     event = pb.TurnEvent(call=command.call, prefill_started=pb.PrefillStarted())
                 events.put(event)
-                running[command.call] = start.turn.stop.max_tokens
+                running[command.call] = start.turn
 
 
-def _step(running: dict[int, int]) -> list[pb.TurnEvent]:
+def _step(running: dict[int, pb.TurnSpec]) -> list[pb.TurnEvent]:
     events = []
-    for call in list(running):
+    for call, turn in list(running.items()):
         delta = session_pb2.TokenDelta(token_ids=[1000], text=" word")
         events.append(pb.TurnEvent(call=call, delta=delta))
-        running[call] -= 1
-        if not running[call]:
+        turn.stop.max_tokens -= 1
+        if not turn.stop.max_tokens:
             del running[call]
-            end = pb.DecodeEnd(finish_reason=session_pb2.FINISH_REASON_LENGTH)
-            events.append(pb.TurnEvent(call=call, end=end))
+            events.append(pb.TurnEvent(call=call, end=_end(turn)))
     return events
+
+
+def _end(turn: pb.TurnSpec) -> pb.DecodeEnd:
+    kept_tokens = (turn.prefix.num_tokens + len(turn.prompt) // 4) // _PAGE_TOKENS * _PAGE_TOKENS
+    return pb.DecodeEnd(
+        finish_reason=session_pb2.FINISH_REASON_LENGTH,
+        kept_tokens=kept_tokens,
+        kept_checkpoint_tokens=kept_tokens,
+        kept_states=[kept_tokens],
+    )
 
 
 async def _run(options: argparse.Namespace) -> None:
@@ -123,7 +133,7 @@ async def _run(options: argparse.Namespace) -> None:
             epoch=Epoch(time.time_ns()),
             address=address,
             health=WorkerHealth.READY,
-            load=WorkerLoad(pages=_COUNTS, slots=_COUNTS, page_tokens=16),
+            load=WorkerLoad(pages=_COUNTS, slots=_COUNTS, page_tokens=_PAGE_TOKENS),
         )
         statuses.append(status)
         if role is Role.PREFILL:

@@ -114,6 +114,7 @@ async def _measure(
 class Relay:
     """The router alone, between workers that compute nothing and this process."""
 
+    topology: str
     turns: int
     answer_tokens: int
     concurrent: int
@@ -130,21 +131,28 @@ class Relay:
 
 
 async def measure_relay(
-    *, model: str, code: Path, shapes: list[tuple[int, int, int]]
+    topology: Topology, *, model: str, code: Path, shapes: list[tuple[int, int, int]]
 ) -> list[Relay]:
     """`shapes`: turns, tokens of each answer, turns at a time."""
-    topology = Topology(prefill=1, decode=1, is_local=False)
     relays = []
     with process_cluster(
-        model, topology.settings, prefill=1, decode=1, code=code, fake_workers=True
+        model,
+        topology.settings,
+        prefill=topology.prefill,
+        decode=topology.decode,
+        code=code,
+        fake_workers=True,
     ) as cluster:
         async with Client(cluster.address) as client:
-            await until_ready(client, 2)
+            await until_ready(client, topology.prefill + topology.decode)
+            # As a router that has been there for a while: all sessions are known.
+            await _relay(client, 1_000, 1, max(concurrent for _, _, concurrent in shapes))
             for turns, answer_tokens, concurrent in shapes:
                 cpu_s, started_at = cluster.router.cpu_s(), time.monotonic()
                 await _relay(client, turns, answer_tokens, concurrent)
                 relays.append(
                     Relay(
+                        topology=str(topology),
                         turns=turns,
                         answer_tokens=answer_tokens,
                         concurrent=concurrent,
