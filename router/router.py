@@ -83,6 +83,8 @@ class Router:
         """Runs one turn; its events come together where they wait together. Raises SegueErrors;
         ending the iteration early cancels the turn."""
         received_at = self._clock()
+        if deadline_s is None:
+            deadline_s = self._config.default_deadline_s
         meter = TurnMeter(self._metrics, self._clock, received_at)
         try:
             async with contextlib.aclosing(
@@ -95,7 +97,7 @@ class Router:
             raise
 
     async def _run(
-        self, request: TurnRequest, meter: TurnMeter, received_at: float, deadline_s: float | None
+        self, request: TurnRequest, meter: TurnMeter, received_at: float, deadline_s: float
     ) -> AsyncGenerator[TurnEvents, None]:
         with about_turn(request.turn_id), contextlib.ExitStack() as admitted:
             spec, transcript = await self._admit(request, admitted, meter)
@@ -103,7 +105,7 @@ class Router:
                 spec,
                 self._context(spec, transcript, meter),
                 received_at=received_at,
-                deadline_at=received_at + (deadline_s or self._config.default_deadline_s),
+                deadline_at=received_at + deadline_s,
             )
             self._turns[request.turn_id] = turn
             try:

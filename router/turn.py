@@ -14,6 +14,7 @@ from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
+from router import reported
 from router.lifecycle import (
     Dispatched,
     Ended,
@@ -23,7 +24,6 @@ from router.lifecycle import (
     PlacedOn,
     Received,
     Retried,
-    Streaming,
     TicketTaken,
     TurnState,
     advance,
@@ -40,14 +40,11 @@ from segue.prefix_digest import PrefixName
 from segue.telemetry import Clock
 from segue.turn import (
     FinishReason,
-    Timings,
     TokenDelta,
     TurnEnd,
     TurnEvent,
     TurnResult,
     TurnSpec,
-    TurnStarted,
-    Usage,
 )
 from segue.types import TurnId, WorkerId
 from segue.wire import worker_pb2 as pb
@@ -120,7 +117,7 @@ class Turn:
                 except SegueError as error:
                     if error is self._interruption and isinstance(error, Cancelled):
                         outcome = FinishReason.CANCELLED.value
-                        yield (self._cancelled(),)
+                        yield (reported.cancelled(self.spec, len(self.answer)),)
                         return
                     if attempt == self._context.max_attempts or not self._may_retry(error):
                         outcome = outcome_of(error)
@@ -229,7 +226,7 @@ class Turn:
         soon, and the end with the last."""
         loop = asyncio.get_running_loop()
         not_before = 0.0
-        events: TurnEvents = (self._started(placement),)
+        events: TurnEvents = (reported.started(self.spec, placement),)
         if not await call.has_news(within_s=_STARTED_WAITS_S):
             yield events
             events = ()
@@ -248,6 +245,15 @@ class Turn:
             yield events
             events = ()
             not_before = loop.time() + self._context.pause_s()
+
+    def _end(self, result: TurnResult, placement: Placement) -> TurnEnd:
+        return reported.ended(
+            result,
+            placement,
+            self.state,
+            received_at=self._received_at,
+            router_s=self._router_s,
+        )
 
     def _hear(self, delta: TokenDelta) -> None:
         if isinstance(self.state, Dispatched):
@@ -285,45 +291,6 @@ class Turn:
         if left <= 0:
             raise DeadlineExceeded(f"turn {self.spec.turn_id} ran out of its time")
         return left
-
-    def _started(self, placement: Placement) -> TurnStarted:
-        return TurnStarted(
-            session_id=self.spec.session_id,
-            turn_id=self.spec.turn_id,
-            prompt_tokens=len(self.spec.prompt),
-            prefill_worker=placement.prefill.worker_id,
-            decode_worker=placement.decode.worker_id,
-        )
-
-    def _end(self, result: TurnResult, placement: Placement) -> TurnEnd:
-        report = result.report
-        dispatched_s = first_token_s = 0.0
-        if isinstance(self.state, Streaming):
-            dispatched_s = self.state.dispatched_at - self._received_at
-            first_token_s = self.state.first_token_at - self._received_at
-        return TurnEnd(
-            finish_reason=result.finish_reason,
-            usage=result.usage,
-            timings=Timings(
-                queue_s=dispatched_s + report.queue_s,
-                prefill_s=report.prefill_s,
-                transfer_s=report.transfer_s,
-                exposed_transfer_s=report.exposed_transfer_s,
-                first_token_s=first_token_s,
-                decode_s=result.decode_s,
-                router_s=self._router_s,
-            ),
-            prefill_worker=placement.prefill.worker_id,
-            decode_worker=placement.decode.worker_id,
-            stop_match=result.stop_match,
-        )
-
-    def _cancelled(self) -> TurnEnd:
-        usage = Usage(
-            prompt_tokens=len(self.spec.prompt),
-            completion_tokens=len(self.answer),
-        )
-        return TurnEnd(finish_reason=FinishReason.CANCELLED, usage=usage)
 
     @property
     def outcome(self) -> str:
