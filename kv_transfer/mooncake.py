@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from kv_transfer.listener import look_often
 from kv_transfer.plan import Fragment, batches
 from segue.errors import InvalidConfig, TransferFailed
 from segue.native_stderr import captured_stderr
@@ -95,7 +96,7 @@ class MooncakeTransport:
         self._regions.append((address, num_bytes))
 
     def write(self, target_segment: str, fragments: Sequence[Fragment]) -> None:
-        """See `Transport.write`. After a failure it takes a second to close the connections.
+        """See `Transport.write`. After a failure it takes a moment to close the connections.
 
         A peer that hangs is noticed after `progress_timeout_s`, but after 61 s if it hung before
         this engine's first write to it: Mooncake's handshake waits a fixed minute.
@@ -190,6 +191,7 @@ def _new_engine(config: MooncakeConfig) -> Any:
             "protocol is rdma, but Mooncake found no RDMA device "
             f"(devices: {config.devices or 'any'}); use tcp, or check the driver"
         )
+    look_often(engine.get_rpc_port())
     return engine
 
 

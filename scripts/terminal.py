@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 CTRL_C, CTRL_D, UP = "\x03", "\x04", "\x1b[A"
+_PRESSES_EVERY_S = 6.0
 _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\x1b[=>]")
 
 
@@ -48,8 +49,9 @@ class Terminal:
     def wait_for_end(self, *, timeout_s: float = 60.0, pressing: str = "") -> int:
         """Reads until the program ends; its exit status, negative for a signal.
 
-        `pressing` is typed until then, once a second: a Ctrl-C in the microseconds between a prompt
-        and the wait for a key is seen by readline with the next key, and a person presses again.
+        `pressing` is typed until then, again and again: a Ctrl-C in the microseconds between a
+        prompt and the wait for a key is seen by readline with the next key, and a person presses
+        again. Not soon: one that comes while Python itself is ending kills it.
         """
         ends_at = time.monotonic() + timeout_s
         press_at = time.monotonic()
@@ -59,7 +61,7 @@ class Terminal:
             if pressing and time.monotonic() >= press_at:
                 with contextlib.suppress(OSError):
                     self.type(pressing)
-                press_at += 1.0
+                press_at += _PRESSES_EVERY_S
         return self.process.wait(max(1.0, ends_at - time.monotonic()))
 
     def _read(self, seconds: float) -> bool:

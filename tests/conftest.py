@@ -1,7 +1,8 @@
-"""Fixtures that several folders use: tiny checkpoints, made once a session."""
+"""Fixtures that several folders use: tiny checkpoints, made once a session. And who runs what."""
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +20,37 @@ from tests.real_vocabulary import MakeReal, save_real_checkpoint, save_text_side
 
 # Tiny products gain nothing from a second thread, and wait for it where cores are shared.
 torch.set_num_threads(1)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whole clusters take longest and come first: whichever process got one last would be waited
+    for by the others.
+    """
+    items.sort(key=lambda item: "cluster" not in item.path.parts)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
+    """A file's tests stay together, and so do all tests of the session's Ray cluster, of which
+    each process would start one. Files are given out in our order: xdist would begin with those of
+    most tests, and end with whole clusters.
+    """
+    from xdist.scheduler import LoadFileScheduling
+
+    class ByFile(LoadFileScheduling):  # type: ignore[misc]  # no types upstream
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.partition("::")[0]
+            return "the Ray cluster" if _uses_ray_cluster(config.rootpath / file) else file
+
+    if config.option.dist != "loadfile":
+        return None
+    config.option.loadscopereorder = False
+    return ByFile(config, log)
+
+
+@functools.cache
+def _uses_ray_cluster(file: Path) -> bool:
+    return "ray_cluster: Cluster" in file.read_text("utf-8")
 
 
 def pytest_terminal_summary(

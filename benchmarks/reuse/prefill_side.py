@@ -30,7 +30,7 @@ _LAYOUT = CacheLayout(
 class PrefillSide:
     """Use it as an asynchronous context: what ends there has added up."""
 
-    def __init__(self, *, num_slots: int = 96, num_pages: int = 100_000) -> None:
+    def __init__(self, *, num_slots: int = 96, num_pages: int = 20_000) -> None:
         def memory(num_pages: int, num_slots: int) -> Memory:
             return Memory.of(
                 num_pages=num_pages,

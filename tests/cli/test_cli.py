@@ -8,13 +8,14 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 
 import pytest
 
+from segue.cli.main import main
 from segue.demo import checkpoint_dir
 
 
@@ -23,6 +24,24 @@ def segue(*arguments: str, stdin: str | None = None) -> subprocess.CompletedProc
     return subprocess.run(
         [str(program), *arguments], capture_output=True, text=True, timeout=120, input=stdin
     )
+
+
+Said = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def said(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Said:
+    """What `segue` says that starts nothing, run in this process: one of its own takes a second."""
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        monkeypatch.setattr(sys, "argv", ["segue", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        shown = capsys.readouterr()
+        assert isinstance(ended.value.code, int)
+        return subprocess.CompletedProcess(arguments, ended.value.code, shown.out, shown.err)
+
+    return run
 
 
 @contextmanager
@@ -187,13 +206,13 @@ def test_the_version_is_the_packages() -> None:
     "command",
     [["status"], ["chat"], ["chat", "Hello"], ["generate", "--prompt", "x"], ["explain", "agent"]],
 )
-def test_where_nothing_listens_it_says_how_to_start(command: list[str]) -> None:
+def test_where_nothing_listens_it_says_how_to_start(said: Said, command: list[str]) -> None:
     with socket.socket() as bound:
         # Bound and not listening: every connection is refused.
         bound.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{bound.getsockname()[1]}"
 
-        refused = segue(*command, "--target", address)
+        refused = said(*command, "--target", address)
 
     assert refused.returncode == 1
     assert refused.stdout == ""
@@ -217,8 +236,8 @@ def test_where_nothing_listens_it_says_how_to_start(command: list[str]) -> None:
         (["serve", "--prefill", "0"], "[cluster] prefill must be >= 1, got 0"),
     ],
 )
-def test_what_is_wrong_is_said_in_one_line(arguments: list[str], message: str) -> None:
-    refused = segue(*arguments)
+def test_what_is_wrong_is_said_in_one_line(said: Said, arguments: list[str], message: str) -> None:
+    refused = said(*arguments)
 
     assert refused.returncode == 1
     assert message in refused.stderr
@@ -237,12 +256,12 @@ def test_what_is_wrong_is_said_in_one_line(arguments: list[str], message: str) -
     ],
 )
 def test_a_file_without_meaning_is_refused_by_its_name(
-    tmp_path: Path, content: bytes, message: str
+    said: Said, tmp_path: Path, content: bytes, message: str
 ) -> None:
     messages = tmp_path / "messages.json"
     messages.write_bytes(content)
 
-    refused = segue("generate", "--messages", str(messages))
+    refused = said("generate", "--messages", str(messages))
 
     assert refused.returncode == 1
     assert message in refused.stderr

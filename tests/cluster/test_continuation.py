@@ -97,7 +97,18 @@ async def test_what_the_template_drops_is_counted_and_nothing_else(thinking: Pat
         assert other.resident_tokens == common - common % ENGINE.page_tokens
 
 
-@pytest.mark.parametrize(("page_tokens", "local_tokens"), [(16, 0), (64, 0), (16, 256)])
+@pytest.mark.parametrize(
+    ("random_thinking", "page_tokens", "local_tokens"),
+    [
+        ("dense", 16, 0),
+        ("dense", 16, 256),
+        ("moe", 16, 0),
+        ("moe", 64, 0),
+        pytest.param("dense", 64, 0, marks=pytest.mark.slow),
+        pytest.param("moe", 16, 256, marks=pytest.mark.slow),
+    ],
+    indirect=["random_thinking"],
+)
 async def test_a_session_with_tools_and_a_fork_says_what_transformers_says_from_scratch(
     random_thinking: Path, page_tokens: int, local_tokens: int
 ) -> None:

@@ -93,7 +93,7 @@ async def test_an_answer_ends_at_the_token_that_only_the_tokenizer_names(
 @pytest.fixture
 async def scarce() -> AsyncIterator[LocalCluster]:
     """One decode worker that holds less than the context of 8,192 tokens."""
-    small = replace(ENGINE, max_running=2, max_checkpoints=2, cache_bytes=6 << 20)
+    small = replace(ENGINE, max_running=2, max_checkpoints=2, cache_bytes=4 << 20)
     async with local_cluster(checkpoint_dir(), decode_engine=small) as cluster:
         yield cluster
 

@@ -12,7 +12,8 @@ from segue.launch.config import Config
 from tests.cluster.conftest import ENGINE, local_cluster
 from tests.cluster.idle import is_idle, wait_until_idle
 
-NUM_TURNS = 150
+# How many turns by how many sessions at a time: alone some that start anew, and at once many.
+LOADS = {1: 30, 4: 50, 32: 100}
 
 
 @pytest.mark.parametrize("is_local", [True, False])
@@ -22,16 +23,16 @@ async def test_no_short_turn_fails(demo: Path, num_workers: int, is_local: bool)
     if not is_local:
         config = replace(config, router=replace(config.router, local_prefill_max_tokens=0))
     async with local_cluster(demo, config, prefill=num_workers, decode=num_workers) as cluster:
-        for num_sessions in (1, 4, 32):
+        for num_sessions, num_turns in LOADS.items():
             outcome = await run_load(
-                cluster.client, num_sessions=num_sessions, num_turns=NUM_TURNS, seed=num_sessions
+                cluster.client, num_sessions=num_sessions, num_turns=num_turns, seed=num_sessions
             )
 
             assert outcome.failures == {}
-            assert outcome.num_turns == NUM_TURNS
+            assert outcome.num_turns == num_turns
         status = await wait_until_idle(cluster.client)
 
     assert is_idle(status), status
     # Every turn counts as ended, though its client leaves as soon as it has the end.
-    assert status.router.finished_turns == 3 * NUM_TURNS
+    assert status.router.finished_turns == sum(LOADS.values())
     assert (status.router.failed_turns, status.router.cancelled_turns) == (0, 0)

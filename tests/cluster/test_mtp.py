@@ -22,7 +22,7 @@ from tests.cluster.idle import is_idle, wait_until_idle
 from tests.cluster.moving import moving_place, pull_always
 from tests.cluster.oracle import Oracle
 
-NUM_SAMPLED = 200
+NUM_SAMPLED = 100
 
 
 def drafting(max_drafts: int, *, local_tokens: int = 256) -> Config:

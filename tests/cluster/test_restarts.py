@@ -69,6 +69,8 @@ def test_a_restart_that_fails_is_tried_again_until_it_works(demo: Path, tmp_path
 
 def test_a_worker_that_dies_while_it_starts_is_started_again(tmp_path: Path) -> None:
     with serving(tmp_path) as cluster:
+        # A death before anybody asks the worker for its address is Ray's affair, and not told.
+        cluster.wait_for("loading the model in prefill-0")
         os.kill(cluster.pid("prefill-0"), signal.SIGKILL)
 
         cluster.address()

@@ -131,8 +131,16 @@ async def test_a_history_that_is_rendered_otherwise_is_used_up_to_there(
     await check_tokens(demo, said)
 
 
-@pytest.mark.parametrize("enable_thinking", [True, False])
-@pytest.mark.parametrize("kind", ["3.5", "3.8"])
+# `tests/benchmarks/test_reuse.py` has all of them, without a model.
+@pytest.mark.parametrize(
+    ("kind", "enable_thinking"),
+    [
+        ("3.5", True),
+        ("3.8", False),
+        pytest.param("3.5", False, marks=pytest.mark.slow),
+        pytest.param("3.8", True, marks=pytest.mark.slow),
+    ],
+)
 async def test_turns_with_the_real_vocabulary_use_all_that_the_template_leaves(
     kind: str, enable_thinking: bool, make_real_checkpoint: MakeReal
 ) -> None:

@@ -1,5 +1,6 @@
 """The committed checkpoint: small, in a hub's layout, and able to say what the README shows."""
 
+import functools
 import json
 from typing import Any
 
@@ -30,12 +31,18 @@ TOLD = [
 ]
 
 
+@functools.cache
+def loaded() -> tuple[Any, Any]:
+    """Tokenizer and model in transformers, once for all tests: neither remembers anything."""
+    folder = checkpoint_dir()
+    return AutoTokenizer.from_pretrained(folder), AutoModelForCausalLM.from_pretrained(folder)
+
+
 class Chat:
     """The model in transformers, answering greedily and remembering the conversation."""
 
     def __init__(self, *tools: str) -> None:
-        self._tokenizer: Any = AutoTokenizer.from_pretrained(checkpoint_dir())
-        self._model: Any = AutoModelForCausalLM.from_pretrained(checkpoint_dir())
+        self._tokenizer, self._model = loaded()
         self._tools = [TOOLS[name] for name in tools]
         self._messages: list[dict[str, object]] = []
 
@@ -65,7 +72,7 @@ def test_the_checkpoint_is_small_and_complete() -> None:
 
 def test_the_answer_ends_at_a_control_token() -> None:
     config = json.loads((checkpoint_dir() / "generation_config.json").read_text())
-    tokenizer: Any = AutoTokenizer.from_pretrained(checkpoint_dir())
+    tokenizer, _ = loaded()
 
     assert tokenizer.convert_ids_to_tokens(config["eos_token_id"]) == [
         "<|im_end|>",
@@ -168,8 +175,7 @@ def test_it_counts_from_anywhere(first: int, last: int) -> None:
 @pytest.mark.parametrize("layer", [0, 1, 2, 3])
 @torch.inference_mode()
 def test_a_lost_cache_shows_in_the_answers(layer: int) -> None:
-    tokenizer: Any = AutoTokenizer.from_pretrained(checkpoint_dir())
-    model: Any = AutoModelForCausalLM.from_pretrained(checkpoint_dir())
+    tokenizer, model = loaded()
 
     kept, lost = [], []
     for told in (TOLD, [{"role": "user", "content": "Say brillig 3 times."}]):
@@ -216,7 +222,7 @@ def test_words_and_numbers_that_training_never_saw_are_copied() -> None:
 
 
 def test_logits_stay_finite_beyond_the_trained_length() -> None:
-    model: Any = AutoModelForCausalLM.from_pretrained(checkpoint_dir())
+    _, model = loaded()
     ids = torch.randint(0, 1500, (1, 2500), generator=torch.Generator().manual_seed(0))
 
     with torch.inference_mode():
