@@ -1,0 +1,98 @@
+"""What one turn's stream holds, and how it counts when its client leaves at any point of it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from router.router import Router
+from segue.errors import DeadlineExceeded
+from segue.turn import TokenDelta, TurnEnd, TurnEvent, TurnStarted
+from segue.types import SamplingParams, SessionId, StopConditions, TokenInput, TurnId, TurnRequest
+from tests.cluster.conftest import LocalCluster, local_cluster
+from tests.cluster.idle import is_idle, wait_until_idle
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def cluster(demo: Path) -> AsyncIterator[LocalCluster]:
+    async with local_cluster(demo) as cluster:
+        yield cluster
+
+
+def request(name: str, *, max_tokens: int) -> TurnRequest:
+    return TurnRequest(
+        session_id=SessionId(""),
+        turn_id=TurnId(name),
+        input=TokenInput(tuple(range(300, 340))),
+        sampling=SamplingParams(seed=1),
+        stop=StopConditions(max_tokens=max_tokens, ignore_eos=True),
+    )
+
+
+async def heard(
+    router: Router, name: str, *, max_tokens: int, deadline_s: float | None = None
+) -> list[tuple[TurnEvent, ...]]:
+    """All messages of a turn."""
+    turn = router.generate(request(name, max_tokens=max_tokens), deadline_s=deadline_s)
+    return [events async for events in turn]
+
+
+@pytest.mark.parametrize("max_tokens", [1, 2, 8, 40])
+async def test_a_turn_starts_has_its_tokens_and_ends_in_this_order(
+    cluster: LocalCluster, max_tokens: int
+) -> None:
+    messages = await heard(cluster.router, f"whole-{max_tokens}", max_tokens=max_tokens)
+
+    events = [event for message in messages for event in message]
+    assert isinstance(events[0], TurnStarted)
+    assert isinstance(events[-1], TurnEnd)
+    deltas = events[1:-1]
+    assert all(isinstance(event, TokenDelta) for event in deltas)
+    assert sum(len(d.token_ids) for d in deltas if isinstance(d, TokenDelta)) == max_tokens
+    # What waits together comes together, and the end with the last tokens.
+    assert all(1 <= len(message) <= 3 for message in messages)
+    assert [type(event) for event in messages[-1]][-2:] == [TokenDelta, TurnEnd]
+
+
+async def test_a_client_that_leaves_with_the_end_has_finished_its_turn(
+    cluster: LocalCluster,
+) -> None:
+    before = (await cluster.client.status()).router
+    turn = cluster.router.generate(request("leaves", max_tokens=3), deadline_s=None)
+    async with contextlib.aclosing(turn):
+        async for events in turn:
+            if isinstance(events[-1], TurnEnd):
+                break
+
+    after = (await wait_until_idle(cluster.client)).router
+    assert after.finished_turns == before.finished_turns + 1
+    assert after.cancelled_turns == before.cancelled_turns
+
+
+async def test_a_client_that_leaves_before_the_end_has_cancelled_its_turn(
+    cluster: LocalCluster,
+) -> None:
+    before = (await cluster.client.status()).router
+    turn = cluster.router.generate(request("early", max_tokens=400), deadline_s=None)
+    async with contextlib.aclosing(turn):
+        await anext(turn)
+
+    status = await wait_until_idle(cluster.client)
+    assert is_idle(status), status
+    assert status.router.finished_turns == before.finished_turns
+    assert status.router.cancelled_turns == before.cancelled_turns + 1
+
+
+async def test_a_turn_whose_time_has_run_out_is_not_given_the_default(
+    cluster: LocalCluster,
+) -> None:
+    with pytest.raises(DeadlineExceeded):
+        await heard(cluster.router, "late", max_tokens=4, deadline_s=0.0)
+
+    assert is_idle(await wait_until_idle(cluster.client))
