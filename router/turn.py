@@ -11,7 +11,7 @@ import logging
 import secrets
 from array import array
 from collections.abc import AsyncGenerator, Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TypeAlias
 
 from router import reported
@@ -46,7 +46,7 @@ from segue.turn import (
     TurnResult,
     TurnSpec,
 )
-from segue.types import TurnId, WorkerId
+from segue.types import WorkerId
 from segue.wire import worker_pb2 as pb
 from segue.wire.convert_turns import turn_to_wire
 from segue.wire.status import foreseen
@@ -134,13 +134,13 @@ class Turn:
         context = self._context
         # Workers know the turn by a name of this attempt: what is still said of an earlier attempt,
         # or of an earlier turn that the client named alike, must not hit it.
-        spec = replace(self.spec, turn_id=TurnId(f"{self.spec.turn_id}/{secrets.token_hex(4)}"))
+        name = f"{self.spec.turn_id}/{secrets.token_hex(4)}"
         try:
-            placement, call, started = await self._start(spec)
+            placement, call, started = await self._start(name)
             self.state = advance(self.state, TicketTaken(context.clock()))
             with contextlib.ExitStack() as ending:
                 if isinstance(started, Reserved):
-                    prefill = asyncio.ensure_future(self._prefill(spec, placement, started))
+                    prefill = asyncio.ensure_future(self._prefill(name, placement, started))
                     prefill.add_done_callback(lambda done: _fail_with(done, call))
                     ending.callback(self._leave_prefill, prefill, call)
                 async for events in self._relay(call, placement):
@@ -150,14 +150,14 @@ class Turn:
             if self._call is not None:
                 self._call.close()
 
-    async def _start(self, spec: TurnSpec) -> tuple[Placement, TurnCall, Reserved | PrefillStarted]:
+    async def _start(self, name: str) -> tuple[Placement, TurnCall, Reserved | PrefillStarted]:
         """Places the turn, and has decode set memory aside for it."""
         decision = self._place()
         limit = self._context.placing.max_local_tokens
         if decision.chosen.mode is Mode.LOCAL:
             try:
                 return await self._call_decode(
-                    spec, decision.placement, pb.StartTurn(max_computed_tokens=limit)
+                    name, decision.placement, pb.StartTurn(max_computed_tokens=limit)
                 )
             except NotResident:
                 self._context.placing.local_refused()
@@ -165,7 +165,7 @@ class Turn:
                 decision = self._place()
         writer = decision.placement.prefill
         return await self._call_decode(
-            spec,
+            name,
             decision.placement,
             pb.StartTurn(
                 writer=pb.Writer(
@@ -175,13 +175,13 @@ class Turn:
         )
 
     async def _call_decode(
-        self, spec: TurnSpec, placement: Placement, request: pb.StartTurn
+        self, name: str, placement: Placement, request: pb.StartTurn
     ) -> tuple[Placement, TurnCall, Reserved | PrefillStarted]:
         decode = self._context.links.decode(placement.decode)
         request.timeout_s = self._time_left()
         prefix = self._context.placing.known_prefix(placement.decode)
         while True:
-            request.turn.CopyFrom(turn_to_wire(spec, prefix))
+            request.turn.CopyFrom(turn_to_wire(self.spec, prefix, turn_id=name))
             call = self._call = decode.start(request)
             if self._interruption is not None:
                 call.fail(self._interruption)
@@ -196,14 +196,16 @@ class Turn:
             assert isinstance(started, Reserved | PrefillStarted), "the first word of every call"
             return placement, call, started
 
-    async def _prefill(self, spec: TurnSpec, placement: Placement, reserved: Reserved) -> None:
+    async def _prefill(self, name: str, placement: Placement, reserved: Reserved) -> None:
         """Has the prompt computed and written; returns when decode has all of it."""
         placing = self._context.placing
         holder = placing.reserved(reserved.ticket.resident_tokens, reserved.checkpoint_tokens)
         prefill = self._context.links.prefill(placement.prefill)
 
         async def ask(prefix: PrefixName | None) -> None:
-            await prefill.prefill(turn_to_wire(spec, prefix), reserved.ticket, holder)
+            await prefill.prefill(
+                turn_to_wire(self.spec, prefix, turn_id=name), reserved.ticket, holder
+            )
 
         prefix = placing.known_prefix(placement.prefill)
         try:

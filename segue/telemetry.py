@@ -38,6 +38,18 @@ _RECORD_FIELDS = frozenset(logging.makeLogRecord({}).__dict__) | {"turn", "messa
 class _LineFormatter(logging.Formatter):
     """The message, then what was given as `extra`, as name=value."""
 
+    def __init__(self, layout: str) -> None:
+        super().__init__(layout)
+        self._second = 0
+        self._second_text = ""
+
+    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:
+        # Most lines are of the same second as the line before.
+        if (second := int(record.created)) != self._second:
+            self._second = second
+            self._second_text = time.strftime(self.default_time_format, time.localtime(second))
+        return f"{self._second_text},{int(record.msecs):03d}"
+
     def format(self, record: logging.LogRecord) -> str:
         line = super().format(record)
         extra = {k: v for k, v in record.__dict__.items() if k not in _RECORD_FIELDS}

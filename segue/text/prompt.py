@@ -32,7 +32,7 @@ class PromptEncoder:
         self.tokenizer = tokenizer
         self.template = template
         self._message_start_id = tokenizer.token_id(MESSAGE_START)
-        self._shapes: dict[str, TemplateShape | None] = {}
+        self._shapes: dict[tuple[bool, bool | None, str], TemplateShape | None] = {}
 
     @classmethod
     def from_folder(cls, folder: Path, *, max_context: int | None = None) -> PromptEncoder:
@@ -110,14 +110,16 @@ class PromptEncoder:
         """Of the prompts that the template writes with the options of this chat."""
         if self.template is None:
             return None
-        tools = (_SOME_TOOL,) if chat.tools else ()
-        options = replace(
-            chat, messages=(), tools=tools, continue_final_message=False, continues=None
-        )
-        key = repr(options)
+        key = bool(chat.tools), chat.enable_thinking, chat.chat_template_kwargs
         if key not in self._shapes:
             if len(self._shapes) >= _MAX_SHAPES:
                 self._shapes.clear()
+            options = ChatInput(
+                messages=(),
+                tools=(_SOME_TOOL,) if chat.tools else (),
+                enable_thinking=chat.enable_thinking,
+                chat_template_kwargs=chat.chat_template_kwargs,
+            )
 
             def render(messages: tuple[Message, ...], is_asked: bool) -> tuple[int, ...]:
                 return self._encode_chat(replace(options, messages=messages), is_asked)

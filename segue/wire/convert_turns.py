@@ -35,11 +35,14 @@ _MAX_SECONDS = 1e9
 FindPrefix: TypeAlias = "Callable[[PrefixName], array[int]]"
 
 
-def turn_to_wire(turn: TurnSpec, prefix: PrefixName | None = None) -> worker_pb2.TurnSpec:
-    """With `prefix`, the prompt's tokens after it and its name in place of the others."""
+def turn_to_wire(
+    turn: TurnSpec, prefix: PrefixName | None = None, *, turn_id: str = ""
+) -> worker_pb2.TurnSpec:
+    """With `prefix`, the prompt's tokens after it and its name in place of the others; `turn_id` is
+    another name than the turn's own."""
     num_named = prefix.num_tokens if prefix else 0
     return worker_pb2.TurnSpec(
-        turn_id=turn.turn_id,
+        turn_id=turn_id or turn.turn_id,
         session_id=turn.session_id,
         prompt=pack_tokens(turn.prompt[num_named:]),
         sampling=sampling_to_wire(turn.sampling),
