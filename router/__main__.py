@@ -105,9 +105,8 @@ async def _watch(router: Router, server: RunningServer) -> None:
     """Notices the silent; health says SERVING exactly while a turn could be placed."""
     while True:
         try:
-            router.membership.notice_silence()
+            router.watch()
             await server.set_serving(router.is_ready())
-            router.observe_gauges()
         except Exception:
             # Whatever it is, silent workers must be noticed for as long as the router serves.
             logger.exception("unforeseen error while watching the cluster")

@@ -12,7 +12,7 @@ from typing import TypeAlias
 
 from router.placement.decision import Placement
 from segue.cluster_status import WorkerStatus
-from segue.errors import InvalidRequest, Overloaded, SegueError, UnknownHistory
+from segue.errors import DeadlineExceeded, InvalidRequest, Overloaded, SegueError, UnknownHistory
 
 
 class IllegalTransition(AssertionError):
@@ -122,6 +122,8 @@ def outcome_of(error: SegueError) -> str:
     """How metrics name a turn that ended with an error."""
     if isinstance(error, InvalidRequest):
         return "invalid"
+    if isinstance(error, DeadlineExceeded):
+        return "deadline"
     if isinstance(error, UnknownHistory):
         return "no_history"
     return "overloaded" if isinstance(error, Overloaded) else "failed"

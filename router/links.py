@@ -132,7 +132,7 @@ class Links:
         """Ends what runs on a worker that is silent: its connection may take a minute to say so."""
         link = self._links.get((worker.worker_id, worker.epoch))
         if link is not None:
-            link.fail(Unavailable(f"{link.name} is lost: it sends no heartbeats"))
+            link.fail(Unavailable(f"{link.name} is lost: its process ended, or does not answer"))
 
     def let_end(self, call: asyncio.Task[None]) -> None:
         """Nobody waits for the call any more, and it may end by itself."""

@@ -75,6 +75,8 @@ class Membership:
                 f"{status.worker_id} was replaced: epoch {latest} was here, {status.epoch} is past"
             )
         self._members[status.worker_id] = _Member(status, self._clock())
+        if known is None or known.status.epoch != status.epoch or known.lost_at is not None:
+            logger.info("worker joined", extra={"worker": status.worker_id, "at": status.address})
         self._heard(status)
         if known is None or _identity(known.status) != _identity(status):
             self._announce()

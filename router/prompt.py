@@ -112,6 +112,10 @@ class PromptBuilder:
         )
         return self._finish(completed, made, pools)
 
+    def reap(self) -> None:
+        if self.helper is not None:
+            self.helper.reap()
+
     async def close(self) -> None:
         if self.helper is not None:
             await self.helper.close()

@@ -65,6 +65,11 @@ class PromptHelper:
         finally:
             self._waiting_characters -= num_characters
 
+    def reap(self) -> None:
+        """Lets the system forget a process that has ended by itself, having been idle for long."""
+        if self._process is not None:
+            self._process.poll()
+
     async def close(self) -> None:
         self._is_closed = True
         if self._process is not None:

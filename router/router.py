@@ -31,6 +31,10 @@ logger = logging.getLogger(__name__)
 # To clients, of all turns together: about half a core's work. Tokens that come faster wait for each
 # other, some milliseconds, and go together.
 _MAX_MESSAGES_PER_S = 5_000
+# Outcomes of turns, as `segue status` adds them up.
+_FINISHED = ("stop", "length")
+_CANCELLED = ("cancelled", "disconnected", "deadline")
+_NOT_FAILED = (*_FINISHED, *_CANCELLED)
 
 
 class Router:
@@ -187,14 +191,16 @@ class Router:
             turn.outcome, prompt_tokens=len(turn.spec.prompt), answer_tokens=len(turn.answer)
         )
         self._admission.turn_took(self._clock() - received_at)
-        logger.info(
-            "turn ended",
-            extra={
-                "outcome": turn.outcome,
-                "seconds": round(self._clock() - received_at, 3),
-                "tokens": len(turn.answer),
-            },
-        )
+        about = {
+            "outcome": turn.outcome,
+            "seconds": round(self._clock() - received_at, 3),
+            "tokens": len(turn.answer),
+        }
+        if turn.failure is None:
+            logger.info("turn ended", extra=about)
+        else:
+            error = f"{type(turn.failure).__name__}: {turn.failure}"
+            logger.warning("turn failed", extra={**about, "error": error})
 
     async def status(self, address: str, metrics_address: str) -> ClusterStatus:
         """The cluster as it is now: every worker is asked, the silent ones as last heard."""
@@ -210,9 +216,9 @@ class Router:
                 metrics_address=metrics_address,
                 sessions=len(self.placing.directory),
                 running_turns=self._admission.num_turns,
-                finished_turns=self._ended["stop"] + self._ended["length"],
-                failed_turns=self._ended["failed"] + self._ended["overloaded"],
-                cancelled_turns=self._ended["cancelled"] + self._ended["disconnected"],
+                finished_turns=sum(self._ended[how] for how in _FINISHED),
+                failed_turns=self._ended.total() - sum(self._ended[how] for how in _NOT_FAILED),
+                cancelled_turns=sum(self._ended[how] for how in _CANCELLED),
                 completion_tokens_per_s=self._rate.per_second(),
                 draining=self._admission.is_draining,
             ),
@@ -235,7 +241,13 @@ class Router:
         roles = {w.role for w in self.membership.workers() if w.health is WorkerHealth.READY}
         return roles == set(Role) and not self._admission.is_draining
 
-    def observe_gauges(self) -> None:
+    def watch(self) -> None:
+        """What is to be done now and then: several times a second."""
+        self.membership.notice_silence()
+        self._prompts.reap()
+        self._observe_gauges()
+
+    def _observe_gauges(self) -> None:
         """Sets the gauges that are states, not events."""
         self._metrics.load.turns_in_flight.set(self._admission.num_turns)
         self._metrics.load.sessions.set(len(self.placing.directory))

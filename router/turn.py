@@ -56,6 +56,8 @@ logger = logging.getLogger(__name__)
 # A message to the client costs the router as much as all else of a token.
 _STARTED_WAITS_S = 0.02
 
+_CLIENT_IS_EARLY_S = 0.1
+
 TurnEvents: TypeAlias = tuple[TurnEvent, ...]
 
 
@@ -83,6 +85,8 @@ class Turn:
         self.state: TurnState = Received(received_at)
         self.answer = array("I")
         """The tokens that were relayed."""
+        self.failure: SegueError | None = None
+        """What ended it, if it failed."""
         self._context = context
         self._deadline_at = deadline_at
         self._received_at = received_at
@@ -120,13 +124,13 @@ class Turn:
                         yield (reported.cancelled(self.spec, len(self.answer)),)
                         return
                     if attempt == self._context.max_attempts or not self._may_retry(error):
-                        outcome = outcome_of(error)
+                        outcome, self.failure = outcome_of(error), error
                         raise
                     self._start_again(error)
         finally:
             deadline.cancel()
             self._context.placing.leave()
-            if outcome == "disconnected" and self._context.clock() >= self._deadline_at:
+            if outcome == "disconnected" and self._is_about_over():
                 outcome = "deadline"
             self.state = advance(self.state, Ended(outcome))
 
@@ -287,6 +291,10 @@ class Turn:
         self._context.tried_again(error)
         self._avoid.update(worker.worker_id for worker in holders(self.state))
         self.state = advance(self.state, Retried())
+
+    def _is_about_over(self) -> bool:
+        """A client's own clock ends its call when its time is over, or a moment earlier."""
+        return self._context.clock() >= self._deadline_at - _CLIENT_IS_EARLY_S
 
     def _time_left(self) -> float:
         left = self._deadline_at - self._context.clock()

@@ -44,6 +44,10 @@ class RouterActor:
     def pid(self) -> int:
         return os.getpid()
 
+    def drain(self) -> None:
+        """Returns when no turn runs: it takes no more, and ends those that take too long."""
+        self._shell.call(lambda running: running.router.drain())
+
     def stop(self) -> None:
         self._shell.stop()
 
@@ -63,6 +67,10 @@ class WorkerActor:
 
     def pid(self) -> int:
         return os.getpid()
+
+    def stop(self) -> None:
+        """Returns when it has left the cluster."""
+        self._shell.stop()
 
 
 def _begin_log(name: str) -> None:

@@ -67,8 +67,10 @@ def running_prepared(prepared: Prepared, report: Report) -> Iterator[Cluster]:
         contextlib.ExitStack() as cleanup,
     ):
         report(f"logs are in {logs_folder()}: segue-*.log")
-        yield _start(prepared, demands, report, cleanup)
+        cluster = _start(prepared, demands, report, cleanup)
+        yield cluster
         report("draining")
+        _leave_in_order(cluster)
 
 
 def _start(
@@ -180,9 +182,19 @@ def _await_joined(address: str, config: Config) -> None:
     wait_until_ready(address, num_workers=wanted, timeout_s=30.0, clock=time.monotonic)
 
 
+def _leave_in_order(cluster: Cluster) -> None:
+    """No turn runs any more, and the workers have told the router that they leave."""
+    _await_done([cluster.router.drain.remote()], cluster.config.router.drain_s + _STOP_TIMEOUT_S)
+    _await_done([worker.stop.remote() for worker in cluster.workers.values()], _STOP_TIMEOUT_S)
+
+
 def _stop(actor: Any, timeout_s: float) -> None:
+    _await_done([actor.stop.remote()], timeout_s)
+
+
+def _await_done(calls: list[Any], timeout_s: float) -> None:
     try:
-        ray.get(actor.stop.remote(), timeout=timeout_s)
+        ray.get(calls, timeout=timeout_s)
     except RayError as error:
         logger.warning("a process did not stop in time: %s", error)
 

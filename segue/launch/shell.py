@@ -12,9 +12,9 @@ import contextlib
 import itertools
 import logging
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import Future
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from segue.errors import SegueError
 from segue.worker_process import leave_process
@@ -71,6 +71,12 @@ class Shell(Generic[Running]):
     def wait_started(self) -> Running:
         """Blocks until it serves. Raises what the start raised that was under way."""
         return self._attempt.result()
+
+    def call(self, work: Callable[[Running], Coroutine[Any, Any, None]]) -> None:
+        """Does `work` in its event loop, and waits until that is done."""
+        running = self.wait_started()
+        assert self._loop is not None
+        asyncio.run_coroutine_threadsafe(work(running), self._loop).result()
 
     def stop(self) -> None:
         """Asks it to end, and waits until it has."""

@@ -48,10 +48,12 @@ async def stay_joined(
             await _wait(leaving, heartbeat_s)
         yield heartbeat(is_last=True)
 
+    news = _News()
     while not leaving.is_set():
         async with channel_to(router_address) as channel:
             try:
                 async for view in MembershipStub(channel).Join(heartbeats()):
+                    news.say(logging.INFO, "joined the router", router=router_address)
                     on_view([worker_from_wire(worker) for worker in view.workers])
                 if not leaving.is_set():
                     logger.info("the router closed the membership stream; joining again")
@@ -59,10 +61,22 @@ async def stay_joined(
                 error = error_from_rpc(rpc_error, f"router {router_address}")
                 if isinstance(error, LayoutMismatch):
                     raise error from None
-                logger.info("not joined to the router", extra={"error": str(error)})
+                news.say(logging.WARNING, "cannot reach the router; trying on", error=str(error))
             except InvalidRequest as error:
                 logger.error("the router's view cannot be read", extra={"error": str(error)})
         await _wait(leaving, REJOIN_AFTER_S)
+
+
+class _News:
+    """Logs what is new: not the same again, however often it is tried."""
+
+    def __init__(self) -> None:
+        self._last = ""
+
+    def say(self, level: int, message: str, **about: str) -> None:
+        if message != self._last:
+            self._last = message
+            logger.log(level, message, extra=about)
 
 
 async def _wait(event: asyncio.Event, timeout_s: float) -> None:

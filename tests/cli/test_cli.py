@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import signal
 import socket
@@ -12,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
+from typing import IO
 
 import pytest
 
@@ -45,11 +47,13 @@ def said(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) ->
 
 
 @contextmanager
-def serving(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+def serving(
+    *arguments: str, stderr: IO[str] | None = None
+) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """A `segue serve` that is ready, and the line that says so."""
     program = Path(sys.executable).parent / "segue"
     process = subprocess.Popen(
-        [str(program), "serve", *arguments], stdout=subprocess.PIPE, text=True
+        [str(program), "serve", *arguments], stdout=subprocess.PIPE, stderr=stderr, text=True
     )
     assert process.stdout is not None
     try:
@@ -60,13 +64,26 @@ def serving(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
         process.stdout.close()
 
 
+def all_logged(said: str) -> dict[str, set[str]]:
+    """The levels of all lines in each of the logs that `segue serve` said are there."""
+    found = re.search(r"logs are in (\S+): segue-\*\.log", said)
+    assert found is not None, said
+    return {
+        log.name: {line.split()[2] for line in log.read_text().splitlines()}
+        for log in Path(found[1]).glob("segue-*.log")
+    }
+
+
 def test_serve_answers_and_ends_cleanly_on_sigterm(tmp_path: Path) -> None:
     settings = tmp_path / "segue.toml"
     settings.write_text("[engine]\nnum_threads = 1\ncache_bytes = 67108864\n")
     messages = tmp_path / "messages.json"
     messages.write_text(json.dumps([{"role": "user", "content": "Hello"}]))
 
-    with serving("--port", "0", "--config", str(settings)) as (server, line):
+    with (
+        (tmp_path / "stderr").open("w") as stderr,
+        serving("--port", "0", "--config", str(settings), stderr=stderr) as (server, line),
+    ):
         assert line.startswith("ready at 127.0.0.1:"), line
         target = ("--target", line.split()[2])
         whole = segue("generate", "--messages", str(messages), "--json", *target)
@@ -90,6 +107,11 @@ def test_serve_answers_and_ends_cleanly_on_sigterm(tmp_path: Path) -> None:
         server.send_signal(signal.SIGTERM)
         assert server.wait(60) == 0
 
+    assert all_logged((tmp_path / "stderr").read_text()) == {
+        "segue-router.log": {"INFO"},
+        "segue-prefill-0.log": {"INFO"},
+        "segue-decode-0.log": {"INFO"},
+    }
     answer = json.loads(whole.stdout)
     assert set(answer) >= {
         "text",

@@ -67,7 +67,7 @@ async def wait_until_lost_are(router: Router, num_workers: int) -> None:
     labels = {"role": "decode", "health": "lost"}
     async with asyncio.timeout(20):
         while True:
-            router.observe_gauges()
+            router.watch()
             if router._metrics.registry.get_sample_value("segue_workers", labels) == num_workers:
                 return
             await asyncio.sleep(0.05)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -96,3 +97,37 @@ async def test_a_turn_whose_time_has_run_out_is_not_given_the_default(
         await heard(cluster.router, "late", max_tokens=4, deadline_s=0.0)
 
     assert is_idle(await wait_until_idle(cluster.client))
+
+
+async def test_a_client_whose_patience_ends_is_no_failure(cluster: LocalCluster) -> None:
+    router, metrics = cluster.router, cluster.router._metrics
+    before = (await cluster.client.status()).router
+    late = metrics.load.turns.labels("deadline")._value.get()
+
+    with pytest.raises(DeadlineExceeded):
+        await heard(router, "impatient", max_tokens=4000, deadline_s=0.2)
+    # By the client's own clock, which is a moment ahead.
+    turn = router.generate(request("hangs up", max_tokens=4000), deadline_s=0.3)
+    started_at = asyncio.get_running_loop().time()
+    # Where it comes late, the router's clock was first, which is the same.
+    with contextlib.suppress(DeadlineExceeded):
+        async with contextlib.aclosing(turn):
+            async for _ in turn:
+                if asyncio.get_running_loop().time() > started_at + 0.28:
+                    break
+
+    after = (await wait_until_idle(cluster.client)).router
+    assert metrics.load.turns.labels("deadline")._value.get() == late + 2
+    assert after.failed_turns == before.failed_turns
+    assert after.cancelled_turns == before.cancelled_turns + 2
+
+
+async def test_a_turn_that_fails_says_why_in_the_log(
+    cluster: LocalCluster, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("INFO", logger="router.router"), pytest.raises(DeadlineExceeded):
+        await heard(cluster.router, "logged", max_tokens=4, deadline_s=0.0)
+
+    (record,) = [r for r in caplog.records if r.getMessage() == "turn failed"]
+    assert record.levelname == "WARNING"
+    assert "DeadlineExceeded: turn logged ran out of its time" in str(record.__dict__["error"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import itertools
 import logging
@@ -109,6 +110,25 @@ def test_after_an_error_that_nobody_foresaw_the_process_is_left_to_be_started_an
         shell.wait_started()
     assert [type(reason) for reason in reasons] == [MemoryError]
     assert starts.num_started == 1
+
+
+def test_work_is_done_in_the_loop_of_what_is_served() -> None:
+    seen: list[tuple[str, str]] = []
+    shell = Shell("router", Starts())
+
+    async def work(served: Served) -> None:
+        await asyncio.sleep(0)
+        seen.append((served.address, threading.current_thread().name))
+
+    shell.call(work)
+    assert seen == [("127.0.0.1:7", "router")]
+
+    async def fail(served: Served) -> None:
+        raise InvalidCheckpoint("no")
+
+    with pytest.raises(InvalidCheckpoint):
+        shell.call(fail)
+    shell.stop()
 
 
 def test_a_stop_ends_the_retries_at_once() -> None:

@@ -229,6 +229,21 @@ async def test_closing_waits_for_no_prompt(folder: Path) -> None:
 
 
 @pytest.mark.asyncio
+async def test_a_helper_that_ended_leaves_nothing_behind(folder: Path) -> None:
+    helper = PromptHelper(folder, CONTEXT)
+    helper.reap()
+    await helper.encode_turn(said("one"), None, 0, num_characters=3)
+    assert helper.process_id is not None
+    os.kill(helper.process_id, signal.SIGKILL)
+    while Path(f"/proc/{helper.process_id}").exists():
+        await asyncio.sleep(0.01)
+        helper.reap()
+
+    assert (await helper.encode_turn(said("one"), None, 0, num_characters=3)).ids
+    await helper.close()
+
+
+@pytest.mark.asyncio
 async def test_a_helper_that_cannot_start_says_so(tmp_path: Path) -> None:
     helper = PromptHelper(tmp_path, CONTEXT)
 

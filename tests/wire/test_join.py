@@ -8,10 +8,11 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc
+import pytest
 
 from segue.cluster_status import WorkerStatus
 from segue.types import Epoch, Role, WorkerId
-from segue.wire import worker_pb2
+from segue.wire import join, worker_pb2
 from segue.wire.join import stay_joined
 from segue.wire.server import serving
 from segue.wire.worker_pb2_grpc import MembershipServicer, add_MembershipServicer_to_server
@@ -87,3 +88,26 @@ async def test_a_worker_leaves_without_waiting_for_a_router_that_is_not_there() 
 
     async with asyncio.timeout(2):
         await joined
+
+
+async def test_a_worker_says_once_that_its_router_is_away_and_when_it_is_back(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(join, "REJOIN_AFTER_S", 0.01)
+    leaving = asyncio.Event()
+    with caplog.at_level("INFO", logger=join.__name__):
+        async with heard_router() as (router, address), asyncio.timeout(10):
+            joined = joining(address, leaving)
+            await router.has_joined.wait()
+        while "cannot reach" not in caplog.text:
+            await asyncio.sleep(0.01)
+        # Time for some more attempts.
+        await asyncio.sleep(0.5)
+        leaving.set()
+        await joined
+
+    lines = [record.getMessage() for record in caplog.records if record.name == join.__name__]
+    assert [line.split(";")[0] for line in lines if "stream" not in line] == [
+        "joined the router",
+        "cannot reach the router",
+    ]
