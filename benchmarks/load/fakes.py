@@ -67,13 +67,18 @@ class FakeDecode(DecodeWorkerServicer):
         self, request_iterator: AsyncIterator[pb.TurnCommands], context: Context
     ) -> AsyncIterator[pb.TurnEvents]:
         events: Outbox[pb.TurnEvent] = Outbox()
-        running: dict[int, pb.TurnSpec] = {}
-        listening = asyncio.ensure_future(self._listen(request_iterator, events, running))
+        begun: dict[int, pb.StartTurn] = {}
+        running: dict[int, pb.StartTurn] = {}
+        listening = asyncio.ensure_future(self._listen(request_iterator, events, begun))
         try:
             while not listening.done():
                 await asyncio.sleep(_STEP_S)
-                if running:
-                    yield pb.TurnEvents(events=[*events.take(), *_step(running)])
+                # A turn that has just begun has its first token in the next step.
+                stepped = _step(running)
+                running |= begun
+                begun.clear()
+                if said := [*events.take(), *stepped]:
+                    yield pb.TurnEvents(events=said)
         finally:
             listening.cancel()
 
@@ -81,12 +86,12 @@ class FakeDecode(DecodeWorkerServicer):
         self,
         commands: AsyncIterator[pb.TurnCommands],
         events: Outbox[pb.TurnEvent],
-        running: dict[int, pb.TurnSpec],
+        begun: dict[int, pb.StartTurn],
     ) -> None:
         async for message in commands:
             for command in message.commands:
                 if command.WhichOneof("command") != "start":
-                    running.pop(command.call, None)
+                    # Nobody here leaves before the end.
                     continue
                 start = command.start
                 if start.WhichOneof("prompt_from") == "writer":
@@ -95,25 +100,36 @@ class FakeDecode(DecodeWorkerServicer):
                 else:
                     event = pb.TurnEvent(call=command.call, prefill_started=pb.PrefillStarted())
                 events.put(event)
-                running[command.call] = start.turn
+                begun[command.call] = start
 
 
-def _step(running: dict[int, pb.TurnSpec]) -> list[pb.TurnEvent]:
+def _step(running: dict[int, pb.StartTurn]) -> list[pb.TurnEvent]:
     events = []
-    for call, turn in list(running.items()):
+    for call, start in list(running.items()):
         delta = session_pb2.TokenDelta(token_ids=[1000], text=" word")
         events.append(pb.TurnEvent(call=call, delta=delta))
-        turn.stop.max_tokens -= 1
-        if not turn.stop.max_tokens:
+        start.turn.stop.max_tokens -= 1
+        if not start.turn.stop.max_tokens:
             del running[call]
-            events.append(pb.TurnEvent(call=call, end=_end(turn)))
+            events.append(pb.TurnEvent(call=call, end=_end(start)))
     return events
 
 
-def _end(turn: pb.TurnSpec) -> pb.DecodeEnd:
-    kept_tokens = (turn.prefix.num_tokens + len(turn.prompt) // 4) // _PAGE_TOKENS * _PAGE_TOKENS
+def _end(start: pb.StartTurn) -> pb.DecodeEnd:
+    """As after a prompt that took a prefill worker 20 ms and its transfer 5, or 10 ms here: else
+    the router would not have it computed here."""
+    turn = start.turn
+    num_tokens = turn.prefix.num_tokens + len(turn.prompt) // 4
+    kept_tokens = num_tokens // _PAGE_TOKENS * _PAGE_TOKENS
+    if start.WhichOneof("prompt_from") == "writer":
+        report = transfer_pb2.ShipReport(
+            computed_tokens=num_tokens, prefill_s=0.02, transfer_s=0.005, shipped_bytes=250_000
+        )
+    else:
+        report = transfer_pb2.ShipReport(computed_tokens=num_tokens - kept_tokens, prefill_s=0.01)
     return pb.DecodeEnd(
         finish_reason=session_pb2.FINISH_REASON_LENGTH,
+        report=report,
         kept_tokens=kept_tokens,
         kept_checkpoint_tokens=kept_tokens,
         kept_states=[kept_tokens],
