@@ -17,7 +17,8 @@ from typing import Any
 import router.router
 from router.__main__ import running
 from router.config import RouterConfig
-from segue.turn import FinishReason, TokenDelta, TurnEnd, TurnEvent, TurnSpec
+from router.turn import TurnEvents
+from segue.turn import FinishReason, TokenDelta, TurnEnd, TurnSpec
 
 _TICK_S = 0.001
 
@@ -26,7 +27,7 @@ class InstantTurn:
     """In place of `router.turn.Turn`: an answer of some tokens without any worker."""
 
     outcome = "stop"
-    num_relayed = 20
+    failure = None
     answer = range(20)
 
     def __init__(self, spec: TurnSpec, context: Any, **_: float) -> None:
@@ -35,9 +36,9 @@ class InstantTurn:
     def interrupt(self, error: Exception) -> None:
         pass
 
-    async def events(self) -> AsyncGenerator[TurnEvent, None]:
-        yield TokenDelta(token_ids=tuple(self.answer), text="a short answer of a few words")
-        yield TurnEnd(finish_reason=FinishReason.STOP)
+    async def events(self) -> AsyncGenerator[TurnEvents, None]:
+        yield (TokenDelta(token_ids=tuple(self.answer), text="a short answer of a few words"),)
+        yield (TurnEnd(finish_reason=FinishReason.STOP),)
 
 
 class Ticker:
