@@ -28,11 +28,15 @@ def read_chat(body: object) -> ChatInput:
         raise InvalidRequest("expected a list of messages, or an object with `messages`")
     kwargs = _optional(body, "chat_template_kwargs", dict)
     continued = body.get("continue_final_message")
+    messages = body["messages"]
+    read = tuple(read_message(one, f"messages[{index}]") for index, one in enumerate(messages))
+    if continued in (True, "content") and read and messages[-1].get("content") in (None, []):
+        raise InvalidRequest(
+            f"expected a content to be continued in messages[{len(read) - 1}], got none: send the "
+            "beginning of the answer there, or leave continue_final_message out"
+        )
     return ChatInput(
-        messages=tuple(
-            read_message(message, f"messages[{index}]")
-            for index, message in enumerate(body["messages"])
-        ),
+        messages=read,
         tools=read_tools(_optional(body, "tools", list) or []),
         enable_thinking=_optional(body, "enable_thinking", bool),
         chat_template_kwargs="" if kwargs is None else to_json(kwargs),
