@@ -16,6 +16,7 @@ from segue.types import ChatInput, Message, ToolCall
 _REASONING_NAMES = ("reasoning_content", "thinking", "reasoning")
 """The first that is there, as in transformers."""
 _TEXT_PARTS = ("text", "input_text", "output_text")
+_MEDIA = ("image", "image_url", "video", "video_url", "audio", "input_audio")
 _NAMES: dict[type, str] = {str: "string", bool: "boolean", list: "array", dict: "object"}
 
 _Kind = TypeVar("_Kind")
@@ -78,12 +79,18 @@ def _parts(content: object, where: str) -> tuple[str, ...]:
 
 
 def _part(part: object, where: str) -> str:
-    if isinstance(part, Mapping) and part.get("type", "text") in _TEXT_PARTS:
+    kind = _kind_of_part(part) if isinstance(part, Mapping) else part
+    if isinstance(part, Mapping) and kind in _TEXT_PARTS:
         return _required(part, "text", where)
-    kind = part.get("type") if isinstance(part, Mapping) else part
     raise InvalidRequest(
         f'{where} must be {{"type": "text", "text": …}}, got {kind!r:.80}: only text is served'
     )
+
+
+def _kind_of_part(part: Mapping[str, object]) -> object:
+    """Templates know images and videos by these members, whatever else is there."""
+    media = (name for name in _MEDIA if part.get(name) is not None)
+    return next(media, None) or part.get("type", "text")
 
 
 def _tool_call(call: object, where: str) -> ToolCall:
