@@ -16,6 +16,7 @@ from segue.types import ChatInput, Message, ToolCall
 _REASONING_NAMES = ("reasoning_content", "thinking", "reasoning")
 """The first that is there, as in transformers."""
 _TEXT_PARTS = ("text", "input_text", "output_text")
+_MEDIA = ("image", "image_url", "video", "video_url", "audio", "input_audio")
 _NAMES: dict[type, str] = {str: "string", bool: "boolean", list: "array", dict: "object"}
 
 _Kind = TypeVar("_Kind")
@@ -28,11 +29,15 @@ def read_chat(body: object) -> ChatInput:
         raise InvalidRequest("expected a list of messages, or an object with `messages`")
     kwargs = _optional(body, "chat_template_kwargs", dict)
     continued = body.get("continue_final_message")
+    messages = body["messages"]
+    read = tuple(read_message(one, f"messages[{index}]") for index, one in enumerate(messages))
+    if continued in (True, "content") and read and messages[-1].get("content") in (None, []):
+        raise InvalidRequest(
+            f"expected a content to be continued in messages[{len(read) - 1}], got none: send the "
+            "beginning of the answer there, or leave continue_final_message out"
+        )
     return ChatInput(
-        messages=tuple(
-            read_message(message, f"messages[{index}]")
-            for index, message in enumerate(body["messages"])
-        ),
+        messages=read,
         tools=read_tools(_optional(body, "tools", list) or []),
         enable_thinking=_optional(body, "enable_thinking", bool),
         chat_template_kwargs="" if kwargs is None else to_json(kwargs),
@@ -74,12 +79,18 @@ def _parts(content: object, where: str) -> tuple[str, ...]:
 
 
 def _part(part: object, where: str) -> str:
-    if isinstance(part, Mapping) and part.get("type", "text") in _TEXT_PARTS:
+    kind = _kind_of_part(part) if isinstance(part, Mapping) else part
+    if isinstance(part, Mapping) and kind in _TEXT_PARTS:
         return _required(part, "text", where)
-    kind = part.get("type") if isinstance(part, Mapping) else part
     raise InvalidRequest(
         f'{where} must be {{"type": "text", "text": …}}, got {kind!r:.80}: only text is served'
     )
+
+
+def _kind_of_part(part: Mapping[str, object]) -> object:
+    """Templates know images and videos by these members, whatever else is there."""
+    media = (name for name in _MEDIA if part.get(name) is not None)
+    return next(media, None) or part.get("type", "text")
 
 
 def _tool_call(call: object, where: str) -> ToolCall:

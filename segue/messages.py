@@ -135,10 +135,12 @@ class ChatInput:
         for tool in self.tools:
             require_text("a tool", tool)
         require_text("chat_template_kwargs", self.chat_template_kwargs)
-        if self.continue_final_message not in (False, True, "", *CONTINUED_FIELDS):
+        named = self.continue_final_message
+        # 1 equals True.
+        if not isinstance(named, bool | str) or named not in (False, True, "", *CONTINUED_FIELDS):
             raise InvalidRequest(
                 "continue_final_message must be true, false or the name of a field "
-                f"({', '.join(CONTINUED_FIELDS)}), got {self.continue_final_message!r:.80}"
+                f"({', '.join(CONTINUED_FIELDS)}), got {named!r:.80}"
             )
         has_options = self.enable_thinking is not None or self.chat_template_kwargs
         if self.continues is not None and (self.tools or has_options):

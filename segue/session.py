@@ -82,10 +82,10 @@ class Session:
         """Adds `new` (a text is a user's message), streams the answer, and remembers both.
 
         With tools, calls in the answer become `tool_calls` of the message that is remembered; a
-        call that `max_tokens` or a cancellation cut off stays text. A turn that fails, or that the
-        caller leaves early, leaves the history as it was. With `continue_final_message` the last
-        message is the beginning of the answer (or of its `reasoning`, where that is named), and
-        what is streamed goes on from there.
+        call that `max_tokens`, a stop string or a cancellation cut off stays text. A turn that
+        fails, or that the caller leaves early, leaves the history as it was. With
+        `continue_final_message` the last message is the beginning of the answer (or of its
+        `reasoning`, where that is named), and what is streamed goes on from there.
         """
         added = [Message(role="user", content=m) if isinstance(m, str) else m for m in new]
         self._num_kept = min(self._num_kept, len(self.messages))
@@ -103,8 +103,8 @@ class Session:
                 if isinstance(event, TokenDelta):
                     text.append(event.text)
                 if isinstance(event, TurnEnd):
-                    is_whole = event.finish_reason is FinishReason.STOP
-                    self._remember(chat, "".join(text), event.kept_messages, is_whole=is_whole)
+                    answer = "".join(text)
+                    self._remember(chat, answer, event.kept_messages, is_whole=_is_whole(event))
                 yield event
 
     def _remember(self, chat: ChatInput, text: str, num_kept: int, *, is_whole: bool) -> None:
@@ -170,3 +170,9 @@ class Session:
         async with contextlib.aclosing(stream(chat, time_left_s)) as events:
             async for event in events:
                 yield event
+
+
+def _is_whole(end: TurnEnd) -> bool:
+    """Whether the answer ended by itself, or where a stop string such as </tool_call> closed it."""
+    stopped = end.finish_reason is FinishReason.STOP
+    return stopped and (not end.stop_match or end.stop_match.lstrip().startswith("</"))

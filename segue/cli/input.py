@@ -70,7 +70,7 @@ def parse_token_ids(text: str) -> tuple[int, ...]:
 
 def _read_json(path: Path) -> Any:
     try:
-        text = sys.stdin.read() if str(path) == "-" else path.read_text("utf-8")
+        text = sys.stdin.read() if str(path) == "-" else path.read_text("utf-8-sig")
         return json.loads(text)
     except OSError as error:
         raise InvalidRequest(f"cannot read {path}: {error.strerror}") from None

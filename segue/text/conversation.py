@@ -134,10 +134,12 @@ def read_tool(index: int, text: str) -> JsonObject:
         raise InvalidRequest(
             f"{where}: function.name must be a text, got {name!r:.80}: name the function"
         )
-    if not isinstance(called.get("parameters"), dict | None):
+    parameters = called.get("parameters")
+    # An empty array is PHP's empty object.
+    if not isinstance(parameters, dict | None) and parameters != []:
         raise InvalidRequest(
             f"{where}: the parameters of {name!r:.80} must be a JSON schema object, "
-            f"got {_name_type(called['parameters'])}"
+            f"got {_name_type(parameters)}"
         )
     return tool
 

@@ -1,7 +1,8 @@
 """What an assistant said, with its control tokens: the model's own text.
 
 Where a template looks for a control token in it (`'</think>' in content`), that one has to stay
-text, or the template would not find it.
+text, or the template would not find it. Some mean nothing to it without another one: Qwen3.5's
+takes a `<think>` for the begin of a thought only if there is a `</think>`.
 """
 
 from __future__ import annotations
@@ -22,6 +23,10 @@ class Said:
         self._marks = marks
         self._whole = match_any(marks.spoken)
         self._rest = match_any(marks.spoken - looked_for)
+        self.looked_for = marks.spoken & looked_for
+        self._any_looked_for = match_any(self.looked_for)
+        self.harmless: frozenset[str] = frozenset()
+        """Of those that the template looks for: what changes nothing without the others."""
         self.searches_beside_reasoning = False
         """Whether the template looks into a content though the reasoning is given."""
 
@@ -30,11 +35,22 @@ class Said:
         if message["role"] != "assistant":
             return message
         has_reasoning = "reasoning_content" in message
-        tokens = self._whole if has_reasoning and not self.searches_beside_reasoning else self._rest
+        is_whole = has_reasoning and not self.searches_beside_reasoning
+        tokens = self._whole if is_whole or self._is_harmless(message) else self._rest
         marked = {"content": self._text(message["content"], tokens)}
         if has_reasoning:
             marked |= {name: self._text(message[name], tokens) for name in _REASONING}
         return {**message, **marked}
+
+    def _is_harmless(self, message: JsonObject) -> bool:
+        values = (message.get(name) for name in ("content", *_REASONING))
+        found = {token for value in values for token in self._find(value)}
+        return bool(found) and found <= self.harmless
+
+    def _find(self, value: Json) -> list[str]:
+        if isinstance(value, list):
+            value = "".join(cast("str", cast("JsonObject", part)["text"]) for part in value)
+        return self._any_looked_for.findall(value) if isinstance(value, str) else []
 
     def _text(self, value: Json, tokens: re.Pattern[str]) -> Json:
         if isinstance(value, list):

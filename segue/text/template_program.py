@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import jinja2
@@ -49,7 +49,16 @@ class TemplateProgram:
         plain = compile_template(source, origin)
         _require_whole_tokens(self.template, plain, named_tokens, origin, marks)
         said = Said(marks, tokens_looked_for(source, origin, marks))
-        said.searches_beside_reasoning = self._searches(plain, named_tokens, said, marks)
+
+        def changes(message: JsonObject) -> bool:
+            return self._changes(plain, named_tokens, said.mark(message), message, marks)
+
+        def written(message: JsonObject) -> str:
+            return _attempt(plain, named_tokens, messages=[_USER, message]) or ""
+
+        text = "a\n" + "".join(f"{token} b\n" for token in sorted(marks.spoken)) + "c"
+        said.searches_beside_reasoning = changes(_saying(text, thinks=True))
+        _learn_harmless(said, changes, written)
         accepted = {
             (role, is_first): self._writes(role, is_first)
             for role in ("system", "developer")
@@ -57,22 +66,18 @@ class TemplateProgram:
         }
         self.accepts_role = MessageRules(accepted, said)
 
-    def _searches(
+    def _changes(
         self,
         plain: jinja2.Template,
         named_tokens: Mapping[str, str],
-        said: Said,
+        marked: JsonObject,
+        message: JsonObject,
         marks: ControlMarks,
     ) -> bool:
-        text = "a\n" + "".join(f"{token} b\n" for token in sorted(marks.spoken)) + "c"
-        message: dict[str, Json] = {
-            **_SAID,
-            **dict.fromkeys(("content", "reasoning_content", "thinking"), text),
-        }
+        """Whether the template writes something else of the marked message."""
         for last in (_USER, _GIVEN):
             expected = _attempt(plain, named_tokens, messages=[_USER, message, last])
-            marked = [_USER, said.mark(message), last]
-            got = _attempt(self.template, self.named_tokens, messages=marked)
+            got = _attempt(self.template, self.named_tokens, messages=[_USER, marked, last])
             if (got and marks.expand(got)) != expected:
                 return True
         return False
@@ -81,6 +86,27 @@ class TemplateProgram:
         note: dict[str, Json] = {"role": role, "content": _NOTE}
         messages = [note, _USER] if is_first else [_USER, _SAID, note, _USER]
         return _NOTE in (_attempt(self.template, self.named_tokens, messages=messages) or "")
+
+
+def _saying(text: str, *, thinks: bool) -> JsonObject:
+    names = ("content", "reasoning_content", "thinking") if thinks else ("content",)
+    return {**_SAID, **dict.fromkeys(names, text)}
+
+
+def _learn_harmless(
+    said: Said, changes: Callable[[JsonObject], bool], written: Callable[[JsonObject], str]
+) -> None:
+    """What the template looks for, and yet writes alike where it is a token."""
+    for token in sorted(said.looked_for):
+        if token not in written(_saying(token, thinks=False)):
+            continue
+        before = said.harmless
+        said.harmless = before | {token}
+        together = sorted(said.harmless)
+        orders = ([token], [token] * 2, together, together[::-1])
+        texts = [end + " b\n".join(order) + end for order in orders for end in ("", "a")]
+        if any(changes(_saying(text, thinks=thinks)) for text in texts for thinks in (True, False)):
+            said.harmless = before
 
 
 _USER: dict[str, Json] = {"role": "user", "content": "one"}

@@ -30,7 +30,8 @@ def read_answer(text: str, tools: Sequence[str], *, is_whole: bool = True) -> Me
     known = _Tools(tools)
     is_whole = is_whole and not breaks_off(text)
     read = []
-    for call in read_calls(read_tags(text), known, is_whole=is_whole):
+    end = len(text.rstrip())
+    for call in read_calls(read_tags(text), known, end=end, is_whole=is_whole):
         arguments = _arguments(call, text, known)
         if arguments is not None:
             read.append((call, ToolCall(name=call.name, arguments=_to_json(arguments))))

@@ -15,15 +15,19 @@ MAX_NESTING = 64
 
 # Python refuses to read or write longer integers in decimal.
 _MAX_INTEGER_DIGITS = 4000
-_NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?\Z")
+_DIGITS = r"\d+(?:_\d+)*"
+_NUMBER = re.compile(rf"[+-]?(?:{_DIGITS}\.?(?:{_DIGITS})?|\.{_DIGITS})(?:[eE][+-]?\d+)?\Z")
 _PYTHON_WORDS = {"True": "true", "False": "false", "None": "null"}
 _BRACKETS = {"(": "[", ")": "]"}
 _PYTHON_TOKEN = re.compile(
-    r"""(?P<string>"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*')(?P<key>\s*:)?
+    r"""(?: (?P<string>"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*')
+          | (?P<odd>-?inf\b|nan\b)
+          | (?P<number>-?\d+(?:_\d+)*(?:\.\d+)?)
+          | (?P<word>[A-Za-z_]\w*)
+        ) (?P<key>\s*:)?
       | (?P<comma>,)\s*(?=[\])}])
-      | (?P<word>[A-Za-z_]\w*)
       | (?P<mark>[()])
-      | (?P<other>[^"'A-Za-z_(),]+|,)""",
+      | (?P<other>[^"'A-Za-z_(),\d-]+|[,-])""",
     re.VERBOSE | re.DOTALL,
 )
 
@@ -61,16 +65,20 @@ def read_json(text: str) -> Json:
 
 
 def read_python(text: str) -> Json:
-    """A literal as Python prints it: True, None, 'a', (1, 2), {'a': [1,]}. Raises NotALiteral."""
+    """A literal as Python prints it: True, None, 'a', (1, 2), {'a': [1,], 2: nan}. Names that are
+    no text become one as in Python's `json`. Raises NotALiteral.
+    """
     return read_json(_python_as_json(text))
 
 
 def read_number(text: str) -> int | float:
-    """A number in decimal as any language writes it, such as 007, +5 and 3. Raises NotALiteral."""
+    """A number in decimal as any language writes it, such as 007, +5, 3. and 1_000. Raises
+    NotALiteral.
+    """
     stripped = text.strip()
     if not _NUMBER.match(stripped) or len(stripped) > _MAX_INTEGER_DIGITS:
         raise NotALiteral("not a number in decimal")
-    if stripped.lstrip("+-").isdigit():
+    if stripped.lstrip("+-").replace("_", "").isdigit():
         return int(stripped)
     number = float(stripped)
     if not math.isfinite(number):
@@ -129,10 +137,14 @@ def _python_as_json(text: str) -> str:
 
 
 def _translated(found: re.Match[str]) -> str:
+    key = found["key"] or ""
     if found["string"]:
-        return json.dumps(_string(found["string"])) + (found["key"] or "")
-    if found["word"]:
-        return _PYTHON_WORDS.get(found[0], found[0])
+        return json.dumps(_string(found["string"])) + key
+    if found["odd"]:
+        return json.dumps(found["odd"]) + key
+    value = (found["number"] or "").replace("_", "") or _PYTHON_WORDS.get(found["word"])
+    if value:
+        return f'"{value}"{key}' if key else value
     if found["mark"]:
         return _BRACKETS[found[0]]
     # A comma before a closing bracket is Python's, and not JSON's.

@@ -14,10 +14,11 @@ affair: a model may also write about tags.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
 from segue.tool_calls.literals import (
@@ -49,7 +50,9 @@ _TAG = re.compile(
     rf"</?(?:tool_call|think)>|</(?:function|parameter)>|<(function|parameter)=({_NAME})>"
 )
 _BEGINNING = re.compile(r"</?[a-z_]*(?:=[^<>\n]*)?\Z")
-_SPACE = re.compile(r"\s*")
+_BETWEEN = re.compile(r"[\s,]*")
+_END = re.compile(r"[\s}]*" + _CLOSING)
+"""Of a call in JSON, with a brace too many."""
 _NUM_INDENT = 64
 _DECODER = json.JSONDecoder(
     strict=False,
@@ -73,7 +76,9 @@ class Tag:
     ends_line: bool
     name: str = ""
     arguments: dict[str, Json] | None = None
-    """Of a Hermes call, which is one tag from <tool_call> to </tool_call>."""
+    """Of a Hermes call, which is one tag from <tool_call> to </tool_call>. Where there are several
+    between these, the first and the last of them include the one and the other.
+    """
 
 
 def read_tags(text: str) -> Iterator[Tag]:
@@ -81,19 +86,35 @@ def read_tags(text: str) -> Iterator[Tag]:
     end = 0
     while found := _TAG.search(text, end):
         start, before = found.start(), end
-        kind, name, arguments, end = _kind(found), (found[2] or "").strip(), None, found.end()
-        if kind == "<tool_call>" and (call := hermes.read(end)):
-            kind, name, arguments, end = "hermes", call.name, call.arguments, call.end
-        yield Tag(
-            kind=kind,
-            start=start,
-            end=end,
-            is_next=not text[before:start].strip(),
-            begins_line=_begins_line(text, start),
-            ends_line=text.startswith(("\n", "\r\n"), end),
-            name=name,
-            arguments=arguments,
-        )
+        kind, name, end = _kind(found), (found[2] or "").strip(), found.end()
+        calls = hermes.read(end) if kind == "<tool_call>" else []
+        if not calls:
+            yield _tag(text, kind, start, end, before, name)
+        for call in calls:
+            end = call.end
+            yield _tag(text, "hermes", start, end, before, call.name, call.arguments)
+            start = before = end
+
+
+def _tag(
+    text: str,
+    kind: Kind,
+    start: int,
+    end: int,
+    before: int,
+    name: str,
+    arguments: dict[str, Json] | None = None,
+) -> Tag:
+    return Tag(
+        kind=kind,
+        start=start,
+        end=end,
+        is_next=not text[before:start].strip(),
+        begins_line=_begins_line(text, start),
+        ends_line=text.startswith(("\n", "\r\n"), end),
+        name=name,
+        arguments=arguments,
+    )
 
 
 def breaks_off(text: str) -> bool:
@@ -128,35 +149,52 @@ class _Hermes:
         self._text = text
         self._budget = 4 * len(text) + 10_000
 
-    def read(self, start: int) -> _Call | None:
-        """The call that begins behind the tag, if one does."""
-        start = _skip_space(self._text, start)
-        if not self._text.startswith("{", start) or self._budget <= 0:
-            return None
+    def read(self, start: int) -> list[_Call]:
+        """The calls that begin behind the tag, if any do: one, as a rule."""
+        calls: list[_Call] = []
+        while self._budget > 0:
+            start = _skip(_BETWEEN, self._text, start)
+            if not self._text.startswith(("{", "["), start):
+                break
+            value, end = self._read_value(start)
+            found = [_call(one, end) for one in (value if isinstance(value, list) else [value])]
+            read = [one for one in found if one is not None]
+            if not read or len(read) < len(found):
+                self._budget -= end - start
+                break
+            calls += read
+            if closing := _END.match(self._text, end):
+                calls[-1] = replace(calls[-1], end=closing.end())
+                break
+            start = end
+        return calls
+
+    def _read_value(self, start: int) -> tuple[Json, int]:
+        """With its end. None where it is no value."""
         try:
             value, end = _DECODER.raw_decode(self._text, start)
             check_expressible(value)
         except json.JSONDecodeError as error:
             self._budget -= error.pos - start
-            value, end = self._read_python(start)
+            return self._read_python(start)
         except (RecursionError, NotALiteral):
             self._budget -= len(self._text) // 4
-            return None
-        closing = _skip_space(self._text, end)
-        if self._text.startswith(_CLOSING, closing):
-            end = closing + len(_CLOSING)
-        return _call(value, end)
+            return None, start
+        return value, end
 
     def _read_python(self, start: int) -> tuple[Json, int]:
-        """As Python prints it, or JSON with slips, which must have a closing tag."""
+        """As Python prints it, or JSON with slips, which must have a closing tag. The last braces
+        may be missing.
+        """
         end = self._text.find(_CLOSING, start, start + self._budget)
         self._budget -= (end if end >= 0 else len(self._text)) - start
         if end < 0:
             return None, start
-        try:
-            return read_python(self._text[start:end].strip()), end
-        except NotALiteral:
-            return None, start
+        text = self._text[start:end].strip()
+        for missing in ("", "}", "}}"):
+            with contextlib.suppress(NotALiteral):
+                return read_python(text + missing), end
+        return None, start
 
 
 def _call(value: Json, end: int) -> _Call | None:
@@ -170,20 +208,21 @@ def _call(value: Json, end: int) -> _Call | None:
         arguments = _arguments(arguments)
     if arguments is None:
         arguments = {}
-    if not isinstance(name, str) or not name or not isinstance(arguments, dict):
+    if not isinstance(name, str) or not name.strip() or not isinstance(arguments, dict):
         return None
-    return _Call(name, arguments, end)
+    return _Call(name.strip(), arguments, end)
 
 
 def _arguments(text: str) -> Json:
     """Of a call whose arguments are JSON once more, as in OpenAI's format."""
-    try:
-        return read_json(text) if text.strip() else None
-    except NotALiteral:
-        return text
+    if not text.strip():
+        return None
+    for read in (read_json, read_python):
+        with contextlib.suppress(NotALiteral):
+            return read(text)
+    return text
 
 
-def _skip_space(text: str, start: int) -> int:
-    found = _SPACE.match(text, start)
-    assert found is not None
-    return found.end()
+def _skip(pattern: re.Pattern[str], text: str, start: int) -> int:
+    found = pattern.match(text, start)
+    return found.end() if found else start

@@ -21,7 +21,7 @@ is certain.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Literal, Protocol, TypeAlias
 
 from segue.tool_calls.markup import Kind, Tag
@@ -45,6 +45,15 @@ _NO_PARAMETER_END = 3
 _NO_LAST_PARAMETER_END = 8
 _NO_FUNCTION_END = 2
 _NO_TOOL_CALL_END = 2
+# Of a call that has but begun, where the text ends: less than its two tags as text.
+_BEGUN = 1
+# Of a value that lasts to the text's end: more than one without its own end …
+_NO_END = 11
+# … and less than a parameter outside of every call.
+_PARAMETER_OUTSIDE = 14
+# Words between parameters, which belong to none. More than a parameter's end that is text together
+# with one that is missing, unless the next parameter is one that may come.
+_LOOSE = 5
 # A function that no tool has, a parameter that the function lacks or has been given already, and a
 # value that ends in the middle of a line but did not begin so.
 _UNKNOWN = 1
@@ -62,15 +71,18 @@ class Vocabulary(Protocol):
     def has_parameter(self, function: str, parameter: str) -> bool: ...
 
 
-def read_calls(tags: Iterable[Tag], vocabulary: Vocabulary, *, is_whole: bool) -> list[Call]:
+def read_calls(
+    tags: Iterable[Tag], vocabulary: Vocabulary, *, end: int, is_whole: bool
+) -> list[Call]:
     """The calls, in order. Those in what the model thought are not among them.
 
-    If the text is not whole, it broke off: a call whose end is not there is then none.
+    The text ends at `end`, but for space. If it is not whole, it broke off there: a call whose end
+    is missing is then none.
     """
     reading = _Readings(vocabulary)
     for tag in tags:
         reading.step(tag)
-    return reading.end(is_whole=is_whole)
+    return reading.end(end, is_whole=is_whole)
 
 
 class _Readings:
@@ -98,17 +110,26 @@ class _Readings:
                 self._do[place](tag, cost, step)
         self._last_kind = tag.kind
 
-    def end(self, *, is_whole: bool) -> list[Call]:
-        endings = {"outside": 0}
+    def end(self, at: int, *, is_whole: bool) -> list[Call]:
+        left = [self._at["outside"]] if "outside" in self._at else []
         if is_whole:
-            endings["closed"] = _NO_TOOL_CALL_END
-            endings["parameters"] = _NO_FUNCTION_END + _NO_TOOL_CALL_END
-        left = [
-            (cost + endings[place], step)
-            for place, (cost, step) in self._at.items()
-            if place in endings
-        ]
+            left += self._unended(at)
         return calls_of(min(left, key=lambda one: one[0])[1])
+
+    def _unended(self, at: int) -> Iterator[tuple[int, Step]]:
+        """Readings in which the text ends in the middle of a call."""
+        no_end = _NO_FUNCTION_END + _NO_TOOL_CALL_END
+        for place, (cost, step) in self._at.items():
+            match place, step.tag:
+                case "closed", _:
+                    yield cost + _NO_TOOL_CALL_END, step
+                case "parameters", _:
+                    yield cost + no_end, step
+                case "function", Tag(begins_line=True, end=end) as tag if end == at:
+                    yield cost + _BEGUN, step.then("end", tag, at)
+                case 0, Tag() as tag:
+                    value = step.then("value", tag, at)
+                    yield cost + _NO_END, value.then("end", tag, at)
 
     def _reach(self, place: Place, cost: int, step: Step) -> None:
         if place not in self._at or cost < self._at[place][0]:
@@ -120,8 +141,11 @@ class _Readings:
                 self._reach("opened", cost, step.then("open", tag))
             case "hermes":
                 self._reach("outside", cost + self._unknown(tag), step.then("call", tag))
-            case "<function>" if tag.begins_line and self._vocabulary.has_function(tag.name):
-                self._reach("function", cost + _NO_TOOL_CALL, step.then("function", tag))
+            case "<function>" if self._vocabulary.has_function(tag.name) and (
+                tag.begins_line or tag.ends_line
+            ):
+                cost_here = cost + _NO_TOOL_CALL + (0 if tag.begins_line else _UNEVEN)
+                self._reach("function", cost_here, step.then("function", tag))
             case "<think>":
                 self._reach("thought", cost, step)
             case "</think>" if not step.answers:
@@ -142,10 +166,14 @@ class _Readings:
 
     def _in_function(self, tag: Tag, cost: int, step: Step) -> None:
         if not tag.is_next:
-            return
+            # A function without parameters is only text, if there are other words in it.
+            if step.does == "function" and tag.kind != "<parameter>":
+                return
+            cost += _LOOSE
         match tag.kind:
             case "<parameter>":
-                cost += self._unlikely(tag, step)
+                if not self._is_one_of_several(tag, step):
+                    cost += self._unlikely(tag, step)
                 self._reach(0, cost, step.then("parameter", tag))
             case "</function>":
                 self._reach("closed", cost, step.then("end", tag, tag.end))
@@ -209,6 +237,14 @@ class _Readings:
         is_known = self._vocabulary.has_parameter(step.function, parameter.name)
         return 0 if is_known and not step.has_given(parameter.name) else _UNLIKELY
 
+    def _is_one_of_several(self, parameter: Tag, step: Step) -> bool:
+        """Whether the function lacks it, as it does the one before: names made up come in lists."""
+        names = [parameter.name]
+        if step.does == "value" and step.before and step.before.tag:
+            names.append(step.before.tag.name)
+        known = [self._vocabulary.has_parameter(step.function, name) for name in names]
+        return known == [False, False] and not step.has_given(parameter.name)
+
 
 def _cost_outside(tag: Tag) -> int:
     match tag.kind:
@@ -217,6 +253,6 @@ def _cost_outside(tag: Tag) -> int:
         case "</parameter>" if tag.begins_line:
             return _STRAY_OUTSIDE
         case "<parameter>" if tag.begins_line:
-            return _NO_LAST_PARAMETER_END
+            return _PARAMETER_OUTSIDE
         case _:
             return _TEXT

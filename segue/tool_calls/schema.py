@@ -6,6 +6,7 @@ budget of steps bounds what schemas that refer to themselves, or to each other, 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 from urllib.parse import unquote
@@ -25,18 +26,25 @@ _KINDS: dict[str, Kinds] = {
     for kinds, names in (
         (frozenset({"null"}), "null none nil"),
         (frozenset({"boolean"}), "boolean bool"),
-        (frozenset({"integer"}), "integer int long int32 int64"),
-        (_NUMBER, "number float double decimal"),
-        (frozenset({"string"}), "string str text"),
+        (frozenset({"integer"}), "integer int uint long short unsigned bigint"),
+        (_NUMBER, "number num numeric float double decimal"),
+        (frozenset({"string"}), "string str text char varchar"),
         (frozenset({"array"}), "array list tuple"),
         (frozenset({"object"}), "object dict map"),
     )
     for name in names.split()
 }
-# What a schema without a type can only be about.
-_TELLING = {"properties": "object", "items": "array", "prefixItems": "array", "pattern": "string"}
-
-_PART = (Mapping, list, str)
+_TYPE_NAME = re.compile(r"([a-z]+)(?:\d*|\(.*\)|\[.+\]|<.+>)")
+"""Of int64, varchar(20), list[str] or array<int>, the part that says what kind it is."""
+# What a schema without a type can only be about, by members of some type.
+_TELLING: tuple[tuple[Kinds, tuple[type, ...], str], ...] = (
+    (frozenset({"object"}), (Mapping,), "properties patternProperties additionalProperties"),
+    (frozenset({"array"}), (Mapping, list), "items prefixItems"),
+    (frozenset({"array"}), (int,), "minItems maxItems"),
+    (frozenset({"string"}), (str,), "pattern"),
+    (frozenset({"string"}), (int,), "minLength maxLength"),
+    (_NUMBER, (int, float), "minimum maximum exclusiveMinimum exclusiveMaximum multipleOf"),
+)
 
 _MAX_STEPS = 20_000
 _MAX_DEPTH = 64
@@ -52,8 +60,12 @@ class Schemas:
 
     @property
     def is_open(self) -> bool:
-        """It names no parameters, so that it may have any."""
-        return not any(part.get("properties") for part in self._parts(self._root))
+        """It may have any parameters: it names none, or says that there are more."""
+        parts = self._parts(self._root)
+        return not any(part.get("properties") for part in parts) or any(
+            part.get("additionalProperties") is True or part.get("patternProperties")
+            for part in parts
+        )
 
     def of_parameter(self, name: str) -> Schema | None:
         """None where the function says nothing of such a parameter."""
@@ -186,8 +198,12 @@ def _kinds_by_type(schema: Schema) -> Kinds:
         names = [names]
     if not isinstance(names, list) or not names:
         return ANYTHING
-    kinds = (_KINDS.get(str(name).lower(), ANYTHING) for name in names)
-    return frozenset().union(*kinds)
+    return frozenset().union(*(_kinds_by_name(str(name).lower()) for name in names))
+
+
+def _kinds_by_name(name: str) -> Kinds:
+    found = _TYPE_NAME.fullmatch(name)
+    return _KINDS.get(found[1], ANYTHING) if found else ANYTHING
 
 
 def _kinds_by_values(schema: Schema) -> Kinds:
@@ -196,8 +212,12 @@ def _kinds_by_values(schema: Schema) -> Kinds:
 
 
 def _kinds_by_parts(schema: Schema) -> Kinds:
-    told = (kind for key, kind in _TELLING.items() if isinstance(schema.get(key), _PART))
-    return frozenset(told) or ANYTHING
+    told = (
+        kinds
+        for kinds, types, names in _TELLING
+        if any(isinstance(schema.get(name), types) for name in names.split())
+    )
+    return frozenset().union(*told) or ANYTHING
 
 
 def _enumerated(schema: Schema) -> Sequence[Any]:

@@ -17,8 +17,10 @@ from typing import IO
 
 import pytest
 
+from segue.cli.input import read_messages
 from segue.cli.main import main
 from segue.demo import checkpoint_dir
+from segue.types import Message
 
 
 def segue(*arguments: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
@@ -289,3 +291,10 @@ def test_a_file_without_meaning_is_refused_by_its_name(
     assert message in refused.stderr
     assert str(messages) in refused.stderr
     assert "Traceback" not in refused.stderr
+
+
+def test_a_file_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    messages = tmp_path / "messages.json"
+    messages.write_text('[{"role": "user", "content": "q"}]', "utf-8-sig")
+
+    assert read_messages(messages).messages == (Message(role="user", content="q"),)

@@ -5,6 +5,7 @@ by heart.
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
+from dataclasses import replace
 from typing import Any, cast
 
 import pytest
@@ -24,6 +25,7 @@ class ByHeart:
 
     def __init__(self, *answers: str) -> None:
         self.answers = list(answers)
+        self.end = TurnEnd(finish_reason=FinishReason.STOP)
         self.sent: list[ChatInput] = []
 
     async def stream(self, chat: ChatInput, **_: object) -> AsyncGenerator[TurnEvent, None]:
@@ -31,7 +33,7 @@ class ByHeart:
         num_kept = len(chat.messages) + (chat.continues.num_messages if chat.continues else 0)
         for character in self.answers.pop(0):
             yield TokenDelta(text=character)
-        yield TurnEnd(finish_reason=FinishReason.STOP, kept_messages=num_kept)
+        yield replace(self.end, kept_messages=num_kept)
 
 
 def session(by_heart: ByHeart, **options: Any) -> Session:
@@ -78,6 +80,25 @@ async def test_a_thought_before_a_call_is_remembered_beside_it() -> None:
 
     assert (answer.reasoning, answer.content) == ("hm", "Wait.")
     assert [call.name for call in answer.tool_calls] == ["f"]
+
+
+@pytest.mark.parametrize(
+    ("end", "is_call"),
+    [
+        (TurnEnd(finish_reason=FinishReason.STOP), True),
+        (TurnEnd(finish_reason=FinishReason.STOP, stop_match="</parameter>"), True),
+        (TurnEnd(finish_reason=FinishReason.STOP, stop_match="\n\n"), False),
+        (TurnEnd(finish_reason=FinishReason.LENGTH), False),
+        (TurnEnd(finish_reason=FinishReason.CANCELLED), False),
+    ],
+)
+async def test_half_a_call_is_one_if_nothing_cut_it_off(end: TurnEnd, is_call: bool) -> None:
+    by_heart = ByHeart(CALL.partition("\n</parameter>")[0])
+    by_heart.end = end
+
+    answer = await say(session(by_heart, tools=('{"name": "f"}',)), "q")
+
+    assert [call.arguments for call in answer.tool_calls] == (['{"a": "b"}'] if is_call else [])
 
 
 async def test_an_answer_goes_on_where_the_client_began_it() -> None:

@@ -218,7 +218,9 @@ def test_a_tool_whose_type_is_not_said_is_a_function(type_of: str) -> None:
     assert read_conversation(chat(USER, tools=(text,))).tools == [json.loads(text)]
 
 
-@pytest.mark.parametrize("parameters", ["null", "{}", '{"type": "object", "properties": null}'])
+@pytest.mark.parametrize(
+    "parameters", ["null", "{}", "[]", '{"type": "object", "properties": null}']
+)
 def test_a_tool_may_have_no_parameters_however_that_is_written(parameters: str) -> None:
     (tool,) = read_conversation(
         chat(USER, tools=(f'{{"name": "f", "parameters": {parameters}}}',))
@@ -238,6 +240,7 @@ def test_a_tool_may_have_no_parameters_however_that_is_written(parameters: str) 
         ('{"type": "function", "function": "f"}', "must be"),
         ('{"type": "function", "function": {}}', "name must be a text"),
         ('{"type": "function", "function": {"name": 3}}', "name must be a text, got 3"),
+        ('{"name": "f", "parameters": [1]}', "must be a JSON schema object, got an array"),
         ('{"name": "f", "parameters": "none"}', "must be a JSON schema object, got a string"),
     ],
 )

@@ -216,6 +216,18 @@ def test_the_end_of_what_was_begun_is_not_looked_for_in_its_text(origin: str, co
     assert text.endswith(f"{SHUT}{content}")
 
 
+@pytest.mark.parametrize("content", [None, []])
+def test_no_content_cannot_be_continued(origin: str, content: object) -> None:
+    nothing = {"role": "assistant", "content": content}
+
+    for named in (True, "content"):
+        with pytest.raises(InvalidRequest, match=r"to be continued in messages\[1\], got none"):
+            rendered(origin, "3.5", ASK, nothing, continue_final_message=named)
+    begun = {**nothing, "reasoning_content": "Let me"}
+    text = rendered(origin, "3.5", ASK, begun, continue_final_message="reasoning")
+    assert text.endswith(f"{OPEN}Let me")
+
+
 def test_what_cannot_be_continued_is_refused(origin: str) -> None:
     with pytest.raises(InvalidRequest, match="reasoning_content to be continued, but it has none"):
         rendered(origin, "3.5", ASK, SAID, continue_final_message="reasoning")

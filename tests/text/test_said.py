@@ -60,6 +60,41 @@ def test_it_is_a_token_where_the_template_does_not_look() -> None:
     assert written(SEARCHING_UNLESS_TOLD, role="assistant", content="a</T>b") == "b"
 
 
+SEARCHING_FOR_PAIRS = (
+    "{% for m in messages %}{% if '</T>' in m.content %}"
+    "{{ m.content.split('</T>')[0].split('<T>')[-1] }}{% else %}{{ m.content }}{% endif %}"
+    "{% endfor %}"
+)
+
+
+def test_half_of_what_the_template_looks_for_is_a_token() -> None:
+    def said(content: str) -> str:
+        return written(SEARCHING_FOR_PAIRS, role="assistant", content=content)
+
+    assert said("<T>a") == f"{T}a"
+    assert said("a<T>b<T>") == f"a{T}b{T}"
+    assert said("a<T>b</T>c") == "b"
+
+
+def test_both_halves_may_be_in_several_parts() -> None:
+    source = (
+        "{% for m in messages %}{% set text = m.content if m.content is string else "
+        "m.content | map(attribute='text') | join %}{% if '</T>' in text %}"
+        "{{ text.split('</T>')[0].split('<T>')[-1] }}{% else %}{{ text }}{% endif %}{% endfor %}"
+    )
+    parts = [{"type": "text", "text": "<T>a"}, {"type": "text", "text": "</T>"}]
+
+    assert written(source, role="assistant", content=parts) == "a"
+    assert written(source, role="assistant", content=parts[:1]) == f"{T}a"
+
+
+def test_a_template_that_cannot_be_asked_finds_what_it_looks_for() -> None:
+    source = "{% for m in messages %}{{ m.content[0].text.split('</T>')[-1] }}{% endfor %}"
+    parts = [{"type": "text", "text": "a</T>b"}]
+
+    assert written(source, role="assistant", content=parts) == "b"
+
+
 def test_the_message_of_the_client_is_left_as_it_is() -> None:
     template = ChatTemplate(TemplateSource(plain=PLAIN, with_tools=PLAIN), MARKS)
     message: dict[str, Any] = {"role": "assistant", "content": "<T>"}

@@ -9,56 +9,16 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from segue.tool_calls import read_answer
-from segue.types import Message, ToolCall
-
-TOOLS = (
-    json.dumps(
-        {
-            "type": "function",
-            "function": {
-                "name": "find",
-                "parameters": {
-                    "type": "object",
-                    "properties": {
-                        "text": {"type": "string"},
-                        "limit": {"type": "integer"},
-                        "where": {"type": "object"},
-                    },
-                },
-            },
-        }
-    ),
+from tests.tool_calls.writing import (
+    END,
+    OPEN,
+    TOOLS,
+    assistant,
+    called,
+    parameter,
+    text_of,
+    written,
 )
-OPEN = "<tool_call>\n<function=find>\n"
-END = "</function>\n</tool_call>"
-
-
-def parameter(key: str, value: str) -> str:
-    return f"<parameter={key}>\n{value}\n</parameter>\n"
-
-
-def written(*parameters: tuple[str, str], name: str = "find") -> str:
-    lines = "".join(parameter(key, value) for key, value in parameters)
-    return f"<tool_call>\n<function={name}>\n{lines}</function>\n</tool_call>"
-
-
-def called(arguments: str, name: str = "find") -> ToolCall:
-    return ToolCall(name=name, arguments=arguments)
-
-
-def assistant(content: str, *calls: ToolCall) -> Message:
-    return Message(role="assistant", content=content, tool_calls=calls)
-
-
-def text_of(answer: str) -> str:
-    """The value of `text` in the one call of an answer that says nothing else."""
-    message = read_answer(answer, TOOLS)
-    assert message.content == ""
-    (call,) = message.tool_calls
-    arguments = json.loads(call.arguments)
-    assert (call.name, list(arguments)) == ("find", ["text"])
-    value: str = arguments["text"]
-    return value
 
 
 @pytest.mark.parametrize(
@@ -197,130 +157,6 @@ def test_a_value_may_hold_any_markup(value: str) -> None:
 )
 def test_white_space_around_tags_means_nothing(answer: str) -> None:
     assert text_of(answer) == "/"
-
-
-@pytest.mark.parametrize(
-    "answer",
-    [
-        f"{OPEN}{parameter('text', 'a')}</tool_call>",
-        f"{OPEN}{parameter('text', 'a')}</function>",
-        f"{OPEN}{parameter('text', 'a')}",
-        f"<function=find>\n{parameter('text', 'a')}{END}",
-        f"<function=find>\n{parameter('text', 'a')}</function>",
-        f"{OPEN}<parameter=text>\na\n{END}",
-        f"{OPEN}<parameter=text>\na\n</tool_call>",
-    ],
-)
-def test_a_tag_may_be_missing(answer: str) -> None:
-    assert text_of(answer) == "a"
-
-
-def test_the_end_of_a_parameter_may_be_missing_before_the_next_one() -> None:
-    answer = f"{OPEN}<parameter=text>\na\n<parameter=limit>\n2\n{END}"
-
-    assert read_answer(answer, TOOLS) == assistant("", called('{"text": "a", "limit": 2}'))
-
-
-def test_the_end_of_a_call_may_be_missing_before_the_next_one() -> None:
-    first = f"{OPEN}{parameter('text', 'a')}"
-
-    for tags in (first, f"{first}</function>\n"):
-        assert read_answer(tags + written(), TOOLS) == assistant(
-            "", called('{"text": "a"}'), called("{}")
-        )
-
-
-def test_a_call_without_its_first_tag_names_a_function_that_there_is() -> None:
-    example = f"<function=example>\n{parameter('text', 'a')}</function>"
-
-    assert read_answer(example, TOOLS) == assistant(example)
-
-
-@pytest.mark.parametrize(
-    "json_text",
-    [
-        '{"name": "find", "arguments": {"text": "a"}}',
-        '{"arguments": {"text": "a"}, "name": "find"}',
-        '{"name": "find", "arguments": "{\\"text\\": \\"a\\"}"}',
-        '{"name": "find", "parameters": {"text": "a"}}',
-        '{"type": "function", "function": {"name": "find", "arguments": {"text": "a"}}}',
-        "{'name': 'find', 'arguments': {'text': 'a',}}",
-    ],
-)
-@pytest.mark.parametrize("around", ["\n{}\n</tool_call>", "{}</tool_call>", "\n{}"])
-def test_hermes_calls_are_calls(json_text: str, around: str) -> None:
-    if around == "\n{}" and "'" in json_text:
-        around += "</tool_call>"
-    assert text_of("<tool_call>" + around.format(json_text)) == "a"
-
-
-@pytest.mark.parametrize("arguments", ['""', "null", "{}", '"null"', '"{}"'])
-def test_a_hermes_call_may_have_no_arguments(arguments: str) -> None:
-    answer = f'<tool_call>\n{{"name": "find", "arguments": {arguments}}}\n</tool_call>'
-
-    assert read_answer(answer, TOOLS) == assistant("", called("{}"))
-
-
-def test_hermes_arguments_are_what_their_json_says() -> None:
-    value = 'a </tool_call> b\n{"name": "g"} "'
-    answer = json.dumps({"name": "find", "arguments": {"text": value, "zip": "02134", "n": 4}})
-
-    message = read_answer(f"Hm.\n<tool_call>\n{answer}\n</tool_call>\n{written()}", TOOLS)
-
-    assert message.content == "Hm."
-    assert [json.loads(call.arguments) for call in message.tool_calls] == [
-        {"text": value, "zip": "02134", "n": 4},
-        {},
-    ]
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "",
-        "No call.",
-        written()[:-1],
-        f"{OPEN}loose\n{END}",
-        written(("text", "a"), ("text", "b")),
-        "<tool_call>\n</tool_call>",
-        "<tool_call>\nfind\n</tool_call>",
-        '<tool_call>\n{"name": 4, "arguments": {}}\n</tool_call>',
-        '<tool_call>\n{"name": "find", "arguments": [4]}\n</tool_call>',
-        '<tool_call>\n{"name": "find", "arguments": "4"}\n</tool_call>',
-        '<tool_call>\n{"name": "find", "arguments": {"text": "a\n</tool_call>',
-    ],
-)
-def test_what_is_no_call_stays_text(text: str) -> None:
-    assert read_answer(text, TOOLS) == assistant(text)
-
-
-def test_a_parameter_that_is_given_twice_alike_is_given_once() -> None:
-    answer = written(("text", "a"), ("text", "a"))
-
-    assert read_answer(answer, TOOLS) == assistant("", called('{"text": "a"}'))
-
-
-FULL = f"One moment.\n\n{written(('text', 'a'))}\n{written(('text', 'b'), ('limit', '2'))}"
-
-
-@pytest.mark.parametrize("length", range(FULL.rindex("<tool_call>"), len(FULL)))
-def test_a_call_that_max_tokens_cut_off_stays_text_and_those_before_it_stay_calls(
-    length: int,
-) -> None:
-    cut = FULL[:length]
-
-    message = read_answer(cut, TOOLS, is_whole=False)
-
-    assert message.tool_calls == (called('{"text": "a"}'),)
-    rest = cut[cut.index("</tool_call>") :].removeprefix("</tool_call>").strip("\n")
-    assert message.content == ("One moment." + (f"\n\n{rest}" if rest else ""))
-
-
-def test_a_whole_call_before_the_cut_is_a_call() -> None:
-    assert read_answer(FULL, TOOLS, is_whole=False).tool_calls == (
-        called('{"text": "a"}'),
-        called('{"text": "b", "limit": 2}'),
-    )
 
 
 def test_without_tools_nothing_is_a_call() -> None:
