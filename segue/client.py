@@ -9,9 +9,9 @@ async with Client("127.0.0.1:7411") as client:
 
 from __future__ import annotations
 
+import contextlib
 import uuid
-from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
@@ -19,6 +19,7 @@ from typing import Self
 from segue.chat_json import to_json
 from segue.checks import require_label, require_seconds, require_type
 from segue.cluster_status import ClusterStatus, SessionInfo
+from segue.errors import DeadlineExceeded
 from segue.explanation import Explanation
 from segue.messages import require_text
 from segue.session import Session
@@ -38,6 +39,7 @@ from segue.types import (
     TurnRequest,
 )
 from segue.wire import session_pb2 as pb
+from segue.wire.addresses import require_target
 from segue.wire.convert_events import events_from_wire
 from segue.wire.convert_explanation import explanation_from_wire
 from segue.wire.convert_request import request_to_wire
@@ -47,6 +49,11 @@ from segue.wire.session_pb2_grpc import SessionsStub
 from segue.wire.status import rpc_errors
 
 DEFAULT_TARGET = "127.0.0.1:7411"
+_IF_REFUSED = "start one with `segue serve`, or name its address with --target"
+_IF_UNSERVED = (
+    "this is another server, such as a worker, and not the router: use the router's address, which "
+    "`segue serve` prints"
+)
 
 __all__ = [
     "DEFAULT_TARGET",
@@ -81,6 +88,7 @@ class Client:
 
     def __init__(self, target: str = DEFAULT_TARGET) -> None:
         require_type("target", target, str, "a text such as 127.0.0.1:7411")
+        require_target(target)
         self.target = target
         self._channel = channel_to(target)
         self._stub = SessionsStub(self._channel)
@@ -99,11 +107,16 @@ class Client:
     async def close(self) -> None:
         await self._channel.close()
 
-    def _router_errors(self) -> AbstractContextManager[None]:
-        return rpc_errors(
-            f"router {self.target}",
-            if_refused="start one with `segue serve`, or name its address with --target",
-        )
+    @contextlib.contextmanager
+    def _router_errors(self, timeout_s: float | None = None) -> Iterator[None]:
+        peer = f"router {self.target}"
+        try:
+            with rpc_errors(peer, if_refused=_IF_REFUSED, if_unserved=_IF_UNSERVED):
+                yield
+        except DeadlineExceeded as error:
+            # Whether gRPC notices first or the router is chance.
+            limit = "the router's own limit" if timeout_s is None else f"{timeout_s:g} s"
+            raise DeadlineExceeded(f"{peer}: no complete answer within {limit}") from error
 
     def session(
         self,
@@ -168,7 +181,7 @@ class Client:
         )
         wire = request_to_wire(request)
         require_sendable("the turn", wire.ByteSize())
-        with self._router_errors():
+        with self._router_errors(timeout_s):
             call = self._stub.Generate(wire, timeout=timeout_s)
             try:
                 async for message in call:
@@ -274,6 +287,6 @@ class Client:
 
     async def status(self, *, timeout_s: float = 5.0) -> ClusterStatus:
         require_seconds("timeout_s", timeout_s)
-        with self._router_errors():
+        with self._router_errors(timeout_s):
             reply = await self._stub.GetStatus(pb.GetStatusRequest(), timeout=timeout_s)
         return cluster_from_wire(reply)
