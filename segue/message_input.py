@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TypeAlias
 
 from segue.chat_json import read_message
@@ -19,20 +19,21 @@ _EXPECTED = (
 )
 
 
-def new_messages(given: Iterable[MessageInput | Sequence[MessageInput]]) -> list[Message]:
+def new_messages(given: Sequence[MessageInput | Sequence[MessageInput]]) -> list[Message]:
     """Of a turn. Lists among them are taken apart. Raises InvalidRequest that names the one that is
     no message, or says nothing.
     """
     flat: list[tuple[str, object]] = []
     for index, one in enumerate(given):
+        where = f"message {index} of the turn" if len(given) > 1 else "the message"
         if isinstance(one, list | tuple):
-            flat += [(f"message {index}[{place}]", inner) for place, inner in enumerate(one)]
+            flat += [(f"{where}[{place}]", inner) for place, inner in enumerate(one)]
         else:
-            flat.append((f"message {index}", one))
+            flat.append((where, one))
     messages = [as_message(value, where) for where, value in flat]
     for (where, _), message in zip(flat, messages, strict=True):
         if message.role == "user" and not _says_something(message):
-            raise InvalidRequest(f"{where} of the turn is empty: expected text to answer")
+            raise InvalidRequest(f"{where} is empty: expected text to answer")
     return messages
 
 

@@ -85,16 +85,16 @@ async def test_a_dictionary_that_was_put_into_the_history_is_a_message() -> None
 @pytest.mark.parametrize(
     ("new", "message"),
     [
-        ((None,), r"^message 0 must be a text, a segue.Message, a dictionary .*, got None$"),
-        ((5,), r"message 0 must be .* got a number, 5$"),
-        (("hi", {1, 2}), r"message 1 must be .* got a set"),
-        (([ASKED, 5],), r"message 0\[1\] must be .* got a number, 5$"),
-        (({"content": "hi"},), r"message 0 must be an object with a role"),
-        (({"role": "user", "content": 5},), r"message 0.content must be a text or a list"),
-        (("",), "message 0 of the turn is empty"),
+        ((None,), r"^the message must be a text, a segue.Message, a dictionary .*, got None$"),
+        ((5,), r"the message must be .* got a number, 5$"),
+        (("hi", {1, 2}), r"message 1 of the turn must be .* got a set"),
+        (([ASKED, 5],), r"the message\[1\] must be .* got a number, 5$"),
+        (({"content": "hi"},), r"the message must be an object with a role"),
+        (({"role": "user", "content": 5},), r"the message.content must be a text or a list"),
+        (("",), "the message is empty"),
         (("hi", " \n"), "message 1 of the turn is empty"),
-        (({"role": "user"},), "message 0 of the turn is empty"),
-        ((Message(role="user"),), "message 0 of the turn is empty"),
+        (({"role": "user"},), "the message is empty"),
+        ((Message(role="user"),), "the message is empty"),
     ],
 )
 async def test_what_is_no_message_or_an_empty_one_is_refused(
