@@ -1,7 +1,7 @@
 """Where `segue chat` asks: the prompt, the line editor's history, and lines that are commands.
 
-Prompts and greetings are for a person. Where the input is a file or a pipe there are none; where only
-the output is one, they go to stderr: what is written down is the conversation's answers.
+Prompts and greetings are for a person. Where the input is a file or a pipe there are none; where
+only the output is one, they go to stderr: what is written down is the conversation's answers.
 """
 
 from __future__ import annotations
