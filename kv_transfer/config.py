@@ -11,7 +11,7 @@ from segue.errors import InvalidConfig
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TransferConfig:
     protocol: str = "tcp"
-    """"tcp" or "rdma". A worker that finds no RDMA device does not start with "rdma"."""
+    """"tcp" or "rdma". Without an RDMA device nothing starts with "rdma"."""
     devices: str = ""
     """RDMA devices, comma-separated; empty lets Mooncake choose."""
     progress_timeout_s: int = 5

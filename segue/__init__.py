@@ -1,5 +1,43 @@
-"""Segue: disaggregated prefill and decode for hybrid models, built around sessions."""
+"""Segue: disaggregated prefill and decode for hybrid models, built around sessions.
 
-from segue.client import Client, Session
+What a program needs that talks to a cluster. Errors are in `segue.errors`.
+"""
 
-__all__ = ["Client", "Session"]
+from segue.client import DEFAULT_TARGET, Answer, Client
+from segue.errors import SegueError
+from segue.session import Session
+from segue.turn import FinishReason, Timings, TokenDelta, TurnEnd, TurnEvent, Usage
+from segue.types import (
+    ChatInput,
+    Message,
+    SampledToken,
+    SamplingParams,
+    StopConditions,
+    TextInput,
+    TokenInput,
+    TokenLogprob,
+    ToolCall,
+)
+
+__all__ = [
+    "DEFAULT_TARGET",
+    "Answer",
+    "ChatInput",
+    "Client",
+    "FinishReason",
+    "Message",
+    "SampledToken",
+    "SamplingParams",
+    "SegueError",
+    "Session",
+    "StopConditions",
+    "TextInput",
+    "Timings",
+    "TokenDelta",
+    "TokenInput",
+    "TokenLogprob",
+    "ToolCall",
+    "TurnEnd",
+    "TurnEvent",
+    "Usage",
+]

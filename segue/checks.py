@@ -9,6 +9,7 @@ import itertools
 import math
 import re
 from collections.abc import Mapping, Sequence
+from numbers import Integral, Real
 from typing import TypeVar
 
 from segue.errors import InvalidRequest
@@ -20,6 +21,18 @@ MAX_COUNT = 10**12
 
 _ADDRESS = re.compile(r"[A-Za-z0-9._:%\[\]-]{1,255}:[0-9]{1,5}")
 
+_KINDS: dict[type, str] = {
+    type(None): "None",
+    bool: "a boolean",
+    int: "a number",
+    float: "a number",
+    str: "a text",
+    list: "a list",
+    tuple: "a tuple",
+    dict: "a dictionary",
+    set: "a set",
+}
+
 Wire = TypeVar("Wire")
 Value = TypeVar("Value")
 
@@ -29,7 +42,40 @@ def require(condition: bool, message: str) -> None:
         raise InvalidRequest(message)
 
 
+def what_came(value: object) -> str:
+    """A value of the wrong type, as an error quotes it: its type in words, and its beginning."""
+    return "None" if value is None else f"{kind_of(value)}, {value!r:.80}"
+
+
+def kind_of(value: object) -> str:
+    name = type(value).__name__
+    return _KINDS.get(type(value)) or f"{'an' if name[0].lower() in 'aeiou' else 'a'} {name}"
+
+
+def require_type(name: str, value: object, kind: type | tuple[type, ...], expected: str) -> None:
+    require(isinstance(value, kind), f"{name} must be {expected}, got {what_came(value)}")
+
+
+def require_whole(name: str, value: object) -> None:
+    is_whole = isinstance(value, Integral) and not isinstance(value, bool)
+    require(is_whole, f"{name} must be a whole number, got {what_came(value)}")
+
+
+def require_seconds(name: str, value: object) -> None:
+    """None passes: not every call has a limit."""
+    is_number = isinstance(value, Real) and not isinstance(value, bool)
+    require(
+        value is None or is_number,
+        f"{name} must be a number of seconds, got {what_came(value)}",
+    )
+
+
 def require_number(name: str, value: float, low: float, high: float) -> None:
+    is_number = isinstance(value, Real) and not isinstance(value, bool)
+    require(
+        is_number,
+        f"{name} must be a number between {low:g} and {high:g}, got {what_came(value)}",
+    )
     require(
         math.isfinite(value) and low <= value <= high,
         f"{name} must be between {low:g} and {high:g}, got {shown(value)}",
@@ -42,6 +88,7 @@ def require_count(name: str, value: int, *, low: int = 0, high: int = MAX_COUNT)
 
 def require_label(name: str, value: str, *, max_chars: int = MAX_NAME_CHARS) -> None:
     """Text that is shown or compared; it may be empty."""
+    require_type(name, value, str, "a text")
     require(
         len(value) <= max_chars,
         f"{name} must have at most {max_chars} characters, has {len(value)}",

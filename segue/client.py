@@ -9,16 +9,19 @@ async with Client("127.0.0.1:7411") as client:
 
 from __future__ import annotations
 
+import contextlib
 import uuid
-from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
 from segue.chat_json import to_json
+from segue.checks import require_label, require_seconds, require_type
 from segue.cluster_status import ClusterStatus, SessionInfo
+from segue.errors import DeadlineExceeded
 from segue.explanation import Explanation
+from segue.messages import require_text
 from segue.session import Session
 from segue.tool_declarations import tools_as_text
 from segue.turn import TokenDelta, TurnEnd, TurnEvent
@@ -36,6 +39,7 @@ from segue.types import (
     TurnRequest,
 )
 from segue.wire import session_pb2 as pb
+from segue.wire.addresses import require_target
 from segue.wire.convert_events import events_from_wire
 from segue.wire.convert_explanation import explanation_from_wire
 from segue.wire.convert_request import request_to_wire
@@ -45,6 +49,11 @@ from segue.wire.session_pb2_grpc import SessionsStub
 from segue.wire.status import rpc_errors
 
 DEFAULT_TARGET = "127.0.0.1:7411"
+_IF_REFUSED = "start one with `segue serve`, or name its address with --target"
+_IF_UNSERVED = (
+    "this is another server, such as a worker, and not the router: use the router's address, which "
+    "`segue serve` prints"
+)
 
 __all__ = [
     "DEFAULT_TARGET",
@@ -78,6 +87,8 @@ class Client:
     """Talks to one router. Errors are `segue.errors`; use it as an async context manager."""
 
     def __init__(self, target: str = DEFAULT_TARGET) -> None:
+        require_type("target", target, str, "a text such as 127.0.0.1:7411")
+        require_target(target)
         self.target = target
         self._channel = channel_to(target)
         self._stub = SessionsStub(self._channel)
@@ -96,11 +107,16 @@ class Client:
     async def close(self) -> None:
         await self._channel.close()
 
-    def _router_errors(self) -> AbstractContextManager[None]:
-        return rpc_errors(
-            f"router {self.target}",
-            if_refused="start one with `segue serve`, or name its address with --target",
-        )
+    @contextlib.contextmanager
+    def _router_errors(self, timeout_s: float | None = None) -> Iterator[None]:
+        peer = f"router {self.target}"
+        try:
+            with rpc_errors(peer, if_refused=_IF_REFUSED, if_unserved=_IF_UNSERVED):
+                yield
+        except DeadlineExceeded as error:
+            # Whether gRPC notices first or the router is chance.
+            limit = "the router's own limit" if timeout_s is None else f"{timeout_s:g} s"
+            raise DeadlineExceeded(f"{peer}: no complete answer within {limit}") from error
 
     def session(
         self,
@@ -117,6 +133,15 @@ class Client:
 
         Raises InvalidRequest where a tool is no JSON object that names a function.
         """
+        require_label("session_id", "" if session_id is None else session_id)
+        require_text("system", system)
+        require_type("enable_thinking", enable_thinking, (bool, type(None)), "True, False or None")
+        require_type(
+            "chat_template_kwargs",
+            chat_template_kwargs,
+            (str, Mapping),
+            "a dictionary or JSON text",
+        )
         messages = [Message(role="system", content=system)] if system else []
         return Session(
             self,
@@ -146,16 +171,17 @@ class Client:
         What `sampling` and `stop` leave open is the checkpoint's default, and the answer may be as
         long as context and memory allow. Without a seed, each turn gets one of its own.
         """
+        require_seconds("timeout_s", timeout_s)
         request = TurnRequest(
             session_id=SessionId(session_id),
             turn_id=TurnId(turn_id),
             input=turn_input,
-            sampling=sampling or SamplingParams(),
-            stop=stop or StopConditions(),
+            sampling=SamplingParams() if sampling is None else sampling,
+            stop=StopConditions() if stop is None else stop,
         )
         wire = request_to_wire(request)
         require_sendable("the turn", wire.ByteSize())
-        with self._router_errors():
+        with self._router_errors(timeout_s):
             call = self._stub.Generate(wire, timeout=timeout_s)
             try:
                 async for message in call:
@@ -206,6 +232,7 @@ class Client:
 
     async def cancel(self, turn_id: str) -> bool:
         """Ends a running turn from elsewhere. False when no such turn is running."""
+        require_type("turn_id", turn_id, str, "a text")
         with self._router_errors():
             reply = await self._stub.Cancel(pb.CancelRequest(turn_id=turn_id))
         return reply.was_running
@@ -225,6 +252,9 @@ class Client:
         Returns the seconds for which its memory is kept, if memory allows. Raises NotFound when
         nothing of it is kept any more: its next turn costs more, and is served all the same.
         """
+        require_type("session_id", session_id, str, "a text")
+        require_seconds("lease_s", lease_s)
+        require_seconds("pause_s", pause_s)
         with self._router_errors():
             request = pb.RenewSessionRequest(
                 session_id=session_id, lease_s=lease_s, pause_s=pause_s
@@ -234,6 +264,7 @@ class Client:
 
     async def release_session(self, session_id: str) -> bool:
         """The session will not come back. False when the router does not know it."""
+        require_type("session_id", session_id, str, "a text")
         with self._router_errors():
             request = pb.ReleaseSessionRequest(session_id=session_id)
             reply = await self._stub.ReleaseSession(request)
@@ -241,17 +272,21 @@ class Client:
 
     async def fork_session(self, parent_id: str, child_id: str) -> None:
         """`child_id` begins with what is kept of `parent_id`. Raises NotFound when nothing is."""
+        require_type("parent_id", parent_id, str, "a text")
+        require_type("child_id", child_id, str, "a text")
         with self._router_errors():
             request = pb.ForkSessionRequest(parent_id=parent_id, child_id=child_id)
             await self._stub.ForkSession(request)
 
     async def explain(self, session_id: str) -> Explanation:
         """Why the session's last turn was placed where it was. Raises NotFound."""
+        require_type("session_id", session_id, str, "a text")
         with self._router_errors():
             reply = await self._stub.Explain(pb.ExplainRequest(session_id=session_id))
         return explanation_from_wire(reply)
 
     async def status(self, *, timeout_s: float = 5.0) -> ClusterStatus:
-        with self._router_errors():
+        require_seconds("timeout_s", timeout_s)
+        with self._router_errors(timeout_s):
             reply = await self._stub.GetStatus(pb.GetStatusRequest(), timeout=timeout_s)
         return cluster_from_wire(reply)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from segue.checks import require_type, what_came
 from segue.errors import InvalidRequest
 
 CONTINUED_FIELDS = {
@@ -33,7 +34,7 @@ def split_reasoning(text: str) -> tuple[str, str]:
 def require_text(name: str, value: object) -> None:
     """Raises InvalidRequest unless `value` is text that UTF-8 can express."""
     if not isinstance(value, str):
-        raise InvalidRequest(f"{name} must be a text, got {type(value).__name__} {value!r:.80}")
+        raise InvalidRequest(f"{name} must be a text, got {what_came(value)}")
     # Almost all text is ASCII, which Python knows without looking.
     if value.isascii():
         return
@@ -44,6 +45,17 @@ def require_text(name: str, value: object) -> None:
             f"{name} must be valid Unicode, got half of a surrogate pair "
             f"(\\u{ord(value[error.start]):04x}) at character {error.start}: send whole characters"
         ) from None
+
+
+def _require_many(name: str, values: object, kind: type, expected: str) -> None:
+    """Raises InvalidRequest unless `values` are a list or tuple of that kind."""
+    if not isinstance(values, list | tuple):
+        raise InvalidRequest(f"{name} must be a tuple of {expected}, got {what_came(values)}")
+    for index, value in enumerate(values):
+        if not isinstance(value, kind):
+            raise InvalidRequest(
+                f"{name} must be a tuple of {expected}, got at index {index} {what_came(value)}"
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +93,8 @@ class Message:
     def __post_init__(self) -> None:
         for field in ("role", "content", "tool_call_id", "name"):
             require_text(f"{field} of a message", getattr(self, field))
+        _require_many("content_parts of a message", self.content_parts, str, "texts")
+        _require_many("tool_calls of a message", self.tool_calls, ToolCall, "ToolCalls")
         for part in self.content_parts:
             require_text("a part of a message's content", part)
         if self.reasoning is not None:
@@ -132,6 +146,11 @@ class ChatInput:
     """If set, `messages` are what follows this history; tools and options are the history's."""
 
     def __post_init__(self) -> None:
+        _require_many("messages", self.messages, Message, "Messages")
+        _require_many("tools", self.tools, str, "JSON texts")
+        require_type(
+            "enable_thinking", self.enable_thinking, (bool, type(None)), "True, False or None"
+        )
         for tool in self.tools:
             require_text("a tool", tool)
         require_text("chat_template_kwargs", self.chat_template_kwargs)

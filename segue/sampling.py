@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from segue.checks import require, require_number
+from segue.checks import require, require_number, require_type, require_whole
 from segue.messages import require_text
 
 MAX_STOP_STRINGS = 16
@@ -100,12 +100,17 @@ def _check_sampling(params: SamplingParams | Sampling) -> None:
         value = getattr(params, name)
         if value is not None:
             require_number(name, value, low, high)
+    for name in ("top_k", "seed", "logprobs"):
+        if getattr(params, name) is not None:
+            require_whole(name, getattr(params, name))
     require(params.top_p is None or params.top_p > 0.0, "top_p must be above 0, got 0")
     require(
         params.top_k is None or params.top_k >= 0,
         f"top_k must be >= 0 (0 keeps every token), got {params.top_k}",
     )
+    require_type("logit_bias", params.logit_bias, Mapping, "a dictionary from token ids to numbers")
     for token_id, bias in params.logit_bias.items():
+        require_whole("a token id of logit_bias", token_id)
         require(token_id >= 0, f"logit_bias token ids must be >= 0, got {token_id}")
         require_number(f"logit_bias[{token_id}]", bias, -100.0, 100.0)
     require(
@@ -132,6 +137,7 @@ class StopConditions:
 
     def __post_init__(self) -> None:
         _check_stop(self)
+        require_type("ignore_eos", self.ignore_eos, bool, "True or False")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,6 +155,13 @@ class StopRules:
 
 
 def _check_stop(stop: StopConditions | StopRules) -> None:
+    if stop.max_tokens is not None:
+        require_whole("max_tokens", stop.max_tokens)
+    for name, example in (("stop_strings", '("\\n",)'), ("stop_token_ids", "(5,)")):
+        values = getattr(stop, name)
+        require_type(name, values, (list, tuple), f"a tuple or list such as {example}")
+    for token_id in stop.stop_token_ids:
+        require_whole("a token id of stop_token_ids", token_id)
     require(
         stop.max_tokens is None or stop.max_tokens >= 1,
         f"max_tokens must be >= 1, got {stop.max_tokens}",

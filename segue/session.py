@@ -8,8 +8,10 @@ from collections.abc import AsyncGenerator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from segue.checks import require_seconds
 from segue.errors import NotFound, UnknownHistory
 from segue.history import DigestChain, continuation
+from segue.message_input import MessageInput, as_message, new_messages
 from segue.messages import THINK_END, split_reasoning
 from segue.text.conversation import read_template_kwargs
 from segue.tool_calls import read_answer
@@ -68,18 +70,20 @@ class Session:
         """The next turn will come in about so long: a tool runs. Where nothing is kept of the
         session any more, this changes nothing.
         """
+        require_seconds("pause", seconds)
         with contextlib.suppress(NotFound):
             await self._client.renew_session(self.session_id, pause_s=seconds)
 
     async def turn(
         self,
-        *new: str | Message,
+        *new: MessageInput | Sequence[MessageInput],
         sampling: SamplingParams | None = None,
         stop: StopConditions | None = None,
         timeout_s: float | None = None,
         continue_final_message: bool | str = False,
     ) -> AsyncGenerator[TurnEvent, None]:
-        """Adds `new` (a text is a user's message), streams the answer, and remembers both.
+        """Adds `new`, streams the answer, and remembers both. A text is a user's message; a
+        dictionary is a message in OpenAI's shape; a list holds several.
 
         With tools, calls in the answer become `tool_calls` of the message that is remembered; a
         call that `max_tokens`, a stop string or a cancellation cut off stays text. A turn that
@@ -87,7 +91,10 @@ class Session:
         `continue_final_message` the last message is the beginning of the answer (or of its
         `reasoning`, where that is named), and what is streamed goes on from there.
         """
-        added = [Message(role="user", content=m) if isinstance(m, str) else m for m in new]
+        added = new_messages(new)
+        self.messages[:] = [
+            as_message(one, f"session.messages[{index}]") for index, one in enumerate(self.messages)
+        ]
         self._num_kept = min(self._num_kept, len(self.messages))
         chat = ChatInput(
             messages=(*self.messages, *added),

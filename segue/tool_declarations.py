@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NoReturn
 
+from segue.checks import kind_of, what_came
 from segue.errors import InvalidRequest
 
 _EXPECTED = '{"type": "function", "function": {"name": …, "parameters": …}}'
@@ -19,8 +20,12 @@ def tools_as_text(tools: Sequence[str | Mapping[str, object]]) -> tuple[str, ...
     """
     if isinstance(tools, str | Mapping):
         raise InvalidRequest(
-            f"tools must be a list of tools such as [{_EXPECTED}], got a single "
-            f"{type(tools).__name__}: put it into a list"
+            f"tools must be a list of tools such as [{_EXPECTED}], got {kind_of(tools)}: "
+            "put a single tool into a list"
+        )
+    if not isinstance(tools, Iterable):
+        raise InvalidRequest(
+            f"tools must be a list of tools such as [{_EXPECTED}], got {what_came(tools)}"
         )
     return tuple(_as_text(f"tools[{index}]", tool) for index, tool in enumerate(tools))
 
@@ -34,7 +39,7 @@ def _as_text(where: str, tool: str | Mapping[str, object]) -> str:
             f"{where} must be {_expected(f'text that is not JSON: {error}')}"
         ) from None
     if not isinstance(read, dict):
-        raise InvalidRequest(f"{where} must be {_expected(f'JSON of a {type(read).__name__}')}")
+        raise InvalidRequest(f"{where} must be {_expected(f'JSON of {kind_of(read)}')}")
     function = read.get("function", read)
     name = function.get("name") if isinstance(function, dict) else None
     if not isinstance(name, str) or not name:
@@ -44,7 +49,7 @@ def _as_text(where: str, tool: str | Mapping[str, object]) -> str:
 
 def _dumped(where: str, tool: Mapping[str, object]) -> str:
     if not isinstance(tool, Mapping):
-        raise InvalidRequest(f"{where} must be {_expected(f'a {type(tool).__name__}')}")
+        raise InvalidRequest(f"{where} must be {_expected(what_came(tool))}")
     try:
         return json.dumps(dict(tool), ensure_ascii=False, allow_nan=False)
     except (TypeError, ValueError, RecursionError) as error:

@@ -9,7 +9,7 @@ import enum
 from dataclasses import dataclass, field
 from typing import NewType
 
-from segue.checks import require, require_label
+from segue.checks import require, require_label, require_type
 from segue.messages import ChatInput as ChatInput
 from segue.messages import Continuation as Continuation
 from segue.messages import Message as Message
@@ -83,6 +83,14 @@ class TurnRequest:
     stop: StopConditions = field(default_factory=StopConditions)
 
     def __post_init__(self) -> None:
+        require_type(
+            "a turn's input",
+            self.input,
+            (ChatInput, TextInput, TokenInput),
+            "a ChatInput, a TextInput or a TokenInput",
+        )
+        require_type("sampling", self.sampling, SamplingParams, "SamplingParams")
+        require_type("stop", self.stop, StopConditions, "StopConditions")
         require_label("session_id", self.session_id)
         require_label("turn_id", self.turn_id)
         continues = isinstance(self.input, ChatInput) and self.input.continues is not None

@@ -8,28 +8,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
 
 from segue.cli import show
 from segue.cli.input import SamplingOptions
+from segue.cli.prompt import Prompt, line_history
 from segue.client import Client, Session, TokenDelta, TurnEnd
 from segue.demo import SUGGESTIONS
-from segue.errors import SegueError
+from segue.errors import SegueError, Unavailable
 
-try:
-    # Gives `input` line editing and a history. Not every build of Python has it.
-    import readline
-except ImportError:
-    readline = None  # type: ignore[assignment]
-
-_MAX_HISTORY_LINES = 1000
 _DEMO = "demo"
 """The name of the bundled checkpoint, as `segue.model.source` has it."""
 
@@ -56,32 +47,30 @@ class Chat:
             self._runner.run(_say(self.out, self._conversation(client), prompt, self.options))
 
     def talk(self) -> None:
-        """Turns until an empty line, Ctrl-D, or Ctrl-C at the prompt. Raises SegueError."""
+        """Turns until Ctrl-D, `/exit`, or Ctrl-C at the prompt. Raises SegueError."""
+        prompt = Prompt(out=self.out, err=self.err)
         with self._connected() as client:
-            model = self._runner.run(client.status()).model
-            self._introduce(model)
+            _introduce(prompt, self._runner.run(client.status()).model)
             conversation = self._conversation(client)
-            with _line_history(self.keeps_history):
-                while line := _ask(self.out):
-                    self._take_turn(conversation, line)
+            with line_history(self.keeps_history):
+                for line in prompt.messages():
+                    self._take_turn(conversation, line, prompt)
 
-    def _take_turn(self, conversation: Session, line: str) -> None:
+    def _take_turn(self, conversation: Session, line: str, prompt: Prompt) -> None:
         try:
             self._runner.run(_say(self.out, conversation, line, self.options))
         except KeyboardInterrupt:
-            self.out.print("\n[dim]cancelled; the conversation goes on without this turn[/]")
+            # A script that is interrupted ends.
+            if not prompt.has_person:
+                raise
+            prompt.tell("cancelled; the conversation goes on without this turn")
         except SegueError as error:
             # Somebody at a terminal may ask something else; a script must learn of it.
-            if not sys.stdin.isatty():
+            if not prompt.has_person:
                 raise
             self.err.print(error_line(error), soft_wrap=True)
-
-    def _introduce(self, model: str) -> None:
-        if model == _DEMO:
-            self.out.print("[dim]The demo model knows little. It can answer, for example:[/]")
-            for suggestion in SUGGESTIONS:
-                self.out.print(f"[dim]  {suggestion}[/]")
-        self.out.print("[dim]An empty line, Ctrl-C or Ctrl-D ends the conversation.[/]")
+            later = ", once the router is back" if isinstance(error, Unavailable) else ""
+            prompt.tell(f"the conversation can go on without this turn{later}")
 
     def _conversation(self, client: Client) -> Session:
         return client.session(
@@ -111,61 +100,29 @@ def error_line(error: SegueError) -> str:
     return f"[bold red]error[/] {escape(f'{type(error).__name__}: {error}')}"
 
 
+def _introduce(prompt: Prompt, model: str) -> None:
+    if model == _DEMO:
+        prompt.tell("The demo model knows little. It can answer, for example:")
+        for suggestion in SUGGESTIONS:
+            prompt.tell(f"  {suggestion}")
+    prompt.tell("/help lists what can be typed; Ctrl-D or /exit ends the conversation.")
+
+
 async def _say(out: Console, conversation: Session, text: str, options: SamplingOptions) -> None:
-    async for event in conversation.turn(text, sampling=options.sampling(), stop=options.stop()):
-        match event:
-            case TokenDelta():
-                out.out(event.text, end="", highlight=False)
-            case TurnEnd():
-                out.out("")
-                out.print(show.timings_lines(event, out.width), style="dim", soft_wrap=True)
-
-
-def _ask(out: Console) -> str:
-    """The user's next line; empty when the conversation ends."""
+    is_midline = False
     try:
-        return input(_prompt(out)).strip()
-    except (EOFError, KeyboardInterrupt):
-        # The shell's prompt begins on a line of its own.
-        out.print()
-        return ""
-
-
-def _prompt(out: Console) -> str:
-    if not (out.is_terminal and readline):
-        return "you "
-    # The line editor must know which characters of its prompt take no room.
-    return "\001\033[1m\002you\001\033[0m\002 "
-
-
-@contextlib.contextmanager
-def _line_history(keeps_history: bool) -> Iterator[None]:
-    """What was typed before can be recalled with the arrow keys, also in a later conversation.
-
-    A history that cannot be read or written is no reason not to talk.
-    """
-    file = _history_file()
-    if readline is None or file is None or not (keeps_history and sys.stdin.isatty()):
-        yield
-        return
-    with contextlib.suppress(OSError):
-        readline.read_history_file(file)
-    try:
-        yield
+        turn = conversation.turn(text, sampling=options.sampling(), stop=options.stop())
+        async for event in turn:
+            match event:
+                case TokenDelta():
+                    out.out(event.text, end="", highlight=False)
+                    if event.text:
+                        is_midline = not event.text.endswith("\n")
+                case TurnEnd():
+                    out.out("")
+                    is_midline = False
+                    out.print(show.timings_lines(event, out.width), style="dim", soft_wrap=True)
     finally:
-        readline.set_history_length(_MAX_HISTORY_LINES)
-        with contextlib.suppress(OSError):
-            file.parent.mkdir(parents=True, exist_ok=True)
-            # Nobody else's business.
-            file.touch(mode=0o600)
-            readline.write_history_file(file)
-
-
-def _history_file() -> Path | None:
-    """In the user's state folder; None for a user without a home."""
-    if state := os.environ.get("XDG_STATE_HOME"):
-        return Path(state) / "segue" / "chat_history"
-    try:
-        return Path.home() / ".local" / "state" / "segue" / "chat_history"
-    except RuntimeError:
-        return None
+        # What is said of an error or of an interruption begins on a line of its own.
+        if is_midline:
+            out.out("")

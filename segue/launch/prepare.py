@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from segue.launch.config import Config
+from segue.launch.devices import require_devices
 from segue.launch.model import locate
 from segue.launch.surroundings import ray_address, require_surroundings
 from segue.wire.addresses import Hosts
@@ -32,6 +33,8 @@ def prepare(config: Config, report: Report) -> Prepared:
     report("finding the model")
     address = ray_address(config.cluster.ray_address)
     config = replace(config, cluster=replace(config.cluster, ray_address=address))
+    if not address:
+        require_devices(config)
     if config.engine.device == "cuda":
         cluster = config.cluster
         share = min(cluster.gpus_per_prefill, cluster.gpus_per_decode)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
+
+from segue.errors import InvalidRequest
 
 NODE = "node"
 """As a host: the address of the machine that the process runs on."""
@@ -30,6 +33,27 @@ class Hosts:
     def at(self, port: int) -> str:
         """What others dial."""
         return f"{self.announce}:{port}"
+
+
+# Of gRPC's own: unix:/run/segue.sock, dns:///router:7411, ipv6:[::1]:7411.
+_SCHEMES = ("unix:", "unix-abstract:", "dns:", "ipv4:", "ipv6:", "passthrough:", "xds:", "vsock:")
+
+
+def require_target(target: str) -> None:
+    """Raises InvalidRequest for what a client cannot dial: gRPC would look for a host of that name,
+    or take another port.
+    """
+    if target.startswith(_SCHEMES):
+        return
+    host, _, port = target.rpartition(":")
+    if "/" in target or not host or any(character.isspace() for character in target):
+        raise InvalidRequest(
+            f"the router's address is HOST:PORT such as 127.0.0.1:7411, got {target!r:.80}"
+        )
+    if not (re.fullmatch("[0-9]{1,5}", port) and 1 <= int(port) < 65536):
+        raise InvalidRequest(
+            f"{port!r:.20} is not a valid port (1 to 65535) in the address {target!r:.80}"
+        )
 
 
 def is_wildcard(host: str) -> bool:

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import math
 import struct
+from collections.abc import Sequence
 from typing import Any
 
+from segue.checks import require_count, require_type, require_whole
 from segue.errors import InvalidRequest
 from segue.types import (
     ChatInput,
@@ -181,6 +183,18 @@ def chat_from_wire(chat: pb.ChatInput) -> ChatInput:
     )
 
 
+def _token_ids_to_wire(token_ids: Sequence[int]) -> pb.TokenIds:
+    """Raises InvalidRequest. Looks at each only when something is wrong: there may be a million."""
+    try:
+        return pb.TokenIds(ids=token_ids)
+    except (TypeError, ValueError):
+        require_type("token_ids", token_ids, (list, tuple), "a tuple of token ids")
+        for index, token_id in enumerate(token_ids):
+            require_whole(f"token_ids[{index}]", token_id)
+            require_count(f"token_ids[{index}]", token_id, high=2**32 - 1)
+        raise
+
+
 def request_to_wire(request: TurnRequest) -> pb.GenerateRequest:
     wire = pb.GenerateRequest(
         session_id=request.session_id,
@@ -194,7 +208,7 @@ def request_to_wire(request: TurnRequest) -> pb.GenerateRequest:
         case TextInput(text):
             wire.text = text
         case TokenInput(token_ids):
-            wire.token_ids.CopyFrom(pb.TokenIds(ids=token_ids))
+            wire.token_ids.CopyFrom(_token_ids_to_wire(token_ids))
     return wire
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -18,10 +17,9 @@ import grpc
 
 from segue import errors
 from segue.wire import worker_pb2
+from segue.wire.grpc_words import error_in_words, is_refused, is_unserved
 
 logger = logging.getLogger(__name__)
-
-_TOO_LARGE = re.compile(r"message larger than max \((\d+) vs\. (\d+)\)")
 
 _MAX_CHARS = 500
 _MAX_ASCII_CHARS = 4000
@@ -44,15 +42,6 @@ STATUS_OF: dict[type[errors.SegueError], grpc.StatusCode] = {
     errors.TransferFailed: grpc.StatusCode.UNAVAILABLE,
     errors.DeadlineExceeded: grpc.StatusCode.DEADLINE_EXCEEDED,
     errors.Cancelled: grpc.StatusCode.CANCELLED,
-}
-
-_ERROR_OF: dict[grpc.StatusCode, type[errors.SegueError]] = {
-    grpc.StatusCode.INVALID_ARGUMENT: errors.InvalidRequest,
-    grpc.StatusCode.NOT_FOUND: errors.NotFound,
-    grpc.StatusCode.RESOURCE_EXHAUSTED: errors.Overloaded,
-    grpc.StatusCode.UNAVAILABLE: errors.Unavailable,
-    grpc.StatusCode.DEADLINE_EXCEEDED: errors.DeadlineExceeded,
-    grpc.StatusCode.CANCELLED: errors.Cancelled,
 }
 
 _ERRORS: dict[str, type[errors.SegueError]] = {
@@ -79,18 +68,10 @@ def _trailers(error: errors.SegueError) -> tuple[tuple[str, str], ...]:
 def error_from_rpc(rpc_error: grpc.aio.AioRpcError, peer: str) -> errors.SegueError:
     """The error that the server raised, or the nearest kind where it never got to answer."""
     trailers = dict(rpc_error.trailing_metadata() or ())
-    message = rpc_error.details() or rpc_error.code().name
     kind = _ERRORS.get(str(trailers.get(ERROR_KEY, "")))
     if kind is None:
-        kind = _ERROR_OF.get(rpc_error.code(), errors.SegueError)
-        message = f"{peer}: {message}"
-        if (sizes := _TOO_LARGE.search(message)) is not None:
-            # gRPC's own refusal. The same message will never pass.
-            kind = errors.InvalidRequest
-            message = (
-                f"the message has {sizes[1]} bytes, and {peer} takes at most {sizes[2]}: shorten it"
-            )
-    error: errors.SegueError = kind(message)
+        return error_in_words(rpc_error, peer)
+    error: errors.SegueError = kind(rpc_error.details() or rpc_error.code().name)
     if RETRY_AFTER_KEY in trailers:
         error.retry_after_s = float(str(trailers[RETRY_AFTER_KEY]))
     return error
@@ -119,9 +100,10 @@ def foreseen(error: Exception) -> errors.SegueError:
 
 
 @contextlib.contextmanager
-def rpc_errors(peer: str, *, if_refused: str = "") -> Iterator[None]:
+def rpc_errors(peer: str, *, if_refused: str = "", if_unserved: str = "") -> Iterator[None]:
     """Turns the gRPC errors of a call to `peer` into Segue's, and names that UTF-8 cannot express
-    into one as well. `if_refused` is what to do when nothing listens at the peer's address.
+    into one as well. `if_refused` is what to do when nothing listens at the peer's address, and
+    `if_unserved` when a gRPC server of another kind does.
     """
     try:
         yield
@@ -131,9 +113,11 @@ def rpc_errors(peer: str, *, if_refused: str = "") -> Iterator[None]:
             f"{error.object!r:.80}: send whole characters"
         ) from None
     except grpc.aio.AioRpcError as rpc_error:
-        if if_refused and _is_refused(rpc_error):
+        if if_refused and is_refused(rpc_error):
             message = f"{peer}: connection refused, nothing listens there: {if_refused}"
             raise errors.Unavailable(message) from rpc_error
+        if if_unserved and is_unserved(rpc_error):
+            raise errors.InvalidRequest(f"{peer}: {if_unserved}") from rpc_error
         raise error_from_rpc(rpc_error, peer) from rpc_error
     except asyncio.CancelledError:
         # A channel that is closed cancels its calls, which must not look as if the caller had been
@@ -142,12 +126,6 @@ def rpc_errors(peer: str, *, if_refused: str = "") -> Iterator[None]:
         if task is None or task.cancelling():
             raise
         raise errors.Unavailable(f"{peer}: the connection was closed") from None
-
-
-def _is_refused(rpc_error: grpc.aio.AioRpcError) -> bool:
-    """gRPC says why it cannot connect in the details alone."""
-    details = (rpc_error.details() or "").lower()
-    return rpc_error.code() is grpc.StatusCode.UNAVAILABLE and "connection refused" in details
 
 
 Method = Callable[[Any, Any], Any]

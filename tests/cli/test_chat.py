@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ from segue.demo import SUGGESTIONS
 from tests.cli.fake_router import ENDLESS, FakeRouter, fake_router
 
 PROGRAM = Path(sys.executable).parent / "segue"
-CLOSING = "An empty line, Ctrl-C or Ctrl-D ends the conversation."
+CLOSING = "/help lists what can be typed; Ctrl-D or /exit ends the conversation."
 
 
 @pytest.fixture
@@ -36,7 +37,7 @@ def chatting(
     return terminal(command, columns=columns, env=env)
 
 
-@pytest.mark.parametrize("ending", [CTRL_C, CTRL_D, "\n"], ids=["Ctrl-C", "Ctrl-D", "empty line"])
+@pytest.mark.parametrize("ending", [CTRL_C, CTRL_D, "/exit\n", "/quit\n"])
 def test_a_conversation_ends_at_the_prompt(router: FakeRouter, tmp_path: Path, ending: str) -> None:
     with chatting(router, tmp_path) as screen:
         at_prompt = screen.wait_for("you ")
@@ -154,6 +155,92 @@ def test_what_stands_under_an_answer_fits_the_terminal(
     assert "prefill-0 → decode-0 · stop" in timings[0]
     # Narrower than 80 a terminal wraps lines itself.
     assert all(len(line) <= max(columns, 80) for line in timings)
+
+
+def test_an_empty_line_asks_again_and_help_says_what_can_be_typed(
+    router: FakeRouter, tmp_path: Path
+) -> None:
+    with chatting(router, tmp_path) as screen:
+        asked = screen.wait_for("you ")
+        for line, answer in (("\n", ""), ("  \n", ""), ("/help\n", "/exit"), ("/x\n", "no /x;")):
+            screen.type(line)
+            asked = screen.wait_for("you ", since=screen.wait_for(answer, since=asked))
+        screen.type("/usr/bin is a folder\n")
+        screen.wait_for("answer 1", since=asked)
+
+        assert screen.wait_for_end(timeout_s=20, pressing=CTRL_D) == 0
+    assert router.asked == ["/usr/bin is a folder"]
+
+
+def piped(router: FakeRouter, text: str, *options: str) -> subprocess.CompletedProcess[str]:
+    command = [str(PROGRAM), "chat", "--target", router.address, *options]
+    return subprocess.run(command, input=text, capture_output=True, text=True, timeout=60)
+
+
+def test_from_a_pipe_there_are_answers_and_no_prompts(router: FakeRouter) -> None:
+    done = piped(router, "one\n\ntwo\n/exit\nthree\n")
+
+    assert (done.returncode, done.stderr) == (0, "")
+    answers = [line for line in done.stdout.splitlines() if "answer" in line or "you" in line]
+    assert answers == ["answer 1", "answer 3"]
+    assert done.stdout.startswith("answer 1\n")
+    assert router.asked == ["one", "two"]
+
+
+def test_into_a_pipe_a_person_is_asked_on_stderr(router: FakeRouter, tmp_path: Path) -> None:
+    written = tmp_path / "written"
+    script = f"'{PROGRAM}' chat --no-history --target {router.address} > '{written}'"
+    with terminal(["sh", "-c", script], columns=80, env=dict(os.environ)) as screen:
+        screen.wait_for(CLOSING)
+        screen.wait_for("you ")
+        screen.type("Hello\n")
+        _wait_until(lambda: "answer 1" in written.read_text())
+
+        assert screen.wait_for_end(timeout_s=20, pressing=CTRL_D) == 0
+    assert written.read_text().startswith("answer 1\n7 + 2 tokens")
+    assert "you" not in written.read_text()
+
+
+@pytest.mark.parametrize("message", ["", "  "])
+def test_an_empty_message_is_refused(router: FakeRouter, message: str) -> None:
+    refused = piped(router, "", message)
+
+    assert refused.returncode == 1
+    assert refused.stderr == (
+        "error InvalidRequest: the message is empty: expected text to answer\n"
+    )
+    assert router.asked == []
+
+
+ROUTER_PROGRAM = """\
+import time
+from tests.cli.fake_router import fake_router
+with fake_router() as router:
+    print(router.address, flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_router_that_dies_in_an_answer_is_said_on_a_line_of_its_own(tmp_path: Path) -> None:
+    root = Path(__file__).parents[2]
+    command = [sys.executable, "-c", ROUTER_PROGRAM]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=root) as process:
+        assert process.stdout is not None
+        address = process.stdout.readline().strip()
+        with chatting(FakeRouter(address=address), tmp_path, columns=200) as screen:
+            screen.wait_for("you ")
+            screen.type(f"{ENDLESS}\n")
+            screen.wait_for("more more ")
+            process.kill()
+            failed = screen.wait_for("error Unavailable: ")
+            screen.wait_for("you ", since=failed)
+            assert screen.wait_for_end(timeout_s=20, pressing=CTRL_D) == 0
+
+    said = screen.screen[screen.screen.index("error Unavailable") - 1 :]
+    assert said.startswith(
+        f"\nerror Unavailable: router {address}: the connection broke, its process may have ended\n"
+        "the conversation can go on without this turn, once the router is back\n"
+    )
 
 
 def _wait_until(holds, timeout_s: float = 10.0) -> None:  # type: ignore[no-untyped-def]

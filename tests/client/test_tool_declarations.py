@@ -65,8 +65,9 @@ async def test_a_session_and_its_fork_carry_the_tools() -> None:
     [
         (TOOL, "tools must be a list of tools"),
         (json.dumps(TOOL), "tools must be a list of tools"),
-        ([TOOL, 7], r"tools\[1\] must be .* got a int"),
-        ([TOOL, None], r"tools\[1\] must be .* got a NoneType"),
+        (None, "tools must be a list of tools .* got None"),
+        ([TOOL, 7], r"tools\[1\] must be .* got a number, 7"),
+        ([TOOL, None], r"tools\[1\] must be .* got None"),
         ([[TOOL]], r"tools\[0\] must be .* got a list"),
         (["get_weather"], r"tools\[0\] must be .* not JSON"),
         (["[1]"], r"tools\[0\] must be .* JSON of a list"),

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import typer
 
+import segue
 from segue.cli.main import app
 from tests.repo.test_metric_names import DECODE, PREFILL, ROUTER
 
@@ -104,3 +105,13 @@ def test_the_readme_shows_every_command_and_no_other() -> None:
     shown = COMMAND.findall((ROOT / "README.md").read_text())
 
     assert sorted(shown) == sorted(typer.main.get_command(app).commands)  # type: ignore[attr-defined]  # a group by construction
+
+
+def test_the_readmes_programs_import_what_there_is() -> None:
+    programs = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
+
+    assert len(programs) >= 2
+    for program in programs:
+        compile(program, "README.md", "exec")
+        (names,) = re.findall(r"^from segue import (.*)$", program, re.M)
+        assert set(names.split(", ")) <= set(segue.__all__)

@@ -1,0 +1,124 @@
+"""Where `segue chat` asks: the prompt, the line editor's history, and lines that are commands.
+
+Prompts and greetings are for a person. Where the input is a file or a pipe there are none; where
+only the output is one, they go to stderr: what is written down is the conversation's answers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rich.console import Console
+
+try:
+    # Gives `input` line editing and a history. Not every build of Python has it.
+    import readline
+except ImportError:
+    readline = None  # type: ignore[assignment]
+
+_MAX_HISTORY_LINES = 1000
+_ENDINGS = ("/exit", "/quit", "/bye", "/q")
+_HELP = """\
+A line is a message; an empty line is none.
+  /help          shows this
+  /exit, /quit   end the conversation, as Ctrl-D does, and Ctrl-C where a line is typed
+  Ctrl-C         during an answer cancels it; the conversation goes on without that turn
+  ↑ ↓            what was typed before"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prompt:
+    """Reads a conversation's lines. `out` is stdout, `err` is stderr."""
+
+    out: Console
+    err: Console
+    has_person: bool = field(default_factory=lambda: sys.stdin.isatty())
+    is_shown: bool = field(default_factory=lambda: sys.stdout.isatty())
+
+    def tell(self, text: str) -> None:
+        """A person, of what is no answer."""
+        if self.has_person:
+            console = self.out if self.is_shown else self.err
+            console.print(f"[dim]{text}[/]", soft_wrap=True)
+
+    def messages(self) -> Iterator[str]:
+        """What is to be answered, line by line, until the conversation ends."""
+        while (line := self._next_line()) is not None:
+            if line in _ENDINGS:
+                return
+            if line == "/help":
+                self.tell(_HELP)
+            elif self.has_person and re.fullmatch("/[a-z]*", line):
+                self.tell(f"there is no {line}; /help lists what there is")
+            elif line:
+                yield line
+
+    def _next_line(self) -> str | None:
+        """None where the conversation ends."""
+        try:
+            return self._read().strip()
+        except EOFError:
+            self._end_line()
+        except KeyboardInterrupt:
+            if not self.has_person:
+                raise
+            self._end_line()
+        return None
+
+    def _read(self) -> str:
+        if self.has_person and self.is_shown:
+            return input(_styled_prompt(self.out))
+        if self.has_person:
+            self.err.print("you ", end="")
+        return input()
+
+    def _end_line(self) -> None:
+        # The shell's prompt begins on a line of its own.
+        if self.has_person:
+            (self.out if self.is_shown else self.err).print()
+
+
+def _styled_prompt(out: Console) -> str:
+    if not (out.is_terminal and readline):
+        return "you "
+    # The line editor must know which characters of its prompt take no room.
+    return "\001\033[1m\002you\001\033[0m\002 "
+
+
+@contextlib.contextmanager
+def line_history(keeps_history: bool) -> Iterator[None]:
+    """What was typed before can be recalled with the arrow keys, also in a later conversation.
+
+    A history that cannot be read or written is no reason not to talk.
+    """
+    file = _history_file()
+    if readline is None or file is None or not (keeps_history and sys.stdin.isatty()):
+        yield
+        return
+    with contextlib.suppress(OSError):
+        readline.read_history_file(file)
+    try:
+        yield
+    finally:
+        readline.set_history_length(_MAX_HISTORY_LINES)
+        with contextlib.suppress(OSError):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            # Nobody else's business.
+            file.touch(mode=0o600)
+            readline.write_history_file(file)
+
+
+def _history_file() -> Path | None:
+    """In the user's state folder; None for a user without a home."""
+    if state := os.environ.get("XDG_STATE_HOME"):
+        return Path(state) / "segue" / "chat_history"
+    try:
+        return Path.home() / ".local" / "state" / "segue" / "chat_history"
+    except RuntimeError:
+        return None

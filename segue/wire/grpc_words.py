@@ -1,0 +1,67 @@
+"""What gRPC itself says of a call that no method of ours answered, in plain words.
+
+gRPC tells most of it in the details alone: the status is UNAVAILABLE for all that cannot connect.
+"""
+
+from __future__ import annotations
+
+import re
+
+import grpc
+
+from segue import errors
+
+_TOO_LARGE = re.compile(r"message larger than max \((\d+) vs\. (\d+)\)")
+_NO_GRPC = ("failed parsing http/2", "received http2 header with status", "http1.x server")
+_NO_HOST = ("errors resolving", "lookup failed", "domain name not found", "dns resolution failed")
+_BROKEN = ("socket closed", "stream removed", "connection reset", "broken pipe", "goaway")
+_TIMED_OUT = "deadline exceeded"
+
+_ERROR_OF: dict[grpc.StatusCode, type[errors.SegueError]] = {
+    grpc.StatusCode.INVALID_ARGUMENT: errors.InvalidRequest,
+    grpc.StatusCode.NOT_FOUND: errors.NotFound,
+    grpc.StatusCode.RESOURCE_EXHAUSTED: errors.Overloaded,
+    grpc.StatusCode.UNAVAILABLE: errors.Unavailable,
+    grpc.StatusCode.DEADLINE_EXCEEDED: errors.DeadlineExceeded,
+    grpc.StatusCode.CANCELLED: errors.Cancelled,
+}
+
+
+def error_in_words(rpc_error: grpc.aio.AioRpcError, peer: str) -> errors.SegueError:
+    """The nearest kind of error, for a server that never got to answer."""
+    code, details = rpc_error.code(), rpc_error.details() or rpc_error.code().name
+    said = details.lower()
+    if (sizes := _TOO_LARGE.search(details)) is not None:
+        # The same message will never pass.
+        return errors.InvalidRequest(
+            f"the message has {sizes[1]} bytes, and {peer} takes at most {sizes[2]}: shorten it"
+        )
+    if _TIMED_OUT in said:
+        return errors.DeadlineExceeded(f"{peer}: no complete answer in the time that was given")
+    if any(words in said for words in _NO_GRPC):
+        return errors.Unavailable(
+            f"{peer}: what listens there does not speak gRPC: is it Segue's router?"
+        )
+    if code is grpc.StatusCode.UNAVAILABLE:
+        return errors.Unavailable(f"{peer}: {_unavailable(said) or details}")
+    return _ERROR_OF.get(code, errors.SegueError)(f"{peer}: {details}")
+
+
+def is_refused(rpc_error: grpc.aio.AioRpcError) -> bool:
+    """Nothing listens at the peer's address."""
+    said = (rpc_error.details() or "").lower()
+    return rpc_error.code() is grpc.StatusCode.UNAVAILABLE and "connection refused" in said
+
+
+def is_unserved(rpc_error: grpc.aio.AioRpcError) -> bool:
+    """A gRPC server listens at the peer's address, and it does not have the method."""
+    said = (rpc_error.details() or "").lower()
+    return rpc_error.code() is grpc.StatusCode.UNIMPLEMENTED and "http2 header" not in said
+
+
+def _unavailable(said: str) -> str:
+    if any(words in said for words in _NO_HOST):
+        return "no host of that name is known; check the address"
+    if any(words in said for words in _BROKEN):
+        return "the connection broke, its process may have ended"
+    return ""
