@@ -22,13 +22,17 @@ class Said:
     def __init__(self, marks: ControlMarks, looked_for: frozenset[str]) -> None:
         self._marks = marks
         self._whole = match_any(marks.spoken)
-        self._rest = match_any(marks.spoken - looked_for)
         self.looked_for = marks.spoken & looked_for
+        self.mark_always(frozenset())
         self._any_looked_for = match_any(self.looked_for)
         self.harmless: frozenset[str] = frozenset()
         """Of those that the template looks for: what changes nothing without the others."""
         self.searches_beside_reasoning = False
         """Whether the template looks into a content though the reasoning is given."""
+
+    def mark_always(self, tokens: frozenset[str]) -> None:
+        """Of those that the template looks for: what it does not look for in answers."""
+        self._rest = match_any(self._marks.spoken - self.looked_for | tokens)
 
     def mark(self, message: JsonObject) -> JsonObject:
         """The message as the template is to get it."""

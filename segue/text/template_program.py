@@ -97,16 +97,28 @@ def _learn_harmless(
     said: Said, changes: Callable[[JsonObject], bool], written: Callable[[JsonObject], str]
 ) -> None:
     """What the template looks for, and yet writes alike where it is a token."""
+
+    def is_same(*orders: list[str]) -> bool:
+        texts = [end + " b\n".join(order) + end for order in orders for end in ("", "a")]
+        asked = [_saying(text, thinks=thinks) for text in texts for thinks in (True, False)]
+        return not any(changes(message) for message in asked)
+
     for token in sorted(said.looked_for):
         if token not in written(_saying(token, thinks=False)):
             continue
         before = said.harmless
         said.harmless = before | {token}
         together = sorted(said.harmless)
-        orders = ([token], [token] * 2, together, together[::-1])
-        texts = [end + " b\n".join(order) + end for order in orders for end in ("", "a")]
-        if any(changes(_saying(text, thinks=thinks)) for text in texts for thinks in (True, False)):
+        if not is_same([token], [token] * 2, together, together[::-1]):
             said.harmless = before
+    free: frozenset[str] = frozenset()
+    for token in sorted(said.harmless):
+        said.mark_always(free | {token})
+        others = sorted(said.looked_for - {token})
+        between = [*others, token, *others[::-1]]
+        if is_same([token, *between, token], [token, *between[::-1], token]):
+            free |= {token}
+    said.mark_always(free)
 
 
 _USER: dict[str, Json] = {"role": "user", "content": "one"}

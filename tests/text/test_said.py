@@ -76,6 +76,16 @@ def test_half_of_what_the_template_looks_for_is_a_token() -> None:
     assert said("a<T>b</T>c") == "b"
 
 
+def test_what_the_template_looks_for_in_a_users_message_alone_is_a_token() -> None:
+    source = (
+        "{% for m in messages %}{% if m.role == 'user' and '<T>' in m.content %}result"
+        "{% else %}{{ m.content.split('</T>')[-1] }}{% endif %}{% endfor %}"
+    )
+
+    assert written(source, role="assistant", content="a</T>b<T>") == f"b{T}"
+    assert written(source, role="user", content="<T>") == "result"
+
+
 def test_both_halves_may_be_in_several_parts() -> None:
     source = (
         "{% for m in messages %}{% set text = m.content if m.content is string else "
