@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import shutil
 import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
+from typing import IO
 
 import pytest
 
+from segue import Client, SegueError, StopConditions, TokenInput
 from segue.cli.main import main
 from segue.demo import checkpoint_dir
 
@@ -45,11 +49,16 @@ def said(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) ->
 
 
 @contextmanager
-def serving(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+def serving(
+    *arguments: str, errors: IO[str] | None = None
+) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """A `segue serve` that is ready, and the line that says so."""
     program = Path(sys.executable).parent / "segue"
     process = subprocess.Popen(
-        [str(program), "serve", *arguments], stdout=subprocess.PIPE, text=True
+        [str(program), "serve", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=errors,
+        text=True,
     )
     assert process.stdout is not None
     try:
@@ -120,6 +129,43 @@ def test_serve_answers_and_ends_cleanly_on_sigterm(tmp_path: Path) -> None:
     assert explanation["actual_s"] > 0
     assert unknown.returncode == 1
     assert "NotFound: no decision is remembered" in unknown.stderr
+
+
+def test_a_second_ctrl_c_does_not_wait_for_the_turns_that_run(tmp_path: Path) -> None:
+    settings = tmp_path / "segue.toml"
+    settings.write_text("[engine]\nnum_threads = 1\ncache_bytes = 67108864\n")
+    progress = tmp_path / "progress"
+
+    with (
+        progress.open("w") as errors,
+        serving("--port", "0", "--config", str(settings), errors=errors) as (server, line),
+    ):
+
+        async def interrupt_a_turn() -> None:
+            endless = StopConditions(max_tokens=8000, ignore_eos=True)
+            async with Client(line.split()[2]) as client:
+                async for _ in client.stream(TokenInput((5, 6, 7)), stop=endless):
+                    break_in(server, progress)
+
+        with pytest.raises(SegueError):
+            asyncio.run(interrupt_a_turn())
+        assert server.wait(20) == 0
+
+    assert "draining: 1 turn running, waiting 30 s at most; Ctrl-C again stops now" in (
+        progress.read_text()
+    )
+    assert progress.read_text().endswith(" stopped\n")
+
+
+def break_in(server: subprocess.Popen[str], progress: Path) -> None:
+    """Ctrl-C, and once more when it says that it drains."""
+    if "draining" not in progress.read_text():
+        server.send_signal(signal.SIGINT)
+        ends_at = time.monotonic() + 20
+        while "draining" not in progress.read_text():
+            assert time.monotonic() < ends_at
+            time.sleep(0.05)
+        server.send_signal(signal.SIGINT)
 
 
 def test_print_config_shows_what_is_in_force_and_reads_back(tmp_path: Path) -> None:
