@@ -9,17 +9,18 @@ async with Client("127.0.0.1:7411") as client:
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import uuid
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
+from segue.answer import Answer, gathered
 from segue.chat_json import to_json
 from segue.checks import require_label, require_seconds, require_type
 from segue.cluster_status import ClusterStatus, SessionInfo
-from segue.errors import DeadlineExceeded
+from segue.errors import DeadlineExceeded, InvalidRequest
 from segue.explanation import Explanation
 from segue.messages import require_text
 from segue.session import Session
@@ -28,7 +29,6 @@ from segue.turn import TokenDelta, TurnEnd, TurnEvent
 from segue.types import (
     ChatInput,
     Message,
-    SampledToken,
     SamplingParams,
     SessionId,
     StopConditions,
@@ -71,18 +71,6 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
-    """A whole turn, gathered."""
-
-    turn_id: TurnId
-    text: str
-    token_ids: tuple[int, ...]
-    logprobs: tuple[SampledToken, ...]
-    """One per token, where asked for."""
-    end: TurnEnd
-
-
 class Client:
     """Talks to one router. Errors are `segue.errors`; use it as an async context manager."""
 
@@ -90,6 +78,7 @@ class Client:
         require_type("target", target, str, "a text such as 127.0.0.1:7411")
         require_target(target)
         self.target = target
+        _require_loop()
         self._channel = channel_to(target)
         self._stub = SessionsStub(self._channel)
 
@@ -202,33 +191,15 @@ class Client:
     ) -> Answer:
         """One turn, whole."""
         turn_id = turn_id or uuid.uuid4().hex
-        text: list[str] = []
-        token_ids: list[int] = []
-        logprobs: list[SampledToken] = []
-        end: TurnEnd | None = None
-        async for event in self.stream(
+        events = self.stream(
             turn_input,
             session_id=session_id,
             turn_id=turn_id,
             sampling=sampling,
             stop=stop,
             timeout_s=timeout_s,
-        ):
-            match event:
-                case TokenDelta():
-                    text.append(event.text)
-                    token_ids.extend(event.token_ids)
-                    logprobs.extend(event.logprobs)
-                case TurnEnd():
-                    end = event
-        assert end is not None, "a stream without an error ends with a TurnEnd"
-        return Answer(
-            turn_id=TurnId(turn_id),
-            text="".join(text),
-            token_ids=tuple(token_ids),
-            logprobs=tuple(logprobs),
-            end=end,
         )
+        return await gathered(TurnId(turn_id), events)
 
     async def cancel(self, turn_id: str) -> bool:
         """Ends a running turn from elsewhere. False when no such turn is running."""
@@ -290,3 +261,14 @@ class Client:
         with self._router_errors(timeout_s):
             reply = await self._stub.GetStatus(pb.GetStatusRequest(), timeout=timeout_s)
         return cluster_from_wire(reply)
+
+
+def _require_loop() -> None:
+    """gRPC would take a loop that never runs, or say that there is none."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        raise InvalidRequest(
+            "a Client belongs to the event loop in which it is made, and none is running: make it "
+            "in an async function, `async with Client(…) as client`, that asyncio.run runs"
+        ) from None

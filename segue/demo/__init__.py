@@ -10,6 +10,11 @@ SUGGESTIONS = (
 )
 """What to try first, one after another; the tests know the answers."""
 
+NEEDS_DEV = (
+    "this needs transformers, which is part of the development set-up: run `scripts/setup cpu,dev` "
+    "(or `./check`) in the repository, then try again"
+)
+
 
 def checkpoint_dir() -> Path:
     """The folder of the committed checkpoint, in the layout of a hub snapshot."""

@@ -16,9 +16,14 @@ import typer
 from rich.console import Console
 from rich.table import Table
 from tokenizers import Tokenizer
-from transformers import Qwen3_5ForCausalLM
 
-from segue.demo import checkpoint_dir
+from segue.demo import NEEDS_DEV, checkpoint_dir
+
+try:
+    from transformers import Qwen3_5ForCausalLM
+except ModuleNotFoundError:
+    raise SystemExit(NEEDS_DEV) from None
+
 from segue.demo.acceptance import MAX_DRAFTS, acceptance
 from segue.demo.corpus import COPY_WEIGHTS, WEIGHTS, Weights, typed_conversation
 from segue.demo.examples import Example, encode

@@ -16,7 +16,13 @@ import torch
 import torch.nn.functional as F
 import typer
 from tokenizers import Tokenizer
-from transformers import GenerationConfig, Qwen3_5ForCausalLM
+
+from segue.demo import NEEDS_DEV
+
+try:
+    from transformers import GenerationConfig, Qwen3_5ForCausalLM
+except ModuleNotFoundError:
+    raise SystemExit(NEEDS_DEV) from None
 
 from segue.demo.corpus import (
     COPY_WEIGHTS,

@@ -14,8 +14,14 @@ import torch
 import torch.nn.functional as F
 import typer
 from tokenizers import Tokenizer
-from transformers import Qwen3_5ForCausalLM
-from transformers.modeling_layers import MtpModel
+
+from segue.demo import NEEDS_DEV
+
+try:
+    from transformers import Qwen3_5ForCausalLM
+    from transformers.modeling_layers import MtpModel
+except ModuleNotFoundError:
+    raise SystemExit(NEEDS_DEV) from None
 
 from segue.demo.corpus import LATE_WEIGHTS, TOOL_WEIGHTS
 from segue.demo.mtp import chained, load_head, load_trunk, save_head

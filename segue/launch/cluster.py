@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,6 @@ from ray.exceptions import (
     ActorUnavailableError,
     GetTimeoutError,
     RayActorError,
-    RayError,
     RayTaskError,
 )
 
@@ -23,6 +23,7 @@ from segue.errors import SegueError, Unavailable
 from segue.launch.actors import RouterActor, WorkerActor
 from segue.launch.config import ClusterConfig, Config
 from segue.launch.demand import Demand, demands_of
+from segue.launch.drain import draining_words, leave_in_order, stop_router
 from segue.launch.prepare import Prepared, Report, prepare
 from segue.launch.ray_start import logs_folder, running_ray
 from segue.types import Role
@@ -30,7 +31,6 @@ from segue.worker_process import WorkerOptions
 
 logger = logging.getLogger(__name__)
 
-_STOP_TIMEOUT_S = 10.0
 _MAX_DEATHS_AT_START = 3
 _ASK_AGAIN_S = 1.0
 
@@ -57,8 +57,10 @@ def running_cluster(config: Config, report: Report) -> Iterator[Cluster]:
 
 
 @contextlib.contextmanager
-def running_prepared(prepared: Prepared, report: Report) -> Iterator[Cluster]:
-    """As `running_cluster`, for what `prepare` has looked at."""
+def running_prepared(
+    prepared: Prepared, report: Report, hurry: threading.Event | None = None
+) -> Iterator[Cluster]:
+    """As `running_cluster`, for what `prepare` has looked at. With `hurry` set, draining ends."""
     config = prepared.config
     demands = demands_of(config)
     _share_cores(config.engine.num_threads)
@@ -67,14 +69,19 @@ def running_prepared(prepared: Prepared, report: Report) -> Iterator[Cluster]:
         contextlib.ExitStack() as cleanup,
     ):
         report(f"logs are in {logs_folder()}: segue-*.log")
-        cluster = _start(prepared, demands, report, cleanup)
+        hurry = hurry or threading.Event()
+        cluster = _start(prepared, demands, report, cleanup, hurry)
         yield cluster
-        report("draining")
-        _leave_in_order(cluster)
+        report(draining_words(cluster.address, config.router.drain_s))
+        leave_in_order(cluster.router, cluster.workers.values(), config.router.drain_s, hurry)
 
 
 def _start(
-    prepared: Prepared, demands: Sequence[Demand], report: Report, cleanup: contextlib.ExitStack
+    prepared: Prepared,
+    demands: Sequence[Demand],
+    report: Report,
+    cleanup: contextlib.ExitStack,
+    hurry: threading.Event,
 ) -> Cluster:
     config, model = prepared.config, prepared.model
     timeout_s = config.cluster.start_timeout_s
@@ -93,7 +100,7 @@ def _start(
         workers[demand.process] = worker
         cleanup.callback(_kill, worker)
     # Runs first: no new turns, the running ones end.
-    cleanup.callback(_stop, router, config.router.drain_s + _STOP_TIMEOUT_S)
+    cleanup.callback(stop_router, router, config.router.drain_s, hurry)
     for worker_id, worker in workers.items():
         report(f"loading the model in {worker_id}")
         _await_started(worker, worker_id, timeout_s, report)
@@ -180,23 +187,6 @@ def _await_joined(address: str, config: Config) -> None:
 
     wanted = config.cluster.prefill + config.cluster.decode
     wait_until_ready(address, num_workers=wanted, timeout_s=30.0, clock=time.monotonic)
-
-
-def _leave_in_order(cluster: Cluster) -> None:
-    """No turn runs any more, and the workers have told the router that they leave."""
-    _await_done([cluster.router.drain.remote()], cluster.config.router.drain_s + _STOP_TIMEOUT_S)
-    _await_done([worker.stop.remote() for worker in cluster.workers.values()], _STOP_TIMEOUT_S)
-
-
-def _stop(actor: Any, timeout_s: float) -> None:
-    _await_done([actor.stop.remote()], timeout_s)
-
-
-def _await_done(calls: list[Any], timeout_s: float) -> None:
-    try:
-        ray.get(calls, timeout=timeout_s)
-    except RayError as error:
-        logger.warning("a process did not stop in time: %s", error)
 
 
 def _kill(actor: Any) -> None:

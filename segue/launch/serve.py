@@ -20,12 +20,13 @@ _LOOK_EVERY_S = 1.0
 
 
 def serve_until_signal(config: Config, progress: Console, out: Console) -> None:
-    """Blocks until SIGTERM or SIGINT. Progress goes to `progress`, one line when ready to `out`.
+    """Blocks until SIGTERM or SIGINT, and until the running turns have ended, which a further
+    SIGINT does not wait for. Progress goes to `progress`, one line when ready to `out`.
 
     A signal during the start stops what was started and raises SystemExit with the status that
     shells give a program that the signal ended: 143 for SIGTERM, 130 for SIGINT.
     """
-    stop, is_ready = threading.Event(), threading.Event()
+    stop, is_ready, hurry = threading.Event(), threading.Event(), threading.Event()
     received: list[int] = []
 
     def on_signal(number: int, frame: FrameType | None) -> None:
@@ -35,6 +36,8 @@ def serve_until_signal(config: Config, progress: Console, out: Console) -> None:
         # as it is; of SystemExit it would lose the status.
         if len(received) == 1 and not is_ready.is_set():
             raise KeyboardInterrupt
+        if len(received) > 1 and is_ready.is_set() and number == signal.SIGINT:
+            hurry.set()
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, on_signal)
@@ -50,7 +53,7 @@ def serve_until_signal(config: Config, progress: Console, out: Console) -> None:
         from segue.launch.cluster import running_prepared
         from segue.launch.ray_start import ended_parts
 
-        with running_prepared(prepared, report) as running:
+        with running_prepared(prepared, report, hurry) as running:
             settings = config.cluster
             out.print(
                 f"ready at {running.address} after {monotonic() - started_at:.1f} s: "

@@ -28,6 +28,7 @@ class FakeRouter(SessionsServicer):
     model: str = "demo"
     address: str = ""
     num_cancelled: int = 0
+    running_turns: int = 0
     asked: list[str] = field(default_factory=list)
 
     async def Generate(
@@ -51,7 +52,7 @@ class FakeRouter(SessionsServicer):
         yield events_to_wire([TokenDelta(token_ids=(1, 2), text=text), end])
 
     async def GetStatus(self, request: pb.GetStatusRequest, context: Any) -> pb.ClusterStatus:
-        router = RouterStatus(address=self.address)
+        router = RouterStatus(address=self.address, running_turns=self.running_turns)
         return cluster_to_wire(
             ClusterStatus(ready=True, model=self.model, model_id="0", workers=(), router=router)
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import shutil
@@ -9,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import metadata
@@ -17,6 +19,7 @@ from typing import IO
 
 import pytest
 
+from segue import Client, SegueError, StopConditions, TokenInput
 from segue.cli.input import read_messages
 from segue.cli.main import main
 from segue.demo import checkpoint_dir
@@ -144,6 +147,43 @@ def test_serve_answers_and_ends_cleanly_on_sigterm(tmp_path: Path) -> None:
     assert explanation["actual_s"] > 0
     assert unknown.returncode == 1
     assert "NotFound: no decision is remembered" in unknown.stderr
+
+
+def test_a_second_ctrl_c_does_not_wait_for_the_turns_that_run(tmp_path: Path) -> None:
+    settings = tmp_path / "segue.toml"
+    settings.write_text("[engine]\nnum_threads = 1\ncache_bytes = 67108864\n")
+    progress = tmp_path / "progress"
+
+    with (
+        progress.open("w") as errors,
+        serving("--port", "0", "--config", str(settings), stderr=errors) as (server, line),
+    ):
+
+        async def interrupt_a_turn() -> None:
+            endless = StopConditions(max_tokens=8000, ignore_eos=True)
+            async with Client(line.split()[2]) as client:
+                async for _ in client.stream(TokenInput((5, 6, 7)), stop=endless):
+                    break_in(server, progress)
+
+        with pytest.raises(SegueError):
+            asyncio.run(interrupt_a_turn())
+        assert server.wait(20) == 0
+
+    assert "draining: 1 turn running, waiting 30 s at most; Ctrl-C again stops now" in (
+        progress.read_text()
+    )
+    assert progress.read_text().endswith(" stopped\n")
+
+
+def break_in(server: subprocess.Popen[str], progress: Path) -> None:
+    """Ctrl-C, and once more when it says that it drains."""
+    if "draining" not in progress.read_text():
+        server.send_signal(signal.SIGINT)
+        ends_at = time.monotonic() + 20
+        while "draining" not in progress.read_text():
+            assert time.monotonic() < ends_at
+            time.sleep(0.05)
+        server.send_signal(signal.SIGINT)
 
 
 def test_print_config_shows_what_is_in_force_and_reads_back(tmp_path: Path) -> None:

@@ -1,0 +1,76 @@
+"""The end of a cluster: running turns are finished first, unless somebody is in a hurry."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import Collection
+from typing import Any
+
+import ray
+from ray.exceptions import RayError
+
+from segue.client import Client
+from segue.errors import SegueError
+
+logger = logging.getLogger(__name__)
+
+STOP_TIMEOUT_S = 10.0
+_ASK_TIMEOUT_S = 2.0
+_LOOK_EVERY_S = 0.2
+
+
+def draining_words(address: str, drain_s: float) -> str:
+    """What is waited for, and how not to."""
+    num_turns = asyncio.run(_num_turns(address))
+    if num_turns == 0:
+        return "draining: no turn is running"
+    running = f"{num_turns or 'some'} turn{'' if num_turns == 1 else 's'} running"
+    return f"draining: {running}, waiting {drain_s:g} s at most; Ctrl-C again stops now"
+
+
+async def _num_turns(address: str) -> int | None:
+    """None where the router does not say."""
+    async with Client(address) as client:
+        try:
+            return (await client.status(timeout_s=_ASK_TIMEOUT_S)).router.running_turns
+        except SegueError:
+            return None
+
+
+def leave_in_order(
+    router: Any, workers: Collection[Any], drain_s: float, hurry: threading.Event
+) -> None:
+    """Ends the turns, then has the workers leave, so that the router, which goes last, misses none
+    of them. Waits for nothing once `hurry` is set.
+    """
+    await_done([router.drain.remote()], drain_s + STOP_TIMEOUT_S, hurry)
+    await_done([worker.stop.remote() for worker in workers], STOP_TIMEOUT_S, hurry)
+
+
+def stop_router(router: Any, drain_s: float, hurry: threading.Event) -> None:
+    """Also of a cluster that was not ready yet."""
+    await_done([router.stop.remote()], drain_s + STOP_TIMEOUT_S, hurry)
+
+
+def await_done(calls: list[Any], timeout_s: float, hurry: threading.Event) -> None:
+    """Until all have ended, or `hurry` is set."""
+    ends_at = time.monotonic() + timeout_s
+    while not hurry.is_set():
+        # In short waits: a signal is seen between them.
+        ended, running = ray.wait(calls, num_returns=len(calls), timeout=_LOOK_EVERY_S)
+        if not running:
+            _read(ended)
+            return
+        if time.monotonic() > ends_at:
+            logger.warning("a process did not stop in %g s", timeout_s)
+            return
+
+
+def _read(ended: list[Any]) -> None:
+    try:
+        ray.get(ended)
+    except RayError as error:
+        logger.warning("a process did not stop in order: %s", error)

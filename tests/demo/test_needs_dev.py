@@ -1,0 +1,27 @@
+"""Without the development set-up the demo model's tools say so in one line."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+WITHOUT_TRANSFORMERS = """\
+import runpy, sys
+sys.modules["transformers"] = None
+runpy.run_module(sys.argv[1], run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize("module", ["evaluate", "train", "train_mtp"])
+def test_a_tool_without_transformers_names_the_set_up(module: str) -> None:
+    command = [sys.executable, "-c", WITHOUT_TRANSFORMERS, f"segue.demo.{module}"]
+
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+
+    assert done.returncode == 1
+    assert done.stderr.startswith(
+        "this needs transformers, which is part of the development set-up"
+    )
+    assert len(done.stderr.splitlines()) == 1

@@ -1,0 +1,112 @@
+"""What is said and done while a cluster ends. Ray is imported here, and not started."""
+
+from __future__ import annotations
+
+import threading
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import ray
+from ray.exceptions import RayActorError
+
+from segue.launch.drain import await_done, draining_words, leave_in_order
+from tests.cli.fake_router import fake_router
+
+
+class Call:
+    """One that ends after so many looks."""
+
+    def __init__(self, looks: float, dies: bool = False) -> None:
+        self.looks, self.dies = looks, dies
+
+    def wait(
+        self, refs: list[Call], num_returns: int, timeout: float
+    ) -> tuple[list[Call], list[Call]]:
+        self.looks -= 1
+        return (refs, []) if self.looks <= 0 else ([], refs)
+
+    def get(self, refs: list[Call]) -> None:
+        if self.dies:
+            raise RayActorError
+
+
+def stop(monkeypatch: pytest.MonkeyPatch, call: Call, hurry: Any, timeout_s: float) -> float:
+    """How many more looks it would have taken."""
+    monkeypatch.setattr(ray, "wait", call.wait)
+    monkeypatch.setattr(ray, "get", call.get)
+    await_done([call], timeout_s, hurry)
+    return call.looks
+
+
+@pytest.mark.parametrize("dies", [False, True])
+def test_the_router_is_waited_for(monkeypatch: pytest.MonkeyPatch, dies: bool) -> None:
+    assert stop(monkeypatch, Call(3, dies), threading.Event(), 60.0) == 0
+
+
+class Actor:
+    """Remembers what it was asked."""
+
+    def __init__(self, name: str, asked: list[str]) -> None:
+        def method(what: str) -> SimpleNamespace:
+            return SimpleNamespace(remote=lambda: asked.append(f"{name} {what}"))
+
+        self.drain, self.stop = method("drain"), method("stop")
+
+
+def test_turns_end_before_workers_leave(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def wait(refs: list[None], num_returns: int, timeout: float) -> tuple[list[None], list[None]]:
+        asked.append(f"wait for {num_returns}")
+        return refs, []
+
+    monkeypatch.setattr(ray, "wait", wait)
+    monkeypatch.setattr(ray, "get", lambda refs: None)
+    workers = [Actor("decode-0", asked), Actor("prefill-0", asked)]
+
+    leave_in_order(Actor("router", asked), workers, 30.0, threading.Event())
+
+    assert asked == [
+        "router drain",
+        "wait for 1",
+        "decode-0 stop",
+        "prefill-0 stop",
+        "wait for 2",
+    ]
+
+
+def test_somebody_in_a_hurry_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    hurry = threading.Event()
+    hurry.set()
+
+    assert stop(monkeypatch, Call(3), hurry, 60.0) == 3
+
+
+def test_a_router_that_does_not_stop_is_waited_for_so_long(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    stop(monkeypatch, Call(float("inf")), threading.Event(), 0.05)
+
+    assert "did not stop in 0.05 s" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("turns", "words"),
+    [
+        (0, "draining: no turn is running"),
+        (1, "draining: 1 turn running, waiting 30 s at most; Ctrl-C again stops now"),
+        (2, "draining: 2 turns running, waiting 30 s at most; Ctrl-C again stops now"),
+    ],
+)
+def test_it_is_said_how_many_turns_run_and_for_how_long(turns: int, words: str) -> None:
+    with fake_router() as router:
+        router.running_turns = turns
+
+        assert draining_words(router.address, 30.0) == words
+
+
+def test_a_router_that_is_away_is_no_obstacle() -> None:
+    assert draining_words("127.0.0.1:1", 5.0).startswith(
+        "draining: some turns running, waiting 5 s"
+    )
