@@ -18,10 +18,14 @@ PLAYED = """#!/bin/bash
 case "$*" in
   "-c "*) exec {python} "$@" ;;
   *--report*) echo '{{"install": [{{"metadata": {{"version": "'$FOUND_TORCH'"}}}}]}}'; exit ;;
+  *"config list"*) echo -n "$PIP_SETTINGS"; exit ;;
 esac
 echo "$(basename "$0") $*" >> {calls}
 if [ "$(basename "$0")" = uv ]; then exit "$UV_STATUS"; fi
 """
+
+
+UV = "pip install --quiet --index-strategy unsafe-best-match"
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +33,13 @@ class Clone:
     folder: Path
 
     def setup(
-        self, *, found: str, index: str = "", uv_status: int = 0, machine: str = "x86_64"
+        self,
+        *,
+        found: str,
+        index: str = "",
+        uv_status: int = 0,
+        machine: str = "x86_64",
+        settings: str = "",
     ) -> subprocess.CompletedProcess[str]:
         uname = self.folder / "bin" / "uname"
         uname.parent.mkdir(exist_ok=True)
@@ -40,6 +50,7 @@ class Clone:
             "PATH": f"{uname.parent}:{os.environ['PATH']}",
             "FOUND_TORCH": found,
             "UV_STATUS": str(uv_status),
+            "PIP_SETTINGS": settings,
             "PYTHON": sys.executable,
             "SEGUE_TORCH_INDEX": index,
         }
@@ -54,7 +65,10 @@ class Clone:
     def installs(self) -> list[str]:
         calls = self.folder / "calls"
         lines = calls.read_text().splitlines() if calls.exists() else []
-        return [line.replace("-m pip --quiet --disable-pip-version-check", "pip") for line in lines]
+        known = {"-m pip --quiet --disable-pip-version-check": "pip", f"uv {UV}": "uv"}
+        for words, short in known.items():
+            lines = [line.replace(words, short) for line in lines]
+        return lines
 
 
 @pytest.fixture
@@ -75,8 +89,32 @@ def test_the_build_that_pip_finds_is_taken_where_it_is_for_cpus(clone: Clone) ->
     done = clone.setup(found="2.13.0+cpu")
 
     assert done.returncode == 0
-    assert clone.installs() == ["python pip install -e .[cpu,dev]"]
-    assert "downloading torch (2.13.0+cpu) and other packages" in done.stderr
+    assert clone.installs() == ["python pip install uv", "uv torch==2.13.0+cpu -e .[cpu,dev]"]
+    assert "with it torch (2.13.0+cpu) and other packages" in done.stderr
+
+
+def test_uv_is_given_what_pip_is_set_to(clone: Clone) -> None:
+    settings = """:env:.find-links='/wheels'
+global.cert='/certificates'
+global.constraint='/constraints.txt'
+global.extra-index-url='file:///one file:///two'
+global.index-url='file:///main'
+"""
+    clone.setup(found="2.13.0+cpu", settings=settings)
+
+    assert clone.installs()[-1] == (
+        "uv --find-links /wheels --constraint /constraints.txt --index file:///one "
+        "--index file:///two --default-index file:///main "
+        "torch==2.13.0+cpu -e .[cpu,dev]"
+    )
+
+
+def test_pip_does_what_uv_could_not(clone: Clone) -> None:
+    done = clone.setup(found="2.13.0+cpu", uv_status=2)
+
+    assert done.returncode == 0
+    assert clone.installs()[-1] == "python pip install -e .[cpu,dev]"
+    assert "uv could not; pip does it" in done.stderr
 
 
 def test_a_second_call_does_nothing(clone: Clone) -> None:
@@ -84,7 +122,7 @@ def test_a_second_call_does_nothing(clone: Clone) -> None:
     again = clone.setup(found="2.13.0+cpu")
 
     assert (again.returncode, again.stderr) == (0, "")
-    assert len(clone.installs()) == 1
+    assert len(clone.installs()) == 2
 
 
 def test_uv_finds_the_cpu_build_where_pip_would_take_cuda(clone: Clone) -> None:
@@ -93,7 +131,7 @@ def test_uv_finds_the_cpu_build_where_pip_would_take_cuda(clone: Clone) -> None:
     assert done.returncode == 0
     assert clone.installs() == [
         "python pip install uv",
-        "uv pip install --quiet --torch-backend=cpu -e .[cpu,dev]",
+        "uv --torch-backend=cpu -e .[cpu,dev]",
     ]
     assert "downloading uv, with it torch (CPU build, 200 MB)" in done.stderr
 
@@ -110,9 +148,7 @@ def test_an_index_that_the_user_names_is_used(clone: Clone) -> None:
     done = clone.setup(found="2.13.0+cpu", index="file:///mirror/cpu")
 
     assert done.returncode == 0
-    assert clone.installs() == [
-        "python pip install --extra-index-url file:///mirror/cpu -e .[cpu,dev]"
-    ]
+    assert clone.installs()[-1] == ("uv --index file:///mirror/cpu torch==2.13.0+cpu -e .[cpu,dev]")
 
 
 def test_an_index_without_a_cpu_build_is_an_error(clone: Clone) -> None:
@@ -127,4 +163,4 @@ def test_elsewhere_than_on_x86_the_plain_build_is_for_cpus(clone: Clone) -> None
     done = clone.setup(found="2.13.0", machine="aarch64")
 
     assert done.returncode == 0
-    assert clone.installs() == ["python pip install -e .[cpu,dev]"]
+    assert clone.installs() == ["python pip install uv", "uv -e .[cpu,dev]"]
