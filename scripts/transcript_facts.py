@@ -8,25 +8,26 @@ from __future__ import annotations
 import json
 import re
 
-_UNITS = r"(?:ms|µs|s|tokens/s|KiB)"
+_UNITS = r"(?:ms|µs|s|tokens?/s|KiB)"
 _RULES = (
     # What stands under an answer. A prompt's end is computed by either worker.
     (r"prefill-\d+ → decode-\d+", "workers"),
     (r"· decode-\d+ ·", "· workers ·"),
     (r" \(\d+ reused\)", ""),
-    (r" \(\d+ of \d+ drafts right\)", ""),
+    (r" \(\d+ of \d+ drafts accepted\)", ""),
     (rf"\d+(?:\.\d+)? {_UNITS}\b", "#"),
     (r"(queue|prefill|transfer|exposed) [\d.]+", r"\1 #"),
     (r"· - ·", "· # ·"),
     # A cluster's head.
-    (r"\d+ (turns running|finished|sessions)", r"# \1"),
+    (r"\d+ (turn|session)s?\b( running)?", r"# \1s\2"),
+    (r"\d+ (finished)", r"# \1"),
     (r", (\d+) resident", ", # resident"),
     (r"127\.0\.0\.1:\d+", "#"),
 )
 _CANDIDATE = re.compile(r"[▶ ] (compute|local|pull) +(\S+)")
 _WORKER = re.compile(r"((?:prefill|decode)-\d+) +(ready|draining|lost) ")
 # Where lines were broken because of their length, which numbers change.
-_BREAK = re.compile(r"\n(?=first after |(?:prefill-\d+ → )?decode-\d+ · |\d+ sessions · )")
+_BREAK = re.compile(r"\n(?=first after |(?:prefill-\d+ → )?decode-\d+ · |\d+ sessions? · )")
 
 
 def facts(transcript: str) -> list[str]:

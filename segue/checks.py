@@ -126,7 +126,10 @@ def require_ascending(name: str, values: Sequence[int], *, low: int, high: int) 
 
 def one_of(name: str, table: Mapping[Wire, Value], wire: Wire) -> Value:
     """What the number of an enum stands for."""
-    require(wire in table, f"{name} must be one of {sorted(map(str, table.values()))}, got {wire}")
+    require(
+        wire in table,
+        f"{name} must be one of {', '.join(sorted(map(str, table.values())))}, got {wire}",
+    )
     return table[wire]
 
 

@@ -13,7 +13,14 @@ from typing import Any
 from segue import chat_json
 from segue.chat_json import read_chat
 from segue.errors import InvalidRequest
-from segue.types import ChatInput, SamplingParams, StopConditions
+from segue.types import (
+    ChatInput,
+    SamplingParams,
+    StopConditions,
+    TextInput,
+    TokenInput,
+    TurnInput,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,6 +99,22 @@ def read_tools(path: Path) -> tuple[str, ...]:
         raise InvalidRequest(f"{path} must hold a list of tools")
     with _of_file(path):
         return chat_json.read_tools(tools)
+
+
+def one_input(prompt: str | None, messages: Path | None, input_ids: str | None) -> TurnInput:
+    """Of `segue generate`. Raises InvalidRequest."""
+    flags = {"--prompt": prompt, "--messages": messages, "--input-ids": input_ids}
+    given = [name for name, value in flags.items() if value is not None]
+    if len(given) != 1:
+        raise InvalidRequest(
+            "give exactly one of --prompt, --messages and --input-ids, got "
+            + (" and ".join(given) or "none")
+        )
+    if messages is not None:
+        return read_messages(messages)
+    if input_ids is not None:
+        return TokenInput(parse_token_ids(input_ids))
+    return TextInput(prompt or "")
 
 
 def with_template_options(chat: ChatInput, thinking: bool | None, kwargs: str) -> ChatInput:

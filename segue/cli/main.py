@@ -17,14 +17,13 @@ from segue.cli import show, show_explanation
 from segue.cli.chat import Chat, error_line
 from segue.cli.input import (
     SamplingOptions,
-    parse_token_ids,
-    read_messages,
+    one_input,
     read_tools,
     with_template_options,
 )
-from segue.client import DEFAULT_TARGET, Client, TextInput, TokenInput
+from segue.client import DEFAULT_TARGET, Client
 from segue.errors import InvalidRequest, SegueError
-from segue.types import ChatInput, TurnInput
+from segue.types import ChatInput
 
 app = typer.Typer(
     add_completion=False,
@@ -79,7 +78,9 @@ def _version() -> str:
 def options(
     version: Annotated[
         bool,
-        typer.Option("--version", callback=_show_version, is_eager=True, help="Show it and stop."),
+        typer.Option(
+            "--version", callback=_show_version, is_eager=True, help="Show the version and exit."
+        ),
     ] = False,
 ) -> None:
     """Options of the program itself; those of a command stand after its name."""
@@ -208,7 +209,7 @@ def generate(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """One turn; the text, or with --json everything about it."""
-    turn_input = _one_input(prompt, messages, input_ids)
+    turn_input = one_input(prompt, messages, input_ids)
     if isinstance(turn_input, ChatInput):
         turn_input = with_template_options(turn_input, thinking, chat_template_kwargs)
     elif thinking is not None or chat_template_kwargs:
@@ -241,27 +242,6 @@ def generate(
         typer.echo(show.answer_json(answer) if as_json else answer.text)
 
     asyncio.run(run())
-
-
-def _one_input(prompt: str | None, messages: Path | None, input_ids: str | None) -> TurnInput:
-    given = [
-        name
-        for name, value in (
-            ("--prompt", prompt),
-            ("--messages", messages),
-            ("--input-ids", input_ids),
-        )
-        if value is not None
-    ]
-    if len(given) != 1:
-        raise InvalidRequest(
-            f"give exactly one of --prompt, --messages and --input-ids, got {given or 'none'}"
-        )
-    if messages is not None:
-        return read_messages(messages)
-    if input_ids is not None:
-        return TokenInput(parse_token_ids(input_ids))
-    return TextInput(prompt or "")
 
 
 @app.command()

@@ -26,7 +26,7 @@ def timings_lines(end: TurnEnd, width: int) -> str:
     usage, timings = end.usage, end.timings
     # The first token is prefill's; decode made the others.
     decoded = usage.completion_tokens - 1
-    speed = f"{decoded / timings.decode_s:.0f} tokens/s" if decoded and timings.decode_s else "-"
+    speed = _speed(decoded / timings.decode_s) if decoded and timings.decode_s else "-"
     parts = (
         f"{usage.prompt_tokens}{_reused(usage)} + {usage.completion_tokens}{_drafted(usage)} "
         "tokens",
@@ -37,6 +37,15 @@ def timings_lines(end: TurnEnd, width: int) -> str:
         _first_token(timings),
     )
     return "\n".join(lines_of(parts, width))
+
+
+def counted(number: int, noun: str) -> str:
+    """1 turn, 2 turns."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def _speed(tokens_per_s: float) -> str:
+    return f"{counted(round(tokens_per_s), 'token')}/s"
 
 
 def _first_token(timings: Timings) -> str:
@@ -73,7 +82,7 @@ def lines_of(parts: Sequence[str], width: int, separator: str = " · ") -> list[
 def _drafted(usage: Usage) -> str:
     if not usage.drafted_tokens:
         return ""
-    return f" ({usage.accepted_tokens} of {usage.drafted_tokens} drafts right)"
+    return f" ({usage.accepted_tokens} of {usage.drafted_tokens} drafts accepted)"
 
 
 def _workers(end: TurnEnd) -> str:
@@ -87,7 +96,7 @@ def _reused(usage: Usage) -> str:
     reused = usage.cached_tokens + usage.pulled_tokens
     notes = [f"{reused} reused"] if reused else []
     if usage.rerendered_tokens:
-        notes.append(f"{usage.rerendered_tokens} of the last turn rendered anew")
+        notes.append(f"{usage.rerendered_tokens} of the last turn re-rendered")
     return f" ({', '.join(notes)})" if notes else ""
 
 
@@ -120,10 +129,10 @@ def status_table(cluster: ClusterStatus, width: int) -> RenderableType:
     head = Text.assemble(verdict, f" · {cluster.model} · router {router.address}")
     turns = lines_of(
         (
-            f"{router.running_turns} turns running, {router.finished_turns} finished, "
+            f"{counted(router.running_turns, 'turn')} running, {router.finished_turns} finished, "
             f"{router.cancelled_turns} cancelled, {router.failed_turns} failed",
-            f"{router.sessions} sessions",
-            f"{router.completion_tokens_per_s:.0f} tokens/s",
+            counted(router.sessions, "session"),
+            _speed(router.completion_tokens_per_s),
         ),
         width,
     )

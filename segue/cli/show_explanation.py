@@ -10,7 +10,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from segue.cli.show import lines_of, natural_width
+from segue.cli.show import counted, lines_of, natural_width
 from segue.explanation import CostLine, Explanation, WeighedCandidate
 
 # Columns of milliseconds, in the order in which a turn goes through them; they sum up to the last.
@@ -34,7 +34,8 @@ def explanation_tables(explanation: Explanation, width: int) -> RenderableType:
     """What was weighed as a table, or as a line a candidate where `width` is too small for it."""
     head = lines_of(
         (
-            f"{explanation.prompt_tokens} + at most {explanation.max_tokens} tokens",
+            f"prompt {counted(explanation.prompt_tokens, 'token')}, answer at most "
+            f"{explanation.max_tokens}",
             f"decided in {explanation.decision_s * 1e6:.0f} µs",
             "tokens computed/moved, then ms",
         ),

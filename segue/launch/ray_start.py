@@ -146,7 +146,7 @@ def _wait_for(is_over: threading.Event, timeout_s: float, report: Report) -> Non
             is_slow = True
             report(
                 f"Ray is slow to start (load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores); "
-                f"giving up after {timeout_s:g} s"
+                f"will give up at {timeout_s:g} s"
             )
     keep_handlers()
 

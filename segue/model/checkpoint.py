@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from segue.errors import InvalidCheckpoint
-from segue.model.checkpoint_json import read_object, section
+from segue.model.checkpoint_json import listed, read_object, section
 from segue.model.preflight import INDEX_NAME, SINGLE_NAME
 
 
@@ -52,10 +52,11 @@ def open_checkpoint(folder: Path) -> Iterator[Checkpoint]:
             names = file.keys()
             if missing := sorted(promised.difference(names)):
                 raise InvalidCheckpoint(
-                    f"{folder / file_name} lacks tensors that the index places there: {missing[:5]}"
+                    f"{folder / file_name} lacks tensors that the index places there: "
+                    f"{listed(missing)}"
                 )
             if twice := sorted(files.keys() & set(names)):
-                raise InvalidCheckpoint(f"{folder}: tensors in more than one file: {twice[:5]}")
+                raise InvalidCheckpoint(f"{folder}: tensors in more than one file: {listed(twice)}")
             files.update(dict.fromkeys(names, file))
         yield Checkpoint(folder, files)
 

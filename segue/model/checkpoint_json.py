@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeAlias, TypeVar
 
@@ -53,3 +53,14 @@ def positive(config: Json, key: str, default: int | None = None) -> int:
     value = number(config, key, int, default)
     require(value >= 1, f"{key} must be >= 1, got {value}")
     return value
+
+
+def counted(names: Sequence[str], what: str) -> str:
+    """How many, and the first of them."""
+    return f"{len(names)} {what} ({listed(names)})" if names else f"0 {what}"
+
+
+def listed(names: Iterable[object], most: int = 5) -> str:
+    """The first of them, as a person writes a list."""
+    texts = [str(name) for name in names]
+    return ", ".join(texts[:most]) + (f" and {len(texts) - most} more" if len(texts) > most else "")

@@ -13,7 +13,15 @@ from pathlib import Path
 
 from segue.cache.layout import DTYPE_BYTES
 from segue.errors import InvalidCheckpoint
-from segue.model.checkpoint_json import Json, number, positive, read_object, require, section
+from segue.model.checkpoint_json import (
+    Json,
+    listed,
+    number,
+    positive,
+    read_object,
+    require,
+    section,
+)
 from segue.model.formats import refuse_quantised
 
 ARCHITECTURES = {
@@ -193,12 +201,18 @@ def _parse(outer: Json, beside: Collection[str]) -> ModelConfig:
 def _architecture(outer: Json) -> str:
     names = outer.get("architectures")
     if isinstance(names, list) and names:
-        name = str(names[0])
+        name: str | None = str(names[0])
     else:
-        name = MODEL_TYPES.get(str(outer.get("model_type")), str(outer.get("model_type")))
+        kind = outer.get("model_type")
+        name = None if kind is None else MODEL_TYPES.get(str(kind), str(kind))
+    if name is None:
+        raise InvalidCheckpoint(
+            "config.json names no architecture, neither in architectures nor by model_type; "
+            f"supported: {', '.join(ARCHITECTURES)}"
+        )
     require(
         name in ARCHITECTURES,
-        f"unsupported architecture {name!r}; supported: {', '.join(ARCHITECTURES)}",
+        f"unsupported architecture {name}; supported: {', '.join(ARCHITECTURES)}",
     )
     return name
 
@@ -220,7 +234,7 @@ def _layer_types(text: Json) -> tuple[LayerKind, ...]:
         return tuple(kinds[(i + 1) % interval == 0] for i in range(num_layers))
     known = [kind.value for kind in LayerKind]
     if not isinstance(names, list) or not all(name in known for name in names):
-        raise InvalidCheckpoint(f"layer_types must be a list of {known}, got {names!r}")
+        raise InvalidCheckpoint(f"layer_types must be a list of {listed(known)}, got {names!r:.80}")
     require(
         len(names) == num_layers,
         f"layer_types has {len(names)} entries for num_hidden_layers = {num_layers}",

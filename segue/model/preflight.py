@@ -8,7 +8,7 @@ from pathlib import Path
 
 from segue.cache.layout import DTYPE_BYTES
 from segue.errors import InvalidCheckpoint
-from segue.model.checkpoint_json import read_object, section
+from segue.model.checkpoint_json import listed, read_object, section
 from segue.model.config import ModelConfig
 from segue.model.formats import quantised, refuse_foreign_folder, refuse_lfs_pointer
 from segue.model.tensor_headers import DTYPES, TensorHeader, read_headers
@@ -96,7 +96,9 @@ def _weight_files(folder: Path) -> list[Path]:
         files = {SINGLE_NAME}
     if missing := sorted(name for name in files if not (folder / name).is_file()):
         hint = f"{INDEX_NAME} names them" if index.exists() else f"no {INDEX_NAME} either"
-        raise InvalidCheckpoint(f"{folder} lacks the weights {missing} ({hint}); download it again")
+        raise InvalidCheckpoint(
+            f"{folder} lacks the weights {listed(missing)} ({hint}); download it again"
+        )
     return [folder / name for name in sorted(files)]
 
 

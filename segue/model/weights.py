@@ -18,6 +18,7 @@ from torch import Tensor
 
 from segue.errors import InvalidCheckpoint
 from segue.model.checkpoint import Checkpoint, open_checkpoint
+from segue.model.checkpoint_json import counted
 from segue.model.config import LayerKind, ModelConfig, MoeConfig
 from segue.model.tensor_names import MTP_PREFIX, TEXT_PREFIXES, reason_to_skip
 
@@ -227,7 +228,7 @@ def _refuse_differences(folder: Path, sources: Mapping[str, str], table: WeightT
     if missing or unexpected:
         raise InvalidCheckpoint(
             f"{folder}: the weights do not fit config.json: "
-            f"{len(missing)} missing {missing[:5]}, {len(unexpected)} unexpected {unexpected[:5]}"
+            f"{counted(missing, 'missing')}, {counted(unexpected, 'unexpected')}"
         )
 
 

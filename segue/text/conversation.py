@@ -23,6 +23,10 @@ MAX_KWARGS_CHARACTERS = 65_536
 Json: TypeAlias = "str | int | float | bool | list[Json] | dict[str, Json] | None"
 JsonObject: TypeAlias = dict[str, Json]
 
+_ARGUMENTS = '{"city": "Paris"}'
+_KWARGS = '{"preserve_thinking": true}'
+_TOOL = '{"type": "function", "function": {"name": …, "parameters": …}}'
+
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 _MAY_ESCAPE_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
@@ -59,7 +63,7 @@ def read_template_kwargs(chat: ChatInput) -> JsonObject:
             f"chat_template_kwargs must have at most {MAX_KWARGS_CHARACTERS} characters, got "
             f"{len(text)}: these are a template's switches; send text as messages"
         )
-    kwargs = _read_object("chat_template_kwargs", text) if text else {}
+    kwargs = _read_object("chat_template_kwargs", text, _KWARGS) if text else {}
     if chat.enable_thinking is None:
         return kwargs
     if kwargs.get("enable_thinking", chat.enable_thinking) != chat.enable_thinking:
@@ -119,16 +123,13 @@ def _tool_call(where: str, call: ToolCall) -> JsonObject:
 def read_tool(index: int, text: str) -> JsonObject:
     """Raises InvalidRequest."""
     where = f"tools[{index}]"
-    tool = _read_object(where, text)
+    tool = _read_object(where, text, _TOOL)
     if "function" not in tool and "name" in tool:
         function = {key: value for key, value in tool.items() if key != "type"}
         tool = {"type": "function", "function": function}
     called = tool.get("function")
     if tool.get("type") not in ("function", None) or not isinstance(called, dict):
-        raise InvalidRequest(
-            f'{where} must be {{"type": "function", "function": {{"name": …, "parameters": …}}}}, '
-            f"got an object with {_name_members(tool)}"
-        )
+        raise InvalidRequest(f"{where} must be {_TOOL}, got an object with {_name_members(tool)}")
     name = called.get("name")
     if not isinstance(name, str) or not name:
         raise InvalidRequest(
@@ -144,17 +145,17 @@ def read_tool(index: int, text: str) -> JsonObject:
     return tool
 
 
-def _read_object(where: str, text: str) -> JsonObject:
+def _read_object(where: str, text: str, example: str = _ARGUMENTS) -> JsonObject:
     try:
         value = json.loads(text, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
         raise InvalidRequest(
-            f'{where} must be a JSON object such as {{"city": "Paris"}}, '
+            f"{where} must be a JSON object such as {example}, "
             f"got text that is not JSON ({error}): {_shorten(text)}"
         ) from None
     if not isinstance(value, dict):
         raise InvalidRequest(
-            f'{where} must be a JSON object such as {{"city": "Paris"}}, '
+            f"{where} must be a JSON object such as {example}, "
             f"got {_name_type(value)}: {_shorten(text)}"
         )
     if _nests_too_deep(value):

@@ -231,7 +231,7 @@ def test_serve_refuses_a_folder_with_a_missing_shard(broken: Path) -> None:
     refused = segue("serve", str(broken), "--port", "0")
 
     assert refused.returncode == 1
-    assert "lacks the weights ['model-00002-of-00002.safetensors']" in refused.stderr
+    assert "lacks the weights model-00002-of-00002.safetensors (model.safe" in refused.stderr
 
 
 def test_serve_refuses_an_unsupported_architecture(broken: Path) -> None:
@@ -266,6 +266,10 @@ def test_the_version_is_the_packages() -> None:
     assert shown.stdout == f"segue {metadata.version('segue')}\n"
 
 
+def test_help_says_what_its_options_do(said: Said) -> None:
+    assert "Show the version and exit." in said("--help").stdout
+
+
 @pytest.mark.parametrize(
     "command",
     [["status"], ["chat"], ["chat", "Hello"], ["generate", "--prompt", "x"], ["explain", "agent"]],
@@ -291,7 +295,10 @@ def test_where_nothing_listens_it_says_how_to_start(said: Said, command: list[st
     [
         (["status", "--target", "127.0.0.1:1"], "Unavailable: router 127.0.0.1:1"),
         (["generate", "--target", "127.0.0.1:1"], "give exactly one of --prompt"),
-        (["generate", "--prompt", "x", "--input-ids", "1"], "give exactly one of --prompt"),
+        (
+            ["generate", "--prompt", "x", "--input-ids", "1"],
+            "one of --prompt, --messages and --input-ids, got --prompt and --input-ids\n",
+        ),
         (["generate", "--input-ids", "1,x"], "takes numbers with commas"),
         (["generate", "--prompt", "x", "--temperature", "-1"], "temperature must be between"),
         (["generate", "--messages", "/nowhere.json"], "cannot read /nowhere.json"),

@@ -71,7 +71,7 @@ def empty(folder: Path) -> Path:
         (pickles, "InvalidCheckpoint: {} has weights as PyTorch pickles"),
         (adapter, "InvalidCheckpoint: {} is an adapter (LoRA) of a/b"),
         (quantised, "quantised weights (fp8) are not supported"),
-        (another, "unsupported architecture 'Qwen3MoeForCausalLM'; supported: Qwen3_5"),
+        (another, "unsupported architecture Qwen3MoeForCausalLM; supported: Qwen3_5"),
         (empty, "InvalidCheckpoint: {} is empty"),
         (Path, "InvalidCheckpoint: no such model folder: {}"),
     ],

@@ -185,3 +185,38 @@ def test_timings_take_two_lines_of_80(seconds: float) -> None:
     assert len(lines) == 2
     assert max(map(len, lines)) <= 80
     assert lines[1].startswith("first after ")
+
+
+def test_words_under_an_answer_are_those_of_the_field() -> None:
+    usage = Usage(
+        prompt_tokens=20,
+        completion_tokens=3,
+        drafted_tokens=17,
+        accepted_tokens=10,
+        rerendered_tokens=8,
+    )
+    end = TurnEnd(finish_reason=FinishReason.STOP, usage=usage, timings=Timings(decode_s=2.0))
+
+    said = timings_lines(end, 300)
+
+    assert said.startswith(
+        "20 (8 of the last turn re-rendered) + 3 (10 of 17 drafts accepted) tokens · 1 token/s · "
+    )
+
+
+def test_one_of_a_kind_is_not_many() -> None:
+    alone = RouterStatus(
+        address="127.0.0.1:7411", sessions=1, running_turns=1, completion_tokens_per_s=1.0
+    )
+    status = ClusterStatus(ready=True, model="demo", model_id="0", workers=(), router=alone)
+
+    text = " ".join(drawn(status_table(status, 300), 300))
+
+    assert "1 turn running, 0 finished" in text
+    assert "1 session · 1 token/s" in text
+
+
+def test_an_explanation_says_which_tokens_are_the_prompts() -> None:
+    lines = drawn(explanation_tables(explained(mode="local", num_candidates=1, busy=False), 80), 80)
+
+    assert lines[0] == "prompt 123456 tokens, answer at most 65536 · decided in 123 µs"

@@ -19,13 +19,14 @@ from scripts.transcripts import (
 ANSWERED = """\
 you Where do I live?
 Your city is Lisbon.
-37 (16 reused) + 5 (3 of 8 drafts right) tokens · 164 tokens/s · 226 KiB
+37 (16 reused) + 5 (3 of 8 drafts accepted) tokens · 164 tokens/s · 226 KiB
 prefill-0 → decode-0 · stop
 first after 26 ms (queue 3, prefill 20, transfer 3, exposed 1)
 """
 EXPLAINED = """\
 $ segue explain agent-7
-13 + at most 256 tokens · decided in 107 µs · tokens computed/moved, then ms
+prompt 13 tokens, answer at most 256 · decided in 107 µs
+tokens computed/moved, then ms
   mode     workers             tokens  compute  overhead  total
 ▶ local    decode-0              28/0     22.6       3.4   26.0
   compute  prefill-0→decode-0   76/28     26.6       3.4   36.2
@@ -36,7 +37,7 @@ decode-0   20.23 + 83.3            6.07 + 636.5       6.03 + 60.3
 NARROW_STATUS = """\
 ready · demo · router 127.0.0.1:7411
 0 turns running, 4 finished, 0 cancelled, 0 failed
-1 sessions · 6 tokens/s
+1 session · 6 tokens/s
 worker     health  turns      pages             slots
 decode-0   ready   0 running  16378/16384 free  92/96 free
                    0 waiting  6 cached
@@ -44,7 +45,7 @@ decode-0   ready   0 running  16378/16384 free  92/96 free
 """
 STATUS = """\
 ready · demo · router 127.0.0.1:7411
-0 turns running, 4 finished, 0 cancelled, 0 failed · 1 sessions · 6 tokens/s
+0 turns running, 4 finished, 0 cancelled, 0 failed · 1 session · 6 tokens/s
 worker     health  turns                           pages                       slots
 decode-0   ready   0 running, 0 waiting, 24 tok/s  16378/16384 free, 6 cached  92/96 free
 """
@@ -69,7 +70,7 @@ def told(text: str) -> str:
         (ANSWERED, ANSWERED.replace("26 ms", "31 ms").replace("prefill 20", "prefill 5")),
         (ANSWERED, ANSWERED.replace("prefill-0 → decode-0", "decode-0").replace("226", "0")),
         (ANSWERED, ANSWERED.replace(" (16 reused)", "").replace("164 tokens/s", "-")),
-        (ANSWERED, ANSWERED.replace(" (3 of 8 drafts right)", "").replace("KiB\n", "KiB · ")),
+        (ANSWERED, ANSWERED.replace(" (3 of 8 drafts accepted)", "").replace("KiB\n", "KiB · ")),
         (EXPLAINED, EXPLAINED.replace("22.6", "18.1").replace("107 µs", "90 µs")),
         (
             EXPLAINED,
@@ -79,6 +80,7 @@ def told(text: str) -> str:
         ),
         (STATUS, STATUS.replace("16378/", "16380/").replace(", 6 cached", ", 4 working")),
         (STATUS, NARROW_STATUS),
+        (STATUS, STATUS.replace("0 turns", "1 turn").replace("6 tokens/s", "1 token/s")),
         (STATUS, STATUS.replace("7411", "40123").replace("6 tokens/s", "9 tokens/s")),
         (
             told("a"),
@@ -99,7 +101,7 @@ def test_what_differs_from_run_to_run_is_no_difference(before: str, after: str) 
         (ANSWERED, ANSWERED.replace("+ 5 (", "+ 6 (")),
         (ANSWERED, ANSWERED.replace("exposed", "not hidden")),
         (EXPLAINED, EXPLAINED.replace("agent-7", "agent-8")),
-        (EXPLAINED, EXPLAINED.replace("13 + at most", "14 + at most")),
+        (EXPLAINED, EXPLAINED.replace("prompt 13", "prompt 14")),
         (EXPLAINED, EXPLAINED.replace("step: ms", "decode step: ms")),
         (EXPLAINED, EXPLAINED.replace("  compute  prefill-0→decode-0   76/28     26.6", "")),
         (STATUS, STATUS.replace("slots", "states")),

@@ -108,6 +108,7 @@ def test_a_slow_start_is_said_once(fake: FakeRay, monkeypatch: pytest.MonkeyPatc
     (line,) = start(fake, is_up.wait, timeout_s=60.0)
 
     assert "Ray is slow to start (load" in line
+    assert line.endswith("; will give up at 60 s")
 
 
 def test_signal_handlers_are_what_they_were(fake: FakeRay) -> None:

@@ -133,7 +133,11 @@ def test_without_a_dtype_nothing_is_lost(write_config: WriteConfig) -> None:
     ("changes", "message"),
     [
         ({"architectures": ["LlamaForCausalLM"]}, "LlamaForCausalLM.*supported: Qwen3_5ForCausal"),
-        ({"architectures": [], "model_type": "gpt2"}, "'gpt2'.*supported: Qwen3_5ForCausalLM"),
+        (
+            {"architectures": [], "model_type": "gpt2"},
+            "architecture gpt2; supported: Qwen3_5ForCausalLM",
+        ),
+        ({"architectures": [], "model_type": None}, "config.json names no architecture, neither"),
         ({"num_attention_heads": 7}, r"\(7\) must be a multiple of num_key_value_heads \(2\)"),
         ({"linear_num_value_heads": 17}, r"\(17\) must be a multiple of linear_num_key_heads"),
         ({"num_key_value_heads": 0}, "num_key_value_heads must be >= 1, got 0"),

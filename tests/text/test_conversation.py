@@ -131,6 +131,24 @@ def test_arguments_that_are_no_json_object_are_refused(arguments: str, came: str
         read_conversation(chat_with_arguments(arguments))
 
 
+@pytest.mark.parametrize(
+    ("chatted", "example"),
+    [
+        (ChatInput(messages=(USER,), chat_template_kwargs="x"), '{"preserve_thinking": true}'),
+        (ChatInput(messages=(USER,), tools=("x",)), '{"type": "function", "function": '),
+        (ChatInput(messages=(USER,), tools=("[]",)), '{"type": "function", "function": '),
+    ],
+)
+def test_what_should_have_come_is_shown_by_an_example_of_its_kind(
+    chatted: ChatInput, example: str
+) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        read_conversation(chatted)
+
+    assert f"must be a JSON object such as {example}" in str(refused.value)
+    assert "Paris" not in str(refused.value)
+
+
 @pytest.mark.parametrize("nothing", ["", " \n", "null", " null ", "{}"])
 def test_no_arguments_are_the_empty_object_however_they_are_written(nothing: str) -> None:
     message = read_conversation(chat_with_arguments(nothing)).messages[1]
