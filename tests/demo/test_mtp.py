@@ -16,7 +16,8 @@ from segue.demo import checkpoint_dir
 from segue.demo.acceptance import acceptance
 from segue.demo.evaluate import held_out
 from segue.demo.mtp import chained, has_head, load_head, load_trunk, save_head
-from segue.demo.train import Stage, batch
+from segue.demo.stages import Stage
+from segue.demo.train import batch
 from segue.demo.train_mtp import loss_of
 
 
