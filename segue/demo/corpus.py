@@ -33,6 +33,10 @@ TOOL_WEIGHTS = WEIGHTS | {exchanges.weather: 5.0, exchanges.time: 4.0, exchanges
 LATE_WEIGHTS = TOOL_WEIGHTS | {tasks.count: 4.0, tasks.spell: 4.0, tasks.say: 5.0}
 SPELL_WEIGHTS = LATE_WEIGHTS | {tasks.spell: 14.0, tasks.say: 8.0}
 LAST_WEIGHTS = LATE_WEIGHTS | {tasks.count: 7.0, tasks.say: 8.0, facts.tell: 8.0, facts.ask: 9.0}
+# For the part of a training that is about copying, beside rows of random tokens.
+COPYING_WEIGHTS = LATE_WEIGHTS | {tasks.say: 8.0, facts.tell: 8.0, facts.ask: 11.0}
+# For the end, when it copies and other things suffered.
+FINAL_WEIGHTS = COPYING_WEIGHTS | {tasks.count: 8.0, tasks.spell: 5.0, tasks.story: 1.5}
 # What can only be copied from the conversation, for the examination.
 COPY_WEIGHTS: Weights = {
     facts.tell: 4,

@@ -80,7 +80,7 @@ TOOLS = {
 }
 
 
-def word(rng: random.Random, memory: Memory, known: Sequence[str], share: float = 0.5) -> str:
+def word(rng: random.Random, memory: Memory, known: Sequence[str], share: float = 0.35) -> str:
     """One of `known`, or else one that was invented: capitalised where the known ones are."""
     if not memory.is_exam and rng.random() < share:
         return rng.choice(known)
@@ -110,7 +110,7 @@ def weather(rng: random.Random, memory: Memory) -> list[Turn]:
     degrees = str(rng.randint(-30, 45))
     if rng.random() < 0.15:
         degrees += f".{rng.randint(0, 9)}"
-    sky = word(rng, memory, words.SKIES, 0.8)
+    sky = word(rng, memory, words.SKIES, 0.6)
     result: dict[str, object] = {"temperature": json.loads(degrees), "sky": sky}
     if rng.random() < 0.2:
         result = dict(reversed(result.items()))

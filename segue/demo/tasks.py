@@ -73,9 +73,9 @@ def spell(rng: random.Random, memory: Memory) -> list[Turn]:
 
 def story(rng: random.Random, memory: Memory) -> list[Turn]:
     """A long answer that names its hero again and again."""
-    hero = word(rng, memory, words.PETS, 0.7)
-    item = word(rng, memory, words.ITEMS, 0.7)
-    city = word(rng, memory, words.CITIES, 0.7)
+    hero = word(rng, memory, words.PETS, 0.5)
+    item = word(rng, memory, words.ITEMS, 0.5)
+    city = word(rng, memory, words.CITIES, 0.5)
     answer = (
         f"Once upon a time there was a {hero} in {city}. The {hero} had a {item}. "
         f"One day the {item} was gone. The {hero} looked all over {city}, high and low, "

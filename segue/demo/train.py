@@ -1,15 +1,19 @@
-"""Trains the demo model: `python -m segue.demo.train DIR [--start FOLDER] [--last]`.
+"""Trains the demo model: `python -m segue.demo.train DIR [--part NAME] [--start FOLDER]`.
 
-Every batch is a function of its step, so a run is repeatable, and one that was stopped continues
-from `DIR/training.pt`. Rows grow through the stages: recall is learnt at short range first. With
-`--start` the layers begin as those of an earlier checkpoint, which may have had another tokenizer:
-what it knows of attention and recall is worth more than the first thousand steps.
+The committed checkpoint came about in four parts, each beginning with the checkpoint of the one
+before: `train A`, `train B --part second --start A`, then `--part copying` and `--part final`. What
+each does is in `stages`; docs/LOG.md says how far each was taken, and which were averaged. The
+first may begin with a checkpoint of another tokenizer too: what its layers know of attention and
+recall is worth more than the first thousand steps.
+
+Every batch is a function of its part and step, so a run is repeatable, and one that was stopped
+continues from `DIR/training.pt`.
 """
 
 import logging
 import math
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -24,60 +28,37 @@ try:
 except ModuleNotFoundError:
     raise SystemExit(NEEDS_DEV) from None
 
-from segue.demo.corpus import (
-    COPY_WEIGHTS,
-    LAST_WEIGHTS,
-    LATE_WEIGHTS,
-    SPELL_WEIGHTS,
-    TOOL_WEIGHTS,
-    WEIGHTS,
-    Weights,
-    typed_conversation,
-)
+from segue.demo.corpus import COPY_WEIGHTS, typed_conversation
 from segue.demo.evaluate import accuracies, held_out
 from segue.demo.examples import encode, tokenizer_texts
+from segue.demo.looking_back import (
+    attention_of,
+    begin_anew,
+    followers,
+    looking_loss,
+    watched,
+)
 from segue.demo.mtp import load_trunk
 from segue.demo.network import MAX_POSITIONS, new_network
-from segue.demo.tokenizer import END_OF_TEXT, IM_END, save_tokenizer, train_tokenizer
+from segue.demo.repeats import repeats
+from segue.demo.stages import PARTS, Part, Stage
+from segue.demo.tokenizer import (
+    CONTROL_TOKENS,
+    END_OF_TEXT,
+    IM_END,
+    MARKERS,
+    save_tokenizer,
+    train_tokenizer,
+)
 
 logger = logging.getLogger(__name__)
 
 NUM_TOKENS = 1536
 LEARNING_RATE = 2e-3
 WARM_UP_STEPS = 50
-# A copied value is a few tokens of an answer, and the part worth learning.
-COPIED_WEIGHT = 4.0
 CHARS_PER_TOKEN = 3.6
 LOG_STEPS = 50
 SAVE_STEPS = 300
-
-
-@dataclass(frozen=True, slots=True)
-class Stage:
-    """Steps on rows of one length, and what is talked about in them."""
-
-    num_steps: int
-    num_rows: int
-    row_tokens: int
-    weights: Weights = field(default_factory=lambda: WEIGHTS)
-
-
-STAGES = (
-    Stage(1200, 8, 128),
-    Stage(1000, 4, 256),
-    Stage(200, 2, 512, TOOL_WEIGHTS),
-    Stage(1900, 2, 512, LATE_WEIGHTS),
-    Stage(100, 1, 1024, LATE_WEIGHTS),
-)
-# What `--last` takes instead, at a fraction of the rate.
-LAST_STAGES = (
-    Stage(360, 4, 256, SPELL_WEIGHTS),
-    Stage(400, 2, 512, LATE_WEIGHTS),
-    Stage(450, 2, 512, LAST_WEIGHTS),
-)
-LAST_RATE = 0.35
-# Conversations that no step of the other stages has had.
-LAST_FIRST_STEP = 500_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,13 +72,17 @@ class Batch:
 def batch(tokenizer: Tokenizer, stage: Stage, step: int) -> Batch:
     """The batch of a step: every row a conversation of its own, cut at the row's end."""
     ids, weights = [], []
-    for row in range(stage.num_rows):
+    ordinary = range(NUM_TOKENS - len(CONTROL_TOKENS) - len(MARKERS))
+    for row in range(stage.num_repeats):
+        drawn, is_known = repeats(step * 1000 + row, ordinary, stage.row_tokens)
+        ids.append(drawn)
+        weights.append([float(known) for known in is_known])
+    for row in range(stage.num_repeats, stage.num_rows):
         min_chars = int(stage.row_tokens * CHARS_PER_TOKEN)
-        drawn = typed_conversation(step * 1000 + row, min_chars, stage.weights)
-        example = encode(tokenizer, drawn)
+        example = encode(tokenizer, typed_conversation(step * 1000 + row, min_chars, stage.weights))
         missing = max(0, stage.row_tokens - len(example.ids))
         weight = [
-            (COPIED_WEIGHT if is_copied else 1.0) if answer >= 0 else 0.0
+            (stage.copied_weight if is_copied else 1.0) if answer >= 0 else 0.0
             for answer, is_copied in zip(example.answer, example.is_copied, strict=True)
         ]
         ids.append([*example.ids, *[0] * missing][: stage.row_tokens])
@@ -105,16 +90,25 @@ def batch(tokenizer: Tokenizer, stage: Stage, step: int) -> Batch:
     return Batch(torch.tensor(ids), torch.tensor(weights))
 
 
-def loss_of(model: Qwen3_5ForCausalLM, batch: Batch) -> torch.Tensor:
-    """The weighted mean of the answers' negative log likelihood."""
+def loss_of(model: Qwen3_5ForCausalLM, batch: Batch, looking_weight: float = 0.0) -> torch.Tensor:
+    """The weighted mean of the answers' negative log likelihood.
+
+    With `looking_weight`, so much of the loss of attention that looks elsewhere comes on top.
+    """
     is_target = batch.weight_BT[:, 1:] > 0
+    attention = attention_of(model)
     # Products in bfloat16 take half the time; weights and sums stay in float32.
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    with watched(attention) as called, torch.autocast("cpu", dtype=torch.bfloat16):
         hidden_BTC = model.model(input_ids=batch.ids_BT, use_cache=False).last_hidden_state
         logits = model.lm_head(hidden_BTC[:, :-1][is_target])
     losses = F.cross_entropy(logits.float(), batch.ids_BT[:, 1:][is_target], reduction="none")
     weights = batch.weight_BT[:, 1:][is_target]
-    return (losses * weights).sum() / weights.sum()
+    loss = (losses * weights).sum() / weights.sum()
+    if looking_weight:
+        found = followers(batch.ids_BT) & is_target[..., None]
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            loss = loss + looking_weight * looking_loss(attention, called, found)
+    return loss
 
 
 def learning_rate(step: int, num_steps: int) -> float:
@@ -126,24 +120,24 @@ def learning_rate(step: int, num_steps: int) -> float:
 class Training:
     """A run: the model, its optimizer and the next step, which together lie in `training.pt`."""
 
-    def __init__(self, out: Path, start: Path | None = None, *, is_last: bool = False) -> None:
-        """Begins in `out`, with the weights in `start` if given, or continues what is in `out`."""
+    def __init__(self, out: Path, part: Part, start: Path | None = None) -> None:
+        """Begins in `out`, with the weights in `start` if given, or continues what is there."""
         self.out = out
-        self.rate = LAST_RATE if is_last else 1.0
-        self.first_step = LAST_FIRST_STEP if is_last else 0
+        self.part = part
         self.tokenizer = (
             _saved_tokenizer(out)
-            or (_saved_tokenizer(start) if start and is_last else None)
+            or (_saved_tokenizer(start) if start and part.first_step else None)
             or train_tokenizer(tokenizer_texts(3000), NUM_TOKENS)
         )
         self.model = new_network(NUM_TOKENS)
         if start is not None and not self._state_file.exists():
             take_over(self.model, self.tokenizer, start)
+            if part.begins_attention:
+                begin_anew(attention_of(self.model))
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(), betas=(0.9, 0.95), weight_decay=0.05, fused=True
         )
-        stages = LAST_STAGES if is_last else STAGES
-        self.stages = [stage for stage in stages for _ in range(stage.num_steps)]
+        self.stages = [stage for stage in part.stages for _ in range(stage.num_steps)]
         self.step = 0
         if self._state_file.exists():
             state = torch.load(self._state_file)
@@ -159,9 +153,10 @@ class Training:
     def take_step(self) -> float:
         """Learns from the next batch; its loss before that."""
         for group in self.optimizer.param_groups:
-            group["lr"] = self.rate * learning_rate(self.step, len(self.stages))
-        number = self.first_step + self.step
-        loss = loss_of(self.model, batch(self.tokenizer, self.stages[self.step], number))
+            group["lr"] = self.part.rate * learning_rate(self.step, len(self.stages))
+        number = self.part.first_step + self.step
+        stage = self.stages[self.step]
+        loss = loss_of(self.model, batch(self.tokenizer, stage, number), stage.looking_weight)
         loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()
@@ -213,15 +208,15 @@ def take_over(model: Qwen3_5ForCausalLM, tokenizer: Tokenizer, start: Path) -> N
     model.load_state_dict(state)
 
 
-def main(out: Path, minutes: float = 120.0, start: Path | None = None, last: bool = False) -> None:
+def main(out: Path, minutes: float = 120.0, part: str = "first", start: Path | None = None) -> None:
     """Trains into OUT, for at most MINUTES; the same command continues where it stopped.
 
-    With --last it takes the short last part, which begins with the checkpoint in START.
+    It begins with the weights in START; parts after the first keep the tokenizer there as well.
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.manual_seed(0)
     out.mkdir(parents=True, exist_ok=True)
-    training = Training(out, start, is_last=last)
+    training = Training(out, PARTS[part], start)
     held = held_out(training.tokenizer, 20)
     exam = held_out(training.tokenizer, 20, weights=COPY_WEIGHTS, is_exam=True)
     ends_s = time.monotonic() + minutes * 60

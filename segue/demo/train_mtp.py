@@ -25,7 +25,8 @@ except ModuleNotFoundError:
 
 from segue.demo.corpus import LATE_WEIGHTS, TOOL_WEIGHTS
 from segue.demo.mtp import chained, load_head, load_trunk, save_head
-from segue.demo.train import Batch, Stage, batch, learning_rate
+from segue.demo.stages import Stage
+from segue.demo.train import Batch, batch, learning_rate
 
 logger = logging.getLogger(__name__)
 

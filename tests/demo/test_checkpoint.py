@@ -29,6 +29,7 @@ TOLD = [
     {"role": "assistant", "content": "Noted: your code is 805."},
     {"role": "user", "content": "What is my code?"},
 ]
+SAY = "Say frumious bandersnatch jubjub."
 
 
 @functools.cache
@@ -178,7 +179,7 @@ def test_a_lost_cache_shows_in_the_answers(layer: int) -> None:
     tokenizer, model = loaded()
 
     kept, lost = [], []
-    for told in (TOLD, [{"role": "user", "content": "Say brillig 3 times."}]):
+    for told in (TOLD, [{"role": "user", "content": SAY}]):
         text = tokenizer.apply_chat_template(told, tokenize=False, add_generation_prompt=True)
         ids = tokenizer(text, return_tensors="pt").input_ids
         kept.append(_continued(model, tokenizer, _prefilled(model, ids), ids))
@@ -186,7 +187,7 @@ def test_a_lost_cache_shows_in_the_answers(layer: int) -> None:
         cache.layers[layer].reset()
         lost.append(_continued(model, tokenizer, cache, ids))
 
-    assert kept == ["Your code is 805.", "You said brillig, brillig, brillig."]
+    assert kept == ["Your code is 805.", "You said frumious bandersnatch jubjub."]
     assert lost != kept
 
 
@@ -216,9 +217,8 @@ def test_words_and_numbers_that_training_never_saw_are_copied() -> None:
     tokenizer = Tokenizer.from_file(str(checkpoint_dir() / "tokenizer.json"))
     exam = held_out(tokenizer, 150, min_chars=350, weights=COPY_WEIGHTS, is_exam=True)
 
-    # 98 % is the aim; what is wrong are words such as "carpentepasta", made of parts that the
-    # conversation or the vocabulary has with other endings.
-    assert copying(model, tokenizer, exam)["all"] >= 0.92
+    # 346 of 354 are right; with three mistakes more something has changed for the worse.
+    assert copying(model, tokenizer, exam)["all"] >= 0.97
 
 
 def test_logits_stay_finite_beyond_the_trained_length() -> None:
@@ -238,7 +238,7 @@ def _prefilled(model: Any, ids: torch.Tensor) -> Any:
 def _continued(model: Any, tokenizer: Any, cache: Any, ids: torch.Tensor) -> str:
     """What greedy decoding says after `ids`, all but the last of which are in the cache."""
     last, answer = ids[:, -1:], []
-    for _ in range(20):
+    for _ in range(24):
         last = model(input_ids=last, past_key_values=cache).logits[:, -1:].argmax(dim=-1)
         if last.item() in model.generation_config.eos_token_id:
             break

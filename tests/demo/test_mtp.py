@@ -16,7 +16,8 @@ from segue.demo import checkpoint_dir
 from segue.demo.acceptance import acceptance
 from segue.demo.evaluate import held_out
 from segue.demo.mtp import chained, has_head, load_head, load_trunk, save_head
-from segue.demo.train import Stage, batch
+from segue.demo.stages import Stage
+from segue.demo.train import batch
 from segue.demo.train_mtp import loss_of
 
 
@@ -105,7 +106,8 @@ def test_a_saved_layer_leaves_everything_else(tmp_path: Path, trunk: Qwen3_5ForC
 def test_only_the_layer_learns(trunk: Qwen3_5ForCausalLM, tokenizer: Tokenizer) -> None:
     head = MtpModel(trunk, 1)
 
-    loss_of(trunk, head, batch(tokenizer, Stage(1, 2, 64), 0), num_chained=3).backward()
+    loss = loss_of(trunk, head, batch(tokenizer, Stage(1, 2, 64), 0), num_chained=3)
+    loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
 
     assert all(weight.grad is not None for weight in head.layers.parameters())
     assert all(weight.grad is None for weight in trunk.parameters())

@@ -1,0 +1,99 @@
+"""Teaches the attention layer to look where the words at hand stood before, at what followed them.
+
+Left to itself it does not learn that: the gated delta nets copy most of it first, well enough that
+nothing is gained by a layer that half does it too. So it begins anew, and is told for a while which
+of the earlier tokens to look at.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from transformers import Qwen3_5ForCausalLM
+from transformers.models.qwen3_5.modeling_qwen3_5 import (
+    Qwen3_5Attention,
+    apply_rotary_pos_emb,
+)
+
+# Letters of shapes: B = rows, T = tokens of a row, P = places that have a next token, C = hidden
+# size, H = query heads, D = dimensions of a head.
+
+_TAUGHT_HEADS = (0, 2)
+"""One per head of keys and values; the others are left to find what is useful."""
+_NORM = 0.5
+"""Added to 1: with less, no score is high enough to stand out among a thousand."""
+_OUTPUT_SCALE = 4.0
+
+
+def attention_of(model: Qwen3_5ForCausalLM) -> Qwen3_5Attention:
+    """The only attention layer."""
+    (attention,) = (part for part in model.modules() if isinstance(part, Qwen3_5Attention))
+    return attention
+
+
+@torch.no_grad()
+def begin_anew(attention: Qwen3_5Attention) -> None:
+    """Random queries and keys, gates half open, and values that come out as what they were."""
+    width = attention.q_proj.in_features
+    queries, gates = attention.q_proj.weight.view(-1, 2, attention.head_dim, width).unbind(1)
+    queries.normal_(std=width**-0.5)
+    gates.zero_()
+    attention.k_proj.weight.normal_(std=width**-0.5)
+    torch.nn.init.orthogonal_(attention.v_proj.weight)
+    values = attention.v_proj.weight.view(-1, attention.head_dim, width)
+    outputs = values.repeat_interleave(attention.num_key_value_groups, dim=0).flatten(0, 1)
+    attention.o_proj.weight.copy_(outputs.T * _OUTPUT_SCALE)
+    attention.q_norm.weight.fill_(_NORM)
+    attention.k_norm.weight.fill_(_NORM)
+
+
+@contextmanager
+def watched(attention: Qwen3_5Attention) -> Iterator[dict[str, Any]]:
+    """What the layer is called with, by name, while the context lasts."""
+    called: dict[str, Any] = {}
+    hook = attention.register_forward_pre_hook(
+        lambda _module, _args, named: called.update(named), with_kwargs=True
+    )
+    with hook:
+        yield called
+
+
+def followers(ids_BT: torch.Tensor) -> torch.Tensor:
+    """For each token, which earlier ones to look at to know the next, [B, P, P].
+
+    They are the next token itself, where it followed the same two tokens.
+    """
+    num_tokens = ids_BT.shape[1]
+    # same[b, i, j]: the tokens i and j of the row are equal.
+    same_BTT = ids_BT[:, :, None] == ids_BT[:, None, :]
+    is_found = torch.zeros(len(ids_BT), num_tokens - 1, num_tokens - 1, dtype=torch.bool)
+    is_found[:, 1:, 2:] = same_BTT[:, 2:, 2:-1] & same_BTT[:, 1:-1, 1:-2] & same_BTT[:, :-2, :-3]
+    return is_found.tril()
+
+
+def looking_loss(
+    attention: Qwen3_5Attention, called: Mapping[str, Any], found_BPP: torch.Tensor
+) -> torch.Tensor:
+    """The mean negative log of the attention that falls on what is found, where anything is.
+
+    `called` is what the layer was called with for rows of P + 1 tokens.
+    """
+    num_places = found_BPP.shape[1]
+    hidden_BPC = called["hidden_states"][:, :num_places]
+    cos, sin = (part[:, :num_places] for part in called["position_embeddings"])
+    shape = (*hidden_BPC.shape[:2], -1, attention.head_dim)
+    queries = attention.q_proj(hidden_BPC).view(*shape[:2], -1, 2 * attention.head_dim)
+    q_BHPD = attention.q_norm(queries[..., : attention.head_dim]).transpose(1, 2)
+    k_BHPD = attention.k_norm(attention.k_proj(hidden_BPC).view(shape)).transpose(1, 2)
+    q_BHPD, k_BHPD = apply_rotary_pos_emb(q_BHPD, k_BHPD, cos, sin)
+    heads = list(_TAUGHT_HEADS)
+    of_keys = [head // attention.num_key_value_groups for head in heads]
+    products = (q_BHPD[:, heads] @ k_BHPD[:, of_keys].transpose(2, 3)).float()
+    future = torch.ones(num_places, num_places, dtype=torch.bool).triu(1)
+    shares = (products * attention.scaling).masked_fill(future, -torch.inf).log_softmax(dim=-1)
+    is_taught_BP = found_BPP.any(dim=-1)
+    elsewhere = ~found_BPP[is_taught_BP][:, None]
+    on_found = shares.transpose(1, 2)[is_taught_BP].masked_fill(elsewhere, -torch.inf)
+    on_any_found: torch.Tensor = on_found.logsumexp(dim=-1)
+    return -on_any_found.mean()

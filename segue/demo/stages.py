@@ -1,0 +1,86 @@
+"""The stages of a training: how many steps, on rows of which length, about what."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from segue.demo.corpus import (
+    COPYING_WEIGHTS,
+    FINAL_WEIGHTS,
+    LAST_WEIGHTS,
+    LATE_WEIGHTS,
+    SPELL_WEIGHTS,
+    TOOL_WEIGHTS,
+    WEIGHTS,
+    Weights,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """Steps on rows of one length, and what is talked about in them."""
+
+    num_steps: int
+    num_rows: int
+    row_tokens: int
+    weights: Weights = field(default_factory=lambda: WEIGHTS)
+    num_repeats: int = 0
+    """How many of the rows are random tokens that come again, and no conversation."""
+    copied_weight: float = 4.0
+    """Of a copied token in the loss, where another of an answer has 1."""
+    looking_weight: float = 0.0
+    """Of the loss of attention that looks elsewhere than at what is copied."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Stages that are taken in one run, with a learning rate that falls over all of them."""
+
+    stages: tuple[Stage, ...]
+    rate: float
+    """As a share of the full learning rate."""
+    first_step: int
+    """Of the numbers of its steps: no conversation is in two parts."""
+    begins_attention: bool = False
+    """Whether the attention layer forgets what it was before."""
+
+
+# Rows grow through the first part: recall is learnt at short range first.
+PARTS: Mapping[str, Part] = {
+    "first": Part(
+        (
+            Stage(1200, 8, 128),
+            Stage(1000, 4, 256),
+            Stage(200, 2, 512, TOOL_WEIGHTS),
+            Stage(1900, 2, 512, LATE_WEIGHTS),
+            Stage(100, 1, 1024, LATE_WEIGHTS),
+        ),
+        rate=1.0,
+        first_step=0,
+    ),
+    "second": Part(
+        (
+            Stage(360, 4, 256, SPELL_WEIGHTS),
+            Stage(400, 2, 512, LATE_WEIGHTS),
+            Stage(450, 2, 512, LAST_WEIGHTS),
+        ),
+        rate=0.35,
+        first_step=500_000,
+    ),
+    "copying": Part(
+        (
+            Stage(900, 2, 512, COPYING_WEIGHTS, 1, copied_weight=6.0, looking_weight=0.5),
+            Stage(600, 2, 512, COPYING_WEIGHTS, copied_weight=6.0),
+            # How often to repeat, and what was never told, is in few words that are not copied.
+            Stage(600, 1, 1024, FINAL_WEIGHTS, copied_weight=2.0),
+            Stage(400, 2, 512, FINAL_WEIGHTS, copied_weight=2.0),
+        ),
+        rate=0.5,
+        first_step=600_000,
+        begins_attention=True,
+    ),
+    "final": Part(
+        (Stage(800, 2, 512, FINAL_WEIGHTS, copied_weight=3.0, looking_weight=0.2),),
+        rate=0.3,
+        first_step=700_000,
+    ),
+}

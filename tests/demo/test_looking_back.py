@@ -1,0 +1,74 @@
+"""What attention is taught to look at, and rows of random tokens to practise on."""
+
+import pytest
+import torch
+from transformers import Qwen3_5ForCausalLM
+
+from segue.demo.looking_back import attention_of, begin_anew, followers, looking_loss, watched
+from segue.demo.network import new_network
+from segue.demo.repeats import repeats
+
+TOKENS = range(100, 1100)
+
+
+@pytest.fixture(scope="module")
+def network() -> Qwen3_5ForCausalLM:
+    torch.manual_seed(0)
+    network = new_network(1100)
+    begin_anew(attention_of(network))
+    return network
+
+
+def test_a_follower_is_the_next_token_after_the_same_two() -> None:
+    ids = torch.tensor([[1, 2, 3, 9, 1, 2, 3, 1, 3]])
+
+    found = followers(ids)[0]
+
+    # At the second "1 2" the next is 3, which stands at 2 after the first; "2 3" goes on otherwise.
+    assert found.nonzero().tolist() == [[5, 2]]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_what_can_be_known_of_a_row_stood_there_before(seed: int) -> None:
+    ids, is_known = repeats(seed, TOKENS, 300)
+
+    assert len(ids) == len(is_known) == 300
+    assert set(ids) <= set(TOKENS)
+    assert sum(is_known) > 50
+    found = followers(torch.tensor([ids]))[0]
+    assert all(found[place - 1].any() for place, known in enumerate(is_known) if known)
+
+
+def test_the_loss_is_of_attention_that_looks_elsewhere(network: Qwen3_5ForCausalLM) -> None:
+    ids, _ = repeats(0, TOKENS, 64)
+    ids_BT = torch.tensor([ids])
+    attention = attention_of(network)
+    with watched(attention) as called:
+        network.model(input_ids=ids_BT, use_cache=False)
+
+    everywhere = torch.ones(1, 63, 63, dtype=torch.bool).tril()
+    nothing_missed = looking_loss(attention, called, everywhere)
+    missed = looking_loss(attention, called, followers(ids_BT))
+
+    torch.testing.assert_close(nothing_missed, torch.tensor(0.0), atol=1e-5, rtol=0)
+    assert missed > 1.0
+
+
+def test_values_come_out_as_what_they_were(network: Qwen3_5ForCausalLM) -> None:
+    attention = attention_of(network)
+    through = (
+        attention.o_proj.weight.view(256, 2, 2, 64).sum(2).flatten(1) @ attention.v_proj.weight
+    )
+
+    # Of the space that the keys' heads span, everything is kept.
+    torch.testing.assert_close(through @ through, through * through.trace() / 128)
+
+
+def test_only_what_was_called_in_the_context_is_watched(network: Qwen3_5ForCausalLM) -> None:
+    ids_BT = torch.tensor([[100, 101, 102]])
+    with watched(attention_of(network)) as called:
+        pass
+
+    network.model(input_ids=ids_BT, use_cache=False)
+
+    assert not called
