@@ -9,6 +9,7 @@ import random
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -105,12 +106,17 @@ async def test_sampled_tokens_depend_on_the_seed_and_on_nothing_else(
     async with Client(ray_cluster.address) as client:
         alone = [await ask(client, *turn) for turn in turns]
         together = await in_crowds(client, turns)
-        other_seed = await ask(client, chosen[0], 24, SamplingParams(temperature=0.9, seed=5))
+        # Some prompts leave the model no doubt, whatever the seed.
+        others = [
+            await ask(client, prompt, num_tokens, replace(params, seed=5))
+            for prompt, num_tokens, params in turns
+        ]
 
     assert [a.token_ids for a in alone] == [a.token_ids for a in together]
     assert [workers(a) for a in alone] != [workers(a) for a in together]
     assert len({workers(a) for a in together}) > 1
-    assert other_seed.token_ids != alone[0].token_ids
+    differing = [a.token_ids != b.token_ids for a, b in zip(alone, others, strict=True)]
+    assert sum(differing) >= 3
 
 
 async def test_cancelled_turns_and_vanished_clients_leave_nothing_behind(
