@@ -257,7 +257,8 @@ async def test_bytes_that_are_no_message_are_an_invalid_argument_without_a_trace
 
     assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
     assert f"{len(octets)} bytes are not a message of this method" in str(refused.value.details())
-    assert caplog.records == []
+    # asyncio's may be of another test's loop, which gRPC hears of late.
+    assert [record for record in caplog.records if record.name != "asyncio"] == []
 
 
 async def test_bytes_that_are_no_message_end_a_stream_after_those_before_them(
