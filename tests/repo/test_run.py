@@ -14,7 +14,8 @@ PLAYED = """#!/bin/bash
 case $1 in
   serve) echo "ready at 127.0.0.1:7 after 1 s"; trap 'exit 0' TERM
          while :; do sleep 0.05; done ;;
-  chat) echo "answer from $3"; while kill -0 $PPID; do sleep 0.05; done ;;
+  chat) echo "answer from $3"
+        for _ in {1..200}; do kill -0 $PPID 2>/dev/null || exit 0; sleep 0.05; done ;;
 esac
 """
 
