@@ -16,6 +16,7 @@ from segue.turn import FinishReason, ShipReport, TokenDelta, TurnResult, TurnSpe
 from segue.types import TurnId
 from segue.wire import session_pb2
 from segue.wire import worker_pb2 as pb
+from tests.stream_line import StreamLine
 
 END = TurnResult(
     finish_reason=FinishReason.LENGTH, usage=Usage(), report=ShipReport(), decode_s=0.1
@@ -55,26 +56,13 @@ class FakeRunner:
         self.stopped.append(turn_id)
 
 
-class Router:
+class Router(StreamLine):
     """The other end of the stream."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.runner = FakeRunner()
-        self._commands: asyncio.Queue[pb.TurnCommands | None] = asyncio.Queue()
-        self.stream = turn_stream(self.runner).run(self._messages())
-
-    async def _messages(self) -> AsyncIterator[pb.TurnCommands]:
-        while (message := await self._commands.get()) is not None:
-            yield message
-
-    def send(self, *commands: pb.TurnCommand) -> None:
-        self._commands.put_nowait(pb.TurnCommands(commands=commands))
-
-    def hang_up(self) -> None:
-        self._commands.put_nowait(None)
-
-    async def events(self) -> list[pb.TurnEvent]:
-        return list((await asyncio.wait_for(anext(self.stream), timeout=5)).events)
+        self.stream = turn_stream(self.runner).run(self.messages())
 
     async def error(self, number: int) -> pb.TurnError:
         (event,) = await self.events()

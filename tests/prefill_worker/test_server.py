@@ -17,6 +17,7 @@ from segue.prefix_digest import PrefixName, pack_tokens
 from segue.turn import PrefixHolder, ShipReport, TurnSpec
 from segue.wire import session_pb2, transfer_pb2
 from segue.wire import worker_pb2 as pb
+from tests.stream_line import StreamLine
 
 
 class FakeWorker:
@@ -50,27 +51,14 @@ class FakeWorker:
         raise NotImplementedError
 
 
-class Line:
+class Line(StreamLine):
     """The router's end of the stream."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.worker = FakeWorker()
-        self._commands: asyncio.Queue[pb.TurnCommands | None] = asyncio.Queue()
         context: Any = None
-        self.stream: Any = PrefillFace(self.worker).Turns(self._messages(), context)
-
-    async def _messages(self) -> AsyncIterator[pb.TurnCommands]:
-        while (message := await self._commands.get()) is not None:
-            yield message
-
-    def send(self, *commands: pb.TurnCommand) -> None:
-        self._commands.put_nowait(pb.TurnCommands(commands=commands))
-
-    def hang_up(self) -> None:
-        self._commands.put_nowait(None)
-
-    async def events(self) -> list[pb.TurnEvent]:
-        return list((await asyncio.wait_for(anext(self.stream), timeout=5)).events)
+        self.stream: Any = PrefillFace(self.worker).Turns(self.messages(), context)
 
 
 @pytest.fixture
