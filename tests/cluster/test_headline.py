@@ -116,7 +116,7 @@ async def test_sampled_tokens_depend_on_the_seed_and_on_nothing_else(
     assert [workers(a) for a in alone] != [workers(a) for a in together]
     assert len({workers(a) for a in together}) > 1
     differing = [a.token_ids != b.token_ids for a, b in zip(alone, others, strict=True)]
-    assert sum(differing) >= 3
+    assert sum(differing) > len(differing) / 2
 
 
 async def test_cancelled_turns_and_vanished_clients_leave_nothing_behind(
