@@ -36,9 +36,9 @@ class DecodeFace(DecodeWorkerServicer):
     async def Turns(
         self, request_iterator: AsyncIterator[pb.TurnCommands], context: Context
     ) -> AsyncIterator[pb.TurnEvents]:
-        async with contextlib.aclosing(turn_stream(self._worker).run(request_iterator)) as messages:
-            async for message in messages:
-                yield message
+        async with contextlib.aclosing(turn_stream(self._worker).run(request_iterator)) as batches:
+            async for events in batches:
+                yield pb.TurnEvents(events=events)
 
     async def Status(self, request: pb.StatusRequest, context: Context) -> pb.StatusReply:
         status = worker_to_wire(self._worker.status())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from array import array
+from collections.abc import Callable
 from typing import Protocol
 
 from decode_worker.turn import (
@@ -25,7 +26,6 @@ from segue.turn import TokenDelta, TurnResult, TurnSpec
 from segue.types import Epoch, TurnId, WorkerId
 from segue.wire import worker_pb2 as pb
 from segue.wire.call_stream import CallStream, Stop
-from segue.wire.call_stream import Tell as TellRouter
 from segue.wire.convert_events import delta_to_wire
 from segue.wire.convert_turns import result_to_wire, turn_from_wire
 from segue.wire.status import error_to_wire, foreseen
@@ -41,19 +41,21 @@ class TurnRunner(Protocol):
     def stop(self, turn_id: TurnId, reason: str) -> None: ...
 
 
-def turn_stream(runner: TurnRunner) -> CallStream:
-    def begin(command: pb.TurnCommand, tell: TellRouter) -> Stop:
+def turn_stream(runner: TurnRunner) -> CallStream[pb.TurnCommand, pb.TurnEvent]:
+    def begin(command: pb.TurnCommand, tell: Callable[[pb.TurnEvent], None]) -> Stop:
         if command.WhichOneof("command") != "start":
             raise InvalidRequest(f"call {command.call}: expected a turn to start, or to stop")
         return _StartedTurn(runner, command.start, tell).stop
 
-    return CallStream(begin)
+    return CallStream(begin, lambda event: event.WhichOneof("event") in ("end", "error"))
 
 
 class _StartedTurn:
     """A turn between its command and its last event."""
 
-    def __init__(self, runner: TurnRunner, request: pb.StartTurn, tell: TellRouter) -> None:
+    def __init__(
+        self, runner: TurnRunner, request: pb.StartTurn, tell: Callable[[pb.TurnEvent], None]
+    ) -> None:
         self._runner = runner
         self._turn_id = TurnId(request.turn.turn_id)
         self._tell_router = tell

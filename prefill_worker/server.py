@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from array import array
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any, Protocol
 
 import grpc
@@ -18,7 +18,7 @@ from segue.prefix_digest import PrefixName
 from segue.telemetry import about_turn
 from segue.turn import PrefixHolder, ShipReport, TurnSpec
 from segue.wire import worker_pb2 as pb
-from segue.wire.call_stream import CallStream, Stop, Tell
+from segue.wire.call_stream import CallStream, Stop
 from segue.wire.convert_turns import holder_from_wire, turn_from_wire
 from segue.wire.convert_worker import worker_to_wire
 from segue.wire.server import Services
@@ -50,16 +50,16 @@ class PrefillFace(PrefillWorkerServicer):
     async def Turns(
         self, request_iterator: AsyncIterator[pb.TurnCommands], context: Context
     ) -> AsyncIterator[pb.TurnEvents]:
-        stream = CallStream(self._begin)
-        async with contextlib.aclosing(stream.run(request_iterator)) as messages:
-            async for message in messages:
-                yield message
+        stream = CallStream(self._begin, is_last=lambda event: True)
+        async with contextlib.aclosing(stream.run(request_iterator)) as batches:
+            async for events in batches:
+                yield pb.TurnEvents(events=events)
 
     async def Status(self, request: pb.StatusRequest, context: Context) -> pb.StatusReply:
         status = worker_to_wire(self._worker.status())
         return pb.StatusReply(status=status, model_id=self._worker.model_id)
 
-    def _begin(self, command: pb.TurnCommand, tell: Tell) -> Stop:
+    def _begin(self, command: pb.TurnCommand, tell: Callable[[pb.TurnEvent], None]) -> Stop:
         if command.WhichOneof("command") != "prefill":
             raise InvalidRequest(f"call {command.call}: expected a prompt to prefill, or to stop")
         prefilling = asyncio.ensure_future(self._prefill(command.prefill, tell))
@@ -69,7 +69,9 @@ class PrefillFace(PrefillWorkerServicer):
 
         return stop
 
-    async def _prefill(self, request: pb.PrefillPrompt, tell: Tell) -> None:
+    async def _prefill(
+        self, request: pb.PrefillPrompt, tell: Callable[[pb.TurnEvent], None]
+    ) -> None:
         with about_turn(request.turn.turn_id):
             try:
                 turn = turn_from_wire(request.turn, self._worker.find_prefix)

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import contextlib
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 import grpc
 
-from router.turn_calls import TurnCall, TurnCalls
+from router.turn_calls import TurnCall
 from segue.cluster_status import WorkerStatus
 from segue.errors import SegueError, Unavailable
 from segue.turn import PrefixHolder
 from segue.types import Epoch, Role, SessionId, WorkerId
 from segue.wire import worker_pb2 as pb
+from segue.wire.calls import Calls
 from segue.wire.convert_turns import holder_to_wire
 from segue.wire.convert_worker import worker_from_wire
+from segue.wire.outbox import Outbox
 from segue.wire.server import channel_to
 from segue.wire.status import rpc_errors
 from segue.wire.transfer_pb2 import Ticket
@@ -28,8 +31,37 @@ if TYPE_CHECKING:
 # Looking is cheap for a living worker; a dead one must not hold the router up.
 STATUS_TIMEOUT_S = 2.0
 LEASE_TIMEOUT_S = 2.0
+# Between two messages to one worker: commands that come faster wait for each other.
+_MIN_GAP_S = 0.002
 
 Stub = TypeVar("Stub", "PrefillWorkerAsyncStub", "DecodeWorkerAsyncStub")
+
+
+WorkerCalls = Calls[pb.TurnCommand, pb.TurnEvent]
+
+
+def worker_calls(stub: DecodeWorkerAsyncStub | PrefillWorkerAsyncStub, peer: str) -> WorkerCalls:
+    """Of one router to one worker."""
+
+    def open_stream(
+        batches: AsyncIterator[list[pb.TurnCommand]],
+    ) -> grpc.aio.StreamStreamCall[pb.TurnCommands, pb.TurnEvents]:
+        async def messages() -> AsyncIterator[pb.TurnCommands]:
+            async for commands in batches:
+                yield pb.TurnCommands(commands=commands)
+
+        return stub.Turns(messages())
+
+    @contextlib.contextmanager
+    def errors() -> Iterator[None]:
+        try:
+            with rpc_errors(peer):
+                yield
+        except SegueError as error:
+            # Whatever broke it, a turn that had no token yet may be tried elsewhere.
+            raise error if error.retry_is_safe else Unavailable(str(error)) from error
+
+    return Calls(open_stream, peer, errors, outbox=lambda: Outbox(min_gap_s=_MIN_GAP_S))
 
 
 class _Link(Generic[Stub]):
@@ -37,7 +69,7 @@ class _Link(Generic[Stub]):
         self.name = f"{worker.worker_id} at {worker.address}"
         self._channel = channel_to(worker.address)
         self._stub: Stub = stub_on(self._channel)
-        self._calls = TurnCalls(self._stub, self.name)
+        self._calls = worker_calls(self._stub, self.name)
 
     async def status(self) -> WorkerStatus:
         with rpc_errors(self.name):
@@ -62,7 +94,7 @@ class PrefillLink(_Link["PrefillWorkerAsyncStub"]):
         prompt = pb.PrefillPrompt(
             turn=turn, ticket=ticket, holder=holder_to_wire(holder) if holder else None
         )
-        call = self._calls.start(pb.TurnCommand(prefill=prompt))
+        call = self._calls.start(pb.TurnCommand(prefill=prompt), TurnCall)
         try:
             await call.read()
         finally:
@@ -75,7 +107,7 @@ class DecodeLink(_Link["DecodeWorkerAsyncStub"]):
 
     def start(self, turn: pb.StartTurn) -> TurnCall:
         """Sends the turn there; all else is heard from the call. Its end, or `close`, frees it."""
-        return self._calls.start(pb.TurnCommand(start=turn))
+        return self._calls.start(pb.TurnCommand(start=turn), TurnCall)
 
     async def renew_lease(
         self, session_id: SessionId, lease_s: float | None, pause_s: float | None

@@ -31,6 +31,8 @@ logger = logging.getLogger(__name__)
 # To clients, of all turns together: about half a core's work. Tokens that come faster wait for each
 # other, some milliseconds, and go together.
 _MAX_MESSAGES_PER_S = 5_000
+# Of one turn, whatever else runs: nobody sees tokens sooner.
+_MIN_PAUSE_S = 0.005
 # Outcomes of turns, as `segue status` adds them up.
 _FINISHED = ("stop", "length")
 _CANCELLED = ("cancelled", "disconnected", "deadline")
@@ -164,7 +166,7 @@ class Router:
 
     def _pause_s(self) -> float:
         """Each running turn has an equal part of the messages that the router can write."""
-        return len(self._turns) / _MAX_MESSAGES_PER_S
+        return max(len(self._turns) / _MAX_MESSAGES_PER_S, _MIN_PAUSE_S)
 
     async def _observed(
         self, turn: Turn, transcript: Transcript, meter: TurnMeter

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import functools
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
 
 import grpc
@@ -27,6 +27,7 @@ from segue.wire.convert_worker import (
     worker_from_wire,
     worker_to_wire,
 )
+from segue.wire.generate_many import generate_many
 from segue.wire.session_pb2_grpc import SessionsServicer
 from segue.wire.worker_pb2_grpc import MembershipServicer
 
@@ -48,6 +49,22 @@ class Sessions(SessionsServicer):
     async def Generate(
         self, request: pb.GenerateRequest, context: Context
     ) -> AsyncIterator[pb.GenerateEvent]:
+        async with contextlib.aclosing(
+            self._events(request, context.time_remaining())
+        ) as answering:
+            async for event in answering:
+                yield event
+
+    async def GenerateMany(
+        self, request_iterator: AsyncIterator[pb.GenerateManyCommands], context: Context
+    ) -> AsyncIterator[pb.GenerateManyEvents]:
+        async with contextlib.aclosing(generate_many(request_iterator, self._events)) as messages:
+            async for message in messages:
+                yield message
+
+    async def _events(
+        self, request: pb.GenerateRequest, deadline_s: float | None
+    ) -> AsyncGenerator[pb.GenerateEvent, None]:
         num_messages = len(request.chat.messages)
         self._router.limits.validate_num_messages(num_messages)
         read = functools.partial(
@@ -59,7 +76,6 @@ class Sessions(SessionsServicer):
         # So many values take longer than others should wait.
         is_long = num_messages > _MANY_MESSAGES
         turn = await asyncio.to_thread(read) if is_long else read()
-        deadline_s = context.time_remaining()
         if deadline_s is not None:
             deadline_s = min(deadline_s, MAX_DEADLINE_S)
         answering = self._router.generate(turn, deadline_s=deadline_s)

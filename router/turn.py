@@ -250,7 +250,7 @@ class Turn:
             assert isinstance(news, TokenDelta), "after its first word a call has tokens"
             yield events
             events = ()
-            not_before = loop.time() + self._context.pause_s()
+            not_before = _next_beat(loop.time(), self._context.pause_s())
 
     def _end(self, result: TurnResult, placement: Placement) -> TurnEnd:
         return reported.ended(
@@ -306,6 +306,11 @@ class Turn:
     def outcome(self) -> str:
         """How the turn ended, as metrics name it."""
         return self.state.outcome if isinstance(self.state, Over) else "running"
+
+
+def _next_beat(now: float, beat_s: float) -> float:
+    """Of a beat that all turns share: what they have for one client then goes in one message."""
+    return (now // beat_s + 1) * beat_s
 
 
 def _fail_with(prefill: asyncio.Future[None], call: TurnCall) -> None:

@@ -68,6 +68,8 @@ def require_seconds(name: str, value: object) -> None:
         value is None or is_number,
         f"{name} must be a number of seconds, got {what_came(value)}",
     )
+    # Of a clock's heap it would break the order.
+    require(value == value, f"{name} must be a number of seconds, got {value}")
 
 
 def require_number(name: str, value: float, low: float, high: float) -> None:

@@ -44,6 +44,7 @@ from segue.wire.convert_events import events_from_wire
 from segue.wire.convert_explanation import explanation_from_wire
 from segue.wire.convert_request import request_to_wire
 from segue.wire.convert_worker import cluster_from_wire, session_from_wire
+from segue.wire.generate import Generating
 from segue.wire.server import channel_to, require_sendable
 from segue.wire.session_pb2_grpc import SessionsStub
 from segue.wire.status import rpc_errors
@@ -81,6 +82,7 @@ class Client:
         _require_loop()
         self._channel = channel_to(target)
         self._stub = SessionsStub(self._channel)
+        self._generating = Generating(self._stub, f"router {target}", self._router_errors)
 
     async def __aenter__(self) -> Self:
         return self
@@ -94,6 +96,7 @@ class Client:
         await self.close()
 
     async def close(self) -> None:
+        await self._generating.close()
         await self._channel.close()
 
     @contextlib.contextmanager
@@ -171,13 +174,10 @@ class Client:
         wire = request_to_wire(request)
         require_sendable("the turn", wire.ByteSize())
         with self._router_errors(timeout_s):
-            call = self._stub.Generate(wire, timeout=timeout_s)
-            try:
-                async for message in call:
+            async with contextlib.aclosing(self._generating.answer(wire, timeout_s)) as answering:
+                async for message in answering:
                     for event in events_from_wire(message):
                         yield event
-            finally:
-                call.cancel()
 
     async def generate(
         self,

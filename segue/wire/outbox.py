@@ -8,8 +8,10 @@ from typing import Generic, TypeVar
 
 from google.protobuf.message import Message
 
-# Of one batch, a single item apart: far below what a message may have. Prompts are long.
+# Far below what a message may have. Prompts are long.
 _MAX_BYTES = 4 << 20
+# More than these wait only where the other side does not read.
+_MANY_ITEMS = 1_000
 
 Item = TypeVar("Item", bound=Message)
 
@@ -17,27 +19,38 @@ Item = TypeVar("Item", bound=Message)
 class Outbox(Generic[Item]):
     """One event loop owns it; one task sends."""
 
-    def __init__(self, *, min_gap_s: float = 0.0) -> None:
-        """`min_gap_s`: between two batches. What comes after a longer pause does not wait."""
+    def __init__(self, *, min_gap_s: float = 0.0, max_bytes: int = _MAX_BYTES) -> None:
+        """`min_gap_s`: between two batches. What comes after a longer pause does not wait.
+        `max_bytes`: of one batch, a single item apart."""
         self._min_gap_s = min_gap_s
+        self._max_bytes = max_bytes
         self._not_before = 0.0
         self._items: list[Item] = []
         self._something = asyncio.Event()
+        self._room = asyncio.Event()
         self._is_closed = False
 
     def put(self, item: Item) -> None:
         self._items.append(item)
         self._something.set()
 
+    async def room(self) -> None:
+        """Returns when few items wait."""
+        while len(self._items) > _MANY_ITEMS and not self._is_closed:
+            self._room.clear()
+            await self._room.wait()
+
     def close(self) -> None:
         """Nothing more will be put."""
         self._is_closed = True
         self._something.set()
+        self._room.set()
 
     def take(self) -> list[Item]:
         """The next batch, in order; nothing when nothing waits."""
         num = self._num_together()
         items, self._items = self._items[:num], self._items[num:]
+        self._room.set()
         return items
 
     async def batches(self) -> AsyncIterator[list[Item]]:
@@ -49,7 +62,7 @@ class Outbox(Generic[Item]):
         num_bytes = 0
         for num, item in enumerate(self._items):
             num_bytes += item.ByteSize()
-            if num and num_bytes > _MAX_BYTES:
+            if num and num_bytes > self._max_bytes:
                 return num
         return len(self._items)
 

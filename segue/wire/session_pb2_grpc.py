@@ -39,6 +39,11 @@ class SessionsStub:
                 request_serializer=segue_dot_wire_dot_session__pb2.GenerateRequest.SerializeToString,
                 response_deserializer=segue_dot_wire_dot_session__pb2.GenerateEvent.FromString,
                 _registered_method=True)
+        self.GenerateMany = channel.stream_stream(
+                '/segue.v1.Sessions/GenerateMany',
+                request_serializer=segue_dot_wire_dot_session__pb2.GenerateManyCommands.SerializeToString,
+                response_deserializer=segue_dot_wire_dot_session__pb2.GenerateManyEvents.FromString,
+                _registered_method=True)
         self.Cancel = channel.unary_unary(
                 '/segue.v1.Sessions/Cancel',
                 request_serializer=segue_dot_wire_dot_session__pb2.CancelRequest.SerializeToString,
@@ -81,6 +86,15 @@ class SessionsServicer:
 
     def Generate(self, request, context):
         """One turn. The stream ends with exactly one event that carries `end`, or with an error status.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GenerateMany(self, request_iterator, context):
+        """Any number of turns at once over one stream, each as by Generate: a client that runs many of
+        them costs the router half as much. When the stream ends, its turns are cancelled. A message
+        that is refused (too large, say) ends it, so long prompts go by Generate.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -142,6 +156,11 @@ def add_SessionsServicer_to_server(servicer, server):
                     servicer.Generate,
                     request_deserializer=segue_dot_wire_dot_session__pb2.GenerateRequest.FromString,
                     response_serializer=segue_dot_wire_dot_session__pb2.GenerateEvent.SerializeToString,
+            ),
+            'GenerateMany': grpc.stream_stream_rpc_method_handler(
+                    servicer.GenerateMany,
+                    request_deserializer=segue_dot_wire_dot_session__pb2.GenerateManyCommands.FromString,
+                    response_serializer=segue_dot_wire_dot_session__pb2.GenerateManyEvents.SerializeToString,
             ),
             'Cancel': grpc.unary_unary_rpc_method_handler(
                     servicer.Cancel,
@@ -206,6 +225,33 @@ class Sessions:
             '/segue.v1.Sessions/Generate',
             segue_dot_wire_dot_session__pb2.GenerateRequest.SerializeToString,
             segue_dot_wire_dot_session__pb2.GenerateEvent.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GenerateMany(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/segue.v1.Sessions/GenerateMany',
+            segue_dot_wire_dot_session__pb2.GenerateManyCommands.SerializeToString,
+            segue_dot_wire_dot_session__pb2.GenerateManyEvents.FromString,
             options,
             channel_credentials,
             insecure,

@@ -33,6 +33,11 @@ class SessionsStub:
     def __new__(cls, channel: _aio.Channel) -> SessionsAsyncStub: ...
     Generate: _grpc.UnaryStreamMultiCallable[_session_pb2.GenerateRequest, _session_pb2.GenerateEvent]
     """One turn. The stream ends with exactly one event that carries `end`, or with an error status."""
+    GenerateMany: _grpc.StreamStreamMultiCallable[_session_pb2.GenerateManyCommands, _session_pb2.GenerateManyEvents]
+    """Any number of turns at once over one stream, each as by Generate: a client that runs many of
+    them costs the router half as much. When the stream ends, its turns are cancelled. A message
+    that is refused (too large, say) ends it, so long prompts go by Generate.
+    """
     Cancel: _grpc.UnaryUnaryMultiCallable[_session_pb2.CancelRequest, _session_pb2.CancelReply]
     """Ends a running turn from elsewhere; its stream then ends with finish reason CANCELLED."""
     GetStatus: _grpc.UnaryUnaryMultiCallable[_session_pb2.GetStatusRequest, _session_pb2.ClusterStatus]
@@ -54,6 +59,11 @@ class SessionsAsyncStub(SessionsStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     Generate: _aio.UnaryStreamMultiCallable[_session_pb2.GenerateRequest, _session_pb2.GenerateEvent]  # type: ignore[assignment]
     """One turn. The stream ends with exactly one event that carries `end`, or with an error status."""
+    GenerateMany: _aio.StreamStreamMultiCallable[_session_pb2.GenerateManyCommands, _session_pb2.GenerateManyEvents]  # type: ignore[assignment]
+    """Any number of turns at once over one stream, each as by Generate: a client that runs many of
+    them costs the router half as much. When the stream ends, its turns are cancelled. A message
+    that is refused (too large, say) ends it, so long prompts go by Generate.
+    """
     Cancel: _aio.UnaryUnaryMultiCallable[_session_pb2.CancelRequest, _session_pb2.CancelReply]  # type: ignore[assignment]
     """Ends a running turn from elsewhere; its stream then ends with finish reason CANCELLED."""
     GetStatus: _aio.UnaryUnaryMultiCallable[_session_pb2.GetStatusRequest, _session_pb2.ClusterStatus]  # type: ignore[assignment]
@@ -78,6 +88,17 @@ class SessionsServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_session_pb2.GenerateEvent], _abc.AsyncIterator[_session_pb2.GenerateEvent]]:
         """One turn. The stream ends with exactly one event that carries `end`, or with an error status."""
+
+    @_abc_1.abstractmethod
+    def GenerateMany(
+        self,
+        request_iterator: _MaybeAsyncIterator[_session_pb2.GenerateManyCommands],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_session_pb2.GenerateManyEvents], _abc.AsyncIterator[_session_pb2.GenerateManyEvents]]:
+        """Any number of turns at once over one stream, each as by Generate: a client that runs many of
+        them costs the router half as much. When the stream ends, its turns are cancelled. A message
+        that is refused (too large, say) ends it, so long prompts go by Generate.
+        """
 
     @_abc_1.abstractmethod
     def Cancel(

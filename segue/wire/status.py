@@ -16,7 +16,7 @@ from typing import Any
 import grpc
 
 from segue import errors
-from segue.wire import worker_pb2
+from segue.wire import session_pb2
 from segue.wire.grpc_words import error_in_words, is_refused, is_unserved
 
 logger = logging.getLogger(__name__)
@@ -77,14 +77,14 @@ def error_from_rpc(rpc_error: grpc.aio.AioRpcError, peer: str) -> errors.SegueEr
     return error
 
 
-def error_to_wire(error: errors.SegueError) -> worker_pb2.TurnError:
+def error_to_wire(error: errors.SegueError) -> session_pb2.TurnError:
     """Of one turn, where a stream carries many."""
-    return worker_pb2.TurnError(
+    return session_pb2.TurnError(
         kind=type(error).__name__, message=str(error), retry_after_s=error.retry_after_s
     )
 
 
-def error_from_wire(error: worker_pb2.TurnError) -> errors.SegueError:
+def error_from_wire(error: session_pb2.TurnError) -> errors.SegueError:
     made: errors.SegueError = _ERRORS.get(error.kind, errors.SegueError)(error.message)
     if error.retry_after_s:
         made.retry_after_s = error.retry_after_s

@@ -26,7 +26,7 @@ from segue.wire import session_pb2 as segue_dot_wire_dot_session__pb2
 from segue.wire import transfer_pb2 as segue_dot_wire_dot_transfer__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17segue/wire/worker.proto\x12\x08segue.v1\x1a\x18segue/wire/session.proto\x1a\x19segue/wire/transfer.proto\"k\n\x11RenewLeaseRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x14\n\x07lease_s\x18\x02 \x01(\x01H\x00\x88\x01\x01\x12\x14\n\x07pause_s\x18\x03 \x01(\x01H\x01\x88\x01\x01\x42\n\n\x08_lease_sB\n\n\x08_pause_s\"\'\n\x0fRenewLeaseReply\x12\x14\n\x0c\x65xpires_in_s\x18\x01 \x01(\x01\"%\n\x0f\x45ndLeaseRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\"!\n\rEndLeaseReply\x12\x10\n\x08was_here\x18\x01 \x01(\x08\"7\n\x10\x46orkLeaseRequest\x12\x11\n\tparent_id\x18\x01 \x01(\t\x12\x10\n\x08\x63hild_id\x18\x02 \x01(\t\"\x10\n\x0e\x46orkLeaseReply\"V\n\tHeartbeat\x12&\n\x06status\x18\x01 \x01(\x0b\x32\x16.segue.v1.WorkerStatus\x12\x10\n\x08model_id\x18\x02 \x01(\t\x12\x0f\n\x07leaving\x18\x03 \x01(\x08\"6\n\x0b\x43lusterView\x12\'\n\x07workers\x18\x01 \x03(\x0b\x32\x16.segue.v1.WorkerStatus\"\xc4\x01\n\x08TurnSpec\x12\x0f\n\x07turn_id\x18\x01 \x01(\t\x12\x12\n\nsession_id\x18\x02 \x01(\t\x12\x0e\n\x06prompt\x18\x03 \x01(\x0c\x12$\n\x08sampling\x18\x04 \x01(\x0b\x32\x12.segue.v1.Sampling\x12\x1c\n\x04stop\x18\x05 \x01(\x0b\x32\x0e.segue.v1.Stop\x12\x19\n\rbranch_points\x18\x06 \x03(\rB\x02\x10\x01\x12$\n\x06prefix\x18\x07 \x01(\x0b\x32\x14.segue.v1.PrefixName\"0\n\nPrefixName\x12\x12\n\nnum_tokens\x18\x01 \x01(\r\x12\x0e\n\x06\x64igest\x18\x02 \x01(\x0c\"7\n\x0cTurnCommands\x12\'\n\x08\x63ommands\x18\x01 \x03(\x0b\x32\x15.segue.v1.TurnCommand\"\x9c\x01\n\x0bTurnCommand\x12\x0c\n\x04\x63\x61ll\x18\x01 \x01(\x04\x12$\n\x05start\x18\x02 \x01(\x0b\x32\x13.segue.v1.StartTurnH\x00\x12\"\n\x04stop\x18\x03 \x01(\x0b\x32\x12.segue.v1.StopTurnH\x00\x12*\n\x07prefill\x18\x04 \x01(\x0b\x32\x17.segue.v1.PrefillPromptH\x00\x42\t\n\x07\x63ommand\"\x92\x01\n\tStartTurn\x12 \n\x04turn\x18\x01 \x01(\x0b\x32\x12.segue.v1.TurnSpec\x12\x11\n\ttimeout_s\x18\x02 \x01(\x01\x12\"\n\x06writer\x18\x03 \x01(\x0b\x32\x10.segue.v1.WriterH\x00\x12\x1d\n\x13max_computed_tokens\x18\x04 \x01(\rH\x00\x42\r\n\x0bprompt_from\"\n\n\x08StopTurn\";\n\x06Writer\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12\x0f\n\x07\x61\x64\x64ress\x18\x03 \x01(\t\"1\n\nTurnEvents\x12#\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x13.segue.v1.TurnEvent\"\xa0\x02\n\tTurnEvent\x12\x0c\n\x04\x63\x61ll\x18\x01 \x01(\x04\x12&\n\x08reserved\x18\x02 \x01(\x0b\x32\x12.segue.v1.ReservedH\x00\x12\x33\n\x0fprefill_started\x18\x03 \x01(\x0b\x32\x18.segue.v1.PrefillStartedH\x00\x12%\n\x05\x64\x65lta\x18\x04 \x01(\x0b\x32\x14.segue.v1.TokenDeltaH\x00\x12\"\n\x03\x65nd\x18\x05 \x01(\x0b\x32\x13.segue.v1.DecodeEndH\x00\x12$\n\x05\x65rror\x18\x06 \x01(\x0b\x32\x13.segue.v1.TurnErrorH\x00\x12.\n\tprefilled\x18\x07 \x01(\x0b\x32\x19.segue.v1.PromptPrefilledH\x00\x42\x07\n\x05\x65vent\"G\n\x08Reserved\x12 \n\x06ticket\x18\x01 \x01(\x0b\x32\x10.segue.v1.Ticket\x12\x19\n\x11\x63heckpoint_tokens\x18\x02 \x01(\r\")\n\x0ePrefillStarted\x12\x17\n\x0f\x63omputed_tokens\x18\x01 \x01(\r\"A\n\tTurnError\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x15\n\rretry_after_s\x18\x03 \x01(\x01\"{\n\rPrefillPrompt\x12 \n\x04turn\x18\x01 \x01(\x0b\x32\x12.segue.v1.TurnSpec\x12 \n\x06ticket\x18\x02 \x01(\x0b\x32\x10.segue.v1.Ticket\x12&\n\x06holder\x18\x03 \x01(\x0b\x32\x16.segue.v1.PrefixHolder\"\\\n\x0cPrefixHolder\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12\x0f\n\x07\x61\x64\x64ress\x18\x03 \x01(\t\x12\x19\n\x11\x63heckpoint_tokens\x18\x04 \x01(\r\"\x11\n\x0fPromptPrefilled\"\xf0\x01\n\tDecodeEnd\x12-\n\rfinish_reason\x18\x01 \x01(\x0e\x32\x16.segue.v1.FinishReason\x12\x1e\n\x05usage\x18\x02 \x01(\x0b\x32\x0f.segue.v1.Usage\x12$\n\x06report\x18\x03 \x01(\x0b\x32\x14.segue.v1.ShipReport\x12\x10\n\x08\x64\x65\x63ode_s\x18\x04 \x01(\x01\x12\x12\n\nstop_match\x18\x05 \x01(\t\x12\x13\n\x0bkept_tokens\x18\x06 \x01(\r\x12\x1e\n\x16kept_checkpoint_tokens\x18\x07 \x01(\r\x12\x13\n\x0bkept_states\x18\x08 \x03(\r\"\x0f\n\rStatusRequest\"G\n\x0bStatusReply\x12&\n\x06status\x18\x01 \x01(\x0b\x32\x16.segue.v1.WorkerStatus\x12\x10\n\x08model_id\x18\x02 \x01(\t2D\n\nMembership\x12\x36\n\x04Join\x12\x13.segue.v1.Heartbeat\x1a\x15.segue.v1.ClusterView(\x01\x30\x01\x32\x84\x01\n\rPrefillWorker\x12\x39\n\x05Turns\x12\x16.segue.v1.TurnCommands\x1a\x14.segue.v1.TurnEvents(\x01\x30\x01\x12\x38\n\x06Status\x12\x17.segue.v1.StatusRequest\x1a\x15.segue.v1.StatusReply2\xcc\x02\n\x0c\x44\x65\x63odeWorker\x12\x39\n\x05Turns\x12\x16.segue.v1.TurnCommands\x1a\x14.segue.v1.TurnEvents(\x01\x30\x01\x12\x38\n\x06Status\x12\x17.segue.v1.StatusRequest\x1a\x15.segue.v1.StatusReply\x12\x44\n\nRenewLease\x12\x1b.segue.v1.RenewLeaseRequest\x1a\x19.segue.v1.RenewLeaseReply\x12>\n\x08\x45ndLease\x12\x19.segue.v1.EndLeaseRequest\x1a\x17.segue.v1.EndLeaseReply\x12\x41\n\tForkLease\x12\x1a.segue.v1.ForkLeaseRequest\x1a\x18.segue.v1.ForkLeaseReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17segue/wire/worker.proto\x12\x08segue.v1\x1a\x18segue/wire/session.proto\x1a\x19segue/wire/transfer.proto\"k\n\x11RenewLeaseRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x14\n\x07lease_s\x18\x02 \x01(\x01H\x00\x88\x01\x01\x12\x14\n\x07pause_s\x18\x03 \x01(\x01H\x01\x88\x01\x01\x42\n\n\x08_lease_sB\n\n\x08_pause_s\"\'\n\x0fRenewLeaseReply\x12\x14\n\x0c\x65xpires_in_s\x18\x01 \x01(\x01\"%\n\x0f\x45ndLeaseRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\"!\n\rEndLeaseReply\x12\x10\n\x08was_here\x18\x01 \x01(\x08\"7\n\x10\x46orkLeaseRequest\x12\x11\n\tparent_id\x18\x01 \x01(\t\x12\x10\n\x08\x63hild_id\x18\x02 \x01(\t\"\x10\n\x0e\x46orkLeaseReply\"V\n\tHeartbeat\x12&\n\x06status\x18\x01 \x01(\x0b\x32\x16.segue.v1.WorkerStatus\x12\x10\n\x08model_id\x18\x02 \x01(\t\x12\x0f\n\x07leaving\x18\x03 \x01(\x08\"6\n\x0b\x43lusterView\x12\'\n\x07workers\x18\x01 \x03(\x0b\x32\x16.segue.v1.WorkerStatus\"\xc4\x01\n\x08TurnSpec\x12\x0f\n\x07turn_id\x18\x01 \x01(\t\x12\x12\n\nsession_id\x18\x02 \x01(\t\x12\x0e\n\x06prompt\x18\x03 \x01(\x0c\x12$\n\x08sampling\x18\x04 \x01(\x0b\x32\x12.segue.v1.Sampling\x12\x1c\n\x04stop\x18\x05 \x01(\x0b\x32\x0e.segue.v1.Stop\x12\x19\n\rbranch_points\x18\x06 \x03(\rB\x02\x10\x01\x12$\n\x06prefix\x18\x07 \x01(\x0b\x32\x14.segue.v1.PrefixName\"0\n\nPrefixName\x12\x12\n\nnum_tokens\x18\x01 \x01(\r\x12\x0e\n\x06\x64igest\x18\x02 \x01(\x0c\"7\n\x0cTurnCommands\x12\'\n\x08\x63ommands\x18\x01 \x03(\x0b\x32\x15.segue.v1.TurnCommand\"\x9c\x01\n\x0bTurnCommand\x12\x0c\n\x04\x63\x61ll\x18\x01 \x01(\x04\x12$\n\x05start\x18\x02 \x01(\x0b\x32\x13.segue.v1.StartTurnH\x00\x12\"\n\x04stop\x18\x03 \x01(\x0b\x32\x12.segue.v1.StopTurnH\x00\x12*\n\x07prefill\x18\x04 \x01(\x0b\x32\x17.segue.v1.PrefillPromptH\x00\x42\t\n\x07\x63ommand\"\x92\x01\n\tStartTurn\x12 \n\x04turn\x18\x01 \x01(\x0b\x32\x12.segue.v1.TurnSpec\x12\x11\n\ttimeout_s\x18\x02 \x01(\x01\x12\"\n\x06writer\x18\x03 \x01(\x0b\x32\x10.segue.v1.WriterH\x00\x12\x1d\n\x13max_computed_tokens\x18\x04 \x01(\rH\x00\x42\r\n\x0bprompt_from\";\n\x06Writer\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12\x0f\n\x07\x61\x64\x64ress\x18\x03 \x01(\t\"1\n\nTurnEvents\x12#\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x13.segue.v1.TurnEvent\"\xa0\x02\n\tTurnEvent\x12\x0c\n\x04\x63\x61ll\x18\x01 \x01(\x04\x12&\n\x08reserved\x18\x02 \x01(\x0b\x32\x12.segue.v1.ReservedH\x00\x12\x33\n\x0fprefill_started\x18\x03 \x01(\x0b\x32\x18.segue.v1.PrefillStartedH\x00\x12%\n\x05\x64\x65lta\x18\x04 \x01(\x0b\x32\x14.segue.v1.TokenDeltaH\x00\x12\"\n\x03\x65nd\x18\x05 \x01(\x0b\x32\x13.segue.v1.DecodeEndH\x00\x12$\n\x05\x65rror\x18\x06 \x01(\x0b\x32\x13.segue.v1.TurnErrorH\x00\x12.\n\tprefilled\x18\x07 \x01(\x0b\x32\x19.segue.v1.PromptPrefilledH\x00\x42\x07\n\x05\x65vent\"G\n\x08Reserved\x12 \n\x06ticket\x18\x01 \x01(\x0b\x32\x10.segue.v1.Ticket\x12\x19\n\x11\x63heckpoint_tokens\x18\x02 \x01(\r\")\n\x0ePrefillStarted\x12\x17\n\x0f\x63omputed_tokens\x18\x01 \x01(\r\"{\n\rPrefillPrompt\x12 \n\x04turn\x18\x01 \x01(\x0b\x32\x12.segue.v1.TurnSpec\x12 \n\x06ticket\x18\x02 \x01(\x0b\x32\x10.segue.v1.Ticket\x12&\n\x06holder\x18\x03 \x01(\x0b\x32\x16.segue.v1.PrefixHolder\"\\\n\x0cPrefixHolder\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12\x0f\n\x07\x61\x64\x64ress\x18\x03 \x01(\t\x12\x19\n\x11\x63heckpoint_tokens\x18\x04 \x01(\r\"\x11\n\x0fPromptPrefilled\"\xf0\x01\n\tDecodeEnd\x12-\n\rfinish_reason\x18\x01 \x01(\x0e\x32\x16.segue.v1.FinishReason\x12\x1e\n\x05usage\x18\x02 \x01(\x0b\x32\x0f.segue.v1.Usage\x12$\n\x06report\x18\x03 \x01(\x0b\x32\x14.segue.v1.ShipReport\x12\x10\n\x08\x64\x65\x63ode_s\x18\x04 \x01(\x01\x12\x12\n\nstop_match\x18\x05 \x01(\t\x12\x13\n\x0bkept_tokens\x18\x06 \x01(\r\x12\x1e\n\x16kept_checkpoint_tokens\x18\x07 \x01(\r\x12\x13\n\x0bkept_states\x18\x08 \x03(\r\"\x0f\n\rStatusRequest\"G\n\x0bStatusReply\x12&\n\x06status\x18\x01 \x01(\x0b\x32\x16.segue.v1.WorkerStatus\x12\x10\n\x08model_id\x18\x02 \x01(\t2D\n\nMembership\x12\x36\n\x04Join\x12\x13.segue.v1.Heartbeat\x1a\x15.segue.v1.ClusterView(\x01\x30\x01\x32\x84\x01\n\rPrefillWorker\x12\x39\n\x05Turns\x12\x16.segue.v1.TurnCommands\x1a\x14.segue.v1.TurnEvents(\x01\x30\x01\x12\x38\n\x06Status\x12\x17.segue.v1.StatusRequest\x1a\x15.segue.v1.StatusReply2\xcc\x02\n\x0c\x44\x65\x63odeWorker\x12\x39\n\x05Turns\x12\x16.segue.v1.TurnCommands\x1a\x14.segue.v1.TurnEvents(\x01\x30\x01\x12\x38\n\x06Status\x12\x17.segue.v1.StatusRequest\x1a\x15.segue.v1.StatusReply\x12\x44\n\nRenewLease\x12\x1b.segue.v1.RenewLeaseRequest\x1a\x19.segue.v1.RenewLeaseReply\x12>\n\x08\x45ndLease\x12\x19.segue.v1.EndLeaseRequest\x1a\x17.segue.v1.EndLeaseReply\x12\x41\n\tForkLease\x12\x1a.segue.v1.ForkLeaseRequest\x1a\x18.segue.v1.ForkLeaseReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -61,36 +61,32 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_TURNCOMMAND']._serialized_end=996
   _globals['_STARTTURN']._serialized_start=999
   _globals['_STARTTURN']._serialized_end=1145
-  _globals['_STOPTURN']._serialized_start=1147
-  _globals['_STOPTURN']._serialized_end=1157
-  _globals['_WRITER']._serialized_start=1159
-  _globals['_WRITER']._serialized_end=1218
-  _globals['_TURNEVENTS']._serialized_start=1220
-  _globals['_TURNEVENTS']._serialized_end=1269
-  _globals['_TURNEVENT']._serialized_start=1272
-  _globals['_TURNEVENT']._serialized_end=1560
-  _globals['_RESERVED']._serialized_start=1562
-  _globals['_RESERVED']._serialized_end=1633
-  _globals['_PREFILLSTARTED']._serialized_start=1635
-  _globals['_PREFILLSTARTED']._serialized_end=1676
-  _globals['_TURNERROR']._serialized_start=1678
-  _globals['_TURNERROR']._serialized_end=1743
-  _globals['_PREFILLPROMPT']._serialized_start=1745
-  _globals['_PREFILLPROMPT']._serialized_end=1868
-  _globals['_PREFIXHOLDER']._serialized_start=1870
-  _globals['_PREFIXHOLDER']._serialized_end=1962
-  _globals['_PROMPTPREFILLED']._serialized_start=1964
-  _globals['_PROMPTPREFILLED']._serialized_end=1981
-  _globals['_DECODEEND']._serialized_start=1984
-  _globals['_DECODEEND']._serialized_end=2224
-  _globals['_STATUSREQUEST']._serialized_start=2226
-  _globals['_STATUSREQUEST']._serialized_end=2241
-  _globals['_STATUSREPLY']._serialized_start=2243
-  _globals['_STATUSREPLY']._serialized_end=2314
-  _globals['_MEMBERSHIP']._serialized_start=2316
-  _globals['_MEMBERSHIP']._serialized_end=2384
-  _globals['_PREFILLWORKER']._serialized_start=2387
-  _globals['_PREFILLWORKER']._serialized_end=2519
-  _globals['_DECODEWORKER']._serialized_start=2522
-  _globals['_DECODEWORKER']._serialized_end=2854
+  _globals['_WRITER']._serialized_start=1147
+  _globals['_WRITER']._serialized_end=1206
+  _globals['_TURNEVENTS']._serialized_start=1208
+  _globals['_TURNEVENTS']._serialized_end=1257
+  _globals['_TURNEVENT']._serialized_start=1260
+  _globals['_TURNEVENT']._serialized_end=1548
+  _globals['_RESERVED']._serialized_start=1550
+  _globals['_RESERVED']._serialized_end=1621
+  _globals['_PREFILLSTARTED']._serialized_start=1623
+  _globals['_PREFILLSTARTED']._serialized_end=1664
+  _globals['_PREFILLPROMPT']._serialized_start=1666
+  _globals['_PREFILLPROMPT']._serialized_end=1789
+  _globals['_PREFIXHOLDER']._serialized_start=1791
+  _globals['_PREFIXHOLDER']._serialized_end=1883
+  _globals['_PROMPTPREFILLED']._serialized_start=1885
+  _globals['_PROMPTPREFILLED']._serialized_end=1902
+  _globals['_DECODEEND']._serialized_start=1905
+  _globals['_DECODEEND']._serialized_end=2145
+  _globals['_STATUSREQUEST']._serialized_start=2147
+  _globals['_STATUSREQUEST']._serialized_end=2162
+  _globals['_STATUSREPLY']._serialized_start=2164
+  _globals['_STATUSREPLY']._serialized_end=2235
+  _globals['_MEMBERSHIP']._serialized_start=2237
+  _globals['_MEMBERSHIP']._serialized_end=2305
+  _globals['_PREFILLWORKER']._serialized_start=2308
+  _globals['_PREFILLWORKER']._serialized_end=2440
+  _globals['_DECODEWORKER']._serialized_start=2443
+  _globals['_DECODEWORKER']._serialized_end=2775
 # @@protoc_insertion_point(module_scope)

@@ -306,7 +306,7 @@ class TurnCommand(_message.Message):
         """To a decode worker."""
 
     @_builtins.property
-    def stop(self) -> Global___StopTurn:
+    def stop(self) -> _session_pb2.StopTurn:
         """Stops the turn if it is here and frees what it holds. No event of the call follows."""
 
     @_builtins.property
@@ -318,7 +318,7 @@ class TurnCommand(_message.Message):
         *,
         call: _builtins.int = ...,
         start: Global___StartTurn | None = ...,
-        stop: Global___StopTurn | None = ...,
+        stop: _session_pb2.StopTurn | None = ...,
         prefill: Global___PrefillPrompt | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["command", b"command", "prefill", b"prefill", "start", b"start", "stop", b"stop"]  # noqa: Y015
@@ -372,21 +372,6 @@ class StartTurn(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType_prompt_from) -> _WhichOneofReturnType_prompt_from | None: ...
 
 Global___StartTurn: _TypeAlias = StartTurn  # noqa: Y015
-
-@_typing.final
-class StopTurn(_message.Message):
-    DESCRIPTOR: _descriptor.Descriptor
-
-    def __init__(
-        self,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___StopTurn: _TypeAlias = StopTurn  # noqa: Y015
 
 @_typing.final
 class Writer(_message.Message):
@@ -458,7 +443,7 @@ class TurnEvent(_message.Message):
         """Nothing follows an end, an error or the word that a prompt was prefilled."""
 
     @_builtins.property
-    def error(self) -> Global___TurnError: ...
+    def error(self) -> _session_pb2.TurnError: ...
     @_builtins.property
     def prefilled(self) -> Global___PromptPrefilled: ...
     def __init__(
@@ -469,7 +454,7 @@ class TurnEvent(_message.Message):
         prefill_started: Global___PrefillStarted | None = ...,
         delta: _session_pb2.TokenDelta | None = ...,
         end: Global___DecodeEnd | None = ...,
-        error: Global___TurnError | None = ...,
+        error: _session_pb2.TurnError | None = ...,
         prefilled: Global___PromptPrefilled | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["delta", b"delta", "end", b"end", "error", b"error", "event", b"event", "prefill_started", b"prefill_started", "prefilled", b"prefilled", "reserved", b"reserved"]  # noqa: Y015
@@ -525,33 +510,6 @@ class PrefillStarted(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___PrefillStarted: _TypeAlias = PrefillStarted  # noqa: Y015
-
-@_typing.final
-class TurnError(_message.Message):
-    DESCRIPTOR: _descriptor.Descriptor
-
-    KIND_FIELD_NUMBER: _builtins.int
-    MESSAGE_FIELD_NUMBER: _builtins.int
-    RETRY_AFTER_S_FIELD_NUMBER: _builtins.int
-    kind: _builtins.str
-    """A class of segue/errors.py."""
-    message: _builtins.str
-    retry_after_s: _builtins.float
-    """Of errors that go away by themselves; 0 where no time is known."""
-    def __init__(
-        self,
-        *,
-        kind: _builtins.str = ...,
-        message: _builtins.str = ...,
-        retry_after_s: _builtins.float = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "message", b"message", "retry_after_s", b"retry_after_s"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___TurnError: _TypeAlias = TurnError  # noqa: Y015
 
 @_typing.final
 class PrefillPrompt(_message.Message):

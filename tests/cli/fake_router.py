@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,6 +15,7 @@ from segue.turn import FinishReason, TokenDelta, TurnEnd, Usage
 from segue.wire import session_pb2 as pb
 from segue.wire.convert_events import events_to_wire
 from segue.wire.convert_worker import cluster_to_wire
+from segue.wire.generate_many import generate_many
 from segue.wire.server import serving
 from segue.wire.session_pb2_grpc import SessionsServicer, add_SessionsServicer_to_server
 
@@ -34,6 +36,20 @@ class FakeRouter(SessionsServicer):
     async def Generate(
         self, request: pb.GenerateRequest, context: Any
     ) -> AsyncIterator[pb.GenerateEvent]:
+        async with contextlib.aclosing(self._answer(request)) as answering:
+            async for event in answering:
+                yield event
+
+    async def GenerateMany(
+        self, request_iterator: AsyncIterator[pb.GenerateManyCommands], context: Any
+    ) -> AsyncIterator[pb.GenerateManyEvents]:
+        async with contextlib.aclosing(generate_many(request_iterator, self._answer)) as messages:
+            async for message in messages:
+                yield message
+
+    async def _answer(
+        self, request: pb.GenerateRequest, timeout_s: float | None = None
+    ) -> AsyncGenerator[pb.GenerateEvent, None]:
         question = request.chat.messages[-1].content
         self.asked.append(question)
         try:

@@ -146,16 +146,16 @@ def rendered(tokenizer: PreTrainedTokenizerFast, messages: tuple[Message, ...]) 
 
 
 class Wire:
-    """Stands before a client's stub and weighs what goes through."""
+    """Weighs the turns that a client sends."""
 
     def __init__(self, client: Client) -> None:
         self.requests: list[pb.GenerateRequest] = []
-        self._generate = client._stub.Generate
-        client._stub.Generate = self._weigh  # type: ignore[method-assign]
+        self._answer = client._generating.answer
+        client._generating.answer = self._weigh  # type: ignore[method-assign]
 
-    def _weigh(self, request: pb.GenerateRequest, **options: Any) -> Any:
+    def _weigh(self, request: pb.GenerateRequest, timeout_s: float | None) -> Any:
         self.requests.append(request)
-        return self._generate(request, **options)
+        return self._answer(request, timeout_s)
 
     @property
     def num_messages(self) -> list[int]:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 from array import array
 from collections.abc import AsyncIterator
+from typing import Any, cast
 
 import pytest
 
-from decode_worker.stream import turn_stream
+from decode_worker.server import DecodeFace
 from decode_worker.turn import Computed, PrefillStarted, PromptSource, Shipped, Tell
 from segue.errors import InvalidRequest, Overloaded, UnknownPrefix
 from segue.prefix_digest import PrefixName, pack_tokens
@@ -62,9 +63,10 @@ class Router(StreamLine):
     def __init__(self) -> None:
         super().__init__()
         self.runner = FakeRunner()
-        self.stream = turn_stream(self.runner).run(self.messages())
+        runner, context = cast(Any, self.runner), cast(Any, None)
+        self.stream = DecodeFace(runner).Turns(self.messages(), context)
 
-    async def error(self, number: int) -> pb.TurnError:
+    async def error(self, number: int) -> session_pb2.TurnError:
         (event,) = await self.events()
         assert (event.call, event.WhichOneof("event")) == (number, "error")
         return event.error
@@ -91,7 +93,7 @@ def start(number: int, *, turn_id: str = "", **fields: object) -> pb.TurnCommand
 
 
 def stop(number: int) -> pb.TurnCommand:
-    return pb.TurnCommand(call=number, stop=pb.StopTurn())
+    return pb.TurnCommand(call=number, stop=session_pb2.StopTurn())
 
 
 async def settled() -> None:

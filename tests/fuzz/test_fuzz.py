@@ -35,6 +35,7 @@ from segue.wire import session_pb2 as pb
 from segue.wire import transfer_pb2 as pb2
 from segue.wire import worker_pb2
 from segue.wire.server import channel_to
+from segue.wire.session_pb2_grpc import SessionsStub
 from tests.cluster.conftest import ENGINE, LocalCluster, local_cluster
 from tests.cluster.idle import is_idle, wait_until_idle
 from tests.fuzz.attack import Attack, Recorder, method_named
@@ -82,6 +83,10 @@ async def honest_traffic(cluster: LocalCluster) -> None:
         ),
         stop=StopConditions(max_tokens=3, stop_strings=("never",), stop_token_ids=(7,)),
     )  # fmt: skip
+    # The client sends it only with what is longer.
+    async with channel_to(client.target) as channel:
+        turn = pb.GenerateRequest(text="Hello", session_id="alone", stop=pb.Stop(max_tokens=3))
+        await SessionsStub(channel).Generate(turn).read()
     first = await client.generate(TokenInput(PROMPT), session_id="ids", stop=THREE)
     again = (*PROMPT, *first.token_ids, 21, 22)
     await client.generate(TokenInput(again), session_id="ids", stop=THREE)

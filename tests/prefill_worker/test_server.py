@@ -106,7 +106,7 @@ async def test_a_prompt_that_is_stopped_is_stopped_on_the_worker_and_heard_of_no
     reading = asyncio.ensure_future(line.events())
     await settled()
 
-    line.send(pb.TurnCommand(call=1, stop=pb.StopTurn()))
+    line.send(pb.TurnCommand(call=1, stop=session_pb2.StopTurn()))
     await settled()
     line.worker.may_end.set()
 

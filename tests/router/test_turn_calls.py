@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from router.turn_calls import PrefillStarted, PromptPrefilled, TurnCall, TurnCalls
+from router.links import WorkerCalls, worker_calls
+from router.turn_calls import PrefillStarted, PromptPrefilled, TurnCall
 from segue.errors import Cancelled, NotResident, Overloaded, Unavailable
 from segue.turn import FinishReason, TokenDelta, TurnResult
 from segue.wire import session_pb2, transfer_pb2
@@ -58,13 +59,13 @@ class ScriptedWorker(DecodeWorkerServicer):
 class Line:
     """A scripted worker and the calls to it."""
 
-    def __init__(self, worker: ScriptedWorker, calls: TurnCalls) -> None:
+    def __init__(self, worker: ScriptedWorker, calls: WorkerCalls) -> None:
         self.worker = worker
         self.calls = calls
 
     async def start(self) -> tuple[TurnCall, int]:
         """A call, and its number as the worker knows it."""
-        call = self.calls.start(pb.TurnCommand(start=pb.StartTurn(timeout_s=5.0)))
+        call = self.calls.start(pb.TurnCommand(start=pb.StartTurn(timeout_s=5.0)), TurnCall)
         command = await self.worker.command()
         assert command.WhichOneof("command") == "start"
         return call, command.call
@@ -82,7 +83,7 @@ async def line() -> AsyncIterator[Line]:
     async with contextlib.AsyncExitStack() as stack:
         server = await stack.enter_async_context(serving("127.0.0.1", 0, services, grace_s=0.0))
         channel = await stack.enter_async_context(channel_to(server.address))
-        calls = TurnCalls(DecodeWorkerStub(channel), "decode-0")
+        calls = worker_calls(DecodeWorkerStub(channel), "decode-0")
         stack.push_async_callback(calls.close)
         yield Line(worker, calls)
 
@@ -175,7 +176,7 @@ async def test_commands_that_come_fast_go_together(line: Line) -> None:
     await line.start()
 
     for number in range(20):
-        line.calls.start(pb.TurnCommand(start=pb.StartTurn(timeout_s=1.0 + number)))
+        line.calls.start(pb.TurnCommand(start=pb.StartTurn(timeout_s=1.0 + number)), TurnCall)
     timeouts = [(await line.worker.command()).start.timeout_s for _ in range(20)]
 
     assert timeouts == [1.0 + number for number in range(20)]
@@ -197,7 +198,7 @@ async def test_a_prompt_that_was_prefilled_ends_its_call(line: Line) -> None:
 async def test_an_error_of_one_turn_is_of_its_kind_and_leaves_the_others(line: Line) -> None:
     (one, first), (other, second) = await line.start(), await line.start()
 
-    full = pb.TurnError(kind="Overloaded", message="no room", retry_after_s=2.5)
+    full = session_pb2.TurnError(kind="Overloaded", message="no room", retry_after_s=2.5)
     line.worker.say(pb.TurnEvent(call=first, error=full), tokens(second, 1))
 
     with pytest.raises(Overloaded, match="no room") as refused:
@@ -277,10 +278,10 @@ async def test_a_worker_that_is_lost_fails_all_its_turns_at_once(line: Line) -> 
 
 async def test_a_worker_that_is_not_there_is_unavailable() -> None:
     async with channel_to("127.0.0.1:1") as channel:
-        calls = TurnCalls(DecodeWorkerStub(channel), "decode-9")
+        calls = worker_calls(DecodeWorkerStub(channel), "decode-9")
 
         with pytest.raises(Unavailable, match="decode-9"):
-            await read(calls.start(pb.TurnCommand(start=pb.StartTurn())))
+            await read(calls.start(pb.TurnCommand(start=pb.StartTurn()), TurnCall))
 
         await calls.close()
 

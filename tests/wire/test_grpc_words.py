@@ -99,6 +99,12 @@ class Slow(SessionsServicer):
         yield pb.GenerateEvent()
         await asyncio.Event().wait()
 
+    async def GenerateMany(
+        self, request_iterator: AsyncIterator[pb.GenerateManyCommands], context: Any
+    ) -> AsyncIterator[pb.GenerateManyEvents]:
+        yield pb.GenerateManyEvents()
+        await asyncio.Event().wait()
+
 
 async def test_whoever_notices_that_time_is_over_it_is_said_in_one_way() -> None:
     service = ("segue.v1.Sessions", lambda server: add_SessionsServicer_to_server(Slow(), server))

@@ -78,3 +78,29 @@ async def test_long_prompts_that_wait_together_do_not_make_a_message_that_is_ref
     batches = [[command.call for command in batch] async for batch in outbox.batches()]
 
     assert batches == [[0, 1], [2], [3], [4, 5]]
+
+
+async def test_who_waits_for_room_waits_until_a_batch_is_taken() -> None:
+    outbox = Events()
+    await outbox.room()
+    for number in range(1_001):
+        outbox.put(event(number))
+
+    waiting = asyncio.ensure_future(outbox.room())
+    await asyncio.sleep(0)
+    assert not waiting.done()
+
+    assert len(outbox.take()) == 1_001
+    await asyncio.wait_for(waiting, timeout=5)
+
+
+async def test_nobody_waits_for_room_in_what_is_closed() -> None:
+    outbox = Events()
+    for number in range(1_001):
+        outbox.put(event(number))
+    waiting = asyncio.ensure_future(outbox.room())
+    await asyncio.sleep(0)
+
+    outbox.close()
+
+    await asyncio.wait_for(waiting, timeout=5)

@@ -166,13 +166,13 @@ async def test_a_message_that_is_too_large_is_refused_for_good_and_with_both_siz
         add = add_SessionsServicer_to_server
         return [("segue.v1.Sessions", lambda server: add(servicer, server))]
 
-    request = pb.GenerateRequest(text="x" * 3000)
+    request = pb.GenerateRequest(text="x" * 300_000)
     async with (
-        serving("127.0.0.1", 0, services_at, max_receive_bytes=2000) as running,
+        serving("127.0.0.1", 0, services_at, max_receive_bytes=200_000) as running,
         Client(running.address) as client,
     ):
         with pytest.raises(
-            errors.InvalidRequest, match=r"has 3\d\d\d bytes.* at most 2000"
+            errors.InvalidRequest, match=r"has 30\d\d\d\d bytes.* at most 200000"
         ) as found:
             await client.generate(TextInput(request.text))
 

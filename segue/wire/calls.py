@@ -1,0 +1,153 @@
+"""The caller's end of many calls over one stream: commands go up, events come down.
+
+One message carries everything that waits, in both directions. `call_stream` is the other end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractContextManager
+from typing import Any, Generic, TypeVar, cast
+
+import grpc
+
+from segue.errors import SegueError, Unavailable
+from segue.wire import session_pb2, worker_pb2
+from segue.wire.outbox import Outbox
+
+Command = TypeVar("Command", worker_pb2.TurnCommand, session_pb2.GenerateManyCommand)
+Event = TypeVar("Event", worker_pb2.TurnEvent, session_pb2.GenerateManyEvent)
+
+
+class Call(ABC, Generic[Event]):
+    """One call. What arrives for it waits until somebody reads; one task reads, anybody may `fail`
+    it."""
+
+    def __init__(self, stop: Callable[[], None]) -> None:
+        self._stop = stop
+        self._error: SegueError | None = None
+        self._arrived: asyncio.Future[None] | None = None
+        self.is_over = False
+        """The other side has said its last word of the call, or was told to stop."""
+
+    @abstractmethod
+    def push(self, event: Event) -> None:
+        """Keeps what arrived, sets `is_over` with the last event, and wakes whoever reads."""
+
+    def fail(self, error: SegueError) -> None:
+        """Whoever reads gets `error`; the first one counts."""
+        self._error = self._error or error
+        self._wake()
+
+    def close(self) -> None:
+        """Stops the call there, unless it has ended. A second time changes nothing."""
+        if not self.is_over:
+            self.is_over = True
+            self._stop()
+
+    async def _woken(self, at: float | None = None) -> None:
+        """Returns when something arrived, at the latest `at` that time of the event loop."""
+        loop = asyncio.get_running_loop()
+        self._arrived = loop.create_future()
+        timer = loop.call_at(at, self._wake) if at is not None else None
+        try:
+            await self._arrived
+        finally:
+            if timer is not None:
+                timer.cancel()
+
+    def _wake(self) -> None:
+        if self._arrived is not None and not self._arrived.done():
+            self._arrived.set_result(None)
+
+
+AnyCall = TypeVar("AnyCall", bound=Call[Any])
+
+
+class Calls(Generic[Command, Event]):
+    """The stream is opened when the first call needs it, and again after it broke."""
+
+    def __init__(
+        self,
+        open_stream: Callable[[AsyncIterator[list[Command]]], grpc.aio.StreamStreamCall[Any, Any]],
+        peer: str,
+        errors: Callable[[], AbstractContextManager[None]],
+        *,
+        outbox: Callable[[], Outbox[Command]],
+    ) -> None:
+        """`open_stream` gets the commands of each message. `errors` makes SegueErrors of what
+        breaks the stream, and `outbox` is made anew for each."""
+        self._open_stream: Callable[
+            [AsyncIterator[list[Command]]], grpc.aio.StreamStreamCall[Any, Any]
+        ] = open_stream
+        self._peer = peer
+        self._errors = errors
+        self._numbers = itertools.count(1)
+        self._calls: dict[int, Call[Event]] = {}
+        self._outbox: Callable[[], Outbox[Command]] = outbox
+        self._commands: Outbox[Command] = outbox()
+        self._running: asyncio.Task[None] | None = None
+
+    def start(self, command: Command, make: Callable[[Callable[[], None]], AnyCall]) -> AnyCall:
+        """Numbers the command and sends it. `make` makes the call of what stops it."""
+        number = command.call = next(self._numbers)
+        kind = type(command)
+
+        def stop() -> None:
+            # Of a stream that broke meanwhile nothing is left there to stop.
+            if self._calls.pop(number, None) is not None:
+                self._commands.put(kind(call=number, stop=session_pb2.StopTurn()))
+
+        call = make(stop)
+        self._calls[number] = call
+        if self._running is None:
+            self._commands = self._outbox()
+            self._running = asyncio.ensure_future(self._run(self._commands))
+        self._commands.put(command)
+        return call
+
+    def fail(self, error: SegueError) -> None:
+        """All calls end with `error`, and so does the stream."""
+        if self._running is not None:
+            self._running.cancel()
+            self._running = None
+        calls, self._calls = self._calls, {}
+        for call in calls.values():
+            call.is_over = True
+            call.fail(error)
+
+    async def close(self) -> None:
+        running = self._running
+        self.fail(Unavailable(f"{self._peer}: the connection was closed"))
+        if running is not None:
+            await asyncio.wait({running})
+
+    async def _run(self, commands: Outbox[Command]) -> None:
+        """Reads until the stream breaks, and fails what ran on it."""
+        stream = self._open_stream(commands.batches())
+        try:
+            with self._errors():
+                # What is read at the stream's end is false.
+                while message := cast(Any, await stream.read()):
+                    for event in message.events:
+                        self._hear(event)
+            error: SegueError = Unavailable(f"{self._peer} ended its stream of turns")
+        except SegueError as broken:
+            error = broken
+        finally:
+            commands.close()
+            stream.cancel()
+        self._running = None
+        self.fail(error)
+
+    def _hear(self, event: Event) -> None:
+        call = self._calls.get(event.call)
+        if call is None:
+            # It was stopped while this was on its way.
+            return
+        call.push(event)
+        if call.is_over:
+            del self._calls[event.call]

@@ -1,0 +1,116 @@
+"""A client's turns: all over one stream, long prompts by calls of their own."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING
+
+import grpc
+
+from segue.errors import DeadlineExceeded
+from segue.wire import session_pb2 as pb
+from segue.wire.calls import Call, Calls
+from segue.wire.outbox import Outbox
+from segue.wire.status import error_from_wire
+
+if TYPE_CHECKING:
+    # A name of the stub's type only: the generated module does not have it at run time.
+    from segue.wire.session_pb2_grpc import SessionsAsyncStub
+
+# A longer request goes alone: others need not wait behind it, nor fail when it is refused.
+_ALONE_BYTES = 256 << 10
+# Of requests in one message. Every router takes more (`max_receive_bytes` in router/__main__.py).
+_TOGETHER_BYTES = 2 * _ALONE_BYTES
+# Between two messages: turns that start faster wait for each other.
+_MIN_GAP_S = 0.002
+
+
+class Generating:
+    """To one router."""
+
+    def __init__(
+        self,
+        stub: SessionsAsyncStub,
+        peer: str,
+        errors: Callable[[], AbstractContextManager[None]],
+    ) -> None:
+        """`errors` makes SegueErrors of what breaks the stream."""
+        self._stub = stub
+        self._calls: Calls[pb.GenerateManyCommand, pb.GenerateManyEvent] = Calls(
+            self._open_stream, peer, errors, outbox=_outbox
+        )
+
+    async def answer(
+        self, request: pb.GenerateRequest, timeout_s: float | None
+    ) -> AsyncGenerator[pb.GenerateEvent, None]:
+        """Of one turn, which ends when the iteration does. Raises SegueErrors and RpcErrors."""
+        if request.ByteSize() > _ALONE_BYTES:
+            alone = self._stub.Generate(request, timeout=timeout_s)
+            try:
+                async for event in alone:
+                    yield event
+            finally:
+                alone.cancel()
+            return
+        start = pb.StartGenerate(request=request, timeout_s=timeout_s)
+        call = self._calls.start(pb.GenerateManyCommand(start=start), _Answering)
+        timer = None
+        if timeout_s is not None:
+            # The router ends the turn by then, unless it is silent.
+            late = DeadlineExceeded(f"no complete answer within {timeout_s:g} s")
+            timer = asyncio.get_running_loop().call_later(timeout_s, call.fail, late)
+        try:
+            while (next_event := await call.read()) is not None:
+                yield next_event
+        finally:
+            if timer is not None:
+                timer.cancel()
+            call.close()
+
+    async def close(self) -> None:
+        """Turns that run end with Unavailable."""
+        await self._calls.close()
+
+    def _open_stream(
+        self, batches: AsyncIterator[list[pb.GenerateManyCommand]]
+    ) -> grpc.aio.StreamStreamCall[pb.GenerateManyCommands, pb.GenerateManyEvents]:
+        async def messages() -> AsyncIterator[pb.GenerateManyCommands]:
+            async for commands in batches:
+                yield pb.GenerateManyCommands(commands=commands)
+
+        return self._stub.GenerateMany(messages())
+
+
+def _outbox() -> Outbox[pb.GenerateManyCommand]:
+    return Outbox(min_gap_s=_MIN_GAP_S, max_bytes=_TOGETHER_BYTES)
+
+
+class _Answering(Call[pb.GenerateManyEvent]):
+    """One turn of the stream."""
+
+    def __init__(self, stop: Callable[[], None]) -> None:
+        super().__init__(stop)
+        self._events: deque[pb.GenerateEvent] = deque()
+
+    def push(self, event: pb.GenerateManyEvent) -> None:
+        if event.HasField("error"):
+            self.is_over = True
+            self.fail(error_from_wire(event.error))
+        else:
+            self.is_over = event.event.HasField("end")
+            self._events.append(event.event)
+            self._wake()
+
+    async def read(self) -> pb.GenerateEvent | None:
+        """What comes next; None after the end. Raises the error that ended the turn, after all
+        that came before it."""
+        while not self._events:
+            if self._error is not None:
+                raise self._error
+            if self.is_over:
+                return None
+            await self._woken()
+        return self._events.popleft()

@@ -1,0 +1,63 @@
+"""The router's end of a client's stream of turns; `generate` is the client's."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+
+from segue.checks import require_seconds
+from segue.errors import InvalidRequest
+from segue.wire import session_pb2 as pb
+from segue.wire.call_stream import CallStream, Stop
+from segue.wire.status import error_to_wire, foreseen
+
+Answer = Callable[[pb.GenerateRequest, float | None], AsyncGenerator[pb.GenerateEvent, None]]
+"""One turn, within so many seconds; ends it when the iteration ends."""
+
+# Between two messages: events that come faster go together.
+_MIN_GAP_S = 0.002
+
+
+async def generate_many(
+    messages: AsyncIterator[pb.GenerateManyCommands], answer: Answer
+) -> AsyncGenerator[pb.GenerateManyEvents, None]:
+    """What `GenerateMany` answers, each of its turns by `answer`."""
+
+    def begin(
+        command: pb.GenerateManyCommand, tell: Callable[[pb.GenerateManyEvent], None]
+    ) -> Stop:
+        if not command.HasField("start"):
+            raise InvalidRequest(f"call {command.call}: expected a turn to start, or to stop")
+        answering = asyncio.ensure_future(run(command.start, tell))
+
+        def stop(reason: str) -> None:
+            answering.cancel()
+
+        return stop
+
+    async def run(start: pb.StartGenerate, tell: Callable[[pb.GenerateManyEvent], None]) -> None:
+        try:
+            async with contextlib.aclosing(answer(start.request, _timeout_s(start))) as events:
+                async for event in events:
+                    tell(pb.GenerateManyEvent(event=event))
+                    await stream.room()
+        except Exception as error:
+            tell(pb.GenerateManyEvent(error=error_to_wire(foreseen(error))))
+
+    stream = CallStream(begin, _is_last, min_gap_s=_MIN_GAP_S)
+    async with contextlib.aclosing(stream.run(messages)) as batches:
+        async for events in batches:
+            yield pb.GenerateManyEvents(events=events)
+
+
+def _is_last(event: pb.GenerateManyEvent) -> bool:
+    return event.HasField("error") or event.event.HasField("end")
+
+
+def _timeout_s(start: pb.StartGenerate) -> float | None:
+    """Raises InvalidRequest."""
+    if not start.HasField("timeout_s"):
+        return None
+    require_seconds("timeout_s", start.timeout_s)
+    return start.timeout_s
