@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 import grpc
 
-from router.turn_calls import TurnCall
+from router.turn_calls import ComputedThere, NamedTurn, PromptSource, TurnCall, WrittenBy
 from segue.cluster_status import WorkerStatus
 from segue.errors import SegueError, Unavailable
 from segue.turn import PrefixHolder
 from segue.types import Epoch, Role, SessionId, WorkerId
 from segue.wire import worker_pb2 as pb
 from segue.wire.calls import Calls
-from segue.wire.convert_turns import holder_to_wire
+from segue.wire.convert_turns import holder_to_wire, turn_to_wire
 from segue.wire.convert_worker import worker_from_wire
 from segue.wire.outbox import Outbox
 from segue.wire.server import channel_to
@@ -89,10 +89,11 @@ class PrefillLink(_Link["PrefillWorkerAsyncStub"]):
     def __init__(self, worker: WorkerStatus) -> None:
         super().__init__(worker, PrefillWorkerStub)
 
-    async def prefill(self, turn: pb.TurnSpec, ticket: Ticket, holder: PrefixHolder | None) -> None:
-        """Returns when decode has everything. Raises UnknownPrefix for a prompt sent in part."""
+    async def prefill(self, turn: NamedTurn, ticket: Ticket, holder: PrefixHolder | None) -> None:
         prompt = pb.PrefillPrompt(
-            turn=turn, ticket=ticket, holder=holder_to_wire(holder) if holder else None
+            turn=_turn_to_wire(turn),
+            ticket=ticket,
+            holder=holder_to_wire(holder) if holder else None,
         )
         call = self._calls.start(pb.TurnCommand(prefill=prompt), TurnCall)
         try:
@@ -105,9 +106,18 @@ class DecodeLink(_Link["DecodeWorkerAsyncStub"]):
     def __init__(self, worker: WorkerStatus) -> None:
         super().__init__(worker, DecodeWorkerStub)
 
-    def start(self, turn: pb.StartTurn) -> TurnCall:
-        """Sends the turn there; all else is heard from the call. Its end, or `close`, frees it."""
-        return self._calls.start(pb.TurnCommand(start=turn), TurnCall)
+    def start(self, turn: NamedTurn, source: PromptSource, *, timeout_s: float) -> TurnCall:
+        start = pb.StartTurn(turn=_turn_to_wire(turn), timeout_s=timeout_s)
+        match source:
+            case ComputedThere(max_tokens):
+                start.max_computed_tokens = max_tokens
+            case WrittenBy(writer):
+                start.writer.CopyFrom(
+                    pb.Writer(
+                        worker_id=writer.worker_id, epoch=writer.epoch, address=writer.address
+                    )
+                )
+        return self._calls.start(pb.TurnCommand(start=start), TurnCall)
 
     async def renew_lease(
         self, session_id: SessionId, lease_s: float | None, pause_s: float | None
@@ -130,17 +140,28 @@ class DecodeLink(_Link["DecodeWorkerAsyncStub"]):
             await self._stub.ForkLease(request, timeout=LEASE_TIMEOUT_S)
 
 
+def _turn_to_wire(turn: NamedTurn) -> pb.TurnSpec:
+    return turn_to_wire(turn.spec, turn.prefix, turn_id=turn.name)
+
+
 class Links:
-    """Channels by worker and epoch, opened when first needed."""
+    """Channels by worker and epoch, opened when first needed. They are `WorkerCalls`."""
 
     def __init__(self) -> None:
         self._links: dict[tuple[WorkerId, Epoch], PrefillLink | DecodeLink] = {}
         self._ending: set[asyncio.Task[None]] = set()
 
-    def prefill(self, worker: WorkerStatus) -> PrefillLink:
-        link = self.to(worker)
+    def start(
+        self, decode: WorkerStatus, turn: NamedTurn, source: PromptSource, *, timeout_s: float
+    ) -> TurnCall:
+        return self.decode(decode).start(turn, source, timeout_s=timeout_s)
+
+    async def prefill(
+        self, prefill: WorkerStatus, turn: NamedTurn, ticket: Ticket, holder: PrefixHolder | None
+    ) -> None:
+        link = self.to(prefill)
         assert isinstance(link, PrefillLink)
-        return link
+        await link.prefill(turn, ticket, holder)
 
     def decode(self, worker: WorkerStatus) -> DecodeLink:
         link = self.to(worker)

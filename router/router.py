@@ -157,7 +157,7 @@ class Router:
     def _context(self, spec: TurnSpec, transcript: Transcript, meter: TurnMeter) -> TurnContext:
         return TurnContext(
             placing=self.placing.turn(spec, transcript.shared_tokens),
-            links=self.links,
+            workers=self.links,
             clock=self._clock,
             max_attempts=self._config.max_attempts,
             pause_s=self._pause_s,

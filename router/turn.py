@@ -30,11 +30,19 @@ from router.lifecycle import (
     holders,
     outcome_of,
 )
-from router.links import Links
 from router.placement.decision import Decision, Placement
 from router.placement.estimate import Mode
 from router.placing import TurnPlacing
-from router.turn_calls import PrefillStarted, Reserved, TurnCall
+from router.turn_calls import (
+    ComputedThere,
+    NamedTurn,
+    PrefillStarted,
+    PromptSource,
+    Reserved,
+    TurnCall,
+    WorkerCalls,
+    WrittenBy,
+)
 from segue.errors import Cancelled, DeadlineExceeded, NotResident, SegueError, UnknownPrefix
 from segue.prefix_digest import PrefixName
 from segue.telemetry import Clock
@@ -47,8 +55,6 @@ from segue.turn import (
     TurnSpec,
 )
 from segue.types import WorkerId
-from segue.wire import worker_pb2 as pb
-from segue.wire.convert_turns import turn_to_wire
 from segue.wire.status import foreseen
 
 logger = logging.getLogger(__name__)
@@ -66,7 +72,7 @@ class TurnContext:
     """What a turn needs of the router."""
 
     placing: TurnPlacing
-    links: Links
+    workers: WorkerCalls
     clock: Clock
     max_attempts: int
     pause_s: Callable[[], float]
@@ -157,36 +163,27 @@ class Turn:
     async def _start(self, name: str) -> tuple[Placement, TurnCall, Reserved | PrefillStarted]:
         """Places the turn, and has decode set memory aside for it."""
         decision = self._place()
-        limit = self._context.placing.max_local_tokens
         if decision.chosen.mode is Mode.LOCAL:
+            limit = self._context.placing.max_local_tokens
             try:
-                return await self._call_decode(
-                    name, decision.placement, pb.StartTurn(max_computed_tokens=limit)
-                )
+                return await self._call_decode(name, decision.placement, ComputedThere(limit))
             except NotResident:
                 self._context.placing.local_refused()
                 self.state = advance(self.state, Retried())
                 decision = self._place()
         writer = decision.placement.prefill
-        return await self._call_decode(
-            name,
-            decision.placement,
-            pb.StartTurn(
-                writer=pb.Writer(
-                    worker_id=writer.worker_id, epoch=writer.epoch, address=writer.address
-                )
-            ),
-        )
+        return await self._call_decode(name, decision.placement, WrittenBy(writer))
 
     async def _call_decode(
-        self, name: str, placement: Placement, request: pb.StartTurn
+        self, name: str, placement: Placement, source: PromptSource
     ) -> tuple[Placement, TurnCall, Reserved | PrefillStarted]:
-        decode = self._context.links.decode(placement.decode)
-        request.timeout_s = self._time_left()
+        timeout_s = self._time_left()
         prefix = self._context.placing.known_prefix(placement.decode)
         while True:
-            request.turn.CopyFrom(turn_to_wire(self.spec, prefix, turn_id=name))
-            call = self._call = decode.start(request)
+            turn = NamedTurn(name, self.spec, prefix)
+            call = self._call = self._context.workers.start(
+                placement.decode, turn, source, timeout_s=timeout_s
+            )
             if self._interruption is not None:
                 call.fail(self._interruption)
             try:
@@ -204,12 +201,10 @@ class Turn:
         """Has the prompt computed and written; returns when decode has all of it."""
         placing = self._context.placing
         holder = placing.reserved(reserved.ticket.resident_tokens, reserved.checkpoint_tokens)
-        prefill = self._context.links.prefill(placement.prefill)
 
         async def ask(prefix: PrefixName | None) -> None:
-            await prefill.prefill(
-                turn_to_wire(self.spec, prefix, turn_id=name), reserved.ticket, holder
-            )
+            turn = NamedTurn(name, self.spec, prefix)
+            await self._context.workers.prefill(placement.prefill, turn, reserved.ticket, holder)
 
         prefix = placing.known_prefix(placement.prefill)
         try:
@@ -270,7 +265,7 @@ class Turn:
     def _leave_prefill(self, prefill: asyncio.Task[None], call: TurnCall) -> None:
         if call.has_result:
             # A short answer was faster than prefill's word that its prompt has arrived.
-            self._context.links.let_end(prefill)
+            self._context.workers.let_end(prefill)
         else:
             prefill.cancel()
 

@@ -11,14 +11,45 @@ import itertools
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol, TypeAlias
 
-from segue.turn import TokenDelta, TurnResult
+from segue.cluster_status import WorkerStatus
+from segue.prefix_digest import PrefixName
+from segue.turn import PrefixHolder, TokenDelta, TurnResult, TurnSpec
 from segue.wire import worker_pb2 as pb
 from segue.wire.calls import Call
 from segue.wire.convert_events import delta_from_wire
 from segue.wire.convert_turns import result_from_wire
 from segue.wire.status import error_from_wire
 from segue.wire.transfer_pb2 import Ticket
+
+
+@dataclass(frozen=True, slots=True)
+class NamedTurn:
+    """What a worker is sent of a turn."""
+
+    name: str
+    """Of this attempt."""
+    spec: TurnSpec
+    prefix: PrefixName | None
+    """The prompt's first tokens, which are not sent, if the worker is believed to have them."""
+
+
+@dataclass(frozen=True, slots=True)
+class WrittenBy:
+    """A prefill worker computes the prompt and writes it to the decode worker."""
+
+    writer: WorkerStatus
+
+
+@dataclass(frozen=True, slots=True)
+class ComputedThere:
+    """The decode worker computes what it lacks of the prompt, if that is no more than so much."""
+
+    max_tokens: int
+
+
+PromptSource: TypeAlias = WrittenBy | ComputedThere
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +140,23 @@ class TurnCall(Call[pb.TurnEvent]):
         while self._news and isinstance(self._news[0], TokenDelta):
             together.append(self._news.popleft())  # type: ignore[arg-type]
         return joined(together)
+
+
+class WorkerCalls(Protocol):
+    """How a turn reaches its workers."""
+
+    def start(
+        self, decode: WorkerStatus, turn: NamedTurn, source: PromptSource, *, timeout_s: float
+    ) -> TurnCall:
+        """Sends the turn there; all else is read from the call. Its end, or `close`, frees it."""
+
+    async def prefill(
+        self, prefill: WorkerStatus, turn: NamedTurn, ticket: Ticket, holder: PrefixHolder | None
+    ) -> None:
+        """Returns when decode has the prompt. Raises UnknownPrefix for a prompt sent in part."""
+
+    def let_end(self, call: asyncio.Task[None]) -> None:
+        """Nobody waits for the call any more, and it may end by itself."""
 
 
 def joined(deltas: list[TokenDelta]) -> TokenDelta:

@@ -10,13 +10,11 @@ from collections.abc import Sequence
 from benchmarks.serving.samples import Answered
 from benchmarks.serving.workload import Prompt
 from router.links import DecodeLink, PrefillLink
-from router.turn_calls import Reserved
+from router.turn_calls import NamedTurn, Reserved, WrittenBy
 from segue.client import Client, StopConditions, TokenDelta, TokenInput, TurnEnd
 from segue.cluster_status import ClusterStatus
 from segue.turn import TurnSpec
 from segue.types import Role, Sampling, SessionId, StopRules, TurnId
-from segue.wire import worker_pb2 as pb
-from segue.wire.convert_turns import turn_to_wire
 
 # Nothing here takes so long; a hang becomes an error.
 _TIMEOUT_S = 600.0
@@ -65,23 +63,16 @@ class WithoutRouter:
     async def answer(self, prompt: Prompt, num_tokens: int) -> Answered:
         token_at: list[float] = []
         token_ids: list[int] = []
-        turn_id = TurnId(uuid.uuid4().hex)
         asked_at = time.monotonic()
-        turn = turn_to_wire(
-            TurnSpec(
-                turn_id=turn_id,
-                session_id=SessionId(""),
-                prompt=prompt,
-                sampling=Sampling(),
-                stop=StopRules(max_tokens=num_tokens),
-            )
+        spec = TurnSpec(
+            turn_id=TurnId(uuid.uuid4().hex),
+            session_id=SessionId(""),
+            prompt=prompt,
+            sampling=Sampling(),
+            stop=StopRules(max_tokens=num_tokens),
         )
-        writer = pb.Writer(
-            worker_id=self._writer.worker_id,
-            epoch=self._writer.epoch,
-            address=self._writer.address,
-        )
-        call = self._decode.start(pb.StartTurn(turn=turn, timeout_s=_TIMEOUT_S, writer=writer))
+        turn = NamedTurn(spec.turn_id, spec, prefix=None)
+        call = self._decode.start(turn, WrittenBy(self._writer), timeout_s=_TIMEOUT_S)
         reserved = await call.read()
         assert isinstance(reserved, Reserved)
         async with asyncio.TaskGroup() as tasks:

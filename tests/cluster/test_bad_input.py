@@ -7,7 +7,8 @@ from collections.abc import AsyncIterable, AsyncIterator
 import grpc
 import pytest
 
-from router.links import DecodeLink
+from router.links import worker_calls
+from router.turn_calls import TurnCall
 from segue.client import Client
 from segue.errors import InvalidRequest, Unavailable, UnknownPrefix
 from segue.launch.cluster import Cluster
@@ -16,6 +17,7 @@ from segue.wire import session_pb2 as pb
 from segue.wire import worker_pb2 as wire
 from segue.wire.server import channel_to
 from segue.wire.session_pb2_grpc import SessionsStub
+from segue.wire.worker_pb2_grpc import DecodeWorkerStub
 from tests.cluster.idle import is_idle, wait_until_idle
 
 INVALID = grpc.StatusCode.INVALID_ARGUMENT
@@ -187,14 +189,16 @@ async def test_a_worker_refuses_a_turn_that_builds_on_what_it_has_not(
 ) -> None:
     async with Client(ray_cluster.address) as client:
         (decode, *_) = [w for w in (await client.status()).workers if w.role is Role.DECODE]
-    link = DecodeLink(decode)
     turn = wire.TurnSpec(
         turn_id="a", prefix=wire.PrefixName(num_tokens=16, digest=b"never heard of it")
     )
     turn.prefix.digest = turn.prefix.digest[:16]
 
-    call = link.start(wire.StartTurn(turn=turn, timeout_s=5.0, max_computed_tokens=9))
+    start = wire.StartTurn(turn=turn, timeout_s=5.0, max_computed_tokens=9)
+    async with channel_to(decode.address) as channel:
+        calls = worker_calls(DecodeWorkerStub(channel), "decode")
+        call = calls.start(wire.TurnCommand(start=start), TurnCall)
 
-    with pytest.raises(UnknownPrefix, match="16 tokens"):
-        await call.read()
-    await link.close()
+        with pytest.raises(UnknownPrefix, match="16 tokens"):
+            await call.read()
+        await calls.close()

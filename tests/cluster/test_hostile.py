@@ -15,7 +15,8 @@ import pytest
 import pytest_asyncio
 
 from router.config import RouterConfig
-from router.links import DecodeLink, PrefillLink
+from router.links import worker_calls
+from router.turn_calls import TurnCall
 from segue.cache.accountant import UnitState
 from segue.client import Answer
 from segue.errors import InvalidRequest, NotFound, SegueError, Unavailable
@@ -27,6 +28,7 @@ from segue.wire import transfer_pb2, worker_pb2
 from segue.wire.server import channel_to
 from segue.wire.status import rpc_errors
 from segue.wire.transfer_pb2_grpc import HandoffReaderStub, HandoffWriterStub
+from segue.wire.worker_pb2_grpc import DecodeWorkerStub, PrefillWorkerStub
 from tests.cluster.conftest import ENGINE, LocalCluster, local_cluster
 from tests.cluster.idle import is_idle, wait_until_idle
 
@@ -87,22 +89,28 @@ async def answer(cluster: LocalCluster, first: int = 20, **options: Any) -> Answ
 
 async def start(cluster: LocalCluster, **request: Any) -> None:
     """Past the router; the first word of the worker is heard."""
-    link = DecodeLink(cluster.decode[0].status())
+    start = worker_pb2.StartTurn(timeout_s=5.0, **request)
+    address = cluster.decode[0].presence.address
+    async with channel_to(address) as channel:
+        await first_word(DecodeWorkerStub(channel), worker_pb2.TurnCommand(start=start))
+
+
+async def first_word(stub: Any, command: worker_pb2.TurnCommand) -> None:
+    calls = worker_calls(stub, "the worker")
     try:
-        await link.start(worker_pb2.StartTurn(timeout_s=5.0, **request)).read()
+        await asyncio.wait_for(calls.start(command, TurnCall).read(), timeout=5)
     finally:
-        await link.close()
+        await calls.close()
 
 
 async def prefill_prompt(
     cluster: LocalCluster, turn: worker_pb2.TurnSpec, ticket: transfer_pb2.Ticket
 ) -> None:
     """Past the router."""
-    link = PrefillLink(cluster.prefill[0].status())
-    try:
-        await asyncio.wait_for(link.prefill(turn, ticket, None), timeout=5)
-    finally:
-        await link.close()
+    prompt = worker_pb2.PrefillPrompt(turn=turn, ticket=ticket)
+    address = cluster.prefill[0].presence.address
+    async with channel_to(address) as channel:
+        await first_word(PrefillWorkerStub(channel), worker_pb2.TurnCommand(prefill=prompt))
 
 
 def spec(**changed: Any) -> worker_pb2.TurnSpec:

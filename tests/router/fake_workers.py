@@ -1,0 +1,99 @@
+"""Workers that do what a test has them do, when it has them do it: late, twice, never."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+
+from router.turn_calls import NamedTurn, PromptSource, TurnCall
+from segue.cluster_status import WorkerStatus
+from segue.errors import SegueError
+from segue.turn import PrefixHolder
+from segue.wire import session_pb2
+from segue.wire import worker_pb2 as pb
+from segue.wire.status import error_to_wire
+from segue.wire.transfer_pb2 import Ticket
+
+LAST = ("end", "error")
+
+
+@dataclass(eq=False)
+class FakeDecodeCall:
+    """A turn on a decode worker, seen from there."""
+
+    worker: WorkerStatus
+    turn: NamedTurn
+    source: PromptSource
+    num_stops: int = 0
+    has_ended: bool = False
+    call: TurnCall = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.call = TurnCall(self._stop)
+
+    def _stop(self) -> None:
+        self.num_stops += 1
+
+    def send(self, event: pb.TurnEvent) -> None:
+        """As the stream does: of a call that was stopped, or has ended, nothing arrives."""
+        if self.num_stops or self.has_ended:
+            return
+        self.has_ended = event.WhichOneof("event") in LAST
+        self.call.push(event)
+
+    def reserve(self) -> None:
+        self.send(pb.TurnEvent(reserved=pb.Reserved(ticket=Ticket(turn_id=self.turn.name))))
+
+    def start_prefill(self) -> None:
+        self.send(pb.TurnEvent(prefill_started=pb.PrefillStarted(computed_tokens=64)))
+
+    def token(self, token_id: int) -> None:
+        delta = session_pb2.TokenDelta(token_ids=[token_id], text=f"{token_id} ")
+        self.send(pb.TurnEvent(delta=delta))
+
+    def end(self) -> None:
+        end = pb.DecodeEnd(finish_reason=session_pb2.FINISH_REASON_STOP)
+        self.send(pb.TurnEvent(end=end))
+
+    def refuse(self, error: SegueError) -> None:
+        self.send(pb.TurnEvent(error=error_to_wire(error)))
+
+    def die(self, error: SegueError) -> None:
+        """The stream to the worker breaks."""
+        if not self.num_stops and not self.has_ended:
+            self.has_ended = self.call.is_over = True
+            self.call.fail(error)
+
+
+class FakeWorkers:
+    """`WorkerCalls` to nobody."""
+
+    def __init__(self) -> None:
+        self.decodes: list[FakeDecodeCall] = []
+        self.prefills: list[asyncio.Future[None]] = []
+        self.ending: list[asyncio.Task[None]] = []
+
+    def start(
+        self, decode: WorkerStatus, turn: NamedTurn, source: PromptSource, *, timeout_s: float
+    ) -> TurnCall:
+        started = FakeDecodeCall(decode, turn, source)
+        self.decodes.append(started)
+        return started.call
+
+    async def prefill(
+        self, prefill: WorkerStatus, turn: NamedTurn, ticket: Ticket, holder: PrefixHolder | None
+    ) -> None:
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.prefills.append(done)
+        await done
+
+    def let_end(self, call: asyncio.Task[None]) -> None:
+        self.ending.append(call)
+
+    def finish_prefill(self, error: SegueError | None = None) -> None:
+        """Of the last attempt, if it waits for one."""
+        if self.prefills and not self.prefills[-1].done():
+            if error is None:
+                self.prefills[-1].set_result(None)
+            else:
+                self.prefills[-1].set_exception(error)

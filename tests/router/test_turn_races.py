@@ -1,0 +1,306 @@
+"""A turn, and everything that can come between any two of its steps: tables of races.
+
+Workers act one step at a time; between two steps one or two things go wrong, and then the workers
+go on as if they did not know. However it ends, nothing stays held and no token is lost or repeated.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from router.turn import Turn, TurnContext
+from router.turn_calls import ComputedThere, WrittenBy
+from segue.errors import (
+    Cancelled,
+    DeadlineExceeded,
+    InvalidRequest,
+    SegueError,
+    TransferFailed,
+    Unavailable,
+)
+from segue.turn import TokenDelta, TurnEnd, TurnEvent, TurnStarted
+from tests.router.fake_workers import FakeWorkers
+from tests.router.placed import ManualClock, placing_of, seats, serve, spec
+
+ANSWER = (1, 2, 3)
+MAX_ATTEMPTS = 2
+
+
+@dataclass
+class World:
+    """One turn between its client and its workers."""
+
+    is_local: bool
+    workers: FakeWorkers = field(default_factory=FakeWorkers)
+    events: list[TurnEvent] = field(default_factory=list)
+    error: BaseException | None = None
+    num_retries: int = 0
+
+    def __post_init__(self) -> None:
+        clock = ManualClock()
+        self.placing = placing_of(clock, local_prefill_max_tokens=256 if self.is_local else 0)
+        if self.is_local:
+            serve(self.placing)
+        turn = spec(6_464 if self.is_local else 6_400)
+        context = TurnContext(
+            placing=self.placing.turn(turn),
+            workers=self.workers,
+            clock=clock,
+            max_attempts=MAX_ATTEMPTS,
+            pause_s=lambda: 1e-6,
+            tried_again=self._count_retry,
+        )
+        self.turn = Turn(turn, context, received_at=clock(), deadline_at=clock() + 3_600)
+        self.client = asyncio.ensure_future(self._read())
+
+    def _count_retry(self, error: SegueError) -> None:
+        self.num_retries += 1
+
+    async def _read(self) -> None:
+        answering = self.turn.events()
+        try:
+            async for events in answering:
+                self.events += events
+        except SegueError as error:
+            self.error = error
+        finally:
+            await answering.aclose()
+
+    @property
+    def tokens(self) -> tuple[int, ...]:
+        deltas = (event for event in self.events if isinstance(event, TokenDelta))
+        return tuple(itertools.chain.from_iterable(delta.token_ids for delta in deltas))
+
+    @property
+    def has_ended(self) -> bool:
+        return any(isinstance(event, TurnEnd) for event in self.events)
+
+
+Step = Callable[[World], None]
+
+
+def reserve(world: World) -> None:
+    world.workers.decodes[-1].reserve()
+
+
+def start_prefill(world: World) -> None:
+    world.workers.decodes[-1].start_prefill()
+
+
+def finish_prefill(world: World) -> None:
+    world.workers.finish_prefill()
+
+
+def token(token_id: int) -> Step:
+    return lambda world: world.workers.decodes[-1].token(token_id)
+
+
+def end(world: World) -> None:
+    world.workers.decodes[-1].end()
+
+
+FIRST, *LATER = map(token, ANSWER)
+# The decode worker may be faster than prefill's word that the prompt has arrived.
+SCRIPTS: dict[str, list[Step]] = {
+    "local": [start_prefill, FIRST, *LATER, end],
+    "shipped": [reserve, finish_prefill, FIRST, *LATER, end],
+    "answered first": [reserve, FIRST, *LATER, end, finish_prefill],
+}
+
+
+def cancel(world: World) -> None:
+    world.turn.interrupt(Cancelled("somebody cancelled it"))
+
+
+def run_out_of_time(world: World) -> None:
+    world.turn.interrupt(DeadlineExceeded("too late"))
+
+
+def stop_router(world: World) -> None:
+    world.turn.interrupt(Unavailable("the router stops"))
+
+
+def leave(world: World) -> None:
+    world.client.cancel()
+
+
+def lose_decode(world: World) -> None:
+    world.workers.decodes[-1].die(Unavailable("decode is lost"))
+
+
+def fail_decode(world: World) -> None:
+    world.workers.decodes[-1].refuse(InvalidRequest("decode does not want it"))
+
+
+def lose_prefill(world: World) -> None:
+    world.workers.finish_prefill(Unavailable("prefill is lost"))
+
+
+def fail_prefill(world: World) -> None:
+    world.workers.finish_prefill(InvalidRequest("prefill does not want it"))
+
+
+def fail_transfer(world: World) -> None:
+    world.workers.finish_prefill(TransferFailed("the bytes did not arrive"))
+
+
+def repeat_last(world: World) -> None:
+    """An end that comes twice, and tokens after it."""
+    call = world.workers.decodes[-1]
+    if call.has_ended:
+        call.token(9)
+        call.end()
+
+
+INTRUDERS: dict[Step, set[str]] = {
+    cancel: {"cancelled"},
+    run_out_of_time: {"deadline"},
+    stop_router: {"failed"},
+    leave: {"disconnected"},
+    lose_decode: {"stop", "failed"},
+    fail_decode: {"invalid"},
+    lose_prefill: {"stop", "failed"},
+    fail_prefill: {"invalid", "stop"},
+    fail_transfer: {"stop", "failed"},
+    repeat_last: set(),
+}
+"""Each with how a turn may end then, apart from an answer that was whole already."""
+
+
+async def settle() -> None:
+    for _ in range(12):
+        await asyncio.sleep(0)
+
+
+async def play(script: Sequence[Step], position: int, intruders: Sequence[Step]) -> World:
+    """The script up to `position`, the intruders in the same moment, and all that is left of it.
+
+    A turn that is tried again meets workers that play the whole script.
+    """
+    world = World(is_local=script[0] is start_prefill)
+    await settle()
+    for step in script[:position]:
+        step(world)
+        await settle()
+    for intrude in intruders:
+        intrude(world)
+    num_attempts = len(world.workers.decodes)
+    await settle()
+    rest = script[position:]
+    if len(world.workers.decodes) > num_attempts:
+        # It is placed without local prefill, or elsewhere.
+        is_local = isinstance(world.workers.decodes[-1].source, ComputedThere)
+        rest = SCRIPTS["local" if is_local else "shipped"]
+    for step in rest:
+        step(world)
+        await settle()
+    await asyncio.wait({world.client}, timeout=5)
+    return world
+
+
+def wrongs(world: World, allowed: set[str]) -> list[str]:
+    """What is not as it must be, however the turn ended."""
+    outcome = world.turn.outcome
+    found = {
+        "the client still waits": not world.client.done(),
+        f"it ended as {outcome}": outcome not in allowed,
+        "seats are taken": seats(world.placing) != {},
+        "a call was neither ended nor stopped": any(
+            call.num_stops + call.has_ended == 0 for call in world.workers.decodes
+        ),
+        "a call was stopped twice": any(call.num_stops > 1 for call in world.workers.decodes),
+        "a prompt is computed for nobody": any(not p.done() for p in world.workers.prefills),
+        "tokens are lost or repeated": world.tokens != ANSWER[: len(world.tokens)],
+        "it ended without its answer": outcome == "stop" and world.tokens != ANSWER,
+        "it ended twice": sum(isinstance(e, TurnEnd) for e in world.events) > 1,
+        "it ended with and without an error": world.has_ended and world.error is not None,
+        "it started again after its first token": world.num_retries > 0
+        and len(world.workers.decodes) > MAX_ATTEMPTS,
+    }
+    return [what for what, is_so in found.items() if is_so]
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+async def test_undisturbed_it_answers(script: str) -> None:
+    world = await play(SCRIPTS[script], len(SCRIPTS[script]), [])
+
+    assert wrongs(world, {"stop"}) == []
+    assert [type(event) for event in world.events].count(TurnStarted) == 1
+    assert (world.tokens, world.num_retries, world.error) == (ANSWER, 0, None)
+    source = world.workers.decodes[0].source
+    assert isinstance(source, ComputedThere if script == "local" else WrittenBy)
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+@pytest.mark.parametrize("intruder", INTRUDERS, ids=lambda step: step.__name__)
+async def test_whatever_comes_between_two_steps_nothing_is_held(
+    script: str, intruder: Step
+) -> None:
+    unhandled = watch_loop()
+    for position in range(len(SCRIPTS[script]) + 1):
+        world = await play(SCRIPTS[script], position, [intruder])
+        assert wrongs(world, {"stop", *INTRUDERS[intruder]}) == [], position
+    assert unhandled == []
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+@pytest.mark.parametrize("first", INTRUDERS, ids=lambda step: step.__name__)
+async def test_two_things_in_one_moment(script: str, first: Step) -> None:
+    unhandled = watch_loop()
+    for second, position in itertools.product(INTRUDERS, range(len(SCRIPTS[script]) + 1)):
+        allowed = {"stop", *INTRUDERS[first], *INTRUDERS[second]}
+        world = await play(SCRIPTS[script], position, [first, second])
+        assert wrongs(world, allowed) == [], (second.__name__, position)
+    assert unhandled == []
+
+
+@pytest.mark.parametrize(
+    ("intruder", "script", "position", "outcome", "attempts"),
+    [
+        (lose_decode, "shipped", 0, "stop", 2),
+        (lose_decode, "shipped", 1, "stop", 2),
+        (lose_decode, "shipped", 2, "stop", 2),
+        (lose_decode, "shipped", 3, "failed", 1),
+        (lose_decode, "local", 1, "stop", 2),
+        (lose_decode, "local", 2, "failed", 1),
+        (lose_prefill, "shipped", 1, "stop", 2),
+        (fail_transfer, "shipped", 1, "stop", 2),
+        (fail_prefill, "shipped", 1, "invalid", 1),
+        (fail_decode, "shipped", 0, "invalid", 1),
+        (cancel, "shipped", 0, "cancelled", 1),
+        (cancel, "shipped", 3, "cancelled", 1),
+        (run_out_of_time, "local", 0, "deadline", 1),
+        (stop_router, "shipped", 1, "failed", 1),
+        (leave, "shipped", 4, "disconnected", 1),
+        (leave, "shipped", 6, "stop", 1),
+        (lose_prefill, "answered first", 5, "stop", 1),
+    ],
+    ids=lambda value: getattr(value, "__name__", str(value)),
+)
+async def test_what_is_tried_again_and_what_is_not(
+    intruder: Step, script: str, position: int, outcome: str, attempts: int
+) -> None:
+    world = await play(SCRIPTS[script], position, [intruder])
+
+    assert (world.turn.outcome, len(world.workers.decodes)) == (outcome, attempts)
+
+
+async def test_a_worker_that_failed_is_avoided() -> None:
+    world = await play(SCRIPTS["shipped"], 1, [lose_decode])
+
+    first, second = world.workers.decodes
+    assert first.worker.worker_id != second.worker.worker_id
+    assert first.turn.name != second.turn.name
+
+
+def watch_loop() -> list[Any]:
+    """What nobody handled in this event loop."""
+    seen: list[Any] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: seen.append(context))
+    return seen
