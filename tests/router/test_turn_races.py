@@ -239,9 +239,7 @@ async def test_undisturbed_it_answers(script: str) -> None:
 
 @pytest.mark.parametrize("script", SCRIPTS)
 @pytest.mark.parametrize("intruder", INTRUDERS, ids=lambda step: step.__name__)
-async def test_whatever_comes_between_two_steps_nothing_is_held(
-    script: str, intruder: Step
-) -> None:
+async def test_between_any_two_steps_it_leaves_nothing(script: str, intruder: Step) -> None:
     unhandled = watch_loop()
     for position in range(len(SCRIPTS[script]) + 1):
         world = await play(SCRIPTS[script], position, [intruder])
@@ -289,6 +287,16 @@ async def test_what_is_tried_again_and_what_is_not(
     world = await play(SCRIPTS[script], position, [intruder])
 
     assert (world.turn.outcome, len(world.workers.decodes)) == (outcome, attempts)
+
+
+@pytest.mark.parametrize("intruder", [cancel, run_out_of_time, stop_router])
+async def test_what_ends_it_before_it_starts(intruder: Step) -> None:
+    world = World(is_local=False)
+    intruder(world)
+    await settle()
+
+    assert world.client.done()
+    assert wrongs(world, INTRUDERS[intruder]) == []
 
 
 async def test_a_worker_that_failed_is_avoided() -> None:
