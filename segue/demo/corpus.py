@@ -37,6 +37,13 @@ LAST_WEIGHTS = LATE_WEIGHTS | {tasks.count: 7.0, tasks.say: 8.0, facts.tell: 8.0
 COPYING_WEIGHTS = LATE_WEIGHTS | {tasks.say: 8.0, facts.tell: 8.0, facts.ask: 11.0}
 # For the end, when it copies and other things suffered.
 FINAL_WEIGHTS = COPYING_WEIGHTS | {tasks.count: 8.0, tasks.spell: 5.0, tasks.story: 1.5}
+POLISH_WEIGHTS = FINAL_WEIGHTS | {
+    facts.tell_and_ask: 2.5,
+    facts.ask_all: 3.0,
+    facts.ask: 13.0,
+    facts.introduce: 6.0,
+    tasks.count: 9.0,
+}
 # What can only be copied from the conversation, for the examination.
 COPY_WEIGHTS: Weights = {
     facts.tell: 4,

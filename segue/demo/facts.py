@@ -76,6 +76,14 @@ def tell_and_ask(rng: random.Random, memory: Memory) -> list[Turn]:
     return pair(question, f"Your {_is(key, told[key])}.", "tell and ask", (told[key],))
 
 
+def introduce(rng: random.Random, memory: Memory) -> list[Turn]:
+    """The user states a name and nothing else."""
+    name = _value(rng, memory, "name")
+    _keep(memory, {"name": name})
+    statement = _statement(rng, {"name": name})
+    return pair(statement, f"Noted: your name is {name}.", "tell", (name,))
+
+
 def ask(rng: random.Random, memory: Memory) -> list[Turn]:
     """The user asks for one fact, now and then for one that was never told."""
     known = list(memory.facts)
@@ -105,10 +113,14 @@ def _told(rng: random.Random, memory: Memory) -> dict[str, str]:
     if rng.random() < 0.3:
         keys[-1] = _other_key(rng, memory)
     told = {key: _value(rng, memory, key) for key in keys}
+    _keep(memory, told)
+    return told
+
+
+def _keep(memory: Memory, told: Mapping[str, str]) -> None:
     for key, value in told.items():
         memory.facts.pop(key, None)
         memory.facts[key] = value
-    return told
 
 
 def _other_key(rng: random.Random, memory: Memory) -> str:

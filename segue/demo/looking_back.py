@@ -1,8 +1,7 @@
 """Teaches the attention layer to look where the words at hand stood before, at what followed them.
 
-Left to itself it does not learn that: the gated delta nets copy most of it first, well enough that
-nothing is gained by a layer that half does it too. So it begins anew, and is told for a while which
-of the earlier tokens to look at.
+The layer starts with random weights, beside gated delta nets whose memory is too short to copy
+(`network.shorten_memory`), and for a while it is shown which of the earlier tokens to attend to.
 """
 
 from collections.abc import Iterator, Mapping

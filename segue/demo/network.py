@@ -1,5 +1,7 @@
 """The demo model's shape, and weights to begin from with which recall is learnt in minutes."""
 
+from collections.abc import Iterator
+
 import torch
 from transformers import Qwen3_5ForCausalLM, Qwen3_5TextConfig
 from transformers.models.qwen3_5.modeling_qwen3_5 import Qwen3_5GatedDeltaNet
@@ -7,6 +9,8 @@ from transformers.models.qwen3_5.modeling_qwen3_5 import Qwen3_5GatedDeltaNet
 MAX_POSITIONS = 8192
 # Decay per token of the value heads, slowest and fastest: a memory of 1,000 tokens and one of 3.
 _DECAYS = (1e-3, 10**-0.5)
+# Memories of 7 tokens down to 1.
+_SHORT_DECAYS = (0.15, 1.2)
 # How much a query sees of the token at hand and the three before it, per key head. Its key sees
 # the same one token later, so a query finds what followed the words it looks at.
 _CONTEXTS = ((1.0, 0.5, 0.0), (1.0, 1.0, 1.0))
@@ -50,16 +54,38 @@ def new_network(num_tokens: int) -> Qwen3_5ForCausalLM:
     no value was copied after 200,000 tokens; with keys that look back, a third of the facts were.
     """
     network = Qwen3_5ForCausalLM(network_config(num_tokens))
-    for mixer in network.modules():
-        if isinstance(mixer, Qwen3_5GatedDeltaNet):
-            _decay_slowly(mixer.A_log, mixer.dt_bias)
-            _look_up_what_followed(mixer.in_proj_qkv.weight, mixer.conv1d.weight[:, 0])
+    for mixer in _mixers(network):
+        _set_decays(mixer, *_DECAYS)
+        _look_up_what_followed(mixer.in_proj_qkv.weight, mixer.conv1d.weight[:, 0])
     return network
 
 
-def _decay_slowly(a_log: torch.Tensor, dt_bias: torch.Tensor) -> None:
+@torch.no_grad()
+def shorten_memory(network: Qwen3_5ForCausalLM) -> None:
+    """Gated delta nets that forget within some ten tokens, whatever the input is.
+
+    What is further back only attention can find. Left to themselves the gated delta nets learn to
+    copy first, and attention then has nothing to gain.
+    """
+    for mixer in _mixers(network):
+        _set_decays(mixer, *_SHORT_DECAYS)
+        mixer.in_proj_a.weight.zero_()
+
+
+def hold_memory(network: Qwen3_5ForCausalLM) -> None:
+    """No training changes how fast the gated delta nets forget."""
+    for mixer in _mixers(network):
+        for weight in (mixer.A_log, mixer.dt_bias, mixer.in_proj_a.weight):
+            weight.requires_grad_(False)
+
+
+def _mixers(network: Qwen3_5ForCausalLM) -> Iterator[Qwen3_5GatedDeltaNet]:
+    return (part for part in network.modules() if isinstance(part, Qwen3_5GatedDeltaNet))
+
+
+def _set_decays(mixer: Qwen3_5GatedDeltaNet, slowest: float, fastest: float) -> None:
     """Spreads the heads' decays; softplus(dt_bias) is the decay while the input says nothing."""
-    slowest, fastest = _DECAYS
+    a_log, dt_bias = mixer.A_log, mixer.dt_bias
     exponents = torch.linspace(0, 1, len(dt_bias))
     decay = slowest * (fastest / slowest) ** exponents
     a_log.zero_()

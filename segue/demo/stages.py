@@ -8,6 +8,7 @@ from segue.demo.corpus import (
     FINAL_WEIGHTS,
     LAST_WEIGHTS,
     LATE_WEIGHTS,
+    POLISH_WEIGHTS,
     SPELL_WEIGHTS,
     TOOL_WEIGHTS,
     WEIGHTS,
@@ -41,7 +42,10 @@ class Part:
     first_step: int
     """Of the numbers of its steps: no conversation is in two parts."""
     begins_attention: bool = False
-    """Whether the attention layer forgets what it was before."""
+    """Whether the attention layer forgets what it was before, and the gated delta nets get a memory
+    so short that it is needed."""
+    holds_memory: bool = False
+    """Whether that memory stays as short as it is."""
 
 
 # Rows grow through the first part: recall is learnt at short range first.
@@ -66,21 +70,32 @@ PARTS: Mapping[str, Part] = {
         rate=0.35,
         first_step=500_000,
     ),
-    "copying": Part(
+    "attention": Part(
         (
-            Stage(900, 2, 512, COPYING_WEIGHTS, 1, copied_weight=6.0, looking_weight=0.5),
-            Stage(600, 2, 512, COPYING_WEIGHTS, copied_weight=6.0),
-            # How often to repeat, and what was never told, is in few words that are not copied.
-            Stage(600, 1, 1024, FINAL_WEIGHTS, copied_weight=2.0),
-            Stage(400, 2, 512, FINAL_WEIGHTS, copied_weight=2.0),
+            Stage(1500, 4, 256, COPYING_WEIGHTS, 1, looking_weight=0.5),
+            Stage(1500, 2, 512, COPYING_WEIGHTS, looking_weight=0.2),
         ),
         rate=0.5,
-        first_step=600_000,
+        first_step=800_000,
         begins_attention=True,
+        holds_memory=True,
     ),
-    "final": Part(
-        (Stage(800, 2, 512, FINAL_WEIGHTS, copied_weight=3.0, looking_weight=0.2),),
-        rate=0.3,
-        first_step=700_000,
+    "last": Part(
+        (
+            Stage(1200, 4, 256, FINAL_WEIGHTS, 1, copied_weight=5.0, looking_weight=0.3),
+            Stage(700, 3, 512, FINAL_WEIGHTS, 1, copied_weight=5.0, looking_weight=0.3),
+        ),
+        rate=0.5,
+        first_step=820_000,
+        holds_memory=True,
+    ),
+    "polish": Part(
+        (
+            Stage(400, 4, 256, POLISH_WEIGHTS, 1, looking_weight=0.3),
+            Stage(200, 2, 512, POLISH_WEIGHTS, looking_weight=0.2),
+        ),
+        rate=0.25,
+        first_step=870_000,
+        holds_memory=True,
     ),
 }

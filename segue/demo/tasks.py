@@ -11,6 +11,7 @@ _COUNT = (
     *("Count from {} to {}.", "Count from {} to {}.", "Count from {} to {}.", "Count {} to {}."),
     *("Please count from {} to {}.", "Can you count from {} to {}?", "Count up from {} to {}."),
 )
+_COUNT_STEPS = ((1, 8), (1, 8), (2, 14), (2, 14), (2, 14), (2, 14), (10, 60), (40, 110))
 _COUNT_TO = ("Count to {}.", "Count to {}.", "Please count to {}.", "Can you count to {}?")
 _SAY = (
     *("Say {}.", "Say {}.", "Repeat {}.", "Repeat the word {}.", "Please say {}."),
@@ -33,12 +34,14 @@ _STORY = (
 def count(rng: random.Random, memory: Memory) -> list[Turn]:
     """Counting from one number to another."""
     # Mostly short: where to stop is learnt once per answer, however long it is.
-    num_steps = rng.randint(*rng.choice(((1, 8), (1, 8), (2, 14), (2, 14), (2, 14), (10, 60))))
+    num_steps = rng.randint(*rng.choice(_COUNT_STEPS))
     if rng.random() < 0.2:
         first, last = 1, 1 + num_steps
         question = rng.choice(_COUNT_TO).format(last)
     else:
-        first = rng.choice((1, rng.randint(0, 20), rng.randint(0, MAX_NUMBER - num_steps)))
+        latest = MAX_NUMBER - num_steps
+        high = rng.randint(min(80, latest), latest)
+        first = rng.choice((1, rng.randint(0, 20), rng.randint(0, latest), high))
         last = first + num_steps
         question = rng.choice(_COUNT).format(first, last)
     numbers = ", ".join(str(n) for n in range(first, last + 1))

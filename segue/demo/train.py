@@ -1,10 +1,9 @@
 """Trains the demo model: `python -m segue.demo.train DIR [--part NAME] [--start FOLDER]`.
 
-The committed checkpoint came about in four parts, each beginning with the checkpoint of the one
-before: `train A`, `train B --part second --start A`, then `--part copying` and `--part final`. What
-each does is in `stages`; docs/LOG.md says how far each was taken, and which were averaged. The
-first may begin with a checkpoint of another tokenizer too: what its layers know of attention and
-recall is worth more than the first thousand steps.
+Five parts, each of which starts from the checkpoint of the one before: `train A`, `train B --part
+second --start A`, then `--part attention`, `--part last` and `--part polish`. `stages` has what
+each does, and docs/LOG.md how the committed checkpoint came about. The first may start from a
+checkpoint with another tokenizer: what its layers know is worth more than a thousand steps.
 
 Every batch is a function of its part and step, so a run is repeatable, and one that was stopped
 continues from `DIR/training.pt`.
@@ -39,7 +38,7 @@ from segue.demo.looking_back import (
     watched,
 )
 from segue.demo.mtp import load_trunk
-from segue.demo.network import MAX_POSITIONS, new_network
+from segue.demo.network import MAX_POSITIONS, hold_memory, new_network, shorten_memory
 from segue.demo.repeats import repeats
 from segue.demo.stages import PARTS, Part, Stage
 from segue.demo.tokenizer import (
@@ -134,6 +133,9 @@ class Training:
             take_over(self.model, self.tokenizer, start)
             if part.begins_attention:
                 begin_anew(attention_of(self.model))
+                shorten_memory(self.model)
+        if part.holds_memory:
+            hold_memory(self.model)
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(), betas=(0.9, 0.95), weight_decay=0.05, fused=True
         )

@@ -217,8 +217,7 @@ def test_words_and_numbers_that_training_never_saw_are_copied() -> None:
     tokenizer = Tokenizer.from_file(str(checkpoint_dir() / "tokenizer.json"))
     exam = held_out(tokenizer, 150, min_chars=350, weights=COPY_WEIGHTS, is_exam=True)
 
-    # 346 of 354 are right; with three mistakes more something has changed for the worse.
-    assert copying(model, tokenizer, exam)["all"] >= 0.97
+    assert copying(model, tokenizer, exam)["all"] >= 0.98
 
 
 def test_logits_stay_finite_beyond_the_trained_length() -> None:

@@ -2,10 +2,11 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 from transformers import Qwen3_5ForCausalLM
 
 from segue.demo.looking_back import attention_of, begin_anew, followers, looking_loss, watched
-from segue.demo.network import new_network
+from segue.demo.network import hold_memory, new_network, shorten_memory
 from segue.demo.repeats import repeats
 
 TOKENS = range(100, 1100)
@@ -72,3 +73,25 @@ def test_only_what_was_called_in_the_context_is_watched(network: Qwen3_5ForCausa
     network.model(input_ids=ids_BT, use_cache=False)
 
     assert not called
+
+
+def test_a_memory_that_is_held_short_stays_so_whatever_is_learnt() -> None:
+    torch.manual_seed(0)
+    network = new_network(50)
+    shorten_memory(network)
+    hold_memory(network)
+    before = {name: weight.clone() for name, weight in network.named_parameters()}
+    optimizer = torch.optim.AdamW(network.parameters(), lr=0.1, weight_decay=0.5)
+
+    ids = torch.randint(0, 50, (2, 40))
+    network(input_ids=ids, labels=ids).loss.backward()
+    optimizer.step()
+
+    held = ("A_log", "dt_bias", "in_proj_a.weight")
+    unchanged = {name for name, w in network.named_parameters() if torch.equal(w, before[name])}
+    assert unchanged == {name for name in before if name.endswith(held)}
+    assert len(unchanged) == 9
+    for layer in range(3):
+        mixer = network.model.layers[layer].linear_attn
+        decay = mixer.A_log.exp() * F.softplus(mixer.dt_bias)
+        assert decay.tolist() == pytest.approx([0.15, 0.3, 0.6, 1.2], rel=1e-4)
