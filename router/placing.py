@@ -15,7 +15,6 @@ from router.config import RouterConfig
 from router.directory import Residence, SessionDirectory
 from router.explain import Decided, explanation_of
 from router.metrics import RouterMetrics
-from router.openings import Openings, opening_of
 from router.placement.cluster import Cluster, Seat
 from router.placement.coefficients import Observation
 from router.placement.decision import Decision, estimate_error
@@ -25,6 +24,7 @@ from router.placement.side import Held, Residency, Rules, TurnSize
 from router.policy import longest_holder, place
 from router.pools import LargestPools
 from router.prefixes import PromptPrefixes, SessionPrefixes
+from router.shared_prefixes import SharedPrefixIndex, shared_prefix_of
 from segue.cluster_status import WorkerStatus
 from segue.errors import NotFound
 from segue.explanation import Explanation
@@ -36,7 +36,7 @@ from segue.types import SessionId, WorkerId
 # Sessions whose last decision is kept. A decision is some kilobytes, a session far less.
 _MAX_EXPLAINED = 10_000
 # System messages and tools in use at once: a few for each kind of agent.
-_MAX_OPENINGS = 10_000
+_MAX_SHARED_PREFIXES = 10_000
 # Of sessions' last turns, at about 8 bytes: 500 sessions of 50,000.
 _MAX_PREFIX_TOKENS = 25_000_000
 
@@ -48,7 +48,7 @@ class Placing:
         self.cluster = Cluster()
         self.pools = LargestPools()
         self.directory = SessionDirectory(config.max_sessions)
-        self.openings = Openings(_MAX_OPENINGS)
+        self.shared_prefixes = SharedPrefixIndex(_MAX_SHARED_PREFIXES)
         self.prefixes = SessionPrefixes(_MAX_PREFIX_TOKENS)
         self.metrics = metrics
         self.clock = clock
@@ -72,7 +72,7 @@ class Placing:
         The directory forgets by itself: what it keeps counts only while its worker is known.
         """
         self.cluster.gone(worker)
-        self.openings.gone(worker.worker_id)
+        self.shared_prefixes.gone(worker.worker_id)
 
     def turn(self, spec: TurnSpec, shared_tokens: int | None = None) -> TurnPlacing:
         """`shared_tokens`: how far the prompt is equal to the session's last turn, if known."""
@@ -123,7 +123,7 @@ class TurnPlacing:
         self._shared_tokens = shared_tokens
         self._size = TurnSize(len(spec.prompt), spec.stop.max_tokens)
         self._rules = placing.rules
-        self._opening = opening_of(spec, placing.rules.page_tokens)
+        self._shared_prefix = shared_prefix_of(spec, placing.rules.page_tokens)
         self._avoid: Collection[WorkerId] = ()
         self._residency: Residency = {}
         self._attempt: _Attempt | None = None
@@ -233,10 +233,12 @@ class TurnPlacing:
             placing.directory.keep(session_id, prefill, held, report.kept_states)
         held = Held(result.kept_tokens, result.kept_checkpoint_tokens)
         placing.directory.keep(session_id, decode, held, result.kept_states)
-        if self._opening is not None:
+        if self._shared_prefix is not None:
             kept = [(prefill, 0 if is_local else report.kept_tokens), (decode, result.kept_tokens)]
-            enough = self._opening.num_tokens
-            placing.openings.served(self._opening, [w for w, tokens in kept if tokens >= enough])
+            enough = self._shared_prefix.num_tokens
+            placing.shared_prefixes.served(
+                self._shared_prefix, [w for w, tokens in kept if tokens >= enough]
+            )
         if self._prefixes is not None:
             placing.prefixes.keep(session_id, self._prefixes, answer)
         placing.cluster.learn(_observation(attempt, self._size, result))
@@ -248,13 +250,13 @@ class TurnPlacing:
             self._attempt = None
 
     def _held(self) -> Residency:
-        """What workers hold of the session; of a new one, what they hold of its opening."""
+        """What workers hold of the session; of a new one, what they hold of its shared prefix."""
         placing = self._placing
         nodes = placing.cluster.nodes
         own = placing.directory.held(self._spec.session_id, nodes, self._usable_tokens)
-        if own or self._opening is None:
+        if own or self._shared_prefix is None:
             return own
-        return placing.openings.held(self._opening, nodes)
+        return placing.shared_prefixes.held(self._shared_prefix, nodes)
 
     @property
     def _usable_tokens(self) -> int | None:

@@ -1,4 +1,4 @@
-"""Where new sessions settle on an idle cluster when many of them share their openings.
+"""Where new sessions settle on an idle cluster when many of them share a prefix.
 
 Drives the router's own `Placing`, turn by turn, with workers that answer at once. Their speeds are
 equal; what is measured of them is not quite, as on a real machine.
@@ -19,11 +19,11 @@ from segue.turn import FinishReason, ShipReport, TurnResult, TurnSpec, Usage
 from segue.types import Epoch, Role, Sampling, SessionId, StopRules, TurnId, WorkerId
 
 _PAGE_TOKENS = 16
-_OPENING_TOKENS = 4_096
+_SHARED_TOKENS = 4_096
 _MORE_TOKENS = 512
 _ANSWER_TOKENS = 100
 _NUM_KINDS = 3
-"""Of agents: each has an opening of its own."""
+"""Of agents: each has a system message of its own."""
 _TURNS = 3
 _SECONDS_PER_TOKEN = 1e-4
 _SECONDS_PER_STEP = 0.01
@@ -38,8 +38,8 @@ class Spread:
     busiest_share: float
     """Of the sessions, on the decode worker that has most; `even_share` is the least possible."""
     even_share: float
-    opening_hit_rate: float
-    """Of first turns whose opening was computed before, those placed where its state is."""
+    shared_prefix_hit_rate: float
+    """Of first turns whose shared prefix was computed before, those placed where its state is."""
     stay_rate: float
     """Of later turns, those on the decode worker of the turn before."""
 
@@ -69,7 +69,7 @@ def measure_spread(num_decodes: int, num_sessions: int, seed: int = 0) -> Spread
         num_sessions=num_sessions,
         busiest_share=max(homes.values()) / num_sessions,
         even_share=1 / num_decodes,
-        opening_hit_rate=hits / reusable,
+        shared_prefix_hit_rate=hits / reusable,
         stay_rate=stays / (num_sessions * (_TURNS - 1)),
     )
 
@@ -82,10 +82,10 @@ def _turn(
     spec = TurnSpec(
         turn_id=TurnId(f"{session}/{number}"),
         session_id=SessionId(str(session)),
-        prompt=(kind,) * _OPENING_TOKENS + (_NUM_KINDS + session,) * own_tokens,
+        prompt=(kind,) * _SHARED_TOKENS + (_NUM_KINDS + session,) * own_tokens,
         sampling=Sampling(),
         stop=StopRules(max_tokens=_ANSWER_TOKENS),
-        branch_points=(_OPENING_TOKENS,),
+        branch_points=(_SHARED_TOKENS,),
     )
     turn = placing.turn(spec)
     placement = turn.place(()).placement
