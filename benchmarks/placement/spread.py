@@ -7,13 +7,13 @@ equal; what is measured of them is not quite, as on a real machine.
 from __future__ import annotations
 
 import random
-from array import array
 from collections import Counter
 from dataclasses import dataclass
 
 from router.config import RouterConfig
 from router.metrics import RouterMetrics
 from router.placing import Placing
+from router.session_table import SessionTable
 from segue.cluster_status import UnitCounts, WorkerHealth, WorkerLoad, WorkerStatus
 from segue.turn import FinishReason, ShipReport, TurnResult, TurnSpec, Usage
 from segue.types import Epoch, Role, Sampling, SessionId, StopRules, TurnId, WorkerId
@@ -46,7 +46,8 @@ class Spread:
 
 def measure_spread(num_decodes: int, num_sessions: int, seed: int = 0) -> Spread:
     draw = random.Random(seed)
-    placing = Placing(RouterConfig(), RouterMetrics(), clock=lambda: 0.0)
+    table = SessionTable(max_sessions=num_sessions, history_bytes=0)
+    placing = Placing(RouterConfig(), table, RouterMetrics(), clock=lambda: 0.0)
     for role in Role:
         for number in range(num_decodes):
             placing.heard(_worker(WorkerId(f"{role}-{number}"), role))
@@ -108,8 +109,7 @@ def _turn(
             decode_s=_ANSWER_TOKENS * _SECONDS_PER_STEP * noise,
             kept_tokens=kept_tokens,
             kept_checkpoint_tokens=kept_tokens,
-        ),
-        array("I", [1] * _ANSWER_TOKENS),
+        )
     )
     turn.leave()
     return placement.prefill.worker_id, placement.decode.worker_id

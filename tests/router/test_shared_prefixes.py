@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from array import array
 from collections import Counter
 
 import pytest
@@ -11,6 +10,7 @@ from router.config import RouterConfig
 from router.metrics import RouterMetrics
 from router.placement.coefficients import Observation
 from router.placing import Placing
+from router.session_table import SessionTable
 from router.shared_prefixes import SharedPrefix, SharedPrefixIndex, shared_prefix_of
 from segue.cluster_status import UnitCounts, WorkerHealth, WorkerLoad, WorkerStatus
 from segue.turn import FinishReason, ShipReport, TurnResult, TurnSpec, Usage
@@ -49,7 +49,8 @@ def spec(name: str, *, system: tuple[int, ...] = SYSTEM) -> TurnSpec:
 @pytest.fixture
 def placing() -> Placing:
     config = RouterConfig(local_prefill_max_tokens=0)
-    placing = Placing(config, RouterMetrics(), clock=lambda: 100.0)
+    table = SessionTable(max_sessions=100, history_bytes=0)
+    placing = Placing(config, table, RouterMetrics(), clock=lambda: 100.0)
     for name in ("prefill-0", "prefill-1", "decode-0", "decode-1"):
         placing.heard(worker(name))
     return placing
@@ -69,8 +70,7 @@ def serve(
             report=ShipReport(computed_tokens=6_400, prefill_s=1.0, kept_tokens=kept),
             decode_s=0.2,
             kept_tokens=kept,
-        ),
-        array("I"),
+        )
     )
     placed.leave()
     return placement.prefill.worker_id, placement.decode.worker_id
