@@ -186,6 +186,13 @@ def test_the_least_recently_used_session_is_forgotten_first(table: SessionTable)
     assert [one.session_id for one in table.sessions()] == [A, C]
 
 
+def test_sessions_are_listed_in_the_order_in_which_they_were_placed(table: SessionTable) -> None:
+    for name in (A, B, A):
+        placed(table, name)
+
+    assert [one.session_id for one in table.sessions()] == [B, A]
+
+
 def test_the_sessions_that_were_used_last_can_be_explained(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
