@@ -10,9 +10,11 @@ from __future__ import annotations
 import heapq
 import itertools
 import secrets
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+
+from cachetools import FIFOCache
 
 from kv_transfer.handoff import Committed, Freed, Quarantined, ReaderState, Reserved, Verifying
 from kv_transfer.ticket import Fence, PeerIdentity, Ticket, TicketId
@@ -49,7 +51,7 @@ class TicketBook:
         self._counts: Counter[type[ReaderState]] = Counter()
         # Also holds entries of tickets that were used in time: they are skipped when they come up.
         self._expiries: list[tuple[float, int, Incoming]] = []
-        self._ended: OrderedDict[TicketId, str] = OrderedDict()
+        self._ended: FIFOCache[TicketId, str] = FIFOCache(MAX_ENDED)
 
     def __len__(self) -> int:
         return len(self._handoffs)
@@ -158,8 +160,6 @@ class TicketBook:
         self._ended[ticket_id] = (
             f"was given up: {end.reason}" if isinstance(end, Freed) else "has been used"
         )
-        if len(self._ended) > MAX_ENDED:
-            self._ended.popitem(last=False)
 
     def _compact(self) -> None:
         if len(self._expiries) > 2 * self._counts[Reserved] + 64:

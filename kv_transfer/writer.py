@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import collections
 import time
 from collections.abc import Callable, Sequence
+
+from cachetools import FIFOCache
 
 from kv_transfer.cache_memory import CacheMemory, HostMemory
 from kv_transfer.lane import Lane
@@ -49,8 +50,8 @@ class HandoffWriter:
         )
         self._active: dict[TicketId, Outgoing] = {}
         # Apart: however many fences come, they push no used ticket out.
-        self._ended: collections.OrderedDict[TicketId, None] = collections.OrderedDict()
-        self._fenced: collections.OrderedDict[TicketId, None] = collections.OrderedDict()
+        self._ended: FIFOCache[TicketId, None] = FIFOCache(MAX_ENDED_TICKETS)
+        self._fenced: FIFOCache[TicketId, None] = FIFOCache(MAX_ENDED_TICKETS)
 
     def begin(
         self,
@@ -88,7 +89,7 @@ class HandoffWriter:
         with self._tools.lane.changed:
             outgoing = self._active.get(ticket_id)
             if outgoing is None:
-                _remember(self._fenced, ticket_id)
+                self._fenced[ticket_id] = None
                 return
         await outgoing.stop("the reader gave up")
 
@@ -101,13 +102,7 @@ class HandoffWriter:
 
     def _end(self, ticket_id: TicketId) -> None:
         del self._active[ticket_id]
-        _remember(self._ended, ticket_id)
-
-
-def _remember(tickets: collections.OrderedDict[TicketId, None], ticket_id: TicketId) -> None:
-    tickets[ticket_id] = None
-    if len(tickets) > MAX_ENDED_TICKETS:
-        tickets.popitem(last=False)
+        self._ended[ticket_id] = None
 
 
 def _route(

@@ -39,10 +39,10 @@ class RouterConfig:
     max_attempts: int = 2
     """Placements tried for a turn whose worker failed before its first token."""
     max_sessions: int = 100_000
-    """Remembered placements; the longest unused is forgotten first."""
+    """Sessions whose placement is remembered; the least recently used is forgotten first."""
     history_bytes: int = 512 << 20
     """For what was said in sessions, so that clients send only what is new: some 1,000 sessions of
-    50,000 tokens. The longest unused goes first, and its client then sends all once. 0 keeps none.
+    50,000 tokens. The least recently used goes first; its client then sends all once. 0 keeps none.
     """
     max_prompt_bytes: int = 16 << 20
     """A request with more is refused unread: texts, reasoning, calls and tools of all its messages.

@@ -10,17 +10,16 @@ its prompt was made from (`segue/text/session_prompt.py`).
 
 from __future__ import annotations
 
-import collections
 import sys
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from segue.errors import UnknownHistory
 from segue.history import digests, num_common
+from segue.prefix_digest import PageDigests, PrefixName
 from segue.text.session_prompt import PromptMemory
-from segue.turn import TokenDelta, TurnEnd, TurnEvent, TurnSpec
-from segue.types import ChatInput, SessionId, TurnRequest
+from segue.types import ChatInput, TurnRequest
 
 # Of a message, beside its texts: itself, its digest, and its place in a `PromptMemory`.
 _MESSAGE_BYTES = 500
@@ -46,7 +45,7 @@ class History:
         """Whether an answer to this very history comes next in `chat`, whose digests are given."""
         num = len(self.digests)
         return (
-            len(chain) > num
+            0 < num < len(chain)
             and chain[num - 1] == self.digests[-1]
             and chat.messages[num].role == "assistant"
         )
@@ -70,131 +69,112 @@ class Completed:
     """So many messages are those of the last turn."""
 
 
-class Histories:
-    """Bounded: the longest unused history is forgotten first. One event loop owns it."""
+def characters_before(request: TurnRequest, known: History | None) -> int:
+    """Of the messages that `complete` will add."""
+    chat = request.input
+    if known is None or not isinstance(chat, ChatInput) or chat.continues is None:
+        return 0
+    num = min(chat.continues.num_messages, len(known.character_ends))
+    return known.character_ends[num - 1] if num else 0
 
-    def __init__(self, max_bytes: int) -> None:
-        self.size_bytes = 0
-        self._max_bytes = max_bytes
-        self._kept: collections.OrderedDict[SessionId, tuple[History, int]]
-        self._kept = collections.OrderedDict()
 
-    def find(self, session_id: SessionId) -> History | None:
-        kept = self._kept.get(session_id)
-        return kept[0] if kept else None
-
-    def characters_before(self, request: TurnRequest) -> int:
-        """Of the messages that `complete` will add."""
-        chat = request.input
-        known = self.find(request.session_id)
-        if known is None or not isinstance(chat, ChatInput) or chat.continues is None:
-            return 0
-        num = min(chat.continues.num_messages, len(known.character_ends))
-        return known.character_ends[num - 1] if num else 0
-
-    def complete(self, request: TurnRequest) -> Completed:
-        """Raises UnknownHistory."""
-        chat = request.input
-        if not isinstance(chat, ChatInput):
-            return Completed(request)
-        known = self.find(request.session_id)
-        if chat.continues is None:
-            return Completed(request, known, num_common(known.chat, chat) if known else 0)
-        wanted = chat.continues
-        num = wanted.num_messages
-        if known is None or num > len(known.digests) or known.digests[num - 1] != wanted.digest:
-            num_kept = len(known.digests) if known else 0
-            raise UnknownHistory(
-                f"expected a turn that continues what is kept of session {request.session_id} "
-                f"({num_kept} messages), got one that continues {num} messages with digest "
-                f"{wanted.digest.hex()[:16]}: send the whole history"
-            )
-        whole = replace(
-            known.chat,
-            messages=known.chat.messages[:num] + chat.messages,
-            continue_final_message=chat.continue_final_message,
+def complete(request: TurnRequest, known: History | None) -> Completed:
+    """Raises UnknownHistory."""
+    chat = request.input
+    if not isinstance(chat, ChatInput):
+        return Completed(request)
+    if chat.continues is None:
+        return Completed(request, known, num_common(known.chat, chat) if known else 0)
+    wanted = chat.continues
+    num = wanted.num_messages
+    if known is None or num > len(known.digests) or known.digests[num - 1] != wanted.digest:
+        num_kept = len(known.digests) if known else 0
+        raise UnknownHistory(
+            f"expected a turn that continues what is kept of session {request.session_id} "
+            f"({num_kept} messages), got one that continues {num} messages with digest "
+            f"{wanted.digest.hex()[:16]}: send the whole history"
         )
-        return Completed(replace(request, input=whole), known, num)
-
-    def keep(self, session_id: SessionId, history: History) -> bool:
-        """In place of what was kept of the session. False when it alone is too large."""
-        self.forget(session_id)
-        size_bytes = history.size_bytes()
-        if size_bytes > self._max_bytes:
-            return False
-        self._kept[session_id] = history, size_bytes
-        self.size_bytes += size_bytes
-        while self.size_bytes > self._max_bytes:
-            self.forget(next(iter(self._kept)))
-        return True
-
-    def forget(self, session_id: SessionId) -> None:
-        if session_id in self._kept:
-            _, size_bytes = self._kept.pop(session_id)
-            self.size_bytes -= size_bytes
-
-    def fork(self, parent_id: SessionId, child_id: SessionId) -> None:
-        """The child begins with its parent's history, if there is one."""
-        parent = self.find(parent_id)
-        if parent is not None:
-            self.keep(child_id, parent)
+    whole = replace(
+        known.chat,
+        messages=known.chat.messages[:num] + chat.messages,
+        continue_final_message=chat.continue_final_message,
+    )
+    return Completed(replace(request, input=whole), known, num)
 
 
-class Transcript:
-    """One turn of a session as it is told: kept in `histories` once it has ended."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TurnTokens:
+    """A turn's prompt, compared with the session's last turn; with its answer it is the last turn
+    of the next one."""
 
-    def __init__(
-        self,
-        histories: Histories,
-        completed: Completed,
-        spec: TurnSpec,
+    tokens: array[int]
+    digests: PageDigests
+    num_equal: int = 0
+    """Leading tokens that equal those of the session's last turn."""
+    num_shared: int | None = None
+    """The same for the history that the prompt belongs to; None without one."""
+
+    @classmethod
+    def of(
+        cls,
+        prompt: Sequence[int],
+        last: TurnTokens | None,
+        page_tokens: int,
         *,
-        memory: PromptMemory | None = None,
+        known: History | None = None,
         num_kept: int = 0,
-    ) -> None:
-        """`memory` is that of the prompt, whose first `num_kept` tokens are the last one's."""
-        self._histories = histories
-        self._completed = completed
-        self._spec = spec
-        self._memory = memory
-        self._answer = array("I")
-        self._prompt = array("I", spec.prompt)
-        self.shared_tokens: int | None = None
-        """How far the prompt is equal to the session's last turn, where that is known."""
-        if completed.known is not None and isinstance(completed.request.input, ChatInput):
-            known = completed.known.tokens
-            self.shared_tokens = common_prefix(known, self._prompt, start=num_kept)
+    ) -> TurnTokens:
+        """`num_kept` leading tokens were copied from those of `known`."""
+        tokens, pages = array("I", prompt), PageDigests(page_tokens)
+        num_equal, num_shared = 0, None
+        if known is not None:
+            num_shared = common_prefix(known.tokens, tokens, start=num_kept)
+        if last is not None and last.digests.page_tokens == page_tokens:
+            # As a rule the history's tokens are those of the last turn: nothing is compared twice.
+            is_same = known is not None and known.tokens is last.tokens
+            start = num_shared if is_same and num_shared else 0
+            num_equal = common_prefix(last.tokens, tokens, start=start)
+            pages = last.digests.up_to(num_equal)
+        return cls(tokens=tokens, digests=pages, num_equal=num_equal, num_shared=num_shared)
 
-    def hear(self, event: TurnEvent) -> TurnEvent:
-        """The event, and at the turn's end what the history has to say about it."""
-        chat = self._completed.request.input
-        match event:
-            case TokenDelta():
-                self._answer.extend(event.token_ids)
-            case TurnEnd() if isinstance(chat, ChatInput) and self._spec.session_id:
-                return self._end(event, chat)
-        return event
+    def __len__(self) -> int:
+        return len(self.tokens)
 
-    def _end(self, end: TurnEnd, chat: ChatInput) -> TurnEnd:
-        previous = self._completed.known or _NOTHING
-        num_same = self._completed.num_same
-        history = History(
-            chat=chat,
-            digests=digests(chat, previous.digests[:num_same]),
-            tokens=self._prompt + self._answer,
-            byte_ends=_ends(chat, sys.getsizeof, previous.byte_ends[:num_same]),
-            character_ends=_ends(chat, len, previous.character_ends[:num_same]),
-            memory=self._memory,
-        )
-        is_kept = self._histories.keep(self._spec.session_id, history)
-        lost = 0
-        if previous.digests and previous.is_continued_by(chat, history.digests):
-            lost = len(previous.tokens) - (self.shared_tokens or 0)
-        return replace(
-            end,
-            usage=replace(end.usage, rerendered_tokens=lost),
-            kept_messages=len(chat.messages) if is_kept else 0,
-        )
+    def name(self, num_tokens: int) -> PrefixName | None:
+        """Names what a worker has that keeps so many tokens of the session's last turn."""
+        num_pages = min(num_tokens, self.num_equal) // self.digests.page_tokens
+        return self.digests.name(self.tokens, num_pages) if num_pages else None
+
+    def with_answer(self, answer: Iterable[int]) -> TurnTokens:
+        tokens = self.tokens[:]
+        tokens.extend(answer)
+        return replace(self, tokens=tokens)
+
+
+def history_after(
+    completed: Completed, tokens: array[int], memory: PromptMemory | None
+) -> History | None:
+    """The session's history once the turn has ended; None if its input was no chat."""
+    chat = completed.request.input
+    if not isinstance(chat, ChatInput):
+        return None
+    previous, num_same = completed.known or _NOTHING, completed.num_same
+    return History(
+        chat=chat,
+        digests=digests(chat, previous.digests[:num_same]),
+        tokens=tokens,
+        byte_ends=_ends(chat, sys.getsizeof, previous.byte_ends[:num_same]),
+        character_ends=_ends(chat, len, previous.character_ends[:num_same]),
+        memory=memory,
+    )
+
+
+def num_rerendered(completed: Completed, history: History, num_shared: int | None) -> int:
+    """Tokens of the last turn that the template rendered differently in this one's prompt."""
+    previous = completed.known
+    if previous is None or not previous.is_continued_by(history.chat, history.digests):
+        return 0
+    return len(previous.tokens) - (num_shared or 0)
 
 
 def _ends(chat: ChatInput, size: Callable[[str], int], known: array[int]) -> array[int]:

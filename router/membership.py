@@ -7,10 +7,11 @@ one's messages are refused from then on, also when the later one has left or was
 from __future__ import annotations
 
 import asyncio
-import collections
 import logging
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
+
+from cachetools import LRUCache
 
 from segue.cluster_status import WorkerHealth, WorkerStatus
 from segue.errors import LayoutMismatch, StaleEpoch
@@ -55,7 +56,7 @@ class Membership:
         self._forget_lost_s = forget_lost_s
         self._clock = clock
         self._members: dict[WorkerId, _Member] = {}
-        self._past: collections.OrderedDict[WorkerId, Epoch] = collections.OrderedDict()
+        self._past: LRUCache[WorkerId, Epoch] = LRUCache(_MAX_PAST)
         self._changed = asyncio.Event()
 
     def heartbeat(self, status: WorkerStatus, model_id: str) -> None:
@@ -126,9 +127,6 @@ class Membership:
     def _forget(self, status: WorkerStatus) -> None:
         del self._members[status.worker_id]
         self._past[status.worker_id] = status.epoch
-        self._past.move_to_end(status.worker_id)
-        if len(self._past) > _MAX_PAST:
-            self._past.popitem(last=False)
         self._gone(status)
         self._announce()
 

@@ -42,7 +42,9 @@ class LoadMetrics:
         self.turns_in_flight = Gauge(
             "segue_turns_in_flight", "Turns running or waiting.", registry=registry
         )
-        self.sessions = Gauge("segue_sessions", "Sessions in the directory.", registry=registry)
+        self.sessions = Gauge(
+            "segue_sessions", "Sessions whose placement is remembered.", registry=registry
+        )
         self.history_bytes = Gauge(
             "segue_history_bytes", "Kept of what was said in sessions.", registry=registry
         )

@@ -5,17 +5,14 @@ The decision itself is `policy.py`, a pure function; this feeds it, and learns f
 
 from __future__ import annotations
 
-import collections
 import time
-from array import array
 from collections.abc import Collection
 from dataclasses import dataclass
 
 from router.config import RouterConfig
-from router.directory import Residence, SessionDirectory
-from router.explain import Decided, explanation_of
+from router.explain import Decided
+from router.history import History, TurnTokens
 from router.metrics import RouterMetrics
-from router.openings import Openings, opening_of
 from router.placement.cluster import Cluster, Seat
 from router.placement.coefficients import Observation
 from router.placement.decision import Decision, estimate_error
@@ -24,39 +21,34 @@ from router.placement.node import Node
 from router.placement.side import Held, Residency, Rules, TurnSize
 from router.policy import longest_holder, place
 from router.pools import LargestPools
-from router.prefixes import PromptPrefixes, SessionPrefixes
+from router.session_table import SessionTable
+from router.shared_prefixes import SharedPrefixIndex, shared_prefix_of
 from segue.cluster_status import WorkerStatus
-from segue.errors import NotFound
-from segue.explanation import Explanation
 from segue.prefix_digest import PrefixName
 from segue.telemetry import Clock
 from segue.turn import PrefixHolder, TurnResult, TurnSpec
-from segue.types import SessionId, WorkerId
+from segue.types import WorkerId
 
-# Sessions whose last decision is kept. A decision is some kilobytes, a session far less.
-_MAX_EXPLAINED = 10_000
 # System messages and tools in use at once: a few for each kind of agent.
-_MAX_OPENINGS = 10_000
-# Of sessions' last turns, at about 8 bytes: 500 sessions of 50,000.
-_MAX_PREFIX_TOKENS = 25_000_000
+_MAX_SHARED_PREFIXES = 10_000
 
 
 class Placing:
     """One event loop owns it."""
 
-    def __init__(self, config: RouterConfig, metrics: RouterMetrics, *, clock: Clock) -> None:
+    def __init__(
+        self, config: RouterConfig, table: SessionTable, metrics: RouterMetrics, *, clock: Clock
+    ) -> None:
         self.cluster = Cluster()
         self.pools = LargestPools()
-        self.directory = SessionDirectory(config.max_sessions)
-        self.openings = Openings(_MAX_OPENINGS)
-        self.prefixes = SessionPrefixes(_MAX_PREFIX_TOKENS)
+        self.table = table
+        self.shared_prefixes = SharedPrefixIndex(_MAX_SHARED_PREFIXES)
         self.metrics = metrics
         self.clock = clock
         self.rules = Rules(
             min_tokens_per_s=config.min_tokens_per_s,
             local_prefill_max_tokens=config.local_prefill_max_tokens,
         )
-        self._decided: collections.OrderedDict[SessionId, Decided] = collections.OrderedDict()
 
     def heard(self, worker: WorkerStatus) -> None:
         """A heartbeat, or the news that a worker drains or is lost."""
@@ -69,37 +61,18 @@ class Placing:
     def gone(self, worker: WorkerStatus) -> None:
         """The worker left, or has been lost for so long that it is forgotten.
 
-        The directory forgets by itself: what it keeps counts only while its worker is known.
+        Records of sessions need no change: what they say of a worker counts only while it is known.
         """
         self.cluster.gone(worker)
-        self.openings.gone(worker.worker_id)
+        self.shared_prefixes.gone(worker.worker_id)
 
-    def turn(self, spec: TurnSpec, shared_tokens: int | None = None) -> TurnPlacing:
-        """`shared_tokens`: how far the prompt is equal to the session's last turn, if known."""
-        return TurnPlacing(self, spec, shared_tokens)
-
-    def placed(self, decided: Decided) -> None:
-        """A turn has its seat: counted, and remembered where it has a session."""
-        self.metrics.placement.decision_s.observe(decided.decision_s)
-        self.metrics.placement.chosen.labels(decided.decision.chosen.mode.value).inc()
-        if not decided.session_id:
-            return
-        placement = decided.decision.placement
-        self.directory.remember(
-            decided.session_id,
-            Residence(prefill=placement.prefill.worker_id, decode=placement.decode.worker_id),
-        )
-        self._decided[decided.session_id] = decided
-        self._decided.move_to_end(decided.session_id)
-        if len(self._decided) > _MAX_EXPLAINED:
-            self._decided.popitem(last=False)
-
-    def explain(self, session_id: SessionId) -> Explanation:
-        """The session's last decision. Raises NotFound."""
-        decided = self._decided.get(session_id)
-        if decided is None:
-            raise NotFound(f"no decision is remembered of a session {session_id!r}")
-        return explanation_of(decided)
+    def turn(
+        self, spec: TurnSpec, *, known: History | None = None, num_kept: int = 0
+    ) -> TurnPlacing:
+        """`num_kept` leading tokens of the prompt were copied from the history `known`."""
+        last, page_tokens = self.table.tokens(spec.session_id), self.rules.page_tokens
+        tokens = TurnTokens.of(spec.prompt, last, page_tokens, known=known, num_kept=num_kept)
+        return TurnPlacing(self, spec, tokens)
 
 
 @dataclass(slots=True)
@@ -117,35 +90,33 @@ class _Attempt:
 class TurnPlacing:
     """Of one turn, from its first placement until `leave`, which whoever runs it always calls."""
 
-    def __init__(self, placing: Placing, spec: TurnSpec, shared_tokens: int | None = None) -> None:
+    def __init__(self, placing: Placing, spec: TurnSpec, tokens: TurnTokens) -> None:
+        self.session = placing.table.of(spec.session_id)
+        self.tokens = tokens
         self._placing = placing
         self._spec = spec
-        self._shared_tokens = shared_tokens
         self._size = TurnSize(len(spec.prompt), spec.stop.max_tokens)
         self._rules = placing.rules
-        self._opening = opening_of(spec, placing.rules.page_tokens)
+        self._shared_prefix = shared_prefix_of(spec, placing.rules.page_tokens)
         self._avoid: Collection[WorkerId] = ()
         self._residency: Residency = {}
         self._attempt: _Attempt | None = None
         self._home: Node | None = None
         """Where a new session was placed."""
-        self._prefixes: PromptPrefixes | None = None
-        if spec.session_id:
-            self._prefixes = placing.prefixes.of(
-                spec.session_id, spec.prompt, placing.rules.page_tokens
-            )
 
     def place(self, avoid: Collection[WorkerId]) -> Decision:
         """Decides anew and takes a seat for it; an earlier one is left. Raises Unavailable."""
         self.leave()
         placing, session_id = self._placing, self._spec.session_id
+        # Another first turn of the session may have been placed meanwhile.
+        self.session = placing.table.of(session_id)
         if self._home is not None:
             placing.cluster.unsettle(self._home)
             self._home = None
         self._avoid = avoid
         self._residency = self._held()
         started_at = time.perf_counter()
-        is_new = bool(session_id) and not placing.directory.held(session_id, placing.cluster.nodes)
+        is_new = bool(session_id) and not self.session.held(placing.cluster.nodes)
         decision = place(
             self._size,
             placing.cluster,
@@ -161,7 +132,9 @@ class TurnPlacing:
             self._home = seat.decode
             placing.cluster.settle(self._home)
         self._attempt = _Attempt(decided, seat, placing.clock())
-        placing.placed(decided)
+        placing.metrics.placement.decision_s.observe(decision_s)
+        placing.metrics.placement.chosen.labels(decision.chosen.mode.value).inc()
+        placing.table.placed(self.session, decided)
         return decision
 
     @property
@@ -185,7 +158,7 @@ class TurnPlacing:
         attempt, placing = self._current(), self._placing
         placement = attempt.decided.decision.placement
         held = Held(resident_tokens, checkpoint_tokens)
-        placing.directory.correct(self._spec.session_id, placement.decode, held)
+        self.session.correct(placement.decode, held)
         chosen = placement.prefill.worker_id, placement.decode.worker_id
         others = {worker: h for worker, h in self._residency.items() if worker not in chosen}
         # The first of equals gives.
@@ -216,29 +189,27 @@ class TurnPlacing:
     def known_prefix(self, worker: WorkerStatus) -> PrefixName | None:
         """Names the tokens of the prompt that the worker is believed to have."""
         held = self._residency.get(worker.worker_id)
-        if held is None or self._prefixes is None:
-            return None
-        return self._prefixes.name(held.resident_tokens)
+        return self.tokens.name(held.resident_tokens) if held is not None else None
 
-    def ended(self, result: TurnResult, answer: array[int]) -> None:
+    def ended(self, result: TurnResult) -> None:
         """The turn has its last token: what stays where, and what it teaches."""
-        attempt, placing, session_id = self._current(), self._placing, self._spec.session_id
+        attempt, placing = self._current(), self._placing
         decision, report = attempt.decided.decision, result.report
         prefill, decode = decision.placement.prefill, decision.placement.decode
         is_local = decision.chosen.mode is Mode.LOCAL
-        if self._shared_tokens is not None:
-            placing.directory.parted(session_id, self._shared_tokens)
+        if self.tokens.num_shared is not None:
+            self.session.parted(self.tokens.num_shared)
         if not is_local:
             held = Held(report.kept_tokens, report.kept_tokens)
-            placing.directory.keep(session_id, prefill, held, report.kept_states)
+            self.session.keep(prefill, held, report.kept_states)
         held = Held(result.kept_tokens, result.kept_checkpoint_tokens)
-        placing.directory.keep(session_id, decode, held, result.kept_states)
-        if self._opening is not None:
+        self.session.keep(decode, held, result.kept_states)
+        if self._shared_prefix is not None:
             kept = [(prefill, 0 if is_local else report.kept_tokens), (decode, result.kept_tokens)]
-            enough = self._opening.num_tokens
-            placing.openings.served(self._opening, [w for w, tokens in kept if tokens >= enough])
-        if self._prefixes is not None:
-            placing.prefixes.keep(session_id, self._prefixes, answer)
+            enough = self._shared_prefix.num_tokens
+            placing.shared_prefixes.served(
+                self._shared_prefix, [w for w, tokens in kept if tokens >= enough]
+            )
         placing.cluster.learn(_observation(attempt, self._size, result))
 
     def leave(self) -> None:
@@ -248,20 +219,20 @@ class TurnPlacing:
             self._attempt = None
 
     def _held(self) -> Residency:
-        """What workers hold of the session; of a new one, what they hold of its opening."""
+        """What workers hold of the session; of a new one, what they hold of its shared prefix."""
         placing = self._placing
         nodes = placing.cluster.nodes
-        own = placing.directory.held(self._spec.session_id, nodes, self._usable_tokens)
-        if own or self._opening is None:
+        own = self.session.held(nodes, self._usable_tokens)
+        if own or self._shared_prefix is None:
             return own
-        return placing.openings.held(self._opening, nodes)
+        return placing.shared_prefixes.held(self._shared_prefix, nodes)
 
     @property
     def _usable_tokens(self) -> int | None:
         """The last token is always computed."""
-        if self._shared_tokens is None:
+        if self.tokens.num_shared is None:
             return None
-        return min(self._shared_tokens, len(self._spec.prompt) - 1)
+        return min(self.tokens.num_shared, len(self._spec.prompt) - 1)
 
     def _current(self) -> _Attempt:
         assert self._attempt is not None, "a turn is placed before anything happens to it"

@@ -7,23 +7,24 @@ import contextlib
 import logging
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterator
 
 from router.admission import Admission
 from router.config import RouterConfig
-from router.history import Histories, Transcript
+from router.history import Completed, characters_before, complete
 from router.links import Links
 from router.membership import Membership
 from router.metrics import RouterMetrics
-from router.placing import Placing
-from router.prompt import PromptBuilder
+from router.placing import Placing, TurnPlacing
+from router.prompt import Built, PromptBuilder
+from router.session_table import SessionTable
 from router.sessions import SessionDesk
 from router.turn import Turn, TurnContext, TurnEvents
 from router.turn_meter import TurnMeter
 from segue.cluster_status import ClusterStatus, RouterStatus, WorkerHealth, WorkerStatus
 from segue.errors import Cancelled, InvalidRequest, SegueError, Unavailable
 from segue.telemetry import Clock, RateMeter, about_turn
-from segue.turn import TokenDelta, TurnEnd, TurnSpec
+from segue.turn import TokenDelta, TurnEnd
 from segue.types import Role, TurnId, TurnRequest
 
 logger = logging.getLogger(__name__)
@@ -49,7 +50,10 @@ class Router:
         model_name: str,
         clock: Clock = time.monotonic,
     ) -> None:
-        self.placing = Placing(config, metrics, clock=clock)
+        self.table = SessionTable(
+            max_sessions=config.max_sessions, history_bytes=config.history_bytes
+        )
+        self.placing = Placing(config, self.table, metrics, clock=clock)
         self.membership = Membership(
             model_id=prompts.model_id,
             heartbeat_timeout_s=config.heartbeat_timeout_s,
@@ -66,14 +70,7 @@ class Router:
         self._model_name = model_name
         self._clock = clock
         self._admission = Admission(config.max_turns, clock=clock)
-        self._histories = Histories(config.history_bytes)
-        self.sessions = SessionDesk(
-            self.placing.directory,
-            self._histories,
-            self.placing.prefixes,
-            self.membership,
-            self.links,
-        )
+        self.sessions = SessionDesk(self.table, self.membership, self.links)
         self._turns: dict[TurnId, Turn] = {}
         self._ended: Counter[str] = Counter()
         self._rate = RateMeter()
@@ -92,35 +89,33 @@ class Router:
         if deadline_s is None:
             deadline_s = self._config.default_deadline_s
         meter = TurnMeter(self._metrics, self._clock, received_at)
-        try:
-            async with contextlib.aclosing(
-                self._run(request, meter, received_at, deadline_s)
-            ) as running:
-                async for events in running:
-                    yield events
-        except Exception as error:
-            meter.failed(error)
-            raise
-
-    async def _run(
-        self, request: TurnRequest, meter: TurnMeter, received_at: float, deadline_s: float
-    ) -> AsyncGenerator[TurnEvents, None]:
-        with about_turn(request.turn_id), contextlib.ExitStack() as admitted:
-            spec, transcript = await self._admit(request, admitted, meter)
+        with about_turn(request.turn_id), meter.errors(), contextlib.ExitStack() as admitted:
+            with meter.refusals():
+                admitted.enter_context(self._admission.admit())
+                completed = self._complete(request)
+                built = await self._encode(completed)
+            placing = self.placing.turn(built.spec, known=completed.known, num_kept=built.num_kept)
             turn = Turn(
-                spec,
-                self._context(spec, transcript, meter),
+                built.spec,
+                self._context(placing, meter),
                 received_at=received_at,
                 deadline_at=received_at + deadline_s,
             )
-            self._turns[request.turn_id] = turn
-            try:
-                async with contextlib.aclosing(self._observed(turn, transcript, meter)) as observed:
-                    async for events in observed:
+            with self._running(turn, received_at, meter):
+                async with contextlib.aclosing(turn.events()) as arriving:
+                    async for events in arriving:
+                        arrived_at = self._clock()
+                        if isinstance(end := events[-1], TurnEnd):
+                            tokens = placing.tokens.with_answer(turn.answer)
+                            end = self.table.record(
+                                placing.session, completed, tokens, built.memory, end
+                            )
+                            events = (*events[:-1], end)
+                        # Before they are sent: a client may leave as soon as it has the last.
+                        self._measure(events, meter, arrived_at)
                         yield events
-            finally:
-                del self._turns[request.turn_id]
-                self._count_end(turn, received_at, meter)
+                        if isinstance(events[0], TokenDelta):
+                            meter.relayed(arrived_at)
 
     def cancel(self, turn_id: TurnId) -> bool:
         """True when such a turn is running; its stream ends with finish reason CANCELLED."""
@@ -130,33 +125,22 @@ class Router:
         turn.interrupt(Cancelled(f"turn {turn_id} was cancelled"))
         return True
 
-    async def _admit(
-        self, request: TurnRequest, admitted: contextlib.ExitStack, meter: TurnMeter
-    ) -> tuple[TurnSpec, Transcript]:
-        """Takes a place for as long as `admitted` is open. Refusals are counted by their kind."""
-        try:
-            admitted.enter_context(self._admission.admit())
-            before = self._histories.characters_before(request)
-            self.limits.validate(request.input, before)
-            completed = self._histories.complete(request)
-            built = await self._prompts.make(completed, self.placing.pools.now)
-            if request.turn_id in self._turns:
-                raise InvalidRequest(f"turn {request.turn_id} is running already; name it anew")
-        except SegueError as error:
-            meter.refused(error)
-            raise
-        transcript = Transcript(
-            self._histories,
-            completed,
-            built.spec,
-            memory=built.memory,
-            num_kept=built.num_kept,
-        )
-        return built.spec, transcript
+    def _complete(self, request: TurnRequest) -> Completed:
+        """Raises UnknownHistory, and InvalidRequest for what is too large."""
+        known = self.table.history(request.session_id)
+        self.limits.validate(request.input, characters_before(request, known))
+        return complete(request, known)
 
-    def _context(self, spec: TurnSpec, transcript: Transcript, meter: TurnMeter) -> TurnContext:
+    async def _encode(self, completed: Completed) -> Built:
+        """The turn in tokens. Raises InvalidRequest, ContextOverflow, Overloaded."""
+        built = await self._prompts.make(completed, self.placing.pools.now)
+        if built.spec.turn_id in self._turns:
+            raise InvalidRequest(f"turn {built.spec.turn_id} is running already; name it anew")
+        return built
+
+    def _context(self, placing: TurnPlacing, meter: TurnMeter) -> TurnContext:
         return TurnContext(
-            placing=self.placing.turn(spec, transcript.shared_tokens),
+            placing=placing,
             workers=self.links,
             clock=self._clock,
             max_attempts=self._config.max_attempts,
@@ -168,24 +152,22 @@ class Router:
         """Each running turn has an equal part of the messages that the router can write."""
         return max(len(self._turns) / _MAX_MESSAGES_PER_S, _MIN_PAUSE_S)
 
-    async def _observed(
-        self, turn: Turn, transcript: Transcript, meter: TurnMeter
-    ) -> AsyncGenerator[TurnEvents, None]:
-        """The turn's events, measured as they pass."""
-        async with contextlib.aclosing(turn.events()) as arriving:
-            async for arrived in arriving:
-                arrived_at = self._clock()
-                events = tuple(map(transcript.hear, arrived))
-                # Counted before they are sent: a client may leave as soon as it has the last.
-                for event in events:
-                    if isinstance(event, TokenDelta):
-                        meter.arrived(event, arrived_at)
-                        self._rate.add(len(event.token_ids))
-                    elif isinstance(event, TurnEnd):
-                        meter.finished(event)
-                yield events
-                if isinstance(events[0], TokenDelta):
-                    meter.relayed(arrived_at)
+    @contextlib.contextmanager
+    def _running(self, turn: Turn, received_at: float, meter: TurnMeter) -> Iterator[None]:
+        self._turns[turn.spec.turn_id] = turn
+        try:
+            yield
+        finally:
+            del self._turns[turn.spec.turn_id]
+            self._count_end(turn, received_at, meter)
+
+    def _measure(self, events: TurnEvents, meter: TurnMeter, arrived_at: float) -> None:
+        for event in events:
+            if isinstance(event, TokenDelta):
+                meter.arrived(event, arrived_at)
+                self._rate.add(len(event.token_ids))
+            elif isinstance(event, TurnEnd):
+                meter.finished(event)
 
     def _count_end(self, turn: Turn, received_at: float, meter: TurnMeter) -> None:
         self._ended[turn.outcome] += 1
@@ -216,7 +198,7 @@ class Router:
             router=RouterStatus(
                 address=address,
                 metrics_address=metrics_address,
-                sessions=len(self.placing.directory),
+                sessions=len(self.table),
                 running_turns=self._admission.num_turns,
                 finished_turns=sum(self._ended[how] for how in _FINISHED),
                 failed_turns=self._ended.total() - sum(self._ended[how] for how in _NOT_FAILED),
@@ -252,8 +234,8 @@ class Router:
     def _observe_gauges(self) -> None:
         """Sets the gauges that are states, not events."""
         self._metrics.load.turns_in_flight.set(self._admission.num_turns)
-        self._metrics.load.sessions.set(len(self.placing.directory))
-        self._metrics.load.history_bytes.set(self._histories.size_bytes)
+        self._metrics.load.sessions.set(len(self.table))
+        self._metrics.load.history_bytes.set(self.table.history_bytes)
         counts = Counter((w.role.value, w.health.value) for w in self.membership.workers())
         for role in Role:
             for health in WorkerHealth:

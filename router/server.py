@@ -92,7 +92,7 @@ class Sessions(SessionsServicer):
     async def ListSessions(
         self, request: pb.ListSessionsRequest, context: Context
     ) -> pb.SessionList:
-        return pb.SessionList(sessions=[session_to_wire(s) for s in self._router.sessions.list()])
+        return pb.SessionList(sessions=[session_to_wire(s) for s in self._router.table.sessions()])
 
     async def RenewSession(
         self, request: pb.RenewSessionRequest, context: Context
@@ -117,7 +117,7 @@ class Sessions(SessionsServicer):
         return pb.ForkSessionReply()
 
     async def Explain(self, request: pb.ExplainRequest, context: Context) -> pb.Explanation:
-        explanation = self._router.placing.explain(SessionId(request.session_id))
+        explanation = self._router.table.explain(SessionId(request.session_id))
         return explanation_to_wire(explanation)
 
 

@@ -1,39 +1,25 @@
-"""What a client may ask about its sessions between turns: list, renew, release, fork."""
+"""What a client may do with its sessions between turns: renew, release, fork."""
 
 from __future__ import annotations
 
 import contextlib
 
-from router.directory import SessionDirectory
-from router.history import Histories
 from router.links import DecodeLink, Links
 from router.membership import Membership
-from router.prefixes import SessionPrefixes
+from router.session_table import SessionTable
 from segue.checks import require_name
-from segue.cluster_status import SessionInfo, WorkerHealth
+from segue.cluster_status import WorkerHealth
 from segue.errors import InvalidRequest, NotFound
 from segue.types import SessionId
 
 
 class SessionDesk:
-    """One event loop owns it, as it owns the directory."""
+    """The table's record and the decode worker's lease, changed together."""
 
-    def __init__(
-        self,
-        directory: SessionDirectory,
-        histories: Histories,
-        prefixes: SessionPrefixes,
-        membership: Membership,
-        links: Links,
-    ) -> None:
-        self._directory = directory
-        self._histories = histories
-        self._prefixes = prefixes
+    def __init__(self, table: SessionTable, membership: Membership, links: Links) -> None:
+        self._table = table
         self._membership = membership
         self._links = links
-
-    def list(self) -> list[SessionInfo]:
-        return self._directory.sessions()
 
     async def renew(
         self, session_id: SessionId, lease_s: float | None, pause_s: float | None
@@ -43,27 +29,25 @@ class SessionDesk:
 
     async def release(self, session_id: SessionId) -> bool:
         """Whether the session was known."""
-        self._histories.forget(session_id)
-        self._prefixes.forget(session_id)
         # When its worker is gone, so is what was leased.
         with contextlib.suppress(NotFound):
             await self._decode_of(session_id).end_lease(session_id)
-        return self._directory.forget(session_id)
+        return self._table.release(session_id)
 
     async def fork(self, parent_id: SessionId, child_id: SessionId) -> None:
         """Raises NotFound, and InvalidRequest for a child that exists."""
         require_name("the child's session_id", child_id)
-        if self._directory.find(child_id) is not None:
+        if child_id in self._table:
             raise InvalidRequest(f"a fork needs the name of a new session, got {child_id!r}")
         # What was said is known here, whether or not a worker still has memory of it.
-        self._histories.fork(parent_id, child_id)
+        self._table.fork_history(parent_id, child_id)
         await self._decode_of(parent_id).fork_lease(parent_id, child_id)
-        if self._directory.find(parent_id) is None:
+        if parent_id not in self._table:
             raise NotFound(f"session {parent_id} was released meanwhile")
-        self._directory.fork(parent_id, child_id)
+        self._table.fork(parent_id, child_id)
 
     def _decode_of(self, session_id: SessionId) -> DecodeLink:
-        kept = self._directory.kept(session_id)
+        kept = self._table.of(session_id).kept
         for worker in self._membership.workers():
             is_here = kept and (worker.worker_id, worker.epoch) == (kept.worker_id, kept.epoch)
             if is_here and worker.health is not WorkerHealth.LOST:

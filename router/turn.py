@@ -239,7 +239,7 @@ class Turn:
                 if call.has_result:
                     news = await call.read()
             if isinstance(news, TurnResult):
-                self._context.placing.ended(news, self.answer)
+                self._context.placing.ended(news)
                 yield (*events, self._end(news, placement))
                 return
             assert isinstance(news, TokenDelta), "after its first word a call has tokens"

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 from router.lifecycle import outcome_of
 from router.metrics import RouterMetrics
 from segue.errors import SegueError
@@ -45,6 +48,24 @@ class TurnMeter:
         metrics.tokens.cached.inc(end.usage.cached_tokens)
         metrics.tokens.rerendered.inc(end.usage.rerendered_tokens)
         metrics.tokens.rerendered_turns.inc(end.usage.rerendered_tokens > 0)
+
+    @contextlib.contextmanager
+    def refusals(self) -> Iterator[None]:
+        """Counts the error that keeps the turn from running."""
+        try:
+            yield
+        except SegueError as error:
+            self.refused(error)
+            raise
+
+    @contextlib.contextmanager
+    def errors(self) -> Iterator[None]:
+        """Counts the error that ends the turn, whether it ran or not."""
+        try:
+            yield
+        except Exception as error:
+            self.failed(error)
+            raise
 
     def failed(self, error: Exception) -> None:
         self._metrics.load.errors.labels(error_class(error)).inc()

@@ -68,15 +68,17 @@ def main(
 
 
 def _show_spread(spreads: list[Spread]) -> None:
-    table = Table(title=f"{spreads[0].num_sessions} new sessions, three openings, idle workers")
-    for header in ("decode workers", "busiest has", "even", "openings reused", "turns that stay"):
+    table = Table(
+        title=f"{spreads[0].num_sessions} new sessions, three shared prefixes, idle workers"
+    )
+    for header in ("decode workers", "busiest has", "even", "prefixes reused", "turns that stay"):
         table.add_column(header, justify="right")
     for one in spreads:
         table.add_row(
             str(one.num_decodes),
             f"{one.busiest_share:.1%}",
             f"{one.even_share:.1%}",
-            f"{one.opening_hit_rate:.1%}",
+            f"{one.shared_prefix_hit_rate:.1%}",
             f"{one.stay_rate:.1%}",
         )
     Console(width=_WIDTH).print(table)

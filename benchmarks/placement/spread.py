@@ -1,4 +1,4 @@
-"""Where new sessions settle on an idle cluster when many of them share their openings.
+"""Where new sessions settle on an idle cluster when many of them share a prefix.
 
 Drives the router's own `Placing`, turn by turn, with workers that answer at once. Their speeds are
 equal; what is measured of them is not quite, as on a real machine.
@@ -7,23 +7,23 @@ equal; what is measured of them is not quite, as on a real machine.
 from __future__ import annotations
 
 import random
-from array import array
 from collections import Counter
 from dataclasses import dataclass
 
 from router.config import RouterConfig
 from router.metrics import RouterMetrics
 from router.placing import Placing
+from router.session_table import SessionTable
 from segue.cluster_status import UnitCounts, WorkerHealth, WorkerLoad, WorkerStatus
 from segue.turn import FinishReason, ShipReport, TurnResult, TurnSpec, Usage
 from segue.types import Epoch, Role, Sampling, SessionId, StopRules, TurnId, WorkerId
 
 _PAGE_TOKENS = 16
-_OPENING_TOKENS = 4_096
+_SHARED_TOKENS = 4_096
 _MORE_TOKENS = 512
 _ANSWER_TOKENS = 100
 _NUM_KINDS = 3
-"""Of agents: each has an opening of its own."""
+"""Of agents: each has a system message of its own."""
 _TURNS = 3
 _SECONDS_PER_TOKEN = 1e-4
 _SECONDS_PER_STEP = 0.01
@@ -38,15 +38,16 @@ class Spread:
     busiest_share: float
     """Of the sessions, on the decode worker that has most; `even_share` is the least possible."""
     even_share: float
-    opening_hit_rate: float
-    """Of first turns whose opening was computed before, those placed where its state is."""
+    shared_prefix_hit_rate: float
+    """Of first turns whose shared prefix was computed before, those placed where its state is."""
     stay_rate: float
     """Of later turns, those on the decode worker of the turn before."""
 
 
 def measure_spread(num_decodes: int, num_sessions: int, seed: int = 0) -> Spread:
     draw = random.Random(seed)
-    placing = Placing(RouterConfig(), RouterMetrics(), clock=lambda: 0.0)
+    table = SessionTable(max_sessions=num_sessions, history_bytes=0)
+    placing = Placing(RouterConfig(), table, RouterMetrics(), clock=lambda: 0.0)
     for role in Role:
         for number in range(num_decodes):
             placing.heard(_worker(WorkerId(f"{role}-{number}"), role))
@@ -69,7 +70,7 @@ def measure_spread(num_decodes: int, num_sessions: int, seed: int = 0) -> Spread
         num_sessions=num_sessions,
         busiest_share=max(homes.values()) / num_sessions,
         even_share=1 / num_decodes,
-        opening_hit_rate=hits / reusable,
+        shared_prefix_hit_rate=hits / reusable,
         stay_rate=stays / (num_sessions * (_TURNS - 1)),
     )
 
@@ -82,10 +83,10 @@ def _turn(
     spec = TurnSpec(
         turn_id=TurnId(f"{session}/{number}"),
         session_id=SessionId(str(session)),
-        prompt=(kind,) * _OPENING_TOKENS + (_NUM_KINDS + session,) * own_tokens,
+        prompt=(kind,) * _SHARED_TOKENS + (_NUM_KINDS + session,) * own_tokens,
         sampling=Sampling(),
         stop=StopRules(max_tokens=_ANSWER_TOKENS),
-        branch_points=(_OPENING_TOKENS,),
+        branch_points=(_SHARED_TOKENS,),
     )
     turn = placing.turn(spec)
     placement = turn.place(()).placement
@@ -108,8 +109,7 @@ def _turn(
             decode_s=_ANSWER_TOKENS * _SECONDS_PER_STEP * noise,
             kept_tokens=kept_tokens,
             kept_checkpoint_tokens=kept_tokens,
-        ),
-        array("I", [1] * _ANSWER_TOKENS),
+        )
     )
     turn.leave()
     return placement.prefill.worker_id, placement.decode.worker_id

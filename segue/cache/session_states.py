@@ -8,9 +8,10 @@ are a little slower.
 
 from __future__ import annotations
 
-import collections
 from collections.abc import Collection, Sequence
 from typing import Protocol
+
+from cachetools import LRUCache
 
 from segue.cache.node import Checkpoint, Node
 from segue.cache.pins import Pins
@@ -37,7 +38,7 @@ class SessionStates:
 
     def __init__(self, pins: Pins) -> None:
         self._pins = pins
-        self._left: collections.OrderedDict[SessionId, list[Checkpoint]] = collections.OrderedDict()
+        self._left: LRUCache[SessionId, list[Checkpoint]] = LRUCache(_MAX_SESSIONS)
 
     def used(self, checkpoint: Checkpoint | None, session_id: SessionId) -> None:
         """A turn goes on from there. What more than one session uses is nobody's own."""
@@ -70,5 +71,3 @@ class SessionStates:
             if checkpoint not in useful:
                 self._pins.supersede(checkpoint)
         self._left[session_id] = [checkpoint for checkpoint in own if checkpoint in useful]
-        if len(self._left) > _MAX_SESSIONS:
-            self._left.popitem(last=False)

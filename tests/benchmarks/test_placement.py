@@ -28,11 +28,13 @@ def test_the_benchmark_ends_with_one_json_line_and_placement_by_cost_leads() -> 
 
 
 @pytest.mark.parametrize("num_decodes", [2, 3, 8])
-def test_new_sessions_spread_over_idle_workers_and_reuse_their_openings(num_decodes: int) -> None:
+def test_new_sessions_spread_over_idle_workers_and_reuse_their_shared_prefixes(
+    num_decodes: int,
+) -> None:
     spread = measure_spread(num_decodes, num_sessions=120)
 
     assert spread.busiest_share <= 1.1 * spread.even_share
-    assert spread.opening_hit_rate == 1.0
+    assert spread.shared_prefix_hit_rate == 1.0
     assert spread.stay_rate == 1.0
 
 

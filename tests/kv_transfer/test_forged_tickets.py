@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from cachetools import FIFOCache
 
 from kv_transfer.ticket import Ticket, TicketId
 from kv_transfer.writer import MAX_ENDED_TICKETS
@@ -38,7 +39,8 @@ def test_a_ticket_for_what_is_not_there_is_refused_before_anything_moves(
 async def test_no_number_of_strange_fences_makes_a_used_ticket_new(
     pair: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("kv_transfer.writer.MAX_ENDED_TICKETS", 20)
+    for known in ("_ended", "_fenced"):
+        monkeypatch.setattr(pair.writer, known, FIFOCache(20))
     outgoing = pair.begin()
     await outgoing.stop("no longer wanted")
 

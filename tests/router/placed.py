@@ -6,15 +6,16 @@ from array import array
 from collections.abc import Mapping
 
 from router.config import RouterConfig
+from router.history import History
 from router.metrics import RouterMetrics
 from router.placing import Placing, TurnPlacing
+from router.session_table import SessionTable
 from segue.cluster_status import UnitCounts, WorkerHealth, WorkerLoad, WorkerStatus
 from segue.turn import FinishReason, ShipReport, TurnResult, TurnSpec, Usage
-from segue.types import Epoch, Role, Sampling, SessionId, StopRules, TurnId, WorkerId
+from segue.types import ChatInput, Epoch, Role, Sampling, SessionId, StopRules, TurnId, WorkerId
 
 NAMES = ["prefill-0", "prefill-1", "decode-0", "decode-1"]
 AGENT = SessionId("agent")
-ANSWER = array("I", [7] * 12)
 
 
 def worker(
@@ -42,7 +43,8 @@ class ManualClock:
 
 def placing_of(clock: ManualClock, **options: int) -> Placing:
     config = RouterConfig(**{"local_prefill_max_tokens": 0, **options})  # type: ignore[arg-type]  # a test's options
-    placing = Placing(config, RouterMetrics(), clock=clock)
+    table = SessionTable(max_sessions=100, history_bytes=1 << 20)
+    placing = Placing(config, table, RouterMetrics(), clock=clock)
     for name in NAMES:
         placing.heard(worker(name))
     return placing
@@ -56,6 +58,11 @@ def spec(prompt_tokens: int = 6_400, session_id: SessionId = AGENT) -> TurnSpec:
         sampling=Sampling(),
         stop=StopRules(max_tokens=64),
     )
+
+
+def said(num_tokens: int) -> History:
+    """A last turn that is equal to the beginning of every `spec`."""
+    return History(chat=ChatInput(messages=()), digests=(), tokens=array("I", [7] * num_tokens))
 
 
 def result(kept: int = 0, **report: float) -> TurnResult:
@@ -83,8 +90,7 @@ def serve(placing: Placing, *, kept: int = 6_400, prefill_kept: int = 6_400) -> 
             shipped_bytes=10_000_000,
             transfer_s=0.01,
             kept_tokens=prefill_kept,
-        ),
-        ANSWER,
+        )
     )
     turn.leave()
     return turn
@@ -99,4 +105,4 @@ def seats(placing: Placing) -> dict[str, tuple[int, int, int]]:
 
 
 def held(placing: Placing) -> Mapping[WorkerId, tuple[int, int]]:
-    return dict(placing.directory.held(AGENT, placing.cluster.nodes))
+    return dict(placing.table.of(AGENT).held(placing.cluster.nodes))

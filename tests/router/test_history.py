@@ -9,16 +9,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.history import Histories, Transcript, common_prefix
+from router.history import (
+    Completed,
+    History,
+    TurnTokens,
+    characters_before,
+    common_prefix,
+    complete,
+)
+from router.session_table import SessionTable
 from segue.errors import UnknownHistory
 from segue.history import continuation, digests
-from segue.turn import FinishReason, TokenDelta, TurnEnd, TurnSpec
+from segue.turn import FinishReason, TurnEnd
 from segue.types import (
     ChatInput,
     Message,
-    Sampling,
     SessionId,
-    StopRules,
     TextInput,
     TokenInput,
     TurnId,
@@ -27,6 +33,7 @@ from segue.types import (
 )
 
 SESSION = SessionId("s")
+PAGE_TOKENS = 4
 END = TurnEnd(finish_reason=FinishReason.STOP)
 TOOLS = ('{"name": "f"}',)
 
@@ -47,6 +54,23 @@ def asked(turn_input: TurnInput, session_id: SessionId = SESSION) -> TurnRequest
     return TurnRequest(session_id=session_id, turn_id=TurnId("t"), input=turn_input)
 
 
+class Histories:
+    """A session table that is used for histories alone, as the router uses it."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self.table = SessionTable(max_sessions=100, history_bytes=max_bytes)
+
+    @property
+    def size_bytes(self) -> int:
+        return self.table.history_bytes
+
+    def find(self, session_id: SessionId) -> History | None:
+        return self.table.history(session_id)
+
+    def complete(self, request: TurnRequest) -> Completed:
+        return complete(request, self.find(request.session_id))
+
+
 def told(
     histories: Histories,
     turn_input: TurnInput,
@@ -55,29 +79,20 @@ def told(
     session_id: SessionId = SESSION,
 ) -> TurnEnd:
     """A whole turn."""
-    transcript = begun(histories, turn_input, prompt, session_id)
-    for token in answer:
-        transcript.hear(TokenDelta(token_ids=(token,)))
-    end = transcript.hear(END)
-    assert isinstance(end, TurnEnd)
-    return end
+    table, completed = histories.table, histories.complete(asked(turn_input, session_id))
+    tokens = compared(histories, completed, prompt).with_answer(answer)
+    return table.record(table.of(session_id), completed, tokens, None, END)
 
 
-def begun(
-    histories: Histories,
-    turn_input: TurnInput,
-    prompt: tuple[int, ...] = (1, 2),
-    session_id: SessionId = SESSION,
-) -> Transcript:
-    spec = TurnSpec(
-        turn_id=TurnId("t"),
-        session_id=session_id,
-        prompt=prompt,
-        sampling=Sampling(),
-        stop=StopRules(max_tokens=256),
-    )
-    completed = histories.complete(asked(turn_input, session_id))
-    return Transcript(histories, completed, spec)
+def compared(
+    histories: Histories, completed: Completed, prompt: tuple[int, ...] = (1, 2)
+) -> TurnTokens:
+    last = histories.table.tokens(completed.request.session_id)
+    return TurnTokens.of(prompt, last, PAGE_TOKENS, known=completed.known)
+
+
+def shared(histories: Histories, turn_input: TurnInput, prompt: tuple[int, ...]) -> int | None:
+    return compared(histories, histories.complete(asked(turn_input)), prompt).num_shared
 
 
 @pytest.fixture
@@ -130,9 +145,8 @@ def test_another_session_has_nothing_to_continue(histories: Histories) -> None:
 def test_a_turn_that_never_ended_changes_nothing(histories: Histories) -> None:
     told(histories, FIRST)
     before = histories.find(SESSION)
-    broken = begun(histories, continuation(SECOND, 3))
 
-    broken.hear(TokenDelta(token_ids=(9,)))
+    compared(histories, histories.complete(asked(continuation(SECOND, 3))), (1, 2, 9))
 
     assert histories.find(SESSION) is before
 
@@ -147,9 +161,9 @@ def test_a_fork_and_its_parent_go_on_by_themselves(histories: Histories) -> None
     child = SessionId("child")
     told(histories, FIRST)
 
-    histories.fork(SESSION, child)
+    histories.table.fork_history(SESSION, child)
     told(histories, continuation(SECOND, 3), session_id=child)
-    histories.forget(SESSION)
+    histories.table.release(SESSION)
 
     assert histories.find(SESSION) is None
     completed = histories.complete(asked(continuation(SECOND, 5), child))
@@ -207,10 +221,11 @@ def test_the_characters_before_a_turn_are_those_of_what_it_continues(histories: 
     told(histories, FIRST)
     shorter = replace(FIRST, messages=FIRST.messages[:2])
 
-    before = histories.characters_before(asked(continuation(SECOND, 2)))
+    known = histories.find(SESSION)
+    before = characters_before(asked(continuation(SECOND, 2)), known)
 
     assert before == sum(map(len, shorter.texts()))
-    assert histories.characters_before(asked(SECOND)) == 0
+    assert characters_before(asked(SECOND), known) == 0
 
 
 @pytest.mark.parametrize(
@@ -268,13 +283,34 @@ def test_the_common_prefix_is_the_one_found_item_by_item(one: list[int], other: 
 
 
 def test_how_far_a_prompt_is_as_before_is_known_when_it_begins(histories: Histories) -> None:
-    assert begun(histories, FIRST, (1, 2)).shared_tokens is None
+    assert shared(histories, FIRST, (1, 2)) is None
     told(histories, FIRST)
     kept = histories.find(SESSION)
     assert kept is not None
 
     same = (*kept.tokens, 90, 91)
-    assert begun(histories, SECOND, same).shared_tokens == len(kept.tokens)
-    assert begun(histories, SECOND, (kept.tokens[0], 99, 98)).shared_tokens == 1
+    assert shared(histories, SECOND, same) == len(kept.tokens)
+    assert shared(histories, SECOND, (kept.tokens[0], 99, 98)) == 1
     # Of token ids no history is kept: what is known is of another prompt.
-    assert begun(histories, TokenInput(same), same).shared_tokens is None
+    assert shared(histories, TokenInput(same), same) is None
+
+
+def test_the_tokens_of_a_last_turn_are_kept_once(histories: Histories) -> None:
+    told(histories, FIRST)
+
+    kept, last = histories.find(SESSION), histories.table.tokens(SESSION)
+    assert kept is not None
+    assert last is not None
+    assert kept.tokens is last.tokens
+
+
+def test_a_prompt_is_compared_with_the_last_turn_and_with_the_history(
+    histories: Histories,
+) -> None:
+    told(histories, FIRST, prompt=(1, 2, 3, 4, 5, 6, 7), answer=(8, 9))
+    told(histories, TokenInput((1, 2)), prompt=(1, 2, 90), answer=(91,))
+
+    completed = histories.complete(asked(continuation(SECOND, 3)))
+    tokens = compared(histories, completed, (1, 2, 3, 4, 5, 6, 7, 8, 9, 10))
+
+    assert (tokens.num_shared, tokens.num_equal) == (9, 2)

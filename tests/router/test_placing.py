@@ -14,12 +14,12 @@ from segue.turn import ShipReport
 from segue.types import SessionId, WorkerId
 from tests.router.placed import (
     AGENT,
-    ANSWER,
     NAMES,
     ManualClock,
     held,
     placing_of,
     result,
+    said,
     seats,
     serve,
     spec,
@@ -118,7 +118,7 @@ def test_what_decode_computed_itself_teaches_its_own_speed(clock: ManualClock) -
     turn = placing.turn(spec(6_500))
     turn.place(())
     turn.first_token()
-    turn.ended(result(6_528, computed_tokens=100, prefill_s=0.1), ANSWER)
+    turn.ended(result(6_528, computed_tokens=100, prefill_s=0.1))
     turn.leave()
 
     after = placing.cluster.own_speeds
@@ -137,9 +137,9 @@ def test_a_turn_teaches_what_it_cost_and_how_wrong_the_estimate_was(
     turn.reserved(0, 0)
     clock.now += 1.9 * estimated_s
     turn.first_token()
-    turn.ended(result(computed_tokens=6_400, prefill_s=3.0), ANSWER)
+    turn.ended(result(computed_tokens=6_400, prefill_s=3.0))
 
-    explanation = placing.explain(AGENT)
+    explanation = placing.table.explain(AGENT)
     assert explanation.actual_s == pytest.approx(1.9 * explanation.estimated_s)
     assert placing.cluster.coefficients.pooled.compute.at(6_400) == pytest.approx(3.0)
     sample = placing.metrics.registry.get_sample_value
@@ -151,7 +151,7 @@ def test_the_explanation_shows_every_way_that_was_weighed(placing: Placing) -> N
     turn = placing.turn(spec())
     decision = turn.place(())
 
-    explanation = placing.explain(AGENT)
+    explanation = placing.table.explain(AGENT)
 
     assert len(explanation.candidates) == len(decision.candidates)
     assert explanation.chosen.prefill_worker == decision.chosen.prefill
@@ -167,12 +167,12 @@ def test_nothing_is_kept_of_a_turn_without_a_session(placing: Placing) -> None:
     turn.place(())
     turn.reserved(64, 64)
     turn.first_token()
-    turn.ended(result(6_400), ANSWER)
+    turn.ended(result(6_400))
     turn.leave()
 
-    assert len(placing.directory) == 0
+    assert len(placing.table) == 0
     with pytest.raises(NotFound, match="no decision is remembered"):
-        placing.explain(SessionId(""))
+        placing.table.explain(SessionId(""))
 
 
 def test_the_size_of_pages_is_what_workers_say(placing: Placing) -> None:
@@ -193,13 +193,12 @@ def test_a_prompt_that_parts_goes_to_who_has_a_state_before_that(clock: ManualCl
                 kept_tokens=6_336,
                 kept_states=(96, 6_272, 6_336),
             ),
-        ),
-        ANSWER,
+        )
     )
     first.leave()
 
-    as_it_was = placing.turn(spec(6_500), 6_480).place(()).chosen
-    rendered_otherwise = placing.turn(spec(6_500), 6_300).place(()).chosen
+    as_it_was = placing.turn(spec(6_500), known=said(6_480)).place(()).chosen
+    rendered_otherwise = placing.turn(spec(6_500), known=said(6_300)).place(()).chosen
 
     assert as_it_was.mode is Mode.LOCAL
     assert rendered_otherwise.prefill == "prefill-0"
@@ -217,10 +216,10 @@ def test_decode_may_compute_about_as_much_as_was_expected(clock: ManualClock) ->
 
 def test_a_turn_that_parted_leaves_nothing_of_the_other_branch(placing: Placing) -> None:
     serve(placing)
-    turn = placing.turn(spec(6_500), 6_000)
+    turn = placing.turn(spec(6_500), known=said(6_000))
     turn.place(("prefill-0", "decode-0"))
     turn.first_token()
-    turn.ended(result(6_528, computed_tokens=6_500, kept_tokens=6_500), ANSWER)
+    turn.ended(result(6_528, computed_tokens=6_500, kept_tokens=6_500))
     turn.leave()
 
     assert held(placing)[WorkerId("decode-0")] == (6_000, 0)

@@ -16,13 +16,14 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from router.history import Completed, Histories, History, Transcript
+from router.history import Completed, History, TurnTokens, complete
 from router.prompt import PromptBuilder
 from router.prompt_helper import PromptHelper
+from router.session_table import SessionTable
 from segue.errors import ContextOverflow, InvalidRequest, Overloaded, Unavailable
 from segue.history import continuation
 from segue.text.limits import SizeLimits, num_characters
-from segue.turn import FinishReason, TokenDelta, TurnEnd
+from segue.turn import FinishReason, TurnEnd
 from segue.types import (
     ChatInput,
     Message,
@@ -275,7 +276,7 @@ class Talk:
     """One session as the router keeps it, and what its turns cost."""
 
     def __init__(self, prompts: PromptBuilder) -> None:
-        self.histories = Histories(1 << 26)
+        self._table = SessionTable(max_sessions=1, history_bytes=1 << 26)
         self._prompts = prompts
         self._messages: tuple[Message, ...] = ()
         self._num_kept = 0
@@ -284,14 +285,19 @@ class Talk:
         self._messages += new
         chat = ChatInput(messages=self._messages)
         sent = continuation(chat, self._num_kept) if self._num_kept else chat
-        completed = self.histories.complete(asked(sent))
+        table, known = self._table, self._table.history(SESSION)
+        completed = complete(asked(sent), known)
         built = self._prompts.build(completed)
-        transcript = Transcript(
-            self.histories, completed, built.spec, memory=built.memory, num_kept=built.num_kept
+        prompt = TurnTokens.of(
+            built.spec.prompt, table.tokens(SESSION), 16, known=known, num_kept=built.num_kept
         )
-        transcript.hear(TokenDelta(token_ids=(5, 6)))
-        end = transcript.hear(TurnEnd(finish_reason=FinishReason.STOP))
-        assert isinstance(end, TurnEnd)
+        end = table.record(
+            table.of(SESSION),
+            completed,
+            prompt.with_answer((5, 6)),
+            built.memory,
+            TurnEnd(finish_reason=FinishReason.STOP),
+        )
         self._num_kept = end.kept_messages
         self._messages += (Message(role="assistant", content="an answer"),)
         assert tuple(built.spec.prompt) == self._prompts.encoder.encode(chat)
@@ -299,7 +305,7 @@ class Talk:
 
     @property
     def history(self) -> History:
-        history = self.histories.find(SESSION)
+        history = self._table.history(SESSION)
         assert history is not None
         return history
 

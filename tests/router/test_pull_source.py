@@ -8,7 +8,7 @@ from router.placement.estimate import Mode
 from router.placing import Placing
 from segue.cluster_status import WorkerHealth
 from segue.types import SessionId, WorkerId
-from tests.router.placed import ANSWER, ManualClock, placing_of, result, serve, spec, worker
+from tests.router.placed import ManualClock, placing_of, result, serve, spec, worker
 
 
 @pytest.fixture
@@ -68,7 +68,7 @@ def test_when_decode_lost_the_prefix_the_longest_other_holder_gives(placing: Pla
     placing.heard(worker("prefill-0", health=WorkerHealth.DRAINING))
     serve_elsewhere = placing.turn(spec())
     serve_elsewhere.place([WorkerId("decode-0")])
-    serve_elsewhere.ended(result(6_336), ANSWER)
+    serve_elsewhere.ended(result(6_336))
     serve_elsewhere.leave()
     turn = placing.turn(spec(7_000))
     decision = turn.place(())

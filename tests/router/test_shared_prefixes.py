@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from array import array
 from collections import Counter
 
 import pytest
 
 from router.config import RouterConfig
 from router.metrics import RouterMetrics
-from router.openings import Opening, Openings, opening_of
 from router.placement.coefficients import Observation
 from router.placing import Placing
+from router.session_table import SessionTable
+from router.shared_prefixes import SharedPrefix, SharedPrefixIndex, shared_prefix_of
 from segue.cluster_status import UnitCounts, WorkerHealth, WorkerLoad, WorkerStatus
 from segue.turn import FinishReason, ShipReport, TurnResult, TurnSpec, Usage
 from segue.types import Epoch, Role, Sampling, SessionId, StopRules, TurnId, WorkerId
 
 PAGE = 64
 SYSTEM = (1,) * 6_000
-OPENING = 5_952
+SHARED = 5_952
 """Of the system message, whole pages."""
 
 
@@ -49,7 +49,8 @@ def spec(name: str, *, system: tuple[int, ...] = SYSTEM) -> TurnSpec:
 @pytest.fixture
 def placing() -> Placing:
     config = RouterConfig(local_prefill_max_tokens=0)
-    placing = Placing(config, RouterMetrics(), clock=lambda: 100.0)
+    table = SessionTable(max_sessions=100, history_bytes=0)
+    placing = Placing(config, table, RouterMetrics(), clock=lambda: 100.0)
     for name in ("prefill-0", "prefill-1", "decode-0", "decode-1"):
         placing.heard(worker(name))
     return placing
@@ -69,14 +70,13 @@ def serve(
             report=ShipReport(computed_tokens=6_400, prefill_s=1.0, kept_tokens=kept),
             decode_s=0.2,
             kept_tokens=kept,
-        ),
-        array("I"),
+        )
     )
     placed.leave()
     return placement.prefill.worker_id, placement.decode.worker_id
 
 
-def test_a_new_session_is_computed_where_its_opening_was(placing: Placing) -> None:
+def test_a_new_session_is_computed_where_its_shared_prefix_was(placing: Placing) -> None:
     first = serve(placing, spec("first"), avoid=("prefill-0", "decode-0"))
 
     second = serve(placing, spec("second"))
@@ -84,7 +84,7 @@ def test_a_new_session_is_computed_where_its_opening_was(placing: Placing) -> No
     assert (first[0], second[0]) == ("prefill-1", "prefill-1")
 
 
-def test_sessions_that_share_their_opening_live_on_all_decode_workers(placing: Placing) -> None:
+def test_sessions_that_share_a_prefix_live_on_all_decode_workers(placing: Placing) -> None:
     places = [serve(placing, spec(f"session-{number}")) for number in range(40)]
 
     assert len({prefill for prefill, _ in places}) == 1
@@ -120,13 +120,13 @@ def test_a_worker_that_is_much_slower_gets_no_session_for_the_sake_of_spreading(
     assert {decode for _, decode in places} == {"decode-0"}
 
 
-def test_one_with_another_opening_does_not(placing: Placing) -> None:
+def test_one_with_another_prefix_does_not(placing: Placing) -> None:
     serve(placing, spec("first"), avoid=("prefill-0", "decode-0"))
 
     assert serve(placing, spec("second", system=(2,) * 6_000)) == ("prefill-0", "decode-0")
 
 
-def test_a_queue_there_outweighs_the_opening(placing: Placing) -> None:
+def test_a_queue_there_outweighs_the_shared_prefix(placing: Placing) -> None:
     serve(placing, spec("first"), avoid=("prefill-0", "decode-0"))
     for number in range(8):
         placing.turn(spec(f"waiting-{number}")).place([WorkerId("prefill-0")])
@@ -152,63 +152,77 @@ def test_workers_that_kept_nothing_are_not_believed_to(placing: Placing) -> None
 @pytest.mark.parametrize("gone", [{"epoch": 2}, {"is_lost": True}])
 def test_what_a_worker_held_dies_with_it(placing: Placing, gone: dict[str, int]) -> None:
     serve(placing, spec("first"), avoid=("prefill-0", "decode-0"))
-    opening = opening_of(spec("second"), PAGE)
-    assert opening is not None
+    prefix = shared_prefix_of(spec("second"), PAGE)
+    assert prefix is not None
 
     placing.heard(worker("prefill-1", **gone))  # type: ignore[arg-type]  # a test's options
 
-    assert set(placing.openings.held(opening, placing.cluster.nodes)) == {"decode-1"}
+    assert set(placing.shared_prefixes.held(prefix, placing.cluster.nodes)) == {"decode-1"}
 
 
 def test_prefill_holds_the_state_and_decode_the_pages(placing: Placing) -> None:
     serve(placing, spec("first"), avoid=("prefill-0", "decode-0"))
-    opening = opening_of(spec("second"), PAGE)
-    assert opening is not None
+    prefix = shared_prefix_of(spec("second"), PAGE)
+    assert prefix is not None
 
-    held = placing.openings.held(opening, placing.cluster.nodes)
+    held = placing.shared_prefixes.held(prefix, placing.cluster.nodes)
 
-    assert held == {"prefill-1": (OPENING, OPENING), "decode-1": (OPENING, 0)}
+    assert held == {"prefill-1": (SHARED, SHARED), "decode-1": (SHARED, 0)}
 
 
-def test_an_opening_is_whole_pages_of_what_comes_first() -> None:
+def test_a_shared_prefix_is_whole_pages_of_what_comes_first() -> None:
     first, second = spec("first"), spec("second", system=(*SYSTEM[:-1], 9))
 
     # They differ after the last whole page.
-    assert opening_of(first, PAGE) == opening_of(second, PAGE)
-    assert opening_of(first, 16) != opening_of(second, 16)
+    assert shared_prefix_of(first, PAGE) == shared_prefix_of(second, PAGE)
+    assert shared_prefix_of(first, 16) != shared_prefix_of(second, 16)
 
 
 @pytest.mark.parametrize("system", [(), (1,) * 63])
 def test_a_prompt_without_a_page_of_its_own_has_none(system: tuple[int, ...]) -> None:
-    assert opening_of(spec("first", system=system), PAGE) is None
+    assert shared_prefix_of(spec("first", system=system), PAGE) is None
 
 
 def test_the_last_four_of_a_role_are_remembered_the_least_busy_first(placing: Placing) -> None:
-    openings, one = Openings(2), Opening(64, 1)
+    index, one = SharedPrefixIndex(2), SharedPrefix(64, 1)
     for number, turns in enumerate((0, 5, 3, 9, 1, 4)):
         placing.heard(worker(f"prefill-{number}", turns=turns))
-        openings.served(one, [worker(f"prefill-{number}")])
+        index.served(one, [worker(f"prefill-{number}")])
 
-    held = openings.held(one, placing.cluster.nodes)
+    held = index.held(one, placing.cluster.nodes)
 
     assert list(held) == ["prefill-4", "prefill-2", "prefill-5", "prefill-3"]
 
 
-def test_the_longest_unused_opening_is_forgotten(placing: Placing) -> None:
-    openings, holder = Openings(2), worker("prefill-0")
+def test_the_least_recently_used_prefix_is_forgotten(placing: Placing) -> None:
+    index, holder = SharedPrefixIndex(2), worker("prefill-0")
     for digest in (1, 2, 1, 3):
-        openings.served(Opening(64, digest), [holder])
+        index.served(SharedPrefix(64, digest), [holder])
 
-    held = [openings.held(Opening(64, digest), placing.cluster.nodes) for digest in (1, 2, 3)]
+    held = [index.held(SharedPrefix(64, digest), placing.cluster.nodes) for digest in (1, 2, 3)]
 
     assert [bool(workers) for workers in held] == [True, False, True]
 
 
-def test_a_worker_that_is_gone_holds_no_opening(placing: Placing) -> None:
+def test_a_worker_that_is_gone_holds_no_prefix(placing: Placing) -> None:
     serve(placing, spec("first"))
-    assert len(placing.openings) == 1
+    assert len(placing.shared_prefixes) == 1
 
     for name in ("prefill-0", "decode-0"):
         placing.gone(worker(name))
 
-    assert len(placing.openings) == 0
+    assert len(placing.shared_prefixes) == 0
+
+
+def test_a_worker_that_leaves_does_not_change_which_prefix_is_forgotten_next(
+    placing: Placing,
+) -> None:
+    index = SharedPrefixIndex(2)
+    for digest in (1, 2, 1):
+        index.served(SharedPrefix(64, digest), [worker("prefill-0"), worker("prefill-1")])
+
+    index.gone(WorkerId("prefill-1"))
+    index.served(SharedPrefix(64, 3), [worker("prefill-0")])
+
+    held = [index.held(SharedPrefix(64, digest), placing.cluster.nodes) for digest in (1, 2, 3)]
+    assert [list(workers) for workers in held] == [["prefill-0"], [], ["prefill-0"]]

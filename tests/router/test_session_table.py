@@ -1,0 +1,304 @@
+"""One record a session: what is kept, for how long, and that a release forgets all of it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from router import session_table
+from router.explain import Decided
+from router.history import Completed, TurnTokens
+from router.placement.cluster import Cluster
+from router.placement.node import Node
+from router.placement.side import Held, Rules, TurnSize
+from router.policy import place
+from router.session_table import Session, SessionTable
+from segue.cluster_status import WorkerHealth, WorkerStatus
+from segue.errors import NotFound
+from segue.turn import FinishReason, TurnEnd
+from segue.types import (
+    ChatInput,
+    Epoch,
+    Message,
+    Role,
+    SessionId,
+    TurnId,
+    TurnRequest,
+    WorkerId,
+)
+
+A, B, C = SessionId("a"), SessionId("b"), SessionId("c")
+CHAT = ChatInput(messages=(Message(role="user", content="hello"),))
+PAGE_TOKENS = 4
+PROMPT = range(10)
+
+
+def worker(name: str, *, epoch: int = 1) -> WorkerStatus:
+    return WorkerStatus(
+        worker_id=WorkerId(name),
+        role=Role(name.split("-")[0]),
+        epoch=Epoch(epoch),
+        address=name,
+        health=WorkerHealth.READY,
+    )
+
+
+def nodes(*workers: WorkerStatus) -> dict[WorkerId, Node]:
+    table = {}
+    for status in workers:
+        table[status.worker_id] = Node(status, status.worker_id)
+        table[status.worker_id].heard(status)
+    return table
+
+
+EVERYBODY = nodes(*(worker(f"{role}-{number}") for role in Role for number in range(3)))
+
+
+def placed(table: SessionTable, session_id: SessionId) -> Session:
+    """A turn of the session has its seat on the only workers."""
+    cluster = Cluster()
+    for name in ("prefill-0", "decode-0"):
+        cluster.heard(worker(name))
+    session, size = table.of(session_id), TurnSize(10, 10)
+    decision = place(size, cluster, {}, Rules())
+    table.placed(session, Decided(session_id, TurnId("t"), size, decision, 0.0))
+    return session
+
+
+def ended(
+    table: SessionTable, session: Session, finish_reason: FinishReason = FinishReason.STOP
+) -> TurnEnd:
+    request = TurnRequest(session_id=session.session_id, turn_id=TurnId("t"), input=CHAT)
+    known = table.history(session.session_id)
+    tokens = TurnTokens.of(PROMPT, table.tokens(session.session_id), PAGE_TOKENS, known=known)
+    end = TurnEnd(finish_reason=finish_reason)
+    return table.record(session, Completed(request, known), tokens.with_answer([10]), None, end)
+
+
+def named_tokens(table: SessionTable, session_id: SessionId) -> int:
+    """Of a prompt that is that of `ended` again, on a worker that has all of it."""
+    name = TurnTokens.of(PROMPT, table.tokens(session_id), PAGE_TOKENS).name(10)
+    return name.num_tokens if name else 0
+
+
+def is_explained(table: SessionTable, session_id: SessionId) -> bool:
+    try:
+        table.explain(session_id)
+    except NotFound:
+        return False
+    return True
+
+
+def known_parts(table: SessionTable, session_id: SessionId) -> set[str]:
+    parts = {
+        "place": session_id in table,
+        "history": table.history(session_id) is not None,
+        "tokens": named_tokens(table, session_id) > 0,
+        "decision": is_explained(table, session_id),
+    }
+    return {name for name, is_known in parts.items() if is_known}
+
+
+EVERYTHING = {"place", "history", "tokens", "decision"}
+
+
+@pytest.fixture
+def table() -> SessionTable:
+    return SessionTable(max_sessions=2, history_bytes=1 << 20)
+
+
+@pytest.fixture
+def session(table: SessionTable) -> Session:
+    return placed(table, A)
+
+
+def test_a_release_forgets_everything_of_the_session_and_nothing_of_others(
+    table: SessionTable,
+) -> None:
+    for session_id in (A, B):
+        ended(table, placed(table, session_id))
+    assert known_parts(table, A) == EVERYTHING
+
+    assert table.release(A)
+
+    assert known_parts(table, A) == set()
+    assert known_parts(table, B) == EVERYTHING
+    assert not table.release(A)
+
+
+def test_a_turn_that_runs_while_its_session_is_released_leaves_nothing(
+    table: SessionTable, session: Session
+) -> None:
+    ended(table, session)
+    table.release(A)
+
+    session.keep(worker("decode-0"), Held(32, 16))
+    end = ended(table, session)
+
+    assert end.kept_messages == 0
+    assert known_parts(table, A) == set()
+    assert table.of(A).held(EVERYBODY) == {}
+    assert table.history_bytes == 0
+
+
+def test_a_fork_has_what_its_parent_has_but_no_decision(
+    table: SessionTable, session: Session
+) -> None:
+    session.keep(worker("decode-0"), Held(32, 16))
+    ended(table, session)
+
+    table.fork_history(A, B)
+    table.fork(A, B)
+
+    assert known_parts(table, B) == EVERYTHING - {"decision"}
+    assert table.history(B) is table.history(A)
+    assert named_tokens(table, B) == 8
+    assert [one.session_id for one in table.sessions()] == [A, B]
+
+
+def test_a_fork_outlives_its_parent(table: SessionTable, session: Session) -> None:
+    session.keep(worker("decode-0"), Held(32, 16))
+    ended(table, session)
+    table.fork_history(A, B)
+    table.fork(A, B)
+
+    table.release(A)
+
+    assert known_parts(table, B) == EVERYTHING - {"decision"}
+    assert table.of(B).held(EVERYBODY) == {"decode-0": Held(32, 16)}
+
+
+def test_after_a_cancelled_turn_names_are_those_of_the_turn_before(
+    table: SessionTable, session: Session
+) -> None:
+    assert ended(table, session, FinishReason.CANCELLED).kept_messages == 1
+    assert known_parts(table, A) == EVERYTHING - {"tokens"}
+
+
+def test_the_least_recently_used_session_is_forgotten_first(table: SessionTable) -> None:
+    for name in (A, B, A, C):
+        placed(table, name)
+
+    assert A in table
+    assert B not in table
+    assert len(table) == 2
+    assert [one.session_id for one in table.sessions()] == [A, C]
+
+
+def test_sessions_are_listed_in_the_order_in_which_they_were_placed(table: SessionTable) -> None:
+    for name in (A, B, A):
+        placed(table, name)
+
+    assert [one.session_id for one in table.sessions()] == [B, A]
+
+
+def test_the_sessions_that_were_used_last_can_be_explained(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(session_table, "_MAX_EXPLAINED", 2)
+    table = SessionTable(max_sessions=10, history_bytes=0)
+    for name in (A, B, A, C):
+        placed(table, name)
+
+    assert [is_explained(table, name) for name in (A, B, C)] == [True, False, True]
+    assert len(table) == 3
+
+
+def test_the_tokens_that_are_kept_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    # A turn is eleven tokens here.
+    monkeypatch.setattr(session_table, "_MAX_TOKENS", 32)
+    table = SessionTable(max_sessions=10, history_bytes=0)
+    for name in (A, B, C):
+        ended(table, placed(table, name))
+
+    assert [named_tokens(table, name) for name in (A, B, C)] == [0, 8, 8]
+
+
+def test_what_the_last_two_workers_of_each_role_keep_is_known(session: Session) -> None:
+    for tokens, name in enumerate(("decode-0", "decode-1", "decode-2", "decode-1", "prefill-0"), 1):
+        session.keep(worker(name), Held(16 * tokens, 16))
+
+    assert session.held(EVERYBODY) == {
+        "decode-1": Held(64, 16),
+        "decode-2": Held(48, 16),
+        "prefill-0": Held(80, 16),
+    }
+
+
+def test_a_session_that_was_never_placed_is_not_listed(
+    table: SessionTable, session: Session
+) -> None:
+    table.of(B).keep(worker("decode-0"), Held(16, 16))
+    table.of(B).parted(10)
+
+    assert table.of(B).held(EVERYBODY) == {}
+    assert len(table) == 1
+
+
+def test_another_life_of_a_worker_and_a_lost_one_hold_nothing(session: Session) -> None:
+    session.keep(worker("decode-0"), Held(32, 16))
+    later = nodes(worker("decode-0", epoch=2))
+    lost = nodes(replace(worker("decode-0"), health=WorkerHealth.LOST))
+    draining = nodes(replace(worker("decode-0"), health=WorkerHealth.DRAINING))
+
+    assert session.held(later) == session.held(lost) == {}
+    assert session.held(draining) == {"decode-0": Held(32, 16)}
+
+
+def test_a_correction_changes_what_a_worker_holds_and_not_who_answered_last(
+    session: Session,
+) -> None:
+    session.keep(worker("decode-0"), Held(32, 16))
+    session.keep(worker("decode-1"), Held(64, 48))
+
+    session.correct(worker("decode-0"), Held(16, 0))
+    session.correct(worker("decode-2"), Held(16, 16))
+
+    kept = session.kept
+    assert kept is not None
+    assert (kept.worker_id, kept.tokens) == ("decode-1", 64)
+    assert session.held(EVERYBODY) == {"decode-1": Held(64, 48), "decode-0": Held(16, 0)}
+
+
+def test_a_fork_begins_where_its_parent_is_and_goes_its_own_way(
+    table: SessionTable, session: Session
+) -> None:
+    session.keep(worker("decode-0"), Held(32, 16))
+    table.fork(A, B)
+
+    table.of(B).keep(worker("decode-1"), Held(64, 64))
+
+    assert table.of(A).held(EVERYBODY) == {"decode-0": Held(32, 16)}
+    assert table.of(B).held(EVERYBODY) == {"decode-1": Held(64, 64), "decode-0": Held(32, 16)}
+
+
+def test_a_prompt_that_parted_is_held_up_to_a_state_before_that(
+    session: Session,
+) -> None:
+    session.keep(worker("prefill-0"), Held(512, 512), (96, 480, 512))
+    session.keep(worker("decode-0"), Held(640, 640), (640,))
+
+    assert session.held(EVERYBODY, 500) == {
+        "prefill-0": Held(500, 480),
+        "decode-0": Held(500, 0),
+    }
+    assert session.held(EVERYBODY, 700)["decode-0"] == Held(640, 640)
+
+
+def test_of_a_branch_that_the_session_left_nothing_is_held(session: Session) -> None:
+    session.keep(worker("prefill-0"), Held(512, 512), (96, 480, 512))
+    session.keep(worker("decode-0"), Held(640, 640), (640,))
+
+    session.parted(490)
+
+    assert session.held(EVERYBODY) == {"prefill-0": Held(490, 480), "decode-0": Held(490, 0)}
+
+
+def test_a_correction_leaves_the_states_before_what_is_there(session: Session) -> None:
+    session.keep(worker("decode-0"), Held(640, 640), (96, 480, 640))
+
+    session.correct(worker("decode-0"), Held(512, 480))
+
+    assert session.held(EVERYBODY, 479)["decode-0"] == Held(479, 96)
+    assert session.held(EVERYBODY)["decode-0"] == Held(512, 480)
