@@ -20,9 +20,9 @@ from segue.errors import StaleEpoch
 from segue.turn import ShipReport
 from segue.types import Epoch, SampledToken, WorkerId
 from segue.wire import transfer_pb2 as pb
+from segue.wire.channel import channel_to
 from segue.wire.convert_events import sampled_to_wire
 from segue.wire.convert_turns import report_to_wire
-from segue.wire.server import channel_to
 from segue.wire.status import rpc_errors
 from segue.wire.transfer_pb2_grpc import (
     HandoffReaderStub,

@@ -16,10 +16,10 @@ from segue.turn import PrefixHolder
 from segue.types import Epoch, Role, SessionId, WorkerId
 from segue.wire import worker_pb2 as pb
 from segue.wire.calls import Calls
+from segue.wire.channel import channel_to
 from segue.wire.convert_turns import holder_to_wire
 from segue.wire.convert_worker import worker_from_wire
 from segue.wire.outbox import Outbox
-from segue.wire.server import channel_to
 from segue.wire.status import rpc_errors
 from segue.wire.transfer_pb2 import Ticket
 from segue.wire.worker_pb2_grpc import DecodeWorkerStub, PrefillWorkerStub

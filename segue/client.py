@@ -40,12 +40,12 @@ from segue.types import (
 )
 from segue.wire import session_pb2 as pb
 from segue.wire.addresses import require_target
+from segue.wire.channel import channel_to, require_sendable
 from segue.wire.convert_events import events_from_wire
 from segue.wire.convert_explanation import explanation_from_wire
 from segue.wire.convert_request import request_to_wire
 from segue.wire.convert_worker import cluster_from_wire, session_from_wire
 from segue.wire.generate import Generating
-from segue.wire.server import channel_to, require_sendable
 from segue.wire.session_pb2_grpc import SessionsStub
 from segue.wire.status import rpc_errors
 

@@ -14,7 +14,7 @@ from segue.launch.cluster import Cluster
 from segue.types import Role, TextInput
 from segue.wire import session_pb2 as pb
 from segue.wire import worker_pb2 as wire
-from segue.wire.server import channel_to
+from segue.wire.channel import channel_to
 from segue.wire.session_pb2_grpc import SessionsStub
 from tests.cluster.idle import is_idle, wait_until_idle
 

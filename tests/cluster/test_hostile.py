@@ -24,7 +24,7 @@ from segue.prefix_digest import pack_tokens
 from segue.types import SamplingParams, StopConditions, TokenInput
 from segue.wire import session_pb2 as pb
 from segue.wire import transfer_pb2, worker_pb2
-from segue.wire.server import channel_to
+from segue.wire.channel import channel_to
 from segue.wire.status import rpc_errors
 from segue.wire.transfer_pb2_grpc import HandoffReaderStub, HandoffWriterStub
 from tests.cluster.conftest import ENGINE, LocalCluster, local_cluster

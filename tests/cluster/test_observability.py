@@ -21,7 +21,7 @@ from segue.client import Client
 from segue.cluster_status import ClusterStatus
 from segue.launch.cluster import Cluster
 from segue.types import TextInput
-from segue.wire.server import channel_to
+from segue.wire.channel import channel_to
 
 
 async def status_of(cluster: Cluster) -> ClusterStatus:

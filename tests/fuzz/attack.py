@@ -21,7 +21,7 @@ from google.protobuf.message import DecodeError, Message
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 import segue.wire
-from segue.wire.server import channel_to
+from segue.wire.channel import channel_to
 from segue.wire.status import ErrorInterceptor
 from tests.fuzz.mutation import Heard, Mutator
 

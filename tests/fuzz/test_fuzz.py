@@ -34,7 +34,7 @@ from segue.types import (
 from segue.wire import session_pb2 as pb
 from segue.wire import transfer_pb2 as pb2
 from segue.wire import worker_pb2
-from segue.wire.server import channel_to
+from segue.wire.channel import channel_to
 from segue.wire.session_pb2_grpc import SessionsStub
 from tests.cluster.conftest import ENGINE, LocalCluster, local_cluster
 from tests.cluster.idle import is_idle, wait_until_idle

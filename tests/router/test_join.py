@@ -15,8 +15,9 @@ from router.server import MembershipFace
 from segue.cluster_status import UnitCounts, WorkerHealth, WorkerLoad, WorkerStatus
 from segue.errors import InvalidRequest
 from segue.types import Epoch, Role, WorkerId
+from segue.wire.channel import channel_to
 from segue.wire.convert_worker import worker_to_wire
-from segue.wire.server import channel_to, serving
+from segue.wire.server import serving
 from segue.wire.status import rpc_errors
 from segue.wire.worker_pb2 import ClusterView, Heartbeat
 from segue.wire.worker_pb2_grpc import MembershipStub, add_MembershipServicer_to_server

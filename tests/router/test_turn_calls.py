@@ -15,7 +15,8 @@ from segue.errors import Cancelled, NotResident, Overloaded, Unavailable
 from segue.turn import FinishReason, TokenDelta, TurnResult
 from segue.wire import session_pb2, transfer_pb2
 from segue.wire import worker_pb2 as pb
-from segue.wire.server import Services, channel_to, serving
+from segue.wire.channel import channel_to
+from segue.wire.server import Services, serving
 from segue.wire.worker_pb2_grpc import (
     DecodeWorkerServicer,
     DecodeWorkerStub,

@@ -14,9 +14,10 @@ from segue.client import Client, TextInput
 from segue.errors import DeadlineExceeded, Overloaded, SegueError, Unavailable
 from segue.turn import FinishReason, TokenDelta, TurnEnd
 from segue.wire import session_pb2 as pb
+from segue.wire.channel import channel_to
 from segue.wire.convert_events import events_to_wire
 from segue.wire.generate_many import generate_many
-from segue.wire.server import channel_to, serving
+from segue.wire.server import serving
 from segue.wire.session_pb2_grpc import (
     SessionsServicer,
     SessionsStub,

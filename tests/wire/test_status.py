@@ -18,7 +18,8 @@ from segue.client import Client
 from segue.types import TextInput
 from segue.wire import session_pb2 as pb
 from segue.wire import worker_pb2
-from segue.wire.server import Services, channel_to, serving
+from segue.wire.channel import channel_to
+from segue.wire.server import Services, serving
 from segue.wire.session_pb2_grpc import (
     SessionsServicer,
     SessionsStub,
