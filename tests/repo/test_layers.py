@@ -37,7 +37,7 @@ INSIDE = {
     "cache": {"types", "checks", "cluster_status", "errors", "prefix_digest", "cache"},
     "kernels": {"kernels"},
     "text": {"types", "errors", "text"},
-    "model": {"types", "errors", "cache", "kernels", "model", "demo"},
+    "model": {"types", "errors", "cache", "kernels", "model"},
     "engine": {
         "types",
         "turn",
