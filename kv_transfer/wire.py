@@ -9,8 +9,8 @@ from kv_transfer.ticket import Checksums, PeerIdentity, Ticket, TicketId
 from segue.cache.layout import CacheField, CacheLayout, Unit
 from segue.checks import MAX_NAME_CHARS, require, require_name
 from segue.errors import InvalidRequest
+from segue.internal.v1 import transfer_pb2 as pb
 from segue.types import Epoch, PageId, SlotId, TurnId, WorkerId
-from segue.wire import transfer_pb2 as pb
 
 # kv, recurrent, conv, hidden, and room for more.
 _MAX_GROUPS = 64

@@ -36,6 +36,7 @@ from router.placement.estimate import Mode
 from router.placing import TurnPlacing
 from router.turn_calls import PrefillStarted, Reserved, TurnCall
 from segue.errors import Cancelled, DeadlineExceeded, NotResident, SegueError, UnknownPrefix
+from segue.internal.v1 import worker_pb2 as pb
 from segue.prefix_digest import PrefixName
 from segue.telemetry import Clock
 from segue.turn import (
@@ -47,7 +48,6 @@ from segue.turn import (
     TurnSpec,
 )
 from segue.types import WorkerId
-from segue.wire import worker_pb2 as pb
 from segue.wire.convert_turns import turn_to_wire
 from segue.wire.status import foreseen
 

@@ -12,13 +12,13 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from segue.internal.v1 import worker_pb2 as pb
+from segue.internal.v1.transfer_pb2 import Ticket
 from segue.turn import TokenDelta, TurnResult
-from segue.wire import worker_pb2 as pb
 from segue.wire.calls import Call
 from segue.wire.convert_events import delta_from_wire
 from segue.wire.convert_turns import result_from_wire
 from segue.wire.status import error_from_wire
-from segue.wire.transfer_pb2 import Ticket
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,9 +13,9 @@ from router.links import DecodeLink, PrefillLink
 from router.turn_calls import Reserved
 from segue.client import Client, StopConditions, TokenDelta, TokenInput, TurnEnd
 from segue.cluster_status import ClusterStatus
+from segue.internal.v1 import worker_pb2 as pb
 from segue.turn import TurnSpec
 from segue.types import Role, Sampling, SessionId, StopRules, TurnId
-from segue.wire import worker_pb2 as pb
 from segue.wire.convert_turns import turn_to_wire
 
 # Nothing here takes so long; a hang becomes an error.

@@ -6,7 +6,7 @@ from typing import TypedDict
 
 from segue.explanation import CostLine, Explanation, WeighedCandidate, WorkerSpeed
 from segue.types import SessionId, TurnId, WorkerId
-from segue.wire import session_pb2 as pb
+from segue.v1 import session_pb2 as pb
 
 
 def explanation_to_wire(explanation: Explanation) -> pb.Explanation:

@@ -28,7 +28,7 @@ from segue.types import (
     TurnInput,
     TurnRequest,
 )
-from segue.wire import session_pb2 as pb
+from segue.v1 import session_pb2 as pb
 
 _CONTINUED: dict[bool | str, str] = {False: "", True: "content"}
 _CONTINUES: dict[str, bool | str] = {text: value for value, text in _CONTINUED.items()}

@@ -16,7 +16,7 @@ from typing import Any
 import grpc
 
 from segue import errors
-from segue.wire import session_pb2
+from segue.v1 import session_pb2
 from segue.wire.grpc_words import error_in_words, is_refused, is_unserved
 
 logger = logging.getLogger(__name__)

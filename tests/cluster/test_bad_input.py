@@ -10,12 +10,12 @@ import pytest
 from router.links import DecodeLink
 from segue.client import Client
 from segue.errors import InvalidRequest, Unavailable, UnknownPrefix
+from segue.internal.v1 import worker_pb2 as wire
 from segue.launch.cluster import Cluster
 from segue.types import Role, TextInput
-from segue.wire import session_pb2 as pb
-from segue.wire import worker_pb2 as wire
+from segue.v1 import session_pb2 as pb
+from segue.v1.session_pb2_grpc import SessionsStub
 from segue.wire.channel import channel_to
-from segue.wire.session_pb2_grpc import SessionsStub
 from tests.cluster.idle import is_idle, wait_until_idle
 
 INVALID = grpc.StatusCode.INVALID_ARGUMENT

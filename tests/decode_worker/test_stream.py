@@ -12,11 +12,11 @@ import pytest
 from decode_worker.server import DecodeFace
 from decode_worker.turn import Computed, PrefillStarted, PromptSource, Shipped, Tell
 from segue.errors import InvalidRequest, Overloaded, UnknownPrefix
+from segue.internal.v1 import worker_pb2 as pb
 from segue.prefix_digest import PrefixName, pack_tokens
 from segue.turn import FinishReason, ShipReport, TokenDelta, TurnResult, TurnSpec, Usage
 from segue.types import TurnId
-from segue.wire import session_pb2
-from segue.wire import worker_pb2 as pb
+from segue.v1 import session_pb2
 from tests.stream_line import StreamLine
 
 END = TurnResult(

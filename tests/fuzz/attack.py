@@ -20,7 +20,8 @@ from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 from google.protobuf.message import DecodeError, Message
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-import segue.wire
+import segue.internal.v1
+import segue.v1
 from segue.wire.channel import channel_to
 from segue.wire.status import ErrorInterceptor
 from tests.fuzz.mutation import Heard, Mutator
@@ -59,10 +60,11 @@ class Recorder(ErrorInterceptor):
 
 def all_services() -> Iterator[ServiceDescriptor]:
     """Of every wire module."""
-    for module in pkgutil.iter_modules(segue.wire.__path__):
-        if module.name.endswith("_pb2"):
-            wire = importlib.import_module(f"segue.wire.{module.name}")
-            yield from wire.DESCRIPTOR.services_by_name.values()
+    for package in (segue.v1, segue.internal.v1):
+        for module in pkgutil.iter_modules(package.__path__):
+            if module.name.endswith("_pb2"):
+                wire = importlib.import_module(f"{package.__name__}.{module.name}")
+                yield from wire.DESCRIPTOR.services_by_name.values()
 
 
 async def services_at(channel: grpc.aio.Channel) -> list[ServiceDescriptor]:
@@ -213,7 +215,7 @@ class Attack:
 
 
 def method_named(full_name: str) -> MethodDescriptor:
-    """Such as segue.v1.PrefillWorker.Turns."""
+    """Such as segue.internal.v1.PrefillWorker.Turns."""
     methods = {m.full_name: m for service in all_services() for m in service.methods}
     return methods[full_name]
 

@@ -16,8 +16,8 @@ from kv_transfer.wire import (
     ticket_to_wire,
 )
 from segue.errors import InvalidRequest
+from segue.internal.v1 import transfer_pb2 as pb
 from segue.types import Epoch, PageId, SlotId, TurnId, WorkerId
-from segue.wire import transfer_pb2 as pb
 from tests.kv_transfer.world import LAYOUT, World
 
 

@@ -13,10 +13,11 @@ from kv_transfer.ticket import Ticket
 from prefill_worker.server import PrefillFace
 from segue.cluster_status import WorkerStatus
 from segue.errors import InvalidRequest, TransferFailed, UnknownPrefix
+from segue.internal.v1 import transfer_pb2
+from segue.internal.v1 import worker_pb2 as pb
 from segue.prefix_digest import PrefixName, pack_tokens
 from segue.turn import PrefixHolder, ShipReport, TurnSpec
-from segue.wire import session_pb2, transfer_pb2
-from segue.wire import worker_pb2 as pb
+from segue.v1 import session_pb2
 from tests.stream_line import StreamLine
 
 

@@ -58,6 +58,8 @@ INSIDE = {
         "explanation",
         "prefix_digest",
         "wire",
+        "v1",
+        "internal",
         "telemetry",
     },
     "explanation": {"types"},

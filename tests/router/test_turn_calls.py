@@ -12,16 +12,17 @@ import pytest
 from router.links import WorkerCalls, worker_calls
 from router.turn_calls import PrefillStarted, PromptPrefilled, TurnCall
 from segue.errors import Cancelled, NotResident, Overloaded, Unavailable
-from segue.turn import FinishReason, TokenDelta, TurnResult
-from segue.wire import session_pb2, transfer_pb2
-from segue.wire import worker_pb2 as pb
-from segue.wire.channel import channel_to
-from segue.wire.server import Services, serving
-from segue.wire.worker_pb2_grpc import (
+from segue.internal.v1 import transfer_pb2
+from segue.internal.v1 import worker_pb2 as pb
+from segue.internal.v1.worker_pb2_grpc import (
     DecodeWorkerServicer,
     DecodeWorkerStub,
     add_DecodeWorkerServicer_to_server,
 )
+from segue.turn import FinishReason, TokenDelta, TurnResult
+from segue.v1 import session_pb2
+from segue.wire.channel import channel_to
+from segue.wire.server import Services, serving
 
 
 class ScriptedWorker(DecodeWorkerServicer):

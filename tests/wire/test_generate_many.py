@@ -13,16 +13,16 @@ import pytest
 from segue.client import Client, TextInput
 from segue.errors import DeadlineExceeded, Overloaded, SegueError, Unavailable
 from segue.turn import FinishReason, TokenDelta, TurnEnd
-from segue.wire import session_pb2 as pb
-from segue.wire.channel import channel_to
-from segue.wire.convert_events import events_to_wire
-from segue.wire.generate_many import generate_many
-from segue.wire.server import serving
-from segue.wire.session_pb2_grpc import (
+from segue.v1 import session_pb2 as pb
+from segue.v1.session_pb2_grpc import (
     SessionsServicer,
     SessionsStub,
     add_SessionsServicer_to_server,
 )
+from segue.wire.channel import channel_to
+from segue.wire.convert_events import events_to_wire
+from segue.wire.generate_many import generate_many
+from segue.wire.server import serving
 
 END = TurnEnd(finish_reason=FinishReason.STOP)
 

@@ -931,7 +931,7 @@ class CancelRequest(_message.Message):
 Global___CancelRequest: _TypeAlias = CancelRequest  # noqa: Y015
 
 @_typing.final
-class CancelReply(_message.Message):
+class CancelResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     WAS_RUNNING_FIELD_NUMBER: _builtins.int
@@ -948,7 +948,7 @@ class CancelReply(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___CancelReply: _TypeAlias = CancelReply  # noqa: Y015
+Global___CancelResponse: _TypeAlias = CancelResponse  # noqa: Y015
 
 @_typing.final
 class ListSessionsRequest(_message.Message):
@@ -966,7 +966,7 @@ class ListSessionsRequest(_message.Message):
 Global___ListSessionsRequest: _TypeAlias = ListSessionsRequest  # noqa: Y015
 
 @_typing.final
-class SessionList(_message.Message):
+class ListSessionsResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     SESSIONS_FIELD_NUMBER: _builtins.int
@@ -983,7 +983,7 @@ class SessionList(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___SessionList: _TypeAlias = SessionList  # noqa: Y015
+Global___ListSessionsResponse: _TypeAlias = ListSessionsResponse  # noqa: Y015
 
 @_typing.final
 class SessionInfo(_message.Message):
@@ -1056,7 +1056,7 @@ class RenewSessionRequest(_message.Message):
 Global___RenewSessionRequest: _TypeAlias = RenewSessionRequest  # noqa: Y015
 
 @_typing.final
-class RenewSessionReply(_message.Message):
+class RenewSessionResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     EXPIRES_IN_S_FIELD_NUMBER: _builtins.int
@@ -1072,7 +1072,7 @@ class RenewSessionReply(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___RenewSessionReply: _TypeAlias = RenewSessionReply  # noqa: Y015
+Global___RenewSessionResponse: _TypeAlias = RenewSessionResponse  # noqa: Y015
 
 @_typing.final
 class ReleaseSessionRequest(_message.Message):
@@ -1094,7 +1094,7 @@ class ReleaseSessionRequest(_message.Message):
 Global___ReleaseSessionRequest: _TypeAlias = ReleaseSessionRequest  # noqa: Y015
 
 @_typing.final
-class ReleaseSessionReply(_message.Message):
+class ReleaseSessionResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     WAS_KNOWN_FIELD_NUMBER: _builtins.int
@@ -1111,7 +1111,7 @@ class ReleaseSessionReply(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___ReleaseSessionReply: _TypeAlias = ReleaseSessionReply  # noqa: Y015
+Global___ReleaseSessionResponse: _TypeAlias = ReleaseSessionResponse  # noqa: Y015
 
 @_typing.final
 class ForkSessionRequest(_message.Message):
@@ -1136,7 +1136,7 @@ class ForkSessionRequest(_message.Message):
 Global___ForkSessionRequest: _TypeAlias = ForkSessionRequest  # noqa: Y015
 
 @_typing.final
-class ForkSessionReply(_message.Message):
+class ForkSessionResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     def __init__(
@@ -1148,7 +1148,7 @@ class ForkSessionReply(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___ForkSessionReply: _TypeAlias = ForkSessionReply  # noqa: Y015
+Global___ForkSessionResponse: _TypeAlias = ForkSessionResponse  # noqa: Y015
 
 @_typing.final
 class ExplainRequest(_message.Message):
@@ -1168,6 +1168,26 @@ class ExplainRequest(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ExplainRequest: _TypeAlias = ExplainRequest  # noqa: Y015
+
+@_typing.final
+class ExplainResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EXPLANATION_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def explanation(self) -> Global___Explanation: ...
+    def __init__(
+        self,
+        *,
+        explanation: Global___Explanation | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["explanation", b"explanation"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["explanation", b"explanation"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExplainResponse: _TypeAlias = ExplainResponse  # noqa: Y015
 
 @_typing.final
 class Explanation(_message.Message):
@@ -1373,6 +1393,26 @@ class GetStatusRequest(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetStatusRequest: _TypeAlias = GetStatusRequest  # noqa: Y015
+
+@_typing.final
+class GetStatusResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CLUSTER_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def cluster(self) -> Global___ClusterStatus: ...
+    def __init__(
+        self,
+        *,
+        cluster: Global___ClusterStatus | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cluster", b"cluster"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster", b"cluster"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetStatusResponse: _TypeAlias = GetStatusResponse  # noqa: Y015
 
 @_typing.final
 class ClusterStatus(_message.Message):

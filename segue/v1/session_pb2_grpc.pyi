@@ -5,7 +5,7 @@ What clients say to the router. One service: turns, their cancellation, and the 
 
 from collections import abc as _abc
 from grpc import aio as _aio
-from segue.wire import session_pb2 as _session_pb2
+from segue.v1 import session_pb2 as _session_pb2
 import abc as _abc_1
 import grpc as _grpc
 import sys
@@ -38,20 +38,20 @@ class SessionsStub:
     them costs the router half as much. When the stream ends, its turns are cancelled. A message
     that is refused (too large, say) ends it, so long prompts go by Generate.
     """
-    Cancel: _grpc.UnaryUnaryMultiCallable[_session_pb2.CancelRequest, _session_pb2.CancelReply]
+    Cancel: _grpc.UnaryUnaryMultiCallable[_session_pb2.CancelRequest, _session_pb2.CancelResponse]
     """Ends a running turn from elsewhere; its stream then ends with finish reason CANCELLED."""
-    GetStatus: _grpc.UnaryUnaryMultiCallable[_session_pb2.GetStatusRequest, _session_pb2.ClusterStatus]
-    ListSessions: _grpc.UnaryUnaryMultiCallable[_session_pb2.ListSessionsRequest, _session_pb2.SessionList]
+    GetStatus: _grpc.UnaryUnaryMultiCallable[_session_pb2.GetStatusRequest, _session_pb2.GetStatusResponse]
+    ListSessions: _grpc.UnaryUnaryMultiCallable[_session_pb2.ListSessionsRequest, _session_pb2.ListSessionsResponse]
     """The sessions that the router remembers, the longest unused first."""
-    RenewSession: _grpc.UnaryUnaryMultiCallable[_session_pb2.RenewSessionRequest, _session_pb2.RenewSessionReply]
+    RenewSession: _grpc.UnaryUnaryMultiCallable[_session_pb2.RenewSessionRequest, _session_pb2.RenewSessionResponse]
     """The session will come back, at the latest after so many seconds: its memory is kept until then,
     if memory allows. NOT_FOUND when nothing of it is kept any more; its next turn costs more.
     """
-    ReleaseSession: _grpc.UnaryUnaryMultiCallable[_session_pb2.ReleaseSessionRequest, _session_pb2.ReleaseSessionReply]
+    ReleaseSession: _grpc.UnaryUnaryMultiCallable[_session_pb2.ReleaseSessionRequest, _session_pb2.ReleaseSessionResponse]
     """The session will not come back: its memory may go first."""
-    ForkSession: _grpc.UnaryUnaryMultiCallable[_session_pb2.ForkSessionRequest, _session_pb2.ForkSessionReply]
+    ForkSession: _grpc.UnaryUnaryMultiCallable[_session_pb2.ForkSessionRequest, _session_pb2.ForkSessionResponse]
     """A child session begins with what is kept of its parent. NOT_FOUND when nothing is."""
-    Explain: _grpc.UnaryUnaryMultiCallable[_session_pb2.ExplainRequest, _session_pb2.Explanation]
+    Explain: _grpc.UnaryUnaryMultiCallable[_session_pb2.ExplainRequest, _session_pb2.ExplainResponse]
     """Why the session's last turn was placed where it was. NOT_FOUND when that is not remembered."""
 
 @_typing.type_check_only
@@ -64,20 +64,20 @@ class SessionsAsyncStub(SessionsStub):
     them costs the router half as much. When the stream ends, its turns are cancelled. A message
     that is refused (too large, say) ends it, so long prompts go by Generate.
     """
-    Cancel: _aio.UnaryUnaryMultiCallable[_session_pb2.CancelRequest, _session_pb2.CancelReply]  # type: ignore[assignment]
+    Cancel: _aio.UnaryUnaryMultiCallable[_session_pb2.CancelRequest, _session_pb2.CancelResponse]  # type: ignore[assignment]
     """Ends a running turn from elsewhere; its stream then ends with finish reason CANCELLED."""
-    GetStatus: _aio.UnaryUnaryMultiCallable[_session_pb2.GetStatusRequest, _session_pb2.ClusterStatus]  # type: ignore[assignment]
-    ListSessions: _aio.UnaryUnaryMultiCallable[_session_pb2.ListSessionsRequest, _session_pb2.SessionList]  # type: ignore[assignment]
+    GetStatus: _aio.UnaryUnaryMultiCallable[_session_pb2.GetStatusRequest, _session_pb2.GetStatusResponse]  # type: ignore[assignment]
+    ListSessions: _aio.UnaryUnaryMultiCallable[_session_pb2.ListSessionsRequest, _session_pb2.ListSessionsResponse]  # type: ignore[assignment]
     """The sessions that the router remembers, the longest unused first."""
-    RenewSession: _aio.UnaryUnaryMultiCallable[_session_pb2.RenewSessionRequest, _session_pb2.RenewSessionReply]  # type: ignore[assignment]
+    RenewSession: _aio.UnaryUnaryMultiCallable[_session_pb2.RenewSessionRequest, _session_pb2.RenewSessionResponse]  # type: ignore[assignment]
     """The session will come back, at the latest after so many seconds: its memory is kept until then,
     if memory allows. NOT_FOUND when nothing of it is kept any more; its next turn costs more.
     """
-    ReleaseSession: _aio.UnaryUnaryMultiCallable[_session_pb2.ReleaseSessionRequest, _session_pb2.ReleaseSessionReply]  # type: ignore[assignment]
+    ReleaseSession: _aio.UnaryUnaryMultiCallable[_session_pb2.ReleaseSessionRequest, _session_pb2.ReleaseSessionResponse]  # type: ignore[assignment]
     """The session will not come back: its memory may go first."""
-    ForkSession: _aio.UnaryUnaryMultiCallable[_session_pb2.ForkSessionRequest, _session_pb2.ForkSessionReply]  # type: ignore[assignment]
+    ForkSession: _aio.UnaryUnaryMultiCallable[_session_pb2.ForkSessionRequest, _session_pb2.ForkSessionResponse]  # type: ignore[assignment]
     """A child session begins with what is kept of its parent. NOT_FOUND when nothing is."""
-    Explain: _aio.UnaryUnaryMultiCallable[_session_pb2.ExplainRequest, _session_pb2.Explanation]  # type: ignore[assignment]
+    Explain: _aio.UnaryUnaryMultiCallable[_session_pb2.ExplainRequest, _session_pb2.ExplainResponse]  # type: ignore[assignment]
     """Why the session's last turn was placed where it was. NOT_FOUND when that is not remembered."""
 
 class SessionsServicer(metaclass=_abc_1.ABCMeta):
@@ -105,7 +105,7 @@ class SessionsServicer(metaclass=_abc_1.ABCMeta):
         self,
         request: _session_pb2.CancelRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_session_pb2.CancelReply, _abc.Awaitable[_session_pb2.CancelReply]]:
+    ) -> _typing.Union[_session_pb2.CancelResponse, _abc.Awaitable[_session_pb2.CancelResponse]]:
         """Ends a running turn from elsewhere; its stream then ends with finish reason CANCELLED."""
 
     @_abc_1.abstractmethod
@@ -113,14 +113,14 @@ class SessionsServicer(metaclass=_abc_1.ABCMeta):
         self,
         request: _session_pb2.GetStatusRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_session_pb2.ClusterStatus, _abc.Awaitable[_session_pb2.ClusterStatus]]: ...
+    ) -> _typing.Union[_session_pb2.GetStatusResponse, _abc.Awaitable[_session_pb2.GetStatusResponse]]: ...
 
     @_abc_1.abstractmethod
     def ListSessions(
         self,
         request: _session_pb2.ListSessionsRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_session_pb2.SessionList, _abc.Awaitable[_session_pb2.SessionList]]:
+    ) -> _typing.Union[_session_pb2.ListSessionsResponse, _abc.Awaitable[_session_pb2.ListSessionsResponse]]:
         """The sessions that the router remembers, the longest unused first."""
 
     @_abc_1.abstractmethod
@@ -128,7 +128,7 @@ class SessionsServicer(metaclass=_abc_1.ABCMeta):
         self,
         request: _session_pb2.RenewSessionRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_session_pb2.RenewSessionReply, _abc.Awaitable[_session_pb2.RenewSessionReply]]:
+    ) -> _typing.Union[_session_pb2.RenewSessionResponse, _abc.Awaitable[_session_pb2.RenewSessionResponse]]:
         """The session will come back, at the latest after so many seconds: its memory is kept until then,
         if memory allows. NOT_FOUND when nothing of it is kept any more; its next turn costs more.
         """
@@ -138,7 +138,7 @@ class SessionsServicer(metaclass=_abc_1.ABCMeta):
         self,
         request: _session_pb2.ReleaseSessionRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_session_pb2.ReleaseSessionReply, _abc.Awaitable[_session_pb2.ReleaseSessionReply]]:
+    ) -> _typing.Union[_session_pb2.ReleaseSessionResponse, _abc.Awaitable[_session_pb2.ReleaseSessionResponse]]:
         """The session will not come back: its memory may go first."""
 
     @_abc_1.abstractmethod
@@ -146,7 +146,7 @@ class SessionsServicer(metaclass=_abc_1.ABCMeta):
         self,
         request: _session_pb2.ForkSessionRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_session_pb2.ForkSessionReply, _abc.Awaitable[_session_pb2.ForkSessionReply]]:
+    ) -> _typing.Union[_session_pb2.ForkSessionResponse, _abc.Awaitable[_session_pb2.ForkSessionResponse]]:
         """A child session begins with what is kept of its parent. NOT_FOUND when nothing is."""
 
     @_abc_1.abstractmethod
@@ -154,7 +154,7 @@ class SessionsServicer(metaclass=_abc_1.ABCMeta):
         self,
         request: _session_pb2.ExplainRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_session_pb2.Explanation, _abc.Awaitable[_session_pb2.Explanation]]:
+    ) -> _typing.Union[_session_pb2.ExplainResponse, _abc.Awaitable[_session_pb2.ExplainResponse]]:
         """Why the session's last turn was placed where it was. NOT_FOUND when that is not remembered."""
 
 def add_SessionsServicer_to_server(servicer: SessionsServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
