@@ -28,7 +28,8 @@ from segue.types import Epoch, TurnId, WorkerId
 from segue.wire.call_stream import CallStream, Stop
 from segue.wire.convert_events import delta_to_wire
 from segue.wire.convert_turns import result_to_wire, turn_from_wire
-from segue.wire.status import error_to_wire, foreseen
+from segue.wire.error_details import error_to_wire
+from segue.wire.status import foreseen
 
 
 class TurnRunner(Protocol):

@@ -25,8 +25,9 @@ from segue.turn import PrefixHolder, ShipReport, TurnSpec
 from segue.wire.call_stream import CallStream, Stop
 from segue.wire.convert_turns import holder_from_wire, turn_from_wire
 from segue.wire.convert_worker import worker_to_wire
+from segue.wire.error_details import error_to_wire
 from segue.wire.server import Services
-from segue.wire.status import error_to_wire, foreseen
+from segue.wire.status import foreseen
 
 Context = grpc.aio.ServicerContext[Any, Any]
 

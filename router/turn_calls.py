@@ -18,7 +18,7 @@ from segue.turn import TokenDelta, TurnResult
 from segue.wire.calls import Call
 from segue.wire.convert_events import delta_from_wire
 from segue.wire.convert_turns import result_from_wire
-from segue.wire.status import error_from_wire
+from segue.wire.error_details import error_from_wire
 
 
 @dataclass(frozen=True, slots=True)

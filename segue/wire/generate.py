@@ -13,8 +13,8 @@ import grpc
 from segue.errors import DeadlineExceeded
 from segue.v1 import session_pb2 as pb
 from segue.wire.calls import Call, Calls
+from segue.wire.error_details import error_from_wire
 from segue.wire.outbox import Outbox
-from segue.wire.status import error_from_wire
 
 if TYPE_CHECKING:
     # A name of the stub's type only: the generated module does not have it at run time.

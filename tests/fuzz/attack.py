@@ -22,7 +22,9 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 import segue.internal.v1
 import segue.v1
+from segue.errors import SegueError
 from segue.wire.channel import channel_to
+from segue.wire.error_details import error_from_wire
 from segue.wire.status import ErrorInterceptor
 from tests.fuzz.mutation import Heard, Mutator
 
@@ -210,7 +212,7 @@ class Attack:
             return
         self._pool.hear(reply)
         for event in getattr(reply, "events", ()):
-            if event.error.kind == "SegueError":
+            if event.HasField("error") and type(error_from_wire(event.error)) is SegueError:
                 self.bad.append(f"{method.full_name}: unforeseen: {event.error.message[:300]}")
 
 

@@ -25,8 +25,9 @@ from segue.v1.session_pb2_grpc import (
     add_SessionsServicer_to_server,
 )
 from segue.wire.channel import channel_to
+from segue.wire.error_details import status_of
 from segue.wire.server import Services, serving
-from segue.wire.status import _abort, rpc_errors, status_of
+from segue.wire.status import _abort, rpc_errors
 
 ALL = [
     kind
