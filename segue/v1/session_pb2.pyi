@@ -25,6 +25,50 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _ContinuedField:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ContinuedFieldEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ContinuedField.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    CONTINUED_FIELD_UNSPECIFIED: _ContinuedField.ValueType  # 0
+    """The answer is a message of its own."""
+    CONTINUED_FIELD_CONTENT: _ContinuedField.ValueType  # 1
+    CONTINUED_FIELD_REASONING: _ContinuedField.ValueType  # 2
+
+class ContinuedField(_ContinuedField, metaclass=_ContinuedFieldEnumTypeWrapper): ...
+
+CONTINUED_FIELD_UNSPECIFIED: ContinuedField.ValueType  # 0
+"""The answer is a message of its own."""
+CONTINUED_FIELD_CONTENT: ContinuedField.ValueType  # 1
+CONTINUED_FIELD_REASONING: ContinuedField.ValueType  # 2
+Global___ContinuedField: _TypeAlias = ContinuedField  # noqa: Y015
+
+class _MessageRole:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _MessageRoleEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_MessageRole.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    MESSAGE_ROLE_UNSPECIFIED: _MessageRole.ValueType  # 0
+    """Refused."""
+    MESSAGE_ROLE_SYSTEM: _MessageRole.ValueType  # 1
+    MESSAGE_ROLE_DEVELOPER: _MessageRole.ValueType  # 2
+    MESSAGE_ROLE_USER: _MessageRole.ValueType  # 3
+    MESSAGE_ROLE_ASSISTANT: _MessageRole.ValueType  # 4
+    MESSAGE_ROLE_TOOL: _MessageRole.ValueType  # 5
+
+class MessageRole(_MessageRole, metaclass=_MessageRoleEnumTypeWrapper): ...
+
+MESSAGE_ROLE_UNSPECIFIED: MessageRole.ValueType  # 0
+"""Refused."""
+MESSAGE_ROLE_SYSTEM: MessageRole.ValueType  # 1
+MESSAGE_ROLE_DEVELOPER: MessageRole.ValueType  # 2
+MESSAGE_ROLE_USER: MessageRole.ValueType  # 3
+MESSAGE_ROLE_ASSISTANT: MessageRole.ValueType  # 4
+MESSAGE_ROLE_TOOL: MessageRole.ValueType  # 5
+Global___MessageRole: _TypeAlias = MessageRole  # noqa: Y015
+
 class _FinishReason:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -43,6 +87,65 @@ FINISH_REASON_STOP: FinishReason.ValueType  # 1
 FINISH_REASON_LENGTH: FinishReason.ValueType  # 2
 FINISH_REASON_CANCELLED: FinishReason.ValueType  # 3
 Global___FinishReason: _TypeAlias = FinishReason  # noqa: Y015
+
+class _CandidateMode:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _CandidateModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_CandidateMode.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    CANDIDATE_MODE_UNSPECIFIED: _CandidateMode.ValueType  # 0
+    CANDIDATE_MODE_COMPUTE: _CandidateMode.ValueType  # 1
+    CANDIDATE_MODE_PULL: _CandidateMode.ValueType  # 2
+    """A prefix is pulled from `source_worker`, the rest is computed."""
+    CANDIDATE_MODE_LOCAL: _CandidateMode.ValueType  # 3
+    """The decode worker computes the prompt's end itself."""
+
+class CandidateMode(_CandidateMode, metaclass=_CandidateModeEnumTypeWrapper): ...
+
+CANDIDATE_MODE_UNSPECIFIED: CandidateMode.ValueType  # 0
+CANDIDATE_MODE_COMPUTE: CandidateMode.ValueType  # 1
+CANDIDATE_MODE_PULL: CandidateMode.ValueType  # 2
+"""A prefix is pulled from `source_worker`, the rest is computed."""
+CANDIDATE_MODE_LOCAL: CandidateMode.ValueType  # 3
+"""The decode worker computes the prompt's end itself."""
+Global___CandidateMode: _TypeAlias = CandidateMode  # noqa: Y015
+
+class _Exclusion:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ExclusionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Exclusion.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    EXCLUSION_UNSPECIFIED: _Exclusion.ValueType  # 0
+    """It was weighed with the others."""
+    EXCLUSION_SPEED: _Exclusion.ValueType  # 1
+    """With one more turn, the decode worker's turns would fall below their token rate."""
+    EXCLUSION_MEMORY: _Exclusion.ValueType  # 2
+    """The decode worker lacks the memory for prompt and answer, whatever is evicted."""
+    EXCLUSION_AVOIDED: _Exclusion.ValueType  # 3
+    """It has just failed this turn."""
+    EXCLUSION_SIZE: _Exclusion.ValueType  # 4
+    """It could not hold the turn even if it held nothing else."""
+    EXCLUSION_NOT_READY: _Exclusion.ValueType  # 5
+    """Draining or lost."""
+
+class Exclusion(_Exclusion, metaclass=_ExclusionEnumTypeWrapper):
+    """Why a candidate comes last, the least serious first."""
+
+EXCLUSION_UNSPECIFIED: Exclusion.ValueType  # 0
+"""It was weighed with the others."""
+EXCLUSION_SPEED: Exclusion.ValueType  # 1
+"""With one more turn, the decode worker's turns would fall below their token rate."""
+EXCLUSION_MEMORY: Exclusion.ValueType  # 2
+"""The decode worker lacks the memory for prompt and answer, whatever is evicted."""
+EXCLUSION_AVOIDED: Exclusion.ValueType  # 3
+"""It has just failed this turn."""
+EXCLUSION_SIZE: Exclusion.ValueType  # 4
+"""It could not hold the turn even if it held nothing else."""
+EXCLUSION_NOT_READY: Exclusion.ValueType  # 5
+"""Draining or lost."""
+Global___Exclusion: _TypeAlias = Exclusion  # noqa: Y015
 
 class _WorkerRole:
     ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -291,10 +394,8 @@ class ChatInput(_message.Message):
     """A JSON object of further template variables, such as {"preserve_thinking": true}; at most
     65,536 characters. What the router passes itself (messages, tools, ...) cannot be among them.
     """
-    continue_final_message: _builtins.str
-    """Not empty: the answer goes on from the end of the last message. The field of it that stays
-    open: content or reasoning.
-    """
+    continue_final_message: Global___ContinuedField.ValueType
+    """Set: the answer goes on from the end of this field of the last message, which stays open."""
     @_builtins.property
     def messages(self) -> _containers.RepeatedCompositeFieldContainer[Global___Message]: ...
     @_builtins.property
@@ -316,7 +417,7 @@ class ChatInput(_message.Message):
         enable_thinking: _builtins.bool | None = ...,
         continues: Global___Continuation | None = ...,
         chat_template_kwargs: _builtins.str = ...,
-        continue_final_message: _builtins.str = ...,
+        continue_final_message: Global___ContinuedField.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_enable_thinking", b"_enable_thinking", "continues", b"continues", "enable_thinking", b"enable_thinking"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
@@ -367,9 +468,9 @@ class Message(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     REASONING_FIELD_NUMBER: _builtins.int
     CONTENT_PARTS_FIELD_NUMBER: _builtins.int
-    role: _builtins.str
-    """system, developer, user, assistant or tool. Where the template does not know developer
-    messages, or later system messages, they are written into the message beside them.
+    role: Global___MessageRole.ValueType
+    """Where the template does not know developer messages, or later system messages, they are written
+    into the message beside them.
     """
     content: _builtins.str
     """Empty where content_parts are given."""
@@ -389,7 +490,7 @@ class Message(_message.Message):
     def __init__(
         self,
         *,
-        role: _builtins.str = ...,
+        role: Global___MessageRole.ValueType = ...,
         content: _builtins.str = ...,
         tool_calls: _abc.Iterable[Global___ToolCall] | None = ...,
         tool_call_id: _builtins.str = ...,
@@ -1245,15 +1346,13 @@ class Candidate(_message.Message):
     INTERFERENCE_S_FIELD_NUMBER: _builtins.int
     OVERHEAD_S_FIELD_NUMBER: _builtins.int
     TOTAL_S_FIELD_NUMBER: _builtins.int
-    mode: _builtins.str
-    """compute, pull (a prefix from `source_worker`, then compute) or local (decode computes)."""
+    mode: Global___CandidateMode.ValueType
     prefill_worker: _builtins.str
     decode_worker: _builtins.str
     source_worker: _builtins.str
-    """Of mode pull."""
+    """Of CANDIDATE_MODE_PULL."""
     chosen: _builtins.bool
-    excluded: _builtins.str
-    """Empty, or why it came last: speed, memory, avoided, size, not_ready."""
+    excluded: Global___Exclusion.ValueType
     computed_tokens: _builtins.int
     moved_tokens: _builtins.int
     queue_s: _builtins.float
@@ -1268,12 +1367,12 @@ class Candidate(_message.Message):
     def __init__(
         self,
         *,
-        mode: _builtins.str = ...,
+        mode: Global___CandidateMode.ValueType = ...,
         prefill_worker: _builtins.str = ...,
         decode_worker: _builtins.str = ...,
         source_worker: _builtins.str = ...,
         chosen: _builtins.bool = ...,
-        excluded: _builtins.str = ...,
+        excluded: Global___Exclusion.ValueType = ...,
         computed_tokens: _builtins.int = ...,
         moved_tokens: _builtins.int = ...,
         queue_s: _builtins.float = ...,

@@ -15,6 +15,7 @@ from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from segue.v1 import session_pb2 as _session_pb2
 import builtins as _builtins
 import sys
@@ -27,6 +28,23 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _CacheUnit:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _CacheUnitEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_CacheUnit.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    CACHE_UNIT_UNSPECIFIED: _CacheUnit.ValueType  # 0
+    CACHE_UNIT_PAGE: _CacheUnit.ValueType  # 1
+    CACHE_UNIT_SLOT: _CacheUnit.ValueType  # 2
+
+class CacheUnit(_CacheUnit, metaclass=_CacheUnitEnumTypeWrapper): ...
+
+CACHE_UNIT_UNSPECIFIED: CacheUnit.ValueType  # 0
+CACHE_UNIT_PAGE: CacheUnit.ValueType  # 1
+CACHE_UNIT_SLOT: CacheUnit.ValueType  # 2
+Global___CacheUnit: _TypeAlias = CacheUnit  # noqa: Y015
+
 @_typing.final
 class CacheField(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
@@ -38,8 +56,7 @@ class CacheField(_message.Message):
     SHAPE_FIELD_NUMBER: _builtins.int
     group: _builtins.str
     layer: _builtins.int
-    unit: _builtins.str
-    """"page" or "slot"."""
+    unit: Global___CacheUnit.ValueType
     dtype: _builtins.str
     @_builtins.property
     def shape(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
@@ -50,7 +67,7 @@ class CacheField(_message.Message):
         *,
         group: _builtins.str = ...,
         layer: _builtins.int = ...,
-        unit: _builtins.str = ...,
+        unit: Global___CacheUnit.ValueType = ...,
         dtype: _builtins.str = ...,
         shape: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
