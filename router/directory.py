@@ -7,6 +7,7 @@ time and nothing else.
 from __future__ import annotations
 
 import collections
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -56,6 +57,8 @@ class _Known:
     prefills: tuple[Keeping, ...] = ()
     """The last one first; so are the decode workers."""
     decodes: tuple[Keeping, ...] = ()
+    last_use: int = 0
+    """The number of the use of any session that was this one's last: ascends in the directory."""
 
     def kept(self, role: Role) -> tuple[Keeping, ...]:
         return self.prefills if role is Role.PREFILL else self.decodes
@@ -71,6 +74,7 @@ class SessionDirectory:
 
     def __init__(self, max_sessions: int) -> None:
         self._max_sessions = max_sessions
+        self._uses = itertools.count(1)
         self._sessions: collections.OrderedDict[SessionId, _Known] = collections.OrderedDict()
 
     def __len__(self) -> int:
@@ -96,9 +100,15 @@ class SessionDirectory:
         """The child begins where its parent is."""
         self._put(child_id, self._sessions[parent_id])
 
-    def sessions(self) -> list[SessionInfo]:
-        """The longest unused first."""
-        return [self._info(session_id) for session_id in self._sessions]
+    def page(self, after: int, max_sessions: int) -> tuple[list[SessionInfo], int | None]:
+        """At most so many sessions that were used after use number `after`, least recently used
+        first, and the `after` of the next page; None when there is none. The first use is 1.
+        """
+        later = (name for name, known in self._sessions.items() if known.last_use > after)
+        names = list(itertools.islice(later, max_sessions + 1))
+        shown = names[:max_sessions]
+        last_use = self._sessions[shown[-1]].last_use if len(names) > max_sessions else None
+        return [self._info(name) for name in shown], last_use
 
     def _info(self, session_id: SessionId) -> SessionInfo:
         residence, keeping = self._sessions[session_id].residence, self.kept(session_id)
@@ -176,7 +186,7 @@ class SessionDirectory:
         return residency
 
     def _put(self, session_id: SessionId, known: _Known) -> None:
-        self._sessions[session_id] = known
+        self._sessions[session_id] = replace(known, last_use=next(self._uses))
         self._sessions.move_to_end(session_id)
         if len(self._sessions) > self._max_sessions:
             self._sessions.popitem(last=False)

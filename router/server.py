@@ -95,8 +95,12 @@ class Sessions(SessionsServicer):
     async def ListSessions(
         self, request: pb.ListSessionsRequest, context: Context
     ) -> pb.ListSessionsResponse:
+        sessions, next_page_token = self._router.sessions.list(
+            request.page_size, request.page_token
+        )
         return pb.ListSessionsResponse(
-            sessions=[session_to_wire(s) for s in self._router.sessions.list()]
+            sessions=[session_to_wire(session) for session in sessions],
+            next_page_token=next_page_token,
         )
 
     async def RenewSession(

@@ -209,10 +209,20 @@ class Client:
         return reply.was_running
 
     async def sessions(self) -> list[SessionInfo]:
-        """What the router remembers, the longest unused first."""
+        """What the router remembers, least recently used first; all pages of it."""
+        sessions: dict[str, SessionInfo] = {}
+        page_token = ""
         with self._router_errors():
-            reply = await self._stub.ListSessions(pb.ListSessionsRequest())
-        return [session_from_wire(session) for session in reply.sessions]
+            while True:
+                request = pb.ListSessionsRequest(page_token=page_token)
+                reply = await self._stub.ListSessions(request)
+                for wire in reply.sessions:
+                    # One that was used meanwhile comes again, at its new place.
+                    sessions.pop(wire.session_id, None)
+                    sessions[wire.session_id] = session_from_wire(wire)
+                page_token = reply.next_page_token
+                if not page_token:
+                    return list(sessions.values())
 
     async def renew_session(
         self, session_id: str, lease_s: float | None = None, *, pause_s: float | None = None

@@ -114,7 +114,8 @@ class SessionsServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListSessions(self, request, context):
-        """The sessions that the router remembers, the longest unused first.
+        """The sessions that the router remembers, page by page, least recently used first. A session that
+        is used between two pages is in a later page, perhaps a second time; none is left out.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

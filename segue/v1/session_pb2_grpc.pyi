@@ -47,7 +47,9 @@ class SessionsStub:
     """Ends a running turn from elsewhere; its stream then ends with finish reason CANCELLED."""
     GetStatus: _grpc.UnaryUnaryMultiCallable[_session_pb2.GetStatusRequest, _session_pb2.GetStatusResponse]
     ListSessions: _grpc.UnaryUnaryMultiCallable[_session_pb2.ListSessionsRequest, _session_pb2.ListSessionsResponse]
-    """The sessions that the router remembers, the longest unused first."""
+    """The sessions that the router remembers, page by page, least recently used first. A session that
+    is used between two pages is in a later page, perhaps a second time; none is left out.
+    """
     RenewSession: _grpc.UnaryUnaryMultiCallable[_session_pb2.RenewSessionRequest, _session_pb2.RenewSessionResponse]
     """The session will come back, at the latest after so many seconds: its memory is kept until then,
     if memory allows. NOT_FOUND when nothing of it is kept any more; its next turn costs more.
@@ -73,7 +75,9 @@ class SessionsAsyncStub(SessionsStub):
     """Ends a running turn from elsewhere; its stream then ends with finish reason CANCELLED."""
     GetStatus: _aio.UnaryUnaryMultiCallable[_session_pb2.GetStatusRequest, _session_pb2.GetStatusResponse]  # type: ignore[assignment]
     ListSessions: _aio.UnaryUnaryMultiCallable[_session_pb2.ListSessionsRequest, _session_pb2.ListSessionsResponse]  # type: ignore[assignment]
-    """The sessions that the router remembers, the longest unused first."""
+    """The sessions that the router remembers, page by page, least recently used first. A session that
+    is used between two pages is in a later page, perhaps a second time; none is left out.
+    """
     RenewSession: _aio.UnaryUnaryMultiCallable[_session_pb2.RenewSessionRequest, _session_pb2.RenewSessionResponse]  # type: ignore[assignment]
     """The session will come back, at the latest after so many seconds: its memory is kept until then,
     if memory allows. NOT_FOUND when nothing of it is kept any more; its next turn costs more.
@@ -126,7 +130,9 @@ class SessionsServicer(metaclass=_abc_1.ABCMeta):
         request: _session_pb2.ListSessionsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_session_pb2.ListSessionsResponse, _abc.Awaitable[_session_pb2.ListSessionsResponse]]:
-        """The sessions that the router remembers, the longest unused first."""
+        """The sessions that the router remembers, page by page, least recently used first. A session that
+        is used between two pages is in a later page, perhaps a second time; none is left out.
+        """
 
     @_abc_1.abstractmethod
     def RenewSession(

@@ -135,3 +135,37 @@ def test_a_correction_leaves_the_states_before_what_is_there(directory: SessionD
 
     assert directory.held(A, EVERYBODY, 479)["decode-0"] == Held(479, 96)
     assert directory.held(A, EVERYBODY)["decode-0"] == Held(512, 480)
+
+
+def pages(directory: SessionDirectory, size: int) -> list[list[str]]:
+    """All of them, in pages of so many sessions."""
+    found, after = [], 0
+    while after is not None:
+        page, after = directory.page(after, size)
+        found.append([info.session_id for info in page])
+    return found
+
+
+def test_pages_have_every_session_once_and_the_least_recently_used_first() -> None:
+    directory = SessionDirectory(max_sessions=5)
+    for number in (0, 1, 2, 3, 4, 5, 2):
+        directory.remember(SessionId(f"s{number}"), HERE)
+
+    assert pages(directory, 5) == pages(directory, 100) == [["s1", "s3", "s4", "s5", "s2"]]
+    assert pages(directory, 2) == [["s1", "s3"], ["s4", "s5"], ["s2"]]
+    assert pages(SessionDirectory(max_sessions=1), 2) == [[]]
+
+
+def test_a_session_that_is_used_between_two_pages_is_not_left_out() -> None:
+    directory = SessionDirectory(max_sessions=9)
+    for name in (A, B, C):
+        directory.remember(name, HERE)
+
+    first, after = directory.page(0, 1)
+    directory.remember(B, HERE)
+    directory.fork(C, SessionId("d"))
+    assert after is not None
+    rest, end = directory.page(after, 9)
+
+    assert [info.session_id for info in first + rest] == [A, C, B, "d"]
+    assert end is None
