@@ -440,8 +440,30 @@ class Continuation(_message.Message):
     num_messages: _builtins.int
     """At least one, at most as many as `TurnEnd.kept_messages` said."""
     digest: _builtins.bytes
-    """SHA-256, chained: D(n) = SHA-256(D(n-1) + message n), D(0) = SHA-256(tools + options).
-    segue/history.py says how messages, tools and options become bytes.
+    """D(num_messages), 32 bytes, where + joins bytes and
+
+      D(0) = SHA-256(list(tools) + text(thinking) + text(chat_template_kwargs))
+      D(n) = SHA-256(D(n-1) + message n)
+
+      message   = text(role) + text(content) + list(content_parts)
+                + count(tool_calls) + each call + text(tool_call_id) + text(name) + reasoning
+      call      = text(id) + text(name) + text(arguments)
+      reasoning = count 0 where it is absent, else count 1 + text(reasoning)
+
+      text(t)   = the length of t in UTF-8 as 8 bytes, big-endian, + t in UTF-8
+      list(l)   = count(l) + text of each member, in order
+      count(l)  = the number of members as 8 bytes, big-endian
+
+    role is "system", "developer", "user", "assistant" or "tool"; thinking is "unset", "true" or
+    "false", as enable_thinking is. Tools, chat_template_kwargs and arguments are as they were sent:
+    another spelling of the same JSON is another text. All are those of the chat with its whole
+    history. For example, of a chat without tools and options:
+
+      D(0)                       1068562617487cc1416211fe6ff8a0171dfb69ded01324c53d95f37b9b082b36
+      D(1), user: "Hello"        56f9c6ede92cd195eee1459dcb28a27d6c6aa61ac18e8f0448d9fac6f10cd740
+      D(2), assistant: "Hi."     fe773991e5dd8ab610ea9b921740121811f1b8ec46c1b169c388d8b30e6515ec
+
+    tests/client/test_digest_vectors.py has more.
     """
     def __init__(
         self,

@@ -257,7 +257,9 @@ class PrefixName(_message.Message):
     num_tokens: _builtins.int
     """Whole pages."""
     digest: _builtins.bytes
-    """segue/prefix_digest.py says how it is computed."""
+    """D(n) of n pages, 16 bytes: D(n) = BLAKE2b-128(D(n-1) + tokens of page n), where D(0) is empty and
+    a token is four bytes, little-endian.
+    """
     def __init__(
         self,
         *,
