@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from segue.cluster_status import ClusterStatus, RouterStatus
+from segue.errors import Overloaded
 from segue.turn import FinishReason, TokenDelta, TurnEnd, Usage
 from segue.v1 import session_pb2 as pb
 from segue.v1.session_pb2_grpc import SessionsServicer, add_SessionsServicer_to_server
@@ -21,6 +22,8 @@ from segue.wire.server import serving
 
 ENDLESS = "Tell me everything."
 """What is answered without end."""
+REFUSED = "Refuse me."
+"""What is refused, as by a router without room."""
 
 
 @dataclass
@@ -52,6 +55,8 @@ class FakeRouter(SessionsServicer):
     ) -> AsyncGenerator[pb.GenerateEvent, None]:
         question = request.chat.messages[-1].content
         self.asked.append(question)
+        if question == REFUSED:
+            raise Overloaded.after("no room for another turn", retry_after_s=2.5)
         try:
             while question == ENDLESS:
                 yield events_to_wire([TokenDelta(token_ids=(1,), text="more ")])
