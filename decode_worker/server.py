@@ -11,11 +11,14 @@ import grpc
 from decode_worker.residency import Residency
 from decode_worker.stream import TurnRunner, turn_stream
 from segue.cluster_status import WorkerStatus
+from segue.internal.v1 import worker_pb2 as pb
+from segue.internal.v1.worker_pb2_grpc import (
+    DecodeWorkerServicer,
+    add_DecodeWorkerServicer_to_server,
+)
 from segue.types import SessionId
-from segue.wire import worker_pb2 as pb
 from segue.wire.convert_worker import worker_to_wire
 from segue.wire.server import Services
-from segue.wire.worker_pb2_grpc import DecodeWorkerServicer, add_DecodeWorkerServicer_to_server
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -40,24 +43,28 @@ class DecodeFace(DecodeWorkerServicer):
             async for events in batches:
                 yield pb.TurnEvents(events=events)
 
-    async def Status(self, request: pb.StatusRequest, context: Context) -> pb.StatusReply:
+    async def Status(self, request: pb.StatusRequest, context: Context) -> pb.StatusResponse:
         status = worker_to_wire(self._worker.status())
-        return pb.StatusReply(status=status, model_id=self._worker.model_id)
+        return pb.StatusResponse(status=status, model_id=self._worker.model_id)
 
     async def RenewLease(
         self, request: pb.RenewLeaseRequest, context: Context
-    ) -> pb.RenewLeaseReply:
+    ) -> pb.RenewLeaseResponse:
         lease_s = request.lease_s if request.HasField("lease_s") else None
         pause_s = request.pause_s if request.HasField("pause_s") else None
         expires_in_s = self._worker.residency.renew(SessionId(request.session_id), lease_s, pause_s)
-        return pb.RenewLeaseReply(expires_in_s=expires_in_s)
+        return pb.RenewLeaseResponse(expires_in_s=expires_in_s)
 
-    async def EndLease(self, request: pb.EndLeaseRequest, context: Context) -> pb.EndLeaseReply:
-        return pb.EndLeaseReply(was_here=self._worker.residency.end(SessionId(request.session_id)))
+    async def EndLease(self, request: pb.EndLeaseRequest, context: Context) -> pb.EndLeaseResponse:
+        return pb.EndLeaseResponse(
+            was_here=self._worker.residency.end(SessionId(request.session_id))
+        )
 
-    async def ForkLease(self, request: pb.ForkLeaseRequest, context: Context) -> pb.ForkLeaseReply:
+    async def ForkLease(
+        self, request: pb.ForkLeaseRequest, context: Context
+    ) -> pb.ForkLeaseResponse:
         self._worker.residency.fork(SessionId(request.parent_id), SessionId(request.child_id))
-        return pb.ForkLeaseReply()
+        return pb.ForkLeaseResponse()
 
 
 def services(worker: Decoder) -> Services:
@@ -65,7 +72,7 @@ def services(worker: Decoder) -> Services:
     face = DecodeFace(worker)
     return [
         (
-            "segue.v1.DecodeWorker",
+            "segue.internal.v1.DecodeWorker",
             lambda server: add_DecodeWorkerServicer_to_server(face, server),
         ),
     ]

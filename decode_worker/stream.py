@@ -20,15 +20,16 @@ from decode_worker.turn import (
 from kv_transfer.ticket import PeerIdentity
 from kv_transfer.wire import ticket_to_wire
 from segue.errors import InvalidRequest, SegueError
+from segue.internal.v1 import worker_pb2 as pb
 from segue.prefix_digest import PrefixName
 from segue.telemetry import about_turn
 from segue.turn import TokenDelta, TurnResult, TurnSpec
 from segue.types import Epoch, TurnId, WorkerId
-from segue.wire import worker_pb2 as pb
 from segue.wire.call_stream import CallStream, Stop
 from segue.wire.convert_events import delta_to_wire
 from segue.wire.convert_turns import result_to_wire, turn_from_wire
-from segue.wire.status import error_to_wire, foreseen
+from segue.wire.error_details import error_to_wire
+from segue.wire.status import foreseen
 
 
 class TurnRunner(Protocol):

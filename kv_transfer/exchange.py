@@ -19,12 +19,12 @@ from kv_transfer.source import PrefixSource
 from kv_transfer.writer import HandoffWriter
 from segue.cache.memory import Memory
 from segue.cluster_status import WorkerStatus
-from segue.wire.server import Services
-from segue.wire.transfer_pb2_grpc import (
+from segue.internal.v1.transfer_pb2_grpc import (
     add_HandoffReaderServicer_to_server,
     add_HandoffSourceServicer_to_server,
     add_HandoffWriterServicer_to_server,
 )
+from segue.wire.server import Services
 from segue.worker_process import exit_on_failure
 
 _FENCE_TIMEOUT_S = 5.0
@@ -80,15 +80,15 @@ class Exchange:
         source = SourceServicer(self._source, self.members)
         return [
             (
-                "segue.v1.HandoffReader",
+                "segue.internal.v1.HandoffReader",
                 lambda server: add_HandoffReaderServicer_to_server(reader, server),
             ),
             (
-                "segue.v1.HandoffWriter",
+                "segue.internal.v1.HandoffWriter",
                 lambda server: add_HandoffWriterServicer_to_server(writer, server),
             ),
             (
-                "segue.v1.HandoffSource",
+                "segue.internal.v1.HandoffSource",
                 lambda server: add_HandoffSourceServicer_to_server(source, server),
             ),
         ]

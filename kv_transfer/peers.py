@@ -17,22 +17,22 @@ from kv_transfer.wire import (
     ticket_to_wire,
 )
 from segue.errors import StaleEpoch
-from segue.turn import ShipReport
-from segue.types import Epoch, SampledToken, WorkerId
-from segue.wire import transfer_pb2 as pb
-from segue.wire.convert_events import sampled_to_wire
-from segue.wire.convert_turns import report_to_wire
-from segue.wire.server import channel_to
-from segue.wire.status import rpc_errors
-from segue.wire.transfer_pb2_grpc import (
+from segue.internal.v1 import transfer_pb2 as pb
+from segue.internal.v1.transfer_pb2_grpc import (
     HandoffReaderStub,
     HandoffSourceStub,
     HandoffWriterStub,
 )
+from segue.turn import ShipReport
+from segue.types import Epoch, SampledToken, WorkerId
+from segue.wire.channel import channel_to
+from segue.wire.convert_events import sampled_to_wire
+from segue.wire.convert_turns import report_to_wire
+from segue.wire.status import rpc_errors
 
 if TYPE_CHECKING:
     # Names of the stubs' types only: the generated module does not have them at run time.
-    from segue.wire.transfer_pb2_grpc import HandoffReaderAsyncStub, HandoffWriterAsyncStub
+    from segue.internal.v1.transfer_pb2_grpc import HandoffReaderAsyncStub, HandoffWriterAsyncStub
 
 
 class _Met(NamedTuple):

@@ -21,10 +21,10 @@ from kv_transfer.wire import (
 )
 from kv_transfer.writer import HandoffWriter
 from segue.checks import require
+from segue.internal.v1 import transfer_pb2 as pb
+from segue.internal.v1 import transfer_pb2_grpc as rpc
 from segue.turn import ShipReport
 from segue.types import Epoch, SampledToken
-from segue.wire import transfer_pb2 as pb
-from segue.wire import transfer_pb2_grpc as rpc
 from segue.wire.convert_events import sampled_from_wire
 from segue.wire.convert_turns import report_from_wire
 
@@ -44,13 +44,13 @@ class ReaderServicer(rpc.HandoffReaderServicer):
         self._on_commit = on_commit
         self._vocab_size = vocab_size
 
-    async def Meet(self, request: pb.MeetRequest, context: Context) -> pb.MeetReply:
+    async def Meet(self, request: pb.MeetRequest, context: Context) -> pb.MeetResponse:
         ours = self._reader.memory_map
         require_same_layout(ours, memory_map_from_wire(request.writer))
         key = self._reader.ticket_key
-        return pb.MeetReply(reader=memory_map_to_wire(ours), ticket_key=key)
+        return pb.MeetResponse(reader=memory_map_to_wire(ours), ticket_key=key)
 
-    async def Commit(self, request: pb.CommitRequest, context: Context) -> pb.CommitReply:
+    async def Commit(self, request: pb.CommitRequest, context: Context) -> pb.CommitResponse:
         first_token = sampled_from_wire(request.first_token)
         require(
             first_token.token_id < self._vocab_size,
@@ -64,27 +64,27 @@ class ReaderServicer(rpc.HandoffReaderServicer):
             checksums_from_wire(request.checksums),
         )
         self._on_commit(committed, first_token, report)
-        return pb.CommitReply()
+        return pb.CommitResponse()
 
-    async def Abort(self, request: pb.AbortRequest, context: Context) -> pb.AbortReply:
+    async def Abort(self, request: pb.AbortRequest, context: Context) -> pb.AbortResponse:
         self._reader.abort(
             ticket_id_from_wire(request.ticket_id),
             Epoch(request.epoch),
             request.reason[:_MAX_REASON_CHARS],
         )
-        return pb.AbortReply()
+        return pb.AbortResponse()
 
 
 class WriterServicer(rpc.HandoffWriterServicer):
     def __init__(self, writer: HandoffWriter) -> None:
         self._writer = writer
 
-    async def Fence(self, request: pb.FenceRequest, context: Context) -> pb.FenceReply:
+    async def Fence(self, request: pb.FenceRequest, context: Context) -> pb.FenceResponse:
         ticket_id = ticket_id_from_wire(request.ticket_id)
         # A ticket of another life is fenced by that life's death.
         if request.writer_epoch == self._writer.epoch:
             await self._writer.fence(ticket_id)
-        return pb.FenceReply(writer_epoch=self._writer.epoch)
+        return pb.FenceResponse(writer_epoch=self._writer.epoch)
 
 
 class SourceServicer(rpc.HandoffSourceServicer):
@@ -92,8 +92,8 @@ class SourceServicer(rpc.HandoffSourceServicer):
         self._source = source
         self._members = members
 
-    async def Pull(self, request: pb.PullRequest, context: Context) -> pb.PullReply:
+    async def Pull(self, request: pb.PullRequest, context: Context) -> pb.PullResponse:
         ticket = ticket_from_wire(request.ticket)
         await self._members.require(ticket.reader)
         num_bytes = await self._source.ship(ticket, tuple(request.token_ids))
-        return pb.PullReply(shipped_bytes=num_bytes)
+        return pb.PullResponse(shipped_bytes=num_bytes)

@@ -7,13 +7,15 @@ from collections.abc import Iterable
 from kv_transfer.layout import MemoryMap
 from kv_transfer.ticket import Checksums, PeerIdentity, Ticket, TicketId
 from segue.cache.layout import CacheField, CacheLayout, Unit
-from segue.checks import MAX_NAME_CHARS, require, require_name
+from segue.checks import MAX_NAME_CHARS, one_of, require, require_name
 from segue.errors import InvalidRequest
+from segue.internal.v1 import transfer_pb2 as pb
 from segue.types import Epoch, PageId, SlotId, TurnId, WorkerId
-from segue.wire import transfer_pb2 as pb
 
 # kv, recurrent, conv, hidden, and room for more.
 _MAX_GROUPS = 64
+_UNIT_TO_WIRE = {Unit.PAGE: pb.CACHE_UNIT_PAGE, Unit.SLOT: pb.CACHE_UNIT_SLOT}
+_UNIT_FROM_WIRE = {wire: unit for unit, wire in _UNIT_TO_WIRE.items()}
 
 
 def layout_to_wire(layout: CacheLayout) -> pb.CacheLayout:
@@ -24,7 +26,7 @@ def layout_to_wire(layout: CacheLayout) -> pb.CacheLayout:
             pb.CacheField(
                 group=field.group,
                 layer=field.layer,
-                unit=field.unit.value,
+                unit=_UNIT_TO_WIRE[field.unit],
                 dtype=field.dtype,
                 shape=field.shape,
             )
@@ -40,7 +42,7 @@ def layout_from_wire(layout: pb.CacheLayout) -> CacheLayout:
             CacheField(
                 group=field.group,
                 layer=field.layer,
-                unit=Unit(field.unit),
+                unit=one_of("unit", _UNIT_FROM_WIRE, field.unit),
                 dtype=field.dtype,
                 shape=tuple(field.shape),
             )

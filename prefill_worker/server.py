@@ -14,19 +14,20 @@ from kv_transfer.ticket import Ticket
 from kv_transfer.wire import ticket_from_wire
 from segue.cluster_status import WorkerStatus
 from segue.errors import InvalidRequest
-from segue.prefix_digest import PrefixName
-from segue.telemetry import about_turn
-from segue.turn import PrefixHolder, ShipReport, TurnSpec
-from segue.wire import worker_pb2 as pb
-from segue.wire.call_stream import CallStream, Stop
-from segue.wire.convert_turns import holder_from_wire, turn_from_wire
-from segue.wire.convert_worker import worker_to_wire
-from segue.wire.server import Services
-from segue.wire.status import error_to_wire, foreseen
-from segue.wire.worker_pb2_grpc import (
+from segue.internal.v1 import worker_pb2 as pb
+from segue.internal.v1.worker_pb2_grpc import (
     PrefillWorkerServicer,
     add_PrefillWorkerServicer_to_server,
 )
+from segue.prefix_digest import PrefixName
+from segue.telemetry import about_turn
+from segue.turn import PrefixHolder, ShipReport, TurnSpec
+from segue.wire.call_stream import CallStream, Stop
+from segue.wire.convert_turns import holder_from_wire, turn_from_wire
+from segue.wire.convert_worker import worker_to_wire
+from segue.wire.error_details import error_to_wire
+from segue.wire.server import Services
+from segue.wire.status import foreseen
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -55,9 +56,9 @@ class PrefillFace(PrefillWorkerServicer):
             async for events in batches:
                 yield pb.TurnEvents(events=events)
 
-    async def Status(self, request: pb.StatusRequest, context: Context) -> pb.StatusReply:
+    async def Status(self, request: pb.StatusRequest, context: Context) -> pb.StatusResponse:
         status = worker_to_wire(self._worker.status())
-        return pb.StatusReply(status=status, model_id=self._worker.model_id)
+        return pb.StatusResponse(status=status, model_id=self._worker.model_id)
 
     def _begin(self, command: pb.TurnCommand, tell: Callable[[pb.TurnEvent], None]) -> Stop:
         if command.WhichOneof("command") != "prefill":
@@ -89,7 +90,7 @@ def services(worker: Prefiller) -> Services:
     face = PrefillFace(worker)
     return [
         (
-            "segue.v1.PrefillWorker",
+            "segue.internal.v1.PrefillWorker",
             lambda server: add_PrefillWorkerServicer_to_server(face, server),
         ),
     ]

@@ -1,6 +1,6 @@
-"""Writes `segue/wire/*_pb2*` from `proto/*.proto`: `python proto/generate.py [TARGET]`.
+"""Writes `segue/v1` and `segue/internal/v1` from `proto/`: `python proto/generate.py [TARGET]`.
 
-protoc's virtual path places the files, and the imports between them, under `segue.wire`; the
+The files lie where their imports and packages say, so any `protoc -I proto` can read them. The
 plugins are named by path, because PATH need not contain the environment that runs this.
 """
 
@@ -16,14 +16,14 @@ PROTO = Path(__file__).resolve().parent
 
 
 def generate(target: Path) -> None:
-    """Writes the generated modules below `target`, in `segue/wire/`."""
+    """Writes the generated modules below `target`, in `segue/v1/` and `segue/internal/v1/`."""
     tools = Path(sys.executable).parent
     well_known = Path(next(iter(grpc_tools.__path__))) / "_proto"
     command = [
         sys.executable,
         "-m",
         "grpc_tools.protoc",
-        f"-Isegue/wire={PROTO}",
+        f"-I{PROTO}",
         f"-I{well_known}",
         f"--plugin=protoc-gen-mypy={tools / 'protoc-gen-mypy'}",
         f"--plugin=protoc-gen-mypy_grpc={tools / 'protoc-gen-mypy_grpc'}",
@@ -31,7 +31,7 @@ def generate(target: Path) -> None:
         f"--grpc_python_out={target}",
         f"--mypy_out={target}",
         f"--mypy_grpc_out={target}",
-        *(f"segue/wire/{path.name}" for path in sorted(PROTO.glob("*.proto"))),
+        *sorted(str(path.relative_to(PROTO)) for path in (PROTO / "segue").rglob("*.proto")),
     ]
     subprocess.run(command, check=True)
 

@@ -18,14 +18,14 @@ from router.prompt import PromptBuilder
 from router.router import Router
 from router.server import MembershipFace, Sessions
 from segue.config import read_file, section
+from segue.internal.v1.worker_pb2_grpc import add_MembershipServicer_to_server
 from segue.metrics_endpoint import MetricsEndpoint
 from segue.model.settings import AS_PUBLISHED, CheckpointConfig
 from segue.model.source import resolve_model
 from segue.telemetry import setup_logging
+from segue.v1.session_pb2_grpc import add_SessionsServicer_to_server
 from segue.wire.addresses import Hosts
 from segue.wire.server import RunningServer, Services, serving
-from segue.wire.session_pb2_grpc import add_SessionsServicer_to_server
-from segue.wire.worker_pb2_grpc import add_MembershipServicer_to_server
 
 logger = logging.getLogger(__name__)
 
@@ -74,7 +74,7 @@ async def running(
         return [
             ("segue.v1.Sessions", lambda server: add_SessionsServicer_to_server(sessions, server)),
             (
-                "segue.v1.Membership",
+                "segue.internal.v1.Membership",
                 lambda server: add_MembershipServicer_to_server(membership, server),
             ),
         ]

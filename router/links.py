@@ -12,21 +12,21 @@ import grpc
 from router.turn_calls import ComputedThere, NamedTurn, PromptSource, TurnCall, WrittenBy
 from segue.cluster_status import WorkerStatus
 from segue.errors import SegueError, Unavailable
+from segue.internal.v1 import worker_pb2 as pb
+from segue.internal.v1.transfer_pb2 import Ticket
+from segue.internal.v1.worker_pb2_grpc import DecodeWorkerStub, PrefillWorkerStub
 from segue.turn import PrefixHolder
 from segue.types import Epoch, Role, SessionId, WorkerId
-from segue.wire import worker_pb2 as pb
 from segue.wire.calls import Calls
+from segue.wire.channel import channel_to
 from segue.wire.convert_turns import holder_to_wire, turn_to_wire
 from segue.wire.convert_worker import worker_from_wire
 from segue.wire.outbox import Outbox
-from segue.wire.server import channel_to
 from segue.wire.status import rpc_errors
-from segue.wire.transfer_pb2 import Ticket
-from segue.wire.worker_pb2_grpc import DecodeWorkerStub, PrefillWorkerStub
 
 if TYPE_CHECKING:
     # Names of the stubs' types only: the generated module does not have them at run time.
-    from segue.wire.worker_pb2_grpc import DecodeWorkerAsyncStub, PrefillWorkerAsyncStub
+    from segue.internal.v1.worker_pb2_grpc import DecodeWorkerAsyncStub, PrefillWorkerAsyncStub
 
 # Looking is cheap for a living worker; a dead one must not hold the router up.
 STATUS_TIMEOUT_S = 2.0

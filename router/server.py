@@ -15,9 +15,11 @@ from router.router import Router
 from segue.checks import require_name
 from segue.cluster_status import WorkerHealth, WorkerStatus
 from segue.errors import InvalidRequest
+from segue.internal.v1 import worker_pb2
+from segue.internal.v1.worker_pb2_grpc import MembershipServicer
 from segue.types import Epoch, Role, SessionId, TurnId, WorkerId
-from segue.wire import session_pb2 as pb
-from segue.wire import worker_pb2
+from segue.v1 import session_pb2 as pb
+from segue.v1.session_pb2_grpc import SessionsServicer
 from segue.wire.convert_events import events_to_wire
 from segue.wire.convert_explanation import explanation_to_wire
 from segue.wire.convert_request import request_from_wire
@@ -28,8 +30,6 @@ from segue.wire.convert_worker import (
     worker_to_wire,
 )
 from segue.wire.generate_many import generate_many
-from segue.wire.session_pb2_grpc import SessionsServicer
-from segue.wire.worker_pb2_grpc import MembershipServicer
 
 MAX_DEADLINE_S = 86_400.0
 """Of a turn: a client that would wait longer has forgotten it."""
@@ -83,42 +83,51 @@ class Sessions(SessionsServicer):
             async for events in answering:
                 yield events_to_wire(events)
 
-    async def Cancel(self, request: pb.CancelRequest, context: Context) -> pb.CancelReply:
-        return pb.CancelReply(was_running=self._router.cancel(TurnId(request.turn_id)))
+    async def Cancel(self, request: pb.CancelRequest, context: Context) -> pb.CancelResponse:
+        return pb.CancelResponse(was_running=self._router.cancel(TurnId(request.turn_id)))
 
-    async def GetStatus(self, request: pb.GetStatusRequest, context: Context) -> pb.ClusterStatus:
-        return cluster_to_wire(await self._router.status(self._address, self._metrics_address))
+    async def GetStatus(
+        self, request: pb.GetStatusRequest, context: Context
+    ) -> pb.GetStatusResponse:
+        cluster = await self._router.status(self._address, self._metrics_address)
+        return pb.GetStatusResponse(cluster=cluster_to_wire(cluster))
 
     async def ListSessions(
         self, request: pb.ListSessionsRequest, context: Context
-    ) -> pb.SessionList:
-        return pb.SessionList(sessions=[session_to_wire(s) for s in self._router.table.sessions()])
+    ) -> pb.ListSessionsResponse:
+        sessions, next_page_token = self._router.sessions.list(
+            request.page_size, request.page_token
+        )
+        return pb.ListSessionsResponse(
+            sessions=[session_to_wire(session) for session in sessions],
+            next_page_token=next_page_token,
+        )
 
     async def RenewSession(
         self, request: pb.RenewSessionRequest, context: Context
-    ) -> pb.RenewSessionReply:
+    ) -> pb.RenewSessionResponse:
         lease_s = request.lease_s if request.HasField("lease_s") else None
         pause_s = request.pause_s if request.HasField("pause_s") else None
         expires_in_s = await self._router.sessions.renew(
             SessionId(request.session_id), lease_s, pause_s
         )
-        return pb.RenewSessionReply(expires_in_s=expires_in_s)
+        return pb.RenewSessionResponse(expires_in_s=expires_in_s)
 
     async def ReleaseSession(
         self, request: pb.ReleaseSessionRequest, context: Context
-    ) -> pb.ReleaseSessionReply:
+    ) -> pb.ReleaseSessionResponse:
         was_known = await self._router.sessions.release(SessionId(request.session_id))
-        return pb.ReleaseSessionReply(was_known=was_known)
+        return pb.ReleaseSessionResponse(was_known=was_known)
 
     async def ForkSession(
         self, request: pb.ForkSessionRequest, context: Context
-    ) -> pb.ForkSessionReply:
+    ) -> pb.ForkSessionResponse:
         await self._router.sessions.fork(SessionId(request.parent_id), SessionId(request.child_id))
-        return pb.ForkSessionReply()
+        return pb.ForkSessionResponse()
 
-    async def Explain(self, request: pb.ExplainRequest, context: Context) -> pb.Explanation:
+    async def Explain(self, request: pb.ExplainRequest, context: Context) -> pb.ExplainResponse:
         explanation = self._router.table.explain(SessionId(request.session_id))
-        return explanation_to_wire(explanation)
+        return pb.ExplainResponse(explanation=explanation_to_wire(explanation))
 
 
 class MembershipFace(MembershipServicer):

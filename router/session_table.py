@@ -8,6 +8,7 @@ or stale costs time and nothing else.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TypeVar
@@ -75,6 +76,8 @@ class Session:
     """The last one first, as in `decodes`."""
     decodes: tuple[Keeping, ...] = ()
     is_released: bool = False
+    listed_as: int = 0
+    """The number of the last placement, of all that the table lists: ascends in it."""
 
     @property
     def kept(self) -> Keeping | None:
@@ -140,6 +143,7 @@ class SessionTable:
     """One event loop owns it. A turn without a session leaves nothing here."""
 
     def __init__(self, *, max_sessions: int, history_bytes: int) -> None:
+        self._placements = itertools.count(1)
         self._sessions: LRUCache[SessionId, Session] = LRUCache(max_sessions)
         self._histories: LRUCache[SessionId, History]
         self._histories = LRUCache(history_bytes, History.size_bytes)
@@ -161,9 +165,17 @@ class SessionTable:
         """The session's record. That of an unknown session is new, and listed when it is placed."""
         return self._sessions.get(session_id) or Session(session_id=session_id)
 
-    def sessions(self) -> list[SessionInfo]:
-        """The one that was placed longest ago first."""
-        return [self._sessions[session_id].info() for session_id in list(self._sessions)]
+    def page(self, after: int, max_sessions: int) -> tuple[list[SessionInfo], int | None]:
+        """At most so many sessions that were placed after placement number `after`, the one that
+        was placed longest ago first, and the `after` of the next page; None when there is none.
+        The first placement is 1.
+        """
+        # All are read, so that none counts as used later than another.
+        records = [self._sessions[session_id] for session_id in list(self._sessions)]
+        found = [session for session in records if session.listed_as > after]
+        shown = found[:max_sessions]
+        last = shown[-1].listed_as if len(found) > max_sessions else None
+        return [session.info() for session in shown], last
 
     def history(self, session_id: SessionId) -> History | None:
         return self._histories.get(session_id)
@@ -240,6 +252,7 @@ class SessionTable:
     def _list(self, session: Session) -> None:
         # Popped first, so that the map's keys are in the order in which sessions were placed.
         self._sessions.pop(session.session_id, None)
+        session.listed_as = next(self._placements)
         self._sessions[session.session_id] = session
 
 

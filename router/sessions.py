@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import re
 
 from router.links import DecodeLink, Links
 from router.membership import Membership
 from router.session_table import SessionTable
 from segue.checks import require_name
-from segue.cluster_status import WorkerHealth
+from segue.cluster_status import SessionInfo, WorkerHealth
 from segue.errors import InvalidRequest, NotFound
 from segue.types import SessionId
+
+_PAGE, _MAX_PAGE = 1_000, 10_000
+_TOKEN = re.compile(r"[0-9]{1,19}")
 
 
 class SessionDesk:
@@ -20,6 +24,14 @@ class SessionDesk:
         self._table = table
         self._membership = membership
         self._links = links
+
+    def list(self, page_size: int, page_token: str) -> tuple[list[SessionInfo], str]:
+        """A page of what is remembered, least recently used first, and the token of the next page,
+        which is empty with the last one. A `page_size` of 0 is 1,000. Raises InvalidRequest.
+        """
+        after = _after(page_token)
+        sessions, last_use = self._table.page(after, min(page_size, _MAX_PAGE) or _PAGE)
+        return sessions, "" if last_use is None else str(last_use)
 
     async def renew(
         self, session_id: SessionId, lease_s: float | None, pause_s: float | None
@@ -53,3 +65,15 @@ class SessionDesk:
             if is_here and worker.health is not WorkerHealth.LOST:
                 return self._links.decode(worker)
         raise NotFound(f"nothing is kept of session {session_id}: its next turn begins anew")
+
+
+def _after(page_token: str) -> int:
+    """Raises InvalidRequest for a token that no response had."""
+    if not page_token:
+        return 0
+    if _TOKEN.fullmatch(page_token) is None:
+        raise InvalidRequest(
+            f"page_token must be the next_page_token of a response, got {page_token!r:.80}: leave "
+            "it out for the first page"
+        )
+    return int(page_token)

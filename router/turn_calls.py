@@ -14,14 +14,14 @@ from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
 from segue.cluster_status import WorkerStatus
+from segue.internal.v1 import worker_pb2 as pb
+from segue.internal.v1.transfer_pb2 import Ticket
 from segue.prefix_digest import PrefixName
 from segue.turn import PrefixHolder, TokenDelta, TurnResult, TurnSpec
-from segue.wire import worker_pb2 as pb
 from segue.wire.calls import Call
 from segue.wire.convert_events import delta_from_wire
 from segue.wire.convert_turns import result_from_wire
-from segue.wire.status import error_from_wire
-from segue.wire.transfer_pb2 import Ticket
+from segue.wire.error_details import error_from_wire
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,15 +38,15 @@ from segue.types import (
     TurnInput,
     TurnRequest,
 )
-from segue.wire import session_pb2 as pb
+from segue.v1 import session_pb2 as pb
+from segue.v1.session_pb2_grpc import SessionsStub
 from segue.wire.addresses import require_target
+from segue.wire.channel import channel_to, require_sendable
 from segue.wire.convert_events import events_from_wire
 from segue.wire.convert_explanation import explanation_from_wire
 from segue.wire.convert_request import request_to_wire
 from segue.wire.convert_worker import cluster_from_wire, session_from_wire
 from segue.wire.generate import Generating
-from segue.wire.server import channel_to, require_sendable
-from segue.wire.session_pb2_grpc import SessionsStub
 from segue.wire.status import rpc_errors
 
 DEFAULT_TARGET = "127.0.0.1:7411"
@@ -209,10 +209,20 @@ class Client:
         return reply.was_running
 
     async def sessions(self) -> list[SessionInfo]:
-        """What the router remembers, the longest unused first."""
+        """What the router remembers, least recently used first; all pages of it."""
+        sessions: dict[str, SessionInfo] = {}
+        page_token = ""
         with self._router_errors():
-            reply = await self._stub.ListSessions(pb.ListSessionsRequest())
-        return [session_from_wire(session) for session in reply.sessions]
+            while True:
+                request = pb.ListSessionsRequest(page_token=page_token)
+                reply = await self._stub.ListSessions(request)
+                for wire in reply.sessions:
+                    # One that was used meanwhile comes again, at its new place.
+                    sessions.pop(wire.session_id, None)
+                    sessions[wire.session_id] = session_from_wire(wire)
+                page_token = reply.next_page_token
+                if not page_token:
+                    return list(sessions.values())
 
     async def renew_session(
         self, session_id: str, lease_s: float | None = None, *, pause_s: float | None = None
@@ -254,13 +264,13 @@ class Client:
         require_type("session_id", session_id, str, "a text")
         with self._router_errors():
             reply = await self._stub.Explain(pb.ExplainRequest(session_id=session_id))
-        return explanation_from_wire(reply)
+        return explanation_from_wire(reply.explanation)
 
     async def status(self, *, timeout_s: float = 5.0) -> ClusterStatus:
         require_seconds("timeout_s", timeout_s)
         with self._router_errors(timeout_s):
             reply = await self._stub.GetStatus(pb.GetStatusRequest(), timeout=timeout_s)
-        return cluster_from_wire(reply)
+        return cluster_from_wire(reply.cluster)
 
 
 def _require_loop() -> None:

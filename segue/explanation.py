@@ -19,7 +19,7 @@ class WeighedCandidate:
     """Of mode pull: who has the prefix."""
     chosen: bool = False
     excluded: str = ""
-    """Why it came last: speed, memory, avoided, not_ready."""
+    """Why it came last: speed, memory, avoided, size or not_ready. Empty: it did not."""
     computed_tokens: int = 0
     moved_tokens: int = 0
     queue_s: float = 0.0

@@ -1,14 +1,9 @@
 """A conversation's beginning, named by a digest, so that a turn need send only what follows it.
 
 Client and router compute the same: `D(n) = SHA-256(D(n-1) + message n)`, where `D(0)` is the
-SHA-256 of the tools and the template's options. So one digest stands for all that a template
-renders up to a message, and equal digests mean equal histories.
-
-As bytes, a text is its length in UTF-8 (8 bytes, big-endian) and its UTF-8; a list is its length (8
-bytes, big-endian) and its members, in order. `D(0)` is of the list of tools, of `enable_thinking`
-as the text "true", "false" or "unset", and of the text `chat_template_kwargs` as it was sent. A
-message is its role, content, list of content_parts, list of tool calls (each: id, name, arguments),
-tool_call_id, name, and reasoning as a list of one text, or of none where it is absent.
+SHA-256 of the tools and the template's options. One digest stands for everything that a template
+renders up to a message, and equal digests mean equal histories. The bytes are specified with the
+field `Continuation.digest` in `proto/segue/v1/session.proto`.
 """
 
 from __future__ import annotations

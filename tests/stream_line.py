@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
-from segue.wire import worker_pb2 as pb
+from segue.internal.v1 import worker_pb2 as pb
 
 
 class StreamLine:

@@ -15,21 +15,22 @@ from typing import Any
 import grpc
 
 from segue.cluster_status import UnitCounts, WorkerHealth, WorkerLoad, WorkerStatus
-from segue.model.model_id import model_id
-from segue.model.source import resolve_model
-from segue.types import Epoch, Role, WorkerId
-from segue.wire import session_pb2, transfer_pb2
-from segue.wire import worker_pb2 as pb
-from segue.wire.convert_worker import worker_to_wire
-from segue.wire.join import stay_joined
-from segue.wire.outbox import Outbox
-from segue.wire.server import Services, serving
-from segue.wire.worker_pb2_grpc import (
+from segue.internal.v1 import transfer_pb2
+from segue.internal.v1 import worker_pb2 as pb
+from segue.internal.v1.worker_pb2_grpc import (
     DecodeWorkerServicer,
     PrefillWorkerServicer,
     add_DecodeWorkerServicer_to_server,
     add_PrefillWorkerServicer_to_server,
 )
+from segue.model.model_id import model_id
+from segue.model.source import resolve_model
+from segue.types import Epoch, Role, WorkerId
+from segue.v1 import session_pb2
+from segue.wire.convert_worker import worker_to_wire
+from segue.wire.join import stay_joined
+from segue.wire.outbox import Outbox
+from segue.wire.server import Services, serving
 
 Context = grpc.aio.ServicerContext[Any, Any]
 # 500 tokens a second for each user.
@@ -40,9 +41,9 @@ _COUNTS = UnitCounts(total=1_000_000, free=1_000_000)
 
 class FakePrefill(PrefillWorkerServicer):
     def __init__(self, status: WorkerStatus) -> None:
-        self._status = pb.StatusReply(status=worker_to_wire(status))
+        self._status = pb.StatusResponse(status=worker_to_wire(status))
 
-    async def Status(self, request: pb.StatusRequest, context: Context) -> pb.StatusReply:
+    async def Status(self, request: pb.StatusRequest, context: Context) -> pb.StatusResponse:
         return self._status
 
     async def Turns(
@@ -58,9 +59,9 @@ class FakePrefill(PrefillWorkerServicer):
 
 class FakeDecode(DecodeWorkerServicer):
     def __init__(self, status: WorkerStatus) -> None:
-        self._status = pb.StatusReply(status=worker_to_wire(status))
+        self._status = pb.StatusResponse(status=worker_to_wire(status))
 
-    async def Status(self, request: pb.StatusRequest, context: Context) -> pb.StatusReply:
+    async def Status(self, request: pb.StatusRequest, context: Context) -> pb.StatusResponse:
         return self._status
 
     async def Turns(

@@ -21,6 +21,7 @@ from segue.cli.input import (
     read_tools,
     with_template_options,
 )
+from segue.cli.server_part import require_server_part
 from segue.client import DEFAULT_TARGET, Client
 from segue.errors import InvalidRequest, SegueError
 from segue.types import ChatInput
@@ -114,6 +115,7 @@ def serve(
     ] = False,
 ) -> None:
     """Start a cluster and serve until SIGTERM or Ctrl-C; running turns are finished first."""
+    require_server_part("segue serve")
     from segue.launch.config import configure
     from segue.launch.model import described
 

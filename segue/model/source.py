@@ -6,7 +6,6 @@ import logging
 from collections.abc import Mapping
 from pathlib import Path
 
-from segue.demo import checkpoint_dir
 from segue.errors import InvalidCheckpoint
 from segue.model.formats import refuse_file
 
@@ -20,6 +19,8 @@ _HUB_TIMEOUT_S = 10.0
 
 DEMO = "demo"
 """The checkpoint that comes with the package."""
+# Found by its place: the package `segue.demo` is about training it, which serving does not need.
+_DEMO_FOLDER = Path(__file__).parents[1] / "demo" / "checkpoint"
 
 
 def resolve_model(model: str, *, with_weights: bool) -> Path:
@@ -28,7 +29,7 @@ def resolve_model(model: str, *, with_weights: bool) -> Path:
     Raises InvalidCheckpoint when there is no such folder and the hub does not give it either.
     """
     if model == DEMO:
-        return checkpoint_dir()
+        return _DEMO_FOLDER
     folder = Path(model).expanduser()
     if folder.is_dir():
         return folder

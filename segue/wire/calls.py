@@ -15,7 +15,8 @@ from typing import Any, Generic, TypeVar, cast
 import grpc
 
 from segue.errors import SegueError, Unavailable
-from segue.wire import session_pb2, worker_pb2
+from segue.internal.v1 import worker_pb2
+from segue.v1 import session_pb2
 from segue.wire.outbox import Outbox
 
 Command = TypeVar("Command", worker_pb2.TurnCommand, session_pb2.GenerateManyCommand)

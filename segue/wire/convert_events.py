@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from segue.checks import one_of, require_count
 from segue.turn import FinishReason, Timings, TokenDelta, TurnEnd, TurnEvent, TurnStarted, Usage
 from segue.types import MAX_LOGPROBS, SampledToken, SessionId, TokenLogprob, TurnId
-from segue.wire import session_pb2 as pb
+from segue.v1 import session_pb2 as pb
 
 _FINISH_TO_WIRE = {
     FinishReason.STOP: pb.FINISH_REASON_STOP,

@@ -4,9 +4,26 @@ from __future__ import annotations
 
 from typing import TypedDict
 
+from segue.checks import one_of
 from segue.explanation import CostLine, Explanation, WeighedCandidate, WorkerSpeed
 from segue.types import SessionId, TurnId, WorkerId
-from segue.wire import session_pb2 as pb
+from segue.v1 import session_pb2 as pb
+
+_MODE_TO_WIRE = {
+    "compute": pb.CANDIDATE_MODE_COMPUTE,
+    "pull": pb.CANDIDATE_MODE_PULL,
+    "local": pb.CANDIDATE_MODE_LOCAL,
+}
+_MODE_FROM_WIRE = {wire: mode for mode, wire in _MODE_TO_WIRE.items()}
+_EXCLUDED_TO_WIRE = {
+    "": pb.EXCLUSION_UNSPECIFIED,
+    "speed": pb.EXCLUSION_SPEED,
+    "memory": pb.EXCLUSION_MEMORY,
+    "avoided": pb.EXCLUSION_AVOIDED,
+    "size": pb.EXCLUSION_SIZE,
+    "not_ready": pb.EXCLUSION_NOT_READY,
+}
+_EXCLUDED_FROM_WIRE = {wire: excluded for excluded, wire in _EXCLUDED_TO_WIRE.items()}
 
 
 def explanation_to_wire(explanation: Explanation) -> pb.Explanation:
@@ -15,7 +32,7 @@ def explanation_to_wire(explanation: Explanation) -> pb.Explanation:
         turn_id=explanation.turn_id,
         prompt_tokens=explanation.prompt_tokens,
         max_tokens=explanation.max_tokens,
-        candidates=[_candidate_to_wire(one) for one in explanation.candidates],
+        candidates=[candidate_to_wire(one) for one in explanation.candidates],
         speeds=[_speed_to_wire(one) for one in explanation.speeds],
         decision_s=explanation.decision_s,
         estimated_s=explanation.estimated_s,
@@ -24,12 +41,13 @@ def explanation_to_wire(explanation: Explanation) -> pb.Explanation:
 
 
 def explanation_from_wire(explanation: pb.Explanation) -> Explanation:
+    """Raises InvalidRequest for a mode or an exclusion that only a later version knows."""
     return Explanation(
         session_id=SessionId(explanation.session_id),
         turn_id=TurnId(explanation.turn_id),
         prompt_tokens=explanation.prompt_tokens,
         max_tokens=explanation.max_tokens,
-        candidates=tuple(_candidate_from_wire(one) for one in explanation.candidates),
+        candidates=tuple(candidate_from_wire(one) for one in explanation.candidates),
         speeds=tuple(_speed_from_wire(one) for one in explanation.speeds),
         decision_s=explanation.decision_s,
         estimated_s=explanation.estimated_s,
@@ -37,8 +55,10 @@ def explanation_from_wire(explanation: pb.Explanation) -> Explanation:
     )
 
 
-def _candidate_to_wire(one: WeighedCandidate) -> pb.Candidate:
+def candidate_to_wire(one: WeighedCandidate) -> pb.Candidate:
     return pb.Candidate(
+        mode=_MODE_TO_WIRE[one.mode],
+        excluded=_EXCLUDED_TO_WIRE[one.excluded],
         prefill_worker=one.prefill_worker,
         decode_worker=one.decode_worker,
         source_worker=one.source_worker or "",
@@ -46,8 +66,10 @@ def _candidate_to_wire(one: WeighedCandidate) -> pb.Candidate:
     )
 
 
-def _candidate_from_wire(one: pb.Candidate) -> WeighedCandidate:
+def candidate_from_wire(one: pb.Candidate) -> WeighedCandidate:
     return WeighedCandidate(
+        mode=one_of("mode", _MODE_FROM_WIRE, one.mode),
+        excluded=one_of("excluded", _EXCLUDED_FROM_WIRE, one.excluded),
         prefill_worker=WorkerId(one.prefill_worker),
         decode_worker=WorkerId(one.decode_worker),
         source_worker=WorkerId(one.source_worker) if one.source_worker else None,
@@ -56,9 +78,7 @@ def _candidate_from_wire(one: pb.Candidate) -> WeighedCandidate:
 
 
 class _Estimate(TypedDict):
-    mode: str
     chosen: bool
-    excluded: str
     computed_tokens: int
     moved_tokens: int
     queue_s: float
@@ -74,9 +94,7 @@ class _Estimate(TypedDict):
 def _estimate(one: WeighedCandidate | pb.Candidate) -> _Estimate:
     """What is the same on both sides."""
     return {
-        "mode": one.mode,
         "chosen": one.chosen,
-        "excluded": one.excluded,
         "computed_tokens": one.computed_tokens,
         "moved_tokens": one.moved_tokens,
         "queue_s": one.queue_s,

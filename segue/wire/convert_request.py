@@ -5,12 +5,13 @@ Only modules of this package (and `kv_transfer.wire`) touch protobuf messages.
 
 from __future__ import annotations
 
+import itertools
 import math
 import struct
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
 
-from segue.checks import require_count, require_type, require_whole
+from segue.checks import one_of, require_count, require_type, require_whole
 from segue.errors import InvalidRequest
 from segue.types import (
     ChatInput,
@@ -28,17 +29,46 @@ from segue.types import (
     TurnInput,
     TurnRequest,
 )
-from segue.wire import session_pb2 as pb
+from segue.v1 import session_pb2 as pb
 
-_CONTINUED: dict[bool | str, str] = {False: "", True: "content"}
-_CONTINUES: dict[str, bool | str] = {text: value for value, text in _CONTINUED.items()}
+_ROLE_TO_WIRE = {
+    "system": pb.MESSAGE_ROLE_SYSTEM,
+    "developer": pb.MESSAGE_ROLE_DEVELOPER,
+    "user": pb.MESSAGE_ROLE_USER,
+    "assistant": pb.MESSAGE_ROLE_ASSISTANT,
+    "tool": pb.MESSAGE_ROLE_TOOL,
+}
+_ROLE_FROM_WIRE = {wire: role for role, wire in _ROLE_TO_WIRE.items()}
+_CONTINUED_TO_WIRE = {
+    "": pb.CONTINUED_FIELD_UNSPECIFIED,
+    "content": pb.CONTINUED_FIELD_CONTENT,
+    "reasoning_content": pb.CONTINUED_FIELD_REASONING,
+}
+_CONTINUED_FROM_WIRE: dict[pb.ContinuedField.ValueType, bool | str] = {
+    pb.CONTINUED_FIELD_UNSPECIFIED: False,
+    pb.CONTINUED_FIELD_CONTENT: True,
+    pb.CONTINUED_FIELD_REASONING: "reasoning",
+}
+Named = TypeVar("Named")
+Role = TypeVar("Role")
 _SINGLE = struct.Struct("<f")
 _MAX_SINGLE = 3.4028234e38
 
 
-def message_to_wire(message: Message) -> pb.Message:
+def _role(index: int, table: Mapping[Named, Role], named: Named) -> Role:
+    """Of `messages[index]`. Raises InvalidRequest."""
+    if named not in table:
+        raise InvalidRequest(
+            f"messages[{index}] has the unknown role {named!r:.80}: use one of "
+            f"{', '.join(_ROLE_TO_WIRE)}"
+        )
+    return table[named]
+
+
+def message_to_wire(index: int, message: Message) -> pb.Message:
+    """Raises InvalidRequest."""
     return pb.Message(
-        role=message.role,
+        role=_role(index, _ROLE_TO_WIRE, message.role),
         content=message.content,
         tool_calls=[
             pb.ToolCall(id=call.call_id, name=call.name, arguments=call.arguments)
@@ -51,9 +81,10 @@ def message_to_wire(message: Message) -> pb.Message:
     )
 
 
-def message_from_wire(message: pb.Message) -> Message:
+def message_from_wire(index: int, message: pb.Message) -> Message:
+    """Raises InvalidRequest."""
     return Message(
-        role=message.role,
+        role=_role(index, _ROLE_FROM_WIRE, message.role),
         content=message.content,
         tool_calls=tuple(
             ToolCall(call_id=call.id, name=call.name, arguments=call.arguments)
@@ -149,14 +180,13 @@ def rules_from_wire(stop: pb.Stop) -> StopRules:
 
 
 def chat_to_wire(chat: ChatInput) -> pb.ChatInput:
+    """Raises InvalidRequest."""
     wire = pb.ChatInput(
-        messages=[message_to_wire(message) for message in chat.messages],
+        messages=map(message_to_wire, itertools.count(), chat.messages),
         tools=chat.tools,
         enable_thinking=chat.enable_thinking,
         chat_template_kwargs=chat.chat_template_kwargs,
-        continue_final_message=_CONTINUED.get(
-            chat.continue_final_message, str(chat.continue_final_message)
-        ),
+        continue_final_message=_CONTINUED_TO_WIRE[chat.continued_field],
     )
     if chat.continues is not None:
         wire.continues.num_messages = chat.continues.num_messages
@@ -172,12 +202,12 @@ def chat_from_wire(chat: pb.ChatInput) -> ChatInput:
             num_messages=chat.continues.num_messages, digest=chat.continues.digest
         )
     return ChatInput(
-        messages=tuple(message_from_wire(message) for message in chat.messages),
+        messages=tuple(map(message_from_wire, itertools.count(), chat.messages)),
         tools=tuple(chat.tools),
         enable_thinking=chat.enable_thinking if chat.HasField("enable_thinking") else None,
         chat_template_kwargs=chat.chat_template_kwargs,
-        continue_final_message=_CONTINUES.get(
-            chat.continue_final_message, chat.continue_final_message
+        continue_final_message=one_of(
+            "continue_final_message", _CONTINUED_FROM_WIRE, chat.continue_final_message
         ),
         continues=continues,
     )

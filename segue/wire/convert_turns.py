@@ -13,10 +13,10 @@ from segue.checks import (
     require_name,
     require_number,
 )
+from segue.internal.v1 import transfer_pb2, worker_pb2
 from segue.prefix_digest import PrefixName, pack_tokens, unpack_tokens
 from segue.turn import PrefixHolder, ShipReport, TurnResult, TurnSpec
 from segue.types import Epoch, SessionId, TurnId, WorkerId
-from segue.wire import transfer_pb2, worker_pb2
 from segue.wire.convert_events import (
     finish_reason_from_wire,
     finish_reason_to_wire,

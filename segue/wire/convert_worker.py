@@ -23,7 +23,7 @@ from segue.cluster_status import (
     WorkerStatus,
 )
 from segue.types import Epoch, Role, SessionId, WorkerId
-from segue.wire import session_pb2 as pb
+from segue.v1 import session_pb2 as pb
 
 _MAX_SECONDS = 1e9
 _MAX_PAGE_TOKENS = 1 << 20

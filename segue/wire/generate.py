@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING
 import grpc
 
 from segue.errors import DeadlineExceeded
-from segue.wire import session_pb2 as pb
+from segue.v1 import session_pb2 as pb
 from segue.wire.calls import Call, Calls
+from segue.wire.error_details import error_from_wire
 from segue.wire.outbox import Outbox
-from segue.wire.status import error_from_wire
 
 if TYPE_CHECKING:
     # A name of the stub's type only: the generated module does not have it at run time.
-    from segue.wire.session_pb2_grpc import SessionsAsyncStub
+    from segue.v1.session_pb2_grpc import SessionsAsyncStub
 
 # A longer request goes alone: others need not wait behind it, nor fail when it is refused.
 _ALONE_BYTES = 256 << 10

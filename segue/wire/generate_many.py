@@ -8,9 +8,10 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable
 
 from segue.checks import require_seconds
 from segue.errors import InvalidRequest
-from segue.wire import session_pb2 as pb
+from segue.v1 import session_pb2 as pb
 from segue.wire.call_stream import CallStream, Stop
-from segue.wire.status import error_to_wire, foreseen
+from segue.wire.error_details import error_to_wire
+from segue.wire.status import foreseen
 
 Answer = Callable[[pb.GenerateRequest, float | None], AsyncGenerator[pb.GenerateEvent, None]]
 """One turn, within so many seconds; ends it when the iteration ends."""

@@ -44,7 +44,12 @@ def error_in_words(rpc_error: grpc.aio.AioRpcError, peer: str) -> errors.SegueEr
         )
     if code is grpc.StatusCode.UNAVAILABLE:
         return errors.Unavailable(f"{peer}: {_unavailable(said) or details}")
-    return _ERROR_OF.get(code, errors.SegueError)(f"{peer}: {details}")
+    return nearest(code)(f"{peer}: {details}")
+
+
+def nearest(code: grpc.StatusCode | None) -> type[errors.SegueError]:
+    """The kind of error that a status code alone tells."""
+    return errors.SegueError if code is None else _ERROR_OF.get(code, errors.SegueError)
 
 
 def is_refused(rpc_error: grpc.aio.AioRpcError) -> bool:

@@ -11,11 +11,11 @@ import grpc
 
 from segue.cluster_status import WorkerStatus
 from segue.errors import InvalidRequest, LayoutMismatch
-from segue.wire import worker_pb2
+from segue.internal.v1 import worker_pb2
+from segue.internal.v1.worker_pb2_grpc import MembershipStub
+from segue.wire.channel import channel_to
 from segue.wire.convert_worker import worker_from_wire, worker_to_wire
-from segue.wire.server import channel_to
 from segue.wire.status import error_from_rpc
-from segue.wire.worker_pb2_grpc import MembershipStub
 
 logger = logging.getLogger(__name__)
 

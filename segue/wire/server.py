@@ -7,40 +7,22 @@ import logging
 import socket
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as health_aio
 from grpc_reflection.v1alpha import reflection
 
-from segue.errors import InvalidConfig, InvalidRequest
+from segue.errors import InvalidConfig
 from segue.wire.addresses import Hosts
+from segue.wire.channel import KEEPALIVE_MS, MAX_MESSAGE_BYTES
 from segue.wire.status import ErrorInterceptor
 
-# A prompt of a million token ids is about 3 MB as varints; gRPC's own limit is 4 MB.
-MAX_MESSAGE_BYTES = 64 << 20
-MESSAGE_LIMITS = [
-    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
-    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
-]
-
-
-def require_sendable(what: str, size_bytes: int) -> None:
-    """Raises InvalidRequest for a message that no server takes: to try again would not help."""
-    if size_bytes > MAX_MESSAGE_BYTES:
-        raise InvalidRequest(
-            f"{what} has {size_bytes} bytes, and a message may have at most {MAX_MESSAGE_BYTES}: "
-            "shorten it"
-        )
-
-
-_KEEPALIVE_MS = 10_000
 _SERVER_OPTIONS = [
     # Two servers on one port would each get half of the calls; a taken port must be an error.
     ("grpc.so_reuseport", 0),
     # By default a server hangs up on clients that ping as often as ours do.
-    ("grpc.http2.min_recv_ping_interval_without_data_ms", _KEEPALIVE_MS // 2),
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", KEEPALIVE_MS // 2),
     ("grpc.http2.max_ping_strikes", 0),
 ]
 
@@ -148,16 +130,3 @@ def free_port(host: str, port: int) -> int:
             ) from None
         found: int = probe.getsockname()[1]
     return found
-
-
-def channel_to(address: str) -> grpc.aio.Channel:
-    """A channel that gives up on a silent peer: a dead host must not hang a turn."""
-    options: list[tuple[str, Any]] = [
-        *MESSAGE_LIMITS,
-        ("grpc.keepalive_time_ms", _KEEPALIVE_MS),
-        ("grpc.keepalive_timeout_ms", 5_000),
-        ("grpc.http2.max_pings_without_data", 0),
-        ("grpc.initial_reconnect_backoff_ms", 100),
-        ("grpc.max_reconnect_backoff_ms", 1_000),
-    ]
-    return grpc.aio.insecure_channel(address, options=options)

@@ -1,7 +1,8 @@
-"""The one table between Segue's errors and gRPC statuses, and the interceptor that applies it.
+"""Segue's errors over gRPC: the interceptor that sends them, and what raises them again.
 
-A server method raises a `SegueError`; the caller gets the status, the message, and the error's
-name in the trailing metadata, from which `error_from_rpc` makes the same error again.
+A server method raises a `SegueError`. The caller gets a `google.rpc.Status` in the trailing
+metadata `grpc-status-details-bin`, from which `error_from_rpc` makes the same error again;
+`error_details` says what is in it.
 """
 
 from __future__ import annotations
@@ -14,81 +15,29 @@ from dataclasses import dataclass
 from typing import Any
 
 import grpc
+from google.protobuf.message import DecodeError
+from grpc_status import rpc_status
 
 from segue import errors
-from segue.wire import session_pb2
+from segue.wire.error_details import error_to_wire, named_error
 from segue.wire.grpc_words import error_in_words, is_refused, is_unserved
 
 logger = logging.getLogger(__name__)
 
-_MAX_CHARS = 500
-_MAX_ASCII_CHARS = 4000
-
-ERROR_KEY = "segue-error"
-RETRY_AFTER_KEY = "segue-retry-after-s"
-
-STATUS_OF: dict[type[errors.SegueError], grpc.StatusCode] = {
-    errors.InvalidRequest: grpc.StatusCode.INVALID_ARGUMENT,
-    errors.InvalidCheckpoint: grpc.StatusCode.FAILED_PRECONDITION,
-    errors.InvalidConfig: grpc.StatusCode.FAILED_PRECONDITION,
-    errors.NotFound: grpc.StatusCode.NOT_FOUND,
-    errors.NotResident: grpc.StatusCode.FAILED_PRECONDITION,
-    errors.UnknownPrefix: grpc.StatusCode.FAILED_PRECONDITION,
-    errors.UnknownHistory: grpc.StatusCode.FAILED_PRECONDITION,
-    errors.Overloaded: grpc.StatusCode.RESOURCE_EXHAUSTED,
-    errors.Unavailable: grpc.StatusCode.UNAVAILABLE,
-    errors.StaleEpoch: grpc.StatusCode.FAILED_PRECONDITION,
-    errors.LayoutMismatch: grpc.StatusCode.FAILED_PRECONDITION,
-    errors.TransferFailed: grpc.StatusCode.UNAVAILABLE,
-    errors.DeadlineExceeded: grpc.StatusCode.DEADLINE_EXCEEDED,
-    errors.Cancelled: grpc.StatusCode.CANCELLED,
-}
-
-_ERRORS: dict[str, type[errors.SegueError]] = {
-    kind.__name__: kind
-    for kind in vars(errors).values()
-    if isinstance(kind, type) and issubclass(kind, errors.SegueError)
-}
-
-
-def status_of(error: errors.SegueError) -> grpc.StatusCode:
-    for kind in type(error).__mro__:
-        if kind in STATUS_OF:
-            return STATUS_OF[kind]
-    return grpc.StatusCode.INTERNAL
-
-
-def _trailers(error: errors.SegueError) -> tuple[tuple[str, str], ...]:
-    trailers = [(ERROR_KEY, type(error).__name__)]
-    if error.retry_after_s:
-        trailers.append((RETRY_AFTER_KEY, f"{error.retry_after_s:.3f}"))
-    return tuple(trailers)
+# The message travels twice, as itself and in the details, in base64 there.
+_MAX_CHARS = 400
+_MAX_ASCII_CHARS = 3000
 
 
 def error_from_rpc(rpc_error: grpc.aio.AioRpcError, peer: str) -> errors.SegueError:
     """The error that the server raised, or the nearest kind where it never got to answer."""
-    trailers = dict(rpc_error.trailing_metadata() or ())
-    kind = _ERRORS.get(str(trailers.get(ERROR_KEY, "")))
-    if kind is None:
-        return error_in_words(rpc_error, peer)
-    error: errors.SegueError = kind(rpc_error.details() or rpc_error.code().name)
-    if RETRY_AFTER_KEY in trailers:
-        error.retry_after_s = float(str(trailers[RETRY_AFTER_KEY]))
-    return error
-
-
-def error_to_wire(error: errors.SegueError) -> session_pb2.TurnError:
-    """Of one turn, where a stream carries many."""
-    return session_pb2.TurnError(
-        kind=type(error).__name__, message=str(error), retry_after_s=error.retry_after_s
-    )
-
-
-def error_from_wire(error: session_pb2.TurnError) -> errors.SegueError:
-    made: errors.SegueError = _ERRORS.get(error.kind, errors.SegueError)(error.message)
-    if error.retry_after_s:
-        made.retry_after_s = error.retry_after_s
-    return made
+    try:
+        status = rpc_status.from_call(rpc_error)
+    except (ValueError, DecodeError):
+        # Of another server, or changed on the way: gRPC's own status counts.
+        status = None
+    error = named_error(status) if status is not None else None
+    return error_in_words(rpc_error, peer) if error is None else error
 
 
 def foreseen(error: Exception) -> errors.SegueError:
@@ -242,7 +191,8 @@ async def _tell(context: grpc.aio.ServicerContext[Any, Any], error: Exception) -
     if isinstance(error, grpc.aio.AbortError | grpc.aio.InternalError):
         raise error
     if isinstance(error, errors.SegueError):
-        await context.abort(status_of(error), _said(error), _trailers(error))
+        status = rpc_status.to_status(error_to_wire(error, _said(error)))
+        await context.abort(status.code, status.details, status.trailing_metadata)
     if isinstance(error, asyncio.TimeoutError):
         await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "the caller's deadline has passed")
     logger.exception("unforeseen error in a servicer method")

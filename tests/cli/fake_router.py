@@ -11,16 +11,19 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from segue.cluster_status import ClusterStatus, RouterStatus
+from segue.errors import Overloaded
 from segue.turn import FinishReason, TokenDelta, TurnEnd, Usage
-from segue.wire import session_pb2 as pb
+from segue.v1 import session_pb2 as pb
+from segue.v1.session_pb2_grpc import SessionsServicer, add_SessionsServicer_to_server
 from segue.wire.convert_events import events_to_wire
 from segue.wire.convert_worker import cluster_to_wire
 from segue.wire.generate_many import generate_many
 from segue.wire.server import serving
-from segue.wire.session_pb2_grpc import SessionsServicer, add_SessionsServicer_to_server
 
 ENDLESS = "Tell me everything."
 """What is answered without end."""
+REFUSED = "Refuse me."
+"""What is refused, as by a router without room."""
 
 
 @dataclass
@@ -52,6 +55,8 @@ class FakeRouter(SessionsServicer):
     ) -> AsyncGenerator[pb.GenerateEvent, None]:
         question = request.chat.messages[-1].content
         self.asked.append(question)
+        if question == REFUSED:
+            raise Overloaded.after("no room for another turn", retry_after_s=2.5)
         try:
             while question == ENDLESS:
                 yield events_to_wire([TokenDelta(token_ids=(1,), text="more ")])
@@ -67,11 +72,12 @@ class FakeRouter(SessionsServicer):
         )
         yield events_to_wire([TokenDelta(token_ids=(1, 2), text=text), end])
 
-    async def GetStatus(self, request: pb.GetStatusRequest, context: Any) -> pb.ClusterStatus:
+    async def GetStatus(self, request: pb.GetStatusRequest, context: Any) -> pb.GetStatusResponse:
         router = RouterStatus(address=self.address, running_turns=self.running_turns)
-        return cluster_to_wire(
-            ClusterStatus(ready=True, model=self.model, model_id="0", workers=(), router=router)
+        cluster = ClusterStatus(
+            ready=True, model=self.model, model_id="0", workers=(), router=router
         )
+        return pb.GetStatusResponse(cluster=cluster_to_wire(cluster))
 
 
 @contextmanager

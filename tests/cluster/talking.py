@@ -21,7 +21,7 @@ from segue.demo.exchanges import TOOLS
 from segue.text.conversation import read_conversation
 from segue.turn import TokenDelta, TurnEnd
 from segue.types import ChatInput, Message, StopConditions, ToolCall
-from segue.wire import session_pb2 as pb
+from segue.v1 import session_pb2 as pb
 from tests.cluster.conftest import LocalCluster
 from tests.cluster.oracle import Oracle
 

@@ -11,13 +11,13 @@ from router.links import worker_calls
 from router.turn_calls import TurnCall
 from segue.client import Client
 from segue.errors import InvalidRequest, Unavailable, UnknownPrefix
+from segue.internal.v1 import worker_pb2 as wire
+from segue.internal.v1.worker_pb2_grpc import DecodeWorkerStub
 from segue.launch.cluster import Cluster
 from segue.types import Role, TextInput
-from segue.wire import session_pb2 as pb
-from segue.wire import worker_pb2 as wire
-from segue.wire.server import channel_to
-from segue.wire.session_pb2_grpc import SessionsStub
-from segue.wire.worker_pb2_grpc import DecodeWorkerStub
+from segue.v1 import session_pb2 as pb
+from segue.v1.session_pb2_grpc import SessionsStub
+from segue.wire.channel import channel_to
 from tests.cluster.idle import is_idle, wait_until_idle
 
 INVALID = grpc.StatusCode.INVALID_ARGUMENT
@@ -37,20 +37,28 @@ def ids(*token_ids: int) -> pb.TokenIds:
     return pb.TokenIds(ids=token_ids)
 
 
-USER = pb.Message(role="user", content="Hello")
+USER = pb.Message(role=pb.MESSAGE_ROLE_USER, content="Hello")
 
 BAD: dict[str, tuple[pb.GenerateRequest, str]] = {
     "no input": (pb.GenerateRequest(), "a turn needs an input"),
     "no tokens": (pb.GenerateRequest(token_ids=ids()), "prompt of at least one token"),
     "empty text": (pb.GenerateRequest(text=""), "prompt of at least one token"),
     "no messages": (chat(), "message"),
-    "unknown role": (chat(pb.Message(role="wizard", content="x")), "wizard"),
+    "no role": (chat(pb.Message(content="x")), "messages[0] has the unknown role 0: use one of"),
+    "unknown role": (
+        chat(USER, pb.Message(role=99, content="x")),  # type: ignore[arg-type]  # of the future
+        "messages[1] has the unknown role 99: use one of system, developer, user",
+    ),
     "nothing to go on from": (
-        pb.GenerateRequest(chat=pb.ChatInput(messages=[USER], continue_final_message="reasoning")),
+        pb.GenerateRequest(
+            chat=pb.ChatInput(messages=[USER], continue_final_message=pb.CONTINUED_FIELD_REASONING)
+        ),
         "reasoning_content to be continued",
     ),
     "an unknown field to go on from": (
-        pb.GenerateRequest(chat=pb.ChatInput(messages=[USER], continue_final_message="role")),
+        pb.GenerateRequest(
+            chat=pb.ChatInput(messages=[USER], continue_final_message=99)  # type: ignore[arg-type]
+        ),
         "continue_final_message must be",
     ),
     "template variables that are no object": (
@@ -68,7 +76,7 @@ BAD: dict[str, tuple[pb.GenerateRequest, str]] = {
         "half of a surrogate pair",
     ),
     "two contents": (
-        chat(pb.Message(role="user", content="a", content_parts=["b"])),
+        chat(pb.Message(role=pb.MESSAGE_ROLE_USER, content="a", content_parts=["b"])),
         "content or content_parts",
     ),
     "token id too large": (pb.GenerateRequest(token_ids=ids(1, 10**6)), "at index 1"),

@@ -17,9 +17,9 @@ from segue.launch.config import Config
 from segue.model.settings import CheckpointConfig
 from segue.turn import FinishReason
 from segue.types import SamplingParams, StopConditions, TextInput, TokenInput
-from segue.wire import session_pb2 as pb
-from segue.wire.server import channel_to
-from segue.wire.session_pb2_grpc import SessionsStub
+from segue.v1 import session_pb2 as pb
+from segue.v1.session_pb2_grpc import SessionsStub
+from segue.wire.channel import channel_to
 from tests.cluster.conftest import ENGINE, LocalCluster, local_cluster
 from tests.cluster.idle import is_idle, wait_until_idle
 

@@ -20,15 +20,15 @@ from router.turn_calls import TurnCall
 from segue.cache.accountant import UnitState
 from segue.client import Answer
 from segue.errors import InvalidRequest, NotFound, SegueError, Unavailable
+from segue.internal.v1 import transfer_pb2, worker_pb2
+from segue.internal.v1.transfer_pb2_grpc import HandoffReaderStub, HandoffWriterStub
+from segue.internal.v1.worker_pb2_grpc import DecodeWorkerStub, PrefillWorkerStub
 from segue.launch.config import Config
 from segue.prefix_digest import pack_tokens
 from segue.types import SamplingParams, StopConditions, TokenInput
-from segue.wire import session_pb2 as pb
-from segue.wire import transfer_pb2, worker_pb2
-from segue.wire.server import channel_to
+from segue.v1 import session_pb2 as pb
+from segue.wire.channel import channel_to
 from segue.wire.status import rpc_errors
-from segue.wire.transfer_pb2_grpc import HandoffReaderStub, HandoffWriterStub
-from segue.wire.worker_pb2_grpc import DecodeWorkerStub, PrefillWorkerStub
 from tests.cluster.conftest import ENGINE, LocalCluster, local_cluster
 from tests.cluster.idle import is_idle, wait_until_idle
 

@@ -21,7 +21,7 @@ from segue.client import Client
 from segue.cluster_status import ClusterStatus
 from segue.launch.cluster import Cluster
 from segue.types import TextInput
-from segue.wire.server import channel_to
+from segue.wire.channel import channel_to
 
 
 async def status_of(cluster: Cluster) -> ClusterStatus:
@@ -57,11 +57,11 @@ async def test_every_server_lists_its_services(ray_cluster: Cluster) -> None:
 
     assert listed >= {
         "segue.v1.Sessions",
-        "segue.v1.Membership",
-        "segue.v1.PrefillWorker",
-        "segue.v1.DecodeWorker",
-        "segue.v1.HandoffReader",
-        "segue.v1.HandoffWriter",
+        "segue.internal.v1.Membership",
+        "segue.internal.v1.PrefillWorker",
+        "segue.internal.v1.DecodeWorker",
+        "segue.internal.v1.HandoffReader",
+        "segue.internal.v1.HandoffWriter",
         "grpc.health.v1.Health",
     }
 

@@ -11,12 +11,13 @@ import pytest
 
 from decode_worker.server import DecodeFace
 from decode_worker.turn import Computed, PrefillStarted, PromptSource, Shipped, Tell
-from segue.errors import InvalidRequest, Overloaded, UnknownPrefix
+from segue.errors import InvalidRequest, Overloaded, SegueError, UnknownPrefix
+from segue.internal.v1 import worker_pb2 as pb
 from segue.prefix_digest import PrefixName, pack_tokens
 from segue.turn import FinishReason, ShipReport, TokenDelta, TurnResult, TurnSpec, Usage
 from segue.types import TurnId
-from segue.wire import session_pb2
-from segue.wire import worker_pb2 as pb
+from segue.v1 import session_pb2
+from segue.wire.error_details import error_from_wire
 from tests.stream_line import StreamLine
 
 END = TurnResult(
@@ -66,10 +67,10 @@ class Router(StreamLine):
         runner, context = cast(Any, self.runner), cast(Any, None)
         self.stream = DecodeFace(runner).Turns(self.messages(), context)
 
-    async def error(self, number: int) -> session_pb2.TurnError:
+    async def error(self, number: int) -> SegueError:
         (event,) = await self.events()
         assert (event.call, event.WhichOneof("event")) == (number, "error")
-        return event.error
+        return error_from_wire(event.error)
 
 
 @pytest.fixture
@@ -182,7 +183,7 @@ async def test_a_refusal_is_of_its_turn_alone(router: Router) -> None:
     router.runner.refusal = None
     router.send(start(1))
 
-    assert (error.kind, error.message, error.retry_after_s) == ("Overloaded", "full", 1.5)
+    assert (type(error), str(error), error.retry_after_s) == (Overloaded, "full", 1.5)
     assert [event.WhichOneof("event") for event in await router.events()] == ["prefill_started"]
 
 
@@ -194,8 +195,8 @@ async def test_an_error_that_nobody_foresaw_is_of_its_turn_alone(
 
     error = await router.error(1)
 
-    assert error.kind == "SegueError"
-    assert "KeyError" in error.message
+    assert type(error) is SegueError
+    assert "KeyError" in str(error)
     assert "unforeseen error" in caplog.text
 
 
@@ -213,7 +214,7 @@ async def test_a_prefix_that_is_not_known_is_refused_by_name(router: Router) -> 
     command.start.turn.prefix.CopyFrom(pb.PrefixName(num_tokens=16, digest=b"?" * 16))
     router.send(command)
 
-    assert (await router.error(1)).kind == "UnknownPrefix"
+    assert type(await router.error(1)) is UnknownPrefix
 
 
 @pytest.mark.parametrize("timeout_s", [0.0, -1.0, float("nan"), float("inf")])
@@ -222,7 +223,7 @@ async def test_a_turn_needs_a_time_within_which_it_ends(router: Router, timeout_
 
     error = await router.error(1)
 
-    assert (error.kind, "timeout_s" in error.message) == ("InvalidRequest", True)
+    assert (type(error), "timeout_s" in str(error)) == (InvalidRequest, True)
 
 
 async def test_a_turn_needs_a_source_of_its_prompt(router: Router) -> None:
@@ -230,7 +231,7 @@ async def test_a_turn_needs_a_source_of_its_prompt(router: Router) -> None:
     command.start.ClearField("prompt_from")
     router.send(command)
 
-    assert (await router.error(1)).kind == "InvalidRequest"
+    assert type(await router.error(1)) is InvalidRequest
 
 
 async def test_both_sources_of_a_prompt_are_understood(router: Router) -> None:

@@ -20,8 +20,11 @@ from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 from google.protobuf.message import DecodeError, Message
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-import segue.wire
-from segue.wire.server import channel_to
+import segue.internal.v1
+import segue.v1
+from segue.errors import SegueError
+from segue.wire.channel import channel_to
+from segue.wire.error_details import error_from_wire
 from segue.wire.status import ErrorInterceptor
 from tests.fuzz.mutation import Heard, Mutator
 
@@ -59,10 +62,11 @@ class Recorder(ErrorInterceptor):
 
 def all_services() -> Iterator[ServiceDescriptor]:
     """Of every wire module."""
-    for module in pkgutil.iter_modules(segue.wire.__path__):
-        if module.name.endswith("_pb2"):
-            wire = importlib.import_module(f"segue.wire.{module.name}")
-            yield from wire.DESCRIPTOR.services_by_name.values()
+    for package in (segue.v1, segue.internal.v1):
+        for module in pkgutil.iter_modules(package.__path__):
+            if module.name.endswith("_pb2"):
+                wire = importlib.import_module(f"{package.__name__}.{module.name}")
+                yield from wire.DESCRIPTOR.services_by_name.values()
 
 
 async def services_at(channel: grpc.aio.Channel) -> list[ServiceDescriptor]:
@@ -208,12 +212,12 @@ class Attack:
             return
         self._pool.hear(reply)
         for event in getattr(reply, "events", ()):
-            if event.error.kind == "SegueError":
+            if event.HasField("error") and type(error_from_wire(event.error)) is SegueError:
                 self.bad.append(f"{method.full_name}: unforeseen: {event.error.message[:300]}")
 
 
 def method_named(full_name: str) -> MethodDescriptor:
-    """Such as segue.v1.PrefillWorker.Turns."""
+    """Such as segue.internal.v1.PrefillWorker.Turns."""
     methods = {m.full_name: m for service in all_services() for m in service.methods}
     return methods[full_name]
 

@@ -20,6 +20,8 @@ from router.__main__ import running as running_router
 from router.config import RouterConfig
 from segue.demo import checkpoint_dir
 from segue.errors import SegueError
+from segue.internal.v1 import transfer_pb2 as pb2
+from segue.internal.v1 import worker_pb2
 from segue.launch.config import Config
 from segue.prefix_digest import pack_tokens
 from segue.types import (
@@ -31,11 +33,9 @@ from segue.types import (
     TokenInput,
     TurnId,
 )
-from segue.wire import session_pb2 as pb
-from segue.wire import transfer_pb2 as pb2
-from segue.wire import worker_pb2
-from segue.wire.server import channel_to
-from segue.wire.session_pb2_grpc import SessionsStub
+from segue.v1 import session_pb2 as pb
+from segue.v1.session_pb2_grpc import SessionsStub
+from segue.wire.channel import channel_to
 from tests.cluster.conftest import ENGINE, LocalCluster, local_cluster
 from tests.cluster.idle import is_idle, wait_until_idle
 from tests.fuzz.attack import Attack, Recorder, method_named
@@ -154,7 +154,9 @@ async def attack_handoffs(cluster: LocalCluster, seed: int, num_handoffs: int) -
             request = worker_pb2.TurnCommands(
                 commands=[worker_pb2.TurnCommand(call=number, prefill=prompt)]
             )
-            await attack.call(prefill, method_named("segue.v1.PrefillWorker.Turns"), request)
+            await attack.call(
+                prefill, method_named("segue.internal.v1.PrefillWorker.Turns"), request
+            )
             late = [
                 (decode, "Reader.Commit", pb2.CommitRequest(ticket_id=ticket.ticket_id)),
                 (decode, "Reader.Abort", pb2.AbortRequest(ticket_id=ticket.ticket_id)),
@@ -165,7 +167,7 @@ async def attack_handoffs(cluster: LocalCluster, seed: int, num_handoffs: int) -
                 message.writer_epoch = writer.identity.epoch
             else:
                 message.epoch = ticket.epoch
-            await attack.call(channel, method_named(f"segue.v1.Handoff{method}"), message)
+            await attack.call(channel, method_named(f"segue.internal.v1.Handoff{method}"), message)
             reader.give_up(name, "the attack is over")
     return attack
 

@@ -24,8 +24,8 @@ from kv_transfer.wire import layout_from_wire, memory_map_to_wire, ticket_to_wir
 from segue.cache.accountant import page_accountant, slot_accountant
 from segue.cache.layout import CacheField, CacheLayout, Unit
 from segue.errors import SegueError
+from segue.internal.v1 import transfer_pb2 as pb
 from segue.types import Epoch, TurnId, WorkerId
-from segue.wire import transfer_pb2 as pb
 
 
 class Bytes:

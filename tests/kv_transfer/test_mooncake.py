@@ -30,8 +30,8 @@ from kv_transfer.writer import HandoffWriter
 from segue.cache.layout import CacheField, CacheLayout, Unit
 from segue.cache.tensors import CacheTensors
 from segue.errors import InvalidConfig, TransferFailed
+from segue.internal.v1 import transfer_pb2 as pb
 from segue.types import Epoch, PageId, SlotId, WorkerId
-from segue.wire import transfer_pb2 as pb
 from tests.kv_transfer.world import LAYOUT, NUM_LAYERS
 
 CONFIG = MooncakeConfig(progress_timeout_s=1, transfer_timeout_s=5)

@@ -25,13 +25,13 @@ from segue.errors import (
     TransferFailed,
     Unavailable,
 )
-from segue.turn import ShipReport
-from segue.types import Epoch, PageId, SampledToken, SlotId, TokenLogprob, TurnId
-from segue.wire.status import ErrorInterceptor
-from segue.wire.transfer_pb2_grpc import (
+from segue.internal.v1.transfer_pb2_grpc import (
     add_HandoffReaderServicer_to_server,
     add_HandoffWriterServicer_to_server,
 )
+from segue.turn import ShipReport
+from segue.types import Epoch, PageId, SampledToken, SlotId, TokenLogprob, TurnId
+from segue.wire.status import ErrorInterceptor
 from tests.kv_transfer.world import LAYOUT, World, ship_all
 
 FIRST = SampledToken(

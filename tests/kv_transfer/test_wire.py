@@ -16,8 +16,8 @@ from kv_transfer.wire import (
     ticket_to_wire,
 )
 from segue.errors import InvalidRequest
+from segue.internal.v1 import transfer_pb2 as pb
 from segue.types import Epoch, PageId, SlotId, TurnId, WorkerId
-from segue.wire import transfer_pb2 as pb
 from tests.kv_transfer.world import LAYOUT, World
 
 
@@ -59,11 +59,17 @@ def test_checksums_survive_the_wire() -> None:
 
 @pytest.mark.parametrize(
     "change",
-    [{"unit": "block"}, {"dtype": "int3"}, {"shape": [0]}],
+    [{"unit": 0}, {"unit": 99}, {"dtype": "int3"}, {"shape": [0]}],
 )
 def test_a_field_that_cannot_exist_is_refused(change: dict[str, object]) -> None:
     wire = layout_to_wire(LAYOUT)
-    field = {"group": "kv", "layer": 0, "unit": "page", "dtype": "float32", "shape": [1]} | change
+    field = {
+        "group": "kv",
+        "layer": 0,
+        "unit": pb.CACHE_UNIT_PAGE,
+        "dtype": "float32",
+        "shape": [1],
+    } | change
     wire.fields.append(pb.CacheField(**field))  # type: ignore[arg-type]  # mixed values
 
     with pytest.raises(InvalidRequest, match="not a cache layout"):

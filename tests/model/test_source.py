@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from huggingface_hub.errors import LocalEntryNotFoundError
 
+from segue.demo import checkpoint_dir
 from segue.errors import InvalidCheckpoint
 from segue.model.source import resolve_model
 
@@ -32,6 +33,11 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeHub:
 
 def test_a_folder_is_itself(hub: FakeHub, tmp_path: Path) -> None:
     assert resolve_model(str(tmp_path), with_weights=True) == tmp_path
+    assert hub.patterns == []
+
+
+def test_the_demo_is_the_checkpoint_in_the_package(hub: FakeHub) -> None:
+    assert resolve_model("demo", with_weights=True) == checkpoint_dir()
     assert hub.patterns == []
 
 

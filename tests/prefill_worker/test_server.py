@@ -12,11 +12,13 @@ import pytest
 from kv_transfer.ticket import Ticket
 from prefill_worker.server import PrefillFace
 from segue.cluster_status import WorkerStatus
-from segue.errors import InvalidRequest, TransferFailed, UnknownPrefix
+from segue.errors import InvalidRequest, SegueError, TransferFailed, UnknownPrefix
+from segue.internal.v1 import transfer_pb2
+from segue.internal.v1 import worker_pb2 as pb
 from segue.prefix_digest import PrefixName, pack_tokens
 from segue.turn import PrefixHolder, ShipReport, TurnSpec
-from segue.wire import session_pb2, transfer_pb2
-from segue.wire import worker_pb2 as pb
+from segue.v1 import session_pb2
+from segue.wire.error_details import error_from_wire
 from tests.stream_line import StreamLine
 
 
@@ -128,9 +130,11 @@ async def test_a_router_that_leaves_stops_its_prompts(line: Line) -> None:
 
 @pytest.mark.parametrize(
     ("error", "kind"),
-    [(TransferFailed("gone"), "TransferFailed"), (KeyError("oops"), "SegueError")],
+    [(TransferFailed("gone"), TransferFailed), (KeyError("oops"), SegueError)],
 )
-async def test_an_error_is_of_its_prompt_alone(line: Line, error: Exception, kind: str) -> None:
+async def test_an_error_is_of_its_prompt_alone(
+    line: Line, error: Exception, kind: type[SegueError]
+) -> None:
     line.worker.refusal = error
     line.send(prefill(1))
     (failed,) = await line.events()
@@ -139,7 +143,7 @@ async def test_an_error_is_of_its_prompt_alone(line: Line, error: Exception, kin
     line.send(prefill(1))
     (event,) = await line.events()
 
-    assert (failed.call, failed.error.kind) == (1, kind)
+    assert (failed.call, type(error_from_wire(failed.error))) == (1, kind)
     assert event.WhichOneof("event") == "prefilled"
 
 
@@ -150,7 +154,7 @@ async def test_a_prefix_that_is_not_known_is_refused_by_name(line: Line) -> None
 
     (failed,) = await line.events()
 
-    assert failed.error.kind == "UnknownPrefix"
+    assert type(error_from_wire(failed.error)) is UnknownPrefix
     assert line.worker.holders == []
 
 

@@ -12,6 +12,8 @@ import typer
 
 import segue
 from segue.cli.main import app
+from segue.errors import SegueError
+from segue.wire.error_details import KINDS
 from tests.repo.test_metric_names import DECODE, PREFILL, ROUTER
 
 ROOT = Path(__file__).parents[2]
@@ -99,6 +101,14 @@ def test_operations_explains_every_metric_and_no_other() -> None:
 
     # prometheus-client adds `_total` to a counter's name only when it is scraped.
     assert {name.removesuffix("_total") for name in named} == {*ROUTER, *PREFILL, *DECODE}
+
+
+def test_operations_explains_the_reason_of_every_error() -> None:
+    rows = re.findall(r"^\| `\w.*$", (ROOT / "docs" / "operations.md").read_text(), re.MULTILINE)
+    kinds = {kind.__name__: reason for kind, (reason, _) in KINDS.items() if kind is not SegueError}
+
+    for name, reason in kinds.items():
+        assert any(f"`{name}`" in row and f"`{reason}`" in row for row in rows), name
 
 
 def test_the_readme_shows_every_command_and_no_other() -> None:

@@ -37,7 +37,7 @@ INSIDE = {
     "cache": {"types", "checks", "cluster_status", "errors", "prefix_digest", "cache"},
     "kernels": {"kernels"},
     "text": {"types", "errors", "text"},
-    "model": {"types", "errors", "cache", "kernels", "model", "demo"},
+    "model": {"types", "errors", "cache", "kernels", "model"},
     "engine": {
         "types",
         "turn",
@@ -58,6 +58,8 @@ INSIDE = {
         "explanation",
         "prefix_digest",
         "wire",
+        "v1",
+        "internal",
         "telemetry",
     },
     "explanation": {"types"},

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from router.turn_calls import NamedTurn, PromptSource, TurnCall
 from segue.cluster_status import WorkerStatus
 from segue.errors import SegueError
+from segue.internal.v1 import worker_pb2 as pb
+from segue.internal.v1.transfer_pb2 import Ticket
 from segue.turn import PrefixHolder
-from segue.wire import session_pb2
-from segue.wire import worker_pb2 as pb
-from segue.wire.status import error_to_wire
-from segue.wire.transfer_pb2 import Ticket
+from segue.v1 import session_pb2
+from segue.wire.error_details import error_to_wire
 
 LAST = ("end", "error")
 

@@ -14,12 +14,13 @@ from router.membership import Membership
 from router.server import MembershipFace
 from segue.cluster_status import UnitCounts, WorkerHealth, WorkerLoad, WorkerStatus
 from segue.errors import InvalidRequest
+from segue.internal.v1.worker_pb2 import ClusterView, Heartbeat
+from segue.internal.v1.worker_pb2_grpc import MembershipStub, add_MembershipServicer_to_server
 from segue.types import Epoch, Role, WorkerId
+from segue.wire.channel import channel_to
 from segue.wire.convert_worker import worker_to_wire
-from segue.wire.server import channel_to, serving
+from segue.wire.server import serving
 from segue.wire.status import rpc_errors
-from segue.wire.worker_pb2 import ClusterView, Heartbeat
-from segue.wire.worker_pb2_grpc import MembershipStub, add_MembershipServicer_to_server
 
 WORKER = WorkerStatus(
     worker_id=WorkerId("decode-0"), role=Role.DECODE, epoch=Epoch(5), address="127.0.0.1:7000"
@@ -60,7 +61,7 @@ async def door() -> AsyncIterator[Door]:
     links = Links()
     face = MembershipFace(SimpleNamespace(membership=membership, links=links))  # type: ignore[arg-type]
     service = (
-        "segue.v1.Membership",
+        "segue.internal.v1.Membership",
         lambda server: add_MembershipServicer_to_server(face, server),
     )
     async with (

@@ -154,7 +154,7 @@ def test_a_fork_has_what_its_parent_has_but_no_decision(
     assert known_parts(table, B) == EVERYTHING - {"decision"}
     assert table.history(B) is table.history(A)
     assert named_tokens(table, B) == 8
-    assert [one.session_id for one in table.sessions()] == [A, B]
+    assert listed(table) == [A, B]
 
 
 def test_a_fork_outlives_its_parent(table: SessionTable, session: Session) -> None:
@@ -183,14 +183,14 @@ def test_the_least_recently_used_session_is_forgotten_first(table: SessionTable)
     assert A in table
     assert B not in table
     assert len(table) == 2
-    assert [one.session_id for one in table.sessions()] == [A, C]
+    assert listed(table) == [A, C]
 
 
 def test_sessions_are_listed_in_the_order_in_which_they_were_placed(table: SessionTable) -> None:
     for name in (A, B, A):
         placed(table, name)
 
-    assert [one.session_id for one in table.sessions()] == [B, A]
+    assert listed(table) == [B, A]
 
 
 def test_the_sessions_that_were_used_last_can_be_explained(
@@ -302,3 +302,42 @@ def test_a_correction_leaves_the_states_before_what_is_there(session: Session) -
 
     assert session.held(EVERYBODY, 479)["decode-0"] == Held(479, 96)
     assert session.held(EVERYBODY)["decode-0"] == Held(512, 480)
+
+
+def listed(table: SessionTable) -> list[str]:
+    (names,) = pages(table, 100)
+    return names
+
+
+def pages(table: SessionTable, size: int) -> list[list[str]]:
+    """All sessions, in pages of so many."""
+    found, after = [], 0
+    while after is not None:
+        page, after = table.page(after, size)
+        found.append([info.session_id for info in page])
+    return found
+
+
+def test_pages_have_every_session_once_and_the_least_recently_placed_first() -> None:
+    table = SessionTable(max_sessions=5, history_bytes=0)
+    for number in (0, 1, 2, 3, 4, 5, 2):
+        placed(table, SessionId(f"s{number}"))
+
+    assert pages(table, 5) == pages(table, 100) == [["s1", "s3", "s4", "s5", "s2"]]
+    assert pages(table, 2) == [["s1", "s3"], ["s4", "s5"], ["s2"]]
+    assert pages(SessionTable(max_sessions=1, history_bytes=0), 2) == [[]]
+
+
+def test_a_session_that_is_placed_between_two_pages_is_not_left_out() -> None:
+    table = SessionTable(max_sessions=9, history_bytes=0)
+    for name in (A, B, C):
+        placed(table, name)
+
+    first, after = table.page(0, 1)
+    placed(table, B)
+    table.fork(C, SessionId("d"))
+    assert after is not None
+    rest, end = table.page(after, 9)
+
+    assert [info.session_id for info in first + rest] == [A, C, B, "d"]
+    assert end is None

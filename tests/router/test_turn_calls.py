@@ -12,15 +12,18 @@ import pytest
 from router.links import WorkerCalls, worker_calls
 from router.turn_calls import PrefillStarted, PromptPrefilled, TurnCall
 from segue.errors import Cancelled, NotResident, Overloaded, Unavailable
-from segue.turn import FinishReason, TokenDelta, TurnResult
-from segue.wire import session_pb2, transfer_pb2
-from segue.wire import worker_pb2 as pb
-from segue.wire.server import Services, channel_to, serving
-from segue.wire.worker_pb2_grpc import (
+from segue.internal.v1 import transfer_pb2
+from segue.internal.v1 import worker_pb2 as pb
+from segue.internal.v1.worker_pb2_grpc import (
     DecodeWorkerServicer,
     DecodeWorkerStub,
     add_DecodeWorkerServicer_to_server,
 )
+from segue.turn import FinishReason, TokenDelta, TurnResult
+from segue.v1 import session_pb2
+from segue.wire.channel import channel_to
+from segue.wire.error_details import error_to_wire
+from segue.wire.server import Services, serving
 
 
 class ScriptedWorker(DecodeWorkerServicer):
@@ -198,7 +201,7 @@ async def test_a_prompt_that_was_prefilled_ends_its_call(line: Line) -> None:
 async def test_an_error_of_one_turn_is_of_its_kind_and_leaves_the_others(line: Line) -> None:
     (one, first), (other, second) = await line.start(), await line.start()
 
-    full = session_pb2.TurnError(kind="Overloaded", message="no room", retry_after_s=2.5)
+    full = error_to_wire(Overloaded.after("no room", retry_after_s=2.5))
     line.worker.say(pb.TurnEvent(call=first, error=full), tokens(second, 1))
 
     with pytest.raises(Overloaded, match="no room") as refused:

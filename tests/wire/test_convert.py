@@ -51,7 +51,7 @@ from segue.types import (
     TurnRequest,
     WorkerId,
 )
-from segue.wire import session_pb2 as pb
+from segue.v1 import session_pb2 as pb
 from segue.wire.convert_events import events_from_wire, events_to_wire
 from segue.wire.convert_explanation import explanation_from_wire, explanation_to_wire
 from segue.wire.convert_request import request_from_wire, request_to_wire

@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from segue.errors import InvalidRequest
+from segue.internal.v1 import transfer_pb2, worker_pb2
 from segue.prefix_digest import PrefixName, pack_tokens
 from segue.types import SamplingParams
-from segue.wire import session_pb2 as pb
-from segue.wire import transfer_pb2, worker_pb2
+from segue.v1 import session_pb2 as pb
 from segue.wire.convert_events import finish_reason_from_wire, sampled_from_wire
 from segue.wire.convert_request import as_typed, sampling_from_wire
 from segue.wire.convert_turns import (

@@ -11,17 +11,19 @@ import grpc
 import pytest
 
 from segue.client import Client, TextInput
-from segue.errors import DeadlineExceeded, Overloaded, SegueError, Unavailable
+from segue.errors import DeadlineExceeded, InvalidRequest, Overloaded, SegueError, Unavailable
 from segue.turn import FinishReason, TokenDelta, TurnEnd
-from segue.wire import session_pb2 as pb
-from segue.wire.convert_events import events_to_wire
-from segue.wire.generate_many import generate_many
-from segue.wire.server import channel_to, serving
-from segue.wire.session_pb2_grpc import (
+from segue.v1 import session_pb2 as pb
+from segue.v1.session_pb2_grpc import (
     SessionsServicer,
     SessionsStub,
     add_SessionsServicer_to_server,
 )
+from segue.wire.channel import channel_to
+from segue.wire.convert_events import events_to_wire
+from segue.wire.error_details import error_from_wire
+from segue.wire.generate_many import generate_many
+from segue.wire.server import serving
 
 END = TurnEnd(finish_reason=FinishReason.STOP)
 
@@ -263,5 +265,6 @@ async def test_a_time_that_is_no_number_is_refused_and_the_stream_goes_on(router
 
     assert isinstance(message, pb.GenerateManyEvents)
     (event,) = message.events
-    assert (event.call, event.error.kind) == (7, "InvalidRequest")
-    assert "timeout_s" in event.error.message
+    error = error_from_wire(event.error)
+    assert (event.call, type(error)) == (7, InvalidRequest)
+    assert "timeout_s" in str(error)

@@ -14,10 +14,10 @@ import pytest
 from segue.client import Client
 from segue.errors import DeadlineExceeded, InvalidRequest, SegueError, Unavailable
 from segue.types import TextInput
-from segue.wire import session_pb2 as pb
+from segue.v1 import session_pb2 as pb
+from segue.v1.session_pb2_grpc import SessionsServicer, add_SessionsServicer_to_server
 from segue.wire.grpc_words import error_in_words
 from segue.wire.server import serving
-from segue.wire.session_pb2_grpc import SessionsServicer, add_SessionsServicer_to_server
 
 
 class NotFoundPages(http.server.BaseHTTPRequestHandler):
@@ -90,7 +90,7 @@ async def test_a_worker_is_not_the_router() -> None:
 class Slow(SessionsServicer):
     """Never ends; or, where asked, says itself that the time is over."""
 
-    async def GetStatus(self, request: pb.GetStatusRequest, context: Any) -> pb.ClusterStatus:
+    async def GetStatus(self, request: pb.GetStatusRequest, context: Any) -> pb.GetStatusResponse:
         raise DeadlineExceeded("turn 7 ran out of its time")
 
     async def Generate(

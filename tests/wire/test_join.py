@@ -11,11 +11,12 @@ import grpc
 import pytest
 
 from segue.cluster_status import WorkerStatus
+from segue.internal.v1 import worker_pb2
+from segue.internal.v1.worker_pb2_grpc import MembershipServicer, add_MembershipServicer_to_server
 from segue.types import Epoch, Role, WorkerId
-from segue.wire import join, worker_pb2
+from segue.wire import join
 from segue.wire.join import stay_joined
 from segue.wire.server import serving
-from segue.wire.worker_pb2_grpc import MembershipServicer, add_MembershipServicer_to_server
 
 STATUS = WorkerStatus(
     worker_id=WorkerId("decode-0"), role=Role.DECODE, epoch=Epoch(1), address="127.0.0.1:1"
@@ -47,7 +48,10 @@ async def heard_router() -> AsyncIterator[tuple[HeardRouter, str]]:
 
     def services_at(address: str) -> Any:
         return [
-            ("segue.v1.Membership", lambda server: add_MembershipServicer_to_server(router, server))
+            (
+                "segue.internal.v1.Membership",
+                lambda server: add_MembershipServicer_to_server(router, server),
+            )
         ]
 
     async with serving("127.0.0.1", 0, services_at) as server:

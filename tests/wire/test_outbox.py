@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 
-from segue.wire import worker_pb2 as pb
+from segue.internal.v1 import worker_pb2 as pb
 from segue.wire.outbox import Outbox
 
 Events = Outbox[pb.TurnEvent]

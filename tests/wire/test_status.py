@@ -15,17 +15,19 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from segue import errors
 from segue.client import Client
+from segue.internal.v1 import worker_pb2
+from segue.internal.v1.worker_pb2_grpc import MembershipServicer, add_MembershipServicer_to_server
 from segue.types import TextInput
-from segue.wire import session_pb2 as pb
-from segue.wire import worker_pb2
-from segue.wire.server import Services, channel_to, serving
-from segue.wire.session_pb2_grpc import (
+from segue.v1 import session_pb2 as pb
+from segue.v1.session_pb2_grpc import (
     SessionsServicer,
     SessionsStub,
     add_SessionsServicer_to_server,
 )
-from segue.wire.status import _abort, rpc_errors, status_of
-from segue.wire.worker_pb2_grpc import MembershipServicer, add_MembershipServicer_to_server
+from segue.wire.channel import channel_to
+from segue.wire.error_details import status_of
+from segue.wire.server import Services, serving
+from segue.wire.status import _abort, rpc_errors
 
 ALL = [
     kind
@@ -41,7 +43,7 @@ class Failing(SessionsServicer):
         self.error: BaseException = errors.SegueError("nothing yet")
         self.was_left = asyncio.Event()
 
-    async def Cancel(self, request: pb.CancelRequest, context: Any) -> pb.CancelReply:
+    async def Cancel(self, request: pb.CancelRequest, context: Any) -> pb.CancelResponse:
         raise self.error
 
     async def Generate(
@@ -189,7 +191,7 @@ class Hanging(SessionsServicer):
     def __init__(self) -> None:
         self.was_asked = asyncio.Event()
 
-    async def Cancel(self, request: pb.CancelRequest, context: Any) -> pb.CancelReply:
+    async def Cancel(self, request: pb.CancelRequest, context: Any) -> pb.CancelResponse:
         self.was_asked.set()
         await asyncio.Event().wait()
         raise AssertionError("unreachable")
@@ -287,14 +289,14 @@ async def test_bytes_that_are_no_message_end_a_stream_after_those_before_them(
         yield b"\xff\xff\xff"
 
     service = (
-        "segue.v1.Membership",
+        "segue.internal.v1.Membership",
         lambda server: add_MembershipServicer_to_server(Listening(), server),
     )
     async with (
         serving("127.0.0.1", 0, lambda address: [service]) as running,
         channel_to(running.address) as channel,
     ):
-        call = channel.stream_stream("/segue.v1.Membership/Join")(messages())
+        call = channel.stream_stream("/segue.internal.v1.Membership/Join")(messages())
         assert await call.read() == b""
         with pytest.raises(grpc.aio.AioRpcError) as refused:
             await call.read()

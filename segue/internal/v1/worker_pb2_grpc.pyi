@@ -5,7 +5,7 @@ What the router and the workers say to each other."""
 
 from collections import abc as _abc
 from grpc import aio as _aio
-from segue.wire import worker_pb2 as _worker_pb2
+from segue.internal.v1 import worker_pb2 as _worker_pb2
 import abc as _abc_1
 import grpc as _grpc
 import sys
@@ -80,7 +80,7 @@ class PrefillWorkerStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> PrefillWorkerAsyncStub: ...
     Turns: _grpc.StreamStreamMultiCallable[_worker_pb2.TurnCommands, _worker_pb2.TurnEvents]
-    Status: _grpc.UnaryUnaryMultiCallable[_worker_pb2.StatusRequest, _worker_pb2.StatusReply]
+    Status: _grpc.UnaryUnaryMultiCallable[_worker_pb2.StatusRequest, _worker_pb2.StatusResponse]
 
 @_typing.type_check_only
 class PrefillWorkerAsyncStub(PrefillWorkerStub):
@@ -91,7 +91,7 @@ class PrefillWorkerAsyncStub(PrefillWorkerStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Turns: _aio.StreamStreamMultiCallable[_worker_pb2.TurnCommands, _worker_pb2.TurnEvents]  # type: ignore[assignment]
-    Status: _aio.UnaryUnaryMultiCallable[_worker_pb2.StatusRequest, _worker_pb2.StatusReply]  # type: ignore[assignment]
+    Status: _aio.UnaryUnaryMultiCallable[_worker_pb2.StatusRequest, _worker_pb2.StatusResponse]  # type: ignore[assignment]
 
 class PrefillWorkerServicer(metaclass=_abc_1.ABCMeta):
     """All calls of one router on a worker go over one stream: commands go up, events come down. One
@@ -111,7 +111,7 @@ class PrefillWorkerServicer(metaclass=_abc_1.ABCMeta):
         self,
         request: _worker_pb2.StatusRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_worker_pb2.StatusReply, _abc.Awaitable[_worker_pb2.StatusReply]]: ...
+    ) -> _typing.Union[_worker_pb2.StatusResponse, _abc.Awaitable[_worker_pb2.StatusResponse]]: ...
 
 def add_PrefillWorkerServicer_to_server(servicer: PrefillWorkerServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
 
@@ -121,21 +121,21 @@ class DecodeWorkerStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> DecodeWorkerAsyncStub: ...
     Turns: _grpc.StreamStreamMultiCallable[_worker_pb2.TurnCommands, _worker_pb2.TurnEvents]
-    Status: _grpc.UnaryUnaryMultiCallable[_worker_pb2.StatusRequest, _worker_pb2.StatusReply]
-    RenewLease: _grpc.UnaryUnaryMultiCallable[_worker_pb2.RenewLeaseRequest, _worker_pb2.RenewLeaseReply]
+    Status: _grpc.UnaryUnaryMultiCallable[_worker_pb2.StatusRequest, _worker_pb2.StatusResponse]
+    RenewLease: _grpc.UnaryUnaryMultiCallable[_worker_pb2.RenewLeaseRequest, _worker_pb2.RenewLeaseResponse]
     """NOT_FOUND when the lease has expired or memory was needed."""
-    EndLease: _grpc.UnaryUnaryMultiCallable[_worker_pb2.EndLeaseRequest, _worker_pb2.EndLeaseReply]
-    ForkLease: _grpc.UnaryUnaryMultiCallable[_worker_pb2.ForkLeaseRequest, _worker_pb2.ForkLeaseReply]
+    EndLease: _grpc.UnaryUnaryMultiCallable[_worker_pb2.EndLeaseRequest, _worker_pb2.EndLeaseResponse]
+    ForkLease: _grpc.UnaryUnaryMultiCallable[_worker_pb2.ForkLeaseRequest, _worker_pb2.ForkLeaseResponse]
 
 @_typing.type_check_only
 class DecodeWorkerAsyncStub(DecodeWorkerStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     Turns: _aio.StreamStreamMultiCallable[_worker_pb2.TurnCommands, _worker_pb2.TurnEvents]  # type: ignore[assignment]
-    Status: _aio.UnaryUnaryMultiCallable[_worker_pb2.StatusRequest, _worker_pb2.StatusReply]  # type: ignore[assignment]
-    RenewLease: _aio.UnaryUnaryMultiCallable[_worker_pb2.RenewLeaseRequest, _worker_pb2.RenewLeaseReply]  # type: ignore[assignment]
+    Status: _aio.UnaryUnaryMultiCallable[_worker_pb2.StatusRequest, _worker_pb2.StatusResponse]  # type: ignore[assignment]
+    RenewLease: _aio.UnaryUnaryMultiCallable[_worker_pb2.RenewLeaseRequest, _worker_pb2.RenewLeaseResponse]  # type: ignore[assignment]
     """NOT_FOUND when the lease has expired or memory was needed."""
-    EndLease: _aio.UnaryUnaryMultiCallable[_worker_pb2.EndLeaseRequest, _worker_pb2.EndLeaseReply]  # type: ignore[assignment]
-    ForkLease: _aio.UnaryUnaryMultiCallable[_worker_pb2.ForkLeaseRequest, _worker_pb2.ForkLeaseReply]  # type: ignore[assignment]
+    EndLease: _aio.UnaryUnaryMultiCallable[_worker_pb2.EndLeaseRequest, _worker_pb2.EndLeaseResponse]  # type: ignore[assignment]
+    ForkLease: _aio.UnaryUnaryMultiCallable[_worker_pb2.ForkLeaseRequest, _worker_pb2.ForkLeaseResponse]  # type: ignore[assignment]
 
 class DecodeWorkerServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -150,14 +150,14 @@ class DecodeWorkerServicer(metaclass=_abc_1.ABCMeta):
         self,
         request: _worker_pb2.StatusRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_worker_pb2.StatusReply, _abc.Awaitable[_worker_pb2.StatusReply]]: ...
+    ) -> _typing.Union[_worker_pb2.StatusResponse, _abc.Awaitable[_worker_pb2.StatusResponse]]: ...
 
     @_abc_1.abstractmethod
     def RenewLease(
         self,
         request: _worker_pb2.RenewLeaseRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_worker_pb2.RenewLeaseReply, _abc.Awaitable[_worker_pb2.RenewLeaseReply]]:
+    ) -> _typing.Union[_worker_pb2.RenewLeaseResponse, _abc.Awaitable[_worker_pb2.RenewLeaseResponse]]:
         """NOT_FOUND when the lease has expired or memory was needed."""
 
     @_abc_1.abstractmethod
@@ -165,13 +165,13 @@ class DecodeWorkerServicer(metaclass=_abc_1.ABCMeta):
         self,
         request: _worker_pb2.EndLeaseRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_worker_pb2.EndLeaseReply, _abc.Awaitable[_worker_pb2.EndLeaseReply]]: ...
+    ) -> _typing.Union[_worker_pb2.EndLeaseResponse, _abc.Awaitable[_worker_pb2.EndLeaseResponse]]: ...
 
     @_abc_1.abstractmethod
     def ForkLease(
         self,
         request: _worker_pb2.ForkLeaseRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_worker_pb2.ForkLeaseReply, _abc.Awaitable[_worker_pb2.ForkLeaseReply]]: ...
+    ) -> _typing.Union[_worker_pb2.ForkLeaseResponse, _abc.Awaitable[_worker_pb2.ForkLeaseResponse]]: ...
 
 def add_DecodeWorkerServicer_to_server(servicer: DecodeWorkerServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

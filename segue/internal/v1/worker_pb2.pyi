@@ -7,8 +7,9 @@ from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
-from segue.wire import session_pb2 as _session_pb2
-from segue.wire import transfer_pb2 as _transfer_pb2
+from google.rpc import status_pb2 as _status_pb2
+from segue.internal.v1 import transfer_pb2 as _transfer_pb2
+from segue.v1 import session_pb2 as _session_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -55,7 +56,7 @@ class RenewLeaseRequest(_message.Message):
 Global___RenewLeaseRequest: _TypeAlias = RenewLeaseRequest  # noqa: Y015
 
 @_typing.final
-class RenewLeaseReply(_message.Message):
+class RenewLeaseResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     EXPIRES_IN_S_FIELD_NUMBER: _builtins.int
@@ -71,7 +72,7 @@ class RenewLeaseReply(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___RenewLeaseReply: _TypeAlias = RenewLeaseReply  # noqa: Y015
+Global___RenewLeaseResponse: _TypeAlias = RenewLeaseResponse  # noqa: Y015
 
 @_typing.final
 class EndLeaseRequest(_message.Message):
@@ -93,7 +94,7 @@ class EndLeaseRequest(_message.Message):
 Global___EndLeaseRequest: _TypeAlias = EndLeaseRequest  # noqa: Y015
 
 @_typing.final
-class EndLeaseReply(_message.Message):
+class EndLeaseResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     WAS_HERE_FIELD_NUMBER: _builtins.int
@@ -109,7 +110,7 @@ class EndLeaseReply(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___EndLeaseReply: _TypeAlias = EndLeaseReply  # noqa: Y015
+Global___EndLeaseResponse: _TypeAlias = EndLeaseResponse  # noqa: Y015
 
 @_typing.final
 class ForkLeaseRequest(_message.Message):
@@ -134,7 +135,7 @@ class ForkLeaseRequest(_message.Message):
 Global___ForkLeaseRequest: _TypeAlias = ForkLeaseRequest  # noqa: Y015
 
 @_typing.final
-class ForkLeaseReply(_message.Message):
+class ForkLeaseResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     def __init__(
@@ -146,7 +147,7 @@ class ForkLeaseReply(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___ForkLeaseReply: _TypeAlias = ForkLeaseReply  # noqa: Y015
+Global___ForkLeaseResponse: _TypeAlias = ForkLeaseResponse  # noqa: Y015
 
 @_typing.final
 class Heartbeat(_message.Message):
@@ -256,7 +257,9 @@ class PrefixName(_message.Message):
     num_tokens: _builtins.int
     """Whole pages."""
     digest: _builtins.bytes
-    """segue/prefix_digest.py says how it is computed."""
+    """D(n) of n pages, 16 bytes: D(n) = BLAKE2b-128(D(n-1) + tokens of page n), where D(0) is empty and
+    a token is four bytes, little-endian.
+    """
     def __init__(
         self,
         *,
@@ -443,7 +446,7 @@ class TurnEvent(_message.Message):
         """Nothing follows an end, an error or the word that a prompt was prefilled."""
 
     @_builtins.property
-    def error(self) -> _session_pb2.TurnError: ...
+    def error(self) -> _status_pb2.Status: ...
     @_builtins.property
     def prefilled(self) -> Global___PromptPrefilled: ...
     def __init__(
@@ -454,7 +457,7 @@ class TurnEvent(_message.Message):
         prefill_started: Global___PrefillStarted | None = ...,
         delta: _session_pb2.TokenDelta | None = ...,
         end: Global___DecodeEnd | None = ...,
-        error: _session_pb2.TurnError | None = ...,
+        error: _status_pb2.Status | None = ...,
         prefilled: Global___PromptPrefilled | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["delta", b"delta", "end", b"end", "error", b"error", "event", b"event", "prefill_started", b"prefill_started", "prefilled", b"prefilled", "reserved", b"reserved"]  # noqa: Y015
@@ -657,7 +660,7 @@ class StatusRequest(_message.Message):
 Global___StatusRequest: _TypeAlias = StatusRequest  # noqa: Y015
 
 @_typing.final
-class StatusReply(_message.Message):
+class StatusResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     STATUS_FIELD_NUMBER: _builtins.int
@@ -677,4 +680,4 @@ class StatusReply(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___StatusReply: _TypeAlias = StatusReply  # noqa: Y015
+Global___StatusResponse: _TypeAlias = StatusResponse  # noqa: Y015

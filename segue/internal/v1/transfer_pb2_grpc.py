@@ -3,7 +3,7 @@
 import grpc
 import warnings
 
-from segue.wire import transfer_pb2 as segue_dot_wire_dot_transfer__pb2
+from segue.internal.v1 import transfer_pb2 as segue_dot_internal_dot_v1_dot_transfer__pb2
 
 GRPC_GENERATED_VERSION = '1.85.1'
 GRPC_VERSION = grpc.__version__
@@ -18,7 +18,7 @@ except ImportError:
 if _version_not_supported:
     raise RuntimeError(
         f'The grpc package installed is at version {GRPC_VERSION},'
-        + ' but the generated code in segue/wire/transfer_pb2_grpc.py depends on'
+        + ' but the generated code in segue/internal/v1/transfer_pb2_grpc.py depends on'
         + f' grpcio>={GRPC_GENERATED_VERSION}.'
         + f' Please upgrade your grpc module to grpcio>={GRPC_GENERATED_VERSION}'
         + f' or downgrade your generated code using grpcio-tools<={GRPC_VERSION}.'
@@ -36,19 +36,19 @@ class HandoffReaderStub:
             channel: A grpc.Channel.
         """
         self.Meet = channel.unary_unary(
-                '/segue.v1.HandoffReader/Meet',
-                request_serializer=segue_dot_wire_dot_transfer__pb2.MeetRequest.SerializeToString,
-                response_deserializer=segue_dot_wire_dot_transfer__pb2.MeetReply.FromString,
+                '/segue.internal.v1.HandoffReader/Meet',
+                request_serializer=segue_dot_internal_dot_v1_dot_transfer__pb2.MeetRequest.SerializeToString,
+                response_deserializer=segue_dot_internal_dot_v1_dot_transfer__pb2.MeetResponse.FromString,
                 _registered_method=True)
         self.Commit = channel.unary_unary(
-                '/segue.v1.HandoffReader/Commit',
-                request_serializer=segue_dot_wire_dot_transfer__pb2.CommitRequest.SerializeToString,
-                response_deserializer=segue_dot_wire_dot_transfer__pb2.CommitReply.FromString,
+                '/segue.internal.v1.HandoffReader/Commit',
+                request_serializer=segue_dot_internal_dot_v1_dot_transfer__pb2.CommitRequest.SerializeToString,
+                response_deserializer=segue_dot_internal_dot_v1_dot_transfer__pb2.CommitResponse.FromString,
                 _registered_method=True)
         self.Abort = channel.unary_unary(
-                '/segue.v1.HandoffReader/Abort',
-                request_serializer=segue_dot_wire_dot_transfer__pb2.AbortRequest.SerializeToString,
-                response_deserializer=segue_dot_wire_dot_transfer__pb2.AbortReply.FromString,
+                '/segue.internal.v1.HandoffReader/Abort',
+                request_serializer=segue_dot_internal_dot_v1_dot_transfer__pb2.AbortRequest.SerializeToString,
+                response_deserializer=segue_dot_internal_dot_v1_dot_transfer__pb2.AbortResponse.FromString,
                 _registered_method=True)
 
 
@@ -82,24 +82,24 @@ def add_HandoffReaderServicer_to_server(servicer, server):
     rpc_method_handlers = {
             'Meet': grpc.unary_unary_rpc_method_handler(
                     servicer.Meet,
-                    request_deserializer=segue_dot_wire_dot_transfer__pb2.MeetRequest.FromString,
-                    response_serializer=segue_dot_wire_dot_transfer__pb2.MeetReply.SerializeToString,
+                    request_deserializer=segue_dot_internal_dot_v1_dot_transfer__pb2.MeetRequest.FromString,
+                    response_serializer=segue_dot_internal_dot_v1_dot_transfer__pb2.MeetResponse.SerializeToString,
             ),
             'Commit': grpc.unary_unary_rpc_method_handler(
                     servicer.Commit,
-                    request_deserializer=segue_dot_wire_dot_transfer__pb2.CommitRequest.FromString,
-                    response_serializer=segue_dot_wire_dot_transfer__pb2.CommitReply.SerializeToString,
+                    request_deserializer=segue_dot_internal_dot_v1_dot_transfer__pb2.CommitRequest.FromString,
+                    response_serializer=segue_dot_internal_dot_v1_dot_transfer__pb2.CommitResponse.SerializeToString,
             ),
             'Abort': grpc.unary_unary_rpc_method_handler(
                     servicer.Abort,
-                    request_deserializer=segue_dot_wire_dot_transfer__pb2.AbortRequest.FromString,
-                    response_serializer=segue_dot_wire_dot_transfer__pb2.AbortReply.SerializeToString,
+                    request_deserializer=segue_dot_internal_dot_v1_dot_transfer__pb2.AbortRequest.FromString,
+                    response_serializer=segue_dot_internal_dot_v1_dot_transfer__pb2.AbortResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
-            'segue.v1.HandoffReader', rpc_method_handlers)
+            'segue.internal.v1.HandoffReader', rpc_method_handlers)
     server.add_generic_rpc_handlers((generic_handler,))
-    server.add_registered_method_handlers('segue.v1.HandoffReader', rpc_method_handlers)
+    server.add_registered_method_handlers('segue.internal.v1.HandoffReader', rpc_method_handlers)
 
 
  # This class is part of an EXPERIMENTAL API.
@@ -121,9 +121,9 @@ class HandoffReader:
         return grpc.experimental.unary_unary(
             request,
             target,
-            '/segue.v1.HandoffReader/Meet',
-            segue_dot_wire_dot_transfer__pb2.MeetRequest.SerializeToString,
-            segue_dot_wire_dot_transfer__pb2.MeetReply.FromString,
+            '/segue.internal.v1.HandoffReader/Meet',
+            segue_dot_internal_dot_v1_dot_transfer__pb2.MeetRequest.SerializeToString,
+            segue_dot_internal_dot_v1_dot_transfer__pb2.MeetResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -148,9 +148,9 @@ class HandoffReader:
         return grpc.experimental.unary_unary(
             request,
             target,
-            '/segue.v1.HandoffReader/Commit',
-            segue_dot_wire_dot_transfer__pb2.CommitRequest.SerializeToString,
-            segue_dot_wire_dot_transfer__pb2.CommitReply.FromString,
+            '/segue.internal.v1.HandoffReader/Commit',
+            segue_dot_internal_dot_v1_dot_transfer__pb2.CommitRequest.SerializeToString,
+            segue_dot_internal_dot_v1_dot_transfer__pb2.CommitResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -175,9 +175,9 @@ class HandoffReader:
         return grpc.experimental.unary_unary(
             request,
             target,
-            '/segue.v1.HandoffReader/Abort',
-            segue_dot_wire_dot_transfer__pb2.AbortRequest.SerializeToString,
-            segue_dot_wire_dot_transfer__pb2.AbortReply.FromString,
+            '/segue.internal.v1.HandoffReader/Abort',
+            segue_dot_internal_dot_v1_dot_transfer__pb2.AbortRequest.SerializeToString,
+            segue_dot_internal_dot_v1_dot_transfer__pb2.AbortResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -200,9 +200,9 @@ class HandoffWriterStub:
             channel: A grpc.Channel.
         """
         self.Fence = channel.unary_unary(
-                '/segue.v1.HandoffWriter/Fence',
-                request_serializer=segue_dot_wire_dot_transfer__pb2.FenceRequest.SerializeToString,
-                response_deserializer=segue_dot_wire_dot_transfer__pb2.FenceReply.FromString,
+                '/segue.internal.v1.HandoffWriter/Fence',
+                request_serializer=segue_dot_internal_dot_v1_dot_transfer__pb2.FenceRequest.SerializeToString,
+                response_deserializer=segue_dot_internal_dot_v1_dot_transfer__pb2.FenceResponse.FromString,
                 _registered_method=True)
 
 
@@ -222,14 +222,14 @@ def add_HandoffWriterServicer_to_server(servicer, server):
     rpc_method_handlers = {
             'Fence': grpc.unary_unary_rpc_method_handler(
                     servicer.Fence,
-                    request_deserializer=segue_dot_wire_dot_transfer__pb2.FenceRequest.FromString,
-                    response_serializer=segue_dot_wire_dot_transfer__pb2.FenceReply.SerializeToString,
+                    request_deserializer=segue_dot_internal_dot_v1_dot_transfer__pb2.FenceRequest.FromString,
+                    response_serializer=segue_dot_internal_dot_v1_dot_transfer__pb2.FenceResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
-            'segue.v1.HandoffWriter', rpc_method_handlers)
+            'segue.internal.v1.HandoffWriter', rpc_method_handlers)
     server.add_generic_rpc_handlers((generic_handler,))
-    server.add_registered_method_handlers('segue.v1.HandoffWriter', rpc_method_handlers)
+    server.add_registered_method_handlers('segue.internal.v1.HandoffWriter', rpc_method_handlers)
 
 
  # This class is part of an EXPERIMENTAL API.
@@ -251,9 +251,9 @@ class HandoffWriter:
         return grpc.experimental.unary_unary(
             request,
             target,
-            '/segue.v1.HandoffWriter/Fence',
-            segue_dot_wire_dot_transfer__pb2.FenceRequest.SerializeToString,
-            segue_dot_wire_dot_transfer__pb2.FenceReply.FromString,
+            '/segue.internal.v1.HandoffWriter/Fence',
+            segue_dot_internal_dot_v1_dot_transfer__pb2.FenceRequest.SerializeToString,
+            segue_dot_internal_dot_v1_dot_transfer__pb2.FenceResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -276,9 +276,9 @@ class HandoffSourceStub:
             channel: A grpc.Channel.
         """
         self.Pull = channel.unary_unary(
-                '/segue.v1.HandoffSource/Pull',
-                request_serializer=segue_dot_wire_dot_transfer__pb2.PullRequest.SerializeToString,
-                response_deserializer=segue_dot_wire_dot_transfer__pb2.PullReply.FromString,
+                '/segue.internal.v1.HandoffSource/Pull',
+                request_serializer=segue_dot_internal_dot_v1_dot_transfer__pb2.PullRequest.SerializeToString,
+                response_deserializer=segue_dot_internal_dot_v1_dot_transfer__pb2.PullResponse.FromString,
                 _registered_method=True)
 
 
@@ -299,14 +299,14 @@ def add_HandoffSourceServicer_to_server(servicer, server):
     rpc_method_handlers = {
             'Pull': grpc.unary_unary_rpc_method_handler(
                     servicer.Pull,
-                    request_deserializer=segue_dot_wire_dot_transfer__pb2.PullRequest.FromString,
-                    response_serializer=segue_dot_wire_dot_transfer__pb2.PullReply.SerializeToString,
+                    request_deserializer=segue_dot_internal_dot_v1_dot_transfer__pb2.PullRequest.FromString,
+                    response_serializer=segue_dot_internal_dot_v1_dot_transfer__pb2.PullResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
-            'segue.v1.HandoffSource', rpc_method_handlers)
+            'segue.internal.v1.HandoffSource', rpc_method_handlers)
     server.add_generic_rpc_handlers((generic_handler,))
-    server.add_registered_method_handlers('segue.v1.HandoffSource', rpc_method_handlers)
+    server.add_registered_method_handlers('segue.internal.v1.HandoffSource', rpc_method_handlers)
 
 
  # This class is part of an EXPERIMENTAL API.
@@ -328,9 +328,9 @@ class HandoffSource:
         return grpc.experimental.unary_unary(
             request,
             target,
-            '/segue.v1.HandoffSource/Pull',
-            segue_dot_wire_dot_transfer__pb2.PullRequest.SerializeToString,
-            segue_dot_wire_dot_transfer__pb2.PullReply.FromString,
+            '/segue.internal.v1.HandoffSource/Pull',
+            segue_dot_internal_dot_v1_dot_transfer__pb2.PullRequest.SerializeToString,
+            segue_dot_internal_dot_v1_dot_transfer__pb2.PullResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -3,7 +3,7 @@
 import grpc
 import warnings
 
-from segue.wire import session_pb2 as segue_dot_wire_dot_session__pb2
+from segue.v1 import session_pb2 as segue_dot_v1_dot_session__pb2
 
 GRPC_GENERATED_VERSION = '1.85.1'
 GRPC_VERSION = grpc.__version__
@@ -18,7 +18,7 @@ except ImportError:
 if _version_not_supported:
     raise RuntimeError(
         f'The grpc package installed is at version {GRPC_VERSION},'
-        + ' but the generated code in segue/wire/session_pb2_grpc.py depends on'
+        + ' but the generated code in segue/v1/session_pb2_grpc.py depends on'
         + f' grpcio>={GRPC_GENERATED_VERSION}.'
         + f' Please upgrade your grpc module to grpcio>={GRPC_GENERATED_VERSION}'
         + f' or downgrade your generated code using grpcio-tools<={GRPC_VERSION}.'
@@ -36,48 +36,48 @@ class SessionsStub:
         """
         self.Generate = channel.unary_stream(
                 '/segue.v1.Sessions/Generate',
-                request_serializer=segue_dot_wire_dot_session__pb2.GenerateRequest.SerializeToString,
-                response_deserializer=segue_dot_wire_dot_session__pb2.GenerateEvent.FromString,
+                request_serializer=segue_dot_v1_dot_session__pb2.GenerateRequest.SerializeToString,
+                response_deserializer=segue_dot_v1_dot_session__pb2.GenerateEvent.FromString,
                 _registered_method=True)
         self.GenerateMany = channel.stream_stream(
                 '/segue.v1.Sessions/GenerateMany',
-                request_serializer=segue_dot_wire_dot_session__pb2.GenerateManyCommands.SerializeToString,
-                response_deserializer=segue_dot_wire_dot_session__pb2.GenerateManyEvents.FromString,
+                request_serializer=segue_dot_v1_dot_session__pb2.GenerateManyCommands.SerializeToString,
+                response_deserializer=segue_dot_v1_dot_session__pb2.GenerateManyEvents.FromString,
                 _registered_method=True)
         self.Cancel = channel.unary_unary(
                 '/segue.v1.Sessions/Cancel',
-                request_serializer=segue_dot_wire_dot_session__pb2.CancelRequest.SerializeToString,
-                response_deserializer=segue_dot_wire_dot_session__pb2.CancelReply.FromString,
+                request_serializer=segue_dot_v1_dot_session__pb2.CancelRequest.SerializeToString,
+                response_deserializer=segue_dot_v1_dot_session__pb2.CancelResponse.FromString,
                 _registered_method=True)
         self.GetStatus = channel.unary_unary(
                 '/segue.v1.Sessions/GetStatus',
-                request_serializer=segue_dot_wire_dot_session__pb2.GetStatusRequest.SerializeToString,
-                response_deserializer=segue_dot_wire_dot_session__pb2.ClusterStatus.FromString,
+                request_serializer=segue_dot_v1_dot_session__pb2.GetStatusRequest.SerializeToString,
+                response_deserializer=segue_dot_v1_dot_session__pb2.GetStatusResponse.FromString,
                 _registered_method=True)
         self.ListSessions = channel.unary_unary(
                 '/segue.v1.Sessions/ListSessions',
-                request_serializer=segue_dot_wire_dot_session__pb2.ListSessionsRequest.SerializeToString,
-                response_deserializer=segue_dot_wire_dot_session__pb2.SessionList.FromString,
+                request_serializer=segue_dot_v1_dot_session__pb2.ListSessionsRequest.SerializeToString,
+                response_deserializer=segue_dot_v1_dot_session__pb2.ListSessionsResponse.FromString,
                 _registered_method=True)
         self.RenewSession = channel.unary_unary(
                 '/segue.v1.Sessions/RenewSession',
-                request_serializer=segue_dot_wire_dot_session__pb2.RenewSessionRequest.SerializeToString,
-                response_deserializer=segue_dot_wire_dot_session__pb2.RenewSessionReply.FromString,
+                request_serializer=segue_dot_v1_dot_session__pb2.RenewSessionRequest.SerializeToString,
+                response_deserializer=segue_dot_v1_dot_session__pb2.RenewSessionResponse.FromString,
                 _registered_method=True)
         self.ReleaseSession = channel.unary_unary(
                 '/segue.v1.Sessions/ReleaseSession',
-                request_serializer=segue_dot_wire_dot_session__pb2.ReleaseSessionRequest.SerializeToString,
-                response_deserializer=segue_dot_wire_dot_session__pb2.ReleaseSessionReply.FromString,
+                request_serializer=segue_dot_v1_dot_session__pb2.ReleaseSessionRequest.SerializeToString,
+                response_deserializer=segue_dot_v1_dot_session__pb2.ReleaseSessionResponse.FromString,
                 _registered_method=True)
         self.ForkSession = channel.unary_unary(
                 '/segue.v1.Sessions/ForkSession',
-                request_serializer=segue_dot_wire_dot_session__pb2.ForkSessionRequest.SerializeToString,
-                response_deserializer=segue_dot_wire_dot_session__pb2.ForkSessionReply.FromString,
+                request_serializer=segue_dot_v1_dot_session__pb2.ForkSessionRequest.SerializeToString,
+                response_deserializer=segue_dot_v1_dot_session__pb2.ForkSessionResponse.FromString,
                 _registered_method=True)
         self.Explain = channel.unary_unary(
                 '/segue.v1.Sessions/Explain',
-                request_serializer=segue_dot_wire_dot_session__pb2.ExplainRequest.SerializeToString,
-                response_deserializer=segue_dot_wire_dot_session__pb2.Explanation.FromString,
+                request_serializer=segue_dot_v1_dot_session__pb2.ExplainRequest.SerializeToString,
+                response_deserializer=segue_dot_v1_dot_session__pb2.ExplainResponse.FromString,
                 _registered_method=True)
 
 
@@ -114,7 +114,8 @@ class SessionsServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListSessions(self, request, context):
-        """The sessions that the router remembers, the longest unused first.
+        """The sessions that the router remembers, page by page, least recently used first. A session that
+        is used between two pages is in a later page, perhaps a second time; none is left out.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -154,48 +155,48 @@ def add_SessionsServicer_to_server(servicer, server):
     rpc_method_handlers = {
             'Generate': grpc.unary_stream_rpc_method_handler(
                     servicer.Generate,
-                    request_deserializer=segue_dot_wire_dot_session__pb2.GenerateRequest.FromString,
-                    response_serializer=segue_dot_wire_dot_session__pb2.GenerateEvent.SerializeToString,
+                    request_deserializer=segue_dot_v1_dot_session__pb2.GenerateRequest.FromString,
+                    response_serializer=segue_dot_v1_dot_session__pb2.GenerateEvent.SerializeToString,
             ),
             'GenerateMany': grpc.stream_stream_rpc_method_handler(
                     servicer.GenerateMany,
-                    request_deserializer=segue_dot_wire_dot_session__pb2.GenerateManyCommands.FromString,
-                    response_serializer=segue_dot_wire_dot_session__pb2.GenerateManyEvents.SerializeToString,
+                    request_deserializer=segue_dot_v1_dot_session__pb2.GenerateManyCommands.FromString,
+                    response_serializer=segue_dot_v1_dot_session__pb2.GenerateManyEvents.SerializeToString,
             ),
             'Cancel': grpc.unary_unary_rpc_method_handler(
                     servicer.Cancel,
-                    request_deserializer=segue_dot_wire_dot_session__pb2.CancelRequest.FromString,
-                    response_serializer=segue_dot_wire_dot_session__pb2.CancelReply.SerializeToString,
+                    request_deserializer=segue_dot_v1_dot_session__pb2.CancelRequest.FromString,
+                    response_serializer=segue_dot_v1_dot_session__pb2.CancelResponse.SerializeToString,
             ),
             'GetStatus': grpc.unary_unary_rpc_method_handler(
                     servicer.GetStatus,
-                    request_deserializer=segue_dot_wire_dot_session__pb2.GetStatusRequest.FromString,
-                    response_serializer=segue_dot_wire_dot_session__pb2.ClusterStatus.SerializeToString,
+                    request_deserializer=segue_dot_v1_dot_session__pb2.GetStatusRequest.FromString,
+                    response_serializer=segue_dot_v1_dot_session__pb2.GetStatusResponse.SerializeToString,
             ),
             'ListSessions': grpc.unary_unary_rpc_method_handler(
                     servicer.ListSessions,
-                    request_deserializer=segue_dot_wire_dot_session__pb2.ListSessionsRequest.FromString,
-                    response_serializer=segue_dot_wire_dot_session__pb2.SessionList.SerializeToString,
+                    request_deserializer=segue_dot_v1_dot_session__pb2.ListSessionsRequest.FromString,
+                    response_serializer=segue_dot_v1_dot_session__pb2.ListSessionsResponse.SerializeToString,
             ),
             'RenewSession': grpc.unary_unary_rpc_method_handler(
                     servicer.RenewSession,
-                    request_deserializer=segue_dot_wire_dot_session__pb2.RenewSessionRequest.FromString,
-                    response_serializer=segue_dot_wire_dot_session__pb2.RenewSessionReply.SerializeToString,
+                    request_deserializer=segue_dot_v1_dot_session__pb2.RenewSessionRequest.FromString,
+                    response_serializer=segue_dot_v1_dot_session__pb2.RenewSessionResponse.SerializeToString,
             ),
             'ReleaseSession': grpc.unary_unary_rpc_method_handler(
                     servicer.ReleaseSession,
-                    request_deserializer=segue_dot_wire_dot_session__pb2.ReleaseSessionRequest.FromString,
-                    response_serializer=segue_dot_wire_dot_session__pb2.ReleaseSessionReply.SerializeToString,
+                    request_deserializer=segue_dot_v1_dot_session__pb2.ReleaseSessionRequest.FromString,
+                    response_serializer=segue_dot_v1_dot_session__pb2.ReleaseSessionResponse.SerializeToString,
             ),
             'ForkSession': grpc.unary_unary_rpc_method_handler(
                     servicer.ForkSession,
-                    request_deserializer=segue_dot_wire_dot_session__pb2.ForkSessionRequest.FromString,
-                    response_serializer=segue_dot_wire_dot_session__pb2.ForkSessionReply.SerializeToString,
+                    request_deserializer=segue_dot_v1_dot_session__pb2.ForkSessionRequest.FromString,
+                    response_serializer=segue_dot_v1_dot_session__pb2.ForkSessionResponse.SerializeToString,
             ),
             'Explain': grpc.unary_unary_rpc_method_handler(
                     servicer.Explain,
-                    request_deserializer=segue_dot_wire_dot_session__pb2.ExplainRequest.FromString,
-                    response_serializer=segue_dot_wire_dot_session__pb2.Explanation.SerializeToString,
+                    request_deserializer=segue_dot_v1_dot_session__pb2.ExplainRequest.FromString,
+                    response_serializer=segue_dot_v1_dot_session__pb2.ExplainResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -223,8 +224,8 @@ class Sessions:
             request,
             target,
             '/segue.v1.Sessions/Generate',
-            segue_dot_wire_dot_session__pb2.GenerateRequest.SerializeToString,
-            segue_dot_wire_dot_session__pb2.GenerateEvent.FromString,
+            segue_dot_v1_dot_session__pb2.GenerateRequest.SerializeToString,
+            segue_dot_v1_dot_session__pb2.GenerateEvent.FromString,
             options,
             channel_credentials,
             insecure,
@@ -250,8 +251,8 @@ class Sessions:
             request_iterator,
             target,
             '/segue.v1.Sessions/GenerateMany',
-            segue_dot_wire_dot_session__pb2.GenerateManyCommands.SerializeToString,
-            segue_dot_wire_dot_session__pb2.GenerateManyEvents.FromString,
+            segue_dot_v1_dot_session__pb2.GenerateManyCommands.SerializeToString,
+            segue_dot_v1_dot_session__pb2.GenerateManyEvents.FromString,
             options,
             channel_credentials,
             insecure,
@@ -277,8 +278,8 @@ class Sessions:
             request,
             target,
             '/segue.v1.Sessions/Cancel',
-            segue_dot_wire_dot_session__pb2.CancelRequest.SerializeToString,
-            segue_dot_wire_dot_session__pb2.CancelReply.FromString,
+            segue_dot_v1_dot_session__pb2.CancelRequest.SerializeToString,
+            segue_dot_v1_dot_session__pb2.CancelResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -304,8 +305,8 @@ class Sessions:
             request,
             target,
             '/segue.v1.Sessions/GetStatus',
-            segue_dot_wire_dot_session__pb2.GetStatusRequest.SerializeToString,
-            segue_dot_wire_dot_session__pb2.ClusterStatus.FromString,
+            segue_dot_v1_dot_session__pb2.GetStatusRequest.SerializeToString,
+            segue_dot_v1_dot_session__pb2.GetStatusResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -331,8 +332,8 @@ class Sessions:
             request,
             target,
             '/segue.v1.Sessions/ListSessions',
-            segue_dot_wire_dot_session__pb2.ListSessionsRequest.SerializeToString,
-            segue_dot_wire_dot_session__pb2.SessionList.FromString,
+            segue_dot_v1_dot_session__pb2.ListSessionsRequest.SerializeToString,
+            segue_dot_v1_dot_session__pb2.ListSessionsResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -358,8 +359,8 @@ class Sessions:
             request,
             target,
             '/segue.v1.Sessions/RenewSession',
-            segue_dot_wire_dot_session__pb2.RenewSessionRequest.SerializeToString,
-            segue_dot_wire_dot_session__pb2.RenewSessionReply.FromString,
+            segue_dot_v1_dot_session__pb2.RenewSessionRequest.SerializeToString,
+            segue_dot_v1_dot_session__pb2.RenewSessionResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -385,8 +386,8 @@ class Sessions:
             request,
             target,
             '/segue.v1.Sessions/ReleaseSession',
-            segue_dot_wire_dot_session__pb2.ReleaseSessionRequest.SerializeToString,
-            segue_dot_wire_dot_session__pb2.ReleaseSessionReply.FromString,
+            segue_dot_v1_dot_session__pb2.ReleaseSessionRequest.SerializeToString,
+            segue_dot_v1_dot_session__pb2.ReleaseSessionResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -412,8 +413,8 @@ class Sessions:
             request,
             target,
             '/segue.v1.Sessions/ForkSession',
-            segue_dot_wire_dot_session__pb2.ForkSessionRequest.SerializeToString,
-            segue_dot_wire_dot_session__pb2.ForkSessionReply.FromString,
+            segue_dot_v1_dot_session__pb2.ForkSessionRequest.SerializeToString,
+            segue_dot_v1_dot_session__pb2.ForkSessionResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -439,8 +440,8 @@ class Sessions:
             request,
             target,
             '/segue.v1.Sessions/Explain',
-            segue_dot_wire_dot_session__pb2.ExplainRequest.SerializeToString,
-            segue_dot_wire_dot_session__pb2.Explanation.FromString,
+            segue_dot_v1_dot_session__pb2.ExplainRequest.SerializeToString,
+            segue_dot_v1_dot_session__pb2.ExplainResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -13,7 +13,7 @@ How bytes move between workers. The writer ships into memory that the reader res
 
 from collections import abc as _abc
 from grpc import aio as _aio
-from segue.wire import transfer_pb2 as _transfer_pb2
+from segue.internal.v1 import transfer_pb2 as _transfer_pb2
 import abc as _abc_1
 import grpc as _grpc
 import sys
@@ -41,11 +41,11 @@ class HandoffReaderStub:
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> HandoffReaderAsyncStub: ...
-    Meet: _grpc.UnaryUnaryMultiCallable[_transfer_pb2.MeetRequest, _transfer_pb2.MeetReply]
+    Meet: _grpc.UnaryUnaryMultiCallable[_transfer_pb2.MeetRequest, _transfer_pb2.MeetResponse]
     """Exchanges memory maps; FAILED_PRECONDITION names both layouts when they differ."""
-    Commit: _grpc.UnaryUnaryMultiCallable[_transfer_pb2.CommitRequest, _transfer_pb2.CommitReply]
+    Commit: _grpc.UnaryUnaryMultiCallable[_transfer_pb2.CommitRequest, _transfer_pb2.CommitResponse]
     """All bytes have arrived. Refused when the ticket is gone, expired or of another epoch."""
-    Abort: _grpc.UnaryUnaryMultiCallable[_transfer_pb2.AbortRequest, _transfer_pb2.AbortReply]
+    Abort: _grpc.UnaryUnaryMultiCallable[_transfer_pb2.AbortRequest, _transfer_pb2.AbortResponse]
     """The writer gave up and will not write again."""
 
 @_typing.type_check_only
@@ -53,11 +53,11 @@ class HandoffReaderAsyncStub(HandoffReaderStub):
     """Served by whoever owns the target memory."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
-    Meet: _aio.UnaryUnaryMultiCallable[_transfer_pb2.MeetRequest, _transfer_pb2.MeetReply]  # type: ignore[assignment]
+    Meet: _aio.UnaryUnaryMultiCallable[_transfer_pb2.MeetRequest, _transfer_pb2.MeetResponse]  # type: ignore[assignment]
     """Exchanges memory maps; FAILED_PRECONDITION names both layouts when they differ."""
-    Commit: _aio.UnaryUnaryMultiCallable[_transfer_pb2.CommitRequest, _transfer_pb2.CommitReply]  # type: ignore[assignment]
+    Commit: _aio.UnaryUnaryMultiCallable[_transfer_pb2.CommitRequest, _transfer_pb2.CommitResponse]  # type: ignore[assignment]
     """All bytes have arrived. Refused when the ticket is gone, expired or of another epoch."""
-    Abort: _aio.UnaryUnaryMultiCallable[_transfer_pb2.AbortRequest, _transfer_pb2.AbortReply]  # type: ignore[assignment]
+    Abort: _aio.UnaryUnaryMultiCallable[_transfer_pb2.AbortRequest, _transfer_pb2.AbortResponse]  # type: ignore[assignment]
     """The writer gave up and will not write again."""
 
 class HandoffReaderServicer(metaclass=_abc_1.ABCMeta):
@@ -68,7 +68,7 @@ class HandoffReaderServicer(metaclass=_abc_1.ABCMeta):
         self,
         request: _transfer_pb2.MeetRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_transfer_pb2.MeetReply, _abc.Awaitable[_transfer_pb2.MeetReply]]:
+    ) -> _typing.Union[_transfer_pb2.MeetResponse, _abc.Awaitable[_transfer_pb2.MeetResponse]]:
         """Exchanges memory maps; FAILED_PRECONDITION names both layouts when they differ."""
 
     @_abc_1.abstractmethod
@@ -76,7 +76,7 @@ class HandoffReaderServicer(metaclass=_abc_1.ABCMeta):
         self,
         request: _transfer_pb2.CommitRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_transfer_pb2.CommitReply, _abc.Awaitable[_transfer_pb2.CommitReply]]:
+    ) -> _typing.Union[_transfer_pb2.CommitResponse, _abc.Awaitable[_transfer_pb2.CommitResponse]]:
         """All bytes have arrived. Refused when the ticket is gone, expired or of another epoch."""
 
     @_abc_1.abstractmethod
@@ -84,7 +84,7 @@ class HandoffReaderServicer(metaclass=_abc_1.ABCMeta):
         self,
         request: _transfer_pb2.AbortRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_transfer_pb2.AbortReply, _abc.Awaitable[_transfer_pb2.AbortReply]]:
+    ) -> _typing.Union[_transfer_pb2.AbortResponse, _abc.Awaitable[_transfer_pb2.AbortResponse]]:
         """The writer gave up and will not write again."""
 
 def add_HandoffReaderServicer_to_server(servicer: HandoffReaderServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
@@ -96,7 +96,7 @@ class HandoffWriterStub:
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> HandoffWriterAsyncStub: ...
-    Fence: _grpc.UnaryUnaryMultiCallable[_transfer_pb2.FenceRequest, _transfer_pb2.FenceReply]
+    Fence: _grpc.UnaryUnaryMultiCallable[_transfer_pb2.FenceRequest, _transfer_pb2.FenceResponse]
     """Returns when no write for the ticket is in flight and none will start."""
 
 @_typing.type_check_only
@@ -104,7 +104,7 @@ class HandoffWriterAsyncStub(HandoffWriterStub):
     """Served by whoever writes into somebody else's memory."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
-    Fence: _aio.UnaryUnaryMultiCallable[_transfer_pb2.FenceRequest, _transfer_pb2.FenceReply]  # type: ignore[assignment]
+    Fence: _aio.UnaryUnaryMultiCallable[_transfer_pb2.FenceRequest, _transfer_pb2.FenceResponse]  # type: ignore[assignment]
     """Returns when no write for the ticket is in flight and none will start."""
 
 class HandoffWriterServicer(metaclass=_abc_1.ABCMeta):
@@ -115,7 +115,7 @@ class HandoffWriterServicer(metaclass=_abc_1.ABCMeta):
         self,
         request: _transfer_pb2.FenceRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_transfer_pb2.FenceReply, _abc.Awaitable[_transfer_pb2.FenceReply]]:
+    ) -> _typing.Union[_transfer_pb2.FenceResponse, _abc.Awaitable[_transfer_pb2.FenceResponse]]:
         """Returns when no write for the ticket is in flight and none will start."""
 
 def add_HandoffWriterServicer_to_server(servicer: HandoffWriterServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
@@ -127,7 +127,7 @@ class HandoffSourceStub:
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> HandoffSourceAsyncStub: ...
-    Pull: _grpc.UnaryUnaryMultiCallable[_transfer_pb2.PullRequest, _transfer_pb2.PullReply]
+    Pull: _grpc.UnaryUnaryMultiCallable[_transfer_pb2.PullRequest, _transfer_pb2.PullResponse]
     """Ships the pages and the state of a prefix into the caller's ticket, and commits it. NOT_FOUND
     when the prefix is no longer here: then the caller computes it.
     """
@@ -137,7 +137,7 @@ class HandoffSourceAsyncStub(HandoffSourceStub):
     """Served by whoever holds prefixes that others may want."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
-    Pull: _aio.UnaryUnaryMultiCallable[_transfer_pb2.PullRequest, _transfer_pb2.PullReply]  # type: ignore[assignment]
+    Pull: _aio.UnaryUnaryMultiCallable[_transfer_pb2.PullRequest, _transfer_pb2.PullResponse]  # type: ignore[assignment]
     """Ships the pages and the state of a prefix into the caller's ticket, and commits it. NOT_FOUND
     when the prefix is no longer here: then the caller computes it.
     """
@@ -150,7 +150,7 @@ class HandoffSourceServicer(metaclass=_abc_1.ABCMeta):
         self,
         request: _transfer_pb2.PullRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_transfer_pb2.PullReply, _abc.Awaitable[_transfer_pb2.PullReply]]:
+    ) -> _typing.Union[_transfer_pb2.PullResponse, _abc.Awaitable[_transfer_pb2.PullResponse]]:
         """Ships the pages and the state of a prefix into the caller's ticket, and commits it. NOT_FOUND
         when the prefix is no longer here: then the caller computes it.
         """

@@ -15,7 +15,8 @@ from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
-from segue.wire import session_pb2 as _session_pb2
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from segue.v1 import session_pb2 as _session_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -26,6 +27,23 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _CacheUnit:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _CacheUnitEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_CacheUnit.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    CACHE_UNIT_UNSPECIFIED: _CacheUnit.ValueType  # 0
+    CACHE_UNIT_PAGE: _CacheUnit.ValueType  # 1
+    CACHE_UNIT_SLOT: _CacheUnit.ValueType  # 2
+
+class CacheUnit(_CacheUnit, metaclass=_CacheUnitEnumTypeWrapper): ...
+
+CACHE_UNIT_UNSPECIFIED: CacheUnit.ValueType  # 0
+CACHE_UNIT_PAGE: CacheUnit.ValueType  # 1
+CACHE_UNIT_SLOT: CacheUnit.ValueType  # 2
+Global___CacheUnit: _TypeAlias = CacheUnit  # noqa: Y015
 
 @_typing.final
 class CacheField(_message.Message):
@@ -38,8 +56,7 @@ class CacheField(_message.Message):
     SHAPE_FIELD_NUMBER: _builtins.int
     group: _builtins.str
     layer: _builtins.int
-    unit: _builtins.str
-    """"page" or "slot"."""
+    unit: Global___CacheUnit.ValueType
     dtype: _builtins.str
     @_builtins.property
     def shape(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
@@ -50,7 +67,7 @@ class CacheField(_message.Message):
         *,
         group: _builtins.str = ...,
         layer: _builtins.int = ...,
-        unit: _builtins.str = ...,
+        unit: Global___CacheUnit.ValueType = ...,
         dtype: _builtins.str = ...,
         shape: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
@@ -149,7 +166,7 @@ class MeetRequest(_message.Message):
 Global___MeetRequest: _TypeAlias = MeetRequest  # noqa: Y015
 
 @_typing.final
-class MeetReply(_message.Message):
+class MeetResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     READER_FIELD_NUMBER: _builtins.int
@@ -170,7 +187,7 @@ class MeetReply(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___MeetReply: _TypeAlias = MeetReply  # noqa: Y015
+Global___MeetResponse: _TypeAlias = MeetResponse  # noqa: Y015
 
 @_typing.final
 class Ticket(_message.Message):
@@ -354,7 +371,7 @@ class ShipReport(_message.Message):
 Global___ShipReport: _TypeAlias = ShipReport  # noqa: Y015
 
 @_typing.final
-class CommitReply(_message.Message):
+class CommitResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     def __init__(
@@ -366,7 +383,7 @@ class CommitReply(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___CommitReply: _TypeAlias = CommitReply  # noqa: Y015
+Global___CommitResponse: _TypeAlias = CommitResponse  # noqa: Y015
 
 @_typing.final
 class AbortRequest(_message.Message):
@@ -394,7 +411,7 @@ class AbortRequest(_message.Message):
 Global___AbortRequest: _TypeAlias = AbortRequest  # noqa: Y015
 
 @_typing.final
-class AbortReply(_message.Message):
+class AbortResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     def __init__(
@@ -406,7 +423,7 @@ class AbortReply(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___AbortReply: _TypeAlias = AbortReply  # noqa: Y015
+Global___AbortResponse: _TypeAlias = AbortResponse  # noqa: Y015
 
 @_typing.final
 class FenceRequest(_message.Message):
@@ -432,7 +449,7 @@ class FenceRequest(_message.Message):
 Global___FenceRequest: _TypeAlias = FenceRequest  # noqa: Y015
 
 @_typing.final
-class FenceReply(_message.Message):
+class FenceResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     WRITER_EPOCH_FIELD_NUMBER: _builtins.int
@@ -449,7 +466,7 @@ class FenceReply(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___FenceReply: _TypeAlias = FenceReply  # noqa: Y015
+Global___FenceResponse: _TypeAlias = FenceResponse  # noqa: Y015
 
 @_typing.final
 class PullRequest(_message.Message):
@@ -478,7 +495,7 @@ class PullRequest(_message.Message):
 Global___PullRequest: _TypeAlias = PullRequest  # noqa: Y015
 
 @_typing.final
-class PullReply(_message.Message):
+class PullResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     SHIPPED_BYTES_FIELD_NUMBER: _builtins.int
@@ -494,4 +511,4 @@ class PullReply(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___PullReply: _TypeAlias = PullReply  # noqa: Y015
+Global___PullResponse: _TypeAlias = PullResponse  # noqa: Y015

@@ -3,7 +3,7 @@
 import grpc
 import warnings
 
-from segue.wire import worker_pb2 as segue_dot_wire_dot_worker__pb2
+from segue.internal.v1 import worker_pb2 as segue_dot_internal_dot_v1_dot_worker__pb2
 
 GRPC_GENERATED_VERSION = '1.85.1'
 GRPC_VERSION = grpc.__version__
@@ -18,7 +18,7 @@ except ImportError:
 if _version_not_supported:
     raise RuntimeError(
         f'The grpc package installed is at version {GRPC_VERSION},'
-        + ' but the generated code in segue/wire/worker_pb2_grpc.py depends on'
+        + ' but the generated code in segue/internal/v1/worker_pb2_grpc.py depends on'
         + f' grpcio>={GRPC_GENERATED_VERSION}.'
         + f' Please upgrade your grpc module to grpcio>={GRPC_GENERATED_VERSION}'
         + f' or downgrade your generated code using grpcio-tools<={GRPC_VERSION}.'
@@ -36,9 +36,9 @@ class MembershipStub:
             channel: A grpc.Channel.
         """
         self.Join = channel.stream_stream(
-                '/segue.v1.Membership/Join',
-                request_serializer=segue_dot_wire_dot_worker__pb2.Heartbeat.SerializeToString,
-                response_deserializer=segue_dot_wire_dot_worker__pb2.ClusterView.FromString,
+                '/segue.internal.v1.Membership/Join',
+                request_serializer=segue_dot_internal_dot_v1_dot_worker__pb2.Heartbeat.SerializeToString,
+                response_deserializer=segue_dot_internal_dot_v1_dot_worker__pb2.ClusterView.FromString,
                 _registered_method=True)
 
 
@@ -61,14 +61,14 @@ def add_MembershipServicer_to_server(servicer, server):
     rpc_method_handlers = {
             'Join': grpc.stream_stream_rpc_method_handler(
                     servicer.Join,
-                    request_deserializer=segue_dot_wire_dot_worker__pb2.Heartbeat.FromString,
-                    response_serializer=segue_dot_wire_dot_worker__pb2.ClusterView.SerializeToString,
+                    request_deserializer=segue_dot_internal_dot_v1_dot_worker__pb2.Heartbeat.FromString,
+                    response_serializer=segue_dot_internal_dot_v1_dot_worker__pb2.ClusterView.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
-            'segue.v1.Membership', rpc_method_handlers)
+            'segue.internal.v1.Membership', rpc_method_handlers)
     server.add_generic_rpc_handlers((generic_handler,))
-    server.add_registered_method_handlers('segue.v1.Membership', rpc_method_handlers)
+    server.add_registered_method_handlers('segue.internal.v1.Membership', rpc_method_handlers)
 
 
  # This class is part of an EXPERIMENTAL API.
@@ -90,9 +90,9 @@ class Membership:
         return grpc.experimental.stream_stream(
             request_iterator,
             target,
-            '/segue.v1.Membership/Join',
-            segue_dot_wire_dot_worker__pb2.Heartbeat.SerializeToString,
-            segue_dot_wire_dot_worker__pb2.ClusterView.FromString,
+            '/segue.internal.v1.Membership/Join',
+            segue_dot_internal_dot_v1_dot_worker__pb2.Heartbeat.SerializeToString,
+            segue_dot_internal_dot_v1_dot_worker__pb2.ClusterView.FromString,
             options,
             channel_credentials,
             insecure,
@@ -117,14 +117,14 @@ class PrefillWorkerStub:
             channel: A grpc.Channel.
         """
         self.Turns = channel.stream_stream(
-                '/segue.v1.PrefillWorker/Turns',
-                request_serializer=segue_dot_wire_dot_worker__pb2.TurnCommands.SerializeToString,
-                response_deserializer=segue_dot_wire_dot_worker__pb2.TurnEvents.FromString,
+                '/segue.internal.v1.PrefillWorker/Turns',
+                request_serializer=segue_dot_internal_dot_v1_dot_worker__pb2.TurnCommands.SerializeToString,
+                response_deserializer=segue_dot_internal_dot_v1_dot_worker__pb2.TurnEvents.FromString,
                 _registered_method=True)
         self.Status = channel.unary_unary(
-                '/segue.v1.PrefillWorker/Status',
-                request_serializer=segue_dot_wire_dot_worker__pb2.StatusRequest.SerializeToString,
-                response_deserializer=segue_dot_wire_dot_worker__pb2.StatusReply.FromString,
+                '/segue.internal.v1.PrefillWorker/Status',
+                request_serializer=segue_dot_internal_dot_v1_dot_worker__pb2.StatusRequest.SerializeToString,
+                response_deserializer=segue_dot_internal_dot_v1_dot_worker__pb2.StatusResponse.FromString,
                 _registered_method=True)
 
 
@@ -151,19 +151,19 @@ def add_PrefillWorkerServicer_to_server(servicer, server):
     rpc_method_handlers = {
             'Turns': grpc.stream_stream_rpc_method_handler(
                     servicer.Turns,
-                    request_deserializer=segue_dot_wire_dot_worker__pb2.TurnCommands.FromString,
-                    response_serializer=segue_dot_wire_dot_worker__pb2.TurnEvents.SerializeToString,
+                    request_deserializer=segue_dot_internal_dot_v1_dot_worker__pb2.TurnCommands.FromString,
+                    response_serializer=segue_dot_internal_dot_v1_dot_worker__pb2.TurnEvents.SerializeToString,
             ),
             'Status': grpc.unary_unary_rpc_method_handler(
                     servicer.Status,
-                    request_deserializer=segue_dot_wire_dot_worker__pb2.StatusRequest.FromString,
-                    response_serializer=segue_dot_wire_dot_worker__pb2.StatusReply.SerializeToString,
+                    request_deserializer=segue_dot_internal_dot_v1_dot_worker__pb2.StatusRequest.FromString,
+                    response_serializer=segue_dot_internal_dot_v1_dot_worker__pb2.StatusResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
-            'segue.v1.PrefillWorker', rpc_method_handlers)
+            'segue.internal.v1.PrefillWorker', rpc_method_handlers)
     server.add_generic_rpc_handlers((generic_handler,))
-    server.add_registered_method_handlers('segue.v1.PrefillWorker', rpc_method_handlers)
+    server.add_registered_method_handlers('segue.internal.v1.PrefillWorker', rpc_method_handlers)
 
 
  # This class is part of an EXPERIMENTAL API.
@@ -187,9 +187,9 @@ class PrefillWorker:
         return grpc.experimental.stream_stream(
             request_iterator,
             target,
-            '/segue.v1.PrefillWorker/Turns',
-            segue_dot_wire_dot_worker__pb2.TurnCommands.SerializeToString,
-            segue_dot_wire_dot_worker__pb2.TurnEvents.FromString,
+            '/segue.internal.v1.PrefillWorker/Turns',
+            segue_dot_internal_dot_v1_dot_worker__pb2.TurnCommands.SerializeToString,
+            segue_dot_internal_dot_v1_dot_worker__pb2.TurnEvents.FromString,
             options,
             channel_credentials,
             insecure,
@@ -214,9 +214,9 @@ class PrefillWorker:
         return grpc.experimental.unary_unary(
             request,
             target,
-            '/segue.v1.PrefillWorker/Status',
-            segue_dot_wire_dot_worker__pb2.StatusRequest.SerializeToString,
-            segue_dot_wire_dot_worker__pb2.StatusReply.FromString,
+            '/segue.internal.v1.PrefillWorker/Status',
+            segue_dot_internal_dot_v1_dot_worker__pb2.StatusRequest.SerializeToString,
+            segue_dot_internal_dot_v1_dot_worker__pb2.StatusResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -238,29 +238,29 @@ class DecodeWorkerStub:
             channel: A grpc.Channel.
         """
         self.Turns = channel.stream_stream(
-                '/segue.v1.DecodeWorker/Turns',
-                request_serializer=segue_dot_wire_dot_worker__pb2.TurnCommands.SerializeToString,
-                response_deserializer=segue_dot_wire_dot_worker__pb2.TurnEvents.FromString,
+                '/segue.internal.v1.DecodeWorker/Turns',
+                request_serializer=segue_dot_internal_dot_v1_dot_worker__pb2.TurnCommands.SerializeToString,
+                response_deserializer=segue_dot_internal_dot_v1_dot_worker__pb2.TurnEvents.FromString,
                 _registered_method=True)
         self.Status = channel.unary_unary(
-                '/segue.v1.DecodeWorker/Status',
-                request_serializer=segue_dot_wire_dot_worker__pb2.StatusRequest.SerializeToString,
-                response_deserializer=segue_dot_wire_dot_worker__pb2.StatusReply.FromString,
+                '/segue.internal.v1.DecodeWorker/Status',
+                request_serializer=segue_dot_internal_dot_v1_dot_worker__pb2.StatusRequest.SerializeToString,
+                response_deserializer=segue_dot_internal_dot_v1_dot_worker__pb2.StatusResponse.FromString,
                 _registered_method=True)
         self.RenewLease = channel.unary_unary(
-                '/segue.v1.DecodeWorker/RenewLease',
-                request_serializer=segue_dot_wire_dot_worker__pb2.RenewLeaseRequest.SerializeToString,
-                response_deserializer=segue_dot_wire_dot_worker__pb2.RenewLeaseReply.FromString,
+                '/segue.internal.v1.DecodeWorker/RenewLease',
+                request_serializer=segue_dot_internal_dot_v1_dot_worker__pb2.RenewLeaseRequest.SerializeToString,
+                response_deserializer=segue_dot_internal_dot_v1_dot_worker__pb2.RenewLeaseResponse.FromString,
                 _registered_method=True)
         self.EndLease = channel.unary_unary(
-                '/segue.v1.DecodeWorker/EndLease',
-                request_serializer=segue_dot_wire_dot_worker__pb2.EndLeaseRequest.SerializeToString,
-                response_deserializer=segue_dot_wire_dot_worker__pb2.EndLeaseReply.FromString,
+                '/segue.internal.v1.DecodeWorker/EndLease',
+                request_serializer=segue_dot_internal_dot_v1_dot_worker__pb2.EndLeaseRequest.SerializeToString,
+                response_deserializer=segue_dot_internal_dot_v1_dot_worker__pb2.EndLeaseResponse.FromString,
                 _registered_method=True)
         self.ForkLease = channel.unary_unary(
-                '/segue.v1.DecodeWorker/ForkLease',
-                request_serializer=segue_dot_wire_dot_worker__pb2.ForkLeaseRequest.SerializeToString,
-                response_deserializer=segue_dot_wire_dot_worker__pb2.ForkLeaseReply.FromString,
+                '/segue.internal.v1.DecodeWorker/ForkLease',
+                request_serializer=segue_dot_internal_dot_v1_dot_worker__pb2.ForkLeaseRequest.SerializeToString,
+                response_deserializer=segue_dot_internal_dot_v1_dot_worker__pb2.ForkLeaseResponse.FromString,
                 _registered_method=True)
 
 
@@ -303,34 +303,34 @@ def add_DecodeWorkerServicer_to_server(servicer, server):
     rpc_method_handlers = {
             'Turns': grpc.stream_stream_rpc_method_handler(
                     servicer.Turns,
-                    request_deserializer=segue_dot_wire_dot_worker__pb2.TurnCommands.FromString,
-                    response_serializer=segue_dot_wire_dot_worker__pb2.TurnEvents.SerializeToString,
+                    request_deserializer=segue_dot_internal_dot_v1_dot_worker__pb2.TurnCommands.FromString,
+                    response_serializer=segue_dot_internal_dot_v1_dot_worker__pb2.TurnEvents.SerializeToString,
             ),
             'Status': grpc.unary_unary_rpc_method_handler(
                     servicer.Status,
-                    request_deserializer=segue_dot_wire_dot_worker__pb2.StatusRequest.FromString,
-                    response_serializer=segue_dot_wire_dot_worker__pb2.StatusReply.SerializeToString,
+                    request_deserializer=segue_dot_internal_dot_v1_dot_worker__pb2.StatusRequest.FromString,
+                    response_serializer=segue_dot_internal_dot_v1_dot_worker__pb2.StatusResponse.SerializeToString,
             ),
             'RenewLease': grpc.unary_unary_rpc_method_handler(
                     servicer.RenewLease,
-                    request_deserializer=segue_dot_wire_dot_worker__pb2.RenewLeaseRequest.FromString,
-                    response_serializer=segue_dot_wire_dot_worker__pb2.RenewLeaseReply.SerializeToString,
+                    request_deserializer=segue_dot_internal_dot_v1_dot_worker__pb2.RenewLeaseRequest.FromString,
+                    response_serializer=segue_dot_internal_dot_v1_dot_worker__pb2.RenewLeaseResponse.SerializeToString,
             ),
             'EndLease': grpc.unary_unary_rpc_method_handler(
                     servicer.EndLease,
-                    request_deserializer=segue_dot_wire_dot_worker__pb2.EndLeaseRequest.FromString,
-                    response_serializer=segue_dot_wire_dot_worker__pb2.EndLeaseReply.SerializeToString,
+                    request_deserializer=segue_dot_internal_dot_v1_dot_worker__pb2.EndLeaseRequest.FromString,
+                    response_serializer=segue_dot_internal_dot_v1_dot_worker__pb2.EndLeaseResponse.SerializeToString,
             ),
             'ForkLease': grpc.unary_unary_rpc_method_handler(
                     servicer.ForkLease,
-                    request_deserializer=segue_dot_wire_dot_worker__pb2.ForkLeaseRequest.FromString,
-                    response_serializer=segue_dot_wire_dot_worker__pb2.ForkLeaseReply.SerializeToString,
+                    request_deserializer=segue_dot_internal_dot_v1_dot_worker__pb2.ForkLeaseRequest.FromString,
+                    response_serializer=segue_dot_internal_dot_v1_dot_worker__pb2.ForkLeaseResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
-            'segue.v1.DecodeWorker', rpc_method_handlers)
+            'segue.internal.v1.DecodeWorker', rpc_method_handlers)
     server.add_generic_rpc_handlers((generic_handler,))
-    server.add_registered_method_handlers('segue.v1.DecodeWorker', rpc_method_handlers)
+    server.add_registered_method_handlers('segue.internal.v1.DecodeWorker', rpc_method_handlers)
 
 
  # This class is part of an EXPERIMENTAL API.
@@ -351,9 +351,9 @@ class DecodeWorker:
         return grpc.experimental.stream_stream(
             request_iterator,
             target,
-            '/segue.v1.DecodeWorker/Turns',
-            segue_dot_wire_dot_worker__pb2.TurnCommands.SerializeToString,
-            segue_dot_wire_dot_worker__pb2.TurnEvents.FromString,
+            '/segue.internal.v1.DecodeWorker/Turns',
+            segue_dot_internal_dot_v1_dot_worker__pb2.TurnCommands.SerializeToString,
+            segue_dot_internal_dot_v1_dot_worker__pb2.TurnEvents.FromString,
             options,
             channel_credentials,
             insecure,
@@ -378,9 +378,9 @@ class DecodeWorker:
         return grpc.experimental.unary_unary(
             request,
             target,
-            '/segue.v1.DecodeWorker/Status',
-            segue_dot_wire_dot_worker__pb2.StatusRequest.SerializeToString,
-            segue_dot_wire_dot_worker__pb2.StatusReply.FromString,
+            '/segue.internal.v1.DecodeWorker/Status',
+            segue_dot_internal_dot_v1_dot_worker__pb2.StatusRequest.SerializeToString,
+            segue_dot_internal_dot_v1_dot_worker__pb2.StatusResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -405,9 +405,9 @@ class DecodeWorker:
         return grpc.experimental.unary_unary(
             request,
             target,
-            '/segue.v1.DecodeWorker/RenewLease',
-            segue_dot_wire_dot_worker__pb2.RenewLeaseRequest.SerializeToString,
-            segue_dot_wire_dot_worker__pb2.RenewLeaseReply.FromString,
+            '/segue.internal.v1.DecodeWorker/RenewLease',
+            segue_dot_internal_dot_v1_dot_worker__pb2.RenewLeaseRequest.SerializeToString,
+            segue_dot_internal_dot_v1_dot_worker__pb2.RenewLeaseResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -432,9 +432,9 @@ class DecodeWorker:
         return grpc.experimental.unary_unary(
             request,
             target,
-            '/segue.v1.DecodeWorker/EndLease',
-            segue_dot_wire_dot_worker__pb2.EndLeaseRequest.SerializeToString,
-            segue_dot_wire_dot_worker__pb2.EndLeaseReply.FromString,
+            '/segue.internal.v1.DecodeWorker/EndLease',
+            segue_dot_internal_dot_v1_dot_worker__pb2.EndLeaseRequest.SerializeToString,
+            segue_dot_internal_dot_v1_dot_worker__pb2.EndLeaseResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -459,9 +459,9 @@ class DecodeWorker:
         return grpc.experimental.unary_unary(
             request,
             target,
-            '/segue.v1.DecodeWorker/ForkLease',
-            segue_dot_wire_dot_worker__pb2.ForkLeaseRequest.SerializeToString,
-            segue_dot_wire_dot_worker__pb2.ForkLeaseReply.FromString,
+            '/segue.internal.v1.DecodeWorker/ForkLease',
+            segue_dot_internal_dot_v1_dot_worker__pb2.ForkLeaseRequest.SerializeToString,
+            segue_dot_internal_dot_v1_dot_worker__pb2.ForkLeaseResponse.FromString,
             options,
             channel_credentials,
             insecure,

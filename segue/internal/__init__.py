@@ -1,0 +1,1 @@
+"""What is generated for the processes of a cluster; clients have no use for it."""

@@ -1,0 +1,36 @@
+"""One way to dial a gRPC server: what a client needs, where `segue.wire.server` needs more."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import grpc
+
+from segue.errors import InvalidRequest
+
+# A prompt of a million token ids is about 3 MB as varints; gRPC's own limit is 4 MB.
+MAX_MESSAGE_BYTES = 64 << 20
+KEEPALIVE_MS = 10_000
+_OPTIONS: list[tuple[str, Any]] = [
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.keepalive_time_ms", KEEPALIVE_MS),
+    ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1_000),
+]
+
+
+def channel_to(address: str) -> grpc.aio.Channel:
+    """A channel that gives up on a silent peer: a dead host must not hang a turn."""
+    return grpc.aio.insecure_channel(address, options=_OPTIONS)
+
+
+def require_sendable(what: str, size_bytes: int) -> None:
+    """Raises InvalidRequest for a message that no server takes: to try again would not help."""
+    if size_bytes > MAX_MESSAGE_BYTES:
+        raise InvalidRequest(
+            f"{what} has {size_bytes} bytes, and a message may have at most {MAX_MESSAGE_BYTES}: "
+            "shorten it"
+        )

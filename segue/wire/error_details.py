@@ -1,0 +1,84 @@
+"""Segue's errors as `google.rpc.Status`, which gRPC clients of every language can read.
+
+Its details are an `ErrorInfo`, whose reason names the error in the domain "segue", and for an error
+that passes by itself a `RetryInfo`. The table here is the only place that knows the reasons.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import grpc
+from google.rpc import error_details_pb2, status_pb2
+
+from segue import errors
+from segue.wire.grpc_words import nearest
+
+DOMAIN = "segue"
+
+_CODE = grpc.StatusCode
+KINDS: dict[type[errors.SegueError], tuple[str, grpc.StatusCode]] = {
+    errors.SegueError: ("INTERNAL", _CODE.INTERNAL),
+    errors.InvalidRequest: ("INVALID_REQUEST", _CODE.INVALID_ARGUMENT),
+    errors.ContextOverflow: ("CONTEXT_OVERFLOW", _CODE.INVALID_ARGUMENT),
+    errors.InvalidCheckpoint: ("INVALID_CHECKPOINT", _CODE.FAILED_PRECONDITION),
+    errors.InvalidConfig: ("INVALID_CONFIG", _CODE.FAILED_PRECONDITION),
+    errors.NotFound: ("NOT_FOUND", _CODE.NOT_FOUND),
+    errors.NotResident: ("NOT_RESIDENT", _CODE.FAILED_PRECONDITION),
+    errors.UnknownPrefix: ("UNKNOWN_PREFIX", _CODE.FAILED_PRECONDITION),
+    errors.UnknownHistory: ("UNKNOWN_HISTORY", _CODE.FAILED_PRECONDITION),
+    errors.Overloaded: ("OVERLOADED", _CODE.RESOURCE_EXHAUSTED),
+    errors.Unavailable: ("UNAVAILABLE", _CODE.UNAVAILABLE),
+    errors.StaleEpoch: ("STALE_EPOCH", _CODE.FAILED_PRECONDITION),
+    errors.LayoutMismatch: ("LAYOUT_MISMATCH", _CODE.FAILED_PRECONDITION),
+    errors.TransferFailed: ("TRANSFER_FAILED", _CODE.UNAVAILABLE),
+    errors.DeadlineExceeded: ("DEADLINE_EXCEEDED", _CODE.DEADLINE_EXCEEDED),
+    errors.Cancelled: ("CANCELLED", _CODE.CANCELLED),
+}
+"""The reason and the status code of each error."""
+
+_KIND_OF = {reason: kind for kind, (reason, _) in KINDS.items()}
+_CODE_OF = {code.value[0]: code for code in grpc.StatusCode}
+
+
+def status_of(error: errors.SegueError) -> grpc.StatusCode:
+    return _reason_and_code(error)[1]
+
+
+def error_to_wire(error: errors.SegueError, message: str | None = None) -> status_pb2.Status:
+    """`message` is what to send in place of the error's own, where that is too long."""
+    reason, code = _reason_and_code(error)
+    status = status_pb2.Status(
+        code=code.value[0], message=str(error) if message is None else message
+    )
+    status.details.add().Pack(error_details_pb2.ErrorInfo(reason=reason, domain=DOMAIN))
+    if error.retry_after_s:
+        retry = error_details_pb2.RetryInfo()
+        retry.retry_delay.FromTimedelta(timedelta(seconds=error.retry_after_s))
+        status.details.add().Pack(retry)
+    return status
+
+
+def error_from_wire(status: status_pb2.Status) -> errors.SegueError:
+    """The error that was sent. Without a reason that is known, the nearest one of the code."""
+    return named_error(status) or nearest(_CODE_OF.get(status.code))(status.message)
+
+
+def named_error(status: status_pb2.Status) -> errors.SegueError | None:
+    """The error that was sent; None without a reason that is known."""
+    info, retry = error_details_pb2.ErrorInfo(), error_details_pb2.RetryInfo()
+    for detail in status.details:
+        # Unpack leaves a message of another type alone.
+        detail.Unpack(info)
+        detail.Unpack(retry)
+    kind = _KIND_OF.get(info.reason) if info.domain == DOMAIN else None
+    if kind is None:
+        return None
+    error: errors.SegueError = kind(status.message)
+    if retry.HasField("retry_delay"):
+        error.retry_after_s = retry.retry_delay.ToTimedelta().total_seconds()
+    return error
+
+
+def _reason_and_code(error: errors.SegueError) -> tuple[str, grpc.StatusCode]:
+    return next(KINDS[kind] for kind in type(error).__mro__ if kind in KINDS)
