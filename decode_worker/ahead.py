@@ -31,12 +31,11 @@ from decode_worker.metrics import DecodeMetrics
 from decode_worker.scheduler import next_batch
 from decode_worker.sequence import DecodeSequence
 from segue.engine.failures import Failures
-from segue.engine.launcher import Launched, StepRequest
+from segue.engine.launcher import Launched, Launcher, StepRequest
 from segue.engine.runner import ModelRunner
 from segue.engine.sampler import needs_of, sample
 from segue.engine.step_buffers import RowStart
 from segue.engine.step_result import Stepped
-from segue.engine.stepper import Stepper
 from segue.kernels.sampling import Needs
 from segue.telemetry import Clock
 from segue.turn import TokenDelta
@@ -84,7 +83,7 @@ class AheadEngine:
     def __init__(
         self,
         runner: ModelRunner,
-        stepper: Stepper,
+        launcher: Launcher,
         metrics: DecodeMetrics,
         publish: Callable[[Sequence[Event]], None],
         config: DecodeConfig,
@@ -92,9 +91,9 @@ class AheadEngine:
         num_rows: int,
         clock: Clock = time.monotonic,
     ) -> None:
-        """`num_rows` of the stepper; never more sequences are here at once."""
+        """`num_rows` of the launcher; never more sequences are here at once."""
         self._runner = runner
-        self._stepper = stepper
+        self._launcher = launcher
         self._page_tokens = runner.layout.page_tokens
         self._metrics = metrics
         self._publish = publish
@@ -120,7 +119,7 @@ class AheadEngine:
         self._receive(commands)
         has_launched = self._launch()
         self._compute_prompts()
-        while len(self._steps) > (self._stepper.num_ahead if has_launched else 0):
+        while len(self._steps) > (self._launcher.num_ahead if has_launched else 0):
             self._read(self._steps.popleft())
         return bool(self._running or self._prompts)
 
@@ -155,7 +154,7 @@ class AheadEngine:
         except Exception as error:
             return [Left(turn.turn_id, None, sequence, self._failures.of_sequence(error))]
         row = self._free_rows.pop()
-        self._stepper.start(
+        self._launcher.start(
             row,
             RowStart(
                 last_token=sequence.answer_ids[-1],
@@ -200,7 +199,7 @@ class AheadEngine:
         )
         for one in batch:
             one.in_flight.append(num_drafts + 1)
-        self._steps.append(_Step(self._stepper.launch(request), batch, num_drafts))
+        self._steps.append(_Step(self._launcher.launch(request), batch, num_drafts))
         return True
 
     def _compute_prompts(self) -> None:

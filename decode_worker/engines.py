@@ -9,14 +9,14 @@ from decode_worker.config import DecodeConfig
 from decode_worker.engine import DecodeEngine
 from decode_worker.events import Event
 from decode_worker.metrics import DecodeMetrics
+from segue.engine.launcher import Launcher
 from segue.engine.runner import ModelRunner
-from segue.engine.stepper import Stepper
 from segue.telemetry import Clock
 
 
 def engine_for(
     runner: ModelRunner,
-    stepper: Stepper | None,
+    launcher: Launcher | None,
     metrics: DecodeMetrics,
     publish: Callable[[Sequence[Event]], None],
     config: DecodeConfig,
@@ -24,9 +24,9 @@ def engine_for(
     num_rows: int,
     clock: Clock,
 ) -> AheadEngine | DecodeEngine:
-    """`stepper` launches steps ahead, for at most `num_rows` sequences; without one the host
+    """`launcher` launches steps ahead, for at most `num_rows` sequences; without one the host
     drives each step.
     """
-    if stepper is None:
+    if launcher is None:
         return DecodeEngine(runner, metrics, publish, config, clock=clock)
-    return AheadEngine(runner, stepper, metrics, publish, config, num_rows=num_rows, clock=clock)
+    return AheadEngine(runner, launcher, metrics, publish, config, num_rows=num_rows, clock=clock)

@@ -16,10 +16,10 @@ from decode_worker.events import Event
 from decode_worker.metrics import DecodeMetrics
 from decode_worker.sequence import DecodeSequence
 from segue.engine.answer import Answer
+from segue.engine.launcher import Launcher
 from segue.engine.runner import ModelRunner
 from segue.engine.sampler import SequenceSampler
 from segue.engine.speculation import SlotRing
-from segue.engine.stepper import Stepper
 from segue.turn import FinishReason, ShipReport, TurnSpec
 from segue.types import Sampling, SessionId, SlotId, StopRules, TurnId
 from tests.checkpoints import VOCAB_SIZE
@@ -84,7 +84,7 @@ def ahead(
     runner: ModelRunner, settings: DecodeConfig, num_ahead: int
 ) -> Callable[[Publish], Engine]:
     def engine(publish: Publish) -> Engine:
-        stepper = Stepper.of(
+        launcher = Launcher.of(
             runner,
             num_rows=MAX_RUNNING,
             max_batch=settings.max_batch,
@@ -92,7 +92,7 @@ def ahead(
         )
         return AheadEngine(
             runner,
-            SlowDevice(stepper, num_ahead) if num_ahead else stepper,
+            SlowDevice(launcher, num_ahead) if num_ahead else launcher,
             DecodeMetrics(),
             publish,
             settings,
@@ -150,7 +150,7 @@ def test_turns_are_those_of_an_engine_that_waits(
 
 
 def test_a_turn_whose_end_is_certain_is_in_no_further_step(runner: ModelRunner) -> None:
-    slow = SlowDevice(Stepper.of(runner, num_rows=1, max_batch=1, max_drafts=0), 1)
+    slow = SlowDevice(Launcher.of(runner, num_rows=1, max_batch=1, max_drafts=0), 1)
     turn = Asked(
         prompt=(1, 2, 3),
         stop=StopRules(max_tokens=5),
@@ -171,7 +171,7 @@ def test_a_turn_whose_end_is_certain_is_in_no_further_step(runner: ModelRunner) 
 
 def test_steps_under_way_are_not_thought_to_go_beyond_the_answer(runner: ModelRunner) -> None:
     """Page tables end with the longest context: a wider one does not exist."""
-    slow = SlowDevice(Stepper.of(runner, num_rows=1, max_batch=1, max_drafts=4), 2)
+    slow = SlowDevice(Launcher.of(runner, num_rows=1, max_batch=1, max_drafts=4), 2)
     turn = Asked(prompt=(1, 2, 3), stop=StopRules(max_tokens=9), sampling=Sampling(), at_step=0)
 
     def engine(publish: Publish) -> Engine:

@@ -15,8 +15,8 @@ from decode_worker.engine import DecodeEngine
 from decode_worker.events import Event, Left
 from decode_worker.metrics import DecodeMetrics
 from decode_worker.sequence import DecodeSequence
+from segue.engine.launcher import Launcher
 from segue.engine.runner import ModelRunner
-from segue.engine.stepper import Stepper
 from segue.errors import SegueError, Unavailable
 from segue.turn import FinishReason
 from segue.types import Sampling, StopRules
@@ -37,8 +37,8 @@ def make(request: pytest.FixtureRequest, runner: ModelRunner) -> Callable[[Publi
         return DecodeEngine(runner, DecodeMetrics(), publish, CONFIG)
 
     def ahead(publish: Publish) -> Engine:
-        stepper = Stepper.of(runner, num_rows=MAX_RUNNING, max_batch=64, max_drafts=0)
-        return AheadEngine(runner, stepper, DecodeMetrics(), publish, CONFIG, num_rows=MAX_RUNNING)
+        launcher = Launcher.of(runner, num_rows=MAX_RUNNING, max_batch=64, max_drafts=0)
+        return AheadEngine(runner, launcher, DecodeMetrics(), publish, CONFIG, num_rows=MAX_RUNNING)
 
     return host if request.param == "host" else ahead
 
