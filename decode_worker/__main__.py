@@ -103,7 +103,7 @@ async def running(
 
 
 def steps_on_device(engine: EngineConfig) -> bool:
-    """Whether steps are launched ahead of their results; else the host drives each one."""
+    """Whether steps are launched ahead of their results; else the host computes each one."""
     return engine.device != "cpu"
 
 

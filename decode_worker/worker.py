@@ -17,7 +17,7 @@ from collections.abc import Sequence
 
 from decode_worker.config import DecodeConfig
 from decode_worker.endings import fail, leave
-from decode_worker.engines import engine_for
+from decode_worker.engine import DecodeEngine
 from decode_worker.events import Admit, Command, Drop, Event, Said
 from decode_worker.metrics import DecodeMetrics
 from decode_worker.reservation import Reservations
@@ -78,7 +78,7 @@ class DecodeWorker:
         verify_checksums: bool,
         clock: Clock = time.monotonic,
     ) -> None:
-        """`launcher` launches steps ahead; without one the host drives each step."""
+        """Without a `launcher`, of `max_running` rows, the host computes every step."""
         self.presence = presence
         self.name = presence.identity.worker_id
         self.model_id = runner.layout.model_id
@@ -107,8 +107,8 @@ class DecodeWorker:
             ),
             clock=clock,
         )
-        engine = engine_for(
-            runner, launcher, metrics, self._publish, config, num_rows=max_running, clock=clock
+        engine = DecodeEngine(
+            runner, metrics, self._publish, config, launcher=launcher, clock=clock
         )
         self._reservations = Reservations(
             self.residency,

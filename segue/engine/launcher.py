@@ -11,7 +11,6 @@ the step.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -54,8 +53,8 @@ class Launched(Protocol):
         ...
 
     @property
-    def seconds(self) -> float:
-        """The device's time for it. After `wait`."""
+    def seconds(self) -> float | None:
+        """The device's time for the step, after `wait`. None where the host computed it."""
         ...
 
 
@@ -142,7 +141,7 @@ class Launcher:
 @dataclass(frozen=True, slots=True)
 class Done:
     stepped: list[Stepped]
-    seconds: float
+    seconds: None = None
 
     def wait(self) -> list[Stepped]:
         return self.stepped
@@ -151,10 +150,8 @@ class Done:
 def run_eagerly(step: DeviceStep, tables: StepTables, request: StepRequest) -> Done:
     """A step as it is, in the shape that it has; done when this returns."""
     shape = exact_shape(request, tables.page_tokens)
-    started_at = time.perf_counter()
     values = step.run(to_device(request.rows, tables.device), shape)
-    stepped = unpack(values.cpu(), shape, request.num_logprobs)
-    return Done(stepped, time.perf_counter() - started_at)
+    return Done(unpack(values.cpu(), shape, request.num_logprobs))
 
 
 def replay(

@@ -6,11 +6,11 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from decode_worker.engine import DecodeEngine
 from decode_worker.events import Admit, Command, Drop, Event, Left, Said
 from decode_worker.sequence import DecodeSequence
 from segue.cache.layout import Unit
@@ -32,6 +32,7 @@ from segue.types import (
     TurnId,
 )
 
+Publish = Callable[[Sequence[Event]], None]
 PAGE_TOKENS = 16
 MAX_RUNNING = 5
 NUM_PAGES = 40
@@ -70,17 +71,11 @@ class Became:
     num_accepted: int = 0
 
 
-class Engine(Protocol):
-    def step(self, commands: Sequence[Command]) -> bool: ...
-
-
 class Turns:
     """The event loop's part. Memory that a turn left is filled with what is not a number, at once,
     and must still be so when the next turn gets it: nobody may write it in between."""
 
-    def __init__(
-        self, runner: ModelRunner, engine: Callable[[Callable[[Sequence[Event]], None]], Engine]
-    ) -> None:
+    def __init__(self, runner: ModelRunner, engine: Callable[[Publish], DecodeEngine]) -> None:
         self._runner = runner
         self._engine = engine(self._publish)
         self._pages = [PageId(i) for i in range(NUM_PAGES)]

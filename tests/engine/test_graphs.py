@@ -131,6 +131,7 @@ def test_a_launch_returns_before_its_step_is_done(mtp_dense: Path) -> None:
 
     assert not is_done
     assert stepped.tokens
+    assert launched.seconds is not None
     assert launched.seconds > 0
 
 
