@@ -18,10 +18,10 @@ from segue.cache.layout import CacheLayout
 from segue.cache.worth import Worth, worth_to_decode
 from segue.config import section
 from segue.engine.config import EngineConfig
+from segue.engine.launcher import Launcher
 from segue.engine.load import load_runner
 from segue.engine.memory import tiers_of
 from segue.engine.runner import ModelRunner
-from segue.engine.stepper import Stepper
 from segue.model.settings import AS_PUBLISHED, CheckpointConfig
 from segue.text.tokenizer import Tokenizer
 from segue.types import Role
@@ -67,9 +67,9 @@ async def running(
     tiers = await asyncio.to_thread(
         tiers_of, loaded, engine, worth=_worth(loaded.runner.layout), clock=time.monotonic
     )
-    stepper = None
+    launcher = None
     if launches_ahead:
-        stepper = await asyncio.to_thread(stepper_of, loaded.runner, loaded.engine, decode)
+        launcher = await asyncio.to_thread(launcher_of, loaded.runner, loaded.engine, decode)
     metrics = DecodeMetrics()
     with open_endpoint(
         transfer,
@@ -83,7 +83,7 @@ async def running(
             return DecodeWorker(
                 presence=presence,
                 runner=loaded.runner,
-                stepper=stepper,
+                launcher=launcher,
                 tokenizer=tokenizer,
                 endpoint=endpoint,
                 tiers=tiers,
@@ -103,12 +103,12 @@ async def running(
 
 
 def steps_on_device(engine: EngineConfig) -> bool:
-    """Whether steps are launched ahead of their results; else the host drives each one."""
+    """Whether steps are launched ahead of their results; else the host computes each one."""
     return engine.device != "cpu"
 
 
-def stepper_of(runner: ModelRunner, engine: EngineConfig, decode: DecodeConfig) -> Stepper:
-    return Stepper.of(
+def launcher_of(runner: ModelRunner, engine: EngineConfig, decode: DecodeConfig) -> Launcher:
+    return Launcher.of(
         runner,
         num_rows=engine.max_running,
         max_batch=min(decode.max_batch, engine.max_running),

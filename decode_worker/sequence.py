@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -13,7 +14,7 @@ from segue.turn import ShipReport, TurnSpec
 from segue.types import PageId, SampledToken, SlotId
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, eq=False)
 class DecodeSequence:
     """Its cache holds every token but the last of `answer_ids`; or less, while there is a rest of
     its prompt to compute.
@@ -38,6 +39,8 @@ class DecodeSequence:
     answer_ids: list[int] = field(default_factory=list)
     drafts: list[int] = field(default_factory=list)
     """Guesses at the next tokens, for the pass that comes."""
+    in_flight: deque[int] = field(default_factory=deque)
+    """For each step in flight with this sequence: how many tokens it may get there."""
     num_drafted: int = 0
     num_accepted: int = 0
     admitted_at: float = 0.0
@@ -74,6 +77,18 @@ class DecodeSequence:
         return max(len(self.turn.prompt) - self.num_cached, 0)
 
     @property
+    def may_go_on(self) -> bool:
+        """Whether a further step can be of use: each one in flight gives a token at least."""
+        return len(self.answer_ids) + len(self.in_flight) < self.turn.stop.max_tokens
+
+    @property
+    def max_position(self) -> int:
+        """The last token's position after the steps in flight, at most: they may accept all drafts,
+        but no more tokens than the answer may have."""
+        longest = len(self.turn.prompt) + self.turn.stop.max_tokens
+        return min(self.num_cached + sum(self.in_flight), longest - 1)
+
+    @property
     def max_drafts(self) -> int:
         """More could not become part of the answer, or have no slot for a state."""
         if self.is_in_prompt:
@@ -96,7 +111,7 @@ class DecodeSequence:
                 start=self.num_cached,
                 page_ids=self.pages,
                 slot_in=self.ring.state,
-                slots_out=self._outputs(),
+                slots_out=self.ring.outputs(len(self.drafts) + 1),
             )
         return SequenceChunk(
             token_ids=self.turn.prompt[self.num_cached :],
@@ -122,23 +137,18 @@ class DecodeSequence:
             self.ring = self.ring.with_checkpoint(slot, position)
         self.keep_checkpoint(page_tokens)
 
-    def run_computed(self, num_certain: int, page_tokens: int) -> None:
-        """So many of the run's tokens stand. The drafts are used up."""
-        self.ring = self.ring.after(self._outputs(), num_certain, page_tokens)
-        self.num_drafted += len(self.drafts)
-        self.num_accepted += num_certain - 1
-        self.drafts = []
-
     def stepped(self, num_drafted: int, num_moved: int, num_certain: int, page_tokens: int) -> None:
-        """A step on the device took its state past `num_moved` tokens of a run, of which
-        `num_certain` stand: fewer where the host found the answer's end among them.
+        """A step computed `num_drafted` drafts after the last token, and `num_certain` of its
+        tokens became part of the answer. Its state moved past `num_moved`: more, where a device did
+        not know that the answer ends among them.
         """
-        outputs = self.ring.outputs(num_drafted + 1)
-        moved = self.ring.after(outputs, num_moved, page_tokens)
-        self.ring = self.ring.after(outputs, num_certain, page_tokens)
-        if moved.checkpoint != self.ring.checkpoint:
-            # To the device its slot is free, and a step under way may write it.
-            self.ring = replace(self.ring, checkpoint=None, checkpoint_tokens=0)
+        before, outputs = self.ring, self.ring.outputs(num_drafted + 1)
+        self.ring = before.after(outputs, num_certain, page_tokens)
+        if num_moved > num_certain:
+            moved = before.after(outputs, num_moved, page_tokens)
+            if moved.checkpoint != self.ring.checkpoint:
+                # Its slot is free for the device, and a step in flight may write it.
+                self.ring = replace(self.ring, checkpoint=None, checkpoint_tokens=0)
         self.num_drafted += num_drafted
         self.num_accepted += num_certain - 1
 
@@ -153,9 +163,6 @@ class DecodeSequence:
             position=self.num_cached + 1 + num_before,
             pending=tuple(self.drafts[:num_before]),
         )
-
-    def _outputs(self) -> tuple[SlotId, ...]:
-        return self.ring.outputs(len(self.drafts) + 1)
 
     def _ring_checkpoint(self, page_tokens: int) -> dict[int, SlotId]:
         """At the last page boundary inside what is left of the prompt, if there is one and no other

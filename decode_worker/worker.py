@@ -17,7 +17,7 @@ from collections.abc import Sequence
 
 from decode_worker.config import DecodeConfig
 from decode_worker.endings import fail, leave
-from decode_worker.engines import engine_for
+from decode_worker.engine import DecodeEngine
 from decode_worker.events import Admit, Command, Drop, Event, Said
 from decode_worker.metrics import DecodeMetrics
 from decode_worker.reservation import Reservations
@@ -41,9 +41,9 @@ from segue.cache.host_tier import HostTier, Tiers
 from segue.cache.room import WaitingRoom
 from segue.cache.strays import Strays
 from segue.cluster_status import WorkerLoad, WorkerStatus
+from segue.engine.launcher import Launcher
 from segue.engine.loop import EngineLoop
 from segue.engine.runner import ModelRunner
-from segue.engine.stepper import Stepper
 from segue.errors import (
     DeadlineExceeded,
     InvalidRequest,
@@ -68,7 +68,7 @@ class DecodeWorker:
         *,
         presence: Presence,
         runner: ModelRunner,
-        stepper: Stepper | None,
+        launcher: Launcher | None,
         tokenizer: Tokenizer | None,
         endpoint: Endpoint,
         tiers: Tiers,
@@ -78,7 +78,7 @@ class DecodeWorker:
         verify_checksums: bool,
         clock: Clock = time.monotonic,
     ) -> None:
-        """`stepper` launches steps ahead; without one the host drives each step."""
+        """Without a `launcher`, of `max_running` rows, the host computes every step."""
         self.presence = presence
         self.name = presence.identity.worker_id
         self.model_id = runner.layout.model_id
@@ -107,8 +107,8 @@ class DecodeWorker:
             ),
             clock=clock,
         )
-        engine = engine_for(
-            runner, stepper, metrics, self._publish, config, num_rows=max_running, clock=clock
+        engine = DecodeEngine(
+            runner, metrics, self._publish, config, launcher=launcher, clock=clock
         )
         self._reservations = Reservations(
             self.residency,

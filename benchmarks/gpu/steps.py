@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -16,7 +17,7 @@ from benchmarks.gpu.passes import PAGE_TOKENS, PassRow, Workload, runner_of
 from segue.engine.buckets import Buckets
 from segue.engine.device_sampling import DeviceSampling
 from segue.engine.graphs import StepGraphs
-from segue.engine.launcher import EagerLauncher, GraphLauncher, Launched, Launcher, StepRequest
+from segue.engine.launcher import Launched, Run, StepRequest, replay, run_eagerly
 from segue.engine.runner import ModelRunner
 from segue.engine.step_buffers import RowStart, StepTables
 from segue.kernels.sampling import Needs
@@ -44,15 +45,15 @@ def measure(
         device=device,
     )
     costs = ModelCosts.of(runner.config, weights, runner.layout)
-    for launcher, tables, sampling in _launchers(runner, workload, longest, device):
-        how = "graph" if isinstance(launcher, GraphLauncher) else "no graph"
+    for run, num_ahead, tables, sampling in _runs(runner, workload, longest, device):
+        how = "graph" if num_ahead else "no graph"
         for batch in workload.batch_sizes:
             for num_drafts in (0, workload.num_drafts):
                 for row in range(batch):
                     start = _start(row, workload.context, pages_each, max_slots)
                     tables.start(row, start)
                     sampling.start(row, Sampling(), prompt_ids=(), answer_ids=())
-                seconds = _step_s(launcher, batch, num_drafts, workload)
+                seconds = _step_s(run, num_ahead, batch, num_drafts, workload)
                 num_bytes = costs.decode_bytes(batch, workload.context, num_drafts + 1)
                 yield PassRow(
                     model=shape.name,
@@ -64,9 +65,9 @@ def measure(
                 )
 
 
-def _launchers(
+def _runs(
     runner: ModelRunner, workload: Workload, longest: int, device: str
-) -> Iterator[tuple[Launcher, StepTables, DeviceSampling]]:
+) -> Iterator[tuple[Run, int, StepTables, DeviceSampling]]:
     assert runner.scratch is not None
     max_batch = max(workload.batch_sizes)
     tables = StepTables(
@@ -81,7 +82,7 @@ def _launchers(
         num_rows=max_batch, vocab_size=runner.config.vocab_size, device=device
     )
     step = runner.device_step(tables, sampling)
-    yield EagerLauncher(step, tables), tables, sampling
+    yield partial(run_eagerly, step, tables), 0, tables, sampling
     if device == "cpu":
         return
     buckets = Buckets(
@@ -93,7 +94,7 @@ def _launchers(
     graphs = StepGraphs(step, tables, max_batch=max_batch)
     # A stream of its own: graphs are not captured on the default one.
     with torch.cuda.stream(torch.cuda.Stream()):  # type: ignore[no-untyped-call]  # torch's
-        yield GraphLauncher(graphs, tables, buckets), tables, sampling
+        yield partial(replay, graphs, tables, buckets), 1, tables, sampling
 
 
 def _start(row: int, context: int, pages_each: int, num_slots: int) -> RowStart:
@@ -110,7 +111,7 @@ def _start(row: int, context: int, pages_each: int, num_slots: int) -> RowStart:
     )
 
 
-def _step_s(launcher: Launcher, batch: int, num_drafts: int, workload: Workload) -> float:
+def _step_s(run: Run, num_ahead: int, batch: int, num_drafts: int, workload: Workload) -> float:
     """Of the host's clock, results read: what a user's token waits for."""
     under_way: deque[Launched] = deque()
     started_at = 0.0
@@ -120,7 +121,7 @@ def _step_s(launcher: Launcher, batch: int, num_drafts: int, workload: Workload)
                 under_way.popleft().wait()
             started_at = time.perf_counter()
         under_way.append(
-            launcher.launch(
+            run(
                 StepRequest(
                     rows=range(batch),
                     num_drafts=num_drafts,
@@ -130,7 +131,7 @@ def _step_s(launcher: Launcher, batch: int, num_drafts: int, workload: Workload)
                 )
             )
         )
-        if len(under_way) > launcher.num_ahead:
+        if len(under_way) > num_ahead:
             under_way.popleft().wait()
     while under_way:
         under_way.popleft().wait()

@@ -1,4 +1,4 @@
-"""Starts steps and gives their results when they are there: the host's side of a device step.
+"""Starts steps on one device and gives their results when they are there.
 
     host    launch n+1 ── read n ── text, events ── launch n+2 ── read n+1 ── …
     device  ── step n ──│── step n+1 ──────────────────│── step n+2 ── …
@@ -11,22 +11,24 @@ the step.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from functools import partial
+from typing import Protocol, Self
 
 import torch
 from torch import Tensor
 
 from segue.engine.buckets import Buckets, StepShape
+from segue.engine.device_sampling import DeviceSampling
 from segue.engine.device_step import DeviceStep
 from segue.engine.graphs import StepGraphs
-from segue.engine.step_buffers import StepTables, to_device
+from segue.engine.runner import ModelRunner
+from segue.engine.step_buffers import RowStart, StepTables, to_device
 from segue.engine.step_result import Stepped, unpack
+from segue.engine.stream import WorkStream
 from segue.kernels.sampling import Needs
-
-Run = Callable[[Sequence[int], StepShape], Tensor]
+from segue.types import Sampling
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,66 +53,122 @@ class Launched(Protocol):
         ...
 
     @property
-    def seconds(self) -> float:
-        """The device's time for it. After `wait`."""
+    def seconds(self) -> float | None:
+        """The device's time for the step, after `wait`. None where the host computed it."""
         ...
 
 
-class Launcher(Protocol):
-    num_ahead: int
-    """Steps to launch before the oldest one's result is read."""
-
-    def launch(self, request: StepRequest) -> Launched: ...
+Run = Callable[[StepRequest], Launched]
 
 
-class EagerLauncher:
-    """Runs steps as they are, in the shapes that they have."""
+class Launcher:
+    """The rows of an engine's sequences on one device, and its steps over them. One thread uses it.
 
-    num_ahead = 0
+    A row belongs to a sequence from `start` until the caller gives it to another one.
+    """
 
-    def __init__(self, step: DeviceStep, tables: StepTables) -> None:
-        self._step = step
+    def __init__(
+        self,
+        tables: StepTables,
+        sampling: DeviceSampling,
+        run: Run,
+        stream: WorkStream,
+        *,
+        num_ahead: int,
+    ) -> None:
         self._tables = tables
+        self._sampling = sampling
+        self._run = run
+        self._stream = stream
+        self.num_rows = tables.num_rows
+        self.num_ahead = num_ahead
+        """Steps to launch before the oldest one's result is read."""
+
+    @classmethod
+    def of(cls, runner: ModelRunner, *, num_rows: int, max_batch: int, max_drafts: int) -> Self:
+        """For a runner that was loaded with scratch units. On a CUDA device this captures steps,
+        which takes a while; on a CPU they run as they are."""
+        assert runner.scratch is not None, "a step needs units to write what is for nobody"
+        max_context = runner.config.max_position_embeddings
+        page_tokens = runner.layout.page_tokens
+        device, stream = runner.device, WorkStream(runner.device)
+        tables = StepTables(
+            num_rows=num_rows,
+            max_slots=max_drafts + 2,
+            max_context=max_context,
+            page_tokens=page_tokens,
+            scratch=runner.scratch,
+            device=device,
+        )
+        sampling = DeviceSampling(
+            num_rows=num_rows, vocab_size=runner.config.vocab_size, device=device
+        )
+        step = runner.device_step(tables, sampling)
+        if device == "cpu":
+            return cls(tables, sampling, partial(run_eagerly, step, tables), stream, num_ahead=0)
+        buckets = Buckets(
+            max_batch=max_batch,
+            max_drafts=max_drafts,
+            max_context=tables.max_pages * page_tokens,
+            page_tokens=page_tokens,
+        )
+        graphs = StepGraphs(step, tables, max_batch=max_batch)
+        # The tables were filled on another stream.
+        torch.cuda.synchronize()
+        with stream.use():
+            graphs.capture(buckets.first_shapes())
+        return cls(tables, sampling, partial(replay, graphs, tables, buckets), stream, num_ahead=1)
+
+    def start(
+        self,
+        row: int,
+        start: RowStart,
+        params: Sampling,
+        *,
+        prompt_ids: Sequence[int],
+        answer_ids: Sequence[int],
+    ) -> None:
+        """For the steps that are launched from here on."""
+        with self._stream.use():
+            self._tables.start(row, start)
+            self._sampling.start(row, params, prompt_ids=prompt_ids, answer_ids=answer_ids)
 
     def launch(self, request: StepRequest) -> Launched:
-        shape = exact_shape(request, self._tables.page_tokens)
-        started_at = time.perf_counter()
-        values = self._step.run(to_device(request.rows, self._tables.device), shape)
-        stepped = unpack(values.cpu(), shape, request.num_logprobs)
-        return Done(stepped, time.perf_counter() - started_at)
+        with self._stream.use():
+            return self._run(request)
 
 
 @dataclass(frozen=True, slots=True)
 class Done:
     stepped: list[Stepped]
-    seconds: float
+    seconds: None = None
 
     def wait(self) -> list[Stepped]:
         return self.stepped
 
 
-class GraphLauncher:
-    """Replays captured steps on a CUDA device, padded to the captured shapes."""
+def run_eagerly(step: DeviceStep, tables: StepTables, request: StepRequest) -> Done:
+    """A step as it is, in the shape that it has; done when this returns."""
+    shape = exact_shape(request, tables.page_tokens)
+    values = step.run(to_device(request.rows, tables.device), shape)
+    return Done(unpack(values.cpu(), shape, request.num_logprobs))
 
-    num_ahead = 1
 
-    def __init__(self, graphs: StepGraphs, tables: StepTables, buckets: Buckets) -> None:
-        self._graphs = graphs
-        self._tables = tables
-        self._buckets = buckets
-
-    def launch(self, request: StepRequest) -> Launched:
-        shape = self._buckets.shape_of(exact_shape(request, self._tables.page_tokens))
-        num_padding = shape.num_sequences - len(request.rows)
-        rows = [*request.rows, *[self._tables.pad_row] * num_padding]
-        started, ended = (_event() for _ in range(2))
-        started.record()
-        result = self._graphs.run(rows, shape)
-        # Pinned memory that a copy still fills is not given out again; see `to_device`.
-        values = torch.empty(result.shape, dtype=result.dtype, pin_memory=True)
-        values.copy_(result, non_blocking=True)
-        ended.record()
-        return _InFlight(values, shape, request.num_logprobs, started, ended)
+def replay(
+    graphs: StepGraphs, tables: StepTables, buckets: Buckets, request: StepRequest
+) -> Launched:
+    """A captured step on a CUDA device, padded to a captured shape."""
+    shape = buckets.shape_of(exact_shape(request, tables.page_tokens))
+    num_padding = shape.num_sequences - len(request.rows)
+    rows = [*request.rows, *[tables.pad_row] * num_padding]
+    started, ended = (_event() for _ in range(2))
+    started.record()
+    result = graphs.run(rows, shape)
+    # Pinned memory that a copy still fills is not given out again; see `to_device`.
+    values = torch.empty(result.shape, dtype=result.dtype, pin_memory=True)
+    values.copy_(result, non_blocking=True)
+    ended.record()
+    return _InFlight(values, shape, request.num_logprobs, started, ended)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,22 +6,21 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from decode_worker.engine import DecodeEngine
 from decode_worker.events import Admit, Command, Drop, Event, Left, Said
 from decode_worker.sequence import DecodeSequence
 from segue.cache.layout import Unit
 from segue.engine.answer import Answer
-from segue.engine.launcher import Launched, StepRequest
+from segue.engine.launcher import Launched, Launcher, StepRequest
 from segue.engine.runner import ModelRunner
 from segue.engine.sampler import SequenceSampler
 from segue.engine.speculation import SlotRing
 from segue.engine.step_buffers import RowStart
 from segue.engine.step_result import Stepped
-from segue.engine.stepper import Stepper
 from segue.turn import FinishReason, ShipReport, TurnSpec
 from segue.types import (
     PageId,
@@ -33,6 +32,7 @@ from segue.types import (
     TurnId,
 )
 
+Publish = Callable[[Sequence[Event]], None]
 PAGE_TOKENS = 16
 MAX_RUNNING = 5
 NUM_PAGES = 40
@@ -71,17 +71,11 @@ class Became:
     num_accepted: int = 0
 
 
-class Engine(Protocol):
-    def step(self, commands: Sequence[Command]) -> bool: ...
-
-
 class Turns:
     """The event loop's part. Memory that a turn left is filled with what is not a number, at once,
     and must still be so when the next turn gets it: nobody may write it in between."""
 
-    def __init__(
-        self, runner: ModelRunner, engine: Callable[[Callable[[Sequence[Event]], None]], Engine]
-    ) -> None:
+    def __init__(self, runner: ModelRunner, engine: Callable[[Publish], DecodeEngine]) -> None:
         self._runner = runner
         self._engine = engine(self._publish)
         self._pages = [PageId(i) for i in range(NUM_PAGES)]
@@ -174,21 +168,18 @@ class Turns:
         return [(tensor, units[layer.unit]) for layer, tensor in self._runner.tensors.fields()]
 
 
-class SlowDevice(Stepper):
+class SlowDevice(Launcher):
     """Steps in the order of their launch, each only when somebody waits for it or for a later one:
     the slowest device there could be."""
 
     num_steps = 0
     max_position = 0
 
-    def __init__(self, stepper: Stepper, num_ahead: int) -> None:
-        self._stepper = stepper
-        self._num_ahead = num_ahead
+    def __init__(self, launcher: Launcher, num_ahead: int) -> None:
+        self._launcher = launcher
+        self.num_rows = launcher.num_rows
+        self.num_ahead = num_ahead
         self._queue: deque[Callable[[], None]] = deque()
-
-    @property
-    def num_ahead(self) -> int:
-        return self._num_ahead
 
     def start(
         self,
@@ -201,14 +192,14 @@ class SlowDevice(Stepper):
     ) -> None:
         prompt, answer = tuple(prompt_ids), tuple(answer_ids)
         self._queue.append(
-            lambda: self._stepper.start(row, start, params, prompt_ids=prompt, answer_ids=answer)
+            lambda: self._launcher.start(row, start, params, prompt_ids=prompt, answer_ids=answer)
         )
 
     def launch(self, request: StepRequest) -> Launched:
         step = _Late(self._queue)
         self.num_steps += 1
         self.max_position = max(self.max_position, request.max_position)
-        self._queue.append(lambda: step.run(self._stepper.launch(request)))
+        self._queue.append(lambda: step.run(self._launcher.launch(request)))
         return step
 
 

@@ -3,27 +3,25 @@ others say what they would have said."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from decode_worker.ahead import AheadEngine
 from decode_worker.config import DecodeConfig
 from decode_worker.engine import DecodeEngine
-from decode_worker.events import Event, Left
+from decode_worker.events import Left
 from decode_worker.metrics import DecodeMetrics
 from decode_worker.sequence import DecodeSequence
+from segue.engine.launcher import Launcher
 from segue.engine.runner import ModelRunner
-from segue.engine.stepper import Stepper
 from segue.errors import SegueError, Unavailable
 from segue.turn import FinishReason
 from segue.types import Sampling, StopRules
-from tests.decode_worker.engines import MAX_RUNNING, Asked, Became, Engine, Turns, runner_of
+from tests.decode_worker.engines import MAX_RUNNING, Asked, Became, Publish, Turns, runner_of
 
 CONFIG = DecodeConfig(max_drafts=0)
-Publish = Callable[[Sequence[Event]], None]
 
 
 @pytest.fixture(scope="module")
@@ -31,16 +29,16 @@ def runner(tiny_dense: Path) -> ModelRunner:
     return runner_of(tiny_dense)
 
 
-@pytest.fixture(params=["host", "ahead"])
-def make(request: pytest.FixtureRequest, runner: ModelRunner) -> Callable[[Publish], Engine]:
-    def host(publish: Publish) -> Engine:
+@pytest.fixture(params=["host", "overlapped"])
+def make(request: pytest.FixtureRequest, runner: ModelRunner) -> Callable[[Publish], DecodeEngine]:
+    def host(publish: Publish) -> DecodeEngine:
         return DecodeEngine(runner, DecodeMetrics(), publish, CONFIG)
 
-    def ahead(publish: Publish) -> Engine:
-        stepper = Stepper.of(runner, num_rows=MAX_RUNNING, max_batch=64, max_drafts=0)
-        return AheadEngine(runner, stepper, DecodeMetrics(), publish, CONFIG, num_rows=MAX_RUNNING)
+    def overlapped(publish: Publish) -> DecodeEngine:
+        launcher = Launcher.of(runner, num_rows=MAX_RUNNING, max_batch=64, max_drafts=0)
+        return DecodeEngine(runner, DecodeMetrics(), publish, CONFIG, launcher=launcher)
 
-    return host if request.param == "host" else ahead
+    return host if request.param == "host" else overlapped
 
 
 class Observed(Turns):
@@ -85,7 +83,7 @@ def asked(num: int = 4) -> list[Asked]:
 
 @pytest.mark.parametrize("at", [0, 1, 5])
 def test_what_goes_wrong_with_one_answer_ends_that_answer_alone(
-    runner: ModelRunner, make: Callable[[Publish], Engine], at: int
+    runner: ModelRunner, make: Callable[[Publish], DecodeEngine], at: int
 ) -> None:
     right = Observed(runner, make, {}).run(asked())
     turns = Observed(runner, make, {2: at})
@@ -117,7 +115,7 @@ class Flaky:
 
 
 def test_a_pass_that_fails_ends_its_turns_and_those_that_come_are_served(
-    runner: ModelRunner, make: Callable[[Publish], Engine], monkeypatch: pytest.MonkeyPatch
+    runner: ModelRunner, make: Callable[[Publish], DecodeEngine], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     right = Observed(runner, make, {}).run(asked())
     monkeypatch.setattr(runner, "forward", Flaky(runner, {0}))
@@ -133,7 +131,7 @@ def test_a_pass_that_fails_ends_its_turns_and_those_that_come_are_served(
 
 
 def test_an_engine_whose_passes_fail_one_after_the_other_is_broken(
-    runner: ModelRunner, make: Callable[[Publish], Engine], monkeypatch: pytest.MonkeyPatch
+    runner: ModelRunner, make: Callable[[Publish], DecodeEngine], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(runner, "forward", Flaky(runner, {0, 1}))
 

@@ -71,7 +71,7 @@ class Local(Desk):
         sequence.prompt_computed(PAGE_TOKENS)
         for _ in range(num_answered):
             sequence.answer_ids.append(7)
-            sequence.run_computed(1, PAGE_TOKENS)
+            sequence.stepped(0, 1, 1, PAGE_TOKENS)
         return start, self.end(sequence, pages, hold)
 
 

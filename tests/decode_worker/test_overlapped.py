@@ -9,17 +9,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from decode_worker.ahead import AheadEngine
 from decode_worker.config import DecodeConfig
 from decode_worker.engine import DecodeEngine
-from decode_worker.events import Event
 from decode_worker.metrics import DecodeMetrics
 from decode_worker.sequence import DecodeSequence
 from segue.engine.answer import Answer
+from segue.engine.launcher import Launcher
 from segue.engine.runner import ModelRunner
 from segue.engine.sampler import SequenceSampler
 from segue.engine.speculation import SlotRing
-from segue.engine.stepper import Stepper
 from segue.turn import FinishReason, ShipReport, TurnSpec
 from segue.types import Sampling, SessionId, SlotId, StopRules, TurnId
 from tests.checkpoints import VOCAB_SIZE
@@ -28,13 +26,11 @@ from tests.decode_worker.engines import (
     PAGE_TOKENS,
     Asked,
     Became,
-    Engine,
+    Publish,
     SlowDevice,
     Turns,
     runner_of,
 )
-
-Publish = Callable[[Sequence[Event]], None]
 
 
 @pytest.fixture(scope="module")
@@ -76,27 +72,26 @@ def asked(max_drafts: int, num: int = 14) -> list[Asked]:
     return turns
 
 
-def waiting(runner: ModelRunner, settings: DecodeConfig) -> Callable[[Publish], Engine]:
+def waiting(runner: ModelRunner, settings: DecodeConfig) -> Callable[[Publish], DecodeEngine]:
     return lambda publish: DecodeEngine(runner, DecodeMetrics(), publish, settings)
 
 
-def ahead(
+def overlapped(
     runner: ModelRunner, settings: DecodeConfig, num_ahead: int
-) -> Callable[[Publish], Engine]:
-    def engine(publish: Publish) -> Engine:
-        stepper = Stepper.of(
+) -> Callable[[Publish], DecodeEngine]:
+    def engine(publish: Publish) -> DecodeEngine:
+        launcher = Launcher.of(
             runner,
             num_rows=MAX_RUNNING,
             max_batch=settings.max_batch,
             max_drafts=settings.max_drafts,
         )
-        return AheadEngine(
+        return DecodeEngine(
             runner,
-            SlowDevice(stepper, num_ahead) if num_ahead else stepper,
             DecodeMetrics(),
             publish,
             settings,
-            num_rows=MAX_RUNNING,
+            launcher=SlowDevice(launcher, num_ahead) if num_ahead else launcher,
         )
 
     return engine
@@ -139,7 +134,7 @@ def test_turns_are_those_of_an_engine_that_waits(
     settings = config(max_drafts, max_batch=max_batch)
     expected = Turns(runner, waiting(runner, settings)).run(turns)
 
-    became = Turns(runner, ahead(runner, settings, num_ahead)).run(turns)
+    became = Turns(runner, overlapped(runner, settings, num_ahead)).run(turns)
 
     assert_same(turns, expected, became)
     reasons = {one.finish for one in became}
@@ -150,7 +145,7 @@ def test_turns_are_those_of_an_engine_that_waits(
 
 
 def test_a_turn_whose_end_is_certain_is_in_no_further_step(runner: ModelRunner) -> None:
-    slow = SlowDevice(Stepper.of(runner, num_rows=1, max_batch=1, max_drafts=0), 1)
+    slow = SlowDevice(Launcher.of(runner, num_rows=1, max_batch=1, max_drafts=0), 1)
     turn = Asked(
         prompt=(1, 2, 3),
         stop=StopRules(max_tokens=5),
@@ -159,8 +154,8 @@ def test_a_turn_whose_end_is_certain_is_in_no_further_step(runner: ModelRunner) 
         num_slots=2,
     )
 
-    def engine(publish: Publish) -> Engine:
-        return AheadEngine(runner, slow, DecodeMetrics(), publish, config(0), num_rows=1)
+    def engine(publish: Publish) -> DecodeEngine:
+        return DecodeEngine(runner, DecodeMetrics(), publish, config(0), launcher=slow)
 
     (became,) = Turns(runner, engine).run([turn])
 
@@ -171,11 +166,11 @@ def test_a_turn_whose_end_is_certain_is_in_no_further_step(runner: ModelRunner) 
 
 def test_steps_under_way_are_not_thought_to_go_beyond_the_answer(runner: ModelRunner) -> None:
     """Page tables end with the longest context: a wider one does not exist."""
-    slow = SlowDevice(Stepper.of(runner, num_rows=1, max_batch=1, max_drafts=4), 2)
+    slow = SlowDevice(Launcher.of(runner, num_rows=1, max_batch=1, max_drafts=4), 2)
     turn = Asked(prompt=(1, 2, 3), stop=StopRules(max_tokens=9), sampling=Sampling(), at_step=0)
 
-    def engine(publish: Publish) -> Engine:
-        return AheadEngine(runner, slow, DecodeMetrics(), publish, config(4), num_rows=1)
+    def engine(publish: Publish) -> DecodeEngine:
+        return DecodeEngine(runner, DecodeMetrics(), publish, config(4), launcher=slow)
 
     Turns(runner, engine).run([turn])
 

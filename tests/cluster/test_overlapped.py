@@ -10,8 +10,8 @@ import pytest
 from decode_worker import __main__ as decode_main
 from decode_worker.config import DecodeConfig
 from segue.engine.config import EngineConfig
+from segue.engine.launcher import Launcher
 from segue.engine.runner import ModelRunner
-from segue.engine.stepper import Stepper
 from segue.turn import TokenDelta
 from segue.types import SamplingParams, StopConditions, TextInput, TokenInput
 from tests.cluster.conftest import local_cluster
@@ -22,15 +22,15 @@ from tests.decode_worker.engines import SlowDevice
 
 
 @pytest.fixture
-def ahead(monkeypatch: pytest.MonkeyPatch) -> None:
+def overlapped(monkeypatch: pytest.MonkeyPatch) -> None:
     """Steps are run when somebody waits for them, or for a later one."""
-    stepper_of = decode_main.stepper_of
+    launcher_of = decode_main.launcher_of
 
-    def slow(runner: ModelRunner, engine: EngineConfig, decode: DecodeConfig) -> Stepper:
-        return SlowDevice(stepper_of(runner, engine, decode), num_ahead=1)
+    def slow(runner: ModelRunner, engine: EngineConfig, decode: DecodeConfig) -> Launcher:
+        return SlowDevice(launcher_of(runner, engine, decode), num_ahead=1)
 
     monkeypatch.setattr(decode_main, "steps_on_device", lambda _: True)
-    monkeypatch.setattr(decode_main, "stepper_of", slow)
+    monkeypatch.setattr(decode_main, "launcher_of", slow)
 
 
 async def test_a_session_that_changes_workers_says_what_the_hosts_loop_says(
@@ -38,7 +38,7 @@ async def test_a_session_that_changes_workers_says_what_the_hosts_loop_says(
 ) -> None:
     async with local_cluster(demo, drafting(0)) as cluster:
         expected = await conversation(cluster)
-    request.getfixturevalue("ahead")
+    request.getfixturevalue("overlapped")
     monkeypatch.setattr("router.placing.place", moving_place)
     pull_always(monkeypatch)
     async with local_cluster(demo, drafting(4, local_tokens=0), prefill=2, decode=2) as cluster:
@@ -48,7 +48,7 @@ async def test_a_session_that_changes_workers_says_what_the_hosts_loop_says(
     assert sum(answer.end.usage.accepted_tokens for answer in answers) > 0
 
 
-@pytest.mark.usefixtures("ahead")
+@pytest.mark.usefixtures("overlapped")
 async def test_ends_at_stop_strings_and_cancelled_turns_leave_nothing(demo: Path) -> None:
     async with local_cluster(demo, drafting(3)) as cluster:
 
