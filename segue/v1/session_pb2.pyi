@@ -3,17 +3,18 @@
 isort:skip_file
 What clients say to the router. One service: turns, their cancellation, and the cluster's state.
 
-An error is a google.rpc.Status in the trailing metadata `grpc-status-details-bin`. Its details are
-a google.rpc.ErrorInfo, with the domain "segue" and a reason of docs/operations.md ("OVERLOADED"),
-and for an error that passes by itself a google.rpc.RetryInfo.
+An error is a google.rpc.Status (`Status` below) in the trailing metadata
+`grpc-status-details-bin`. Its details are a google.rpc.ErrorInfo, with the domain "segue" and a
+reason of docs/operations.md ("OVERLOADED"), and for an error that passes by itself a
+google.rpc.RetryInfo.
 """
 
 from collections import abc as _abc
+from google.protobuf import any_pb2 as _any_pb2
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
-from google.rpc import status_pb2 as _status_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -358,7 +359,7 @@ class GenerateManyEvent(_message.Message):
     @_builtins.property
     def event(self) -> Global___GenerateEvent: ...
     @_builtins.property
-    def error(self) -> _status_pb2.Status:
+    def error(self) -> Global___Status:
         """In place of the error status of Generate. Nothing follows an error, or an event with `end`."""
 
     def __init__(
@@ -366,7 +367,7 @@ class GenerateManyEvent(_message.Message):
         *,
         call: _builtins.int = ...,
         event: Global___GenerateEvent | None = ...,
-        error: _status_pb2.Status | None = ...,
+        error: Global___Status | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "event", b"event", "what", b"what"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
@@ -377,6 +378,37 @@ class GenerateManyEvent(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType_what) -> _WhichOneofReturnType_what | None: ...
 
 Global___GenerateManyEvent: _TypeAlias = GenerateManyEvent  # noqa: Y015
+
+@_typing.final
+class Status(_message.Message):
+    """Why one turn of a stream failed: field for field a google.rpc.Status, so either reads the other."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CODE_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    DETAILS_FIELD_NUMBER: _builtins.int
+    code: _builtins.int
+    """A google.rpc.Code."""
+    message: _builtins.str
+    @_builtins.property
+    def details(self) -> _containers.RepeatedCompositeFieldContainer[_any_pb2.Any]:
+        """google.rpc.ErrorInfo and google.rpc.RetryInfo, as in the trailing metadata."""
+
+    def __init__(
+        self,
+        *,
+        code: _builtins.int = ...,
+        message: _builtins.str = ...,
+        details: _abc.Iterable[_any_pb2.Any] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "details", b"details", "message", b"message"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Status: _TypeAlias = Status  # noqa: Y015
 
 @_typing.final
 class ChatInput(_message.Message):

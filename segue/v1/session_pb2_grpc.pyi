@@ -3,9 +3,10 @@
 isort:skip_file
 What clients say to the router. One service: turns, their cancellation, and the cluster's state.
 
-An error is a google.rpc.Status in the trailing metadata `grpc-status-details-bin`. Its details are
-a google.rpc.ErrorInfo, with the domain "segue" and a reason of docs/operations.md ("OVERLOADED"),
-and for an error that passes by itself a google.rpc.RetryInfo.
+An error is a google.rpc.Status (`Status` below) in the trailing metadata
+`grpc-status-details-bin`. Its details are a google.rpc.ErrorInfo, with the domain "segue" and a
+reason of docs/operations.md ("OVERLOADED"), and for an error that passes by itself a
+google.rpc.RetryInfo.
 """
 
 from collections import abc as _abc

@@ -1,17 +1,23 @@
 """Segue's errors as `google.rpc.Status`, which gRPC clients of every language can read.
 
+`segue.v1.Status` is the same message under another name: the public API imports nothing but what
+every protoc brings.
+
 Its details are an `ErrorInfo`, whose reason names the error in the domain "segue", and for an error
 that passes by itself a `RetryInfo`. The table here is the only place that knows the reasons.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import timedelta
 
 import grpc
-from google.rpc import error_details_pb2, status_pb2
+from google.protobuf.any_pb2 import Any
+from google.rpc import error_details_pb2
 
 from segue import errors
+from segue.v1 import session_pb2 as pb
 from segue.wire.grpc_words import nearest
 
 DOMAIN = "segue"
@@ -45,12 +51,10 @@ def status_of(error: errors.SegueError) -> grpc.StatusCode:
     return _reason_and_code(error)[1]
 
 
-def error_to_wire(error: errors.SegueError, message: str | None = None) -> status_pb2.Status:
+def error_to_wire(error: errors.SegueError, message: str | None = None) -> pb.Status:
     """`message` is what to send in place of the error's own, where that is too long."""
     reason, code = _reason_and_code(error)
-    status = status_pb2.Status(
-        code=code.value[0], message=str(error) if message is None else message
-    )
+    status = pb.Status(code=code.value[0], message=str(error) if message is None else message)
     status.details.add().Pack(error_details_pb2.ErrorInfo(reason=reason, domain=DOMAIN))
     if error.retry_after_s:
         retry = error_details_pb2.RetryInfo()
@@ -59,22 +63,23 @@ def error_to_wire(error: errors.SegueError, message: str | None = None) -> statu
     return status
 
 
-def error_from_wire(status: status_pb2.Status) -> errors.SegueError:
+def error_from_wire(status: pb.Status) -> errors.SegueError:
     """The error that was sent. Without a reason that is known, the nearest one of the code."""
-    return named_error(status) or nearest(_CODE_OF.get(status.code))(status.message)
+    kind = nearest(_CODE_OF.get(status.code))
+    return named_error(status.details, status.message) or kind(status.message)
 
 
-def named_error(status: status_pb2.Status) -> errors.SegueError | None:
+def named_error(details: Iterable[Any], message: str) -> errors.SegueError | None:
     """The error that was sent; None without a reason that is known."""
     info, retry = error_details_pb2.ErrorInfo(), error_details_pb2.RetryInfo()
-    for detail in status.details:
+    for detail in details:
         # Unpack leaves a message of another type alone.
         detail.Unpack(info)
         detail.Unpack(retry)
     kind = _KIND_OF.get(info.reason) if info.domain == DOMAIN else None
     if kind is None:
         return None
-    error: errors.SegueError = kind(status.message)
+    error: errors.SegueError = kind(message)
     if retry.HasField("retry_delay"):
         error.retry_after_s = retry.retry_delay.ToTimedelta().total_seconds()
     return error

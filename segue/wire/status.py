@@ -36,7 +36,7 @@ def error_from_rpc(rpc_error: grpc.aio.AioRpcError, peer: str) -> errors.SegueEr
     except (ValueError, DecodeError):
         # Of another server, or changed on the way: gRPC's own status counts.
         status = None
-    error = named_error(status) if status is not None else None
+    error = None if status is None else named_error(status.details, status.message)
     return error_in_words(rpc_error, peer) if error is None else error
 
 

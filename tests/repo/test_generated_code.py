@@ -6,9 +6,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import google.rpc
-import pytest
-
 ROOT = Path(__file__).parents[2]
 
 
@@ -30,15 +27,6 @@ def test_generated_code_is_fresh(tmp_path: Path) -> None:
 
     assert len(generated_in(tmp_path)) == 12
     assert generated_in(ROOT) == generated_in(tmp_path)
-
-
-@pytest.mark.parametrize("name", ["status", "error_details"])
-def test_googles_files_are_those_of_the_package_that_has_their_code(name: str) -> None:
-    # They lie here so that a client in any language needs nothing but this folder.
-    package = Path(next(iter(google.rpc.__path__)))
-    ours = ROOT / "proto" / "google" / "rpc" / f"{name}.proto"
-
-    assert ours.read_text() == (package / f"{name}.proto").read_text()
 
 
 def test_plain_protoc_reads_the_files(tmp_path: Path) -> None:

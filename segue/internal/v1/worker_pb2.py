@@ -22,12 +22,11 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
-from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 from segue.internal.v1 import transfer_pb2 as segue_dot_internal_dot_v1_dot_transfer__pb2
 from segue.v1 import session_pb2 as segue_dot_v1_dot_session__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1esegue/internal/v1/worker.proto\x12\x11segue.internal.v1\x1a\x17google/rpc/status.proto\x1a segue/internal/v1/transfer.proto\x1a\x16segue/v1/session.proto\"k\n\x11RenewLeaseRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x14\n\x07lease_s\x18\x02 \x01(\x01H\x00\x88\x01\x01\x12\x14\n\x07pause_s\x18\x03 \x01(\x01H\x01\x88\x01\x01\x42\n\n\x08_lease_sB\n\n\x08_pause_s\"*\n\x12RenewLeaseResponse\x12\x14\n\x0c\x65xpires_in_s\x18\x01 \x01(\x01\"%\n\x0f\x45ndLeaseRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\"$\n\x10\x45ndLeaseResponse\x12\x10\n\x08was_here\x18\x01 \x01(\x08\"7\n\x10\x46orkLeaseRequest\x12\x11\n\tparent_id\x18\x01 \x01(\t\x12\x10\n\x08\x63hild_id\x18\x02 \x01(\t\"\x13\n\x11\x46orkLeaseResponse\"V\n\tHeartbeat\x12&\n\x06status\x18\x01 \x01(\x0b\x32\x16.segue.v1.WorkerStatus\x12\x10\n\x08model_id\x18\x02 \x01(\t\x12\x0f\n\x07leaving\x18\x03 \x01(\x08\"6\n\x0b\x43lusterView\x12\'\n\x07workers\x18\x01 \x03(\x0b\x32\x16.segue.v1.WorkerStatus\"\xcd\x01\n\x08TurnSpec\x12\x0f\n\x07turn_id\x18\x01 \x01(\t\x12\x12\n\nsession_id\x18\x02 \x01(\t\x12\x0e\n\x06prompt\x18\x03 \x01(\x0c\x12$\n\x08sampling\x18\x04 \x01(\x0b\x32\x12.segue.v1.Sampling\x12\x1c\n\x04stop\x18\x05 \x01(\x0b\x32\x0e.segue.v1.Stop\x12\x19\n\rbranch_points\x18\x06 \x03(\rB\x02\x10\x01\x12-\n\x06prefix\x18\x07 \x01(\x0b\x32\x1d.segue.internal.v1.PrefixName\"0\n\nPrefixName\x12\x12\n\nnum_tokens\x18\x01 \x01(\r\x12\x0e\n\x06\x64igest\x18\x02 \x01(\x0c\"@\n\x0cTurnCommands\x12\x30\n\x08\x63ommands\x18\x01 \x03(\x0b\x32\x1e.segue.internal.v1.TurnCommand\"\xae\x01\n\x0bTurnCommand\x12\x0c\n\x04\x63\x61ll\x18\x01 \x01(\x04\x12-\n\x05start\x18\x02 \x01(\x0b\x32\x1c.segue.internal.v1.StartTurnH\x00\x12\"\n\x04stop\x18\x03 \x01(\x0b\x32\x12.segue.v1.StopTurnH\x00\x12\x33\n\x07prefill\x18\x04 \x01(\x0b\x32 .segue.internal.v1.PrefillPromptH\x00\x42\t\n\x07\x63ommand\"\xa4\x01\n\tStartTurn\x12)\n\x04turn\x18\x01 \x01(\x0b\x32\x1b.segue.internal.v1.TurnSpec\x12\x11\n\ttimeout_s\x18\x02 \x01(\x01\x12+\n\x06writer\x18\x03 \x01(\x0b\x32\x19.segue.internal.v1.WriterH\x00\x12\x1d\n\x13max_computed_tokens\x18\x04 \x01(\rH\x00\x42\r\n\x0bprompt_from\";\n\x06Writer\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12\x0f\n\x07\x61\x64\x64ress\x18\x03 \x01(\t\":\n\nTurnEvents\x12,\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x1c.segue.internal.v1.TurnEvent\"\xc3\x02\n\tTurnEvent\x12\x0c\n\x04\x63\x61ll\x18\x01 \x01(\x04\x12/\n\x08reserved\x18\x02 \x01(\x0b\x32\x1b.segue.internal.v1.ReservedH\x00\x12<\n\x0fprefill_started\x18\x03 \x01(\x0b\x32!.segue.internal.v1.PrefillStartedH\x00\x12%\n\x05\x64\x65lta\x18\x04 \x01(\x0b\x32\x14.segue.v1.TokenDeltaH\x00\x12+\n\x03\x65nd\x18\x05 \x01(\x0b\x32\x1c.segue.internal.v1.DecodeEndH\x00\x12#\n\x05\x65rror\x18\x06 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x12\x37\n\tprefilled\x18\x07 \x01(\x0b\x32\".segue.internal.v1.PromptPrefilledH\x00\x42\x07\n\x05\x65vent\"P\n\x08Reserved\x12)\n\x06ticket\x18\x01 \x01(\x0b\x32\x19.segue.internal.v1.Ticket\x12\x19\n\x11\x63heckpoint_tokens\x18\x02 \x01(\r\")\n\x0ePrefillStarted\x12\x17\n\x0f\x63omputed_tokens\x18\x01 \x01(\r\"\x96\x01\n\rPrefillPrompt\x12)\n\x04turn\x18\x01 \x01(\x0b\x32\x1b.segue.internal.v1.TurnSpec\x12)\n\x06ticket\x18\x02 \x01(\x0b\x32\x19.segue.internal.v1.Ticket\x12/\n\x06holder\x18\x03 \x01(\x0b\x32\x1f.segue.internal.v1.PrefixHolder\"\\\n\x0cPrefixHolder\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12\x0f\n\x07\x61\x64\x64ress\x18\x03 \x01(\t\x12\x19\n\x11\x63heckpoint_tokens\x18\x04 \x01(\r\"\x11\n\x0fPromptPrefilled\"\xf9\x01\n\tDecodeEnd\x12-\n\rfinish_reason\x18\x01 \x01(\x0e\x32\x16.segue.v1.FinishReason\x12\x1e\n\x05usage\x18\x02 \x01(\x0b\x32\x0f.segue.v1.Usage\x12-\n\x06report\x18\x03 \x01(\x0b\x32\x1d.segue.internal.v1.ShipReport\x12\x10\n\x08\x64\x65\x63ode_s\x18\x04 \x01(\x01\x12\x12\n\nstop_match\x18\x05 \x01(\t\x12\x13\n\x0bkept_tokens\x18\x06 \x01(\r\x12\x1e\n\x16kept_checkpoint_tokens\x18\x07 \x01(\r\x12\x13\n\x0bkept_states\x18\x08 \x03(\r\"\x0f\n\rStatusRequest\"J\n\x0eStatusResponse\x12&\n\x06status\x18\x01 \x01(\x0b\x32\x16.segue.v1.WorkerStatus\x12\x10\n\x08model_id\x18\x02 \x01(\t2V\n\nMembership\x12H\n\x04Join\x12\x1c.segue.internal.v1.Heartbeat\x1a\x1e.segue.internal.v1.ClusterView(\x01\x30\x01\x32\xab\x01\n\rPrefillWorker\x12K\n\x05Turns\x12\x1f.segue.internal.v1.TurnCommands\x1a\x1d.segue.internal.v1.TurnEvents(\x01\x30\x01\x12M\n\x06Status\x12 .segue.internal.v1.StatusRequest\x1a!.segue.internal.v1.StatusResponse2\xb2\x03\n\x0c\x44\x65\x63odeWorker\x12K\n\x05Turns\x12\x1f.segue.internal.v1.TurnCommands\x1a\x1d.segue.internal.v1.TurnEvents(\x01\x30\x01\x12M\n\x06Status\x12 .segue.internal.v1.StatusRequest\x1a!.segue.internal.v1.StatusResponse\x12Y\n\nRenewLease\x12$.segue.internal.v1.RenewLeaseRequest\x1a%.segue.internal.v1.RenewLeaseResponse\x12S\n\x08\x45ndLease\x12\".segue.internal.v1.EndLeaseRequest\x1a#.segue.internal.v1.EndLeaseResponse\x12V\n\tForkLease\x12#.segue.internal.v1.ForkLeaseRequest\x1a$.segue.internal.v1.ForkLeaseResponseB3\n\x11segue.internal.v1P\x01Z\x1csegue/internal/v1;internalv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1esegue/internal/v1/worker.proto\x12\x11segue.internal.v1\x1a segue/internal/v1/transfer.proto\x1a\x16segue/v1/session.proto\"k\n\x11RenewLeaseRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x14\n\x07lease_s\x18\x02 \x01(\x01H\x00\x88\x01\x01\x12\x14\n\x07pause_s\x18\x03 \x01(\x01H\x01\x88\x01\x01\x42\n\n\x08_lease_sB\n\n\x08_pause_s\"*\n\x12RenewLeaseResponse\x12\x14\n\x0c\x65xpires_in_s\x18\x01 \x01(\x01\"%\n\x0f\x45ndLeaseRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\"$\n\x10\x45ndLeaseResponse\x12\x10\n\x08was_here\x18\x01 \x01(\x08\"7\n\x10\x46orkLeaseRequest\x12\x11\n\tparent_id\x18\x01 \x01(\t\x12\x10\n\x08\x63hild_id\x18\x02 \x01(\t\"\x13\n\x11\x46orkLeaseResponse\"V\n\tHeartbeat\x12&\n\x06status\x18\x01 \x01(\x0b\x32\x16.segue.v1.WorkerStatus\x12\x10\n\x08model_id\x18\x02 \x01(\t\x12\x0f\n\x07leaving\x18\x03 \x01(\x08\"6\n\x0b\x43lusterView\x12\'\n\x07workers\x18\x01 \x03(\x0b\x32\x16.segue.v1.WorkerStatus\"\xcd\x01\n\x08TurnSpec\x12\x0f\n\x07turn_id\x18\x01 \x01(\t\x12\x12\n\nsession_id\x18\x02 \x01(\t\x12\x0e\n\x06prompt\x18\x03 \x01(\x0c\x12$\n\x08sampling\x18\x04 \x01(\x0b\x32\x12.segue.v1.Sampling\x12\x1c\n\x04stop\x18\x05 \x01(\x0b\x32\x0e.segue.v1.Stop\x12\x19\n\rbranch_points\x18\x06 \x03(\rB\x02\x10\x01\x12-\n\x06prefix\x18\x07 \x01(\x0b\x32\x1d.segue.internal.v1.PrefixName\"0\n\nPrefixName\x12\x12\n\nnum_tokens\x18\x01 \x01(\r\x12\x0e\n\x06\x64igest\x18\x02 \x01(\x0c\"@\n\x0cTurnCommands\x12\x30\n\x08\x63ommands\x18\x01 \x03(\x0b\x32\x1e.segue.internal.v1.TurnCommand\"\xae\x01\n\x0bTurnCommand\x12\x0c\n\x04\x63\x61ll\x18\x01 \x01(\x04\x12-\n\x05start\x18\x02 \x01(\x0b\x32\x1c.segue.internal.v1.StartTurnH\x00\x12\"\n\x04stop\x18\x03 \x01(\x0b\x32\x12.segue.v1.StopTurnH\x00\x12\x33\n\x07prefill\x18\x04 \x01(\x0b\x32 .segue.internal.v1.PrefillPromptH\x00\x42\t\n\x07\x63ommand\"\xa4\x01\n\tStartTurn\x12)\n\x04turn\x18\x01 \x01(\x0b\x32\x1b.segue.internal.v1.TurnSpec\x12\x11\n\ttimeout_s\x18\x02 \x01(\x01\x12+\n\x06writer\x18\x03 \x01(\x0b\x32\x19.segue.internal.v1.WriterH\x00\x12\x1d\n\x13max_computed_tokens\x18\x04 \x01(\rH\x00\x42\r\n\x0bprompt_from\";\n\x06Writer\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12\x0f\n\x07\x61\x64\x64ress\x18\x03 \x01(\t\":\n\nTurnEvents\x12,\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x1c.segue.internal.v1.TurnEvent\"\xc1\x02\n\tTurnEvent\x12\x0c\n\x04\x63\x61ll\x18\x01 \x01(\x04\x12/\n\x08reserved\x18\x02 \x01(\x0b\x32\x1b.segue.internal.v1.ReservedH\x00\x12<\n\x0fprefill_started\x18\x03 \x01(\x0b\x32!.segue.internal.v1.PrefillStartedH\x00\x12%\n\x05\x64\x65lta\x18\x04 \x01(\x0b\x32\x14.segue.v1.TokenDeltaH\x00\x12+\n\x03\x65nd\x18\x05 \x01(\x0b\x32\x1c.segue.internal.v1.DecodeEndH\x00\x12!\n\x05\x65rror\x18\x06 \x01(\x0b\x32\x10.segue.v1.StatusH\x00\x12\x37\n\tprefilled\x18\x07 \x01(\x0b\x32\".segue.internal.v1.PromptPrefilledH\x00\x42\x07\n\x05\x65vent\"P\n\x08Reserved\x12)\n\x06ticket\x18\x01 \x01(\x0b\x32\x19.segue.internal.v1.Ticket\x12\x19\n\x11\x63heckpoint_tokens\x18\x02 \x01(\r\")\n\x0ePrefillStarted\x12\x17\n\x0f\x63omputed_tokens\x18\x01 \x01(\r\"\x96\x01\n\rPrefillPrompt\x12)\n\x04turn\x18\x01 \x01(\x0b\x32\x1b.segue.internal.v1.TurnSpec\x12)\n\x06ticket\x18\x02 \x01(\x0b\x32\x19.segue.internal.v1.Ticket\x12/\n\x06holder\x18\x03 \x01(\x0b\x32\x1f.segue.internal.v1.PrefixHolder\"\\\n\x0cPrefixHolder\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12\x0f\n\x07\x61\x64\x64ress\x18\x03 \x01(\t\x12\x19\n\x11\x63heckpoint_tokens\x18\x04 \x01(\r\"\x11\n\x0fPromptPrefilled\"\xf9\x01\n\tDecodeEnd\x12-\n\rfinish_reason\x18\x01 \x01(\x0e\x32\x16.segue.v1.FinishReason\x12\x1e\n\x05usage\x18\x02 \x01(\x0b\x32\x0f.segue.v1.Usage\x12-\n\x06report\x18\x03 \x01(\x0b\x32\x1d.segue.internal.v1.ShipReport\x12\x10\n\x08\x64\x65\x63ode_s\x18\x04 \x01(\x01\x12\x12\n\nstop_match\x18\x05 \x01(\t\x12\x13\n\x0bkept_tokens\x18\x06 \x01(\r\x12\x1e\n\x16kept_checkpoint_tokens\x18\x07 \x01(\r\x12\x13\n\x0bkept_states\x18\x08 \x03(\r\"\x0f\n\rStatusRequest\"J\n\x0eStatusResponse\x12&\n\x06status\x18\x01 \x01(\x0b\x32\x16.segue.v1.WorkerStatus\x12\x10\n\x08model_id\x18\x02 \x01(\t2V\n\nMembership\x12H\n\x04Join\x12\x1c.segue.internal.v1.Heartbeat\x1a\x1e.segue.internal.v1.ClusterView(\x01\x30\x01\x32\xab\x01\n\rPrefillWorker\x12K\n\x05Turns\x12\x1f.segue.internal.v1.TurnCommands\x1a\x1d.segue.internal.v1.TurnEvents(\x01\x30\x01\x12M\n\x06Status\x12 .segue.internal.v1.StatusRequest\x1a!.segue.internal.v1.StatusResponse2\xb2\x03\n\x0c\x44\x65\x63odeWorker\x12K\n\x05Turns\x12\x1f.segue.internal.v1.TurnCommands\x1a\x1d.segue.internal.v1.TurnEvents(\x01\x30\x01\x12M\n\x06Status\x12 .segue.internal.v1.StatusRequest\x1a!.segue.internal.v1.StatusResponse\x12Y\n\nRenewLease\x12$.segue.internal.v1.RenewLeaseRequest\x1a%.segue.internal.v1.RenewLeaseResponse\x12S\n\x08\x45ndLease\x12\".segue.internal.v1.EndLeaseRequest\x1a#.segue.internal.v1.EndLeaseResponse\x12V\n\tForkLease\x12#.segue.internal.v1.ForkLeaseRequest\x1a$.segue.internal.v1.ForkLeaseResponseB3\n\x11segue.internal.v1P\x01Z\x1csegue/internal/v1;internalv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,58 +36,58 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._serialized_options = b'\n\021segue.internal.v1P\001Z\034segue/internal/v1;internalv1'
   _globals['_TURNSPEC'].fields_by_name['branch_points']._loaded_options = None
   _globals['_TURNSPEC'].fields_by_name['branch_points']._serialized_options = b'\020\001'
-  _globals['_RENEWLEASEREQUEST']._serialized_start=136
-  _globals['_RENEWLEASEREQUEST']._serialized_end=243
-  _globals['_RENEWLEASERESPONSE']._serialized_start=245
-  _globals['_RENEWLEASERESPONSE']._serialized_end=287
-  _globals['_ENDLEASEREQUEST']._serialized_start=289
-  _globals['_ENDLEASEREQUEST']._serialized_end=326
-  _globals['_ENDLEASERESPONSE']._serialized_start=328
-  _globals['_ENDLEASERESPONSE']._serialized_end=364
-  _globals['_FORKLEASEREQUEST']._serialized_start=366
-  _globals['_FORKLEASEREQUEST']._serialized_end=421
-  _globals['_FORKLEASERESPONSE']._serialized_start=423
-  _globals['_FORKLEASERESPONSE']._serialized_end=442
-  _globals['_HEARTBEAT']._serialized_start=444
-  _globals['_HEARTBEAT']._serialized_end=530
-  _globals['_CLUSTERVIEW']._serialized_start=532
-  _globals['_CLUSTERVIEW']._serialized_end=586
-  _globals['_TURNSPEC']._serialized_start=589
-  _globals['_TURNSPEC']._serialized_end=794
-  _globals['_PREFIXNAME']._serialized_start=796
-  _globals['_PREFIXNAME']._serialized_end=844
-  _globals['_TURNCOMMANDS']._serialized_start=846
-  _globals['_TURNCOMMANDS']._serialized_end=910
-  _globals['_TURNCOMMAND']._serialized_start=913
-  _globals['_TURNCOMMAND']._serialized_end=1087
-  _globals['_STARTTURN']._serialized_start=1090
-  _globals['_STARTTURN']._serialized_end=1254
-  _globals['_WRITER']._serialized_start=1256
-  _globals['_WRITER']._serialized_end=1315
-  _globals['_TURNEVENTS']._serialized_start=1317
-  _globals['_TURNEVENTS']._serialized_end=1375
-  _globals['_TURNEVENT']._serialized_start=1378
-  _globals['_TURNEVENT']._serialized_end=1701
-  _globals['_RESERVED']._serialized_start=1703
-  _globals['_RESERVED']._serialized_end=1783
-  _globals['_PREFILLSTARTED']._serialized_start=1785
-  _globals['_PREFILLSTARTED']._serialized_end=1826
-  _globals['_PREFILLPROMPT']._serialized_start=1829
-  _globals['_PREFILLPROMPT']._serialized_end=1979
-  _globals['_PREFIXHOLDER']._serialized_start=1981
-  _globals['_PREFIXHOLDER']._serialized_end=2073
-  _globals['_PROMPTPREFILLED']._serialized_start=2075
-  _globals['_PROMPTPREFILLED']._serialized_end=2092
-  _globals['_DECODEEND']._serialized_start=2095
-  _globals['_DECODEEND']._serialized_end=2344
-  _globals['_STATUSREQUEST']._serialized_start=2346
-  _globals['_STATUSREQUEST']._serialized_end=2361
-  _globals['_STATUSRESPONSE']._serialized_start=2363
-  _globals['_STATUSRESPONSE']._serialized_end=2437
-  _globals['_MEMBERSHIP']._serialized_start=2439
-  _globals['_MEMBERSHIP']._serialized_end=2525
-  _globals['_PREFILLWORKER']._serialized_start=2528
-  _globals['_PREFILLWORKER']._serialized_end=2699
-  _globals['_DECODEWORKER']._serialized_start=2702
-  _globals['_DECODEWORKER']._serialized_end=3136
+  _globals['_RENEWLEASEREQUEST']._serialized_start=111
+  _globals['_RENEWLEASEREQUEST']._serialized_end=218
+  _globals['_RENEWLEASERESPONSE']._serialized_start=220
+  _globals['_RENEWLEASERESPONSE']._serialized_end=262
+  _globals['_ENDLEASEREQUEST']._serialized_start=264
+  _globals['_ENDLEASEREQUEST']._serialized_end=301
+  _globals['_ENDLEASERESPONSE']._serialized_start=303
+  _globals['_ENDLEASERESPONSE']._serialized_end=339
+  _globals['_FORKLEASEREQUEST']._serialized_start=341
+  _globals['_FORKLEASEREQUEST']._serialized_end=396
+  _globals['_FORKLEASERESPONSE']._serialized_start=398
+  _globals['_FORKLEASERESPONSE']._serialized_end=417
+  _globals['_HEARTBEAT']._serialized_start=419
+  _globals['_HEARTBEAT']._serialized_end=505
+  _globals['_CLUSTERVIEW']._serialized_start=507
+  _globals['_CLUSTERVIEW']._serialized_end=561
+  _globals['_TURNSPEC']._serialized_start=564
+  _globals['_TURNSPEC']._serialized_end=769
+  _globals['_PREFIXNAME']._serialized_start=771
+  _globals['_PREFIXNAME']._serialized_end=819
+  _globals['_TURNCOMMANDS']._serialized_start=821
+  _globals['_TURNCOMMANDS']._serialized_end=885
+  _globals['_TURNCOMMAND']._serialized_start=888
+  _globals['_TURNCOMMAND']._serialized_end=1062
+  _globals['_STARTTURN']._serialized_start=1065
+  _globals['_STARTTURN']._serialized_end=1229
+  _globals['_WRITER']._serialized_start=1231
+  _globals['_WRITER']._serialized_end=1290
+  _globals['_TURNEVENTS']._serialized_start=1292
+  _globals['_TURNEVENTS']._serialized_end=1350
+  _globals['_TURNEVENT']._serialized_start=1353
+  _globals['_TURNEVENT']._serialized_end=1674
+  _globals['_RESERVED']._serialized_start=1676
+  _globals['_RESERVED']._serialized_end=1756
+  _globals['_PREFILLSTARTED']._serialized_start=1758
+  _globals['_PREFILLSTARTED']._serialized_end=1799
+  _globals['_PREFILLPROMPT']._serialized_start=1802
+  _globals['_PREFILLPROMPT']._serialized_end=1952
+  _globals['_PREFIXHOLDER']._serialized_start=1954
+  _globals['_PREFIXHOLDER']._serialized_end=2046
+  _globals['_PROMPTPREFILLED']._serialized_start=2048
+  _globals['_PROMPTPREFILLED']._serialized_end=2065
+  _globals['_DECODEEND']._serialized_start=2068
+  _globals['_DECODEEND']._serialized_end=2317
+  _globals['_STATUSREQUEST']._serialized_start=2319
+  _globals['_STATUSREQUEST']._serialized_end=2334
+  _globals['_STATUSRESPONSE']._serialized_start=2336
+  _globals['_STATUSRESPONSE']._serialized_end=2410
+  _globals['_MEMBERSHIP']._serialized_start=2412
+  _globals['_MEMBERSHIP']._serialized_end=2498
+  _globals['_PREFILLWORKER']._serialized_start=2501
+  _globals['_PREFILLWORKER']._serialized_end=2672
+  _globals['_DECODEWORKER']._serialized_start=2675
+  _globals['_DECODEWORKER']._serialized_end=3109
 # @@protoc_insertion_point(module_scope)

@@ -7,7 +7,6 @@ from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
-from google.rpc import status_pb2 as _status_pb2
 from segue.internal.v1 import transfer_pb2 as _transfer_pb2
 from segue.v1 import session_pb2 as _session_pb2
 import builtins as _builtins
@@ -446,7 +445,7 @@ class TurnEvent(_message.Message):
         """Nothing follows an end, an error or the word that a prompt was prefilled."""
 
     @_builtins.property
-    def error(self) -> _status_pb2.Status: ...
+    def error(self) -> _session_pb2.Status: ...
     @_builtins.property
     def prefilled(self) -> Global___PromptPrefilled: ...
     def __init__(
@@ -457,7 +456,7 @@ class TurnEvent(_message.Message):
         prefill_started: Global___PrefillStarted | None = ...,
         delta: _session_pb2.TokenDelta | None = ...,
         end: Global___DecodeEnd | None = ...,
-        error: _status_pb2.Status | None = ...,
+        error: _session_pb2.Status | None = ...,
         prefilled: Global___PromptPrefilled | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["delta", b"delta", "end", b"end", "error", b"error", "event", b"event", "prefill_started", b"prefill_started", "prefilled", b"prefilled", "reserved", b"reserved"]  # noqa: Y015
