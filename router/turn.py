@@ -42,9 +42,9 @@ from router.turn_calls import (
     TurnCall,
     WorkerCalls,
     WrittenBy,
+    next_beat,
 )
 from segue.errors import Cancelled, DeadlineExceeded, NotResident, SegueError, UnknownPrefix
-from segue.prefix_digest import PrefixName
 from segue.telemetry import Clock
 from segue.turn import (
     FinishReason,
@@ -55,13 +55,11 @@ from segue.turn import (
     TurnSpec,
 )
 from segue.types import WorkerId
-from segue.wire.status import foreseen
 
 logger = logging.getLogger(__name__)
 
 # A message to the client costs the router as much as all else of a token.
 _STARTED_WAITS_S = 0.02
-
 _CLIENT_IS_EARLY_S = 0.1
 
 TurnEvents: TypeAlias = tuple[TurnEvent, ...]
@@ -151,7 +149,7 @@ class Turn:
             with contextlib.ExitStack() as ending:
                 if isinstance(started, Reserved):
                     prefill = asyncio.ensure_future(self._prefill(name, placement, started))
-                    prefill.add_done_callback(lambda done: _fail_with(done, call))
+                    prefill.add_done_callback(call.fail_with)
                     ending.callback(self._leave_prefill, prefill, call)
                 async for events in self._relay(call, placement):
                     yield events
@@ -201,18 +199,18 @@ class Turn:
         """Has the prompt computed and written; returns when decode has all of it."""
         placing = self._context.placing
         holder = placing.reserved(reserved.ticket.resident_tokens, reserved.checkpoint_tokens)
-
-        async def ask(prefix: PrefixName | None) -> None:
-            turn = NamedTurn(name, self.spec, prefix)
-            await self._context.workers.prefill(placement.prefill, turn, reserved.ticket, holder)
-
         prefix = placing.known_prefix(placement.prefill)
-        try:
-            await ask(prefix)
-        except UnknownPrefix:
-            if prefix is None:
-                raise
-            await ask(None)
+        while True:
+            turn = NamedTurn(name, self.spec, prefix)
+            try:
+                return await self._context.workers.prefill(
+                    placement.prefill, turn, reserved.ticket, holder
+                )
+            except UnknownPrefix:
+                if prefix is None:
+                    raise
+                # What it was believed to have is gone.
+                prefix = None
 
     def _place(self) -> Decision:
         decision = self._context.placing.place(self._avoid)
@@ -245,7 +243,7 @@ class Turn:
             assert isinstance(news, TokenDelta), "after its first word a call has tokens"
             yield events
             events = ()
-            not_before = _next_beat(loop.time(), self._context.pause_s())
+            not_before = next_beat(loop.time(), self._context.pause_s())
 
     def _end(self, result: TurnResult, placement: Placement) -> TurnEnd:
         return reported.ended(
@@ -301,15 +299,3 @@ class Turn:
     def outcome(self) -> str:
         """How the turn ended, as metrics name it."""
         return self.state.outcome if isinstance(self.state, Over) else "running"
-
-
-def _next_beat(now: float, beat_s: float) -> float:
-    """Of a beat that all turns share: what they have for one client then goes in one message."""
-    return (now // beat_s + 1) * beat_s
-
-
-def _fail_with(prefill: asyncio.Future[None], call: TurnCall) -> None:
-    """Nobody waits for a prompt that does not come."""
-    if not prefill.cancelled() and (error := prefill.exception()) is not None:
-        assert isinstance(error, Exception)
-        call.fail(foreseen(error))

@@ -22,6 +22,7 @@ from segue.wire.calls import Call
 from segue.wire.convert_events import delta_from_wire
 from segue.wire.convert_turns import result_from_wire
 from segue.wire.error_details import error_from_wire
+from segue.wire.status import foreseen
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +86,12 @@ class TurnCall(Call[pb.TurnEvent]):
         self._is_paced = False
         """Whoever reads waits for a time, and not for more tokens."""
         self.has_result = False
+
+    def fail_with(self, prefill: asyncio.Future[None]) -> None:
+        """Nobody waits for a prompt that does not come."""
+        if not prefill.cancelled() and (error := prefill.exception()) is not None:
+            assert isinstance(error, Exception)
+            self.fail(foreseen(error))
 
     async def read(self, *, not_before: float = 0.0) -> News:
         """What comes next; all tokens that wait, in one piece, and not before that time of the
@@ -157,6 +164,11 @@ class WorkerCalls(Protocol):
 
     def let_end(self, call: asyncio.Task[None]) -> None:
         """Nobody waits for the call any more, and it may end by itself."""
+
+
+def next_beat(now: float, beat_s: float) -> float:
+    """Of a beat that all turns share: what they have for one client then goes in one message."""
+    return (now // beat_s + 1) * beat_s
 
 
 def joined(deltas: list[TokenDelta]) -> TokenDelta:
