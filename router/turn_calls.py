@@ -1,7 +1,7 @@
-"""One turn's call to a worker, on the stream of all (`segue/wire/calls.py`).
+"""One turn's call to a worker, on the stream that all turns share (`segue/wire/calls.py`).
 
-What arrives for a turn waits in its `TurnCall` until somebody reads it; tokens that wait together
-are read together, so a slow reader gets fewer and larger pieces and holds nobody up.
+Events are queued in the turn's `TurnCall` until they are read. Queued tokens are read as one piece,
+so a slow reader gets fewer, larger pieces and delays no other turn.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from segue.wire.status import foreseen
 
 @dataclass(frozen=True, slots=True)
 class NamedTurn:
-    """What a worker is sent of a turn."""
+    """A turn as it is sent to a worker."""
 
     name: str
-    """Of this attempt."""
+    """Names this attempt at the turn, not the turn."""
     spec: TurnSpec
     prefix: PrefixName | None
-    """The prompt's first tokens, which are not sent, if the worker is believed to have them."""
+    """Names the prompt's first tokens if the worker is expected to have them; they are not sent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ class WrittenBy:
 
 @dataclass(frozen=True, slots=True)
 class ComputedThere:
-    """The decode worker computes what it lacks of the prompt, if that is no more than so much."""
+    """The decode worker computes the part of the prompt that it lacks, up to `max_tokens`."""
 
     max_tokens: int
 
@@ -88,7 +88,7 @@ class TurnCall(Call[pb.TurnEvent]):
         self.has_result = False
 
     def fail_with(self, prefill: asyncio.Future[None]) -> None:
-        """Nobody waits for a prompt that does not come."""
+        """Fails this call if the prefill has failed: its prompt will not arrive."""
         if not prefill.cancelled() and (error := prefill.exception()) is not None:
             assert isinstance(error, Exception)
             self.fail(foreseen(error))
@@ -155,19 +155,19 @@ class WorkerCalls(Protocol):
     def start(
         self, decode: WorkerStatus, turn: NamedTurn, source: PromptSource, *, timeout_s: float
     ) -> TurnCall:
-        """Sends the turn there; all else is read from the call. Its end, or `close`, frees it."""
+        """Sends the turn; events are read from the call, whose end or `close` frees the turn."""
 
     async def prefill(
         self, prefill: WorkerStatus, turn: NamedTurn, ticket: Ticket, holder: PrefixHolder | None
     ) -> None:
-        """Returns when decode has the prompt. Raises UnknownPrefix for a prompt sent in part."""
+        """Returns once decode has the prompt. Raises UnknownPrefix if it lacks the named prefix."""
 
     def let_end(self, call: asyncio.Task[None]) -> None:
-        """Nobody waits for the call any more, and it may end by itself."""
+        """Lets a call finish in the background."""
 
 
 def next_beat(now: float, beat_s: float) -> float:
-    """Of a beat that all turns share: what they have for one client then goes in one message."""
+    """The next tick of a clock that all turns share, so that their tokens share messages."""
     return (now // beat_s + 1) * beat_s
 
 

@@ -1,8 +1,8 @@
-"""The answering end of one caller's calls over one stream: commands come in, events go out, one
-message for all that waits. `calls` is the other end.
+"""Server side of many calls over one gRPC stream: commands come in, events go out, everything that
+is queued in one message. `calls` is the client side.
 
-The stream is what a call lives on: when it ends, its calls are stopped, so a caller that dies, or
-that lost sight of this process, leaves nothing here.
+Calls do not outlive their stream: when it ends they are stopped, so a client that dies, or that can
+no longer reach this process, leaves nothing behind.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from segue.wire.calls import Command, Event
 from segue.wire.outbox import Outbox
 
 Stop = Callable[[str], None]
-"""Ends a call that has not had its last event; the reason is for the log."""
+"""Ends a call that has not sent its last event. The reason is for the log."""
 
 
 Commands = TypeVar("Commands", covariant=True)
@@ -30,7 +30,7 @@ class _Commands(Protocol[Commands]):
 
 
 class CallStream(Generic[Command, Event]):
-    """Runs once. Raises InvalidRequest for commands that no caller of ours sends."""
+    """Runs once. Raises InvalidRequest for a command that violates the protocol."""
 
     def __init__(
         self,
@@ -39,10 +39,10 @@ class CallStream(Generic[Command, Event]):
         *,
         min_gap_s: float = 0.0,
     ) -> None:
-        """`begin` begins the call of a command, and gets what sends an event of it; of a call that
-        was stopped, nothing is sent. It tells nothing before it returns, and returns another `Stop`
-        for each call. `begin` raises InvalidRequest for a command that has no business here.
-        `min_gap_s` is the outbox's.
+        """`begin` starts the call of a command. It is given a function that sends an event of that
+        call (and drops it once the call is stopped), must not send before it returns, returns a new
+        `Stop` for each call, and raises InvalidRequest for a command that does not belong here.
+        `min_gap_s`: see `Outbox`.
         """
         self._begin: Callable[[Command, Callable[[Event], None]], Stop] = begin
         self._is_last: Callable[[Event], bool] = is_last
@@ -52,7 +52,7 @@ class CallStream(Generic[Command, Event]):
     async def run(
         self, messages: AsyncIterator[_Commands[Command]]
     ) -> AsyncGenerator[list[Event], None]:
-        """The events of each message to send, until the messages with commands end."""
+        """Yields the events of each message to send, until the command messages end."""
         listening = asyncio.ensure_future(self._listen(messages))
         listening.add_done_callback(lambda _: self._events.close())
         try:
@@ -62,10 +62,10 @@ class CallStream(Generic[Command, Event]):
         finally:
             listening.cancel()
             for number in list(self._calls):
-                self._stop(number, "its caller left")
+                self._stop(number, "its client left")
 
     async def room(self) -> None:
-        """Returns when not too much waits to be sent: at once, unless the caller does not read."""
+        """Waits while too much is queued, which happens only if the client does not read."""
         await self._events.room()
 
     async def _listen(self, messages: AsyncIterator[_Commands[Command]]) -> None:
@@ -93,6 +93,6 @@ class CallStream(Generic[Command, Event]):
         self._calls[number] = stop
 
     def _stop(self, number: int, reason: str) -> None:
-        """Late, for a call that has just ended, it changes nothing."""
+        """Does nothing for a call that has already ended."""
         if (stop := self._calls.pop(number, None)) is not None:
             stop(reason)

@@ -1,6 +1,7 @@
-"""The caller's end of many calls over one stream: commands go up, events come down.
+"""Client side of many calls over one gRPC stream: commands go up, events come down.
 
-One message carries everything that waits, in both directions. `call_stream` is the other end.
+Each message carries everything that is queued, in both directions. `call_stream` is the server
+side.
 """
 
 from __future__ import annotations
@@ -24,33 +25,32 @@ Event = TypeVar("Event", worker_pb2.TurnEvent, session_pb2.GenerateManyEvent)
 
 
 class Call(ABC, Generic[Event]):
-    """One call. What arrives for it waits until somebody reads; one task reads, anybody may `fail`
-    it."""
+    """One call. Events are queued until they are read. One task reads; any task may `fail` it."""
 
     def __init__(self, stop: Callable[[], None]) -> None:
         self._stop = stop
         self._error: SegueError | None = None
         self._arrived: asyncio.Future[None] | None = None
         self.is_over = False
-        """The other side has said its last word of the call, or was told to stop."""
+        """The server has sent the call's last event, or was sent a stop."""
 
     @abstractmethod
     def push(self, event: Event) -> None:
-        """Keeps what arrived, sets `is_over` with the last event, and wakes whoever reads."""
+        """Queues the event, sets `is_over` with the last one, and wakes the reader."""
 
     def fail(self, error: SegueError) -> None:
-        """Whoever reads gets `error`; the first one counts."""
+        """Makes the reader raise `error`. The first error wins."""
         self._error = self._error or error
         self._wake()
 
     def close(self) -> None:
-        """Stops the call there, unless it has ended. A second time changes nothing."""
+        """Stops the call on the server, unless it has ended. Idempotent."""
         if not self.is_over:
             self.is_over = True
             self._stop()
 
     async def _woken(self, at: float | None = None) -> None:
-        """Returns when something arrived, at the latest `at` that time of the event loop."""
+        """Returns when an event arrives, or at the event loop's time `at`."""
         loop = asyncio.get_running_loop()
         self._arrived = loop.create_future()
         timer = loop.call_at(at, self._wake) if at is not None else None
@@ -69,7 +69,7 @@ AnyCall = TypeVar("AnyCall", bound=Call[Any])
 
 
 class Calls(Generic[Command, Event]):
-    """The stream is opened when the first call needs it, and again after it broke."""
+    """Opens the stream for the first call, and again after it has failed."""
 
     def __init__(
         self,
@@ -79,8 +79,8 @@ class Calls(Generic[Command, Event]):
         *,
         outbox: Callable[[], Outbox[Command]],
     ) -> None:
-        """`open_stream` gets the commands of each message. `errors` makes SegueErrors of what
-        breaks the stream, and `outbox` is made anew for each."""
+        """`open_stream` is given the commands of each message. `errors` turns a failure of the
+        stream into a SegueError. `outbox` makes the queue of one stream."""
         self._open_stream: Callable[
             [AsyncIterator[list[Command]]], grpc.aio.StreamStreamCall[Any, Any]
         ] = open_stream
@@ -93,12 +93,12 @@ class Calls(Generic[Command, Event]):
         self._running: asyncio.Task[None] | None = None
 
     def start(self, command: Command, make: Callable[[Callable[[], None]], AnyCall]) -> AnyCall:
-        """Numbers the command and sends it. `make` makes the call of what stops it."""
+        """Numbers and sends the command. `make` builds the call from the function that stops it."""
         number = command.call = next(self._numbers)
         kind = type(command)
 
         def stop() -> None:
-            # Of a stream that broke meanwhile nothing is left there to stop.
+            # After a stream has failed, the server has already stopped its calls.
             if self._calls.pop(number, None) is not None:
                 self._commands.put(kind(call=number, stop=session_pb2.StopTurn()))
 
@@ -111,7 +111,7 @@ class Calls(Generic[Command, Event]):
         return call
 
     def fail(self, error: SegueError) -> None:
-        """All calls end with `error`, and so does the stream."""
+        """Fails all calls with `error` and closes the stream."""
         if self._running is not None:
             self._running.cancel()
             self._running = None
@@ -127,11 +127,11 @@ class Calls(Generic[Command, Event]):
             await asyncio.wait({running})
 
     async def _run(self, commands: Outbox[Command]) -> None:
-        """Reads until the stream breaks, and fails what ran on it."""
+        """Reads until the stream ends, then fails the calls that were on it."""
         stream = self._open_stream(commands.batches())
         try:
             with self._errors():
-                # What is read at the stream's end is false.
+                # gRPC's EOF is falsy; a message never is.
                 while message := cast(Any, await stream.read()):
                     for event in message.events:
                         self._hear(event)
@@ -147,7 +147,7 @@ class Calls(Generic[Command, Event]):
     def _hear(self, event: Event) -> None:
         call = self._calls.get(event.call)
         if call is None:
-            # It was stopped while this was on its way.
+            # It was stopped while the event was in flight.
             return
         call.push(event)
         if call.is_over:

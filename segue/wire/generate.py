@@ -1,4 +1,4 @@
-"""A client's turns: all over one stream, long prompts by calls of their own."""
+"""Sends a client's turns: over one shared stream, or as a call of its own for a long prompt."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ if TYPE_CHECKING:
     # A name of the stub's type only: the generated module does not have it at run time.
     from segue.v1.session_pb2_grpc import SessionsAsyncStub
 
-# A longer request goes alone: others need not wait behind it, nor fail when it is refused.
+# A longer request gets its own call: others do not queue behind it, nor fail if it is refused.
 _ALONE_BYTES = 256 << 10
-# Of requests in one message. Every router takes more (`max_receive_bytes` in router/__main__.py).
+# Most bytes of requests in one message. Every router accepts more (router/__main__.py).
 _TOGETHER_BYTES = 2 * _ALONE_BYTES
-# Between two messages: turns that start faster wait for each other.
+# Shortest time between two messages; turns that start within it share one.
 _MIN_GAP_S = 0.002
 
 
 class Generating:
-    """To one router."""
+    """The turns of one client on one router."""
 
     def __init__(
         self,
@@ -37,7 +37,7 @@ class Generating:
         peer: str,
         errors: Callable[[], AbstractContextManager[None]],
     ) -> None:
-        """`errors` makes SegueErrors of what breaks the stream."""
+        """`errors` turns a failure of the stream into a SegueError."""
         self._stub = stub
         self._calls: Calls[pb.GenerateManyCommand, pb.GenerateManyEvent] = Calls(
             self._open_stream, peer, errors, outbox=_outbox
@@ -46,7 +46,8 @@ class Generating:
     async def answer(
         self, request: pb.GenerateRequest, timeout_s: float | None
     ) -> AsyncGenerator[pb.GenerateEvent, None]:
-        """Of one turn, which ends when the iteration does. Raises SegueErrors and RpcErrors."""
+        """Yields the events of one turn. Leaving the iteration cancels it. Raises SegueErrors and
+        RpcErrors."""
         if request.ByteSize() > _ALONE_BYTES:
             alone = self._stub.Generate(request, timeout=timeout_s)
             try:
@@ -59,7 +60,7 @@ class Generating:
         call = self._calls.start(pb.GenerateManyCommand(start=start), _Answering)
         timer = None
         if timeout_s is not None:
-            # The router ends the turn by then, unless it is silent.
+            # The router enforces this too, unless it has stopped responding.
             late = DeadlineExceeded(f"no complete answer within {timeout_s:g} s")
             timer = asyncio.get_running_loop().call_later(timeout_s, call.fail, late)
         try:
@@ -71,7 +72,7 @@ class Generating:
             call.close()
 
     async def close(self) -> None:
-        """Turns that run end with Unavailable."""
+        """Running turns fail with Unavailable."""
         await self._calls.close()
 
     def _open_stream(
@@ -105,8 +106,8 @@ class _Answering(Call[pb.GenerateManyEvent]):
             self._wake()
 
     async def read(self) -> pb.GenerateEvent | None:
-        """What comes next; None after the end. Raises the error that ended the turn, after all
-        that came before it."""
+        """Returns the next event, or None after the last. Raises the error that ended the turn,
+        after the events that preceded it."""
         while not self._events:
             if self._error is not None:
                 raise self._error

@@ -1,4 +1,4 @@
-"""The router's end of a client's stream of turns; `generate` is the client's."""
+"""The server side of `GenerateMany`; `generate` is the client side."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from segue.wire.error_details import error_to_wire
 from segue.wire.status import foreseen
 
 Answer = Callable[[pb.GenerateRequest, float | None], AsyncGenerator[pb.GenerateEvent, None]]
-"""One turn, within so many seconds; ends it when the iteration ends."""
+"""Runs one turn with an optional timeout in seconds. Leaving the iteration cancels it."""
 
-# Between two messages: events that come faster go together.
+# Shortest time between two messages; events that arrive within it share one.
 _MIN_GAP_S = 0.002
 
 
 async def generate_many(
     messages: AsyncIterator[pb.GenerateManyCommands], answer: Answer
 ) -> AsyncGenerator[pb.GenerateManyEvents, None]:
-    """What `GenerateMany` answers, each of its turns by `answer`."""
+    """Yields the messages of `GenerateMany`. `answer` runs each turn."""
 
     def begin(
         command: pb.GenerateManyCommand, tell: Callable[[pb.GenerateManyEvent], None]
