@@ -20,6 +20,7 @@ MODULES = (
     "grpc_reflection",
     "prometheus_client",
     "h11",
+    "cachetools",
 )
 """What a server imports of the extras `cpu` and `cuda`. Triton is not here: only GPUs need it."""
 

@@ -83,6 +83,8 @@ class Said:
     messages: tuple[Message, ...]
     answer: list[int]
     end: TurnEnd
+    follows_an_edit: bool = False
+    """The client changed the answer before: it called no tool, and a result was to follow."""
 
     @property
     def is_question(self) -> bool:
@@ -109,12 +111,13 @@ async def converse(
     for index, new in enumerate(SCRIPT):
         if index == FORK_AT:
             session = await parent.fork(f"{name}-child")
-        if isinstance(new, Message) and not session.messages[-1].tool_calls:
+        is_edited = isinstance(new, Message) and not session.messages[-1].tool_calls
+        if is_edited:
             # Random weights call nothing, but a result may only follow a call.
             session.messages[-1] = replace(
                 session.messages[-1], reasoning="A tool knows.", tool_calls=(CALL,)
             )
-        said.append(await say(session, new))
+        said.append(replace(await say(session, new), follows_an_edit=is_edited))
         cluster.check_invariants()
     return [*said, await say(parent, "What is my city?")]
 
