@@ -53,35 +53,35 @@ def kind_of(value: object) -> str:
 
 
 def require_type(name: str, value: object, kind: type | tuple[type, ...], expected: str) -> None:
-    require(isinstance(value, kind), f"{name} must be {expected}, got {what_came(value)}")
+    # The message is made only when it is needed: the value may be a whole conversation.
+    if not isinstance(value, kind):
+        raise InvalidRequest(f"{name} must be {expected}, got {what_came(value)}")
 
 
 def require_whole(name: str, value: object) -> None:
-    is_whole = isinstance(value, Integral) and not isinstance(value, bool)
-    require(is_whole, f"{name} must be a whole number, got {what_came(value)}")
+    if not isinstance(value, Integral) or isinstance(value, bool):
+        raise InvalidRequest(f"{name} must be a whole number, got {what_came(value)}")
 
 
 def require_seconds(name: str, value: object) -> None:
     """None passes: not every call has a limit."""
-    is_number = isinstance(value, Real) and not isinstance(value, bool)
-    require(
-        value is None or is_number,
-        f"{name} must be a number of seconds, got {what_came(value)}",
-    )
-    # Of a clock's heap it would break the order.
-    require(value == value, f"{name} must be a number of seconds, got {value}")
+    if value is not None and not _is_number(value):
+        raise InvalidRequest(f"{name} must be a number of seconds, got {what_came(value)}")
+    # A NaN would break the order of a clock's heap.
+    require(value == value, f"{name} must be a number of seconds, got nan")
 
 
 def require_number(name: str, value: float, low: float, high: float) -> None:
-    is_number = isinstance(value, Real) and not isinstance(value, bool)
-    require(
-        is_number,
-        f"{name} must be a number between {low:g} and {high:g}, got {what_came(value)}",
-    )
-    require(
-        math.isfinite(value) and low <= value <= high,
-        f"{name} must be between {low:g} and {high:g}, got {shown(value)}",
-    )
+    if not _is_number(value):
+        raise InvalidRequest(
+            f"{name} must be a number between {low:g} and {high:g}, got {what_came(value)}"
+        )
+    if not (math.isfinite(value) and low <= value <= high):
+        raise InvalidRequest(f"{name} must be between {low:g} and {high:g}, got {shown(value)}")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 def require_count(name: str, value: int, *, low: int = 0, high: int = MAX_COUNT) -> None:
@@ -95,7 +95,8 @@ def require_label(name: str, value: str, *, max_chars: int = MAX_NAME_CHARS) -> 
         len(value) <= max_chars,
         f"{name} must have at most {max_chars} characters, has {len(value)}",
     )
-    require(value.isprintable(), f"{name} must be printable, got {value!r}")
+    if not value.isprintable():
+        raise InvalidRequest(f"{name} must be printable, got {value!r}")
 
 
 def require_name(name: str, value: str, *, max_chars: int = MAX_NAME_CHARS) -> None:

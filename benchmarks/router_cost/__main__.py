@@ -19,7 +19,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 from segue.client import Client
 from segue.errors import SegueError
@@ -28,9 +28,7 @@ from segue.types import ChatInput, Message
 DEMO = Path(__file__).parents[2] / "segue" / "demo" / "checkpoint"
 _CONTEXT = 262_144
 _QUESTION = "The train to Paris leaves at noon and arrives in the evening of the same day. " * 4
-_WINDOW = 10
-
-Report: TypeAlias = dict[str, float]
+_WINDOW = 50
 
 
 def main() -> None:
@@ -102,17 +100,19 @@ async def measure(
         }
 
 
-async def _session(client: Client, process: subprocess.Popen[str], num_turns: int) -> Report:
-    """CPU of the router for a turn, at the session's start and end."""
+async def _session(
+    client: Client, process: subprocess.Popen[str], num_turns: int
+) -> dict[str, list[float]]:
+    """CPU of the router for a turn, for each 50 turns one after another."""
     session, windows = client.session("long"), []
-    for _ in range(max(num_turns // _WINDOW, 2)):
+    for start in range(0, num_turns, _WINDOW):
         _read(process)
-        for _ in range(_WINDOW):
+        num = min(_WINDOW, num_turns - start)
+        for _ in range(num):
             async for _ in session.turn(_QUESTION):
                 pass
-        windows.append(_read(process)["cpu_s"] / _WINDOW * 1000)
-    middle = windows[len(windows) // 2]
-    return {"first_ms": windows[1], "middle_ms": middle, "last_ms": windows[-1]}
+        windows.append(round(_read(process)["cpu_s"] / num * 1000, 2))
+    return {"cpu_ms_a_turn": windows}
 
 
 async def _beside(
