@@ -19,6 +19,7 @@ from segue.cache.accountant import UnitState, page_accountant, slot_accountant
 from segue.cache.layout import CacheField, CacheLayout, Unit
 from segue.cache.prefix_cache import PrefixCache
 from segue.cache.worth import worth_to_decode
+from segue.prompt import Prompt
 from segue.types import Epoch, SessionId, TurnId, WorkerId
 
 _PAGE_TOKENS = 16
@@ -96,9 +97,9 @@ def _sessions(num_sessions: int) -> PrefixCache:
     )
     for session in range(num_sessions):
         tokens = range(session * _PAGE_TOKENS, (session + 1) * _PAGE_TOKENS)
-        hold = cache.hold_pages(cache.match(()))
+        hold = cache.hold_pages(cache.match(Prompt()))
         own = pages.take(1, UnitState.WORKING), slots.take(1, UnitState.WORKING)
-        cache.insert(tokens, own[0], hold=hold, checkpoints={_PAGE_TOKENS: own[1][0]})
+        cache.insert(Prompt(tokens), own[0], hold=hold, checkpoints={_PAGE_TOKENS: own[1][0]})
         cache.leases.grant(SessionId(str(session)), hold.node, time.monotonic() + 600.0)
         cache.release(hold)
     return cache

@@ -61,7 +61,7 @@ def result_of(sequence: DecodeSequence, *, ended_at: float) -> TurnResult:
     return TurnResult(
         finish_reason=finish,
         usage=Usage(
-            prompt_tokens=len(sequence.turn.prompt),
+            prompt_tokens=sequence.turn.num_prompt,
             cached_tokens=sequence.report.cached_tokens,
             resident_tokens=sequence.resident_tokens,
             completion_tokens=sequence.answer.num_tokens,

@@ -135,10 +135,9 @@ class TieredLeases:
         """As far as there is room that nobody has a lease on."""
         try:
             if lease := self._tier.cache.leases.get(session_id):
-                # A match leaves out the page of the last token it is given.
-                tokens = [*self._tier.cache.tree.tokens(lease.node), 0]
-                await self._tier.load(tokens, all_pages, PrefixCache.make_spare_room)
-                node = self._device.match(tokens).node
+                prefix = self._tier.cache.tree.prompt(lease.node)
+                await self._tier.load(prefix, all_pages, PrefixCache.make_spare_room)
+                node = self._device.find(prefix).node
                 if node.parent is not None:
                     self._device.leases.grant(session_id, node, lease.expires_at)
         finally:

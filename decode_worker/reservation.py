@@ -48,13 +48,13 @@ class Reservations:
         """
         self._sequences.check(spec)
         with UntilKept() as taken:
-            hold = self._residency.hold(spec.prompt)
+            hold = self._residency.hold(spec.context)
             taken.callback(self._residency.release, hold)
             self._residency.make_room(self._num_own_pages(spec, hold))
             ticket = self._reader.reserve(
                 spec.turn_id,
-                num_prompt_tokens=len(spec.prompt),
-                extra_tokens=spec.stop.max_tokens,
+                num_prompt_tokens=len(spec.context),
+                extra_tokens=spec.stop.max_tokens - spec.num_answered,
                 writer=writer,
                 lifetime_s=lifetime_s,
                 resident_tokens=hold.num_tokens,
@@ -73,7 +73,7 @@ class Reservations:
         with UntilKept() as taken:
             hold, positions = self._residency.hold_checkpoint(spec)
             taken.callback(self._residency.release, hold)
-            num_missing = len(spec.prompt) - hold.num_tokens
+            num_missing = len(spec.context) - hold.num_tokens
             if num_missing > max_computed_tokens:
                 raise NotResident(
                     f"{num_missing} tokens of turn {spec.turn_id} have no state on {self._worker}, "
@@ -112,5 +112,4 @@ class Reservations:
 
     def _num_own_pages(self, spec: TurnSpec, hold: Hold) -> int:
         """For the rest of the prompt, and an answer as long as it may become."""
-        num_tokens = len(spec.prompt) + spec.stop.max_tokens
-        return self._layout.num_pages_for(num_tokens) - len(hold.pages)
+        return self._layout.num_pages_for(spec.max_context) - len(hold.pages)

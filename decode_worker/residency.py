@@ -18,12 +18,15 @@ from segue.cache.states import states_to_go_on_from, states_wanted
 from segue.cache.until_kept import UntilKept
 from segue.checks import require_name, shown
 from segue.errors import InvalidRequest
+from segue.prompt import Prompt
 from segue.telemetry import Clock
 from segue.turn import TurnResult, TurnSpec
 from segue.types import PageId, SessionId, SlotId, TurnId
 
 MAX_LEASE_S = 86_400.0
 """A client that asks for more has forgotten the session."""
+
+_NOTHING = Prompt()
 
 
 class Residency:
@@ -36,22 +39,23 @@ class Residency:
         self._leases = TieredLeases(memory.cache, tier, clock)
         self._session_states = SessionStates(memory.cache.pins)
 
-    async def load(self, prompt: Sequence[int]) -> None:
-        """Brings back from the host what is there of the prompt: pages, and the deepest state."""
+    async def load(self, context: Prompt) -> None:
+        """Brings back from the host what is there of a turn's context: pages, and the deepest
+        state. Its last token is computed in any case."""
         if self._config.residency:
-            await self._tier.load(prompt, all_pages)
+            await self._tier.load(context[:-1], all_pages)
 
-    def hold(self, prompt: Sequence[int]) -> Hold:
-        """The pages of the prompt that are here: shared, to be read only, until released."""
+    def hold(self, context: Prompt) -> Hold:
+        """The pages of the context that are here: shared, to be read only, until released."""
         cache = self._memory.cache
-        return cache.hold_pages(cache.match(prompt if self._config.residency else ()))
+        return cache.hold_pages(cache.match(context if self._config.residency else _NOTHING))
 
     def hold_checkpoint(self, spec: TurnSpec) -> tuple[Hold, tuple[int, ...]]:
         """The part of the prompt that can be resumed here, with its state; and where on the way
         through the rest states are wanted.
         """
         cache = self._memory.cache
-        match = cache.match(spec.prompt if self._config.residency else ())
+        match = cache.match(spec.context if self._config.residency else _NOTHING)
         hold = cache.hold_checkpoint(match)
         self._session_states.used(hold.checkpoint, spec.session_id)
         if not self._config.residency:
@@ -59,7 +63,7 @@ class Residency:
         return hold, states_wanted(
             spec.branch_points,
             hold.num_tokens,
-            len(spec.prompt),
+            len(spec.context),
             page_tokens=cache.tree.page_tokens,
             parted_at=match.num_tokens,
         )
@@ -207,5 +211,5 @@ def with_what_stays(result: TurnResult, spec: TurnSpec, hold: Hold) -> TurnResul
         result,
         kept_tokens=hold.num_tokens,
         kept_checkpoint_tokens=max(states, default=0),
-        kept_states=states_to_go_on_from(states, spec.branch_points, len(spec.prompt)),
+        kept_states=states_to_go_on_from(states, spec.branch_points, len(spec.context)),
     )

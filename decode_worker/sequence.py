@@ -10,6 +10,7 @@ from segue.engine.answer import Answer
 from segue.engine.batch import Chunk, DraftStart, Run, SequenceChunk
 from segue.engine.sampler import SamplerRow, SequenceSampler
 from segue.engine.speculation import SlotRing
+from segue.prompt import Prompt
 from segue.turn import ShipReport, TurnSpec
 from segue.types import PageId, SampledToken, SlotId
 
@@ -17,7 +18,7 @@ from segue.types import PageId, SampledToken, SlotId
 @dataclass(slots=True, kw_only=True, eq=False)
 class DecodeSequence:
     """Its cache holds every token but the last of `answer_ids`; or less, while there is a rest of
-    its prompt to compute.
+    its context to compute.
     """
 
     turn: TurnSpec
@@ -37,6 +38,7 @@ class DecodeSequence:
     prompt_states: Mapping[int, SlotId] = field(default_factory=dict)
     """For the states that stay of the prompt's rest, beside the ring: position to slot."""
     answer_ids: list[int] = field(default_factory=list)
+    """From the first one on, those of the context included."""
     drafts: list[int] = field(default_factory=list)
     """Guesses at the next tokens, for the pass that comes."""
     in_flight: deque[int] = field(default_factory=deque)
@@ -51,9 +53,10 @@ class DecodeSequence:
         return self.ring.num_tokens
 
     @property
-    def cached_tokens(self) -> tuple[int, ...]:
+    def cached_tokens(self) -> Prompt:
         """Those whose K and V are in the pages."""
-        return (*self.turn.prompt, *self.answer_ids)[: self.num_cached]
+        context = self.turn.context
+        return (context + self.answer_ids[self.turn.num_answered :])[: self.num_cached]
 
     @property
     def slots(self) -> tuple[SlotId, ...]:
@@ -70,11 +73,11 @@ class DecodeSequence:
 
     @property
     def is_in_prompt(self) -> bool:
-        return self.num_cached < len(self.turn.prompt)
+        return self.num_cached < len(self.turn.context)
 
     @property
     def num_prompt_left(self) -> int:
-        return max(len(self.turn.prompt) - self.num_cached, 0)
+        return max(len(self.turn.context) - self.num_cached, 0)
 
     @property
     def may_go_on(self) -> bool:
@@ -85,8 +88,7 @@ class DecodeSequence:
     def max_position(self) -> int:
         """The last token's position after the steps in flight, at most: they may accept all drafts,
         but no more tokens than the answer may have."""
-        longest = len(self.turn.prompt) + self.turn.stop.max_tokens
-        return min(self.num_cached + sum(self.in_flight), longest - 1)
+        return min(self.num_cached + sum(self.in_flight), self.turn.max_context - 1)
 
     @property
     def max_drafts(self) -> int:
@@ -114,7 +116,7 @@ class DecodeSequence:
                 slots_out=self.ring.outputs(len(self.drafts) + 1),
             )
         return SequenceChunk(
-            token_ids=self.turn.prompt[self.num_cached :],
+            token_ids=self.turn.context.tokens[self.num_cached :],
             start=self.num_cached,
             page_ids=self.pages,
             slot_in=self.resume_slot,
@@ -127,12 +129,12 @@ class DecodeSequence:
     def next_rows(self) -> list[SamplerRow]:
         """Of the logits that `next_chunk` gives."""
         if self.is_in_prompt:
-            return [SamplerRow(self.sampler, position=len(self.turn.prompt))]
+            return [SamplerRow(self.sampler, position=len(self.turn.context))]
         return [self._row(num_before) for num_before in range(len(self.drafts) + 1)]
 
     def prompt_computed(self, page_tokens: int) -> None:
         of_ring = self._ring_checkpoint(page_tokens)
-        self.ring = replace(self.ring, num_tokens=len(self.turn.prompt))
+        self.ring = replace(self.ring, num_tokens=len(self.turn.context))
         for position, slot in of_ring.items():
             self.ring = self.ring.with_checkpoint(slot, position)
         self.keep_checkpoint(page_tokens)
@@ -167,7 +169,7 @@ class DecodeSequence:
     def _ring_checkpoint(self, page_tokens: int) -> dict[int, SlotId]:
         """At the last page boundary inside what is left of the prompt, if there is one and no other
         slot is for it."""
-        last = (len(self.turn.prompt) - 1) // page_tokens * page_tokens
+        last = (len(self.turn.context) - 1) // page_tokens * page_tokens
         if len(self.ring.slots) == 1 or last <= self.num_cached or last in self.prompt_states:
             return {}
         other = next(slot for slot in self.ring.slots if slot != self.ring.state)

@@ -58,7 +58,8 @@ class HostStepper:
         self._config = config
 
     def start(self, sequence: DecodeSequence) -> None:
-        for token_id in sequence.answer_ids:
+        # The sampler was made with the others.
+        for token_id in sequence.answer_ids[sequence.turn.num_answered :]:
             sequence.sampler.observe(token_id)
 
     def launch(self, batch: Sequence[DecodeSequence], num_drafts: int) -> Launched:
@@ -145,7 +146,7 @@ class DeviceStepper:
                 end_ids=sorted(sequence.answer.end_ids),
             ),
             turn.sampling,
-            prompt_ids=turn.prompt,
+            prompt_ids=turn.prompt_ids,
             answer_ids=sequence.answer_ids,
         )
 

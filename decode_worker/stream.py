@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import math
-from array import array
 from collections.abc import Callable
 from typing import Protocol
 
@@ -21,7 +20,7 @@ from kv_transfer.ticket import PeerIdentity
 from kv_transfer.wire import ticket_to_wire
 from segue.errors import InvalidRequest, SegueError
 from segue.internal.v1 import worker_pb2 as pb
-from segue.prefix_digest import PrefixName
+from segue.prompt import PrefixName, Prompt
 from segue.telemetry import about_turn
 from segue.turn import TokenDelta, TurnResult, TurnSpec
 from segue.types import Epoch, TurnId, WorkerId
@@ -35,7 +34,7 @@ from segue.wire.status import foreseen
 class TurnRunner(Protocol):
     """What turns run on: a `DecodeWorker`."""
 
-    def find_prefix(self, prefix: PrefixName) -> array[int]: ...
+    def find_prefix(self, prefix: PrefixName) -> Prompt: ...
     async def start(
         self, turn: TurnSpec, source: PromptSource, tell: Tell, *, timeout_s: float
     ) -> None: ...

@@ -108,12 +108,13 @@ class Sequences:
             ring=SlotRing(
                 slots=(committed.slot, *spare_slots),
                 state=committed.slot,
-                num_tokens=len(turn.spec.prompt),
+                num_tokens=len(turn.spec.context),
             ),
             answer=self._answer(turn.spec),
             sampler=self._sampler(turn.spec),
             report=report,
             first_token=first_token,
+            answer_ids=list(turn.spec.answered_ids),
         )
 
     def resumed(
@@ -137,15 +138,19 @@ class Sequences:
             report=ShipReport(),
             resume_slot=checkpoint.slot if checkpoint else None,
             prompt_states=prompt_states,
+            answer_ids=list(turn.spec.answered_ids),
         )
 
     def _answer(self, spec: TurnSpec) -> Answer:
-        return Answer(stop=spec.stop, tokenizer=self._tokenizer)
+        answer = Answer(stop=spec.stop, tokenizer=self._tokenizer)
+        answer.resume(spec.answered_ids)
+        return answer
 
     def _sampler(self, spec: TurnSpec) -> SequenceSampler:
         return SequenceSampler(
             spec.sampling,
             vocab_size=self._model.vocab_size,
-            prompt_ids=spec.prompt,
+            prompt_ids=spec.prompt_ids,
+            answer_ids=spec.answered_ids,
             device=self._device,
         )

@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from array import array
 from collections.abc import Sequence
 
 from decode_worker.config import DecodeConfig
@@ -51,7 +50,7 @@ from segue.errors import (
     TransferFailed,
     Unavailable,
 )
-from segue.prefix_digest import PrefixName
+from segue.prompt import PrefixName, Prompt
 from segue.telemetry import Clock
 from segue.text.tokenizer import Tokenizer
 from segue.turn import ShipReport, TurnSpec
@@ -123,7 +122,7 @@ class DecodeWorker:
     def services(self) -> Services:
         return [*services(self), *self._exchange.services(self._on_commit)]
 
-    def find_prefix(self, prefix: PrefixName) -> array[int]:
+    def find_prefix(self, prefix: PrefixName) -> Prompt:
         """The tokens of a prefix that is here. Raises UnknownPrefix."""
         return self._tiers.find(prefix)
 
@@ -149,7 +148,7 @@ class DecodeWorker:
 
         try:
             async with asyncio.timeout(timeout_s):
-                await self._room.take(attempt, lambda: self.residency.load(turn.prompt))
+                await self._room.take(attempt, lambda: self.residency.load(turn.context))
         except TimeoutError:
             raise DeadlineExceeded(
                 f"turn {turn.turn_id} waited {timeout_s:g} s for memory on {self.name}"

@@ -17,6 +17,7 @@ from segue.cache.layout import CacheLayout
 from segue.cache.prefix_cache import Hold, PrefixCache
 from segue.cancellation import uninterrupted
 from segue.errors import NotFound, SegueError
+from segue.prompt import Prompt
 from segue.turn import ShipReport
 from segue.types import SampledToken
 
@@ -42,8 +43,7 @@ class PrefixSource:
 
         Raises NotFound when no state is kept after exactly these tokens, TransferFailed.
         """
-        # A match leaves out the page of the last token, which here is one that was asked for.
-        match = self._cache.match((*token_ids, 0))
+        match = self._cache.find(Prompt(token_ids))
         if match.checkpoint is None or match.checkpoint.num_tokens != len(token_ids):
             raise NotFound(
                 f"no state is kept here after these {len(token_ids)} tokens (any more); compute it"

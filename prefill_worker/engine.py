@@ -57,7 +57,7 @@ class PrefillSequence:
 
     @property
     def progress(self) -> Progress:
-        return Progress(self.num_computed, len(self.turn.prompt))
+        return Progress(self.num_computed, len(self.turn.context))
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +139,7 @@ class PrefillEngine:
         for row, (sequence, chunk) in enumerate(batch):
             sequence.num_computed = chunk.end
             sequence.state_slot = _slot_out(sequence, chunk)
-            if chunk.end == len(sequence.turn.prompt):
+            if chunk.end == len(sequence.turn.context):
                 ended.append((row, sequence))
         self._metrics.computed(
             num_tokens=sum(chunk.end - chunk.start for _, chunk in batch),
@@ -169,7 +169,7 @@ class PrefillEngine:
         return asked
 
     def _ship(self, sequence: PrefillSequence, chunk: Chunk, layer: int) -> None:
-        is_last = chunk.end == len(sequence.turn.prompt)
+        is_last = chunk.end == len(sequence.turn.context)
         pages = complete_pages(
             # The pages that were here already go out with the first ones computed.
             0 if chunk.start == sequence.start else chunk.start,
@@ -184,10 +184,11 @@ class PrefillEngine:
         sampler = SequenceSampler(
             turn.sampling,
             vocab_size=self._runner.config.vocab_size,
-            prompt_ids=turn.prompt,
+            prompt_ids=turn.prompt_ids,
+            answer_ids=turn.answered_ids,
             device=self._runner.device,
         )
-        return SamplerRow(sampler, position=len(turn.prompt))
+        return SamplerRow(sampler, position=len(turn.context))
 
     def _publish(
         self, sequences: Sequence[PrefillSequence], tokens: Sequence[SampledToken]
@@ -214,7 +215,7 @@ class PrefillEngine:
 
 def _to_forward(sequence: PrefillSequence, chunk: Chunk) -> SequenceChunk:
     return SequenceChunk(
-        token_ids=sequence.turn.prompt[chunk.start : chunk.end],
+        token_ids=sequence.turn.context.tokens[chunk.start : chunk.end],
         start=chunk.start,
         page_ids=sequence.pages,
         slot_in=sequence.state_slot,

@@ -49,11 +49,10 @@ class Puller:
         """
         cache = self._memory.cache
         held_tokens = holder.checkpoint_tokens
-        # A match leaves out the page of the last token it is given.
-        here = cache.match(turn.prompt[: held_tokens + 1])
+        here = cache.find(turn.context, held_tokens)
         resume = here.checkpoint.num_tokens if here.checkpoint else 0
         # At least one page comes along with the state: the one that the state belongs to.
-        match = cache.match(turn.prompt[:held_tokens])
+        match = cache.find(turn.context, held_tokens - 1)
         estimate = estimate_pull(
             self._layout,
             self.rates,
@@ -61,7 +60,7 @@ class Puller:
             matched_tokens=match.num_tokens,
             resume_tokens=resume,
         )
-        if held_tokens >= len(turn.prompt) or resume >= held_tokens or not estimate.pays:
+        if held_tokens >= len(turn.context) or resume >= held_tokens or not estimate.pays:
             return ShipReport()
         hold = cache.hold_pages(match)
         started_at = self._clock()
@@ -97,7 +96,7 @@ class Puller:
         self._expected[turn.turn_id] = arrived
         try:
             num_bytes = await self._exchange.peers.pull(
-                source, ticket, turn.prompt[:held_tokens], timeout_s=PEER_TIMEOUT_S
+                source, ticket, turn.context.tokens[:held_tokens], timeout_s=PEER_TIMEOUT_S
             )
         except BaseException:
             # What arrived all the same is nobody's now.
@@ -140,7 +139,7 @@ class Puller:
             arrived.exception()
 
     def _insert(self, turn: TurnSpec, committed: CommittedHandoff, hold: Hold) -> None:
-        tokens = turn.prompt[: committed.num_prompt_tokens]
+        tokens = turn.context[: committed.num_prompt_tokens]
         left = self._memory.cache.insert(
             tokens, committed.pages, hold=hold, checkpoints={len(tokens): committed.slot}
         )

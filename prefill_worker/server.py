@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from array import array
 from collections.abc import AsyncIterator, Callable
 from typing import Any, Protocol
 
@@ -19,7 +18,7 @@ from segue.internal.v1.worker_pb2_grpc import (
     PrefillWorkerServicer,
     add_PrefillWorkerServicer_to_server,
 )
-from segue.prefix_digest import PrefixName
+from segue.prompt import PrefixName, Prompt
 from segue.telemetry import about_turn
 from segue.turn import PrefixHolder, ShipReport, TurnSpec
 from segue.wire.call_stream import CallStream, Stop
@@ -37,7 +36,7 @@ class Prefiller(Protocol):
 
     model_id: str
 
-    def find_prefix(self, prefix: PrefixName) -> array[int]: ...
+    def find_prefix(self, prefix: PrefixName) -> Prompt: ...
     async def prefill(
         self, turn: TurnSpec, ticket: Ticket, holder: PrefixHolder | None
     ) -> ShipReport: ...

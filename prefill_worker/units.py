@@ -17,6 +17,7 @@ from segue.cache.session_states import SessionStates
 from segue.cache.states import states_to_go_on_from, states_wanted
 from segue.cache.until_kept import UntilKept
 from segue.errors import InvalidRequest, Overloaded
+from segue.prompt import Prompt
 from segue.turn import TurnSpec
 from segue.types import PageId, SlotId
 
@@ -63,7 +64,7 @@ class PromptMemory:
     async def load(self, turn: TurnSpec) -> None:
         """Brings the longest prefix that has a state back from the host, where that pays."""
         if self._config.prefix_cache:
-            await self._tier.load(turn.prompt, self._up_to_a_state_that_pays)
+            await self._tier.load(turn.context[:-1], self._up_to_a_state_that_pays)
 
     def take(self, turn: TurnSpec) -> PromptUnits:
         """Holds the prefix that is here and takes units for the rest.
@@ -73,15 +74,15 @@ class PromptMemory:
         """
         if self.num_running >= self._max_running:
             raise Overloaded(f"{self._max_running} prompts are computed here; come back later")
-        num_pages = self._layout.num_pages_for(len(turn.prompt))
+        num_pages = self._layout.num_pages_for(len(turn.context))
         if num_pages > self._memory.pages.total:
             raise InvalidRequest(
-                f"a prompt of {len(turn.prompt)} tokens needs {num_pages} pages, "
+                f"a prompt of {len(turn.context)} tokens needs {num_pages} pages, "
                 f"this prefill worker has {self._memory.pages.total}"
             )
         cache = self._memory.cache
         with UntilKept() as taken:
-            match = cache.match(turn.prompt if self._config.prefix_cache else ())
+            match = cache.match(turn.context if self._config.prefix_cache else Prompt())
             hold = cache.hold_checkpoint(match)
             taken.callback(cache.release, hold)
             self._session_states.used(hold.checkpoint, turn.session_id)
@@ -96,12 +97,12 @@ class PromptMemory:
         own_slots = [units.slot]
         left = units.own_pages
         if self._config.prefix_cache:
-            if len(turn.prompt) % self._layout.page_tokens == 0:
+            if len(turn.context) % self._layout.page_tokens == 0:
                 # The state after the prompt stands at a page boundary, so it is one too.
-                checkpoints[len(turn.prompt)] = own_slots.pop()
+                checkpoints[len(turn.context)] = own_slots.pop()
             try:
                 left = self._memory.cache.insert(
-                    turn.prompt, units.own_pages, hold=units.hold, checkpoints=checkpoints
+                    turn.context, units.own_pages, hold=units.hold, checkpoints=checkpoints
                 )
             except BaseException:
                 # What it had taken is the cache's; the accounts know what is not.
@@ -117,9 +118,9 @@ class PromptMemory:
         if not self._config.prefix_cache:
             return ()
         kept = {*units.hold.node.states(), *units.checkpoints}
-        if len(turn.prompt) % self._layout.page_tokens == 0:
-            kept.add(len(turn.prompt))
-        return states_to_go_on_from(kept, turn.branch_points, len(turn.prompt))
+        if len(turn.context) % self._layout.page_tokens == 0:
+            kept.add(len(turn.context))
+        return states_to_go_on_from(kept, turn.branch_points, len(turn.context))
 
     def give_back(self, units: PromptUnits) -> None:
         """Of a prompt that was not computed to its end."""
@@ -155,7 +156,7 @@ class PromptMemory:
         return states_wanted(
             turn.branch_points,
             hold.num_tokens,
-            len(turn.prompt),
+            len(turn.context),
             page_tokens=self._layout.page_tokens,
             parted_at=parted_at,
             stride=self._config.checkpoint_stride,

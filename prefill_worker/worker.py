@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from array import array
 from collections.abc import Sequence
 
 from kv_transfer.endpoint import Endpoint
@@ -39,7 +38,7 @@ from segue.errors import (
     TransferFailed,
     Unavailable,
 )
-from segue.prefix_digest import PrefixName
+from segue.prompt import PrefixName, Prompt
 from segue.telemetry import Clock
 from segue.turn import PrefixHolder, ShipReport, TurnSpec
 from segue.types import TurnId
@@ -100,7 +99,7 @@ class PrefillWorker:
     def services(self) -> Services:
         return [*services(self), *self._exchange.services(self._puller.on_commit)]
 
-    def find_prefix(self, prefix: PrefixName) -> array[int]:
+    def find_prefix(self, prefix: PrefixName) -> Prompt:
         """The tokens of a prefix that is here. Raises UnknownPrefix."""
         return self._tiers.find(prefix)
 
@@ -144,7 +143,7 @@ class PrefillWorker:
     async def _run(self, turn: TurnSpec, ticket: Ticket, holder: PrefixHolder | None) -> ShipReport:
         received_at = self._clock()
         # The whole prompt, until it is known how much of it is here.
-        missing_tokens = len(turn.prompt)
+        missing_tokens = len(turn.context)
         self._waiting_tokens += missing_tokens
         try:
             await self._exchange.members.require(ticket.reader)
@@ -201,7 +200,7 @@ class PrefillWorker:
                     prefill_s=computed.ended_at - computed.started_at,
                     transfer_s=shipped.transfer_s,
                     exposed_transfer_s=shipped.exposed_transfer_s,
-                    computed_tokens=len(turn.prompt) - start,
+                    computed_tokens=len(turn.context) - start,
                     pulled_tokens=pulled.pulled_tokens,
                     pulled_bytes=pulled.pulled_bytes,
                     pull_s=pulled.pull_s,

@@ -24,7 +24,7 @@ from router.pools import LargestPools
 from router.session_table import SessionTable
 from router.shared_prefixes import SharedPrefixIndex, shared_prefix_of
 from segue.cluster_status import WorkerStatus
-from segue.prefix_digest import PrefixName
+from segue.prompt import PrefixName
 from segue.telemetry import Clock
 from segue.turn import PrefixHolder, TurnResult, TurnSpec
 from segue.types import WorkerId
@@ -71,7 +71,7 @@ class Placing:
     ) -> TurnPlacing:
         """`num_kept` leading tokens of the prompt were copied from the history `known`."""
         last, page_tokens = self.table.tokens(spec.session_id), self.rules.page_tokens
-        tokens = TurnTokens.of(spec.prompt, last, page_tokens, known=known, num_kept=num_kept)
+        tokens = TurnTokens.of(spec.context, last, page_tokens, known=known, num_kept=num_kept)
         return TurnPlacing(self, spec, tokens)
 
 
@@ -95,7 +95,7 @@ class TurnPlacing:
         self.tokens = tokens
         self._placing = placing
         self._spec = spec
-        self._size = TurnSize(len(spec.prompt), spec.stop.max_tokens)
+        self._size = TurnSize(len(spec.context), spec.stop.max_tokens)
         self._rules = placing.rules
         self._shared_prefix = shared_prefix_of(spec, placing.rules.page_tokens)
         self._avoid: Collection[WorkerId] = ()
@@ -232,7 +232,7 @@ class TurnPlacing:
         """The last token is always computed."""
         if self.tokens.num_shared is None:
             return None
-        return min(self.tokens.num_shared, len(self._spec.prompt) - 1)
+        return min(self.tokens.num_shared, len(self._spec.context) - 1)
 
     def _current(self) -> _Attempt:
         assert self._attempt is not None, "a turn is placed before anything happens to it"

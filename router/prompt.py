@@ -22,6 +22,7 @@ from segue.model.config import ModelConfig
 from segue.model.generation import GenerationDefaults
 from segue.model.model_id import model_id
 from segue.model.settings import AS_PUBLISHED, CheckpointConfig
+from segue.prompt import Prompt
 from segue.text.ids_only import IdEncoder
 from segue.text.limits import (
     SizeLimits,
@@ -129,11 +130,11 @@ class PromptBuilder:
 
     def _finish(self, completed: Completed, made: SessionPrompt, pools: Pools) -> Built:
         request, known = completed.request, completed.known
-        prompt = known.tokens[: made.num_kept] + made.ids if known else made.ids
+        prompt = known.tokens[: made.num_kept] + made.ids if known else Prompt(made.ids)
         max_context, vocab_size = self.config.max_position_embeddings, self.config.vocab_size
         validate_length(len(prompt), max_context)
         if isinstance(request.input, TokenInput) or self.encoder.num_ids > vocab_size:
-            validate_prompt(prompt, vocab_size)
+            validate_prompt(prompt.tokens, vocab_size)
         max_tokens = answer_tokens(
             len(prompt), request.stop.max_tokens, max_context=max_context, pools=pools
         )
@@ -142,10 +143,10 @@ class PromptBuilder:
         spec = TurnSpec(
             turn_id=request.turn_id,
             session_id=request.session_id,
-            prompt=prompt,
+            context=prompt,
             sampling=sampling,
             stop=self._rules(request.stop, max_tokens),
-            branch_points=self.encoder.branch_points(prompt, request.input),
+            branch_points=self.encoder.branch_points(prompt.tokens, request.input),
         )
         return Built(spec, made.memory, made.num_kept)
 

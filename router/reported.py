@@ -11,7 +11,7 @@ def started(spec: TurnSpec, placement: Placement) -> TurnStarted:
     return TurnStarted(
         session_id=spec.session_id,
         turn_id=spec.turn_id,
-        prompt_tokens=len(spec.prompt),
+        prompt_tokens=spec.num_prompt,
         prefill_worker=placement.prefill.worker_id,
         decode_worker=placement.decode.worker_id,
     )
@@ -50,5 +50,5 @@ def ended(
 
 
 def cancelled(spec: TurnSpec, num_answered: int) -> TurnEnd:
-    usage = Usage(prompt_tokens=len(spec.prompt), completion_tokens=num_answered)
+    usage = Usage(prompt_tokens=spec.num_prompt, completion_tokens=num_answered)
     return TurnEnd(finish_reason=FinishReason.CANCELLED, usage=usage)

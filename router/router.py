@@ -172,7 +172,7 @@ class Router:
     def _count_end(self, turn: Turn, received_at: float, meter: TurnMeter) -> None:
         self._ended[turn.outcome] += 1
         meter.ended(
-            turn.outcome, prompt_tokens=len(turn.spec.prompt), answer_tokens=len(turn.answer)
+            turn.outcome, prompt_tokens=turn.spec.num_prompt, answer_tokens=len(turn.answer)
         )
         self._admission.turn_took(self._clock() - received_at)
         about = {

@@ -8,7 +8,6 @@ entry costs time and nothing else.
 
 from __future__ import annotations
 
-from array import array
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
@@ -39,7 +38,7 @@ def shared_prefix_of(spec: TurnSpec, page_tokens: int) -> SharedPrefix | None:
     num_tokens = spec.branch_points[0] // page_tokens * page_tokens
     if not num_tokens:
         return None
-    return SharedPrefix(num_tokens, hash(array("I", spec.prompt[:num_tokens]).tobytes()))
+    return SharedPrefix(num_tokens, hash(spec.context.tokens[:num_tokens].tobytes()))
 
 
 class SharedPrefixIndex:

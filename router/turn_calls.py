@@ -16,7 +16,7 @@ from typing import Protocol, TypeAlias
 from segue.cluster_status import WorkerStatus
 from segue.internal.v1 import worker_pb2 as pb
 from segue.internal.v1.transfer_pb2 import Ticket
-from segue.prefix_digest import PrefixName
+from segue.prompt import PrefixName
 from segue.turn import PrefixHolder, TokenDelta, TurnResult, TurnSpec
 from segue.wire.calls import Call
 from segue.wire.convert_events import delta_from_wire

@@ -6,7 +6,7 @@ Plain values, as those of `types`.
 from __future__ import annotations
 
 import enum
-from collections.abc import Sequence
+from array import array
 from dataclasses import dataclass
 
 from segue.checks import (
@@ -16,6 +16,7 @@ from segue.checks import (
     require_label,
     require_name,
 )
+from segue.prompt import Prompt
 from segue.types import (
     Epoch,
     SampledToken,
@@ -127,23 +128,49 @@ class TurnSpec:
 
     turn_id: TurnId
     session_id: SessionId
-    prompt: Sequence[int]
+    context: Prompt
+    """All tokens that the next one follows: the prompt, and what exists of its answer."""
     sampling: Sampling
     stop: StopRules
     branch_points: tuple[int, ...] = ()
     """Positions in the prompt, ascending, at which others may part from it: other conversations,
     and this one's next turn. States are worth keeping before them."""
+    num_answered: int = 0
+    """The last tokens of `context` are this answer's, from an earlier worker: the turn continues
+    after them, and counts them as its own."""
 
     def __post_init__(self) -> None:
         # The router adds something to the name that the client gave.
         require_name("turn_id", self.turn_id, max_chars=2 * MAX_NAME_CHARS)
         require_label("session_id", self.session_id)
-        require(bool(self.prompt), "expected a prompt of at least one token, got an empty one")
+        require(bool(self.context), "expected a prompt of at least one token, got an empty one")
+        require(
+            0 <= self.num_answered < min(len(self.context), self.stop.max_tokens),
+            f"num_answered must leave a prompt and be below max_tokens ({self.stop.max_tokens}), "
+            f"got {self.num_answered} of {len(self.context)} tokens",
+        )
         require(
             len(self.branch_points) <= MAX_BRANCH_POINTS,
             f"at most {MAX_BRANCH_POINTS} branch points, got {len(self.branch_points)}",
         )
-        require_ascending("branch points", self.branch_points, low=0, high=len(self.prompt))
+        require_ascending("branch points", self.branch_points, low=0, high=self.num_prompt)
+
+    @property
+    def num_prompt(self) -> int:
+        return len(self.context) - self.num_answered
+
+    @property
+    def prompt_ids(self) -> array[int]:
+        return self.context.tokens[: self.num_prompt]
+
+    @property
+    def answered_ids(self) -> array[int]:
+        return self.context.tokens[self.num_prompt :]
+
+    @property
+    def max_context(self) -> int:
+        """The most tokens that prompt and answer can have together."""
+        return self.num_prompt + self.stop.max_tokens
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -120,7 +120,7 @@ def _end(start: pb.StartTurn) -> pb.DecodeEnd:
     """As after a prompt that took a prefill worker 20 ms and its transfer 5, or 10 ms here: else
     the router would not have it computed here."""
     turn = start.turn
-    num_tokens = turn.prefix.num_tokens + len(turn.prompt) // 4
+    num_tokens = turn.prefix.num_tokens + len(turn.context) // 4
     kept_tokens = num_tokens // _PAGE_TOKENS * _PAGE_TOKENS
     if start.WhichOneof("prompt_from") == "writer":
         report = transfer_pb2.ShipReport(

@@ -20,6 +20,7 @@ from segue.engine.batch import Chunk
 from segue.engine.runner import ModelRunner
 from segue.engine.sampler import SequenceSampler
 from segue.engine.speculation import SlotRing
+from segue.prompt import Prompt as TokenPrompt
 from segue.turn import ShipReport, TurnSpec
 from segue.types import PageId, Sampling, SessionId, SlotId, StopRules, TurnId
 
@@ -155,7 +156,7 @@ class Drive:
             turn=TurnSpec(
                 turn_id=TurnId(str(number)),
                 session_id=SessionId(str(number)),
-                prompt=prompt.token_ids,
+                context=TokenPrompt(prompt.token_ids),
                 sampling=sampling,
                 stop=stop,
             ),

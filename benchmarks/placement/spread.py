@@ -15,6 +15,7 @@ from router.metrics import RouterMetrics
 from router.placing import Placing
 from router.session_table import SessionTable
 from segue.cluster_status import UnitCounts, WorkerHealth, WorkerLoad, WorkerStatus
+from segue.prompt import Prompt
 from segue.turn import FinishReason, ShipReport, TurnResult, TurnSpec, Usage
 from segue.types import Epoch, Role, Sampling, SessionId, StopRules, TurnId, WorkerId
 
@@ -83,7 +84,7 @@ def _turn(
     spec = TurnSpec(
         turn_id=TurnId(f"{session}/{number}"),
         session_id=SessionId(str(session)),
-        prompt=(kind,) * _SHARED_TOKENS + (_NUM_KINDS + session,) * own_tokens,
+        context=Prompt((kind,) * _SHARED_TOKENS + (_NUM_KINDS + session,) * own_tokens),
         sampling=Sampling(),
         stop=StopRules(max_tokens=_ANSWER_TOKENS),
         branch_points=(_SHARED_TOKENS,),
@@ -92,7 +93,7 @@ def _turn(
     placement = turn.place(()).placement
     turn.first_token()
     computed_tokens = _MORE_TOKENS if number else own_tokens
-    kept_tokens = len(spec.prompt) // _PAGE_TOKENS * _PAGE_TOKENS
+    kept_tokens = len(spec.context) // _PAGE_TOKENS * _PAGE_TOKENS
     noise = draw.lognormvariate(0.0, _NOISE)
     turn.ended(
         TurnResult(

@@ -13,6 +13,7 @@ from segue.cache.host_tier import HostTier, Tiers
 from segue.cache.layout import CacheField, CacheLayout, Unit
 from segue.cache.memory import Memory
 from segue.cache.worth import worth_to_prefill
+from segue.prompt import Prompt
 from segue.turn import TurnSpec
 from segue.types import Sampling, SessionId, StopRules, TurnId
 
@@ -68,7 +69,7 @@ class PrefillSide:
         turn = TurnSpec(
             turn_id=TurnId(f"turn-{next(self._names)}"),
             session_id=SessionId(session_id),
-            prompt=tuple(prompt),
+            context=Prompt(prompt),
             sampling=Sampling(),
             stop=StopRules(max_tokens=256),
             branch_points=tuple(branch_points),

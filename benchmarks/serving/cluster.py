@@ -13,6 +13,7 @@ from router.links import DecodeLink, PrefillLink
 from router.turn_calls import NamedTurn, Reserved, WrittenBy
 from segue.client import Client, StopConditions, TokenDelta, TokenInput, TurnEnd
 from segue.cluster_status import ClusterStatus
+from segue.prompt import Prompt as TokenPrompt
 from segue.turn import TurnSpec
 from segue.types import Role, Sampling, SessionId, StopRules, TurnId
 
@@ -67,7 +68,7 @@ class WithoutRouter:
         spec = TurnSpec(
             turn_id=TurnId(uuid.uuid4().hex),
             session_id=SessionId(""),
-            prompt=prompt,
+            context=TokenPrompt(prompt),
             sampling=Sampling(),
             stop=StopRules(max_tokens=num_tokens),
         )

@@ -11,7 +11,7 @@ held, what is written is nobody else's, and what is here already when the bytes 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from segue.cache.accountant import UnitState
@@ -19,6 +19,7 @@ from segue.cache.memory import Memory
 from segue.cache.node import Checkpoint, Node
 from segue.cache.prefix_cache import Hold, Match, PrefixCache
 from segue.cache.until_kept import UntilKept
+from segue.prompt import Prompt
 from segue.types import PageId, SlotId
 
 
@@ -49,7 +50,7 @@ class Copying:
 
     source: Memory
     target: Memory
-    tokens: Sequence[int]
+    tokens: Prompt
     """To the end of the last page that is here afterwards."""
     source_holds: tuple[Hold, ...]
     """The first reaches to all that was found there."""
@@ -72,13 +73,13 @@ class Copying:
 def begin(
     source: Memory,
     target: Memory,
-    tokens: Sequence[int],
+    prefix: Prompt,
     *,
     choose: Choose,
     make_room: MakeRoom = PrefixCache.make_room,
 ) -> Copying:
     """Holds and takes what is needed. As much is copied as there can be room for: maybe nothing."""
-    there, here = source.cache.match(tokens), target.cache.match(tokens)
+    there, here = source.cache.find(prefix), target.cache.find(prefix)
     wanted = choose(there, here)
     first, page_tokens = len(here.pages), target.cache.tree.page_tokens
     owner = f"copy {next(_numbers)}"
@@ -101,7 +102,7 @@ def begin(
     return Copying(
         source=source,
         target=target,
-        tokens=tokens[: here.num_tokens + num_pages * page_tokens],
+        tokens=prefix[: here.num_tokens + num_pages * page_tokens],
         source_holds=source_holds,
         target_hold=target_hold,
         from_pages=there.pages[first : first + num_pages],

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from array import array
 from collections.abc import Callable, Collection, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -29,7 +28,7 @@ from segue.cache.node import Node
 from segue.cache.prefix_cache import PrefixCache
 from segue.cluster_status import UnitCounts
 from segue.errors import UnknownPrefix
-from segue.prefix_digest import PrefixName
+from segue.prompt import PrefixName, Prompt
 
 logger = logging.getLogger(__name__)
 
@@ -54,11 +53,11 @@ class Tiers:
     down: CopyUnits
     up: CopyUnits
 
-    def find(self, prefix: PrefixName) -> array[int]:
-        """The tokens of a prefix that one of the tiers has. Raises UnknownPrefix."""
+    def find(self, prefix: PrefixName) -> Prompt:
+        """The prefix that is named, if one of the tiers has it. Raises UnknownPrefix."""
         for memory in (self.device, self.host):
-            if (tokens := memory.cache.tree.find(prefix)) is not None:
-                return tokens
+            if (prompt := memory.cache.tree.find(prefix)) is not None:
+                return prompt
         raise UnknownPrefix(
             f"no prefix of {prefix.num_tokens} tokens with digest {prefix.digest.hex()} is here: "
             "send the whole prompt"
@@ -115,17 +114,17 @@ class HostTier:
 
     async def load(
         self,
-        tokens: Sequence[int],
+        prefix: Prompt,
         choose: Choose,
         make_room: MakeRoom = PrefixCache.make_room,
     ) -> None:
-        """Brings what is chosen of a prompt's prefix back to the device, as far as there is room.
+        """Brings what is chosen of a prefix back to the device, as far as there is room.
 
         Nothing is held afterwards: hold it at once. Whoever waits may be cancelled, the copy is
         made all the same.
         """
-        if self.is_there and self._lacks(tokens, choose):
-            await asyncio.shield(self._spawn(self._load(tokens, choose, make_room)))
+        if self.is_there and self._lacks(prefix, choose):
+            await asyncio.shield(self._spawn(self._load(prefix, choose, make_room)))
 
     def load_s(self, num_pages: int, num_slots: int) -> float:
         """How long a load of so much takes, by those that were measured."""
@@ -169,14 +168,14 @@ class HostTier:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._thread.shutdown()
 
-    def _lacks(self, tokens: Sequence[int], choose: Choose) -> bool:
-        here = self._device.cache.match(tokens)
-        wanted = choose(self._host.cache.match(tokens), here)
+    def _lacks(self, prefix: Prompt, choose: Choose) -> bool:
+        here = self._device.cache.find(prefix)
+        wanted = choose(self._host.cache.find(prefix), here)
         return wanted.num_tokens > here.num_tokens or bool(wanted.checkpoints)
 
-    async def _load(self, tokens: Sequence[int], choose: Choose, make_room: MakeRoom) -> None:
+    async def _load(self, prefix: Prompt, choose: Choose, make_room: MakeRoom) -> None:
         async with self._loading:
-            copying = begin(self._host, self._device, tokens, choose=choose, make_room=make_room)
+            copying = begin(self._host, self._device, prefix, choose=choose, make_room=make_room)
             started_at = self._clock()
             await self._copy(copying, self._up, len(copying.to_pages))
             seconds = self._clock() - started_at
@@ -188,9 +187,8 @@ class HostTier:
         async with self._offloading:
             if not self.is_there or node.parent is None:
                 return node.twin if node.has_twin else None
-            # A match leaves out the page of the last token it is given.
-            tokens = [*self._device.cache.tree.tokens(node), 0]
-            copying = begin(self._device, self._host, tokens, choose=what_is_new)
+            prefix = self._device.cache.tree.prompt(node)
+            copying = begin(self._device, self._host, prefix, choose=what_is_new)
             last = await self._copy(copying, self._down, _PIECE_BYTES // self._layout.page_bytes)
         self.num_offloaded_tokens += len(copying.to_pages) * self._layout.page_tokens
         return last

@@ -32,7 +32,7 @@ class Node:
     parent: Node | None
     """None for the root, and for a node that was cut off."""
     key: bytes
-    """The page's tokens, four bytes each. The root has none."""
+    """The page's tokens and media (`segue/prompt.py`). The root has none."""
     page: PageId
     """Frozen: nobody writes it while the node is in the tree. The root has -1."""
     num_tokens: int
@@ -46,7 +46,7 @@ class Node:
     last_use: Use = NEVER
     """As the end of a prefix that was held. A leaf that goes passes its own on to its parent."""
     digest: bytes = b""
-    """Names the tokens up to the end of this page (`segue/prefix_digest.py`)."""
+    """Names the tokens up to the end of this page (`segue/prompt.py`)."""
     twin: Node | None = None
     """The node of the same prefix in the other tier, if there ever was one: it may have gone."""
 

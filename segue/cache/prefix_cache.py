@@ -19,6 +19,7 @@ from segue.cache.node import Checkpoint, Node
 from segue.cache.pins import Pins
 from segue.cache.prefix_tree import PrefixTree
 from segue.cache.worth import Worth
+from segue.prompt import Prompt
 from segue.types import PageId, SlotId
 
 
@@ -93,10 +94,17 @@ class PrefixCache:
         counts = self._slots.counts()
         return counts.free + counts.cached - self.pins.num_held_checkpoints
 
-    def match(self, tokens: Sequence[int]) -> Match:
-        """Changes nothing, and does not count as a use."""
-        max_pages = max(len(tokens) - 1, 0) // self.tree.page_tokens
-        nodes = self.tree.walk(self.tree.root, self.tree.keys(tokens, max_pages))
+    def match(self, prompt: Prompt) -> Match:
+        """What is here for computing `prompt`. Changes nothing, and does not count as a use."""
+        return self.find(prompt, len(prompt) - 1)
+
+    def find(self, prompt: Prompt, num_tokens: int | None = None) -> Match:
+        """As `match`, of the first `num_tokens` tokens, the page of the last one included; of all
+        without a number."""
+        num_tokens = len(prompt) if num_tokens is None else num_tokens
+        page_tokens = self.tree.page_tokens
+        keys = prompt.page_keys(page_tokens, max(num_tokens, 0) // page_tokens)
+        nodes = self.tree.walk(self.tree.root, keys)
         last = nodes[-1] if nodes else self.tree.root
         return Match(
             node=last,
@@ -133,7 +141,7 @@ class PrefixCache:
 
     def insert(
         self,
-        tokens: Sequence[int],
+        tokens: Prompt,
         pages: Sequence[PageId],
         *,
         hold: Hold,
@@ -197,11 +205,11 @@ class PrefixCache:
             self.pins.hold_checkpoint(checkpoint)
         return hold
 
-    def _new_keys(self, tokens: Sequence[int], hold: Hold) -> list[bytes]:
+    def _new_keys(self, tokens: Prompt, hold: Hold) -> list[bytes]:
         """Of the full pages behind the hold."""
         assert hold in self._holds, "insert needs a hold that was not released"
         behind = tokens[hold.num_tokens :]
-        return self.tree.keys(behind, len(behind) // self.tree.page_tokens)
+        return behind.page_keys(self.tree.page_tokens, len(behind) // self.tree.page_tokens)
 
     def _check_insert(
         self,

@@ -3,17 +3,17 @@
     root ─ [system prompt, page 0] ─ [page 1] ┬ [session a, page 2] ─ [page 3 + checkpoint]
                                               └ [session b, page 2 + checkpoint]
 
-A child is found by its page's tokens, as bytes: one dictionary look-up per page, and equality is
-by tokens. A path from the root is a prefix, so a page is only found behind all that it attends to.
+A child is found by its page's key (`segue/prompt.py`): one dictionary look-up per page, and
+equality is by tokens and media. A path from the root is a prefix, so a page is only found behind
+all that it attends to.
 """
 
 from __future__ import annotations
 
-from array import array
 from collections.abc import Iterator, Sequence
 
 from segue.cache.node import Node
-from segue.prefix_digest import TOKEN_BYTES, PrefixName, page_digest
+from segue.prompt import PrefixName, Prompt, page_digest
 from segue.types import PageId
 
 
@@ -25,23 +25,17 @@ class PrefixTree:
         self.root = Node(None, b"", PageId(-1), 0)
         self._by_digest: dict[bytes, Node] = {}
 
-    def keys(self, tokens: Sequence[int], num_pages: int) -> list[bytes]:
-        """Of the first `num_pages` pages of `tokens`."""
-        packed = array("I", tokens[: num_pages * self.page_tokens]).tobytes()
-        key_bytes = self.page_tokens * TOKEN_BYTES
-        return [packed[at : at + key_bytes] for at in range(0, len(packed), key_bytes)]
-
-    def find(self, prefix: PrefixName) -> array[int] | None:
-        """The tokens of a prefix that is here; None when it is not."""
+    def find(self, prefix: PrefixName) -> Prompt | None:
+        """The prefix that is named; None if it is not here."""
         node = self._by_digest.get(prefix.digest)
         if node is None or node.num_tokens != prefix.num_tokens:
             return None
-        return self.tokens(node)
+        return self.prompt(node)
 
-    def tokens(self, node: Node) -> array[int]:
-        """From the prompt's begin to the end of the node's page."""
-        keys = [above.key for above in node.upwards()]
-        return array("I", b"".join(reversed(keys)))
+    def prompt(self, node: Node) -> Prompt:
+        """From the start of the prompt to the end of the node's page."""
+        keys = [above.key for above in node.upwards() if above.parent is not None]
+        return Prompt.from_page_keys(keys[::-1], self.page_tokens)
 
     def walk(self, start: Node, keys: Sequence[bytes]) -> list[Node]:
         """The nodes below `start` that the first keys name, as far as there are any."""

@@ -28,7 +28,7 @@ class Turn(Protocol):
     @property
     def session_id(self) -> SessionId: ...
     @property
-    def prompt(self) -> Sequence[int]: ...
+    def context(self) -> Sequence[int]: ...
     @property
     def branch_points(self) -> Sequence[int]: ...
 
@@ -60,7 +60,7 @@ class SessionStates:
                 checkpoint.session_id = session_id
         useful = {
             on_the_way[at]
-            for at in states_to_go_on_from(on_the_way, turn.branch_points, len(turn.prompt))
+            for at in states_to_go_on_from(on_the_way, turn.branch_points, len(turn.context))
         }
         left = [
             *self._left.pop(session_id, ()),

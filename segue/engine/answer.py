@@ -9,7 +9,7 @@ certain: it waits for whole characters and for what may become a stop string. No
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from segue.errors import InvalidRequest
 from segue.text.detokenizer import Detokenizer, TokenBytes
@@ -21,8 +21,8 @@ from segue.types import SampledToken, StopRules
 class Answer:
     """Takes sampled tokens, one or a run at a time, until `finish` is set.
 
-    It depends on nothing but its arguments and the tokens: to go on elsewhere, push the tokens that
-    exist into a new one.
+    It depends on nothing but its arguments and the tokens: to go on elsewhere, `resume` a new one
+    with the tokens that exist.
     """
 
     def __init__(
@@ -44,6 +44,18 @@ class Answer:
         self.end_ids = frozenset(stop.stop_token_ids)
         self._detokenizer = None if tokenizer is None else Detokenizer(tokenizer)
         self._matcher = StopStringMatcher(stop.stop_strings)
+
+    def resume(self, token_ids: Iterable[int]) -> None:
+        """The tokens that exist already: counted, and their text was delivered.
+
+        Raises InvalidRequest if the answer ends among them.
+        """
+        for token_id in token_ids:
+            self._take(token_id)
+            if self.finish is not None:
+                raise InvalidRequest(
+                    f"the answer to be continued has ended after {self.num_tokens} tokens"
+                )
 
     def push(self, token: SampledToken) -> TokenDelta:
         """The next token. Not after `finish`."""

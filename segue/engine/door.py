@@ -14,9 +14,14 @@ from segue.turn import TurnSpec
 
 def check_turn(turn: TurnSpec, model: ModelConfig) -> None:
     """Raises InvalidRequest, and ContextOverflow."""
-    num_prompt, max_tokens = len(turn.prompt), turn.stop.max_tokens
-    validate_length(num_prompt, model.max_position_embeddings)
-    validate_prompt(turn.prompt, model.vocab_size)
+    num_prompt, max_tokens = turn.num_prompt, turn.stop.max_tokens
+    validate_length(len(turn.context), model.max_position_embeddings)
+    validate_prompt(turn.context.tokens, model.vocab_size)
+    if turn.context.media:
+        raise InvalidRequest(
+            f"the prompt has {len(turn.context.media)} images or videos, and this model is served "
+            "for text only"
+        )
     room = model.max_position_embeddings - num_prompt
     if room < max_tokens:
         raise InvalidRequest(

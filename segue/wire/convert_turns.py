@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from array import array
 from collections.abc import Callable
 from typing import TypeAlias
 
@@ -14,7 +13,7 @@ from segue.checks import (
     require_number,
 )
 from segue.internal.v1 import transfer_pb2, worker_pb2
-from segue.prefix_digest import PrefixName, pack_tokens, unpack_tokens
+from segue.prompt import MediaSpan, PrefixName, Prompt, pack_tokens, unpack_tokens
 from segue.turn import PrefixHolder, ShipReport, TurnResult, TurnSpec
 from segue.types import Epoch, SessionId, TurnId, WorkerId
 from segue.wire.convert_events import (
@@ -32,19 +31,24 @@ from segue.wire.convert_request import (
 
 _MAX_SECONDS = 1e9
 
-FindPrefix: TypeAlias = "Callable[[PrefixName], array[int]]"
+FindPrefix: TypeAlias = "Callable[[PrefixName], Prompt]"
 
 
 def turn_to_wire(
     turn: TurnSpec, prefix: PrefixName | None = None, *, turn_id: str = ""
 ) -> worker_pb2.TurnSpec:
-    """With `prefix`, the prompt's tokens after it and its name in place of the others; `turn_id` is
-    another name than the turn's own."""
-    num_named = prefix.num_tokens if prefix else 0
+    """With `prefix`, its name in place of the context's first tokens; `turn_id` is another name
+    than the turn's own."""
+    sent = turn.context[prefix.num_tokens :] if prefix else turn.context
     return worker_pb2.TurnSpec(
         turn_id=turn_id or turn.turn_id,
         session_id=turn.session_id,
-        prompt=pack_tokens(turn.prompt[num_named:]),
+        context=pack_tokens(sent.tokens),
+        media=[
+            worker_pb2.MediaSpan(start=s.start, num_tokens=s.num_tokens, digest=s.digest)
+            for s in sent.media
+        ],
+        num_answered=turn.num_answered,
         sampling=sampling_to_wire(turn.sampling),
         stop=stop_to_wire(turn.stop),
         branch_points=turn.branch_points,
@@ -54,16 +58,18 @@ def turn_to_wire(
 
 def turn_from_wire(turn: worker_pb2.TurnSpec, find: FindPrefix) -> TurnSpec:
     """`find` returns the tokens that a name stands for. Raises UnknownPrefix, InvalidRequest."""
-    prompt = unpack_tokens(turn.prompt)
+    media = [MediaSpan(span.start, span.num_tokens, span.digest) for span in turn.media]
+    context = Prompt(unpack_tokens(turn.context), media)
     if turn.HasField("prefix"):
-        prompt = find(prefix_from_wire(turn.prefix)) + prompt
+        context = find(prefix_from_wire(turn.prefix)) + context
     return TurnSpec(
         turn_id=TurnId(turn.turn_id),
         session_id=SessionId(turn.session_id),
-        prompt=tuple(prompt),
+        context=context,
         sampling=sampling_from_wire(turn.sampling).resolved(),
         stop=rules_from_wire(turn.stop),
         branch_points=tuple(turn.branch_points),
+        num_answered=turn.num_answered,
     )
 
 

@@ -7,6 +7,7 @@ from segue.cache.audit import check_invariants
 from segue.cache.layout import CacheField, CacheLayout, Unit
 from segue.cache.prefix_cache import Hold, PrefixCache
 from segue.cache.worth import Worth, worth_to_decode, worth_to_prefill
+from segue.prompt import Prompt
 from segue.types import PageId, SessionId, SlotId
 from tests.cache.naive_cache import Tokens
 
@@ -39,7 +40,7 @@ class World:
 
     def run(self, tokens: Tokens, *checkpoints: int) -> Hold:
         """A sequence from its match to its insert; it still holds what it left."""
-        hold = self.cache.hold_pages(self.cache.match(tokens))
+        hold = self.cache.hold_pages(self.cache.match(Prompt(tokens)))
         self.insert(hold, tokens, *checkpoints)
         return hold
 
@@ -52,7 +53,7 @@ class World:
         num_pages = LAYOUT.num_pages_for(len(tokens)) - len(hold.pages)
         pages = self.pages.take(num_pages, UnitState.WORKING)
         left = self.cache.insert(
-            tokens,
+            Prompt(tokens),
             pages,
             hold=hold,
             checkpoints=dict(zip(checkpoints, self.take_slots(len(checkpoints)), strict=True)),
@@ -77,10 +78,10 @@ class World:
 
     def resident(self, tokens: Tokens) -> int:
         """Of `tokens` and one more: how many are here."""
-        return self.cache.match((*tokens, 0)).num_tokens
+        return self.cache.find(Prompt(tokens)).num_tokens
 
     def resume_at(self, tokens: Tokens) -> int | None:
-        checkpoint = self.cache.match((*tokens, 0)).checkpoint
+        checkpoint = self.cache.find(Prompt(tokens)).checkpoint
         return checkpoint.num_tokens if checkpoint else None
 
     def leased(self) -> list[str]:

@@ -11,6 +11,7 @@ from segue.cache.accountant import AccountingError, UnitState
 from segue.cache.copying import all_pages, up_to_a_state
 from segue.cache.layout import Unit
 from segue.cache.prefix_cache import PrefixCache
+from segue.prompt import Prompt
 from segue.types import SessionId
 from tests.cache.prefix_world import prompt
 from tests.cache.tiered_world import TieredWorld
@@ -33,7 +34,7 @@ async def test_what_was_evicted_comes_back_byte_by_byte(world: TieredWorld) -> N
     world.evict_all()
     assert world.resident(A) == 0
 
-    await world.tier.load(A, all_pages)
+    await world.tier.load(Prompt(A), all_pages)
 
     assert (world.resident(A), world.resume_at(A)) == (12, 8)
     world.check_bytes(A)
@@ -87,7 +88,9 @@ async def test_two_turns_that_want_the_same_load_it_once(world: TieredWorld) -> 
     world.evict_all()
     world.copies.clear()
 
-    await asyncio.gather(world.tier.load(A, all_pages), world.tier.load(A[:30], all_pages))
+    await asyncio.gather(
+        world.tier.load(Prompt(A), all_pages), world.tier.load(Prompt(A[:30]), all_pages)
+    )
 
     assert world.copies == [(Unit.SLOT, 1), (Unit.PAGE, 4)]
     world.check_bytes(A)
@@ -98,7 +101,7 @@ async def test_a_load_goes_on_when_its_turn_is_cancelled(world: TieredWorld) -> 
     await world.offload(A[:16])
     world.evict_all()
     world.may_copy.clear()
-    turn = asyncio.ensure_future(world.tier.load(A, all_pages))
+    turn = asyncio.ensure_future(world.tier.load(Prompt(A), all_pages))
     await asyncio.sleep(0.01)
     assert world.pages.counts().working == 4
 
@@ -135,9 +138,9 @@ async def test_less_is_loaded_where_there_is_less_room(world: TieredWorld) -> No
     world.evict_all()
     world.pages.take(13, UnitState.WORKING)
 
-    await world.tier.load(A, all_pages)
+    await world.tier.load(Prompt(A), all_pages)
     assert (world.resident(A), world.resume_at(A)) == (12, None)
-    await world.tier.load(A, up_to_a_state)
+    await world.tier.load(Prompt(A), up_to_a_state)
 
     assert world.resident(A) == 12, "without its state it would be no use"
     world.check_bytes(A)
@@ -151,15 +154,15 @@ async def test_no_lease_is_revoked_for_what_is_not_needed_yet(world: TieredWorld
     world.lease("b", B[:40])
     world.keep(C[:24])
 
-    await world.tier.load(A, all_pages, PrefixCache.make_spare_room)
+    await world.tier.load(Prompt(A), all_pages, PrefixCache.make_spare_room)
     assert [world.resident(tokens) for tokens in (A, B, C)] == [16, 40, 8]
 
     for name, tokens in (("a", A[:16]), ("c", C[:8])):
         world.cache.leases.grant(SessionId(name), world.node(tokens), 10.0)
-    await world.tier.load(D, all_pages, PrefixCache.make_spare_room)
+    await world.tier.load(Prompt(D), all_pages, PrefixCache.make_spare_room)
     assert world.leased() == ["b", "a", "c"]
     assert world.resident(D) == 0
-    await world.tier.load(D, all_pages)
+    await world.tier.load(Prompt(D), all_pages)
     assert world.resident(D) == 8
 
 
@@ -207,7 +210,7 @@ async def test_without_a_host_tier_nothing_is_copied() -> None:
     world.keep(A[:8], 8)
 
     assert await world.offload(A[:8]) is None
-    await world.tier.load(A, all_pages)
+    await world.tier.load(Prompt(A), all_pages)
 
     assert world.copies == []
     assert not world.tier.is_there
@@ -226,7 +229,7 @@ async def test_a_copy_that_fails_gives_everything_back(
 
     world.tier._up = fail
     with pytest.raises(RuntimeError, match="no such device"):
-        await world.tier.load(A, all_pages)
+        await world.tier.load(Prompt(A), all_pages)
 
     assert world.pages.counts().free == world.pages.total
     assert "a copy between the tiers failed" in caplog.text
@@ -239,7 +242,7 @@ async def test_the_next_load_is_estimated_by_those_that_were_measured(world: Tie
     for _ in range(70):
         world.evict_all()
         world.may_copy.clear()
-        loading = asyncio.ensure_future(world.tier.load(A, all_pages))
+        loading = asyncio.ensure_future(world.tier.load(Prompt(A), all_pages))
         await asyncio.sleep(0.001)
         world.now += 8.0
         world.may_copy.set()

@@ -6,6 +6,7 @@ import random
 
 import pytest
 
+from segue.prompt import Prompt
 from segue.types import SessionId
 from tests.cache.prefix_world import PAGE_TOKENS, World, prompt
 from tests.executed import lines_executed
@@ -45,7 +46,7 @@ def test_leases_that_cannot_give_anything_up_are_looked_at_once() -> None:
     world = busy(300)
     leases = world.cache.leases
     held = [
-        world.cache.hold_pages(world.cache.match((*prompt(s, PAGE_TOKENS), 0))) for s in range(299)
+        world.cache.hold_pages(world.cache.find(Prompt(prompt(s, PAGE_TOKENS)))) for s in range(299)
     ]
 
     first = lines_executed(leases.revoke_for_page)

@@ -6,6 +6,7 @@ import pytest
 
 from segue.cache.accountant import AccountingError, UnitState
 from segue.cache.node import Node
+from segue.prompt import Prompt
 from segue.types import PageId, SlotId
 from tests.cache.prefix_world import World, prompt
 
@@ -13,7 +14,7 @@ A = prompt(1, 16)
 
 
 def last(world: World) -> Node:
-    return world.cache.match((*A, 0)).node
+    return world.cache.find(Prompt(A)).node
 
 
 def free_a_cached_page(world: World) -> None:

@@ -5,6 +5,7 @@ import pytest
 from segue.cache.accountant import AccountingError, UnitState
 from segue.cache.prefix_tree import PrefixTree
 from segue.cluster_status import UnitCounts
+from segue.prompt import Prompt
 from segue.types import PageId
 from tests.cache.prefix_world import PAGE_TOKENS, World, prompt
 
@@ -15,7 +16,7 @@ B = prompt(2, 40)
 def test_an_empty_cache_matches_nothing_and_can_be_held() -> None:
     world = World()
 
-    match = world.cache.match(A)
+    match = world.cache.match(Prompt(A))
     hold = world.cache.hold_checkpoint(match)
 
     assert (match.num_tokens, match.pages, match.checkpoint) == (0, (), None)
@@ -32,7 +33,7 @@ def test_the_page_of_the_last_token_is_never_matched(num_tokens: int, num_matche
     world = World()
     world.keep(A[:12], 4, 8, 12)
 
-    match = world.cache.match(A[:num_tokens])
+    match = world.cache.match(Prompt(A[:num_tokens]))
 
     assert match.num_tokens == num_matched
     assert len(match.pages) == num_matched // PAGE_TOKENS
@@ -51,9 +52,9 @@ def test_the_deepest_checkpoint_on_the_way_is_where_to_resume() -> None:
     world = World()
     world.keep(A[:20], 8)
 
-    hold = world.cache.hold_checkpoint(world.cache.match(A))
+    hold = world.cache.hold_checkpoint(world.cache.match(Prompt(A)))
 
-    assert world.cache.match(A).num_tokens == 20
+    assert world.cache.match(Prompt(A)).num_tokens == 20
     assert hold.num_tokens == 8
     assert len(hold.pages) == 2
     assert hold.checkpoint is not None
@@ -62,10 +63,10 @@ def test_the_deepest_checkpoint_on_the_way_is_where_to_resume() -> None:
 
 def test_a_page_that_is_not_full_stays_the_callers() -> None:
     world = World()
-    hold = world.cache.hold_pages(world.cache.match(A))
+    hold = world.cache.hold_pages(world.cache.match(Prompt(A)))
     pages = world.pages.take(5, UnitState.WORKING)
 
-    left = world.cache.insert(A[:14], pages, hold=hold, checkpoints={})
+    left = world.cache.insert(Prompt(A[:14]), pages, hold=hold, checkpoints={})
 
     assert left == pages[3:]
     assert hold.pages == pages[:3]
@@ -74,8 +75,8 @@ def test_a_page_that_is_not_full_stays_the_callers() -> None:
 
 def test_whoever_inserts_second_reads_the_first_ones_pages_and_gets_its_own_freed() -> None:
     world = World()
-    first = world.cache.hold_pages(world.cache.match(A))
-    second = world.cache.hold_pages(world.cache.match(A))
+    first = world.cache.hold_pages(world.cache.match(Prompt(A)))
+    second = world.cache.hold_pages(world.cache.match(Prompt(A)))
     first_pages = world.insert(first, A[:8], 8)
 
     second_pages = world.insert(second, A[:13], 8, 12)
@@ -89,7 +90,7 @@ def test_whoever_inserts_second_reads_the_first_ones_pages_and_gets_its_own_free
 def test_a_sequence_inserts_only_what_lies_behind_its_hold() -> None:
     world = World()
     world.keep(A[:8])
-    hold = world.cache.hold_pages(world.cache.match(A))
+    hold = world.cache.hold_pages(world.cache.match(Prompt(A)))
 
     pages = world.insert(hold, A[:16])
 
@@ -101,7 +102,7 @@ def test_a_sequence_inserts_only_what_lies_behind_its_hold() -> None:
 def test_inserting_less_than_a_page_keeps_the_hold_where_it_is() -> None:
     world = World()
     world.keep(A[:8])
-    hold = world.cache.hold_pages(world.cache.match(A))
+    hold = world.cache.hold_pages(world.cache.match(Prompt(A)))
 
     world.insert(hold, A[:10])
 
@@ -126,7 +127,7 @@ def test_a_hold_can_be_inserted_behind_again() -> None:
 def test_a_checkpoint_is_at_the_end_of_a_full_page(end: int) -> None:
     world = World()
     world.keep(A[:4])
-    hold = world.cache.hold_pages(world.cache.match(A))
+    hold = world.cache.hold_pages(world.cache.match(Prompt(A)))
 
     with pytest.raises(AssertionError, match="no full page ends at"):
         world.insert(hold, A[:14], end)
@@ -135,7 +136,7 @@ def test_a_checkpoint_is_at_the_end_of_a_full_page(end: int) -> None:
 def test_a_page_that_is_here_already_may_get_a_checkpoint() -> None:
     world = World()
     world.keep(A[:12])
-    hold = world.cache.hold_pages(world.cache.match(A))
+    hold = world.cache.hold_pages(world.cache.match(Prompt(A)))
 
     world.insert(hold, A[:12], 4, 12)
     world.cache.release(hold)
@@ -148,10 +149,10 @@ def test_a_page_that_is_here_already_may_get_a_checkpoint() -> None:
 def test_a_page_that_is_not_the_callers_is_not_inserted() -> None:
     world = World()
     world.keep(A[:4])
-    hold = world.cache.hold_pages(world.cache.match(B))
+    hold = world.cache.hold_pages(world.cache.match(Prompt(B)))
 
     with pytest.raises(AccountingError, match="is cached, not working"):
-        world.cache.insert(B[:4], [PageId(0)], hold=hold, checkpoints={})
+        world.cache.insert(Prompt(B[:4]), [PageId(0)], hold=hold, checkpoints={})
 
     assert world.resident(B) == 0
     world.check()
@@ -160,7 +161,7 @@ def test_a_page_that_is_not_the_callers_is_not_inserted() -> None:
 def test_a_match_that_waited_while_its_nodes_went_cannot_be_held() -> None:
     world = World(num_pages=2)
     world.keep(A[:8], 8)
-    match = world.cache.match(A)
+    match = world.cache.match(Prompt(A))
     world.cache.make_room(2, 0)
 
     with pytest.raises(AssertionError, match="stale"):
@@ -195,7 +196,7 @@ def test_what_is_held_stays_and_room_that_needs_it_is_refused_without_evicting()
 def test_a_held_checkpoint_stays_and_its_page_too() -> None:
     world = World(num_pages=3, num_slots=2)
     world.keep(A[:12], 8, 12)
-    hold = world.cache.hold_checkpoint(world.cache.match(A[:12]))
+    hold = world.cache.hold_checkpoint(world.cache.match(Prompt(A[:12])))
 
     assert hold.num_tokens == 8
     assert not world.cache.make_room(0, 2)
@@ -208,8 +209,8 @@ def test_a_held_checkpoint_stays_and_its_page_too() -> None:
 def test_a_checkpoint_that_two_resume_from_stays_until_both_are_done() -> None:
     world = World()
     world.keep(A[:8], 8)
-    first = world.cache.hold_checkpoint(world.cache.match(A))
-    second = world.cache.hold_checkpoint(world.cache.match(A))
+    first = world.cache.hold_checkpoint(world.cache.match(Prompt(A)))
+    second = world.cache.hold_checkpoint(world.cache.match(Prompt(A)))
 
     world.cache.release(first)
 

@@ -6,6 +6,7 @@ from segue.cache.eviction import EvictionQueue
 from segue.cache.layout import CacheLayout
 from segue.cache.node import NEVER
 from segue.cache.worth import worth_to_prefill
+from segue.prompt import Prompt
 from tests.cache.prefix_world import LAYOUT, TO_DECODE, TO_PREFILL, World, prompt
 
 A, B, C = (prompt(session, 40) for session in (1, 2, 3))
@@ -80,7 +81,7 @@ def test_decode_evicts_the_least_recent_prefix_from_its_end() -> None:
     world = World(worth=TO_DECODE)
     world.keep(A[:12])
     world.keep(B[:12])
-    world.cache.release(world.cache.hold_pages(world.cache.match(A[:13])))
+    world.cache.release(world.cache.hold_pages(world.cache.match(Prompt(A[:13]))))
 
     residents = []
     for _ in range(6):
@@ -94,7 +95,7 @@ def test_decode_evicts_the_least_recent_prefix_from_its_end() -> None:
 def test_the_end_of_a_hold_is_a_use() -> None:
     world = World(worth=TO_DECODE)
     world.keep(A[:8])
-    hold = world.cache.hold_pages(world.cache.match(A))
+    hold = world.cache.hold_pages(world.cache.match(Prompt(A)))
     world.keep(B[:8])
     world.cache.release(hold)
 
@@ -180,7 +181,7 @@ def test_a_checkpoint_that_is_resumed_from_outlives_a_dearer_one_that_is_not() -
     world.keep(B[:8], 8)
     world.keep(C[:16], 16)
     world.free_one_slot()
-    world.cache.release(world.cache.hold_checkpoint(world.cache.match(B)))
+    world.cache.release(world.cache.hold_checkpoint(world.cache.match(Prompt(B))))
 
     world.free_one_slot()
 
@@ -191,7 +192,7 @@ def test_pages_that_lose_their_checkpoint_go_next_on_a_prefill_worker() -> None:
     world = World(worth=TO_PREFILL)
     world.keep(A[:8], 8)
     world.keep(B[:8], 8)
-    world.cache.release(world.cache.hold_pages(world.cache.match(A)))
+    world.cache.release(world.cache.hold_pages(world.cache.match(Prompt(A))))
     world.free_one_slot()
     assert (world.resume_at(A), world.resume_at(B)) == (None, 8)
 
@@ -224,7 +225,7 @@ def test_to_prefill_a_page_is_worth_what_its_checkpoint_saves_and_nothing_withou
     world.keep(B[:16], 4)
     num_bytes = 3 * LAYOUT.page_bytes + LAYOUT.slot_bytes
 
-    reached, unreached = (world.cache.match((*tokens[:16], 0)).node for tokens in (A, B))
+    reached, unreached = (world.cache.find(Prompt(tokens[:16])).node for tokens in (A, B))
 
     assert TO_PREFILL.page(reached) == pytest.approx(12 / num_bytes, rel=0.1)
     assert TO_PREFILL.page(unreached) == 0.0

@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 
 from segue.errors import NotFound
+from segue.prompt import Prompt
 from segue.types import SessionId
 from tests.cache.prefix_world import TO_DECODE, TO_PREFILL, World, prompt
 
@@ -63,7 +64,7 @@ def test_a_lease_whose_pages_are_held_is_not_revoked_in_vain() -> None:
     world = World()
     world.lease("a", A[:8])
     world.lease("b", B[:8])
-    hold = world.cache.hold_pages(world.cache.match(A))
+    hold = world.cache.hold_pages(world.cache.match(Prompt(A)))
 
     world.free_one_page()
 
@@ -102,7 +103,7 @@ def test_a_lease_whose_checkpoint_is_held_does_not_give_it_up_in_vain() -> None:
     world = World(num_slots=2)
     world.lease("a", A[:8], 8)
     world.lease("b", B[:8], 8)
-    hold = world.cache.hold_checkpoint(world.cache.match(A))
+    hold = world.cache.hold_checkpoint(world.cache.match(Prompt(A)))
 
     assert world.cache.make_room(0, 1)
 
@@ -229,7 +230,7 @@ def test_what_is_demoted_goes_first_and_what_others_need_of_it_does_not() -> Non
     world.keep(B[:12])
     world.keep(A[:8] + B[:8])
     world.keep(A[:16], 16)
-    node = world.cache.match((*A[:16], 0)).node
+    node = world.cache.find(Prompt(A[:16])).node
 
     world.cache.pins.demote(node)
     world.free_one_slot()
@@ -247,7 +248,7 @@ def test_what_is_held_or_leased_below_is_not_demoted() -> None:
     world.lease("b", A[:24])
     world.keep(B[:8])
 
-    world.cache.pins.demote(world.cache.match((*A[:16], 0)).node)
+    world.cache.pins.demote(world.cache.find(Prompt(A[:16])).node)
     for _ in range(2):
         world.free_one_page()
 

@@ -14,6 +14,7 @@ from segue.cache.audit import check_invariants
 from segue.cache.layout import CacheField, CacheLayout, Unit
 from segue.cache.prefix_cache import Hold, PrefixCache
 from segue.cache.worth import worth_to_decode, worth_to_prefill
+from segue.prompt import Prompt
 from segue.types import PageId, SessionId, SlotId
 from tests.cache.naive_cache import NaiveCache, Tokens
 
@@ -72,7 +73,7 @@ class PrefixCacheMachine(RuleBasedStateMachine):
 
     @rule(tokens=prompts, data=st.data())
     def begin_at_a_checkpoint(self, tokens: Tokens, data: st.DataObject) -> None:
-        match = self.cache.match(tokens)
+        match = self.cache.match(Prompt(tokens))
         hold = self.cache.hold_checkpoint(match)
         if hold.checkpoint is not None:
             assert self.in_slots[hold.checkpoint.slot] == tokens[: hold.checkpoint.num_tokens]
@@ -81,7 +82,7 @@ class PrefixCacheMachine(RuleBasedStateMachine):
 
     @rule(tokens=prompts, data=st.data())
     def begin_behind_resident_pages(self, tokens: Tokens, data: st.DataObject) -> None:
-        match = self.cache.match(tokens)
+        match = self.cache.match(Prompt(tokens))
         hold = self.cache.hold_pages(match)
         assert hold.num_tokens == match.num_tokens
         self.begin(tokens, hold, data)
@@ -124,7 +125,7 @@ class PrefixCacheMachine(RuleBasedStateMachine):
     ) -> None:
         hold = sequence.hold
         kept = self.cache.insert(
-            sequence.tokens, sequence.pages, hold=hold, checkpoints=sequence.checkpoints
+            Prompt(sequence.tokens), sequence.pages, hold=hold, checkpoints=sequence.checkpoints
         )
         self.naive.insert(sequence.tokens, sequence.checkpoints)
         num_full = len(sequence.tokens) // PAGE_TOKENS
@@ -236,7 +237,7 @@ class PrefixCacheMachine(RuleBasedStateMachine):
 
     @rule(tokens=prompts)
     def match_is_what_the_naive_cache_finds(self, tokens: Tokens) -> None:
-        match = self.cache.match(tokens)
+        match = self.cache.match(Prompt(tokens))
 
         resume_at = match.checkpoint.num_tokens if match.checkpoint else None
         assert (match.num_tokens, resume_at) == self.naive.match(tokens)

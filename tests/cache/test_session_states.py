@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from segue.cache.session_states import SessionStates
+from segue.prompt import Prompt
 from segue.types import SessionId
 from tests.cache.prefix_world import TO_PREFILL, World, prompt
 
@@ -30,7 +31,7 @@ class Desk(World):
     ) -> int:
         """Returns where it went on from."""
         turn = Turn(SessionId(session), tokens, points)
-        hold = self.cache.hold_checkpoint(self.cache.match(tokens))
+        hold = self.cache.hold_checkpoint(self.cache.match(Prompt(tokens)))
         start = hold.num_tokens
         self.states.used(hold.checkpoint, turn.session_id)
         self.cache.make_room(len(tokens) // PAGE + 1, len(new))
@@ -41,7 +42,7 @@ class Desk(World):
         return start
 
     def kept(self, tokens: tuple[int, ...]) -> tuple[int, ...]:
-        return self.cache.match((*tokens, 0)).node.states()
+        return self.cache.find(Prompt(tokens)).node.states()
 
 
 def test_a_state_before_the_last_one_goes_first() -> None:

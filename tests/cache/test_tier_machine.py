@@ -20,6 +20,7 @@ from segue.cache.layout import Unit
 from segue.cache.memory import Memory
 from segue.cache.prefix_cache import PrefixCache
 from segue.cache.unit_copy import copy_units
+from segue.prompt import Prompt
 from segue.types import SessionId
 from tests.cache.naive_cache import Tokens
 from tests.cache.test_prefix_machine import PAGE_TOKENS, prompts
@@ -82,9 +83,9 @@ class TieredCacheMachine(TieredBooks):
     ) -> None:
         choose = data.draw(st.sampled_from([all_pages, up_to_a_state, what_is_new]))
         make_room = data.draw(st.sampled_from([PrefixCache.make_room, PrefixCache.make_spare_room]))
-        there, here = source.cache.match(tokens), target.cache.match(tokens)
+        there, here = source.cache.find(Prompt(tokens)), target.cache.find(Prompt(tokens))
         has_slot = target.cache.num_obtainable_slots > 0
-        copying = begin(source, target, tokens, choose=choose, make_room=make_room)
+        copying = begin(source, target, Prompt(tokens), choose=choose, make_room=make_room)
         self.copyings.append(copying)
         self.learn_of_evictions()
         if choose is up_to_a_state and copying.to_pages:
@@ -132,7 +133,7 @@ class TieredCacheMachine(TieredBooks):
         tokens = tuple(copying.tokens)
         last = finish(copying)
         self.forget(copying)
-        assert tuple(copying.target.cache.tree.tokens(last)) == tokens
+        assert tuple(copying.target.cache.tree.prompt(last)) == tokens
         naive = self.on_host if copying.target is self.host else self.naive
         naive.insert(tokens, copying.positions)
         if copying.target is self.device:
@@ -166,7 +167,7 @@ class TieredCacheMachine(TieredBooks):
 
     @rule(tokens=prompts)
     def the_host_matches_what_its_naive_cache_finds(self, tokens: Tokens) -> None:
-        match = self.host.cache.match(tokens)
+        match = self.host.cache.match(Prompt(tokens))
         resume_at = match.checkpoint.num_tokens if match.checkpoint else None
         assert (match.num_tokens, resume_at) == self.on_host.match(tokens)
 

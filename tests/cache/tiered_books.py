@@ -39,7 +39,7 @@ def number_of(tokens: Tokens) -> float:
 
 
 def tokens_of(tree, node: Node) -> Tokens:  # type: ignore[no-untyped-def]
-    return tuple(tree.tokens(node))
+    return tuple(tree.prompt(node))
 
 
 class TieredBooks(PrefixCacheMachine):

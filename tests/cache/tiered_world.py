@@ -12,6 +12,7 @@ from segue.cache.memory import Memory
 from segue.cache.node import Node
 from segue.cache.tensors import CacheTensors
 from segue.cache.unit_copy import copy_units
+from segue.prompt import Prompt
 from segue.types import PageId
 from tests.cache.naive_cache import Tokens
 from tests.cache.prefix_world import LAYOUT, PAGE_TOKENS, TO_DECODE, World
@@ -82,13 +83,13 @@ class TieredWorld(World):
         return self.device.of("kv", 0)[page]
 
     def node(self, tokens: Tokens) -> Node:
-        return self.cache.match((*tokens, 0)).node
+        return self.cache.find(Prompt(tokens)).node
 
     async def offload(self, tokens: Tokens) -> Node | None:
         return await self.tier.offload(self.node(tokens))
 
     def on_the_host(self, tokens: Tokens) -> int:
-        return self.tier.cache.match((*tokens, 0)).num_tokens
+        return self.tier.cache.find(Prompt(tokens)).num_tokens
 
     def evict_all(self) -> None:
         assert self.cache.make_room(self.pages.total, self.slots.total)
@@ -98,7 +99,7 @@ class TieredWorld(World):
         self.tier.check_invariants()
 
     def check_bytes(self, tokens: Tokens) -> None:
-        match = self.cache.match((*tokens, 0))
+        match = self.cache.find(Prompt(tokens))
         for i, page in enumerate(match.pages):
             assert (self.page(page) == tokens[(i + 1) * PAGE_TOKENS - 1]).all()
         if match.checkpoint is not None:

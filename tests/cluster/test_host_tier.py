@@ -16,6 +16,7 @@ from decode_worker.config import DecodeConfig
 from segue.engine.config import EngineConfig
 from segue.errors import InvalidRequest, NotFound
 from segue.launch.config import Config
+from segue.prompt import Prompt
 from segue.types import StopConditions, TokenInput
 from tests.cluster.conftest import LocalCluster, local_cluster, num_evicted
 from tests.cluster.direct import DirectTurn
@@ -76,7 +77,7 @@ async def measured(cluster: LocalCluster, worker_id: str, sample: str) -> float:
 
 def resident_tokens(cluster: LocalCluster, talk: Talk) -> int:
     """Of its next prompt, on the decode worker's device."""
-    return cluster.decode[0]._memory.cache.match(talk.history).num_tokens
+    return cluster.decode[0]._memory.cache.match(Prompt(talk.history)).num_tokens
 
 
 @pytest.fixture

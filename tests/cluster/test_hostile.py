@@ -24,7 +24,7 @@ from segue.internal.v1 import transfer_pb2, worker_pb2
 from segue.internal.v1.transfer_pb2_grpc import HandoffReaderStub, HandoffWriterStub
 from segue.internal.v1.worker_pb2_grpc import DecodeWorkerStub, PrefillWorkerStub
 from segue.launch.config import Config
-from segue.prefix_digest import pack_tokens
+from segue.prompt import pack_tokens
 from segue.types import SamplingParams, StopConditions, TokenInput
 from segue.v1 import session_pb2 as pb
 from segue.wire.channel import channel_to
@@ -115,16 +115,16 @@ async def prefill_prompt(
 
 def spec(**changed: Any) -> worker_pb2.TurnSpec:
     prompt = pack_tokens(PROMPT)
-    fields = {"turn_id": "hostile", "prompt": prompt, "stop": pb.Stop(max_tokens=8)}
+    fields = {"turn_id": "hostile", "context": prompt, "stop": pb.Stop(max_tokens=8)}
     return worker_pb2.TurnSpec(**(fields | changed))
 
 
 BAD_SPECS = {
     "a token that the model does not have": (
-        spec(prompt=pack_tokens([1_000_000])),
+        spec(context=pack_tokens([1_000_000])),
         "token id 1000000",
     ),
-    "no prompt": (spec(prompt=b""), "prompt of at least one token"),
+    "no prompt": (spec(context=b""), "prompt of at least one token"),
     "a bias for a token that the model does not have": (
         spec(sampling=pb.Sampling(logit_bias={10**6: 1.0}, repetition_penalty=1.5)),
         "logit_bias names token id 1000000",

@@ -14,6 +14,7 @@ from segue.engine.batch import DraftStart
 from segue.engine.config import EngineConfig
 from segue.engine.load import LoadedModel, load_runner
 from segue.launch.config import Config
+from segue.prompt import Prompt
 from segue.types import SessionId, StopConditions, TokenInput
 from tests.cluster.conftest import ENGINE, local_cluster
 from tests.cluster.idle import wait_until_idle
@@ -52,7 +53,7 @@ async def test_drafts_from_a_sessions_memory_on_decode_are_the_oracles(
             assert list(answer.token_ids) == expected
         await wait_until_idle(cluster.client)
         worker = cluster.decode[0]
-        match = worker._memory.cache.match(history)
+        match = worker._memory.cache.match(Prompt(history))
         assert match.checkpoint is not None
         position = match.checkpoint.num_tokens
         own_page = loaded[0].sizes.num_pages - 1

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from segue.errors import NotResident
+from segue.prompt import Prompt
 from segue.turn import TurnResult, TurnSpec
 from segue.types import Sampling, SessionId, StopConditions, StopRules, TokenInput, TurnId
 from tests.cluster.conftest import LocalCluster, local_cluster
@@ -31,7 +32,7 @@ def spec(name: str, prompt: Sequence[int], **sampling: float) -> TurnSpec:
     return TurnSpec(
         turn_id=TurnId(name),
         session_id=SessionId("agent"),
-        prompt=tuple(prompt),
+        context=Prompt(tuple(prompt)),
         sampling=Sampling(seed=5, temperature=0.0, **sampling),
         stop=StopRules(max_tokens=ANSWER_TOKENS),
     )

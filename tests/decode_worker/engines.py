@@ -21,6 +21,7 @@ from segue.engine.sampler import SequenceSampler
 from segue.engine.speculation import SlotRing
 from segue.engine.step_buffers import RowStart
 from segue.engine.step_result import Stepped
+from segue.prompt import Prompt
 from segue.turn import FinishReason, ShipReport, TurnSpec
 from segue.types import (
     PageId,
@@ -112,7 +113,7 @@ class Turns:
         turn = TurnSpec(
             turn_id=TurnId(str(number)),
             session_id=SessionId(str(number)),
-            prompt=asked.prompt,
+            context=Prompt(asked.prompt),
             sampling=asked.sampling,
             stop=asked.stop,
         )
@@ -146,7 +147,7 @@ class Turns:
         ring = sequence.ring
         self._left.add(number)
         became.finish = event.result.finish_reason if event.result else None
-        became.cached_tokens = sequence.cached_tokens
+        became.cached_tokens = tuple(sequence.cached_tokens)
         became.num_accepted = sequence.num_accepted
         if ring.checkpoint is not None:
             became.checkpoint_tokens = ring.checkpoint_tokens

@@ -18,6 +18,7 @@ from segue.engine.launcher import Launcher
 from segue.engine.runner import ModelRunner
 from segue.engine.sampler import SequenceSampler
 from segue.engine.speculation import SlotRing
+from segue.prompt import Prompt
 from segue.turn import FinishReason, ShipReport, TurnSpec
 from segue.types import Sampling, SessionId, SlotId, StopRules, TurnId
 from tests.checkpoints import VOCAB_SIZE
@@ -191,7 +192,7 @@ def test_a_checkpoint_that_a_step_under_way_may_write_is_not_kept() -> None:
             turn=TurnSpec(
                 turn_id=TurnId("0"),
                 session_id=SessionId("0"),
-                prompt=(1,) * 14,
+                context=Prompt((1,) * 14),
                 sampling=Sampling(),
                 stop=StopRules(max_tokens=256),
             ),

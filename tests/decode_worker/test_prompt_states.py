@@ -10,6 +10,7 @@ from segue.engine.answer import Answer
 from segue.engine.batch import SequenceChunk
 from segue.engine.sampler import SequenceSampler
 from segue.engine.speculation import SlotRing
+from segue.prompt import Prompt
 from segue.turn import FinishReason, ShipReport, TurnResult, TurnSpec, Usage
 from segue.types import PageId, Sampling, SessionId, SlotId, StopRules, TurnId
 from tests.cache.prefix_world import PAGE_TOKENS, prompt
@@ -23,7 +24,7 @@ def spec_of(tokens: tuple[int, ...], *points: int, session: str = "a") -> TurnSp
     return TurnSpec(
         turn_id=TurnId("turn"),
         session_id=SessionId(session),
-        prompt=tokens,
+        context=Prompt(tokens),
         sampling=Sampling(seed=0),
         stop=STOP,
         branch_points=points,
@@ -35,7 +36,7 @@ class Local(Desk):
 
     def begin(self, spec: TurnSpec) -> tuple[DecodeSequence, tuple[PageId, ...], Hold]:
         hold, positions = self.residency.hold_checkpoint(spec)
-        num_pages = -(-(len(spec.prompt) + STOP.max_tokens) // PAGE_TOKENS) - len(hold.pages)
+        num_pages = -(-(len(spec.context) + STOP.max_tokens) // PAGE_TOKENS) - len(hold.pages)
         pages, slot = self.residency.take(hold, num_pages, spec.turn_id)
         spare = self.residency.spare_slots(0, spec.turn_id)
         checkpoint = hold.checkpoint

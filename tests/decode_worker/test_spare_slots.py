@@ -9,6 +9,7 @@ from decode_worker.residency import Residency
 from segue.cache.accountant import UnitState
 from segue.cache.memory import Memory
 from segue.engine.speculation import SlotRing
+from segue.prompt import Prompt
 from segue.types import SessionId, SlotId, TurnId
 from tests.cache.prefix_world import PAGE_TOKENS
 from tests.cache.prefix_world import prompt as prompt_of
@@ -75,6 +76,6 @@ async def test_no_session_loses_its_lease_for_drafts() -> None:
     spare = desk.spare(7)
 
     assert desk.cache.leases.get(SessionId("a")) is not None
-    assert desk.cache.match(tokens).checkpoint is not None
+    assert desk.cache.match(Prompt(tokens)).checkpoint is not None
     assert len(spare) >= 2
     await desk.close(*spare, *others)

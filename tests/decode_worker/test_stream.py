@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from array import array
 from collections.abc import AsyncIterator
 from typing import Any, cast
 
@@ -13,7 +12,7 @@ from decode_worker.server import DecodeFace
 from decode_worker.turn import Computed, PrefillStarted, PromptSource, Shipped, Tell
 from segue.errors import InvalidRequest, Overloaded, SegueError, UnknownPrefix
 from segue.internal.v1 import worker_pb2 as pb
-from segue.prefix_digest import PrefixName, pack_tokens
+from segue.prompt import PrefixName, Prompt, pack_tokens
 from segue.turn import FinishReason, ShipReport, TokenDelta, TurnResult, TurnSpec, Usage
 from segue.types import TurnId
 from segue.v1 import session_pb2
@@ -38,10 +37,10 @@ class FakeRunner:
         self.stopped: list[TurnId] = []
         self.refusal: Exception | None = None
 
-    def find_prefix(self, prefix: PrefixName) -> array[int]:
+    def find_prefix(self, prefix: PrefixName) -> Prompt:
         if prefix != KNOWN:
             raise UnknownPrefix("not here")
-        return array("I", range(16))
+        return Prompt(range(16))
 
     async def start(
         self, turn: TurnSpec, source: PromptSource, tell: Tell, *, timeout_s: float
@@ -83,7 +82,7 @@ async def router() -> AsyncIterator[Router]:
 def start(number: int, *, turn_id: str = "", **fields: object) -> pb.TurnCommand:
     turn = pb.TurnSpec(
         turn_id=turn_id or f"turn-{number}",
-        prompt=pack_tokens([1, 2, 3]),
+        context=pack_tokens([1, 2, 3]),
         sampling=session_pb2.Sampling(seed=1),
         stop=session_pb2.Stop(max_tokens=4),
     )
@@ -206,7 +205,7 @@ async def test_a_prefix_that_is_known_completes_the_prompt(router: Router) -> No
     router.send(command)
     await router.events()
 
-    assert router.runner.turns[0].prompt == (*range(16), 1, 2, 3)
+    assert router.runner.turns[0].context == Prompt([*range(16), 1, 2, 3])
 
 
 async def test_a_prefix_that_is_not_known_is_refused_by_name(router: Router) -> None:

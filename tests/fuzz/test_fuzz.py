@@ -23,7 +23,7 @@ from segue.errors import SegueError
 from segue.internal.v1 import transfer_pb2 as pb2
 from segue.internal.v1 import worker_pb2
 from segue.launch.config import Config
-from segue.prefix_digest import pack_tokens
+from segue.prompt import pack_tokens
 from segue.types import (
     ChatInput,
     Message,
@@ -148,7 +148,7 @@ async def attack_handoffs(cluster: LocalCluster, seed: int, num_handoffs: int) -
                 )
             )
             turn = worker_pb2.TurnSpec(
-                turn_id=name, prompt=pack_tokens(PROMPT), stop=pb.Stop(max_tokens=3)
+                turn_id=name, context=pack_tokens(PROMPT), stop=pb.Stop(max_tokens=3)
             )
             prompt = worker_pb2.PrefillPrompt(turn=turn, ticket=ticket)
             request = worker_pb2.TurnCommands(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from array import array
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -15,7 +14,7 @@ from segue.cluster_status import WorkerStatus
 from segue.errors import InvalidRequest, SegueError, TransferFailed, UnknownPrefix
 from segue.internal.v1 import transfer_pb2
 from segue.internal.v1 import worker_pb2 as pb
-from segue.prefix_digest import PrefixName, pack_tokens
+from segue.prompt import PrefixName, Prompt, pack_tokens
 from segue.turn import PrefixHolder, ShipReport, TurnSpec
 from segue.v1 import session_pb2
 from segue.wire.error_details import error_from_wire
@@ -33,7 +32,7 @@ class FakeWorker:
         self.stopped: list[str] = []
         self.refusal: Exception | None = None
 
-    def find_prefix(self, prefix: PrefixName) -> array[int]:
+    def find_prefix(self, prefix: PrefixName) -> Prompt:
         raise UnknownPrefix("not here")
 
     async def prefill(
@@ -73,7 +72,7 @@ async def line() -> AsyncIterator[Line]:
 def prefill(number: int, **fields: Any) -> pb.TurnCommand:
     name = f"turn-{number}"
     turn = pb.TurnSpec(
-        turn_id=name, prompt=pack_tokens([1, 2, 3]), stop=session_pb2.Stop(max_tokens=4)
+        turn_id=name, context=pack_tokens([1, 2, 3]), stop=session_pb2.Stop(max_tokens=4)
     )
     ticket = transfer_pb2.Ticket(
         ticket_id="t", turn_id=name, worker_id="decode-0", epoch=1, address="here:1", page_ids=[0]

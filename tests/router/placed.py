@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from array import array
 from collections.abc import Mapping
 
 from router.config import RouterConfig
@@ -11,6 +10,7 @@ from router.metrics import RouterMetrics
 from router.placing import Placing, TurnPlacing
 from router.session_table import SessionTable
 from segue.cluster_status import UnitCounts, WorkerHealth, WorkerLoad, WorkerStatus
+from segue.prompt import Prompt
 from segue.turn import FinishReason, ShipReport, TurnResult, TurnSpec, Usage
 from segue.types import ChatInput, Epoch, Role, Sampling, SessionId, StopRules, TurnId, WorkerId
 
@@ -54,7 +54,7 @@ def spec(prompt_tokens: int = 6_400, session_id: SessionId = AGENT) -> TurnSpec:
     return TurnSpec(
         turn_id=TurnId("t"),
         session_id=session_id,
-        prompt=(7,) * prompt_tokens,
+        context=Prompt((7,) * prompt_tokens),
         sampling=Sampling(),
         stop=StopRules(max_tokens=64),
     )
@@ -62,7 +62,7 @@ def spec(prompt_tokens: int = 6_400, session_id: SessionId = AGENT) -> TurnSpec:
 
 def said(num_tokens: int) -> History:
     """A last turn that is equal to the beginning of every `spec`."""
-    return History(chat=ChatInput(messages=()), digests=(), tokens=array("I", [7] * num_tokens))
+    return History(chat=ChatInput(messages=()), digests=(), tokens=Prompt([7] * num_tokens))
 
 
 def result(kept: int = 0, **report: float) -> TurnResult:

@@ -131,7 +131,7 @@ def ids_only(tmp_path_factory: pytest.TempPathFactory) -> PromptBuilder:
 def test_without_a_tokenizer_token_ids_are_served(ids_only: PromptBuilder) -> None:
     spec = ids_only.build(Completed(ASKED), Pools()).spec
 
-    assert tuple(spec.prompt) == (5, 6, 7)
+    assert tuple(spec.context) == (5, 6, 7)
     # Its name alone, without a vocabulary, gives the end token of a chat no id.
     assert spec.stop.stop_token_ids == (END_OF_TEXT,)
 

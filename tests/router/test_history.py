@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from array import array
 from dataclasses import replace
 
 import pytest
@@ -14,12 +13,12 @@ from router.history import (
     History,
     TurnTokens,
     characters_before,
-    common_prefix,
     complete,
 )
 from router.session_table import SessionTable
 from segue.errors import UnknownHistory
 from segue.history import continuation, digests
+from segue.prompt import Prompt
 from segue.turn import FinishReason, TurnEnd
 from segue.types import (
     ChatInput,
@@ -88,7 +87,7 @@ def compared(
     histories: Histories, completed: Completed, prompt: tuple[int, ...] = (1, 2)
 ) -> TurnTokens:
     last = histories.table.tokens(completed.request.session_id)
-    return TurnTokens.of(prompt, last, PAGE_TOKENS, known=completed.known)
+    return TurnTokens.of(Prompt(prompt), last, PAGE_TOKENS, known=completed.known)
 
 
 def shared(histories: Histories, turn_input: TurnInput, prompt: tuple[int, ...]) -> int | None:
@@ -279,7 +278,7 @@ def test_the_common_prefix_is_the_one_found_item_by_item(one: list[int], other: 
             break
         expected += 1
 
-    assert common_prefix(array("I", one), array("I", other)) == expected
+    assert Prompt(one).num_common(Prompt(other)) == expected
 
 
 def test_how_far_a_prompt_is_as_before_is_known_when_it_begins(histories: Histories) -> None:

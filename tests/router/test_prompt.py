@@ -138,7 +138,7 @@ async def test_a_long_prompt_is_the_same_from_each_of_the_three_ways(
     for chat in (short, medium, long):
         made = await prompts.make(Completed(asked(chat)))
 
-        assert tuple(made.spec.prompt) == prompts.encoder.encode(chat)
+        assert tuple(made.spec.context) == prompts.encoder.encode(chat)
         assert made.memory is not None
 
 
@@ -289,7 +289,7 @@ class Talk:
         completed = complete(asked(sent), known)
         built = self._prompts.build(completed)
         prompt = TurnTokens.of(
-            built.spec.prompt, table.tokens(SESSION), 16, known=known, num_kept=built.num_kept
+            built.spec.context, table.tokens(SESSION), 16, known=known, num_kept=built.num_kept
         )
         end = table.record(
             table.of(SESSION),
@@ -300,7 +300,7 @@ class Talk:
         )
         self._num_kept = end.kept_messages
         self._messages += (Message(role="assistant", content="an answer"),)
-        assert tuple(built.spec.prompt) == self._prompts.encoder.encode(chat)
+        assert tuple(built.spec.context) == self._prompts.encoder.encode(chat)
         return completed
 
     @property
@@ -341,7 +341,7 @@ def test_token_ids_that_are_none_are_refused(folder: Path) -> None:
     built = prompts.build(
         Completed(replace(asked(TokenInput((1, 2))), stop=StopConditions(max_tokens=5)))
     )
-    assert tuple(built.spec.prompt) == (1, 2)
+    assert tuple(built.spec.context) == (1, 2)
 
 
 def test_what_was_sent_again_is_counted_from_the_last_question_on(folder: Path) -> None:

@@ -16,6 +16,7 @@ from router.policy import place
 from router.session_table import Session, SessionTable
 from segue.cluster_status import WorkerHealth, WorkerStatus
 from segue.errors import NotFound
+from segue.prompt import Prompt
 from segue.turn import FinishReason, TurnEnd
 from segue.types import (
     ChatInput,
@@ -71,14 +72,16 @@ def ended(
 ) -> TurnEnd:
     request = TurnRequest(session_id=session.session_id, turn_id=TurnId("t"), input=CHAT)
     known = table.history(session.session_id)
-    tokens = TurnTokens.of(PROMPT, table.tokens(session.session_id), PAGE_TOKENS, known=known)
+    tokens = TurnTokens.of(
+        Prompt(PROMPT), table.tokens(session.session_id), PAGE_TOKENS, known=known
+    )
     end = TurnEnd(finish_reason=finish_reason)
     return table.record(session, Completed(request, known), tokens.with_answer([10]), None, end)
 
 
 def named_tokens(table: SessionTable, session_id: SessionId) -> int:
     """Of a prompt that is that of `ended` again, on a worker that has all of it."""
-    name = TurnTokens.of(PROMPT, table.tokens(session_id), PAGE_TOKENS).name(10)
+    name = TurnTokens.of(Prompt(PROMPT), table.tokens(session_id), PAGE_TOKENS).name(10)
     return name.num_tokens if name else 0
 
 

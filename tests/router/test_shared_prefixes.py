@@ -13,6 +13,7 @@ from router.placing import Placing
 from router.session_table import SessionTable
 from router.shared_prefixes import SharedPrefix, SharedPrefixIndex, shared_prefix_of
 from segue.cluster_status import UnitCounts, WorkerHealth, WorkerLoad, WorkerStatus
+from segue.prompt import Prompt
 from segue.turn import FinishReason, ShipReport, TurnResult, TurnSpec, Usage
 from segue.types import Epoch, Role, Sampling, SessionId, StopRules, TurnId, WorkerId
 
@@ -39,7 +40,7 @@ def spec(name: str, *, system: tuple[int, ...] = SYSTEM) -> TurnSpec:
     return TurnSpec(
         turn_id=TurnId(name),
         session_id=SessionId(name),
-        prompt=(*system, *range(1_000, 1_400)),
+        context=Prompt((*system, *range(1_000, 1_400))),
         sampling=Sampling(),
         stop=StopRules(max_tokens=64),
         branch_points=(len(system),),

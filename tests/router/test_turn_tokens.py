@@ -6,6 +6,7 @@ from array import array
 from collections.abc import Sequence
 
 from router.history import TurnTokens
+from segue.prompt import Prompt
 
 PAGE_TOKENS = 4
 FIRST = array("I", range(10))
@@ -15,7 +16,7 @@ ANSWER = array("I", range(10, 15))
 def after(
     last: TurnTokens | None, prompt: Sequence[int], page_tokens: int = PAGE_TOKENS
 ) -> TurnTokens:
-    return TurnTokens.of(prompt, last, page_tokens)
+    return TurnTokens.of(Prompt(prompt), last, page_tokens)
 
 
 LAST = after(None, FIRST).with_answer(ANSWER)

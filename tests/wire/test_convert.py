@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from array import array
 from dataclasses import replace
 
 import pytest
@@ -17,7 +16,7 @@ from segue.cluster_status import (
 )
 from segue.errors import InvalidRequest
 from segue.explanation import CostLine, Explanation, WeighedCandidate, WorkerSpeed
-from segue.prefix_digest import PrefixName
+from segue.prompt import PrefixName, Prompt
 from segue.turn import (
     FinishReason,
     ShipReport,
@@ -252,7 +251,7 @@ def test_a_turn_for_workers_survives_the_wire() -> None:
     turn = TurnSpec(
         turn_id=TurnId("t"),
         session_id=SessionId("s"),
-        prompt=(1, 2, 3),
+        context=Prompt((1, 2, 3)),
         sampling=SAMPLING.resolved(),
         stop=RULES,
         branch_points=(1, 2),
@@ -265,7 +264,7 @@ def test_a_turn_whose_prefix_is_named_is_completed_by_who_knows_it() -> None:
     turn = TurnSpec(
         turn_id=TurnId("t"),
         session_id=SessionId("s"),
-        prompt=tuple(range(40)),
+        context=Prompt(tuple(range(40))),
         sampling=SAMPLING.resolved(),
         stop=RULES,
     )
@@ -273,14 +272,14 @@ def test_a_turn_whose_prefix_is_named_is_completed_by_who_knows_it() -> None:
 
     wire = turn_to_wire(turn, name)
 
-    assert len(wire.prompt) == 4 * 8
-    assert turn_from_wire(wire, {name: array("I", range(32))}.__getitem__) == turn
+    assert len(wire.context) == 4 * 8
+    assert turn_from_wire(wire, {name: Prompt(range(32))}.__getitem__) == turn
 
 
 RULES = StopRules(max_tokens=9, stop_strings=("Ende",), stop_token_ids=(3, 4))
 
 
-def nothing_known(prefix: PrefixName) -> array[int]:
+def nothing_known(prefix: PrefixName) -> Prompt:
     raise AssertionError("no prefix was named")
 
 
@@ -289,7 +288,7 @@ def test_a_turn_for_workers_without_a_limit_is_refused() -> None:
         TurnSpec(
             turn_id=TurnId("t"),
             session_id=SessionId("s"),
-            prompt=(1, 2, 3),
+            context=Prompt((1, 2, 3)),
             sampling=Sampling(),
             stop=StopRules(max_tokens=9),
         )

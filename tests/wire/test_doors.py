@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import struct
-from array import array
 from collections.abc import Callable
 
 import pytest
@@ -13,7 +12,7 @@ from hypothesis import strategies as st
 
 from segue.errors import InvalidRequest
 from segue.internal.v1 import transfer_pb2, worker_pb2
-from segue.prefix_digest import PrefixName, pack_tokens
+from segue.prompt import PrefixName, Prompt, pack_tokens
 from segue.types import SamplingParams
 from segue.v1 import session_pb2 as pb
 from segue.wire.convert_events import finish_reason_from_wire, sampled_from_wire
@@ -30,7 +29,7 @@ NAN, INF = math.nan, math.inf
 _SINGLE = struct.Struct("<f")
 
 
-def nothing_known(prefix: PrefixName) -> array[int]:
+def nothing_known(prefix: PrefixName) -> Prompt:
     raise AssertionError("no prefix was named")
 
 
@@ -38,7 +37,7 @@ def turn(**changed: object) -> worker_pb2.TurnSpec:
     fields = {
         "turn_id": "a/1",
         "session_id": "s",
-        "prompt": pack_tokens([1, 2, 3]),
+        "context": pack_tokens([1, 2, 3]),
         "branch_points": [1, 3],
         "stop": pb.Stop(max_tokens=9),
     }
@@ -54,12 +53,12 @@ BAD_TURNS: dict[str, tuple[worker_pb2.TurnSpec, str]] = {
     "a name that is too long": (turn(turn_id="t" * 513), "turn_id must have at most 512"),
     "a name that cannot be shown": (turn(turn_id="a\nb"), "turn_id must be printable"),
     "a session that is too long": (turn(session_id="s" * 257), "session_id must have at most 256"),
-    "no prompt": (turn(prompt=b""), "prompt of at least one token"),
+    "no prompt": (turn(context=b""), "prompt of at least one token"),
     "branch points out of order": (turn(branch_points=[3, 1]), "must be ascending"),
     "a branch point twice": (turn(branch_points=[2, 2]), "must be ascending"),
     "a branch point behind the prompt": (turn(branch_points=[4]), "must be between 0 and 3"),
     "too many branch points": (
-        turn(prompt=pack_tokens([1] * 2000), branch_points=range(1500)),
+        turn(context=pack_tokens([1] * 2000), branch_points=range(1500)),
         "at most 1024 branch points",
     ),
     "no tokens wanted": (turn(stop=pb.Stop(max_tokens=0)), "max_tokens must be >= 1"),
@@ -148,7 +147,7 @@ def test_a_worker_that_cannot_be_is_refused(case: str) -> None:
 
 
 def test_what_these_cases_change_is_right_without_the_change() -> None:
-    assert turn_from_wire(turn(), nothing_known).prompt == (1, 2, 3)
+    assert turn_from_wire(turn(), nothing_known).context == Prompt((1, 2, 3))
     assert worker_from_wire(status()).worker_id == "decode-0"
 
 

@@ -71,7 +71,7 @@ async def test_long_prompts_that_wait_together_do_not_make_a_message_that_is_ref
     outbox: Outbox[pb.TurnCommand] = Outbox()
     prompts = [b"x" * size for size in (3 << 20, 1 << 19, 1 << 20, 9 << 20, 1, 1)]
     for number, prompt in enumerate(prompts):
-        turn = pb.TurnSpec(prompt=prompt)
+        turn = pb.TurnSpec(context=prompt)
         outbox.put(pb.TurnCommand(call=number, prefill=pb.PrefillPrompt(turn=turn)))
     outbox.close()
 

@@ -203,15 +203,21 @@ class TurnSpec(_message.Message):
 
     TURN_ID_FIELD_NUMBER: _builtins.int
     SESSION_ID_FIELD_NUMBER: _builtins.int
-    PROMPT_FIELD_NUMBER: _builtins.int
+    CONTEXT_FIELD_NUMBER: _builtins.int
     SAMPLING_FIELD_NUMBER: _builtins.int
     STOP_FIELD_NUMBER: _builtins.int
     BRANCH_POINTS_FIELD_NUMBER: _builtins.int
     PREFIX_FIELD_NUMBER: _builtins.int
+    NUM_ANSWERED_FIELD_NUMBER: _builtins.int
+    MEDIA_FIELD_NUMBER: _builtins.int
     turn_id: _builtins.str
     session_id: _builtins.str
-    prompt: _builtins.bytes
-    """The prompt's tokens after `prefix`, four bytes each, little-endian."""
+    context: _builtins.bytes
+    """The tokens that the next one follows, those of `prefix` left out: four bytes each,
+    little-endian.
+    """
+    num_answered: _builtins.int
+    """The last tokens of the context belong to the answer, which an earlier worker started."""
     @_builtins.property
     def sampling(self) -> _session_pb2.Sampling: ...
     @_builtins.property
@@ -222,28 +228,63 @@ class TurnSpec(_message.Message):
 
     @_builtins.property
     def prefix(self) -> Global___PrefixName:
-        """The prompt's first tokens, if the worker is believed to have them. A worker that does not
-        refuses the turn (UnknownPrefix), and the router sends the whole prompt.
+        """The context's first tokens, if the worker is believed to have them. A worker that does not
+        refuses the turn (UnknownPrefix), and the router sends all tokens.
         """
+
+    @_builtins.property
+    def media(self) -> _containers.RepeatedCompositeFieldContainer[Global___MediaSpan]:
+        """What placeholder tokens in `context` stand for, in order."""
 
     def __init__(
         self,
         *,
         turn_id: _builtins.str = ...,
         session_id: _builtins.str = ...,
-        prompt: _builtins.bytes = ...,
+        context: _builtins.bytes = ...,
         sampling: _session_pb2.Sampling | None = ...,
         stop: _session_pb2.Stop | None = ...,
         branch_points: _abc.Iterable[_builtins.int] | None = ...,
         prefix: Global___PrefixName | None = ...,
+        num_answered: _builtins.int = ...,
+        media: _abc.Iterable[Global___MediaSpan] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["prefix", b"prefix", "sampling", b"sampling", "stop", b"stop"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["branch_points", b"branch_points", "prefix", b"prefix", "prompt", b"prompt", "sampling", b"sampling", "session_id", b"session_id", "stop", b"stop", "turn_id", b"turn_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["branch_points", b"branch_points", "context", b"context", "media", b"media", "num_answered", b"num_answered", "prefix", b"prefix", "sampling", b"sampling", "session_id", b"session_id", "stop", b"stop", "turn_id", b"turn_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___TurnSpec: _TypeAlias = TurnSpec  # noqa: Y015
+
+@_typing.final
+class MediaSpan(_message.Message):
+    """Consecutive placeholder tokens of one image or video."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    START_FIELD_NUMBER: _builtins.int
+    NUM_TOKENS_FIELD_NUMBER: _builtins.int
+    DIGEST_FIELD_NUMBER: _builtins.int
+    start: _builtins.int
+    """Counted from the first token in `context`; negative if the span starts in `prefix`."""
+    num_tokens: _builtins.int
+    digest: _builtins.bytes
+    """SHA-256 of what the span stands for, as the model takes it."""
+    def __init__(
+        self,
+        *,
+        start: _builtins.int = ...,
+        num_tokens: _builtins.int = ...,
+        digest: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "num_tokens", b"num_tokens", "start", b"start"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MediaSpan: _TypeAlias = MediaSpan  # noqa: Y015
 
 @_typing.final
 class PrefixName(_message.Message):
@@ -256,8 +297,10 @@ class PrefixName(_message.Message):
     num_tokens: _builtins.int
     """Whole pages."""
     digest: _builtins.bytes
-    """D(n) of n pages, 16 bytes: D(n) = BLAKE2b-128(D(n-1) + tokens of page n), where D(0) is empty and
-    a token is four bytes, little-endian.
+    """D(n) of n pages, 16 bytes: D(n) = BLAKE2b-128(D(n-1) + key of page n), where D(0) is empty. A
+    page's key is its tokens, four bytes each, then for each media span with tokens on the page its
+    start, counted from the page's first token (int64), its number of tokens (uint32) and its
+    digest; numbers are little-endian.
     """
     def __init__(
         self,
