@@ -14,6 +14,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+import tomli_w
+
 from segue.errors import InvalidConfig
 
 SECTIONS = ("cluster", "checkpoint", "router", "engine", "prefill", "decode", "transfer")
@@ -82,19 +84,6 @@ def _coerce(value: Any, hint: Any) -> Any:
 
 def describe(sections: Mapping[str, object]) -> str:
     """Dataclasses by section name, as TOML that reads back to the same values."""
-    lines: list[str] = []
-    for name, value in sections.items():
-        lines.append(f"[{name}]")
-        for field in dataclasses.fields(value):  # type: ignore[arg-type]  # a dataclass by contract
-            current = getattr(value, field.name)
-            lines.append(f"{field.name} = {_literal(current)}")
-        lines.append("")
-    return "\n".join(lines)
-
-
-def _literal(value: object) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, str):
-        return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
-    return repr(value)
+    return tomli_w.dumps(
+        {name: dataclasses.asdict(value) for name, value in sections.items()}  # type: ignore[call-overload]  # dataclasses by contract
+    )

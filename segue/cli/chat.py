@@ -15,11 +15,11 @@ from rich.console import Console
 from rich.markup import escape
 
 from segue.cli import show
-from segue.cli.input import SamplingOptions
 from segue.cli.prompt import Prompt, line_history
 from segue.client import Client, Session, TokenDelta, TurnEnd
 from segue.demo import SUGGESTIONS
 from segue.errors import SegueError, Unavailable
+from segue.types import SamplingParams, StopConditions
 
 _DEMO = "demo"
 """The name of the bundled checkpoint, as `segue.model.source` has it."""
@@ -35,7 +35,8 @@ class Chat:
     tools: Sequence[str]
     thinking: bool | None = None
     template_kwargs: str = ""
-    options: SamplingOptions
+    sampling: SamplingParams
+    stop: StopConditions
     out: Console
     err: Console
     keeps_history: bool = True
@@ -44,7 +45,7 @@ class Chat:
     def say(self, prompt: str) -> None:
         """One turn. Raises SegueError."""
         with self._connected() as client:
-            self._runner.run(_say(self.out, self._conversation(client), prompt, self.options))
+            self._runner.run(self._say(self._conversation(client), prompt))
 
     def talk(self) -> None:
         """Turns until Ctrl-D, `/exit`, or Ctrl-C at the prompt. Raises SegueError."""
@@ -58,7 +59,7 @@ class Chat:
 
     def _take_turn(self, conversation: Session, line: str, prompt: Prompt) -> None:
         try:
-            self._runner.run(_say(self.out, conversation, line, self.options))
+            self._runner.run(self._say(conversation, line))
         except KeyboardInterrupt:
             # A script that is interrupted ends.
             if not prompt.has_person:
@@ -71,6 +72,27 @@ class Chat:
             self.err.print(error_line(error), soft_wrap=True)
             later = ", once the router is back" if isinstance(error, Unavailable) else ""
             prompt.tell(f"the conversation can go on without this turn{later}")
+
+    async def _say(self, conversation: Session, text: str) -> None:
+        is_midline = False
+        try:
+            turn = conversation.turn(text, sampling=self.sampling, stop=self.stop)
+            async for event in turn:
+                match event:
+                    case TokenDelta():
+                        self.out.out(event.text, end="", highlight=False)
+                        if event.text:
+                            is_midline = not event.text.endswith("\n")
+                    case TurnEnd():
+                        self.out.out("")
+                        is_midline = False
+                        self.out.print(
+                            show.timings_lines(event, self.out.width), style="dim", soft_wrap=True
+                        )
+        finally:
+            # What is said of an error or of an interruption begins on a line of its own.
+            if is_midline:
+                self.out.out("")
 
     def _conversation(self, client: Client) -> Session:
         return client.session(
@@ -106,23 +128,3 @@ def _introduce(prompt: Prompt, model: str) -> None:
         for suggestion in SUGGESTIONS:
             prompt.tell(f"  {suggestion}")
     prompt.tell("/help lists what can be typed; Ctrl-D or /exit ends the conversation.")
-
-
-async def _say(out: Console, conversation: Session, text: str, options: SamplingOptions) -> None:
-    is_midline = False
-    try:
-        turn = conversation.turn(text, sampling=options.sampling(), stop=options.stop())
-        async for event in turn:
-            match event:
-                case TokenDelta():
-                    out.out(event.text, end="", highlight=False)
-                    if event.text:
-                        is_midline = not event.text.endswith("\n")
-                case TurnEnd():
-                    out.out("")
-                    is_midline = False
-                    out.print(show.timings_lines(event, out.width), style="dim", soft_wrap=True)
-    finally:
-        # What is said of an error or of an interruption begins on a line of its own.
-        if is_midline:
-            out.out("")

@@ -6,7 +6,7 @@ import contextlib
 import json
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,53 +15,10 @@ from segue.chat_json import read_chat
 from segue.errors import InvalidRequest
 from segue.types import (
     ChatInput,
-    SamplingParams,
-    StopConditions,
     TextInput,
     TokenInput,
     TurnInput,
 )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SamplingOptions:
-    """The flags, as typed."""
-
-    temperature: float | None = None
-    top_k: int | None = None
-    top_p: float | None = None
-    min_p: float | None = None
-    repetition_penalty: float | None = None
-    presence_penalty: float | None = None
-    frequency_penalty: float | None = None
-    logprobs: int | None = None
-    seed: int | None = None
-    max_tokens: int | None = None
-    stop_strings: tuple[str, ...] = ()
-    stop_token_ids: tuple[int, ...] = ()
-    ignore_eos: bool = False
-
-    def sampling(self) -> SamplingParams:
-        """What was not typed stays open. Raises InvalidRequest."""
-        return SamplingParams(
-            temperature=self.temperature,
-            top_k=self.top_k,
-            top_p=self.top_p,
-            min_p=self.min_p,
-            repetition_penalty=self.repetition_penalty,
-            presence_penalty=self.presence_penalty,
-            frequency_penalty=self.frequency_penalty,
-            logprobs=self.logprobs,
-            seed=self.seed,
-        )
-
-    def stop(self) -> StopConditions:
-        return StopConditions(
-            max_tokens=self.max_tokens,
-            stop_strings=self.stop_strings,
-            stop_token_ids=self.stop_token_ids,
-            ignore_eos=self.ignore_eos,
-        )
 
 
 def parse_token_ids(text: str) -> tuple[int, ...]:

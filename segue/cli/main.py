@@ -16,7 +16,6 @@ from rich.console import Console
 from segue.cli import show, show_explanation
 from segue.cli.chat import Chat, error_line
 from segue.cli.input import (
-    SamplingOptions,
     one_input,
     read_tools,
     with_template_options,
@@ -24,7 +23,7 @@ from segue.cli.input import (
 from segue.cli.server_part import require_server_part
 from segue.client import DEFAULT_TARGET, Client
 from segue.errors import InvalidRequest, SegueError
-from segue.types import ChatInput
+from segue.types import ChatInput, SamplingParams, StopConditions
 
 app = typer.Typer(
     add_completion=False,
@@ -172,7 +171,8 @@ def chat(
         tools=read_tools(tools) if tools else (),
         thinking=thinking,
         template_kwargs=chat_template_kwargs,
-        options=SamplingOptions(temperature=temperature, max_tokens=max_tokens, seed=seed),
+        sampling=SamplingParams(temperature=temperature, seed=seed),
+        stop=StopConditions(max_tokens=max_tokens),
         out=out,
         err=err,
         keeps_history=history,
@@ -216,7 +216,7 @@ def generate(
         turn_input = with_template_options(turn_input, thinking, chat_template_kwargs)
     elif thinking is not None or chat_template_kwargs:
         raise InvalidRequest("--thinking and --chat-template-kwargs are for --messages")
-    options = SamplingOptions(
+    sampling = SamplingParams(
         temperature=temperature,
         top_k=top_k,
         top_p=top_p,
@@ -226,6 +226,8 @@ def generate(
         frequency_penalty=frequency_penalty,
         logprobs=logprobs,
         seed=seed,
+    )
+    stop_conditions = StopConditions(
         max_tokens=max_tokens,
         stop_strings=tuple(stop or ()),
         stop_token_ids=tuple(stop_id or ()),
@@ -237,8 +239,8 @@ def generate(
             answer = await client.generate(
                 turn_input,
                 session_id=session or "",
-                sampling=options.sampling(),
-                stop=options.stop(),
+                sampling=sampling,
+                stop=stop_conditions,
                 timeout_s=timeout,
             )
         typer.echo(show.answer_json(answer) if as_json else answer.text)

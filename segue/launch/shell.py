@@ -120,7 +120,10 @@ class Shell(Generic[Running]):
                 await self._stop.wait()
         except Exception as error:
             if attempt.done():
-                logger.exception("did not stop in order")
+                logger.exception("did not stop in order" if self._stop.is_set() else "failed")
+                if not self._stop.is_set():
+                    # It serves no more: Ray starts a new process.
+                    self._leave(error)
                 return None
             # Ray carries it to another process: only our errors are sure to pickle.
             attempt.set_exception(

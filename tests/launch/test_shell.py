@@ -143,3 +143,29 @@ def test_a_stop_ends_the_retries_at_once() -> None:
 
     assert not stopping.is_alive()
     assert starts.num_started == 1
+
+
+def test_what_fails_after_its_start_ends_the_process(caplog: pytest.LogCaptureFixture) -> None:
+    left: list[BaseException] = []
+    has_left = threading.Event()
+
+    def leave(error: BaseException) -> None:
+        left.append(error)
+        has_left.set()
+
+    @contextlib.asynccontextmanager
+    async def start() -> AsyncIterator[Served]:
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(fail())
+            yield Served("127.0.0.1:7")
+
+    async def fail() -> None:
+        await asyncio.sleep(0)
+        raise ValueError("the engine is gone")
+
+    shell = Shell("decode-0", start, leave=leave)
+    shell.wait_started()
+
+    assert has_left.wait(5)
+    assert "the engine is gone" in repr(left)
+    shell.stop()
