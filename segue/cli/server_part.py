@@ -21,6 +21,7 @@ MODULES = (
     "prometheus_client",
     "h11",
     "cachetools",
+    "tomli_w",
 )
 """What a server imports of the extras `cpu` and `cuda`. Triton is not here: only GPUs need it."""
 
