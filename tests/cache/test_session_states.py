@@ -15,7 +15,7 @@ PAGE = 4
 @dataclass(frozen=True)
 class Turn:
     session_id: SessionId
-    prompt: tuple[int, ...]
+    context: tuple[int, ...]
     branch_points: tuple[int, ...] = ()
 
 
