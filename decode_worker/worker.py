@@ -33,10 +33,10 @@ from decode_worker.turn import (
     Tell,
     Turn,
 )
-from kv_transfer.endpoint import Endpoint
 from kv_transfer.exchange import Exchange
 from kv_transfer.reader import ReaderHooks
 from kv_transfer.ticket import CommittedHandoff
+from kv_transfer.transport import Endpoint
 from segue.cache.host_tier import HostTier, Tiers
 from segue.cache.room import WaitingRoom
 from segue.cache.strays import Strays

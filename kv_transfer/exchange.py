@@ -9,13 +9,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 
-from kv_transfer.endpoint import Endpoint
 from kv_transfer.fencer import Fencer
 from kv_transfer.members import Members
 from kv_transfer.peers import Peers
 from kv_transfer.reader import HandoffReader, ReaderHooks
 from kv_transfer.server import OnCommit, ReaderServicer, SourceServicer, WriterServicer
 from kv_transfer.source import PrefixSource
+from kv_transfer.transport import Endpoint
 from kv_transfer.writer import HandoffWriter
 from segue.cache.memory import Memory
 from segue.cluster_status import WorkerStatus

@@ -11,12 +11,12 @@ import time
 from array import array
 from collections.abc import Sequence
 
-from kv_transfer.endpoint import Endpoint
 from kv_transfer.exchange import Exchange
 from kv_transfer.outgoing import Outgoing
 from kv_transfer.reader import ReaderHooks
 from kv_transfer.source import PEER_TIMEOUT_S, give_up
 from kv_transfer.ticket import Ticket
+from kv_transfer.transport import Endpoint
 from prefill_worker.config import PrefillConfig
 from prefill_worker.door import check
 from prefill_worker.engine import Command, Computed, Drop, PrefillEngine, PrefillSequence, Start

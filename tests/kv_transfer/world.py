@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 import torch
 
 from kv_transfer.cache_memory import CacheMemory, HostMemory
-from kv_transfer.layout import MemoryMap, memory_map_of
+from kv_transfer.layout import MemoryMap
 from kv_transfer.loopback import LoopbackNetwork, LoopbackTransport
 from kv_transfer.outgoing import Outgoing, ShipLimits
 from kv_transfer.reader import HandoffReader, ReaderHooks
 from kv_transfer.ticket import PeerIdentity, Ticket
-from kv_transfer.transport import register_all
+from kv_transfer.transport import registered
 from kv_transfer.writer import HandoffWriter
 from segue.cache.accountant import Accountant, page_accountant, slot_accountant
 from segue.cache.layout import CacheField, CacheLayout, Unit
@@ -83,14 +83,13 @@ class Node:
     ) -> None:
         self.tensors = CacheTensors.allocate(layout, num_pages=num_pages, num_slots=3, device="cpu")
         self.transport = LoopbackTransport(network, f"{name}:{epoch}")
-        self.memory_map: MemoryMap = memory_map_of(
+        self.memory_map: MemoryMap = registered(
+            self.transport,
             self.tensors.fields(),
             worker_id=WorkerId(name),
             epoch=Epoch(epoch),
-            segment=self.transport.segment,
             layout=layout,
         )
-        register_all(self.transport, self.memory_map)
         self.pages: Accountant[PageId] = page_accountant(num_pages)
         self.slots: Accountant[SlotId] = slot_accountant(3)
 
