@@ -19,7 +19,7 @@ from decode_worker.turn import (
 )
 from kv_transfer.ticket import PeerIdentity
 from kv_transfer.wire import ticket_to_wire
-from segue.errors import InvalidRequest, SegueError
+from segue.errors import Cancelled, InvalidRequest, SegueError
 from segue.internal.v1 import worker_pb2 as pb
 from segue.prefix_digest import PrefixName
 from segue.telemetry import about_turn
@@ -39,7 +39,7 @@ class TurnRunner(Protocol):
     async def start(
         self, turn: TurnSpec, source: PromptSource, tell: Tell, *, timeout_s: float
     ) -> None: ...
-    def stop(self, turn_id: TurnId, reason: str) -> None: ...
+    def stop(self, turn_id: TurnId, error: SegueError) -> None: ...
 
 
 def turn_stream(runner: TurnRunner) -> CallStream[pb.TurnCommand, pb.TurnEvent]:
@@ -66,7 +66,7 @@ class _StartedTurn:
 
     def stop(self, reason: str) -> None:
         if self._is_here:
-            self._runner.stop(self._turn_id, reason)
+            self._runner.stop(self._turn_id, Cancelled(reason))
         else:
             self._starting.cancel()
 

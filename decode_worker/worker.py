@@ -34,8 +34,7 @@ from decode_worker.turn import (
     Turn,
 )
 from kv_transfer.exchange import Exchange
-from kv_transfer.reader import ReaderHooks
-from kv_transfer.ticket import CommittedHandoff
+from kv_transfer.reservations import Reservation
 from kv_transfer.transport import Endpoint
 from segue.cache.host_tier import HostTier, Tiers
 from segue.cache.room import WaitingRoom
@@ -48,14 +47,14 @@ from segue.errors import (
     DeadlineExceeded,
     InvalidRequest,
     Overloaded,
-    TransferFailed,
+    SegueError,
     Unavailable,
 )
 from segue.prefix_digest import PrefixName
 from segue.telemetry import Clock
 from segue.text.tokenizer import Tokenizer
-from segue.turn import ShipReport, TurnSpec
-from segue.types import SampledToken, TurnId
+from segue.turn import TurnSpec
+from segue.types import TurnId
 from segue.wire.server import Services
 from segue.worker_process import Presence, leave_process
 
@@ -100,11 +99,8 @@ class DecodeWorker:
             address=presence.address,
             vocab_size=runner.config.vocab_size,
             verify_checksums=verify_checksums,
-            hooks=ReaderHooks(
-                lost=self._handoff_lost,
-                freed=self._room.wake,
-                stepped=lambda _, entered: metrics.handoff_entered(entered),
-            ),
+            freed=self._room.wake,
+            stepped=lambda _, entered: metrics.handoff_entered(entered),
             clock=clock,
         )
         engine = DecodeEngine(
@@ -121,7 +117,7 @@ class DecodeWorker:
         self._engine: EngineLoop[Command] = EngineLoop("decode-engine", engine.step, leave_process)
 
     def services(self) -> Services:
-        return [*services(self), *self._exchange.services(self._on_commit)]
+        return [*services(self), *self._exchange.services()]
 
     def find_prefix(self, prefix: PrefixName) -> array[int]:
         """The tokens of a prefix that is here. Raises UnknownPrefix."""
@@ -130,31 +126,37 @@ class DecodeWorker:
     async def start(
         self, turn: TurnSpec, source: PromptSource, tell: Tell, *, timeout_s: float
     ) -> None:
-        """Waits for room for the turn and takes it. `tell` gets all that happens from then on.
+        """Waits for room for the turn, then for its prompt; returns when the engine has the turn.
 
-        Raises Overloaded, InvalidRequest, Unavailable, DeadlineExceeded, and NotResident when more
-        of the prompt is missing here than may be computed. Then nothing of the turn is here.
+        `tell` gets all that happens from the reservation on. Raises Overloaded, InvalidRequest,
+        Unavailable, DeadlineExceeded, NotResident when more of the prompt is missing here than may
+        be computed, TransferFailed when the prompt does not arrive, and what `stop` makes of it.
+        Then, and when it is cancelled, the turn is not here; memory that the writer may still write
+        is in quarantine.
         """
         if isinstance(source, Shipped):
             await self._exchange.members.require(source.writer)
         self._check_welcome(turn)
         started_at = self._clock()
 
-        def attempt() -> None:
+        def attempt() -> Turn:
             # Again: what it needs was loaded meanwhile, or it stood in line.
             self._check_welcome(turn)
             if len(self._turns) >= self._max_running:
                 raise Overloaded(f"{self._max_running} turns run on {self.name}; come back later")
-            self._take(turn, source, tell, lifetime_s=started_at + timeout_s - self._clock())
+            left_s = started_at + timeout_s - self._clock()
+            return self._take(turn, source, tell, lifetime_s=left_s)
 
         try:
             async with asyncio.timeout(timeout_s):
-                await self._room.take(attempt, lambda: self.residency.load(turn.prompt))
+                taken = await self._room.take(attempt, lambda: self.residency.load(turn.prompt))
         except TimeoutError:
             raise DeadlineExceeded(
                 f"turn {turn.turn_id} waited {timeout_s:g} s for memory on {self.name}"
             ) from None
         self._metrics.reserved(self._clock() - started_at)
+        if taken.reservation is not None:
+            await self._receive(taken, taken.reservation)
 
     def _check_welcome(self, turn: TurnSpec) -> None:
         if self._is_draining:
@@ -162,45 +164,48 @@ class DecodeWorker:
         if turn.turn_id in self._turns:
             raise InvalidRequest(f"turn {turn.turn_id} is here already; stop it first")
 
-    def _take(self, spec: TurnSpec, source: PromptSource, tell: Tell, *, lifetime_s: float) -> None:
+    def _take(self, spec: TurnSpec, source: PromptSource, tell: Tell, *, lifetime_s: float) -> Turn:
         match source:
             case Shipped(writer):
-                turn, ticket = self._reservations.for_handoff(spec, tell, writer, lifetime_s)
+                turn = self._reservations.for_handoff(spec, tell, writer, lifetime_s)
                 self._turns[spec.turn_id] = turn
-                tell(Reserved(ticket, checkpoint_tokens(turn.hold)))
             case Computed(max_tokens):
                 turn, sequence = self._reservations.to_compute(spec, tell, max_tokens)
                 self._turns[spec.turn_id] = turn
                 tell(PrefillStarted(sequence.num_prompt_left))
                 self._engine.submit(Admit(sequence))
+        return turn
 
-    def stop(self, turn_id: TurnId, reason: str) -> None:
-        """Lets go of a turn wherever it is. Memory follows when the engine or the writer has."""
+    async def _receive(self, turn: Turn, reservation: Reservation) -> None:
+        """Waits until the prompt has been written here, and has the engine answer it."""
+        turn_id = turn.spec.turn_id
+        try:
+            with reservation:
+                turn.tell(Reserved(reservation.ticket, checkpoint_tokens(turn.hold)))
+                arrival = await reservation.arrived()
+            try:
+                sequence = self._reservations.arrived(turn, arrival)
+            except BaseException:
+                # A bug may have left more than what arrived without an owner.
+                self.residency.reclaim(turn_id)
+                raise
+        except BaseException:
+            self._forget(turn_id)
+            raise
+        self._engine.submit(Admit(sequence))
+
+    def stop(self, turn_id: TurnId, error: SegueError) -> None:
+        """Lets go of a turn wherever it is. Memory follows when the engine or the writer has.
+
+        If the turn waits for its prompt, `start` raises `error`.
+        """
         turn = self._turns.get(turn_id)
         if turn is None:
             return
         if turn.is_in_engine:
             self._engine.submit(Drop(turn_id))
-            return
-        self._forget(turn_id)
-        self._exchange.reader.give_up(turn_id, reason)
-
-    def _on_commit(
-        self, committed: CommittedHandoff, first_token: SampledToken, report: ShipReport
-    ) -> None:
-        turn = self._turns.get(committed.turn_id)
-        if turn is None:
-            # Given up while its bytes were being verified.
-            self.residency.give_back(committed.pages, [committed.slot])
-            self._room.wake()
-            return
-        try:
-            sequence = self._reservations.arrived(turn, committed, first_token, report)
-        except Exception as error:
-            fail(self.residency, turn, error)
-            self._forget(committed.turn_id)
-            return
-        self._engine.submit(Admit(sequence))
+        elif turn.reservation is not None:
+            turn.reservation.give_up(error)
 
     def _publish(self, events: Sequence[Event]) -> None:
         """On the engine thread."""
@@ -217,12 +222,6 @@ class DecodeWorker:
             except Exception as error:
                 fail(self.residency, turn, error)
             self._forget(event.turn_id)
-
-    def _handoff_lost(self, turn_id: TurnId, reason: str) -> None:
-        turn = self._turns.get(turn_id)
-        if turn is not None:
-            turn.tell(TransferFailed(f"turn {turn_id} did not arrive: {reason}"))
-            self._forget(turn_id)
 
     def _forget(self, turn_id: TurnId) -> None:
         turn = self._turns.pop(turn_id)
@@ -258,8 +257,10 @@ class DecodeWorker:
 
     async def close(self) -> None:
         for turn_id, turn in list(self._turns.items()):
-            turn.tell(Unavailable(f"{self.name} stopped; place the turn elsewhere"))
-            self.stop(turn_id, "the worker stops")
+            error = Unavailable(f"{self.name} stopped; place the turn elsewhere")
+            if turn.is_in_engine:
+                turn.tell(error)
+            self.stop(turn_id, error)
             await turn.over.wait()
         await self._engine.close()
         await self._exchange.close()

@@ -15,6 +15,7 @@ from typing import Protocol
 from kv_transfer.cache_memory import CacheMemory, memory_on
 from kv_transfer.config import TransferConfig
 from kv_transfer.layout import Array, MemoryMap, memory_map_of
+from kv_transfer.peers import PeerCalls, Peers
 from kv_transfer.plan import Fragment
 from segue.cache.layout import CacheField, CacheLayout
 from segue.cache.tensors import CacheTensors
@@ -57,11 +58,13 @@ class OpenTransport(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """One worker's end: a transport, and the cache memory that is registered with it."""
+    """One worker's end: a transport, the cache memory that is registered with it, and the calls to
+    its peers."""
 
     transport: Transport
     memory_map: MemoryMap
     memory: CacheMemory
+    peers: PeerCalls
 
 
 @contextlib.contextmanager
@@ -73,7 +76,7 @@ def open_endpoint(
         memory_map = registered(
             transport, tensors.fields(), worker_id=worker_id, epoch=epoch, layout=tensors.layout
         )
-        yield Endpoint(transport, memory_map, memory_on(tensors.device))
+        yield Endpoint(transport, memory_map, memory_on(tensors.device), Peers(memory_map))
 
 
 def registered(

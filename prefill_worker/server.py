@@ -21,7 +21,7 @@ from segue.internal.v1.worker_pb2_grpc import (
 )
 from segue.prefix_digest import PrefixName
 from segue.telemetry import about_turn
-from segue.turn import PrefixHolder, ShipReport, TurnSpec
+from segue.turn import PrefixHolder, TurnSpec
 from segue.wire.call_stream import CallStream, Stop
 from segue.wire.convert_turns import holder_from_wire, turn_from_wire
 from segue.wire.convert_worker import worker_to_wire
@@ -40,7 +40,7 @@ class Prefiller(Protocol):
     def find_prefix(self, prefix: PrefixName) -> array[int]: ...
     async def prefill(
         self, turn: TurnSpec, ticket: Ticket, holder: PrefixHolder | None
-    ) -> ShipReport: ...
+    ) -> None: ...
     def status(self) -> WorkerStatus: ...
 
 

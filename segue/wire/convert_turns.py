@@ -15,11 +15,13 @@ from segue.checks import (
 )
 from segue.internal.v1 import transfer_pb2, worker_pb2
 from segue.prefix_digest import PrefixName, pack_tokens, unpack_tokens
-from segue.turn import PrefixHolder, ShipReport, TurnResult, TurnSpec
+from segue.turn import PrefillOutcome, PrefixHolder, ShipReport, TurnResult, TurnSpec
 from segue.types import Epoch, SessionId, TurnId, WorkerId
 from segue.wire.convert_events import (
     finish_reason_from_wire,
     finish_reason_to_wire,
+    sampled_from_wire,
+    sampled_to_wire,
     usage_from_wire,
     usage_to_wire,
 )
@@ -132,6 +134,20 @@ def report_from_wire(report: transfer_pb2.ShipReport) -> ShipReport:
         pull_s=report.pull_s,
         kept_tokens=report.kept_tokens,
         kept_states=tuple(report.kept_states),
+    )
+
+
+def outcome_to_wire(outcome: PrefillOutcome) -> transfer_pb2.PrefillOutcome:
+    return transfer_pb2.PrefillOutcome(
+        first_token=sampled_to_wire(outcome.first_token), report=report_to_wire(outcome.report)
+    )
+
+
+def outcome_from_wire(outcome: transfer_pb2.PrefillOutcome) -> PrefillOutcome:
+    """Raises InvalidRequest."""
+    return PrefillOutcome(
+        first_token=sampled_from_wire(outcome.first_token),
+        report=report_from_wire(outcome.report),
     )
 
 

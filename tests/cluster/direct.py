@@ -6,7 +6,7 @@ import asyncio
 
 from decode_worker.turn import Computed, PromptSource, TurnNews
 from decode_worker.worker import DecodeWorker
-from segue.errors import SegueError
+from segue.errors import Cancelled, SegueError
 from segue.turn import TokenDelta, TurnResult, TurnSpec
 
 
@@ -25,7 +25,7 @@ class DirectTurn:
         )
 
     def stop(self) -> None:
-        self._worker.stop(self._turn.turn_id, "the test stops it")
+        self._worker.stop(self._turn.turn_id, Cancelled("the test stops it"))
 
     async def answer(self) -> tuple[list[int], TurnResult]:
         """From its first word to its last."""

@@ -17,6 +17,7 @@ from typing import Any
 from kv_transfer.config import TransferConfig
 from kv_transfer.mooncake import MooncakeTransport
 from kv_transfer.reader import HandoffReader
+from kv_transfer.reservations import Reservation
 from kv_transfer.ticket import PeerIdentity, TicketId
 from kv_transfer.transport import registered
 from kv_transfer.wire import layout_from_wire, memory_map_to_wire, ticket_to_wire
@@ -55,6 +56,7 @@ class Target:
         self.reader = HandoffReader(
             pages=self.pages, slots=self.slots, memory_map=self.memory_map, address="unused:1"
         )
+        self.reservations: dict[TicketId, Reservation] = {}
 
     async def answer(self, command: str, arguments: dict[str, Any]) -> Any:
         match command:
@@ -64,18 +66,20 @@ class Target:
                 writer = PeerIdentity(
                     worker_id=WorkerId("prefill-0"), epoch=Epoch(1), address="unused:2"
                 )
-                ticket = self.reader.reserve(
+                reservation = self.reader.reserve(
                     TurnId(arguments["turn"]),
                     num_prompt_tokens=arguments["num_tokens"],
                     extra_tokens=0,
                     writer=writer,
                     lifetime_s=60.0,
                 )
-                return _text(ticket_to_wire(ticket))
+                self.reservations[reservation.ticket.ticket_id] = reservation
+                return _text(ticket_to_wire(reservation.ticket))
             case "commit":
                 ticket_id = TicketId(arguments["ticket_id"])
-                committed = await self.reader.commit(ticket_id, Epoch(1), arguments["checksums"])
-                return self.digest(committed.pages, committed.slot)
+                await self.reader.commit(ticket_id, Epoch(1), arguments["checksums"])
+                arrival = await self.reservations[ticket_id].arrived()
+                return self.digest(arrival.pages, arrival.slot)
             case "count":
                 return self.count(arguments["value"])
             case _:

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 import torch
 
-from kv_transfer.checksum import checksums_of
+from kv_transfer.cache_memory import checksums_of
 from kv_transfer.config import TransferConfig
 from kv_transfer.layout import MemoryMap
 from kv_transfer.mooncake import MooncakeTransport

@@ -16,7 +16,7 @@ from segue.errors import InvalidRequest, SegueError, TransferFailed, UnknownPref
 from segue.internal.v1 import transfer_pb2
 from segue.internal.v1 import worker_pb2 as pb
 from segue.prefix_digest import PrefixName, pack_tokens
-from segue.turn import PrefixHolder, ShipReport, TurnSpec
+from segue.turn import PrefixHolder, TurnSpec
 from segue.v1 import session_pb2
 from segue.wire.error_details import error_from_wire
 from tests.stream_line import StreamLine
@@ -36,9 +36,7 @@ class FakeWorker:
     def find_prefix(self, prefix: PrefixName) -> array[int]:
         raise UnknownPrefix("not here")
 
-    async def prefill(
-        self, turn: TurnSpec, ticket: Ticket, holder: PrefixHolder | None
-    ) -> ShipReport:
+    async def prefill(self, turn: TurnSpec, ticket: Ticket, holder: PrefixHolder | None) -> None:
         self.holders.append(holder)
         if self.refusal is not None:
             raise self.refusal
@@ -47,7 +45,6 @@ class FakeWorker:
         except asyncio.CancelledError:
             self.stopped.append(turn.turn_id)
             raise
-        return ShipReport()
 
     def status(self) -> WorkerStatus:
         raise NotImplementedError
