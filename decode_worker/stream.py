@@ -24,11 +24,12 @@ from segue.internal.v1 import worker_pb2 as pb
 from segue.prefix_digest import PrefixName
 from segue.telemetry import about_turn
 from segue.turn import TokenDelta, TurnResult, TurnSpec
-from segue.types import Epoch, TurnId, WorkerId
+from segue.types import TurnId
 from segue.wire.call_stream import CallStream, Stop
 from segue.wire.convert_events import delta_to_wire
 from segue.wire.convert_turns import result_to_wire, turn_from_wire
 from segue.wire.error_details import error_to_wire
+from segue.wire.same_names import value_of
 from segue.wire.status import foreseen
 
 
@@ -105,14 +106,7 @@ def _event(news: TurnNews) -> pb.TurnEvent:
 def _source(request: pb.StartTurn) -> PromptSource:
     match request.WhichOneof("prompt_from"):
         case "writer":
-            writer = request.writer
-            return Shipped(
-                PeerIdentity(
-                    worker_id=WorkerId(writer.worker_id),
-                    epoch=Epoch(writer.epoch),
-                    address=writer.address,
-                )
-            )
+            return Shipped(value_of(PeerIdentity, request.writer))
         case "max_computed_tokens":
             return Computed(request.max_computed_tokens)
         case _:
