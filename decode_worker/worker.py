@@ -2,8 +2,8 @@
 
 One event loop owns everything here; the engine thread owns the sequences that are being answered.
 
-    start, shipped ─▶ expected ─ commit ─▶ in the engine ─ Left ─▶ over: memory kept or given back
-    start, computed ─────────────────────────────┘
+    start, shipped ─▶ reserved ─ arrived ─▶ in the engine ─ Left ─▶ over: memory kept or given back
+    start, computed ──────────────────────────────┘
                           └──── stop, lost handoff ────▶ over
 """
 
@@ -16,12 +16,11 @@ from array import array
 from collections.abc import Sequence
 
 from decode_worker.config import DecodeConfig
-from decode_worker.endings import fail, leave
 from decode_worker.engine import DecodeEngine
-from decode_worker.events import Admit, Command, Drop, Event, Said
+from decode_worker.events import Admit, Command, Drop, Event, Left, Said
 from decode_worker.metrics import DecodeMetrics
 from decode_worker.reservation import Reservations
-from decode_worker.residency import Residency, checkpoint_tokens
+from decode_worker.residency import Residency, checkpoint_tokens, with_what_stays
 from decode_worker.server import services
 from decode_worker.turn import (
     Computed,
@@ -218,10 +217,25 @@ class DecodeWorker:
                 turn.tell(event.delta)
                 continue
             try:
-                leave(self.residency, turn, event)
+                self._leave(turn, event)
             except Exception as error:
-                fail(self.residency, turn, error)
+                # A bug, and one turn's affair: its memory is free, and the others go on.
+                logger.exception("a turn failed", extra={"turn_id": event.turn_id})
+                self.residency.reclaim(event.turn_id)
+                turn.tell(SegueError(f"turn {event.turn_id}: {type(error).__name__}: {error}"))
             self._forget(event.turn_id)
+
+    def _leave(self, turn: Turn, event: Left) -> None:
+        """What was computed stays here, unless something went wrong with it."""
+        assert turn.own_pages is not None, "the engine had it"
+        if event.error is not None:
+            # What it computed last may be half written.
+            self.residency.give_back(turn.own_pages, event.sequence.ring.slots)
+            turn.tell(event.error)
+            return
+        self.residency.keep(turn.spec.session_id, event.sequence, turn.own_pages, turn.hold)
+        if event.result is not None:
+            turn.tell(with_what_stays(event.result, turn.spec, turn.hold))
 
     def _forget(self, turn_id: TurnId) -> None:
         turn = self._turns.pop(turn_id)

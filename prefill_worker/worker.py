@@ -17,12 +17,11 @@ from kv_transfer.outgoing import Outgoing
 from kv_transfer.ticket import Ticket
 from kv_transfer.transport import Endpoint
 from prefill_worker.config import PrefillConfig
-from prefill_worker.door import check
 from prefill_worker.engine import Command, Computed, Drop, PrefillEngine, PrefillSequence, Start
 from prefill_worker.metrics import PrefillMetrics
 from prefill_worker.pull import Puller, Rates
 from prefill_worker.server import services
-from prefill_worker.units import PromptMemory, PromptUnits
+from prefill_worker.units import PromptMemory, PromptUnits, check
 from segue.cache.host_tier import HostTier, Tiers
 from segue.cache.room import WaitingRoom
 from segue.cache.strays import Strays

@@ -96,16 +96,12 @@ Global___EndLeaseRequest: _TypeAlias = EndLeaseRequest  # noqa: Y015
 class EndLeaseResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
-    WAS_HERE_FIELD_NUMBER: _builtins.int
-    was_here: _builtins.bool
     def __init__(
         self,
-        *,
-        was_here: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["was_here", b"was_here"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
