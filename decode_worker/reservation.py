@@ -61,9 +61,7 @@ class Reservations:
             taken.keep()
         return Turn(spec=spec, tell=tell, hold=hold, reservation=reservation)
 
-    def to_compute(
-        self, spec: TurnSpec, tell: Tell, max_computed_tokens: int
-    ) -> tuple[Turn, DecodeSequence]:
+    def to_compute(self, spec: TurnSpec, tell: Tell, max_computed_tokens: int) -> Turn:
         """As for a handoff, but from a checkpoint, and everything is this worker's own at once.
 
         Raises NotResident when more tokens than that have no state here.
@@ -86,9 +84,9 @@ class Reservations:
             taken.callback(self._residency.give_back, (), spare_slots)
             prompt_states = self._residency.slots_for_states(positions, owner)
             taken.callback(self._residency.give_back, (), list(prompt_states.values()))
-            sequence = self._sequences.resumed(turn, pages, slot, spare_slots, prompt_states)
+            turn.sequence = self._sequences.resumed(turn, pages, slot, spare_slots, prompt_states)
             taken.keep()
-        return turn, sequence
+        return turn
 
     def arrived(self, turn: Turn, arrival: Arrival) -> DecodeSequence:
         """The handoff is complete. Slots for drafts and a checkpoint are taken only now.

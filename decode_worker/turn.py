@@ -10,6 +10,7 @@ from decode_worker.sequence import DecodeSequence
 from kv_transfer.reservations import Reservation
 from kv_transfer.ticket import PeerIdentity, Ticket
 from segue.cache.prefix_cache import Hold
+from segue.cancellation import Interruptible
 from segue.engine.answer import Answer
 from segue.engine.door import check_turn
 from segue.engine.sampler import SequenceSampler
@@ -69,11 +70,11 @@ class Turn:
     """Of a prompt that a prefill worker writes."""
     own_pages: Sequence[PageId] | None = None
     """Once the engine has the turn, the pages behind the hold; until then they are reserved."""
+    sequence: DecodeSequence | None = None
+    """Where the rest of the prompt is computed here."""
+    work: Interruptible = field(default_factory=Interruptible)
     over: asyncio.Event = field(default_factory=asyncio.Event)
-
-    @property
-    def is_in_engine(self) -> bool:
-        return self.own_pages is not None
+    """Set when nothing of the turn is here any more."""
 
     @property
     def pages(self) -> Sequence[PageId]:

@@ -2,9 +2,9 @@
 
 One event loop owns everything here; the engine thread owns the sequences that are being answered.
 
-    start, shipped ─▶ reserved ─ arrived ─▶ in the engine ─ Left ─▶ over: memory kept or given back
-    start, computed ──────────────────────────────┘
-                          └──── stop, lost handoff ────▶ over
+    answer, shipped ─▶ reserved ─ arrived ─▶ in the engine ─ Left ─▶ over: memory kept or given back
+    answer, computed ─────────────────────────────┘
+                          └──── cancelled, lost handoff ────▶ over
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from decode_worker.events import Admit, Command, Drop, Event, Left, Said
 from decode_worker.metrics import DecodeMetrics
 from decode_worker.reservation import Reservations
 from decode_worker.residency import Residency, checkpoint_tokens, with_what_stays
+from decode_worker.sequence import DecodeSequence
 from decode_worker.server import services
 from decode_worker.turn import (
     Computed,
@@ -33,11 +34,11 @@ from decode_worker.turn import (
     Turn,
 )
 from kv_transfer.exchange import Exchange
-from kv_transfer.reservations import Reservation
 from kv_transfer.transport import Endpoint
 from segue.cache.host_tier import HostTier, Tiers
 from segue.cache.room import WaitingRoom
 from segue.cache.strays import Strays
+from segue.cancellation import uninterrupted
 from segue.cluster_status import WorkerLoad, WorkerStatus
 from segue.engine.launcher import Launcher
 from segue.engine.loop import EngineLoop
@@ -122,40 +123,47 @@ class DecodeWorker:
         """The tokens of a prefix that is here. Raises UnknownPrefix."""
         return self._tiers.find(prefix)
 
-    async def start(
-        self, turn: TurnSpec, source: PromptSource, tell: Tell, *, timeout_s: float
+    async def answer(
+        self, spec: TurnSpec, source: PromptSource, tell: Tell, *, timeout_s: float
     ) -> None:
-        """Waits for room for the turn, then for its prompt; returns when the engine has the turn.
+        """Runs a turn: waits for room, then for its prompt, then until its answer has ended.
 
         `tell` gets all that happens from the reservation on. Raises Overloaded, InvalidRequest,
         Unavailable, DeadlineExceeded, NotResident when more of the prompt is missing here than may
-        be computed, TransferFailed when the prompt does not arrive, and what `stop` makes of it.
-        Then, and when it is cancelled, the turn is not here; memory that the writer may still write
-        is in quarantine.
+        be computed, and TransferFailed when the prompt does not arrive. Then, and when it is
+        cancelled, the turn is not here; memory that the writer may still write is in quarantine.
         """
         if isinstance(source, Shipped):
             await self._exchange.members.require(source.writer)
-        self._check_welcome(turn)
+        turn = await self._find_room(spec, source, tell, timeout_s)
+        await turn.work.run(self._answer(turn))
+
+    async def _find_room(
+        self, spec: TurnSpec, source: PromptSource, tell: Tell, timeout_s: float
+    ) -> Turn:
+        """A turn that is here and has all the memory that it needs to its end."""
+        self._check_welcome(spec)
         started_at = self._clock()
 
         def attempt() -> Turn:
             # Again: what it needs was loaded meanwhile, or it stood in line.
-            self._check_welcome(turn)
+            self._check_welcome(spec)
             if len(self._turns) >= self._max_running:
                 raise Overloaded(f"{self._max_running} turns run on {self.name}; come back later")
             left_s = started_at + timeout_s - self._clock()
-            return self._take(turn, source, tell, lifetime_s=left_s)
+            turn = self._take(spec, source, tell, lifetime_s=left_s)
+            self._turns[spec.turn_id] = turn
+            return turn
 
         try:
             async with asyncio.timeout(timeout_s):
-                taken = await self._room.take(attempt, lambda: self.residency.load(turn.prompt))
+                turn = await self._room.take(attempt, lambda: self.residency.load(spec.prompt))
         except TimeoutError:
             raise DeadlineExceeded(
-                f"turn {turn.turn_id} waited {timeout_s:g} s for memory on {self.name}"
+                f"turn {spec.turn_id} waited {timeout_s:g} s for memory on {self.name}"
             ) from None
         self._metrics.reserved(self._clock() - started_at)
-        if taken.reservation is not None:
-            await self._receive(taken, taken.reservation)
+        return turn
 
     def _check_welcome(self, turn: TurnSpec) -> None:
         if self._is_draining:
@@ -166,24 +174,35 @@ class DecodeWorker:
     def _take(self, spec: TurnSpec, source: PromptSource, tell: Tell, *, lifetime_s: float) -> Turn:
         match source:
             case Shipped(writer):
-                turn = self._reservations.for_handoff(spec, tell, writer, lifetime_s)
-                self._turns[spec.turn_id] = turn
+                return self._reservations.for_handoff(spec, tell, writer, lifetime_s)
             case Computed(max_tokens):
-                turn, sequence = self._reservations.to_compute(spec, tell, max_tokens)
-                self._turns[spec.turn_id] = turn
-                tell(PrefillStarted(sequence.num_prompt_left))
-                self._engine.submit(Admit(sequence))
-        return turn
+                return self._reservations.to_compute(spec, tell, max_tokens)
 
-    async def _receive(self, turn: Turn, reservation: Reservation) -> None:
-        """Waits until the prompt has been written here, and has the engine answer it."""
+    async def _answer(self, turn: Turn) -> None:
+        sequence = turn.sequence
+        if sequence is None:
+            sequence = await self._receive(turn)
+        else:
+            turn.tell(PrefillStarted(sequence.num_prompt_left))
+        self._engine.submit(Admit(sequence))
+        try:
+            await turn.over.wait()
+        except asyncio.CancelledError:
+            # Until the engine has let go of it, its memory is in use.
+            self._engine.submit(Drop(turn.spec.turn_id))
+            await uninterrupted(turn.over.wait())
+            raise
+
+    async def _receive(self, turn: Turn) -> DecodeSequence:
+        """Waits until the prompt has been written here."""
+        assert turn.reservation is not None, "its prompt is not computed here"
         turn_id = turn.spec.turn_id
         try:
-            with reservation:
+            with turn.reservation as reservation:
                 turn.tell(Reserved(reservation.ticket, checkpoint_tokens(turn.hold)))
                 arrival = await reservation.arrived()
             try:
-                sequence = self._reservations.arrived(turn, arrival)
+                return self._reservations.arrived(turn, arrival)
             except BaseException:
                 # A bug may have left more than what arrived without an owner.
                 self.residency.reclaim(turn_id)
@@ -191,20 +210,6 @@ class DecodeWorker:
         except BaseException:
             self._forget(turn_id)
             raise
-        self._engine.submit(Admit(sequence))
-
-    def stop(self, turn_id: TurnId, error: SegueError) -> None:
-        """Lets go of a turn wherever it is. Memory follows when the engine or the writer has.
-
-        If the turn waits for its prompt, `start` raises `error`.
-        """
-        turn = self._turns.get(turn_id)
-        if turn is None:
-            return
-        if turn.is_in_engine:
-            self._engine.submit(Drop(turn_id))
-        elif turn.reservation is not None:
-            turn.reservation.give_up(error)
 
     def _publish(self, events: Sequence[Event]) -> None:
         """On the engine thread."""
@@ -270,11 +275,8 @@ class DecodeWorker:
             await turn.over.wait()
 
     async def close(self) -> None:
-        for turn_id, turn in list(self._turns.items()):
-            error = Unavailable(f"{self.name} stopped; place the turn elsewhere")
-            if turn.is_in_engine:
-                turn.tell(error)
-            self.stop(turn_id, error)
+        for turn in list(self._turns.values()):
+            turn.work.interrupt(Unavailable(f"{self.name} stopped; place the turn elsewhere"))
             await turn.over.wait()
         await self._engine.close()
         await self._exchange.close()

@@ -10,7 +10,7 @@ from typing import Any, cast
 import pytest
 
 from decode_worker.server import DecodeFace
-from decode_worker.turn import Computed, PrefillStarted, PromptSource, Shipped, Tell
+from decode_worker.turn import Computed, PrefillStarted, PromptSource, Shipped, Tell, TurnNews
 from segue.errors import InvalidRequest, Overloaded, SegueError, UnknownPrefix
 from segue.internal.v1 import worker_pb2 as pb
 from segue.prefix_digest import PrefixName, pack_tokens
@@ -43,7 +43,7 @@ class FakeRunner:
             raise UnknownPrefix("not here")
         return array("I", range(16))
 
-    async def start(
+    async def answer(
         self, turn: TurnSpec, source: PromptSource, tell: Tell, *, timeout_s: float
     ) -> None:
         if self.refusal is not None:
@@ -51,11 +51,20 @@ class FakeRunner:
         await self.has_room.wait()
         self.turns.append(turn)
         self.sources.append(source)
-        self.tells[turn.turn_id] = tell
-        tell(PrefillStarted(3))
+        over = asyncio.Event()
 
-    def stop(self, turn_id: TurnId, reason: str) -> None:
-        self.stopped.append(turn_id)
+        def hear(news: TurnNews) -> None:
+            tell(news)
+            if isinstance(news, TurnResult):
+                over.set()
+
+        self.tells[turn.turn_id] = hear
+        tell(PrefillStarted(3))
+        try:
+            await over.wait()
+        except asyncio.CancelledError:
+            self.stopped.append(turn.turn_id)
+            raise
 
 
 class Router(StreamLine):
@@ -127,6 +136,7 @@ async def test_a_router_that_leaves_takes_its_turns_along(router: Router) -> Non
     router.hang_up()
 
     assert [message async for message in router.stream] == []
+    await settled()
     assert router.runner.stopped == ["turn-1", "turn-3"]
 
 
@@ -259,4 +269,5 @@ async def test_a_router_that_breaks_the_protocol_loses_its_stream(
 
     with pytest.raises(InvalidRequest, match="call 1"):
         await router.events()
+    await settled()
     assert router.runner.stopped == ["turn-1"]

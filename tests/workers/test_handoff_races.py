@@ -20,7 +20,7 @@ import pytest
 
 from decode_worker.turn import Computed
 from prefill_worker.pull import PullEstimate
-from segue.errors import Cancelled, DeadlineExceeded, InvalidRequest
+from segue.errors import Cancelled, DeadlineExceeded, InvalidRequest, Unavailable
 from segue.turn import PrefixHolder
 from tests.workers.fake_runner import answer_to
 from tests.workers.two_workers import (
@@ -90,9 +90,8 @@ class Scene:
         found = {
             "it is answered wrongly": turn.tokens != right[: len(turn.tokens)],
             "it ended without its answer": turn.result is not None and turn.tokens != right,
-            "it ended without a reason": turn.result is None
-            and not turn.errors
-            and not turn.was_stopped,
+            "decode let go of its call before its memory": turn.is_left_behind,
+            "it ended without a reason": turn.result is None and not turn.errors,
         }
         return [*(what for what, is_so in found.items() if is_so), *wrongs(self.workers)]
 
@@ -157,18 +156,25 @@ def cancel_decode(scene: Scene) -> None:
     scene.turn.at_decode.cancel()
 
 
-def stop_decode(scene: Scene) -> None:
-    scene.turn.stop_decode()
+def cancel_decode_alone(scene: Scene) -> None:
+    """And prefill hears of it from decode, whose fence is faster than the router."""
+    scene.turn.router_is_slow = True
+    scene.turn.at_decode.cancel()
 
 
 def leave(scene: Scene) -> None:
-    scene.turn.stop_decode()
+    scene.turn.at_decode.cancel()
     scene.turn.at_prefill.cancel()
 
 
 def close_prefill(scene: Scene) -> None:
     for work in scene.workers.prefill._turns.values():
         work.interrupt(Cancelled("the worker closes"))
+
+
+def close_decode(scene: Scene) -> None:
+    for turn in scene.workers.decode._turns.values():
+        turn.work.interrupt(Unavailable("the worker closes"))
 
 
 def expire(scene: Scene) -> None:
@@ -194,7 +200,7 @@ def prepare_twice(scene: Scene) -> None:
 def start_twice(scene: Scene) -> None:
     turn, decode = scene.turn, scene.workers.decode
     if turn.turn.turn_id in decode._turns:
-        again = decode.start(turn.turn, Computed(512), turn.errors.append, timeout_s=1)
+        again = decode.answer(turn.turn, Computed(512), turn.errors.append, timeout_s=1)
         require_refused(again)
 
 
@@ -219,9 +225,10 @@ INTRUDERS = [
     do_nothing,
     cancel_prefill,
     cancel_decode,
-    stop_decode,
+    cancel_decode_alone,
     leave,
     close_prefill,
+    close_decode,
     expire,
     fence,
     prepare_twice,
@@ -283,7 +290,7 @@ PULL_FAULTS = [("pull", fault) for fault in Fault]
 async def test_a_call_that_goes_wrong_and_something_else_at_every_await(
     workers: TwoWorkers, method: str, fault: Fault
 ) -> None:
-    for intruder in (do_nothing, cancel_prefill, stop_decode, expire):
+    for intruder in (do_nothing, cancel_prefill, cancel_decode, expire):
         await at_every_await_of_prefill(workers, "plain", {method: fault}, intruder)
 
 
@@ -357,7 +364,7 @@ async def test_while_a_thread_is_held(workers: TwoWorkers, place: str, intruder:
         assert scene.turn.result is not None
 
 
-@pytest.mark.parametrize("intruder", [stop_decode, expire, cancel_decode])
+@pytest.mark.parametrize("intruder", [cancel_decode, cancel_decode_alone, close_decode, expire])
 async def test_pages_that_are_being_written_are_in_quarantine(
     workers: TwoWorkers, intruder: Intruder
 ) -> None:
@@ -450,7 +457,7 @@ async def test_a_turn_that_waits_for_memory_until_its_deadline_leaves_nothing(
 async def test_turns_side_by_side_with_something_wrong_in_each(workers: TwoWorkers) -> None:
     """They share threads, memory and the wires; what ends one ends none of the others."""
     for second in INTRUDERS:
-        if second in (close_prefill, cut_decode_off, kill_prefill):
+        if second in (close_prefill, close_decode, cut_decode_off, kill_prefill):
             # These mean all turns of a worker.
             continue
         for worker in workers.workers:

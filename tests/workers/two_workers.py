@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import types
 from collections.abc import Callable, Coroutine, Generator, Sequence
 from dataclasses import replace
@@ -15,17 +16,21 @@ from decode_worker.turn import Reserved, Shipped, TurnNews
 from decode_worker.worker import DecodeWorker
 from kv_transfer.cache_memory import HostMemory
 from kv_transfer.config import TransferConfig
+from kv_transfer.layout import MemoryMap
 from kv_transfer.loopback import LoopbackNetwork
+from kv_transfer.plan import Fragment
 from kv_transfer.ticket import PeerIdentity, Ticket
 from kv_transfer.transport import Endpoint, open_endpoint
 from prefill_worker.config import PrefillConfig
 from prefill_worker.metrics import PrefillMetrics
 from prefill_worker.worker import PrefillWorker
+from segue.cache.accountant import UnitState
 from segue.cache.host_tier import Tiers
+from segue.cache.layout import Unit
 from segue.cache.memory import Memory
 from segue.cache.worth import worth_to_prefill
 from segue.cluster_status import UnitCounts
-from segue.errors import Cancelled, SegueError
+from segue.errors import SegueError
 from segue.turn import PrefixHolder, TokenDelta, TurnResult, TurnSpec
 from segue.types import Epoch, Role, Sampling, SessionId, StopRules, TurnId, WorkerId
 from segue.worker_process import Identity, Presence
@@ -48,6 +53,35 @@ class GatedMemory(HostMemory):
         return super().crc32(address, num_bytes)
 
 
+class WatchedNetwork(LoopbackNetwork):
+    """Notices writes into memory that is not set aside for a handoff."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.memories: dict[str, tuple[MemoryMap, Memory]] = {}
+        self.wrong_writes: list[str] = []
+
+    def move(self, target_segment: str, fragments: Sequence[Fragment]) -> None:
+        self._watch(target_segment, fragments)
+        try:
+            super().move(target_segment, fragments)
+        finally:
+            # It may have been held meanwhile.
+            self._watch(target_segment, fragments)
+
+    def _watch(self, target_segment: str, fragments: Sequence[Fragment]) -> None:
+        memory_map, memory = self.memories[target_segment]
+        for fragment, region in itertools.product(fragments, memory_map.regions()):
+            units = memory.pages if region.field.unit is Unit.PAGE else memory.slots
+            offset = fragment.target_address - region.base_address
+            if 0 <= offset < region.num_bytes:
+                first = offset // region.field.unit_bytes
+                for unit in range(first, first + fragment.num_bytes // region.field.unit_bytes):
+                    state = units.state_of(unit)  # type: ignore[arg-type]  # either id
+                    if state not in (UnitState.RESERVED, UnitState.QUARANTINED):
+                        self.wrong_writes.append(f"{region.field.unit} {unit} is {state}")
+
+
 class ManualClock:
     def __init__(self) -> None:
         self.now = 1000.0
@@ -59,7 +93,7 @@ class ManualClock:
 class TwoWorkers:
     def __init__(self, stack: contextlib.ExitStack) -> None:
         self.clock = ManualClock()
-        self.network = LoopbackNetwork()
+        self.network = WatchedNetwork()
         self.wires = Wires()
         self.runners: dict[WorkerId, FakeRunner] = {}
         self.memories: dict[WorkerId, GatedMemory] = {}
@@ -82,6 +116,9 @@ class TwoWorkers:
         )
         self.workers = (self.prefill, self.decode)
         self.wires.exchanges = {w.name: w._exchange for w in self.workers}
+        for worker in self.workers:
+            memory_map = worker._exchange.reader.memory_map
+            self.network.memories[memory_map.segment] = (memory_map, worker._memory)
         self.see_members()
 
     def _parts(self, worker_id: WorkerId, role: Role) -> dict[str, Any]:
@@ -181,8 +218,9 @@ class ShippedTurn:
         self.tokens: tuple[int, ...] = ()
         self.result: TurnResult | None = None
         self.errors: list[BaseException] = []
-        self.was_stopped = False
         self.tickets: list[Ticket] = []
+        self.router_is_slow = False
+        self.is_left_behind = False
         self.at_decode = Watched()
         self.at_prefill = Watched()
 
@@ -193,18 +231,10 @@ class ShippedTurn:
             epoch=presence.identity.epoch,
             address=presence.address,
         )
-        start = self.workers.decode.start(
+        answering = self.workers.decode.answer(
             self.turn, Shipped(writer), self._tell, timeout_s=self.timeout_s
         )
-        self.at_decode.run(start, self._decode_failed)
-
-    def stop_decode(self) -> None:
-        """As the stream of the router does."""
-        self.was_stopped = True
-        if self.turn.turn_id in self.workers.decode._turns:
-            self.workers.decode.stop(self.turn.turn_id, Cancelled("stopped"))
-        else:
-            self.at_decode.cancel()
+        self.at_decode.run(answering, self._decode_failed)
 
     def is_over(self, *, ignoring: WorkerId | None = None) -> bool:
         """Nothing of it runs on a worker, and no memory waits for a fence."""
@@ -234,11 +264,13 @@ class ShippedTurn:
 
     def _decode_failed(self, error: BaseException) -> None:
         self.errors.append(error)
-        self.at_prefill.cancel()
+        self.is_left_behind = self.turn.turn_id in self.workers.decode._turns
+        if not self.router_is_slow:
+            self.at_prefill.cancel()
 
     def _prefill_failed(self, error: BaseException) -> None:
         self.errors.append(error)
-        self.stop_decode()
+        self.at_decode.cancel()
 
 
 class Watched:
@@ -249,6 +281,7 @@ class Watched:
         self.has_intruded = False
         self._at, self._intrude = 0, lambda: None
         self._task: asyncio.Task[None] | None = None
+        self._has_ended = False
 
     def intrude_at(self, number: int, intrude: Callable[[], None]) -> None:
         self._at, self._intrude = number, intrude
@@ -260,6 +293,7 @@ class Watched:
         def ended(task: asyncio.Task[None]) -> None:
             # It may have been cancelled before its first step.
             work.close()
+            self._has_ended = True
             error = asyncio.CancelledError() if task.cancelled() else task.exception()
             if error is not None:
                 failed(error)
@@ -274,7 +308,7 @@ class Watched:
 
     @property
     def is_over(self) -> bool:
-        return self._task is None or self._task.done()
+        return self._task is None or self._has_ended
 
     @types.coroutine
     def _count(self, work: Coroutine[Any, Any, None]) -> Generator[Any, Any, None]:
@@ -303,7 +337,7 @@ async def until(is_so: Callable[[], bool]) -> None:
 
 def wrongs(workers: TwoWorkers) -> list[str]:
     """What is not as it must be when no turn runs."""
-    found = []
+    found = list(workers.network.wrong_writes)
     for worker in workers.workers:
         worker.check_invariants()
         if strays := str(worker.strays()):
