@@ -58,16 +58,17 @@ class _Tickets:
         self.num_past = 0
 
     async def turn(self) -> None:
-        ticket = self._reader.reserve(
+        reservation = self._reader.reserve(
             TurnId(f"turn-{self.num_past}"),
             num_prompt_tokens=40,
             extra_tokens=20,
             writer=_WRITER,
             lifetime_s=600.0,
         )
-        committed = await self._reader.commit(ticket.ticket_id, Epoch(1), {})
-        self._pages.give_back(committed.pages, UnitState.WORKING)
-        self._slots.give_back([committed.slot], UnitState.WORKING)
+        await self._reader.commit(reservation.ticket.ticket_id, Epoch(1), {})
+        arrival = await reservation.arrived()
+        self._pages.give_back(arrival.pages, UnitState.WORKING)
+        self._slots.give_back([arrival.slot], UnitState.WORKING)
         self.num_past += 1
 
 

@@ -13,7 +13,8 @@ from decode_worker.config import DecodeConfig
 from decode_worker.metrics import DecodeMetrics
 from decode_worker.worker import DecodeWorker
 from kv_transfer.config import TransferConfig
-from kv_transfer.endpoint import open_endpoint
+from kv_transfer.mooncake import open_mooncake
+from kv_transfer.transport import OpenTransport, open_endpoint
 from segue.cache.layout import CacheLayout
 from segue.cache.worth import Worth, worth_to_decode
 from segue.config import section
@@ -45,6 +46,7 @@ async def running(
     decode: DecodeConfig,
     transfer: TransferConfig,
     checkpoint: CheckpointConfig = AS_PUBLISHED,
+    open_transport: OpenTransport = open_mooncake,
 ) -> AsyncIterator[RunningWorker]:
     """A worker that serves until the block ends. Raises InvalidCheckpoint and InvalidConfig."""
     identity = Identity.take(options.worker_id, Role.DECODE)
@@ -71,12 +73,10 @@ async def running(
     if launches_ahead:
         launcher = await asyncio.to_thread(launcher_of, loaded.runner, loaded.engine, decode)
     metrics = DecodeMetrics()
+    tensors = loaded.runner.tensors
+    transport = open_transport(transfer, host=options.hosts.announce, device=tensors.device.type)
     with open_endpoint(
-        transfer,
-        loaded.runner.tensors,
-        worker_id=identity.worker_id,
-        epoch=identity.epoch,
-        host=options.hosts.announce,
+        transport, tensors, worker_id=identity.worker_id, epoch=identity.epoch
     ) as endpoint:
 
         def worker_as(presence: Presence) -> DecodeWorker:

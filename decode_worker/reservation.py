@@ -8,13 +8,12 @@ from decode_worker.residency import Residency
 from decode_worker.sequence import DecodeSequence
 from decode_worker.turn import Sequences, Tell, Turn
 from kv_transfer.reader import HandoffReader
-from kv_transfer.ticket import CommittedHandoff, PeerIdentity, Ticket
+from kv_transfer.ticket import Arrival, PeerIdentity
 from segue.cache.layout import CacheLayout
 from segue.cache.prefix_cache import Hold
 from segue.cache.until_kept import UntilKept
-from segue.errors import NotResident
-from segue.turn import ShipReport, TurnSpec
-from segue.types import SampledToken
+from segue.errors import NotResident, TransferFailed
+from segue.turn import TurnSpec
 
 
 class Reservations:
@@ -41,7 +40,7 @@ class Reservations:
 
     def for_handoff(
         self, spec: TurnSpec, tell: Tell, writer: PeerIdentity, lifetime_s: float
-    ) -> tuple[Turn, Ticket]:
+    ) -> Turn:
         """What is here of the prompt is held, the rest reserved for the writer.
 
         Raises Overloaded, InvalidRequest or Unavailable, and then neither is.
@@ -51,7 +50,7 @@ class Reservations:
             hold = self._residency.hold(spec.context)
             taken.callback(self._residency.release, hold)
             self._residency.make_room(self._num_own_pages(spec, hold))
-            ticket = self._reader.reserve(
+            reservation = self._reader.reserve(
                 spec.turn_id,
                 num_prompt_tokens=len(spec.context),
                 extra_tokens=spec.stop.max_tokens - spec.num_answered,
@@ -60,11 +59,9 @@ class Reservations:
                 resident_tokens=hold.num_tokens,
             )
             taken.keep()
-        return Turn(spec=spec, tell=tell, hold=hold), ticket
+        return Turn(spec=spec, tell=tell, hold=hold, reservation=reservation)
 
-    def to_compute(
-        self, spec: TurnSpec, tell: Tell, max_computed_tokens: int
-    ) -> tuple[Turn, DecodeSequence]:
+    def to_compute(self, spec: TurnSpec, tell: Tell, max_computed_tokens: int) -> Turn:
         """As for a handoff, but from a checkpoint, and everything is this worker's own at once.
 
         Raises NotResident when more tokens than that have no state here.
@@ -87,26 +84,26 @@ class Reservations:
             taken.callback(self._residency.give_back, (), spare_slots)
             prompt_states = self._residency.slots_for_states(positions, owner)
             taken.callback(self._residency.give_back, (), list(prompt_states.values()))
-            sequence = self._sequences.resumed(turn, pages, slot, spare_slots, prompt_states)
+            turn.sequence = self._sequences.resumed(turn, pages, slot, spare_slots, prompt_states)
             taken.keep()
-        return turn, sequence
+        return turn
 
-    def arrived(
-        self,
-        turn: Turn,
-        committed: CommittedHandoff,
-        first_token: SampledToken,
-        report: ShipReport,
-    ) -> DecodeSequence:
+    def arrived(self, turn: Turn, arrival: Arrival) -> DecodeSequence:
         """The handoff is complete. Slots for drafts and a checkpoint are taken only now.
 
-        When it raises, what was committed is given back.
+        When it raises, what arrived is given back.
         """
         with UntilKept() as taken:
-            taken.callback(self._residency.give_back, committed.pages, [committed.slot])
+            taken.callback(self._residency.give_back, arrival.pages, [arrival.slot])
+            if arrival.outcome is None:
+                raise TransferFailed(
+                    f"turn {turn.spec.turn_id}: expected a first token with the commit, got none"
+                )
             spare_slots = self._residency.spare_slots(self._num_drafts(), turn.spec.turn_id)
             taken.callback(self._residency.give_back, (), spare_slots)
-            sequence = self._sequences.arrived(turn, committed, first_token, report, spare_slots)
+            sequence = self._sequences.arrived(
+                turn, arrival.pages, arrival.slot, arrival.outcome, spare_slots
+            )
             taken.keep()
         return sequence
 

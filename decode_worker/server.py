@@ -56,9 +56,8 @@ class DecodeFace(DecodeWorkerServicer):
         return pb.RenewLeaseResponse(expires_in_s=expires_in_s)
 
     async def EndLease(self, request: pb.EndLeaseRequest, context: Context) -> pb.EndLeaseResponse:
-        return pb.EndLeaseResponse(
-            was_here=self._worker.residency.end(SessionId(request.session_id))
-        )
+        self._worker.residency.end(SessionId(request.session_id))
+        return pb.EndLeaseResponse()
 
     async def ForkLease(
         self, request: pb.ForkLeaseRequest, context: Context

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Callable, Coroutine
+from typing import Any, Protocol
 
 from decode_worker.turn import (
     Computed,
@@ -23,64 +22,44 @@ from segue.internal.v1 import worker_pb2 as pb
 from segue.prompt import PrefixName, Prompt
 from segue.telemetry import about_turn
 from segue.turn import TokenDelta, TurnResult, TurnSpec
-from segue.types import Epoch, TurnId, WorkerId
-from segue.wire.call_stream import CallStream, Stop
+from segue.wire.call_stream import CallStream
 from segue.wire.convert_events import delta_to_wire
 from segue.wire.convert_turns import result_to_wire, turn_from_wire
 from segue.wire.error_details import error_to_wire
-from segue.wire.status import foreseen
+from segue.wire.same_names import value_of
 
 
 class TurnRunner(Protocol):
     """What turns run on: a `DecodeWorker`."""
 
     def find_prefix(self, prefix: PrefixName) -> Prompt: ...
-    async def start(
+    async def answer(
         self, turn: TurnSpec, source: PromptSource, tell: Tell, *, timeout_s: float
     ) -> None: ...
-    def stop(self, turn_id: TurnId, reason: str) -> None: ...
 
 
 def turn_stream(runner: TurnRunner) -> CallStream[pb.TurnCommand, pb.TurnEvent]:
-    def begin(command: pb.TurnCommand, tell: Callable[[pb.TurnEvent], None]) -> Stop:
+    def begin(
+        command: pb.TurnCommand, tell: Callable[[pb.TurnEvent], None]
+    ) -> Coroutine[Any, Any, None]:
         if command.WhichOneof("command") != "start":
             raise InvalidRequest(f"call {command.call}: expected a turn to start, or to stop")
-        return _StartedTurn(runner, command.start, tell).stop
+        return answer(command.start, tell)
 
-    return CallStream(begin, lambda event: event.WhichOneof("event") in ("end", "error"))
-
-
-class _StartedTurn:
-    """A turn between its command and its last event."""
-
-    def __init__(
-        self, runner: TurnRunner, request: pb.StartTurn, tell: Callable[[pb.TurnEvent], None]
-    ) -> None:
-        self._runner = runner
-        self._turn_id = TurnId(request.turn.turn_id)
-        self._tell_router = tell
-        self._is_here = False
-        """The worker has taken it."""
-        self._starting = asyncio.ensure_future(self._start(request))
-
-    def stop(self, reason: str) -> None:
-        if self._is_here:
-            self._runner.stop(self._turn_id, reason)
-        else:
-            self._starting.cancel()
-
-    async def _start(self, request: pb.StartTurn) -> None:
+    async def answer(request: pb.StartTurn, tell: Callable[[pb.TurnEvent], None]) -> None:
         with about_turn(request.turn.turn_id):
-            try:
-                turn = turn_from_wire(request.turn, self._runner.find_prefix)
-                timeout_s = _timeout_s(request.timeout_s)
-                await self._runner.start(turn, _source(request), self._tell, timeout_s=timeout_s)
-            except Exception as error:
-                self._tell(foreseen(error))
+            await runner.answer(
+                turn_from_wire(request.turn, runner.find_prefix),
+                _source(request),
+                lambda news: tell(_event(news)),
+                timeout_s=_timeout_s(request.timeout_s),
+            )
 
-    def _tell(self, news: TurnNews) -> None:
-        self._is_here = True
-        self._tell_router(_event(news))
+    return CallStream(
+        begin,
+        lambda event: event.WhichOneof("event") in ("end", "error"),
+        lambda status: pb.TurnEvent(error=status),
+    )
 
 
 def _event(news: TurnNews) -> pb.TurnEvent:
@@ -104,14 +83,7 @@ def _event(news: TurnNews) -> pb.TurnEvent:
 def _source(request: pb.StartTurn) -> PromptSource:
     match request.WhichOneof("prompt_from"):
         case "writer":
-            writer = request.writer
-            return Shipped(
-                PeerIdentity(
-                    worker_id=WorkerId(writer.worker_id),
-                    epoch=Epoch(writer.epoch),
-                    address=writer.address,
-                )
-            )
+            return Shipped(value_of(PeerIdentity, request.writer))
         case "max_computed_tokens":
             return Computed(request.max_computed_tokens)
         case _:

@@ -7,8 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from decode_worker.sequence import DecodeSequence
-from kv_transfer.ticket import CommittedHandoff, PeerIdentity, Ticket
+from kv_transfer.reservations import Reservation
+from kv_transfer.ticket import PeerIdentity, Ticket
 from segue.cache.prefix_cache import Hold
+from segue.cancellation import Interruptible
 from segue.engine.answer import Answer
 from segue.engine.door import check_turn
 from segue.engine.sampler import SequenceSampler
@@ -16,8 +18,8 @@ from segue.engine.speculation import SlotRing
 from segue.errors import SegueError
 from segue.model.config import ModelConfig
 from segue.text.tokenizer import Tokenizer
-from segue.turn import ShipReport, TokenDelta, TurnResult, TurnSpec
-from segue.types import PageId, SampledToken, SlotId
+from segue.turn import PrefillOutcome, ShipReport, TokenDelta, TurnResult, TurnSpec
+from segue.types import PageId, SlotId
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,13 +66,15 @@ class Turn:
     tell: Tell
     hold: Hold
     """The prefix that was here already: shared, read only."""
+    reservation: Reservation | None = None
+    """Of a prompt that a prefill worker writes."""
     own_pages: Sequence[PageId] | None = None
     """Once the engine has the turn, the pages behind the hold; until then they are reserved."""
+    sequence: DecodeSequence | None = None
+    """Where the rest of the prompt is computed here."""
+    work: Interruptible = field(default_factory=Interruptible)
     over: asyncio.Event = field(default_factory=asyncio.Event)
-
-    @property
-    def is_in_engine(self) -> bool:
-        return self.own_pages is not None
+    """Set when nothing of the turn is here any more."""
 
     @property
     def pages(self) -> Sequence[PageId]:
@@ -94,26 +98,26 @@ class Sequences:
     def arrived(
         self,
         turn: Turn,
-        committed: CommittedHandoff,
-        first_token: SampledToken,
-        report: ShipReport,
+        pages: Sequence[PageId],
+        slot: SlotId,
+        outcome: PrefillOutcome,
         spare_slots: Sequence[SlotId],
     ) -> DecodeSequence:
         """A prefill worker computed the whole prompt."""
-        turn.own_pages = committed.pages
+        turn.own_pages = pages
         return DecodeSequence(
             turn=turn.spec,
             pages=turn.pages,
             resident_tokens=turn.hold.num_tokens,
             ring=SlotRing(
-                slots=(committed.slot, *spare_slots),
-                state=committed.slot,
+                slots=(slot, *spare_slots),
+                state=slot,
                 num_tokens=len(turn.spec.context),
             ),
             answer=self._answer(turn.spec),
             sampler=self._sampler(turn.spec),
-            report=report,
-            first_token=first_token,
+            report=outcome.report,
+            first_token=outcome.first_token,
             answer_ids=list(turn.spec.answered_ids),
         )
 

@@ -2,9 +2,9 @@
 
 One event loop owns everything here; the engine thread owns the sequences that are being answered.
 
-    start, shipped ─▶ expected ─ commit ─▶ in the engine ─ Left ─▶ over: memory kept or given back
-    start, computed ─────────────────────────────┘
-                          └──── stop, lost handoff ────▶ over
+    answer, shipped ─▶ reserved ─ arrived ─▶ in the engine ─ Left ─▶ over: memory kept or given back
+    answer, computed ─────────────────────────────┘
+                          └──── cancelled, lost handoff ────▶ over
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ import time
 from collections.abc import Sequence
 
 from decode_worker.config import DecodeConfig
-from decode_worker.endings import fail, leave
 from decode_worker.engine import DecodeEngine
-from decode_worker.events import Admit, Command, Drop, Event, Said
+from decode_worker.events import Admit, Command, Drop, Event, Left, Said
 from decode_worker.metrics import DecodeMetrics
 from decode_worker.reservation import Reservations
-from decode_worker.residency import Residency, checkpoint_tokens
+from decode_worker.residency import Residency, checkpoint_tokens, with_what_stays
+from decode_worker.sequence import DecodeSequence
 from decode_worker.server import services
 from decode_worker.turn import (
     Computed,
@@ -32,13 +32,12 @@ from decode_worker.turn import (
     Tell,
     Turn,
 )
-from kv_transfer.endpoint import Endpoint
 from kv_transfer.exchange import Exchange
-from kv_transfer.reader import ReaderHooks
-from kv_transfer.ticket import CommittedHandoff
+from kv_transfer.transport import Endpoint
 from segue.cache.host_tier import HostTier, Tiers
 from segue.cache.room import WaitingRoom
 from segue.cache.strays import Strays
+from segue.cancellation import uninterrupted
 from segue.cluster_status import WorkerLoad, WorkerStatus
 from segue.engine.launcher import Launcher
 from segue.engine.loop import EngineLoop
@@ -47,14 +46,14 @@ from segue.errors import (
     DeadlineExceeded,
     InvalidRequest,
     Overloaded,
-    TransferFailed,
+    SegueError,
     Unavailable,
 )
 from segue.prompt import PrefixName, Prompt
 from segue.telemetry import Clock
 from segue.text.tokenizer import Tokenizer
-from segue.turn import ShipReport, TurnSpec
-from segue.types import SampledToken, TurnId
+from segue.turn import TurnSpec
+from segue.types import TurnId
 from segue.wire.server import Services
 from segue.worker_process import Presence, leave_process
 
@@ -99,11 +98,8 @@ class DecodeWorker:
             address=presence.address,
             vocab_size=runner.config.vocab_size,
             verify_checksums=verify_checksums,
-            hooks=ReaderHooks(
-                lost=self._handoff_lost,
-                freed=self._room.wake,
-                stepped=lambda _, entered: metrics.handoff_entered(entered),
-            ),
+            freed=self._room.wake,
+            stepped=lambda _, entered: metrics.handoff_entered(entered),
             clock=clock,
         )
         engine = DecodeEngine(
@@ -120,40 +116,53 @@ class DecodeWorker:
         self._engine: EngineLoop[Command] = EngineLoop("decode-engine", engine.step, leave_process)
 
     def services(self) -> Services:
-        return [*services(self), *self._exchange.services(self._on_commit)]
+        return [*services(self), *self._exchange.services()]
 
     def find_prefix(self, prefix: PrefixName) -> Prompt:
         """The tokens of a prefix that is here. Raises UnknownPrefix."""
         return self._tiers.find(prefix)
 
-    async def start(
-        self, turn: TurnSpec, source: PromptSource, tell: Tell, *, timeout_s: float
+    async def answer(
+        self, spec: TurnSpec, source: PromptSource, tell: Tell, *, timeout_s: float
     ) -> None:
-        """Waits for room for the turn and takes it. `tell` gets all that happens from then on.
+        """Runs a turn: waits for room, then for its prompt, then until its answer has ended.
 
-        Raises Overloaded, InvalidRequest, Unavailable, DeadlineExceeded, and NotResident when more
-        of the prompt is missing here than may be computed. Then nothing of the turn is here.
+        `tell` gets all that happens from the reservation on. Raises Overloaded, InvalidRequest,
+        Unavailable, DeadlineExceeded, NotResident when more of the prompt is missing here than may
+        be computed, and TransferFailed when the prompt does not arrive. Then, and when it is
+        cancelled, the turn is not here; memory that the writer may still write is in quarantine.
         """
         if isinstance(source, Shipped):
             await self._exchange.members.require(source.writer)
-        self._check_welcome(turn)
+        turn = await self._find_room(spec, source, tell, timeout_s)
+        await turn.work.run(self._answer(turn))
+
+    async def _find_room(
+        self, spec: TurnSpec, source: PromptSource, tell: Tell, timeout_s: float
+    ) -> Turn:
+        """A turn that is here and has all the memory that it needs to its end."""
+        self._check_welcome(spec)
         started_at = self._clock()
 
-        def attempt() -> None:
+        def attempt() -> Turn:
             # Again: what it needs was loaded meanwhile, or it stood in line.
-            self._check_welcome(turn)
+            self._check_welcome(spec)
             if len(self._turns) >= self._max_running:
                 raise Overloaded(f"{self._max_running} turns run on {self.name}; come back later")
-            self._take(turn, source, tell, lifetime_s=started_at + timeout_s - self._clock())
+            left_s = started_at + timeout_s - self._clock()
+            turn = self._take(spec, source, tell, lifetime_s=left_s)
+            self._turns[spec.turn_id] = turn
+            return turn
 
         try:
             async with asyncio.timeout(timeout_s):
-                await self._room.take(attempt, lambda: self.residency.load(turn.context))
+                turn = await self._room.take(attempt, lambda: self.residency.load(spec.context))
         except TimeoutError:
             raise DeadlineExceeded(
-                f"turn {turn.turn_id} waited {timeout_s:g} s for memory on {self.name}"
+                f"turn {spec.turn_id} waited {timeout_s:g} s for memory on {self.name}"
             ) from None
         self._metrics.reserved(self._clock() - started_at)
+        return turn
 
     def _check_welcome(self, turn: TurnSpec) -> None:
         if self._is_draining:
@@ -161,45 +170,45 @@ class DecodeWorker:
         if turn.turn_id in self._turns:
             raise InvalidRequest(f"turn {turn.turn_id} is here already; stop it first")
 
-    def _take(self, spec: TurnSpec, source: PromptSource, tell: Tell, *, lifetime_s: float) -> None:
+    def _take(self, spec: TurnSpec, source: PromptSource, tell: Tell, *, lifetime_s: float) -> Turn:
         match source:
             case Shipped(writer):
-                turn, ticket = self._reservations.for_handoff(spec, tell, writer, lifetime_s)
-                self._turns[spec.turn_id] = turn
-                tell(Reserved(ticket, checkpoint_tokens(turn.hold)))
+                return self._reservations.for_handoff(spec, tell, writer, lifetime_s)
             case Computed(max_tokens):
-                turn, sequence = self._reservations.to_compute(spec, tell, max_tokens)
-                self._turns[spec.turn_id] = turn
-                tell(PrefillStarted(sequence.num_prompt_left))
-                self._engine.submit(Admit(sequence))
+                return self._reservations.to_compute(spec, tell, max_tokens)
 
-    def stop(self, turn_id: TurnId, reason: str) -> None:
-        """Lets go of a turn wherever it is. Memory follows when the engine or the writer has."""
-        turn = self._turns.get(turn_id)
-        if turn is None:
-            return
-        if turn.is_in_engine:
-            self._engine.submit(Drop(turn_id))
-            return
-        self._forget(turn_id)
-        self._exchange.reader.give_up(turn_id, reason)
-
-    def _on_commit(
-        self, committed: CommittedHandoff, first_token: SampledToken, report: ShipReport
-    ) -> None:
-        turn = self._turns.get(committed.turn_id)
-        if turn is None:
-            # Given up while its bytes were being verified.
-            self.residency.give_back(committed.pages, [committed.slot])
-            self._room.wake()
-            return
-        try:
-            sequence = self._reservations.arrived(turn, committed, first_token, report)
-        except Exception as error:
-            fail(self.residency, turn, error)
-            self._forget(committed.turn_id)
-            return
+    async def _answer(self, turn: Turn) -> None:
+        sequence = turn.sequence
+        if sequence is None:
+            sequence = await self._receive(turn)
+        else:
+            turn.tell(PrefillStarted(sequence.num_prompt_left))
         self._engine.submit(Admit(sequence))
+        try:
+            await turn.over.wait()
+        except asyncio.CancelledError:
+            # Until the engine has let go of it, its memory is in use.
+            self._engine.submit(Drop(turn.spec.turn_id))
+            await uninterrupted(turn.over.wait())
+            raise
+
+    async def _receive(self, turn: Turn) -> DecodeSequence:
+        """Waits until the prompt has been written here."""
+        assert turn.reservation is not None, "its prompt is not computed here"
+        turn_id = turn.spec.turn_id
+        try:
+            with turn.reservation as reservation:
+                turn.tell(Reserved(reservation.ticket, checkpoint_tokens(turn.hold)))
+                arrival = await reservation.arrived()
+            try:
+                return self._reservations.arrived(turn, arrival)
+            except BaseException:
+                # A bug may have left more than what arrived without an owner.
+                self.residency.reclaim(turn_id)
+                raise
+        except BaseException:
+            self._forget(turn_id)
+            raise
 
     def _publish(self, events: Sequence[Event]) -> None:
         """On the engine thread."""
@@ -212,16 +221,25 @@ class DecodeWorker:
                 turn.tell(event.delta)
                 continue
             try:
-                leave(self.residency, turn, event)
+                self._leave(turn, event)
             except Exception as error:
-                fail(self.residency, turn, error)
+                # A bug, and one turn's affair: its memory is free, and the others go on.
+                logger.exception("a turn failed", extra={"turn_id": event.turn_id})
+                self.residency.reclaim(event.turn_id)
+                turn.tell(SegueError(f"turn {event.turn_id}: {type(error).__name__}: {error}"))
             self._forget(event.turn_id)
 
-    def _handoff_lost(self, turn_id: TurnId, reason: str) -> None:
-        turn = self._turns.get(turn_id)
-        if turn is not None:
-            turn.tell(TransferFailed(f"turn {turn_id} did not arrive: {reason}"))
-            self._forget(turn_id)
+    def _leave(self, turn: Turn, event: Left) -> None:
+        """What was computed stays here, unless something went wrong with it."""
+        assert turn.own_pages is not None, "the engine had it"
+        if event.error is not None:
+            # What it computed last may be half written.
+            self.residency.give_back(turn.own_pages, event.sequence.ring.slots)
+            turn.tell(event.error)
+            return
+        self.residency.keep(turn.spec.session_id, event.sequence, turn.own_pages, turn.hold)
+        if event.result is not None:
+            turn.tell(with_what_stays(event.result, turn.spec, turn.hold))
 
     def _forget(self, turn_id: TurnId) -> None:
         turn = self._turns.pop(turn_id)
@@ -256,9 +274,8 @@ class DecodeWorker:
             await turn.over.wait()
 
     async def close(self) -> None:
-        for turn_id, turn in list(self._turns.items()):
-            turn.tell(Unavailable(f"{self.name} stopped; place the turn elsewhere"))
-            self.stop(turn_id, "the worker stops")
+        for turn in list(self._turns.values()):
+            turn.work.interrupt(Unavailable(f"{self.name} stopped; place the turn elsewhere"))
             await turn.over.wait()
         await self._engine.close()
         await self._exchange.close()

@@ -1,18 +1,25 @@
-"""The memory that a worker's cache is in, as far as handoffs must know: on the host or on a GPU.
+"""A worker's cache memory as handoffs see it, on the host or on a GPU, and checksums over it.
 
-Whoever computes on a GPU only queues the work. So what is "ready" must be waited for by the thread
-that ships it, and its bytes are not this process' memory.
+A thread that computes on a GPU only queues the work. So the thread that ships must wait for what is
+"ready", and its bytes are not this process' memory.
+
+Every unit (one page or the slot, of one field) has the CRC-32 of its bytes. A group's checksum is
+the CRC-32 of its units' CRCs, each as four little-endian bytes: fields in layout order, and within
+a field pages in sequence order. So units may be summed in the order in which they become ready.
 """
 
 from __future__ import annotations
 
+import ctypes
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import torch
 
-from kv_transfer.checksum import crc32_of_memory
+from kv_transfer.layout import MemoryMap
+from kv_transfer.ticket import Checksums
+from segue.cache.layout import CacheLayout, Unit
 
 
 class CacheMemory(Protocol):
@@ -73,3 +80,52 @@ class _Bytes:
 
 def _at_once() -> None:
     pass
+
+
+def crc32_of_memory(address: int, num_bytes: int) -> int:
+    """Of bytes of this process. They must stay mapped; nothing is copied."""
+    return zlib.crc32((ctypes.c_char * num_bytes).from_address(address))
+
+
+def combine(
+    layout: CacheLayout, num_pages: int, crc_of_unit: Callable[[int, int], int]
+) -> dict[str, int]:
+    """Checksums by group, from the CRC of unit number i of a field: `crc_of_unit(field_index, i)`.
+
+    Units are counted as shipped: pages 0..num_pages-1, and the slot as unit 0.
+    """
+    packed: dict[str, bytearray] = {}
+    for field_index, field in enumerate(layout.fields):
+        crcs = packed.setdefault(field.group, bytearray())
+        for number in range(num_pages if field.unit is Unit.PAGE else 1):
+            crcs += crc_of_unit(field_index, number).to_bytes(4, "little")
+    return {group: zlib.crc32(crcs) for group, crcs in packed.items()}
+
+
+def checksums_of(
+    memory_map: MemoryMap,
+    page_ids: Sequence[int],
+    slot_id: int,
+    crc32: Callable[[int, int], int] = crc32_of_memory,
+) -> dict[str, int]:
+    """Reads the memory of this process. Takes 0.4 ms per MB; zlib lets other threads run."""
+
+    def crc_of_unit(field_index: int, number: int) -> int:
+        field = memory_map.layout.fields[field_index]
+        unit = page_ids[number] if field.unit is Unit.PAGE else slot_id
+        return crc32(memory_map.address(field_index, unit), field.unit_bytes)
+
+    return combine(memory_map.layout, len(page_ids), crc_of_unit)
+
+
+def difference(sent: Checksums, arrived: Checksums) -> str:
+    """Which groups differ, for an error message; empty when none does."""
+    return "; ".join(
+        f"{group}: sent {_hex(sent.get(group))}, arrived {_hex(arrived.get(group))}"
+        for group in sorted({*sent, *arrived})
+        if sent.get(group) != arrived.get(group)
+    )
+
+
+def _hex(crc: int | None) -> str:
+    return "nothing" if crc is None else f"{crc:08x}"

@@ -1,37 +1,53 @@
-"""Both sides of all handoffs of one worker: what it writes, what is written to it, what it lends.
+"""All handoffs of one worker: what it sends, what it fetches, what it lends.
 
-Prefill writes to decode, and decode to prefill when that fetches a prefix; so every worker has a
-writer, a reader with its fencer, and a source.
+Prefill writes to decode, and decode to prefill when that fetches a prefix, so every worker has a
+writer, and a reader with its fencer. A handoff of its own is one block:
+
+    async with exchange.send(ticket, pages=pages, slot=slot) as outgoing:
+        ...  # compute; `outgoing.layer_ready(...)` for each layer
+
+    with exchange.reader.reserve(...) as reservation:
+        arrival = await reservation.arrived()
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import AsyncIterator, Callable, Sequence
 
-from kv_transfer.endpoint import Endpoint
 from kv_transfer.fencer import Fencer
-from kv_transfer.members import Members
-from kv_transfer.peers import Peers
-from kv_transfer.reader import HandoffReader, ReaderHooks
-from kv_transfer.server import OnCommit, ReaderServicer, SourceServicer, WriterServicer
-from kv_transfer.source import PrefixSource
+from kv_transfer.outgoing import Outgoing
+from kv_transfer.peers import Members
+from kv_transfer.reader import HandoffReader
+from kv_transfer.server import ReaderServicer, SourceServicer, WriterServicer
+from kv_transfer.ticket import Arrival, PeerIdentity, Ticket
+from kv_transfer.transport import Endpoint
 from kv_transfer.writer import HandoffWriter
 from segue.cache.memory import Memory
+from segue.cancellation import uninterrupted
 from segue.cluster_status import WorkerStatus
+from segue.errors import NotFound, SegueError
 from segue.internal.v1.transfer_pb2_grpc import (
     add_HandoffReaderServicer_to_server,
     add_HandoffSourceServicer_to_server,
     add_HandoffWriterServicer_to_server,
 )
+from segue.prompt import PrefixName, Prompt
+from segue.types import PageId, SlotId, TurnId
 from segue.wire.server import Services
 from segue.worker_process import exit_on_failure
+
+CALL_TIMEOUT_S = 10.0
+"""A call to a peer that takes longer has failed. What moves or sums bytes gets more: see below."""
+SLOWEST_BYTES_PER_S = 50e6
+"""A peer that moves or sums bytes more slowly counts as hanging. A core sums a MB in 0.4 ms."""
 
 _FENCE_TIMEOUT_S = 5.0
 
 
 class Exchange:
-    """The event loop owns it. It runs from its making until `close`."""
+    """The event loop owns it. It runs until `close`."""
 
     def __init__(
         self,
@@ -41,10 +57,15 @@ class Exchange:
         address: str,
         vocab_size: int,
         verify_checksums: bool,
-        hooks: ReaderHooks,
+        freed: Callable[[], None],
         clock: Callable[[], float],
+        stepped: Callable[[str, str], None] = lambda left, entered: None,
     ) -> None:
+        """`freed`, `stepped`: see `HandoffReader`."""
         memory_map = endpoint.memory_map
+        self._layout = memory_map.layout
+        self._cache = memory.cache
+        self._peers = endpoint.peers
         self._vocab_size = vocab_size
         self.members = Members()
         self.writer = HandoffWriter(
@@ -53,7 +74,6 @@ class Exchange:
             memory=endpoint.memory,
             verify_checksums=verify_checksums,
         )
-        self.peers = Peers(memory_map)
         self.reader = HandoffReader(
             pages=memory.pages,
             slots=memory.slots,
@@ -61,23 +81,97 @@ class Exchange:
             address=address,
             memory=endpoint.memory,
             verify_checksums=verify_checksums,
-            hooks=hooks,
             require_writer=self.members.require_now,
+            freed=freed,
+            stepped=stepped,
             clock=clock,
         )
-        self._source = PrefixSource(memory.cache, self.writer, self.peers, memory_map.layout)
         fencer = Fencer(
-            self.reader, lambda fence: self.peers.fence(fence, timeout_s=_FENCE_TIMEOUT_S)
+            self.reader, lambda fence: self._peers.fence(fence, timeout_s=_FENCE_TIMEOUT_S)
         )
         self._fencing = asyncio.ensure_future(fencer.run())
-        # Without it nothing would leave quarantine any more, and nobody would know why.
+        # Without it nothing would leave quarantine any more, unnoticed.
         self._fencing.add_done_callback(exit_on_failure)
 
-    def services(self, on_commit: OnCommit) -> Services:
+    @contextlib.asynccontextmanager
+    async def send(
+        self, ticket: Ticket, *, pages: Sequence[PageId], slot: SlotId
+    ) -> AsyncIterator[Outgoing]:
+        """A handoff to the ticket's reader. The block computes and calls `Outgoing.layer_ready`.
+
+        At its end everything is shipped and committed, together with `Outgoing.outcome`. If the
+        block or the commit raises, the handoff is stopped and the reader is told. Either way no
+        write is in flight afterwards. Until then pages and slot must stay as `HandoffWriter.begin`
+        says, which also says what is raised; so does `PeerCalls.meet`.
+        """
+        reader_map = await self._peers.meet(ticket, timeout_s=CALL_TIMEOUT_S)
+        outgoing = self.writer.begin(ticket, reader_map, source_pages=pages, source_slot=slot)
+        try:
+            yield outgoing
+            shipped = await outgoing.finish()
+            await self._peers.commit(
+                ticket,
+                shipped.checksums,
+                outgoing.outcome,
+                timeout_s=_timeout_s(shipped.shipped_bytes),
+            )
+        except BaseException as error:
+            # Also for a cancellation: pages must not be given back while a write is in flight.
+            await uninterrupted(self._give_up(outgoing, ticket, error))
+            raise
+
+    async def fetch(
+        self,
+        turn_id: TurnId,
+        source: PeerIdentity,
+        prefix: PrefixName,
+        *,
+        resident_tokens: int,
+    ) -> Arrival:
+        """Makes `source` send a prefix: its pages beyond the resident tokens, and the state after
+        it.
+
+        Raises what `HandoffReader.reserve` and `PeerCalls.pull` raise.
+        """
+        num_pages = (prefix.num_tokens - resident_tokens) // self._layout.page_tokens
+        num_bytes = num_pages * self._layout.page_bytes + self._layout.slot_bytes
+        timeout_s = _timeout_s(num_bytes)
+        with self.reader.reserve(
+            turn_id,
+            num_prompt_tokens=prefix.num_tokens,
+            extra_tokens=0,
+            writer=source,
+            lifetime_s=timeout_s,
+            resident_tokens=resident_tokens,
+        ) as reservation:
+            await self._peers.pull(source, reservation.ticket, prefix, timeout_s=timeout_s)
+            return await reservation.arrived()
+
+    async def lend(self, ticket: Ticket, prefix: PrefixName) -> None:
+        """Sends a prefix that is held here: `fetch` seen from the other side.
+
+        Raises NotFound when no state is kept at its end, and what `send` raises.
+        """
+        match = self._cache.find(self._cache.tree.find(prefix) or Prompt())
+        checkpoint = match.checkpoint
+        if checkpoint is None or checkpoint.num_tokens != prefix.num_tokens:
+            raise NotFound(
+                f"no state is kept here after the first {prefix.num_tokens} tokens of that prompt "
+                "(any more); compute it"
+            )
+        hold = self._cache.hold_checkpoint(match)
+        try:
+            async with self.send(ticket, pages=hold.pages, slot=checkpoint.slot) as outgoing:
+                # On a thread: queueing waits when much is under way already.
+                await asyncio.to_thread(self._queue_all, outgoing, len(hold.pages))
+        finally:
+            self._cache.release(hold)
+
+    def services(self) -> Services:
         """What other workers call."""
-        reader = ReaderServicer(self.reader, on_commit, vocab_size=self._vocab_size)
+        reader = ReaderServicer(self.reader, vocab_size=self._vocab_size)
         writer = WriterServicer(self.writer)
-        source = SourceServicer(self._source, self.members)
+        source = SourceServicer(self.lend, self.members)
         return [
             (
                 "segue.internal.v1.HandoffReader",
@@ -102,4 +196,21 @@ class Exchange:
         self._fencing.cancel()
         await asyncio.gather(self._fencing, return_exceptions=True)
         await asyncio.to_thread(self.writer.close)
-        await self.peers.close()
+        await self._peers.close()
+
+    def _queue_all(self, outgoing: Outgoing, num_pages: int) -> None:
+        for layer in sorted({field.layer for field in self._layout.fields}):
+            outgoing.layer_ready(layer, pages=range(num_pages), with_slot=True)
+
+    async def _give_up(self, outgoing: Outgoing, ticket: Ticket, error: BaseException) -> None:
+        """Stops writing, then tells the reader."""
+        reason = f"{type(error).__name__}: {error}"
+        await outgoing.stop(reason)
+        # If it does not get through, the reader asks by itself (its fence), or is gone.
+        with contextlib.suppress(SegueError):
+            await self._peers.abort(ticket, reason, timeout_s=CALL_TIMEOUT_S)
+
+
+def _timeout_s(num_bytes: int) -> float:
+    """For a call during which the peer moves or sums so many bytes."""
+    return CALL_TIMEOUT_S + num_bytes / SLOWEST_BYTES_PER_S

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import ctypes
+import itertools
 import threading
 from collections.abc import Sequence
 
+from kv_transfer.config import TransferConfig
 from kv_transfer.plan import Fragment
+from kv_transfer.transport import Transport, paced
 from segue.errors import TransferFailed
 
 
@@ -22,6 +25,7 @@ class LoopbackNetwork:
         self._is_holding = threading.Event()
         self._failing = 0
         self._corrupting = 0
+        self._numbers = itertools.count()
 
     def fail_next(self, num_writes: int = 1) -> None:
         """The next writes raise TransferFailed after half of their fragments have arrived."""
@@ -46,6 +50,11 @@ class LoopbackNetwork:
     def disconnect(self, segment: str) -> None:
         """The process is gone: writes to it fail."""
         self.regions.pop(segment, None)
+
+    def open(self, config: TransferConfig, *, host: str, device: str) -> Transport:
+        """`OpenTransport` for workers of this process, under a name of its own."""
+        transport = LoopbackTransport(self, f"loopback-{next(self._numbers)}")
+        return paced(transport, config.max_gbit_per_s)
 
     def move(self, target_segment: str, fragments: Sequence[Fragment]) -> None:
         self.written.append(tuple(fragments))

@@ -12,23 +12,21 @@ Mooncake authenticates nobody: whoever reaches the port may write into whatever 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import socket
+import struct
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
-from kv_transfer.listener import look_often
+from kv_transfer.config import TransferConfig
 from kv_transfer.plan import Fragment, batches
+from kv_transfer.transport import Transport, paced
 from segue.errors import InvalidConfig, TransferFailed
 from segue.native_stderr import captured_stderr
 
-PROTOCOLS = ("tcp", "rdma")
-MIN_TRANSFER_TIMEOUT_S = 5
-"""Mooncake's own floor: a smaller value counts as this."""
-MIN_PORTS = 8
-"""Of one worker: two engines with two ports each, and as many of engines that were replaced."""
 MAX_QUEUED_ITEMS = 1024
 """Per peer, Mooncake's default. One more than it can queue may wedge the peer's engine for good."""
 
@@ -36,60 +34,32 @@ MAX_QUEUED_ITEMS = 1024
 # segment which it is about to make is not there yet.
 _NOISE = ("Logging before InitGoogleLogging()", "Local segment descriptor not found")
 
+_POLL_PERIOD_S = 0.05
+_TIMEVAL = struct.Struct("ll")
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MooncakeConfig:
-    protocol: str = "tcp"
-    host: str = "127.0.0.1"
-    """What we call ourselves to others. Mooncake listens on all interfaces whatever this says."""
-    devices: str = ""
-    """RDMA devices, comma-separated; empty lets Mooncake choose."""
-    progress_timeout_s: int = 5
-    """A connection on which no byte moves for so long is closed."""
-    transfer_timeout_s: int = 15
-    """A write that takes longer has failed."""
-    min_port: int = 0
-    """The first of the ports that its engines may listen on; 0 leaves them to Mooncake."""
-    max_port: int = 0
-    """The last of them."""
 
-    def __post_init__(self) -> None:
-        if self.protocol not in PROTOCOLS:
-            raise InvalidConfig(f"protocol must be one of {PROTOCOLS}, got {self.protocol!r}")
-        if self.transfer_timeout_s < MIN_TRANSFER_TIMEOUT_S:
-            raise InvalidConfig(
-                f"transfer_timeout_s must be >= {MIN_TRANSFER_TIMEOUT_S}, "
-                f"got {self.transfer_timeout_s}"
-            )
-        # Otherwise a write that has "failed" is still being sent, from memory that is used again.
-        if not 1 <= self.progress_timeout_s < self.transfer_timeout_s:
-            raise InvalidConfig(
-                "progress_timeout_s must be at least 1 and below transfer_timeout_s "
-                f"({self.transfer_timeout_s}), got {self.progress_timeout_s}"
-            )
-        has_ports = self.max_port - self.min_port + 1 >= MIN_PORTS
-        if (self.min_port or self.max_port) and not (
-            self.min_port >= 1024 and has_ports and self.max_port < 65536
-        ):
-            raise InvalidConfig(
-                f"min_port and max_port must both be 0, or hold {MIN_PORTS} ports between 1024 and "
-                f"65535, got {self.min_port} and {self.max_port}"
-            )
+def open_mooncake(config: TransferConfig, *, host: str, device: str) -> Transport:
+    """See `OpenTransport`."""
+    if device == "cuda":
+        _require_cuda()
+    return paced(MooncakeTransport(config, host=host), config.max_gbit_per_s)
 
 
 class MooncakeTransport:
     """Satisfies `Transport`. One thread at a time may write."""
 
-    def __init__(self, config: MooncakeConfig) -> None:
+    def __init__(self, config: TransferConfig, *, host: str = "127.0.0.1") -> None:
+        """`host`: how others reach this process. Mooncake listens on all interfaces anyway."""
         self._config = config
+        self._host = host
         _set_environment(config)
         self._regions: list[tuple[int, int]] = []
-        self._inbound = _new_engine(config)
+        self._inbound = _new_engine(config, host)
         self._outbound: Any = None
 
     @property
     def segment(self) -> str:
-        return f"{self._config.host}:{self._inbound.get_rpc_port()}"
+        return f"{self._host}:{self._inbound.get_rpc_port()}"
 
     def register(self, address: int, num_bytes: int) -> None:
         _register(self._inbound, address, num_bytes)
@@ -125,13 +95,13 @@ class MooncakeTransport:
         self._inbound = None
 
     def _new_outbound(self) -> Any:
-        engine = _new_engine(self._config)
+        engine = _new_engine(self._config, self._host)
         for address, num_bytes in self._regions:
             _register(engine, address, num_bytes)
         return engine
 
 
-def require_cuda() -> None:
+def _require_cuda() -> None:
     """Raises InvalidConfig where Mooncake would take a GPU's address for one of the host."""
     if not _engine_module().SUPPORT_CUDA:
         raise InvalidConfig(
@@ -154,7 +124,7 @@ def _engine_module() -> Any:
     return engine
 
 
-def _set_environment(config: MooncakeConfig) -> None:
+def _set_environment(config: TransferConfig) -> None:
     """Mooncake reads its settings from the environment, when an engine is made.
 
     Ours replace whatever is set there: the limits of this module hold only with these.
@@ -170,11 +140,11 @@ def _set_environment(config: MooncakeConfig) -> None:
     os.environ.setdefault("MC_LOG_LEVEL", "ERROR")
 
 
-def _new_engine(config: MooncakeConfig) -> Any:
+def _new_engine(config: TransferConfig, host: str) -> Any:
     module = _engine_module()
     with captured_stderr() as native:
         engine = module.TransferEngine()
-        status = engine.initialize(config.host, "P2PHANDSHAKE", config.protocol, config.devices)
+        status = engine.initialize(host, "P2PHANDSHAKE", config.protocol, config.devices)
         said = native()
     for line in said.splitlines(keepends=True):
         if not any(noise in line for noise in _NOISE):
@@ -182,7 +152,7 @@ def _new_engine(config: MooncakeConfig) -> Any:
     if status != 0:
         ports = f" and ports {config.min_port} to {config.max_port}" if config.min_port else ""
         raise TransferFailed(
-            f"Mooncake did not start on {config.host} with {config.protocol}{ports} "
+            f"Mooncake did not start on {host} with {config.protocol}{ports} "
             f"(status {status}): a port may be missing, or the address not be this machine's"
         )
     if config.protocol == "rdma" and not _names_devices(engine.get_local_topology()):
@@ -191,7 +161,7 @@ def _new_engine(config: MooncakeConfig) -> Any:
             "protocol is rdma, but Mooncake found no RDMA device "
             f"(devices: {config.devices or 'any'}); use tcp, or check the driver"
         )
-    look_often(engine.get_rpc_port())
+    _poll_often(engine.get_rpc_port())
     return engine
 
 
@@ -206,3 +176,35 @@ def _register(engine: Any, address: int, num_bytes: int) -> None:
         raise TransferFailed(
             f"Mooncake did not register {num_bytes} bytes at {address:#x} (status {status})"
         )
+
+
+def _poll_often(port: int) -> None:
+    """Makes the listener on this port of this process check more often whether it should end.
+
+    By itself it checks once a second. Dropping an engine waits for that with Python's lock held, so
+    nothing else of the process runs meanwhile.
+    """
+    for name in os.listdir("/proc/self/fd"):
+        # Other threads open and close theirs meanwhile, and not all are sockets.
+        with contextlib.suppress(OSError), _borrowed(int(name)) as found:
+            if _waits_on(found, port):
+                interval = _TIMEVAL.pack(0, round(_POLL_PERIOD_S * 1e6))
+                found.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, interval)
+
+
+def _borrowed(descriptor: int) -> socket.socket:
+    """Another descriptor of the same socket. Raises OSError."""
+    copy = os.dup(descriptor)
+    try:
+        return socket.socket(fileno=copy)
+    except OSError:
+        os.close(copy)
+        raise
+
+
+def _waits_on(found: socket.socket, port: int) -> bool:
+    """Whether it accepts connections there, and looks up now and then."""
+    if not found.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+        return False
+    interval = found.getsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _TIMEVAL.size)
+    return found.getsockname()[1] == port and interval != bytes(_TIMEVAL.size)

@@ -1,4 +1,4 @@
-"""One handoff on its way out: told what is ready, it ships that, and says when all has arrived.
+"""One handoff on its way out, and the thread that ships for all of them.
 
     compute thread      layer_ready(layer, pages) ─┐
     shipping thread                                └─▶ plan, sum, transport.write, batch by batch
@@ -11,16 +11,15 @@ written or given back. What the threads share is guarded by the lane's condition
 from __future__ import annotations
 
 import asyncio
+import collections
 import logging
-from collections.abc import Callable, Iterable
+import threading
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
 
-from kv_transfer.cache_memory import CacheMemory
-from kv_transfer.checksum import combine
-from kv_transfer.lane import Lane
-from kv_transfer.layout import MemoryMap
-from kv_transfer.plan import batches, plan_units
+from kv_transfer.cache_memory import CacheMemory, combine
+from kv_transfer.plan import Piece, Route, batches, plan_units
 from kv_transfer.shipment import (
     AllQueued,
     Draining,
@@ -39,9 +38,8 @@ from kv_transfer.shipment import (
 )
 from kv_transfer.ticket import Checksums
 from kv_transfer.transport import Transport
-from segue.cache.layout import CacheField, Unit
 from segue.errors import Cancelled, TransferFailed
-from segue.types import PageId, SlotId
+from segue.turn import PrefillOutcome
 
 logger = logging.getLogger(__name__)
 
@@ -72,39 +70,59 @@ class ShipResult:
     """Empty when they are switched off."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Route:
-    """Where a turn's units are here, and where they go. Pages are in sequence order."""
+class Lane:
+    """`changed` guards this lane and everything that its jobs share with other threads.
 
-    source: MemoryMap
-    target: MemoryMap
-    first_page: int
-    """Of the sequence: the reader holds the pages before it."""
-    source_pages: tuple[PageId, ...]
-    target_pages: tuple[PageId, ...]
-    source_slot: SlotId
-    target_slot: SlotId
+    Jobs run without holding it. They must not raise.
+    """
 
-    def pairs(self, piece: Piece) -> Iterable[tuple[int, int]]:
-        if piece.field.unit is Unit.SLOT:
-            return [(self.source_slot, self.target_slot)]
-        return [(self.source_pages[n], self.target_pages[n]) for n in piece.numbers]
+    def __init__(self, name: str, *, max_waiting_bytes: int) -> None:
+        self.changed = threading.Condition()
+        self._max_waiting_bytes = max_waiting_bytes
+        self._waiting_bytes = 0
+        self._jobs: collections.deque[tuple[Callable[[], None], int]] = collections.deque()
+        self._is_closed = False
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread.start()
 
-    def num_units(self, field: CacheField) -> int:
-        return len(self.target_pages) if field.unit is Unit.PAGE else 1
+    def wait_for_room(self, num_bytes: int, is_wanted: Callable[[], bool]) -> None:
+        """Returns when the bytes fit, or when `is_wanted()` has become false. Needs `changed`.
 
+        More bytes than the whole queue may hold fit when it is empty.
+        """
+        self.changed.wait_for(lambda: self._fits(num_bytes) or not is_wanted())
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Piece:
-    """Units of one field that became ready together, counted from the first that is shipped."""
+    def put(self, run: Callable[[], None], num_bytes: int) -> None:
+        """Queues a job. Needs `changed`."""
+        if self._is_closed:
+            raise RuntimeError("the lane is closed")
+        self._jobs.append((run, num_bytes))
+        self._waiting_bytes += num_bytes
+        self.changed.notify_all()
 
-    field_index: int
-    field: CacheField
-    numbers: range
+    def close(self) -> None:
+        """Returns when every queued job has run and the thread has ended."""
+        with self.changed:
+            self._is_closed = True
+            self.changed.notify_all()
+        self._thread.join()
 
-    @property
-    def num_bytes(self) -> int:
-        return len(self.numbers) * self.field.unit_bytes
+    def _fits(self, num_bytes: int) -> bool:
+        return not self._jobs or self._waiting_bytes + num_bytes <= self._max_waiting_bytes
+
+    def _run(self) -> None:
+        while (run := self._next_job()) is not None:
+            run()
+
+    def _next_job(self) -> Callable[[], None] | None:
+        with self.changed:
+            self.changed.wait_for(lambda: self._jobs or self._is_closed)
+            if not self._jobs:
+                return None
+            run, num_bytes = self._jobs.popleft()
+            self._waiting_bytes -= num_bytes
+            self.changed.notify_all()
+            return run
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,6 +142,8 @@ class Outgoing:
 
     def __init__(self, route: Route, tools: ShippingTools, on_end: Callable[[], None]) -> None:
         self.state: WriterState = Shipping()
+        self.outcome: PrefillOutcome | None = None
+        """What goes with the commit."""
         self._route = route
         self._tools = tools
         self._on_end = on_end
@@ -135,6 +155,7 @@ class Outgoing:
         self._shipped_bytes = 0
         self._transfer_s = 0.0
         self._arrived_at = self._last_ready_at
+        self._result: ShipResult | None = None
 
     @property
     def is_open(self) -> bool:
@@ -150,12 +171,13 @@ class Outgoing:
         nothing.
         """
         computed = self._tools.memory.queued()
-        for piece in self._pieces(layer, pages, with_slot=with_slot):
+        for piece in self._route.pieces(layer, pages, with_slot=with_slot):
             self._queue(piece, computed)
         self._last_ready_at = self._tools.clock()
 
     async def finish(self) -> ShipResult:
-        """Call after the last `layer_ready`. Returns when every byte is in the reader's memory.
+        """Call after the last `layer_ready`. Returns when every byte is in the reader's memory; a
+        second time, at once.
 
         Raises TransferFailed when a write failed, Cancelled when somebody asked to stop.
         """
@@ -169,7 +191,8 @@ class Outgoing:
                 raise TransferFailed(reason)
             case Stopped(reason):
                 raise Cancelled(f"the handoff was stopped: {reason}")
-        return self._result()
+        self._result = self._result or self._sum_up()
+        return self._result
 
     async def stop(self, reason: str) -> None:
         """No further write starts; returns when none is in flight. Any number of times."""
@@ -179,21 +202,6 @@ class Outgoing:
     def ask_to_stop(self, reason: str) -> None:
         """As `stop`, without waiting."""
         self._advance(StopAsked(reason))
-
-    def _pieces(self, layer: int, pages: range, *, with_slot: bool) -> Iterable[Piece]:
-        first = self._route.first_page
-        numbers = {
-            Unit.PAGE: range(max(0, pages.start - first), pages.stop - first),
-            Unit.SLOT: range(1 if with_slot else 0),
-        }
-        if numbers[Unit.PAGE] and numbers[Unit.PAGE].stop > len(self._route.target_pages):
-            raise ValueError(
-                f"pages {pages} are ready, but the ticket ends before page "
-                f"{first + len(self._route.target_pages)}"
-            )
-        for index, field in enumerate(self._route.source.layout.fields):
-            if field.layer == layer and numbers[field.unit]:
-                yield Piece(field_index=index, field=field, numbers=numbers[field.unit])
 
     def _queue(self, piece: Piece, computed: Callable[[], None]) -> None:
         lane = self._tools.lane
@@ -275,7 +283,7 @@ class Outgoing:
                     f"never ready, the first is number {missing[0][1]}"
                 )
 
-    def _result(self) -> ShipResult:
+    def _sum_up(self) -> ShipResult:
         layout = self._route.source.layout
         checksums: Checksums = {}
         if self._tools.computes_checksums:

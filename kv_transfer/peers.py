@@ -1,38 +1,146 @@
-"""What this process says to its peers: meets them, commits, aborts, fences."""
+"""The other workers: which of them are in the cluster, and what is asked of them.
+
+A process that may write into a worker's memory must be a member, at the address that the cluster
+knows: then it can be asked to stop when a ticket is taken back, and others notice its death. An
+unknown writer could keep its pages in quarantine for ever.
+"""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import grpc
 
 from kv_transfer.layout import MemoryMap, require_same_layout
-from kv_transfer.seal import require_seal
-from kv_transfer.ticket import Checksums, Fence, PeerIdentity, Ticket
+from kv_transfer.ticket import Checksums, Fence, PeerIdentity, Ticket, require_seal
 from kv_transfer.wire import (
     checksums_to_wire,
     memory_map_from_wire,
     memory_map_to_wire,
     ticket_to_wire,
 )
-from segue.errors import StaleEpoch
+from segue.cluster_status import WorkerHealth, WorkerStatus
+from segue.errors import StaleEpoch, Unavailable
 from segue.internal.v1 import transfer_pb2 as pb
 from segue.internal.v1.transfer_pb2_grpc import (
     HandoffReaderStub,
     HandoffSourceStub,
     HandoffWriterStub,
 )
-from segue.turn import ShipReport
-from segue.types import Epoch, SampledToken, WorkerId
+from segue.prompt import PrefixName
+from segue.turn import PrefillOutcome
+from segue.types import Epoch, WorkerId
 from segue.wire.channel import channel_to
-from segue.wire.convert_events import sampled_to_wire
-from segue.wire.convert_turns import report_to_wire
+from segue.wire.convert_turns import outcome_to_wire, prefix_to_wire
 from segue.wire.status import rpc_errors
 
 if TYPE_CHECKING:
     # Names of the stubs' types only: the generated module does not have them at run time.
     from segue.internal.v1.transfer_pb2_grpc import HandoffReaderAsyncStub, HandoffWriterAsyncStub
+
+
+NEWS_WAIT_S = 2.0
+"""The router may name a worker to one that has not heard of it yet: the news is on its way."""
+
+
+class Members:
+    """One event loop owns it. Empty until the router has said something."""
+
+    def __init__(self) -> None:
+        self._alive: dict[WorkerId, PeerIdentity] = {}
+        self._changed = asyncio.Event()
+
+    def changed(self, workers: Sequence[WorkerStatus]) -> None:
+        self._alive = {
+            worker.worker_id: PeerIdentity(
+                worker_id=worker.worker_id, epoch=worker.epoch, address=worker.address
+            )
+            for worker in workers
+            if worker.health is not WorkerHealth.LOST
+        }
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    def alive(self) -> Sequence[PeerIdentity]:
+        return list(self._alive.values())
+
+    def knows(self, peer: PeerIdentity) -> bool:
+        """That life of it, at that address."""
+        return self._alive.get(peer.worker_id) == peer
+
+    async def require(self, peer: PeerIdentity) -> None:
+        """Waits for news of it if need be. Raises Unavailable when there are none."""
+        if self.knows(peer):
+            return
+        try:
+            async with asyncio.timeout(NEWS_WAIT_S):
+                while not self.knows(peer):
+                    await self._changed.wait()
+        except TimeoutError:
+            raise self._unknown(peer) from None
+
+    def require_now(self, peer: PeerIdentity) -> None:
+        """Raises Unavailable unless it is known."""
+        if not self.knows(peer):
+            raise self._unknown(peer)
+
+    def _unknown(self, peer: PeerIdentity) -> Unavailable:
+        known = self._alive.get(peer.worker_id)
+        here = f"its members are {', '.join(sorted(self._alive)) or 'not known yet'}"
+        if known is not None:
+            here = f"it has {known.worker_id} in epoch {known.epoch} at {known.address}"
+        return Unavailable(
+            f"{peer.worker_id} in epoch {peer.epoch} at {peer.address} is not in the cluster: "
+            f"{here}; place the turn anew"
+        )
+
+
+class PeerCalls(Protocol):
+    """What one worker asks of others. Raises SegueErrors, and waits `timeout_s` at most."""
+
+    async def meet(self, ticket: Ticket, *, timeout_s: float) -> MemoryMap:
+        """The memory map of the ticket's reader.
+
+        Raises LayoutMismatch when bytes of ours mean something else there, StaleEpoch when the
+        worker at that address is another, or another life, than the ticket names, InvalidRequest
+        when the ticket is not as the reader issued it.
+        """
+        ...
+
+    async def commit(
+        self,
+        ticket: Ticket,
+        checksums: Checksums,
+        outcome: PrefillOutcome | None,
+        *,
+        timeout_s: float,
+    ) -> None:
+        """Returns when the reader has taken the handoff. Send it after `Outgoing.finish`."""
+        ...
+
+    async def abort(self, ticket: Ticket, reason: str, *, timeout_s: float) -> None:
+        """Reports to the reader that we have stopped. Send it after `Outgoing.stop` has returned.
+
+        If it does not get through, the reader's fence will ask.
+        """
+        ...
+
+    async def fence(self, fence: Fence, *, timeout_s: float) -> None:
+        """Returns when that life of the writer has stopped, or another life answers."""
+        ...
+
+    async def pull(
+        self, source: PeerIdentity, ticket: Ticket, prefix: PrefixName, *, timeout_s: float
+    ) -> None:
+        """Makes `source` ship a prefix into our ticket; returns when it has committed.
+
+        Raises NotFound when it does not hold the prefix any more.
+        """
+        ...
+
+    async def close(self) -> None: ...
 
 
 class _Met(NamedTuple):
@@ -43,7 +151,7 @@ class _Met(NamedTuple):
 
 
 class Peers:
-    """The event loop owns it. Every call raises SegueErrors and waits `timeout_s` at most."""
+    """`PeerCalls` over gRPC. The event loop owns it. Readers are met once for each life."""
 
     def __init__(self, memory_map: MemoryMap) -> None:
         self._memory_map = memory_map
@@ -51,12 +159,6 @@ class Peers:
         self._met: dict[WorkerId, _Met] = {}
 
     async def meet(self, ticket: Ticket, *, timeout_s: float) -> MemoryMap:
-        """The memory map of the ticket's reader: asked for once per life, then remembered.
-
-        Raises LayoutMismatch when bytes of ours mean something else there, StaleEpoch when the
-        worker at that address is another, or another life, than the ticket names, InvalidRequest
-        when the ticket is not as the reader issued it.
-        """
         met = await self._meet(ticket.reader, timeout_s)
         require_seal(ticket, met.ticket_key)
         return met.memory_map
@@ -79,27 +181,20 @@ class Peers:
         self,
         ticket: Ticket,
         checksums: Checksums,
-        first_token: SampledToken,
-        report: ShipReport,
+        outcome: PrefillOutcome | None,
         *,
         timeout_s: float,
     ) -> None:
-        """Returns when the reader has taken the handoff. Send it after `Outgoing.finish`."""
         request = pb.CommitRequest(
             ticket_id=ticket.ticket_id,
             epoch=ticket.reader.epoch,
             checksums=checksums_to_wire(checksums),
-            first_token=sampled_to_wire(first_token),
-            report=report_to_wire(report),
+            outcome=outcome_to_wire(outcome) if outcome else None,
         )
         with rpc_errors(ticket.reader.address):
             await self._reader(ticket.reader).Commit(request, timeout=timeout_s)
 
     async def abort(self, ticket: Ticket, reason: str, *, timeout_s: float) -> None:
-        """Tells the reader that we have stopped. Send it after `Outgoing.stop` has returned.
-
-        If it does not get through, the reader's fence will ask.
-        """
         request = pb.AbortRequest(
             ticket_id=ticket.ticket_id, epoch=ticket.reader.epoch, reason=reason
         )
@@ -107,7 +202,6 @@ class Peers:
             await self._reader(ticket.reader).Abort(request, timeout=timeout_s)
 
     async def fence(self, fence: Fence, *, timeout_s: float) -> None:
-        """Returns when that life of the writer has stopped, or another life answers."""
         request = pb.FenceRequest(ticket_id=fence.ticket_id, writer_epoch=fence.writer.epoch)
         # A channel for one call: fences are rare, and their writers often gone for good.
         async with channel_to(fence.writer.address) as channel:
@@ -116,22 +210,11 @@ class Peers:
                 await writer.Fence(request, timeout=timeout_s)
 
     async def pull(
-        self,
-        source: PeerIdentity,
-        ticket: Ticket,
-        token_ids: Sequence[int],
-        *,
-        timeout_s: float,
-    ) -> int:
-        """Has `source` ship a prefix into our ticket; returns the bytes when it has committed.
-
-        Raises NotFound when it does not hold the prefix any more.
-        """
-        request = pb.PullRequest(ticket=ticket_to_wire(ticket), token_ids=token_ids)
+        self, source: PeerIdentity, ticket: Ticket, prefix: PrefixName, *, timeout_s: float
+    ) -> None:
+        request = pb.PullRequest(ticket=ticket_to_wire(ticket), prefix=prefix_to_wire(prefix))
         with rpc_errors(source.address):
-            stub = HandoffSourceStub(self._channel(source))
-            reply = await stub.Pull(request, timeout=timeout_s)
-        return reply.shipped_bytes
+            await HandoffSourceStub(self._channel(source)).Pull(request, timeout=timeout_s)
 
     async def close(self) -> None:
         for _, channel in self._channels.values():

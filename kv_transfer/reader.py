@@ -1,8 +1,7 @@
 """The reader's side of all handoffs of a process: reserves memory, verifies, commits, fences.
 
 The event loop owns a `HandoffReader` and both accountants: no method may be called from another
-thread. What may happen when is in `handoff`, where the units are then in `holdings`; here the
-steps are taken and told to others.
+thread. What may happen when is in `handoff`; here the steps are taken.
 """
 
 from __future__ import annotations
@@ -12,13 +11,12 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 
-from kv_transfer.cache_memory import CacheMemory, HostMemory
-from kv_transfer.checksum import checksums_of, difference
+from kv_transfer.cache_memory import CacheMemory, HostMemory, checksums_of, difference
 from kv_transfer.handoff import (
     BytesDiffered,
     BytesMatched,
+    Committed,
     Expired,
     Freed,
     GivenUp,
@@ -26,6 +24,7 @@ from kv_transfer.handoff import (
     ReaderEvent,
     ReaderState,
     Reserved,
+    Units,
     Verifying,
     WriterAborted,
     WriterCommitted,
@@ -33,22 +32,23 @@ from kv_transfer.handoff import (
     WriterFenced,
     advance_reader,
 )
-from kv_transfer.holdings import Holdings
 from kv_transfer.layout import MemoryMap
-from kv_transfer.seal import new_key, sealed
+from kv_transfer.reservations import Holdings, Reservation, TicketBook
 from kv_transfer.ticket import (
     MAX_LIFETIME_S,
+    Arrival,
     Checksums,
-    CommittedHandoff,
     Fence,
     PeerIdentity,
     Ticket,
     TicketId,
+    new_seal_key,
+    sealed,
 )
-from kv_transfer.ticket_book import Incoming, TicketBook
 from segue.cache.accountant import Accountant
 from segue.cache.until_kept import UntilKept
-from segue.errors import InvalidRequest, NotFound, TransferFailed
+from segue.errors import InvalidRequest, NotFound, SegueError, TransferFailed
+from segue.turn import PrefillOutcome
 from segue.types import Epoch, PageId, SlotId, TurnId, WorkerId
 
 logger = logging.getLogger(__name__)
@@ -56,18 +56,6 @@ logger = logging.getLogger(__name__)
 
 def _nothing(*_: object) -> None:
     pass
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReaderHooks:
-    """Called on the event loop, at once. They must not call the reader back."""
-
-    lost: Callable[[TurnId, str], None] = _nothing
-    """A handoff ended, or was given up, without a commit; with the reason."""
-    freed: Callable[[], None] = _nothing
-    """Units became free: whoever waits for room may try again."""
-    stepped: Callable[[str, str], None] = _nothing
-    """For a counter: names of the state that was left and the state that was entered."""
 
 
 class HandoffReader:
@@ -85,13 +73,17 @@ class HandoffReader:
         address: str,
         memory: CacheMemory = HostMemory(),  # noqa: B008  (has no state)
         verify_checksums: bool = True,
-        hooks: ReaderHooks = ReaderHooks(),
         require_writer: Callable[[PeerIdentity], None] = _nothing,
+        freed: Callable[[], None] = _nothing,
+        stepped: Callable[[str, str], None] = _nothing,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`require_writer` raises when no ticket may be for that writer (see `members`)."""
+        """`require_writer` raises when no ticket may be for that writer (see `members`). `freed` is
+        called when units became free, `stepped` with the names of the state that a handoff left
+        and the one that it entered. Both must not call the reader back.
+        """
         self.memory_map = memory_map
-        self.ticket_key = new_key()
+        self.ticket_key = new_seal_key()
         self._require_writer = require_writer
         self._identity = PeerIdentity(
             worker_id=memory_map.worker_id, epoch=memory_map.epoch, address=address
@@ -99,7 +91,8 @@ class HandoffReader:
         self._holdings = Holdings(pages, slots)
         self._memory = memory
         self._verify_checksums = verify_checksums
-        self._hooks = hooks
+        self._freed = freed
+        self._stepped = stepped
         self._clock = clock
         self._book = TicketBook(self._identity)
         self._members: Mapping[WorkerId, Epoch] | None = None
@@ -114,7 +107,7 @@ class HandoffReader:
         writer: PeerIdentity,
         lifetime_s: float,
         resident_tokens: int = 0,
-    ) -> Ticket:
+    ) -> Reservation:
         """Sets aside pages for the prompt beyond the resident tokens (a page boundary), for
         `extra_tokens` more, and a slot.
 
@@ -148,27 +141,31 @@ class HandoffReader:
                 expires_in_s=lifetime_s,
             )
             ticket = sealed(plain, self.ticket_key)
-            handoff = Incoming(
-                ticket=ticket,
+            reservation = Reservation(
+                ticket,
+                Reserved(units),
                 writer=writer,
-                num_prompt_tokens=num_prompt_tokens,
                 expires_at=self._clock() + lifetime_s,
-                state=Reserved(units),
+                give_up=self._give_up,
             )
-            expires_first = self._book.add(handoff)
+            expires_first = self._book.add(reservation)
             taken.keep()
         if expires_first:
             self._changed.set()
-        return ticket
+        return reservation
 
     async def commit(
-        self, ticket_id: TicketId, epoch: Epoch, checksums: Checksums
-    ) -> CommittedHandoff:
-        """The writer is done: verifies on another thread, then hands the units over as WORKING.
+        self,
+        ticket_id: TicketId,
+        epoch: Epoch,
+        checksums: Checksums,
+        outcome: PrefillOutcome | None = None,
+    ) -> None:
+        """The writer is done: verifies on another thread, then the reservation has its Arrival.
 
         Raises StaleEpoch, NotFound when the ticket is not (or no longer) wanted, TransferFailed
-        when the bytes are not the ones that were sent; the units are free or will be then.
-        When it raises after cancellation the units are free too: who gets the value owns them.
+        when the bytes are not the ones that were sent; the units are free or will be then. So they
+        are after a cancellation.
         """
         self.expire_due()
         handoff = self._book.find(ticket_id, epoch)
@@ -181,29 +178,12 @@ class HandoffReader:
             state = await self._verify(handoff, checksums)
         if isinstance(state, Freed):
             raise NotFound(f"ticket {ticket_id} was given up: {state.reason}")
-        return CommittedHandoff(
-            ticket_id=ticket_id,
-            turn_id=handoff.ticket.turn_id,
-            num_prompt_tokens=handoff.num_prompt_tokens,
-            pages=units.pages,
-            slot=units.slot,
-        )
+        handoff.end(Arrival(pages=units.pages, slot=units.slot, outcome=outcome))
 
     def abort(self, ticket_id: TicketId, epoch: Epoch, reason: str) -> None:
         """The writer has stopped. News about an unknown or ended ticket is late, and no error."""
         self._book.require_epoch(ticket_id, epoch)
         self._tell(ticket_id, WriterAborted(reason))
-
-    def give_up(self, turn_id: TurnId, reason: str) -> bool:
-        """Nobody wants the turn any more. Returns whether a handoff was under way for it.
-
-        Its units are free once the writer has stopped; committed units are their owner's affair.
-        """
-        handoff = self._book.live(turn_id)
-        if handoff is None:
-            return False
-        self._step(handoff, GivenUp(reason))
-        return True
 
     def expire_due(self) -> None:
         """Gives up what has expired."""
@@ -256,11 +236,7 @@ class HandoffReader:
         """Turns that own what is reserved here, or in quarantine."""
         return self._book.turns()
 
-    def counts(self) -> dict[str, int]:
-        """For a gauge: how many handoffs are in each state that is not final."""
-        return self._book.counts()
-
-    async def _verify(self, handoff: Incoming, checksums: Checksums) -> ReaderState:
+    async def _verify(self, handoff: Reservation, checksums: Checksums) -> ReaderState:
         """Leaves Verifying. Raises TransferFailed when the bytes are not those that were sent."""
         try:
             problem = await self._problem(handoff.ticket, checksums)
@@ -280,25 +256,37 @@ class HandoffReader:
         )
         return difference(sent, arrived)
 
+    def _give_up(self, reservation: Reservation, error: SegueError) -> None:
+        if (arrival := reservation.untaken) is not None:
+            self._holdings.give_back_arrived(Units(arrival.pages, arrival.slot))
+            reservation.end(error)
+            self._freed()
+        elif not isinstance(reservation.state, Committed):
+            self._step(reservation, GivenUp(str(error)), error)
+
     def _tell(self, ticket_id: TicketId, event: ReaderEvent) -> None:
         """News about a ticket that is forgotten is late, and changes nothing."""
         handoff = self._book.get(ticket_id)
         if handoff is not None:
             self._step(handoff, event)
 
-    def _step(self, handoff: Incoming, event: ReaderEvent) -> ReaderState:
+    def _step(
+        self, handoff: Reservation, event: ReaderEvent, error: SegueError | None = None
+    ) -> ReaderState:
+        """`error`: what the reservation ends with if this step loses it."""
         before, after = handoff.state, advance_reader(handoff.state, event)
         if before == after:
             return after
         self._book.enter(handoff, after)
         self._holdings.follow(before, after)
-        self._hooks.stepped(type(before).__name__.lower(), type(after).__name__.lower())
+        self._stepped(type(before).__name__.lower(), type(after).__name__.lower())
         if isinstance(after, Quarantined | Freed) and not isinstance(before, Quarantined):
             turn_id = handoff.ticket.turn_id
             logger.info("handoff lost", extra={"turn_id": turn_id, "reason": after.reason})
-            self._hooks.lost(turn_id, after.reason)
+            lost = f"turn {turn_id} did not arrive: {after.reason}"
+            handoff.end(error or TransferFailed(lost))
         if isinstance(after, Freed):
-            self._hooks.freed()
+            self._freed()
         if isinstance(after, Quarantined):
             self._changed.set()
         return after

@@ -1,17 +1,19 @@
-"""The gRPC faces of a reader and of a writer. Errors travel as `segue.wire.status` maps them."""
+"""The gRPC services of a reader, a writer and a source of prefixes.
+
+Errors travel as `segue.wire.status` maps them.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import grpc
 
 from kv_transfer.layout import require_same_layout
-from kv_transfer.members import Members
+from kv_transfer.peers import Members
 from kv_transfer.reader import HandoffReader
-from kv_transfer.source import PrefixSource
-from kv_transfer.ticket import CommittedHandoff
+from kv_transfer.ticket import Ticket
 from kv_transfer.wire import (
     checksums_from_wire,
     memory_map_from_wire,
@@ -23,25 +25,19 @@ from kv_transfer.writer import HandoffWriter
 from segue.checks import require
 from segue.internal.v1 import transfer_pb2 as pb
 from segue.internal.v1 import transfer_pb2_grpc as rpc
-from segue.turn import ShipReport
-from segue.types import Epoch, SampledToken
-from segue.wire.convert_events import sampled_from_wire
-from segue.wire.convert_turns import report_from_wire
+from segue.prompt import PrefixName
+from segue.types import Epoch
+from segue.wire.convert_turns import outcome_from_wire, prefix_from_wire
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
 _MAX_REASON_CHARS = 1000
 
-OnCommit = Callable[[CommittedHandoff, SampledToken, ShipReport], None]
-"""Takes over pages and slot, on the event loop and at once: between the commit and this call
-nothing else runs, so no cancellation can leave them without an owner. Must not raise."""
-
 
 class ReaderServicer(rpc.HandoffReaderServicer):
-    def __init__(self, reader: HandoffReader, on_commit: OnCommit, *, vocab_size: int) -> None:
+    def __init__(self, reader: HandoffReader, *, vocab_size: int) -> None:
         """`vocab_size`: of the model whose tokens arrive with commits."""
         self._reader = reader
-        self._on_commit = on_commit
         self._vocab_size = vocab_size
 
     async def Meet(self, request: pb.MeetRequest, context: Context) -> pb.MeetResponse:
@@ -51,19 +47,20 @@ class ReaderServicer(rpc.HandoffReaderServicer):
         return pb.MeetResponse(reader=memory_map_to_wire(ours), ticket_key=key)
 
     async def Commit(self, request: pb.CommitRequest, context: Context) -> pb.CommitResponse:
-        first_token = sampled_from_wire(request.first_token)
-        require(
-            first_token.token_id < self._vocab_size,
-            f"the first token is {first_token.token_id}, but the model's ids go from 0 to "
-            f"{self._vocab_size - 1}",
-        )
-        report = report_from_wire(request.report)
-        committed = await self._reader.commit(
+        outcome = outcome_from_wire(request.outcome) if request.HasField("outcome") else None
+        if outcome is not None:
+            token_id = outcome.first_token.token_id
+            require(
+                token_id < self._vocab_size,
+                f"the first token is {token_id}, but the model's ids go from 0 to "
+                f"{self._vocab_size - 1}",
+            )
+        await self._reader.commit(
             ticket_id_from_wire(request.ticket_id),
             Epoch(request.epoch),
             checksums_from_wire(request.checksums),
+            outcome,
         )
-        self._on_commit(committed, first_token, report)
         return pb.CommitResponse()
 
     async def Abort(self, request: pb.AbortRequest, context: Context) -> pb.AbortResponse:
@@ -84,16 +81,19 @@ class WriterServicer(rpc.HandoffWriterServicer):
         # A ticket of another life is fenced by that life's death.
         if request.writer_epoch == self._writer.epoch:
             await self._writer.fence(ticket_id)
-        return pb.FenceResponse(writer_epoch=self._writer.epoch)
+        return pb.FenceResponse()
+
+
+Lend = Callable[[Ticket, PrefixName], Awaitable[None]]
 
 
 class SourceServicer(rpc.HandoffSourceServicer):
-    def __init__(self, source: PrefixSource, members: Members) -> None:
-        self._source = source
+    def __init__(self, lend: Lend, members: Members) -> None:
+        self._lend = lend
         self._members = members
 
     async def Pull(self, request: pb.PullRequest, context: Context) -> pb.PullResponse:
         ticket = ticket_from_wire(request.ticket)
         await self._members.require(ticket.reader)
-        num_bytes = await self._source.ship(ticket, tuple(request.token_ids))
-        return pb.PullResponse(shipped_bytes=num_bytes)
+        await self._lend(ticket, prefix_from_wire(request.prefix))
+        return pb.PullResponse()

@@ -1,9 +1,19 @@
-"""What a reader gives a writer to write into, and what the two say about it. Plain values."""
+"""What a reader gives a writer to write into, and what the two say about it. Plain values.
+
+A ticket is sealed by its reader. The bytes of a handoff go where its ticket says, past the reader:
+one page number that was altered on the way would overwrite another session's pages, which is wrong
+text without an error. So the reader seals its tickets with a key of its life and sends the key to
+the workers that meet it, and a writer checks the seal before it writes. Workers do not prove who
+they are yet, so any process that can meet a reader can seal too.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import hmac
+import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NewType
 
 from segue.checks import (
@@ -15,6 +25,8 @@ from segue.checks import (
     require_name,
     require_number,
 )
+from segue.errors import InvalidRequest
+from segue.turn import PrefillOutcome
 from segue.types import Epoch, PageId, SlotId, TurnId, WorkerId
 
 TicketId = NewType("TicketId", str)
@@ -25,7 +37,7 @@ MAX_LIFETIME_S = 3600.0
 _MAX_SEAL_BYTES = 64
 
 Checksums = Mapping[str, int]
-"""By field group ("kv", "recurrent", "conv", "hidden"); `kv_transfer.checksum` says over what."""
+"""By field group ("kv", "recurrent", "conv", "hidden"); see `kv_transfer.cache_memory`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +72,7 @@ class Ticket:
     expires_in_s: float
     """From the reader's answer on. Clocks are not compared across hosts."""
     seal: bytes = b""
-    """Of all that is above but the address and the time (`kv_transfer/seal.py`)."""
+    """Over all fields above but the reader's address and the time."""
 
     def __post_init__(self) -> None:
         require_name("ticket_id", self.ticket_id, max_chars=2 * MAX_NAME_CHARS)
@@ -76,18 +88,14 @@ class Ticket:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CommittedHandoff:
-    """A prompt that is here: every byte of it has arrived. The receiver owns pages and slot.
+class Arrival:
+    """A handoff whose bytes are all here. Its receiver owns pages and slot, which are WORKING."""
 
-    It gives them back from WORKING when the turn ends.
-    """
-
-    ticket_id: TicketId
-    turn_id: TurnId
-    num_prompt_tokens: int
     pages: tuple[PageId, ...]
-    """The prompt's beyond the resident ones, then those for the answer, in sequence order."""
+    """The pages of the prompt beyond the resident ones, then those for the answer, in order."""
     slot: SlotId
+    outcome: PrefillOutcome | None
+    """What the writer sent with the commit."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,3 +104,34 @@ class Fence:
 
     ticket_id: TicketId
     writer: PeerIdentity
+
+
+def new_seal_key() -> bytes:
+    return secrets.token_bytes(32)
+
+
+def sealed(ticket: Ticket, key: bytes) -> Ticket:
+    return replace(ticket, seal=_seal_of(ticket, key))
+
+
+def require_seal(ticket: Ticket, key: bytes) -> None:
+    """Raises InvalidRequest for a ticket that its reader did not issue as it is."""
+    if not hmac.compare_digest(ticket.seal, _seal_of(ticket, key)):
+        raise InvalidRequest(
+            f"ticket {ticket.ticket_id} is not as {ticket.reader.worker_id} issued it: its seal "
+            "does not fit; reserve again"
+        )
+
+
+def _seal_of(ticket: Ticket, key: bytes) -> bytes:
+    reader = ticket.reader
+    named = (
+        ticket.ticket_id,
+        ticket.turn_id,
+        reader.worker_id,
+        reader.epoch,
+        ticket.resident_tokens,
+        ticket.page_ids,
+        ticket.slot_id,
+    )
+    return hmac.new(key, repr(named).encode(), hashlib.sha256).digest()

@@ -10,7 +10,7 @@ from segue.cache.layout import CacheField, CacheLayout, Unit
 from segue.checks import MAX_NAME_CHARS, one_of, require, require_name
 from segue.errors import InvalidRequest
 from segue.internal.v1 import transfer_pb2 as pb
-from segue.types import Epoch, PageId, SlotId, TurnId, WorkerId
+from segue.wire.same_names import message_of, value_of
 
 # kv, recurrent, conv, hidden, and room for more.
 _MAX_GROUPS = 64
@@ -19,17 +19,11 @@ _UNIT_FROM_WIRE = {wire: unit for unit, wire in _UNIT_TO_WIRE.items()}
 
 
 def layout_to_wire(layout: CacheLayout) -> pb.CacheLayout:
-    return pb.CacheLayout(
-        model_id=layout.model_id,
-        page_tokens=layout.page_tokens,
+    return message_of(
+        pb.CacheLayout,
+        layout,
         fields=[
-            pb.CacheField(
-                group=field.group,
-                layer=field.layer,
-                unit=_UNIT_TO_WIRE[field.unit],
-                dtype=field.dtype,
-                shape=field.shape,
-            )
+            message_of(pb.CacheField, field, unit=_UNIT_TO_WIRE[field.unit])
             for field in layout.fields
         ],
     )
@@ -39,78 +33,37 @@ def layout_from_wire(layout: pb.CacheLayout) -> CacheLayout:
     """Raises InvalidRequest for a field that cannot exist."""
     try:
         fields = tuple(
-            CacheField(
-                group=field.group,
-                layer=field.layer,
-                unit=one_of("unit", _UNIT_FROM_WIRE, field.unit),
-                dtype=field.dtype,
-                shape=tuple(field.shape),
-            )
+            value_of(CacheField, field, unit=one_of("unit", _UNIT_FROM_WIRE, field.unit))
             for field in layout.fields
         )
-        return CacheLayout(model_id=layout.model_id, page_tokens=layout.page_tokens, fields=fields)
+        return value_of(CacheLayout, layout, fields=fields)
     except ValueError as error:
         raise InvalidRequest(f"not a cache layout: {error}") from error
 
 
 def memory_map_to_wire(memory_map: MemoryMap) -> pb.MemoryMap:
-    return pb.MemoryMap(
-        worker_id=memory_map.worker_id,
-        epoch=memory_map.epoch,
-        segment=memory_map.segment,
-        layout=layout_to_wire(memory_map.layout),
-        base_addresses=memory_map.base_addresses,
-        num_units=memory_map.num_units,
-    )
+    return message_of(pb.MemoryMap, memory_map, layout=layout_to_wire(memory_map.layout))
 
 
 def memory_map_from_wire(memory_map: pb.MemoryMap) -> MemoryMap:
     """Raises InvalidRequest when addresses and fields do not match."""
     layout = layout_from_wire(memory_map.layout)
     try:
-        return MemoryMap(
-            worker_id=WorkerId(memory_map.worker_id),
-            epoch=Epoch(memory_map.epoch),
-            segment=memory_map.segment,
-            layout=layout,
-            base_addresses=tuple(memory_map.base_addresses),
-            num_units=tuple(memory_map.num_units),
-        )
+        return value_of(MemoryMap, memory_map, layout=layout)
     except ValueError as error:
         raise InvalidRequest(f"not a memory map: {error}") from error
 
 
 def ticket_to_wire(ticket: Ticket) -> pb.Ticket:
-    return pb.Ticket(
-        ticket_id=ticket.ticket_id,
-        turn_id=ticket.turn_id,
-        worker_id=ticket.reader.worker_id,
-        epoch=ticket.reader.epoch,
-        address=ticket.reader.address,
-        resident_tokens=ticket.resident_tokens,
-        page_ids=ticket.page_ids,
-        slot_id=ticket.slot_id,
-        expires_in_s=ticket.expires_in_s,
-        seal=ticket.seal,
+    reader = ticket.reader
+    return message_of(
+        pb.Ticket, ticket, worker_id=reader.worker_id, epoch=reader.epoch, address=reader.address
     )
 
 
 def ticket_from_wire(ticket: pb.Ticket) -> Ticket:
     """Raises InvalidRequest."""
-    return Ticket(
-        ticket_id=TicketId(ticket.ticket_id),
-        turn_id=TurnId(ticket.turn_id),
-        reader=PeerIdentity(
-            worker_id=WorkerId(ticket.worker_id),
-            epoch=Epoch(ticket.epoch),
-            address=ticket.address,
-        ),
-        resident_tokens=ticket.resident_tokens,
-        page_ids=tuple(PageId(page) for page in ticket.page_ids),
-        slot_id=SlotId(ticket.slot_id),
-        expires_in_s=ticket.expires_in_s,
-        seal=ticket.seal,
-    )
+    return value_of(Ticket, ticket, reader=value_of(PeerIdentity, ticket))
 
 
 def checksums_to_wire(checksums: Checksums) -> list[pb.GroupChecksum]:

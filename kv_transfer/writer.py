@@ -8,13 +8,12 @@ from collections.abc import Callable, Sequence
 from cachetools import FIFOCache
 
 from kv_transfer.cache_memory import CacheMemory, HostMemory
-from kv_transfer.lane import Lane
 from kv_transfer.layout import MemoryMap, require_same_layout
-from kv_transfer.outgoing import Outgoing, Route, ShipLimits, ShippingTools
+from kv_transfer.outgoing import Lane, Outgoing, ShipLimits, ShippingTools
+from kv_transfer.plan import Route
 from kv_transfer.ticket import Ticket, TicketId
 from kv_transfer.transport import Transport
-from segue.cache.layout import Unit
-from segue.errors import InvalidRequest, NotFound, StaleEpoch
+from segue.errors import NotFound, StaleEpoch
 from segue.types import PageId, SlotId
 
 MAX_ENDED_TICKETS = 65536
@@ -75,7 +74,7 @@ class HandoffWriter:
                 f"{ticket.reader.worker_id}, which is in epoch {reader_map.epoch}"
             )
         require_same_layout(self._memory_map, reader_map)
-        route = _route(self._memory_map, reader_map, ticket, source_pages, source_slot)
+        route = Route.of(ticket, self._memory_map, reader_map, source_pages, source_slot)
         ticket_id = ticket.ticket_id
         with self._tools.lane.changed:
             if any(ticket_id in known for known in (self._ended, self._fenced, self._active)):
@@ -103,47 +102,3 @@ class HandoffWriter:
     def _end(self, ticket_id: TicketId) -> None:
         del self._active[ticket_id]
         self._ended[ticket_id] = None
-
-
-def _route(
-    source: MemoryMap,
-    target: MemoryMap,
-    ticket: Ticket,
-    source_pages: Sequence[PageId],
-    source_slot: SlotId,
-) -> Route:
-    _require_units(ticket, target)
-    first_page = ticket.resident_tokens // source.layout.page_tokens
-    shipped = tuple(source_pages[first_page:])
-    if len(shipped) != len(ticket.page_ids):
-        raise InvalidRequest(
-            f"ticket {ticket.ticket_id} has {len(ticket.page_ids)} pages after the first "
-            f"{first_page}, the prompt has {len(shipped)}"
-        )
-    return Route(
-        source=source,
-        target=target,
-        first_page=first_page,
-        source_pages=shipped,
-        target_pages=ticket.page_ids,
-        source_slot=source_slot,
-        target_slot=ticket.slot_id,
-    )
-
-
-def _require_units(ticket: Ticket, target: MemoryMap) -> None:
-    """What the ticket names must be there: addresses are computed from it."""
-    page_tokens = target.layout.page_tokens
-    if ticket.resident_tokens % page_tokens:
-        raise InvalidRequest(
-            f"ticket {ticket.ticket_id} begins after {ticket.resident_tokens} tokens, which is no "
-            f"page's end: a page has {page_tokens}"
-        )
-    named = {Unit.PAGE: max(ticket.page_ids, default=0), Unit.SLOT: ticket.slot_id}
-    for region in target.regions():
-        highest = named[region.field.unit]
-        if highest >= region.num_units:
-            raise InvalidRequest(
-                f"ticket {ticket.ticket_id} names {region.field.unit} {highest}, but "
-                f"{target.worker_id} has {region.num_units}"
-            )

@@ -9,7 +9,8 @@ from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 from kv_transfer.config import TransferConfig
-from kv_transfer.endpoint import open_endpoint
+from kv_transfer.mooncake import open_mooncake
+from kv_transfer.transport import OpenTransport, open_endpoint
 from prefill_worker.config import PrefillConfig
 from prefill_worker.metrics import PrefillMetrics
 from prefill_worker.worker import PrefillWorker
@@ -37,6 +38,7 @@ async def running(
     engine: EngineConfig,
     prefill: PrefillConfig,
     transfer: TransferConfig,
+    open_transport: OpenTransport = open_mooncake,
 ) -> AsyncIterator[RunningWorker]:
     """A worker that serves until the block ends. Raises InvalidCheckpoint and InvalidConfig."""
     identity = Identity.take(options.worker_id, Role.PREFILL)
@@ -45,12 +47,10 @@ async def running(
         tiers_of, loaded, engine, worth=_worth(loaded.runner.layout), clock=time.monotonic
     )
     metrics = PrefillMetrics()
+    tensors = loaded.runner.tensors
+    transport = open_transport(transfer, host=options.hosts.announce, device=tensors.device.type)
     with open_endpoint(
-        transfer,
-        loaded.runner.tensors,
-        worker_id=identity.worker_id,
-        epoch=identity.epoch,
-        host=options.hosts.announce,
+        transport, tensors, worker_id=identity.worker_id, epoch=identity.epoch
     ) as endpoint:
 
         def worker_as(presence: Presence) -> PrefillWorker:

@@ -1,11 +1,21 @@
-"""Fetch a prefix from the worker that has it, or compute it? Whatever is expected to be faster."""
+"""Fetches a prefix from the worker that holds it, if computing it is expected to take longer."""
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, field
 
+from kv_transfer.exchange import Exchange
+from kv_transfer.ticket import PeerIdentity
 from segue.cache.layout import CacheLayout
+from segue.cache.memory import Memory
+from segue.cache.prefix_cache import Hold
 from segue.cost_line import Line, prior_line
+from segue.errors import SegueError
+from segue.telemetry import Clock
+from segue.turn import PrefixHolder, ShipReport, TurnSpec
+
+logger = logging.getLogger(__name__)
 
 # Of a pull, beyond its transfer, before one was measured: calls, waiting for memory, checksums.
 _CALLS_S = 0.01
@@ -71,3 +81,80 @@ def estimate_pull(
         compute_s=max(held_tokens - resume_tokens, 0) * rates.compute.per_unit,
         move_s=rates.pull_s(num_bytes),
     )
+
+
+class Puller:
+    """The event loop owns it. What it fetches it puts into the cache."""
+
+    def __init__(
+        self,
+        exchange: Exchange,
+        memory: Memory,
+        layout: CacheLayout,
+        clock: Clock,
+    ) -> None:
+        self.rates = Rates()
+        self._exchange = exchange
+        self._memory = memory
+        self._layout = layout
+        self._clock = clock
+
+    async def pull(self, turn: TurnSpec, holder: PrefixHolder) -> ShipReport:
+        """Brings the holder's prefix into the cache if that is expected to pay; says what it cost.
+
+        A pull that fails costs its time and nothing else: the prompt is computed instead.
+        """
+        cache = self._memory.cache
+        held_tokens = holder.checkpoint_tokens
+        here = cache.find(turn.context, held_tokens)
+        resume = here.checkpoint.num_tokens if here.checkpoint else 0
+        # At least one page comes along with the state: the one that the state belongs to.
+        match = cache.find(turn.context, held_tokens - 1)
+        estimate = estimate_pull(
+            self._layout,
+            self.rates,
+            held_tokens=held_tokens,
+            matched_tokens=match.num_tokens,
+            resume_tokens=resume,
+        )
+        if held_tokens >= len(turn.context) or resume >= held_tokens or not estimate.pays:
+            return ShipReport()
+        hold = cache.hold_pages(match)
+        started_at = self._clock()
+        try:
+            num_bytes = await self._fetch(turn, holder, hold)
+        except SegueError as error:
+            logger.info("prefix not pulled", extra={"error": str(error)})
+            return ShipReport()
+        finally:
+            cache.release(hold)
+        seconds = self._clock() - started_at
+        self.rates.pulled(num_bytes, seconds)
+        return ShipReport(
+            pulled_tokens=held_tokens - resume, pulled_bytes=num_bytes, pull_s=seconds
+        )
+
+    async def _fetch(self, turn: TurnSpec, holder: PrefixHolder, hold: Hold) -> int:
+        """Returns the bytes that were moved."""
+        tokens = turn.context[: holder.checkpoint_tokens]
+        num_pages = len(tokens) // self._layout.page_tokens - len(hold.pages)
+        self._memory.cache.make_room(num_pages, 1)
+        source = PeerIdentity(
+            worker_id=holder.worker_id, epoch=holder.epoch, address=holder.address
+        )
+        arrival = await self._exchange.fetch(
+            turn.turn_id,
+            source,
+            self._memory.cache.tree.name(hold.node, tokens),
+            resident_tokens=hold.num_tokens,
+        )
+        try:
+            left = self._memory.cache.insert(
+                tokens, arrival.pages, hold=hold, checkpoints={len(tokens): arrival.slot}
+            )
+            assert not left, "a prefix that is pulled ends at a page boundary"
+        except BaseException:
+            # Until its own memory is taken, a turn has nothing but what was pulled for it.
+            self._memory.reclaim(turn.turn_id)
+            raise
+        return num_pages * self._layout.page_bytes + self._layout.slot_bytes

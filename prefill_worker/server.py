@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any, Protocol
 
 import grpc
@@ -20,13 +19,11 @@ from segue.internal.v1.worker_pb2_grpc import (
 )
 from segue.prompt import PrefixName, Prompt
 from segue.telemetry import about_turn
-from segue.turn import PrefixHolder, ShipReport, TurnSpec
-from segue.wire.call_stream import CallStream, Stop
+from segue.turn import PrefixHolder, TurnSpec
+from segue.wire.call_stream import CallStream
 from segue.wire.convert_turns import holder_from_wire, turn_from_wire
 from segue.wire.convert_worker import worker_to_wire
-from segue.wire.error_details import error_to_wire
 from segue.wire.server import Services
-from segue.wire.status import foreseen
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -39,7 +36,7 @@ class Prefiller(Protocol):
     def find_prefix(self, prefix: PrefixName) -> Prompt: ...
     async def prefill(
         self, turn: TurnSpec, ticket: Ticket, holder: PrefixHolder | None
-    ) -> ShipReport: ...
+    ) -> None: ...
     def status(self) -> WorkerStatus: ...
 
 
@@ -50,7 +47,11 @@ class PrefillFace(PrefillWorkerServicer):
     async def Turns(
         self, request_iterator: AsyncIterator[pb.TurnCommands], context: Context
     ) -> AsyncIterator[pb.TurnEvents]:
-        stream = CallStream(self._begin, is_last=lambda event: True)
+        stream = CallStream(
+            self._begin,
+            is_last=lambda event: True,
+            failed=lambda status: pb.TurnEvent(error=status),
+        )
         async with contextlib.aclosing(stream.run(request_iterator)) as batches:
             async for events in batches:
                 yield pb.TurnEvents(events=events)
@@ -59,29 +60,22 @@ class PrefillFace(PrefillWorkerServicer):
         status = worker_to_wire(self._worker.status())
         return pb.StatusResponse(status=status, model_id=self._worker.model_id)
 
-    def _begin(self, command: pb.TurnCommand, tell: Callable[[pb.TurnEvent], None]) -> Stop:
+    def _begin(
+        self, command: pb.TurnCommand, tell: Callable[[pb.TurnEvent], None]
+    ) -> Coroutine[Any, Any, None]:
         if command.WhichOneof("command") != "prefill":
             raise InvalidRequest(f"call {command.call}: expected a prompt to prefill, or to stop")
-        prefilling = asyncio.ensure_future(self._prefill(command.prefill, tell))
-
-        def stop(reason: str) -> None:
-            prefilling.cancel()
-
-        return stop
+        return self._prefill(command.prefill, tell)
 
     async def _prefill(
         self, request: pb.PrefillPrompt, tell: Callable[[pb.TurnEvent], None]
     ) -> None:
         with about_turn(request.turn.turn_id):
-            try:
-                turn = turn_from_wire(request.turn, self._worker.find_prefix)
-                ticket = ticket_from_wire(request.ticket)
-                holder = holder_from_wire(request.holder) if request.HasField("holder") else None
-                await self._worker.prefill(turn, ticket, holder)
-            except Exception as error:
-                tell(pb.TurnEvent(error=error_to_wire(foreseen(error))))
-            else:
-                tell(pb.TurnEvent(prefilled=pb.PromptPrefilled()))
+            turn = turn_from_wire(request.turn, self._worker.find_prefix)
+            ticket = ticket_from_wire(request.ticket)
+            holder = holder_from_wire(request.holder) if request.HasField("holder") else None
+            await self._worker.prefill(turn, ticket, holder)
+            tell(pb.TurnEvent(prefilled=pb.PromptPrefilled()))
 
 
 def services(worker: Prefiller) -> Services:

@@ -1,10 +1,12 @@
-"""What prompts have in memory here: a prefix that is shared, units of their own, and what stays."""
+"""What prompts have in memory here: a prefix that is shared, units of their own, and what stays.
+Before that, what is checked of a turn, its ticket and its holder."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from kv_transfer.ticket import Ticket
 from prefill_worker.config import PrefillConfig
 from prefill_worker.pull import Rates
 from segue.cache.accountant import UnitState
@@ -16,9 +18,12 @@ from segue.cache.prefix_cache import Hold, Match
 from segue.cache.session_states import SessionStates
 from segue.cache.states import states_to_go_on_from, states_wanted
 from segue.cache.until_kept import UntilKept
+from segue.checks import require
+from segue.engine.door import check_turn
 from segue.errors import InvalidRequest, Overloaded
+from segue.model.config import ModelConfig
 from segue.prompt import Prompt
-from segue.turn import TurnSpec
+from segue.turn import PrefixHolder, TurnSpec
 from segue.types import PageId, SlotId
 
 
@@ -167,3 +172,24 @@ class PromptMemory:
         self._memory.slots.give_back(slots, UnitState.WORKING)
         self._memory.cache.release(hold)
         self.num_running -= 1
+
+
+def check(
+    turn: TurnSpec,
+    ticket: Ticket,
+    holder: PrefixHolder | None,
+    *,
+    model: ModelConfig,
+    page_tokens: int,
+) -> None:
+    """Raises InvalidRequest."""
+    check_turn(turn, model)
+    require(
+        ticket.turn_id == turn.turn_id,
+        f"turn {turn.turn_id} came with a ticket of turn {ticket.turn_id}",
+    )
+    num_held = holder.checkpoint_tokens if holder else 0
+    require(
+        num_held % page_tokens == 0,
+        f"a holder has {num_held} tokens, which is no page's end: a page has {page_tokens}",
+    )

@@ -9,25 +9,22 @@ import asyncio
 import logging
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 
-from kv_transfer.endpoint import Endpoint
 from kv_transfer.exchange import Exchange
 from kv_transfer.outgoing import Outgoing
-from kv_transfer.reader import ReaderHooks
-from kv_transfer.source import PEER_TIMEOUT_S, give_up
 from kv_transfer.ticket import Ticket
+from kv_transfer.transport import Endpoint
 from prefill_worker.config import PrefillConfig
-from prefill_worker.door import check
 from prefill_worker.engine import Command, Computed, Drop, PrefillEngine, PrefillSequence, Start
 from prefill_worker.metrics import PrefillMetrics
-from prefill_worker.pull import Rates
-from prefill_worker.puller import Puller
+from prefill_worker.pull import Puller, Rates
 from prefill_worker.server import services
-from prefill_worker.units import PromptMemory, PromptUnits
+from prefill_worker.units import PromptMemory, PromptUnits, check
 from segue.cache.host_tier import HostTier, Tiers
 from segue.cache.room import WaitingRoom
 from segue.cache.strays import Strays
-from segue.cancellation import uninterrupted
+from segue.cancellation import Interruptible, uninterrupted
 from segue.cluster_status import WorkerLoad, WorkerStatus
 from segue.engine.loop import EngineLoop
 from segue.engine.runner import ModelRunner
@@ -40,7 +37,7 @@ from segue.errors import (
 )
 from segue.prompt import PrefixName, Prompt
 from segue.telemetry import Clock
-from segue.turn import PrefixHolder, ShipReport, TurnSpec
+from segue.turn import PrefillOutcome, PrefixHolder, ShipReport, TurnSpec
 from segue.types import TurnId
 from segue.wire.server import Services
 from segue.worker_process import Presence, leave_process
@@ -74,7 +71,7 @@ class PrefillWorker:
         self._memory = memory = tiers.device
         self._room = WaitingRoom(config.max_waiting)
         self._tier = HostTier(tiers, freed=self._room.wake, loaded=metrics.loaded, clock=clock)
-        self._turns: dict[TurnId, asyncio.Task[ShipReport]] = {}
+        self._turns: dict[TurnId, Interruptible] = {}
         self._waiting_tokens = 0
         self._is_draining = False
         self._exchange = Exchange(
@@ -83,29 +80,24 @@ class PrefillWorker:
             address=presence.address,
             vocab_size=runner.config.vocab_size,
             verify_checksums=verify_checksums,
-            hooks=ReaderHooks(lost=self._pull_lost, freed=self._room.wake),
+            freed=self._room.wake,
             clock=clock,
         )
-        self._puller = Puller(self._exchange, memory, runner.layout, self._room.wake, clock)
+        self._puller = Puller(self._exchange, memory, runner.layout, clock)
         self._prompts = PromptMemory(
             memory, self._tier, self._puller.rates, runner.layout, config, max_running
         )
         engine = PrefillEngine(runner, metrics, chunk_tokens=config.chunk_tokens, clock=clock)
         self._engine: EngineLoop[Command] = EngineLoop("prefill-engine", engine.step, leave_process)
 
-    def _pull_lost(self, turn_id: TurnId, reason: str) -> None:
-        self._puller.lost(turn_id, reason)
-
     def services(self) -> Services:
-        return [*services(self), *self._exchange.services(self._puller.on_commit)]
+        return [*services(self), *self._exchange.services()]
 
     def find_prefix(self, prefix: PrefixName) -> Prompt:
         """The tokens of a prefix that is here. Raises UnknownPrefix."""
         return self._tiers.find(prefix)
 
-    async def prefill(
-        self, turn: TurnSpec, ticket: Ticket, holder: PrefixHolder | None
-    ) -> ShipReport:
+    async def prefill(self, turn: TurnSpec, ticket: Ticket, holder: PrefixHolder | None) -> None:
         """Computes what is missing of the prompt, ships it into the ticket, commits.
 
         `holder` may have a longer prefix than is here. If it raises, nothing of the turn is held
@@ -116,31 +108,13 @@ class PrefillWorker:
         if turn.turn_id in self._turns:
             raise InvalidRequest(f"turn {turn.turn_id} is being computed here already")
         check(turn, ticket, holder, model=self._model, page_tokens=self._page_tokens)
-        task = asyncio.ensure_future(self._run(turn, ticket, holder))
-        self._turns[turn.turn_id] = task
+        work = self._turns[turn.turn_id] = Interruptible()
         try:
-            return await asyncio.shield(task)
-        except asyncio.CancelledError:
-            current = asyncio.current_task()
-            if task.done() and not (current and current.cancelling()):
-                raise Cancelled(f"turn {turn.turn_id} was released") from None
-            await self.release(turn.turn_id)
-            raise
+            await work.run(self._run(turn, ticket, holder))
         finally:
-            if task.done():
-                self._turns.pop(turn.turn_id, None)
+            del self._turns[turn.turn_id]
 
-    async def release(self, turn_id: TurnId) -> bool:
-        """Stops a turn. Returns when nothing of it is held and no write is in flight."""
-        task = self._turns.get(turn_id)
-        if task is None:
-            return False
-        task.cancel()
-        await uninterrupted(asyncio.wait({task}))
-        self._turns.pop(turn_id, None)
-        return True
-
-    async def _run(self, turn: TurnSpec, ticket: Ticket, holder: PrefixHolder | None) -> ShipReport:
+    async def _run(self, turn: TurnSpec, ticket: Ticket, holder: PrefixHolder | None) -> None:
         received_at = self._clock()
         # The whole prompt, until it is known how much of it is here.
         missing_tokens = len(turn.context)
@@ -157,7 +131,7 @@ class PrefillWorker:
             self._waiting_tokens -= units.hold.num_tokens
             missing_tokens -= units.hold.num_tokens
             try:
-                return await self._ship(turn, ticket, units, pulled, received_at)
+                await self._ship(turn, ticket, units, pulled, received_at)
             finally:
                 self._room.wake()
         except asyncio.CancelledError:
@@ -176,23 +150,16 @@ class PrefillWorker:
         units: PromptUnits,
         pulled: ShipReport,
         received_at: float,
-    ) -> ShipReport:
+    ) -> None:
         """Afterwards the units are in the cache or free."""
-        peers = self._exchange.peers
+        start = units.hold.num_tokens
         try:
-            reader_map = await peers.meet(ticket, timeout_s=PEER_TIMEOUT_S)
-            outgoing = self._exchange.writer.begin(
-                ticket,
-                reader_map,
-                source_pages=units.pages,
-                source_slot=units.slot,
-            )
-            try:
+            async with self._exchange.send(ticket, pages=units.pages, slot=units.slot) as outgoing:
                 computed = await self._compute(turn, outgoing, units)
                 shipped = await outgoing.finish()
-                start = units.hold.num_tokens
                 kept_states = self._prompts.kept_states(turn, units)
-                report = ShipReport(
+                report = replace(
+                    pulled,
                     shipped_bytes=shipped.shipped_bytes,
                     # What was pulled may have been evicted before it was held.
                     cached_tokens=max(start - pulled.pulled_tokens, 0),
@@ -201,23 +168,10 @@ class PrefillWorker:
                     transfer_s=shipped.transfer_s,
                     exposed_transfer_s=shipped.exposed_transfer_s,
                     computed_tokens=len(turn.context) - start,
-                    pulled_tokens=pulled.pulled_tokens,
-                    pulled_bytes=pulled.pulled_bytes,
-                    pull_s=pulled.pull_s,
                     kept_tokens=max(kept_states, default=0),
                     kept_states=kept_states,
                 )
-                await peers.commit(
-                    ticket,
-                    shipped.checksums,
-                    computed.first_token,
-                    report,
-                    timeout_s=PEER_TIMEOUT_S,
-                )
-            except BaseException as error:
-                # Also for a cancellation: pages must not be given back while a write is in flight.
-                await uninterrupted(give_up(outgoing, ticket, peers, error))
-                raise
+                outgoing.outcome = PrefillOutcome(first_token=computed.first_token, report=report)
         except BaseException:
             self._prompts.give_back(units)
             raise
@@ -225,7 +179,6 @@ class PrefillWorker:
         self.rates.computed(report.computed_tokens, report.prefill_s)
         self.rates.moved(report.shipped_bytes, report.transfer_s)
         self._metrics.shipped(report)
-        return report
 
     async def _compute(self, turn: TurnSpec, outgoing: Outgoing, units: PromptUnits) -> Computed:
         """Returns, or raises, when the engine has let go of the units."""
@@ -284,12 +237,13 @@ class PrefillWorker:
     async def drain(self) -> None:
         """Takes nothing more; returns when the turns that are here have ended."""
         self._is_draining = True
-        if self._turns:
-            await asyncio.wait(set(self._turns.values()))
+        for work in list(self._turns.values()):
+            await work.over.wait()
 
     async def close(self) -> None:
-        for turn_id in list(self._turns):
-            await self.release(turn_id)
+        for turn_id, work in list(self._turns.items()):
+            work.interrupt(Cancelled(f"turn {turn_id} was stopped: {self.name} closes"))
+            await work.over.wait()
         await self._engine.close()
         await self._exchange.close()
         await self._tier.close()

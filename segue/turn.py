@@ -205,6 +205,14 @@ class ShipReport:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PrefillOutcome:
+    """What a prefill worker made of a prompt, apart from its memory: sent with the commit."""
+
+    first_token: SampledToken
+    report: ShipReport
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TurnResult:
     """How decode ended a turn: the last event of its stream."""
 

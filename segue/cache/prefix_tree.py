@@ -32,6 +32,15 @@ class PrefixTree:
             return None
         return self.prompt(node)
 
+    def name(self, node: Node, prompt: Prompt) -> PrefixName:
+        """Of the whole pages of `prompt`, of which the first ones are here, up to `node`."""
+        digest = node.digest
+        rest = prompt[node.num_tokens :]
+        num_pages = len(rest) // self.page_tokens
+        for key in rest.page_keys(self.page_tokens, num_pages):
+            digest = page_digest(digest, key)
+        return PrefixName(node.num_tokens + num_pages * self.page_tokens, digest)
+
     def prompt(self, node: Node) -> Prompt:
         """From the start of the prompt to the end of the node's page."""
         keys = [above.key for above in node.upwards() if above.parent is not None]

@@ -57,12 +57,8 @@ class Answer:
                     f"the answer to be continued has ended after {self.num_tokens} tokens"
                 )
 
-    def push(self, token: SampledToken) -> TokenDelta:
-        """The next token. Not after `finish`."""
-        return self.push_run((token,))
-
     def push_run(self, tokens: Sequence[SampledToken]) -> TokenDelta:
-        """Several tokens at once; those after the end are not part of the answer.
+        """The next tokens; those after the end are not part of the answer.
 
         `len(delta.token_ids)` says how many were taken. Not after `finish`.
         """
@@ -78,11 +74,6 @@ class Answer:
             text=text,
             logprobs=tuple(token for token in tokens[:taken] if token.logprob is not None),
         )
-
-    def cancel(self) -> TokenDelta:
-        """Ends the answer where it stands and gives the text that was held back."""
-        assert self.finish is None
-        return TokenDelta(text=self._end(FinishReason.CANCELLED))
 
     def _take(self, token_id: int) -> str:
         self.num_tokens += 1

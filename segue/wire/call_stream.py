@@ -8,16 +8,15 @@ no longer reach this process, leaves nothing behind.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
-from typing import Generic, Protocol, TypeVar
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterable
+from typing import Any, Generic, Protocol, TypeVar
 
 from segue.errors import InvalidRequest
+from segue.v1 import session_pb2 as pb
 from segue.wire.calls import Command, Event
+from segue.wire.error_details import error_to_wire
 from segue.wire.outbox import Outbox
-
-Stop = Callable[[str], None]
-"""Ends a call that has not sent its last event. The reason is for the log."""
-
+from segue.wire.status import foreseen
 
 Commands = TypeVar("Commands", covariant=True)
 
@@ -34,19 +33,24 @@ class CallStream(Generic[Command, Event]):
 
     def __init__(
         self,
-        begin: Callable[[Command, Callable[[Event], None]], Stop],
+        begin: Callable[[Command, Callable[[Event], None]], Coroutine[Any, Any, None]],
         is_last: Callable[[Event], bool],
+        failed: Callable[[pb.Status], Event],
         *,
         min_gap_s: float = 0.0,
     ) -> None:
-        """`begin` starts the call of a command. It is given a function that sends an event of that
-        call (and drops it once the call is stopped), must not send before it returns, returns a new
-        `Stop` for each call, and raises InvalidRequest for a command that does not belong here.
+        """`begin` returns what carries out a command, to be run in a task of its own. It is given a
+        function that sends an event of that call, and drops it once the call is stopped. It raises
+        InvalidRequest for a command that does not belong here. A call that is stopped is cancelled.
+        One that raises ends with the event that `failed` makes of the error.
         `min_gap_s`: see `Outbox`.
         """
-        self._begin: Callable[[Command, Callable[[Event], None]], Stop] = begin
+        self._begin: Callable[[Command, Callable[[Event], None]], Coroutine[Any, Any, None]] = begin
         self._is_last: Callable[[Event], bool] = is_last
-        self._calls: dict[int, Stop] = {}
+        self._failed: Callable[[pb.Status], Event] = failed
+        self._calls: dict[int, asyncio.Task[None]] = {}
+        """Those that have not sent their last event."""
+        self._tasks: set[asyncio.Task[None]] = set()
         self._events: Outbox[Event] = Outbox(min_gap_s=min_gap_s)
 
     async def run(
@@ -82,17 +86,28 @@ class CallStream(Generic[Command, Event]):
             raise InvalidRequest(f"call {number} is running already: number each call anew")
 
         def tell(event: Event) -> None:
-            if self._calls.get(number) is not stop:
+            if self._calls.get(number) is not task:
                 return
             event.call = number
             self._events.put(event)
             if self._is_last(event):
                 del self._calls[number]
 
-        stop: Stop = self._begin(command, tell)
-        self._calls[number] = stop
+        call = self._begin(command, tell)
+        task: asyncio.Task[None] = asyncio.ensure_future(self._run(call, tell))
+        self._calls[number] = task
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        # One that is stopped before its first step was never awaited.
+        task.add_done_callback(lambda _: call.close())
+
+    async def _run(self, call: Coroutine[Any, Any, None], tell: Callable[[Event], None]) -> None:
+        try:
+            await call
+        except Exception as error:
+            tell(self._failed(error_to_wire(foreseen(error))))
 
     def _stop(self, number: int, reason: str) -> None:
-        """Does nothing for a call that has already ended."""
-        if (stop := self._calls.pop(number, None)) is not None:
-            stop(reason)
+        """Does nothing for a call that has already ended. `reason` is for the log."""
+        if (task := self._calls.pop(number, None)) is not None:
+            task.cancel(reason)

@@ -6,8 +6,9 @@ from collections.abc import Iterable, Iterator
 
 from segue.checks import one_of, require_count
 from segue.turn import FinishReason, Timings, TokenDelta, TurnEnd, TurnEvent, TurnStarted, Usage
-from segue.types import MAX_LOGPROBS, SampledToken, SessionId, TokenLogprob, TurnId
+from segue.types import MAX_LOGPROBS, SampledToken, TokenLogprob
 from segue.v1 import session_pb2 as pb
+from segue.wire.same_names import message_of, value_of
 
 _FINISH_TO_WIRE = {
     FinishReason.STOP: pb.FINISH_REASON_STOP,
@@ -61,101 +62,47 @@ def finish_reason_from_wire(reason: pb.FinishReason.ValueType) -> FinishReason:
 
 
 def usage_to_wire(usage: Usage) -> pb.Usage:
-    return pb.Usage(
-        prompt_tokens=usage.prompt_tokens,
-        cached_tokens=usage.cached_tokens,
-        resident_tokens=usage.resident_tokens,
-        completion_tokens=usage.completion_tokens,
-        shipped_bytes=usage.shipped_bytes,
-        pulled_tokens=usage.pulled_tokens,
-        pulled_bytes=usage.pulled_bytes,
-        rerendered_tokens=usage.rerendered_tokens,
-        drafted_tokens=usage.drafted_tokens,
-        accepted_tokens=usage.accepted_tokens,
-    )
+    return message_of(pb.Usage, usage)
 
 
 def usage_from_wire(usage: pb.Usage) -> Usage:
-    return Usage(
-        prompt_tokens=usage.prompt_tokens,
-        cached_tokens=usage.cached_tokens,
-        resident_tokens=usage.resident_tokens,
-        completion_tokens=usage.completion_tokens,
-        shipped_bytes=usage.shipped_bytes,
-        pulled_tokens=usage.pulled_tokens,
-        pulled_bytes=usage.pulled_bytes,
-        rerendered_tokens=usage.rerendered_tokens,
-        drafted_tokens=usage.drafted_tokens,
-        accepted_tokens=usage.accepted_tokens,
-    )
+    return value_of(Usage, usage)
 
 
 def timings_to_wire(timings: Timings) -> pb.Timings:
-    return pb.Timings(
-        queue_s=timings.queue_s,
-        prefill_s=timings.prefill_s,
-        transfer_s=timings.transfer_s,
-        exposed_transfer_s=timings.exposed_transfer_s,
-        first_token_s=timings.first_token_s,
-        decode_s=timings.decode_s,
-        router_s=timings.router_s,
-    )
+    return message_of(pb.Timings, timings)
 
 
 def timings_from_wire(timings: pb.Timings) -> Timings:
-    return Timings(
-        queue_s=timings.queue_s,
-        prefill_s=timings.prefill_s,
-        transfer_s=timings.transfer_s,
-        exposed_transfer_s=timings.exposed_transfer_s,
-        first_token_s=timings.first_token_s,
-        decode_s=timings.decode_s,
-        router_s=timings.router_s,
-    )
+    return value_of(Timings, timings)
 
 
 def end_to_wire(end: TurnEnd) -> pb.TurnEnd:
-    return pb.TurnEnd(
+    return message_of(
+        pb.TurnEnd,
+        end,
         finish_reason=finish_reason_to_wire(end.finish_reason),
         usage=usage_to_wire(end.usage),
         timings=timings_to_wire(end.timings),
-        prefill_worker=end.prefill_worker,
-        decode_worker=end.decode_worker,
-        stop_match=end.stop_match,
-        kept_messages=end.kept_messages,
     )
 
 
 def end_from_wire(end: pb.TurnEnd) -> TurnEnd:
-    return TurnEnd(
+    return value_of(
+        TurnEnd,
+        end,
         finish_reason=finish_reason_from_wire(end.finish_reason),
         usage=usage_from_wire(end.usage),
         timings=timings_from_wire(end.timings),
-        prefill_worker=end.prefill_worker,
-        decode_worker=end.decode_worker,
-        stop_match=end.stop_match,
-        kept_messages=end.kept_messages,
     )
 
 
 def started_to_wire(started: TurnStarted) -> pb.TurnStarted:
-    return pb.TurnStarted(
-        session_id=started.session_id,
-        turn_id=started.turn_id,
-        prompt_tokens=started.prompt_tokens,
-        prefill_worker=started.prefill_worker,
-        decode_worker=started.decode_worker,
-    )
+    return message_of(pb.TurnStarted, started)
 
 
 def started_from_wire(started: pb.TurnStarted) -> TurnStarted:
-    return TurnStarted(
-        session_id=SessionId(started.session_id),
-        turn_id=TurnId(started.turn_id),
-        prompt_tokens=started.prompt_tokens,
-        prefill_worker=started.prefill_worker,
-        decode_worker=started.decode_worker,
-    )
+    return value_of(TurnStarted, started)
 
 
 def events_to_wire(events: Iterable[TurnEvent]) -> pb.GenerateEvent:

@@ -14,11 +14,13 @@ from segue.checks import (
 )
 from segue.internal.v1 import transfer_pb2, worker_pb2
 from segue.prompt import MediaSpan, PrefixName, Prompt, pack_tokens, unpack_tokens
-from segue.turn import PrefixHolder, ShipReport, TurnResult, TurnSpec
-from segue.types import Epoch, SessionId, TurnId, WorkerId
+from segue.turn import PrefillOutcome, PrefixHolder, ShipReport, TurnResult, TurnSpec
+from segue.types import SessionId, TurnId
 from segue.wire.convert_events import (
     finish_reason_from_wire,
     finish_reason_to_wire,
+    sampled_from_wire,
+    sampled_to_wire,
     usage_from_wire,
     usage_to_wire,
 )
@@ -28,6 +30,7 @@ from segue.wire.convert_request import (
     sampling_to_wire,
     stop_to_wire,
 )
+from segue.wire.same_names import message_of, value_of
 
 _MAX_SECONDS = 1e9
 
@@ -73,21 +76,16 @@ def turn_from_wire(turn: worker_pb2.TurnSpec, find: FindPrefix) -> TurnSpec:
     )
 
 
-def prefix_to_wire(prefix: PrefixName) -> worker_pb2.PrefixName:
-    return worker_pb2.PrefixName(num_tokens=prefix.num_tokens, digest=prefix.digest)
+def prefix_to_wire(prefix: PrefixName) -> transfer_pb2.PrefixName:
+    return message_of(transfer_pb2.PrefixName, prefix)
 
 
-def prefix_from_wire(prefix: worker_pb2.PrefixName) -> PrefixName:
-    return PrefixName(num_tokens=prefix.num_tokens, digest=prefix.digest)
+def prefix_from_wire(prefix: transfer_pb2.PrefixName) -> PrefixName:
+    return value_of(PrefixName, prefix)
 
 
 def holder_to_wire(holder: PrefixHolder) -> worker_pb2.PrefixHolder:
-    return worker_pb2.PrefixHolder(
-        worker_id=holder.worker_id,
-        epoch=holder.epoch,
-        address=holder.address,
-        checkpoint_tokens=holder.checkpoint_tokens,
-    )
+    return message_of(worker_pb2.PrefixHolder, holder)
 
 
 def holder_from_wire(holder: worker_pb2.PrefixHolder) -> PrefixHolder:
@@ -96,74 +94,51 @@ def holder_from_wire(holder: worker_pb2.PrefixHolder) -> PrefixHolder:
     require_epoch("the holder's epoch", holder.epoch)
     require_address("the holder's address", holder.address)
     require_count("the holder's checkpoint_tokens", holder.checkpoint_tokens, low=1)
-    return PrefixHolder(
-        worker_id=WorkerId(holder.worker_id),
-        epoch=Epoch(holder.epoch),
-        address=holder.address,
-        checkpoint_tokens=holder.checkpoint_tokens,
-    )
+    return value_of(PrefixHolder, holder)
 
 
 def report_to_wire(report: ShipReport) -> transfer_pb2.ShipReport:
-    return transfer_pb2.ShipReport(
-        shipped_bytes=report.shipped_bytes,
-        cached_tokens=report.cached_tokens,
-        queue_s=report.queue_s,
-        prefill_s=report.prefill_s,
-        transfer_s=report.transfer_s,
-        exposed_transfer_s=report.exposed_transfer_s,
-        computed_tokens=report.computed_tokens,
-        pulled_tokens=report.pulled_tokens,
-        pulled_bytes=report.pulled_bytes,
-        pull_s=report.pull_s,
-        kept_tokens=report.kept_tokens,
-        kept_states=report.kept_states,
-    )
+    return message_of(transfer_pb2.ShipReport, report)
 
 
 def report_from_wire(report: transfer_pb2.ShipReport) -> ShipReport:
     """Raises InvalidRequest."""
     for name in ("queue_s", "prefill_s", "transfer_s", "exposed_transfer_s", "pull_s"):
         require_number(f"a report's {name}", getattr(report, name), 0.0, _MAX_SECONDS)
-    return ShipReport(
-        shipped_bytes=report.shipped_bytes,
-        cached_tokens=report.cached_tokens,
-        queue_s=report.queue_s,
-        prefill_s=report.prefill_s,
-        transfer_s=report.transfer_s,
-        exposed_transfer_s=report.exposed_transfer_s,
-        computed_tokens=report.computed_tokens,
-        pulled_tokens=report.pulled_tokens,
-        pulled_bytes=report.pulled_bytes,
-        pull_s=report.pull_s,
-        kept_tokens=report.kept_tokens,
-        kept_states=tuple(report.kept_states),
+    return value_of(ShipReport, report)
+
+
+def outcome_to_wire(outcome: PrefillOutcome) -> transfer_pb2.PrefillOutcome:
+    return transfer_pb2.PrefillOutcome(
+        first_token=sampled_to_wire(outcome.first_token), report=report_to_wire(outcome.report)
+    )
+
+
+def outcome_from_wire(outcome: transfer_pb2.PrefillOutcome) -> PrefillOutcome:
+    """Raises InvalidRequest."""
+    return PrefillOutcome(
+        first_token=sampled_from_wire(outcome.first_token),
+        report=report_from_wire(outcome.report),
     )
 
 
 def result_to_wire(result: TurnResult) -> worker_pb2.DecodeEnd:
-    return worker_pb2.DecodeEnd(
+    return message_of(
+        worker_pb2.DecodeEnd,
+        result,
         finish_reason=finish_reason_to_wire(result.finish_reason),
         usage=usage_to_wire(result.usage),
         report=report_to_wire(result.report),
-        decode_s=result.decode_s,
-        stop_match=result.stop_match,
-        kept_tokens=result.kept_tokens,
-        kept_checkpoint_tokens=result.kept_checkpoint_tokens,
-        kept_states=result.kept_states,
     )
 
 
 def result_from_wire(end: worker_pb2.DecodeEnd) -> TurnResult:
     """Raises InvalidRequest."""
     require_number("a result's decode_s", end.decode_s, 0.0, _MAX_SECONDS)
-    return TurnResult(
+    return value_of(
+        TurnResult,
+        end,
         finish_reason=finish_reason_from_wire(end.finish_reason),
         usage=usage_from_wire(end.usage),
         report=report_from_wire(end.report),
-        decode_s=end.decode_s,
-        stop_match=end.stop_match,
-        kept_tokens=end.kept_tokens,
-        kept_checkpoint_tokens=end.kept_checkpoint_tokens,
-        kept_states=tuple(end.kept_states),
     )

@@ -22,8 +22,9 @@ from segue.cluster_status import (
     WorkerLoad,
     WorkerStatus,
 )
-from segue.types import Epoch, Role, SessionId, WorkerId
+from segue.types import Role
 from segue.v1 import session_pb2 as pb
+from segue.wire.same_names import message_of, value_of
 
 _MAX_SECONDS = 1e9
 _MAX_PAGE_TOKENS = 1 << 20
@@ -42,15 +43,7 @@ _HEALTH_FROM_WIRE = {wire: health for health, wire in _HEALTH_TO_WIRE.items()}
 
 
 def counts_to_wire(counts: UnitCounts) -> pb.UnitCounts:
-    return pb.UnitCounts(
-        total=counts.total,
-        free=counts.free,
-        working=counts.working,
-        cached=counts.cached,
-        reserved=counts.reserved,
-        quarantined=counts.quarantined,
-        stray=counts.stray,
-    )
+    return message_of(pb.UnitCounts, counts)
 
 
 def counts_from_wire(counts: pb.UnitCounts) -> UnitCounts:
@@ -67,28 +60,17 @@ def counts_from_wire(counts: pb.UnitCounts) -> UnitCounts:
         f"units by state must add up to the total of {counts.total}, got {by_state}",
     )
     require_count("stray units", counts.stray, high=counts.total)
-    return UnitCounts(
-        total=counts.total,
-        free=counts.free,
-        working=counts.working,
-        cached=counts.cached,
-        reserved=counts.reserved,
-        quarantined=counts.quarantined,
-        stray=counts.stray,
-    )
+    return value_of(UnitCounts, counts)
 
 
 def load_to_wire(load: WorkerLoad) -> pb.WorkerLoad:
-    return pb.WorkerLoad(
+    return message_of(
+        pb.WorkerLoad,
+        load,
         pages=counts_to_wire(load.pages),
         slots=counts_to_wire(load.slots),
         host_pages=counts_to_wire(load.host_pages),
         host_slots=counts_to_wire(load.host_slots),
-        running_turns=load.running_turns,
-        waiting_turns=load.waiting_turns,
-        waiting_tokens=load.waiting_tokens,
-        tokens_per_s=load.tokens_per_s,
-        page_tokens=load.page_tokens,
     )
 
 
@@ -97,30 +79,23 @@ def load_from_wire(load: pb.WorkerLoad) -> WorkerLoad:
     require_count("page_tokens", load.page_tokens, low=1, high=_MAX_PAGE_TOKENS)
     require_count("waiting_tokens", load.waiting_tokens)
     require_number("tokens_per_s", load.tokens_per_s, 0.0, MAX_COUNT)
-    return WorkerLoad(
+    return value_of(
+        WorkerLoad,
+        load,
         pages=counts_from_wire(load.pages),
         slots=counts_from_wire(load.slots),
         host_pages=counts_from_wire(load.host_pages),
         host_slots=counts_from_wire(load.host_slots),
-        running_turns=load.running_turns,
-        waiting_turns=load.waiting_turns,
-        waiting_tokens=load.waiting_tokens,
-        tokens_per_s=load.tokens_per_s,
-        page_tokens=load.page_tokens,
     )
 
 
 def worker_to_wire(status: WorkerStatus) -> pb.WorkerStatus:
-    return pb.WorkerStatus(
-        worker_id=status.worker_id,
+    return message_of(
+        pb.WorkerStatus,
+        status,
         role=_ROLE_TO_WIRE[status.role],
-        epoch=status.epoch,
-        address=status.address,
-        metrics_address=status.metrics_address,
         health=_HEALTH_TO_WIRE[status.health],
         load=load_to_wire(status.load),
-        pid=status.pid,
-        host=status.host,
     )
 
 
@@ -132,76 +107,36 @@ def worker_from_wire(status: pb.WorkerStatus) -> WorkerStatus:
     require_address(f"the address of {name}", status.address)
     require_label(f"the metrics_address of {name}", status.metrics_address)
     require_label(f"the host of {name}", status.host)
-    return WorkerStatus(
-        worker_id=WorkerId(status.worker_id),
+    return value_of(
+        WorkerStatus,
+        status,
         role=one_of(f"the role of {name}", _ROLE_FROM_WIRE, status.role),
-        epoch=Epoch(status.epoch),
-        address=status.address,
-        metrics_address=status.metrics_address,
         health=one_of(f"the health of {name}", _HEALTH_FROM_WIRE, status.health),
         load=load_from_wire(status.load),
-        pid=status.pid,
-        host=status.host,
     )
 
 
 def cluster_to_wire(status: ClusterStatus) -> pb.ClusterStatus:
-    router = status.router
-    return pb.ClusterStatus(
-        ready=status.ready,
-        model=status.model,
-        model_id=status.model_id,
+    return message_of(
+        pb.ClusterStatus,
+        status,
         workers=[worker_to_wire(worker) for worker in status.workers],
-        router=pb.RouterStatus(
-            address=router.address,
-            metrics_address=router.metrics_address,
-            sessions=router.sessions,
-            running_turns=router.running_turns,
-            finished_turns=router.finished_turns,
-            failed_turns=router.failed_turns,
-            cancelled_turns=router.cancelled_turns,
-            completion_tokens_per_s=router.completion_tokens_per_s,
-            draining=router.draining,
-        ),
+        router=message_of(pb.RouterStatus, status.router),
     )
 
 
 def cluster_from_wire(status: pb.ClusterStatus) -> ClusterStatus:
-    router = status.router
-    return ClusterStatus(
-        ready=status.ready,
-        model=status.model,
-        model_id=status.model_id,
+    return value_of(
+        ClusterStatus,
+        status,
         workers=tuple(worker_from_wire(worker) for worker in status.workers),
-        router=RouterStatus(
-            address=router.address,
-            metrics_address=router.metrics_address,
-            sessions=router.sessions,
-            running_turns=router.running_turns,
-            finished_turns=router.finished_turns,
-            failed_turns=router.failed_turns,
-            cancelled_turns=router.cancelled_turns,
-            completion_tokens_per_s=router.completion_tokens_per_s,
-            draining=router.draining,
-        ),
+        router=value_of(RouterStatus, status.router),
     )
 
 
 def session_to_wire(session: SessionInfo) -> pb.SessionInfo:
-    return pb.SessionInfo(
-        session_id=session.session_id,
-        prefill_worker=session.prefill_worker,
-        decode_worker=session.decode_worker,
-        kept_tokens=session.kept_tokens,
-        kept_checkpoint_tokens=session.kept_checkpoint_tokens,
-    )
+    return message_of(pb.SessionInfo, session)
 
 
 def session_from_wire(session: pb.SessionInfo) -> SessionInfo:
-    return SessionInfo(
-        session_id=SessionId(session.session_id),
-        prefill_worker=session.prefill_worker,
-        decode_worker=session.decode_worker,
-        kept_tokens=session.kept_tokens,
-        kept_checkpoint_tokens=session.kept_checkpoint_tokens,
-    )
+    return value_of(SessionInfo, session)

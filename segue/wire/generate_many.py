@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
+from typing import Any
 
 from segue.checks import require_seconds
 from segue.errors import InvalidRequest
 from segue.v1 import session_pb2 as pb
-from segue.wire.call_stream import CallStream, Stop
-from segue.wire.error_details import error_to_wire
-from segue.wire.status import foreseen
+from segue.wire.call_stream import CallStream
 
 Answer = Callable[[pb.GenerateRequest, float | None], AsyncGenerator[pb.GenerateEvent, None]]
 """Runs one turn with an optional timeout in seconds. Leaving the iteration cancels it."""
@@ -27,26 +25,23 @@ async def generate_many(
 
     def begin(
         command: pb.GenerateManyCommand, tell: Callable[[pb.GenerateManyEvent], None]
-    ) -> Stop:
+    ) -> Coroutine[Any, Any, None]:
         if not command.HasField("start"):
             raise InvalidRequest(f"call {command.call}: expected a turn to start, or to stop")
-        answering = asyncio.ensure_future(run(command.start, tell))
-
-        def stop(reason: str) -> None:
-            answering.cancel()
-
-        return stop
+        return run(command.start, tell)
 
     async def run(start: pb.StartGenerate, tell: Callable[[pb.GenerateManyEvent], None]) -> None:
-        try:
-            async with contextlib.aclosing(answer(start.request, _timeout_s(start))) as events:
-                async for event in events:
-                    tell(pb.GenerateManyEvent(event=event))
-                    await stream.room()
-        except Exception as error:
-            tell(pb.GenerateManyEvent(error=error_to_wire(foreseen(error))))
+        async with contextlib.aclosing(answer(start.request, _timeout_s(start))) as events:
+            async for event in events:
+                tell(pb.GenerateManyEvent(event=event))
+                await stream.room()
 
-    stream = CallStream(begin, _is_last, min_gap_s=_MIN_GAP_S)
+    stream = CallStream(
+        begin,
+        _is_last,
+        lambda status: pb.GenerateManyEvent(error=status),
+        min_gap_s=_MIN_GAP_S,
+    )
     async with contextlib.aclosing(stream.run(messages)) as batches:
         async for events in batches:
             yield pb.GenerateManyEvents(events=events)

@@ -11,6 +11,8 @@ import pytest
 
 from decode_worker.__main__ import running as running_decode
 from decode_worker.worker import DecodeWorker
+from kv_transfer.loopback import LoopbackNetwork
+from kv_transfer.transport import OpenTransport
 from prefill_worker.__main__ import running as running_prefill
 from prefill_worker.worker import PrefillWorker
 from router.__main__ import running as running_router
@@ -47,7 +49,8 @@ def ray_cluster() -> Iterator[Cluster]:
 
 @dataclass(frozen=True, slots=True)
 class LocalCluster:
-    """The real objects, with real gRPC and Mooncake between them, but one process and no Ray."""
+    """The real objects with real gRPC between them, but one process and no Ray. Bytes go over
+    loopback."""
 
     client: Client
     router: Router
@@ -75,8 +78,11 @@ async def local_cluster(
     prefill: int = 1,
     decode: int = 1,
     decode_engine: EngineConfig | None = None,
+    open_transport: OpenTransport | None = None,
 ) -> AsyncIterator[LocalCluster]:
-    """`decode_engine`: where the decode workers' is to differ from the prefill workers'."""
+    """`decode_engine`: where the decode workers' is to differ from the prefill workers'.
+    `open_transport`: loopback if it is not given."""
+    open_transport = open_transport or LoopbackNetwork().open
     config = config or Config(engine=ENGINE)
     async with contextlib.AsyncExitStack() as stack:
         router_config = replace(config.router, port=0, drain_s=1.0)
@@ -94,6 +100,7 @@ async def local_cluster(
                     engine=config.engine,
                     prefill=config.prefill,
                     transfer=config.transfer,
+                    open_transport=open_transport,
                 )
             )
             for index in range(prefill)
@@ -106,6 +113,7 @@ async def local_cluster(
                     decode=config.decode,
                     transfer=config.transfer,
                     checkpoint=config.checkpoint,
+                    open_transport=open_transport,
                 )
             )
             for index in range(decode)

@@ -19,13 +19,19 @@ class DirectTurn:
         self._news: asyncio.Queue[TurnNews] = asyncio.Queue()
 
     async def start(self, source: PromptSource | None = None) -> None:
-        """Raises what the worker raises."""
-        await self._worker.start(
+        """Returns when the worker has taken it. Raises what the worker raises."""
+        answering = self._worker.answer(
             self._turn, source or Computed(64), self._news.put_nowait, timeout_s=60.0
         )
+        self._answering = asyncio.ensure_future(answering)
+        hearing = asyncio.ensure_future(self._news.get())
+        await asyncio.wait({self._answering, hearing}, return_when=asyncio.FIRST_COMPLETED)
+        if not hearing.done():
+            hearing.cancel()
+            await self._answering
 
     def stop(self) -> None:
-        self._worker.stop(self._turn.turn_id, "the test stops it")
+        self._answering.cancel()
 
     async def answer(self) -> tuple[list[int], TurnResult]:
         """From its first word to its last."""

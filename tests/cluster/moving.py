@@ -64,4 +64,4 @@ def _instead(decision: Decision, chosen: Candidate, cluster: Cluster) -> Decisio
 def pull_always(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whether a pull pays depends on the machine's load; from now on it always does."""
     always = PullEstimate(compute_s=1.0, move_s=0.0)
-    monkeypatch.setattr("prefill_worker.puller.estimate_pull", lambda *_, **__: always)
+    monkeypatch.setattr("prefill_worker.pull.estimate_pull", lambda *_, **__: always)

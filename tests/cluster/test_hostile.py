@@ -205,7 +205,7 @@ async def test_reservations_for_writers_that_nobody_knows_take_nothing(
     monkeypatch: pytest.MonkeyPatch,
     writer: dict[str, Any],
 ) -> None:
-    monkeypatch.setattr("kv_transfer.members.NEWS_WAIT_S", 0.05)
+    monkeypatch.setattr("kv_transfer.peers.NEWS_WAIT_S", 0.05)
     presence = cluster.prefill[0].presence
     real = {
         "worker_id": presence.identity.worker_id,
@@ -258,7 +258,7 @@ async def test_a_first_token_of_another_model_is_refused(
     request = transfer_pb2.CommitRequest(
         ticket_id="any",
         epoch=cluster.decode[0].presence.identity.epoch,
-        first_token=pb.SampledToken(token_id=first_token),
+        outcome=transfer_pb2.PrefillOutcome(first_token=pb.SampledToken(token_id=first_token)),
     )
 
     refused = pytest.raises(InvalidRequest, match=f"the first token is {first_token}")
@@ -279,8 +279,8 @@ PLACES = [
     "decode_worker.turn.Sequences.arrived",
     "decode_worker.residency.Residency.keep",
     "kv_transfer.reader.HandoffReader.reserve",
-    "kv_transfer.ticket_book.TicketBook.new_ticket_id",
-    "kv_transfer.ticket_book.TicketBook.add",
+    "kv_transfer.reservations.TicketBook.new_ticket_id",
+    "kv_transfer.reservations.TicketBook.add",
     "kv_transfer.outgoing.Outgoing.finish",
     "kv_transfer.peers.Peers.commit",
     "decode_worker.leases.TieredLeases.grant",

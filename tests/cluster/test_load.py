@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.load.drive import run_load
+from kv_transfer.mooncake import open_mooncake
 from segue.launch.config import Config
 from tests.cluster.conftest import ENGINE, local_cluster
 from tests.cluster.idle import is_idle, wait_until_idle
@@ -22,7 +23,13 @@ async def test_no_short_turn_fails(demo: Path, num_workers: int, is_local: bool)
     config = Config(engine=ENGINE)
     if not is_local:
         config = replace(config, router=replace(config.router, local_prefill_max_tokens=0))
-    async with local_cluster(demo, config, prefill=num_workers, decode=num_workers) as cluster:
+    async with local_cluster(
+        demo,
+        config,
+        prefill=num_workers,
+        decode=num_workers,
+        open_transport=open_mooncake,
+    ) as cluster:
         for num_sessions, num_turns in LOADS.items():
             outcome = await run_load(
                 cluster.client, num_sessions=num_sessions, num_turns=num_turns, seed=num_sessions

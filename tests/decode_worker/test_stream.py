@@ -9,8 +9,9 @@ from typing import Any, cast
 import pytest
 
 from decode_worker.server import DecodeFace
-from decode_worker.turn import Computed, PrefillStarted, PromptSource, Shipped, Tell
+from decode_worker.turn import Computed, PrefillStarted, PromptSource, Shipped, Tell, TurnNews
 from segue.errors import InvalidRequest, Overloaded, SegueError, UnknownPrefix
+from segue.internal.v1 import transfer_pb2
 from segue.internal.v1 import worker_pb2 as pb
 from segue.prompt import PrefixName, Prompt, pack_tokens
 from segue.turn import FinishReason, ShipReport, TokenDelta, TurnResult, TurnSpec, Usage
@@ -42,7 +43,7 @@ class FakeRunner:
             raise UnknownPrefix("not here")
         return Prompt(range(16))
 
-    async def start(
+    async def answer(
         self, turn: TurnSpec, source: PromptSource, tell: Tell, *, timeout_s: float
     ) -> None:
         if self.refusal is not None:
@@ -50,11 +51,20 @@ class FakeRunner:
         await self.has_room.wait()
         self.turns.append(turn)
         self.sources.append(source)
-        self.tells[turn.turn_id] = tell
-        tell(PrefillStarted(3))
+        over = asyncio.Event()
 
-    def stop(self, turn_id: TurnId, reason: str) -> None:
-        self.stopped.append(turn_id)
+        def hear(news: TurnNews) -> None:
+            tell(news)
+            if isinstance(news, TurnResult):
+                over.set()
+
+        self.tells[turn.turn_id] = hear
+        tell(PrefillStarted(3))
+        try:
+            await over.wait()
+        except asyncio.CancelledError:
+            self.stopped.append(turn.turn_id)
+            raise
 
 
 class Router(StreamLine):
@@ -126,6 +136,7 @@ async def test_a_router_that_leaves_takes_its_turns_along(router: Router) -> Non
     router.hang_up()
 
     assert [message async for message in router.stream] == []
+    await settled()
     assert router.runner.stopped == ["turn-1", "turn-3"]
 
 
@@ -201,7 +212,7 @@ async def test_an_error_that_nobody_foresaw_is_of_its_turn_alone(
 
 async def test_a_prefix_that_is_known_completes_the_prompt(router: Router) -> None:
     command = start(1)
-    command.start.turn.prefix.CopyFrom(pb.PrefixName(num_tokens=16, digest=KNOWN.digest))
+    command.start.turn.prefix.CopyFrom(transfer_pb2.PrefixName(num_tokens=16, digest=KNOWN.digest))
     router.send(command)
     await router.events()
 
@@ -210,7 +221,7 @@ async def test_a_prefix_that_is_known_completes_the_prompt(router: Router) -> No
 
 async def test_a_prefix_that_is_not_known_is_refused_by_name(router: Router) -> None:
     command = start(1)
-    command.start.turn.prefix.CopyFrom(pb.PrefixName(num_tokens=16, digest=b"?" * 16))
+    command.start.turn.prefix.CopyFrom(transfer_pb2.PrefixName(num_tokens=16, digest=b"?" * 16))
     router.send(command)
 
     assert type(await router.error(1)) is UnknownPrefix
@@ -258,4 +269,5 @@ async def test_a_router_that_breaks_the_protocol_loses_its_stream(
 
     with pytest.raises(InvalidRequest, match="call 1"):
         await router.events()
+    await settled()
     assert router.runner.stopped == ["turn-1"]

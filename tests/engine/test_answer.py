@@ -40,7 +40,7 @@ def tokens(*parts: str | int) -> list[SampledToken]:
 def push_all(one: Answer, sampled: list[SampledToken]) -> list[TokenDelta]:
     deltas = []
     for token in sampled:
-        deltas.append(one.push(token))
+        deltas.append(one.push_run([token]))
         if one.finish is not None:
             break
     return deltas
@@ -210,21 +210,11 @@ def test_runs_and_single_tokens_make_the_same_answer(
     )
 
 
-def test_a_cancelled_answer_gives_what_it_held_back() -> None:
-    one = answer(rules(stop_strings=("END",)))
-    push_all(one, tokens("aEN"))
-
-    delta = one.cancel()
-
-    assert delta == TokenDelta(text="EN")
-    assert one.finish is FinishReason.CANCELLED
-
-
 def test_logprobs_travel_with_their_tokens() -> None:
     sampled = SampledToken(token_id=ord("a"), logprob=-0.5)
 
-    assert answer().push(sampled).logprobs == (sampled,)
-    assert answer().push(SampledToken(token_id=ord("a"))).logprobs == ()
+    assert answer().push_run([sampled]).logprobs == (sampled,)
+    assert answer().push_run([SampledToken(token_id=ord("a"))]).logprobs == ()
 
 
 def test_without_a_tokenizer_ids_are_delivered_and_text_is_not() -> None:

@@ -19,7 +19,7 @@ from kv_transfer.wire import ticket_to_wire
 from router.__main__ import running as running_router
 from router.config import RouterConfig
 from segue.demo import checkpoint_dir
-from segue.errors import SegueError
+from segue.errors import Cancelled, SegueError
 from segue.internal.v1 import transfer_pb2 as pb2
 from segue.internal.v1 import worker_pb2
 from segue.launch.config import Config
@@ -134,19 +134,18 @@ async def attack_handoffs(cluster: LocalCluster, seed: int, num_handoffs: int) -
     async with channel_to(writer.address) as prefill, channel_to(reader_at(cluster)) as decode:
         for number in range(num_handoffs):
             name = TurnId(f"nearly-{number}")
-            ticket = ticket_to_wire(
-                reader.reserve(
-                    name,
-                    num_prompt_tokens=len(PROMPT),
-                    extra_tokens=3,
-                    writer=PeerIdentity(
-                        worker_id=writer.identity.worker_id,
-                        epoch=writer.identity.epoch,
-                        address=writer.address,
-                    ),
-                    lifetime_s=5.0,
-                )
+            reservation = reader.reserve(
+                name,
+                num_prompt_tokens=len(PROMPT),
+                extra_tokens=3,
+                writer=PeerIdentity(
+                    worker_id=writer.identity.worker_id,
+                    epoch=writer.identity.epoch,
+                    address=writer.address,
+                ),
+                lifetime_s=5.0,
             )
+            ticket = ticket_to_wire(reservation.ticket)
             turn = worker_pb2.TurnSpec(
                 turn_id=name, context=pack_tokens(PROMPT), stop=pb.Stop(max_tokens=3)
             )
@@ -168,7 +167,7 @@ async def attack_handoffs(cluster: LocalCluster, seed: int, num_handoffs: int) -
             else:
                 message.epoch = ticket.epoch
             await attack.call(channel, method_named(f"segue.internal.v1.Handoff{method}"), message)
-            reader.give_up(name, "the attack is over")
+            reservation.give_up(Cancelled("the attack is over"))
     return attack
 
 

@@ -1,7 +1,6 @@
 """A reader in a process of its own: `python -m tests.kv_transfer.mooncake_reader`.
 
-Allocates, registers, then answers one JSON command per line on stdin. Without torch, whose import
-would take longer than all the rest.
+Allocates, registers, then answers one JSON command per line on stdin.
 """
 
 from __future__ import annotations
@@ -15,11 +14,12 @@ import os
 import sys
 from typing import Any
 
-from kv_transfer.layout import memory_map_of
-from kv_transfer.mooncake import MooncakeConfig, MooncakeTransport
+from kv_transfer.config import TransferConfig
+from kv_transfer.mooncake import MooncakeTransport
 from kv_transfer.reader import HandoffReader
+from kv_transfer.reservations import Reservation
 from kv_transfer.ticket import PeerIdentity, TicketId
-from kv_transfer.transport import register_all
+from kv_transfer.transport import registered
 from kv_transfer.wire import layout_from_wire, memory_map_to_wire, ticket_to_wire
 from segue.cache.accountant import page_accountant, slot_accountant
 from segue.cache.layout import CacheField, CacheLayout, Unit
@@ -49,18 +49,14 @@ class Target:
         self.slots = slot_accountant(2)
         num_units = {Unit.PAGE: num_pages, Unit.SLOT: 2}
         self.arrays = [(field, Bytes(field, num_units[field.unit])) for field in layout.fields]
-        self.transport = MooncakeTransport(MooncakeConfig())
-        self.memory_map = memory_map_of(
-            self.arrays,
-            worker_id=WorkerId(name),
-            epoch=Epoch(1),
-            segment=self.transport.segment,
-            layout=layout,
+        self.transport = MooncakeTransport(TransferConfig())
+        self.memory_map = registered(
+            self.transport, self.arrays, worker_id=WorkerId(name), epoch=Epoch(1), layout=layout
         )
-        register_all(self.transport, self.memory_map)
         self.reader = HandoffReader(
             pages=self.pages, slots=self.slots, memory_map=self.memory_map, address="unused:1"
         )
+        self.reservations: dict[TicketId, Reservation] = {}
 
     async def answer(self, command: str, arguments: dict[str, Any]) -> Any:
         match command:
@@ -70,18 +66,20 @@ class Target:
                 writer = PeerIdentity(
                     worker_id=WorkerId("prefill-0"), epoch=Epoch(1), address="unused:2"
                 )
-                ticket = self.reader.reserve(
+                reservation = self.reader.reserve(
                     TurnId(arguments["turn"]),
                     num_prompt_tokens=arguments["num_tokens"],
                     extra_tokens=0,
                     writer=writer,
                     lifetime_s=60.0,
                 )
-                return _text(ticket_to_wire(ticket))
+                self.reservations[reservation.ticket.ticket_id] = reservation
+                return _text(ticket_to_wire(reservation.ticket))
             case "commit":
                 ticket_id = TicketId(arguments["ticket_id"])
-                committed = await self.reader.commit(ticket_id, Epoch(1), arguments["checksums"])
-                return self.digest(committed.pages, committed.slot)
+                await self.reader.commit(ticket_id, Epoch(1), arguments["checksums"])
+                arrival = await self.reservations[ticket_id].arrived()
+                return self.digest(arrival.pages, arrival.slot)
             case "count":
                 return self.count(arguments["value"])
             case _:

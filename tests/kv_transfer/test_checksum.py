@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import zlib
 
-from kv_transfer.checksum import checksums_of, difference
+from kv_transfer.cache_memory import checksums_of, difference
 from segue.types import PageId, SlotId
 from tests.kv_transfer.world import World
 

@@ -14,7 +14,7 @@ from kv_transfer.outgoing import Outgoing
 from kv_transfer.ticket import Ticket
 from segue.cache.accountant import UnitState
 from segue.errors import Cancelled, NotFound, TransferFailed
-from segue.types import Epoch, PageId, SlotId, TurnId, WorkerId
+from segue.types import Epoch, PageId, SlotId, WorkerId
 from tests.kv_transfer.world import NUM_LAYERS, PAGE_TOKENS, Node, World, ship_all
 
 READER = Epoch(1)
@@ -127,7 +127,7 @@ async def test_giving_up_while_bytes_move_frees_only_after_the_fence(handoff: Ha
     ship_all(outgoing, num_pages=3)
     assert await asyncio.to_thread(handoff.world.network.wait_until_held, 5.0)
 
-    handoff.reader.give_up(TurnId("turn-a"), "the client hung up")
+    handoff.world.give_up("turn-a", "the client hung up")
     (fence,) = handoff.reader.fence_pending()
     fencing = asyncio.ensure_future(handoff.writer.fence(fence.ticket_id))
     await asyncio.wait([fencing], timeout=0.02)
@@ -146,7 +146,7 @@ async def test_a_success_that_comes_after_giving_up_is_refused(handoff: Handoff)
     outgoing = handoff.begin()
     ship_all(outgoing, num_pages=3)
     result = await outgoing.finish()
-    handoff.reader.give_up(TurnId("turn-a"), "too slow")
+    handoff.world.give_up("turn-a", "too slow")
 
     with pytest.raises(NotFound, match="too slow"):
         await handoff.reader.commit(handoff.ticket.ticket_id, READER, result.checksums)

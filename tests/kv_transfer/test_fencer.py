@@ -9,7 +9,7 @@ from kv_transfer.fencer import Fencer
 from kv_transfer.reader import HandoffReader
 from kv_transfer.ticket import Fence
 from segue.errors import DeadlineExceeded, SegueError, Unavailable
-from segue.types import Epoch, TurnId, WorkerId
+from segue.types import Epoch, WorkerId
 from tests.kv_transfer.world import Clock, Node, World
 
 
@@ -63,7 +63,7 @@ async def scene(world: World) -> AsyncIterator[Scene]:
 
 async def test_a_given_up_ticket_is_fenced_once_and_freed_by_the_answer(scene: Scene) -> None:
     scene.world.reserve(scene.reader, scene.prefill, turn="turn-a")
-    scene.reader.give_up(TurnId("turn-a"), "released")
+    scene.world.give_up("turn-a", "released")
     await scene.until(lambda: len(scene.writer.asked) == 1)
     scene.world.reserve(scene.reader, scene.prefill)
     assert scene.node.pages.counts().quarantined == 4
@@ -94,7 +94,7 @@ async def test_a_fence_is_asked_again_later_and_later(scene: Scene) -> None:
     scene.writer.errors = [DeadlineExceeded("no answer"), *[Unavailable("refused")] * 7]
     scene.world.reserve(scene.reader, scene.prefill, turn="turn-a")
 
-    scene.reader.give_up(TurnId("turn-a"), "released")
+    scene.world.give_up("turn-a", "released")
     await scene.until(lambda: scene.num_free() == 16)
 
     assert scene.slept == [0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0]
@@ -105,7 +105,7 @@ async def test_a_writer_that_is_gone_from_cluster_and_network_needs_no_answer(sc
     scene.world.reserve(scene.reader, scene.prefill, turn="turn-a")
     scene.reader.members_changed({WorkerId("prefill-1"): Epoch(1)})
 
-    scene.reader.give_up(TurnId("turn-a"), "released")
+    scene.world.give_up("turn-a", "released")
     await scene.until(lambda: scene.num_free() == 16)
 
     assert len(scene.writer.asked) == 1
@@ -114,7 +114,7 @@ async def test_a_writer_that_is_gone_from_cluster_and_network_needs_no_answer(sc
 async def test_asking_ends_when_the_writers_death_is_known(scene: Scene) -> None:
     scene.writer.errors = [DeadlineExceeded("no answer")] * 3
     scene.world.reserve(scene.reader, scene.prefill, turn="turn-a")
-    scene.reader.give_up(TurnId("turn-a"), "released")
+    scene.world.give_up("turn-a", "released")
     await scene.until(lambda: len(scene.writer.asked) == 1)
 
     scene.reader.members_changed({WorkerId("prefill-0"): Epoch(2)})
@@ -131,7 +131,7 @@ async def test_a_bug_in_asking_for_one_fence_keeps_no_other_waiting(scene: Scene
     scene.writer.errors = [RuntimeError("a bug")]  # type: ignore[list-item]  # not one of ours
     for turn in ("turn-a", "turn-b"):
         scene.world.reserve(scene.reader, scene.prefill, turn=turn)
-        scene.reader.give_up(TurnId(turn), "released")
+        scene.world.give_up(turn, "released")
 
     await scene.until(lambda: scene.num_free() == 16)
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from kv_transfer.members import Members
+from kv_transfer.peers import Members
 from kv_transfer.reader import HandoffReader
 from kv_transfer.ticket import MAX_LIFETIME_S, PeerIdentity
 from segue.cluster_status import WorkerHealth, WorkerStatus
@@ -51,7 +51,7 @@ def reserve(reader: HandoffReader, writer: PeerIdentity, lifetime_s: float = 30.
         extra_tokens=5,
         writer=writer,
         lifetime_s=lifetime_s,
-    ).expires_in_s
+    ).ticket.expires_in_s
 
 
 @pytest.mark.parametrize("stranger", STRANGERS)
@@ -102,7 +102,7 @@ async def test_news_that_is_on_its_way_is_waited_for(members: Members) -> None:
 async def test_a_stranger_is_refused_by_name_when_no_news_of_it_come(
     members: Members, monkeypatch: pytest.MonkeyPatch, stranger: PeerIdentity
 ) -> None:
-    monkeypatch.setattr("kv_transfer.members.NEWS_WAIT_S", 0.01)
+    monkeypatch.setattr("kv_transfer.peers.NEWS_WAIT_S", 0.01)
     members.changed([PREFILL])
 
     with pytest.raises(Unavailable, match=f"{stranger.worker_id} in epoch {stranger.epoch} at"):

@@ -18,13 +18,14 @@ from typing import Any
 import pytest
 import torch
 
-from kv_transfer.checksum import checksums_of
-from kv_transfer.layout import MemoryMap, memory_map_of
-from kv_transfer.mooncake import MooncakeConfig, MooncakeTransport
+from kv_transfer.cache_memory import checksums_of
+from kv_transfer.config import TransferConfig
+from kv_transfer.layout import MemoryMap
+from kv_transfer.mooncake import MooncakeTransport
 from kv_transfer.outgoing import Outgoing, ShipLimits
 from kv_transfer.plan import Fragment, plan_units
 from kv_transfer.ticket import Ticket
-from kv_transfer.transport import register_all
+from kv_transfer.transport import registered
 from kv_transfer.wire import layout_to_wire, memory_map_from_wire, ticket_from_wire
 from kv_transfer.writer import HandoffWriter
 from segue.cache.layout import CacheField, CacheLayout, Unit
@@ -34,7 +35,7 @@ from segue.internal.v1 import transfer_pb2 as pb
 from segue.types import Epoch, PageId, SlotId, WorkerId
 from tests.kv_transfer.world import LAYOUT, NUM_LAYERS
 
-CONFIG = MooncakeConfig(progress_timeout_s=1, transfer_timeout_s=5)
+CONFIG = TransferConfig(progress_timeout_s=1, transfer_timeout_s=5)
 LARGE = CacheLayout(
     model_id="large",
     page_tokens=1,
@@ -93,14 +94,13 @@ class Writer:
         self.tensors = CacheTensors.allocate(layout, num_pages=num_pages, num_slots=2, device="cpu")
         self._mooncake = MooncakeTransport(CONFIG)
         self.wrote_first = threading.Event()
-        self.memory_map = memory_map_of(
+        self.memory_map = registered(
+            self,
             self.tensors.fields(),
             worker_id=WorkerId("prefill-0"),
             epoch=Epoch(1),
-            segment=self.segment,
             layout=layout,
         )
-        register_all(self, self.memory_map)
         self.handoffs = HandoffWriter(self, self.memory_map, ShipLimits(max_batch_bytes=1 << 20))
 
     @property
@@ -262,7 +262,7 @@ def test_memory_that_the_reader_did_not_register_stays_as_it_is() -> None:
 
 def test_rdma_without_a_device_is_refused_at_the_start() -> None:
     with pytest.raises(InvalidConfig, match="found no RDMA device"):
-        MooncakeTransport(MooncakeConfig(protocol="rdma"))
+        MooncakeTransport(TransferConfig(protocol="rdma"))
 
 
 @pytest.mark.parametrize(
@@ -278,4 +278,4 @@ def test_settings_that_would_let_a_failed_write_live_on_are_refused(
     change: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(InvalidConfig, match=message):
-        MooncakeConfig(**change)
+        TransferConfig(**change)

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from kv_transfer.config import TransferConfig
-from kv_transfer.mooncake import MIN_PORTS, MooncakeConfig, MooncakeTransport
+from kv_transfer.config import MIN_PORTS, TransferConfig
+from kv_transfer.mooncake import MooncakeTransport
 from segue.errors import InvalidConfig
 
 ROOT = Path(__file__).parents[2]
@@ -23,9 +23,7 @@ from pathlib import Path
 from kv_transfer.config import TransferConfig
 from kv_transfer.mooncake import MooncakeTransport
 
-transport = MooncakeTransport(
-    TransferConfig(min_port={first}, max_port={last}).mooncake(host="127.0.0.1")
-)
+transport = MooncakeTransport(TransferConfig(min_port={first}, max_port={last}))
 transport._outbound = transport._new_outbound()
 fds = Path("/proc/self/fd")
 mine = {{os.readlink(fd) for fd in fds.iterdir() if fd.is_symlink()}}
@@ -71,7 +69,9 @@ def test_a_range_that_no_worker_could_start_in_is_refused(min_port: int, max_por
 
 
 def test_without_a_range_the_ports_are_mooncakes_affair() -> None:
-    assert TransferConfig().mooncake(host="127.0.0.1") == MooncakeConfig(host="127.0.0.1")
+    config = TransferConfig()
+
+    assert (config.min_port, config.max_port) == (0, 0)
 
 
 def test_nobody_waits_for_the_end_of_an_engine() -> None:
@@ -80,7 +80,7 @@ def test_nobody_waits_for_the_end_of_an_engine() -> None:
     """
 
     def seconds_to_close() -> float:
-        transport = MooncakeTransport(MooncakeConfig())
+        transport = MooncakeTransport(TransferConfig())
         time.sleep(1.1)
         started_at = time.monotonic()
         transport.close()
@@ -99,8 +99,9 @@ def test_a_wheel_for_other_libraries_is_named_with_what_it_lacks(tmp_path: Path)
         'raise ImportError("libcudart.so.12: cannot open shared object file")\n'
     )
     code = (
-        "from kv_transfer.mooncake import MooncakeConfig, MooncakeTransport\n"
-        "MooncakeTransport(MooncakeConfig())\n"
+        "from kv_transfer.config import TransferConfig\n"
+        "from kv_transfer.mooncake import MooncakeTransport\n"
+        "MooncakeTransport(TransferConfig())\n"
     )
 
     done = subprocess.run(

@@ -6,8 +6,8 @@ import pytest
 
 from kv_transfer.config import TransferConfig
 from kv_transfer.loopback import LoopbackNetwork, LoopbackTransport
-from kv_transfer.paced import PacedTransport
 from kv_transfer.plan import Fragment
+from kv_transfer.transport import PacedTransport
 from segue.errors import InvalidConfig
 
 NUM_BYTES = 1000

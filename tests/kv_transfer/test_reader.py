@@ -4,18 +4,22 @@ import asyncio
 
 import pytest
 
-from kv_transfer.checksum import checksums_of
+from kv_transfer.cache_memory import checksums_of
 from kv_transfer.ticket import Ticket
 from segue.cluster_status import UnitCounts
 from segue.errors import (
+    Cancelled,
     InvalidRequest,
     NotFound,
     Overloaded,
     StaleEpoch,
     TransferFailed,
 )
-from segue.types import Epoch, TurnId, WorkerId
+from segue.turn import PrefillOutcome, ShipReport
+from segue.types import Epoch, SampledToken, TurnId, WorkerId
 from tests.kv_transfer.world import Clock, Events, World
+
+OUTCOME = PrefillOutcome(first_token=SampledToken(token_id=7), report=ShipReport(cached_tokens=3))
 
 
 class Desk:
@@ -82,7 +86,7 @@ def test_a_turn_has_one_live_ticket(desk: Desk) -> None:
 
     with pytest.raises(InvalidRequest, match="turn turn-a has a reservation"):
         desk.reserve("turn-a")
-    desk.reader.give_up(TurnId("turn-a"), "retry")
+    desk.world.give_up("turn-a", "retry")
 
     desk.reserve("turn-a")
 
@@ -91,14 +95,16 @@ async def test_a_commit_hands_pages_and_slot_over_as_working(desk: Desk) -> None
     ticket = desk.reserve("turn-a", num_tokens=10, extra=5)
     sums = checksums_of(desk.node.memory_map, ticket.page_ids, ticket.slot_id)
 
-    committed = await desk.reader.commit(ticket.ticket_id, Epoch(1), sums)
+    await desk.reader.commit(ticket.ticket_id, Epoch(1), sums, OUTCOME)
 
-    assert (committed.turn_id, committed.num_prompt_tokens) == ("turn-a", 10)
-    assert committed.pages[:3] == ticket.page_ids
-    assert len(committed.pages) == 4
+    arrival = await desk.world.reservations[TurnId("turn-a")].arrived()
+    assert arrival.outcome == OUTCOME
+    assert arrival.pages[:3] == ticket.page_ids
+    assert len(arrival.pages) == 4
+    assert arrival.slot == ticket.slot_id
     assert desk.node.pages.counts() == UnitCounts(total=16, free=12, working=4)
     assert desk.node.slots.counts() == UnitCounts(total=3, free=2, working=1)
-    assert desk.events.lost == []
+    assert desk.world.lost() == {}
 
 
 async def test_bytes_that_differ_fail_the_transfer_and_free_everything(desk: Desk) -> None:
@@ -109,7 +115,7 @@ async def test_bytes_that_differ_fail_the_transfer_and_free_everything(desk: Des
         await desk.reader.commit(ticket.ticket_id, Epoch(1), sums | {"kv": sums["kv"] ^ 1})
 
     assert desk.node.pages.counts().free == 16
-    assert [turn_id for turn_id, _ in desk.events.lost] == ["turn-a"]
+    assert list(desk.world.lost()) == ["turn-a"]
     assert desk.events.num_freed == 1
 
 
@@ -142,13 +148,13 @@ async def test_a_ticket_serves_once(desk: Desk) -> None:
 async def test_a_late_commit_after_giving_up_frees_and_does_not_revive(desk: Desk) -> None:
     ticket = desk.reserve("turn-a")
 
-    assert desk.reader.give_up(TurnId("turn-a"), "the client hung up")
+    desk.world.give_up("turn-a", "the client hung up")
     assert desk.node.pages.counts().quarantined == 4
     with pytest.raises(NotFound, match="was given up: the client hung up"):
         await desk.commit(ticket)
 
     assert desk.node.pages.counts().free == 16
-    assert desk.events.lost == [("turn-a", "the client hung up")]
+    assert desk.world.lost() == {"turn-a": "the client hung up"}
 
 
 async def test_a_commit_after_the_expiry_is_too_late_even_if_nobody_looked(desk: Desk) -> None:
@@ -166,7 +172,7 @@ async def test_giving_up_while_bytes_are_verified_frees_them_at_once(desk: Desk)
     committing = asyncio.ensure_future(desk.commit(ticket))
     await asyncio.sleep(0)
 
-    assert desk.reader.give_up(TurnId("turn-a"), "released")
+    desk.world.give_up("turn-a", "released")
     with pytest.raises(NotFound, match="released"):
         await committing
 
@@ -183,7 +189,7 @@ async def test_a_commit_that_is_cancelled_leaves_nothing_behind(desk: Desk) -> N
         await committing
 
     assert desk.node.pages.counts().free == 16
-    assert len(desk.events.lost) == 1
+    assert len(desk.world.lost()) == 1
 
 
 def test_an_abort_frees_at_once_because_the_writer_has_stopped(desk: Desk) -> None:
@@ -193,7 +199,7 @@ def test_an_abort_frees_at_once_because_the_writer_has_stopped(desk: Desk) -> No
     desk.reader.abort(ticket.ticket_id, Epoch(1), "again")
 
     assert desk.node.pages.counts().free == 16
-    assert desk.events.lost == [("turn-a", "prefill ran out of pages")]
+    assert desk.world.lost() == {"turn-a": "turn turn-a did not arrive: prefill ran out of pages"}
 
 
 def test_an_abort_of_another_life_is_refused_and_one_of_no_ticket_is_late_news(desk: Desk) -> None:
@@ -217,7 +223,7 @@ def test_what_expires_is_quarantined_until_the_fence_is_answered(desk: Desk) -> 
 
     assert (fence.ticket_id, fence.writer.worker_id) == (ticket.ticket_id, "prefill-0")
     assert desk.node.pages.counts().quarantined == 4
-    assert desk.events.lost == [("turn-a", "the ticket expired")]
+    assert desk.world.lost() == {"turn-a": "turn turn-a did not arrive: the ticket expired"}
     desk.reader.fenced(ticket.ticket_id)
     assert desk.node.pages.counts().free == 16
     assert desk.reader.fence_pending() == []
@@ -226,19 +232,22 @@ def test_what_expires_is_quarantined_until_the_fence_is_answered(desk: Desk) -> 
 def test_a_later_life_of_the_writer_ends_reservation_and_quarantine(desk: Desk) -> None:
     desk.reserve("turn-a")
     desk.reserve("turn-b")
-    desk.reader.give_up(TurnId("turn-b"), "released")
+    desk.world.give_up("turn-b", "released")
 
     desk.reader.members_changed({WorkerId("prefill-0"): Epoch(1)})
     assert desk.node.pages.counts().free == 8
     desk.reader.members_changed({WorkerId("prefill-0"): Epoch(2)})
 
     assert desk.node.pages.counts().free == 16
-    assert desk.events.lost == [("turn-b", "released"), ("turn-a", "the writer died")]
+    assert desk.world.lost() == {
+        "turn-a": "turn turn-a did not arrive: the writer died",
+        "turn-b": "released",
+    }
 
 
 def test_an_absent_writer_is_dead_only_if_it_cannot_be_reached_either(desk: Desk) -> None:
     ticket = desk.reserve("turn-a")
-    desk.reader.give_up(TurnId("turn-a"), "released")
+    desk.world.give_up("turn-a", "released")
 
     desk.reader.writer_unreachable(ticket.ticket_id)
     desk.reader.members_changed({WorkerId("prefill-0"): Epoch(1)})
@@ -255,7 +264,7 @@ async def test_a_handoff_that_has_ended_is_forgotten_but_for_how_it_ended(desk: 
     await desk.commit(used)
     desk.reader.abort(given_up.ticket_id, Epoch(1), "prefill ran out of pages")
 
-    assert set(desk.reader.counts().values()) == {0}
+    assert desk.reader.owners() == set()
     with pytest.raises(NotFound, match="has been used; reserve again"):
         await desk.commit(used)
     with pytest.raises(NotFound, match="was given up: prefill ran out of pages"):
@@ -266,15 +275,52 @@ async def test_a_handoff_that_has_ended_is_forgotten_but_for_how_it_ended(desk: 
 async def test_every_step_is_told_for_counting(desk: Desk) -> None:
     await desk.commit(desk.reserve())
     desk.reserve("turn-b")
-    desk.reader.give_up(TurnId("turn-b"), "released")
+    desk.world.give_up("turn-b", "released")
 
     assert desk.events.steps == [
         ("reserved", "verifying"),
         ("verifying", "committed"),
         ("reserved", "quarantined"),
     ]
-    assert desk.reader.counts()["quarantined"] == 1
+    assert len(desk.reader.fence_pending()) == 1
 
 
-def test_giving_up_an_unknown_turn_says_so(desk: Desk) -> None:
-    assert not desk.reader.give_up(TurnId("never"), "released")
+async def test_what_arrived_and_was_not_taken_is_given_back(desk: Desk) -> None:
+    ticket = desk.reserve("turn-a")
+    reservation = desk.world.reservations[TurnId("turn-a")]
+    with reservation:
+        await desk.commit(ticket)
+        assert desk.node.pages.counts().working == 4
+
+    assert desk.node.pages.counts().free == 16
+    assert desk.node.slots.counts().free == 3
+    assert desk.events.num_freed == 1
+    with pytest.raises(Cancelled, match="nothing waits for it"):
+        await reservation.arrived()
+
+
+async def test_what_was_taken_is_not_given_back(desk: Desk) -> None:
+    ticket = desk.reserve("turn-a")
+    with desk.world.reservations[TurnId("turn-a")] as reservation:
+        await desk.commit(ticket)
+        await reservation.arrived()
+
+    assert desk.node.pages.counts().working == 4
+
+
+async def test_a_cancelled_wait_for_an_arrival_quarantines_what_is_being_written(
+    desk: Desk,
+) -> None:
+    desk.reserve("turn-a")
+
+    async def receive() -> None:
+        with desk.world.reservations[TurnId("turn-a")] as reservation:
+            await reservation.arrived()
+
+    receiving = asyncio.ensure_future(receive())
+    await asyncio.sleep(0)
+    receiving.cancel()
+    await asyncio.wait([receiving])
+
+    assert receiving.cancelled()
+    assert desk.node.pages.counts().quarantined == 4

@@ -10,11 +10,12 @@ from collections.abc import AsyncIterator
 import grpc
 import pytest
 
+from kv_transfer.cache_memory import checksums_of
 from kv_transfer.fencer import Fencer
 from kv_transfer.outgoing import Outgoing
 from kv_transfer.peers import Peers
 from kv_transfer.server import ReaderServicer, WriterServicer
-from kv_transfer.ticket import CommittedHandoff, Fence, PeerIdentity, Ticket
+from kv_transfer.ticket import Fence, PeerIdentity, Ticket
 from segue.cache.layout import CacheLayout
 from segue.errors import (
     Cancelled,
@@ -29,15 +30,17 @@ from segue.internal.v1.transfer_pb2_grpc import (
     add_HandoffReaderServicer_to_server,
     add_HandoffWriterServicer_to_server,
 )
-from segue.turn import ShipReport
+from segue.turn import PrefillOutcome, ShipReport
 from segue.types import Epoch, PageId, SampledToken, SlotId, TokenLogprob, TurnId
 from segue.wire.status import ErrorInterceptor
 from tests.kv_transfer.world import LAYOUT, World, ship_all
 
-FIRST = SampledToken(
-    token_id=7, logprob=-0.5, top_logprobs=(TokenLogprob(token_id=7, logprob=-0.5),)
+OUTCOME = PrefillOutcome(
+    first_token=SampledToken(
+        token_id=7, logprob=-0.5, top_logprobs=(TokenLogprob(token_id=7, logprob=-0.5),)
+    ),
+    report=ShipReport(shipped_bytes=10, cached_tokens=4, prefill_s=0.25),
 )
-REPORT = ShipReport(shipped_bytes=10, cached_tokens=4, prefill_s=0.25)
 
 
 class Cluster:
@@ -50,16 +53,13 @@ class Cluster:
         self.target = world.node("decode-0")
         self.reader = world.reader(self.target)
         self.writer = world.writer(self.source)
-        self.arrived: list[tuple[CommittedHandoff, SampledToken, ShipReport]] = []
         self.to_reader = Peers(self.source.memory_map)
         self.to_writer = Peers(self.target.memory_map)
         self.address = ""
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        face = ReaderServicer(
-            self.reader, lambda *commit: self.arrived.append(commit), vocab_size=100
-        )
+        face = ReaderServicer(self.reader, vocab_size=100)
         server = grpc.aio.server(interceptors=[ErrorInterceptor()])
         add_HandoffReaderServicer_to_server(face, server)
         add_HandoffWriterServicer_to_server(WriterServicer(self.writer), server)
@@ -71,15 +71,15 @@ class Cluster:
         await server.stop(None)
 
     def reserve(self, turn: str) -> Ticket:
-        ticket = self.reader.reserve(
+        reservation = self.world.reservations[TurnId(turn)] = self.reader.reserve(
             TurnId(turn),
             num_prompt_tokens=10,
             extra_tokens=5,
             writer=dataclasses.replace(self.source.identity, address=self.address),
             lifetime_s=30.0,
         )
-        at_reader = dataclasses.replace(ticket.reader, address=self.address)
-        return dataclasses.replace(ticket, reader=at_reader)
+        at_reader = dataclasses.replace(reservation.ticket.reader, address=self.address)
+        return dataclasses.replace(reservation.ticket, reader=at_reader)
 
     async def begin(self, ticket: Ticket) -> Outgoing:
         reader_map = await self.to_reader.meet(ticket, timeout_s=5)
@@ -87,7 +87,7 @@ class Cluster:
         return self.writer.begin(ticket, reader_map, source_pages=pages, source_slot=SlotId(0))
 
     async def commit(self, ticket: Ticket, checksums: dict[str, int]) -> None:
-        await self.to_reader.commit(ticket, checksums, FIRST, REPORT, timeout_s=5)
+        await self.to_reader.commit(ticket, checksums, OUTCOME, timeout_s=5)
 
 
 @pytest.fixture
@@ -105,11 +105,21 @@ async def test_a_handoff_ends_with_its_first_token_and_report(cluster: Cluster) 
 
     await cluster.commit(ticket, dict(result.checksums))
 
-    ((committed, first_token, report),) = cluster.arrived
-    assert (committed.turn_id, first_token, report) == ("turn-a", FIRST, REPORT)
+    arrival = await cluster.world.reservations[TurnId("turn-a")].arrived()
+    assert arrival.outcome == OUTCOME
     assert cluster.target.pages.counts().working == 4
     with pytest.raises(NotFound, match="has been used"):
         await cluster.commit(ticket, dict(result.checksums))
+
+
+async def test_a_pull_is_committed_without_an_outcome(cluster: Cluster) -> None:
+    ticket = cluster.reserve("turn-a")
+    sums = checksums_of(cluster.target.memory_map, ticket.page_ids, ticket.slot_id)
+
+    await cluster.to_reader.commit(ticket, sums, None, timeout_s=5)
+
+    arrival = await cluster.world.reservations[TurnId("turn-a")].arrived()
+    assert arrival.outcome is None
 
 
 async def test_workers_meet_once_a_life(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -145,7 +155,7 @@ async def test_wrong_checksums_fail_the_commit_and_free_the_pages(cluster: Clust
         await cluster.commit(ticket, {"conv": 1})
 
     assert cluster.target.pages.counts().free == 16
-    assert cluster.arrived == []
+    assert list(cluster.world.lost()) == ["turn-a"]
 
 
 async def test_an_abort_frees_the_pages(cluster: Cluster) -> None:
@@ -166,7 +176,7 @@ async def test_a_fence_over_the_wire_stops_the_writer_and_frees_the_pages(cluste
         await cluster.to_writer.fence(fence, timeout_s=5)
 
     fencer = asyncio.ensure_future(Fencer(cluster.reader, ask_to_stop).run())
-    cluster.reader.give_up(TurnId("turn-a"), "the client hung up")
+    cluster.world.give_up("turn-a", "the client hung up")
     with pytest.raises(Cancelled, match="the reader gave up"):
         await asyncio.wait_for(_stopped(outgoing), timeout=5)
     async with asyncio.timeout(5):
@@ -245,8 +255,9 @@ async def test_a_first_token_that_the_model_does_not_have_commits_nothing(
     cluster: Cluster,
 ) -> None:
     ticket = cluster.reserve("turn-a")
+    outcome = dataclasses.replace(OUTCOME, first_token=SampledToken(token_id=100))
 
     with pytest.raises(InvalidRequest, match="the first token is 100, but the model"):
-        await cluster.to_reader.commit(ticket, {}, SampledToken(token_id=100), REPORT, timeout_s=5)
+        await cluster.to_reader.commit(ticket, {}, outcome, timeout_s=5)
 
     assert cluster.target.pages.counts().reserved == 4

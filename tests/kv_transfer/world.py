@@ -9,16 +9,18 @@ from dataclasses import dataclass, field
 import torch
 
 from kv_transfer.cache_memory import CacheMemory, HostMemory
-from kv_transfer.layout import MemoryMap, memory_map_of
+from kv_transfer.layout import MemoryMap
 from kv_transfer.loopback import LoopbackNetwork, LoopbackTransport
 from kv_transfer.outgoing import Outgoing, ShipLimits
-from kv_transfer.reader import HandoffReader, ReaderHooks
+from kv_transfer.reader import HandoffReader
+from kv_transfer.reservations import Reservation
 from kv_transfer.ticket import PeerIdentity, Ticket
-from kv_transfer.transport import register_all
+from kv_transfer.transport import registered
 from kv_transfer.writer import HandoffWriter
 from segue.cache.accountant import Accountant, page_accountant, slot_accountant
 from segue.cache.layout import CacheField, CacheLayout, Unit
 from segue.cache.tensors import CacheTensors
+from segue.errors import Cancelled
 from segue.types import Epoch, PageId, SlotId, TurnId, WorkerId
 
 PAGE_TOKENS = 4
@@ -58,21 +60,16 @@ class Clock:
 
 @dataclass
 class Events:
-    """What a reader's hooks were told."""
+    """What a reader reports."""
 
-    lost: list[tuple[str, str]] = field(default_factory=list)
     num_freed: int = 0
     steps: list[tuple[str, str]] = field(default_factory=list)
 
-    def hooks(self) -> ReaderHooks:
-        def freed() -> None:
-            self.num_freed += 1
+    def freed(self) -> None:
+        self.num_freed += 1
 
-        return ReaderHooks(
-            lost=lambda turn_id, reason: self.lost.append((turn_id, reason)),
-            freed=freed,
-            stepped=lambda before, after: self.steps.append((before, after)),
-        )
+    def stepped(self, before: str, after: str) -> None:
+        self.steps.append((before, after))
 
 
 class Node:
@@ -83,14 +80,13 @@ class Node:
     ) -> None:
         self.tensors = CacheTensors.allocate(layout, num_pages=num_pages, num_slots=3, device="cpu")
         self.transport = LoopbackTransport(network, f"{name}:{epoch}")
-        self.memory_map: MemoryMap = memory_map_of(
+        self.memory_map: MemoryMap = registered(
+            self.transport,
             self.tensors.fields(),
             worker_id=WorkerId(name),
             epoch=Epoch(epoch),
-            segment=self.transport.segment,
             layout=layout,
         )
-        register_all(self.transport, self.memory_map)
         self.pages: Accountant[PageId] = page_accountant(num_pages)
         self.slots: Accountant[SlotId] = slot_accountant(3)
 
@@ -125,6 +121,7 @@ class World:
         self.network = LoopbackNetwork()
         self.nodes: list[Node] = []
         self.writers: list[HandoffWriter] = []
+        self.reservations: dict[TurnId, Reservation] = {}
         self._turns = itertools.count(1)
 
     def node(
@@ -146,12 +143,14 @@ class World:
     def reader(
         self, node: Node, *, clock: Callable[[], float] | None = None, events: Events | None = None
     ) -> HandoffReader:
+        events = events or Events()
         return HandoffReader(
             pages=node.pages,
             slots=node.slots,
             memory_map=node.memory_map,
             address="here:1",
-            hooks=(events or Events()).hooks(),
+            freed=events.freed,
+            stepped=events.stepped,
             clock=clock or Clock(),
         )
 
@@ -164,13 +163,27 @@ class World:
         num_tokens: int = 10,
         extra: int = 5,
     ) -> Ticket:
-        return reader.reserve(
-            TurnId(turn or f"turn-{next(self._turns)}"),
+        """The reservation of a turn's last ticket is in `reservations`."""
+        turn_id = TurnId(turn or f"turn-{next(self._turns)}")
+        self.reservations[turn_id] = reader.reserve(
+            turn_id,
             num_prompt_tokens=num_tokens,
             extra_tokens=extra,
             writer=writer.identity,
             lifetime_s=30.0,
         )
+        return self.reservations[turn_id].ticket
+
+    def give_up(self, turn: str, reason: str) -> None:
+        self.reservations[TurnId(turn)].give_up(Cancelled(reason))
+
+    def lost(self) -> dict[str, str]:
+        """The turns whose handoff was lost or given up, with the error's text."""
+        return {
+            turn: str(reservation.failure)
+            for turn, reservation in self.reservations.items()
+            if reservation.failure
+        }
 
     def close(self) -> None:
         self.network.release()

@@ -15,7 +15,7 @@ from segue.errors import InvalidRequest, SegueError, TransferFailed, UnknownPref
 from segue.internal.v1 import transfer_pb2
 from segue.internal.v1 import worker_pb2 as pb
 from segue.prompt import PrefixName, Prompt, pack_tokens
-from segue.turn import PrefixHolder, ShipReport, TurnSpec
+from segue.turn import PrefixHolder, TurnSpec
 from segue.v1 import session_pb2
 from segue.wire.error_details import error_from_wire
 from tests.stream_line import StreamLine
@@ -35,9 +35,7 @@ class FakeWorker:
     def find_prefix(self, prefix: PrefixName) -> Prompt:
         raise UnknownPrefix("not here")
 
-    async def prefill(
-        self, turn: TurnSpec, ticket: Ticket, holder: PrefixHolder | None
-    ) -> ShipReport:
+    async def prefill(self, turn: TurnSpec, ticket: Ticket, holder: PrefixHolder | None) -> None:
         self.holders.append(holder)
         if self.refusal is not None:
             raise self.refusal
@@ -46,7 +44,6 @@ class FakeWorker:
         except asyncio.CancelledError:
             self.stopped.append(turn.turn_id)
             raise
-        return ShipReport()
 
     def status(self) -> WorkerStatus:
         raise NotImplementedError
@@ -148,7 +145,7 @@ async def test_an_error_is_of_its_prompt_alone(
 
 async def test_a_prefix_that_is_not_known_is_refused_by_name(line: Line) -> None:
     command = prefill(1)
-    command.prefill.turn.prefix.CopyFrom(pb.PrefixName(num_tokens=16, digest=b"?" * 16))
+    command.prefill.turn.prefix.CopyFrom(transfer_pb2.PrefixName(num_tokens=16, digest=b"?" * 16))
     line.send(command)
 
     (failed,) = await line.events()

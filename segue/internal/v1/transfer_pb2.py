@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from segue.v1 import session_pb2 as segue_dot_v1_dot_session__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n segue/internal/v1/transfer.proto\x12\x11segue.internal.v1\x1a\x16segue/v1/session.proto\"x\n\nCacheField\x12\r\n\x05group\x18\x01 \x01(\t\x12\r\n\x05layer\x18\x02 \x01(\r\x12*\n\x04unit\x18\x03 \x01(\x0e\x32\x1c.segue.internal.v1.CacheUnit\x12\r\n\x05\x64type\x18\x04 \x01(\t\x12\x11\n\x05shape\x18\x05 \x03(\rB\x02\x10\x01\"c\n\x0b\x43\x61\x63heLayout\x12\x10\n\x08model_id\x18\x01 \x01(\t\x12\x13\n\x0bpage_tokens\x18\x02 \x01(\r\x12-\n\x06\x66ields\x18\x03 \x03(\x0b\x32\x1d.segue.internal.v1.CacheField\"\xa1\x01\n\tMemoryMap\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12\x0f\n\x07segment\x18\x03 \x01(\t\x12.\n\x06layout\x18\x04 \x01(\x0b\x32\x1e.segue.internal.v1.CacheLayout\x12\x1a\n\x0e\x62\x61se_addresses\x18\x05 \x03(\x04\x42\x02\x10\x01\x12\x15\n\tnum_units\x18\x06 \x03(\rB\x02\x10\x01\";\n\x0bMeetRequest\x12,\n\x06writer\x18\x01 \x01(\x0b\x32\x1c.segue.internal.v1.MemoryMap\"P\n\x0cMeetResponse\x12,\n\x06reader\x18\x01 \x01(\x0b\x32\x1c.segue.internal.v1.MemoryMap\x12\x12\n\nticket_key\x18\x02 \x01(\x0c\"\xc3\x01\n\x06Ticket\x12\x11\n\tticket_id\x18\x01 \x01(\t\x12\x0f\n\x07turn_id\x18\x02 \x01(\t\x12\x11\n\tworker_id\x18\x03 \x01(\t\x12\r\n\x05\x65poch\x18\x04 \x01(\x04\x12\x0f\n\x07\x61\x64\x64ress\x18\x05 \x01(\t\x12\x17\n\x0fresident_tokens\x18\x06 \x01(\r\x12\x14\n\x08page_ids\x18\x07 \x03(\rB\x02\x10\x01\x12\x0f\n\x07slot_id\x18\x08 \x01(\r\x12\x14\n\x0c\x65xpires_in_s\x18\t \x01(\x01\x12\x0c\n\x04seal\x18\n \x01(\x0c\"-\n\rGroupChecksum\x12\r\n\x05group\x18\x01 \x01(\t\x12\r\n\x05\x63rc32\x18\x02 \x01(\r\"\xc2\x01\n\rCommitRequest\x12\x11\n\tticket_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12\x33\n\tchecksums\x18\x03 \x03(\x0b\x32 .segue.internal.v1.GroupChecksum\x12+\n\x0b\x66irst_token\x18\x04 \x01(\x0b\x32\x16.segue.v1.SampledToken\x12-\n\x06report\x18\x05 \x01(\x0b\x32\x1d.segue.internal.v1.ShipReport\"\x8e\x02\n\nShipReport\x12\x15\n\rshipped_bytes\x18\x01 \x01(\x04\x12\x15\n\rcached_tokens\x18\x02 \x01(\r\x12\x0f\n\x07queue_s\x18\x03 \x01(\x01\x12\x11\n\tprefill_s\x18\x04 \x01(\x01\x12\x12\n\ntransfer_s\x18\x05 \x01(\x01\x12\x1a\n\x12\x65xposed_transfer_s\x18\x06 \x01(\x01\x12\x17\n\x0f\x63omputed_tokens\x18\x07 \x01(\r\x12\x15\n\rpulled_tokens\x18\x08 \x01(\r\x12\x14\n\x0cpulled_bytes\x18\t \x01(\x04\x12\x0e\n\x06pull_s\x18\n \x01(\x01\x12\x13\n\x0bkept_tokens\x18\x0b \x01(\r\x12\x13\n\x0bkept_states\x18\x0c \x03(\r\"\x10\n\x0e\x43ommitResponse\"@\n\x0c\x41\x62ortRequest\x12\x11\n\tticket_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12\x0e\n\x06reason\x18\x03 \x01(\t\"\x0f\n\rAbortResponse\"7\n\x0c\x46\x65nceRequest\x12\x11\n\tticket_id\x18\x01 \x01(\t\x12\x14\n\x0cwriter_epoch\x18\x02 \x01(\x04\"%\n\rFenceResponse\x12\x14\n\x0cwriter_epoch\x18\x01 \x01(\x04\"O\n\x0bPullRequest\x12)\n\x06ticket\x18\x01 \x01(\x0b\x32\x19.segue.internal.v1.Ticket\x12\x15\n\ttoken_ids\x18\x02 \x03(\rB\x02\x10\x01\"%\n\x0cPullResponse\x12\x15\n\rshipped_bytes\x18\x01 \x01(\x04*Q\n\tCacheUnit\x12\x1a\n\x16\x43\x41\x43HE_UNIT_UNSPECIFIED\x10\x00\x12\x13\n\x0f\x43\x41\x43HE_UNIT_PAGE\x10\x01\x12\x13\n\x0f\x43\x41\x43HE_UNIT_SLOT\x10\x02\x32\xf3\x01\n\rHandoffReader\x12G\n\x04Meet\x12\x1e.segue.internal.v1.MeetRequest\x1a\x1f.segue.internal.v1.MeetResponse\x12M\n\x06\x43ommit\x12 .segue.internal.v1.CommitRequest\x1a!.segue.internal.v1.CommitResponse\x12J\n\x05\x41\x62ort\x12\x1f.segue.internal.v1.AbortRequest\x1a .segue.internal.v1.AbortResponse2[\n\rHandoffWriter\x12J\n\x05\x46\x65nce\x12\x1f.segue.internal.v1.FenceRequest\x1a .segue.internal.v1.FenceResponse2X\n\rHandoffSource\x12G\n\x04Pull\x12\x1e.segue.internal.v1.PullRequest\x1a\x1f.segue.internal.v1.PullResponseB3\n\x11segue.internal.v1P\x01Z\x1csegue/internal/v1;internalv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n segue/internal/v1/transfer.proto\x12\x11segue.internal.v1\x1a\x16segue/v1/session.proto\"x\n\nCacheField\x12\r\n\x05group\x18\x01 \x01(\t\x12\r\n\x05layer\x18\x02 \x01(\r\x12*\n\x04unit\x18\x03 \x01(\x0e\x32\x1c.segue.internal.v1.CacheUnit\x12\r\n\x05\x64type\x18\x04 \x01(\t\x12\x11\n\x05shape\x18\x05 \x03(\rB\x02\x10\x01\"c\n\x0b\x43\x61\x63heLayout\x12\x10\n\x08model_id\x18\x01 \x01(\t\x12\x13\n\x0bpage_tokens\x18\x02 \x01(\r\x12-\n\x06\x66ields\x18\x03 \x03(\x0b\x32\x1d.segue.internal.v1.CacheField\"\xa1\x01\n\tMemoryMap\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12\x0f\n\x07segment\x18\x03 \x01(\t\x12.\n\x06layout\x18\x04 \x01(\x0b\x32\x1e.segue.internal.v1.CacheLayout\x12\x1a\n\x0e\x62\x61se_addresses\x18\x05 \x03(\x04\x42\x02\x10\x01\x12\x15\n\tnum_units\x18\x06 \x03(\rB\x02\x10\x01\";\n\x0bMeetRequest\x12,\n\x06writer\x18\x01 \x01(\x0b\x32\x1c.segue.internal.v1.MemoryMap\"P\n\x0cMeetResponse\x12,\n\x06reader\x18\x01 \x01(\x0b\x32\x1c.segue.internal.v1.MemoryMap\x12\x12\n\nticket_key\x18\x02 \x01(\x0c\"\xc3\x01\n\x06Ticket\x12\x11\n\tticket_id\x18\x01 \x01(\t\x12\x0f\n\x07turn_id\x18\x02 \x01(\t\x12\x11\n\tworker_id\x18\x03 \x01(\t\x12\r\n\x05\x65poch\x18\x04 \x01(\x04\x12\x0f\n\x07\x61\x64\x64ress\x18\x05 \x01(\t\x12\x17\n\x0fresident_tokens\x18\x06 \x01(\r\x12\x14\n\x08page_ids\x18\x07 \x03(\rB\x02\x10\x01\x12\x0f\n\x07slot_id\x18\x08 \x01(\r\x12\x14\n\x0c\x65xpires_in_s\x18\t \x01(\x01\x12\x0c\n\x04seal\x18\n \x01(\x0c\"-\n\rGroupChecksum\x12\r\n\x05group\x18\x01 \x01(\t\x12\r\n\x05\x63rc32\x18\x02 \x01(\r\"\xbb\x01\n\rCommitRequest\x12\x11\n\tticket_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12\x33\n\tchecksums\x18\x03 \x03(\x0b\x32 .segue.internal.v1.GroupChecksum\x12\x32\n\x07outcome\x18\x06 \x01(\x0b\x32!.segue.internal.v1.PrefillOutcomeJ\x04\x08\x04\x10\x05J\x04\x08\x05\x10\x06R\x0b\x66irst_tokenR\x06report\"l\n\x0ePrefillOutcome\x12+\n\x0b\x66irst_token\x18\x01 \x01(\x0b\x32\x16.segue.v1.SampledToken\x12-\n\x06report\x18\x02 \x01(\x0b\x32\x1d.segue.internal.v1.ShipReport\"\x8e\x02\n\nShipReport\x12\x15\n\rshipped_bytes\x18\x01 \x01(\x04\x12\x15\n\rcached_tokens\x18\x02 \x01(\r\x12\x0f\n\x07queue_s\x18\x03 \x01(\x01\x12\x11\n\tprefill_s\x18\x04 \x01(\x01\x12\x12\n\ntransfer_s\x18\x05 \x01(\x01\x12\x1a\n\x12\x65xposed_transfer_s\x18\x06 \x01(\x01\x12\x17\n\x0f\x63omputed_tokens\x18\x07 \x01(\r\x12\x15\n\rpulled_tokens\x18\x08 \x01(\r\x12\x14\n\x0cpulled_bytes\x18\t \x01(\x04\x12\x0e\n\x06pull_s\x18\n \x01(\x01\x12\x13\n\x0bkept_tokens\x18\x0b \x01(\r\x12\x13\n\x0bkept_states\x18\x0c \x03(\r\"\x10\n\x0e\x43ommitResponse\"@\n\x0c\x41\x62ortRequest\x12\x11\n\tticket_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12\x0e\n\x06reason\x18\x03 \x01(\t\"\x0f\n\rAbortResponse\"7\n\x0c\x46\x65nceRequest\x12\x11\n\tticket_id\x18\x01 \x01(\t\x12\x14\n\x0cwriter_epoch\x18\x02 \x01(\x04\"#\n\rFenceResponseJ\x04\x08\x01\x10\x02R\x0cwriter_epoch\"x\n\x0bPullRequest\x12)\n\x06ticket\x18\x01 \x01(\x0b\x32\x19.segue.internal.v1.Ticket\x12-\n\x06prefix\x18\x03 \x01(\x0b\x32\x1d.segue.internal.v1.PrefixNameJ\x04\x08\x02\x10\x03R\ttoken_ids\"0\n\nPrefixName\x12\x12\n\nnum_tokens\x18\x01 \x01(\r\x12\x0e\n\x06\x64igest\x18\x02 \x01(\x0c\"#\n\x0cPullResponseJ\x04\x08\x01\x10\x02R\rshipped_bytes*Q\n\tCacheUnit\x12\x1a\n\x16\x43\x41\x43HE_UNIT_UNSPECIFIED\x10\x00\x12\x13\n\x0f\x43\x41\x43HE_UNIT_PAGE\x10\x01\x12\x13\n\x0f\x43\x41\x43HE_UNIT_SLOT\x10\x02\x32\xf3\x01\n\rHandoffReader\x12G\n\x04Meet\x12\x1e.segue.internal.v1.MeetRequest\x1a\x1f.segue.internal.v1.MeetResponse\x12M\n\x06\x43ommit\x12 .segue.internal.v1.CommitRequest\x1a!.segue.internal.v1.CommitResponse\x12J\n\x05\x41\x62ort\x12\x1f.segue.internal.v1.AbortRequest\x1a .segue.internal.v1.AbortResponse2[\n\rHandoffWriter\x12J\n\x05\x46\x65nce\x12\x1f.segue.internal.v1.FenceRequest\x1a .segue.internal.v1.FenceResponse2X\n\rHandoffSource\x12G\n\x04Pull\x12\x1e.segue.internal.v1.PullRequest\x1a\x1f.segue.internal.v1.PullResponseB3\n\x11segue.internal.v1P\x01Z\x1csegue/internal/v1;internalv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -41,10 +41,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_MEMORYMAP'].fields_by_name['num_units']._serialized_options = b'\020\001'
   _globals['_TICKET'].fields_by_name['page_ids']._loaded_options = None
   _globals['_TICKET'].fields_by_name['page_ids']._serialized_options = b'\020\001'
-  _globals['_PULLREQUEST'].fields_by_name['token_ids']._loaded_options = None
-  _globals['_PULLREQUEST'].fields_by_name['token_ids']._serialized_options = b'\020\001'
-  _globals['_CACHEUNIT']._serialized_start=1641
-  _globals['_CACHEUNIT']._serialized_end=1722
+  _globals['_CACHEUNIT']._serialized_start=1831
+  _globals['_CACHEUNIT']._serialized_end=1912
   _globals['_CACHEFIELD']._serialized_start=79
   _globals['_CACHEFIELD']._serialized_end=199
   _globals['_CACHELAYOUT']._serialized_start=201
@@ -60,27 +58,31 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GROUPCHECKSUM']._serialized_start=807
   _globals['_GROUPCHECKSUM']._serialized_end=852
   _globals['_COMMITREQUEST']._serialized_start=855
-  _globals['_COMMITREQUEST']._serialized_end=1049
-  _globals['_SHIPREPORT']._serialized_start=1052
-  _globals['_SHIPREPORT']._serialized_end=1322
-  _globals['_COMMITRESPONSE']._serialized_start=1324
-  _globals['_COMMITRESPONSE']._serialized_end=1340
-  _globals['_ABORTREQUEST']._serialized_start=1342
-  _globals['_ABORTREQUEST']._serialized_end=1406
-  _globals['_ABORTRESPONSE']._serialized_start=1408
-  _globals['_ABORTRESPONSE']._serialized_end=1423
-  _globals['_FENCEREQUEST']._serialized_start=1425
-  _globals['_FENCEREQUEST']._serialized_end=1480
-  _globals['_FENCERESPONSE']._serialized_start=1482
-  _globals['_FENCERESPONSE']._serialized_end=1519
-  _globals['_PULLREQUEST']._serialized_start=1521
-  _globals['_PULLREQUEST']._serialized_end=1600
-  _globals['_PULLRESPONSE']._serialized_start=1602
-  _globals['_PULLRESPONSE']._serialized_end=1639
-  _globals['_HANDOFFREADER']._serialized_start=1725
-  _globals['_HANDOFFREADER']._serialized_end=1968
-  _globals['_HANDOFFWRITER']._serialized_start=1970
-  _globals['_HANDOFFWRITER']._serialized_end=2061
-  _globals['_HANDOFFSOURCE']._serialized_start=2063
-  _globals['_HANDOFFSOURCE']._serialized_end=2151
+  _globals['_COMMITREQUEST']._serialized_end=1042
+  _globals['_PREFILLOUTCOME']._serialized_start=1044
+  _globals['_PREFILLOUTCOME']._serialized_end=1152
+  _globals['_SHIPREPORT']._serialized_start=1155
+  _globals['_SHIPREPORT']._serialized_end=1425
+  _globals['_COMMITRESPONSE']._serialized_start=1427
+  _globals['_COMMITRESPONSE']._serialized_end=1443
+  _globals['_ABORTREQUEST']._serialized_start=1445
+  _globals['_ABORTREQUEST']._serialized_end=1509
+  _globals['_ABORTRESPONSE']._serialized_start=1511
+  _globals['_ABORTRESPONSE']._serialized_end=1526
+  _globals['_FENCEREQUEST']._serialized_start=1528
+  _globals['_FENCEREQUEST']._serialized_end=1583
+  _globals['_FENCERESPONSE']._serialized_start=1585
+  _globals['_FENCERESPONSE']._serialized_end=1620
+  _globals['_PULLREQUEST']._serialized_start=1622
+  _globals['_PULLREQUEST']._serialized_end=1742
+  _globals['_PREFIXNAME']._serialized_start=1744
+  _globals['_PREFIXNAME']._serialized_end=1792
+  _globals['_PULLRESPONSE']._serialized_start=1794
+  _globals['_PULLRESPONSE']._serialized_end=1829
+  _globals['_HANDOFFREADER']._serialized_start=1915
+  _globals['_HANDOFFREADER']._serialized_end=2158
+  _globals['_HANDOFFWRITER']._serialized_start=2160
+  _globals['_HANDOFFWRITER']._serialized_end=2251
+  _globals['_HANDOFFSOURCE']._serialized_start=2253
+  _globals['_HANDOFFSOURCE']._serialized_end=2341
 # @@protoc_insertion_point(module_scope)

@@ -7,7 +7,7 @@ How bytes move between workers. The writer ships into memory that the reader res
     ticket (via the router) ───▶
     ◀─── Meet(memory map)            once per pair of epochs: layouts are compared
     ◀═══ Mooncake writes             pages and slot, layer by layer
-    ◀─── Commit(checksums, token)    or Abort(reason): the writer has stopped
+    ◀─── Commit(checksums, outcome)  or Abort(reason): the writer has stopped
     Fence(ticket) ───▶               the reader gave up: answer when no write is in flight
 """
 
@@ -218,7 +218,7 @@ class Ticket(_message.Message):
     expires_in_s: _builtins.float
     """Seconds of validity, counted from the reader's answer. Clocks are not compared across hosts."""
     seal: _builtins.bytes
-    """The reader's, over ids, pages and slot (kv_transfer/seal.py): whoever writes looks at it before."""
+    """Over ids, pages and slot (kv_transfer/ticket.py). The writer checks it first."""
     @_builtins.property
     def page_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Pages for the prompt's tokens beyond the resident ones, in order."""
@@ -278,35 +278,57 @@ class CommitRequest(_message.Message):
     TICKET_ID_FIELD_NUMBER: _builtins.int
     EPOCH_FIELD_NUMBER: _builtins.int
     CHECKSUMS_FIELD_NUMBER: _builtins.int
-    FIRST_TOKEN_FIELD_NUMBER: _builtins.int
-    REPORT_FIELD_NUMBER: _builtins.int
+    OUTCOME_FIELD_NUMBER: _builtins.int
     ticket_id: _builtins.str
     epoch: _builtins.int
     """The reader's epoch, as the ticket names it."""
     @_builtins.property
     def checksums(self) -> _containers.RepeatedCompositeFieldContainer[Global___GroupChecksum]: ...
     @_builtins.property
-    def first_token(self) -> _session_pb2.SampledToken:
-        """The first token, drawn by prefill."""
+    def outcome(self) -> Global___PrefillOutcome:
+        """What prefill made of the prompt; absent in the commit of a pull."""
 
-    @_builtins.property
-    def report(self) -> Global___ShipReport: ...
     def __init__(
         self,
         *,
         ticket_id: _builtins.str = ...,
         epoch: _builtins.int = ...,
         checksums: _abc.Iterable[Global___GroupChecksum] | None = ...,
+        outcome: Global___PrefillOutcome | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["outcome", b"outcome"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checksums", b"checksums", "epoch", b"epoch", "outcome", b"outcome", "ticket_id", b"ticket_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CommitRequest: _TypeAlias = CommitRequest  # noqa: Y015
+
+@_typing.final
+class PrefillOutcome(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FIRST_TOKEN_FIELD_NUMBER: _builtins.int
+    REPORT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def first_token(self) -> _session_pb2.SampledToken:
+        """The first token of the answer, drawn by prefill."""
+
+    @_builtins.property
+    def report(self) -> Global___ShipReport: ...
+    def __init__(
+        self,
+        *,
         first_token: _session_pb2.SampledToken | None = ...,
         report: Global___ShipReport | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["first_token", b"first_token", "report", b"report"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["checksums", b"checksums", "epoch", b"epoch", "first_token", b"first_token", "report", b"report", "ticket_id", b"ticket_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["first_token", b"first_token", "report", b"report"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___CommitRequest: _TypeAlias = CommitRequest  # noqa: Y015
+Global___PrefillOutcome: _TypeAlias = PrefillOutcome  # noqa: Y015
 
 @_typing.final
 class ShipReport(_message.Message):
@@ -452,17 +474,12 @@ Global___FenceRequest: _TypeAlias = FenceRequest  # noqa: Y015
 class FenceResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
-    WRITER_EPOCH_FIELD_NUMBER: _builtins.int
-    writer_epoch: _builtins.int
-    """Epoch of the writer that answers."""
     def __init__(
         self,
-        *,
-        writer_epoch: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["writer_epoch", b"writer_epoch"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -473,41 +490,67 @@ class PullRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     TICKET_FIELD_NUMBER: _builtins.int
-    TOKEN_IDS_FIELD_NUMBER: _builtins.int
+    PREFIX_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def ticket(self) -> Global___Ticket: ...
     @_builtins.property
-    def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """The prefix: its length is a page boundary at which the source has a state."""
+    def prefix(self) -> Global___PrefixName:
+        """Ends at a page boundary at which the source has a state."""
 
     def __init__(
         self,
         *,
         ticket: Global___Ticket | None = ...,
-        token_ids: _abc.Iterable[_builtins.int] | None = ...,
+        prefix: Global___PrefixName | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["ticket", b"ticket"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["prefix", b"prefix", "ticket", b"ticket"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ticket", b"ticket", "token_ids", b"token_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["prefix", b"prefix", "ticket", b"ticket"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___PullRequest: _TypeAlias = PullRequest  # noqa: Y015
 
 @_typing.final
-class PullResponse(_message.Message):
+class PrefixName(_message.Message):
+    """Names the first tokens of a prompt."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
-    SHIPPED_BYTES_FIELD_NUMBER: _builtins.int
-    shipped_bytes: _builtins.int
+    NUM_TOKENS_FIELD_NUMBER: _builtins.int
+    DIGEST_FIELD_NUMBER: _builtins.int
+    num_tokens: _builtins.int
+    """Whole pages."""
+    digest: _builtins.bytes
+    """D(n) of n pages, 16 bytes: D(n) = BLAKE2b-128(D(n-1) + key of page n), where D(0) is empty. A
+    page's key is its tokens, four bytes each, then for each media span with tokens on the page its
+    start, counted from the page's first token (int64), its number of tokens (uint32) and its
+    digest; numbers are little-endian.
+    """
     def __init__(
         self,
         *,
-        shipped_bytes: _builtins.int = ...,
+        num_tokens: _builtins.int = ...,
+        digest: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["shipped_bytes", b"shipped_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "num_tokens", b"num_tokens"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PrefixName: _TypeAlias = PrefixName  # noqa: Y015
+
+@_typing.final
+class PullResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -7,7 +7,7 @@ How bytes move between workers. The writer ships into memory that the reader res
     ticket (via the router) ───▶
     ◀─── Meet(memory map)            once per pair of epochs: layouts are compared
     ◀═══ Mooncake writes             pages and slot, layer by layer
-    ◀─── Commit(checksums, token)    or Abort(reason): the writer has stopped
+    ◀─── Commit(checksums, outcome)  or Abort(reason): the writer has stopped
     Fence(ticket) ───▶               the reader gave up: answer when no write is in flight
 """
 

@@ -96,16 +96,12 @@ Global___EndLeaseRequest: _TypeAlias = EndLeaseRequest  # noqa: Y015
 class EndLeaseResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
-    WAS_HERE_FIELD_NUMBER: _builtins.int
-    was_here: _builtins.bool
     def __init__(
         self,
-        *,
-        was_here: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["was_here", b"was_here"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -227,7 +223,7 @@ class TurnSpec(_message.Message):
         """Positions in the prompt at which conversations branch: states are worth keeping there."""
 
     @_builtins.property
-    def prefix(self) -> Global___PrefixName:
+    def prefix(self) -> _transfer_pb2.PrefixName:
         """The context's first tokens, if the worker is believed to have them. A worker that does not
         refuses the turn (UnknownPrefix), and the router sends all tokens.
         """
@@ -245,7 +241,7 @@ class TurnSpec(_message.Message):
         sampling: _session_pb2.Sampling | None = ...,
         stop: _session_pb2.Stop | None = ...,
         branch_points: _abc.Iterable[_builtins.int] | None = ...,
-        prefix: Global___PrefixName | None = ...,
+        prefix: _transfer_pb2.PrefixName | None = ...,
         num_answered: _builtins.int = ...,
         media: _abc.Iterable[Global___MediaSpan] | None = ...,
     ) -> None: ...
@@ -285,36 +281,6 @@ class MediaSpan(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___MediaSpan: _TypeAlias = MediaSpan  # noqa: Y015
-
-@_typing.final
-class PrefixName(_message.Message):
-    """Names the first tokens of a prompt."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    NUM_TOKENS_FIELD_NUMBER: _builtins.int
-    DIGEST_FIELD_NUMBER: _builtins.int
-    num_tokens: _builtins.int
-    """Whole pages."""
-    digest: _builtins.bytes
-    """D(n) of n pages, 16 bytes: D(n) = BLAKE2b-128(D(n-1) + key of page n), where D(0) is empty. A
-    page's key is its tokens, four bytes each, then for each media span with tokens on the page its
-    start, counted from the page's first token (int64), its number of tokens (uint32) and its
-    digest; numbers are little-endian.
-    """
-    def __init__(
-        self,
-        *,
-        num_tokens: _builtins.int = ...,
-        digest: _builtins.bytes = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "num_tokens", b"num_tokens"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___PrefixName: _TypeAlias = PrefixName  # noqa: Y015
 
 @_typing.final
 class TurnCommands(_message.Message):

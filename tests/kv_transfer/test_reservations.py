@@ -9,8 +9,8 @@ import pytest
 
 from kv_transfer.handoff import Committed, Freed, Quarantined, Reserved, Units
 from kv_transfer.reader import HandoffReader
+from kv_transfer.reservations import MAX_ENDED, Reservation, TicketBook
 from kv_transfer.ticket import PeerIdentity, Ticket, TicketId
-from kv_transfer.ticket_book import MAX_ENDED, Incoming, TicketBook
 from segue.errors import NotFound
 from segue.types import Epoch, SlotId, TurnId, WorkerId
 from tests.executed import lines_executed
@@ -35,13 +35,13 @@ def ticket(book: TicketBook, turn: str = "turn") -> Ticket:
 
 def reserve(
     book: TicketBook, *, turn: str = "turn", until: float = 10.0, writer: PeerIdentity = WRITER
-) -> Incoming:
-    handoff = Incoming(
-        ticket=ticket(book, turn),
+) -> Reservation:
+    handoff = Reservation(
+        ticket(book, turn),
+        Reserved(UNITS),
         writer=writer,
-        num_prompt_tokens=1,
         expires_at=until,
-        state=Reserved(UNITS),
+        give_up=lambda reservation, error: None,
     )
     book.add(handoff)
     return handoff
@@ -136,7 +136,7 @@ def test_what_a_turn_costs_does_not_depend_on_the_turns_before_it(world: World, 
         ticket = busy.reserve("now")
         calls = {
             "abort": lambda: reader.abort(ticket.ticket_id, Epoch(1), "stopped"),
-            "give up": lambda: reader.give_up(TurnId("now"), "released"),
+            "give up": lambda: world.give_up("now", "released"),
             "expiry": reader.expire_due,
             "fences": reader.fence_pending,
             "members": lambda: reader.members_changed({WorkerId("prefill-0"): Epoch(1)}),

@@ -1,0 +1,59 @@
+"""Copies fields of the same name between our values and protobuf messages.
+
+Every field of the target must have a namesake in the source or be passed by hand, so a field that
+was added on one side only fails at the first use. By hand go enums, oneofs, nested messages and
+names that differ.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from google.protobuf.message import Message
+
+Kind = TypeVar("Kind", bound=Message)
+Value = TypeVar("Value")
+
+
+def message_of(kind: type[Kind], value: object, /, **by_hand: Any) -> Kind:
+    """What is None stays absent."""
+    target: Any = kind
+    names = _of_message(target, tuple(by_hand))
+    return kind(**{name: getattr(value, name) for name in names}, **by_hand)
+
+
+def value_of(kind: type[Value], message: Message, /, **by_hand: Any) -> Value:
+    """Repeated fields become tuples; an optional field that is absent becomes None."""
+    target: Any = kind
+    source: Any = type(message)
+    readers = _of_value(target, source, tuple(by_hand))
+    return kind(**{name: read(message) for name, read in readers}, **by_hand)
+
+
+@functools.cache
+def _of_message(kind: Any, by_hand: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(field.name for field in kind.DESCRIPTOR.fields if field.name not in by_hand)
+
+
+@functools.cache
+def _of_value(
+    kind: Any, source: Any, by_hand: tuple[str, ...]
+) -> tuple[tuple[str, Callable[[Message], Any]], ...]:
+    known = source.DESCRIPTOR.fields_by_name
+    names = [field.name for field in dataclasses.fields(kind) if field.name not in by_hand]
+    missing = [name for name in names if name not in known]
+    assert not missing, f"{source.DESCRIPTOR.name} has no {', '.join(missing)}: pass it by hand"
+    return tuple((name, _reader(known[name])) for name in names)
+
+
+def _reader(field: Any) -> Callable[[Message], Any]:
+    name = field.name
+    assert field.message_type is None, f"{field.full_name} is a message: pass it by hand"
+    if field.is_repeated:
+        return lambda message: tuple(getattr(message, name))
+    if field.has_presence:
+        return lambda message: getattr(message, name) if message.HasField(name) else None
+    return lambda message: getattr(message, name)
