@@ -19,6 +19,7 @@ from segue.engine.runner import ModelRunner
 from segue.types import Sampling
 from tests.checkpoints import VOCAB_SIZE
 from tests.engine.drafting import DraftingSequence, draft, verify
+from tests.runners import new_runner
 
 PAGE_TOKENS = 16
 CLOSE = {"rtol": 0.0, "atol": 3e-5}
@@ -26,7 +27,7 @@ CLOSE = {"rtol": 0.0, "atol": 3e-5}
 
 @pytest.fixture(params=["mtp_dense", "mtp_moe"])
 def runner(request: pytest.FixtureRequest) -> ModelRunner:
-    runner = ModelRunner.load(
+    runner = new_runner(
         request.getfixturevalue(request.param),
         page_tokens=PAGE_TOKENS,
         num_pages=64,
@@ -246,7 +247,7 @@ def test_the_mtp_layer_is_announced_last_when_its_part_of_the_cache_is_final(
 
 
 def test_bfloat16_drafts_too(mtp_dense: Path) -> None:
-    runner = ModelRunner.load(mtp_dense, dtype="bfloat16", page_tokens=16, num_pages=8, num_slots=8)
+    runner = new_runner(mtp_dense, dtype="bfloat16", page_tokens=16, num_pages=8, num_slots=8)
     sequence = prefilled(runner, 20, range(4), range(5))
 
     (drafts,) = draft(runner, [sequence], [3])
