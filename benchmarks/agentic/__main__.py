@@ -28,7 +28,7 @@ from benchmarks.serving.environment import Environment, this_environment
 from kv_transfer.config import TransferConfig
 from router.config import RouterConfig
 from segue.engine.config import EngineConfig
-from segue.engine.load import layout_of
+from segue.engine.served_model import ServedModel
 from segue.launch.config import ClusterConfig, Config
 from segue.model.config import ModelConfig
 from segue.model.source import resolve_model
@@ -138,7 +138,7 @@ def _summarise(
     workload: Workload,
     folder: Path,
 ) -> Result:
-    layout = layout_of(folder, config.engine)
+    layout = ServedModel.of(folder, config.engine).layout
     # Where the folder lies is this machine's business.
     config = dataclasses.replace(
         config, cluster=dataclasses.replace(config.cluster, model=folder.name)

@@ -25,7 +25,7 @@ from prefill_worker.pull import PullEstimate, estimate_pull
 from prefill_worker.worker import PrefillWorker
 from router.__main__ import running as running_router
 from segue.client import Client
-from segue.engine.load import layout_of
+from segue.engine.served_model import ServedModel
 from segue.launch.config import Config
 from segue.launch.ready import wait_until_ready
 from segue.model.config import ModelConfig
@@ -155,7 +155,7 @@ async def _ask(folder: Path, config: Config, trial: Trial) -> dict[int, _Seen]:
 
 
 async def _ask_of(bench: InProcess, folder: Path, config: Config, trial: Trial) -> dict[int, _Seen]:
-    layout = layout_of(folder, config.engine)
+    layout = ServedModel.of(folder, config.engine).layout
     draw = random.Random(0)
     vocab_size = ModelConfig.from_folder(folder).vocab_size
     names = (f"emptied-{number}" for number in itertools.count())

@@ -94,8 +94,8 @@ def _pool(
     pages = torch.randn(
         num_sequences * num_pages,
         2,
-        PAGE_TOKENS,
         shape.num_kv_heads,
+        PAGE_TOKENS,
         shape.head_dim,
         device=device,
         dtype=dtype,

@@ -64,7 +64,7 @@ def _attention_input(shape: Shape, num_tokens: int, device: str, dtype: torch.dt
     frequencies_R = rotary_frequencies(head_dim // 4, theta=1e7).to(device)
     num_pages = num_tokens // PAGE_TOKENS + 1
     pages = torch.zeros(
-        num_pages, 2, PAGE_TOKENS, num_kv_heads, head_dim, device=device, dtype=dtype
+        num_pages, 2, num_kv_heads, PAGE_TOKENS, head_dim, device=device, dtype=dtype
     )
     return Case(
         operator="attention input",

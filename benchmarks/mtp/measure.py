@@ -9,6 +9,8 @@ from benchmarks.mtp.drive import Drive, Seen, Step, TimedRunner
 from benchmarks.mtp.models import PAGE_TOKENS, Subject
 from benchmarks.serving.samples import median
 from decode_worker.config import DecodeConfig
+from segue.engine.config import EngineConfig
+from segue.engine.served_model import ServedModel
 
 FIXED_DRAFTS = (1, 2, 3, 4, 7)
 MAX_DRAFTS = 7
@@ -57,8 +59,7 @@ def load(subject: Subject) -> TimedRunner:
     batch_size = max(subject.batch_sizes)
     longest = max(len(p.token_ids) + p.max_tokens for p in subject.prompts)
     runner = TimedRunner.load(
-        subject.folder,
-        page_tokens=PAGE_TOKENS,
+        ServedModel.of(subject.folder, EngineConfig(page_tokens=PAGE_TOKENS)),
         num_pages=batch_size * -(-longest // PAGE_TOKENS),
         num_slots=batch_size * (MAX_DRAFTS + 2),
     )

@@ -24,7 +24,7 @@ from benchmarks.serving.scrape import read_metrics, total_of
 from benchmarks.serving.workload import Prompt, Workload
 from segue.cache.layout import CacheLayout
 from segue.client import Client
-from segue.engine.load import layout_of
+from segue.engine.served_model import ServedModel
 from segue.launch.cluster import Cluster
 from segue.model.config import ModelConfig
 
@@ -50,7 +50,7 @@ class Subject:
         cls, folder: Path, *, cluster: Cluster, peer: Transformers, workload: Workload
     ) -> Subject:
         model = ModelConfig.from_folder(folder)
-        layout = layout_of(folder, cluster.config.engine)
+        layout = ServedModel.of(folder, cluster.config.engine).layout
         return cls(
             cluster=cluster,
             peer=peer,

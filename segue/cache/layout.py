@@ -1,7 +1,7 @@
 """What bytes a page and a slot are, as data. Allocation, memory budget and transfer all read this.
 
-    page p   ┌ layer 3  kv [2, page_tokens, kv_heads, head_dim] ┐   one unit of every
-             │ layer 7  kv [2, page_tokens, kv_heads, head_dim] │   "page" field
+    page p   ┌ layer 3  kv [2, kv_heads, page_tokens, head_dim] ┐   one unit of every
+             │ layer 7  kv [2, kv_heads, page_tokens, head_dim] │   "page" field
              └ ...                                              ┘
     slot s   ┌ layer 0  recurrent [v_heads, k_dim, v_dim] float32 ┐ one unit of every
              │ layer 0  conv      [conv_channels, kernel - 1]     │ "slot" field
@@ -43,7 +43,8 @@ class CacheField:
     unit: Unit
     dtype: str
     shape: tuple[int, ...]
-    """Of one unit."""
+    """Of one unit. Pages are head-major, [2, kv_heads, page_tokens, head_dim]: the keys of a head
+    are one run of bytes, and so are its values."""
 
     def __post_init__(self) -> None:
         if self.dtype not in DTYPE_BYTES:

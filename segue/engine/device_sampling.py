@@ -15,13 +15,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from segue.engine.sampler import needs_of
+from segue.engine.sampler import fill_slot, integers_of, needs_of, numbers_of, rows_of
 from segue.engine.step_buffers import to_device
 from segue.kernels import NO_SLOT, sampling
-from segue.kernels.sampling import IN_PROMPT, Ledger, Needs, Rows
+from segue.kernels.sampling import Ledger, Needs
 from segue.types import Sampling
-
-_MAX_TOP_K = 1 << 31
 
 
 class DeviceSampling:
@@ -48,19 +46,15 @@ class DeviceSampling:
         """From here on the row is sampled so. In stream order; waits for nothing."""
         needs = needs_of(params)
         has_slot = needs.bias or needs.penalties
-        ints = [params.seed, min(params.top_k, _MAX_TOP_K), row if has_slot else NO_SLOT]
+        ints = integers_of(params, row if has_slot else NO_SLOT)
         self._ints_R3[row].copy_(to_device(ints, self._device))
-        floats = [
-            params.temperature,
-            params.top_p,
-            params.min_p,
-            params.repetition_penalty,
-            params.presence_penalty,
-            params.frequency_penalty,
-        ]
-        self._floats_R6[row].copy_(to_device(floats, self._device, dtype=torch.float64))
+        numbers = to_device(numbers_of(params), self._device, dtype=torch.float64)
+        self._floats_R6[row].copy_(numbers)
         if has_slot:
-            self._start_slot(row, params, prompt_ids, answer_ids)
+            counts_SV, bias_SV = self._ledger.counts_SV, self._ledger.bias_SV
+            assert counts_SV is not None
+            assert bias_SV is not None
+            fill_slot(counts_SV[row].zero_(), bias_SV[row].zero_(), params, prompt_ids, answer_ids)
 
     def sample(
         self,
@@ -70,41 +64,13 @@ class DeviceSampling:
         pending_TK: Tensor,
         needs: Needs,
     ) -> Tensor:
-        seed_T, top_k_T, slot_T = self._ints_R3.index_select(0, row_ids_T).T.contiguous()
-        floats_6T = self._floats_R6.index_select(0, row_ids_T).T.contiguous()
-        temperature_T, top_p_T, min_p_T, repetition_T, presence_T, frequency_T = floats_6T
-        rows = Rows(
-            seed_R=seed_T,
-            position_R=positions_T,
-            top_k_R=top_k_T,
-            slot_R=slot_T,
-            temperature_R=temperature_T,
-            top_p_R=top_p_T,
-            min_p_R=min_p_T,
-            repetition_penalty_R=repetition_T,
-            presence_penalty_R=presence_T,
-            frequency_penalty_R=frequency_T,
-            pending_RP=pending_TK,
-        )
+        # Turned, so that each of them is contiguous, as kernels expect it.
+        integers_3T = self._ints_R3.index_select(0, row_ids_T).T.contiguous()
+        numbers_6T = self._floats_R6.index_select(0, row_ids_T).T.contiguous()
+        rows = rows_of(integers_3T, numbers_6T, position_R=positions_T, pending_RP=pending_TK)
         return sampling.sample(logits_TV, rows, needs, self._ledger)
 
     def observe(self, row_ids_B: Tensor, token_ids_BJ: Tensor, num_new_B: Tensor) -> None:
         assert self._ledger.counts_SV is not None
         slot_B = self._ints_R3[:, 2].index_select(0, row_ids_B)
         sampling.observe(self._ledger.counts_SV, slot_B, token_ids_BJ, num_new_B)
-
-    def _start_slot(
-        self, row: int, params: Sampling, prompt_ids: Sequence[int], answer_ids: Sequence[int]
-    ) -> None:
-        counts_SV, bias_SV = self._ledger.counts_SV, self._ledger.bias_SV
-        assert counts_SV is not None
-        assert bias_SV is not None
-        bias_SV[row].zero_()
-        if params.logit_bias:
-            ids = to_device(list(params.logit_bias), self._device)
-            values = to_device(list(params.logit_bias.values()), self._device, dtype=torch.float32)
-            bias_SV[row].index_copy_(0, ids, values)
-        counts_V = counts_SV[row].zero_()
-        counts_V.index_fill_(0, to_device(prompt_ids, self._device), IN_PROMPT)
-        answer = to_device(answer_ids, self._device)
-        counts_V.scatter_add_(0, answer, torch.ones_like(answer, dtype=torch.int32))

@@ -60,7 +60,7 @@ class Drafter:
             self._rotary = model.rotary(positions_JD.flatten())
             self._lengths_JD = positions_JD + 1
             # Beyond a sequence's pages nothing goes in.
-            page_tokens, last_column = self._pages.shape[2], self._page_table_DP.shape[1] - 1
+            page_tokens, last_column = self._pages.shape[3], self._page_table_DP.shape[1] - 1
             columns_JD = (positions_JD // page_tokens).clamp_max_(last_column)
             self._pages_JD = self._page_table_DP.gather(1, columns_JD.t()).t().contiguous()
             self._offsets_JD = positions_JD % page_tokens

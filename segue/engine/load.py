@@ -8,18 +8,13 @@ from pathlib import Path
 
 import torch
 
-from segue.cache.layout import CacheLayout
 from segue.engine.budget import Room, WorkerNeed, planned, planned_alone
 from segue.engine.config import EngineConfig, PoolSizes, pool_sizes
 from segue.engine.host_memory import Memory, read_host_memory
 from segue.engine.runner import ModelRunner
+from segue.engine.served_model import ServedModel
 from segue.errors import InvalidConfig
-from segue.model.cache_layout import cache_layout
-from segue.model.config import ModelConfig
-from segue.model.model_id import model_id
-from segue.model.preflight import check_folder
 from segue.model.source import resolve_model
-from segue.model.weights import has_mtp_layer
 
 logger = logging.getLogger(__name__)
 
@@ -44,25 +39,15 @@ def load_runner(
     require_device(engine.device)
     if engine.num_threads:
         torch.set_num_threads(engine.num_threads)
-    folder = resolve_model(model, with_weights=True)
-    config = ModelConfig.from_folder(folder)
-    layout = layout_of(folder, engine)
-    if not any(field.group == "hidden" for field in layout.fields):
-        # It cannot draft.
-        max_drafts = 0
-    engine = _settled(folder, engine, layout, config.max_position_embeddings, max_drafts)
-    sizes = pool_sizes(
-        layout, engine, max_context=config.max_position_embeddings, max_drafts=max_drafts
-    )
+    served = ServedModel.of(resolve_model(model, with_weights=True), engine)
+    layout, need = served.layout, served.need(max_drafts=max_drafts)
+    engine = _settled(need, engine)
+    sizes = pool_sizes(layout, engine, max_context=need.max_context, max_drafts=need.max_drafts)
     try:
         runner = ModelRunner.load(
-            folder,
-            dtype=engine.dtype,
-            device=engine.device,
-            page_tokens=engine.page_tokens,
+            served,
             num_pages=sizes.num_pages,
             num_slots=sizes.num_slots,
-            mtp=engine.mtp,
             with_scratch=with_scratch,
         )
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
@@ -84,27 +69,16 @@ def load_runner(
             ),
         },
     )
-    return LoadedModel(folder=folder, engine=engine, runner=runner, sizes=sizes)
+    return LoadedModel(folder=served.folder, engine=engine, runner=runner, sizes=sizes)
 
 
-def _settled(
-    folder: Path, engine: EngineConfig, layout: CacheLayout, max_context: int, max_drafts: int
-) -> EngineConfig:
+def _settled(need: WorkerNeed, engine: EngineConfig) -> EngineConfig:
     """With a number for `cache_bytes`, where `segue serve` did not settle it. Raises InvalidConfig
     when the weights do not fit.
     """
     if isinstance(engine.cache_bytes, int):
         return engine
-    facts = check_folder(folder, skip_tokenizer=True)
-    dtype = facts.config.dtype if engine.dtype == "auto" else engine.dtype
-    on_cpu = engine.device == "cpu"
-    need = WorkerNeed(
-        weight_bytes=facts.weight_bytes(dtype, mtp=engine.mtp, on_cpu=on_cpu),
-        layout=layout,
-        max_context=max_context,
-        max_drafts=max_drafts,
-    )
-    if not on_cpu:
+    if engine.device != "cpu":
         free, total = torch.cuda.mem_get_info()
         memory = Memory(place="the GPU", total_bytes=total, free_bytes=free)
         return planned(need, engine, Room.on_gpu(memory, share=engine.gpu_share))
@@ -132,15 +106,3 @@ def require_device(device: str) -> None:
             '[engine] device = "cuda", but torch sees no GPU here: check the driver, '
             'CUDA_VISIBLE_DEVICES and that torch is a CUDA build, or set "cpu"'
         )
-
-
-def layout_of(folder: Path, engine: EngineConfig) -> CacheLayout:
-    """What a worker's cache consists of with these settings; no weights are read."""
-    config = ModelConfig.from_folder(folder)
-    return cache_layout(
-        config,
-        model_id=model_id(folder),
-        page_tokens=engine.page_tokens,
-        kv_dtype=config.dtype if engine.dtype == "auto" else engine.dtype,
-        with_mtp=engine.mtp and has_mtp_layer(folder, config),
-    )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Self
 
 import torch
@@ -17,15 +16,13 @@ from segue.engine.batch import Chunk, DraftStart, SequenceChunk
 from segue.engine.device_step import DeviceStep, Sampling
 from segue.engine.drafter import Drafter
 from segue.engine.packing import pack
+from segue.engine.served_model import ServedModel
 from segue.engine.step_buffers import ScratchUnits, StepTables
 from segue.engine.stream import WorkStream
-from segue.errors import InvalidConfig
 from segue.model.batch import Batch
-from segue.model.cache_layout import cache_layout
 from segue.model.config import ModelConfig
-from segue.model.model_id import model_id
 from segue.model.qwen3_5 import Qwen3_5
-from segue.model.weights import has_mtp_layer, load_weights
+from segue.model.weights import load_weights
 
 logger = logging.getLogger(__name__)
 
@@ -61,37 +58,20 @@ class ModelRunner:
     @classmethod
     def load(
         cls,
-        folder: Path,
+        served: ServedModel,
         *,
-        dtype: str = "auto",
-        device: str = "cpu",
-        page_tokens: int,
         num_pages: int,
         num_slots: int,
-        mtp: bool = True,
         with_scratch: bool = False,
     ) -> Self:
-        """Load the checkpoint in `folder` and allocate its cache.
+        """Load the weights and allocate the cache.
 
-        `dtype` is that of weights, activations and pages; "auto" takes the checkpoint's. `mtp`: an
-        MTP layer is loaded and used where the checkpoint has one. `with_scratch`: allocates a page
-        and a slot more, which steps on the device need. Raises InvalidCheckpoint when the folder
-        cannot be loaded, InvalidConfig for an unknown dtype, or more MTP layers than one.
+        `with_scratch`: allocates a page and a slot more, which steps on the device need. Raises
+        InvalidCheckpoint when the weights do not fit the configuration.
         """
-        config = ModelConfig.from_folder(folder)
-        if not mtp:
-            config = replace(config, num_mtp_layers=0)
-        name = config.dtype if dtype == "auto" else dtype
-        if name not in TORCH_DTYPES:
-            choices = ["auto", *TORCH_DTYPES]
-            raise InvalidConfig(f"dtype must be one of {choices}, got {dtype!r}")
-        weights = load_weights(folder, config, dtype=TORCH_DTYPES[name], device=device)
-        layout = cache_layout(
-            config,
-            model_id=model_id(folder),
-            page_tokens=page_tokens,
-            kv_dtype=name,
-            with_mtp=has_mtp_layer(folder, config),
+        device, layout = served.device, served.layout
+        weights = load_weights(
+            served.folder, served.config, dtype=TORCH_DTYPES[served.dtype], device=device
         )
         tensors = CacheTensors.allocate(
             layout,
@@ -100,15 +80,15 @@ class ModelRunner:
             device=device,
         )
         scratch = ScratchUnits(num_pages, num_slots) if with_scratch else None
-        runner = cls(config, weights, layout, tensors, device, scratch)
+        runner = cls(served.config, weights, layout, tensors, device, scratch)
         if device == "cuda":
             # Passes are on another stream than what filled these.
             torch.cuda.synchronize()
         logger.info(
             "model loaded",
             extra={
-                "folder": str(folder),
-                "dtype": name,
+                "folder": str(served.folder),
+                "dtype": served.dtype,
                 "device": device,
                 "weight_bytes": runner.weight_bytes,
                 "page_bytes": layout.page_bytes,

@@ -7,7 +7,7 @@ in which order: `segue/kernels/sampling/reference.py`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
 from operator import or_
@@ -15,6 +15,7 @@ from operator import or_
 import torch
 from torch import Tensor
 
+from segue.engine.step_buffers import to_device
 from segue.kernels import NO_SLOT, sampling
 from segue.kernels.sampling import IN_PROMPT, NO_TOKEN, Ledger, Needs, Rows
 from segue.types import SampledToken, Sampling, TokenLogprob
@@ -57,13 +58,8 @@ class SequenceSampler:
         self.bias_V = torch.zeros(
             vocab_size if self.has_slot else 0, dtype=torch.float32, device=device
         )
-        if self.needs.penalties:
-            prompt = torch.tensor(list(prompt_ids), dtype=torch.int64, device=device)
-            self.counts_V[prompt] = IN_PROMPT
-        for token_id, bias in params.logit_bias.items():
-            self.bias_V[token_id] = bias
-        for token_id in answer_ids:
-            self.observe(token_id)
+        if self.has_slot:
+            fill_slot(self.counts_V, self.bias_V, params, prompt_ids, answer_ids)
 
     def observe(self, token_id: int) -> None:
         """Counts a token that became part of the answer. To be called once for each."""
@@ -129,6 +125,67 @@ def needs_of(params: Sampling) -> Needs:
     )
 
 
+def integers_of(params: Sampling, slot: int) -> tuple[int, int, int]:
+    """What a row has in integers, in the order of `rows_of`."""
+    return params.seed, min(params.top_k, _MAX_TOP_K), slot
+
+
+def numbers_of(params: Sampling) -> tuple[float, ...]:
+    """What a row has in float64, in the order of `rows_of`."""
+    return (
+        params.temperature,
+        params.top_p,
+        params.min_p,
+        params.repetition_penalty,
+        params.presence_penalty,
+        params.frequency_penalty,
+    )
+
+
+def rows_of(
+    integers_3R: Iterable[Tensor],
+    numbers_6R: Iterable[Tensor],
+    *,
+    position_R: Tensor,
+    pending_RP: Tensor,
+) -> Rows:
+    """What the operator takes, of rows as `integers_of` and `numbers_of` make them."""
+    seed_R, top_k_R, slot_R = integers_3R
+    temperature_R, top_p_R, min_p_R, repetition_R, presence_R, frequency_R = numbers_6R
+    return Rows(
+        seed_R=seed_R,
+        position_R=position_R,
+        top_k_R=top_k_R,
+        slot_R=slot_R,
+        temperature_R=temperature_R,
+        top_p_R=top_p_R,
+        min_p_R=min_p_R,
+        repetition_penalty_R=repetition_R,
+        presence_penalty_R=presence_R,
+        frequency_penalty_R=frequency_R,
+        pending_RP=pending_RP,
+    )
+
+
+def fill_slot(
+    counts_V: Tensor,
+    bias_V: Tensor,
+    params: Sampling,
+    prompt_ids: Sequence[int],
+    answer_ids: Sequence[int],
+) -> None:
+    """A slot of zeros becomes that of a sequence with this prompt and answer. In stream order;
+    waits for nothing."""
+    device = counts_V.device
+    if params.logit_bias:
+        values = to_device(list(params.logit_bias.values()), device, dtype=torch.float32)
+        bias_V.index_copy_(0, to_device(list(params.logit_bias), device), values)
+    if needs_of(params).penalties:
+        counts_V.index_fill_(0, to_device(prompt_ids, device), IN_PROMPT)
+        answer = to_device(answer_ids, device)
+        counts_V.scatter_add_(0, answer, torch.ones_like(answer, dtype=torch.int32))
+
+
 def pack_rows(
     rows: Sequence[SamplerRow], needs: Needs, device: torch.device
 ) -> tuple[Rows, Ledger | None]:
@@ -137,32 +194,16 @@ def pack_rows(
     slots = dict(zip(counted, range(len(counted)), strict=True))
     integers, numbers = [], []
     for row in rows:
-        one = row.sequence.params
         slot = slots.get(id(row.sequence), NO_SLOT)
-        integers.append((one.seed, row.position, min(one.top_k, _MAX_TOP_K), slot))
-        penalties = one.repetition_penalty, one.presence_penalty, one.frequency_penalty
-        numbers.append((one.temperature, one.top_p, one.min_p, *penalties))
-    seed_N, position_N, top_k_N, slot_N = torch.tensor(
-        list(zip(*integers, strict=True)), device=device
-    )
+        integers.append((*integers_of(row.sequence.params, slot), row.position))
+        numbers.append(numbers_of(row.sequence.params))
+    *integers_3N, position_N = torch.tensor(list(zip(*integers, strict=True)), device=device)
     numbers_6N = torch.tensor(list(zip(*numbers, strict=True)), dtype=torch.float64, device=device)
-    temperature_N, top_p_N, min_p_N, repetition_N, presence_N, frequency_N = numbers_6N
     num_pending = max(len(row.pending) for row in rows) if needs.penalties else 0
     fill = [NO_TOKEN] * num_pending
     pending = [[*row.pending, *fill][:num_pending] for row in rows]
-    packed = Rows(
-        seed_R=seed_N,
-        position_R=position_N,
-        top_k_R=top_k_N,
-        slot_R=slot_N,
-        temperature_R=temperature_N,
-        top_p_R=top_p_N,
-        min_p_R=min_p_N,
-        repetition_penalty_R=repetition_N,
-        presence_penalty_R=presence_N,
-        frequency_penalty_R=frequency_N,
-        pending_RP=torch.tensor(pending, dtype=torch.int64, device=device),
-    )
+    pending_NP = torch.tensor(pending, dtype=torch.int64, device=device)
+    packed = rows_of(integers_3N, numbers_6N, position_R=position_N, pending_RP=pending_NP)
     return packed, _ledger(list(counted.values()), needs) if counted else None
 
 

@@ -10,16 +10,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from segue.cache.layout import DTYPE_BYTES, CacheLayout
 from segue.engine.budget import Room, WorkerNeed, check_host, planned, size
 from segue.engine.config import EngineConfig, pool_sizes
 from segue.engine.host_memory import Memory, read_gpu_memory, read_host_memory
+from segue.engine.served_model import ServedModel
 from segue.errors import SegueError
 from segue.launch.config import Config
-from segue.model.cache_layout import cache_layout
-from segue.model.config import ModelConfig
 from segue.model.formats import refuse_foreign, refuse_quantised
-from segue.model.preflight import check_folder
 from segue.model.source import hub_files, is_local, resolve_model
 
 Report = Callable[[str], None]
@@ -97,31 +94,8 @@ def described(config: Config) -> str:
 
 
 def _check(folder: Path, config: Config) -> WorkerNeed:
-    facts = check_folder(folder, skip_tokenizer=config.checkpoint.skip_tokenizer)
-    engine = config.engine
-    dtype = facts.config.dtype if engine.dtype == "auto" else engine.dtype
-    with_mtp = engine.mtp and facts.has_mtp_layer
-    weight_bytes = facts.weight_bytes(dtype, mtp=engine.mtp, on_cpu=engine.device == "cpu")
-    return _need(facts.config, config, dtype, with_mtp=with_mtp, weight_bytes=weight_bytes)
-
-
-def _need(
-    model: ModelConfig, config: Config, dtype: str, *, with_mtp: bool, weight_bytes: int
-) -> WorkerNeed:
-    layout: CacheLayout = cache_layout(
-        model,
-        # Only sizes are asked for.
-        model_id="any",
-        page_tokens=config.engine.page_tokens,
-        kv_dtype=dtype,
-        with_mtp=with_mtp,
-    )
-    return WorkerNeed(
-        weight_bytes=weight_bytes,
-        layout=layout,
-        max_context=model.max_position_embeddings,
-        max_drafts=config.decode.max_drafts if with_mtp else 0,
-    )
+    served = ServedModel.of(folder, config.engine, skip_tokenizer=config.checkpoint.skip_tokenizer)
+    return served.need(max_drafts=config.decode.max_drafts)
 
 
 def _settle(need: WorkerNeed, config: Config, machine: Machine) -> EngineConfig:
@@ -148,14 +122,9 @@ def _judge_hub(model: str, config: Config, machine: Machine, report: Report) -> 
     refuse_foreign(files, model)
     refuse_quantised({}, {}, files)
     folder = resolve_model(model, with_weights=False)
-    found = ModelConfig.from_folder(folder)
     published_bytes = _weights_of(files)
-    dtype = found.dtype if config.engine.dtype == "auto" else config.engine.dtype
-    weight_bytes = published_bytes * DTYPE_BYTES[dtype] // DTYPE_BYTES[found.dtype]
-    with_mtp = config.engine.mtp and found.num_mtp_layers == 1
-    _settle(
-        _need(found, config, dtype, with_mtp=with_mtp, weight_bytes=weight_bytes), config, machine
-    )
+    served = ServedModel.before_download(folder, config.engine, published_bytes=published_bytes)
+    _settle(served.need(max_drafts=config.decode.max_drafts), config, machine)
     report(f"downloading {size(published_bytes)} of weights, unless they are here already")
 
 

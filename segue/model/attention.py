@@ -12,22 +12,22 @@ from segue.kernels.gates import sigmoid_gate
 from segue.kernels.paged_attention import attend_prompts, attend_runs, attend_steps
 from segue.model.batch import Batch, DraftBatch, Rotary, Steps
 from segue.model.config import ModelConfig
-from segue.model.linear import Linear
+from segue.model.weight import weight_of
 
 
 class Attention:
     """T tokens, H hidden size, Q query heads, G key/value heads, X head dimension."""
 
     def __init__(self, config: ModelConfig, weights: Mapping[str, Tensor], at: str) -> None:
-        self._shape = config.attention
+        shape = config.attention
         self._eps = config.rms_norm_eps
-        qkv_proj = weights[f"{at}.qkv_proj"]
-        kv_width = 2 * config.attention.num_kv_heads * config.attention.head_dim
-        self._qkv_proj = Linear(qkv_proj)
-        self._kv_proj = Linear(qkv_proj[-kv_width:])
+        self._qkv_proj = weight_of(weights, f"{at}.qkv_proj")
+        # Of each query head its query and its output gate; then keys, then values.
+        q_end = 2 * shape.num_heads * shape.head_dim
+        self._kv_proj = self._qkv_proj.rows(q_end, q_end + 2 * shape.num_kv_heads * shape.head_dim)
         self._q_norm = weights[f"{at}.q_norm"]
         self._k_norm = weights[f"{at}.k_norm"]
-        self._o_proj = Linear(weights[f"{at}.o_proj"])
+        self._o_proj = weight_of(weights, f"{at}.o_proj")
 
     def __call__(self, x_TH: Tensor, batch: Batch, rotary: Rotary, pages: Tensor) -> Tensor:
         """The mixer's output [T, H]; the batch's keys and values are stored in `pages`."""
@@ -38,7 +38,7 @@ class Attention:
     def store(self, x_TH: Tensor, batch: Batch, rotary: Rotary, pages: Tensor) -> None:
         """Only the keys and values: of a layer whose output nobody reads."""
         store_keys_and_values(
-            self._kv_proj(x_TH),
+            self._kv_proj.matmul(x_TH),
             self._k_norm,
             *rotary,
             pages,
@@ -65,7 +65,7 @@ class Attention:
     ) -> tuple[Tensor, Tensor]:
         """Queries and output gates [T, Q, X]; keys and values are stored in their places."""
         return attention_input(
-            self._qkv_proj(x_TH),
+            self._qkv_proj.matmul(x_TH),
             self._q_norm,
             self._k_norm,
             *rotary,
@@ -75,7 +75,7 @@ class Attention:
         )
 
     def _output(self, out_TQX: Tensor, gate_TQX: Tensor) -> Tensor:
-        return self._o_proj(sigmoid_gate(out_TQX, gate_TQX).flatten(1))
+        return self._o_proj.matmul(sigmoid_gate(out_TQX, gate_TQX).flatten(1))
 
     def _attend(self, q_TQX: Tensor, batch: Batch, pages: Tensor) -> Tensor:
         outputs = []

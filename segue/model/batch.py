@@ -116,7 +116,7 @@ class DraftBatch:
     lengths_D: Tensor
     """Tokens of the sequence, this one included."""
     pages: Tensor
-    """[Z, 2, O, G, X] of the MTP layer, into which the tokens' keys and values go."""
+    """[Z, 2, G, O, X] of the MTP layer, into which the tokens' keys and values go."""
     pages_D: Tensor
     offsets_D: Tensor
     page_table_DP: Tensor

@@ -71,5 +71,5 @@ def _kv(config: ModelConfig, layer: int, page_tokens: int, kv_dtype: str) -> Cac
         layer=layer,
         unit=Unit.PAGE,
         dtype=kv_dtype,
-        shape=(2, page_tokens, attention.num_kv_heads, attention.head_dim),
+        shape=(2, attention.num_kv_heads, page_tokens, attention.head_dim),
     )

@@ -13,7 +13,7 @@ from segue.kernels.gates import decay_and_rate
 from segue.kernels.rms_norm import gated_rms_norm
 from segue.model.batch import Batch, Segments, Steps
 from segue.model.config import ModelConfig
-from segue.model.linear import Linear
+from segue.model.weight import weight_of
 
 
 class GatedDeltaNet:
@@ -22,18 +22,18 @@ class GatedDeltaNet:
     def __init__(self, config: ModelConfig, weights: Mapping[str, Tensor], at: str) -> None:
         self._shape = config.gdn
         self._eps = config.rms_norm_eps
-        self._in_proj = Linear(weights[f"{at}.in_proj"])
+        self._in_proj = weight_of(weights, f"{at}.in_proj")
         self._conv = weights[f"{at}.conv"]
         self._minus_a = -weights[f"{at}.A_log"].exp()
         self._dt_bias = weights[f"{at}.dt_bias"]
         self._norm = weights[f"{at}.gdn_norm"]
-        self._out_proj = Linear(weights[f"{at}.out_proj"])
+        self._out_proj = weight_of(weights, f"{at}.out_proj")
 
     def __call__(self, x_TH: Tensor, batch: Batch, recurrent: Tensor, conv: Tensor) -> Tensor:
         """The mixer's output [T, H]; both states are changed in place, as the batch says."""
         shape = self._shape
         widths = [shape.conv_channels, shape.v_width, shape.num_v_heads, shape.num_v_heads]
-        qkv_TC, z_TY, rate_TN, dt_TN = torch.split(self._in_proj(x_TH), widths, dim=1)
+        qkv_TC, z_TY, rate_TN, dt_TN = torch.split(self._in_proj.matmul(x_TH), widths, dim=1)
         gates_TN = decay_and_rate(dt_TN, rate_TN, self._minus_a, self._dt_bias)
         outputs = []
         if steps := batch.steps:
@@ -48,7 +48,7 @@ class GatedDeltaNet:
             )
         out_TNV = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
         normed_TNV = gated_rms_norm(out_TNV, z_TY.view_as(out_TNV), self._norm, eps=self._eps)
-        return self._out_proj(normed_TNV.flatten(1))
+        return self._out_proj.matmul(normed_TNV.flatten(1))
 
     def _run_steps(
         self,

@@ -25,8 +25,8 @@ from segue.kernels.rms_norm import add_rms_norm, join_rms_norms, rms_norm
 from segue.model.attention import Attention
 from segue.model.batch import Batch, DraftBatch, Rotary
 from segue.model.config import ModelConfig
-from segue.model.linear import Linear
 from segue.model.mlp import mlp_of
+from segue.model.weight import weight_of
 
 
 class MtpLayer:
@@ -40,7 +40,7 @@ class MtpLayer:
         self._embed = weights["embed"]
         self._embedding_norm = weights["mtp.pre_fc_norm_embedding"]
         self._hidden_norm = weights["mtp.pre_fc_norm_hidden"]
-        self._fc = Linear(weights["mtp.fc"])
+        self._fc = weight_of(weights, "mtp.fc")
         self._mixer_norm = weights[f"{at}.mixer_norm"]
         self._attention = Attention(config, weights, at)
         self._mlp_norm = weights[f"{at}.mlp_norm"]
@@ -71,7 +71,7 @@ class MtpLayer:
         joined_TJ = join_rms_norms(
             embedding_TH, before_TH, self._embedding_norm, self._hidden_norm, eps=self._eps
         )
-        return self._fc(joined_TJ)
+        return self._fc.matmul(joined_TJ)
 
     def _normed(self, x_TH: Tensor) -> Tensor:
         return rms_norm(x_TH, self._mixer_norm, eps=self._eps)

@@ -17,7 +17,7 @@ from segue.model.tensor_names import MTP_PREFIX, reason_to_skip
 INDEX_NAME = "model.safetensors.index.json"
 SINGLE_NAME = "model.safetensors"
 _MIN_ARRANGED = 1 << 19
-"""As in `segue.model.linear`: smaller products are never arranged."""
+"""As in `segue.model.weight`: smaller products are never arranged."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +34,7 @@ class FolderFacts:
 
     def weight_bytes(self, dtype: str, *, mtp: bool, on_cpu: bool) -> int:
         """Memory of a worker that loads them in `dtype`; on a CPU with the second copies that
-        float32 products of few rows make (`segue/model/linear.py`).
+        float32 products of few rows make (`segue/model/weight.py`).
         """
         total = 0
         for name, tensor in self.tensors.items():

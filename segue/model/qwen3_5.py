@@ -21,10 +21,10 @@ from segue.model.attention import Attention
 from segue.model.batch import Batch, DraftBatch, Rotary
 from segue.model.config import LayerKind, ModelConfig
 from segue.model.gated_delta_net import GatedDeltaNet
-from segue.model.linear import Linear
 from segue.model.mlp import mlp_of
 from segue.model.mtp import MtpLayer
 from segue.model.stream import Stream, add_norm, rows_of
+from segue.model.weight import weight_of
 
 
 class Block:
@@ -71,7 +71,7 @@ class Qwen3_5:
         self._frequencies_R = frequencies_R.to(self._embed.device)
         self._blocks = [Block(config, weights, layer) for layer in range(config.num_layers)]
         self._norm = weights["norm"]
-        self._lm_head = Linear(weights["lm_head"])
+        self._lm_head = weight_of(weights, "lm_head")
         self._mtp = MtpLayer(config, weights) if with_mtp else None
 
     def forward(
@@ -112,4 +112,4 @@ class Qwen3_5:
         return add_norm(stream, self._norm, eps=self._config.rms_norm_eps)[1]
 
     def _logits(self, hidden_RH: Tensor) -> Tensor:
-        return self._lm_head(hidden_RH).float()
+        return self._lm_head.matmul(hidden_RH).float()

@@ -175,14 +175,6 @@ class WeightTable:
         self.targets[target] = Target(shape=(first, columns), keeps_float32=False)
 
 
-def has_mtp_layer(folder: Path, config: ModelConfig) -> bool:
-    """Whether config.json promises a draft layer and the weights are there: some lack them."""
-    if config.num_mtp_layers == 0:
-        return False
-    with open_checkpoint(folder) as checkpoint:
-        return any(name.startswith(MTP_PREFIX) for name in checkpoint.files)
-
-
 def load_weights(
     folder: Path, config: ModelConfig, *, dtype: torch.dtype, device: str
 ) -> dict[str, Tensor]:

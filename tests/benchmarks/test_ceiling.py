@@ -9,9 +9,9 @@ import torch
 
 from benchmarks.serving.ceiling import Machine, model_cost, shipped_bytes
 from segue.cache.layout import CacheField, CacheLayout, Unit
-from segue.engine.runner import ModelRunner
 from segue.model.cache_layout import cache_layout
 from segue.model.config import ModelConfig
+from tests.runners import new_runner
 
 LAYOUT = CacheLayout(
     model_id="m",
@@ -73,7 +73,7 @@ def test_the_weights_counted_are_those_that_the_engine_loads(tiny_dense: Path) -
     layout = cache_layout(
         config, model_id="m", page_tokens=16, kv_dtype=config.dtype, with_mtp=False
     )
-    runner = ModelRunner.load(tiny_dense, page_tokens=16, num_pages=1, num_slots=1)
+    runner = new_runner(tiny_dense, page_tokens=16, num_pages=1, num_slots=1)
 
     cost = model_cost(model.named_parameters(), layout, is_tied=False, expert_share=1.0)
 

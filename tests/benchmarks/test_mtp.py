@@ -12,6 +12,8 @@ from benchmarks.mtp.coupling import measure_coupling
 from benchmarks.mtp.drive import Drive, Prompt, TimedRunner
 from benchmarks.mtp.models import PAGE_TOKENS, Text
 from decode_worker.config import DecodeConfig
+from segue.engine.config import EngineConfig
+from segue.engine.served_model import ServedModel
 from tests.checkpoints import VOCAB_SIZE
 
 ROOT = Path(__file__).parents[2]
@@ -24,7 +26,9 @@ def tokens(seed: int, count: int) -> tuple[int, ...]:
 
 @pytest.fixture(scope="module")
 def runner(mtp_dense: Path) -> TimedRunner:
-    return TimedRunner.load(mtp_dense, page_tokens=PAGE_TOKENS, num_pages=16, num_slots=16)
+    return TimedRunner.load(
+        ServedModel.of(mtp_dense, EngineConfig(page_tokens=PAGE_TOKENS)), num_pages=16, num_slots=16
+    )
 
 
 def test_a_batch_stays_full_and_only_its_steps_count(runner: TimedRunner) -> None:

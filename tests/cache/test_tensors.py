@@ -11,7 +11,7 @@ LAYOUT = CacheLayout(
     page_tokens=4,
     fields=(
         CacheField(group="recurrent", layer=0, unit=Unit.SLOT, dtype="float32", shape=(2, 3)),
-        CacheField(group="kv", layer=1, unit=Unit.PAGE, dtype="bfloat16", shape=(2, 4, 1, 8)),
+        CacheField(group="kv", layer=1, unit=Unit.PAGE, dtype="bfloat16", shape=(2, 1, 4, 8)),
     ),
 )
 
@@ -22,7 +22,7 @@ def test_each_field_is_one_contiguous_array_of_zeros() -> None:
     recurrent, kv = tensors.of("recurrent", 0), tensors.of("kv", 1)
 
     assert (recurrent.shape, recurrent.dtype) == ((3, 2, 3), torch.float32)
-    assert (kv.shape, kv.dtype) == ((5, 2, 4, 1, 8), torch.bfloat16)
+    assert (kv.shape, kv.dtype) == ((5, 2, 1, 4, 8), torch.bfloat16)
     for field, tensor in tensors.fields():
         assert tensor.is_contiguous()
         assert tensor[0].nbytes == field.unit_bytes

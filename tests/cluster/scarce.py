@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from segue.engine.config import EngineConfig
-from segue.engine.load import layout_of
+from segue.engine.served_model import ServedModel
 
 _ENGINE = EngineConfig(max_running=2, max_checkpoints=3, num_threads=1)
 # Of each running turn the state it reads and the one it writes, and the checkpoints.
@@ -26,7 +26,7 @@ def kinds_and_pages(*, always: tuple[str, int] | None = None) -> list[object]:
 
 def memory_for(folder: Path, num_tokens: int, *, page_tokens: int) -> EngineConfig:
     """Pages for so many tokens, and a few states: others lose theirs whenever they pause."""
-    layout = layout_of(folder, replace(_ENGINE, page_tokens=page_tokens))
+    layout = ServedModel.of(folder, replace(_ENGINE, page_tokens=page_tokens)).layout
     for_pages = layout.num_pages_for(num_tokens) * layout.page_bytes
     return replace(
         _ENGINE,

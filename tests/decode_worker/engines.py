@@ -32,6 +32,7 @@ from segue.types import (
     StopRules,
     TurnId,
 )
+from tests.runners import new_runner
 
 Publish = Callable[[Sequence[Event]], None]
 PAGE_TOKENS = 16
@@ -41,7 +42,7 @@ NUM_SLOTS = 32
 
 
 def runner_of(folder: Path) -> ModelRunner:
-    return ModelRunner.load(
+    return new_runner(
         folder,
         page_tokens=PAGE_TOKENS,
         num_pages=NUM_PAGES,

@@ -12,6 +12,7 @@ from decode_worker.__main__ import running
 from decode_worker.config import DecodeConfig
 from kv_transfer.config import TransferConfig
 from segue.engine.config import EngineConfig
+from segue.engine.served_model import ServedModel
 from segue.errors import InvalidConfig
 from segue.worker_process import WorkerOptions
 from tests.checkpoints import VOCAB_SIZE
@@ -41,7 +42,9 @@ async def test_a_worker_without_an_mtp_layer_refuses_it(tiny_dense: Path) -> Non
 def test_the_engine_accepts_what_it_is_told_to_and_says_the_drafts(
     mtp_dense: Path, rate: float, expected: float
 ) -> None:
-    runner = TimedRunner.load(mtp_dense, page_tokens=16, num_pages=8, num_slots=8)
+    runner = TimedRunner.load(
+        ServedModel.of(mtp_dense, EngineConfig(page_tokens=16)), num_pages=8, num_slots=8
+    )
     config = DecodeConfig(max_drafts=3, adaptive_drafts=False)
     truth = Drive(runner, config).run([PROMPT], 1)
     drive = Drive(runner, replace(config, simulate_acceptance=rate))

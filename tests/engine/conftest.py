@@ -6,12 +6,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from segue.model import linear
+from segue.model import weight
 
 
 @pytest.fixture(scope="package", autouse=True)
 def arranged_weights() -> Iterator[None]:
     """Few rows are multiplied as in a model whose matrices are worth arranging."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(linear, "MIN_ARRANGED", 0)
+        patch.setattr(weight, "MIN_ARRANGED", 0)
         yield

@@ -16,6 +16,7 @@ from segue.engine.step_buffers import RowStart, ScratchUnits, StepTables
 from segue.engine.step_result import unpack
 from segue.types import Sampling, SlotId
 from tests.engine.drafting import DraftingSequence, draft, verify
+from tests.runners import new_runner
 
 PAGE_TOKENS = 16
 NUM_PAGES = 64
@@ -28,7 +29,7 @@ MAX_CONTEXT = 256
 
 def runner_of(folder: Path) -> ModelRunner:
     """With a page and a slot more than are given to sequences."""
-    return ModelRunner.load(
+    return new_runner(
         folder,
         page_tokens=PAGE_TOKENS,
         num_pages=NUM_PAGES,

@@ -13,10 +13,10 @@ from segue.engine.buckets import Buckets
 from segue.engine.device_sampling import DeviceSampling
 from segue.engine.graphs import StepGraphs
 from segue.engine.launcher import Launcher, Run, StepRequest, replay, run_eagerly
-from segue.engine.runner import ModelRunner
 from segue.engine.step_buffers import RowStart, StepTables
 from segue.kernels.sampling import EVERYTHING
 from segue.types import Sampling
+from tests.runners import new_runner
 
 pytestmark = pytest.mark.gpu
 
@@ -35,7 +35,7 @@ class Device:
     """Six sequences of made-up memory, on tables of their own."""
 
     def __init__(self, folder: Path, *, is_captured: bool) -> None:
-        self.runner = ModelRunner.load(
+        self.runner = new_runner(
             folder,
             dtype="bfloat16",
             device="cuda",
@@ -136,7 +136,7 @@ def test_a_launch_returns_before_its_step_is_done(mtp_dense: Path) -> None:
 
 
 def test_a_launcher_captures_before_anybody_waits(mtp_dense: Path) -> None:
-    runner = ModelRunner.load(
+    runner = new_runner(
         mtp_dense,
         dtype="bfloat16",
         device="cuda",

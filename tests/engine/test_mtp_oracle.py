@@ -13,6 +13,7 @@ from segue.engine.runner import ModelRunner
 from tests.checkpoints import VOCAB_SIZE
 from tests.engine.drafting import DraftingSequence, draft, verify
 from tests.engine.mtp_oracle import MtpOracle
+from tests.runners import new_runner
 
 MAX_LOGIT_DIFFERENCE = 1e-4
 PAGE_TOKENS = 16
@@ -42,7 +43,7 @@ def oracle(folder: Path, oracles: dict[Path, MtpOracle]) -> MtpOracle:
 @pytest.fixture
 def runner(folder: Path) -> ModelRunner:
     """Its whole cache is poison: what it reads, it must have written."""
-    runner = ModelRunner.load(folder, page_tokens=PAGE_TOKENS, num_pages=64, num_slots=32)
+    runner = new_runner(folder, page_tokens=PAGE_TOKENS, num_pages=64, num_slots=32)
     for _, tensor in runner.tensors.fields():
         tensor.fill_(torch.nan)
     return runner

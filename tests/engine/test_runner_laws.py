@@ -12,9 +12,9 @@ from torch import Tensor
 from segue.cache.layout import Unit
 from segue.engine.batch import SequenceChunk
 from segue.engine.runner import ModelRunner
-from segue.errors import InvalidConfig
 from tests.checkpoints import VOCAB_SIZE
 from tests.engine.sequence import RunningSequence
+from tests.runners import new_runner
 
 NUM_PAGES, NUM_SLOTS, PAGE_TOKENS = 40, 8, 16
 CLOSE = {"rtol": 0.0, "atol": 3e-5}
@@ -23,7 +23,7 @@ CLOSE = {"rtol": 0.0, "atol": 3e-5}
 @pytest.fixture(params=["tiny_dense", "tiny_moe"])
 def runner(request: pytest.FixtureRequest) -> ModelRunner:
     """A runner whose whole cache is poison: what it reads, it must have written."""
-    runner = ModelRunner.load(
+    runner = new_runner(
         request.getfixturevalue(request.param),
         page_tokens=PAGE_TOKENS,
         num_pages=NUM_PAGES,
@@ -129,7 +129,7 @@ def test_a_state_carried_to_another_cache_continues_as_if_it_had_stayed(
 ) -> None:
     folder = tiny_moe if runner.config.moe else tiny_dense
     prompt, tail = prompt_of(37), prompt_of(20, seed=1)
-    there = ModelRunner.load(folder, page_tokens=PAGE_TOKENS, num_pages=9, num_slots=2)
+    there = new_runner(folder, page_tokens=PAGE_TOKENS, num_pages=9, num_slots=2)
     here = RunningSequence(runner, pages=[5, 9, 2, 4], slot=3)
     here.prefill(prompt, 37)
 
@@ -195,9 +195,7 @@ def test_each_layer_is_announced_when_its_part_of_the_cache_is_final(runner: Mod
 
 
 def test_logits_are_float32_in_any_dtype(tiny_dense: Path) -> None:
-    runner = ModelRunner.load(
-        tiny_dense, dtype="bfloat16", page_tokens=16, num_pages=4, num_slots=1
-    )
+    runner = new_runner(tiny_dense, dtype="bfloat16", page_tokens=16, num_pages=4, num_slots=1)
 
     logits = runner.forward([RunningSequence(runner, pages=[1], slot=0).take([1, 2, 3])])
 
@@ -206,13 +204,8 @@ def test_logits_are_float32_in_any_dtype(tiny_dense: Path) -> None:
 
 
 def test_weight_bytes_are_those_of_the_file(tiny_dense: Path) -> None:
-    runner = ModelRunner.load(tiny_dense, page_tokens=16, num_pages=4, num_slots=1)
+    runner = new_runner(tiny_dense, page_tokens=16, num_pages=4, num_slots=1)
 
     header_bytes = 8 + int.from_bytes((tiny_dense / "model.safetensors").read_bytes()[:8], "little")
     file_bytes = (tiny_dense / "model.safetensors").stat().st_size
     assert runner.weight_bytes == file_bytes - header_bytes
-
-
-def test_an_unknown_dtype_is_refused_by_name(tiny_dense: Path) -> None:
-    with pytest.raises(InvalidConfig, match="got 'int4'"):
-        ModelRunner.load(tiny_dense, dtype="int4", page_tokens=16, num_pages=4, num_slots=1)

@@ -14,6 +14,7 @@ from segue.engine.runner import ModelRunner
 from tests.checkpoints import VOCAB_SIZE, Variant
 from tests.conftest import MakeCheckpoint
 from tests.engine.sequence import RunningSequence
+from tests.runners import new_runner
 
 MAX_LOGIT_DIFFERENCE = 1e-4
 MAX_BFLOAT16_ERROR = 0.1
@@ -41,7 +42,7 @@ def load_oracle(folder: Path, dtype: torch.dtype = torch.float32) -> PreTrainedM
 
 
 def load_runner(folder: Path, dtype: str = "auto", num_pages: int = 128) -> ModelRunner:
-    return ModelRunner.load(folder, dtype=dtype, page_tokens=16, num_pages=num_pages, num_slots=8)
+    return new_runner(folder, dtype=dtype, page_tokens=16, num_pages=num_pages, num_slots=8)
 
 
 def random_prompt(num_tokens: int, seed: int = 0) -> list[int]:

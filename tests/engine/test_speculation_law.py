@@ -26,6 +26,7 @@ from tests.checkpoints import Variant, add_mtp_layer
 from tests.conftest import MakeCheckpoint
 from tests.engine.answer_law import Floats, Law, Tokens, chi_square, law_of, next_probs, p_value
 from tests.engine.drafting import DraftingSequence, draft, target_ids
+from tests.runners import new_runner
 
 VOCAB_SIZE = 12
 PAGE_TOKENS = 16
@@ -83,7 +84,7 @@ def trunk(make_checkpoint: MakeCheckpoint) -> Path:
 @pytest.fixture(scope="module")
 def runner(trunk: Path, tmp_path_factory: pytest.TempPathFactory) -> ModelRunner:
     """Page 0 and slot 0 hold the prompt without its last token."""
-    runner = ModelRunner.load(
+    runner = new_runner(
         add_mtp_layer(trunk, tmp_path_factory.mktemp("law") / "mtp"),
         page_tokens=PAGE_TOKENS,
         num_pages=1 + MAX_BATCH,

@@ -28,7 +28,7 @@ class Pool:
     ) -> None:
         counts = [-(-max(length, 1) // page_tokens) for length in lengths]
         ids = torch.randperm(sum(counts) + 3, generator=torch.Generator().manual_seed(7))
-        shape = (len(ids), 2, page_tokens, num_kv_heads, head_dim)
+        shape = (len(ids), 2, num_kv_heads, page_tokens, head_dim)
         self.pages = torch.full(shape, torch.nan, dtype=dtype)
         tables = torch.split(ids[: sum(counts)], counts)
         # A short row repeats its first page.
@@ -36,8 +36,8 @@ class Pool:
         self.table = torch.stack(rows).to(DEVICE)
         for table, length in zip(tables, lengths, strict=True):
             position = torch.arange(length)
-            place = (table[position // page_tokens], slice(None), position % page_tokens)
-            self.pages[place] = randn(length, *shape[1:2], *shape[3:], seed=length).to(dtype)
+            places = (table[position // page_tokens], ..., position % page_tokens, slice(None))
+            self.pages[places] = randn(length, *shape[1:3], head_dim, seed=length).to(dtype)
         self.pages = self.pages.to(DEVICE)
 
     def of(self, row: int) -> Pool:

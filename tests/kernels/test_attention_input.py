@@ -37,7 +37,7 @@ class Heads:
         return cos.to(DEVICE), sin.to(DEVICE)
 
     def new_pages(self, dtype: torch.dtype) -> Tensor:
-        shape = (NUM_PAGES, 2, PAGE_TOKENS, self.num_kv_heads, self.head_dim)
+        shape = (NUM_PAGES, 2, self.num_kv_heads, PAGE_TOKENS, self.head_dim)
         return torch.full(shape, torch.nan, dtype=dtype, device=DEVICE)
 
 
@@ -79,7 +79,7 @@ def test_the_reference_is_the_textbook_at_positions_up_to_a_million(
     assert q.dtype is dtype
     assert_close(q, textbook(queries[:, 0::2], q_norm, heads, POSITIONS), dtype)
     assert torch.equal(gate, queries[:, 1::2])
-    stored = pages[PLACES["pages_T"], :, PLACES["offsets_T"]]
+    stored = pages[PLACES["pages_T"], :, :, PLACES["offsets_T"]]
     assert_close(stored[:, 0], textbook(keys, k_norm, heads, POSITIONS), dtype)
     assert torch.equal(stored[:, 1], values)
 

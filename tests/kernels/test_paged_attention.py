@@ -28,7 +28,7 @@ class PagedSequence:
     def write(self, pool: Tensor) -> None:
         positions = torch.arange(len(self.k))
         pages, offsets = self.table[positions // PAGE_TOKENS], positions % PAGE_TOKENS
-        pool[pages, :, offsets] = torch.stack([self.k, self.v], dim=1).to(pool.dtype)
+        pool[pages, :, :, offsets] = torch.stack([self.k, self.v], dim=1).to(pool.dtype)
 
     def attend(self, q: Tensor) -> Tensor:
         """The textbook, in float64: the queries are those of the last positions."""
@@ -41,7 +41,7 @@ class PagedSequence:
 
 def new_pool(num_kv_heads: int, dtype: torch.dtype = torch.float32) -> Tensor:
     """Everything that no sequence writes is poison, the ends of last pages included."""
-    return torch.full((80, 2, PAGE_TOKENS, num_kv_heads, HEAD_DIM), torch.nan, dtype=dtype)
+    return torch.full((80, 2, num_kv_heads, PAGE_TOKENS, HEAD_DIM), torch.nan, dtype=dtype)
 
 
 def run_prompt(q: Tensor, pool: Tensor, start: int, table: Tensor) -> Tensor:
@@ -147,6 +147,21 @@ def test_runs_of_mixed_lengths_each_see_their_own_past(
     assert_close(out, torch.stack([expected[i][j] for i, j in rounds]))
 
 
+def test_what_a_row_has_beyond_its_sequence_is_not_looked_up() -> None:
+    long, short = PagedSequence(40, 2, [4, 9, 1]), PagedSequence(17, 2, [7, 3], seed=3)
+    pool, q = new_pool(2), randn(2, 4, HEAD_DIM, seed=5)
+    long.write(pool)
+    short.write(pool)
+    table, lengths = torch.stack([long.table, ints(7, 3, 1 << 40)]), ints(40, 17)
+
+    step = attend_steps(q, pool, page_table_DP=table, lengths_D=lengths)
+    run = attend_runs(q, pool, page_table_DP=table, lengths_D=lengths, round_sizes=[2])
+
+    expected = torch.cat([long.attend(q[:1]), short.attend(q[1:])])
+    assert_close(step, expected)
+    assert_close(run, expected)
+
+
 def test_joined_pages_are_each_sequences_own() -> None:
     sequences = [PagedSequence(20, 2, [4, 1], seed=1), PagedSequence(31, 2, [0, 5], seed=2)]
     pool = new_pool(2)
@@ -155,10 +170,10 @@ def test_joined_pages_are_each_sequences_own() -> None:
 
     joined = join_pages(pool, torch.stack([sequence.table for sequence in sequences]))
 
-    assert joined.shape == (2, 2, 2 * pool.shape[2], *pool.shape[3:])
+    assert joined.shape == (2, 2, pool.shape[2], 2 * pool.shape[3], pool.shape[4])
     for (keys, values), sequence in zip(joined, sequences, strict=True):
-        assert torch.equal(keys[: len(sequence.k)], sequence.k)
-        assert torch.equal(values[: len(sequence.v)], sequence.v)
+        assert torch.equal(keys.transpose(0, 1)[: len(sequence.k)], sequence.k)
+        assert torch.equal(values.transpose(0, 1)[: len(sequence.v)], sequence.v)
 
 
 @pytest.mark.parametrize("lengths", [[2], [33, 2, 17]])
@@ -170,7 +185,7 @@ def test_steps_may_leave_out_the_first_position(lengths: list[int]) -> None:
     pool, q = new_pool(2), randn(len(lengths), 4, HEAD_DIM, seed=5)
     for sequence in sequences:
         sequence.write(pool)
-        pool[sequence.table[0], :, 0] = torch.nan
+        pool[sequence.table[0], ..., 0, :] = torch.nan
         sequence.k, sequence.v = sequence.k[1:], sequence.v[1:]
 
     out = attend_steps(

@@ -135,7 +135,7 @@ def test_every_run_finds_its_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("lengths", [[1], [33, 2, 140]])
 def test_the_first_position_may_be_left_out(lengths: list[int]) -> None:
     pool, q = Pool(lengths), randn(len(lengths), 2, HEAD_DIM, seed=5)
-    pool.pages[pool.table[:, 0], :, 0] = torch.nan
+    pool.pages[pool.table[:, 0], ..., 0, :] = torch.nan
 
     out = pool.attend_steps(q, lengths, 1)
 
@@ -177,7 +177,7 @@ def test_offsets_are_of_64_bits() -> None:
     with mmap.mmap(-1, 2 * (page + 1) * page_elements, flags=mmap.MAP_PRIVATE) as memory:
         large = copy(small)
         elements = torch.frombuffer(memory, dtype=torch.float16)
-        large.pages = elements.view(page + 1, 2, page_tokens, num_kv_heads, HEAD_DIM)
+        large.pages = elements.view(page + 1, 2, num_kv_heads, page_tokens, HEAD_DIM)
         large.table = ints(page)[None]
         large.pages[page] = small.pages[small.table[0, 0]]
         q = randn(3, 2, HEAD_DIM, seed=5, dtype=torch.float16)
@@ -192,8 +192,8 @@ def test_offsets_are_of_64_bits() -> None:
 
         assert torch.equal(prompt, small.attend_prompts(q, [3], [63]))
         assert torch.equal(run, small.attend_runs(q, [64], [1, 1, 1]))
-        stored = small.pages[small.table[0, 0], :, 127]
-        assert torch.equal(large.pages[page, :, 127], stored)
+        stored = small.pages[small.table[0, 0], ..., 127, :]
+        assert torch.equal(large.pages[page, ..., 127, :], stored)
         assert torch.equal(stored[1].flatten(), kv[0, HEAD_DIM:])
         del large, pool, elements
 

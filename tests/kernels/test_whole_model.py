@@ -15,7 +15,6 @@ from segue.cache.layout import CacheField, Unit
 from segue.engine.batch import DraftStart, Run, SequenceChunk
 from segue.engine.buckets import StepShape
 from segue.engine.device_sampling import DeviceSampling
-from segue.engine.runner import ModelRunner
 from segue.engine.sampler import SamplerRow, SequenceSampler, sample_ids
 from segue.engine.step_buffers import RowStart, StepTables, to_device
 from segue.engine.step_result import unpack
@@ -26,6 +25,7 @@ from segue.types import Sampling
 from tests.checkpoints import Variant, add_mtp_layer
 from tests.conftest import MakeCheckpoint
 from tests.kernels.device import DEVICE, DTYPES
+from tests.runners import new_runner
 
 PAGE_TOKENS = 16
 NUM_PAGES = 16
@@ -80,7 +80,7 @@ class Story:
 
     def __init__(self, folder: Path, dtype: torch.dtype) -> None:
         self.said = Said()
-        self.runner = ModelRunner.load(
+        self.runner = new_runner(
             folder,
             dtype=str(dtype).removeprefix("torch."),
             device=DEVICE,

@@ -9,7 +9,7 @@ from segue.cache.layout import CacheField, CacheLayout, Unit
 from segue.errors import LayoutMismatch
 from segue.types import Epoch, WorkerId
 
-KV = CacheField(group="kv", layer=1, unit=Unit.PAGE, dtype="bfloat16", shape=(2, 16, 4, 64))
+KV = CacheField(group="kv", layer=1, unit=Unit.PAGE, dtype="bfloat16", shape=(2, 4, 16, 64))
 CONV = CacheField(group="conv", layer=0, unit=Unit.SLOT, dtype="bfloat16", shape=(96, 3))
 LAYOUT = CacheLayout(model_id="qwen", page_tokens=16, fields=(CONV, KV))
 
@@ -52,13 +52,13 @@ def test_equal_layouts_meet_whatever_their_pools() -> None:
         ({"fields": (CONV,)}, "2 fields", "1 fields"),
         (
             {"fields": (CONV, dataclasses.replace(KV, dtype="float32"))},
-            "field 1 kv of layer 1: [2, 16, 4, 64] bfloat16 per page",
-            "field 1 kv of layer 1: [2, 16, 4, 64] float32 per page",
+            "field 1 kv of layer 1: [2, 4, 16, 64] bfloat16 per page",
+            "field 1 kv of layer 1: [2, 4, 16, 64] float32 per page",
         ),
         (
-            {"fields": (CONV, dataclasses.replace(KV, shape=(2, 16, 2, 64)))},
-            "field 1 kv of layer 1: [2, 16, 4, 64] bfloat16 per page",
-            "field 1 kv of layer 1: [2, 16, 2, 64] bfloat16 per page",
+            {"fields": (CONV, dataclasses.replace(KV, shape=(2, 2, 16, 64)))},
+            "field 1 kv of layer 1: [2, 4, 16, 64] bfloat16 per page",
+            "field 1 kv of layer 1: [2, 2, 16, 64] bfloat16 per page",
         ),
     ],
 )

@@ -36,7 +36,7 @@ def gdn_layer(layer: int) -> tuple[CacheField, CacheField]:
 
 
 def attention_layer(layer: int) -> CacheField:
-    shape = (2, PAGE_TOKENS, 1, 8)
+    shape = (2, 1, PAGE_TOKENS, 8)
     return CacheField(group="kv", layer=layer, unit=Unit.PAGE, dtype="bfloat16", shape=shape)
 
 

@@ -34,7 +34,7 @@ def test_shapes_and_dtypes_are_the_models(tiny_dense: Path) -> None:
 
     by_group = {field.group: (field.shape, field.dtype) for field in layout.fields}
     assert by_group == {
-        "kv": ((2, 16, 2, 32), "bfloat16"),
+        "kv": ((2, 2, 16, 32), "bfloat16"),
         "recurrent": ((4, 16, 24), "float32"),
         "conv": ((2 * 2 * 16 + 4 * 24, 3), "bfloat16"),
     }

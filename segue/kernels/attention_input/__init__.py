@@ -17,7 +17,7 @@ def attention_input(
     k_norm_X: Tensor,
     cos_T1R: Tensor,
     sin_T1R: Tensor,
-    pages_Z2OGX: Tensor,
+    pages_Z2GOX: Tensor,
     *,
     pages_T: Tensor,
     offsets_T: Tensor,
@@ -28,7 +28,7 @@ def attention_input(
     `packed` [T, (2 Q + 2 G) X] has, of each query head, its query and then its gate; then all keys,
     then all values. The gates returned are a view of it. Queries and keys are normed (`rms_norm`
     with weight 1 + `norm`, over a head) and rotated by the tables of `rotary_tables`, in float32,
-    and rounded once. `pages` [Z, 2, O, G, X] has the dtype of `packed`; token t goes to place
+    and rounded once. `pages` [Z, 2, G, O, X] has the dtype of `packed`; token t goes to place
     `offsets[t]` of page `pages[t]`.
     """
     operator = reference.attention_input
@@ -42,7 +42,7 @@ def attention_input(
         k_norm_X,
         cos_T1R,
         sin_T1R,
-        pages_Z2OGX,
+        pages_Z2GOX,
         pages_T=pages_T,
         offsets_T=offsets_T,
         eps=eps,
@@ -54,7 +54,7 @@ def store_keys_and_values(
     k_norm_X: Tensor,
     cos_T1R: Tensor,
     sin_T1R: Tensor,
-    pages_Z2OGX: Tensor,
+    pages_Z2GOX: Tensor,
     *,
     pages_T: Tensor,
     offsets_T: Tensor,
@@ -71,7 +71,7 @@ def store_keys_and_values(
         k_norm_X,
         cos_T1R,
         sin_T1R,
-        pages_Z2OGX,
+        pages_Z2GOX,
         pages_T=pages_T,
         offsets_T=offsets_T,
         eps=eps,

@@ -10,18 +10,18 @@ def check(
     packed_TY: Tensor,
     norms: tuple[Tensor, ...],
     tables: tuple[Tensor, Tensor],
-    pages_Z2OGX: Tensor,
+    pages_Z2GOX: Tensor,
     places: tuple[Tensor, Tensor],
 ) -> None:
     """Raises ValueError. `norms` are those of queries and keys, or of keys alone; `places` the
     tokens' pages and offsets."""
-    if pages_Z2OGX.ndim != 5 or pages_Z2OGX.shape[1] != 2 or not pages_Z2OGX.is_contiguous():
+    if pages_Z2GOX.ndim != 5 or pages_Z2GOX.shape[1] != 2 or not pages_Z2GOX.is_contiguous():
         raise ValueError(
-            "attention's input goes to contiguous pages [Z, 2, O, G, X], got "
-            f"{tuple(pages_Z2OGX.shape)} with strides {pages_Z2OGX.stride()}"
+            "attention's input goes to contiguous pages [Z, 2, G, O, X], got "
+            f"{tuple(pages_Z2GOX.shape)} with strides {pages_Z2GOX.stride()}"
         )
-    _check_projection(packed_TY, pages_Z2OGX, has_queries=len(norms) == 2)
-    num_tokens, head_dim = len(packed_TY), pages_Z2OGX.shape[4]
+    _check_projection(packed_TY, pages_Z2GOX, has_queries=len(norms) == 2)
+    num_tokens, head_dim = len(packed_TY), pages_Z2GOX.shape[4]
     _check_tables(tables, num_tokens, head_dim)
     for norm in norms:
         if norm.shape != (head_dim,):
@@ -35,8 +35,8 @@ def check(
         raise ValueError("norms, rotary tables, pages and offsets must be contiguous")
 
 
-def _check_projection(packed_TY: Tensor, pages_Z2OGX: Tensor, *, has_queries: bool) -> None:
-    num_kv_heads, head_dim = pages_Z2OGX.shape[3:]
+def _check_projection(packed_TY: Tensor, pages_Z2GOX: Tensor, *, has_queries: bool) -> None:
+    num_kv_heads, head_dim = pages_Z2GOX.shape[2::2]
     columns = packed_TY.shape[1]
     # What is left for queries and gates, a pair for each head.
     rest = columns - 2 * num_kv_heads * head_dim
@@ -46,10 +46,10 @@ def _check_projection(packed_TY: Tensor, pages_Z2OGX: Tensor, *, has_queries: bo
             f"a token's projection has {wanted} before 2 · {num_kv_heads} heads of {head_dim} "
             f"for its keys and values, got {columns} columns"
         )
-    if packed_TY.stride(1) != 1 or packed_TY.dtype != pages_Z2OGX.dtype:
+    if packed_TY.stride(1) != 1 or packed_TY.dtype != pages_Z2GOX.dtype:
         raise ValueError(
             "attention's input takes a projection whose columns lie together, of the pages' dtype "
-            f"{pages_Z2OGX.dtype}, got {packed_TY.dtype} with strides {packed_TY.stride()}"
+            f"{pages_Z2GOX.dtype}, got {packed_TY.dtype} with strides {packed_TY.stride()}"
         )
 
 

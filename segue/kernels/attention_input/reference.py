@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from segue.kernels.constants import constant, indexes
+from segue.kernels.constants import indexes
 from segue.kernels.rms_norm.reference import rms_norm
 from segue.kernels.rotary.reference import rotate_
 
@@ -20,13 +20,13 @@ def attention_input(
     k_norm_X: Tensor,
     cos_T1R: Tensor,
     sin_T1R: Tensor,
-    pages_Z2OGX: Tensor,
+    pages_Z2GOX: Tensor,
     *,
     pages_T: Tensor,
     offsets_T: Tensor,
     eps: float,
 ) -> tuple[Tensor, Tensor]:
-    num_tokens, (num_kv_heads, head_dim) = len(packed_TY), pages_Z2OGX.shape[3:]
+    num_tokens, num_kv_heads, head_dim = len(packed_TY), *pages_Z2GOX.shape[2::2]
     num_heads = packed_TY.shape[1] // (2 * head_dim) - num_kv_heads
     parts_TNX = packed_TY.view(num_tokens, 2 * (num_heads + num_kv_heads), head_dim)
     # Queries and keys together: half the calls.
@@ -35,7 +35,7 @@ def attention_input(
     q_k_TNX = parts_TNX.index_select(1, places_N)
     q_k_TNX = _normed_and_rotated(q_k_TNX, weight_NX, cos_T1R, sin_T1R, eps)
     k_TGX, v_TGX = q_k_TNX[:, num_heads:], parts_TNX[:, -num_kv_heads:]
-    _write_pages(k_TGX, v_TGX, pages_Z2OGX, pages_T=pages_T, offsets_T=offsets_T)
+    _write_pages(k_TGX, v_TGX, pages_Z2GOX, pages_T=pages_T, offsets_T=offsets_T)
     return q_k_TNX[:, :num_heads], parts_TNX[:, 1 : 2 * num_heads : 2]
 
 
@@ -44,18 +44,18 @@ def store_keys_and_values(
     k_norm_X: Tensor,
     cos_T1R: Tensor,
     sin_T1R: Tensor,
-    pages_Z2OGX: Tensor,
+    pages_Z2GOX: Tensor,
     *,
     pages_T: Tensor,
     offsets_T: Tensor,
     eps: float,
 ) -> None:
     num_tokens = len(packed_TY)
-    num_kv_heads, head_dim = pages_Z2OGX.shape[3:]
+    num_kv_heads, head_dim = pages_Z2GOX.shape[2::2]
     kv_T2GX = packed_TY.view(num_tokens, 2, num_kv_heads, head_dim)
     k_TGX, v_TGX = kv_T2GX.unbind(1)
     k_TGX = _normed_and_rotated(k_TGX, k_norm_X, cos_T1R, sin_T1R, eps)
-    _write_pages(k_TGX, v_TGX, pages_Z2OGX, pages_T=pages_T, offsets_T=offsets_T)
+    _write_pages(k_TGX, v_TGX, pages_Z2GOX, pages_T=pages_T, offsets_T=offsets_T)
 
 
 def _normed_and_rotated(
@@ -71,11 +71,8 @@ def _queries_and_keys(num_heads: int, num_kv_heads: int, device: torch.device) -
 
 
 def _write_pages(
-    k_TGX: Tensor, v_TGX: Tensor, pages_Z2OGX: Tensor, *, pages_T: Tensor, offsets_T: Tensor
+    k_TGX: Tensor, v_TGX: Tensor, pages_Z2GOX: Tensor, *, pages_T: Tensor, offsets_T: Tensor
 ) -> None:
-    """Pages as rows of one token each: the value of a key lies as many rows later as a page has."""
-    page_tokens = pages_Z2OGX.shape[2]
-    rows_ZGX = pages_Z2OGX.view(-1, *k_TGX.shape[1:])
-    key_rows_T = torch.add(offsets_T, pages_T, alpha=2 * page_tokens)
-    rows_ZGX.index_copy_(0, key_rows_T, k_TGX)
-    rows_ZGX.index_copy_(0, key_rows_T + constant(page_tokens, pages_T.device), v_TGX)
+    k_pages_ZOGX, v_pages_ZOGX = pages_Z2GOX.transpose(2, 3).unbind(1)
+    k_pages_ZOGX.index_put_((pages_T, offsets_T), k_TGX)
+    v_pages_ZOGX.index_put_((pages_T, offsets_T), v_TGX)

@@ -76,18 +76,18 @@ def _store_block(
     BLOCK_X: tl.constexpr,
 ):
     """Keys that begin at `keys`, their values after all keys of the token."""
-    ROW: tl.constexpr = NUM_KV_HEADS * HEAD_DIM
     heads_N = block * BLOCK_N + tl.arange(0, BLOCK_N)
     inside_N = heads_N < NUM_KV_HEADS
     page = tl.load(page_ptr + token).to(tl.int64)
     offset = tl.load(offset_ptr + token).to(tl.int64)
-    key_row = page * (2 * page_tokens) + offset
-    to_N = pool_ptr + key_row * ROW + heads_N * HEAD_DIM
+    # A head of a page is `page_tokens` rows; all values come after all keys.
+    rows_N = page * (2 * NUM_KV_HEADS * page_tokens) + offset + heads_N * page_tokens
+    to_N = pool_ptr + rows_N * HEAD_DIM
     from_N = keys_ptr + heads_N * HEAD_DIM
     columns_X = tl.arange(0, BLOCK_X)
     inside_NX = inside_N[:, None] & (columns_X < HEAD_DIM)[None, :]
-    v_NX = tl.load((from_N + ROW)[:, None] + columns_X[None, :], mask=inside_NX)
-    values_N = pool_ptr + (key_row + page_tokens) * ROW + heads_N * HEAD_DIM
+    v_NX = tl.load((from_N + NUM_KV_HEADS * HEAD_DIM)[:, None] + columns_X[None, :], mask=inside_NX)
+    values_N = pool_ptr + (rows_N + NUM_KV_HEADS * page_tokens) * HEAD_DIM
     tl.store(values_N[:, None] + columns_X[None, :], v_NX, mask=inside_NX)
     _norm_and_rotate(
         from_N,
@@ -211,16 +211,16 @@ def attention_input(
     k_norm_X: Tensor,
     cos_T1R: Tensor,
     sin_T1R: Tensor,
-    pages_Z2OGX: Tensor,
+    pages_Z2GOX: Tensor,
     *,
     pages_T: Tensor,
     offsets_T: Tensor,
     eps: float,
 ) -> tuple[Tensor, Tensor]:
     """As the reference's."""
-    check(packed_TY, (q_norm_X, k_norm_X), (cos_T1R, sin_T1R), pages_Z2OGX, (pages_T, offsets_T))
+    check(packed_TY, (q_norm_X, k_norm_X), (cos_T1R, sin_T1R), pages_Z2GOX, (pages_T, offsets_T))
     num_tokens = len(packed_TY)
-    page_tokens, num_kv_heads, head_dim = pages_Z2OGX.shape[2:]
+    num_kv_heads, page_tokens, head_dim = pages_Z2GOX.shape[2:]
     num_heads = packed_TY.shape[1] // (2 * head_dim) - num_kv_heads
     q_TQX = packed_TY.new_empty(num_tokens, num_heads, head_dim)
     if num_tokens:
@@ -232,7 +232,7 @@ def attention_input(
             cos_T1R,
             sin_T1R,
             q_TQX,
-            pages_Z2OGX,
+            pages_Z2GOX,
             pages_T,
             offsets_T,
             packed_TY.stride(0),
@@ -252,23 +252,23 @@ def store_keys_and_values(
     k_norm_X: Tensor,
     cos_T1R: Tensor,
     sin_T1R: Tensor,
-    pages_Z2OGX: Tensor,
+    pages_Z2GOX: Tensor,
     *,
     pages_T: Tensor,
     offsets_T: Tensor,
     eps: float,
 ) -> None:
     """As the reference's."""
-    check(packed_TY, (k_norm_X,), (cos_T1R, sin_T1R), pages_Z2OGX, (pages_T, offsets_T))
+    check(packed_TY, (k_norm_X,), (cos_T1R, sin_T1R), pages_Z2GOX, (pages_T, offsets_T))
     num_tokens = len(packed_TY)
-    page_tokens, num_kv_heads, head_dim = pages_Z2OGX.shape[2:]
+    num_kv_heads, page_tokens, head_dim = pages_Z2GOX.shape[2:]
     if num_tokens:
         store_keys_and_values_kernel[(num_tokens, triton.cdiv(num_kv_heads, BLOCK_HEADS))](
             packed_TY,
             k_norm_X,
             cos_T1R,
             sin_T1R,
-            pages_Z2OGX,
+            pages_Z2GOX,
             pages_T,
             offsets_T,
             packed_TY.stride(0),

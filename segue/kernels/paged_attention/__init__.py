@@ -1,9 +1,10 @@
 """Causal attention over pages, from prompts, runs or tokens; `attention_input` stores what is seen.
 
 T packed tokens, N prompts, D runs, Z pages of the pool, P pages of the longest sequence, O tokens
-of a page, Q query heads, G key/value heads, X head dimension. `pages` [Z, 2, O, G, X] has the keys,
-then the values, of O neighbouring tokens. Indices are int64. A row of a page table has the pages of
-one sequence in order, and then any ids: they are not followed, except the first of a row.
+of a page, Q query heads, G key/value heads, X head dimension. `pages` [Z, 2, G, O, X] has the keys,
+then the values, of O neighbouring tokens, head by head. Indices are int64. A row of a page table
+has the pages of one sequence in order, and then any ids: they are not followed, except the first of
+a row.
 
 On a GPU: queries and pages are contiguous and of one dtype, and X is a power of two from 16 to 256;
 ValueError otherwise. Nothing waits for the device, so all of it can be captured in a graph.
@@ -23,7 +24,7 @@ __all__ = ["attend_prompts", "attend_runs", "attend_steps", "join_pages"]
 
 def attend_prompts(
     q_TQX: Tensor,
-    pages_Z2OGX: Tensor,
+    pages_Z2GOX: Tensor,
     *,
     cu_tokens_N1: Tensor,
     starts_N: Tensor,
@@ -41,7 +42,7 @@ def attend_prompts(
         attend = reference.attend_prompts
     return attend(
         q_TQX,
-        pages_Z2OGX,
+        pages_Z2GOX,
         cu_tokens_N1=cu_tokens_N1,
         starts_N=starts_N,
         page_table_NP=page_table_NP,
@@ -50,7 +51,7 @@ def attend_prompts(
 
 def attend_runs(
     q_TQX: Tensor,
-    pages_Z2OGX: Tensor,
+    pages_Z2GOX: Tensor,
     *,
     page_table_DP: Tensor,
     lengths_D: Tensor,
@@ -68,14 +69,14 @@ def attend_runs(
 
         return triton_runs.attend_runs(
             q_TQX,
-            pages_Z2OGX,
+            pages_Z2GOX,
             page_table_DP=page_table_DP,
             lengths_D=lengths_D,
             round_sizes=round_sizes,
         )
     return reference.attend_runs(
         q_TQX,
-        pages_Z2OGX,
+        pages_Z2GOX,
         page_table_DP=page_table_DP,
         lengths_D=lengths_D,
         round_sizes=round_sizes,
@@ -84,7 +85,7 @@ def attend_runs(
 
 def attend_steps(
     q_DQX: Tensor,
-    pages_Z2OGX: Tensor,
+    pages_Z2GOX: Tensor,
     *,
     page_table_DP: Tensor,
     lengths_D: Tensor,
@@ -102,14 +103,14 @@ def attend_steps(
         attend = reference.attend_steps
     return attend(
         q_DQX,
-        pages_Z2OGX,
+        pages_Z2GOX,
         page_table_DP=page_table_DP,
         lengths_D=lengths_D,
         first_position=first_position,
     )
 
 
-def join_pages(pages_Z2OGX: Tensor, page_table_DP: Tensor) -> Tensor:
-    """A copy of each sequence's pages as one long page of its own: [D, 2, P O, G, X]. All ids of a
+def join_pages(pages_Z2GOX: Tensor, page_table_DP: Tensor) -> Tensor:
+    """A copy of each sequence's pages as one long page of its own: [D, 2, G, P O, X]. All ids of a
     row are followed."""
-    return reference.join_pages(pages_Z2OGX, page_table_DP)
+    return reference.join_pages(pages_Z2GOX, page_table_DP)

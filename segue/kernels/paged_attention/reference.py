@@ -4,8 +4,7 @@ T packed tokens, N sequences, D of them in steps, J rounds of steps, Z pages of 
 the longest sequence, O tokens of a page, Q query heads, G key/value heads (Q / G queries share
 one), X head dimension, L tokens of a sequence.
 
-`pages` [Z, 2, O, G, X]: keys, then values, of O neighbouring tokens. As rows of one token each that
-is [Z · 2 · O, G, X]: token o of page z has its key in row 2 O z + o, and its value O rows later.
+`pages` [Z, 2, G, O, X]: keys, then values, head by head, of O neighbouring tokens.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ QUERY_BLOCK_TOKENS = 512
 
 def attend_steps(
     q_DQX: Tensor,
-    pages_Z2OGX: Tensor,
+    pages_Z2GOX: Tensor,
     *,
     page_table_DP: Tensor,
     lengths_D: Tensor,
@@ -37,25 +36,26 @@ def attend_steps(
     num_steps, num_heads, head_dim = q_DQX.shape
     if num_steps == 1:
         length = int(lengths_D)
-        k_GLX, v_GLX = _keys_and_values(pages_Z2OGX, page_table_DP[0], length, first_position)
+        k_GLX, v_GLX = _keys_and_values(pages_Z2GOX, page_table_DP[0], length, first_position)
         return _attend_prompt(q_DQX, k_GLX, v_GLX)
-    num_kv_heads = pages_Z2OGX.shape[3]
-    end = max(int(lengths_D.max()), first_position + 1)
+    num_kv_heads = pages_Z2GOX.shape[2]
+    k_DGLX, v_DGLX = _of_sequences(pages_Z2GOX, page_table_DP, lengths_D, first_position)
+    end = first_position + k_DGLX.shape[2]
     index_L = torch.arange(first_position, end, device=q_DQX.device)
     is_real_DL = index_L < lengths_D.unsqueeze(1)
-    k_DGLX, v_DGLX = _of_sequences(pages_Z2OGX, page_table_DP, index_L, is_real_DL)
     # The queries that share a key head stand where a prompt's tokens would.
     q_DGRX = q_DQX.view(num_steps, num_kv_heads, -1, head_dim)
     mask_D11L = is_real_DL[:, None, None]
     out_DGRX = F.scaled_dot_product_attention(q_DGRX, k_DGLX, v_DGLX, attn_mask=mask_D11L)
-    is_empty_D = lengths_D <= first_position
     out_DQX = out_DGRX.reshape(num_steps, num_heads, head_dim)
-    return out_DQX.masked_fill_(is_empty_D[:, None, None], 0)
+    if min(lengths_D.tolist()) <= first_position:
+        out_DQX.masked_fill_((lengths_D <= first_position)[:, None, None], 0)
+    return out_DQX
 
 
 def attend_runs(
     q_TQX: Tensor,
-    pages_Z2OGX: Tensor,
+    pages_Z2GOX: Tensor,
     *,
     page_table_DP: Tensor,
     lengths_D: Tensor,
@@ -69,22 +69,21 @@ def attend_runs(
     and values are gathered once for all its queries.
     """
     num_heads, head_dim = q_TQX.shape[1:]
-    num_kv_heads, num_rounds = pages_Z2OGX.shape[3], len(round_sizes)
+    num_kv_heads, num_rounds = pages_Z2GOX.shape[2], len(round_sizes)
     if round_sizes[0] == 1:
         # Its queries are the last of a prompt.
         length = int(lengths_D) + num_rounds - 1
         if length < num_rounds:
             return torch.zeros_like(q_TQX)
-        return _attend_prompt(q_TQX, *_keys_and_values(pages_Z2OGX, page_table_DP[0], length))
+        return _attend_prompt(q_TQX, *_keys_and_values(pages_Z2GOX, page_table_DP[0], length))
     index_J = torch.arange(num_rounds, device=q_TQX.device)
     sizes_J = torch.tensor(round_sizes, device=q_TQX.device)
     index_D1 = torch.arange(len(lengths_D), device=q_TQX.device).unsqueeze(1)
     num_queries_D = (index_D1 < sizes_J).sum(1)
     # A query that a sequence does not have sees what its last one sees, and its output is dropped.
     visible_DJ = lengths_D.unsqueeze(1) + index_J.minimum(num_queries_D.unsqueeze(1) - 1)
-    ends_D1 = visible_DJ[:, -1:]
-    index_L = torch.arange(max(int(ends_D1.max()), 1), device=q_TQX.device)
-    k_DGLX, v_DGLX = _of_sequences(pages_Z2OGX, page_table_DP, index_L, index_L < ends_D1)
+    k_DGLX, v_DGLX = _of_sequences(pages_Z2GOX, page_table_DP, visible_DJ[:, -1])
+    index_L = torch.arange(k_DGLX.shape[2], device=q_TQX.device)
     q_DJQX = q_TQX.new_zeros(len(lengths_D), num_rounds, num_heads, head_dim)
     for j, q_EQX in enumerate(torch.split(q_TQX, list(round_sizes))):
         q_DJQX[: len(q_EQX), j] = q_EQX
@@ -103,7 +102,7 @@ def attend_runs(
 
 def attend_prompts(
     q_TQX: Tensor,
-    pages_Z2OGX: Tensor,
+    pages_Z2GOX: Tensor,
     *,
     cu_tokens_N1: Tensor,
     starts_N: Tensor,
@@ -118,7 +117,7 @@ def attend_prompts(
     for n, start in enumerate(starts_N.tolist()):
         rows = slice(bounds[n], bounds[n + 1])
         length = start + bounds[n + 1] - bounds[n]
-        k_GLX, v_GLX = _keys_and_values(pages_Z2OGX, page_table_NP[n], length)
+        k_GLX, v_GLX = _keys_and_values(pages_Z2GOX, page_table_NP[n], length)
         out_TQX[rows] = _attend_prompt(q_TQX[rows], k_GLX, v_GLX)
     return out_TQX
 
@@ -147,41 +146,55 @@ def _attend(q_QBX: Tensor, k_GLX: Tensor, v_GLX: Tensor, mask_BL: Tensor | None)
 
 
 def _keys_and_values(
-    pages_Z2OGX: Tensor, table_P: Tensor, length: int, first_position: int = 0
+    pages_Z2GOX: Tensor, table_P: Tensor, length: int, first_position: int = 0
 ) -> tuple[Tensor, Tensor]:
     """Keys and values [G, L, X] of one sequence."""
-    table_P = table_P[: -(-length // pages_Z2OGX.shape[2])]
-    both_2LGX = pages_Z2OGX[int(table_P)] if len(table_P) == 1 else join_pages(pages_Z2OGX, table_P)
-    k_GLX, v_GLX = both_2LGX[:, first_position:length].transpose(1, 2).unbind()
+    table_P = table_P[: -(-length // pages_Z2GOX.shape[3])]
+    both_2GLX = pages_Z2GOX[int(table_P)] if len(table_P) == 1 else join_pages(pages_Z2GOX, table_P)
+    k_GLX, v_GLX = both_2GLX[:, :, first_position:length].unbind()
     return k_GLX, v_GLX
 
 
-def join_pages(pages_Z2OGX: Tensor, page_table: Tensor) -> Tensor:
-    """Pages [..., P] of a sequence each as one long page [..., 2, P · O, G, X] of its own."""
-    keys_values_2 = indexes((0, 1), page_table.device)
-    halves_2P = torch.add(keys_values_2.unsqueeze(1), page_table.unsqueeze(-2), alpha=2)
-    gathered = pages_Z2OGX.flatten(0, 1).index_select(0, halves_2P.flatten())
-    return gathered.view(*page_table.shape[:-1], 2, -1, *pages_Z2OGX.shape[3:])
+def join_pages(pages_Z2GOX: Tensor, page_table: Tensor) -> Tensor:
+    """Pages [..., P] of a sequence each as one long page [..., 2, G, P · O, X] of its own."""
+    num_kv_heads = pages_Z2GOX.shape[2]
+    rows_YP = _rows(page_table, range(2 * num_kv_heads), num_kv_heads)
+    gathered = _gather(pages_Z2GOX, rows_YP)
+    return gathered.view(*page_table.shape[:-1], 2, num_kv_heads, *gathered.shape[-2:])
 
 
 def _of_sequences(
-    pages_Z2OGX: Tensor, page_table_DP: Tensor, index_L: Tensor, is_real_DL: Tensor
+    pages_Z2GOX: Tensor, page_table_DP: Tensor, lengths_D: Tensor, first_position: int = 0
 ) -> tuple[Tensor, Tensor]:
-    """Keys and values [D, G, L, X] of several sequences at the same positions.
+    """Keys and values [D, G, L, X] of several sequences, to the end of the longest one.
 
-    A short sequence repeats its first one where it has none, to be masked: whatever lies beyond its
-    end in a page may be another sequence's, or not a number.
+    Zeros, to be masked, beyond the end of a short sequence: what a page has there may be another
+    sequence's, or not a number.
     """
-    page_tokens = pages_Z2OGX.shape[2]
-    index_DL = torch.where(is_real_DL, index_L, index_L[0])
-    key_rows_DL = page_table_DP.gather(1, index_DL // page_tokens) * (2 * page_tokens)
-    key_rows_DL += index_DL % page_tokens
-    return _gather(pages_Z2OGX, key_rows_DL), _gather(pages_Z2OGX, key_rows_DL + page_tokens)
+    num_kv_heads, page_tokens = pages_Z2GOX.shape[2:4]
+    lengths = lengths_D.tolist()
+    end = max(*lengths, first_position + 1)
+    starts_P = torch.arange(0, end, page_tokens, device=page_table_DP.device)
+    # A page that a sequence does not have is not looked up.
+    is_own_DP = starts_P < lengths_D.unsqueeze(1)
+    table_DP = torch.where(is_own_DP, page_table_DP[:, : len(starts_P)], page_table_DP[:, :1])
+    key_rows_DGP = _rows(table_DP, range(num_kv_heads), num_kv_heads)
+    # Not at once: twice the memory is more often beyond what the allocator keeps mapped.
+    both = (_gather(pages_Z2GOX, rows) for rows in (key_rows_DGP, key_rows_DGP + num_kv_heads))
+    k_DGLX, v_DGLX = (x_DGLX[:, :, :end] for x_DGLX in both)
+    for d, length in enumerate(lengths):
+        if length < end:
+            k_DGLX[d, :, max(length, 0) :] = v_DGLX[d, :, max(length, 0) :] = 0
+    return k_DGLX[:, :, first_position:], v_DGLX[:, :, first_position:]
 
 
-def _gather(pages_Z2OGX: Tensor, rows_DL: Tensor) -> Tensor:
-    """Keys (or values) [D, G, L, X] at the given rows."""
-    num_kv_heads, head_dim = pages_Z2OGX.shape[3:]
-    rows_ZY = pages_Z2OGX.view(-1, num_kv_heads * head_dim)
-    gathered = rows_ZY.index_select(0, rows_DL.flatten())
-    return gathered.view(*rows_DL.shape, num_kv_heads, head_dim).transpose(1, 2)
+def _rows(page_table: Tensor, heads: range, num_kv_heads: int) -> Tensor:
+    """Where pages [..., P] have these heads, [..., heads, P]: keys' come before values'."""
+    heads_Y1 = indexes(tuple(heads), page_table.device).unsqueeze(1)
+    return torch.add(heads_Y1, page_table.unsqueeze(-2), alpha=2 * num_kv_heads)
+
+
+def _gather(pages_Z2GOX: Tensor, rows: Tensor) -> Tensor:
+    """Heads in P pages each, [..., P], as [..., P · O, X]."""
+    gathered = pages_Z2GOX.flatten(0, 2).index_select(0, rows.flatten())
+    return gathered.view(*rows.shape[:-1], -1, pages_Z2GOX.shape[4])

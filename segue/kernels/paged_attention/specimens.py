@@ -34,7 +34,7 @@ def _prompts(
         constants={
             **(dict.fromkeys(_PIECES) if whole else {}),
             "GROUP": group,
-            "TOKEN_STRIDE": num_kv_heads * HEAD_DIM,
+            "NUM_KV_HEADS": num_kv_heads,
             "PAGE_TOKENS": page_tokens,
             "HEAD_DIM": HEAD_DIM,
             "BLOCK_M": triton_prompts.BLOCK_M,
@@ -68,7 +68,7 @@ def _runs(name: str, *, group: int, num_kv_heads: int, page_tokens: int, block_m
         },
         constants={
             "GROUP": group,
-            "TOKEN_STRIDE": num_kv_heads * HEAD_DIM,
+            "NUM_KV_HEADS": num_kv_heads,
             "PAGE_TOKENS": page_tokens,
             "HEAD_DIM": HEAD_DIM,
             "BLOCK_M": block_m,

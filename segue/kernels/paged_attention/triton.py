@@ -41,35 +41,36 @@ def attend_tiles(
     table_ptr,
     scale,
     IS_MASKED: tl.constexpr,
-    TOKEN_STRIDE: tl.constexpr,
+    NUM_KV_HEADS: tl.constexpr,
     PAGE_TOKENS: tl.constexpr,
     HEAD_DIM: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ):
     """The softmax so far, taken on over the keys from `first`, a multiple of a tile, to `stop`.
 
+    `pages` points to this key head in the first page, where its tokens lie one after the other.
     Row m sees those before `visible[m]`; `scale` makes scores exponents of two. Not masked: tiles
     are whole and all rows see all of them. Masked: nothing is read before `first_position` or from
     `stop` on, since what lies there may not be a number, and zero times that is not zero.
     """
     columns_X = tl.arange(0, HEAD_DIM)
-    in_page_NX = (tl.arange(0, BLOCK_N) * TOKEN_STRIDE)[:, None] + columns_X[None, :]
+    in_page_NX = (tl.arange(0, BLOCK_N) * HEAD_DIM)[:, None] + columns_X[None, :]
     for begin in tl.range(first, stop, BLOCK_N):
         positions_N = begin + tl.arange(0, BLOCK_N)
         inside_N = (positions_N >= first_position) & (positions_N < stop)
         if PAGE_TOKENS % BLOCK_N == 0:
             page = tl.load(table_ptr + begin // PAGE_TOKENS).to(tl.int64)
-            row = page * (2 * PAGE_TOKENS) + begin % PAGE_TOKENS
-            k_ptrs_NX = pages_ptr + row * TOKEN_STRIDE + in_page_NX
+            row = page * (2 * NUM_KV_HEADS * PAGE_TOKENS) + begin % PAGE_TOKENS
+            k_ptrs_NX = pages_ptr + row * HEAD_DIM + in_page_NX
         else:
             page_ptrs_N = table_ptr + positions_N // PAGE_TOKENS
             if IS_MASKED:
                 pages_N = tl.load(page_ptrs_N, mask=inside_N, other=0).to(tl.int64)
             else:
                 pages_N = tl.load(page_ptrs_N).to(tl.int64)
-            rows_N = pages_N * (2 * PAGE_TOKENS) + positions_N % PAGE_TOKENS
-            k_ptrs_NX = pages_ptr + (rows_N * TOKEN_STRIDE)[:, None] + columns_X[None, :]
-        v_ptrs_NX = k_ptrs_NX + PAGE_TOKENS * TOKEN_STRIDE
+            rows_N = pages_N * (2 * NUM_KV_HEADS * PAGE_TOKENS) + positions_N % PAGE_TOKENS
+            k_ptrs_NX = pages_ptr + (rows_N * HEAD_DIM)[:, None] + columns_X[None, :]
+        v_ptrs_NX = k_ptrs_NX + NUM_KV_HEADS * PAGE_TOKENS * HEAD_DIM
         if IS_MASKED:
             k_NX = tl.load(k_ptrs_NX, mask=inside_N[:, None], other=0.0)
             v_NX = tl.load(v_ptrs_NX, mask=inside_N[:, None], other=0.0)
@@ -136,19 +137,19 @@ def num_multiprocessors(device: torch.device) -> int:
     return torch.cuda.get_device_properties(device).multi_processor_count
 
 
-def check(q_TQX: Tensor, pages_Z2OGX: Tensor, page_table_NP: Tensor) -> None:
+def check(q_TQX: Tensor, pages_Z2GOX: Tensor, page_table_NP: Tensor) -> None:
     """What the kernels take for granted; ValueError says which of it is not so."""
     num_heads, head_dim = q_TQX.shape[1:]
-    num_kv_heads = pages_Z2OGX.shape[3]
-    if not (q_TQX.is_contiguous() and pages_Z2OGX.is_contiguous()):
+    num_kv_heads = pages_Z2GOX.shape[2]
+    if not (q_TQX.is_contiguous() and pages_Z2GOX.is_contiguous()):
         raise ValueError(
             "attention takes contiguous queries and pages, got strides "
-            f"{q_TQX.stride()} and {pages_Z2OGX.stride()}; call contiguous() on the queries first"
+            f"{q_TQX.stride()} and {pages_Z2GOX.stride()}; call contiguous() on the queries first"
         )
-    if q_TQX.dtype is not pages_Z2OGX.dtype or head_dim != pages_Z2OGX.shape[4]:
+    if q_TQX.dtype is not pages_Z2GOX.dtype or head_dim != pages_Z2GOX.shape[4]:
         raise ValueError(
-            f"queries and pages must agree, got {q_TQX.dtype} and {pages_Z2OGX.dtype}, "
-            f"head dimensions {head_dim} and {pages_Z2OGX.shape[4]}"
+            f"queries and pages must agree, got {q_TQX.dtype} and {pages_Z2GOX.dtype}, "
+            f"head dimensions {head_dim} and {pages_Z2GOX.shape[4]}"
         )
     is_power_of_two = head_dim >= 16 and head_dim & (head_dim - 1) == 0
     if not is_power_of_two or head_dim * q_TQX.element_size() > MAX_HEAD_BYTES:

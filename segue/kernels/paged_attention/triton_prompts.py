@@ -46,7 +46,7 @@ def attend_prompts_kernel(
     num_tokens,
     scale,
     GROUP: tl.constexpr,
-    TOKEN_STRIDE: tl.constexpr,
+    NUM_KV_HEADS: tl.constexpr,
     PAGE_TOKENS: tl.constexpr,
     HEAD_DIM: tl.constexpr,
     BLOCK_M: tl.constexpr,
@@ -75,9 +75,10 @@ def attend_prompts_kernel(
     rows_M = first_row + tl.arange(0, BLOCK_M)
     inside_M = rows_M < num_rows
     columns_X = tl.arange(0, HEAD_DIM)
-    heads_M = (rows_M // GROUP - tile_token) * (TOKEN_STRIDE * GROUP) + rows_M % GROUP * HEAD_DIM
+    token_elements: tl.constexpr = NUM_KV_HEADS * GROUP * HEAD_DIM
+    heads_M = (rows_M // GROUP - tile_token) * token_elements + rows_M % GROUP * HEAD_DIM
     offsets_MX = heads_M[:, None] + columns_X[None, :]
-    tile_head = (first_token + tile_token).to(tl.int64) * (TOKEN_STRIDE * GROUP)
+    tile_head = (first_token + tile_token).to(tl.int64) * token_elements
     tile_head += kv_head * (GROUP * HEAD_DIM)
     q_MX = tl.load(q_ptr + tile_head + offsets_MX, mask=inside_M[:, None], other=0.0)
 
@@ -88,7 +89,7 @@ def attend_prompts_kernel(
     stop = tl.minimum(first + piece_tokens, end)
     # Of what all rows see, the whole tiles; then the rest.
     unmasked = tl.minimum((start + tile_token + 1) // BLOCK_N * BLOCK_N, stop)
-    pages_ptr += kv_head * HEAD_DIM
+    pages_ptr += kv_head * (PAGE_TOKENS * HEAD_DIM)
     table_ptr += tl.cast(prompt, tl.int64) * table_stride
     visible_M = start + rows_M // GROUP + 1
     max_M = tl.full([BLOCK_M], LOWEST, tl.float32)
@@ -107,7 +108,7 @@ def attend_prompts_kernel(
         table_ptr,
         scale,
         False,
-        TOKEN_STRIDE,
+        NUM_KV_HEADS,
         PAGE_TOKENS,
         HEAD_DIM,
         BLOCK_N,
@@ -125,7 +126,7 @@ def attend_prompts_kernel(
         table_ptr,
         scale,
         True,
-        TOKEN_STRIDE,
+        NUM_KV_HEADS,
         PAGE_TOKENS,
         HEAD_DIM,
         BLOCK_N,
@@ -135,8 +136,7 @@ def attend_prompts_kernel(
         out_MX = out_MX / tl.where(sum_M > 0, sum_M, 1.0)[:, None]
         tl.store(out_ptr + tile_head + offsets_MX, out_MX, mask=inside_M[:, None])
     else:
-        piece_row = tl.program_id(2).to(tl.int64) * num_tokens * (TOKEN_STRIDE * GROUP // HEAD_DIM)
-        partial_head = piece_row * HEAD_DIM + tile_head
+        partial_head = tl.program_id(2).to(tl.int64) * num_tokens * token_elements + tile_head
         tl.store(partial_ptr + partial_head + offsets_MX, out_MX, mask=inside_M[:, None])
         stats_ptrs_M = stats_ptr + (partial_head + heads_M) // HEAD_DIM * 2
         tl.store(stats_ptrs_M, max_M, mask=inside_M)
@@ -163,17 +163,17 @@ def combine_prompts_kernel(
 
 def attend_prompts(
     q_TQX: Tensor,
-    pages_Z2OGX: Tensor,
+    pages_Z2GOX: Tensor,
     *,
     cu_tokens_N1: Tensor,
     starts_N: Tensor,
     page_table_NP: Tensor,
 ) -> Tensor:
     """As the reference's."""
-    check(q_TQX, pages_Z2OGX, page_table_NP)
+    check(q_TQX, pages_Z2GOX, page_table_NP)
     out_TQX = torch.empty_like(q_TQX)
     num_tokens, num_heads, head_dim = q_TQX.shape
-    page_tokens, num_kv_heads = pages_Z2OGX.shape[2:4]
+    num_kv_heads, page_tokens = pages_Z2GOX.shape[2:4]
     num_prompts, num_pages = page_table_NP.shape
     if not num_tokens:
         return out_TQX
@@ -188,7 +188,7 @@ def attend_prompts(
         stats = q_TQX.new_empty(num_pieces, num_tokens, num_heads, 2, dtype=torch.float32)
     attend_prompts_kernel[(num_tiles, num_kv_heads, num_pieces)](
         q_TQX,
-        pages_Z2OGX,
+        pages_Z2GOX,
         out_TQX,
         partial,
         stats,
@@ -200,7 +200,7 @@ def attend_prompts(
         num_tokens,
         exponent_scale(head_dim),
         GROUP=group,
-        TOKEN_STRIDE=num_kv_heads * head_dim,
+        NUM_KV_HEADS=num_kv_heads,
         PAGE_TOKENS=page_tokens,
         HEAD_DIM=head_dim,
         BLOCK_M=BLOCK_M,

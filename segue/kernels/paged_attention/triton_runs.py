@@ -62,14 +62,14 @@ def attend_runs_kernel(
     size_6,
     size_7,
     GROUP: tl.constexpr,
-    TOKEN_STRIDE: tl.constexpr,
+    NUM_KV_HEADS: tl.constexpr,
     PAGE_TOKENS: tl.constexpr,
     HEAD_DIM: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    # Key heads side by side: what they read lies side by side.
+    # Key heads side by side: they read the same pages.
     kv_head = tl.program_id(0)
     slot = tl.program_id(1)
     sizes = (size_0, size_1, size_2, size_3, size_4, size_5, size_6, size_7)
@@ -88,9 +88,9 @@ def attend_runs_kernel(
     for j in tl.static_range(len(sizes)):
         places_M += tl.where(tokens_M > j, sizes[j], 0)
     columns_X = tl.arange(0, HEAD_DIM)
-    heads_M = places_M.to(tl.int64) * (TOKEN_STRIDE * GROUP)
-    heads_M += (kv_head * GROUP + rows_M % GROUP) * HEAD_DIM
-    q_ptrs_MX = q_ptr + heads_M[:, None] + columns_X[None, :]
+    heads_M = places_M.to(tl.int64) * (NUM_KV_HEADS * GROUP)
+    heads_M += kv_head * GROUP + rows_M % GROUP
+    q_ptrs_MX = q_ptr + (heads_M * HEAD_DIM)[:, None] + columns_X[None, :]
     q_MX = tl.load(q_ptrs_MX, mask=inside_M[:, None], other=0.0)
 
     if (slot == first_slot) & (kv_head == 0):
@@ -108,11 +108,11 @@ def attend_runs_kernel(
         first,
         stop,
         first_position,
-        pages_ptr + kv_head * HEAD_DIM,
+        pages_ptr + kv_head * (PAGE_TOKENS * HEAD_DIM),
         table_ptr + tl.cast(run, tl.int64) * table_stride,
         scale,
         True,
-        TOKEN_STRIDE,
+        NUM_KV_HEADS,
         PAGE_TOKENS,
         HEAD_DIM,
         BLOCK_N,
@@ -181,7 +181,7 @@ def combine_runs_kernel(
 
 def attend_runs(
     q_TQX: Tensor,
-    pages_Z2OGX: Tensor,
+    pages_Z2GOX: Tensor,
     *,
     page_table_DP: Tensor,
     lengths_D: Tensor,
@@ -189,9 +189,9 @@ def attend_runs(
     first_position: int = 0,
 ) -> Tensor:
     """As the reference's; keys before `first_position` are not seen."""
-    check(q_TQX, pages_Z2OGX, page_table_DP)
+    check(q_TQX, pages_Z2GOX, page_table_DP)
     num_tokens, num_heads, head_dim = q_TQX.shape
-    page_tokens, num_kv_heads = pages_Z2OGX.shape[2:4]
+    num_kv_heads, page_tokens = pages_Z2GOX.shape[2:4]
     num_runs, num_pages = page_table_DP.shape
     sizes = kernel_sizes(round_sizes, num_runs=num_runs, num_rows=num_tokens)
     group = num_heads // num_kv_heads
@@ -209,7 +209,7 @@ def attend_runs(
     out_TQX = torch.empty_like(q_TQX)
     attend_runs_kernel[(num_kv_heads, num_slots)](
         q_TQX,
-        pages_Z2OGX,
+        pages_Z2GOX,
         partial,
         stats,
         pieces,
@@ -224,7 +224,7 @@ def attend_runs(
         exponent_scale(head_dim),
         *sizes,
         GROUP=group,
-        TOKEN_STRIDE=num_kv_heads * head_dim,
+        NUM_KV_HEADS=num_kv_heads,
         PAGE_TOKENS=page_tokens,
         HEAD_DIM=head_dim,
         BLOCK_M=block_m,
@@ -253,7 +253,7 @@ def attend_runs(
 
 def attend_steps(
     q_DQX: Tensor,
-    pages_Z2OGX: Tensor,
+    pages_Z2GOX: Tensor,
     *,
     page_table_DP: Tensor,
     lengths_D: Tensor,
@@ -262,7 +262,7 @@ def attend_steps(
     """As the reference's."""
     return attend_runs(
         q_DQX,
-        pages_Z2OGX,
+        pages_Z2GOX,
         page_table_DP=page_table_DP,
         lengths_D=lengths_D,
         round_sizes=[len(q_DQX)],

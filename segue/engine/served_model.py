@@ -1,0 +1,98 @@
+"""What follows from a checkpoint and `[engine]` before any weight is read: composed here, once.
+
+folder ─▶ FolderFacts ──┐
+[engine] ───────────────┴─▶ ServedModel ─▶ WorkerNeed ─▶ settled memory
+                                 └─────────▶ ModelRunner
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Self
+
+from segue.cache.layout import DTYPE_BYTES, CacheLayout
+from segue.engine.budget import WorkerNeed
+from segue.engine.config import AUTO, EngineConfig
+from segue.model.cache_layout import cache_layout
+from segue.model.config import ModelConfig
+from segue.model.model_id import model_id
+from segue.model.preflight import check_folder
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServedModel:
+    """A checkpoint as workers with these settings serve it."""
+
+    folder: Path
+    config: ModelConfig
+    """Without MTP layers if none is served."""
+    dtype: str
+    device: str
+    weight_bytes: int
+    layout: CacheLayout
+
+    @classmethod
+    def of(cls, folder: Path, engine: EngineConfig, *, skip_tokenizer: bool = True) -> Self:
+        """Raises InvalidCheckpoint, and InvalidConfig for more MTP layers than one."""
+        facts = check_folder(folder, skip_tokenizer=skip_tokenizer)
+        dtype = _dtype(facts.config, engine)
+        return cls._composed(
+            folder,
+            facts.config,
+            engine,
+            weight_bytes=facts.weight_bytes(dtype, mtp=engine.mtp, on_cpu=engine.device == "cpu"),
+            with_mtp=engine.mtp and facts.has_mtp_layer,
+        )
+
+    @classmethod
+    def before_download(cls, folder: Path, engine: EngineConfig, *, published_bytes: int) -> Self:
+        """An estimate, of a folder that lacks the weights: `published_bytes` of them."""
+        config = ModelConfig.from_folder(folder)
+        dtype_bytes = DTYPE_BYTES[_dtype(config, engine)]
+        return cls._composed(
+            folder,
+            config,
+            engine,
+            weight_bytes=published_bytes * dtype_bytes // DTYPE_BYTES[config.dtype],
+            with_mtp=engine.mtp and config.num_mtp_layers == 1,
+        )
+
+    @classmethod
+    def _composed(
+        cls,
+        folder: Path,
+        config: ModelConfig,
+        engine: EngineConfig,
+        *,
+        weight_bytes: int,
+        with_mtp: bool,
+    ) -> Self:
+        dtype = _dtype(config, engine)
+        return cls(
+            folder=folder,
+            config=config if with_mtp else replace(config, num_mtp_layers=0),
+            dtype=dtype,
+            device=engine.device,
+            weight_bytes=weight_bytes,
+            layout=cache_layout(
+                config,
+                model_id=model_id(folder),
+                page_tokens=engine.page_tokens,
+                kv_dtype=dtype,
+                with_mtp=with_mtp,
+            ),
+        )
+
+    def need(self, *, max_drafts: int) -> WorkerNeed:
+        """Of one worker. `max_drafts`: of each running sequence, if the model can draft."""
+        return WorkerNeed(
+            weight_bytes=self.weight_bytes,
+            layout=self.layout,
+            max_context=self.config.max_position_embeddings,
+            max_drafts=max_drafts if self.config.num_mtp_layers else 0,
+        )
+
+
+def _dtype(config: ModelConfig, engine: EngineConfig) -> str:
+    return config.dtype if engine.dtype == AUTO else engine.dtype

@@ -1,0 +1,148 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from segue.cache.tensors import CacheTensors
+from segue.engine.batch import DraftStart, Run, SequenceChunk
+from segue.engine.runner import ModelRunner
+from segue.model import weight as weight_module
+from segue.model.cache_layout import cache_layout
+from segue.model.config import ModelConfig
+from segue.model.weight import FEW_ROWS, PlainExperts, PlainWeight
+from segue.model.weights import load_weights
+from tests.kernels.closeness import assert_close, randn
+
+LARGE, SMALL = (2056, 256), (64, 48)
+"""The first is arranged for few rows."""
+
+
+@pytest.mark.parametrize("shape", [LARGE, SMALL])
+@pytest.mark.parametrize("num_rows", [0, 1, 2, 5, FEW_ROWS[-1], FEW_ROWS[-1] + 1, 70])
+def test_it_is_the_product_for_any_number_of_rows(num_rows: int, shape: tuple[int, int]) -> None:
+    weight, x = randn(*shape, seed=1), randn(num_rows, shape[1])
+
+    with torch.inference_mode():
+        out = PlainWeight(weight).matmul(x)
+
+    assert out.dtype is torch.float32
+    if num_rows:
+        assert_close(out, x.double() @ weight.double().t())
+    else:
+        assert out.shape == (0, shape[0])
+
+
+def test_rows_may_lie_apart_and_the_weight_may_be_part_of_another() -> None:
+    whole, wide = randn(2200, 256, seed=1), randn(5, 512)
+    weight, x = whole[-LARGE[0] :], wide[:, ::2]
+
+    assert_close(PlainWeight(weight).matmul(x), x.double() @ weight.double().t())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("num_rows", [1, 5, 40])
+def test_keys_and_values_are_rows_of_the_served_projection(
+    num_rows: int, dtype: torch.dtype
+) -> None:
+    # Qwen3.5-0.8B: 8 heads with gates, then keys and values of 2, of 256 each.
+    whole, x = PlainWeight(randn(5120, 1024, dtype=dtype)), randn(num_rows, 1024, dtype=dtype)
+
+    out = whole.rows(4096, 5120).matmul(x)
+
+    assert_close(out, whole.matmul(x)[:, 4096:], dtype)
+
+
+def test_a_row_is_the_same_beside_any_others() -> None:
+    plain, x = PlainWeight(randn(*LARGE, seed=1)), randn(16, LARGE[1])
+    whole = plain.matmul(x)
+
+    for num_rows in FEW_ROWS:
+        assert_close(plain.matmul(x[:num_rows]), whole[:num_rows])
+
+
+def test_a_weight_in_bfloat16_is_left_alone() -> None:
+    weight, x = randn(*LARGE, seed=1).bfloat16(), randn(5, LARGE[1]).bfloat16()
+
+    assert torch.equal(PlainWeight(weight).matmul(x), F.linear(x, weight))
+
+
+def test_a_weight_is_arranged_once_and_not_before_it_is_of_use(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    arranged: list[Tensor] = []
+    reorder = torch.ops.mkldnn._reorder_linear_weight
+
+    def counted(weight: Tensor, num_rows: int | None) -> Tensor:
+        arranged.append(weight)
+        return reorder(weight, num_rows)
+
+    monkeypatch.setattr(torch.ops.mkldnn, "_reorder_linear_weight", counted)
+    plain = PlainWeight(randn(*LARGE, seed=1))
+
+    for num_rows in (1, 70):
+        plain.matmul(randn(num_rows, LARGE[1]))
+    assert not arranged
+    for num_rows in (2, 3):
+        plain.matmul(randn(num_rows, LARGE[1]))
+    assert len(arranged) == 1
+
+
+class HalvedWeight(PlainWeight):
+    """Another form: twice the numbers, in memory of its own, and half the product."""
+
+    def __init__(self, weight_NK: Tensor) -> None:
+        super().__init__(2 * weight_NK)
+
+    def rows(self, start: int, end: int) -> PlainWeight:
+        return HalvedWeight(self._weight_NK[start:end] / 2)
+
+    def matmul(self, x_TK: Tensor) -> Tensor:
+        return super().matmul(x_TK) / 2
+
+
+class CopiedExperts(PlainExperts):
+    def __init__(self, gate_up_EJH: Tensor, down_EHI: Tensor) -> None:
+        super().__init__(gate_up_EJH.clone(), down_EHI.clone())
+
+
+def runner_of(folder: Path) -> tuple[ModelRunner, dict[str, Tensor]]:
+    """And the tensors that were loaded for it."""
+    config = ModelConfig.from_folder(folder)
+    tensors = load_weights(folder, config, dtype=torch.float32, device="cpu")
+    layout = cache_layout(config, model_id="m", page_tokens=16, kv_dtype="float32", with_mtp=True)
+    cache = CacheTensors.allocate(layout, num_pages=4, num_slots=4, device="cpu")
+    return ModelRunner(config, tensors, layout, cache, "cpu"), tensors
+
+
+def passes(runner: ModelRunner) -> Tensor:
+    """Logits of a prompt, a run and a draft."""
+    pages = [2, 0]
+    prompt = SequenceChunk(
+        token_ids=range(1, 21), start=0, page_ids=pages, slot_in=None, slot_out=1
+    )
+    run = Run(token_ids=[30, 31], start=20, page_ids=pages, slot_in=1, slots_out=[2, 3])
+    drafter_start = DraftStart(position=22, page_ids=pages, slot=3)
+    logits = [runner.forward([prompt]), runner.forward([run])]
+    return torch.cat([*logits, runner.drafter([drafter_start]).step([40])])
+
+
+@pytest.mark.parametrize("folder", ["mtp_dense", "mtp_moe"])
+def test_every_product_of_a_model_is_its_weights(
+    folder: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = request.getfixturevalue(folder)
+    expected = passes(runner_of(path)[0])
+    monkeypatch.setattr(weight_module, "PlainWeight", HalvedWeight)
+    monkeypatch.setattr(weight_module, "PlainExperts", CopiedExperts)
+    runner, tensors = runner_of(path)
+    # What a product would read that went past its weight.
+    for name, tensor in tensors.items():
+        if tensor.ndim > 1 and name != "embed" and not name.endswith(".conv"):
+            assert tensor is not tensors["embed"], "a tied head would take the embedding along"
+            tensor.fill_(torch.nan)
+
+    assert_close(passes(runner), expected)
