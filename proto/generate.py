@@ -1,7 +1,7 @@
 """Generates `segue/v1` and `segue/internal/v1` from `proto/`: `python proto/generate.py [TARGET]`.
 
-File paths match imports and packages, so any `protoc -I proto` can read them. The
-plugins are named by path, because PATH need not contain the environment that runs this.
+File paths match imports and packages, so any `protoc -I proto` can read them. The plugins are named
+by path, because PATH may not contain the environment that runs this.
 """
 
 from __future__ import annotations

@@ -93,8 +93,8 @@ class SessionsServicer:
 
     def GenerateMany(self, request_iterator, context):
         """Any number of concurrent turns over one stream, each as in Generate, at half the router's cost
-        per turn. When the stream ends, its turns are cancelled. A refused message (for example, one that
-        is too large) ends the stream, so send long prompts with Generate.
+        per turn. When the stream ends, its turns are cancelled. A refused message (for example, one
+        that is too large) ends the stream, so send long prompts with Generate.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

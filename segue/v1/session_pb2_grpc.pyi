@@ -40,8 +40,8 @@ class SessionsStub:
     """One turn. The stream ends with exactly one event that carries `end`, or with an error status."""
     GenerateMany: _grpc.StreamStreamMultiCallable[_session_pb2.GenerateManyCommands, _session_pb2.GenerateManyEvents]
     """Any number of concurrent turns over one stream, each as in Generate, at half the router's cost
-    per turn. When the stream ends, its turns are cancelled. A refused message (for example, one that
-    is too large) ends the stream, so send long prompts with Generate.
+    per turn. When the stream ends, its turns are cancelled. A refused message (for example, one
+    that is too large) ends the stream, so send long prompts with Generate.
     """
     Cancel: _grpc.UnaryUnaryMultiCallable[_session_pb2.CancelRequest, _session_pb2.CancelResponse]
     """Ends a running turn by its id; the turn's own stream then ends with finish reason CANCELLED."""
@@ -68,8 +68,8 @@ class SessionsAsyncStub(SessionsStub):
     """One turn. The stream ends with exactly one event that carries `end`, or with an error status."""
     GenerateMany: _aio.StreamStreamMultiCallable[_session_pb2.GenerateManyCommands, _session_pb2.GenerateManyEvents]  # type: ignore[assignment]
     """Any number of concurrent turns over one stream, each as in Generate, at half the router's cost
-    per turn. When the stream ends, its turns are cancelled. A refused message (for example, one that
-    is too large) ends the stream, so send long prompts with Generate.
+    per turn. When the stream ends, its turns are cancelled. A refused message (for example, one
+    that is too large) ends the stream, so send long prompts with Generate.
     """
     Cancel: _aio.UnaryUnaryMultiCallable[_session_pb2.CancelRequest, _session_pb2.CancelResponse]  # type: ignore[assignment]
     """Ends a running turn by its id; the turn's own stream then ends with finish reason CANCELLED."""
@@ -105,8 +105,8 @@ class SessionsServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_session_pb2.GenerateManyEvents], _abc.AsyncIterator[_session_pb2.GenerateManyEvents]]:
         """Any number of concurrent turns over one stream, each as in Generate, at half the router's cost
-        per turn. When the stream ends, its turns are cancelled. A refused message (for example, one that
-        is too large) ends the stream, so send long prompts with Generate.
+        per turn. When the stream ends, its turns are cancelled. A refused message (for example, one
+        that is too large) ends the stream, so send long prompts with Generate.
         """
 
     @_abc_1.abstractmethod

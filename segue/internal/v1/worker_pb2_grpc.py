@@ -49,8 +49,8 @@ class MembershipServicer:
     def Join(self, request_iterator, context):
         """The first message identifies the worker, the others are heartbeats. The router sends the
         cluster's members, at once and whenever they change: this is how readers learn that a writer
-        died. A worker that stops sets `leaving` in its last message, and the router ends the stream. If
-        a stream ends without that message, the worker is lost.
+        died. A worker that stops sets `leaving` in its last message, and the router ends the stream.
+        If a stream ends without that message, the worker is lost.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

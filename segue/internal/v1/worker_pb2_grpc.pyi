@@ -36,8 +36,8 @@ class MembershipStub:
     Join: _grpc.StreamStreamMultiCallable[_worker_pb2.Heartbeat, _worker_pb2.ClusterView]
     """The first message identifies the worker, the others are heartbeats. The router sends the
     cluster's members, at once and whenever they change: this is how readers learn that a writer
-    died. A worker that stops sets `leaving` in its last message, and the router ends the stream. If
-    a stream ends without that message, the worker is lost.
+    died. A worker that stops sets `leaving` in its last message, and the router ends the stream.
+    If a stream ends without that message, the worker is lost.
     """
 
 @_typing.type_check_only
@@ -48,8 +48,8 @@ class MembershipAsyncStub(MembershipStub):
     Join: _aio.StreamStreamMultiCallable[_worker_pb2.Heartbeat, _worker_pb2.ClusterView]  # type: ignore[assignment]
     """The first message identifies the worker, the others are heartbeats. The router sends the
     cluster's members, at once and whenever they change: this is how readers learn that a writer
-    died. A worker that stops sets `leaving` in its last message, and the router ends the stream. If
-    a stream ends without that message, the worker is lost.
+    died. A worker that stops sets `leaving` in its last message, and the router ends the stream.
+    If a stream ends without that message, the worker is lost.
     """
 
 class MembershipServicer(metaclass=_abc_1.ABCMeta):
@@ -63,8 +63,8 @@ class MembershipServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_worker_pb2.ClusterView], _abc.AsyncIterator[_worker_pb2.ClusterView]]:
         """The first message identifies the worker, the others are heartbeats. The router sends the
         cluster's members, at once and whenever they change: this is how readers learn that a writer
-        died. A worker that stops sets `leaving` in its last message, and the router ends the stream. If
-        a stream ends without that message, the worker is lost.
+        died. A worker that stops sets `leaving` in its last message, and the router ends the stream.
+        If a stream ends without that message, the worker is lost.
         """
 
 def add_MembershipServicer_to_server(servicer: MembershipServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
