@@ -1,7 +1,7 @@
-"""Writes `segue/v1` and `segue/internal/v1` from `proto/`: `python proto/generate.py [TARGET]`.
+"""Generates `segue/v1` and `segue/internal/v1` from `proto/`: `python proto/generate.py [TARGET]`.
 
-The files lie where their imports and packages say, so any `protoc -I proto` can read them. The
-plugins are named by path, because PATH need not contain the environment that runs this.
+File paths match imports and packages, so any `protoc -I proto` can read them. The plugins are named
+by path, because PATH may not contain the environment that runs this.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ PROTO = Path(__file__).resolve().parent
 
 
 def generate(target: Path) -> None:
-    """Writes the generated modules below `target`, in `segue/v1/` and `segue/internal/v1/`."""
+    """Writes the generated modules under `target`, in `segue/v1/` and `segue/internal/v1/`."""
     tools = Path(sys.executable).parent
     well_known = Path(next(iter(grpc_tools.__path__))) / "_proto"
     command = [

@@ -1,6 +1,6 @@
-"""What of a transcript is the same in every run: commands, answers, the form of tables.
+"""The facts of a transcript that are the same in every run: commands, answers, the form of tables.
 
-Times, speeds, bytes and where a turn ran differ; so do an address and the memory in use.
+Times, speeds, bytes, addresses, memory in use and a turn's workers differ.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import re
 
 _UNITS = r"(?:ms|µs|s|tokens?/s|KiB)"
 _RULES = (
-    # What stands under an answer. A prompt's end is computed by either worker.
+    # The report under an answer. Either worker may compute a prompt's suffix.
     (r"prefill-\d+ → decode-\d+", "workers"),
     (r"· decode-\d+ ·", "· workers ·"),
     (r" \(\d+ reused\)", ""),
@@ -18,7 +18,7 @@ _RULES = (
     (rf"\d+(?:\.\d+)? {_UNITS}\b", "#"),
     (r"(queue|prefill|transfer|exposed) [\d.]+", r"\1 #"),
     (r"· - ·", "· # ·"),
-    # A cluster's head.
+    # The head of `segue status`.
     (r"\d+ (turn|session)s?\b( running)?", r"# \1s\2"),
     (r"\d+ (finished)", r"# \1"),
     (r", (\d+) resident", ", # resident"),
@@ -26,12 +26,12 @@ _RULES = (
 )
 _CANDIDATE = re.compile(r"[▶ ] (compute|local|pull) +(\S+)")
 _WORKER = re.compile(r"((?:prefill|decode)-\d+) +(ready|draining|lost) ")
-# Where lines were broken because of their length, which numbers change.
+# Line breaks that depend on the length of numbers.
 _BREAK = re.compile(r"\n(?=first after |(?:prefill-\d+ → )?decode-\d+ · |\d+ sessions? · )")
 
 
 def facts(transcript: str) -> list[str]:
-    """One line per fact. Transcripts with equal facts tell a reader the same."""
+    """One line per fact. Transcripts with equal facts are equivalent for a reader."""
     lines: list[str] = []
     for line in _BREAK.sub(" · ", transcript).splitlines():
         if found := _CANDIDATE.match(line):
@@ -48,7 +48,7 @@ def facts(transcript: str) -> list[str]:
 def _masked(line: str) -> str:
     line = re.sub(r"\s+", " ", line.strip())
     if line.startswith("mode workers tokens"):
-        # A part that is 0 for every candidate has no column.
+        # A column is left out if it is 0 for every candidate.
         return "mode workers tokens … total"
     if re.match(r"(?:prefill|decode)-\d+ [\d.]+ \+ ", line):
         return re.sub(r"\d+\.\d+", "#", line)
@@ -58,7 +58,7 @@ def _masked(line: str) -> str:
 
 
 def _answer_facts(answer: dict[str, object]) -> list[str]:
-    """Of the object that `segue generate --json` prints."""
+    """Facts of the object that `segue generate --json` prints."""
     same = {name: answer[name] for name in ("text", "token_ids", "finish_reason")}
     members = {
         name: sorted(value) if isinstance(value, dict) else None for name, value in answer.items()
@@ -67,6 +67,6 @@ def _answer_facts(answer: dict[str, object]) -> list[str]:
 
 
 def _sorted_candidates(lines: list[str]) -> list[str]:
-    """The best comes first, and which that is depends on what was measured."""
+    """Sorts candidates: which one is best and comes first depends on measured times."""
     candidates = sorted(line for line in lines if line.startswith("candidate "))
     return [candidates.pop(0) if line.startswith("candidate ") else line for line in lines]

@@ -1,10 +1,9 @@
-"""Makes the transcripts in README.md from a run: `python -m scripts.transcripts [--check]`.
+"""Records the transcripts in README.md from a run: `python -m scripts.transcripts [--check]`.
 
-It starts a cluster on the demo model in a pseudo-terminal of 80 columns, types what the README
-shows, and writes what came between the markers. With --check it compares instead, without what
-differs from run to run (`scripts/transcript_facts.py` says what that is), and its exit status is 1
-when the README is stale. Writing runs `./run` itself, checking only the commands in it, so that it
-sets nothing up.
+It starts a cluster on the demo model in a pseudo-terminal of 80 columns, types the README's
+commands and writes the output between the markers. With --check it only compares, ignoring what
+differs from run to run (`scripts/transcript_facts.py`), and exits with 1 if the README is stale.
+Writing runs `./run` itself; checking runs only the commands in it, so that nothing is installed.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ README = ROOT / "README.md"
 DEFAULT_TARGET = "127.0.0.1:7411"
 START_TIMEOUT_S = 600.0
 GREETING = "Hello! Who are you?"
-"""What `./run` asks first, by itself."""
+"""The question that `./run` asks first."""
 QUESTIONS = (
     "My name is Anna and I live in Lisbon.",
     "Count from 1 to 60.",
@@ -59,14 +58,14 @@ COMMANDS = (
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """A cluster that can be asked, and the conversation with which it began."""
+    """A running cluster, and the conversation that it started with."""
 
     target: str
     conversation: str
 
 
 def main(check: Annotated[bool, typer.Option("--check", help="Compare only.")] = False) -> None:
-    """Makes the transcripts in README.md from a run."""
+    """Records the transcripts in README.md from a run."""
     text = README.read_text()
     made = recorded(text, with_setup=not check)
     if not check:
@@ -75,7 +74,7 @@ def main(check: Annotated[bool, typer.Option("--check", help="Compare only.")] =
     stale = differences(blocks_of(text), made)
     if stale:
         typer.echo("\n".join(stale))
-        typer.echo("README.md is stale: python -m scripts.transcripts makes it anew", err=True)
+        typer.echo("README.md is stale: run python -m scripts.transcripts", err=True)
         raise typer.Exit(1)
 
 
@@ -95,7 +94,7 @@ def recorded(readme: str, *, with_setup: bool) -> dict[str, str]:
 
 @contextmanager
 def _cluster(with_setup: bool) -> Iterator[Running]:
-    """Starts `./run`, or without it what it starts, and talks until the questions are answered."""
+    """Starts `./run`, or only the commands in it, and asks the questions."""
     command = ["./run"] if with_setup else ["segue", "serve"]
     with terminal([*command, "--port", "0"], cwd=ROOT) as server:
         server.wait_for("ready at ", timeout_s=START_TIMEOUT_S)
@@ -123,7 +122,7 @@ def _converse(chat: Terminal, since: int) -> None:
     for question in QUESTIONS:
         position = chat.wait_for("you ", since=position)
         chat.type(f"{question}\n")
-        # The last part of what stands under an answer.
+        # The last word of the report under an answer.
         position = chat.wait_for("exposed ", since=position)
     chat.wait_for("\nyou ", since=position)
 
@@ -134,14 +133,14 @@ def _since(screen: Terminal, start: int, command: str) -> str:
 
 
 def _output(command: str, target: str, folder: Path) -> str:
-    """What a command writes; the router's address is added, and not shown."""
+    """A command's output. The router's address is passed, but not shown."""
     words = shlex.split(command)
     if words[0] == "segue":
         words += ["--target", target]
     with terminal(words, cwd=folder) as screen:
         status = screen.wait_for_end()
     if status:
-        raise RuntimeError(f"{command!r} ended with {status}: {screen.screen}")
+        raise RuntimeError(f"{command!r} exited with {status}: {screen.screen}")
     return screen.screen
 
 
@@ -149,7 +148,7 @@ def _python(snippet: str, target: str) -> str:
     with terminal([sys.executable, "-c", snippet.replace(DEFAULT_TARGET, target)]) as screen:
         status = screen.wait_for_end()
     if status:
-        raise RuntimeError(f"the README's program ended with {status}: {screen.screen}")
+        raise RuntimeError(f"the README's program exited with {status}: {screen.screen}")
     return screen.screen
 
 
@@ -167,7 +166,7 @@ def blocks_of(readme: str) -> dict[str, str]:
 
 
 def with_blocks(readme: str, blocks: dict[str, str]) -> str:
-    """The README with these transcripts. Raises ValueError where it has no place for one."""
+    """The README with these transcripts. Raises ValueError if the markers for one are missing."""
     for name, text in blocks.items():
         found = re.search(_BLOCK.format(name), readme, re.S)
         if found is None:
@@ -178,7 +177,7 @@ def with_blocks(readme: str, blocks: dict[str, str]) -> str:
 
 
 def snippet_of(readme: str) -> str:
-    """The README's program, which stands before its transcript."""
+    """The README's Python program; its transcript follows it."""
     found = re.search(r"```python\n(.*?)```", readme, re.S)
     if found is None:
         raise ValueError("README.md has no Python program")
@@ -186,7 +185,7 @@ def snippet_of(readme: str) -> str:
 
 
 def differences(shown: dict[str, str], made: dict[str, str]) -> list[str]:
-    """What a reader of the README would be told wrongly; nothing when it is up to date."""
+    """The README's stale lines as a diff; empty if it is up to date."""
     lines: list[str] = []
     for name in sorted(shown.keys() | made.keys()):
         ours, theirs = facts(shown.get(name, "")), facts(made.get(name, ""))

@@ -15,7 +15,7 @@ const { segue } = grpc.loadPackageDefinition(
     longs: Number,
   }),
 );
-// Of google/rpc/error_details.proto, what Segue sends.
+// The messages of google/rpc/error_details.proto that Segue sends.
 const rpc = protobuf.parse(`syntax = "proto3";
   message ErrorInfo { string reason = 1; string domain = 2; }
   message RetryInfo { Duration retry_delay = 1; }

@@ -92,16 +92,16 @@ class SessionsServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GenerateMany(self, request_iterator, context):
-        """Any number of turns at once over one stream, each as by Generate: a client that runs many of
-        them costs the router half as much. When the stream ends, its turns are cancelled. A message
-        that is refused (too large, say) ends it, so long prompts go by Generate.
+        """Any number of concurrent turns over one stream, each as in Generate, at half the router's cost
+        per turn. When the stream ends, its turns are cancelled. A refused message (for example, one
+        that is too large) ends the stream, so send long prompts with Generate.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Cancel(self, request, context):
-        """Ends a running turn from elsewhere; its stream then ends with finish reason CANCELLED.
+        """Ends a running turn by its id; the turn's own stream then ends with finish reason CANCELLED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -114,37 +114,37 @@ class SessionsServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListSessions(self, request, context):
-        """The sessions that the router remembers, page by page, least recently used first. A session that
-        is used between two pages is in a later page, perhaps a second time; none is left out.
+        """The sessions that the router remembers, paged, least recently used first. A session that is
+        used between two pages appears in a later page, possibly again; none is left out.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RenewSession(self, request, context):
-        """The session will come back, at the latest after so many seconds: its memory is kept until then,
-        if memory allows. NOT_FOUND when nothing of it is kept any more; its next turn costs more.
+        """Announces that the session will come back within `lease_s`: its memory is kept until then, if
+        possible. NOT_FOUND if nothing of it is kept any more; its next turn then costs more.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ReleaseSession(self, request, context):
-        """The session will not come back: its memory may go first.
+        """Announces that the session will not come back: its memory may be evicted first.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ForkSession(self, request, context):
-        """A child session begins with what is kept of its parent. NOT_FOUND when nothing is.
+        """Starts a child session from what is kept of its parent. NOT_FOUND if nothing is.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Explain(self, request, context):
-        """Why the session's last turn was placed where it was. NOT_FOUND when that is not remembered.
+        """Explains the placement of the session's last turn. NOT_FOUND if it is not remembered.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class HandoffReaderStub:
-    """Served by whoever owns the target memory.
+    """Served by the worker that owns the target memory.
     """
 
     def __init__(self, channel):
@@ -53,18 +53,18 @@ class HandoffReaderStub:
 
 
 class HandoffReaderServicer:
-    """Served by whoever owns the target memory.
+    """Served by the worker that owns the target memory.
     """
 
     def Meet(self, request, context):
-        """Exchanges memory maps; FAILED_PRECONDITION names both layouts when they differ.
+        """Exchanges memory maps. FAILED_PRECONDITION if the layouts differ; the message names both.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Commit(self, request, context):
-        """All bytes have arrived. Refused when the ticket is gone, expired or of another epoch.
+        """All bytes have arrived. Refused if the ticket is unknown, expired or from another epoch.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -104,7 +104,7 @@ def add_HandoffReaderServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class HandoffReader:
-    """Served by whoever owns the target memory.
+    """Served by the worker that owns the target memory.
     """
 
     @staticmethod
@@ -190,7 +190,7 @@ class HandoffReader:
 
 
 class HandoffWriterStub:
-    """Served by whoever writes into somebody else's memory.
+    """Served by the worker that writes into another worker's memory.
     """
 
     def __init__(self, channel):
@@ -207,7 +207,7 @@ class HandoffWriterStub:
 
 
 class HandoffWriterServicer:
-    """Served by whoever writes into somebody else's memory.
+    """Served by the worker that writes into another worker's memory.
     """
 
     def Fence(self, request, context):
@@ -234,7 +234,7 @@ def add_HandoffWriterServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class HandoffWriter:
-    """Served by whoever writes into somebody else's memory.
+    """Served by the worker that writes into another worker's memory.
     """
 
     @staticmethod
@@ -266,7 +266,7 @@ class HandoffWriter:
 
 
 class HandoffSourceStub:
-    """Served by whoever holds prefixes that others may want.
+    """Served by workers that hold prefixes.
     """
 
     def __init__(self, channel):
@@ -283,12 +283,12 @@ class HandoffSourceStub:
 
 
 class HandoffSourceServicer:
-    """Served by whoever holds prefixes that others may want.
+    """Served by workers that hold prefixes.
     """
 
     def Pull(self, request, context):
         """Ships the pages and the state of a prefix into the caller's ticket, and commits it. NOT_FOUND
-        when the prefix is no longer here: then the caller computes it.
+        if the prefix is no longer cached: the caller then computes it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -311,7 +311,7 @@ def add_HandoffSourceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class HandoffSource:
-    """Served by whoever holds prefixes that others may want.
+    """Served by workers that hold prefixes.
     """
 
     @staticmethod

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class MembershipStub:
-    """Served by the router. A worker holds one stream open for its whole life.
+    """Served by the router. A worker keeps one stream open for its whole life.
     """
 
     def __init__(self, channel):
@@ -43,14 +43,14 @@ class MembershipStub:
 
 
 class MembershipServicer:
-    """Served by the router. A worker holds one stream open for its whole life.
+    """Served by the router. A worker keeps one stream open for its whole life.
     """
 
     def Join(self, request_iterator, context):
-        """First message: who the worker is. Then heartbeats. The router answers with the cluster's
-        members, at once and whenever they change: that is how readers learn that a writer died.
-        A worker that stops says so in its last message, and the router then ends the stream. A stream
-        that ends without that message makes the worker lost.
+        """The first message identifies the worker, the others are heartbeats. The router sends the
+        cluster's members, at once and whenever they change: this is how readers learn that a writer
+        died. A worker that stops sets `leaving` in its last message, and the router ends the stream.
+        If a stream ends without that message, the worker is lost.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -73,7 +73,7 @@ def add_MembershipServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class Membership:
-    """Served by the router. A worker holds one stream open for its whole life.
+    """Served by the router. A worker keeps one stream open for its whole life.
     """
 
     @staticmethod
@@ -105,9 +105,9 @@ class Membership:
 
 
 class PrefillWorkerStub:
-    """All calls of one router on a worker go over one stream: commands go up, events come down. One
-    message carries everything that waits: a decode step is one message, whatever the number of its
-    turns. When the stream ends, its calls are stopped.
+    """All calls of one router to a worker share one stream: commands go up, events come down. One
+    message carries everything that waits: a decode step is one message for all its turns. When the
+    stream ends, its calls are stopped.
     """
 
     def __init__(self, channel):
@@ -129,9 +129,9 @@ class PrefillWorkerStub:
 
 
 class PrefillWorkerServicer:
-    """All calls of one router on a worker go over one stream: commands go up, events come down. One
-    message carries everything that waits: a decode step is one message, whatever the number of its
-    turns. When the stream ends, its calls are stopped.
+    """All calls of one router to a worker share one stream: commands go up, events come down. One
+    message carries everything that waits: a decode step is one message for all its turns. When the
+    stream ends, its calls are stopped.
     """
 
     def Turns(self, request_iterator, context):
@@ -168,9 +168,9 @@ def add_PrefillWorkerServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class PrefillWorker:
-    """All calls of one router on a worker go over one stream: commands go up, events come down. One
-    message carries everything that waits: a decode step is one message, whatever the number of its
-    turns. When the stream ends, its calls are stopped.
+    """All calls of one router to a worker share one stream: commands go up, events come down. One
+    message carries everything that waits: a decode step is one message for all its turns. When the
+    stream ends, its calls are stopped.
     """
 
     @staticmethod
@@ -280,7 +280,7 @@ class DecodeWorkerServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RenewLease(self, request, context):
-        """NOT_FOUND when the lease has expired or memory was needed.
+        """NOT_FOUND if the lease has expired or was revoked for its memory.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
