@@ -68,7 +68,7 @@ def test_a_temporary_folder_that_cannot_be_written_is_named() -> None:
 
 
 def test_a_temporary_folder_whose_sockets_would_have_too_long_names_is_refused() -> None:
-    with pytest.raises(InvalidConfig, match=r"too long a path for its sockets \(at most \d+ bytes"):
+    with pytest.raises(InvalidConfig, match=r"is too long for its sockets \(at most \d+ bytes"):
         require_temp_dir(Path("/tmp", "x" * 60, "ray"))
 
 
