@@ -21,12 +21,12 @@ _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\x1b[=>]")
 
 
 class Terminal:
-    """What a running program wrote so far, and its keyboard."""
+    """A running program's output so far, and its keyboard."""
 
     def __init__(self, process: subprocess.Popen[bytes], descriptor: int) -> None:
         self.process = process
         self.screen = ""
-        """Everything that was written, colours and cursor movements left out."""
+        """All output, without colours and cursor movements."""
         self._descriptor = descriptor
         self._raw = ""
 
@@ -34,30 +34,30 @@ class Terminal:
         os.write(self._descriptor, text.encode())
 
     def wait_for(self, text: str, *, timeout_s: float = 60.0, since: int = 0) -> int:
-        """Until `text` stands on the screen at `since` or later; where it ends.
+        """Waits until `text` is on the screen at `since` or later; returns the end of its position.
 
-        Raises TimeoutError, and RuntimeError when the program ends without it.
+        Raises TimeoutError, and RuntimeError if the program ends without it.
         """
         ends_at = time.monotonic() + timeout_s
         while (found := self.screen.find(text, since)) < 0:
             if time.monotonic() > ends_at:
-                raise TimeoutError(f"{text!r} did not come; the screen is {self.screen!r}")
+                raise TimeoutError(f"{text!r} did not appear; the screen is {self.screen!r}")
             if not self._read(0.1):
                 raise RuntimeError(f"the program ended without {text!r}: {self.screen!r}")
         return found + len(text)
 
     def wait_for_end(self, *, timeout_s: float = 60.0, pressing: str = "") -> int:
-        """Reads until the program ends; its exit status, negative for a signal.
+        """Reads until the program ends; returns its exit status, negative for a signal.
 
-        `pressing` is typed until then, again and again: a Ctrl-C in the microseconds between a
-        prompt and the wait for a key is seen by readline with the next key, and a person presses
-        again. Not soon: one that comes while Python itself is ending kills it.
+        `pressing` is typed repeatedly until then: readline only sees a Ctrl-C in the microseconds
+        between a prompt and the wait for a key with the next key, and a person would press again.
+        The interval is long, because a Ctrl-C while Python itself is exiting kills it.
         """
         ends_at = time.monotonic() + timeout_s
         press_at = time.monotonic()
         while self._read(0.1):
             if time.monotonic() > ends_at:
-                raise TimeoutError(f"it goes on; the screen is {self.screen!r}")
+                raise TimeoutError(f"the program did not end; the screen is {self.screen!r}")
             if pressing and time.monotonic() >= press_at:
                 with contextlib.suppress(OSError):
                     self.type(pressing)
@@ -65,13 +65,13 @@ class Terminal:
         return self.process.wait(max(1.0, ends_at - time.monotonic()))
 
     def _read(self, seconds: float) -> bool:
-        """Takes what is there; False when the program has closed its terminal."""
+        """Reads what is there; False if the program has closed its terminal."""
         if not select.select([self._descriptor], [], [], seconds)[0]:
             return True
         try:
             data = os.read(self._descriptor, 65536)
         except OSError:
-            # Linux says so when the other side is closed.
+            # Linux raises this if the other side is closed.
             return False
         self._raw += data.decode(errors="replace")
         self.screen = _ESCAPES.sub("", self._raw).replace("\r\n", "\n")
@@ -86,7 +86,7 @@ def terminal(
     env: Mapping[str, str] | None = None,
     cwd: Path | None = None,
 ) -> Iterator[Terminal]:
-    """Starts `command` in a terminal of its own, and ends it at the end."""
+    """Starts `command` in a terminal of its own, and ends it on exit."""
     ours, theirs = os.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
     process = subprocess.Popen(

@@ -1,6 +1,6 @@
-"""What of a transcript is the same in every run: commands, answers, the form of tables.
+"""The parts of a transcript that are the same in every run: commands, answers, table layout.
 
-Times, speeds, bytes and where a turn ran differ; so do an address and the memory in use.
+Times, speeds, bytes and the workers differ, and so do an address and the memory in use.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import re
 
 _UNITS = r"(?:ms|µs|s|tokens?/s|KiB)"
 _RULES = (
-    # What stands under an answer. A prompt's end is computed by either worker.
+    # The text under an answer. Either worker may compute a prompt's end.
     (r"prefill-\d+ → decode-\d+", "workers"),
     (r"· decode-\d+ ·", "· workers ·"),
     (r" \(\d+ reused\)", ""),
@@ -18,7 +18,7 @@ _RULES = (
     (rf"\d+(?:\.\d+)? {_UNITS}\b", "#"),
     (r"(queue|prefill|transfer|exposed) [\d.]+", r"\1 #"),
     (r"· - ·", "· # ·"),
-    # A cluster's head.
+    # The header of a cluster's status.
     (r"\d+ (turn|session)s?\b( running)?", r"# \1s\2"),
     (r"\d+ (finished)", r"# \1"),
     (r", (\d+) resident", ", # resident"),
@@ -26,12 +26,12 @@ _RULES = (
 )
 _CANDIDATE = re.compile(r"[▶ ] (compute|local|pull) +(\S+)")
 _WORKER = re.compile(r"((?:prefill|decode)-\d+) +(ready|draining|lost) ")
-# Where lines were broken because of their length, which numbers change.
+# Line breaks that depend on the line's length, which numbers change.
 _BREAK = re.compile(r"\n(?=first after |(?:prefill-\d+ → )?decode-\d+ · |\d+ sessions? · )")
 
 
 def facts(transcript: str) -> list[str]:
-    """One line per fact. Transcripts with equal facts tell a reader the same."""
+    """One line per fact. Transcripts with equal facts give a reader the same information."""
     lines: list[str] = []
     for line in _BREAK.sub(" · ", transcript).splitlines():
         if found := _CANDIDATE.match(line):
@@ -58,7 +58,7 @@ def _masked(line: str) -> str:
 
 
 def _answer_facts(answer: dict[str, object]) -> list[str]:
-    """Of the object that `segue generate --json` prints."""
+    """The facts of the object that `segue generate --json` prints."""
     same = {name: answer[name] for name in ("text", "token_ids", "finish_reason")}
     members = {
         name: sorted(value) if isinstance(value, dict) else None for name, value in answer.items()
@@ -67,6 +67,6 @@ def _answer_facts(answer: dict[str, object]) -> list[str]:
 
 
 def _sorted_candidates(lines: list[str]) -> list[str]:
-    """The best comes first, and which that is depends on what was measured."""
+    """The best candidate comes first, which depends on measurements."""
     candidates = sorted(line for line in lines if line.startswith("candidate "))
     return [candidates.pop(0) if line.startswith("candidate ") else line for line in lines]

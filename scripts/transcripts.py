@@ -1,10 +1,10 @@
 """Makes the transcripts in README.md from a run: `python -m scripts.transcripts [--check]`.
 
-It starts a cluster on the demo model in a pseudo-terminal of 80 columns, types what the README
-shows, and writes what came between the markers. With --check it compares instead, without what
-differs from run to run (`scripts/transcript_facts.py` says what that is), and its exit status is 1
-when the README is stale. Writing runs `./run` itself, checking only the commands in it, so that it
-sets nothing up.
+It starts a cluster on the demo model in a pseudo-terminal of 80 columns, types the README's input,
+and writes the output between the markers. With --check it compares instead, ignoring what differs
+from run to run (`scripts/transcript_facts.py` defines this), and exits with status 1 if the README
+is stale. Writing runs `./run` itself; checking runs only the commands in it, so that it sets
+nothing up.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ README = ROOT / "README.md"
 DEFAULT_TARGET = "127.0.0.1:7411"
 START_TIMEOUT_S = 600.0
 GREETING = "Hello! Who are you?"
-"""What `./run` asks first, by itself."""
+"""The first message that `./run` sends by itself."""
 QUESTIONS = (
     "My name is Anna and I live in Lisbon.",
     "Count from 1 to 60.",
@@ -59,7 +59,7 @@ COMMANDS = (
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """A cluster that can be asked, and the conversation with which it began."""
+    """A running cluster, and the conversation that started with it."""
 
     target: str
     conversation: str
@@ -75,12 +75,12 @@ def main(check: Annotated[bool, typer.Option("--check", help="Compare only.")] =
     stale = differences(blocks_of(text), made)
     if stale:
         typer.echo("\n".join(stale))
-        typer.echo("README.md is stale: python -m scripts.transcripts makes it anew", err=True)
+        typer.echo("README.md is stale: run python -m scripts.transcripts", err=True)
         raise typer.Exit(1)
 
 
 def recorded(readme: str, *, with_setup: bool) -> dict[str, str]:
-    """The text of each block of the README, from a run."""
+    """The text of each of the README's blocks, from a run."""
     with tempfile.TemporaryDirectory() as folder, _cluster(with_setup) as running:
         for name, content in FILES.items():
             (Path(folder) / name).write_text(content)
@@ -95,7 +95,9 @@ def recorded(readme: str, *, with_setup: bool) -> dict[str, str]:
 
 @contextmanager
 def _cluster(with_setup: bool) -> Iterator[Running]:
-    """Starts `./run`, or without it what it starts, and talks until the questions are answered."""
+    """Starts `./run`, or without setup what it starts, and chats until the questions
+    are answered.
+    """
     command = ["./run"] if with_setup else ["segue", "serve"]
     with terminal([*command, "--port", "0"], cwd=ROOT) as server:
         server.wait_for("ready at ", timeout_s=START_TIMEOUT_S)
@@ -123,7 +125,7 @@ def _converse(chat: Terminal, since: int) -> None:
     for question in QUESTIONS:
         position = chat.wait_for("you ", since=position)
         chat.type(f"{question}\n")
-        # The last part of what stands under an answer.
+        # The last part of the text under an answer.
         position = chat.wait_for("exposed ", since=position)
     chat.wait_for("\nyou ", since=position)
 
@@ -134,7 +136,7 @@ def _since(screen: Terminal, start: int, command: str) -> str:
 
 
 def _output(command: str, target: str, folder: Path) -> str:
-    """What a command writes; the router's address is added, and not shown."""
+    """A command's output; the router's address is added to the command, and not shown."""
     words = shlex.split(command)
     if words[0] == "segue":
         words += ["--target", target]
@@ -167,7 +169,7 @@ def blocks_of(readme: str) -> dict[str, str]:
 
 
 def with_blocks(readme: str, blocks: dict[str, str]) -> str:
-    """The README with these transcripts. Raises ValueError where it has no place for one."""
+    """The README with these transcripts. Raises ValueError if it has no place for one."""
     for name, text in blocks.items():
         found = re.search(_BLOCK.format(name), readme, re.S)
         if found is None:
@@ -178,7 +180,7 @@ def with_blocks(readme: str, blocks: dict[str, str]) -> str:
 
 
 def snippet_of(readme: str) -> str:
-    """The README's program, which stands before its transcript."""
+    """The README's program, which comes before its transcript."""
     found = re.search(r"```python\n(.*?)```", readme, re.S)
     if found is None:
         raise ValueError("README.md has no Python program")
@@ -186,7 +188,7 @@ def snippet_of(readme: str) -> str:
 
 
 def differences(shown: dict[str, str], made: dict[str, str]) -> list[str]:
-    """What a reader of the README would be told wrongly; nothing when it is up to date."""
+    """The differences that would mislead a reader of the README; empty if it is up to date."""
     lines: list[str] = []
     for name in sorted(shown.keys() | made.keys()):
         ours, theirs = facts(shown.get(name, "")), facts(made.get(name, ""))

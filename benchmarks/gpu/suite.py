@@ -1,4 +1,4 @@
-"""The tests that a number needs: nothing is measured of kernels that are wrong."""
+"""Tests before a measurement: wrong kernels are not measured."""
 
 from __future__ import annotations
 
