@@ -54,8 +54,10 @@ class ModelCosts:
         )
 
     def decode_bytes(self, num_sequences: int, context: int, num_tokens: int = 1) -> float:
-        """Of one step that computes `num_tokens` of each of B sequences: weights once, experts that
-        are expected to be touched, the keys and values before, a state in and one out a token."""
+        """For one step that computes `num_tokens` of each of B sequences: the weights once, the
+        experts expected to be visited, the earlier keys and values, and a state read and written
+        per token.
+        """
         untouched = (1 - self.experts_per_token / self.num_experts) ** (num_sequences * num_tokens)
         cache = context * self.kv_bytes_per_token + (1 + num_tokens) * self.slot_bytes
         return self.dense_bytes + (1 - untouched) * self.expert_bytes + num_sequences * cache

@@ -55,8 +55,9 @@ class Text:
 
 
 def demo_texts(folder: Path, count: int) -> tuple[Text, ...]:
-    """Conversations that the demo model has not seen. Of each one answer that is not
-    short, drawn with its length as its weight: as a token that is generated meets them."""
+    """Conversations that the demo model has not seen. Each has one answer that is not short, drawn
+    with its length as weight, so that positions are distributed as generated tokens are.
+    """
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     draw, texts = random.Random(0), []
     for one in held_out(tokenizer, count, _CONVERSATION_CHARS):

@@ -64,14 +64,14 @@ class Chat:
             # An interrupted script ends.
             if not prompt.has_person:
                 raise
-            prompt.tell("cancelled; the conversation goes on without this turn")
+            prompt.tell("cancelled; the conversation continues without this turn")
         except SegueError as error:
             # At a terminal the user may try another message; a script must fail.
             if not prompt.has_person:
                 raise
             self.err.print(error_line(error), soft_wrap=True)
             later = ", once the router is back" if isinstance(error, Unavailable) else ""
-            prompt.tell(f"the conversation can go on without this turn{later}")
+            prompt.tell(f"the conversation can continue without this turn{later}")
 
     async def _say(self, conversation: Session, text: str) -> None:
         is_midline = False

@@ -28,7 +28,7 @@ _HELP = """\
 Each line is a message; empty lines are ignored.
   /help          shows this
   /exit, /quit   end the conversation, like Ctrl-D, or Ctrl-C at the prompt
-  Ctrl-C         during an answer cancels it; the conversation goes on without that turn
+  Ctrl-C         during an answer cancels it; the conversation continues without that turn
   ↑ ↓            earlier lines"""
 
 

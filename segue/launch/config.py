@@ -89,7 +89,7 @@ class ClusterConfig:
     cpus_per_worker: float = 0.0
     """CPUs that Ray reserves for a worker. 0 lets Ray put workers on any node, even a busy one."""
     router_on: str = ""
-    """Where the router may run: comma-separated `label:NAME=VALUE` and `resource:NAME=AMOUNT`.
+    """Where the router may run: `label:NAME=VALUE` and `resource:NAME=AMOUNT`, comma-separated.
     After a restart it must keep its address, so with several nodes it needs a label.
     """
     prefill_on: str = ""

@@ -26,7 +26,7 @@ from segue.errors import InvalidCheckpoint
 
 _SURROGATES = range(0xD800, 0xE000)
 END_MARK = chr(_SURROGATES[-1])
-"""Stands for no token, but for the end of a message to continue."""
+"""Represents no token; marks the end of a message to continue."""
 
 _WRITTEN_ARGUMENTS = {"default": 0, "d": 0, "join": 0, "format": 0, "replace": 1, "get": 1}
 """Filters and methods: the arguments from this one on may become part of the text."""

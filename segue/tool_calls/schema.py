@@ -36,7 +36,7 @@ _KINDS: dict[str, Kinds] = {
 }
 _TYPE_NAME = re.compile(r"([a-z]+)(?:\d*|\(.*\)|\[.+\]|<.+>)")
 """The part of int64, varchar(20), list[str] or array<int> that names the kind."""
-# The kind of a schema without a type, told from members with values of certain types.
+# The kind of a schema without a type, inferred from members with values of certain types.
 _TELLING: tuple[tuple[Kinds, tuple[type, ...], str], ...] = (
     (frozenset({"object"}), (Mapping,), "properties patternProperties additionalProperties"),
     (frozenset({"array"}), (Mapping, list), "items prefixItems"),
