@@ -83,7 +83,8 @@ def _read_named(value: object, path: Path) -> dict[str, str]:
             return {item["name"]: item["template"] for item in value}
         case _:
             raise InvalidCheckpoint(
-                f"{path}: chat_template must be a string or a list of objects: name, template"
+                f"{path}: chat_template must be a string, "
+                "or a list of objects with name and template"
             )
 
 

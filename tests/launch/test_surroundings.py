@@ -85,7 +85,7 @@ def test_too_few_open_files_are_refused_with_both_numbers(
     monkeypatch.setattr(resource, "getrlimit", lambda what: (64, 64))
 
     with pytest.raises(
-        InvalidConfig, match=r"may open 64 files here, 3 processes need at least 30"
+        InvalidConfig, match=r"may open 64 files here, but 3 processes need at least 30"
     ):
         raise_open_files(3)
 
