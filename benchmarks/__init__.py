@@ -1,1 +1,3 @@
-"""What it costs, beside what it must cost. Each benchmark is `python -m benchmarks.NAME`."""
+"""Measured costs, next to the costs that are unavoidable. Run each as `python -m
+benchmarks.NAME`.
+"""

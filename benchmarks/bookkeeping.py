@@ -1,8 +1,8 @@
-"""What the books of tickets and leases cost an event loop, with much behind them and with little.
+"""The cost of ticket and lease bookkeeping to an event loop, after many turns and after few.
 
-`python -m benchmarks.bookkeeping`: reserves and commits a handoff after so many others have ended,
-and renews, asks for and revokes a lease among so many sessions. Prints a row per number. No model,
-no network: this is what a turn pays for the turns before it.
+`python -m benchmarks.bookkeeping` reserves and commits a handoff after a number of others have
+ended, and renews, looks up and revokes a lease among a number of sessions. It prints a row per
+number. No model and no network: this is what a turn pays for the turns before it.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class _Tickets:
 
 
 async def _tickets() -> list[str]:
-    """Milliseconds of a reservation and its commit."""
+    """Milliseconds for a reservation and its commit."""
     lines = ["| past tickets | reserve + commit |", "| --- | --- |"]
     desk = _Tickets()
     for num_past in _PAST_TICKETS:
@@ -87,7 +87,7 @@ async def _tickets() -> list[str]:
 
 
 def _sessions(num_sessions: int) -> PrefixCache:
-    """As many leases, on a page and a state each."""
+    """This number of leases, each on a page and a state."""
     pages, slots = page_accountant(num_sessions), slot_accountant(num_sessions)
     cache = PrefixCache(
         pages,
@@ -107,7 +107,7 @@ def _sessions(num_sessions: int) -> PrefixCache:
 
 
 def _leases() -> list[str]:
-    """Milliseconds of a renewal, of a look-up, and of room for a page that a lease must make."""
+    """Milliseconds for a renewal, a look-up, and for revoking a lease to free a page."""
     lines = ["| sessions | renew | get | revoke |", "| --- | --- | --- | --- |"]
     for num_sessions in _SESSIONS:
         cache = _sessions(num_sessions)
@@ -121,7 +121,7 @@ def _leases() -> list[str]:
 
 
 def _mean(call: Callable[..., object]) -> str:
-    """Of `call(0)`, `call(1)`, and so on."""
+    """The mean over `call(0)`, `call(1)`, and so on."""
     started_at = time.perf_counter()
     for i in range(_NUM_MEASURED):
         call(i)

@@ -1,7 +1,7 @@
-"""What a token costs a prefill worker: loaded from the host, shipped, computed.
+"""The cost of a token on a prefill worker: loaded from the host, shipped, computed.
 
 `python -m benchmarks.host_tier`: a prompt is computed and shipped, the device's cache is emptied,
-and the prompt comes again with a few tokens more. Prints a row per length.
+and the prompt returns with a few more tokens. Prints a row per length.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _MORE_TOKENS = 16
 
 @dataclass(frozen=True, slots=True)
 class Costs:
-    """Seconds of one prompt."""
+    """Seconds for one prompt."""
 
     computed_s: float
     shipped_s: float
@@ -41,7 +41,7 @@ class Costs:
 
 
 async def measure(folder: Path) -> dict[int, list[Costs]]:
-    """The first prompt of each length is practice."""
+    """The first prompt of each length is a warm-up."""
     config = without_local(
         Config(
             engine=EngineConfig(cache_bytes=1 << 30, host_cache_bytes=2 << 30, num_threads=1),

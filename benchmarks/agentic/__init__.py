@@ -1,1 +1,3 @@
-"""Agents' sessions: a long first turn, many short ones, with and without what keeps them cheap."""
+"""Agent sessions: a long first turn, then many short ones, with and without the features that keep
+them cheap.
+"""

@@ -44,20 +44,20 @@ def main(
     model: Annotated[
         str, typer.Option(help="'random' (24 M parameters, float32), 'demo', folder or hub id.")
     ] = RANDOM,
-    scale: Annotated[float, typer.Option(help="Of all token counts: 1 is as published.")] = 1 / 25,
+    scale: Annotated[float, typer.Option(help="Token-count factor: 1 is as published.")] = 1 / 25,
     sessions: Annotated[int, typer.Option(min=1)] = 2,
-    threads: Annotated[int, typer.Option(min=1, help="Of each worker.")] = 1,
+    threads: Annotated[int, typer.Option(min=1, help="Threads of each worker.")] = 1,
     page_tokens: Annotated[
         int, typer.Option(min=1, help="64 of them, scaled, are between 2 and 3.")
     ] = 4,
     link_gbit: Annotated[
-        float, typer.Option(min=0, help="What each worker may send at most; 0: what loopback can.")
+        float, typer.Option(min=0, help="Send limit of each worker; 0: no limit but loopback.")
     ] = 0.0,
     mode: Annotated[
         list[Mode] | None,
-        typer.Option(help="May be repeated. If none: all, and trials with an emptied cache."),
+        typer.Option(help="May be repeated. Default: all, and trials with an emptied cache."),
     ] = None,
-    plot: Annotated[Path | None, typer.Option(help="Where the PNG goes.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Path of the PNG.")] = None,
     seed: int = 0,
     quick: Annotated[bool, typer.Option(help="A tiny model, a few turns: does it run?")] = False,
 ) -> None:
@@ -113,7 +113,7 @@ def _try_emptied(
     trials = [("small", small, SHORT if is_quick else SMALL, config)]
     if not is_quick:
         wide = save_random_checkpoint(scratch / "wide", is_quick=False)
-        # A link on which a short prefix is computed sooner than moved, and a long one is not.
+        # A link on which computing a short prefix is faster than moving it, but not a long one.
         slow = dataclasses.replace(
             config,
             transfer=dataclasses.replace(config.transfer, max_gbit_per_s=_SLOW_GBIT_PER_S),
@@ -139,7 +139,7 @@ def _summarise(
     folder: Path,
 ) -> Result:
     layout = ServedModel.of(folder, config.engine).layout
-    # Where the folder lies is this machine's business.
+    # The folder's location only matters on this machine.
     config = dataclasses.replace(
         config, cluster=dataclasses.replace(config.cluster, model=folder.name)
     )

@@ -2,9 +2,10 @@
 seconds to compute and 40 ms to ship.
 
 24 M parameters, float32, 6 GDN and 2 attention layers: 16 KiB of keys and values and about 40 MFLOP
-a token, ten times the bytes per FLOP of published models, because a loopback link is that much
-faster against two cores than a network against GPUs. A state weighs as much as the pages of 200
-tokens; published ones 1,500 to 6,000, which the default scale makes 60 to 240.
+per token. These are ten times the bytes per FLOP of published models, because a loopback link is
+that much faster relative to two cores than a network relative to GPUs. A state is as large as the
+pages of 200 tokens; in published models it is 1,500 to 6,000, which the default scale turns into 60
+to 240.
 """
 
 from __future__ import annotations
@@ -41,5 +42,5 @@ def save_agentic_checkpoint(folder: Path, *, is_quick: bool) -> Path:
 
 
 def save_small_checkpoint(folder: Path) -> Path:
-    """So cheap to compute that moving hardly ever pays."""
+    """A model that is cheap enough to compute that moving hardly ever pays."""
     return save_checkpoint(folder, {**SHAPE, **QUICK_CHANGES})

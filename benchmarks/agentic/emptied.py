@@ -1,6 +1,6 @@
 """A prefill worker whose cache is emptied between turns: does it pull the prefix or compute it?
 
-Router and workers are plain objects in this process, so that the cache can be reached. Each prefix
+Router and workers are plain objects in this process, so that the cache is accessible. Each prefix
 is tried warm, emptied with the pull (the estimate decides), and emptied without it.
 """
 
@@ -36,7 +36,7 @@ Report = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trial:
-    """What is asked of one model."""
+    """The requests to one model."""
 
     prefix_tokens: tuple[int, ...]
     new_tokens: int
@@ -47,19 +47,19 @@ class Trial:
 SHORT = Trial(prefix_tokens=(32,), new_tokens=16, answer_tokens=4, repeats=1)
 SMALL = Trial(prefix_tokens=(32, 128, 1024), new_tokens=32, answer_tokens=12, repeats=7)
 LONG = Trial(prefix_tokens=(64, 512, 2000), new_tokens=32, answer_tokens=12, repeats=5)
-# Computing is dear and bytes are few: here a pull should cost next to nothing.
+# Computing is expensive and bytes are few: a pull should cost next to nothing.
 WIDE = Trial(prefix_tokens=(16, 512), new_tokens=32, answer_tokens=12, repeats=4)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EmptiedRow:
-    """Medians over the repeats, of times to the first token of a turn after the prefix."""
+    """Medians over the repeats of the time to first token of a turn after the prefix."""
 
     model: str
     prefix_tokens: int
     warm_s: float
     emptied_s: float
-    """With the pull, if the estimate said so."""
+    """With a pull, if the estimate chose it."""
     recomputed_s: float
     """Without it."""
     num_pulled: int
@@ -78,7 +78,7 @@ class EmptiedRow:
 
     @property
     def expected_over_warm(self) -> float:
-        """What the estimate, as it was then, says of it."""
+        """The ratio that the estimate predicted at that time."""
         cheaper = min(self.estimated_move_s, self.estimated_compute_s)
         return 1 + cheaper / self.warm_s
 
@@ -92,7 +92,7 @@ class _Seen:
 
 @dataclass(frozen=True, slots=True)
 class InProcess:
-    """A cluster of one worker of each role, as objects that can be reached."""
+    """A cluster with one worker of each role, as accessible objects."""
 
     client: Client
     worker: PrefillWorker
@@ -103,11 +103,11 @@ async def try_emptied(
 ) -> tuple[EmptiedRow, ...]:
     seen = {}
     for pull in (True, False):
-        # Decode would compute the rest itself and never ask prefill.
+        # Decode would compute the rest itself and never call prefill.
         of_mode = without_local(replace(config, prefill=replace(config.prefill, pull=pull)))
         report(f"{name}, emptied, {'with' if pull else 'without'} the pull")
         seen[pull] = await _ask(folder, of_mode, trial)
-        # A cluster that was closed is gigabytes in circles of objects.
+        # A closed cluster leaves gigabytes in reference cycles.
         gc.collect()
     return tuple(
         _row(name, length, seen[True][length], seen[False][length])
@@ -167,9 +167,10 @@ async def _ask_of(bench: InProcess, folder: Path, config: Config, trial: Trial) 
         name, history = next(names), tokens(length)
         for kind in ("first", "warm", "emptied"):
             if kind == "emptied":
-                # As if the worker had started just then, but for what it knows of its speed.
+                # As if the worker had just started, except that it knows its speed.
                 bench.worker.forget_prefixes()
-                # Decode has no state after its last token, which nothing was computed from.
+                # Decode has no state after its last token, since nothing was computed from that
+                # token.
                 said = len(history) - trial.new_tokens - 1
                 held = said // layout.page_tokens * layout.page_tokens
                 seen.estimates.append(
@@ -188,7 +189,7 @@ async def _ask_of(bench: InProcess, folder: Path, config: Config, trial: Trial) 
 
     practice = _Seen([], [], [])
     for length in trial.prefix_tokens:
-        # Connections, and the running means that the estimate is made of.
+        # Warms up connections, and the running means behind the estimate.
         await one(length, practice)
     said = {length: _Seen([], [], []) for length in trial.prefix_tokens}
     for _ in range(trial.repeats):

@@ -1,4 +1,4 @@
-"""What is compared: the same cluster with one part switched off at a time."""
+"""The compared modes: the same cluster with one feature switched off at a time."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ from segue.launch.config import Config
 class Mode(enum.StrEnum):
     EVERYTHING = "everything"
     NO_LOCAL = "no local prefill"
-    """Prefill workers compute all that is new, and ship it."""
+    """Prefill workers compute everything new, and ship it."""
     NO_PULL = "no pull"
-    """As above, and what decode computed does not come back: prefill computes it again."""
+    """As above, and tokens that decode computed do not come back: prefill computes them again."""
     NO_RESIDENCY = "no residency"
     """Decode keeps nothing: every turn ships the whole prefix."""
     NO_PREFIX_CACHE = "no prefix cache"
-    """Prefill keeps nothing: every turn computes the whole prompt. Decode keeps its pages, so that
-    only what is new is shipped."""
+    """Prefill keeps nothing: every turn computes the whole prompt. Decode keeps its pages, so only
+    new pages are shipped.
+    """
 
 
 def config_of(mode: Mode, config: Config) -> Config:

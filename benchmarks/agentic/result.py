@@ -1,4 +1,4 @@
-"""The numbers of one run, as they are written to JSON. Field names carry the units."""
+"""The numbers of one run, as written to JSON. Field names include the units."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ class ModeResult:
     hit_rate: float
     theoretical_hit_rate: float
     later_first_token_s: Percentiles
-    """Of turns from the second on."""
+    """For the second and later turns."""
     later_inter_token_s: Percentiles
     shipped_bytes: int
     pulled_bytes: int
     computed_tokens: int
     turns: tuple[TurnRow, ...]
     alone: tuple[TurnRow, ...]
-    """Of a session that had the cluster to itself."""
+    """For a session that had the cluster to itself."""
 
     @classmethod
     def of(
@@ -65,4 +65,4 @@ class Result:
     targets: tuple[Target, ...]
     emptied: tuple[EmptiedRow, ...]
     samples: dict[str, tuple[TurnSample, ...]]
-    """By mode: every turn, the lone session's first."""
+    """By mode: every turn, with the lone session's turns first."""

@@ -1,4 +1,4 @@
-"""One run: for each mode a fresh cluster on the same checkpoint, asked the same."""
+"""One run: each mode gets a fresh cluster on the same checkpoint, and the same requests."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from segue.launch.config import Config
 
 Report = Callable[[str], None]
 
-# One is at the mercy of whatever else the machine does in its first or last seconds.
+# A single one depends on what else the machine does in its first or last seconds.
 _NUM_ALONE = 3
-# Pauses of a session that has the cluster to itself: no more than lets the last turn settle.
+# The pause of a session that has the cluster to itself: just enough for the last turn to settle.
 _ALONE_PAUSE_S = 0.1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measured:
-    """Of one mode."""
+    """The measurements of one mode."""
 
     alone: list[TurnSample]
-    """Sessions one after the other, that wait for nobody: what a turn costs."""
+    """Sessions one after the other, without waiting: the cost of a turn."""
     together: list[TurnSample]
     """The workload, in which sessions wait for each other."""
 
@@ -58,7 +58,7 @@ async def _ask(address: str, workload: Workload, *, vocab_size: int, report: Rep
         tool_s=_ALONE_PAUSE_S,
         think_s=_ALONE_PAUSE_S,
     )
-    # Other seeds give other tokens, and so nothing to find in a cache.
+    # Other seeds give other tokens, which no cache has.
     practice = replace(alone, later_turns=(2, 2), seed=workload.seed + 1)
     async with Client(address) as client:
 
@@ -66,7 +66,7 @@ async def _ask(address: str, workload: Workload, *, vocab_size: int, report: Rep
             scripts = load.scripts(vocab_size=vocab_size, prefix=prefix)
             return await run_sessions(client, scripts, answer_tokens=num_tokens, report=report)
 
-        # Connections, allocations and pages that were never touched.
+        # Warms up connections, allocations and untouched pages.
         await run(practice, "practice")
         one_by_one: list[TurnSample] = []
         for number in range(_NUM_ALONE):

@@ -1,4 +1,4 @@
-"""What one turn took and moved, and spreads over turns. Pure."""
+"""The time and bytes of one turn, and statistics over turns. Pure."""
 
 from __future__ import annotations
 
@@ -16,22 +16,24 @@ class TurnSample:
     """From 1."""
     prompt_tokens: int
     seen_tokens: int
-    """Of the prompt, said before in this session: what could at best be reused."""
+    """The prompt's tokens that occurred earlier in this session: at best these can be reused."""
     cached_tokens: int
     pulled_tokens: int
     resident_tokens: int
     shipped_bytes: int
     pulled_bytes: int
     first_token_s: float
-    """At the client. What follows are its parts, as the cluster reported them."""
+    """At the client. The next fields are its parts, as reported by the cluster."""
     router_s: float
     queue_s: float
-    """From the router's receipt until prefill began to compute, a pull included."""
+    """From the router's receipt until prefill starts to compute, including a pull."""
     prefill_s: float
     transfer_s: float
     exposed_transfer_s: float
     rest_s: float
-    """From the last byte that arrived to the client's first token, and all that no part claims."""
+    """From the last arrived byte to the client's first token, and all time that no other part
+    covers.
+    """
     inter_token_s: tuple[float, ...]
 
     @classmethod
@@ -84,7 +86,7 @@ class Percentiles:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TurnRow:
-    """Of one turn index, over the sessions that got so far; means where nothing else is said."""
+    """One turn index, over the sessions that reached it; means unless stated otherwise."""
 
     turn: int
     num_samples: int
@@ -96,9 +98,9 @@ class TurnRow:
     shipped_bytes: float
     pulled_bytes: float
     hit_rate: float
-    """Of the prompts' tokens, taken from a cache or pulled."""
+    """The share of prompt tokens taken from a cache or pulled."""
     theoretical_hit_rate: float
-    """Of the prompts' tokens, said before in their session."""
+    """The share of prompt tokens that occurred earlier in their session."""
     first_token_s: Percentiles
     inter_token_s: Percentiles
     queue_s: float

@@ -1,4 +1,4 @@
-"""Runs the scripts against a cluster: open loop between sessions, one turn after another within."""
+"""Runs the scripts against a cluster: open loop between sessions, sequential turns within each."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Report = Callable[[str], None]
 async def run_sessions(
     client: Client, scripts: Sequence[Script], *, answer_tokens: int, report: Report
 ) -> list[TurnSample]:
-    """All turns of all sessions, in order within each."""
+    """All turns of all sessions, in order within each session."""
 
     async def one(script: Script) -> list[TurnSample]:
         await asyncio.sleep(script.starts_at_s)
@@ -29,7 +29,7 @@ async def run_sessions(
 
 
 async def _converse(client: Client, script: Script, *, answer_tokens: int) -> list[TurnSample]:
-    """The next prompt is all that was said, and the script's next tokens."""
+    """Each prompt is the whole conversation so far, plus the script's next tokens."""
     samples: list[TurnSample] = []
     history: tuple[int, ...] = ()
     for index, turn in enumerate(script.turns, start=1):

@@ -1,4 +1,4 @@
-"""A result as tables for people. Pure: rich renderables in, nothing printed."""
+"""Renders a result as tables. Pure: returns rich renderables, prints nothing."""
 
 from __future__ import annotations
 

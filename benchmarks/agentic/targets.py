@@ -1,4 +1,4 @@
-"""What issue 3 promises of a session's later turns, held against what was measured. Pure."""
+"""Issue 3's targets for a session's later turns, compared with the measurements. Pure."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from benchmarks.agentic.samples import TurnSample, hit_rate, theoretical_hit_rat
 from benchmarks.serving.samples import median
 from segue.cache.layout import CacheLayout
 
-# The first and the last of the later turns, over which the growth of a median is taken: of a
-# single turn index there are as many samples as sessions, too few on a shared machine.
+# The number of first and last later turns between which a median's growth is computed: a single
+# turn index has only as many samples as sessions, too few on a shared machine.
 _WINDOW = 4
 
 
@@ -19,7 +19,7 @@ _WINDOW = 4
 class Target:
     name: str
     bound: str
-    """As a person reads it."""
+    """Human-readable."""
     value: float
     is_met: bool
 
@@ -27,14 +27,15 @@ class Target:
 def targets(
     samples: Mapping[Mode, Sequence[TurnSample]], layout: CacheLayout
 ) -> tuple[Target, ...]:
-    """Those that the modes that ran allow to judge."""
+    """The targets that can be judged from the modes that ran."""
     return tuple(
         _targets({m: [s for s in said if s.turn > 1] for m, said in samples.items()}, layout)
     )
 
 
 def _targets(later: Mapping[Mode, Sequence[TurnSample]], layout: CacheLayout) -> Iterator[Target]:
-    # With and without decode workers that compute: the second is what a handoff of the new costs.
+    # With and without decode workers that compute: the second shows the cost of a handoff of new
+    # tokens.
     for mode in (Mode.EVERYTHING, Mode.NO_LOCAL):
         if mode in later:
             for target in _targets_of(mode, later, layout):
@@ -61,10 +62,10 @@ def _targets_of(
 
 
 def new_bytes(sample: TurnSample, layout: CacheLayout) -> int:
-    """Pages of tokens that decode did not have when the turn came, and one state.
+    """Pages of tokens that decode did not have when the turn arrived, and one state.
 
-    Tokens that the session said before are all known to decode but for the last page of its
-    answer, which was not full.
+    Decode has all earlier tokens of the session except those in the last page of its answer, which
+    was not full.
     """
     new_pages = (
         layout.num_pages_for(sample.prompt_tokens) - sample.seen_tokens // layout.page_tokens
@@ -73,13 +74,15 @@ def new_bytes(sample: TurnSample, layout: CacheLayout) -> int:
 
 
 def growth(samples: Sequence[TurnSample]) -> float:
-    """Of the median time to the first token, from a session's first later turns to its last."""
+    """The growth of the median time to first token from a session's first later turns
+    to its last.
+    """
     first = [s.first_token_s for s in samples if s.turn < 2 + _WINDOW]
     return median(_last(samples)) / median(first)
 
 
 def _last(samples: Sequence[TurnSample]) -> list[float]:
-    """First token of each session's last turns, where its context is longest."""
+    """The times to first token of each session's last turns, which have the longest contexts."""
     ends: dict[str, int] = {}
     for sample in samples:
         ends[sample.session] = max(sample.turn, ends.get(sample.session, 0))

@@ -1,7 +1,7 @@
-"""The published agentic workload, scaled: who starts when, says what, pauses. Pure.
+"""The published agentic workload, scaled: session starts, messages and pauses. Pure.
 
-A first turn of 50,000 tokens, then 10 to 15 turns of 800 new ones with answers of a few hundred.
-Everything is drawn from the seed before anything is asked, so that all modes get the same.
+A first turn of 50,000 tokens, then 10 to 15 turns of 800 new tokens with answers of a few hundred.
+Everything is drawn from the seed before the first request, so all modes get the same.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ PUBLISHED_ANSWER_TOKENS = 300
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Turn:
     new_tokens: tuple[int, ...]
-    """Come after all that was said before."""
+    """Appended to the conversation so far."""
     pause_s: float
-    """Between the answer before and this turn: a tool runs, or a person thinks."""
+    """From the previous answer to this turn: a tool runs, or a person thinks."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Script:
-    """One session, as far as its user decides it."""
+    """The user's part of one session."""
 
     name: str
     starts_at_s: float
@@ -34,18 +34,18 @@ class Script:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Workload:
     scale: float
-    """Of all token counts, against the published ones."""
+    """Factor for all token counts, relative to the published ones."""
     sessions: int
     later_turns: tuple[int, int]
-    """Least and most, after the first; sessions differ."""
+    """Minimum and maximum, after the first turn; sessions differ."""
     arrival_gap_s: float
-    """Mean of the time between two sessions' starts, whether or not others have ended."""
+    """Mean time between two sessions' starts, whether or not others have ended."""
     tool_s: float
     """Mean pause before a turn that brings a tool's result."""
     think_s: float
     """Mean pause before a turn that a person wrote."""
     think_share: float
-    """Of the later turns, those that a person wrote."""
+    """The share of later turns that a person wrote."""
     seed: int
 
     @property
@@ -58,7 +58,7 @@ class Workload:
 
     @property
     def answer_tokens(self) -> int:
-        # One token has no latency between tokens.
+        # A single token has no inter-token latency.
         return max(round(PUBLISHED_ANSWER_TOKENS * self.scale), 2)
 
     def scripts(self, *, vocab_size: int, prefix: str = "agent") -> tuple[Script, ...]:

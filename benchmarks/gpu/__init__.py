@@ -1,1 +1,1 @@
-"""What a GPU makes of Segue's kernels and steps, beside what it could. See README.md above."""
+"""Segue's kernels and steps on a GPU, compared with its ceilings. See README.md above."""

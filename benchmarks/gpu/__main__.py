@@ -29,7 +29,7 @@ Row = TypeVar("Row")
 
 
 class Clock:
-    """Stops asking for more when the time is up: a lease ends whether or not we are done."""
+    """Stops starting measurements when the time is up: a lease ends whether or not we are done."""
 
     def __init__(self, limit_s: float, report: Callable[[str], None]) -> None:
         self._limit_s = limit_s
@@ -38,11 +38,11 @@ class Clock:
         self.skipped: list[str] = []
 
     def up_to(self, share: float) -> None:
-        """What follows ends when this share of the time, counted from here, is over."""
+        """The following work ends when this share of the remaining time is over."""
         self._ends_at = monotonic() + share * self._limit_s
 
     def take(self, what: str, rows: Callable[[], Iterator[Row]]) -> Iterator[Row]:
-        """The rows that there is time for."""
+        """The rows that fit into the time."""
         if monotonic() >= self._ends_at:
             self.skipped.append(what)
             return
@@ -60,11 +60,11 @@ def main(
     ] = False,
     tests: Annotated[bool, typer.Option(help="Run the tests first.")] = True,
     plot: Annotated[Path | None, typer.Option(help="Write a PNG here.")] = None,
-    seconds: Annotated[float, typer.Option(help="Measure for so long at most.")] = 280.0,
+    seconds: Annotated[float, typer.Option(help="Time limit for measuring, in seconds.")] = 280.0,
 ) -> None:
     """Every kernel, whole passes and a handoff, on this machine's GPU, against its ceilings."""
     if dry:
-        # Read by Triton when it is first imported.
+        # Triton reads it on its first import.
         os.environ["TRITON_INTERPRET"] = "1"
     elif not torch.cuda.is_available():
         raise typer.BadParameter("no CUDA device here; --dry runs tiny shapes on the CPU")
@@ -89,14 +89,14 @@ def main(
 
 @torch.inference_mode()
 def _measure(device: str, tested: str, clock: Clock) -> Result:
-    # After TRITON_INTERPRET is set: it imports kernels.
+    # Imported after TRITON_INTERPRET is set: it imports kernels.
     from benchmarks.gpu import cases, operators, steps
 
     shapes, workload = _plan(device)
     limits = ceilings.measure(device)
     operator_rows, pass_rows = list[operators.OperatorRow](), list[passes.PassRow]()
     handoff_rows = list[handoff.HandoffRow]()
-    # Half for each: operators of the last model must not leave whole passes without time.
+    # Half of the time for each: operators of the last model must leave time for whole passes.
     clock.up_to(0.5)
     for shape in shapes:
         operator_rows += clock.take(
@@ -142,7 +142,7 @@ def _plan(device: str) -> tuple[Sequence[models.Shape], passes.Workload]:
 
 
 def _release(device: str) -> None:
-    """The largest model and its caches do not fit beside another."""
+    """The largest model and its caches do not fit next to another."""
     gc.collect()
     if device != "cpu":
         torch.cuda.empty_cache()

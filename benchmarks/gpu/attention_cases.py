@@ -1,4 +1,4 @@
-"""Paged attention at the sizes that are served, beside PyTorch's own attention without pages."""
+"""Paged attention at served sizes, compared with PyTorch's own attention without pages."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from segue.kernels.paged_attention import triton_prompts, triton_runs
 PAGE_TOKENS = 64
 MAX_POOL_BYTES = 40 << 30
 STEPS = ((1, 4096), (1, 32_768), (1, 131_072), (1, 1 << 20), (8, 131_072), (64, 32_768))
-"""Sequences, and the context of each."""
+"""Number of sequences, and the context of each."""
 PROMPTS = ((0, 8192), (0, 50_000), (50_000, 800))
-"""Tokens before a prompt, and its own."""
+"""Tokens before a prompt, and tokens in it."""
 
 
 def attention_cases(shape: Shape, device: str, dtype: torch.dtype) -> Iterator[Case]:
@@ -89,7 +89,7 @@ def _queries(shape: Shape, num_tokens: int, device: str, dtype: torch.dtype) -> 
 def _pool(
     shape: Shape, num_sequences: int, context: int, device: str, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:
-    """Pages in no order, and whose they are."""
+    """Pages in random order, and their owners."""
     num_pages = -(-context // PAGE_TOKENS)
     pages = torch.randn(
         num_sequences * num_pages,

@@ -1,4 +1,4 @@
-"""What this device can do, measured on the spot: a large copy, and a large matrix product."""
+"""This device's ceilings, measured on the spot: a large copy, and a large matrix product."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Ceilings:
     """bf16 with float32 accumulation, on random data: zeros run faster."""
 
     def floor_s(self, num_bytes: float, flops: float) -> float:
-        """No version of work that moves and computes this much is faster."""
+        """No implementation that moves and computes this much is faster."""
         return max(num_bytes / self.copy_bytes_per_s, flops / self.matmul_flops_per_s)
 
 

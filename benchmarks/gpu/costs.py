@@ -1,4 +1,4 @@
-"""Bytes and FLOPs of passes, from the weights and the layout alone: what a roofline is drawn from.
+"""Bytes and FLOPs of passes, from the weights and the layout alone: the input of a roofline.
 
 B sequences of a decode step, T tokens of a prompt, L tokens of context.
 """
@@ -17,17 +17,17 @@ from segue.model.config import LayerKind, ModelConfig
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelCosts:
     dense_bytes: int
-    """Weights that every step of the trunk reads, the head's included."""
+    """Weights that every step of the trunk reads, including the head."""
     expert_bytes: int
     """All routed experts of all layers."""
     num_experts: int
     experts_per_token: int
     layer_parameters: float
-    """That one token visits, without embedding and head."""
+    """The parameters that one token visits, without embedding and head."""
     kv_bytes_per_token: int
     slot_bytes: int
     attention_flops_per_pair: int
-    """Of one query token and one token it sees, over all layers of the trunk."""
+    """For one query token and one token that it sees, over all layers of the trunk."""
 
     @classmethod
     def of(
@@ -36,7 +36,7 @@ class ModelCosts:
         moe, attention = config.moe, config.attention
         trunk = {name: w for name, w in weights.items() if not name.startswith("mtp.")}
         experts = {name: w for name, w in trunk.items() if ".experts." in name}
-        # Of the embedding a step reads a row a token; a tied one is read whole, as the head.
+        # A step reads one embedding row per token; a tied embedding is read whole, as the head.
         embed = set() if "lm_head" not in weights else {"embed"}
         dense = {name: w for name, w in trunk.items() if name not in experts and name not in embed}
         share = moe.experts_per_token / moe.num_experts if moe else 0.0
@@ -54,13 +54,15 @@ class ModelCosts:
         )
 
     def decode_bytes(self, num_sequences: int, context: int, num_tokens: int = 1) -> float:
-        """Of one step that computes `num_tokens` of each of B sequences: weights once, experts that
-        are expected to be touched, the keys and values before, a state in and one out a token."""
+        """For one step that computes `num_tokens` of each of B sequences: the weights once, the
+        experts expected to be visited, the earlier keys and values, and a state read and written
+        per token.
+        """
         untouched = (1 - self.experts_per_token / self.num_experts) ** (num_sequences * num_tokens)
         cache = context * self.kv_bytes_per_token + (1 + num_tokens) * self.slot_bytes
         return self.dense_bytes + (1 - untouched) * self.expert_bytes + num_sequences * cache
 
     def prefill_flops(self, num_tokens: int) -> float:
-        """Of a prompt from nothing; the head's row is not counted."""
+        """For a prompt without a cached prefix; the head's row is not counted."""
         pairs = num_tokens * (num_tokens + 1) / 2
         return 2 * self.layer_parameters * num_tokens + self.attention_flops_per_pair * pairs

@@ -1,4 +1,4 @@
-"""Norms, gates and what prepares attention: one pass over memory each."""
+"""Norms, gates and the preparation of attention inputs: one pass over memory each."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def _attention_input(shape: Shape, num_tokens: int, device: str, dtype: torch.dt
             offsets_T=positions_T % PAGE_TOKENS,
             eps=EPS,
         ),
-        # The output gates stay where they are.
+        # The output gates are not moved.
         num_bytes=2 * packed_TY.nbytes * (1 - shape.num_heads * head_dim / width),
     )
 

@@ -1,4 +1,4 @@
-"""The gated delta rule and its convolution, beside flash-linear-attention where it is installed."""
+"""The gated delta rule and its convolution, compared with flash-linear-attention if installed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from segue.kernels.gated_delta_rule import triton_prompts, triton_runs
 
 PROMPTS = (8192, 51_200)
 RUNS = ((1, 1), (8, 1), (64, 1), (1, 4), (64, 4))
-"""Sequences, and tokens of each."""
+"""Number of sequences, and tokens of each."""
 CHUNK_TOKENS = 64
 CONV_WIDTH = 4
 
@@ -36,8 +36,8 @@ def _prompt(shape: Shape, num_tokens: int, device: str, dtype: torch.dtype) -> C
     inputs = _inputs(shape, num_tokens, device, dtype)
     states = _states(shape, 1, device)
     dim = shape.gdn_dim
-    # Of a token and a value head: with the chunk's other tokens twice (keys and queries with keys,
-    # corrections), and with the state three times (recalled, read, added).
+    # Per token and value head: twice with the chunk's other tokens (keys and queries with keys,
+    # corrections), and three times with the state (recalled, read, added).
     flops_a_head = 2 * (2 * CHUNK_TOKENS * dim + 2 * CHUNK_TOKENS * dim + 3 * dim * dim)
     return Case(
         operator="delta rule, prompts",
@@ -154,7 +154,7 @@ def _bytes(inputs: Inputs) -> int:
 
 
 def _fla(inputs: Inputs, shape: Shape) -> dict[str, Callable[[], object]]:
-    """Its chunked forward pass for the same prompt; key heads repeated, as it takes as many."""
+    """Its chunked forward pass for the same prompt, with key heads repeated as it requires."""
     try:
         from fla.ops.gated_delta_rule import chunk_gated_delta_rule
     except ImportError:

@@ -1,8 +1,8 @@
-"""One prefill and one decode side on the same GPU: what shipping costs, and how much of it hides.
+"""A prefill and a decode side on the same GPU: the cost of shipping, and how much of it is hidden.
 
-Two caches, one set of weights. Pages leave as soon as their layer has written them, on a stream of
-their own that waits for that layer only, as `prefill_worker` ships them; fragments are planned by
-`kv_transfer.plan`. Within one GPU the link is its memory, which computing uses too.
+There are two caches and one set of weights. Pages leave as soon as their layer has written them, on
+a separate stream that waits only for that layer, as `prefill_worker` ships them; `kv_transfer.plan`
+plans the fragments. Within one GPU the link is its memory, which computing also uses.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ class HandoffRow:
     num_bytes: int
     prefill_s: float
     ship_s: float
-    """After prefill, nothing beside it."""
+    """After prefill, with nothing else running."""
     both_s: float
-    """Shipping while prefill computes, to the end of both."""
+    """Shipping while prefill computes, until both end."""
     is_exact: bool
-    """The decode side's next logits equal the prefill side's."""
+    """Whether the decode side's next logits equal the prefill side's."""
 
     @property
     def hidden_share(self) -> float:
-        """Of shipping, under the computation."""
+        """The share of shipping that is hidden by the computation."""
         return (self.prefill_s + self.ship_s - self.both_s) / self.ship_s
 
 
@@ -57,7 +57,7 @@ class Shipper:
         self._stream = stream
 
     def ship(self, unit: Unit, ids: range, layer: int | None = None) -> None:
-        """Of one layer, or all; after what this thread has launched so far."""
+        """Ships one layer, or all, after the work that this thread has launched so far."""
         if self._stream is None:
             self._copy(unit, ids, layer)
             return
@@ -66,7 +66,7 @@ class Shipper:
             self._copy(unit, ids, layer)
 
     def join(self) -> None:
-        """What is launched from here on comes after the copies."""
+        """Makes work launched from here on wait for the copies."""
         if self._stream is not None:
             torch.cuda.current_stream().wait_stream(self._stream)
 
@@ -122,7 +122,7 @@ def measure(
 def _prefill(runner: ModelRunner, chunks: list[SequenceChunk], shipper: Shipper | None) -> None:
     for chunk in chunks:
         is_last = chunk is chunks[-1]
-        # A page that this chunk does not fill is shipped when it is full, or with the last chunk.
+        # A page that this chunk does not fill is shipped once full, or with the last chunk.
         stop = -(-chunk.end // PAGE_TOKENS) if is_last else chunk.end // PAGE_TOKENS
         pages = range(chunk.start // PAGE_TOKENS, stop)
         on_layer = None if shipper is None else _ship_layer(shipper, pages, is_last)
@@ -157,5 +157,5 @@ def _map(runner: ModelRunner, name: str) -> MemoryMap:
 
 
 def _bytes(runner: ModelRunner) -> list[Tensor]:
-    """Each field as its bytes, in the layout's order."""
+    """Each field as bytes, in the layout's order."""
     return [tensor.view(torch.uint8).flatten() for _, tensor in runner.tensors.fields()]

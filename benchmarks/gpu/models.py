@@ -21,7 +21,7 @@ from segue.model.weights import WeightTable
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shape:
-    """What differs between the models of the family."""
+    """The differences between the models of the family."""
 
     name: str
     hidden_size: int
@@ -134,11 +134,11 @@ DRY_SHAPES = (
         num_k_heads=2,
     ),
 )
-"""For a machine without a GPU: everything runs, and no number means anything."""
+"""For a machine without a GPU: everything runs, but the numbers mean nothing."""
 
 
 def empty_weights(config: ModelConfig, *, dtype: torch.dtype, device: str) -> dict[str, Tensor]:
-    """Every tensor that the model uses, the MTP layer's included; a tied head is left out."""
+    """Every tensor that the model uses, including the MTP layer's; a tied head is left out."""
     fused = [
         f"{at}.mlp.experts.gate_up_proj"
         for at in (*(f"layers.{i}" for i in range(config.num_layers)), "mtp.layers.0")
@@ -153,7 +153,7 @@ def empty_weights(config: ModelConfig, *, dtype: torch.dtype, device: str) -> di
 
 
 def random_weights(config: ModelConfig, *, dtype: torch.dtype, device: str) -> dict[str, Tensor]:
-    """Sized so that activations keep theirs; decays as training leaves them."""
+    """Scaled to preserve the size of activations; decays as after training."""
     generator = torch.Generator(device).manual_seed(0)
     weights = empty_weights(config, dtype=dtype, device=device)
     for name, weight in weights.items():

@@ -1,7 +1,7 @@
-"""Each kernel at the sizes that are served: its time, the floor by bytes and FLOPs, its peers.
+"""Each kernel at served sizes: its time, the floor by bytes and FLOPs, and its peers.
 
-Cases are made one by one, so that memory is only held for one of them. Kernels are called as such
-and not through the dispatch, so that `--dry` interprets them on a CPU.
+Cases are made one by one, so that memory holds only one. Kernels are called directly and not
+through the dispatch, so that `--dry` interprets them on a CPU.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ class Case:
     size: str
     run: Callable[[], object]
     num_bytes: float
-    """That any version must move."""
+    """The bytes that any implementation must move."""
     flops: float = 0.0
     peers: Mapping[str, Callable[[], object]] = field(default_factory=dict)
-    """Others' kernels for the same work, where they are installed."""
+    """Other libraries' kernels for the same work, if installed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,7 +38,7 @@ class OperatorRow:
 
     @property
     def share(self) -> float:
-        """Of the floor's speed."""
+        """The share of the floor's speed."""
         return self.floor_s / self.seconds
 
 

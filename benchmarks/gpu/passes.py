@@ -1,4 +1,6 @@
-"""Prompts through a whole model with random weights, against its roofline. See `steps` too."""
+"""Prompts through a whole model with random weights, compared with its roofline. See
+also `steps`.
+"""
 
 from __future__ import annotations
 
@@ -30,11 +32,13 @@ class Workload:
     chunk_tokens: int = 8192
     batch_sizes: tuple[int, ...] = (1, 8, 64)
     context: int = 3840
-    """Tokens before a decode step, of each sequence; with the steps' own, of the first bucket."""
+    """Tokens of each sequence before a decode step; with the step's own they fit the
+    first bucket.
+    """
     num_drafts: int = 3
     num_steps: int = 40
     handoff_chunk_tokens: int = 2048
-    """What is computed of the longest prompt before it ships."""
+    """The part of the longest prompt that is computed before it ships."""
 
 
 DRY_WORKLOAD = Workload(
@@ -52,15 +56,15 @@ DRY_WORKLOAD = Workload(
 class PassRow:
     model: str
     kind: str
-    """prefill, or decode with graphs or without, and with how many drafts."""
+    """prefill, or decode with or without graphs, and the number of drafts."""
     num_tokens: int
-    """Of the prompt, or sequences of the step."""
+    """Tokens of the prompt, or sequences in the step."""
     seconds: float
-    """Of the whole prompt, or of a step."""
+    """For the whole prompt, or for one step."""
     tokens_per_s: float
-    """Of a step one for each sequence, whatever drafts come to: weights are random."""
+    """For a step, one token per sequence; drafts do not count, as weights are random."""
     floor_s: float
-    """By bytes and FLOPs, at the measured ceilings."""
+    """From bytes and FLOPs, at the measured ceilings."""
 
     @property
     def share(self) -> float:
@@ -70,7 +74,7 @@ class PassRow:
 def runner_of(
     shape: Shape, weights: Mapping[str, Tensor], *, num_pages: int, num_slots: int, device: str
 ) -> ModelRunner:
-    """A runner on its own cache, with scratch units; the weights may be shared."""
+    """A runner with its own cache and scratch units; the weights may be shared."""
     config = shape.config()
     dtype = "bfloat16" if device != "cpu" else "float32"
     layout = cache_layout(

@@ -1,4 +1,4 @@
-"""Everything one run measured, as it is written to JSON. Field names carry the units."""
+"""All measurements of one run, as written to JSON. Field names include the units."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from benchmarks.serving.environment import Environment
 class Result:
     environment: Environment
     device: str
-    """The chip's name, or cpu where nothing but running was checked."""
+    """The chip's name, or cpu if the run only checked that everything works."""
     tests: str
     """The last line of pytest, or why there is none."""
     ceilings: Ceilings
@@ -23,7 +23,7 @@ class Result:
     passes: tuple[PassRow, ...]
     handoffs: tuple[HandoffRow, ...]
     skipped: tuple[str, ...]
-    """What did not fit into the time."""
+    """The measurements that did not fit into the time."""
 
     def to_json(self) -> dict[str, object]:
         return {"benchmark": "gpu", **asdict(self)}

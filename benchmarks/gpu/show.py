@@ -1,4 +1,4 @@
-"""A result as tables for people, and as a plot. Nothing is printed here."""
+"""Renders a result as tables, and as a plot. Prints nothing."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ def tables(result: Result) -> Iterator[Table]:
 
 
 def save_plot(result: Result, path: Path) -> None:
-    """Share of its ceiling that each operator and pass reaches, as bars."""
-    # Not on every machine with a GPU, and only wanted by those who ask for a plot.
+    """The share of its ceiling that each operator and pass reaches, as bars."""
+    # Not installed on every machine with a GPU, and only needed for a plot.
     from matplotlib.figure import Figure
 
     bars = [(f"{row.model} {row.operator}, {row.size}", row.share) for row in result.operators]

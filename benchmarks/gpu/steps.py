@@ -1,4 +1,4 @@
-"""Decode steps as the engine launches them: by captured graphs, a step ahead; and without."""
+"""Decode steps as the engine launches them: with captured graphs, one step ahead; and without."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def measure(
     ceilings: Ceilings,
     device: str,
 ) -> Iterator[PassRow]:
-    """Greedy, one sequence like the other."""
+    """Greedy, with identical sequences."""
     max_batch, max_slots = max(workload.batch_sizes), workload.num_drafts + 2
     longest = workload.context + (_WARM_UPS + workload.num_steps) * (workload.num_drafts + 1)
     pages_each = -(-longest // PAGE_TOKENS)
@@ -92,7 +92,7 @@ def _runs(
         page_tokens=PAGE_TOKENS,
     )
     graphs = StepGraphs(step, tables, max_batch=max_batch)
-    # A stream of its own: graphs are not captured on the default one.
+    # A separate stream: graphs cannot be captured on the default one.
     with torch.cuda.stream(torch.cuda.Stream()):  # type: ignore[no-untyped-call]  # torch's
         yield partial(replay, graphs, tables, buckets), 1, tables, sampling
 
@@ -112,7 +112,7 @@ def _start(row: int, context: int, pages_each: int, num_slots: int) -> RowStart:
 
 
 def _step_s(run: Run, num_ahead: int, batch: int, num_drafts: int, workload: Workload) -> float:
-    """Of the host's clock, results read: what a user's token waits for."""
+    """By the host's clock, with results read: the time that a user's token waits for."""
     under_way: deque[Launched] = deque()
     started_at = 0.0
     for number in range(_WARM_UPS + workload.num_steps):

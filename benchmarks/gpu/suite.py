@@ -1,4 +1,4 @@
-"""The tests that a number needs: nothing is measured of kernels that are wrong."""
+"""Tests before a measurement: wrong kernels are not measured."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ _MAX_PROCESSES = 8
 
 
 def run_tests(limit_s: float) -> str:
-    """pytest's last line. On a GPU every kernel is tested compiled, and so are captured steps and
-    reading of its memory; on a CPU kernels are interpreted. Raises RuntimeError with the output
-    where a test fails, or where they take longer."""
+    """Returns pytest's last line. On a GPU the tests cover compiled kernels, captured steps and
+    reading its memory; on a CPU, interpreted kernels. Raises RuntimeError with the output if a test
+    fails, or if the tests exceed the limit.
+    """
     processes = str(min(os.cpu_count() or 1, _MAX_PROCESSES))
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-n", processes]
     command += ["-m", "not slow" if torch.cuda.is_available() else "not slow and not gpu"]

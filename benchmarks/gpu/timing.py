@@ -1,4 +1,4 @@
-"""How long device work takes: by events on a GPU, by the clock on a CPU."""
+"""Times device work: with events on a GPU, with the clock on a CPU."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import torch
 
 _WARM_UPS = 3
 _BUDGET_S = 0.3
-"""For the timed runs of one case: a lease has many cases in a few minutes."""
+"""For the timed runs of one case: a lease measures many cases in a few minutes."""
 _MAX_RUNS = 50
 _CACHE_BYTES = 256 << 20
-"""Written between runs: several times a last-level cache, so that no run finds its inputs there."""
+"""Written between runs: several times a last-level cache, so that inputs are never cached."""
 
 
 def median_s(run: Callable[[], object], device: str, *, cold: bool = True) -> float:
-    """Median seconds of `run`. `cold`: its inputs are not in the cache when it begins."""
+    """Median seconds of `run`. `cold`: its inputs are not in the cache when it starts."""
     if device == "cpu":
         started_at = time.monotonic()
         run()

@@ -1,1 +1,1 @@
-"""Many short turns on a healthy cluster: what fails, what a turn costs the router, what stays."""
+"""Many short turns on a healthy cluster: failures, the router's cost per turn, and leaks."""

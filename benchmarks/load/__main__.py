@@ -19,20 +19,20 @@ TOPOLOGIES = [
     for size in (1, 2)
     for is_local in (True, False)
 ]
-# Turns, tokens of an answer, turns at a time.
+# Turns, tokens per answer, concurrent turns.
 SHORT = [(1_000, 1, 1), (4_000, 1, 16), (4_000, 1, 64), (4_000, 1, 128), (2_000, 8, 64)]
 LONG = [(512, 256, 16), (1_024, 256, 64)]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.load")
-    parser.add_argument("--turns", type=int, default=10_000, help="of each topology, in all")
+    parser.add_argument("--turns", type=int, default=10_000, help="total for each topology")
     parser.add_argument("--model", default=str(checkpoint_dir()))
     parser.add_argument(
         "--code",
         type=Path,
         default=Path(__file__).parents[2],
-        help="checkout whose Segue is run, to compare with an earlier one",
+        help="checkout to run, to compare with an earlier one",
     )
     parser.add_argument("--only", choices=["load", "relay"])
     options = parser.parse_args()

@@ -1,4 +1,4 @@
-"""The load: sessions that each send one short turn after the other."""
+"""The load: sessions that each send short turns one after another."""
 
 from __future__ import annotations
 
@@ -13,19 +13,20 @@ from segue.client import Client, SamplingParams, StopConditions, TokenInput, Tur
 from segue.errors import Overloaded, SegueError
 from segue.types import MAX_LOGPROBS
 
-# A session starts anew after so many turns: contexts stay short, and new sessions keep coming.
+# A session is replaced after this number of turns: contexts stay short, and new sessions keep
+# arriving.
 TURNS_OF_A_SESSION = 12
 _FIRST_TOKENS = 40
 _MORE_TOKENS = 12
 _MAX_ANSWER = 8
 _TIMEOUT_S = 120.0
-# Ids that every vocabulary has, the demo's 1,536 included.
+# Ids that every vocabulary has, including the demo's 1,536.
 _TOKENS = range(300, 1500)
 
 
 @dataclass(slots=True)
 class Outcome:
-    """What came of a number of turns."""
+    """The outcome of a number of turns."""
 
     num_turns: int = 0
     num_tokens: int = 0
@@ -33,7 +34,7 @@ class Outcome:
     prompt_tokens: int = 0
     failures: Counter[str] = field(default_factory=Counter)
     refusals: int = 0
-    """Told to come back later, and came."""
+    """Refused with a retry delay, and retried."""
     first_token_s: list[float] = field(default_factory=list)
     decode_workers: Counter[str] = field(default_factory=Counter)
     seconds: float = 0.0
@@ -44,10 +45,10 @@ class Outcome:
 
 
 async def run_load(client: Client, *, num_sessions: int, num_turns: int, seed: int = 1) -> Outcome:
-    """`num_turns` turns of one to eight tokens, `num_sessions` at a time.
+    """`num_turns` turns of one to eight tokens, from `num_sessions` concurrent sessions.
 
-    A part of the sessions have a name and are resident, the others send their history each time
-    without one; a part ask for log-probabilities, or leave as soon as they have the end.
+    Some sessions have a name and are resident; the others have none and send their history each
+    time. Some ask for log-probabilities, or disconnect as soon as they have the end.
     """
     outcome = Outcome()
     left = iter(range(num_turns))
@@ -101,7 +102,7 @@ async def _turn(
             ):
                 if isinstance(event, TurnEnd):
                     _count(event, answer, num_tokens, outcome)
-                    # As a client does that knows nothing follows.
+                    # Like a client that knows that nothing follows.
                     return answer
                 if ids := getattr(event, "token_ids", ()):
                     if not answer:

@@ -1,6 +1,6 @@
-"""A worker that computes nothing: every running turn gets a token each 2 ms, and stays resident.
+"""A worker that computes nothing: every running turn gets a token every 2 ms, and stays resident.
 
-`python -m benchmarks.load.fakes --id decode-0 …`, with the options of a worker.
+`python -m benchmarks.load.fakes --id decode-0 …`, with a worker's options.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from segue.wire.outbox import Outbox
 from segue.wire.server import Services, serving
 
 Context = grpc.aio.ServicerContext[Any, Any]
-# 500 tokens a second for each user.
+# 500 tokens per second for each user.
 _STEP_S = 0.002
 _PAGE_TOKENS = 16
 _COUNTS = UnitCounts(total=1_000_000, free=1_000_000)
@@ -74,7 +74,7 @@ class FakeDecode(DecodeWorkerServicer):
         try:
             while not listening.done():
                 await asyncio.sleep(_STEP_S)
-                # A turn that has just begun has its first token in the next step.
+                # A turn that has just started gets its first token in the next step.
                 stepped = _step(running)
                 running |= begun
                 begun.clear()
@@ -92,7 +92,7 @@ class FakeDecode(DecodeWorkerServicer):
         async for message in commands:
             for command in message.commands:
                 if command.WhichOneof("command") != "start":
-                    # Nobody here leaves before the end.
+                    # No client here disconnects before the end.
                     continue
                 start = command.start
                 if start.WhichOneof("prompt_from") == "writer":
@@ -117,8 +117,9 @@ def _step(running: dict[int, pb.StartTurn]) -> list[pb.TurnEvent]:
 
 
 def _end(start: pb.StartTurn) -> pb.DecodeEnd:
-    """As after a prompt that took a prefill worker 20 ms and its transfer 5, or 10 ms here: else
-    the router would not have it computed here."""
+    """As after a prompt that took a prefill worker 20 ms and its transfer 5 ms, or 10 ms locally:
+    otherwise the router would not have it computed locally.
+    """
     turn = start.turn
     num_tokens = turn.prefix.num_tokens + len(turn.context) // 4
     kept_tokens = num_tokens // _PAGE_TOKENS * _PAGE_TOKENS
@@ -156,7 +157,7 @@ async def _run(options: argparse.Namespace) -> None:
         if role is Role.PREFILL:
             prefill = FakePrefill(status)
             return [(role, lambda server: add_PrefillWorkerServicer_to_server(prefill, server))]
-        # It leases nothing, and is not asked to.
+        # It leases nothing, and gets no such request.
         decode = FakeDecode(status)  # type: ignore[abstract]
         return [(role, lambda server: add_DecodeWorkerServicer_to_server(decode, server))]
 

@@ -33,7 +33,7 @@ class Topology:
     prefill: int
     decode: int
     is_local: bool
-    """Decode workers may compute the end of a prompt."""
+    """Whether decode workers may compute the end of a prompt."""
 
     @property
     def settings(self) -> str:
@@ -55,13 +55,13 @@ class Cell:
     first_token_p99_s: float
     router_cpu_s: float
     reused_share: float
-    """Of prompt tokens, taken from a cache."""
+    """The share of prompt tokens taken from a cache."""
     busiest_share: float
-    """Of turns, on the decode worker that had most."""
+    """The share of turns on the busiest decode worker."""
     is_idle_after: bool
-    """All pages and slots are free or cached, and nothing runs."""
+    """Whether all pages and slots are free or cached, and nothing runs."""
     grown_bytes: dict[str, int]
-    """Resident memory of each process, after against before."""
+    """Growth of each process's resident memory."""
 
 
 async def measure_topology(
@@ -76,7 +76,7 @@ async def measure_topology(
     ) as cluster:
         async with Client(cluster.address) as client:
             await until_ready(client, topology.prefill + topology.decode)
-            # Memory that every process takes once: pages are touched, code is loaded.
+            # Memory that every process takes once: touched pages, loaded code.
             await run_load(client, num_sessions=max(sessions), num_turns=10 * max(sessions), seed=0)
             return [
                 await _measure(cluster, client, str(topology), num_sessions, turns)
@@ -133,7 +133,7 @@ class Relay:
 async def measure_relay(
     topology: Topology, *, model: str, code: Path, shapes: list[tuple[int, int, int]]
 ) -> list[Relay]:
-    """`shapes`: turns, tokens of each answer, turns at a time."""
+    """`shapes`: turns, tokens per answer, concurrent turns."""
     relays = []
     with process_cluster(
         model,
@@ -145,7 +145,7 @@ async def measure_relay(
     ) as cluster:
         async with Client(cluster.address) as client:
             await until_ready(client, topology.prefill + topology.decode)
-            # As a router that has been there for a while: all sessions are known.
+            # Like a router that has run for a while: all sessions are known.
             await _relay(client, 1_000, 1, max(concurrent for _, _, concurrent in shapes))
             for turns, answer_tokens, concurrent in shapes:
                 cpu_s, started_at = cluster.router.cpu_s(), time.monotonic()
@@ -194,7 +194,7 @@ async def until_ready(client: Client, num_workers: int) -> None:
 
 
 async def until_idle(client: Client) -> bool:
-    """False when something is held for as long as nothing should be."""
+    """False if something is still held after the longest allowed time."""
     try:
         async with asyncio.timeout(_IDLE_S):
             while not _is_idle(await client.status()):

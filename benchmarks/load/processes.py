@@ -1,4 +1,4 @@
-"""A cluster of plain processes, whose CPU time and memory can be read one by one."""
+"""A cluster of plain processes, whose CPU time and memory can be read individually."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class ProcessCluster:
 def process_cluster(
     model: str, settings: str, *, prefill: int, decode: int, code: Path, fake_workers: bool = False
 ) -> Iterator[ProcessCluster]:
-    """`settings` is TOML; `code` is the checkout whose Segue runs."""
+    """`settings` is TOML; `code` is the checkout to run."""
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="segue-load-")))
         (folder / "segue.toml").write_text(settings)

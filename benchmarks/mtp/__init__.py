@@ -1,1 +1,1 @@
-"""What drafting with an MTP layer gives: tokens a second, acceptance, and what limits them."""
+"""The gain from drafting with an MTP layer: tokens per second, acceptance, and the limits."""

@@ -1,8 +1,9 @@
 """Two ways to accept a sampled draft, on the same text: shared noise, and rejection sampling.
 
-Rejection sampling draws the draft from q and keeps it with probability min(1, p / q), so it accepts
-Σ min(p, q) of them, which no rule can exceed. Segue draws both from the same noise and asks whether
-they are equal: a little less, and the text is the one without drafts, token by token.
+Rejection sampling draws the draft from q and keeps it with probability min(1, p / q). It thus
+accepts a share of Σ min(p, q), which no rule can exceed. Segue draws both from the same noise and
+accepts if they are equal. This accepts slightly less, but the text equals the one without drafts,
+token by token.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ class CouplingRow:
 
 @dataclass(frozen=True, slots=True)
 class _Both:
-    """What trunk (p) and MTP layer (q) say of the same positions, as logits."""
+    """The logits of the trunk (p) and the MTP layer (q) at the same positions."""
 
     positions: list[int]
     p_NV: Tensor
@@ -43,7 +44,7 @@ class _Both:
 def measure_coupling(
     runner: ModelRunner, texts: Sequence[Text], *, temperatures: Sequence[float], num_seeds: int
 ) -> tuple[CouplingRow, ...]:
-    """Of first drafts, along the text itself: what came before is not the model's own."""
+    """For first drafts, along the given text: the context is not the model's own."""
     both = _both(runner, texts)
     return tuple(_row(both, temperature, num_seeds) for temperature in temperatures)
 

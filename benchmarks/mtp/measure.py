@@ -1,4 +1,6 @@
-"""One model in all modes, by turns, on the same prompts: so that other load hits all alike."""
+"""One model in all modes, interleaved, on the same prompts, so that other load affects
+all alike.
+"""
 
 from __future__ import annotations
 
@@ -16,32 +18,32 @@ FIXED_DRAFTS = (1, 2, 3, 4, 7)
 MAX_DRAFTS = 7
 ADAPTIVE = "adaptive"
 PRACTICE_ROUNDS = 4
-"""Of the adaptive mode, before those of all."""
+"""Rounds of the adaptive mode alone, before the rounds of all modes."""
 _ALL = 1 << 16
-"""Tokens of prompts in one step: the answers of a batch begin together."""
+"""Prompt tokens in one step: the answers of a batch start together."""
 Report = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModeRow:
-    """Medians over rounds of tokens and ratios, over steps of seconds."""
+    """Tokens and ratios are medians over rounds, seconds are medians over steps."""
 
     mode: str
-    """How many drafts, or "adaptive"."""
+    """The number of drafts, or "adaptive"."""
     tokens_per_s: float
     speedup: float
-    """Over no drafts, in the same round."""
+    """Relative to no drafts, in the same round."""
     accepted: tuple[float, ...]
-    """Share of drafts at each place that were accepted, with all before them."""
+    """The share of drafts at each position that was accepted, with all before them."""
     tokens_per_step: float
-    """Of one sequence, as it came."""
+    """Per sequence, as measured."""
     draft_s: float
     verify_s: float
     rest_s: float
     free_drafts_ceiling: float | None
-    """The speed-up of 1 + Σ accepted tokens a step if drafting took no time."""
+    """The speed-up from 1 + Σ accepted tokens per step if drafting took no time."""
     ceiling: float | None
-    """With drafting as slow as it was."""
+    """The same with the measured drafting time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +53,7 @@ class BatchRow:
     simulate_acceptance: float | None
     num_answers: int
     equal_answers: int
-    """Answers of drafting modes that are those without drafts, token by token."""
+    """Answers of drafting modes that equal those without drafts, token by token."""
     modes: tuple[ModeRow, ...]
 
 
@@ -74,8 +76,8 @@ def measure(runner: TimedRunner, subject: Subject, report: Report) -> tuple[Batc
 def _batch(runner: TimedRunner, subject: Subject, batch_size: int, report: Report) -> BatchRow:
     drives = {mode: Drive(runner, config) for mode, config in _modes(subject).items()}
     rounds: dict[str, list[Seen]] = {mode: [] for mode in drives}
-    # The first round is practice: memory is touched, and the adaptive mode learns. A round has few
-    # steps of a full batch, since the shortest answer ends it.
+    # The first round is a warm-up: memory is touched, and the adaptive mode learns. A round has few
+    # full-batch steps, since the shortest answer ends it.
     for _ in range(PRACTICE_ROUNDS):
         drives[ADAPTIVE].run(subject.prompts_of(0, batch_size), batch_size)
     for number in range(subject.num_rounds + 1):

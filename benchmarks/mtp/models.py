@@ -1,4 +1,4 @@
-"""The two models, and what is asked of them."""
+"""The two models and their prompts."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ PAGE_TOKENS = 16
 SIMULATED_ACCEPTANCE = 0.8
 _CONVERSATION_CHARS = 1000
 _MAX_ANSWER_TOKENS = 80
-# Else hardly a step would see the whole batch.
+# Otherwise hardly any step would have the full batch.
 _MIN_ANSWER_TOKENS = 16
 _RANDOM_PROMPT_TOKENS = 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Subject:
-    """A model, and how it is tried."""
+    """A model and its test settings."""
 
     name: str
     folder: Path
     prompts: tuple[Prompt, ...]
-    """Each round goes on where the one before it stopped."""
+    """Each round continues where the previous one stopped."""
     prompts_per_place: int
     min_prompts: int
     batch_sizes: tuple[int, ...]
@@ -55,8 +55,9 @@ class Text:
 
 
 def demo_texts(folder: Path, count: int) -> tuple[Text, ...]:
-    """Conversations that the demo model has not seen. Of each one answer that is not
-    short, drawn with its length as its weight: as a token that is generated meets them."""
+    """Conversations that the demo model has not seen. Each has one answer that is not short, drawn
+    with its length as weight, so that positions are distributed as generated tokens are.
+    """
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     draw, texts = random.Random(0), []
     for one in held_out(tokenizer, count, _CONVERSATION_CHARS):
@@ -71,7 +72,7 @@ def demo_texts(folder: Path, count: int) -> tuple[Text, ...]:
 
 
 def demo(*, is_quick: bool) -> Subject:
-    """The demo model, greedy, asked for the answers of conversations that it has not seen."""
+    """The demo model, greedy, asked for the answers in conversations that it has not seen."""
     folder = checkpoint_dir()
     eos_ids = GenerationDefaults.from_folder(folder).end_ids
     return Subject(
@@ -89,7 +90,7 @@ def demo(*, is_quick: bool) -> Subject:
 
 
 def random_large(scratch: Path, *, is_quick: bool) -> Subject:
-    """107 M random parameters and a random MTP layer, whose drafts are accepted by chance."""
+    """107 M random parameters and a random MTP layer, whose drafts are accepted at random."""
     folder = save_random_checkpoint(scratch / "random", is_quick=is_quick)
     add_mtp_layer(folder)
     draw = random.Random(0)
@@ -114,7 +115,9 @@ def random_large(scratch: Path, *, is_quick: bool) -> Subject:
 
 
 def add_mtp_layer(folder: Path) -> None:
-    """A draft layer around a copy of the trunk's first attention layer, under published names."""
+    """A draft layer built from a copy of the trunk's first attention layer, under
+    published names.
+    """
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "mtp_num_hidden_layers": 1}))
     tensors = load_file(folder / "model.safetensors")

@@ -13,7 +13,7 @@ from benchmarks.mtp.measure import BatchRow
 def batch_table(row: BatchRow) -> Table:
     title = f"{row.model}, batch of {row.batch_size}"
     if row.simulate_acceptance is not None:
-        title += f", drafts accepted by chance ({row.simulate_acceptance:g})"
+        title += f", drafts accepted at random ({row.simulate_acceptance:g})"
     else:
         title += f": {row.equal_answers} of {row.num_answers} answers equal those without drafts"
     table = Table(title=title, title_justify="left")

@@ -27,18 +27,18 @@ _SMALL = (2, 3, 4, 8, 16)
 def main(
     full: Annotated[bool, typer.Option(help="1,000 workers and 100,000 sessions.")] = False,
     quick: Annotated[bool, typer.Option(help="A handful of sessions: does it run?")] = False,
-    workers: Annotated[int, typer.Option(help="Half prefill, half decode; 0 as chosen.")] = 0,
-    sessions: Annotated[int, typer.Option(help="0 as chosen.")] = 0,
-    load: Annotated[float, typer.Option(help="Of prefill's time; 0 as chosen.")] = 0.0,
-    policy: Annotated[str, typer.Option(help="One only; empty runs all.")] = "",
+    workers: Annotated[int, typer.Option(help="Half prefill, half decode; 0: by the scale.")] = 0,
+    sessions: Annotated[int, typer.Option(help="0: by the scale.")] = 0,
+    load: Annotated[float, typer.Option(help="Share of prefill's time; 0: by the scale.")] = 0.0,
+    policy: Annotated[str, typer.Option(help="A single policy; empty runs all.")] = "",
     decisions: Annotated[
-        bool, typer.Option(help="Only time decisions, at the full size unless told otherwise.")
+        bool, typer.Option(help="Only time decisions, by default at the full size.")
     ] = False,
     spread: Annotated[
         bool, typer.Option(help="Only show where new sessions settle on small, idle clusters.")
     ] = False,
 ) -> None:
-    """Sessions of agents on simulated workers, placed by the router's policy and by others."""
+    """Agent sessions on simulated workers, placed by the router's policy and by others."""
     chosen = FULL if full else QUICK if quick else DEFAULT
     scale = Scale(
         num_workers=workers or chosen.num_workers,
@@ -89,7 +89,8 @@ def _show_spread(spreads: list[Spread]) -> None:
 
 def _run(name: str, scale: Scale) -> Result:
     simulation = Simulation(scale, POLICIES[name]())
-    # Collections walk the simulation's millions of objects, not the policy's: out of its time.
+    # Garbage collection walks the simulation's millions of objects, so it is kept out of the
+    # policy's time.
     gc.disable()
     try:
         return simulation.run().result(name)

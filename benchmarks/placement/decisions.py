@@ -1,4 +1,4 @@
-"""How long one decision takes, with nothing simulated between two of them."""
+"""The time of one decision, with no simulation between decisions."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from router.policy import place
 from segue.types import Role, WorkerId
 
 _NUM_TURNS = 30_000
-# A seat is left after so many later turns, so that loads differ and change.
+# A turn ends after this many later turns per worker, so that loads differ and change.
 _TURNS_IN_FLIGHT_PER_WORKER = 4
-# As many as make a worker's own figures count.
+# Enough for a worker's own figures to count.
 _NUM_OBSERVED = 8
 
 
@@ -32,7 +32,7 @@ class DecisionTimes:
 
 
 def time_decisions(num_workers: int, num_sessions: int, seed: int = 0) -> DecisionTimes:
-    """Of later turns of sessions that two decode and two prefill workers hold."""
+    """For later turns of sessions that two decode and two prefill workers hold."""
     draw = random.Random(seed)
     names = {
         role: [WorkerId(f"{role}-{number}") for number in range(num_workers // 2)] for role in Role
@@ -61,7 +61,7 @@ def time_decisions(num_workers: int, num_sessions: int, seed: int = 0) -> Decisi
 
 
 def _cluster(names: dict[Role, list[WorkerId]], draw: random.Random) -> Cluster:
-    """Every worker is known by its own figures."""
+    """A cluster that has learned figures for every worker."""
     cluster = Cluster()
     for role, workers in names.items():
         for worker_id in workers:
@@ -90,7 +90,7 @@ def _observation(prefill: WorkerId, decode: WorkerId, draw: random.Random) -> Ob
 
 
 def _residency(names: dict[Role, list[WorkerId]], draw: random.Random) -> Residency:
-    """The last of each role holds more."""
+    """The last worker of each role holds more."""
     tokens = FIRST_TOKENS // PAGE_TOKENS * PAGE_TOKENS
     held: dict[WorkerId, Held] = {}
     for role, ahead in ((Role.DECODE, 512), (Role.PREFILL, 256)):

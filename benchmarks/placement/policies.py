@@ -1,4 +1,4 @@
-"""The router's policy, and what it is compared with. All see the same cluster and residency."""
+"""The router's policy, and those it is compared with. All see the same cluster and residency."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def least_loaded(cluster: Cluster, session: int, turn: TurnSize, residency: Resi
 def least_loaded_pulling(
     cluster: Cluster, session: int, turn: TurnSize, residency: Residency
 ) -> Decision:
-    """Places blindly, but pulls a prefix where that is cheaper than computing it."""
+    """Ignores caches in placement, but pulls a prefix if that is cheaper than computing it."""
     return _on(cluster, _least(cluster), turn, residency, may_pull=True)
 
 
@@ -88,7 +88,7 @@ def _on(
     *,
     may_pull: bool,
 ) -> Decision:
-    """The decision when the pair is given."""
+    """The decision for a given pair of workers."""
     known = cluster.coefficients
 
     def side(worker_id: WorkerId) -> Side:

@@ -1,4 +1,4 @@
-"""What a simulated run amounts to."""
+"""The results of a simulated run."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from segue.types import Role
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
-    """One policy. Later turns are all but the first of a session."""
+    """One policy. Later turns are all except a session's first."""
 
     policy: str
     num_turns: int
     decision_p50_us: float
-    """Of processor time: this machine may be shared."""
+    """Processor time, as this machine may be shared."""
     decision_p99_us: float
     decision_wall_p50_us: float
     decision_wall_p99_us: float
     hit_rate: float
-    """Of the tokens that a session had before, those that were not computed again."""
+    """The share of a session's earlier tokens that were not computed again."""
     first_turn_p50_s: float
     first_turn_p99_s: float
     later_turn_p50_s: float
@@ -81,7 +81,7 @@ class Tally:
     def finish(self, workers: Collection[SimWorker], now: float) -> None:
         self.virtual_s = now
         self.num_evicted = sum(worker.num_evicted for worker in workers)
-        # Slower workers are busy longer with the same work: that is no imbalance.
+        # Slower workers are busy longer with the same work: this is not imbalance.
         self.busy_s = {
             role: [w.busy_s / w.slowness for w in workers if w.role is role] for role in Role
         }

@@ -1,7 +1,7 @@
-"""Agents and workers in virtual time. The placement, its learning and its load are the router's.
+"""Agents and workers in virtual time. Placement, learning and load tracking are the router's own.
 
-A turn is three events: it arrives and is placed; its first token appears; its answer ends. What the
-router believes about residency is what the last turns reported: evictions make it stale.
+A turn is three events: it arrives and is placed; its first token appears; its answer ends. The
+router's view of residency comes from the last turns' reports: evictions make it stale.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ from router.placement.side import Held, TurnSize
 from segue.types import Role, WorkerId
 
 Event = tuple[float, int, Callable[[], None]]
-# Of each role, how many workers the directory remembers for a session.
+# The number of workers per role that the directory remembers for a session.
 _REMEMBERED = 2
 
 
@@ -99,7 +99,7 @@ class Simulation:
         )
         _Turn(self, session, shape, decision)
 
-    # What a turn does to the world; `_Turn` says when.
+    # The effects of a turn; `_Turn` decides when they happen.
 
     def worker(self, worker_id: WorkerId) -> SimWorker:
         return self._workers[worker_id]
@@ -122,7 +122,7 @@ class Simulation:
             self._sessions_left -= 1
 
     def remember(self, session: int, worker: SimWorker) -> None:
-        """What the worker reports at the turn's end; the oldest of its role is forgotten."""
+        """Records the worker's report at the turn's end, and drops the oldest of its role."""
         residency = self._residency[session]
         tokens = worker.held(session)
         residency[worker.worker_id] = Held(tokens, tokens)
@@ -143,7 +143,7 @@ class Simulation:
 
 
 class _Turn:
-    """One turn as it really goes."""
+    """One turn as it actually runs."""
 
     def __init__(
         self, world: Simulation, session: Session, shape: TurnShape, decision: Decision
@@ -184,7 +184,7 @@ class _Turn:
         hidden_s = HIDDEN_SHARE * min(move_s * pages_share, compute_s * computed_share)
         exposed_s = move_s - hidden_s
         first_token_s = prefill.free_at + exposed_s + OVERHEAD_S - world.now
-        # A step's time is that of the moment at which the turn joins; it is not followed further.
+        # A step's time is that at the moment when the turn joins; it is not updated later.
         step_s = (STEP_FIXED_S + STEP_S_PER_TURN * decode.running_turns) * decode.slowness
         decode_s = step_s * (self._shape.answer_tokens - 1) * world.noise()
         seen = Observation(

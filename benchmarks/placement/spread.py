@@ -1,7 +1,7 @@
-"""Where new sessions settle on an idle cluster when many of them share a prefix.
+"""Where new sessions settle on an idle cluster if many of them share a prefix.
 
 Drives the router's own `Placing`, turn by turn, with workers that answer at once. Their speeds are
-equal; what is measured of them is not quite, as on a real machine.
+equal, but the measured speeds differ slightly, as on a real machine.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _SHARED_TOKENS = 4_096
 _MORE_TOKENS = 512
 _ANSWER_TOKENS = 100
 _NUM_KINDS = 3
-"""Of agents: each has a system message of its own."""
+"""Kinds of agents; each has its own system message."""
 _TURNS = 3
 _SECONDS_PER_TOKEN = 1e-4
 _SECONDS_PER_STEP = 0.01
@@ -37,12 +37,12 @@ class Spread:
     num_decodes: int
     num_sessions: int
     busiest_share: float
-    """Of the sessions, on the decode worker that has most; `even_share` is the least possible."""
+    """The share of sessions on the busiest decode worker; `even_share` is the minimum."""
     even_share: float
     shared_prefix_hit_rate: float
-    """Of first turns whose shared prefix was computed before, those placed where its state is."""
+    """Of the first turns whose shared prefix was computed before, the share placed on its state."""
     stay_rate: float
-    """Of later turns, those on the decode worker of the turn before."""
+    """The share of later turns on the previous turn's decode worker."""
 
 
 def measure_spread(num_decodes: int, num_sessions: int, seed: int = 0) -> Spread:
@@ -79,7 +79,7 @@ def measure_spread(num_decodes: int, num_sessions: int, seed: int = 0) -> Spread
 def _turn(
     placing: Placing, session: int, kind: int, number: int, draw: random.Random
 ) -> tuple[WorkerId, WorkerId]:
-    """One turn from placement to end; where it ran."""
+    """Runs one turn from placement to end; returns its workers."""
     own_tokens = _MORE_TOKENS * (number + 1)
     spec = TurnSpec(
         turn_id=TurnId(f"{session}/{number}"),

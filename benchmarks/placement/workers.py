@@ -1,4 +1,4 @@
-"""Simulated workers: a queue, a speed, and memory that is too small."""
+"""Simulated workers: a queue, a speed, and too little memory."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class SimWorker:
     cached_tokens: int = 0
     num_evicted: int = 0
     cache: collections.OrderedDict[int, int] = field(default_factory=collections.OrderedDict)
-    """Tokens by session, the longest unused first. A state is there for all of them."""
+    """Tokens by session, least recently used first. Each has a state."""
 
     @property
     def capacity_tokens(self) -> int:
@@ -38,7 +38,7 @@ class SimWorker:
         return self.cache.get(session, 0)
 
     def keep(self, session: int, num_tokens: int) -> None:
-        """Caches a prefix, in whole pages; what was longest unused gives way."""
+        """Caches a prefix, in whole pages; evicts the least recently used."""
         self.drop(session)
         num_tokens -= num_tokens % PAGE_TOKENS
         self.cache[session] = num_tokens

@@ -1,4 +1,4 @@
-"""What is simulated: agents, and the workers' true speeds and sizes, which the router learns."""
+"""The simulated agents, and the workers' true speeds and sizes, which the router must learn."""
 
 from __future__ import annotations
 
@@ -9,26 +9,28 @@ from dataclasses import dataclass, field
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scale:
     num_workers: int
-    """Half of them prefill, half decode."""
+    """Half of them are prefill workers, half decode workers."""
     num_sessions: int
     load: float = 0.75
-    """Of the prefill workers' time, what the sessions need when nothing is computed twice."""
+    """The share of the prefill workers' time that the sessions need if nothing is
+    computed twice.
+    """
     seed: int = 0
 
 
 FULL = Scale(num_workers=1000, num_sessions=100_000)
-# As many sessions a worker as the full size: it takes those to come to a steady state.
+# As many sessions per worker as the full size: fewer do not reach a steady state.
 DEFAULT = Scale(num_workers=40, num_sessions=4_000)
 QUICK = Scale(num_workers=12, num_sessions=60)
 
 FIRST_TOKENS = 50_000
 DELTA_TOKENS = 800
 MIN_TURNS, MAX_TURNS = 11, 16
-"""The first one and 10 to 15 more."""
+"""The first turn and 10 to 15 more."""
 MIN_ANSWER_TOKENS, MAX_ANSWER_TOKENS = 100, 500
 MAX_TOKENS = 512
 PAUSE_S = 10.0
-"""Mean time from an answer to the next turn: a tool runs, or somebody thinks."""
+"""Mean time from an answer to the next turn: a tool runs, or a person thinks."""
 
 # A 397B-A17B model on nodes of eight GPUs with 400 Gbit/s between them.
 COMPUTE_FIXED_S, COMPUTE_S_PER_TOKEN = 0.020, 5e-5
@@ -41,9 +43,9 @@ SLOT_BYTES = 180 * 2**20
 SLOT_TOKENS = SLOT_BYTES // TOKEN_BYTES
 PAGE_TOKENS = 64
 PREFILL_TOKENS, DECODE_TOKENS = 1_500_000, 6_000_000
-"""Memory of a worker, in tokens. Decode workers hold the sessions alive, with little to spare;
-prefill workers hold less than half of them. With 3 million on decode placement by cost collapses,
-too: what is evicted is computed again, sessions live longer for it, and more of them are evicted.
+"""A worker's memory, in tokens. Decode workers hold the live sessions, with little to spare;
+prefill workers hold less than half of them. With 3 million on decode even placement by cost
+collapses: evicted prefixes are computed again, so sessions live longer, and more are evicted.
 """
 NOISE = 0.1
 """Standard deviation of the logarithm of every measured time."""
@@ -54,7 +56,7 @@ HEARTBEAT_S = 2.0
 
 @dataclass(slots=True)
 class Session:
-    """One agent. `history_tokens` is what its next prompt repeats."""
+    """One agent. Its next prompt repeats `history_tokens`."""
 
     name: int
     turns_left: int
@@ -70,7 +72,7 @@ class TurnShape:
 
 
 class Agents:
-    """Draws arrivals, lengths and pauses: equal for every policy, whatever happens when."""
+    """Draws arrivals, lengths and pauses, equal for every policy regardless of timing."""
 
     def __init__(self, scale: Scale) -> None:
         self._scale = scale
@@ -99,7 +101,7 @@ class Agents:
 
 
 def _needed_s() -> float:
-    """Prefill seconds of a mean session that computes nothing twice."""
+    """The prefill seconds of a mean session that computes nothing twice."""
     num_deltas = (MIN_TURNS + MAX_TURNS) / 2 - 1
     tokens = FIRST_TOKENS + num_deltas * DELTA_TOKENS
     return tokens * COMPUTE_S_PER_TOKEN + (1 + num_deltas) * COMPUTE_FIXED_S

@@ -1,1 +1,1 @@
-"""How much of a conversation's last prompt the next one uses again, against what could be."""
+"""How much of a conversation's last prompt the next one reuses, compared with the bound."""

@@ -1,7 +1,8 @@
-"""`python -m benchmarks.reuse`: cached tokens of next turns against the bound, for each length.
+"""`python -m benchmarks.reuse`: cached tokens of later turns, compared with the bound, for each
+length.
 
-Tables first; the last line of stdout is one JSON object with every number. Nothing is computed: the
-prompts are real, and so is a prefill worker's memory; there is no model.
+Prints tables; the last line of stdout is one JSON object with every number. The prompts and a
+prefill worker's memory are real, but there is no model and nothing is computed.
 """
 
 from __future__ import annotations
@@ -32,13 +33,13 @@ _PRESSURES = ((96, 20), (48, 20), (24, 20), (8, 4))
 
 def main(
     tokenizer: Annotated[
-        Path | None, typer.Option(help="A folder with tokenizer.json; without it the demo's.")
+        Path | None, typer.Option(help="A folder with tokenizer.json; default: the demo's.")
     ] = None,
     template: Annotated[
         list[Path] | None, typer.Option(help="A chat template; may be given several times.")
     ] = None,
 ) -> None:
-    """Every length of a first prompt modulo the page, eleven turns after it."""
+    """Tries every length of a first prompt modulo the page, with eleven turns after it."""
     started_at = monotonic()
     progress = Console(stderr=True, highlight=False)
     out = Console(highlight=False, width=_WIDTH)

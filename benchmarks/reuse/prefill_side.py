@@ -1,4 +1,4 @@
-"""A prefill worker's memory without its model: what it would take from its cache, and keep."""
+"""A prefill worker's memory without a model: what it would reuse from its cache, and keep."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from segue.prompt import Prompt
 from segue.turn import TurnSpec
 from segue.types import Sampling, SessionId, StopRules, TurnId
 
-# In proportion as a 27 billion model's: a state is worth about 2,300 tokens of keys and values.
+# The proportions of a 27 billion parameter model: a state equals about 2,300 tokens of keys and
+# values.
 _LAYOUT = CacheLayout(
     model_id="none",
     page_tokens=16,
@@ -29,7 +30,7 @@ _LAYOUT = CacheLayout(
 
 
 class PrefillSide:
-    """Use it as an asynchronous context: what ends there has added up."""
+    """An async context manager; checks its invariants on exit."""
 
     def __init__(self, *, num_slots: int = 96, num_pages: int = 20_000) -> None:
         def memory(num_pages: int, num_slots: int) -> Memory:
@@ -65,7 +66,7 @@ class PrefillSide:
     def serve(
         self, prompt: Sequence[int], branch_points: Sequence[int], session_id: str = ""
     ) -> int:
-        """As if the prompt was computed here. Returns how much of it was not: its cached tokens."""
+        """Acts as if the prompt was computed here. Returns its number of cached tokens."""
         turn = TurnSpec(
             turn_id=TurnId(f"turn-{next(self._names)}"),
             session_id=SessionId(session_id),

@@ -11,7 +11,7 @@ from benchmarks.reuse.sweep import Reuse, num_shared
 
 _OPENING = list(range(1000, 1300))
 _HEADER, _REST = [1, 2, 3], [4, 5]
-"""Of what begins an answer: the template keeps the one, and writes the other anew."""
+"""The generation prompt: the template keeps the first part, and rewrites the second."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,7 +36,7 @@ class _Session:
 
 
 async def press(*, num_slots: int, num_sessions: int, num_turns: int) -> Pressure:
-    """Sessions take turns: the one that comes next is the one that was away for longest."""
+    """Sessions alternate: the next one is the one that was idle the longest."""
     rng = random.Random(1)
 
     def tokens(at_least: int, less_than: int) -> list[int]:

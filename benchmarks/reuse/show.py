@@ -1,4 +1,4 @@
-"""What a sweep found, as tables."""
+"""A sweep's results, as tables."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Sweep(NamedTuple):
 
 def sweep_table(sweeps: Sequence[Sweep]) -> Table:
     """A row for each template, a column for each length of the first prompt modulo the page: the
-    second turn's cached tokens, and its bound where that is more.
+    second turn's cached tokens, and its bound if that is larger.
     """
     table = Table(
         title="second turn: cached tokens (/ bound where missed), by the first prompt's length mod "

@@ -1,4 +1,6 @@
-"""Every length of a first prompt modulo the page, and the turns after it, against the bound."""
+"""Every length of a first prompt modulo the page, and the turns after it, compared with
+the bound.
+"""
 
 from __future__ import annotations
 
@@ -16,20 +18,20 @@ PAGE_TOKENS = 16
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reuse:
-    """Of one turn."""
+    """The reuse of one turn."""
 
     first_tokens: int
-    """Of the session's first prompt."""
+    """Tokens of the session's first prompt."""
     turn: int
-    """2 for the second one."""
+    """2 for the second turn."""
     prompt_tokens: int
     shared_tokens: int
-    """With the prompt of the turn before: what the template did not write anew."""
+    """Tokens shared with the previous turn's prompt: those that the template did not rewrite."""
     cached_tokens: int
 
     @property
     def bound(self) -> int:
-        """The last page boundary of what is shared. The last token is always computed."""
+        """The last page boundary within the shared tokens. The last token is always computed."""
         usable = min(self.shared_tokens, self.prompt_tokens - 1)
         return usable // PAGE_TOKENS * PAGE_TOKENS
 
@@ -45,7 +47,7 @@ async def sweep_chats(
     first_words: Iterable[int] = range(PAGE_TOKENS),
     num_turns: int = NUM_TURNS,
 ) -> list[Reuse]:
-    """A word more is a token more, so that the first prompts' lengths go through all there are."""
+    """Each further word adds a token, so the first prompts cover all lengths."""
     turns = []
     for num_more in first_words:
         chats = talk(
@@ -56,7 +58,7 @@ async def sweep_chats(
 
 
 async def sweep_ids(encoder: PromptEncoder) -> list[Reuse]:
-    """Token ids without messages, of every length: the same again, and with more behind them."""
+    """Token ids without messages, of every length: the same prompt again, and extended."""
     turns = []
     for num_more in range(PAGE_TOKENS):
         rng = random.Random(num_more)

@@ -1,4 +1,4 @@
-"""Conversations as an agent has them: questions, reasoning, calls and their results."""
+"""An agent's conversations: questions, reasoning, calls and their results."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ _TOOL = json.dumps(
 def talk(
     seed: int, *, num_more: int, enable_thinking: bool, num_turns: int = NUM_TURNS
 ) -> Iterator[ChatInput]:
-    """What is sent in each turn. `num_more`: words that the first question has more than that of
-    another talk, which differs in `seed` only from there on.
+    """The input of each turn. `num_more` words are added to the first question; `seed` changes only
+    what follows it.
     """
     first, rng = random.Random(0), random.Random(seed)
     question = f"When may I go to Paris?{' yes' * num_more}"

@@ -1,1 +1,1 @@
-"""What a prompt costs the router: `python -m benchmarks.router_cost --help`."""
+"""The cost of a prompt to the router: `python -m benchmarks.router_cost --help`."""

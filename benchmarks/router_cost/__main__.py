@@ -1,9 +1,9 @@
-"""What a prompt costs the router, and what it costs the turns beside it.
+"""The cost of a prompt to the router, and to concurrent turns.
 
 One session of many turns; then a prompt of many tokens, and a message of many bytes, while short
-turns of other sessions go on. The router is the real one, in a process of its own, over gRPC; its
-turns end without workers. It needs only what client and router had in the first release, so the
-folder can be copied into an older tree to compare.
+turns of other sessions continue. The router is the real one, in a separate process, over gRPC; its
+turns end without workers. The benchmark only uses what client and router had in the first release,
+so the folder can be copied into an older tree to compare.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def main() -> None:
 
 
 def text_side(source: Path, folder: Path) -> None:
-    """What a router reads of a checkpoint, with a long context."""
+    """The files that a router reads from a checkpoint, with a long context."""
     for name in ("tokenizer.json", "chat_template.jinja", "tokenizer_config.json"):
         shutil.copyfile(source / name, folder / name)
     config = json.loads((DEMO / "config.json").read_text())
@@ -103,7 +103,7 @@ async def measure(
 async def _session(
     client: Client, process: subprocess.Popen[str], num_turns: int
 ) -> dict[str, list[float]]:
-    """CPU of the router for a turn, for each 50 turns one after another."""
+    """The router's CPU time per turn, for each 50 consecutive turns."""
     session, windows = client.session("long"), []
     for start in range(0, num_turns, _WINDOW):
         _read(process)
@@ -118,7 +118,9 @@ async def _session(
 async def _beside(
     client: Client, process: subprocess.Popen[str], text: str | None, idle_s: float
 ) -> dict[str, Any]:
-    """Short turns of four sessions while a prompt is made of `text`, or while nothing is."""
+    """Short turns of four sessions while a prompt is made from `text`, or while the
+    router is idle.
+    """
     is_over = asyncio.Event()
     before = _read(process)
     others = [asyncio.ensure_future(_short_turns(client, f"s{n}", is_over)) for n in range(4)]
@@ -127,7 +129,7 @@ async def _beside(
     if text is None:
         await asyncio.sleep(idle_s)
     else:
-        # Another channel: what the client sends must not hold up its own short turns.
+        # Another channel: the client's large message must not delay its own short turns.
         outcome = await asyncio.to_thread(_send_alone, client.target, text)
     took_s = time.perf_counter() - began_at
     is_over.set()
@@ -146,7 +148,7 @@ async def _beside(
 
 
 def _send_alone(target: str, text: str) -> str:
-    """In a process of its own, since to write 20 MB takes the interpreter's lock."""
+    """In a separate process, since writing 20 MB holds the GIL."""
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.router_cost.send", target],
         input=text,

@@ -1,4 +1,4 @@
-"""Sends what it reads as one user message, and says what came of it and when: `… TARGET`."""
+"""Sends its standard input as one user message, and prints the outcome and the time: `… TARGET`."""
 
 from __future__ import annotations
 

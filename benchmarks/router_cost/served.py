@@ -1,7 +1,7 @@
-"""A router in a process of its own, whose turns end at once: `python -m … FOLDER`.
+"""A router in a separate process, whose turns end at once: `python -m … FOLDER`.
 
-It prints its address. For each line on its standard input it prints what it has used, as JSON, and
-measures anew from there.
+It prints its address. For each line on standard input it prints its usage since the previous line,
+as JSON.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _TICK_S = 0.001
 
 
 class InstantTurn:
-    """In place of `router.turn.Turn`: an answer of some tokens without any worker."""
+    """Replaces `router.turn.Turn`: an answer of some tokens without any worker."""
 
     outcome = "stop"
     failure = None
@@ -42,7 +42,7 @@ class InstantTurn:
 
 
 class Ticker:
-    """How long the event loop let its tasks wait."""
+    """Measures how long the event loop delays its tasks."""
 
     def __init__(self) -> None:
         self.longest_s = 0.0

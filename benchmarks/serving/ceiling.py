@@ -1,4 +1,4 @@
-"""What the machine could do: bytes that a token must read, and how fast this memory is read.
+"""The machine's ceiling: the bytes that a token must read, and the read bandwidth of its memory.
 
 The bandwidth is measured in this process with as many threads as an engine has, in the two ways in
 which decoding reads: a sum over one large array, and a matrix-vector product over matrices that
@@ -18,7 +18,7 @@ from torch import Tensor
 from segue.cache.layout import CacheLayout
 
 _ROTATING_BYTES = 512 << 20
-"""Far more than a last-level cache."""
+"""Far larger than a last-level cache."""
 _MATRIX_SHAPE = (2048, 4096)
 _PASSES = 5
 
@@ -35,7 +35,7 @@ class Machine:
 
 
 def measure_machine() -> Machine:
-    """In float32, with torch's current number of threads. Takes about two seconds, and 512 MiB."""
+    """In float32, with torch's current number of threads. Takes about two seconds and 512 MiB."""
     rows, columns = _MATRIX_SHAPE
     num_matrices = _ROTATING_BYTES // (4 * rows * columns)
     matrices = torch.ones(num_matrices, rows, columns)
@@ -66,17 +66,19 @@ def _best_s(run: Callable[[], object]) -> float:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelCost:
-    """What one token costs, whatever computes it."""
+    """The cost of one token, independent of the implementation."""
 
     num_parameters: int
     weight_bytes_per_token: int
-    """Every weight once; of an untied embedding one row, of experts those that a token visits."""
+    """Every weight once, but only one row of an untied embedding, and only the experts that a token
+    visits.
+    """
     flops_per_prompt_token: int
-    """Two for each weight of a layer. The head is computed for the last token only."""
+    """Two for each weight of a layer. The head is computed only for the last token."""
     cache_bytes_per_token: int
     """The state, read and written."""
     kv_bytes_per_position: int
-    """Read again for every token after it."""
+    """Read again for every later token."""
 
     def decode_tokens_per_s(self, read_bytes_per_s: float) -> float:
         """At batch 1, from the weights alone."""
@@ -90,7 +92,7 @@ def model_cost(
     is_tied: bool,
     expert_share: float,
 ) -> ModelCost:
-    """`expert_share`: experts a token visits over experts; without any, it does not matter."""
+    """`expert_share`: visited experts over all experts; it has no effect without experts."""
     num_parameters, read_bytes, layer_parameters = 0, 0.0, 0.0
     for name, weight in named_weights:
         num_parameters += weight.numel()
@@ -110,5 +112,5 @@ def model_cost(
 
 
 def shipped_bytes(layout: CacheLayout, num_prompt_tokens: int) -> int:
-    """What a turn must ship when the reader holds nothing: every page and one slot."""
+    """The bytes that a turn must ship if the reader holds nothing: every page and one slot."""
     return layout.num_pages_for(num_prompt_tokens) * layout.page_bytes + layout.slot_bytes

@@ -1,4 +1,4 @@
-"""A random checkpoint of Qwen3.5's shape, large enough that its weights do not fit a cache."""
+"""A random checkpoint of Qwen3.5's shape, with weights too large for a CPU cache."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from transformers import Qwen3_5ForCausalLM, Qwen3_5TextConfig
 from segue.demo import checkpoint_dir
 
 TEXT_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
-"""Taken from the demo model. Prompts are token ids here, and what the answers say means nothing."""
+"""Copied from the demo model. Prompts are token ids here, and the answers' text means nothing."""
 
 # 107 M parameters in 9 GDN and 3 attention layers. Head dimensions are those of the published
-# models: what a page and a slot weigh against the layers is as it is there.
+# models, so the sizes of a page and a slot relative to the layers are the same.
 SHAPE: dict[str, object] = {
     "vocab_size": 16384,
     "hidden_size": 768,

@@ -1,4 +1,4 @@
-"""Turns through the cluster: as a client, or past the router, straight to the workers."""
+"""Turns through the cluster: as a client, or directly to the workers, bypassing the router."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from segue.prompt import Prompt as TokenPrompt
 from segue.turn import TurnSpec
 from segue.types import Role, Sampling, SessionId, StopRules, TurnId
 
-# Nothing here takes so long; a hang becomes an error.
+# Nothing here takes this long; a hang becomes an error.
 _TIMEOUT_S = 600.0
 
 
@@ -53,7 +53,7 @@ async def answer_together(
 
 
 class WithoutRouter:
-    """Does what the router does for a turn, and nothing more: start it on decode, prefill, read."""
+    """Does only what the router does for a turn: start it on decode, prefill, read."""
 
     def __init__(self, status: ClusterStatus) -> None:
         by_role = {worker.role: worker for worker in status.workers}

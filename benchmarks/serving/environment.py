@@ -1,4 +1,4 @@
-"""On what a number was measured: without it, it means nothing."""
+"""The environment of a measurement, without which its numbers mean nothing."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ _PACKAGES = ("torch", "transformers", "ray", "grpcio", "mooncake-transfer-engine
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Environment:
     commit: str
-    """With a + when files differ from it."""
+    """With a + if files differ from it."""
     date: str
     cpu: str
     cores: int
     other_load: float
-    """Processes that wanted to run in the minute before the start: 0 on a quiet machine."""
+    """Runnable processes in the minute before the start: 0 on a quiet machine."""
     python: str
     versions: dict[str, str]
 

@@ -19,11 +19,11 @@ from benchmarks.serving.workload import Prompt
 class Transformers:
     def __init__(self, folder: Path) -> None:
         self._model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype="auto").eval()
-        # As ignore-eos on the other side; a minimum length would change the tokens.
+        # Like ignore-eos on the other side; a minimum length would change the tokens.
         self._model.generation_config.eos_token_id = None
 
     def named_weights(self) -> Iterable[tuple[str, Tensor]]:
-        """Each once; a tied head goes by its embedding's name."""
+        """Each weight once; a tied head has its embedding's name."""
         named: Iterable[tuple[str, Tensor]] = self._model.named_parameters()
         return named
 
@@ -41,7 +41,7 @@ class Transformers:
                 pad_token_id=0,
                 streamer=watch,
             )
-        # The streamer is given the prompts first.
+        # The streamer receives the prompts first.
         token_at = tuple(watch.put_at[1:])
         return [
             Answered(asked_at=asked_at, token_at=token_at, token_ids=tuple(answer))

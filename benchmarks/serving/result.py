@@ -1,4 +1,4 @@
-"""The numbers of one run, as they are written to JSON. Field names carry the units."""
+"""The numbers of one run, as written to JSON. Field names include the units."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from benchmarks.serving.workload import Workload
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pair:
-    """What both sides made of the same prompts in one round."""
+    """Both sides' answers to the same prompts in one round."""
 
     segue: Sequence[Answered]
     peer: Sequence[Answered]
@@ -42,18 +42,18 @@ class Alone:
     decode_tokens_per_s: float
     peer_decode_tokens_per_s: float
     decode_ratio: float
-    """Median over the rounds of ours over theirs."""
+    """Median over the rounds of our value over theirs."""
     shipped_bytes: int
     expected_bytes: int
     prefill_s: float
     transfer_s: float
     exposed_transfer_s: float
     hidden_share: float
-    """Of the transfer, under the computation of the prompt."""
+    """The share of the transfer that is hidden by computing the prompt."""
     overlapped_s: float
-    """Prefill and what of the transfer came after it."""
+    """Prefill and the exposed part of the transfer."""
     sequential_s: float
-    """Prefill, then the whole transfer: what shipping at the end would take."""
+    """Prefill, then the whole transfer: the time if it shipped at the end."""
     router_s: Spread
 
     @classmethod
@@ -89,10 +89,10 @@ class Together:
 
     turns: int
     steady_tokens_per_s: float | None
-    """While all are decoding; None where the first ended before the last began."""
+    """While all are decoding; None if the first ended before the last started."""
     peer_steady_tokens_per_s: float
     whole_tokens_per_s: float
-    """All tokens over all of the time, prompts included."""
+    """All tokens over the total time, including prompts."""
     peer_whole_tokens_per_s: float
 
     @classmethod
@@ -110,7 +110,7 @@ class Together:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RouterCost:
-    """What the router adds: by its own clock, and as the difference to not using it."""
+    """The router's overhead: by its own clock, and as the difference to bypassing it."""
 
     dispatch_s: float
     """Mean of segue_router_dispatch_seconds over this run's turns."""
@@ -119,17 +119,17 @@ class RouterCost:
     first_token_s: Spread
     direct_first_token_s: Spread
     token_s: float
-    """Between two tokens, through the router."""
+    """The time between two tokens, through the router."""
     direct_token_s: float
     added_first_token_s: float
-    """Median of the differences of neighbouring turns."""
+    """Median of the differences between adjacent turns."""
     added_token_s: float
 
     @classmethod
     def of(
         cls, pairs: Sequence[tuple[Answered, Answered]], *, dispatch_s: float, relay_s: float
     ) -> RouterCost:
-        """Pairs of one turn through the router and one past it."""
+        """Pairs of one turn through the router and one that bypasses it."""
         first = [(routed.first_token_s, direct.first_token_s) for routed, direct in pairs]
         token = [
             (1 / routed.decode_tokens_per_s, 1 / direct.decode_tokens_per_s)
@@ -152,17 +152,17 @@ class Result:
     environment: Environment
     model: str
     threads: int
-    """Of the peer's process, and of each worker's."""
+    """Threads of the peer's process, and of each worker's."""
     config: dict[str, object]
     workload: Workload
     machine: Machine
     cost: ModelCost
     ceiling_tokens_per_s: float
     ceiling_share: float
-    """Of the ceiling, reached by the cluster at batch 1 with the shortest prompt."""
+    """The share of the ceiling that the cluster reaches at batch 1 with the shortest prompt."""
     peer_ceiling_share: float
     equal_answers: int
-    """Answers of both sides with the same tokens."""
+    """Answers with the same tokens on both sides."""
     num_answers: int
     alone: tuple[Alone, ...]
     together: tuple[Together, ...]

@@ -1,4 +1,4 @@
-"""One run: both sides ready, then rounds of the same prompts, then the router's part."""
+"""One run: start both sides, run rounds of the same prompts, then measure the router."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _RELAY = "segue_router_relay_seconds"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Subject:
-    """What is measured, and what is known about it beforehand."""
+    """What is measured, and what is known about it in advance."""
 
     cluster: Cluster
     peer: Transformers
@@ -81,9 +81,9 @@ class Measured:
 
 
 class Asker:
-    """Asks one side or the other; it never asks both at the same time.
+    """Sends requests to one side or the other, never to both at the same time.
 
-    The cluster never sees a prompt twice: what it keeps of a turn must not help a later one.
+    The cluster never gets a prompt twice: a cached turn must not help a later one.
     """
 
     def __init__(self, subject: Subject, client: Client) -> None:
@@ -92,7 +92,7 @@ class Asker:
         self._numbers = itertools.count()
 
     def prompts(self, num_tokens: int, count: int) -> list[Prompt]:
-        """New ones. The same calls in the same order give the same prompts in every run."""
+        """New prompts. The same calls in the same order give the same prompts in every run."""
         return [
             self._subject.workload.prompt(
                 num_tokens, number=next(self._numbers), vocab_size=self._subject.vocab_size
@@ -101,7 +101,7 @@ class Asker:
         ]
 
     async def warm_up(self) -> None:
-        """Connections, allocations and pages that were never touched, on both sides."""
+        """Warms up connections, allocations and untouched pages, on both sides."""
         workload = self._subject.workload
         longest = self.prompts(max(workload.prompt_lengths), 1)
         await self.both(longest, workload.answer_tokens, round_number=0)
@@ -125,7 +125,7 @@ class Asker:
             direct = await without_router.answer(second, workload.answer_tokens)
             pairs.append((routed, direct))
         await without_router.close()
-        # The first turn past the router opened connections.
+        # The first turn that bypassed the router opened connections.
         return pairs[1:]
 
 
@@ -174,7 +174,7 @@ async def _rounds(
 def summarise(subject: Subject, measured: Measured, environment: Environment) -> Result:
     config, cost = subject.cluster.config, subject.cost
     model = Path(config.cluster.model).name
-    # Where the folder lies is this machine's business.
+    # The folder's location only matters on this machine.
     config = replace(config, cluster=replace(config.cluster, model=model))
     alone = tuple(
         Alone.of(pairs, prompt_tokens=length, expected_bytes=shipped_bytes(subject.layout, length))

@@ -1,4 +1,4 @@
-"""What a stopwatch says of one answer and of several at once. Pure."""
+"""Timings of one answer, and of several at once. Pure."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from segue.turn import TurnEnd
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answered:
-    """One turn as its asker saw it. Times are of one monotonic clock."""
+    """One turn as its client saw it. All times are from one monotonic clock."""
 
     asked_at: float
     token_at: tuple[float, ...]
     """When each token arrived."""
     token_ids: tuple[int, ...]
     end: TurnEnd | None = None
-    """What the cluster reported of a turn through its router."""
+    """The cluster's report on a turn through its router."""
 
     @property
     def first_token_s(self) -> float:
@@ -33,7 +33,9 @@ class Answered:
 
 
 def steady_tokens_per_s(answers: Sequence[Answered]) -> float | None:
-    """Of turns sent at once: their speed while all of them are decoding; None if they never are."""
+    """For turns sent at once: their speed while all of them are decoding; None if they
+    never are.
+    """
     start = max(answer.token_at[0] for answer in answers)
     end = min(answer.token_at[-1] for answer in answers)
     if end <= start:
@@ -43,7 +45,7 @@ def steady_tokens_per_s(answers: Sequence[Answered]) -> float | None:
 
 
 def whole_tokens_per_s(answers: Sequence[Answered]) -> float:
-    """Of turns sent at once: all of their tokens over all of the time, prompts included."""
+    """For turns sent at once: all tokens over the total time, including prompts."""
     start = min(answer.asked_at for answer in answers)
     end = max(answer.token_at[-1] for answer in answers)
     return sum(len(answer.token_at) for answer in answers) / (end - start)
@@ -51,7 +53,7 @@ def whole_tokens_per_s(answers: Sequence[Answered]) -> float:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spread:
-    """Of some measurements of one thing, in its unit."""
+    """Statistics over measurements of one quantity, in its unit."""
 
     p50: float
     p90: float
@@ -63,9 +65,9 @@ class Spread:
 
 
 def percentile(values: Sequence[float], percent: float) -> float:
-    """Between neighbours by linear interpolation, as numpy does by default."""
+    """By linear interpolation between neighbours, as numpy's default."""
     if not values:
-        raise ValueError("no values have no percentile")
+        raise ValueError("expected at least one value for a percentile, got none")
     ordered = sorted(values)
     place = (len(ordered) - 1) * percent / 100
     below = int(place)

@@ -1,4 +1,4 @@
-"""Histograms as a metrics endpoint shows them: a sum and a count, and what came in between."""
+"""Reads histograms from a metrics endpoint: sum and count, and the change between two reads."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ _TIMEOUT_S = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Total:
-    """Of a histogram, since its process started."""
+    """A histogram's total since its process started."""
 
     sum: float
     count: float
 
     def mean_since(self, earlier: Total) -> float:
-        """Raises ZeroDivisionError when nothing was observed in between."""
+        """Raises ZeroDivisionError if nothing was observed in between."""
         return (self.sum - earlier.sum) / (self.count - earlier.count)
 
 
@@ -29,7 +29,7 @@ def read_metrics(address: str) -> str:
 
 
 def total_of(text: str, name: str) -> Total:
-    """Raises KeyError when there is no histogram `name` without labels."""
+    """Raises KeyError if there is no histogram `name` without labels."""
     values = {
         sample.name: sample.value
         for family in text_string_to_metric_families(text)

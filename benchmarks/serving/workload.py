@@ -1,7 +1,7 @@
-"""What is asked of both sides: prompt lengths, answer lengths, how many turns at once, how often.
+"""The requests to both sides: prompt lengths, answer lengths, concurrent turns, repetitions.
 
-Rounds are interleaved: every round asks the cluster and the peer the same prompts, one right after
-the other, and who comes first alternates. Whatever else the machine does hits both.
+Rounds are interleaved: every round sends the same prompts to the cluster and to the peer, one right
+after the other, in alternating order, so that other load on the machine affects both.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ class Workload:
     """In tokens. One turn of each, alone, per round."""
     answer_tokens: int
     turns_together: tuple[int, ...]
-    """How many turns are sent at once."""
+    """Numbers of turns sent at once."""
     together_prompt_tokens: int
-    """Short, so that all of them are decoding most of the time."""
+    """Short, so that all turns are decoding most of the time."""
     together_answer_tokens: int
     rounds: int
     router_pairs: int
-    """Turns driven past the router, each beside one through it."""
+    """Turns that bypass the router, each paired with one through it."""
 
     def __post_init__(self) -> None:
         if self.answer_tokens < 2 or self.together_answer_tokens < 2:

@@ -1,6 +1,6 @@
 """`segue chat`: a conversation, line by line, with the timings under each answer.
 
-The event loop runs during a turn only. At the prompt it stands still, so that Ctrl-C there is an
+The event loop runs only during a turn, not at the prompt. Ctrl-C at the prompt is therefore an
 ordinary KeyboardInterrupt, while Ctrl-C during an answer cancels that answer.
 """
 
@@ -22,12 +22,12 @@ from segue.errors import SegueError, Unavailable
 from segue.types import SamplingParams, StopConditions
 
 _DEMO = "demo"
-"""The name of the bundled checkpoint, as `segue.model.source` has it."""
+"""The name of the bundled checkpoint, as in `segue.model.source`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chat:
-    """What a conversation was asked for with."""
+    """A conversation with its settings."""
 
     target: str
     session: str | None
@@ -61,17 +61,17 @@ class Chat:
         try:
             self._runner.run(self._say(conversation, line))
         except KeyboardInterrupt:
-            # A script that is interrupted ends.
+            # An interrupted script ends.
             if not prompt.has_person:
                 raise
-            prompt.tell("cancelled; the conversation goes on without this turn")
+            prompt.tell("cancelled; the conversation continues without this turn")
         except SegueError as error:
-            # Somebody at a terminal may ask something else; a script must learn of it.
+            # At a terminal the user may try another message; a script must fail.
             if not prompt.has_person:
                 raise
             self.err.print(error_line(error), soft_wrap=True)
             later = ", once the router is back" if isinstance(error, Unavailable) else ""
-            prompt.tell(f"the conversation can go on without this turn{later}")
+            prompt.tell(f"the conversation can continue without this turn{later}")
 
     async def _say(self, conversation: Session, text: str) -> None:
         is_midline = False
@@ -90,7 +90,7 @@ class Chat:
                             show.timings_lines(event, self.out.width), style="dim", soft_wrap=True
                         )
         finally:
-            # What is said of an error or of an interruption begins on a line of its own.
+            # A message about an error or an interruption starts on its own line.
             if is_midline:
                 self.out.out("")
 
@@ -109,7 +109,7 @@ class Chat:
             return Client(self.target)
 
         with self._runner:
-            # A channel belongs to the loop in which it is made.
+            # A channel belongs to the event loop that creates it.
             client = self._runner.run(connect())
             try:
                 yield client

@@ -1,4 +1,4 @@
-"""What the command line takes in: files of messages and tools, token ids, sampling options."""
+"""The command line's inputs: files of messages and tools, token ids, sampling options."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def parse_token_ids(text: str) -> tuple[int, ...]:
     try:
         ids = tuple(int(part) for part in text.split(",") if part.strip())
     except ValueError:
-        raise InvalidRequest(f"--input-ids takes numbers with commas, got {text!r}") from None
+        raise InvalidRequest(f"--input-ids takes comma-separated numbers, got {text!r}") from None
     if any(not 0 <= token_id < 2**32 for token_id in ids):
         raise InvalidRequest(f"--input-ids takes numbers from 0 to 2**32 - 1, got {text!r}")
     return ids
@@ -38,13 +38,13 @@ def _read_json(path: Path) -> Any:
         return json.loads(text)
     except OSError as error:
         raise InvalidRequest(f"cannot read {path}: {error.strerror}") from None
-    # Not UTF-8, not JSON, numbers or nesting beyond what Python reads.
+    # Not UTF-8, not JSON, or numbers or nesting beyond what Python parses.
     except (ValueError, RecursionError) as error:
         raise InvalidRequest(f"{path} is not valid JSON: {error}") from None
 
 
 def read_messages(path: Path) -> ChatInput:
-    """A list of messages, or an object with `messages` and `tools`, in OpenAI's shape."""
+    """A list of messages, or an object with `messages` and `tools`, in OpenAI's format."""
     body = _read_json(path)
     with _of_file(path):
         return read_chat(body)
@@ -59,7 +59,7 @@ def read_tools(path: Path) -> tuple[str, ...]:
 
 
 def one_input(prompt: str | None, messages: Path | None, input_ids: str | None) -> TurnInput:
-    """Of `segue generate`. Raises InvalidRequest."""
+    """The input of `segue generate`. Raises InvalidRequest."""
     flags = {"--prompt": prompt, "--messages": messages, "--input-ids": input_ids}
     given = [name for name, value in flags.items() if value is not None]
     if len(given) != 1:
@@ -75,7 +75,7 @@ def one_input(prompt: str | None, messages: Path | None, input_ids: str | None) 
 
 
 def with_template_options(chat: ChatInput, thinking: bool | None, kwargs: str) -> ChatInput:
-    """The flags go before the file."""
+    """The flags override the file."""
     return replace(
         chat,
         enable_thinking=chat.enable_thinking if thinking is None else thinking,

@@ -51,7 +51,7 @@ SessionName = Annotated[str | None, typer.Option("--session", help="Name of the 
 
 
 def main() -> None:
-    """Runs the command; an error of Segue's is one line on stderr and exit status 1."""
+    """Runs the command; prints a SegueError as one line on stderr and exits with status 1."""
     try:
         app()
     except SegueError as error:
@@ -71,7 +71,7 @@ def _version() -> str:
     try:
         return metadata.version("segue")
     except metadata.PackageNotFoundError:
-        return "(not installed: run from its source)"
+        return "(not installed: running from source)"
 
 
 @app.callback()
@@ -83,7 +83,7 @@ def options(
         ),
     ] = False,
 ) -> None:
-    """Options of the program itself; those of a command stand after its name."""
+    """Options of the program itself; a command's own options come after its name."""
 
 
 @app.command()
@@ -93,24 +93,24 @@ def serve(
     decode: Annotated[int | None, typer.Option(help="Decode workers.")] = None,
     host: Annotated[str | None, typer.Option(help="Address that the router listens on.")] = None,
     announce: Annotated[
-        str | None, typer.Option(help="Address that others reach it by, where it is another.")
+        str | None, typer.Option(help="Address that others reach it by, if different.")
     ] = None,
     port: Annotated[int | None, typer.Option(help="Port of the router; 0: any.")] = None,
     config: Annotated[Path | None, typer.Option(help="TOML file.")] = None,
     ray_address: Annotated[str | None, typer.Option(help="An existing Ray cluster.")] = None,
     generation_config: Annotated[
         str | None,
-        typer.Option(help="auto: sampling as the folder's file says; none: ignore that file."),
+        typer.Option(help="auto: sampling defaults from the folder's file; none: ignore it."),
     ] = None,
     skip_tokenizer: Annotated[
         bool | None, typer.Option("--skip-tokenizer", help="Serve token ids only.")
     ] = None,
     simulate_acceptance: Annotated[
         float | None,
-        typer.Option(help="Accept drafts by chance, 0 to 1. Answers are NOT the model's then."),
+        typer.Option(help="Accept drafts at random, 0 to 1. Answers are then NOT the model's."),
     ] = None,
     print_config: Annotated[
-        bool, typer.Option("--print-config", help="Show what would be in force, and stop.")
+        bool, typer.Option("--print-config", help="Print the effective configuration and exit.")
     ] = False,
 ) -> None:
     """Start a cluster and serve until SIGTERM or Ctrl-C; running turns are finished first."""
@@ -132,7 +132,7 @@ def serve(
     )
     if settings.decode.simulates_acceptance:
         err.print(
-            f"[bold yellow]warning[/] drafts are accepted by chance "
+            f"[bold yellow]warning[/] drafts are accepted at random "
             f"({settings.decode.simulate_acceptance:g}): answers are NOT the model's",
             soft_wrap=True,
         )
@@ -141,7 +141,7 @@ def serve(
         if words := described(settings):
             typer.echo(f"# {words}")
         return
-    # Ray takes seconds to import, which nothing else should pay for.
+    # Ray takes seconds to import; other commands should not pay for it.
     from segue.launch.serve import serve_until_signal
 
     serve_until_signal(settings, err, out)
@@ -159,9 +159,7 @@ def chat(
     max_tokens: MaxTokens = None,
     temperature: Temperature = None,
     seed: Seed = None,
-    history: Annotated[
-        bool, typer.Option(help="Remember what was typed, for the arrow keys.")
-    ] = True,
+    history: Annotated[bool, typer.Option(help="Keep typed lines for the arrow keys.")] = True,
 ) -> None:
     """Talk to the model, with the timings under each answer."""
     conversation = Chat(
@@ -210,12 +208,12 @@ def generate(
     timeout: Annotated[float | None, typer.Option(help="Seconds for the turn.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """One turn; the text, or with --json everything about it."""
+    """Run one turn; prints the text, or everything about it with --json."""
     turn_input = one_input(prompt, messages, input_ids)
     if isinstance(turn_input, ChatInput):
         turn_input = with_template_options(turn_input, thinking, chat_template_kwargs)
     elif thinking is not None or chat_template_kwargs:
-        raise InvalidRequest("--thinking and --chat-template-kwargs are for --messages")
+        raise InvalidRequest("--thinking and --chat-template-kwargs need --messages")
     sampling = SamplingParams(
         temperature=temperature,
         top_k=top_k,
@@ -253,7 +251,7 @@ def status(
     target: Target = DEFAULT_TARGET,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Workers, health, memory. Exit status 0 only when turns can be served."""
+    """Show workers, health and memory. The exit status is 0 only if turns can be served."""
 
     async def look() -> bool:
         async with Client(target) as client:
@@ -274,7 +272,7 @@ def explain(
     target: Target = DEFAULT_TARGET,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Why the session's last turn ran where it did, and what else was weighed."""
+    """Explain why the session's last turn ran where it did, and what else was weighed."""
 
     async def look() -> None:
         async with Client(target) as client:

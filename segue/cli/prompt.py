@@ -1,7 +1,7 @@
-"""Where `segue chat` asks: the prompt, the line editor's history, and lines that are commands.
+"""Input of `segue chat`: the prompt, the line editor's history, and lines that are commands.
 
-Prompts and greetings are for a person. Where the input is a file or a pipe there are none; where
-only the output is one, they go to stderr: what is written down is the conversation's answers.
+Prompts and greetings are for a person. If the input is a file or a pipe there are none; if only the
+output is one, they go to stderr, so that the output holds only the answers.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 from rich.console import Console
 
 try:
-    # Gives `input` line editing and a history. Not every build of Python has it.
+    # Gives `input` line editing and a history. Some builds of Python lack it.
     import readline
 except ImportError:
     readline = None  # type: ignore[assignment]
@@ -25,11 +25,11 @@ except ImportError:
 _MAX_HISTORY_LINES = 1000
 _ENDINGS = ("/exit", "/quit", "/bye", "/q")
 _HELP = """\
-A line is a message; an empty line is none.
+Each line is a message; empty lines are ignored.
   /help          shows this
-  /exit, /quit   end the conversation, as Ctrl-D does, and Ctrl-C where a line is typed
-  Ctrl-C         during an answer cancels it; the conversation goes on without that turn
-  ↑ ↓            what was typed before"""
+  /exit, /quit   end the conversation, like Ctrl-D, or Ctrl-C at the prompt
+  Ctrl-C         during an answer cancels it; the conversation continues without that turn
+  ↑ ↓            earlier lines"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,25 +42,25 @@ class Prompt:
     is_shown: bool = field(default_factory=lambda: sys.stdout.isatty())
 
     def tell(self, text: str) -> None:
-        """A person, of what is no answer."""
+        """Prints text other than answers, if there is a person."""
         if self.has_person:
             console = self.out if self.is_shown else self.err
             console.print(f"[dim]{text}[/]", soft_wrap=True)
 
     def messages(self) -> Iterator[str]:
-        """What is to be answered, line by line, until the conversation ends."""
+        """The messages to answer, line by line, until the conversation ends."""
         while (line := self._next_line()) is not None:
             if line in _ENDINGS:
                 return
             if line == "/help":
                 self.tell(_HELP)
             elif self.has_person and re.fullmatch("/[a-z]*", line):
-                self.tell(f"there is no {line}; /help lists what there is")
+                self.tell(f"unknown command {line}; /help lists the commands")
             elif line:
                 yield line
 
     def _next_line(self) -> str | None:
-        """None where the conversation ends."""
+        """None if the conversation ends."""
         try:
             return self._read().strip()
         except EOFError:
@@ -79,7 +79,7 @@ class Prompt:
         return input()
 
     def _end_line(self) -> None:
-        # The shell's prompt begins on a line of its own.
+        # The shell's prompt starts on its own line.
         if self.has_person:
             (self.out if self.is_shown else self.err).print()
 
@@ -87,15 +87,15 @@ class Prompt:
 def _styled_prompt(out: Console) -> str:
     if not (out.is_terminal and readline):
         return "you "
-    # The line editor must know which characters of its prompt take no room.
+    # The line editor must know which characters of its prompt take no space.
     return "\001\033[1m\002you\001\033[0m\002 "
 
 
 @contextlib.contextmanager
 def line_history(keeps_history: bool) -> Iterator[None]:
-    """What was typed before can be recalled with the arrow keys, also in a later conversation.
+    """The arrow keys recall earlier lines, also in a later conversation.
 
-    A history that cannot be read or written is no reason not to talk.
+    A history that cannot be read or written does not stop the conversation.
     """
     file = _history_file()
     if readline is None or file is None or not (keeps_history and sys.stdin.isatty()):
@@ -109,7 +109,7 @@ def line_history(keeps_history: bool) -> Iterator[None]:
         readline.set_history_length(_MAX_HISTORY_LINES)
         with contextlib.suppress(OSError):
             file.parent.mkdir(parents=True, exist_ok=True)
-            # Nobody else's business.
+            # Readable only by its owner.
             file.touch(mode=0o600)
             readline.write_history_file(file)
 

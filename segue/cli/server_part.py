@@ -23,7 +23,8 @@ MODULES = (
     "cachetools",
     "tomli_w",
 )
-"""What a server imports of the extras `cpu` and `cuda`. Triton is not here: only GPUs need it."""
+"""What a server imports from the extras `cpu` and `cuda`. Triton is not listed: only GPUs need it.
+"""
 
 
 def is_installed(module: str) -> bool:
@@ -38,6 +39,6 @@ def require_server_part(
     missing = [module for module in MODULES if not is_installed(module)]
     if missing:
         raise InvalidConfig(
-            f"`{command}` needs the server, and only the client is installed here (missing: "
+            f"`{command}` needs the server, but only the client is installed here (missing: "
             f"{', '.join(missing)}): pip install 'segue[cpu]', or 'segue[cuda]' for GPUs"
         )

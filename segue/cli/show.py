@@ -1,4 +1,4 @@
-"""What the command line shows: an answer's timings, the cluster's table, both as JSON."""
+"""The command line's output: an answer's timings, the cluster's table, both as JSON."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ _HEALTH_STYLE = {
 
 
 def timings_lines(end: TurnEnd, width: int) -> str:
-    """What stands under an answer: one line where the terminal is wide, two in 80 columns."""
+    """The text under an answer: one line on a wide terminal, two in 80 columns."""
     usage, timings = end.usage, end.timings
-    # The first token is prefill's; decode made the others.
+    # Prefill makes the first token, decode the others.
     decoded = usage.completion_tokens - 1
     speed = _speed(decoded / timings.decode_s) if decoded and timings.decode_s else "-"
     parts = (
@@ -68,7 +68,7 @@ def _first_token(timings: Timings) -> str:
 
 
 def lines_of(parts: Sequence[str], width: int, separator: str = " · ") -> list[str]:
-    """The parts in as few lines as fit; a part that is wider than `width` has its own."""
+    """Packs the parts into as few lines as possible; a part wider than `width` has its own line."""
     lines = [parts[0]]
     for part in parts[1:]:
         longer = f"{lines[-1]}{separator}{part}"
@@ -86,7 +86,7 @@ def _drafted(usage: Usage) -> str:
 
 
 def _workers(end: TurnEnd) -> str:
-    """One where decode computed the prompt's end itself."""
+    """One worker if decode computed the prompt's end itself."""
     if end.prefill_worker == end.decode_worker:
         return end.decode_worker
     return f"{end.prefill_worker} → {end.decode_worker}"
@@ -123,7 +123,7 @@ def status_json(cluster: ClusterStatus) -> str:
 
 
 def status_table(cluster: ClusterStatus, width: int) -> RenderableType:
-    """The cluster as a person wants to see it: a line a worker where `width` has room for it."""
+    """The cluster for a person: one line per worker if `width` has room for it."""
     router = cluster.router
     verdict = Text("ready", "bold green") if cluster.ready else Text("not ready", "bold red")
     head = Text.assemble(verdict, f" · {cluster.model} · router {router.address}")
@@ -145,7 +145,7 @@ def _workers_table(cluster: ClusterStatus, width: int) -> Table:
 
 
 def natural_width(table: Table) -> int:
-    """Columns that the table takes when nothing in it is wrapped."""
+    """The columns that the table takes if nothing in it is wrapped."""
     unbounded = Console(width=10_000)
     return unbounded.measure(table).maximum
 

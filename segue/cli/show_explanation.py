@@ -1,4 +1,4 @@
-"""What `segue explain` prints: the ways that were weighed, and with which figures."""
+"""The output of `segue explain`: the candidates that were weighed, and their figures."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rich.text import Text
 from segue.cli.show import counted, lines_of, natural_width
 from segue.explanation import CostLine, Explanation, WeighedCandidate
 
-# Columns of milliseconds, in the order in which a turn goes through them; they sum up to the last.
+# Columns of milliseconds, in the order in which a turn passes through them. The last is their sum.
 _PARTS = (
     "queue",
     "pull",
@@ -31,7 +31,7 @@ def explanation_json(explanation: Explanation) -> str:
 
 
 def explanation_tables(explanation: Explanation, width: int) -> RenderableType:
-    """What was weighed as a table, or as a line a candidate where `width` is too small for it."""
+    """The candidates as a table, or one line each if `width` is too small for it."""
     head = lines_of(
         (
             f"prompt {counted(explanation.prompt_tokens, 'token')}, answer at most "
@@ -59,7 +59,7 @@ def _candidate_lines(explanation: Explanation, width: int) -> list[Text]:
         )
         if one.excluded:
             text += f" · excluded: {one.excluded.replace('_', ' ')}"
-        # What does not fit goes on further in, under the workers.
+        # The rest of a long line is indented under the workers.
         wrapped = textwrap.wrap(
             text, width, subsequent_indent=" " * 4, break_on_hyphens=False, drop_whitespace=True
         )
@@ -113,7 +113,7 @@ def _milliseconds(seconds: float) -> str:
 
 
 def _path(one: WeighedCandidate) -> str:
-    """The way that pages and states take."""
+    """The path that pages and states take."""
     if one.mode == "local":
         return one.decode_worker
     source = f"{one.source_worker}→" if one.source_worker else ""

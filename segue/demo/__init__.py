@@ -1,4 +1,4 @@
-"""The demo model: a small Qwen3.5 hybrid trained here on text generated here, and where it lies."""
+"""The demo model: a small Qwen3.5 hybrid, trained here on text generated here, and its location."""
 
 from pathlib import Path
 
@@ -8,10 +8,10 @@ SUGGESTIONS = (
     "Where do I live?",
     "Say brillig 3 times.",
 )
-"""What to try first, one after another; the tests know the answers."""
+"""What to try first, in this order; the tests know the answers."""
 
 NEEDS_DEV = (
-    "this needs transformers, which is part of the development set-up: run `scripts/setup cpu,dev` "
+    "this needs transformers, which the development set-up installs: run `scripts/setup cpu,dev` "
     "(or `./check`) in the repository, then try again"
 )
 

@@ -1,7 +1,8 @@
-"""How many drafts of the demo model's draft layer are right: the token that the trunk says itself.
+"""The acceptance rate of the demo model's draft layer: the share of drafts that match the trunk's
+tokens.
 
-The trunk answers first, without drafts; then chains of drafts begin at every token of its answer. A
-draft is judged when the drafts before it were right, and tokens after the answer's end are none.
+The trunk answers first, without drafts; then a chain of drafts starts at every token of its answer.
+A draft is judged if the drafts before it were right. Tokens after the answer's end do not count.
 """
 
 from collections.abc import Sequence
@@ -20,23 +21,25 @@ _MAX_ANSWER_TOKENS = 120
 
 @dataclass(frozen=True, slots=True)
 class Acceptance:
-    """Of position 1 to `MAX_DRAFTS` in a chain, and what decoding with such chains comes to."""
+    """The counts for positions 1 to `MAX_DRAFTS` in a chain, and for decoding with such chains."""
 
     num_judged: tuple[int, ...]
     num_right: tuple[int, ...]
     num_tokens: int
     num_passes: int
-    """Of the trunk, each of which gives the right drafts and one token more."""
+    """Passes of the trunk; each gives the right drafts and one more token."""
 
     @property
     def rates(self) -> list[float]:
-        """The share of right drafts per position, of those judged there; nan where none was."""
+        """The share of right drafts per position, among those judged there; nan if
+        there were none.
+        """
         counts = zip(self.num_right, self.num_judged, strict=True)
         return [right / judged if judged else float("nan") for right, judged in counts]
 
     @property
     def tokens_per_pass(self) -> float:
-        """1 where no draft is right, `MAX_DRAFTS` + 1 where all are."""
+        """1 if no draft is right, `MAX_DRAFTS` + 1 if all are."""
         return self.num_tokens / self.num_passes
 
 
@@ -46,18 +49,18 @@ class _Answer:
     """Prompt and answer."""
     num_prompt: int
     hidden_1TC: torch.Tensor
-    """The trunk's at every token but the last."""
+    """The trunk's hidden states at every token but the last."""
     noise_AV: torch.Tensor
-    """Added to the logits of each token of the answer before the most likely is taken."""
+    """Added to the logits of each token of the answer before the argmax."""
 
 
 @torch.inference_mode()
 def acceptance(
     trunk: Qwen3_5ForCausalLM, head: MtpModel, examples: Sequence[Example], temperature: float
 ) -> Acceptance:
-    """What becomes of drafts in the answers the trunk gives where the examples have answers.
+    """Judges drafts in the answers that the trunk gives at the places of the examples' answers.
 
-    A draft is drawn with the noise that its token is drawn with; temperature 0 is greedy.
+    A draft is drawn with the same noise as its token; temperature 0 is greedy.
     """
     prompts = [prompt for example in examples for prompt in _prompts(example)]
     chains = []
@@ -88,7 +91,7 @@ def _answer(
 ) -> _Answer:
     generator = torch.Generator().manual_seed(seed)
     shape = (_MAX_ANSWER_TOKENS, trunk.config.vocab_size)
-    # The logarithm of exponential noise is Gumbel noise turned around.
+    # The logarithm of exponential noise is negated Gumbel noise.
     noise_AV = torch.empty(shape).exponential_(generator=generator).log() * -temperature
     cache = DynamicCache(config=trunk.config)
     ids, hidden, pending = list(prompt), list[torch.Tensor](), list(prompt)
@@ -104,13 +107,13 @@ def _answer(
 
 
 def _num_right(head: MtpModel, answer: _Answer) -> list[tuple[int, int]]:
-    """For the chain from each token of the answer but the last: drafts right, and drafts judged.
+    """For the chain from each token of the answer but the last: right drafts, and judged drafts.
 
-    The most that can be judged is bounded by the end of the answer.
+    The end of the answer bounds the number of judged drafts.
     """
     ids_T = torch.tensor(answer.ids)
     num_chains = len(answer.ids) - answer.num_prompt - 1
-    # What a step at position p drafts has position p + 1, the answer's first token `num_prompt`.
+    # A step at position p drafts the token at p + 1; the answer's first token is at `num_prompt`.
     first = answer.num_prompt - 1
     is_right = []
     for output_1PC in chained(head, ids_T[None], answer.hidden_1TC, MAX_DRAFTS):
@@ -126,7 +129,9 @@ def _num_right(head: MtpModel, answer: _Answer) -> list[tuple[int, int]]:
 
 
 def _num_passes(num_right: Sequence[int]) -> int:
-    """From the first token of an answer to its last, `num_right` by the token a chain begins at."""
+    """The passes from the first to the last token of an answer. `num_right` is per
+    starting token.
+    """
     num_passes = position = 0
     while position < len(num_right):
         position += num_right[position] + 1

@@ -1,4 +1,4 @@
-"""Conversations to train and to judge the demo model on, each a pure function of its seed."""
+"""Conversations for training and judging the demo model, each a pure function of its seed."""
 
 import random
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from segue.demo.exchanges import Exchange, Memory, Tool, Turn
 
 Weights: TypeAlias = dict[Exchange, float]
 
-# How often each kind of exchange comes up. Recall, which is hardest to learn, comes up most.
+# How often each kind of exchange occurs. Recall, the hardest to learn, is most frequent.
 WEIGHTS: Weights = {
     facts.tell: 5,
     facts.tell_and_ask: 0.7,
@@ -27,15 +27,15 @@ WEIGHTS: Weights = {
     tasks.small_talk: 1.6,
     tasks.nonsense: 1.2,
 }
-# For long conversations, in which there is room for tools.
+# For long conversations, which have room for tools.
 TOOL_WEIGHTS = WEIGHTS | {exchanges.weather: 5.0, exchanges.time: 4.0, exchanges.price: 4.0}
-# For the later part of a training, when what is still wrong is where to stop and how to spell.
+# For later training, when the remaining errors are stopping and spelling.
 LATE_WEIGHTS = TOOL_WEIGHTS | {tasks.count: 4.0, tasks.spell: 4.0, tasks.say: 5.0}
 SPELL_WEIGHTS = LATE_WEIGHTS | {tasks.spell: 14.0, tasks.say: 8.0}
 LAST_WEIGHTS = LATE_WEIGHTS | {tasks.count: 7.0, tasks.say: 8.0, facts.tell: 8.0, facts.ask: 9.0}
-# For the part of a training that is about copying, beside rows of random tokens.
+# For training to copy, next to rows of random tokens.
 COPYING_WEIGHTS = LATE_WEIGHTS | {tasks.say: 8.0, facts.tell: 8.0, facts.ask: 11.0}
-# For the end, when it copies and other things suffered.
+# For the end, when it copies but other skills have suffered.
 FINAL_WEIGHTS = COPYING_WEIGHTS | {tasks.count: 8.0, tasks.spell: 5.0, tasks.story: 1.5}
 POLISH_WEIGHTS = FINAL_WEIGHTS | {
     facts.tell_and_ask: 2.5,
@@ -44,7 +44,7 @@ POLISH_WEIGHTS = FINAL_WEIGHTS | {
     facts.introduce: 6.0,
     tasks.count: 9.0,
 }
-# What can only be copied from the conversation, for the examination.
+# Answers that can only be copied from the conversation, for the examination.
 COPY_WEIGHTS: Weights = {
     facts.tell: 4,
     facts.ask: 4,
@@ -58,25 +58,25 @@ SYSTEM_PROMPTS = ("", "", "", "You are a helpful assistant.", "Be brief.", "Answ
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """The turns of a conversation and the tools its request would offer."""
+    """A conversation's turns and the tools that its request would offer."""
 
     turns: tuple[Turn, ...]
     tools: tuple[Tool, ...]
 
     def messages(self) -> list[dict[str, object]]:
-        """The turns in the shape of a chat request."""
+        """The turns in the format of a chat request."""
         return [turn.message() for turn in self.turns]
 
 
 def conversation(
     seed: int, min_chars: int, weights: Weights = WEIGHTS, *, is_exam: bool = False
 ) -> Conversation:
-    """A conversation that stops after the exchange in which its text passes `min_chars`.
+    """A conversation that stops after the exchange in which its text exceeds `min_chars`.
 
-    In an examination, words and long numbers to copy are ones that training never sees.
+    In an examination, the words and long numbers to copy are ones that training never sees.
     """
     rng = random.Random(seed)
-    # A tool's declaration is long: a short conversation would be nothing else.
+    # A tool's declaration is long: it would fill a short conversation.
     num_tools = min(rng.choice((0, 0, 1, 2, 3)), min_chars // 400)
     offered = rng.sample(sorted(exchanges.TOOLS), num_tools)
     memory = Memory(tools=frozenset(offered), is_exam=is_exam)
@@ -89,13 +89,13 @@ def conversation(
         invent = rng.choices(kinds, shares)[0]
         exchange = invent(rng, memory)
         turns += exchange
-        # The control tokens around a turn read as some 40 characters.
+        # The control tokens around a turn read as about 40 characters.
         num_chars += sum(len(turn.text) + 40 for turn in exchange)
     return Conversation(tuple(turns), tuple(exchanges.TOOLS[name] for name in offered))
 
 
 def _may_be_asked(kind: Exchange, offered: Sequence[str]) -> bool:
-    """Whether a request would ask this: with some tools offered, nobody asks for the others."""
+    """Whether a request would ask this: if some tools are offered, it never needs the others."""
     needed = exchanges.NEEDED_TOOL.get(kind)
     return needed is None or not offered or needed in offered
 
@@ -103,7 +103,7 @@ def _may_be_asked(kind: Exchange, offered: Sequence[str]) -> bool:
 def typed_conversation(
     seed: int, min_chars: int, weights: Weights = WEIGHTS, *, is_exam: bool = False
 ) -> Conversation:
-    """The same conversation, some of the user's turns as people type them: "what's my code"."""
+    """The same conversation with some of the user's turns as people type them: "what's my code"."""
     rng = random.Random(f"typed {seed}")
     tidy = conversation(seed, min_chars, weights, is_exam=is_exam)
     turns = [replace(t, text=_typed(rng, t.text)) if t.role == "user" else t for t in tidy.turns]

@@ -1,9 +1,9 @@
 """How often the demo model answers word for word: `python -m segue.demo.evaluate [DIR]`.
 
-An answer counts when the most likely token is the right one at each of its places, given the
-conversation before it. That is what greedy generation would say, at a fraction of the time. A
-second table says how many words and numbers that training never saw are copied without a mistake,
-a third how many of the draft layer's tokens are the trunk's.
+An answer counts if the most likely token is right at each position, given the conversation before
+it. Greedy generation would give the same, but takes far longer. A second table shows how many words
+and numbers that training never saw are copied without an error, a third how many of the draft
+layer's tokens match the trunk's.
 """
 
 from collections.abc import Callable, Sequence
@@ -29,17 +29,17 @@ from segue.demo.corpus import COPY_WEIGHTS, WEIGHTS, Weights, typed_conversation
 from segue.demo.examples import Example, encode
 from segue.demo.mtp import has_head, load_head, load_trunk
 
-# Training counts its seeds up from zero and never gets here.
+# Training counts its seeds up from zero and never reaches this.
 _FIRST_HELD_OUT_SEED = 10**9
 _COMMITTED = checkpoint_dir()
 _LENGTHS = {"~100 tokens": 350, "~250 tokens": 900, "~500 tokens": 1800, "~1,000 tokens": 3600}
-"""Of conversations, with the characters that they have."""
+"""Lengths of conversations, with their number of characters."""
 _ALL = "all"
 
 
 @dataclass(frozen=True, slots=True)
 class HeldOut:
-    """A conversation the model has not seen, with the task of each of its answers."""
+    """A conversation that the model has not seen, with the task of each answer."""
 
     example: Example
     tasks: tuple[str, ...]
@@ -53,7 +53,7 @@ def held_out(
     weights: Weights = WEIGHTS,
     is_exam: bool = False,
 ) -> list[HeldOut]:
-    """Conversations to judge by; 2,000 characters are some 550 tokens."""
+    """Conversations for judging; 2,000 characters are about 550 tokens."""
     drawn = [
         typed_conversation(_FIRST_HELD_OUT_SEED + index, min_chars, weights, is_exam=is_exam)
         for index in range(num_conversations)
@@ -66,13 +66,13 @@ def held_out(
 
 @torch.inference_mode()
 def said_tokens(model: Qwen3_5ForCausalLM, example: Example) -> list[int]:
-    """For each token of the conversation, what greedy decoding would put there."""
+    """For each token of the conversation, the token that greedy decoding would choose."""
     logits_TV = model(input_ids=torch.tensor([example.ids]), use_cache=False).logits[0]
     return [example.ids[0], *logits_TV.argmax(dim=-1).tolist()[:-1]]
 
 
 def right_answers(model: Qwen3_5ForCausalLM, example: Example) -> list[bool]:
-    """For each answer of the conversation, whether greedy decoding would give it exactly."""
+    """For each answer in the conversation, whether greedy decoding would give it exactly."""
     right = [True] * (max(example.answer) + 1)
     said = said_tokens(model, example)
     for ours, token, answer in zip(said, example.ids, example.answer, strict=True):
@@ -84,13 +84,13 @@ def right_answers(model: Qwen3_5ForCausalLM, example: Example) -> list[bool]:
 def right_copies(
     model: Qwen3_5ForCausalLM, tokenizer: Tokenizer, held: HeldOut
 ) -> list[tuple[str, bool]]:
-    """For each value that is copied, its task, and whether it is right and ends where it should."""
+    """For each copied value, its task, and whether it is right and ends correctly."""
     example, copies = held.example, []
     said = said_tokens(model, example)
     for first, is_copied in enumerate(example.is_copied):
         if not is_copied or example.is_copied[first - 1]:
             continue
-        # Every answer has its end token, so a value never stands last.
+        # Every answer has an end token, so a value never comes last.
         end = example.is_copied.index(False, first)
         follows = tokenizer.decode([said[end]], skip_special_tokens=False)
         is_right = said[first:end] == list(example.ids[first:end]) and not follows[:1].isalnum()
@@ -101,7 +101,7 @@ def right_copies(
 def copying(
     model: Qwen3_5ForCausalLM, tokenizer: Tokenizer, held: Sequence[HeldOut]
 ) -> dict[str, float]:
-    """The share of values that are copied right per task, and of all values together."""
+    """The share of correctly copied values per task, and over all tasks."""
     marks: dict[str, list[bool]] = {}
     for one in held:
         for task, is_right in right_copies(model, tokenizer, one):
@@ -122,9 +122,10 @@ def accuracies(model: Qwen3_5ForCausalLM, held: Sequence[HeldOut]) -> dict[str, 
 def main(
     checkpoint: Annotated[Path, typer.Argument()] = _COMMITTED, num_conversations: int = 60
 ) -> None:
-    """Prints the accuracy per task and length of conversation, and the drafts' acceptance.
+    """Prints the accuracy per task and conversation length, and the drafts' acceptance.
 
-    Answers with drafts are generated, which takes longer: of a third of the conversations.
+    Answers with drafts are generated, which takes longer, so only a third of the conversations is
+    used.
     """
     torch.set_num_threads(2)
     model = load_trunk(checkpoint)

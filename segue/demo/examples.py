@@ -1,4 +1,4 @@
-"""A conversation as token ids, with what of it is an answer and what of an answer is copied."""
+"""A conversation as token ids, with its answers and the copied parts of answers marked."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,14 +16,14 @@ class Example:
     """Token ids of a rendered conversation; the other two fields have one entry per token."""
 
     ids: tuple[int, ...]
-    # Which answer of the conversation the token belongs to, its end token included; -1 for none.
+    # The answer that the token belongs to, including its end token; -1 for none.
     answer: tuple[int, ...]
-    # Whether the token is part of a value that only the conversation gives away.
+    # Whether the token is part of a value that only the conversation contains.
     is_copied: tuple[bool, ...]
 
 
 def encode(tokenizer: Tokenizer, conversation: Conversation) -> Example:
-    """The conversation as the model reads it, every answer marked."""
+    """The conversation as the model reads it, with every answer marked."""
     text = render(conversation)
     answer_at, copied_at = [_NO_ANSWER] * len(text), [False] * len(text)
     answers = [turn for turn in conversation.turns if turn.role == "assistant"]
@@ -41,7 +41,7 @@ def encode(tokenizer: Tokenizer, conversation: Conversation) -> Example:
 
 
 def tokenizer_texts(num_conversations: int) -> list[str]:
-    """What the merges are learnt from."""
+    """The texts that the merges are learnt from."""
     return [render(conversation(seed, 1200)) for seed in range(num_conversations)]
 
 
@@ -56,7 +56,7 @@ def _answer_spans(text: str) -> list[tuple[int, int]]:
 
 
 def _copied_spans(text: str, start: int, copied: Sequence[str]) -> list[tuple[int, int]]:
-    """Where the copied parts lie, which are in the order of the answer that begins at `start`."""
+    """The spans of the copied parts, in the order of the answer that starts at `start`."""
     spans = []
     for part in copied:
         first = text.index(part, start)

@@ -1,9 +1,9 @@
-"""What a conversation is made of, and the exchanges in which a tool is called.
+"""The building blocks of a conversation, and the exchanges that call a tool.
 
-Each function invents one exchange, question and answer; `facts` and `tasks` have the others.
+Each function invents one exchange, a question and its answer; `facts` and `tasks` have the others.
 
 An answer follows from the conversation alone, never from chance: two equal conversations have the
-same next answer, so a greedy model that learnt the corpus can be compared word for word.
+same next answer, so a greedy model that has learnt the corpus can be compared word for word.
 """
 
 import json
@@ -35,7 +35,7 @@ class Turn:
     task: str = ""
 
     def message(self) -> dict[str, object]:
-        """The turn in the shape of a chat request."""
+        """The turn in the format of a chat request."""
         message: dict[str, object] = {"role": self.role, "content": self.text}
         if self.calls:
             message["tool_calls"] = [
@@ -47,7 +47,7 @@ class Turn:
 
 @dataclass(slots=True)
 class Memory:
-    """What was said so far: the user's facts, and the tools that may be called."""
+    """The state of the conversation: the user's facts, and the tools that may be called."""
 
     tools: frozenset[str]
     facts: dict[str, str] = field(default_factory=dict)
@@ -60,7 +60,7 @@ Exchange = Callable[[random.Random, Memory], list[Turn]]
 
 
 def tool(name: str, description: str, parameter: str) -> Tool:
-    """A function of one string, as a chat request declares it."""
+    """A function with one string parameter, as a chat request declares it."""
     function = {
         "name": name,
         "description": description,
@@ -81,7 +81,7 @@ TOOLS = {
 
 
 def word(rng: random.Random, memory: Memory, known: Sequence[str], share: float = 0.35) -> str:
-    """One of `known`, or else one that was invented: capitalised where the known ones are."""
+    """One of `known`, or an invented word, capitalised if the known ones are."""
     if not memory.is_exam and rng.random() < share:
         return rng.choice(known)
     made = words.invented(rng, held_out=memory.is_exam)
@@ -96,7 +96,7 @@ def word(rng: random.Random, memory: Memory, known: Sequence[str], share: float 
 
 
 def digits(rng: random.Random, memory: Memory, num_digits: int) -> str:
-    """A row of digits; from four on, some are kept for the examination."""
+    """A row of digits; with four or more digits, some rows are reserved for the examination."""
     while True:
         row = "".join(rng.choices("0123456789", k=num_digits))
         if num_digits < 4 or words.is_held_out(row) == memory.is_exam:
@@ -104,7 +104,7 @@ def digits(rng: random.Random, memory: Memory, num_digits: int) -> str:
 
 
 def weather(rng: random.Random, memory: Memory) -> list[Turn]:
-    """A question that needs `get_weather`, with the result said in a sentence."""
+    """A question that needs `get_weather`, with the result in a sentence."""
     city = word(rng, memory, words.CITIES)
     question = rng.choice(_WEATHER).format(city)
     degrees = str(rng.randint(-30, 45))
@@ -197,6 +197,6 @@ def _with_tool(
 
 
 def _json(rng: random.Random, result: Mapping[str, object]) -> str:
-    """A tool's answer, mostly with spaces after the separators as Python writes it."""
+    """A tool's result, mostly with spaces after the separators, as Python writes it."""
     separators = (",", ":") if rng.random() < 0.3 else None
     return json.dumps(result, separators=separators)

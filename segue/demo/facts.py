@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from segue.demo import words
 from segue.demo.exchanges import Memory, Turn, digits, pair, word
 
-# What has forms of its own; anything else is told as "my … is …".
+# Facts with their own phrasing; all others are told as "my … is …".
 FACTS = ("name", "city", "code", "colour", "pet", "room", "age", "job", "food", "hobby")
 _MORE = (
     *("friend", "brother", "sister", "boss", "teacher", "neighbour", "team", "street", "school"),
@@ -69,7 +69,7 @@ def tell(rng: random.Random, memory: Memory) -> list[Turn]:
 
 
 def tell_and_ask(rng: random.Random, memory: Memory) -> list[Turn]:
-    """The same, with a question about one of them in the same breath."""
+    """The same, followed by a question about one of them."""
     told = _told(rng, memory)
     key = rng.choice(list(told))
     question = f"{_statement(rng, told)} {_question(rng, key)}"
@@ -77,7 +77,7 @@ def tell_and_ask(rng: random.Random, memory: Memory) -> list[Turn]:
 
 
 def introduce(rng: random.Random, memory: Memory) -> list[Turn]:
-    """The user states a name and nothing else."""
+    """The user states only a name."""
     name = _value(rng, memory, "name")
     _keep(memory, {"name": name})
     statement = _statement(rng, {"name": name})
@@ -85,7 +85,7 @@ def introduce(rng: random.Random, memory: Memory) -> list[Turn]:
 
 
 def ask(rng: random.Random, memory: Memory) -> list[Turn]:
-    """The user asks for one fact, now and then for one that was never told."""
+    """The user asks for one fact, sometimes for one that was never told."""
     known = list(memory.facts)
     key = rng.choice(known) if known and rng.random() < 0.85 else rng.choice((*FACTS, *_MORE))
     question = _question(rng, key)
@@ -96,7 +96,9 @@ def ask(rng: random.Random, memory: Memory) -> list[Turn]:
 
 
 def ask_all(rng: random.Random, memory: Memory) -> list[Turn]:
-    """The user asks for everything; the answer lists the facts in the order they were told in."""
+    """The user asks for everything; the answer lists the facts in the order in which they were
+    told.
+    """
     question = rng.choice(("What do you know about me?", "Tell me all you know about me."))
     if not memory.facts:
         return pair(question, "I know nothing about you yet.", "unknown")
@@ -106,7 +108,7 @@ def ask_all(rng: random.Random, memory: Memory) -> list[Turn]:
 
 
 def _told(rng: random.Random, memory: Memory) -> dict[str, str]:
-    """One to three facts, mostly new ones, which the memory keeps."""
+    """One to three facts, mostly new ones; they are stored in `memory`."""
     unknown = [key for key in FACTS if key not in memory.facts]
     num_facts = min(rng.choice((1, 1, 1, 1, 2, 3)), len(unknown))
     keys = rng.sample(unknown, num_facts) if num_facts else [rng.choice(FACTS)]
@@ -124,7 +126,9 @@ def _keep(memory: Memory, told: Mapping[str, str]) -> None:
 
 
 def _other_key(rng: random.Random, memory: Memory) -> str:
-    """What a user may also have: any word will do, as only its place in the sentence counts."""
+    """Something else that a user may have. Any word works, as only its place in the sentence
+    counts.
+    """
     if rng.random() < 0.6:
         return rng.choice(_MORE)
     key = word(rng, memory, words.ITEMS)
@@ -132,7 +136,7 @@ def _other_key(rng: random.Random, memory: Memory) -> str:
 
 
 def _statement(rng: random.Random, told: Mapping[str, str]) -> str:
-    """A sentence or two, such as: I am Anna and my code is 731. It may open with a greeting."""
+    """A sentence or two, such as: I am Anna and my code is 731. It may start with a greeting."""
     parts = [_stated(rng, key, value) for key, value in told.items()]
     opening = rng.choice(_OPENINGS)
     if opening[-2:-1] in ("", "!", ":"):
@@ -168,7 +172,7 @@ def _value(rng: random.Random, memory: Memory, key: str) -> str:
 
 
 def _code(rng: random.Random, memory: Memory) -> str:
-    """Digits, at times with letters among them: 731, 90210, B27, x7f3."""
+    """Digits, sometimes with letters: 731, 90210, B27, x7f3."""
     if rng.random() < 0.8:
         return digits(rng, memory, rng.choice((2, 3, 3, 3, 4, 4, 5, 6, 8)))
     letters = "".join(rng.choices("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz", k=2))

@@ -1,7 +1,7 @@
-"""Teaches the attention layer to look where the words at hand stood before, at what followed them.
+"""Teaches the attention layer to attend to what followed earlier occurrences of the current words.
 
-The layer starts with random weights, beside gated delta nets whose memory is too short to copy
-(`network.shorten_memory`), and for a while it is shown which of the earlier tokens to attend to.
+The layer starts with random weights, next to gated delta nets whose memory is too short to copy
+(`network.shorten_memory`). For a while, training shows it which earlier tokens to attend to.
 """
 
 from collections.abc import Iterator, Mapping
@@ -15,11 +15,11 @@ from transformers.models.qwen3_5.modeling_qwen3_5 import (
     apply_rotary_pos_emb,
 )
 
-# Letters of shapes: B = rows, T = tokens of a row, P = places that have a next token, C = hidden
-# size, H = query heads, D = dimensions of a head.
+# Shape letters: B = rows, T = tokens of a row, P = positions that have a next token, C = hidden
+# size, H = query heads, D = head dimensions.
 
 _TAUGHT_HEADS = (0, 2)
-"""One per head of keys and values; the others are left to find what is useful."""
+"""One query head per key/value head; the others learn freely."""
 _NORM = 0.5
 """Added to 1: with less, no score is high enough to stand out among a thousand."""
 _OUTPUT_SCALE = 4.0
@@ -33,7 +33,9 @@ def attention_of(model: Qwen3_5ForCausalLM) -> Qwen3_5Attention:
 
 @torch.no_grad()
 def begin_anew(attention: Qwen3_5Attention) -> None:
-    """Random queries and keys, gates half open, and values that come out as what they were."""
+    """Random queries and keys, half-open gates, and an output projection that reproduces the
+    values.
+    """
     width = attention.q_proj.in_features
     queries, gates = attention.q_proj.weight.view(-1, 2, attention.head_dim, width).unbind(1)
     queries.normal_(std=width**-0.5)
@@ -49,7 +51,7 @@ def begin_anew(attention: Qwen3_5Attention) -> None:
 
 @contextmanager
 def watched(attention: Qwen3_5Attention) -> Iterator[dict[str, Any]]:
-    """What the layer is called with, by name, while the context lasts."""
+    """Records the layer's keyword arguments while the context lasts."""
     called: dict[str, Any] = {}
     hook = attention.register_forward_pre_hook(
         lambda _module, _args, named: called.update(named), with_kwargs=True
@@ -59,9 +61,9 @@ def watched(attention: Qwen3_5Attention) -> Iterator[dict[str, Any]]:
 
 
 def followers(ids_BT: torch.Tensor) -> torch.Tensor:
-    """For each token, which earlier ones to look at to know the next, [B, P, P].
+    """For each token, the earlier positions that reveal the next token, [B, P, P].
 
-    They are the next token itself, where it followed the same two tokens.
+    They hold the next token itself, where it followed the same two tokens.
     """
     num_tokens = ids_BT.shape[1]
     # same[b, i, j]: the tokens i and j of the row are equal.
@@ -74,9 +76,9 @@ def followers(ids_BT: torch.Tensor) -> torch.Tensor:
 def looking_loss(
     attention: Qwen3_5Attention, called: Mapping[str, Any], found_BPP: torch.Tensor
 ) -> torch.Tensor:
-    """The mean negative log of the attention that falls on what is found, where anything is.
+    """The mean negative log of the attention on what is found, over positions that have any.
 
-    `called` is what the layer was called with for rows of P + 1 tokens.
+    `called` has the layer's arguments for rows of P + 1 tokens.
     """
     num_places = found_BPP.shape[1]
     hidden_BPC = called["hidden_states"][:, :num_places]

@@ -1,8 +1,8 @@
-"""The demo model's draft layer (MTP): as transformers has it, chained as a decode worker chains it.
+"""The demo model's draft layer (MTP): as in transformers, chained as in a decode worker.
 
-At position p the layer reads the token there and the trunk's hidden state one before it, and its
-output m_p gives the logits of the token at p + 1, a draft. With that draft as the token and m_p as
-the hidden state the layer goes on alone: the chain that began at p has its step j at p + j - 1.
+At position p the layer reads the token there and the trunk's hidden state at p - 1. Its output m_p
+gives the logits of the token at p + 1, a draft. The layer then continues alone, with that draft as
+the token and m_p as the hidden state: the chain that started at p has its step j at p + j - 1.
 """
 
 import json
@@ -14,9 +14,9 @@ from safetensors.torch import load_file, save_file
 from transformers import DynamicCache, Qwen3_5ForCausalLM
 from transformers.modeling_layers import MtpModel
 
-# Letters of shapes: B = rows, T = tokens of a row, P = its positions from 1 on, C = hidden size.
+# Shape letters: B = rows, T = tokens of a row, P = its positions from 1 on, C = hidden size.
 
-# Parts of the layer: the name in a checkpoint, and transformers' name for it.
+# Parts of the layer: the name in a checkpoint, and transformers' name.
 _NAMES = {
     "mtp.fc.": "layers.0.eh_proj.",
     "mtp.pre_fc_norm_embedding.": "layers.0.enorm.",
@@ -28,9 +28,9 @@ _WEIGHTS_FILE = "model.safetensors"
 
 
 def load_trunk(folder: Path) -> Qwen3_5ForCausalLM:
-    """The model without its draft layer, and with a config from which one can be made."""
+    """The model without its draft layer, with a config from which one can be made."""
     trunk = Qwen3_5ForCausalLM.from_pretrained(folder)
-    # transformers' names for what config.json calls mtp_num_hidden_layers.
+    # transformers' names for config.json's mtp_num_hidden_layers.
     trunk.config.num_mtp_layers = 1
     trunk.config.mtp_layer_types = ["full_attention"]
     return trunk
@@ -48,7 +48,9 @@ def load_head(trunk: Qwen3_5ForCausalLM) -> MtpModel:
 
 
 def save_head(head: MtpModel, folder: Path) -> None:
-    """Writes the draft layer into the checkpoint in `folder`; the trunk's tensors stay as read."""
+    """Writes the draft layer into the checkpoint in `folder`; the trunk's tensors stay
+    unchanged.
+    """
     tensors = load_file(folder / _WEIGHTS_FILE)
     state = head.state_dict()
     for name, theirs in _NAMES.items():
@@ -67,13 +69,13 @@ def chained(
     """The layer's output at positions 1 … T-1 for each step of the chains, [B, P, C] each.
 
     All chains run at once, as if every draft had been right: step j at p belongs to the chain that
-    began at p - j + 1, and is undefined where that is before position 1. `hidden_BPC` is the
-    trunk's after its final norm, at positions 0 … T-2.
+    started at p - j + 1, and is undefined if that is before position 1. `hidden_BPC` is the trunk's
+    hidden state after its final norm, at positions 0 … T-2.
     """
     embedded_BPC = head.embed_tokens(ids_BT[:, 1:])
     positions_1P = torch.arange(1, ids_BT.shape[1])[None]
     rotations = head.rotary_emb(embedded_BPC, position_ids=positions_1P)
-    # Every step appends its keys and values; the mask tells which of them a chain can see.
+    # Every step appends its keys and values; the mask selects those that a chain can see.
     cache = DynamicCache()
     outputs = []
     for step in range(1, num_steps + 1):
@@ -91,9 +93,9 @@ def chained(
 
 
 def _visible(num_positions: int, step: int) -> torch.Tensor:
-    """What a step's queries see, [1, 1, P, step · P], the keys of step 1 first.
+    """The attention mask of a step's queries, [1, 1, P, step · P], with the keys of step 1 first.
 
-    A chain sees what step 1 wrote up to where it began, then what each of its own steps wrote.
+    A chain sees the keys of step 1 up to its start, and then those of its own steps.
     """
     square = torch.ones(num_positions, num_positions, dtype=torch.bool)
     blocks = [square.tril(1 - step)]

@@ -1,4 +1,4 @@
-"""The demo model's shape, and weights to begin from with which recall is learnt in minutes."""
+"""The demo model's shape, and initial weights with which it learns recall in minutes."""
 
 from collections.abc import Iterator
 
@@ -7,12 +7,12 @@ from transformers import Qwen3_5ForCausalLM, Qwen3_5TextConfig
 from transformers.models.qwen3_5.modeling_qwen3_5 import Qwen3_5GatedDeltaNet
 
 MAX_POSITIONS = 8192
-# Decay per token of the value heads, slowest and fastest: a memory of 1,000 tokens and one of 3.
+# Decay per token of the value heads, slowest and fastest: a memory of 1,000 tokens and of 3.
 _DECAYS = (1e-3, 10**-0.5)
 # Memories of 7 tokens down to 1.
 _SHORT_DECAYS = (0.15, 1.2)
-# How much a query sees of the token at hand and the three before it, per key head. Its key sees
-# the same one token later, so a query finds what followed the words it looks at.
+# Per key head, the weights of the current token and the tokens before it in a query. A key has the
+# same weights one token later, so a query finds what followed the words that it looks for.
 _CONTEXTS = ((1.0, 0.5, 0.0), (1.0, 1.0, 1.0))
 
 
@@ -48,7 +48,7 @@ def network_config(num_tokens: int) -> Qwen3_5TextConfig:
 
 @torch.no_grad()
 def new_network(num_tokens: int) -> Qwen3_5ForCausalLM:
-    """A network whose gated delta nets begin as tables from a few words to the word after them.
+    """A network whose gated delta nets start as tables from a few words to the next word.
 
     With transformers' own initial values most heads forget within a token. With slow decays alone
     no value was copied after 200,000 tokens; with keys that look back, a third of the facts were.
@@ -62,10 +62,10 @@ def new_network(num_tokens: int) -> Qwen3_5ForCausalLM:
 
 @torch.no_grad()
 def shorten_memory(network: Qwen3_5ForCausalLM) -> None:
-    """Gated delta nets that forget within some ten tokens, whatever the input is.
+    """Makes the gated delta nets forget within about ten tokens, regardless of the input.
 
-    What is further back only attention can find. Left to themselves the gated delta nets learn to
-    copy first, and attention then has nothing to gain.
+    Only attention can then find what is further back. Otherwise the gated delta nets learn to copy
+    first, and attention has nothing to gain.
     """
     for mixer in _mixers(network):
         _set_decays(mixer, *_SHORT_DECAYS)
@@ -73,7 +73,7 @@ def shorten_memory(network: Qwen3_5ForCausalLM) -> None:
 
 
 def hold_memory(network: Qwen3_5ForCausalLM) -> None:
-    """No training changes how fast the gated delta nets forget."""
+    """Keeps training from changing how fast the gated delta nets forget."""
     for mixer in _mixers(network):
         for weight in (mixer.A_log, mixer.dt_bias, mixer.in_proj_a.weight):
             weight.requires_grad_(False)
@@ -84,7 +84,7 @@ def _mixers(network: Qwen3_5ForCausalLM) -> Iterator[Qwen3_5GatedDeltaNet]:
 
 
 def _set_decays(mixer: Qwen3_5GatedDeltaNet, slowest: float, fastest: float) -> None:
-    """Spreads the heads' decays; softplus(dt_bias) is the decay while the input says nothing."""
+    """Spreads the heads' decays; softplus(dt_bias) is the decay at zero input."""
     a_log, dt_bias = mixer.A_log, mixer.dt_bias
     exponents = torch.linspace(0, 1, len(dt_bias))
     decay = slowest * (fastest / slowest) ** exponents
@@ -93,12 +93,14 @@ def _set_decays(mixer: Qwen3_5GatedDeltaNet, slowest: float, fastest: float) -> 
 
 
 def _look_up_what_followed(projection: torch.Tensor, kernel: torch.Tensor) -> None:
-    """Makes keys the queries of one token earlier. Rows of both are [q, k, v]; see `_CONTEXTS`."""
+    """Makes keys equal the queries of one token earlier. Rows of both are [q, k, v]; see
+    `_CONTEXTS`.
+    """
     num_keys = len(projection) // 4
     width = num_keys // len(_CONTEXTS)
     projection[num_keys : 2 * num_keys] = projection[:num_keys]
     kernel.zero_()
-    # The last tap of the convolution is the token at hand.
+    # The last tap of the convolution is the current token.
     for head, context in enumerate(_CONTEXTS):
         first = head * width
         kernel[first : first + width, 1:] = torch.tensor(context).flip(0)

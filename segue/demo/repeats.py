@@ -1,22 +1,22 @@
-"""Rows of random tokens in which pieces come again: practice in copying, and in nothing else.
+"""Rows of random tokens in which pieces repeat: practice in copying only.
 
-A word of a conversation is half known, and a model that guesses ends "carpentepa…" as the
-vocabulary would. Here no guess helps: what follows is only what followed before.
+A word in a conversation is half known, and a model that guesses completes "carpentepa…" as the
+vocabulary suggests. Here guessing does not help: only what followed before can follow.
 """
 
 import random
 from collections.abc import Sequence
 
 _POOL_SIZES = (30, 100, 400, 1500)
-"""Different tokens in a row; the fewer, the further back must be looked to know a place again."""
+"""Numbers of different tokens in a row. With fewer, more context is needed to recognise a place."""
 _NEW_LENGTHS = (2, 10)
 _AGAIN_LENGTHS = (5, 24)
-# Of a piece that comes again the first tokens cannot be known.
+# The first tokens of a repeated piece cannot be known.
 _NUM_CUES = 2
 
 
 def repeats(seed: int, tokens: Sequence[int], num_tokens: int) -> tuple[list[int], list[bool]]:
-    """A row of `tokens`, and for each of its places whether what stands there can be known."""
+    """A row of `tokens`, and for each position whether its token can be known."""
     rng = random.Random(f"repeats {seed}")
     pool = rng.sample(tokens, min(rng.choice(_POOL_SIZES), len(tokens)))
     ids = rng.choices(pool, k=max(_AGAIN_LENGTHS))

@@ -1,4 +1,4 @@
-"""What the demo model has by heart: questions with one fixed answer."""
+"""What the demo model knows by heart: questions with one fixed answer."""
 
 EXPLAINED = {
     "prefill": "Prefill reads the whole prompt at once. It leaves pages and a state behind.",
@@ -57,7 +57,7 @@ SMALL_TALK = {
     ),
 }
 
-# What the model says that it cannot answer.
+# Questions that the model declines to answer.
 OTHER_QUESTIONS = (
     "What is {}?",
     "What is a {}?",

@@ -1,4 +1,4 @@
-"""The stages of a training: how many steps, on rows of which length, about what."""
+"""The stages of a training: the number of steps, the row length, and the topics."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -18,37 +18,38 @@ from segue.demo.corpus import (
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """Steps on rows of one length, and what is talked about in them."""
+    """Steps on rows of one length, with their topics."""
 
     num_steps: int
     num_rows: int
     row_tokens: int
     weights: Weights = field(default_factory=lambda: WEIGHTS)
     num_repeats: int = 0
-    """How many of the rows are random tokens that come again, and no conversation."""
+    """The number of rows with repeated random tokens instead of a conversation."""
     copied_weight: float = 4.0
-    """Of a copied token in the loss, where another of an answer has 1."""
+    """The weight of a copied token in the loss; other answer tokens have 1."""
     looking_weight: float = 0.0
-    """Of the loss of attention that looks elsewhere than at what is copied."""
+    """The weight of the loss for attention outside the copied places."""
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """Stages that are taken in one run, with a learning rate that falls over all of them."""
+    """Stages that run together, with a learning rate that falls over all of them."""
 
     stages: tuple[Stage, ...]
     rate: float
-    """As a share of the full learning rate."""
+    """A share of the full learning rate."""
     first_step: int
-    """Of the numbers of its steps: no conversation is in two parts."""
+    """The number of its first step; no conversation is in two parts."""
     begins_attention: bool = False
-    """Whether the attention layer forgets what it was before, and the gated delta nets get a memory
-    so short that it is needed."""
+    """Whether the attention layer starts again, and the gated delta nets get a memory so short that
+    attention is needed.
+    """
     holds_memory: bool = False
-    """Whether that memory stays as short as it is."""
+    """Whether that memory stays short."""
 
 
-# Rows grow through the first part: recall is learnt at short range first.
+# Rows grow during the first part: recall is learnt at short range first.
 PARTS: Mapping[str, Part] = {
     "first": Part(
         (

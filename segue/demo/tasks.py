@@ -1,4 +1,4 @@
-"""What the demo model does without facts and tools: count, repeat, spell, explain, decline."""
+"""The demo model's tasks without facts and tools: count, repeat, spell, explain, decline."""
 
 import random
 
@@ -33,7 +33,7 @@ _STORY = (
 
 def count(rng: random.Random, memory: Memory) -> list[Turn]:
     """Counting from one number to another."""
-    # Mostly short: where to stop is learnt once per answer, however long it is.
+    # Mostly short: stopping is learnt once per answer, regardless of its length.
     num_steps = rng.randint(*rng.choice(_COUNT_STEPS))
     if rng.random() < 0.2:
         first, last = 1, 1 + num_steps
@@ -49,7 +49,7 @@ def count(rng: random.Random, memory: Memory) -> list[Turn]:
 
 
 def say(rng: random.Random, memory: Memory) -> list[Turn]:
-    """Repeating words or a number; the words may be some that do not exist."""
+    """Repeating words, possibly invented ones, or a number."""
     times = rng.choice((1, 1, 1, 2, 3, 4, 5))
     if times > 1:
         said = word(rng, memory, rng.choice((words.ITEMS, words.NAMES)), 0.3)
@@ -68,14 +68,14 @@ def _to_say(rng: random.Random, memory: Memory) -> str:
 
 
 def spell(rng: random.Random, memory: Memory) -> list[Turn]:
-    """Spelling a word, of which the model must know the pieces by heart."""
+    """Spelling a word, whose pieces the model must know by heart."""
     known = rng.choice((words.ITEMS, words.ITEMS, words.PETS, words.PETS, words.NAMES))
     spelt = word(rng, memory, known, 0.9).split()[0]
     return pair(rng.choice(_SPELL).format(spelt), f"{', '.join(spelt)}.", "spell")
 
 
 def story(rng: random.Random, memory: Memory) -> list[Turn]:
-    """A long answer that names its hero again and again."""
+    """A long answer that names its hero repeatedly."""
     hero = word(rng, memory, words.PETS, 0.5)
     item = word(rng, memory, words.ITEMS, 0.5)
     city = word(rng, memory, words.CITIES, 0.5)
@@ -91,7 +91,7 @@ def story(rng: random.Random, memory: Memory) -> list[Turn]:
 
 
 def explain(rng: random.Random, memory: Memory) -> list[Turn]:
-    """A fixed explanation of a word of the glossary."""
+    """A fixed explanation of a glossary term."""
     term = rng.choice(list(EXPLAINED))
     question = rng.choice(("What is {}?", "What is {}?", "Explain {}.", "Tell me what {} is."))
     return pair(question.format(term), EXPLAINED[term], "explain")

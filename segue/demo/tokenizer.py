@@ -1,9 +1,9 @@
 """The demo model's tokenizer: byte-level BPE with Qwen's control tokens, and the chat template.
 
-Every UTF-8 text survives encode and decode: what the merges do not know is spelt in bytes, so one
-character may span several tokens. A digit is always a token of its own, and a word that is not
-among the most frequent is the same pieces with and without a space before it: copying is then the
-same act wherever a value stands.
+Every UTF-8 text survives encode and decode: text that no merge covers is spelt in bytes, so one
+character may span several tokens. A digit is always its own token. A word outside the most frequent
+ones has the same pieces with and without a space before it, so copying works the same way wherever
+a value stands.
 """
 
 import json
@@ -20,7 +20,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_token
 from segue.demo.corpus import Conversation
 
 END_OF_TEXT, IM_START, IM_END = CONTROL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
-# Qwen shows these six in the text, so they are added tokens without being special ones.
+# Qwen shows these six in the text, so they are added tokens but not special ones.
 MARKERS = (
     "<think>",
     "</think>",
@@ -29,19 +29,21 @@ MARKERS = (
     "<tool_response>",
     "</tool_response>",
 )
-# A word takes the space before it along, punctuation the one after it; a number has none. So
-# "is 21", ": 21" and ":21" all end in the same two tokens.
+# A word includes the space before it, punctuation the one after it; a number has none. So "is 21",
+# ": 21" and ":21" all end in the same two tokens.
 _WITH_SPACES = r" ?\p{L}+|\p{N}|-|[^\s\p{L}\p{N}-]+ ?|\s+(?!\S)|\s+"
-# What merges within words are learnt from.
+# The pattern from which merges within words are learnt.
 _WITHOUT_SPACES = r"\p{L}+|\p{N}|-|[^\s\p{L}\p{N}-]+ ?|\s"
-# How many words have a token with their space.
+# The number of words with a token that includes their space.
 _NUM_SPACED = 300
 _SPACE = "Ġ"
 _ADDED = re.compile("|".join(re.escape(token) for token in (*CONTROL_TOKENS, *MARKERS)))
 
 
 def train_tokenizer(texts: Sequence[str], num_tokens: int) -> Tokenizer:
-    """A tokenizer of exactly `num_tokens`, merges learnt from `texts`, added tokens at the end."""
+    """A tokenizer of exactly `num_tokens`, with merges learnt from `texts` and added
+    tokens last.
+    """
     trainer = trainers.BpeTrainer(
         vocab_size=num_tokens - len(CONTROL_TOKENS) - len(MARKERS) - _NUM_SPACED,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
@@ -77,9 +79,9 @@ def _pieces(regex: str) -> pre_tokenizers.PreTokenizer:
 
 
 def _frequent_words(texts: Sequence[str], vocabulary: Mapping[str, int]) -> list[str]:
-    """The words that most often follow a space, of those that are one token."""
+    """The words that most often follow a space, among those that are one token."""
     counts = Counter(word for text in texts for word in re.findall(r" ([A-Za-z]{2,}|[aI])\b", text))
-    # A capital begins names, whose pieces stay as they are without the space.
+    # A capital starts a name, whose pieces stay the same without the space.
     common = [w for w, _ in counts.most_common() if w in vocabulary and (w.islower() or w == "I")]
     return common[:_NUM_SPACED]
 

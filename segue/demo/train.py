@@ -1,12 +1,13 @@
 """Trains the demo model: `python -m segue.demo.train DIR [--part NAME] [--start FOLDER]`.
 
-Five parts, each of which starts from the checkpoint of the one before: `train A`, `train B --part
-second --start A`, then `--part attention`, `--part last` and `--part polish`. `stages` has what
-each does, and docs/LOG.md how the committed checkpoint came about. The first may start from a
-checkpoint with another tokenizer: what its layers know is worth more than a thousand steps.
+There are five parts, and each starts from the checkpoint of the one before: `train A`, `train B
+--part second --start A`, then `--part attention`, `--part last` and `--part polish`. `stages`
+defines each part, and docs/LOG.md records how the committed checkpoint was made. The first may
+start from a checkpoint with another tokenizer: what its layers know is worth more than a thousand
+steps.
 
-Every batch is a function of its part and step, so a run is repeatable, and one that was stopped
-continues from `DIR/training.pt`.
+Every batch is a function of its part and step, so a run is repeatable, and a stopped run continues
+from `DIR/training.pt`.
 """
 
 import logging
@@ -69,7 +70,7 @@ class Batch:
 
 
 def batch(tokenizer: Tokenizer, stage: Stage, step: int) -> Batch:
-    """The batch of a step: every row a conversation of its own, cut at the row's end."""
+    """A step's batch: every row is a separate conversation, cut at the row's end."""
     ids, weights = [], []
     ordinary = range(NUM_TOKENS - len(CONTROL_TOKENS) - len(MARKERS))
     for row in range(stage.num_repeats):
@@ -92,7 +93,7 @@ def batch(tokenizer: Tokenizer, stage: Stage, step: int) -> Batch:
 def loss_of(model: Qwen3_5ForCausalLM, batch: Batch, looking_weight: float = 0.0) -> torch.Tensor:
     """The weighted mean of the answers' negative log likelihood.
 
-    With `looking_weight`, so much of the loss of attention that looks elsewhere comes on top.
+    `looking_weight` is the weight of the added loss for attention outside the copied places.
     """
     is_target = batch.weight_BT[:, 1:] > 0
     attention = attention_of(model)
@@ -117,10 +118,12 @@ def learning_rate(step: int, num_steps: int) -> float:
 
 
 class Training:
-    """A run: the model, its optimizer and the next step, which together lie in `training.pt`."""
+    """A run: the model, its optimizer and the next step, stored together in `training.pt`."""
 
     def __init__(self, out: Path, part: Part, start: Path | None = None) -> None:
-        """Begins in `out`, with the weights in `start` if given, or continues what is there."""
+        """Starts in `out`, with the weights in `start` if given, or continues the run that is
+        there.
+        """
         self.out = out
         self.part = part
         self.tokenizer = (
@@ -153,7 +156,7 @@ class Training:
         return self.step == len(self.stages)
 
     def take_step(self) -> float:
-        """Learns from the next batch; its loss before that."""
+        """Learns from the next batch; returns its loss before the update."""
         for group in self.optimizer.param_groups:
             group["lr"] = self.part.rate * learning_rate(self.step, len(self.stages))
         number = self.part.first_step + self.step
@@ -167,7 +170,7 @@ class Training:
         return loss.item()
 
     def save(self) -> None:
-        """Writes the checkpoint as a hub snapshot has it, and what a later run continues from."""
+        """Writes the checkpoint in the layout of a hub snapshot, and the state for a later run."""
         end, padding = (self.tokenizer.token_to_id(token) for token in (IM_END, END_OF_TEXT))
         self.model.config.eos_token_id, self.model.config.pad_token_id = end, padding
         self.model.generation_config = GenerationConfig(
@@ -193,9 +196,9 @@ def _saved_tokenizer(folder: Path) -> Tokenizer | None:
 
 
 def take_over(model: Qwen3_5ForCausalLM, tokenizer: Tokenizer, start: Path) -> None:
-    """Gives `model` the weights in `start`, embeddings by what their tokens read.
+    """Gives `model` the weights in `start`, with embeddings matched by the text of their tokens.
 
-    A token that was none there begins as the mean of the tokens it was read as.
+    A token that is new starts as the mean of the tokens that its text was read as.
     """
     theirs = Tokenizer.from_file(str(start / "tokenizer.json"))
     state = load_trunk(start).state_dict()
@@ -213,7 +216,7 @@ def take_over(model: Qwen3_5ForCausalLM, tokenizer: Tokenizer, start: Path) -> N
 def main(out: Path, minutes: float = 120.0, part: str = "first", start: Path | None = None) -> None:
     """Trains into OUT, for at most MINUTES; the same command continues where it stopped.
 
-    It begins with the weights in START; parts after the first keep the tokenizer there as well.
+    It starts with the weights in START; parts after the first also keep START's tokenizer.
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.manual_seed(0)

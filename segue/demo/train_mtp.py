@@ -1,9 +1,9 @@
 """Trains the demo model's draft layer: `python -m segue.demo.train_mtp DIR [--start FOLDER]`.
 
-This comes after `train DIR`. Only the layer learns; the trunk in DIR is its teacher and stays as it
-is, bit for bit. The layer learns the trunk's distribution, not the corpus: a draft is right when
-the trunk says the same. It learns on its own outputs too, as chained drafts are made. A run is a
-function of its steps, and of the checkpoint in FOLDER where the layer begins as the one there.
+Run it after `train DIR`. Only the layer learns; the trunk in DIR is its teacher and stays
+bit-identical. The layer learns the trunk's distribution, not the corpus: a draft is right if the
+trunk chooses the same token. It also learns on its own outputs, as chained drafts are made. A run
+is a function of its steps, and of the checkpoint in FOLDER if the layer starts from one.
 """
 
 import logging
@@ -30,15 +30,15 @@ from segue.demo.train import Batch, batch, learning_rate
 
 logger = logging.getLogger(__name__)
 
-# Each with the length of its chains. A step that follows another is half the cost of a batch, and
-# what it needs first is a first step that copies.
+# Each with its chain length. A further step in a chain costs half as much as a batch, and it first
+# needs a first step that copies.
 STAGES = (
     (Stage(600, 8, 128), 1),
     (Stage(500, 4, 256, TOOL_WEIGHTS), 1),
     (Stage(500, 4, 256, TOOL_WEIGHTS), 3),
     (Stage(400, 2, 512, LATE_WEIGHTS), 3),
 )
-# Of a chain's steps in the loss. Step j counts only when the drafts before it were right.
+# The weights of a chain's steps in the loss. Step j counts only if the drafts before it were right.
 STEP_WEIGHTS = (1.0, 0.7, 0.5)
 LOG_STEPS = 50
 SAVE_STEPS = 200
@@ -47,7 +47,8 @@ SAVE_STEPS = 200
 def loss_of(
     trunk: Qwen3_5ForCausalLM, head: MtpModel, batch: Batch, num_chained: int
 ) -> torch.Tensor:
-    """The steps' weighted cross-entropy with the trunk's distribution, on drafts that are made.
+    """The steps' weighted cross-entropy with the trunk's distribution, on the drafts that are made.
+    They are made within an answer: its first token and the user's words are never drafted.
 
     They are made within an answer: of its first token, or of the user's words, there are none.
     """
@@ -73,7 +74,7 @@ def loss_of(
 def main(out: Path, start: Path | None = None, share: float = 1.0) -> None:
     """Trains a draft layer for the checkpoint in OUT and writes it there.
 
-    With SHARE it takes that part of each stage's steps: enough where START has nearly this trunk.
+    SHARE is the part of each stage's steps to take: enough if START has nearly this trunk.
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.manual_seed(0)

@@ -1,1 +1,1 @@
-"""Starts a cluster: the one place that sees the router and both kinds of workers."""
+"""Starts a cluster: the only place that imports the router and both kinds of workers."""

@@ -1,4 +1,4 @@
-"""Ray's view of the processes: thin shells around what `python -m …` builds."""
+"""Ray actors for the processes: thin shells around what `python -m …` builds."""
 
 from __future__ import annotations
 
@@ -45,7 +45,9 @@ class RouterActor:
         return os.getpid()
 
     def drain(self) -> None:
-        """Returns when no turn runs: it takes no more, and ends those that take too long."""
+        """Returns when no turn is running. The router accepts no new turns, and ends those that
+        take too long.
+        """
         self._shell.call(lambda running: running.router.drain())
 
     def stop(self) -> None:
@@ -53,7 +55,7 @@ class RouterActor:
 
 
 class WorkerActor:
-    """One prefill or decode worker. Ray starts it again when its process dies."""
+    """One prefill or decode worker. Ray restarts it if its process dies."""
 
     def __init__(self, role: Role, options: WorkerOptions, config: Config) -> None:
         _begin_log(options.worker_id)
@@ -74,13 +76,13 @@ class WorkerActor:
 
 
 def _begin_log(name: str) -> None:
-    """A file beside Ray's own, which have what libraries print. One for all lives of a process."""
+    """Logs to a file next to Ray's own, which hold libraries' output. Restarts append to it."""
     setup_logging(name, file=logs_folder() / f"segue-{name}.log")
     logger.info("process started", extra={"pid": os.getpid()})
 
 
 def _worker(role: Role, options: WorkerOptions, config: Config) -> Any:
-    # Each process imports its own role only.
+    # Each process imports only its own role.
     if role is Role.PREFILL:
         from prefill_worker.__main__ import running as running_prefill
 

@@ -37,7 +37,7 @@ _ASK_AGAIN_S = 1.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cluster:
-    """`address` is the router's: what clients dial."""
+    """`address` is the router's, which clients connect to."""
 
     address: str
     config: Config
@@ -48,9 +48,9 @@ class Cluster:
 
 @contextlib.contextmanager
 def running_cluster(config: Config, report: Report) -> Iterator[Cluster]:
-    """Starts everything, yields when turns can be served, drains and stops on the way out.
+    """Starts everything, yields when turns can be served, drains and stops on exit.
 
-    Raises InvalidCheckpoint, InvalidConfig (a taken port, too little memory) and Unavailable.
+    Raises InvalidCheckpoint, InvalidConfig (port taken, too little memory) and Unavailable.
     """
     with running_prepared(prepare(config, report), report) as cluster:
         yield cluster
@@ -60,7 +60,7 @@ def running_cluster(config: Config, report: Report) -> Iterator[Cluster]:
 def running_prepared(
     prepared: Prepared, report: Report, hurry: threading.Event | None = None
 ) -> Iterator[Cluster]:
-    """As `running_cluster`, for what `prepare` has looked at. With `hurry` set, draining ends."""
+    """As `running_cluster`, with the result of `prepare`. Setting `hurry` ends draining."""
     config = prepared.config
     demands = demands_of(config)
     _share_cores(config.engine.num_threads)
@@ -88,7 +88,7 @@ def _start(
     router_demand, *worker_demands = demands
     report("starting the router")
     router = _actor_of(RouterActor, router_demand).remote(config, model)
-    # Ends last: its turns have drained by then, and the workers hold nothing.
+    # Stops last: by then its turns have drained and the workers hold nothing.
     cleanup.callback(_kill, router)
     address = _await_started(router, router_demand.process, timeout_s, report)
 
@@ -99,7 +99,7 @@ def _start(
         worker = _actor_of(WorkerActor, demand).remote(demand.role, options, config)
         workers[demand.process] = worker
         cleanup.callback(_kill, worker)
-    # Runs first: no new turns, the running ones end.
+    # Runs first: accepts no new turns, and the running ones end.
     cleanup.callback(stop_router, router, config.router.drain_s, hurry)
     for worker_id, worker in workers.items():
         report(f"loading the model in {worker_id}")
@@ -127,44 +127,44 @@ def _worker_options(
 
 
 def _share_cores(num_threads: int) -> None:
-    """For the processes that Ray starts here; they inherit our environment.
+    """Sets variables for the processes that Ray starts here; they inherit our environment.
 
     A thread that waits at a barrier must not spin: with two workers on two cores, spinning made a
-    decode step take 433 ms instead of 47 while a prompt was computed. Ray would set one thread for
-    OpenMP, which torch's own setting does not undo for all of its products.
+    decode step take 433 ms instead of 47 ms while a prompt was computed. Ray would set one thread
+    for OpenMP, which torch's own setting does not undo for all of its matrix products.
     """
     os.environ.setdefault("GOMP_SPINCOUNT", "0")
     os.environ.setdefault("OMP_NUM_THREADS", str(num_threads))
 
 
 def _actor_of(kind: type[Any], demand: Demand) -> Any:
-    """A class to be started by Ray: again and again, wherever it fits."""
+    """A class for Ray to start, and to restart without limit, on any node that fits."""
     return ray.remote(kind).options(max_restarts=-1, **demand.options())
 
 
 def _await_started(actor: Any, process: str, timeout_s: float, report: Report) -> str:
-    """The address of a process that serves. One that dies meanwhile, Ray starts again, and a few
-    times that is waited for. Raises what its start raised, and Unavailable.
+    """The address of a process once it serves. If it dies meanwhile, Ray restarts it, and we wait
+    for a few restarts. Raises the error of its start, or Unavailable.
     """
     deadline_at = time.monotonic() + timeout_s
     for _ in range(_MAX_DEATHS_AT_START):
         try:
             return _address_of(actor, process, deadline_at - time.monotonic())
         except RayActorError as error:
-            logger.info("died while it started", extra={"process": process, "error": str(error)})
-            report(f"{process} died while it started; starting it again")
+            logger.info("died during its start", extra={"process": process, "error": str(error)})
+            report(f"{process} died during its start; restarting it")
     raise Unavailable(
-        f"{process} died {_MAX_DEATHS_AT_START} times while it started; see "
+        f"{process} died {_MAX_DEATHS_AT_START} times during its start; see "
         f"segue-{process}.log and worker-*.err in {logs_folder()}"
     )
 
 
 def _address_of(actor: Any, process: str, timeout_s: float) -> str:
-    """Raises RayActorError when the process died meanwhile."""
+    """Raises RayActorError if the process died meanwhile."""
     try:
         address: str = ray.get(actor.address.remote(), timeout=max(timeout_s, 0.0))
     except ActorUnavailableError:
-        # Ray is starting it again: the next call waits for that.
+        # Ray is restarting it: the next call waits for that.
         time.sleep(_ASK_AGAIN_S)
         raise
     except RayTaskError as error:
@@ -182,7 +182,7 @@ def _address_of(actor: Any, process: str, timeout_s: float) -> str:
 
 
 def _await_joined(address: str, config: Config) -> None:
-    """Every worker has said hello to the router, so that the first turn finds all of them."""
+    """Waits until every worker has joined the router, so that the first turn finds all of them."""
     from segue.launch.ready import wait_until_ready
 
     wanted = config.cluster.prefill + config.cluster.decode

@@ -26,7 +26,7 @@ class Pin:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Of `label:zone=a, resource:rack1=0.01`. Raises ValueError."""
+        """Parses `label:zone=a, resource:rack1=0.01`. Raises ValueError."""
         labels: dict[str, str] = {}
         resources: dict[str, float] = {}
         for term in filter(None, (part.strip() for part in text.split(","))):
@@ -39,7 +39,7 @@ class Pin:
                 resources[name] = float(value)
             else:
                 raise ValueError(
-                    f"must list label:NAME=VALUE and resource:NAME=AMOUNT with commas, got {term!r}"
+                    f"must list label:NAME=VALUE or resource:NAME=AMOUNT, with commas, got {term!r}"
                 )
         return cls(labels=labels, resources=resources)
 
@@ -56,48 +56,50 @@ def _is_amount(text: str) -> bool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClusterConfig:
-    """Section `[cluster]`: what runs, and how much of it."""
+    """Section `[cluster]`: which processes run, and how many."""
 
     model: str = "demo"
-    """"demo" is the checkpoint in the package; otherwise a folder or a hub id."""
+    """"demo" is the bundled checkpoint; otherwise a folder or a hub id."""
     prefill: int = 1
     """Prefill workers."""
     decode: int = 1
     """Decode workers."""
     ray_address: str = ""
-    """An existing Ray cluster, as host:port. Empty is what the environment's RAY_ADDRESS says, and
-    starts Ray here where that is not set; "local" starts it here in any case.
+    """An existing Ray cluster, as host:port. If empty, the environment's RAY_ADDRESS is used, and
+    if that is not set, Ray is started here. "local" always starts Ray here.
     """
     worker_host: str = "127.0.0.1"
     """Address that workers listen on; "node" is the address of their Ray node."""
     worker_announce: str = ""
-    """Address that others use to reach a worker; empty is `worker_host`, or the node's address
-    where that is a wildcard such as 0.0.0.0.
+    """Address that others use to reach a worker. If empty, it is `worker_host`, or the node's
+    address if that is a wildcard such as 0.0.0.0.
     """
     prefill_port: int = 0
-    """gRPC port of prefill-0; the next worker has the next port. 0 lets the system choose."""
+    """gRPC port of prefill-0; each further worker has the next port. 0 lets the system choose."""
     prefill_metrics_port: int = 0
-    """The same for its metrics."""
+    """The same for metrics."""
     decode_port: int = 0
     decode_metrics_port: int = 0
     gpus_per_prefill: float = 1.0
-    """With `[engine] device` = "cuda": the part of a GPU that Ray counts for a prefill worker. With
-    0.5 here and below, a prefill and a decode worker share one; each allocates what its own
-    `cache_bytes` says.
+    """With `[engine] device` = "cuda": the fraction of a GPU that Ray reserves for a prefill
+    worker. With 0.5 here and below, a prefill and a decode worker share one GPU; each allocates its
+    own `cache_bytes`.
     """
     gpus_per_decode: float = 1.0
     cpus_per_worker: float = 0.0
-    """CPUs that Ray counts for a worker. 0 lets Ray put workers on any node, however busy."""
+    """CPUs that Ray reserves for a worker. 0 lets Ray put workers on any node, even a busy one."""
     router_on: str = ""
-    """Where the router may run: `label:NAME=VALUE` and `resource:NAME=AMOUNT`, with commas. After
-    a restart it must be reached where it was, so on several nodes it needs a label.
+    """Where the router may run: `label:NAME=VALUE` and `resource:NAME=AMOUNT`, comma-separated.
+    After a restart it must keep its address, so with several nodes it needs a label.
     """
     prefill_on: str = ""
-    """Where prefill workers may run, likewise."""
+    """Where prefill workers may run; same format."""
     decode_on: str = ""
-    """Where decode workers may run, likewise."""
+    """Where decode workers may run; same format."""
     start_timeout_s: float = 600.0
-    """How long a worker may take from its start until it is ready: large checkpoints load long."""
+    """The longest time from a worker's start until it is ready; large checkpoints take long to
+    load.
+    """
 
     def __post_init__(self) -> None:
         for name in ("prefill", "decode"):

@@ -1,4 +1,4 @@
-"""What each process asks of Ray, and whether a Ray cluster can give it: pure, without Ray."""
+"""What each process asks Ray for, and whether a Ray cluster can provide it: pure, without Ray."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Any
 from segue.launch.config import ANYWHERE, Config, Pin
 from segue.types import Role
 
-# Ray counts in ten-thousandths; sums of fractions must not fail for less.
+# Ray counts in units of 1/10,000; sums of fractions must not fail over smaller differences.
 _TOLERANCE = 1e-4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Demand:
-    """Of one process. The router has no role."""
+    """One process's demand. The router has no role."""
 
     role: Role | None = None
     index: int = 0
@@ -25,11 +25,11 @@ class Demand:
 
     @property
     def process(self) -> str:
-        """Its name, in logs and among the workers."""
+        """Its name in logs and among the workers."""
         return f"{self.role.value}-{self.index}" if self.role else "router"
 
     def options(self) -> dict[str, Any]:
-        """As Ray's actors take them."""
+        """The options of a Ray actor."""
         options: dict[str, Any] = {"num_cpus": self.cpus, "num_gpus": self.gpus}
         if self.pin.resources:
             options["resources"] = dict(self.pin.resources)
@@ -51,7 +51,9 @@ class Demand:
 
 
 def demands_of(config: Config) -> list[Demand]:
-    """Of the router and of each worker. Only workers on a GPU ask for one, or a part of one."""
+    """The demands of the router and each worker. Only workers on GPUs request a GPU, or a fraction
+    of one.
+    """
     cluster = config.cluster
     on_gpu = config.engine.device.startswith("cuda")
 
@@ -79,12 +81,12 @@ def demands_of(config: Config) -> list[Demand]:
 
 @dataclass(slots=True, kw_only=True)
 class NodeRoom:
-    """What is left of a node while demands are placed on it one by one."""
+    """A node's remaining resources while demands are placed on it one by one."""
 
     labels: Mapping[str, str]
     amounts: dict[str, float]
     gpus: list[float] = field(default_factory=list)
-    """Of each GPU: a fraction must fit on one of them."""
+    """The free part of each GPU: a fraction must fit on a single GPU."""
 
     @classmethod
     def of(cls, resources: Mapping[str, float], labels: Mapping[str, str]) -> NodeRoom:
@@ -92,14 +94,14 @@ class NodeRoom:
         return cls(labels=labels, amounts=dict(resources), gpus=[1.0] * num_gpus)
 
     def take(self, demand: Demand) -> bool:
-        """Whether the demand fits; then it is counted."""
+        """Places the demand if it fits; returns whether it did."""
         if any(self.labels.get(name) != value for name, value in demand.pin.labels.items()):
             return False
         others = {name: amount for name, amount in demand.amounts.items() if name != "GPU"}
         if any(self.amounts.get(name, 0.0) + _TOLERANCE < n for name, n in others.items()):
             return False
         if demand.gpus:
-            # Best fit, as Ray does it: parts of a GPU go where a part is taken already.
+            # Best fit, as in Ray: fractions go to GPUs that are already shared.
             fitting = [free for free in self.gpus if free + _TOLERANCE >= demand.gpus]
             if not fitting:
                 return False
@@ -110,10 +112,12 @@ class NodeRoom:
 
 
 def misfit(demands: Iterable[Demand], nodes: Sequence[NodeRoom]) -> Demand | None:
-    """A process that finds no room on the nodes, the largest demands placed first. Changes them."""
+    """A process that does not fit on the nodes, if any; places the largest demands first. Modifies
+    `nodes`.
+    """
 
     def size(demand: Demand) -> tuple[float, ...]:
-        # The choosy first: what is pinned has fewer places to go to.
+        # The pickiest first: pinned processes have fewer possible nodes.
         return (len(demand.pin.labels), sum(demand.pin.resources.values()), demand.gpus)
 
     for demand in sorted(demands, key=size, reverse=True):
@@ -123,7 +127,7 @@ def misfit(demands: Iterable[Demand], nodes: Sequence[NodeRoom]) -> Demand | Non
 
 
 def totals(demands: Iterable[Demand]) -> dict[str, float]:
-    """What all of them ask for together, by the name of the resource."""
+    """The sum of the demands by resource name."""
     sums: dict[str, float] = {}
     for demand in demands:
         for name, amount in demand.amounts.items():
@@ -134,27 +138,27 @@ def totals(demands: Iterable[Demand]) -> dict[str, float]:
 def shortage(
     demands: Sequence[Demand], nodes: Sequence[NodeRoom], available: Mapping[str, float]
 ) -> str:
-    """What is missing for the demands, with both numbers; empty when they can be placed.
+    """The missing resources, with both numbers; empty if the demands can be placed.
 
-    `available` is what nobody uses now, of the whole cluster.
+    `available` is what is currently unused in the whole cluster.
     """
     wanted = totals(demands)
     has = {name: sum(node.amounts.get(name, 0.0) for node in nodes) for name in wanted}
     where = f"{len(nodes)} node{'s' if len(nodes) != 1 else ''}"
     if short := [name for name in wanted if has[name] + _TOLERANCE < wanted[name]]:
         return (
-            f"it needs {_listed(wanted, short)}, and the Ray cluster has {_listed(has, short)} on "
+            f"it needs {_listed(wanted, short)}, but the Ray cluster has {_listed(has, short)} on "
             f"{where}"
         )
     if busy := [n for n in wanted if available.get(n, 0.0) + _TOLERANCE < wanted[n]]:
         free = {name: available.get(name, 0.0) for name in busy}
         return (
-            f"it needs {_listed(wanted, busy)}, and of the Ray cluster's {_listed(has, busy)} only "
+            f"it needs {_listed(wanted, busy)}, but of the Ray cluster's {_listed(has, busy)} only "
             f"{_listed(free, busy)} is not in use"
         )
     if (unplaced := misfit(demands, nodes)) is not None:
         return (
-            f"{unplaced}, and no node has that left beside the others; the Ray cluster has {where}"
+            f"{unplaced}, but no node has that left after the others; the Ray cluster has {where}"
         )
     return ""
 

@@ -1,7 +1,7 @@
-"""Whether this machine has the devices that the settings name, looked at without importing torch.
+"""Checks that this machine has the configured devices, without importing torch.
 
-Only where Ray starts here: on another Ray cluster the machine that asks may have none, and its
-nodes are judged by their resources.
+Only if Ray starts here: with another Ray cluster this machine may have no devices, and the nodes
+are judged by their resources.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ INFINIBAND = Path("/sys/class/infiniband")
 _CPU_MOONCAKE = "mooncake-transfer-engine-non-cuda"
 _CUDA_EXTRA = "`pip install -e '.[cuda]'` without an index of CPU builds"
 _NO_DEVICE = 100
-"""Of `cuInit`: the driver is there and has nothing, or CUDA_VISIBLE_DEVICES hides all of it."""
+"""From `cuInit`: the driver is installed, but finds no GPU, or CUDA_VISIBLE_DEVICES hides all."""
 
 
 def require_devices(
@@ -61,7 +61,7 @@ def _require_cuda_builds(torch_version: str) -> None:
 
 
 def torch_version_text() -> str:
-    """What torch's `version.py` says of its build; empty where it cannot be found."""
+    """The text of torch's `version.py`, which describes its build; empty if it cannot be found."""
     found = importlib.util.find_spec("torch")
     if found is None or found.origin is None:
         return ""
@@ -72,8 +72,8 @@ def torch_version_text() -> str:
 
 
 def count_gpus() -> int | None:
-    """What a process of this environment may use, as the driver counts; None where that is not
-    known.
+    """The number of GPUs that a process in this environment may use, according to the driver; None
+    if unknown.
     """
     try:
         driver = ctypes.CDLL("libcuda.so.1")

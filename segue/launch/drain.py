@@ -1,4 +1,4 @@
-"""The end of a cluster: running turns are finished first, unless somebody is in a hurry."""
+"""Stops a cluster: running turns are finished first, unless the user is in a hurry."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _LOOK_EVERY_S = 0.2
 
 
 def draining_words(address: str, drain_s: float) -> str:
-    """What is waited for, and how not to."""
+    """What the stop waits for, and how to skip the wait."""
     num_turns = asyncio.run(_num_turns(address))
     if num_turns == 0:
         return "draining: no turn is running"
@@ -32,7 +32,7 @@ def draining_words(address: str, drain_s: float) -> str:
 
 
 async def _num_turns(address: str) -> int | None:
-    """None where the router does not say."""
+    """None if the router does not answer."""
     async with Client(address) as client:
         try:
             return (await client.status(timeout_s=_ASK_TIMEOUT_S)).router.running_turns
@@ -43,29 +43,29 @@ async def _num_turns(address: str) -> int | None:
 def leave_in_order(
     router: Any, workers: Collection[Any], drain_s: float, hurry: threading.Event
 ) -> None:
-    """Ends the turns, then has the workers leave, so that the router, which goes last, misses none
-    of them. Waits for nothing once `hurry` is set.
+    """Drains the turns, then stops the workers. The router stops last, so it sees every worker
+    leave. Waits for nothing once `hurry` is set.
     """
     await_done([router.drain.remote()], drain_s + STOP_TIMEOUT_S, hurry)
     await_done([worker.stop.remote() for worker in workers], STOP_TIMEOUT_S, hurry)
 
 
 def stop_router(router: Any, drain_s: float, hurry: threading.Event) -> None:
-    """Also of a cluster that was not ready yet."""
+    """Works also for a cluster that was not ready yet."""
     await_done([router.stop.remote()], drain_s + STOP_TIMEOUT_S, hurry)
 
 
 def await_done(calls: list[Any], timeout_s: float, hurry: threading.Event) -> None:
-    """Until all have ended, or `hurry` is set."""
+    """Waits until all have ended, or `hurry` is set."""
     ends_at = time.monotonic() + timeout_s
     while not hurry.is_set():
-        # In short waits: a signal is seen between them.
+        # Short waits, so that a signal is handled between them.
         ended, running = ray.wait(calls, num_returns=len(calls), timeout=_LOOK_EVERY_S)
         if not running:
             _read(ended)
             return
         if time.monotonic() > ends_at:
-            logger.warning("a process did not stop in %g s", timeout_s)
+            logger.warning("a process did not stop within %g s", timeout_s)
             return
 
 
@@ -73,4 +73,4 @@ def _read(ended: list[Any]) -> None:
     try:
         ray.get(ended)
     except RayError as error:
-        logger.warning("a process did not stop in order: %s", error)
+        logger.warning("a process did not stop cleanly: %s", error)

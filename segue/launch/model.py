@@ -1,7 +1,8 @@
-"""Which model is served and what memory it gets: settled before Ray starts, and before a download.
+"""Settles which model is served and how much memory it gets, before Ray starts and before a
+download.
 
-a folder    what it is, are its files whole, do its weights and caches fit ─▶ start
-a hub id    the same of its list of files, then of its config.json ─▶ download ─▶ as a folder
+a folder    check the model's kind, its files, and that weights and caches fit ─▶ start
+a hub id    the same with its list of files and config.json ─▶ download ─▶ as a folder
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ Report = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Machine:
-    """What memory there is. A part that is None is not known, and not checked."""
+    """The machine's memory. None means unknown, and is not checked."""
 
     host: Memory | None
     gpu: Memory | None = None
@@ -37,12 +38,11 @@ class Machine:
 def locate(
     config: Config, report: Report, *, machine: Machine | None = None
 ) -> tuple[str, Config, str]:
-    """What processes load, the configuration with its memory settled, and that in words.
+    """The path that processes load, the configuration with its memory settled, and a description.
 
-    A worker on a GPU settles what it takes of its own by itself, so here it is only checked. On
-    another Ray cluster nodes have folders, caches and memory of their own: the name is left as
-    it is, and workers settle their memory themselves. A folder that is here as well is looked at.
-    Raises InvalidCheckpoint and InvalidConfig.
+    A worker on a GPU settles its own memory, so here it is only checked. Nodes of another Ray
+    cluster have their own folders, caches and memory: the name is left as it is, and the workers
+    settle their memory. A folder that also exists here is checked.
     """
     model = config.cluster.model
     if config.cluster.ray_address:
@@ -62,8 +62,8 @@ def locate(
 
 
 def memory_in_words(need: WorkerNeed, engine: EngineConfig, config: Config) -> str:
-    """One line: what each worker takes, and what a decode worker gets for it. Empty where workers
-    settle it themselves.
+    """One line: the memory of each worker, and what a decode worker can hold in it. Empty if
+    workers settle it themselves.
     """
     if not isinstance(engine.cache_bytes, int):
         return ""
@@ -73,7 +73,7 @@ def memory_in_words(need: WorkerNeed, engine: EngineConfig, config: Config) -> s
     lowered = engine.max_running < config.engine.max_running
     return (
         f"memory: {config.cluster.prefill + config.cluster.decode} workers × (weights "
-        f"{size(need.weight_bytes)} + cache {size(engine.cache_bytes)}); of it a decode worker has "
+        f"{size(need.weight_bytes)} + cache {size(engine.cache_bytes)}); a decode worker has "
         f"{sizes.num_slots} slots of {size(need.layout.slot_bytes)} and pages for "
         f"{sizes.num_pages * need.layout.page_tokens} tokens, and runs {engine.max_running} turns "
         f"at once"
@@ -82,7 +82,7 @@ def memory_in_words(need: WorkerNeed, engine: EngineConfig, config: Config) -> s
 
 
 def described(config: Config) -> str:
-    """As `locate` would say it, of a folder that is here; for `--print-config`, so nothing is
+    """The description from `locate` for a local folder. For `--print-config`, so nothing is
     downloaded and nothing raised.
     """
     if config.cluster.ray_address or not is_local(config.cluster.model):
@@ -99,7 +99,7 @@ def _check(folder: Path, config: Config) -> WorkerNeed:
 
 
 def _settle(need: WorkerNeed, config: Config, machine: Machine) -> EngineConfig:
-    """Raises InvalidConfig where it does not fit."""
+    """Raises InvalidConfig if it does not fit."""
     engine, num_workers = config.engine, config.cluster.prefill + config.cluster.decode
     if engine.device == "cuda":
         if machine.host is not None:
@@ -113,8 +113,8 @@ def _settle(need: WorkerNeed, config: Config, machine: Machine) -> EngineConfig:
 
 
 def _judge_hub(model: str, config: Config, machine: Machine, report: Report) -> None:
-    """Refuses what could not be served, before its weights are downloaded. Where the hub does not
-    answer, what is in its cache here is judged later, as a folder.
+    """Rejects a model that cannot be served before its weights are downloaded. If the hub does not
+    answer, the local hub cache is checked later, as a folder.
     """
     files = hub_files(model)
     if files is None:
@@ -125,9 +125,9 @@ def _judge_hub(model: str, config: Config, machine: Machine, report: Report) -> 
     published_bytes = _weights_of(files)
     served = ServedModel.before_download(folder, config.engine, published_bytes=published_bytes)
     _settle(served.need(max_drafts=config.decode.max_drafts), config, machine)
-    report(f"downloading {size(published_bytes)} of weights, unless they are here already")
+    report(f"downloading {size(published_bytes)} of weights, unless they are already here")
 
 
 def _weights_of(files: Mapping[str, int]) -> int:
-    """As published: an estimate, which has a vision tower too where there is one."""
+    """As published: an estimate that includes a vision tower, if there is one."""
     return sum(num_bytes for name, num_bytes in files.items() if name.endswith(".safetensors"))

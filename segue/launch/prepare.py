@@ -1,6 +1,6 @@
-"""What is settled before Ray is imported and started: model, port, threads, surroundings.
+"""Settles the model, port, threads and surroundings before Ray is imported and started.
 
-What is wrong with these is said within a second, not after Ray's start.
+An error in these is reported within a second, not after Ray's start.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from segue.wire.addresses import Hosts
 from segue.wire.server import free_port
 
 Report = Callable[[str], None]
-"""Told what is being started, in words for a person."""
+"""Receives progress messages for a person."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prepared:
-    """`config` has every value that was left open; `model` is what the processes load."""
+    """`config` has no open values; `model` is what the processes load."""
 
     config: Config
     model: str
 
 
 def prepare(config: Config, report: Report) -> Prepared:
-    """Raises InvalidCheckpoint, InvalidConfig, and Unavailable for a Ray that is not there."""
+    """Raises InvalidCheckpoint, InvalidConfig, and Unavailable if Ray cannot be reached."""
     report("finding the model")
     address = ray_address(config.cluster.ray_address)
     config = replace(config, cluster=replace(config.cluster, ray_address=address))
@@ -48,9 +48,10 @@ def prepare(config: Config, report: Report) -> Prepared:
 
 
 def _with_port(config: Config) -> Config:
-    """A free port, found now: a router that is started again must be where it was before.
+    """Picks a free port now, because a restarted router must keep its address.
 
-    On another cluster the router's node has ports of its own. Raises InvalidConfig for a taken one.
+    On another cluster the router's node has its own ports. Raises InvalidConfig if the port is
+    taken.
     """
     if config.cluster.ray_address:
         return config
@@ -60,7 +61,8 @@ def _with_port(config: Config) -> Config:
 
 
 def _with_threads(config: Config) -> Config:
-    """Every worker may use every core of this machine: prefill and decode of one turn take turns.
+    """Every worker may use every core of this machine: prefill and decode of one turn alternate. On
+    another cluster the operator decides.
 
     On another cluster that is for its operator to say.
     """

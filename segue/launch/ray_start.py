@@ -1,4 +1,4 @@
-"""Starts or joins Ray, and says in one line what is wrong where that does not work."""
+"""Starts or joins Ray, and reports a failure in one line."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from segue.native_stderr import captured_stderr, silence_native_stderr
 logger = logging.getLogger(__name__)
 
 _JOIN_TIMEOUT_S = 10.0
-# On a busy machine Ray takes some 15 s to start; it gives up on its own parts after 30.
+# On a busy machine Ray takes about 15 s to start; it gives up on its own parts after 30 s.
 _START_TIMEOUT_S = 60.0
 _SLOW_AFTER_S = 10.0
 _INTERRUPTED_GRACE_S = 5.0
-# What others used a moment ago is given back with a delay.
+# Resources that were just released become available with a delay.
 _ROOM_TIMEOUT_S = 5.0
 _OBJECT_STORE_BYTES = 100 << 20
 
 
 def logs_folder() -> Path:
-    """Of this node, in Ray's session folder."""
+    """This node's log folder, in Ray's session folder."""
     context = ray.get_runtime_context()
     return Path(str(context.get_temp_dir()), str(context.get_session_name()), "logs")
 
@@ -57,7 +57,7 @@ def _started(address: str, demands: Sequence[Demand], report: Report) -> Iterato
     else:
         report("starting Ray")
         options = _local_options(has_cpus=any(demand.cpus for demand in demands))
-    # The driver's own prints go to people; workers' logs stay in Ray's session folder.
+    # The driver's own output goes to the user; workers' logs stay in Ray's session folder.
     options |= {"log_to_driver": False, "logging_level": logging.ERROR}
     timeout_s = _JOIN_TIMEOUT_S if address else _START_TIMEOUT_S
     may_end = threading.Event()
@@ -71,21 +71,19 @@ def _started(address: str, demands: Sequence[Demand], report: Report) -> Iterato
 
 
 def ended_parts() -> list[str]:
-    """Of a Ray that we started: its processes that have ended, without which nothing is started
-    again any more.
-    """
+    """The processes that have ended in a Ray that we started. Without them Ray restarts nothing."""
     node = ray._private.worker._global_node
     dead = node.dead_processes() if node is not None else []
     return sorted({kind for kind, _ in dead} & {"gcs_server", "raylet"})
 
 
 def _local_options(*, has_cpus: bool) -> dict[str, Any]:
-    # Usage statistics would be sent to the internet.
+    # Ray would send usage statistics to the internet.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    # Ray starts its workers at niceness 15; ours are what the machine is there for.
+    # Ray starts its workers at niceness 15, but ours are the machine's main work.
     os.environ.setdefault("RAY_worker_niceness", "0")
-    # Ray would start a Python process a core, and map a third of the memory, for tasks and objects
-    # that we do not have: 8 of 12 s of its start on two busy cores.
+    # Ray would start one Python process per core, and map a third of the memory, for tasks and
+    # objects that we do not use: 8 of the 12 s of its start on two busy cores.
     return {
         "address": "local",
         "include_dashboard": False,
@@ -97,8 +95,8 @@ def _local_options(*, has_cpus: bool) -> dict[str, Any]:
 def _init(
     options: dict[str, Any], timeout_s: float, report: Report, may_end: threading.Event
 ) -> None:
-    """`ray.init`, in a thread: it can hang in native code, where no signal interrupts it, and it
-    would replace the main thread's signal handlers.
+    """Runs `ray.init` in a thread: it can hang in native code, where no signal interrupts it, and
+    it would replace the main thread's signal handlers.
 
     The thread lives until `may_end`: Ray's processes die with the thread that started them.
     """
@@ -119,13 +117,14 @@ def _init(
         try:
             _wait_for(is_over, timeout_s, report)
         except BaseException:
-            # A signal. What has started is shut down in order, or its agents would stay a minute.
+            # A signal. Started parts are shut down in order; otherwise its agents would stay for a
+            # minute.
             is_over.wait(_INTERRUPTED_GRACE_S)
             raise
         said = native()
-    logger.debug("Ray's native part said", extra={"text": said})
+    logger.debug("output of Ray's native part", extra={"text": said})
     if not is_over.is_set():
-        # Its thread goes on trying, and saying so, until this process ends.
+        # Its thread keeps trying, and printing errors, until this process ends.
         silence_native_stderr()
         raise Unavailable(_did_not(options["address"], f"no answer for {timeout_s:g} s", said))
     if failures:
@@ -152,7 +151,7 @@ def _wait_for(is_over: threading.Event, timeout_s: float, report: Report) -> Non
 
 
 def _signal_keeper() -> Callable[[], None]:
-    """Puts the handlers of now back whenever it is called. Ray's native part installs one for
+    """Returns a function that restores the current handlers. Ray's native part installs one for
     SIGTERM that prints a stack and aborts the process.
     """
     if threading.current_thread() is not threading.main_thread():
@@ -167,7 +166,7 @@ def _signal_keeper() -> Callable[[], None]:
 
 
 def _did_not(address: str, reason: str, native: str) -> str:
-    """One line out of Ray's exception and what its native part wrote."""
+    """One line from Ray's exception and the output of its native part."""
     what = "Ray did not start here" if address == "local" else f"cannot join Ray at {address}"
     if "InvalidAuthToken" in native or "oken authentication" in reason:
         return (
@@ -178,8 +177,8 @@ def _did_not(address: str, reason: str, native: str) -> str:
 
 
 def require_room(demands: Sequence[Demand]) -> None:
-    """Raises Unavailable, saying what is missing, when Ray could not place the processes: it would
-    wait for ever for nodes that have it.
+    """Raises Unavailable, naming what is missing, if Ray cannot place the processes: it would wait
+    forever for nodes that can take them.
     """
     deadline_at = time.monotonic() + _ROOM_TIMEOUT_S
     while missing := shortage(demands, _nodes(), ray.available_resources()):

@@ -1,4 +1,4 @@
-"""Waits until a router answers and knows all of its workers."""
+"""Waits until a router answers and all of its workers have joined."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _LOOK_EVERY_S = 0.1
 
 
 def wait_until_ready(target: str, *, num_workers: int, timeout_s: float, clock: Clock) -> None:
-    """Raises Unavailable, saying what is missing."""
+    """Raises Unavailable, naming what is missing."""
     asyncio.run(_wait(target, num_workers, clock() + timeout_s, clock))
 
 
@@ -24,7 +24,7 @@ async def _wait(target: str, num_workers: int, deadline_at: float, clock: Clock)
             if not missing:
                 return
             if clock() > deadline_at:
-                raise Unavailable(f"the cluster at {target} did not get ready: {missing}")
+                raise Unavailable(f"the cluster at {target} did not become ready: {missing}")
             await asyncio.sleep(_LOOK_EVERY_S)
 
 
@@ -37,7 +37,7 @@ async def _missing(client: Client, num_workers: int) -> str:
 
 
 def missing_of(status: ClusterStatus, num_workers: int) -> str:
-    """Empty when turns can be served and all workers are there."""
+    """Empty if turns can be served and all workers are there."""
     ready = [worker for worker in status.workers if worker.health is WorkerHealth.READY]
     if status.ready and len(ready) >= num_workers:
         return ""

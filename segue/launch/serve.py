@@ -1,4 +1,4 @@
-"""`segue serve`: a cluster with its progress shown, and a clean end."""
+"""`segue serve`: a cluster with progress output and a clean stop."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ _LOOK_EVERY_S = 1.0
 
 
 def serve_until_signal(config: Config, progress: Console, out: Console) -> None:
-    """Blocks until SIGTERM or SIGINT, and until the running turns have ended, which a further
-    SIGINT does not wait for. Progress goes to `progress`, one line when ready to `out`.
+    """Blocks until SIGTERM or SIGINT, and then until the running turns have ended; a second SIGINT
+    skips that wait. Progress goes to `progress`, and one line when ready to `out`.
 
-    A signal during the start stops what was started and raises SystemExit with the status that
-    shells give a program that the signal ended: 143 for SIGTERM, 130 for SIGINT.
+    A signal during the start stops what was started and raises SystemExit with the shell's status
+    for a program ended by a signal: 143 for SIGTERM, 130 for SIGINT.
     """
     stop, is_ready, hurry = threading.Event(), threading.Event(), threading.Event()
     received: list[int] = []
@@ -32,8 +32,8 @@ def serve_until_signal(config: Config, progress: Console, out: Console) -> None:
     def on_signal(number: int, frame: FrameType | None) -> None:
         stop.set()
         received.append(number)
-        # A second one must not break the clean-up, which is bounded. Ray passes this exception on
-        # as it is; of SystemExit it would lose the status.
+        # A second signal must not break the clean-up, which is bounded. Ray passes this exception
+        # on unchanged; it would lose the status of a SystemExit.
         if len(received) == 1 and not is_ready.is_set():
             raise KeyboardInterrupt
         if len(received) > 1 and is_ready.is_set() and number == signal.SIGINT:
@@ -49,7 +49,7 @@ def serve_until_signal(config: Config, progress: Console, out: Console) -> None:
 
     try:
         prepared = prepare(config, report)
-        # Ray takes a second to import, which nothing that is wrong above should wait for.
+        # Ray takes a second to import; errors above should not wait for that.
         from segue.launch.cluster import running_prepared
         from segue.launch.ray_start import ended_parts
 
@@ -72,12 +72,12 @@ def serve_until_signal(config: Config, progress: Console, out: Console) -> None:
 
 
 def _give_up(ended: Sequence[str], progress: Console) -> NoReturn:
-    """Ends the process, and with it what is left of Ray: an orderly stop would wait a minute for
-    answers of Ray's, and whoever supervises us can start everything anew.
+    """Ends the process, and with it the rest of Ray: a clean stop would wait a minute for Ray's
+    answers, and a supervisor can restart everything.
     """
     progress.print(
-        f"[bold red]error[/] Unavailable: Ray's {' and '.join(ended)} ended, so that nothing would "
-        "be started again; start the cluster anew",
+        f"[bold red]error[/] Unavailable: Ray's {' and '.join(ended)} ended, so nothing can be "
+        "restarted; start the cluster again",
         soft_wrap=True,
     )
     os._exit(1)

@@ -1,8 +1,7 @@
-"""Runs an async context manager in a thread with an event loop of its own, and starts it again when
-its start fails.
+"""Runs an async context manager in a thread with its own event loop, and retries a failed start.
 
-Ray calls an actor from outside its event loop and may start it again at any time, so what an actor
-runs starts in its constructor and lives in its own thread. No Ray here: this is tested alone.
+Ray calls an actor from outside its event loop and may restart it at any time. An actor's work
+therefore starts in its constructor and lives in its own thread. No Ray here: this is tested alone.
 """
 
 from __future__ import annotations
@@ -24,8 +23,8 @@ logger = logging.getLogger(__name__)
 FIRST_RETRY_S = 0.5
 MAX_RETRY_S = 15.0
 LEAVE_AFTER_S = 5.0
-"""After a failure that nobody foresaw, until the process ends: whoever waits hears of the failure,
-and a process that cannot start is not started in a tight loop.
+"""The wait between an unexpected failure and the exit of the process. Waiting callers receive the
+failure, and a process that cannot start is not restarted in a tight loop.
 """
 
 
@@ -40,10 +39,10 @@ Running = TypeVar("Running", bound=Served)
 class Shell(Generic[Running]):
     """`start` is called in the new thread; the object that it yields serves until `stop`.
 
-    A start that raises a SegueError (a folder that is away, a port that is taken) is tried again
-    here, at growing intervals and for ever: Ray does not start an actor again that lives. After
-    any other error the state of native libraries is unknown, so the process ends by `leave`, and
-    Ray starts a new one.
+    A start that raises a SegueError (a missing folder, a taken port) is retried here without limit,
+    at growing intervals: Ray does not restart an actor that is alive. After any other error the
+    state of native libraries is unknown, so the process exits through `leave`, and Ray starts a new
+    one.
     """
 
     def __init__(
@@ -69,17 +68,17 @@ class Shell(Generic[Running]):
         self._thread.start()
 
     def wait_started(self) -> Running:
-        """Blocks until it serves. Raises what the start raised that was under way."""
+        """Blocks until it serves. Raises the error of the current start."""
         return self._attempt.result()
 
     def call(self, work: Callable[[Running], Coroutine[Any, Any, None]]) -> None:
-        """Does `work` in its event loop, and waits until that is done."""
+        """Runs `work` in its event loop, and waits until it is done."""
         running = self.wait_started()
         assert self._loop is not None
         asyncio.run_coroutine_threadsafe(work(running), self._loop).result()
 
     def stop(self) -> None:
-        """Asks it to end, and waits until it has."""
+        """Requests the stop, and waits until it has stopped."""
         self._has_loop.wait()
         assert self._loop is not None
         assert self._stop is not None
@@ -98,7 +97,7 @@ class Shell(Generic[Running]):
             is_foreseen = isinstance(error, SegueError)
             wait_s = delay_s if is_foreseen else self._leave_after_s
             logger.error(
-                "did not start; trying again" if is_foreseen else "did not start",
+                "did not start; retrying" if is_foreseen else "did not start",
                 extra={"error": f"{type(error).__name__}: {error}", "retry_in_s": wait_s},
                 exc_info=None if is_foreseen else error,
             )
@@ -111,7 +110,7 @@ class Shell(Generic[Running]):
             self._attempt = Future()
 
     async def _serve(self) -> Exception | None:
-        """From a start to its end. The error when it did not start, else None."""
+        """Runs from the start to the end. Returns the error if it did not start, else None."""
         assert self._stop is not None
         attempt = self._attempt
         try:
@@ -120,12 +119,12 @@ class Shell(Generic[Running]):
                 await self._stop.wait()
         except Exception as error:
             if attempt.done():
-                logger.exception("did not stop in order" if self._stop.is_set() else "failed")
+                logger.exception("did not stop cleanly" if self._stop.is_set() else "failed")
                 if not self._stop.is_set():
-                    # It serves no more: Ray starts a new process.
+                    # It no longer serves: Ray starts a new process.
                     self._leave(error)
                 return None
-            # Ray carries it to another process: only our errors are sure to pickle.
+            # Ray sends it to another process: only our errors are sure to pickle.
             attempt.set_exception(
                 error if isinstance(error, SegueError) else RuntimeError(f"{error!r}")
             )
@@ -134,7 +133,7 @@ class Shell(Generic[Running]):
 
 
 def retry_delays_s() -> Iterator[float]:
-    """Growing and bounded, for ever."""
+    """Delays that grow up to a bound, without end."""
     return (min(FIRST_RETRY_S * 2**attempt, MAX_RETRY_S) for attempt in itertools.count())
 
 

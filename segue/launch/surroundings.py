@@ -1,6 +1,6 @@
-"""What Ray needs of this machine and of its address, looked at without importing Ray.
+"""Checks what Ray needs from this machine and its address, without importing Ray.
 
-Ray itself would say these things late, in the middle of a traceback, or not at all.
+Ray itself would report these errors late, in the middle of a traceback, or not at all.
 """
 
 from __future__ import annotations
@@ -14,25 +14,28 @@ from pathlib import Path
 from segue.errors import InvalidConfig, Unavailable
 
 _REACH_TIMEOUT_S = 5.0
-# Of one process. Ray's own and an idle worker have some 70 open; connections add to that.
+# Per process. Ray's own processes and an idle worker have about 70 open files; connections add to
+# that.
 _MIN_OPEN_FILES = 256
 _OPEN_FILES_PER_WORKER = 16
 _WANTED_OPEN_FILES = 65_536
-# Below it Ray makes ray/session_<date>_<time>_<microseconds>_<pid>/sockets/plasma_store, and a
+# In it Ray creates ray/session_<date>_<time>_<microseconds>_<pid>/sockets/plasma_store, and a
 # socket's path has at most 107 bytes.
 _MAX_TEMP_DIR_BYTES = 107 - len("/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store")
 
 
 def ray_address(setting: str) -> str:
-    """The Ray cluster to join; empty to start Ray here. Ray's own variable counts where the
-    setting is empty.
+    """The Ray cluster to join; empty to start Ray here. If the setting is empty, Ray's own variable
+    counts.
     """
     address = setting or os.environ.get("RAY_ADDRESS", "")
     return "" if address == "local" else address
 
 
 def require_surroundings(address: str, num_processes: int) -> None:
-    """Of a Ray that is joined at `address`, or started here. Raises InvalidConfig, Unavailable."""
+    """Checks for a Ray that is joined at `address`, or started here. Raises InvalidConfig,
+    Unavailable.
+    """
     if address:
         require_listener(address)
     else:
@@ -41,13 +44,13 @@ def require_surroundings(address: str, num_processes: int) -> None:
 
 
 def ray_temp_dir() -> Path:
-    """Where Ray keeps sockets and logs, from the variables that it reads itself."""
+    """The folder for Ray's sockets and logs, from the variables that Ray reads itself."""
     root = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"
     return Path(root) / "ray"
 
 
 def require_listener(address: str) -> None:
-    """Raises Unavailable when nothing listens there, InvalidConfig when it is not an address."""
+    """Raises Unavailable if nothing listens there, InvalidConfig if it is not an address."""
     if address == "auto":
         return
     host, _, port = address.rpartition("://")[2].rpartition(":")
@@ -66,11 +69,11 @@ def require_listener(address: str) -> None:
 
 
 def require_temp_dir(folder: Path) -> None:
-    """Raises InvalidConfig when Ray could not keep its sockets and logs there."""
+    """Raises InvalidConfig if Ray could not keep its sockets and logs there."""
     hint = "set RAY_TMPDIR to a folder that is writable and has a short path"
     if len(os.fsencode(folder)) > _MAX_TEMP_DIR_BYTES:
         raise InvalidConfig(
-            f"Ray's temporary folder {folder} has too long a path for its sockets "
+            f"the path of Ray's temporary folder {folder} is too long for its sockets "
             f"(at most {_MAX_TEMP_DIR_BYTES} bytes); {hint}"
         )
     try:
@@ -84,14 +87,16 @@ def require_temp_dir(folder: Path) -> None:
 
 
 def raise_open_files(num_processes: int) -> None:
-    """Takes as many open files as this user may. Raises InvalidConfig when these are too few."""
+    """Raises the limit of open files as far as this user may. Raises InvalidConfig if that is too
+    few.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     allowed = _WANTED_OPEN_FILES if hard == resource.RLIM_INFINITY else hard
     wanted = max(soft, min(allowed, _WANTED_OPEN_FILES))
     needed = _MIN_OPEN_FILES + _OPEN_FILES_PER_WORKER * num_processes
     if soft != resource.RLIM_INFINITY and wanted < needed:
         raise InvalidConfig(
-            f"a process may open {wanted} files here, {num_processes} processes need at least "
+            f"a process may open {wanted} files here, but {num_processes} processes need at least "
             f"{needed}: raise the limit (`ulimit -n 4096`), then start again"
         )
     if soft not in (resource.RLIM_INFINITY, wanted):

@@ -1,7 +1,7 @@
-"""The checkpoint's chat template: messages and tools to the text that the model reads.
+"""The checkpoint's chat template: renders messages and tools to the text that the model reads.
 
-A template is a program that came with the checkpoint, so it runs in jinja2's sandbox, with the
-names and filters that `transformers` gives it and nothing else.
+A template is a program that ships with the checkpoint. It runs in jinja2's sandbox, with only the
+names and filters that `transformers` provides.
 """
 
 from __future__ import annotations
@@ -23,11 +23,12 @@ from segue.types import ChatInput
 
 
 class ChatTemplate:
-    """The template of one checkpoint, compiled."""
+    """One checkpoint's template, compiled."""
 
     def __init__(self, source: TemplateSource, marks: ControlMarks | None = None) -> None:
         """`marks` are the tokenizer's (`shield.py`). Raises InvalidCheckpoint if the source does
-        not compile, or builds control tokens in a way that cannot be told from a client's text.
+        not compile, or if it builds control tokens in a way that cannot be told apart from a
+        client's text.
         """
         self.marks = marks or ControlMarks()
         self._source = source
@@ -47,13 +48,13 @@ class ChatTemplate:
         return None if source is None else cls(source, marks)
 
     def render(self, chat: ChatInput) -> str:
-        """The prompt as text, up to where the assistant begins to speak. Raises InvalidRequest."""
+        """The prompt as text, up to where the assistant starts to speak. Raises InvalidRequest."""
         return self.marks.expand(self.render_marked(read_conversation(chat)))
 
     def render_marked(
         self, conversation: Conversation, *, add_generation_prompt: bool = True
     ) -> str:
-        """The prompt, with marks in place of the control tokens. Raises InvalidRequest."""
+        """The prompt, with marks in place of control tokens. Raises InvalidRequest."""
         program = self.program(conversation.tools)
         variables = self.variables(conversation, add_generation_prompt=add_generation_prompt)
         text = self._run(program, variables)
@@ -62,13 +63,13 @@ class ChatTemplate:
         return text
 
     def program(self, tools: list[JsonObject]) -> TemplateProgram:
-        """Some checkpoints have another one for chats with tools."""
+        """Some checkpoints have a separate template for chats with tools."""
         return self._with_tools if tools else self._plain
 
     def variables(
         self, conversation: Conversation, *, add_generation_prompt: bool = True
     ) -> dict[str, object]:
-        """All that the program is given. Raises InvalidRequest."""
+        """All variables that the program gets. Raises InvalidRequest."""
         program = self.program(conversation.tools)
         options = self.options(program, conversation.tools, conversation.template_kwargs)
         messages = fold_instructions(conversation.messages, program.accepts_role)
@@ -80,11 +81,11 @@ class ChatTemplate:
     def options(
         self, program: TemplateProgram, tools: list[JsonObject], template_kwargs: JsonObject
     ) -> dict[str, object]:
-        """What the program is given besides messages. Raises InvalidRequest."""
+        """All variables except messages. Raises InvalidRequest."""
         for name in template_kwargs:
             if name in self._reserved:
                 raise InvalidRequest(
-                    f"chat_template_kwargs cannot set {name!r:.80}, which is the router's: leave "
+                    f"chat_template_kwargs cannot set {name!r:.80}: only the router sets it; leave "
                     "it out"
                 )
         return {
@@ -107,7 +108,7 @@ class ChatTemplate:
             raise InvalidCheckpoint(
                 f"{self._source.origin} does what a chat template must not do: {error}"
             ) from None
-        # A template is a program of someone else's: anything can come out of it.
+        # A template is third-party code: it can raise anything.
         except Exception as error:
             raise InvalidRequest(
                 f"the checkpoint's chat template cannot render these messages "

@@ -1,7 +1,8 @@
-"""An assistant's message that was begun and is to be continued: the prompt ends inside it.
+"""Continues an assistant message that the client started: the prompt ends inside it.
 
-A mark goes behind the field that stays open, the template runs, and the prompt is cut at the mark:
-what `transformers` does for `continue_final_message`, with a mark that nobody can write.
+A mark is appended to the field that stays open, the template runs, and the prompt is cut at the
+mark. `transformers` does the same for `continue_final_message`, but our mark cannot occur in a
+client's text.
 """
 
 from __future__ import annotations
@@ -13,12 +14,12 @@ from segue.text.conversation import Conversation, Json, JsonObject
 from segue.text.shield import END_MARK, ControlMarks
 
 _REASONING = ("reasoning_content", "thinking")
-# A template that trims takes the space, and then the prompt is trimmed as well.
+# A template that trims removes the space; then the prompt is trimmed as well.
 _END = END_MARK + " "
 
 
 def open_last_message(messages: list[JsonObject], field: str, source: str) -> list[JsonObject]:
-    """The mark behind `field` of the last message. Raises InvalidRequest if there is none."""
+    """Appends the mark to `field` of the last message. Raises InvalidRequest if it has none."""
     last = dict(messages[-1])
     fields = _REASONING if field in _REASONING else (field,)
     if last.get(field) is None or not any(name in source for name in fields):

@@ -1,7 +1,7 @@
-"""A chat as the plain data that templates expect, checked. Says no before a template can go wrong.
+"""A chat as the plain data that templates expect, validated before a template runs.
 
-Field names are those of the chat format that `transformers` passes to templates. A message is read
-without looking at its neighbours.
+Field names are those of the chat format that `transformers` passes to templates. Each message is
+read without its neighbours.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ from segue.types import ChatInput, Message, ToolCall
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
 MAX_NESTING = 100
-"""Of JSON in tools and tool calls: far above real schemas, far below Python's recursion limit."""
+"""The nesting limit for JSON in tools and tool calls: far above real schemas, far below Python's
+recursion limit.
+"""
 MAX_KWARGS_CHARACTERS = 65_536
 
 Json: TypeAlias = "str | int | float | bool | list[Json] | dict[str, Json] | None"
@@ -33,18 +35,18 @@ _MAY_ESCAPE_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Conversation:
-    """What a template is given."""
+    """The input to a template."""
 
     messages: list[JsonObject]
     tools: list[JsonObject]
     template_kwargs: JsonObject = field(default_factory=dict)
-    """Further variables, `enable_thinking` among them where it was set."""
+    """Further variables, including `enable_thinking` if it was set."""
     continued_field: str = ""
-    """Of the last message, where that one is to be continued."""
+    """The field of the last message to continue; empty if there is none."""
 
 
 def read_conversation(chat: ChatInput) -> Conversation:
-    """Raises InvalidRequest that names the message and what it should have been."""
+    """Raises InvalidRequest, naming the message and what was expected."""
     if not chat.messages:
         raise InvalidRequest("expected at least one message, got none: send a user message")
     return Conversation(
@@ -56,19 +58,19 @@ def read_conversation(chat: ChatInput) -> Conversation:
 
 
 def read_template_kwargs(chat: ChatInput) -> JsonObject:
-    """`enable_thinking` and `chat_template_kwargs` as one. Raises InvalidRequest."""
+    """Merges `enable_thinking` into `chat_template_kwargs`. Raises InvalidRequest."""
     text = chat.chat_template_kwargs
     if len(text) > MAX_KWARGS_CHARACTERS:
         raise InvalidRequest(
             f"chat_template_kwargs must have at most {MAX_KWARGS_CHARACTERS} characters, got "
-            f"{len(text)}: these are a template's switches; send text as messages"
+            f"{len(text)}: it is for template options; send text as messages"
         )
     kwargs = _read_object("chat_template_kwargs", text, _KWARGS) if text else {}
     if chat.enable_thinking is None:
         return kwargs
     if kwargs.get("enable_thinking", chat.enable_thinking) != chat.enable_thinking:
         raise InvalidRequest(
-            f"enable_thinking is {chat.enable_thinking} and in chat_template_kwargs "
+            f"enable_thinking is {chat.enable_thinking}, but in chat_template_kwargs it is "
             f"{kwargs['enable_thinking']!r:.80}: send it once"
         )
     return {**kwargs, "enable_thinking": chat.enable_thinking}
@@ -100,7 +102,7 @@ def read_message(index: int, message: Message) -> JsonObject:
     if message.name:
         data["name"] = message.name
     if message.reasoning is not None:
-        # Templates disagree about the name, and transformers offers both as well.
+        # Templates differ on the name; transformers also provides both.
         data["reasoning_content"] = data["thinking"] = message.reasoning
     return data
 
@@ -108,7 +110,7 @@ def read_message(index: int, message: Message) -> JsonObject:
 def _tool_call(where: str, call: ToolCall) -> JsonObject:
     if not call.name:
         raise InvalidRequest(f"{where} has no name: send the name of the function that was called")
-    # Clients write no arguments in several ways.
+    # Clients spell "no arguments" in several ways.
     is_empty = call.arguments.strip() in ("", "null")
     arguments = {} if is_empty else _read_object(f"{where}.arguments", call.arguments)
     data: JsonObject = {
@@ -133,10 +135,10 @@ def read_tool(index: int, text: str) -> JsonObject:
     name = called.get("name")
     if not isinstance(name, str) or not name:
         raise InvalidRequest(
-            f"{where}: function.name must be a text, got {name!r:.80}: name the function"
+            f"{where}: function.name must be a string, got {name!r:.80}: name the function"
         )
     parameters = called.get("parameters")
-    # An empty array is PHP's empty object.
+    # PHP encodes an empty object as an empty array.
     if not isinstance(parameters, dict | None) and parameters != []:
         raise InvalidRequest(
             f"{where}: the parameters of {name!r:.80} must be a JSON schema object, "

@@ -1,9 +1,10 @@
-"""Instructions where a template has no place for them: later system messages, developer messages.
+"""Folds instructions that a template has no place for: later system messages and developer
+messages.
 
 Agents put instructions between messages (`system` after the first user message, `developer`), and
-Qwen3.5's template refuses both. Moved to the front they would change the whole prompt, so they are
-written where they stand, into the message beside them. Inside a tool loop that is the tool's
-result: one more user message would make the template drop what was thought before it.
+Qwen3.5's template rejects both. Moving them to the front would change the whole prompt, so each one
+is written into a neighbouring message instead. Inside a tool loop this is the tool's result: a
+further user message would make the template drop the reasoning before it.
 """
 
 from __future__ import annotations
@@ -14,13 +15,13 @@ from segue.text.conversation import Json, JsonObject
 
 
 class Accepts(Protocol):
-    """What a template does with messages."""
+    """How a template handles messages."""
 
     def __call__(self, role: str, is_first: bool, /) -> bool:
-        """Whether it writes a message of this role, as the first one or later."""
+        """Whether it writes a message with this role, as the first message or as a later one."""
 
     def said(self, message: JsonObject, /) -> JsonObject:
-        """The message with the control tokens of what an assistant said (`said.py`)."""
+        """The message with its control tokens marked, if an assistant said it (`said.py`)."""
 
 
 INSTRUCTIONS = ("system", "developer")
@@ -28,7 +29,7 @@ _RESULT_END = "</tool_response>"
 
 
 def fold_instructions(messages: list[JsonObject], accepts: Accepts) -> list[JsonObject]:
-    """The messages as the template is to get them; they themselves are never changed."""
+    """The messages for the template. The input is never changed."""
     messages = [accepts.said(message) for message in messages]
     if not any(message["role"] in INSTRUCTIONS for message in messages):
         return messages
@@ -52,15 +53,15 @@ def fold_instructions(messages: list[JsonObject], accepts: Accepts) -> list[Json
 
 
 def _accepted_role(role: str, is_first: bool, accepts: Accepts) -> str | None:
-    """What the message is written as; None where it has to be folded."""
+    """The role to write the message with; None if it must be folded."""
     if role not in INSTRUCTIONS or accepts(role, is_first):
         return role
-    # As the first message, system is the better word for developer in any case.
+    # For a first message, system is always a better role than developer.
     return "system" if is_first or accepts("system", False) else None
 
 
 def _comes_before_input(messages: list[JsonObject], index: int) -> bool:
-    """Whether the next message that is no instruction is one of a user or tool."""
+    """Whether the next message that is not an instruction is from a user or tool."""
     roles = (message["role"] for message in messages[index:])
     return next((role for role in roles if role not in INSTRUCTIONS), None) in ("user", "tool")
 
@@ -80,7 +81,7 @@ def _join(content: str, text: str, in_front: bool) -> str:
         return f"{text}\n\n{content}"
     body = content.rstrip()
     if body.endswith(_RESULT_END):
-        # A tool's result in a user message: templates know it by its end.
+        # A tool's result in a user message: templates recognise it by its last tag.
         return f"{body.removesuffix(_RESULT_END).rstrip()}\n\n{text}\n{_RESULT_END}"
     return f"{content}\n\n{text}"
 

@@ -1,7 +1,8 @@
-"""A session's messages as its template is given them, each read when the template asks for it.
+"""A session's messages in the form that its template gets. Each is read when the template asks for
+it.
 
-What is kept between turns is where each of them comes from: most are one message of the client's,
-some are put together from several (`fold.py`).
+What is kept between turns is the source of each message: most come from one client message, some
+are built from several (`fold.py`).
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from segue.text.fold import INSTRUCTIONS, Accepts, fold_instructions
 from segue.types import Message
 
 Place: TypeAlias = tuple[int, int, int]
-"""The n-th of what the client's messages from one to before another one are folded into."""
+"""(first, end, n): the n-th message that the client's messages first to end - 1 fold into."""
 
 _BEFORE: JsonObject = {"role": "assistant", "content": ""}
 
@@ -29,15 +30,15 @@ class FoldedMessages:
         known: Sequence[Place] = (),
         num_same: int = 0,
     ) -> None:
-        """`known` are the places of an earlier turn, whose first `num_same` messages are these."""
+        """`known` are the places of an earlier turn with the same first `num_same` messages."""
         self._messages = messages
         self._accepts = accepts
         self._read: dict[int, JsonObject] = {}
         self.places = _until(known, self._clean_cut(min(num_same, len(messages))))
-        # Further back where something was folded across the cut in the earlier turn.
+        # Earlier, if the earlier turn folded a message across the cut.
         start = self.places[-1][1] if self.places else 0
         self.num_same = len(self.places)
-        """So many were the same in the earlier turn."""
+        """The number of messages that are the same as in the earlier turn."""
         while start < len(messages):
             start = self._add_group(start)
 
@@ -51,13 +52,13 @@ class FoldedMessages:
         return self._read[index]
 
     def _clean_cut(self, end: int) -> int:
-        """The last place up to `end` that no folding reaches across."""
+        """The last cut up to `end` that no folding crosses."""
         while end > 0 and self._is_joined(end):
             end -= 1
         return end
 
     def _is_joined(self, index: int) -> bool:
-        """Whether the message before `index`, and the one there, may be folded into one."""
+        """Whether the messages at `index - 1` and `index` may be folded into one."""
         return any(one.role in INSTRUCTIONS for one in self._messages[index - 1 : index + 1])
 
     def _add_group(self, first: int) -> int:

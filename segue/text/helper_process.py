@@ -1,10 +1,10 @@
 """A process that makes prompts of long inputs: `python -m segue.text.helper_process FOLDER
 MAX_CONTEXT`.
 
-What renders and tokenises holds the interpreter's lock for as long as one call takes, and some
-calls (JSON of megabytes, a template's filters) take seconds. In a process of their own they cost
-the router nothing. Its parent writes jobs to its standard input and reads answers from its standard
-output, each a length of eight bytes and a pickle; when the parent is gone, so is this.
+One call that renders or tokenises holds the GIL until it returns, and some calls (megabytes of
+JSON, a template's filters) take seconds. In a separate process they do not block the router. The
+parent writes jobs to standard input and reads answers from standard output. A frame is a length of
+eight bytes and a pickle. The process exits when its parent is gone.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from segue.text.prompt import PromptEncoder
 
 LENGTH_BYTES = 8
 _IDLE_S = 600.0
-"""Then it ends, and its memory is free; the next job starts another one."""
+"""After this idle time the process exits and frees its memory; the next job starts a new one."""
 _NICENESS = 5
-"""The router and its workers go first."""
+"""The router and its workers have priority."""
 
 
 def write_frame(stream: BinaryIO, value: object) -> None:
@@ -54,7 +54,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.nice(_NICENESS)
     jobs, answers = sys.stdin.buffer, os.fdopen(os.dup(sys.stdout.fileno()), "wb")
-    # Whatever prints must not print into the answers.
+    # Output of print() must not end up among the answers.
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     encoder = PromptEncoder.from_folder(Path(sys.argv[1]), max_context=int(sys.argv[2]))
     write_frame(answers, None)
@@ -76,7 +76,7 @@ def _answer(encoder: PromptEncoder, job: Any) -> object:
         return encoder.encode_turn(*job)
     except SegueError as error:
         return error
-    # The parent raises it, and its log says where it came from.
+    # The parent raises it again, and its log names the source.
     except Exception as error:
         return SegueError(f"{type(error).__name__}: {error}")
 

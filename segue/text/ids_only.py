@@ -1,4 +1,4 @@
-"""Prompts of a model that is served without a tokenizer: token ids, and nothing else."""
+"""Prompts for a model that is served without a tokenizer: token ids only."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from segue.types import ChatInput, TokenInput, TurnInput
 
 
 class IdEncoder:
-    """Takes the place of a `PromptEncoder`."""
+    """Replaces `PromptEncoder`."""
 
     longest_token = 1
     num_ids = 0
 
     def encode(self, turn_input: TurnInput) -> tuple[int, ...]:
-        """Raises InvalidRequest for all that would have to be tokenised."""
+        """Raises InvalidRequest for any input that needs a tokenizer."""
         if isinstance(turn_input, TokenInput):
             return turn_input.token_ids
         got = "chat messages" if isinstance(turn_input, ChatInput) else "text"
@@ -35,5 +35,5 @@ class IdEncoder:
     def branch_points(
         self, prompt: Sequence[int], turn_input: TurnInput | None = None
     ) -> tuple[int, ...]:
-        """Without a vocabulary nobody knows where a message begins."""
+        """Empty: message boundaries are unknown without a vocabulary."""
         return ()

@@ -1,6 +1,8 @@
-"""Checks a turn against the model that will serve it: ids inside the vocabulary, room to answer.
+"""Checks a turn against the model that will serve it: ids inside the vocabulary, room for an
+answer.
 
-`segue.types` has refused what no model could serve. No torch: the router asks before any worker.
+`segue.types` has already rejected what no model could serve. No torch here: the router checks
+before it calls any worker.
 """
 
 from __future__ import annotations
@@ -19,32 +21,32 @@ from segue.types import (
     TurnInput,
 )
 
-# Some may not be rendered at all; to find out takes a second.
+# The template may leave part of the input out; finding out takes a second.
 _ALWAYS_TRIED_CHARACTERS = 1 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SizeLimits:
-    """Refuses what is too large before anything is made of it: it costs no more than to count."""
+    """Rejects oversized input before any work on it; the check only counts characters."""
 
     max_bytes: int
-    """As configured. What is here as text is counted in characters, which are not more."""
+    """As configured. Text is counted in characters, which are never more than bytes."""
     max_context: int
     longest_token: int
     """In bytes: no token has more characters."""
 
     def validate(self, turn_input: TurnInput, characters_before: int = 0) -> None:
-        """`characters_before` are those of the history that the input continues.
+        """`characters_before` counts the history that the input continues.
 
-        All characters count, also those that a template may leave out. Raises InvalidRequest, and
-        ContextOverflow for what no tokenizer could make fit.
+        All characters count, even those that a template may leave out. Raises InvalidRequest, and
+        ContextOverflow for input that no tokenizer could make fit.
         """
         if isinstance(turn_input, TokenInput):
             return
         if isinstance(turn_input, ChatInput):
             self.validate_num_messages(len(turn_input.messages))
         num = characters_before + num_characters(turn_input)
-        # A short context may have a history of which the template leaves out most.
+        # A short context may have a long history, most of which the template leaves out.
         fitting = max(self.max_context * self.longest_token, _ALWAYS_TRIED_CHARACTERS)
         if num > fitting:
             raise ContextOverflow(
@@ -54,7 +56,7 @@ class SizeLimits:
             )
         if num > self.max_bytes:
             raise InvalidRequest(
-                f"the request has {num} characters, and the router takes at most "
+                f"the request has {num} characters, but the router accepts at most "
                 f"{self.max_bytes}: shorten the messages, or raise [router] max_prompt_bytes"
             )
 
@@ -63,12 +65,12 @@ class SizeLimits:
         if num_messages > self.max_context:
             raise ContextOverflow(
                 f"the request has {num_messages} messages, but the model's context of "
-                f"{self.max_context} tokens has no room for as many: leave out the oldest"
+                f"{self.max_context} tokens has no room for them: leave out the oldest"
             )
 
 
 def num_characters(turn_input: TurnInput, *, first: int = 0) -> int:
-    """To render and tokenise, from the message `first` on."""
+    """The characters to render and tokenise, from message `first` on."""
     match turn_input:
         case ChatInput(messages=messages):
             new = messages[first:]
@@ -91,15 +93,15 @@ def validate_against_vocab(
 
 
 def validate_prompt(token_ids: Sequence[int], vocab_size: int) -> None:
-    """Raises InvalidRequest for ids that are not the model's."""
-    # Two passes in C; the position is looked for only when there is something to say.
+    """Raises InvalidRequest for ids outside the vocabulary."""
+    # Two passes in C; the position is only searched for when there is an error.
     if min(token_ids) < 0 or max(token_ids) >= vocab_size:
         index = next(i for i, token_id in enumerate(token_ids) if not 0 <= token_id < vocab_size)
         _require_in_vocab(f"the prompt has at index {index}", token_ids[index], vocab_size)
 
 
 def validate_length(num_tokens: int, max_context: int) -> None:
-    """Raises InvalidRequest, and ContextOverflow if there is no room for a single token."""
+    """Raises InvalidRequest if empty, ContextOverflow if there is no room for an answer token."""
     if not num_tokens:
         raise InvalidRequest("expected a prompt of at least one token, got an empty one")
     if num_tokens + 1 > max_context:

@@ -1,10 +1,10 @@
-"""A chat template compiled a second time, to run on what `replay.py` gives it.
+"""A chat template compiled a second time, to run on the objects of `replay.py`.
 
-The program is the same; loops over the messages are marked, and every filter, test and function is
-wrapped, so that a number that may change is not used unseen (`moving.py`) and nothing walks through
-the messages but a marked loop. Loops are not marked where their text does not come out piece by
-piece: in macros and other blocks whose text is gathered first. There, as with everything else that
-is not foreseen, the template is rendered the plain way.
+The program is the same, but loops over the messages are marked, and every filter, test and function
+is wrapped. A number that may change is then never used unnoticed (`moving.py`), and only a marked
+loop iterates over the messages. Loops are not marked if their text is not emitted piece by piece:
+in macros and other blocks that gather their text first. In these and all other unforeseen cases the
+template is rendered in full.
 """
 
 from __future__ import annotations
@@ -31,21 +31,23 @@ _UNSTABLE = {
     "filters": ("random",),
     "globals": ("lipsum", "cycler", "joiner", "strftime_now"),
 }
-"""What gives another result at another time, or keeps a state of its own."""
+"""Functions whose result changes over time, or that keep state of their own."""
 
 _NUMBER_TESTS = frozenset(("boolean", "false", "true", "integer", "float", "number"))
 _TYPE_TESTS = _NUMBER_TESTS | frozenset(
     ("defined", "undefined", "none", "string", "mapping", "iterable", "sequence", "callable")
 )
 
-# In a row: then the template is none that gains anything.
+# In a row. After that, this template is not tried again.
 _MAX_REFUSED = 100
 
 _replay: ContextVar[Replay | None] = ContextVar("replay", default=None)
 
 
 class LocalTemplate:
-    """`environment` is this template's alone, and `tree` its parsed program: both are changed."""
+    """Modifies both `environment`, which belongs to this template alone, and `tree`, its parsed
+    program.
+    """
 
     def __init__(self, environment: jinja2.Environment, tree: nodes.Template) -> None:
         for name, function in list(environment.filters.items()):
@@ -65,7 +67,7 @@ class LocalTemplate:
             environment, code, environment.make_globals(None), None
         )
         self._num_refused = 0
-        # The compiled module makes its loops of this name.
+        # The compiled module creates its loops by this name.
         self._template.root_render_func.__globals__["LoopContext"] = _loop
 
     def render(
@@ -76,7 +78,7 @@ class LocalTemplate:
         known: tuple[LoopMemory, ...] = (),
         num_same: int = 0,
     ) -> Replay | None:
-        """The rendering of what is not known; None where only the plain way is sure to be right."""
+        """Renders only what is not known; None if only a full rendering is sure to be right."""
         if self._num_refused >= _MAX_REFUSED:
             return None
         replay = Replay(num_messages, message, known, num_same)
@@ -90,7 +92,7 @@ class LocalTemplate:
         except NotLocal:
             self._num_refused += 1
             return None
-        # Whatever it is, the plain way will say it better.
+        # The full rendering will report the error better.
         except Exception:
             return None
         finally:
@@ -102,7 +104,7 @@ class LocalTemplate:
 
 
 def _mark_loops(body: list[nodes.Node]) -> None:
-    """In statements whose text is given out as it comes."""
+    """In statements that emit their text piece by piece."""
     for node in body:
         match node:
             case nodes.For():
@@ -145,9 +147,11 @@ def _refuse(name: str) -> Callable[..., Any]:
 def _watched(
     function: Callable[..., Any], *, is_length: bool = False, is_type_test: bool = False
 ) -> Callable[..., Any]:
-    """`function`, which sees plain numbers, and the messages only if it counts them."""
+    """`function`, with plain numbers in place of `Moving`. It gets the messages only if it counts
+    them.
+    """
 
-    # Copies the mark by which jinja2 knows what to pass first.
+    # Copies the attribute that tells jinja2 what to pass first.
     @functools.wraps(function)
     def watched(*args: Any, **kwargs: Any) -> Any:
         for one in args:
@@ -170,7 +174,7 @@ def _watched(
 
 
 class _Once:
-    """A generator. What is left of it is a state, so it must be used up where it was made."""
+    """A generator. What is left of it is state, so it must be used up in the round that made it."""
 
     __slots__ = ("_generator", "_replay", "_round")
 

@@ -1,11 +1,12 @@
-"""What a template reads that may differ in a session's next turn, and what it concluded from it.
+"""Values that a template reads and that may differ in the session's next turn, with the conclusions
+that the template drew from them.
 
-Most of what a template reads of a conversation stays as it is when messages are added: the
-messages themselves, their positions, the tools. Two things do not: how many messages there are, and
-what the template noted in a namespace on the way (such as the position of the last question). A
-`Moving` is a number that depends on one of these. It acts as the number that it is now, and reports
-each conclusion drawn from it: "at least 7" for a comparison with 6, "exactly 9" where it is
-printed.
+Most of what a template reads stays the same when messages are added: the messages themselves, their
+positions, the tools. Two things do not: the number of messages, and what the template stored in a
+namespace on the way (such as the position of the last question). A `Moving` is a number that
+depends on one of these. It acts as its current value and reports each conclusion drawn from it: "at
+least 7" for a comparison with 6, "exactly 9" if it is printed.
+
 Text that was rendered under such conclusions is still right as long as they hold.
 """
 
@@ -17,11 +18,11 @@ from typing import Any, NamedTuple, NoReturn, TypeAlias
 
 
 class NotLocal(Exception):
-    """The template did something whose result in the next turn is not known."""
+    """The template did something whose result in the next turn is unknown."""
 
 
 Key: TypeAlias = tuple[int, str]
-"""A namespace, numbered in order of its making, and one of its attributes."""
+"""(the number of a namespace in order of creation, one of its attributes)."""
 
 LENGTH: Key = (-1, "length")
 """The number of messages."""
@@ -30,7 +31,7 @@ Scalar: TypeAlias = "str | int | float | bool | None"
 
 
 class Bound(NamedTuple):
-    """What was concluded from a whole number: it lies between these, ends included."""
+    """A conclusion about an integer: it lies between these bounds, inclusive."""
 
     low: int | None = None
     high: int | None = None
@@ -49,12 +50,12 @@ class Bound(NamedTuple):
 
 
 class Exactly(NamedTuple):
-    """What was read and used as it is."""
+    """A conclusion about a value that was used as it is."""
 
     value: Scalar
 
     def holds(self, value: object) -> bool:
-        # 1, 1.0 and True are equal and print differently.
+        # 1, 1.0 and True are equal but print differently.
         return type(value) is type(self.value) and value == self.value
 
 
@@ -64,18 +65,17 @@ Report: TypeAlias = Callable[[Key, Conclusion], None]
 
 
 def both(one: Conclusion, other: Conclusion) -> Conclusion:
-    """The conclusion that says as much as these two, which were both true at once."""
+    """The conclusion equivalent to these two, which were true at the same time."""
     if isinstance(one, Exactly):
         return one
     return other if isinstance(other, Exactly) else one.narrowed(other)
 
 
 class Moving:
-    """A whole number: `sign * base + offset`, where `base` may be another one next time.
+    """An integer, `sign * base + offset`, whose `base` may change in the next turn.
 
-    Not an `int`, so that nothing can look at it unseen: whatever is not written here either asks
-    for the number (`__index__`, `__str__`, `__hash__`) or fails, and then the template is rendered
-    the plain way.
+    Not an `int`, so that every use is noticed: an operation not defined here either asks for the
+    number (`__index__`, `__str__`, `__hash__`) or fails, and then the template is rendered in full.
     """
 
     __slots__ = ("_base", "_key", "_offset", "_report", "_sign")
@@ -94,7 +94,7 @@ class Moving:
         return self._sign * self._base + self._offset
 
     def peek(self) -> int:
-        """The number, for those who conclude nothing from it."""
+        """The number, for a caller that concludes nothing from it."""
         return self._value
 
     def depends_on(self, key: Key) -> bool:
@@ -133,7 +133,7 @@ class Moving:
         return exact(other) - self.exactly()
 
     def _is_above(self, limit: int) -> bool:
-        """Whether the number is greater than `limit`; which it is, is concluded."""
+        """Whether the number is greater than `limit`. Reports the answer as a conclusion."""
         is_above = self._value > limit
         edge = self._sign * (limit - self._offset)
         if self._sign > 0:
@@ -164,7 +164,7 @@ class Moving:
 
     def __eq__(self, other: object) -> Any:
         if type(other) is int and other != self._value:
-            # Which side it lies on says enough, and stays true for longer.
+            # The side on which it lies is enough, and stays true for longer.
             self._is_above(other) if self._value > other else self._is_above(other - 1)
             return False
         return self.exactly() == exact(other)
@@ -206,7 +206,7 @@ class Moving:
 
 
 def _through(operation: Callable[[Any, Any], Any]) -> tuple[Any, Any]:
-    """An operator and its reflection, on the numbers themselves."""
+    """An operator and its reflection, on the plain numbers."""
 
     def plain(self: Moving, other: Any) -> Any:
         return operation(self.exactly(), exact(other))
@@ -224,10 +224,10 @@ for _name in ("mul", "truediv", "floordiv", "mod", "pow"):
 
 
 def exact(value: Any) -> Any:
-    """`value`, a plain one, and known to be used as it is."""
+    """`value` as a plain one; reports that it was used as it is."""
     return value.exactly() if isinstance(value, Moving) else value
 
 
 def now(value: Any) -> Any:
-    """`value`, a plain one, of which nothing is concluded."""
+    """`value` as a plain one; reports no conclusion."""
     return value.peek() if isinstance(value, Moving) else value

@@ -1,4 +1,4 @@
-"""Token ids as bytes, to be searched as fast as memory is read."""
+"""Token ids as bytes, searched at memory speed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _OCTETS = array("I").itemsize
 
 
 def id_array(ids: Sequence[int]) -> array[int]:
-    """Raises InvalidRequest for numbers that are no ids."""
+    """Raises InvalidRequest for numbers that cannot be token ids."""
     try:
         return array("I", ids)
     except OverflowError:
@@ -26,7 +26,7 @@ def pack(ids: Sequence[int]) -> bytes:
 
 
 class PackedIds:
-    """A prompt of 200,000 tokens takes 2 ms to pack and less to search; a loop would take 16."""
+    """A prompt of 200,000 tokens takes 2 ms to pack and less to search; a loop would take 16 ms."""
 
     def __init__(self, ids: Sequence[int]) -> None:
         self._octets = pack(ids)
@@ -35,16 +35,16 @@ class PackedIds:
         return len(self._octets) // _OCTETS
 
     def find(self, token_id: int, start: int) -> int:
-        """The first position from `start` on that has the token; -1 without one."""
+        """The first position of the token at or after `start`; -1 if there is none."""
         needle = pack((token_id,))
         at = self._octets.find(needle, start * _OCTETS)
         while at % _OCTETS and at >= 0:
-            # It lies across two tokens.
+            # The match straddles two tokens.
             at = self._octets.find(needle, at + 1)
         return at // _OCTETS if at >= 0 else -1
 
     def find_last(self, token_id: int, end: int) -> int:
-        """The last position before `end` that has the token; -1 without one."""
+        """The last position of the token before `end`; -1 if there is none."""
         needle = pack((token_id,))
         at = self._octets.rfind(needle, 0, end * _OCTETS)
         while at % _OCTETS and at >= 0:
@@ -52,5 +52,5 @@ class PackedIds:
         return at // _OCTETS if at >= 0 else -1
 
     def has(self, at: int, ids: Sequence[int]) -> bool:
-        """Whether the tokens from position `at` on are these."""
+        """Whether the tokens from position `at` on equal `ids`."""
         return at >= 0 and self._octets.startswith(pack(ids), at * _OCTETS)

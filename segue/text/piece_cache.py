@@ -1,9 +1,9 @@
-"""Remembers the token ids of the texts between control tokens.
+"""Caches the token ids of the texts between control tokens.
 
-An agent sends the same conversation again with every turn; only its last messages are new. Control
-tokens cut a prompt into pieces that never influence each other, so the old pieces need no second
-tokenisation. Rendering included, a history of 100,000 tokens costs 0.14 s the first time and 5 ms
-after that.
+An agent sends the whole conversation again with every turn, and only its last messages are new.
+Control tokens cut a prompt into pieces that never influence each other, so the old pieces need not
+be tokenised again. Rendering included, a history of 100,000 tokens costs 0.14 s the first time and
+5 ms after that.
 """
 
 from __future__ import annotations
@@ -12,15 +12,17 @@ import threading
 from array import array
 
 MAX_CHARACTERS = 1 << 24
-"""About four million tokens: some eighty long conversations in under 100 MB."""
+"""About four million tokens: about eighty long conversations in under 100 MB."""
 
 
 _MAX_PIECE_CHARACTERS = 1 << 18
-"""Longer ones are not kept: a session has its ids (`session_prompt.py`), others other texts."""
+"""Longer pieces are not cached: a session keeps their ids (`session_prompt.py`), and other sessions
+rarely share them.
+"""
 
 
 class PieceCache:
-    """The least recently used pieces go first. Safe to call from any thread."""
+    """An LRU cache. Safe to call from any thread."""
 
     def __init__(self, max_characters: int = MAX_CHARACTERS) -> None:
         self._max_characters = max_characters
@@ -32,7 +34,7 @@ class PieceCache:
         with self._lock:
             ids = self._pieces.pop(piece, None)
             if ids is not None:
-                # A dict keeps the order of insertion: the last one is the freshest.
+                # A dict keeps insertion order: the last entry is the most recently used.
                 self._pieces[piece] = ids
             return ids
 

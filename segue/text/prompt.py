@@ -1,4 +1,4 @@
-"""What a client sends, as token ids: the one way from a turn's input to a prompt."""
+"""Turns a client's input into token ids: the only way from a turn's input to a prompt."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from segue.text.tokenizer import Tokenizer
 from segue.types import ChatInput, Message, TextInput, TokenInput, TurnInput
 
 MESSAGE_START = "<|im_start|>"
-"""How Qwen's templates begin a message."""
+"""How Qwen's templates start a message."""
 
-# Of a template: it may write another prompt for each option that it knows.
+# Per template: it may write a different prompt for each option that it knows.
 _MAX_SHAPES = 64
 _NO_CHAT = ChatInput(messages=())
 _SOME_TOOL = '{"type": "function", "function": {"name": "look", "parameters": {}}}'
@@ -28,7 +28,7 @@ class PromptEncoder:
     """Renders and tokenises for one checkpoint."""
 
     def __init__(self, tokenizer: Tokenizer, template: ChatTemplate | None) -> None:
-        """The template was made with the marks of this tokenizer."""
+        """`template` must have been made with the marks of this tokenizer."""
         self.tokenizer = tokenizer
         self.template = template
         self._message_start_id = tokenizer.token_id(MESSAGE_START)
@@ -36,7 +36,7 @@ class PromptEncoder:
 
     @classmethod
     def from_folder(cls, folder: Path, *, max_context: int | None = None) -> PromptEncoder:
-        """`max_context` tokens are the most that a prompt may have. Raises InvalidCheckpoint."""
+        """A prompt may have at most `max_context` tokens. Raises InvalidCheckpoint."""
         tokenizer = Tokenizer.from_folder(folder)
         tokenizer.max_ids = max_context
         return cls(tokenizer, ChatTemplate.from_folder(folder, tokenizer.marks))
@@ -53,8 +53,8 @@ class PromptEncoder:
     def encode(self, turn_input: TurnInput) -> tuple[int, ...]:
         """The prompt's ids, unchecked against any limit (see `limits.py`). Raises InvalidRequest.
 
-        In a chat, control tokens are the template's alone. A text is the whole prompt and its
-        sender's own affair: control tokens in it are read as such.
+        In a chat, only the template writes control tokens. A text is the whole prompt and the
+        sender's responsibility: control tokens in it are read as such.
         """
         match turn_input:
             case TokenInput(token_ids):
@@ -67,9 +67,10 @@ class PromptEncoder:
     def encode_turn(
         self, turn_input: TurnInput, memory: PromptMemory | None = None, num_same: int = 0
     ) -> SessionPrompt:
-        """As `encode`, with what the session's next turn can go on from. Raises InvalidRequest.
+        """As `encode`, with the state that the session's next turn continues from. Raises
+        InvalidRequest.
 
-        `memory` is that of its last turn, whose first `num_same` messages were those of this one.
+        `memory` is from the session's last turn, which had the same first `num_same` messages.
         """
         if isinstance(turn_input, ChatInput) and self.template is not None:
             made = continue_prompt(turn_input, self.template, self.tokenizer, memory, num_same)
@@ -80,13 +81,12 @@ class PromptEncoder:
     def branch_points(
         self, prompt: Sequence[int], turn_input: TurnInput | None = None
     ) -> tuple[int, ...]:
-        """Where other prompts may part from this one, ascending: other conversations after system
-        message and tools, and this conversation's next turn where the template writes what was
-        said otherwise by then (`template_shape.py`).
+        """Where other prompts may diverge from this one, ascending: other conversations after the
+        system message and tools, and this conversation's next turn if the template then rewrites
+        what was said (`template_shape.py`).
 
-        Messages begin with a control token, which nobody but the template can write (`shield.py`).
-        A prompt that was rendered elsewhere has them too; which options it was rendered with is
-        not known.
+        Messages start with a control token, which only the template can write (`shield.py`). A
+        prompt rendered elsewhere has them too, but the options it was rendered with are unknown.
         """
         shape = self._shape(turn_input if isinstance(turn_input, ChatInput) else _NO_CHAT)
         packed = PackedIds(prompt)
@@ -95,7 +95,7 @@ class PromptEncoder:
         return tuple(sorted(point for point in points if 0 < point < len(prompt)))
 
     def _second_message(self, prompt: PackedIds, shape: TemplateShape | None) -> int:
-        """Where it begins; 0 without one, and where it is the answer that is asked for."""
+        """The start of the second message; 0 if it is missing or is the answer to generate."""
         first, after = self._message_start_id, self._message_start_id
         if shape and shape.header and shape.user:
             first, after = shape.user[0], shape.header[0]
@@ -107,7 +107,7 @@ class PromptEncoder:
         return 0 if shape and second == shape.asked_at(prompt) else second
 
     def _shape(self, chat: ChatInput) -> TemplateShape | None:
-        """Of the prompts that the template writes with the options of this chat."""
+        """The shape of the prompts that the template writes with the options of this chat."""
         if self.template is None:
             return None
         key = bool(chat.tools), chat.enable_thinking, chat.chat_template_kwargs

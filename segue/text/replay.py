@@ -1,15 +1,15 @@
-"""One rendering of a conversation that leaves out the messages whose text is known.
+"""One rendering of a conversation that leaves out messages whose text is known.
 
-A session's next turn has the same messages and a few more. A template is a program, so nobody can
-tell from outside whether the old messages will render to the same text. Here the program itself
-shows it: it runs on objects of ours instead of a list, its loops and namespaces (`walk.py`).
-For each round of a loop over the messages we note what it concluded from things that may change
-(`moving.py`). What cannot change is not noted: a message and its neighbours, its position, the
-tools. In the next turn a loop skips the rounds whose conclusions still hold, since they would do
-what they did before: write the same text and change nothing else. Rounds that change a namespace or
-look at the conversation's end are never skipped. What was read outside the loops must be the same
-altogether (the *trace*). Whatever is not foreseen here raises NotLocal, and the template is
-rendered the plain way. So no template renders wrongly; one that does unusual things gains nothing.
+A session's next turn has the same messages and a few more. A template is a program, so one cannot
+tell from outside whether the old messages will render to the same text. The program itself shows
+it: instead of a list, it runs on our own messages, loops and namespaces (`walk.py`). For each round
+of a loop over the messages we record what it concluded from things that may change (`moving.py`).
+Things that cannot change are not recorded: a message and its neighbours, its position, the tools.
+In the next turn a loop skips the rounds whose conclusions still hold, since they would do the same
+again: write the same text and change nothing else. Rounds that change a namespace or look at the
+conversation's end are never skipped. Everything read outside the loops (the *trace*) must be
+identical. Anything not foreseen here raises NotLocal, and the template is rendered in full. No
+template therefore renders wrongly; an unusual one only gains no speed.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from segue.text.segments import LoopMemory, Segments
 
 @dataclass(slots=True)
 class Round:
-    """One message's turn in a loop."""
+    """One iteration of a loop over the messages."""
 
     index: int
     first_piece: int
@@ -47,20 +47,20 @@ class Round:
 
 @dataclass(slots=True)
 class Emitted:
-    """The loop that wrote the messages: the place where known text is put back."""
+    """The loop that wrote the messages: known text is put back here."""
 
     loop: int
     skipped: int
-    """So many messages were left out, from the first on."""
+    """The number of messages that were left out, from the first on."""
     first_piece: int
-    """Where the text of the others begins, among all pieces."""
+    """The index, among all pieces, at which the text of the others starts."""
     ends: list[int] = field(default_factory=list)
-    """After each round that ran, in pieces."""
+    """The number of pieces after each round that ran."""
 
 
 class Replay:
-    """The state of one rendering. `known` are the loops of an earlier one, whose first `num_same`
-    messages were those of this one.
+    """The state of one rendering. `known` are the loops of an earlier one, which had the same first
+    `num_same` messages.
     """
 
     def __init__(
@@ -91,17 +91,17 @@ class Replay:
         self.round.conclusions[key] = both(earlier, conclusion) if earlier else conclusion
 
     def look_at_end(self) -> None:
-        """Something was read that another message after the last one would change."""
+        """Called when the result of a read would change if a message were appended."""
         if self.round is None:
             raise NotLocal("the conversation's end, outside a loop over the messages")
         self.round.can_skip = False
 
     def read(self, index: int) -> JsonObject:
-        """A message by its number."""
+        """The message at `index`."""
         if self.round is None:
             self._reach = max(self._reach, index + 1)
         elif index > self.round.index + 1:
-            # In the next turn it may be another one, if the client changes its history.
+            # It may differ in the next turn, if the client changes its history.
             self.round.can_skip = False
         return self.message(index)
 
@@ -115,7 +115,7 @@ class Replay:
         return now(self._namespaces[number].get(name)) if number < len(self._namespaces) else None
 
     def namespace(self, *args: Any, **kwargs: Any) -> Namespace:
-        """In place of jinja2's. One that is made in a round is the round's own affair."""
+        """Replaces jinja2's. A namespace created in a round is local to that round."""
         if self.round is not None:
             return Namespace(*args, **kwargs)
         values = {name: _scalar(value) for name, value in dict(*args, **kwargs).items()}
@@ -123,7 +123,7 @@ class Replay:
         return _Noted(self, len(self._namespaces) - 1, values)
 
     def begin_loop(self) -> Segments:
-        """Notes a loop, and returns what may be skipped in it."""
+        """Records a loop, and returns the messages that it may skip."""
         if self.round is not None:
             raise NotLocal("a loop over the messages within a loop over the messages")
         number, trace = len(self.loops), tuple(self._trace)
@@ -134,7 +134,7 @@ class Replay:
         if known.writes and self.emitted is not None:
             return Segments()
         self.loops[-1].writes = known.writes
-        # A round may look at the message after its own, so that one must be the same too.
+        # A round may look at the message after its own, so that message must be the same too.
         return known.segments.before(self._num_same - 1)
 
     def has_written(self, since: int) -> bool:
@@ -142,7 +142,9 @@ class Replay:
 
 
 class _Noted(Namespace):
-    """A namespace that outlives a round: to read it is to conclude, to change it keeps a round."""
+    """A namespace that outlives a round. Reading it reports a conclusion; changing it means that
+    the round cannot be skipped.
+    """
 
     def __init__(self, replay: Replay, number: int, values: dict[str, Any]) -> None:
         super().__init__()
@@ -179,7 +181,7 @@ _NOTHING = object()
 
 
 def _scalar(value: Any) -> Any:
-    """What a namespace may hold: compared in no time, and never changed in place."""
+    """The values that a namespace may hold: cheap to compare and immutable."""
     if isinstance(value, Moving):
         return value if value.depends_on(LENGTH) else value.exactly()
     if value is None or isinstance(value, str | int | float):

@@ -1,8 +1,8 @@
-"""What an assistant said, with its control tokens: the model's own text.
+"""Marks control tokens in what an assistant said, which is the model's own text.
 
-Where a template looks for a control token in it (`'</think>' in content`), that one has to stay
-text, or the template would not find it. Some mean nothing to it without another one: Qwen3.5's
-takes a `<think>` for the begin of a thought only if there is a `</think>`.
+If a template searches that text for a control token (`'</think>' in content`), the token must stay
+text, or the template would not find it. Some tokens mean nothing to the template without another
+one: Qwen3.5's takes `<think>` as the start of reasoning only if there is a `</think>`.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ class Said:
         self.mark_always(frozenset())
         self._any_looked_for = match_any(self.looked_for)
         self.harmless: frozenset[str] = frozenset()
-        """Of those that the template looks for: what changes nothing without the others."""
+        """Tokens that the template looks for, but that change nothing without the others."""
         self.searches_beside_reasoning = False
-        """Whether the template looks into a content though the reasoning is given."""
+        """Whether the template searches the content even if the reasoning is given."""
 
     def mark_always(self, tokens: frozenset[str]) -> None:
-        """Of those that the template looks for: what it does not look for in answers."""
+        """Always marks `tokens`: the template looks for them, but not in answers."""
         self._rest = match_any(self._marks.spoken - self.looked_for | tokens)
 
     def mark(self, message: JsonObject) -> JsonObject:
-        """The message as the template is to get it."""
+        """The message for the template."""
         if message["role"] != "assistant":
             return message
         has_reasoning = "reasoning_content" in message

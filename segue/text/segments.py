@@ -1,4 +1,4 @@
-"""Runs of neighbouring messages, and what must hold so that a loop may skip them."""
+"""Runs of adjacent messages, and the conditions under which a loop may skip them."""
 
 from __future__ import annotations
 
@@ -9,14 +9,16 @@ from typing import TypeAlias
 from segue.text.moving import Bound, Conclusion, Conclusions, Exactly, Key, both
 
 MAX_SEGMENTS = 32
-"""More are joined: fewer to look through, and some that are rendered again without need."""
+"""Above this number segments are joined: there are fewer to look through, but some messages are
+rendered again unnecessarily.
+"""
 
 Trace: TypeAlias = tuple[tuple[Key, Conclusion], ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """Messages from `first` to before `end`."""
+    """Messages from `first` up to, not including, `end`."""
 
     first: int
     end: int
@@ -54,13 +56,13 @@ class Segments:
             self._list.append(segment)
 
     def before(self, end: int) -> Segments:
-        """Only what lies before `end`."""
+        """Only the messages before `end`."""
         kept = Segments()
         kept._list = [one.before(end) for one in self._list if one.first < end]
         return kept
 
     def valid_from_start(self, holds: Callable[[Conclusions], bool]) -> Segments:
-        """The longest run from the first message on that may be skipped."""
+        """The longest run from the first message that may be skipped."""
         valid = Segments()
         for one in self._list:
             if one.first != valid.end or not holds(one.conclusions):
@@ -69,7 +71,7 @@ class Segments:
         return valid
 
     def holding(self, index: int) -> Segment | None:
-        """The segment with this message; those behind it are forgotten: a walk goes backwards."""
+        """The segment with this message. Drops the segments behind it: a walk goes backwards."""
         while self._list and self._list[-1].first > index:
             self._list.pop()
         return self._list[-1] if self._list and index < self._list[-1].end else None
@@ -80,19 +82,19 @@ class Segments:
 
 @dataclass(slots=True)
 class LoopMemory:
-    """One loop over the messages, as it went."""
+    """A record of one loop over the messages."""
 
     trace: Trace
-    """What had been concluded outside loops before it began."""
+    """The conclusions drawn outside loops before it started."""
     reach: int
-    """Outside loops, messages before this one had been read."""
+    """The number of messages, from the first on, that may have been read outside loops."""
     segments: Segments = field(default_factory=Segments)
     writes: bool = False
-    """Whether its text is what is put back when messages are skipped."""
+    """Whether its text is put back when messages are skipped."""
 
 
 def _go_together(last: Segment, new: Segment) -> bool:
-    """Whether one will hold as long as the other, as far as can be told."""
+    """Whether both will probably hold for equally long."""
     return all(
         key in last.conclusions and _same_kind(last.conclusions[key], one)
         for key, one in new.conclusions.items()

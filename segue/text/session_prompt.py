@@ -1,10 +1,10 @@
-"""The prompt of a session's next turn from that of its last one: only what is new is rendered and
+"""Makes the prompt of a session's next turn from its last one: only new messages are rendered and
 tokenised.
 
-`replay.py` renders what is not known. Token ids are put together where a control token ends: marks
-(`shield.py`) cut a prompt into pieces that are tokenised on their own, so ids up to a mark do not
-depend on what follows it. The text between the last mark and a message's end waits for what
-follows: in Qwen's format it is one line break.
+`replay.py` renders the rest. Token ids are joined after a control token: marks (`shield.py`) cut a
+prompt into pieces that are tokenised separately, so ids up to a mark do not depend on what follows
+it. The text between the last mark and the end of a message is tokenised with what follows; in
+Qwen's format it is one line break.
 """
 
 from __future__ import annotations
@@ -24,29 +24,29 @@ from segue.text.tokenizer import Tokenizer
 from segue.types import ChatInput
 
 _MAX_KEPT_TOOLS = 64
-# Larger ones are read again for each turn.
+# Larger sets of tools are parsed again for each turn.
 _MAX_KEPT_TOOLS_CHARACTERS = 1 << 18
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PromptMemory:
-    """What is kept of a prompt for the session's next one, besides its ids."""
+    """What is kept of a prompt for the session's next prompt, besides the ids."""
 
     options: tuple[object, ...]
-    """What the template was given besides messages."""
+    """The template's variables except messages."""
     places: Sequence[Place]
     loops: tuple[LoopMemory, ...]
     head: str
-    """What was written before the messages."""
+    """The text before the messages."""
     starts: Sequence[int] = ()
-    """For each message, how many ids are certain before its text."""
+    """For each message, the number of final ids before its text."""
     waiting: Sequence[str] = ()
-    """For each message, the text after them and before its own."""
+    """For each message, the text between these ids and its own text."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SessionPrompt:
-    """A prompt: the first `num_kept` ids of the session's last one, and then others."""
+    """A prompt: the first `num_kept` ids of the session's last prompt, followed by `ids`."""
 
     num_kept: int
     ids: array[int]
@@ -60,9 +60,9 @@ def continue_prompt(
     memory: PromptMemory | None,
     num_same: int,
 ) -> SessionPrompt | None:
-    """None where only the plain way is sure to be right. Raises InvalidRequest.
+    """None if only a full rendering is sure to be right. Raises InvalidRequest.
 
-    The first `num_same` messages of `chat` are those from which `memory` came.
+    The first `num_same` messages of `chat` are those that `memory` was made from.
     """
     if chat.continued_field:
         return None
@@ -105,7 +105,7 @@ def _join(
         starts.append(num_kept + len(ids))
         waiting.append(rest)
         rest = tokenizer.encode_to_last_mark(rest + "".join(replay.pieces[first:end]), ids)
-    # Where the loop ended; it is the start of the next message, if one is added.
+    # Where the loop ended: the start of the next message, if one is added.
     starts.append(num_kept + len(ids))
     waiting.append(rest)
     last = emitted.ends[-1] if emitted.ends else emitted.first_piece
@@ -134,5 +134,5 @@ def _parse_tools(tools: tuple[str, ...]) -> list[JsonObject]:
     return [read_tool(index, text) for index, text in enumerate(tools)]
 
 
-# No template can change them: the sandbox is an immutable one.
+# Safe to share: the sandbox does not let a template change them.
 _kept_tools = functools.lru_cache(_MAX_KEPT_TOOLS)(_parse_tools)

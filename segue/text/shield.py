@@ -1,19 +1,18 @@
-"""Keeps what a client wrote from being read as control tokens.
+"""Keeps a client's text from being read as control tokens.
 
-A chat template joins its own control tokens and the client's strings into one text, in which
-"<|im_end|>" typed by a user looks like the end of the message, and "<|im_end|" before a ">" of the
-template as well. So the two are kept apart by construction: in the template's own literals each
-control token is replaced by a *mark*, one character that no client's text can hold (a lone half of
-a surrogate pair, see `segue/messages.py`). The template runs on the client's strings as they are,
-and in what it wrote a mark is a control token and everything else is text
-(`Tokenizer.encode_marked`).
+A chat template joins its own control tokens and the client's strings into one text. There,
+"<|im_end|>" typed by a user looks like the end of the message, and so does "<|im_end|" before a ">"
+of the template. The two are therefore kept apart by construction: in the template's own literals,
+each control token is replaced by a *mark*, one character that no client's text can hold (a lone
+surrogate, see `segue/messages.py`). The template runs on the client's strings unchanged. In its
+output a mark is a control token and everything else is text (`Tokenizer.encode_marked`).
 
-It is done once for a template, in its syntax tree. A literal that the template only looks for in
-strings, as in `'</think>' in content` or `content.split('</think>')`, stays as it is.
+This is done once per template, in its syntax tree. A literal that the template only searches for,
+as in `'</think>' in content` or `content.split('</think>')`, stays as it is.
 
-One kind of text keeps its control tokens: what the assistant said and thought is the model's own.
-Thoughts and calls that stayed in its text are replayed as the tokens that they were, as in
-transformers; special tokens such as `<|im_end|>` are not among them (`said.py`).
+One kind of text keeps its control tokens: the assistant's content and reasoning, which are the
+model's own. Reasoning and calls that stayed in its text are replayed as the original tokens, as in
+transformers; special tokens such as `<|im_end|>` are not (`said.py`).
 """
 
 from __future__ import annotations
@@ -27,17 +26,17 @@ from segue.errors import InvalidCheckpoint
 
 _SURROGATES = range(0xD800, 0xE000)
 END_MARK = chr(_SURROGATES[-1])
-"""Stands for no token: the end of a message that is to be continued."""
+"""Represents no token; marks the end of a message to continue."""
 
 _WRITTEN_ARGUMENTS = {"default": 0, "d": 0, "join": 0, "format": 0, "replace": 1, "get": 1}
-"""Of filters and methods: the arguments from this one on may become part of the text."""
+"""Filters and methods: the arguments from this one on may become part of the text."""
 
 
 class ControlMarks:
     """The marks of one tokenizer's control tokens."""
 
     def __init__(self, tokens: Iterable[str] = (), special: Iterable[str] = ()) -> None:
-        """`special` are those that end messages and the like: nobody but the template writes them.
+        """`special` are tokens that end messages and the like: only the template writes them.
 
         Raises InvalidCheckpoint for more tokens than there are marks.
         """
@@ -50,20 +49,20 @@ class ControlMarks:
         self.token_of = {chr(code): t for code, t in zip(_SURROGATES, ordered, strict=False)}
         self._mark_of = {token: mark for mark, token in self.token_of.items()}
         self.spoken = frozenset(ordered) - frozenset(special)
-        """What an assistant may say."""
+        """The control tokens that an assistant may say."""
         self._any_token = match_any(ordered)
         self._any_mark = match_any(self.token_of)
 
     def mark(self, text: str, tokens: re.Pattern[str] | None = None) -> str:
-        """A mark in place of each control token, or of each that `tokens` matches."""
+        """Replaces each control token, or each that `tokens` matches, by its mark."""
         return (tokens or self._any_token).sub(lambda found: self._mark_of[found[0]], text)
 
     def expand(self, text: str) -> str:
-        """The control tokens again."""
+        """Replaces marks by their control tokens."""
         return self._any_mark.sub(lambda found: self.token_of[found[0]], text)
 
     def mark_literals(self, node: nodes.Node) -> None:
-        """Replaces, in a template's syntax tree, the control tokens that the template writes."""
+        """Marks, in a template's syntax tree, the control tokens that the template writes."""
         match node:
             case nodes.TemplateData():
                 node.data = self.mark(node.data)
@@ -74,20 +73,22 @@ class ControlMarks:
                     self.mark_literals(part)
 
     def looked_for(self, marked: nodes.Node) -> frozenset[str]:
-        """The control tokens that a template looks for, after `mark_literals`."""
+        """The control tokens that a template searches for; call after `mark_literals`."""
         literals = (node.value for node in marked.find_all(nodes.Const))
         texts = (value for value in literals if isinstance(value, str))
         return frozenset(token for text in texts for token in self._any_token.findall(text))
 
 
 def match_any(tokens: Iterable[str]) -> re.Pattern[str]:
-    """One group that matches any of `tokens`, the longest first; without tokens, nothing."""
+    """A pattern with one group that matches any of `tokens`, longest first; matches nothing if
+    empty.
+    """
     ordered = sorted(tokens, key=len, reverse=True)
     return re.compile("(" + ("|".join(map(re.escape, ordered)) or "(?!)") + ")")
 
 
 def _written(node: nodes.Node) -> Iterator[nodes.Node]:
-    """The parts whose value may become text: not what others are compared with or looked up by."""
+    """The parts whose value may become text, without operands of comparisons and lookup keys."""
     match node:
         case nodes.Compare() | nodes.Test():
             return

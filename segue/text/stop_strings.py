@@ -1,8 +1,8 @@
-"""Finds stop strings in a text that arrives in pieces, and holds back only what may become one.
+"""Finds stop strings in a text that arrives in pieces, and holds back only a possible match.
 
-One Knuth-Morris-Pratt automaton per stop string: its state is how much of the string the text ends
-with, so the longest state is exactly what must be held back, and a character costs the same
-however the text is cut.
+One Knuth-Morris-Pratt automaton per stop string. Its state is the length of the stop string's
+prefix that the text ends with, so exactly the longest state must be held back. The cost per
+character does not depend on how the text is cut.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from collections.abc import Sequence
 
 
 class StopStringMatcher:
-    """The match that is complete first wins; of several that end together, the longest.
+    """The first complete match wins; of several that end together, the longest. The result does not
+    depend on how the text is cut into pieces.
 
     So the outcome does not depend on how the text was cut into pieces.
     """
@@ -22,9 +23,9 @@ class StopStringMatcher:
         self._has_matched = False
 
     def push(self, text: str) -> tuple[str, str | None]:
-        """The text that is safe to show, and the stop string that ended it, if one did.
+        """The text that is safe to send, and the stop string that ended it, if any.
 
-        After a match nothing may be pushed.
+        Must not be called after a match.
         """
         assert not self._has_matched
         if not self._automata:
@@ -41,7 +42,7 @@ class StopStringMatcher:
         return text[: len(text) - num_held], None
 
     def flush(self) -> str:
-        """The end without a match: what was held back. Empty after a match."""
+        """The text that was held back; empty after a match."""
         held, self._held = self._held, ""
         return held
 

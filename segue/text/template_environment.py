@@ -1,4 +1,4 @@
-"""What a chat template may use: jinja2's sandbox, with the names that `transformers` adds to it."""
+"""What a chat template may use: jinja2's sandbox, with the names that `transformers` adds."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Refusal(jinja2.TemplateError):
 
 
 class _GenerationTag(Extension):
-    """`{% generation %}` tells trainers which part the assistant wrote; here it only passes on."""
+    """`{% generation %}` marks the assistant's part for training; here it only emits its body."""
 
     tags = {"generation"}  # noqa: RUF012  # jinja2 declares it without ClassVar
 
@@ -44,21 +44,21 @@ def _environment() -> jinja2.Environment:
 def compile_template(
     source: str, origin: str, marks: ControlMarks | None = None
 ) -> jinja2.Template:
-    """With `marks`, control tokens that it writes are marks. Raises InvalidCheckpoint."""
+    """With `marks`, the template writes marks for control tokens. Raises InvalidCheckpoint."""
     environment, tree = parse_template(source, origin, marks)
     code = environment.compile(tree)
     return jinja2.Template.from_code(environment, code, environment.make_globals(None), None)
 
 
 def tokens_looked_for(source: str, origin: str, marks: ControlMarks) -> frozenset[str]:
-    """The control tokens that the template looks for in texts. Raises InvalidCheckpoint."""
+    """The control tokens that the template searches texts for. Raises InvalidCheckpoint."""
     return marks.looked_for(parse_template(source, origin, marks)[1])
 
 
 def parse_template(
     source: str, origin: str, marks: ControlMarks | None = None
 ) -> tuple[jinja2.Environment, nodes.Template]:
-    """As `compile_template`, before it is compiled, with an environment of its own."""
+    """As `compile_template`, but not yet compiled, with an environment of its own."""
     environment = _environment()
     try:
         tree = environment.parse(source)
@@ -99,4 +99,4 @@ def _format_now(pattern: str) -> str:
 RESERVED_NAMES = frozenset(
     {"messages", "tools", "documents", "chat_template", "add_generation_prompt"}
 ) | set(_environment().globals)
-"""What a template is given by the router alone, its functions included."""
+"""Names that only the router sets, including its functions."""

@@ -1,4 +1,4 @@
-"""A chat template compiled, and what it was asked at once: which messages it takes."""
+"""A compiled chat template, and the messages that it accepts, found out at once by probing it."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ _NOTE = "a note"
 
 @dataclass(frozen=True, slots=True)
 class MessageRules:
-    """What a template does with messages (`fold.py`)."""
+    """How a template handles messages (`fold.py`)."""
 
     _accepted: Mapping[tuple[str, bool], bool]
     _said: Said
 
     def __call__(self, role: str, is_first: bool, /) -> bool:
-        """Whether a message of this role is written, as the first message or as a later one."""
+        """Whether a message with this role is written, as the first message or as a later one."""
         return self._accepted.get((role, is_first), True)
 
     def said(self, message: JsonObject, /) -> JsonObject:
@@ -34,7 +34,7 @@ class MessageRules:
 
 
 class TemplateProgram:
-    """One program, whose control tokens are marks in what it writes."""
+    """One program. In its output control tokens are marks."""
 
     def __init__(
         self, source: str, named_tokens: Mapping[str, str], origin: str, marks: ControlMarks
@@ -42,7 +42,7 @@ class TemplateProgram:
         """Raises InvalidCheckpoint."""
         self.source = source
         self.named_tokens = {name: marks.mark(token) for name, token in named_tokens.items()}
-        """What templates know as `bos_token`, `eos_token` and so on."""
+        """Templates know these as `bos_token`, `eos_token` and so on."""
         self.template = compile_template(source, origin, marks)
         self.local = LocalTemplate(*parse_template(source, origin, marks))
         """The same program, for sessions (`session_prompt.py`)."""
@@ -74,7 +74,7 @@ class TemplateProgram:
         message: JsonObject,
         marks: ControlMarks,
     ) -> bool:
-        """Whether the template writes something else of the marked message."""
+        """Whether the template writes the marked message differently."""
         for last in (_USER, _GIVEN):
             expected = _attempt(plain, named_tokens, messages=[_USER, message, last])
             got = _attempt(self.template, self.named_tokens, messages=[_USER, marked, last])
@@ -96,7 +96,7 @@ def _saying(text: str, *, thinks: bool) -> JsonObject:
 def _learn_harmless(
     said: Said, changes: Callable[[JsonObject], bool], written: Callable[[JsonObject], str]
 ) -> None:
-    """What the template looks for, and yet writes alike where it is a token."""
+    """Finds tokens that the template searches for, yet writes the same way if marked."""
 
     def is_same(*orders: list[str]) -> bool:
         texts = [end + " b\n".join(order) + end for order in orders for end in ("", "a")]
@@ -149,7 +149,7 @@ def _require_whole_tokens(
     origin: str,
     marks: ControlMarks,
 ) -> None:
-    """On text without control tokens, all of them are the template's, and all are marks."""
+    """On input without control tokens the template writes all of them, and all must be marks."""
     named = {name: marks.mark(token) for name, token in named_tokens.items()}
     thinking: list[dict[str, object]] = [{}, {"enable_thinking": True}, {"enable_thinking": False}]
     for messages, tools, options in itertools.product(_PROBES, (None, [_TOOL]), thinking):
@@ -158,8 +158,8 @@ def _require_whole_tokens(
         got = _attempt(marked, named, **variables)
         if got != (None if expected is None else marks.mark(expected)):
             raise InvalidCheckpoint(
-                f"{origin} puts control tokens together from pieces, or compares with its own, so "
-                "that they cannot be told from what a client wrote: write each one whole, in one "
+                f"{origin} builds control tokens from pieces, or compares with its own, so that "
+                "they cannot be told apart from a client's text: write each one whole, in one "
                 "literal"
             )
 
@@ -167,7 +167,7 @@ def _require_whole_tokens(
 def _attempt(
     template: jinja2.Template, named_tokens: Mapping[str, str], **variables: object
 ) -> str | None:
-    """None where the template refuses, or stumbles in whatever way."""
+    """None if the template refuses the messages or fails in any way."""
     try:
         return template.render(
             {**named_tokens, "documents": None, "add_generation_prompt": True, **variables}

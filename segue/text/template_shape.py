@@ -1,14 +1,14 @@
-"""How a chat template writes an assistant's message, learned from a few short conversations.
+"""How a chat template writes an assistant message, learned from a few short conversations.
 
-A template writes the end of a prompt anew in the next turn, and some of them more than that:
+In the next turn a template rewrites the end of the prompt, and some templates rewrite more:
 
     this turn    … user │ <|im_start|>assistant\\n │ <think>\\n\\n</think>\\n\\n │
     the next     … user │ <|im_start|>assistant\\n │ the answer … │ user │ …
-                          header: the same         ▲ what they share ends here
+                          header: the same         ▲ the shared prefix ends here
 
-With reasoning in its history a template may drop it when a user speaks again, and then the prompts
-part at the first answer after the user message before. Which of this a template does is not written
-anywhere; so it is asked: rendered with what may come next, and compared in tokens.
+If the history has reasoning, a template may drop it when a user speaks again. The prompts then
+diverge at the first answer after the previous user message. What a template does is not written
+anywhere, so we probe it: we render it with possible next messages, and compare tokens.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from segue.types import Message, ToolCall
 Ids = tuple[int, ...]
 
 RenderIds = Callable[[tuple[Message, ...], bool], Ids]
-"""Messages to token ids, with or without what begins an answer. May raise InvalidRequest."""
+"""Messages to token ids, with or without the generation prompt. May raise InvalidRequest."""
 
 _CALL = ToolCall(name="look", arguments='{"at": "it"}', call_id="c1")
 _ASKED = Message(role="user", content="one")
@@ -37,26 +37,29 @@ _GIVEN_OTHER = Message(role="tool", content="two", tool_call_id="c1")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TemplateShape:
-    """In token ids. What a template does not have is empty: then less is known of its prompts."""
+    """In token ids. Parts that a template does not have are empty: then less is known of its
+    prompts.
+    """
 
     generation: Ids
-    """Ends a prompt: the assistant is to speak."""
+    """The generation prompt: ends a prompt whose answer is to be generated."""
     header: Ids
-    """Begins `generation`, and every assistant message of a history."""
+    """Starts `generation` and every assistant message in a history."""
     user: Ids
-    """Begins a user message."""
+    """Starts a user message."""
     tool: Ids
-    """Begins a tool message. May begin as a user message does."""
+    """Starts a tool message. May start like a user message."""
     rewritten_by_user: int
-    """The prompt's last tokens that become others when an answer and a user message follow."""
+    """How many tokens at the prompt's end change when an answer and a user message follow."""
     rewritten_by_tool: int
     """The same for an answer with a call, and its result."""
     run_offset: int | None
-    """A user message changes what came after the user message before: from so many tokens of the
-    first answer's message on. None where it changes nothing but the last answer."""
+    """A user message changes what came after the previous user message, from this offset on in the
+    first answer's message. None if it only changes the last answer.
+    """
 
     def partings(self, prompt: PackedIds) -> Iterator[int]:
-        """Where the next turn may part from this one, in any order; maybe at its end."""
+        """Where the next turn may diverge from this one, in any order; maybe at its end."""
         asked_at = self.asked_at(prompt)
         if asked_at is not None:
             yield len(prompt) - self.rewritten_by_tool
@@ -67,12 +70,12 @@ class TemplateShape:
             yield len(prompt) - self.rewritten_by_user
 
     def asked_at(self, prompt: PackedIds) -> int | None:
-        """Where `generation` begins, if the prompt ends with it."""
+        """Where `generation` starts, if the prompt ends with it."""
         at = len(prompt) - len(self.generation)
         return at if self.generation and prompt.has(at, self.generation) else None
 
     def message_starts(self, prompt: PackedIds) -> Iterator[int]:
-        """Where messages of users and assistants begin, the last one first."""
+        """Where user and assistant messages start, the last one first."""
         marks = {ids[0] for ids in (self.header, self.user) if ids}
         end = len(prompt)
         while marks:
@@ -83,7 +86,7 @@ class TemplateShape:
             end = found
 
     def _first_answer(self, prompt: PackedIds) -> int | None:
-        """The begin of the first assistant message after the last message of a user."""
+        """The start of the first assistant message after the last user message."""
         first = None
         for at in self.message_starts(prompt):
             if prompt.has(at, self.header):
@@ -94,7 +97,7 @@ class TemplateShape:
 
 
 def learn_shape(render: RenderIds, is_special: Callable[[int], bool]) -> TemplateShape | None:
-    """None when the template refuses even a single message."""
+    """None if the template refuses even a single message."""
     try:
         asked, plain = render((_ASKED,), True), render((_ASKED,), False)
         other = render((_ASKED_OTHER,), True)
@@ -105,7 +108,7 @@ def learn_shape(render: RenderIds, is_special: Callable[[int], bool]) -> Templat
     by_tool = _shared(render, asked, (_ASKED, _CALLED, _GIVEN))
     header = asked[begin : min(by_user, by_tool)]
     if not (header and is_special(header[0])):
-        # Nothing would be found by it: a user could have written it.
+        # It would not identify anything: a user could have written it.
         header = ()
     run = _learn_run(render, header, asked[begin:], is_special)
     return TemplateShape(
@@ -127,7 +130,7 @@ class _Run(NamedTuple):
 def _learn_run(
     render: RenderIds, header: Ids, generation: Ids, is_special: Callable[[int], bool]
 ) -> _Run:
-    """What a call and its result look like, and whether a user message after them changes them."""
+    """What a call and its result look like, and whether a later user message changes them."""
     run = (_ASKED, _CALLED, _GIVEN)
     try:
         given, other = render(run, True), render((*run[:-1], _GIVEN_OTHER), True)
@@ -144,7 +147,7 @@ def _learn_run(
 
 
 def _shared(render: RenderIds, prompt: Ids, messages: tuple[Message, ...]) -> int:
-    """With another prompt; all of it where the template refuses the other."""
+    """The length of the prefix shared with another prompt; all of it if that one is refused."""
     try:
         return _common(prompt, render(messages, True))
     except InvalidRequest:
@@ -157,6 +160,6 @@ def _common(one: Sequence[int], other: Sequence[int]) -> int:
 
 
 def _from_special(ids: Ids, is_special: Callable[[int], bool]) -> Ids:
-    """The last special token and what follows it; nothing without one."""
+    """The last special token and what follows it; empty if there is none."""
     last = next((at for at in reversed(range(len(ids))) if is_special(ids[at])), len(ids))
     return ids[last:]

@@ -1,4 +1,4 @@
-"""Where a checkpoint keeps its chat template, and the token names that go with it."""
+"""Reads a checkpoint's chat template, and the token names that belong to it."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ _NAMED_TOKENS = tuple(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TemplateSource:
-    """The program text of a template; some checkpoints have a second one for chats with tools."""
+    """A template's source; some checkpoints have a second one for chats with tools."""
 
     plain: str
     with_tools: str
     named_tokens: Mapping[str, str] = field(default_factory=dict)
-    """What templates know as `bos_token`, `eos_token` and so on."""
+    """Templates know these as `bos_token`, `eos_token` and so on."""
     origin: str = "the chat template"
-    """The file, for messages."""
+    """The file, for error messages."""
 
 
 def read_template_source(folder: Path) -> TemplateSource | None:
-    """From `chat_template.jinja` or else `tokenizer_config.json`; None if neither has one.
+    """From `chat_template.jinja`, else `tokenizer_config.json`; None if neither has one.
 
     Raises InvalidCheckpoint.
     """
@@ -83,7 +83,8 @@ def _read_named(value: object, path: Path) -> dict[str, str]:
             return {item["name"]: item["template"] for item in value}
         case _:
             raise InvalidCheckpoint(
-                f"{path}: chat_template must be a text or a list of objects with name and template"
+                f"{path}: chat_template must be a string, "
+                "or a list of objects with name and template"
             )
 
 

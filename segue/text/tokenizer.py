@@ -1,8 +1,8 @@
 """The checkpoint's tokenizer: text to ids and ids to text, for byte-level BPE as Qwen uses it.
 
 `encode` first cuts the text at its control tokens (`<|im_end|>`, `<think>`, …) and then encodes
-each piece between them on its own, which is what the `tokenizers` library does inside. Doing it
-here lets pieces be remembered (`piece_cache.py`) and lets `shield.py` say what a control token is:
+each piece between them separately, as the `tokenizers` library does internally. Doing it here lets
+pieces be cached (`piece_cache.py`) and lets `shield.py` define what a control token is:
 `encode_marked` cuts at marks only, and finds no control tokens in text.
 """
 
@@ -25,8 +25,8 @@ from segue.text.shield import ControlMarks, match_any
 
 _CONTRACTION = "(?i:'s|'t|'re|'ve|'m|'ll|'d)|"
 _SPACES = "\\s+(?!\\S)|\\s+"
-# A letter before one character that is none, and another letter. In the patterns below, what
-# matches a letter ends there.
+# A letter before one non-letter character and another letter. In the patterns below, a match of
+# letters ends there.
 _LETTER = "[a-zA-Z\u4e00-\u9fff]"
 _BETWEEN = "[ \n,.;:!?\u3001\u3002\uff0c\uff1a\uff1b\uff01\uff1f]"
 _WORD_END = re.compile(f"{_LETTER}(?={_BETWEEN}{_LETTER})")
@@ -47,7 +47,7 @@ _ANY_MARK = re.compile("([\ud800-\udfff])")
 
 
 class Tokenizer:
-    """Encodes without adding anything: beginnings, ends and roles are the chat template's to write.
+    """Encodes without adding anything: the chat template writes starts, ends and roles.
 
     *Control tokens* are the checkpoint's added tokens. Some of them are *special*: these have no
     text when decoded. (`<|im_end|>` is special, `<think>` and `<tool_call>` are not.)
@@ -68,7 +68,7 @@ class Tokenizer:
         self._splits_at_words = _splits_at_words(pipeline)
         self._cache = PieceCache()
         self.max_ids: int | None = None
-        """No text is encoded to more: ContextOverflow."""
+        """Raises ContextOverflow for a text with more ids."""
         self._bytes: dict[int, bytes] = {}
         self._marked_ids = {
             mark: self._control_ids[token] for mark, token in self.marks.token_of.items()
@@ -96,12 +96,12 @@ class Tokenizer:
 
     @property
     def vocab_size(self) -> int:
-        """How many tokens have a text. A model's table is often larger, rounded up for speed."""
+        """The number of tokens with text. A model's table is often larger, padded for speed."""
         return self._pipeline.get_vocab_size()
 
     @functools.cached_property
     def num_ids(self) -> int:
-        """One more than the greatest id."""
+        """The largest id plus one."""
         return max(self._pipeline.get_vocab().values(), default=-1) + 1
 
     @functools.cached_property
@@ -128,7 +128,7 @@ class Tokenizer:
         return self._pipeline.token_to_id(token)
 
     def token_text(self, token_id: int) -> str:
-        """One token for a person to read; part of a character shows as U+FFFD."""
+        """One token for display; part of a character shows as U+FFFD."""
         return self.decode([token_id], skip_special=False)
 
     def encode(self, text: str) -> list[int]:
@@ -136,20 +136,20 @@ class Tokenizer:
         return self._join(self._any_control.split(text), self._control_ids)
 
     def encode_marked(self, text: str) -> list[int]:
-        """The ids of `text` with marks for control tokens; all else in it is ordinary text."""
+        """The ids of `text` with marks for control tokens; everything else is ordinary text."""
         return self._join(_ANY_MARK.split(text), self._marked_ids)
 
     def encode_to_last_mark(self, text: str, ids: array[int]) -> str:
-        """Adds the ids of `text` up to its last mark; returns the text behind that.
+        """Adds the ids of `text` up to its last mark, and returns the text after that mark.
 
-        Those ids do not depend on what follows, and the ids of that text do.
+        These ids do not depend on what follows; the ids of the returned text do.
         """
         *pieces, rest = _ANY_MARK.split(text)
         ids.extend(self._join(pieces, self._marked_ids))
         return rest
 
     def _join(self, pieces: Sequence[str], control_ids: Mapping[str, int]) -> list[int]:
-        """Text and control tokens alternate: the patterns that cut them have one group."""
+        """Text and control tokens alternate, because the patterns that cut them have one group."""
         ids: list[int] = []
         for index, piece in enumerate(pieces):
             if index % 2:
@@ -164,7 +164,7 @@ class Tokenizer:
         return list(self._encode_piece(text))
 
     def decode(self, token_ids: Sequence[int], *, skip_special: bool = True) -> str:
-        """The text of `token_ids`. What is no UTF-8 becomes U+FFFD; unknown ids have no text."""
+        """The text of `token_ids`. Invalid UTF-8 becomes U+FFFD; unknown ids have no text."""
         return self._pipeline.decode(list(token_ids), skip_special_tokens=skip_special)
 
     def token_bytes(self, token_id: int) -> bytes:
@@ -178,8 +178,8 @@ class Tokenizer:
         for token, token_id in self._control_ids.items():
             if token_id in self.encode_plain(token):
                 raise InvalidCheckpoint(
-                    f"{origin}: the added token {token!r} is also an ordinary token, so that "
-                    "anybody's text becomes it: take it out of the model's own vocabulary"
+                    f"{origin}: the added token {token!r} is also an ordinary token, so a "
+                    "client's text can become it: remove it from the model's own vocabulary"
                 )
 
     def _look_up_bytes(self, token_id: int) -> bytes:
@@ -189,7 +189,7 @@ class Tokenizer:
         try:
             return bytes(_BYTE_OF_CHARACTER[character] for character in token)
         except KeyError:
-            # An added token may hold characters that are no byte's name, such as a space.
+            # An added token may hold characters that do not name a byte, such as a space.
             return token.encode()
 
     def _encode_piece(self, piece: str) -> array[int]:
@@ -204,7 +204,7 @@ class Tokenizer:
 
     def _encode_part(self, part: str) -> array[int]:
         try:
-            # Unlike `encode`, this lets go of the interpreter's lock.
+            # Unlike `encode`, this releases the GIL.
             (encoding,) = self._pieces.encode_batch_fast([part], add_special_tokens=False)
         except TypeError:
             raise InvalidRequest(
@@ -214,7 +214,7 @@ class Tokenizer:
         return array("I", encoding.ids)
 
     def _parts(self, piece: str) -> Iterator[str]:
-        """A long piece cut where no token reaches across, so that too many are noticed early."""
+        """Cuts a long piece where no token crosses, so that an overflow is noticed early."""
         start = 0
         while self._splits_at_words and len(piece) - start > _PART_CHARACTERS:
             cut = _WORD_END.search(piece, start + _PART_CHARACTERS)
@@ -233,7 +233,7 @@ class Tokenizer:
 
 
 def _without_added_tokens(pipeline: Pipeline) -> Pipeline:
-    """Shares the model, so the vocabulary is not held twice."""
+    """Shares the model, so the vocabulary is in memory only once."""
     bare = Pipeline(pipeline.model)
     if pipeline.normalizer is not None:
         bare.normalizer = pipeline.normalizer
@@ -243,7 +243,7 @@ def _without_added_tokens(pipeline: Pipeline) -> Pipeline:
 
 
 def _splits_at_words(pipeline: Pipeline) -> bool:
-    """Whether it is known to split a text where `_WORD_END` matches."""
+    """Whether the pre-tokenizer is known to split a text where `_WORD_END` matches."""
     described = json.loads(pipeline.pre_tokenizer.__getstate__()) if pipeline.pre_tokenizer else {}
     for one in described.get("pretokenizers", [described]):
         match one:
@@ -258,7 +258,7 @@ def _require_byte_level_bpe(pipeline: Pipeline, origin: str) -> None:
     model, decoder = type(pipeline.model), type(pipeline.decoder)
     if model is not models.BPE or decoder is not decoders.ByteLevel:
         raise InvalidCheckpoint(
-            f"{origin}: expected a byte-level BPE tokenizer as Qwen's are, got model "
+            f"{origin}: expected a byte-level BPE tokenizer as Qwen uses, got model "
             f"{model.__name__} with decoder {decoder.__name__}: serve another checkpoint"
         )
 
@@ -268,7 +268,7 @@ def _require_plain_added_tokens(tokens: Iterable[AddedToken], origin: str) -> No
         if token.lstrip or token.rstrip or token.single_word:
             raise InvalidCheckpoint(
                 f"{origin}: the added token {token.content!r} looks at its neighbours (lstrip, "
-                "rstrip or single_word), which is not supported: switch these off in the file"
+                "rstrip or single_word), which is not supported: turn these off in the file"
             )
 
 

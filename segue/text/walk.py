@@ -1,4 +1,4 @@
-"""The messages and the loops over them as a template sees them that is run by `replay.py`."""
+"""The messages and the loops over them, as a template run by `replay.py` sees them."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from segue.text.segments import Segment
 
 
 class Messages:
-    """The conversation as its template sees it: only what is known to be safe can be done with it.
+    """The conversation as its template sees it: supports only operations known to be safe.
 
-    No list and no Sequence, so that nothing can walk through it unseen.
+    Neither a list nor a Sequence, so that every iteration is noticed.
     """
 
     __slots__ = ("_replay",)
@@ -37,7 +37,7 @@ class Messages:
             raise NotLocal("a slice of the messages")
         index = exact(key)
         if type(index) is not int:
-            raise NotLocal("the messages at something that is no whole number")
+            raise NotLocal("the messages at an index that is not an integer")
         if index < 0:
             replay.look_at_end()
             index += replay.num_messages
@@ -63,7 +63,7 @@ class Messages:
 
 
 class Backwards(Messages):
-    """`messages[::-1]`, of which nothing can be done but walk."""
+    """`messages[::-1]`, which can only be iterated over."""
 
     __slots__ = ()
 
@@ -87,7 +87,7 @@ class Walk:
         self._num_skipped = 0
         self._first_piece = len(replay.pieces)
         self._seen: list[Segment | None] = []
-        """In the order of the walk; None for a round that must run again."""
+        """In the order of iteration; None for a round that must run again."""
         if step > 0:
             self._skip_forwards()
 
@@ -135,13 +135,11 @@ class Walk:
         self._seen.append(segment if can_skip else None)
 
     def _is_emitter(self) -> bool:
-        """Whether this is the one loop whose text can be put back: the first forward one that
-        writes.
-        """
+        """Whether this loop's text can be put back: it is the first forward loop that writes."""
         replay = self.replay
         if replay.emitted is None and self.step > 0:
             if self._num_skipped:
-                raise NotLocal("a loop that writes, and did not when its first messages were seen")
+                raise NotLocal("a loop that writes now but did not for its first messages")
             replay.loops[self._number].writes = True
             # The rounds before this one wrote nothing.
             ends = [self._first_piece] * len(self._seen)
@@ -162,7 +160,7 @@ class Walk:
 
 
 class Loop:
-    """`loop` of a loop over the messages."""
+    """The `loop` variable in a loop over the messages."""
 
     __slots__ = ("_undefined", "_walk")
 

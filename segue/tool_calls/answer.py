@@ -1,8 +1,8 @@
-"""An answer as the assistant's message that it is: what it says, and what it calls.
+"""An answer as an assistant message: its text and its calls.
 
-Whatever a model writes, nothing is lost: what is no call stays text. That includes a call that was
-cut off, whose last value may be half of what was meant, and one that gives a parameter two values.
-What is thought about calls, before the answer, calls nothing.
+Nothing that a model writes is lost: what is not a call stays text. This includes a call that was
+cut off, whose last value may be incomplete, and one that gives a parameter two values. Calls in the
+reasoning before the answer do not count.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from segue.types import Message, ToolCall
 
 
 def read_answer(text: str, tools: Sequence[str], *, is_whole: bool = True) -> Message:
-    """An assistant's message. `tools` are those that could be called, as in `ChatInput`.
+    """An assistant message. `tools` are the tools that could be called, as in `ChatInput`.
 
     An answer that ended at `max_tokens` is not whole: its last call counts only if it was closed.
     """
@@ -43,7 +43,7 @@ def read_answer(text: str, tools: Sequence[str], *, is_whole: bool = True) -> Me
 
 
 def _arguments(call: Call, text: str, known: _Tools) -> dict[str, Json] | None:
-    """None where a parameter has two values: which was meant?"""
+    """None if a parameter has two values: the intended one is unknown."""
     if call.arguments is not None:
         return call.arguments
     schemas = known.schemas(call.name)
@@ -61,7 +61,7 @@ def _arguments(call: Call, text: str, known: _Tools) -> dict[str, Json] | None:
 
 
 def _without_line_ends(value: str) -> str:
-    """Templates write a value in lines of its own: one line's end before it, and one after it."""
+    """Removes one line break before and after: templates write a value on its own lines."""
     for end in ("\r\n", "\n"):
         if value.startswith(end):
             value = value.removeprefix(end)
@@ -70,7 +70,7 @@ def _without_line_ends(value: str) -> str:
 
 
 def _content(text: str, calls: Iterable[Call]) -> str:
-    """What stands around calls. The empty lines between are the template's."""
+    """The text around calls. The empty lines in between are the template's."""
     pieces, position = [], 0
     for call in calls:
         pieces.append(text[position : call.start])
@@ -87,7 +87,7 @@ def _to_json(value: Json) -> str:
 
 
 class _Tools:
-    """The functions of a turn by their names."""
+    """A turn's functions by name."""
 
     def __init__(self, tools: Sequence[str]) -> None:
         self._functions = dict(map(_function, tools))
@@ -107,7 +107,9 @@ class _Tools:
 
 
 def _function(tool: str) -> tuple[str, Mapping[str, Any]]:
-    """Name and parameters. The router refuses what is no tool; here it is a tool without a name."""
+    """Name and parameters. The router rejects invalid tools; here they become a tool without a
+    name.
+    """
     try:
         read = json.loads(tool)
     except (ValueError, RecursionError):

@@ -1,4 +1,4 @@
-"""JSON and Python literals, as models write them. Whatever is returned can be written as JSON."""
+"""JSON and Python literals, as models write them. Every result can be written as JSON."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from typing import TypeAlias
 Json: TypeAlias = "str | int | float | bool | list[Json] | dict[str, Json] | None"
 
 MAX_NESTING = 64
-"""Levels of lists and objects in one value: a conversation accepts 100 in all of a call."""
+"""Levels of lists and objects in one value. A conversation accepts 100 in a whole call."""
 
-# Python refuses to read or write longer integers in decimal.
+# Python refuses to parse or print longer integers in decimal.
 _MAX_INTEGER_DIGITS = 4000
 _DIGITS = r"\d+(?:_\d+)*"
 _NUMBER = re.compile(rf"[+-]?(?:{_DIGITS}\.?(?:{_DIGITS})?|\.{_DIGITS})(?:[eE][+-]?\d+)?\Z")
@@ -45,11 +45,11 @@ _ESCAPED = {
 
 
 class NotALiteral(ValueError):
-    """The text is no such literal, or none that JSON can express."""
+    """The text is not such a literal, or JSON cannot express it."""
 
 
 def read_json(text: str) -> Json:
-    """Raises NotALiteral. A number that is not finite, which JSON lacks, stays text."""
+    """Raises NotALiteral. A non-finite number, which JSON lacks, stays text."""
     try:
         value: Json = json.loads(
             text,
@@ -65,30 +65,30 @@ def read_json(text: str) -> Json:
 
 
 def read_python(text: str) -> Json:
-    """A literal as Python prints it: True, None, 'a', (1, 2), {'a': [1,], 2: nan}. Names that are
-    no text become one as in Python's `json`. Raises NotALiteral.
+    """A literal as Python prints it: True, None, 'a', (1, 2), {'a': [1,], 2: nan}. Keys that are
+    not strings become strings, as in Python's `json`. Raises NotALiteral.
     """
     return read_json(_python_as_json(text))
 
 
 def read_number(text: str) -> int | float:
-    """A number in decimal as any language writes it, such as 007, +5, 3. and 1_000. Raises
+    """A decimal number in any language's notation, such as 007, +5, 3. and 1_000. Raises
     NotALiteral.
     """
     stripped = text.strip()
     if not _NUMBER.match(stripped) or len(stripped) > _MAX_INTEGER_DIGITS:
-        raise NotALiteral("not a number in decimal")
+        raise NotALiteral("not a decimal number")
     if stripped.lstrip("+-").replace("_", "").isdigit():
         return int(stripped)
     number = float(stripped)
     if not math.isfinite(number):
-        raise NotALiteral("too large for a number of JSON")
+        raise NotALiteral("too large for a JSON number")
     return number
 
 
 def check_expressible(value: Json) -> None:
-    """Raises NotALiteral if a value nests too deep, or has half a surrogate pair, which UTF-8
-    cannot carry.
+    """Raises NotALiteral if a value nests too deep, or has a lone surrogate, which UTF-8 cannot
+    encode.
     """
     level = [value]
     for _ in range(MAX_NESTING + 1):
@@ -130,7 +130,7 @@ def _python_as_json(text: str) -> str:
     while position < len(text):
         found = _PYTHON_TOKEN.match(text, position)
         if found is None:
-            raise NotALiteral(f"a string that does not end, from character {position} on")
+            raise NotALiteral(f"unterminated string from character {position} on")
         translated.append(_translated(found))
         position = found.end()
     return "".join(translated)
@@ -147,7 +147,7 @@ def _translated(found: re.Match[str]) -> str:
         return f'"{value}"{key}' if key else value
     if found["mark"]:
         return _BRACKETS[found[0]]
-    # A comma before a closing bracket is Python's, and not JSON's.
+    # Python allows a comma before a closing bracket; JSON does not.
     return "" if found["comma"] else found[0]
 
 

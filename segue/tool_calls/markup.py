@@ -8,8 +8,8 @@
     </function>
     </tool_call>
 
-A tag says what it is and how it stands in its line. Whether it means anything is `reading.py`'s
-affair: a model may also write about tags.
+A tag states its kind and its position in the line. `reading.py` decides whether it means anything:
+a model may also write about tags.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ Kind: TypeAlias = Literal[
 ]
 
 _CLOSING = "</tool_call>"
-# A name may hold a "<" unless that begins a tag of ours.
+# A name may hold a "<" unless it starts one of our tags.
 _NAME = r"(?:[^<>\n]|<(?!/?(?:tool_call|function|parameter|think)\b)){1,256}"
 _TAG = re.compile(
     rf"</?(?:tool_call|think)>|</(?:function|parameter)>|<(function|parameter)=({_NAME})>"
@@ -52,7 +52,7 @@ _TAG = re.compile(
 _BEGINNING = re.compile(r"</?[a-z_]*(?:=[^<>\n]*)?\Z")
 _BETWEEN = re.compile(r"[\s,]*")
 _END = re.compile(r"[\s}]*" + _CLOSING)
-"""Of a call in JSON, with a brace too many."""
+"""The end of a JSON call, possibly with extra braces."""
 _NUM_INDENT = 64
 _DECODER = json.JSONDecoder(
     strict=False,
@@ -64,9 +64,7 @@ _DECODER = json.JSONDecoder(
 
 @dataclass(frozen=True, slots=True)
 class Tag:
-    """`text[start:end]`. Whether it `is_next` says that only space lies between it and the tag
-    before.
-    """
+    """`text[start:end]`. `is_next` means that only whitespace separates it from the tag before."""
 
     kind: Kind
     start: int
@@ -76,8 +74,8 @@ class Tag:
     ends_line: bool
     name: str = ""
     arguments: dict[str, Json] | None = None
-    """Of a Hermes call, which is one tag from <tool_call> to </tool_call>. Where there are several
-    between these, the first and the last of them include the one and the other.
+    """The arguments of a Hermes call, which is one tag from <tool_call> to </tool_call>. If there
+    are several calls in between, the first includes the opening tag and the last the closing one.
     """
 
 
@@ -141,8 +139,8 @@ class _Call:
 
 
 class _Hermes:
-    """Reads calls in JSON. Each attempt reads on from a tag, so what all of them read together has
-    a bound: a text of nothing but beginnings must not cost its square.
+    """Reads calls in JSON. Each attempt reads ahead from a tag. A budget bounds the total, so that
+    a text of many opening tags does not cost quadratic time.
     """
 
     def __init__(self, text: str) -> None:
@@ -150,7 +148,7 @@ class _Hermes:
         self._budget = 4 * len(text) + 10_000
 
     def read(self, start: int) -> list[_Call]:
-        """The calls that begin behind the tag, if any do: one, as a rule."""
+        """The calls that start after the tag: usually one, possibly none."""
         calls: list[_Call] = []
         while self._budget > 0:
             start = _skip(_BETWEEN, self._text, start)
@@ -170,7 +168,7 @@ class _Hermes:
         return calls
 
     def _read_value(self, start: int) -> tuple[Json, int]:
-        """With its end. None where it is no value."""
+        """The value and its end; None if it is not a value."""
         try:
             value, end = _DECODER.raw_decode(self._text, start)
             check_expressible(value)
@@ -183,8 +181,8 @@ class _Hermes:
         return value, end
 
     def _read_python(self, start: int) -> tuple[Json, int]:
-        """As Python prints it, or JSON with slips, which must have a closing tag. The last braces
-        may be missing.
+        """A Python literal, or JSON with mistakes; it must have a closing tag. The last braces may
+        be missing.
         """
         end = self._text.find(_CLOSING, start, start + self._budget)
         self._budget -= (end if end >= 0 else len(self._text)) - start
@@ -214,7 +212,7 @@ def _call(value: Json, end: int) -> _Call | None:
 
 
 def _arguments(text: str) -> Json:
-    """Of a call whose arguments are JSON once more, as in OpenAI's format."""
+    """For a call whose arguments are a string of JSON, as in OpenAI's format."""
     if not text.strip():
         return None
     for read in (read_json, read_python):

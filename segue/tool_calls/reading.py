@@ -1,10 +1,10 @@
-"""Which tags of an answer open and close calls and parameters, and which are only text.
+"""Which tags in an answer open and close calls and parameters, and which are only text.
 
 A model may forget a tag, write about tags, or pass a whole call as a value, so the same tags can be
-read in more than one way. Each reading has a cost: what is missing, and what stands there as text
-though it looks like markup. The cheapest wins. It is found in one pass: of all readings that are at
-the same place (outside, in a function, in a value …) after a tag only the cheapest can still win,
-so a step looks at a handful, and the cost of a text is linear in its length.
+read in several ways. Each reading has a cost: for missing tags, and for text that looks like
+markup. The cheapest reading wins. It is found in one pass: of all readings that are at the same
+place (outside, in a function, in a value …) after a tag, only the cheapest can still win. A step
+therefore looks at a handful, and the cost is linear in the text's length.
 
     place          where a reading is after a tag
     outside        in the answer's text
@@ -13,10 +13,10 @@ so a step looks at a handful, and the cost of a text is linear in its length.
     function       after <function=…>, before the first parameter
     parameters     after a </parameter>
     closed         after </function>, before </tool_call>
-    0, 1, 2 …      in a value, with so many parameters open inside it: a call that is quoted
+    0, 1, 2 …      in a value, with this number of parameters open inside it: a quoted call
 
-A stream can drive the same fold: tags come in order, and what all readings that are left agree on
-is certain.
+A stream can use the same fold: tags come in order, and anything that all remaining readings agree
+on is final.
 """
 
 from __future__ import annotations
@@ -29,33 +29,33 @@ from segue.tool_calls.steps import Call, Step, calls_of
 
 Place: TypeAlias = Literal["outside", "thought", "opened", "function", "parameters", "closed"] | int
 
-# What a reading costs. A tag that is text: in the middle of a line, or with its counterpart …
+# The costs of a reading. A tag that is text, inside a line or with its counterpart …
 _TEXT = 1
-# … and at the begin of a line, without its counterpart. Outside of every call, what ends a value
-# there is the sign of a value that was ended too early: anything else is likelier.
+# … and at the start of a line, without its counterpart. Outside every call, an end tag of a value
+# there shows that a value was ended too early: any other reading is more likely.
 _STRAY = 3
 _STRAY_OUTSIDE = 1_000_000
 _HERMES_AS_TEXT = 4
-# A thought that began before the answer's text. More than a </think> in a value.
+# Reasoning that started before the answer's text. More than a </think> in a value.
 _THOUGHT = 4
-# Tags that are missing.
+# Missing tags.
 _NO_TOOL_CALL = 2
 _NO_PARAMETER_END = 3
-# More than two stray tags, with which a quoted parameter would swallow the end of its own.
+# More than two stray tags; otherwise a quoted parameter would swallow the end of its own.
 _NO_LAST_PARAMETER_END = 8
 _NO_FUNCTION_END = 2
 _NO_TOOL_CALL_END = 2
-# Of a call that has but begun, where the text ends: less than its two tags as text.
+# A call that has only started when the text ends: less than its two tags as text.
 _BEGUN = 1
-# Of a value that lasts to the text's end: more than one without its own end …
+# A value that lasts to the text's end: more than one without its own end …
 _NO_END = 11
-# … and less than a parameter outside of every call.
+# … and less than a parameter outside every call.
 _PARAMETER_OUTSIDE = 14
-# Words between parameters, which belong to none. More than a parameter's end that is text together
-# with one that is missing, unless the next parameter is one that may come.
+# Words between parameters, which belong to none. More than a parameter's end as text together with
+# a missing one, unless the next parameter is an expected one.
 _LOOSE = 5
-# A function that no tool has, a parameter that the function lacks or has been given already, and a
-# value that ends in the middle of a line but did not begin so.
+# A function that no tool has; a parameter that the function lacks or that was already given; and a
+# value that ends inside a line but did not start inside one.
 _UNKNOWN = 1
 _UNLIKELY = 2
 _UNEVEN = 1
@@ -65,7 +65,7 @@ _BEFORE_PARAMETER = ("<function>", "</parameter>")
 
 
 class Vocabulary(Protocol):
-    """What names there are. Where nothing is known of a function's parameters, all are known."""
+    """The known names. If a function's parameters are unknown, every name counts as known."""
 
     def has_function(self, function: str) -> bool: ...
     def has_parameter(self, function: str, parameter: str) -> bool: ...
@@ -74,10 +74,10 @@ class Vocabulary(Protocol):
 def read_calls(
     tags: Iterable[Tag], vocabulary: Vocabulary, *, end: int, is_whole: bool
 ) -> list[Call]:
-    """The calls, in order. Those in what the model thought are not among them.
+    """The calls, in order, without those in the reasoning.
 
-    The text ends at `end`, but for space. If it is not whole, it broke off there: a call whose end
-    is missing is then none.
+    The text ends at `end`, except for whitespace. If it is not whole, it was cut off there, and a
+    call whose end is missing does not count.
     """
     reading = _Readings(vocabulary)
     for tag in tags:
@@ -86,7 +86,7 @@ def read_calls(
 
 
 class _Readings:
-    """All readings that may still win: for each place the cheapest that is there."""
+    """All readings that may still win: the cheapest for each place."""
 
     def __init__(self, vocabulary: Vocabulary) -> None:
         self._vocabulary = vocabulary
@@ -149,7 +149,7 @@ class _Readings:
             case "<think>":
                 self._reach("thought", cost, step)
             case "</think>" if not step.answers:
-                # All before it was thought: whatever calls it held, and however odd.
+                # Everything before it was reasoning, whatever calls it holds.
                 self._reach("outside", _THOUGHT, Step("answer", answers=True))
                 return
         self._reach("outside", cost + _cost_outside(tag), step)
@@ -166,7 +166,7 @@ class _Readings:
 
     def _in_function(self, tag: Tag, cost: int, step: Step) -> None:
         if not tag.is_next:
-            # A function without parameters is only text, if there are other words in it.
+            # A function without parameters is only text if it contains other words.
             if step.does == "function" and tag.kind != "<parameter>":
                 return
             cost += _LOOSE
@@ -193,7 +193,7 @@ class _Readings:
         assert step.tag is not None
         if depth == 0:
             self._end_value(tag, cost, step)
-        # What stands in the middle of a line opens nothing in a value that has lines of its own.
+        # A tag inside a line opens nothing in a value that has its own lines.
         may_open = tag.begins_line or not step.tag.ends_line
         if tag.kind == "<parameter>" and may_open and depth < _MAX_QUOTED_DEPTH:
             self._reach(depth + 1, cost, step)
@@ -210,7 +210,7 @@ class _Readings:
         match tag.kind:
             case "</parameter>":
                 self._reach("parameters", cost, step.then("value", tag, tag.start))
-            # What directly follows a tag that is text is text with it.
+            # A tag that directly follows a tag that is text is text too.
             case "<parameter>" if not (tag.is_next and self._last_kind in _BEFORE_PARAMETER):
                 cost += _NO_PARAMETER_END + self._unlikely(tag, step)
                 self._reach(0, cost, value.then("parameter", tag))
@@ -226,7 +226,7 @@ class _Readings:
             return 0
         if not tag.begins_line:
             return _TEXT
-        # One parameter right after another's end is hardly a stray tag.
+        # A parameter right after another's end is hardly a stray tag.
         is_in_list = tag.is_next and (self._last_kind, tag.kind) == ("</parameter>", "<parameter>")
         return 2 * _STRAY if is_in_list else _STRAY
 
@@ -238,7 +238,7 @@ class _Readings:
         return 0 if is_known and not step.has_given(parameter.name) else _UNLIKELY
 
     def _is_one_of_several(self, parameter: Tag, step: Step) -> bool:
-        """Whether the function lacks it, as it does the one before: names made up come in lists."""
+        """Whether the function lacks it and the one before: invented names come in lists."""
         names = [parameter.name]
         if step.does == "value" and step.before and step.before.tag:
             names.append(step.before.tag.name)

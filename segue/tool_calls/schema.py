@@ -1,7 +1,7 @@
-"""What a tool's JSON schema allows for a parameter, as far as it decides how a text is read.
+"""What a tool's JSON schema allows for a parameter, as far as it decides how to read a text.
 
-Schemas come from whoever wrote the tool: parts that are not understood allow everything, and a
-budget of steps bounds what schemas that refer to themselves, or to each other, can cost.
+Clients write the schemas: parts that are not understood allow everything, and a budget of steps
+bounds the cost of schemas that refer to themselves or to each other.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from segue.tool_calls.literals import Json
 
 Schema: TypeAlias = Mapping[str, Any]
 Kinds: TypeAlias = frozenset[str]
-"""Of null, boolean, integer, number, string, array, object, as the schema names them; and
-`anything` where it does not name any. A schema that says number says integer too.
+"""A subset of null, boolean, integer, number, string, array, object, as the schema names them;
+`anything` if it names none. A schema with number also allows integer.
 """
 
 ANYTHING: Kinds = frozenset({"anything"})
@@ -35,8 +35,8 @@ _KINDS: dict[str, Kinds] = {
     for name in names.split()
 }
 _TYPE_NAME = re.compile(r"([a-z]+)(?:\d*|\(.*\)|\[.+\]|<.+>)")
-"""Of int64, varchar(20), list[str] or array<int>, the part that says what kind it is."""
-# What a schema without a type can only be about, by members of some type.
+"""The part of int64, varchar(20), list[str] or array<int> that names the kind."""
+# The kind of a schema without a type, inferred from members with values of certain types.
 _TELLING: tuple[tuple[Kinds, tuple[type, ...], str], ...] = (
     (frozenset({"object"}), (Mapping,), "properties patternProperties additionalProperties"),
     (frozenset({"array"}), (Mapping, list), "items prefixItems"),
@@ -52,7 +52,7 @@ _MAX_PARTS = 256
 
 
 class Schemas:
-    """The schemas of one function's parameters. `root` is where references begin."""
+    """The schemas of one function's parameters. References are resolved from `root`."""
 
     def __init__(self, root: Schema) -> None:
         self._root = root
@@ -60,7 +60,7 @@ class Schemas:
 
     @property
     def is_open(self) -> bool:
-        """It may have any parameters: it names none, or says that there are more."""
+        """Whether any parameter is allowed: it names none, or allows others."""
         parts = self._parts(self._root)
         return not any(part.get("properties") for part in parts) or any(
             part.get("additionalProperties") is True or part.get("patternProperties")
@@ -68,7 +68,7 @@ class Schemas:
         )
 
     def of_parameter(self, name: str) -> Schema | None:
-        """None where the function says nothing of such a parameter."""
+        """None if the function does not describe this parameter."""
         for part in self._parts(self._root):
             properties = part.get("properties")
             if isinstance(properties, Mapping) and name in properties:
@@ -85,7 +85,7 @@ class Schemas:
         return self._allows(value, schema, _MAX_DEPTH)
 
     def lists(self, text: str, schema: Schema) -> bool:
-        """Whether the schema enumerates values, and this text is one of them."""
+        """Whether the schema enumerates values that include this text."""
         return any(text in _enumerated(part) for part in self._parts(schema))
 
     def _kinds(self, schema: Schema, depth: int) -> Kinds:
@@ -144,7 +144,7 @@ class Schemas:
         )
 
     def _parts(self, schema: Schema) -> list[Schema]:
-        """A schema with all that it refers to, combines or chooses from."""
+        """A schema with all the schemas that it refers to, combines or chooses from."""
         parts = [schema]
         for part in parts:
             more = [*self._referred(part)]
@@ -156,7 +156,7 @@ class Schemas:
         return parts
 
     def _referred(self, schema: Schema) -> tuple[Schema, ...]:
-        """What `$ref` names, if it is here. Definitions may also stand beside the reference."""
+        """The target of `$ref`, if it is here. Definitions may also be next to the reference."""
         pointer = schema.get("$ref")
         if not isinstance(pointer, str) or not pointer.startswith("#"):
             return ()
@@ -228,7 +228,7 @@ def _enumerated(schema: Schema) -> Sequence[Any]:
 
 
 def _narrowed(constraints: Iterable[Kinds]) -> Kinds:
-    """What meets all of them; where they contradict each other, the first ones."""
+    """What satisfies all constraints; if they contradict each other, the first ones win."""
     found = ANYTHING
     for kinds in constraints:
         if "anything" in found:
@@ -245,12 +245,12 @@ def _schemas(value: object) -> list[Schema]:
 
 
 def _as_schema(value: object) -> Schema:
-    # `true` allows everything, as does whatever is no schema.
+    # `true` allows everything, and so does anything that is not a schema.
     return value if isinstance(value, Mapping) else {}
 
 
 def _same(value: Json, other: object) -> bool:
-    """As JSON means it: 1 is 1.0, and true is not 1."""
+    """As in JSON: 1 equals 1.0, but true does not equal 1."""
     return isinstance(value, bool) == isinstance(other, bool) and value == other
 
 

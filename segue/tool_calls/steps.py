@@ -1,4 +1,4 @@
-"""What a reading has taken for markup, step by step, and the calls that come of it."""
+"""What a reading took for markup, step by step, and the calls that result."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _NUM_REMEMBERED = 64
 
 @dataclass(slots=True)
 class Parameter:
-    """`text[start:end]` is all that stands between its tags."""
+    """`text[start:end]` is everything between its tags."""
 
     name: str
     start: int
@@ -30,21 +30,21 @@ class Call:
     end: int
     parameters: list[Parameter] = field(default_factory=list)
     arguments: dict[str, Json] | None = None
-    """Where the call is Hermes': there are no parameters then."""
+    """Set for a Hermes call, which has no `parameters`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A tag that means something in a reading, and the one before it."""
+    """A tag that counts as markup in a reading, and the step before it."""
 
     does: Literal["answer", "call", "open", "function", "parameter", "value", "end"]
     tag: Tag | None = None
     before: Step | None = None
     at: int = 0
-    """Where what it ends, ends."""
+    """The end of what this step ends."""
     function: str = ""
     answers: bool = False
-    """The thought is over, so that a </think> means nothing any more."""
+    """The reasoning is over: a further </think> means nothing."""
 
     def then(
         self,
@@ -56,7 +56,7 @@ class Step:
         return Step(does, tag, self, at, function, self.answers)
 
     def has_given(self, parameter: str) -> bool:
-        """Whether the call has it already; of many parameters, whether one of the last ones is."""
+        """Whether the call already has it; only the last parameters are searched."""
         step: Step | None = self
         for _ in range(_NUM_REMEMBERED):
             if step is None or step.does == "function":
@@ -68,7 +68,7 @@ class Step:
 
 
 def calls_of(last: Step) -> list[Call]:
-    """The calls that the steps up to `last` make, in order."""
+    """The calls that result from the steps up to `last`, in order."""
     calls: list[Call] = []
     opened: Tag | None = None
     for step in _in_order(last):

@@ -1,9 +1,9 @@
-"""A parameter's text as the value that its schema means.
+"""Converts a parameter's text to a value that fits its schema.
 
-Templates write texts as they are, and everything else as JSON (Qwen3.5's writes numbers, booleans
-and nothing as Python prints them). So one text has several readings, and the schema chooses: what
-is valid under it goes before what is not, and among valid readings the one of a narrower type goes
-before text, which is always one. Without a schema nothing is guessed: 02134 may be a post code.
+Templates write strings as they are, and everything else as JSON (Qwen3.5's writes numbers, booleans
+and None as Python prints them). One text therefore has several readings, and the schema chooses: a
+valid value goes before an invalid one, and among valid ones a narrower type goes before a string,
+which is always possible. Without a schema nothing is guessed: 02134 may be a post code.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ _WORDS: dict[str, Json] = {"true": True, "false": False, "null": None, "none": N
 _NUMBERS = frozenset({"integer", "number"})
 _STRICT = (read_json, read_python)
 _LENIENT = (read_json, read_python, read_number)
-# Beyond this a float does not name one integer any more.
+# Beyond this a float no longer identifies one integer.
 _MAX_EXACT = 2**53
 
 
 def read_value(text: str, schema: Schema | None, schemas: Schemas) -> Json:
-    """Never raises: what has no other reading is text."""
+    """Never raises: a text without another reading stays a string."""
     if schema is None:
         return text
     kinds = schemas.kinds(schema)
@@ -38,7 +38,7 @@ def read_value(text: str, schema: Schema | None, schemas: Schemas) -> Json:
 
 
 def _nearest(text: str, readings: list[Json], kinds: Kinds) -> Json:
-    """What fits no schema, in the form that is least surprising to whoever checks it."""
+    """The value if nothing fits the schema: the form that surprises a validator least."""
     for value in readings:
         if kind_of(value) in kinds:
             return value
@@ -51,13 +51,13 @@ def _nearest(text: str, readings: list[Json], kinds: Kinds) -> Json:
 
 
 def _readings(text: str, kinds: Kinds) -> Iterator[Json]:
-    """Everything that the text may mean beside itself, the likeliest first."""
+    """Everything that the text may mean besides a string, likeliest first."""
     if "string" in kinds:
         yield from (value for value in _read(text, _STRICT) if _is_written(value, text, kinds))
         return
     for value in _read(text, _LENIENT):
         if isinstance(value, str) and value != text:
-            # JSON inside a string of JSON.
+            # JSON inside a JSON string.
             yield from _read(value, _LENIENT)
         if isinstance(value, float) and kinds & _NUMBERS == {"integer"}:
             value = _as_integer(value)
@@ -74,7 +74,7 @@ def _read(text: str, readers: Iterable[Callable[[str], Json]]) -> Iterator[Json]
 
 
 def _is_written(value: Json, text: str, kinds: Kinds) -> bool:
-    """Where the schema allows text too, " 4" and 1.0 are not the integers 4 and 1."""
+    """If the schema also allows strings, " 4" and 1.0 are not the integers 4 and 1."""
     if isinstance(value, float) and "number" not in kinds:
         return False
     return isinstance(value, list | dict) or text in (json.dumps(value), str(value))

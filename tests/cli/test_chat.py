@@ -239,7 +239,7 @@ def test_a_router_that_dies_in_an_answer_is_said_on_a_line_of_its_own(tmp_path: 
     said = screen.screen[screen.screen.index("error Unavailable") - 1 :]
     assert said.startswith(
         f"\nerror Unavailable: router {address}: the connection broke, its process may have ended\n"
-        "the conversation can go on without this turn, once the router is back\n"
+        "the conversation can continue without this turn, once the router is back\n"
     )
 
 

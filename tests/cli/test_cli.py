@@ -202,7 +202,7 @@ def test_simulated_acceptance_is_said_loudly_and_needs_a_probability() -> None:
 
     assert "simulate_acceptance = 0.8" in shown.stdout
     assert (
-        "warning drafts are accepted by chance (0.8): answers are NOT the model's" in shown.stderr
+        "warning drafts are accepted at random (0.8): answers are NOT the model's" in shown.stderr
     )
     assert "NOT the model's" not in plain.stderr
     assert refused.returncode == 1
@@ -299,10 +299,10 @@ def test_where_nothing_listens_it_says_how_to_start(said: Said, command: list[st
             ["generate", "--prompt", "x", "--input-ids", "1"],
             "one of --prompt, --messages and --input-ids, got --prompt and --input-ids\n",
         ),
-        (["generate", "--input-ids", "1,x"], "takes numbers with commas"),
+        (["generate", "--input-ids", "1,x"], "takes comma-separated numbers"),
         (["generate", "--prompt", "x", "--temperature", "-1"], "temperature must be between"),
         (["generate", "--messages", "/nowhere.json"], "cannot read /nowhere.json"),
-        (["generate", "--prompt", "x", "--thinking"], "are for --messages"),
+        (["generate", "--prompt", "x", "--thinking"], "need --messages"),
         (["serve", "--config", "/nowhere.toml"], "cannot read configuration /nowhere.toml"),
         (["serve", "--prefill", "0"], "[cluster] prefill must be >= 1, got 0"),
     ],

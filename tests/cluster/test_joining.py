@@ -91,7 +91,7 @@ def test_what_the_cluster_lacks_is_said_at_once(head: Head, tmp_path: Path) -> N
 
     error = refused(tmp_path, head, "--config", str(settings))
 
-    assert "it needs 16 CPU, and the Ray cluster has 2 CPU on 1 node" in error
+    assert "it needs 16 CPU, but the Ray cluster has 2 CPU on 1 node" in error
 
 
 def test_workers_are_placed_by_label_and_resource_and_found_where_they_announce(

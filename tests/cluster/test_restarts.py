@@ -15,7 +15,7 @@ import pytest
 from segue.cluster_status import ClusterStatus
 from tests.cluster.serving import PATIENCE_S, is_whole, serving, wait_for, wait_until
 
-RETRY = r"ERROR {} .*did not start; trying again error=(.*) retry_in_s=([\d.]+)"
+RETRY = r"ERROR {} .*did not start; retrying error=(.*) retry_in_s=([\d.]+)"
 
 
 def bound(address: str) -> socket.socket:
@@ -74,7 +74,7 @@ def test_a_worker_that_dies_while_it_starts_is_started_again(tmp_path: Path) -> 
         os.kill(cluster.pid("prefill-0"), signal.SIGKILL)
 
         cluster.address()
-        assert "prefill-0 died while it started; starting it again" in cluster.text()
+        assert "prefill-0 died during its start; restarting it" in cluster.text()
         assert cluster.num_lives("prefill-0") == 2
         assert cluster.end() == 0
     assert "Traceback" not in cluster.text()

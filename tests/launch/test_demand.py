@@ -52,10 +52,10 @@ def test_on_a_cpu_nobody_asks_for_a_gpu() -> None:
 
 def test_two_gpus_are_wanted_and_one_is_there() -> None:
     assert missing(config_of(), room(GPU=1.0, CPU=8.0)) == (
-        "it needs 2 GPU, and the Ray cluster has 1 GPU on 1 node"
+        "it needs 2 GPU, but the Ray cluster has 1 GPU on 1 node"
     )
     assert missing(config_of(), room(CPU=8.0)) == (
-        "it needs 2 GPU, and the Ray cluster has 0 GPU on 1 node"
+        "it needs 2 GPU, but the Ray cluster has 0 GPU on 1 node"
     )
 
 
@@ -75,7 +75,7 @@ def test_a_part_of_a_gpu_must_fit_on_one_gpu() -> None:
     assert missing(
         config_of(gpus_per_prefill=0.6, gpus_per_decode=0.6, prefill=2), room(GPU=2.0)
     ) == (
-        "decode-0 asks for 0.6 GPU, and no node has that left beside the others; the Ray cluster "
+        "decode-0 asks for 0.6 GPU, but no node has that left after the others; the Ray cluster "
         "has 1 node"
     )
 
@@ -85,17 +85,17 @@ def test_cpus_are_counted_where_workers_ask_for_them() -> None:
 
     assert missing(config, room(CPU=8.0), room(CPU=4.0)) == ""
     assert missing(config, room(CPU=8.0)) == (
-        "it needs 12 CPU, and the Ray cluster has 8 CPU on 1 node"
+        "it needs 12 CPU, but the Ray cluster has 8 CPU on 1 node"
     )
     assert missing(config, room(CPU=3.0), room(CPU=9.0)) == (
-        "decode-1 asks for 4 CPU, and no node has that left beside the others; the Ray cluster has "
+        "decode-1 asks for 4 CPU, but no node has that left after the others; the Ray cluster has "
         "2 nodes"
     )
 
 
 def test_what_others_use_is_not_there() -> None:
     assert missing(config_of(), room(GPU=2.0), in_use={"GPU": 1.0}) == (
-        "it needs 2 GPU, and of the Ray cluster's 2 GPU only 1 GPU is not in use"
+        "it needs 2 GPU, but of the Ray cluster's 2 GPU only 1 GPU is not in use"
     )
 
 
@@ -112,10 +112,10 @@ def test_roles_are_pinned_to_labels_and_resources() -> None:
     assert decode.options()["label_selector"] == {"ray.io/accelerator-type": "H200"}
     assert decode.options()["resources"] == {"rack1": 0.5}
     assert missing(config, a, b) == (
-        "it needs 0.5 rack1, and the Ray cluster has 0 rack1 on 2 nodes"
+        "it needs 0.5 rack1, but the Ray cluster has 0 rack1 on 2 nodes"
     )
     assert missing(config, b, h200).startswith(
-        "prefill-0 asks for 1 GPU on a node with label zone=a, and no node has that"
+        "prefill-0 asks for 1 GPU on a node with label zone=a, but no node has that"
     )
     h200 = room({"zone": "b", "ray.io/accelerator-type": "H200"}, GPU=1.0, rack1=1.0)
     assert missing(config, a, h200) == ""

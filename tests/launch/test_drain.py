@@ -88,7 +88,7 @@ def test_a_router_that_does_not_stop_is_waited_for_so_long(
 ) -> None:
     stop(monkeypatch, Call(float("inf")), threading.Event(), 0.05)
 
-    assert "did not stop in 0.05 s" in caplog.text
+    assert "did not stop within 0.05 s" in caplog.text
 
 
 @pytest.mark.parametrize(

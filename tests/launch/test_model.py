@@ -241,7 +241,7 @@ def test_a_hub_model_that_fits_is_fetched_and_its_size_is_said_before(
     model, _, _ = locate(config_of("ours/model"), said.append, machine=machine(24))
 
     assert model == str(checkpoint_dir())
-    assert said == ["downloading 3.0 GiB of weights, unless they are here already"]
+    assert said == ["downloading 3.0 GiB of weights, unless they are already here"]
     assert [("*.safetensors" in patterns) for patterns in hub.fetched] == [False, True]
 
 

@@ -51,7 +51,7 @@ def refused(
         ({"RAY_ADDRESS": "127.0.0.1:1"}, "Unavailable: nothing answers at 127.0.0.1:1"),
         ({"RAY_ADDRESS": "somewhere"}, "InvalidConfig: a Ray cluster's address is host:port"),
         ({"RAY_TMPDIR": "/proc/nowhere"}, "folder /proc/nowhere/ray cannot be written"),
-        ({"RAY_TMPDIR": "/tmp/" + "x" * 90}, "has too long a path for its sockets"),
+        ({"RAY_TMPDIR": "/tmp/" + "x" * 90}, "is too long for its sockets"),
     ],
 )
 def test_rays_own_variables_are_looked_at_before_ray_starts(

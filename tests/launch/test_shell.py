@@ -70,11 +70,11 @@ def test_a_start_that_fails_is_tried_again_and_leaves_a_line_each_time(
     ]
     assert lines == [
         (
-            "did not start; trying again",
+            "did not start; retrying",
             "InvalidCheckpoint: no such folder: /away",
             0.0,
         ),
-        ("did not start; trying again", "InvalidCheckpoint: still away", 0.0),
+        ("did not start; retrying", "InvalidCheckpoint: still away", 0.0),
     ]
 
 

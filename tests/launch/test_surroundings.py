@@ -68,7 +68,7 @@ def test_a_temporary_folder_that_cannot_be_written_is_named() -> None:
 
 
 def test_a_temporary_folder_whose_sockets_would_have_too_long_names_is_refused() -> None:
-    with pytest.raises(InvalidConfig, match=r"too long a path for its sockets \(at most \d+ bytes"):
+    with pytest.raises(InvalidConfig, match=r"is too long for its sockets \(at most \d+ bytes"):
         require_temp_dir(Path("/tmp", "x" * 60, "ray"))
 
 
@@ -85,7 +85,7 @@ def test_too_few_open_files_are_refused_with_both_numbers(
     monkeypatch.setattr(resource, "getrlimit", lambda what: (64, 64))
 
     with pytest.raises(
-        InvalidConfig, match=r"may open 64 files here, 3 processes need at least 30"
+        InvalidConfig, match=r"may open 64 files here, but 3 processes need at least 30"
     ):
         raise_open_files(3)
 

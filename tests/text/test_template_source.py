@@ -72,7 +72,7 @@ def test_named_templates_without_a_default_are_refused(tmp_path: Path) -> None:
 def test_a_template_of_another_shape_is_refused(tmp_path: Path, value: object) -> None:
     write_config(tmp_path, chat_template=value)
 
-    with pytest.raises(InvalidCheckpoint, match="a text or a list of objects"):
+    with pytest.raises(InvalidCheckpoint, match="a string, or a list of objects"):
         read_template_source(tmp_path)
 
 
