@@ -1,4 +1,4 @@
-"""Recounts a prefix cache from nothing and compares. For tests, and for a worker that is idle."""
+"""Recounts a prefix cache from scratch and compares. For tests, and for an idle worker."""
 
 from __future__ import annotations
 
