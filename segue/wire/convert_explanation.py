@@ -92,7 +92,7 @@ class _Estimate(TypedDict):
 
 
 def _estimate(one: WeighedCandidate | pb.Candidate) -> _Estimate:
-    """What is the same on both sides."""
+    """The fields that are the same on both sides."""
     return {
         "chosen": one.chosen,
         "computed_tokens": one.computed_tokens,
