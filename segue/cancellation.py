@@ -1,4 +1,4 @@
-"""Clean-up that a cancelled task must not leave half done."""
+"""Protects clean-up that a cancelled task must complete."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ Result = TypeVar("Result")
 
 
 async def uninterrupted(work: Awaitable[Result]) -> Result:
-    """What `work` returns; a cancellation meanwhile is delivered afterwards, not in between."""
+    """Returns what `work` returns. A cancellation meanwhile is raised after `work` is done."""
     future = asyncio.ensure_future(work)
     cancellation: asyncio.CancelledError | None = None
     while not future.done():

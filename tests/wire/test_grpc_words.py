@@ -84,7 +84,7 @@ async def test_a_worker_is_not_the_router() -> None:
     async with serving("127.0.0.1", 0, lambda address: []) as worker:
         for error in await errors_at(worker.address):
             assert type(error) is InvalidRequest
-            assert "such as a worker, and not the router: use the router's" in str(error)
+            assert "such as a worker, not the router: use the router's" in str(error)
 
 
 class Slow(SessionsServicer):
