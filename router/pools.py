@@ -63,8 +63,8 @@ def answer_tokens(num_prompt: int, asked: int | None, *, max_context: int, pools
         if 0 < pool < needed:
             raise ContextOverflow(
                 f"the prompt has {num_prompt} tokens, and the largest {role} worker here holds "
-                f"{pool} tokens of prompt and answer: shorten the prompt, or raise [engine] "
-                f"cache_bytes there (the model's context is {max_context})"
+                f"{pool} tokens of prompt and answer: shorten the prompt, or raise the worker's "
+                f"[engine] cache_bytes (the model's context is {max_context})"
             )
     room = max_context - num_prompt
     if pools.decode:

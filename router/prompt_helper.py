@@ -155,4 +155,4 @@ def _reap(process: subprocess.Popen[bytes]) -> None:
 
 
 def _ended() -> Unavailable:
-    return Unavailable("the process that tokenises long prompts ended; try again")
+    return Unavailable("the process that tokenises long prompts has exited; try again")

@@ -136,7 +136,7 @@ class Router:
         built = await self._prompts.make(completed, self.placing.pools.now)
         if built.spec.turn_id in self._turns:
             raise InvalidRequest(
-                f"turn {built.spec.turn_id} is running already; use another turn_id"
+                f"turn {built.spec.turn_id} is already running; use another turn_id"
             )
         return built
 

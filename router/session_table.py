@@ -63,7 +63,7 @@ class Keeping:
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Session:
-    """Where a session ran last, and what workers reported to keep of it.
+    """Where a session ran last, and what workers keep of it, as they reported.
 
     A turn writes to the record that it started with. If the table does not list that record, or no
     longer does, the record is dropped with its turn.

@@ -38,7 +38,7 @@ class SamplingParams:
     seed: int | None = None
     """Without a seed, the router draws one for each turn."""
     logprobs: int | None = None
-    """How many alternatives to report beside the chosen token; None reports nothing."""
+    """The number of alternatives to report besides the chosen token; None reports nothing."""
 
     def __post_init__(self) -> None:
         _check_sampling(self)

@@ -96,5 +96,5 @@ class TurnRequest:
         continues = isinstance(self.input, ChatInput) and self.input.continues is not None
         require(
             bool(self.session_id) or not continues,
-            "a turn that continues a history needs the session_id under which it was kept",
+            "a turn that continues a history needs the session_id of that history",
         )

@@ -79,7 +79,7 @@ class CallStream(Generic[Command, Event]):
     def _start(self, command: Command) -> None:
         number = command.call
         if number in self._calls:
-            raise InvalidRequest(f"call {number} is running already: number each call anew")
+            raise InvalidRequest(f"call {number} is already running: give each call a new number")
 
         def tell(event: Event) -> None:
             if self._calls.get(number) is not stop:

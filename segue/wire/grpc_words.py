@@ -40,7 +40,7 @@ def error_in_words(rpc_error: grpc.aio.AioRpcError, peer: str) -> errors.SegueEr
         return errors.DeadlineExceeded(f"{peer}: no complete answer within the deadline")
     if any(words in said for words in _NO_GRPC):
         return errors.Unavailable(
-            f"{peer}: what listens there does not speak gRPC: is it Segue's router?"
+            f"{peer}: the server there does not speak gRPC: is it Segue's router?"
         )
     if code is grpc.StatusCode.UNAVAILABLE:
         return errors.Unavailable(f"{peer}: {_unavailable(said) or details}")
@@ -66,7 +66,7 @@ def is_unserved(rpc_error: grpc.aio.AioRpcError) -> bool:
 
 def _unavailable(said: str) -> str:
     if any(words in said for words in _NO_HOST):
-        return "no host of that name is known; check the address"
+        return "unknown host name; check the address"
     if any(words in said for words in _BROKEN):
         return "the connection broke, its process may have ended"
     return ""

@@ -1,5 +1,5 @@
-"""A worker's side of the membership: one stream to the router, which sends heartbeats and receives
-views of the cluster.
+"""A worker's side of the membership: one stream, which carries heartbeats to the router and views
+of the cluster back.
 """
 
 from __future__ import annotations
