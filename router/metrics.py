@@ -136,7 +136,7 @@ class PlacementMetrics:
 
 
 class TokenMetrics:
-    """Tokens of turns, by where they came from."""
+    """Tokens of turns, by source."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.prompt = Counter(

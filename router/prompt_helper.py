@@ -50,7 +50,7 @@ class PromptHelper:
         *,
         num_characters: int,
     ) -> SessionPrompt:
-        """Raises Overloaded when too much waits, and what `PromptEncoder.encode_turn` raises."""
+        """Raises Overloaded if too much is queued, and what `PromptEncoder.encode_turn` raises."""
         waiting = self._waiting_characters + num_characters
         if self._waiting_characters and waiting > _MAX_WAITING_CHARACTERS:
             raise Overloaded.after(

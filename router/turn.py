@@ -190,7 +190,7 @@ class Turn:
             except UnknownPrefix:
                 if prefix is None:
                     raise
-                # What it was believed to have is gone.
+                # The worker no longer has the prefix.
                 prefix = None
                 continue
             assert isinstance(started, Reserved | PrefillStarted), "the first event of every call"
@@ -210,7 +210,7 @@ class Turn:
             except UnknownPrefix:
                 if prefix is None:
                     raise
-                # What it was believed to have is gone.
+                # The worker no longer has the prefix.
                 prefix = None
 
     def _place(self) -> Decision:

@@ -262,7 +262,7 @@ class PrefixCache:
         while len(slots) < missing_slots:
             if checkpoint := self.pins.checkpoints.pop():
                 self._evict_checkpoint(checkpoint, slots)
-                # Its page may be worth nothing without it.
+                # Without the checkpoint, its page may be worth nothing.
                 self.pins.settle(checkpoint.node)
             elif not revoke_for_slot():
                 break

@@ -1,8 +1,8 @@
-"""Server side of many calls over one gRPC stream: commands come in, events go out, everything that
-is queued in one message. `calls` is the client side.
+"""Server side of many calls over one gRPC stream: commands come in, events go out. Each message
+carries everything that is queued. `calls` is the client side.
 
-Calls do not outlive their stream: when it ends they are stopped, so a client that dies, or that can
-no longer reach this process, leaves nothing behind.
+When a stream ends, its calls are stopped, so a client that dies, or that can no longer reach this
+process, leaves nothing behind.
 """
 
 from __future__ import annotations
