@@ -50,9 +50,9 @@ def place(
     """The feasible way to run the turn with the least expected time to first token; among equal
     ones, the one on the least loaded workers. Raises Unavailable when a role has no ready worker.
 
-    The first turn of a session (`is_new`) decides where the session will live. So among decode
-    workers that are nearly as good, it goes where the fewest new sessions went recently: a worker's
-    death then hits fewer sessions, and load is balanced before it builds up.
+    A session that `is_new` will live where this turn goes. So among decode workers that are nearly
+    as good, the turn goes where the fewest new sessions went recently: a worker's death then hits
+    fewer sessions, and load is balanced before it builds up.
 
     When nothing is feasible, falls back to the least serious exclusion: workers queue.
     """
