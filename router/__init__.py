@@ -1,1 +1,1 @@
-"""The front door: turns come in, are placed on a prefill and a decode worker, tokens go out."""
+"""The front door: accepts turns, places each on a prefill and a decode worker, streams tokens."""

@@ -29,11 +29,11 @@ from segue.wire.server import RunningServer, Services, serving
 
 logger = logging.getLogger(__name__)
 
-# How often health and gauges follow the membership.
+# Seconds between two updates of health and gauges from the membership.
 _WATCH_S = 0.25
-# Of a request, beside its texts.
+# Most bytes of a request besides its texts.
 _FRAMING_BYTES = 1 << 20
-# How long the event loop may wait for a thread that reads or tokenises a request.
+# Longest time that a thread which reads or tokenises a request may hold the GIL.
 _SWITCH_INTERVAL_S = 0.001
 
 
@@ -52,11 +52,11 @@ async def running(
     model_name: str = "",
     checkpoint: CheckpointConfig = AS_PUBLISHED,
 ) -> AsyncIterator[RunningRouter]:
-    """A router that serves until the block ends; it drains on the way out.
+    """Runs a router until the block ends, then drains it.
 
-    `model_name` is what people call the model, where `model` is the folder it was found in.
+    `model_name` is the model's public name, for when `model` is just the folder it was found in.
 
-    Raises InvalidCheckpoint and, for a taken port, InvalidConfig.
+    Raises InvalidCheckpoint, and InvalidConfig if the port is taken.
     """
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
     folder = await asyncio.to_thread(resolve_model, model, with_weights=False)
@@ -102,14 +102,14 @@ async def running(
 
 
 async def _watch(router: Router, server: RunningServer) -> None:
-    """Notices the silent; health says SERVING exactly while a turn could be placed."""
+    """Detects silent workers, and keeps health at SERVING exactly while a turn could be placed."""
     while True:
         try:
             router.watch()
             await server.set_serving(router.is_ready())
         except Exception:
-            # Whatever it is, silent workers must be noticed for as long as the router serves.
-            logger.exception("unforeseen error while watching the cluster")
+            # Silent workers must be detected for as long as the router serves.
+            logger.exception("unexpected error while watching the cluster")
         await asyncio.sleep(_WATCH_S)
 
 
@@ -127,7 +127,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--model", required=True, help="folder or hub id")
     parser.add_argument("--config", type=Path, help="TOML file")
     parser.add_argument("--host", help="address to listen on")
-    parser.add_argument("--announce", help="address that others use, where it is another")
+    parser.add_argument("--announce", help="address that others use, if different")
     parser.add_argument("--port", type=int)
     options = parser.parse_args(arguments)
     setup_logging("router")

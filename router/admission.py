@@ -1,4 +1,4 @@
-"""How many turns may be in flight, and when a refused client should come back."""
+"""Limits the turns in flight, and tells a refused client when to retry."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from collections.abc import Iterator
 from segue.errors import Overloaded, Unavailable
 from segue.telemetry import Clock
 
-# Weight of the newest turn in the running mean of turn durations, once there are some.
+# Smallest weight of the newest turn in the running mean of turn durations.
 _SMOOTHING = 0.1
 _MIN_RETRY_S = 0.05
 _MAX_RETRY_S = 60.0
 
 
 class Admission:
-    """Counts turns in flight, and sends those that find no place away until there is one.
+    """Counts turns in flight, and refuses more than `max_turns` with a time to retry.
 
-    Clients that were refused form a queue that only exists as times: each is told when its own
-    place is expected to be free, after those of all that were told before. One event loop owns it.
+    Refused clients form a virtual queue: each gets the time at which a place is expected to be free
+    for it, later than the times given to the clients before it. One event loop owns it.
     """
 
     def __init__(self, max_turns: int, *, clock: Clock = time.monotonic) -> None:
@@ -28,7 +28,7 @@ class Admission:
         self._mean_turn_s = 1.0
         self._num_ended = 0
         self._promised_until = 0.0
-        """When the place of the client that was refused last is expected to be free."""
+        """When a place is expected to be free for the client that was refused last."""
         self.num_turns = 0
         self.is_draining = False
 
@@ -36,10 +36,10 @@ class Admission:
     def admit(self) -> Iterator[None]:
         """Holds one place. Raises Overloaded or, while draining, Unavailable."""
         if self.is_draining:
-            raise Unavailable("the router is draining; send the turn to another one")
+            raise Unavailable("the router is draining; send the turn to another router")
         if self.num_turns >= self._max_turns:
             raise Overloaded.after(
-                f"{self.num_turns} turns are in flight and at most {self._max_turns} may be; "
+                f"{self.num_turns} turns are in flight, and max_turns is {self._max_turns}; "
                 "try again after the hinted time",
                 retry_after_s=self._promise(),
             )
@@ -50,12 +50,12 @@ class Admission:
             self.num_turns -= 1
 
     def _promise(self) -> float:
-        """Seconds until a place is free for one client more."""
+        """Seconds until a place is free for one more client."""
         now = self._clock()
-        # Turns in flight end one by one, about every mean / n seconds.
+        # Of n turns in flight, one ends about every mean / n seconds.
         ends_each_s = self._mean_turn_s / max(self.num_turns, 1)
         self._promised_until = max(self._promised_until, now) + ends_each_s
-        # Those who are told the same longest time come back together: better late than never.
+        # Clients that get the longest time come back together, which beats waiting even longer.
         self._promised_until = min(self._promised_until, now + _MAX_RETRY_S)
         return max(self._promised_until - now, _MIN_RETRY_S)
 

@@ -1,4 +1,4 @@
-"""A decision and what came of it, as clients are told."""
+"""Turns a placement decision and its outcome into the explanation that clients get."""
 
 from __future__ import annotations
 

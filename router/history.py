@@ -1,11 +1,11 @@
-"""What was said in each session up to its last turn, so that a client need send only what is new.
+"""Each session's messages up to its last turn, so that a client sends only the new ones.
 
-The client's copy is the truth: what is missing or different here is refused, and the client sends
-all. A turn is added when it has ended, without its answer: that comes back with the next turn, as
-the client understood it. So a turn that failed half-way has changed nothing.
+The client's copy is the truth: if messages are missing or differ here, the turn is refused and the
+client sends all of them. A turn's messages are added when it has ended, without its answer: the
+client sends that with the next turn, as it understood it. So a failed turn changes nothing.
 
-A turn costs what is new in it: digests and sizes of what was said before are kept, and so is what
-its prompt was made from (`segue/text/session_prompt.py`).
+A turn costs only what is new in it: the digests and sizes of earlier messages are kept, and so is
+what their prompt was made from (`segue/text/session_prompt.py`).
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from segue.prompt import PageDigests, PrefixName, Prompt
 from segue.text.session_prompt import PromptMemory
 from segue.types import ChatInput, TurnRequest
 
-# Of a message, beside its texts: itself, its digest, and its place in a `PromptMemory`.
+# Memory of a message besides its texts: the object, its digest, its entry in a `PromptMemory`.
 _MESSAGE_BYTES = 500
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class History:
-    """One session's last turn: all messages that it was given, and all tokens that came of them."""
+    """One session's last turn: all its messages, and all its tokens."""
 
     chat: ChatInput
     digests: tuple[bytes, ...]
@@ -35,14 +35,15 @@ class History:
     tokens: Prompt
     """The turn's prompt and answer."""
     byte_ends: array[int] = field(default_factory=lambda: array("Q"))
-    """After each message: the bytes of all texts so far."""
+    """The bytes of all texts up to the end of each message."""
     character_ends: array[int] = field(default_factory=lambda: array("Q"))
-    """After each message: the characters of all texts so far."""
+    """The characters of all texts up to the end of each message."""
     memory: PromptMemory | None = None
-    """What the next turn's prompt can be made from, beside the tokens."""
+    """What the next turn's prompt can be made from, besides the tokens."""
 
     def is_continued_by(self, chat: ChatInput, chain: tuple[bytes, ...]) -> bool:
-        """Whether an answer to this very history comes next in `chat`, whose digests are given."""
+        """Whether `chat` starts with exactly this history and then an answer. `chain` holds the
+        digests of `chat`."""
         num = len(self.digests)
         return (
             0 < num < len(chain)
@@ -60,17 +61,17 @@ _NOTHING = History(chat=ChatInput(messages=()), digests=(), tokens=Prompt())
 
 @dataclass(frozen=True, slots=True)
 class Completed:
-    """A request with all its messages, and what is known of the first of them."""
+    """A request with all its messages, and what is known about the first ones."""
 
     request: TurnRequest
     known: History | None = None
     """The session's last turn."""
     num_same: int = 0
-    """So many messages are those of the last turn."""
+    """Leading messages that are the same as in the last turn."""
 
 
 def characters_before(request: TurnRequest, known: History | None) -> int:
-    """Of the messages that `complete` will add."""
+    """The characters of the messages that `complete` will add."""
     chat = request.input
     if known is None or not isinstance(chat, ChatInput) or chat.continues is None:
         return 0
@@ -90,7 +91,7 @@ def complete(request: TurnRequest, known: History | None) -> Completed:
     if known is None or num > len(known.digests) or known.digests[num - 1] != wanted.digest:
         num_kept = len(known.digests) if known else 0
         raise UnknownHistory(
-            f"expected a turn that continues what is kept of session {request.session_id} "
+            f"expected a turn that continues the kept history of session {request.session_id} "
             f"({num_kept} messages), got one that continues {num} messages with digest "
             f"{wanted.digest.hex()[:16]}: send the whole history"
         )
@@ -104,15 +105,16 @@ def complete(request: TurnRequest, known: History | None) -> Completed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TurnTokens:
-    """A turn's prompt, compared with the session's last turn; with its answer it is the last turn
-    of the next one."""
+    """A turn's prompt, compared with the session's last turn. Together with its answer, it becomes
+    the last turn for the next one."""
 
     tokens: Prompt
     digests: PageDigests
     num_equal: int = 0
     """Leading tokens that equal those of the session's last turn."""
     num_shared: int | None = None
-    """The same for the history that the prompt belongs to; None without one."""
+    """Leading tokens that equal those of the history that the prompt belongs to; None without
+    one."""
 
     @classmethod
     def of(
@@ -124,13 +126,13 @@ class TurnTokens:
         known: History | None = None,
         num_kept: int = 0,
     ) -> TurnTokens:
-        """`num_kept` leading tokens were copied from those of `known`."""
+        """`num_kept` leading tokens were copied from `known`."""
         pages = PageDigests(page_tokens)
         num_equal, num_shared = 0, None
         if known is not None:
             num_shared = known.tokens.num_common(context, start=num_kept)
         if last is not None and last.digests.page_tokens == page_tokens:
-            # As a rule the history's tokens are those of the last turn: nothing is compared twice.
+            # Usually the history has the last turn's tokens; then nothing is compared twice.
             is_same = known is not None and known.tokens is last.tokens
             start = num_shared if is_same and num_shared else 0
             num_equal = last.tokens.num_common(context, start=start)
@@ -141,7 +143,7 @@ class TurnTokens:
         return len(self.tokens)
 
     def name(self, num_tokens: int) -> PrefixName | None:
-        """Names what a worker has that keeps so many tokens of the session's last turn."""
+        """Names the prefix of a worker that keeps `num_tokens` of the session's last turn."""
         num_pages = min(num_tokens, self.num_equal) // self.digests.page_tokens
         return self.digests.name(self.tokens, num_pages) if num_pages else None
 
@@ -152,7 +154,7 @@ class TurnTokens:
 def history_after(
     completed: Completed, tokens: Prompt, memory: PromptMemory | None
 ) -> History | None:
-    """The session's history once the turn has ended; None if its input was no chat."""
+    """The session's history once the turn has ended; None if its input was not a chat."""
     chat = completed.request.input
     if not isinstance(chat, ChatInput):
         return None
@@ -176,7 +178,7 @@ def num_rerendered(completed: Completed, history: History, num_shared: int | Non
 
 
 def _ends(chat: ChatInput, size: Callable[[str], int], known: array[int]) -> array[int]:
-    """The sizes of all texts up to the end of each message; of the first ones they are known."""
+    """The sizes of all texts up to the end of each message; `known` holds the first ones."""
     options = (*chat.tools, chat.chat_template_kwargs)
     ends = known[:]
     end = ends[-1] if ends else sum(map(size, options))

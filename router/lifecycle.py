@@ -1,4 +1,4 @@
-"""One turn as a state machine, pure. What a state holds says what a failure must release.
+"""One turn as a pure state machine. A state holds what a failure in it must release.
 
 Received ─PlacedOn▶ Placed ─TicketTaken▶ Dispatched ─FirstToken▶ Streaming ─Ended▶ Over
    │  ▲───────────────┴─── Retried ──────────┤
@@ -16,7 +16,7 @@ from segue.errors import DeadlineExceeded, InvalidRequest, Overloaded, SegueErro
 
 
 class IllegalTransition(AssertionError):
-    """An event that cannot happen in this state: a bug of ours."""
+    """An event that cannot happen in this state: a bug in the router."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,7 @@ class Received:
 
 @dataclass(frozen=True, slots=True)
 class Placed:
-    """Decode was asked for memory: it may already hold pages that we have not heard of."""
+    """Decode was asked for memory: it may already hold pages that the router does not know of."""
 
     received_at: float
     placement: Placement
@@ -34,7 +34,7 @@ class Placed:
 
 @dataclass(frozen=True, slots=True)
 class Dispatched:
-    """Decode holds memory, and whoever computes the prompt was told to."""
+    """Decode holds memory, and the worker that computes the prompt was asked to do so."""
 
     received_at: float
     dispatched_at: float
@@ -74,7 +74,7 @@ class FirstToken:
 
 @dataclass(frozen=True, slots=True)
 class Retried:
-    """The workers failed, or refused, before the first token: place again."""
+    """The workers failed, or refused the turn, before the first token: place it again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +86,7 @@ TurnChange: TypeAlias = PlacedOn | TicketTaken | FirstToken | Retried | Ended
 
 
 def advance(state: TurnState, change: TurnChange) -> TurnState:
-    """The next state. Raises IllegalTransition for a pair that is not written here."""
+    """The next state. Raises IllegalTransition for a pair that is not listed here."""
     match state, change:
         case Received(at), PlacedOn(placement):
             return Placed(at, placement)
@@ -99,7 +99,7 @@ def advance(state: TurnState, change: TurnChange) -> TurnState:
         case ((Received() | Placed() | Dispatched() | Streaming()), Ended(outcome)):
             return Over(outcome)
         case Over(), Ended():
-            # The first word stands: a client that hangs up after the end changes nothing.
+            # The first outcome stands: a client that hangs up after the end changes nothing.
             return state
         case _:
             raise IllegalTransition(f"{state} cannot take {change}")
@@ -119,7 +119,7 @@ def holders(state: TurnState) -> tuple[WorkerStatus, ...]:
 
 
 def outcome_of(error: SegueError) -> str:
-    """How metrics name a turn that ended with an error."""
+    """The metrics' outcome label for a turn that ended with an error."""
     if isinstance(error, InvalidRequest):
         return "invalid"
     if isinstance(error, DeadlineExceeded):

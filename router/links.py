@@ -1,4 +1,6 @@
-"""Calls to workers: one channel per worker's life, values in and out, Segue's errors."""
+"""Calls to workers: one channel per worker and epoch. Takes and returns values, raises Segue's
+errors.
+"""
 
 from __future__ import annotations
 
@@ -25,13 +27,13 @@ from segue.wire.outbox import Outbox
 from segue.wire.status import rpc_errors
 
 if TYPE_CHECKING:
-    # Names of the stubs' types only: the generated module does not have them at run time.
+    # For type annotations only: the generated module does not have these names at run time.
     from segue.internal.v1.worker_pb2_grpc import DecodeWorkerAsyncStub, PrefillWorkerAsyncStub
 
-# Looking is cheap for a living worker; a dead one must not hold the router up.
+# A live worker answers these at once; a dead one must not hold up the router.
 STATUS_TIMEOUT_S = 2.0
 LEASE_TIMEOUT_S = 2.0
-# Between two messages to one worker: commands that come faster wait for each other.
+# Shortest time between two messages to one worker; commands that come faster share a message.
 _MIN_GAP_S = 0.002
 
 Stub = TypeVar("Stub", "PrefillWorkerAsyncStub", "DecodeWorkerAsyncStub")
@@ -41,7 +43,7 @@ WorkerCalls = Calls[pb.TurnCommand, pb.TurnEvent]
 
 
 def worker_calls(stub: DecodeWorkerAsyncStub | PrefillWorkerAsyncStub, peer: str) -> WorkerCalls:
-    """Of one router to one worker."""
+    """The calls of one router to one worker."""
 
     def open_stream(
         batches: AsyncIterator[list[pb.TurnCommand]],
@@ -58,7 +60,7 @@ def worker_calls(stub: DecodeWorkerAsyncStub | PrefillWorkerAsyncStub, peer: str
             with rpc_errors(peer):
                 yield
         except SegueError as error:
-            # Whatever broke it, a turn that had no token yet may be tried elsewhere.
+            # Whatever broke the stream, a turn without a token yet may be retried elsewhere.
             raise error if error.retry_is_safe else Unavailable(str(error)) from error
 
     return Calls(open_stream, peer, errors, outbox=lambda: Outbox(min_gap_s=_MIN_GAP_S))
@@ -77,7 +79,7 @@ class _Link(Generic[Stub]):
         return worker_from_wire(reply.status)
 
     def fail(self, error: SegueError) -> None:
-        """Ends all calls there with an error: the worker is lost."""
+        """Fails all calls to the worker, which is lost."""
         self._calls.fail(error)
 
     async def close(self) -> None:
@@ -122,7 +124,7 @@ class DecodeLink(_Link["DecodeWorkerAsyncStub"]):
     async def renew_lease(
         self, session_id: SessionId, lease_s: float | None, pause_s: float | None
     ) -> float:
-        """Returns its seconds. Raises NotFound."""
+        """Returns the seconds until the lease expires. Raises NotFound."""
         request = pb.RenewLeaseRequest(session_id=session_id, lease_s=lease_s, pause_s=pause_s)
         with rpc_errors(self.name):
             reply = await self._stub.RenewLease(request, timeout=LEASE_TIMEOUT_S)
@@ -145,7 +147,7 @@ def _turn_to_wire(turn: NamedTurn) -> pb.TurnSpec:
 
 
 class Links:
-    """Channels by worker and epoch, opened when first needed. They are `WorkerCalls`."""
+    """Channels by worker and epoch, opened on first use. Implements `WorkerCalls`."""
 
     def __init__(self) -> None:
         self._links: dict[tuple[WorkerId, Epoch], PrefillLink | DecodeLink] = {}
@@ -176,24 +178,24 @@ class Links:
         return self._links[key]
 
     async def forget_past_lives(self, worker: WorkerStatus) -> None:
-        """Closes the channels to earlier epochs of a worker."""
+        """Closes the channels to a worker's earlier epochs."""
         past = [key for key in self._links if key[0] == worker.worker_id and key[1] < worker.epoch]
         for key in past:
             await self._links.pop(key).close()
 
     def lost(self, worker: WorkerStatus) -> None:
-        """Ends what runs on a worker that is silent: its connection may take a minute to say so."""
+        """Fails the calls to a silent worker: its connection may take a minute to break."""
         link = self._links.get((worker.worker_id, worker.epoch))
         if link is not None:
             link.fail(Unavailable(f"{link.name} is lost: its process ended, or does not answer"))
 
     def let_end(self, call: asyncio.Task[None]) -> None:
-        """Nobody waits for the call any more, and it may end by itself."""
+        """Lets a call that nothing waits for any more finish in the background."""
         self._ending.add(call)
         call.add_done_callback(self._ending.discard)
 
     async def forget(self, worker: WorkerStatus) -> None:
-        """Closes the channel to this life of a worker; calls that still wait there fail."""
+        """Closes the channel to this epoch of a worker; calls that still wait on it fail."""
         link = self._links.pop((worker.worker_id, worker.epoch), None)
         if link is not None:
             await link.close()

@@ -1,7 +1,7 @@
-"""Who is in the cluster: heartbeats in, one table, a view for everybody when it changes.
+"""The table of workers in the cluster. Heartbeats update it; each change sends all workers a view.
 
-A worker is one entry per id. A later life (greater epoch) replaces an earlier one; the earlier
-one's messages are refused from then on, also when the later one has left or was forgotten.
+There is one entry per worker id. A later life (greater epoch) replaces an earlier one. From then on
+the earlier one's messages are refused, even after the later one has left or was forgotten.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from segue.types import Epoch, WorkerId
 
 logger = logging.getLogger(__name__)
 
-# Lives of workers that are gone, kept to refuse earlier ones. Names of workers are few.
+# Most epochs of workers that are gone, kept to refuse earlier ones. There are few worker ids.
 _MAX_PAST = 10_000
 
 
@@ -44,10 +44,10 @@ class Membership:
         heard: Callable[[WorkerStatus], None],
         gone: Callable[[WorkerStatus], None],
     ) -> None:
-        """An empty `model_id` becomes that of the first worker: all must serve the same.
+        """An empty `model_id` becomes that of the first worker: all must serve the same model.
 
-        `heard` receives every worker's status when it arrives, and when the worker is lost; `gone`
-        the last status of a worker that left or was forgotten.
+        `heard` receives a worker's status with each heartbeat, and when the worker is lost. `gone`
+        receives the last status of a worker that left or was forgotten.
         """
         self._heard = heard
         self._gone = gone
@@ -60,20 +60,21 @@ class Membership:
         self._changed = asyncio.Event()
 
     def heartbeat(self, status: WorkerStatus, model_id: str) -> None:
-        """Takes a worker's news. Raises LayoutMismatch for another model, StaleEpoch for a past
-        life.
+        """Takes a worker's status. Raises LayoutMismatch for another model, StaleEpoch for an
+        earlier life.
         """
         self.model_id = self.model_id or model_id
         if model_id != self.model_id:
             raise LayoutMismatch(
-                f"{status.worker_id} serves model {model_id}, this router {self.model_id}; "
+                f"{status.worker_id} serves model {model_id}, this router serves {self.model_id}; "
                 "start both on the same checkpoint"
             )
         known = self._members.get(status.worker_id)
         latest = known.status.epoch if known else self._past.get(status.worker_id, status.epoch)
         if status.epoch < latest:
             raise StaleEpoch(
-                f"{status.worker_id} was replaced: epoch {latest} was here, {status.epoch} is past"
+                f"{status.worker_id} was replaced: expected epoch {latest} or later, "
+                f"got {status.epoch}"
             )
         self._members[status.worker_id] = _Member(status, self._clock())
         if known is None or known.status.epoch != status.epoch or known.lost_at is not None:
@@ -83,14 +84,14 @@ class Membership:
             self._announce()
 
     def left(self, worker_id: WorkerId, epoch: Epoch) -> None:
-        """The worker finished its turns and stops. A later life that joined is not touched."""
+        """The worker has finished its turns and stops. Does not touch a later life."""
         known = self._members.get(worker_id)
         if known and known.status.epoch == epoch:
             logger.info("worker left", extra={"worker": worker_id})
             self._forget(known.status)
 
     def lost(self, worker_id: WorkerId, epoch: Epoch) -> None:
-        """The worker's stream broke. A later life that joined meanwhile is not touched."""
+        """The worker's stream broke. Does not touch a later life."""
         known = self._members.get(worker_id)
         if known and known.status.epoch == epoch and known.lost_at is None:
             logger.warning("worker lost", extra={"worker": worker_id})
@@ -100,9 +101,9 @@ class Membership:
             self._announce()
 
     def notice_silence(self) -> None:
-        """Marks the silent as lost, and forgets those that have been lost for long.
+        """Marks silent workers as lost, and forgets those that have been lost for long.
 
-        To be called often: a host without power sends nothing.
+        Call it often: a host without power sends nothing.
         """
         now = self._clock()
         for member in list(self._members.values()):
@@ -114,11 +115,11 @@ class Membership:
                 self._forget(member.status)
 
     def workers(self) -> list[WorkerStatus]:
-        """Everybody who is here or was lost lately, by id."""
+        """All workers that are here or were lost recently, by id."""
         return [member.status for _, member in sorted(self._members.items())]
 
     async def views(self) -> AsyncIterator[list[WorkerStatus]]:
-        """The members now, and again after each change of who is here."""
+        """Yields the members now, and again after each change."""
         while True:
             changed = self._changed
             yield self.workers()

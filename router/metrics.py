@@ -1,4 +1,4 @@
-"""What the router measures. Names and labels are frozen by a test."""
+"""The router's metrics. A test freezes their names and labels."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from segue.process_metrics import new_registry
 
-# From a local demo model's milliseconds to a long prompt's minute; fine where users notice.
+# From a local demo model's milliseconds to a long prompt's minute; finest where users notice.
 _LATENCY_BUCKETS = (
     *(0.005, 0.01, 0.025, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 1.5, 2.0, 2.5),
     *(5.0, 10.0, 30.0, 60.0),
@@ -14,14 +14,14 @@ _LATENCY_BUCKETS = (
 _TURN_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 40.0, 80.0, 160.0, 320.0, 640.0)
 _LENGTH_BUCKETS = tuple(4**n for n in range(11))
 _TOKEN_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.25, 0.5, 1.0)
-# What the router itself adds lies far below a millisecond.
+# The router's own decision takes far less than a millisecond.
 _DECISION_BUCKETS = (1e-5, 2.5e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 5e-3)
 _ERROR_BUCKETS = (-0.75, -0.5, -0.25, -0.1, 0.0, 0.1, 0.25, 0.5, 0.75, 1.0)
 _OVERHEAD_BUCKETS = (5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 1e-2, 5e-2)
 
 
 class LoadMetrics:
-    """What is there and what came of it."""
+    """The current load, and how turns ended."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.turns = Counter(
@@ -29,13 +29,13 @@ class LoadMetrics:
         )
         self.errors = Counter(
             "segue_turn_errors_total",
-            "Turns that ended with an error, refused ones among them, by its class.",
+            "Turns that ended with an error, including refused turns, by error class.",
             ["error"],
             registry=registry,
         )
         self.retries = Counter(
             "segue_turn_retries_total",
-            "Attempts that were made again elsewhere, by the class of the error.",
+            "Attempts that failed and were retried elsewhere, by error class.",
             ["error"],
             registry=registry,
         )
@@ -46,7 +46,7 @@ class LoadMetrics:
             "segue_sessions", "Sessions whose placement is remembered.", registry=registry
         )
         self.history_bytes = Gauge(
-            "segue_history_bytes", "Kept of what was said in sessions.", registry=registry
+            "segue_history_bytes", "Memory that keeps the sessions' messages.", registry=registry
         )
         self.workers = Gauge(
             "segue_workers", "Workers by role and health.", ["role", "health"], registry=registry
@@ -54,7 +54,7 @@ class LoadMetrics:
 
 
 class LatencyMetrics:
-    """Seconds of a turn: what users feel, and the router's own part of it."""
+    """Latencies of a turn: those that users notice, and the router's own part of them."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.first_token_s = Histogram(
@@ -65,7 +65,7 @@ class LatencyMetrics:
         )
         self.no_first_token_s = Histogram(
             "segue_no_first_token_seconds",
-            "From the receipt of a turn to its end, where that came before any token.",
+            "From the receipt of a turn to its end, for turns that ended before any token.",
             ["outcome"],
             buckets=_LATENCY_BUCKETS,
             registry=registry,
@@ -79,7 +79,7 @@ class LatencyMetrics:
         )
         self.output_token_s = Histogram(
             "segue_time_per_output_token_seconds",
-            "Of a finished answer, the mean time of a token after the first.",
+            "Mean time per token after the first, of finished answers.",
             buckets=_TOKEN_BUCKETS,
             registry=registry,
         )
@@ -91,52 +91,52 @@ class LatencyMetrics:
         )
         self.queue_s = Histogram(
             "segue_queue_seconds",
-            "From the receipt of a turn until prefill began to compute it.",
+            "From the receipt of a turn until prefill started to compute it.",
             buckets=_LATENCY_BUCKETS,
             registry=registry,
         )
         self.dispatch_s = Histogram(
             "segue_router_dispatch_seconds",
-            "What the router itself adds to a turn: rendering, tokenising, placing.",
+            "Time that the router itself adds to a turn: rendering, tokenising, placing.",
             buckets=_OVERHEAD_BUCKETS,
             registry=registry,
         )
         self.relay_s = Histogram(
             "segue_router_relay_seconds",
-            "What the router itself adds to a token: from decode's event to the client's stream.",
+            "Time that the router itself adds to a token, from decode's event to the client.",
             buckets=_OVERHEAD_BUCKETS,
             registry=registry,
         )
 
 
 class PlacementMetrics:
-    """Where turns go, and how right the estimates are."""
+    """Where turns go, and how accurate the estimates are."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.chosen = Counter(
             "segue_placements_total",
-            "Placements by where the prompt's missing part comes from.",
+            "Placements by the source of the prompt's missing part.",
             ["mode"],
             registry=registry,
         )
         self.decision_s = Histogram(
             "segue_placement_seconds",
-            "One decision where a turn goes.",
+            "Time to decide where one turn goes.",
             buckets=_DECISION_BUCKETS,
             registry=registry,
         )
         self.estimate_error = Histogram(
-            # It has no `_sum`: Prometheus has none where values may be negative.
+            # It has no `_sum`: Prometheus omits it for values that may be negative.
             "segue_placement_estimate_error",
-            "How wrong the expected time to first token was: 0.5 when it took twice as long, "
-            "-0.5 when half.",
+            "Error of the expected time to first token: 0.5 if it took twice as long, "
+            "-0.5 if it took half as long.",
             buckets=_ERROR_BUCKETS,
             registry=registry,
         )
 
 
 class TokenMetrics:
-    """Tokens of turns, by where they came from."""
+    """Tokens of turns, by source."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.prompt = Counter(
@@ -156,17 +156,17 @@ class TokenMetrics:
         )
         self.cached = Counter(
             "segue_cached_tokens_total",
-            "Of the prompts' tokens, taken from a prefix cache.",
+            "Prompt tokens taken from a prefix cache.",
             registry=registry,
         )
         self.rerendered = Counter(
             "segue_rerendered_tokens_total",
-            "Tokens of last turns that the template rendered differently in the next one.",
+            "Tokens of a session's last turn that the template rendered differently in the next.",
             registry=registry,
         )
         self.rerendered_turns = Counter(
             "segue_rerendered_turns_total",
-            "Turns whose history was rendered differently from what was computed.",
+            "Turns whose history was rendered differently from the last turn's tokens.",
             registry=registry,
         )
         self.completion = Counter(

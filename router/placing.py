@@ -1,6 +1,7 @@
-"""Placement at work: what is known of workers and sessions, and where each turn sits.
+"""The state around placement: what is known about workers and sessions, and where each turn runs.
 
-The decision itself is `policy.py`, a pure function; this feeds it, and learns from what came of it.
+The decision itself is `policy.py`, a pure function. This module gives it the inputs, and learns
+from the outcomes.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from segue.telemetry import Clock
 from segue.turn import PrefixHolder, TurnResult, TurnSpec
 from segue.types import WorkerId
 
-# System messages and tools in use at once: a few for each kind of agent.
+# Distinct starts of prompts (system message and tools) in use at once: a few per kind of agent.
 _MAX_SHARED_PREFIXES = 10_000
 
 
@@ -51,17 +52,17 @@ class Placing:
         )
 
     def heard(self, worker: WorkerStatus) -> None:
-        """A heartbeat, or the news that a worker drains or is lost."""
+        """Takes a heartbeat, or the status of a worker that drains or is lost."""
         self.cluster.heard(worker)
         self.pools.heard(worker)
         if worker.load.page_tokens != self.rules.page_tokens:
-            # All workers have the same; those that differ are refused when they meet.
+            # All workers have the same page size; workers check that when they connect.
             self.rules = self.rules._replace(page_tokens=worker.load.page_tokens)
 
     def gone(self, worker: WorkerStatus) -> None:
         """The worker left, or has been lost for so long that it is forgotten.
 
-        Records of sessions need no change: what they say of a worker counts only while it is known.
+        Session records need no change: their entries for a worker count only while it is known.
         """
         self.cluster.gone(worker)
         self.shared_prefixes.gone(worker.worker_id)
@@ -77,18 +78,18 @@ class Placing:
 
 @dataclass(slots=True)
 class _Attempt:
-    """One placement of a turn, and what came of it."""
+    """One placement of a turn, and its outcome."""
 
     decided: Decided
     seat: Seat
     placed_at: float
     first_token_s: float = 0.0
-    """After the placement."""
+    """Seconds from the placement to the first token."""
     source: WorkerId | None = None
 
 
 class TurnPlacing:
-    """Of one turn, from its first placement until `leave`, which whoever runs it always calls."""
+    """The placements of one turn, until `leave`, which the turn's runner always calls."""
 
     def __init__(self, placing: Placing, spec: TurnSpec, tokens: TurnTokens) -> None:
         self.session = placing.table.of(spec.session_id)
@@ -105,7 +106,7 @@ class TurnPlacing:
         """Where a new session was placed."""
 
     def place(self, avoid: Collection[WorkerId]) -> Decision:
-        """Decides anew and takes a seat for it; an earlier one is left. Raises Unavailable."""
+        """Makes a new decision and takes its seat, leaving an earlier one. Raises Unavailable."""
         self.leave()
         placing, session_id = self._placing, self._spec.session_id
         # Another first turn of the session may have been placed meanwhile.
@@ -139,21 +140,21 @@ class TurnPlacing:
 
     @property
     def max_local_tokens(self) -> int:
-        """So short an end of the prompt may be computed by decode: about what was expected, and
-        where it has to be more, the decision was made on what is not so."""
+        """Longest prompt suffix that decode may prefill locally: the length the decision expected,
+        plus a page. If decode would have to compute more, the decision rested on stale data."""
         expected = self._current().decided.decision.chosen.plan.computed_tokens
         slack = self._rules.page_tokens
         return min(self._rules.local_prefill_max_tokens, expected + slack)
 
     def local_refused(self) -> None:
-        """Decode lacks too much of the prompt to compute the rest: it is placed without that."""
+        """Decode lacks too much of the prompt: the turn is placed again without local prefill."""
         self._rules = self._rules._replace(local_prefill_max_tokens=0)
 
     def reserved(self, resident_tokens: int, checkpoint_tokens: int) -> PrefixHolder | None:
-        """Decode said what it holds of the prompt. Whom prefill may pull a prefix from.
+        """Takes what decode holds of the prompt. Returns the worker to pull a prefix from.
 
-        Whatever was decided, it is told the longest holder: what it has itself was believed from
-        its last turn, and may have been evicted since. Its own estimate has the last word.
+        Whatever was decided, prefill gets the longest holder: the router's belief about prefill's
+        own cache dates from its last turn, and may be stale. Prefill makes the final choice.
         """
         attempt, placing = self._current(), self._placing
         placement = attempt.decided.decision.placement
@@ -161,7 +162,7 @@ class TurnPlacing:
         self.session.correct(placement.decode, held)
         chosen = placement.prefill.worker_id, placement.decode.worker_id
         others = {worker: h for worker, h in self._residency.items() if worker not in chosen}
-        # The first of equals gives.
+        # The first of equal holders is chosen.
         residency = {placement.decode.worker_id: held, **others}
         longest = longest_holder(residency, placing.cluster, avoid=self._avoid)
         if longest is None:
@@ -176,7 +177,7 @@ class TurnPlacing:
         )
 
     def first_token(self) -> None:
-        """The turn has its first token, here at the router."""
+        """The router has received the turn's first token."""
         attempt, placing = self._current(), self._placing
         placing.cluster.prefilled(attempt.seat)
         attempt.first_token_s = placing.clock() - attempt.placed_at
@@ -187,12 +188,12 @@ class TurnPlacing:
         )
 
     def known_prefix(self, worker: WorkerStatus) -> PrefixName | None:
-        """Names the tokens of the prompt that the worker is believed to have."""
+        """Names the prefix of the prompt that the worker is believed to have."""
         held = self._residency.get(worker.worker_id)
         return self.tokens.name(held.resident_tokens) if held is not None else None
 
     def ended(self, result: TurnResult) -> None:
-        """The turn has its last token: what stays where, and what it teaches."""
+        """The turn is complete: records what each worker keeps, and learns from its timings."""
         attempt, placing = self._current(), self._placing
         decision, report = attempt.decided.decision, result.report
         prefill, decode = decision.placement.prefill, decision.placement.decode
@@ -213,13 +214,13 @@ class TurnPlacing:
         placing.cluster.learn(_observation(attempt, self._size, result))
 
     def leave(self) -> None:
-        """The turn counts for nothing any more. A second time changes nothing."""
+        """Stops counting the turn as load. Idempotent."""
         if self._attempt is not None:
             self._placing.cluster.leave(self._attempt.seat)
             self._attempt = None
 
     def _held(self) -> Residency:
-        """What workers hold of the session; of a new one, what they hold of its shared prefix."""
+        """What workers hold of the session, or, for a new session, of its shared prefix."""
         placing = self._placing
         nodes = placing.cluster.nodes
         own = self.session.held(nodes, self._usable_tokens)
@@ -229,13 +230,13 @@ class TurnPlacing:
 
     @property
     def _usable_tokens(self) -> int | None:
-        """The last token is always computed."""
+        """Most tokens that a cached prefix can cover: the last token is always computed."""
         if self.tokens.num_shared is None:
             return None
         return min(self.tokens.num_shared, len(self._spec.context) - 1)
 
     def _current(self) -> _Attempt:
-        assert self._attempt is not None, "a turn is placed before anything happens to it"
+        assert self._attempt is not None, "a turn is placed before anything else happens to it"
         return self._attempt
 
 

@@ -1,7 +1,7 @@
-"""Which prefill and which decode worker take a turn: pure functions of what is known.
+"""Chooses the prefill and the decode worker of a turn, with pure functions.
 
-`place` weighs a few ways to run the turn by their expected time to first token
-(`router/placement/`): the workers that hold some of the session, and the least loaded others.
+`place` compares a few ways to run the turn by their expected time to first token
+(`router/placement/`): on workers that hold some of the session, and on the least loaded others.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from router.placement.side import (
 from segue.errors import Unavailable
 from segue.types import Role, WorkerId
 
-# To find the least loaded that are feasible, so many are looked at, no more.
+# Most workers examined to find the least loaded feasible ones.
 _MAX_LOOKED_AT = 32
-# Candidates within this are equal, and the first wins: where nothing moves, then holders, then
+# Candidates within this factor are equal, and the first wins: local prefill, then holders, then
 # others by load.
 _ABOUT_EQUAL = 1.1
-# A new session's first token may be so much later for the sake of its spreading.
+# How much later a new session's first token may be, so that new sessions spread over workers.
 _NEARLY_EQUAL = 1.25
 _NEARLY_EQUAL_S = 0.01
 # Exclusion, then total_s.
@@ -47,14 +47,14 @@ def place(
     avoid: Collection[WorkerId] = (),
     is_new: bool = False,
 ) -> Decision:
-    """The feasible way to run the turn with the least expected time to first token; of equal ones
-    that on the least loaded workers. Raises Unavailable when a role has no ready worker.
+    """The feasible way to run the turn with the least expected time to first token; among equal
+    ones, the one on the least loaded workers. Raises Unavailable when a role has no ready worker.
 
-    The turn of a session that `is_new` decides where the session will live. So among decode workers
-    that are nearly as good, it goes where the fewest new sessions went lately: one worker's death
-    then hits a part of the sessions, and their load is shared before it is felt.
+    A session that `is_new` will live where this turn goes. So among decode workers that are nearly
+    as good, the turn goes where the fewest new sessions went recently: a worker's death then hits
+    fewer sessions, and load is balanced before it builds up.
 
-    When nothing is feasible, the least serious exclusion is put up with: workers queue.
+    When nothing is feasible, falls back to the least serious exclusion: workers queue.
     """
     if not (cluster.ready_prefills and cluster.ready_decodes):
         role = Role.DECODE if cluster.ready_prefills else Role.PREFILL
@@ -67,9 +67,9 @@ def place(
 
 
 def _choose(candidates: Sequence[Candidate]) -> Candidate:
-    """The first pair of workers that is about as good as the best, in the way that is best for it.
+    """The first pair of workers that is about as good as the best, with that pair's best mode.
 
-    Estimates are not better than that, and a session that moves for less leaves a copy behind.
+    Estimates are not more precise than that, and a session that moves leaves a copy behind.
     """
     best = min(candidates, key=_PREFERENCE)
     limit = best.excluded, best.total_s * _ABOUT_EQUAL
@@ -83,13 +83,13 @@ def _choose(candidates: Sequence[Candidate]) -> Candidate:
 
 
 def _spread(candidates: Sequence[Candidate], cluster: Cluster) -> Sequence[Candidate]:
-    """Those on the decode worker that is to get one session more."""
+    """The candidates on the decode worker that is to get the new session."""
     best = min(candidates, key=_PREFERENCE)
     limit = best.excluded, max(best.total_s * _NEARLY_EQUAL, best.total_s + _NEARLY_EQUAL_S)
     near = {c.decode: c.target.side for c in candidates if c[:2] <= limit}
 
     def load(side: Side) -> float:
-        # A slow worker gets fewer.
+        # A slow worker gets fewer sessions.
         return (cluster.nodes[side.worker_id].num_settled + 1) * side.speed.step.at(1)
 
     home = min(near.values(), key=load).worker_id
@@ -99,7 +99,7 @@ def _spread(candidates: Sequence[Candidate], cluster: Cluster) -> Sequence[Candi
 def longest_holder(
     residency: Residency, cluster: Cluster, *, avoid: Collection[WorkerId]
 ) -> tuple[WorkerId, int] | None:
-    """Who has the deepest state of the session, and how many tokens deep; the first of equals."""
+    """The worker with the session's deepest state, and its depth in tokens; the first of equals."""
     holders = [
         (held.checkpoint_tokens, worker_id)
         for worker_id, held in residency.items()
@@ -146,8 +146,8 @@ def _sides(
     side: Callable[[WorkerId], Side],
     num_weighed: int,
 ) -> list[Side]:
-    """The holders up to the first that may take the turn, then the least loaded others that may;
-    where none of those may, the least seriously excluded.
+    """The holders up to the first feasible one, then the least loaded feasible others; if none of
+    those is feasible, the least seriously excluded others.
     """
     weighed: list[Side] = []
     for worker_id in holders:
@@ -166,7 +166,7 @@ def _sides(
 
 
 def _holders(cluster: Cluster, residency: Residency) -> tuple[list[WorkerId], list[WorkerId]]:
-    """The prefill and the decode workers that hold some of the session, the one with most first."""
+    """The prefill and the decode workers that hold some of the session, longest prefix first."""
     prefills: list[WorkerId] = []
     decodes: list[WorkerId] = []
     nodes = cluster.nodes
@@ -178,7 +178,7 @@ def _holders(cluster: Cluster, residency: Residency) -> tuple[list[WorkerId], li
 
 
 def _deepest(sides: Iterable[Side], cluster: Cluster, avoid: Collection[WorkerId]) -> Side | None:
-    """From whom a prefix would be pulled."""
+    """The worker to pull a prefix from."""
     deepest: Side | None = None
     for side in sides:
         depth = side.held.checkpoint_tokens
@@ -190,6 +190,6 @@ def _deepest(sides: Iterable[Side], cluster: Cluster, avoid: Collection[WorkerId
 
 
 def _may_give(worker_id: WorkerId, cluster: Cluster, avoid: Collection[WorkerId]) -> bool:
-    """A draining worker may still give."""
+    """Whether a prefix may be pulled from the worker, which may be draining."""
     node = cluster.nodes.get(worker_id)
     return node is not None and not node.is_lost and worker_id not in avoid

@@ -1,11 +1,11 @@
-"""How much of a turn workers can hold at all, and how long that lets an answer become.
+"""The longest turn that a worker can hold, and how long an answer may therefore be.
 
-A decode worker takes pages for the prompt and the longest answer before a turn begins. So an answer
-that nobody limited must have a limit all the same, or a single turn would take a whole worker:
+A decode worker takes pages for the prompt and the longest answer before a turn starts. So an answer
+needs a limit even if the client sets none, or a single turn would take a whole worker:
 
-    asked for       what was asked, cut to the context and to the largest pool
-    left open       the rest of the context, cut to an eighth of the largest pool (but no fewer
-                    than 1,024 tokens where those fit), so that eight such turns run at once
+    max_tokens set      max_tokens, limited by the context and by the largest pool
+    max_tokens unset    the rest of the context, limited to an eighth of the largest pool (but at
+                        least 1,024 tokens if those fit), so that eight such turns run at once
 """
 
 from __future__ import annotations
@@ -17,26 +17,26 @@ from segue.errors import ContextOverflow
 from segue.types import Role, WorkerId
 
 OPEN_SHARE = 8
-"""Turns without `max_tokens` that the largest pool holds beside each other."""
+"""Turns without `max_tokens` that fit the largest pool at once."""
 OPEN_MIN_TOKENS = 1024
 
 
 class Pools(NamedTuple):
-    """Tokens that fit the largest pool of each role; 0 where none has been heard of."""
+    """Tokens that fit the largest pool of each role; 0 if no worker of that role is known."""
 
     prefill: int = 0
     decode: int = 0
 
 
 class LargestPools:
-    """Follows the heartbeats. One event loop owns it."""
+    """Follows the workers' heartbeats. One event loop owns it."""
 
     def __init__(self) -> None:
         self.now = Pools()
         self._tokens: dict[WorkerId, tuple[Role, int]] = {}
 
     def heard(self, worker: WorkerStatus) -> None:
-        """Only workers that take turns count."""
+        """Takes a worker's status. Only workers that are ready count."""
         is_ready = worker.health is WorkerHealth.READY
         num_tokens = worker.load.pages.total * worker.load.page_tokens if is_ready else 0
         entry = worker.role, num_tokens
@@ -52,7 +52,7 @@ class LargestPools:
 
 
 def answer_tokens(num_prompt: int, asked: int | None, *, max_context: int, pools: Pools) -> int:
-    """How many tokens the answer may have. `num_prompt` leaves room for one in the context.
+    """Most tokens that the answer may have. `num_prompt` leaves room for one in the context.
 
     Raises ContextOverflow for a prompt that no worker can hold.
     """
@@ -63,8 +63,8 @@ def answer_tokens(num_prompt: int, asked: int | None, *, max_context: int, pools
         if 0 < pool < needed:
             raise ContextOverflow(
                 f"the prompt has {num_prompt} tokens, and the largest {role} worker here holds "
-                f"{pool} tokens of prompt and answer: shorten the prompt, or raise [engine] "
-                f"cache_bytes there (the model's context is {max_context})"
+                f"{pool} tokens of prompt and answer: shorten the prompt, or raise the worker's "
+                f"[engine] cache_bytes (the model's context is {max_context})"
             )
     room = max_context - num_prompt
     if pools.decode:

@@ -1,11 +1,11 @@
-"""A turn's input to token ids, with everything refused here that no worker could serve.
+"""Turns a turn's input into token ids, and refuses everything that no worker could serve.
 
-What the client left open is filled in here, and nowhere else: sampling and end tokens from the
+Fills in what the client left unset, and nothing else does: sampling and end tokens from the
 checkpoint (`segue/model/generation.py`), the longest answer from context and memory (`pools.py`).
 
-What costs next to nothing is done at once. A longer input is tokenised in a thread, which lets the
-event loop go on, and a very long one in a process of its own (`prompt_helper.py`), since some steps
-hold the interpreter's lock for as long as they take.
+A short input is tokenised inline. A longer one is tokenised in a thread, so that the event loop
+goes on, and a very long one in a separate process (`prompt_helper.py`), since some steps hold the
+GIL for as long as they take.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ from segue.text.session_prompt import PromptMemory, SessionPrompt
 from segue.turn import TurnSpec
 from segue.types import ChatInput, StopConditions, StopRules, TokenInput
 
-# Characters to render and tokenise: about 10 ms at most.
+# Most characters to render and tokenise inline, which takes about 10 ms at most.
 _INLINE_CHARACTERS = 8_192
-# Above these a single step might hold the lock for longer than others should wait.
+# Above this, a single step might hold the GIL for longer than other turns should wait.
 _THREAD_CHARACTERS = 131_072
-# Of workers that nothing is known about: only the context limits an answer.
+# Nothing is known about the workers: only the context limits an answer.
 _ANY_POOLS = Pools()
 
 
@@ -51,7 +51,7 @@ class Built:
     spec: TurnSpec
     memory: PromptMemory | None = None
     num_kept: int = 0
-    """So many first tokens are those of the session's last prompt."""
+    """Leading tokens that are those of the session's last prompt."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +62,7 @@ class PromptBuilder:
     config: ModelConfig
     defaults: GenerationDefaults
     model_id: str
-    """Empty where the folder has no weights: the workers know which ones are served."""
+    """Empty if the folder has no weights: the workers know which ones are served."""
     helper: PromptHelper | None = None
 
     @classmethod
@@ -98,7 +98,7 @@ class PromptBuilder:
         )
 
     async def make(self, completed: Completed, pools: Pools = _ANY_POOLS) -> Built:
-        """As `build`, without holding up the event loop. Raises Overloaded, too."""
+        """Like `build`, but does not hold up the event loop. May also raise Overloaded."""
         known = completed.known
         num_new = num_characters(completed.request.input, first=_first_rendered(completed))
         if num_new <= _INLINE_CHARACTERS:
@@ -122,7 +122,7 @@ class PromptBuilder:
             await self.helper.close()
 
     def build(self, completed: Completed, pools: Pools = _ANY_POOLS) -> Built:
-        """The turn in tokens; its answer ends where context or memory do. Raises InvalidRequest."""
+        """The turn in tokens, its answer limited by context and memory. Raises InvalidRequest."""
         known = completed.known
         memory = known.memory if known else None
         made = self.encoder.encode_turn(completed.request.input, memory, completed.num_same)
@@ -165,14 +165,14 @@ class PromptBuilder:
 
 
 def _first_rendered(completed: Completed) -> int:
-    """The message from which on the prompt is likely to be rendered."""
+    """The first message that probably has to be rendered."""
     chat, known = completed.request.input, completed.known
     if not isinstance(chat, ChatInput) or known is None or known.memory is None:
         return 0
     messages, last_same = chat.messages, completed.num_same - 1
     if not any(message.role == "user" for message in messages[last_same + 1 :]):
         return max(last_same, 0)
-    # A template may write anew what came after the last question, when there is another one.
+    # With a new user message, a template may render what followed the last one differently.
     while last_same > 0 and messages[last_same].role != "user":
         last_same -= 1
     return max(last_same, 0)

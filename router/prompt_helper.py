@@ -1,4 +1,4 @@
-"""The router's side of `segue/text/helper_process.py`: one such process, started when needed."""
+"""The router's side of `segue/text/helper_process.py`: one helper process, started on demand."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from segue.text.helper_process import read_frame, write_frame
 from segue.text.session_prompt import PromptMemory, SessionPrompt
 from segue.types import TurnInput
 
-# Of inputs that wait for it, or are at it: what they may take of the router's memory.
+# Limits the router's memory for inputs that wait for the process or are being tokenised.
 _MAX_WAITING_CHARACTERS = 64 << 20
-# As long as a process needs for what it has; for a hint when to come back.
+# Rough speed of the process, for the time after which to retry.
 _CHARACTERS_PER_S = 1_000_000
-# A prompt of a million tokens takes some seconds. A word of megabytes would take minutes.
+# A prompt of a million tokens takes some seconds. A single word of megabytes would take minutes.
 _MAX_JOB_S = 30.0
 
 
 class PromptHelper:
-    """Makes one prompt at a time, in the order in which they came. One event loop owns it."""
+    """Makes one prompt at a time, in order of arrival. One event loop owns it."""
 
     def __init__(self, folder: Path, max_context: int, *, max_job_s: float = _MAX_JOB_S) -> None:
         self._arguments = [str(folder), str(max_context)]
@@ -35,7 +35,7 @@ class PromptHelper:
         self._waiting_characters = 0
         self._is_closed = False
         self._process: subprocess.Popen[bytes] | None = None
-        # The one thread that talks to the process.
+        # The only thread that talks to the process.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="prompt-helper")
 
     @property
@@ -50,12 +50,12 @@ class PromptHelper:
         *,
         num_characters: int,
     ) -> SessionPrompt:
-        """Raises Overloaded when too much waits, and what `PromptEncoder.encode_turn` raises."""
+        """Raises Overloaded if too much is queued, and what `PromptEncoder.encode_turn` raises."""
         waiting = self._waiting_characters + num_characters
         if self._waiting_characters and waiting > _MAX_WAITING_CHARACTERS:
             raise Overloaded.after(
                 f"prompts of {self._waiting_characters} characters wait to be tokenised, and "
-                f"{num_characters} more would be over {_MAX_WAITING_CHARACTERS}: come back later",
+                f"{num_characters} more would exceed {_MAX_WAITING_CHARACTERS}: try again later",
                 retry_after_s=waiting / _CHARACTERS_PER_S,
             )
         self._waiting_characters = waiting
@@ -66,14 +66,14 @@ class PromptHelper:
             self._waiting_characters -= num_characters
 
     def reap(self) -> None:
-        """Lets the system forget a process that has ended by itself, having been idle for long."""
+        """Reaps a process that has exited by itself after a long idle time."""
         if self._process is not None:
             self._process.poll()
 
     async def close(self) -> None:
         self._is_closed = True
         if self._process is not None:
-            # Ends it at once, also in the middle of a job, which ends the thread's wait.
+            # Ends it at once, even in the middle of a job, which also ends the thread's wait.
             self._process.kill()
         await asyncio.to_thread(self._thread.shutdown, cancel_futures=True)
         if self._process is not None:
@@ -87,7 +87,7 @@ class PromptHelper:
             self._forget_process()
             if is_new or self._is_closed:
                 raise _ended() from None
-            # It had been idle for long, or was killed; once more is enough to tell.
+            # It exited after a long idle time, or was killed. One retry is enough to tell.
             return self._do(job)
         if isinstance(answer, SegueError):
             raise answer
@@ -148,11 +148,11 @@ def _pipe(stream: IO[bytes] | None) -> Any:
 def _reap(process: subprocess.Popen[bytes]) -> None:
     for stream in (process.stdin, process.stdout):
         if stream is not None:
-            # What was not written any more is not missed.
+            # Nothing needs the data that was not written.
             with contextlib.suppress(OSError):
                 stream.close()
     process.wait()
 
 
 def _ended() -> Unavailable:
-    return Unavailable("the process that tokenises long prompts ended; try again")
+    return Unavailable("the process that tokenises long prompts has exited; try again")

@@ -1,4 +1,4 @@
-"""What the router tells a client of its turn, apart from tokens."""
+"""The events that the router sends a client about its turn, apart from tokens."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def ended(
     received_at: float,
     router_s: float,
 ) -> TurnEnd:
-    """`state` is the turn's, with the times at which it was placed and had its first token."""
+    """`state` is the turn's, with the times of its dispatch and its first token."""
     report = result.report
     dispatched_s = first_token_s = 0.0
     if isinstance(state, Streaming):

@@ -1,4 +1,4 @@
-"""The router: owns the table of workers, the sessions and the running turns. One event loop."""
+"""The router: owns the workers' table, the sessions and the running turns. One event loop."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ from segue.types import Role, TurnId, TurnRequest
 
 logger = logging.getLogger(__name__)
 
-# To clients, of all turns together: about half a core's work. Tokens that come faster wait for each
-# other, some milliseconds, and go together.
+# Most messages to clients, over all turns: about half a core's work. Tokens that arrive faster wait
+# for some milliseconds and share a message.
 _MAX_MESSAGES_PER_S = 5_000
-# Of one turn, whatever else runs: nobody sees tokens sooner.
+# Shortest time between two messages of one turn, however few run: a reader would not notice less.
 _MIN_PAUSE_S = 0.005
-# Outcomes of turns, as `segue status` adds them up.
+# The outcomes of turns that `segue status` adds up.
 _FINISHED = ("stop", "length")
 _CANCELLED = ("cancelled", "disconnected", "deadline")
 _NOT_FAILED = (*_FINISHED, *_CANCELLED)
@@ -83,8 +83,8 @@ class Router:
     async def generate(
         self, request: TurnRequest, *, deadline_s: float | None
     ) -> AsyncGenerator[TurnEvents, None]:
-        """Runs one turn; its events come together where they wait together. Raises SegueErrors;
-        ending the iteration early cancels the turn."""
+        """Runs one turn. Yields its events, batched if several are queued. Raises SegueErrors.
+        Leaving the iteration cancels the turn."""
         received_at = self._clock()
         if deadline_s is None:
             deadline_s = self._config.default_deadline_s
@@ -111,14 +111,14 @@ class Router:
                                 placing.session, completed, tokens, built.memory, end
                             )
                             events = (*events[:-1], end)
-                        # Before they are sent: a client may leave as soon as it has the last.
+                        # Before they are sent: a client may leave as soon as it has the last one.
                         self._measure(events, meter, arrived_at)
                         yield events
                         if isinstance(events[0], TokenDelta):
                             meter.relayed(arrived_at)
 
     def cancel(self, turn_id: TurnId) -> bool:
-        """True when such a turn is running; its stream ends with finish reason CANCELLED."""
+        """Whether the turn was running. Its stream ends with finish reason CANCELLED."""
         turn = self._turns.get(turn_id)
         if turn is None:
             return False
@@ -126,7 +126,7 @@ class Router:
         return True
 
     def _complete(self, request: TurnRequest) -> Completed:
-        """Raises UnknownHistory, and InvalidRequest for what is too large."""
+        """Raises UnknownHistory, and InvalidRequest if the input is too large."""
         known = self.table.history(request.session_id)
         self.limits.validate(request.input, characters_before(request, known))
         return complete(request, known)
@@ -135,7 +135,9 @@ class Router:
         """The turn in tokens. Raises InvalidRequest, ContextOverflow, Overloaded."""
         built = await self._prompts.make(completed, self.placing.pools.now)
         if built.spec.turn_id in self._turns:
-            raise InvalidRequest(f"turn {built.spec.turn_id} is running already; name it anew")
+            raise InvalidRequest(
+                f"turn {built.spec.turn_id} is already running; use another turn_id"
+            )
         return built
 
     def _context(self, placing: TurnPlacing, meter: TurnMeter) -> TurnContext:
@@ -149,7 +151,7 @@ class Router:
         )
 
     def _pause_s(self) -> float:
-        """Each running turn has an equal part of the messages that the router can write."""
+        """Each running turn gets an equal share of the messages that the router can write."""
         return max(len(self._turns) / _MAX_MESSAGES_PER_S, _MIN_PAUSE_S)
 
     @contextlib.contextmanager
@@ -187,7 +189,7 @@ class Router:
             logger.warning("turn failed", extra={**about, "error": error})
 
     async def status(self, address: str, metrics_address: str) -> ClusterStatus:
-        """The cluster as it is now: every worker is asked, the silent ones as last heard."""
+        """The cluster now: asks every worker, and shows lost ones as last heard."""
         workers = await asyncio.gather(*(self._ask(w) for w in self.membership.workers()))
         roles = {w.role for w in workers if w.health is WorkerHealth.READY}
         return ClusterStatus(
@@ -217,7 +219,7 @@ class Router:
             return worker.as_lost()
 
     def _worker_gone(self, worker: WorkerStatus) -> None:
-        """It left or was forgotten: nothing is kept for it. A later life is a new worker."""
+        """Drops everything about a worker that left or was forgotten. A later life is a new one."""
         self.placing.gone(worker)
         self.links.let_end(asyncio.ensure_future(self.links.forget(worker)))
 
@@ -226,7 +228,7 @@ class Router:
         return roles == set(Role) and not self._admission.is_draining
 
     def watch(self) -> None:
-        """What is to be done now and then: several times a second."""
+        """Periodic work: call it several times a second."""
         self.membership.notice_silence()
         self._prompts.reap()
         self._observe_gauges()
@@ -244,13 +246,13 @@ class Router:
                 )
 
     async def drain(self) -> None:
-        """Refuses new turns, waits for the running ones as long as configured, cancels the rest."""
+        """Refuses new turns, waits up to `drain_s` for running ones, then cancels the rest."""
         self._admission.is_draining = True
         deadline_at = self._clock() + self._config.drain_s
         while self._admission.num_turns and self._clock() < deadline_at:
             await asyncio.sleep(0.05)
         for turn in self._turns.values():
-            turn.interrupt(Unavailable("the router was told to stop; try again elsewhere"))
+            turn.interrupt(Unavailable("the router is shutting down; try again elsewhere"))
 
     async def close(self) -> None:
         await self.links.close()

@@ -1,4 +1,4 @@
-"""The router's gRPC face: translate in, call, translate out."""
+"""The router's gRPC services: convert the request, call the router, convert the result."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from segue.wire.convert_worker import (
 from segue.wire.generate_many import generate_many
 
 MAX_DEADLINE_S = 86_400.0
-"""Of a turn: a client that would wait longer has forgotten it."""
+"""Longest deadline of a turn: no client waits longer."""
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -73,7 +73,7 @@ class Sessions(SessionsServicer):
             default_turn_id=TurnId("" if request.turn_id else secrets.token_hex(16)),
             default_seed=secrets.randbits(63),
         )
-        # So many values take longer than others should wait.
+        # A long request takes longer to read than other turns should wait.
         is_long = num_messages > _MANY_MESSAGES
         turn = await asyncio.to_thread(read) if is_long else read()
         if deadline_s is not None:
@@ -140,7 +140,7 @@ class MembershipFace(MembershipServicer):
         membership = self._router.membership
         first = await anext(aiter(request_iterator), None)
         if first is None:
-            raise InvalidRequest("a worker joins with a heartbeat that says who it is, got none")
+            raise InvalidRequest("expected a heartbeat from the worker that joins, got none")
         worker = _heard(first)
         if first.leaving:
             membership.left(worker.worker_id, worker.epoch)
@@ -166,13 +166,14 @@ class MembershipFace(MembershipServicer):
     async def _listen(
         self, heartbeats: AsyncIterator[worker_pb2.Heartbeat], worker: WorkerStatus
     ) -> bool:
-        """Until the stream ends. Whether the worker said that it leaves."""
+        """Takes heartbeats until the stream ends. Returns whether the last one was a leave."""
         async for heartbeat in heartbeats:
             status = _heard(heartbeat)
             if _identity(status) != _identity(worker):
                 raise InvalidRequest(
-                    f"this stream is {worker.worker_id}'s in epoch {worker.epoch}, a heartbeat of "
-                    f"{status.worker_id} in epoch {status.epoch} came: join on a stream of its own"
+                    f"expected heartbeats of {worker.worker_id} in epoch {worker.epoch} on this "
+                    f"stream, got one of {status.worker_id} in epoch {status.epoch}: join on "
+                    "another stream"
                 )
             if heartbeat.leaving:
                 return True
@@ -185,7 +186,9 @@ def _heard(heartbeat: worker_pb2.Heartbeat) -> WorkerStatus:
     status = worker_from_wire(heartbeat.status)
     require_name(f"the model_id of {status.worker_id}", heartbeat.model_id)
     if status.health is WorkerHealth.LOST:
-        raise InvalidRequest(f"{status.worker_id} says that it is lost: the router decides that")
+        raise InvalidRequest(
+            f"{status.worker_id} reports its health as lost: only the router decides that"
+        )
     return status
 
 

@@ -1,9 +1,9 @@
-"""What the router knows of each session. One record a session, which `release` forgets whole.
+"""What the router knows about each session. `release` forgets all of it.
 
-A record is where the session ran last and what workers keep of it; what was said up to the last
-turn; that turn's tokens; and the last decision. The parts differ in size a thousandfold, so each
-has a bound of its own, beyond which the least recently used sessions lose that part. What is lost
-or stale costs time and nothing else.
+That is where the session ran last and what workers keep of it; its messages up to the last turn;
+that turn's tokens; and the last decision. The sizes of these parts differ a thousandfold, so each
+part has its own bound, beyond which the least recently used sessions lose it. A lost or stale part
+costs time and nothing else.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from segue.text.session_prompt import PromptMemory
 from segue.turn import FinishReason, TurnEnd
 from segue.types import Epoch, Role, SessionId, WorkerId
 
-# Of each role: a session that moves away and comes back finds what it left.
+# Workers of each role to remember: a session that moves away and comes back finds what it left.
 _MAX_WORKERS = 2
-# A decision is some kilobytes, a placement far less.
+# Decisions to remember. One takes some kilobytes, a placement far less.
 _MAX_EXPLAINED = 10_000
-# Of sessions' last turns, at about 8 bytes: 500 sessions of 50,000.
+# Tokens of sessions' last turns, at about 8 bytes each: 500 sessions of 50,000 tokens.
 _MAX_TOKENS = 25_000_000
 
 _NOWHERE = WorkerId("")
@@ -40,21 +40,21 @@ Value = TypeVar("Value")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Keeping:
-    """What one life of a worker keeps of a session."""
+    """What a worker keeps of a session, in one epoch."""
 
     worker_id: WorkerId
     epoch: Epoch
     tokens: int
     states: tuple[int, ...]
-    """Prefixes whose state is there, ascending."""
+    """Lengths of the prefixes whose state is there, ascending."""
 
     @property
     def checkpoint_tokens(self) -> int:
-        """The deepest of them."""
+        """The deepest state."""
         return max(self.states, default=0)
 
     def of_prompt(self, shared_tokens: int | None) -> Held:
-        """What the worker has of a prompt that equals the session's last turn up to there."""
+        """What the worker holds of a prompt that shares this many tokens with the last turn."""
         if shared_tokens is None:
             return Held(self.tokens, self.checkpoint_tokens)
         usable = (state for state in self.states if state <= shared_tokens)
@@ -63,25 +63,25 @@ class Keeping:
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Session:
-    """Where a session ran last, and what workers said that they keep of it.
+    """Where a session ran last, and what workers keep of it, as they reported.
 
-    Turns write to the record that they started with. A record that the table does not list, or no
-    longer lists, takes what is written and is forgotten with its turn.
+    A turn writes to the record that it started with. If the table does not list that record, or no
+    longer does, the record is dropped with its turn.
     """
 
     session_id: SessionId
     prefill_worker: WorkerId = _NOWHERE
     decode_worker: WorkerId = _NOWHERE
     prefills: tuple[Keeping, ...] = ()
-    """The last one first, as in `decodes`."""
+    """Most recent first, as in `decodes`."""
     decodes: tuple[Keeping, ...] = ()
     is_released: bool = False
     listed_as: int = 0
-    """The number of the last placement, of all that the table lists: ascends in it."""
+    """The number of the session's last placement. Ascends in the table's order."""
 
     @property
     def kept(self) -> Keeping | None:
-        """What the decode worker keeps that answered last: the session's lease is there."""
+        """What the last decode worker keeps: it holds the session's lease."""
         return self.decodes[0] if self.decodes else None
 
     def info(self) -> SessionInfo:
@@ -97,19 +97,19 @@ class Session:
     def keep(self, worker: WorkerStatus, held: Held, states: tuple[int, ...] = ()) -> None:
         """The worker served a turn of the session.
 
-        `states` are all that it keeps and that may be of use; else only the deepest is known.
+        `states` are all the useful states that it keeps; if empty, only the deepest is known.
         """
         others = [k for k in self._keepings(worker.role) if k.worker_id != worker.worker_id]
         self._set(worker.role, (_keeping(worker, held, states), *others)[:_MAX_WORKERS])
 
     def parted(self, shared_tokens: int) -> None:
-        """The session's last turn shares only so much with what it was before: whatever workers
-        keep beyond that is of no use to a next turn."""
+        """The session's last turn shares only `shared_tokens` with the one before: what workers
+        keep beyond that is of no use to the next turn."""
         for role in Role:
             self._set(role, tuple(_cut(k, shared_tokens) for k in self._keepings(role)))
 
     def correct(self, worker: WorkerStatus, held: Held) -> None:
-        """The worker said what it holds, without having served a turn to its end."""
+        """The worker reported what it holds, without having completed a turn."""
         kept = (
             _corrected(keeping, worker, held) if keeping.worker_id == worker.worker_id else keeping
             for keeping in self._keepings(worker.role)
@@ -117,10 +117,10 @@ class Session:
         self._set(worker.role, tuple(kept))
 
     def held(self, nodes: Mapping[WorkerId, Node], shared_tokens: int | None = None) -> Residency:
-        """What is held by workers that are alive and in the same epoch, the last ones first.
+        """What live workers hold, if still in the same epoch, most recent first.
 
-        `shared_tokens`: how far a prompt equals the last turn, where that is known. What is held
-        beyond it is of no use to the prompt.
+        `shared_tokens`: how many leading tokens a prompt shares with the last turn, if known. What
+        is held beyond them is of no use to the prompt.
         """
         residency: dict[WorkerId, Held] = {}
         for keeping in (*self.decodes, *self.prefills):
@@ -151,7 +151,7 @@ class SessionTable:
         self._decided: LRUCache[SessionId, Decided] = LRUCache(_MAX_EXPLAINED)
 
     def __len__(self) -> int:
-        """Sessions that were placed."""
+        """The number of listed sessions."""
         return len(self._sessions)
 
     def __contains__(self, session_id: SessionId) -> bool:
@@ -162,15 +162,15 @@ class SessionTable:
         return int(self._histories.currsize)
 
     def of(self, session_id: SessionId) -> Session:
-        """The session's record. That of an unknown session is new, and listed when it is placed."""
+        """The session's record. An unknown session gets a new one, listed once it is placed."""
         return self._sessions.get(session_id) or Session(session_id=session_id)
 
     def page(self, after: int, max_sessions: int) -> tuple[list[SessionInfo], int | None]:
-        """At most so many sessions that were placed after placement number `after`, the one that
-        was placed longest ago first, and the `after` of the next page; None when there is none.
-        The first placement is 1.
+        """At most `max_sessions` sessions with a placement number above `after`, the least recently
+        placed first, and the `after` of the next page; None if this is the last page. The first
+        placement is 1.
         """
-        # All are read, so that none counts as used later than another.
+        # Reads all records, so that reading does not change their LRU order.
         records = [self._sessions[session_id] for session_id in list(self._sessions)]
         found = [session for session in records if session.listed_as > after]
         shown = found[:max_sessions]
@@ -181,18 +181,18 @@ class SessionTable:
         return self._histories.get(session_id)
 
     def tokens(self, session_id: SessionId) -> TurnTokens | None:
-        """Those of the session's last turn."""
+        """The tokens of the session's last turn."""
         return self._tokens.get(session_id)
 
     def explain(self, session_id: SessionId) -> Explanation:
         """The session's last decision. Raises NotFound."""
         decided = self._decided.get(session_id)
         if decided is None:
-            raise NotFound(f"no decision is remembered of a session {session_id!r}")
+            raise NotFound(f"no decision is remembered for session {session_id!r}")
         return explanation_of(decided)
 
     def placed(self, session: Session, decided: Decided) -> None:
-        """A turn of the session has its seat."""
+        """A turn of the session was placed."""
         if not session.session_id:
             return
         placement = decided.decision.placement
@@ -209,14 +209,14 @@ class SessionTable:
         memory: PromptMemory | None,
         end: TurnEnd,
     ) -> TurnEnd:
-        """A turn has ended. Returns its end with what the session's next turn may go on from.
+        """Records a turn that has ended. Returns `end`, with the usage and `kept_messages` added.
 
-        `tokens` are prompt and answer, `memory` that of the prompt.
+        `tokens` are the prompt and the answer. `memory` is the prompt's.
         """
         if not session.session_id:
             return end
         if end.finish_reason is not FinishReason.CANCELLED:
-            # Of a cancelled turn no worker says what it keeps: that is still the turn before.
+            # After a cancelled turn, workers report nothing: what they keep is the turn before.
             _keep(self._tokens, session, tokens)
         history = history_after(completed, tokens.tokens, memory)
         if history is None:
@@ -229,8 +229,8 @@ class SessionTable:
         )
 
     def release(self, session_id: SessionId) -> bool:
-        """Forgets everything of the session; its turns that still run leave nothing either.
-        Whether it was known."""
+        """Forgets everything about the session; its running turns will record nothing either.
+        Returns whether it was known."""
         for part in (self._histories, self._tokens, self._decided):
             part.pop(session_id, None)
         session = self._sessions.pop(session_id, None)
@@ -239,31 +239,31 @@ class SessionTable:
         return session is not None
 
     def fork_history(self, parent_id: SessionId, child_id: SessionId) -> None:
-        """The child starts with what was said in its parent, if that is kept."""
+        """Gives the child its parent's messages, if they are kept."""
         if (history := self._histories.get(parent_id)) is not None:
             self._histories[child_id] = history
 
     def fork(self, parent_id: SessionId, child_id: SessionId) -> None:
-        """The child starts where its parent is, with the same tokens. It has no decision yet."""
+        """Gives the child its parent's record and tokens. It has no decision yet."""
         self._list(replace(self._sessions[parent_id], session_id=child_id))
         if (tokens := self._tokens.get(parent_id)) is not None:
             self._tokens[child_id] = tokens
 
     def _list(self, session: Session) -> None:
-        # Popped first, so that the map's keys are in the order in which sessions were placed.
+        # Popped first, so that the map's keys stay in the order of placement.
         self._sessions.pop(session.session_id, None)
         session.listed_as = next(self._placements)
         self._sessions[session.session_id] = session
 
 
 def _keep(part: LRUCache[SessionId, Value], session: Session, value: Value) -> bool:
-    """In place of the one before. Whether it is kept."""
+    """Replaces the session's value. Returns whether the new one is kept."""
     if session.is_released:
         return False
     try:
         part[session.session_id] = value
     except ValueError:
-        # Alone it is larger than all that is kept. What was there is not that of the last turn.
+        # It exceeds the bound by itself. The old value is dropped too: it is an earlier turn's.
         part.pop(session.session_id, None)
         return False
     return True
@@ -279,7 +279,7 @@ def _keeping(worker: WorkerStatus, held: Held, states: tuple[int, ...] = ()) -> 
 
 
 def _corrected(known: Keeping, worker: WorkerStatus, held: Held) -> Keeping:
-    """A state that is deeper than the deepest of a prompt may be another prompt's."""
+    """A known state deeper than the prompt's deepest may belong to another prompt."""
     deepest = held.checkpoint_tokens
     shallower = tuple(state for state in known.states if state < deepest)
     return _keeping(worker, held, (*shallower, deepest) if deepest else ())

@@ -1,4 +1,4 @@
-"""What a client may do with its sessions between turns: renew, release, fork."""
+"""What a client can do with its sessions between turns: list, renew, release, fork."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _TOKEN = re.compile(r"[0-9]{1,19}")
 
 
 class SessionDesk:
-    """The table's record and the decode worker's lease, changed together."""
+    """Changes the table's record and the decode worker's lease together."""
 
     def __init__(self, table: SessionTable, membership: Membership, links: Links) -> None:
         self._table = table
@@ -26,8 +26,8 @@ class SessionDesk:
         self._links = links
 
     def list(self, page_size: int, page_token: str) -> tuple[list[SessionInfo], str]:
-        """A page of what is remembered, least recently used first, and the token of the next page,
-        which is empty with the last one. A `page_size` of 0 is 1,000. Raises InvalidRequest.
+        """A page of the remembered sessions, least recently used first, and the next page's token,
+        which is empty after the last page. A `page_size` of 0 means 1,000. Raises InvalidRequest.
         """
         after = _after(page_token)
         sessions, last_use = self._table.page(after, min(page_size, _MAX_PAGE) or _PAGE)
@@ -36,12 +36,12 @@ class SessionDesk:
     async def renew(
         self, session_id: SessionId, lease_s: float | None, pause_s: float | None
     ) -> float:
-        """Seconds until its lease ends. Raises NotFound, InvalidRequest."""
+        """Returns the seconds until its lease expires. Raises NotFound, InvalidRequest."""
         return await self._decode_of(session_id).renew_lease(session_id, lease_s, pause_s)
 
     async def release(self, session_id: SessionId) -> bool:
-        """Whether the session was known."""
-        # When its worker is gone, so is what was leased.
+        """Returns whether the session was known."""
+        # If its worker is gone, the leased memory is gone too.
         with contextlib.suppress(NotFound):
             await self._decode_of(session_id).end_lease(session_id)
         return self._table.release(session_id)
@@ -51,7 +51,7 @@ class SessionDesk:
         require_name("the child's session_id", child_id)
         if child_id in self._table:
             raise InvalidRequest(f"a fork needs the name of a new session, got {child_id!r}")
-        # What was said is known here, whether or not a worker still has memory of it.
+        # The router may keep the messages even if no worker keeps pages.
         self._table.fork_history(parent_id, child_id)
         await self._decode_of(parent_id).fork_lease(parent_id, child_id)
         if parent_id not in self._table:
@@ -64,16 +64,18 @@ class SessionDesk:
             is_here = kept and (worker.worker_id, worker.epoch) == (kept.worker_id, kept.epoch)
             if is_here and worker.health is not WorkerHealth.LOST:
                 return self._links.decode(worker)
-        raise NotFound(f"nothing is kept of session {session_id}: its next turn begins anew")
+        raise NotFound(
+            f"nothing is kept of session {session_id}: its next turn computes the whole prompt"
+        )
 
 
 def _after(page_token: str) -> int:
-    """Raises InvalidRequest for a token that no response had."""
+    """Raises InvalidRequest for a malformed token."""
     if not page_token:
         return 0
     if _TOKEN.fullmatch(page_token) is None:
         raise InvalidRequest(
-            f"page_token must be the next_page_token of a response, got {page_token!r:.80}: leave "
-            "it out for the first page"
+            f"page_token must be the next_page_token of a response, got {page_token!r:.80}: omit "
+            "it for the first page"
         )
     return int(page_token)

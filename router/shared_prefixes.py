@@ -1,9 +1,9 @@
-"""The shared-prefix index: which workers hold the start of a prompt that many sessions share, its
-system message and tools.
+"""The shared-prefix index: which workers hold a prefix that many sessions share: the system message
+and the tools.
 
-A new session left nothing anywhere, but the start of its prompt may be where that of another one
-was computed. The index may be stale, because workers evict without telling the router; a stale
-entry costs time and nothing else.
+No worker holds anything of a new session, but one may hold its shared prefix, computed for another
+session. The index may be stale, because workers do not report evictions; a stale entry costs time
+and nothing else.
 """
 
 from __future__ import annotations
@@ -19,20 +19,21 @@ from segue.cluster_status import WorkerStatus
 from segue.turn import TurnSpec
 from segue.types import Epoch, Role, WorkerId
 
-# Of each role: a popular prefix is soon on every worker, and a placement weighs one holder or two.
+# Holders to remember per role: a popular prefix is soon on every worker, and a placement weighs one
+# or two holders.
 _MAX_HOLDERS = 4
 
 
 class SharedPrefix(NamedTuple):
-    """The prompt up to where conversations first part, in whole pages."""
+    """The prompt up to its first branch point, in whole pages."""
 
     num_tokens: int
     digest: int
-    """Two prefixes with the same digest would be taken for each other, which costs time."""
+    """If two prefixes have the same digest, one is taken for the other, which only costs time."""
 
 
 def shared_prefix_of(spec: TurnSpec, page_tokens: int) -> SharedPrefix | None:
-    """None if conversations part within the first page, or nowhere."""
+    """None if the first branch point is within the first page, or if there is none."""
     if not spec.branch_points:
         return None
     num_tokens = spec.branch_points[0] // page_tokens * page_tokens
@@ -52,18 +53,18 @@ class SharedPrefixIndex:
         return len(self._holders)
 
     def served(self, prefix: SharedPrefix, workers: Iterable[WorkerStatus]) -> None:
-        """The workers hold it: a turn that starts with it has ended there."""
+        """A turn that starts with the prefix has ended on these workers, which hold it now."""
         holders = self._holders.pop(prefix, {})
         for worker in workers:
             holders.pop(worker.worker_id, None)
             holders[worker.worker_id] = worker.role, worker.epoch
             _drop_oldest(holders, worker.role)
-        # Popped first, so that the map's keys are in the order in which prefixes were served.
+        # Popped first, so that the map's keys stay in the order of last use.
         self._holders[prefix] = holders
 
     def gone(self, worker_id: WorkerId) -> None:
         """The worker has left or was forgotten."""
-        # Each look-up counts as a use, which leaves the prefixes in the order of their keys.
+        # Each look-up counts as a use. All are looked up in order, so their order does not change.
         for prefix in list(self._holders):
             holders = self._holders[prefix]
             holders.pop(worker_id, None)
@@ -71,9 +72,9 @@ class SharedPrefixIndex:
                 del self._holders[prefix]
 
     def held(self, prefix: SharedPrefix, nodes: Mapping[WorkerId, Node]) -> Residency:
-        """What workers hold that are alive and in the same epoch; the least busy first.
+        """What live workers hold, if still in the same epoch, least busy first.
 
-        The state at the prefix's end stays where it was computed. Decode has its pages only.
+        Only the prefill worker keeps the state at the prefix's end. Decode has the pages only.
         """
         alive: list[tuple[int, WorkerId, Held]] = []
         for worker_id, (role, epoch) in self._holders.get(prefix, {}).items():
@@ -87,7 +88,7 @@ class SharedPrefixIndex:
 
 
 def _drop_oldest(holders: dict[WorkerId, tuple[Role, Epoch]], role: Role) -> None:
-    """The holder of this role that was named longest ago, if there are too many."""
+    """Drops the least recent holder of this role if there are too many."""
     of_role = [worker_id for worker_id, (its, _) in holders.items() if its is role]
     if len(of_role) > _MAX_HOLDERS:
         del holders[of_role[0]]

@@ -1,6 +1,6 @@
-"""One turn, from its tokens to its end: place, reserve, dispatch, relay, and clean up.
+"""Runs one turn, from its tokens to its end: place, reserve, dispatch, relay, clean up.
 
-The state machine is `lifecycle.py`; this is what acts on it.
+`lifecycle.py` is the state machine; this module performs the actions.
 """
 
 from __future__ import annotations
@@ -58,7 +58,8 @@ from segue.types import WorkerId
 
 logger = logging.getLogger(__name__)
 
-# A message to the client costs the router as much as all else of a token.
+# How long TurnStarted waits for the first tokens: a separate message to the client would cost the
+# router as much as everything else it does for a token.
 _STARTED_WAITS_S = 0.02
 _CLIENT_IS_EARLY_S = 0.1
 
@@ -67,20 +68,20 @@ TurnEvents: TypeAlias = tuple[TurnEvent, ...]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TurnContext:
-    """What a turn needs of the router."""
+    """What a turn needs from the router."""
 
     placing: TurnPlacing
     workers: WorkerCalls
     clock: Clock
     max_attempts: int
     pause_s: Callable[[], float]
-    """The least time between two messages to one client now."""
+    """The current shortest time between two messages to one client."""
     tried_again: Callable[[SegueError], None]
-    """Told of each error that did not end the turn."""
+    """Called with each error after which the turn is retried."""
 
 
 class Turn:
-    """Runs once: iterate over `events`. Whatever happens, nothing stays held on the workers."""
+    """Runs once: iterate over `events`. Whatever happens, workers end up holding nothing for it."""
 
     def __init__(
         self, spec: TurnSpec, context: TurnContext, *, received_at: float, deadline_at: float
@@ -88,9 +89,9 @@ class Turn:
         self.spec = spec
         self.state: TurnState = Received(received_at)
         self.answer = array("I")
-        """The tokens that were relayed."""
+        """The tokens relayed to the client."""
         self.failure: SegueError | None = None
-        """What ended it, if it failed."""
+        """The error that ended the turn, if it failed."""
         self._context = context
         self._deadline_at = deadline_at
         self._received_at = received_at
@@ -100,13 +101,13 @@ class Turn:
         self._call: TurnCall | None = None
 
     def interrupt(self, error: SegueError) -> None:
-        """Ends the turn from outside: whatever it waits for raises `error`."""
+        """Ends the turn from outside: what it is waiting for raises `error`."""
         self._interruption = self._interruption or error
         if self._call is not None:
             self._call.fail(self._interruption)
 
     async def events(self) -> AsyncGenerator[TurnEvents, None]:
-        """The turn's events, together what waits together; the last is a TurnEnd. Raises
+        """Yields the turn's events, batched if several are queued. The last is a TurnEnd. Raises
         SegueErrors."""
         outcome = "disconnected"
         deadline = asyncio.get_running_loop().call_later(
@@ -118,7 +119,7 @@ class Turn:
                     async with contextlib.aclosing(self._attempt()) as arriving:
                         async for events in arriving:
                             if isinstance(events[-1], TurnEnd):
-                                # Its client may leave as soon as it has this.
+                                # The client may leave as soon as it has this event.
                                 outcome = events[-1].finish_reason.value
                             yield events
                     return
@@ -140,8 +141,8 @@ class Turn:
 
     async def _attempt(self) -> AsyncGenerator[TurnEvents, None]:
         context = self._context
-        # Workers know the turn by a name of this attempt: what is still said of an earlier attempt,
-        # or of an earlier turn that the client named alike, must not hit it.
+        # The name is unique to this attempt: a late message about an earlier attempt, or about an
+        # earlier turn with the same turn_id, must not hit this one.
         name = f"{self.spec.turn_id}/{secrets.token_hex(4)}"
         try:
             placement, call, started = await self._start(name)
@@ -154,12 +155,12 @@ class Turn:
                 async for events in self._relay(call, placement):
                     yield events
         finally:
-            # The worker drops whatever it has of a turn whose call is closed.
+            # The worker drops everything it has of a turn whose call is closed.
             if self._call is not None:
                 self._call.close()
 
     async def _start(self, name: str) -> tuple[Placement, TurnCall, Reserved | PrefillStarted]:
-        """Places the turn, and has decode set memory aside for it."""
+        """Places the turn, and makes decode reserve memory for it."""
         decision = self._place()
         if decision.chosen.mode is Mode.LOCAL:
             limit = self._context.placing.max_local_tokens
@@ -189,14 +190,14 @@ class Turn:
             except UnknownPrefix:
                 if prefix is None:
                     raise
-                # What it was believed to have is gone.
+                # The worker no longer has the prefix.
                 prefix = None
                 continue
-            assert isinstance(started, Reserved | PrefillStarted), "the first word of every call"
+            assert isinstance(started, Reserved | PrefillStarted), "the first event of every call"
             return placement, call, started
 
     async def _prefill(self, name: str, placement: Placement, reserved: Reserved) -> None:
-        """Has the prompt computed and written; returns when decode has all of it."""
+        """Makes prefill compute and write the prompt; returns when decode has all of it."""
         placing = self._context.placing
         holder = placing.reserved(reserved.ticket.resident_tokens, reserved.checkpoint_tokens)
         prefix = placing.known_prefix(placement.prefill)
@@ -209,7 +210,7 @@ class Turn:
             except UnknownPrefix:
                 if prefix is None:
                     raise
-                # What it was believed to have is gone.
+                # The worker no longer has the prefix.
                 prefix = None
 
     def _place(self) -> Decision:
@@ -221,8 +222,8 @@ class Turn:
     async def _relay(
         self, call: TurnCall, placement: Placement
     ) -> AsyncGenerator[TurnEvents, None]:
-        """Each time what waits: that the turn has started goes with the first tokens, if they come
-        soon, and the end with the last."""
+        """Yields what is queued. TurnStarted shares a message with the first tokens if they come
+        soon, and the end shares one with the last tokens."""
         loop = asyncio.get_running_loop()
         not_before = 0.0
         events: TurnEvents = (reported.started(self.spec, placement),)
@@ -240,7 +241,7 @@ class Turn:
                 self._context.placing.ended(news)
                 yield (*events, self._end(news, placement))
                 return
-            assert isinstance(news, TokenDelta), "after its first word a call has tokens"
+            assert isinstance(news, TokenDelta), "after its first event a call has tokens"
             yield events
             events = ()
             not_before = next_beat(loop.time(), self._context.pause_s())
@@ -262,7 +263,7 @@ class Turn:
 
     def _leave_prefill(self, prefill: asyncio.Task[None], call: TurnCall) -> None:
         if call.has_result:
-            # A short answer was faster than prefill's word that its prompt has arrived.
+            # A short answer ended before prefill's reply that the prompt has arrived.
             self._context.workers.let_end(prefill)
         else:
             prefill.cancel()
@@ -273,7 +274,7 @@ class Turn:
     def _may_retry(self, error: SegueError) -> bool:
         return (
             error.retry_is_safe
-            # Somebody wants it to end, here and everywhere.
+            # An interruption ends the turn for good.
             and error is not self._interruption
             and isinstance(self.state, Placed | Dispatched)
             and self._time_left() > 0
@@ -286,7 +287,7 @@ class Turn:
         self.state = advance(self.state, Retried())
 
     def _is_about_over(self) -> bool:
-        """A client's own clock ends its call when its time is over, or a moment earlier."""
+        """A client with a deadline may end its call a moment before the router's clock does."""
         return self._context.clock() >= self._deadline_at - _CLIENT_IS_EARLY_S
 
     def _time_left(self) -> float:
@@ -297,5 +298,5 @@ class Turn:
 
     @property
     def outcome(self) -> str:
-        """How the turn ended, as metrics name it."""
+        """The metrics' label for how the turn ended."""
         return self.state.outcome if isinstance(self.state, Over) else "running"

@@ -33,7 +33,7 @@ class NamedTurn:
     """Names this attempt at the turn, not the turn."""
     spec: TurnSpec
     prefix: PrefixName | None
-    """Names the prompt's first tokens if the worker is expected to have them; they are not sent."""
+    """Names the prompt's first tokens if the worker probably has them; they are not sent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,12 +59,12 @@ class Reserved:
 
     ticket: Ticket
     checkpoint_tokens: int
-    """The longest prefix of the prompt whose state is there."""
+    """The longest prefix of the prompt whose state is on the worker."""
 
 
 @dataclass(frozen=True, slots=True)
 class PrefillStarted:
-    """The worker computes what it lacks of the prompt."""
+    """The worker computes the part of the prompt that it lacks."""
 
     computed_tokens: int
 
@@ -84,7 +84,7 @@ class TurnCall(Call[pb.TurnEvent]):
         super().__init__(stop)
         self._news: deque[News] = deque()
         self._is_paced = False
-        """Whoever reads waits for a time, and not for more tokens."""
+        """The reader waits for a time, not for more tokens."""
         self.has_result = False
 
     def fail_with(self, prefill: asyncio.Future[None]) -> None:
@@ -94,10 +94,10 @@ class TurnCall(Call[pb.TurnEvent]):
             self.fail(foreseen(error))
 
     async def read(self, *, not_before: float = 0.0) -> News:
-        """What comes next; all tokens that wait, in one piece, and not before that time of the
-        event loop. An answer's end waits for no time.
+        """Returns what comes next: all queued tokens in one piece, not before the event loop's time
+        `not_before`. The end of an answer ignores `not_before`.
 
-        Raises the error that ended the turn, there or here, at once: before what still waits.
+        If an error ended the turn, on the worker or here, raises it at once, ahead of the queue.
         """
         loop = asyncio.get_running_loop()
         while True:
@@ -109,7 +109,7 @@ class TurnCall(Call[pb.TurnEvent]):
             await self._woken(not_before if self._is_paced else None)
 
     async def has_news(self, *, within_s: float) -> bool:
-        """Whether `read` returns or raises at once; waits so long for it."""
+        """Whether `read` would return or raise at once. Waits up to `within_s` for that."""
         until = asyncio.get_running_loop().time() + within_s
         while not self._news and self._error is None:
             await self._woken(until)

@@ -1,4 +1,4 @@
-"""Measures one turn as its events pass, and how it ended."""
+"""Measures one turn's events, and how it ended."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _FINISHED = frozenset({FinishReason.STOP.value, FinishReason.LENGTH.value})
 
 
 class TurnMeter:
-    """Every turn ends once: `refused` before it ran, or `ended` after."""
+    """Every turn ends once: as `refused` before it ran, or as `ended` after it did."""
 
     def __init__(self, metrics: RouterMetrics, clock: Clock, received_at: float) -> None:
         self._metrics = metrics
@@ -30,13 +30,13 @@ class TurnMeter:
             self._first_token_at = arrived_at
             latency.first_token_s.observe(arrived_at - self._received_at)
         else:
-            # Of tokens that come together each took an equal part of the wait.
+            # Tokens that arrive together each count an equal share of the wait.
             latency.inter_token_s.observe((arrived_at - self._last_token_at) / max(num_tokens, 1))
         self._last_token_at = arrived_at
         self._metrics.tokens.completion.inc(num_tokens)
 
     def relayed(self, arrived_at: float) -> None:
-        """The client has what came at `arrived_at`."""
+        """The events that arrived at `arrived_at` were sent to the client."""
         self._metrics.latency.relay_s.observe(self._clock() - arrived_at)
 
     def finished(self, end: TurnEnd) -> None:
@@ -51,7 +51,7 @@ class TurnMeter:
 
     @contextlib.contextmanager
     def refusals(self) -> Iterator[None]:
-        """Counts the error that keeps the turn from running."""
+        """Counts an error that keeps the turn from running."""
         try:
             yield
         except SegueError as error:
@@ -60,7 +60,7 @@ class TurnMeter:
 
     @contextlib.contextmanager
     def errors(self) -> Iterator[None]:
-        """Counts the error that ends the turn, whether it ran or not."""
+        """Counts an error that ends the turn, whether it ran or not."""
         try:
             yield
         except Exception as error:
@@ -95,5 +95,5 @@ class TurnMeter:
 
 
 def error_class(error: Exception) -> str:
-    """As metrics name it: a bounded set, whatever libraries may raise."""
+    """The metrics' label for an error: a bounded set, whatever libraries may raise."""
     return type(error).__name__ if isinstance(error, SegueError) else "unforeseen"

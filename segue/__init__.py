@@ -1,6 +1,6 @@
 """Segue: disaggregated prefill and decode for hybrid models, built around sessions.
 
-What a program needs that talks to a cluster. Errors are in `segue.errors`.
+This module exports what a client of a cluster needs. Errors are in `segue.errors`.
 """
 
 from segue.client import DEFAULT_TARGET, Answer, Client

@@ -1,4 +1,4 @@
-"""A whole turn, gathered from its events."""
+"""Gathers a whole turn from its events."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Answer:
     text: str
     token_ids: tuple[int, ...]
     logprobs: tuple[SampledToken, ...]
-    """One per token, where asked for."""
+    """One per token, if requested."""
     end: TurnEnd
 
 

@@ -12,7 +12,7 @@ Result = TypeVar("Result")
 
 
 async def uninterrupted(work: Awaitable[Result]) -> Result:
-    """What `work` returns; a cancellation meanwhile is delivered afterwards, not in between."""
+    """Returns what `work` returns. A cancellation meanwhile is raised after `work` is done."""
     future = asyncio.ensure_future(work)
     cancellation: asyncio.CancelledError | None = None
     while not future.done():

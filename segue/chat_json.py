@@ -1,7 +1,7 @@
-"""A chat in the JSON that clients of other servers know: OpenAI's shape, with what Qwen's add.
+"""Reads a chat from JSON in OpenAI's format, with Qwen's additions.
 
-Members that are null are absent. What is not known is ignored; what is known and has no meaning is
-refused, with its place.
+A null member counts as absent. Unknown members are ignored; a known member with an invalid value is
+refused, with its path.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from segue.errors import InvalidRequest
 from segue.types import ChatInput, Message, ToolCall
 
 _REASONING_NAMES = ("reasoning_content", "thinking", "reasoning")
-"""The first that is there, as in transformers."""
+"""The first one present counts, as in transformers."""
 _TEXT_PARTS = ("text", "input_text", "output_text")
 _MEDIA = ("image", "image_url", "video", "video_url", "audio", "input_audio")
 _NAMES: dict[type, str] = {str: "string", bool: "boolean", list: "array", dict: "object"}
@@ -33,8 +33,8 @@ def read_chat(body: object) -> ChatInput:
     read = tuple(read_message(one, f"messages[{index}]") for index, one in enumerate(messages))
     if continued in (True, "content") and read and messages[-1].get("content") in (None, []):
         raise InvalidRequest(
-            f"expected a content to be continued in messages[{len(read) - 1}], got none: send the "
-            "beginning of the answer there, or leave continue_final_message out"
+            f"expected content to continue in messages[{len(read) - 1}], got none: send the start "
+            "of the answer there, or omit continue_final_message"
         )
     return ChatInput(
         messages=read,
@@ -46,7 +46,7 @@ def read_chat(body: object) -> ChatInput:
 
 
 def read_tools(tools: Sequence[object]) -> tuple[str, ...]:
-    """Each as JSON; the router looks at what is in them."""
+    """Each tool as JSON text; the router validates its contents."""
     return tuple(to_json(tool) for tool in tools)
 
 
@@ -88,7 +88,7 @@ def _part(part: object, where: str) -> str:
 
 
 def _kind_of_part(part: Mapping[str, object]) -> object:
-    """Templates know images and videos by these members, whatever else is there."""
+    """Templates recognise images and videos by these members, whatever else the part has."""
     media = (name for name in _MEDIA if part.get(name) is not None)
     return next(media, None) or part.get("type", "text")
 
@@ -110,7 +110,7 @@ def _tool_call(call: object, where: str) -> ToolCall:
 def _required(found: Mapping[str, object], name: str, where: str) -> str:
     value = _optional(found, name, str, where)
     if value is None:
-        raise InvalidRequest(f"{where} needs {name}, a text, and has none")
+        raise InvalidRequest(f"{where}.{name} must be a text, got none")
     return value
 
 
@@ -125,7 +125,7 @@ def _optional(
 
 
 def to_json(value: object) -> str:
-    """As text that a `ChatInput` takes. Raises InvalidRequest for what is not JSON."""
+    """The value as JSON text for a `ChatInput`. Raises InvalidRequest if it is not JSON."""
     try:
         return json.dumps(value, ensure_ascii=False, allow_nan=False)
     except (TypeError, ValueError, RecursionError) as error:

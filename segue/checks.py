@@ -1,6 +1,6 @@
-"""What values are refused for, in one wording: each check raises InvalidRequest, or returns.
+"""Checks of values, with uniform error messages: each raises InvalidRequest, or returns.
 
-For `__post_init__`s, and for the doors at which messages become values.
+For `__post_init__`s, and for the code that turns messages into values.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from segue.errors import InvalidRequest
 MAX_NAME_CHARS = 256
 MAX_EPOCH = 2**63 - 1
 MAX_COUNT = 10**12
-"""More than there is of anything: tokens, pages, bytes of a handoff in KiB."""
+"""Above any real count of tokens, pages, or KiB of a handoff."""
 
 _ADDRESS = re.compile(r"[A-Za-z0-9._:%\[\]-]{1,255}:[0-9]{1,5}")
 
@@ -43,7 +43,7 @@ def require(condition: bool, message: str) -> None:
 
 
 def what_came(value: object) -> str:
-    """A value of the wrong type, as an error quotes it: its type in words, and its beginning."""
+    """How an error quotes a value of the wrong type: its type in words, and its start."""
     return "None" if value is None else f"{kind_of(value)}, {value!r:.80}"
 
 
@@ -53,7 +53,7 @@ def kind_of(value: object) -> str:
 
 
 def require_type(name: str, value: object, kind: type | tuple[type, ...], expected: str) -> None:
-    # The message is made only when it is needed: the value may be a whole conversation.
+    # The message is built only on failure: the value may be a whole conversation.
     if not isinstance(value, kind):
         raise InvalidRequest(f"{name} must be {expected}, got {what_came(value)}")
 
@@ -64,10 +64,10 @@ def require_whole(name: str, value: object) -> None:
 
 
 def require_seconds(name: str, value: object) -> None:
-    """None passes: not every call has a limit."""
+    """None passes: it means no limit."""
     if value is not None and not _is_number(value):
         raise InvalidRequest(f"{name} must be a number of seconds, got {what_came(value)}")
-    # A NaN would break the order of a clock's heap.
+    # A NaN would break the order of the event loop's timer heap.
     require(value == value, f"{name} must be a number of seconds, got nan")
 
 
@@ -89,7 +89,7 @@ def require_count(name: str, value: int, *, low: int = 0, high: int = MAX_COUNT)
 
 
 def require_label(name: str, value: str, *, max_chars: int = MAX_NAME_CHARS) -> None:
-    """Text that is shown or compared; it may be empty."""
+    """Requires printable text; it may be empty."""
     require_type(name, value, str, "a text")
     require(
         len(value) <= max_chars,
@@ -100,7 +100,7 @@ def require_label(name: str, value: str, *, max_chars: int = MAX_NAME_CHARS) -> 
 
 
 def require_name(name: str, value: str, *, max_chars: int = MAX_NAME_CHARS) -> None:
-    """Text that names something."""
+    """Requires printable text that is not empty."""
     require(bool(value), f"{name} must not be empty")
     require_label(name, value, max_chars=max_chars)
 
@@ -118,7 +118,7 @@ def require_epoch(name: str, value: int) -> None:
 
 
 def require_ascending(name: str, values: Sequence[int], *, low: int, high: int) -> None:
-    """Each greater than the one before, all of them in [low, high]."""
+    """Requires each value to be greater than the one before, and all to be in [low, high]."""
     ordered = all(a < b for a, b in itertools.pairwise(values))
     require(ordered, f"{name} must be ascending, got {list(values[:8])}")
     require(
@@ -128,7 +128,7 @@ def require_ascending(name: str, values: Sequence[int], *, low: int, high: int) 
 
 
 def one_of(name: str, table: Mapping[Wire, Value], wire: Wire) -> Value:
-    """What the number of an enum stands for."""
+    """The value that an enum's number stands for."""
     require(
         wire in table,
         f"{name} must be one of {', '.join(sorted(map(str, table.values())))}, got {wire}",
@@ -137,5 +137,5 @@ def one_of(name: str, table: Mapping[Wire, Value], wire: Wire) -> Value:
 
 
 def shown(value: float) -> str:
-    """As short as it can be without being another number."""
+    """The shortest text for exactly this number."""
     return repr(value).removesuffix(".0")

@@ -52,7 +52,7 @@ from segue.wire.status import rpc_errors
 DEFAULT_TARGET = "127.0.0.1:7411"
 _IF_REFUSED = "start one with `segue serve`, or name its address with --target"
 _IF_UNSERVED = (
-    "this is another server, such as a worker, and not the router: use the router's address, which "
+    "this is another server, such as a worker, not the router: use the router's address, which "
     "`segue serve` prints"
 )
 
@@ -73,7 +73,7 @@ __all__ = [
 
 
 class Client:
-    """Talks to one router. Errors are `segue.errors`; use it as an async context manager."""
+    """A client of one router. Raises `segue.errors`; use it as an async context manager."""
 
     def __init__(self, target: str = DEFAULT_TARGET) -> None:
         require_type("target", target, str, "a text such as 127.0.0.1:7411")
@@ -106,7 +106,7 @@ class Client:
             with rpc_errors(peer, if_refused=_IF_REFUSED, if_unserved=_IF_UNSERVED):
                 yield
         except DeadlineExceeded as error:
-            # Whether gRPC notices first or the router is chance.
+            # Either gRPC or the router may notice first: give both the same message.
             limit = "the router's own limit" if timeout_s is None else f"{timeout_s:g} s"
             raise DeadlineExceeded(f"{peer}: no complete answer within {limit}") from error
 
@@ -119,11 +119,11 @@ class Client:
         enable_thinking: bool | None = None,
         chat_template_kwargs: str | Mapping[str, object] = "",
     ) -> Session:
-        """A conversation. A tool is a dictionary, or the same as JSON text, as in `ChatInput`.
+        """Starts a conversation. A tool is a dictionary, or JSON text as in `ChatInput`.
         `chat_template_kwargs` are further variables of the chat template, such as
         `{"reasoning_effort": "low"}`.
 
-        Raises InvalidRequest where a tool is no JSON object that names a function.
+        Raises InvalidRequest if a tool is not a JSON object that names a function.
         """
         require_label("session_id", "" if session_id is None else session_id)
         require_text("system", system)
@@ -158,10 +158,10 @@ class Client:
         stop: StopConditions | None = None,
         timeout_s: float | None = None,
     ) -> AsyncGenerator[TurnEvent, None]:
-        """One turn, event by event; the last is a TurnEnd. Leaving the loop cancels the turn.
+        """Yields one turn's events; the last is a TurnEnd. Leaving the loop cancels the turn.
 
-        What `sampling` and `stop` leave open is the checkpoint's default, and the answer may be as
-        long as context and memory allow. Without a seed, each turn gets one of its own.
+        Fields that `sampling` and `stop` leave unset get the checkpoint's defaults, and the answer
+        may be as long as context and memory allow. Without a seed, each turn gets its own.
         """
         require_seconds("timeout_s", timeout_s)
         request = TurnRequest(
@@ -189,7 +189,7 @@ class Client:
         stop: StopConditions | None = None,
         timeout_s: float | None = None,
     ) -> Answer:
-        """One turn, whole."""
+        """Runs one turn, and returns the whole answer."""
         turn_id = turn_id or uuid.uuid4().hex
         events = self.stream(
             turn_input,
@@ -202,14 +202,14 @@ class Client:
         return await gathered(TurnId(turn_id), events)
 
     async def cancel(self, turn_id: str) -> bool:
-        """Ends a running turn from elsewhere. False when no such turn is running."""
+        """Cancels a running turn, from any client. Returns False if no such turn is running."""
         require_type("turn_id", turn_id, str, "a text")
         with self._router_errors():
             reply = await self._stub.Cancel(pb.CancelRequest(turn_id=turn_id))
         return reply.was_running
 
     async def sessions(self) -> list[SessionInfo]:
-        """What the router remembers, least recently used first; all pages of it."""
+        """All sessions that the router remembers, least recently used first."""
         sessions: dict[str, SessionInfo] = {}
         page_token = ""
         with self._router_errors():
@@ -217,7 +217,7 @@ class Client:
                 request = pb.ListSessionsRequest(page_token=page_token)
                 reply = await self._stub.ListSessions(request)
                 for wire in reply.sessions:
-                    # One that was used meanwhile comes again, at its new place.
+                    # A session used meanwhile appears again, at its new place.
                     sessions.pop(wire.session_id, None)
                     sessions[wire.session_id] = session_from_wire(wire)
                 page_token = reply.next_page_token
@@ -227,11 +227,12 @@ class Client:
     async def renew_session(
         self, session_id: str, lease_s: float | None = None, *, pause_s: float | None = None
     ) -> float:
-        """The session comes back within `lease_s`: a tool runs, a person thinks. With `pause_s` it
-        is away for about so long first, and its memory may make room for others until then.
+        """Renews the lease: the session will come back within `lease_s`, for example after a tool
+        call. With `pause_s` it first stays away for about that long, and its memory may be used for
+        others meanwhile.
 
-        Returns the seconds for which its memory is kept, if memory allows. Raises NotFound when
-        nothing of it is kept any more: its next turn costs more, and is served all the same.
+        Returns the seconds for which its memory is kept, if memory allows. Raises NotFound if
+        nothing of it is kept any more: its next turn costs more, but is served all the same.
         """
         require_type("session_id", session_id, str, "a text")
         require_seconds("lease_s", lease_s)
@@ -244,7 +245,8 @@ class Client:
         return reply.expires_in_s
 
     async def release_session(self, session_id: str) -> bool:
-        """The session will not come back. False when the router does not know it."""
+        """Releases a session that will not come back. Returns False if the router does not know
+        it."""
         require_type("session_id", session_id, str, "a text")
         with self._router_errors():
             request = pb.ReleaseSessionRequest(session_id=session_id)
@@ -252,7 +254,7 @@ class Client:
         return reply.was_known
 
     async def fork_session(self, parent_id: str, child_id: str) -> None:
-        """`child_id` begins with what is kept of `parent_id`. Raises NotFound when nothing is."""
+        """Creates `child_id` from what is kept of `parent_id`. Raises NotFound if nothing is."""
         require_type("parent_id", parent_id, str, "a text")
         require_type("child_id", child_id, str, "a text")
         with self._router_errors():
@@ -274,11 +276,11 @@ class Client:
 
 
 def _require_loop() -> None:
-    """gRPC would take a loop that never runs, or say that there is none."""
+    """Without a running loop, gRPC would use one that never runs, or raise its own error."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:
         raise InvalidRequest(
-            "a Client belongs to the event loop in which it is made, and none is running: make it "
+            "a Client must be created inside a running event loop, and none is running: create it "
             "in an async function, `async with Client(…) as client`, that asyncio.run runs"
         ) from None

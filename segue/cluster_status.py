@@ -1,4 +1,4 @@
-"""The cluster as `segue status` and heartbeats tell it: workers, their load, sessions."""
+"""The cluster as `segue status` and heartbeats report it: workers, their load, sessions."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from segue.types import Epoch, Role, SessionId, WorkerId
 class WorkerHealth(enum.StrEnum):
     READY = "ready"
     DRAINING = "draining"
-    """Finishes what it has, takes nothing more."""
+    """Finishes its turns and takes no new ones."""
     LOST = "lost"
     """Missed heartbeats or lost its connection."""
 
@@ -27,7 +27,7 @@ class UnitCounts:
     reserved: int = 0
     quarantined: int = 0
     stray: int = 0
-    """Of those in use, owned by something that is not there any more: a leak."""
+    """Units in use whose owner no longer exists: a leak."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,12 +35,12 @@ class WorkerLoad:
     pages: UnitCounts = UnitCounts()
     slots: UnitCounts = UnitCounts()
     host_pages: UnitCounts = UnitCounts()
-    """Of the host tier; none in total where there is none."""
+    """Pages of the host tier; the total is 0 without one."""
     host_slots: UnitCounts = UnitCounts()
     running_turns: int = 0
     waiting_turns: int = 0
     waiting_tokens: int = 0
-    """Prompt tokens that are still to be computed here."""
+    """Prompt tokens still to be computed here."""
     tokens_per_s: float = 0.0
     page_tokens: int = 16
 
@@ -60,8 +60,8 @@ class WorkerStatus:
     host: str = ""
 
     def as_lost(self) -> WorkerStatus:
-        """The worker once contact is lost: its memory as last heard, and no turns, since the router
-        has failed or retried those that it had.
+        """The status once contact is lost: memory as last reported, and no turns, since the router
+        has failed or retried them.
         """
         idle = replace(
             self.load, running_turns=0, waiting_turns=0, waiting_tokens=0, tokens_per_s=0.0
@@ -71,15 +71,15 @@ class WorkerStatus:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SessionInfo:
-    """What the router remembers of a session after its last turn."""
+    """What the router remembers about a session after its last turn."""
 
     session_id: SessionId
     prefill_worker: str
     decode_worker: str
     kept_tokens: int = 0
-    """Tokens whose pages the decode worker kept."""
+    """Tokens whose pages the decode worker keeps."""
     kept_checkpoint_tokens: int = 0
-    """The longest prefix of them that has a state there."""
+    """The longest prefix of them whose state the decode worker keeps."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,7 +98,7 @@ class RouterStatus:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClusterStatus:
     ready: bool
-    """At least one worker of each role is ready and the router admits turns."""
+    """At least one worker of each role is ready, and the router admits turns."""
     model: str
     model_id: str
     workers: tuple[WorkerStatus, ...]

@@ -1,7 +1,7 @@
-"""One TOML file to frozen dataclasses. Unknown keys are errors; nothing is adjusted silently.
+"""Reads a TOML file into frozen dataclasses. Unknown keys are errors; values are never adjusted.
 
 Each component declares its section as a dataclass in its own `config.py`; this module reads a
-section into it. `describe` prints what is in force, in a form that `load` reads back.
+section into it. `describe` prints the values in effect as TOML that can be read back.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ import tomli_w
 from segue.errors import InvalidConfig
 
 SECTIONS = ("cluster", "checkpoint", "router", "engine", "prefill", "decode", "transfer")
-"""Every section a file may have. A process reads its own and checks the others by name only."""
+"""Every section that a file may have. A process reads its own, and only checks others' names."""
 
 Section = TypeVar("Section")
 
 
 def read_file(path: Path | None) -> Mapping[str, Any]:
-    """The sections of a TOML file; no file means every default."""
+    """The sections of a TOML file. No file means all defaults."""
     if path is None:
         return {}
     try:
@@ -72,7 +72,7 @@ def _allowed(hint: Any) -> tuple[type, ...]:
 
 def _check_type(where: str, value: object, hint: Any) -> None:
     allowed = _allowed(hint)
-    # bool is an int to Python, not to a reader of a configuration file.
+    # Python's bool is an int, but a configuration file must not mix the two.
     if not isinstance(value, allowed) or (isinstance(value, bool) and bool not in allowed):
         wanted = " or ".join(sorted(kind.__name__ for kind in allowed))
         raise InvalidConfig(f"{where} must be {wanted}, got {value!r}")

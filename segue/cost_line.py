@@ -1,8 +1,8 @@
-"""A line through what was measured: seconds (or bytes) = fixed + per_unit * units.
+"""A line fitted to measurements: seconds (or bytes) = fixed + per_unit * units.
 
-Weighted least squares over relative errors, in which older observations fade, so that a worker
-that becomes slower is believed soon. Observations of one size cannot tell the fixed part from the
-other: there the line keeps the proportions of its prior and takes only the scale from what it saw.
+The fit is weighted least squares over relative errors. Older observations fade, so that the line
+soon follows a worker that becomes slower. Observations of a single size cannot separate the fixed
+part from the slope: then the line keeps its prior's proportions, and learns only the scale.
 """
 
 from __future__ import annotations
@@ -11,20 +11,19 @@ from typing import NamedTuple
 
 # An observation weighs half as much after 14 later ones.
 _FADING = 0.95
-# How strongly the prior's proportions hold against observations that say little about them: as one
-# of the observations so many times weaker. Two or three short ones, a fifth wrong, would else make
-# a slope of 0, and long prompts would seem to cost nothing.
+# Weight of the prior's proportions, relative to one observation. Without it, two or three short
+# observations with errors of a fifth could give a slope of 0, as if long prompts cost nothing.
 _STIFFNESS = 0.02
-# Once the line is known, one observation is believed up to so many times what was expected: a
-# worker that stalls once is not slow for ever, one that stays slow is followed step by step.
+# Once the line is known, an observation counts as at most this many times the expected value: a
+# single stall does not make a worker slow for ever, and one that stays slow is followed in steps.
 _MAX_SURPRISE = 4.0
 _KNOWN_AFTER = 8
-# Seconds or bytes below it are taken for it: squares of it are still far from 0.
+# Smaller values of seconds or bytes are raised to this, whose square is still far from 0.
 _SMALLEST = 1e-9
 
 
 class _Sums(NamedTuple):
-    """Over the faded observations: of 1, x, y, x*x and x*y."""
+    """Weighted sums of 1, x, y, x*x and x*y over the faded observations."""
 
     weight: float = 0.0
     x: float = 0.0
@@ -46,7 +45,7 @@ class _Sums(NamedTuple):
 
 
 class Line(NamedTuple):
-    """A value is immutable; `observed` makes the next one. Both coefficients are never negative."""
+    """Immutable; `observed` returns the next line. Neither coefficient is ever negative."""
 
     fixed: float
     per_unit: float
@@ -59,7 +58,7 @@ class Line(NamedTuple):
         return self.fixed + self.per_unit * units
 
     def observed(self, units: float, value: float) -> Line:
-        """The line after one more observation; one that is not positive teaches nothing."""
+        """The line after one more observation. Ignores a value that is not positive."""
         if value <= 0.0 or units < 0.0:
             return self
         value = max(value, _SMALLEST)
@@ -67,16 +66,17 @@ class Line(NamedTuple):
         if self.num_observed >= _KNOWN_AFTER:
             value = min(value, _MAX_SURPRISE * expected)
         # Relative errors count, not absolute ones. The first observation alone sets the scale, so
-        # that a prior for other hardware has no say in it. One that was much faster than expected
-        # weighs more: nothing computes faster than it can, but a first turn may compile kernels.
+        # that a prior for other hardware does not affect it. An observation much faster than
+        # expected weighs more: nothing runs faster than it can, but a first turn may compile
+        # kernels.
         scale = expected if self.num_observed else value
         sums = self.sums.after(1.0 / (scale * min(value, scale)), units, value)
         num_observed = self.num_observed + 1
         fixed, per_unit = self._fitted(sums, num_observed)
         slowdown = (fixed + per_unit * units) / expected
         if slowdown > 1.0 and num_observed > 1:
-            # Times have become slower: errors of the faster ones count as little as later ones
-            # will, else what was seen then would outweigh all that is seen from now on.
+            # The worker has become slower: scale down the errors of the earlier, faster times, or
+            # they would outweigh all later ones.
             sums = sums.times(1.0 / (slowdown * slowdown))
         return Line(fixed, per_unit, num_observed, self.prior_fixed, self.prior_per_unit, sums)
 
@@ -87,7 +87,7 @@ class Line(NamedTuple):
         aa = fixed * fixed * weight
         ab = fixed * per_unit * x
         bb = per_unit * per_unit * xx
-        # How many observations the faded ones amount to, were they equal.
+        # The number of unfaded observations that the faded ones are worth.
         num_remembered = min(num_observed, 1.0 / (1.0 - _FADING))
         pull = _STIFFNESS / num_remembered * (aa + 2.0 * ab + bb)
         left = fixed * (y - fixed * weight - per_unit * x)
@@ -104,7 +104,7 @@ class Line(NamedTuple):
         return fixed * (1.0 + du), per_unit * (1.0 + dv)
 
     def _scaled_prior(self, sums: _Sums) -> tuple[float, float]:
-        """The prior times the factor with which it fits best."""
+        """The prior, scaled by the factor that fits best."""
         weight, x, y, xx, xy = sums
         a, b = self.prior_fixed, self.prior_per_unit
         product = a * y + b * xy
@@ -113,7 +113,7 @@ class Line(NamedTuple):
 
 
 def prior_line(fixed: float, per_unit: float) -> Line:
-    """What is assumed before anything was measured. Both must be above 0."""
+    """The line assumed before any measurement. Both parts must be above 0."""
     if fixed <= 0.0 or per_unit <= 0.0:
         raise ValueError(f"a prior's parts must be > 0, got {fixed} and {per_unit}")
     return Line(fixed, per_unit, prior_fixed=fixed, prior_per_unit=per_unit)

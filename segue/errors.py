@@ -5,17 +5,17 @@
     │   └── ContextOverflow   the prompt and the answer do not fit the model's context
     ├── InvalidCheckpoint     a model folder cannot be loaded as it is
     ├── InvalidConfig         a configuration file or option cannot be used
-    ├── NotFound              a turn, ticket or worker that is not (or no longer) known
-    ├── NotResident           what a request builds on is not (or no longer) in memory there
+    ├── NotFound              a session, turn, ticket or worker is unknown, or no longer known
+    ├── NotResident           the prefix that a request needs is not in the worker's memory
     ├── UnknownPrefix         a worker lacks the tokens that a turn names: send all of them
     ├── UnknownHistory        the router lacks the history that a turn continues: send all of it
-    ├── Overloaded            no room now; `retry_after_s` says when to come back
+    ├── Overloaded            no room now; retry after `retry_after_s`
     ├── Unavailable           a process is down, starting or draining
-    ├── StaleEpoch            a ticket or message names a worker's earlier life
-    ├── LayoutMismatch        two workers do not own the same kind of bytes
-    ├── TransferFailed        bytes did not arrive, or did not arrive as they were sent
-    ├── DeadlineExceeded      the caller's time is over
-    └── Cancelled             the caller does not want the answer any more
+    ├── StaleEpoch            a ticket or message names an earlier life of a worker
+    ├── LayoutMismatch        two workers have different models or cache layouts
+    ├── TransferFailed        bytes did not arrive, or arrived corrupted
+    ├── DeadlineExceeded      the caller's deadline has passed
+    └── Cancelled             the caller no longer wants the answer
 
 `segue.wire.status` maps the tree to gRPC statuses. All classes take one message, so they pickle.
 """
@@ -24,11 +24,11 @@ from __future__ import annotations
 
 
 class SegueError(Exception):
-    """Root of the tree. The message says what was expected, what came, and what to do."""
+    """Root of the tree. The message states what was expected, what came, and what to do."""
 
     retry_is_safe = False
     retry_after_s: float = 0.0
-    """When to come back, for an error that passes by itself; 0 for one that does not."""
+    """When to retry, for an error that passes by itself; 0 for one that does not."""
 
 
 class InvalidRequest(SegueError, ValueError):
@@ -64,7 +64,7 @@ class UnknownHistory(SegueError):
 
 
 class Overloaded(SegueError):
-    """No room now. `after` returns an error with a time of its own."""
+    """No room now. `after` returns an error with its own retry time."""
 
     retry_is_safe = True
     retry_after_s = 1.0
@@ -79,7 +79,7 @@ class Overloaded(SegueError):
 
 class Unavailable(SegueError):
     retry_is_safe = True
-    # A process that died is back after a few seconds; asking costs little.
+    # A dead process is restarted within a few seconds; a retry costs little.
     retry_after_s = 1.0
 
 

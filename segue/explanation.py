@@ -1,4 +1,4 @@
-"""Why a turn was placed where it was, as a client sees it: what was weighed, what came of it."""
+"""Explains a turn's placement to a client: the candidates, and the outcome."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ class WeighedCandidate:
     prefill_worker: WorkerId
     decode_worker: WorkerId
     source_worker: WorkerId | None = None
-    """Of mode pull: who has the prefix."""
+    """The worker that has the prefix, in mode pull."""
     chosen: bool = False
     excluded: str = ""
-    """Why it came last: speed, memory, avoided, size or not_ready. Empty: it did not."""
+    """Why it was ranked last: speed, memory, avoided, size or not_ready. Empty if it was not."""
     computed_tokens: int = 0
     moved_tokens: int = 0
     queue_s: float = 0.0
@@ -27,9 +27,9 @@ class WeighedCandidate:
     compute_s: float = 0.0
     move_s: float = 0.0
     hidden_s: float = 0.0
-    """Of the move, what runs under compute: not positive."""
+    """The part of the move that overlaps with compute, negated."""
     interference_s: float = 0.0
-    """What the decode worker's other turns lose."""
+    """The time that the decode worker's other turns lose."""
     overhead_s: float = 0.0
     total_s: float = 0.0
 
@@ -44,15 +44,15 @@ class CostLine:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerSpeed:
-    """What was known of a worker when the decision was made."""
+    """What was known about a worker's speed when the decision was made."""
 
     worker_id: WorkerId
     compute: CostLine
-    """A prefill, over computed tokens."""
+    """A prefill, as a function of computed tokens."""
     link: CostLine
-    """A transfer, over bytes."""
+    """A transfer, as a function of bytes."""
     step: CostLine
-    """A decode step, over running turns."""
+    """A decode step, as a function of running turns."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,10 +66,10 @@ class Explanation:
     candidates: tuple[WeighedCandidate, ...]
     """The best first, the excluded last."""
     speeds: tuple[WorkerSpeed, ...]
-    """Of every worker among the candidates."""
+    """The speed of every worker among the candidates."""
     decision_s: float
     estimated_s: float
-    """From the decision to the first token at the router, as expected of the chosen candidate."""
+    """The chosen candidate's expected time from the decision to the first token at the router."""
     actual_s: float | None = None
     """None until the turn has its first token."""
 

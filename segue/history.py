@@ -1,9 +1,9 @@
-"""A conversation's beginning, named by a digest, so that a turn need send only what follows it.
+"""Names the start of a conversation by a digest, so that a turn sends only what follows it.
 
-Client and router compute the same: `D(n) = SHA-256(D(n-1) + message n)`, where `D(0)` is the
-SHA-256 of the tools and the template's options. One digest stands for everything that a template
-renders up to a message, and equal digests mean equal histories. The bytes are specified with the
-field `Continuation.digest` in `proto/segue/v1/session.proto`.
+Client and router compute the same `D(n) = SHA-256(D(n-1) + message n)`, where `D(0)` is the SHA-256
+of the tools and the template's options. A digest covers everything that a template renders up to a
+message, and equal digests mean equal histories. The bytes are specified at the field
+`Continuation.digest` in `proto/segue/v1/session.proto`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _THINKING = {None: "unset", True: "true", False: "false"}
 
 
 def digests(chat: ChatInput, known: Sequence[bytes] = ()) -> tuple[bytes, ...]:
-    """D(1) to D(n) of a chat with all its n messages; the first of them may be known already."""
+    """D(1) to D(n) of a chat with all its n messages. `known` holds the first digests, if any."""
     digest = known[-1] if known else _options_digest(chat)
     chain = list(known)
     for message in chat.messages[len(chain) :]:
@@ -33,9 +33,9 @@ def _options_digest(chat: ChatInput) -> bytes:
 
 
 def continuation(chat: ChatInput, num_kept: int, chain: Sequence[bytes] = ()) -> ChatInput:
-    """The same chat, without its first `num_kept` messages, which the router is to add.
+    """The same chat without its first `num_kept` messages, which the router will add.
 
-    `chain` are its digests, where they are known.
+    `chain` holds its digests, if they are known.
     """
     digest = chain[num_kept - 1] if len(chain) >= num_kept else digests(chat)[num_kept - 1]
     return ChatInput(
@@ -46,9 +46,9 @@ def continuation(chat: ChatInput, num_kept: int, chain: Sequence[bytes] = ()) ->
 
 
 class DigestChain:
-    """The digests of a conversation that grows: only messages that are new are hashed.
+    """The digests of a growing conversation. Hashes only new messages.
 
-    Messages are compared with those of the last time, so that any of them may have changed.
+    Compares the messages with those of the last call, so any of them may have changed.
     """
 
     def __init__(self) -> None:
@@ -63,12 +63,12 @@ class DigestChain:
 
 
 def num_common(one: ChatInput, other: ChatInput) -> int:
-    """How many first messages two chats have in common; none if tools or options differ."""
+    """The number of leading messages that two chats share; 0 if tools or options differ."""
     if _options(one) != _options(other):
         return 0
     first, second = one.messages, other.messages
     num = min(len(first), len(second))
-    # In one go where they are the same objects, as in a session that goes on.
+    # Fast if they are the same objects, as in a session that continues.
     if first[:num] == second[:num]:
         return num
     return next(index for index in range(num) if first[index] != second[index])

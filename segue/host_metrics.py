@@ -1,4 +1,4 @@
-"""What workers measure of their host tier."""
+"""The workers' metrics of their host tier."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class HostTierMetrics:
         )
         self._evictions = Counter(
             "segue_host_evictions_total",
-            "Pages and states that had to leave the host tier for others.",
+            "Pages and states evicted from the host tier.",
             ["unit"],
             registry=registry,
         )
@@ -37,7 +37,7 @@ class HostTierMetrics:
         )
         self._load_seconds = Histogram(
             "segue_host_load_seconds",
-            "One load, from when its turn among loads came until it is in the cache.",
+            "One load, from its start (after queueing for other loads) until it is in the cache.",
             buckets=_SECONDS,
             registry=registry,
         )

@@ -1,4 +1,4 @@
-"""What a caller of the SDK says in a turn, in the forms that come naturally, as messages."""
+"""Turns the SDK's convenient forms of a turn's input into messages."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from segue.errors import InvalidRequest
 from segue.types import Message
 
 MessageInput: TypeAlias = "str | Message | Mapping[str, object]"
-"""A text is a user's message; a dictionary is one in OpenAI's shape."""
+"""A text is a user message; a dictionary is a message in OpenAI's format."""
 
 _EXPECTED = (
     'a text, a segue.Message, a dictionary such as {"role": "user", "content": "Hello"}, '
@@ -20,8 +20,8 @@ _EXPECTED = (
 
 
 def new_messages(given: Sequence[MessageInput | Sequence[MessageInput]]) -> list[Message]:
-    """Of a turn. Lists among them are taken apart. Raises InvalidRequest that names the one that is
-    no message, or says nothing.
+    """The messages of a turn. Flattens lists among them. Raises InvalidRequest that names an item
+    that is not a message, or an empty user message.
     """
     flat: list[tuple[str, object]] = []
     for index, one in enumerate(given):

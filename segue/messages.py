@@ -1,6 +1,6 @@
-"""What a chat is made of: messages, calls of tools, and the options of the template.
+"""The parts of a chat: messages, tool calls, and the template's options.
 
-Values validate themselves. Every text is valid Unicode: what follows relies on it, from gRPC to the
+Values validate themselves. Every text is valid Unicode: later code relies on that, from gRPC to the
 marks that stand for control tokens (`segue/text/shield.py`).
 """
 
@@ -18,15 +18,15 @@ CONTINUED_FIELDS = {
     "reasoning_content": "reasoning_content",
     "thinking": "reasoning_content",
 }
-"""What a client may name as the field to continue, and what templates call it."""
+"""The names that a client may use for the field to continue, and the templates' name for each."""
 
 
 THINK_START, THINK_END = "<think>", "</think>"
 
 
 def split_reasoning(text: str) -> tuple[str, str]:
-    """What was thought and what was said, in an answer that began with a thought. Without an end
-    of it, all was thought."""
+    """Splits an answer that starts with reasoning into reasoning and content. Without an end of
+    the reasoning, all of it is reasoning."""
     thought, _, said = text.partition(THINK_END)
     return thought.strip("\n").removeprefix(THINK_START).strip("\n"), said.lstrip("\n")
 
@@ -35,7 +35,7 @@ def require_text(name: str, value: object) -> None:
     """Raises InvalidRequest unless `value` is text that UTF-8 can express."""
     if not isinstance(value, str):
         raise InvalidRequest(f"{name} must be a text, got {what_came(value)}")
-    # Almost all text is ASCII, which Python knows without looking.
+    # Almost all text is ASCII, which Python knows without a scan.
     if value.isascii():
         return
     try:
@@ -60,9 +60,9 @@ def _require_many(name: str, values: object, kind: type, expected: str) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ToolCall:
-    """A call that an assistant message made.
+    """A tool call of an assistant message.
 
-    `arguments` is a JSON object, as text; empty text and `null` are the empty object.
+    `arguments` is the text of a JSON object; empty text and `null` mean the empty object.
     """
 
     name: str
@@ -81,14 +81,14 @@ class Message:
     role: str
     content: str = ""
     content_parts: tuple[str, ...] = ()
-    """In place of `content`, the texts of a content that is a list; templates may treat it
+    """The texts of a content that is a list, in place of `content`; templates may treat it
     differently."""
     tool_calls: tuple[ToolCall, ...] = ()
     tool_call_id: str = ""
     name: str = ""
     reasoning: str | None = None
-    """What the assistant thought. Empty means that it did not think; None, that it is not known,
-    and then some templates look for it in `content`."""
+    """The assistant's reasoning. Empty means that there was none. None means that it is unknown;
+    then some templates look for it in `content`."""
 
     def __post_init__(self) -> None:
         for field in ("role", "content", "tool_call_id", "name"):
@@ -101,11 +101,11 @@ class Message:
             require_text("reasoning of a message", self.reasoning)
         if self.content and self.content_parts:
             raise InvalidRequest(
-                "a message has content or content_parts, got both: send one of them"
+                "a message must have content or content_parts, got both: send one of them"
             )
 
     def texts(self) -> Iterator[str]:
-        """All that a client wrote in it: what it costs to render."""
+        """All texts of the message: their length decides what it costs to render."""
         yield from (self.role, self.content, self.tool_call_id, self.name, self.reasoning or "")
         yield from self.content_parts
         for call in self.tool_calls:
@@ -114,36 +114,36 @@ class Message:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Continuation:
-    """The beginning of a conversation, which the router is asked to add: it kept it."""
+    """The start of a conversation, which the router keeps and adds to the turn."""
 
     num_messages: int
     digest: bytes
-    """Of tools, template options and these messages (`segue/history.py`)."""
+    """The digest of tools, template options and these messages (`segue/history.py`)."""
 
     def __post_init__(self) -> None:
         if self.num_messages < 1:
             raise InvalidRequest(
-                f"a turn continues a history of at least one message, got {self.num_messages}: "
-                "without one, send all messages"
+                f"num_messages of a continued history must be at least 1, got {self.num_messages}: "
+                "without a history, send all messages"
             )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChatInput:
-    """Messages for the checkpoint's chat template. `tools` are JSON objects, as text."""
+    """Messages for the checkpoint's chat template. Each of `tools` is the text of a JSON object."""
 
     messages: tuple[Message, ...]
     tools: tuple[str, ...] = ()
     enable_thinking: bool | None = None
     """None leaves it to the template."""
     chat_template_kwargs: str = ""
-    """A JSON object, as text: further variables of the template, such as `preserve_thinking`,
-    `reasoning_effort` and `add_vision_id` of Qwen's. Empty is the empty object."""
+    """The text of a JSON object: further variables of the template, such as Qwen's
+    `preserve_thinking`, `reasoning_effort` and `add_vision_id`. Empty means the empty object."""
     continue_final_message: bool | str = False
-    """The answer goes on from the end of the last message, which stays open. A text names the
-    field that is open, `content` (as True does) or `reasoning`."""
+    """The answer continues the last message, which stays open. A text names the open field:
+    `content` (like True) or `reasoning`."""
     continues: Continuation | None = None
-    """If set, `messages` are what follows this history; tools and options are the history's."""
+    """If set, `messages` follow this history, and tools and options are the history's."""
 
     def __post_init__(self) -> None:
         _require_many("messages", self.messages, Message, "Messages")
@@ -165,18 +165,18 @@ class ChatInput:
         if self.continues is not None and (self.tools or has_options):
             raise InvalidRequest(
                 "a turn that continues a history takes tools, enable_thinking and "
-                "chat_template_kwargs from it: leave them out, or send the whole history to "
-                "change them"
+                "chat_template_kwargs from it: omit them, or send the whole history to change them"
             )
 
     @property
     def continued_field(self) -> str:
-        """Of the last message, as templates call it; empty when the last message is whole."""
+        """The last message's open field, by the templates' name; empty if the message is
+        complete."""
         named = self.continue_final_message
         return CONTINUED_FIELDS["content" if named is True else named] if named else ""
 
     def texts(self) -> Iterator[str]:
-        """All that a client wrote in it."""
+        """All texts that the client sent."""
         yield from self.tools
         yield self.chat_template_kwargs
         for message in self.messages:

@@ -1,10 +1,9 @@
-"""A process' metrics and probes over HTTP: `/metrics`, `/livez`, `/readyz`, and nothing else.
+"""Serves a process's metrics and probes over HTTP: `/metrics`, `/livez`, `/readyz`, nothing else.
 
-They are served by an event loop in a thread of its own, so that Prometheus and kubelets are
-answered while the process' own loop is busy. `/livez` says no more than that the process runs;
-`/readyz` is what its gRPC health service says. A connection carries one request. There are never
-more threads than one, and never more connections than `_MAX_CONNECTIONS`: whoever has been silent
-for longest has to go for the next.
+An event loop in its own thread serves them, so that Prometheus and kubelets get answers while the
+process's main loop is busy. `/livez` only shows that the process runs; `/readyz` mirrors its gRPC
+health service. A connection carries one request. There is one thread, and there are at most
+`_MAX_CONNECTIONS` connections: for one more, the connection that has been silent longest is closed.
 """
 
 from __future__ import annotations
@@ -41,18 +40,18 @@ class _Answer:
 
 
 class MetricsEndpoint:
-    """Serves a registry and the process' readiness until it is closed."""
+    """Serves a registry and the process's readiness until it is closed."""
 
     def __init__(
         self, registry: CollectorRegistry, host: str, port: int = 0, *, announce: str = ""
     ) -> None:
-        """`announce` is what others call the host, where it is another.
+        """`announce` is the host that others dial, if different.
 
-        Raises InvalidConfig when the port is taken.
+        Raises InvalidConfig if the port is taken.
         """
         self._registry = registry
         self._is_ready = False
-        # Those that have not been answered, the oldest first.
+        # Connections without an answer yet, oldest first.
         self._waiting: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
         self._connections: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
         self._loop = asyncio.new_event_loop()
@@ -65,13 +64,13 @@ class MetricsEndpoint:
         except OSError as error:
             self._end_thread()
             raise InvalidConfig(
-                f"cannot serve metrics on {host}:{port} ({error.strerror}); stop what uses the "
-                "port, or set another metrics port (0 lets the system choose)"
+                f"cannot serve metrics on {host}:{port} ({error.strerror}); stop the process that "
+                "uses the port, or set another metrics port (0 lets the system choose)"
             ) from None
         self.address = f"{announce or host}:{self._server.sockets[0].getsockname()[1]}"
 
     def set_ready(self, is_ready: bool) -> None:
-        """What `/readyz` says from now on."""
+        """Sets the answer of `/readyz`."""
         self._is_ready = is_ready
 
     def close(self) -> None:
@@ -88,8 +87,8 @@ class MetricsEndpoint:
 
     async def _stop(self) -> None:
         self._server.close()
-        # What the loop has accepted comes to `_accept` in its next rounds, and what is aborted is
-        # closed in the round after.
+        # Connections that the loop has accepted reach `_accept` in its next rounds. Aborted ones
+        # are closed one round later.
         for _ in range(_NUM_LAST_ROUNDS):
             for task, writer in tuple(self._connections.items()):
                 writer.transport.abort()
@@ -153,7 +152,7 @@ class MetricsEndpoint:
 async def _read_request(
     connection: h11.Connection, reader: asyncio.StreamReader
 ) -> h11.Request | None:
-    """None if it is no request. Raises OSError when the other end leaves before it sent one."""
+    """None if it is not a request. Raises OSError if the peer leaves before it has sent one."""
     while True:
         try:
             event = connection.next_event()

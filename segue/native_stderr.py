@@ -1,4 +1,4 @@
-"""What native libraries write to standard error, which Python's own logging never sees."""
+"""Captures what native libraries write to standard error, which bypasses Python's logging."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _lock = threading.Lock()
 
 @contextlib.contextmanager
 def captured_stderr() -> Iterator[Callable[[], str]]:
-    """Collects what goes to descriptor 2 until the block ends; call the value to read it.
+    """Captures writes to descriptor 2 until the block ends; call the yielded function to read them.
 
-    `sys.stderr` still shows what Python prints. Processes that are started meanwhile inherit the
-    capture, which is a file, so they may go on to write.
+    `sys.stderr` still shows what Python prints. Processes started meanwhile inherit the capture. It
+    is a file, so they may keep writing to it.
     """
     with _lock, tempfile.TemporaryFile() as file:
         sys.stderr.flush()
@@ -29,7 +29,7 @@ def captured_stderr() -> Iterator[Callable[[], str]]:
         sys.stderr = _text_on(os.dup(shown))
 
         def text() -> str:
-            # Its own position in the file: the descriptor's is where the next line goes.
+            # pread leaves the descriptor's position alone: that is where the next line goes.
             size = os.fstat(file.fileno()).st_size
             return os.pread(file.fileno(), size, 0).decode(errors="replace")
 
@@ -43,7 +43,8 @@ def captured_stderr() -> Iterator[Callable[[], str]]:
 
 
 def silence_native_stderr() -> None:
-    """For the rest of the process, such as one that ends while a native thread still complains.
+    """Silences it for the rest of the process, such as one that ends while a native thread still
+    logs errors.
 
     `sys.stderr` still shows what Python prints.
     """

@@ -1,4 +1,4 @@
-"""What every process says of itself: its build, its memory and CPU, its interpreter."""
+"""The metrics of every process: its build, its memory and CPU, its interpreter."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from prometheus_client import (
 
 
 def new_registry() -> CollectorRegistry:
-    """A registry for one process, with what Prometheus' own libraries have in each."""
-    # Each `_created` series is one more for every series, and nothing asks for it.
+    """A registry for one process, with the Prometheus client's standard process metrics."""
+    # A `_created` series for each other series would double their number, and nothing reads it.
     disable_created_metrics()  # type: ignore[no-untyped-call]  # no annotations upstream
     registry = CollectorRegistry()
     ProcessCollector(registry=registry)

@@ -1,8 +1,7 @@
-"""How tokens are drawn and when an answer ends: as a client asks for it, and as workers are told.
+"""Sampling parameters and stop conditions, as clients send them and as workers receive them.
 
-A client leaves open what it does not care about (`SamplingParams`, `StopConditions`); the router
-fills that in, from the checkpoint first, so that workers find every value set (`Sampling`,
-`StopRules`).
+A client may leave fields unset (`SamplingParams`, `StopConditions`). The router fills them in, from
+the checkpoint first, so that workers get every value (`Sampling`, `StopRules`).
 """
 
 from __future__ import annotations
@@ -16,14 +15,14 @@ from segue.messages import require_text
 
 MAX_STOP_STRINGS = 16
 MAX_STOP_STRING_CHARS = 1024
-"""Every delta of an answer is held against each of them."""
+"""Every delta of an answer is compared with each stop string."""
 MAX_LOGPROBS = 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SamplingParams:
-    """How a client wants the next token drawn. A field that is None was not given: the checkpoint's
-    `generation_config.json` decides, and where that says nothing, the neutral value of `Sampling`.
+    """A client's sampling parameters. A field that is None is unset: it gets its value from the
+    checkpoint's `generation_config.json`, or else the neutral value of `Sampling`.
     """
 
     temperature: float | None = None
@@ -37,15 +36,15 @@ class SamplingParams:
     frequency_penalty: float | None = None
     logit_bias: Mapping[int, float] = field(default_factory=dict)
     seed: int | None = None
-    """Without one, the router draws one for each turn."""
+    """Without a seed, the router draws one for each turn."""
     logprobs: int | None = None
-    """How many alternatives to report beside the chosen token; None reports nothing."""
+    """The number of alternatives to report besides the chosen token; None reports nothing."""
 
     def __post_init__(self) -> None:
         _check_sampling(self)
 
     def resolved(self, defaults: SamplingParams | None = None) -> Sampling:
-        """What is given here, else what `defaults` give, else the neutral values."""
+        """These values, then those of `defaults`, then the neutral ones."""
         given: dict[str, Any] = {}
         for params in (defaults, self):
             if params is not None:
@@ -59,7 +58,7 @@ _NAMES = tuple(f.name for f in fields(SamplingParams))
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sampling:
-    """How the next token of a turn is drawn: `SamplingParams` with nothing left open.
+    """How to sample the next token of a turn: `SamplingParams` with every field set.
 
     Order of application: logit bias, penalties, temperature, top-k, top-p, min-p, Gumbel-max.
     """
@@ -125,14 +124,14 @@ def _check_sampling(params: SamplingParams | Sampling) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StopConditions:
-    """When a client wants an answer to end."""
+    """A client's stop conditions."""
 
     max_tokens: int | None = None
     """None: as long as the model's context, and the memory for one answer, allow."""
     stop_strings: tuple[str, ...] = ()
-    """The answer ends before the first of these; the string itself is not shown."""
+    """The answer ends before the first of these; the stop string itself is not shown."""
     stop_token_ids: tuple[int, ...] = ()
-    """In addition to the checkpoint's end tokens. The token counts, its text is hidden."""
+    """Added to the checkpoint's end tokens. The token counts, but its text is hidden."""
     ignore_eos: bool = False
 
     def __post_init__(self) -> None:
@@ -142,13 +141,13 @@ class StopConditions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StopRules:
-    """When the answer of a turn ends: `StopConditions` with nothing left open."""
+    """When to end the answer of a turn: `StopConditions` with every field set."""
 
     max_tokens: int
-    """Cut already to the context and to what a decode worker can hold."""
+    """Already limited to the context and to what a decode worker can hold."""
     stop_strings: tuple[str, ...] = ()
     stop_token_ids: tuple[int, ...] = ()
-    """All of them, the checkpoint's end tokens included."""
+    """All stop tokens, including the checkpoint's end tokens."""
 
     def __post_init__(self) -> None:
         _check_stop(self)
@@ -168,7 +167,7 @@ def _check_stop(stop: StopConditions | StopRules) -> None:
     )
     require(
         len(stop.stop_strings) <= MAX_STOP_STRINGS,
-        f"at most {MAX_STOP_STRINGS} stop strings, got {len(stop.stop_strings)}",
+        f"stop_strings must have at most {MAX_STOP_STRINGS} items, got {len(stop.stop_strings)}",
     )
     for text in stop.stop_strings:
         require_text("a stop string", text)

@@ -1,4 +1,4 @@
-"""A conversation of the Python SDK: `Client.session` makes one."""
+"""A conversation in the Python SDK. `Client.session` creates one."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 class Session:
     """A conversation that keeps its own history: the client's copy is the truth.
 
-    It sends what the router does not have, and all of it once more where the router turns out to
-    know less, or other things: `messages` may be changed freely between turns.
+    It sends only what the router lacks, and the whole history if the router turns out to have less,
+    or something else. So `messages` may be changed freely between turns.
     """
 
     def __init__(
@@ -49,9 +49,9 @@ class Session:
         self._chat_template_kwargs = chat_template_kwargs
 
     async def fork(self, child_id: str | None = None) -> Session:
-        """Another session with the same history, which goes on by itself.
+        """Returns another session with the same history, which continues independently.
 
-        What the cluster keeps of this one serves both; where it keeps nothing any more, the
+        What the cluster keeps of this session serves both. If it keeps nothing any more, the
         child's first turn costs more.
         """
         child = self._client.session(
@@ -67,8 +67,8 @@ class Session:
         return child
 
     async def pause(self, seconds: float) -> None:
-        """The next turn will come in about so long: a tool runs. Where nothing is kept of the
-        session any more, this changes nothing.
+        """Announces that the next turn will come in about `seconds`, for example after a tool call.
+        Has no effect if nothing is kept of the session any more.
         """
         require_seconds("pause", seconds)
         with contextlib.suppress(NotFound):
@@ -82,14 +82,14 @@ class Session:
         timeout_s: float | None = None,
         continue_final_message: bool | str = False,
     ) -> AsyncGenerator[TurnEvent, None]:
-        """Adds `new`, streams the answer, and remembers both. A text is a user's message; a
-        dictionary is a message in OpenAI's shape; a list holds several.
+        """Adds `new`, streams the answer, and remembers both. A text is a user message; a
+        dictionary is a message in OpenAI's format; a list holds several.
 
-        With tools, calls in the answer become `tool_calls` of the message that is remembered; a
-        call that `max_tokens`, a stop string or a cancellation cut off stays text. A turn that
-        fails, or that the caller leaves early, leaves the history as it was. With
-        `continue_final_message` the last message is the beginning of the answer (or of its
-        `reasoning`, where that is named), and what is streamed goes on from there.
+        With tools, calls in the answer become `tool_calls` of the remembered message. A call cut
+        off by `max_tokens`, a stop string or a cancellation stays text. A turn that fails, or that
+        the caller leaves early, does not change the history. With `continue_final_message` the last
+        message is the start of the answer (or of its `reasoning`, if that is named), and the stream
+        continues from there.
         """
         added = new_messages(new)
         self.messages[:] = [
@@ -115,14 +115,14 @@ class Session:
                 yield event
 
     def _remember(self, chat: ChatInput, text: str, num_kept: int, *, is_whole: bool) -> None:
-        """The router kept the messages of `chat`, and `text` is the answer to them; one that was
-        cut off is not whole."""
+        """Adds the answer `text` to the messages of `chat`, of which the router keeps `num_kept`.
+        An answer that was cut off is not whole."""
         if chat.continued_field:
             messages = [*chat.messages[:-1], self._go_on(chat.messages[-1], chat, text, is_whole)]
         else:
             messages = [*chat.messages, self._read(text, chat, is_whole)]
         self.messages[:] = messages
-        # A message that was begun is now another one than the router knows.
+        # A continued message now differs from the one that the router has.
         self._num_kept = min(num_kept, len(messages) - 1)
 
     def _go_on(self, begun: Message, chat: ChatInput, text: str, is_whole: bool) -> Message:
@@ -139,7 +139,7 @@ class Session:
         thinks = read_template_kwargs(chat).get("enable_thinking") is not False
         if not thinks or THINK_END not in answer.content:
             return answer
-        # Some templates write thoughts into a history only where they come by themselves.
+        # Some templates render reasoning in the history only if it is in its own field.
         thought, said = split_reasoning(answer.content)
         return replace(answer, content=said, reasoning=thought)
 
@@ -151,7 +151,7 @@ class Session:
         stop: StopConditions | None,
         timeout_s: float | None,
     ) -> AsyncGenerator[TurnEvent, None]:
-        """What the router lacks of `chat`; all of it if the router says that it lacks more."""
+        """Sends what the router lacks of `chat`; sends all of it if the router lacks more."""
 
         def stream(chat: ChatInput, timeout_s: float | None) -> AsyncGenerator[TurnEvent, None]:
             return self._client.stream(
@@ -170,7 +170,7 @@ class Session:
                     async for event in events:
                         yield event
                 return
-            # The refusal comes in place of the first event.
+            # The router refuses before the first event, so nothing was yielded yet.
             except UnknownHistory:
                 self._num_kept = 0
         time_left_s = timeout_s and timeout_s - (time.monotonic() - began_at)
@@ -180,6 +180,6 @@ class Session:
 
 
 def _is_whole(end: TurnEnd) -> bool:
-    """Whether the answer ended by itself, or where a stop string such as </tool_call> closed it."""
+    """Whether the answer ended by itself, or at a closing stop string such as </tool_call>."""
     stopped = end.finish_reason is FinishReason.STOP
     return stopped and (not end.stop_match or end.stop_match.lstrip().startswith("</"))

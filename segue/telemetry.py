@@ -1,4 +1,4 @@
-"""Logging and two small measures. Metrics themselves live in each process's `metrics.py`."""
+"""Logging, clocks and a rate meter. The metrics are in each process's `metrics.py`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _turn: contextvars.ContextVar[str] = contextvars.ContextVar("turn", default="-")
 
 @contextlib.contextmanager
 def about_turn(turn_id: str) -> Iterator[None]:
-    """Log lines inside carry the turn's id."""
+    """Adds the turn's id to all log lines inside."""
     token = _turn.set(turn_id)
     try:
         yield
@@ -31,12 +31,12 @@ class _TurnFilter(logging.Filter):
         return True
 
 
-# What a record has of its own accord; the rest was given as `extra`.
+# The standard attributes of a record; all others were given as `extra`.
 _RECORD_FIELDS = frozenset(logging.makeLogRecord({}).__dict__) | {"turn", "message", "asctime"}
 
 
 class _LineFormatter(logging.Formatter):
-    """The message, then what was given as `extra`, as name=value."""
+    """The message, then each `extra` as name=value."""
 
     def __init__(self, layout: str) -> None:
         super().__init__(layout)
@@ -44,7 +44,7 @@ class _LineFormatter(logging.Formatter):
         self._second_text = ""
 
     def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:
-        # Most lines are of the same second as the line before.
+        # Most lines are in the same second as the line before.
         if (second := int(record.created)) != self._second:
             self._second = second
             self._second_text = time.strftime(self.default_time_format, time.localtime(second))
@@ -59,7 +59,7 @@ class _LineFormatter(logging.Formatter):
 def setup_logging(process_name: str, level: str = "INFO", *, file: Path | None = None) -> None:
     """One line per record: time, level, process, turn, logger, message, extras.
 
-    On stderr, or at the end of `file`, which what libraries print does not reach.
+    Writes to stderr, or appends to `file`, which does not get what libraries print.
     """
     handler = logging.StreamHandler() if file is None else logging.FileHandler(file)
     handler.addFilter(_TurnFilter())
@@ -68,7 +68,7 @@ def setup_logging(process_name: str, level: str = "INFO", *, file: Path | None =
             f"%(asctime)s %(levelname)s {process_name} turn=%(turn)s %(name)s: %(message)s"
         )
     )
-    # Nothing in a line shows them, and each costs a system call or a walk up the stack.
+    # No line shows these fields, and each costs a system call or a walk up the stack.
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     root = logging.getLogger()
     root.handlers[:] = [handler]
@@ -78,7 +78,7 @@ def setup_logging(process_name: str, level: str = "INFO", *, file: Path | None =
 class RateMeter:
     """Events per second over the last `window_s`, for people; Prometheus has the counters.
 
-    One thread adds, another one may ask.
+    One thread may add while another reads.
     """
 
     def __init__(self, window_s: float = 10.0, clock: Clock = time.monotonic) -> None:
@@ -95,7 +95,7 @@ class RateMeter:
 
     def per_second(self) -> float:
         now = self._clock()
-        # A copy is made in one step; a loop over what another thread adds to would raise.
+        # `copy` is atomic; iterating while another thread adds would raise.
         recent = [count for at, count in self._events.copy() if at >= now - self._window_s]
         elapsed = min(self._window_s, now - self._started_at)
         return sum(recent) / elapsed if elapsed > 0 else 0.0

@@ -1,4 +1,4 @@
-"""Tools as a caller has them, dictionaries or JSON text, as the text that a request carries."""
+"""Turns a caller's tools, dictionaries or JSON text, into the text that a request carries."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ _EXPECTED = '{"type": "function", "function": {"name": …, "parameters": …}}'
 
 
 def tools_as_text(tools: Sequence[str | Mapping[str, object]]) -> tuple[str, ...]:
-    """One JSON text per tool. Raises InvalidRequest that names the tool and what is wrong with it.
+    """One JSON text per tool. Raises InvalidRequest that names the tool and its error.
 
-    The router checks a tool's schema; here a tool only has to be JSON and to name its function, so
-    that a mistake shows where it was made.
+    The router checks a tool's schema. Here a tool only has to be JSON and to name its function, so
+    that the error is raised in the caller's code.
     """
     if isinstance(tools, str | Mapping):
         raise InvalidRequest(
             f"tools must be a list of tools such as [{_EXPECTED}], got {kind_of(tools)}: "
-            "put a single tool into a list"
+            "put a single tool in a list"
         )
     if not isinstance(tools, Iterable):
         raise InvalidRequest(

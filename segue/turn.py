@@ -1,6 +1,6 @@
-"""A turn under way and at its end: what its client hears, what workers tell each other of it.
+"""A running turn and its end: the events that its client gets, and what workers exchange about it.
 
-Plain values, as those of `types`.
+Plain values, like those in `types`.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class FinishReason(enum.StrEnum):
     LENGTH = "length"
     """`max_tokens` or the model's context."""
     CANCELLED = "cancelled"
-    """The caller asked for it, on another call."""
+    """The client cancelled it with the `Cancel` call."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,22 +45,22 @@ class Usage:
 
     prompt_tokens: int = 0
     cached_tokens: int = 0
-    """Of the prompt, taken from a prefix cache and not computed."""
+    """Prompt tokens taken from a prefix cache and not computed."""
     resident_tokens: int = 0
-    """Of the prompt, already on the decode worker and not shipped."""
+    """Prompt tokens already on the decode worker and not shipped."""
     completion_tokens: int = 0
     shipped_bytes: int = 0
     """From prefill to decode."""
     pulled_tokens: int = 0
-    """Of the prompt, brought to prefill from a worker that held them; none of them are cached."""
+    """Prompt tokens that prefill pulled from another worker; `cached_tokens` excludes them."""
     pulled_bytes: int = 0
     drafted_tokens: int = 0
-    """Guessed ahead by the model's MTP layer."""
+    """Tokens drafted by the model's MTP layer."""
     accepted_tokens: int = 0
-    """Of these, the model's own tokens."""
+    """Drafted tokens that the model accepted."""
     rerendered_tokens: int = 0
-    """Of the last turn's prompt and answer, what the template rendered differently this time: the
-    tokens from the first difference on, of which no memory can be used again."""
+    """Tokens of the last turn's prompt and answer from the first one that the template rendered
+    differently this time. Their memory cannot be reused."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,12 +68,12 @@ class Timings:
     """Where a turn's time went. Parts may overlap: transfer runs under prefill."""
 
     queue_s: float = 0.0
-    """From the router's receipt until prefill began to compute."""
+    """From the router's receipt until prefill started to compute."""
     prefill_s: float = 0.0
     transfer_s: float = 0.0
     """Time in which bytes were moving."""
     exposed_transfer_s: float = 0.0
-    """The part of it that prefill did not hide: from the last computed layer to the commit."""
+    """The part of it that compute did not hide: from the last computed layer to the commit."""
     first_token_s: float = 0.0
     """From the router's receipt to its sending of the first token."""
     decode_s: float = 0.0
@@ -84,7 +84,7 @@ class Timings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenDelta:
-    """One or more tokens of an answer, with the text that became certain with them."""
+    """One or more tokens of an answer, with the text that they complete."""
 
     token_ids: tuple[int, ...] = ()
     text: str = ""
@@ -103,19 +103,19 @@ class TurnEnd:
     stop_match: str = ""
     """The stop string that ended the answer, if one did."""
     kept_messages: int = 0
-    """The router keeps so many messages, which are all that this turn was given; a next turn of
-    the session may continue them."""
+    """The number of messages that the router keeps, which are all of this turn's; 0 for none. The
+    session's next turn may continue them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TurnStarted:
-    """The turn is placed and its prompt is being computed. Comes again if it had to be moved."""
+    """The turn is placed and its prompt is being computed. Sent again if the turn is retried."""
 
     session_id: SessionId
     turn_id: TurnId
     prompt_tokens: int
     prefill_worker: str
-    """The decode worker where it computes the prompt's end itself; so in `TurnEnd`."""
+    """The decode worker if it computes the prompt's suffix itself; likewise in `TurnEnd`."""
     decode_worker: str
 
 
@@ -129,18 +129,18 @@ class TurnSpec:
     turn_id: TurnId
     session_id: SessionId
     context: Prompt
-    """All tokens that the next one follows: the prompt, and what exists of its answer."""
+    """All tokens before the next one: the prompt, and the answer so far."""
     sampling: Sampling
     stop: StopRules
     branch_points: tuple[int, ...] = ()
-    """Positions in the prompt, ascending, at which others may part from it: other conversations,
-    and this one's next turn. States are worth keeping before them."""
+    """Positions in the prompt, ascending, at which other prompts may branch off: those of other
+    conversations, and of this one's next turn. States are worth keeping before them."""
     num_answered: int = 0
-    """The last tokens of `context` are this answer's, from an earlier worker: the turn continues
-    after them, and counts them as its own."""
+    """The number of last tokens of `context` that are this turn's answer, from an earlier worker.
+    The turn continues after them, and counts them as its own."""
 
     def __post_init__(self) -> None:
-        # The router adds something to the name that the client gave.
+        # The router adds a suffix to the client's turn_id.
         require_name("turn_id", self.turn_id, max_chars=2 * MAX_NAME_CHARS)
         require_label("session_id", self.session_id)
         require(bool(self.context), "expected a prompt of at least one token, got an empty one")
@@ -151,7 +151,8 @@ class TurnSpec:
         )
         require(
             len(self.branch_points) <= MAX_BRANCH_POINTS,
-            f"at most {MAX_BRANCH_POINTS} branch points, got {len(self.branch_points)}",
+            f"a turn must have at most {MAX_BRANCH_POINTS} branch points, got "
+            f"{len(self.branch_points)}",
         )
         require_ascending("branch points", self.branch_points, low=0, high=self.num_prompt)
 
@@ -185,7 +186,7 @@ class PrefixHolder:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShipReport:
-    """What prefill did for a turn, measured by the prefill worker."""
+    """The prefill worker's measurements of a turn."""
 
     shipped_bytes: int = 0
     cached_tokens: int = 0
@@ -198,10 +199,10 @@ class ShipReport:
     pulled_bytes: int = 0
     pull_s: float = 0.0
     kept_tokens: int = 0
-    """The longest prefix of the prompt of which a state stays on the prefill worker."""
+    """The longest prefix of the prompt whose state stays on the prefill worker."""
     kept_states: tuple[int, ...] = ()
-    """The prefixes of the prompt whose states stay there and are of use to a next turn, ascending:
-    it may part from this one before the end."""
+    """The prefixes of the prompt whose states stay there and are useful to the next turn,
+    ascending: it may branch off before this turn's end."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -214,7 +215,7 @@ class PrefillOutcome:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TurnResult:
-    """How decode ended a turn: the last event of its stream."""
+    """Decode's result for a turn: the last event of its stream."""
 
     finish_reason: FinishReason
     usage: Usage
@@ -222,8 +223,8 @@ class TurnResult:
     decode_s: float
     stop_match: str = ""
     kept_tokens: int = 0
-    """Pages of so many tokens of prompt and answer stay on the decode worker."""
+    """Tokens of prompt and answer whose pages stay on the decode worker."""
     kept_checkpoint_tokens: int = 0
-    """The deepest state among them."""
+    """The longest prefix of them whose state stays there."""
     kept_states: tuple[int, ...] = ()
-    """As in `ShipReport`, on the decode worker, and with the answer."""
+    """As in `ShipReport`, but for the decode worker, and for prompt and answer."""

@@ -1,6 +1,6 @@
-"""The vocabulary that every part shares: ids, what a client asks for, how tokens are drawn.
+"""The types that all parts share: ids, requests, sampled tokens.
 
-Plain values, no torch, no gRPC. A value that exists is valid: `__post_init__` refuses the rest.
+Plain values, without torch or gRPC. Every value is valid: `__post_init__` refuses invalid ones.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ WorkerId = NewType("WorkerId", str)
 PageId = NewType("PageId", int)
 SlotId = NewType("SlotId", int)
 Epoch = NewType("Epoch", int)
-"""A worker's life. Two lives of one worker never share it; a later life has a greater one."""
+"""Identifies one life of a worker process. Each later life of a worker has a greater epoch."""
 
 
 class Role(enum.StrEnum):
@@ -40,7 +40,7 @@ class Role(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenLogprob:
-    """Log-probability of one token under the distribution before temperature and filters."""
+    """A token's log-probability in the distribution before temperature and filters."""
 
     token_id: int
     logprob: float
@@ -48,7 +48,7 @@ class TokenLogprob:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SampledToken:
-    """One drawn token, with its log-probability and the best alternatives where asked for."""
+    """One sampled token, with its log-probability and the best alternatives if requested."""
 
     token_id: int
     logprob: float | None = None
@@ -73,10 +73,10 @@ TurnInput = ChatInput | TextInput | TokenInput
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TurnRequest:
-    """What a client asks for."""
+    """A client's request for one turn."""
 
     session_id: SessionId
-    """Empty for a turn that has no next one."""
+    """If empty, the session is not retained."""
     turn_id: TurnId
     input: TurnInput
     sampling: SamplingParams = field(default_factory=SamplingParams)
@@ -96,5 +96,5 @@ class TurnRequest:
         continues = isinstance(self.input, ChatInput) and self.input.continues is not None
         require(
             bool(self.session_id) or not continues,
-            "a turn that continues a history needs the session_id under which it was kept",
+            "a turn that continues a history needs the session_id of that history",
         )

@@ -1,4 +1,4 @@
-"""What both kinds of workers measure: memory and turns, brought up to date by each heartbeat."""
+"""The metrics that both kinds of workers share: memory and turns, updated with each heartbeat."""
 
 from __future__ import annotations
 
@@ -30,23 +30,21 @@ class WorkerMetrics:
 
         self._evictions = Counter(
             "segue_cache_evictions_total",
-            "Pages and states that had to leave the device for others.",
+            "Pages and states evicted from the device.",
             ["unit", "to"],
             registry=self.registry,
         )
         self._host = HostTierMetrics(self.registry)
         self._revoked = Counter(
             "segue_leases_revoked_total",
-            "Leases that ended because memory was needed.",
+            "Leases revoked because memory was needed.",
             registry=self.registry,
         )
-        self._leases = Gauge(
-            "segue_leases", "Sessions whose memory goes last.", registry=self.registry
-        )
+        self._leases = Gauge("segue_leases", "Sessions that hold a lease.", registry=self.registry)
         self._seen = (0, 0, 0, 0, 0)
 
     def loaded(self, num_tokens: int, seconds: float) -> None:
-        """Something came back from the host."""
+        """Counts a load from the host."""
         self._host.loaded(num_tokens, seconds)
 
     def set_cache(self, cache: PrefixCache, tier: HostTier) -> None:

@@ -1,4 +1,4 @@
-"""What the two worker processes have in common: options, identity, serving, joining, leaving."""
+"""The common parts of the two worker processes: options, identity, serving, joining, leaving."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _GOODBYE_TIMEOUT_S = 2.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Identity:
-    """Who a worker is, in this life. Addresses are known once its server has a port."""
+    """A worker's identity in this life. Its addresses are known once its server has a port."""
 
     worker_id: WorkerId
     role: Role
@@ -44,13 +44,13 @@ class Identity:
 
     @classmethod
     def take(cls, worker_id: str, role: Role) -> Identity:
-        """A new life: clocks move on between two lives of a worker, which take seconds to start."""
+        """Starts a new life. The time is a new epoch, since a worker takes seconds to start."""
         return cls(worker_id=WorkerId(worker_id), role=role, epoch=Epoch(time.time_ns()))
 
 
 @dataclass(slots=True, kw_only=True)
 class Presence:
-    """How a worker is seen. `health` changes once, when it begins to drain."""
+    """How others see a worker. `health` changes once, when the worker starts to drain."""
 
     identity: Identity
     address: str
@@ -72,7 +72,7 @@ class Presence:
 
 
 class Worker(Protocol):
-    """What a worker's object offers to the process around it."""
+    """The interface of a worker to its process."""
 
     presence: Presence
     model_id: str
@@ -146,7 +146,7 @@ async def serving_worker(
                 await server.set_serving(False)
                 await worker.drain()
                 leaving.set()
-                # The router may hang; then this worker will be lost instead.
+                # If the router hangs, it will mark this worker as lost instead.
                 await asyncio.wait({joined}, timeout=_GOODBYE_TIMEOUT_S)
                 joined.cancel()
                 audit.cancel()
@@ -154,18 +154,18 @@ async def serving_worker(
 
 
 def exit_on_failure(task: asyncio.Future[None]) -> None:
-    """A worker that may not join (another model) must not sit there unseen, and one whose memory
-    does not add up must not go on.
+    """Exits the process: a worker that may not join (because of another model) must not stay
+    unnoticed, and one whose memory does not add up must not continue.
     """
     if not task.cancelled() and (error := task.exception()):
         leave_process(error)
 
 
 async def audit_when_idle(worker: Worker, *, period_s: float) -> None:
-    """Recounts the worker's memory between turns. Raises AccountingError when it does not add up:
-    a page that two sequences own would be wrong text, without an error.
+    """Recounts the worker's memory between turns. Raises AccountingError if it does not add up:
+    otherwise a page that two sequences own would give wrong text without an error.
 
-    Units that nobody will give back are only less memory: they are told, each leak once.
+    Stray units only reduce the memory, so each leak is logged once.
     """
     told = ""
     while True:
@@ -180,8 +180,8 @@ async def audit_when_idle(worker: Worker, *, period_s: float) -> None:
 
 
 def leave_process(error: BaseException) -> None:
-    """Ends the process at once, so that whoever supervises it starts a new life."""
-    logger.critical("leaving the process", extra={"error": f"{type(error).__name__}: {error}"})
+    """Ends the process at once, so that its supervisor starts it again."""
+    logger.critical("exiting the process", extra={"error": f"{type(error).__name__}: {error}"})
     os._exit(1)
 
 
@@ -190,7 +190,7 @@ Build = Callable[["WorkerOptions", Mapping[str, Any]], contextlib.AbstractAsyncC
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerOptions:
-    """What a worker process is told beside its configuration."""
+    """The options of a worker process that are not in its configuration."""
 
     worker_id: str
     model: str
@@ -198,7 +198,7 @@ class WorkerOptions:
     host: str = "127.0.0.1"
     """Address to listen on, or "node"."""
     announce: str = ""
-    """Address that others use, where it is another."""
+    """Address that others use, if different."""
     port: int = 0
     metrics_port: int = 0
 
@@ -215,7 +215,7 @@ def run_worker(role: Role, run: Build, arguments: Sequence[str] | None = None) -
     parser.add_argument("--model", required=True, help="folder or hub id")
     parser.add_argument("--router", required=True, help="host:port")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
-    parser.add_argument("--announce", default="", help="address that others use, if another")
+    parser.add_argument("--announce", default="", help="address that others use, if different")
     parser.add_argument("--port", type=int, default=0, help="gRPC port; 0: any")
     parser.add_argument("--metrics-port", type=int, default=0, help="0: any")
     parser.add_argument("--config", type=Path, help="TOML file")

@@ -183,11 +183,11 @@ def test_a_part_of_a_token_is_refused() -> None:
 
 @pytest.mark.parametrize(("num_tokens", "digest"), [(0, b"x" * 16), (16, b"x"), (16, b"")])
 def test_a_name_that_names_nothing_is_refused(num_tokens: int, digest: bytes) -> None:
-    with pytest.raises(InvalidRequest, match="a prefix is named by"):
+    with pytest.raises(InvalidRequest, match="a prefix name must have"):
         PrefixName(num_tokens, digest)
 
 
 @pytest.mark.parametrize(("num_tokens", "digest"), [(0, CAT), (4, b"x"), (-1, CAT)])
 def test_media_of_nothing_are_refused(num_tokens: int, digest: bytes) -> None:
-    with pytest.raises(InvalidRequest, match="a media span has"):
+    with pytest.raises(InvalidRequest, match="a media span must have"):
         MediaSpan(0, num_tokens, digest)

@@ -1,4 +1,4 @@
-"""What a placement costs: what is known of workers, what it predicts, and how that is learned.
+"""Cost model of a placement: what is known about workers, what it predicts, how it is learned.
 
-`router/policy.py` decides with it. Nothing here does I/O or looks at a clock.
+`router/policy.py` decides with it. Nothing here does I/O or reads a clock.
 """

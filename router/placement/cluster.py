@@ -1,7 +1,7 @@
-"""The workers as a placement sees them: heartbeats and the router's own turns in, load out.
+"""The workers' load as a placement sees it, from heartbeats and from this router's own turns.
 
-A heartbeat is late but knows the turns of every router; what this router placed is known at once.
-So a worker's load is the router's own part, exact, plus what its last heartbeat held beyond that.
+A heartbeat is late but includes other routers' turns; this router's own turns are known at once. So
+a worker's load is the router's own part, which is exact, plus the rest of its last heartbeat.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ _SETTLED_PER_WORKER = 32
 
 @dataclass(slots=True)
 class Seat:
-    """What a placed turn counts for in the placement of others."""
+    """The load that a placed turn adds, for the placement of others."""
 
     prefill: Node
     decode: Node
     queued_tokens: int
     num_pages: int
     num_heard: int
-    """Heartbeats of the decode worker when the seat was taken."""
+    """Heartbeats received from the decode worker when the seat was taken."""
     in_prefill: bool = True
     is_held: bool = True
 
@@ -52,16 +52,16 @@ class Cluster:
         self._settled: collections.deque[Node] = collections.deque()
 
     def heard(self, status: WorkerStatus) -> None:
-        """A heartbeat, or the news that a worker drains or is lost."""
+        """Takes a heartbeat, or the status of a worker that drains or is lost."""
         node = self.nodes.get(status.worker_id)
         if node is None or node.status.epoch != status.epoch:
-            # A later life has none of the turns of the earlier one.
+            # A later life has none of the earlier one's turns.
             node = self.nodes[status.worker_id] = Node(status, status.worker_id)
         node.heard(status)
         self._rank(status.worker_id)
 
     def gone(self, status: WorkerStatus) -> None:
-        """The worker left or is forgotten. Seats of its last turns may still be left afterwards."""
+        """The worker left or is forgotten. Its last turns may still `leave` their seats later."""
         node = self.nodes.get(status.worker_id)
         if node is not None and node.status.epoch == status.epoch:
             del self.nodes[status.worker_id]
@@ -69,7 +69,7 @@ class Cluster:
             self._rank(status.worker_id)
 
     def take(self, decision: Decision) -> Seat:
-        """Counts a placed turn. Every seat is left, whatever becomes of the turn."""
+        """Counts a placed turn. Call `leave` for every seat, however the turn ends."""
         chosen = decision.chosen
         prefill, decode = self.nodes[chosen.prefill], self.nodes[chosen.decode]
         seat = Seat(
@@ -84,10 +84,10 @@ class Cluster:
         return seat
 
     def settle(self, node: Node) -> None:
-        """A new session was placed on a decode worker: it will come back there.
+        """A new session was placed on a decode worker, and its next turns will go there.
 
-        The latest are counted, about 32 for each worker: one that joins gets more than its share of
-        those that come, but not all of them for long.
+        Counts only the latest sessions, about 32 per worker: a worker that joins gets more than its
+        share of new sessions, but does not get all of them for long.
         """
         self._settled.append(node)
         self._count_settled(node, 1)
@@ -95,7 +95,7 @@ class Cluster:
             self._count_settled(self._settled.popleft(), -1)
 
     def unsettle(self, node: Node) -> None:
-        """It was placed elsewhere after all."""
+        """Reverts `settle`: the session was placed elsewhere after all."""
         if node in self._settled:
             self._settled.remove(node)
             self._count_settled(node, -1)
@@ -107,7 +107,7 @@ class Cluster:
             self._count_prefill(seat, -1)
 
     def leave(self, seat: Seat) -> None:
-        """The turn ended, or is placed anew. A second time changes nothing."""
+        """The turn ended, or is placed again. Idempotent."""
         self.prefilled(seat)
         if seat.is_held:
             seat.is_held = False
@@ -118,10 +118,10 @@ class Cluster:
         self.own_speeds.update(learned)
 
     def speed_of(self, worker_id: WorkerId) -> Speed:
-        """What is expected of the worker."""
+        """The worker's expected speed."""
         return expected_speed(self.own_speeds.get(worker_id), self.coefficients.pooled)
 
-    # Both count on the lives that took the turn: later lives of the workers never had it.
+    # Both change the nodes that took the turn: a worker's later life never had it.
 
     def _count_prefill(self, seat: Seat, change: int) -> None:
         node = seat.prefill
@@ -135,7 +135,7 @@ class Cluster:
         node = seat.decode
         node.own_turns += change
         if node.num_heard == seat.num_heard:
-            # A later heartbeat has the pages in its own counts.
+            # A later heartbeat already counts the pages.
             node.room_pages -= change * seat.num_pages
         self._rank(node.worker_id)
 

@@ -1,8 +1,8 @@
-"""What placement knows about speed and size, and how it learns from turns that ended.
+"""What placement knows about speed and size, and how it learns from finished turns.
 
-Every quantity is kept twice: for the worker, and pooled over the cluster. A worker is taken to be
-like the others until it was observed often enough: a first transfer opens connections, a first
-pass is slow, and sessions must not run from one worker to the next for that.
+Every quantity is kept per worker and pooled over the cluster. A worker is assumed to be like the
+others until it has been observed often enough: the first transfer opens connections and the first
+pass is slow, which must not make sessions move from worker to worker.
 """
 
 from __future__ import annotations
@@ -14,44 +14,44 @@ from typing import NamedTuple
 from segue.cost_line import Line, prior_line
 from segue.types import WorkerId
 
-# Weight of one observation in the averages that are not lines.
+# Weight of one observation in the quantities that are plain averages.
 _SHARE_STEP = 0.05
 _MAX_OVERHEAD_S = 1.0
-# Fewer tokens say little about the time of a step.
+# A shorter answer says little about the time of a step.
 _MIN_STEPS = 8
-# Observations of a worker's own after which they are believed rather than the pooled ones.
+# Observations of a worker after which its own line replaces the pooled one.
 _TRUSTED_AFTER = 8
 
 
 class Speed(NamedTuple):
-    """Of one worker, or pooled."""
+    """The speed of one worker, or of the pooled workers."""
 
     compute: Line
-    """Seconds of a prefill over its computed tokens."""
+    """Seconds of a prefill, as a function of computed tokens."""
     link: Line
-    """Seconds of a transfer that the worker took part in, over bytes."""
+    """Seconds of a transfer that the worker took part in, as a function of bytes."""
     step: Line
-    """Seconds of a decode step over running turns."""
+    """Seconds of a decode step, as a function of running turns."""
     hidden_share: float
-    """Of the pages that could move under compute, what did."""
+    """How much of the transfer that could overlap with compute did so, from 0 to 1."""
 
 
 class Coefficients(NamedTuple):
-    """Of the cluster as a whole."""
+    """The coefficients of the whole cluster."""
 
     pooled: Speed
     size: Line
-    """Bytes of a handoff over its tokens: the fixed part is a slot, the rest are pages."""
+    """Bytes of a handoff, as a function of tokens: the fixed part is a slot, the rest pages."""
     overhead_s: float
-    """Of every turn: what calls between processes take."""
+    """What calls between processes add to every turn."""
 
 
 OwnSpeeds = Mapping[WorkerId, Speed]
-"""Of each worker, from its own observations alone."""
+"""Each worker's speed, from its own observations alone."""
 
 
 def expected_speed(own: Speed | None, pooled: Speed) -> Speed:
-    """Of a worker: its own figures where it was observed often enough, the cluster's elsewhere."""
+    """A worker's own figures if they were observed often enough, else the pooled ones."""
     if own is None:
         return pooled
     compute, link, step, hidden_share = own
@@ -79,17 +79,17 @@ PRIOR = Coefficients(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Observation:
-    """What one turn reported. A part that is 0 was not measured and teaches nothing."""
+    """What one turn reported. A value of 0 was not measured and is ignored."""
 
     prefill: WorkerId
-    """Who computed the prompt; the decode worker itself where it did."""
+    """The worker that computed the prompt; the decode worker after a local prefill."""
     decode: WorkerId
     computed_tokens: int = 0
     shipped_tokens: int = 0
-    """Of the prompt, beyond what was resident on decode."""
+    """Tokens of the prompt that were not resident on decode."""
     shipped_bytes: int = 0
     queue_s: float = 0.0
-    """From prefill's receipt until it began to compute, pulls included."""
+    """From prefill's receipt until it started to compute, pulls included."""
     prefill_s: float = 0.0
     transfer_s: float = 0.0
     exposed_transfer_s: float = 0.0
@@ -101,13 +101,13 @@ class Observation:
     completion_tokens: int = 0
     decode_s: float = 0.0
     running_turns: int = 0
-    """On the decode worker while it answered, this one included."""
+    """Turns on the decode worker while it answered, including this one."""
 
 
 def learn(
     coefficients: Coefficients, speeds: OwnSpeeds, seen: Observation
 ) -> tuple[Coefficients, OwnSpeeds]:
-    """What is known after one more turn; of the workers, those that took part in it alone."""
+    """The coefficients after one more turn, and the speeds of the workers that took part in it."""
     pooled = coefficients.pooled
     own = {
         worker_id: speeds.get(worker_id) or _unobserved(pooled)
@@ -160,7 +160,7 @@ def _with_line(speed: Speed, field: str, units: float, value: float) -> Speed:
 
 
 def _could_hide_s(size: Line, seen: Observation) -> float:
-    """How long the pages moved, or their tokens were computed: a state cannot be hidden."""
+    """Longest time by which compute could hide the transfer. A state cannot be hidden."""
     if not (seen.shipped_bytes and seen.computed_tokens):
         return 0.0
     pages_share = max(1.0 - size.fixed / seen.shipped_bytes, 0.0)

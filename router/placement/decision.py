@@ -1,4 +1,4 @@
-"""A decision and what it was weighed against, so that it can be explained later."""
+"""A decision and its alternatives, so that it can be explained later."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class Placement(NamedTuple):
     """Where a turn runs."""
 
     prefill: WorkerStatus
-    """Who computes the prompt: the decode worker itself where nothing is to move."""
+    """The worker that computes the prompt; the decode worker itself for a local prefill."""
     decode: WorkerStatus
 
 
@@ -21,7 +21,7 @@ class Decision(NamedTuple):
     placement: Placement
     chosen: Candidate
     candidates: Sequence[Candidate]
-    """All that were weighed, as they came; the chosen one is among them."""
+    """All that were weighed, in that order; the chosen one is among them."""
 
     def ranked(self) -> list[Candidate]:
         """The best first, the excluded last."""
@@ -29,7 +29,7 @@ class Decision(NamedTuple):
 
 
 def estimate_error(estimated_s: float, actual_s: float) -> float:
-    """How wrong an estimate was, in (-1, 1): 0.5 when it took twice as long, -0.5 when half.
+    """An estimate's error, in (-1, 1): 0.5 if it took twice as long, -0.5 if half as long.
 
     Symmetric and bounded, so that one histogram with even buckets serves milliseconds and minutes.
     """

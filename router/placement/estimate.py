@@ -1,4 +1,4 @@
-"""Expected time to first token of one turn, for each way to run it. Plain arithmetic.
+"""Expected time to first token of a turn, for each way to run it. Plain arithmetic.
 
 queue ─▶ pull ─▶ compute ─────────────▶ ship the rest ─▶ first token
                    └ move, hidden ──┴─ move, exposed ┘
@@ -16,33 +16,33 @@ from segue.types import WorkerId
 
 
 class Mode(enum.StrEnum):
-    """Where the tokens come from that the prefill worker does not hold."""
+    """The source of the tokens that the prefill worker does not hold."""
 
     COMPUTE = "compute"
     PULL = "pull"
-    """A prefix from another worker, the rest computed."""
+    """A prefix comes from another worker; the rest is computed."""
     LOCAL = "local"
-    """The decode worker computes the prompt's end itself; nothing moves."""
+    """The decode worker computes the prompt's suffix itself; nothing moves."""
 
 
-# Looked up once: members of an enumeration are slow to reach.
+# Looked up once: access to enum members is slow.
 _COMPUTE, _PULL, _LOCAL = Mode
 
 
 class Plan(NamedTuple):
-    """How one worker comes to the prompt's pages and state."""
+    """How one worker gets the prompt's pages and state."""
 
     side: Side
     mode: Mode
     source: Side | None
-    """Whom the prefix is pulled from."""
+    """The worker to pull the prefix from."""
     queue_s: float
     pull_s: float
     compute_s: float
     overhead_s: float
     computed_tokens: int
     resumed_tokens: int
-    """The prefix that is not computed, the pulled part included."""
+    """The prefix that is not computed, including the pulled part."""
 
 
 class Target(NamedTuple):
@@ -55,7 +55,7 @@ class Target(NamedTuple):
 
 
 class Candidate(NamedTuple):
-    """One way to run the turn: the sum of its plan, and of what moving adds to it."""
+    """One way to run the turn: a plan, a target, and their total time."""
 
     excluded: Exclusion
     total_s: float
@@ -63,9 +63,9 @@ class Candidate(NamedTuple):
     target: Target
     move_s: float
     hidden_s: float
-    """Of `move_s`, what runs under compute: pages only, a state never."""
+    """The part of `move_s` that overlaps with compute: pages only, never a state."""
     interference_s: float
-    """What the decode worker's other turns lose."""
+    """The time that the decode worker's other turns lose."""
 
     @property
     def prefill(self) -> WorkerId:
@@ -81,11 +81,11 @@ class Candidate(NamedTuple):
 
     @property
     def source(self) -> WorkerId | None:
-        """The worker that `Prefill` is told to pull from."""
+        """The worker to pull a prefix from."""
         return self.plan.source.worker_id if self.plan.source else None
 
     def parts(self) -> dict[str, float]:
-        """Seconds by name. They sum up to `total_s`."""
+        """Seconds by name. They add up to `total_s`."""
         plan = self.plan
         return {
             "queue": plan.queue_s,
@@ -99,7 +99,7 @@ class Candidate(NamedTuple):
 
 
 def plans(turn: TurnSize, side: Side, source: Side | None, known: Coefficients) -> list[Plan]:
-    """To compute what the worker lacks; and to pull first, where `source` holds more."""
+    """A plan to compute what the worker lacks, and one to pull first if `source` holds more."""
     held_tokens = side.held.checkpoint_tokens
     compute = _plan(turn, side, None, held_tokens, 0.0, known)
     if source is None or source.held.checkpoint_tokens <= held_tokens:
@@ -113,7 +113,7 @@ def plans(turn: TurnSize, side: Side, source: Side | None, known: Coefficients) 
 
 def pairs(of_one_side: Sequence[Plan], targets: Sequence[Target]) -> list[Candidate]:
     """Every plan of a prefill worker with every target. A plan that cannot win with any target is
-    shown with the first one only.
+    paired with the first target only.
     """
     if len(of_one_side) == 1:
         return pair(of_one_side[0], targets)
@@ -157,10 +157,10 @@ def target_of(turn: TurnSize, side: Side, known: Coefficients) -> Target:
 
 
 def pair(plan: Plan, targets: Iterable[Target]) -> list[Candidate]:
-    """The plan with each of the targets. The inner loop of a decision: it is kept flat."""
+    """The plan with each target. This is the inner loop of a decision, so it is kept flat."""
     candidates = []
     side, _, _, queue_s, pull_s, compute_s, overhead_s, computed_tokens, _ = plan
-    # A pair is as slow as its slower end, in both parts.
+    # The slower end sets the pair's speed, for the fixed part and per byte.
     compute, own_link, _, hidden_share = side.speed
     own_fixed_s, own_s_per_byte = own_link.fixed, own_link.per_unit
     s_per_token, own_excluded = compute.per_unit, side.excluded
@@ -172,8 +172,8 @@ def pair(plan: Plan, targets: Iterable[Target]) -> list[Candidate]:
         s_per_byte = link.per_unit if link.per_unit > own_s_per_byte else own_s_per_byte
         pages_s = s_per_byte * pages_bytes
         move_s = fixed_s + pages_s + s_per_byte * slot_bytes
-        # Pages move while later tokens are computed. The state exists only at the end, and what
-        # decode holds already leaves the computing of it nothing to hide.
+        # Pages move while later tokens are computed. The state exists only at the end, and the
+        # computing of tokens that decode already holds hides nothing.
         tokens = moved_tokens if moved_tokens < computed_tokens else computed_tokens
         window_s = s_per_token * tokens
         hidden_s = hidden_share * (pages_s if pages_s < window_s else window_s)
@@ -199,9 +199,9 @@ def on_decode(
     *,
     deepest_tokens: int,
 ) -> Iterator[Candidate]:
-    """Each decode worker that may compute the prompt's end from its own checkpoint, where no
-    prefill worker has a deeper one: what was computed is not computed again, and the states on the
-    way stay with whoever has those before them.
+    """Candidates for decode workers that may compute the prompt's suffix from their own checkpoint.
+    That requires that no prefill worker has a deeper one: nothing is computed twice, and a
+    session's states stay together on one worker.
     """
     least = max(deepest_tokens, turn.prompt_tokens - rules.local_prefill_max_tokens, 1)
     for target in targets:

@@ -1,4 +1,4 @@
-"""The ready workers of one role, least loaded first, kept in order as loads change."""
+"""The ready workers of one role, least loaded first, kept sorted as loads change."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from collections.abc import Container, Iterator
 from segue.types import WorkerId
 
 Rank = tuple[float, int, int, int]
-"""Seconds of queued compute, running turns, new sessions of late, free pages negated: smaller takes
-the next turn."""
+"""Seconds of queued compute, running turns, recent new sessions, negated free pages. The worker
+with the smallest rank takes the next turn."""
 
 
 class LoadIndex:
@@ -37,7 +37,7 @@ class LoadIndex:
             del self._order[bisect.bisect_left(self._order, (rank, worker_id))]
 
     def first(self, count: int, *, skipping: Container[WorkerId] = ()) -> Iterator[WorkerId]:
-        """Of the `count` least loaded, those not to skip. The index must not change meanwhile."""
+        """The `count` least loaded, without those to skip. The index must not change meanwhile."""
         for _, worker_id in itertools.islice(self._order, count):
             if worker_id not in skipping:
                 yield worker_id

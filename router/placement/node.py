@@ -1,4 +1,4 @@
-"""One worker's load: what this router placed there, and what its last heartbeat held besides."""
+"""One worker's load: this router's own turns, and the rest of its last heartbeat."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from segue.types import Role, WorkerId
 
 @dataclass(slots=True, eq=False)
 class Node:
-    """Kept flat: every decision reads some of them."""
+    """Kept flat, because every decision reads some nodes."""
 
     status: WorkerStatus
     worker_id: WorkerId
@@ -20,21 +20,21 @@ class Node:
     is_lost: bool = False
     total_pages: int = 0
     room_pages: int = 0
-    """Free pages and those that can be freed: what is cached gives way to a turn, and what is
-    resident of the turn itself is among it.
+    """Free and evictable pages: cached pages give way to a turn. They include the pages of the
+    turn's own resident prefix.
     """
     own_tokens: int = 0
-    """To be computed there, of turns that this router placed and that have no first token yet."""
+    """Tokens to be computed there, for this router's turns that have no first token yet."""
     own_prefills: int = 0
     own_turns: int = 0
     other_tokens: int = 0
     other_turns: int = 0
     num_heard: int = 0
     num_settled: int = 0
-    """Of the latest new sessions, those that were placed there."""
+    """Recent new sessions that were placed there."""
 
     def heard(self, status: WorkerStatus) -> None:
-        """A worker's report holds this router's turns too: what exceeds them is of others."""
+        """Takes a heartbeat. It counts this router's turns too: the excess belongs to others."""
         load = status.load
         self.status = status
         self.is_prefill = status.role is Role.PREFILL

@@ -1,5 +1,5 @@
-"""A worker as one decision sees it: what it holds of the prompt, how long its queue is, whether it
-may take the turn.
+"""A worker as one decision sees it: what it holds of the prompt, its queue, and whether it can take
+the turn.
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ from segue.types import WorkerId
 
 
 class Exclusion(enum.IntEnum):
-    """Why a candidate was not weighed with the others, the least serious first.
+    """Why a candidate was excluded, least serious first.
 
-    When there is no other candidate, the least serious one runs the turn, up to SIZE, where the
-    worker refuses it with its numbers.
+    If all candidates are excluded, the least seriously excluded one runs the turn. With SIZE, the
+    worker then refuses the turn and reports its numbers.
     """
 
     NONE = 0
     SPEED = 1
-    """One turn more, and users of the decode worker fall below their token rate."""
+    """One more turn would push the decode worker's turns below `min_tokens_per_s`."""
     MEMORY = 2
-    """Its pages do not suffice for prompt and answer, whatever is evicted."""
+    """It lacks pages for prompt and answer, even if everything cached is evicted."""
     AVOIDED = 3
     """It just failed this turn."""
     SIZE = 4
-    """It could not hold the turn if it had nothing else."""
+    """It could not hold the turn even if it held nothing else."""
     NOT_READY = 5
     """Draining or lost."""
 
@@ -38,7 +38,7 @@ class TurnSize(NamedTuple):
     max_tokens: int
 
 
-# Looked up once: members of an enumeration are slow to reach.
+# Looked up once: access to enum members is slow.
 _NONE, _SPEED, _MEMORY, _AVOIDED, _SIZE, _NOT_READY = Exclusion
 
 
@@ -46,9 +46,9 @@ class Held(NamedTuple):
     """What a worker holds of a turn's prompt."""
 
     resident_tokens: int = 0
-    """Prefix whose pages are there."""
+    """Length of the prefix whose pages are there."""
     checkpoint_tokens: int = 0
-    """Prefix that can be resumed there: the deepest state. Never more than the pages."""
+    """Length of the prefix that it can resume from: the deepest state. Never exceeds the pages."""
 
 
 Residency = Mapping[WorkerId, Held]
@@ -56,17 +56,17 @@ NOTHING = Held()
 
 
 class Rules(NamedTuple):
-    """What is set, not learned."""
+    """The parameters that are configured, not learned."""
 
     page_tokens: int = 16
     min_tokens_per_s: float = 0.0
-    """Of each user of a decode worker; 0 sets no floor."""
+    """Lowest token rate of each turn on a decode worker; 0 sets no floor."""
     local_prefill_max_tokens: int = 0
-    """So short an end of a prompt may be computed on the decode worker; 0 for none."""
+    """Longest prompt suffix that decode may prefill locally; 0 for none."""
     interference_share: float = 0.1
-    """Of local compute, what each turn that decodes there is taken to lose."""
+    """The share of a local prefill's time that each turn decoding there is assumed to lose."""
     num_weighed: int = 2
-    """Workers of each role: the one that holds most of the session, and the least loaded."""
+    """Workers to weigh per role: the one that holds most of the session, and the least loaded."""
 
 
 class Side(NamedTuple):
@@ -86,8 +86,8 @@ def side_of(
 ) -> Side:
     prompt_tokens, max_tokens = turn
     if held.resident_tokens > prompt_tokens or held.checkpoint_tokens >= prompt_tokens:
-        # A state cannot be shortened, and the last token is always computed: it brings the first
-        # one of the answer.
+        # A state cannot be shortened, and the last token is always computed: its logits give the
+        # answer's first token.
         checkpoint_tokens = held.checkpoint_tokens if held.checkpoint_tokens < prompt_tokens else 0
         held = Held(min(held.resident_tokens, prompt_tokens), checkpoint_tokens)
     # A prefill worker keeps nothing of the answer.
@@ -101,7 +101,7 @@ def side_of(
     elif is_avoided:
         excluded = _AVOIDED
     elif node.is_prefill:
-        # Its pages are free again soon: only the impossible is excluded.
+        # Its pages are soon free again, so it is excluded only if it could never hold the turn.
         excluded = _NONE
     elif node.total_pages and node.room_pages < needed_pages:
         excluded = _MEMORY

@@ -1,1 +1,1 @@
-"""What a sequence owns in memory: pages, slots, who holds them, and how many bytes they are."""
+"""A sequence's memory: pages and slots, their owners, their layout in bytes, the prefix cache."""

@@ -1,12 +1,12 @@
-"""Who has which pages, and who has which slots: every unit is in exactly one state.
+"""Tracks the state and the owner of every page and slot. A unit is in exactly one state.
 
         take               move                    give_back
     free ───▶ working ◀──────────▶ cached  ───────────────────▶ free
     free ───▶ reserved ──▶ working                 (from any state)
                   └─────▶ quarantined ────────────────────────▶ free
 
-One accountant for pages, one for slots. It counts; it neither owns memory nor waits for room. It
-has no lock: one thread owns it, and other threads send that one a message.
+There is one accountant for pages and one for slots. It only counts: it neither owns memory nor
+waits for room. It has no lock: one thread owns it, and other threads send that thread a message.
 """
 
 from __future__ import annotations
@@ -30,23 +30,23 @@ class UnitState(enum.StrEnum):
     CACHED = "cached"
     """The prefix tree keeps it."""
     RESERVED = "reserved"
-    """A remote may write it, and we expect it to."""
+    """A remote worker may write it, and is expected to."""
     QUARANTINED = "quarantined"
-    """A remote may write it, and we have given up on what it writes."""
+    """A remote worker may still write it, but its data is no longer wanted."""
 
 
 NOBODY = ""
-"""The owner of units whose taker did not say who it is."""
+"""The owner of units that were taken without an owner's name."""
 
 _OWNERLESS = (UnitState.FREE, UnitState.CACHED)
 
 
 class AccountingError(AssertionError):
-    """A unit was not in the state that the caller claimed: a bug of ours, never a user's error."""
+    """A unit was not in the state that the caller claimed: a bug in Segue, never a user's error."""
 
 
 class Accountant(Generic[UnitId]):
-    """Knows the state of `total` units. `page_accountant` and `slot_accountant` make one."""
+    """Tracks `total` units. `page_accountant` and `slot_accountant` make one."""
 
     def __init__(self, name: str, make_id: Callable[[int], UnitId], total: int) -> None:
         self.name = name
@@ -56,8 +56,8 @@ class Accountant(Generic[UnitId]):
         self._owners = [NOBODY] * total
         self._held: Counter[str] = Counter()
         self._counts = dict.fromkeys(UnitState, 0) | {UnitState.FREE: total}
-        # One bit each, in one number: neighbours are found, and units freed, in a few operations on
-        # all of it, however scattered they are.
+        # One number with a bit per unit: a few operations on it find neighbours or free units,
+        # however scattered they are.
         self._free = (1 << total) - 1
 
     def fits(self, num_units: int) -> bool:
@@ -67,16 +67,16 @@ class Accountant(Generic[UnitId]):
     def take(self, num_units: int, state: UnitState, *, owner: str = NOBODY) -> tuple[UnitId, ...]:
         """Moves free units to `state`: neighbours if a long enough run is free, else the lowest.
 
-        `owner` names who gives them back: a turn, say. It owns them until they are free, or the
-        prefix tree's. Neighbours in memory become one fragment on the wire. Raises Overloaded when
-        fewer than `num_units` are free; then nothing has changed.
+        `owner`, such as a turn, gives them back. It owns them until they are free or the prefix
+        tree's. Neighbours in memory become one fragment on the wire. Raises Overloaded, and changes
+        nothing, if fewer than `num_units` are free.
         """
         _require(num_units >= 0, f"cannot take {num_units} {self.name}s")
         _require(state is not UnitState.FREE, "taken units must not stay free")
         if not self.fits(num_units):
             free = self._counts[UnitState.FREE]
             raise Overloaded(
-                f"{num_units} {self.name}s wanted, {free} of {self.total} free; come back later"
+                f"{num_units} {self.name}s wanted, {free} of {self.total} free; try again later"
             )
         units = _first_run(self._free, num_units) or _lowest(self._free, num_units)
         ids = tuple([self._make_id(unit) for unit in units])
@@ -91,7 +91,7 @@ class Accountant(Generic[UnitId]):
     def move(self, ids: Sequence[UnitId], from_state: UnitState, to_state: UnitState) -> None:
         """Moves units between two states that are not free.
 
-        Only reserved units enter quarantine, and from there they can only be given back.
+        Only reserved units enter quarantine. They leave it only by `give_back`.
         """
         _require(UnitState.FREE not in (from_state, to_state), "use take() and give_back()")
         _require(
@@ -110,11 +110,11 @@ class Accountant(Generic[UnitId]):
         self._free |= _mask(ids, self.total)
 
     def owners(self) -> dict[str, int]:
-        """Who has units that are neither free nor the prefix tree's, and how many."""
+        """The number of units per owner, without those that are free or the prefix tree's."""
         return dict(+self._held)
 
     def owned_by(self, owner: str, state: UnitState) -> tuple[UnitId, ...]:
-        """Looks at every unit: for what went wrong."""
+        """The owner's units in this state. Scans all units, so use it only after a failure."""
         return tuple(
             self._make_id(unit)
             for unit, has in enumerate(self._states)
@@ -129,7 +129,7 @@ class Accountant(Generic[UnitId]):
         return UnitCounts(total=self.total, **by_state)
 
     def check_invariants(self) -> None:
-        """Recounts everything: states sum up to the total, and the free bits are the free units."""
+        """Recounts everything: states add up to the total, and the free bits are the free units."""
         recounted = {state: self._states.count(state) for state in UnitState}
         _require(
             recounted == self._counts, f"{self.name}s: counted {recounted}, kept {self._counts}"
@@ -151,7 +151,7 @@ class Accountant(Generic[UnitId]):
         if len(set(ids)) != len(ids):
             raise AccountingError(f"{self.name}s named twice in {list(ids)}")
         for unit in ids:
-            # Written out: a message for each unit that is well would take most of the time.
+            # Not `_require`: building its message for every good unit would take most of the time.
             if not 0 <= unit < self.total:
                 raise AccountingError(f"{self.name} {unit} is not one of {self.total}")
             if self._states[unit] is not from_state:
@@ -165,7 +165,7 @@ class Accountant(Generic[UnitId]):
         self._counts[to_state] += len(ids)
 
     def _pass_on(self, ids: Sequence[UnitId], from_state: UnitState, to_state: UnitState) -> None:
-        """Free units and those of the prefix tree have no other owner."""
+        """Updates the owners: free units and those of the prefix tree have none."""
         if to_state in _OWNERLESS and from_state not in _OWNERLESS:
             for unit in ids:
                 self._held[self._owners[unit]] -= 1
@@ -183,10 +183,11 @@ def slot_accountant(num_slots: int) -> Accountant[SlotId]:
 
 
 def _first_run(bits: int, length: int) -> range:
-    """The lowest `length` neighbours that are all set; empty when there are none."""
+    """The lowest run of `length` set bits; empty when there is none."""
     starts, num_checked = bits, 1
     while num_checked < length:
-        # Each start left has `num_checked` set bits from it on; so has the one a step further.
+        # Each remaining start has `num_checked` set bits. Keeps those whose bit `step` further on
+        # has them too.
         step = min(num_checked, length - num_checked)
         starts &= starts >> step
         num_checked += step

@@ -1,4 +1,4 @@
-"""Recounts a prefix cache from nothing and compares. For tests, and for a worker that is idle."""
+"""Recounts a prefix cache from scratch and compares. For tests, and for an idle worker."""
 
 from __future__ import annotations
 
@@ -34,14 +34,16 @@ def check_invariants(
 
 def _check_links(node: Node, page_tokens: int) -> None:
     parent = node.parent
-    _require(parent is not None and parent.children.get(node.key) is node, "a node is astray")
+    _require(
+        parent is not None and parent.children.get(node.key) is node, "a node has lost its parent"
+    )
     assert parent is not None
     _require(
         node.num_tokens == parent.num_tokens + page_tokens,
-        f"a node at {node.num_tokens} tokens hangs below one at {parent.num_tokens}",
+        f"a node at {node.num_tokens} tokens is a child of one at {parent.num_tokens}",
     )
     checkpoint = node.checkpoint
-    _require(checkpoint is None or checkpoint.node is node, "a checkpoint has another node")
+    _require(checkpoint is None or checkpoint.node is node, "a checkpoint names another node")
 
 
 def _check_twin(node: Node) -> None:
@@ -51,11 +53,11 @@ def _check_twin(node: Node) -> None:
     assert twin is not None
     assert parent is not None
     _require(twin.twin is node, "the other tier's node has another twin")
-    _require(twin.key == node.key and twin.parent is parent.twin, "a twin is of another prefix")
+    _require(twin.key == node.key and twin.parent is parent.twin, "a twin has another prefix")
 
 
 def _check_owned(units: Accountant[UnitId], owned: Sequence[UnitId]) -> None:
-    """Every cached unit has one owner in the tree, and every owned unit is cached."""
+    """Checks that every cached unit has one owner in the tree, and every owned unit is cached."""
     twice = [unit for unit, times in Counter(owned).items() if times > 1]
     _require(not twice, f"{units.name}s owned twice: {twice}")
     stray = [unit for unit in owned if units.state_of(unit) is not UnitState.CACHED]
@@ -81,13 +83,13 @@ def _check_node_counts(cache: PrefixCache, nodes: Sequence[Node]) -> None:
 def _check_checkpoint_counts(cache: PrefixCache, checkpoints: Sequence[Checkpoint]) -> None:
     holds = Counter(hold.checkpoint for hold in cache.holds if hold.checkpoint)
     leases = Counter(lease.checkpoint for lease in cache.leases.all() if lease.checkpoint)
-    _require(holds.keys() | leases.keys() <= set(checkpoints), "a pinned checkpoint left")
+    _require(holds.keys() | leases.keys() <= set(checkpoints), "a pinned checkpoint left the tree")
     for checkpoint in checkpoints:
         counted = checkpoint.num_holds, checkpoint.num_leases
         expected = holds[checkpoint], leases[checkpoint]
         _require(counted == expected, f"holds and leases are {expected}, counted {counted}")
         is_safe = checkpoint.may_go or not checkpoint.node.may_go
-        _require(is_safe, "a pinned checkpoint is on a node that may go")
+        _require(is_safe, "a pinned checkpoint is on an evictable node")
     num_held = sum(checkpoint.num_holds > 0 for checkpoint in checkpoints)
     kept = cache.pins.num_held_checkpoints
     _require(num_held == kept, f"{num_held} checkpoints are held, {kept} counted")

@@ -1,11 +1,12 @@
-"""Copying a prefix from one tier to the other: what is wanted, room for it, and what becomes of it.
+"""Copies a prefix between the two tiers: chooses what to copy, makes room, and inserts the copy.
 
-    begin ─▶ (bytes are copied) ─▶ finish     held there, WORKING here; then the cache's here too
+    begin ─▶ (bytes are copied) ─▶ finish     held in the source, WORKING, then CACHED in the target
                     └────────────▶ abandon    free again
 
-To the tier that is copied to, this is what a sequence does: it holds what is here, writes units of
-its own, and inserts them. So whatever happens meanwhile in either tier is safe: what is read is
-held, what is written is nobody else's, and what is here already when the bytes are is freed.
+"There" is the source tier and "here" is the target. The target treats a copy like a sequence, which
+holds the prefix it finds, writes its own units and inserts them. So anything may happen in either
+tier meanwhile: the source's units are held, the written units have no other owner, and copies of
+pages that have appeared in the target since are freed.
 """
 
 from __future__ import annotations
@@ -25,19 +26,19 @@ from segue.types import PageId, SlotId
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wanted:
-    """Of a prompt's prefix: pages up to `num_tokens`, and states."""
+    """What to copy of a prefix: pages up to `num_tokens`, and states."""
 
     num_tokens: int
     checkpoints: tuple[Checkpoint, ...]
-    """Ascending, of the tier that is copied from."""
+    """The source's checkpoints, ascending."""
     only_with_state: bool = False
-    """Pages without the state are no use."""
+    """Pages are useless without a state."""
 
 
 NOTHING = Wanted(num_tokens=0, checkpoints=())
 
 Choose = Callable[[Match, Match], Wanted]
-"""Given what is there and what is here."""
+"""Chooses what to copy, given the matches there and here."""
 
 _numbers = itertools.count(1)
 
@@ -46,24 +47,24 @@ MakeRoom = Callable[[PrefixCache, int, int], bool]
 
 @dataclass(slots=True, eq=False, repr=False, kw_only=True)
 class Copying:
-    """Of units on their way. The bytes are the only thing that another thread may touch."""
+    """A copy in progress. Another thread may touch only the units' bytes."""
 
     source: Memory
     target: Memory
     tokens: Prompt
-    """To the end of the last page that is here afterwards."""
+    """Up to the end of the last page that will be here."""
     source_holds: tuple[Hold, ...]
-    """The first reaches to all that was found there."""
+    """The first one holds all that was found there."""
     target_hold: Hold
     from_pages: tuple[PageId, ...]
     to_pages: tuple[PageId, ...]
-    """WORKING, as many."""
+    """WORKING, one for each of `from_pages`."""
     from_slots: tuple[SlotId, ...]
     to_slots: tuple[SlotId, ...]
     positions: tuple[int, ...]
-    """Tokens after which the slots' states are."""
+    """Number of tokens before each slot's state."""
     owner: str
-    """Of the units here, as the accountants name it."""
+    """The accountants' owner of the units here."""
 
     @property
     def num_units(self) -> int:
@@ -78,7 +79,7 @@ def begin(
     choose: Choose,
     make_room: MakeRoom = PrefixCache.make_room,
 ) -> Copying:
-    """Holds and takes what is needed. As much is copied as there can be room for: maybe nothing."""
+    """Holds and takes what is needed. Copies only as much as there is room for, maybe nothing."""
     there, here = source.cache.find(prefix), target.cache.find(prefix)
     wanted = choose(there, here)
     first, page_tokens = len(here.pages), target.cache.tree.page_tokens
@@ -117,7 +118,7 @@ def begin(
 def _room_for(
     wanted: Wanted, here: Match, target: Memory, make_room: MakeRoom
 ) -> tuple[int, list[Checkpoint]]:
-    """How many pages, and which states, there is room for now."""
+    """The number of pages, and the states, that there is room for now."""
     first, page_tokens = len(here.pages), target.cache.tree.page_tokens
     num_pages = min(
         max(wanted.num_tokens // page_tokens - first, 0), target.cache.num_obtainable_pages
@@ -129,7 +130,7 @@ def _room_for(
     num_slots = min(num_slots, target.slots.counts().free)
     end = here.num_tokens + num_pages * page_tokens
     checkpoints = [c for c in wanted.checkpoints if c.num_tokens <= end]
-    # The deepest are worth most.
+    # The deepest states are worth most.
     checkpoints = checkpoints[max(len(checkpoints) - num_slots, 0) :]
     if wanted.only_with_state and not checkpoints:
         num_pages = 0
@@ -137,14 +138,14 @@ def _room_for(
 
 
 def finish(copying: Copying) -> Node:
-    """The bytes are here: the units become the cache's. Returns the prefix's last node here."""
+    """The bytes have arrived: gives the units to the cache. Returns the prefix's last node here."""
     left = copying.target.cache.insert(
         copying.tokens,
         copying.to_pages,
         hold=copying.target_hold,
         checkpoints=dict(zip(copying.positions, copying.to_slots, strict=True)),
     )
-    assert not left, "what is copied ends at a page's end"
+    assert not left, "a copy ends at a page's end"
     last = copying.target_hold.node
     _make_twins(last, copying.source_holds[0].node)
     _let_go(copying)
@@ -152,14 +153,14 @@ def finish(copying: Copying) -> Node:
 
 
 def abandon(copying: Copying) -> None:
-    """Nobody copies any more, and the units here are worth nothing."""
+    """The copy has stopped: frees the units here."""
     copying.target.reclaim(copying.owner)
     _let_go(copying)
 
 
 def all_pages(there: Match, here: Match) -> Wanted:
-    """For a worker to which a page is worth something by itself. A state as well, if it is deeper
-    than those here.
+    """For a worker that can use a page without a state. Adds the deepest state if it is deeper than
+    those here.
     """
     return Wanted(num_tokens=there.num_tokens, checkpoints=_deeper(there, here))
 
@@ -172,9 +173,9 @@ def up_to_a_state(there: Match, here: Match) -> Wanted:
 
 
 def what_is_new(there: Match, here: Match) -> Wanted:
-    """All pages, and the states among those that are not here; the deepest in any case.
+    """All pages, and the states on pages that are not here yet; the deepest state in any case.
 
-    Other states that are missing were given up here for something better.
+    Other missing states have been evicted here for something better.
     """
     on_the_way = [node.checkpoint for node in there.node.upwards() if node.checkpoint]
     new = [checkpoint for checkpoint in on_the_way if checkpoint.num_tokens > here.num_tokens]
@@ -199,10 +200,10 @@ def _let_go(copying: Copying) -> None:
 
 
 def _make_twins(here: Node, there: Node) -> None:
-    """Of all nodes that both prefixes have."""
+    """Links the nodes that both prefixes have."""
     num_tokens = min(here.num_tokens, there.num_tokens)
     here, there = here.at(num_tokens), there.at(num_tokens)
     for one, other in zip(here.upwards(), there.upwards(), strict=True):
         if one.twin is other and other.twin is one:
-            return  # So are those above: a node keeps its parent as long as it is in the tree.
+            return  # Those above are twins too: a node keeps its parent while it is in the tree.
         one.twin, other.twin = other, one

@@ -1,8 +1,8 @@
-"""In which order cached things go: least worth first, then least recently used.
+"""The eviction order of cached items: lowest score first, then least recently used.
 
-This is GreedyDual-Size: the score of a thing is its worth, in seconds per byte, above the line at
-its last use, and the line rises to the score of whatever goes. So what is worth much is kept
-longer, but not for ever, and things of equal worth go in the order of their last use.
+This is GreedyDual-Size: an item's score is its worth, in seconds per byte, plus the line at its
+last use, and the line rises to the score of each evicted item. So items of high worth are kept
+longer, but not for ever, and items of equal worth are evicted in LRU order.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ Item = TypeVar("Item", bound=Hashable)
 
 
 def score(worth: float, use: Use) -> float:
-    """Less goes first. What is worth nothing goes before all else, however fresh."""
+    """The lowest score is evicted first. An item of no worth goes before all others, however
+    recent."""
     return use.line + worth if worth > 0.0 else 0.0
 
 
@@ -26,16 +27,16 @@ class _Entry(NamedTuple):
     score: float
     tick: int
     serial: int
-    """Unique, so that comparing entries never gets to items."""
+    """Unique, so that comparing entries never compares items."""
     use: Use
     item: object
 
 
 class EvictionQueue(Generic[Item]):
-    """The things that may go. `worth(item)` is in seconds per byte, >= 0.
+    """The evictable items. `worth(item)` is in seconds per byte, >= 0.
 
-    A worth may rise while an item waits: it is asked for again before the item goes. One whose
-    worth fell must be added again.
+    A worth may rise while an item waits: `pop` computes it again. An item whose worth fell must be
+    added again.
     """
 
     def __init__(self, worth: Callable[[Item], float]) -> None:
@@ -43,7 +44,7 @@ class EvictionQueue(Generic[Item]):
         self._line = 0.0
         self._numbers = itertools.count(1)
         self._items: dict[Item, _Entry] = {}
-        # Also holds entries that were replaced or discarded: they are skipped when they come up.
+        # Also holds entries that were replaced or discarded; `_first` skips them.
         self._heap: list[_Entry] = []
 
     def __len__(self) -> int:
@@ -56,11 +57,11 @@ class EvictionQueue(Generic[Item]):
         return iter(self._items)
 
     def use(self) -> Use:
-        """The present, to be kept as something's last use."""
+        """The current time, to store as an item's last use."""
         return Use(self._line, next(self._numbers))
 
     def add(self, item: Item, last_use: Use) -> None:
-        """Adds an item, or moves it to where it belongs."""
+        """Adds an item, or moves it to its new place."""
         entry = _Entry(
             score(self._worth(item), last_use), last_use.tick, next(self._numbers), last_use, item
         )
@@ -72,7 +73,7 @@ class EvictionQueue(Generic[Item]):
         self._items.pop(item, None)
 
     def pop(self) -> Item | None:
-        """Takes out the item that should go first; None when nothing may go."""
+        """Removes and returns the item to evict next; None when there is none."""
         while self._items:
             item = self._first()
             entry = self._items[item]
@@ -85,7 +86,7 @@ class EvictionQueue(Generic[Item]):
         return None
 
     def check_invariants(self) -> None:
-        """Every item has its entry in the heap, and the heap is one."""
+        """Checks that every item has its entry in the heap, and that the heap is in order."""
         in_heap = {entry.serial for entry in self._heap}
         assert all(entry.serial in in_heap for entry in self._items.values()), "an entry is lost"
         parents = ((self._heap[(i - 1) // 2], self._heap[i]) for i in range(1, len(self._heap)))

@@ -1,12 +1,12 @@
-"""The host's memory behind the device's: what stays is copied down, what is needed is loaded back.
+"""The host tier behind the device's memory: cached prefixes are offloaded, and loaded when needed.
 
     a turn ends ── offload ──▶ both tiers have it ── evicted from the device ──▶ the host has it
                                       ▲                                               │
                                       └──────── load ◀── a turn needs it ◀────────────┘
 
-Each tier is a prefix cache of its own, with its own accountants and its own eviction; a copy from
-one to the other is to both a sequence like any other (`segue/cache/copying.py`). That everything is
-copied down as soon as its turn has ended, and not when memory is needed, makes eviction instant.
+Each tier has its own prefix cache, accountants and eviction. Both treat a copy from one to the
+other like a sequence (`segue/cache/copying.py`). Prefixes are offloaded as soon as their turn has
+ended, not when memory is needed, which makes eviction instant.
 
 The event loop owns all of it. One thread copies bytes, and does nothing else.
 """
@@ -32,20 +32,20 @@ from segue.prompt import PrefixName, Prompt
 
 logger = logging.getLogger(__name__)
 
-# Of one job of the copying thread: a load waits for one that goes the other way at most.
+# Most bytes of one offload job on the copying thread: a load waits for at most one such job.
 _PIECE_BYTES = 32 << 20
-# How much earlier loads still weigh when one more is measured.
+# Factor by which each load scales the weight of earlier ones in the measured speed.
 _FADING = 0.8
 
 CopyUnits = Callable[[Unit, Sequence[int], Sequence[int]], None]
-"""From units of one tier to as many of the other, field by field. Runs on the copying thread."""
+"""Copies units of one tier into units of the other, by field. Runs on the copying thread."""
 
 Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tiers:
-    """A worker's memory on its device and on the host. Without a host tier that has no units."""
+    """A worker's memory on its device and on the host. Without a host tier, `host` has no units."""
 
     device: Memory
     host: Memory
@@ -54,7 +54,7 @@ class Tiers:
     up: CopyUnits
 
     def find(self, prefix: PrefixName) -> Prompt:
-        """The prefix that is named, if one of the tiers has it. Raises UnknownPrefix."""
+        """The tokens of the named prefix, if either tier has it. Raises UnknownPrefix."""
         for memory in (self.device, self.host):
             if (prompt := memory.cache.tree.find(prefix)) is not None:
                 return prompt
@@ -82,8 +82,8 @@ class HostTier:
         loaded: Callable[[int, float], None],
         clock: Callable[[], float],
     ) -> None:
-        """`freed` is told when device memory may go again that was held for a copy; `loaded` of
-        every load, in tokens and seconds.
+        """`freed` is called when memory pinned by a copy becomes evictable; `loaded` is called
+        after every load, with its tokens and seconds.
         """
         self.num_offloaded_tokens = 0
         self._device, self._host, self._layout = tiers.device, tiers.host, tiers.layout
@@ -91,11 +91,11 @@ class HostTier:
         self._freed = freed
         self._loaded = loaded
         self._clock = clock
-        # Before anything was measured: 2 GB/s.
+        # Assumed before anything is measured: 2 GB/s.
         self._measured_bytes, self._measured_s = 1e6, 5e-4
         self._under_way: set[Copying] = set()
         self._tasks: set[asyncio.Task[Any]] = set()
-        # One load at a time: a second one for the same prefix then finds it on the device.
+        # One load at a time, so that a second load of the same prefix finds it on the device.
         self._loading, self._offloading = asyncio.Lock(), asyncio.Lock()
         self._thread = ThreadPoolExecutor(1, "cache-copy")
 
@@ -105,7 +105,7 @@ class HostTier:
 
     @property
     def cache(self) -> PrefixCache:
-        """What the host has."""
+        """The host's prefix cache."""
         return self._host.cache
 
     @property
@@ -118,41 +118,41 @@ class HostTier:
         choose: Choose,
         make_room: MakeRoom = PrefixCache.make_room,
     ) -> None:
-        """Brings what is chosen of a prefix back to the device, as far as there is room.
+        """Loads what `choose` selects of a prefix to the device, as far as there is room.
 
-        Nothing is held afterwards: hold it at once. Whoever waits may be cancelled, the copy is
-        made all the same.
+        Nothing is held afterwards, so hold it at once. If the caller is cancelled, the copy still
+        completes.
         """
         if self.is_there and self._lacks(prefix, choose):
             await asyncio.shield(self._spawn(self._load(prefix, choose, make_room)))
 
     def load_s(self, num_pages: int, num_slots: int) -> float:
-        """How long a load of so much takes, by those that were measured."""
+        """Expected seconds of a load of this size, from measured loads."""
         num_bytes = num_pages * self._layout.page_bytes + num_slots * self._layout.slot_bytes
         return num_bytes * self._measured_s / self._measured_bytes
 
     def prefix_load_s(self, num_tokens: int) -> float:
-        """The same, of a whole prefix with a state."""
+        """Expected seconds of a load of a whole prefix with a state."""
         return self.load_s(self._layout.num_pages_for(num_tokens), 1)
 
     def offload(self, node: Node) -> asyncio.Task[Node | None]:
-        """Copies down, in the background, what the host lacks of a prefix: pages, and new states.
+        """Offloads what the host lacks of a prefix, pages and new states, in the background.
 
-        Returns the last node of it that the host then has; None without a host tier, or when the
-        prefix had left the device, uncopied, before it was its turn.
+        Returns the prefix's last node that the host has afterwards. Returns None without a host
+        tier, or if the prefix was evicted from the device before the copy could start.
         """
         return self._spawn(self._offload(node))
 
     def counts(self, here: Collection[str]) -> TierCounts:
-        """Those are stray whose owner is not here."""
+        """Units of both tiers by state. Units whose owner is not in `here` are strays."""
         return TierCounts(*self._device.counts(here), *self._host.counts(here))
 
     def owners(self) -> set[str]:
-        """Copies under way: they own what they write, in either tier."""
+        """The copies in progress: each owns the units that it writes, in either tier."""
         return {copying.owner for copying in self._under_way}
 
     def check_invariants(self) -> None:
-        """Of the host: what works there is exactly what is being copied there.
+        """Checks the host tier: its WORKING units are exactly those being copied to it.
 
         Raises AccountingError.
         """
@@ -164,7 +164,7 @@ class HostTier:
             raise AccountingError(f"{working} host pages and slots working, {moving} on the way")
 
     async def close(self) -> None:
-        """Returns when nothing is copied any more."""
+        """Waits for the copies in progress."""
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._thread.shutdown()
 
@@ -194,7 +194,7 @@ class HostTier:
         return last
 
     async def _copy(self, copying: Copying, copy: CopyUnits, pages_at_once: int) -> Node:
-        """Until it has returned, nobody else has the units."""
+        """Copies the bytes. Until it returns, the units have no other user."""
         self._under_way.add(copying)
         last = None
         try:

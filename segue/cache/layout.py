@@ -1,4 +1,4 @@
-"""What bytes a page and a slot are, as data. Allocation, memory budget and transfer all read this.
+"""The byte layout of pages and slots, as data. Allocation, memory budget and transfer all read it.
 
     page p   ┌ layer 3  kv [2, kv_heads, page_tokens, head_dim] ┐   one unit of every
              │ layer 7  kv [2, kv_heads, page_tokens, head_dim] │   "page" field
@@ -22,7 +22,7 @@ from segue.checks import require_count, require_name
 
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
-# Of what describes a cache that exists; for layouts that others tell.
+# Limits that reject nonsense in layouts received from other processes.
 _MAX_UNIT_BYTES = 1 << 40
 _MAX_FIELDS = 10_000
 _MAX_PAGE_TOKENS = 1 << 20
@@ -35,7 +35,7 @@ class Unit(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CacheField:
-    """One array of the cache: what one layer keeps per page or per slot."""
+    """One array of the cache: one layer's data per page or per slot."""
 
     group: str
     """"kv", "recurrent", "conv" or "hidden": fields of a group are checksummed together."""
@@ -52,7 +52,9 @@ class CacheField:
         if not self.shape or min(self.shape) < 1:
             raise ValueError(f"shape must have positive dimensions, got {self.shape}")
         if self.unit_bytes > _MAX_UNIT_BYTES:
-            raise ValueError(f"a unit of {self.unit_bytes} bytes is no part of a cache")
+            raise ValueError(
+                f"a unit must have at most {_MAX_UNIT_BYTES} bytes, got {self.unit_bytes}"
+            )
         require_name("a field's group", self.group)
         require_count("a field's layer", self.layer, high=_MAX_FIELDS)
 
@@ -63,13 +65,13 @@ class CacheField:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CacheLayout:
-    """Everything two workers must agree on before bytes move between them.
+    """Everything that two workers must agree on before bytes move between them.
 
     Pool sizes are not part of it: they may differ from worker to worker.
     """
 
     model_id: str
-    """Names the weights: two workers that differ here must never exchange states."""
+    """Names the weights: workers with different ids must never exchange states."""
     page_tokens: int
     fields: tuple[CacheField, ...]
 

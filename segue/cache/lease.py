@@ -1,8 +1,8 @@
-"""Leases: sessions that will come back, and whose prefix is therefore evicted last.
+"""Leases: they mark sessions that will come back, so that their prefixes are evicted last.
 
-A lease names the last node of its session; all nodes above stay with it, and so does the deepest
-checkpoint on the way. It ends when it is given up, when it expires, or when memory is needed and it
-is the least valuable one. The session then costs more, and loses nothing else.
+A lease pins the last node of its session, and thereby all nodes above it, and the deepest
+checkpoint on that path. It ends when the session is released, when it expires, or when memory is
+needed and it is the least valuable lease. The session's next turn then costs more, nothing else.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from segue.types import SessionId
 
 @dataclass(slots=True, eq=False, repr=False, kw_only=True)
 class Lease:
-    """For reading; `Leases` alone changes it."""
+    """Read-only outside `Leases`."""
 
     session_id: SessionId
     node: Node
     checkpoint: Checkpoint | None
     expires_at: float
-    """In the time of the cache's clock."""
+    """By the cache's clock."""
     tick: int
-    """Grows from turn to turn. Heartbeats do not count: they say nothing about the next turn."""
+    """Grows with each turn, but not with a renewal, which says nothing about the next turn."""
 
     @property
     def num_tokens(self) -> int:
@@ -45,7 +45,7 @@ class Leases:
         self._clock = clock
         self._ticks = itertools.count(1)
         self._by_session: dict[SessionId, Lease] = {}
-        # Also holds entries of leases that were renewed or ended: they are skipped.
+        # Also holds entries of leases that were renewed or ended; `expire_due` skips them.
         self._expiries: list[tuple[float, int, Lease]] = []
         self._for_page = RevocationOrder[Lease, Node](
             rank=self._rank,
@@ -60,18 +60,18 @@ class Leases:
         pins.node_settled = self._for_page.settled
         pins.checkpoint_settled = self._for_slot.settled
         self.num_revoked = 0
-        """Leases, or checkpoints of leases, that memory pressure took. For a counter."""
+        """Leases, and checkpoints of leases, revoked under memory pressure. For a counter."""
 
     def __len__(self) -> int:
         return len(self._by_session)
 
     def all(self) -> tuple[Lease, ...]:
-        """The live ones, oldest turn first."""
+        """The live leases, oldest turn first."""
         self.expire_due()
         return tuple(sorted(self._by_session.values(), key=lambda lease: lease.tick))
 
     def sessions(self) -> KeysView[SessionId]:
-        """Who has a live lease."""
+        """The sessions with a live lease."""
         self.expire_due()
         return self._by_session.keys()
 
@@ -80,7 +80,7 @@ class Leases:
         return self._by_session.get(session_id)
 
     def grant(self, session_id: SessionId, node: Node, expires_at: float) -> Lease:
-        """Replaces the lease that the session has."""
+        """Grants a lease, which replaces the session's earlier one."""
         lease = Lease(
             session_id=session_id,
             node=node,
@@ -97,18 +97,18 @@ class Leases:
         return lease
 
     def renew(self, session_id: SessionId, expires_at: float) -> None:
-        """Raises NotFound when the lease has expired or was revoked."""
+        """Raises NotFound if the lease has expired or was revoked."""
         lease = self._live(session_id)
         lease.expires_at = expires_at
         self._expires(lease)
 
     def fork(self, session_id: SessionId, child_id: SessionId) -> Lease:
-        """A lease of the child on all that the parent has, for as long. Raises NotFound."""
+        """Gives the child a lease like its parent's, with the same expiry. Raises NotFound."""
         parent = self._live(session_id)
         return self.grant(child_id, parent.node, parent.expires_at)
 
     def end(self, session_id: SessionId) -> bool:
-        """What was leased becomes ordinary. Returns whether there was a lease."""
+        """Makes the leased memory evictable like any other. Returns whether there was a lease."""
         lease = self._by_session.pop(session_id, None)
         if lease is None:
             return False
@@ -125,7 +125,7 @@ class Leases:
                 self.end(lease.session_id)
 
     def revoke_for_page(self) -> bool:
-        """Ends the least valuable lease whose last page can go. Returns whether there was one."""
+        """Ends the least valuable lease whose last page is evictable. Returns False if none is."""
         lease = self._for_page.first()
         if lease is None:
             return False
@@ -133,7 +133,7 @@ class Leases:
         return self.end(lease.session_id)
 
     def revoke_for_slot(self) -> bool:
-        """Takes the checkpoint, and no page, from the least valuable lease that can give one up."""
+        """Unpins the checkpoint, but no page, of the least valuable lease that can give one up."""
         lease = self._for_slot.first()
         if lease is None or lease.checkpoint is None:
             return False

@@ -1,6 +1,6 @@
-"""One tier of a worker's memory: its pages and slots, who has which, and what stays of them.
+"""One tier of a worker's memory: the accountants of its pages and slots, and its prefix cache.
 
-Sequences run in the device's. The host's, if there is one, holds nothing but prefixes.
+Sequences run on the device tier. The host tier, if there is one, holds only cached prefixes.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from segue.types import PageId, SlotId
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Memory:
-    """The event loop of its worker owns it."""
+    """The worker's event loop owns it."""
 
     pages: Accountant[PageId]
     slots: Accountant[SlotId]
@@ -36,17 +36,17 @@ class Memory:
         worth: Worth,
         clock: Callable[[], float],
     ) -> Self:
-        """All free."""
+        """A memory whose units are all free."""
         pages, slots = page_accountant(num_pages), slot_accountant(num_slots)
         cache = PrefixCache(pages, slots, page_tokens=page_tokens, worth=worth, clock=clock)
         return cls(pages=pages, slots=slots, cache=cache)
 
     def strays(self, here: Collection[str]) -> Strays:
-        """Units whose owner is none of those that are here."""
+        """Units whose owner is not in `here`."""
         return strays_of(self.pages, self.slots, here)
 
     def counts(self, here: Collection[str]) -> tuple[UnitCounts, UnitCounts]:
-        """Pages and slots; those are stray whose owner is none of those that are here."""
+        """Pages and slots by state. Units whose owner is not in `here` are strays."""
         strays = self.strays(here)
         return (
             replace(self.pages.counts(), stray=strays.num_pages),
@@ -54,7 +54,7 @@ class Memory:
         )
 
     def reclaim(self, owner: str) -> None:
-        """Frees what works for the owner: for an end that did not go as it should."""
+        """Frees the owner's WORKING units, after a failure."""
         self.pages.give_back(self.pages.owned_by(owner, UnitState.WORKING), UnitState.WORKING)
         self.slots.give_back(self.slots.owned_by(owner, UnitState.WORKING), UnitState.WORKING)
 

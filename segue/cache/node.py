@@ -1,4 +1,4 @@
-"""What the prefix tree is made of: nodes with their pages, and checkpoints on some of them."""
+"""The parts of the prefix tree: nodes with their pages, and checkpoints on some of them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from segue.types import PageId, SessionId, SlotId
 
 
 class Use(NamedTuple):
-    """When something was last used: the eviction queue's line then, and a tick that never repeats.
+    """The time of a use: the eviction queue's line at that time, and a tick that never repeats.
 
     Later uses compare greater.
     """
@@ -24,31 +24,31 @@ NEVER = Use(0.0, 0)
 
 @dataclass(slots=True, eq=False, repr=False)
 class Node:
-    """One page of tokens after those of its parent, and the page with their K and V.
+    """The page of tokens that follows its parent's tokens, with their K and V.
 
-    Only leaves can go, so whatever needs a node keeps all nodes above it.
+    Only leaves can be evicted, so pinning a node keeps all nodes above it.
     """
 
     parent: Node | None
-    """None for the root, and for a node that was cut off."""
+    """None for the root, and for an evicted node."""
     key: bytes
     """The page's tokens and media (`segue/prompt.py`). The root has none."""
     page: PageId
-    """Frozen: nobody writes it while the node is in the tree. The root has -1."""
+    """Frozen: it is not written while the node is in the tree. The root has -1."""
     num_tokens: int
-    """From the prompt's begin to the end of this page."""
+    """Tokens from the start of the prompt to the end of this page."""
     children: dict[bytes, Node] = field(default_factory=dict)
     checkpoint: Checkpoint | None = None
     num_holds: int = 0
-    """Holds that end here, and one for each child that is held."""
+    """Holds that end here, plus one for each held child."""
     num_leases: int = 0
     """Leases that end here."""
     last_use: Use = NEVER
-    """As the end of a prefix that was held. A leaf that goes passes its own on to its parent."""
+    """Last use as the end of a held prefix. An evicted leaf passes its own on to its parent."""
     digest: bytes = b""
     """Names the tokens up to the end of this page (`segue/prompt.py`)."""
     twin: Node | None = None
-    """The node of the same prefix in the other tier, if there ever was one: it may have gone."""
+    """The node of the same prefix in the other tier, if there ever was one. It may be evicted."""
 
     @property
     def has_twin(self) -> bool:
@@ -60,29 +60,29 @@ class Node:
         return is_in_tree and not (self.children or self.num_holds or self.num_leases)
 
     def nearest_checkpoint(self) -> Checkpoint | None:
-        """At this node, or else the next one above."""
+        """The checkpoint of this node, or else of the next node above that has one."""
         return next((node.checkpoint for node in self.upwards() if node.checkpoint), None)
 
     def states(self) -> tuple[int, ...]:
-        """How many tokens the checkpoints on the way contain, from the begin to this node."""
+        """The positions of the checkpoints between the root and this node, ascending, in tokens."""
         kept = [node.num_tokens for node in self.upwards() if node.checkpoint]
         return tuple(reversed(kept))
 
     def upwards(self) -> Iterator[Node]:
-        """This node, its parent, and so on; the root too."""
+        """This node, its parent, and so on, up to the root."""
         node: Node | None = self
         while node is not None:
             yield node
             node = node.parent
 
     def at(self, num_tokens: int) -> Node:
-        """The node of this prefix' first `num_tokens` tokens, a page's end."""
+        """The node at the end of this prefix's first `num_tokens` tokens, which end a page."""
         return next(node for node in self.upwards() if node.num_tokens <= num_tokens)
 
 
 @dataclass(slots=True, eq=False, repr=False)
 class Checkpoint:
-    """The recurrent and convolution state after a node's last token. Frozen, as the page is."""
+    """The recurrent and convolution state after a node's last token. Frozen, like the page."""
 
     node: Node
     slot: SlotId
@@ -90,9 +90,9 @@ class Checkpoint:
     num_leases: int = 0
     last_use: Use = NEVER
     session_id: SessionId | None = None
-    """Whose turn left it, as long as no other session uses it."""
+    """The session that left it, unless another session has used it since."""
     is_superseded: bool = False
-    """Its session has others to go on from: it is worth nothing until somebody holds it again."""
+    """Its session will resume from other states: its worth is 0 until it is held again."""
 
     @property
     def num_tokens(self) -> int:
@@ -112,7 +112,7 @@ class Checkpoint:
         return self.is_in_tree and not (self.num_holds or self.num_leases)
 
     def num_tokens_above(self) -> int:
-        """Where a prompt would resume without this checkpoint; 0 is from its begin."""
+        """Where a prompt would resume without this checkpoint; 0 means at its start."""
         parent = self.node.parent
         above = parent.nearest_checkpoint() if parent else None
         return above.num_tokens if above else 0

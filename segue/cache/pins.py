@@ -1,7 +1,8 @@
-"""Who keeps which nodes and checkpoints, and hence what may be evicted.
+"""Counts the holds and leases on nodes and checkpoints, which decide what may be evicted.
 
-A hold is a sequence that reads: what is held cannot go. A lease is a session that will come back:
-what is leased goes only when its lease is revoked. Everything else waits in two eviction queues.
+A hold is a sequence that reads: what it holds cannot be evicted. A lease is a session that will
+come back: what it pins is evicted only after the lease is revoked. Everything else waits in two
+eviction queues.
 """
 
 from __future__ import annotations
@@ -18,20 +19,21 @@ class Pins:
 
     def __init__(self, worth: Worth) -> None:
         self.leaves: EvictionQueue[Node] = EvictionQueue(worth.page)
-        """Exactly the nodes whose `may_go` is true."""
+        """Exactly the nodes for which `may_go` is true."""
         self.checkpoints: EvictionQueue[Checkpoint] = EvictionQueue(
             lambda checkpoint: 0.0 if checkpoint.is_superseded else worth.checkpoint(checkpoint)
         )
-        """Exactly the checkpoints whose `may_go` is true."""
+        """Exactly the checkpoints for which `may_go` is true."""
         self.num_held_nodes = 0
-        """Nodes that end a hold, or have one below. Without the root."""
+        """Nodes at or above the end of a hold. Without the root."""
         self.num_held_checkpoints = 0
         self.node_settled: Callable[[Node], None] = _nothing
         self.checkpoint_settled: Callable[[Checkpoint], None] = _nothing
-        """For `Leases`: whoever could not give up the node, or the checkpoint, may look again."""
+        """For `Leases`: called when a lease may have become able to give up its node, or its
+        checkpoint."""
 
     def hold(self, node: Node) -> None:
-        """Cost: the nodes on the way up that were not held yet."""
+        """Takes time in proportion to the nodes above that were not held yet."""
         held: Node | None = node
         while held is not None:
             held.num_holds += 1
@@ -42,7 +44,7 @@ class Pins:
             held = held.parent
 
     def unhold(self, node: Node) -> None:
-        """The end of a hold is a use: until then the node is not up for eviction."""
+        """The end of a hold counts as a use: until then the node cannot be evicted."""
         node.last_use = self.leaves.use()
         held: Node | None = node
         while held is not None:
@@ -86,12 +88,12 @@ class Pins:
         self.settle_checkpoint(checkpoint)
 
     def supersede(self, checkpoint: Checkpoint) -> None:
-        """It goes before all else, unless somebody holds it after this."""
+        """Makes it the first to be evicted, unless it is held again."""
         checkpoint.is_superseded = True
         self.settle_checkpoint(checkpoint)
 
     def demote(self, node: Node) -> None:
-        """What nobody but this prefix needs of it goes before all else."""
+        """Makes the nodes that only this prefix needs the first to be evicted."""
         for above in node.upwards():
             is_needed = above.num_leases or len(above.children) > (above is not node)
             if is_needed or above.parent is None:
@@ -103,7 +105,7 @@ class Pins:
                 self.settle_checkpoint(above.checkpoint)
 
     def settle(self, node: Node) -> None:
-        """Call when a node became a leaf, or when its worth fell."""
+        """Call when a node has become a leaf, or when its worth has fallen."""
         if node.may_go:
             self.leaves.add(node, node.last_use)
         else:

@@ -3,9 +3,10 @@
     match ─▶ hold_pages / hold_checkpoint ─▶ (the sequence reads) ─▶ insert ─▶ release
                                                                         └─▶ leases.grant
 
-What is in the tree is CACHED in the accountants, is never written, and goes only by `make_room`.
-What a sequence writes is WORKING and its own until `insert`. One thread owns all of this, and a
-match is only good until that thread does something else.
+Units in the tree are CACHED in the accountants, are never written, and are evicted only by
+`make_room` and `make_spare_room`. Units that a sequence writes are WORKING, and its own until
+`insert`. One thread owns all of this, and a match is valid only until that thread does something
+else.
 """
 
 from __future__ import annotations
@@ -25,17 +26,17 @@ from segue.types import PageId, SlotId
 
 @dataclass(frozen=True, slots=True, repr=False, kw_only=True)
 class Match:
-    """How much of a prompt is here. The page of the prompt's last token never is.
+    """How much of a prompt is cached. A `match` never includes the page of the prompt's last token.
 
-    The last token must be computed for its logits, and that writes its page, which is why that
-    page cannot be one that others read.
+    That token must be computed for its logits. Computing it writes its page, so the page cannot be
+    one that others read.
     """
 
     node: Node
-    """The last one matched; the root when nothing is."""
+    """The last matched node; the root when nothing matched."""
     pages: tuple[PageId, ...]
     checkpoint: Checkpoint | None
-    """The deepest one on the way: its `slot` is the state after its `num_tokens`."""
+    """The deepest one on the path: its `slot` has the state after its `num_tokens`."""
 
     @property
     def num_tokens(self) -> int:
@@ -44,7 +45,7 @@ class Match:
 
 @dataclass(slots=True, eq=False, repr=False, kw_only=True)
 class Hold:
-    """A sequence reads these: they stay until `release`. To be read by others, changed by none."""
+    """What a sequence reads: it stays until `release`. Only the cache changes a hold."""
 
     node: Node
     pages: tuple[PageId, ...]
@@ -56,7 +57,7 @@ class Hold:
 
 
 class PrefixCache:
-    """Shares both accountants with whoever takes working and reserved units."""
+    """Shares both accountants with the code that takes working and reserved units."""
 
     def __init__(
         self,
@@ -73,7 +74,7 @@ class PrefixCache:
         self.num_evicted_pages = 0
         self.num_evicted_slots = 0
         self.num_moved_pages = 0
-        """Of those evicted: they are in the other tier."""
+        """Evicted pages that are still in the other tier."""
         self.num_moved_slots = 0
         self._pages = pages
         self._slots = slots
@@ -85,7 +86,7 @@ class PrefixCache:
 
     @property
     def num_obtainable_pages(self) -> int:
-        """The most that `make_room` can make."""
+        """Most pages that `make_room` can free."""
         counts = self._pages.counts()
         return counts.free + counts.cached - self.pins.num_held_nodes
 
@@ -95,12 +96,12 @@ class PrefixCache:
         return counts.free + counts.cached - self.pins.num_held_checkpoints
 
     def match(self, prompt: Prompt) -> Match:
-        """What is here for computing `prompt`. Changes nothing, and does not count as a use."""
+        """What is cached for computing `prompt`. Changes nothing, and does not count as a use."""
         return self.find(prompt, len(prompt) - 1)
 
     def find(self, prompt: Prompt, num_tokens: int | None = None) -> Match:
-        """As `match`, of the first `num_tokens` tokens, the page of the last one included; of all
-        without a number."""
+        """Like `match`, but for the first `num_tokens` tokens (by default all), including the last
+        token's page."""
         num_tokens = len(prompt) if num_tokens is None else num_tokens
         page_tokens = self.tree.page_tokens
         keys = prompt.page_keys(page_tokens, max(num_tokens, 0) // page_tokens)
@@ -113,13 +114,13 @@ class PrefixCache:
         )
 
     def hold_pages(self, match: Match) -> Hold:
-        """For a sequence whose state comes from elsewhere: all matched pages, no checkpoint."""
+        """For a sequence that gets its state from elsewhere: all matched pages, no checkpoint."""
         return self._hold(match.node, match.pages, None)
 
     def hold_checkpoint(self, match: Match) -> Hold:
         """For a sequence that resumes here: the checkpoint, and the pages before it.
 
-        Holds nothing, and begins at token 0, when nothing matched has a checkpoint.
+        Without a matched checkpoint it holds nothing, and the sequence starts at token 0.
         """
         checkpoint = match.checkpoint
         if checkpoint is None:
@@ -129,11 +130,11 @@ class PrefixCache:
         return self._hold(checkpoint.node, match.pages[:num_pages], checkpoint)
 
     def hold_state(self, checkpoint: Checkpoint) -> Hold:
-        """For a copy of it: no pages are read."""
+        """For a copy of the state: holds no pages."""
         return self._hold(checkpoint.node, (), checkpoint)
 
     def release(self, hold: Hold) -> None:
-        """What was held becomes ordinary. The caller's own pages and slots stay the caller's."""
+        """Ends the hold. The caller's own pages and slots stay the caller's."""
         self._holds.remove(hold)
         self.pins.unhold(hold.node)
         if hold.checkpoint is not None:
@@ -147,14 +148,14 @@ class PrefixCache:
         hold: Hold,
         checkpoints: Mapping[int, SlotId],
     ) -> tuple[PageId, ...]:
-        """Takes a sequence's full pages and checkpoints; returns the pages it leaves to the caller.
+        """Takes a sequence's full pages and checkpoints. Returns the pages left to the caller.
 
-        `tokens` are all tokens whose K and V are written, those of `hold` included; `pages` are the
-        caller's, WORKING, for the tokens behind the hold. The full ones become nodes, or are freed
-        where an equal node is here already; a last page that is not full, and pages behind it, stay
-        WORKING. `checkpoints` maps numbers of tokens, at page ends, to WORKING slots: all of them
-        are taken, or freed where the node has one. Afterwards the hold reaches to the last full
-        page: lease it, resume from it or release it.
+        `tokens` are all tokens whose K and V are written, including those of `hold`; `pages` are
+        the caller's WORKING pages for the tokens after the hold. Full pages become nodes, or are
+        freed if an equal node exists; a partial last page, and pages after it, stay WORKING.
+        `checkpoints` maps token counts at page ends to WORKING slots: each is taken, or freed if
+        the node already has one. Afterwards the hold reaches to the last full page: lease it,
+        resume from it or release it.
         """
         keys = self._new_keys(tokens, hold)
         self._check_insert(hold, keys, pages, checkpoints)
@@ -166,27 +167,27 @@ class PrefixCache:
         path = known + self.tree.grow(last, keys[len(known) :], adopted)
         if path:
             self._extend(hold, path)
-        # Ascending: a checkpoint is weighed by how far it is from the one above.
+        # Ascending: a checkpoint's worth depends on its distance from the one above.
         for num_tokens in sorted(checkpoints):
             self._adopt(hold.node.at(num_tokens), checkpoints[num_tokens])
         return tuple(pages[len(keys) :])
 
     def make_room(self, num_pages: int, num_slots: int) -> bool:
-        """Evicts until so many pages and slots are free. Returns False, and evicts nothing, if
-        that cannot be because of what is held or not in the cache.
+        """Evicts until this many pages and slots are free. Returns False, and evicts nothing, if
+        too many units are held or not in the cache.
 
-        Ordinary things go first, by worth and recency; then leases are revoked, one by one.
+        Evicts units without a lease first, by worth and recency; then revokes leases one by one.
         """
         if num_pages > self.num_obtainable_pages or num_slots > self.num_obtainable_slots:
             return False
         self.leases.expire_due()
         self._evict(num_pages, num_slots, self.leases.revoke_for_page, self.leases.revoke_for_slot)
-        assert self._has_room(num_pages, num_slots), "what is neither held nor leased may go"
+        assert self._has_room(num_pages, num_slots), "what is neither held nor leased is evictable"
         return True
 
     def make_spare_room(self, num_pages: int, num_slots: int) -> bool:
-        """For what is not needed yet: no lease is revoked. Evicts as far as that helps, and returns
-        whether so many pages and slots are free.
+        """For memory that is not needed yet: evicts what it can, but revokes no lease. Returns
+        whether this many pages and slots are free.
         """
         self.leases.expire_due()
         self._evict(num_pages, num_slots, _nothing_to_revoke, _nothing_to_revoke)
@@ -206,7 +207,7 @@ class PrefixCache:
         return hold
 
     def _new_keys(self, tokens: Prompt, hold: Hold) -> list[bytes]:
-        """Of the full pages behind the hold."""
+        """The keys of the full pages after the hold."""
         assert hold in self._holds, "insert needs a hold that was not released"
         behind = tokens[hold.num_tokens :]
         return behind.page_keys(self.tree.page_tokens, len(behind) // self.tree.page_tokens)
@@ -225,7 +226,7 @@ class PrefixCache:
         assert not stray, f"no full page ends at {sorted(stray)} tokens"
 
     def _extend(self, hold: Hold, path: Sequence[Node]) -> None:
-        # The new end first: the old one stays held from below, so that neither is ever evictable.
+        # Holds the new end first: that also holds the old end, so neither is ever evictable.
         before = hold.node
         self.pins.hold(path[-1])
         hold.node = path[-1]
@@ -248,7 +249,7 @@ class PrefixCache:
         revoke_for_page: Callable[[], bool],
         revoke_for_slot: Callable[[], bool],
     ) -> None:
-        """Until so many are free, or nothing may go and nothing can be revoked for it."""
+        """Evicts until this many are free, or until nothing is evictable or revocable."""
         pages: list[PageId] = []
         slots: list[SlotId] = []
         missing_pages = num_pages - self._pages.counts().free
@@ -261,7 +262,7 @@ class PrefixCache:
         while len(slots) < missing_slots:
             if checkpoint := self.pins.checkpoints.pop():
                 self._evict_checkpoint(checkpoint, slots)
-                # Its page may be worth nothing without it.
+                # Without the checkpoint, its page may be worth nothing.
                 self.pins.settle(checkpoint.node)
             elif not revoke_for_slot():
                 break

@@ -1,11 +1,11 @@
-"""A tree over page-sized runs of tokens. It knows tokens and nodes; it counts and evicts nothing.
+"""A tree over page-sized runs of tokens. It only links nodes: it counts and evicts nothing.
 
     root ─ [system prompt, page 0] ─ [page 1] ┬ [session a, page 2] ─ [page 3 + checkpoint]
                                               └ [session b, page 2 + checkpoint]
 
-A child is found by its page's key (`segue/prompt.py`): one dictionary look-up per page, and
-equality is by tokens and media. A path from the root is a prefix, so a page is only found behind
-all that it attends to.
+A child is found by its page's key (`segue/prompt.py`), with one dictionary look-up per page. Keys
+are equal if tokens and media are. A path from the root is a prefix, so a page is only found after
+all the pages that it attends to.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class PrefixTree:
         self._by_digest: dict[bytes, Node] = {}
 
     def find(self, prefix: PrefixName) -> Prompt | None:
-        """The prefix that is named; None if it is not here."""
+        """The tokens of the named prefix; None if it is not in the tree."""
         node = self._by_digest.get(prefix.digest)
         if node is None or node.num_tokens != prefix.num_tokens:
             return None
@@ -47,7 +47,7 @@ class PrefixTree:
         return Prompt.from_page_keys(keys[::-1], self.page_tokens)
 
     def walk(self, start: Node, keys: Sequence[bytes]) -> list[Node]:
-        """The nodes below `start` that the first keys name, as far as there are any."""
+        """The nodes below `start` along `keys`, as far as they exist."""
         nodes: list[Node] = []
         node: Node | None = start
         for key in keys:
@@ -58,7 +58,7 @@ class PrefixTree:
         return nodes
 
     def grow(self, parent: Node, keys: Sequence[bytes], pages: Sequence[PageId]) -> list[Node]:
-        """A chain of nodes below `parent`, which has no child of the first key."""
+        """Adds a chain of nodes below `parent`, which has no child for the first key."""
         nodes: list[Node] = []
         for key, page in zip(keys, pages, strict=True):
             node = Node(parent, key, page, parent.num_tokens + self.page_tokens)
@@ -70,9 +70,9 @@ class PrefixTree:
         return nodes
 
     def cut(self, leaf: Node) -> Node:
-        """Takes a leaf off, and returns the parent that it had."""
+        """Removes a leaf, and returns its parent."""
         parent = leaf.parent
-        assert parent is not None, "the root and a node that is off already cannot be cut"
+        assert parent is not None, "the root and a removed node cannot be cut"
         assert not leaf.children, "a child without its parent could not be found"
         del parent.children[leaf.key]
         del self._by_digest[leaf.digest]
@@ -80,7 +80,7 @@ class PrefixTree:
         return parent
 
     def nodes(self) -> Iterator[Node]:
-        """All but the root, parents before children."""
+        """All nodes but the root, parents before children."""
         stack = list(self.root.children.values())
         while stack:
             node = stack.pop()

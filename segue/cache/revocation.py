@@ -1,12 +1,12 @@
-"""Which lease is revoked next: the least valuable one whose last page, or state, can go.
+"""Chooses the next lease to revoke: the least valuable one whose last page, or state, is evictable.
 
     add ──▶ waiting, by worth and age ── first() ──▶ revoked
                  ▲                │
                  └── settled ── parked: others need what it keeps
 
-A lease that cannot give anything up is parked at the node or checkpoint that it keeps, until that
-says that something about it has changed. So a revocation looks at each lease about once, however
-many sessions there are.
+A lease that cannot give anything up is parked at the node or checkpoint that it keeps, until
+`settled` is called for that. So a revocation examines each lease about once, however many sessions
+there are.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Item = TypeVar("Item")
 Keeps = TypeVar("Keeps", bound=Hashable)
 
 Rank = tuple[float, int]
-"""Worth, then the turn's number: less goes first."""
+"""Worth, then the turn's number. The smallest rank is revoked first."""
 
 
 class RevocationOrder(Generic[Item, Keeps]):
@@ -30,8 +30,8 @@ class RevocationOrder(Generic[Item, Keeps]):
         keeps: Callable[[Item], Keeps | None],
         may_give_up: Callable[[Keeps], bool],
     ) -> None:
-        """`rank` is unique and does not change while an item is here. `keeps` is None for one that
-        is over or has nothing left to give up: it is dropped.
+        """`rank` is unique and does not change while an item is here. `keeps` returns None for an
+        item that has ended or has nothing left to give up: it is dropped.
         """
         self._rank = rank
         self._keeps = keeps
@@ -41,14 +41,14 @@ class RevocationOrder(Generic[Item, Keeps]):
         self._num_parked = 0
 
     def __len__(self) -> int:
-        """Of those that are over, some may still be counted."""
+        """May still count some items that have ended."""
         return len(self._waiting) + self._num_parked
 
     def add(self, item: Item) -> None:
         heapq.heappush(self._waiting, (self._rank(item), item))
 
     def first(self) -> Item | None:
-        """The one to revoke. It stays here until `keeps` says that it is over."""
+        """The item to revoke. It stays here until `keeps` returns None for it."""
         while self._waiting:
             _, item = self._waiting[0]
             kept = self._keeps(item)
@@ -69,7 +69,7 @@ class RevocationOrder(Generic[Item, Keeps]):
                 self.add(item)
 
     def compact(self, num_live: int) -> None:
-        """Drops those that are over, if they are most of what is here: call when one has ended."""
+        """Drops ended items, if most items here have ended. Call it when one has ended."""
         if len(self) <= 2 * num_live + 64:
             return
         self._waiting = [entry for entry in self._waiting if self._keeps(entry[1]) is not None]

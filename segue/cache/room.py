@@ -1,4 +1,4 @@
-"""Waiting for pages and slots: first come, first served, and nobody waits for ever."""
+"""A FIFO queue of turns that wait for pages and slots."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ async def _nothing() -> None:
 class WaitingRoom:
     """Turns that wait for memory, in order of arrival. One event loop owns it.
 
-    A turn whose `take` raises Overloaded waits; those behind it wait too, even if they would fit,
-    so that a large prompt is not starved by small ones.
+    A turn whose attempt raises Overloaded waits. Those behind it wait too, even if they would fit,
+    so that small prompts do not starve a large one.
     """
 
     def __init__(self, max_waiting: int) -> None:
@@ -33,10 +33,11 @@ class WaitingRoom:
     async def take(
         self, attempt: Callable[[], Taken], prepare: Callable[[], Awaitable[None]] = _nothing
     ) -> Taken:
-        """What `attempt` returns, as soon as it is this caller's turn and it does not overload.
+        """Returns what `attempt` returns, once the caller is first in line and `attempt` does not
+        raise Overloaded.
 
-        `prepare` is awaited before each attempt, which then follows at once: nothing else of this
-        event loop comes in between. Raises Overloaded at once when too many wait already.
+        Awaits `prepare` before each attempt; the event loop runs nothing else between the two.
+        Raises Overloaded at once if too many turns wait already.
         """
         if not self._waiters:
             await prepare()
@@ -47,7 +48,7 @@ class WaitingRoom:
                 pass
         if len(self._waiters) >= self._max_waiting:
             raise Overloaded(
-                f"{len(self._waiters)} turns wait for memory here already (at most "
+                f"{len(self._waiters)} turns already wait for memory here (at most "
                 f"{self._max_waiting}); try again later, or add a worker"
             )
         return await self._wait(attempt, prepare)
@@ -71,6 +72,6 @@ class WaitingRoom:
             self.wake()
 
     def wake(self) -> None:
-        """Call after memory was given back: the first in line tries again."""
+        """Call after memory was given back: lets the first in line try again."""
         if self._waiters and not self._waiters[0].done():
             self._waiters[0].set_result(None)

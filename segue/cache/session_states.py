@@ -1,9 +1,9 @@
-"""Which states a session has left, so that those it has outlived go before all others.
+"""Tracks the states that each session has left, so that superseded ones are evicted first.
 
-A long session leaves a state or two with each turn. The next turn goes on from one of the last, or
-from where the template parts; the others cost as much memory and are of use only to who would go
-back to an earlier message. By age they would be kept as long as the last states of sessions that
-are a little slower.
+A long session leaves a state or two with each turn. The next turn resumes from one of the latest,
+or from a branch point of the template. The others cost as much memory, but help only a client that
+goes back to an earlier message. LRU would keep them as long as the latest states of slightly slower
+sessions.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from segue.cache.pins import Pins
 from segue.cache.states import states_to_go_on_from
 from segue.types import SessionId
 
-# One of them is a few references.
+# Sessions to track. Each takes a few references.
 _MAX_SESSIONS = 10_000
 
 
 class Turn(Protocol):
-    """What is needed of a `TurnSpec`."""
+    """The fields of a `TurnSpec` that are used here."""
 
     @property
     def session_id(self) -> SessionId: ...
@@ -34,20 +34,20 @@ class Turn(Protocol):
 
 
 class SessionStates:
-    """The owner of the cache owns it."""
+    """Owned by the owner of the cache."""
 
     def __init__(self, pins: Pins) -> None:
         self._pins = pins
         self._left: LRUCache[SessionId, list[Checkpoint]] = LRUCache(_MAX_SESSIONS)
 
     def used(self, checkpoint: Checkpoint | None, session_id: SessionId) -> None:
-        """A turn goes on from there. What more than one session uses is nobody's own."""
+        """A turn resumes from the checkpoint. If several sessions use it, it belongs to none."""
         if checkpoint is not None and checkpoint.session_id != session_id:
             checkpoint.session_id = None
 
     def kept(self, turn: Turn, last: Node, new: Collection[int]) -> None:
-        """A turn has left states at `new` positions before `last`. Its session may go on from some
-        of them and of those before; its others go first from now on.
+        """A turn has left states at `new` positions, up to `last`. Its session may resume from some
+        of these and of its earlier states; the rest of its states are superseded.
         """
         session_id = turn.session_id
         if not session_id:

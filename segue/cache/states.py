@@ -1,22 +1,23 @@
-"""Where on the way through a prompt a state is worth keeping. Pure.
+"""Chooses the positions in a prompt at which to keep a state. Pure.
 
-A recurrent state can be resumed only where it was kept, and a page only where it ends:
+A sequence can resume only from a kept state, and a state is kept only at the end of a page:
 
-    ├ system, tools ┼ … ┼ user ┼ header │ begin of an answer ┤        what a template writes
+    ├ system, tools ┼ … ┼ user ┼ header │ start of an answer ┤        what a template writes
               ▲             ▲         ▲                ▲ ▲
            opening       parted     the next turn's    again, and the end
 
-A state costs as much memory as thousands of tokens of pages. So there are few for a prompt, and of
-two in the same page there is one.
+A state costs as much memory as the pages of thousands of tokens. So a prompt keeps few, and never
+two in the same page.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-# Of one prompt, however long it is: between them others may part, and then a state is kept there.
+# Most strides of one prompt, however long. If another prompt branches off between two of them, a
+# state is kept there then.
 _MAX_STRIDES = 4
-# Of one prompt, whatever is asked for: a state is dear.
+# Most states of one prompt: a state is expensive.
 _MAX_STATES = 10
 
 
@@ -29,13 +30,13 @@ def states_wanted(
     parted_at: int = 0,
     stride: int | None = None,
 ) -> tuple[int, ...]:
-    """Page boundaries behind `start` and before the prompt's end, those that are needed most first:
-    who has room for fewer takes the first ones.
+    """Page boundaries after `start` and before the prompt's end, most useful first: a caller with
+    room for fewer takes the first ones.
 
-    `branch_points` are positions at which other prompts may part, ascending; the next turn of the
-    session most likely at the last of them. `parted_at`: pages of another prompt are equal up to
-    there, so a third one may be too. The last boundary is for the same prompt again, whose last
-    token has to be computed. With a `stride` there are a few on a long way as well.
+    `branch_points` are positions, ascending, at which other prompts may branch off; the session's
+    next turn most likely does so at the last one. `parted_at` is where another cached prompt
+    branches off, so a third one may do so too. The prompt's last page boundary is for the same
+    prompt again, whose last token must be computed. With a `stride`, a long prompt gets a few more.
     """
     again = (num_prompt - 1) // page_tokens * page_tokens
     wanted = (*reversed(branch_points), again, parted_at, *_strides(start, again, stride))
@@ -47,9 +48,9 @@ def states_wanted(
 def states_to_go_on_from(
     kept: Iterable[int], branch_points: Sequence[int], num_prompt: int
 ) -> tuple[int, ...]:
-    """Of the states that stay of a turn, those that a next one may go on from, ascending: the
-    deepest, and for each position where it may part the deepest before it. The same prompt again
-    needs one before its last token.
+    """The positions of a turn's `kept` states that the next turn may resume from, ascending: the
+    deepest, and for each branch point the deepest state up to it. The same prompt again needs a
+    state before its last token.
     """
     positions = sorted(kept)
     useful = set(positions[-1:])
@@ -59,8 +60,8 @@ def states_to_go_on_from(
 
 
 def _strides(start: int, end: int, stride: int | None) -> Iterable[int]:
-    """Multiples of `stride`, or of 2, 4, 8, … times as much on a long way: the same positions for
-    prompts that begin the same and end elsewhere."""
+    """Multiples of `stride`, or of 2, 4, 8, … times `stride` over a long distance. Prompts with a
+    common prefix get the same positions."""
     if stride is None:
         return ()
     while (end - start) // stride > _MAX_STRIDES:

@@ -1,8 +1,8 @@
-"""Units whose owner is gone: nobody will give them back. There must be none, at any moment.
+"""Strays are units whose owner is gone, so they would never be freed. There must never be any.
 
-Every unit that is neither free nor the prefix tree's has an owner by name: the turn that it works
-for, the turn whose ticket it is promised in, the copy that brings something into it. A worker knows
-which of these are here; what the others own is a leak, and has a name.
+Every unit that is neither free nor the prefix tree's has a named owner: the turn that uses it, the
+turn whose ticket reserves it, or the copy that writes it. A worker knows which owners still exist;
+units of other owners are a leak, reported under the owner's name.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ class Strays:
 
     def __str__(self) -> str:
         return "; ".join(
-            f"{pages} pages and {slots} slots are owned by {owner or 'nobody'}, which is not here"
+            f"{pages} pages and {slots} slots are owned by {owner or 'an unknown owner'}, now gone"
             for owner, (pages, slots) in self.by_owner.items()
         )
 
     def require_none(self) -> None:
-        """Raises AccountingError that names them."""
+        """Raises an AccountingError that names their owners."""
         if self.by_owner:
             raise AccountingError(str(self))
 
@@ -42,7 +42,7 @@ class Strays:
 def strays_of(
     pages: Accountant[PageId], slots: Accountant[SlotId], here: Collection[str]
 ) -> Strays:
-    """`here`: the owners that will give back what they have. Looks at owners, not at units."""
+    """`here`: the owners that still exist. Examines owners, not units."""
     of_pages, of_slots = pages.owners(), slots.owners()
     gone = [owner for owner in {**of_pages, **of_slots} if owner not in here]
     return Strays({owner: (of_pages.get(owner, 0), of_slots.get(owner, 0)) for owner in gone})

@@ -1,4 +1,4 @@
-"""The cache's memory: one tensor per field of the layout."""
+"""The cache's memory: one tensor per field of its layout."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ class CacheTensors:
         device: str,
         pinned: bool = False,
     ) -> CacheTensors:
-        """`pinned`: host memory that a GPU copies from and to by itself."""
+        """`pinned`: allocates page-locked host memory, which a GPU can access by DMA."""
         num_units = {Unit.PAGE: num_pages, Unit.SLOT: num_slots}
         tensors = {
-            # empty + zero_, and not zeros: every byte is written once, so the memory is mapped now.
-            # A transfer into memory that was never touched runs at a fifth of the speed.
+            # empty + zero_ instead of zeros: this writes every byte, so the memory is mapped now. A
+            # transfer into untouched memory runs at a fifth of the speed.
             (f.group, f.layer): torch.empty(
                 (num_units[f.unit], *f.shape),
                 dtype=TORCH_DTYPES[f.dtype],

@@ -15,7 +15,7 @@ def copy_units(
     from_units: Sequence[int],
     to_units: Sequence[int],
 ) -> None:
-    """All fields of `from_units[i]` into `to_units[i]`. Returns when the bytes are there.
+    """Copies all fields of `from_units[i]` to `to_units[i]`. Returns when the copy is complete.
 
     Any thread may call it: it touches nothing but these units.
     """
@@ -24,12 +24,12 @@ def copy_units(
         if field.unit is unit:
             tensor = source.of(field.group, field.layer)
             for from_start, to_start, length in spans:
-                # From, or to, a device torch copies synchronously: the host side is not pinned.
+                # Without `non_blocking`, copy_ between device and host is synchronous.
                 to[to_start : to_start + length].copy_(tensor[from_start : from_start + length])
 
 
 def _spans(from_units: Sequence[int], to_units: Sequence[int]) -> Iterator[tuple[int, int, int]]:
-    """Neighbours on both sides as one: first unit there, first unit here, how many."""
+    """Merges units that are neighbours on both sides: first source, first target, length."""
     start = 0
     for i in range(1, len(from_units) + 1):
         is_neighbour = (

@@ -1,4 +1,4 @@
-"""The one way to take memory in several steps: what was taken goes back unless all of it is kept.
+"""Takes memory in several steps, and gives all of it back unless every step succeeds.
 
     with UntilKept() as taken:
         pages = accountant.take(num_pages, UnitState.WORKING, owner=turn)
@@ -6,7 +6,7 @@
         ...
         taken.keep()
 
-Whatever is raised in between, by us or by a library, nothing stays without an owner.
+Whatever is raised in between, by Segue or by a library, no unit is left without an owner.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import contextlib
 
 
 class UntilKept(contextlib.ExitStack):
-    """Undoes on leaving, last first, unless `keep` was called."""
+    """Undoes all steps on exit, last first, unless `keep` was called."""
 
     def keep(self) -> None:
-        """All of it has an owner from now on."""
+        """Keeps everything: it all has an owner now."""
         self.pop_all()

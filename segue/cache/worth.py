@@ -1,12 +1,12 @@
-"""What cached things are worth: seconds that the next turn loses without them, per byte they hold.
+"""The worth of cached items: the seconds that the next turn loses without them, per byte they hold.
 
                  root ──────▶ checkpoint a ──────────▶ checkpoint b ─────▶ last page
     to prefill        ◀ worth with a ▶  ◀  worth with b  ▶  ◀ nothing ▶
     to decode         ◀    every page is worth the time to ship it    ▶
 
-Prefill resumes at a checkpoint, so pages behind the last one must be computed again anyway. Decode
-gets a state with every turn, so a page counts alone; its checkpoints spare a prefill worker that
-fetches them from computing.
+Prefill resumes at a checkpoint, so pages after the last one must be computed again anyway. Decode
+receives a state with every turn, so each page counts by itself. Its checkpoints save compute for a
+prefill worker that pulls them.
 """
 
 from __future__ import annotations
@@ -19,24 +19,24 @@ from segue.cache.layout import CacheLayout
 from segue.cache.node import Checkpoint, Node
 
 SecondsToCompute = Callable[[int], float]
-"""Of the first `num_tokens` tokens of a prompt, from nothing. Must not fall as they grow more."""
+"""Seconds to compute a prompt's first `num_tokens` tokens from scratch. Must never decrease."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Worth:
-    """All in seconds per byte, and 0 for what nobody would miss."""
+    """All in seconds per byte; 0 if losing the item costs no time."""
 
     page: Callable[[Node], float]
-    """Of a leaf's page, with the leaf's checkpoint if it has one."""
+    """The worth of a leaf's page, with the leaf's checkpoint if it has one."""
     checkpoint: Callable[[Checkpoint], float]
     prefix: Callable[[int], float]
-    """Of all pages of the first `num_tokens` tokens, and the checkpoint at their end."""
+    """The worth of all pages of the first `num_tokens` tokens, with the checkpoint at their end."""
 
 
 def worth_to_prefill(layout: CacheLayout, seconds_to_compute: SecondsToCompute) -> Worth:
     """Losing a checkpoint, or a page before it, means computing from the checkpoint above.
 
-    The first page lost makes the others down to there worthless, so they are weighed together.
+    Losing one page of such a run makes its other pages worthless, so they are weighed together.
     """
     page_bytes, slot_bytes = layout.page_bytes, layout.slot_bytes
 
@@ -61,7 +61,7 @@ def worth_to_prefill(layout: CacheLayout, seconds_to_compute: SecondsToCompute) 
 def worth_to_decode(
     layout: CacheLayout, seconds_to_compute: SecondsToCompute, *, link_bytes_per_s: float
 ) -> Worth:
-    """Losing a page means having it shipped: all bytes are equal, and the least recent ones go."""
+    """Losing a page means shipping it again: all bytes are worth the same, so eviction is LRU."""
     return Worth(
         page=lambda _: 1.0 / link_bytes_per_s,
         checkpoint=_checkpoint_worth(layout, seconds_to_compute),
@@ -82,5 +82,6 @@ def _checkpoint_worth(
 
 
 def _coarse(worth: float) -> float:
-    """In steps of a fifth: a smaller difference is an error of the estimate, recency decides."""
+    """Rounds to steps of about a fifth: smaller differences are estimation error, and recency
+    decides."""
     return 2.0 ** (round(4 * math.log2(worth)) / 4) if worth > 0.0 else 0.0

@@ -1,1 +1,1 @@
-"""The wire contracts in Python: generated messages, their conversions, statuses, channels."""
+"""The wire contracts in Python: conversions of the generated messages, statuses, channels."""

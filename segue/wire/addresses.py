@@ -1,4 +1,4 @@
-"""Where a process listens, and the host by which others reach it: two things."""
+"""The address that a process listens on, and the one that others dial, which may differ."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from dataclasses import dataclass
 from segue.errors import InvalidRequest
 
 NODE = "node"
-"""As a host: the address of the machine that the process runs on."""
+"""As a host, it stands for the address of the machine that the process runs on."""
 
 
 @dataclass(frozen=True, slots=True)
 class Hosts:
-    """`listen` is bound to, `announce` is what others dial."""
+    """The process binds to `listen`; others dial `announce`."""
 
     listen: str
     announce: str
 
     @classmethod
     def of(cls, listen: str, announce: str, node_address: Callable[[], str] | None = None) -> Hosts:
-        """An empty `announce` is what is listened on, or the machine's address for a wildcard."""
+        """An empty `announce` becomes `listen`, or the machine's address if that is a wildcard."""
         find = node_address or own_address
         listen = find() if listen == NODE else listen
         if announce == NODE or (not announce and is_wildcard(listen)):
@@ -31,17 +31,17 @@ class Hosts:
         return cls(listen, announce or listen)
 
     def at(self, port: int) -> str:
-        """What others dial."""
+        """The address that others dial."""
         return f"{self.announce}:{port}"
 
 
-# Of gRPC's own: unix:/run/segue.sock, dns:///router:7411, ipv6:[::1]:7411.
+# gRPC's own targets, such as unix:/run/segue.sock, dns:///router:7411, ipv6:[::1]:7411.
 _SCHEMES = ("unix:", "unix-abstract:", "dns:", "ipv4:", "ipv6:", "passthrough:", "xds:", "vsock:")
 
 
 def require_target(target: str) -> None:
-    """Raises InvalidRequest for what a client cannot dial: gRPC would look for a host of that name,
-    or take another port.
+    """Raises InvalidRequest for an address that a client cannot dial. gRPC itself would look up a
+    host of that name, or use another port.
     """
     if target.startswith(_SCHEMES):
         return
@@ -57,7 +57,7 @@ def require_target(target: str) -> None:
 
 
 def is_wildcard(host: str) -> bool:
-    """Whether it stands for every address of the machine, and so for none that others can dial."""
+    """Whether it stands for all of the machine's addresses. Others cannot dial it."""
     try:
         return ipaddress.ip_address(host.strip("[]")).is_unspecified
     except ValueError:
@@ -65,13 +65,13 @@ def is_wildcard(host: str) -> bool:
 
 
 def own_address() -> str:
-    """The address that this machine uses towards others; loopback where it has none.
+    """The address that this machine uses to reach others; loopback if it has none.
 
-    Nothing is sent: connecting a datagram socket only chooses a route.
+    Sends nothing: connecting a datagram socket only chooses a route.
     """
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
-            # A documentation address: any that is not local will do.
+            # An address reserved for documentation: any that is not local would do.
             probe.connect(("203.0.113.1", 9))
         except OSError:
             return "127.0.0.1"

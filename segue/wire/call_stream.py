@@ -1,8 +1,8 @@
-"""Server side of many calls over one gRPC stream: commands come in, events go out, everything that
-is queued in one message. `calls` is the client side.
+"""Server side of many calls over one gRPC stream: commands come in, events go out. Each message
+carries everything that is queued. `calls` is the client side.
 
-Calls do not outlive their stream: when it ends they are stopped, so a client that dies, or that can
-no longer reach this process, leaves nothing behind.
+When a stream ends, its calls are stopped, so a client that dies, or that can no longer reach this
+process, leaves nothing behind.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ class CallStream(Generic[Command, Event]):
     def _start(self, command: Command) -> None:
         number = command.call
         if number in self._calls:
-            raise InvalidRequest(f"call {number} is running already: number each call anew")
+            raise InvalidRequest(f"call {number} is already running: give each call a new number")
 
         def tell(event: Event) -> None:
             if self._calls.get(number) is not task:

@@ -1,4 +1,4 @@
-"""One way to dial a gRPC server: what a client needs, where `segue.wire.server` needs more."""
+"""Opens gRPC channels, all with the same options."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def channel_to(address: str) -> grpc.aio.Channel:
 
 
 def require_sendable(what: str, size_bytes: int) -> None:
-    """Raises InvalidRequest for a message that no server takes: to try again would not help."""
+    """Raises InvalidRequest for a message that no server accepts: a retry would not help."""
     if size_bytes > MAX_MESSAGE_BYTES:
         raise InvalidRequest(
             f"{what} has {size_bytes} bytes, and a message may have at most {MAX_MESSAGE_BYTES}: "

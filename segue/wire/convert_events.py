@@ -1,4 +1,4 @@
-"""What a client hears, to protobuf and back, in pairs `x_to_wire` / `x_from_wire`."""
+"""The events of a client's stream, to protobuf and back, in pairs `x_to_wire` / `x_from_wire`."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def started_from_wire(started: pb.TurnStarted) -> TurnStarted:
 
 
 def events_to_wire(events: Iterable[TurnEvent]) -> pb.GenerateEvent:
-    """At most one of each kind."""
+    """Takes at most one event of each kind."""
     started = delta = end = None
     for event in events:
         match event:

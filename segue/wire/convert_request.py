@@ -1,4 +1,4 @@
-"""What a client asks for, to protobuf and back, in pairs `x_to_wire` / `x_from_wire`.
+"""A client's request, to protobuf and back, in pairs `x_to_wire` / `x_from_wire`.
 
 Only modules of this package (and `kv_transfer.wire`) touch protobuf messages.
 """
@@ -56,7 +56,7 @@ _MAX_SINGLE = 3.4028234e38
 
 
 def _role(index: int, table: Mapping[Named, Role], named: Named) -> Role:
-    """Of `messages[index]`. Raises InvalidRequest."""
+    """The role of `messages[index]`. Raises InvalidRequest."""
     if named not in table:
         raise InvalidRequest(
             f"messages[{index}] has the unknown role {named!r:.80}: use one of "
@@ -98,7 +98,7 @@ def message_from_wire(index: int, message: pb.Message) -> Message:
 
 
 def sampling_to_wire(sampling: SamplingParams | Sampling) -> pb.Sampling:
-    """What is None stays absent."""
+    """Fields that are None stay absent."""
     return pb.Sampling(
         temperature=sampling.temperature,
         top_k=sampling.top_k,
@@ -114,7 +114,7 @@ def sampling_to_wire(sampling: SamplingParams | Sampling) -> pb.Sampling:
 
 
 def sampling_from_wire(sampling: pb.Sampling, *, default_seed: int | None = None) -> SamplingParams:
-    """Absent is not zero: such a field stays open. Raises InvalidRequest."""
+    """An absent field is not 0: it stays unset. Raises InvalidRequest."""
     given: dict[str, Any] = {"seed": default_seed}
     given |= {
         name: as_typed(value) if isinstance(value := getattr(sampling, name), float) else value
@@ -136,14 +136,14 @@ def sampling_from_wire(sampling: pb.Sampling, *, default_seed: int | None = None
 
 
 def as_typed(value: float) -> float:
-    """The number that somebody wrote down, of the single precision that travels: the shortest one
-    that is rounded to it. 0.01 travels as 0.00999999978, and would be below a limit of 0.01.
+    """The number that a client wrote, from the single-precision one that was sent: the shortest
+    that rounds to it. 0.01 is sent as 0.00999999978, which would be below a limit of 0.01.
     """
     if not math.isfinite(value):
         return value
     for digits in range(6, 9):
         typed = float(f"{value:.{digits}g}")
-        # What is rounded up beyond single precision cannot be packed, and is not what was meant.
+        # A number rounded up beyond single precision cannot be packed, and was not meant.
         if abs(typed) <= _MAX_SINGLE and _SINGLE.unpack(_SINGLE.pack(typed))[0] == value:
             return typed
     return value
@@ -169,7 +169,7 @@ def stop_from_wire(stop: pb.Stop) -> StopConditions:
 
 
 def rules_from_wire(stop: pb.Stop) -> StopRules:
-    """As a router sends it to workers. Raises InvalidRequest."""
+    """The stop rules that the router sends to workers. Raises InvalidRequest."""
     if not stop.HasField("max_tokens"):
         raise InvalidRequest("a turn for a worker needs max_tokens, which the router sets")
     return StopRules(
@@ -214,7 +214,7 @@ def chat_from_wire(chat: pb.ChatInput) -> ChatInput:
 
 
 def _token_ids_to_wire(token_ids: Sequence[int]) -> pb.TokenIds:
-    """Raises InvalidRequest. Looks at each only when something is wrong: there may be a million."""
+    """Raises InvalidRequest. Checks each id only if packing fails: there may be a million."""
     try:
         return pb.TokenIds(ids=token_ids)
     except (TypeError, ValueError):

@@ -1,4 +1,4 @@
-"""Values to protobuf and back: a turn as the router and the workers exchange it."""
+"""Values to protobuf and back: turns as the router and the workers exchange them."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ FindPrefix: TypeAlias = "Callable[[PrefixName], Prompt]"
 def turn_to_wire(
     turn: TurnSpec, prefix: PrefixName | None = None, *, turn_id: str = ""
 ) -> worker_pb2.TurnSpec:
-    """With `prefix`, its name in place of the context's first tokens; `turn_id` is another name
-    than the turn's own."""
+    """`prefix` replaces the context's first tokens with their name. `turn_id` replaces the turn's
+    own id."""
     sent = turn.context[prefix.num_tokens :] if prefix else turn.context
     return worker_pb2.TurnSpec(
         turn_id=turn_id or turn.turn_id,
@@ -60,7 +60,7 @@ def turn_to_wire(
 
 
 def turn_from_wire(turn: worker_pb2.TurnSpec, find: FindPrefix) -> TurnSpec:
-    """`find` returns the tokens that a name stands for. Raises UnknownPrefix, InvalidRequest."""
+    """`find` returns the tokens of a named prefix. Raises UnknownPrefix, InvalidRequest."""
     media = [MediaSpan(span.start, span.num_tokens, span.digest) for span in turn.media]
     context = Prompt(unpack_tokens(turn.context), media)
     if turn.HasField("prefix"):

@@ -1,10 +1,10 @@
 """Segue's errors as `google.rpc.Status`, which gRPC clients of every language can read.
 
-`segue.v1.Status` is the same message under another name: the public API imports nothing but what
-every protoc brings.
+`segue.v1.Status` is the same message under another name: the public API imports only what every
+protoc includes.
 
-Its details are an `ErrorInfo`, whose reason names the error in the domain "segue", and for an error
-that passes by itself a `RetryInfo`. The table here is the only place that knows the reasons.
+Its details are an `ErrorInfo`, whose reason names the error in the domain "segue", and, for an
+error that passes by itself, a `RetryInfo`. The table here is the only list of reasons.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def status_of(error: errors.SegueError) -> grpc.StatusCode:
 
 
 def error_to_wire(error: errors.SegueError, message: str | None = None) -> pb.Status:
-    """`message` is what to send in place of the error's own, where that is too long."""
+    """`message` replaces the error's own message if that is too long."""
     reason, code = _reason_and_code(error)
     status = pb.Status(code=code.value[0], message=str(error) if message is None else message)
     status.details.add().Pack(error_details_pb2.ErrorInfo(reason=reason, domain=DOMAIN))
@@ -64,16 +64,16 @@ def error_to_wire(error: errors.SegueError, message: str | None = None) -> pb.St
 
 
 def error_from_wire(status: pb.Status) -> errors.SegueError:
-    """The error that was sent. Without a reason that is known, the nearest one of the code."""
+    """The error that was sent. With an unknown reason, the nearest kind for the status code."""
     kind = nearest(_CODE_OF.get(status.code))
     return named_error(status.details, status.message) or kind(status.message)
 
 
 def named_error(details: Iterable[Any], message: str) -> errors.SegueError | None:
-    """The error that was sent; None without a reason that is known."""
+    """The error that was sent; None if its reason is unknown."""
     info, retry = error_details_pb2.ErrorInfo(), error_details_pb2.RetryInfo()
     for detail in details:
-        # Unpack leaves a message of another type alone.
+        # Unpack ignores a message of another type.
         detail.Unpack(info)
         detail.Unpack(retry)
     kind = _KIND_OF.get(info.reason) if info.domain == DOMAIN else None

@@ -17,7 +17,7 @@ from segue.wire.error_details import error_from_wire
 from segue.wire.outbox import Outbox
 
 if TYPE_CHECKING:
-    # A name of the stub's type only: the generated module does not have it at run time.
+    # For type annotations only: the generated module does not have this name at run time.
     from segue.v1.session_pb2_grpc import SessionsAsyncStub
 
 # A longer request gets its own call: others do not queue behind it, nor fail if it is refused.

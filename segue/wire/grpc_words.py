@@ -1,6 +1,6 @@
-"""What gRPC itself says of a call that no method of ours answered, in plain words.
+"""Turns gRPC's own errors, for calls that no Segue method answered, into Segue's errors.
 
-gRPC tells most of it in the details alone: the status is UNAVAILABLE for all that cannot connect.
+Most of the information is only in gRPC's details: all connection failures have status UNAVAILABLE.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ _ERROR_OF: dict[grpc.StatusCode, type[errors.SegueError]] = {
 
 
 def error_in_words(rpc_error: grpc.aio.AioRpcError, peer: str) -> errors.SegueError:
-    """The nearest kind of error, for a server that never got to answer."""
+    """The nearest kind of error, for a call that the server's method did not answer."""
     code, details = rpc_error.code(), rpc_error.details() or rpc_error.code().name
     said = details.lower()
     if (sizes := _TOO_LARGE.search(details)) is not None:
-        # The same message will never pass.
+        # A retry would fail too.
         return errors.InvalidRequest(
             f"the message has {sizes[1]} bytes, and {peer} takes at most {sizes[2]}: shorten it"
         )
     if _TIMED_OUT in said:
-        return errors.DeadlineExceeded(f"{peer}: no complete answer in the time that was given")
+        return errors.DeadlineExceeded(f"{peer}: no complete answer within the deadline")
     if any(words in said for words in _NO_GRPC):
         return errors.Unavailable(
-            f"{peer}: what listens there does not speak gRPC: is it Segue's router?"
+            f"{peer}: the server there does not speak gRPC: is it Segue's router?"
         )
     if code is grpc.StatusCode.UNAVAILABLE:
         return errors.Unavailable(f"{peer}: {_unavailable(said) or details}")
@@ -48,25 +48,25 @@ def error_in_words(rpc_error: grpc.aio.AioRpcError, peer: str) -> errors.SegueEr
 
 
 def nearest(code: grpc.StatusCode | None) -> type[errors.SegueError]:
-    """The kind of error that a status code alone tells."""
+    """The kind of error for a status code alone."""
     return errors.SegueError if code is None else _ERROR_OF.get(code, errors.SegueError)
 
 
 def is_refused(rpc_error: grpc.aio.AioRpcError) -> bool:
-    """Nothing listens at the peer's address."""
+    """Whether nothing listens at the peer's address."""
     said = (rpc_error.details() or "").lower()
     return rpc_error.code() is grpc.StatusCode.UNAVAILABLE and "connection refused" in said
 
 
 def is_unserved(rpc_error: grpc.aio.AioRpcError) -> bool:
-    """A gRPC server listens at the peer's address, and it does not have the method."""
+    """Whether a gRPC server without the method listens at the peer's address."""
     said = (rpc_error.details() or "").lower()
     return rpc_error.code() is grpc.StatusCode.UNIMPLEMENTED and "http2 header" not in said
 
 
 def _unavailable(said: str) -> str:
     if any(words in said for words in _NO_HOST):
-        return "no host of that name is known; check the address"
+        return "unknown host name; check the address"
     if any(words in said for words in _BROKEN):
         return "the connection broke, its process may have ended"
     return ""

@@ -1,4 +1,6 @@
-"""A worker's side of the membership: one stream to the router, heartbeats out, the cluster in."""
+"""A worker's side of the membership: one stream, which carries heartbeats to the router and views
+of the cluster back.
+"""
 
 from __future__ import annotations
 
@@ -31,10 +33,10 @@ async def stay_joined(
     on_view: Callable[[Sequence[WorkerStatus]], None],
     leaving: asyncio.Event,
 ) -> None:
-    """Joins, and joins again when the router went away, until `leaving` is set.
+    """Joins the router, and rejoins after the stream breaks, until `leaving` is set.
 
-    Returns when the router has been told; at once where it is not there to be told. Raises
-    LayoutMismatch when the router serves another model: joining again would not help.
+    Returns once the router has received the leave; at once if the router is unreachable. Raises
+    LayoutMismatch if the router serves another model: rejoining would not help.
     """
 
     def heartbeat(*, is_last: bool) -> worker_pb2.Heartbeat:
@@ -56,19 +58,19 @@ async def stay_joined(
                     news.say(logging.INFO, "joined the router", router=router_address)
                     on_view([worker_from_wire(worker) for worker in view.workers])
                 if not leaving.is_set():
-                    logger.info("the router closed the membership stream; joining again")
+                    logger.info("the router closed the membership stream; rejoining")
             except grpc.aio.AioRpcError as rpc_error:
                 error = error_from_rpc(rpc_error, f"router {router_address}")
                 if isinstance(error, LayoutMismatch):
                     raise error from None
-                news.say(logging.WARNING, "cannot reach the router; trying on", error=str(error))
+                news.say(logging.WARNING, "cannot reach the router; retrying", error=str(error))
             except InvalidRequest as error:
                 logger.error("the router's view cannot be read", extra={"error": str(error)})
         await _wait(leaving, REJOIN_AFTER_S)
 
 
 class _News:
-    """Logs what is new: not the same again, however often it is tried."""
+    """Logs a message only if it differs from the last one."""
 
     def __init__(self) -> None:
         self._last = ""

@@ -1,4 +1,4 @@
-"""What waits to be sent on a stream: all goes with the next message, unless it is too much."""
+"""The send queue of a stream: each message carries everything queued, up to a size."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Generic, TypeVar
 
 from google.protobuf.message import Message
 
-# Far below what a message may have. Prompts are long.
+# Far below the largest message, because a single prompt may be long.
 _MAX_BYTES = 4 << 20
-# More than these wait only where the other side does not read.
+# More items than this queue up only if the other side does not read.
 _MANY_ITEMS = 1_000
 
 Item = TypeVar("Item", bound=Message)
@@ -20,8 +20,8 @@ class Outbox(Generic[Item]):
     """One event loop owns it; one task sends."""
 
     def __init__(self, *, min_gap_s: float = 0.0, max_bytes: int = _MAX_BYTES) -> None:
-        """`min_gap_s`: between two batches. What comes after a longer pause does not wait.
-        `max_bytes`: of one batch, a single item apart."""
+        """`min_gap_s`: shortest time between two batches; an item after a longer pause does not
+        wait. `max_bytes`: largest batch, unless a single item exceeds it."""
         self._min_gap_s = min_gap_s
         self._max_bytes = max_bytes
         self._not_before = 0.0
@@ -35,26 +35,26 @@ class Outbox(Generic[Item]):
         self._something.set()
 
     async def room(self) -> None:
-        """Returns when few items wait."""
+        """Waits until few items are queued."""
         while len(self._items) > _MANY_ITEMS and not self._is_closed:
             self._room.clear()
             await self._room.wait()
 
     def close(self) -> None:
-        """Nothing more will be put."""
+        """No more items will be put."""
         self._is_closed = True
         self._something.set()
         self._room.set()
 
     def take(self) -> list[Item]:
-        """The next batch, in order; nothing when nothing waits."""
+        """The next batch, in order; empty if nothing is queued."""
         num = self._num_together()
         items, self._items = self._items[:num], self._items[num:]
         self._room.set()
         return items
 
     async def batches(self) -> AsyncIterator[list[Item]]:
-        """What waits, again and again until it is closed: as many items at once as there are."""
+        """Yields batches of all queued items until the outbox is closed and empty."""
         while items := await self._wait():
             yield items
 
@@ -67,7 +67,7 @@ class Outbox(Generic[Item]):
         return len(self._items)
 
     async def _wait(self) -> list[Item]:
-        """What waits, as soon as anything does; nothing once it is closed and empty."""
+        """The next batch, once anything is queued; empty once closed and empty."""
         while not self._items and not self._is_closed:
             self._something.clear()
             await self._something.wait()

@@ -1,4 +1,4 @@
-"""One way to start a gRPC server: services, health, reflection, the error table, a real port."""
+"""Starts a gRPC server with its services, health, reflection and error interceptor."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from segue.wire.channel import KEEPALIVE_MS, MAX_MESSAGE_BYTES
 from segue.wire.status import ErrorInterceptor
 
 _SERVER_OPTIONS = [
-    # Two servers on one port would each get half of the calls; a taken port must be an error.
+    # With SO_REUSEPORT two servers would share a port's calls; a taken port must be an error.
     ("grpc.so_reuseport", 0),
     # By default a server hangs up on clients that ping as often as ours do.
     ("grpc.http2.min_recv_ping_interval_without_data_ms", KEEPALIVE_MS // 2),
@@ -28,7 +28,7 @@ _SERVER_OPTIONS = [
 
 
 class _CallerLeft(logging.Filter):
-    """A caller that hangs up just when it is answered is nobody's error. gRPC logs a traceback."""
+    """Drops gRPC's traceback for a caller that hangs up just as it is answered: not an error."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         return not record.getMessage().startswith("ExecuteBatchError raised in core")
@@ -37,12 +37,12 @@ class _CallerLeft(logging.Filter):
 _CALLER_LEFT = _CallerLeft()
 
 Services = Sequence[tuple[str, Callable[[grpc.aio.Server], None]]]
-"""Full names, as in the .proto, and what adds each to a server."""
+"""Each service's full name, as in the .proto, and the function that adds it to a server."""
 
 
 @dataclass(frozen=True, slots=True)
 class RunningServer:
-    """A started server. `address` is what others dial."""
+    """A started server. Others dial `address`."""
 
     server: grpc.aio.Server
     health: health_aio.HealthServicer
@@ -51,7 +51,8 @@ class RunningServer:
     on_serving: Callable[[bool], None]
 
     async def set_serving(self, is_serving: bool) -> None:
-        """What Kubernetes probes and `grpcurl` see, for the server as a whole and each service."""
+        """Sets the health that Kubernetes probes and `grpcurl` see, for the server and each
+        service."""
         self.on_serving(is_serving)
         serving = health_pb2.HealthCheckResponse.SERVING
         status = serving if is_serving else health_pb2.HealthCheckResponse.NOT_SERVING
@@ -72,11 +73,11 @@ async def serving(
 ) -> AsyncIterator[RunningServer]:
     """Serves what `services_at(address)` returns on `host:port`; port 0 lets the OS choose.
 
-    gRPC refuses a larger message than `max_receive_bytes` by its head, before it is read.
+    gRPC refuses a message larger than `max_receive_bytes` by its header, before reading it.
 
-    The services are made when the address is known, since some tell it to others; its host is
-    `announce`, or else `host`. Health starts as NOT_SERVING; `on_serving` hears of each change.
-    Raises InvalidConfig when the port is taken.
+    The services are made once the address is known, since some send it to others. The address has
+    the host `announce`, or else `host`. Health starts as NOT_SERVING; `on_serving` is called with
+    each change. Raises InvalidConfig if the port is taken.
     """
     logging.getLogger("grpc._cython.cygrpc").addFilter(_CALLER_LEFT)
     server = grpc.aio.server(
@@ -115,7 +116,7 @@ async def serving(
 
 
 def free_port(host: str, port: int) -> int:
-    """`port` if nobody listens there, for 0 one that the system chooses. Raises InvalidConfig.
+    """`port` if it is free; a port that the system chooses for 0. Raises InvalidConfig.
 
     gRPC's own message for a taken port names neither the port nor what to do.
     """
@@ -126,7 +127,8 @@ def free_port(host: str, port: int) -> int:
         except OSError as error:
             raise InvalidConfig(
                 f"cannot listen on {host}:{port} ({error.strerror}); "
-                "stop what uses it, or choose another with --port (0 lets the system choose)"
+                "stop the process that uses it, or choose another port with --port "
+                "(0 lets the system choose)"
             ) from None
         found: int = probe.getsockname()[1]
     return found

@@ -1,8 +1,8 @@
-"""Segue's errors over gRPC: the interceptor that sends them, and what raises them again.
+"""Segue's errors over gRPC: the interceptor that sends them, and functions that raise them again.
 
 A server method raises a `SegueError`. The caller gets a `google.rpc.Status` in the trailing
-metadata `grpc-status-details-bin`, from which `error_from_rpc` makes the same error again;
-`error_details` says what is in it.
+metadata `grpc-status-details-bin`, from which `error_from_rpc` restores the error.
+`error_details` defines its contents.
 """
 
 from __future__ import annotations
@@ -24,35 +24,35 @@ from segue.wire.grpc_words import error_in_words, is_refused, is_unserved
 
 logger = logging.getLogger(__name__)
 
-# The message travels twice, as itself and in the details, in base64 there.
+# The message is sent twice: as itself, and base64-encoded in the details.
 _MAX_CHARS = 400
 _MAX_ASCII_CHARS = 3000
 
 
 def error_from_rpc(rpc_error: grpc.aio.AioRpcError, peer: str) -> errors.SegueError:
-    """The error that the server raised, or the nearest kind where it never got to answer."""
+    """The error that the server raised, or the nearest kind if its method did not answer."""
     try:
         status = rpc_status.from_call(rpc_error)
     except (ValueError, DecodeError):
-        # Of another server, or changed on the way: gRPC's own status counts.
+        # From another server, or changed on the way: use gRPC's own status.
         status = None
     error = None if status is None else named_error(status.details, status.message)
     return error_in_words(rpc_error, peer) if error is None else error
 
 
 def foreseen(error: Exception) -> errors.SegueError:
-    """The error itself, or what is said in place of one that nobody foresaw, which is logged."""
+    """The error itself if it is Segue's. Logs any other, and returns a SegueError in its place."""
     if isinstance(error, errors.SegueError):
         return error
-    logger.error("unforeseen error", exc_info=error)
+    logger.error("unexpected error", exc_info=error)
     return errors.SegueError(f"{type(error).__name__}: {error} (a bug; see the log)")
 
 
 @contextlib.contextmanager
 def rpc_errors(peer: str, *, if_refused: str = "", if_unserved: str = "") -> Iterator[None]:
-    """Turns the gRPC errors of a call to `peer` into Segue's, and names that UTF-8 cannot express
-    into one as well. `if_refused` is what to do when nothing listens at the peer's address, and
-    `if_unserved` when a gRPC server of another kind does.
+    """Turns the gRPC errors of a call to `peer`, and errors of encoding text as UTF-8, into
+    Segue's. `if_refused` advises what to do if nothing listens at the peer's address, and
+    `if_unserved` if another kind of gRPC server does.
     """
     try:
         yield
@@ -69,8 +69,7 @@ def rpc_errors(peer: str, *, if_refused: str = "", if_unserved: str = "") -> Ite
             raise errors.InvalidRequest(f"{peer}: {if_unserved}") from rpc_error
         raise error_from_rpc(rpc_error, peer) from rpc_error
     except asyncio.CancelledError:
-        # A channel that is closed cancels its calls, which must not look as if the caller had been
-        # cancelled.
+        # Closing a channel cancels its calls. That must not look like a cancellation of the caller.
         task = asyncio.current_task()
         if task is None or task.cancelling():
             raise
@@ -82,16 +81,16 @@ Method = Callable[[Any, Any], Any]
 
 @dataclass(frozen=True, slots=True)
 class _Undecodable:
-    """What came in place of a message."""
+    """Stands for bytes that could not be decoded as a message."""
 
     reason: str
 
 
 class ErrorInterceptor(grpc.aio.ServerInterceptor):
-    """Answers a raised error with its status; anything unforeseen is logged and is INTERNAL.
+    """Answers a raised error with its status. Logs any unexpected error, and answers INTERNAL.
 
-    Bytes that are not the message that was expected are an error of the caller's: gRPC by itself
-    would log a traceback and answer UNKNOWN.
+    Bytes that are not the expected message are the caller's error: gRPC by itself would log a
+    traceback and answer UNKNOWN.
     """
 
     async def intercept_service(
@@ -123,14 +122,14 @@ def _or_undecodable(deserialize: Callable[[bytes], Any] | None) -> Callable[[byt
         try:
             return deserialize(octets)
         except Exception as error:
-            # Protobuf's own errors, and those of text that is not UTF-8.
+            # Protobuf's own errors, and those for text that is not UTF-8.
             return _Undecodable(f"{len(octets)} bytes are not a message of this method: {error}")
 
     return decode
 
 
 def _decoded(method: Method, *, is_stream: bool) -> Method:
-    """The method, which gets nothing that could not be decoded."""
+    """The method, guarded: raises InvalidRequest for a request that could not be decoded."""
 
     def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
         return method(_each_decoded(request) if is_stream else _known(request), context)
@@ -161,12 +160,12 @@ def _unary(method: Method) -> Method:
 
 def _streaming(method: Method) -> Method:
     async def answer(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> None:
-        # One coroutine writes, so that a client that hangs up ends the method here and now: a
-        # generator that the framework drops would run its clean-up whenever it is collected.
+        # This coroutine does the writing, so that the method ends as soon as the client hangs up. A
+        # generator dropped by the framework would run its clean-up only when it is collected.
         try:
             answering = method(request, context)
             if not hasattr(answering, "aclose"):
-                # A method that writes for itself, as gRPC's health service does.
+                # The method writes by itself, as gRPC's health service does.
                 await answering
                 return
             async with contextlib.aclosing(answering) as messages:
@@ -179,11 +178,11 @@ def _streaming(method: Method) -> Method:
 
 
 async def _abort(context: grpc.aio.ServicerContext[Any, Any], error: Exception) -> None:
-    """Tells the caller. One that has left meanwhile is nobody's error."""
+    """Sends the error to the caller. If the caller has left meanwhile, that is not an error."""
     try:
         await _tell(context, error)
     except grpc.aio.InternalError:
-        # gRPC could not send: the call is over. It would log that with a traceback.
+        # gRPC could not send: the call is over. gRPC itself would log a traceback.
         raise asyncio.CancelledError from None
 
 
@@ -195,14 +194,14 @@ async def _tell(context: grpc.aio.ServicerContext[Any, Any], error: Exception) -
         await context.abort(status.code, status.details, status.trailing_metadata)
     if isinstance(error, asyncio.TimeoutError):
         await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "the caller's deadline has passed")
-    logger.exception("unforeseen error in a servicer method")
+    logger.exception("unexpected error in a servicer method")
     said = f"{type(error).__name__}: {_said(error)} (a bug; see the server's log)"
     await context.abort(grpc.StatusCode.INTERNAL, said)
 
 
 def _said(error: Exception) -> str:
-    """Short enough to travel: it goes as metadata, of which gRPC takes 8 KiB, and a character may
-    take twelve bytes of them. Messages quote what came, which may be long.
+    """The error's message, cut short: it is sent as metadata, which gRPC limits to 8 KiB, and a
+    character may take twelve bytes of that. Messages quote input, which may be long.
     """
     message = str(error)
     longest = _MAX_ASCII_CHARS if message.isascii() and message.isprintable() else _MAX_CHARS

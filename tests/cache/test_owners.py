@@ -65,8 +65,8 @@ def test_the_owner_of_a_leak_is_named_with_what_it_has(memory: Memory) -> None:
 
     strays = memory.strays({"turn-y"})
 
-    assert "5 pages and 3 slots are owned by turn-x, which is not here" in str(strays)
-    assert "0 pages and 1 slots are owned by nobody" in str(strays)
+    assert "5 pages and 3 slots are owned by turn-x, now gone" in str(strays)
+    assert "0 pages and 1 slots are owned by an unknown owner" in str(strays)
     assert memory.counts({"turn-y"}) == (
         UnitCounts(total=16, free=9, working=7, stray=5),
         UnitCounts(total=8, free=4, working=4, stray=4),

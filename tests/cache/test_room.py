@@ -58,7 +58,7 @@ async def test_a_full_room_refuses_at_once() -> None:
     waiting = asyncio.ensure_future(room.take(lambda: shelf.take(1)))
     await asyncio.sleep(0)
 
-    with pytest.raises(Overloaded, match="1 turns wait for memory here already"):
+    with pytest.raises(Overloaded, match="1 turns already wait for memory here"):
         await room.take(lambda: shelf.take(1))
 
     shelf.units = 1

@@ -103,13 +103,13 @@ def test_a_continuation_has_what_follows_and_nothing_else() -> None:
 def test_a_continuation_takes_tools_and_options_from_its_history() -> None:
     continues = Continuation(num_messages=1, digest=b"d")
 
-    with pytest.raises(InvalidRequest, match="leave them out"):
+    with pytest.raises(InvalidRequest, match="omit them"):
         ChatInput(messages=(), tools=("{}",), continues=continues)
-    with pytest.raises(InvalidRequest, match="leave them out"):
+    with pytest.raises(InvalidRequest, match="omit them"):
         ChatInput(messages=(), enable_thinking=False, continues=continues)
-    with pytest.raises(InvalidRequest, match="leave them out"):
+    with pytest.raises(InvalidRequest, match="omit them"):
         ChatInput(messages=(), chat_template_kwargs="{}", continues=continues)
-    with pytest.raises(InvalidRequest, match="at least one message, got 0"):
+    with pytest.raises(InvalidRequest, match="must be at least 1, got 0"):
         Continuation(num_messages=0, digest=b"d")
 
 

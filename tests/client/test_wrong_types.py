@@ -158,7 +158,7 @@ def test_a_value_refuses_another_type_by_the_fields_name(make: Any, message: str
 
 
 def test_a_client_outside_of_an_event_loop_says_where_it_belongs() -> None:
-    with pytest.raises(InvalidRequest, match="none is running: make it in an async function"):
+    with pytest.raises(InvalidRequest, match="none is running: create it in an async function"):
         Client()
 
 

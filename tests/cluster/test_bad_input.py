@@ -161,7 +161,7 @@ async def test_a_turn_id_that_runs_already_is_refused(ray_cluster: Cluster) -> N
         running = client.stream(TextInput("Count"), turn_id="twice")
         await anext(running)
 
-        with pytest.raises(InvalidRequest, match="running already"):
+        with pytest.raises(InvalidRequest, match="already running"):
             await client.generate(TextInput("Count"), turn_id="twice")
 
         await running.aclose()

@@ -212,7 +212,7 @@ async def test_sessions_are_listed_renewed_forked_and_released(demo: Path) -> No
 
         with pytest.raises(NotFound, match="nothing is kept of session parent"):
             await client.renew_session("parent")
-        with pytest.raises(NotFound, match="no decision is remembered of a session 'parent'"):
+        with pytest.raises(NotFound, match="no decision is remembered for session 'parent'"):
             await client.explain("parent")
         with pytest.raises(NotFound, match="nothing is kept of session nobody"):
             await client.fork_session("nobody", "child-2")

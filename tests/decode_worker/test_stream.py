@@ -207,7 +207,7 @@ async def test_an_error_that_nobody_foresaw_is_of_its_turn_alone(
 
     assert type(error) is SegueError
     assert "KeyError" in str(error)
-    assert "unforeseen error" in caplog.text
+    assert "unexpected error" in caplog.text
 
 
 async def test_a_prefix_that_is_known_completes_the_prompt(router: Router) -> None:

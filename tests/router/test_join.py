@@ -79,7 +79,7 @@ async def test_a_worker_that_says_who_it_is_is_in_the_view(door: Door) -> None:
 
 
 async def test_a_stream_without_a_heartbeat_is_refused(door: Door) -> None:
-    with pytest.raises(InvalidRequest, match="joins with a heartbeat"):
+    with pytest.raises(InvalidRequest, match="expected a heartbeat from the worker that joins"):
         await door.join()
 
     assert door.membership.workers() == []
@@ -95,7 +95,7 @@ async def test_a_stream_without_a_heartbeat_is_refused(door: Door) -> None:
     ],
 )
 async def test_one_stream_is_one_worker(door: Door, other: WorkerStatus) -> None:
-    with pytest.raises(InvalidRequest, match="this stream is decode-0's in epoch 5"):
+    with pytest.raises(InvalidRequest, match="expected heartbeats of decode-0 in epoch 5"):
         await door.join(heartbeat(), heartbeat(other))
 
     (worker,) = door.membership.workers()
@@ -113,7 +113,7 @@ BAD = {
     ),
     "no model": (heartbeat(model_id=""), "model_id of decode-0 must not be empty"),
     "no status": (Heartbeat(model_id="m1"), "worker_id must not be empty"),
-    "lost": (heartbeat(replace(WORKER, health=WorkerHealth.LOST)), "says that it is lost"),
+    "lost": (heartbeat(replace(WORKER, health=WorkerHealth.LOST)), "reports its health as lost"),
 }
 
 

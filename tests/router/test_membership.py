@@ -84,7 +84,7 @@ async def test_the_end_of_an_earlier_life_does_not_touch_the_later_one(
 
 
 async def test_a_worker_with_another_model_is_refused(membership: Membership) -> None:
-    with pytest.raises(LayoutMismatch, match="serves model m2, this router m1"):
+    with pytest.raises(LayoutMismatch, match="serves model m2, this router serves m1"):
         membership.heartbeat(FIRST_LIFE, "m2")
 
     assert membership.workers() == []
@@ -109,7 +109,7 @@ async def test_a_router_without_weights_takes_the_first_workers_word(clock: Manu
     membership = membership_of("", clock, [])
     membership.heartbeat(FIRST_LIFE, "m1")
 
-    with pytest.raises(LayoutMismatch, match="serves model m2, this router m1"):
+    with pytest.raises(LayoutMismatch, match="serves model m2, this router serves m1"):
         membership.heartbeat(SECOND_LIFE, "m2")
 
 

@@ -248,7 +248,7 @@ async def test_a_helper_that_ended_leaves_nothing_behind(folder: Path) -> None:
 async def test_a_helper_that_cannot_start_says_so(tmp_path: Path) -> None:
     helper = PromptHelper(tmp_path, CONTEXT)
 
-    with pytest.raises(Unavailable, match="tokenises long prompts ended"):
+    with pytest.raises(Unavailable, match="tokenises long prompts has exited"):
         await helper.encode_turn(said("one two"), None, 0, num_characters=7)
     await helper.close()
 

@@ -76,7 +76,7 @@ async def test_a_website_does_not_speak_grpc(website: str) -> None:
     for error in await errors_at(website):
         assert type(error) is Unavailable
         assert str(error) == (
-            f"router {website}: what listens there does not speak gRPC: is it Segue's router?"
+            f"router {website}: the server there does not speak gRPC: is it Segue's router?"
         )
 
 
@@ -84,7 +84,7 @@ async def test_a_worker_is_not_the_router() -> None:
     async with serving("127.0.0.1", 0, lambda address: []) as worker:
         for error in await errors_at(worker.address):
             assert type(error) is InvalidRequest
-            assert "such as a worker, and not the router: use the router's" in str(error)
+            assert "such as a worker, not the router: use the router's" in str(error)
 
 
 class Slow(SessionsServicer):
@@ -124,7 +124,7 @@ async def test_whoever_notices_that_time_is_over_it_is_said_in_one_way() -> None
         ("DEADLINE_EXCEEDED", "Deadline Exceeded", DeadlineExceeded, "no complete answer"),
         ("UNIMPLEMENTED", "Received http2 header with status: 404", Unavailable, "not speak gRPC"),
         ("UNAVAILABLE", "keepalive watchdog timeout", Unavailable, "keepalive watchdog timeout"),
-        ("UNAVAILABLE", "errors resolving foo:1: [...]", Unavailable, "no host of that name is kn"),
+        ("UNAVAILABLE", "errors resolving foo:1: [...]", Unavailable, "unknown host name; check"),
         ("INTERNAL", "odd", SegueError, "odd"),
     ],
 )
