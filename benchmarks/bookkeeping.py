@@ -13,14 +13,14 @@ import time
 from collections.abc import Callable
 
 from kv_transfer.layout import MemoryMap
-from kv_transfer.reader import HandoffReader
+from kv_transfer.reading.reader import HandoffReader
 from kv_transfer.ticket import PeerIdentity
-from segue.cache.accountant import UnitState, page_accountant, slot_accountant
+from segue.api.prompt import Prompt
+from segue.api.types import Epoch, SessionId, TurnId, WorkerId
 from segue.cache.layout import CacheField, CacheLayout, Unit
-from segue.cache.prefix_cache import PrefixCache
-from segue.cache.worth import worth_to_decode
-from segue.prompt import Prompt
-from segue.types import Epoch, SessionId, TurnId, WorkerId
+from segue.cache.prefix.cache import PrefixCache
+from segue.cache.prefix.eviction_cost import cost_to_decode
+from segue.cache.unit_pool import UnitState, page_pool, slot_pool
 
 _PAGE_TOKENS = 16
 _LAYOUT = CacheLayout(
@@ -39,7 +39,7 @@ _SESSIONS = (100, 1_000, 10_000)
 
 class _Tickets:
     def __init__(self) -> None:
-        self._pages, self._slots = page_accountant(64), slot_accountant(8)
+        self._pages, self._slots = page_pool(64), slot_pool(8)
         memory_map = MemoryMap(
             worker_id=WorkerId("decode-0"),
             epoch=Epoch(1),
@@ -88,12 +88,12 @@ async def _tickets() -> list[str]:
 
 def _sessions(num_sessions: int) -> PrefixCache:
     """This number of leases, each on a page and a state."""
-    pages, slots = page_accountant(num_sessions), slot_accountant(num_sessions)
+    pages, slots = page_pool(num_sessions), slot_pool(num_sessions)
     cache = PrefixCache(
         pages,
         slots,
         page_tokens=_PAGE_TOKENS,
-        worth=worth_to_decode(_LAYOUT, float, link_bytes_per_s=1e9),
+        worth=cost_to_decode(_LAYOUT, float, link_bytes_per_s=1e9),
         clock=time.monotonic,
     )
     for session in range(num_sessions):

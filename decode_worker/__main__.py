@@ -13,20 +13,20 @@ from decode_worker.config import DecodeConfig
 from decode_worker.metrics import DecodeMetrics
 from decode_worker.worker import DecodeWorker
 from kv_transfer.config import TransferConfig
-from kv_transfer.mooncake import open_mooncake
-from kv_transfer.transport import OpenTransport, open_endpoint
+from kv_transfer.transport.mooncake import open_mooncake
+from kv_transfer.transport.transport import OpenTransport, open_endpoint
+from segue.api.types import Role
 from segue.cache.layout import CacheLayout
-from segue.cache.worth import Worth, worth_to_decode
+from segue.cache.prefix.eviction_cost import EvictionCost, cost_to_decode
 from segue.config import section
 from segue.engine.config import EngineConfig
-from segue.engine.launcher import Launcher
-from segue.engine.load import load_runner
-from segue.engine.memory import tiers_of
+from segue.engine.device.launcher import Launcher
 from segue.engine.runner import ModelRunner
-from segue.model.settings import AS_PUBLISHED, CheckpointConfig
-from segue.text.tokenizer import Tokenizer
-from segue.types import Role
-from segue.worker_process import (
+from segue.model.checkpoint.settings import AS_PUBLISHED, CheckpointConfig
+from segue.text.tokens.tokenizer import Tokenizer
+from segue.worker.load import load_runner
+from segue.worker.memory import tiers_of
+from segue.worker.process import (
     Identity,
     Presence,
     RunningWorker,
@@ -116,8 +116,8 @@ def launcher_of(runner: ModelRunner, engine: EngineConfig, decode: DecodeConfig)
     )
 
 
-def _worth(layout: CacheLayout) -> Worth:
-    return worth_to_decode(
+def _worth(layout: CacheLayout) -> EvictionCost:
+    return cost_to_decode(
         layout,
         # Only proportions matter within one worker.
         lambda num_tokens: num_tokens * 1e-3,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from segue.api.errors import InvalidConfig
 from segue.engine.batch import MAX_RUN_TOKENS
-from segue.errors import InvalidConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 from prometheus_client import Counter, Gauge, Histogram
 
-from decode_worker.drafting import Verified
-from segue.engine.draft_length import size_class
-from segue.telemetry import RateMeter
-from segue.worker_metrics import WorkerMetrics
+from decode_worker.engine.drafting import Verified
+from segue.engine.speculation.draft_length import size_class
+from segue.process.telemetry import RateMeter
+from segue.worker.metrics import WorkerMetrics
 
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.1, 0.25, 0.5, 1.0)
 

@@ -8,16 +8,16 @@ from typing import Any, Protocol
 
 import grpc
 
-from decode_worker.residency import Residency
+from decode_worker.memory.residency import Residency
 from decode_worker.stream import TurnRunner, turn_stream
-from segue.cluster_status import WorkerStatus
+from segue.api.cluster_status import WorkerStatus
+from segue.api.types import SessionId
 from segue.internal.v1 import worker_pb2 as pb
 from segue.internal.v1.worker_pb2_grpc import (
     DecodeWorkerServicer,
     add_DecodeWorkerServicer_to_server,
 )
-from segue.types import SessionId
-from segue.wire.convert_worker import worker_to_wire
+from segue.wire.convert.worker import worker_to_wire
 from segue.wire.server import Services
 
 Context = grpc.aio.ServicerContext[Any, Any]

@@ -17,16 +17,16 @@ from decode_worker.turn import (
 )
 from kv_transfer.ticket import PeerIdentity
 from kv_transfer.wire import ticket_to_wire
-from segue.errors import InvalidRequest, SegueError
+from segue.api.errors import InvalidRequest, SegueError
+from segue.api.prompt import PrefixName, Prompt
+from segue.api.turn import TokenDelta, TurnResult, TurnSpec
 from segue.internal.v1 import worker_pb2 as pb
-from segue.prompt import PrefixName, Prompt
-from segue.telemetry import about_turn
-from segue.turn import TokenDelta, TurnResult, TurnSpec
-from segue.wire.call_stream import CallStream
-from segue.wire.convert_events import delta_to_wire
-from segue.wire.convert_turns import result_to_wire, turn_from_wire
+from segue.process.telemetry import about_turn
+from segue.wire.convert.events import delta_to_wire
+from segue.wire.convert.same_names import value_of
+from segue.wire.convert.turns import result_to_wire, turn_from_wire
 from segue.wire.error_details import error_to_wire
-from segue.wire.same_names import value_of
+from segue.wire.streams.server import CallStream
 
 
 class TurnRunner(Protocol):

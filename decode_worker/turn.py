@@ -6,20 +6,20 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from decode_worker.sequence import DecodeSequence
-from kv_transfer.reservations import Reservation
+from decode_worker.engine.sequence import DecodeSequence
+from kv_transfer.reading.reservations import Reservation
 from kv_transfer.ticket import PeerIdentity, Ticket
-from segue.cache.prefix_cache import Hold
-from segue.cancellation import Interruptible
-from segue.engine.answer import Answer
-from segue.engine.door import check_turn
+from segue.api.errors import SegueError
+from segue.api.turn import PrefillOutcome, ShipReport, TokenDelta, TurnResult, TurnSpec
+from segue.api.types import PageId, SlotId
+from segue.cache.prefix.cache import Hold
+from segue.engine.answer import AnswerState
 from segue.engine.sampler import SequenceSampler
-from segue.engine.speculation import SlotRing
-from segue.errors import SegueError
+from segue.engine.speculation.acceptance import SlotRing
 from segue.model.config import ModelConfig
-from segue.text.tokenizer import Tokenizer
-from segue.turn import PrefillOutcome, ShipReport, TokenDelta, TurnResult, TurnSpec
-from segue.types import PageId, SlotId
+from segue.process.cancellation import Interruptible
+from segue.text.tokens.tokenizer import Tokenizer
+from segue.worker.validation import check_turn
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,7 @@ Tell = Callable[[TurnNews], None]
 
 
 @dataclass(slots=True, kw_only=True)
-class Turn:
+class DecodeTurn:
     spec: TurnSpec
     tell: Tell
     hold: Hold
@@ -97,7 +97,7 @@ class Sequences:
 
     def arrived(
         self,
-        turn: Turn,
+        turn: DecodeTurn,
         pages: Sequence[PageId],
         slot: SlotId,
         outcome: PrefillOutcome,
@@ -123,7 +123,7 @@ class Sequences:
 
     def resumed(
         self,
-        turn: Turn,
+        turn: DecodeTurn,
         own_pages: Sequence[PageId],
         slot: SlotId,
         spare_slots: Sequence[SlotId],
@@ -145,8 +145,8 @@ class Sequences:
             answer_ids=list(turn.spec.answered_ids),
         )
 
-    def _answer(self, spec: TurnSpec) -> Answer:
-        answer = Answer(stop=spec.stop, tokenizer=self._tokenizer)
+    def _answer(self, spec: TurnSpec) -> AnswerState:
+        answer = AnswerState(stop=spec.stop, tokenizer=self._tokenizer)
         answer.resume(spec.answered_ids)
         return answer
 

@@ -15,47 +15,47 @@ import time
 from collections.abc import Sequence
 
 from decode_worker.config import DecodeConfig
-from decode_worker.engine import DecodeEngine
-from decode_worker.events import Admit, Command, Drop, Event, Left, Said
+from decode_worker.engine.engine import DecodeEngine
+from decode_worker.engine.events import Admit, Command, Drop, Event, Left, Said
+from decode_worker.engine.sequence import DecodeSequence
+from decode_worker.memory.reservation import Reservations
+from decode_worker.memory.residency import Residency, checkpoint_tokens, with_what_stays
 from decode_worker.metrics import DecodeMetrics
-from decode_worker.reservation import Reservations
-from decode_worker.residency import Residency, checkpoint_tokens, with_what_stays
-from decode_worker.sequence import DecodeSequence
 from decode_worker.server import services
 from decode_worker.turn import (
     Computed,
+    DecodeTurn,
     PrefillStarted,
     PromptSource,
     Reserved,
     Sequences,
     Shipped,
     Tell,
-    Turn,
 )
 from kv_transfer.exchange import Exchange
-from kv_transfer.transport import Endpoint
-from segue.cache.host_tier import HostTier, Tiers
-from segue.cache.room import WaitingRoom
-from segue.cache.strays import Strays
-from segue.cancellation import uninterrupted
-from segue.cluster_status import WorkerLoad, WorkerStatus
-from segue.engine.launcher import Launcher
-from segue.engine.loop import EngineLoop
-from segue.engine.runner import ModelRunner
-from segue.errors import (
+from kv_transfer.transport.transport import Endpoint
+from segue.api.cluster_status import WorkerLoad, WorkerStatus
+from segue.api.errors import (
     DeadlineExceeded,
     InvalidRequest,
     Overloaded,
     SegueError,
     Unavailable,
 )
-from segue.prompt import PrefixName, Prompt
-from segue.telemetry import Clock
-from segue.text.tokenizer import Tokenizer
-from segue.turn import TurnSpec
-from segue.types import TurnId
+from segue.api.prompt import PrefixName, Prompt
+from segue.api.turn import TurnSpec
+from segue.api.types import TurnId
+from segue.cache.admission_queue import AdmissionQueue
+from segue.cache.host.tier import HostTier, Tiers
+from segue.cache.strays import Strays
+from segue.engine.device.launcher import Launcher
+from segue.engine.runner import ModelRunner
+from segue.process.cancellation import uninterrupted
+from segue.process.telemetry import Clock
+from segue.text.tokens.tokenizer import Tokenizer
 from segue.wire.server import Services
-from segue.worker_process import Presence, leave_process
+from segue.worker.engine_thread import EngineLoop
+from segue.worker.process import Presence, leave_process
 
 logger = logging.getLogger(__name__)
 
@@ -87,10 +87,10 @@ class DecodeWorker:
         self._clock = clock
         self._tiers = tiers
         self._memory = tiers.device
-        self._room = WaitingRoom(config.max_waiting)
+        self._room = AdmissionQueue(config.max_waiting)
         self._tier = HostTier(tiers, freed=self._room.wake, loaded=metrics.loaded, clock=clock)
         self.residency = Residency(self._memory, self._tier, config, clock)
-        self._turns: dict[TurnId, Turn] = {}
+        self._turns: dict[TurnId, DecodeTurn] = {}
         self._is_draining = False
         self._exchange = Exchange(
             endpoint,
@@ -139,12 +139,12 @@ class DecodeWorker:
 
     async def _find_room(
         self, spec: TurnSpec, source: PromptSource, tell: Tell, timeout_s: float
-    ) -> Turn:
+    ) -> DecodeTurn:
         """A turn that is here and has all the memory that it needs to its end."""
         self._check_welcome(spec)
         started_at = self._clock()
 
-        def attempt() -> Turn:
+        def attempt() -> DecodeTurn:
             # Again: what it needs was loaded meanwhile, or it stood in line.
             self._check_welcome(spec)
             if len(self._turns) >= self._max_running:
@@ -170,14 +170,16 @@ class DecodeWorker:
         if turn.turn_id in self._turns:
             raise InvalidRequest(f"turn {turn.turn_id} is here already; stop it first")
 
-    def _take(self, spec: TurnSpec, source: PromptSource, tell: Tell, *, lifetime_s: float) -> Turn:
+    def _take(
+        self, spec: TurnSpec, source: PromptSource, tell: Tell, *, lifetime_s: float
+    ) -> DecodeTurn:
         match source:
             case Shipped(writer):
                 return self._reservations.for_handoff(spec, tell, writer, lifetime_s)
             case Computed(max_tokens):
                 return self._reservations.to_compute(spec, tell, max_tokens)
 
-    async def _answer(self, turn: Turn) -> None:
+    async def _answer(self, turn: DecodeTurn) -> None:
         sequence = turn.sequence
         if sequence is None:
             sequence = await self._receive(turn)
@@ -192,7 +194,7 @@ class DecodeWorker:
             await uninterrupted(turn.over.wait())
             raise
 
-    async def _receive(self, turn: Turn) -> DecodeSequence:
+    async def _receive(self, turn: DecodeTurn) -> DecodeSequence:
         """Waits until the prompt has been written here."""
         assert turn.reservation is not None, "its prompt is not computed here"
         turn_id = turn.spec.turn_id
@@ -229,7 +231,7 @@ class DecodeWorker:
                 turn.tell(SegueError(f"turn {event.turn_id}: {type(error).__name__}: {error}"))
             self._forget(event.turn_id)
 
-    def _leave(self, turn: Turn, event: Left) -> None:
+    def _leave(self, turn: DecodeTurn, event: Left) -> None:
         """What was computed stays here, unless something went wrong with it."""
         assert turn.own_pages is not None, "the engine had it"
         if event.error is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from segue.errors import InvalidConfig
+from segue.api.errors import InvalidConfig
 
 PROTOCOLS = ("tcp", "rdma")
 MIN_TRANSFER_TIMEOUT_S = 5

@@ -16,27 +16,27 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Sequence
 
-from kv_transfer.fencer import Fencer
-from kv_transfer.outgoing import Outgoing
 from kv_transfer.peers import Members
-from kv_transfer.reader import HandoffReader
+from kv_transfer.reading.fencer import Fencer
+from kv_transfer.reading.reader import HandoffReader
 from kv_transfer.server import ReaderServicer, SourceServicer, WriterServicer
 from kv_transfer.ticket import Arrival, PeerIdentity, Ticket
-from kv_transfer.transport import Endpoint
-from kv_transfer.writer import HandoffWriter
+from kv_transfer.transport.transport import Endpoint
+from kv_transfer.writing.outgoing import Outgoing
+from kv_transfer.writing.writer import HandoffWriter
+from segue.api.cluster_status import WorkerStatus
+from segue.api.errors import NotFound, SegueError
+from segue.api.prompt import PrefixName, Prompt
+from segue.api.types import PageId, SlotId, TurnId
 from segue.cache.memory import Memory
-from segue.cancellation import uninterrupted
-from segue.cluster_status import WorkerStatus
-from segue.errors import NotFound, SegueError
 from segue.internal.v1.transfer_pb2_grpc import (
     add_HandoffReaderServicer_to_server,
     add_HandoffSourceServicer_to_server,
     add_HandoffWriterServicer_to_server,
 )
-from segue.prompt import PrefixName, Prompt
-from segue.types import PageId, SlotId, TurnId
+from segue.process.cancellation import uninterrupted
 from segue.wire.server import Services
-from segue.worker_process import exit_on_failure
+from segue.worker.process import exit_on_failure
 
 CALL_TIMEOUT_S = 10.0
 """A call to a peer that takes longer has failed. What moves or sums bytes gets more: see below."""

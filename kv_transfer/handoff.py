@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from segue.types import PageId, SlotId
+from segue.api.types import PageId, SlotId
 
 
 class IllegalTransition(AssertionError):

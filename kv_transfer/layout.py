@@ -15,10 +15,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from segue.api.checks import require_epoch, require_name
+from segue.api.errors import LayoutMismatch
+from segue.api.types import Epoch, WorkerId
 from segue.cache.layout import CacheField, CacheLayout
-from segue.checks import require_epoch, require_name
-from segue.errors import LayoutMismatch
-from segue.types import Epoch, WorkerId
 
 
 class Array(Protocol):

@@ -21,19 +21,19 @@ from kv_transfer.wire import (
     memory_map_to_wire,
     ticket_to_wire,
 )
-from segue.cluster_status import WorkerHealth, WorkerStatus
-from segue.errors import StaleEpoch, Unavailable
+from segue.api.cluster_status import WorkerHealth, WorkerStatus
+from segue.api.errors import StaleEpoch, Unavailable
+from segue.api.prompt import PrefixName
+from segue.api.turn import PrefillOutcome
+from segue.api.types import Epoch, WorkerId
 from segue.internal.v1 import transfer_pb2 as pb
 from segue.internal.v1.transfer_pb2_grpc import (
     HandoffReaderStub,
     HandoffSourceStub,
     HandoffWriterStub,
 )
-from segue.prompt import PrefixName
-from segue.turn import PrefillOutcome
-from segue.types import Epoch, WorkerId
 from segue.wire.channel import channel_to
-from segue.wire.convert_turns import outcome_to_wire, prefix_to_wire
+from segue.wire.convert.turns import outcome_to_wire, prefix_to_wire
 from segue.wire.status import rpc_errors
 
 if TYPE_CHECKING:

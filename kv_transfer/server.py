@@ -12,7 +12,7 @@ import grpc
 
 from kv_transfer.layout import require_same_layout
 from kv_transfer.peers import Members
-from kv_transfer.reader import HandoffReader
+from kv_transfer.reading.reader import HandoffReader
 from kv_transfer.ticket import Ticket
 from kv_transfer.wire import (
     checksums_from_wire,
@@ -21,13 +21,13 @@ from kv_transfer.wire import (
     ticket_from_wire,
     ticket_id_from_wire,
 )
-from kv_transfer.writer import HandoffWriter
-from segue.checks import require
+from kv_transfer.writing.writer import HandoffWriter
+from segue.api.checks import require
+from segue.api.prompt import PrefixName
+from segue.api.types import Epoch
 from segue.internal.v1 import transfer_pb2 as pb
 from segue.internal.v1 import transfer_pb2_grpc as rpc
-from segue.prompt import PrefixName
-from segue.types import Epoch
-from segue.wire.convert_turns import outcome_from_wire, prefix_from_wire
+from segue.wire.convert.turns import outcome_from_wire, prefix_from_wire
 
 Context = grpc.aio.ServicerContext[Any, Any]
 

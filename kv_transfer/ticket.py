@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import NewType
 
-from segue.checks import (
+from segue.api.checks import (
     MAX_NAME_CHARS,
     require,
     require_address,
@@ -25,9 +25,9 @@ from segue.checks import (
     require_name,
     require_number,
 )
-from segue.errors import InvalidRequest
-from segue.turn import PrefillOutcome
-from segue.types import Epoch, PageId, SlotId, TurnId, WorkerId
+from segue.api.errors import InvalidRequest
+from segue.api.turn import PrefillOutcome
+from segue.api.types import Epoch, PageId, SlotId, TurnId, WorkerId
 
 TicketId = NewType("TicketId", str)
 
@@ -37,7 +37,7 @@ MAX_LIFETIME_S = 3600.0
 _MAX_SEAL_BYTES = 64
 
 Checksums = Mapping[str, int]
-"""By field group ("kv", "recurrent", "conv", "hidden"); see `kv_transfer.cache_memory`."""
+"""By field group ("kv", "recurrent", "conv", "hidden"), as `CacheMemory` sums them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

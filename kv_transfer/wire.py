@@ -6,11 +6,11 @@ from collections.abc import Iterable
 
 from kv_transfer.layout import MemoryMap
 from kv_transfer.ticket import Checksums, PeerIdentity, Ticket, TicketId
+from segue.api.checks import MAX_NAME_CHARS, one_of, require, require_name
+from segue.api.errors import InvalidRequest
 from segue.cache.layout import CacheField, CacheLayout, Unit
-from segue.checks import MAX_NAME_CHARS, one_of, require, require_name
-from segue.errors import InvalidRequest
 from segue.internal.v1 import transfer_pb2 as pb
-from segue.wire.same_names import message_of, value_of
+from segue.wire.convert.same_names import message_of, value_of
 
 # kv, recurrent, conv, hidden, and room for more.
 _MAX_GROUPS = 64

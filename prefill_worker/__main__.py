@@ -9,19 +9,19 @@ from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 from kv_transfer.config import TransferConfig
-from kv_transfer.mooncake import open_mooncake
-from kv_transfer.transport import OpenTransport, open_endpoint
+from kv_transfer.transport.mooncake import open_mooncake
+from kv_transfer.transport.transport import OpenTransport, open_endpoint
 from prefill_worker.config import PrefillConfig
 from prefill_worker.metrics import PrefillMetrics
 from prefill_worker.worker import PrefillWorker
+from segue.api.types import Role
 from segue.cache.layout import CacheLayout
-from segue.cache.worth import Worth, worth_to_prefill
+from segue.cache.prefix.eviction_cost import EvictionCost, cost_to_prefill
 from segue.config import section
 from segue.engine.config import EngineConfig
-from segue.engine.load import load_runner
-from segue.engine.memory import tiers_of
-from segue.types import Role
-from segue.worker_process import (
+from segue.worker.load import load_runner
+from segue.worker.memory import tiers_of
+from segue.worker.process import (
     Identity,
     Presence,
     RunningWorker,
@@ -74,9 +74,9 @@ async def running(
             yield worker
 
 
-def _worth(layout: CacheLayout) -> Worth:
+def _worth(layout: CacheLayout) -> EvictionCost:
     # Only proportions matter within one worker.
-    return worth_to_prefill(layout, lambda num_tokens: num_tokens * 1e-3)
+    return cost_to_prefill(layout, lambda num_tokens: num_tokens * 1e-3)
 
 
 def _from_sections(

@@ -10,17 +10,17 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from kv_transfer.outgoing import Outgoing
+from kv_transfer.writing.outgoing import Outgoing
 from prefill_worker.metrics import PrefillMetrics
 from prefill_worker.scheduler import Chunk, Progress, complete_pages, plan_chunks
+from segue.api.errors import SegueError
+from segue.api.turn import TurnSpec
+from segue.api.types import PageId, SampledToken, SlotId, TurnId
 from segue.engine.batch import SequenceChunk
-from segue.engine.failures import Failures
 from segue.engine.runner import ModelRunner
 from segue.engine.sampler import SamplerRow, SequenceSampler, sample
-from segue.errors import SegueError
-from segue.telemetry import Clock
-from segue.turn import TurnSpec
-from segue.types import PageId, SampledToken, SlotId, TurnId
+from segue.process.telemetry import Clock
+from segue.worker.failures import Failures
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

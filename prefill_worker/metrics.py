@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
-from segue.telemetry import RateMeter
-from segue.turn import ShipReport
-from segue.worker_metrics import WorkerMetrics
+from segue.api.turn import ShipReport
+from segue.process.telemetry import RateMeter
+from segue.worker.metrics import WorkerMetrics
 
 _SECONDS = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0)
 _BYTES = tuple(float(4**n << 10) for n in range(11))

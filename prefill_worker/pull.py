@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 
 from kv_transfer.exchange import Exchange
 from kv_transfer.ticket import PeerIdentity
+from segue.api.errors import SegueError
+from segue.api.turn import PrefixHolder, ShipReport, TurnSpec
 from segue.cache.layout import CacheLayout
 from segue.cache.memory import Memory
-from segue.cache.prefix_cache import Hold
+from segue.cache.prefix.cache import Hold
 from segue.cost_line import Line, prior_line
-from segue.errors import SegueError
-from segue.telemetry import Clock
-from segue.turn import PrefixHolder, ShipReport, TurnSpec
+from segue.process.telemetry import Clock
 
 logger = logging.getLogger(__name__)
 

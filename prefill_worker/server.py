@@ -10,20 +10,20 @@ import grpc
 
 from kv_transfer.ticket import Ticket
 from kv_transfer.wire import ticket_from_wire
-from segue.cluster_status import WorkerStatus
-from segue.errors import InvalidRequest
+from segue.api.cluster_status import WorkerStatus
+from segue.api.errors import InvalidRequest
+from segue.api.prompt import PrefixName, Prompt
+from segue.api.turn import PrefixHolder, TurnSpec
 from segue.internal.v1 import worker_pb2 as pb
 from segue.internal.v1.worker_pb2_grpc import (
     PrefillWorkerServicer,
     add_PrefillWorkerServicer_to_server,
 )
-from segue.prompt import PrefixName, Prompt
-from segue.telemetry import about_turn
-from segue.turn import PrefixHolder, TurnSpec
-from segue.wire.call_stream import CallStream
-from segue.wire.convert_turns import holder_from_wire, turn_from_wire
-from segue.wire.convert_worker import worker_to_wire
+from segue.process.telemetry import about_turn
+from segue.wire.convert.turns import holder_from_wire, turn_from_wire
+from segue.wire.convert.worker import worker_to_wire
 from segue.wire.server import Services
+from segue.wire.streams.server import CallStream
 
 Context = grpc.aio.ServicerContext[Any, Any]
 

@@ -9,22 +9,22 @@ from dataclasses import dataclass
 from kv_transfer.ticket import Ticket
 from prefill_worker.config import PrefillConfig
 from prefill_worker.pull import Rates
-from segue.cache.accountant import UnitState
-from segue.cache.copying import NOTHING, Wanted, up_to_a_state
-from segue.cache.host_tier import HostTier
+from segue.api.checks import require
+from segue.api.errors import InvalidRequest, Overloaded
+from segue.api.prompt import Prompt
+from segue.api.turn import PrefixHolder, TurnSpec
+from segue.api.types import PageId, SlotId
+from segue.cache.host.copying import NOTHING, Wanted, up_to_a_state
+from segue.cache.host.tier import HostTier
 from segue.cache.layout import CacheLayout
 from segue.cache.memory import Memory
-from segue.cache.prefix_cache import Hold, Match
-from segue.cache.session_states import SessionStates
-from segue.cache.states import states_to_go_on_from, states_wanted
+from segue.cache.prefix.cache import Hold, Match
+from segue.cache.prefix.session_states import SessionStates
+from segue.cache.prefix.states import states_to_go_on_from, states_wanted
+from segue.cache.unit_pool import UnitState
 from segue.cache.until_kept import UntilKept
-from segue.checks import require
-from segue.engine.door import check_turn
-from segue.errors import InvalidRequest, Overloaded
 from segue.model.config import ModelConfig
-from segue.prompt import Prompt
-from segue.turn import PrefixHolder, TurnSpec
-from segue.types import PageId, SlotId
+from segue.worker.validation import check_turn
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,35 +12,35 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from kv_transfer.exchange import Exchange
-from kv_transfer.outgoing import Outgoing
 from kv_transfer.ticket import Ticket
-from kv_transfer.transport import Endpoint
+from kv_transfer.transport.transport import Endpoint
+from kv_transfer.writing.outgoing import Outgoing
 from prefill_worker.config import PrefillConfig
 from prefill_worker.engine import Command, Computed, Drop, PrefillEngine, PrefillSequence, Start
 from prefill_worker.metrics import PrefillMetrics
 from prefill_worker.pull import Puller, Rates
 from prefill_worker.server import services
 from prefill_worker.units import PromptMemory, PromptUnits, check
-from segue.cache.host_tier import HostTier, Tiers
-from segue.cache.room import WaitingRoom
-from segue.cache.strays import Strays
-from segue.cancellation import Interruptible, uninterrupted
-from segue.cluster_status import WorkerLoad, WorkerStatus
-from segue.engine.loop import EngineLoop
-from segue.engine.runner import ModelRunner
-from segue.errors import (
+from segue.api.cluster_status import WorkerLoad, WorkerStatus
+from segue.api.errors import (
     Cancelled,
     InvalidRequest,
     SegueError,
     TransferFailed,
     Unavailable,
 )
-from segue.prompt import PrefixName, Prompt
-from segue.telemetry import Clock
-from segue.turn import PrefillOutcome, PrefixHolder, ShipReport, TurnSpec
-from segue.types import TurnId
+from segue.api.prompt import PrefixName, Prompt
+from segue.api.turn import PrefillOutcome, PrefixHolder, ShipReport, TurnSpec
+from segue.api.types import TurnId
+from segue.cache.admission_queue import AdmissionQueue
+from segue.cache.host.tier import HostTier, Tiers
+from segue.cache.strays import Strays
+from segue.engine.runner import ModelRunner
+from segue.process.cancellation import Interruptible, uninterrupted
+from segue.process.telemetry import Clock
 from segue.wire.server import Services
-from segue.worker_process import Presence, leave_process
+from segue.worker.engine_thread import EngineLoop
+from segue.worker.process import Presence, leave_process
 
 logger = logging.getLogger(__name__)
 
@@ -69,7 +69,7 @@ class PrefillWorker:
         self._clock = clock
         self._tiers = tiers
         self._memory = memory = tiers.device
-        self._room = WaitingRoom(config.max_waiting)
+        self._room = AdmissionQueue(config.max_waiting)
         self._tier = HostTier(tiers, freed=self._room.wake, loaded=metrics.loaded, clock=clock)
         self._turns: dict[TurnId, Interruptible] = {}
         self._waiting_tokens = 0

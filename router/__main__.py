@@ -14,15 +14,15 @@ from pathlib import Path
 
 from router.config import RouterConfig
 from router.metrics import RouterMetrics
-from router.prompt import PromptBuilder
 from router.router import Router
 from router.server import MembershipFace, Sessions
+from router.sessions.prompt import PromptBuilder
 from segue.config import read_file, section
 from segue.internal.v1.worker_pb2_grpc import add_MembershipServicer_to_server
-from segue.metrics_endpoint import MetricsEndpoint
-from segue.model.settings import AS_PUBLISHED, CheckpointConfig
-from segue.model.source import resolve_model
-from segue.telemetry import setup_logging
+from segue.model.checkpoint.settings import AS_PUBLISHED, CheckpointConfig
+from segue.model.checkpoint.source import resolve_model
+from segue.process.metrics_endpoint import MetricsEndpoint
+from segue.process.telemetry import setup_logging
 from segue.v1.session_pb2_grpc import add_SessionsServicer_to_server
 from segue.wire.addresses import Hosts
 from segue.wire.server import RunningServer, Services, serving

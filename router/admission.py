@@ -6,8 +6,8 @@ import contextlib
 import time
 from collections.abc import Iterator
 
-from segue.errors import Overloaded, Unavailable
-from segue.telemetry import Clock
+from segue.api.errors import Overloaded, Unavailable
+from segue.process.telemetry import Clock
 
 # Smallest weight of the newest turn in the running mean of turn durations.
 _SMOOTHING = 0.1

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 
 from cachetools import LRUCache
 
-from segue.cluster_status import WorkerHealth, WorkerStatus
-from segue.errors import LayoutMismatch, StaleEpoch
-from segue.telemetry import Clock
-from segue.types import Epoch, WorkerId
+from segue.api.cluster_status import WorkerHealth, WorkerStatus
+from segue.api.errors import LayoutMismatch, StaleEpoch
+from segue.api.types import Epoch, WorkerId
+from segue.process.telemetry import Clock
 
 logger = logging.getLogger(__name__)
 

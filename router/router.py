@@ -11,21 +11,21 @@ from collections.abc import AsyncGenerator, Iterator
 
 from router.admission import Admission
 from router.config import RouterConfig
-from router.history import Completed, characters_before, complete
-from router.links import Links
 from router.membership import Membership
 from router.metrics import RouterMetrics
-from router.placing import Placing, TurnPlacing
-from router.prompt import Built, PromptBuilder
-from router.session_table import SessionTable
-from router.sessions import SessionDesk
-from router.turn import Turn, TurnContext, TurnEvents
-from router.turn_meter import TurnMeter
-from segue.cluster_status import ClusterStatus, RouterStatus, WorkerHealth, WorkerStatus
-from segue.errors import Cancelled, InvalidRequest, SegueError, Unavailable
-from segue.telemetry import Clock, RateMeter, about_turn
-from segue.turn import TokenDelta, TurnEnd
-from segue.types import Role, TurnId, TurnRequest
+from router.placement.placing import Placing, TurnPlacing
+from router.sessions.calls import SessionDesk
+from router.sessions.history import Completed, characters_before, complete
+from router.sessions.prompt import Built, PromptBuilder
+from router.sessions.table import SessionTable
+from router.turn.links import Links
+from router.turn.meter import TurnMeter
+from router.turn.turn import Turn, TurnContext, TurnEvents
+from segue.api.cluster_status import ClusterStatus, RouterStatus, WorkerHealth, WorkerStatus
+from segue.api.errors import Cancelled, InvalidRequest, SegueError, Unavailable
+from segue.api.turn import TokenDelta, TurnEnd
+from segue.api.types import Role, TurnId, TurnRequest
+from segue.process.telemetry import Clock, RateMeter, about_turn
 
 logger = logging.getLogger(__name__)
 

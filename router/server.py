@@ -12,24 +12,24 @@ from typing import Any
 import grpc
 
 from router.router import Router
-from segue.checks import require_name
-from segue.cluster_status import WorkerHealth, WorkerStatus
-from segue.errors import InvalidRequest
+from segue.api.checks import require_name
+from segue.api.cluster_status import WorkerHealth, WorkerStatus
+from segue.api.errors import InvalidRequest
+from segue.api.types import Epoch, Role, SessionId, TurnId, WorkerId
 from segue.internal.v1 import worker_pb2
 from segue.internal.v1.worker_pb2_grpc import MembershipServicer
-from segue.types import Epoch, Role, SessionId, TurnId, WorkerId
 from segue.v1 import session_pb2 as pb
 from segue.v1.session_pb2_grpc import SessionsServicer
-from segue.wire.convert_events import events_to_wire
-from segue.wire.convert_explanation import explanation_to_wire
-from segue.wire.convert_request import request_from_wire
-from segue.wire.convert_worker import (
+from segue.wire.convert.events import events_to_wire
+from segue.wire.convert.explanation import explanation_to_wire
+from segue.wire.convert.request import request_from_wire
+from segue.wire.convert.worker import (
     cluster_to_wire,
     session_to_wire,
     worker_from_wire,
     worker_to_wire,
 )
-from segue.wire.generate_many import generate_many
+from segue.wire.streams.generate_many import generate_many
 
 MAX_DEADLINE_S = 86_400.0
 """Longest deadline of a turn: no client waits longer."""

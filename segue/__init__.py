@@ -1,13 +1,11 @@
 """Segue: disaggregated prefill and decode for hybrid models, built around sessions.
 
-This module exports what a client of a cluster needs. Errors are in `segue.errors`.
+This module exports what a client of a cluster needs. Errors are in `segue.api.errors`.
 """
 
-from segue.client import DEFAULT_TARGET, Answer, Client
-from segue.errors import SegueError
-from segue.session import Session
-from segue.turn import FinishReason, Timings, TokenDelta, TurnEnd, TurnEvent, Usage
-from segue.types import (
+from segue.api.errors import SegueError
+from segue.api.turn import FinishReason, Timings, TokenDelta, TurnEnd, TurnEvent, Usage
+from segue.api.types import (
     ChatInput,
     Message,
     SampledToken,
@@ -18,6 +16,8 @@ from segue.types import (
     TokenLogprob,
     ToolCall,
 )
+from segue.sdk.client import DEFAULT_TARGET, Answer, Client
+from segue.sdk.session import Session
 
 __all__ = [
     "DEFAULT_TARGET",

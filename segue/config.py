@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 import tomli_w
 
-from segue.errors import InvalidConfig
+from segue.api.errors import InvalidConfig
 
 SECTIONS = ("cluster", "checkpoint", "router", "engine", "prefill", "decode", "transfer")
 """Every section that a file may have. A process reads its own, and only checks others' names."""

@@ -4,8 +4,8 @@ import asyncio
 
 import pytest
 
-from segue.cancellation import Interruptible
-from segue.errors import Cancelled, Unavailable
+from segue.api.errors import Cancelled, Unavailable
+from segue.process.cancellation import Interruptible
 
 
 class Work:

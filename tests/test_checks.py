@@ -6,9 +6,15 @@ from typing import NoReturn
 
 import pytest
 
-from segue.checks import require_label, require_number, require_seconds, require_type, require_whole
-from segue.errors import InvalidRequest
-from segue.types import ChatInput, Message, SessionId, TurnId, TurnRequest
+from segue.api.checks import (
+    require_label,
+    require_number,
+    require_seconds,
+    require_type,
+    require_whole,
+)
+from segue.api.errors import InvalidRequest
+from segue.api.types import ChatInput, Message, SessionId, TurnId, TurnRequest
 
 
 class _Unprintable(Message):

@@ -12,9 +12,9 @@ from collections.abc import Iterator
 import pytest
 from prometheus_client import CollectorRegistry, Counter
 
-from segue import metrics_endpoint
-from segue.errors import InvalidConfig
-from segue.metrics_endpoint import MetricsEndpoint
+from segue.api.errors import InvalidConfig
+from segue.process import metrics_endpoint
+from segue.process.metrics_endpoint import MetricsEndpoint
 
 
 @pytest.fixture

@@ -6,14 +6,14 @@ import os
 import subprocess
 import sys
 
-from segue.native_stderr import captured_stderr
+from segue.process.native_stderr import captured_stderr
 
 
 def test_what_native_code_writes_is_collected_and_what_python_prints_is_shown() -> None:
     """In a process of its own, whose descriptor 2 no test runner holds."""
     code = """
 import os, sys
-from segue.native_stderr import captured_stderr
+from segue.process.native_stderr import captured_stderr
 
 with captured_stderr() as native:
     os.write(2, b"noise\\n")
@@ -48,7 +48,7 @@ def test_the_descriptor_is_given_back_after_an_error() -> None:
 def test_native_code_is_silenced_for_good_and_python_is_not() -> None:
     code = """
 import os, sys
-from segue.native_stderr import silence_native_stderr
+from segue.process.native_stderr import silence_native_stderr
 
 silence_native_stderr()
 os.write(2, b"noise\\n")

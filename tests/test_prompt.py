@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from segue.cache.prefix_tree import PrefixTree
-from segue.errors import InvalidRequest
-from segue.prompt import MediaSpan, PageDigests, PrefixName, Prompt, pack_tokens, unpack_tokens
-from segue.types import PageId
+from segue.api.errors import InvalidRequest
+from segue.api.prompt import MediaSpan, PageDigests, PrefixName, Prompt, pack_tokens, unpack_tokens
+from segue.api.types import PageId
+from segue.cache.prefix.tree import PrefixTree
 
 PAGE_TOKENS = 4
 PROMPT = Prompt(range(100, 130))

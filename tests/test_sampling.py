@@ -6,9 +6,9 @@ import struct
 
 import pytest
 
-from segue.errors import InvalidRequest
-from segue.types import Sampling, SamplingParams, StopConditions, StopRules
-from segue.wire.convert_request import as_typed
+from segue.api.errors import InvalidRequest
+from segue.api.types import Sampling, SamplingParams, StopConditions, StopRules
+from segue.wire.convert.request import as_typed
 
 
 def as_on_the_wire(value: float) -> float:

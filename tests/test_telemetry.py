@@ -4,7 +4,7 @@ import sys
 import threading
 import time
 
-from segue.telemetry import RateMeter
+from segue.process.telemetry import RateMeter
 
 
 def test_a_rate_is_of_the_last_seconds_only() -> None:

@@ -9,10 +9,10 @@ from collections.abc import Sequence
 
 from prometheus_client import CollectorRegistry
 
-from segue.cluster_status import WorkerLoad, WorkerStatus
-from segue.types import Role
+from segue.api.cluster_status import WorkerLoad, WorkerStatus
+from segue.api.types import Role
 from segue.wire.server import Services
-from segue.worker_process import Identity, Presence, WorkerOptions, serving_worker
+from segue.worker.process import Identity, Presence, WorkerOptions, serving_worker
 
 
 def probe(address: str, path: str) -> int:

@@ -30,8 +30,8 @@ from router.config import RouterConfig
 from segue.engine.config import EngineConfig
 from segue.engine.served_model import ServedModel
 from segue.launch.config import ClusterConfig, Config
+from segue.model.checkpoint.source import resolve_model
 from segue.model.config import ModelConfig
-from segue.model.source import resolve_model
 
 RANDOM = "random"
 # A file has no width of its own; the tables fit this.

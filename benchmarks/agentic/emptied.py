@@ -24,12 +24,12 @@ from prefill_worker.__main__ import running as running_prefill
 from prefill_worker.pull import PullEstimate, estimate_pull
 from prefill_worker.worker import PrefillWorker
 from router.__main__ import running as running_router
-from segue.client import Client
 from segue.engine.served_model import ServedModel
 from segue.launch.config import Config
 from segue.launch.ready import wait_until_ready
 from segue.model.config import ModelConfig
-from segue.worker_process import WorkerOptions
+from segue.sdk.client import Client
+from segue.worker.process import WorkerOptions
 
 Report = Callable[[str], None]
 

@@ -10,9 +10,9 @@ from benchmarks.agentic.modes import Mode, config_of
 from benchmarks.agentic.samples import TurnSample
 from benchmarks.agentic.sessions import run_sessions
 from benchmarks.agentic.workload import Workload
-from segue.client import Client
 from segue.launch.cluster import running_cluster
 from segue.launch.config import Config
+from segue.sdk.client import Client
 
 Report = Callable[[str], None]
 

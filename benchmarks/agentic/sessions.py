@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from benchmarks.agentic.samples import TurnSample
 from benchmarks.agentic.workload import Script
 from benchmarks.serving.cluster import answer
-from segue.client import Client
+from segue.sdk.client import Client
 
 Report = Callable[[str], None]
 

@@ -15,7 +15,7 @@ from benchmarks.gpu.models import Shape
 from benchmarks.gpu.operators import Case
 from segue.kernels import NO_SLOT
 from segue.kernels.moe import triton as moe
-from segue.kernels.sampling import NO_TOKEN, Needs, Rows
+from segue.kernels.sampling import NO_TOKEN, SamplingFeatures, SamplingRows
 from segue.kernels.sampling import triton as sampling
 from segue.model.config import MoeConfig
 
@@ -35,8 +35,8 @@ def _sampling(shape: Shape, device: str) -> Iterator[Case]:
         logits_RV = torch.randn(num_rows, shape.vocab_size, device=device)
         rows = _sampled_rows(num_rows, device)
         for name, needs in (
-            ("greedy", Needs()),
-            ("top-k, top-p", Needs(draws=True, top_k=True, top_p=True)),
+            ("greedy", SamplingFeatures()),
+            ("top-k, top-p", SamplingFeatures(draws=True, top_k=True, top_p=True)),
         ):
             yield Case(
                 operator=f"sampling, {name}",
@@ -46,12 +46,12 @@ def _sampling(shape: Shape, device: str) -> Iterator[Case]:
             )
 
 
-def _sampled_rows(num_rows: int, device: str) -> Rows:
+def _sampled_rows(num_rows: int, device: str) -> SamplingRows:
     def fill(value: float) -> Tensor:
         return torch.full((num_rows,), value, dtype=torch.float64, device=device)
 
     whole = torch.arange(num_rows, device=device)
-    return Rows(
+    return SamplingRows(
         seed_R=whole,
         position_R=whole + 1,
         top_k_R=torch.full_like(whole, 20),

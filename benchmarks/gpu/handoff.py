@@ -1,8 +1,9 @@
 """A prefill and a decode side on the same GPU: the cost of shipping, and how much of it is hidden.
 
 There are two caches and one set of weights. Pages leave as soon as their layer has written them, on
-a separate stream that waits only for that layer, as `prefill_worker` ships them; `kv_transfer.plan`
-plans the fragments. Within one GPU the link is its memory, which computing also uses.
+a separate stream that waits only for that layer, as `prefill_worker` ships them;
+`kv_transfer.writing.plan` plans the fragments. Within one GPU the link is its memory, which
+computing also uses.
 """
 
 from __future__ import annotations
@@ -17,11 +18,11 @@ from benchmarks.gpu.models import Shape
 from benchmarks.gpu.passes import PAGE_TOKENS, Workload, chunks_of, runner_of
 from benchmarks.gpu.timing import median_s
 from kv_transfer.layout import MemoryMap, memory_map_of
-from kv_transfer.plan import plan_units
+from kv_transfer.writing.plan import plan_units
+from segue.api.types import Epoch, WorkerId
 from segue.cache.layout import Unit
 from segue.engine.batch import Run, SequenceChunk
 from segue.engine.runner import ModelRunner
-from segue.types import Epoch, WorkerId
 
 _SLOT = 0
 

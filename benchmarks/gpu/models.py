@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from segue.model.checkpoint.loading import WeightTable
 from segue.model.config import (
     AttentionConfig,
     DenseConfig,
@@ -16,7 +17,6 @@ from segue.model.config import (
     ModelConfig,
     MoeConfig,
 )
-from segue.model.weights import WeightTable
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

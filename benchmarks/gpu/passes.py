@@ -17,8 +17,8 @@ from benchmarks.gpu.models import Shape
 from benchmarks.gpu.timing import median_s
 from segue.cache.tensors import CacheTensors
 from segue.engine.batch import SequenceChunk
+from segue.engine.device.buffers import ScratchUnits
 from segue.engine.runner import ModelRunner
-from segue.engine.step_buffers import ScratchUnits
 from segue.model.cache_layout import cache_layout
 
 PAGE_TOKENS = 64

@@ -14,14 +14,14 @@ from benchmarks.gpu.ceilings import Ceilings
 from benchmarks.gpu.costs import ModelCosts
 from benchmarks.gpu.models import Shape
 from benchmarks.gpu.passes import PAGE_TOKENS, PassRow, Workload, runner_of
-from segue.engine.buckets import Buckets
-from segue.engine.device_sampling import DeviceSampling
-from segue.engine.graphs import StepGraphs
-from segue.engine.launcher import Launched, Run, StepRequest, replay, run_eagerly
+from segue.api.types import Sampling
+from segue.engine.device.buckets import Buckets
+from segue.engine.device.buffers import RowStart, StepTables
+from segue.engine.device.graphs import StepGraphs
+from segue.engine.device.launcher import Launched, Run, StepRequest, replay, run_eagerly
+from segue.engine.device.sampling import DeviceSampling
 from segue.engine.runner import ModelRunner
-from segue.engine.step_buffers import RowStart, StepTables
-from segue.kernels.sampling import Needs
-from segue.types import Sampling
+from segue.kernels.sampling import SamplingFeatures
 
 _WARM_UPS = 3
 
@@ -127,7 +127,7 @@ def _step_s(run: Run, num_ahead: int, batch: int, num_drafts: int, workload: Wor
                     num_drafts=num_drafts,
                     max_position=workload.context + (number + 1) * (num_drafts + 1),
                     num_logprobs=[None] * batch,
-                    needs=Needs(),
+                    needs=SamplingFeatures(),
                 )
             )
         )

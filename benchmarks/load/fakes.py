@@ -14,7 +14,8 @@ from typing import Any
 
 import grpc
 
-from segue.cluster_status import UnitCounts, WorkerHealth, WorkerLoad, WorkerStatus
+from segue.api.cluster_status import UnitCounts, WorkerHealth, WorkerLoad, WorkerStatus
+from segue.api.types import Epoch, Role, WorkerId
 from segue.internal.v1 import transfer_pb2
 from segue.internal.v1 import worker_pb2 as pb
 from segue.internal.v1.worker_pb2_grpc import (
@@ -23,14 +24,13 @@ from segue.internal.v1.worker_pb2_grpc import (
     add_DecodeWorkerServicer_to_server,
     add_PrefillWorkerServicer_to_server,
 )
-from segue.model.model_id import model_id
-from segue.model.source import resolve_model
-from segue.types import Epoch, Role, WorkerId
+from segue.model.checkpoint.model_id import model_id
+from segue.model.checkpoint.source import resolve_model
 from segue.v1 import session_pb2
-from segue.wire.convert_worker import worker_to_wire
-from segue.wire.join import stay_joined
-from segue.wire.outbox import Outbox
+from segue.wire.convert.worker import worker_to_wire
 from segue.wire.server import Services, serving
+from segue.wire.streams.join import stay_joined
+from segue.wire.streams.outbox import Outbox
 
 Context = grpc.aio.ServicerContext[Any, Any]
 # 500 tokens per second for each user.

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from benchmarks.load.drive import Outcome, run_load
 from benchmarks.load.processes import ProcessCluster, process_cluster
-from segue.client import Client, StopConditions, TokenInput
-from segue.cluster_status import ClusterStatus, UnitCounts
-from segue.errors import SegueError
+from segue.api.cluster_status import ClusterStatus, UnitCounts
+from segue.api.errors import SegueError
+from segue.sdk.client import Client, StopConditions, TokenInput
 
 _READY_S = 60.0
 _IDLE_S = 30.0

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from benchmarks.mtp.models import PAGE_TOKENS, Text
+from segue.api.types import Sampling
 from segue.engine.batch import DraftStart, Run, SequenceChunk
 from segue.engine.runner import ModelRunner
 from segue.engine.sampler import SamplerRow, SequenceSampler, sample_ids
-from segue.types import Sampling
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

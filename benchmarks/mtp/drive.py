@@ -10,19 +10,19 @@ from time import thread_time
 from torch import Tensor
 
 from decode_worker.config import DecodeConfig
-from decode_worker.engine import DecodeEngine
-from decode_worker.events import Admit, Event, Said
+from decode_worker.engine.engine import DecodeEngine
+from decode_worker.engine.events import Admit, Event, Said
+from decode_worker.engine.sequence import DecodeSequence
 from decode_worker.metrics import DecodeMetrics
-from decode_worker.sequence import DecodeSequence
+from segue.api.prompt import Prompt as TokenPrompt
+from segue.api.turn import ShipReport, TurnSpec
+from segue.api.types import PageId, Sampling, SessionId, SlotId, StopRules, TurnId
 from segue.cache.layout import Unit
-from segue.engine.answer import Answer
+from segue.engine.answer import AnswerState
 from segue.engine.batch import Chunk
 from segue.engine.runner import ModelRunner
 from segue.engine.sampler import SequenceSampler
-from segue.engine.speculation import SlotRing
-from segue.prompt import Prompt as TokenPrompt
-from segue.turn import ShipReport, TurnSpec
-from segue.types import PageId, Sampling, SessionId, SlotId, StopRules, TurnId
+from segue.engine.speculation.acceptance import SlotRing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -164,7 +164,7 @@ class Drive:
             pages=[PageId(place * num_pages + i) for i in range(num_pages)],
             resident_tokens=0,
             ring=SlotRing(slots=slots, state=slots[0], num_tokens=0),
-            answer=Answer(stop=stop, tokenizer=None),
+            answer=AnswerState(stop=stop, tokenizer=None),
             sampler=SequenceSampler(
                 sampling, vocab_size=self._runner.config.vocab_size, prompt_ids=prompt.token_ids
             ),

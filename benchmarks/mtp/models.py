@@ -15,7 +15,7 @@ from benchmarks.mtp.drive import Prompt
 from benchmarks.serving.checkpoint import save_random_checkpoint
 from segue.demo import checkpoint_dir
 from segue.demo.evaluate import held_out
-from segue.model.generation import GenerationDefaults
+from segue.model.checkpoint.generation import GenerationDefaults
 
 PAGE_TOKENS = 16
 SIMULATED_ACCEPTANCE = 0.8

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from benchmarks.placement.policies import RULES
 from benchmarks.placement.workers import SimWorker
 from benchmarks.placement.workload import DELTA_TOKENS, FIRST_TOKENS, PAGE_TOKENS
-from router.placement.cluster import Cluster, Seat
+from router.placement.cluster import ClusterModel, Seat
 from router.placement.coefficients import Observation
+from router.placement.policy import place
 from router.placement.side import Held, Residency, TurnSize
-from router.policy import place
-from segue.types import Role, WorkerId
+from segue.api.types import Role, WorkerId
 
 _NUM_TURNS = 30_000
 # A turn ends after this many later turns per worker, so that loads differ and change.
@@ -60,9 +60,9 @@ def time_decisions(num_workers: int, num_sessions: int, seed: int = 0) -> Decisi
     )
 
 
-def _cluster(names: dict[Role, list[WorkerId]], draw: random.Random) -> Cluster:
+def _cluster(names: dict[Role, list[WorkerId]], draw: random.Random) -> ClusterModel:
     """A cluster that has learned figures for every worker."""
-    cluster = Cluster()
+    cluster = ClusterModel()
     for role, workers in names.items():
         for worker_id in workers:
             cluster.heard(SimWorker(worker_id, role, slowness=1.0).status())

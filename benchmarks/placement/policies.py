@@ -6,31 +6,33 @@ import itertools
 from collections.abc import Callable, Mapping
 
 from benchmarks.placement.workload import PAGE_TOKENS
-from router.placement.cluster import Cluster
+from router.placement.cluster import ClusterModel
 from router.placement.decision import Decision, Placement
 from router.placement.estimate import pair, plans, target_of
 from router.placement.load_index import LoadIndex
+from router.placement.policy import place
 from router.placement.side import NOTHING, Residency, Rules, Side, TurnSize, side_of
-from router.policy import place
-from segue.types import WorkerId
+from segue.api.types import WorkerId
 
 RULES = Rules(page_tokens=PAGE_TOKENS, min_tokens_per_s=20.0)
-Policy = Callable[[Cluster, int, TurnSize, Residency], Decision]
+Policy = Callable[[ClusterModel, int, TurnSize, Residency], Decision]
 
 
-def by_cost(cluster: Cluster, session: int, turn: TurnSize, residency: Residency) -> Decision:
+def by_cost(cluster: ClusterModel, session: int, turn: TurnSize, residency: Residency) -> Decision:
     decision = place(turn, cluster, residency, RULES, is_new=not residency)
     if not residency:
         cluster.settle(cluster.nodes[decision.chosen.decode])
     return decision
 
 
-def least_loaded(cluster: Cluster, session: int, turn: TurnSize, residency: Residency) -> Decision:
+def least_loaded(
+    cluster: ClusterModel, session: int, turn: TurnSize, residency: Residency
+) -> Decision:
     return _on(cluster, _least(cluster), turn, residency, may_pull=False)
 
 
 def least_loaded_pulling(
-    cluster: Cluster, session: int, turn: TurnSize, residency: Residency
+    cluster: ClusterModel, session: int, turn: TurnSize, residency: Residency
 ) -> Decision:
     """Ignores caches in placement, but pulls a prefix if that is cheaper than computing it."""
     return _on(cluster, _least(cluster), turn, residency, may_pull=True)
@@ -40,7 +42,9 @@ def round_robin() -> Policy:
     counter = itertools.count()
     names: list[list[WorkerId]] = []
 
-    def policy(cluster: Cluster, session: int, turn: TurnSize, residency: Residency) -> Decision:
+    def policy(
+        cluster: ClusterModel, session: int, turn: TurnSize, residency: Residency
+    ) -> Decision:
         number = next(counter)
         if not names:
             names.extend(sorted(index.first(len(index))) for index in _indices(cluster))
@@ -54,7 +58,9 @@ def sticky() -> Policy:
     """A session never leaves the workers of its first turn."""
     homes: dict[int, tuple[WorkerId, WorkerId]] = {}
 
-    def policy(cluster: Cluster, session: int, turn: TurnSize, residency: Residency) -> Decision:
+    def policy(
+        cluster: ClusterModel, session: int, turn: TurnSize, residency: Residency
+    ) -> Decision:
         if session not in homes:
             homes[session] = _least(cluster)
         return _on(cluster, homes[session], turn, residency, may_pull=False)
@@ -71,17 +77,17 @@ POLICIES: Mapping[str, Callable[[], Policy]] = {
 }
 
 
-def _least(cluster: Cluster) -> tuple[WorkerId, WorkerId]:
+def _least(cluster: ClusterModel) -> tuple[WorkerId, WorkerId]:
     prefill, decode = (next(index.first(1)) for index in _indices(cluster))
     return prefill, decode
 
 
-def _indices(cluster: Cluster) -> tuple[LoadIndex, LoadIndex]:
+def _indices(cluster: ClusterModel) -> tuple[LoadIndex, LoadIndex]:
     return cluster.ready_prefills, cluster.ready_decodes
 
 
 def _on(
-    cluster: Cluster,
+    cluster: ClusterModel,
     chosen: tuple[WorkerId, WorkerId],
     turn: TurnSize,
     residency: Residency,

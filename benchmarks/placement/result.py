@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from benchmarks.placement.workers import SimWorker
-from segue.types import Role
+from segue.api.types import Role
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -37,11 +37,11 @@ from benchmarks.placement.workload import (
     Session,
     TurnShape,
 )
-from router.placement.cluster import Cluster, Seat
+from router.placement.cluster import ClusterModel, Seat
 from router.placement.coefficients import Observation
 from router.placement.decision import Decision, estimate_error
 from router.placement.side import Held, TurnSize
-from segue.types import Role, WorkerId
+from segue.api.types import Role, WorkerId
 
 Event = tuple[float, int, Callable[[], None]]
 # The number of workers per role that the directory remembers for a session.
@@ -54,7 +54,7 @@ class Simulation:
         self._policy = policy
         self._scale = scale
         self._agents = Agents(scale)
-        self._cluster = Cluster()
+        self._cluster = ClusterModel()
         self._workers = _workers(scale)
         self._residency: dict[int, collections.OrderedDict[WorkerId, Held]] = {}
         self._now = 0.0

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 
 from router.config import RouterConfig
 from router.metrics import RouterMetrics
-from router.placing import Placing
-from router.session_table import SessionTable
-from segue.cluster_status import UnitCounts, WorkerHealth, WorkerLoad, WorkerStatus
-from segue.prompt import Prompt
-from segue.turn import FinishReason, ShipReport, TurnResult, TurnSpec, Usage
-from segue.types import Epoch, Role, Sampling, SessionId, StopRules, TurnId, WorkerId
+from router.placement.placing import Placing
+from router.sessions.table import SessionTable
+from segue.api.cluster_status import UnitCounts, WorkerHealth, WorkerLoad, WorkerStatus
+from segue.api.prompt import Prompt
+from segue.api.turn import FinishReason, ShipReport, TurnResult, TurnSpec, Usage
+from segue.api.types import Epoch, Role, Sampling, SessionId, StopRules, TurnId, WorkerId
 
 _PAGE_TOKENS = 16
 _SHARED_TOKENS = 4_096

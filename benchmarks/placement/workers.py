@@ -11,8 +11,8 @@ from benchmarks.placement.workload import (
     PREFILL_TOKENS,
     SLOT_TOKENS,
 )
-from segue.cluster_status import UnitCounts, WorkerLoad, WorkerStatus
-from segue.types import Epoch, Role, WorkerId
+from segue.api.cluster_status import UnitCounts, WorkerLoad, WorkerStatus
+from segue.api.types import Epoch, Role, WorkerId
 
 
 @dataclass(slots=True)

@@ -24,8 +24,8 @@ from benchmarks.serving.environment import this_environment
 from segue.demo import checkpoint_dir
 from segue.text.chat import ChatTemplate
 from segue.text.prompt import PromptEncoder
-from segue.text.template_source import TemplateSource
-from segue.text.tokenizer import Tokenizer
+from segue.text.template.source import TemplateSource
+from segue.text.tokens.tokenizer import Tokenizer
 
 _WIDTH = 130
 _PRESSURES = ((96, 20), (48, 20), (24, 20), (8, 4))

@@ -9,13 +9,13 @@ from typing import Self
 from prefill_worker.config import PrefillConfig
 from prefill_worker.pull import Rates
 from prefill_worker.units import PromptMemory
-from segue.cache.host_tier import HostTier, Tiers
+from segue.api.prompt import Prompt
+from segue.api.turn import TurnSpec
+from segue.api.types import Sampling, SessionId, StopRules, TurnId
+from segue.cache.host.tier import HostTier, Tiers
 from segue.cache.layout import CacheField, CacheLayout, Unit
 from segue.cache.memory import Memory
-from segue.cache.worth import worth_to_prefill
-from segue.prompt import Prompt
-from segue.turn import TurnSpec
-from segue.types import Sampling, SessionId, StopRules, TurnId
+from segue.cache.prefix.eviction_cost import cost_to_prefill
 
 # The proportions of a 27 billion parameter model: a state equals about 2,300 tokens of keys and
 # values.
@@ -38,7 +38,7 @@ class PrefillSide:
                 num_pages=num_pages,
                 num_slots=num_slots,
                 page_tokens=_LAYOUT.page_tokens,
-                worth=worth_to_prefill(_LAYOUT, float),
+                worth=cost_to_prefill(_LAYOUT, float),
                 clock=lambda: 0.0,
             )
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 from benchmarks.reuse.prefill_side import PrefillSide
 from benchmarks.reuse.talks import NUM_TURNS, talk
+from segue.api.types import TokenInput, TurnInput
 from segue.text.prompt import PromptEncoder
-from segue.types import TokenInput, TurnInput
 
 PAGE_TOKENS = 16
 

@@ -6,7 +6,7 @@ import json
 import random
 from collections.abc import Iterator
 
-from segue.types import ChatInput, Message, ToolCall
+from segue.api.types import ChatInput, Message, ToolCall
 
 NUM_TURNS = 12
 

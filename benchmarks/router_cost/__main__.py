@@ -21,9 +21,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from segue.client import Client
-from segue.errors import SegueError
-from segue.types import ChatInput, Message
+from segue.api.errors import SegueError
+from segue.api.types import ChatInput, Message
+from segue.sdk.client import Client
 
 DEMO = Path(__file__).parents[2] / "segue" / "demo" / "checkpoint"
 _CONTEXT = 262_144

@@ -6,9 +6,9 @@ import asyncio
 import sys
 import time
 
-from segue.client import Client
-from segue.errors import SegueError
-from segue.types import ChatInput, Message
+from segue.api.errors import SegueError
+from segue.api.types import ChatInput, Message
+from segue.sdk.client import Client
 
 
 async def _send(target: str, text: str) -> str:

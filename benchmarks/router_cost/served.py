@@ -17,14 +17,14 @@ from typing import Any
 import router.router
 from router.__main__ import running
 from router.config import RouterConfig
-from router.turn import TurnEvents
-from segue.turn import FinishReason, TokenDelta, TurnEnd, TurnSpec
+from router.turn.turn import TurnEvents
+from segue.api.turn import FinishReason, TokenDelta, TurnEnd, TurnSpec
 
 _TICK_S = 0.001
 
 
 class InstantTurn:
-    """Replaces `router.turn.Turn`: an answer of some tokens without any worker."""
+    """Replaces `router.turn.turn.Turn`: an answer of some tokens without any worker."""
 
     outcome = "stop"
     failure = None

@@ -26,7 +26,7 @@ from router.config import RouterConfig
 from segue.engine.config import EngineConfig
 from segue.launch.cluster import running_cluster
 from segue.launch.config import ClusterConfig, Config
-from segue.model.source import resolve_model
+from segue.model.checkpoint.source import resolve_model
 
 RANDOM = "random"
 # A file has no width of its own; the tables fit this.

@@ -9,13 +9,13 @@ from collections.abc import Sequence
 
 from benchmarks.serving.samples import Answered
 from benchmarks.serving.workload import Prompt
-from router.links import DecodeLink, PrefillLink
-from router.turn_calls import NamedTurn, Reserved, WrittenBy
-from segue.client import Client, StopConditions, TokenDelta, TokenInput, TurnEnd
-from segue.cluster_status import ClusterStatus
-from segue.prompt import Prompt as TokenPrompt
-from segue.turn import TurnSpec
-from segue.types import Role, Sampling, SessionId, StopRules, TurnId
+from router.turn.calls import NamedTurn, Reserved, WrittenBy
+from router.turn.links import DecodeLink, PrefillLink
+from segue.api.cluster_status import ClusterStatus
+from segue.api.prompt import Prompt as TokenPrompt
+from segue.api.turn import TurnSpec
+from segue.api.types import Role, Sampling, SessionId, StopRules, TurnId
+from segue.sdk.client import Client, StopConditions, TokenDelta, TokenInput, TurnEnd
 
 # Nothing here takes this long; a hang becomes an error.
 _TIMEOUT_S = 600.0

@@ -23,10 +23,10 @@ from benchmarks.serving.samples import Answered
 from benchmarks.serving.scrape import read_metrics, total_of
 from benchmarks.serving.workload import Prompt, Workload
 from segue.cache.layout import CacheLayout
-from segue.client import Client
 from segue.engine.served_model import ServedModel
 from segue.launch.cluster import Cluster
 from segue.model.config import ModelConfig
+from segue.sdk.client import Client
 
 Report = Callable[[str], None]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from segue.turn import TurnEnd
+from segue.api.turn import TurnEnd
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,4 +1,4 @@
 """Cost model of a placement: what is known about workers, what it predicts, how it is learned.
 
-`router/policy.py` decides with it. Nothing here does I/O or reads a clock.
+`router/placement/policy.py` decides with it. Nothing here does I/O or reads a clock.
 """

@@ -19,9 +19,9 @@ from router.placement.coefficients import (
 )
 from router.placement.decision import Decision
 from router.placement.load_index import LoadIndex
-from router.placement.node import Node
-from segue.cluster_status import WorkerStatus
-from segue.types import WorkerId
+from router.placement.node import WorkerNode
+from segue.api.cluster_status import WorkerStatus
+from segue.api.types import WorkerId
 
 _SETTLED_PER_WORKER = 32
 
@@ -30,8 +30,8 @@ _SETTLED_PER_WORKER = 32
 class Seat:
     """The load that a placed turn adds, for the placement of others."""
 
-    prefill: Node
-    decode: Node
+    prefill: WorkerNode
+    decode: WorkerNode
     queued_tokens: int
     num_pages: int
     num_heard: int
@@ -40,23 +40,23 @@ class Seat:
     is_held: bool = True
 
 
-class Cluster:
+class ClusterModel:
     """One event loop owns it. `place` reads it and changes nothing."""
 
     def __init__(self, coefficients: Coefficients = PRIOR) -> None:
         self.coefficients = coefficients
         self.own_speeds: dict[WorkerId, Speed] = {}
-        self.nodes: dict[WorkerId, Node] = {}
+        self.nodes: dict[WorkerId, WorkerNode] = {}
         self.ready_prefills = LoadIndex()
         self.ready_decodes = LoadIndex()
-        self._settled: collections.deque[Node] = collections.deque()
+        self._settled: collections.deque[WorkerNode] = collections.deque()
 
     def heard(self, status: WorkerStatus) -> None:
         """Takes a heartbeat, or the status of a worker that drains or is lost."""
         node = self.nodes.get(status.worker_id)
         if node is None or node.status.epoch != status.epoch:
             # A later life has none of the earlier one's turns.
-            node = self.nodes[status.worker_id] = Node(status, status.worker_id)
+            node = self.nodes[status.worker_id] = WorkerNode(status, status.worker_id)
         node.heard(status)
         self._rank(status.worker_id)
 
@@ -83,7 +83,7 @@ class Cluster:
         self._count_turn(seat, 1)
         return seat
 
-    def settle(self, node: Node) -> None:
+    def settle(self, node: WorkerNode) -> None:
         """A new session was placed on a decode worker, and its next turns will go there.
 
         Counts only the latest sessions, about 32 per worker: a worker that joins gets more than its
@@ -94,7 +94,7 @@ class Cluster:
         while len(self._settled) > _SETTLED_PER_WORKER * max(len(self.ready_decodes), 1):
             self._count_settled(self._settled.popleft(), -1)
 
-    def unsettle(self, node: Node) -> None:
+    def unsettle(self, node: WorkerNode) -> None:
         """Reverts `settle`: the session was placed elsewhere after all."""
         if node in self._settled:
             self._settled.remove(node)
@@ -139,7 +139,7 @@ class Cluster:
             node.room_pages -= change * seat.num_pages
         self._rank(node.worker_id)
 
-    def _count_settled(self, node: Node, change: int) -> None:
+    def _count_settled(self, node: WorkerNode, change: int) -> None:
         node.num_settled += change
         if self.nodes.get(node.worker_id) is node:
             self._rank(node.worker_id)

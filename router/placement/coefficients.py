@@ -11,8 +11,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from segue.api.types import WorkerId
 from segue.cost_line import Line, prior_line
-from segue.types import WorkerId
 
 # Weight of one observation in the quantities that are plain averages.
 _SHARE_STEP = 0.05

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from router.placement.estimate import Candidate
-from segue.cluster_status import WorkerStatus
+from segue.api.cluster_status import WorkerStatus
 
 
 class Placement(NamedTuple):

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from router.placement.coefficients import Coefficients
 from router.placement.side import Exclusion, Rules, Side, TurnSize
-from segue.types import WorkerId
+from segue.api.types import WorkerId
 
 
 class Mode(enum.StrEnum):

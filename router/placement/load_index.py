@@ -6,7 +6,7 @@ import bisect
 import itertools
 from collections.abc import Container, Iterator
 
-from segue.types import WorkerId
+from segue.api.types import WorkerId
 
 Rank = tuple[float, int, int, int]
 """Seconds of queued compute, running turns, recent new sessions, negated free pages. The worker

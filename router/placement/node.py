@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from router.placement.coefficients import Speed
-from segue.cluster_status import WorkerHealth, WorkerStatus
-from segue.types import Role, WorkerId
+from segue.api.cluster_status import WorkerHealth, WorkerStatus
+from segue.api.types import Role, WorkerId
 
 
 @dataclass(slots=True, eq=False)
-class Node:
+class WorkerNode:
     """Kept flat, because every decision reads some nodes."""
 
     status: WorkerStatus

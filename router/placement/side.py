@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from router.placement.coefficients import Speed
-from router.placement.node import Node
-from segue.types import WorkerId
+from router.placement.node import WorkerNode
+from segue.api.types import WorkerId
 
 
 class Exclusion(enum.IntEnum):
@@ -82,7 +82,7 @@ class Side(NamedTuple):
 
 
 def side_of(
-    node: Node, held: Held, turn: TurnSize, speed: Speed, rules: Rules, is_avoided: bool
+    node: WorkerNode, held: Held, turn: TurnSize, speed: Speed, rules: Rules, is_avoided: bool
 ) -> Side:
     prompt_tokens, max_tokens = turn
     if held.resident_tokens > prompt_tokens or held.checkpoint_tokens >= prompt_tokens:

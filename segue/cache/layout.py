@@ -18,7 +18,7 @@ import enum
 import math
 from dataclasses import dataclass
 
-from segue.checks import require_count, require_name
+from segue.api.checks import require_count, require_name
 
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 

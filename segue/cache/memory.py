@@ -9,21 +9,21 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from typing import Self
 
-from segue.cache.accountant import Accountant, UnitState, page_accountant, slot_accountant
-from segue.cache.audit import check_invariants
-from segue.cache.prefix_cache import PrefixCache
+from segue.api.cluster_status import UnitCounts
+from segue.api.types import PageId, SlotId
+from segue.cache.prefix.audit import check_invariants
+from segue.cache.prefix.cache import PrefixCache
+from segue.cache.prefix.eviction_cost import EvictionCost
 from segue.cache.strays import Strays, strays_of
-from segue.cache.worth import Worth
-from segue.cluster_status import UnitCounts
-from segue.types import PageId, SlotId
+from segue.cache.unit_pool import UnitPool, UnitState, page_pool, slot_pool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Memory:
     """The worker's event loop owns it."""
 
-    pages: Accountant[PageId]
-    slots: Accountant[SlotId]
+    pages: UnitPool[PageId]
+    slots: UnitPool[SlotId]
     cache: PrefixCache
 
     @classmethod
@@ -33,11 +33,11 @@ class Memory:
         num_pages: int,
         num_slots: int,
         page_tokens: int,
-        worth: Worth,
+        worth: EvictionCost,
         clock: Callable[[], float],
     ) -> Self:
         """A memory whose units are all free."""
-        pages, slots = page_accountant(num_pages), slot_accountant(num_slots)
+        pages, slots = page_pool(num_pages), slot_pool(num_slots)
         cache = PrefixCache(pages, slots, page_tokens=page_tokens, worth=worth, clock=clock)
         return cls(pages=pages, slots=slots, cache=cache)
 

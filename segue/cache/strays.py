@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-from segue.cache.accountant import Accountant, AccountingError
-from segue.types import PageId, SlotId
+from segue.api.types import PageId, SlotId
+from segue.cache.unit_pool import AccountingError, UnitPool
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,9 +39,7 @@ class Strays:
             raise AccountingError(str(self))
 
 
-def strays_of(
-    pages: Accountant[PageId], slots: Accountant[SlotId], here: Collection[str]
-) -> Strays:
+def strays_of(pages: UnitPool[PageId], slots: UnitPool[SlotId], here: Collection[str]) -> Strays:
     """`here`: the owners that still exist. Examines owners, not units."""
     of_pages, of_slots = pages.owners(), slots.owners()
     gone = [owner for owner in {**of_pages, **of_slots} if owner not in here]

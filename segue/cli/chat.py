@@ -14,15 +14,15 @@ from dataclasses import dataclass, field
 from rich.console import Console
 from rich.markup import escape
 
+from segue.api.errors import SegueError, Unavailable
+from segue.api.types import SamplingParams, StopConditions
 from segue.cli import show
-from segue.cli.prompt import Prompt, line_history
-from segue.client import Client, Session, TokenDelta, TurnEnd
+from segue.cli.prompt import TerminalPrompt, line_history
 from segue.demo import SUGGESTIONS
-from segue.errors import SegueError, Unavailable
-from segue.types import SamplingParams, StopConditions
+from segue.sdk.client import Client, Session, TokenDelta, TurnEnd
 
 _DEMO = "demo"
-"""The name of the bundled checkpoint, as in `segue.model.source`."""
+"""The name of the bundled checkpoint, as in `segue.model.checkpoint.source`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +49,7 @@ class Chat:
 
     def talk(self) -> None:
         """Turns until Ctrl-D, `/exit`, or Ctrl-C at the prompt. Raises SegueError."""
-        prompt = Prompt(out=self.out, err=self.err)
+        prompt = TerminalPrompt(out=self.out, err=self.err)
         with self._connected() as client:
             _introduce(prompt, self._runner.run(client.status()).model)
             conversation = self._conversation(client)
@@ -57,7 +57,7 @@ class Chat:
                 for line in prompt.messages():
                     self._take_turn(conversation, line, prompt)
 
-    def _take_turn(self, conversation: Session, line: str, prompt: Prompt) -> None:
+    def _take_turn(self, conversation: Session, line: str, prompt: TerminalPrompt) -> None:
         try:
             self._runner.run(self._say(conversation, line))
         except KeyboardInterrupt:
@@ -122,7 +122,7 @@ def error_line(error: SegueError) -> str:
     return f"[bold red]error[/] {escape(f'{type(error).__name__}: {error}')}"
 
 
-def _introduce(prompt: Prompt, model: str) -> None:
+def _introduce(prompt: TerminalPrompt, model: str) -> None:
     if model == _DEMO:
         prompt.tell("The demo model knows little. It can answer, for example:")
         for suggestion in SUGGESTIONS:

@@ -10,15 +10,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from segue import chat_json
-from segue.chat_json import read_chat
-from segue.errors import InvalidRequest
-from segue.types import (
+from segue.api.errors import InvalidRequest
+from segue.api.types import (
     ChatInput,
     TextInput,
     TokenInput,
     TurnInput,
 )
+from segue.sdk import chat_json
+from segue.sdk.chat_json import read_chat
 
 
 def parse_token_ids(text: str) -> tuple[int, ...]:

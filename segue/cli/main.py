@@ -13,6 +13,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from segue.api.errors import InvalidRequest, SegueError
+from segue.api.types import ChatInput, SamplingParams, StopConditions
 from segue.cli import show, show_explanation
 from segue.cli.chat import Chat, error_line
 from segue.cli.input import (
@@ -21,9 +23,7 @@ from segue.cli.input import (
     with_template_options,
 )
 from segue.cli.server_part import require_server_part
-from segue.client import DEFAULT_TARGET, Client
-from segue.errors import InvalidRequest, SegueError
-from segue.types import ChatInput, SamplingParams, StopConditions
+from segue.sdk.client import DEFAULT_TARGET, Client
 
 app = typer.Typer(
     add_completion=False,

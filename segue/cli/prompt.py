@@ -33,7 +33,7 @@ Each line is a message; empty lines are ignored.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Prompt:
+class TerminalPrompt:
     """Reads a conversation's lines. `out` is stdout, `err` is stderr."""
 
     out: Console

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Callable
 
-from segue.errors import InvalidConfig
+from segue.api.errors import InvalidConfig
 
 MODULES = (
     "torch",

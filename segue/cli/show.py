@@ -10,9 +10,9 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from segue.client import Answer
-from segue.cluster_status import ClusterStatus, UnitCounts, WorkerHealth, WorkerStatus
-from segue.turn import Timings, TurnEnd, Usage
+from segue.api.cluster_status import ClusterStatus, UnitCounts, WorkerHealth, WorkerStatus
+from segue.api.turn import Timings, TurnEnd, Usage
+from segue.sdk.client import Answer
 
 _HEALTH_STYLE = {
     WorkerHealth.READY: "green",

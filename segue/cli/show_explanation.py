@@ -10,8 +10,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from segue.api.explanation import CostLine, Explanation, WeighedCandidate
 from segue.cli.show import counted, lines_of, natural_width
-from segue.explanation import CostLine, Explanation, WeighedCandidate
 
 # Columns of milliseconds, in the order in which a turn passes through them. The last is their sum.
 _PARTS = (

@@ -12,7 +12,7 @@ import torch
 from transformers import DynamicCache, Qwen3_5ForCausalLM
 from transformers.modeling_layers import MtpModel
 
-from segue.demo.examples import Example
+from segue.demo.corpus.examples import Example
 from segue.demo.mtp import chained
 
 MAX_DRAFTS = 4

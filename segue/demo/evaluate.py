@@ -25,8 +25,8 @@ except ModuleNotFoundError:
     raise SystemExit(NEEDS_DEV) from None
 
 from segue.demo.acceptance import MAX_DRAFTS, acceptance
-from segue.demo.corpus import COPY_WEIGHTS, WEIGHTS, Weights, typed_conversation
-from segue.demo.examples import Example, encode
+from segue.demo.corpus.conversations import COPY_WEIGHTS, WEIGHTS, Weights, typed_conversation
+from segue.demo.corpus.examples import Example, encode
 from segue.demo.mtp import has_head, load_head, load_trunk
 
 # Training counts its seeds up from zero and never reaches this.

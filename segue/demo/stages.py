@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from segue.demo.corpus import (
+from segue.demo.corpus.conversations import (
     COPYING_WEIGHTS,
     FINAL_WEIGHTS,
     LAST_WEIGHTS,

@@ -17,7 +17,7 @@ from jinja2 import Template
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from segue.demo.corpus import Conversation
+from segue.demo.corpus.conversations import DemoConversation
 
 END_OF_TEXT, IM_START, IM_END = CONTROL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 # Qwen shows these six in the text, so they are added tokens but not special ones.
@@ -102,7 +102,7 @@ def save_tokenizer(tokenizer: Tokenizer, max_tokens: int, out: Path) -> None:
     (out / "chat_template.jinja").write_text(template_file().read_text())
 
 
-def render(conversation: Conversation, add_generation_prompt: bool = False) -> str:
+def render(conversation: DemoConversation, add_generation_prompt: bool = False) -> str:
     """The conversation as the model reads it, in the environment that transformers uses."""
     return _template().render(
         messages=conversation.messages(),

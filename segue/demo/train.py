@@ -28,9 +28,10 @@ try:
 except ModuleNotFoundError:
     raise SystemExit(NEEDS_DEV) from None
 
-from segue.demo.corpus import COPY_WEIGHTS, typed_conversation
+from segue.demo.corpus.conversations import COPY_WEIGHTS, typed_conversation
+from segue.demo.corpus.examples import encode, tokenizer_texts
+from segue.demo.corpus.repeats import repeats
 from segue.demo.evaluate import accuracies, held_out
-from segue.demo.examples import encode, tokenizer_texts
 from segue.demo.looking_back import (
     attention_of,
     begin_anew,
@@ -40,7 +41,6 @@ from segue.demo.looking_back import (
 )
 from segue.demo.mtp import load_trunk
 from segue.demo.network import MAX_POSITIONS, hold_memory, new_network, shorten_memory
-from segue.demo.repeats import repeats
 from segue.demo.stages import PARTS, Part, Stage
 from segue.demo.tokenizer import (
     CONTROL_TOKENS,
@@ -62,14 +62,14 @@ SAVE_STEPS = 300
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
+class TrainingBatch:
     """Rows of token ids [rows, tokens], and the weight of each as a target in the loss."""
 
     ids_BT: torch.Tensor
     weight_BT: torch.Tensor
 
 
-def batch(tokenizer: Tokenizer, stage: Stage, step: int) -> Batch:
+def batch(tokenizer: Tokenizer, stage: Stage, step: int) -> TrainingBatch:
     """A step's batch: every row is a separate conversation, cut at the row's end."""
     ids, weights = [], []
     ordinary = range(NUM_TOKENS - len(CONTROL_TOKENS) - len(MARKERS))
@@ -87,10 +87,12 @@ def batch(tokenizer: Tokenizer, stage: Stage, step: int) -> Batch:
         ]
         ids.append([*example.ids, *[0] * missing][: stage.row_tokens])
         weights.append([*weight, *[0.0] * missing][: stage.row_tokens])
-    return Batch(torch.tensor(ids), torch.tensor(weights))
+    return TrainingBatch(torch.tensor(ids), torch.tensor(weights))
 
 
-def loss_of(model: Qwen3_5ForCausalLM, batch: Batch, looking_weight: float = 0.0) -> torch.Tensor:
+def loss_of(
+    model: Qwen3_5ForCausalLM, batch: TrainingBatch, looking_weight: float = 0.0
+) -> torch.Tensor:
     """The weighted mean of the answers' negative log likelihood.
 
     `looking_weight` is the weight of the added loss for attention outside the copied places.

@@ -23,10 +23,10 @@ try:
 except ModuleNotFoundError:
     raise SystemExit(NEEDS_DEV) from None
 
-from segue.demo.corpus import LATE_WEIGHTS, TOOL_WEIGHTS
+from segue.demo.corpus.conversations import LATE_WEIGHTS, TOOL_WEIGHTS
 from segue.demo.mtp import chained, load_head, load_trunk, save_head
 from segue.demo.stages import Stage
-from segue.demo.train import Batch, batch, learning_rate
+from segue.demo.train import TrainingBatch, batch, learning_rate
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ SAVE_STEPS = 200
 
 
 def loss_of(
-    trunk: Qwen3_5ForCausalLM, head: MtpModel, batch: Batch, num_chained: int
+    trunk: Qwen3_5ForCausalLM, head: MtpModel, batch: TrainingBatch, num_chained: int
 ) -> torch.Tensor:
     """The steps' weighted cross-entropy with the trunk's distribution, on the drafts that are made.
     They are made within an answer: its first token and the user's words are never drafted.

@@ -11,14 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from segue.errors import InvalidRequest
-from segue.text.detokenizer import Detokenizer, TokenBytes
-from segue.text.stop_strings import StopStringMatcher
-from segue.turn import FinishReason, TokenDelta
-from segue.types import SampledToken, StopRules
+from segue.api.errors import InvalidRequest
+from segue.api.turn import FinishReason, TokenDelta
+from segue.api.types import SampledToken, StopRules
+from segue.text.tokens.detokenizer import Detokenizer, TokenBytes
+from segue.text.tokens.stop_strings import StopStringMatcher
 
 
-class Answer:
+class AnswerState:
     """Takes sampled tokens, one or a run at a time, until `finish` is set.
 
     It depends on nothing but its arguments and the tokens: to go on elsewhere, `resume` a new one

@@ -12,10 +12,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from segue.api.errors import InvalidConfig
 from segue.cache.layout import CacheLayout
 from segue.engine.config import EngineConfig, auto_cache_bytes
-from segue.engine.host_memory import Memory
-from segue.errors import InvalidConfig
+from segue.engine.host_memory import MachineMemory
 
 CLUSTER_BYTES = 600 << 20
 """Ray's own processes, its object store and the router: 420 MiB were measured."""
@@ -56,7 +56,7 @@ class WorkerNeed:
 class Room:
     """Memory that some workers share."""
 
-    memory: Memory
+    memory: MachineMemory
     num_workers: int
     process_bytes: int = PROCESS_BYTES
     """Of each."""
@@ -64,12 +64,12 @@ class Room:
     """Of none of them."""
 
     @classmethod
-    def on_host(cls, memory: Memory, num_workers: int) -> Room:
+    def on_host(cls, memory: MachineMemory, num_workers: int) -> Room:
         """Ray and the router are there too."""
         return cls(memory=memory, num_workers=num_workers, common_bytes=CLUSTER_BYTES)
 
     @classmethod
-    def on_gpu(cls, memory: Memory, *, share: float) -> Room:
+    def on_gpu(cls, memory: MachineMemory, *, share: float) -> Room:
         """What one worker may have of a GPU that is shared with others."""
         own = replace(memory, free_bytes=min(memory.free_bytes, int(memory.total_bytes * share)))
         return cls(memory=own, num_workers=1, process_bytes=DEVICE_BYTES)
@@ -104,7 +104,7 @@ def planned(need: WorkerNeed, engine: EngineConfig, room: Room) -> EngineConfig:
     return replace(engine, cache_bytes=cache_bytes, max_running=max_running)
 
 
-def planned_alone(need: WorkerNeed, engine: EngineConfig, memory: Memory) -> EngineConfig:
+def planned_alone(need: WorkerNeed, engine: EngineConfig, memory: MachineMemory) -> EngineConfig:
     """For a worker on a host of which nobody said how many it shares it with: another one like it
     should fit, where two fit at all.
     """

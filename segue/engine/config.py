@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from segue.api.errors import InvalidConfig
 from segue.cache.layout import DTYPE_BYTES, CacheLayout
-from segue.errors import InvalidConfig
 
 AUTO = "auto"
 

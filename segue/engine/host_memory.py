@@ -16,7 +16,7 @@ _SMI_TIMEOUT_S = 10.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Memory:
+class MachineMemory:
     place: str
     """What it belongs to, for a person: "this host"."""
     total_bytes: int
@@ -24,7 +24,7 @@ class Memory:
     """Not in use, or used by the page cache alone, which gives way."""
 
 
-def read_host_memory(root: Path = Path("/")) -> Memory | None:
+def read_host_memory(root: Path = Path("/")) -> MachineMemory | None:
     """The tightest of the machine and its control groups; None where nothing can be read."""
     info = _meminfo(root / "proc" / "meminfo")
     if info is None:
@@ -36,19 +36,19 @@ def read_host_memory(root: Path = Path("/")) -> Memory | None:
             continue
         total_bytes, free_bytes = limit
         if total_bytes < memory.total_bytes:
-            memory = Memory(
+            memory = MachineMemory(
                 place="this container",
                 total_bytes=total_bytes,
                 free_bytes=min(free_bytes, memory.free_bytes),
             )
         elif free_bytes < memory.free_bytes:
-            memory = Memory(
+            memory = MachineMemory(
                 place=memory.place, total_bytes=memory.total_bytes, free_bytes=free_bytes
             )
     return memory
 
 
-def read_gpu_memory() -> Memory | None:
+def read_gpu_memory() -> MachineMemory | None:
     """Of the GPU with the most free memory, without loading torch for it; None where no driver
     answers. Which one a worker gets is Ray's to say: it looks at its own.
     """
@@ -59,23 +59,23 @@ def read_gpu_memory() -> Memory | None:
     return parse_gpu_memory(done.stdout)
 
 
-def parse_gpu_memory(text: str) -> Memory | None:
+def parse_gpu_memory(text: str) -> MachineMemory | None:
     """A line for each GPU: its total and its free memory in MiB."""
     try:
         rows = [[int(n) for n in row.split(",")] for row in text.splitlines() if row.strip()]
         free_mib, total_mib = max((free, total) for total, free in rows)
     except ValueError:
         return None
-    return Memory(place="the GPU", total_bytes=total_mib << 20, free_bytes=free_mib << 20)
+    return MachineMemory(place="the GPU", total_bytes=total_mib << 20, free_bytes=free_mib << 20)
 
 
-def _meminfo(path: Path) -> Memory | None:
+def _meminfo(path: Path) -> MachineMemory | None:
     values: dict[str, int] = {}
     try:
         for line in path.read_text().splitlines():
             name, _, rest = line.partition(":")
             values[name] = int(rest.split()[0]) << 10
-        return Memory(
+        return MachineMemory(
             place="this host",
             total_bytes=values["MemTotal"],
             free_bytes=values.get("MemAvailable", values["MemFree"]),

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from segue.engine.batch import MAX_RUN_TOKENS, Chunk, Run, SequenceChunk
 from segue.kernels import NO_SLOT
-from segue.model.batch import Batch, HiddenRows, Prompts, Segments, Steps
+from segue.model.batch import Batch, HiddenRows, PrefillSegments, Prompts, Steps
 
 
 def pack(
@@ -153,14 +153,14 @@ def _prompts(chunks: Sequence[SequenceChunk], page_tokens: int, device: str) -> 
     )
 
 
-def _segments(chunks: Sequence[SequenceChunk], device: str) -> Segments:
+def _segments(chunks: Sequence[SequenceChunk], device: str) -> PrefillSegments:
     bounds = [0]
     for chunk in chunks:
         first_row = bounds[-1] - chunk.start
         bounds += [first_row + position for position in chunk.positions_kept]
     slots_out = [chunk.slots_written for chunk in chunks]
     slots_in = [NO_SLOT if chunk.slot_in is None else chunk.slot_in for chunk in chunks]
-    return Segments(
+    return PrefillSegments(
         cu_tokens_M1=_ints(bounds, device),
         slots_out_M=_ints(list(chain.from_iterable(slots_out)), device),
         cu_segments_N1=_ints(list(accumulate(map(len, slots_out), initial=0)), device),

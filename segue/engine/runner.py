@@ -13,16 +13,16 @@ from torch import Tensor
 from segue.cache.layout import CacheLayout
 from segue.cache.tensors import TORCH_DTYPES, CacheTensors
 from segue.engine.batch import Chunk, DraftStart, SequenceChunk
-from segue.engine.device_step import DeviceStep, Sampling
-from segue.engine.drafter import Drafter
+from segue.engine.device.buffers import ScratchUnits, StepTables
+from segue.engine.device.step import DeviceStep, StepSampling
+from segue.engine.device.stream import WorkStream
 from segue.engine.packing import pack
 from segue.engine.served_model import ServedModel
-from segue.engine.step_buffers import ScratchUnits, StepTables
-from segue.engine.stream import WorkStream
+from segue.engine.speculation.drafter import Drafter
 from segue.model.batch import Batch
+from segue.model.checkpoint.loading import load_weights
 from segue.model.config import ModelConfig
 from segue.model.qwen3_5 import Qwen3_5
-from segue.model.weights import load_weights
 
 logger = logging.getLogger(__name__)
 
@@ -146,7 +146,7 @@ class ModelRunner:
             stream=self._stream,
         )
 
-    def device_step(self, tables: StepTables, sampling: Sampling) -> DeviceStep:
+    def device_step(self, tables: StepTables, sampling: StepSampling) -> DeviceStep:
         """Steps over the sequences in these tables, with this runner's model and cache."""
         return DeviceStep(self._model, self.tensors, tables, sampling)
 

@@ -15,10 +15,10 @@ from operator import or_
 import torch
 from torch import Tensor
 
-from segue.engine.step_buffers import to_device
+from segue.api.types import SampledToken, Sampling, TokenLogprob
+from segue.engine.device.buffers import to_device
 from segue.kernels import NO_SLOT, sampling
-from segue.kernels.sampling import IN_PROMPT, NO_TOKEN, Ledger, Needs, Rows
-from segue.types import SampledToken, Sampling, TokenLogprob
+from segue.kernels.sampling import IN_PROMPT, NO_TOKEN, Ledger, SamplingFeatures, SamplingRows
 
 _MAX_SCORES = 1 << 21
 """Of a call of the operator: a ledger is copied for it, which should stay in a cache."""
@@ -50,7 +50,7 @@ class SequenceSampler:
         """
         self.params = params
         self.needs = needs_of(params)
-        self.takes_plain_argmax = self.needs == Needs()
+        self.takes_plain_argmax = self.needs == SamplingFeatures()
         self.has_slot = self.needs.bias or self.needs.penalties
         self.counts_V = torch.zeros(
             vocab_size if self.has_slot else 0, dtype=torch.int32, device=device
@@ -111,9 +111,9 @@ def sample_ids(logits_NV: Tensor, rows: Sequence[SamplerRow]) -> list[int]:
     return ids
 
 
-def needs_of(params: Sampling) -> Needs:
+def needs_of(params: Sampling) -> SamplingFeatures:
     draws = not params.is_greedy
-    return Needs(
+    return SamplingFeatures(
         bias=bool(params.logit_bias),
         penalties=params.repetition_penalty != 1.0
         or params.presence_penalty != 0.0
@@ -148,11 +148,11 @@ def rows_of(
     *,
     position_R: Tensor,
     pending_RP: Tensor,
-) -> Rows:
+) -> SamplingRows:
     """What the operator takes, of rows as `integers_of` and `numbers_of` make them."""
     seed_R, top_k_R, slot_R = integers_3R
     temperature_R, top_p_R, min_p_R, repetition_R, presence_R, frequency_R = numbers_6R
-    return Rows(
+    return SamplingRows(
         seed_R=seed_R,
         position_R=position_R,
         top_k_R=top_k_R,
@@ -187,8 +187,8 @@ def fill_slot(
 
 
 def pack_rows(
-    rows: Sequence[SamplerRow], needs: Needs, device: torch.device
-) -> tuple[Rows, Ledger | None]:
+    rows: Sequence[SamplerRow], needs: SamplingFeatures, device: torch.device
+) -> tuple[SamplingRows, Ledger | None]:
     """What the operator takes. In the ledger is a copy, with a slot for each sequence in it."""
     counted = {id(row.sequence): row.sequence for row in rows if row.sequence.has_slot}
     slots = dict(zip(counted, range(len(counted)), strict=True))
@@ -207,7 +207,7 @@ def pack_rows(
     return packed, _ledger(list(counted.values()), needs) if counted else None
 
 
-def _ledger(sequences: Sequence[SequenceSampler], needs: Needs) -> Ledger:
+def _ledger(sequences: Sequence[SequenceSampler], needs: SamplingFeatures) -> Ledger:
     return Ledger(
         counts_SV=torch.stack([s.counts_V for s in sequences]) if needs.penalties else None,
         bias_SV=torch.stack([s.bias_V for s in sequences]) if needs.bias else None,

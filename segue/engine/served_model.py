@@ -15,9 +15,9 @@ from segue.cache.layout import DTYPE_BYTES, CacheLayout
 from segue.engine.budget import WorkerNeed
 from segue.engine.config import AUTO, EngineConfig
 from segue.model.cache_layout import cache_layout
+from segue.model.checkpoint.model_id import model_id
+from segue.model.checkpoint.preflight import check_folder
 from segue.model.config import ModelConfig
-from segue.model.model_id import model_id
-from segue.model.preflight import check_folder
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -24,7 +24,7 @@ from dataclasses import asdict, dataclass
 from multiprocessing import get_context
 from pathlib import Path
 
-from segue.kernels.specimen import CHANGING, CHIPS, Specimen
+from segue.kernels.specimen import CHANGING, CHIPS, CompileCase
 
 _USAGE = re.compile(r"REG:(\d+) STACK:(\d+) SHARED:(\d+)")
 _THREADS = 32
@@ -50,7 +50,7 @@ class Compiled:
     specialised: tuple[str, ...]
     """Arguments for whose values a launch would compile again while serving."""
 
-    def faults(self, specimen: Specimen) -> tuple[str, ...]:
+    def faults(self, specimen: CompileCase) -> tuple[str, ...]:
         """What is not as the specimen says, in words; empty if all is."""
         found = [f"no {instruction} in its PTX" for instruction in self.missing]
         if self.stack_bytes > specimen.max_stack_bytes:
@@ -62,7 +62,7 @@ class Compiled:
         return tuple(found)
 
 
-def specimens() -> tuple[Specimen, ...]:
+def specimens() -> tuple[CompileCase, ...]:
     """Of all operators that have kernels, by the operators' names."""
     here = Path(__file__).parent
     modules = [
@@ -72,7 +72,7 @@ def specimens() -> tuple[Specimen, ...]:
     return tuple(specimen for module in modules for specimen in module.SPECIMENS)
 
 
-def compile_for(specimen: Specimen, chip: str) -> Compiled:
+def compile_for(specimen: CompileCase, chip: str) -> Compiled:
     """Raises what the compiler raises where the kernel cannot be built for `chip`."""
     import triton
     from triton.backends.compiler import GPUTarget

@@ -26,7 +26,7 @@ tells 1 and multiples of 16 from other numbers, and compiles for each."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Specimen:
+class CompileCase:
     """One compilation of a kernel, and what must be found in the result."""
 
     name: str

@@ -19,15 +19,15 @@ from ray.exceptions import (
     RayTaskError,
 )
 
-from segue.errors import SegueError, Unavailable
-from segue.launch.actors import RouterActor, WorkerActor
+from segue.api.errors import SegueError, Unavailable
+from segue.api.types import Role
 from segue.launch.config import ClusterConfig, Config
-from segue.launch.demand import Demand, demands_of
 from segue.launch.drain import draining_words, leave_in_order, stop_router
 from segue.launch.prepare import Prepared, Report, prepare
-from segue.launch.ray_start import logs_folder, running_ray
-from segue.types import Role
-from segue.worker_process import WorkerOptions
+from segue.launch.ray.actors import RouterActor, WorkerActor
+from segue.launch.ray.demand import Demand, demands_of
+from segue.launch.ray.start import logs_folder, running_ray
+from segue.worker.process import WorkerOptions
 
 logger = logging.getLogger(__name__)
 

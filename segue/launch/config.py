@@ -14,7 +14,7 @@ from prefill_worker.config import PrefillConfig
 from router.config import RouterConfig
 from segue.config import describe, read_file, section
 from segue.engine.config import EngineConfig
-from segue.model.settings import CheckpointConfig
+from segue.model.checkpoint.settings import CheckpointConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

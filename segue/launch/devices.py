@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from segue.errors import InvalidConfig
+from segue.api.errors import InvalidConfig
 from segue.launch.config import Config
 
 INFINIBAND = Path("/sys/class/infiniband")

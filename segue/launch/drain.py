@@ -12,8 +12,8 @@ from typing import Any
 import ray
 from ray.exceptions import RayError
 
-from segue.client import Client
-from segue.errors import SegueError
+from segue.api.errors import SegueError
+from segue.sdk.client import Client
 
 logger = logging.getLogger(__name__)
 

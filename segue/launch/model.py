@@ -11,14 +11,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from segue.api.errors import SegueError
 from segue.engine.budget import Room, WorkerNeed, check_host, planned, size
 from segue.engine.config import EngineConfig, pool_sizes
-from segue.engine.host_memory import Memory, read_gpu_memory, read_host_memory
+from segue.engine.host_memory import MachineMemory, read_gpu_memory, read_host_memory
 from segue.engine.served_model import ServedModel
-from segue.errors import SegueError
 from segue.launch.config import Config
-from segue.model.formats import refuse_foreign, refuse_quantised
-from segue.model.source import hub_files, is_local, resolve_model
+from segue.model.checkpoint.formats import refuse_foreign, refuse_quantised
+from segue.model.checkpoint.source import hub_files, is_local, resolve_model
 
 Report = Callable[[str], None]
 
@@ -27,8 +27,8 @@ Report = Callable[[str], None]
 class Machine:
     """The machine's memory. None means unknown, and is not checked."""
 
-    host: Memory | None
-    gpu: Memory | None = None
+    host: MachineMemory | None
+    gpu: MachineMemory | None = None
 
     @classmethod
     def here(cls, device: str) -> Machine:

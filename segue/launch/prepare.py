@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from segue.launch.config import Config
 from segue.launch.devices import require_devices
 from segue.launch.model import locate
-from segue.launch.surroundings import ray_address, require_surroundings
+from segue.launch.ray.surroundings import ray_address, require_surroundings
 from segue.wire.addresses import Hosts
 from segue.wire.server import free_port
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 
-from segue.client import Client
-from segue.cluster_status import ClusterStatus, WorkerHealth
-from segue.errors import SegueError, Unavailable
-from segue.telemetry import Clock
+from segue.api.cluster_status import ClusterStatus, WorkerHealth
+from segue.api.errors import SegueError, Unavailable
+from segue.process.telemetry import Clock
+from segue.sdk.client import Client
 
 _LOOK_EVERY_S = 0.1
 

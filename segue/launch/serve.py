@@ -51,7 +51,7 @@ def serve_until_signal(config: Config, progress: Console, out: Console) -> None:
         prepared = prepare(config, report)
         # Ray takes a second to import; errors above should not wait for that.
         from segue.launch.cluster import running_prepared
-        from segue.launch.ray_start import ended_parts
+        from segue.launch.ray.start import ended_parts
 
         with running_prepared(prepared, report, hurry) as running:
             settings = config.cluster

@@ -15,8 +15,8 @@ from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import Future
 from typing import Any, Generic, Protocol, TypeVar
 
-from segue.errors import SegueError
-from segue.worker_process import leave_process
+from segue.api.errors import SegueError
+from segue.worker.process import leave_process
 
 logger = logging.getLogger(__name__)
 

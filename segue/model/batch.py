@@ -48,7 +48,7 @@ class Steps:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Segments:
+class PrefillSegments:
     """In order: one begins with the state that the one before it of the same prompt ends with."""
 
     cu_tokens_M1: Tensor
@@ -69,7 +69,7 @@ class Prompts:
     starts_N: Tensor
     page_table_NP: Tensor
     """Short rows repeat a page of their own."""
-    segments: Segments
+    segments: PrefillSegments
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

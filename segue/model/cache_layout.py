@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from segue.api.errors import InvalidConfig
 from segue.cache.layout import CacheField, CacheLayout, Unit
-from segue.errors import InvalidConfig
 from segue.model.config import LayerKind, ModelConfig
 
 

@@ -11,9 +11,10 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
+from segue.api.errors import InvalidCheckpoint
 from segue.cache.layout import DTYPE_BYTES
-from segue.errors import InvalidCheckpoint
-from segue.model.checkpoint_json import (
+from segue.model.checkpoint.formats import refuse_quantised
+from segue.model.checkpoint.typed_json import (
     Json,
     listed,
     number,
@@ -22,7 +23,6 @@ from segue.model.checkpoint_json import (
     require,
     section,
 )
-from segue.model.formats import refuse_quantised
 
 ARCHITECTURES = {
     "Qwen3_5ForCausalLM": False,

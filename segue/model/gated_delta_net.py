@@ -11,7 +11,7 @@ from segue.kernels.causal_conv import causal_conv_prompts, causal_conv_runs
 from segue.kernels.gated_delta_rule import gated_delta_rule_prompts, gated_delta_rule_runs
 from segue.kernels.gates import decay_and_rate
 from segue.kernels.rms_norm import gated_rms_norm
-from segue.model.batch import Batch, Segments, Steps
+from segue.model.batch import Batch, PrefillSegments, Steps
 from segue.model.config import ModelConfig
 from segue.model.weight import weight_of
 
@@ -75,7 +75,7 @@ class GatedDeltaNet:
         self,
         qkv_TC: Tensor,
         gates: tuple[Tensor, Tensor],
-        segments: Segments,
+        segments: PrefillSegments,
         recurrent: Tensor,
         conv: Tensor,
     ) -> Tensor:

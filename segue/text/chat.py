@@ -11,15 +11,15 @@ from pathlib import Path
 
 from jinja2.exceptions import SecurityError
 
-from segue.errors import InvalidCheckpoint, InvalidRequest
+from segue.api.errors import InvalidCheckpoint, InvalidRequest
+from segue.api.types import ChatInput
 from segue.text.continued import cut_at_end, open_last_message
 from segue.text.conversation import Conversation, JsonObject, read_conversation
-from segue.text.fold import fold_instructions
-from segue.text.shield import ControlMarks
-from segue.text.template_environment import RESERVED_NAMES, Refusal
-from segue.text.template_program import TemplateProgram
-from segue.text.template_source import TemplateSource, read_template_source
-from segue.types import ChatInput
+from segue.text.replay.fold import fold_instructions
+from segue.text.template.environment import RESERVED_NAMES, Refusal
+from segue.text.template.program import TemplateProgram
+from segue.text.template.shield import ControlMarks
+from segue.text.template.source import TemplateSource, read_template_source
 
 
 class ChatTemplate:

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from typing import cast
 
-from segue.errors import InvalidRequest
+from segue.api.errors import InvalidRequest
 from segue.text.conversation import Conversation, Json, JsonObject
-from segue.text.shield import END_MARK, ControlMarks
+from segue.text.template.shield import END_MARK, ControlMarks
 
 _REASONING = ("reasoning_content", "thinking")
 # A template that trims removes the space; then the prompt is trimmed as well.

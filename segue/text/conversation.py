@@ -12,8 +12,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TypeAlias, cast
 
-from segue.errors import InvalidRequest
-from segue.types import ChatInput, Message, ToolCall
+from segue.api.errors import InvalidRequest
+from segue.api.types import ChatInput, Message, ToolCall
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
 MAX_NESTING = 100

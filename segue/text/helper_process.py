@@ -19,7 +19,7 @@ import sys
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from segue.errors import SegueError
+from segue.api.errors import SegueError
 from segue.text.prompt import PromptEncoder
 
 LENGTH_BYTES = 8

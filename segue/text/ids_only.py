@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from segue.errors import InvalidRequest
-from segue.text.packed_ids import id_array
-from segue.text.session_prompt import PromptMemory, SessionPrompt
-from segue.types import ChatInput, TokenInput, TurnInput
+from segue.api.errors import InvalidRequest
+from segue.api.types import ChatInput, TokenInput, TurnInput
+from segue.text.session_prompt import PromptRecord, SessionPrompt
+from segue.text.tokens.packed_ids import id_array
 
 
 class IdEncoder:
@@ -27,7 +27,7 @@ class IdEncoder:
         )
 
     def encode_turn(
-        self, turn_input: TurnInput, memory: PromptMemory | None = None, num_same: int = 0
+        self, turn_input: TurnInput, memory: PromptRecord | None = None, num_same: int = 0
     ) -> SessionPrompt:
         """Raises InvalidRequest, as `encode` does."""
         return SessionPrompt(num_kept=0, ids=id_array(self.encode(turn_input)))

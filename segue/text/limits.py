@@ -1,7 +1,7 @@
 """Checks a turn against the model that will serve it: ids inside the vocabulary, room for an
 answer.
 
-`segue.types` has already rejected what no model could serve. No torch here: the router checks
+`segue.api.types` has already rejected what no model could serve. No torch here: the router checks
 before it calls any worker.
 """
 
@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from segue.errors import ContextOverflow, InvalidRequest
-from segue.types import (
+from segue.api.errors import ContextOverflow, InvalidRequest
+from segue.api.types import (
     ChatInput,
     Sampling,
     StopConditions,

@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from segue.errors import InvalidRequest
+from segue.api.errors import InvalidRequest
+from segue.api.types import ChatInput, Message, TextInput, TokenInput, TurnInput
 from segue.text.chat import ChatTemplate
 from segue.text.conversation import read_conversation
-from segue.text.packed_ids import PackedIds, id_array
-from segue.text.session_prompt import PromptMemory, SessionPrompt, continue_prompt
-from segue.text.template_shape import TemplateShape, learn_shape
-from segue.text.tokenizer import Tokenizer
-from segue.types import ChatInput, Message, TextInput, TokenInput, TurnInput
+from segue.text.session_prompt import PromptRecord, SessionPrompt, continue_prompt
+from segue.text.template.shape import TemplateShape, learn_shape
+from segue.text.tokens.packed_ids import PackedIds, id_array
+from segue.text.tokens.tokenizer import Tokenizer
 
 MESSAGE_START = "<|im_start|>"
 """How Qwen's templates start a message."""
@@ -65,7 +65,7 @@ class PromptEncoder:
                 return self._encode_chat(turn_input)
 
     def encode_turn(
-        self, turn_input: TurnInput, memory: PromptMemory | None = None, num_same: int = 0
+        self, turn_input: TurnInput, memory: PromptRecord | None = None, num_same: int = 0
     ) -> SessionPrompt:
         """As `encode`, with the state that the session's next turn continues from. Raises
         InvalidRequest.

@@ -11,12 +11,12 @@ import re
 from typing import cast
 
 from segue.text.conversation import Json, JsonObject
-from segue.text.shield import ControlMarks, match_any
+from segue.text.template.shield import ControlMarks, match_any
 
 _REASONING = ("reasoning_content", "thinking")
 
 
-class Said:
+class AssistantText:
     """For one template and tokenizer."""
 
     def __init__(self, marks: ControlMarks, looked_for: frozenset[str]) -> None:

@@ -15,13 +15,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+from segue.api.types import ChatInput
 from segue.text.chat import ChatTemplate
 from segue.text.conversation import JsonObject, read_template_kwargs, read_tool
-from segue.text.folded import FoldedMessages, Place
-from segue.text.replay import Emitted, Replay
-from segue.text.segments import LoopMemory
-from segue.text.tokenizer import Tokenizer
-from segue.types import ChatInput
+from segue.text.replay.folded import FoldedMessages, Place
+from segue.text.replay.rendering import Emitted, Replay
+from segue.text.replay.segments import LoopMemory
+from segue.text.tokens.tokenizer import Tokenizer
 
 _MAX_KEPT_TOOLS = 64
 # Larger sets of tools are parsed again for each turn.
@@ -29,7 +29,7 @@ _MAX_KEPT_TOOLS_CHARACTERS = 1 << 18
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PromptMemory:
+class PromptRecord:
     """What is kept of a prompt for the session's next prompt, besides the ids."""
 
     options: tuple[object, ...]
@@ -50,14 +50,14 @@ class SessionPrompt:
 
     num_kept: int
     ids: array[int]
-    memory: PromptMemory | None = None
+    memory: PromptRecord | None = None
 
 
 def continue_prompt(
     chat: ChatInput,
     template: ChatTemplate,
     tokenizer: Tokenizer,
-    memory: PromptMemory | None,
+    memory: PromptRecord | None,
     num_same: int,
 ) -> SessionPrompt | None:
     """None if only a full rendering is sure to be right. Raises InvalidRequest.
@@ -68,7 +68,7 @@ def continue_prompt(
         return None
     options = (chat.tools, chat.enable_thinking, chat.chat_template_kwargs)
     if memory is None or memory.options != options:
-        memory, num_same = PromptMemory(options=options, places=[], loops=(), head=""), 0
+        memory, num_same = PromptRecord(options=options, places=[], loops=(), head=""), 0
     tools = _read_tools(chat.tools)
     program = template.program(tools)
     messages = FoldedMessages(chat.messages, program.accepts_role, memory.places, num_same)
@@ -85,7 +85,7 @@ def continue_prompt(
 
 
 def _join(
-    memory: PromptMemory,
+    memory: PromptRecord,
     messages: FoldedMessages,
     replay: Replay,
     emitted: Emitted,
@@ -113,7 +113,7 @@ def _join(
     return SessionPrompt(
         num_kept=num_kept,
         ids=ids,
-        memory=PromptMemory(
+        memory=PromptRecord(
             options=memory.options,
             places=messages.places,
             loops=tuple(replay.loops),

@@ -494,7 +494,7 @@ class Continuation(_message.Message):
       D(1), user: "Hello"        56f9c6ede92cd195eee1459dcb28a27d6c6aa61ac18e8f0448d9fac6f10cd740
       D(2), assistant: "Hi."     fe773991e5dd8ab610ea9b921740121811f1b8ec46c1b169c388d8b30e6515ec
 
-    tests/client/test_digest_vectors.py has more.
+    tests/sdk/test_digest_vectors.py has more.
     """
     def __init__(
         self,

@@ -8,7 +8,7 @@ import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from segue.errors import InvalidRequest
+from segue.api.errors import InvalidRequest
 
 NODE = "node"
 """As a host, it stands for the address of the machine that the process runs on."""

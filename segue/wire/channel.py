@@ -6,7 +6,7 @@ from typing import Any
 
 import grpc
 
-from segue.errors import InvalidRequest
+from segue.api.errors import InvalidRequest
 
 # A prompt of a million token ids is about 3 MB as varints; gRPC's own limit is 4 MB.
 MAX_MESSAGE_BYTES = 64 << 20

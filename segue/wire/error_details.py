@@ -16,7 +16,7 @@ import grpc
 from google.protobuf.any_pb2 import Any
 from google.rpc import error_details_pb2
 
-from segue import errors
+from segue.api import errors
 from segue.v1 import session_pb2 as pb
 from segue.wire.grpc_words import nearest
 

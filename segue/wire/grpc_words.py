@@ -9,7 +9,7 @@ import re
 
 import grpc
 
-from segue import errors
+from segue.api import errors
 
 _TOO_LARGE = re.compile(r"message larger than max \((\d+) vs\. (\d+)\)")
 _NO_GRPC = ("failed parsing http/2", "received http2 header with status", "http1.x server")

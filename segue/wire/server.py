@@ -13,7 +13,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as health_aio
 from grpc_reflection.v1alpha import reflection
 
-from segue.errors import InvalidConfig
+from segue.api.errors import InvalidConfig
 from segue.wire.addresses import Hosts
 from segue.wire.channel import KEEPALIVE_MS, MAX_MESSAGE_BYTES
 from segue.wire.status import ErrorInterceptor

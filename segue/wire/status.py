@@ -18,7 +18,7 @@ import grpc
 from google.protobuf.message import DecodeError
 from grpc_status import rpc_status
 
-from segue import errors
+from segue.api import errors
 from segue.wire.error_details import error_to_wire, named_error
 from segue.wire.grpc_words import error_in_words, is_refused, is_unserved
 

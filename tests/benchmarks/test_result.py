@@ -13,7 +13,7 @@ from benchmarks.serving.result import Alone, Pair, Result, RouterCost, Together
 from benchmarks.serving.samples import Answered
 from benchmarks.serving.show import headline, tables
 from benchmarks.serving.workload import QUICK
-from segue.turn import FinishReason, Timings, TurnEnd, Usage
+from segue.api.turn import FinishReason, Timings, TurnEnd, Usage
 
 
 def answered(*token_at: float, token_ids: tuple[int, ...] = (1, 2, 3)) -> Answered:

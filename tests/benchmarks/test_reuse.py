@@ -9,11 +9,11 @@ import pytest
 from benchmarks.reuse.prefill_side import PrefillSide
 from benchmarks.reuse.pressure import press
 from benchmarks.reuse.sweep import PAGE_TOKENS, Reuse, follow, sweep_chats, sweep_ids
+from segue.api.types import ChatInput, Message
 from segue.text.chat import ChatTemplate
 from segue.text.prompt import PromptEncoder
-from segue.text.template_source import TemplateSource
-from segue.text.tokenizer import Tokenizer
-from segue.types import ChatInput, Message
+from segue.text.template.source import TemplateSource
+from segue.text.tokens.tokenizer import Tokenizer
 from tests.real_vocabulary import KINDS, MakeReal, published_template, template
 
 

@@ -8,7 +8,7 @@ import pytest
 from prometheus_client import CollectorRegistry, Histogram
 
 from benchmarks.serving.scrape import Total, read_metrics, total_of
-from segue.metrics_endpoint import MetricsEndpoint
+from segue.process.metrics_endpoint import MetricsEndpoint
 
 
 def test_a_mean_counts_only_what_came_after_the_first_look() -> None:

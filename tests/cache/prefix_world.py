@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from segue.cache.accountant import UnitState, page_accountant, slot_accountant
-from segue.cache.audit import check_invariants
+from segue.api.prompt import Prompt
+from segue.api.types import PageId, SessionId, SlotId
 from segue.cache.layout import CacheField, CacheLayout, Unit
-from segue.cache.prefix_cache import Hold, PrefixCache
-from segue.cache.worth import Worth, worth_to_decode, worth_to_prefill
-from segue.prompt import Prompt
-from segue.types import PageId, SessionId, SlotId
+from segue.cache.prefix.audit import check_invariants
+from segue.cache.prefix.cache import Hold, PrefixCache
+from segue.cache.prefix.eviction_cost import EvictionCost, cost_to_decode, cost_to_prefill
+from segue.cache.unit_pool import UnitState, page_pool, slot_pool
 from tests.cache.naive_cache import Tokens
 
 PAGE_TOKENS = 4
@@ -21,15 +21,15 @@ LAYOUT = CacheLayout(
         CacheField(group="recurrent", layer=1, unit=Unit.SLOT, dtype="float32", shape=(64,)),
     ),
 )
-TO_PREFILL = worth_to_prefill(LAYOUT, float)
-TO_DECODE = worth_to_decode(LAYOUT, float, link_bytes_per_s=1e9)
+TO_PREFILL = cost_to_prefill(LAYOUT, float)
+TO_DECODE = cost_to_decode(LAYOUT, float, link_bytes_per_s=1e9)
 
 
 class World:
-    def __init__(self, *, num_pages: int = 16, num_slots: int = 8, worth: Worth = TO_DECODE):
+    def __init__(self, *, num_pages: int = 16, num_slots: int = 8, worth: EvictionCost = TO_DECODE):
         self.now = 0.0
-        self.pages = page_accountant(num_pages)
-        self.slots = slot_accountant(num_slots)
+        self.pages = page_pool(num_pages)
+        self.slots = slot_pool(num_slots)
         self.cache = PrefixCache(
             self.pages,
             self.slots,

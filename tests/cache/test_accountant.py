@@ -5,22 +5,22 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from segue.cache.accountant import (
-    Accountant,
+from segue.api.cluster_status import UnitCounts
+from segue.api.errors import Overloaded
+from segue.api.types import PageId
+from segue.cache.unit_pool import (
     AccountingError,
+    UnitPool,
     UnitState,
-    page_accountant,
-    slot_accountant,
+    page_pool,
+    slot_pool,
 )
-from segue.cluster_status import UnitCounts
-from segue.errors import Overloaded
-from segue.types import PageId
 
 FREE, WORKING, CACHED, RESERVED, QUARANTINED = UnitState
 
 
 def test_units_move_from_free_through_reserved_and_working_back_to_free() -> None:
-    pages = page_accountant(8)
+    pages = page_pool(8)
 
     ids = pages.take(3, RESERVED)
     pages.move(ids, RESERVED, WORKING)
@@ -31,7 +31,7 @@ def test_units_move_from_free_through_reserved_and_working_back_to_free() -> Non
 
 
 def test_taking_more_than_is_free_is_overload_and_changes_nothing() -> None:
-    slots = slot_accountant(2)
+    slots = slot_pool(2)
     slots.take(1, WORKING)
 
     with pytest.raises(Overloaded, match="2 slots wanted, 1 of 2 free"):
@@ -43,7 +43,7 @@ def test_taking_more_than_is_free_is_overload_and_changes_nothing() -> None:
 
 
 def test_taken_units_are_neighbours_when_a_run_is_long_enough() -> None:
-    pages = page_accountant(10)
+    pages = page_pool(10)
     all_ids = pages.take(10, WORKING)
     pages.give_back([all_ids[i] for i in (0, 2, 3, 7, 6, 5)], WORKING)
 
@@ -51,7 +51,7 @@ def test_taken_units_are_neighbours_when_a_run_is_long_enough() -> None:
 
 
 def test_taken_units_are_the_lowest_when_no_run_is_long_enough() -> None:
-    pages = page_accountant(10)
+    pages = page_pool(10)
     all_ids = pages.take(10, WORKING)
     pages.give_back([all_ids[i] for i in (0, 2, 3, 7)], WORKING)
 
@@ -60,7 +60,7 @@ def test_taken_units_are_the_lowest_when_no_run_is_long_enough() -> None:
 
 
 def test_neighbours_are_found_among_very_many_that_are_scattered() -> None:
-    pages = page_accountant(20_000)
+    pages = page_pool(20_000)
     all_ids = pages.take(20_000, WORKING)
     pages.give_back(all_ids[::2], WORKING)
     pages.give_back(all_ids[15_001:15_201:2], WORKING)
@@ -71,7 +71,7 @@ def test_neighbours_are_found_among_very_many_that_are_scattered() -> None:
 
 
 def test_an_empty_accountant_takes_nothing() -> None:
-    pages = page_accountant(0)
+    pages = page_pool(0)
 
     assert pages.take(0, WORKING) == ()
     assert not pages.fits(1)
@@ -93,7 +93,7 @@ def test_an_empty_accountant_takes_nothing() -> None:
 def test_a_move_from_a_state_that_the_unit_is_not_in_or_may_not_leave_is_a_bug(
     from_state: UnitState, to_state: UnitState
 ) -> None:
-    pages = page_accountant(4)
+    pages = page_pool(4)
     ids = pages.take(2, RESERVED)
     before = pages.counts()
 
@@ -105,7 +105,7 @@ def test_a_move_from_a_state_that_the_unit_is_not_in_or_may_not_leave_is_a_bug(
 
 
 def test_giving_back_twice_is_a_bug() -> None:
-    pages = page_accountant(4)
+    pages = page_pool(4)
     ids = pages.take(2, WORKING)
     pages.give_back(ids, WORKING)
 
@@ -114,7 +114,7 @@ def test_giving_back_twice_is_a_bug() -> None:
 
 
 def test_naming_a_unit_twice_or_one_that_does_not_exist_is_a_bug() -> None:
-    pages = page_accountant(4)
+    pages = page_pool(4)
     (page,) = pages.take(1, WORKING)
 
     with pytest.raises(AccountingError, match="twice"):
@@ -131,7 +131,7 @@ class AccountantMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.pages: Accountant[PageId] = page_accountant(self.NUM_PAGES)
+        self.pages: UnitPool[PageId] = page_pool(self.NUM_PAGES)
         self.expected = {PageId(i): FREE for i in range(self.NUM_PAGES)}
 
     def in_state(self, state: UnitState) -> list[PageId]:

@@ -7,12 +7,12 @@ from collections.abc import AsyncIterator, Sequence
 
 import pytest
 
-from segue.cache.accountant import AccountingError, UnitState
-from segue.cache.copying import all_pages, up_to_a_state
+from segue.api.prompt import Prompt
+from segue.api.types import SessionId
+from segue.cache.host.copying import all_pages, up_to_a_state
 from segue.cache.layout import Unit
-from segue.cache.prefix_cache import PrefixCache
-from segue.prompt import Prompt
-from segue.types import SessionId
+from segue.cache.prefix.cache import PrefixCache
+from segue.cache.unit_pool import AccountingError, UnitState
 from tests.cache.prefix_world import prompt
 from tests.cache.tiered_world import TieredWorld
 

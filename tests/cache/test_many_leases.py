@@ -6,8 +6,8 @@ import random
 
 import pytest
 
-from segue.prompt import Prompt
-from segue.types import SessionId
+from segue.api.prompt import Prompt
+from segue.api.types import SessionId
 from tests.cache.prefix_world import PAGE_TOKENS, World, prompt
 from tests.executed import lines_executed
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from segue.cache.accountant import NOBODY, AccountingError, UnitState, page_accountant
+from segue.api.cluster_status import UnitCounts
+from segue.api.errors import Overloaded
 from segue.cache.memory import Memory
+from segue.cache.unit_pool import NOBODY, AccountingError, UnitState, page_pool
 from segue.cache.until_kept import UntilKept
-from segue.cluster_status import UnitCounts
-from segue.errors import Overloaded
 from tests.cache.prefix_world import PAGE_TOKENS, TO_DECODE, World, prompt
 
 WORKING, RESERVED, CACHED = UnitState.WORKING, UnitState.RESERVED, UnitState.CACHED
@@ -22,7 +22,7 @@ def memory() -> Memory:
 
 
 def test_units_are_owned_from_taking_to_giving_back() -> None:
-    pages = page_accountant(8)
+    pages = page_pool(8)
     mine = pages.take(3, RESERVED, owner="mine")
     theirs = pages.take(2, WORKING, owner="theirs")
     pages.move(mine[:2], RESERVED, WORKING)
@@ -49,7 +49,7 @@ def test_what_the_tree_keeps_has_no_other_owner() -> None:
 
 
 def test_a_unit_that_comes_out_of_the_tree_unasked_is_nobodys() -> None:
-    pages = page_accountant(2)
+    pages = page_pool(2)
     (page,) = pages.take(1, CACHED)
     pages.move([page], CACHED, WORKING)
 

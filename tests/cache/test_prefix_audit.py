@@ -4,16 +4,16 @@ from collections.abc import Callable
 
 import pytest
 
-from segue.cache.accountant import AccountingError, UnitState
-from segue.cache.node import Node
-from segue.prompt import Prompt
-from segue.types import PageId, SlotId
+from segue.api.prompt import Prompt
+from segue.api.types import PageId, SlotId
+from segue.cache.prefix.node import PageNode
+from segue.cache.unit_pool import AccountingError, UnitState
 from tests.cache.prefix_world import World, prompt
 
 A = prompt(1, 16)
 
 
-def last(world: World) -> Node:
+def last(world: World) -> PageNode:
     return world.cache.find(Prompt(A)).node
 
 

@@ -2,11 +2,11 @@ from __future__ import annotations
 
 import pytest
 
-from segue.cache.accountant import AccountingError, UnitState
-from segue.cache.prefix_tree import PrefixTree
-from segue.cluster_status import UnitCounts
-from segue.prompt import Prompt
-from segue.types import PageId
+from segue.api.cluster_status import UnitCounts
+from segue.api.prompt import Prompt
+from segue.api.types import PageId
+from segue.cache.prefix.tree import PrefixTree
+from segue.cache.unit_pool import AccountingError, UnitState
 from tests.cache.prefix_world import PAGE_TOKENS, World, prompt
 
 A = prompt(1, 40)

@@ -2,11 +2,11 @@ from __future__ import annotations
 
 import pytest
 
-from segue.cache.eviction import EvictionQueue
+from segue.api.prompt import Prompt
 from segue.cache.layout import CacheLayout
-from segue.cache.node import NEVER
-from segue.cache.worth import worth_to_prefill
-from segue.prompt import Prompt
+from segue.cache.prefix.eviction import EvictionQueue
+from segue.cache.prefix.eviction_cost import cost_to_prefill
+from segue.cache.prefix.node import NEVER
 from tests.cache.prefix_world import LAYOUT, TO_DECODE, TO_PREFILL, World, prompt
 
 A, B, C = (prompt(session, 40) for session in (1, 2, 3))
@@ -214,7 +214,7 @@ def test_room_for_pages_frees_slots_that_count() -> None:
 
 
 def test_differences_below_the_error_of_the_estimate_do_not_count() -> None:
-    slower = worth_to_prefill(LAYOUT, lambda num_tokens: num_tokens * 1.01)
+    slower = cost_to_prefill(LAYOUT, lambda num_tokens: num_tokens * 1.01)
 
     assert slower.prefix(400) == TO_PREFILL.prefix(400)
 

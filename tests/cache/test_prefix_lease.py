@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import pytest
 
-from segue.errors import NotFound
-from segue.prompt import Prompt
-from segue.types import SessionId
+from segue.api.errors import NotFound
+from segue.api.prompt import Prompt
+from segue.api.types import SessionId
 from tests.cache.prefix_world import TO_DECODE, TO_PREFILL, World, prompt
 
 A, B, C = (prompt(session, 40) for session in (1, 2, 3))

@@ -9,13 +9,13 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from segue.cache.accountant import UnitState, page_accountant, slot_accountant
-from segue.cache.audit import check_invariants
+from segue.api.prompt import Prompt
+from segue.api.types import PageId, SessionId, SlotId
 from segue.cache.layout import CacheField, CacheLayout, Unit
-from segue.cache.prefix_cache import Hold, PrefixCache
-from segue.cache.worth import worth_to_decode, worth_to_prefill
-from segue.prompt import Prompt
-from segue.types import PageId, SessionId, SlotId
+from segue.cache.prefix.audit import check_invariants
+from segue.cache.prefix.cache import Hold, PrefixCache
+from segue.cache.prefix.eviction_cost import cost_to_decode, cost_to_prefill
+from segue.cache.unit_pool import UnitState, page_pool, slot_pool
 from tests.cache.naive_cache import NaiveCache, Tokens
 
 PAGE_TOKENS = 2
@@ -34,8 +34,8 @@ LAYOUT = CacheLayout(
     ),
 )
 WORTHS = {
-    "prefill": worth_to_prefill(LAYOUT, float),
-    "decode": worth_to_decode(LAYOUT, float, link_bytes_per_s=1e9),
+    "prefill": cost_to_prefill(LAYOUT, float),
+    "decode": cost_to_decode(LAYOUT, float, link_bytes_per_s=1e9),
 }
 
 
@@ -55,8 +55,8 @@ class PrefixCacheMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.now = 0.0
-        self.pages = page_accountant(NUM_PAGES)
-        self.slots = slot_accountant(NUM_SLOTS)
+        self.pages = page_pool(NUM_PAGES)
+        self.slots = slot_pool(NUM_SLOTS)
         self.cache = PrefixCache(
             self.pages,
             self.slots,

@@ -4,8 +4,8 @@ import asyncio
 
 import pytest
 
-from segue.cache.room import WaitingRoom
-from segue.errors import Overloaded
+from segue.api.errors import Overloaded
+from segue.cache.admission_queue import AdmissionQueue
 
 
 class Shelf:
@@ -22,7 +22,7 @@ class Shelf:
 
 
 async def test_who_comes_first_is_served_first_even_if_others_would_fit() -> None:
-    shelf, room, served = Shelf(1), WaitingRoom(10), []
+    shelf, room, served = Shelf(1), AdmissionQueue(10), []
 
     async def visit(name: str, wanted: int) -> None:
         await room.take(lambda: shelf.take(wanted))
@@ -42,7 +42,7 @@ async def test_who_comes_first_is_served_first_even_if_others_would_fit() -> Non
 
 
 async def test_a_visitor_who_leaves_lets_the_next_one_in() -> None:
-    shelf, room = Shelf(1), WaitingRoom(10)
+    shelf, room = Shelf(1), AdmissionQueue(10)
     first = asyncio.ensure_future(room.take(lambda: shelf.take(2)))
     second = asyncio.ensure_future(room.take(lambda: shelf.take(1)))
     await asyncio.sleep(0)
@@ -54,7 +54,7 @@ async def test_a_visitor_who_leaves_lets_the_next_one_in() -> None:
 
 
 async def test_a_full_room_refuses_at_once() -> None:
-    shelf, room = Shelf(0), WaitingRoom(1)
+    shelf, room = Shelf(0), AdmissionQueue(1)
     waiting = asyncio.ensure_future(room.take(lambda: shelf.take(1)))
     await asyncio.sleep(0)
 
@@ -67,7 +67,7 @@ async def test_a_full_room_refuses_at_once() -> None:
 
 
 async def test_what_is_prepared_is_taken_before_anybody_else_can() -> None:
-    shelf, room, order = Shelf(2), WaitingRoom(10), []
+    shelf, room, order = Shelf(2), AdmissionQueue(10), []
 
     async def prepare(name: str) -> None:
         await asyncio.sleep(0)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from segue.cache.session_states import SessionStates
-from segue.prompt import Prompt
-from segue.types import SessionId
+from segue.api.prompt import Prompt
+from segue.api.types import SessionId
+from segue.cache.prefix.session_states import SessionStates
 from tests.cache.prefix_world import TO_PREFILL, World, prompt
 
 PAGE = 4

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from segue.cache.states import states_to_go_on_from, states_wanted
+from segue.cache.prefix.states import states_to_go_on_from, states_wanted
 
 PAGE = 16
 

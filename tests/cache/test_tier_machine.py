@@ -6,8 +6,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, precondition, rule
 
-from segue.cache.accountant import UnitState
-from segue.cache.copying import (
+from segue.api.prompt import Prompt
+from segue.api.types import SessionId
+from segue.cache.host.copying import (
     Copying,
     abandon,
     all_pages,
@@ -16,12 +17,11 @@ from segue.cache.copying import (
     up_to_a_state,
     what_is_new,
 )
+from segue.cache.host.unit_copy import copy_units
 from segue.cache.layout import Unit
 from segue.cache.memory import Memory
-from segue.cache.prefix_cache import PrefixCache
-from segue.cache.unit_copy import copy_units
-from segue.prompt import Prompt
-from segue.types import SessionId
+from segue.cache.prefix.cache import PrefixCache
+from segue.cache.unit_pool import UnitState
 from tests.cache.naive_cache import Tokens
 from tests.cache.test_prefix_machine import PAGE_TOKENS, prompts
 from tests.cache.tiered_books import NUM_HOST_PAGES, NUM_HOST_SLOTS, TieredBooks

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 from hypothesis.stateful import invariant
 
-from segue.cache.accountant import Accountant, UnitState, page_accountant, slot_accountant
-from segue.cache.audit import check_invariants
-from segue.cache.copying import Copying
+from segue.api.types import PageId, SlotId
+from segue.cache.host.copying import Copying
 from segue.cache.layout import Unit
 from segue.cache.memory import Memory
-from segue.cache.node import Node
-from segue.cache.prefix_cache import PrefixCache
+from segue.cache.prefix.audit import check_invariants
+from segue.cache.prefix.cache import PrefixCache
+from segue.cache.prefix.node import PageNode
 from segue.cache.tensors import CacheTensors
-from segue.types import PageId, SlotId
+from segue.cache.unit_pool import UnitPool, UnitState, page_pool, slot_pool
 from tests.cache.naive_cache import NaiveCache, Tokens
 from tests.cache.test_prefix_machine import (
     LAYOUT,
@@ -38,7 +38,7 @@ def number_of(tokens: Tokens) -> float:
     return float(sum((token + 1) * 3**i for i, token in enumerate(tokens)))
 
 
-def tokens_of(tree, node: Node) -> Tokens:  # type: ignore[no-untyped-def]
+def tokens_of(tree, node: PageNode) -> Tokens:  # type: ignore[no-untyped-def]
     return tuple(tree.prompt(node))
 
 
@@ -49,8 +49,8 @@ class TieredBooks(PrefixCacheMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.host_pages = page_accountant(NUM_HOST_PAGES)
-        self.host_slots = slot_accountant(NUM_HOST_SLOTS)
+        self.host_pages = page_pool(NUM_HOST_PAGES)
+        self.host_slots = slot_pool(NUM_HOST_SLOTS)
         self.device = Memory(pages=self.pages, slots=self.slots, cache=self.cache)
         self.host = Memory(
             pages=self.host_pages,
@@ -148,7 +148,7 @@ class TieredBooks(PrefixCacheMachine):
             self.poison(memory, Unit.SLOT, memory.slots)
 
     def poison(
-        self, memory: Memory, unit: Unit, units: Accountant[PageId] | Accountant[SlotId]
+        self, memory: Memory, unit: Unit, units: UnitPool[PageId] | UnitPool[SlotId]
     ) -> None:
         for index in range(units.total):
             if units.state_of(index) is UnitState.FREE:  # type: ignore[arg-type]  # either kind

@@ -6,14 +6,14 @@ import functools
 import threading
 from collections.abc import Sequence
 
-from segue.cache.host_tier import CopyUnits, HostTier, Tiers
+from segue.api.prompt import Prompt
+from segue.api.types import PageId
+from segue.cache.host.tier import CopyUnits, HostTier, Tiers
+from segue.cache.host.unit_copy import copy_units
 from segue.cache.layout import Unit
 from segue.cache.memory import Memory
-from segue.cache.node import Node
+from segue.cache.prefix.node import PageNode
 from segue.cache.tensors import CacheTensors
-from segue.cache.unit_copy import copy_units
-from segue.prompt import Prompt
-from segue.types import PageId
 from tests.cache.naive_cache import Tokens
 from tests.cache.prefix_world import LAYOUT, PAGE_TOKENS, TO_DECODE, World
 
@@ -82,10 +82,10 @@ class TieredWorld(World):
     def page(self, page: PageId):  # type: ignore[no-untyped-def]
         return self.device.of("kv", 0)[page]
 
-    def node(self, tokens: Tokens) -> Node:
+    def node(self, tokens: Tokens) -> PageNode:
         return self.cache.find(Prompt(tokens)).node
 
-    async def offload(self, tokens: Tokens) -> Node | None:
+    async def offload(self, tokens: Tokens) -> PageNode | None:
         return await self.tier.offload(self.node(tokens))
 
     def on_the_host(self, tokens: Tokens) -> int:

@@ -10,15 +10,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from segue.cluster_status import ClusterStatus, RouterStatus
-from segue.errors import Overloaded
-from segue.turn import FinishReason, TokenDelta, TurnEnd, Usage
+from segue.api.cluster_status import ClusterStatus, RouterStatus
+from segue.api.errors import Overloaded
+from segue.api.turn import FinishReason, TokenDelta, TurnEnd, Usage
 from segue.v1 import session_pb2 as pb
 from segue.v1.session_pb2_grpc import SessionsServicer, add_SessionsServicer_to_server
-from segue.wire.convert_events import events_to_wire
-from segue.wire.convert_worker import cluster_to_wire
-from segue.wire.generate_many import generate_many
+from segue.wire.convert.events import events_to_wire
+from segue.wire.convert.worker import cluster_to_wire
 from segue.wire.server import serving
+from segue.wire.streams.generate_many import generate_many
 
 ENDLESS = "Tell me everything."
 """What is answered without end."""

@@ -20,10 +20,10 @@ from typing import IO
 import pytest
 
 from segue import Client, SegueError, StopConditions, TokenInput
+from segue.api.types import Message
 from segue.cli.input import read_messages
 from segue.cli.main import main
 from segue.demo import checkpoint_dir
-from segue.types import Message
 
 
 def segue(*arguments: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:

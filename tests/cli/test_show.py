@@ -8,9 +8,7 @@ import re
 import pytest
 from rich.console import Console, RenderableType
 
-from segue.cli.show import lines_of, status_table, timings_lines
-from segue.cli.show_explanation import explanation_tables
-from segue.cluster_status import (
+from segue.api.cluster_status import (
     ClusterStatus,
     RouterStatus,
     UnitCounts,
@@ -18,9 +16,11 @@ from segue.cluster_status import (
     WorkerLoad,
     WorkerStatus,
 )
-from segue.explanation import CostLine, Explanation, WeighedCandidate, WorkerSpeed
-from segue.turn import FinishReason, Timings, TurnEnd, Usage
-from segue.types import Epoch, Role, SessionId, TurnId, WorkerId
+from segue.api.explanation import CostLine, Explanation, WeighedCandidate, WorkerSpeed
+from segue.api.turn import FinishReason, Timings, TurnEnd, Usage
+from segue.api.types import Epoch, Role, SessionId, TurnId, WorkerId
+from segue.cli.show import lines_of, status_table, timings_lines
+from segue.cli.show_explanation import explanation_tables
 
 WIDTHS = [80, 100, 300]
 # As `segue serve` has it by default, and a busy worker of a large machine.

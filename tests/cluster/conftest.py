@@ -11,19 +11,19 @@ import pytest
 
 from decode_worker.__main__ import running as running_decode
 from decode_worker.worker import DecodeWorker
-from kv_transfer.loopback import LoopbackNetwork
-from kv_transfer.transport import OpenTransport
+from kv_transfer.transport.loopback import LoopbackNetwork
+from kv_transfer.transport.transport import OpenTransport
 from prefill_worker.__main__ import running as running_prefill
 from prefill_worker.worker import PrefillWorker
 from router.__main__ import running as running_router
 from router.config import RouterConfig
 from router.router import Router
-from segue.client import Client
 from segue.demo import checkpoint_dir
 from segue.engine.config import EngineConfig
 from segue.launch.cluster import Cluster, running_cluster
 from segue.launch.config import ClusterConfig, Config
-from segue.worker_process import WorkerOptions
+from segue.sdk.client import Client
+from segue.worker.process import WorkerOptions
 from tests.cluster.idle import wait_until_ready
 
 # Small, so that turns wait for memory in tests; one thread each, since all share two cores.

@@ -6,8 +6,8 @@ import asyncio
 
 from decode_worker.turn import Computed, PromptSource, TurnNews
 from decode_worker.worker import DecodeWorker
-from segue.errors import SegueError
-from segue.turn import TokenDelta, TurnResult, TurnSpec
+from segue.api.errors import SegueError
+from segue.api.turn import TokenDelta, TurnResult, TurnSpec
 
 
 class DirectTurn:

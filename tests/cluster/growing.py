@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from segue.turn import TurnEnd, Usage
-from segue.types import StopConditions, TokenInput
+from segue.api.turn import TurnEnd, Usage
+from segue.api.types import StopConditions, TokenInput
 from tests.cluster.conftest import LocalCluster
 from tests.cluster.oracle import Oracle
 

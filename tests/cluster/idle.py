@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
-from segue.client import Client
-from segue.cluster_status import ClusterStatus, UnitCounts
+from segue.api.cluster_status import ClusterStatus, UnitCounts
+from segue.sdk.client import Client
 
 
 async def wait_until_ready(client: Client, num_workers: int) -> None:

@@ -7,17 +7,17 @@ from collections.abc import Collection
 import pytest
 
 from prefill_worker.pull import PullEstimate
-from router.placement.cluster import Cluster
+from router.placement.cluster import ClusterModel
 from router.placement.decision import Decision, Placement
 from router.placement.estimate import Candidate, Mode
+from router.placement.policy import place
 from router.placement.side import Residency, Rules, TurnSize
-from router.policy import place
-from segue.types import WorkerId
+from segue.api.types import WorkerId
 
 
 def moving_place(
     turn: TurnSize,
-    cluster: Cluster,
+    cluster: ClusterModel,
     residency: Residency,
     rules: Rules,
     *,
@@ -39,7 +39,7 @@ def moving_place(
 
 def place_without_pulls(
     turn: TurnSize,
-    cluster: Cluster,
+    cluster: ClusterModel,
     residency: Residency,
     rules: Rules,
     *,
@@ -54,7 +54,7 @@ def place_without_pulls(
     return _instead(decision, chosen, cluster)
 
 
-def _instead(decision: Decision, chosen: Candidate, cluster: Cluster) -> Decision:
+def _instead(decision: Decision, chosen: Candidate, cluster: ClusterModel) -> Decision:
     placement = Placement(
         prefill=cluster.nodes[chosen.prefill].status, decode=cluster.nodes[chosen.decode].status
     )

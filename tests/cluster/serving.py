@@ -14,9 +14,9 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from segue.client import Client
-from segue.cluster_status import ClusterStatus, WorkerHealth
-from segue.errors import SegueError
+from segue.api.cluster_status import ClusterStatus, WorkerHealth
+from segue.api.errors import SegueError
+from segue.sdk.client import Client
 
 SETTINGS = "[engine]\nnum_threads = 1\ncache_bytes = 67108864\nmax_running = 8\n"
 # Of a machine that other tests share.

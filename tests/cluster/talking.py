@@ -16,11 +16,11 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerFast
 
-from segue.client import Client, Session
-from segue.demo.exchanges import TOOLS
+from segue.api.turn import TokenDelta, TurnEnd
+from segue.api.types import ChatInput, Message, StopConditions, ToolCall
+from segue.demo.corpus.exchanges import TOOLS
+from segue.sdk.client import Client, Session
 from segue.text.conversation import read_conversation
-from segue.turn import TokenDelta, TurnEnd
-from segue.types import ChatInput, Message, StopConditions, ToolCall
 from segue.v1 import session_pb2 as pb
 from tests.cluster.conftest import LocalCluster
 from tests.cluster.oracle import Oracle

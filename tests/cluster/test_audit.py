@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from segue.cache.accountant import AccountingError, UnitState
-from segue.types import StopConditions, TokenInput
-from segue.worker_process import audit_when_idle
+from segue.api.types import StopConditions, TokenInput
+from segue.cache.unit_pool import AccountingError, UnitState
+from segue.worker.process import audit_when_idle
 from tests.cluster.conftest import local_cluster
 from tests.cluster.idle import wait_until_idle
 

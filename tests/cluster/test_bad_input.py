@@ -7,14 +7,14 @@ from collections.abc import AsyncIterable, AsyncIterator
 import grpc
 import pytest
 
-from router.links import worker_calls
-from router.turn_calls import TurnCall
-from segue.client import Client
-from segue.errors import InvalidRequest, Unavailable, UnknownPrefix
+from router.turn.calls import TurnCall
+from router.turn.links import worker_calls
+from segue.api.errors import InvalidRequest, Unavailable, UnknownPrefix
+from segue.api.types import Role, TextInput
 from segue.internal.v1 import worker_pb2 as wire
 from segue.internal.v1.worker_pb2_grpc import DecodeWorkerStub
 from segue.launch.cluster import Cluster
-from segue.types import Role, TextInput
+from segue.sdk.client import Client
 from segue.v1 import session_pb2 as pb
 from segue.v1.session_pb2_grpc import SessionsStub
 from segue.wire.channel import channel_to

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from router.config import RouterConfig
-from segue.client import Client
+from segue.api.turn import FinishReason
 from segue.engine.config import EngineConfig
 from segue.launch.config import Config
-from segue.turn import FinishReason
+from segue.sdk.client import Client
 from tests.checkpoints import Variant
 from tests.cluster.conftest import ENGINE, local_cluster, num_evicted
 from tests.cluster.idle import is_idle, wait_until_idle
@@ -183,7 +183,7 @@ async def test_a_session_that_is_moved_every_turn_says_the_same(
 async def moved_every_turn(
     folder: Path, engine: EngineConfig, monkeypatch: pytest.MonkeyPatch
 ) -> list[Said]:
-    monkeypatch.setattr("router.placing.place", moving_place)
+    monkeypatch.setattr("router.placement.placing.place", moving_place)
     pull_always(monkeypatch)
     config = Config(engine=engine, router=RouterConfig(local_prefill_max_tokens=0))
 

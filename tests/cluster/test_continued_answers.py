@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from router.links import DecodeLink, PrefillLink
-from router.turn_calls import ComputedThere, NamedTurn, Reserved, WrittenBy
-from segue.cluster_status import ClusterStatus
-from segue.errors import InvalidRequest
-from segue.prompt import Prompt
-from segue.turn import TokenDelta, TurnResult, TurnSpec
-from segue.types import Role, Sampling, SessionId, StopRules, TurnId
+from router.turn.calls import ComputedThere, NamedTurn, Reserved, WrittenBy
+from router.turn.links import DecodeLink, PrefillLink
+from segue.api.cluster_status import ClusterStatus
+from segue.api.errors import InvalidRequest
+from segue.api.prompt import Prompt
+from segue.api.turn import TokenDelta, TurnResult, TurnSpec
+from segue.api.types import Role, Sampling, SessionId, StopRules, TurnId
 from tests.cluster.conftest import LocalCluster, local_cluster
 
 PROMPT = Prompt([(7 * i) % 280 + 5 for i in range(90)])

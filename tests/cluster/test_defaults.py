@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from segue.client import Client
+from segue.api.errors import ContextOverflow, InvalidRequest
+from segue.api.turn import FinishReason
+from segue.api.types import SamplingParams, StopConditions, TextInput, TokenInput
 from segue.demo import checkpoint_dir
-from segue.errors import ContextOverflow, InvalidRequest
 from segue.launch.config import Config
-from segue.model.settings import CheckpointConfig
-from segue.turn import FinishReason
-from segue.types import SamplingParams, StopConditions, TextInput, TokenInput
+from segue.model.checkpoint.settings import CheckpointConfig
+from segue.sdk.client import Client
 from segue.v1 import session_pb2 as pb
 from segue.v1.session_pb2_grpc import SessionsStub
 from segue.wire.channel import channel_to

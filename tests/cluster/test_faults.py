@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from segue.client import Client
+from segue.api.errors import InvalidRequest, LayoutMismatch, Overloaded, Unavailable
+from segue.api.turn import TokenDelta, TurnStarted
+from segue.api.types import SessionId, StopConditions, TokenInput
 from segue.engine.config import EngineConfig
-from segue.errors import InvalidRequest, LayoutMismatch, Overloaded, Unavailable
 from segue.launch.cluster import Cluster
 from segue.launch.config import Config
-from segue.turn import TokenDelta, TurnStarted
-from segue.types import SessionId, StopConditions, TokenInput
+from segue.sdk.client import Client
 from tests.cluster.conftest import ENGINE, local_cluster
 from tests.cluster.idle import is_idle, wait_until_idle
 from tests.cluster.oracle import Oracle

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from segue.client import Answer, Client
+from segue.api.turn import FinishReason
+from segue.api.types import SamplingParams, StopConditions, TokenInput
 from segue.launch.cluster import Cluster
-from segue.turn import FinishReason
-from segue.types import SamplingParams, StopConditions, TokenInput
+from segue.sdk.client import Answer, Client
 from tests.cluster.idle import is_idle, wait_until_idle
 from tests.cluster.oracle import Oracle
 

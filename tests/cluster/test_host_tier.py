@@ -13,11 +13,11 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from decode_worker.config import DecodeConfig
+from segue.api.errors import InvalidRequest, NotFound
+from segue.api.prompt import Prompt
+from segue.api.types import StopConditions, TokenInput
 from segue.engine.config import EngineConfig
-from segue.errors import InvalidRequest, NotFound
 from segue.launch.config import Config
-from segue.prompt import Prompt
-from segue.types import StopConditions, TokenInput
 from tests.cluster.conftest import LocalCluster, local_cluster, num_evicted
 from tests.cluster.direct import DirectTurn
 from tests.cluster.growing import Said, wrong_turns

@@ -15,17 +15,17 @@ import pytest
 import pytest_asyncio
 
 from router.config import RouterConfig
-from router.links import worker_calls
-from router.turn_calls import TurnCall
-from segue.cache.accountant import UnitState
-from segue.client import Answer
-from segue.errors import InvalidRequest, NotFound, SegueError, Unavailable
+from router.turn.calls import TurnCall
+from router.turn.links import worker_calls
+from segue.api.errors import InvalidRequest, NotFound, SegueError, Unavailable
+from segue.api.prompt import pack_tokens
+from segue.api.types import SamplingParams, StopConditions, TokenInput
+from segue.cache.unit_pool import UnitState
 from segue.internal.v1 import transfer_pb2, worker_pb2
 from segue.internal.v1.transfer_pb2_grpc import HandoffReaderStub, HandoffWriterStub
 from segue.internal.v1.worker_pb2_grpc import DecodeWorkerStub, PrefillWorkerStub
 from segue.launch.config import Config
-from segue.prompt import pack_tokens
-from segue.types import SamplingParams, StopConditions, TokenInput
+from segue.sdk.client import Answer
 from segue.v1 import session_pb2 as pb
 from segue.wire.channel import channel_to
 from segue.wire.status import rpc_errors
@@ -275,21 +275,21 @@ def raising(*_: object, **__: object) -> Any:
 
 
 PLACES = [
-    "decode_worker.residency.Residency.spare_slots",
+    "decode_worker.memory.residency.Residency.spare_slots",
     "decode_worker.turn.Sequences.arrived",
-    "decode_worker.residency.Residency.keep",
-    "kv_transfer.reader.HandoffReader.reserve",
-    "kv_transfer.reservations.TicketBook.new_ticket_id",
-    "kv_transfer.reservations.TicketBook.add",
-    "kv_transfer.outgoing.Outgoing.finish",
+    "decode_worker.memory.residency.Residency.keep",
+    "kv_transfer.reading.reader.HandoffReader.reserve",
+    "kv_transfer.reading.reservations.TicketBook.new_ticket_id",
+    "kv_transfer.reading.reservations.TicketBook.add",
+    "kv_transfer.writing.outgoing.Outgoing.finish",
     "kv_transfer.peers.Peers.commit",
-    "decode_worker.leases.TieredLeases.grant",
-    "decode_worker.engine._push",
+    "decode_worker.memory.leases.TieredLeases.grant",
+    "decode_worker.engine.engine._push",
     "prefill_worker.engine.PrefillEngine._row",
     "prefill_worker.units.PromptMemory._take_behind",
-    "segue.cache.prefix_cache.PrefixCache.insert",
+    "segue.cache.prefix.cache.PrefixCache.insert",
     "prefill_worker.engine.PrefillEngine._ship",
-    "kv_transfer.writer.HandoffWriter.begin",
+    "kv_transfer.writing.writer.HandoffWriter.begin",
 ]
 
 

@@ -14,9 +14,9 @@ from pathlib import Path
 from router.__main__ import running as running_router
 from router.config import RouterConfig
 from router.router import Router
-from segue.client import Client
-from segue.cluster_status import WorkerHealth
-from segue.types import SessionId, StopConditions, TokenInput, WorkerId
+from segue.api.cluster_status import WorkerHealth
+from segue.api.types import SessionId, StopConditions, TokenInput, WorkerId
+from segue.sdk.client import Client
 from tests.cluster.idle import wait_until_ready
 
 SETTINGS = "[engine]\nnum_threads = 1\ncache_bytes = 67108864\nmax_running = 8\n"

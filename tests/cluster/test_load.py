@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.load.drive import run_load
-from kv_transfer.mooncake import open_mooncake
+from kv_transfer.transport.mooncake import open_mooncake
 from segue.launch.config import Config
 from tests.cluster.conftest import ENGINE, local_cluster
 from tests.cluster.idle import is_idle, wait_until_idle

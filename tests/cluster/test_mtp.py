@@ -13,10 +13,10 @@ import pytest
 
 from benchmarks.serving.checkpoint import TEXT_FILES
 from decode_worker.config import DecodeConfig
-from segue.client import Answer
+from segue.api.turn import TokenDelta
+from segue.api.types import SamplingParams, StopConditions, TextInput, TokenInput
 from segue.launch.config import Config
-from segue.turn import TokenDelta
-from segue.types import SamplingParams, StopConditions, TextInput, TokenInput
+from segue.sdk.client import Answer
 from tests.cluster.conftest import ENGINE, LocalCluster, local_cluster
 from tests.cluster.idle import is_idle, wait_until_idle
 from tests.cluster.moving import moving_place, pull_always
@@ -187,7 +187,7 @@ async def test_a_session_that_changes_workers_says_the_same_with_drafts(
 ) -> None:
     async with local_cluster(demo, drafting(0)) as cluster:
         expected = await conversation(cluster)
-    monkeypatch.setattr("router.placing.place", moving_place)
+    monkeypatch.setattr("router.placement.placing.place", moving_place)
     pull_always(monkeypatch)
     config = drafting(4, local_tokens=0)
     async with local_cluster(demo, config, prefill=2, decode=2) as cluster:

@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from benchmarks.serving.checkpoint import TEXT_FILES
+from segue.api.prompt import Prompt
+from segue.api.types import SessionId, StopConditions, TokenInput
 from segue.demo import checkpoint_dir
 from segue.engine.batch import DraftStart
 from segue.engine.config import EngineConfig
-from segue.engine.load import LoadedModel, load_runner
 from segue.launch.config import Config
-from segue.prompt import Prompt
-from segue.types import SessionId, StopConditions, TokenInput
+from segue.worker.load import LoadedModel, load_runner
 from tests.cluster.conftest import ENGINE, local_cluster
 from tests.cluster.idle import wait_until_idle
 from tests.engine.mtp_oracle import MtpOracle

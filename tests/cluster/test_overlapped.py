@@ -9,11 +9,11 @@ import pytest
 
 from decode_worker import __main__ as decode_main
 from decode_worker.config import DecodeConfig
+from segue.api.turn import TokenDelta
+from segue.api.types import SamplingParams, StopConditions, TextInput, TokenInput
 from segue.engine.config import EngineConfig
-from segue.engine.launcher import Launcher
+from segue.engine.device.launcher import Launcher
 from segue.engine.runner import ModelRunner
-from segue.turn import TokenDelta
-from segue.types import SamplingParams, StopConditions, TextInput, TokenInput
 from tests.cluster.conftest import local_cluster
 from tests.cluster.idle import is_idle, wait_until_idle
 from tests.cluster.moving import moving_place, pull_always
@@ -39,7 +39,7 @@ async def test_a_session_that_changes_workers_says_what_the_hosts_loop_says(
     async with local_cluster(demo, drafting(0)) as cluster:
         expected = await conversation(cluster)
     request.getfixturevalue("overlapped")
-    monkeypatch.setattr("router.placing.place", moving_place)
+    monkeypatch.setattr("router.placement.placing.place", moving_place)
     pull_always(monkeypatch)
     async with local_cluster(demo, drafting(4, local_tokens=0), prefill=2, decode=2) as cluster:
         answers = await conversation(cluster)

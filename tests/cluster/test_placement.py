@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 
 from router.config import RouterConfig
+from router.placement.policy import place
 from router.placement.side import Rules, TurnSize
-from router.policy import place
-from segue.client import Answer
-from segue.errors import NotFound, Unavailable
+from segue.api.errors import NotFound, Unavailable
+from segue.api.turn import TokenDelta
+from segue.api.types import ChatInput, Message, StopConditions, TokenInput, WorkerId
 from segue.launch.config import Config
-from segue.turn import TokenDelta
-from segue.types import ChatInput, Message, StopConditions, TokenInput, WorkerId
+from segue.sdk.client import Answer
 from tests.cluster.conftest import ENGINE, LocalCluster, local_cluster
 from tests.cluster.idle import wait_until_idle
 from tests.cluster.moving import place_without_pulls
@@ -155,7 +155,7 @@ async def test_a_new_session_is_computed_where_its_system_message_was(demo: Path
 async def test_a_short_end_is_computed_by_decode_and_only_while_it_holds_the_rest(
     demo: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("router.placing.place", place_without_pulls)
+    monkeypatch.setattr("router.placement.placing.place", place_without_pulls)
     other = [random.Random(6).randrange(5, 290) for _ in range(300)]
 
     async with local_cluster(demo) as cluster:

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from segue.errors import NotResident
-from segue.prompt import Prompt
-from segue.turn import TurnResult, TurnSpec
-from segue.types import Sampling, SessionId, StopConditions, StopRules, TokenInput, TurnId
+from segue.api.errors import NotResident
+from segue.api.prompt import Prompt
+from segue.api.turn import TurnResult, TurnSpec
+from segue.api.types import Sampling, SessionId, StopConditions, StopRules, TokenInput, TurnId
 from tests.cluster.conftest import LocalCluster, local_cluster
 from tests.cluster.direct import DirectTurn
 from tests.cluster.idle import is_idle, wait_until_idle

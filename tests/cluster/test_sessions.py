@@ -15,10 +15,10 @@ import pytest
 from decode_worker.config import DecodeConfig
 from prefill_worker.config import PrefillConfig
 from router.config import RouterConfig
+from segue.api.errors import InvalidRequest, NotFound
+from segue.api.types import StopConditions, TokenInput
 from segue.engine.config import EngineConfig
-from segue.errors import InvalidRequest, NotFound
 from segue.launch.config import Config
-from segue.types import StopConditions, TokenInput
 from tests.cluster.conftest import ENGINE, local_cluster, num_evicted
 from tests.cluster.growing import (
     ANSWER_TOKENS,
@@ -138,7 +138,7 @@ async def moved_every_turn(
     num_sessions: int,
     num_turns: int,
 ) -> list[list[Said]]:
-    monkeypatch.setattr("router.placing.place", moving_place)
+    monkeypatch.setattr("router.placement.placing.place", moving_place)
     pull_always(monkeypatch)
     config = replace(without_local(), engine=engine)
 

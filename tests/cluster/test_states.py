@@ -15,8 +15,7 @@ from benchmarks.reuse.sweep import num_shared
 from benchmarks.reuse.talks import talk
 from prefill_worker.config import PrefillConfig
 from router.config import RouterConfig
-from segue.launch.config import Config
-from segue.types import (
+from segue.api.types import (
     ChatInput,
     Message,
     SamplingParams,
@@ -24,6 +23,7 @@ from segue.types import (
     TokenInput,
     TurnInput,
 )
+from segue.launch.config import Config
 from tests.cluster.conftest import ENGINE, LocalCluster, local_cluster
 from tests.cluster.oracle import Oracle
 from tests.real_vocabulary import MakeReal, template

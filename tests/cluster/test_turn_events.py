@@ -11,9 +11,16 @@ import pytest
 import pytest_asyncio
 
 from router.router import Router
-from segue.errors import DeadlineExceeded
-from segue.turn import TokenDelta, TurnEnd, TurnEvent, TurnStarted
-from segue.types import SamplingParams, SessionId, StopConditions, TokenInput, TurnId, TurnRequest
+from segue.api.errors import DeadlineExceeded
+from segue.api.turn import TokenDelta, TurnEnd, TurnEvent, TurnStarted
+from segue.api.types import (
+    SamplingParams,
+    SessionId,
+    StopConditions,
+    TokenInput,
+    TurnId,
+    TurnRequest,
+)
 from tests.cluster.conftest import LocalCluster, local_cluster
 from tests.cluster.idle import is_idle, wait_until_idle
 

@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 
 from router.config import RouterConfig
-from segue.client import Client
-from segue.errors import Unavailable, UnknownHistory
+from segue.api.errors import Unavailable, UnknownHistory
+from segue.api.turn import TokenDelta
+from segue.api.types import ChatInput, Continuation, Message
 from segue.launch.cluster import Cluster
 from segue.launch.config import Config
-from segue.turn import TokenDelta
-from segue.types import ChatInput, Continuation, Message
+from segue.sdk.client import Client
 from tests.cluster.conftest import ENGINE, local_cluster
 from tests.cluster.idle import wait_until_idle, wait_until_ready
 from tests.cluster.talking import DEMO_TOOLS, SCRIPT, STOP, Wire, say, wrong_turns

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from segue.api.errors import InvalidConfig
 from segue.config import read_text
 from segue.engine.config import EngineConfig, PoolSizes, host_pool_sizes, pool_sizes
-from segue.errors import InvalidConfig
 from segue.launch.config import ClusterConfig, Config
 from tests.kv_transfer.world import LAYOUT
 

@@ -10,20 +10,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from decode_worker.engine import DecodeEngine
-from decode_worker.events import Admit, Command, Drop, Event, Left, Said
-from decode_worker.sequence import DecodeSequence
-from segue.cache.layout import Unit
-from segue.engine.answer import Answer
-from segue.engine.launcher import Launched, Launcher, StepRequest
-from segue.engine.runner import ModelRunner
-from segue.engine.sampler import SequenceSampler
-from segue.engine.speculation import SlotRing
-from segue.engine.step_buffers import RowStart
-from segue.engine.step_result import Stepped
-from segue.prompt import Prompt
-from segue.turn import FinishReason, ShipReport, TurnSpec
-from segue.types import (
+from decode_worker.engine.engine import DecodeEngine
+from decode_worker.engine.events import Admit, Command, Drop, Event, Left, Said
+from decode_worker.engine.sequence import DecodeSequence
+from segue.api.prompt import Prompt
+from segue.api.turn import FinishReason, ShipReport, TurnSpec
+from segue.api.types import (
     PageId,
     SampledToken,
     Sampling,
@@ -32,6 +24,14 @@ from segue.types import (
     StopRules,
     TurnId,
 )
+from segue.cache.layout import Unit
+from segue.engine.answer import AnswerState
+from segue.engine.device.buffers import RowStart
+from segue.engine.device.launcher import Launched, Launcher, StepRequest
+from segue.engine.device.result import Stepped
+from segue.engine.runner import ModelRunner
+from segue.engine.sampler import SequenceSampler
+from segue.engine.speculation.acceptance import SlotRing
 from tests.runners import new_runner
 
 Publish = Callable[[Sequence[Event]], None]
@@ -123,7 +123,7 @@ class Turns:
             pages=pages,
             resident_tokens=0,
             ring=SlotRing(slots=tuple(slots), state=slots[0], num_tokens=0),
-            answer=Answer(stop=asked.stop, tokenizer=None),
+            answer=AnswerState(stop=asked.stop, tokenizer=None),
             sampler=SequenceSampler(
                 asked.sampling,
                 vocab_size=self._runner.config.vocab_size,

@@ -10,15 +10,15 @@ from typing import Any
 import pytest
 
 from decode_worker.config import DecodeConfig
-from decode_worker.engine import DecodeEngine
-from decode_worker.events import Left
+from decode_worker.engine.engine import DecodeEngine
+from decode_worker.engine.events import Left
+from decode_worker.engine.sequence import DecodeSequence
 from decode_worker.metrics import DecodeMetrics
-from decode_worker.sequence import DecodeSequence
-from segue.engine.launcher import Launcher
+from segue.api.errors import SegueError, Unavailable
+from segue.api.turn import FinishReason
+from segue.api.types import Sampling, StopRules
+from segue.engine.device.launcher import Launcher
 from segue.engine.runner import ModelRunner
-from segue.errors import SegueError, Unavailable
-from segue.turn import FinishReason
-from segue.types import Sampling, StopRules
 from tests.decode_worker.engines import MAX_RUNNING, Asked, Became, Publish, Turns, runner_of
 
 CONFIG = DecodeConfig(max_drafts=0)

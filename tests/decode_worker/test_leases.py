@@ -8,10 +8,10 @@ from collections.abc import AsyncIterator, Callable
 
 import pytest
 
-from decode_worker import leases as module
-from decode_worker.leases import TieredLeases
-from segue.errors import NotFound
-from segue.types import SessionId
+from decode_worker.memory import leases as module
+from decode_worker.memory.leases import TieredLeases
+from segue.api.errors import NotFound
+from segue.api.types import SessionId
 from tests.cache.prefix_world import prompt
 from tests.cache.tiered_world import TieredWorld
 

@@ -10,17 +10,17 @@ import pytest
 import torch
 
 from decode_worker.config import DecodeConfig
-from decode_worker.engine import DecodeEngine
+from decode_worker.engine.engine import DecodeEngine
+from decode_worker.engine.sequence import DecodeSequence
 from decode_worker.metrics import DecodeMetrics
-from decode_worker.sequence import DecodeSequence
-from segue.engine.answer import Answer
-from segue.engine.launcher import Launcher
+from segue.api.prompt import Prompt
+from segue.api.turn import FinishReason, ShipReport, TurnSpec
+from segue.api.types import Sampling, SessionId, SlotId, StopRules, TurnId
+from segue.engine.answer import AnswerState
+from segue.engine.device.launcher import Launcher
 from segue.engine.runner import ModelRunner
 from segue.engine.sampler import SequenceSampler
-from segue.engine.speculation import SlotRing
-from segue.prompt import Prompt
-from segue.turn import FinishReason, ShipReport, TurnSpec
-from segue.types import Sampling, SessionId, SlotId, StopRules, TurnId
+from segue.engine.speculation.acceptance import SlotRing
 from tests.checkpoints import VOCAB_SIZE
 from tests.decode_worker.engines import (
     MAX_RUNNING,
@@ -199,7 +199,7 @@ def test_a_checkpoint_that_a_step_under_way_may_write_is_not_kept() -> None:
             pages=[],
             resident_tokens=0,
             ring=ring,
-            answer=Answer(stop=StopRules(max_tokens=256), tokenizer=None),
+            answer=AnswerState(stop=StopRules(max_tokens=256), tokenizer=None),
             sampler=SequenceSampler(Sampling(), vocab_size=9, prompt_ids=()),
             report=ShipReport(),
         )

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from decode_worker.residency import with_what_stays
-from decode_worker.sequence import DecodeSequence
-from segue.cache.accountant import UnitState
-from segue.cache.prefix_cache import Hold
-from segue.engine.answer import Answer
+from decode_worker.engine.sequence import DecodeSequence
+from decode_worker.memory.residency import with_what_stays
+from segue.api.prompt import Prompt
+from segue.api.turn import FinishReason, ShipReport, TurnResult, TurnSpec, Usage
+from segue.api.types import PageId, Sampling, SessionId, SlotId, StopRules, TurnId
+from segue.cache.prefix.cache import Hold
+from segue.cache.unit_pool import UnitState
+from segue.engine.answer import AnswerState
 from segue.engine.batch import SequenceChunk
 from segue.engine.sampler import SequenceSampler
-from segue.engine.speculation import SlotRing
-from segue.prompt import Prompt
-from segue.turn import FinishReason, ShipReport, TurnResult, TurnSpec, Usage
-from segue.types import PageId, Sampling, SessionId, SlotId, StopRules, TurnId
+from segue.engine.speculation.acceptance import SlotRing
 from tests.cache.prefix_world import PAGE_TOKENS, prompt
 from tests.decode_worker.test_spare_slots import NUM_SLOTS, Desk
 
@@ -45,7 +45,7 @@ class Local(Desk):
             pages=(*hold.pages, *pages),
             resident_tokens=hold.num_tokens,
             ring=SlotRing(slots=(slot, *spare), state=slot, num_tokens=hold.num_tokens),
-            answer=Answer(stop=STOP, tokenizer=None),
+            answer=AnswerState(stop=STOP, tokenizer=None),
             sampler=SequenceSampler(spec.sampling, vocab_size=9, prompt_ids=(1,)),
             report=ShipReport(),
             resume_slot=checkpoint.slot if checkpoint else None,

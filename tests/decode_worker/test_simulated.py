@@ -11,10 +11,10 @@ from benchmarks.mtp.drive import Drive, Prompt, TimedRunner
 from decode_worker.__main__ import running
 from decode_worker.config import DecodeConfig
 from kv_transfer.config import TransferConfig
+from segue.api.errors import InvalidConfig
 from segue.engine.config import EngineConfig
 from segue.engine.served_model import ServedModel
-from segue.errors import InvalidConfig
-from segue.worker_process import WorkerOptions
+from segue.worker.process import WorkerOptions
 from tests.checkpoints import VOCAB_SIZE
 
 PROMPT = Prompt(token_ids=tuple(range(1, 40)), max_tokens=30)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 
 from decode_worker.config import DecodeConfig
-from decode_worker.residency import Residency
-from segue.cache.accountant import UnitState
+from decode_worker.memory.residency import Residency
+from segue.api.prompt import Prompt
+from segue.api.types import SessionId, SlotId, TurnId
 from segue.cache.memory import Memory
-from segue.engine.speculation import SlotRing
-from segue.prompt import Prompt
-from segue.types import SessionId, SlotId, TurnId
+from segue.cache.unit_pool import UnitState
+from segue.engine.speculation.acceptance import SlotRing
 from tests.cache.prefix_world import PAGE_TOKENS
 from tests.cache.prefix_world import prompt as prompt_of
 from tests.cache.tiered_world import TieredWorld

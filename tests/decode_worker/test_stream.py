@@ -10,12 +10,12 @@ import pytest
 
 from decode_worker.server import DecodeFace
 from decode_worker.turn import Computed, PrefillStarted, PromptSource, Shipped, Tell, TurnNews
-from segue.errors import InvalidRequest, Overloaded, SegueError, UnknownPrefix
+from segue.api.errors import InvalidRequest, Overloaded, SegueError, UnknownPrefix
+from segue.api.prompt import PrefixName, Prompt, pack_tokens
+from segue.api.turn import FinishReason, ShipReport, TokenDelta, TurnResult, TurnSpec, Usage
+from segue.api.types import TurnId
 from segue.internal.v1 import transfer_pb2
 from segue.internal.v1 import worker_pb2 as pb
-from segue.prompt import PrefixName, Prompt, pack_tokens
-from segue.turn import FinishReason, ShipReport, TokenDelta, TurnResult, TurnSpec, Usage
-from segue.types import TurnId
 from segue.v1 import session_pb2
 from segue.wire.error_details import error_from_wire
 from tests.stream_line import StreamLine

@@ -3,12 +3,12 @@
 import pytest
 
 from segue.demo import checkpoint_dir
-from segue.demo.corpus import Conversation, conversation
-from segue.demo.exchanges import TOOLS, Call, Turn
+from segue.demo.corpus.conversations import DemoConversation, conversation
+from segue.demo.corpus.exchanges import TOOLS, DemoCall, DemoTurn
 from segue.demo.tokenizer import render, template_file
 
 WEATHER = TOOLS["get_weather"]
-CALL = Turn("assistant", "", (Call("get_weather", {"city": "Paris"}),))
+CALL = DemoTurn("assistant", "", (DemoCall("get_weather", {"city": "Paris"}),))
 CALLED = (
     "<tool_call>\n<function=get_weather>\n<parameter=city>\nParis\n</parameter>\n"
     "</function>\n</tool_call>"
@@ -16,9 +16,13 @@ CALLED = (
 
 
 def test_a_plain_conversation() -> None:
-    turns = (Turn("system", "Be brief."), Turn("user", "Hi!"), Turn("assistant", "Hello!"))
+    turns = (
+        DemoTurn("system", "Be brief."),
+        DemoTurn("user", "Hi!"),
+        DemoTurn("assistant", "Hello!"),
+    )
 
-    text = render(Conversation(turns, ()))
+    text = render(DemoConversation(turns, ()))
 
     assert text == (
         "<|im_start|>system\nBe brief.<|im_end|>\n"
@@ -28,13 +32,15 @@ def test_a_plain_conversation() -> None:
 
 
 def test_the_generation_prompt_opens_an_answer() -> None:
-    text = render(Conversation((Turn("user", "Hi!"),), ()), add_generation_prompt=True)
+    text = render(DemoConversation((DemoTurn("user", "Hi!"),), ()), add_generation_prompt=True)
 
     assert text == "<|im_start|>user\nHi!<|im_end|>\n<|im_start|>assistant\n"
 
 
 def test_tools_are_declared_before_the_system_prompt() -> None:
-    text = render(Conversation((Turn("system", "Be brief."), Turn("user", "Hi!")), (WEATHER,)))
+    text = render(
+        DemoConversation((DemoTurn("system", "Be brief."), DemoTurn("user", "Hi!")), (WEATHER,))
+    )
 
     assert text.startswith(
         '<|im_start|>system\n# Tools\n\n<tools>\n{"type": "function", "function": {"name": '
@@ -44,9 +50,9 @@ def test_tools_are_declared_before_the_system_prompt() -> None:
 
 
 def test_a_tool_call_and_its_result() -> None:
-    turns = (Turn("user", "Weather in Paris?"), CALL, Turn("tool", '{"temperature": 21}'))
+    turns = (DemoTurn("user", "Weather in Paris?"), CALL, DemoTurn("tool", '{"temperature": 21}'))
 
-    text = render(Conversation(turns, ()), add_generation_prompt=True)
+    text = render(DemoConversation(turns, ()), add_generation_prompt=True)
 
     assert text.endswith(
         f"<|im_start|>assistant\n{CALLED}<|im_end|>\n"
@@ -56,10 +62,10 @@ def test_a_tool_call_and_its_result() -> None:
 
 
 def test_results_of_one_answer_share_a_turn() -> None:
-    both = Turn("assistant", "", CALL.calls * 2)
-    turns = (Turn("user", "Weather?"), both, Turn("tool", "1"), Turn("tool", "2"))
+    both = DemoTurn("assistant", "", CALL.calls * 2)
+    turns = (DemoTurn("user", "Weather?"), both, DemoTurn("tool", "1"), DemoTurn("tool", "2"))
 
-    text = render(Conversation(turns, ()))
+    text = render(DemoConversation(turns, ()))
 
     assert f"<|im_start|>assistant\n{CALLED}\n{CALLED}<|im_end|>\n" in text
     assert text.endswith(
@@ -69,19 +75,19 @@ def test_results_of_one_answer_share_a_turn() -> None:
 
 
 def test_a_call_may_follow_a_sentence() -> None:
-    turn = Turn("assistant", "One moment.", CALL.calls)
+    turn = DemoTurn("assistant", "One moment.", CALL.calls)
 
-    text = render(Conversation((Turn("user", "Weather?"), turn), ()))
+    text = render(DemoConversation((DemoTurn("user", "Weather?"), turn), ()))
 
     assert text.endswith(f"<|im_start|>assistant\nOne moment.\n\n{CALLED}<|im_end|>\n")
 
 
 @pytest.mark.parametrize("generated", ["Hello!", "  two  spaces ", "", "a\n\nb\n", "{{ x }} <b>"])
 def test_a_plain_answer_comes_back_as_it_was_generated(generated: str) -> None:
-    question = (Turn("user", "Hi!"),)
-    prompt = render(Conversation(question, ()), add_generation_prompt=True)
+    question = (DemoTurn("user", "Hi!"),)
+    prompt = render(DemoConversation(question, ()), add_generation_prompt=True)
 
-    history = render(Conversation((*question, Turn("assistant", generated)), ()))
+    history = render(DemoConversation((*question, DemoTurn("assistant", generated)), ()))
 
     assert history == f"{prompt}{generated}<|im_end|>\n"
 
@@ -93,7 +99,7 @@ def test_every_prefix_of_a_conversation_is_a_prefix_of_its_text(seed: int) -> No
 
     for num_turns, turn in enumerate(drawn.turns):
         if turn.role == "assistant":
-            part = Conversation(drawn.turns[:num_turns], drawn.tools)
+            part = DemoConversation(drawn.turns[:num_turns], drawn.tools)
             assert whole.startswith(render(part, add_generation_prompt=True))
 
 

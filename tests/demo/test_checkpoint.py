@@ -10,9 +10,9 @@ from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from segue.demo import SUGGESTIONS, checkpoint_dir
-from segue.demo.corpus import COPY_WEIGHTS
+from segue.demo.corpus.conversations import COPY_WEIGHTS
+from segue.demo.corpus.exchanges import TOOLS
 from segue.demo.evaluate import copying, held_out
-from segue.demo.exchanges import TOOLS
 from segue.demo.mtp import load_trunk
 
 FILES = {

@@ -6,11 +6,11 @@ from itertools import pairwise
 
 import pytest
 
-from segue.demo import tasks
-from segue.demo.corpus import COPY_WEIGHTS, Conversation, conversation
-from segue.demo.exchanges import Memory
-from segue.demo.facts import FACTS
-from segue.demo.words import is_held_out
+from segue.demo.corpus import tasks
+from segue.demo.corpus.conversations import COPY_WEIGHTS, DemoConversation, conversation
+from segue.demo.corpus.exchanges import Facts
+from segue.demo.corpus.facts import FACTS
+from segue.demo.corpus.words import is_held_out
 
 SEEDS = range(50)
 
@@ -84,7 +84,7 @@ def test_training_never_says_what_is_held_out(seed: int) -> None:
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_a_count_begins_and_ends_where_it_was_asked_to(seed: int) -> None:
-    question, answer = tasks.count(random.Random(seed), Memory(tools=frozenset()))
+    question, answer = tasks.count(random.Random(seed), Facts(tools=frozenset()))
 
     asked = [int(number) for number in re.findall(r"\d+", question.text)]
     counted = [int(number) for number in re.findall(r"\d+", answer.text)]
@@ -92,7 +92,7 @@ def test_a_count_begins_and_ends_where_it_was_asked_to(seed: int) -> None:
     assert counted == list(range(first, last + 1))
 
 
-def _copied(drawn: Conversation) -> set[str]:
+def _copied(drawn: DemoConversation) -> set[str]:
     return {value for turn in drawn.turns for value in turn.copied}
 
 
@@ -101,6 +101,6 @@ def _is_unseen(word: str) -> bool:
     return word.isalpha() if not word.isdigit() else len(word) >= 4
 
 
-def _offered(drawn: Conversation) -> set[str]:
+def _offered(drawn: DemoConversation) -> set[str]:
     functions = [tool["function"] for tool in drawn.tools]
     return {str(function["name"]) for function in functions if isinstance(function, dict)}

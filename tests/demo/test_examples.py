@@ -4,17 +4,17 @@ import pytest
 from tokenizers import Tokenizer
 
 from segue.demo import checkpoint_dir
-from segue.demo.corpus import Conversation, conversation
-from segue.demo.examples import Example, encode
-from segue.demo.exchanges import Turn
+from segue.demo.corpus.conversations import DemoConversation, conversation
+from segue.demo.corpus.examples import Example, encode
+from segue.demo.corpus.exchanges import DemoTurn
 
 TOKENIZER = Tokenizer.from_file(str(checkpoint_dir() / "tokenizer.json"))
-TOLD = Conversation(
+TOLD = DemoConversation(
     (
-        Turn("user", "My code is 731."),
-        Turn("assistant", "Noted: your code is 731.", copied=("731",)),
-        Turn("user", "Hi!"),
-        Turn("assistant", "Hello!"),
+        DemoTurn("user", "My code is 731."),
+        DemoTurn("assistant", "Noted: your code is 731.", copied=("731",)),
+        DemoTurn("user", "Hi!"),
+        DemoTurn("assistant", "Hello!"),
     ),
     (),
 )

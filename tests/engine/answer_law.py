@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from segue.types import Sampling
+from segue.api.types import Sampling
 
 MIN_EXPECTED = 5.0
 """Of a cell: below, the statistic does not follow the chi-square distribution."""

@@ -8,11 +8,11 @@ from itertools import islice
 
 from torch import Tensor
 
+from segue.api.types import Sampling, SlotId
 from segue.engine.batch import DraftStart, Run, SequenceChunk
 from segue.engine.runner import ModelRunner
 from segue.engine.sampler import SamplerRow, SequenceSampler, sample_ids
-from segue.engine.speculation import SlotRing, num_accepted
-from segue.types import Sampling, SlotId
+from segue.engine.speculation.acceptance import SlotRing, num_accepted
 
 
 @dataclass(slots=True)

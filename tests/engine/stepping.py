@@ -8,13 +8,13 @@ from pathlib import Path
 
 import torch
 
-from segue.engine.buckets import StepShape
-from segue.engine.device_sampling import DeviceSampling
+from segue.api.types import Sampling, SlotId
+from segue.engine.device.buckets import StepShape
+from segue.engine.device.buffers import RowStart, ScratchUnits, StepTables
+from segue.engine.device.result import unpack
+from segue.engine.device.sampling import DeviceSampling
 from segue.engine.runner import ModelRunner
-from segue.engine.speculation import SlotRing
-from segue.engine.step_buffers import RowStart, ScratchUnits, StepTables
-from segue.engine.step_result import unpack
-from segue.types import Sampling, SlotId
+from segue.engine.speculation.acceptance import SlotRing
 from tests.engine.drafting import DraftingSequence, draft, verify
 from tests.runners import new_runner
 

@@ -4,10 +4,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from segue.engine.answer import Answer
-from segue.errors import InvalidRequest
-from segue.turn import FinishReason, TokenDelta
-from segue.types import SampledToken, StopRules
+from segue.api.errors import InvalidRequest
+from segue.api.turn import FinishReason, TokenDelta
+from segue.api.types import SampledToken, StopRules
+from segue.engine.answer import AnswerState
 
 EOS = 256
 SPECIAL = 257
@@ -26,8 +26,8 @@ def rules(
     return StopRules(max_tokens=max_tokens, stop_strings=stop_strings, stop_token_ids=ends)
 
 
-def answer(stop: StopRules | None = None) -> Answer:
-    return Answer(stop=stop or rules(), tokenizer=Bytes())
+def answer(stop: StopRules | None = None) -> AnswerState:
+    return AnswerState(stop=stop or rules(), tokenizer=Bytes())
 
 
 def tokens(*parts: str | int) -> list[SampledToken]:
@@ -37,7 +37,7 @@ def tokens(*parts: str | int) -> list[SampledToken]:
     return [SampledToken(token_id=token_id) for token_id in ids]
 
 
-def push_all(one: Answer, sampled: list[SampledToken]) -> list[TokenDelta]:
+def push_all(one: AnswerState, sampled: list[SampledToken]) -> list[TokenDelta]:
     deltas = []
     for token in sampled:
         deltas.append(one.push_run([token]))
@@ -218,7 +218,7 @@ def test_logprobs_travel_with_their_tokens() -> None:
 
 
 def test_without_a_tokenizer_ids_are_delivered_and_text_is_not() -> None:
-    one = Answer(stop=rules(), tokenizer=None)
+    one = AnswerState(stop=rules(), tokenizer=None)
 
     deltas = push_all(one, tokens("hi", EOS))
 
@@ -229,4 +229,4 @@ def test_without_a_tokenizer_ids_are_delivered_and_text_is_not() -> None:
 
 def test_stop_strings_without_a_tokenizer_are_refused() -> None:
     with pytest.raises(InvalidRequest, match="stop strings need text"):
-        Answer(stop=rules(stop_strings=("END",)), tokenizer=None)
+        AnswerState(stop=rules(stop_strings=("END",)), tokenizer=None)

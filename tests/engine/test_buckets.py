@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from segue.engine.buckets import MAX_GRAPHS, Buckets, StepShape
+from segue.engine.device.buckets import MAX_GRAPHS, Buckets, StepShape
 
 
 def buckets(max_batch: int = 64, max_context: int = 100_000) -> Buckets:

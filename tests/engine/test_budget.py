@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from segue.api.errors import InvalidConfig
 from segue.cache.layout import CacheField, CacheLayout, Unit
 from segue.engine.budget import (
     CLUSTER_BYTES,
@@ -18,8 +19,7 @@ from segue.engine.budget import (
     size,
 )
 from segue.engine.config import MAX_AUTO_HOST_BYTES, EngineConfig, pool_sizes
-from segue.engine.host_memory import Memory
-from segue.errors import InvalidConfig
+from segue.engine.host_memory import MachineMemory
 
 MIB, GIB = 1 << 20, 1 << 30
 CONTEXT = 262_144
@@ -60,7 +60,7 @@ TINY = WorkerNeed(
 
 
 def host(free: float, total: float | None = None, num_workers: int = 2) -> Room:
-    memory = Memory(
+    memory = MachineMemory(
         place="this host", total_bytes=int((total or free) * GIB), free_bytes=int(free * GIB)
     )
     return Room.on_host(memory, num_workers)
@@ -156,7 +156,7 @@ def test_a_host_tier_counts_on_a_host() -> None:
 
 
 def test_a_gpu_is_used_as_far_as_it_goes_and_shared_where_it_is_shared() -> None:
-    gpu = Memory(place="the GPU", total_bytes=80 * GIB, free_bytes=79 * GIB)
+    gpu = MachineMemory(place="the GPU", total_bytes=80 * GIB, free_bytes=79 * GIB)
     cuda = EngineConfig(device="cuda")
 
     alone = planned(SMALL, cuda, Room.on_gpu(gpu, share=1.0)).cache_bytes
@@ -178,7 +178,7 @@ def test_beside_gpus_a_host_needs_room_for_processes_and_the_host_tier() -> None
 
 
 def test_a_worker_by_itself_leaves_room_for_another_where_two_fit() -> None:
-    memory = Memory(place="this host", total_bytes=6 * GIB, free_bytes=6 * GIB)
+    memory = MachineMemory(place="this host", total_bytes=6 * GIB, free_bytes=6 * GIB)
     only_one = replace(SMALL, weight_bytes=4 * GIB)
 
     alone = planned_alone(only_one, EngineConfig(), memory)

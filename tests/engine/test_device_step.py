@@ -10,14 +10,14 @@ import pytest
 import torch
 from torch import Tensor
 
+from segue.api.types import SampledToken, Sampling
 from segue.cache.layout import Unit
-from segue.engine.buckets import StepShape
+from segue.engine.device.buckets import StepShape
+from segue.engine.device.result import Stepped, pack, unpack
 from segue.engine.runner import ModelRunner
-from segue.engine.speculation import SlotRing
-from segue.engine.step_result import Stepped, pack, unpack
+from segue.engine.speculation.acceptance import SlotRing
 from segue.model.batch import Batch, DraftBatch
 from segue.model.qwen3_5 import Qwen3_5
-from segue.types import SampledToken, Sampling
 from tests.checkpoints import VOCAB_SIZE
 from tests.engine.stepping import (
     MAX_ROWS,

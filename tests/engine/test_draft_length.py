@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 
-from segue.engine.draft_length import RECENT_STEPS, TRY_EVERY, DraftLength, size_class
+from segue.engine.speculation.draft_length import RECENT_STEPS, TRY_EVERY, DraftLength, size_class
 
 MAX_DRAFTS = 7
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from segue.engine.failures import Failures
-from segue.errors import SegueError, Unavailable
+from segue.api.errors import SegueError, Unavailable
+from segue.worker.failures import Failures
 
 BROKEN = RuntimeError("out of memory")
 

@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from segue.engine.buckets import Buckets
-from segue.engine.device_sampling import DeviceSampling
-from segue.engine.graphs import StepGraphs
-from segue.engine.launcher import Launcher, Run, StepRequest, replay, run_eagerly
-from segue.engine.step_buffers import RowStart, StepTables
+from segue.api.types import Sampling
+from segue.engine.device.buckets import Buckets
+from segue.engine.device.buffers import RowStart, StepTables
+from segue.engine.device.graphs import StepGraphs
+from segue.engine.device.launcher import Launcher, Run, StepRequest, replay, run_eagerly
+from segue.engine.device.sampling import DeviceSampling
 from segue.kernels.sampling import EVERYTHING
-from segue.types import Sampling
 from tests.runners import new_runner
 
 pytestmark = pytest.mark.gpu

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from segue.engine.host_memory import Memory, parse_gpu_memory, read_host_memory
+from segue.engine.host_memory import MachineMemory, parse_gpu_memory, read_host_memory
 
 GIB = 1 << 30
 INFO = "MemTotal:       25165824 kB\nMemFree:         1048576 kB\nMemAvailable:   20971520 kB\n"
-HOST = Memory(place="this host", total_bytes=24 * GIB, free_bytes=20 * GIB)
+HOST = MachineMemory(place="this host", total_bytes=24 * GIB, free_bytes=20 * GIB)
 
 
 def machine(root: Path, cgroup: str, files: dict[str, str], info: str | None = INFO) -> Path:
@@ -54,7 +54,7 @@ def test_groups_without_a_limit_change_nothing(tmp_path: Path) -> None:
 def test_a_container_has_its_limit_and_its_page_cache_counts_as_free(tmp_path: Path) -> None:
     files = group_2("", str(8 * GIB), 6 * GIB, 3 * GIB)
 
-    assert read_host_memory(machine(tmp_path, "0::/\n", files)) == Memory(
+    assert read_host_memory(machine(tmp_path, "0::/\n", files)) == MachineMemory(
         place="this container", total_bytes=8 * GIB, free_bytes=5 * GIB
     )
 
@@ -63,7 +63,7 @@ def test_the_tightest_of_the_groups_above_us_counts(tmp_path: Path) -> None:
     files = group_2("a/b/", "max", 0) | group_2("a/", str(4 * GIB), GIB)
     root = machine(tmp_path, "0::/a/b\n", files)
 
-    assert read_host_memory(root) == Memory(
+    assert read_host_memory(root) == MachineMemory(
         place="this container", total_bytes=4 * GIB, free_bytes=3 * GIB
     )
 
@@ -71,7 +71,7 @@ def test_the_tightest_of_the_groups_above_us_counts(tmp_path: Path) -> None:
 def test_a_path_of_the_host_that_a_container_cannot_see_leaves_its_own_top(tmp_path: Path) -> None:
     root = machine(tmp_path, "0::/kubepods/pod7/x\n", group_2("", str(2 * GIB), 0))
 
-    assert read_host_memory(root) == Memory(
+    assert read_host_memory(root) == MachineMemory(
         place="this container", total_bytes=2 * GIB, free_bytes=2 * GIB
     )
 
@@ -80,7 +80,7 @@ def test_the_first_version_of_groups_says_it_in_other_words(tmp_path: Path) -> N
     cgroup = "9:cpu,cpuacct:/x\n4:memory:/x\n0::/\n"
     files = group_1("x/", 8 * GIB, 6 * GIB, GIB) | group_1("", 0x7FFFFFFFFFFFF000, 0)
 
-    assert read_host_memory(machine(tmp_path, cgroup, files)) == Memory(
+    assert read_host_memory(machine(tmp_path, cgroup, files)) == MachineMemory(
         place="this container", total_bytes=8 * GIB, free_bytes=3 * GIB
     )
 
@@ -88,7 +88,7 @@ def test_the_first_version_of_groups_says_it_in_other_words(tmp_path: Path) -> N
 def test_a_limit_above_the_hosts_own_memory_is_none_but_what_is_left_counts(tmp_path: Path) -> None:
     files = group_2("", str(64 * GIB), 54 * GIB)
 
-    assert read_host_memory(machine(tmp_path, "0::/\n", files)) == Memory(
+    assert read_host_memory(machine(tmp_path, "0::/\n", files)) == MachineMemory(
         place="this host", total_bytes=24 * GIB, free_bytes=10 * GIB
     )
 
@@ -99,7 +99,7 @@ def test_where_nothing_can_be_read_nothing_is_known(tmp_path: Path, info: str | 
 
 
 def test_of_several_gpus_the_one_with_most_room_says_what_is_possible() -> None:
-    assert parse_gpu_memory("81559, 1024\n81559, 80000\n24576, 24000\n") == Memory(
+    assert parse_gpu_memory("81559, 1024\n81559, 80000\n24576, 24000\n") == MachineMemory(
         place="the GPU", total_bytes=81559 << 20, free_bytes=80000 << 20
     )
 

@@ -6,15 +6,15 @@ from dataclasses import replace
 
 import pytest
 
-from segue.engine import load
+from segue.api.errors import InvalidConfig
 from segue.engine.config import EngineConfig
-from segue.engine.host_memory import Memory
-from segue.engine.load import load_runner
-from segue.errors import InvalidConfig
+from segue.engine.host_memory import MachineMemory
+from segue.worker import load
+from segue.worker.load import load_runner
 
 
 def test_a_worker_settles_its_own_cache(monkeypatch: pytest.MonkeyPatch) -> None:
-    memory = Memory(place="this host", total_bytes=2 << 30, free_bytes=(2 * 448 + 80) << 20)
+    memory = MachineMemory(place="this host", total_bytes=2 << 30, free_bytes=(2 * 448 + 80) << 20)
     monkeypatch.setattr(load, "read_host_memory", lambda: memory)
 
     loaded = load_runner("demo", EngineConfig(num_threads=1), max_drafts=7)
@@ -29,7 +29,7 @@ def test_a_worker_settles_its_own_cache(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_a_worker_without_room_for_the_weights_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    memory = Memory(place="this container", total_bytes=1 << 30, free_bytes=400 << 20)
+    memory = MachineMemory(place="this container", total_bytes=1 << 30, free_bytes=400 << 20)
     monkeypatch.setattr(load, "read_host_memory", lambda: memory)
 
     with pytest.raises(InvalidConfig, match=r"× 1 worker, this container has 1.0 GiB .400 MiB fr"):

@@ -11,12 +11,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from segue.api.types import Sampling
 from segue.cache.layout import Unit
 from segue.engine.batch import Run, SequenceChunk
 from segue.engine.config import EngineConfig
-from segue.engine.load import load_runner
 from segue.engine.runner import ModelRunner
-from segue.types import Sampling
+from segue.worker.load import load_runner
 from tests.checkpoints import VOCAB_SIZE
 from tests.engine.drafting import DraftingSequence, draft, verify
 from tests.runners import new_runner

@@ -6,10 +6,10 @@ import pytest
 import torch
 from transformers import RepetitionPenaltyLogitsProcessor
 
+from segue.api.types import Sampling
 from segue.engine.sampler import SamplerRow, SequenceSampler, pack_rows, sample, sample_ids
 from segue.kernels import sampling
 from segue.kernels.sampling import reference
-from segue.types import Sampling
 
 VOCAB = 64
 CHI_SQUARE_999 = {7: 24.32, 3: 16.27}

@@ -10,8 +10,8 @@ import pytest
 from segue.demo import checkpoint_dir
 from segue.engine import served_model
 from segue.engine.config import EngineConfig
-from segue.engine.load import load_runner
 from segue.engine.served_model import ServedModel
+from segue.worker.load import load_runner
 
 ENGINE = EngineConfig(num_threads=1, cache_bytes=1 << 24, max_running=2)
 

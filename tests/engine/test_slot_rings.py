@@ -6,10 +6,10 @@ import random
 
 import torch
 
-from segue.engine.slot_rings import Rings, after, writable
-from segue.engine.speculation import SlotRing
+from segue.api.types import SlotId
+from segue.engine.device.slot_rings import Rings, after, writable
+from segue.engine.speculation.acceptance import SlotRing
 from segue.kernels import NO_SLOT
-from segue.types import SlotId
 
 MAX_SLOTS = 6
 PAGE_TOKENS = 4

@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from segue.api.types import SlotId
 from segue.engine.batch import MAX_RUN_TOKENS
-from segue.engine.speculation import SlotRing, num_accepted, num_simulated
-from segue.types import SlotId
+from segue.engine.speculation.acceptance import SlotRing, num_accepted, num_simulated
 
 
 def ring(num_slots: int, num_tokens: int) -> SlotRing:

@@ -19,9 +19,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from segue.api.types import Sampling
 from segue.engine.batch import SequenceChunk
 from segue.engine.runner import ModelRunner
-from segue.types import Sampling
 from tests.checkpoints import Variant, add_mtp_layer
 from tests.conftest import MakeCheckpoint
 from tests.engine.answer_law import Floats, Law, Tokens, chi_square, law_of, next_probs, p_value

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from segue.engine.step_buffers import MAX_END_IDS, RowStart, ScratchUnits, StepTables
+from segue.engine.device.buffers import MAX_END_IDS, RowStart, ScratchUnits, StepTables
 from segue.kernels import NO_SLOT
 
 

@@ -22,7 +22,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 import segue.internal.v1
 import segue.v1
-from segue.errors import SegueError
+from segue.api.errors import SegueError
 from segue.wire.channel import channel_to
 from segue.wire.error_details import error_from_wire
 from segue.wire.status import ErrorInterceptor

@@ -18,13 +18,9 @@ from kv_transfer.ticket import PeerIdentity
 from kv_transfer.wire import ticket_to_wire
 from router.__main__ import running as running_router
 from router.config import RouterConfig
-from segue.demo import checkpoint_dir
-from segue.errors import Cancelled, SegueError
-from segue.internal.v1 import transfer_pb2 as pb2
-from segue.internal.v1 import worker_pb2
-from segue.launch.config import Config
-from segue.prompt import pack_tokens
-from segue.types import (
+from segue.api.errors import Cancelled, SegueError
+from segue.api.prompt import pack_tokens
+from segue.api.types import (
     ChatInput,
     Message,
     SamplingParams,
@@ -33,6 +29,10 @@ from segue.types import (
     TokenInput,
     TurnId,
 )
+from segue.demo import checkpoint_dir
+from segue.internal.v1 import transfer_pb2 as pb2
+from segue.internal.v1 import worker_pb2
+from segue.launch.config import Config
 from segue.v1 import session_pb2 as pb
 from segue.v1.session_pb2_grpc import SessionsStub
 from segue.wire.channel import channel_to

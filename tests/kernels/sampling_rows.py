@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from segue.kernels import NO_SLOT
-from segue.kernels.sampling import IN_PROMPT, NO_TOKEN, Ledger, Needs, Rows
+from segue.kernels.sampling import IN_PROMPT, NO_TOKEN, Ledger, SamplingFeatures, SamplingRows
 from segue.kernels.sampling.noise import gumbel
 
 
@@ -37,8 +37,8 @@ class Wanted:
         return bool(self.bias) or penalties != (1.0, 0.0, 0.0)
 
 
-def needs_of(each: Sequence[Wanted]) -> Needs:
-    return Needs(
+def needs_of(each: Sequence[Wanted]) -> SamplingFeatures:
+    return SamplingFeatures(
         bias=any(w.bias for w in each),
         penalties=any(w.has_slot for w in each),
         draws=any(w.temperature > 0 for w in each),
@@ -48,7 +48,7 @@ def needs_of(each: Sequence[Wanted]) -> Needs:
     )
 
 
-def rows_of(each: Sequence[Wanted]) -> Rows:
+def rows_of(each: Sequence[Wanted]) -> SamplingRows:
     """Slots are given to those with penalties or a bias, the last row's first."""
 
     def integers(values: Sequence[int]) -> Tensor:
@@ -59,7 +59,7 @@ def rows_of(each: Sequence[Wanted]) -> Rows:
 
     num_pending = max((len(w.pending) for w in each), default=0)
     pending = [[*w.pending, *[NO_TOKEN] * num_pending][:num_pending] for w in each]
-    return Rows(
+    return SamplingRows(
         seed_R=integers([w.seed for w in each]),
         position_R=integers([w.position for w in each]),
         top_k_R=integers([w.top_k for w in each]),

@@ -13,7 +13,7 @@ import pytest
 
 from segue import kernels
 from segue.kernels.aot import Compiled, specimens, with_table
-from segue.kernels.specimen import CHIPS, Specimen
+from segue.kernels.specimen import CHIPS, CompileCase
 
 PAGE = Path(__file__).parents[2] / "docs" / "kernels.md"
 SPECIMENS = {specimen.name: specimen for specimen in specimens()}
@@ -33,7 +33,7 @@ def compiled() -> dict[tuple[str, str], Compiled]:
 @pytest.mark.parametrize("chip", CHIPS)
 @pytest.mark.parametrize("specimen", SPECIMENS.values(), ids=SPECIMENS)
 def test_a_kernel_becomes_what_it_was_written_for(
-    compiled: dict[tuple[str, str], Compiled], specimen: Specimen, chip: str
+    compiled: dict[tuple[str, str], Compiled], specimen: CompileCase, chip: str
 ) -> None:
     assert compiled[specimen.name, chip].faults(specimen) == ()
 

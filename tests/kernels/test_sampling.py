@@ -9,13 +9,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from segue.engine.speculation import num_accepted as num_accepted_of_run
+from segue.engine.speculation.acceptance import num_accepted as num_accepted_of_run
 from segue.kernels import NO_SLOT, sampling
-from segue.kernels.sampling import IN_PROMPT, Needs, reference
+from segue.kernels.sampling import IN_PROMPT, SamplingFeatures, reference
 from tests.kernels.sampling_rows import Wanted, ledger_of, needs_of, rows_of, token_of
 
 
-def sampled(logits_RV: Tensor, wanted: list[Wanted], needs: Needs | None = None) -> list[int]:
+def sampled(
+    logits_RV: Tensor, wanted: list[Wanted], needs: SamplingFeatures | None = None
+) -> list[int]:
     ids: list[int] = sampling.sample(
         logits_RV,
         rows_of(wanted),

@@ -8,18 +8,22 @@ import torch
 from torch import Tensor
 
 from segue.kernels import sampling
-from segue.kernels.sampling import Ledger, Needs, Rows, reference, triton
+from segue.kernels.sampling import Ledger, SamplingFeatures, SamplingRows, reference, triton
 from segue.kernels.sampling.noise import gumbel_of_all
 from tests.kernels.device import DEVICE
 from tests.kernels.sampling_rows import Wanted, ledger_of, needs_of, rows_of
 from tests.kernels.test_sampling import some_logits, some_row
 
 
-def moved(rows: Rows) -> Rows:
-    return Rows(**{field.name: getattr(rows, field.name).to(DEVICE) for field in fields(Rows)})
+def moved(rows: SamplingRows) -> SamplingRows:
+    return SamplingRows(
+        **{field.name: getattr(rows, field.name).to(DEVICE) for field in fields(SamplingRows)}
+    )
 
 
-def sampled(logits_RV: Tensor, wanted: list[Wanted], needs: Needs, chunk: int) -> list[int]:
+def sampled(
+    logits_RV: Tensor, wanted: list[Wanted], needs: SamplingFeatures, chunk: int
+) -> list[int]:
     on_cpu = ledger_of(wanted, logits_RV.shape[1])
     assert on_cpu.counts_SV is not None
     assert on_cpu.bias_SV is not None
@@ -129,7 +133,7 @@ def test_logits_that_the_kernels_cannot_read_are_refused() -> None:
     with pytest.raises(ValueError, match=r"contiguous seed_R for 3 rows, got shape \(2,\)"):
         sampled(torch.zeros(3, 8), wanted, needs_of(wanted), 16)
     with pytest.raises(ValueError, match=r"contiguous bias_SV of 8 tokens .* got None"):
-        triton.sample(torch.zeros(2, 8), rows_of(wanted), Needs(bias=True), None)
+        triton.sample(torch.zeros(2, 8), rows_of(wanted), SamplingFeatures(bias=True), None)
 
 
 @pytest.mark.gpu
@@ -152,13 +156,15 @@ def test_a_captured_graph_samples_what_its_tensors_say_then() -> None:
     with torch.cuda.graph(graph):
         ids_R = triton.sample(logits_RV, rows, sampling.EVERYTHING, ledger)
 
-    for field in fields(Rows):
+    for field in fields(SamplingRows):
         getattr(rows, field.name).copy_(getattr(all_rows[1], field.name))
     counts_SV.copy_(ledgers[1].counts_SV)
     bias_SV.copy_(ledgers[1].bias_SV)
     graph.replay()
 
-    again = Rows(**{field.name: getattr(rows, field.name).cpu() for field in fields(Rows)})
+    again = SamplingRows(
+        **{field.name: getattr(rows, field.name).cpu() for field in fields(SamplingRows)}
+    )
     assert (
         ids_R.tolist()
         == reference.sample(logits_RV.cpu(), again, sampling.EVERYTHING, ledgers[1]).tolist()

@@ -11,17 +11,17 @@ import pytest
 import torch
 from torch import Tensor
 
+from segue.api.types import Sampling
 from segue.cache.layout import CacheField, Unit
 from segue.engine.batch import DraftStart, Run, SequenceChunk
-from segue.engine.buckets import StepShape
-from segue.engine.device_sampling import DeviceSampling
+from segue.engine.device.buckets import StepShape
+from segue.engine.device.buffers import RowStart, StepTables, to_device
+from segue.engine.device.result import unpack
+from segue.engine.device.sampling import DeviceSampling
 from segue.engine.sampler import SamplerRow, SequenceSampler, sample_ids
-from segue.engine.step_buffers import RowStart, StepTables, to_device
-from segue.engine.step_result import unpack
 from segue.kernels import dispatch
-from segue.kernels.sampling import EVERYTHING, Needs
+from segue.kernels.sampling import EVERYTHING, SamplingFeatures
 from segue.kernels.sampling import triton as triton_sampling
-from segue.types import Sampling
 from tests.checkpoints import Variant, add_mtp_layer
 from tests.conftest import MakeCheckpoint
 from tests.kernels.device import DEVICE, DTYPES
@@ -137,7 +137,7 @@ class Story:
         )
         self.said.logits += [drafter.step([7, 8]), drafter.step([9])]
 
-    def step(self, params: list[Sampling], needs: Needs, num_drafts: int) -> None:
+    def step(self, params: list[Sampling], needs: SamplingFeatures, num_drafts: int) -> None:
         """A step on the device, with a row of padding."""
         runner = self.runner
         assert runner.scratch is not None
@@ -205,7 +205,7 @@ def tell(story: Story, patch: pytest.MonkeyPatch, *, on_kernels: bool) -> Story:
     story.mix()
     story.draft()
     story.sample()
-    story.step([Sampling()] * 2, Needs(), 0)
+    story.step([Sampling()] * 2, SamplingFeatures(), 0)
     story.step([PENALISED, Sampling()], EVERYTHING, 2)
     return story
 

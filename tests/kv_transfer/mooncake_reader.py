@@ -15,17 +15,17 @@ import sys
 from typing import Any
 
 from kv_transfer.config import TransferConfig
-from kv_transfer.mooncake import MooncakeTransport
-from kv_transfer.reader import HandoffReader
-from kv_transfer.reservations import Reservation
+from kv_transfer.reading.reader import HandoffReader
+from kv_transfer.reading.reservations import Reservation
 from kv_transfer.ticket import PeerIdentity, TicketId
-from kv_transfer.transport import registered
+from kv_transfer.transport.mooncake import MooncakeTransport
+from kv_transfer.transport.transport import registered
 from kv_transfer.wire import layout_from_wire, memory_map_to_wire, ticket_to_wire
-from segue.cache.accountant import page_accountant, slot_accountant
+from segue.api.errors import SegueError
+from segue.api.types import Epoch, TurnId, WorkerId
 from segue.cache.layout import CacheField, CacheLayout, Unit
-from segue.errors import SegueError
+from segue.cache.unit_pool import page_pool, slot_pool
 from segue.internal.v1 import transfer_pb2 as pb
-from segue.types import Epoch, TurnId, WorkerId
 
 
 class Bytes:
@@ -45,8 +45,8 @@ class Bytes:
 
 class Target:
     def __init__(self, name: str, layout: CacheLayout, num_pages: int) -> None:
-        self.pages = page_accountant(num_pages)
-        self.slots = slot_accountant(2)
+        self.pages = page_pool(num_pages)
+        self.slots = slot_pool(2)
         num_units = {Unit.PAGE: num_pages, Unit.SLOT: 2}
         self.arrays = [(field, Bytes(field, num_units[field.unit])) for field in layout.fields]
         self.transport = MooncakeTransport(TransferConfig())

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from kv_transfer.cache_memory import CacheMemory
 from kv_transfer.layout import MemoryMap
-from kv_transfer.outgoing import Outgoing, ShipLimits
-from kv_transfer.reader import HandoffReader
+from kv_transfer.reading.reader import HandoffReader
 from kv_transfer.ticket import Ticket
-from kv_transfer.writer import HandoffWriter
-from segue.types import PageId, SlotId
+from kv_transfer.transport.cache_memory import CacheMemory
+from kv_transfer.writing.outgoing import Outgoing, ShipLimits
+from kv_transfer.writing.writer import HandoffWriter
+from segue.api.types import PageId, SlotId
 from tests.kv_transfer.world import Node, World
 
 SOURCE_PAGES = (PageId(7), PageId(2), PageId(3))

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import zlib
 
-from kv_transfer.cache_memory import checksums_of, difference
-from segue.types import PageId, SlotId
+from kv_transfer.transport.cache_memory import checksums_of, difference
+from segue.api.types import PageId, SlotId
 from tests.kv_transfer.world import World
 
 

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from kv_transfer.outgoing import Outgoing
 from kv_transfer.ticket import Ticket
-from segue.cache.accountant import UnitState
-from segue.errors import Cancelled, NotFound, TransferFailed
-from segue.types import Epoch, PageId, SlotId, WorkerId
+from kv_transfer.writing.outgoing import Outgoing
+from segue.api.errors import Cancelled, NotFound, TransferFailed
+from segue.api.types import Epoch, PageId, SlotId, WorkerId
+from segue.cache.unit_pool import UnitState
 from tests.kv_transfer.world import NUM_LAYERS, PAGE_TOKENS, Node, World, ship_all
 
 READER = Epoch(1)

@@ -5,11 +5,11 @@ from collections.abc import AsyncIterator, Callable
 
 import pytest
 
-from kv_transfer.fencer import Fencer
-from kv_transfer.reader import HandoffReader
+from kv_transfer.reading.fencer import Fencer
+from kv_transfer.reading.reader import HandoffReader
 from kv_transfer.ticket import Fence
-from segue.errors import DeadlineExceeded, SegueError, Unavailable
-from segue.types import Epoch, WorkerId
+from segue.api.errors import DeadlineExceeded, SegueError, Unavailable
+from segue.api.types import Epoch, WorkerId
 from tests.kv_transfer.world import Clock, Node, World
 
 

@@ -8,9 +8,9 @@ import pytest
 from cachetools import FIFOCache
 
 from kv_transfer.ticket import Ticket, TicketId
-from kv_transfer.writer import MAX_ENDED_TICKETS
-from segue.errors import InvalidRequest, NotFound
-from segue.types import PageId, SlotId
+from kv_transfer.writing.writer import MAX_ENDED_TICKETS
+from segue.api.errors import InvalidRequest, NotFound
+from segue.api.types import PageId, SlotId
 from tests.kv_transfer.pair import Pair
 
 

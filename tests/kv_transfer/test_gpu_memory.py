@@ -7,7 +7,7 @@ import zlib
 import pytest
 import torch
 
-from kv_transfer.cache_memory import memory_on
+from kv_transfer.transport.cache_memory import memory_on
 
 pytestmark = pytest.mark.gpu
 

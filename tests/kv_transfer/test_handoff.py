@@ -24,7 +24,7 @@ from kv_transfer.handoff import (
     WriterFenced,
     advance_reader,
 )
-from segue.types import PageId, SlotId
+from segue.api.types import PageId, SlotId
 
 UNITS = Units((PageId(3), PageId(4)), SlotId(1))
 

@@ -5,9 +5,9 @@ import dataclasses
 import pytest
 
 from kv_transfer.layout import MemoryMap, require_same_layout
+from segue.api.errors import LayoutMismatch
+from segue.api.types import Epoch, WorkerId
 from segue.cache.layout import CacheField, CacheLayout, Unit
-from segue.errors import LayoutMismatch
-from segue.types import Epoch, WorkerId
 
 KV = CacheField(group="kv", layer=1, unit=Unit.PAGE, dtype="bfloat16", shape=(2, 4, 16, 64))
 CONV = CacheField(group="conv", layer=0, unit=Unit.SLOT, dtype="bfloat16", shape=(96, 3))

@@ -8,11 +8,11 @@ from dataclasses import replace
 import pytest
 
 from kv_transfer.peers import Members
-from kv_transfer.reader import HandoffReader
+from kv_transfer.reading.reader import HandoffReader
 from kv_transfer.ticket import MAX_LIFETIME_S, PeerIdentity
-from segue.cluster_status import WorkerHealth, WorkerStatus
-from segue.errors import InvalidRequest, Unavailable
-from segue.types import Epoch, Role, TurnId, WorkerId
+from segue.api.cluster_status import WorkerHealth, WorkerStatus
+from segue.api.errors import InvalidRequest, Unavailable
+from segue.api.types import Epoch, Role, TurnId, WorkerId
 from tests.kv_transfer.world import Clock, World
 
 PREFILL = WorkerStatus(

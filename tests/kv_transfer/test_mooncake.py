@@ -18,21 +18,21 @@ from typing import Any
 import pytest
 import torch
 
-from kv_transfer.cache_memory import checksums_of
 from kv_transfer.config import TransferConfig
 from kv_transfer.layout import MemoryMap
-from kv_transfer.mooncake import MooncakeTransport
-from kv_transfer.outgoing import Outgoing, ShipLimits
-from kv_transfer.plan import Fragment, plan_units
 from kv_transfer.ticket import Ticket
-from kv_transfer.transport import registered
+from kv_transfer.transport.cache_memory import checksums_of
+from kv_transfer.transport.mooncake import MooncakeTransport
+from kv_transfer.transport.transport import registered
 from kv_transfer.wire import layout_to_wire, memory_map_from_wire, ticket_from_wire
-from kv_transfer.writer import HandoffWriter
+from kv_transfer.writing.outgoing import Outgoing, ShipLimits
+from kv_transfer.writing.plan import Fragment, plan_units
+from kv_transfer.writing.writer import HandoffWriter
+from segue.api.errors import InvalidConfig, TransferFailed
+from segue.api.types import Epoch, PageId, SlotId, WorkerId
 from segue.cache.layout import CacheField, CacheLayout, Unit
 from segue.cache.tensors import CacheTensors
-from segue.errors import InvalidConfig, TransferFailed
 from segue.internal.v1 import transfer_pb2 as pb
-from segue.types import Epoch, PageId, SlotId, WorkerId
 from tests.kv_transfer.world import LAYOUT, NUM_LAYERS
 
 CONFIG = TransferConfig(progress_timeout_s=1, transfer_timeout_s=5)

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from kv_transfer.config import MIN_PORTS, TransferConfig
-from kv_transfer.mooncake import MooncakeTransport
-from segue.errors import InvalidConfig
+from kv_transfer.transport.mooncake import MooncakeTransport
+from segue.api.errors import InvalidConfig
 
 ROOT = Path(__file__).parents[2]
 
@@ -21,7 +21,7 @@ LISTENING = """
 import os
 from pathlib import Path
 from kv_transfer.config import TransferConfig
-from kv_transfer.mooncake import MooncakeTransport
+from kv_transfer.transport.mooncake import MooncakeTransport
 
 transport = MooncakeTransport(TransferConfig(min_port={first}, max_port={last}))
 transport._outbound = transport._new_outbound()
@@ -100,7 +100,7 @@ def test_a_wheel_for_other_libraries_is_named_with_what_it_lacks(tmp_path: Path)
     )
     code = (
         "from kv_transfer.config import TransferConfig\n"
-        "from kv_transfer.mooncake import MooncakeTransport\n"
+        "from kv_transfer.transport.mooncake import MooncakeTransport\n"
         "MooncakeTransport(TransferConfig())\n"
     )
 
@@ -114,6 +114,6 @@ def test_a_wheel_for_other_libraries_is_named_with_what_it_lacks(tmp_path: Path)
 
     assert done.returncode == 1
     error = done.stderr.splitlines()[-1]
-    assert error.startswith("segue.errors.InvalidConfig")
+    assert error.startswith("segue.api.errors.InvalidConfig")
     assert "Mooncake does not load (libcudart.so.12: cannot open shared object file)" in error
     assert "mooncake-transfer-engine-cuda13" in error

@@ -5,10 +5,10 @@ import ctypes
 import pytest
 
 from kv_transfer.config import TransferConfig
-from kv_transfer.loopback import LoopbackNetwork, LoopbackTransport
-from kv_transfer.plan import Fragment
-from kv_transfer.transport import PacedTransport
-from segue.errors import InvalidConfig
+from kv_transfer.transport.loopback import LoopbackNetwork, LoopbackTransport
+from kv_transfer.transport.transport import PacedTransport
+from kv_transfer.writing.plan import Fragment
+from segue.api.errors import InvalidConfig
 
 NUM_BYTES = 1000
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kv_transfer.layout import FieldRegion
-from kv_transfer.plan import Fragment, batches, plan_units
+from kv_transfer.writing.plan import Fragment, batches, plan_units
 from segue.cache.layout import CacheField, Unit
 
 FIELD = CacheField(group="kv", layer=0, unit=Unit.PAGE, dtype="bfloat16", shape=(3,))

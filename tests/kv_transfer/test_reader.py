@@ -4,10 +4,10 @@ import asyncio
 
 import pytest
 
-from kv_transfer.cache_memory import checksums_of
 from kv_transfer.ticket import Ticket
-from segue.cluster_status import UnitCounts
-from segue.errors import (
+from kv_transfer.transport.cache_memory import checksums_of
+from segue.api.cluster_status import UnitCounts
+from segue.api.errors import (
     Cancelled,
     InvalidRequest,
     NotFound,
@@ -15,8 +15,8 @@ from segue.errors import (
     StaleEpoch,
     TransferFailed,
 )
-from segue.turn import PrefillOutcome, ShipReport
-from segue.types import Epoch, SampledToken, TurnId, WorkerId
+from segue.api.turn import PrefillOutcome, ShipReport
+from segue.api.types import Epoch, SampledToken, TurnId, WorkerId
 from tests.kv_transfer.world import Clock, Events, World
 
 OUTCOME = PrefillOutcome(first_token=SampledToken(token_id=7), report=ShipReport(cached_tokens=3))

@@ -8,11 +8,11 @@ from dataclasses import replace
 import pytest
 
 from kv_transfer.handoff import Committed, Freed, Quarantined, Reserved, Units
-from kv_transfer.reader import HandoffReader
-from kv_transfer.reservations import MAX_ENDED, Reservation, TicketBook
+from kv_transfer.reading.reader import HandoffReader
+from kv_transfer.reading.reservations import MAX_ENDED, Reservation, TicketBook
 from kv_transfer.ticket import PeerIdentity, Ticket, TicketId
-from segue.errors import NotFound
-from segue.types import Epoch, SlotId, TurnId, WorkerId
+from segue.api.errors import NotFound
+from segue.api.types import Epoch, SlotId, TurnId, WorkerId
 from tests.executed import lines_executed
 from tests.kv_transfer.world import Clock, Node, World
 

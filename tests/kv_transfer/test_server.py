@@ -10,14 +10,13 @@ from collections.abc import AsyncIterator
 import grpc
 import pytest
 
-from kv_transfer.cache_memory import checksums_of
-from kv_transfer.fencer import Fencer
-from kv_transfer.outgoing import Outgoing
 from kv_transfer.peers import Peers
+from kv_transfer.reading.fencer import Fencer
 from kv_transfer.server import ReaderServicer, WriterServicer
 from kv_transfer.ticket import Fence, PeerIdentity, Ticket
-from segue.cache.layout import CacheLayout
-from segue.errors import (
+from kv_transfer.transport.cache_memory import checksums_of
+from kv_transfer.writing.outgoing import Outgoing
+from segue.api.errors import (
     Cancelled,
     InvalidRequest,
     LayoutMismatch,
@@ -26,12 +25,13 @@ from segue.errors import (
     TransferFailed,
     Unavailable,
 )
+from segue.api.turn import PrefillOutcome, ShipReport
+from segue.api.types import Epoch, PageId, SampledToken, SlotId, TokenLogprob, TurnId
+from segue.cache.layout import CacheLayout
 from segue.internal.v1.transfer_pb2_grpc import (
     add_HandoffReaderServicer_to_server,
     add_HandoffWriterServicer_to_server,
 )
-from segue.turn import PrefillOutcome, ShipReport
-from segue.types import Epoch, PageId, SampledToken, SlotId, TokenLogprob, TurnId
 from segue.wire.status import ErrorInterceptor
 from tests.kv_transfer.world import LAYOUT, World, ship_all
 

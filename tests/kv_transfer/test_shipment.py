@@ -5,7 +5,7 @@ import itertools
 import pytest
 
 from kv_transfer.handoff import IllegalTransition
-from kv_transfer.shipment import (
+from kv_transfer.writing.shipment import (
     AllQueued,
     Draining,
     Failed,

@@ -15,9 +15,9 @@ from kv_transfer.wire import (
     ticket_from_wire,
     ticket_to_wire,
 )
-from segue.errors import InvalidRequest
+from segue.api.errors import InvalidRequest
+from segue.api.types import Epoch, PageId, SlotId, TurnId, WorkerId
 from segue.internal.v1 import transfer_pb2 as pb
-from segue.types import Epoch, PageId, SlotId, TurnId, WorkerId
 from tests.kv_transfer.world import LAYOUT, World
 
 

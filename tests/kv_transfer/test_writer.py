@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 import pytest
 
-from kv_transfer.cache_memory import HostMemory
-from kv_transfer.outgoing import IncompleteHandoff, ShipLimits
-from segue.types import Epoch
+from kv_transfer.transport.cache_memory import HostMemory
+from kv_transfer.writing.outgoing import IncompleteHandoff, ShipLimits
+from segue.api.types import Epoch
 from tests.kv_transfer.pair import Pair
 from tests.kv_transfer.world import World, ship_all
 

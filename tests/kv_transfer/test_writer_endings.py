@@ -7,9 +7,9 @@ import threading
 
 import pytest
 
-from kv_transfer.outgoing import Outgoing, ShipLimits
-from segue.errors import Cancelled, InvalidRequest, NotFound, StaleEpoch, TransferFailed
-from segue.types import Epoch, SlotId
+from kv_transfer.writing.outgoing import Outgoing, ShipLimits
+from segue.api.errors import Cancelled, InvalidRequest, NotFound, StaleEpoch, TransferFailed
+from segue.api.types import Epoch, SlotId
 from tests.kv_transfer.pair import SOURCE_PAGES, Pair
 from tests.kv_transfer.world import World, ship_all
 

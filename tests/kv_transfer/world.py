@@ -8,20 +8,20 @@ from dataclasses import dataclass, field
 
 import torch
 
-from kv_transfer.cache_memory import CacheMemory, HostMemory
 from kv_transfer.layout import MemoryMap
-from kv_transfer.loopback import LoopbackNetwork, LoopbackTransport
-from kv_transfer.outgoing import Outgoing, ShipLimits
-from kv_transfer.reader import HandoffReader
-from kv_transfer.reservations import Reservation
+from kv_transfer.reading.reader import HandoffReader
+from kv_transfer.reading.reservations import Reservation
 from kv_transfer.ticket import PeerIdentity, Ticket
-from kv_transfer.transport import registered
-from kv_transfer.writer import HandoffWriter
-from segue.cache.accountant import Accountant, page_accountant, slot_accountant
+from kv_transfer.transport.cache_memory import CacheMemory, HostMemory
+from kv_transfer.transport.loopback import LoopbackNetwork, LoopbackTransport
+from kv_transfer.transport.transport import registered
+from kv_transfer.writing.outgoing import Outgoing, ShipLimits
+from kv_transfer.writing.writer import HandoffWriter
+from segue.api.errors import Cancelled
+from segue.api.types import Epoch, PageId, SlotId, TurnId, WorkerId
 from segue.cache.layout import CacheField, CacheLayout, Unit
 from segue.cache.tensors import CacheTensors
-from segue.errors import Cancelled
-from segue.types import Epoch, PageId, SlotId, TurnId, WorkerId
+from segue.cache.unit_pool import UnitPool, page_pool, slot_pool
 
 PAGE_TOKENS = 4
 
@@ -87,8 +87,8 @@ class Node:
             epoch=Epoch(epoch),
             layout=layout,
         )
-        self.pages: Accountant[PageId] = page_accountant(num_pages)
-        self.slots: Accountant[SlotId] = slot_accountant(3)
+        self.pages: UnitPool[PageId] = page_pool(num_pages)
+        self.slots: UnitPool[SlotId] = slot_pool(3)
 
     @property
     def identity(self) -> PeerIdentity:

@@ -9,7 +9,7 @@ import pytest
 
 from segue.engine.config import EngineConfig
 from segue.launch.config import ClusterConfig, Config, Pin
-from segue.launch.demand import Demand, NodeRoom, demands_of, shortage
+from segue.launch.ray.demand import Demand, NodeRoom, demands_of, shortage
 
 CUDA = EngineConfig(device="cuda")
 

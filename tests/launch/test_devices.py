@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from kv_transfer.config import TransferConfig
+from segue.api.errors import InvalidConfig
 from segue.engine.config import EngineConfig
-from segue.errors import InvalidConfig
 from segue.launch import devices
 from segue.launch.config import ClusterConfig, Config
 from segue.launch.devices import require_devices, torch_version_text

@@ -13,13 +13,13 @@ from types import SimpleNamespace
 import pytest
 from huggingface_hub.errors import RepositoryNotFoundError
 
+from segue.api.errors import InvalidCheckpoint, InvalidConfig
 from segue.demo import checkpoint_dir
 from segue.engine.config import EngineConfig
-from segue.engine.host_memory import Memory
-from segue.errors import InvalidCheckpoint, InvalidConfig
+from segue.engine.host_memory import MachineMemory
 from segue.launch.config import ClusterConfig, Config
 from segue.launch.model import Machine, described, locate
-from segue.model.settings import CheckpointConfig
+from segue.model.checkpoint.settings import CheckpointConfig
 from tests.model.folders import HUGE_MOE, sparse_folder
 
 GIB = 1 << 30
@@ -32,7 +32,9 @@ REAL = {
 
 
 def machine(free: int, total: int | None = None) -> Machine:
-    host = Memory(place="this host", total_bytes=(total or free) * GIB, free_bytes=free * GIB)
+    host = MachineMemory(
+        place="this host", total_bytes=(total or free) * GIB, free_bytes=free * GIB
+    )
     return Machine(host=host)
 
 
@@ -123,7 +125,7 @@ def test_where_memory_is_not_known_it_is_left_to_the_workers() -> None:
 
 def test_on_a_gpu_the_driver_says_how_much_there_is(tmp_path: Path) -> None:
     folder = sparse_folder(tmp_path / "model", HUGE_MOE)
-    gpu = Memory(place="the GPU", total_bytes=80 * GIB, free_bytes=79 * GIB)
+    gpu = MachineMemory(place="the GPU", total_bytes=80 * GIB, free_bytes=79 * GIB)
     has_gpu = replace(machine(100), gpu=gpu)
 
     with pytest.raises(InvalidConfig, match="weights 999 GiB × 1 worker, the GPU has 80 GiB"):

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 import ray
 
-from segue.errors import Unavailable
-from segue.launch import ray_start
-from segue.launch.demand import Demand
-from segue.launch.ray_start import require_room
-from segue.types import Role
+from segue.api.errors import Unavailable
+from segue.api.types import Role
+from segue.launch.ray import start as ray_start
+from segue.launch.ray.demand import Demand
+from segue.launch.ray.start import require_room
 
 LOCAL = {"address": "local"}
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from segue.cluster_status import ClusterStatus, RouterStatus, WorkerHealth, WorkerStatus
+from segue.api.cluster_status import ClusterStatus, RouterStatus, WorkerHealth, WorkerStatus
+from segue.api.types import Epoch, Role, WorkerId
 from segue.launch.ready import missing_of
-from segue.types import Epoch, Role, WorkerId
 
 
 def cluster(*, ready: bool = True, **healths: WorkerHealth) -> ClusterStatus:

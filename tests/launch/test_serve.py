@@ -81,7 +81,7 @@ def test_errors_of_the_model_folder_come_before_ray_is_imported(tmp_path: Path) 
         "import sys\n"
         "from segue.launch.config import ClusterConfig, Config\n"
         "from segue.launch.prepare import prepare\n"
-        "from segue.errors import InvalidCheckpoint\n"
+        "from segue.api.errors import InvalidCheckpoint\n"
         f"config = Config(cluster=ClusterConfig(model={str(tmp_path)!r}))\n"
         "try:\n"
         "    prepare(config, lambda stage: None)\n"

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from segue.errors import InvalidCheckpoint
+from segue.api.errors import InvalidCheckpoint
 from segue.launch.shell import FIRST_RETRY_S, MAX_RETRY_S, Shell, retry_delays_s
 
 

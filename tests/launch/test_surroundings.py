@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from segue.errors import InvalidConfig, Unavailable
-from segue.launch.surroundings import (
+from segue.api.errors import InvalidConfig, Unavailable
+from segue.launch.ray.surroundings import (
     raise_open_files,
     ray_address,
     ray_temp_dir,

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from segue.api.errors import InvalidConfig
 from segue.cache.layout import Unit
-from segue.errors import InvalidConfig
 from segue.model.cache_layout import cache_layout
 from segue.model.config import ModelConfig
 

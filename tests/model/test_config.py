@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from segue.errors import InvalidCheckpoint
+from segue.api.errors import InvalidCheckpoint
 from segue.model.config import DenseConfig, LayerKind, ModelConfig, MoeConfig
 
 FLAT: dict[str, Any] = {
@@ -195,7 +195,7 @@ def test_a_config_that_is_not_an_object(text: str, tmp_path: Path) -> None:
 def test_reading_a_model_folder_needs_no_torch(tiny_dense: Path) -> None:
     program = (
         "import sys; from pathlib import Path\n"
-        "import segue.model.cache_layout, segue.model.source\n"
+        "import segue.model.cache_layout, segue.model.checkpoint.source\n"
         "from segue.model.config import ModelConfig\n"
         f"ModelConfig.from_folder(Path({str(tiny_dense)!r}))\n"
         "assert 'torch' not in sys.modules and 'transformers' not in sys.modules"

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from segue.api.errors import InvalidCheckpoint
 from segue.demo import checkpoint_dir
-from segue.errors import InvalidCheckpoint
-from segue.model.formats import refuse_foreign, refuse_quantised
-from segue.model.preflight import check_folder
-from segue.model.source import resolve_model
+from segue.model.checkpoint.formats import refuse_foreign, refuse_quantised
+from segue.model.checkpoint.preflight import check_folder
+from segue.model.checkpoint.source import resolve_model
 from tests.model.folders import write_sparse
 
 CONFIG = "config.json"

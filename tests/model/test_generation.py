@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from segue.api.errors import InvalidCheckpoint
+from segue.api.types import SamplingParams
 from segue.demo import checkpoint_dir
-from segue.errors import InvalidCheckpoint
-from segue.model.generation import GenerationDefaults
-from segue.types import SamplingParams
+from segue.model.checkpoint.generation import GenerationDefaults
 
 VOCABULARY = {"<|endoftext|>": 248044, "<|im_end|>": 248046}
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from segue.model.model_id import model_id
+from segue.model.checkpoint.model_id import model_id
 
 
 def test_it_is_the_same_for_a_copy(tiny_dense: Path, tmp_path: Path) -> None:

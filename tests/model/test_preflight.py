@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from segue.demo import checkpoint_dir
-from segue.model.preflight import check_folder
-from segue.model.weights import load_weights
+from segue.model.checkpoint.loading import load_weights
+from segue.model.checkpoint.preflight import check_folder
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 from huggingface_hub.errors import LocalEntryNotFoundError
 
+from segue.api.errors import InvalidCheckpoint
 from segue.demo import checkpoint_dir
-from segue.errors import InvalidCheckpoint
-from segue.model.source import resolve_model
+from segue.model.checkpoint.source import resolve_model
 
 
 class FakeHub:

@@ -12,9 +12,9 @@ from segue.engine.batch import DraftStart, Run, SequenceChunk
 from segue.engine.runner import ModelRunner
 from segue.model import weight as weight_module
 from segue.model.cache_layout import cache_layout
+from segue.model.checkpoint.loading import load_weights
 from segue.model.config import ModelConfig
 from segue.model.weight import FEW_ROWS, PlainExperts, PlainWeight
-from segue.model.weights import load_weights
 from tests.kernels.closeness import assert_close, randn
 
 LARGE, SMALL = (2056, 256), (64, 48)

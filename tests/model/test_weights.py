@@ -11,10 +11,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from segue.errors import InvalidCheckpoint
-from segue.model.checkpoint import open_checkpoint
+from segue.api.errors import InvalidCheckpoint
+from segue.model.checkpoint.loading import WeightTable, load_weights
+from segue.model.checkpoint.tensors import open_checkpoint
 from segue.model.config import ModelConfig
-from segue.model.weights import WeightTable, load_weights
 from tests.checkpoints import Tensors, Variant, fuse_experts, publish
 from tests.conftest import MakeCheckpoint
 
@@ -112,7 +112,7 @@ def test_a_tied_checkpoint_that_repeats_its_embedding_is_read_once(
 def test_skipped_tensors_are_one_line_in_the_log(
     published_dense: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with caplog.at_level(logging.INFO, logger="segue.model.weights"):
+    with caplog.at_level(logging.INFO, logger="segue.model.checkpoint.loading"):
         load(published_dense)
 
     (record,) = caplog.records

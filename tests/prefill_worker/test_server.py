@@ -10,12 +10,12 @@ import pytest
 
 from kv_transfer.ticket import Ticket
 from prefill_worker.server import PrefillFace
-from segue.cluster_status import WorkerStatus
-from segue.errors import InvalidRequest, SegueError, TransferFailed, UnknownPrefix
+from segue.api.cluster_status import WorkerStatus
+from segue.api.errors import InvalidRequest, SegueError, TransferFailed, UnknownPrefix
+from segue.api.prompt import PrefixName, Prompt, pack_tokens
+from segue.api.turn import PrefixHolder, TurnSpec
 from segue.internal.v1 import transfer_pb2
 from segue.internal.v1 import worker_pb2 as pb
-from segue.prompt import PrefixName, Prompt, pack_tokens
-from segue.turn import PrefixHolder, TurnSpec
 from segue.v1 import session_pb2
 from segue.wire.error_details import error_from_wire
 from tests.stream_line import StreamLine

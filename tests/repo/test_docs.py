@@ -11,8 +11,8 @@ import pytest
 import typer
 
 import segue
+from segue.api.errors import SegueError
 from segue.cli.main import app
-from segue.errors import SegueError
 from segue.wire.error_details import KINDS
 from tests.repo.test_metric_names import DECODE, PREFILL, ROUTER
 

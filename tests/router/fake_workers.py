@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass, field
 
-from router.turn_calls import NamedTurn, PromptSource, TurnCall
-from segue.cluster_status import WorkerStatus
-from segue.errors import SegueError
+from router.turn.calls import NamedTurn, PromptSource, TurnCall
+from segue.api.cluster_status import WorkerStatus
+from segue.api.errors import SegueError
+from segue.api.turn import PrefixHolder
 from segue.internal.v1 import worker_pb2 as pb
 from segue.internal.v1.transfer_pb2 import Ticket
-from segue.turn import PrefixHolder
 from segue.v1 import session_pb2
 from segue.wire.error_details import error_to_wire
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from router.config import RouterConfig
-from router.history import History
 from router.metrics import RouterMetrics
-from router.placing import Placing, TurnPlacing
-from router.session_table import SessionTable
-from segue.cluster_status import UnitCounts, WorkerHealth, WorkerLoad, WorkerStatus
-from segue.prompt import Prompt
-from segue.turn import FinishReason, ShipReport, TurnResult, TurnSpec, Usage
-from segue.types import ChatInput, Epoch, Role, Sampling, SessionId, StopRules, TurnId, WorkerId
+from router.placement.placing import Placing, TurnPlacing
+from router.sessions.history import History
+from router.sessions.table import SessionTable
+from segue.api.cluster_status import UnitCounts, WorkerHealth, WorkerLoad, WorkerStatus
+from segue.api.prompt import Prompt
+from segue.api.turn import FinishReason, ShipReport, TurnResult, TurnSpec, Usage
+from segue.api.types import ChatInput, Epoch, Role, Sampling, SessionId, StopRules, TurnId, WorkerId
 
 NAMES = ["prefill-0", "prefill-1", "decode-0", "decode-1"]
 AGENT = SessionId("agent")

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from router.placement.cluster import Cluster
+from router.placement.cluster import ClusterModel
 from router.placement.coefficients import PRIOR, Coefficients
 from router.placement.decision import Decision
+from router.placement.policy import place
 from router.placement.side import Held, Rules, TurnSize
-from router.policy import place
-from segue.cluster_status import UnitCounts, WorkerHealth, WorkerLoad, WorkerStatus
+from segue.api.cluster_status import UnitCounts, WorkerHealth, WorkerLoad, WorkerStatus
+from segue.api.types import Epoch, Role, WorkerId
 from segue.cost_line import prior_line
-from segue.types import Epoch, Role, WorkerId
 
 NAMES = ["prefill-0", "prefill-1", "prefill-2", "decode-0", "decode-1", "decode-2"]
 SLOW_LINK = PRIOR._replace(pooled=PRIOR.pooled._replace(link=prior_line(0.001, 1e-7)))
@@ -43,9 +43,9 @@ def worker(
     )
 
 
-def cluster_of(*changed: WorkerStatus, coefficients: Coefficients = PRIOR) -> Cluster:
+def cluster_of(*changed: WorkerStatus, coefficients: Coefficients = PRIOR) -> ClusterModel:
     """Three idle workers of each role, some of them changed."""
-    cluster = Cluster(coefficients)
+    cluster = ClusterModel(coefficients)
     for status in (*map(worker, NAMES), *changed):
         cluster.heard(status)
     return cluster
@@ -56,7 +56,7 @@ def known(held: Mapping[str, int]) -> dict[WorkerId, Held]:
 
 
 def decide(
-    cluster: Cluster,
+    cluster: ClusterModel,
     held: Mapping[str, int] | None = None,
     *,
     turn: TurnSize = TURN,

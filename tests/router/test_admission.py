@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager
 import pytest
 
 from router.admission import Admission
-from segue.errors import Overloaded, Unavailable
+from segue.api.errors import Overloaded, Unavailable
 
 
 def test_one_turn_too_many_is_refused_with_a_hint() -> None:

@@ -10,9 +10,9 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from router.__main__ import running
 from router.config import RouterConfig
-from segue.client import Client
-from segue.errors import Unavailable
-from segue.types import TextInput, TurnInput
+from segue.api.errors import Unavailable
+from segue.api.types import TextInput, TurnInput
+from segue.sdk.client import Client
 
 
 def get(address: str, path: str) -> tuple[int, str]:

@@ -9,13 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from router.history import Completed
-from router.pools import Pools
-from router.prompt import PromptBuilder
-from segue.demo import checkpoint_dir
-from segue.errors import ContextOverflow, InvalidCheckpoint, InvalidRequest
-from segue.model.settings import CheckpointConfig
-from segue.types import (
+from router.placement.pools import Pools
+from router.sessions.history import Completed
+from router.sessions.prompt import PromptBuilder
+from segue.api.errors import ContextOverflow, InvalidCheckpoint, InvalidRequest
+from segue.api.types import (
     ChatInput,
     Message,
     Sampling,
@@ -28,6 +26,8 @@ from segue.types import (
     TurnInput,
     TurnRequest,
 )
+from segue.demo import checkpoint_dir
+from segue.model.checkpoint.settings import CheckpointConfig
 
 END, END_OF_TEXT = 1529, 1527
 ASKED = TurnRequest(

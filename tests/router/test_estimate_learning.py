@@ -8,16 +8,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from router.placement.cluster import Cluster
+from router.placement.cluster import ClusterModel
 from router.placement.coefficients import PRIOR, Observation, learn
 from router.placement.decision import estimate_error
-from segue.types import WorkerId
+from segue.api.types import WorkerId
 
 PREFILL, DECODE = WorkerId("prefill-0"), WorkerId("decode-0")
 
 
 def test_a_turn_that_measured_nothing_teaches_nothing() -> None:
-    known = Cluster()
+    known = ClusterModel()
     known.learn(Observation(prefill=PREFILL, decode=DECODE))
 
     assert known.coefficients == PRIOR
@@ -49,7 +49,7 @@ observations = st.builds(
 @settings(max_examples=30)
 @given(st.lists(observations, max_size=8))
 def test_nothing_that_is_learned_ever_turns_negative(seen: list[Observation]) -> None:
-    known = Cluster()
+    known = ClusterModel()
     for observation in seen:
         known.learn(observation)
 
@@ -62,10 +62,10 @@ def test_nothing_that_is_learned_ever_turns_negative(seen: list[Observation]) ->
     assert 0.0 <= coefficients.overhead_s <= 1.0
 
 
-def after_turns(count: int) -> Cluster:
+def after_turns(count: int) -> ClusterModel:
     """Turns of a cluster that is unlike the prior in everything."""
     chance = random.Random(3)
-    known = Cluster()
+    known = ClusterModel()
     for _ in range(count):
         computed, shipped = chance.randrange(100, 40_000), chance.randrange(100, 40_000)
         num_bytes = 4_000_000 + 9_000 * shipped

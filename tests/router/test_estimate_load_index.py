@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from router.placement.load_index import LoadIndex, Rank
-from segue.types import WorkerId
+from segue.api.types import WorkerId
 
 names = st.sampled_from([WorkerId(name) for name in "abcdef"])
 ranks = st.tuples(st.floats(0, 9), st.integers(0, 3), st.integers(0, 2), st.integers(-3, 0))

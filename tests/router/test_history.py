@@ -8,19 +8,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.history import (
+from router.sessions.history import (
     Completed,
     History,
     TurnTokens,
     characters_before,
     complete,
 )
-from router.session_table import SessionTable
-from segue.errors import UnknownHistory
-from segue.history import continuation, digests
-from segue.prompt import Prompt
-from segue.turn import FinishReason, TurnEnd
-from segue.types import (
+from router.sessions.table import SessionTable
+from segue.api.errors import UnknownHistory
+from segue.api.history import continuation, digests
+from segue.api.prompt import Prompt
+from segue.api.turn import FinishReason, TurnEnd
+from segue.api.types import (
     ChatInput,
     Message,
     SessionId,

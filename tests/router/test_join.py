@@ -9,16 +9,16 @@ from types import SimpleNamespace
 
 import pytest
 
-from router.links import Links
 from router.membership import Membership
 from router.server import MembershipFace
-from segue.cluster_status import UnitCounts, WorkerHealth, WorkerLoad, WorkerStatus
-from segue.errors import InvalidRequest
+from router.turn.links import Links
+from segue.api.cluster_status import UnitCounts, WorkerHealth, WorkerLoad, WorkerStatus
+from segue.api.errors import InvalidRequest
+from segue.api.types import Epoch, Role, WorkerId
 from segue.internal.v1.worker_pb2 import ClusterView, Heartbeat
 from segue.internal.v1.worker_pb2_grpc import MembershipStub, add_MembershipServicer_to_server
-from segue.types import Epoch, Role, WorkerId
 from segue.wire.channel import channel_to
-from segue.wire.convert_worker import worker_to_wire
+from segue.wire.convert.worker import worker_to_wire
 from segue.wire.server import serving
 from segue.wire.status import rpc_errors
 

@@ -6,7 +6,8 @@ import itertools
 
 import pytest
 
-from router.lifecycle import (
+from router.placement.policy import Placement
+from router.turn.lifecycle import (
     Dispatched,
     Ended,
     FirstToken,
@@ -23,9 +24,8 @@ from router.lifecycle import (
     advance,
     holders,
 )
-from router.policy import Placement
-from segue.cluster_status import WorkerStatus
-from segue.types import Epoch, Role, WorkerId
+from segue.api.cluster_status import WorkerStatus
+from segue.api.types import Epoch, Role, WorkerId
 
 PREFILL = WorkerStatus(worker_id=WorkerId("p"), role=Role.PREFILL, epoch=Epoch(1), address="p:1")
 DECODE = WorkerStatus(worker_id=WorkerId("d"), role=Role.DECODE, epoch=Epoch(1), address="d:1")

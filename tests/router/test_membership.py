@@ -5,9 +5,9 @@ from dataclasses import replace
 import pytest
 
 from router.membership import Membership
-from segue.cluster_status import UnitCounts, WorkerHealth, WorkerLoad, WorkerStatus
-from segue.errors import LayoutMismatch, StaleEpoch
-from segue.types import Epoch, Role, WorkerId
+from segue.api.cluster_status import UnitCounts, WorkerHealth, WorkerLoad, WorkerStatus
+from segue.api.errors import LayoutMismatch, StaleEpoch
+from segue.api.types import Epoch, Role, WorkerId
 
 FIRST_LIFE = WorkerStatus(
     worker_id=WorkerId("decode-0"), role=Role.DECODE, epoch=Epoch(1), address="127.0.0.1:1"

@@ -7,11 +7,11 @@ from dataclasses import replace
 import pytest
 
 from router.placement.estimate import Mode
-from router.placing import Placing
-from segue.cluster_status import WorkerHealth
-from segue.errors import NotFound, Unavailable
-from segue.turn import ShipReport
-from segue.types import SessionId, WorkerId
+from router.placement.placing import Placing
+from segue.api.cluster_status import WorkerHealth
+from segue.api.errors import NotFound, Unavailable
+from segue.api.turn import ShipReport
+from segue.api.types import SessionId, WorkerId
 from tests.router.placed import (
     AGENT,
     NAMES,

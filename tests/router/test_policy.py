@@ -6,12 +6,12 @@ import random
 
 import pytest
 
-from router.placement.cluster import Cluster
+from router.placement.cluster import ClusterModel
 from router.placement.coefficients import PRIOR, Coefficients, Observation
 from router.placement.estimate import Mode
 from router.placement.side import TurnSize
+from segue.api.types import WorkerId
 from segue.cost_line import prior_line
-from segue.types import WorkerId
 from tests.router.small_cluster import RULES, SLOW_LINK, cluster_of, decide, where, worker
 
 
@@ -105,7 +105,7 @@ def test_computing_what_decode_holds_hides_nothing() -> None:
     assert again.hidden_s == pytest.approx(0.8 * 1_000 * 5e-5)
 
 
-def after_tiny_turns(seed: int) -> Cluster:
+def after_tiny_turns(seed: int) -> ClusterModel:
     """A small model's first turns on CPUs."""
     chance = random.Random(seed)
     cluster = cluster_of()

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from router.placement.side import Exclusion
-from segue.cluster_status import WorkerHealth
-from segue.errors import Unavailable
-from segue.types import Role
+from segue.api.cluster_status import WorkerHealth
+from segue.api.errors import Unavailable
+from segue.api.types import Role
 from tests.router.small_cluster import RULES, cluster_of, decide, where, worker
 
 

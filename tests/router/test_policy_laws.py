@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from router.placement.coefficients import PRIOR
 from router.placement.side import Exclusion, Rules
-from segue.cluster_status import WorkerHealth
-from segue.types import Role
+from segue.api.cluster_status import WorkerHealth
+from segue.api.types import Role
 from tests.router.small_cluster import NAMES, SLOW_LINK, TURN, cluster_of, decide, worker
 
 tokens = st.integers(0, 60_000)

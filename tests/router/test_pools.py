@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import pytest
 
-from router.pools import LargestPools, Pools, answer_tokens
-from segue.cluster_status import WorkerHealth
-from segue.errors import ContextOverflow, InvalidRequest
-from segue.types import Epoch
+from router.placement.pools import LargestPools, Pools, answer_tokens
+from segue.api.cluster_status import WorkerHealth
+from segue.api.errors import ContextOverflow, InvalidRequest
+from segue.api.types import Epoch
 from tests.router.small_cluster import worker
 
 # 307 pages of 16 tokens.

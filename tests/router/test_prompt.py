@@ -16,15 +16,14 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from router.history import Completed, History, TurnTokens, complete
-from router.prompt import PromptBuilder
-from router.prompt_helper import PromptHelper
-from router.session_table import SessionTable
-from segue.errors import ContextOverflow, InvalidRequest, Overloaded, Unavailable
-from segue.history import continuation
-from segue.text.limits import SizeLimits, num_characters
-from segue.turn import FinishReason, TurnEnd
-from segue.types import (
+from router.sessions.history import Completed, History, TurnTokens, complete
+from router.sessions.prompt import PromptBuilder
+from router.sessions.prompt_helper import PromptHelper
+from router.sessions.table import SessionTable
+from segue.api.errors import ContextOverflow, InvalidRequest, Overloaded, Unavailable
+from segue.api.history import continuation
+from segue.api.turn import FinishReason, TurnEnd
+from segue.api.types import (
     ChatInput,
     Message,
     SessionId,
@@ -36,6 +35,7 @@ from segue.types import (
     TurnInput,
     TurnRequest,
 )
+from segue.text.limits import SizeLimits, num_characters
 
 DEMO = Path(__file__).parents[2] / "segue" / "demo" / "checkpoint"
 SESSION = SessionId("s")

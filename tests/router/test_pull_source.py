@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from router.placement.estimate import Mode
-from router.placing import Placing
-from segue.cluster_status import WorkerHealth
-from segue.types import SessionId, WorkerId
+from router.placement.placing import Placing
+from segue.api.cluster_status import WorkerHealth
+from segue.api.types import SessionId, WorkerId
 from tests.router.placed import ManualClock, placing_of, result, serve, spec, worker
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from segue.errors import Unavailable
-from segue.types import WorkerId
+from segue.api.errors import Unavailable
+from segue.api.types import WorkerId
 from tests.router.small_cluster import cluster_of, decide, where, worker
 
 

@@ -8,9 +8,9 @@ import pytest
 
 from router.__main__ import RunningRouter, running
 from router.config import RouterConfig
-from segue.client import Client
-from segue.errors import InvalidRequest
-from segue.types import SessionId
+from segue.api.errors import InvalidRequest
+from segue.api.types import SessionId
+from segue.sdk.client import Client
 from segue.v1 import session_pb2 as pb
 from segue.v1.session_pb2_grpc import SessionsStub
 from segue.wire.channel import channel_to

@@ -6,19 +6,19 @@ from dataclasses import replace
 
 import pytest
 
-from router import session_table
-from router.explain import Decided
-from router.history import Completed, TurnTokens
-from router.placement.cluster import Cluster
-from router.placement.node import Node
+from router.placement.cluster import ClusterModel
+from router.placement.explain import Decided
+from router.placement.node import WorkerNode
+from router.placement.policy import place
 from router.placement.side import Held, Rules, TurnSize
-from router.policy import place
-from router.session_table import Session, SessionTable
-from segue.cluster_status import WorkerHealth, WorkerStatus
-from segue.errors import NotFound
-from segue.prompt import Prompt
-from segue.turn import FinishReason, TurnEnd
-from segue.types import (
+from router.sessions import table as session_table
+from router.sessions.history import Completed, TurnTokens
+from router.sessions.table import SessionRecord, SessionTable
+from segue.api.cluster_status import WorkerHealth, WorkerStatus
+from segue.api.errors import NotFound
+from segue.api.prompt import Prompt
+from segue.api.turn import FinishReason, TurnEnd
+from segue.api.types import (
     ChatInput,
     Epoch,
     Message,
@@ -45,10 +45,10 @@ def worker(name: str, *, epoch: int = 1) -> WorkerStatus:
     )
 
 
-def nodes(*workers: WorkerStatus) -> dict[WorkerId, Node]:
+def nodes(*workers: WorkerStatus) -> dict[WorkerId, WorkerNode]:
     table = {}
     for status in workers:
-        table[status.worker_id] = Node(status, status.worker_id)
+        table[status.worker_id] = WorkerNode(status, status.worker_id)
         table[status.worker_id].heard(status)
     return table
 
@@ -56,9 +56,9 @@ def nodes(*workers: WorkerStatus) -> dict[WorkerId, Node]:
 EVERYBODY = nodes(*(worker(f"{role}-{number}") for role in Role for number in range(3)))
 
 
-def placed(table: SessionTable, session_id: SessionId) -> Session:
+def placed(table: SessionTable, session_id: SessionId) -> SessionRecord:
     """A turn of the session has its seat on the only workers."""
-    cluster = Cluster()
+    cluster = ClusterModel()
     for name in ("prefill-0", "decode-0"):
         cluster.heard(worker(name))
     session, size = table.of(session_id), TurnSize(10, 10)
@@ -68,7 +68,7 @@ def placed(table: SessionTable, session_id: SessionId) -> Session:
 
 
 def ended(
-    table: SessionTable, session: Session, finish_reason: FinishReason = FinishReason.STOP
+    table: SessionTable, session: SessionRecord, finish_reason: FinishReason = FinishReason.STOP
 ) -> TurnEnd:
     request = TurnRequest(session_id=session.session_id, turn_id=TurnId("t"), input=CHAT)
     known = table.history(session.session_id)
@@ -112,7 +112,7 @@ def table() -> SessionTable:
 
 
 @pytest.fixture
-def session(table: SessionTable) -> Session:
+def session(table: SessionTable) -> SessionRecord:
     return placed(table, A)
 
 
@@ -131,7 +131,7 @@ def test_a_release_forgets_everything_of_the_session_and_nothing_of_others(
 
 
 def test_a_turn_that_runs_while_its_session_is_released_leaves_nothing(
-    table: SessionTable, session: Session
+    table: SessionTable, session: SessionRecord
 ) -> None:
     ended(table, session)
     table.release(A)
@@ -146,7 +146,7 @@ def test_a_turn_that_runs_while_its_session_is_released_leaves_nothing(
 
 
 def test_a_fork_has_what_its_parent_has_but_no_decision(
-    table: SessionTable, session: Session
+    table: SessionTable, session: SessionRecord
 ) -> None:
     session.keep(worker("decode-0"), Held(32, 16))
     ended(table, session)
@@ -160,7 +160,7 @@ def test_a_fork_has_what_its_parent_has_but_no_decision(
     assert listed(table) == [A, B]
 
 
-def test_a_fork_outlives_its_parent(table: SessionTable, session: Session) -> None:
+def test_a_fork_outlives_its_parent(table: SessionTable, session: SessionRecord) -> None:
     session.keep(worker("decode-0"), Held(32, 16))
     ended(table, session)
     table.fork_history(A, B)
@@ -173,7 +173,7 @@ def test_a_fork_outlives_its_parent(table: SessionTable, session: Session) -> No
 
 
 def test_after_a_cancelled_turn_names_are_those_of_the_turn_before(
-    table: SessionTable, session: Session
+    table: SessionTable, session: SessionRecord
 ) -> None:
     assert ended(table, session, FinishReason.CANCELLED).kept_messages == 1
     assert known_parts(table, A) == EVERYTHING - {"tokens"}
@@ -218,7 +218,7 @@ def test_the_tokens_that_are_kept_are_bounded(monkeypatch: pytest.MonkeyPatch) -
     assert [named_tokens(table, name) for name in (A, B, C)] == [0, 8, 8]
 
 
-def test_what_the_last_two_workers_of_each_role_keep_is_known(session: Session) -> None:
+def test_what_the_last_two_workers_of_each_role_keep_is_known(session: SessionRecord) -> None:
     for tokens, name in enumerate(("decode-0", "decode-1", "decode-2", "decode-1", "prefill-0"), 1):
         session.keep(worker(name), Held(16 * tokens, 16))
 
@@ -230,7 +230,7 @@ def test_what_the_last_two_workers_of_each_role_keep_is_known(session: Session) 
 
 
 def test_a_session_that_was_never_placed_is_not_listed(
-    table: SessionTable, session: Session
+    table: SessionTable, session: SessionRecord
 ) -> None:
     table.of(B).keep(worker("decode-0"), Held(16, 16))
     table.of(B).parted(10)
@@ -239,7 +239,7 @@ def test_a_session_that_was_never_placed_is_not_listed(
     assert len(table) == 1
 
 
-def test_another_life_of_a_worker_and_a_lost_one_hold_nothing(session: Session) -> None:
+def test_another_life_of_a_worker_and_a_lost_one_hold_nothing(session: SessionRecord) -> None:
     session.keep(worker("decode-0"), Held(32, 16))
     later = nodes(worker("decode-0", epoch=2))
     lost = nodes(replace(worker("decode-0"), health=WorkerHealth.LOST))
@@ -250,7 +250,7 @@ def test_another_life_of_a_worker_and_a_lost_one_hold_nothing(session: Session) 
 
 
 def test_a_correction_changes_what_a_worker_holds_and_not_who_answered_last(
-    session: Session,
+    session: SessionRecord,
 ) -> None:
     session.keep(worker("decode-0"), Held(32, 16))
     session.keep(worker("decode-1"), Held(64, 48))
@@ -265,7 +265,7 @@ def test_a_correction_changes_what_a_worker_holds_and_not_who_answered_last(
 
 
 def test_a_fork_begins_where_its_parent_is_and_goes_its_own_way(
-    table: SessionTable, session: Session
+    table: SessionTable, session: SessionRecord
 ) -> None:
     session.keep(worker("decode-0"), Held(32, 16))
     table.fork(A, B)
@@ -277,7 +277,7 @@ def test_a_fork_begins_where_its_parent_is_and_goes_its_own_way(
 
 
 def test_a_prompt_that_parted_is_held_up_to_a_state_before_that(
-    session: Session,
+    session: SessionRecord,
 ) -> None:
     session.keep(worker("prefill-0"), Held(512, 512), (96, 480, 512))
     session.keep(worker("decode-0"), Held(640, 640), (640,))
@@ -289,7 +289,7 @@ def test_a_prompt_that_parted_is_held_up_to_a_state_before_that(
     assert session.held(EVERYBODY, 700)["decode-0"] == Held(640, 640)
 
 
-def test_of_a_branch_that_the_session_left_nothing_is_held(session: Session) -> None:
+def test_of_a_branch_that_the_session_left_nothing_is_held(session: SessionRecord) -> None:
     session.keep(worker("prefill-0"), Held(512, 512), (96, 480, 512))
     session.keep(worker("decode-0"), Held(640, 640), (640,))
 
@@ -298,7 +298,7 @@ def test_of_a_branch_that_the_session_left_nothing_is_held(session: Session) -> 
     assert session.held(EVERYBODY) == {"prefill-0": Held(490, 480), "decode-0": Held(490, 0)}
 
 
-def test_a_correction_leaves_the_states_before_what_is_there(session: Session) -> None:
+def test_a_correction_leaves_the_states_before_what_is_there(session: SessionRecord) -> None:
     session.keep(worker("decode-0"), Held(640, 640), (96, 480, 640))
 
     session.correct(worker("decode-0"), Held(512, 480))

@@ -9,13 +9,13 @@ import pytest
 from router.config import RouterConfig
 from router.metrics import RouterMetrics
 from router.placement.coefficients import Observation
-from router.placing import Placing
-from router.session_table import SessionTable
-from router.shared_prefixes import SharedPrefix, SharedPrefixIndex, shared_prefix_of
-from segue.cluster_status import UnitCounts, WorkerHealth, WorkerLoad, WorkerStatus
-from segue.prompt import Prompt
-from segue.turn import FinishReason, ShipReport, TurnResult, TurnSpec, Usage
-from segue.types import Epoch, Role, Sampling, SessionId, StopRules, TurnId, WorkerId
+from router.placement.placing import Placing
+from router.placement.shared_prefixes import SharedPrefix, SharedPrefixIndex, shared_prefix_of
+from router.sessions.table import SessionTable
+from segue.api.cluster_status import UnitCounts, WorkerHealth, WorkerLoad, WorkerStatus
+from segue.api.prompt import Prompt
+from segue.api.turn import FinishReason, ShipReport, TurnResult, TurnSpec, Usage
+from segue.api.types import Epoch, Role, Sampling, SessionId, StopRules, TurnId, WorkerId
 
 PAGE = 64
 SYSTEM = (1,) * 6_000

@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from router.links import WorkerCalls, worker_calls
-from router.turn_calls import PrefillStarted, PromptPrefilled, TurnCall
-from segue.errors import Cancelled, NotResident, Overloaded, Unavailable
+from router.turn.calls import PrefillStarted, PromptPrefilled, TurnCall
+from router.turn.links import WorkerCalls, worker_calls
+from segue.api.errors import Cancelled, NotResident, Overloaded, Unavailable
+from segue.api.turn import FinishReason, TokenDelta, TurnResult
 from segue.internal.v1 import transfer_pb2
 from segue.internal.v1 import worker_pb2 as pb
 from segue.internal.v1.worker_pb2_grpc import (
@@ -19,7 +20,6 @@ from segue.internal.v1.worker_pb2_grpc import (
     DecodeWorkerStub,
     add_DecodeWorkerServicer_to_server,
 )
-from segue.turn import FinishReason, TokenDelta, TurnResult
 from segue.v1 import session_pb2
 from segue.wire.channel import channel_to
 from segue.wire.error_details import error_to_wire

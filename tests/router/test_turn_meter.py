@@ -6,9 +6,9 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from router.metrics import RouterMetrics
-from router.turn_meter import TurnMeter
-from segue.errors import ContextOverflow, Overloaded, SegueError, Unavailable
-from segue.turn import FinishReason, Timings, TokenDelta, TurnEnd, Usage
+from router.turn.meter import TurnMeter
+from segue.api.errors import ContextOverflow, Overloaded, SegueError, Unavailable
+from segue.api.turn import FinishReason, Timings, TokenDelta, TurnEnd, Usage
 
 
 class Time:

@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from router.turn import Turn, TurnContext
-from router.turn_calls import ComputedThere, WrittenBy
-from segue.errors import (
+from router.turn.calls import ComputedThere, WrittenBy
+from router.turn.turn import Turn, TurnContext
+from segue.api.errors import (
     Cancelled,
     DeadlineExceeded,
     InvalidRequest,
@@ -24,7 +24,7 @@ from segue.errors import (
     TransferFailed,
     Unavailable,
 )
-from segue.turn import TokenDelta, TurnEnd, TurnEvent, TurnStarted
+from segue.api.turn import TokenDelta, TurnEnd, TurnEvent, TurnStarted
 from tests.router.fake_workers import FakeWorkers
 from tests.router.placed import ManualClock, placing_of, seats, serve, spec
 

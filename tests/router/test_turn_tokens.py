@@ -5,8 +5,8 @@ from __future__ import annotations
 from array import array
 from collections.abc import Sequence
 
-from router.history import TurnTokens
-from segue.prompt import Prompt
+from router.sessions.history import TurnTokens
+from segue.api.prompt import Prompt
 
 PAGE_TOKENS = 4
 FIRST = array("I", range(10))

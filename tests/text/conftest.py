@@ -9,7 +9,7 @@ import pytest
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, trainers
 from tokenizers import Tokenizer as Pipeline
 
-from segue.text.tokenizer import Tokenizer
+from segue.text.tokens.tokenizer import Tokenizer
 from tests.real_vocabulary import MakeReal, template
 
 SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")

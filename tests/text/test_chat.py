@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from segue.errors import InvalidCheckpoint, InvalidRequest
+from segue.api.errors import InvalidCheckpoint, InvalidRequest
+from segue.api.types import ChatInput, Message
 from segue.text.chat import ChatTemplate
-from segue.text.template_source import TemplateSource
-from segue.types import ChatInput, Message
+from segue.text.template.source import TemplateSource
 
 HELLO = ChatInput(messages=(Message(role="user", content="hello"),))
 

@@ -5,9 +5,9 @@ from typing import Any, cast
 
 import pytest
 
-from segue.errors import InvalidRequest
+from segue.api.errors import InvalidRequest
+from segue.api.types import ChatInput, Message, ToolCall
 from segue.text.conversation import read_conversation
-from segue.types import ChatInput, Message, ToolCall
 
 USER = Message(role="user", content="What is the weather in Paris?")
 CALL = ToolCall(name="get_weather", arguments='{"city": "Paris"}', call_id="c1")

@@ -4,8 +4,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer as Pipeline
 
-from segue.text.detokenizer import Detokenizer
-from segue.text.tokenizer import Tokenizer
+from segue.text.tokens.detokenizer import Detokenizer
+from segue.text.tokens.tokenizer import Tokenizer
 
 REPLACEMENT = "\ufffd"
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from segue.api.types import Message
 from segue.text.conversation import JsonObject, read_message
-from segue.text.fold import fold_instructions
-from segue.text.folded import FoldedMessages
-from segue.types import Message
+from segue.text.replay.fold import fold_instructions
+from segue.text.replay.folded import FoldedMessages
 
 ROLES = st.lists(
     st.sampled_from(("system", "developer", "user", "assistant", "tool")), min_size=1, max_size=9

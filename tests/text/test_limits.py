@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import pytest
 
-from segue.errors import ContextOverflow, InvalidRequest
+from segue.api.errors import ContextOverflow, InvalidRequest
+from segue.api.types import Sampling, StopConditions
 from segue.text.limits import validate_against_vocab, validate_length, validate_prompt
-from segue.types import Sampling, StopConditions
 
 
 def test_ids_inside_the_vocabulary_pass() -> None:

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer as Pipeline
 
-from segue.errors import ContextOverflow
-from segue.text import tokenizer as module
-from segue.text.tokenizer import Tokenizer
+from segue.api.errors import ContextOverflow
+from segue.text.tokens import tokenizer as module
+from segue.text.tokens.tokenizer import Tokenizer
 
 PATTERNS = sorted(module._WORD_PATTERNS)
 PIECES = (

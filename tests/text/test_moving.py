@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from segue.text.moving import LENGTH, Bound, Conclusion, Exactly, Key, Moving, NotLocal, both
+from segue.text.replay.moving import LENGTH, Bound, Conclusion, Exactly, Key, Moving, NotLocal, both
 
 OPERATORS = (
     *(operator.lt, operator.le, operator.gt, operator.ge, operator.eq, operator.ne),

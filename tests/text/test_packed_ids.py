@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from segue.text.packed_ids import PackedIds
+from segue.text.tokens.packed_ids import PackedIds
 
 # Ids whose bytes overlap each other's in every way.
 IDS = st.sampled_from([0, 1, 256, 257, 65_536, 65_537, 16_777_216, 16_777_217])

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from array import array
 
-from segue.text.piece_cache import PieceCache
+from segue.text.tokens.piece_cache import PieceCache
 
 
 def test_a_piece_is_remembered() -> None:

@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
-from segue.errors import InvalidRequest
+from segue.api.errors import InvalidRequest
+from segue.api.types import ChatInput, Message, TextInput, TokenInput, ToolCall
 from segue.text.conversation import read_conversation
 from segue.text.prompt import PromptEncoder
-from segue.text.tokenizer import Tokenizer
-from segue.types import ChatInput, Message, TextInput, TokenInput, ToolCall
+from segue.text.tokens.tokenizer import Tokenizer
 
 DEMO = Path(__file__).parents[2] / "segue" / "demo" / "checkpoint"
 

@@ -10,11 +10,11 @@ from collections.abc import Callable
 
 import pytest
 
+from segue.api.types import ChatInput, Message, ToolCall
 from segue.text.chat import ChatTemplate
 from segue.text.prompt import PromptEncoder
-from segue.text.template_source import TemplateSource
-from segue.text.tokenizer import Tokenizer
-from segue.types import ChatInput, Message, ToolCall
+from segue.text.template.source import TemplateSource
+from segue.text.tokens.tokenizer import Tokenizer
 from tests.real_vocabulary import KINDS, published_template, template
 
 USER = Message(role="user", content="q")

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from segue.chat_json import read_chat
+from segue.sdk.chat_json import read_chat
 from segue.text.chat import ChatTemplate
 from segue.text.prompt import PromptEncoder
-from segue.text.template_source import TemplateSource
-from segue.text.tokenizer import Tokenizer
+from segue.text.template.source import TemplateSource
+from segue.text.tokens.tokenizer import Tokenizer
 from tests.real_vocabulary import KINDS, published_template, template
 from tests.text.conversations import Drawn, draw
 

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from segue.chat_json import read_chat
-from segue.errors import InvalidRequest
+from segue.api.errors import InvalidRequest
+from segue.api.types import ChatInput, Message
+from segue.sdk.chat_json import read_chat
 from segue.text.chat import ChatTemplate
-from segue.text.template_source import TemplateSource
-from segue.types import ChatInput, Message
+from segue.text.template.source import TemplateSource
 from tests.real_vocabulary import KINDS, published_template, template
 
 ASK = {"role": "user", "content": "q"}

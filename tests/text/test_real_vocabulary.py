@@ -12,7 +12,7 @@ import pytest
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from segue.model.config import ModelConfig
-from segue.text.tokenizer import Tokenizer
+from segue.text.tokens.tokenizer import Tokenizer
 from tests.real_vocabulary import (
     IM_END,
     IM_START,

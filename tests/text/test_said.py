@@ -8,8 +8,8 @@ import pytest
 
 from segue.text.chat import ChatTemplate
 from segue.text.conversation import Conversation
-from segue.text.shield import ControlMarks
-from segue.text.template_source import TemplateSource
+from segue.text.template.shield import ControlMarks
+from segue.text.template.source import TemplateSource
 
 MARKS = ControlMarks(["<E>", "<T>", "</T>"], special=["<E>"])
 T, T_END = MARKS.mark("<T>"), MARKS.mark("</T>")

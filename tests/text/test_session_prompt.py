@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from segue.api.types import ChatInput, Message, ToolCall
 from segue.text.chat import ChatTemplate
 from segue.text.prompt import PromptEncoder
-from segue.text.session_prompt import PromptMemory, SessionPrompt, continue_prompt
-from segue.text.template_source import TemplateSource
-from segue.text.tokenizer import Tokenizer
-from segue.types import ChatInput, Message, ToolCall
+from segue.text.session_prompt import PromptRecord, SessionPrompt, continue_prompt
+from segue.text.template.source import TemplateSource
+from segue.text.tokens.tokenizer import Tokenizer
 from tests.real_vocabulary import KINDS, template
 
 DEMO = Path(__file__).parents[2] / "segue" / "demo" / "chat_template.jinja"
@@ -140,7 +140,7 @@ class Twice:
     def turn(
         self,
         chat: ChatInput,
-        memory: PromptMemory | None,
+        memory: PromptRecord | None,
         last: tuple[int, ...],
         num_same: int,
     ) -> tuple[SessionPrompt | None, tuple[int, ...]]:
@@ -206,7 +206,7 @@ def converse(twice: Twice, rng: random.Random, num_turns: int) -> int:
         enable_thinking=thinking,
         chat_template_kwargs=rng.choice(("", '{"preserve_thinking": true}')),
     )
-    memory: PromptMemory | None = None
+    memory: PromptRecord | None = None
     last: tuple[int, ...] = ()
     num_same = num_kept = 0
     for _ in range(num_turns):

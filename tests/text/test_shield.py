@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 from jinja2 import Environment
 
-from segue.errors import InvalidCheckpoint
+from segue.api.errors import InvalidCheckpoint
 from segue.text.chat import ChatTemplate
 from segue.text.conversation import Conversation
-from segue.text.shield import END_MARK, ControlMarks
-from segue.text.template_source import TemplateSource
+from segue.text.template.shield import END_MARK, ControlMarks
+from segue.text.template.source import TemplateSource
 
 MARKS = ControlMarks(["<E>", "<E", "<T>", "</T>"])
 E, SHORT, T, T_END = map(MARKS.mark, ("<E>", "<E", "<T>", "</T>"))

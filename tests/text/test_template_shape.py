@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 
 from benchmarks.reuse.sweep import num_shared
+from segue.api.types import ChatInput, Message, TextInput, TokenInput, ToolCall
 from segue.text.chat import ChatTemplate
 from segue.text.prompt import PromptEncoder
-from segue.text.template_source import TemplateSource
-from segue.text.tokenizer import Tokenizer
-from segue.types import ChatInput, Message, TextInput, TokenInput, ToolCall
+from segue.text.template.source import TemplateSource
+from segue.text.tokens.tokenizer import Tokenizer
 from tests.real_vocabulary import KINDS, MakeReal, published_template, template
 
 CALL = ToolCall(name="look", arguments='{"city": "Paris"}', call_id="c1")

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from segue.errors import InvalidCheckpoint
-from segue.text.template_source import read_template_source
+from segue.api.errors import InvalidCheckpoint
+from segue.text.template.source import read_template_source
 
 
 def write_config(folder: Path, **members: object) -> None:

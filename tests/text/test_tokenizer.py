@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, models
 from tokenizers import Tokenizer as Pipeline
 
-from segue.errors import InvalidCheckpoint, InvalidRequest
-from segue.text.tokenizer import Tokenizer
+from segue.api.errors import InvalidCheckpoint, InvalidRequest
+from segue.text.tokens.tokenizer import Tokenizer
 
 CONTROL = ["<|im_start|>", "<|im_end|>", "<think>", "</think>", "<tool_call>", "<|", "|>", "<"]
 texts = st.lists(st.one_of(st.text(), st.sampled_from(CONTROL))).map("".join)

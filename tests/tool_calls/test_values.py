@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from segue.sdk.tool_calls.literals import Json
+from segue.sdk.tool_calls.schema import Schemas
+from segue.sdk.tool_calls.values import read_value
 from segue.text.conversation import MAX_NESTING
-from segue.tool_calls.literals import Json
-from segue.tool_calls.schema import Schemas
-from segue.tool_calls.values import read_value
 
 DEFINITIONS = {
     "$defs": {

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from segue.cluster_status import (
+from segue.api.cluster_status import (
     ClusterStatus,
     RouterStatus,
     UnitCounts,
@@ -14,10 +14,10 @@ from segue.cluster_status import (
     WorkerLoad,
     WorkerStatus,
 )
-from segue.errors import InvalidRequest
-from segue.explanation import CostLine, Explanation, WeighedCandidate, WorkerSpeed
-from segue.prompt import PrefixName, Prompt
-from segue.turn import (
+from segue.api.errors import InvalidRequest
+from segue.api.explanation import CostLine, Explanation, WeighedCandidate, WorkerSpeed
+from segue.api.prompt import PrefixName, Prompt
+from segue.api.turn import (
     FinishReason,
     ShipReport,
     Timings,
@@ -29,7 +29,7 @@ from segue.turn import (
     TurnStarted,
     Usage,
 )
-from segue.types import (
+from segue.api.types import (
     ChatInput,
     Continuation,
     Epoch,
@@ -51,16 +51,16 @@ from segue.types import (
     WorkerId,
 )
 from segue.v1 import session_pb2 as pb
-from segue.wire.convert_events import events_from_wire, events_to_wire
-from segue.wire.convert_explanation import explanation_from_wire, explanation_to_wire
-from segue.wire.convert_request import request_from_wire, request_to_wire
-from segue.wire.convert_turns import (
+from segue.wire.convert.events import events_from_wire, events_to_wire
+from segue.wire.convert.explanation import explanation_from_wire, explanation_to_wire
+from segue.wire.convert.request import request_from_wire, request_to_wire
+from segue.wire.convert.turns import (
     result_from_wire,
     result_to_wire,
     turn_from_wire,
     turn_to_wire,
 )
-from segue.wire.convert_worker import cluster_from_wire, cluster_to_wire
+from segue.wire.convert.worker import cluster_from_wire, cluster_to_wire
 
 # Values that float32, which the wire uses, holds exactly.
 SAMPLING = SamplingParams(

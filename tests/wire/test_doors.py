@@ -10,20 +10,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from segue.errors import InvalidRequest
+from segue.api.errors import InvalidRequest
+from segue.api.prompt import PrefixName, Prompt, pack_tokens
+from segue.api.types import SamplingParams
 from segue.internal.v1 import transfer_pb2, worker_pb2
-from segue.prompt import PrefixName, Prompt, pack_tokens
-from segue.types import SamplingParams
 from segue.v1 import session_pb2 as pb
-from segue.wire.convert_events import finish_reason_from_wire, sampled_from_wire
-from segue.wire.convert_request import as_typed, sampling_from_wire
-from segue.wire.convert_turns import (
+from segue.wire.convert.events import finish_reason_from_wire, sampled_from_wire
+from segue.wire.convert.request import as_typed, sampling_from_wire
+from segue.wire.convert.turns import (
     holder_from_wire,
     report_from_wire,
     result_from_wire,
     turn_from_wire,
 )
-from segue.wire.convert_worker import worker_from_wire
+from segue.wire.convert.worker import worker_from_wire
 
 NAN, INF = math.nan, math.inf
 _SINGLE = struct.Struct("<f")

@@ -6,13 +6,13 @@ import pytest
 
 from router.placement.estimate import Mode
 from router.placement.side import Exclusion
-from segue.errors import InvalidRequest
-from segue.explanation import WeighedCandidate
+from segue.api.errors import InvalidRequest
+from segue.api.explanation import WeighedCandidate
+from segue.api.types import ChatInput, Message, WorkerId
 from segue.text.conversation import ROLES
-from segue.types import ChatInput, Message, WorkerId
 from segue.v1 import session_pb2 as pb
-from segue.wire.convert_explanation import candidate_from_wire, candidate_to_wire
-from segue.wire.convert_request import chat_from_wire, chat_to_wire
+from segue.wire.convert.explanation import candidate_from_wire, candidate_to_wire
+from segue.wire.convert.request import chat_from_wire, chat_to_wire
 
 
 def test_every_mode_and_every_exclusion_of_the_router_survives_the_wire() -> None:

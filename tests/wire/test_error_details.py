@@ -11,7 +11,7 @@ import grpc
 import pytest
 from google.rpc import error_details_pb2, status_pb2
 
-from segue import errors
+from segue.api import errors
 from segue.v1 import session_pb2 as pb
 from segue.v1.session_pb2_grpc import (
     SessionsServicer,

@@ -10,9 +10,9 @@ from typing import Any
 import grpc
 import pytest
 
-from segue.client import Client, TextInput
-from segue.errors import DeadlineExceeded, InvalidRequest, Overloaded, SegueError, Unavailable
-from segue.turn import FinishReason, TokenDelta, TurnEnd
+from segue.api.errors import DeadlineExceeded, InvalidRequest, Overloaded, SegueError, Unavailable
+from segue.api.turn import FinishReason, TokenDelta, TurnEnd
+from segue.sdk.client import Client, TextInput
 from segue.v1 import session_pb2 as pb
 from segue.v1.session_pb2_grpc import (
     SessionsServicer,
@@ -20,10 +20,10 @@ from segue.v1.session_pb2_grpc import (
     add_SessionsServicer_to_server,
 )
 from segue.wire.channel import channel_to
-from segue.wire.convert_events import events_to_wire
+from segue.wire.convert.events import events_to_wire
 from segue.wire.error_details import error_from_wire
-from segue.wire.generate_many import generate_many
 from segue.wire.server import serving
+from segue.wire.streams.generate_many import generate_many
 
 END = TurnEnd(finish_reason=FinishReason.STOP)
 

@@ -11,9 +11,9 @@ from typing import Any
 import grpc
 import pytest
 
-from segue.client import Client
-from segue.errors import DeadlineExceeded, InvalidRequest, SegueError, Unavailable
-from segue.types import TextInput
+from segue.api.errors import DeadlineExceeded, InvalidRequest, SegueError, Unavailable
+from segue.api.types import TextInput
+from segue.sdk.client import Client
 from segue.v1 import session_pb2 as pb
 from segue.v1.session_pb2_grpc import SessionsServicer, add_SessionsServicer_to_server
 from segue.wire.grpc_words import error_in_words

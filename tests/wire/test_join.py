@@ -10,13 +10,13 @@ from typing import Any
 import grpc
 import pytest
 
-from segue.cluster_status import WorkerStatus
+from segue.api.cluster_status import WorkerStatus
+from segue.api.types import Epoch, Role, WorkerId
 from segue.internal.v1 import worker_pb2
 from segue.internal.v1.worker_pb2_grpc import MembershipServicer, add_MembershipServicer_to_server
-from segue.types import Epoch, Role, WorkerId
-from segue.wire import join
-from segue.wire.join import stay_joined
 from segue.wire.server import serving
+from segue.wire.streams import join
+from segue.wire.streams.join import stay_joined
 
 STATUS = WorkerStatus(
     worker_id=WorkerId("decode-0"), role=Role.DECODE, epoch=Epoch(1), address="127.0.0.1:1"

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 
 from segue.internal.v1 import worker_pb2 as pb
-from segue.wire.outbox import Outbox
+from segue.wire.streams.outbox import Outbox
 
 Events = Outbox[pb.TurnEvent]
 

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 import pytest
 
+from segue.api.prompt import PrefixName
+from segue.api.turn import ShipReport
 from segue.internal.v1 import transfer_pb2
-from segue.prompt import PrefixName
-from segue.turn import ShipReport
 from segue.v1 import session_pb2 as pb
-from segue.wire.same_names import message_of, value_of
+from segue.wire.convert.same_names import message_of, value_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,11 +13,11 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from segue import errors
-from segue.client import Client
+from segue.api import errors
+from segue.api.types import TextInput
 from segue.internal.v1 import worker_pb2
 from segue.internal.v1.worker_pb2_grpc import MembershipServicer, add_MembershipServicer_to_server
-from segue.types import TextInput
+from segue.sdk.client import Client
 from segue.v1 import session_pb2 as pb
 from segue.v1.session_pb2_grpc import (
     SessionsServicer,

@@ -20,9 +20,9 @@ import pytest
 
 from decode_worker.turn import Computed
 from prefill_worker.pull import PullEstimate
-from segue.errors import Cancelled, DeadlineExceeded, InvalidRequest, Unavailable
-from segue.prompt import Prompt
-from segue.turn import PrefixHolder
+from segue.api.errors import Cancelled, DeadlineExceeded, InvalidRequest, Unavailable
+from segue.api.prompt import Prompt
+from segue.api.turn import PrefixHolder
 from tests.workers.fake_runner import answer_to
 from tests.workers.two_workers import (
     DECODE,
@@ -47,7 +47,7 @@ async def workers(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[TwoWorkers]:
     exits: list[int] = []
     unhandled: list[object] = []
     monkeypatch.setattr(os, "_exit", exits.append)
-    monkeypatch.setattr("kv_transfer.fencer.FIRST_RETRY_S", 0.001)
+    monkeypatch.setattr("kv_transfer.reading.fencer.FIRST_RETRY_S", 0.001)
     always = PullEstimate(compute_s=1.0, move_s=0.0)
     monkeypatch.setattr("prefill_worker.pull.estimate_pull", lambda *_, **__: always)
     asyncio.get_running_loop().set_exception_handler(lambda _, context: unhandled.append(context))

@@ -14,27 +14,27 @@ from decode_worker.config import DecodeConfig
 from decode_worker.metrics import DecodeMetrics
 from decode_worker.turn import Reserved, Shipped, TurnNews
 from decode_worker.worker import DecodeWorker
-from kv_transfer.cache_memory import HostMemory
 from kv_transfer.config import TransferConfig
 from kv_transfer.layout import MemoryMap
-from kv_transfer.loopback import LoopbackNetwork
-from kv_transfer.plan import Fragment
 from kv_transfer.ticket import PeerIdentity, Ticket
-from kv_transfer.transport import Endpoint, open_endpoint
+from kv_transfer.transport.cache_memory import HostMemory
+from kv_transfer.transport.loopback import LoopbackNetwork
+from kv_transfer.transport.transport import Endpoint, open_endpoint
+from kv_transfer.writing.plan import Fragment
 from prefill_worker.config import PrefillConfig
 from prefill_worker.metrics import PrefillMetrics
 from prefill_worker.worker import PrefillWorker
-from segue.cache.accountant import UnitState
-from segue.cache.host_tier import Tiers
+from segue.api.cluster_status import UnitCounts
+from segue.api.errors import SegueError
+from segue.api.prompt import Prompt
+from segue.api.turn import PrefixHolder, TokenDelta, TurnResult, TurnSpec
+from segue.api.types import Epoch, Role, Sampling, SessionId, StopRules, TurnId, WorkerId
+from segue.cache.host.tier import Tiers
 from segue.cache.layout import Unit
 from segue.cache.memory import Memory
-from segue.cache.worth import worth_to_prefill
-from segue.cluster_status import UnitCounts
-from segue.errors import SegueError
-from segue.prompt import Prompt
-from segue.turn import PrefixHolder, TokenDelta, TurnResult, TurnSpec
-from segue.types import Epoch, Role, Sampling, SessionId, StopRules, TurnId, WorkerId
-from segue.worker_process import Identity, Presence
+from segue.cache.prefix.eviction_cost import cost_to_prefill
+from segue.cache.unit_pool import UnitState
+from segue.worker.process import Identity, Presence
 from tests.workers.fake_runner import LAYOUT, PAGE_TOKENS, FakeRunner, Gate
 from tests.workers.wires import Wires
 
@@ -129,7 +129,7 @@ class TwoWorkers:
         endpoint: Endpoint = self._stack.enter_context(
             open_endpoint(transport, runner.tensors, worker_id=worker_id, epoch=Epoch(1))
         )
-        worth = worth_to_prefill(LAYOUT, float)
+        worth = cost_to_prefill(LAYOUT, float)
 
         def memory(num_pages: int, num_slots: int) -> Memory:
             return Memory.of(

@@ -11,10 +11,10 @@ from typing import TypeVar
 from kv_transfer.exchange import Exchange
 from kv_transfer.layout import MemoryMap, require_same_layout
 from kv_transfer.ticket import Checksums, Fence, PeerIdentity, Ticket, require_seal
-from segue.errors import DeadlineExceeded, SegueError, StaleEpoch, Unavailable
-from segue.prompt import PrefixName
-from segue.turn import PrefillOutcome
-from segue.types import WorkerId
+from segue.api.errors import DeadlineExceeded, SegueError, StaleEpoch, Unavailable
+from segue.api.prompt import PrefixName
+from segue.api.turn import PrefillOutcome
+from segue.api.types import WorkerId
 
 Answer = TypeVar("Answer")
 

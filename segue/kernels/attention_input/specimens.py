@@ -6,7 +6,7 @@ from segue.kernels.attention_input.triton import (
     sizes,
     store_keys_and_values_kernel,
 )
-from segue.kernels.specimen import CHIPS, Specimen
+from segue.kernels.specimen import CHIPS, CompileCase
 
 # Eight neighbouring elements of a head, or four of the tables, in one instruction.
 WIDE = dict.fromkeys(CHIPS, ("ld.global.v4.b32", "st.global.v4.b32"))
@@ -25,7 +25,7 @@ _NUMBERS = {"packed_stride": "i32", "page_tokens": "i32", "eps": "fp32"}
 
 SPECIMENS = (
     *(
-        Specimen(
+        CompileCase(
             name=f"attention input, {num_heads} and {num_kv_heads} heads of {HEAD_DIM}",
             kernel=attention_input_kernel,
             arguments={**_POINTERS, "q_norm_ptr": "*fp32", "q_ptr": "*bf16", **_NUMBERS},
@@ -40,7 +40,7 @@ SPECIMENS = (
         )
         for num_heads, num_kv_heads in ((8, 2), (16, 4))
     ),
-    Specimen(
+    CompileCase(
         name=f"keys and values to pages, 4 heads of {HEAD_DIM}",
         kernel=store_keys_and_values_kernel,
         arguments={**_POINTERS, **_NUMBERS},

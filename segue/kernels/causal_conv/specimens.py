@@ -8,13 +8,13 @@ from segue.kernels.causal_conv.triton import (
     causal_conv_runs_kernel,
 )
 from segue.kernels.rounds import SIZE_NAMES
-from segue.kernels.specimen import CHIPS, Specimen
+from segue.kernels.specimen import CHIPS, CompileCase
 
 _TENSORS = {"x_ptr": "*bf16", "weight_ptr": "*fp32", "state_ptr": "*bf16", "out_ptr": "*bf16"}
 _SIZES = {"num_channels": "i32", "x_stride": "i32"}
 
 SPECIMENS = (
-    Specimen(
+    CompileCase(
         name="causal convolution, prompts",
         kernel=causal_conv_prompts_kernel,
         arguments={
@@ -31,7 +31,7 @@ SPECIMENS = (
         instructions=dict.fromkeys(CHIPS, ("ld.global.v4.b32", "st.global.v4.b32")),
     ),
     *(
-        Specimen(
+        CompileCase(
             name=f"causal convolution, runs of {num_rounds}",
             kernel=causal_conv_runs_kernel,
             arguments={

@@ -9,7 +9,7 @@ from segue.kernels.gated_delta_rule.triton_prompts import (
 )
 from segue.kernels.gated_delta_rule.triton_runs import BLOCK_V, runs_kernel
 from segue.kernels.rounds import SIZE_NAMES
-from segue.kernels.specimen import CHIPS, TENSOR_CORES, Specimen
+from segue.kernels.specimen import CHIPS, TENSOR_CORES, CompileCase
 
 _HEADS = {"NUM_HEADS": 32, "REPEATS": 2, "K": 128}
 _INDICES = {
@@ -21,7 +21,7 @@ _INDICES = {
 _STRIDES = ("q_stride", "k_stride", "v_stride", "log_decay_stride", "rate_stride")
 _ASYNC_COPIES = {chip: (*what, "cp.async.cg.shared.global") for chip, what in TENSOR_CORES.items()}
 
-_PREPARE = Specimen(
+_PREPARE = CompileCase(
     name="gated delta rule, prompts: prepare",
     kernel=prepare_kernel,
     arguments={
@@ -47,7 +47,7 @@ _PREPARE = Specimen(
 SPECIMENS = (
     _PREPARE,
     *(
-        Specimen(
+        CompileCase(
             name=f"gated delta rule, prompts: scan, {block_v} of V",
             kernel=scan_kernel,
             arguments={
@@ -72,7 +72,7 @@ SPECIMENS = (
         for block_v in BLOCKS_V
     ),
     *(
-        Specimen(
+        CompileCase(
             name=f"gated delta rule, runs of {num_rounds}",
             kernel=runs_kernel,
             arguments={

@@ -8,13 +8,13 @@ from segue.kernels.gates.triton import (
     sigmoid_gate_kernel,
     silu_gate_kernel,
 )
-from segue.kernels.specimen import CHIPS, Specimen
+from segue.kernels.specimen import CHIPS, CompileCase
 
 # A thread's eight neighbouring elements come in one load and leave in one store.
 WIDE = dict.fromkeys(CHIPS, ("ld.global.v4.b32", "st.global.v4.b32"))
 
 SPECIMENS = (
-    Specimen(
+    CompileCase(
         name="SiLU gate of an MLP",
         kernel=silu_gate_kernel,
         arguments={
@@ -28,7 +28,7 @@ SPECIMENS = (
         num_warps=NUM_WARPS,
         instructions=WIDE,
     ),
-    Specimen(
+    CompileCase(
         name="sigmoid gate, heads of 256",
         kernel=sigmoid_gate_kernel,
         arguments={
@@ -44,7 +44,7 @@ SPECIMENS = (
         num_warps=NUM_WARPS,
         instructions=WIDE,
     ),
-    Specimen(
+    CompileCase(
         name="decay and rate, 32 heads",
         kernel=decay_and_rate_kernel,
         arguments={

@@ -13,7 +13,7 @@ from segue.kernels.moe.triton_routing import (
     plan_kernel,
     route_few_kernel,
 )
-from segue.kernels.specimen import TENSOR_CORES, Specimen
+from segue.kernels.specimen import TENSOR_CORES, CompileCase
 
 BLOCK_A, BLOCK_E = 8, 256
 TABLES = {
@@ -29,10 +29,10 @@ SMALL_TILES = dict.fromkeys(TENSOR_CORES, (*COPIES, "mma.sync.aligned.m16n8k16")
 LARGE_TILES = {chip: (*COPIES, *products) for chip, products in TENSOR_CORES.items()}
 
 
-def _product(name: str, tiling: Tiling, tile: Tile, kernel: object) -> Specimen:
+def _product(name: str, tiling: Tiling, tile: Tile, kernel: object) -> CompileCase:
     is_first = kernel is gate_up_kernel
     pointers = ("x_ptr", "gate_up_ptr", "h_ptr") if is_first else ("h_ptr", "down_ptr", "y_ptr")
-    return Specimen(
+    return CompileCase(
         name=f"MoE {name}, {tiling.rows} rows",
         kernel=kernel,
         arguments={
@@ -55,7 +55,7 @@ def _product(name: str, tiling: Tiling, tile: Tile, kernel: object) -> Specimen:
 
 
 SPECIMENS = (
-    Specimen(
+    CompileCase(
         name="MoE routing, 32 tokens",
         kernel=route_few_kernel,
         arguments={
@@ -75,7 +75,7 @@ SPECIMENS = (
         aligned=frozenset({"num_experts"}),
         num_warps=num_warps(BLOCK_T * BLOCK_E),
     ),
-    Specimen(
+    CompileCase(
         name="MoE routing of many tokens, choice",
         kernel=choose_kernel,
         arguments={
@@ -90,7 +90,7 @@ SPECIMENS = (
         aligned=frozenset({"num_experts"}),
         num_warps=num_warps(BLOCK_T * BLOCK_E),
     ),
-    Specimen(
+    CompileCase(
         name="MoE routing of many tokens, plan",
         kernel=plan_kernel,
         arguments={
@@ -105,7 +105,7 @@ SPECIMENS = (
         aligned=frozenset({"num_experts"}),
         num_warps=num_warps(BLOCK_B * BLOCK_E),
     ),
-    Specimen(
+    CompileCase(
         name="MoE routing of many tokens, places",
         kernel=place_kernel,
         arguments={
@@ -120,7 +120,7 @@ SPECIMENS = (
         aligned=frozenset({"num_experts"}),
         num_warps=num_warps(BLOCK_T * BLOCK_E),
     ),
-    Specimen(
+    CompileCase(
         name="MoE sum",
         kernel=combine_kernel,
         arguments={

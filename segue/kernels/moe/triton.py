@@ -16,7 +16,7 @@ import triton.language as tl
 from torch import Tensor
 
 from segue.kernels.moe.tiling import Tile, tiling_of
-from segue.kernels.moe.triton_routing import MAX_EXPERTS, MAX_EXPERTS_PER_TOKEN, Plan, route
+from segue.kernels.moe.triton_routing import MAX_EXPERTS, MAX_EXPERTS_PER_TOKEN, RoutingPlan, route
 
 BLOCK_H = 512
 
@@ -223,7 +223,7 @@ def combine_experts(
     return out_TH
 
 
-def _tables(plan: Plan) -> tuple[Tensor, ...]:
+def _tables(plan: RoutingPlan) -> tuple[Tensor, ...]:
     return plan.pairs_Z, plan.tile_expert, plan.tile_first, plan.tile_stop, plan.num_tiles
 
 

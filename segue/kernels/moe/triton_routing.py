@@ -35,7 +35,7 @@ BLOCK_B = 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
+class RoutingPlan:
     """Which rows each tile has; see above."""
 
     pairs_Z: Tensor
@@ -209,7 +209,9 @@ def place_kernel(
     place(pairs_ptr, ranks_TE, tokens_T, first_E, A)
 
 
-def route(router_logits_TE: Tensor, experts_per_token: int, tile_rows: int) -> tuple[Tensor, Plan]:
+def route(
+    router_logits_TE: Tensor, experts_per_token: int, tile_rows: int
+) -> tuple[Tensor, RoutingPlan]:
     """Float32 weights [T, A], and the plan."""
     num_tokens, num_experts = router_logits_TE.shape
     device = router_logits_TE.device
@@ -220,7 +222,7 @@ def route(router_logits_TE: Tensor, experts_per_token: int, tile_rows: int) -> t
     shape_TA = (num_tokens, experts_per_token)
     weights_TA = torch.empty(shape_TA, dtype=torch.float32, device=device)
     tiles = max_tiles(num_tokens, num_experts, experts_per_token, tile_rows)
-    plan = Plan(
+    plan = RoutingPlan(
         pairs_Z=ints(num_tokens * experts_per_token),
         tile_expert=ints(tiles),
         tile_first=ints(tiles),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from segue.kernels.paged_attention import triton_prompts, triton_runs
 from segue.kernels.rounds import SIZE_NAMES
-from segue.kernels.specimen import CHIPS, TENSOR_CORES, Specimen
+from segue.kernels.specimen import CHIPS, TENSOR_CORES, CompileCase
 
 HEAD_DIM = 256
 ASYNCHRONOUS = ("cp.async.cg.shared.global",)
@@ -20,8 +20,8 @@ _SIZES = dict.fromkeys(SIZE_NAMES, "i32")
 
 def _prompts(
     name: str, *, group: int, num_kv_heads: int, page_tokens: int, whole: bool
-) -> Specimen:
-    return Specimen(
+) -> CompileCase:
+    return CompileCase(
         name=f"attention of prompts, {name}",
         kernel=triton_prompts.attend_prompts_kernel,
         arguments={
@@ -50,11 +50,13 @@ def _prompts(
     )
 
 
-def _runs(name: str, *, group: int, num_kv_heads: int, page_tokens: int, block_m: int) -> Specimen:
+def _runs(
+    name: str, *, group: int, num_kv_heads: int, page_tokens: int, block_m: int
+) -> CompileCase:
     small = dict.fromkeys(CHIPS, ("mma.sync.aligned.m16n8k16",))
     products = small if block_m < 64 else TENSOR_CORES
     numbers = ("num_runs", "wanted_pieces", "min_tiles", "num_rows", "first_position")
-    return Specimen(
+    return CompileCase(
         name=f"attention of runs, {name}",
         kernel=triton_runs.attend_runs_kernel,
         arguments={
@@ -86,7 +88,7 @@ SPECIMENS = (
     _prompts("pages of 16, in pieces", group=8, num_kv_heads=2, page_tokens=16, whole=False),
     _runs("16 rows, pages of 64", group=4, num_kv_heads=4, page_tokens=64, block_m=16),
     _runs("64 rows, pages of 16", group=8, num_kv_heads=2, page_tokens=16, block_m=64),
-    Specimen(
+    CompileCase(
         name="attention of runs, combined",
         kernel=triton_runs.combine_runs_kernel,
         arguments={
@@ -99,7 +101,7 @@ SPECIMENS = (
         },
         constants={"GROUP": 4, "HEAD_DIM": HEAD_DIM, "BLOCK_S": 32, "BLOCK_X": 128},
     ),
-    Specimen(
+    CompileCase(
         name="attention of prompts, combined",
         kernel=triton_prompts.combine_prompts_kernel,
         arguments={**_PIECES, "out_ptr": "*bf16", "num_pieces": "i32"},

@@ -7,7 +7,7 @@ from segue.kernels.rms_norm.triton import (
     rms_norm_kernel,
 )
 from segue.kernels.rms_norm.triton_gated import NUM_WARPS, blocks, gated_rms_norm_kernel
-from segue.kernels.specimen import CHIPS, Specimen
+from segue.kernels.specimen import CHIPS, CompileCase
 
 # A thread's eight neighbouring elements come in one load and leave in one store.
 WIDE = dict.fromkeys(CHIPS, ("ld.global.v4.b32", "st.global.v4.b32"))
@@ -15,7 +15,7 @@ _ROWS, _GATED_WIDTH = blocks(128)
 
 SPECIMENS = (
     *(
-        Specimen(
+        CompileCase(
             name=f"RMS norm, {width} wide",
             kernel=rms_norm_kernel,
             arguments={
@@ -33,7 +33,7 @@ SPECIMENS = (
         for width, block in ((1024, 1024), (5120, 8192))
     ),
     *(
-        Specimen(
+        CompileCase(
             name=f"add and RMS norm, {width} wide",
             kernel=add_rms_norm_kernel,
             arguments={
@@ -52,7 +52,7 @@ SPECIMENS = (
         )
         for width in (1024, 4096)
     ),
-    Specimen(
+    CompileCase(
         name="two RMS norms joined, 4096 wide",
         kernel=join_rms_norms_kernel,
         arguments={
@@ -69,7 +69,7 @@ SPECIMENS = (
         num_warps=num_warps(4096),
         instructions=WIDE,
     ),
-    Specimen(
+    CompileCase(
         name="gated RMS norm, heads of 128",
         kernel=gated_rms_norm_kernel,
         arguments={

@@ -11,8 +11,8 @@ from segue.kernels.sampling.rows import (
     IN_PROMPT,
     NO_TOKEN,
     Ledger,
-    Needs,
-    Rows,
+    SamplingFeatures,
+    SamplingRows,
 )
 
 __all__ = [
@@ -20,15 +20,17 @@ __all__ = [
     "IN_PROMPT",
     "NO_TOKEN",
     "Ledger",
-    "Needs",
-    "Rows",
+    "SamplingFeatures",
+    "SamplingRows",
     "num_accepted",
     "observe",
     "sample",
 ]
 
 
-def sample(logits_RV: Tensor, rows: Rows, needs: Needs, ledger: Ledger | None = None) -> Tensor:
+def sample(
+    logits_RV: Tensor, rows: SamplingRows, needs: SamplingFeatures, ledger: Ledger | None = None
+) -> Tensor:
     """The token of each row, int64 [R]; a function of the row alone, whatever is around it.
 
     `logits_RV` float32, contiguous, left as they are. `needs` covers what any row asks for. A

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from segue.kernels.sampling.noise import MAX_NOISE, MIN_NOISE, gumbel, gumbel_of_all
-from segue.kernels.sampling.rows import IN_PROMPT, Ledger, Needs, Rows
+from segue.kernels.sampling.rows import IN_PROMPT, Ledger, SamplingFeatures, SamplingRows
 
 # Letters of shapes: R = rows, V = vocabulary, P = pending tokens, D = rows that draw, C =
 # candidates, the tokens of a row that are looked at, N = those of all rows, J = tokens of a run, K
@@ -32,7 +32,9 @@ _MAX_SCORES = 1 << 18
 """What is worked on at once, in float64, stays in a core's cache."""
 
 
-def sample(logits_RV: Tensor, rows: Rows, needs: Needs, ledger: Ledger | None = None) -> Tensor:
+def sample(
+    logits_RV: Tensor, rows: SamplingRows, needs: SamplingFeatures, ledger: Ledger | None = None
+) -> Tensor:
     scores_RV = adjusted(logits_RV, rows, needs, ledger)
     if not needs.draws or not len(scores_RV):
         return scores_RV.argmax(dim=1)
@@ -46,7 +48,9 @@ def sample(logits_RV: Tensor, rows: Rows, needs: Needs, ledger: Ledger | None = 
     return ids_R
 
 
-def adjusted(logits_RV: Tensor, rows: Rows, needs: Needs, ledger: Ledger | None = None) -> Tensor:
+def adjusted(
+    logits_RV: Tensor, rows: SamplingRows, needs: SamplingFeatures, ledger: Ledger | None = None
+) -> Tensor:
     """The logits with bias and penalties; the argument itself is left as it is."""
     if not (needs.bias or needs.penalties):
         return logits_RV
@@ -70,7 +74,7 @@ def adjusted(logits_RV: Tensor, rows: Rows, needs: Needs, ledger: Ledger | None 
     return scores_RV
 
 
-def _penalise(scores_RV: Tensor, counts_RV: Tensor, rows: Rows) -> None:
+def _penalise(scores_RV: Tensor, counts_RV: Tensor, rows: SamplingRows) -> None:
     """In place."""
     penalties_3R = torch.stack(
         (rows.repetition_penalty_R, rows.presence_penalty_R, rows.frequency_penalty_R)
@@ -133,11 +137,11 @@ class _Candidates:
     """The mass of all others that top-p counts, in which the best token has 1; None for 0."""
 
 
-def _best(scores_RV: Tensor, _: Rows, __: Needs) -> Tensor:
+def _best(scores_RV: Tensor, _: SamplingRows, __: SamplingFeatures) -> Tensor:
     return scores_RV.argmax(dim=1)
 
 
-def _draw(scores_DV: Tensor, rows: Rows, needs: Needs) -> Tensor:
+def _draw(scores_DV: Tensor, rows: SamplingRows, needs: SamplingFeatures) -> Tensor:
     """The ids drawn, [D]. Rows share nothing but the calls."""
     if not needs.top_k:
         return _draw_in_blocks(scores_DV, rows, needs)
@@ -153,7 +157,7 @@ def _draw(scores_DV: Tensor, rows: Rows, needs: Needs) -> Tensor:
     return ids_D
 
 
-def _draw_in_blocks(scores_DV: Tensor, rows: Rows, needs: Needs) -> Tensor:
+def _draw_in_blocks(scores_DV: Tensor, rows: SamplingRows, needs: SamplingFeatures) -> Tensor:
     num_rows, vocab_size = scores_DV.shape
     at_once = max(_MAX_SCORES // vocab_size, 1)
     if num_rows <= at_once:
@@ -164,7 +168,9 @@ def _draw_in_blocks(scores_DV: Tensor, rows: Rows, needs: Needs) -> Tensor:
     )
 
 
-def _draw_alike(scores_DV: Tensor, rows: Rows, needs: Needs, *, is_limited: bool) -> Tensor:
+def _draw_alike(
+    scores_DV: Tensor, rows: SamplingRows, needs: SamplingFeatures, *, is_limited: bool
+) -> Tensor:
     scores_DC, ids_DC = filtered(scores_DV, rows, needs, is_limited=is_limited)
     noisy_DC = _with_noise(scores_DC, ids_DC, rows, scores_DV.shape[1])
     chosen_D1 = noisy_DC.argmax(dim=1, keepdim=True)
@@ -172,7 +178,7 @@ def _draw_alike(scores_DV: Tensor, rows: Rows, needs: Needs, *, is_limited: bool
 
 
 def filtered(
-    scores_DV: Tensor, rows: Rows, needs: Needs, *, is_limited: bool
+    scores_DV: Tensor, rows: SamplingRows, needs: SamplingFeatures, *, is_limited: bool
 ) -> tuple[Tensor, Tensor | None]:
     """Scores after temperature, float64 [D, C], -inf where a token may not be drawn, and the ids
     that they belong to; None for all in their order. Either all rows have a top-k or none."""
@@ -188,11 +194,11 @@ def filtered(
     return scores_DC, ids_DC
 
 
-def _after_temperature(scores_DC: Tensor, highest_D1: Tensor, rows: Rows) -> Tensor:
+def _after_temperature(scores_DC: Tensor, highest_D1: Tensor, rows: SamplingRows) -> Tensor:
     return (scores_DC.double() - highest_D1).div_(rows.temperature_R[:, None])
 
 
-def _limited(scores_DV: Tensor, rows: Rows, _: Needs) -> _Candidates:
+def _limited(scores_DV: Tensor, rows: SamplingRows, _: SamplingFeatures) -> _Candidates:
     """The k best tokens, and all that equal the last of them."""
     vocab_size = scores_DV.shape[1]
     most = int(rows.top_k_R.max())
@@ -208,7 +214,7 @@ def _limited(scores_DV: Tensor, rows: Rows, _: Needs) -> _Candidates:
     return _Candidates(scores_DC.gather(1, order_DC), ids_DC, highest_D1)
 
 
-def _unlimited(scores_DV: Tensor, rows: Rows, needs: Needs) -> _Candidates:
+def _unlimited(scores_DV: Tensor, rows: SamplingRows, needs: SamplingFeatures) -> _Candidates:
     """All tokens that could be drawn; where they are many, without those that filters will take."""
     highest_D1 = scores_DV.amax(dim=1, keepdim=True).double()
     if scores_DV.numel() <= _FEW:
@@ -261,7 +267,9 @@ def _keep_top_p(found: _Candidates, scores_DC: Tensor, top_p_D1: Tensor) -> tupl
     return scores_DC.masked_fill_(goes_DC, -torch.inf), order_DC
 
 
-def _with_noise(scores_DC: Tensor, ids_DC: Tensor | None, rows: Rows, vocab_size: int) -> Tensor:
+def _with_noise(
+    scores_DC: Tensor, ids_DC: Tensor | None, rows: SamplingRows, vocab_size: int
+) -> Tensor:
     """Standard Gumbel noise added to what may be drawn: the greatest is then a draw."""
     if ids_DC is None:
         return gumbel_of_all(rows.seed_R, rows.position_R, vocab_size).add_(scores_DC)

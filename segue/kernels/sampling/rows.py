@@ -14,7 +14,7 @@ IN_PROMPT = 1 << 30
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Needs:
+class SamplingFeatures:
     """What at least one row asks for; the rest is not computed. The host knows it without looking
     at the device, so it may be fixed for a captured graph: rows that ask for less fit in."""
 
@@ -26,8 +26,8 @@ class Needs:
     top_p: bool = False
     min_p: bool = False
 
-    def __or__(self, other: Needs) -> Needs:
-        return Needs(
+    def __or__(self, other: SamplingFeatures) -> SamplingFeatures:
+        return SamplingFeatures(
             bias=self.bias or other.bias,
             penalties=self.penalties or other.penalties,
             draws=self.draws or other.draws,
@@ -37,13 +37,15 @@ class Needs:
         )
 
 
-EVERYTHING = Needs(bias=True, penalties=True, draws=True, top_k=True, top_p=True, min_p=True)
+EVERYTHING = SamplingFeatures(
+    bias=True, penalties=True, draws=True, top_k=True, top_p=True, min_p=True
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Rows:
+class SamplingRows:
     """How each row of logits is sampled; contiguous tensors on their device, which are only read.
-    Values are those of `segue.types.Sampling`, and are not checked."""
+    Values are those of `segue.api.types.Sampling`, and are not checked."""
 
     seed_R: Tensor
     """int64."""
@@ -65,8 +67,10 @@ class Rows:
     """int64: tokens that count as if the answer had them already, such as the drafts before a row
     of a run; `NO_TOKEN` is none."""
 
-    def __getitem__(self, which: Tensor | slice) -> Rows:
-        return Rows(**{name: getattr(self, name)[which] for name in Rows.__dataclass_fields__})
+    def __getitem__(self, which: Tensor | slice) -> SamplingRows:
+        return SamplingRows(
+            **{name: getattr(self, name)[which] for name in SamplingRows.__dataclass_fields__}
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,13 +2,13 @@
 
 from segue.kernels.sampling.triton import CHUNK, adjust_kernel, draw_kernel, reduce_kernel
 from segue.kernels.sampling.triton_select import NUM_WARPS, add_up_kernel, finish_kernel
-from segue.kernels.specimen import Specimen
+from segue.kernels.specimen import CompileCase
 
 _VOCAB_SIZE = 248_320
 _CHUNKS = 1 << (-(-_VOCAB_SIZE // CHUNK) - 1).bit_length()
 
 SPECIMENS = (
-    Specimen(
+    CompileCase(
         name="Sampling, bias and penalties",
         kernel=adjust_kernel,
         arguments={
@@ -28,7 +28,7 @@ SPECIMENS = (
         aligned=frozenset({"vocab_size"}),
         num_warps=NUM_WARPS,
     ),
-    Specimen(
+    CompileCase(
         name="Sampling, a digit of top-p",
         kernel=add_up_kernel,
         arguments={
@@ -50,7 +50,7 @@ SPECIMENS = (
         aligned=frozenset({"vocab_size"}),
         num_warps=NUM_WARPS,
     ),
-    Specimen(
+    CompileCase(
         name="Sampling, the cut of top-p",
         kernel=finish_kernel,
         arguments={
@@ -66,7 +66,7 @@ SPECIMENS = (
         constants={"WEIGHTED": True, "CHUNKS": _CHUNKS},
         num_warps=4,
     ),
-    Specimen(
+    CompileCase(
         name="Sampling, a digit of top-k",
         kernel=add_up_kernel,
         arguments={
@@ -93,7 +93,7 @@ SPECIMENS = (
         aligned=frozenset({"vocab_size"}),
         num_warps=NUM_WARPS,
     ),
-    Specimen(
+    CompileCase(
         name="Sampling, the cut of top-k",
         kernel=finish_kernel,
         arguments={
@@ -109,7 +109,7 @@ SPECIMENS = (
         constants={"temperature_ptr": None, "WEIGHTED": False, "CHUNKS": _CHUNKS},
         num_warps=4,
     ),
-    Specimen(
+    CompileCase(
         name="Sampling, noise",
         kernel=draw_kernel,
         arguments={
@@ -131,7 +131,7 @@ SPECIMENS = (
         aligned=frozenset({"vocab_size"}),
         num_warps=NUM_WARPS,
     ),
-    Specimen(
+    CompileCase(
         name="Sampling, best of the chunks",
         kernel=reduce_kernel,
         arguments={

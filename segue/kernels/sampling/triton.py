@@ -15,7 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from segue.kernels.sampling.rows import IN_PROMPT, Ledger, Needs, Rows
+from segue.kernels.sampling.rows import IN_PROMPT, Ledger, SamplingFeatures, SamplingRows
 from segue.kernels.sampling.triton_select import (
     NUM_WARPS,
     after_temperature,
@@ -150,8 +150,8 @@ def reduce_kernel(best_ptr, best_id_ptr, out_ptr, vocab_size, num_chunks, CHUNKS
 
 def sample(
     logits_RV: Tensor,
-    rows: Rows,
-    needs: Needs,
+    rows: SamplingRows,
+    needs: SamplingFeatures,
     ledger: Ledger | None = None,
     *,
     chunk: int = CHUNK,
@@ -208,7 +208,11 @@ def sample(
 
 
 def _adjusted(
-    logits_RV: Tensor, rows: Rows, needs: Needs, ledger: Ledger | None, chunk: int
+    logits_RV: Tensor,
+    rows: SamplingRows,
+    needs: SamplingFeatures,
+    ledger: Ledger | None,
+    chunk: int,
 ) -> Tensor:
     if not (needs.bias or needs.penalties):
         return logits_RV
@@ -237,14 +241,16 @@ def _adjusted(
     return scores_RV
 
 
-def _check(logits_RV: Tensor, rows: Rows, needs: Needs, ledger: Ledger | None) -> None:
+def _check(
+    logits_RV: Tensor, rows: SamplingRows, needs: SamplingFeatures, ledger: Ledger | None
+) -> None:
     if logits_RV.dtype is not torch.float32 or not logits_RV.is_contiguous():
         raise ValueError(
             f"sample takes contiguous float32 logits [R, V], got {logits_RV.dtype} of strides "
             f"{logits_RV.stride()}; call float() or contiguous() first"
         )
     num_rows, vocab_size = logits_RV.shape
-    for name in Rows.__dataclass_fields__:
+    for name in SamplingRows.__dataclass_fields__:
         tensor = getattr(rows, name)
         if len(tensor) != num_rows or not tensor.is_contiguous():
             raise ValueError(

@@ -1,0 +1,1 @@
+"""The engine: batches of running sequences, one step after another."""

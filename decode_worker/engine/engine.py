@@ -1,0 +1,253 @@
+"""The engine thread of a decode worker: receive, schedule, step, publish.
+
+    receive ─▶ launch step n + 1 ─▶ pass on the host ─▶ read step n ─▶ publish
+
+On a CPU there is only the pass on the host, over answers and prompt suffixes together; it is read
+and published at once. With a launcher the device steps the answers, and the host computes prompt
+suffixes while it does. What step n gave is not known when n + 1 is launched, so an answer that
+ended in n takes part in n + 1 for nothing: that result is dropped, and the sequence leaves when no
+step with it is in flight. The device moves every sequence on by itself; the host follows from what
+it reads.
+
+The thread owns a sequence from `Admit` until it publishes the sequence's `Left`; until then the
+sequence's pages and slots are in use.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from decode_worker.config import DecodeConfig
+from decode_worker.engine.drafting import DraftCount, Verified
+from decode_worker.engine.events import (
+    Admit,
+    Command,
+    Drop,
+    Event,
+    Left,
+    Said,
+    prefilled_here,
+    result_of,
+)
+from decode_worker.engine.scheduler import next_batch
+from decode_worker.engine.sequence import DecodeSequence
+from decode_worker.engine.stepper import DeviceStepper, HostStepper, Stepper
+from decode_worker.metrics import DecodeMetrics
+from segue.api.errors import SegueError
+from segue.api.turn import TokenDelta, TurnResult
+from segue.api.types import SampledToken, TurnId
+from segue.engine.device.launcher import Launched, Launcher
+from segue.engine.device.result import Stepped
+from segue.engine.runner import ModelRunner
+from segue.process.telemetry import Clock
+from segue.worker.failures import Failures
+
+
+class _Step(NamedTuple):
+    launched: Launched
+    batch: Sequence[DecodeSequence]
+    num_drafts: int
+    started_at: float
+
+
+class DecodeEngine:
+    def __init__(
+        self,
+        runner: ModelRunner,
+        metrics: DecodeMetrics,
+        publish: Callable[[Sequence[Event]], None],
+        config: DecodeConfig,
+        *,
+        launcher: Launcher | None = None,
+        clock: Clock = time.monotonic,
+    ) -> None:
+        """Without a `launcher` the host computes every step. With one, the engine never holds more
+        sequences than the launcher has rows."""
+        self._page_tokens = runner.layout.page_tokens
+        self._metrics = metrics
+        self._publish = publish
+        self._config = config
+        self._clock = clock
+        self._draft_count = DraftCount(runner, config)
+        self._host: Stepper = HostStepper(runner, config)
+        self._stepper: Stepper = self._host if launcher is None else DeviceStepper(launcher)
+        """Steps the answers. The host computes prompt suffixes in any case."""
+        self._running: list[DecodeSequence] = []
+        self._in_flight: deque[_Step] = deque()
+        self._leaving: dict[TurnId, Left] = {}
+        """Turns that have ended or were dropped, while a step with them is in flight."""
+        self._failures = Failures()
+
+    @property
+    def draft_reach(self) -> int:
+        """For how many drafts a sequence that starts now should have slots. Any thread may read."""
+        return self._draft_count.reach
+
+    def step(self, commands: Sequence[Command]) -> bool:
+        """Launches a step, if there is one to make, and reads what is then due. Returns whether
+        there is more to do.
+
+        A failed pass on the host ends its turns. A failed step on the device raises: it leaves
+        nothing that could go on.
+        """
+        self._receive(commands)
+        ahead = [] if self._stepper is self._host else self._next_batch(self._stepper)
+        if ahead:
+            self._in_flight.append(self._launch(self._stepper, ahead))
+        self._pass_on_host()
+        while len(self._in_flight) > (self._stepper.num_ahead if ahead else 0):
+            self._read(self._in_flight.popleft())
+        return bool(self._running)
+
+    def _receive(self, commands: Sequence[Command]) -> None:
+        for command in commands:
+            match command:
+                case Admit(sequence):
+                    self._admit(sequence)
+                case Drop(turn_id):
+                    for sequence in [s for s in self._running if s.turn.turn_id == turn_id]:
+                        if turn_id not in self._leaving:
+                            self._publish(self._leave(sequence))
+
+    def _admit(self, sequence: DecodeSequence) -> None:
+        sequence.admitted_at = sequence.first_at = self._clock()
+        self._running.append(sequence)
+        if sequence.first_token is None:
+            return
+        try:
+            events = self._start(sequence, sequence.first_token)
+        except Exception as error:
+            events = self._failed(sequence, error)
+        self._publish(events)
+
+    def _next_batch(self, stepper: Stepper) -> list[DecodeSequence]:
+        """The sequences in this stepper's next step, if any."""
+        waiting: list[DecodeSequence] = []
+        others: list[DecodeSequence] = []
+        for sequence in self._running:
+            is_mine = stepper is (self._host if sequence.is_in_prompt else self._stepper)
+            goes_on = sequence.may_go_on and sequence.turn.turn_id not in self._leaving
+            (waiting if is_mine and goes_on else others).append(sequence)
+        batch, in_order = next_batch(
+            waiting,
+            self._config.max_batch,
+            num_prompt_tokens=lambda s: s.num_prompt_left,
+            max_prompt_tokens=self._config.max_prompt_tokens,
+        )
+        self._running = [*others, *in_order]
+        return batch
+
+    def _launch(self, stepper: Stepper, batch: Sequence[DecodeSequence]) -> _Step:
+        started_at = self._clock()
+        answering = [sequence for sequence in batch if not sequence.is_in_prompt]
+        num_drafts = self._draft_count.choose(answering)
+        if answering:
+            self._metrics.drafted(len(answering), num_drafts)
+        launched = stepper.launch(batch, num_drafts)
+        for sequence in batch:
+            sequence.in_flight.append(num_drafts + 1)
+        return _Step(launched, batch, num_drafts, started_at)
+
+    def _pass_on_host(self) -> None:
+        batch = self._next_batch(self._host)
+        if not batch:
+            return
+        try:
+            self._read(self._launch(self._host, batch))
+        except Exception as error:
+            cause = self._failures.of_pass(error)
+            failed = [s for s in batch if s in self._running]
+            self._publish([left for s in failed for left in self._leave(s, error=cause)])
+        else:
+            self._failures.passed()
+
+    def _read(self, step: _Step) -> None:
+        stepped = step.launched.wait()
+        ended_at = self._clock()
+        events: list[Event] = []
+        verified: list[Verified] = []
+        num_prefilled = 0
+        for sequence, one in zip(step.batch, stepped, strict=True):
+            sequence.in_flight.popleft()
+            if sequence.turn.turn_id in self._leaving:
+                events += self._let_go(sequence)
+                continue
+            try:
+                if sequence.is_in_prompt:
+                    num_prefilled += 1
+                    self._prefilled(sequence, step.started_at, ended_at)
+                    events += self._start(sequence, one.tokens[0])
+                elif one.tokens:
+                    delta = _push(sequence, one.tokens)
+                    verified.append(self._move_on(sequence, one, len(delta.token_ids)))
+                    events += self._said(sequence, delta)
+            except Exception as error:
+                events += self._failed(sequence, error)
+        self._publish(events)
+        seconds = step.launched.seconds
+        if seconds is None:
+            seconds = self._clock() - step.started_at
+        if len(verified) == len(step.batch):
+            self._draft_count.stepped(step.num_drafts, seconds, verified)
+        num_sequences = num_prefilled + len(verified)
+        self._metrics.stepped(verified, num_sequences=num_sequences, seconds=seconds)
+
+    def _prefilled(self, sequence: DecodeSequence, started_at: float, ended_at: float) -> None:
+        num_computed = sequence.num_prompt_left
+        sequence.first_at = ended_at
+        sequence.report = prefilled_here(sequence, started_at=started_at, ended_at=ended_at)
+        self._metrics.prefilled_here(num_computed)
+        sequence.prompt_computed(self._page_tokens)
+
+    def _start(self, sequence: DecodeSequence, first: SampledToken) -> list[Event]:
+        """The prompt is in the cache, and the turn may end with its first token."""
+        sequence.keep_checkpoint(self._page_tokens)
+        events = self._said(sequence, _push(sequence, [first]))
+        if sequence.answer.finish is None:
+            self._stepper.start(sequence)
+        return events
+
+    def _move_on(self, sequence: DecodeSequence, one: Stepped, num_said: int) -> Verified:
+        # The host stops where the answer ends; a device may have gone further.
+        num_moved = len(one.tokens) if self._stepper.num_ahead else num_said
+        sequence.stepped(one.num_drafted, num_moved, num_said, self._page_tokens)
+        return Verified(one.num_drafted, len(one.tokens) - 1, num_said)
+
+    def _said(self, sequence: DecodeSequence, delta: TokenDelta) -> list[Event]:
+        said = Said(sequence.turn.turn_id, delta)
+        if sequence.answer.finish is None:
+            return [said]
+        result = result_of(sequence, ended_at=self._clock())
+        return [said, *self._leave(sequence, result=result)]
+
+    def _failed(self, sequence: DecodeSequence, error: Exception) -> list[Event]:
+        return self._leave(sequence, error=self._failures.of_sequence(error))
+
+    def _leave(
+        self,
+        sequence: DecodeSequence,
+        *,
+        result: TurnResult | None = None,
+        error: SegueError | None = None,
+    ) -> list[Event]:
+        turn_id = sequence.turn.turn_id
+        self._leaving[turn_id] = Left(turn_id, result, sequence, error)
+        return self._let_go(sequence)
+
+    def _let_go(self, sequence: DecodeSequence) -> list[Event]:
+        """Frees its row and gives its `Left`, unless a step with the sequence is in flight."""
+        if sequence.in_flight:
+            return []
+        self._running.remove(sequence)
+        self._stepper.end(sequence)
+        return [self._leaving.pop(sequence.turn.turn_id)]
+
+
+def _push(sequence: DecodeSequence, tokens: Sequence[SampledToken]) -> TokenDelta:
+    """Adds to the answer what belongs to it."""
+    delta = sequence.answer.push_run(tokens)
+    sequence.answer_ids += delta.token_ids
+    return delta

@@ -1,0 +1,176 @@
+"""One turn being answered, as the engine sees it."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from segue.api.prompt import Prompt
+from segue.api.turn import ShipReport, TurnSpec
+from segue.api.types import PageId, SampledToken, SlotId
+from segue.engine.answer import AnswerState
+from segue.engine.batch import Chunk, DraftStart, Run, SequenceChunk
+from segue.engine.sampler import SamplerRow, SequenceSampler
+from segue.engine.speculation.acceptance import SlotRing
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class DecodeSequence:
+    """Its cache holds every token but the last of `answer_ids`; or less, while there is a rest of
+    its context to compute.
+    """
+
+    turn: TurnSpec
+    pages: Sequence[PageId]
+    """The shared ones first, which are only read."""
+    resident_tokens: int
+    """In shared pages: they were here before the turn."""
+    ring: SlotRing
+    """Its states. While there is a rest of the prompt, the state itself is in `resume_slot`."""
+    answer: AnswerState
+    sampler: SequenceSampler
+    report: ShipReport
+    first_token: SampledToken | None = None
+    """Drawn by the prefill worker; None when the rest of the prompt is computed here."""
+    resume_slot: SlotId | None = None
+    """Shared: the state after `num_cached` tokens of the prompt, until its rest is computed."""
+    prompt_states: Mapping[int, SlotId] = field(default_factory=dict)
+    """For the states that stay of the prompt's rest, beside the ring: position to slot."""
+    answer_ids: list[int] = field(default_factory=list)
+    """From the first one on, those of the context included."""
+    drafts: list[int] = field(default_factory=list)
+    """Guesses at the next tokens, for the pass that comes."""
+    in_flight: deque[int] = field(default_factory=deque)
+    """For each step in flight with this sequence: how many tokens it may get there."""
+    num_drafted: int = 0
+    num_accepted: int = 0
+    admitted_at: float = 0.0
+    first_at: float = 0.0
+
+    @property
+    def num_cached(self) -> int:
+        return self.ring.num_tokens
+
+    @property
+    def cached_tokens(self) -> Prompt:
+        """Those whose K and V are in the pages."""
+        context = self.turn.context
+        return (context + self.answer_ids[self.turn.num_answered :])[: self.num_cached]
+
+    @property
+    def slots(self) -> tuple[SlotId, ...]:
+        """All that are its own."""
+        return (*self.ring.slots, *self.prompt_states.values())
+
+    @property
+    def states_kept(self) -> dict[int, SlotId]:
+        """Those at page boundaries that will not be written any more: position to slot."""
+        states = {at: slot for at, slot in self.prompt_states.items() if at <= self.num_cached}
+        if self.ring.checkpoint is not None:
+            states.setdefault(self.ring.checkpoint_tokens, self.ring.checkpoint)
+        return states
+
+    @property
+    def is_in_prompt(self) -> bool:
+        return self.num_cached < len(self.turn.context)
+
+    @property
+    def num_prompt_left(self) -> int:
+        return max(len(self.turn.context) - self.num_cached, 0)
+
+    @property
+    def may_go_on(self) -> bool:
+        """Whether a further step can be of use: each one in flight gives a token at least."""
+        return len(self.answer_ids) + len(self.in_flight) < self.turn.stop.max_tokens
+
+    @property
+    def max_position(self) -> int:
+        """The last token's position after the steps in flight, at most: they may accept all drafts,
+        but no more tokens than the answer may have."""
+        return min(self.num_cached + sum(self.in_flight), self.turn.max_context - 1)
+
+    @property
+    def max_drafts(self) -> int:
+        """More could not become part of the answer, or have no slot for a state."""
+        if self.is_in_prompt:
+            return 0
+        num_left = self.turn.stop.max_tokens - len(self.answer_ids)
+        return max(min(self.ring.max_run, num_left) - 1, 0)
+
+    def draft_start(self) -> DraftStart:
+        return DraftStart(position=self.num_cached, page_ids=self.pages, slot=self.ring.state)
+
+    def draft_row(self) -> SamplerRow:
+        """For the draft after those that there are."""
+        return self._row(len(self.drafts))
+
+    def next_chunk(self, page_tokens: int) -> Chunk:
+        """The rest of the prompt; or the last token of the answer, and the drafts after it."""
+        if not self.is_in_prompt:
+            return Run(
+                token_ids=(self.answer_ids[-1], *self.drafts),
+                start=self.num_cached,
+                page_ids=self.pages,
+                slot_in=self.ring.state,
+                slots_out=self.ring.outputs(len(self.drafts) + 1),
+            )
+        return SequenceChunk(
+            token_ids=self.turn.context.tokens[self.num_cached :],
+            start=self.num_cached,
+            page_ids=self.pages,
+            slot_in=self.resume_slot,
+            slot_out=self.ring.state,
+            checkpoints=sorted(
+                {**self.prompt_states, **self._ring_checkpoint(page_tokens)}.items()
+            ),
+        )
+
+    def next_rows(self) -> list[SamplerRow]:
+        """Of the logits that `next_chunk` gives."""
+        if self.is_in_prompt:
+            return [SamplerRow(self.sampler, position=len(self.turn.context))]
+        return [self._row(num_before) for num_before in range(len(self.drafts) + 1)]
+
+    def prompt_computed(self, page_tokens: int) -> None:
+        of_ring = self._ring_checkpoint(page_tokens)
+        self.ring = replace(self.ring, num_tokens=len(self.turn.context))
+        for position, slot in of_ring.items():
+            self.ring = self.ring.with_checkpoint(slot, position)
+        self.keep_checkpoint(page_tokens)
+
+    def stepped(self, num_drafted: int, num_moved: int, num_certain: int, page_tokens: int) -> None:
+        """A step computed `num_drafted` drafts after the last token, and `num_certain` of its
+        tokens became part of the answer. Its state moved past `num_moved`: more, where a device did
+        not know that the answer ends among them.
+        """
+        before, outputs = self.ring, self.ring.outputs(num_drafted + 1)
+        self.ring = before.after(outputs, num_certain, page_tokens)
+        if num_moved > num_certain:
+            moved = before.after(outputs, num_moved, page_tokens)
+            if moved.checkpoint != self.ring.checkpoint:
+                # Its slot is free for the device, and a step in flight may write it.
+                self.ring = replace(self.ring, checkpoint=None, checkpoint_tokens=0)
+        self.num_drafted += num_drafted
+        self.num_accepted += num_certain - 1
+
+    def keep_checkpoint(self, page_tokens: int) -> None:
+        """At a page boundary, what stands in the working slot stays there."""
+        if self.num_cached % page_tokens == 0:
+            self.ring = self.ring.with_checkpoint(self.ring.state, self.num_cached)
+
+    def _row(self, num_before: int) -> SamplerRow:
+        return SamplerRow(
+            self.sampler,
+            position=self.num_cached + 1 + num_before,
+            pending=tuple(self.drafts[:num_before]),
+        )
+
+    def _ring_checkpoint(self, page_tokens: int) -> dict[int, SlotId]:
+        """At the last page boundary inside what is left of the prompt, if there is one and no other
+        slot is for it."""
+        last = (len(self.turn.context) - 1) // page_tokens * page_tokens
+        if len(self.ring.slots) == 1 or last <= self.num_cached or last in self.prompt_states:
+            return {}
+        other = next(slot for slot in self.ring.slots if slot != self.ring.state)
+        return {last: other}

@@ -1,0 +1,167 @@
+"""Steps of an engine: what computes the next tokens of a batch.
+
+HostStepper     draft ─▶ forward ─▶ sample ─▶ accept, each a call; the step is then done
+DeviceStepper   names the rows that take part in one captured step; its result is read later
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import reduce
+from itertools import chain, islice
+from operator import or_
+from typing import Protocol
+
+from decode_worker.config import DecodeConfig
+from decode_worker.engine.sequence import DecodeSequence
+from segue.api.types import SampledToken, TurnId
+from segue.engine.device.buffers import RowStart
+from segue.engine.device.launcher import Done, Launched, Launcher, StepRequest
+from segue.engine.device.result import Stepped
+from segue.engine.runner import ModelRunner
+from segue.engine.sampler import sample, sample_ids
+from segue.engine.speculation.acceptance import num_accepted, num_simulated
+
+
+class Stepper(Protocol):
+    """Used on the engine's thread."""
+
+    @property
+    def num_ahead(self) -> int:
+        """Steps to launch before the oldest one's result is read."""
+        ...
+
+    def start(self, sequence: DecodeSequence) -> None:
+        """The prompt is in the cache, and the answer has its first token."""
+        ...
+
+    def launch(self, batch: Sequence[DecodeSequence], num_drafts: int) -> Launched:
+        """A step with at most `num_drafts` drafts for each sequence. Its result has the sequences
+        in the order of the batch."""
+        ...
+
+    def end(self, sequence: DecodeSequence) -> None:
+        """No step with this sequence is in flight, and none will be launched. It may not have
+        been started."""
+        ...
+
+
+class HostStepper:
+    """Computes a step call by call. Takes prompt suffixes too, in one pass with the answers: its
+    tokens are the first ones of their answers."""
+
+    num_ahead = 0
+
+    def __init__(self, runner: ModelRunner, config: DecodeConfig) -> None:
+        self._runner = runner
+        self._page_tokens = runner.layout.page_tokens
+        self._config = config
+
+    def start(self, sequence: DecodeSequence) -> None:
+        # The sampler was made with the others.
+        for token_id in sequence.answer_ids[sequence.turn.num_answered :]:
+            sequence.sampler.observe(token_id)
+
+    def launch(self, batch: Sequence[DecodeSequence], num_drafts: int) -> Launched:
+        _draft(self._runner, batch, num_drafts)
+        rows = [sequence.next_rows() for sequence in batch]
+        logits_RV = self._runner.forward([s.next_chunk(self._page_tokens) for s in batch])
+        targets = iter(sample(logits_RV, list(chain.from_iterable(rows))))
+        return Done(
+            [
+                self._accept(sequence, list(islice(targets, len(of_sequence))))
+                for sequence, of_sequence in zip(batch, rows, strict=True)
+            ]
+        )
+
+    def end(self, sequence: DecodeSequence) -> None:
+        """Nothing is kept outside the sequence."""
+
+    def _accept(self, sequence: DecodeSequence, targets: Sequence[SampledToken]) -> Stepped:
+        """The drafts that are the model's own tokens, and the token after them."""
+        if sequence.is_in_prompt:
+            return Stepped(targets, 0)
+        drafts, sequence.drafts = sequence.drafts, []
+        if self._config.simulates_acceptance:
+            accepted = num_simulated(
+                len(drafts),
+                rate=self._config.simulate_acceptance,
+                seed=sequence.sampler.params.seed,
+                position=sequence.num_cached + 1,
+            )
+            # The answer must have the tokens that the state contains.
+            targets = [*(SampledToken(token_id=d) for d in drafts[:accepted]), targets[accepted]]
+        else:
+            accepted = num_accepted(drafts, [token.token_id for token in targets])
+        tokens = targets[: accepted + 1]
+        for token in tokens:
+            sequence.sampler.observe(token.token_id)
+        return Stepped(tokens, len(drafts))
+
+
+def _draft(runner: ModelRunner, batch: Sequence[DecodeSequence], num_drafts: int) -> None:
+    """Gives each sequence `num_drafts` drafts, or fewer if it has no room for more."""
+    counts = {id(s): min(num_drafts, s.max_drafts) for s in batch}
+    drafting = sorted((s for s in batch if counts[id(s)]), key=lambda s: -counts[id(s)])
+    if not drafting:
+        return
+    drafter = runner.drafter([s.draft_start() for s in drafting])
+    token_ids = [s.answer_ids[-1] for s in drafting]
+    for depth in range(num_drafts):
+        drafting = [s for s in drafting if counts[id(s)] > depth]
+        if not drafting:
+            break
+        logits_DV = drafter.step(token_ids[: len(drafting)])
+        token_ids = sample_ids(logits_DV, [s.draft_row() for s in drafting])
+        for sequence, token_id in zip(drafting, token_ids, strict=True):
+            sequence.drafts.append(token_id)
+
+
+class DeviceStepper:
+    """Launches steps in which the device does everything, and counts penalties by itself. Knows
+    the row of each sequence."""
+
+    def __init__(self, launcher: Launcher) -> None:
+        self._launcher = launcher
+        self._rows: dict[TurnId, int] = {}
+        self._free_rows = list(range(launcher.num_rows))
+
+    @property
+    def num_ahead(self) -> int:
+        return self._launcher.num_ahead
+
+    def start(self, sequence: DecodeSequence) -> None:
+        turn, ring = sequence.turn, sequence.ring
+        row = self._rows[turn.turn_id] = self._free_rows.pop()
+        self._launcher.start(
+            row,
+            RowStart(
+                last_token=sequence.answer_ids[-1],
+                position=sequence.num_cached,
+                num_left=turn.stop.max_tokens - len(sequence.answer_ids),
+                page_ids=sequence.pages,
+                slots=ring.slots,
+                state=ring.state,
+                checkpoint=ring.checkpoint,
+                end_ids=sorted(sequence.answer.end_ids),
+            ),
+            turn.sampling,
+            prompt_ids=turn.prompt_ids,
+            answer_ids=sequence.answer_ids,
+        )
+
+    def launch(self, batch: Sequence[DecodeSequence], num_drafts: int) -> Launched:
+        return self._launcher.launch(
+            StepRequest(
+                rows=[self._rows[s.turn.turn_id] for s in batch],
+                num_drafts=num_drafts,
+                max_position=max(s.max_position for s in batch),
+                num_logprobs=[s.turn.sampling.logprobs for s in batch],
+                needs=reduce(or_, (s.sampler.needs for s in batch)),
+            )
+        )
+
+    def end(self, sequence: DecodeSequence) -> None:
+        row = self._rows.pop(sequence.turn.turn_id, None)
+        if row is not None:
+            self._free_rows.append(row)

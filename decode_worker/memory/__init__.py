@@ -1,0 +1,1 @@
+"""What sessions and turns hold in a decode worker's memory."""

@@ -1,0 +1,158 @@
+"""Sessions' leases in both tiers, and their pauses.
+
+A session is leased on the device and, once its pages are copied, on the host as well. While it is
+paused it is leased on the host alone: nothing is moved by that, but its memory on the device is the
+first to go when others need it, and comes back when the pause is nearly over.
+
+    grant ─▶ leased on both ─ pause ─▶ on the host alone ─ nearly over, or a turn ─▶ on both
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from segue.api.errors import NotFound
+from segue.api.types import SessionId
+from segue.cache.host.copying import all_pages
+from segue.cache.host.tier import HostTier
+from segue.cache.prefix.cache import PrefixCache
+from segue.cache.prefix.leases import Lease
+from segue.cache.prefix.node import PageNode
+from segue.process.telemetry import Clock
+
+_MARGIN_S = 0.5
+"""A paused session is back so long before it is expected."""
+
+
+@dataclass(slots=True, eq=False)
+class _Copy:
+    """Of a session's prefix, on its way down: when it is there, it will be leased."""
+
+    node: PageNode
+    expires_at: float
+    then: Callable[[], None]
+
+
+class TieredLeases:
+    """The event loop owns it."""
+
+    def __init__(self, device: PrefixCache, tier: HostTier, clock: Clock) -> None:
+        self._device = device
+        self._tier = tier
+        self._clock = clock
+        self._both = (device.leases, tier.cache.leases)
+        self._copies: dict[SessionId, _Copy] = {}
+        self._returns: dict[SessionId, asyncio.TimerHandle | asyncio.Task[None]] = {}
+
+    def grant(self, session_id: SessionId, node: PageNode, lease_s: float) -> None:
+        """After a turn. Replaces what the session has, and ends its pause."""
+        self._stop_returning(session_id)
+        expires_at = self._clock() + lease_s
+        self._device.leases.grant(session_id, node, expires_at)
+        self._copy_down(session_id, _Copy(node, expires_at, lambda: None))
+
+    def renew(self, session_id: SessionId, lease_s: float) -> Lease:
+        """The device's lease if there is one, else the host's. Raises NotFound when there is
+        neither.
+        """
+        expires_at = self._clock() + lease_s
+        leased = [(leases, lease) for leases in self._both if (lease := leases.get(session_id))]
+        if not leased:
+            raise _nothing_left(session_id)
+        for leases, _ in leased:
+            leases.renew(session_id, expires_at)
+        if copy := self._copies.get(session_id):
+            copy.expires_at = expires_at
+        return leased[0][1]
+
+    def pause(self, session_id: SessionId, pause_s: float, lease_s: float) -> None:
+        """The lease begins when the pause is over. Raises NotFound as `renew` does."""
+        # However short: it may be over before anything else is asked.
+        lease = self.renew(session_id, pause_s + lease_s)
+        self._stop_returning(session_id)
+        away_s = pause_s - _MARGIN_S - self._tier.prefix_load_s(lease.num_tokens)
+        if self._device.leases.get(session_id) is None:
+            self._return_in(session_id, away_s)
+        elif away_s > 0:
+            back_at = self._clock() + away_s
+            step_aside = functools.partial(self._step_aside, session_id, lease.node, back_at)
+            self._copy_down(session_id, _Copy(lease.node, lease.expires_at, step_aside))
+
+    def fork(self, session_id: SessionId, child_id: SessionId) -> None:
+        """A lease of the child on all that the parent has. Raises NotFound as `renew` does."""
+        leased = [leases for leases in self._both if leases.get(session_id)]
+        if not leased:
+            raise _nothing_left(session_id)
+        for leases in leased:
+            leases.fork(session_id, child_id)
+
+    def end(self, session_id: SessionId) -> bool:
+        """What was leased becomes ordinary. Returns whether there was a lease."""
+        self._stop_returning(session_id)
+        self._copies.pop(session_id, None)
+        return sum(leases.end(session_id) for leases in self._both) > 0
+
+    def close(self) -> None:
+        """Paused sessions do not come back any more."""
+        for session_id in list(self._returns):
+            self._stop_returning(session_id)
+        self._copies.clear()
+
+    def _copy_down(self, session_id: SessionId, copy: _Copy) -> None:
+        self._copies[session_id] = copy
+        offloading = self._tier.offload(copy.node)
+        offloading.add_done_callback(functools.partial(self._copied, session_id, copy))
+
+    def _copied(
+        self, session_id: SessionId, copy: _Copy, done: asyncio.Task[PageNode | None]
+    ) -> None:
+        if self._copies.get(session_id) is not copy:
+            return  # The session ended, or had another turn.
+        del self._copies[session_id]
+        last = None if done.cancelled() or done.exception() else done.result()
+        if last is not None and last.parent is not None:
+            self._tier.cache.leases.grant(session_id, last, copy.expires_at)
+            copy.then()
+
+    def _step_aside(self, session_id: SessionId, node: PageNode, back_at: float) -> None:
+        """The device's copy goes first now, if the host has all of it."""
+        on_host = self._tier.cache.leases.get(session_id)
+        if on_host is None or on_host.num_tokens < node.num_tokens:
+            return
+        self._device.leases.end(session_id)
+        self._device.pins.demote(node)
+        self._return_in(session_id, back_at - self._clock())
+
+    def _return_in(self, session_id: SessionId, seconds: float) -> None:
+        def come_back() -> None:
+            self._returns[session_id] = asyncio.ensure_future(self._come_back(session_id))
+
+        loop = asyncio.get_running_loop()
+        self._returns[session_id] = loop.call_later(max(seconds, 0.0), come_back)
+
+    async def _come_back(self, session_id: SessionId) -> None:
+        """As far as there is room that nobody has a lease on."""
+        try:
+            if lease := self._tier.cache.leases.get(session_id):
+                prefix = self._tier.cache.tree.prompt(lease.node)
+                await self._tier.load(prefix, all_pages, PrefixCache.make_spare_room)
+                node = self._device.find(prefix).node
+                if node.parent is not None:
+                    self._device.leases.grant(session_id, node, lease.expires_at)
+        finally:
+            if self._returns.get(session_id) is asyncio.current_task():
+                del self._returns[session_id]
+
+    def _stop_returning(self, session_id: SessionId) -> None:
+        """A turn is faster, or nobody waits for the session any more."""
+        if returning := self._returns.pop(session_id, None):
+            returning.cancel()
+
+
+def _nothing_left(session_id: SessionId) -> NotFound:
+    return NotFound(
+        f"session {session_id} has no lease here: it expired, was released or was revoked"
+    )

@@ -1,0 +1,112 @@
+"""What a turn gets of the memory before it may begin: all it needs to its end, or nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from decode_worker.engine.sequence import DecodeSequence
+from decode_worker.memory.residency import Residency
+from decode_worker.turn import DecodeTurn, Sequences, Tell
+from kv_transfer.reading.reader import HandoffReader
+from kv_transfer.ticket import Arrival, PeerIdentity
+from segue.api.errors import NotResident, TransferFailed
+from segue.api.turn import TurnSpec
+from segue.cache.layout import CacheLayout
+from segue.cache.prefix.cache import Hold
+from segue.cache.until_kept import UntilKept
+
+
+class Reservations:
+    """The event loop owns it. A turn that is given back holds its prefix until it is released."""
+
+    def __init__(
+        self,
+        residency: Residency,
+        reader: HandoffReader,
+        sequences: Sequences,
+        layout: CacheLayout,
+        *,
+        worker: str,
+        num_drafts: Callable[[], int],
+    ) -> None:
+        """`worker`: how errors name this one. `num_drafts`: for how many a sequence that begins
+        now should have slots."""
+        self._residency = residency
+        self._reader = reader
+        self._sequences = sequences
+        self._layout = layout
+        self._worker = worker
+        self._num_drafts = num_drafts
+
+    def for_handoff(
+        self, spec: TurnSpec, tell: Tell, writer: PeerIdentity, lifetime_s: float
+    ) -> DecodeTurn:
+        """What is here of the prompt is held, the rest reserved for the writer.
+
+        Raises Overloaded, InvalidRequest or Unavailable, and then neither is.
+        """
+        self._sequences.check(spec)
+        with UntilKept() as taken:
+            hold = self._residency.hold(spec.context)
+            taken.callback(self._residency.release, hold)
+            self._residency.make_room(self._num_own_pages(spec, hold))
+            reservation = self._reader.reserve(
+                spec.turn_id,
+                num_prompt_tokens=len(spec.context),
+                extra_tokens=spec.stop.max_tokens - spec.num_answered,
+                writer=writer,
+                lifetime_s=lifetime_s,
+                resident_tokens=hold.num_tokens,
+            )
+            taken.keep()
+        return DecodeTurn(spec=spec, tell=tell, hold=hold, reservation=reservation)
+
+    def to_compute(self, spec: TurnSpec, tell: Tell, max_computed_tokens: int) -> DecodeTurn:
+        """As for a handoff, but from a checkpoint, and everything is this worker's own at once.
+
+        Raises NotResident when more tokens than that have no state here.
+        """
+        self._sequences.check(spec)
+        with UntilKept() as taken:
+            hold, positions = self._residency.hold_checkpoint(spec)
+            taken.callback(self._residency.release, hold)
+            num_missing = len(spec.context) - hold.num_tokens
+            if num_missing > max_computed_tokens:
+                raise NotResident(
+                    f"{num_missing} tokens of turn {spec.turn_id} have no state on {self._worker}, "
+                    f"at most {max_computed_tokens} may be computed here: a prefill worker must"
+                )
+            owner = spec.turn_id
+            pages, slot = self._residency.take(hold, self._num_own_pages(spec, hold), owner)
+            taken.callback(self._residency.give_back, pages, [slot])
+            turn = DecodeTurn(spec=spec, tell=tell, hold=hold)
+            spare_slots = self._residency.spare_slots(self._num_drafts(), owner)
+            taken.callback(self._residency.give_back, (), spare_slots)
+            prompt_states = self._residency.slots_for_states(positions, owner)
+            taken.callback(self._residency.give_back, (), list(prompt_states.values()))
+            turn.sequence = self._sequences.resumed(turn, pages, slot, spare_slots, prompt_states)
+            taken.keep()
+        return turn
+
+    def arrived(self, turn: DecodeTurn, arrival: Arrival) -> DecodeSequence:
+        """The handoff is complete. Slots for drafts and a checkpoint are taken only now.
+
+        When it raises, what arrived is given back.
+        """
+        with UntilKept() as taken:
+            taken.callback(self._residency.give_back, arrival.pages, [arrival.slot])
+            if arrival.outcome is None:
+                raise TransferFailed(
+                    f"turn {turn.spec.turn_id}: expected a first token with the commit, got none"
+                )
+            spare_slots = self._residency.spare_slots(self._num_drafts(), turn.spec.turn_id)
+            taken.callback(self._residency.give_back, (), spare_slots)
+            sequence = self._sequences.arrived(
+                turn, arrival.pages, arrival.slot, arrival.outcome, spare_slots
+            )
+            taken.keep()
+        return sequence
+
+    def _num_own_pages(self, spec: TurnSpec, hold: Hold) -> int:
+        """For the rest of the prompt, and an answer as long as it may become."""
+        return self._layout.num_pages_for(spec.max_context) - len(hold.pages)

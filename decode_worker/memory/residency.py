@@ -1,0 +1,215 @@
+"""What sessions have in memory here: the prefix that is resident, and what a turn leaves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from decode_worker.config import DecodeConfig
+from decode_worker.engine.sequence import DecodeSequence
+from decode_worker.memory.leases import TieredLeases
+from segue.api.checks import require_name, shown
+from segue.api.errors import InvalidRequest
+from segue.api.prompt import Prompt
+from segue.api.turn import TurnResult, TurnSpec
+from segue.api.types import PageId, SessionId, SlotId, TurnId
+from segue.cache.host.copying import all_pages
+from segue.cache.host.tier import HostTier
+from segue.cache.memory import Memory
+from segue.cache.prefix.cache import Hold
+from segue.cache.prefix.session_states import SessionStates
+from segue.cache.prefix.states import states_to_go_on_from, states_wanted
+from segue.cache.unit_pool import UnitState
+from segue.cache.until_kept import UntilKept
+from segue.process.telemetry import Clock
+
+MAX_LEASE_S = 86_400.0
+"""A client that asks for more has forgotten the session."""
+
+_NOTHING = Prompt()
+
+
+class Residency:
+    """The event loop owns it. With `[decode] residency = false` it keeps nothing."""
+
+    def __init__(self, memory: Memory, tier: HostTier, config: DecodeConfig, clock: Clock) -> None:
+        self._memory = memory
+        self._tier = tier
+        self._config = config
+        self._leases = TieredLeases(memory.cache, tier, clock)
+        self._session_states = SessionStates(memory.cache.pins)
+
+    async def load(self, context: Prompt) -> None:
+        """Brings back from the host what is there of a turn's context: pages, and the deepest
+        state. Its last token is computed in any case."""
+        if self._config.residency:
+            await self._tier.load(context[:-1], all_pages)
+
+    def hold(self, context: Prompt) -> Hold:
+        """The pages of the context that are here: shared, to be read only, until released."""
+        cache = self._memory.cache
+        return cache.hold_pages(cache.match(context if self._config.residency else _NOTHING))
+
+    def hold_checkpoint(self, spec: TurnSpec) -> tuple[Hold, tuple[int, ...]]:
+        """The part of the prompt that can be resumed here, with its state; and where on the way
+        through the rest states are wanted.
+        """
+        cache = self._memory.cache
+        match = cache.match(spec.context if self._config.residency else _NOTHING)
+        hold = cache.hold_checkpoint(match)
+        self._session_states.used(hold.checkpoint, spec.session_id)
+        if not self._config.residency:
+            return hold, ()
+        return hold, states_wanted(
+            spec.branch_points,
+            hold.num_tokens,
+            len(spec.context),
+            page_tokens=cache.tree.page_tokens,
+            parted_at=match.num_tokens,
+        )
+
+    def take(self, hold: Hold, num_pages: int, owner: TurnId) -> tuple[tuple[PageId, ...], SlotId]:
+        """Pages behind what is held, and a slot, for a turn whose prompt is computed here.
+
+        Raises Overloaded when there is no room now, InvalidRequest when there never will be; then
+        nothing is taken.
+        """
+        pages, slots = self._memory.pages, self._memory.slots
+        if len(hold.pages) + num_pages > pages.total:
+            raise InvalidRequest(
+                f"prompt and answer need {len(hold.pages) + num_pages} pages, "
+                f"this decode worker has {pages.total}"
+            )
+        self.make_room(num_pages)
+        with UntilKept() as taken:
+            own_pages = pages.take(num_pages, UnitState.WORKING, owner=owner)
+            taken.callback(pages.give_back, own_pages, UnitState.WORKING)
+            (slot,) = slots.take(1, UnitState.WORKING, owner=owner)
+            taken.keep()
+        return own_pages, slot
+
+    def make_room(self, num_pages: int) -> None:
+        """For the rest of a turn, as far as can be: pages, a slot, and one for checkpoints, which
+        is welcome but not worth waiting for.
+        """
+        cache = self._memory.cache
+        if not cache.make_room(num_pages, 2):
+            cache.make_room(num_pages, 1)
+
+    def spare_slots(self, num_drafts: int, owner: TurnId) -> tuple[SlotId, ...]:
+        """For the checkpoint of a sequence that will be kept, and a state after each draft beside
+        it; as many as there is room for. No session loses its lease for drafts."""
+        cache = self._memory.cache
+        wanted = num_drafts + (self._config.residency or num_drafts > 0)
+        for num_slots in range(wanted, 0, -1):
+            make_room = cache.make_spare_room if num_slots > 1 else cache.make_room
+            if make_room(0, num_slots):
+                return self._memory.slots.take(num_slots, UnitState.WORKING, owner=owner)
+        return ()
+
+    def slots_for_states(self, positions: Sequence[int], owner: TurnId) -> dict[int, SlotId]:
+        """For states that a prompt's end leaves on the way, the first ones where there is no room
+        for all. They are welcome: no session loses its lease for them."""
+        cache = self._memory.cache
+        num_slots = len(positions)
+        while num_slots and not cache.make_spare_room(0, num_slots):
+            num_slots -= 1
+        slots = self._memory.slots.take(num_slots, UnitState.WORKING, owner=owner)
+        return dict(zip(positions[:num_slots], slots, strict=True))
+
+    def keep(
+        self,
+        session_id: SessionId,
+        sequence: DecodeSequence,
+        own_pages: Sequence[PageId],
+        hold: Hold,
+    ) -> None:
+        """What the turn has in memory becomes the session's, under a lease; the rest is freed.
+        Without a session it stays as long as nobody needs the room.
+
+        Afterwards `hold` reaches to the last page that is kept.
+        """
+        slots = list(sequence.slots)
+        left = own_pages
+        if self._config.residency:
+            states = sequence.states_kept
+            checkpoints = {at: states[at] for at in states if at > hold.num_tokens}
+            for slot in checkpoints.values():
+                slots.remove(slot)
+            cache = self._memory.cache
+            left = cache.insert(
+                sequence.cached_tokens, own_pages, hold=hold, checkpoints=checkpoints
+            )
+            self._session_states.kept(sequence.turn, hold.node, checkpoints)
+        self.give_back(left, slots)
+        if not self._config.residency:
+            return
+        if session_id:
+            self._leases.grant(session_id, hold.node, self._config.lease_s)
+        else:
+            self._tier.offload(hold.node)
+
+    def give_back(self, pages: Sequence[PageId], slots: Sequence[SlotId]) -> None:
+        self._memory.pages.give_back(pages, UnitState.WORKING)
+        self._memory.slots.give_back(slots, UnitState.WORKING)
+
+    def reclaim(self, owner: TurnId) -> None:
+        """All that works for a turn, of which nobody knows any more what is whose."""
+        self._memory.reclaim(owner)
+
+    def release(self, hold: Hold) -> None:
+        self._memory.cache.release(hold)
+
+    def renew(
+        self, session_id: SessionId, lease_s: float | None, pause_s: float | None = None
+    ) -> float:
+        """Returns the seconds until its lease ends. With `pause_s` the session is away so long
+        first, and its memory may make room for others until shortly before.
+
+        Raises NotFound when nothing of the session is leased any more.
+        """
+        lease_s = self._config.lease_s if lease_s is None else lease_s
+        _check_seconds("lease_s", lease_s)
+        if pause_s is None:
+            self._leases.renew(session_id, lease_s)
+            return lease_s
+        _check_seconds("pause_s", pause_s)
+        self._leases.pause(session_id, pause_s, lease_s)
+        return pause_s + lease_s
+
+    def end(self, session_id: SessionId) -> bool:
+        """What was leased becomes ordinary. Returns whether there was a lease."""
+        return self._leases.end(session_id)
+
+    def fork(self, session_id: SessionId, child_id: SessionId) -> None:
+        """A lease of the child on all that the parent has. Raises NotFound, InvalidRequest."""
+        require_name("the child's session_id", child_id)
+        self._leases.fork(session_id, child_id)
+
+    def close(self) -> None:
+        """Paused sessions stay where they are."""
+        self._leases.close()
+
+
+def _check_seconds(name: str, seconds: float) -> None:
+    if not 0 < seconds <= MAX_LEASE_S:
+        raise InvalidRequest(
+            f"{name} must be above 0 and at most {MAX_LEASE_S:g}, got {shown(seconds)}"
+        )
+
+
+def checkpoint_tokens(hold: Hold) -> int:
+    """Of a held prefix, the longest part that has a state here; 0 when none has."""
+    checkpoint = hold.node.nearest_checkpoint()
+    return checkpoint.num_tokens if checkpoint else 0
+
+
+def with_what_stays(result: TurnResult, spec: TurnSpec, hold: Hold) -> TurnResult:
+    """`hold` reaches to the last page that `Residency.keep` kept of the turn."""
+    states = hold.node.states()
+    return replace(
+        result,
+        kept_tokens=hold.num_tokens,
+        kept_checkpoint_tokens=max(states, default=0),
+        kept_states=states_to_go_on_from(states, spec.branch_points, len(spec.context)),
+    )

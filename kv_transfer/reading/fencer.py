@@ -1,0 +1,83 @@
+"""Ends what has outlived its time: expires tickets, and asks writers of quarantined ones to stop.
+
+Time only starts this; what ends a quarantine is an answer (see `handoff`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+from collections.abc import Awaitable, Callable, Iterator
+
+from kv_transfer.reading.reader import HandoffReader
+from kv_transfer.ticket import Fence, TicketId
+from segue.api.errors import SegueError, Unavailable
+
+logger = logging.getLogger(__name__)
+
+FIRST_RETRY_S = 0.1
+MAX_RETRY_S = 5.0
+
+AskToStop = Callable[[Fence], Awaitable[None]]
+"""Returns when the writer has stopped; raises SegueError. `Peers.fence` with a timeout."""
+
+
+class Fencer:
+    """Runs as one task beside the reader, on the same event loop."""
+
+    def __init__(
+        self,
+        reader: HandoffReader,
+        ask_to_stop: AskToStop,
+        *,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        self._reader = reader
+        self._ask_to_stop = ask_to_stop
+        self._sleep = sleep
+        self._asking: set[TicketId] = set()
+
+    async def run(self) -> None:
+        """Until cancelled. Sleeps unless a ticket expires or waits for its fence."""
+        async with asyncio.TaskGroup() as tasks:
+            while True:
+                self._reader.expire_due()
+                for fence in self._reader.fence_pending():
+                    if fence.ticket_id not in self._asking:
+                        self._asking.add(fence.ticket_id)
+                        tasks.create_task(self._ask_until_answered(fence))
+                await self._reader.something_due()
+
+    async def _ask_until_answered(self, fence: Fence) -> None:
+        try:
+            for delay_s in _delays():
+                if not self._reader.is_quarantined(fence.ticket_id):
+                    return
+                if await self._is_answered(fence):
+                    return
+                await self._sleep(delay_s)
+        finally:
+            self._asking.discard(fence.ticket_id)
+
+    async def _is_answered(self, fence: Fence) -> bool:
+        try:
+            await self._ask_to_stop(fence)
+        except SegueError as error:
+            logger.info(
+                "fence not answered",
+                extra={"ticket_id": fence.ticket_id, "error": str(error)},
+            )
+            if isinstance(error, Unavailable):
+                self._reader.writer_unreachable(fence.ticket_id)
+            return False
+        except Exception:
+            # A bug, and no news: other tickets' fences must go on.
+            logger.exception("a fence could not be asked for")
+            return False
+        self._reader.fenced(fence.ticket_id)
+        return True
+
+
+def _delays() -> Iterator[float]:
+    return (min(FIRST_RETRY_S * 2**attempt, MAX_RETRY_S) for attempt in itertools.count())

@@ -1,0 +1,292 @@
+"""The reader's side of all handoffs of a process: reserves memory, verifies, commits, fences.
+
+The event loop owns a `HandoffReader` and both accountants: no method may be called from another
+thread. What may happen when is in `handoff`; here the steps are taken.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Mapping
+
+from kv_transfer.handoff import (
+    BytesDiffered,
+    BytesMatched,
+    Committed,
+    Expired,
+    Freed,
+    GivenUp,
+    Quarantined,
+    ReaderEvent,
+    ReaderState,
+    Reserved,
+    Units,
+    Verifying,
+    WriterAborted,
+    WriterCommitted,
+    WriterDied,
+    WriterFenced,
+    advance_reader,
+)
+from kv_transfer.layout import MemoryMap
+from kv_transfer.reading.reservations import Holdings, Reservation, TicketBook
+from kv_transfer.ticket import (
+    MAX_LIFETIME_S,
+    Arrival,
+    Checksums,
+    Fence,
+    PeerIdentity,
+    Ticket,
+    TicketId,
+    new_seal_key,
+    sealed,
+)
+from kv_transfer.transport.cache_memory import CacheMemory, HostMemory, checksums_of, difference
+from segue.api.errors import InvalidRequest, NotFound, SegueError, TransferFailed
+from segue.api.turn import PrefillOutcome
+from segue.api.types import Epoch, PageId, SlotId, TurnId, WorkerId
+from segue.cache.unit_pool import UnitPool
+from segue.cache.until_kept import UntilKept
+
+logger = logging.getLogger(__name__)
+
+
+def _nothing(*_: object) -> None:
+    pass
+
+
+class HandoffReader:
+    """One per process that is written to.
+
+    `memory_map` describes our cache; the arrays behind it must outlive the reader.
+    """
+
+    def __init__(
+        self,
+        *,
+        pages: UnitPool[PageId],
+        slots: UnitPool[SlotId],
+        memory_map: MemoryMap,
+        address: str,
+        memory: CacheMemory = HostMemory(),  # noqa: B008  (has no state)
+        verify_checksums: bool = True,
+        require_writer: Callable[[PeerIdentity], None] = _nothing,
+        freed: Callable[[], None] = _nothing,
+        stepped: Callable[[str, str], None] = _nothing,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`require_writer` raises when no ticket may be for that writer (see `members`). `freed` is
+        called when units became free, `stepped` with the names of the state that a handoff left
+        and the one that it entered. Both must not call the reader back.
+        """
+        self.memory_map = memory_map
+        self.ticket_key = new_seal_key()
+        self._require_writer = require_writer
+        self._identity = PeerIdentity(
+            worker_id=memory_map.worker_id, epoch=memory_map.epoch, address=address
+        )
+        self._holdings = Holdings(pages, slots)
+        self._memory = memory
+        self._verify_checksums = verify_checksums
+        self._freed = freed
+        self._stepped = stepped
+        self._clock = clock
+        self._book = TicketBook(self._identity)
+        self._members: Mapping[WorkerId, Epoch] | None = None
+        self._changed = asyncio.Event()
+
+    def reserve(
+        self,
+        turn_id: TurnId,
+        *,
+        num_prompt_tokens: int,
+        extra_tokens: int,
+        writer: PeerIdentity,
+        lifetime_s: float,
+        resident_tokens: int = 0,
+    ) -> Reservation:
+        """Sets aside pages for the prompt beyond the resident tokens (a page boundary), for
+        `extra_tokens` more, and a slot.
+
+        The ticket lives for `MAX_LIFETIME_S` at most. Raises Overloaded when there is no room now,
+        InvalidRequest when there never will be or when the turn has a live ticket already,
+        Unavailable for a writer that is not in the cluster.
+        """
+        self._require_writer(writer)
+        lifetime_s = min(lifetime_s, MAX_LIFETIME_S)
+        layout = self.memory_map.layout
+        num_resident = resident_tokens // layout.page_tokens
+        num_prompt_pages = layout.num_pages_for(num_prompt_tokens) - num_resident
+        num_pages = layout.num_pages_for(num_prompt_tokens + extra_tokens)
+        if num_pages > self._holdings.max_pages:
+            raise InvalidRequest(
+                f"{num_prompt_tokens} + {extra_tokens} tokens need {num_pages} pages, "
+                f"{self._identity.worker_id} has {self._holdings.max_pages}"
+            )
+        if self._book.live(turn_id) is not None:
+            raise InvalidRequest(f"turn {turn_id} has a reservation here; release it first")
+        with UntilKept() as taken:
+            units = self._holdings.take(num_pages - num_resident, turn_id)
+            taken.callback(self._holdings.give_back_reserved, units)
+            plain = Ticket(
+                ticket_id=self._book.new_ticket_id(),
+                turn_id=turn_id,
+                reader=self._identity,
+                resident_tokens=resident_tokens,
+                page_ids=units.pages[:num_prompt_pages],
+                slot_id=units.slot,
+                expires_in_s=lifetime_s,
+            )
+            ticket = sealed(plain, self.ticket_key)
+            reservation = Reservation(
+                ticket,
+                Reserved(units),
+                writer=writer,
+                expires_at=self._clock() + lifetime_s,
+                give_up=self._give_up,
+            )
+            expires_first = self._book.add(reservation)
+            taken.keep()
+        if expires_first:
+            self._changed.set()
+        return reservation
+
+    async def commit(
+        self,
+        ticket_id: TicketId,
+        epoch: Epoch,
+        checksums: Checksums,
+        outcome: PrefillOutcome | None = None,
+    ) -> None:
+        """The writer is done: verifies on another thread, then the reservation has its Arrival.
+
+        Raises StaleEpoch, NotFound when the ticket is not (or no longer) wanted, TransferFailed
+        when the bytes are not the ones that were sent; the units are free or will be then. So they
+        are after a cancellation.
+        """
+        self.expire_due()
+        handoff = self._book.find(ticket_id, epoch)
+        match handoff.state:
+            case Reserved(units) | Quarantined(units):
+                state = self._step(handoff, WriterCommitted())
+            case _:
+                raise NotFound(f"ticket {ticket_id} has been used; reserve again")
+        if isinstance(state, Verifying):
+            state = await self._verify(handoff, checksums)
+        if isinstance(state, Freed):
+            raise NotFound(f"ticket {ticket_id} was given up: {state.reason}")
+        handoff.end(Arrival(pages=units.pages, slot=units.slot, outcome=outcome))
+
+    def abort(self, ticket_id: TicketId, epoch: Epoch, reason: str) -> None:
+        """The writer has stopped. News about an unknown or ended ticket is late, and no error."""
+        self._book.require_epoch(ticket_id, epoch)
+        self._tell(ticket_id, WriterAborted(reason))
+
+    def expire_due(self) -> None:
+        """Gives up what has expired."""
+        for handoff in self._book.due(self._clock()):
+            self._step(handoff, Expired())
+
+    def members_changed(self, alive: Mapping[WorkerId, Epoch]) -> None:
+        """Who is in the cluster. A later life of a writer proves that the earlier one is over.
+
+        A launcher starts a worker anew only after its process has ended, which closes its
+        connections. A worker that is merely absent may still write: see `writer_unreachable`.
+        """
+        self._members = dict(alive)
+        for handoff in self._book.of_writers(iter(alive)):
+            if alive[handoff.writer.worker_id] > handoff.writer.epoch:
+                self._step(handoff, WriterDied())
+
+    def writer_unreachable(self, ticket_id: TicketId) -> None:
+        """Nothing listens at the writer's address. If the cluster has lost it too, it is dead."""
+        handoff = self._book.get(ticket_id)
+        if handoff is None or self._members is None:
+            return
+        if handoff.writer.worker_id not in self._members:
+            self._step(handoff, WriterDied())
+
+    def fence_pending(self) -> list[Fence]:
+        """Tickets in quarantine: each of their writers must be asked to stop."""
+        return self._book.quarantined()
+
+    def is_quarantined(self, ticket_id: TicketId) -> bool:
+        handoff = self._book.get(ticket_id)
+        return handoff is not None and isinstance(handoff.state, Quarantined)
+
+    def fenced(self, ticket_id: TicketId) -> None:
+        """The writer answered the fence: it has stopped, or it is another life."""
+        self._tell(ticket_id, WriterFenced())
+
+    async def something_due(self) -> None:
+        """Returns when a ticket expires, enters quarantine, or is issued and expires before all
+        others. For `Fencer` alone.
+        """
+        self._changed.clear()
+        expires_at = self._book.next_expiry()
+        due_in_s = None if expires_at is None else max(0.0, expires_at - self._clock())
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(due_in_s):
+                await self._changed.wait()
+
+    def owners(self) -> set[TurnId]:
+        """Turns that own what is reserved here, or in quarantine."""
+        return self._book.turns()
+
+    async def _verify(self, handoff: Reservation, checksums: Checksums) -> ReaderState:
+        """Leaves Verifying. Raises TransferFailed when the bytes are not those that were sent."""
+        try:
+            problem = await self._problem(handoff.ticket, checksums)
+        except BaseException:
+            self._step(handoff, GivenUp("the commit was cancelled"))
+            raise
+        if problem:
+            self._step(handoff, BytesDiffered(problem))
+            raise TransferFailed(f"turn {handoff.ticket.turn_id}: {problem}")
+        return self._step(handoff, BytesMatched())
+
+    async def _problem(self, ticket: Ticket, sent: Checksums) -> str:
+        if not self._verify_checksums:
+            return ""
+        arrived = await asyncio.to_thread(
+            checksums_of, self.memory_map, ticket.page_ids, ticket.slot_id, self._memory.crc32
+        )
+        return difference(sent, arrived)
+
+    def _give_up(self, reservation: Reservation, error: SegueError) -> None:
+        if (arrival := reservation.untaken) is not None:
+            self._holdings.give_back_arrived(Units(arrival.pages, arrival.slot))
+            reservation.end(error)
+            self._freed()
+        elif not isinstance(reservation.state, Committed):
+            self._step(reservation, GivenUp(str(error)), error)
+
+    def _tell(self, ticket_id: TicketId, event: ReaderEvent) -> None:
+        """News about a ticket that is forgotten is late, and changes nothing."""
+        handoff = self._book.get(ticket_id)
+        if handoff is not None:
+            self._step(handoff, event)
+
+    def _step(
+        self, handoff: Reservation, event: ReaderEvent, error: SegueError | None = None
+    ) -> ReaderState:
+        """`error`: what the reservation ends with if this step loses it."""
+        before, after = handoff.state, advance_reader(handoff.state, event)
+        if before == after:
+            return after
+        self._book.enter(handoff, after)
+        self._holdings.follow(before, after)
+        self._stepped(type(before).__name__.lower(), type(after).__name__.lower())
+        if isinstance(after, Quarantined | Freed) and not isinstance(before, Quarantined):
+            turn_id = handoff.ticket.turn_id
+            logger.info("handoff lost", extra={"turn_id": turn_id, "reason": after.reason})
+            lost = f"turn {turn_id} did not arrive: {after.reason}"
+            handoff.end(error or TransferFailed(lost))
+        if isinstance(after, Freed):
+            self._freed()
+        if isinstance(after, Quarantined):
+            self._changed.set()
+        return after

@@ -1,0 +1,280 @@
+"""Reservations: one, the units that they hold, and the book of all that a reader has made in this
+life of its process.
+
+A ticket costs the same whatever came before it: handoffs are found by ticket, turn and writer, the
+next to expire is on top of a heap, and one that has ended leaves one line that says how, for late
+messages.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import itertools
+import secrets
+from collections.abc import Callable, Iterator
+from typing import Self
+
+from cachetools import FIFOCache
+
+from kv_transfer.handoff import (
+    Committed,
+    Freed,
+    Quarantined,
+    ReaderState,
+    Reserved,
+    Units,
+    Verifying,
+)
+from kv_transfer.ticket import Arrival, Fence, PeerIdentity, Ticket, TicketId
+from segue.api.errors import Cancelled, NotFound, SegueError, StaleEpoch
+from segue.api.types import Epoch, PageId, SlotId, TurnId, WorkerId
+from segue.cache.unit_pool import UnitPool, UnitState
+from segue.cache.until_kept import UntilKept
+
+MAX_ENDED = 4096
+"""Of how many ended tickets it is remembered how they ended. For messages only: late news of a
+ticket that is forgotten gets the same answer, without the reason."""
+
+
+class Reservation:
+    """Memory set aside for one handoff. It ends with what arrived, or with an error.
+
+        with reader.reserve(...) as reservation:
+            ...  # send `reservation.ticket` to the writer
+            arrival = await reservation.arrived()
+
+    Leaving the block without having taken what arrives gives the handoff up. Its units are free
+    once the writer has stopped.
+    """
+
+    def __init__(
+        self,
+        ticket: Ticket,
+        state: Reserved,
+        *,
+        writer: PeerIdentity,
+        expires_at: float,
+        give_up: Callable[[Reservation, SegueError], None],
+    ) -> None:
+        self.ticket = ticket
+        self.state: ReaderState = state
+        self.writer = writer
+        self.expires_at = expires_at
+        self._give_up = give_up
+        self._end: Arrival | SegueError | None = None
+        self._has_ended = asyncio.Event()
+        self._is_taken = False
+
+    async def arrived(self) -> Arrival:
+        """Waits for the commit. The caller owns the units when this has returned.
+
+        Raises what `give_up` was called with, or TransferFailed if the handoff ended otherwise.
+        """
+        await self._has_ended.wait()
+        if isinstance(self._end, Arrival):
+            self._is_taken = True
+            return self._end
+        assert self._end is not None, "the event is set with it"
+        raise self._end
+
+    def give_up(self, error: SegueError) -> None:
+        """Makes `arrived` raise `error`, unless the units were taken or the handoff was lost."""
+        self._give_up(self, error)
+
+    def end(self, end: Arrival | SegueError) -> None:
+        """Called by the reader. What arrived may still be given up, until it is taken."""
+        self._end = end
+        self._has_ended.set()
+
+    @property
+    def untaken(self) -> Arrival | None:
+        """What has arrived and was not taken yet."""
+        return self._end if isinstance(self._end, Arrival) and not self._is_taken else None
+
+    @property
+    def failure(self) -> SegueError | None:
+        """Why it was lost or given up."""
+        return self._end if isinstance(self._end, SegueError) else None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        why = f"{type(error).__name__}: {error}" if error else "nothing waits for it"
+        self.give_up(Cancelled(f"turn {self.ticket.turn_id} was given up: {why}"))
+
+
+class Holdings:
+    """The accountants' side: units follow the state of their handoff.
+
+    Reserved, Verifying   reserved units        Committed   working units, the receiver's
+    Quarantined           quarantined units     Freed       free units
+    """
+
+    def __init__(self, pages: UnitPool[PageId], slots: UnitPool[SlotId]) -> None:
+        self._pages = pages
+        self._slots = slots
+
+    @property
+    def max_pages(self) -> int:
+        return self._pages.total
+
+    def take(self, num_pages: int, owner: TurnId) -> Units:
+        """Reserves pages and a slot, or raises and takes neither: Overloaded when there is no room
+        now.
+        """
+        with UntilKept() as taken:
+            (slot,) = self._slots.take(1, UnitState.RESERVED, owner=owner)
+            taken.callback(self._slots.give_back, [slot], UnitState.RESERVED)
+            units = Units(self._pages.take(num_pages, UnitState.RESERVED, owner=owner), slot)
+            taken.keep()
+        return units
+
+    def give_back_reserved(self, units: Units) -> None:
+        self._give_back(units, UnitState.RESERVED)
+
+    def give_back_arrived(self, units: Units) -> None:
+        self._give_back(units, UnitState.WORKING)
+
+    def follow(self, before: ReaderState, after: ReaderState) -> None:
+        """Moves the units of a handoff that went from one state to another."""
+        match before, after:
+            case Reserved(units), Quarantined():
+                self._move(units, UnitState.RESERVED, UnitState.QUARANTINED)
+            case Verifying(units), Committed():
+                self._move(units, UnitState.RESERVED, UnitState.WORKING)
+            case ((Reserved(units) | Verifying(units)), Freed()):
+                self._give_back(units, UnitState.RESERVED)
+            case Quarantined(units), Freed():
+                self._give_back(units, UnitState.QUARANTINED)
+
+    def _move(self, units: Units, from_state: UnitState, to_state: UnitState) -> None:
+        self._pages.move(units.pages, from_state, to_state)
+        self._slots.move([units.slot], from_state, to_state)
+
+    def _give_back(self, units: Units, from_state: UnitState) -> None:
+        self._pages.give_back(units.pages, from_state)
+        self._slots.give_back([units.slot], from_state)
+
+
+class TicketBook:
+    def __init__(self, reader: PeerIdentity) -> None:
+        self._reader = reader
+        self._numbers, self._serials = itertools.count(1), itertools.count(1)
+        self._handoffs: dict[TicketId, Reservation] = {}
+        """Those that have not ended."""
+        self._wanted: dict[TurnId, Reservation] = {}
+        self._quarantined: dict[TicketId, Reservation] = {}
+        self._by_writer: dict[WorkerId, dict[TicketId, Reservation]] = {}
+        self._num_reserved = 0
+        # Also holds entries of tickets that were used in time: they are skipped when they come up.
+        self._expiries: list[tuple[float, int, Reservation]] = []
+        self._ended: FIFOCache[TicketId, str] = FIFOCache(MAX_ENDED)
+
+    def __len__(self) -> int:
+        return len(self._handoffs)
+
+    def new_ticket_id(self) -> TicketId:
+        """Whoever names it has been told: it cannot be guessed from those before it."""
+        reader = self._reader
+        secret = secrets.token_hex(16)
+        return TicketId(f"{reader.worker_id}-{reader.epoch}-{next(self._numbers)}-{secret}")
+
+    def add(self, handoff: Reservation) -> bool:
+        """A new one, reserved. Returns whether it is the first to expire."""
+        ticket = handoff.ticket
+        self._handoffs[ticket.ticket_id] = handoff
+        self._wanted[ticket.turn_id] = handoff
+        self._by_writer.setdefault(handoff.writer.worker_id, {})[ticket.ticket_id] = handoff
+        self._num_reserved += 1
+        heapq.heappush(self._expiries, (handoff.expires_at, next(self._serials), handoff))
+        self._compact()
+        return self._expiries[0][2] is handoff
+
+    def enter(self, handoff: Reservation, state: ReaderState) -> None:
+        """The handoff is in another state from now on."""
+        self._num_reserved -= isinstance(handoff.state, Reserved)
+        handoff.state = state
+        ticket = handoff.ticket
+        is_wanted = isinstance(state, Reserved | Verifying)
+        if not is_wanted and self._wanted.get(ticket.turn_id) is handoff:
+            del self._wanted[ticket.turn_id]
+        if isinstance(state, Quarantined):
+            self._quarantined[ticket.ticket_id] = handoff
+        if isinstance(state, Committed | Freed):
+            self._forget(handoff, state)
+
+    def get(self, ticket_id: TicketId) -> Reservation | None:
+        """None for one that has ended."""
+        return self._handoffs.get(ticket_id)
+
+    def find(self, ticket_id: TicketId, epoch: Epoch) -> Reservation:
+        """Raises StaleEpoch, or NotFound for one that has ended or never was."""
+        self.require_epoch(ticket_id, epoch)
+        if ticket_id in self._ended:
+            raise NotFound(f"ticket {ticket_id} {self._ended[ticket_id]}; reserve again")
+        if ticket_id not in self._handoffs:
+            raise NotFound(f"ticket {ticket_id} is not known to {self._reader.worker_id}")
+        return self._handoffs[ticket_id]
+
+    def require_epoch(self, ticket_id: TicketId, epoch: Epoch) -> None:
+        """Raises StaleEpoch when another life of the reader issued the ticket."""
+        if epoch != self._reader.epoch:
+            raise StaleEpoch(
+                f"ticket {ticket_id} is of epoch {epoch} of {self._reader.worker_id}, "
+                f"which is in epoch {self._reader.epoch}"
+            )
+
+    def live(self, turn_id: TurnId) -> Reservation | None:
+        """The turn's handoff that somebody still wants: there is one at most."""
+        return self._wanted.get(turn_id)
+
+    def turns(self) -> set[TurnId]:
+        """Of the handoffs that have not ended."""
+        return {handoff.ticket.turn_id for handoff in self._handoffs.values()}
+
+    def of_writers(self, worker_ids: Iterator[WorkerId]) -> list[Reservation]:
+        """Those that have not ended, of these writers."""
+        return [
+            handoff
+            for worker_id in worker_ids
+            for handoff in self._by_writer.get(worker_id, {}).values()
+        ]
+
+    def quarantined(self) -> list[Fence]:
+        return [
+            Fence(ticket_id=ticket_id, writer=handoff.writer)
+            for ticket_id, handoff in self._quarantined.items()
+        ]
+
+    def due(self, now: float) -> Iterator[Reservation]:
+        """The reserved ones whose time is over, each once. The body of the loop may end them."""
+        while (expires_at := self.next_expiry()) is not None and expires_at <= now:
+            yield heapq.heappop(self._expiries)[2]
+
+    def next_expiry(self) -> float | None:
+        """When the first of the reserved tickets expires."""
+        while self._expiries:
+            expires_at, _, handoff = self._expiries[0]
+            if isinstance(handoff.state, Reserved):
+                return expires_at
+            heapq.heappop(self._expiries)
+        return None
+
+    def _forget(self, handoff: Reservation, end: Committed | Freed) -> None:
+        ticket_id, writer_id = handoff.ticket.ticket_id, handoff.writer.worker_id
+        del self._handoffs[ticket_id]
+        self._quarantined.pop(ticket_id, None)
+        of_writer = self._by_writer[writer_id]
+        del of_writer[ticket_id]
+        if not of_writer:
+            del self._by_writer[writer_id]
+        self._ended[ticket_id] = (
+            f"was given up: {end.reason}" if isinstance(end, Freed) else "has been used"
+        )
+
+    def _compact(self) -> None:
+        if len(self._expiries) > 2 * self._num_reserved + 64:
+            self._expiries = [e for e in self._expiries if isinstance(e[2].state, Reserved)]
+            heapq.heapify(self._expiries)

@@ -1,0 +1,1 @@
+"""One-sided writes between workers' memory, by Mooncake or in one process."""

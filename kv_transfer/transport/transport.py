@@ -1,0 +1,139 @@
+"""What moves bytes, seen from above, and one worker's end of it.
+
+`mooncake` is the transport of real workers, `loopback` one within a process, for tests. A worker's
+process chooses at its edge (`__main__.py`); everything below takes what it is given.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from kv_transfer.config import TransferConfig
+from kv_transfer.layout import Array, MemoryMap, memory_map_of
+from kv_transfer.peers import PeerCalls, Peers
+from kv_transfer.transport.cache_memory import CacheMemory, memory_on
+from kv_transfer.writing.plan import Fragment
+from segue.api.types import Epoch, WorkerId
+from segue.cache.layout import CacheField, CacheLayout
+from segue.cache.tensors import CacheTensors
+from segue.process.telemetry import Clock
+
+
+class Transport(Protocol):
+    @property
+    def segment(self) -> str:
+        """How others name this process when they write to it. Stays the same for its life."""
+        ...
+
+    def register(self, address: int, num_bytes: int) -> None:
+        """Lets this memory be read by our writes and written by others' writes, until close()."""
+        ...
+
+    def write(self, target_segment: str, fragments: Sequence[Fragment]) -> None:
+        """Blocks until every byte is in the target's memory; other threads run meanwhile.
+
+        Raises TransferFailed, naming the peer and the bytes. Some fragments may have arrived then,
+        but this process has closed the connection and will send no more of them.
+        One thread at a time may write.
+        """
+        ...
+
+    def close(self) -> None:
+        """Nothing is sent or accepted afterwards."""
+        ...
+
+
+class OpenTransport(Protocol):
+    def __call__(self, config: TransferConfig, *, host: str, device: str) -> Transport:
+        """`host`: how others reach this process. `device`: where the cache is, "cpu" or "cuda".
+
+        Raises InvalidConfig, and TransferFailed when it does not start.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """One worker's end: a transport, the cache memory that is registered with it, and the calls to
+    its peers."""
+
+    transport: Transport
+    memory_map: MemoryMap
+    memory: CacheMemory
+    peers: PeerCalls
+
+
+@contextlib.contextmanager
+def open_endpoint(
+    transport: Transport, tensors: CacheTensors, *, worker_id: WorkerId, epoch: Epoch
+) -> Iterator[Endpoint]:
+    """Registers the cache; closes the transport when the block ends."""
+    with contextlib.closing(transport):
+        memory_map = registered(
+            transport, tensors.fields(), worker_id=worker_id, epoch=epoch, layout=tensors.layout
+        )
+        yield Endpoint(transport, memory_map, memory_on(tensors.device), Peers(memory_map))
+
+
+def registered(
+    transport: Transport,
+    fields: Iterable[tuple[CacheField, Array]],
+    *,
+    worker_id: WorkerId,
+    epoch: Epoch,
+    layout: CacheLayout,
+) -> MemoryMap:
+    """Registers these arrays and nothing else: any process may write into registered memory."""
+    memory_map = memory_map_of(
+        fields, worker_id=worker_id, epoch=epoch, segment=transport.segment, layout=layout
+    )
+    for region in memory_map.regions():
+        transport.register(region.base_address, region.num_bytes)
+    return memory_map
+
+
+def paced(transport: Transport, max_gbit_per_s: float) -> Transport:
+    """The transport itself for 0, which sets no limit."""
+    if not max_gbit_per_s:
+        return transport
+    return PacedTransport(transport, bytes_per_s=max_gbit_per_s * 1e9 / 8)
+
+
+class PacedTransport:
+    """Sends no faster than it may: a shared link stays usable for others, and a fast machine can
+    stand for a slower link. It paces whole writes: it waits for what is left of each one's time.
+    """
+
+    def __init__(
+        self,
+        transport: Transport,
+        *,
+        bytes_per_s: float,
+        clock: Clock = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._transport = transport
+        self._bytes_per_s = bytes_per_s
+        self._clock = clock
+        self._sleep = sleep
+
+    @property
+    def segment(self) -> str:
+        return self._transport.segment
+
+    def register(self, address: int, num_bytes: int) -> None:
+        self._transport.register(address, num_bytes)
+
+    def write(self, target_segment: str, fragments: Sequence[Fragment]) -> None:
+        ends_at = self._clock() + sum(f.num_bytes for f in fragments) / self._bytes_per_s
+        self._transport.write(target_segment, fragments)
+        left_s = ends_at - self._clock()
+        if left_s > 0:
+            self._sleep(left_s)
+
+    def close(self) -> None:
+        self._transport.close()

@@ -1,0 +1,297 @@
+"""One handoff on its way out, and the thread that ships for all of them.
+
+    compute thread      layer_ready(layer, pages) ─┐
+    shipping thread                                └─▶ plan, sum, transport.write, batch by batch
+    event loop          await finish()   or   await stop(reason)
+
+Until `finish` or `stop` has returned, the source pages that were ready and the slot must not be
+written or given back. What the threads share is guarded by the lane's condition.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import logging
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+
+from kv_transfer.ticket import Checksums
+from kv_transfer.transport.cache_memory import CacheMemory, combine
+from kv_transfer.transport.transport import Transport
+from kv_transfer.writing.plan import Piece, Route, batches, plan_units
+from kv_transfer.writing.shipment import (
+    AllQueued,
+    Draining,
+    Failed,
+    PieceArrived,
+    PieceFailed,
+    PieceQueued,
+    PieceStarted,
+    Shipped,
+    Shipping,
+    StopAsked,
+    Stopped,
+    WriterEvent,
+    WriterState,
+    advance_writer,
+)
+from segue.api.errors import Cancelled, TransferFailed
+from segue.api.turn import PrefillOutcome
+
+logger = logging.getLogger(__name__)
+
+
+class IncompleteHandoff(AssertionError):
+    """`finish` was called before every unit was ready: the reader would decode nonsense."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShipLimits:
+    """How much may be under way at once."""
+
+    max_batch_items: int = 512
+    max_batch_bytes: int = 16 << 20
+    """Also bounds how long a stop waits: for one batch."""
+    max_waiting_bytes: int = 256 << 20
+    """Before `layer_ready` blocks. Waiting costs no memory: the bytes stay where they are."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShipResult:
+    shipped_bytes: int
+    transfer_s: float
+    """Time in which bytes were moving."""
+    exposed_transfer_s: float
+    """From the last `layer_ready` until everything had arrived."""
+    checksums: Checksums
+    """Empty when they are switched off."""
+
+
+class Lane:
+    """`changed` guards this lane and everything that its jobs share with other threads.
+
+    Jobs run without holding it. They must not raise.
+    """
+
+    def __init__(self, name: str, *, max_waiting_bytes: int) -> None:
+        self.changed = threading.Condition()
+        self._max_waiting_bytes = max_waiting_bytes
+        self._waiting_bytes = 0
+        self._jobs: collections.deque[tuple[Callable[[], None], int]] = collections.deque()
+        self._is_closed = False
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread.start()
+
+    def wait_for_room(self, num_bytes: int, is_wanted: Callable[[], bool]) -> None:
+        """Returns when the bytes fit, or when `is_wanted()` has become false. Needs `changed`.
+
+        More bytes than the whole queue may hold fit when it is empty.
+        """
+        self.changed.wait_for(lambda: self._fits(num_bytes) or not is_wanted())
+
+    def put(self, run: Callable[[], None], num_bytes: int) -> None:
+        """Queues a job. Needs `changed`."""
+        if self._is_closed:
+            raise RuntimeError("the lane is closed")
+        self._jobs.append((run, num_bytes))
+        self._waiting_bytes += num_bytes
+        self.changed.notify_all()
+
+    def close(self) -> None:
+        """Returns when every queued job has run and the thread has ended."""
+        with self.changed:
+            self._is_closed = True
+            self.changed.notify_all()
+        self._thread.join()
+
+    def _fits(self, num_bytes: int) -> bool:
+        return not self._jobs or self._waiting_bytes + num_bytes <= self._max_waiting_bytes
+
+    def _run(self) -> None:
+        while (run := self._next_job()) is not None:
+            run()
+
+    def _next_job(self) -> Callable[[], None] | None:
+        with self.changed:
+            self.changed.wait_for(lambda: self._jobs or self._is_closed)
+            if not self._jobs:
+                return None
+            run, num_bytes = self._jobs.popleft()
+            self._waiting_bytes -= num_bytes
+            self.changed.notify_all()
+            return run
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShippingTools:
+    """What all handoffs of a process share."""
+
+    lane: Lane
+    transport: Transport
+    limits: ShipLimits
+    clock: Callable[[], float]
+    memory: CacheMemory
+    computes_checksums: bool
+
+
+class Outgoing:
+    """`HandoffWriter.begin` makes one. Methods may be called from any thread."""
+
+    def __init__(self, route: Route, tools: ShippingTools, on_end: Callable[[], None]) -> None:
+        self.state: WriterState = Shipping()
+        self.outcome: PrefillOutcome | None = None
+        """What goes with the commit."""
+        self._route = route
+        self._tools = tools
+        self._on_end = on_end
+        self._waiters: list[Future[None]] = []
+        self._ready: set[tuple[int, int]] = set()
+        self._last_ready_at = tools.clock()
+        # Written by the shipping thread alone, read after the end.
+        self._crcs: dict[tuple[int, int], int] = {}
+        self._shipped_bytes = 0
+        self._transfer_s = 0.0
+        self._arrived_at = self._last_ready_at
+        self._result: ShipResult | None = None
+
+    @property
+    def is_open(self) -> bool:
+        """False once it failed, was stopped or is complete: computing on for it is in vain."""
+        return isinstance(self.state, Shipping | Draining)
+
+    def layer_ready(self, layer: int, *, pages: range, with_slot: bool = False) -> None:
+        """These pages of the sequence (0 is the prompt's first) are complete in this layer.
+
+        `with_slot`: so are the layer's recurrent and convolution state, for good. Pages that the
+        reader holds already are skipped; a page named twice is shipped twice, and the last counts.
+        Returns at once, unless more than `max_waiting_bytes` wait; after a failure or stop it does
+        nothing.
+        """
+        computed = self._tools.memory.queued()
+        for piece in self._route.pieces(layer, pages, with_slot=with_slot):
+            self._queue(piece, computed)
+        self._last_ready_at = self._tools.clock()
+
+    async def finish(self) -> ShipResult:
+        """Call after the last `layer_ready`. Returns when every byte is in the reader's memory; a
+        second time, at once.
+
+        Raises TransferFailed when a write failed, Cancelled when somebody asked to stop.
+        """
+        with self._tools.lane.changed:
+            if isinstance(self.state, Shipping):
+                self._require_complete()
+            self._advance(AllQueued())
+        await self._ended()
+        match self.state:
+            case Failed(reason):
+                raise TransferFailed(reason)
+            case Stopped(reason):
+                raise Cancelled(f"the handoff was stopped: {reason}")
+        self._result = self._result or self._sum_up()
+        return self._result
+
+    async def stop(self, reason: str) -> None:
+        """No further write starts; returns when none is in flight. Any number of times."""
+        self.ask_to_stop(reason)
+        await self._ended()
+
+    def ask_to_stop(self, reason: str) -> None:
+        """As `stop`, without waiting."""
+        self._advance(StopAsked(reason))
+
+    def _queue(self, piece: Piece, computed: Callable[[], None]) -> None:
+        lane = self._tools.lane
+        with lane.changed:
+            lane.wait_for_room(piece.num_bytes, lambda: self.is_open)
+            self._advance(PieceQueued())
+            if self.is_open:
+                self._ready.update((piece.field_index, number) for number in piece.numbers)
+                lane.put(lambda: self._ship(piece, computed), piece.num_bytes)
+
+    def _ship(self, piece: Piece, computed: Callable[[], None]) -> None:
+        """On the shipping thread. A GPU may not have `computed` it yet."""
+        with self._tools.lane.changed:
+            self._advance(PieceStarted())
+            if not self.is_open:
+                return
+        event: WriterEvent = PieceArrived()
+        try:
+            computed()
+            self._move(piece)
+        except TransferFailed as error:
+            event = PieceFailed(str(error))
+        except Exception as error:
+            # The thread ships for other turns too; this one ends.
+            logger.exception("a piece could not be shipped")
+            event = PieceFailed(f"{type(error).__name__}: {error}")
+        self._arrived_at = self._tools.clock()
+        self._advance(event)
+
+    def _move(self, piece: Piece) -> None:
+        source = self._route.source.region(piece.field_index)
+        target = self._route.target.region(piece.field_index)
+        fragments = plan_units(source, target, self._route.pairs(piece))
+        if self._tools.computes_checksums:
+            for number, (unit, _) in zip(piece.numbers, self._route.pairs(piece), strict=True):
+                crc = self._tools.memory.crc32(source.address(unit), piece.field.unit_bytes)
+                self._crcs[piece.field_index, number] = crc
+        limits = self._tools.limits
+        for batch in batches(
+            fragments, max_items=limits.max_batch_items, max_bytes=limits.max_batch_bytes
+        ):
+            if not self.is_open:
+                return
+            started_at = self._tools.clock()
+            self._tools.transport.write(self._route.target.segment, batch)
+            self._transfer_s += self._tools.clock() - started_at
+            self._shipped_bytes += sum(fragment.num_bytes for fragment in batch)
+
+    def _advance(self, event: WriterEvent) -> None:
+        with self._tools.lane.changed:
+            was_ended = self._is_ended
+            self.state = advance_writer(self.state, event)
+            self._tools.lane.changed.notify_all()
+            if self._is_ended and not was_ended:
+                self._on_end()
+                for waiter in self._waiters:
+                    waiter.set_result(None)
+
+    @property
+    def _is_ended(self) -> bool:
+        return isinstance(self.state, Shipped | Failed | Stopped)
+
+    async def _ended(self) -> None:
+        waiter: Future[None] = Future()
+        # Running: a cancelled caller must not cancel what the shipping thread will set.
+        waiter.set_running_or_notify_cancel()
+        with self._tools.lane.changed:
+            if self._is_ended:
+                return
+            self._waiters.append(waiter)
+        await asyncio.wrap_future(waiter)
+
+    def _require_complete(self) -> None:
+        for index, field in enumerate(self._route.source.layout.fields):
+            wanted = {(index, number) for number in range(self._route.num_units(field))}
+            if missing := sorted(wanted - self._ready):
+                raise IncompleteHandoff(
+                    f"{len(missing)} {field.unit}s of layer {field.layer}'s {field.group} were "
+                    f"never ready, the first is number {missing[0][1]}"
+                )
+
+    def _sum_up(self) -> ShipResult:
+        layout = self._route.source.layout
+        checksums: Checksums = {}
+        if self._tools.computes_checksums:
+            num_pages = len(self._route.target_pages)
+            checksums = combine(layout, num_pages, lambda index, n: self._crcs[index, n])
+        return ShipResult(
+            shipped_bytes=self._shipped_bytes,
+            transfer_s=self._transfer_s,
+            exposed_transfer_s=max(0.0, self._arrived_at - self._last_ready_at),
+            checksums=checksums,
+        )

@@ -1,0 +1,186 @@
+"""Which bytes of a turn go where: as few fragments as the two memories allow.
+
+    source units   4 5 6 . 9        pairs (4,0) (5,1) (6,7) (9,8)
+    target units   0 1 ... 7 8      ⇒ [4,5]→[0,1]   [6]→[7]   [9]→[8]
+
+Neighbours on both sides become one fragment. Fields are planned one by one: two arrays that happen
+to touch are registered apart, and a transport may refuse a fragment that crosses from one to the
+other. Pure: nothing here reads memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Self
+
+from kv_transfer.layout import FieldRegion, MemoryMap
+from kv_transfer.ticket import Ticket
+from segue.api.errors import InvalidRequest
+from segue.api.types import PageId, SlotId
+from segue.cache.layout import CacheField, Unit
+
+
+@dataclass(frozen=True, slots=True)
+class Fragment:
+    """One contiguous run of bytes. Addresses are of the two processes."""
+
+    source_address: int
+    target_address: int
+    num_bytes: int
+
+
+def plan_units(
+    source: FieldRegion, target: FieldRegion, pairs: Iterable[tuple[int, int]]
+) -> list[Fragment]:
+    """Fragments that copy each source unit to its target unit, in order of source address.
+
+    Raises ValueError when two sources go to one target, IndexError when a unit does not exist.
+    """
+    unit_bytes = source.field.unit_bytes
+    fragments: list[Fragment] = []
+    ordered = sorted(pairs)
+    if len({to for _, to in ordered}) != len(ordered):
+        raise ValueError(f"two {source.field.unit}s would be written to one place: {ordered}")
+    for source_unit, target_unit in ordered:
+        one = Fragment(source.address(source_unit), target.address(target_unit), unit_bytes)
+        if fragments and _touch(fragments[-1], one):
+            last = fragments.pop()
+            one = Fragment(last.source_address, last.target_address, last.num_bytes + unit_bytes)
+        fragments.append(one)
+    return fragments
+
+
+def _touch(first: Fragment, second: Fragment) -> bool:
+    return (
+        first.source_address + first.num_bytes == second.source_address
+        and first.target_address + first.num_bytes == second.target_address
+    )
+
+
+def batches(
+    fragments: Sequence[Fragment], *, max_items: int, max_bytes: int
+) -> Iterator[list[Fragment]]:
+    """The same bytes in the same order, at most so many fragments and bytes at a time.
+
+    A fragment larger than `max_bytes` is cut.
+    """
+    batch: list[Fragment] = []
+    batch_bytes = 0
+    for fragment in (piece for whole in fragments for piece in _cut(whole, max_bytes)):
+        if batch and (len(batch) == max_items or batch_bytes + fragment.num_bytes > max_bytes):
+            yield batch
+            batch, batch_bytes = [], 0
+        batch.append(fragment)
+        batch_bytes += fragment.num_bytes
+    if batch:
+        yield batch
+
+
+def _cut(fragment: Fragment, max_bytes: int) -> Iterator[Fragment]:
+    for offset in range(0, fragment.num_bytes, max_bytes):
+        yield Fragment(
+            fragment.source_address + offset,
+            fragment.target_address + offset,
+            min(max_bytes, fragment.num_bytes - offset),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Piece:
+    """Units of one field that became ready together, counted from the first that is shipped."""
+
+    field_index: int
+    field: CacheField
+    numbers: range
+
+    @property
+    def num_bytes(self) -> int:
+        return len(self.numbers) * self.field.unit_bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Route:
+    """Where a turn's units are here, and where they go. Pages are in sequence order."""
+
+    source: MemoryMap
+    target: MemoryMap
+    first_page: int
+    """Of the sequence: the reader holds the pages before it."""
+    source_pages: tuple[PageId, ...]
+    target_pages: tuple[PageId, ...]
+    source_slot: SlotId
+    target_slot: SlotId
+
+    @classmethod
+    def of(
+        cls,
+        ticket: Ticket,
+        source: MemoryMap,
+        target: MemoryMap,
+        source_pages: Sequence[PageId],
+        source_slot: SlotId,
+    ) -> Self:
+        """`source_pages` are all pages of the prompt, the resident ones included.
+
+        Raises InvalidRequest when the ticket names units that are not there, or other pages.
+        """
+        _require_units(ticket, target)
+        first_page = ticket.resident_tokens // source.layout.page_tokens
+        shipped = tuple(source_pages[first_page:])
+        if len(shipped) != len(ticket.page_ids):
+            raise InvalidRequest(
+                f"ticket {ticket.ticket_id} has {len(ticket.page_ids)} pages after the first "
+                f"{first_page}, the prompt has {len(shipped)}"
+            )
+        return cls(
+            source=source,
+            target=target,
+            first_page=first_page,
+            source_pages=shipped,
+            target_pages=ticket.page_ids,
+            source_slot=source_slot,
+            target_slot=ticket.slot_id,
+        )
+
+    def pieces(self, layer: int, pages: range, *, with_slot: bool) -> Iterator[Piece]:
+        """What is to be shipped of a layer whose pages (0 is the sequence's first) are ready."""
+        first = self.first_page
+        numbers = {
+            Unit.PAGE: range(max(0, pages.start - first), pages.stop - first),
+            Unit.SLOT: range(1 if with_slot else 0),
+        }
+        if numbers[Unit.PAGE] and numbers[Unit.PAGE].stop > len(self.target_pages):
+            raise ValueError(
+                f"pages {pages} are ready, but the ticket ends before page "
+                f"{first + len(self.target_pages)}"
+            )
+        for index, field in enumerate(self.source.layout.fields):
+            if field.layer == layer and numbers[field.unit]:
+                yield Piece(field_index=index, field=field, numbers=numbers[field.unit])
+
+    def pairs(self, piece: Piece) -> Iterable[tuple[int, int]]:
+        if piece.field.unit is Unit.SLOT:
+            return [(self.source_slot, self.target_slot)]
+        return [(self.source_pages[n], self.target_pages[n]) for n in piece.numbers]
+
+    def num_units(self, field: CacheField) -> int:
+        return len(self.target_pages) if field.unit is Unit.PAGE else 1
+
+
+def _require_units(ticket: Ticket, target: MemoryMap) -> None:
+    """What the ticket names must be there: addresses are computed from it."""
+    page_tokens = target.layout.page_tokens
+    if ticket.resident_tokens % page_tokens:
+        raise InvalidRequest(
+            f"ticket {ticket.ticket_id} begins after {ticket.resident_tokens} tokens, which is no "
+            f"page's end: a page has {page_tokens}"
+        )
+    named = {Unit.PAGE: max(ticket.page_ids, default=0), Unit.SLOT: ticket.slot_id}
+    for region in target.regions():
+        highest = named[region.field.unit]
+        if highest >= region.num_units:
+            raise InvalidRequest(
+                f"ticket {ticket.ticket_id} names {region.field.unit} {highest}, but "
+                f"{target.worker_id} has {region.num_units}"
+            )

@@ -1,0 +1,104 @@
+"""The writer's side of all handoffs of a process: begins them, and answers fences."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+from cachetools import FIFOCache
+
+from kv_transfer.layout import MemoryMap, require_same_layout
+from kv_transfer.ticket import Ticket, TicketId
+from kv_transfer.transport.cache_memory import CacheMemory, HostMemory
+from kv_transfer.transport.transport import Transport
+from kv_transfer.writing.outgoing import Lane, Outgoing, ShipLimits, ShippingTools
+from kv_transfer.writing.plan import Route
+from segue.api.errors import NotFound, StaleEpoch
+from segue.api.types import PageId, SlotId
+
+MAX_ENDED_TICKETS = 65536
+"""How many used tickets are remembered, and how many that were fenced before they were used, so
+that none is written into again."""
+
+
+class HandoffWriter:
+    """One per process, with the one thread that moves bytes. Methods may be called from any thread.
+
+    `memory_map` describes our cache, registered with `transport`; both outlive the writer.
+    """
+
+    def __init__(
+        self,
+        transport: Transport,
+        memory_map: MemoryMap,
+        limits: ShipLimits = ShipLimits(),  # noqa: B008  (frozen)
+        *,
+        memory: CacheMemory = HostMemory(),  # noqa: B008  (has no state)
+        verify_checksums: bool = True,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self.epoch = memory_map.epoch
+        self._memory_map = memory_map
+        self._tools = ShippingTools(
+            lane=Lane("shipping", max_waiting_bytes=limits.max_waiting_bytes),
+            transport=transport,
+            limits=limits,
+            clock=clock,
+            memory=memory,
+            computes_checksums=verify_checksums,
+        )
+        self._active: dict[TicketId, Outgoing] = {}
+        # Apart: however many fences come, they push no used ticket out.
+        self._ended: FIFOCache[TicketId, None] = FIFOCache(MAX_ENDED_TICKETS)
+        self._fenced: FIFOCache[TicketId, None] = FIFOCache(MAX_ENDED_TICKETS)
+
+    def begin(
+        self,
+        ticket: Ticket,
+        reader_map: MemoryMap,
+        *,
+        source_pages: Sequence[PageId],
+        source_slot: SlotId,
+    ) -> Outgoing:
+        """Starts to ship into `ticket`. `reader_map` is what `Peers.meet` answered.
+
+        `source_pages` are all pages of the prompt in sequence order, the resident ones included.
+        They and the slot must not be written or given back until the returned handoff's `finish` or
+        `stop` has returned, except that a page is written before it is named in `layer_ready`.
+        Raises NotFound for a ticket that was used or fenced, StaleEpoch and LayoutMismatch for a
+        map of another life or kind, InvalidRequest when the pages do not match the ticket.
+        """
+        if reader_map.epoch != ticket.reader.epoch:
+            raise StaleEpoch(
+                f"ticket {ticket.ticket_id} is of epoch {ticket.reader.epoch} of "
+                f"{ticket.reader.worker_id}, which is in epoch {reader_map.epoch}"
+            )
+        require_same_layout(self._memory_map, reader_map)
+        route = Route.of(ticket, self._memory_map, reader_map, source_pages, source_slot)
+        ticket_id = ticket.ticket_id
+        with self._tools.lane.changed:
+            if any(ticket_id in known for known in (self._ended, self._fenced, self._active)):
+                raise NotFound(f"ticket {ticket_id} was used or fenced; reserve again")
+            outgoing = Outgoing(route, self._tools, on_end=lambda: self._end(ticket_id))
+            self._active[ticket_id] = outgoing
+            return outgoing
+
+    async def fence(self, ticket_id: TicketId) -> None:
+        """Returns when no write for the ticket is in flight and none will ever start."""
+        with self._tools.lane.changed:
+            outgoing = self._active.get(ticket_id)
+            if outgoing is None:
+                self._fenced[ticket_id] = None
+                return
+        await outgoing.stop("the reader gave up")
+
+    def close(self) -> None:
+        """Stops what is under way and ends the thread. Blocks for one batch at most."""
+        with self._tools.lane.changed:
+            for outgoing in list(self._active.values()):
+                outgoing.ask_to_stop("the worker is closing")
+        self._tools.lane.close()
+
+    def _end(self, ticket_id: TicketId) -> None:
+        del self._active[ticket_id]
+        self._ended[ticket_id] = None

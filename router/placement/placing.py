@@ -1,0 +1,263 @@
+"""The state around placement: what is known about workers and sessions, and where each turn runs.
+
+The decision itself is `policy.py`, a pure function. This module gives it the inputs, and learns
+from the outcomes.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from router.config import RouterConfig
+from router.metrics import RouterMetrics
+from router.placement.cluster import ClusterModel, Seat
+from router.placement.coefficients import Observation
+from router.placement.decision import Decision, estimate_error
+from router.placement.estimate import Mode
+from router.placement.explain import Decided
+from router.placement.node import WorkerNode
+from router.placement.policy import longest_holder, place
+from router.placement.pools import LargestPools
+from router.placement.shared_prefixes import SharedPrefixIndex, shared_prefix_of
+from router.placement.side import Held, Residency, Rules, TurnSize
+from router.sessions.history import History, TurnTokens
+from router.sessions.table import SessionTable
+from segue.api.cluster_status import WorkerStatus
+from segue.api.prompt import PrefixName
+from segue.api.turn import PrefixHolder, TurnResult, TurnSpec
+from segue.api.types import WorkerId
+from segue.process.telemetry import Clock
+
+# Distinct starts of prompts (system message and tools) in use at once: a few per kind of agent.
+_MAX_SHARED_PREFIXES = 10_000
+
+
+class Placing:
+    """One event loop owns it."""
+
+    def __init__(
+        self, config: RouterConfig, table: SessionTable, metrics: RouterMetrics, *, clock: Clock
+    ) -> None:
+        self.cluster = ClusterModel()
+        self.pools = LargestPools()
+        self.table = table
+        self.shared_prefixes = SharedPrefixIndex(_MAX_SHARED_PREFIXES)
+        self.metrics = metrics
+        self.clock = clock
+        self.rules = Rules(
+            min_tokens_per_s=config.min_tokens_per_s,
+            local_prefill_max_tokens=config.local_prefill_max_tokens,
+        )
+
+    def heard(self, worker: WorkerStatus) -> None:
+        """Takes a heartbeat, or the status of a worker that drains or is lost."""
+        self.cluster.heard(worker)
+        self.pools.heard(worker)
+        if worker.load.page_tokens != self.rules.page_tokens:
+            # All workers have the same page size; workers check that when they connect.
+            self.rules = self.rules._replace(page_tokens=worker.load.page_tokens)
+
+    def gone(self, worker: WorkerStatus) -> None:
+        """The worker left, or has been lost for so long that it is forgotten.
+
+        Session records need no change: their entries for a worker count only while it is known.
+        """
+        self.cluster.gone(worker)
+        self.shared_prefixes.gone(worker.worker_id)
+
+    def turn(
+        self, spec: TurnSpec, *, known: History | None = None, num_kept: int = 0
+    ) -> TurnPlacing:
+        """`num_kept` leading tokens of the prompt were copied from the history `known`."""
+        last, page_tokens = self.table.tokens(spec.session_id), self.rules.page_tokens
+        tokens = TurnTokens.of(spec.context, last, page_tokens, known=known, num_kept=num_kept)
+        return TurnPlacing(self, spec, tokens)
+
+
+@dataclass(slots=True)
+class _Attempt:
+    """One placement of a turn, and its outcome."""
+
+    decided: Decided
+    seat: Seat
+    placed_at: float
+    first_token_s: float = 0.0
+    """Seconds from the placement to the first token."""
+    source: WorkerId | None = None
+
+
+class TurnPlacing:
+    """The placements of one turn, until `leave`, which the turn's runner always calls."""
+
+    def __init__(self, placing: Placing, spec: TurnSpec, tokens: TurnTokens) -> None:
+        self.session = placing.table.of(spec.session_id)
+        self.tokens = tokens
+        self._placing = placing
+        self._spec = spec
+        self._size = TurnSize(len(spec.context), spec.stop.max_tokens)
+        self._rules = placing.rules
+        self._shared_prefix = shared_prefix_of(spec, placing.rules.page_tokens)
+        self._avoid: Collection[WorkerId] = ()
+        self._residency: Residency = {}
+        self._attempt: _Attempt | None = None
+        self._home: WorkerNode | None = None
+        """Where a new session was placed."""
+
+    def place(self, avoid: Collection[WorkerId]) -> Decision:
+        """Makes a new decision and takes its seat, leaving an earlier one. Raises Unavailable."""
+        self.leave()
+        placing, session_id = self._placing, self._spec.session_id
+        # Another first turn of the session may have been placed meanwhile.
+        self.session = placing.table.of(session_id)
+        if self._home is not None:
+            placing.cluster.unsettle(self._home)
+            self._home = None
+        self._avoid = avoid
+        self._residency = self._held()
+        started_at = time.perf_counter()
+        is_new = bool(session_id) and not self.session.held(placing.cluster.nodes)
+        decision = place(
+            self._size,
+            placing.cluster,
+            self._residency,
+            self._rules,
+            avoid=avoid,
+            is_new=is_new,
+        )
+        decision_s = time.perf_counter() - started_at
+        decided = Decided(session_id, self._spec.turn_id, self._size, decision, decision_s)
+        seat = placing.cluster.take(decision)
+        if is_new:
+            self._home = seat.decode
+            placing.cluster.settle(self._home)
+        self._attempt = _Attempt(decided, seat, placing.clock())
+        placing.metrics.placement.decision_s.observe(decision_s)
+        placing.metrics.placement.chosen.labels(decision.chosen.mode.value).inc()
+        placing.table.placed(self.session, decided)
+        return decision
+
+    @property
+    def max_local_tokens(self) -> int:
+        """Longest prompt suffix that decode may prefill locally: the length the decision expected,
+        plus a page. If decode would have to compute more, the decision rested on stale data."""
+        expected = self._current().decided.decision.chosen.plan.computed_tokens
+        slack = self._rules.page_tokens
+        return min(self._rules.local_prefill_max_tokens, expected + slack)
+
+    def local_refused(self) -> None:
+        """Decode lacks too much of the prompt: the turn is placed again without local prefill."""
+        self._rules = self._rules._replace(local_prefill_max_tokens=0)
+
+    def reserved(self, resident_tokens: int, checkpoint_tokens: int) -> PrefixHolder | None:
+        """Takes what decode holds of the prompt. Returns the worker to pull a prefix from.
+
+        Whatever was decided, prefill gets the longest holder: the router's belief about prefill's
+        own cache dates from its last turn, and may be stale. Prefill makes the final choice.
+        """
+        attempt, placing = self._current(), self._placing
+        placement = attempt.decided.decision.placement
+        held = Held(resident_tokens, checkpoint_tokens)
+        self.session.correct(placement.decode, held)
+        chosen = placement.prefill.worker_id, placement.decode.worker_id
+        others = {worker: h for worker, h in self._residency.items() if worker not in chosen}
+        # The first of equal holders is chosen.
+        residency = {placement.decode.worker_id: held, **others}
+        longest = longest_holder(residency, placing.cluster, avoid=self._avoid)
+        if longest is None:
+            return None
+        attempt.source, tokens = longest
+        holder = placing.cluster.nodes[attempt.source].status
+        return PrefixHolder(
+            worker_id=holder.worker_id,
+            epoch=holder.epoch,
+            address=holder.address,
+            checkpoint_tokens=tokens,
+        )
+
+    def first_token(self) -> None:
+        """The router has received the turn's first token."""
+        attempt, placing = self._current(), self._placing
+        placing.cluster.prefilled(attempt.seat)
+        attempt.first_token_s = placing.clock() - attempt.placed_at
+        attempt.decided.actual_s = attempt.first_token_s
+        estimated_s = attempt.decided.decision.chosen.total_s
+        placing.metrics.placement.estimate_error.observe(
+            estimate_error(estimated_s, attempt.first_token_s)
+        )
+
+    def known_prefix(self, worker: WorkerStatus) -> PrefixName | None:
+        """Names the prefix of the prompt that the worker is believed to have."""
+        held = self._residency.get(worker.worker_id)
+        return self.tokens.name(held.resident_tokens) if held is not None else None
+
+    def ended(self, result: TurnResult) -> None:
+        """The turn is complete: records what each worker keeps, and learns from its timings."""
+        attempt, placing = self._current(), self._placing
+        decision, report = attempt.decided.decision, result.report
+        prefill, decode = decision.placement.prefill, decision.placement.decode
+        is_local = decision.chosen.mode is Mode.LOCAL
+        if self.tokens.num_shared is not None:
+            self.session.parted(self.tokens.num_shared)
+        if not is_local:
+            held = Held(report.kept_tokens, report.kept_tokens)
+            self.session.keep(prefill, held, report.kept_states)
+        held = Held(result.kept_tokens, result.kept_checkpoint_tokens)
+        self.session.keep(decode, held, result.kept_states)
+        if self._shared_prefix is not None:
+            kept = [(prefill, 0 if is_local else report.kept_tokens), (decode, result.kept_tokens)]
+            enough = self._shared_prefix.num_tokens
+            placing.shared_prefixes.served(
+                self._shared_prefix, [w for w, tokens in kept if tokens >= enough]
+            )
+        placing.cluster.learn(_observation(attempt, self._size, result))
+
+    def leave(self) -> None:
+        """Stops counting the turn as load. Idempotent."""
+        if self._attempt is not None:
+            self._placing.cluster.leave(self._attempt.seat)
+            self._attempt = None
+
+    def _held(self) -> Residency:
+        """What workers hold of the session, or, for a new session, of its shared prefix."""
+        placing = self._placing
+        nodes = placing.cluster.nodes
+        own = self.session.held(nodes, self._usable_tokens)
+        if own or self._shared_prefix is None:
+            return own
+        return placing.shared_prefixes.held(self._shared_prefix, nodes)
+
+    @property
+    def _usable_tokens(self) -> int | None:
+        """Most tokens that a cached prefix can cover: the last token is always computed."""
+        if self.tokens.num_shared is None:
+            return None
+        return min(self.tokens.num_shared, len(self._spec.context) - 1)
+
+    def _current(self) -> _Attempt:
+        assert self._attempt is not None, "a turn is placed before anything else happens to it"
+        return self._attempt
+
+
+def _observation(attempt: _Attempt, size: TurnSize, result: TurnResult) -> Observation:
+    usage, report, seat = result.usage, result.report, attempt.seat
+    is_shipped = report.shipped_bytes > 0
+    return Observation(
+        prefill=seat.prefill.worker_id,
+        decode=seat.decode.worker_id,
+        computed_tokens=report.computed_tokens,
+        shipped_tokens=size.prompt_tokens - usage.resident_tokens if is_shipped else 0,
+        shipped_bytes=report.shipped_bytes,
+        queue_s=report.queue_s,
+        prefill_s=report.prefill_s,
+        transfer_s=report.transfer_s,
+        exposed_transfer_s=report.exposed_transfer_s,
+        pulled_from=attempt.source if report.pulled_bytes else None,
+        pulled_bytes=report.pulled_bytes,
+        pull_s=report.pull_s,
+        placed_to_first_token_s=attempt.first_token_s,
+        completion_tokens=usage.completion_tokens,
+        decode_s=result.decode_s,
+        running_turns=seat.decode.running_turns,
+    )

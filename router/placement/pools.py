@@ -1,0 +1,76 @@
+"""The longest turn that a worker can hold, and how long an answer may therefore be.
+
+A decode worker takes pages for the prompt and the longest answer before a turn starts. So an answer
+needs a limit even if the client sets none, or a single turn would take a whole worker:
+
+    max_tokens set      max_tokens, limited by the context and by the largest pool
+    max_tokens unset    the rest of the context, limited to an eighth of the largest pool (but at
+                        least 1,024 tokens if those fit), so that eight such turns run at once
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from segue.api.cluster_status import WorkerHealth, WorkerStatus
+from segue.api.errors import ContextOverflow
+from segue.api.types import Role, WorkerId
+
+OPEN_SHARE = 8
+"""Turns without `max_tokens` that fit the largest pool at once."""
+OPEN_MIN_TOKENS = 1024
+
+
+class Pools(NamedTuple):
+    """Tokens that fit the largest pool of each role; 0 if no worker of that role is known."""
+
+    prefill: int = 0
+    decode: int = 0
+
+
+class LargestPools:
+    """Follows the workers' heartbeats. One event loop owns it."""
+
+    def __init__(self) -> None:
+        self.now = Pools()
+        self._tokens: dict[WorkerId, tuple[Role, int]] = {}
+
+    def heard(self, worker: WorkerStatus) -> None:
+        """Takes a worker's status. Only workers that are ready count."""
+        is_ready = worker.health is WorkerHealth.READY
+        num_tokens = worker.load.pages.total * worker.load.page_tokens if is_ready else 0
+        entry = worker.role, num_tokens
+        if self._tokens.get(worker.worker_id) == entry:
+            return
+        self._tokens[worker.worker_id] = entry
+        if not num_tokens:
+            del self._tokens[worker.worker_id]
+        self.now = Pools(prefill=self._largest(Role.PREFILL), decode=self._largest(Role.DECODE))
+
+    def _largest(self, role: Role) -> int:
+        return max((tokens for of, tokens in self._tokens.values() if of is role), default=0)
+
+
+def answer_tokens(num_prompt: int, asked: int | None, *, max_context: int, pools: Pools) -> int:
+    """Most tokens that the answer may have. `num_prompt` leaves room for one in the context.
+
+    Raises ContextOverflow for a prompt that no worker can hold.
+    """
+    for role, pool, needed in (
+        ("prefill", pools.prefill, num_prompt),
+        ("decode", pools.decode, num_prompt + 1),
+    ):
+        if 0 < pool < needed:
+            raise ContextOverflow(
+                f"the prompt has {num_prompt} tokens, and the largest {role} worker here holds "
+                f"{pool} tokens of prompt and answer: shorten the prompt, or raise the worker's "
+                f"[engine] cache_bytes (the model's context is {max_context})"
+            )
+    room = max_context - num_prompt
+    if pools.decode:
+        room = min(room, pools.decode - num_prompt)
+    if asked is not None:
+        return min(asked, room)
+    if pools.decode:
+        room = min(room, max(pools.decode // OPEN_SHARE, OPEN_MIN_TOKENS))
+    return room

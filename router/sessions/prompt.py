@@ -1,0 +1,179 @@
+"""Turns a turn's input into token ids, and refuses everything that no worker could serve.
+
+Fills in what the client left unset, and nothing else does: sampling and end tokens from the
+checkpoint (`segue/model/checkpoint/generation.py`), the longest answer from context and memory
+(`router/placement/pools.py`).
+
+A short input is tokenised inline. A longer one is tokenised in a thread, so that the event loop
+goes on, and a very long one in a separate process (`prompt_helper.py`), since some steps hold the
+GIL for as long as they take.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from pathlib import Path
+
+from router.placement.pools import Pools, answer_tokens
+from router.sessions.history import Completed
+from router.sessions.prompt_helper import PromptHelper
+from segue.api.errors import InvalidRequest
+from segue.api.prompt import Prompt
+from segue.api.turn import TurnSpec
+from segue.api.types import ChatInput, StopConditions, StopRules, TokenInput
+from segue.model.checkpoint.generation import GenerationDefaults
+from segue.model.checkpoint.model_id import model_id
+from segue.model.checkpoint.settings import AS_PUBLISHED, CheckpointConfig
+from segue.model.config import ModelConfig
+from segue.text.ids_only import IdEncoder
+from segue.text.limits import (
+    SizeLimits,
+    num_characters,
+    validate_against_vocab,
+    validate_length,
+    validate_prompt,
+)
+from segue.text.prompt import PromptEncoder
+from segue.text.session_prompt import PromptRecord, SessionPrompt
+
+# Most characters to render and tokenise inline, which takes about 10 ms at most.
+_INLINE_CHARACTERS = 8_192
+# Above this, a single step might hold the GIL for longer than other turns should wait.
+_THREAD_CHARACTERS = 131_072
+# Nothing is known about the workers: only the context limits an answer.
+_ANY_POOLS = Pools()
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """A turn in tokens, and what the session's next prompt can be made from."""
+
+    spec: TurnSpec
+    memory: PromptRecord | None = None
+    num_kept: int = 0
+    """Leading tokens that are those of the session's last prompt."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PromptBuilder:
+    """The checkpoint's tokenizer, chat template, defaults and limits."""
+
+    encoder: PromptEncoder | IdEncoder
+    config: ModelConfig
+    defaults: GenerationDefaults
+    model_id: str
+    """Empty if the folder has no weights: the workers know which ones are served."""
+    helper: PromptHelper | None = None
+
+    @classmethod
+    def from_folder(
+        cls, folder: Path, checkpoint: CheckpointConfig = AS_PUBLISHED
+    ) -> PromptBuilder:
+        """Raises InvalidCheckpoint."""
+        config = ModelConfig.from_folder(folder)
+        max_context = config.max_position_embeddings
+        with_file = checkpoint.generation_config == "auto"
+        encoder: PromptEncoder | IdEncoder
+        if checkpoint.skip_tokenizer:
+            encoder = IdEncoder()
+            defaults = GenerationDefaults.from_folder(folder, with_file=with_file)
+        else:
+            encoder = PromptEncoder.from_folder(folder, max_context=max_context)
+            defaults = GenerationDefaults.from_folder(
+                folder, token_id=encoder.tokenizer.token_id, with_file=with_file
+            )
+        return cls(
+            encoder=encoder,
+            config=config,
+            defaults=defaults,
+            model_id=model_id(folder) if any(folder.glob("*.safetensors")) else "",
+            helper=None if checkpoint.skip_tokenizer else PromptHelper(folder, max_context),
+        )
+
+    def limits(self, max_bytes: int) -> SizeLimits:
+        return SizeLimits(
+            max_bytes=max_bytes,
+            max_context=self.config.max_position_embeddings,
+            longest_token=self.encoder.longest_token,
+        )
+
+    async def make(self, completed: Completed, pools: Pools = _ANY_POOLS) -> Built:
+        """Like `build`, but does not hold up the event loop. May also raise Overloaded."""
+        known = completed.known
+        num_new = num_characters(completed.request.input, first=_first_rendered(completed))
+        if num_new <= _INLINE_CHARACTERS:
+            return self.build(completed, pools)
+        if num_new <= _THREAD_CHARACTERS or self.helper is None:
+            return await asyncio.to_thread(self.build, completed, pools)
+        made = await self.helper.encode_turn(
+            completed.request.input,
+            known.memory if known else None,
+            completed.num_same,
+            num_characters=num_new,
+        )
+        return self._finish(completed, made, pools)
+
+    def reap(self) -> None:
+        if self.helper is not None:
+            self.helper.reap()
+
+    async def close(self) -> None:
+        if self.helper is not None:
+            await self.helper.close()
+
+    def build(self, completed: Completed, pools: Pools = _ANY_POOLS) -> Built:
+        """The turn in tokens, its answer limited by context and memory. Raises InvalidRequest."""
+        known = completed.known
+        memory = known.memory if known else None
+        made = self.encoder.encode_turn(completed.request.input, memory, completed.num_same)
+        return self._finish(completed, made, pools)
+
+    def _finish(self, completed: Completed, made: SessionPrompt, pools: Pools) -> Built:
+        request, known = completed.request, completed.known
+        prompt = known.tokens[: made.num_kept] + made.ids if known else Prompt(made.ids)
+        max_context, vocab_size = self.config.max_position_embeddings, self.config.vocab_size
+        validate_length(len(prompt), max_context)
+        if isinstance(request.input, TokenInput) or self.encoder.num_ids > vocab_size:
+            validate_prompt(prompt.tokens, vocab_size)
+        max_tokens = answer_tokens(
+            len(prompt), request.stop.max_tokens, max_context=max_context, pools=pools
+        )
+        sampling = request.sampling.resolved(self.defaults.sampling)
+        validate_against_vocab(sampling, request.stop, vocab_size)
+        spec = TurnSpec(
+            turn_id=request.turn_id,
+            session_id=request.session_id,
+            context=prompt,
+            sampling=sampling,
+            stop=self._rules(request.stop, max_tokens),
+            branch_points=self.encoder.branch_points(prompt.tokens, request.input),
+        )
+        return Built(spec, made.memory, made.num_kept)
+
+    def _rules(self, asked: StopConditions, max_tokens: int) -> StopRules:
+        if asked.stop_strings and isinstance(self.encoder, IdEncoder):
+            raise InvalidRequest(
+                "stop strings need text, and this model is served without a tokenizer: "
+                "use stop token ids"
+            )
+        end_ids = () if asked.ignore_eos else self.defaults.end_ids
+        return StopRules(
+            max_tokens=max_tokens,
+            stop_strings=asked.stop_strings,
+            stop_token_ids=tuple(dict.fromkeys((*asked.stop_token_ids, *end_ids))),
+        )
+
+
+def _first_rendered(completed: Completed) -> int:
+    """The first message that probably has to be rendered."""
+    chat, known = completed.request.input, completed.known
+    if not isinstance(chat, ChatInput) or known is None or known.memory is None:
+        return 0
+    messages, last_same = chat.messages, completed.num_same - 1
+    if not any(message.role == "user" for message in messages[last_same + 1 :]):
+        return max(last_same, 0)
+    # With a new user message, a template may render what followed the last one differently.
+    while last_same > 0 and messages[last_same].role != "user":
+        last_same -= 1
+    return max(last_same, 0)

@@ -1,0 +1,1 @@
+"""One turn at work: its calls to workers, its states, its measurements."""

@@ -1,0 +1,135 @@
+"""One turn as a pure state machine. A state holds what a failure in it must release.
+
+Received ─PlacedOn▶ Placed ─TicketTaken▶ Dispatched ─FirstToken▶ Streaming ─Ended▶ Over
+   │  ▲───────────────┴─── Retried ──────────┤
+   └──────────────────┴──────────────────────┴─── Ended ──────────────────────────▶ Over
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from router.placement.decision import Placement
+from segue.api.cluster_status import WorkerStatus
+from segue.api.errors import (
+    DeadlineExceeded,
+    InvalidRequest,
+    Overloaded,
+    SegueError,
+    UnknownHistory,
+)
+
+
+class IllegalTransition(AssertionError):
+    """An event that cannot happen in this state: a bug in the router."""
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """Decode was asked for memory: it may already hold pages that the router does not know of."""
+
+    received_at: float
+    placement: Placement
+
+
+@dataclass(frozen=True, slots=True)
+class Dispatched:
+    """Decode holds memory, and the worker that computes the prompt was asked to do so."""
+
+    received_at: float
+    dispatched_at: float
+    placement: Placement
+
+
+@dataclass(frozen=True, slots=True)
+class Streaming:
+    received_at: float
+    dispatched_at: float
+    first_token_at: float
+    placement: Placement
+
+
+@dataclass(frozen=True, slots=True)
+class Over:
+    outcome: str
+
+
+TurnState: TypeAlias = Received | Placed | Dispatched | Streaming | Over
+
+
+@dataclass(frozen=True, slots=True)
+class PlacedOn:
+    placement: Placement
+
+
+@dataclass(frozen=True, slots=True)
+class TicketTaken:
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class FirstToken:
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Retried:
+    """The workers failed, or refused the turn, before the first token: place it again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    outcome: str
+
+
+TurnChange: TypeAlias = PlacedOn | TicketTaken | FirstToken | Retried | Ended
+
+
+def advance(state: TurnState, change: TurnChange) -> TurnState:
+    """The next state. Raises IllegalTransition for a pair that is not listed here."""
+    match state, change:
+        case Received(at), PlacedOn(placement):
+            return Placed(at, placement)
+        case Placed(received_at, placement), TicketTaken(at):
+            return Dispatched(received_at, at, placement)
+        case Dispatched(received_at, dispatched_at, placement), FirstToken(at):
+            return Streaming(received_at, dispatched_at, at, placement)
+        case ((Placed(received_at) | Dispatched(received_at)), Retried()):
+            return Received(received_at)
+        case ((Received() | Placed() | Dispatched() | Streaming()), Ended(outcome)):
+            return Over(outcome)
+        case Over(), Ended():
+            # The first outcome stands: a client that hangs up after the end changes nothing.
+            return state
+        case _:
+            raise IllegalTransition(f"{state} cannot take {change}")
+
+
+def holders(state: TurnState) -> tuple[WorkerStatus, ...]:
+    """The workers that may hold memory for the turn."""
+    match state:
+        case Placed(placement=placement):
+            return (placement.decode,)
+        case Dispatched(placement=placement) | Streaming(placement=placement):
+            if placement.prefill is placement.decode:
+                return (placement.decode,)
+            return (placement.prefill, placement.decode)
+        case _:
+            return ()
+
+
+def outcome_of(error: SegueError) -> str:
+    """The metrics' outcome label for a turn that ended with an error."""
+    if isinstance(error, InvalidRequest):
+        return "invalid"
+    if isinstance(error, DeadlineExceeded):
+        return "deadline"
+    if isinstance(error, UnknownHistory):
+        return "no_history"
+    return "overloaded" if isinstance(error, Overloaded) else "failed"

@@ -1,0 +1,207 @@
+"""Calls to workers: one channel per worker and epoch. Takes and returns values, raises Segue's
+errors.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+import grpc
+
+from router.turn.calls import ComputedThere, NamedTurn, PromptSource, TurnCall, WrittenBy
+from segue.api.cluster_status import WorkerStatus
+from segue.api.errors import SegueError, Unavailable
+from segue.api.turn import PrefixHolder
+from segue.api.types import Epoch, Role, SessionId, WorkerId
+from segue.internal.v1 import worker_pb2 as pb
+from segue.internal.v1.transfer_pb2 import Ticket
+from segue.internal.v1.worker_pb2_grpc import DecodeWorkerStub, PrefillWorkerStub
+from segue.wire.channel import channel_to
+from segue.wire.convert.turns import holder_to_wire, turn_to_wire
+from segue.wire.convert.worker import worker_from_wire
+from segue.wire.status import rpc_errors
+from segue.wire.streams.client import Calls
+from segue.wire.streams.outbox import Outbox
+
+if TYPE_CHECKING:
+    # For type annotations only: the generated module does not have these names at run time.
+    from segue.internal.v1.worker_pb2_grpc import DecodeWorkerAsyncStub, PrefillWorkerAsyncStub
+
+# A live worker answers these at once; a dead one must not hold up the router.
+STATUS_TIMEOUT_S = 2.0
+LEASE_TIMEOUT_S = 2.0
+# Shortest time between two messages to one worker; commands that come faster share a message.
+_MIN_GAP_S = 0.002
+
+Stub = TypeVar("Stub", "PrefillWorkerAsyncStub", "DecodeWorkerAsyncStub")
+
+
+WorkerCalls = Calls[pb.TurnCommand, pb.TurnEvent]
+
+
+def worker_calls(stub: DecodeWorkerAsyncStub | PrefillWorkerAsyncStub, peer: str) -> WorkerCalls:
+    """The calls of one router to one worker."""
+
+    def open_stream(
+        batches: AsyncIterator[list[pb.TurnCommand]],
+    ) -> grpc.aio.StreamStreamCall[pb.TurnCommands, pb.TurnEvents]:
+        async def messages() -> AsyncIterator[pb.TurnCommands]:
+            async for commands in batches:
+                yield pb.TurnCommands(commands=commands)
+
+        return stub.Turns(messages())
+
+    @contextlib.contextmanager
+    def errors() -> Iterator[None]:
+        try:
+            with rpc_errors(peer):
+                yield
+        except SegueError as error:
+            # Whatever broke the stream, a turn without a token yet may be retried elsewhere.
+            raise error if error.retry_is_safe else Unavailable(str(error)) from error
+
+    return Calls(open_stream, peer, errors, outbox=lambda: Outbox(min_gap_s=_MIN_GAP_S))
+
+
+class _Link(Generic[Stub]):
+    def __init__(self, worker: WorkerStatus, stub_on: Callable[[grpc.aio.Channel], Stub]) -> None:
+        self.name = f"{worker.worker_id} at {worker.address}"
+        self._channel = channel_to(worker.address)
+        self._stub: Stub = stub_on(self._channel)
+        self._calls = worker_calls(self._stub, self.name)
+
+    async def status(self) -> WorkerStatus:
+        with rpc_errors(self.name):
+            reply = await self._stub.Status(pb.StatusRequest(), timeout=STATUS_TIMEOUT_S)
+        return worker_from_wire(reply.status)
+
+    def fail(self, error: SegueError) -> None:
+        """Fails all calls to the worker, which is lost."""
+        self._calls.fail(error)
+
+    async def close(self) -> None:
+        await self._calls.close()
+        await self._channel.close()
+
+
+class PrefillLink(_Link["PrefillWorkerAsyncStub"]):
+    def __init__(self, worker: WorkerStatus) -> None:
+        super().__init__(worker, PrefillWorkerStub)
+
+    async def prefill(self, turn: NamedTurn, ticket: Ticket, holder: PrefixHolder | None) -> None:
+        prompt = pb.PrefillPrompt(
+            turn=_turn_to_wire(turn),
+            ticket=ticket,
+            holder=holder_to_wire(holder) if holder else None,
+        )
+        call = self._calls.start(pb.TurnCommand(prefill=prompt), TurnCall)
+        try:
+            await call.read()
+        finally:
+            call.close()
+
+
+class DecodeLink(_Link["DecodeWorkerAsyncStub"]):
+    def __init__(self, worker: WorkerStatus) -> None:
+        super().__init__(worker, DecodeWorkerStub)
+
+    def start(self, turn: NamedTurn, source: PromptSource, *, timeout_s: float) -> TurnCall:
+        start = pb.StartTurn(turn=_turn_to_wire(turn), timeout_s=timeout_s)
+        match source:
+            case ComputedThere(max_tokens):
+                start.max_computed_tokens = max_tokens
+            case WrittenBy(writer):
+                start.writer.CopyFrom(
+                    pb.Writer(
+                        worker_id=writer.worker_id, epoch=writer.epoch, address=writer.address
+                    )
+                )
+        return self._calls.start(pb.TurnCommand(start=start), TurnCall)
+
+    async def renew_lease(
+        self, session_id: SessionId, lease_s: float | None, pause_s: float | None
+    ) -> float:
+        """Returns the seconds until the lease expires. Raises NotFound."""
+        request = pb.RenewLeaseRequest(session_id=session_id, lease_s=lease_s, pause_s=pause_s)
+        with rpc_errors(self.name):
+            reply = await self._stub.RenewLease(request, timeout=LEASE_TIMEOUT_S)
+        return reply.expires_in_s
+
+    async def end_lease(self, session_id: SessionId) -> None:
+        with rpc_errors(self.name):
+            request = pb.EndLeaseRequest(session_id=session_id)
+            await self._stub.EndLease(request, timeout=LEASE_TIMEOUT_S)
+
+    async def fork_lease(self, parent_id: SessionId, child_id: SessionId) -> None:
+        """Raises NotFound."""
+        request = pb.ForkLeaseRequest(parent_id=parent_id, child_id=child_id)
+        with rpc_errors(self.name):
+            await self._stub.ForkLease(request, timeout=LEASE_TIMEOUT_S)
+
+
+def _turn_to_wire(turn: NamedTurn) -> pb.TurnSpec:
+    return turn_to_wire(turn.spec, turn.prefix, turn_id=turn.name)
+
+
+class Links:
+    """Channels by worker and epoch, opened on first use. Implements `WorkerCalls`."""
+
+    def __init__(self) -> None:
+        self._links: dict[tuple[WorkerId, Epoch], PrefillLink | DecodeLink] = {}
+        self._ending: set[asyncio.Task[None]] = set()
+
+    def start(
+        self, decode: WorkerStatus, turn: NamedTurn, source: PromptSource, *, timeout_s: float
+    ) -> TurnCall:
+        return self.decode(decode).start(turn, source, timeout_s=timeout_s)
+
+    async def prefill(
+        self, prefill: WorkerStatus, turn: NamedTurn, ticket: Ticket, holder: PrefixHolder | None
+    ) -> None:
+        link = self.to(prefill)
+        assert isinstance(link, PrefillLink)
+        await link.prefill(turn, ticket, holder)
+
+    def decode(self, worker: WorkerStatus) -> DecodeLink:
+        link = self.to(worker)
+        assert isinstance(link, DecodeLink)
+        return link
+
+    def to(self, worker: WorkerStatus) -> PrefillLink | DecodeLink:
+        key = worker.worker_id, worker.epoch
+        if key not in self._links:
+            kind = PrefillLink if worker.role is Role.PREFILL else DecodeLink
+            self._links[key] = kind(worker)
+        return self._links[key]
+
+    async def forget_past_lives(self, worker: WorkerStatus) -> None:
+        """Closes the channels to a worker's earlier epochs."""
+        past = [key for key in self._links if key[0] == worker.worker_id and key[1] < worker.epoch]
+        for key in past:
+            await self._links.pop(key).close()
+
+    def lost(self, worker: WorkerStatus) -> None:
+        """Fails the calls to a silent worker: its connection may take a minute to break."""
+        link = self._links.get((worker.worker_id, worker.epoch))
+        if link is not None:
+            link.fail(Unavailable(f"{link.name} is lost: its process ended, or does not answer"))
+
+    def let_end(self, call: asyncio.Task[None]) -> None:
+        """Lets a call that nothing waits for any more finish in the background."""
+        self._ending.add(call)
+        call.add_done_callback(self._ending.discard)
+
+    async def forget(self, worker: WorkerStatus) -> None:
+        """Closes the channel to this epoch of a worker; calls that still wait on it fail."""
+        link = self._links.pop((worker.worker_id, worker.epoch), None)
+        if link is not None:
+            await link.close()
+
+    async def close(self) -> None:
+        for call in self._ending:
+            call.cancel()
+        for link in self._links.values():
+            await link.close()

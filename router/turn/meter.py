@@ -1,0 +1,99 @@
+"""Measures one turn's events, and how it ended."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+from router.metrics import RouterMetrics
+from router.turn.lifecycle import outcome_of
+from segue.api.errors import SegueError
+from segue.api.turn import FinishReason, TokenDelta, TurnEnd
+from segue.process.telemetry import Clock
+
+_FINISHED = frozenset({FinishReason.STOP.value, FinishReason.LENGTH.value})
+
+
+class TurnMeter:
+    """Every turn ends once: as `refused` before it ran, or as `ended` after it did."""
+
+    def __init__(self, metrics: RouterMetrics, clock: Clock, received_at: float) -> None:
+        self._metrics = metrics
+        self._clock = clock
+        self._received_at = received_at
+        self._first_token_at: float | None = None
+        self._last_token_at = 0.0
+
+    def arrived(self, delta: TokenDelta, arrived_at: float) -> None:
+        num_tokens, latency = len(delta.token_ids), self._metrics.latency
+        if self._first_token_at is None:
+            self._first_token_at = arrived_at
+            latency.first_token_s.observe(arrived_at - self._received_at)
+        else:
+            # Tokens that arrive together each count an equal share of the wait.
+            latency.inter_token_s.observe((arrived_at - self._last_token_at) / max(num_tokens, 1))
+        self._last_token_at = arrived_at
+        self._metrics.tokens.completion.inc(num_tokens)
+
+    def relayed(self, arrived_at: float) -> None:
+        """The events that arrived at `arrived_at` were sent to the client."""
+        self._metrics.latency.relay_s.observe(self._clock() - arrived_at)
+
+    def finished(self, end: TurnEnd) -> None:
+        metrics = self._metrics
+        if end.timings.first_token_s:
+            metrics.latency.queue_s.observe(end.timings.queue_s)
+            metrics.latency.dispatch_s.observe(end.timings.router_s)
+        metrics.tokens.prompt.inc(end.usage.prompt_tokens)
+        metrics.tokens.cached.inc(end.usage.cached_tokens)
+        metrics.tokens.rerendered.inc(end.usage.rerendered_tokens)
+        metrics.tokens.rerendered_turns.inc(end.usage.rerendered_tokens > 0)
+
+    @contextlib.contextmanager
+    def refusals(self) -> Iterator[None]:
+        """Counts an error that keeps the turn from running."""
+        try:
+            yield
+        except SegueError as error:
+            self.refused(error)
+            raise
+
+    @contextlib.contextmanager
+    def errors(self) -> Iterator[None]:
+        """Counts an error that ends the turn, whether it ran or not."""
+        try:
+            yield
+        except Exception as error:
+            self.failed(error)
+            raise
+
+    def failed(self, error: Exception) -> None:
+        self._metrics.load.errors.labels(error_class(error)).inc()
+
+    def tried_again(self, error: SegueError) -> None:
+        self._metrics.load.retries.labels(error_class(error)).inc()
+
+    def refused(self, error: SegueError) -> None:
+        outcome = outcome_of(error)
+        self._metrics.load.turns.labels(outcome).inc()
+        self._count_time(outcome)
+
+    def ended(self, outcome: str, *, prompt_tokens: int, answer_tokens: int) -> None:
+        self._metrics.load.turns.labels(outcome).inc()
+        self._count_time(outcome)
+        self._metrics.tokens.prompt_length.observe(prompt_tokens)
+        self._metrics.tokens.answer_length.observe(answer_tokens)
+        if outcome in _FINISHED and self._first_token_at is not None and answer_tokens > 1:
+            spent_s = self._last_token_at - self._first_token_at
+            self._metrics.latency.output_token_s.observe(spent_s / (answer_tokens - 1))
+
+    def _count_time(self, outcome: str) -> None:
+        took_s = self._clock() - self._received_at
+        self._metrics.latency.turn_s.labels(outcome).observe(took_s)
+        if self._first_token_at is None:
+            self._metrics.latency.no_first_token_s.labels(outcome).observe(took_s)
+
+
+def error_class(error: Exception) -> str:
+    """The metrics' label for an error: a bounded set, whatever libraries may raise."""
+    return type(error).__name__ if isinstance(error, SegueError) else "unforeseen"

@@ -1,0 +1,302 @@
+"""Runs one turn, from its tokens to its end: place, reserve, dispatch, relay, clean up.
+
+`lifecycle.py` is the state machine; this module performs the actions.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import secrets
+from array import array
+from collections.abc import AsyncGenerator, Callable
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from router.placement.decision import Decision, Placement
+from router.placement.estimate import Mode
+from router.placement.placing import TurnPlacing
+from router.turn import reported
+from router.turn.calls import (
+    ComputedThere,
+    NamedTurn,
+    PrefillStarted,
+    PromptSource,
+    Reserved,
+    TurnCall,
+    WorkerCalls,
+    WrittenBy,
+    next_beat,
+)
+from router.turn.lifecycle import (
+    Dispatched,
+    Ended,
+    FirstToken,
+    Over,
+    Placed,
+    PlacedOn,
+    Received,
+    Retried,
+    TicketTaken,
+    TurnState,
+    advance,
+    holders,
+    outcome_of,
+)
+from segue.api.errors import Cancelled, DeadlineExceeded, NotResident, SegueError, UnknownPrefix
+from segue.api.turn import (
+    FinishReason,
+    TokenDelta,
+    TurnEnd,
+    TurnEvent,
+    TurnResult,
+    TurnSpec,
+)
+from segue.api.types import WorkerId
+from segue.process.telemetry import Clock
+
+logger = logging.getLogger(__name__)
+
+# How long TurnStarted waits for the first tokens: a separate message to the client would cost the
+# router as much as everything else it does for a token.
+_STARTED_WAITS_S = 0.02
+_CLIENT_IS_EARLY_S = 0.1
+
+TurnEvents: TypeAlias = tuple[TurnEvent, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TurnContext:
+    """What a turn needs from the router."""
+
+    placing: TurnPlacing
+    workers: WorkerCalls
+    clock: Clock
+    max_attempts: int
+    pause_s: Callable[[], float]
+    """The current shortest time between two messages to one client."""
+    tried_again: Callable[[SegueError], None]
+    """Called with each error after which the turn is retried."""
+
+
+class Turn:
+    """Runs once: iterate over `events`. Whatever happens, workers end up holding nothing for it."""
+
+    def __init__(
+        self, spec: TurnSpec, context: TurnContext, *, received_at: float, deadline_at: float
+    ) -> None:
+        self.spec = spec
+        self.state: TurnState = Received(received_at)
+        self.answer = array("I")
+        """The tokens relayed to the client."""
+        self.failure: SegueError | None = None
+        """The error that ended the turn, if it failed."""
+        self._context = context
+        self._deadline_at = deadline_at
+        self._received_at = received_at
+        self._router_s = 0.0
+        self._avoid: set[WorkerId] = set()
+        self._interruption: SegueError | None = None
+        self._call: TurnCall | None = None
+
+    def interrupt(self, error: SegueError) -> None:
+        """Ends the turn from outside: what it is waiting for raises `error`."""
+        self._interruption = self._interruption or error
+        if self._call is not None:
+            self._call.fail(self._interruption)
+
+    async def events(self) -> AsyncGenerator[TurnEvents, None]:
+        """Yields the turn's events, batched if several are queued. The last is a TurnEnd. Raises
+        SegueErrors."""
+        outcome = "disconnected"
+        deadline = asyncio.get_running_loop().call_later(
+            max(self._deadline_at - self._context.clock(), 0.0), self._run_out_of_time
+        )
+        try:
+            for attempt in range(1, self._context.max_attempts + 1):
+                try:
+                    async with contextlib.aclosing(self._attempt()) as arriving:
+                        async for events in arriving:
+                            if isinstance(events[-1], TurnEnd):
+                                # The client may leave as soon as it has this event.
+                                outcome = events[-1].finish_reason.value
+                            yield events
+                    return
+                except SegueError as error:
+                    if error is self._interruption and isinstance(error, Cancelled):
+                        outcome = FinishReason.CANCELLED.value
+                        yield (reported.cancelled(self.spec, len(self.answer)),)
+                        return
+                    if attempt == self._context.max_attempts or not self._may_retry(error):
+                        outcome, self.failure = outcome_of(error), error
+                        raise
+                    self._start_again(error)
+        finally:
+            deadline.cancel()
+            self._context.placing.leave()
+            if outcome == "disconnected" and self._is_about_over():
+                outcome = "deadline"
+            self.state = advance(self.state, Ended(outcome))
+
+    async def _attempt(self) -> AsyncGenerator[TurnEvents, None]:
+        context = self._context
+        # The name is unique to this attempt: a late message about an earlier attempt, or about an
+        # earlier turn with the same turn_id, must not hit this one.
+        name = f"{self.spec.turn_id}/{secrets.token_hex(4)}"
+        try:
+            placement, call, started = await self._start(name)
+            self.state = advance(self.state, TicketTaken(context.clock()))
+            with contextlib.ExitStack() as ending:
+                if isinstance(started, Reserved):
+                    prefill = asyncio.ensure_future(self._prefill(name, placement, started))
+                    prefill.add_done_callback(call.fail_with)
+                    ending.callback(self._leave_prefill, prefill, call)
+                async for events in self._relay(call, placement):
+                    yield events
+        finally:
+            # The worker drops everything it has of a turn whose call is closed.
+            if self._call is not None:
+                self._call.close()
+
+    async def _start(self, name: str) -> tuple[Placement, TurnCall, Reserved | PrefillStarted]:
+        """Places the turn, and makes decode reserve memory for it."""
+        decision = self._place()
+        if decision.chosen.mode is Mode.LOCAL:
+            limit = self._context.placing.max_local_tokens
+            try:
+                return await self._call_decode(name, decision.placement, ComputedThere(limit))
+            except NotResident:
+                self._context.placing.local_refused()
+                self.state = advance(self.state, Retried())
+                decision = self._place()
+        writer = decision.placement.prefill
+        return await self._call_decode(name, decision.placement, WrittenBy(writer))
+
+    async def _call_decode(
+        self, name: str, placement: Placement, source: PromptSource
+    ) -> tuple[Placement, TurnCall, Reserved | PrefillStarted]:
+        timeout_s = self._time_left()
+        prefix = self._context.placing.known_prefix(placement.decode)
+        while True:
+            turn = NamedTurn(name, self.spec, prefix)
+            call = self._call = self._context.workers.start(
+                placement.decode, turn, source, timeout_s=timeout_s
+            )
+            if self._interruption is not None:
+                call.fail(self._interruption)
+            try:
+                started = await call.read()
+            except UnknownPrefix:
+                if prefix is None:
+                    raise
+                # The worker no longer has the prefix.
+                prefix = None
+                continue
+            assert isinstance(started, Reserved | PrefillStarted), "the first event of every call"
+            return placement, call, started
+
+    async def _prefill(self, name: str, placement: Placement, reserved: Reserved) -> None:
+        """Makes prefill compute and write the prompt; returns when decode has all of it."""
+        placing = self._context.placing
+        holder = placing.reserved(reserved.ticket.resident_tokens, reserved.checkpoint_tokens)
+        prefix = placing.known_prefix(placement.prefill)
+        while True:
+            turn = NamedTurn(name, self.spec, prefix)
+            try:
+                return await self._context.workers.prefill(
+                    placement.prefill, turn, reserved.ticket, holder
+                )
+            except UnknownPrefix:
+                if prefix is None:
+                    raise
+                # The worker no longer has the prefix.
+                prefix = None
+
+    def _place(self) -> Decision:
+        decision = self._context.placing.place(self._avoid)
+        self.state = advance(self.state, PlacedOn(decision.placement))
+        self._router_s = self._context.clock() - self._received_at
+        return decision
+
+    async def _relay(
+        self, call: TurnCall, placement: Placement
+    ) -> AsyncGenerator[TurnEvents, None]:
+        """Yields what is queued. TurnStarted shares a message with the first tokens if they come
+        soon, and the end shares one with the last tokens."""
+        loop = asyncio.get_running_loop()
+        not_before = 0.0
+        events: TurnEvents = (reported.started(self.spec, placement),)
+        if not await call.has_news(within_s=_STARTED_WAITS_S):
+            yield events
+            events = ()
+        while True:
+            news = await call.read(not_before=not_before)
+            if isinstance(news, TokenDelta):
+                self._hear(news)
+                events = (*events, news)
+                if call.has_result:
+                    news = await call.read()
+            if isinstance(news, TurnResult):
+                self._context.placing.ended(news)
+                yield (*events, self._end(news, placement))
+                return
+            assert isinstance(news, TokenDelta), "after its first event a call has tokens"
+            yield events
+            events = ()
+            not_before = next_beat(loop.time(), self._context.pause_s())
+
+    def _end(self, result: TurnResult, placement: Placement) -> TurnEnd:
+        return reported.ended(
+            result,
+            placement,
+            self.state,
+            received_at=self._received_at,
+            router_s=self._router_s,
+        )
+
+    def _hear(self, delta: TokenDelta) -> None:
+        if isinstance(self.state, Dispatched):
+            self.state = advance(self.state, FirstToken(self._context.clock()))
+            self._context.placing.first_token()
+        self.answer.extend(delta.token_ids)
+
+    def _leave_prefill(self, prefill: asyncio.Task[None], call: TurnCall) -> None:
+        if call.has_result:
+            # A short answer ended before prefill's reply that the prompt has arrived.
+            self._context.workers.let_end(prefill)
+        else:
+            prefill.cancel()
+
+    def _run_out_of_time(self) -> None:
+        self.interrupt(DeadlineExceeded(f"turn {self.spec.turn_id} ran out of its time"))
+
+    def _may_retry(self, error: SegueError) -> bool:
+        return (
+            error.retry_is_safe
+            # An interruption ends the turn for good.
+            and error is not self._interruption
+            and isinstance(self.state, Placed | Dispatched)
+            and self._time_left() > 0
+        )
+
+    def _start_again(self, error: SegueError) -> None:
+        logger.warning("trying the turn elsewhere", extra={"error": str(error)})
+        self._context.tried_again(error)
+        self._avoid.update(worker.worker_id for worker in holders(self.state))
+        self.state = advance(self.state, Retried())
+
+    def _is_about_over(self) -> bool:
+        """A client with a deadline may end its call a moment before the router's clock does."""
+        return self._context.clock() >= self._deadline_at - _CLIENT_IS_EARLY_S
+
+    def _time_left(self) -> float:
+        left = self._deadline_at - self._context.clock()
+        if left <= 0:
+            raise DeadlineExceeded(f"turn {self.spec.turn_id} ran out of its time")
+        return left
+
+    @property
+    def outcome(self) -> str:
+        """The metrics' label for how the turn ended."""
+        return self.state.outcome if isinstance(self.state, Over) else "running"

@@ -1,0 +1,1 @@
+"""The vocabulary that all parts share: requests, turns, sessions, cluster status, errors."""

@@ -1,0 +1,105 @@
+"""The cluster as `segue status` and heartbeats report it: workers, their load, sessions."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, replace
+
+from segue.api.types import Epoch, Role, SessionId, WorkerId
+
+
+class WorkerHealth(enum.StrEnum):
+    READY = "ready"
+    DRAINING = "draining"
+    """Finishes its turns and takes no new ones."""
+    LOST = "lost"
+    """Missed heartbeats or lost its connection."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnitCounts:
+    """Pages or slots by state."""
+
+    total: int = 0
+    free: int = 0
+    working: int = 0
+    cached: int = 0
+    reserved: int = 0
+    quarantined: int = 0
+    stray: int = 0
+    """Units in use whose owner no longer exists: a leak."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerLoad:
+    pages: UnitCounts = UnitCounts()
+    slots: UnitCounts = UnitCounts()
+    host_pages: UnitCounts = UnitCounts()
+    """Pages of the host tier; the total is 0 without one."""
+    host_slots: UnitCounts = UnitCounts()
+    running_turns: int = 0
+    waiting_turns: int = 0
+    waiting_tokens: int = 0
+    """Prompt tokens still to be computed here."""
+    tokens_per_s: float = 0.0
+    page_tokens: int = 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerStatus:
+    """One worker as the router and an operator see it."""
+
+    worker_id: WorkerId
+    role: Role
+    epoch: Epoch
+    address: str
+    metrics_address: str = ""
+    health: WorkerHealth = WorkerHealth.READY
+    load: WorkerLoad = WorkerLoad()
+    pid: int = 0
+    host: str = ""
+
+    def as_lost(self) -> WorkerStatus:
+        """The status once contact is lost: memory as last reported, and no turns, since the router
+        has failed or retried them.
+        """
+        idle = replace(
+            self.load, running_turns=0, waiting_turns=0, waiting_tokens=0, tokens_per_s=0.0
+        )
+        return replace(self, health=WorkerHealth.LOST, load=idle)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionInfo:
+    """What the router remembers about a session after its last turn."""
+
+    session_id: SessionId
+    prefill_worker: str
+    decode_worker: str
+    kept_tokens: int = 0
+    """Tokens whose pages the decode worker keeps."""
+    kept_checkpoint_tokens: int = 0
+    """The longest prefix of them whose state the decode worker keeps."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RouterStatus:
+    address: str
+    metrics_address: str = ""
+    sessions: int = 0
+    running_turns: int = 0
+    finished_turns: int = 0
+    failed_turns: int = 0
+    cancelled_turns: int = 0
+    completion_tokens_per_s: float = 0.0
+    draining: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClusterStatus:
+    ready: bool
+    """At least one worker of each role is ready, and the router admits turns."""
+    model: str
+    model_id: str
+    workers: tuple[WorkerStatus, ...]
+    router: RouterStatus

@@ -1,0 +1,230 @@
+"""A running turn and its end: the events that its client gets, and what workers exchange about it.
+
+Plain values, like those in `types`.
+"""
+
+from __future__ import annotations
+
+import enum
+from array import array
+from dataclasses import dataclass
+
+from segue.api.checks import (
+    MAX_NAME_CHARS,
+    require,
+    require_ascending,
+    require_label,
+    require_name,
+)
+from segue.api.prompt import Prompt
+from segue.api.types import (
+    Epoch,
+    SampledToken,
+    Sampling,
+    SessionId,
+    StopRules,
+    TurnId,
+    WorkerId,
+)
+
+MAX_BRANCH_POINTS = 1024
+
+
+class FinishReason(enum.StrEnum):
+    STOP = "stop"
+    """An end-of-sequence token, a stop token id or a stop string."""
+    LENGTH = "length"
+    """`max_tokens` or the model's context."""
+    CANCELLED = "cancelled"
+    """The client cancelled it with the `Cancel` call."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """What a turn consumed."""
+
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    """Prompt tokens taken from a prefix cache and not computed."""
+    resident_tokens: int = 0
+    """Prompt tokens already on the decode worker and not shipped."""
+    completion_tokens: int = 0
+    shipped_bytes: int = 0
+    """From prefill to decode."""
+    pulled_tokens: int = 0
+    """Prompt tokens that prefill pulled from another worker; `cached_tokens` excludes them."""
+    pulled_bytes: int = 0
+    drafted_tokens: int = 0
+    """Tokens drafted by the model's MTP layer."""
+    accepted_tokens: int = 0
+    """Drafted tokens that the model accepted."""
+    rerendered_tokens: int = 0
+    """Tokens of the last turn's prompt and answer from the first one that the template rendered
+    differently this time. Their memory cannot be reused."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timings:
+    """Where a turn's time went. Parts may overlap: transfer runs under prefill."""
+
+    queue_s: float = 0.0
+    """From the router's receipt until prefill started to compute."""
+    prefill_s: float = 0.0
+    transfer_s: float = 0.0
+    """Time in which bytes were moving."""
+    exposed_transfer_s: float = 0.0
+    """The part of it that compute did not hide: from the last computed layer to the commit."""
+    first_token_s: float = 0.0
+    """From the router's receipt to its sending of the first token."""
+    decode_s: float = 0.0
+    """From the first token to the last."""
+    router_s: float = 0.0
+    """From the router's receipt to the workers' receipt."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenDelta:
+    """One or more tokens of an answer, with the text that they complete."""
+
+    token_ids: tuple[int, ...] = ()
+    text: str = ""
+    logprobs: tuple[SampledToken, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TurnEnd:
+    """The last event of a turn."""
+
+    finish_reason: FinishReason
+    usage: Usage = Usage()
+    timings: Timings = Timings()
+    prefill_worker: str = ""
+    decode_worker: str = ""
+    stop_match: str = ""
+    """The stop string that ended the answer, if one did."""
+    kept_messages: int = 0
+    """The number of messages that the router keeps, which are all of this turn's; 0 for none. The
+    session's next turn may continue them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TurnStarted:
+    """The turn is placed and its prompt is being computed. Sent again if the turn is retried."""
+
+    session_id: SessionId
+    turn_id: TurnId
+    prompt_tokens: int
+    prefill_worker: str
+    """The decode worker if it computes the prompt's suffix itself; likewise in `TurnEnd`."""
+    decode_worker: str
+
+
+TurnEvent = TurnStarted | TokenDelta | TurnEnd
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TurnSpec:
+    """One turn as the workers see it: tokens, not messages."""
+
+    turn_id: TurnId
+    session_id: SessionId
+    context: Prompt
+    """All tokens before the next one: the prompt, and the answer so far."""
+    sampling: Sampling
+    stop: StopRules
+    branch_points: tuple[int, ...] = ()
+    """Positions in the prompt, ascending, at which other prompts may branch off: those of other
+    conversations, and of this one's next turn. States are worth keeping before them."""
+    num_answered: int = 0
+    """The number of last tokens of `context` that are this turn's answer, from an earlier worker.
+    The turn continues after them, and counts them as its own."""
+
+    def __post_init__(self) -> None:
+        # The router adds a suffix to the client's turn_id.
+        require_name("turn_id", self.turn_id, max_chars=2 * MAX_NAME_CHARS)
+        require_label("session_id", self.session_id)
+        require(bool(self.context), "expected a prompt of at least one token, got an empty one")
+        require(
+            0 <= self.num_answered < min(len(self.context), self.stop.max_tokens),
+            f"num_answered must leave a prompt and be below max_tokens ({self.stop.max_tokens}), "
+            f"got {self.num_answered} of {len(self.context)} tokens",
+        )
+        require(
+            len(self.branch_points) <= MAX_BRANCH_POINTS,
+            f"a turn must have at most {MAX_BRANCH_POINTS} branch points, got "
+            f"{len(self.branch_points)}",
+        )
+        require_ascending("branch points", self.branch_points, low=0, high=self.num_prompt)
+
+    @property
+    def num_prompt(self) -> int:
+        return len(self.context) - self.num_answered
+
+    @property
+    def prompt_ids(self) -> array[int]:
+        return self.context.tokens[: self.num_prompt]
+
+    @property
+    def answered_ids(self) -> array[int]:
+        return self.context.tokens[self.num_prompt :]
+
+    @property
+    def max_context(self) -> int:
+        """The most tokens that prompt and answer can have together."""
+        return self.num_prompt + self.stop.max_tokens
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrefixHolder:
+    """A worker that can ship a prefix of a prompt: its pages, and the state after it."""
+
+    worker_id: WorkerId
+    epoch: Epoch
+    address: str
+    checkpoint_tokens: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShipReport:
+    """The prefill worker's measurements of a turn."""
+
+    shipped_bytes: int = 0
+    cached_tokens: int = 0
+    queue_s: float = 0.0
+    prefill_s: float = 0.0
+    transfer_s: float = 0.0
+    exposed_transfer_s: float = 0.0
+    computed_tokens: int = 0
+    pulled_tokens: int = 0
+    pulled_bytes: int = 0
+    pull_s: float = 0.0
+    kept_tokens: int = 0
+    """The longest prefix of the prompt whose state stays on the prefill worker."""
+    kept_states: tuple[int, ...] = ()
+    """The prefixes of the prompt whose states stay there and are useful to the next turn,
+    ascending: it may branch off before this turn's end."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrefillOutcome:
+    """What a prefill worker made of a prompt, apart from its memory: sent with the commit."""
+
+    first_token: SampledToken
+    report: ShipReport
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TurnResult:
+    """Decode's result for a turn: the last event of its stream."""
+
+    finish_reason: FinishReason
+    usage: Usage
+    report: ShipReport
+    decode_s: float
+    stop_match: str = ""
+    kept_tokens: int = 0
+    """Tokens of prompt and answer whose pages stay on the decode worker."""
+    kept_checkpoint_tokens: int = 0
+    """The longest prefix of them whose state stays there."""
+    kept_states: tuple[int, ...] = ()
+    """As in `ShipReport`, but for the decode worker, and for prompt and answer."""

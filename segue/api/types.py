@@ -1,0 +1,100 @@
+"""The types that all parts share: ids, requests, sampled tokens.
+
+Plain values, without torch or gRPC. Every value is valid: `__post_init__` refuses invalid ones.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field
+from typing import NewType
+
+from segue.api.checks import require, require_label, require_type
+from segue.api.messages import ChatInput as ChatInput
+from segue.api.messages import Continuation as Continuation
+from segue.api.messages import Message as Message
+from segue.api.messages import ToolCall as ToolCall
+from segue.api.messages import require_text
+from segue.api.sampling import MAX_LOGPROBS as MAX_LOGPROBS
+from segue.api.sampling import MAX_STOP_STRINGS as MAX_STOP_STRINGS
+from segue.api.sampling import Sampling as Sampling
+from segue.api.sampling import SamplingParams as SamplingParams
+from segue.api.sampling import StopConditions as StopConditions
+from segue.api.sampling import StopRules as StopRules
+
+TurnId = NewType("TurnId", str)
+SessionId = NewType("SessionId", str)
+WorkerId = NewType("WorkerId", str)
+PageId = NewType("PageId", int)
+SlotId = NewType("SlotId", int)
+Epoch = NewType("Epoch", int)
+"""Identifies one life of a worker process. Each later life of a worker has a greater epoch."""
+
+
+class Role(enum.StrEnum):
+    """What a worker process does."""
+
+    PREFILL = "prefill"
+    DECODE = "decode"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenLogprob:
+    """A token's log-probability in the distribution before temperature and filters."""
+
+    token_id: int
+    logprob: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SampledToken:
+    """One sampled token, with its log-probability and the best alternatives if requested."""
+
+    token_id: int
+    logprob: float | None = None
+    top_logprobs: tuple[TokenLogprob, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class TextInput:
+    text: str
+
+    def __post_init__(self) -> None:
+        require_text("the prompt", self.text)
+
+
+@dataclass(frozen=True, slots=True)
+class TokenInput:
+    token_ids: tuple[int, ...]
+
+
+TurnInput = ChatInput | TextInput | TokenInput
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TurnRequest:
+    """A client's request for one turn."""
+
+    session_id: SessionId
+    """If empty, the session is not retained."""
+    turn_id: TurnId
+    input: TurnInput
+    sampling: SamplingParams = field(default_factory=SamplingParams)
+    stop: StopConditions = field(default_factory=StopConditions)
+
+    def __post_init__(self) -> None:
+        require_type(
+            "a turn's input",
+            self.input,
+            (ChatInput, TextInput, TokenInput),
+            "a ChatInput, a TextInput or a TokenInput",
+        )
+        require_type("sampling", self.sampling, SamplingParams, "SamplingParams")
+        require_type("stop", self.stop, StopConditions, "StopConditions")
+        require_label("session_id", self.session_id)
+        require_label("turn_id", self.turn_id)
+        continues = isinstance(self.input, ChatInput) and self.input.continues is not None
+        require(
+            bool(self.session_id) or not continues,
+            "a turn that continues a history needs the session_id of that history",
+        )

@@ -1,0 +1,1 @@
+"""The host tier: prefixes copied to host memory and back."""

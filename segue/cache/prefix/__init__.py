@@ -1,0 +1,1 @@
+"""The prefix cache: a tree of pages and states, what holds them, and what is evicted."""

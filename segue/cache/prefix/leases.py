@@ -1,0 +1,164 @@
+"""Leases: they mark sessions that will come back, so that their prefixes are evicted last.
+
+A lease pins the last node of its session, and thereby all nodes above it, and the deepest
+checkpoint on that path. It ends when the session is released, when it expires, or when memory is
+needed and it is the least valuable lease. The session's next turn then costs more, nothing else.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+from collections.abc import Callable, KeysView
+from dataclasses import dataclass
+
+from segue.api.errors import NotFound
+from segue.api.types import SessionId
+from segue.cache.prefix.node import Checkpoint, PageNode
+from segue.cache.prefix.pins import Pins
+from segue.cache.prefix.revocation import Rank, RevocationOrder
+
+
+@dataclass(slots=True, eq=False, repr=False, kw_only=True)
+class Lease:
+    """Read-only outside `Leases`."""
+
+    session_id: SessionId
+    node: PageNode
+    checkpoint: Checkpoint | None
+    expires_at: float
+    """By the cache's clock."""
+    tick: int
+    """Grows with each turn, but not with a renewal, which says nothing about the next turn."""
+
+    @property
+    def num_tokens(self) -> int:
+        return self.node.num_tokens
+
+
+class Leases:
+    def __init__(
+        self, pins: Pins, prefix_worth: Callable[[int], float], clock: Callable[[], float]
+    ) -> None:
+        self._pins = pins
+        self._prefix_worth = prefix_worth
+        self._clock = clock
+        self._ticks = itertools.count(1)
+        self._by_session: dict[SessionId, Lease] = {}
+        # Also holds entries of leases that were renewed or ended; `expire_due` skips them.
+        self._expiries: list[tuple[float, int, Lease]] = []
+        self._for_page = RevocationOrder[Lease, PageNode](
+            rank=self._rank,
+            keeps=lambda lease: lease.node if self._is_live(lease) else None,
+            may_give_up=lambda node: not (node.children or node.num_holds),
+        )
+        self._for_slot = RevocationOrder[Lease, Checkpoint](
+            rank=self._rank,
+            keeps=lambda lease: lease.checkpoint if self._is_live(lease) else None,
+            may_give_up=lambda checkpoint: not checkpoint.num_holds,
+        )
+        pins.node_settled = self._for_page.settled
+        pins.checkpoint_settled = self._for_slot.settled
+        self.num_revoked = 0
+        """Leases, and checkpoints of leases, revoked under memory pressure. For a counter."""
+
+    def __len__(self) -> int:
+        return len(self._by_session)
+
+    def all(self) -> tuple[Lease, ...]:
+        """The live leases, oldest turn first."""
+        self.expire_due()
+        return tuple(sorted(self._by_session.values(), key=lambda lease: lease.tick))
+
+    def sessions(self) -> KeysView[SessionId]:
+        """The sessions with a live lease."""
+        self.expire_due()
+        return self._by_session.keys()
+
+    def get(self, session_id: SessionId) -> Lease | None:
+        self.expire_due()
+        return self._by_session.get(session_id)
+
+    def grant(self, session_id: SessionId, node: PageNode, expires_at: float) -> Lease:
+        """Grants a lease, which replaces the session's earlier one."""
+        lease = Lease(
+            session_id=session_id,
+            node=node,
+            checkpoint=node.nearest_checkpoint(),
+            expires_at=expires_at,
+            tick=next(self._ticks),
+        )
+        self._pins.lease(lease.node, lease.checkpoint)
+        self.end(session_id)
+        self._by_session[session_id] = lease
+        self._for_page.add(lease)
+        self._for_slot.add(lease)
+        self._expires(lease)
+        return lease
+
+    def renew(self, session_id: SessionId, expires_at: float) -> None:
+        """Raises NotFound if the lease has expired or was revoked."""
+        lease = self._live(session_id)
+        lease.expires_at = expires_at
+        self._expires(lease)
+
+    def fork(self, session_id: SessionId, child_id: SessionId) -> Lease:
+        """Gives the child a lease like its parent's, with the same expiry. Raises NotFound."""
+        parent = self._live(session_id)
+        return self.grant(child_id, parent.node, parent.expires_at)
+
+    def end(self, session_id: SessionId) -> bool:
+        """Makes the leased memory evictable like any other. Returns whether there was a lease."""
+        lease = self._by_session.pop(session_id, None)
+        if lease is None:
+            return False
+        self._pins.unlease(lease.node, lease.checkpoint)
+        self._for_page.compact(len(self))
+        self._for_slot.compact(len(self))
+        return True
+
+    def expire_due(self) -> None:
+        now = self._clock()
+        while self._expiries and self._expiries[0][0] <= now:
+            expires_at, _, lease = heapq.heappop(self._expiries)
+            if self._is_live(lease) and lease.expires_at == expires_at:
+                self.end(lease.session_id)
+
+    def revoke_for_page(self) -> bool:
+        """Ends the least valuable lease whose last page is evictable. Returns False if none is."""
+        lease = self._for_page.first()
+        if lease is None:
+            return False
+        self.num_revoked += 1
+        return self.end(lease.session_id)
+
+    def revoke_for_slot(self) -> bool:
+        """Unpins the checkpoint, but no page, of the least valuable lease that can give one up."""
+        lease = self._for_slot.first()
+        if lease is None or lease.checkpoint is None:
+            return False
+        self.num_revoked += 1
+        self._pins.unlease_checkpoint(lease.checkpoint)
+        lease.checkpoint = None
+        return True
+
+    def _rank(self, lease: Lease) -> Rank:
+        return self._prefix_worth(lease.num_tokens), lease.tick
+
+    def _is_live(self, lease: Lease) -> bool:
+        return self._by_session.get(lease.session_id) is lease
+
+    def _expires(self, lease: Lease) -> None:
+        heapq.heappush(self._expiries, (lease.expires_at, next(self._ticks), lease))
+        if len(self._expiries) > 2 * len(self) + 64:
+            live = self._by_session.values()
+            self._expiries = [(lease.expires_at, lease.tick, lease) for lease in live]
+            heapq.heapify(self._expiries)
+
+    def _live(self, session_id: SessionId) -> Lease:
+        lease = self.get(session_id)
+        if lease is None:
+            raise NotFound(
+                f"session {session_id} has no lease here: it expired, was released or was revoked"
+            )
+        return lease

@@ -1,0 +1,65 @@
+"""A conversation as token ids, with its answers and the copied parts of answers marked."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tokenizers import Tokenizer
+
+from segue.demo.corpus.conversations import DemoConversation, conversation
+from segue.demo.tokenizer import IM_END, IM_START, render
+
+_NO_ANSWER = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """Token ids of a rendered conversation; the other two fields have one entry per token."""
+
+    ids: tuple[int, ...]
+    # The answer that the token belongs to, including its end token; -1 for none.
+    answer: tuple[int, ...]
+    # Whether the token is part of a value that only the conversation contains.
+    is_copied: tuple[bool, ...]
+
+
+def encode(tokenizer: Tokenizer, conversation: DemoConversation) -> Example:
+    """The conversation as the model reads it, with every answer marked."""
+    text = render(conversation)
+    answer_at, copied_at = [_NO_ANSWER] * len(text), [False] * len(text)
+    answers = [turn for turn in conversation.turns if turn.role == "assistant"]
+    for index, (turn, (start, end)) in enumerate(zip(answers, _answer_spans(text), strict=True)):
+        answer_at[start:end] = [index] * (end - start)
+        for first, last in _copied_spans(text, start, turn.copied):
+            copied_at[first:last] = [True] * (last - first)
+    encoding = tokenizer.encode(text)
+    ends = [end - 1 for _, end in encoding.offsets]
+    return Example(
+        ids=tuple(encoding.ids),
+        answer=tuple(answer_at[end] for end in ends),
+        is_copied=tuple(copied_at[end] for end in ends),
+    )
+
+
+def tokenizer_texts(num_conversations: int) -> list[str]:
+    """The texts that the merges are learnt from."""
+    return [render(conversation(seed, 1200)) for seed in range(num_conversations)]
+
+
+def _answer_spans(text: str) -> list[tuple[int, int]]:
+    spans, end = [], 0
+    opening = f"{IM_START}assistant\n"
+    while (start := text.find(opening, end)) >= 0:
+        start += len(opening)
+        end = text.index(IM_END, start) + len(IM_END)
+        spans.append((start, end))
+    return spans
+
+
+def _copied_spans(text: str, start: int, copied: Sequence[str]) -> list[tuple[int, int]]:
+    """The spans of the copied parts, in the order of the answer that starts at `start`."""
+    spans = []
+    for part in copied:
+        first = text.index(part, start)
+        start = first + len(part)
+        spans.append((first, start))
+    return spans

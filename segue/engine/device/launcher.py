@@ -1,0 +1,202 @@
+"""Starts steps on one device and gives their results when they are there.
+
+    host    launch n+1 ── read n ── text, events ── launch n+2 ── read n+1 ── …
+    device  ── step n ──│── step n+1 ──────────────────│── step n+2 ── …
+
+On a CUDA device a launch returns at once and a result is a vector in pinned memory with an event
+behind it. The copy is on the steps' own stream: it is one of a few hundred bytes, and on another
+stream the next step would have to wait for it before it overwrites the vector. On a CPU a launch is
+the step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Protocol, Self
+
+import torch
+from torch import Tensor
+
+from segue.api.types import Sampling
+from segue.engine.device.buckets import Buckets, StepShape
+from segue.engine.device.buffers import RowStart, StepTables, to_device
+from segue.engine.device.graphs import StepGraphs
+from segue.engine.device.result import Stepped, unpack
+from segue.engine.device.sampling import DeviceSampling
+from segue.engine.device.step import DeviceStep
+from segue.engine.device.stream import WorkStream
+from segue.engine.runner import ModelRunner
+from segue.kernels.sampling import SamplingFeatures
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepRequest:
+    """Which sequences go on, and what the host knows of how far they may come."""
+
+    rows: Sequence[int]
+    num_drafts: int
+    max_position: int
+    """Of the last token of any of them, at most: counting what steps in flight may accept."""
+    num_logprobs: Sequence[int | None]
+    """How many best tokens each sequence wants beside its own; None for no log-probabilities."""
+    needs: SamplingFeatures
+    """Of sampling, of all of them."""
+
+
+class Launched(Protocol):
+    """A step that is under way, or done."""
+
+    def wait(self) -> list[Stepped]:
+        """What it made of each sequence, in the order of the request."""
+        ...
+
+    @property
+    def seconds(self) -> float | None:
+        """The device's time for the step, after `wait`. None where the host computed it."""
+        ...
+
+
+Run = Callable[[StepRequest], Launched]
+
+
+class Launcher:
+    """The rows of an engine's sequences on one device, and its steps over them. One thread uses it.
+
+    A row belongs to a sequence from `start` until the caller gives it to another one.
+    """
+
+    def __init__(
+        self,
+        tables: StepTables,
+        sampling: DeviceSampling,
+        run: Run,
+        stream: WorkStream,
+        *,
+        num_ahead: int,
+    ) -> None:
+        self._tables = tables
+        self._sampling = sampling
+        self._run = run
+        self._stream = stream
+        self.num_rows = tables.num_rows
+        self.num_ahead = num_ahead
+        """Steps to launch before the oldest one's result is read."""
+
+    @classmethod
+    def of(cls, runner: ModelRunner, *, num_rows: int, max_batch: int, max_drafts: int) -> Self:
+        """For a runner that was loaded with scratch units. On a CUDA device this captures steps,
+        which takes a while; on a CPU they run as they are."""
+        assert runner.scratch is not None, "a step needs units to write what is for nobody"
+        max_context = runner.config.max_position_embeddings
+        page_tokens = runner.layout.page_tokens
+        device, stream = runner.device, WorkStream(runner.device)
+        tables = StepTables(
+            num_rows=num_rows,
+            max_slots=max_drafts + 2,
+            max_context=max_context,
+            page_tokens=page_tokens,
+            scratch=runner.scratch,
+            device=device,
+        )
+        sampling = DeviceSampling(
+            num_rows=num_rows, vocab_size=runner.config.vocab_size, device=device
+        )
+        step = runner.device_step(tables, sampling)
+        if device == "cpu":
+            return cls(tables, sampling, partial(run_eagerly, step, tables), stream, num_ahead=0)
+        buckets = Buckets(
+            max_batch=max_batch,
+            max_drafts=max_drafts,
+            max_context=tables.max_pages * page_tokens,
+            page_tokens=page_tokens,
+        )
+        graphs = StepGraphs(step, tables, max_batch=max_batch)
+        # The tables were filled on another stream.
+        torch.cuda.synchronize()
+        with stream.use():
+            graphs.capture(buckets.first_shapes())
+        return cls(tables, sampling, partial(replay, graphs, tables, buckets), stream, num_ahead=1)
+
+    def start(
+        self,
+        row: int,
+        start: RowStart,
+        params: Sampling,
+        *,
+        prompt_ids: Sequence[int],
+        answer_ids: Sequence[int],
+    ) -> None:
+        """For the steps that are launched from here on."""
+        with self._stream.use():
+            self._tables.start(row, start)
+            self._sampling.start(row, params, prompt_ids=prompt_ids, answer_ids=answer_ids)
+
+    def launch(self, request: StepRequest) -> Launched:
+        with self._stream.use():
+            return self._run(request)
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    stepped: list[Stepped]
+    seconds: None = None
+
+    def wait(self) -> list[Stepped]:
+        return self.stepped
+
+
+def run_eagerly(step: DeviceStep, tables: StepTables, request: StepRequest) -> Done:
+    """A step as it is, in the shape that it has; done when this returns."""
+    shape = exact_shape(request, tables.page_tokens)
+    values = step.run(to_device(request.rows, tables.device), shape)
+    return Done(unpack(values.cpu(), shape, request.num_logprobs))
+
+
+def replay(
+    graphs: StepGraphs, tables: StepTables, buckets: Buckets, request: StepRequest
+) -> Launched:
+    """A captured step on a CUDA device, padded to a captured shape."""
+    shape = buckets.shape_of(exact_shape(request, tables.page_tokens))
+    num_padding = shape.num_sequences - len(request.rows)
+    rows = [*request.rows, *[tables.pad_row] * num_padding]
+    started, ended = (_event() for _ in range(2))
+    started.record()
+    result = graphs.run(rows, shape)
+    # Pinned memory that a copy still fills is not given out again; see `to_device`.
+    values = torch.empty(result.shape, dtype=result.dtype, pin_memory=True)
+    values.copy_(result, non_blocking=True)
+    ended.record()
+    return _InFlight(values, shape, request.num_logprobs, started, ended)
+
+
+@dataclass(frozen=True, slots=True)
+class _InFlight:
+    values: Tensor
+    shape: StepShape
+    num_logprobs: Sequence[int | None]
+    started: torch.cuda.Event
+    ended: torch.cuda.Event
+
+    def wait(self) -> list[Stepped]:
+        self.ended.synchronize()
+        return unpack(self.values, self.shape, self.num_logprobs)
+
+    @property
+    def seconds(self) -> float:
+        return float(self.started.elapsed_time(self.ended)) / 1e3
+
+
+def _event() -> torch.cuda.Event:
+    return torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]  # torch's
+
+
+def exact_shape(request: StepRequest, page_tokens: int) -> StepShape:
+    return StepShape(
+        len(request.rows),
+        request.num_drafts,
+        -(-(request.max_position + request.num_drafts + 1) // page_tokens),
+        with_logprobs=any(num is not None for num in request.num_logprobs),
+        needs=request.needs,
+    )

@@ -1,0 +1,87 @@
+"""What a step says to the host: one vector, so that it comes back in one copy.
+
+    [num_new B][num_drafted B][tokens T]                    and where log-probabilities are wanted
+    [of the tokens T][of the best ones T · L][the best ones T · L]      as bits of float64, and ids
+
+B sequences, J rounds, T = J · B rows round by round, V vocabulary, L best tokens of a row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from segue.api.types import MAX_LOGPROBS, SampledToken, TokenLogprob
+from segue.engine.device.buckets import StepShape
+
+
+@dataclass(frozen=True, slots=True)
+class Stepped:
+    """What a step made of one sequence."""
+
+    tokens: Sequence[SampledToken]
+    """New in its answer; none where its answer had ended."""
+    num_drafted: int
+
+
+def pack(
+    num_new_B: Tensor, num_drafted_B: Tensor, targets_BJ: Tensor, logits_TV: Tensor | None
+) -> Tensor:
+    parts = [num_new_B, num_drafted_B, targets_BJ.T.flatten()]
+    if logits_TV is not None:
+        # As the model gave them: before bias, penalties and temperature.
+        logprobs_TV = logits_TV.log_softmax(dim=-1)
+        best_TL, ids_TL = logprobs_TV.topk(min(MAX_LOGPROBS, logits_TV.shape[1]))
+        chosen_T1 = logprobs_TV.gather(1, targets_BJ.T.reshape(-1, 1))
+        parts += [_bits(chosen_T1), _bits(best_TL), ids_TL.flatten()]
+    return torch.cat(parts)
+
+
+def unpack(values: Tensor, shape: StepShape, num_logprobs: Sequence[int | None]) -> list[Stepped]:
+    """Of the first sequences, as many as `num_logprobs` says anything about: how many best tokens
+    each of them wants. `values` is on the host."""
+    num, num_rows = shape.num_sequences, shape.num_rounds * shape.num_sequences
+    num_new, num_drafted = values[:num].tolist(), values[num : 2 * num].tolist()
+    tokens = values[2 * num : 2 * num + num_rows].tolist()
+    logprobs = _Logprobs(values[2 * num + num_rows :], num_rows) if shape.with_logprobs else None
+    stepped = []
+    for i, num_best in enumerate(num_logprobs):
+        rows = [j * num + i for j in range(num_new[i])]
+        said = [
+            SampledToken(token_id=tokens[row])
+            if num_best is None or logprobs is None
+            else logprobs.of(row, tokens[row], num_best)
+            for row in rows
+        ]
+        stepped.append(Stepped(said, num_drafted[i]))
+    return stepped
+
+
+class _Logprobs:
+    def __init__(self, values: Tensor, num_rows: int) -> None:
+        num_best = (len(values) // num_rows - 1) // 2
+        chosen_T, best, ids = torch.split(
+            values, [num_rows, num_rows * num_best, num_rows * num_best]
+        )
+        self._chosen_T = chosen_T.view(torch.float64)
+        self._best_TL = best.view(torch.float64).view(num_rows, num_best)
+        self._ids_TL = ids.view(num_rows, num_best)
+
+    def of(self, row: int, token_id: int, num_best: int) -> SampledToken:
+        best = zip(
+            self._ids_TL[row, :num_best].tolist(),
+            self._best_TL[row, :num_best].tolist(),
+            strict=True,
+        )
+        return SampledToken(
+            token_id=token_id,
+            logprob=float(self._chosen_T[row]),
+            top_logprobs=tuple(TokenLogprob(token_id=i, logprob=value) for i, value in best),
+        )
+
+
+def _bits(values: Tensor) -> Tensor:
+    return values.double().flatten().view(torch.int64)

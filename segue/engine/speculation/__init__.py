@@ -1,0 +1,1 @@
+"""Speculative decoding: drafts, how many, and which are accepted."""

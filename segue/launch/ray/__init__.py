@@ -1,0 +1,1 @@
+"""What Ray needs: its start, actors, and resources for each process."""

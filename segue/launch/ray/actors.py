@@ -1,0 +1,100 @@
+"""Ray actors for the processes: thin shells around what `python -m …` builds."""
+
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import replace
+from typing import Any
+
+import ray.util
+
+from segue.api.types import Role
+from segue.launch.config import Config
+from segue.launch.ray.start import logs_folder
+from segue.launch.shell import Shell
+from segue.process.telemetry import setup_logging
+from segue.wire.addresses import Hosts
+from segue.worker.process import WorkerOptions
+
+logger = logging.getLogger(__name__)
+
+
+class RouterActor:
+    def __init__(self, config: Config, model: str) -> None:
+        from router.__main__ import running
+
+        _begin_log("router")
+        hosts = Hosts.of(config.router.host, config.router.announce, ray.util.get_node_ip_address)
+        router = replace(config.router, host=hosts.listen, announce=hosts.announce)
+        self._shell = Shell(
+            "router",
+            lambda: running(
+                router,
+                model,
+                model_name=config.cluster.model,
+                checkpoint=config.checkpoint,
+            ),
+        )
+
+    def address(self) -> str:
+        address: str = self._shell.wait_started().address
+        return address
+
+    def pid(self) -> int:
+        return os.getpid()
+
+    def drain(self) -> None:
+        """Returns when no turn is running. The router accepts no new turns, and ends those that
+        take too long.
+        """
+        self._shell.call(lambda running: running.router.drain())
+
+    def stop(self) -> None:
+        self._shell.stop()
+
+
+class WorkerActor:
+    """One prefill or decode worker. Ray restarts it if its process dies."""
+
+    def __init__(self, role: Role, options: WorkerOptions, config: Config) -> None:
+        _begin_log(options.worker_id)
+        hosts = Hosts.of(options.host, options.announce, ray.util.get_node_ip_address)
+        options = replace(options, host=hosts.listen, announce=hosts.announce)
+        self._shell = Shell(options.worker_id, lambda: _worker(role, options, config))
+
+    def address(self) -> str:
+        address: str = self._shell.wait_started().address
+        return address
+
+    def pid(self) -> int:
+        return os.getpid()
+
+    def stop(self) -> None:
+        """Returns when it has left the cluster."""
+        self._shell.stop()
+
+
+def _begin_log(name: str) -> None:
+    """Logs to a file next to Ray's own, which hold libraries' output. Restarts append to it."""
+    setup_logging(name, file=logs_folder() / f"segue-{name}.log")
+    logger.info("process started", extra={"pid": os.getpid()})
+
+
+def _worker(role: Role, options: WorkerOptions, config: Config) -> Any:
+    # Each process imports only its own role.
+    if role is Role.PREFILL:
+        from prefill_worker.__main__ import running as running_prefill
+
+        return running_prefill(
+            options, engine=config.engine, prefill=config.prefill, transfer=config.transfer
+        )
+    from decode_worker.__main__ import running as running_decode
+
+    return running_decode(
+        options,
+        engine=config.engine,
+        decode=config.decode,
+        transfer=config.transfer,
+        checkpoint=config.checkpoint,
+    )

@@ -1,0 +1,167 @@
+"""What each process asks Ray for, and whether a Ray cluster can provide it: pure, without Ray."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from segue.api.types import Role
+from segue.launch.config import ANYWHERE, Config, Pin
+
+# Ray counts in units of 1/10,000; sums of fractions must not fail over smaller differences.
+_TOLERANCE = 1e-4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Demand:
+    """One process's demand. The router has no role."""
+
+    role: Role | None = None
+    index: int = 0
+    cpus: float = 0.0
+    gpus: float = 0.0
+    pin: Pin = ANYWHERE
+
+    @property
+    def process(self) -> str:
+        """Its name in logs and among the workers."""
+        return f"{self.role.value}-{self.index}" if self.role else "router"
+
+    def options(self) -> dict[str, Any]:
+        """The options of a Ray actor."""
+        options: dict[str, Any] = {"num_cpus": self.cpus, "num_gpus": self.gpus}
+        if self.pin.resources:
+            options["resources"] = dict(self.pin.resources)
+        if self.pin.labels:
+            options["label_selector"] = dict(self.pin.labels)
+        return options
+
+    @property
+    def amounts(self) -> dict[str, float]:
+        named = {"CPU": self.cpus, "GPU": self.gpus, **self.pin.resources}
+        return {name: amount for name, amount in named.items() if amount}
+
+    def __str__(self) -> str:
+        wanted = [f"{amount:g} {name}" for name, amount in self.amounts.items()]
+        labels = [f"label {name}={value}" for name, value in self.pin.labels.items()]
+        return f"{self.process} asks for {', '.join(wanted) or 'a node'}" + (
+            f" on a node with {', '.join(labels)}" if labels else ""
+        )
+
+
+def demands_of(config: Config) -> list[Demand]:
+    """The demands of the router and each worker. Only workers on GPUs request a GPU, or a fraction
+    of one.
+    """
+    cluster = config.cluster
+    on_gpu = config.engine.device.startswith("cuda")
+
+    def worker(role: Role, index: int, gpus: float, pin: Pin) -> Demand:
+        return Demand(
+            role=role,
+            index=index,
+            cpus=cluster.cpus_per_worker,
+            gpus=gpus if on_gpu else 0.0,
+            pin=pin,
+        )
+
+    return [
+        Demand(pin=Pin.parse(cluster.router_on)),
+        *(
+            worker(Role.PREFILL, index, cluster.gpus_per_prefill, Pin.parse(cluster.prefill_on))
+            for index in range(cluster.prefill)
+        ),
+        *(
+            worker(Role.DECODE, index, cluster.gpus_per_decode, Pin.parse(cluster.decode_on))
+            for index in range(cluster.decode)
+        ),
+    ]
+
+
+@dataclass(slots=True, kw_only=True)
+class NodeRoom:
+    """A node's remaining resources while demands are placed on it one by one."""
+
+    labels: Mapping[str, str]
+    amounts: dict[str, float]
+    gpus: list[float] = field(default_factory=list)
+    """The free part of each GPU: a fraction must fit on a single GPU."""
+
+    @classmethod
+    def of(cls, resources: Mapping[str, float], labels: Mapping[str, str]) -> NodeRoom:
+        num_gpus = int(resources.get("GPU", 0.0))
+        return cls(labels=labels, amounts=dict(resources), gpus=[1.0] * num_gpus)
+
+    def take(self, demand: Demand) -> bool:
+        """Places the demand if it fits; returns whether it did."""
+        if any(self.labels.get(name) != value for name, value in demand.pin.labels.items()):
+            return False
+        others = {name: amount for name, amount in demand.amounts.items() if name != "GPU"}
+        if any(self.amounts.get(name, 0.0) + _TOLERANCE < n for name, n in others.items()):
+            return False
+        if demand.gpus:
+            # Best fit, as in Ray: fractions go to GPUs that are already shared.
+            fitting = [free for free in self.gpus if free + _TOLERANCE >= demand.gpus]
+            if not fitting:
+                return False
+            self.gpus[self.gpus.index(min(fitting))] -= demand.gpus
+        for name, amount in others.items():
+            self.amounts[name] -= amount
+        return True
+
+
+def misfit(demands: Iterable[Demand], nodes: Sequence[NodeRoom]) -> Demand | None:
+    """A process that does not fit on the nodes, if any; places the largest demands first. Modifies
+    `nodes`.
+    """
+
+    def size(demand: Demand) -> tuple[float, ...]:
+        # The pickiest first: pinned processes have fewer possible nodes.
+        return (len(demand.pin.labels), sum(demand.pin.resources.values()), demand.gpus)
+
+    for demand in sorted(demands, key=size, reverse=True):
+        if not any(node.take(demand) for node in nodes):
+            return demand
+    return None
+
+
+def totals(demands: Iterable[Demand]) -> dict[str, float]:
+    """The sum of the demands by resource name."""
+    sums: dict[str, float] = {}
+    for demand in demands:
+        for name, amount in demand.amounts.items():
+            sums[name] = sums.get(name, 0.0) + amount
+    return sums
+
+
+def shortage(
+    demands: Sequence[Demand], nodes: Sequence[NodeRoom], available: Mapping[str, float]
+) -> str:
+    """The missing resources, with both numbers; empty if the demands can be placed.
+
+    `available` is what is currently unused in the whole cluster.
+    """
+    wanted = totals(demands)
+    has = {name: sum(node.amounts.get(name, 0.0) for node in nodes) for name in wanted}
+    where = f"{len(nodes)} node{'s' if len(nodes) != 1 else ''}"
+    if short := [name for name in wanted if has[name] + _TOLERANCE < wanted[name]]:
+        return (
+            f"it needs {_listed(wanted, short)}, but the Ray cluster has {_listed(has, short)} on "
+            f"{where}"
+        )
+    if busy := [n for n in wanted if available.get(n, 0.0) + _TOLERANCE < wanted[n]]:
+        free = {name: available.get(name, 0.0) for name in busy}
+        return (
+            f"it needs {_listed(wanted, busy)}, but of the Ray cluster's {_listed(has, busy)} only "
+            f"{_listed(free, busy)} is not in use"
+        )
+    if (unplaced := misfit(demands, nodes)) is not None:
+        return (
+            f"{unplaced}, but no node has that left after the others; the Ray cluster has {where}"
+        )
+    return ""
+
+
+def _listed(amounts: Mapping[str, float], names: Iterable[str]) -> str:
+    return ", ".join(f"{amounts[name]:g} {name}" for name in names)

@@ -1,0 +1,198 @@
+"""Starts or joins Ray, and reports a failure in one line."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from segue.api.errors import Unavailable
+from segue.launch.prepare import Report
+from segue.launch.ray.demand import Demand, NodeRoom, shortage
+from segue.process.native_stderr import captured_stderr, silence_native_stderr
+
+logger = logging.getLogger(__name__)
+
+_JOIN_TIMEOUT_S = 10.0
+# On a busy machine Ray takes about 15 s to start; it gives up on its own parts after 30 s.
+_START_TIMEOUT_S = 60.0
+_SLOW_AFTER_S = 10.0
+_INTERRUPTED_GRACE_S = 5.0
+# Resources that were just released become available with a delay.
+_ROOM_TIMEOUT_S = 5.0
+_OBJECT_STORE_BYTES = 100 << 20
+
+
+def logs_folder() -> Path:
+    """This node's log folder, in Ray's session folder."""
+    context = ray.get_runtime_context()
+    return Path(str(context.get_temp_dir()), str(context.get_session_name()), "logs")
+
+
+@contextlib.contextmanager
+def running_ray(address: str, demands: Sequence[Demand], report: Report) -> Iterator[None]:
+    """Ray with room for the demands, until the block ends. Raises InvalidConfig and Unavailable."""
+    if ray.is_initialized():
+        require_room(demands)
+        yield
+        return
+    with _started(address, demands, report):
+        require_room(demands)
+        yield
+
+
+@contextlib.contextmanager
+def _started(address: str, demands: Sequence[Demand], report: Report) -> Iterator[None]:
+    if address:
+        report(f"joining Ray at {address}")
+        options: dict[str, Any] = {"address": address}
+    else:
+        report("starting Ray")
+        options = _local_options(has_cpus=any(demand.cpus for demand in demands))
+    # The driver's own output goes to the user; workers' logs stay in Ray's session folder.
+    options |= {"log_to_driver": False, "logging_level": logging.ERROR}
+    timeout_s = _JOIN_TIMEOUT_S if address else _START_TIMEOUT_S
+    may_end = threading.Event()
+    try:
+        _init(options, timeout_s, report, may_end)
+        yield
+    finally:
+        if ray.is_initialized():
+            ray.shutdown()
+        may_end.set()
+
+
+def ended_parts() -> list[str]:
+    """The processes that have ended in a Ray that we started. Without them Ray restarts nothing."""
+    node = ray._private.worker._global_node
+    dead = node.dead_processes() if node is not None else []
+    return sorted({kind for kind, _ in dead} & {"gcs_server", "raylet"})
+
+
+def _local_options(*, has_cpus: bool) -> dict[str, Any]:
+    # Ray would send usage statistics to the internet.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # Ray starts its workers at niceness 15, but ours are the machine's main work.
+    os.environ.setdefault("RAY_worker_niceness", "0")
+    # Ray would start one Python process per core, and map a third of the memory, for tasks and
+    # objects that we do not use: 8 of the 12 s of its start on two busy cores.
+    return {
+        "address": "local",
+        "include_dashboard": False,
+        "num_cpus": (os.cpu_count() or 1) if has_cpus else 0,
+        "object_store_memory": _OBJECT_STORE_BYTES,
+    }
+
+
+def _init(
+    options: dict[str, Any], timeout_s: float, report: Report, may_end: threading.Event
+) -> None:
+    """Runs `ray.init` in a thread: it can hang in native code, where no signal interrupts it, and
+    it would replace the main thread's signal handlers.
+
+    The thread lives until `may_end`: Ray's processes die with the thread that started them.
+    """
+    failures: list[BaseException] = []
+    is_over = threading.Event()
+
+    def run() -> None:
+        try:
+            ray.init(**options)
+        except BaseException as error:
+            failures.append(error)
+        finally:
+            is_over.set()
+        may_end.wait()
+
+    with captured_stderr() as native:
+        threading.Thread(target=run, name="ray", daemon=True).start()
+        try:
+            _wait_for(is_over, timeout_s, report)
+        except BaseException:
+            # A signal. Started parts are shut down in order; otherwise its agents would stay for a
+            # minute.
+            is_over.wait(_INTERRUPTED_GRACE_S)
+            raise
+        said = native()
+    logger.debug("output of Ray's native part", extra={"text": said})
+    if not is_over.is_set():
+        # Its thread keeps trying, and printing errors, until this process ends.
+        silence_native_stderr()
+        raise Unavailable(_did_not(options["address"], f"no answer for {timeout_s:g} s", said))
+    if failures:
+        reason = str(failures[0]) or repr(failures[0])
+        raise Unavailable(_did_not(options["address"], reason, said)) from failures[0]
+
+
+def _wait_for(is_over: threading.Event, timeout_s: float, report: Report) -> None:
+    started_at = time.monotonic()
+    is_slow = False
+    keep_handlers = _signal_keeper()
+    while not is_over.wait(0.05):
+        keep_handlers()
+        elapsed_s = time.monotonic() - started_at
+        if elapsed_s > timeout_s:
+            break
+        if elapsed_s > _SLOW_AFTER_S and not is_slow and timeout_s > _JOIN_TIMEOUT_S:
+            is_slow = True
+            report(
+                f"Ray is slow to start (load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores); "
+                f"will give up at {timeout_s:g} s"
+            )
+    keep_handlers()
+
+
+def _signal_keeper() -> Callable[[], None]:
+    """Returns a function that restores the current handlers. Ray's native part installs one for
+    SIGTERM that prints a stack and aborts the process.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return lambda: None
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+
+    def keep() -> None:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+    return keep
+
+
+def _did_not(address: str, reason: str, native: str) -> str:
+    """One line from Ray's exception and the output of its native part."""
+    what = "Ray did not start here" if address == "local" else f"cannot join Ray at {address}"
+    if "InvalidAuthToken" in native or "oken authentication" in reason:
+        return (
+            f"{what}: the token is missing or wrong; set RAY_AUTH_MODE=token and the cluster's own "
+            "token, as RAY_AUTH_TOKEN or in a file that RAY_AUTH_TOKEN_PATH names"
+        )
+    return f"{what}: {' '.join(reason.split())[:300]}"
+
+
+def require_room(demands: Sequence[Demand]) -> None:
+    """Raises Unavailable, naming what is missing, if Ray cannot place the processes: it would wait
+    forever for nodes that can take them.
+    """
+    deadline_at = time.monotonic() + _ROOM_TIMEOUT_S
+    while missing := shortage(demands, _nodes(), ray.available_resources()):
+        if time.monotonic() > deadline_at:
+            raise Unavailable(
+                f"Ray has no room for this cluster: {missing}; add nodes, or change --prefill, "
+                "--decode or [cluster] gpus_per_…, cpus_per_worker, …_on"
+            )
+        time.sleep(0.25)
+
+
+def _nodes() -> list[NodeRoom]:
+    return [
+        NodeRoom.of(node["Resources"], node.get("Labels") or {})
+        for node in ray.nodes()
+        if node["Alive"]
+    ]

@@ -1,0 +1,1 @@
+"""Reading a checkpoint's folder: files, formats, settings, tensors."""

@@ -1,0 +1,147 @@
+"""What a model that cannot be served is, by name: other formats, adapters, quantised weights.
+
+A person who is told "no config.json" looks for that file; one who is told "a GGUF file" knows what
+to fetch instead. Names of files suffice, so a repository on the hub is judged before a download.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from pathlib import Path
+
+from segue.api.errors import InvalidCheckpoint
+from segue.model.checkpoint.typed_json import Json, read_object
+
+_SERVE_INSTEAD = "serve the safetensors release it was made from (bfloat16 or float32)"
+_CONVERT = (
+    "load it with transformers and call save_pretrained(FOLDER), which writes safetensors, or "
+    "serve a release that has them"
+)
+_FOREIGN = {
+    # What names of files end with: what that is, and what to do.
+    (".gguf",): ("weights in GGUF, llama.cpp's format", _SERVE_INSTEAD),
+    (".bin", ".pt", ".pth", ".ckpt"): ("weights as PyTorch pickles", _CONVERT),
+    (".h5", ".msgpack", ".onnx", ".npz", ".mlmodel", ".engine", ".tflite"): (
+        "weights in another framework's format",
+        _SERVE_INSTEAD,
+    ),
+}
+_ADAPTER = "adapter_config.json"
+_QUANTISED_BY = {
+    "quantize_config.json": "GPTQ",
+    "quant_config.json": "AWQ",
+    "hf_quant_config.json": "ModelOpt",
+}
+"""Files in which tools say how they quantised, where config.json does not say it."""
+
+_LFS_HEAD = b"version https://git-lfs"
+
+
+def refuse_file(path: Path) -> None:
+    """`path` is a file, and a folder was expected. Raises InvalidCheckpoint."""
+    if path.suffix == ".safetensors":
+        raise InvalidCheckpoint(
+            f"{path} is one file of a model: give its folder, {path.parent}, with config.json and "
+            "tokenizer.json beside it"
+        )
+    foreign = _foreign([path.name])
+    if foreign is None and _head(path).startswith(b"GGUF"):
+        foreign = _FOREIGN[".gguf",]
+    if foreign is not None:
+        what, advice = foreign
+        raise InvalidCheckpoint(f"{path} is a file with {what}: {advice}")
+    raise InvalidCheckpoint(
+        f"{path} is a file: give the folder of a model (config.json, tokenizer.json, *.safetensors)"
+    )
+
+
+def refuse_foreign(names: Collection[str], where: str, *, base_model: str = "") -> None:
+    """`names` are the files of a folder or a repository, called `where`. Raises InvalidCheckpoint
+    where they are known to be something else than a model as transformers publishes it.
+    """
+    if not names:
+        raise InvalidCheckpoint(
+            f"{where} is empty: a model is config.json, tokenizer.json and *.safetensors"
+        )
+    if _ADAPTER in names and not any(_is_weights(name) for name in names):
+        base = f" of {base_model}" if base_model else ""
+        raise InvalidCheckpoint(
+            f"{where} is an adapter (LoRA){base}, not a model: merge it into its base "
+            "(peft: merge_and_unload, then save_pretrained) and serve the result"
+        )
+    if not any(_is_weights(name) for name in names) and (foreign := _foreign(names)):
+        what, advice = foreign
+        raise InvalidCheckpoint(f"{where} has {what} and no safetensors: {advice}")
+
+
+def refuse_foreign_folder(folder: Path) -> None:
+    """As `refuse_foreign`, of a folder on this machine."""
+    adapter, base_model = folder / _ADAPTER, ""
+    if adapter.is_file():
+        base_model = str(read_object(adapter).get("base_model_name_or_path") or "")
+    names = [path.name for path in folder.iterdir() if not path.name.startswith(".")]
+    refuse_foreign(names, str(folder), base_model=base_model)
+    if "config.json" not in names:
+        # One folder too high: of several models, or of the hub's cache.
+        inner = sorted(folder.glob("*/config.json")) or sorted(folder.glob("*/*/config.json"))
+        if inner:
+            raise InvalidCheckpoint(
+                f"{folder} has no config.json, but a folder in it has: give {inner[0].parent}"
+            )
+
+
+def refuse_quantised(outer: Json, text: Json, names: Iterable[str]) -> None:
+    """`outer` and `text` are config.json and its inner part. Raises InvalidCheckpoint."""
+    for config in (outer, text):
+        for key in ("quantization_config", "compression_config"):
+            if config.get(key):
+                raise InvalidCheckpoint(quantised(_method(config[key])))
+    for name in names:
+        if name in _QUANTISED_BY:
+            raise InvalidCheckpoint(quantised(f"{_QUANTISED_BY[name]}, says {name}"))
+
+
+def quantised(how: str) -> str:
+    """The refusal, which names the method."""
+    return (
+        f"quantised weights ({how}) are not supported; use the checkpoint's bfloat16 release, "
+        "which most often has the same name without the suffix"
+    )
+
+
+def refuse_lfs_pointer(path: Path) -> None:
+    """A clone without Git LFS has text in place of large files. Raises InvalidCheckpoint."""
+    if _head(path).startswith(_LFS_HEAD):
+        raise InvalidCheckpoint(
+            f"{path} is a Git LFS pointer and not the file itself: run `git lfs pull` in its folder"
+        )
+
+
+def _method(section: object) -> str:
+    if not isinstance(section, Mapping):
+        return "method unknown"
+    named = [section.get(key) for key in ("quant_method", "quant_algo", "format")]
+    parts = [str(name) for name in named if isinstance(name, str)]
+    bits = section.get("bits") or section.get("w_bit")
+    if isinstance(bits, int):
+        parts.append(f"{bits} bits")
+    parts += [key.removeprefix("load_in_") for key in section if str(key).startswith("load_in_")]
+    return ", ".join(parts) or "method unknown"
+
+
+def _is_weights(name: str) -> bool:
+    return name.endswith(".safetensors") and not name.startswith("adapter_")
+
+
+def _foreign(names: Iterable[str]) -> tuple[str, str] | None:
+    # Written by trainers beside any model.
+    of_model = [n for n in names if n not in ("training_args.bin", "optimizer.pt", "scheduler.pt")]
+    for endings, found in _FOREIGN.items():
+        if any(name.lower().endswith(endings) for name in of_model):
+            return found
+    return None
+
+
+def _head(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(64)

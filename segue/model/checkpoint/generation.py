@@ -1,0 +1,124 @@
+"""What a model folder says about drawing tokens and ending answers. No torch.
+
+generation_config.json   sampling values, end tokens
+config.json              end tokens, where the first file states none …
+tokenizer_config.json    … and its `eos_token` beside them: Qwen's chats end with <|im_end|>,
+                         while config.json names <|endoftext|>
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from segue.api.errors import InvalidCheckpoint, InvalidRequest
+from segue.api.types import SamplingParams
+from segue.model.checkpoint.typed_json import Json, read_object, section
+
+GENERATION_CONFIG = "generation_config.json"
+_NUMBERS = ("temperature", "top_p", "min_p", "repetition_penalty")
+
+TokenId = Callable[[str], int | None]
+"""The id of a token by its name; None where the vocabulary lacks it."""
+
+
+def _no_vocabulary(token: str) -> None:
+    return None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerationDefaults:
+    """What a turn takes where its client left something open."""
+
+    sampling: SamplingParams = field(default_factory=SamplingParams)
+    end_ids: tuple[int, ...] = ()
+    """Tokens that end an answer."""
+
+    @classmethod
+    def from_folder(
+        cls, folder: Path, *, token_id: TokenId = _no_vocabulary, with_file: bool = True
+    ) -> GenerationDefaults:
+        """`with_file`: whether generation_config.json counts. Raises InvalidCheckpoint."""
+        path = folder / GENERATION_CONFIG
+        stated = read_object(path) if with_file and path.exists() else {}
+        try:
+            sampling = _sampling(stated)
+            end_ids = _ids(stated)
+        # What a value must be is said by the type that holds it.
+        except (InvalidCheckpoint, InvalidRequest) as error:
+            raise InvalidCheckpoint(
+                f"{path}: {error}; correct the file, or ignore it with --generation-config none"
+            ) from None
+        return cls(sampling=sampling, end_ids=end_ids or _end_ids(folder, token_id))
+
+
+def _sampling(stated: Json) -> SamplingParams:
+    """`do_sample: false` is greedy whatever else is stated. A folder that states a temperature and
+    no `do_sample` means the temperature.
+    """
+    given: dict[str, Any] = {n: v for n in _NUMBERS if (v := _number(stated, n)) is not None}
+    top_k = _number(stated, "top_k")
+    if top_k is not None:
+        # Written as 0 or -1 where every token counts.
+        given["top_k"] = max(int(top_k), 0)
+    do_sample = stated.get("do_sample")
+    if do_sample is not None and not isinstance(do_sample, bool):
+        raise InvalidCheckpoint(f"do_sample must be true or false, got {do_sample!r}")
+    if do_sample is False:
+        given["temperature"] = 0.0
+    elif do_sample:
+        given.setdefault("temperature", 1.0)
+    return SamplingParams(**given)
+
+
+def _number(stated: Json, name: str) -> float | None:
+    value = stated.get(name)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise InvalidCheckpoint(f"{name} must be a number, got {value!r}")
+    return value
+
+
+def _end_ids(folder: Path, token_id: TokenId) -> tuple[int, ...]:
+    path = folder / "config.json"
+    outer = read_object(path)
+    try:
+        ids = _ids(outer) or _ids(section(outer, "text_config"))
+    except InvalidCheckpoint as error:
+        raise InvalidCheckpoint(f"{path}: {error}") from None
+    own = _tokenizer_end(folder, token_id)
+    return ids if own is None or own in ids else (*ids, own)
+
+
+def _tokenizer_end(folder: Path, token_id: TokenId) -> int | None:
+    path = folder / "tokenizer_config.json"
+    config = read_object(path) if path.exists() else {}
+    match config.get("eos_token"):
+        case str(token) | {"content": str(token)}:
+            pass
+        case _:
+            return None
+    known = token_id(token)
+    if known is not None:
+        return known
+    # Named beside its id in the folders of older libraries.
+    added = config.get("added_tokens_decoder")
+    for number, entry in (added if isinstance(added, dict) else {}).items():
+        if isinstance(entry, dict) and entry.get("content") == token and str(number).isdecimal():
+            return int(number)
+    return None
+
+
+def _ids(config: Json) -> tuple[int, ...]:
+    """`eos_token_id`: one id or several; none where it is missing."""
+    stated = config.get("eos_token_id")
+    ids: Sequence[object] = (
+        () if stated is None else stated if isinstance(stated, list) else [stated]
+    )
+    if not all(isinstance(i, int) and not isinstance(i, bool) and i >= 0 for i in ids):
+        raise InvalidCheckpoint(f"eos_token_id must be token ids, got {stated!r}")
+    return tuple(dict.fromkeys(i for i in ids if isinstance(i, int)))

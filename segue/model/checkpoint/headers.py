@@ -1,0 +1,62 @@
+"""What safetensors files say of themselves: names, dtypes and shapes, without their data. No torch.
+
+A file is the length of its header in 8 bytes, the header in JSON, then the data.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from segue.api.errors import InvalidCheckpoint
+
+DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
+"""Those that are served, as files and as we name them."""
+_MAX_HEADER_BYTES = 100 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class TensorHeader:
+    dtype: str
+    """As in the file: "BF16"."""
+    shape: tuple[int, ...]
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape)
+
+
+def read_headers(path: Path) -> Mapping[str, TensorHeader]:
+    """Name → header. Raises InvalidCheckpoint for a file that is cut off or something else."""
+    try:
+        with path.open("rb") as file:
+            header_bytes = int.from_bytes(file.read(8), "little")
+            if not 2 <= header_bytes <= _MAX_HEADER_BYTES:
+                raise ValueError(f"its header would have {header_bytes} bytes")
+            entries = json.loads(file.read(header_bytes))
+        headers, data_bytes = _parse(entries)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InvalidCheckpoint(f"{path} is truncated or not safetensors: {error}") from None
+    expected, actual = 8 + header_bytes + data_bytes, path.stat().st_size
+    if actual < expected:
+        raise InvalidCheckpoint(
+            f"{path} is truncated: {actual} of {expected} bytes are there; download it again"
+        )
+    return headers
+
+
+def _parse(entries: Mapping[str, Mapping[str, object]]) -> tuple[dict[str, TensorHeader], int]:
+    headers: dict[str, TensorHeader] = {}
+    data_bytes = 0
+    for name, entry in entries.items():
+        if name == "__metadata__":
+            continue
+        shape, offsets = entry["shape"], entry["data_offsets"]
+        if not (isinstance(shape, list) and isinstance(offsets, list)):
+            raise ValueError(f"{name} has no shape and place")
+        headers[name] = TensorHeader(str(entry["dtype"]), tuple(int(n) for n in shape))
+        data_bytes = max(data_bytes, int(offsets[1]))
+    return headers, data_bytes

@@ -1,0 +1,107 @@
+"""What can be said of a model folder without torch, before any process is started for it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from segue.api.errors import InvalidCheckpoint
+from segue.cache.layout import DTYPE_BYTES
+from segue.model.checkpoint.formats import quantised, refuse_foreign_folder, refuse_lfs_pointer
+from segue.model.checkpoint.headers import DTYPES, TensorHeader, read_headers
+from segue.model.checkpoint.names import MTP_PREFIX, reason_to_skip
+from segue.model.checkpoint.typed_json import listed, read_object, section
+from segue.model.config import ModelConfig
+
+INDEX_NAME = "model.safetensors.index.json"
+SINGLE_NAME = "model.safetensors"
+_MIN_ARRANGED = 1 << 19
+"""As in `segue.model.weight`: smaller products are never arranged."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FolderFacts:
+    """A folder whose files are all there."""
+
+    config: ModelConfig
+    tensors: Mapping[str, TensorHeader]
+    """Of those that are read."""
+
+    @property
+    def has_mtp_layer(self) -> bool:
+        return any(name.startswith(MTP_PREFIX) for name in self.tensors)
+
+    def weight_bytes(self, dtype: str, *, mtp: bool, on_cpu: bool) -> int:
+        """Memory of a worker that loads them in `dtype`; on a CPU with the second copies that
+        float32 products of few rows make (`segue/model/weight.py`).
+        """
+        total = 0
+        for name, tensor in self.tensors.items():
+            if name.startswith(MTP_PREFIX) and not mtp:
+                continue
+            is_matrix = len(tensor.shape) >= 2 and "conv1d" not in name
+            # Vectors and convolutions are float32 whatever is asked for.
+            num_bytes = tensor.size * (DTYPE_BYTES[dtype] if is_matrix else 4)
+            total += num_bytes
+            if on_cpu and dtype == "float32" and self._may_be_arranged(name, tensor):
+                total += num_bytes
+        return total
+
+    def _may_be_arranged(self, name: str, tensor: TensorHeader) -> bool:
+        is_product = ".experts." not in name and (
+            not name.endswith("embed_tokens.weight") or self.config.tie_word_embeddings
+        )
+        return is_product and len(tensor.shape) == 2 and tensor.size >= _MIN_ARRANGED
+
+
+def check_folder(folder: Path, *, skip_tokenizer: bool = False) -> FolderFacts:
+    """Raises InvalidCheckpoint, which names what the folder is or lacks."""
+    if not folder.is_dir():
+        raise InvalidCheckpoint(f"no such model folder: {folder}")
+    refuse_foreign_folder(folder)
+    config = ModelConfig.from_folder(folder)
+    _check_tokenizer(folder, skip_tokenizer)
+    tensors = {
+        name: header
+        for path in _weight_files(folder)
+        for name, header in _headers(path).items()
+        if not reason_to_skip(name, config)
+    }
+    if other := sorted({h.dtype for h in tensors.values() if h.dtype not in DTYPES}):
+        raise InvalidCheckpoint(f"{folder}: {quantised('stored as ' + ', '.join(other))}")
+    return FolderFacts(config=config, tensors=tensors)
+
+
+def _check_tokenizer(folder: Path, skip_tokenizer: bool) -> None:
+    path = folder / "tokenizer.json"
+    if skip_tokenizer:
+        return
+    if path.is_file():
+        refuse_lfs_pointer(path)
+        return
+    is_slow = (folder / "vocab.json").is_file() or any(folder.glob("*.tiktoken"))
+    found = " (an older format of it is there)" if is_slow else ""
+    raise InvalidCheckpoint(
+        f"{folder} has no tokenizer.json{found}: add the one the model was published with, or "
+        "serve token ids without text: --skip-tokenizer"
+    )
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    index = folder / INDEX_NAME
+    if index.exists():
+        files = {str(name) for name in section(read_object(index), "weight_map").values()}
+    else:
+        files = {SINGLE_NAME}
+    if missing := sorted(name for name in files if not (folder / name).is_file()):
+        hint = f"{INDEX_NAME} names them" if index.exists() else f"no {INDEX_NAME} either"
+        raise InvalidCheckpoint(
+            f"{folder} lacks the weights {listed(missing)} ({hint}); download it again"
+        )
+    return [folder / name for name in sorted(files)]
+
+
+def _headers(path: Path) -> Mapping[str, TensorHeader]:
+    refuse_lfs_pointer(path)
+    return read_headers(path)

@@ -1,0 +1,82 @@
+"""From what a person calls a model to a folder on this machine. No torch."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+
+from segue.api.errors import InvalidCheckpoint
+from segue.model.checkpoint.formats import refuse_file
+
+logger = logging.getLogger(__name__)
+
+TEXT_FILES = ["*.json", "*.jinja", "merges.txt"]
+"""Config, tokenizer and chat template: all that a process without a model needs."""
+WEIGHT_FILES = ["*.safetensors"]
+
+_HUB_TIMEOUT_S = 10.0
+
+DEMO = "demo"
+"""The checkpoint that comes with the package."""
+# Found by its place: the package `segue.demo` is about training it, which serving does not need.
+_DEMO_FOLDER = Path(__file__).parents[1] / "demo" / "checkpoint"
+
+
+def resolve_model(model: str, *, with_weights: bool) -> Path:
+    """The folder of the demo, a local path or a hub id, which is downloaded where needed.
+
+    Raises InvalidCheckpoint when there is no such folder and the hub does not give it either.
+    """
+    if model == DEMO:
+        return _DEMO_FOLDER
+    folder = Path(model).expanduser()
+    if folder.is_dir():
+        return folder
+    if folder.is_file():
+        refuse_file(folder)
+    if not _may_be_hub_id(model):
+        raise InvalidCheckpoint(
+            f"no such model folder: {folder}; a model is a folder, a hub id (OWNER/NAME) or demo"
+        )
+    return _download(model, TEXT_FILES + (WEIGHT_FILES if with_weights else []))
+
+
+def _download(model: str, patterns: list[str]) -> Path:
+    # A third of a second to import, which a folder should not pay for.
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(model, allow_patterns=patterns))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise InvalidCheckpoint(
+            f"{model!r} is neither a folder here nor a model that the hub gives us: {reason}"
+        ) from error
+
+
+def is_local(model: str) -> bool:
+    """Whether it is here, or nowhere: everything but a hub id."""
+    return model == DEMO or Path(model).expanduser().exists() or not _may_be_hub_id(model)
+
+
+def hub_files(model: str) -> Mapping[str, int] | None:
+    """The files of a model on the hub with their sizes: a question of kilobytes. None where the hub
+    does not answer, or does not know the model.
+    """
+    from huggingface_hub import HfApi
+
+    try:
+        found = HfApi().model_info(model, files_metadata=True, timeout=_HUB_TIMEOUT_S)
+    # The library's transport has errors of its own. Whatever it is, the download will say it.
+    except Exception as error:
+        logger.info("the hub does not tell sizes", extra={"model": model, "error": repr(error)})
+        return None
+    return {file.rfilename: file.size or 0 for file in found.siblings or ()}
+
+
+def _may_be_hub_id(model: str) -> bool:
+    """A hub id is `name` or `owner/name`; anything else would be a question the hub refuses."""
+    parts = model.split("/")
+    return len(parts) <= 2 and all(part and part.strip(".~") for part in parts)

@@ -1,0 +1,85 @@
+"""A folder of safetensors as one table of tensors, each read when it is asked for.
+
+Files are mapped, not read: a tensor costs memory only where it is copied to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from segue.api.errors import InvalidCheckpoint
+from segue.model.checkpoint.preflight import INDEX_NAME, SINGLE_NAME
+from segue.model.checkpoint.typed_json import listed, read_object, section
+
+
+class SafetensorsFile(Protocol):
+    def keys(self) -> list[str]: ...
+    def get_tensor(self, name: str) -> Tensor: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """The tensors of all files, in the order in which they lie on disk."""
+
+    folder: Path
+    files: Mapping[str, SafetensorsFile]
+    """Tensor name → the open file that holds it."""
+
+    def read(self, name: str) -> Tensor:
+        """A view of the mapped file, valid while the checkpoint is open."""
+        return self.files[name].get_tensor(name)
+
+
+@contextmanager
+def open_checkpoint(folder: Path) -> Iterator[Checkpoint]:
+    """Open every file of the checkpoint in `folder`.
+
+    Raises InvalidCheckpoint for a missing, truncated or foreign file, for a tensor that two files
+    hold, and for a file that lacks a tensor which the index places there.
+    """
+    index = _read_index(folder)
+    with ExitStack() as stack:
+        files: dict[str, SafetensorsFile] = {}
+        for file_name, promised in index.items():
+            file = stack.enter_context(_open_file(folder / file_name))
+            names = file.keys()
+            if missing := sorted(promised.difference(names)):
+                raise InvalidCheckpoint(
+                    f"{folder / file_name} lacks tensors that the index places there: "
+                    f"{listed(missing)}"
+                )
+            if twice := sorted(files.keys() & set(names)):
+                raise InvalidCheckpoint(f"{folder}: tensors in more than one file: {listed(twice)}")
+            files.update(dict.fromkeys(names, file))
+        yield Checkpoint(folder, files)
+
+
+def _read_index(folder: Path) -> dict[str, set[str]]:
+    """File name → the tensors that the index places there; none are promised without an index."""
+    path = folder / INDEX_NAME
+    if not path.exists():
+        return {SINGLE_NAME: set()}
+    index: dict[str, set[str]] = {}
+    for tensor_name, file_name in section(read_object(path), "weight_map").items():
+        index.setdefault(str(file_name), set()).add(tensor_name)
+    return index
+
+
+@contextmanager
+def _open_file(path: Path) -> Iterator[SafetensorsFile]:
+    try:
+        file = safe_open(path, framework="pt")
+    except FileNotFoundError:
+        hint = f"no {INDEX_NAME} either" if path.name == SINGLE_NAME else "the index names it"
+        raise InvalidCheckpoint(f"missing weights file {path} ({hint})") from None
+    except (SafetensorError, OSError) as error:
+        raise InvalidCheckpoint(f"{path} is truncated or not safetensors: {error}") from error
+    with file as opened:
+        yield opened

@@ -1,0 +1,66 @@
+"""Reading a checkpoint's JSON files: typed access, with errors that name the key and what came."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TypeAlias, TypeVar
+
+from segue.api.errors import InvalidCheckpoint
+
+Json: TypeAlias = Mapping[str, object]
+Number = TypeVar("Number", int, float)
+
+
+def require(condition: bool, message: str) -> None:
+    if not condition:
+        raise InvalidCheckpoint(message)
+
+
+def read_object(path: Path) -> Json:
+    try:
+        parsed = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InvalidCheckpoint(f"{path.parent} has no {path.name}") from None
+    except (OSError, ValueError) as error:
+        raise InvalidCheckpoint(f"{path} cannot be read as JSON: {error}") from error
+    if not isinstance(parsed, dict):
+        raise InvalidCheckpoint(f"{path} must hold a JSON object, got {type(parsed).__name__}")
+    return parsed
+
+
+def section(config: Json, key: str) -> Json:
+    """The object under `key`; empty when it is missing or null."""
+    value = config.get(key) or {}
+    if not isinstance(value, dict):
+        raise InvalidCheckpoint(f"{key} must be an object, got {value!r}")
+    return value
+
+
+def number(config: Json, key: str, kind: type[Number], default: Number | None = None) -> Number:
+    value = config.get(key)
+    if value is None:
+        value = default
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise InvalidCheckpoint(f"{key} must be a number, got {value!r}")
+    require(kind(value) == value, f"{key} must be of type {kind.__name__}, got {value!r}")
+    return kind(value)
+
+
+def positive(config: Json, key: str, default: int | None = None) -> int:
+    value = number(config, key, int, default)
+    require(value >= 1, f"{key} must be >= 1, got {value}")
+    return value
+
+
+def counted(names: Sequence[str], what: str) -> str:
+    """How many, and the first of them."""
+    return f"{len(names)} {what} ({listed(names)})" if names else f"0 {what}"
+
+
+def listed(names: Iterable[object], most: int = 5) -> str:
+    """The first of them, as a person writes a list."""
+    texts = [str(name) for name in names]
+    return ", ".join(texts[:most]) + (f" and {len(texts) - most} more" if len(texts) > most else "")

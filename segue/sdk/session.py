@@ -1,0 +1,185 @@
+"""A conversation in the Python SDK. `Client.session` creates one."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from segue.api.checks import require_seconds
+from segue.api.errors import NotFound, UnknownHistory
+from segue.api.history import DigestChain, continuation
+from segue.api.messages import THINK_END, split_reasoning
+from segue.api.turn import FinishReason, TokenDelta, TurnEnd, TurnEvent
+from segue.api.types import ChatInput, Message, SamplingParams, SessionId, StopConditions
+from segue.sdk.message_input import MessageInput, as_message, new_messages
+from segue.sdk.tool_calls import read_answer
+from segue.text.conversation import read_template_kwargs
+
+if TYPE_CHECKING:
+    from segue.sdk.client import Client
+
+
+class Session:
+    """A conversation that keeps its own history: the client's copy is the truth.
+
+    It sends only what the router lacks, and the whole history if the router turns out to have less,
+    or something else. So `messages` may be changed freely between turns.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        session_id: SessionId,
+        messages: Sequence[Message],
+        *,
+        tools: tuple[str, ...] = (),
+        enable_thinking: bool | None = None,
+        chat_template_kwargs: str = "",
+    ) -> None:
+        self.session_id = session_id
+        self.messages = list(messages)
+        self._num_kept = 0
+        self._chain = DigestChain()
+        self._client = client
+        self._tools = tools
+        self._enable_thinking = enable_thinking
+        self._chat_template_kwargs = chat_template_kwargs
+
+    async def fork(self, child_id: str | None = None) -> Session:
+        """Returns another session with the same history, which continues independently.
+
+        What the cluster keeps of this session serves both. If it keeps nothing any more, the
+        child's first turn costs more.
+        """
+        child = self._client.session(
+            child_id,
+            tools=self._tools,
+            enable_thinking=self._enable_thinking,
+            chat_template_kwargs=self._chat_template_kwargs,
+        )
+        child.messages = list(self.messages)
+        child._num_kept = self._num_kept
+        with contextlib.suppress(NotFound):
+            await self._client.fork_session(self.session_id, child.session_id)
+        return child
+
+    async def pause(self, seconds: float) -> None:
+        """Announces that the next turn will come in about `seconds`, for example after a tool call.
+        Has no effect if nothing is kept of the session any more.
+        """
+        require_seconds("pause", seconds)
+        with contextlib.suppress(NotFound):
+            await self._client.renew_session(self.session_id, pause_s=seconds)
+
+    async def turn(
+        self,
+        *new: MessageInput | Sequence[MessageInput],
+        sampling: SamplingParams | None = None,
+        stop: StopConditions | None = None,
+        timeout_s: float | None = None,
+        continue_final_message: bool | str = False,
+    ) -> AsyncGenerator[TurnEvent, None]:
+        """Adds `new`, streams the answer, and remembers both. A text is a user message; a
+        dictionary is a message in OpenAI's format; a list holds several.
+
+        With tools, calls in the answer become `tool_calls` of the remembered message. A call cut
+        off by `max_tokens`, a stop string or a cancellation stays text. A turn that fails, or that
+        the caller leaves early, does not change the history. With `continue_final_message` the last
+        message is the start of the answer (or of its `reasoning`, if that is named), and the stream
+        continues from there.
+        """
+        added = new_messages(new)
+        self.messages[:] = [
+            as_message(one, f"session.messages[{index}]") for index, one in enumerate(self.messages)
+        ]
+        self._num_kept = min(self._num_kept, len(self.messages))
+        chat = ChatInput(
+            messages=(*self.messages, *added),
+            tools=self._tools,
+            enable_thinking=self._enable_thinking,
+            chat_template_kwargs=self._chat_template_kwargs,
+            continue_final_message=continue_final_message,
+        )
+        text: list[str] = []
+        events = self._send(chat, sampling=sampling, stop=stop, timeout_s=timeout_s)
+        async with contextlib.aclosing(events):
+            async for event in events:
+                if isinstance(event, TokenDelta):
+                    text.append(event.text)
+                if isinstance(event, TurnEnd):
+                    answer = "".join(text)
+                    self._remember(chat, answer, event.kept_messages, is_whole=_is_whole(event))
+                yield event
+
+    def _remember(self, chat: ChatInput, text: str, num_kept: int, *, is_whole: bool) -> None:
+        """Adds the answer `text` to the messages of `chat`, of which the router keeps `num_kept`.
+        An answer that was cut off is not whole."""
+        if chat.continued_field:
+            messages = [*chat.messages[:-1], self._go_on(chat.messages[-1], chat, text, is_whole)]
+        else:
+            messages = [*chat.messages, self._read(text, chat, is_whole)]
+        self.messages[:] = messages
+        # A continued message now differs from the one that the router has.
+        self._num_kept = min(num_kept, len(messages) - 1)
+
+    def _go_on(self, begun: Message, chat: ChatInput, text: str, is_whole: bool) -> Message:
+        if chat.continued_field == "content":
+            said = begun.content + "".join(begun.content_parts) + text
+            return replace(
+                read_answer(said, self._tools, is_whole=is_whole), reasoning=begun.reasoning
+            )
+        thought, said = split_reasoning((begun.reasoning or "") + text)
+        return replace(read_answer(said, self._tools, is_whole=is_whole), reasoning=thought)
+
+    def _read(self, text: str, chat: ChatInput, is_whole: bool) -> Message:
+        answer = read_answer(text, self._tools, is_whole=is_whole)
+        thinks = read_template_kwargs(chat).get("enable_thinking") is not False
+        if not thinks or THINK_END not in answer.content:
+            return answer
+        # Some templates render reasoning in the history only if it is in its own field.
+        thought, said = split_reasoning(answer.content)
+        return replace(answer, content=said, reasoning=thought)
+
+    async def _send(
+        self,
+        chat: ChatInput,
+        *,
+        sampling: SamplingParams | None,
+        stop: StopConditions | None,
+        timeout_s: float | None,
+    ) -> AsyncGenerator[TurnEvent, None]:
+        """Sends what the router lacks of `chat`; sends all of it if the router lacks more."""
+
+        def stream(chat: ChatInput, timeout_s: float | None) -> AsyncGenerator[TurnEvent, None]:
+            return self._client.stream(
+                chat,
+                session_id=self.session_id,
+                sampling=sampling,
+                stop=stop,
+                timeout_s=timeout_s,
+            )
+
+        began_at = time.monotonic()
+        if self._num_kept:
+            try:
+                new = stream(continuation(chat, self._num_kept, self._chain.of(chat)), timeout_s)
+                async with contextlib.aclosing(new) as events:
+                    async for event in events:
+                        yield event
+                return
+            # The router refuses before the first event, so nothing was yielded yet.
+            except UnknownHistory:
+                self._num_kept = 0
+        time_left_s = timeout_s and timeout_s - (time.monotonic() - began_at)
+        async with contextlib.aclosing(stream(chat, time_left_s)) as events:
+            async for event in events:
+                yield event
+
+
+def _is_whole(end: TurnEnd) -> bool:
+    """Whether the answer ended by itself, or at a closing stop string such as </tool_call>."""
+    stopped = end.finish_reason is FinishReason.STOP
+    return stopped and (not end.stop_match or end.stop_match.lstrip().startswith("</"))

@@ -1,0 +1,1 @@
+"""Renders only the new messages of a conversation whose earlier text is known."""

@@ -1,0 +1,1 @@
+"""The checkpoint's chat template: its source, sandbox, control tokens and shape."""

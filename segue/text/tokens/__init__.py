@@ -1,0 +1,1 @@
+"""The tokenizer, and text from tokens as they arrive."""

@@ -1,0 +1,128 @@
+"""The events of a client's stream, to protobuf and back, in pairs `x_to_wire` / `x_from_wire`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from segue.api.checks import one_of, require_count
+from segue.api.turn import FinishReason, Timings, TokenDelta, TurnEnd, TurnEvent, TurnStarted, Usage
+from segue.api.types import MAX_LOGPROBS, SampledToken, TokenLogprob
+from segue.v1 import session_pb2 as pb
+from segue.wire.convert.same_names import message_of, value_of
+
+_FINISH_TO_WIRE = {
+    FinishReason.STOP: pb.FINISH_REASON_STOP,
+    FinishReason.LENGTH: pb.FINISH_REASON_LENGTH,
+    FinishReason.CANCELLED: pb.FINISH_REASON_CANCELLED,
+}
+_FINISH_FROM_WIRE = {wire: reason for reason, wire in _FINISH_TO_WIRE.items()}
+
+
+def sampled_to_wire(token: SampledToken) -> pb.SampledToken:
+    return pb.SampledToken(
+        token_id=token.token_id,
+        logprob=token.logprob,
+        top=[pb.TokenLogprob(token_id=t.token_id, logprob=t.logprob) for t in token.top_logprobs],
+    )
+
+
+def sampled_from_wire(token: pb.SampledToken) -> SampledToken:
+    """Raises InvalidRequest."""
+    require_count("the number of best tokens", len(token.top), high=MAX_LOGPROBS)
+    return SampledToken(
+        token_id=token.token_id,
+        logprob=token.logprob if token.HasField("logprob") else None,
+        top_logprobs=tuple(TokenLogprob(token_id=t.token_id, logprob=t.logprob) for t in token.top),
+    )
+
+
+def delta_to_wire(delta: TokenDelta) -> pb.TokenDelta:
+    return pb.TokenDelta(
+        token_ids=delta.token_ids,
+        text=delta.text,
+        logprobs=[sampled_to_wire(token) for token in delta.logprobs],
+    )
+
+
+def delta_from_wire(delta: pb.TokenDelta) -> TokenDelta:
+    return TokenDelta(
+        token_ids=tuple(delta.token_ids),
+        text=delta.text,
+        logprobs=tuple(sampled_from_wire(token) for token in delta.logprobs),
+    )
+
+
+def finish_reason_to_wire(reason: FinishReason) -> pb.FinishReason.ValueType:
+    return _FINISH_TO_WIRE[reason]
+
+
+def finish_reason_from_wire(reason: pb.FinishReason.ValueType) -> FinishReason:
+    """Raises InvalidRequest."""
+    return one_of("finish_reason", _FINISH_FROM_WIRE, reason)
+
+
+def usage_to_wire(usage: Usage) -> pb.Usage:
+    return message_of(pb.Usage, usage)
+
+
+def usage_from_wire(usage: pb.Usage) -> Usage:
+    return value_of(Usage, usage)
+
+
+def timings_to_wire(timings: Timings) -> pb.Timings:
+    return message_of(pb.Timings, timings)
+
+
+def timings_from_wire(timings: pb.Timings) -> Timings:
+    return value_of(Timings, timings)
+
+
+def end_to_wire(end: TurnEnd) -> pb.TurnEnd:
+    return message_of(
+        pb.TurnEnd,
+        end,
+        finish_reason=finish_reason_to_wire(end.finish_reason),
+        usage=usage_to_wire(end.usage),
+        timings=timings_to_wire(end.timings),
+    )
+
+
+def end_from_wire(end: pb.TurnEnd) -> TurnEnd:
+    return value_of(
+        TurnEnd,
+        end,
+        finish_reason=finish_reason_from_wire(end.finish_reason),
+        usage=usage_from_wire(end.usage),
+        timings=timings_from_wire(end.timings),
+    )
+
+
+def started_to_wire(started: TurnStarted) -> pb.TurnStarted:
+    return message_of(pb.TurnStarted, started)
+
+
+def started_from_wire(started: pb.TurnStarted) -> TurnStarted:
+    return value_of(TurnStarted, started)
+
+
+def events_to_wire(events: Iterable[TurnEvent]) -> pb.GenerateEvent:
+    """Takes at most one event of each kind."""
+    started = delta = end = None
+    for event in events:
+        match event:
+            case TokenDelta():
+                delta = delta_to_wire(event)
+            case TurnEnd():
+                end = end_to_wire(event)
+            case TurnStarted():
+                started = started_to_wire(event)
+    return pb.GenerateEvent(started=started, delta=delta, end=end)
+
+
+def events_from_wire(message: pb.GenerateEvent) -> Iterator[TurnEvent]:
+    if message.HasField("started"):
+        yield started_from_wire(message.started)
+    if message.HasField("delta"):
+        yield delta_from_wire(message.delta)
+    if message.HasField("end"):
+        yield end_from_wire(message.end)

@@ -1,0 +1,75 @@
+"""Values to protobuf and back: the explanation of a placement."""
+
+from __future__ import annotations
+
+from segue.api.checks import one_of
+from segue.api.explanation import CostLine, Explanation, WeighedCandidate, WorkerSpeed
+from segue.api.types import WorkerId
+from segue.v1 import session_pb2 as pb
+from segue.wire.convert.same_names import message_of, value_of
+
+_MODE_TO_WIRE = {
+    "compute": pb.CANDIDATE_MODE_COMPUTE,
+    "pull": pb.CANDIDATE_MODE_PULL,
+    "local": pb.CANDIDATE_MODE_LOCAL,
+}
+_MODE_FROM_WIRE = {wire: mode for mode, wire in _MODE_TO_WIRE.items()}
+_EXCLUDED_TO_WIRE = {
+    "": pb.EXCLUSION_UNSPECIFIED,
+    "speed": pb.EXCLUSION_SPEED,
+    "memory": pb.EXCLUSION_MEMORY,
+    "avoided": pb.EXCLUSION_AVOIDED,
+    "size": pb.EXCLUSION_SIZE,
+    "not_ready": pb.EXCLUSION_NOT_READY,
+}
+_EXCLUDED_FROM_WIRE = {wire: excluded for excluded, wire in _EXCLUDED_TO_WIRE.items()}
+_LINES = ("compute", "link", "step")
+
+
+def explanation_to_wire(explanation: Explanation) -> pb.Explanation:
+    return message_of(
+        pb.Explanation,
+        explanation,
+        candidates=[candidate_to_wire(one) for one in explanation.candidates],
+        speeds=[_speed_to_wire(one) for one in explanation.speeds],
+    )
+
+
+def explanation_from_wire(explanation: pb.Explanation) -> Explanation:
+    """Raises InvalidRequest for a mode or an exclusion that only a later version knows."""
+    return value_of(
+        Explanation,
+        explanation,
+        candidates=tuple(candidate_from_wire(one) for one in explanation.candidates),
+        speeds=tuple(_speed_from_wire(one) for one in explanation.speeds),
+    )
+
+
+def candidate_to_wire(one: WeighedCandidate) -> pb.Candidate:
+    return message_of(
+        pb.Candidate,
+        one,
+        mode=_MODE_TO_WIRE[one.mode],
+        excluded=_EXCLUDED_TO_WIRE[one.excluded],
+        source_worker=one.source_worker or "",
+    )
+
+
+def candidate_from_wire(one: pb.Candidate) -> WeighedCandidate:
+    return value_of(
+        WeighedCandidate,
+        one,
+        mode=one_of("mode", _MODE_FROM_WIRE, one.mode),
+        excluded=one_of("excluded", _EXCLUDED_FROM_WIRE, one.excluded),
+        source_worker=WorkerId(one.source_worker) if one.source_worker else None,
+    )
+
+
+def _speed_to_wire(one: WorkerSpeed) -> pb.WorkerSpeed:
+    lines = {name: message_of(pb.CostLine, getattr(one, name)) for name in _LINES}
+    return message_of(pb.WorkerSpeed, one, **lines)
+
+
+def _speed_from_wire(one: pb.WorkerSpeed) -> WorkerSpeed:
+    lines = {name: value_of(CostLine, getattr(one, name)) for name in _LINES}
+    return value_of(WorkerSpeed, one, **lines)

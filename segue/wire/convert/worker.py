@@ -1,0 +1,142 @@
+"""Values to protobuf and back: the workers and the cluster as the router sees them."""
+
+from __future__ import annotations
+
+from segue.api.checks import (
+    MAX_COUNT,
+    one_of,
+    require,
+    require_address,
+    require_count,
+    require_epoch,
+    require_label,
+    require_name,
+    require_number,
+)
+from segue.api.cluster_status import (
+    ClusterStatus,
+    RouterStatus,
+    SessionInfo,
+    UnitCounts,
+    WorkerHealth,
+    WorkerLoad,
+    WorkerStatus,
+)
+from segue.api.types import Role
+from segue.v1 import session_pb2 as pb
+from segue.wire.convert.same_names import message_of, value_of
+
+_MAX_SECONDS = 1e9
+_MAX_PAGE_TOKENS = 1 << 20
+
+_ROLE_TO_WIRE = {
+    Role.PREFILL: pb.WORKER_ROLE_PREFILL,
+    Role.DECODE: pb.WORKER_ROLE_DECODE,
+}
+_ROLE_FROM_WIRE = {wire: role for role, wire in _ROLE_TO_WIRE.items()}
+_HEALTH_TO_WIRE = {
+    WorkerHealth.READY: pb.WORKER_HEALTH_READY,
+    WorkerHealth.DRAINING: pb.WORKER_HEALTH_DRAINING,
+    WorkerHealth.LOST: pb.WORKER_HEALTH_LOST,
+}
+_HEALTH_FROM_WIRE = {wire: health for health, wire in _HEALTH_TO_WIRE.items()}
+
+
+def counts_to_wire(counts: UnitCounts) -> pb.UnitCounts:
+    return message_of(pb.UnitCounts, counts)
+
+
+def counts_from_wire(counts: pb.UnitCounts) -> UnitCounts:
+    """Raises InvalidRequest."""
+    by_state = (
+        counts.free,
+        counts.working,
+        counts.cached,
+        counts.reserved,
+        counts.quarantined,
+    )
+    require(
+        sum(by_state) == counts.total,
+        f"units by state must add up to the total of {counts.total}, got {by_state}",
+    )
+    require_count("stray units", counts.stray, high=counts.total)
+    return value_of(UnitCounts, counts)
+
+
+def load_to_wire(load: WorkerLoad) -> pb.WorkerLoad:
+    return message_of(
+        pb.WorkerLoad,
+        load,
+        pages=counts_to_wire(load.pages),
+        slots=counts_to_wire(load.slots),
+        host_pages=counts_to_wire(load.host_pages),
+        host_slots=counts_to_wire(load.host_slots),
+    )
+
+
+def load_from_wire(load: pb.WorkerLoad) -> WorkerLoad:
+    """Raises InvalidRequest."""
+    require_count("page_tokens", load.page_tokens, low=1, high=_MAX_PAGE_TOKENS)
+    require_count("waiting_tokens", load.waiting_tokens)
+    require_number("tokens_per_s", load.tokens_per_s, 0.0, MAX_COUNT)
+    return value_of(
+        WorkerLoad,
+        load,
+        pages=counts_from_wire(load.pages),
+        slots=counts_from_wire(load.slots),
+        host_pages=counts_from_wire(load.host_pages),
+        host_slots=counts_from_wire(load.host_slots),
+    )
+
+
+def worker_to_wire(status: WorkerStatus) -> pb.WorkerStatus:
+    return message_of(
+        pb.WorkerStatus,
+        status,
+        role=_ROLE_TO_WIRE[status.role],
+        health=_HEALTH_TO_WIRE[status.health],
+        load=load_to_wire(status.load),
+    )
+
+
+def worker_from_wire(status: pb.WorkerStatus) -> WorkerStatus:
+    """Raises InvalidRequest."""
+    require_name("worker_id", status.worker_id)
+    name = status.worker_id
+    require_epoch(f"the epoch of {name}", status.epoch)
+    require_address(f"the address of {name}", status.address)
+    require_label(f"the metrics_address of {name}", status.metrics_address)
+    require_label(f"the host of {name}", status.host)
+    return value_of(
+        WorkerStatus,
+        status,
+        role=one_of(f"the role of {name}", _ROLE_FROM_WIRE, status.role),
+        health=one_of(f"the health of {name}", _HEALTH_FROM_WIRE, status.health),
+        load=load_from_wire(status.load),
+    )
+
+
+def cluster_to_wire(status: ClusterStatus) -> pb.ClusterStatus:
+    return message_of(
+        pb.ClusterStatus,
+        status,
+        workers=[worker_to_wire(worker) for worker in status.workers],
+        router=message_of(pb.RouterStatus, status.router),
+    )
+
+
+def cluster_from_wire(status: pb.ClusterStatus) -> ClusterStatus:
+    return value_of(
+        ClusterStatus,
+        status,
+        workers=tuple(worker_from_wire(worker) for worker in status.workers),
+        router=value_of(RouterStatus, status.router),
+    )
+
+
+def session_to_wire(session: SessionInfo) -> pb.SessionInfo:
+    return message_of(pb.SessionInfo, session)
+
+
+def session_from_wire(session: pb.SessionInfo) -> SessionInfo:
+    return value_of(SessionInfo, session)

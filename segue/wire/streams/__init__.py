@@ -1,0 +1,1 @@
+"""Many calls over one gRPC stream, and membership over another."""

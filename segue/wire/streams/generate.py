@@ -1,0 +1,117 @@
+"""Sends a client's turns: over one shared stream, or as a call of its own for a long prompt."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING
+
+import grpc
+
+from segue.api.errors import DeadlineExceeded
+from segue.v1 import session_pb2 as pb
+from segue.wire.error_details import error_from_wire
+from segue.wire.streams.client import Call, Calls
+from segue.wire.streams.outbox import Outbox
+
+if TYPE_CHECKING:
+    # For type annotations only: the generated module does not have this name at run time.
+    from segue.v1.session_pb2_grpc import SessionsAsyncStub
+
+# A longer request gets its own call: others do not queue behind it, nor fail if it is refused.
+_ALONE_BYTES = 256 << 10
+# Most bytes of requests in one message. Every router accepts more (router/__main__.py).
+_TOGETHER_BYTES = 2 * _ALONE_BYTES
+# Shortest time between two messages; turns that start within it share one.
+_MIN_GAP_S = 0.002
+
+
+class Generating:
+    """The turns of one client on one router."""
+
+    def __init__(
+        self,
+        stub: SessionsAsyncStub,
+        peer: str,
+        errors: Callable[[], AbstractContextManager[None]],
+    ) -> None:
+        """`errors` turns a failure of the stream into a SegueError."""
+        self._stub = stub
+        self._calls: Calls[pb.GenerateManyCommand, pb.GenerateManyEvent] = Calls(
+            self._open_stream, peer, errors, outbox=_outbox
+        )
+
+    async def answer(
+        self, request: pb.GenerateRequest, timeout_s: float | None
+    ) -> AsyncGenerator[pb.GenerateEvent, None]:
+        """Yields the events of one turn. Leaving the iteration cancels it. Raises SegueErrors and
+        RpcErrors."""
+        if request.ByteSize() > _ALONE_BYTES:
+            alone = self._stub.Generate(request, timeout=timeout_s)
+            try:
+                async for event in alone:
+                    yield event
+            finally:
+                alone.cancel()
+            return
+        start = pb.StartGenerate(request=request, timeout_s=timeout_s)
+        call = self._calls.start(pb.GenerateManyCommand(start=start), _Answering)
+        timer = None
+        if timeout_s is not None:
+            # The router enforces this too, unless it has stopped responding.
+            late = DeadlineExceeded(f"no complete answer within {timeout_s:g} s")
+            timer = asyncio.get_running_loop().call_later(timeout_s, call.fail, late)
+        try:
+            while (next_event := await call.read()) is not None:
+                yield next_event
+        finally:
+            if timer is not None:
+                timer.cancel()
+            call.close()
+
+    async def close(self) -> None:
+        """Running turns fail with Unavailable."""
+        await self._calls.close()
+
+    def _open_stream(
+        self, batches: AsyncIterator[list[pb.GenerateManyCommand]]
+    ) -> grpc.aio.StreamStreamCall[pb.GenerateManyCommands, pb.GenerateManyEvents]:
+        async def messages() -> AsyncIterator[pb.GenerateManyCommands]:
+            async for commands in batches:
+                yield pb.GenerateManyCommands(commands=commands)
+
+        return self._stub.GenerateMany(messages())
+
+
+def _outbox() -> Outbox[pb.GenerateManyCommand]:
+    return Outbox(min_gap_s=_MIN_GAP_S, max_bytes=_TOGETHER_BYTES)
+
+
+class _Answering(Call[pb.GenerateManyEvent]):
+    """One turn of the stream."""
+
+    def __init__(self, stop: Callable[[], None]) -> None:
+        super().__init__(stop)
+        self._events: deque[pb.GenerateEvent] = deque()
+
+    def push(self, event: pb.GenerateManyEvent) -> None:
+        if event.HasField("error"):
+            self.is_over = True
+            self.fail(error_from_wire(event.error))
+        else:
+            self.is_over = event.event.HasField("end")
+            self._events.append(event.event)
+            self._wake()
+
+    async def read(self) -> pb.GenerateEvent | None:
+        """Returns the next event, or None after the last. Raises the error that ended the turn,
+        after the events that preceded it."""
+        while not self._events:
+            if self._error is not None:
+                raise self._error
+            if self.is_over:
+                return None
+            await self._woken()
+        return self._events.popleft()

@@ -1,0 +1,59 @@
+"""The server side of `GenerateMany`; `generate` is the client side."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
+from typing import Any
+
+from segue.api.checks import require_seconds
+from segue.api.errors import InvalidRequest
+from segue.v1 import session_pb2 as pb
+from segue.wire.streams.server import CallStream
+
+Answer = Callable[[pb.GenerateRequest, float | None], AsyncGenerator[pb.GenerateEvent, None]]
+"""Runs one turn with an optional timeout in seconds. Leaving the iteration cancels it."""
+
+# Shortest time between two messages; events that arrive within it share one.
+_MIN_GAP_S = 0.002
+
+
+async def generate_many(
+    messages: AsyncIterator[pb.GenerateManyCommands], answer: Answer
+) -> AsyncGenerator[pb.GenerateManyEvents, None]:
+    """Yields the messages of `GenerateMany`. `answer` runs each turn."""
+
+    def begin(
+        command: pb.GenerateManyCommand, tell: Callable[[pb.GenerateManyEvent], None]
+    ) -> Coroutine[Any, Any, None]:
+        if not command.HasField("start"):
+            raise InvalidRequest(f"call {command.call}: expected a turn to start, or to stop")
+        return run(command.start, tell)
+
+    async def run(start: pb.StartGenerate, tell: Callable[[pb.GenerateManyEvent], None]) -> None:
+        async with contextlib.aclosing(answer(start.request, _timeout_s(start))) as events:
+            async for event in events:
+                tell(pb.GenerateManyEvent(event=event))
+                await stream.room()
+
+    stream = CallStream(
+        begin,
+        _is_last,
+        lambda status: pb.GenerateManyEvent(error=status),
+        min_gap_s=_MIN_GAP_S,
+    )
+    async with contextlib.aclosing(stream.run(messages)) as batches:
+        async for events in batches:
+            yield pb.GenerateManyEvents(events=events)
+
+
+def _is_last(event: pb.GenerateManyEvent) -> bool:
+    return event.HasField("error") or event.event.HasField("end")
+
+
+def _timeout_s(start: pb.StartGenerate) -> float | None:
+    """Raises InvalidRequest."""
+    if not start.HasField("timeout_s"):
+        return None
+    require_seconds("timeout_s", start.timeout_s)
+    return start.timeout_s

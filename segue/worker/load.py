@@ -1,0 +1,108 @@
+"""From a model's name and `[engine]` to a runner with its memory."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from segue.api.errors import InvalidConfig
+from segue.engine.budget import Room, WorkerNeed, planned, planned_alone
+from segue.engine.config import EngineConfig, PoolSizes, pool_sizes
+from segue.engine.host_memory import MachineMemory, read_host_memory
+from segue.engine.runner import ModelRunner
+from segue.engine.served_model import ServedModel
+from segue.model.checkpoint.source import resolve_model
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadedModel:
+    folder: Path
+    engine: EngineConfig
+    """As asked for, with `cache_bytes` and `max_running` as they came out."""
+    runner: ModelRunner
+    sizes: PoolSizes
+
+
+def load_runner(
+    model: str, engine: EngineConfig, *, max_drafts: int = 0, with_scratch: bool = False
+) -> LoadedModel:
+    """`max_drafts`: of each running sequence, where the model can draft. `with_scratch`: see
+    `ModelRunner.load`.
+
+    Raises InvalidCheckpoint, and InvalidConfig when the memory does not suffice.
+    """
+    require_device(engine.device)
+    if engine.num_threads:
+        torch.set_num_threads(engine.num_threads)
+    served = ServedModel.of(resolve_model(model, with_weights=True), engine)
+    layout, need = served.layout, served.need(max_drafts=max_drafts)
+    engine = _settled(need, engine)
+    sizes = pool_sizes(layout, engine, max_context=need.max_context, max_drafts=need.max_drafts)
+    try:
+        runner = ModelRunner.load(
+            served,
+            num_pages=sizes.num_pages,
+            num_slots=sizes.num_slots,
+            with_scratch=with_scratch,
+        )
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        if not _is_lack_of_memory(error):
+            raise
+        raise InvalidConfig(
+            f"the memory of {engine.device} does not suffice for weights and a cache of [engine] "
+            f"cache_bytes = {engine.cache_bytes}: lower it, or serve a smaller checkpoint ({error})"
+        ) from error
+    logger.info(
+        "memory set aside, of [engine] cache_bytes, max_running and the model's context",
+        extra={
+            "num_pages": sizes.num_pages,
+            "page_tokens": engine.page_tokens,
+            "num_slots": sizes.num_slots,
+            "max_running": engine.max_running,
+            "num_bytes": (
+                sizes.num_pages * layout.page_bytes + sizes.num_slots * layout.slot_bytes
+            ),
+        },
+    )
+    return LoadedModel(folder=served.folder, engine=engine, runner=runner, sizes=sizes)
+
+
+def _settled(need: WorkerNeed, engine: EngineConfig) -> EngineConfig:
+    """With a number for `cache_bytes`, where `segue serve` did not settle it. Raises InvalidConfig
+    when the weights do not fit.
+    """
+    if isinstance(engine.cache_bytes, int):
+        return engine
+    if engine.device != "cpu":
+        free, total = torch.cuda.mem_get_info()
+        memory = MachineMemory(place="the GPU", total_bytes=total, free_bytes=free)
+        return planned(need, engine, Room.on_gpu(memory, share=engine.gpu_share))
+    host = read_host_memory()
+    if host is None:
+        raise InvalidConfig(
+            '[engine] cache_bytes = "auto" needs to know how much memory is free, and this system '
+            "does not say (no /proc/meminfo): set a number of bytes"
+        )
+    return planned_alone(need, engine, host)
+
+
+def _is_lack_of_memory(error: BaseException) -> bool:
+    """Torch says it in a RuntimeError for a CPU."""
+    words = str(error)
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(
+        hint in words for hint in ("can't allocate memory", "unable to mmap", "out of memory")
+    )
+
+
+def require_device(device: str) -> None:
+    """Raises InvalidConfig when it is not there."""
+    if device == "cuda" and not torch.cuda.is_available():
+        raise InvalidConfig(
+            '[engine] device = "cuda", but torch sees no GPU here: check the driver, '
+            'CUDA_VISIBLE_DEVICES and that torch is a CUDA build, or set "cpu"'
+        )

@@ -1,0 +1,242 @@
+"""The common parts of the two worker processes: options, identity, serving, joining, leaving."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+import time
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from prometheus_client import CollectorRegistry
+
+from segue.api.cluster_status import WorkerHealth, WorkerLoad, WorkerStatus
+from segue.api.types import Epoch, Role, WorkerId
+from segue.cache.strays import Strays
+from segue.config import read_file
+from segue.process.metrics_endpoint import MetricsEndpoint
+from segue.process.telemetry import setup_logging
+from segue.wire.addresses import Hosts
+from segue.wire.server import Services, serving
+from segue.wire.streams.join import stay_joined
+
+logger = logging.getLogger(__name__)
+
+# Recounting takes about 0.1 s of the event loop for 100,000 pages.
+_AUDIT_PERIOD_S = 30.0
+_GOODBYE_TIMEOUT_S = 2.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Identity:
+    """A worker's identity in this life. Its addresses are known once its server has a port."""
+
+    worker_id: WorkerId
+    role: Role
+    epoch: Epoch
+
+    @classmethod
+    def take(cls, worker_id: str, role: Role) -> Identity:
+        """Starts a new life. The time is a new epoch, since a worker takes seconds to start."""
+        return cls(worker_id=WorkerId(worker_id), role=role, epoch=Epoch(time.time_ns()))
+
+
+@dataclass(slots=True, kw_only=True)
+class Presence:
+    """How others see a worker. `health` changes once, when the worker starts to drain."""
+
+    identity: Identity
+    address: str
+    metrics_address: str
+    health: WorkerHealth = WorkerHealth.READY
+
+    def status(self, load: WorkerLoad) -> WorkerStatus:
+        return WorkerStatus(
+            worker_id=self.identity.worker_id,
+            role=self.identity.role,
+            epoch=self.identity.epoch,
+            address=self.address,
+            metrics_address=self.metrics_address,
+            health=self.health,
+            load=load,
+            pid=os.getpid(),
+            host=socket.gethostname(),
+        )
+
+
+class Worker(Protocol):
+    """The interface of a worker to its process."""
+
+    presence: Presence
+    model_id: str
+
+    def services(self) -> Services: ...
+    def status(self) -> WorkerStatus: ...
+    def members_changed(self, workers: Sequence[WorkerStatus]) -> None: ...
+    def strays(self) -> Strays: ...
+    def check_invariants(self) -> None: ...
+    async def drain(self) -> None: ...
+    async def close(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class RunningWorker:
+    worker: Worker
+    address: str
+
+
+@contextlib.asynccontextmanager
+async def serving_worker(
+    identity: Identity,
+    registry: CollectorRegistry,
+    worker_as: Callable[[Presence], Worker],
+    *,
+    options: WorkerOptions,
+    heartbeat_s: float = 0.5,
+) -> AsyncIterator[RunningWorker]:
+    """Serves the worker that `worker_as(presence)` makes, and keeps it joined to the router.
+
+    When the block ends the worker drains, leaves and closes.
+    """
+    made: list[Worker] = []
+
+    def services_at(address: str) -> Services:
+        presence = Presence(identity=identity, address=address, metrics_address=endpoint.address)
+        made.append(worker_as(presence))
+        return made[0].services()
+
+    hosts = options.hosts
+    with contextlib.closing(
+        MetricsEndpoint(registry, hosts.listen, options.metrics_port, announce=hosts.announce)
+    ) as endpoint:
+        async with serving(
+            hosts.listen,
+            options.port,
+            services_at,
+            announce=hosts.announce,
+            on_serving=endpoint.set_ready,
+        ) as server:
+            (worker,) = made
+            await server.set_serving(True)
+            leaving = asyncio.Event()
+            joined = asyncio.ensure_future(
+                stay_joined(
+                    options.router_address,
+                    status=worker.status,
+                    model_id=worker.model_id,
+                    heartbeat_s=heartbeat_s,
+                    on_view=worker.members_changed,
+                    leaving=leaving,
+                )
+            )
+            audit = asyncio.ensure_future(audit_when_idle(worker, period_s=_AUDIT_PERIOD_S))
+            for task in (joined, audit):
+                task.add_done_callback(exit_on_failure)
+            try:
+                yield RunningWorker(worker, server.address)
+            finally:
+                worker.presence.health = WorkerHealth.DRAINING
+                await server.set_serving(False)
+                await worker.drain()
+                leaving.set()
+                # If the router hangs, it will mark this worker as lost instead.
+                await asyncio.wait({joined}, timeout=_GOODBYE_TIMEOUT_S)
+                joined.cancel()
+                audit.cancel()
+                await worker.close()
+
+
+def exit_on_failure(task: asyncio.Future[None]) -> None:
+    """Exits the process: a worker that may not join (because of another model) must not stay
+    unnoticed, and one whose memory does not add up must not continue.
+    """
+    if not task.cancelled() and (error := task.exception()):
+        leave_process(error)
+
+
+async def audit_when_idle(worker: Worker, *, period_s: float) -> None:
+    """Recounts the worker's memory between turns. Raises AccountingError if it does not add up:
+    otherwise a page that two sequences own would give wrong text without an error.
+
+    Stray units only reduce the memory, so each leak is logged once.
+    """
+    told = ""
+    while True:
+        await asyncio.sleep(period_s)
+        if (strays := str(worker.strays())) != told:
+            told = strays
+            if strays:
+                logger.error("memory has leaked", extra={"strays": strays})
+        load = worker.status().load
+        if load.running_turns == load.waiting_turns == 0:
+            worker.check_invariants()
+
+
+def leave_process(error: BaseException) -> None:
+    """Ends the process at once, so that its supervisor starts it again."""
+    logger.critical("exiting the process", extra={"error": f"{type(error).__name__}: {error}"})
+    os._exit(1)
+
+
+Build = Callable[["WorkerOptions", Mapping[str, Any]], contextlib.AbstractAsyncContextManager[Any]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerOptions:
+    """The options of a worker process that are not in its configuration."""
+
+    worker_id: str
+    model: str
+    router_address: str
+    host: str = "127.0.0.1"
+    """Address to listen on, or "node"."""
+    announce: str = ""
+    """Address that others use, if different."""
+    port: int = 0
+    metrics_port: int = 0
+
+    @property
+    def hosts(self) -> Hosts:
+        return Hosts.of(self.host, self.announce)
+
+
+def run_worker(role: Role, run: Build, arguments: Sequence[str] | None = None) -> None:
+    """`python -m prefill_worker` and `python -m decode_worker`: runs until SIGTERM or SIGINT."""
+    program = f"python -m {role}_worker"
+    parser = argparse.ArgumentParser(prog=program)
+    parser.add_argument("--id", required=True, help=f"unique in the cluster, such as {role}-0")
+    parser.add_argument("--model", required=True, help="folder or hub id")
+    parser.add_argument("--router", required=True, help="host:port")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
+    parser.add_argument("--announce", default="", help="address that others use, if different")
+    parser.add_argument("--port", type=int, default=0, help="gRPC port; 0: any")
+    parser.add_argument("--metrics-port", type=int, default=0, help="0: any")
+    parser.add_argument("--config", type=Path, help="TOML file")
+    options = parser.parse_args(arguments)
+    setup_logging(options.id)
+    worker_options = WorkerOptions(
+        worker_id=options.id,
+        model=options.model,
+        router_address=options.router,
+        host=options.host,
+        announce=options.announce,
+        port=options.port,
+        metrics_port=options.metrics_port,
+    )
+    asyncio.run(_until_signal(run(worker_options, read_file(options.config))))
+
+
+async def _until_signal(running: contextlib.AbstractAsyncContextManager[Any]) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    async with running:
+        await stop.wait()

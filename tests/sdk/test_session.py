@@ -1,0 +1,185 @@
+"""What a session remembers of an answer, and what it sends of that, against a client that answers
+by heart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from dataclasses import replace
+from typing import Any, cast
+
+import pytest
+
+from segue.api.errors import InvalidRequest
+from segue.api.history import digests
+from segue.api.turn import FinishReason, TokenDelta, TurnEnd, TurnEvent
+from segue.api.types import ChatInput, Message, SessionId
+from segue.sdk.client import Client
+from segue.sdk.session import Session
+
+CALL = "<tool_call>\n<function=f>\n<parameter=a>\nb\n</parameter>\n</function>\n</tool_call>"
+
+
+class ByHeart:
+    """Stands for a `Client`: answers with the texts it is given, and keeps all that it is sent."""
+
+    def __init__(self, *answers: str) -> None:
+        self.answers = list(answers)
+        self.end = TurnEnd(finish_reason=FinishReason.STOP)
+        self.sent: list[ChatInput] = []
+
+    async def stream(self, chat: ChatInput, **_: object) -> AsyncGenerator[TurnEvent, None]:
+        self.sent.append(chat)
+        num_kept = len(chat.messages) + (chat.continues.num_messages if chat.continues else 0)
+        for character in self.answers.pop(0):
+            yield TokenDelta(text=character)
+        yield replace(self.end, kept_messages=num_kept)
+
+
+def session(by_heart: ByHeart, **options: Any) -> Session:
+    return Session(cast("Client", by_heart), SessionId("s"), [], **options)
+
+
+async def say(talk: Session, *new: str | Message, **options: Any) -> Message:
+    async for _ in talk.turn(*new, **options):
+        pass
+    return talk.messages[-1]
+
+
+@pytest.mark.parametrize(
+    ("answer", "thought", "said"),
+    [
+        ("yes", None, "yes"),
+        ("hm\n</think>\n\nyes", "hm", "yes"),
+        ("<think>\nhm\n</think>\n\nyes", "hm", "yes"),
+        ("\n</think>\n\nyes", "", "yes"),
+        ("hm\n</think>\n\nthe tag </think> ends it", "hm", "the tag </think> ends it"),
+        ("hm\n</think>", "hm", ""),
+    ],
+)
+async def test_a_thought_is_remembered_as_one(answer: str, thought: str | None, said: str) -> None:
+    remembered = await say(session(ByHeart(answer)), "q")
+
+    assert remembered == Message(role="assistant", content=said, reasoning=thought)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"enable_thinking": False}, {"chat_template_kwargs": '{"enable_thinking": false}'}],
+)
+async def test_without_thinking_there_is_no_thought(options: dict[str, Any]) -> None:
+    answer = await say(session(ByHeart("a </think> b"), **options), "q")
+
+    assert answer == Message(role="assistant", content="a </think> b")
+
+
+async def test_a_thought_before_a_call_is_remembered_beside_it() -> None:
+    talk = session(ByHeart(f"hm\n</think>\n\nWait.\n\n{CALL}"), tools=('{"name": "f"}',))
+
+    answer = await say(talk, "q")
+
+    assert (answer.reasoning, answer.content) == ("hm", "Wait.")
+    assert [call.name for call in answer.tool_calls] == ["f"]
+
+
+@pytest.mark.parametrize(
+    ("end", "is_call"),
+    [
+        (TurnEnd(finish_reason=FinishReason.STOP), True),
+        (TurnEnd(finish_reason=FinishReason.STOP, stop_match="</parameter>"), True),
+        (TurnEnd(finish_reason=FinishReason.STOP, stop_match="\n\n"), False),
+        (TurnEnd(finish_reason=FinishReason.LENGTH), False),
+        (TurnEnd(finish_reason=FinishReason.CANCELLED), False),
+    ],
+)
+async def test_half_a_call_is_one_if_nothing_cut_it_off(end: TurnEnd, is_call: bool) -> None:
+    by_heart = ByHeart(CALL.partition("\n</parameter>")[0])
+    by_heart.end = end
+
+    answer = await say(session(by_heart, tools=('{"name": "f"}',)), "q")
+
+    assert [call.arguments for call in answer.tool_calls] == (['{"a": "b"}'] if is_call else [])
+
+
+async def test_an_answer_goes_on_where_the_client_began_it() -> None:
+    by_heart = ByHeart(" upon a time", "the end")
+    talk = session(by_heart, chat_template_kwargs='{"a": 1}')
+    begun = Message(role="assistant", content="Once", reasoning="")
+
+    told = await say(talk, "q", begun, continue_final_message=True)
+    await say(talk, "and then?")
+
+    assert told == Message(role="assistant", content="Once upon a time", reasoning="")
+    assert [message.role for message in talk.messages] == ["user", "assistant", "user", "assistant"]
+    first, second = by_heart.sent
+    assert first.continued_field == "content"
+    assert first.chat_template_kwargs == '{"a": 1}'
+    # The router kept a message that was only begun: the whole one is sent again.
+    whole = ChatInput(messages=tuple(talk.messages[:3]), chat_template_kwargs='{"a": 1}')
+    assert second.continues is not None
+    assert second.continues.digest == digests(whole)[0]
+    assert second.messages == whole.messages[1:]
+    assert second.continued_field == ""
+
+
+async def test_the_last_answer_can_go_on() -> None:
+    by_heart = ByHeart("one, two", ", three")
+    talk = session(by_heart)
+
+    await say(talk, "count")
+    answer = await say(talk, continue_final_message=True)
+
+    assert answer.content == "one, two, three"
+    assert len(talk.messages) == 2
+
+
+async def test_a_thought_goes_on_and_ends_in_an_answer() -> None:
+    begun = Message(role="assistant", reasoning="Let me")
+    talk = session(ByHeart(" see.\n</think>\n\nDone."))
+
+    answer = await say(talk, "q", begun, continue_final_message="reasoning")
+
+    assert answer == Message(role="assistant", content="Done.", reasoning="Let me see.")
+
+
+async def test_options_are_those_of_the_session_and_of_its_child() -> None:
+    client = Client()
+    parent = client.session(enable_thinking=None, chat_template_kwargs={"effort": "ü"})
+    assert parent._chat_template_kwargs == '{"effort": "ü"}'
+
+    with pytest.raises(InvalidRequest, match="JSON can express"):
+        client.session(chat_template_kwargs={"a": object()})
+    await client.close()
+
+
+LONE = "a\ud800"
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Message(role="user", content=LONE),
+        lambda: Message(role=LONE),
+        lambda: Message(role="user", content_parts=("a", LONE)),
+        lambda: Message(role="assistant", reasoning=LONE),
+        lambda: Message(role="tool", tool_call_id=LONE),
+        lambda: Message(role="tool", name=LONE),
+        lambda: ChatInput(messages=(), tools=(LONE,)),
+        lambda: ChatInput(messages=(), chat_template_kwargs=LONE),
+        lambda: Message(role="user", content=cast("str", 5)),
+        lambda: Message(role="user", content="a", content_parts=("b",)),
+        lambda: ChatInput(messages=(), continue_final_message="tool_calls"),
+    ],
+)
+def test_what_no_prompt_can_be_made_of_is_refused_at_once(make: Any) -> None:
+    with pytest.raises(InvalidRequest):
+        make()
+
+
+async def test_names_that_are_no_unicode_are_refused_before_anything_is_sent() -> None:
+    async with Client("127.0.0.1:1") as client:
+        for call in (client.cancel, client.explain, client.release_session, client.renew_session):
+            with pytest.raises(InvalidRequest, match="half of a surrogate pair"):
+                await call(LONE)
+        with pytest.raises(InvalidRequest, match="half of a surrogate pair"):
+            await client.fork_session("a", LONE)
