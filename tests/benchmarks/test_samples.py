@@ -31,7 +31,7 @@ def test_one_value_is_every_percentile() -> None:
 
 
 def test_no_values_have_no_percentile() -> None:
-    with pytest.raises(ValueError, match="no values"):
+    with pytest.raises(ValueError, match="at least one value for a percentile, got none"):
         percentile([], 50)
 
 

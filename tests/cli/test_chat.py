@@ -162,7 +162,12 @@ def test_an_empty_line_asks_again_and_help_says_what_can_be_typed(
 ) -> None:
     with chatting(router, tmp_path) as screen:
         asked = screen.wait_for("you ")
-        for line, answer in (("\n", ""), ("  \n", ""), ("/help\n", "/exit"), ("/x\n", "no /x;")):
+        for line, answer in (
+            ("\n", ""),
+            ("  \n", ""),
+            ("/help\n", "/exit"),
+            ("/x\n", "command /x;"),
+        ):
             screen.type(line)
             asked = screen.wait_for("you ", since=screen.wait_for(answer, since=asked))
         screen.type("/usr/bin is a folder\n")
