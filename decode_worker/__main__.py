@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import time
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
@@ -14,7 +13,8 @@ from decode_worker.metrics import DecodeMetrics
 from decode_worker.worker import DecodeWorker
 from kv_transfer.config import TransferConfig
 from kv_transfer.transport.mooncake import open_mooncake
-from kv_transfer.transport.transport import OpenTransport, open_endpoint
+from kv_transfer.transport.transport import OpenTransport
+from kv_transfer.worker import load, worker_resources
 from segue.api.types import Role
 from segue.cache.layout import CacheLayout
 from segue.cache.prefix.eviction_cost import EvictionCost, cost_to_decode
@@ -24,8 +24,6 @@ from segue.engine.device.launcher import Launcher
 from segue.engine.runner import ModelRunner
 from segue.model.checkpoint.settings import AS_PUBLISHED, CheckpointConfig
 from segue.text.tokens.tokenizer import Tokenizer
-from segue.worker.load import load_runner
-from segue.worker.memory import tiers_of
 from segue.worker.process import (
     Identity,
     Presence,
@@ -51,13 +49,7 @@ async def running(
     """A worker that serves until the block ends. Raises InvalidCheckpoint and InvalidConfig."""
     identity = Identity.take(options.worker_id, Role.DECODE)
     launches_ahead = steps_on_device(engine)
-    loaded = await asyncio.to_thread(
-        load_runner,
-        options.model,
-        engine,
-        max_drafts=decode.max_drafts,
-        with_scratch=launches_ahead,
-    )
+    loaded = await load(options, engine, max_drafts=decode.max_drafts, with_scratch=launches_ahead)
     decode.check_model(has_mtp=loaded.runner.has_mtp)
     decode.check_device(launches_ahead=launches_ahead)
     if decode.simulates_acceptance:
@@ -66,39 +58,26 @@ async def running(
             extra={"simulate_acceptance": decode.simulate_acceptance},
         )
     tokenizer = None if checkpoint.skip_tokenizer else Tokenizer.from_folder(loaded.folder)
-    tiers = await asyncio.to_thread(
-        tiers_of, loaded, engine, worth=_worth(loaded.runner.layout), clock=time.monotonic
-    )
     launcher = None
     if launches_ahead:
         launcher = await asyncio.to_thread(launcher_of, loaded.runner, loaded.engine, decode)
     metrics = DecodeMetrics()
-    tensors = loaded.runner.tensors
-    transport = open_transport(transfer, host=options.hosts.announce, device=tensors.device.type)
-    with open_endpoint(
-        transport, tensors, worker_id=identity.worker_id, epoch=identity.epoch
-    ) as endpoint:
+    async with worker_resources(
+        loaded,
+        identity,
+        options,
+        engine=engine,
+        transfer=transfer,
+        eviction_cost=_eviction_cost,
+        open_transport=open_transport,
+    ) as resources:
 
         def worker_as(presence: Presence) -> DecodeWorker:
             return DecodeWorker(
-                presence=presence,
-                runner=loaded.runner,
-                launcher=launcher,
-                tokenizer=tokenizer,
-                endpoint=endpoint,
-                tiers=tiers,
-                config=decode,
-                metrics=metrics,
-                max_running=loaded.engine.max_running,
-                verify_checksums=transfer.verify_checksums,
+                presence, resources, decode, metrics, launcher=launcher, tokenizer=tokenizer
             )
 
-        async with serving_worker(
-            identity,
-            metrics.registry,
-            worker_as,
-            options=options,
-        ) as worker:
+        async with serving_worker(identity, metrics.registry, worker_as, options=options) as worker:
             yield worker
 
 
@@ -116,7 +95,7 @@ def launcher_of(runner: ModelRunner, engine: EngineConfig, decode: DecodeConfig)
     )
 
 
-def _worth(layout: CacheLayout) -> EvictionCost:
+def _eviction_cost(layout: CacheLayout) -> EvictionCost:
     return cost_to_decode(
         layout,
         # Only proportions matter within one worker.

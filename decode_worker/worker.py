@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from decode_worker.config import DecodeConfig
 from decode_worker.engine.engine import DecodeEngine
@@ -32,9 +32,8 @@ from decode_worker.turn import (
     Shipped,
     Tell,
 )
-from kv_transfer.exchange import Exchange
-from kv_transfer.transport.transport import Endpoint
-from segue.api.cluster_status import WorkerLoad, WorkerStatus
+from kv_transfer.worker import HandoffWorker, WorkerResources
+from segue.api.cluster_status import WorkerStatus
 from segue.api.errors import (
     DeadlineExceeded,
     InvalidRequest,
@@ -42,14 +41,9 @@ from segue.api.errors import (
     SegueError,
     Unavailable,
 )
-from segue.api.prompt import PrefixName, Prompt
 from segue.api.turn import TurnSpec
 from segue.api.types import TurnId
-from segue.cache.admission_queue import AdmissionQueue
-from segue.cache.host.tier import HostTier, Tiers
-from segue.cache.strays import Strays
 from segue.engine.device.launcher import Launcher
-from segue.engine.runner import ModelRunner
 from segue.process.cancellation import uninterrupted
 from segue.process.telemetry import Clock
 from segue.text.tokens.tokenizer import Tokenizer
@@ -60,48 +54,31 @@ from segue.worker.process import Presence, leave_process
 logger = logging.getLogger(__name__)
 
 
-class DecodeWorker:
+class DecodeWorker(HandoffWorker[DecodeTurn, Command]):
     def __init__(
         self,
-        *,
         presence: Presence,
-        runner: ModelRunner,
-        launcher: Launcher | None,
-        tokenizer: Tokenizer | None,
-        endpoint: Endpoint,
-        tiers: Tiers,
+        resources: WorkerResources,
         config: DecodeConfig,
         metrics: DecodeMetrics,
-        max_running: int,
-        verify_checksums: bool,
+        *,
+        launcher: Launcher | None = None,
+        tokenizer: Tokenizer | None = None,
         clock: Clock = time.monotonic,
     ) -> None:
-        """Without a `launcher`, of `max_running` rows, the host computes every step."""
-        self.presence = presence
-        self.name = presence.identity.worker_id
-        self.model_id = runner.layout.model_id
-        self.layout = runner.layout
-        self._config = config
-        self._metrics = metrics
-        self._max_running = max_running
-        self._clock = clock
-        self._tiers = tiers
-        self._memory = tiers.device
-        self._room = AdmissionQueue(config.max_waiting)
-        self._tier = HostTier(tiers, freed=self._room.wake, loaded=metrics.loaded, clock=clock)
-        self.residency = Residency(self._memory, self._tier, config, clock)
-        self._turns: dict[TurnId, DecodeTurn] = {}
-        self._is_draining = False
-        self._exchange = Exchange(
-            endpoint,
-            self._memory,
-            address=presence.address,
-            vocab_size=runner.config.vocab_size,
-            verify_checksums=verify_checksums,
-            freed=self._room.wake,
-            stepped=lambda _, entered: metrics.handoff_entered(entered),
+        """Without a `launcher`, with `max_running` rows, the host computes every step."""
+        super().__init__(
+            presence,
+            resources,
+            metrics,
+            max_waiting=config.max_waiting,
             clock=clock,
+            stepped=lambda _, entered: metrics.handoff_entered(entered),
         )
+        runner = resources.runner
+        self._metrics = metrics
+        self._max_running = resources.max_running
+        self.residency = Residency(self._memory, self._tier, config, clock)
         engine = DecodeEngine(
             runner, metrics, self._publish, config, launcher=launcher, clock=clock
         )
@@ -113,14 +90,10 @@ class DecodeWorker:
             worker=self.name,
             num_drafts=lambda: engine.draft_reach,
         )
-        self._engine: EngineLoop[Command] = EngineLoop("decode-engine", engine.step, leave_process)
+        self._engine = EngineLoop("decode-engine", engine.step, leave_process)
 
     def services(self) -> Services:
         return [*services(self), *self._exchange.services()]
-
-    def find_prefix(self, prefix: PrefixName) -> Prompt:
-        """The tokens of a prefix that is here. Raises UnknownPrefix."""
-        return self._tiers.find(prefix)
 
     async def answer(
         self, spec: TurnSpec, source: PromptSource, tell: Tell, *, timeout_s: float
@@ -250,47 +223,17 @@ class DecodeWorker:
         self._room.wake()
 
     def status(self) -> WorkerStatus:
-        counts = self._tier.counts(self._owners())
-        load = WorkerLoad(
-            pages=counts.pages,
-            slots=counts.slots,
-            host_pages=counts.host_pages,
-            host_slots=counts.host_slots,
+        return self._status(
             running_turns=len(self._turns),
-            waiting_turns=len(self._room),
             waiting_tokens=0,
             tokens_per_s=self._metrics.rate.per_second(),
-            page_tokens=self.layout.page_tokens,
         )
-        self._metrics.set_load(load)
-        self._metrics.set_cache(self._memory.cache, self._tier)
-        return self.presence.status(load)
 
-    def members_changed(self, workers: Sequence[WorkerStatus]) -> None:
-        self._exchange.members_changed(workers)
-
-    async def drain(self) -> None:
-        """Takes nothing more; returns when the turns that are here have ended."""
-        self._is_draining = True
-        for turn in list(self._turns.values()):
-            await turn.over.wait()
+    def _interrupt_all(self, turns: Mapping[TurnId, DecodeTurn]) -> None:
+        for turn in turns.values():
+            turn.work.interrupt(Unavailable(f"{self.name} stopped; place the turn elsewhere"))
 
     async def close(self) -> None:
-        for turn in list(self._turns.values()):
-            turn.work.interrupt(Unavailable(f"{self.name} stopped; place the turn elsewhere"))
-            await turn.over.wait()
-        await self._engine.close()
-        await self._exchange.close()
+        # No session must return from the host tier while that closes.
         self.residency.close()
-        await self._tier.close()
-
-    def _owners(self) -> set[str]:
-        """Who will give back what it has."""
-        return {*self._turns, *self._exchange.reader.owners(), *self._tier.owners()}
-
-    def strays(self) -> Strays:
-        return self._memory.strays(self._owners())
-
-    def check_invariants(self) -> None:
-        self._memory.check_invariants()
-        self._tier.check_invariants()
+        await super().close()

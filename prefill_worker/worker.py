@@ -8,12 +8,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 
-from kv_transfer.exchange import Exchange
 from kv_transfer.ticket import Ticket
-from kv_transfer.transport.transport import Endpoint
+from kv_transfer.worker import HandoffWorker, WorkerResources
 from kv_transfer.writing.outgoing import Outgoing
 from prefill_worker.config import PrefillConfig
 from prefill_worker.engine import Command, Computed, Drop, PrefillEngine, PrefillSequence, Start
@@ -21,7 +20,7 @@ from prefill_worker.metrics import PrefillMetrics
 from prefill_worker.pull import Puller, Rates
 from prefill_worker.server import services
 from prefill_worker.units import PromptMemory, PromptUnits, check
-from segue.api.cluster_status import WorkerLoad, WorkerStatus
+from segue.api.cluster_status import WorkerStatus
 from segue.api.errors import (
     Cancelled,
     InvalidRequest,
@@ -29,13 +28,8 @@ from segue.api.errors import (
     TransferFailed,
     Unavailable,
 )
-from segue.api.prompt import PrefixName, Prompt
 from segue.api.turn import PrefillOutcome, PrefixHolder, ShipReport, TurnSpec
 from segue.api.types import TurnId
-from segue.cache.admission_queue import AdmissionQueue
-from segue.cache.host.tier import HostTier, Tiers
-from segue.cache.strays import Strays
-from segue.engine.runner import ModelRunner
 from segue.process.cancellation import Interruptible, uninterrupted
 from segue.process.telemetry import Clock
 from segue.wire.server import Services
@@ -45,57 +39,36 @@ from segue.worker.process import Presence, leave_process
 logger = logging.getLogger(__name__)
 
 
-class PrefillWorker:
+class PrefillWorker(HandoffWorker[Interruptible, Command]):
     def __init__(
         self,
-        *,
         presence: Presence,
-        runner: ModelRunner,
-        endpoint: Endpoint,
-        tiers: Tiers,
+        resources: WorkerResources,
         config: PrefillConfig,
         metrics: PrefillMetrics,
-        max_running: int,
-        verify_checksums: bool,
+        *,
         clock: Clock = time.monotonic,
     ) -> None:
-        self.presence = presence
-        self.name = presence.identity.worker_id
-        self.model_id = runner.layout.model_id
+        super().__init__(presence, resources, metrics, max_waiting=config.max_waiting, clock=clock)
+        runner = resources.runner
         self._model = runner.config
-        self._page_tokens = runner.layout.page_tokens
         self._config = config
         self._metrics = metrics
-        self._clock = clock
-        self._tiers = tiers
-        self._memory = memory = tiers.device
-        self._room = AdmissionQueue(config.max_waiting)
-        self._tier = HostTier(tiers, freed=self._room.wake, loaded=metrics.loaded, clock=clock)
-        self._turns: dict[TurnId, Interruptible] = {}
         self._waiting_tokens = 0
-        self._is_draining = False
-        self._exchange = Exchange(
-            endpoint,
-            memory,
-            address=presence.address,
-            vocab_size=runner.config.vocab_size,
-            verify_checksums=verify_checksums,
-            freed=self._room.wake,
-            clock=clock,
-        )
-        self._puller = Puller(self._exchange, memory, runner.layout, clock)
+        self._puller = Puller(self._exchange, self._memory, runner.layout, clock)
         self._prompts = PromptMemory(
-            memory, self._tier, self._puller.rates, runner.layout, config, max_running
+            self._memory,
+            self._tier,
+            self._puller.rates,
+            runner.layout,
+            config,
+            resources.max_running,
         )
         engine = PrefillEngine(runner, metrics, chunk_tokens=config.chunk_tokens, clock=clock)
-        self._engine: EngineLoop[Command] = EngineLoop("prefill-engine", engine.step, leave_process)
+        self._engine = EngineLoop("prefill-engine", engine.step, leave_process)
 
     def services(self) -> Services:
         return [*services(self), *self._exchange.services()]
-
-    def find_prefix(self, prefix: PrefixName) -> Prompt:
-        """The tokens of a prefix that is here. Raises UnknownPrefix."""
-        return self._tiers.find(prefix)
 
     async def prefill(self, turn: TurnSpec, ticket: Ticket, holder: PrefixHolder | None) -> None:
         """Computes what is missing of the prompt, ships it into the ticket, commits.
@@ -107,7 +80,7 @@ class PrefillWorker:
             raise Unavailable(f"{self.name} is draining; place the turn elsewhere")
         if turn.turn_id in self._turns:
             raise InvalidRequest(f"turn {turn.turn_id} is being computed here already")
-        check(turn, ticket, holder, model=self._model, page_tokens=self._page_tokens)
+        check(turn, ticket, holder, model=self._model, page_tokens=self.layout.page_tokens)
         work = self._turns[turn.turn_id] = Interruptible()
         try:
             await work.run(self._run(turn, ticket, holder))
@@ -215,38 +188,15 @@ class PrefillWorker:
         return computed
 
     def status(self) -> WorkerStatus:
-        counts = self._tier.counts(self._owners())
-        load = WorkerLoad(
-            pages=counts.pages,
-            slots=counts.slots,
-            host_pages=counts.host_pages,
-            host_slots=counts.host_slots,
+        return self._status(
             running_turns=len(self._turns) - len(self._room),
-            waiting_turns=len(self._room),
             waiting_tokens=self._waiting_tokens,
             tokens_per_s=self._metrics.rate.per_second(),
-            page_tokens=self._page_tokens,
         )
-        self._metrics.set_load(load)
-        self._metrics.set_cache(self._memory.cache, self._tier)
-        return self.presence.status(load)
 
-    def members_changed(self, workers: Sequence[WorkerStatus]) -> None:
-        self._exchange.members_changed(workers)
-
-    async def drain(self) -> None:
-        """Takes nothing more; returns when the turns that are here have ended."""
-        self._is_draining = True
-        for work in list(self._turns.values()):
-            await work.over.wait()
-
-    async def close(self) -> None:
-        for turn_id, work in list(self._turns.items()):
+    def _interrupt_all(self, turns: Mapping[TurnId, Interruptible]) -> None:
+        for turn_id, work in turns.items():
             work.interrupt(Cancelled(f"turn {turn_id} was stopped: {self.name} closes"))
-            await work.over.wait()
-        await self._engine.close()
-        await self._exchange.close()
-        await self._tier.close()
 
     @property
     def rates(self) -> Rates:
@@ -261,14 +211,3 @@ class PrefillWorker:
             pages.free + pages.cached - cache.pins.num_held_nodes,
             slots.free + slots.cached - cache.pins.num_held_checkpoints,
         )
-
-    def _owners(self) -> set[str]:
-        """Who will give back what it has."""
-        return {*self._turns, *self._exchange.reader.owners(), *self._tier.owners()}
-
-    def strays(self) -> Strays:
-        return self._memory.strays(self._owners())
-
-    def check_invariants(self) -> None:
-        self._memory.check_invariants()
-        self._tier.check_invariants()

@@ -20,6 +20,7 @@ from kv_transfer.ticket import PeerIdentity, Ticket
 from kv_transfer.transport.cache_memory import HostMemory
 from kv_transfer.transport.loopback import LoopbackNetwork
 from kv_transfer.transport.transport import Endpoint, open_endpoint
+from kv_transfer.worker import WorkerResources
 from kv_transfer.writing.plan import Fragment
 from prefill_worker.config import PrefillConfig
 from prefill_worker.metrics import PrefillMetrics
@@ -91,6 +92,11 @@ class ManualClock:
         return self.now
 
 
+def presence_of(worker_id: WorkerId, role: Role) -> Presence:
+    identity = Identity(worker_id=worker_id, role=role, epoch=Epoch(1))
+    return Presence(identity=identity, address=f"{worker_id}:1", metrics_address="")
+
+
 class TwoWorkers:
     def __init__(self, stack: contextlib.ExitStack) -> None:
         self.clock = ManualClock()
@@ -100,20 +106,19 @@ class TwoWorkers:
         self.memories: dict[WorkerId, GatedMemory] = {}
         self._stack = stack
         self._cut: dict[str, list[range]] = {}
-        common: dict[str, Any] = {"max_running": 4, "verify_checksums": True, "clock": self.clock}
         self.prefill = PrefillWorker(
-            **self._parts(PREFILL, Role.PREFILL),
-            config=PrefillConfig(chunk_tokens=2 * PAGE_TOKENS),
-            metrics=PrefillMetrics(),
-            **common,
+            presence_of(PREFILL, Role.PREFILL),
+            self._resources(PREFILL),
+            PrefillConfig(chunk_tokens=2 * PAGE_TOKENS),
+            PrefillMetrics(),
+            clock=self.clock,
         )
         self.decode = DecodeWorker(
-            **self._parts(DECODE, Role.DECODE),
-            config=DecodeConfig(max_drafts=0),
-            metrics=DecodeMetrics(),
-            launcher=None,
-            tokenizer=None,
-            **common,
+            presence_of(DECODE, Role.DECODE),
+            self._resources(DECODE),
+            DecodeConfig(max_drafts=0),
+            DecodeMetrics(),
+            clock=self.clock,
         )
         self.workers = (self.prefill, self.decode)
         self.wires.exchanges = {w.name: w._exchange for w in self.workers}
@@ -122,7 +127,7 @@ class TwoWorkers:
             self.network.memories[memory_map.segment] = (memory_map, worker._memory)
         self.see_members()
 
-    def _parts(self, worker_id: WorkerId, role: Role) -> dict[str, Any]:
+    def _resources(self, worker_id: WorkerId) -> WorkerResources:
         runner = self.runners[worker_id] = FakeRunner(num_pages=NUM_PAGES, num_slots=NUM_SLOTS)
         checksums = self.memories[worker_id] = GatedMemory()
         transport = self.network.open(TransferConfig(), host="", device="cpu")
@@ -140,22 +145,18 @@ class TwoWorkers:
                 clock=self.clock,
             )
 
-        return {
-            "presence": Presence(
-                identity=Identity(worker_id=worker_id, role=role, epoch=Epoch(1)),
-                address=f"{worker_id}:1",
-                metrics_address="",
-            ),
-            "runner": runner,
-            "endpoint": replace(endpoint, memory=checksums, peers=self.wires.peers_of(worker_id)),
-            "tiers": Tiers(
+        return WorkerResources(
+            runner=runner,  # type: ignore[arg-type]  # what a worker uses of one
+            endpoint=replace(endpoint, memory=checksums, peers=self.wires.peers_of(worker_id)),
+            tiers=Tiers(
                 device=memory(NUM_PAGES, NUM_SLOTS),
                 host=memory(0, 0),
                 layout=LAYOUT,
                 down=lambda *_: None,
                 up=lambda *_: None,
             ),
-        }
+            max_running=4,
+        )
 
     def see_members(self, *absent: WorkerId) -> None:
         """The router's view, without those."""

@@ -1,0 +1,190 @@
+"""What prefill and decode workers have in common: memory, handoffs, heartbeats and their end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
+
+from kv_transfer.config import TransferConfig
+from kv_transfer.exchange import Exchange
+from kv_transfer.transport.transport import Endpoint, OpenTransport, open_endpoint
+from segue.api.cluster_status import WorkerLoad, WorkerStatus
+from segue.api.prompt import PrefixName, Prompt
+from segue.api.types import TurnId
+from segue.cache.admission_queue import AdmissionQueue
+from segue.cache.host.tier import HostTier, Tiers
+from segue.cache.layout import CacheLayout
+from segue.cache.prefix.eviction_cost import EvictionCost
+from segue.cache.strays import Strays
+from segue.engine.config import EngineConfig
+from segue.engine.runner import ModelRunner
+from segue.process.telemetry import Clock
+from segue.worker.engine_thread import EngineLoop
+from segue.worker.load import LoadedModel, load_runner
+from segue.worker.memory import tiers_of
+from segue.worker.metrics import WorkerMetrics
+from segue.worker.process import Identity, Presence, WorkerOptions
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerResources:
+    """What a worker holds before it serves: the model, its memory, and its end of the transport."""
+
+    runner: ModelRunner
+    endpoint: Endpoint
+    tiers: Tiers
+    max_running: int
+    verify_checksums: bool = True
+
+
+@contextlib.asynccontextmanager
+async def worker_resources(
+    loaded: LoadedModel,
+    identity: Identity,
+    options: WorkerOptions,
+    *,
+    engine: EngineConfig,
+    transfer: TransferConfig,
+    eviction_cost: Callable[[CacheLayout], EvictionCost],
+    open_transport: OpenTransport,
+) -> AsyncIterator[WorkerResources]:
+    """Allocates the host tier and registers the cache with the transport, until the block ends.
+
+    Raises InvalidConfig.
+    """
+    runner = loaded.runner
+    tiers = await asyncio.to_thread(
+        tiers_of, loaded, engine, worth=eviction_cost(runner.layout), clock=time.monotonic
+    )
+    device = runner.tensors.device.type
+    transport = open_transport(transfer, host=options.hosts.announce, device=device)
+    with open_endpoint(
+        transport, runner.tensors, worker_id=identity.worker_id, epoch=identity.epoch
+    ) as endpoint:
+        yield WorkerResources(
+            runner=runner,
+            endpoint=endpoint,
+            tiers=tiers,
+            max_running=loaded.engine.max_running,
+            verify_checksums=transfer.verify_checksums,
+        )
+
+
+class RunningTurn(Protocol):
+    @property
+    def over(self) -> asyncio.Event: ...
+
+
+AnyTurn = TypeVar("AnyTurn", bound=RunningTurn)
+Command = TypeVar("Command")
+
+
+class HandoffWorker(Generic[AnyTurn, Command]):
+    """One event loop owns it. A subclass sets `_engine`, runs turns, and keeps them in `_turns`."""
+
+    _engine: EngineLoop[Command]
+
+    def __init__(
+        self,
+        presence: Presence,
+        resources: WorkerResources,
+        metrics: WorkerMetrics,
+        *,
+        max_waiting: int,
+        clock: Clock,
+        stepped: Callable[[str, str], None] = lambda left, entered: None,
+    ) -> None:
+        """`stepped`: see `HandoffReader`."""
+        runner, self._tiers = resources.runner, resources.tiers
+        self.presence = presence
+        self.name = presence.identity.worker_id
+        self.layout = runner.layout
+        self.model_id = runner.layout.model_id
+        self._clock = clock
+        self._memory = self._tiers.device
+        self._room = AdmissionQueue(max_waiting)
+        self._tier = HostTier(
+            self._tiers, freed=self._room.wake, loaded=metrics.loaded, clock=clock
+        )
+        self._exchange = Exchange(
+            resources.endpoint,
+            self._memory,
+            address=presence.address,
+            vocab_size=runner.config.vocab_size,
+            verify_checksums=resources.verify_checksums,
+            freed=self._room.wake,
+            stepped=stepped,
+            clock=clock,
+        )
+        self._turns: dict[TurnId, AnyTurn] = {}
+        self._is_draining = False
+        self._worker_metrics = metrics
+
+    def find_prefix(self, prefix: PrefixName) -> Prompt:
+        """The tokens of a prefix that is here. Raises UnknownPrefix."""
+        return self._tiers.find(prefix)
+
+    def _status(
+        self, *, running_turns: int, waiting_tokens: int, tokens_per_s: float
+    ) -> WorkerStatus:
+        counts = self._tier.counts(self._owners())
+        load = WorkerLoad(
+            pages=counts.pages,
+            slots=counts.slots,
+            host_pages=counts.host_pages,
+            host_slots=counts.host_slots,
+            running_turns=running_turns,
+            waiting_turns=len(self._room),
+            waiting_tokens=waiting_tokens,
+            tokens_per_s=tokens_per_s,
+            page_tokens=self.layout.page_tokens,
+        )
+        self._worker_metrics.set_load(load)
+        self._worker_metrics.set_cache(self._memory.cache, self._tier)
+        return self.presence.status(load)
+
+    def members_changed(self, workers: Sequence[WorkerStatus]) -> None:
+        self._exchange.members_changed(workers)
+
+    async def drain(self) -> None:
+        """Takes no more turns; returns when the running ones have ended."""
+        self._is_draining = True
+        for turn in list(self._turns.values()):
+            await turn.over.wait()
+
+    def _interrupt_all(self, turns: Mapping[TurnId, AnyTurn]) -> None:
+        """Ends these turns with an error."""
+        raise NotImplementedError
+
+    async def close(self) -> None:
+        turns = dict(self._turns)
+        self._interrupt_all(turns)
+        for turn in turns.values():
+            await turn.over.wait()
+        await self._engine.close()
+        await self._exchange.close()
+        await self._tier.close()
+
+    def _owners(self) -> set[str]:
+        """The owners of units in use that still exist and will free them."""
+        return {*self._turns, *self._exchange.reader.owners(), *self._tier.owners()}
+
+    def strays(self) -> Strays:
+        return self._memory.strays(self._owners())
+
+    def check_invariants(self) -> None:
+        self._memory.check_invariants()
+        self._tier.check_invariants()
+
+
+async def load(
+    options: WorkerOptions, engine: EngineConfig, *, max_drafts: int = 0, with_scratch: bool = False
+) -> LoadedModel:
+    """Loads the model in a thread. Raises InvalidCheckpoint and InvalidConfig."""
+    return await asyncio.to_thread(
+        load_runner, options.model, engine, max_drafts=max_drafts, with_scratch=with_scratch
+    )
