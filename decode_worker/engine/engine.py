@@ -21,7 +21,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from decode_worker.config import DecodeConfig
-from decode_worker.engine.drafting import DraftCount, Verified
+from decode_worker.engine.drafting import DraftCount, Verified, next_batch
 from decode_worker.engine.events import (
     Admit,
     Command,
@@ -32,7 +32,6 @@ from decode_worker.engine.events import (
     prefilled_here,
     result_of,
 )
-from decode_worker.engine.scheduler import next_batch
 from decode_worker.engine.sequence import DecodeSequence
 from decode_worker.engine.stepper import DeviceStepper, HostStepper, Stepper
 from decode_worker.metrics import DecodeMetrics

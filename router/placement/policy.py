@@ -8,12 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Sequence
 from operator import attrgetter, itemgetter
+from typing import NamedTuple
 
-from router.placement.cluster import ClusterModel
+from router.placement.cluster import ClusterModel, LoadIndex
 from router.placement.coefficients import expected_speed
-from router.placement.decision import Decision, Placement
 from router.placement.estimate import Candidate, on_decode, pairs, plans, target_of
-from router.placement.load_index import LoadIndex
 from router.placement.side import (
     NOTHING,
     Residency,
@@ -22,8 +21,38 @@ from router.placement.side import (
     TurnSize,
     side_of,
 )
+from segue.api.cluster_status import WorkerStatus
 from segue.api.errors import Unavailable
 from segue.api.types import Role, WorkerId
+
+
+class Placement(NamedTuple):
+    """Where a turn runs."""
+
+    prefill: WorkerStatus
+    """The worker that computes the prompt; the decode worker itself for a local prefill."""
+    decode: WorkerStatus
+
+
+class Decision(NamedTuple):
+    placement: Placement
+    chosen: Candidate
+    candidates: Sequence[Candidate]
+    """All that were weighed, in that order; the chosen one is among them."""
+
+    def ranked(self) -> list[Candidate]:
+        """The best first, the excluded last."""
+        return sorted(self.candidates, key=lambda c: (c.excluded, c.total_s))
+
+
+def estimate_error(estimated_s: float, actual_s: float) -> float:
+    """An estimate's error, in (-1, 1): 0.5 if it took twice as long, -0.5 if half as long.
+
+    Symmetric and bounded, so that one histogram with even buckets serves milliseconds and minutes.
+    """
+    largest = max(estimated_s, actual_s)
+    return (actual_s - estimated_s) / largest if largest > 0.0 else 0.0
+
 
 # Most workers examined to find the least loaded feasible ones.
 _MAX_LOOKED_AT = 32

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from router.placement.decision import Placement
+from router.placement.policy import Placement
 from segue.api.cluster_status import WorkerStatus
 from segue.api.errors import (
     DeadlineExceeded,

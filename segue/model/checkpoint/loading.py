@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from segue.api.errors import InvalidCheckpoint
-from segue.model.checkpoint.names import MTP_PREFIX, TEXT_PREFIXES, reason_to_skip
+from segue.model.checkpoint.headers import MTP_PREFIX, TEXT_PREFIXES, reason_to_skip
 from segue.model.checkpoint.tensors import Checkpoint, open_checkpoint
 from segue.model.checkpoint.typed_json import counted
 from segue.model.config import LayerKind, ModelConfig, MoeConfig

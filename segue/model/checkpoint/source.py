@@ -20,7 +20,7 @@ _HUB_TIMEOUT_S = 10.0
 DEMO = "demo"
 """The checkpoint that comes with the package."""
 # Found by its place: the package `segue.demo` is about training it, which serving does not need.
-_DEMO_FOLDER = Path(__file__).parents[1] / "demo" / "checkpoint"
+_DEMO_FOLDER = Path(__file__).parents[2] / "demo" / "checkpoint"
 
 
 def resolve_model(model: str, *, with_weights: bool) -> Path:
