@@ -6,9 +6,10 @@ import itertools
 from collections.abc import Callable, Mapping
 
 from benchmarks.placement.workload import PAGE_TOKENS
-from router.placement.cluster import ClusterModel, LoadIndex
-from router.placement.estimate import pair, plans, target_of
-from router.placement.policy import Decision, Placement, place
+from router.placement.cluster import ClusterModel
+from router.placement.estimate import Decision, Placement, pair, plans, target_of
+from router.placement.node import LoadIndex
+from router.placement.policy import place
 from router.placement.side import NOTHING, Residency, Rules, Side, TurnSize, side_of
 from segue.api.types import WorkerId
 

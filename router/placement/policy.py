@@ -8,11 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Sequence
 from operator import attrgetter, itemgetter
-from typing import NamedTuple
 
-from router.placement.cluster import ClusterModel, LoadIndex
+from router.placement.cluster import ClusterModel
 from router.placement.coefficients import expected_speed
-from router.placement.estimate import Candidate, on_decode, pairs, plans, target_of
+from router.placement.estimate import (
+    Candidate,
+    Decision,
+    Placement,
+    on_decode,
+    pairs,
+    plans,
+    target_of,
+)
+from router.placement.node import LoadIndex
 from router.placement.side import (
     NOTHING,
     Residency,
@@ -21,28 +29,8 @@ from router.placement.side import (
     TurnSize,
     side_of,
 )
-from segue.api.cluster_status import WorkerStatus
 from segue.api.errors import Unavailable
 from segue.api.types import Role, WorkerId
-
-
-class Placement(NamedTuple):
-    """Where a turn runs."""
-
-    prefill: WorkerStatus
-    """The worker that computes the prompt; the decode worker itself for a local prefill."""
-    decode: WorkerStatus
-
-
-class Decision(NamedTuple):
-    placement: Placement
-    chosen: Candidate
-    candidates: Sequence[Candidate]
-    """All that were weighed, in that order; the chosen one is among them."""
-
-    def ranked(self) -> list[Candidate]:
-        """The best first, the excluded last."""
-        return sorted(self.candidates, key=lambda c: (c.excluded, c.total_s))
 
 
 def estimate_error(estimated_s: float, actual_s: float) -> float:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from cachetools import LRUCache
 
-from router.placement.cluster import WorkerNode
+from router.placement.node import WorkerNode
 from router.placement.side import Held, Residency
 from segue.api.cluster_status import WorkerStatus
 from segue.api.turn import TurnSpec

@@ -8,8 +8,8 @@ import enum
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from router.placement.cluster import WorkerNode
 from router.placement.coefficients import Speed
+from router.placement.node import WorkerNode
 from segue.api.types import WorkerId
 
 

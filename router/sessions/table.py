@@ -15,8 +15,8 @@ from typing import TypeVar
 
 from cachetools import LRUCache
 
-from router.placement.cluster import WorkerNode
 from router.placement.explain import Decided, explanation_of
+from router.placement.node import WorkerNode
 from router.placement.side import Held, Residency
 from router.sessions.history import Completed, History, TurnTokens, history_after, num_rerendered
 from segue.api.cluster_status import SessionInfo, WorkerStatus

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from router.placement.policy import Placement
+from router.placement.estimate import Placement
 from segue.api.cluster_status import WorkerStatus
 from segue.api.errors import (
     DeadlineExceeded,

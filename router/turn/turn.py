@@ -14,9 +14,8 @@ from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from router.placement.estimate import Mode
+from router.placement.estimate import Decision, Mode, Placement
 from router.placement.placing import TurnPlacing
-from router.placement.policy import Decision, Placement
 from router.turn import reported
 from router.turn.calls import (
     ComputedThere,

@@ -8,8 +8,8 @@ import pytest
 
 from prefill_worker.pull import PullEstimate
 from router.placement.cluster import ClusterModel
-from router.placement.estimate import Candidate, Mode
-from router.placement.policy import Decision, Placement, place
+from router.placement.estimate import Candidate, Decision, Mode, Placement
+from router.placement.policy import place
 from router.placement.side import Residency, Rules, TurnSize
 from segue.api.types import WorkerId
 

@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 
-from router.placement.policy import Placement
+from router.placement.estimate import Placement
 from router.turn.lifecycle import (
     Dispatched,
     Ended,

@@ -6,8 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from router.placement.cluster import ClusterModel, WorkerNode
+from router.placement.cluster import ClusterModel
 from router.placement.explain import Decided
+from router.placement.node import WorkerNode
 from router.placement.policy import place
 from router.placement.side import Held, Rules, TurnSize
 from router.sessions import table as session_table

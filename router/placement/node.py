@@ -1,0 +1,99 @@
+"""A worker's load as a placement sees it, and the ready workers sorted by it."""
+
+from __future__ import annotations
+
+import bisect
+import itertools
+from collections.abc import Container, Iterator
+from dataclasses import dataclass
+
+from router.placement.coefficients import Speed
+from segue.api.cluster_status import WorkerHealth, WorkerStatus
+from segue.api.types import Role, WorkerId
+
+Rank = tuple[float, int, int, int]
+"""Seconds of queued compute, running turns, recent new sessions, negated free pages. The worker
+with the smallest rank takes the next turn."""
+
+
+class LoadIndex:
+    """The ready workers of one role, least loaded first, kept sorted as loads change: a change is
+    two binary searches. Equal ranks are ordered by name."""
+
+    def __init__(self) -> None:
+        self._order: list[tuple[Rank, WorkerId]] = []
+        self._ranks: dict[WorkerId, Rank] = {}
+
+    def __len__(self) -> int:
+        return len(self._order)
+
+    def put(self, worker_id: WorkerId, rank: Rank) -> None:
+        """Adds a worker, or moves it to its rank."""
+        if self._ranks.get(worker_id) == rank:
+            return
+        self.remove(worker_id)
+        self._ranks[worker_id] = rank
+        bisect.insort(self._order, (rank, worker_id))
+
+    def remove(self, worker_id: WorkerId) -> None:
+        rank = self._ranks.pop(worker_id, None)
+        if rank is not None:
+            del self._order[bisect.bisect_left(self._order, (rank, worker_id))]
+
+    def first(self, count: int, *, skipping: Container[WorkerId] = ()) -> Iterator[WorkerId]:
+        """The `count` least loaded, without those to skip. The index must not change meanwhile."""
+        for _, worker_id in itertools.islice(self._order, count):
+            if worker_id not in skipping:
+                yield worker_id
+
+    def check_invariants(self) -> None:
+        assert self._order == sorted((rank, name) for name, rank in self._ranks.items())
+
+
+@dataclass(slots=True, eq=False)
+class WorkerNode:
+    """One worker's load: this router's own turns, and the rest of its last heartbeat. Kept flat,
+    because every decision reads some nodes."""
+
+    status: WorkerStatus
+    worker_id: WorkerId
+    is_prefill: bool = False
+    is_ready: bool = False
+    is_lost: bool = False
+    total_pages: int = 0
+    room_pages: int = 0
+    """Free and evictable pages: cached pages give way to a turn. They include the pages of the
+    turn's own resident prefix.
+    """
+    own_tokens: int = 0
+    """Tokens to be computed there, for this router's turns that have no first token yet."""
+    own_prefills: int = 0
+    own_turns: int = 0
+    other_tokens: int = 0
+    other_turns: int = 0
+    num_heard: int = 0
+    num_settled: int = 0
+    """Recent new sessions that were placed there."""
+
+    def heard(self, status: WorkerStatus) -> None:
+        """Takes a heartbeat. It counts this router's turns too: the excess belongs to others."""
+        load = status.load
+        self.status = status
+        self.is_prefill = status.role is Role.PREFILL
+        self.is_lost = status.health is WorkerHealth.LOST
+        self.is_ready = status.health is WorkerHealth.READY
+        self.total_pages = load.pages.total
+        self.room_pages = load.pages.free + load.pages.cached
+        self.other_tokens = max(load.waiting_tokens - self.own_tokens, 0)
+        self.other_turns = max(load.running_turns + load.waiting_turns - self.own_turns, 0)
+        self.num_heard += 1
+
+    def queue_s(self, speed: Speed) -> float:
+        tokens = self.own_tokens + self.other_tokens
+        if not tokens:
+            return 0.0
+        return speed.compute.per_unit * tokens + speed.compute.fixed * self.own_prefills
+
+    @property
+    def running_turns(self) -> int:
+        return self.own_turns + self.other_turns
