@@ -20,6 +20,7 @@ from segue.engine.batch import SequenceChunk
 from segue.engine.runner import ModelRunner
 from segue.engine.sampler import SamplerRow, SequenceSampler, sample
 from segue.process.telemetry import Clock
+from segue.worker.engine_thread import Drop
 from segue.worker.failures import Failures
 
 
@@ -63,11 +64,6 @@ class PrefillSequence:
 @dataclass(frozen=True, slots=True)
 class Start:
     sequence: PrefillSequence
-
-
-@dataclass(frozen=True, slots=True)
-class Drop:
-    turn_id: TurnId
 
 
 Command = Start | Drop

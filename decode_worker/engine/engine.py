@@ -22,16 +22,7 @@ from typing import NamedTuple
 
 from decode_worker.config import DecodeConfig
 from decode_worker.engine.drafting import DraftCount, Verified, next_batch
-from decode_worker.engine.events import (
-    Admit,
-    Command,
-    Drop,
-    Event,
-    Left,
-    Said,
-    prefilled_here,
-    result_of,
-)
+from decode_worker.engine.events import Admit, Command, Event, Left, Said, prefilled_here, result_of
 from decode_worker.engine.sequence import DecodeSequence
 from decode_worker.engine.stepper import DeviceStepper, HostStepper, Stepper
 from decode_worker.metrics import DecodeMetrics
@@ -42,6 +33,7 @@ from segue.engine.device.launcher import Launched, Launcher
 from segue.engine.device.result import Stepped
 from segue.engine.runner import ModelRunner
 from segue.process.telemetry import Clock
+from segue.worker.engine_thread import Drop
 from segue.worker.failures import Failures
 
 

@@ -8,16 +8,12 @@ from decode_worker.engine.sequence import DecodeSequence
 from segue.api.errors import SegueError
 from segue.api.turn import ShipReport, TokenDelta, TurnResult, Usage
 from segue.api.types import TurnId
+from segue.worker.engine_thread import Drop
 
 
 @dataclass(frozen=True, slots=True)
 class Admit:
     sequence: DecodeSequence
-
-
-@dataclass(frozen=True, slots=True)
-class Drop:
-    turn_id: TurnId
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,15 +14,12 @@ from router.placement.estimate import Placement
 from segue.api.cluster_status import WorkerStatus
 from segue.api.errors import (
     DeadlineExceeded,
+    IllegalTransition,
     InvalidRequest,
     Overloaded,
     SegueError,
     UnknownHistory,
 )
-
-
-class IllegalTransition(AssertionError):
-    """An event that cannot happen in this state: a bug in the router."""
 
 
 @dataclass(frozen=True, slots=True)

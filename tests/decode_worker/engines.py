@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from decode_worker.engine.engine import DecodeEngine
-from decode_worker.engine.events import Admit, Command, Drop, Event, Left, Said
+from decode_worker.engine.events import Admit, Command, Event, Left, Said
 from decode_worker.engine.sequence import DecodeSequence
 from segue.api.prompt import Prompt
 from segue.api.turn import FinishReason, ShipReport, TurnSpec
@@ -32,6 +32,7 @@ from segue.engine.device.result import Stepped
 from segue.engine.runner import ModelRunner
 from segue.engine.sampler import SequenceSampler
 from segue.engine.speculation.acceptance import SlotRing
+from segue.worker.engine_thread import Drop
 from tests.runners import new_runner
 
 Publish = Callable[[Sequence[Event]], None]
