@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Coroutine
 from typing import Any, Protocol
 
-from decode_worker.turn import PromptSource, Reserved, Shipped, Tell, TurnNews
+from decode_worker.turn import PromptSource, Reserved, Tell, TurnNews, WrittenByPrefill
 from kv_transfer.ticket import PeerIdentity
 from kv_transfer.wire import ticket_to_wire
 from segue.api.errors import InvalidRequest, SegueError
@@ -75,7 +75,7 @@ def _event(news: TurnNews) -> pb.TurnEvent:
 def _source(request: pb.StartTurn) -> PromptSource:
     match request.WhichOneof("prompt_from"):
         case "writer":
-            return Shipped(value_of(PeerIdentity, request.writer))
+            return WrittenByPrefill(value_of(PeerIdentity, request.writer))
         case "max_computed_tokens":
             return ComputedOnDecode(request.max_computed_tokens)
         case _:

@@ -31,13 +31,13 @@ from segue.worker.validation import check_turn
 
 
 @dataclass(frozen=True, slots=True)
-class Shipped:
+class WrittenByPrefill:
     """The prompt of a turn comes from a prefill worker."""
 
     writer: PeerIdentity
 
 
-PromptSource = Shipped | ComputedOnDecode
+PromptSource = WrittenByPrefill | ComputedOnDecode
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ from decode_worker.memory.reservation import Reservations
 from decode_worker.memory.residency import Residency, checkpoint_tokens, with_what_stays
 from decode_worker.metrics import DecodeMetrics
 from decode_worker.server import services
-from decode_worker.turn import DecodeTurn, PromptSource, Reserved, Sequences, Shipped, Tell
+from decode_worker.turn import DecodeTurn, PromptSource, Reserved, Sequences, Tell, WrittenByPrefill
 from kv_transfer.worker import HandoffWorker, WorkerResources
 from segue.api.cluster_status import WorkerStatus
 from segue.api.errors import (
@@ -96,7 +96,7 @@ class DecodeWorker(HandoffWorker[DecodeTurn, Command]):
         be computed, and TransferFailed when the prompt does not arrive. Then, and when it is
         cancelled, the turn is not here; memory that the writer may still write is in quarantine.
         """
-        if isinstance(source, Shipped):
+        if isinstance(source, WrittenByPrefill):
             await self._exchange.members.require(source.writer)
         turn = await self._find_room(spec, source, tell, timeout_s)
         await turn.work.run(self._answer(turn))
@@ -138,7 +138,7 @@ class DecodeWorker(HandoffWorker[DecodeTurn, Command]):
         self, spec: TurnSpec, source: PromptSource, tell: Tell, *, lifetime_s: float
     ) -> DecodeTurn:
         match source:
-            case Shipped(writer):
+            case WrittenByPrefill(writer):
                 return self._reservations.for_handoff(spec, tell, writer, lifetime_s)
             case ComputedOnDecode(max_tokens):
                 return self._reservations.to_compute(spec, tell, max_tokens)

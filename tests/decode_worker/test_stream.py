@@ -9,7 +9,7 @@ from typing import Any, cast
 import pytest
 
 from decode_worker.server import DecodeFace
-from decode_worker.turn import PromptSource, Shipped, Tell, TurnNews
+from decode_worker.turn import PromptSource, Tell, TurnNews, WrittenByPrefill
 from segue.api.errors import InvalidRequest, Overloaded, SegueError, UnknownPrefix
 from segue.api.prompt import PrefixName, Prompt, pack_tokens
 from segue.api.turn import (
@@ -260,7 +260,7 @@ async def test_both_sources_of_a_prompt_are_understood(router: Router) -> None:
     await router.events()
 
     written, computed = router.runner.sources
-    assert isinstance(written, Shipped)
+    assert isinstance(written, WrittenByPrefill)
     assert (written.writer.worker_id, written.writer.epoch) == ("prefill-0", 3)
     assert computed == ComputedOnDecode(64)
 
