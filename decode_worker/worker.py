@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 
 from decode_worker.config import DecodeConfig
 from decode_worker.engine.engine import DecodeEngine
-from decode_worker.engine.events import Admit, Command, Event, Left, Said
+from decode_worker.engine.events import Command, Event, Left, Said
 from decode_worker.engine.sequence import DecodeSequence
 from decode_worker.memory.reservation import Reservations
 from decode_worker.memory.residency import Residency, checkpoint_tokens, with_what_stays
@@ -149,7 +149,7 @@ class DecodeWorker(HandoffWorker[DecodeTurn, Command]):
             sequence = await self._receive(turn)
         else:
             turn.tell(PrefillStarted(sequence.num_prompt_left))
-        self._engine.submit(Admit(sequence))
+        self._engine.submit(sequence)
         try:
             await turn.over.wait()
         except asyncio.CancelledError:

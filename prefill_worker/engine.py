@@ -1,6 +1,6 @@
 """The engine thread of a prefill worker: receive, schedule, forward (and ship), sample, publish.
 
-The thread owns the sequences from `Start` until their `done` is called, which happens exactly once:
+The thread owns a sequence from its submission until it calls the sequence's `done`, exactly once;
 until then their pages and slot are in use.
 """
 
@@ -61,12 +61,7 @@ class PrefillSequence:
         return Progress(self.num_computed, len(self.turn.context))
 
 
-@dataclass(frozen=True, slots=True)
-class Start:
-    sequence: PrefillSequence
-
-
-Command = Start | Drop
+Command = PrefillSequence | Drop
 
 
 class PrefillEngine:
@@ -103,7 +98,7 @@ class PrefillEngine:
     def _receive(self, commands: Sequence[Command]) -> None:
         for command in commands:
             match command:
-                case Start(sequence):
+                case PrefillSequence() as sequence:
                     self._waiting.append(sequence)
                 case Drop(turn_id):
                     self._drop([s for s in self._waiting if s.turn.turn_id == turn_id])

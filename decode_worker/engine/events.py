@@ -12,11 +12,6 @@ from segue.worker.engine_thread import Drop
 
 
 @dataclass(frozen=True, slots=True)
-class Admit:
-    sequence: DecodeSequence
-
-
-@dataclass(frozen=True, slots=True)
 class Said:
     """What one step made of one turn."""
 
@@ -36,7 +31,7 @@ class Left:
     """Something went wrong with it: nothing of it is worth keeping."""
 
 
-Command = Admit | Drop
+Command = DecodeSequence | Drop
 Event = Said | Left
 
 
