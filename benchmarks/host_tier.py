@@ -64,7 +64,7 @@ async def measure(folder: Path) -> dict[int, list[Costs]]:
 async def _costs(bench: InProcess, prompt: Prompt) -> Costs:
     first = await answer(bench.client, prompt[:-_MORE_TOKENS], 2)
     assert first.end is not None
-    bench.worker.forget_prefixes()
+    bench.forget_prefixes()
     before = _loads(bench)
     again = await answer(bench.client, prompt, 2)
     after = _loads(bench)

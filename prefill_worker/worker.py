@@ -202,12 +202,3 @@ class PrefillWorker(HandoffWorker[Interruptible, Command]):
     def rates(self) -> Rates:
         """What computing and moving have cost here lately."""
         return self._puller.rates
-
-    def forget_prefixes(self) -> None:
-        """Evicts all that no turn holds."""
-        pages, slots = self._memory.pages.counts(), self._memory.slots.counts()
-        cache = self._memory.cache
-        cache.make_room(
-            pages.free + pages.cached - cache.pins.num_held_nodes,
-            slots.free + slots.cached - cache.pins.num_held_checkpoints,
-        )

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
+import torch
+from torch import Tensor
+
+from segue.engine.batch import SequenceChunk
 from segue.engine.config import EngineConfig
 from segue.engine.runner import ModelRunner
 from segue.engine.served_model import ServedModel
@@ -24,3 +29,11 @@ def new_runner(
     return ModelRunner.load(
         served, num_pages=num_pages, num_slots=num_slots, with_scratch=with_scratch
     )
+
+
+@torch.inference_mode()
+def logits_of_all(runner: ModelRunner, chunk: SequenceChunk) -> Tensor:
+    """Float32 logits [num_tokens, vocab_size] after every token of one chunk."""
+    every_row_T = torch.arange(len(chunk.token_ids), device=runner.device)
+    batch = replace(runner._pack([chunk]), logit_rows_R=every_row_T)
+    return runner._model.forward(batch, runner.tensors, None)

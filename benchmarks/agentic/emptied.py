@@ -97,6 +97,11 @@ class InProcess:
     client: Client
     worker: PrefillWorker
 
+    def forget_prefixes(self) -> None:
+        """Evicts everything that no turn of the prefill worker holds."""
+        cache = self.worker._memory.cache
+        cache.make_room(cache.num_obtainable_pages, cache.num_obtainable_slots)
+
 
 async def try_emptied(
     folder: Path, config: Config, trial: Trial, *, name: str, report: Report
@@ -168,7 +173,7 @@ async def _ask_of(bench: InProcess, folder: Path, config: Config, trial: Trial) 
         for kind in ("first", "warm", "emptied"):
             if kind == "emptied":
                 # As if the worker had just started, except that it knows its speed.
-                bench.worker.forget_prefixes()
+                bench.forget_prefixes()
                 # Decode has no state after its last token, since nothing was computed from that
                 # token.
                 said = len(history) - trial.new_tokens - 1

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Self
 
 import torch
@@ -12,7 +11,7 @@ from torch import Tensor
 
 from segue.cache.layout import CacheLayout
 from segue.cache.tensors import TORCH_DTYPES, CacheTensors
-from segue.engine.batch import Chunk, DraftStart, SequenceChunk
+from segue.engine.batch import Chunk, DraftStart
 from segue.engine.device.buffers import ScratchUnits, StepTables
 from segue.engine.device.step import DeviceStep, StepSampling
 from segue.engine.device.stream import WorkStream
@@ -122,17 +121,6 @@ class ModelRunner:
             logits_RV = self._model.forward(self._pack(chunks), self.tensors, on_layer)
         self._stream.wait()
         return logits_RV
-
-    @torch.inference_mode()
-    def forward_all(self, chunk: SequenceChunk) -> Tensor:
-        """Float32 logits [num_tokens, vocab_size] after every token of one chunk."""
-        with self._stream.use():
-            batch = self._pack([chunk])
-            every_row_T = torch.arange(len(chunk.token_ids), device=self.device)
-            batch = replace(batch, logit_rows_R=every_row_T)
-            logits_TV = self._model.forward(batch, self.tensors, None)
-        self._stream.wait()
-        return logits_TV
 
     def drafter(self, starts: Sequence[DraftStart]) -> Drafter:
         """Drafts for these sequences; only with `has_mtp`. Done with before their next forward

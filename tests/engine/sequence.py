@@ -9,6 +9,7 @@ from torch import Tensor
 
 from segue.engine.batch import SequenceChunk
 from segue.engine.runner import ModelRunner
+from tests.runners import logits_of_all
 
 
 class RunningSequence:
@@ -41,7 +42,7 @@ class RunningSequence:
 
     def prefill_all(self, token_ids: Sequence[int]) -> Tensor:
         """Logits after every token, from one chunk."""
-        return self._runner.forward_all(self.take(token_ids))
+        return logits_of_all(self._runner, self.take(token_ids))
 
     def greedy(self, logits: Tensor, num_tokens: int) -> list[int]:
         """The first token from these logits, the others from steps."""

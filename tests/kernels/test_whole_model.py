@@ -25,7 +25,7 @@ from segue.kernels.sampling import triton as triton_sampling
 from tests.checkpoints import Variant, add_mtp_layer
 from tests.conftest import MakeCheckpoint
 from tests.kernels.device import DEVICE, DTYPES
-from tests.runners import new_runner
+from tests.runners import logits_of_all, new_runner
 
 PAGE_TOKENS = 16
 NUM_PAGES = 16
@@ -190,7 +190,7 @@ class Story:
         chunk = SequenceChunk(
             token_ids=SHORT, start=0, page_ids=[13, 14], slot_in=None, slot_out=20
         )
-        self.said.logits.append(self.runner.forward_all(chunk))
+        self.said.logits.append(logits_of_all(self.runner, chunk))
         return self.said.logits[-1]
 
     def _forward(self, *chunks: SequenceChunk | Run) -> None:

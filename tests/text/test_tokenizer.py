@@ -97,7 +97,7 @@ def test_tokens_have_names_and_texts(tokenizer: Tokenizer, pipeline: Pipeline) -
 
     assert im_end is not None
     assert tokenizer.is_special(im_end)
-    assert tokenizer.token_text(im_end) == "<|im_end|>"
+    assert tokenizer.decode([im_end], skip_special=False) == "<|im_end|>"
     assert tokenizer.token_bytes(im_end) == b""
     assert tokenizer.token_id("no such token") is None
     assert tokenizer.special_tokens < tokenizer.control_tokens

@@ -127,10 +127,6 @@ class Tokenizer:
         """The id of a token by its name in the vocabulary, such as `<|im_end|>`."""
         return self._pipeline.token_to_id(token)
 
-    def token_text(self, token_id: int) -> str:
-        """One token for display; part of a character shows as U+FFFD."""
-        return self.decode([token_id], skip_special=False)
-
     def encode(self, text: str) -> list[int]:
         """The ids of `text`, control tokens included. Raises InvalidRequest for broken Unicode."""
         return self._join(self._any_control.split(text), self._control_ids)
