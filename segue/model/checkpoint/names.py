@@ -1,4 +1,4 @@
-"""Names of a checkpoint's tensors: which are read, which are skipped and why. No torch."""
+"""Names of a checkpoint's tensors: which are read, which are skipped, and why. No torch."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ MTP_PREFIX = "mtp."
 
 
 def reason_to_skip(name: str, config: ModelConfig) -> str:
-    """Empty for a tensor that is read."""
+    """Why the tensor is skipped; empty if it is read."""
     if name.startswith(VISION_PREFIXES):
         return "vision tower"
     if name.startswith(MTP_PREFIX) and config.num_mtp_layers == 0:
