@@ -48,7 +48,7 @@ class Attention:
         )
 
     def draft(self, x_DH: Tensor, batch: DraftBatch) -> Tensor:
-        """As `__call__`, for one token of each sequence in an MTP layer, which has no position 0."""
+        """As `__call__`, for one token per sequence in an MTP layer, which has no position 0."""
         places = {"pages_T": batch.pages_D, "offsets_T": batch.offsets_D}
         q_DQX, gate_DQX = self._project(x_DH, batch.rotary, batch.pages, places)
         out_DQX = attend_steps(
