@@ -6,20 +6,12 @@ import math
 from collections.abc import Callable, Coroutine
 from typing import Any, Protocol
 
-from decode_worker.turn import (
-    Computed,
-    PrefillStarted,
-    PromptSource,
-    Reserved,
-    Shipped,
-    Tell,
-    TurnNews,
-)
+from decode_worker.turn import PromptSource, Reserved, Tell, TurnNews, WrittenByPrefill
 from kv_transfer.ticket import PeerIdentity
 from kv_transfer.wire import ticket_to_wire
 from segue.api.errors import InvalidRequest, SegueError
 from segue.api.prompt import PrefixName, Prompt
-from segue.api.turn import TokenDelta, TurnResult, TurnSpec
+from segue.api.turn import ComputedOnDecode, PrefillStarted, TokenDelta, TurnResult, TurnSpec
 from segue.internal.v1 import worker_pb2 as pb
 from segue.process.telemetry import about_turn
 from segue.wire.convert.events import delta_to_wire
@@ -83,9 +75,9 @@ def _event(news: TurnNews) -> pb.TurnEvent:
 def _source(request: pb.StartTurn) -> PromptSource:
     match request.WhichOneof("prompt_from"):
         case "writer":
-            return Shipped(value_of(PeerIdentity, request.writer))
+            return WrittenByPrefill(value_of(PeerIdentity, request.writer))
         case "max_computed_tokens":
-            return Computed(request.max_computed_tokens)
+            return ComputedOnDecode(request.max_computed_tokens)
         case _:
             raise InvalidRequest("a turn needs a writer of its prompt, or leave to compute it here")
 

@@ -10,7 +10,15 @@ from decode_worker.engine.sequence import DecodeSequence
 from kv_transfer.reading.reservations import Reservation
 from kv_transfer.ticket import PeerIdentity, Ticket
 from segue.api.errors import SegueError
-from segue.api.turn import PrefillOutcome, ShipReport, TokenDelta, TurnResult, TurnSpec
+from segue.api.turn import (
+    ComputedOnDecode,
+    PrefillOutcome,
+    PrefillStarted,
+    ShipReport,
+    TokenDelta,
+    TurnResult,
+    TurnSpec,
+)
 from segue.api.types import PageId, SlotId
 from segue.cache.prefix.cache import Hold
 from segue.engine.answer import AnswerState
@@ -23,20 +31,13 @@ from segue.worker.validation import check_turn
 
 
 @dataclass(frozen=True, slots=True)
-class Shipped:
+class WrittenByPrefill:
     """The prompt of a turn comes from a prefill worker."""
 
     writer: PeerIdentity
 
 
-@dataclass(frozen=True, slots=True)
-class Computed:
-    """What is not here of a turn's prompt is computed here, if it is short enough."""
-
-    max_tokens: int
-
-
-PromptSource = Shipped | Computed
+PromptSource = WrittenByPrefill | ComputedOnDecode
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,13 +47,6 @@ class Reserved:
     ticket: Ticket
     checkpoint_tokens: int
     """The longest prefix of the prompt that has a state here."""
-
-
-@dataclass(frozen=True, slots=True)
-class PrefillStarted:
-    """There is room for the turn, and its prompt is being computed."""
-
-    computed_tokens: int
 
 
 TurnNews = Reserved | PrefillStarted | TokenDelta | TurnResult | SegueError

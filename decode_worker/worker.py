@@ -16,22 +16,13 @@ from collections.abc import Mapping, Sequence
 
 from decode_worker.config import DecodeConfig
 from decode_worker.engine.engine import DecodeEngine
-from decode_worker.engine.events import Admit, Command, Drop, Event, Left, Said
+from decode_worker.engine.events import Command, Event, Left, Said
 from decode_worker.engine.sequence import DecodeSequence
 from decode_worker.memory.reservation import Reservations
 from decode_worker.memory.residency import Residency, checkpoint_tokens, with_what_stays
 from decode_worker.metrics import DecodeMetrics
 from decode_worker.server import services
-from decode_worker.turn import (
-    Computed,
-    DecodeTurn,
-    PrefillStarted,
-    PromptSource,
-    Reserved,
-    Sequences,
-    Shipped,
-    Tell,
-)
+from decode_worker.turn import DecodeTurn, PromptSource, Reserved, Sequences, Tell, WrittenByPrefill
 from kv_transfer.worker import HandoffWorker, WorkerResources
 from segue.api.cluster_status import WorkerStatus
 from segue.api.errors import (
@@ -41,14 +32,14 @@ from segue.api.errors import (
     SegueError,
     Unavailable,
 )
-from segue.api.turn import TurnSpec
+from segue.api.turn import ComputedOnDecode, PrefillStarted, TurnSpec
 from segue.api.types import TurnId
 from segue.engine.device.launcher import Launcher
 from segue.process.cancellation import uninterrupted
 from segue.process.telemetry import Clock
 from segue.text.tokens.tokenizer import Tokenizer
 from segue.wire.server import Services
-from segue.worker.engine_thread import EngineLoop
+from segue.worker.engine_thread import Drop, EngineLoop
 from segue.worker.process import Presence, leave_process
 
 logger = logging.getLogger(__name__)
@@ -105,7 +96,7 @@ class DecodeWorker(HandoffWorker[DecodeTurn, Command]):
         be computed, and TransferFailed when the prompt does not arrive. Then, and when it is
         cancelled, the turn is not here; memory that the writer may still write is in quarantine.
         """
-        if isinstance(source, Shipped):
+        if isinstance(source, WrittenByPrefill):
             await self._exchange.members.require(source.writer)
         turn = await self._find_room(spec, source, tell, timeout_s)
         await turn.work.run(self._answer(turn))
@@ -147,9 +138,9 @@ class DecodeWorker(HandoffWorker[DecodeTurn, Command]):
         self, spec: TurnSpec, source: PromptSource, tell: Tell, *, lifetime_s: float
     ) -> DecodeTurn:
         match source:
-            case Shipped(writer):
+            case WrittenByPrefill(writer):
                 return self._reservations.for_handoff(spec, tell, writer, lifetime_s)
-            case Computed(max_tokens):
+            case ComputedOnDecode(max_tokens):
                 return self._reservations.to_compute(spec, tell, max_tokens)
 
     async def _answer(self, turn: DecodeTurn) -> None:
@@ -158,7 +149,7 @@ class DecodeWorker(HandoffWorker[DecodeTurn, Command]):
             sequence = await self._receive(turn)
         else:
             turn.tell(PrefillStarted(sequence.num_prompt_left))
-        self._engine.submit(Admit(sequence))
+        self._engine.submit(sequence)
         try:
             await turn.over.wait()
         except asyncio.CancelledError:

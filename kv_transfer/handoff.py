@@ -16,11 +16,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from segue.api.errors import IllegalTransition
 from segue.api.types import PageId, SlotId
-
-
-class IllegalTransition(AssertionError):
-    """An event that cannot happen in this state: a bug of ours."""
 
 
 @dataclass(frozen=True, slots=True)

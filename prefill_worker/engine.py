@@ -1,6 +1,6 @@
 """The engine thread of a prefill worker: receive, schedule, forward (and ship), sample, publish.
 
-The thread owns the sequences from `Start` until their `done` is called, which happens exactly once:
+The thread owns a sequence from its submission until it calls the sequence's `done`, exactly once;
 until then their pages and slot are in use.
 """
 
@@ -20,6 +20,7 @@ from segue.engine.batch import SequenceChunk
 from segue.engine.runner import ModelRunner
 from segue.engine.sampler import SamplerRow, SequenceSampler, sample
 from segue.process.telemetry import Clock
+from segue.worker.engine_thread import Drop
 from segue.worker.failures import Failures
 
 
@@ -60,17 +61,7 @@ class PrefillSequence:
         return Progress(self.num_computed, len(self.turn.context))
 
 
-@dataclass(frozen=True, slots=True)
-class Start:
-    sequence: PrefillSequence
-
-
-@dataclass(frozen=True, slots=True)
-class Drop:
-    turn_id: TurnId
-
-
-Command = Start | Drop
+Command = PrefillSequence | Drop
 
 
 class PrefillEngine:
@@ -107,7 +98,7 @@ class PrefillEngine:
     def _receive(self, commands: Sequence[Command]) -> None:
         for command in commands:
             match command:
-                case Start(sequence):
+                case PrefillSequence() as sequence:
                     self._waiting.append(sequence)
                 case Drop(turn_id):
                     self._drop([s for s in self._waiting if s.turn.turn_id == turn_id])

@@ -19,8 +19,7 @@ from segue.cache.host.tier import HostTier
 from segue.cache.layout import CacheLayout
 from segue.cache.memory import Memory
 from segue.cache.prefix.cache import Hold, Match
-from segue.cache.prefix.session_states import SessionStates
-from segue.cache.prefix.states import states_to_go_on_from, states_wanted
+from segue.cache.prefix.states import SessionStates, states_to_go_on_from, states_wanted
 from segue.cache.unit_pool import UnitState
 from segue.cache.until_kept import UntilKept
 from segue.model.config import ModelConfig

@@ -15,7 +15,7 @@ from kv_transfer.ticket import Ticket
 from kv_transfer.worker import HandoffWorker, WorkerResources
 from kv_transfer.writing.outgoing import Outgoing
 from prefill_worker.config import PrefillConfig
-from prefill_worker.engine import Command, Computed, Drop, PrefillEngine, PrefillSequence, Start
+from prefill_worker.engine import Command, Computed, PrefillEngine, PrefillSequence
 from prefill_worker.metrics import PrefillMetrics
 from prefill_worker.pull import Puller, Rates
 from prefill_worker.server import services
@@ -33,7 +33,7 @@ from segue.api.types import TurnId
 from segue.process.cancellation import Interruptible, uninterrupted
 from segue.process.telemetry import Clock
 from segue.wire.server import Services
-from segue.worker.engine_thread import EngineLoop
+from segue.worker.engine_thread import Drop, EngineLoop
 from segue.worker.process import Presence, leave_process
 
 logger = logging.getLogger(__name__)
@@ -172,7 +172,7 @@ class PrefillWorker(HandoffWorker[Interruptible, Command]):
             state_slot=checkpoint.slot if checkpoint else None,
             checkpoints=units.checkpoints,
         )
-        self._engine.submit(Start(sequence))
+        self._engine.submit(sequence)
         try:
             computed = await asyncio.shield(done)
         except asyncio.CancelledError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import time
 from collections.abc import Iterator
@@ -31,6 +32,8 @@ class Admission:
         """When a place is expected to be free for the client that was refused last."""
         self.num_turns = 0
         self.is_draining = False
+        self._idle = asyncio.Event()
+        self._idle.set()
 
     @contextlib.contextmanager
     def admit(self) -> Iterator[None]:
@@ -44,10 +47,20 @@ class Admission:
                 retry_after_s=self._promise(),
             )
         self.num_turns += 1
+        self._idle.clear()
         try:
             yield
         finally:
             self.num_turns -= 1
+            if not self.num_turns:
+                self._idle.set()
+
+    async def drain(self, timeout_s: float) -> None:
+        """Admits no more turns, and returns when none is in flight or the time is over."""
+        self.is_draining = True
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                await self._idle.wait()
 
     def _promise(self) -> float:
         """Seconds until a place is free for one more client."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from segue.process.metrics import new_registry
+from segue.process.metrics_endpoint import new_registry
 
 # From a local demo model's milliseconds to a long prompt's minute; finest where users notice.
 _LATENCY_BUCKETS = (

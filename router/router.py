@@ -7,7 +7,7 @@ import contextlib
 import logging
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Iterable, Iterator
 
 from router.admission import Admission
 from router.config import RouterConfig
@@ -191,9 +191,8 @@ class Router:
     async def status(self, address: str, metrics_address: str) -> ClusterStatus:
         """The cluster now: asks every worker, and shows lost ones as last heard."""
         workers = await asyncio.gather(*(self._ask(w) for w in self.membership.workers()))
-        roles = {w.role for w in workers if w.health is WorkerHealth.READY}
         return ClusterStatus(
-            ready=roles == set(Role) and not self._admission.is_draining,
+            ready=self._is_ready(workers),
             model=self._model_name,
             model_id=self.membership.model_id,
             workers=tuple(workers),
@@ -224,7 +223,10 @@ class Router:
         self.links.let_end(asyncio.ensure_future(self.links.forget(worker)))
 
     def is_ready(self) -> bool:
-        roles = {w.role for w in self.membership.workers() if w.health is WorkerHealth.READY}
+        return self._is_ready(self.membership.workers())
+
+    def _is_ready(self, workers: Iterable[WorkerStatus]) -> bool:
+        roles = {w.role for w in workers if w.health is WorkerHealth.READY}
         return roles == set(Role) and not self._admission.is_draining
 
     def watch(self) -> None:
@@ -247,10 +249,7 @@ class Router:
 
     async def drain(self) -> None:
         """Refuses new turns, waits up to `drain_s` for running ones, then cancels the rest."""
-        self._admission.is_draining = True
-        deadline_at = self._clock() + self._config.drain_s
-        while self._admission.num_turns and self._clock() < deadline_at:
-            await asyncio.sleep(0.05)
+        await self._admission.drain(self._config.drain_s)
         for turn in self._turns.values():
             turn.interrupt(Unavailable("the router is shutting down; try again elsewhere"))
 

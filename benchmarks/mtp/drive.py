@@ -11,7 +11,7 @@ from torch import Tensor
 
 from decode_worker.config import DecodeConfig
 from decode_worker.engine.engine import DecodeEngine
-from decode_worker.engine.events import Admit, Event, Said
+from decode_worker.engine.events import Event, Said
 from decode_worker.engine.sequence import DecodeSequence
 from decode_worker.metrics import DecodeMetrics
 from segue.api.prompt import Prompt as TokenPrompt
@@ -113,7 +113,7 @@ class Drive:
 
     def _together(self, prompts: Sequence[Prompt], batch_size: int, seen: Seen) -> None:
         sequences = [self._sequence(p, place, batch_size) for place, p in enumerate(prompts)]
-        commands = [Admit(sequence) for sequence in sequences]
+        commands = list(sequences)
         num_running = len(sequences)
         while num_running:
             is_counted = num_running == batch_size and not any(s.is_in_prompt for s in sequences)

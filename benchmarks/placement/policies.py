@@ -7,9 +7,8 @@ from collections.abc import Callable, Mapping
 
 from benchmarks.placement.workload import PAGE_TOKENS
 from router.placement.cluster import ClusterModel
-from router.placement.decision import Decision, Placement
-from router.placement.estimate import pair, plans, target_of
-from router.placement.load_index import LoadIndex
+from router.placement.estimate import Decision, Placement, pair, plans, target_of
+from router.placement.node import LoadIndex
 from router.placement.policy import place
 from router.placement.side import NOTHING, Residency, Rules, Side, TurnSize, side_of
 from segue.api.types import WorkerId

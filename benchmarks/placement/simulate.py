@@ -39,7 +39,8 @@ from benchmarks.placement.workload import (
 )
 from router.placement.cluster import ClusterModel, Seat
 from router.placement.coefficients import Observation
-from router.placement.decision import Decision, estimate_error
+from router.placement.estimate import Decision
+from router.placement.policy import estimate_error
 from router.placement.side import Held, TurnSize
 from segue.api.types import Role, WorkerId
 

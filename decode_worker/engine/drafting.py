@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, TypeVar
 
 from decode_worker.config import DecodeConfig
 from decode_worker.engine.sequence import DecodeSequence
@@ -49,3 +49,32 @@ class DraftCount:
                 drafted=[one.num_drafted for one in verified],
                 accepted=[one.num_accepted for one in verified],
             )
+
+
+Item = TypeVar("Item")
+
+
+def next_batch(
+    running: Sequence[Item],
+    max_batch: int,
+    *,
+    num_prompt_tokens: Callable[[Item], int],
+    max_prompt_tokens: int,
+) -> tuple[list[Item], list[Item]]:
+    """The batch, and the order in which all wait for the step after it.
+
+    Everybody, while they fit; beyond that whoever waited longest, so that none starves. Prompts
+    make the step longer for all in it: they share `max_prompt_tokens`, and the first always goes.
+    """
+    batch: list[Item] = []
+    waiting: list[Item] = []
+    prompt_tokens = 0
+    for item in running:
+        size = num_prompt_tokens(item)
+        has_room = not size or not prompt_tokens or prompt_tokens + size <= max_prompt_tokens
+        if len(batch) < max_batch and has_room:
+            batch.append(item)
+            prompt_tokens += size
+        else:
+            waiting.append(item)
+    return batch, [*waiting, *batch]

@@ -9,8 +9,8 @@ ended in n takes part in n + 1 for nothing: that result is dropped, and the sequ
 step with it is in flight. The device moves every sequence on by itself; the host follows from what
 it reads.
 
-The thread owns a sequence from `Admit` until it publishes the sequence's `Left`; until then the
-sequence's pages and slots are in use.
+The thread owns a sequence from its submission until it publishes the sequence's `Left`; until then
+the sequence's pages and slots are in use.
 """
 
 from __future__ import annotations
@@ -21,18 +21,8 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from decode_worker.config import DecodeConfig
-from decode_worker.engine.drafting import DraftCount, Verified
-from decode_worker.engine.events import (
-    Admit,
-    Command,
-    Drop,
-    Event,
-    Left,
-    Said,
-    prefilled_here,
-    result_of,
-)
-from decode_worker.engine.scheduler import next_batch
+from decode_worker.engine.drafting import DraftCount, Verified, next_batch
+from decode_worker.engine.events import Command, Event, Left, Said, prefilled_here, result_of
 from decode_worker.engine.sequence import DecodeSequence
 from decode_worker.engine.stepper import DeviceStepper, HostStepper, Stepper
 from decode_worker.metrics import DecodeMetrics
@@ -43,6 +33,7 @@ from segue.engine.device.launcher import Launched, Launcher
 from segue.engine.device.result import Stepped
 from segue.engine.runner import ModelRunner
 from segue.process.telemetry import Clock
+from segue.worker.engine_thread import Drop
 from segue.worker.failures import Failures
 
 
@@ -105,7 +96,7 @@ class DecodeEngine:
     def _receive(self, commands: Sequence[Command]) -> None:
         for command in commands:
             match command:
-                case Admit(sequence):
+                case DecodeSequence() as sequence:
                     self._admit(sequence)
                 case Drop(turn_id):
                     for sequence in [s for s in self._running if s.turn.turn_id == turn_id]:

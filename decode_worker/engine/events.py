@@ -8,16 +8,7 @@ from decode_worker.engine.sequence import DecodeSequence
 from segue.api.errors import SegueError
 from segue.api.turn import ShipReport, TokenDelta, TurnResult, Usage
 from segue.api.types import TurnId
-
-
-@dataclass(frozen=True, slots=True)
-class Admit:
-    sequence: DecodeSequence
-
-
-@dataclass(frozen=True, slots=True)
-class Drop:
-    turn_id: TurnId
+from segue.worker.engine_thread import Drop
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +31,7 @@ class Left:
     """Something went wrong with it: nothing of it is worth keeping."""
 
 
-Command = Admit | Drop
+Command = DecodeSequence | Drop
 Event = Said | Left
 
 

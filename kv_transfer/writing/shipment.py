@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from kv_transfer.handoff import IllegalTransition
+from segue.api.errors import IllegalTransition
 
 
 @dataclass(frozen=True, slots=True)

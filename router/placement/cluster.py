@@ -17,9 +17,8 @@ from router.placement.coefficients import (
     expected_speed,
     learn,
 )
-from router.placement.decision import Decision
-from router.placement.load_index import LoadIndex
-from router.placement.node import WorkerNode
+from router.placement.estimate import Decision
+from router.placement.node import LoadIndex, WorkerNode
 from segue.api.cluster_status import WorkerStatus
 from segue.api.types import WorkerId
 

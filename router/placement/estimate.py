@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from router.placement.coefficients import Coefficients
 from router.placement.side import Exclusion, Rules, Side, TurnSize
+from segue.api.cluster_status import WorkerStatus
 from segue.api.types import WorkerId
 
 
@@ -96,6 +97,25 @@ class Candidate(NamedTuple):
             "interference": self.interference_s,
             "overhead": plan.overhead_s,
         }
+
+
+class Placement(NamedTuple):
+    """Where a turn runs."""
+
+    prefill: WorkerStatus
+    """The worker that computes the prompt; the decode worker itself for a local prefill."""
+    decode: WorkerStatus
+
+
+class Decision(NamedTuple):
+    placement: Placement
+    chosen: Candidate
+    candidates: Sequence[Candidate]
+    """All that were weighed, in that order; the chosen one is among them."""
+
+    def ranked(self) -> list[Candidate]:
+        """The best first, the excluded last."""
+        return sorted(self.candidates, key=lambda c: (c.excluded, c.total_s))
 
 
 def plans(turn: TurnSize, side: Side, source: Side | None, known: Coefficients) -> list[Plan]:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from router.placement.decision import Decision
-from router.placement.estimate import Candidate
+from router.placement.estimate import Candidate, Decision
 from router.placement.side import Exclusion, Side, TurnSize
 from segue.api.explanation import CostLine, Explanation, WeighedCandidate, WorkerSpeed
 from segue.api.types import SessionId, TurnId, WorkerId

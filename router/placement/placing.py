@@ -14,11 +14,10 @@ from router.config import RouterConfig
 from router.metrics import RouterMetrics
 from router.placement.cluster import ClusterModel, Seat
 from router.placement.coefficients import Observation
-from router.placement.decision import Decision, estimate_error
-from router.placement.estimate import Mode
+from router.placement.estimate import Decision, Mode
 from router.placement.explain import Decided
 from router.placement.node import WorkerNode
-from router.placement.policy import longest_holder, place
+from router.placement.policy import estimate_error, longest_holder, place
 from router.placement.pools import LargestPools
 from router.placement.shared_prefixes import SharedPrefixIndex, shared_prefix_of
 from router.placement.side import Held, Residency, Rules, TurnSize

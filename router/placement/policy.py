@@ -11,9 +11,16 @@ from operator import attrgetter, itemgetter
 
 from router.placement.cluster import ClusterModel
 from router.placement.coefficients import expected_speed
-from router.placement.decision import Decision, Placement
-from router.placement.estimate import Candidate, on_decode, pairs, plans, target_of
-from router.placement.load_index import LoadIndex
+from router.placement.estimate import (
+    Candidate,
+    Decision,
+    Placement,
+    on_decode,
+    pairs,
+    plans,
+    target_of,
+)
+from router.placement.node import LoadIndex
 from router.placement.side import (
     NOTHING,
     Residency,
@@ -24,6 +31,16 @@ from router.placement.side import (
 )
 from segue.api.errors import Unavailable
 from segue.api.types import Role, WorkerId
+
+
+def estimate_error(estimated_s: float, actual_s: float) -> float:
+    """An estimate's error, in (-1, 1): 0.5 if it took twice as long, -0.5 if half as long.
+
+    Symmetric and bounded, so that one histogram with even buckets serves milliseconds and minutes.
+    """
+    largest = max(estimated_s, actual_s)
+    return (actual_s - estimated_s) / largest if largest > 0.0 else 0.0
+
 
 # Most workers examined to find the least loaded feasible ones.
 _MAX_LOOKED_AT = 32

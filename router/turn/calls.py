@@ -15,7 +15,14 @@ from typing import Protocol, TypeAlias
 
 from segue.api.cluster_status import WorkerStatus
 from segue.api.prompt import PrefixName
-from segue.api.turn import PrefixHolder, TokenDelta, TurnResult, TurnSpec
+from segue.api.turn import (
+    ComputedOnDecode,
+    PrefillStarted,
+    PrefixHolder,
+    TokenDelta,
+    TurnResult,
+    TurnSpec,
+)
 from segue.internal.v1 import worker_pb2 as pb
 from segue.internal.v1.transfer_pb2 import Ticket
 from segue.wire.convert.events import delta_from_wire
@@ -43,14 +50,7 @@ class WrittenBy:
     writer: WorkerStatus
 
 
-@dataclass(frozen=True, slots=True)
-class ComputedThere:
-    """The decode worker computes the part of the prompt that it lacks, up to `max_tokens`."""
-
-    max_tokens: int
-
-
-PromptSource: TypeAlias = WrittenBy | ComputedThere
+PromptSource: TypeAlias = WrittenBy | ComputedOnDecode
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,13 +60,6 @@ class Reserved:
     ticket: Ticket
     checkpoint_tokens: int
     """The longest prefix of the prompt whose state is on the worker."""
-
-
-@dataclass(frozen=True, slots=True)
-class PrefillStarted:
-    """The worker computes the part of the prompt that it lacks."""
-
-    computed_tokens: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,19 +10,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from router.placement.decision import Placement
+from router.placement.estimate import Placement
 from segue.api.cluster_status import WorkerStatus
 from segue.api.errors import (
     DeadlineExceeded,
+    IllegalTransition,
     InvalidRequest,
     Overloaded,
     SegueError,
     UnknownHistory,
 )
-
-
-class IllegalTransition(AssertionError):
-    """An event that cannot happen in this state: a bug in the router."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 import grpc
 
-from router.turn.calls import ComputedThere, NamedTurn, PromptSource, TurnCall, WrittenBy
+from router.turn.calls import NamedTurn, PromptSource, TurnCall, WrittenBy
 from segue.api.cluster_status import WorkerStatus
 from segue.api.errors import SegueError, Unavailable
-from segue.api.turn import PrefixHolder
+from segue.api.turn import ComputedOnDecode, PrefixHolder
 from segue.api.types import Epoch, Role, SessionId, WorkerId
 from segue.internal.v1 import worker_pb2 as pb
 from segue.internal.v1.transfer_pb2 import Ticket
@@ -111,7 +111,7 @@ class DecodeLink(_Link["DecodeWorkerAsyncStub"]):
     def start(self, turn: NamedTurn, source: PromptSource, *, timeout_s: float) -> TurnCall:
         start = pb.StartTurn(turn=_turn_to_wire(turn), timeout_s=timeout_s)
         match source:
-            case ComputedThere(max_tokens):
+            case ComputedOnDecode(max_tokens):
                 start.max_computed_tokens = max_tokens
             case WrittenBy(writer):
                 start.writer.CopyFrom(

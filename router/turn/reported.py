@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from router.placement.decision import Placement
+from router.placement.estimate import Placement
 from router.turn.lifecycle import Streaming, TurnState
 from segue.api.turn import FinishReason, Timings, TurnEnd, TurnResult, TurnSpec, TurnStarted, Usage
 

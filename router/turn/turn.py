@@ -14,14 +14,11 @@ from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from router.placement.decision import Decision, Placement
-from router.placement.estimate import Mode
+from router.placement.estimate import Decision, Mode, Placement
 from router.placement.placing import TurnPlacing
 from router.turn import reported
 from router.turn.calls import (
-    ComputedThere,
     NamedTurn,
-    PrefillStarted,
     PromptSource,
     Reserved,
     TurnCall,
@@ -46,7 +43,9 @@ from router.turn.lifecycle import (
 )
 from segue.api.errors import Cancelled, DeadlineExceeded, NotResident, SegueError, UnknownPrefix
 from segue.api.turn import (
+    ComputedOnDecode,
     FinishReason,
+    PrefillStarted,
     TokenDelta,
     TurnEnd,
     TurnEvent,
@@ -165,7 +164,7 @@ class Turn:
         if decision.chosen.mode is Mode.LOCAL:
             limit = self._context.placing.max_local_tokens
             try:
-                return await self._call_decode(name, decision.placement, ComputedThere(limit))
+                return await self._call_decode(name, decision.placement, ComputedOnDecode(limit))
             except NotResident:
                 self._context.placing.local_refused()
                 self.state = advance(self.state, Retried())

@@ -101,3 +101,7 @@ class DeadlineExceeded(SegueError):
 
 class Cancelled(SegueError):
     pass
+
+
+class IllegalTransition(AssertionError):
+    """An event that cannot happen in this state: a bug of ours."""

@@ -228,3 +228,17 @@ class TurnResult:
     """The longest prefix of them whose state stays there."""
     kept_states: tuple[int, ...] = ()
     """As in `ShipReport`, but for the decode worker, and for prompt and answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class PrefillStarted:
+    """The decode worker has room for the turn and computes the part of its prompt that it lacks."""
+
+    computed_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class ComputedOnDecode:
+    """The decode worker computes the part of the prompt that it lacks, up to `max_tokens`."""
+
+    max_tokens: int

@@ -29,8 +29,7 @@ except ModuleNotFoundError:
     raise SystemExit(NEEDS_DEV) from None
 
 from segue.demo.corpus.conversations import COPY_WEIGHTS, typed_conversation
-from segue.demo.corpus.examples import encode, tokenizer_texts
-from segue.demo.corpus.repeats import repeats
+from segue.demo.corpus.examples import encode, repeats, tokenizer_texts
 from segue.demo.evaluate import accuracies, held_out
 from segue.demo.looking_back import (
     attention_of,

@@ -14,8 +14,7 @@ from collections.abc import Iterable, Sequence
 from segue.api.errors import InvalidRequest
 from segue.api.turn import FinishReason, TokenDelta
 from segue.api.types import SampledToken, StopRules
-from segue.text.tokens.detokenizer import Detokenizer, TokenBytes
-from segue.text.tokens.stop_strings import StopStringMatcher
+from segue.text.tokens.detokenizer import Detokenizer, StopStringMatcher, TokenBytes
 
 
 class AnswerState:

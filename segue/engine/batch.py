@@ -70,8 +70,8 @@ class DraftStart:
     position: int
     """Position of that token; at least 1."""
     page_ids: Sequence[int]
-    """Pages of all positions from 0 to that of the last drafted-from token; further pages are
-    ignored."""
+    """Pages of all positions from 0 to that of the last token that the MTP layer reads; further
+    pages are ignored."""
     slot: int
     """Holds the hidden state before that token; read-only."""
 

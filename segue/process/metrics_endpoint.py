@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib.metadata
 import threading
 from collections.abc import Coroutine
 from dataclasses import dataclass
@@ -18,10 +19,38 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import h11
-from prometheus_client import CollectorRegistry
+from prometheus_client import (
+    CollectorRegistry,
+    Gauge,
+    GCCollector,
+    PlatformCollector,
+    ProcessCollector,
+    disable_created_metrics,
+)
 from prometheus_client.exposition import choose_encoder
 
 from segue.api.errors import InvalidConfig
+
+
+def new_registry() -> CollectorRegistry:
+    """A registry for one process, with the Prometheus client's standard process metrics."""
+    # A `_created` series for each other series would double their number, and nothing reads it.
+    disable_created_metrics()  # type: ignore[no-untyped-call]  # no annotations upstream
+    registry = CollectorRegistry()
+    ProcessCollector(registry=registry)
+    PlatformCollector(registry=registry)
+    GCCollector(registry=registry)
+    build = Gauge("segue_build_info", "Always 1.", ["version"], registry=registry)
+    build.labels(_version()).set(1)
+    return registry
+
+
+def _version() -> str:
+    try:
+        return importlib.metadata.version("segue")
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"
+
 
 _MAX_CONNECTIONS = 64
 _REQUEST_TIMEOUT_S = 5.0

@@ -12,7 +12,10 @@ import logging
 import queue
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Generic, TypeVar
+
+from segue.api.types import TurnId
 
 logger = logging.getLogger(__name__)
 
@@ -80,3 +83,10 @@ class EngineLoop(Generic[Command]):
             if command is None:
                 return commands, True
             commands.append(command)
+
+
+@dataclass(frozen=True, slots=True)
+class Drop:
+    """A command to both kinds of engines: end the turn without a result."""
+
+    turn_id: TurnId

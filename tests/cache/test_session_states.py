@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from segue.api.prompt import Prompt
 from segue.api.types import SessionId
-from segue.cache.prefix.session_states import SessionStates
+from segue.cache.prefix.states import SessionStates
 from tests.cache.prefix_world import TO_PREFILL, World, prompt
 
 PAGE = 4

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 
-from decode_worker.turn import Computed, PromptSource, TurnNews
+from decode_worker.turn import PromptSource, TurnNews
 from decode_worker.worker import DecodeWorker
 from segue.api.errors import SegueError
-from segue.api.turn import TokenDelta, TurnResult, TurnSpec
+from segue.api.turn import ComputedOnDecode, TokenDelta, TurnResult, TurnSpec
 
 
 class DirectTurn:
@@ -21,7 +21,7 @@ class DirectTurn:
     async def start(self, source: PromptSource | None = None) -> None:
         """Returns when the worker has taken it. Raises what the worker raises."""
         answering = self._worker.answer(
-            self._turn, source or Computed(64), self._news.put_nowait, timeout_s=60.0
+            self._turn, source or ComputedOnDecode(64), self._news.put_nowait, timeout_s=60.0
         )
         self._answering = asyncio.ensure_future(answering)
         hearing = asyncio.ensure_future(self._news.get())

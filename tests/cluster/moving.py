@@ -8,8 +8,7 @@ import pytest
 
 from prefill_worker.pull import PullEstimate
 from router.placement.cluster import ClusterModel
-from router.placement.decision import Decision, Placement
-from router.placement.estimate import Candidate, Mode
+from router.placement.estimate import Candidate, Decision, Mode, Placement
 from router.placement.policy import place
 from router.placement.side import Residency, Rules, TurnSize
 from segue.api.types import WorkerId

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from router.turn.calls import ComputedThere, NamedTurn, Reserved, WrittenBy
+from router.turn.calls import NamedTurn, Reserved, WrittenBy
 from router.turn.links import DecodeLink, PrefillLink
 from segue.api.cluster_status import ClusterStatus
 from segue.api.errors import InvalidRequest
 from segue.api.prompt import Prompt
-from segue.api.turn import TokenDelta, TurnResult, TurnSpec
+from segue.api.turn import ComputedOnDecode, TokenDelta, TurnResult, TurnSpec
 from segue.api.types import Role, Sampling, SessionId, StopRules, TurnId
 from tests.cluster.conftest import LocalCluster, local_cluster
 
@@ -52,7 +52,7 @@ class Workers:
         """`is_shipped`: a prefill worker computes the context, not the decode worker."""
         turn_id = TurnId(f"turn-{next(self._names)}")
         turn = NamedTurn(turn_id, replace(spec, turn_id=turn_id), prefix=None)
-        source = WrittenBy(self._writer) if is_shipped else ComputedThere(10_000)
+        source = WrittenBy(self._writer) if is_shipped else ComputedOnDecode(10_000)
         call = self._decode.start(turn, source, timeout_s=60)
         deltas = []
         prefilled: asyncio.Future[None] | None = None

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from decode_worker.engine.engine import DecodeEngine
-from decode_worker.engine.events import Admit, Command, Drop, Event, Left, Said
+from decode_worker.engine.events import Command, Event, Left, Said
 from decode_worker.engine.sequence import DecodeSequence
 from segue.api.prompt import Prompt
 from segue.api.turn import FinishReason, ShipReport, TurnSpec
@@ -32,6 +32,7 @@ from segue.engine.device.result import Stepped
 from segue.engine.runner import ModelRunner
 from segue.engine.sampler import SequenceSampler
 from segue.engine.speculation.acceptance import SlotRing
+from segue.worker.engine_thread import Drop
 from tests.runners import new_runner
 
 Publish = Callable[[Sequence[Event]], None]
@@ -93,7 +94,7 @@ class Turns:
             commands: list[Command] = []
             for number, one in enumerate(asked):
                 if one.at_step == step:
-                    commands.append(Admit(self._sequence(number, one)))
+                    commands.append(self._sequence(number, one))
                 if one.dropped_at == step and number not in self._left:
                     commands.append(Drop(TurnId(str(number))))
             has_more = self._engine.step(commands)

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from decode_worker.engine.scheduler import next_batch
+from decode_worker.engine.drafting import next_batch
 
 
 def batch_of(running: list[str], max_batch: int) -> tuple[list[str], list[str]]:

@@ -9,10 +9,19 @@ from typing import Any, cast
 import pytest
 
 from decode_worker.server import DecodeFace
-from decode_worker.turn import Computed, PrefillStarted, PromptSource, Shipped, Tell, TurnNews
+from decode_worker.turn import PromptSource, Tell, TurnNews, WrittenByPrefill
 from segue.api.errors import InvalidRequest, Overloaded, SegueError, UnknownPrefix
 from segue.api.prompt import PrefixName, Prompt, pack_tokens
-from segue.api.turn import FinishReason, ShipReport, TokenDelta, TurnResult, TurnSpec, Usage
+from segue.api.turn import (
+    ComputedOnDecode,
+    FinishReason,
+    PrefillStarted,
+    ShipReport,
+    TokenDelta,
+    TurnResult,
+    TurnSpec,
+    Usage,
+)
 from segue.api.types import TurnId
 from segue.internal.v1 import transfer_pb2
 from segue.internal.v1 import worker_pb2 as pb
@@ -251,9 +260,9 @@ async def test_both_sources_of_a_prompt_are_understood(router: Router) -> None:
     await router.events()
 
     written, computed = router.runner.sources
-    assert isinstance(written, Shipped)
+    assert isinstance(written, WrittenByPrefill)
     assert (written.writer.worker_id, written.writer.epoch) == ("prefill-0", 3)
-    assert computed == Computed(64)
+    assert computed == ComputedOnDecode(64)
 
 
 @pytest.mark.parametrize(

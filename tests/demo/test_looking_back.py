@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from transformers import Qwen3_5ForCausalLM
 
-from segue.demo.corpus.repeats import repeats
+from segue.demo.corpus.examples import repeats
 from segue.demo.looking_back import attention_of, begin_anew, followers, looking_loss, watched
 from segue.demo.network import hold_memory, new_network, shorten_memory
 

@@ -11,7 +11,6 @@ from kv_transfer.handoff import (
     Expired,
     Freed,
     GivenUp,
-    IllegalTransition,
     Quarantined,
     ReaderEvent,
     ReaderState,
@@ -24,6 +23,7 @@ from kv_transfer.handoff import (
     WriterFenced,
     advance_reader,
 )
+from segue.api.errors import IllegalTransition
 from segue.api.types import PageId, SlotId
 
 UNITS = Units((PageId(3), PageId(4)), SlotId(1))

@@ -4,7 +4,6 @@ import itertools
 
 import pytest
 
-from kv_transfer.handoff import IllegalTransition
 from kv_transfer.writing.shipment import (
     AllQueued,
     Draining,
@@ -22,6 +21,7 @@ from kv_transfer.writing.shipment import (
     WriterState,
     advance_writer,
 )
+from segue.api.errors import IllegalTransition
 
 IDLE = Shipping(0, False)
 WAITING = Shipping(2, False)

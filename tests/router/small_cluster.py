@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from router.placement.cluster import ClusterModel
 from router.placement.coefficients import PRIOR, Coefficients
-from router.placement.decision import Decision
+from router.placement.estimate import Decision
 from router.placement.policy import place
 from router.placement.side import Held, Rules, TurnSize
 from segue.api.cluster_status import UnitCounts, WorkerHealth, WorkerLoad, WorkerStatus

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from router.placement.cluster import ClusterModel
 from router.placement.coefficients import PRIOR, Observation, learn
-from router.placement.decision import estimate_error
+from router.placement.policy import estimate_error
 from segue.api.types import WorkerId
 
 PREFILL, DECODE = WorkerId("prefill-0"), WorkerId("decode-0")

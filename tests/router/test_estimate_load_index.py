@@ -3,7 +3,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.placement.load_index import LoadIndex, Rank
+from router.placement.node import LoadIndex, Rank
 from segue.api.types import WorkerId
 
 names = st.sampled_from([WorkerId(name) for name in "abcdef"])

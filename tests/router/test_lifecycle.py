@@ -6,12 +6,11 @@ import itertools
 
 import pytest
 
-from router.placement.policy import Placement
+from router.placement.estimate import Placement
 from router.turn.lifecycle import (
     Dispatched,
     Ended,
     FirstToken,
-    IllegalTransition,
     Over,
     Placed,
     PlacedOn,
@@ -25,6 +24,7 @@ from router.turn.lifecycle import (
     holders,
 )
 from segue.api.cluster_status import WorkerStatus
+from segue.api.errors import IllegalTransition
 from segue.api.types import Epoch, Role, WorkerId
 
 PREFILL = WorkerStatus(worker_id=WorkerId("p"), role=Role.PREFILL, epoch=Epoch(1), address="p:1")

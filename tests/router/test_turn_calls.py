@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from router.turn.calls import PrefillStarted, PromptPrefilled, TurnCall
+from router.turn.calls import PromptPrefilled, TurnCall
 from router.turn.links import WorkerCalls, worker_calls
 from segue.api.errors import Cancelled, NotResident, Overloaded, Unavailable
-from segue.api.turn import FinishReason, TokenDelta, TurnResult
+from segue.api.turn import FinishReason, PrefillStarted, TokenDelta, TurnResult
 from segue.internal.v1 import transfer_pb2
 from segue.internal.v1 import worker_pb2 as pb
 from segue.internal.v1.worker_pb2_grpc import (

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from router.turn.calls import ComputedThere, WrittenBy
+from router.turn.calls import WrittenBy
 from router.turn.turn import Turn, TurnContext
 from segue.api.errors import (
     Cancelled,
@@ -24,7 +24,7 @@ from segue.api.errors import (
     TransferFailed,
     Unavailable,
 )
-from segue.api.turn import TokenDelta, TurnEnd, TurnEvent, TurnStarted
+from segue.api.turn import ComputedOnDecode, TokenDelta, TurnEnd, TurnEvent, TurnStarted
 from tests.router.fake_workers import FakeWorkers
 from tests.router.placed import ManualClock, placing_of, seats, serve, spec
 
@@ -195,7 +195,7 @@ async def play(script: Sequence[Step], position: int, intruders: Sequence[Step])
     rest = script[position:]
     if len(world.workers.decodes) > num_attempts:
         # It is placed without local prefill, or elsewhere.
-        is_local = isinstance(world.workers.decodes[-1].source, ComputedThere)
+        is_local = isinstance(world.workers.decodes[-1].source, ComputedOnDecode)
         rest = SCRIPTS["local" if is_local else "shipped"]
     for step in rest:
         step(world)
@@ -234,7 +234,7 @@ async def test_undisturbed_it_answers(script: str) -> None:
     assert [type(event) for event in world.events].count(TurnStarted) == 1
     assert (world.tokens, world.num_retries, world.error) == (ANSWER, 0, None)
     source = world.workers.decodes[0].source
-    assert isinstance(source, ComputedThere if script == "local" else WrittenBy)
+    assert isinstance(source, ComputedOnDecode if script == "local" else WrittenBy)
 
 
 @pytest.mark.parametrize("script", SCRIPTS)

@@ -221,7 +221,7 @@ def test_no_content_cannot_be_continued(origin: str, content: object) -> None:
     nothing = {"role": "assistant", "content": content}
 
     for named in (True, "content"):
-        with pytest.raises(InvalidRequest, match=r"to be continued in messages\[1\], got none"):
+        with pytest.raises(InvalidRequest, match=r"content to continue in messages\[1\], got none"):
             rendered(origin, "3.5", ASK, nothing, continue_final_message=named)
     begun = {**nothing, "reasoning_content": "Let me"}
     text = rendered(origin, "3.5", ASK, begun, continue_final_message="reasoning")

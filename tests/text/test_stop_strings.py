@@ -5,7 +5,7 @@ from itertools import product
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from segue.text.tokens.stop_strings import StopStringMatcher
+from segue.text.tokens.detokenizer import StopStringMatcher
 
 
 def naive_search(text: str, stops: list[str]) -> tuple[str, str | None]:

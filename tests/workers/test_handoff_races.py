@@ -18,11 +18,10 @@ from typing import Any
 
 import pytest
 
-from decode_worker.turn import Computed
 from prefill_worker.pull import PullEstimate
 from segue.api.errors import Cancelled, DeadlineExceeded, InvalidRequest, Unavailable
 from segue.api.prompt import Prompt
-from segue.api.turn import PrefixHolder
+from segue.api.turn import ComputedOnDecode, PrefixHolder
 from tests.workers.fake_runner import answer_to
 from tests.workers.two_workers import (
     DECODE,
@@ -201,7 +200,7 @@ def prepare_twice(scene: Scene) -> None:
 def start_twice(scene: Scene) -> None:
     turn, decode = scene.turn, scene.workers.decode
     if turn.turn.turn_id in decode._turns:
-        again = decode.answer(turn.turn, Computed(512), turn.errors.append, timeout_s=1)
+        again = decode.answer(turn.turn, ComputedOnDecode(512), turn.errors.append, timeout_s=1)
         require_refused(again)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from decode_worker.config import DecodeConfig
 from decode_worker.metrics import DecodeMetrics
-from decode_worker.turn import Reserved, Shipped, TurnNews
+from decode_worker.turn import Reserved, TurnNews, WrittenByPrefill
 from decode_worker.worker import DecodeWorker
 from kv_transfer.config import TransferConfig
 from kv_transfer.layout import MemoryMap
@@ -234,7 +234,7 @@ class ShippedTurn:
             address=presence.address,
         )
         answering = self.workers.decode.answer(
-            self.turn, Shipped(writer), self._tell, timeout_s=self.timeout_s
+            self.turn, WrittenByPrefill(writer), self._tell, timeout_s=self.timeout_s
         )
         self.at_decode.run(answering, self._decode_failed)
 

@@ -1,4 +1,4 @@
-"""Chooses the positions in a prompt at which to keep a state. Pure.
+"""Chooses the positions in a prompt at which to keep a state, and tracks those of each session.
 
 A sequence can resume only from a kept state, and a state is kept only at the end of a page:
 
@@ -12,7 +12,14 @@ two in the same page.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
+from typing import Protocol
+
+from cachetools import LRUCache
+
+from segue.api.types import SessionId
+from segue.cache.prefix.node import Checkpoint, PageNode
+from segue.cache.prefix.pins import Pins
 
 # Most strides of one prompt, however long. If another prompt branches off between two of them, a
 # state is kept there then.
@@ -67,3 +74,64 @@ def _strides(start: int, end: int, stride: int | None) -> Iterable[int]:
     while (end - start) // stride > _MAX_STRIDES:
         stride *= 2
     return range(start - start % stride + stride, end, stride)
+
+
+# Sessions to track. Each takes a few references.
+_MAX_SESSIONS = 10_000
+
+
+class SessionTurn(Protocol):
+    """The fields of a `TurnSpec` that are used here."""
+
+    @property
+    def session_id(self) -> SessionId: ...
+    @property
+    def context(self) -> Sequence[int]: ...
+    @property
+    def branch_points(self) -> Sequence[int]: ...
+
+
+class SessionStates:
+    """The states that each session has left, so that superseded ones are evicted first.
+
+    A long session leaves a state or two with each turn. The next turn resumes from one of the
+    latest, or from a branch point of the template. The others cost as much memory, but help only a
+    client that goes back to an earlier message. LRU would keep them as long as the latest states of
+    slightly slower sessions. The owner of the cache owns it.
+    """
+
+    def __init__(self, pins: Pins) -> None:
+        self._pins = pins
+        self._left: LRUCache[SessionId, list[Checkpoint]] = LRUCache(_MAX_SESSIONS)
+
+    def used(self, checkpoint: Checkpoint | None, session_id: SessionId) -> None:
+        """A turn resumes from the checkpoint. If several sessions use it, it belongs to none."""
+        if checkpoint is not None and checkpoint.session_id != session_id:
+            checkpoint.session_id = None
+
+    def kept(self, turn: SessionTurn, last: PageNode, new: Collection[int]) -> None:
+        """A turn has left states at `new` positions, up to `last`. Its session may resume from some
+        of these and of its earlier states; the rest of its states are superseded.
+        """
+        session_id = turn.session_id
+        if not session_id:
+            return
+        on_the_way = {
+            node.num_tokens: node.checkpoint for node in last.upwards() if node.checkpoint
+        }
+        for position in new:
+            if (checkpoint := on_the_way.get(position)) and checkpoint.session_id is None:
+                checkpoint.session_id = session_id
+        useful = {
+            on_the_way[at]
+            for at in states_to_go_on_from(on_the_way, turn.branch_points, len(turn.context))
+        }
+        left = [
+            *self._left.pop(session_id, ()),
+            *(on_the_way[at] for at in new if at in on_the_way),
+        ]
+        own = [c for c in dict.fromkeys(left) if c.session_id == session_id and c.is_in_tree]
+        for checkpoint in own:
+            if checkpoint not in useful:
+                self._pins.supersede(checkpoint)
+        self._left[session_id] = [checkpoint for checkpoint in own if checkpoint in useful]

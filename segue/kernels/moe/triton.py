@@ -46,7 +46,7 @@ def gate_up_kernel(
     num_column_blocks = tl.cdiv(width, BLOCK_N // 2)
     tile = tl.program_id(0) // num_column_blocks
     channel = (tl.program_id(0) % num_column_blocks) * (BLOCK_N // 2)
-    # All in flight at once; what the table says of a tile that is not there is not used.
+    # Loaded all at once; the table's entries for a missing tile are not used.
     num_tiles = tl.load(num_tiles_ptr)
     expert = tl.load(tile_expert_ptr + tile).to(tl.int64)
     first = tl.load(tile_first_ptr + tile)
@@ -104,7 +104,7 @@ def down_kernel(
     tile = tl.program_id(0) // num_column_blocks
     outputs_N = (tl.program_id(0) % num_column_blocks) * BLOCK_N + tl.arange(0, BLOCK_N)
     inside_N = outputs_N < hidden_size
-    # All in flight at once; what the table says of a tile that is not there is not used.
+    # Loaded all at once; the table's entries for a missing tile are not used.
     num_tiles = tl.load(num_tiles_ptr)
     expert = tl.load(tile_expert_ptr + tile).to(tl.int64)
     first = tl.load(tile_first_ptr + tile)

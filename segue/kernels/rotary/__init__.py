@@ -10,15 +10,14 @@ __all__ = ["rotary_frequencies", "rotary_tables", "rotate_"]
 
 
 def rotary_frequencies(rotary_dim: int, *, theta: float) -> Tensor:
-    """Radians per token [R] in float32, on the CPU: for the first half of the R dimensions and,
-    with the sign flipped, for the second. Dimension r is rotated with dimension R / 2 + r."""
+    """Radians per token [R] in float32, on the CPU: for the first half of the R dimensions negated,
+    for the second half positive. Dimension r is rotated with dimension R / 2 + r."""
     return reference.rotary_frequencies(rotary_dim, theta=theta)
 
 
 def rotary_tables(positions_T: Tensor, frequencies_R: Tensor) -> tuple[Tensor, Tensor]:
     """Cosines and sines [T, 1, R] in float32 of every position's angles, for all heads and layers
-    of a pass. The sign of the sines differs between the two halves, as it does in the frequencies.
-    """
+    of a pass. The first half of the sines is negated, as in the frequencies."""
     return reference.rotary_tables(positions_T, frequencies_R)
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from segue.api.errors import InvalidCheckpoint
+from segue.model.config import ModelConfig
 
 DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 """The dtypes that can be served: the name in the file → our name."""
@@ -60,3 +61,19 @@ def _parse(entries: Mapping[str, Mapping[str, object]]) -> tuple[dict[str, Tenso
         headers[name] = TensorHeader(str(entry["dtype"]), tuple(int(n) for n in shape))
         data_bytes = max(data_bytes, int(offsets[1]))
     return headers, data_bytes
+
+
+TEXT_PREFIXES = ("model.language_model.", "model.")
+VISION_PREFIXES = ("model.visual.", "visual.")
+MTP_PREFIX = "mtp."
+
+
+def reason_to_skip(name: str, config: ModelConfig) -> str:
+    """Why the tensor is skipped; empty if it is read."""
+    if name.startswith(VISION_PREFIXES):
+        return "vision tower"
+    if name.startswith(MTP_PREFIX) and config.num_mtp_layers == 0:
+        return "draft layer that is not used"
+    if name == "lm_head.weight" and config.tie_word_embeddings:
+        return "head that is tied to the embedding"
+    return ""

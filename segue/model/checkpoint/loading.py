@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from segue.api.errors import InvalidCheckpoint
-from segue.model.checkpoint.names import MTP_PREFIX, TEXT_PREFIXES, reason_to_skip
-from segue.model.checkpoint.tensors import Checkpoint, open_checkpoint
+from segue.model.checkpoint.headers import MTP_PREFIX, TEXT_PREFIXES, reason_to_skip
+from segue.model.checkpoint.tensors import CheckpointFiles, open_checkpoint
 from segue.model.checkpoint.typed_json import counted
 from segue.model.config import LayerKind, ModelConfig, MoeConfig
 
@@ -28,7 +28,7 @@ FLOAT_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Piece:
+class TensorPiece:
     """One checkpoint tensor and its place in a target."""
 
     shape: tuple[int, ...]
@@ -39,7 +39,7 @@ class Piece:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Target:
+class TensorTarget:
     """One tensor that the model uses."""
 
     shape: tuple[int, ...]
@@ -49,8 +49,8 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class WeightTable:
-    pieces: dict[str, Piece] = field(default_factory=dict)
-    targets: dict[str, Target] = field(default_factory=dict)
+    pieces: dict[str, TensorPiece] = field(default_factory=dict)
+    targets: dict[str, TensorTarget] = field(default_factory=dict)
 
     @classmethod
     def of(cls, config: ModelConfig, names: Collection[str]) -> WeightTable:
@@ -106,8 +106,8 @@ class WeightTable:
         }
         self.stack(f"{at}.in_proj", hidden, {f"{source}.{n}.weight": r for n, r in rows.items()})
         conv, channels, width = f"{at}.conv", gdn.conv_channels, gdn.conv_kernel
-        self.targets[conv] = Target(shape=(channels, width), keeps_float32=True)
-        piece = Piece(shape=(channels, 1, width), target=conv, index=())
+        self.targets[conv] = TensorTarget(shape=(channels, width), keeps_float32=True)
+        piece = TensorPiece(shape=(channels, 1, width), target=conv, index=())
         self.pieces[f"{source}.conv1d.weight"] = piece
         self.vector(f"{at}.A_log", gdn.num_v_heads, f"{source}.A_log")
         self.vector(f"{at}.dt_bias", gdn.num_v_heads, f"{source}.dt_bias")
@@ -136,7 +136,7 @@ class WeightTable:
                 self.whole(name, shape, name)
             return
         for name, shape in fused.items():
-            self.targets[name] = Target(shape=shape, keeps_float32=False)
+            self.targets[name] = TensorTarget(shape=shape, keeps_float32=False)
         places = {
             "gate_proj": (gate_up, slice(0, width), (width, hidden)),
             "up_proj": (gate_up, slice(width, None), (width, hidden)),
@@ -144,7 +144,7 @@ class WeightTable:
         }
         for expert in range(moe.num_experts):
             for part, (target, rows, part_shape) in places.items():
-                piece = Piece(shape=part_shape, target=target, index=(expert, rows))
+                piece = TensorPiece(shape=part_shape, target=target, index=(expert, rows))
                 self.pieces[f"{experts}.{expert}.{part}.weight"] = piece
 
     def mtp(self, config: ModelConfig, names: Collection[str]) -> None:
@@ -157,22 +157,22 @@ class WeightTable:
 
     def whole(self, target: str, shape: tuple[int, ...], source: str) -> None:
         """One unchanged tensor, in the dtype of the activations."""
-        self.targets[target] = Target(shape=shape, keeps_float32=False)
-        self.pieces[source] = Piece(shape=shape, target=target, index=())
+        self.targets[target] = TensorTarget(shape=shape, keeps_float32=False)
+        self.pieces[source] = TensorPiece(shape=shape, target=target, index=())
 
     def vector(self, target: str, size: int, source: str) -> None:
         """One unchanged vector, in float32."""
-        self.targets[target] = Target(shape=(size,), keeps_float32=True)
-        self.pieces[source] = Piece(shape=(size,), target=target, index=())
+        self.targets[target] = TensorTarget(shape=(size,), keeps_float32=True)
+        self.pieces[source] = TensorPiece(shape=(size,), target=target, index=())
 
     def stack(self, target: str, columns: int, rows_of: Mapping[str, int]) -> None:
         """Matrices that read the same input, stacked by rows."""
         first = 0
         for source, rows in rows_of.items():
             index = (slice(first, first + rows),)
-            self.pieces[source] = Piece(shape=(rows, columns), target=target, index=index)
+            self.pieces[source] = TensorPiece(shape=(rows, columns), target=target, index=index)
             first += rows
-        self.targets[target] = Target(shape=(first, columns), keeps_float32=False)
+        self.targets[target] = TensorTarget(shape=(first, columns), keeps_float32=False)
 
 
 def load_weights(
@@ -194,7 +194,7 @@ def load_weights(
     return weights
 
 
-def _sources(checkpoint: Checkpoint, config: ModelConfig) -> dict[str, str]:
+def _sources(checkpoint: CheckpointFiles, config: ModelConfig) -> dict[str, str]:
     """Name without prefix → name in the checkpoint, for tensors that are not skipped."""
     sources: dict[str, str] = {}
     skipped: Counter[str] = Counter()
@@ -225,7 +225,7 @@ def _refuse_differences(folder: Path, sources: Mapping[str, str], table: WeightT
 
 
 def _fill(
-    checkpoint: Checkpoint,
+    checkpoint: CheckpointFiles,
     sources: Mapping[str, str],
     table: WeightTable,
     dtype: torch.dtype,

@@ -9,8 +9,13 @@ from pathlib import Path
 from segue.api.errors import InvalidCheckpoint
 from segue.cache.layout import DTYPE_BYTES
 from segue.model.checkpoint.formats import quantised, refuse_foreign_folder, refuse_lfs_pointer
-from segue.model.checkpoint.headers import DTYPES, TensorHeader, read_headers
-from segue.model.checkpoint.names import MTP_PREFIX, reason_to_skip
+from segue.model.checkpoint.headers import (
+    DTYPES,
+    MTP_PREFIX,
+    TensorHeader,
+    read_headers,
+    reason_to_skip,
+)
 from segue.model.checkpoint.typed_json import listed, read_object, section
 from segue.model.config import ModelConfig
 

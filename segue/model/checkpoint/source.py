@@ -20,7 +20,7 @@ _HUB_TIMEOUT_S = 10.0
 DEMO = "demo"
 """The checkpoint that comes with the package."""
 # Located by path: the package `segue.demo` trains this checkpoint, and serving does not need it.
-_DEMO_FOLDER = Path(__file__).parents[1] / "demo" / "checkpoint"
+_DEMO_FOLDER = Path(__file__).parents[2] / "demo" / "checkpoint"
 
 
 def resolve_model(model: str, *, with_weights: bool) -> Path:

@@ -25,7 +25,7 @@ class SafetensorsFile(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Checkpoint:
+class CheckpointFiles:
     """The tensors of all files, in their order on disk."""
 
     folder: Path
@@ -38,7 +38,7 @@ class Checkpoint:
 
 
 @contextmanager
-def open_checkpoint(folder: Path) -> Iterator[Checkpoint]:
+def open_checkpoint(folder: Path) -> Iterator[CheckpointFiles]:
     """Open every file of the checkpoint in `folder`.
 
     Raises InvalidCheckpoint for a missing, truncated or foreign file, for a tensor that is in two
@@ -58,7 +58,7 @@ def open_checkpoint(folder: Path) -> Iterator[Checkpoint]:
             if twice := sorted(files.keys() & set(names)):
                 raise InvalidCheckpoint(f"{folder}: tensors in more than one file: {listed(twice)}")
             files.update(dict.fromkeys(names, file))
-        yield Checkpoint(folder, files)
+        yield CheckpointFiles(folder, files)
 
 
 def _read_index(folder: Path) -> dict[str, set[str]]:
