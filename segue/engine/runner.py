@@ -125,7 +125,7 @@ class ModelRunner:
 
     @torch.inference_mode()
     def forward_all(self, chunk: SequenceChunk) -> Tensor:
-        """Float32 logits [num_tokens, vocab_size] for every token of one chunk."""
+        """Float32 logits [num_tokens, vocab_size] after every token of one chunk."""
         with self._stream.use():
             batch = self._pack([chunk])
             every_row_T = torch.arange(len(chunk.token_ids), device=self.device)
