@@ -1,1 +1,1 @@
-"""What both workers run: batches, the model runner, the sampler."""
+"""What prefill and decode workers both run: batches, the model runner, the sampler."""

@@ -3,8 +3,8 @@
     token ─ end token? ─┬ no ─ detokenise ─ stop string? ─ limit? ─▶ delta
                         └ yes: counted, its text hidden ──────────▶ last delta
 
-Token ids are the truth and are delivered at once, each exactly once. Text follows when it is
-certain: it waits for whole characters and for what may become a stop string. No torch.
+Token ids are authoritative: each is delivered at once and exactly once. Text is held back while a
+character is incomplete or a stop string may be forming. No torch.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from segue.text.tokens.detokenizer import Detokenizer, StopStringMatcher, TokenB
 class AnswerState:
     """Takes sampled tokens, one or a run at a time, until `finish` is set.
 
-    It depends on nothing but its arguments and the tokens: to go on elsewhere, `resume` a new one
-    with the tokens that exist.
+    It depends only on its arguments and the tokens. To continue an answer on another worker, create
+    a new one and `resume` it with the existing tokens.
     """
 
     def __init__(
@@ -30,7 +30,7 @@ class AnswerState:
         stop: StopRules,
         tokenizer: TokenBytes | None,
     ) -> None:
-        """Without a tokenizer deltas have no text; then stop strings raise InvalidRequest."""
+        """Without a tokenizer, deltas have no text and stop strings raise InvalidRequest."""
         if stop.stop_strings and tokenizer is None:
             raise InvalidRequest(
                 "stop strings need text, and this model is served without a tokenizer: "
@@ -45,9 +45,9 @@ class AnswerState:
         self._matcher = StopStringMatcher(stop.stop_strings)
 
     def resume(self, token_ids: Iterable[int]) -> None:
-        """The tokens that exist already: counted, and their text was delivered.
+        """Count the existing tokens; their text has already been delivered.
 
-        Raises InvalidRequest if the answer ends among them.
+        Raises InvalidRequest if the answer ends at one of them.
         """
         for token_id in token_ids:
             self._take(token_id)
@@ -57,9 +57,9 @@ class AnswerState:
                 )
 
     def push_run(self, tokens: Sequence[SampledToken]) -> TokenDelta:
-        """The next tokens; those after the end are not part of the answer.
+        """Add the next tokens. Tokens after the end are not part of the answer.
 
-        `len(delta.token_ids)` says how many were taken. Not after `finish`.
+        `len(delta.token_ids)` is the number taken. Must not be called once `finish` is set.
         """
         assert self.finish is None
         taken, text = 0, ""
@@ -86,7 +86,7 @@ class AnswerState:
         return text
 
     def _show(self, text: str) -> str:
-        """What of `text` may be shown; a stop string in it ends the answer."""
+        """The part of `text` that may be shown. A stop string in it ends the answer."""
         safe, match = self._matcher.push(text)
         if match is not None:
             self.finish = FinishReason.STOP
@@ -95,7 +95,7 @@ class AnswerState:
 
     def _end(self, reason: FinishReason) -> str:
         text = "" if self._detokenizer is None else self._show(self._detokenizer.flush())
-        # The end of an unfinished character is text too, and may have completed a stop string.
+        # Flushing an incomplete character yields text too, which may complete a stop string.
         if self.finish is None:
             self.finish = reason
         return text + self._matcher.flush()

@@ -1,4 +1,4 @@
-"""Chunks of sequences, as the schedulers speak of them: what one forward pass computes of whom."""
+"""Chunks of sequences, as schedulers see them: which tokens one forward pass computes."""
 
 from __future__ import annotations
 
@@ -6,23 +6,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 MAX_RUN_TOKENS = 8
-"""Of one run: operators are made for few tokens after many."""
+"""The longest run. The operators for runs are made for few tokens after a long context."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SequenceChunk:
-    """The tokens at positions start, start + 1, … of one sequence. Logits follow the last."""
+    """Tokens of one sequence at positions start, start + 1, … The last one gets logits."""
 
     token_ids: Sequence[int]
     start: int
     page_ids: Sequence[int]
-    """Pages of all positions from 0 to the chunk's end; more are ignored."""
+    """Pages of all positions from 0 to the chunk's end; further pages are ignored."""
     slot_in: int | None
-    """Holds the state before `start`, and is only read; None begins from a zero state."""
+    """Holds the state before `start`; read-only. None: start from a zero state."""
     slot_out: int
-    """Takes the state after the chunk; may be `slot_in`."""
+    """Receives the state after the chunk; may be `slot_in`."""
     checkpoints: Sequence[tuple[int, int]] = ()
-    """Positions inside the chunk, ascending, and the slots that take the states there."""
+    """Positions inside the chunk, ascending, each with the slot that receives the state there."""
 
     @property
     def end(self) -> int:
@@ -30,29 +30,29 @@ class SequenceChunk:
 
     @property
     def slots_written(self) -> list[int]:
-        """In order of their positions."""
+        """In order of position."""
         return [*(slot for _, slot in self.checkpoints), self.slot_out]
 
     @property
     def positions_kept(self) -> list[int]:
-        """How many tokens the states in `slots_written` contain."""
+        """The number of tokens that each state in `slots_written` contains."""
         return [*(position for position, _ in self.checkpoints), self.end]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """A certain token of one sequence and the drafts after it. Logits and a state follow each."""
+    """A confirmed token of one sequence and its drafts. Each token gets logits and a state."""
 
     token_ids: Sequence[int]
     """At positions start, start + 1, …; at most `MAX_RUN_TOKENS`."""
     start: int
     page_ids: Sequence[int]
-    """Pages of all positions from 0 to the run's end; more are ignored."""
+    """Pages of all positions from 0 to the run's end; further pages are ignored."""
     slot_in: int
-    """Holds the state before `start`. Only the first token's round reads it, and reads it before
-    anything of the run is written, so it may be one of `slots_out`, whichever."""
+    """Holds the state before `start`. Only the first token's round reads it, before the run writes
+    anything, so it may be any of `slots_out`."""
     slots_out: Sequence[int]
-    """Each takes the state after the token of the same index."""
+    """Each receives the state after the token of the same index."""
 
     @property
     def end(self) -> int:
@@ -65,14 +65,15 @@ class Run:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DraftStart:
-    """From where a sequence drafts: the first token that its cache does not hold goes in next."""
+    """Where a sequence starts to draft: at the first token that is not in its cache."""
 
     position: int
-    """Of that token; at least 1."""
+    """Position of that token; at least 1."""
     page_ids: Sequence[int]
-    """Pages of all positions from 0 to that of the last token that goes in; more are ignored."""
+    """Pages of all positions from 0 to that of the last token that the MTP layer reads; further
+    pages are ignored."""
     slot: int
-    """Holds the hidden state before that token. Only read."""
+    """Holds the hidden state before that token; read-only."""
 
 
 Chunk = SequenceChunk | Run

@@ -1,11 +1,11 @@
-"""What workers may take of a machine's memory: pure, before anything is loaded.
+"""How much memory workers may use on a machine. Pure; runs before anything is loaded.
 
-    memory that is free
+    free memory
     ├── Ray and the router, on the host
-    └── for each worker: its process, its weights, and of the rest an equal part ── cache_bytes
+    └── for each worker: its process, its weights, and an equal share of the rest ── cache_bytes
 
-With `cache_bytes = "auto"` the cache is that part, or less where more could not be used; with a
-number it is checked. What does not fit is refused with the setting that would.
+With `cache_bytes = "auto"` the cache gets that share, or less if it cannot use all of it. A number
+is checked against the share. If it does not fit, the error names a setting that would.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ from segue.engine.config import EngineConfig, auto_cache_bytes
 from segue.engine.host_memory import MachineMemory
 
 CLUSTER_BYTES = 600 << 20
-"""Ray's own processes, its object store and the router: 420 MiB were measured."""
+"""Ray's own processes, its object store and the router: measured at 420 MiB."""
 PROCESS_BYTES = 448 << 20
-"""A worker beside weights, cache and activations: torch, Ray, gRPC and Mooncake; 380 MiB were
-measured."""
+"""A worker without weights, cache and activations (torch, Ray, gRPC, Mooncake): measured at
+380 MiB."""
 DEVICE_BYTES = 1 << 30
-"""The same of a GPU's memory: a CUDA context and graphs."""
+"""The same overhead in GPU memory: a CUDA context and graphs."""
 _MAX_ACTIVATION_BYTES = 1 << 30
 _KEPT_FREE = 0.1
-"""Of what is left for caches with "auto": for all that is not counted."""
+"""With "auto": share of the memory for caches that stays free, for what is not counted above."""
 _MIN_TOKENS = 1024
-"""A cache for fewer tokens and a single turn is of no use."""
+"""A cache for fewer tokens is of no use, even for a single turn."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerNeed:
-    """Of one worker, whatever is set."""
+    """What one worker needs, whatever the settings."""
 
     weight_bytes: int
     layout: CacheLayout
@@ -42,40 +42,40 @@ class WorkerNeed:
 
     @property
     def activation_bytes(self) -> int:
-        """Of a pass: a rough part of the weights, as both grow with the model's width."""
+        """For one pass: a rough fraction of the weights, as both grow with the model's width."""
         return min(self.weight_bytes // 20, _MAX_ACTIVATION_BYTES)
 
     @property
     def min_cache_bytes(self) -> int:
-        """For one turn at a time."""
+        """Enough for one turn at a time."""
         num_pages = self.layout.num_pages_for(min(self.max_context, _MIN_TOKENS))
         return 2 * 2 * self.layout.slot_bytes + num_pages * self.layout.page_bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Room:
-    """Memory that some workers share."""
+    """Memory shared by a number of workers."""
 
     memory: MachineMemory
     num_workers: int
     process_bytes: int = PROCESS_BYTES
-    """Of each."""
+    """Per worker."""
     common_bytes: int = 0
-    """Of none of them."""
+    """Used by processes other than the workers."""
 
     @classmethod
     def on_host(cls, memory: MachineMemory, num_workers: int) -> Room:
-        """Ray and the router are there too."""
+        """The host also runs Ray and the router."""
         return cls(memory=memory, num_workers=num_workers, common_bytes=CLUSTER_BYTES)
 
     @classmethod
     def on_gpu(cls, memory: MachineMemory, *, share: float) -> Room:
-        """What one worker may have of a GPU that is shared with others."""
+        """One worker's share of a GPU's memory."""
         own = replace(memory, free_bytes=min(memory.free_bytes, int(memory.total_bytes * share)))
         return cls(memory=own, num_workers=1, process_bytes=DEVICE_BYTES)
 
     def left_bytes(self, need: WorkerNeed, engine: EngineConfig) -> int:
-        """For the caches of all workers; not positive where not even their weights fit."""
+        """Bytes left for the caches of all workers; zero or less if the weights do not fit."""
         beside = self.process_bytes + need.weight_bytes + need.activation_bytes
         if engine.device == "cpu":
             beside += engine.host_cache_bytes
@@ -83,8 +83,8 @@ class Room:
 
 
 def planned(need: WorkerNeed, engine: EngineConfig, room: Room) -> EngineConfig:
-    """`engine` with a number for `cache_bytes`, and with fewer `max_running` where "auto" finds no
-    room for their slots. Raises InvalidConfig, with numbers.
+    """`engine` with a number for `cache_bytes`. With "auto" it also lowers `max_running` if their
+    slots do not fit. Raises InvalidConfig, with numbers.
     """
     left = room.left_bytes(need, engine)
     if left < room.num_workers * need.min_cache_bytes:
@@ -105,8 +105,8 @@ def planned(need: WorkerNeed, engine: EngineConfig, room: Room) -> EngineConfig:
 
 
 def planned_alone(need: WorkerNeed, engine: EngineConfig, memory: MachineMemory) -> EngineConfig:
-    """For a worker on a host of which nobody said how many it shares it with: another one like it
-    should fit, where two fit at all.
+    """For a worker that does not know how many others share its host. It leaves room for a second
+    worker of the same kind if two fit at all.
     """
     pair = Room(memory=memory, num_workers=2)
     fits = pair.left_bytes(need, engine) >= 2 * need.min_cache_bytes
@@ -114,7 +114,7 @@ def planned_alone(need: WorkerNeed, engine: EngineConfig, memory: MachineMemory)
 
 
 def check_host(engine: EngineConfig, room: Room) -> None:
-    """Of workers whose weights and cache are on GPUs: their processes and their host tiers.
+    """Check host memory for GPU workers: their processes and host tiers must fit.
 
     Raises InvalidConfig.
     """
@@ -122,8 +122,8 @@ def check_host(engine: EngineConfig, room: Room) -> None:
     if needed > room.memory.free_bytes:
         raise InvalidConfig(
             f"[engine] host_cache_bytes = {engine.host_cache_bytes} "
-            f"({size(engine.host_cache_bytes)}) × {room.num_workers} workers, and with their "
-            f"processes {size(needed)}; {room.memory.place} has {size(room.memory.total_bytes)} "
+            f"({size(engine.host_cache_bytes)}) × {room.num_workers} workers takes {size(needed)} "
+            f"with their processes; {room.memory.place} has {size(room.memory.total_bytes)} "
             f"({size(room.memory.free_bytes)} free): lower it"
         )
 
@@ -158,9 +158,9 @@ def _cache_too_large(need: WorkerNeed, engine: EngineConfig, room: Room, left: i
 
 
 def size(num_bytes: int) -> str:
-    """For a person: "738 GiB", "1.4 GiB", "183 MiB", "211 KiB"."""
+    """Human-readable: "738 GiB", "1.4 GiB", "183 MiB", "211 KiB"."""
     if num_bytes >= 10 << 30:
-        # Never more than there is.
+        # Rounds down, so it never claims more than there is.
         return f"{num_bytes >> 30:,} GiB"
     if num_bytes >= 1 << 30:
         return f"{num_bytes / 2**30:.1f} GiB"

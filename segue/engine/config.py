@@ -1,4 +1,4 @@
-"""What can be set about a worker's model and memory: section `[engine]`, and what follows."""
+"""Settings for a worker's model and memory (section `[engine]`), and the pool sizes they give."""
 
 from __future__ import annotations
 
@@ -10,37 +10,37 @@ from segue.cache.layout import DTYPE_BYTES, CacheLayout
 AUTO = "auto"
 
 MAX_AUTO_HOST_BYTES = 2 << 30
-"""Of a worker on a CPU. Its cache is written once at the start, which takes about 2 s a GiB, and is
-gone for everything else on the machine."""
+"""Limit for a worker on a CPU. It writes its whole cache once at start-up, which takes about 2 s a
+GiB, and the rest of the machine can no longer use that memory."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineConfig:
     dtype: str = "auto"
-    """Of weights, activations and pages; "auto" takes the checkpoint's."""
+    """Dtype of weights, activations and pages; "auto" takes the checkpoint's."""
     device: str = "cpu"
-    """"cpu" or "cuda": the one GPU that the process sees (`CUDA_VISIBLE_DEVICES` says which)."""
+    """"cpu" or "cuda": the one GPU visible to the process (set `CUDA_VISIBLE_DEVICES`)."""
     page_tokens: int = 16
-    """Tokens whose keys and values share a page. Equal on all workers."""
+    """Tokens per page of keys and values. Equal on all workers."""
     cache_bytes: int | str = "auto"
-    """Memory for pages and slots together. "auto": workers of a host or a GPU share equally what is
-    free beside their weights, and take no more than they can use; on a CPU at most 2 GiB, or twice
-    the slots of `max_running` sequences. See docs/operations.md."""
+    """Memory for pages and slots together. "auto": the workers on a host or a GPU share the memory
+    that their weights leave free, equally, and none takes more than it can use; on a CPU at most
+    2 GiB, or twice the slots of `max_running` sequences. See docs/operations.md."""
     gpu_share: float = 1.0
-    """Of a GPU's memory, with "auto" on "cuda": below 1 where workers share the GPU."""
+    """Share of the GPU's memory to use, with "auto" on "cuda": below 1 if workers share the GPU."""
     host_cache_bytes: int = 0
-    """Host memory behind it, for what sessions leave; 0: what is evicted is gone. Where the device
-    is the CPU, `cache_bytes` is the same memory and needs no copying."""
+    """Host memory that evicted session cache is offloaded to; 0: evicted cache is lost. If the
+    device is the CPU, `cache_bytes` is the same memory and needs no copying."""
     max_running: int = 16
     """Sequences a worker holds at once. Each may need two slots."""
     max_checkpoints: int = 64
-    """Slots beyond those, for states that outlive their sequence; fewer where they would take more
-    than half of the memory."""
+    """Additional slots, for states that outlive their sequence; fewer if slots would take more than
+    half of the memory."""
     mtp: bool = True
-    """Keep what a checkpoint's MTP layer needs to draft, where it has one: a little of every pass,
-    and one attention layer's part of a page more. Equal on all workers."""
+    """Keep what the checkpoint's MTP layer, if it has one, needs to draft: a little more work in
+    every pass, and one more attention layer in each page. Equal on all workers."""
     num_threads: int = 0
-    """Of torch; 0: every core, where `segue serve` starts Ray itself, else torch's own choice."""
+    """Torch threads; 0: every core if `segue serve` starts Ray itself, else torch's default."""
 
     def __post_init__(self) -> None:
         if self.dtype not in (AUTO, *DTYPE_BYTES):
@@ -70,12 +70,12 @@ class PoolSizes:
 def pool_sizes(
     layout: CacheLayout, engine: EngineConfig, *, max_context: int, max_drafts: int = 0
 ) -> PoolSizes:
-    """Slots for running sequences, checkpoints and the states after drafts; the rest of the budget
-    is pages, as many as could be used.
+    """Slots for running sequences, checkpoints and the states after drafts. The rest of the budget
+    goes to pages, up to the number that can be used.
 
-    Raises InvalidConfig when not even one sequence of one page fits.
+    Raises InvalidConfig if not even one sequence of one page fits.
     """
-    assert isinstance(engine.cache_bytes, int), '"auto" is settled before (segue/engine/budget.py)'
+    assert isinstance(engine.cache_bytes, int), 'resolve "auto" first (segue/engine/budget.py)'
     num_working = 2 * engine.max_running
     affordable = engine.cache_bytes // 2 // layout.slot_bytes - num_working
     welcome = engine.max_checkpoints + max_drafts * engine.max_running
@@ -92,7 +92,7 @@ def pool_sizes(
 
 
 def _useful_pages(layout: CacheLayout, max_running: int, max_context: int) -> int:
-    """Running sequences at full length, and as many prefixes that stay."""
+    """Enough for `max_running` sequences at full length and the same number of kept prefixes."""
     return 2 * max_running * layout.num_pages_for(max_context)
 
 
@@ -104,8 +104,8 @@ def auto_cache_bytes(
     max_drafts: int,
     share_bytes: int,
 ) -> tuple[int, int]:
-    """What "auto" comes to, of at most `share_bytes`, and how many sequences may run with it:
-    `max_running`, or as many as half of it has slots for.
+    """The cache size that "auto" gives, at most `share_bytes`, and the number of sequences that may
+    run with it: `max_running`, or fewer if their slots would take more than half of it.
     """
     num_slots = (2 + max_drafts) * engine.max_running + engine.max_checkpoints
     num_pages = _useful_pages(layout, engine.max_running, max_context)
@@ -119,10 +119,10 @@ def auto_cache_bytes(
 
 
 def host_pool_sizes(layout: CacheLayout, engine: EngineConfig) -> PoolSizes:
-    """A quarter of the budget is slots, the rest pages: nothing runs there, and a state at the end
-    of each prefix is enough.
+    """A quarter of the budget goes to slots, the rest to pages: no sequence runs there, so one
+    state at the end of each prefix is enough.
 
-    Raises InvalidConfig when there is a budget and not even one of each fits.
+    Raises InvalidConfig if the budget is not zero and does not hold one of each.
     """
     num_slots = engine.host_cache_bytes // 4 // layout.slot_bytes
     num_pages = (engine.host_cache_bytes - num_slots * layout.slot_bytes) // layout.page_bytes

@@ -1,5 +1,5 @@
-"""How much memory this machine has for us: /proc/meminfo, and the limits of the control groups that
-a container runs in, which meminfo does not show. A GPU's memory, as its driver tells it.
+"""How much memory this process may use: from /proc/meminfo, and from the limits of the container's
+control groups, which meminfo does not show. GPU memory comes from the driver.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _NO_LIMIT = 1 << 60
-"""Version 1 writes "no limit" as a number near 2**63."""
+"""cgroup v1 writes "no limit" as a number near 2**63."""
 _SMI = ("nvidia-smi", "--query-gpu=memory.total,memory.free", "--format=csv,noheader,nounits")
 _SMI_TIMEOUT_S = 10.0
 
@@ -18,14 +18,14 @@ _SMI_TIMEOUT_S = 10.0
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MachineMemory:
     place: str
-    """What it belongs to, for a person: "this host"."""
+    """What it belongs to, for messages: "this host"."""
     total_bytes: int
     free_bytes: int
-    """Not in use, or used by the page cache alone, which gives way."""
+    """Not in use, or used only by the page cache, which the kernel can reclaim."""
 
 
 def read_host_memory(root: Path = Path("/")) -> MachineMemory | None:
-    """The tightest of the machine and its control groups; None where nothing can be read."""
+    """The tightest of the machine and its control groups; None if nothing can be read."""
     info = _meminfo(root / "proc" / "meminfo")
     if info is None:
         return None
@@ -49,8 +49,8 @@ def read_host_memory(root: Path = Path("/")) -> MachineMemory | None:
 
 
 def read_gpu_memory() -> MachineMemory | None:
-    """Of the GPU with the most free memory, without loading torch for it; None where no driver
-    answers. Which one a worker gets is Ray's to say: it looks at its own.
+    """Memory of the GPU with the most free memory, without loading torch; None if no driver
+    answers. Ray decides which GPU a worker gets; the worker then reads that one's memory.
     """
     try:
         done = subprocess.run(_SMI, capture_output=True, text=True, timeout=_SMI_TIMEOUT_S)
@@ -60,7 +60,7 @@ def read_gpu_memory() -> MachineMemory | None:
 
 
 def parse_gpu_memory(text: str) -> MachineMemory | None:
-    """A line for each GPU: its total and its free memory in MiB."""
+    """Each line has one GPU's total and free memory in MiB."""
     try:
         rows = [[int(n) for n in row.split(",")] for row in text.splitlines() if row.strip()]
         free_mib, total_mib = max((free, total) for total, free in rows)
@@ -86,7 +86,7 @@ def _meminfo(path: Path) -> MachineMemory | None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Group:
-    """One directory of the tree, in the words of its version."""
+    """One directory of the cgroup tree, with the file and key names of its cgroup version."""
 
     folder: Path
     limit: str
@@ -99,7 +99,7 @@ _VERSION_2 = ("memory.max", "memory.current", "inactive_file")
 
 
 def _groups(root: Path) -> Iterator[_Group]:
-    """Our group and all above it, of whichever version has them: each limits those below."""
+    """Our group and all its ancestors, in either cgroup version: each limits those below it."""
     try:
         lines = (root / "proc" / "self" / "cgroup").read_text().splitlines()
     except OSError:
@@ -113,7 +113,7 @@ def _groups(root: Path) -> Iterator[_Group]:
             top, (limit, usage, inactive) = mounts, _VERSION_2
         else:
             continue
-        # Inside a container the path may be the host's, of which only the top is to be seen.
+        # Inside a container the path may be the host's, and only its top directory is visible.
         own = top / path.strip("/")
         for folder in (own, *own.parents):
             yield _Group(folder=folder, limit=limit, usage=usage, inactive=inactive)
@@ -122,12 +122,12 @@ def _groups(root: Path) -> Iterator[_Group]:
 
 
 def _limit_of(group: _Group) -> tuple[int, int] | None:
-    """The group's limit, and what is left of it; None where it has none."""
+    """The group's limit and how much of it is left; None if it has no limit."""
     try:
         limit = int((group.folder / group.limit).read_text())
         usage = int((group.folder / group.usage).read_text())
         stat = (group.folder / "memory.stat").read_text()
-    # "max" is no number.
+    # "max" is not a number.
     except (OSError, ValueError):
         return None
     if limit >= _NO_LIMIT:

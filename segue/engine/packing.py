@@ -19,8 +19,8 @@ def pack(
 ) -> Batch:
     """One batch of all chunks: runs round by round, then prompts in the order given.
 
-    A chunk of a single token after others is computed as a run. `keeps_hidden`: an MTP layer is
-    served, so the batch says where hidden states go.
+    A single-token chunk that continues a sequence is computed as a run. `keeps_hidden`: an MTP
+    layer is served, so the batch contains where hidden states go.
     """
     _check(chunks, page_tokens)
     rows = _Rows.of([_as_run(chunk) for chunk in chunks])
@@ -48,7 +48,7 @@ def page_table(rows: Sequence[Sequence[int]], device: str) -> Tensor:
 
 @dataclass(frozen=True, slots=True)
 class _Piece:
-    """Neighbouring rows of one chunk: its tokens from `first` to `stop`."""
+    """Adjacent rows of one chunk: its tokens from `first` to `stop`."""
 
     chunk: Chunk
     row: int
@@ -69,7 +69,7 @@ class _Rows:
     """Which row each token has."""
 
     runs: list[Run]
-    """By falling length."""
+    """Longest first."""
     prompts: list[SequenceChunk]
     order: list[int]
     """The caller's index of each run, then of each prompt."""
@@ -96,7 +96,7 @@ class _Rows:
         return list(accumulate(self.round_sizes, initial=0))
 
     def pieces(self) -> Iterator[_Piece]:
-        """In the order of the rows."""
+        """In row order."""
         row = 0
         for j, size in enumerate(self.round_sizes):
             for run in self.runs[:size]:
@@ -107,7 +107,7 @@ class _Rows:
             row += len(prompt.token_ids)
 
     def with_logits(self) -> list[int]:
-        """Every row of a run, the last of a prompt; chunks in the caller's order."""
+        """Every row of a run and the last row of a prompt; chunks in the caller's order."""
         bounds = self.round_bounds
         of_chunks = [
             [bounds[j] + i for j in range(len(run.token_ids))] for i, run in enumerate(self.runs)
@@ -174,7 +174,7 @@ def _hidden(rows: _Rows, pieces: Sequence[_Piece], num_tokens: int, device: str)
     for piece in pieces:
         chunk = piece.chunk
         if piece.first:
-            # A run's row of the round before, which had as many runs or more.
+            # The run's row in the previous round, which had at least as many runs.
             before.append(piece.row - rows.round_sizes[piece.first - 1])
         elif chunk.slot_in is None:
             before.append(piece.row)
@@ -205,24 +205,24 @@ def _ints(values: Sequence[int] | Sequence[Sequence[int]], device: str) -> Tenso
 
 
 def _check(chunks: Sequence[Chunk], page_tokens: int) -> None:
-    """What the schedulers promise: a broken promise here would be wrong text, not an error."""
+    """What schedulers guarantee. Violations would otherwise produce wrong text, not an error."""
     assert chunks, "a batch needs at least one chunk"
     for chunk in chunks:
         assert chunk.token_ids, "a chunk needs at least one token"
-        assert (chunk.start == 0) == (chunk.slot_in is None), "a state is there unless start is 0"
+        assert (chunk.start == 0) == (chunk.slot_in is None), "slot_in is None only if start is 0"
         assert len(chunk.page_ids) * page_tokens >= chunk.end, "pages must cover the chunk"
         if isinstance(chunk, Run):
             num_tokens = len(chunk.token_ids)
-            assert num_tokens <= MAX_RUN_TOKENS, f"a run has few tokens, got {num_tokens}"
+            assert num_tokens <= MAX_RUN_TOKENS, f"a run is too long: {num_tokens} tokens"
             assert len(chunk.slots_out) == num_tokens, "each token of a run leaves a state"
         else:
             cuts = [chunk.start, *chunk.positions_kept]
-            assert cuts == sorted(set(cuts)), f"states are kept inside the chunk, in order: {cuts}"
+            assert cuts == sorted(set(cuts)), f"checkpoints must lie in the chunk, in order: {cuts}"
     written = [slot for chunk in chunks for slot in chunk.slots_written]
     assert len(set(written)) == len(written), f"slots written twice in one batch: {written}"
     for chunk in chunks:
-        # Operators read a sequence's slot before they write its others, and know nothing of the
-        # other sequences: a slot that is read may be written by its own sequence only.
+        # Operators read a sequence's slot before they write its others, but do not order different
+        # sequences: only its own sequence may write a slot that is read.
         own = chunk.slots_out if isinstance(chunk, Run) else (chunk.slot_out,)
         read_by_other = chunk.slot_in not in own and chunk.slot_in in written
         assert not read_by_other, f"slot {chunk.slot_in} is read and written in one batch"

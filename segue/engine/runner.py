@@ -27,10 +27,10 @@ logger = logging.getLogger(__name__)
 
 
 class ModelRunner:
-    """Owns weights and cache memory. Which pages and slots are whose is the caller's business.
+    """Owns weights and cache memory. The caller tracks which sequence owns which pages and slots.
 
-    Not thread-safe: one forward pass at a time. Other threads may read cache memory that the pass
-    under way does not write.
+    Not thread-safe: one forward pass at a time. Other threads may read cache memory that the
+    running pass does not write.
     """
 
     def __init__(
@@ -46,13 +46,13 @@ class ModelRunner:
         self.layout = layout
         self.tensors = tensors
         self.has_mtp = any(field.group == "hidden" for field in layout.fields)
-        """Whether the cache holds what an MTP layer needs, so that `drafter` may be asked for."""
+        """Whether the cache holds what an MTP layer needs, so that `drafter` can be used."""
         self._weights = weights
         self._model = Qwen3_5(config, weights, with_mtp=self.has_mtp)
         self.device = device
         self._stream = WorkStream(device)
         self.scratch = scratch
-        """A page and a slot beyond those that are counted, which belong to nobody."""
+        """A page and a slot outside the pools, which belong to no sequence."""
 
     @classmethod
     def load(
@@ -65,8 +65,8 @@ class ModelRunner:
     ) -> Self:
         """Load the weights and allocate the cache.
 
-        `with_scratch`: allocates a page and a slot more, which steps on the device need. Raises
-        InvalidCheckpoint when the weights do not fit the configuration.
+        `with_scratch`: allocate one more page and slot, which device steps need. Raises
+        InvalidCheckpoint if the weights do not fit the configuration.
         """
         device, layout = served.device, served.layout
         weights = load_weights(
@@ -81,7 +81,7 @@ class ModelRunner:
         scratch = ScratchUnits(num_pages, num_slots) if with_scratch else None
         runner = cls(served.config, weights, layout, tensors, device, scratch)
         if device == "cuda":
-            # Passes are on another stream than what filled these.
+            # Passes run on a different stream from the one that filled these.
             torch.cuda.synchronize()
         logger.info(
             "model loaded",
@@ -101,7 +101,7 @@ class ModelRunner:
 
     @property
     def weight_bytes(self) -> int:
-        """Of all weights, the draft layer's included; a tied matrix counts once."""
+        """Size of all weights, including the draft layer; a tied matrix counts once."""
         unique = {tensor.data_ptr(): tensor.nbytes for tensor in self._weights.values()}
         return sum(unique.values())
 
@@ -109,13 +109,13 @@ class ModelRunner:
     def forward(
         self, chunks: Sequence[Chunk], *, on_layer: Callable[[int], None] | None = None
     ) -> Tensor:
-        """Float32 logits [num_rows, vocab_size], chunk by chunk: one row after the last token of a
-        prompt, and one after every token of a run.
+        """Float32 logits [num_rows, vocab_size], chunk by chunk: one row for the last token of a
+        prompt, and one for every token of a run.
 
-        Pages and output slots of the chunks are written; nothing else in the cache is, and no state
-        is copied from slot to slot. When layer i has written all of them, `on_layer(i)` is called
-        on this thread; an MTP layer comes after the last. On a GPU "written" is said when the work
-        is queued; when this returns it is done.
+        Writes only the pages and output slots of the chunks, and copies no state from slot to slot.
+        `on_layer(i)` is called on this thread when layer i has written all of its part; an MTP
+        layer comes after the last. On a GPU the writes are only queued at that point; when this
+        returns they are done.
         """
         with self._stream.use():
             logits_RV = self._model.forward(self._pack(chunks), self.tensors, on_layer)
@@ -123,8 +123,8 @@ class ModelRunner:
         return logits_RV
 
     def drafter(self, starts: Sequence[DraftStart]) -> Drafter:
-        """Drafts for these sequences; only with `has_mtp`. Done with before their next forward
-        pass, which may write the same positions."""
+        """Drafts for these sequences; only with `has_mtp`. Must not be used after their next
+        forward pass has started, which may write the same positions."""
         return Drafter(
             self._model,
             self.tensors,

@@ -1,8 +1,8 @@
-"""Logits to tokens. The same sequence gives the same token in any batch, on any worker.
+"""Logits to tokens. A sequence gets the same token in any batch, on any worker.
 
-The argmax of log-probabilities plus Gumbel noise is a draw from them; with noise that is a function
-of (seed, position, token), greedy is the limit of no noise. The operator says what is computed, and
-in which order: `segue/kernels/sampling/reference.py`.
+The argmax of log-probabilities plus Gumbel noise is a sample from the distribution. The noise is a
+function of (seed, position, token); greedy is the case without noise. For what is computed, and in
+which order, see `segue/kernels/sampling/reference.py`.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from segue.kernels import NO_SLOT, sampling
 from segue.kernels.sampling import IN_PROMPT, NO_TOKEN, Ledger, SamplingFeatures, SamplingRows
 
 _MAX_SCORES = 1 << 21
-"""Of a call of the operator: a ledger is copied for it, which should stay in a cache."""
+"""Most scores per operator call. Each call copies a ledger, which should fit into the CPU cache."""
 
 _MAX_TOP_K = 1 << 31
-"""More than any vocabulary has."""
+"""Larger than any vocabulary."""
 
 # Letters of shapes: N = rows, V = vocabulary, S = sequences with penalties or a bias.
 
 
 class SequenceSampler:
-    """How one sequence is sampled: its parameters, and what a slot of the operator's ledger has of
-    it: the token counts that penalties need, which `observe` keeps up to date, and the bias. Both
-    are empty where it asks for neither.
+    """How one sequence is sampled: its parameters and its slot in the operator's ledger. The slot
+    holds the token counts that penalties need, which `observe` updates, and the bias. Both are
+    empty if the sequence uses neither.
     """
 
     def __init__(
@@ -44,9 +44,9 @@ class SequenceSampler:
         answer_ids: Sequence[int] = (),
         device: str | torch.device = "cpu",
     ) -> None:
-        """`answer_ids` are those that exist already, where a turn goes on from another worker.
+        """`answer_ids`: tokens already sampled, if the turn continues from another worker.
 
-        `vocab_size` is the logits'. Ids must be inside it: `segue.text.limits` has checked.
+        `vocab_size` is that of the logits. All ids must be below it; `segue.text.limits` checks it.
         """
         self.params = params
         self.needs = needs_of(params)
@@ -62,27 +62,28 @@ class SequenceSampler:
             fill_slot(self.counts_V, self.bias_V, params, prompt_ids, answer_ids)
 
     def observe(self, token_id: int) -> None:
-        """Counts a token that became part of the answer. To be called once for each."""
+        """Count a token that became part of the answer. Call it once per token."""
         if self.needs.penalties:
             self.counts_V[token_id] += 1
 
 
 @dataclass(frozen=True, slots=True)
 class SamplerRow:
-    """One row of logits: whose it is, and the absolute position that its token takes.
+    """One row of logits: its sequence, and the absolute position of the token to sample.
 
-    A draft and the trunk's own token for the same position are drawn from rows that are equal: the
-    noise is the same too, so the draft is right as often as the two layers nearly agree.
+    A draft and the trunk's own token for the same position use equal rows, and so the same noise.
+    The draft is therefore right whenever the two layers nearly agree.
     """
 
     sequence: SequenceSampler
     position: int
     pending: tuple[int, ...] = ()
-    """Drafts that are taken to be part of the answer already."""
+    """Drafts that count as part of the answer."""
 
 
 def sample(logits_NV: Tensor, rows: Sequence[SamplerRow]) -> list[SampledToken]:
-    """One token per row of float32 logits. Observes nothing: the caller decides what it keeps."""
+    """One token per row of float32 logits. Does not call `observe`: the caller decides which tokens
+    to keep."""
     tokens = [SampledToken(token_id=token_id) for token_id in sample_ids(logits_NV, rows)]
     asking: dict[int, list[int]] = {}
     for index, row in enumerate(rows):
@@ -126,12 +127,12 @@ def needs_of(params: Sampling) -> SamplingFeatures:
 
 
 def integers_of(params: Sampling, slot: int) -> tuple[int, int, int]:
-    """What a row has in integers, in the order of `rows_of`."""
+    """A row's integer parameters, in the order of `rows_of`."""
     return params.seed, min(params.top_k, _MAX_TOP_K), slot
 
 
 def numbers_of(params: Sampling) -> tuple[float, ...]:
-    """What a row has in float64, in the order of `rows_of`."""
+    """A row's float64 parameters, in the order of `rows_of`."""
     return (
         params.temperature,
         params.top_p,
@@ -149,7 +150,7 @@ def rows_of(
     position_R: Tensor,
     pending_RP: Tensor,
 ) -> SamplingRows:
-    """What the operator takes, of rows as `integers_of` and `numbers_of` make them."""
+    """The operator's input, from rows as `integers_of` and `numbers_of` return them."""
     seed_R, top_k_R, slot_R = integers_3R
     temperature_R, top_p_R, min_p_R, repetition_R, presence_R, frequency_R = numbers_6R
     return SamplingRows(
@@ -174,8 +175,8 @@ def fill_slot(
     prompt_ids: Sequence[int],
     answer_ids: Sequence[int],
 ) -> None:
-    """A slot of zeros becomes that of a sequence with this prompt and answer. In stream order;
-    waits for nothing."""
+    """Fill a zeroed slot for a sequence with this prompt and answer. In stream order, without
+    waiting."""
     device = counts_V.device
     if params.logit_bias:
         values = to_device(list(params.logit_bias.values()), device, dtype=torch.float32)
@@ -189,7 +190,7 @@ def fill_slot(
 def pack_rows(
     rows: Sequence[SamplerRow], needs: SamplingFeatures, device: torch.device
 ) -> tuple[SamplingRows, Ledger | None]:
-    """What the operator takes. In the ledger is a copy, with a slot for each sequence in it."""
+    """The operator's input. The ledger is a copy, with a slot for each sequence that has one."""
     counted = {id(row.sequence): row.sequence for row in rows if row.sequence.has_slot}
     slots = dict(zip(counted, range(len(counted)), strict=True))
     integers, numbers = [], []
@@ -217,7 +218,7 @@ def _ledger(sequences: Sequence[SequenceSampler], needs: SamplingFeatures) -> Le
 def _with_logprobs(
     tokens: Sequence[SampledToken], logits_NV: Tensor, num_top: int
 ) -> list[SampledToken]:
-    """Under the distribution as the model gave it: before bias, penalties and temperature."""
+    """Log-probabilities of the model's raw logits: before bias, penalties and temperature."""
     logprobs_NV = logits_NV.log_softmax(dim=-1)
     best = logprobs_NV.topk(min(num_top, logprobs_NV.shape[1]))
     ids_N1 = torch.tensor([[token.token_id] for token in tokens], device=logits_NV.device)

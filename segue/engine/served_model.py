@@ -1,7 +1,7 @@
-"""What follows from a checkpoint and `[engine]` before any weight is read: composed here, once.
+"""What a checkpoint and `[engine]` determine before any weight is read: composed once, here.
 
 folder ─▶ FolderFacts ──┐
-[engine] ───────────────┴─▶ ServedModel ─▶ WorkerNeed ─▶ settled memory
+[engine] ───────────────┴─▶ ServedModel ─▶ WorkerNeed ─▶ planned memory
                                  └─────────▶ ModelRunner
 """
 
@@ -26,7 +26,7 @@ class ServedModel:
 
     folder: Path
     config: ModelConfig
-    """Without MTP layers if none is served."""
+    """Has no MTP layers if none is served."""
     dtype: str
     device: str
     weight_bytes: int
@@ -34,7 +34,7 @@ class ServedModel:
 
     @classmethod
     def of(cls, folder: Path, engine: EngineConfig, *, skip_tokenizer: bool = True) -> Self:
-        """Raises InvalidCheckpoint, and InvalidConfig for more MTP layers than one."""
+        """Raises InvalidCheckpoint, and InvalidConfig for more than one MTP layer."""
         facts = check_folder(folder, skip_tokenizer=skip_tokenizer)
         dtype = _dtype(facts.config, engine)
         return cls._composed(
@@ -47,7 +47,7 @@ class ServedModel:
 
     @classmethod
     def before_download(cls, folder: Path, engine: EngineConfig, *, published_bytes: int) -> Self:
-        """An estimate, of a folder that lacks the weights: `published_bytes` of them."""
+        """An estimate, from a folder without its weights, which take `published_bytes`."""
         config = ModelConfig.from_folder(folder)
         dtype_bytes = DTYPE_BYTES[_dtype(config, engine)]
         return cls._composed(
@@ -85,7 +85,7 @@ class ServedModel:
         )
 
     def need(self, *, max_drafts: int) -> WorkerNeed:
-        """Of one worker. `max_drafts`: of each running sequence, if the model can draft."""
+        """What one worker needs. `max_drafts`: per running sequence, if the model can draft."""
         return WorkerNeed(
             weight_bytes=self.weight_bytes,
             layout=self.layout,

@@ -1,11 +1,11 @@
-"""Every kernel compiled ahead of time for the chips that it is made for; no GPU is needed.
+"""Compile every kernel ahead of time for its target chips; no GPU is needed.
 
     python -m segue.kernels.aot                           a line of JSON for each kernel and chip
-    python -m segue.kernels.aot --write docs/kernels.md   brings the table there up to date
+    python -m segue.kernels.aot --write docs/kernels.md   updates the table there
 
-An operator with kernels lists the sizes that are served in its `specimens.py`. What a compiler says
-about them, registers, shared memory, spills and the instructions it chose, is known before any chip
-runs them; how fast they are is for `python -m benchmarks.gpu`.
+An operator with kernels lists the sizes that are served in its `specimens.py`. The compiler reports
+registers, shared memory, spills and the chosen instructions before any chip runs them. For speed,
+run `python -m benchmarks.gpu`.
 """
 
 from __future__ import annotations
@@ -34,24 +34,24 @@ _END = "<!-- end -->"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Compiled:
-    """What became of one specimen on one chip."""
+    """The result of compiling one specimen for one chip."""
 
     name: str
     chip: str
     registers: int
-    """Of a thread."""
+    """Per thread."""
     stack_bytes: int
-    """Of a thread: local memory, where spilled registers go."""
+    """Per thread: local memory, where spilled registers go."""
     shared_bytes: int
-    """Of a program, what is allocated at launch included."""
+    """Per program, including what is allocated at launch."""
     num_warps: int
     missing: tuple[str, ...]
     """Expected instructions that the PTX does not contain."""
     specialised: tuple[str, ...]
-    """Arguments for whose values a launch would compile again while serving."""
+    """Arguments whose values would make a launch compile again while serving."""
 
     def faults(self, specimen: CompileCase) -> tuple[str, ...]:
-        """What is not as the specimen says, in words; empty if all is."""
+        """Descriptions of what differs from the specimen; empty if nothing does."""
         found = [f"no {instruction} in its PTX" for instruction in self.missing]
         if self.stack_bytes > specimen.max_stack_bytes:
             found.append(
@@ -63,7 +63,7 @@ class Compiled:
 
 
 def specimens() -> tuple[CompileCase, ...]:
-    """Of all operators that have kernels, by the operators' names."""
+    """Specimens of all operators that have kernels, sorted by operator name."""
     here = Path(__file__).parent
     modules = [
         importlib.import_module(f"segue.kernels.{path.parent.name}.specimens")
@@ -73,14 +73,14 @@ def specimens() -> tuple[CompileCase, ...]:
 
 
 def compile_for(specimen: CompileCase, chip: str) -> Compiled:
-    """Raises what the compiler raises where the kernel cannot be built for `chip`."""
+    """Raises the compiler's error if the kernel cannot be built for `chip`."""
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
     types = {**specimen.arguments, **dict.fromkeys(specimen.constants, "constexpr")}
     names = list(specimen.kernel.arg_names)
-    # What a launch finds out by itself: memory of torch begins at multiples of 16 bytes.
+    # A launch detects this by itself: torch's memory starts at multiples of 16 bytes.
     aligned = [name for name, kind in types.items() if kind[0] == "*" or name in specimen.aligned]
     source = ASTSource(
         fn=specimen.kernel,
@@ -109,13 +109,13 @@ def compile_for(specimen: CompileCase, chip: str) -> Compiled:
 def compile_all(num_processes: int) -> Iterator[Compiled]:
     """Every specimen on every chip, in order."""
     todo = [(i, chip) for i in range(len(specimens())) for chip in CHIPS]
-    # Spawned: compilers keep threads, which a forked child would not have.
+    # Spawned, not forked: compilers keep threads, which a forked child would not have.
     with ProcessPoolExecutor(num_processes, mp_context=get_context("spawn")) as pool:
         yield from pool.map(_compile_one, todo)
 
 
 def table(compiled: Sequence[Compiled]) -> str:
-    """In Markdown: a line for each specimen, its chips side by side."""
+    """A Markdown table with a line per specimen and a column per chip."""
     lines = [
         "| kernel | warps | " + " | ".join(f"{chip}: registers, shared, local" for chip in CHIPS),
         "| --- " * (1 + len(CHIPS)) + "| ---",
@@ -145,7 +145,7 @@ def _compile_one(which: tuple[int, str]) -> Compiled:
 
 
 def _resource_usage(cubin: bytes) -> tuple[int, int, int]:
-    """Registers and bytes of local memory of a thread, bytes of static shared memory."""
+    """Registers and bytes of local memory per thread, and bytes of static shared memory."""
     from triton import knobs
 
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
@@ -154,14 +154,14 @@ def _resource_usage(cubin: bytes) -> tuple[int, int, int]:
         command = [knobs.nvidia.cuobjdump.path, "--dump-resource-usage", file.name]
         printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     usage = _USAGE.search(printed)
-    assert usage is not None, f"cuobjdump said nothing of registers: {printed}"
+    assert usage is not None, f"no register usage in cuobjdump's output: {printed}"
     registers, stack_bytes, shared_bytes = map(int, usage.groups())
     return registers, stack_bytes, shared_bytes
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m segue.kernels.aot", description=__doc__)
-    parser.add_argument("--write", type=Path, metavar="PAGE", help="a page with such a table")
+    parser.add_argument("--write", type=Path, metavar="PAGE", help="page with the table")
     page = parser.parse_args().write
     compiled = []
     for one in compile_all(os.cpu_count() or 1):

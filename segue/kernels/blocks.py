@@ -1,9 +1,9 @@
-"""Blocks of packed ranges of rows, for kernels that have a program for each.
+"""Blocks of packed ranges of rows, for kernels that have a program for each block.
 
-Ranges lie one after the other, and every one is cut into blocks of its own, so how many blocks
-there are is only known on the device. Range m has the numbers from bounds[m] // B + m on, for
-blocks of B rows: a formula instead of a sum over the ranges before it. It leaves a few numbers
-unused, whose programs have nothing to do.
+Ranges are packed one after the other and each is cut into its own blocks, so only the device knows
+the number of blocks. With blocks of B rows, the numbers of range m start at bounds[m] // B + m: a
+formula instead of a sum over the ranges before it. It leaves a few numbers unused; their programs
+have nothing to do.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ import triton.language as tl
 
 
 def max_blocks(num_rows: int, num_ranges: int, block_rows: int) -> int:
-    """An upper bound of all numbers, so a grid needs nothing that only the device knows."""
+    """An upper bound of the block numbers, so a grid needs nothing that only the device knows."""
     return num_rows // block_rows + num_ranges
 
 
 @triton.jit
 def first_block_of(bound, index, BLOCK_ROWS: tl.constexpr):
-    """The number of the first block of range `index`, which begins at row `bound`."""
+    """The number of the first block of range `index`, which starts at row `bound`."""
     return bound // BLOCK_ROWS + index
 
 
@@ -27,9 +27,9 @@ def first_block_of(bound, index, BLOCK_ROWS: tl.constexpr):
 def range_of_block(
     block, bounds_ptr, starts_ptr, num_ranges, BLOCK_ROWS: tl.constexpr, LOOK_AT: tl.constexpr = 64
 ):
-    """The last range whose first block is no later: the block's own, if the block exists.
+    """The last range whose first block is not after `block`: its own range, if the block exists.
 
-    Range m begins at row bounds[m], or bounds[starts[m]] where `starts` is given.
+    Range m starts at row bounds[m], or bounds[starts[m]] if `starts` is given.
     """
     num_begun = 0
     for base in range(0, num_ranges, LOOK_AT):

@@ -1,7 +1,7 @@
-"""Numbers as tensors, made once.
+"""Constants as tensors, made once.
 
-PyTorch makes a tensor of a Python number in every call it is an operand of, and converts it. For
-a few rows on a CPU that costs more than the operation.
+PyTorch makes a tensor from a Python number in every call that has it as an operand, and converts
+it. For a few rows on a CPU that costs more than the operation itself.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from torch import Tensor
 
 @lru_cache(typed=True)
 def constant(value: float, device: torch.device) -> Tensor:
-    """`value` in float32, or int64 where it is an integer, without dimensions. Only to be read."""
-    # Usable in and outside of inference mode, whoever asks first.
+    """`value` as a scalar tensor: int64 for an integer, else float32. Read-only."""
+    # Usable inside and outside inference mode, in whichever it is made.
     with torch.inference_mode(False):
         return torch.tensor(value, device=device)
 
 
 @lru_cache
 def indexes(values: tuple[int, ...], device: torch.device) -> Tensor:
-    """`values` in int64. Only to be read."""
+    """`values` in int64. Read-only."""
     with torch.inference_mode(False):
         return torch.tensor(values, device=device)

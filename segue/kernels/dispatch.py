@@ -1,4 +1,4 @@
-"""Who computes an operator: its kernels in Triton, or its reference."""
+"""What computes an operator: its Triton kernels or its reference."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from torch import Tensor
 
 
 def takes_kernels(x: Tensor) -> bool:
-    """Whether an operator of `x` goes to Triton: where the memory is a GPU's.
+    """Whether an operator on `x` uses Triton: if `x` is in GPU memory.
 
-    Asked in this one place, so that a test can have a whole model's kernels interpreted.
+    This is the only place that decides it, so a test can run a whole model's kernels interpreted.
     """
     return x.is_cuda

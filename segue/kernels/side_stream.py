@@ -1,12 +1,12 @@
-"""A second CUDA stream for work that does not wait for what follows it; on a CPU, nothing.
+"""A second CUDA stream for independent work; on a CPU it does nothing.
 
-    with side.fork():         after all that was queued so far,
+    with side.fork():         after all work queued so far,
         y = small(x)          on the second stream,
-    z = large(x)              while this one goes on
-    side.join()               until here: from now on y may be read
+    z = large(x)              while this stream continues
+    side.join()               from now on y may be read
 
 A fork and its join can be captured in a CUDA graph. Memory needs no further care as long as `x`
-lives until the join: what the second stream allocated is used again only after a later fork, which
+lives until the join: memory allocated on the second stream is reused only after a later fork, which
 waits for everything that read it.
 """
 
@@ -20,14 +20,14 @@ import torch
 
 
 class SideStream:
-    """Of one device; all of a device are the same stream."""
+    """The side stream of one device; all instances of a device share the same stream."""
 
     def __init__(self, device: torch.device) -> None:
         self._stream = _second_stream(device) if device.type == "cuda" else None
 
     @contextmanager
     def fork(self) -> Iterator[None]:
-        """What is queued inside runs beside what is queued after it, until `join`."""
+        """Work queued inside runs in parallel with work queued after it, until `join`."""
         if self._stream is None:
             yield
             return
@@ -36,7 +36,7 @@ class SideStream:
             yield
 
     def join(self) -> None:
-        """What is queued from now on waits for what was forked."""
+        """Make all work queued from now on wait for the forked work."""
         if self._stream is not None:
             torch.cuda.current_stream(self._stream.device).wait_stream(self._stream)
 

@@ -1,4 +1,4 @@
-"""A kernel at a size that is served, for compiling it without a GPU: see `segue.kernels.aot`."""
+"""A kernel at a size that is served, to be compiled without a GPU: see `segue.kernels.aot`."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Any
 from segue.kernels.rounds import SIZE_NAMES
 
 CHIPS = {"sm_90a": 90, "sm_100a": 100}
-"""Hopper and Blackwell, and what Triton calls them."""
+"""Hopper and Blackwell, with Triton's numbers for them."""
 
 TENSOR_CORES = {"sm_90a": ("wgmma.mma_async",), "sm_100a": ("tcgen05.mma",)}
-"""What a product of large tiles must become on each."""
+"""The instruction that a product of large tiles must compile to on each chip."""
 
 CHANGING = frozenset(
     {
@@ -21,27 +21,27 @@ CHANGING = frozenset(
         *("table_stride", "first_position", "shift", *SIZE_NAMES),
     }
 )
-"""Integers that change from step to step. Unless a kernel has them in `do_not_specialize`, a launch
-tells 1 and multiples of 16 from other numbers, and compiles for each."""
+"""Integers that change from step to step. Unless a kernel lists them in `do_not_specialize`, a
+launch compiles separately for 1, for multiples of 16 and for other numbers."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CompileCase:
-    """One compilation of a kernel, and what must be found in the result."""
+    """One compilation of a kernel, and what its result must contain."""
 
     name: str
-    """Operator, pass and size, as the table in docs/kernels.md has it."""
+    """Operator, pass and size, as in the table in docs/kernels.md."""
     kernel: Any
     """The `triton.jit` function."""
     arguments: Mapping[str, str]
     """Types of the run-time arguments in Triton's spelling: `*bf16`, `i32`, `fp32`."""
     constants: Mapping[str, object] = field(default_factory=dict)
-    """Values of the `constexpr` arguments; None for a pointer that is not given."""
+    """Values of the `constexpr` arguments; None for a pointer that is not passed."""
     aligned: frozenset[str] = frozenset()
-    """Integers that are multiples of 16 whenever they are served, as all pointers are."""
+    """Integers that are always multiples of 16 when serving, as all pointers are."""
     num_warps: int = 4
     num_stages: int = 3
     instructions: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """Chip to what its PTX must contain."""
+    """Chip → what its PTX must contain."""
     max_stack_bytes: int = 0
-    """Local memory a thread may have: more than none is a spill, and says why where it is set."""
+    """Local memory allowed per thread. More than 0 is a spill; a comment must give the reason."""

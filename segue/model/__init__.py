@@ -1,1 +1,1 @@
-"""Qwen3.5 text models: what a checkpoint says, its weights, and the forward pass."""
+"""Qwen3.5 text models: checkpoint metadata, weights and the forward pass."""

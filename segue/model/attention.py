@@ -1,4 +1,4 @@
-"""Gated full attention: grouped heads over pages, queries and keys normed, output gated."""
+"""Gated full attention: grouped-query heads over pages, normed queries and keys, gated output."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Attention:
         shape = config.attention
         self._eps = config.rms_norm_eps
         self._qkv_proj = weight_of(weights, f"{at}.qkv_proj")
-        # Of each query head its query and its output gate; then keys, then values.
+        # Each query head's query and output gate; then all keys, then all values.
         q_end = 2 * shape.num_heads * shape.head_dim
         self._kv_proj = self._qkv_proj.rows(q_end, q_end + 2 * shape.num_kv_heads * shape.head_dim)
         self._q_norm = weights[f"{at}.q_norm"]
@@ -36,7 +36,7 @@ class Attention:
         return self._output(self._attend(q_TQX, batch, pages), gate_TQX)
 
     def store(self, x_TH: Tensor, batch: Batch, rotary: Rotary, pages: Tensor) -> None:
-        """Only the keys and values: of a layer whose output nobody reads."""
+        """Store the keys and values only, for a layer whose output is not used."""
         store_keys_and_values(
             self._kv_proj.matmul(x_TH),
             self._k_norm,
@@ -48,7 +48,7 @@ class Attention:
         )
 
     def draft(self, x_DH: Tensor, batch: DraftBatch) -> Tensor:
-        """As a call, for one token of each sequence, in an MTP layer: it has no position 0."""
+        """As `__call__`, for one token per sequence in an MTP layer, which has no position 0."""
         places = {"pages_T": batch.pages_D, "offsets_T": batch.offsets_D}
         q_DQX, gate_DQX = self._project(x_DH, batch.rotary, batch.pages, places)
         out_DQX = attend_steps(
@@ -63,7 +63,7 @@ class Attention:
     def _project(
         self, x_TH: Tensor, rotary: Rotary, pages: Tensor, places: Mapping[str, Tensor]
     ) -> tuple[Tensor, Tensor]:
-        """Queries and output gates [T, Q, X]; keys and values are stored in their places."""
+        """Queries and output gates [T, Q, X]; stores keys and values in their pages."""
         return attention_input(
             self._qkv_proj.matmul(x_TH),
             self._q_norm,

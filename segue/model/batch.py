@@ -1,19 +1,19 @@
-"""What one forward pass must know about the sequences in it, as tensors.
+"""What one forward pass needs to know about its sequences, as tensors.
 
     rows of the batch   ┌ d0 d1 d2 │ d0 d1 │ d0 ┐┌ p0 p0 p0 p0 p0 │ p1 p1 p1 ┐
                         └─ round 0 ┴ round 1 ┴ … ┘└── prompts ───────────────┘
                         └────────── steps ───────┘
 
-A *run* is one token of a sequence that has a state, or a few of which each leaves a state of its
-own: a certain one, then drafts. A *prompt* is any other run of tokens. Runs come first, so that
-each layer cuts its rows once and gives each part to the operator made for it. They are ordered by
-falling length and lie round by round: round j has the j-th token of every run that is so long. So a
-round is a slice, and what the recurrent layers compute at once.
+A *run* continues a sequence that has a state, by one confirmed token and perhaps a few drafts after
+it; each token leaves its own state. A *prompt* is any other stretch of tokens. Runs come first, so
+that each layer splits its rows once and gives each part to the operator made for it. Runs are
+sorted longest first and stored round by round: round j has the j-th token of every run that has
+one. So a round is a slice, and the recurrent layers compute it at once.
 
-A prompt is cut into *segments* where a state is kept on the way: the recurrent layers leave one
-after each. Attention sees whole prompts, and whole runs.
+A prompt is cut into *segments* at the positions whose states are kept: the recurrent layers leave a
+state after each segment. Attention sees whole prompts and whole runs.
 
-T tokens in the batch or of its runs, D runs, N prompts, M segments, P pages of the longest
+T tokens of the batch or of its runs, D runs, N prompts, M segments, P pages of the longest
 sequence, R rows with logits, I chunks that continue from a state, K states kept.
 """
 
@@ -29,18 +29,18 @@ Rotary = tuple[Tensor, Tensor]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Steps:
-    """Sequences that go on by a run each, all computed at once."""
+    """The runs of a batch, one per sequence, all computed at once."""
 
     round_sizes: tuple[int, ...]
-    """How many runs have a j-th token; falling. One round is a step of a token each."""
+    """Number of runs that have a j-th token; never rises. A single round is a plain decode step."""
     slots_in_D: Tensor
-    """Hold the states before the runs, and are only read."""
+    """Hold the states before the runs; read-only."""
     slots_out_T: Tensor
-    """Of each row: takes the state after its token, from which the run's next one continues."""
+    """Each row's slot for the state after its token. The run's next token continues from it."""
     page_table_DP: Tensor
     """Short rows repeat a page of their own."""
     lengths_D: Tensor
-    """Tokens of the sequence, the run's first one included and the others not."""
+    """Tokens of the sequence, including the run's first one but not its others."""
 
     @property
     def num_tokens(self) -> int:
@@ -49,7 +49,7 @@ class Steps:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PrefillSegments:
-    """In order: one begins with the state that the one before it of the same prompt ends with."""
+    """In order: each starts from the state at the end of the previous segment of its prompt."""
 
     cu_tokens_M1: Tensor
     """Segment m has rows cu[m] to cu[m + 1], counted from the first prompt row."""
@@ -57,12 +57,12 @@ class PrefillSegments:
     cu_segments_N1: Tensor
     """Prompt n has segments cu[n] to cu[n + 1]."""
     slots_in_N: Tensor
-    """Of each prompt's first segment. `NO_SLOT` begins from a zero state."""
+    """For each prompt's first segment. `NO_SLOT`: start from a zero state."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prompts:
-    """Runs of tokens, each continuing a sequence at `starts`."""
+    """Stretches of tokens, each continuing a sequence at its `starts`."""
 
     cu_tokens_N1: Tensor
     """Prompt n has rows cu[n] to cu[n + 1], counted from the first prompt row."""
@@ -74,16 +74,16 @@ class Prompts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HiddenRows:
-    """Which token's hidden state an MTP layer joins to which token, and which of them are kept."""
+    """Which hidden state an MTP layer joins to which token, and which hidden states are kept."""
 
     slots_in_I: Tensor
-    """Hold the hidden state before a chunk. They are read before any is written."""
+    """Hold the hidden state before a chunk. All are read before any slot is written."""
     before_T: Tensor
-    """Of each token, where the hidden state of the one before it is: a row of this batch, or T + i
-    for that in `slots_in[i]`. Position 0 has none before it and names its own."""
+    """Where the hidden state of each token's predecessor is: a row of this batch, or T + i for the
+    one in `slots_in[i]`. Position 0 has no predecessor and names its own row."""
     rows_K: Tensor
     slots_out_K: Tensor
-    """Takes the hidden state of row `rows[k]`: the last one that the slot's state contains."""
+    """Receives the hidden state of row `rows[k]`, the last token that the slot's state contains."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,15 +91,15 @@ class Batch:
     token_ids_T: Tensor
     positions_T: Tensor
     pages_T: Tensor
-    """The page that takes each token's K and V."""
+    """The page for each token's K and V."""
     offsets_T: Tensor
-    """Its place in that page."""
+    """The token's place in that page."""
     logit_rows_R: Tensor
     """The rows to predict from, in the order the chunks were given."""
     steps: Steps | None
     prompts: Prompts | None
     hidden: HiddenRows | None
-    """None where no MTP layer is served."""
+    """None if no MTP layer is served."""
 
     @property
     def num_step_tokens(self) -> int:
@@ -112,11 +112,11 @@ class DraftBatch:
 
     token_ids_D: Tensor
     rotary: Rotary
-    """Of the tokens' positions."""
+    """Tables of the tokens' positions."""
     lengths_D: Tensor
-    """Tokens of the sequence, this one included."""
+    """Tokens of the sequence, including this one."""
     pages: Tensor
-    """[Z, 2, G, O, X] of the MTP layer, into which the tokens' keys and values go."""
+    """The MTP layer's pages [Z, 2, G, O, X], which receive the tokens' keys and values."""
     pages_D: Tensor
     offsets_D: Tensor
     page_table_DP: Tensor

@@ -12,16 +12,16 @@ from segue.model.config import LayerKind, ModelConfig
 def cache_layout(
     config: ModelConfig, *, model_id: str, page_tokens: int, kv_dtype: str, with_mtp: bool
 ) -> CacheLayout:
-    """The layout of one worker's cache, fields in the order of the layers.
+    """The layout of one worker's cache, with fields in layer order.
 
-    `kv_dtype` is the dtype of activations too, and so of the convolution state: that state *is* the
-    last inputs of the convolution, and a copy in the dtype they were computed in loses nothing. The
-    recurrent state is a sum over the whole past and stays float32.
+    `kv_dtype` is also the dtype of activations, and so of the convolution state: that state *is*
+    the last inputs of the convolution, so storing it in their dtype loses nothing. The recurrent
+    state is a sum over the whole past and stays float32.
 
     `with_mtp`: an MTP layer is served. Its fields are numbered after the last layer: keys and
-    values in pages, and in a slot the last hidden state of the last token that the slot's state
-    contains, so that whoever has the state can go on drafting. Raises InvalidConfig when the
-    checkpoint has more than one such layer.
+    values in pages, and in each slot the final hidden state of the last token that the slot's state
+    contains. With the state, a worker can therefore continue drafting. Raises InvalidConfig if the
+    checkpoint has more than one MTP layer.
     """
     fields = list(_fields(config, page_tokens, kv_dtype))
     if with_mtp:
@@ -54,7 +54,7 @@ def _fields(config: ModelConfig, page_tokens: int, kv_dtype: str) -> Iterator[Ca
 def _mtp_fields(config: ModelConfig, page_tokens: int, kv_dtype: str) -> Iterator[CacheField]:
     if config.num_mtp_layers != 1:
         raise InvalidConfig(
-            f"drafting is built for one MTP layer, and mtp_num_hidden_layers is "
+            f"drafting supports only one MTP layer, but mtp_num_hidden_layers is "
             f"{config.num_mtp_layers}: set [engine] mtp = false"
         )
     layer = config.num_layers

@@ -1,7 +1,7 @@
 """A checkpoint's config.json as frozen dataclasses. No torch: the router reads it too.
 
-Accepts the flat text config and the multimodal one that nests it under `text_config`. What the
-runtime cannot compute is refused here, by name, before any weight is read.
+Accepts the flat text config and the multimodal one that nests it under `text_config`. Whatever the
+runtime cannot compute is rejected here, by name, before any weight is read.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ ARCHITECTURES = {
     "Qwen3_5MoeForCausalLM": True,
     "Qwen3_5MoeForConditionalGeneration": True,
 }
-"""Architecture name → whether its layers are mixtures of experts."""
+"""Architecture name → whether its MLPs are mixtures of experts."""
 
 MODEL_TYPES = {
     "qwen3_5": "Qwen3_5ForConditionalGeneration",
@@ -57,7 +57,7 @@ class AttentionConfig:
     num_kv_heads: int
     head_dim: int
     rotary_dim: int
-    """Leading dimensions of a head that are rotated; the rest carry no position."""
+    """Leading dimensions of a head that are rotated; the rest encode no position."""
     rope_theta: float
 
     def __post_init__(self) -> None:
@@ -68,8 +68,8 @@ class AttentionConfig:
         )
         require(
             self.rotary_dim % 2 == 0 and 0 < self.rotary_dim <= self.head_dim,
-            f"partial_rotary_factor must rotate an even number of 2 to {self.head_dim} "
-            f"dimensions, got {self.rotary_dim}",
+            f"partial_rotary_factor must rotate an even number of dimensions, from 2 to "
+            f"{self.head_dim}, got {self.rotary_dim}",
         )
 
 
@@ -94,7 +94,7 @@ class GdnConfig:
 
     @property
     def q_width(self) -> int:
-        """Of the query projection, and of the key projection."""
+        """Width of the query projection, and of the key projection."""
         return self.num_k_heads * self.k_dim
 
     @property
@@ -103,7 +103,7 @@ class GdnConfig:
 
     @property
     def conv_channels(self) -> int:
-        """Queries, keys and values all pass through the convolution, in this order."""
+        """Queries, keys and values, in this order, all pass through the convolution."""
         return 2 * self.q_width + self.v_width
 
 
@@ -117,7 +117,7 @@ class MoeConfig:
     num_experts: int
     experts_per_token: int
     intermediate_size: int
-    """Of one routed expert."""
+    """Width of one routed expert."""
     shared_intermediate_size: int
 
     def __post_init__(self) -> None:
@@ -141,12 +141,12 @@ class ModelConfig:
     mlp: DenseConfig | MoeConfig
     rms_norm_eps: float
     max_position_embeddings: int
-    """The context: the most tokens that prompt and answer may have together."""
+    """The context: the maximum number of tokens of prompt and answer together."""
     dtype: str
-    """Of the checkpoint's weights."""
+    """Dtype of the checkpoint's weights."""
     tie_word_embeddings: bool
     num_mtp_layers: int
-    """Draft layers shipped with the weights; 0 when there are none."""
+    """Draft layers in the checkpoint; 0 if it has none."""
 
     @property
     def num_layers(self) -> int:
@@ -243,7 +243,7 @@ def _layer_types(text: Json) -> tuple[LayerKind, ...]:
 
 
 def _attention(text: Json) -> AttentionConfig:
-    # Older configs spread what `rope_parameters` gathers.
+    # Older configs have elsewhere what `rope_parameters` now collects.
     rope = {**text, **section(text, "rope_scaling"), **section(text, "rope_parameters")}
     rope_type = rope.get("rope_type", rope.get("type", "default"))
     require(
@@ -274,7 +274,7 @@ def _moe(text: Json) -> MoeConfig:
 
 
 def _dtype(outer: Json, text: Json) -> str:
-    """The stated dtype. float32 when there is none: the only choice that loses nothing."""
+    """The dtype in the config. float32 if there is none: the only choice that loses nothing."""
     stated = [c[k] for c in (outer, text) for k in ("dtype", "torch_dtype") if c.get(k)]
     name = str(stated[0]).removeprefix("torch.") if stated else "float32"
     require(name in DTYPE_BYTES, f"dtype must be one of {sorted(DTYPE_BYTES)}, got {name!r}")

@@ -30,7 +30,7 @@ class GatedDeltaNet:
         self._out_proj = weight_of(weights, f"{at}.out_proj")
 
     def __call__(self, x_TH: Tensor, batch: Batch, recurrent: Tensor, conv: Tensor) -> Tensor:
-        """The mixer's output [T, H]; both states are changed in place, as the batch says."""
+        """The mixer's output [T, H]; updates both states in place, as the batch specifies."""
         shape = self._shape
         widths = [shape.conv_channels, shape.v_width, shape.num_v_heads, shape.num_v_heads]
         qkv_TC, z_TY, rate_TN, dt_TN = torch.split(self._in_proj.matmul(x_TH), widths, dim=1)

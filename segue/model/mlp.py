@@ -1,4 +1,4 @@
-"""The two MLPs: one gated MLP, or routed experts beside a shared one."""
+"""The two kinds of MLP: a single gated MLP, or routed experts plus a shared one."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class GatedMlp:
 class MixtureOfExperts:
     """T tokens, H hidden size, E experts, A experts of a token.
 
-    The shared expert depends on nothing that routing finds out, so it is computed beside it.
+    The shared expert does not depend on routing, so it is computed in parallel.
     """
 
     def __init__(self, config: MoeConfig, weights: Mapping[str, Tensor], at: str) -> None:

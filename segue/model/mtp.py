@@ -1,15 +1,15 @@
-"""The MTP layer: from a token and the hidden state before it to a guess at the token after it.
+"""The MTP layer: predicts the next token from a token and the hidden state before it.
 
     input at position p = fc(norm(embedding of token p), norm(hidden state h of position p - 1))
-    m_p = norm(attention block(input))          the trunk's head makes of it the draft for p + 1
+    m_p = norm(attention block(input))          the trunk's head turns it into the draft for p + 1
 
-To draft further, m_p stands in for h_p, which nobody knows yet. Keys and values of position p lie
-in p's place in the pages, so a page depends on no token after its own; position 0, which has
-nothing before it, is never attended to.
+To draft further, m_p replaces h_p, which is not known yet. Keys and values of position p are stored
+at p's place in the pages, so a page never depends on later tokens. Position 0 has no hidden state
+before it and is never attended to.
 
-Keys and values need no attention: they follow from the input, and there is one layer. So the trunk
-stores them for every token it computes, which costs two small products, and attention, MLP and head
-run only for tokens that are drafted from.
+Keys and values do not need attention: there is only one layer, and they follow from its input. So
+the trunk stores them for every token it computes, which costs two small products; attention, MLP
+and head run only for tokens that are drafted from.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class MtpLayer:
     def __init__(self, config: ModelConfig, weights: Mapping[str, Tensor]) -> None:
         at = "mtp.layers.0"
         self.number = config.num_layers
-        """Of its fields in the cache: after the trunk's layers."""
+        """Layer number of its fields in the cache: after the trunk's layers."""
         self._eps = config.rms_norm_eps
         self._embed = weights["embed"]
         self._embedding_norm = weights["mtp.pre_fc_norm_embedding"]
@@ -48,10 +48,10 @@ class MtpLayer:
         self._norm = weights["mtp.norm"]
 
     def store(self, hidden_TH: Tensor, batch: Batch, rotary: Rotary, cache: CacheTensors) -> None:
-        """Keep what later passes need of the trunk's last hidden states: keys and values of every
-        token in its page, and the hidden states that belong to the states kept in slots."""
+        """Store what later passes need from the trunk's last hidden states: every token's keys and
+        values in its page, and the hidden states that belong to the states kept in slots."""
         rows = batch.hidden
-        assert rows is not None, "a batch for a model with an MTP layer says where these go"
+        assert rows is not None, "a batch for a model with an MTP layer needs hidden rows"
         slots_SH = cache.of("hidden", self.number)
         known_XH = torch.cat([hidden_TH, slots_SH.index_select(0, rows.slots_in_I)])
         slots_SH.index_copy_(0, rows.slots_out_K, hidden_TH.index_select(0, rows.rows_K))
@@ -59,8 +59,8 @@ class MtpLayer:
         self._attention.store(self._normed(x_TH), batch, rotary, cache.of("kv", self.number))
 
     def draft(self, hidden_DH: Tensor, batch: DraftBatch) -> Tensor:
-        """m [D, H] at each token's position, from the hidden state before it. Its keys and values
-        are stored for the drafts after it; the trunk computes them again from its own states."""
+        """m [D, H] at each token's position, from the hidden state before it. Stores the token's
+        keys and values for later drafts; the trunk recomputes them from its own states."""
         x_DH = self._join(batch.token_ids_D, hidden_DH)
         mixed_DH = self._attention.draft(self._normed(x_DH), batch)
         x_DH, normed_DH = add_rms_norm(x_DH, mixed_DH, self._mlp_norm, eps=self._eps)

@@ -1,10 +1,10 @@
 """The Qwen3.5 text model: embedding, blocks of mixer and MLP, norm, head; and the MTP layer.
 
 A block's mixer is Gated Delta Net or gated attention; its MLP is dense or a mixture of experts. The
-model owns weights only: states and pages belong to the cache, and the batch says which to use.
+model owns only weights: states and pages belong to the cache, and the batch specifies which to use.
 
-Mixers and MLPs add to the residual stream and read its norm. Between two of them the stream is in
-two parts, a sum and the latest output, which is not added before the next norm is due: then one
+Mixers and MLPs add to the residual stream and read its norm. Between two of them the stream is kept
+in two parts, a sum and the latest output. The output is added only with the next norm, as one
 operator does both.
 """
 
@@ -62,7 +62,7 @@ class Qwen3_5:
     def __init__(
         self, config: ModelConfig, weights: Mapping[str, Tensor], *, with_mtp: bool
     ) -> None:
-        """`with_mtp`: the cache has the fields of an MTP layer, and they are kept up to date."""
+        """`with_mtp`: the cache has the fields of an MTP layer, and the model fills them."""
         self._config = config
         self.num_layers = config.num_layers
         self._embed = weights["embed"]
@@ -77,9 +77,9 @@ class Qwen3_5:
     def forward(
         self, batch: Batch, cache: CacheTensors, on_layer: Callable[[int], None] | None
     ) -> Tensor:
-        """Float32 logits [R, Y] after each of the batch's `logit_rows`.
+        """Float32 logits [R, Y] for each of the batch's `logit_rows`.
 
-        `on_layer(i)` is called when layer i left the cache; the MTP layer is the last.
+        `on_layer(i)` is called once layer i no longer uses the cache; the MTP layer is the last.
         """
         rotary = self.rotary(batch.positions_T)
         stream: Stream = (F.embedding(batch.token_ids_T, self._embed), None)
@@ -97,18 +97,18 @@ class Qwen3_5:
         return self._logits(hidden_TH[batch.logit_rows_R])
 
     def draft(self, hidden_DH: Tensor, batch: DraftBatch) -> tuple[Tensor, Tensor]:
-        """The MTP layer's float32 logits [D, Y] for the position after each token, and what stands
-        in for the hidden state there [D, H]. `hidden` is that before the token."""
+        """The MTP layer's float32 logits [D, Y] for the position after each token, and the
+        substitute for the token's hidden state [D, H]. `hidden` is the state before the token."""
         assert self._mtp is not None, "drafts need an MTP layer"
         m_DH = self._mtp.draft(hidden_DH, batch)
         return self._logits(m_DH), m_DH
 
     def rotary(self, positions_T: Tensor) -> Rotary:
-        """What attention turns queries and keys at these positions by."""
+        """The rotary tables for queries and keys at these positions."""
         return rotary_tables(positions_T, self._frequencies_R)
 
     def _normed(self, stream: Stream) -> Tensor:
-        """The last hidden states, of which the head makes logits."""
+        """The last hidden states, the head's input."""
         return add_norm(stream, self._norm, eps=self._config.rms_norm_eps)[1]
 
     def _logits(self, hidden_RH: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The residual stream between two layers: a sum, and what is still to be added to it."""
+"""The residual stream between two layers: a sum, and an output not yet added to it."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from torch import Tensor
 from segue.kernels.rms_norm import add_rms_norm, rms_norm
 
 Stream = tuple[Tensor, Tensor | None]
-"""Sum and latest output [T, H]; there is no output before the first layer."""
+"""Sum and latest output [T, H]; the output is None before the first layer."""
 
 
 def add_norm(stream: Stream, weight_H: Tensor, *, eps: float) -> tuple[Tensor, Tensor]:
-    """The stream as one sum [T, H], and its norm."""
+    """The stream as a single sum [T, H], and its norm."""
     x_TH, output_TH = stream
     if output_TH is None:
         return x_TH, rms_norm(x_TH, weight_H, eps=eps)
@@ -19,6 +19,6 @@ def add_norm(stream: Stream, weight_H: Tensor, *, eps: float) -> tuple[Tensor, T
 
 
 def rows_of(stream: Stream, rows_R: Tensor) -> Stream:
-    """Some tokens of it, which is less to norm."""
+    """Selected tokens of the stream, so that fewer need the norm."""
     x_TH, output_TH = stream
     return x_TH[rows_R], None if output_TH is None else output_TH[rows_R]

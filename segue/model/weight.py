@@ -1,13 +1,13 @@
-"""Weights of products as values: the model multiplies by them and never sees how they are stored.
+"""Weight matrices as values: the model multiplies by them and never sees how they are stored.
 
-Another form, such as FP8 in blocks with scales, is another class here, a member of `Weight` or
-`Experts`, and a case in `weight_of` or `experts_of`, which see all tensors that were loaded: the
-numbers under a name, and what belongs to them under names that start with it.
+To add another format, such as block-scaled FP8, add a class here, make it a member of `Weight` or
+`Experts`, and add a case to `weight_of` or `experts_of`. These see all loaded tensors: the numbers
+under a name, and scales or the like under names that start with it.
 
-On a CPU a product of one row reads the weight at the memory's speed, and one of many rows computes
-at the cores' speed. In between, where small batches and verified drafts are, the plain float32
-product costs two to three times one row. oneDNN's, on a weight that it has arranged beforehand,
-costs 1.1 to 1.6 times one row; for a single row and for many it gains nothing.
+On a CPU a product with one row is bound by memory bandwidth, and one with many rows by the cores.
+In between, for small batches and for verifying drafts, the plain float32 product costs two to three
+times one row. oneDNN's product with a weight in its own arrangement costs 1.1 to 1.6 times one row;
+for a single row and for many rows it gains nothing.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from segue.kernels.moe import routed_experts
 
 FEW_ROWS = range(2, 17)
 MIN_ARRANGED = 1 << 19
-"""Numbers in a matrix, 2 MiB: for smaller ones the plain product of few rows is as fast, and
+"""Numbers in a matrix, 2 MiB. For smaller matrices the plain product of few rows is as fast, and
 oneDNN's calls take some 20 µs longer."""
 
 
@@ -40,9 +40,9 @@ class PlainWeight:
         self._arranged: Tensor | None = None
 
     def rows(self, start: int, end: int) -> PlainWeight:
-        """The weight of outputs `start` to `end`, in the same memory. A form with a scale for a
-        block of rows takes whole blocks only: these ends, as those of stacked parts, must fall on
-        one."""
+        """The weight of outputs `start` to `end`, in the same memory. A format with one scale per
+        block of rows takes only whole blocks: `start` and `end`, and the boundaries of stacked
+        parts, must be block boundaries."""
         return PlainWeight(self._weight_NK[start:end])
 
     def matmul(self, x_TK: Tensor) -> Tensor:
@@ -53,7 +53,7 @@ class PlainWeight:
 
     def _of_few(self, x_TK: Tensor) -> Tensor:
         if self._arranged is None:
-            # A second copy of the weight: made when it is first of use, and in many workers never.
+            # A second copy of the weight: made on first use, so many workers never make it.
             self._arranged = torch.ops.mkldnn._reorder_linear_weight(self._weight_NK, None)
         product: Tensor = torch.ops.mkldnn._linear_pointwise(
             x_TK, self._arranged, None, "none", [], ""
@@ -62,7 +62,7 @@ class PlainWeight:
 
 
 class PlainExperts:
-    """Gate above up [E, 2 I, H] and down [E, H, I] of all experts, in the dtype of their inputs."""
+    """Gate stacked on up [E, 2 I, H] and down [E, H, I], all experts, in their inputs' dtype."""
 
     def __init__(self, gate_up_EJH: Tensor, down_EHI: Tensor) -> None:
         self._gate_up_EJH = gate_up_EJH

@@ -163,7 +163,7 @@ def test_runs_after_a_prompt_are_the_whole_prompt() -> None:
 def test_sizes_that_are_no_rounds_of_these_rows_are_refused(round_sizes: tuple[int, ...]) -> None:
     x, weight, state = inputs_of(9)
 
-    with pytest.raises(ValueError, match=r"falling numbers, from the .* runs on, that sum up to"):
+    with pytest.raises(ValueError, match=r"that start with .* \(runs\) and add up to"):
         triton.causal_conv_runs(
             x,
             weight,

@@ -164,5 +164,5 @@ def test_what_the_kernels_do_not_take_is_refused() -> None:
         routed(x, logits, gate_up.half(), down, 2)
     with pytest.raises(ValueError, match=r"gate_up \[E, 2 I, H\]"):
         routed(x, logits[:, :7].contiguous(), gate_up, down, 2)
-    with pytest.raises(ValueError, match="1 to 8 of a token, got 8 and 9"):
+    with pytest.raises(ValueError, match="1 to 8 per token, got 8 and 9"):
         routed(x, logits, gate_up, down, 9)

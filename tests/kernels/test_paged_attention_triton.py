@@ -243,9 +243,9 @@ def test_what_a_kernel_cannot_read_is_refused() -> None:
         Pool([20], head_dim=48).attend_steps(randn(1, 2, 48), [20])
     with pytest.raises(ValueError, match="multiple of key heads, got 3 and 2"):
         pool.attend_steps(q[:, :3].contiguous(), [20])
-    with pytest.raises(ValueError, match=r"falling numbers, from the 1 runs on, .* \(1, 2\)"):
+    with pytest.raises(ValueError, match=r"falling numbers that start with 1 \(runs\) .* \(1, 2\)"):
         pool.attend_runs(q.expand(3, -1, -1).contiguous(), [20], [1, 2])
-    with pytest.raises(ValueError, match=r"sum up to the 3 rows, got \(1, 1\)"):
+    with pytest.raises(ValueError, match=r"add up to 3 \(rows\), got \(1, 1\)"):
         pool.attend_runs(q.expand(3, -1, -1).contiguous(), [20], [1, 1])
 
 

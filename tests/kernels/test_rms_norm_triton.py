@@ -81,7 +81,7 @@ def test_rows_that_do_not_lie_together_are_refused() -> None:
         triton.rms_norm(x, weight, eps=1e-6)
     with pytest.raises(ValueError, match=r"add_rms_norm takes contiguous rows"):
         triton.add_rms_norm(whole, x, weight, eps=1e-6)
-    with pytest.raises(ValueError, match=r"heads of a token lie together"):
+    with pytest.raises(ValueError, match=r"contiguous heads in each token"):
         triton_gated.gated_rms_norm(heads, gate, weight, eps=1e-6)
 
 

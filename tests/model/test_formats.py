@@ -202,7 +202,7 @@ def test_weights_that_are_cut_off(demo: Path) -> None:
     path = demo / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-100])
 
-    assert "is truncated: 15277052 of 15277152 bytes are there; download it again" in refused(demo)
+    assert "is truncated: it has 15277052 of 15277152 bytes; download it again" in refused(demo)
 
 
 def test_a_folder_without_a_tokenizer_says_how_to_serve_ids(demo: Path) -> None:
@@ -212,7 +212,7 @@ def test_a_folder_without_a_tokenizer_says_how_to_serve_ids(demo: Path) -> None:
     assert "--skip-tokenizer" in refused(demo)
     assert check_folder(demo, skip_tokenizer=True)
     with_files(demo, "vocab.json")
-    assert "an older format of it is there" in refused(demo)
+    assert "it has an older tokenizer format" in refused(demo)
 
 
 def test_a_repository_is_judged_by_its_list_of_files() -> None:

@@ -1,1 +1,1 @@
-"""Decode steps that run on the device without the host: captured, and launched ahead."""
+"""Decode steps that run on the device without the host: captured as graphs, launched ahead."""

@@ -1,11 +1,11 @@
-"""Which sizes of step are captured: a graph has fixed shapes, so a step takes the next larger one.
+"""Which step sizes are captured. A graph has fixed shapes, so a step uses the next larger one.
 
     sequences   1 2 4 8 12 16 24 32 48 64 …      at most a third of the rows are padding
-    drafts      0 1 2 … max_drafts               each, since drafting is what a step may save
-    context     4 k, 16 k, 64 k, … tokens        the page table's width, and with it the programs
-    sampling    greedy, plain, filtered, all     and log-probabilities: when somebody asks
+    drafts      0 1 2 … max_drafts               every count, since fewer drafts make a step cheaper
+    context     4 k, 16 k, 64 k, … tokens        the page table's width, and so the program count
+    sampling    greedy, plain, filtered, all     and log-probabilities, if a request wants them
 
-Pure. What is not asked for is never captured, and what was not used for long is forgotten
+Pure. Shapes that no step needs are never captured; the least recently used are dropped
 (`MAX_GRAPHS`).
 """
 
@@ -17,28 +17,29 @@ from dataclasses import dataclass, field, replace
 from segue.kernels.sampling import EVERYTHING, SamplingFeatures
 
 MAX_GRAPHS = 192
-"""Kept at once. A graph of some hundred kernels takes a few MB of the driver's memory, and nothing
-of torch's: all share one pool."""
+"""Graphs kept at once. A graph of some hundred kernels takes a few MB of driver memory and none of
+torch's: all graphs share one pool."""
 FILTERED = replace(EVERYTHING, bias=False, penalties=False)
 KINDS = (SamplingFeatures(), SamplingFeatures(draws=True), FILTERED, EVERYTHING)
-"""Of sampling: greedy, plain, as most do it, all there is. The first that covers a batch is its."""
+"""Sampling kinds: greedy, plain, the usual filters, everything. A batch uses the first that covers
+its features."""
 FIRST_CONTEXT = 4096
 CONTEXT_FACTOR = 4
 
 
 @dataclass(frozen=True, slots=True)
 class StepShape:
-    """What of a step is known to the host, and fixed in a graph."""
+    """What the host knows about a step, and a graph fixes."""
 
     num_sequences: int
     num_drafts: int
-    """Of each sequence, at most."""
+    """Most drafts per sequence."""
     num_pages: int
     """Columns of the page table."""
     with_logprobs: bool = False
-    """Somebody asked for them. It costs a pass over the logits and their best tokens."""
+    """Set if any sequence wants them. Costs a pass over the logits, and a top-k."""
     needs: SamplingFeatures = EVERYTHING
-    """Of sampling; what nobody asked for is not computed."""
+    """Sampling features; the step computes no others."""
 
     @property
     def num_rounds(self) -> int:
@@ -69,7 +70,7 @@ class Buckets:
         )
 
     def first_shapes(self) -> Iterator[StepShape]:
-        """Those worth capturing before anybody waits: short contexts, small batches first."""
+        """The shapes worth capturing at start-up: short contexts, small batches first."""
         for num_sequences in self.batch_sizes:
             for num_drafts in range(self.max_drafts + 1):
                 yield StepShape(num_sequences, num_drafts, self.page_counts[0], needs=FILTERED)
@@ -78,7 +79,7 @@ class Buckets:
 def _batch_sizes(max_batch: int) -> tuple[int, ...]:
     sizes = [1, 2, 4, 8, 12]
     while sizes[-1] < max_batch:
-        # Powers of two, and half of the way to the next.
+        # Powers of two, and the midpoints between them.
         sizes.append(sizes[-2] * 2)
     return (*(size for size in sizes if size < max_batch), max_batch)
 

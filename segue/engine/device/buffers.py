@@ -1,12 +1,12 @@
-"""What a captured step knows of the running sequences: tensors that stay where they are.
+"""What a captured step knows about the running sequences: tensors at fixed addresses.
 
     host                                     device
-    RowStart ── pinned ── one copy ──▶  tables, a row each  ◀── the step reads and moves them on
+    RowStart ── pinned ── one copy ──▶  tables, a row each  ◀── the step reads and updates them
     row ids  ── pinned ── one copy ──▶  row_ids_B ── gather ──▶ the step's sequences
 
-A sequence has one row from its start to its end, so a step is told nothing but which rows take part
-in it. One row more belongs to nobody (`pad_row`): it fills a batch up to the size that was
-captured. It may not run, and has the scratch page and slot for what a step writes all the same.
+A sequence keeps one row from its start to its end, so a step only needs the ids of its rows. One
+extra row, `pad_row`, belongs to no sequence and pads a batch to the captured size. It may not run;
+whatever a step still writes for it goes into the scratch page and slot.
 
 R rows, F integers of a row, P pages of the longest sequence, S slots of a ring, E tokens that end
 an answer, B sequences of a step.
@@ -26,12 +26,12 @@ from segue.kernels import NO_SLOT
 from segue.kernels.sampling import NO_TOKEN
 
 MAX_END_IDS = 8
-"""Tokens that end an answer as the step sees it. Further ones are found by the host, a step later:
-it sees stop strings only then as well."""
+"""End tokens that the step itself checks. The host checks further ones a step later, as it does
+stop strings."""
 
 
 class ScratchUnits(NamedTuple):
-    """Take what is computed for nobody. No sequence ever has them."""
+    """Receive what is computed for padding. No sequence ever owns them."""
 
     page: int
     slot: int
@@ -39,16 +39,17 @@ class ScratchUnits(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RowStart:
-    """A sequence as it stands when its first step is launched."""
+    """A sequence when its first step is launched."""
 
     last_token: int
-    """Certain, and not in the cache."""
+    """Confirmed, and not yet in the cache."""
     position: int
-    """Of that token; at least 1. The state contains the tokens before it."""
+    """Position of that token; at least 1. The state contains the tokens before it."""
     num_left: int
     """Tokens that the answer may still get."""
     page_ids: Sequence[int]
-    """Own pages follow shared ones, to the end of the longest answer. They do not change."""
+    """Shared pages, then the sequence's own, up to the longest possible answer. They never
+    change."""
     slots: Sequence[int]
     state: int
     checkpoint: int | None
@@ -56,7 +57,7 @@ class RowStart:
 
 
 class SequenceRows(NamedTuple):
-    """Of some rows, what a step reads at its start."""
+    """What a step reads from its rows at its start."""
 
     last_token_B: Tensor
     position_B: Tensor
@@ -71,8 +72,8 @@ _NUM_SINGLE = len(SequenceRows._fields) - 2
 
 
 class StepTables:
-    """One matrix of integers, so that a step gathers its rows at once and writes them back at once;
-    and the page tables."""
+    """The page tables, and one matrix for all other integers, so that a step gathers its rows in
+    one operation and writes them back in one."""
 
     def __init__(
         self,
@@ -84,7 +85,7 @@ class StepTables:
         scratch: ScratchUnits,
         device: str,
     ) -> None:
-        """`max_slots` of one ring."""
+        """`max_slots`: slots of the longest ring."""
         self.num_rows = num_rows
         self.pad_row = num_rows
         self.page_tokens = page_tokens
@@ -112,20 +113,20 @@ class StepTables:
         )
 
     def start(self, row: int, start: RowStart) -> None:
-        """From here on the row is this sequence's. In stream order; waits for nothing."""
+        """Give the row to this sequence. Takes effect in stream order, without waiting."""
         assert 0 <= row < self.num_rows, f"row {row} is not one of {self.num_rows}"
         assert start.position >= 1, "a sequence starts with a state"
         assert len(start.page_ids) <= self.max_pages, "more pages than the longest context has"
         record = self._record(start)
         sent = to_device([*record, *start.page_ids], self.device)
         self._ints_RF[row].copy_(sent[: len(record)])
-        # Behind its pages a row repeats the first of them. Nothing is written there; what a query
-        # reads there is masked, and is a number because it is one of the sequence's own.
+        # After its pages a row repeats the first one. Nothing is written there. What a query reads
+        # there is masked, and it is finite because the page is the sequence's own.
         self._pages_RP[row].fill_(start.page_ids[0])
         self._pages_RP[row, : len(start.page_ids)].copy_(sent[len(record) :])
 
     def gather(self, row_ids_B: Tensor) -> SequenceRows:
-        # Turned, so that each of them is contiguous, as kernels expect it.
+        # Transposed, so that each field is contiguous, as kernels expect.
         ints_FB = self._ints_RF.index_select(0, row_ids_B).T.contiguous()
         parts = torch.split(ints_FB, self._widths)
         return SequenceRows(
@@ -133,11 +134,11 @@ class StepTables:
         )
 
     def page_table(self, row_ids_B: Tensor, num_pages: int) -> Tensor:
-        """[B, P], the first `num_pages` of each row."""
+        """[B, P], the first `num_pages` pages of each row."""
         return self._pages_RP[:, :num_pages].index_select(0, row_ids_B)
 
     def write(self, row_ids_B: Tensor, rows: SequenceRows) -> None:
-        """Back to where they were. Rows that are there twice must be equal."""
+        """Write gathered rows back. Rows that occur twice must be equal."""
         singles = [part.unsqueeze(1) for part in rows[:_NUM_SINGLE]]
         ints_BF = torch.cat([*singles, *rows[_NUM_SINGLE:]], dim=1)
         self._ints_RF.index_copy_(0, row_ids_B, ints_BF)
@@ -164,10 +165,10 @@ def to_device(
     out: Tensor | None = None,
     dtype: torch.dtype = torch.int64,
 ) -> Tensor:
-    """Into `out` if it is given, in one copy that the host does not wait for.
+    """Copy to the device, into `out` if given, in one copy that the host does not wait for.
 
-    torch gives pinned memory out again only when the copies from it are done, so a block that is
-    in use by a step in flight cannot be overwritten, and steps soon share the same few blocks.
+    torch reuses pinned memory only after the copies from it are done, so a block that a step in
+    flight uses cannot be overwritten. After a while all steps share the same few blocks.
     """
     host = torch.tensor(values, dtype=dtype)
     if device.type != "cpu":

@@ -1,9 +1,9 @@
-"""Steps that are captured once and replayed, so that a step costs the host one call.
+"""Steps that are captured once and then replayed, so that a step costs the host one call.
 
-A graph is the kernels of one step shape with the addresses that they work on: the tables, the
-cache, the weights, and the row ids, which alone are written before each replay. All graphs take
-their temporary memory from one pool: they are replayed one after the other on one stream, and what
-a replay leaves there is not read after the next one; its result is copied out at once.
+A graph holds the kernels of one step shape and the addresses that they work on: the tables, the
+cache, the weights and the row ids. Only the row ids are written before each replay. All graphs
+share one memory pool: they are replayed one after the other on one stream, and a replay's result is
+copied out before the next replay overwrites it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class _Captured(NamedTuple):
 
 
 class StepGraphs:
-    """Of one CUDA device, on one thread and its current stream."""
+    """Graphs of one CUDA device, used by one thread on its current stream."""
 
     def __init__(
         self, step: DeviceStep, tables: StepTables, *, max_batch: int, max_graphs: int = MAX_GRAPHS
@@ -46,7 +46,7 @@ class StepGraphs:
         return len(self._captured)
 
     def run(self, row_ids: Sequence[int], shape: StepShape) -> Tensor:
-        """As `DeviceStep.run`. The result is overwritten by the next run."""
+        """As `DeviceStep.run`. The next run overwrites the result."""
         captured = self._captured.get(shape) or self._capture(shape)
         self._captured.move_to_end(shape)
         to_device(row_ids, self._tables.device, out=self._row_ids[: shape.num_sequences])
@@ -54,7 +54,7 @@ class StepGraphs:
         return captured.result
 
     def capture(self, shapes: Iterable[StepShape]) -> None:
-        """Before anybody waits for them."""
+        """Capture these shapes in advance, at start-up."""
         started_at = time.monotonic()
         for shape in shapes:
             self._capture(shape)
@@ -70,15 +70,15 @@ class StepGraphs:
     def _capture(self, shape: StepShape) -> _Captured:
         row_ids_B = self._row_ids[: shape.num_sequences]
         row_ids_B.fill_(self._tables.pad_row)
-        # Compiles kernels and makes libraries allocate, which must not happen in a capture. The
-        # padding row leaves nothing but what is in scratch units.
+        # Compiles kernels and makes libraries allocate, which must not happen during capture. The
+        # padding row writes only to scratch units.
         self._step.run(row_ids_B, shape)
         torch.cuda.current_stream(self._tables.device).synchronize()
         if len(self._captured) >= self._max_graphs:
             _, oldest = self._captured.popitem(last=False)
             oldest.graph.reset()
         graph = torch.cuda.CUDAGraph()
-        # Other threads copy and register memory meanwhile: only this one's calls may fail it.
+        # Other threads copy and register memory meanwhile; only this thread's calls may fail it.
         with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
             result = self._step.run(row_ids_B, shape)
         self._captured[shape] = _Captured(graph, result)

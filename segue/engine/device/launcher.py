@@ -1,12 +1,11 @@
-"""Starts steps on one device and gives their results when they are there.
+"""Launches steps on one device and returns their results when they are ready.
 
     host    launch n+1 ── read n ── text, events ── launch n+2 ── read n+1 ── …
     device  ── step n ──│── step n+1 ──────────────────│── step n+2 ── …
 
-On a CUDA device a launch returns at once and a result is a vector in pinned memory with an event
-behind it. The copy is on the steps' own stream: it is one of a few hundred bytes, and on another
-stream the next step would have to wait for it before it overwrites the vector. On a CPU a launch is
-the step.
+On a CUDA device a launch returns at once; its result is a vector in pinned memory, followed by an
+event. The copy, a few hundred bytes, runs on the steps' own stream: on another stream the next step
+would have to wait for it before overwriting the vector. On a CPU a launch runs the whole step.
 """
 
 from __future__ import annotations
@@ -33,28 +32,28 @@ from segue.kernels.sampling import SamplingFeatures
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepRequest:
-    """Which sequences go on, and what the host knows of how far they may come."""
+    """Which sequences take a step, and how far the host knows they may get."""
 
     rows: Sequence[int]
     num_drafts: int
     max_position: int
-    """Of the last token of any of them, at most: counting what steps in flight may accept."""
+    """Upper bound on any sequence's last position, counting what steps in flight may accept."""
     num_logprobs: Sequence[int | None]
-    """How many best tokens each sequence wants beside its own; None for no log-probabilities."""
+    """Top log-probabilities per sequence, besides the sampled token's; None for none at all."""
     needs: SamplingFeatures
-    """Of sampling, of all of them."""
+    """The sampling features that any of the sequences needs."""
 
 
 class Launched(Protocol):
-    """A step that is under way, or done."""
+    """A step in flight, or done."""
 
     def wait(self) -> list[Stepped]:
-        """What it made of each sequence, in the order of the request."""
+        """The result for each sequence, in the order of the request."""
         ...
 
     @property
     def seconds(self) -> float | None:
-        """The device's time for the step, after `wait`. None where the host computed it."""
+        """Device time of the step, after `wait`. None if the host computed it."""
         ...
 
 
@@ -62,9 +61,9 @@ Run = Callable[[StepRequest], Launched]
 
 
 class Launcher:
-    """The rows of an engine's sequences on one device, and its steps over them. One thread uses it.
+    """The rows of an engine's sequences on one device, and the steps over them. Single-threaded.
 
-    A row belongs to a sequence from `start` until the caller gives it to another one.
+    A row belongs to a sequence from `start` until the caller starts another one in it.
     """
 
     def __init__(
@@ -87,8 +86,8 @@ class Launcher:
     @classmethod
     def of(cls, runner: ModelRunner, *, num_rows: int, max_batch: int, max_drafts: int) -> Self:
         """For a runner that was loaded with scratch units. On a CUDA device this captures steps,
-        which takes a while; on a CPU they run as they are."""
-        assert runner.scratch is not None, "a step needs units to write what is for nobody"
+        which takes a while; on a CPU steps run eagerly."""
+        assert runner.scratch is not None, "a step needs scratch units for padding"
         max_context = runner.config.max_position_embeddings
         page_tokens = runner.layout.page_tokens
         device, stream = runner.device, WorkStream(runner.device)
@@ -128,7 +127,7 @@ class Launcher:
         prompt_ids: Sequence[int],
         answer_ids: Sequence[int],
     ) -> None:
-        """For the steps that are launched from here on."""
+        """Takes effect for every step launched after this call."""
         with self._stream.use():
             self._tables.start(row, start)
             self._sampling.start(row, params, prompt_ids=prompt_ids, answer_ids=answer_ids)
@@ -148,7 +147,7 @@ class Done:
 
 
 def run_eagerly(step: DeviceStep, tables: StepTables, request: StepRequest) -> Done:
-    """A step as it is, in the shape that it has; done when this returns."""
+    """Run a step unpadded, in its exact shape; done when this returns."""
     shape = exact_shape(request, tables.page_tokens)
     values = step.run(to_device(request.rows, tables.device), shape)
     return Done(unpack(values.cpu(), shape, request.num_logprobs))
@@ -157,14 +156,14 @@ def run_eagerly(step: DeviceStep, tables: StepTables, request: StepRequest) -> D
 def replay(
     graphs: StepGraphs, tables: StepTables, buckets: Buckets, request: StepRequest
 ) -> Launched:
-    """A captured step on a CUDA device, padded to a captured shape."""
+    """Replay a captured step on a CUDA device, padded to a captured shape."""
     shape = buckets.shape_of(exact_shape(request, tables.page_tokens))
     num_padding = shape.num_sequences - len(request.rows)
     rows = [*request.rows, *[tables.pad_row] * num_padding]
     started, ended = (_event() for _ in range(2))
     started.record()
     result = graphs.run(rows, shape)
-    # Pinned memory that a copy still fills is not given out again; see `to_device`.
+    # torch does not reuse pinned memory that a copy still fills; see `to_device`.
     values = torch.empty(result.shape, dtype=result.dtype, pin_memory=True)
     values.copy_(result, non_blocking=True)
     ended.record()

@@ -1,6 +1,6 @@
-"""What a step says to the host: one vector, so that it comes back in one copy.
+"""A step's result for the host: one vector, so that it comes back in one copy.
 
-    [num_new B][num_drafted B][tokens T]                    and where log-probabilities are wanted
+    [num_new B][num_drafted B][tokens T]                        and, if log-probabilities are wanted
     [of the tokens T][of the best ones T · L][the best ones T · L]      as bits of float64, and ids
 
 B sequences, J rounds, T = J · B rows round by round, V vocabulary, L best tokens of a row.
@@ -20,10 +20,10 @@ from segue.engine.device.buckets import StepShape
 
 @dataclass(frozen=True, slots=True)
 class Stepped:
-    """What a step made of one sequence."""
+    """A step's result for one sequence."""
 
     tokens: Sequence[SampledToken]
-    """New in its answer; none where its answer had ended."""
+    """New tokens of its answer; none if the answer had already ended."""
     num_drafted: int
 
 
@@ -32,7 +32,7 @@ def pack(
 ) -> Tensor:
     parts = [num_new_B, num_drafted_B, targets_BJ.T.flatten()]
     if logits_TV is not None:
-        # As the model gave them: before bias, penalties and temperature.
+        # Of the model's raw logits: before bias, penalties and temperature.
         logprobs_TV = logits_TV.log_softmax(dim=-1)
         best_TL, ids_TL = logprobs_TV.topk(min(MAX_LOGPROBS, logits_TV.shape[1]))
         chosen_T1 = logprobs_TV.gather(1, targets_BJ.T.reshape(-1, 1))
@@ -41,8 +41,8 @@ def pack(
 
 
 def unpack(values: Tensor, shape: StepShape, num_logprobs: Sequence[int | None]) -> list[Stepped]:
-    """Of the first sequences, as many as `num_logprobs` says anything about: how many best tokens
-    each of them wants. `values` is on the host."""
+    """Results of the first `len(num_logprobs)` sequences; the rest is padding. `num_logprobs` is
+    the number of best tokens that each wants. `values` is on the host."""
     num, num_rows = shape.num_sequences, shape.num_rounds * shape.num_sequences
     num_new, num_drafted = values[:num].tolist(), values[num : 2 * num].tolist()
     tokens = values[2 * num : 2 * num + num_rows].tolist()

@@ -1,9 +1,9 @@
-"""How the sequences of a step are sampled, as tensors with a row each: parameters and the ledger.
+"""How a step's sequences are sampled: tensors of parameters, with a row each, and the ledger.
 
     row    seed  top_k  slot │ temperature  top_p  min_p  repetition  presence  frequency
-    slot   counts of every token, bias of every token: of rows that ask for penalties or a bias
+    slot   counts of every token, bias of every token: for rows with penalties or a bias
 
-A slot is the row's number, or none: a row that asks for neither costs nothing there.
+A row's slot has the row's number. A row without penalties or a bias has none, and costs nothing.
 
 R rows, B sequences of a step, J rounds, T rows of logits, K tokens pending, V vocabulary.
 """
@@ -26,7 +26,7 @@ class DeviceSampling:
     def __init__(self, *, num_rows: int, vocab_size: int, device: str) -> None:
         self._device = torch.device(device)
         self._vocab_size = vocab_size
-        # One row more than there are sequences, greedy and without a slot: for padding.
+        # One extra row, greedy and without a slot, for padding.
         self._ints_R3 = torch.zeros(num_rows + 1, 3, dtype=torch.int64, device=device)
         self._ints_R3[:, 2] = NO_SLOT
         self._floats_R6 = torch.zeros(num_rows + 1, 6, dtype=torch.float64, device=device)
@@ -43,7 +43,7 @@ class DeviceSampling:
         prompt_ids: Sequence[int],
         answer_ids: Sequence[int],
     ) -> None:
-        """From here on the row is sampled so. In stream order; waits for nothing."""
+        """Set how the row is sampled. Takes effect in stream order, without waiting."""
         needs = needs_of(params)
         has_slot = needs.bias or needs.penalties
         ints = integers_of(params, row if has_slot else NO_SLOT)
@@ -64,7 +64,7 @@ class DeviceSampling:
         pending_TK: Tensor,
         needs: SamplingFeatures,
     ) -> Tensor:
-        # Turned, so that each of them is contiguous, as kernels expect it.
+        # Transposed, so that each field is contiguous, as kernels expect.
         integers_3T = self._ints_R3.index_select(0, row_ids_T).T.contiguous()
         numbers_6T = self._floats_R6.index_select(0, row_ids_T).T.contiguous()
         rows = rows_of(integers_3T, numbers_6T, position_R=positions_T, pending_RP=pending_TK)

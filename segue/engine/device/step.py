@@ -1,15 +1,15 @@
-"""One decode step as a function of tensors alone: draft, verify, sample, accept, move on.
+"""One decode step as a function of tensors alone: draft, verify, sample, accept, advance.
 
-    rows ─▶ draft k times ─▶ runs of k + 1 tokens ─▶ trunk ─▶ sample ─▶ accept ─▶ rows moved on
+    rows ─▶ draft k times ─▶ runs of k + 1 tokens ─▶ trunk ─▶ sample ─▶ accept ─▶ rows advanced
              MTP layer        row by row, round by round                      └─▶ tokens, counts
 
-Nothing here waits for the device or depends on what it computes, so that a CUDA graph can hold all
-of it (`segue.engine.device.graphs`). On a CPU it is the same function.
+The host code here never waits for the device or branches on its values, so a CUDA graph can hold
+all of it (`segue.engine.device.graphs`). A CPU runs the same function.
 
-All runs have the same number of rounds J = k + 1. A sequence that may not go so far, since its
-answer or its ring ends, computes the rest for nobody: token 0, states into the scratch slot, keys
-and values into the scratch page. A row that may not run at all is such a sequence from its first
-token on. Whatever is in the scratch units, numbers or not, nothing that counts depends on it.
+All runs have the same number of rounds J = k + 1. A sequence that must stop earlier, because its
+answer or its ring ends, computes the rest as padding: token 0, states into the scratch slot, keys
+and values into the scratch page. A row that may not run at all is padding from its first token on.
+Scratch units may hold NaN or anything else; no real result depends on them.
 
 B sequences, J rounds, T = J · B tokens round by round, S slots of a ring, P pages, H hidden size,
 V vocabulary.
@@ -33,7 +33,7 @@ from segue.model.qwen3_5 import Qwen3_5
 
 
 class StepSampling(Protocol):
-    """What a step needs of a sampler whose parameters are on the device already."""
+    """What a step needs from a sampler whose parameters are already on the device."""
 
     def sample(
         self,
@@ -43,12 +43,12 @@ class StepSampling(Protocol):
         pending_TK: Tensor,
         needs: SamplingFeatures,
     ) -> Tensor:
-        """A token of each row of logits, [T]. Positions are those that the tokens take; `pending`
-        tokens count as said. Rows of logits that compute for nobody need not be numbers."""
+        """A token for each row of logits, [T], at these positions. `pending` tokens count as part
+        of the answer. Padding rows of logits may hold NaN."""
         ...
 
     def observe(self, row_ids_B: Tensor, token_ids_BJ: Tensor, num_new_B: Tensor) -> None:
-        """The first `num_new` tokens of each row are part of the answers."""
+        """Count the first `num_new` tokens of each row as part of the answers."""
         ...
 
 
@@ -63,7 +63,7 @@ class DeviceStep:
 
     @torch.inference_mode()
     def run(self, row_ids_B: Tensor, shape: StepShape) -> Tensor:
-        """One step of the sequences in these rows, each row once but the padding row.
+        """One step of the sequences in these rows. Only the padding row may occur more than once.
 
         Returns one vector of integers, which `segue.engine.device.result.unpack` reads.
         """
@@ -82,7 +82,7 @@ class DeviceStep:
         )
 
     def _draft(self, runs: _Runs, row_ids_B: Tensor, needs: SamplingFeatures) -> Tensor:
-        """The tokens after the last one of each sequence, as the MTP layer sees them [B, K]."""
+        """The MTP layer's drafts after each sequence's last token [B, K]."""
         rows = runs.rows
         pending_BK = row_ids_B.new_full((len(row_ids_B), runs.num_rounds - 1), NO_TOKEN)
         if runs.num_rounds == 1:
@@ -98,7 +98,7 @@ class DeviceStep:
             drawn_B = self._sampling.sample(
                 logits_BV, row_ids_B, batch.lengths_D, pending_BK, needs
             )
-            # Of a row that computes for nobody even the logits may not be numbers.
+            # In a padding row even the logits may be NaN.
             token_ids_B = drawn_B.masked_fill(runs.num_run_B <= depth + 1, 0)
             pending_BK[:, depth] = token_ids_B
         return pending_BK
@@ -113,7 +113,7 @@ class DeviceStep:
     ) -> Tensor:
         """The trunk's own token after each token of the runs [B, J]."""
         num_rounds, num = runs.num_rounds, len(row_ids_B)
-        # Of a run's j-th row, the drafts before it.
+        # For a run's j-th row, the drafts before it.
         is_before_JK = runs.index_J[:-1] < runs.index_J.unsqueeze(1)
         pending_JBK = torch.where(is_before_JK.unsqueeze(1), drafts_BK, NO_TOKEN)
         targets_T = self._sampling.sample(
@@ -133,7 +133,7 @@ class DeviceStep:
         num_new_B: Tensor,
         num_left_B: Tensor,
     ) -> None:
-        """Rows and samplers, past the tokens that stand."""
+        """Advance the rows past the accepted tokens."""
         rows = runs.rows
         state_B, checkpoint_B = after(
             runs.rings,
@@ -163,7 +163,7 @@ class _Runs(NamedTuple):
     rings: Rings
     index_J: Tensor
     num_run_B: Tensor
-    """Tokens of each run that count: the others are computed for nobody."""
+    """Real tokens of each run; the others are padding."""
     positions_JB: Tensor
     slots_out_BJ: Tensor
     pages_JB: Tensor
@@ -202,7 +202,7 @@ class _Runs(NamedTuple):
     def draft_batch(
         self, token_ids_B: Tensor, depth: int, pages: Tensor, rotary: Rotary
     ) -> DraftBatch:
-        """`rotary`: of all rounds."""
+        """`rotary`: tables of all rounds."""
         positions_B = self.positions_JB[depth]
         rows = slice(depth * len(positions_B), (depth + 1) * len(positions_B))
         return DraftBatch(
@@ -220,7 +220,7 @@ class _Runs(NamedTuple):
         positions_T = self.positions_JB.flatten()
         slots_out_T = self.slots_out_BJ.T.flatten()
         rows_T = torch.arange(len(positions_T), device=positions_T.device)
-        # The first round follows the states' hidden rows, which come behind the batch's own.
+        # The first round follows the hidden rows from slots, which come after the batch's own.
         before_T = torch.where(rows_T < num, rows_T + len(positions_T), rows_T - num)
         return Batch(
             token_ids_T=token_ids_BJ.T.flatten(),
@@ -246,13 +246,13 @@ class _Runs(NamedTuple):
 
 
 def _accept(runs: _Runs, drafts_BK: Tensor, targets_BJ: Tensor) -> tuple[Tensor, Tensor]:
-    """How many of the targets are new tokens of each sequence, and how many its answer may still
-    get: none after a token that ends it. Both [B]."""
+    """Per sequence, the number of targets that are new tokens, and the number of tokens its answer
+    may still get: 0 after an end token. Both [B]."""
     num_drafts_B = (runs.num_run_B - 1).clamp(min=0)
     num_new_B = num_accepted(drafts_BK, targets_BJ, num_drafts_B) + runs.num_run_B.clamp(max=1)
     ends_BJ = (targets_BJ.unsqueeze(2) == runs.rows.end_ids_BE.unsqueeze(1)).any(2)
     ends_BJ &= runs.index_J < num_new_B.unsqueeze(1)
-    # Up to the first that ends the answer, and that one.
+    # Up to and including the first end token.
     goes_on_BJ = (ends_BJ.cumsum(1) - ends_BJ.long()) == 0
     num_new_B = (goes_on_BJ & (runs.index_J < num_new_B.unsqueeze(1))).sum(1)
     return num_new_B, (runs.rows.num_left_B - num_new_B).masked_fill(ends_BJ.any(1), 0)

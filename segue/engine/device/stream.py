@@ -1,4 +1,4 @@
-"""A queue of work on a device that waits for nobody else's."""
+"""A queue of work on a device that does not wait for other queues."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ import torch
 
 
 class WorkStream:
-    """On a GPU a stream of its own: copies of other threads, which are on the default stream or on
-    theirs, neither wait for it nor hold it up. On a CPU work is done when it is asked for.
+    """On a GPU, a stream of its own: other threads' copies, on the default stream or their own,
+    neither wait for it nor block it. On a CPU, work runs at once.
     """
 
     def __init__(self, device: str) -> None:
         self._stream = _new_stream() if device == "cuda" else None
 
     def use(self) -> contextlib.AbstractContextManager[object]:
-        """What is asked for in the block is queued here."""
+        """Work that is launched inside the block is queued on this stream."""
         return contextlib.nullcontext() if self._stream is None else _using(self._stream)
 
     def wait(self) -> None:
-        """Until all that was queued is done."""
+        """Wait until all queued work is done."""
         if self._stream is not None:
             self._stream.synchronize()
 

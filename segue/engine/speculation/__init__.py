@@ -1,1 +1,1 @@
-"""Speculative decoding: drafts, how many, and which are accepted."""
+"""Speculative decoding: drafting, draft length and acceptance."""

@@ -1,16 +1,16 @@
-"""How many drafts pay, learned from what steps took and what of them was accepted. Pure.
+"""The draft length that pays, learned from measured step times and acceptance. Pure.
 
-A step with k drafts gives 1 + p₁ + p₁p₂ + … + p₁⋯p_k tokens a sequence, where p_j is the share of
-j-th drafts that are accepted when those before them were. It takes longer the larger k is, and how
-much longer depends on the machine and the batch: with few sequences weights are read anyway and
-further rows are nearly free, with many they cost as much as any. So seconds are measured, per size
-of batch and k, and the k with most tokens per second wins.
+A step with k drafts yields 1 + p₁ + p₁p₂ + … + p₁⋯p_k tokens a sequence, where p_j is the share of
+j-th drafts that are accepted if all before them were. A larger k takes longer. How much longer
+depends on the machine and the batch: with few sequences the weights are read anyway and more rows
+are nearly free; with many, every row costs the same. So step times are measured per batch size and
+k, and the k with the most tokens per second wins.
 
-Seconds grow about evenly with k, so the line through the k that were tried says what the others
-should take, and steadies those that were tried a few times only; and a depth that was not tried is
-thought to be as good as the one above it. First none, one and as many as may be are tried. Then the
-k with the best of such prospects is taken, tried or not; of two that are close, the one that was
-tried less. Later on a neighbour of it is tried once in a while, since texts and batches change.
+Step time grows roughly linearly with k. A line fitted through the k that were tried predicts the
+others, and smooths those that were tried only a few times. A depth that was not tried is assumed to
+be as good as the previous depth. No draft, one draft and the maximum are tried first. After that
+the k with the best predicted rate is used, tried or not; of two close ones, the one tried less
+often. Now and then a neighbouring k is tried, since texts and batches change.
 """
 
 from __future__ import annotations
@@ -22,32 +22,33 @@ from math import sqrt
 from statistics import median
 
 ENOUGH_STEPS = 4
-"""Of one k, before they count: any one may be slower than it should be. The line counts as much as
-so many of them."""
+"""Steps with one k before its time counts: a single step may be unusually slow. The fitted line has
+the weight of this many steps."""
 DOUBT = 0.05
-"""How far the time of one step may be off, as a share: in favour of a k that had few."""
+"""Relative error of a single step's time; a bonus for a k with few steps."""
 NEARLY_ALL = 0.75
-"""Of the drafts that a step was to have: with so many its seconds are those of a full one. Some
+"""Share of the requested drafts from which a step's time counts as that of a full step. Some
 sequences are near their end, or have few slots."""
 RECENT_STEPS = 1000
-"""A size of batch that was not seen for so long says nothing of the slots that are needed."""
+"""A batch size not seen for this many steps no longer affects how many slots are needed."""
 TRY_EVERY = 64
-"""Steps at one size of batch between two looks at a neighbour: a bad one costs a percent or two."""
+"""Steps at one batch size between two trials of a neighbouring k. A bad one costs a percent or
+two."""
 STEPS_KEPT = 16
-"""Of one k, at one size of batch."""
+"""Step times kept per k and batch size."""
 CLOCK_TICK_S = 1e-9
 """No step is faster."""
 TRIALS_KEPT = 500.0
-"""About so many of the last drafts at a depth count."""
+"""About this many of the latest drafts count, per depth."""
 
 
 @dataclass(slots=True)
 class _Steps:
-    """The last ones with one k, in batches of one size."""
+    """The latest steps with one k, in batches of one size."""
 
     seconds: float = 0.0
-    """Their median: others use the machine too, and a first step touches memory for the first
-    time."""
+    """Their median: other processes use the machine too, and a first step touches memory for the
+    first time."""
     _recent: deque[float] = field(default_factory=lambda: deque(maxlen=STEPS_KEPT))
 
     @property
@@ -70,39 +71,39 @@ class _Acceptance:
         self.accepted = self.accepted * fade + accepted
 
     def share(self, expected: float) -> float:
-        """With `expected` as what a few trials before these had shown."""
+        """The accepted share, with `expected` as a prior that weighs as much as 2 trials."""
         return (self.accepted + 2 * expected) / (self.tried + 2)
 
 
 @dataclass(slots=True)
 class _BatchSize:
-    """What is known of batches of one size."""
+    """What is known about batches of one size."""
 
     steps: list[_Steps]
     """By k."""
     num_steps: int = 0
     looks_up: bool = False
     best: int | None = None
-    """When it was last asked for, whether there was room for it or not."""
+    """The k with the best rate at the last `choose`, even if there was no room for it."""
     asked_at: int = 0
 
     def is_known(self, k: int) -> bool:
         return self.steps[k].number >= ENOUGH_STEPS
 
     def first_tries(self, most: int) -> list[int]:
-        """None, one, and as many as there is room for: a line through few k leads astray beyond
-        them, so all that may be taken lies between. Half as many, once known, will do."""
+        """No draft, one draft and the maximum: a line through few k is unreliable outside their
+        range, so they span it. Once half the maximum is known, that is enough."""
         is_wide = any(self.is_known(k) for k in range((most + 1) // 2, len(self.steps)))
         return [0, min(1, most)] if is_wide else [0, min(1, most), most]
 
     def expected_seconds(self) -> list[float]:
-        """Of a step with each k. Those without drafts and with one must be known."""
+        """Expected seconds of a step with each k. k = 0 and k = 1 must be known."""
         known = [k for k in range(len(self.steps)) if self.is_known(k)]
         drafting = [k for k in known if k]
-        # Without drafts nothing is drafted and one row is computed: that is not on the line.
+        # A step without drafts skips the MTP layer, so it is not on the line.
         on_line = drafting if len(drafting) > 1 else known
         center, seconds, slope = _line([(k, self.steps[k]) for k in on_line])
-        # A line through few k may lead anywhere.
+        # A line through few k may predict anything.
         least = min(self.steps[k].seconds for k in known) / 4
         expected = [self.steps[0].seconds]
         for k, steps in enumerate(self.steps[1:], start=1):
@@ -126,22 +127,23 @@ class DraftLength:
 
     @property
     def reach(self) -> int:
-        """One more than pays at the sizes of batch that came lately: room for more would be held
-        for nothing. All that is allowed before anything is learned."""
+        """Drafts to reserve slots for: one more than pays at any recent batch size, as room for
+        more would go unused. `max_drafts` until something is learned."""
         oldest = self._num_asked - RECENT_STEPS
         sizes = [size for size in self._sizes.values() if size.asked_at >= oldest]
         bests = [size.best for size in sizes if size.best is not None]
         return min(max(bests) + 1, self.max_drafts) if bests else self.max_drafts
 
     def choose(self, rooms: Sequence[int]) -> int:
-        """How many tokens to draft for each sequence of a batch; 0 where it does not pay.
+        """How many tokens to draft for each sequence of a batch; 0 if drafting does not pay.
 
-        `rooms`: how many each of them could use. Three quarters of them can use the answer.
+        `rooms`: the drafts that each sequence could use. At least three quarters of the sequences
+        can use the result.
         """
         size, most = self._size(len(rooms)), min(sorted(rooms)[len(rooms) // 4], self.max_drafts)
         self._num_asked += 1
         size.asked_at = self._num_asked
-        # By turns: what else uses the machine meanwhile hits all of them.
+        # In turns, so that other load on the machine affects all of them.
         least_known = min(size.first_tries(most), key=lambda k: size.steps[k].number)
         if not size.is_known(least_known):
             return least_known
@@ -162,8 +164,8 @@ class DraftLength:
     def observe(
         self, num_drafts: int, seconds: float, drafted: Sequence[int], accepted: Sequence[int]
     ) -> None:
-        """A step was to draft `num_drafts` for each sequence; so many were drafted for each, and so
-        many of those accepted. Only for steps of nothing else: a prompt in it would blur it."""
+        """Record a step that was asked to draft `num_drafts` for each sequence, with the numbers
+        drafted and accepted for each. Only for steps without a prompt, which would distort it."""
         size = self._size(len(drafted))
         if size.num_steps % TRY_EVERY == 0:
             size.looks_up = not size.looks_up
@@ -175,10 +177,10 @@ class DraftLength:
                 self._acceptance[depth].add(depth < count)
 
     def expected_tokens(self, num_drafts: int) -> float:
-        """New tokens of one sequence from a step with so many drafts, by what was seen so far."""
+        """New tokens of one sequence from a step with `num_drafts`, as learned so far."""
         expected, reached, share = 1.0, 1.0, 1.0
         for acceptance in self._acceptance[:num_drafts]:
-            # A depth that was hardly tried is thought to be as good as the one above it.
+            # A depth that was hardly tried is assumed to be as good as the previous one.
             share = acceptance.share(share)
             reached *= share
             expected += reached
@@ -192,8 +194,8 @@ class DraftLength:
 
 
 def _line(known: Sequence[tuple[int, _Steps]]) -> tuple[float, float, float]:
-    """Least squares, each k by how many steps had it: a k, the seconds there, and the slope, which
-    is not let fall."""
+    """Least squares, each k weighted by its number of steps: the mean k, the seconds there, and the
+    slope, which is at least 0."""
     weight = sum(steps.number for _, steps in known)
     center = sum(steps.number * k for k, steps in known) / weight
     seconds = sum(steps.number * steps.seconds for _, steps in known) / weight
@@ -203,7 +205,7 @@ def _line(known: Sequence[tuple[int, _Steps]]) -> tuple[float, float, float]:
 
 
 def size_class(batch_size: int) -> int:
-    """1, 2, …, 8, then the largest of 9-16, 17-32, …: these cost about the same, and share what
-    was learned.
+    """1, 2, …, 8, then the upper end of 9-16, 17-32, …: sizes in one class cost about the same, and
+    share what was learned.
     """
     return batch_size if batch_size <= 8 else 1 << (batch_size - 1).bit_length()

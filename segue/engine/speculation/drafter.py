@@ -1,4 +1,4 @@
-"""Guessing ahead with the MTP layer: a token of each sequence in, logits for the next one out."""
+"""Drafting with the MTP layer: one token of each sequence in, logits for the next one out."""
 
 from __future__ import annotations
 
@@ -22,10 +22,9 @@ from segue.model.qwen3_5 import Qwen3_5
 class Drafter:
     """Drafts for several sequences at once, one position further with each `step`.
 
-    Keys and values of drafts go into the MTP layer's part of pages, from each sequence's start on:
-    positions that the next pass of the trunk over them writes again. A sequence alone drafts on a
-    copy of its pages that lies in one piece, so that no draft gathers them. Slots are read when it
-    is made, and only then.
+    Keys and values of drafts go into the MTP layer's part of the pages, from each sequence's start
+    position on; the trunk's next pass overwrites them. A single sequence drafts on a contiguous
+    copy of its pages, so that no step has to gather them. Slots are read only in the constructor.
     """
 
     def __init__(
@@ -38,11 +37,12 @@ class Drafter:
         device: str,
         stream: WorkStream,
     ) -> None:
-        assert starts, "nobody to draft for"
-        assert all(start.position >= 1 for start in starts), "the first token has none before it"
+        assert starts, "no sequence to draft for"
+        assert all(start.position >= 1 for start in starts), "position 0 has no hidden state before"
         self._model = model
         self._stream = stream
-        # Short rows are filled with pages that may be shared: nobody may draft beyond its own.
+        # Short rows are padded with pages that may be shared: a sequence must not draft past its
+        # own pages.
         self._num_left = [
             min(len(s.page_ids) * page_tokens - s.position, MAX_RUN_TOKENS) for s in starts
         ]
@@ -54,12 +54,12 @@ class Drafter:
             if len(starts) == 1:
                 self._pages = join_pages(self._pages, self._page_table_DP)
                 self._page_table_DP = torch.zeros(1, 1, dtype=torch.int64, device=device)
-            # Where each step's tokens are and go depends on nothing that is drafted.
+            # Positions and page places do not depend on the drafted tokens, so compute them once.
             index_J1 = torch.arange(MAX_RUN_TOKENS, device=device).unsqueeze(1)
             positions_JD = torch.tensor([s.position for s in starts], device=device) + index_J1
             self._rotary = model.rotary(positions_JD.flatten())
             self._lengths_JD = positions_JD + 1
-            # Beyond a sequence's pages nothing goes in.
+            # Nothing is written past a sequence's pages.
             page_tokens, last_column = self._pages.shape[3], self._page_table_DP.shape[1] - 1
             columns_JD = (positions_JD // page_tokens).clamp_max_(last_column)
             self._pages_JD = self._page_table_DP.gather(1, columns_JD.t()).t().contiguous()
@@ -71,12 +71,12 @@ class Drafter:
     def step(self, token_ids: Sequence[int]) -> Tensor:
         """Float32 logits [D, V] for the position after each token.
 
-        First the tokens at the starts' positions, then what was drafted. With fewer tokens than
-        before, the last sequences draft no further: order them by falling number of drafts.
+        The first step takes the tokens at the start positions; later steps take the drafts. Passing
+        fewer tokens than before stops the last sequences: order them by drafts, most first.
         """
         num = len(token_ids)
-        assert 0 < num <= len(self._hidden_DH), "sequences cannot come back"
-        assert self._num_steps < min(self._num_left[:num]), "pages must cover what goes in"
+        assert 0 < num <= len(self._hidden_DH), "a sequence that stopped cannot draft again"
+        assert self._num_steps < min(self._num_left[:num]), "pages must cover the drafted tokens"
         at, first = (self._num_steps, slice(num)), self._num_steps * len(self._page_table_DP)
         rows = slice(first, first + num)
         self._num_steps += 1

@@ -1,5 +1,5 @@
-"""What stands between the packed projection of an attention layer and attention itself: norms and
-rotation of queries and keys, the output gate cut out, keys and values written to their pages."""
+"""The operators between an attention layer's packed projection and attention itself: norm and
+rotate queries and keys, split off the output gate, write keys and values to their pages."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ def attention_input(
     offsets_T: Tensor,
     eps: float,
 ) -> tuple[Tensor, Tensor]:
-    """Queries and output gates, each [T, Q, X]; keys and values are stored, `pages` in place.
+    """Queries and output gates, each [T, Q, X]. Stores keys and values in `pages`, in place.
 
-    `packed` [T, (2 Q + 2 G) X] has, of each query head, its query and then its gate; then all keys,
-    then all values. The gates returned are a view of it. Queries and keys are normed (`rms_norm`
-    with weight 1 + `norm`, over a head) and rotated by the tables of `rotary_tables`, in float32,
-    and rounded once. `pages` [Z, 2, G, O, X] has the dtype of `packed`; token t goes to place
-    `offsets[t]` of page `pages[t]`.
+    `packed` [T, (2 Q + 2 G) X] has each query head's query and gate, one after the other; then all
+    keys, then all values. The returned gates are a view of it. Queries and keys are normed
+    (`rms_norm` with weight 1 + `norm`, over a head) and rotated by the tables of `rotary_tables`,
+    in float32, and rounded once. `pages` [Z, 2, G, O, X] has the dtype of `packed`; token t goes to
+    place `offsets[t]` of page `pages[t]`.
     """
     operator = reference.attention_input
     if dispatch.takes_kernels(packed_TY):
@@ -60,7 +60,7 @@ def store_keys_and_values(
     offsets_T: Tensor,
     eps: float,
 ) -> None:
-    """`attention_input` of a projection without queries: `packed` [T, 2 G X], keys, then values."""
+    """`attention_input` without queries: `packed` [T, 2 G X] has all keys, then all values."""
     operator = reference.store_keys_and_values
     if dispatch.takes_kernels(packed_TY):
         from segue.kernels.attention_input import triton

@@ -1,4 +1,4 @@
-"""What the kernels of attention's input take for granted."""
+"""Checks of what the attention input kernels assume."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def check(
 def _check_projection(packed_TY: Tensor, pages_Z2GOX: Tensor, *, has_queries: bool) -> None:
     num_kv_heads, head_dim = pages_Z2GOX.shape[2::2]
     columns = packed_TY.shape[1]
-    # What is left for queries and gates, a pair for each head.
+    # The columns left for queries and gates, a pair for each head.
     rest = columns - 2 * num_kv_heads * head_dim
     if rest % (2 * head_dim) or rest < 0 or (rest > 0) != has_queries:
         wanted = "queries and their gates" if has_queries else "nothing"
@@ -48,7 +48,7 @@ def _check_projection(packed_TY: Tensor, pages_Z2GOX: Tensor, *, has_queries: bo
         )
     if packed_TY.stride(1) != 1 or packed_TY.dtype != pages_Z2GOX.dtype:
         raise ValueError(
-            "attention's input takes a projection whose columns lie together, of the pages' dtype "
+            "attention's input needs a projection with contiguous rows, of the pages' dtype "
             f"{pages_Z2GOX.dtype}, got {packed_TY.dtype} with strides {packed_TY.stride()}"
         )
 
@@ -56,7 +56,7 @@ def _check_projection(packed_TY: Tensor, pages_Z2GOX: Tensor, *, has_queries: bo
 def _check_tables(tables: tuple[Tensor, Tensor], num_tokens: int, head_dim: int) -> None:
     rotary_dim = tables[0].shape[-1]
     if rotary_dim % 2 or rotary_dim > head_dim:
-        raise ValueError(f"an even number of at most {head_dim} dimensions turns, got {rotary_dim}")
+        raise ValueError(f"rotated dimensions must be even and <= {head_dim}, got {rotary_dim}")
     for table in tables:
         if table.shape != (num_tokens, 1, rotary_dim) or table.dtype != torch.float32:
             raise ValueError(

@@ -1,4 +1,4 @@
-"""The way into attention in plain PyTorch: norm, rotation and pages, one after the other.
+"""The input of attention in plain PyTorch: norm, rotation and pages, one after the other.
 
 T packed tokens, Y columns of the projection, N heads of any kind, Q query heads, G key/value heads,
 X head dimension, R rotated dimensions, Z pages of O tokens.
@@ -29,7 +29,7 @@ def attention_input(
     num_tokens, num_kv_heads, head_dim = len(packed_TY), *pages_Z2GOX.shape[2::2]
     num_heads = packed_TY.shape[1] // (2 * head_dim) - num_kv_heads
     parts_TNX = packed_TY.view(num_tokens, 2 * (num_heads + num_kv_heads), head_dim)
-    # Queries and keys together: half the calls.
+    # Queries and keys together take half the calls.
     places_N = _queries_and_keys(num_heads, num_kv_heads, packed_TY.device)
     weight_NX = torch.cat([q_norm_X.expand(num_heads, -1), k_norm_X.expand(num_kv_heads, -1)])
     q_k_TNX = parts_TNX.index_select(1, places_N)
@@ -65,7 +65,7 @@ def _normed_and_rotated(
 
 
 def _queries_and_keys(num_heads: int, num_kv_heads: int, device: torch.device) -> Tensor:
-    """Where they are among the parts of a projection: a gate follows each query."""
+    """Their indexes among the parts of a projection: a gate follows each query."""
     keys = range(2 * num_heads, 2 * num_heads + num_kv_heads)
     return indexes((*range(0, 2 * num_heads, 2), *keys), device)
 

@@ -8,7 +8,7 @@ from segue.kernels.attention_input.triton import (
 )
 from segue.kernels.specimen import CHIPS, CompileCase
 
-# Eight neighbouring elements of a head, or four of the tables, in one instruction.
+# Eight adjacent elements of a head, or four of the tables, in one instruction.
 WIDE = dict.fromkeys(CHIPS, ("ld.global.v4.b32", "st.global.v4.b32"))
 HEAD_DIM, ROTARY_DIM = 256, 64
 

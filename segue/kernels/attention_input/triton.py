@@ -1,8 +1,8 @@
-"""The way into attention in Triton: a program for a few heads of a token.
+"""The input of attention in Triton: a program for a few heads of a token.
 
 A token's heads are cut into blocks of queries, then blocks of keys with their values. A warp has a
-head. Dimension r turns with its partner R / 2 further on or back, which another thread has: it is
-loaded a second time, from the cache next to the thread, which spares an exchange between threads.
+head. Dimension r is rotated with its partner R / 2 further on or back, which another thread has.
+Loading the partner a second time, from L1, avoids an exchange between threads.
 
 T tokens, Y columns of the projection, Q query heads, G key/value heads, X head dimension, R rotated
 dimensions, Z pages of O tokens, N the heads of a block.
@@ -35,12 +35,12 @@ def _norm_and_rotate(
     BLOCK_N: tl.constexpr,
     BLOCK_X: tl.constexpr,
 ):
-    """Heads, from and to their first elements."""
+    """Norm and rotate heads; the pointers are to their first elements."""
     HALF: tl.constexpr = ROTARY_DIM // 2
-    # For each head again: weights and tables come from the nearest cache into the threads that
-    # want them, with no exchange between warps.
+    # Weights and tables are loaded again for each head: they come from L1 into the threads that
+    # need them, with no exchange between warps.
     column = tl.broadcast_to(tl.arange(0, BLOCK_X)[None, :], (BLOCK_N, BLOCK_X))
-    # In a form that shows the compiler runs of neighbours, to be loaded at once.
+    # Written so that the compiler sees contiguous runs, which it loads at once.
     partner = column + HALF - column // HALF % 2 * ROTARY_DIM
     inside = inside_N[:, None] & (column < HEAD_DIM)
     turns = inside_N[:, None] & (column < ROTARY_DIM)
@@ -48,7 +48,7 @@ def _norm_and_rotate(
     y = tl.load(from_N[:, None] + partner, mask=turns, other=0.0).to(tl.float32)
     x_weight = 1.0 + tl.load(norm_ptr + column, mask=inside, other=0.0).to(tl.float32)
     y_weight = 1.0 + tl.load(norm_ptr + partner, mask=turns, other=0.0).to(tl.float32)
-    # What does not turn has an angle of zero.
+    # Dimensions that are not rotated have an angle of zero.
     cos = tl.load(cos_ptr + token * ROTARY_DIM + column, mask=turns, other=1.0)
     sin = tl.load(sin_ptr + token * ROTARY_DIM + column, mask=turns, other=0.0)
     scale_N = tl.rsqrt(tl.sum(x * x, axis=1) / HEAD_DIM + eps)
@@ -75,7 +75,7 @@ def _store_block(
     BLOCK_N: tl.constexpr,
     BLOCK_X: tl.constexpr,
 ):
-    """Keys that begin at `keys`, their values after all keys of the token."""
+    """Store keys that start at `keys`, and their values, which follow all keys of the token."""
     heads_N = block * BLOCK_N + tl.arange(0, BLOCK_N)
     inside_N = heads_N < NUM_KV_HEADS
     page = tl.load(page_ptr + token).to(tl.int64)
@@ -281,7 +281,7 @@ def store_keys_and_values(
 
 
 def sizes(head_dim: int, rotary_dim: int) -> dict[str, int]:
-    """Those of a head and of a block, as the kernels name them."""
+    """Sizes of a head and of a block, under the kernels' argument names."""
     return {
         "HEAD_DIM": head_dim,
         "ROTARY_DIM": rotary_dim,

@@ -1,4 +1,4 @@
-"""Depthwise causal convolution with SiLU, carrying its last inputs in slots.
+"""Depthwise causal convolution with SiLU, which keeps its last inputs in slots.
 
 T packed tokens, N prompts, M segments, D runs, S slots, C channels, W kernel width.
 A slot holds the W - 1 inputs before the next token, oldest first.
@@ -26,14 +26,14 @@ def causal_conv_prompts(
     cu_segments_N1: Tensor,
     slots_in_N: Tensor,
 ) -> Tensor:
-    """silu(conv(x)) [T, C] of packed prompts; `state` [S, C, W - 1] is changed in place.
+    """silu(conv(x)) [T, C] of packed prompts; `state` [S, C, W - 1] is updated in place.
 
     Segment m is rows cu_tokens[m] to cu_tokens[m + 1], and leaves its last inputs in slot
-    `slots_out[m]`. Prompt n is segments cu_segments[n] to cu_segments[n + 1], of which each begins
-    where the one before it ends, and continues from slot `slots_in[n]` (`NO_SLOT`: from zeros). No
+    `slots_out[m]`. Prompt n is segments cu_segments[n] to cu_segments[n + 1]. Each segment starts
+    where the previous one ends; the first continues from slot `slots_in[n]` (`NO_SLOT`: zeros). No
     slot may be written twice, or read by one prompt and written by another.
 
-    `x` and `state` have one dtype, which is that of the result; `weight` has any, and a model's is
+    `x`, `state` and the result have the same dtype; `weight` may have any, and a model's is
     float32. Sums are in float32.
     """
     if dispatch.takes_kernels(x_TC):
@@ -62,13 +62,13 @@ def causal_conv_runs(
     slots_out_T: Tensor,
     round_sizes: Sequence[int],
 ) -> Tensor:
-    """silu(conv(x)) [T, C] of a few tokens a sequence; `state` [S, C, W - 1] is changed in place.
+    """silu(conv(x)) [T, C] of a few tokens a sequence; `state` [S, C, W - 1] is updated in place.
 
-    Rows lie round by round: round j has the j-th token of the first `round_sizes[j]` runs, at most
-    those of the round before. Run d continues from slot `slots_in[d]`, which is only read,
-    and leaves the last inputs after each of its tokens in the `slots_out` of that row. A run's own
-    `slots_out` may hold its `slots_in`. No slot may be written twice, or be one that another run
-    reads. On a GPU -1 in `slots_out` writes nothing, for rows that only fill a captured step.
+    Rows are stored round by round: round j has the j-th token of the first `round_sizes[j]` runs,
+    at most as many as in the previous round. Run d continues from slot `slots_in[d]`, which is
+    read-only. After each token it leaves the last inputs in the `slots_out` of that row. A run's
+    `slots_out` may include its own `slots_in`. No slot may be written twice, or written by one run
+    and read by another. On a GPU -1 in `slots_out` writes nothing, for padding in a captured step.
     """
     if dispatch.takes_kernels(x_TC):
         from segue.kernels.causal_conv import triton

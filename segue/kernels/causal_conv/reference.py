@@ -64,7 +64,7 @@ def causal_conv_runs(
 
 @lru_cache
 def _window_rows(round_sizes: tuple[int, ...], width: int, device: torch.device) -> Tensor:
-    """Of each token in turn, where its W inputs are: first all runs' past inputs, then the rows."""
+    """Indexes of each token's W inputs, in order, into all runs' past inputs, then the rows."""
     num_past = width - 1
     bounds = list(accumulate(round_sizes, initial=round_sizes[0] * num_past))
 
@@ -81,7 +81,7 @@ def _window_rows(round_sizes: tuple[int, ...], width: int, device: torch.device)
 
 
 def _convolve(inputs_TC: Tensor, weight_CW: Tensor) -> Tensor:
-    """One multiply-add of whole rows per tap: channels stay contiguous, nothing is transposed."""
+    """One multiply-add of whole rows per tap, so channels stay contiguous without a transpose."""
     width = weight_CW.shape[1]
     num_tokens = inputs_TC.shape[0] - width + 1
     taps_WC = weight_CW.float().t().contiguous()

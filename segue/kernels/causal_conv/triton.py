@@ -1,8 +1,9 @@
-"""The causal convolution in Triton: every input is read once, and everything is written once.
+"""The causal convolution in Triton: reads every input once and writes every output once.
 
-A prompt's token takes the inputs before it from its neighbours' rows, and only the first W - 1
-from the slot, so all blocks of rows are computed at once. The program that has a prompt's first
-rows also writes the prompt's slots: nobody else reads or writes them, so a slot may be both.
+A prompt's tokens take their previous inputs from the rows before them; only the first W - 1 tokens
+need the slot, so all blocks of rows are computed at once. The program with a prompt's first rows
+also writes the prompt's slots. No other program reads or writes them, so a slot may be read and
+written.
 
 T packed tokens, N prompts, M segments, D runs, S slots, C channels, W kernel width.
 """
@@ -21,9 +22,9 @@ from segue.kernels.rounds import SIZE_NAMES, kernel_sizes
 
 BLOCK_TOKENS = 32
 BLOCK_CHANNELS = 128
-"""Of a prompt."""
+"""For prompts."""
 RUN_BLOCK_CHANNELS = 64
-"""Of a run: few bytes in many programs, since a step is short."""
+"""For runs: many programs with few bytes each, since a step is short."""
 
 
 @triton.jit(do_not_specialize=["num_prompts"])
@@ -58,7 +59,7 @@ def causal_conv_prompts_kernel(
     inside_C = channels_C < num_channels
     rows_T = first_row + tl.arange(0, BLOCK_T)
     inside_TC = (rows_T < end)[:, None] & inside_C[None, :]
-    # What the first rows need of the slot, and zeros for the others.
+    # What the first rows need from the slot, and zeros for the others.
     slot_in = tl.load(slots_in_ptr + prompt).to(tl.int64)
     past_ptrs_C = state_ptr + (slot_in * num_channels + channels_C) * PAST
     has_past_C = inside_C & (slot_in >= 0) & (first_row == start)
@@ -81,7 +82,7 @@ def causal_conv_prompts_kernel(
     tl.store(out_ptrs_TC, _silu(sum_TC), mask=inside_TC)
 
     if first_row == start:
-        # The slot may be among those that are written: every thread has read it before any writes.
+        # The slot may be one of those written: every thread must read it before any thread writes.
         tl.debug_barrier()
         for segment in range(first_segment, end_segment):
             slot_out = tl.load(slots_out_ptr + segment).to(tl.int64)
@@ -125,7 +126,7 @@ def causal_conv_runs_kernel(
     channels_C = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
     inside_C = channels_C < num_channels
 
-    # All that is read, before anything is written: the slot read may be one of those written.
+    # Read everything before writing anything: the slot read may be one of those written.
     weights, inputs = (), ()
     for tap in tl.static_range(WIDTH):
         weight_C = tl.load(weight_ptr + channels_C * WIDTH + tap, mask=inside_C, other=0.0)
@@ -235,7 +236,7 @@ def _check(x_TC: Tensor, weight_CW: Tensor, state_SCW: Tensor) -> None:
     num_channels, width = weight_CW.shape
     if not (weight_CW.is_contiguous() and state_SCW.is_contiguous() and x_TC.stride(1) == 1):
         raise ValueError(
-            "the convolution takes a contiguous weight and state, and rows of x that lie together; "
+            "the convolution needs a contiguous weight and state, and contiguous rows of x; "
             f"got strides {weight_CW.stride()}, {state_SCW.stride()} and {x_TC.stride()}"
         )
     if x_TC.shape[1] != num_channels or state_SCW.shape[1:] != (num_channels, width - 1):

@@ -1,7 +1,7 @@
 """The gated delta rule: chunks of a prompt in parallel, or a few tokens of many sequences.
 
 T packed tokens, N prompts, M segments, D runs, S slots, G key heads, H value heads (a multiple of
-G; key head g serves neighbouring value heads), K and V head dimensions.
+G; key head g serves adjacent value heads), K and V head dimensions.
 """
 
 from __future__ import annotations
@@ -29,13 +29,12 @@ def gated_delta_rule_prompts(
     cu_segments_N1: Tensor,
     slots_in_N: Tensor,
 ) -> Tensor:
-    """Outputs [T, H, V] in float32 of packed prompts; `state` is changed in place.
+    """Outputs [T, H, V] in float32 of packed prompts; `state` is updated in place.
 
     Segment m is rows cu_tokens[m] to cu_tokens[m + 1], at least one, and leaves its state in slot
-    `slots_out[m]`. Prompt n is segments cu_segments[n] to cu_segments[n + 1], of which each begins
-    where the one before it ends, and continues from slot `slots_in[n]` (`NO_SLOT`: from zeros). No
-    slot may be written twice, or read by one prompt and written by another. Dtypes are those of
-    runs.
+    `slots_out[m]`. Prompt n is segments cu_segments[n] to cu_segments[n + 1]. Each segment starts
+    where the previous one ends; the first continues from slot `slots_in[n]` (`NO_SLOT`: zeros). No
+    slot may be written twice, or read by one prompt and written by another. Dtypes are as for runs.
     """
     if dispatch.takes_kernels(q_TGK):
         from segue.kernels.gated_delta_rule import triton_prompts
@@ -69,15 +68,15 @@ def gated_delta_rule_runs(
     slots_out_T: Tensor,
     round_sizes: Sequence[int],
 ) -> Tensor:
-    """Outputs [T, H, V] in float32 of a few tokens a sequence; `state` is changed in place.
+    """Outputs [T, H, V] in float32 of a few tokens a sequence; `state` is updated in place.
 
-    Rows lie round by round: round j has the j-th token of the first `round_sizes[j]` runs, at most
-    those of the round before. Run d continues from slot `slots_in[d]`, which is only read,
-    and leaves the state after each of its tokens in the `slots_out` of that row. A run's own
-    `slots_out` may hold its `slots_in`. No slot may be written twice, or be one that another run
-    reads. On a GPU -1 in `slots_out` writes nothing, for rows that only fill a captured step.
+    Rows are stored round by round: round j has the j-th token of the first `round_sizes[j]` runs,
+    at most as many as in the previous round. Run d continues from slot `slots_in[d]`, which is
+    read-only. After each token it leaves the state in the `slots_out` of that row. A run's
+    `slots_out` may include its own `slots_in`. No slot may be written twice, or written by one run
+    and read by another. On a GPU -1 in `slots_out` writes nothing, for padding in a captured step.
 
-    `log_decay` and `rate` are float32, `state` [S, H, K, V] float32, the rest of any dtype.
+    `log_decay` and `rate` are float32, `state` [S, H, K, V] float32, the rest any dtype.
     Everything is computed in float32.
     """
     if dispatch.takes_kernels(q_TGK):

@@ -1,4 +1,4 @@
-"""What both kernels of the gated delta rule assume of their inputs."""
+"""What both gated delta rule kernels assume about their inputs."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 MIN_DIM = 16
-"""Of a head: tensor cores multiply no less."""
+"""Smallest head dimension that tensor cores multiply."""
 
 
 def check(
@@ -17,18 +17,18 @@ def check(
     rate_TH: Tensor,
     state_SHKV: Tensor,
 ) -> None:
-    """Raises `ValueError` where a kernel would read the wrong memory."""
+    """Raises `ValueError` if a kernel would read the wrong memory."""
     _check_shapes(q_TGK, k_TGK, v_THV, state_SHKV)
     for name, rows in (("q", q_TGK), ("k", k_TGK), ("v", v_THV)):
         if rows.stride(2) != 1 or rows.stride(1) != rows.shape[2]:
             raise ValueError(
-                f"the heads of a row of {name} must lie together, got shape {tuple(rows.shape)}, "
+                f"each row of {name} must have contiguous heads, got shape {tuple(rows.shape)}, "
                 f"strides {rows.stride()}; call contiguous() first"
             )
     for name, gate in (("log_decay", log_decay_TH), ("rate", rate_TH)):
         if gate.dtype is not torch.float32 or gate.stride(1) != 1 or gate.ndim != 2:
             raise ValueError(
-                f"{name} must be float32 [T, H] with rows that lie together, got {gate.dtype}, "
+                f"{name} must be float32 [T, H] with contiguous rows, got {gate.dtype}, "
                 f"shape {tuple(gate.shape)}, strides {gate.stride()}"
             )
     if not len({q_TGK.dtype, k_TGK.dtype, v_THV.dtype}) == 1:

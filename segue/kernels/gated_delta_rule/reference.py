@@ -6,15 +6,15 @@ A head keeps a state S [K, V]. Token t, with key k, value v, decay a = exp(log_d
     S ← S + k ⊗ b (v - Sᵀ k)     replace what the state recalls for this key
     o = Sᵀ q
 
-Queries and keys are normalised to length one first, and queries scaled by K^-½.
+Queries and keys are first normalised to length one, and queries scaled by K^-½.
 
-`gated_delta_rule_runs` is these lines for one token of every run at once, since a state is wanted
-after each. `gated_delta_rule_prompts` gets the same result from few large products: within a chunk
-of C tokens the corrections b (v - Sᵀ k) of all tokens solve one unit lower triangular system (the
-WY form), so only chunks remain sequential.
+`gated_delta_rule_runs` applies these lines to one token of every run at once, since the state after
+each token is needed. `gated_delta_rule_prompts` gets the same result from few large products:
+within a chunk of C tokens the corrections b (v - Sᵀ k) of all tokens solve one unit lower
+triangular system (the WY form), so only the chunks are sequential.
 
 T packed tokens, N prompts, M segments, D runs, S slots, G key heads, H value heads (a multiple of
-G; key head g serves neighbouring value heads), K and V head dimensions, B chunks of a segment, C
+G; key head g serves adjacent value heads), K and V head dimensions, B chunks of a segment, C
 tokens of a chunk. X = T H heads of all rows, Y those of one round.
 """
 
@@ -52,7 +52,7 @@ def gated_delta_rule_runs(
     unit_T2G1K = _unit(torch.cat([k_TGK, q_TGK], dim=1)).view(num_tokens, 2, num_k_heads, 1, k_dim)
     key_X1K, query_X1K = unit_T2G1K.transpose(0, 1).expand(heads).reshape(2, -1, 1, k_dim)
     decay_X11, rate_X11 = log_decay_TH.exp().view(-1, 1, 1), rate_TH.reshape(-1, 1, 1)
-    # b (v - (a S)ᵀ k) is one product with the state as it was before the token.
+    # b (v - (a S)ᵀ k) takes one product with the state before the token.
     value_X1V = v_THV.float().reshape(-1, 1, v_dim) * rate_X11
     read_X1K = key_X1K * (rate_X11 * decay_X11)
 
@@ -107,7 +107,7 @@ class _Chunks:
     corrections_BHCV: Tensor
     """The tokens' corrections if the state before the chunk were zero."""
     reads_BHCK: Tensor
-    """Times the state before the chunk: what that state takes away from the corrections."""
+    """Multiplied by the state before the chunk: what that state subtracts from the corrections."""
     queries_BHCK: Tensor
     """Decayed since the chunk's start."""
     attention_BHCC: Tensor
@@ -128,8 +128,8 @@ class _Chunks:
         k_BGCK = _cut(_unit(k_TGK))
         v_BHCV = _cut(v_THV.float())
         rate_BHC1 = _cut(rate_TH.unsqueeze(-1))
-        # float64: the sums reach hundreds where a head forgets fast, and what counts is the small
-        # difference between neighbours, of which float32 would lose two digits.
+        # float64: the sums reach hundreds if a head forgets fast, and what matters is the small
+        # difference between neighbours, which would lose two digits in float32.
         elapsed_BHC1 = _cut(log_decay_TH.double().unsqueeze(-1)).cumsum(2)
 
         between_BHCC = _decay_between(elapsed_BHC1)
@@ -139,7 +139,7 @@ class _Chunks:
         query_key_BHCC = _per_value_head(q_BGCK @ k_BGCK.mT, repeats)
         q_BHCK, k_BHCK = _per_value_head(q_BGCK, repeats), _per_value_head(k_BGCK, repeats)
 
-        # (I + L) x = right side, L strictly lower. The solver ignores the diagonal it is given.
+        # (I + L) x = right side, L strictly lower. The solver ignores the given diagonal.
         system_BHCC = key_key_BHCC * between_BHCC * rate_BHC1
         right_side = torch.cat([v_BHCV, k_BHCK * since_start_BHC1], dim=-1) * rate_BHC1
         solved = torch.linalg.solve_triangular(
@@ -179,7 +179,7 @@ def _unit(x: Tensor) -> Tensor:
 
 
 def _cut(x_THX: Tensor) -> Tensor:
-    """[T, H, X] → [B, H, C, X]. The last chunk is filled with zeros, which change no state."""
+    """[T, H, X] → [B, H, C, X]. The last chunk is padded with zeros, which change no state."""
     num_tokens, num_heads, width = x_THX.shape
     chunk_tokens = min(CHUNK_TOKENS, num_tokens)
     num_chunks = -(-num_tokens // chunk_tokens)

@@ -1,4 +1,4 @@
-"""The inverse of a unit lower triangular matrix in Triton, which solves for a chunk's corrections.
+"""The inverse of a unit lower triangular matrix in Triton, used to solve for a chunk's corrections.
 
 C rows and columns, cut into squares of SIDE.
 """
@@ -11,10 +11,10 @@ import triton.language as tl
 
 @triton.jit
 def inverse(system_CC, C: tl.constexpr, PRECISION: tl.constexpr, SIDE: tl.constexpr = 16):
-    """(I + L)^-1, L what lies below the diagonal of `system`.
+    """(I + L)^-1, where L is the part of `system` below its diagonal.
 
-    By forward substitution, row after row inside of squares on the diagonal, then square after
-    square: no number on the way is larger than those of the result, unlike with powers of L.
+    Uses forward substitution, row after row inside the diagonal squares, then square after square.
+    No intermediate number is larger than those of the result, unlike with powers of L.
     """
     NUM: tl.constexpr = C // SIDE
     # Rows r and columns c of squares in block row a and block column b.

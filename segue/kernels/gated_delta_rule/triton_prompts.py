@@ -1,9 +1,9 @@
-"""The gated delta rule over prompts in Triton: the chunks all at once, then the states in order.
+"""The gated delta rule over prompts in Triton: all chunks at once, then the states in order.
 
-The WY form of a chunk (Yang et al., *Parallelizing Linear Transformers with the Delta Rule over
-Sequence Length*, 2024; *Gated Delta Networks*, 2025) in the order that rounds least. With g the
-decay since the chunk's start, S the state there, and rows r of keys and queries as they came,
-whose lengths are divided out afterwards:
+Uses the WY form of a chunk (Yang et al., *Parallelizing Linear Transformers with the Delta Rule
+over Sequence Length*, 2024; *Gated Delta Networks*, 2025) in the order with the least rounding. g
+is the decay since the chunk's start and S the state there; rows of keys and queries are not
+normalised, their lengths are divided out afterwards:
 
     prepare   X = (I + L)^-1 diag(rate),  L strictly lower: rate_i (k_i · k_j) g_i / g_j
               A = (q_i · k_j) g_i / g_j for j <= i
@@ -11,9 +11,9 @@ whose lengths are divided out afterwards:
               outputs       = g Q S + A Y
               S ← g_end S + Kᵀ (g_end / g Y)
 
-`prepare` is a program for each chunk and head. `scan` is one for each prompt, head and block of V,
-which keeps its part of the state in registers from the prompt's first token to its last. Products
-have operands of the inputs' dtype and sums in float32; those that solve for X are in tf32.
+`prepare` has a program for each chunk and head. `scan` has one for each prompt, head and block of
+V; it keeps its part of the state in registers from the prompt's first token to its last. Products
+have operands in the inputs' dtype and sums in float32; those that solve for X are in tf32.
 
 T packed tokens, N prompts, M segments, S slots, B chunks, G key heads, H value heads, K and V head
 dimensions, C tokens of a chunk.
@@ -33,9 +33,10 @@ from segue.kernels.gated_delta_rule.triton_inverse import inverse
 
 EPS = tl.constexpr(L2_EPS)
 BLOCKS_V = (32, 16)
-"""The larger, the fewer programs read the same keys and queries."""
+"""The larger the block, the fewer programs read the same keys and queries."""
 WANTED_PROGRAMS = 112
-"""Of a scan: about one for each multiprocessor. Their number is a power of two times few."""
+"""For a scan: about one per multiprocessor. Actual counts are a power of two times a small number.
+"""
 
 
 @triton.jit(do_not_specialize=["num_segments"])
@@ -71,7 +72,7 @@ def prepare_kernel(
     rows_C = first_row + tokens_C
     inside_C = rows_C < end
     columns_CK = ((head // REPEATS) * K + tl.arange(0, K))[None, :]
-    # Rows that are not there are zeros, which change no state.
+    # Missing rows are zeros, which change no state.
     q_CK = tl.load(q_ptr + rows_C[:, None] * q_stride + columns_CK, inside_C[:, None], other=0.0)
     k_CK = tl.load(k_ptr + rows_C[:, None] * k_stride + columns_CK, inside_C[:, None], other=0.0)
     rate_C = tl.load(rate_ptr + rows_C * rate_stride + head, inside_C, other=0.0)
@@ -79,7 +80,7 @@ def prepare_kernel(
     q_scale_C = tl.where(inside_C, _inverse_length(q_CK) * (1.0 / tl.sqrt(K * 1.0)), 0.0)
     k_scale_C = tl.where(inside_C, _inverse_length(k_CK), 0.0)
 
-    # As two float32, since the sums may reach hundreds and what counts is a small difference.
+    # As two float32, since the sums may reach hundreds and what matters is a small difference.
     elapsed_C = tl.cumsum(log_decay_C.to(tl.float64), 0)
     all_elapsed = tl.sum(log_decay_C.to(tl.float64), 0)
     high_C = elapsed_C.to(tl.float32)
@@ -107,7 +108,7 @@ def prepare_kernel(
     tl.store(scales_ptrs, q_scale_C * since_start_C)
     tl.store(scales_ptrs + C, k_scale_C * since_start_C)
     tl.store(scales_ptrs + 2 * C, 2.0 * k_scale_C * tl.exp(until_end_C))
-    # One number, C times: loaded like the others, it arrives when they do.
+    # One number, stored C times, so that it is loaded together with the others.
     tl.store(scales_ptrs + 3 * C, tl.exp(all_elapsed.to(tl.float32) + tl.zeros_like(high_C)))
 
 
@@ -156,7 +157,7 @@ def scan_kernel(
         first_chunk = first_block_of(start, segment, C)
         for i in range(tl.cdiv(end - start, C)):
             rows_C = start + i * C + tokens_C
-            # Rows that are not there have scales of zero, whatever is loaded in their place.
+            # Missing rows have scales of zero, whatever is loaded in their place.
             own_C1 = tl.minimum(rows_C, end - 1)[:, None]
             place = (first_chunk + i) * NUM_HEADS + head
             k_CK = tl.load(k_ptr + own_C1 * k_stride + key_columns_1K)
@@ -176,8 +177,9 @@ def scan_kernel(
             missing_CV = v_CV.to(tl.float32) - recalled_CV * recall_scale_C[:, None]
             correction_CV = tl.dot(solved_CC, missing_CV.to(dtype), input_precision="ieee")
             kept_CV = (correction_CV * keep_scale_C[:, None]).to(dtype)
-            # Twice what is new, halved: else the loop would carry and scale a product's accumulator
-            # that other products read, which Triton miscompiles (triton-lang/triton#10993).
+            # Doubled (in the scale), then halved: otherwise the loop would carry and scale a
+            # product's accumulator that other products read, which Triton miscompiles
+            # (triton-lang/triton#10993).
             new_KV = 0.5 * tl.dot(tl.trans(k_CK), kept_CV, input_precision="ieee")
             state_KV = state_KV * decay_V[None, :] + new_KV
             out_CV = tl.dot(
@@ -275,12 +277,12 @@ def gated_delta_rule_prompts(
 
 
 def block_of_v(v_dim: int, num_states: int) -> int:
-    """The widest block of V that gives work to the whole chip."""
+    """The widest block of V that keeps the whole chip busy."""
     fitting = [block for block in BLOCKS_V if v_dim % block == 0]
     busy = [block for block in fitting if v_dim // block * num_states >= WANTED_PROGRAMS]
     return busy[0] if busy else fitting[-1]
 
 
 def scan_warps(block_v: int) -> int:
-    """One warp group, or two where one has too few registers."""
+    """One warp group, or two if one has too few registers."""
     return 4 if block_v <= 16 else 8

@@ -1,8 +1,8 @@
-"""The gated delta rule over runs in Triton: each state is read once, and written once a token.
+"""The gated delta rule over runs in Triton: reads each state once, writes it once per token.
 
-A program has one run's state of one head, or a block of its columns, in registers; columns do not
-know of each other. What it does is bound by the bytes of the states, so a program is one warp,
-which sums over K without a barrier, and many of them keep the memory busy.
+A program keeps one run's state of one head, or a block of its columns, in registers; columns are
+independent. The kernel is bound by the bytes of the states. So a program is a single warp, which
+sums over K without a barrier, and many programs keep the memory busy.
 
 T packed tokens, D runs, S slots, G key heads, H value heads, K and V head dimensions.
 """
@@ -65,8 +65,8 @@ def runs_kernel(
     value_columns_V = head * V + dims_V
     part_KV = head * K * V + dims_K[:, None] * V + dims_V[None, :]
 
-    # All that is read, before anything is written: the slot read may be one of those written, and
-    # no token's inputs have to wait for the token before it.
+    # Read everything before writing anything: the slot read may be one of those written, and no
+    # token's inputs wait for the previous token.
     slot_in = tl.load(slots_in_ptr + run).to(tl.int64)
     state_KV = tl.load(state_ptr + slot_in * NUM_HEADS * K * V + part_KV)
     queries, keys, values, log_decays, rates, slots_out = (), (), (), (), (), ()

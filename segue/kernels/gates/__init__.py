@@ -1,5 +1,5 @@
-"""The gates that stand between two products of a layer, each in one pass over memory: the MLP's,
-that of attention's output, and the decay and rate of the gated delta rule."""
+"""The gates between two products of a layer, each in one pass over memory: the MLP's gate,
+attention's output gate, and the decay and rate of the gated delta rule."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["decay_and_rate", "sigmoid_gate", "silu_gate"]
 
 
 def silu_gate(gate_up_TJ: Tensor) -> Tensor:
-    """silu(gate) · up [T, I] of a projection [T, 2 I] that has all gates, then all ups."""
+    """silu(gate) · up [T, I] of a projection [T, 2 I] with all gates, then all ups."""
     if dispatch.takes_kernels(gate_up_TJ):
         from segue.kernels.gates import triton
 
@@ -21,10 +21,10 @@ def silu_gate(gate_up_TJ: Tensor) -> Tensor:
 
 
 def sigmoid_gate(x_TQX: Tensor, gate_TQX: Tensor) -> Tensor:
-    """x · sigmoid(gate) [T, Q, X], contiguous, of two tensors of one dtype.
+    """x · sigmoid(gate) [T, Q, X], contiguous, of two tensors of the same dtype.
 
     `gate` may be a view of a wider projection, as `attention_input` returns it: the elements of a
-    head must lie together, heads and tokens need not.
+    head must be contiguous, heads and tokens need not.
     """
     if dispatch.takes_kernels(x_TQX):
         from segue.kernels.gates import triton

@@ -10,7 +10,7 @@ from segue.kernels.gates.triton import (
 )
 from segue.kernels.specimen import CHIPS, CompileCase
 
-# A thread's eight neighbouring elements come in one load and leave in one store.
+# A thread moves eight adjacent elements with one load and one store.
 WIDE = dict.fromkeys(CHIPS, ("ld.global.v4.b32", "st.global.v4.b32"))
 
 SPECIMENS = (

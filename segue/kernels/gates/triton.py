@@ -1,4 +1,4 @@
-"""Gates in Triton: a program for a stretch of a token's columns.
+"""Gates in Triton: a program for a block of a token's columns.
 
 T tokens, I width of an MLP, J = 2 I, Q query heads of X dimensions, N value heads of the gated
 delta rule.
@@ -80,8 +80,8 @@ def decay_and_rate_kernel(
 def _softplus(x):
     """max(x, 0) + log1p(e) with e = exp(-|x|), which cannot overflow.
 
-    log1p as Kahan has it: what rounding 1 + e lost is made good by the quotient. Where nothing is
-    left of e, log1p(e) is e.
+    log1p by Kahan's method: the quotient corrects the rounding error of 1 + e. If 1 + e rounds to
+    1, log1p(e) is e.
     """
     e = tl.exp(-tl.abs(x))
     u = 1.0 + e
@@ -97,7 +97,7 @@ def silu_gate(gate_up_TJ: Tensor) -> Tensor:
     num_tokens, columns = gate_up_TJ.shape
     if columns % 2 or gate_up_TJ.stride(1) != 1:
         raise ValueError(
-            "silu_gate takes rows of as many gates as ups, each row's together, got shape "
+            "silu_gate takes rows with as many gates as ups, each row contiguous, got shape "
             f"{tuple(gate_up_TJ.shape)}, strides {gate_up_TJ.stride()}"
         )
     width = columns // 2
@@ -118,8 +118,8 @@ def sigmoid_gate(x_TQX: Tensor, gate_TQX: Tensor) -> Tensor:
         or gate_TQX.stride(2) != 1
     ):
         raise ValueError(
-            "sigmoid_gate takes contiguous x [T, Q, X] and a gate of its shape and dtype whose "
-            f"heads each lie together, got {tuple(x_TQX.shape)} of {x_TQX.dtype} with strides "
+            "sigmoid_gate takes contiguous x [T, Q, X] and a gate of its shape and dtype with "
+            f"contiguous heads, got {tuple(x_TQX.shape)} of {x_TQX.dtype} with strides "
             f"{x_TQX.stride()}, and {tuple(gate_TQX.shape)} of {gate_TQX.dtype} with strides "
             f"{gate_TQX.stride()}"
         )
@@ -148,7 +148,7 @@ def decay_and_rate(
     num_heads = dt_TN.shape[1]
     if rate_TN.shape != dt_TN.shape or dt_TN.stride(1) != 1 or rate_TN.stride(1) != 1:
         raise ValueError(
-            "decay_and_rate takes two tensors [T, N] whose rows each lie together, got shapes "
+            "decay_and_rate takes two tensors [T, N] with contiguous rows, got shapes "
             f"{tuple(dt_TN.shape)} and {tuple(rate_TN.shape)}, strides {dt_TN.stride()} and "
             f"{rate_TN.stride()}"
         )

@@ -1,4 +1,4 @@
-"""Mixture of experts: route each token to a few experts, and sum what they and a shared one say."""
+"""Mixture of experts: route tokens to a few experts; sum their outputs and a shared expert's."""
 
 from __future__ import annotations
 
@@ -20,9 +20,10 @@ def routed_experts(
 ) -> tuple[Tensor, Tensor]:
     """down(silu(gate(x)) · up(x)) of each token's best experts [T, A, H], and their weights [T, A].
 
-    The best have the largest router logits, best first, and the lowest id among equal ones. Weights
-    are float32: the softmax of the router over all experts, normalised over the chosen ones.
-    `gate_up` [E, 2 I, H] stacks gate above up; `down` is [E, H, I]; both have the dtype of `x`.
+    The best experts have the largest router logits, best first; among equal logits the lowest id
+    comes first. Weights are float32: the router's softmax over all experts, normalised over the
+    chosen ones. `gate_up` [E, 2 I, H] stacks gate on up; `down` is [E, H, I]; both have the dtype
+    of `x`.
     """
     if dispatch.takes_kernels(x_TH):
         from segue.kernels.moe import triton
@@ -40,8 +41,8 @@ def combine_experts(
 ) -> Tensor:
     """Σ weight · y over a token's experts + sigmoid(shared gate) · shared [T, H].
 
-    Summed in float32, best expert first, whatever else is in the batch; the result has the dtype of
-    `y`.
+    Summed in float32, best expert first, regardless of the rest of the batch. The result has the
+    dtype of `y`.
     """
     if dispatch.takes_kernels(y_TAH):
         from segue.kernels.moe import triton

@@ -47,8 +47,8 @@ def combine_experts(
 def route(router_logits_TE: Tensor, experts_per_token: int) -> tuple[Tensor, Tensor]:
     """Each token's best experts and their weights, [T, A], best first.
 
-    Among equal logits the lowest id comes first; `topk` does not promise that. A softmax over all
-    experts that is normalised over the chosen ones is the softmax over the chosen ones.
+    Among equal logits the lowest id comes first; `topk` does not guarantee that. A softmax over all
+    experts, normalised over the chosen ones, equals the softmax over the chosen ones.
     """
     sorted_TE, experts_TE = router_logits_TE.float().sort(dim=-1, descending=True, stable=True)
     weights_TA = sorted_TE[:, :experts_per_token].softmax(dim=-1)

@@ -1,4 +1,4 @@
-"""How the rows of a batch are cut into tiles of one expert each: decided by sizes, on the host.
+"""How the rows of a batch are cut into tiles of one expert each: decided on the host, by sizes.
 
 T tokens, E experts, A experts of a token, Z = T · A pairs of a token and one of its experts.
 """
@@ -10,36 +10,37 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Tile:
-    """What one program of a product computes, and with what."""
+    """The tile that one program computes, and its launch options."""
 
     columns: int
-    """Of the product. For gate and up together: half are gate's."""
+    """Columns of the product. For gate and up together, half are gate's."""
     depth: int
-    """Of the sum, at a time."""
+    """Terms of the sum per iteration."""
     num_warps: int
     num_stages: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tiling:
-    """Sizes of both products for batches of about the same rows per expert."""
+    """Tiles of both products, for batches with a similar number of rows per expert."""
 
     rows: int
-    """Of a tile, all of one expert."""
+    """Rows of a tile, all of one expert."""
     gate_up: Tile
     down: Tile
 
 
 STREAMING = Tiling(rows=16, gate_up=Tile(32, 128, 4, 5), down=Tile(64, 128, 4, 4))
-"""A few rows per expert: narrow tiles, so that even eight experts are read by all of a chip."""
+"""A few rows per expert: narrow tiles, so that the whole chip reads even if only eight experts are
+used."""
 MIDDLE = Tiling(rows=64, gate_up=Tile(128, 64, 4, 4), down=Tile(128, 64, 4, 4))
-"""Dozens: still bound by the weights, so an expert should be one tile."""
+"""Dozens of rows per expert: still bound by reading weights, so an expert should be one tile."""
 DENSE = Tiling(rows=128, gate_up=Tile(256, 64, 8, 4), down=Tile(128, 64, 8, 3))
-"""Bound by the tensor cores."""
+"""More rows: bound by the tensor cores."""
 
 
 def tiling_of(num_tokens: int, num_experts: int, experts_per_token: int) -> Tiling:
-    """By the rows that an expert has on average: nothing else is known without a wait."""
+    """Chosen by the average rows per expert: the host knows more only after a wait."""
     rows_per_expert = num_tokens * experts_per_token / num_experts
     if rows_per_expert <= 6:
         return STREAMING
@@ -47,6 +48,6 @@ def tiling_of(num_tokens: int, num_experts: int, experts_per_token: int) -> Tili
 
 
 def max_tiles(num_tokens: int, num_experts: int, experts_per_token: int, rows: int) -> int:
-    """An upper bound: each expert that has rows fills all its tiles but the last."""
+    """An upper bound on the tiles: each expert with rows fills all its tiles but the last."""
     num_pairs = num_tokens * experts_per_token
     return (num_pairs + min(num_experts, num_pairs) * (rows - 1)) // rows

@@ -1,11 +1,11 @@
 """Mixture of experts in Triton: two products over tiles of one expert each, and a sum.
 
-The rows of a tile are gathered from the tokens and scattered to their places in [T, A, H], so no
-product depends on what else is in the batch, and each token's sum runs over its own experts in its
-own order. Tiles that the plan does not have return at once: the grid is an upper bound.
+The rows of a tile are gathered from the tokens and scattered to their places in [T, A, H]. So no
+product depends on the rest of the batch, and each token's sum runs over its own experts in its own
+order. The grid is an upper bound: programs without a tile in the plan return at once.
 
 T tokens, H hidden size, E experts, A experts of a token, I width of an expert, J = 2 I, Z = T · A
-pairs, sorted by expert. M rows of a tile, N columns of its product, K what is summed over.
+pairs, sorted by expert. M rows of a tile, N columns of its product, K the summed dimension.
 """
 
 from __future__ import annotations
@@ -40,12 +40,13 @@ def gate_up_kernel(
 ):
     """h = silu(gate(x)) · up(x), [Z, I] in the order of the pairs.
 
-    Columns alternate between gate and up, so that one product has both of a channel side by side.
+    Columns alternate between gate and up, so that one product has both values of a channel side by
+    side.
     """
     num_column_blocks = tl.cdiv(width, BLOCK_N // 2)
     tile = tl.program_id(0) // num_column_blocks
     channel = (tl.program_id(0) % num_column_blocks) * (BLOCK_N // 2)
-    # All in flight at once; what the table says of a tile that is not there is not used.
+    # Loaded all at once; the table's entries for a missing tile are not used.
     num_tiles = tl.load(num_tiles_ptr)
     expert = tl.load(tile_expert_ptr + tile).to(tl.int64)
     first = tl.load(tile_first_ptr + tile)
@@ -98,12 +99,12 @@ def down_kernel(
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):
-    """y = down(h), each row where its pair belongs in [T, A, H]."""
+    """y = down(h), with each row stored at its pair's place in [T, A, H]."""
     num_column_blocks = tl.cdiv(hidden_size, BLOCK_N)
     tile = tl.program_id(0) // num_column_blocks
     outputs_N = (tl.program_id(0) % num_column_blocks) * BLOCK_N + tl.arange(0, BLOCK_N)
     inside_N = outputs_N < hidden_size
-    # All in flight at once; what the table says of a tile that is not there is not used.
+    # Loaded all at once; the table's entries for a missing tile are not used.
     num_tiles = tl.load(num_tiles_ptr)
     expert = tl.load(tile_expert_ptr + tile).to(tl.int64)
     first = tl.load(tile_first_ptr + tile)
@@ -230,7 +231,7 @@ def _tables(plan: RoutingPlan) -> tuple[Tensor, ...]:
 def _options(tile: Tile, dtype: torch.dtype) -> dict[str, int]:
     return {
         "BLOCK_N": tile.columns,
-        # As many bytes of shared memory in float32 as in bfloat16.
+        # The same bytes of shared memory in float32 as in bfloat16.
         "BLOCK_K": tile.depth * 2 // dtype.itemsize,
         "num_warps": tile.num_warps,
         "num_stages": tile.num_stages,
@@ -259,13 +260,13 @@ def _check_experts(
     got = tuple(tuple(t.shape) for t in (router_logits_TE, gate_up_EJH, down_EHI))
     if got != expected:
         raise ValueError(
-            f"routed_experts takes logits [T, E], gate_up [E, 2 I, H] and down [E, H, I], which "
-            f"for this x and down are {expected}, got {got}"
+            f"routed_experts takes logits [T, E], gate_up [E, 2 I, H] and down [E, H, I]; for this "
+            f"x and down that is {expected}, got {got}"
         )
     most = min(MAX_EXPERTS_PER_TOKEN, num_experts)
     if num_experts > MAX_EXPERTS or not 1 <= experts_per_token <= most:
         raise ValueError(
-            f"routed_experts takes at most {MAX_EXPERTS} experts and 1 to {most} of a token, got "
+            f"routed_experts takes at most {MAX_EXPERTS} experts and 1 to {most} per token, got "
             f"{num_experts} and {experts_per_token}"
         )
 

@@ -1,4 +1,4 @@
-"""The best experts of each token, in Triton: a few rounds over keys that are all different.
+"""The best experts of each token, in Triton: a few rounds over keys that are all distinct.
 
 T tokens, E experts, A experts of a token.
 """
@@ -23,7 +23,7 @@ def choose(
     BLOCK_T: tl.constexpr,
     BLOCK_E: tl.constexpr,
 ):
-    """Stores the weights of each token's best experts. Returns 1 + a for the a-th best of a token
+    """Stores the weights of each token's best experts. Returns 1 + a for a token's a-th best expert
     and 0 for the others [BLOCK_T, BLOCK_E]."""
     experts_E = tl.arange(0, BLOCK_E)
     inside_T = tokens_T < num_tokens
@@ -31,9 +31,9 @@ def choose(
     offsets_TE = tokens_T.to(tl.int64)[:, None] * num_experts + experts_E[None, :]
     logits_TE = tl.load(logits_ptr + offsets_TE, mask=inside_TE, other=0.0).to(tl.float32)
 
-    # Logits as integers of the same order, their expert below them: all keys of a token differ, so
-    # each round takes one, the lowest id among equals, and a NaN is as good as any other number.
-    # What is taken becomes its rank, which is below all keys.
+    # A key is the logit as an integer in the same order, with the expert in its low bits. A token's
+    # keys are all distinct, so each round takes exactly one: the lowest id among equal logits. A
+    # NaN counts as some number. A taken key is replaced by its rank, which is below all keys.
     keys_TE = (order_of(logits_TE).to(tl.int64) << 32) | (A + BLOCK_E - experts_E).to(tl.int64)[
         None, :
     ]

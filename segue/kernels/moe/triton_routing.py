@@ -4,14 +4,14 @@ T tokens, E experts, A experts of a token, B blocks of tokens, Z = T · A pairs.
 token t with its a-th best expert. The plan, all int32:
 
     pairs [Z]          sorted by expert, then by token
-    tile_expert [·]    of each tile
-    tile_first [·]     where the tile's rows begin in `pairs`
+    tile_expert [·]    each tile's expert
+    tile_first [·]     where the tile's rows start in `pairs`
     tile_stop [·]      where its expert's rows end; the tile has at most BLOCK_M of them
-    num_tiles [1]      tiles that there are, which only the device knows
+    num_tiles [1]      number of tiles, which only the device knows
 
-It is a counting sort. Up to BLOCK_T tokens one program does all. More tokens are cut into blocks:
-one kernel chooses and counts, one sums the counts up, one places the pairs. No program waits for
-another, and nothing depends on the order in which they run.
+It is a counting sort. For up to BLOCK_T tokens one program does everything. More tokens are cut
+into blocks: one kernel chooses and counts, one sums the counts, one places the pairs. No program
+waits for another, and nothing depends on the order in which they run.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ from segue.kernels.moe.tiling import max_tiles
 from segue.kernels.moe.triton_choice import choose
 
 MAX_EXPERTS = 1024
-"""A token's logits lie in the registers of one program."""
+"""One program holds a token's logits in registers."""
 MAX_EXPERTS_PER_TOKEN = 32
-"""Each is a round of the choice, unrolled."""
+"""Each expert takes one round of the choice, and rounds are unrolled."""
 BLOCK_T = 32
 BLOCK_B = 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RoutingPlan:
-    """Which rows each tile has; see above."""
+    """The rows of each tile; see above."""
 
     pairs_Z: Tensor
     tile_expert: Tensor
@@ -51,7 +51,7 @@ class RoutingPlan:
 
 @triton.jit
 def place(pairs_ptr, ranks_TE, tokens_T, first_E, A: tl.constexpr):
-    """Stores each pair behind those of its expert's earlier tokens, which begin at `first_E`."""
+    """Stores each pair after those of its expert's earlier tokens, which start at `first_E`."""
     chosen_TE = (ranks_TE > 0).to(tl.int32)
     offsets_TE = first_E[None, :] + tl.cumsum(chosen_TE, axis=0) - chosen_TE
     tl.store(pairs_ptr + offsets_TE, tokens_T[:, None] * A + ranks_TE - 1, mask=ranks_TE > 0)
@@ -68,7 +68,7 @@ def cut(
     BLOCK_M: tl.constexpr,
     BLOCK_E: tl.constexpr,
 ):
-    """Stores the tiles of all experts, by expert."""
+    """Stores the tiles of all experts, sorted by expert."""
     tiles_E = (counts_E + BLOCK_M - 1) // BLOCK_M
     begin_E = tl.cumsum(tiles_E, axis=0) - tiles_E
     for i in range(tl.max(tiles_E, axis=0)):
@@ -128,7 +128,7 @@ def choose_kernel(
     BLOCK_T: tl.constexpr,
     BLOCK_E: tl.constexpr,
 ):
-    """`ranks` int8 [T, E] and how many of this block's tokens chose each expert, [B, E]."""
+    """`ranks` int8 [T, E], and the number of this block's tokens that chose each expert, [B, E]."""
     block = tl.program_id(0)
     tokens_T = block * BLOCK_T + tl.arange(0, BLOCK_T)
     ranks_TE = choose(
@@ -159,7 +159,7 @@ def plan_kernel(
     BLOCK_M: tl.constexpr,
 ):
     """One program. `before` [B, E] sums the counts of earlier blocks; `first` [E] is where each
-    expert's pairs begin."""
+    expert's pairs start."""
     experts_E = tl.arange(0, BLOCK_E)
     inside_E = experts_E < num_experts
     total_E = tl.zeros((BLOCK_E,), tl.int32)
@@ -294,5 +294,5 @@ def route(
 
 
 def num_warps(block: int) -> int:
-    """16 elements a thread: of each a key of 64 bits is held, and what becomes of it."""
+    """16 elements a thread: it holds a 64-bit key for each, and its result."""
     return min(max(block // 512, 1), 16)

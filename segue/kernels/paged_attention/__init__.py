@@ -1,13 +1,13 @@
-"""Causal attention over pages, from prompts, runs or tokens; `attention_input` stores what is seen.
+"""Causal attention over pages, from prompts, runs or tokens. `attention_input` stores the keys and
+values.
 
 T packed tokens, N prompts, D runs, Z pages of the pool, P pages of the longest sequence, O tokens
 of a page, Q query heads, G key/value heads, X head dimension. `pages` [Z, 2, G, O, X] has the keys,
-then the values, of O neighbouring tokens, head by head. Indices are int64. A row of a page table
-has the pages of one sequence in order, and then any ids: they are not followed, except the first of
-a row.
+then the values, of O consecutive tokens, head by head. Indices are int64. A row of a page table has
+the pages of one sequence in order, then any ids: they are not followed, except the first of a row.
 
-On a GPU: queries and pages are contiguous and of one dtype, and X is a power of two from 16 to 256;
-ValueError otherwise. Nothing waits for the device, so all of it can be captured in a graph.
+On a GPU, queries and pages must be contiguous and of one dtype, and X a power of two from 16 to
+256; otherwise ValueError. Nothing waits for the device, so all of it can be captured in a graph.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def attend_prompts(
     starts_N: Tensor,
     page_table_NP: Tensor,
 ) -> Tensor:
-    """Outputs [T, Q, X] of packed prompts over their prefix and themselves, already stored.
+    """Outputs [T, Q, X] of packed prompts over their prefix and themselves, both already stored.
 
     Prompt n is rows cu[n] to cu[n + 1], at positions from `starts[n]`.
     """
@@ -59,10 +59,10 @@ def attend_runs(
 ) -> Tensor:
     """Outputs [T, Q, X] of a few queries a sequence over its tokens, already stored.
 
-    Queries lie round by round: round j has the j-th query of the first `round_sizes[j]` sequences,
-    which are at most those of the round before. Query j of a sequence sees its first `lengths + j`
-    tokens; where `lengths` is zero there is no sequence, and outputs are zeros. At most 8 rounds on
-    a GPU.
+    Queries are stored round by round: round j has the j-th query of the first `round_sizes[j]`
+    sequences, at most as many as in the previous round. Query j of a sequence sees its first
+    `lengths + j` tokens. If `lengths` is zero there is no sequence, and outputs are zeros. At most
+    8 rounds on a GPU.
     """
     if dispatch.takes_kernels(q_TQX):
         from segue.kernels.paged_attention import triton_runs
@@ -93,7 +93,7 @@ def attend_steps(
 ) -> Tensor:
     """Outputs [D, Q, X] of one query a sequence over its first `lengths` tokens, already stored.
 
-    Those before `first_position` are not seen. Zeros where none are left.
+    Tokens before `first_position` are not seen. Zeros if none are left.
     """
     if dispatch.takes_kernels(q_DQX):
         from segue.kernels.paged_attention import triton_runs
@@ -111,6 +111,6 @@ def attend_steps(
 
 
 def join_pages(pages_Z2GOX: Tensor, page_table_DP: Tensor) -> Tensor:
-    """A copy of each sequence's pages as one long page of its own: [D, 2, G, P O, X]. All ids of a
-    row are followed."""
+    """A copy of each sequence's pages as one long page: [D, 2, G, P O, X]. All ids of a row are
+    followed."""
     return reference.join_pages(pages_Z2GOX, page_table_DP)

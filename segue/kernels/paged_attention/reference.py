@@ -4,7 +4,7 @@ T packed tokens, N sequences, D of them in steps, J rounds of steps, Z pages of 
 the longest sequence, O tokens of a page, Q query heads, G key/value heads (Q / G queries share
 one), X head dimension, L tokens of a sequence.
 
-`pages` [Z, 2, G, O, X]: keys, then values, head by head, of O neighbouring tokens.
+`pages` [Z, 2, G, O, X]: keys, then values, head by head, of O consecutive tokens.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor
 from segue.kernels.constants import indexes
 
 QUERY_BLOCK_TOKENS = 512
-"""Bounds the mask of a prompt that continues a long prefix."""
+"""Limits the mask size for a prompt that continues a long prefix."""
 
 
 def attend_steps(
@@ -31,7 +31,7 @@ def attend_steps(
 ) -> Tensor:
     """Outputs [D, Q, X] of one query a sequence over its first `lengths` tokens, already stored.
 
-    Those before `first_position` are not seen. Zeros where none are left.
+    Tokens before `first_position` are not seen. Zeros if none are left.
     """
     num_steps, num_heads, head_dim = q_DQX.shape
     if num_steps == 1:
@@ -43,7 +43,7 @@ def attend_steps(
     end = first_position + k_DGLX.shape[2]
     index_L = torch.arange(first_position, end, device=q_DQX.device)
     is_real_DL = index_L < lengths_D.unsqueeze(1)
-    # The queries that share a key head stand where a prompt's tokens would.
+    # The queries that share a key head take the place of a prompt's tokens.
     q_DGRX = q_DQX.view(num_steps, num_kv_heads, -1, head_dim)
     mask_D11L = is_real_DL[:, None, None]
     out_DGRX = F.scaled_dot_product_attention(q_DGRX, k_DGLX, v_DGLX, attn_mask=mask_D11L)
@@ -63,15 +63,15 @@ def attend_runs(
 ) -> Tensor:
     """Outputs [T, Q, X] of a few queries a sequence over its tokens, already stored.
 
-    Queries lie round by round: round j has the j-th query of the first `round_sizes[j]` sequences,
-    which are at most those of the round before. Query j of a sequence sees its first `lengths + j`
-    tokens; where `lengths` is zero there is no sequence, and outputs are zeros. A sequence's keys
-    and values are gathered once for all its queries.
+    Queries are stored round by round: round j has the j-th query of the first `round_sizes[j]`
+    sequences, at most as many as in the previous round. Query j of a sequence sees its first
+    `lengths + j` tokens. If `lengths` is zero there is no sequence, and outputs are zeros. A
+    sequence's keys and values are gathered once for all its queries.
     """
     num_heads, head_dim = q_TQX.shape[1:]
     num_kv_heads, num_rounds = pages_Z2GOX.shape[2], len(round_sizes)
     if round_sizes[0] == 1:
-        # Its queries are the last of a prompt.
+        # A single run: its queries are like the last tokens of a prompt.
         length = int(lengths_D) + num_rounds - 1
         if length < num_rounds:
             return torch.zeros_like(q_TQX)
@@ -80,14 +80,14 @@ def attend_runs(
     sizes_J = torch.tensor(round_sizes, device=q_TQX.device)
     index_D1 = torch.arange(len(lengths_D), device=q_TQX.device).unsqueeze(1)
     num_queries_D = (index_D1 < sizes_J).sum(1)
-    # A query that a sequence does not have sees what its last one sees, and its output is dropped.
+    # A missing query sees what the sequence's last one sees; its output is dropped.
     visible_DJ = lengths_D.unsqueeze(1) + index_J.minimum(num_queries_D.unsqueeze(1) - 1)
     k_DGLX, v_DGLX = _of_sequences(pages_Z2GOX, page_table_DP, visible_DJ[:, -1])
     index_L = torch.arange(k_DGLX.shape[2], device=q_TQX.device)
     q_DJQX = q_TQX.new_zeros(len(lengths_D), num_rounds, num_heads, head_dim)
     for j, q_EQX in enumerate(torch.split(q_TQX, list(round_sizes))):
         q_DJQX[: len(q_EQX), j] = q_EQX
-    # All queries that share a key head stand where a prompt's tokens would.
+    # All queries that share a key head take the place of a prompt's tokens.
     q_DJGRX = q_DJQX.view(*q_DJQX.shape[:2], num_kv_heads, -1, head_dim)
     q_DGJRX = q_DJGRX.transpose(1, 2)
     mask_DJL = index_L < visible_DJ.unsqueeze(-1)
@@ -108,7 +108,7 @@ def attend_prompts(
     starts_N: Tensor,
     page_table_NP: Tensor,
 ) -> Tensor:
-    """Outputs [T, Q, X] of packed sequences over their prefix and themselves, already stored.
+    """Outputs [T, Q, X] of packed sequences over their prefix and themselves, both already stored.
 
     Sequence n is rows cu[n] to cu[n + 1], at positions from `starts[n]`.
     """
@@ -156,7 +156,7 @@ def _keys_and_values(
 
 
 def join_pages(pages_Z2GOX: Tensor, page_table: Tensor) -> Tensor:
-    """Pages [..., P] of a sequence each as one long page [..., 2, G, P · O, X] of its own."""
+    """The pages [..., P] of each sequence as one long page [..., 2, G, P · O, X]."""
     num_kv_heads = pages_Z2GOX.shape[2]
     rows_YP = _rows(page_table, range(2 * num_kv_heads), num_kv_heads)
     gathered = _gather(pages_Z2GOX, rows_YP)
@@ -168,18 +168,18 @@ def _of_sequences(
 ) -> tuple[Tensor, Tensor]:
     """Keys and values [D, G, L, X] of several sequences, to the end of the longest one.
 
-    Zeros, to be masked, beyond the end of a short sequence: what a page has there may be another
-    sequence's, or not a number.
+    Past the end of a short sequence there are zeros, to be masked: what the page has there may
+    belong to another sequence, or be NaN.
     """
     num_kv_heads, page_tokens = pages_Z2GOX.shape[2:4]
     lengths = lengths_D.tolist()
     end = max(*lengths, first_position + 1)
     starts_P = torch.arange(0, end, page_tokens, device=page_table_DP.device)
-    # A page that a sequence does not have is not looked up.
+    # Pages that do not belong to the sequence are not looked up.
     is_own_DP = starts_P < lengths_D.unsqueeze(1)
     table_DP = torch.where(is_own_DP, page_table_DP[:, : len(starts_P)], page_table_DP[:, :1])
     key_rows_DGP = _rows(table_DP, range(num_kv_heads), num_kv_heads)
-    # Not at once: twice the memory is more often beyond what the allocator keeps mapped.
+    # Not both at once: twice the memory more often exceeds what the allocator keeps mapped.
     both = (_gather(pages_Z2GOX, rows) for rows in (key_rows_DGP, key_rows_DGP + num_kv_heads))
     k_DGLX, v_DGLX = (x_DGLX[:, :, :end] for x_DGLX in both)
     for d, length in enumerate(lengths):
@@ -189,12 +189,12 @@ def _of_sequences(
 
 
 def _rows(page_table: Tensor, heads: range, num_kv_heads: int) -> Tensor:
-    """Where pages [..., P] have these heads, [..., heads, P]: keys' come before values'."""
+    """Rows of these heads in pages [..., P], [..., heads, P]: keys' heads precede values' heads."""
     heads_Y1 = indexes(tuple(heads), page_table.device).unsqueeze(1)
     return torch.add(heads_Y1, page_table.unsqueeze(-2), alpha=2 * num_kv_heads)
 
 
 def _gather(pages_Z2GOX: Tensor, rows: Tensor) -> Tensor:
-    """Heads in P pages each, [..., P], as [..., P · O, X]."""
+    """The rows [..., P] of heads in P pages, joined as [..., P · O, X]."""
     gathered = pages_Z2GOX.flatten(0, 2).index_select(0, rows.flatten())
     return gathered.view(*rows.shape[:-1], -1, pages_Z2GOX.shape[4])

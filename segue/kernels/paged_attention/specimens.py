@@ -1,6 +1,6 @@
 """The sizes at which paged attention is compiled ahead of time: head dimension 256.
 
-4 query heads a key head, as the dense models have them, and 8, as the 35B one does.
+4 query heads per key head, as in the dense models, and 8, as in the 35B model.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from segue.kernels.specimen import CHIPS, TENSOR_CORES, CompileCase
 
 HEAD_DIM = 256
 ASYNCHRONOUS = ("cp.async.cg.shared.global",)
-"""Copies of 16 bytes a thread, past the registers."""
+"""Copies of 16 bytes per thread that bypass the registers."""
 
 _INDICES = {"table_ptr": "*i64", "table_stride": "i32", "scale": "fp32"}
 _PIECES = {"partial_ptr": "*fp32", "stats_ptr": "*fp32"}
@@ -44,8 +44,8 @@ def _prompts(
         num_warps=triton_prompts.NUM_WARPS,
         num_stages=triton_prompts.NUM_STAGES,
         instructions={chip: (*TENSOR_CORES[chip], *ASYNCHRONOUS) for chip in CHIPS},
-        # Where the output goes, worked out before the loops and read again after them: the
-        # accumulator leaves no room for it. Nothing inside of a loop is spilled.
+        # The output's address, computed before the loops and read again after them: the accumulator
+        # leaves no room for it. Nothing inside a loop is spilled.
         max_stack_bytes=128,
     )
 

@@ -1,9 +1,9 @@
-"""Attention over pages in Triton: what prompts and runs share.
+"""Attention over pages in Triton: the code that prompts and runs share.
 
 Online softmax over tiles of keys (Milakov and Gimelshein 2018; FlashAttention, Dao et al. 2022 and
 2023). The query heads that share a key head are rows of one tile, so that a key is read once for
-all of them. Where few queries see many keys, the keys are cut into pieces that different programs
-take; each leaves a maximum, a sum and an output in float32, which are then combined
+all of them. If few queries see many keys, the keys are split into pieces for different programs;
+each program leaves a maximum, a sum and an output in float32, which are then combined
 (Flash-Decoding, Dao et al. 2023).
 
 M rows of queries: a token's heads of one key head, then the next token's. N keys of a tile, S
@@ -20,11 +20,11 @@ import triton.language as tl
 from torch import Tensor
 
 LOWEST = tl.constexpr(-1e30)
-"""Below every score, yet finite: two of them have a difference."""
+"""Below every score, yet finite, so that the difference of two is defined."""
 MAX_HEAD_BYTES = 512
-"""A tile of more would not fit into shared memory."""
+"""A tile of larger heads would not fit into shared memory."""
 NUM_INTERPRETED = 8
-"""Multiprocessors that the interpreter seems to have."""
+"""Number of multiprocessors to assume for the interpreter."""
 
 
 @triton.jit
@@ -46,12 +46,12 @@ def attend_tiles(
     HEAD_DIM: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ):
-    """The softmax so far, taken on over the keys from `first`, a multiple of a tile, to `stop`.
+    """Continue the softmax over the keys from `first`, a multiple of a tile, to `stop`.
 
-    `pages` points to this key head in the first page, where its tokens lie one after the other.
-    Row m sees those before `visible[m]`; `scale` makes scores exponents of two. Not masked: tiles
+    `pages` points to this key head in the first page, where its tokens are contiguous. Row m sees
+    the tokens before `visible[m]`; `scale` turns scores into exponents of two. Not masked: tiles
     are whole and all rows see all of them. Masked: nothing is read before `first_position` or from
-    `stop` on, since what lies there may not be a number, and zero times that is not zero.
+    `stop` on, since it may be NaN there, and zero times NaN is not zero.
     """
     columns_X = tl.arange(0, HEAD_DIM)
     in_page_NX = (tl.arange(0, BLOCK_N) * HEAD_DIM)[:, None] + columns_X[None, :]
@@ -102,7 +102,7 @@ def combine_pieces(
     HEAD_DIM: tl.constexpr,
     BLOCK_S: tl.constexpr,
 ):
-    """The output of one query at some columns, from its pieces in rows `row_stride` apart.
+    """The output of one query in some columns, from its pieces in rows `row_stride` apart.
 
     Zeros if it saw no key.
     """
@@ -127,7 +127,7 @@ def combine_pieces(
 
 
 def exponent_scale(head_dim: int) -> float:
-    """From a product of query and key to the exponent of two."""
+    """Factor from a query-key product to an exponent of two."""
     return math.log2(math.e) / math.sqrt(head_dim)
 
 
@@ -138,12 +138,12 @@ def num_multiprocessors(device: torch.device) -> int:
 
 
 def check(q_TQX: Tensor, pages_Z2GOX: Tensor, page_table_NP: Tensor) -> None:
-    """What the kernels take for granted; ValueError says which of it is not so."""
+    """Raises ValueError for anything that violates the kernels' assumptions."""
     num_heads, head_dim = q_TQX.shape[1:]
     num_kv_heads = pages_Z2GOX.shape[2]
     if not (q_TQX.is_contiguous() and pages_Z2GOX.is_contiguous()):
         raise ValueError(
-            "attention takes contiguous queries and pages, got strides "
+            "attention needs contiguous queries and pages, got strides "
             f"{q_TQX.stride()} and {pages_Z2GOX.stride()}; call contiguous() on the queries first"
         )
     if q_TQX.dtype is not pages_Z2GOX.dtype or head_dim != pages_Z2GOX.shape[4]:
@@ -154,7 +154,7 @@ def check(q_TQX: Tensor, pages_Z2GOX: Tensor, page_table_NP: Tensor) -> None:
     is_power_of_two = head_dim >= 16 and head_dim & (head_dim - 1) == 0
     if not is_power_of_two or head_dim * q_TQX.element_size() > MAX_HEAD_BYTES:
         raise ValueError(
-            f"head dimension must be a power of two from 16, of at most {MAX_HEAD_BYTES} bytes, "
+            f"head dimension must be a power of two from 16, and at most {MAX_HEAD_BYTES} bytes, "
             f"got {head_dim} of {q_TQX.dtype}"
         )
     if num_heads % num_kv_heads:
@@ -163,5 +163,5 @@ def check(q_TQX: Tensor, pages_Z2GOX: Tensor, page_table_NP: Tensor) -> None:
         )
     if page_table_NP.stride(1) != 1:
         raise ValueError(
-            f"a sequence's pages must be neighbours, got strides {page_table_NP.stride()}"
+            f"rows of the page table must be contiguous, got strides {page_table_NP.stride()}"
         )

@@ -1,11 +1,11 @@
-"""Which piece of which run's keys a program of `triton_runs` has.
+"""Which piece of which run's keys each program of `triton_runs` computes.
 
-Pieces of a batch are equally long: its keys, shared out over the wanted number of pieces. So a chip
-is as busy with one long sequence among short ones as with equal ones. Lengths are on the device
-alone, where every program works this out for itself: the pieces of a run are numbered from where
-those of the runs before it end; these numbers are the slots of the grid.
+All pieces of a batch have the same length: its keys divided by the wanted number of pieces. So one
+long sequence among short ones keeps a chip as busy as equal ones do. Only the device knows the
+lengths, so every program works out its own piece. Pieces are numbered consecutively, run after run;
+these numbers are the slots of the grid.
 
-`sizes`: how many runs are in each round.
+`sizes`: the number of runs in each round.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import triton.language as tl
 
 @triton.jit
 def num_tokens_of(runs_D, sizes):
-    """Of each run: in how many rounds it is."""
+    """Number of rounds that each run takes part in."""
     num_tokens_D = (runs_D < sizes[0]).to(tl.int32)
     for j in tl.static_range(1, len(sizes)):
         num_tokens_D += (runs_D < sizes[j]).to(tl.int32)
@@ -25,7 +25,7 @@ def num_tokens_of(runs_D, sizes):
 
 @triton.jit
 def tiles_of(lengths_ptr, runs_D, num_runs, sizes, BLOCK_N: tl.constexpr):
-    """Of each run: how many tiles of keys its last query sees. None where the length is zero."""
+    """Number of tiles of keys that each run's last query sees. 0 if the length is zero."""
     length_D = tl.load(lengths_ptr + runs_D, mask=runs_D < num_runs, other=0).to(tl.int32)
     end_D = length_D + num_tokens_of(runs_D, sizes) - 1
     return tl.where(length_D > 0, tl.cdiv(end_D, BLOCK_N), 0)
@@ -42,9 +42,9 @@ def run_of_slot(
     BLOCK_N: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    """The run that a slot is of, `num_runs` if none; the run's first slot; tiles of each piece.
+    """The run of a slot (`num_runs` if none), the run's first slot, and the tiles in each piece.
 
-    There are at most `wanted_pieces` slots and one more for each run.
+    There are at most `wanted_pieces` slots plus one per run.
     """
     num_tiles = 0
     for begin in range(0, num_runs, BLOCK_D):

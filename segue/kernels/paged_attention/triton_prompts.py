@@ -1,9 +1,9 @@
 """Attention of packed prompts over their pages, in Triton; see `triton` beside it for the method.
 
-A program has a tile of one prompt's query rows for one key head. Which tile is found on the device:
-tiles of prompt n begin at cu[n] · R / M + n, which leaves each prompt as many as it needs, and some
-over that return at once. Where the tiles are fewer than the chip's multiprocessors, as for a short
-turn after a long history, programs also share the keys of a tile in pieces.
+A program has a tile of one prompt's query rows for one key head. It finds its tile on the device:
+tiles of prompt n start at cu[n] · R / M + n, which gives each prompt as many as it needs and some
+spare ones that return at once. If there are fewer tiles than multiprocessors, as for a short turn
+after a long history, the keys of a tile are also split into pieces for several programs.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ BLOCK_M, BLOCK_N, BLOCK_I = 128, 64, 128
 NUM_WARPS, NUM_STAGES = 8, 3
 MAX_PIECES = 8
 MIN_PIECE_TOKENS = 1024
-"""Fewer keys are not worth a float32 output of their own."""
+"""Fewer keys are not worth a separate float32 output."""
 
 
 @triton.jit(do_not_specialize=["num_prompts", "table_stride", "num_tokens"])
@@ -53,7 +53,7 @@ def attend_prompts_kernel(
     BLOCK_N: tl.constexpr,
     BLOCK_I: tl.constexpr,
 ):
-    # Last tiles first: they see the most keys.
+    # The last tiles run first: they see the most keys.
     tile = tl.num_programs(0) - 1 - tl.program_id(0)
     kv_head = tl.program_id(1)
     prompt = -1
@@ -69,8 +69,8 @@ def attend_prompts_kernel(
     if first_row >= num_rows:
         return
 
-    # Rows are counted from the prompt's first; tokens of this tile from its own first one, to keep
-    # offsets of a tile in 32 bits.
+    # Rows are counted from the prompt's first row, tokens of this tile from its own first token, so
+    # that offsets within a tile fit into 32 bits.
     tile_token = first_row // GROUP
     rows_M = first_row + tl.arange(0, BLOCK_M)
     inside_M = rows_M < num_rows
@@ -87,7 +87,7 @@ def attend_prompts_kernel(
     piece_tokens = tl.cdiv(tl.cdiv(end, BLOCK_N), tl.num_programs(2)) * BLOCK_N
     first = tl.program_id(2) * piece_tokens
     stop = tl.minimum(first + piece_tokens, end)
-    # Of what all rows see, the whole tiles; then the rest.
+    # First the whole tiles that all rows see, then the rest.
     unmasked = tl.minimum((start + tile_token + 1) // BLOCK_N * BLOCK_N, stop)
     pages_ptr += kv_head * (PAGE_TOKENS * HEAD_DIM)
     table_ptr += tl.cast(prompt, tl.int64) * table_stride
@@ -217,9 +217,9 @@ def attend_prompts(
 
 
 def pieces_of_tiles(num_tiles: int, num_keys: int, num_multiprocessors: int) -> int:
-    """Into how many pieces the keys of each tile are cut, so that a chip is busy.
+    """Number of pieces to split each tile's keys into, so that the chip is busy.
 
-    The fewest that keep it within a tenth as busy as any number would: 100 tiles on 132
+    It is the smallest number whose utilisation is within a tenth of the best: 100 tiles on 132
     multiprocessors are better cut in 5 (500 programs, 3.8 rounds) than in 2 (200, 1.5 rounds).
     """
     if num_tiles >= num_multiprocessors:

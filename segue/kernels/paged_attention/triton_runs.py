@@ -1,9 +1,9 @@
 """Attention of a few queries a sequence over its pages, in Triton; see `triton` for the method.
 
-Bound by reading keys and values, so what matters is that all of a chip reads, all the time, for
-any mix of lengths. A program has the queries of one run for one key head, and a piece of the run's
-keys (`triton_pieces`). The grid is an upper bound that follows from shapes; programs beyond the
-last piece return at once.
+Bound by reading keys and values, so the whole chip must keep reading for any mix of lengths. A
+program has the queries of one run for one key head, and a piece of the run's keys
+(`triton_pieces`). The grid is an upper bound computed from shapes; programs past the last piece
+return at once.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ BLOCK_N = 32
 BLOCK_D = 128
 NUM_WARPS, NUM_STAGES = 4, 5
 SHARED_BYTES = 227 * 1024
-"""Of a multiprocessor."""
+"""Per multiprocessor."""
 MAX_WAVES = 4
-"""So many smaller pieces for each resident program level out lengths that differ."""
+"""Most pieces per resident program: smaller pieces balance sequences of different lengths."""
 
 _UNSPECIALISED = ["num_runs", "table_stride", "wanted_pieces", "min_tiles", "num_rows"]
 
@@ -69,7 +69,7 @@ def attend_runs_kernel(
     BLOCK_N: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    # Key heads side by side: they read the same pages.
+    # Key heads of a piece run side by side: they read the same pages.
     kv_head = tl.program_id(0)
     slot = tl.program_id(1)
     sizes = (size_0, size_1, size_2, size_3, size_4, size_5, size_6, size_7)
@@ -156,7 +156,7 @@ def combine_runs_kernel(
         is_later = (token == j) & (run >= sizes[j])
         run = tl.where(is_later, run - sizes[j], run)
         token += is_later.to(tl.int32)
-    # Nobody wrote the pieces of a run without tokens.
+    # The pieces of a run without tokens were never written.
     is_padding = tl.load(lengths_ptr + run) <= 0
     first_slot = tl.load(pieces_ptr + run * 2, mask=~is_padding, other=0).to(tl.int64)
     num_pieces = tl.load(pieces_ptr + run * 2 + 1, mask=~is_padding, other=0)
@@ -271,14 +271,15 @@ def attend_steps(
 
 
 def resident_programs(block_m: int, head_bytes: int) -> int:
-    """That a multiprocessor's shared memory holds: queries, and two tiles of keys and values.
+    """Programs that fit into a multiprocessor's shared memory: queries, and two tiles of keys and
+    values.
 
-    Warpgroup products read tiles while the next ones arrive, which takes a third.
+    Warpgroup products read tiles while the next ones arrive, which takes a third tile.
     """
     num_buffers = 2 if block_m < 64 else 3
     return max(SHARED_BYTES // ((block_m + 2 * num_buffers * BLOCK_N) * head_bytes + 2048), 1)
 
 
 def pieces_wanted(num_runs: int, num_kv_heads: int, num_resident: int) -> int:
-    """For each key head: a run alone fills the chip once, several of different lengths more."""
+    """Pieces per key head: a single run fills the chip once, several of different lengths more."""
     return max(num_resident * min(num_runs, MAX_WAVES) // num_kv_heads, 1)

@@ -1,5 +1,5 @@
-"""Root-mean-square norm over the last dimension: the model's, alone and fused with what stands
-around it, and the gated one of GDN layers."""
+"""Root-mean-square norm over the last dimension: the model's norm, alone and fused with adjacent
+operations, and the gated norm of GDN layers."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ def rms_norm(x: Tensor, weight_H: Tensor, *, eps: float) -> Tensor:
 
 
 def add_rms_norm(x: Tensor, y: Tensor, weight_H: Tensor, *, eps: float) -> tuple[Tensor, Tensor]:
-    """x + y, and its `rms_norm`: what a block adds to the residual stream, and the next one reads.
+    """x + y, and its `rms_norm`: add to the residual stream, and norm it for the next reader.
 
-    `x` and `y` [..., H] of the same dtype, which both results have. The norm is of the sum as it is
-    returned, rounded to that dtype.
+    `x` and `y` [..., H] and both results have the same dtype. The norm is of the returned sum,
+    which is rounded to that dtype.
     """
     if dispatch.takes_kernels(x):
         from segue.kernels.rms_norm import triton
@@ -42,7 +42,7 @@ def join_rms_norms(
 ) -> Tensor:
     """`rms_norm` of `x` and of `y`, each with its weight, side by side: [..., 2 H].
 
-    `x` and `y` [..., H] of the same dtype, which the result has.
+    `x` and `y` [..., H] and the result have the same dtype.
     """
     if dispatch.takes_kernels(x):
         from segue.kernels.rms_norm import triton
@@ -54,9 +54,9 @@ def join_rms_norms(
 def gated_rms_norm(x: Tensor, gate: Tensor, weight_H: Tensor, *, eps: float) -> Tensor:
     """x / rms(x) · weight · silu(gate) over the last dimension, computed in float32.
 
-    `x` and `gate` [T, N, H], each of any dtype; the result has the dtype of `gate`, which may be
-    columns of a wider tensor: a token's N heads must lie together, tokens need not. This weight is
-    stored as it is.
+    `x` and `gate` [T, N, H], each of any dtype; the result has the dtype of `gate`. `gate` may be
+    columns of a wider tensor: a token's N heads must be contiguous, tokens need not. This weight is
+    not stored as an offset.
     """
     if dispatch.takes_kernels(x):
         from segue.kernels.rms_norm import triton_gated

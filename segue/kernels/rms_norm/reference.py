@@ -33,6 +33,6 @@ def gated_rms_norm(x: Tensor, gate: Tensor, weight_H: Tensor, *, eps: float) -> 
 
 
 def _normed(x: Tensor, eps: float) -> Tensor:
-    # `x.square()` takes a detour through a general power, and `mean` divides by a Python number.
+    # `x.square()` uses a general power, and `mean` divides by a Python number: both are slower.
     squares = (x * x).sum(-1, keepdim=True)
     return x * torch.add(constant(eps, x.device), squares, alpha=1 / x.shape[-1]).rsqrt_()

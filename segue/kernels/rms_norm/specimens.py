@@ -1,4 +1,4 @@
-"""The sizes at which RMS norm is compiled ahead of time. Weights of norms are kept in float32."""
+"""The sizes at which RMS norm is compiled ahead of time. Norm weights are kept in float32."""
 
 from segue.kernels.rms_norm.triton import (
     add_rms_norm_kernel,
@@ -9,7 +9,7 @@ from segue.kernels.rms_norm.triton import (
 from segue.kernels.rms_norm.triton_gated import NUM_WARPS, blocks, gated_rms_norm_kernel
 from segue.kernels.specimen import CHIPS, CompileCase
 
-# A thread's eight neighbouring elements come in one load and leave in one store.
+# A thread moves eight adjacent elements with one load and one store.
 WIDE = dict.fromkeys(CHIPS, ("ld.global.v4.b32", "st.global.v4.b32"))
 _ROWS, _GATED_WIDTH = blocks(128)
 

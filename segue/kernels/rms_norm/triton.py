@@ -1,7 +1,7 @@
-"""RMS norm in Triton, alone, after an addition, or of two tensors joined: a program for each row,
+"""RMS norm in Triton, alone, after an addition, or of two joined tensors: a program for each row,
 which is read once.
 
-H the width of a row, BLOCK_H the next power of two.
+H is the width of a row, BLOCK_H the next power of two.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import triton.language as tl
 from torch import Tensor
 
 MAX_WIDTH = 16384
-"""A row lies in the registers of one program."""
+"""One program holds a row in registers."""
 
 
 @triton.jit
@@ -41,7 +41,7 @@ def add_rms_norm_kernel(
     inside_H = columns_H < width
     x_H = tl.load(x_ptr + row * width + columns_H, mask=inside_H, other=0.0).to(tl.float32)
     y_H = tl.load(y_ptr + row * width + columns_H, mask=inside_H, other=0.0).to(tl.float32)
-    # Rounded before the norm: it must be of what the next layers are given.
+    # Rounded before the norm, which must be of the sum that later layers read.
     sum_H = (x_H + y_H).to(sum_ptr.dtype.element_ty)
     tl.store(sum_ptr + row * width + columns_H, sum_H, mask=inside_H)
     out_H = _normed(sum_H.to(tl.float32), weight_ptr, columns_H, inside_H, width, eps)
@@ -114,7 +114,7 @@ def join_rms_norms(
 
 
 def num_warps(block: int) -> int:
-    """Eight elements a thread, and more where a program would have more than 16 warps."""
+    """Eight elements a thread, or more if a program would otherwise need more than 16 warps."""
     return min(max(block // 256, 1), 16)
 
 

@@ -1,6 +1,6 @@
 """The gated RMS norm of GDN layers in Triton: a program for a few heads, which are read once.
 
-A head is short (128), so that a program of one would be a quarter of a warp's usual work. T
+A head is short (128): a program for a single one would have a quarter of a warp's usual work. T
 tokens, N heads of a token, Z = T · N rows, H width of a head, BLOCK_H the next power of two.
 """
 
@@ -12,7 +12,7 @@ import triton.language as tl
 from torch import Tensor
 
 BLOCK_ELEMENTS = 1024
-"""Of a program: eight a thread of four warps."""
+"""Per program: eight for each thread of four warps."""
 NUM_WARPS = 4
 
 
@@ -30,10 +30,10 @@ def gated_rms_norm_kernel(
     BLOCK_Z: tl.constexpr,
     BLOCK_H: tl.constexpr,
 ):
-    # Divided in 32 bits, which the GPU does faster, and the addresses made of it in 64.
+    # The division is in 32 bits, which is faster; addresses are in 64 bits.
     rows_Z = tl.program_id(0) * BLOCK_Z + tl.arange(0, BLOCK_Z)
     tokens_Z, heads_Z = (rows_Z // num_heads).to(tl.int64), rows_Z % num_heads
-    # For each row again: weights come from the nearest cache into the threads that want them.
+    # Weights are loaded again for each row: they come from L1 into the threads that need them.
     column = tl.broadcast_to(tl.arange(0, BLOCK_H)[None, :], (BLOCK_Z, BLOCK_H))
     inside = (rows_Z < num_rows)[:, None] & (column < width)
     here = rows_Z[:, None].to(tl.int64) * width + column
@@ -72,7 +72,7 @@ def gated_rms_norm(x: Tensor, gate: Tensor, weight_H: Tensor, *, eps: float) -> 
 
 
 def blocks(width: int) -> tuple[int, int]:
-    """Rows and columns of a program."""
+    """Rows and columns per program."""
     block_width = triton.next_power_of_2(width)
     return max(BLOCK_ELEMENTS // block_width, 1), block_width
 
@@ -85,7 +85,7 @@ def _check(x: Tensor, gate: Tensor, weight_H: Tensor) -> None:
         )
     if x.numel() and gate.stride()[1:] != (x.shape[2], 1):
         raise ValueError(
-            "gated_rms_norm takes a gate whose heads of a token lie together, got shape "
+            "gated_rms_norm takes a gate with contiguous heads in each token, got shape "
             f"{tuple(gate.shape)}, strides {gate.stride()}; call contiguous() first"
         )
     if weight_H.shape != x.shape[2:] or not weight_H.is_contiguous():

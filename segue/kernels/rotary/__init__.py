@@ -10,17 +10,17 @@ __all__ = ["rotary_frequencies", "rotary_tables", "rotate_"]
 
 
 def rotary_frequencies(rotary_dim: int, *, theta: float) -> Tensor:
-    """Radians a token [R] in float32, on the CPU: of the first half of R dimensions and, with the
-    other sign, of the second. Dimension r turns with dimension R / 2 + r."""
+    """Radians per token [R] in float32, on the CPU: for the first half of the R dimensions negated,
+    for the second half positive. Dimension r is rotated with dimension R / 2 + r."""
     return reference.rotary_frequencies(rotary_dim, theta=theta)
 
 
 def rotary_tables(positions_T: Tensor, frequencies_R: Tensor) -> tuple[Tensor, Tensor]:
     """Cosines and sines [T, 1, R] in float32 of every position's angles, for all heads and layers
-    of a pass. The first half of the sines has the other sign, as the frequencies have."""
+    of a pass. The first half of the sines is negated, as in the frequencies."""
     return reference.rotary_tables(positions_T, frequencies_R)
 
 
 def rotate_(x_TNX: Tensor, cos_T1R: Tensor, sin_T1R: Tensor) -> Tensor:
-    """`x` [T, N, X], float32, whose first R dimensions are rotated in place."""
+    """`x` [T, N, X], float32, with its first R dimensions rotated in place."""
     return reference.rotate_(x_TNX, cos_T1R, sin_T1R)

@@ -3,8 +3,9 @@
 T packed tokens, N heads, X head dimension, R rotated dimensions.
 
 Qwen3.5's rotation is multi-axis and interleaved: each frequency takes its angle from one of three
-positions (time, height, width). A text token has the same position on all three, so whichever axis
-a frequency reads, the angle is the same, and the rotation is the plain one. Images would need more.
+positions (time, height, width). A text token has the same position on all three axes, so every
+frequency gets the same angle from any axis, and the rotation is the plain one. Images would need
+more.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ from torch import Tensor
 
 def rotary_frequencies(rotary_dim: int, *, theta: float) -> Tensor:
     exponents = torch.arange(0, rotary_dim, 2).float() / rotary_dim
-    # Operation by operation as the checkpoints were trained: the last bit of a frequency is 0.03
-    # radians a million tokens on.
+    # The same operations as in the checkpoints' training: a difference in a frequency's last bit is
+    # 0.03 radians after a million tokens.
     frequencies = 1.0 / theta**exponents
     return torch.cat([-frequencies, frequencies])
 

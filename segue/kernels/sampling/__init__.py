@@ -1,4 +1,4 @@
-"""From logits to tokens, a batch at once and without the host: see docs/kernels.md."""
+"""From logits to tokens, for a whole batch and without the host: see docs/kernels.md."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ __all__ = [
 def sample(
     logits_RV: Tensor, rows: SamplingRows, needs: SamplingFeatures, ledger: Ledger | None = None
 ) -> Tensor:
-    """The token of each row, int64 [R]; a function of the row alone, whatever is around it.
+    """The token of each row, int64 [R]; it depends only on the row, not on the rest of the batch.
 
-    `logits_RV` float32, contiguous, left as they are. `needs` covers what any row asks for. A
-    `ledger` is needed for bias and penalties, and only read. Greedy rows take the best token, of
-    equals the lowest id; the others the best after Gumbel noise. On a GPU nothing is waited for, so
-    it may be captured in a graph; pointers of everything given are then kept.
+    `logits_RV` float32, contiguous, not modified. `needs` must cover all features that any row
+    uses. Bias and penalties need a `ledger`, which is read-only. Greedy rows take the best token,
+    the lowest id among equals; the others take the best after Gumbel noise. On a GPU nothing waits,
+    so it can be captured in a graph, which then keeps the pointers of all arguments.
     """
     if dispatch.takes_kernels(logits_RV):
         from segue.kernels.sampling import triton
@@ -46,17 +46,17 @@ def sample(
 
 
 def observe(counts_SV: Tensor, slot_D: Tensor, ids_DJ: Tensor, num_D: Tensor) -> None:
-    """Counts the first `num_D` of each sequence's new tokens, in place: they became answers.
+    """Counts the first `num_D` of each sequence's new tokens as part of its answer, in place.
 
-    All int64 but the int32 counts. A sequence in `NO_SLOT` is passed over. May be captured.
+    All int64 except the int32 counts. A sequence with `NO_SLOT` is skipped. Can be captured.
     """
     reference.observe(counts_SV, slot_D, ids_DJ, num_D)
 
 
 def num_accepted(draft_ids_DK: Tensor, target_ids_DJ: Tensor, num_drafts_D: Tensor) -> Tensor:
-    """How many drafts of each run, from the first on, are the trunk's own tokens: int64 [D].
+    """Number of leading drafts in each run that equal the trunk's own tokens: int64 [D].
 
-    `target_ids_DJ` [D, K + 1] holds the trunk's token after j accepted drafts at place j; a run has
-    the first `num_drafts_D` of its K drafts, the rest may be anything. May be captured.
+    `target_ids_DJ` [D, K + 1] holds at place j the trunk's token after j accepted drafts. Only the
+    first `num_drafts_D` of a run's K drafts count; the rest may be anything. Can be captured.
     """
     return reference.num_accepted(draft_ids_DK, target_ids_DJ, num_drafts_D)

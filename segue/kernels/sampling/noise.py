@@ -1,16 +1,16 @@
-"""Random numbers that are a function of (seed, position, token id) and of nothing else.
+"""Random numbers that depend only on (seed, position, token id).
 
 Philox-4x32-10 (Salmon, Moraes, Dror, Shaw: "Parallel random numbers: as easy as 1, 2, 3", SC'11) is
-a keyed permutation of counters: no state, so any worker draws the noise of any position at any
-time, for the tokens it is asked about and in whatever order.
+a keyed permutation of counters. It has no state, so any worker can compute the noise of any
+position and any tokens, at any time and in any order.
 
     key      seed low, seed high
     counter  token id // 4, position low, position high, 0
     output   four words: one each for the four tokens that share the counter
 
-Up to the uniform number all is integer arithmetic, exact on every device; a 32-bit integer plus a
-half is exact in float64 too, so devices differ by the last bit of two logarithms at most. Triton's
-`tl.philox` takes the same key and counter words and gives the same four words.
+Everything up to the uniform number is integer arithmetic, exact on every device. A 32-bit integer
+plus a half is exact in float64 too, so devices differ at most in the last bit of two logarithms.
+Triton's `tl.philox` takes the same key and counter words and returns the same four words.
 """
 
 from __future__ import annotations
@@ -26,25 +26,25 @@ _KEY_STEPS = (0x9E3779B9, 0xBB67AE85)
 _ROUNDS = 10
 _WORDS_PER_COUNTER = 4
 _COUNTERS_AT_ONCE = 1 << 14
-"""What a round works on stays in a core's cache."""
+"""Keeps a round's working set in a core's cache."""
 
 MAX_NOISE = 23.0
 MIN_NOISE = -4.0
-"""No number is beyond these: the least of 32 bits and a half has a noise of 22.9, the greatest of
+"""Bounds of the noise: of all 32-bit integers plus a half, the smallest gives 22.9 and the largest
 -3.2."""
 
 
 def gumbel(seed_N: Tensor, position_N: Tensor, token_ids_N: Tensor) -> Tensor:
-    """Standard Gumbel noise, float64 [N]: of each token at its position in a sequence of its seed.
+    """Standard Gumbel noise, float64 [N], one number per seed, position and token id.
 
-    `position` is the absolute one that the new token takes in its sequence. All int64.
+    `position` is the absolute position of the new token in its sequence. All int64.
     """
     words_4N = _words(seed_N, position_N, token_ids_N // _WORDS_PER_COUNTER)
     return _as_gumbel(words_4N.gather(0, (token_ids_N % _WORDS_PER_COUNTER)[None])[0])
 
 
 def gumbel_of_all(seed_R: Tensor, position_R: Tensor, vocab_size: int) -> Tensor:
-    """As `gumbel`, of every token in each row, float64 [R, V]: a quarter of the work."""
+    """As `gumbel`, for every token in each row, float64 [R, V]: a quarter of the work."""
     num_rows, num_counters = len(seed_R), -(-vocab_size // _WORDS_PER_COUNTER)
     at_once = max(_COUNTERS_AT_ONCE // max(num_rows, 1), 1)
     parts = []
@@ -60,8 +60,8 @@ def gumbel_of_all(seed_R: Tensor, position_R: Tensor, vocab_size: int) -> Tensor
 
 
 def uniform(seed: int, position: int) -> float:
-    """In (0, 1), for a decision about a position beside the choice of its token: counters with a
-    last word of 1 are no token's."""
+    """A number in (0, 1) for a decision about a position other than the choice of its token. No
+    token uses counters whose last word is 1."""
     counter_4 = [0, position & _WORD, position >> 32, 1]
     words_41 = philox(
         torch.tensor(counter_4)[:, None], torch.tensor([seed & _WORD, seed >> 32])[:, None]
@@ -75,8 +75,8 @@ def philox(counter_4B: Tensor, key_2B: Tensor) -> Tensor:
     multipliers_21 = counter_4B.new_tensor(_MULTIPLIERS)[:, None]
     key_steps_21 = counter_4B.new_tensor(_KEY_STEPS)[:, None]
     for _ in range(_ROUNDS):
-        # A product has 64 bits and int64 wraps, so the bits are right; only the sign is not, and
-        # the mask removes it. Of odd words and keys only the low halves go on.
+        # A product has 64 bits and int64 wraps, so the bits are right. Only the sign may be wrong,
+        # and the mask removes it. Only the low halves of odd words and keys are kept.
         product_2B = (even_2B * multipliers_21).flip(0)
         even_2B = (product_2B >> 32).bitwise_xor_(odd_2B).bitwise_xor_(key_2B).bitwise_and_(_WORD)
         odd_2B = product_2B
@@ -91,7 +91,7 @@ def _words(seed_B: Tensor, position_B: Tensor, counters_B: Tensor) -> Tensor:
 
 
 def _as_gumbel(words: Tensor) -> Tensor:
-    # Uniform in (0, 1), never 0 or 1. One less a number of 33 bits is exact, and so is what a small
-    # one becomes: the large values of the noise, which decide.
+    # Uniform in (0, 1), never 0 or 1. One minus a 33-bit number is exact. So small numbers keep
+    # their precision; they give the large noise values, which decide.
     uniform = words.to(torch.float64).add_(0.5).mul_(2.0**-32)
     return uniform.neg_().add_(1.0).log_().neg_().log_().neg_()

@@ -3,9 +3,9 @@
     logits ─ bias ─ penalties ┬─ temperature 0 ─────────────────────── argmax ─▶ token
                               └─ temperature ─ top-k, top-p, min-p ─ + noise ─ argmax ─▶ token
 
-From the temperature on in float64, so that a sum over 248,000 tokens is the same in any order.
-Top-k, top-p and min-p are meant as in `transformers`, which leaves a choice between equals to its
-sort; here the lowest ids stay.
+Everything from the temperature on is in float64, so that a sum over 248,000 tokens is the same in
+any order. Top-k, top-p and min-p are defined as in `transformers`. There the sort decides between
+equal scores; here the lowest ids stay.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from segue.kernels.sampling.noise import MAX_NOISE, MIN_NOISE, gumbel, gumbel_of
 from segue.kernels.sampling.rows import IN_PROMPT, Ledger, SamplingFeatures, SamplingRows
 
 # Letters of shapes: R = rows, V = vocabulary, P = pending tokens, D = rows that draw, C =
-# candidates, the tokens of a row that are looked at, N = those of all rows, J = tokens of a run, K
-# = drafts of one, S = slots of a ledger.
+# candidates (the tokens of a row that are examined), N = candidates of all rows, J = tokens of a
+# run, K = drafts of a run, S = slots of a ledger.
 
 _NEVER = MIN_NOISE - MAX_NOISE
-"""A token so far below the best one is not drawn, whatever the noise."""
+"""A token this far below the best one is never drawn, whatever the noise."""
 
 _FEW = 4096
-"""Looking at all of so many scores is cheaper than choosing among them."""
+"""Up to this many scores, processing all of them is cheaper than selecting some."""
 
 _MAX_SCORES = 1 << 18
-"""What is worked on at once, in float64, stays in a core's cache."""
+"""Keeps the working set, in float64, in a core's cache."""
 
 
 def sample(
@@ -51,10 +51,10 @@ def sample(
 def adjusted(
     logits_RV: Tensor, rows: SamplingRows, needs: SamplingFeatures, ledger: Ledger | None = None
 ) -> Tensor:
-    """The logits with bias and penalties; the argument itself is left as it is."""
+    """The logits with bias and penalties; the argument itself is not modified."""
     if not (needs.bias or needs.penalties):
         return logits_RV
-    assert ledger is not None, "bias and penalties are in a ledger"
+    assert ledger is not None, "bias and penalties need a ledger"
     has_slot_R = rows.slot_R >= 0
     if not has_slot_R.all():
         scores_RV = logits_RV.clone()
@@ -82,7 +82,7 @@ def _penalise(scores_RV: Tensor, counts_RV: Tensor, rows: SamplingRows) -> None:
     if scores_RV.numel() <= _FEW:
         scores_RV.copy_(_penalised(scores_RV, counts_RV, penalties_3R[:, :, None]))
         return
-    # A prompt has few of the vocabulary's tokens, an answer fewer.
+    # A prompt contains few of the vocabulary's tokens, an answer even fewer.
     index_N, ids_N = counts_RV.nonzero(as_tuple=True)
     scores_RV[index_N, ids_N] = _penalised(
         scores_RV[index_N, ids_N], counts_RV[index_N, ids_N], penalties_3R[:, index_N]
@@ -105,7 +105,7 @@ def _count(counts_RV: Tensor, pending_RP: Tensor) -> None:
 
 
 def observe(counts_SV: Tensor, slot_D: Tensor, ids_DJ: Tensor, num_D: Tensor) -> None:
-    """In place, and without looking at the device."""
+    """In place, and without synchronising with the device."""
     num_slots, vocab_size = counts_SV.shape
     places_J = torch.arange(ids_DJ.shape[1], device=ids_DJ.device)
     counts_DJ = (places_J < num_D[:, None]) & (slot_D >= 0)[:, None]
@@ -115,7 +115,7 @@ def observe(counts_SV: Tensor, slot_D: Tensor, ids_DJ: Tensor, num_D: Tensor) ->
 
 
 def num_accepted(draft_ids_DK: Tensor, target_ids_DJ: Tensor, num_drafts_D: Tensor) -> Tensor:
-    """Without looking at the device."""
+    """Does not synchronise with the device."""
     num_drafts = draft_ids_DK.shape[1]
     places_K = torch.arange(num_drafts, device=draft_ids_DK.device)
     right_DK = draft_ids_DK == target_ids_DJ[:, :num_drafts]
@@ -125,16 +125,16 @@ def num_accepted(draft_ids_DK: Tensor, target_ids_DJ: Tensor, num_drafts_D: Tens
 
 @dataclass(frozen=True, slots=True)
 class _Candidates:
-    """Tokens of D rows that may be drawn, by rising id. The score of one that may not, or that only
-    fills a row, is -inf."""
+    """Tokens of D rows that may be drawn, in order of id. Tokens that may not be drawn, and
+    padding, have a score of -inf."""
 
     scores_DC: Tensor
     ids_DC: Tensor | None
     """None: every token."""
     highest_D1: Tensor
-    """Of the row's scores, float64."""
+    """The highest score of the row, float64."""
     left_out_D1: Tensor | None = None
-    """The mass of all others that top-p counts, in which the best token has 1; None for 0."""
+    """The mass of all other tokens that top-p counts, where the best token has 1; None for 0."""
 
 
 def _best(scores_RV: Tensor, _: SamplingRows, __: SamplingFeatures) -> Tensor:
@@ -142,7 +142,7 @@ def _best(scores_RV: Tensor, _: SamplingRows, __: SamplingFeatures) -> Tensor:
 
 
 def _draw(scores_DV: Tensor, rows: SamplingRows, needs: SamplingFeatures) -> Tensor:
-    """The ids drawn, [D]. Rows share nothing but the calls."""
+    """The ids drawn, [D]. Rows share only the calls."""
     if not needs.top_k:
         return _draw_in_blocks(scores_DV, rows, needs)
     is_limited_D = (rows.top_k_R > 0) & (rows.top_k_R < scores_DV.shape[1])
@@ -180,8 +180,8 @@ def _draw_alike(
 def filtered(
     scores_DV: Tensor, rows: SamplingRows, needs: SamplingFeatures, *, is_limited: bool
 ) -> tuple[Tensor, Tensor | None]:
-    """Scores after temperature, float64 [D, C], -inf where a token may not be drawn, and the ids
-    that they belong to; None for all in their order. Either all rows have a top-k or none."""
+    """Scores after temperature, float64 [D, C], -inf for tokens that may not be drawn, and their
+    ids; None for all ids in order. Either all rows have a top-k or none has."""
     found = (_limited if is_limited else _unlimited)(scores_DV, rows, needs)
     # The best score becomes 0, so a tiny temperature cannot make two scores infinite.
     scores_DC = _after_temperature(found.scores_DC, found.highest_D1, rows)
@@ -199,7 +199,7 @@ def _after_temperature(scores_DC: Tensor, highest_D1: Tensor, rows: SamplingRows
 
 
 def _limited(scores_DV: Tensor, rows: SamplingRows, _: SamplingFeatures) -> _Candidates:
-    """The k best tokens, and all that equal the last of them."""
+    """The k best tokens, and all that equal the k-th."""
     vocab_size = scores_DV.shape[1]
     most = int(rows.top_k_R.max())
     # One more, to see whether the last one has an equal that `topk` did not take.
@@ -215,7 +215,7 @@ def _limited(scores_DV: Tensor, rows: SamplingRows, _: SamplingFeatures) -> _Can
 
 
 def _unlimited(scores_DV: Tensor, rows: SamplingRows, needs: SamplingFeatures) -> _Candidates:
-    """All tokens that could be drawn; where they are many, without those that filters will take."""
+    """All tokens that could be drawn; if they are many, without those that filters will remove."""
     highest_D1 = scores_DV.amax(dim=1, keepdim=True).double()
     if scores_DV.numel() <= _FEW:
         return _Candidates(scores_DV, None, highest_D1)
@@ -228,7 +228,7 @@ def _unlimited(scores_DV: Tensor, rows: SamplingRows, needs: SamplingFeatures) -
             return _Candidates(scores_DV, None, highest_D1)
         return _chosen(scores_DV, keep_DV, highest_D1)
     mass_DV = _after_temperature(scores_DV, highest_D1, rows).exp_()
-    # Tokens below this have less than 1 - top_p together, so they go whatever their order.
+    # Tokens below this have less than 1 - top_p in total, so top-p removes all of them.
     share_D1 = (1.0 - rows.top_p_R[:, None]) / scores_DV.shape[1]
     keep_DV &= mass_DV >= mass_DV.sum(dim=1, keepdim=True) * share_D1
     left_out_D1 = mass_DV.masked_fill_(keep_DV, 0.0).sum(dim=1, keepdim=True)
@@ -245,7 +245,7 @@ def _chosen(
     num_D = index_N.bincount(minlength=len(keep_DV))
     starts_D = num_D.cumsum(0) - num_D
     places_N = torch.arange(len(ids_N), device=ids_N.device) - starts_D[index_N]
-    # At least one: scores that are no numbers have no candidates.
+    # At least one: NaN scores give no candidates.
     shape = (len(num_D), max(int(num_D.max()), 1))
     scores_DC = scores_DV.new_full(shape, -torch.inf)
     ids_DC = ids_N.new_zeros(shape)
@@ -255,8 +255,8 @@ def _chosen(
 
 
 def _keep_top_p(found: _Candidates, scores_DC: Tensor, top_p_D1: Tensor) -> tuple[Tensor, Tensor]:
-    """Scores from the best on and their places, without all but the fewest best tokens that have
-    `top_p` of the probability; of equals, the lowest ids stay."""
+    """Scores, best first, and their places. Keeps only the smallest set of best tokens that has
+    `top_p` of the probability; among equals, the lowest ids stay."""
     order_DC = found.scores_DC.sort(dim=1, descending=True, stable=True).indices
     scores_DC = scores_DC.gather(1, order_DC)
     below_DC = scores_DC.exp().flip(1).cumsum(dim=1).flip(1)
@@ -270,7 +270,7 @@ def _keep_top_p(found: _Candidates, scores_DC: Tensor, top_p_D1: Tensor) -> tupl
 def _with_noise(
     scores_DC: Tensor, ids_DC: Tensor | None, rows: SamplingRows, vocab_size: int
 ) -> Tensor:
-    """Standard Gumbel noise added to what may be drawn: the greatest is then a draw."""
+    """Adds standard Gumbel noise to the tokens that may be drawn; the largest is then the draw."""
     if ids_DC is None:
         return gumbel_of_all(rows.seed_R, rows.position_R, vocab_size).add_(scores_DC)
     index_N, places_N = (scores_DC > -torch.inf).nonzero(as_tuple=True)

@@ -1,4 +1,4 @@
-"""What sampling takes beside logits. R rows, V vocabulary, S slots, P pending tokens."""
+"""Sampling's inputs besides logits. R rows, V vocabulary, S slots, P pending tokens."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from dataclasses import dataclass
 from torch import Tensor
 
 NO_TOKEN = -1
-"""Fills `pending_RP` where a row has fewer."""
+"""Pads `pending_RP` in rows with fewer tokens."""
 
 IN_PROMPT = 1 << 30
-"""Set in a token's count where the prompt has it. The bits below are how often the answer does."""
+"""Set in a token's count if the prompt contains it. The lower bits are its count in the answer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SamplingFeatures:
-    """What at least one row asks for; the rest is not computed. The host knows it without looking
-    at the device, so it may be fixed for a captured graph: rows that ask for less fit in."""
+    """The features that at least one row uses; no others are computed. The host knows them without
+    the device, so a captured graph can fix them. Rows that use fewer features fit too."""
 
     bias: bool = False
     penalties: bool = False
     draws: bool = False
-    """A temperature above 0. The filters are for rows that draw."""
+    """Some temperature is above 0. The filters apply only to rows that draw."""
     top_k: bool = False
     top_p: bool = False
     min_p: bool = False
@@ -44,28 +44,28 @@ EVERYTHING = SamplingFeatures(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SamplingRows:
-    """How each row of logits is sampled; contiguous tensors on their device, which are only read.
-    Values are those of `segue.api.types.Sampling`, and are not checked."""
+    """How each row of logits is sampled: contiguous, read-only tensors on the logits' device.
+    Values are those of `segue.api.types.Sampling`; they are not checked."""
 
     seed_R: Tensor
     """int64."""
     position_R: Tensor
-    """int64: the absolute one that the new token takes in its sequence."""
+    """int64: the absolute position of the new token in its sequence."""
     top_k_R: Tensor
     """int64; 0 keeps every token."""
     slot_R: Tensor
-    """int64: where counts and bias of the row's sequence are; `NO_SLOT` has neither, and then the
-    penalties are not looked at."""
+    """int64: slot with the counts and bias of the row's sequence; `NO_SLOT`: it has neither, and
+    its penalties are ignored."""
     temperature_R: Tensor
-    """float64, as all that follow; 0 is greedy."""
+    """float64, like the following ones; 0 is greedy."""
     top_p_R: Tensor
     min_p_R: Tensor
     repetition_penalty_R: Tensor
     presence_penalty_R: Tensor
     frequency_penalty_R: Tensor
     pending_RP: Tensor
-    """int64: tokens that count as if the answer had them already, such as the drafts before a row
-    of a run; `NO_TOKEN` is none."""
+    """int64: tokens that count as part of the answer, such as the drafts before a row of a run;
+    `NO_TOKEN` for none."""
 
     def __getitem__(self, which: Tensor | slice) -> SamplingRows:
         return SamplingRows(
@@ -75,9 +75,9 @@ class SamplingRows:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ledger:
-    """Counts and bias of the sequences that ask for penalties or a bias, a slot for each."""
+    """Counts and bias of the sequences with penalties or a bias, a slot for each."""
 
     counts_SV: Tensor | None
-    """int32: how often the answer has each token, and `IN_PROMPT`. None where nobody needs it."""
+    """int32: each token's count in the answer, and `IN_PROMPT`. None if no row needs it."""
     bias_SV: Tensor | None
-    """float32, added to the logits. None where nobody needs it."""
+    """float32, added to the logits. None if no row needs it."""

@@ -1,4 +1,4 @@
-"""Sampling from Qwen3.5's vocabulary of 248,320 tokens, with all that a row may ask for."""
+"""Sampling from Qwen3.5's vocabulary of 248,320 tokens, with all features that a row may use."""
 
 from segue.kernels.sampling.triton import CHUNK, adjust_kernel, draw_kernel, reduce_kernel
 from segue.kernels.sampling.triton_select import NUM_WARPS, add_up_kernel, finish_kernel

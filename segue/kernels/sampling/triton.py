@@ -1,6 +1,6 @@
-"""Sampling in Triton: programs of a row's chunks, and nothing that the host waits for.
+"""Sampling in Triton: a program for each chunk of a row, and nothing that the host waits for.
 
-    adjust     bias and penalties                             where a row asks for them
+    adjust     bias and penalties                             if a row uses them
     select     the scores at which top-k and top-p cut        triton_select.py
     draw       Gumbel noise, and the best token of a chunk
     reduce     the best of the chunks
@@ -25,7 +25,7 @@ from segue.kernels.sampling.triton_select import (
 )
 
 CHUNK = 4096
-"""The same for all batches, so that a row's sums have one order."""
+"""The same for all batches, so that a row's sums always have the same order."""
 
 _IN_PROMPT = tl.constexpr(IN_PROMPT)
 
@@ -63,7 +63,7 @@ def adjust_kernel(
             penalised = tl.where(scores < 0, scores * penalty, tl.div_rn(scores, penalty))
             scores = tl.where(counts != 0, penalised, scores)
             in_answer = counts & (_IN_PROMPT - 1)
-            # Two roundings, as the reference has them: launched without fused multiply-adds.
+            # Two roundings, as in the reference: launched without fused multiply-adds.
             scores -= tl.load(frequency_ptr + row).to(tl.float32) * in_answer.to(tl.float32)
             presence = tl.load(presence_ptr + row).to(tl.float32)
             scores = tl.where(in_answer > 0, scores - presence, scores)
@@ -72,7 +72,7 @@ def adjust_kernel(
 
 @triton.jit
 def gumbel_noise(seed, position, first_id, CHUNK: tl.constexpr):
-    """Float64, of CHUNK neighbouring tokens from `first_id` on, a multiple of four."""
+    """Float64 noise of CHUNK consecutive tokens from `first_id` on, a multiple of four."""
     zeros = tl.zeros([CHUNK // 4], tl.uint32)
     counters = (first_id // 4 + tl.arange(0, CHUNK // 4)).to(tl.uint32)
     low = zeros + (position & 0xFFFFFFFF).to(tl.uint32)
@@ -80,7 +80,7 @@ def gumbel_noise(seed, position, first_id, CHUNK: tl.constexpr):
     word_0, word_1, word_2, word_3 = tl.philox(seed, counters, low, high, zeros)
     words = tl.interleave(tl.interleave(word_0, word_2), tl.interleave(word_1, word_3))
     uniform = (words.to(tl.float64) + 0.5) * (1.0 / 4294967296.0)
-    # One less a number of 33 bits is exact, so this is as good as log1p.
+    # One minus a 33-bit number is exact, so this is as precise as log1p.
     return -tl.log(-tl.log(1.0 - uniform))
 
 
@@ -142,7 +142,7 @@ def reduce_kernel(best_ptr, best_id_ptr, out_ptr, vocab_size, num_chunks, CHUNKS
     inside = chunks_N < num_chunks
     best_N = tl.load(best_ptr + row * num_chunks + chunks_N, mask=inside, other=-float("inf"))
     _, chunk = tl.max(best_N, 0, return_indices=True, return_indices_tie_break_left=True)
-    # Scores that are no numbers give some token, but one that there is.
+    # NaN scores give an arbitrary token, but an existing one.
     chunk = tl.minimum(chunk, num_chunks - 1)
     token_id = tl.minimum(tl.load(best_id_ptr + row * num_chunks + chunk), vocab_size - 1)
     tl.store(out_ptr + row, token_id.to(tl.int64))
@@ -246,7 +246,7 @@ def _check(
 ) -> None:
     if logits_RV.dtype is not torch.float32 or not logits_RV.is_contiguous():
         raise ValueError(
-            f"sample takes contiguous float32 logits [R, V], got {logits_RV.dtype} of strides "
+            f"sample takes contiguous float32 logits [R, V], got {logits_RV.dtype} with strides "
             f"{logits_RV.stride()}; call float() or contiguous() first"
         )
     num_rows, vocab_size = logits_RV.shape

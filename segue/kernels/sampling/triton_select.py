@@ -1,14 +1,14 @@
 """Top-k and top-p without sorting: the score at which a cumulative weight passes a target.
 
-    top-k    weight 1             target  V - k            what is above, and equals, stays
-    top-p    weight its mass      target  (1 - p) · sum    and of equals the lowest ids
+    top-k    weight 1             target  V - k            keeps scores above it, and all equal ones
+    top-p    weight its mass      target  (1 - p) · sum    keeps the lowest ids among equal ones
 
-A radix search (Knuth, TAOCP 3, 5.2.5, from the greatest digit on): scores become integers of the
-same order, and each pass settles four bits of the wanted one. A pass adds up the weight of each of
-the 16 digits, chunk by chunk; the next one adds up the chunks, each of its programs for itself. No
+A radix search (Knuth, TAOCP 3, 5.2.5, most significant digit first): scores become integers in the
+same order, and each pass determines four bits of the wanted one. A pass adds up the weight of each
+of the 16 digits, chunk by chunk; in the next pass every program adds up the chunks for itself. No
 atomics: sums are float64 in a fixed order, so they do not change with the batch or from run to run.
 
-A row without the filter has a target below 0: then the search ends below every score.
+A row without the filter has a target below 0, so its search ends below every score.
 R rows, V vocabulary, N chunks of a row, CHUNK tokens of one.
 """
 
@@ -35,21 +35,21 @@ def order_key(scores):
 
 @triton.jit
 def score_of(key):
-    """The score that has this key."""
+    """The score with this key."""
     return of_order(key.to(tl.uint32).to(tl.int32, bitcast=True) ^ -2147483648)
 
 
 @triton.jit
 def after_temperature(scores, highest, temperature):
-    """Float64, the best score's 0; for a greedy row's temperature of 0 some number."""
+    """Float64, 0 for the best score; arbitrary for a greedy row, whose temperature is 0."""
     wide = scores.to(tl.float64) - highest.to(tl.float64)
     return wide / tl.where(temperature > 0.0, temperature, 1.0)
 
 
 @triton.jit
 def settle_digit(sums_ptr, row, prefix, below, target, num_chunks, shift, CHUNKS: tl.constexpr):
-    """The digit after `prefix`, by what the pass at `shift` added up: the key with it, and the
-    weight of all keys below that."""
+    """Determine the digit after `prefix` from the sums of the pass at `shift`. Returns the key
+    with this digit, and the weight of all keys below it."""
     chunks_N = tl.arange(0, CHUNKS)
     digits = tl.arange(0, _NUM_DIGITS)
     offsets = (row * num_chunks + chunks_N[:, None]) * _NUM_DIGITS + digits[None, :]
@@ -98,8 +98,8 @@ def add_up_kernel(
     CHUNK: tl.constexpr,
     CHUNKS: tl.constexpr,
 ):
-    """PASS is 0, 1, or 2 for all later ones. State goes from one half of `prefix` and of `numbers`
-    (below, target) to the other, since other programs may still read the first."""
+    """PASS is 0, 1, or 2 for all later ones. State goes from one half of `prefix` and `numbers`
+    (below, target) to the other half, since other programs may still read the first."""
     row = tl.program_id(0).to(tl.int64)
     chunk = tl.program_id(1)
     half = (shift // 4) % 2
@@ -158,14 +158,14 @@ def finish_kernel(
     WEIGHTED: tl.constexpr,
     CHUNKS: tl.constexpr,
 ):
-    """The key that was searched; with weights also how many of its equals stay in each chunk."""
+    """The key found; with weights, also how many tokens equal to it stay in each chunk."""
     row = tl.program_id(0).to(tl.int64)
     prefix = tl.load(prefix_ptr + row)
     below = tl.load(numbers_ptr + row * 2)
     target = tl.load(numbers_ptr + row * 2 + 1)
     key, below = settle_digit(sums_ptr, row, prefix, below, target, num_chunks, 0, CHUNKS)
     highest = tl.load(highest_ptr + row)
-    # Sums of a pass and of the next may differ by rounding, and the best token stays in any case.
+    # The sums of two passes may differ by rounding, but the best token must always stay.
     key = tl.minimum(key, order_key(highest))
     tl.store(key_ptr + row, key)
     if WEIGHTED:
@@ -173,7 +173,7 @@ def finish_kernel(
         chunks_N = tl.arange(0, CHUNKS)
         inside = chunks_N < num_chunks
         offsets = (row * num_chunks + chunks_N) * _NUM_DIGITS + (key & 15)
-        # All that share a last digit are equal, so their number is in their sum.
+        # All scores that share the last digit are equal, so their sum gives their number.
         mass = tl.exp(after_temperature(score_of(key), highest, tl.load(temperature_ptr + row)))
         sums_N = tl.load(sums_ptr + offsets, mask=inside, other=0.0)
         equals_N = tl.floor(sums_N / mass + 0.5)
@@ -186,7 +186,7 @@ def finish_kernel(
 
 
 def top_k_keys(scores_RV: Tensor, highest_R: Tensor, rows_top_k_R: Tensor, chunk: int) -> Tensor:
-    """The least key that stays in each row, int64 [R]."""
+    """The smallest key that stays in each row, int64 [R]."""
     return _search(scores_RV, highest_R, None, rows_top_k_R, None, chunk)[0]
 
 
@@ -198,8 +198,8 @@ def top_p_keys(
     least_R: Tensor,
     chunk: int,
 ) -> tuple[Tensor, Tensor]:
-    """Among keys from `least_R` on: the least that stays, and how many equal to it stay of each
-    chunk, from the lowest id on, int32 [R, N]."""
+    """Among keys from `least_R` on: the smallest that stays, and how many tokens equal to it stay
+    in each chunk, lowest ids first, int32 [R, N]."""
     return _search(scores_RV, highest_R, temperature_R, top_p_R, least_R, chunk)
 
 

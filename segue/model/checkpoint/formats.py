@@ -1,7 +1,7 @@
-"""What a model that cannot be served is, by name: other formats, adapters, quantised weights.
+"""Recognise models that cannot be served: other formats, adapters, quantised weights.
 
-A person who is told "no config.json" looks for that file; one who is told "a GGUF file" knows what
-to fetch instead. Names of files suffice, so a repository on the hub is judged before a download.
+After the error "no config.json" a user looks for that file; after "a GGUF file" the user knows what
+to download instead. File names are enough, so a hub repository is checked before a download.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _CONVERT = (
     "serve a release that has them"
 )
 _FOREIGN = {
-    # What names of files end with: what that is, and what to do.
+    # File name endings: what such a file is, and what to do.
     (".gguf",): ("weights in GGUF, llama.cpp's format", _SERVE_INSTEAD),
     (".bin", ".pt", ".pth", ".ckpt"): ("weights as PyTorch pickles", _CONVERT),
     (".h5", ".msgpack", ".onnx", ".npz", ".mlmodel", ".engine", ".tflite"): (
@@ -32,7 +32,7 @@ _QUANTISED_BY = {
     "quant_config.json": "AWQ",
     "hf_quant_config.json": "ModelOpt",
 }
-"""Files in which tools say how they quantised, where config.json does not say it."""
+"""Files in which tools record the quantisation, if config.json does not."""
 
 _LFS_HEAD = b"version https://git-lfs"
 
@@ -57,7 +57,7 @@ def refuse_file(path: Path) -> None:
 
 def refuse_foreign(names: Collection[str], where: str, *, base_model: str = "") -> None:
     """`names` are the files of a folder or a repository, called `where`. Raises InvalidCheckpoint
-    where they are known to be something else than a model as transformers publishes it.
+    if they are known not to be a model in the format of transformers.
     """
     if not names:
         raise InvalidCheckpoint(
@@ -75,14 +75,14 @@ def refuse_foreign(names: Collection[str], where: str, *, base_model: str = "") 
 
 
 def refuse_foreign_folder(folder: Path) -> None:
-    """As `refuse_foreign`, of a folder on this machine."""
+    """As `refuse_foreign`, for a folder on this machine."""
     adapter, base_model = folder / _ADAPTER, ""
     if adapter.is_file():
         base_model = str(read_object(adapter).get("base_model_name_or_path") or "")
     names = [path.name for path in folder.iterdir() if not path.name.startswith(".")]
     refuse_foreign(names, str(folder), base_model=base_model)
     if "config.json" not in names:
-        # One folder too high: of several models, or of the hub's cache.
+        # One level too high: a folder of several models, or the hub's cache.
         inner = sorted(folder.glob("*/config.json")) or sorted(folder.glob("*/*/config.json"))
         if inner:
             raise InvalidCheckpoint(
@@ -91,7 +91,7 @@ def refuse_foreign_folder(folder: Path) -> None:
 
 
 def refuse_quantised(outer: Json, text: Json, names: Iterable[str]) -> None:
-    """`outer` and `text` are config.json and its inner part. Raises InvalidCheckpoint."""
+    """`outer` is config.json and `text` its inner text config. Raises InvalidCheckpoint."""
     for config in (outer, text):
         for key in ("quantization_config", "compression_config"):
             if config.get(key):
@@ -102,10 +102,10 @@ def refuse_quantised(outer: Json, text: Json, names: Iterable[str]) -> None:
 
 
 def quantised(how: str) -> str:
-    """The refusal, which names the method."""
+    """The error message, which names the method."""
     return (
         f"quantised weights ({how}) are not supported; use the checkpoint's bfloat16 release, "
-        "which most often has the same name without the suffix"
+        "which usually has the same name without the suffix"
     )
 
 
@@ -113,7 +113,7 @@ def refuse_lfs_pointer(path: Path) -> None:
     """A clone without Git LFS has text in place of large files. Raises InvalidCheckpoint."""
     if _head(path).startswith(_LFS_HEAD):
         raise InvalidCheckpoint(
-            f"{path} is a Git LFS pointer and not the file itself: run `git lfs pull` in its folder"
+            f"{path} is a Git LFS pointer, not the file itself: run `git lfs pull` in its folder"
         )
 
 
@@ -134,7 +134,7 @@ def _is_weights(name: str) -> bool:
 
 
 def _foreign(names: Iterable[str]) -> tuple[str, str] | None:
-    # Written by trainers beside any model.
+    # Trainers write these next to any model.
     of_model = [n for n in names if n not in ("training_args.bin", "optimizer.pt", "scheduler.pt")]
     for endings, found in _FOREIGN.items():
         if any(name.lower().endswith(endings) for name in of_model):

@@ -1,9 +1,9 @@
-"""What a model folder says about drawing tokens and ending answers. No torch.
+"""A model folder's defaults for sampling and for end tokens. No torch.
 
 generation_config.json   sampling values, end tokens
-config.json              end tokens, where the first file states none …
-tokenizer_config.json    … and its `eos_token` beside them: Qwen's chats end with <|im_end|>,
-                         while config.json names <|endoftext|>
+config.json              end tokens, if the first file has none …
+tokenizer_config.json    … together with its `eos_token`: Qwen's chats end with <|im_end|>, while
+                         config.json names <|endoftext|>
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ GENERATION_CONFIG = "generation_config.json"
 _NUMBERS = ("temperature", "top_p", "min_p", "repetition_penalty")
 
 TokenId = Callable[[str], int | None]
-"""The id of a token by its name; None where the vocabulary lacks it."""
+"""The id of a token by its name; None if the vocabulary lacks it."""
 
 
 def _no_vocabulary(token: str) -> None:
@@ -31,7 +31,7 @@ def _no_vocabulary(token: str) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerationDefaults:
-    """What a turn takes where its client left something open."""
+    """Defaults for what a client does not set."""
 
     sampling: SamplingParams = field(default_factory=SamplingParams)
     end_ids: tuple[int, ...] = ()
@@ -41,13 +41,13 @@ class GenerationDefaults:
     def from_folder(
         cls, folder: Path, *, token_id: TokenId = _no_vocabulary, with_file: bool = True
     ) -> GenerationDefaults:
-        """`with_file`: whether generation_config.json counts. Raises InvalidCheckpoint."""
+        """`with_file`: use generation_config.json. Raises InvalidCheckpoint."""
         path = folder / GENERATION_CONFIG
         stated = read_object(path) if with_file and path.exists() else {}
         try:
             sampling = _sampling(stated)
             end_ids = _ids(stated)
-        # What a value must be is said by the type that holds it.
+        # The type that holds a value checks it.
         except (InvalidCheckpoint, InvalidRequest) as error:
             raise InvalidCheckpoint(
                 f"{path}: {error}; correct the file, or ignore it with --generation-config none"
@@ -56,13 +56,13 @@ class GenerationDefaults:
 
 
 def _sampling(stated: Json) -> SamplingParams:
-    """`do_sample: false` is greedy whatever else is stated. A folder that states a temperature and
-    no `do_sample` means the temperature.
+    """`do_sample: false` is greedy, whatever else is set. A temperature without `do_sample` is
+    used.
     """
     given: dict[str, Any] = {n: v for n in _NUMBERS if (v := _number(stated, n)) is not None}
     top_k = _number(stated, "top_k")
     if top_k is not None:
-        # Written as 0 or -1 where every token counts.
+        # 0 or -1 means that every token counts.
         given["top_k"] = max(int(top_k), 0)
     do_sample = stated.get("do_sample")
     if do_sample is not None and not isinstance(do_sample, bool):
@@ -105,7 +105,7 @@ def _tokenizer_end(folder: Path, token_id: TokenId) -> int | None:
     known = token_id(token)
     if known is not None:
         return known
-    # Named beside its id in the folders of older libraries.
+    # Folders of older libraries list its id here.
     added = config.get("added_tokens_decoder")
     for number, entry in (added if isinstance(added, dict) else {}).items():
         if isinstance(entry, dict) and entry.get("content") == token and str(number).isdecimal():
@@ -114,7 +114,7 @@ def _tokenizer_end(folder: Path, token_id: TokenId) -> int | None:
 
 
 def _ids(config: Json) -> tuple[int, ...]:
-    """`eos_token_id`: one id or several; none where it is missing."""
+    """`eos_token_id`: one id or several; empty if it is missing."""
     stated = config.get("eos_token_id")
     ids: Sequence[object] = (
         () if stated is None else stated if isinstance(stated, list) else [stated]

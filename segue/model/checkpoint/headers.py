@@ -1,4 +1,4 @@
-"""What safetensors files say of themselves: names, dtypes and shapes, without their data. No torch.
+"""The headers of safetensors files: names, dtypes and shapes, without the data. No torch.
 
 A file is the length of its header in 8 bytes, the header in JSON, then the data.
 """
@@ -15,7 +15,7 @@ from segue.api.errors import InvalidCheckpoint
 from segue.model.config import ModelConfig
 
 DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
-"""Those that are served, as files and as we name them."""
+"""The dtypes that can be served: the name in the file → our name."""
 _MAX_HEADER_BYTES = 100 << 20
 
 
@@ -31,7 +31,7 @@ class TensorHeader:
 
 
 def read_headers(path: Path) -> Mapping[str, TensorHeader]:
-    """Name → header. Raises InvalidCheckpoint for a file that is cut off or something else."""
+    """Name → header. Raises InvalidCheckpoint if the file is truncated or not safetensors."""
     try:
         with path.open("rb") as file:
             header_bytes = int.from_bytes(file.read(8), "little")
@@ -44,7 +44,7 @@ def read_headers(path: Path) -> Mapping[str, TensorHeader]:
     expected, actual = 8 + header_bytes + data_bytes, path.stat().st_size
     if actual < expected:
         raise InvalidCheckpoint(
-            f"{path} is truncated: {actual} of {expected} bytes are there; download it again"
+            f"{path} is truncated: it has {actual} of {expected} bytes; download it again"
         )
     return headers
 
@@ -57,7 +57,7 @@ def _parse(entries: Mapping[str, Mapping[str, object]]) -> tuple[dict[str, Tenso
             continue
         shape, offsets = entry["shape"], entry["data_offsets"]
         if not (isinstance(shape, list) and isinstance(offsets, list)):
-            raise ValueError(f"{name} has no shape and place")
+            raise ValueError(f"{name} has no shape or no data_offsets")
         headers[name] = TensorHeader(str(entry["dtype"]), tuple(int(n) for n in shape))
         data_bytes = max(data_bytes, int(offsets[1]))
     return headers, data_bytes
@@ -69,7 +69,7 @@ MTP_PREFIX = "mtp."
 
 
 def reason_to_skip(name: str, config: ModelConfig) -> str:
-    """Empty for a tensor that is read."""
+    """Why the tensor is skipped; empty if it is read."""
     if name.startswith(VISION_PREFIXES):
         return "vision tower"
     if name.startswith(MTP_PREFIX) and config.num_mtp_layers == 0:

@@ -1,8 +1,8 @@
-"""Which checkpoint tensor goes where: a table of names and slices, and the loader that follows it.
+"""Where each checkpoint tensor goes: a table of names and slices, and the loader that follows it.
 
-Projections that read the same input are stacked into one matrix, so that a layer is few large
-products. Names in the table are the checkpoint's without the prefix of the text model; the table is
-torch-free data, and every tensor of the checkpoint is either in it or skipped by name.
+Projections that read the same input are stacked into one matrix, so that a layer needs few large
+products. Names in the table are the checkpoint's, without the text model's prefix. The table is
+torch-free data; every tensor of the checkpoint is either in it or skipped by name.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ FLOAT_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TensorPiece:
-    """One checkpoint tensor and its place."""
+    """One checkpoint tensor and its place in a target."""
 
     shape: tuple[int, ...]
     """In the checkpoint."""
     target: str
     index: tuple[int | slice, ...]
-    """Of the target; the part it selects has as many elements as the tensor."""
+    """Index into the target; it selects exactly the tensor's number of elements."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,7 +44,7 @@ class TensorTarget:
 
     shape: tuple[int, ...]
     keeps_float32: bool
-    """Norms, decays and the convolution are small, and computed in float32 anyway."""
+    """For norms, decays and the convolution: they are small, and computed in float32 anyway."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,7 @@ class WeightTable:
     def of(cls, config: ModelConfig, names: Collection[str]) -> WeightTable:
         """The table for a checkpoint with these tensor names, prefix removed.
 
-        The names decide three things only: how experts are stored, whether there is a draft layer,
+        The names decide only three things: how experts are stored, whether there is a draft layer,
         and whether a tied checkpoint repeats its embedding.
         """
         table = cls()
@@ -156,17 +156,17 @@ class WeightTable:
             self.layer(config, LayerKind.ATTENTION, f"mtp.layers.{layer}", names)
 
     def whole(self, target: str, shape: tuple[int, ...], source: str) -> None:
-        """One tensor as it is, in the dtype of the activations."""
+        """One unchanged tensor, in the dtype of the activations."""
         self.targets[target] = TensorTarget(shape=shape, keeps_float32=False)
         self.pieces[source] = TensorPiece(shape=shape, target=target, index=())
 
     def vector(self, target: str, size: int, source: str) -> None:
-        """One vector as it is, in float32."""
+        """One unchanged vector, in float32."""
         self.targets[target] = TensorTarget(shape=(size,), keeps_float32=True)
         self.pieces[source] = TensorPiece(shape=(size,), target=target, index=())
 
     def stack(self, target: str, columns: int, rows_of: Mapping[str, int]) -> None:
-        """Matrices that read the same input, one below the other."""
+        """Matrices that read the same input, stacked by rows."""
         first = 0
         for source, rows in rows_of.items():
             index = (slice(first, first + rows),)
@@ -180,9 +180,9 @@ def load_weights(
 ) -> dict[str, Tensor]:
     """Every target of the table, filled from the checkpoint in `folder`.
 
-    A tied checkpoint has "lm_head" as another name of "embed"; one without draft weights has no
-    target under "mtp.". Raises InvalidCheckpoint, naming the tensors, when one is missing,
-    unexpected, there twice, or of another shape or kind than the config says.
+    In a tied checkpoint "lm_head" is another name for "embed"; without draft weights there is no
+    target under "mtp.". Raises InvalidCheckpoint, naming the tensors, if one is missing,
+    unexpected or duplicated, or if its shape or kind does not fit the config.
     """
     with open_checkpoint(folder) as checkpoint:
         sources = _sources(checkpoint, config)
@@ -195,7 +195,7 @@ def load_weights(
 
 
 def _sources(checkpoint: CheckpointFiles, config: ModelConfig) -> dict[str, str]:
-    """Name without prefix → name in the checkpoint, of what is not skipped."""
+    """Name without prefix → name in the checkpoint, for tensors that are not skipped."""
     sources: dict[str, str] = {}
     skipped: Counter[str] = Counter()
     for name in checkpoint.files:

@@ -1,4 +1,4 @@
-"""Which weights a folder holds: what workers compare before they share a cache."""
+"""A fingerprint of a folder's weights, which workers compare before they share a cache."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ PROBE_BYTES = 4096
 
 
 def model_id(folder: Path) -> str:
-    """A short name of the weights in `folder`, the same on every machine that has them.
+    """A short name for the weights in `folder`, the same on every machine that has them.
 
-    Hashes config.json and, of each safetensors file, the size, the header and a few probes of the
-    data: a fine-tune has the headers of its base model. Reads about 64 KiB a file.
+    Hashes config.json and, for each safetensors file, its size, its header and a few samples of its
+    data, since a fine-tune has the same headers as its base model. Reads about 64 KiB a file.
     """
     digest = hashlib.sha256((folder / "config.json").read_bytes())
     for path in sorted(folder.glob("*.safetensors")):

@@ -1,4 +1,4 @@
-"""What can be said of a model folder without torch, before any process is started for it."""
+"""Checks of a model folder without torch, before any process is started for it."""
 
 from __future__ import annotations
 
@@ -22,31 +22,31 @@ from segue.model.config import ModelConfig
 INDEX_NAME = "model.safetensors.index.json"
 SINGLE_NAME = "model.safetensors"
 _MIN_ARRANGED = 1 << 19
-"""As in `segue.model.weight`: smaller products are never arranged."""
+"""As in `segue.model.weight`: smaller matrices are never arranged."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FolderFacts:
-    """A folder whose files are all there."""
+    """A folder that has all its files."""
 
     config: ModelConfig
     tensors: Mapping[str, TensorHeader]
-    """Of those that are read."""
+    """Only the tensors that are read."""
 
     @property
     def has_mtp_layer(self) -> bool:
         return any(name.startswith(MTP_PREFIX) for name in self.tensors)
 
     def weight_bytes(self, dtype: str, *, mtp: bool, on_cpu: bool) -> int:
-        """Memory of a worker that loads them in `dtype`; on a CPU with the second copies that
-        float32 products of few rows make (`segue/model/weight.py`).
+        """Memory of a worker that loads the weights in `dtype`. On a CPU this includes the second
+        copies that float32 products of few rows make (`segue/model/weight.py`).
         """
         total = 0
         for name, tensor in self.tensors.items():
             if name.startswith(MTP_PREFIX) and not mtp:
                 continue
             is_matrix = len(tensor.shape) >= 2 and "conv1d" not in name
-            # Vectors and convolutions are float32 whatever is asked for.
+            # Vectors and convolutions are always float32.
             num_bytes = tensor.size * (DTYPE_BYTES[dtype] if is_matrix else 4)
             total += num_bytes
             if on_cpu and dtype == "float32" and self._may_be_arranged(name, tensor):
@@ -61,7 +61,7 @@ class FolderFacts:
 
 
 def check_folder(folder: Path, *, skip_tokenizer: bool = False) -> FolderFacts:
-    """Raises InvalidCheckpoint, which names what the folder is or lacks."""
+    """Raises InvalidCheckpoint, which says what the folder is or lacks."""
     if not folder.is_dir():
         raise InvalidCheckpoint(f"no such model folder: {folder}")
     refuse_foreign_folder(folder)
@@ -86,10 +86,10 @@ def _check_tokenizer(folder: Path, skip_tokenizer: bool) -> None:
         refuse_lfs_pointer(path)
         return
     is_slow = (folder / "vocab.json").is_file() or any(folder.glob("*.tiktoken"))
-    found = " (an older format of it is there)" if is_slow else ""
+    found = " (it has an older tokenizer format)" if is_slow else ""
     raise InvalidCheckpoint(
         f"{folder} has no tokenizer.json{found}: add the one the model was published with, or "
-        "serve token ids without text: --skip-tokenizer"
+        "serve token ids only with --skip-tokenizer"
     )
 
 

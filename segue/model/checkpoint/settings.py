@@ -1,4 +1,4 @@
-"""What can be set about reading a model folder: section `[checkpoint]`, for router and workers."""
+"""Settings for reading a model folder: section `[checkpoint]`, for router and workers."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ GENERATION_CONFIGS = ("auto", "none")
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckpointConfig:
     generation_config: str = "auto"
-    """"auto": a turn takes what its client left open from the folder's generation_config.json;
-    "none": that file is ignored, and sampling is greedy unless asked for otherwise."""
+    """"auto": the folder's generation_config.json gives the defaults for what a client does not
+    set. "none": that file is ignored, and sampling is greedy by default."""
     skip_tokenizer: bool = False
-    """Serve token ids only, without a tokenizer: text and chats are refused, answers have no text.
+    """Serve token ids only, without a tokenizer: text and chats are rejected, answers have no text.
     Equal on all processes."""
 
     def __post_init__(self) -> None:
@@ -24,4 +24,4 @@ class CheckpointConfig:
 
 
 AS_PUBLISHED = CheckpointConfig()
-"""Everything that the folder has is used."""
+"""Uses everything that the folder has."""

@@ -1,4 +1,4 @@
-"""From what a person calls a model to a folder on this machine. No torch."""
+"""From a model's name or path to a folder on this machine. No torch."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from segue.model.checkpoint.formats import refuse_file
 logger = logging.getLogger(__name__)
 
 TEXT_FILES = ["*.json", "*.jinja", "merges.txt"]
-"""Config, tokenizer and chat template: all that a process without a model needs."""
+"""Config, tokenizer and chat template: all that a process needs if it does not load weights."""
 WEIGHT_FILES = ["*.safetensors"]
 
 _HUB_TIMEOUT_S = 10.0
 
 DEMO = "demo"
 """The checkpoint that comes with the package."""
-# Found by its place: the package `segue.demo` is about training it, which serving does not need.
+# Located by path: the package `segue.demo` trains this checkpoint, and serving does not need it.
 _DEMO_FOLDER = Path(__file__).parents[2] / "demo" / "checkpoint"
 
 
 def resolve_model(model: str, *, with_weights: bool) -> Path:
-    """The folder of the demo, a local path or a hub id, which is downloaded where needed.
+    """The folder for `demo`, a local path or a hub id, which is downloaded if needed.
 
-    Raises InvalidCheckpoint when there is no such folder and the hub does not give it either.
+    Raises InvalidCheckpoint if there is no such folder and it cannot be downloaded.
     """
     if model == DEMO:
         return _DEMO_FOLDER
@@ -43,7 +43,7 @@ def resolve_model(model: str, *, with_weights: bool) -> Path:
 
 
 def _download(model: str, patterns: list[str]) -> Path:
-    # A third of a second to import, which a folder should not pay for.
+    # The import takes a third of a second, which a local folder should not pay for.
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
@@ -52,31 +52,31 @@ def _download(model: str, patterns: list[str]) -> Path:
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise InvalidCheckpoint(
-            f"{model!r} is neither a folder here nor a model that the hub gives us: {reason}"
+            f"{model!r} is neither a folder here nor a model we can get from the hub: {reason}"
         ) from error
 
 
 def is_local(model: str) -> bool:
-    """Whether it is here, or nowhere: everything but a hub id."""
+    """Whether there is nothing to download: true for anything but a hub id."""
     return model == DEMO or Path(model).expanduser().exists() or not _may_be_hub_id(model)
 
 
 def hub_files(model: str) -> Mapping[str, int] | None:
-    """The files of a model on the hub with their sizes: a question of kilobytes. None where the hub
-    does not answer, or does not know the model.
+    """The files of a model on the hub, with their sizes; the request takes kilobytes. None if the
+    hub does not answer or does not know the model.
     """
     from huggingface_hub import HfApi
 
     try:
         found = HfApi().model_info(model, files_metadata=True, timeout=_HUB_TIMEOUT_S)
-    # The library's transport has errors of its own. Whatever it is, the download will say it.
+    # The library's transport raises errors of its own. The download will report the cause.
     except Exception as error:
-        logger.info("the hub does not tell sizes", extra={"model": model, "error": repr(error)})
+        logger.info("no file sizes from the hub", extra={"model": model, "error": repr(error)})
         return None
     return {file.rfilename: file.size or 0 for file in found.siblings or ()}
 
 
 def _may_be_hub_id(model: str) -> bool:
-    """A hub id is `name` or `owner/name`; anything else would be a question the hub refuses."""
+    """A hub id is `name` or `owner/name`; the hub would reject anything else."""
     parts = model.split("/")
     return len(parts) <= 2 and all(part and part.strip(".~") for part in parts)

@@ -1,6 +1,6 @@
-"""A folder of safetensors as one table of tensors, each read when it is asked for.
+"""A folder of safetensors as one table of tensors, each read on demand.
 
-Files are mapped, not read: a tensor costs memory only where it is copied to.
+Files are memory-mapped, not read: a tensor costs memory only when it is copied.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class SafetensorsFile(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class CheckpointFiles:
-    """The tensors of all files, in the order in which they lie on disk."""
+    """The tensors of all files, in their order on disk."""
 
     folder: Path
     files: Mapping[str, SafetensorsFile]
@@ -41,8 +41,8 @@ class CheckpointFiles:
 def open_checkpoint(folder: Path) -> Iterator[CheckpointFiles]:
     """Open every file of the checkpoint in `folder`.
 
-    Raises InvalidCheckpoint for a missing, truncated or foreign file, for a tensor that two files
-    hold, and for a file that lacks a tensor which the index places there.
+    Raises InvalidCheckpoint for a missing, truncated or foreign file, for a tensor that is in two
+    files, and for a file that lacks a tensor which the index places there.
     """
     index = _read_index(folder)
     with ExitStack() as stack:
@@ -62,7 +62,7 @@ def open_checkpoint(folder: Path) -> Iterator[CheckpointFiles]:
 
 
 def _read_index(folder: Path) -> dict[str, set[str]]:
-    """File name → the tensors that the index places there; none are promised without an index."""
+    """File name → the tensors that the index places there; no tensors without an index."""
     path = folder / INDEX_NAME
     if not path.exists():
         return {SINGLE_NAME: set()}

@@ -1,4 +1,4 @@
-"""Reading a checkpoint's JSON files: typed access, with errors that name the key and what came."""
+"""Typed access to a checkpoint's JSON files, with errors that name the key and the value."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def read_object(path: Path) -> Json:
 
 
 def section(config: Json, key: str) -> Json:
-    """The object under `key`; empty when it is missing or null."""
+    """The object under `key`; empty if it is missing or null."""
     value = config.get(key) or {}
     if not isinstance(value, dict):
         raise InvalidCheckpoint(f"{key} must be an object, got {value!r}")
@@ -56,11 +56,11 @@ def positive(config: Json, key: str, default: int | None = None) -> int:
 
 
 def counted(names: Sequence[str], what: str) -> str:
-    """How many, and the first of them."""
+    """The number of names, and the first few."""
     return f"{len(names)} {what} ({listed(names)})" if names else f"0 {what}"
 
 
 def listed(names: Iterable[object], most: int = 5) -> str:
-    """The first of them, as a person writes a list."""
+    """The first `most` names as a readable list."""
     texts = [str(name) for name in names]
     return ", ".join(texts[:most]) + (f" and {len(texts) - most} more" if len(texts) > most else "")
