@@ -15,10 +15,10 @@ def next_batch(
     num_prompt_tokens: Callable[[Item], int],
     max_prompt_tokens: int,
 ) -> tuple[list[Item], list[Item]]:
-    """The batch, and the order in which all wait for the step after it.
+    """The batch, and the order in which all items wait for the step after it.
 
-    Everybody, while they fit; beyond that whoever waited longest, so that none starves. Prompts
-    make the step longer for all in it: they share `max_prompt_tokens`, and the first always goes.
+    Takes all if they fit, else those that have waited longest, so that none starves. Prompts make
+    the step longer for the whole batch: they share `max_prompt_tokens`, but the first always fits.
     """
     batch: list[Item] = []
     waiting: list[Item] = []

@@ -105,7 +105,7 @@ def _require_cuda() -> None:
     """Raises InvalidConfig if Mooncake would treat a GPU address as a host address."""
     if not _engine_module().SUPPORT_CUDA:
         raise InvalidConfig(
-            'the cache is on a GPU ([engine] device = "cuda"), and this Mooncake moves host memory '
+            'the cache is on a GPU ([engine] device = "cuda"), but this Mooncake moves host memory '
             "only: install mooncake-transfer-engine-cuda13 instead of "
             "mooncake-transfer-engine-non-cuda (the extra `cuda` instead of `cpu`)"
         )
