@@ -27,7 +27,7 @@ class DecodeConfig:
     residency: bool = True
     """Keep a session's pages and a state after its turn, so that the next ships only new ones."""
     lease_s: float = 600.0
-    """How long a session's memory is evicted last. Each turn renews the lease."""
+    """The lease time of a session, whose memory is then evicted last. Each turn renews it."""
 
     def __post_init__(self) -> None:
         for name in ("max_batch", "max_prompt_tokens", "max_waiting"):

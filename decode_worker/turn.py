@@ -85,7 +85,7 @@ class Sequences:
     """Makes the sequences that the engine runs."""
 
     def __init__(self, model: ModelConfig, tokenizer: Tokenizer | None, *, device: str) -> None:
-        """`device`: where logits are."""
+        """`device`: the device of the logits."""
         self._model = model
         self._device = device
         self._tokenizer = tokenizer

@@ -66,7 +66,7 @@ class DecodeWorker(HandoffWorker[DecodeTurn, Command]):
         tokenizer: Tokenizer | None = None,
         clock: Clock = time.monotonic,
     ) -> None:
-        """Without a `launcher`, with `max_running` rows, the host computes every step."""
+        """A `launcher` has `max_running` rows. Without one, the host computes every step."""
         super().__init__(
             presence,
             resources,

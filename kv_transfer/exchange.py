@@ -156,8 +156,8 @@ class Exchange:
         checkpoint = match.checkpoint
         if checkpoint is None or checkpoint.num_tokens != prefix.num_tokens:
             raise NotFound(
-                f"no state is kept here after the first {prefix.num_tokens} tokens of that prompt "
-                "(any more); compute it"
+                f"no state is kept here after the first {prefix.num_tokens} tokens of that prompt; "
+                "compute it"
             )
         hold = self._cache.hold_checkpoint(match)
         try:

@@ -93,7 +93,7 @@ class Members:
             here = f"it has {known.worker_id} in epoch {known.epoch} at {known.address}"
         return Unavailable(
             f"{peer.worker_id} in epoch {peer.epoch} at {peer.address} is not in the cluster: "
-            f"{here}; place the turn anew"
+            f"{here}; place the turn again"
         )
 
 
@@ -237,5 +237,5 @@ def _require_life(expected: PeerIdentity, worker_id: WorkerId, epoch: Epoch) -> 
     if (worker_id, epoch) != (expected.worker_id, expected.epoch):
         raise StaleEpoch(
             f"expected {expected.worker_id} in epoch {expected.epoch} at {expected.address}, "
-            f"{worker_id} in epoch {epoch} answered; reserve again"
+            f"but {worker_id} in epoch {epoch} answered; reserve again"
         )

@@ -57,7 +57,7 @@ def prefilled_here(sequence: DecodeSequence, *, started_at: float, ended_at: flo
 def result_of(sequence: DecodeSequence, *, ended_at: float) -> TurnResult:
     """The result of a turn whose answer has ended."""
     finish = sequence.answer.finish
-    assert finish is not None, "asked for when the answer has ended"
+    assert finish is not None, "only called when the answer has ended"
     return TurnResult(
         finish_reason=finish,
         usage=Usage(

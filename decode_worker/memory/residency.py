@@ -24,7 +24,7 @@ from segue.cache.until_kept import UntilKept
 from segue.process.telemetry import Clock
 
 MAX_LEASE_S = 86_400.0
-"""A client that asks for more has forgotten the session."""
+"""The longest lease or pause. A client that asks for more has forgotten the session."""
 
 _NOTHING = Prompt()
 

@@ -1,6 +1,6 @@
 """Expires tickets, and asks the writers of quarantined tickets to stop.
 
-Time only starts a quarantine; the writer's answer ends it (see `handoff`).
+Time never ends a quarantine: only the writer's answer or death does (see `handoff`).
 """
 
 from __future__ import annotations

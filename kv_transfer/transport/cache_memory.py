@@ -34,7 +34,7 @@ class CacheMemory(Protocol):
 
 
 class HostMemory:
-    """Memory of this process, where work is done when the call that computes it returns."""
+    """Host memory, where work is done when the call that computes it returns."""
 
     def crc32(self, address: int, num_bytes: int) -> int:
         return crc32_of_memory(address, num_bytes)

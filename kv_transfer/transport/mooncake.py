@@ -153,7 +153,7 @@ def _new_engine(config: TransferConfig, host: str) -> Any:
         ports = f" and ports {config.min_port} to {config.max_port}" if config.min_port else ""
         raise TransferFailed(
             f"Mooncake did not start on {host} with {config.protocol}{ports} "
-            f"(status {status}): all ports may be in use, or the address is not this machine's"
+            f"(status {status}): the ports may be in use, or the address not this machine's"
         )
     if config.protocol == "rdma" and not _names_devices(engine.get_local_topology()):
         # Mooncake starts anyway, and would move nothing or fall back.

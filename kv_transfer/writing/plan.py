@@ -41,7 +41,7 @@ def plan_units(
     fragments: list[Fragment] = []
     ordered = sorted(pairs)
     if len({to for _, to in ordered}) != len(ordered):
-        raise ValueError(f"two {source.field.unit}s would be written to one place: {ordered}")
+        raise ValueError(f"two {source.field.unit}s have the same target: {ordered}")
     for source_unit, target_unit in ordered:
         one = Fragment(source.address(source_unit), target.address(target_unit), unit_bytes)
         if fragments and _touch(fragments[-1], one):
