@@ -1,1 +1,1 @@
-"""Turns pages and states into tokens: continuous batching, one token per sequence and step."""
+"""Turns pages and states into tokens: continuous batching, one or more per sequence and step."""

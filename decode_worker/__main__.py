@@ -54,7 +54,7 @@ async def running(
     decode.check_device(launches_ahead=launches_ahead)
     if decode.simulates_acceptance:
         logger.warning(
-            "drafts are accepted by chance: answers are NOT the model's, only their speed counts",
+            "drafts are accepted at random: answers are NOT the model's, use them only for timing",
             extra={"simulate_acceptance": decode.simulate_acceptance},
         )
     tokenizer = None if checkpoint.skip_tokenizer else Tokenizer.from_folder(loaded.folder)
@@ -82,7 +82,7 @@ async def running(
 
 
 def steps_on_device(engine: EngineConfig) -> bool:
-    """Whether steps are launched ahead of their results; else the host computes each one."""
+    """Whether steps are launched before earlier results are read. Else the host computes them."""
     return engine.device != "cpu"
 
 

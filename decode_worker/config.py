@@ -1,4 +1,4 @@
-"""What can be set about decode workers: section `[decode]`."""
+"""Settings of decode workers: section `[decode]`."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from segue.engine.batch import MAX_RUN_TOKENS
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DecodeConfig:
     max_batch: int = 64
-    """Sequences of one step; more take turns."""
+    """The most sequences in one step; if there are more, they take turns."""
     max_drafts: int = 7
-    """Tokens that the model's MTP layer guesses ahead in a step for each sequence, at most: 0 to 7.
-    How many is learned; 0 where it does not pay. Slots are taken for those that do."""
+    """The most tokens that the MTP layer drafts per sequence and step: 0 to 7. The actual number
+    is learned, and is 0 if drafts do not pay. Slots are taken for that number."""
     adaptive_drafts: bool = True
-    """Off: always as many as `max_drafts`."""
+    """If off, every step drafts `max_drafts` tokens."""
     simulate_acceptance: float = -1.0
-    """Accept each draft with this probability, whatever the model says: to study speed with random
-    weights. Answers are not the model's then. Below 0: off."""
+    """Accept each draft with this probability instead of comparing it with the model's token, to
+    measure speed with random weights. Answers are not the model's then. Below 0: off."""
     max_prompt_tokens: int = 512
-    """Of prompt ends that are computed here, in one step: answers wait for it."""
+    """The most prompt tokens that one step prefills locally: running answers wait for them."""
     max_waiting: int = 256
     """Turns that may wait for memory."""
     residency: bool = True
-    """Keep a session's pages and a state after its turn, so that only what is new is shipped."""
+    """Keep a session's pages and a state after its turn, so that the next ships only new ones."""
     lease_s: float = 600.0
-    """How long a session's memory goes last when memory is needed; each turn renews it."""
+    """The lease time of a session, whose memory is then evicted last. Each turn renews it."""
 
     def __post_init__(self) -> None:
         for name in ("max_batch", "max_prompt_tokens", "max_waiting"):
@@ -50,17 +50,17 @@ class DecodeConfig:
         return self.simulate_acceptance >= 0
 
     def check_device(self, *, launches_ahead: bool) -> None:
-        """Raises InvalidConfig where steps do not do what is asked for."""
+        """Raises InvalidConfig if the device's steps do not support a setting."""
         if self.simulates_acceptance and launches_ahead:
             raise InvalidConfig(
-                "[decode] simulate_acceptance is built for the CPU only: a step on a GPU accepts "
-                "drafts by itself; leave it out"
+                "[decode] simulate_acceptance works only on the CPU: on a GPU, the step itself "
+                "accepts drafts; leave it out"
             )
 
     def check_model(self, *, has_mtp: bool) -> None:
-        """Raises InvalidConfig where drafts are needed and the model cannot draft."""
+        """Raises InvalidConfig if a setting needs drafts and the model cannot draft."""
         if self.simulates_acceptance and not has_mtp:
             raise InvalidConfig(
                 "[decode] simulate_acceptance needs a checkpoint with an MTP layer and "
-                "[engine] mtp = true, and there is nothing to draft with: leave it out"
+                "[engine] mtp = true; without both there are no drafts: leave it out"
             )

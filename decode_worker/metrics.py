@@ -1,4 +1,4 @@
-"""What a decode worker measures. Names and labels are frozen by a test."""
+"""The metrics of a decode worker. A test freezes their names and labels."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ class DecodeMetrics(WorkerMetrics):
         )
         self._drafts = Counter(
             "segue_spec_decode_drafts_total",
-            "Times that tokens were drafted for a sequence.",
+            "Number of times that tokens were drafted for a sequence.",
             registry=registry,
         )
         self._draft_length = Gauge(
             "segue_spec_decode_draft_length",
-            "Tokens that the last step with so many sequences was to draft for each.",
+            "Tokens per sequence that the last step with this batch size was to draft.",
             ["batch_size"],
             registry=registry,
         )
@@ -49,12 +49,12 @@ class DecodeMetrics(WorkerMetrics):
         )
         self._accepted_tokens = Counter(
             "segue_spec_decode_accepted_tokens_total",
-            "Of these, tokens that the model itself gave.",
+            "Drafted tokens that the model accepted.",
             registry=registry,
         )
         self._accepted_per_position = Counter(
             "segue_spec_decode_accepted_tokens_per_pos_total",
-            "Accepted tokens by their place among the drafts, the first is 0.",
+            "Accepted tokens by their position among the drafts, starting at 0.",
             ["position"],
             registry=registry,
         )
@@ -71,7 +71,7 @@ class DecodeMetrics(WorkerMetrics):
         )
         self._reader_steps = Counter(
             "segue_handoff_transitions_total",
-            "Steps of handoffs as their reader sees them, by the state that was entered.",
+            "State transitions of handoffs on the reader's side, by the state entered.",
             ["state"],
             registry=registry,
         )
@@ -82,8 +82,8 @@ class DecodeMetrics(WorkerMetrics):
         self._draft_length.labels(str(size_class(batch_size))).set(num_wanted)
 
     def stepped(self, verified: Sequence[Verified], *, num_sequences: int, seconds: float) -> None:
-        """Called on the engine thread. Sequences beyond the verified ones had their prompt's end
-        computed, and said one token each.
+        """Called on the engine thread. Sequences beyond the verified ones had a prompt suffix
+        computed, and got one token each.
         """
         num_tokens = num_sequences - len(verified) + sum(one.num_said for one in verified)
         self._step_seconds.observe(seconds)

@@ -1,4 +1,4 @@
-"""A decode worker's gRPC face: translate in, call, translate out."""
+"""A decode worker's gRPC service: converts each request, calls the worker, converts the reply."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class Decoder(TurnRunner, Protocol):
-    """What is served: a `DecodeWorker`."""
+    """The interface of a `DecodeWorker` to its gRPC service."""
 
     model_id: str
     residency: Residency
@@ -67,7 +67,7 @@ class DecodeFace(DecodeWorkerServicer):
 
 
 def services(worker: Decoder) -> Services:
-    """What the router calls."""
+    """The services that the router calls."""
     face = DecodeFace(worker)
     return [
         (

@@ -1,4 +1,4 @@
-"""A router's stream of turns on this worker: their commands in, what is said of them out."""
+"""A router's stream of turns on this worker: commands in, events out."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from segue.wire.streams.server import CallStream
 
 
 class TurnRunner(Protocol):
-    """What turns run on: a `DecodeWorker`."""
+    """The interface of a `DecodeWorker` to its stream of turns."""
 
     def find_prefix(self, prefix: PrefixName) -> Prompt: ...
     async def answer(
@@ -79,7 +79,7 @@ def _source(request: pb.StartTurn) -> PromptSource:
         case "max_computed_tokens":
             return ComputedOnDecode(request.max_computed_tokens)
         case _:
-            raise InvalidRequest("a turn needs a writer of its prompt, or leave to compute it here")
+            raise InvalidRequest("expected the turn's writer or max_computed_tokens, got neither")
 
 
 def _timeout_s(seconds: float) -> float:

@@ -1,4 +1,4 @@
-"""A turn that is on a decode worker: what of it the event loop knows."""
+"""A turn on a decode worker, as the event loop sees it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from segue.worker.validation import check_turn
 
 @dataclass(frozen=True, slots=True)
 class WrittenByPrefill:
-    """The prompt of a turn comes from a prefill worker."""
+    """A prefill worker ships the prompt."""
 
     writer: PeerIdentity
 
@@ -51,7 +51,7 @@ class Reserved:
 
 TurnNews = Reserved | PrefillStarted | TokenDelta | TurnResult | SegueError
 Tell = Callable[[TurnNews], None]
-"""Takes what happens to one turn, in order. Nothing follows a result or an error."""
+"""Takes the events of one turn, in order. Nothing follows a result or an error."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -59,16 +59,16 @@ class DecodeTurn:
     spec: TurnSpec
     tell: Tell
     hold: Hold
-    """The prefix that was here already: shared, read only."""
+    """The prefix that was already here: shared and read-only."""
     reservation: Reservation | None = None
-    """Of a prompt that a prefill worker writes."""
+    """Set if a prefill worker writes the prompt."""
     own_pages: Sequence[PageId] | None = None
-    """Once the engine has the turn, the pages behind the hold; until then they are reserved."""
+    """The pages after the held ones, once they are working units."""
     sequence: DecodeSequence | None = None
-    """Where the rest of the prompt is computed here."""
+    """Set if the rest of the prompt is computed here."""
     work: Interruptible = field(default_factory=Interruptible)
     over: asyncio.Event = field(default_factory=asyncio.Event)
-    """Set when nothing of the turn is here any more."""
+    """Set when the turn has left this worker."""
 
     @property
     def pages(self) -> Sequence[PageId]:
@@ -76,10 +76,10 @@ class DecodeTurn:
 
 
 class Sequences:
-    """Makes what the engine runs."""
+    """Makes the sequences that the engine runs."""
 
     def __init__(self, model: ModelConfig, tokenizer: Tokenizer | None, *, device: str) -> None:
-        """`device`: where logits are."""
+        """`device`: the device of the logits."""
         self._model = model
         self._device = device
         self._tokenizer = tokenizer

@@ -57,7 +57,7 @@ class DecodeWorker(HandoffWorker[DecodeTurn, Command]):
         tokenizer: Tokenizer | None = None,
         clock: Clock = time.monotonic,
     ) -> None:
-        """Without a `launcher`, with `max_running` rows, the host computes every step."""
+        """A `launcher` has `max_running` rows. Without one, the host computes every step."""
         super().__init__(
             presence,
             resources,
@@ -91,10 +91,10 @@ class DecodeWorker(HandoffWorker[DecodeTurn, Command]):
     ) -> None:
         """Runs a turn: waits for room, then for its prompt, then until its answer has ended.
 
-        `tell` gets all that happens from the reservation on. Raises Overloaded, InvalidRequest,
-        Unavailable, DeadlineExceeded, NotResident when more of the prompt is missing here than may
-        be computed, and TransferFailed when the prompt does not arrive. Then, and when it is
-        cancelled, the turn is not here; memory that the writer may still write is in quarantine.
+        `tell` gets all events from the reservation on. Raises Overloaded, InvalidRequest,
+        Unavailable, DeadlineExceeded, NotResident if more of the prompt is missing here than may
+        be computed, and TransferFailed if the prompt does not arrive. In each case, and after a
+        cancellation, the turn is gone; memory that the writer may still write is in quarantine.
         """
         if isinstance(source, WrittenByPrefill):
             await self._exchange.members.require(source.writer)
@@ -104,15 +104,15 @@ class DecodeWorker(HandoffWorker[DecodeTurn, Command]):
     async def _find_room(
         self, spec: TurnSpec, source: PromptSource, tell: Tell, timeout_s: float
     ) -> DecodeTurn:
-        """A turn that is here and has all the memory that it needs to its end."""
+        """Waits until the turn has all the memory that it needs until its end."""
         self._check_welcome(spec)
         started_at = self._clock()
 
         def attempt() -> DecodeTurn:
-            # Again: what it needs was loaded meanwhile, or it stood in line.
+            # Check again: time has passed while the turn was queued or its prefix was loaded.
             self._check_welcome(spec)
             if len(self._turns) >= self._max_running:
-                raise Overloaded(f"{self._max_running} turns run on {self.name}; come back later")
+                raise Overloaded(f"{self._max_running} turns run on {self.name}; retry later")
             left_s = started_at + timeout_s - self._clock()
             turn = self._take(spec, source, tell, lifetime_s=left_s)
             self._turns[spec.turn_id] = turn
@@ -153,7 +153,7 @@ class DecodeWorker(HandoffWorker[DecodeTurn, Command]):
         try:
             await turn.over.wait()
         except asyncio.CancelledError:
-            # Until the engine has let go of it, its memory is in use.
+            # Its memory is in use until the engine has released it.
             self._engine.submit(Drop(turn.spec.turn_id))
             await uninterrupted(turn.over.wait())
             raise
@@ -189,14 +189,14 @@ class DecodeWorker(HandoffWorker[DecodeTurn, Command]):
             try:
                 self._leave(turn, event)
             except Exception as error:
-                # A bug, and one turn's affair: its memory is free, and the others go on.
+                # A bug that affects one turn: its memory is freed, and the others continue.
                 logger.exception("a turn failed", extra={"turn_id": event.turn_id})
                 self.residency.reclaim(event.turn_id)
                 turn.tell(SegueError(f"turn {event.turn_id}: {type(error).__name__}: {error}"))
             self._forget(event.turn_id)
 
     def _leave(self, turn: DecodeTurn, event: Left) -> None:
-        """What was computed stays here, unless something went wrong with it."""
+        """Keeps what was computed, unless the turn failed."""
         assert turn.own_pages is not None, "the engine had it"
         if event.error is not None:
             # What it computed last may be half written.
@@ -225,6 +225,6 @@ class DecodeWorker(HandoffWorker[DecodeTurn, Command]):
             turn.work.interrupt(Unavailable(f"{self.name} stopped; place the turn elsewhere"))
 
     async def close(self) -> None:
-        # No session must return from the host tier while that closes.
+        # No session may return from the host tier while it closes.
         self.residency.close()
         await super().close()

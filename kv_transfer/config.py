@@ -1,4 +1,4 @@
-"""Settings for moving bytes between workers: section `[transfer]`, equal for all workers."""
+"""Settings for moving bytes between workers: section `[transfer]`, the same for all workers."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from segue.api.errors import InvalidConfig
 
 PROTOCOLS = ("tcp", "rdma")
 MIN_TRANSFER_TIMEOUT_S = 5
-"""Mooncake's own floor: a smaller value counts as this."""
+"""Mooncake's own minimum: it treats smaller values as this one."""
 MIN_PORTS = 8
-"""For one worker: two engines with two ports each, and the same for engines that were replaced."""
+"""For one worker: two engines with two ports each, and as many for engines that were replaced."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,19 +20,19 @@ class TransferConfig:
     devices: str = ""
     """RDMA devices, comma-separated; if empty, Mooncake chooses."""
     progress_timeout_s: int = 5
-    """A connection on which no byte moves for this long is closed; below `transfer_timeout_s`."""
+    """Closes a connection on which no byte moves for this long. Below `transfer_timeout_s`."""
     transfer_timeout_s: int = 15
-    """A write that takes longer has failed."""
+    """A write that takes longer fails."""
     min_port: int = 0
-    """Mooncake's ports lie between this and `max_port`, both included: at least 8 for each worker
-    of a machine, since an engine that is replaced keeps its ports busy for a while. 0 leaves the
-    choice to Mooncake, which takes 15000 to 17000.
+    """Mooncake uses the ports from this one to `max_port`, both included. A machine needs at least
+    8 for each worker, since a replaced engine keeps its ports busy for a while. With 0, Mooncake
+    chooses from 15000 to 17000.
     """
     max_port: int = 0
     max_gbit_per_s: float = 0.0
-    """The most that each worker may send; 0 sets no limit. Leaves room on a shared link."""
+    """Limits the send rate of each worker, to leave room on a shared link. 0 sets no limit."""
     verify_checksums: bool = True
-    """The writer sums what it sends, the reader what arrived; a difference fails the turn."""
+    """The writer checksums what it sends, the reader what arrives. A mismatch fails the turn."""
 
     def __post_init__(self) -> None:
         """Raises InvalidConfig."""
@@ -43,7 +43,7 @@ class TransferConfig:
                 f"transfer_timeout_s must be >= {MIN_TRANSFER_TIMEOUT_S}, "
                 f"got {self.transfer_timeout_s}"
             )
-        # Otherwise a write that has "failed" is still being sent, from memory that is used again.
+        # Otherwise Mooncake may still send a "failed" write, from memory that has been reused.
         if not 1 <= self.progress_timeout_s < self.transfer_timeout_s:
             raise InvalidConfig(
                 "progress_timeout_s must be at least 1 and below transfer_timeout_s "
@@ -54,7 +54,7 @@ class TransferConfig:
             self.min_port >= 1024 and has_ports and self.max_port < 65536
         ):
             raise InvalidConfig(
-                f"min_port and max_port must both be 0, or hold {MIN_PORTS} ports between 1024 and "
+                f"min_port and max_port must both be 0, or span {MIN_PORTS} ports between 1024 and "
                 f"65535, got {self.min_port} and {self.max_port}"
             )
         if self.max_gbit_per_s < 0:

@@ -1,7 +1,7 @@
 """All handoffs of one worker: what it sends, what it fetches, what it lends.
 
-Prefill writes to decode, and decode to prefill when that fetches a prefix, so every worker has a
-writer, and a reader with its fencer. A handoff of its own is one block:
+Prefill writes to decode. Decode writes to prefill when prefill pulls a prefix. So every worker has
+a writer, and a reader with its fencer. Each handoff is one block:
 
     async with exchange.send(ticket, pages=pages, slot=slot) as outgoing:
         ...  # compute; `outgoing.layer_ready(...)` for each layer
@@ -39,9 +39,9 @@ from segue.wire.server import Services
 from segue.worker.process import exit_on_failure
 
 CALL_TIMEOUT_S = 10.0
-"""A call to a peer that takes longer has failed. What moves or sums bytes gets more: see below."""
+"""A call to a peer that takes longer fails. Calls that move or checksum bytes get more time."""
 SLOWEST_BYTES_PER_S = 50e6
-"""A peer that moves or sums bytes more slowly counts as hanging. A core sums a MB in 0.4 ms."""
+"""A peer that moves or checksums bytes more slowly counts as hung. A core needs 0.4 ms per MB."""
 
 _FENCE_TIMEOUT_S = 5.0
 
@@ -90,19 +90,19 @@ class Exchange:
             self.reader, lambda fence: self._peers.fence(fence, timeout_s=_FENCE_TIMEOUT_S)
         )
         self._fencing = asyncio.ensure_future(fencer.run())
-        # Without it nothing would leave quarantine any more, unnoticed.
+        # Without the fencer no unit would leave quarantine, and nothing would report it.
         self._fencing.add_done_callback(exit_on_failure)
 
     @contextlib.asynccontextmanager
     async def send(
         self, ticket: Ticket, *, pages: Sequence[PageId], slot: SlotId
     ) -> AsyncIterator[Outgoing]:
-        """A handoff to the ticket's reader. The block computes and calls `Outgoing.layer_ready`.
+        """Sends to the ticket's reader. The block computes and calls `Outgoing.layer_ready`.
 
         At its end everything is shipped and committed, together with `Outgoing.outcome`. If the
-        block or the commit raises, the handoff is stopped and the reader is told. Either way no
-        write is in flight afterwards. Until then pages and slot must stay as `HandoffWriter.begin`
-        says, which also says what is raised; so does `PeerCalls.meet`.
+        block or the commit raises, the handoff is stopped and an abort goes to the reader. Either
+        way no write is in flight afterwards. Until then the rules of `HandoffWriter.begin` apply to
+        pages and slot. Raises what `PeerCalls.meet` and `HandoffWriter.begin` raise.
         """
         reader_map = await self._peers.meet(ticket, timeout_s=CALL_TIMEOUT_S)
         outgoing = self.writer.begin(ticket, reader_map, source_pages=pages, source_slot=slot)
@@ -116,7 +116,7 @@ class Exchange:
                 timeout_s=_timeout_s(shipped.shipped_bytes),
             )
         except BaseException as error:
-            # Also for a cancellation: pages must not be given back while a write is in flight.
+            # Also on cancellation: pages must not be freed while a write is in flight.
             await uninterrupted(self._give_up(outgoing, ticket, error))
             raise
 
@@ -128,8 +128,8 @@ class Exchange:
         *,
         resident_tokens: int,
     ) -> Arrival:
-        """Makes `source` send a prefix: its pages beyond the resident tokens, and the state after
-        it.
+        """Makes `source` send a prefix: its pages after the resident tokens, and the state at its
+        end.
 
         Raises what `HandoffReader.reserve` and `PeerCalls.pull` raise.
         """
@@ -148,27 +148,27 @@ class Exchange:
             return await reservation.arrived()
 
     async def lend(self, ticket: Ticket, prefix: PrefixName) -> None:
-        """Sends a prefix that is held here: `fetch` seen from the other side.
+        """Sends a prefix that is cached here: the holder's side of `fetch`.
 
-        Raises NotFound when no state is kept at its end, and what `send` raises.
+        Raises NotFound if no state is kept at its end, and what `send` raises.
         """
         match = self._cache.find(self._cache.tree.find(prefix) or Prompt())
         checkpoint = match.checkpoint
         if checkpoint is None or checkpoint.num_tokens != prefix.num_tokens:
             raise NotFound(
-                f"no state is kept here after the first {prefix.num_tokens} tokens of that prompt "
-                "(any more); compute it"
+                f"no state is kept here after the first {prefix.num_tokens} tokens of that prompt; "
+                "compute it"
             )
         hold = self._cache.hold_checkpoint(match)
         try:
             async with self.send(ticket, pages=hold.pages, slot=checkpoint.slot) as outgoing:
-                # On a thread: queueing waits when much is under way already.
+                # In a thread: queueing blocks while too many bytes wait.
                 await asyncio.to_thread(self._queue_all, outgoing, len(hold.pages))
         finally:
             self._cache.release(hold)
 
     def services(self) -> Services:
-        """What other workers call."""
+        """The services that other workers call."""
         reader = ReaderServicer(self.reader, vocab_size=self._vocab_size)
         writer = WriterServicer(self.writer)
         source = SourceServicer(self.lend, self.members)
@@ -188,7 +188,7 @@ class Exchange:
         ]
 
     def members_changed(self, workers: Sequence[WorkerStatus]) -> None:
-        """A writer that came back in a later life has stopped writing in its earlier one."""
+        """A writer that returns in a new epoch no longer writes in its old one."""
         self.members.changed(workers)
         self.reader.members_changed({peer.worker_id: peer.epoch for peer in self.members.alive()})
 
@@ -203,14 +203,14 @@ class Exchange:
             outgoing.layer_ready(layer, pages=range(num_pages), with_slot=True)
 
     async def _give_up(self, outgoing: Outgoing, ticket: Ticket, error: BaseException) -> None:
-        """Stops writing, then tells the reader."""
+        """Stops writing, then sends an abort to the reader."""
         reason = f"{type(error).__name__}: {error}"
         await outgoing.stop(reason)
-        # If it does not get through, the reader asks by itself (its fence), or is gone.
+        # If the abort is lost, the reader sends a fence, or is gone.
         with contextlib.suppress(SegueError):
             await self._peers.abort(ticket, reason, timeout_s=CALL_TIMEOUT_S)
 
 
 def _timeout_s(num_bytes: int) -> float:
-    """For a call during which the peer moves or sums so many bytes."""
+    """The timeout of a call in which the peer moves or checksums `num_bytes`."""
     return CALL_TIMEOUT_S + num_bytes / SLOWEST_BYTES_PER_S

@@ -1,13 +1,13 @@
-"""The life of one handoff as its reader sees it; `shipment` is the writer's side.
+"""The states of one handoff on the reader's side; `shipment` has the writer's side.
 
     Reserved ──WriterCommitted──▶ Verifying ──BytesMatched──▶ Committed
        │ │ └──WriterAborted, WriterDied──┐ └──BytesDiffered, GivenUp, WriterAborted──┐
        │ │                               └────────────────────────────────────────── ▶ Freed
        └─┴──GivenUp, Expired──▶ Quarantined ──any news that the writer has stopped───────▲
 
-A page that a remote may still write is not free: only news from the writer, or of its death, ends
-a quarantine; time never does. Final states swallow late news, so a late success cannot revive what
-was given up. Every pair that is not written down raises IllegalTransition.
+A page that a remote worker may still write is not free. Only a message from the writer, or its
+death, ends a quarantine; time never does. Final states ignore late messages, so a late success
+cannot revive a handoff that was given up. All other transitions raise IllegalTransition.
 
 Pure: no clock, no I/O. Time arrives as an event.
 """
@@ -37,14 +37,14 @@ class Reserved:
 
 @dataclass(frozen=True, slots=True)
 class Verifying:
-    """The writer says that it is done; we compare checksums."""
+    """The writer has committed; we compare checksums."""
 
     units: Units
 
 
 @dataclass(frozen=True, slots=True)
 class Quarantined:
-    """We have given up, and the writer may not know it yet."""
+    """We have given up, but the writer may still write."""
 
     units: Units
     reason: str
@@ -52,7 +52,7 @@ class Quarantined:
 
 @dataclass(frozen=True, slots=True)
 class Committed:
-    """Final. The units belong to the decode scheduler."""
+    """Final. The receiver owns the units."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,12 +67,12 @@ ReaderState = Reserved | Verifying | Quarantined | Committed | Freed
 
 @dataclass(frozen=True, slots=True)
 class WriterCommitted:
-    """The writer says that every byte has arrived. It will not write again."""
+    """The writer reports that every byte has arrived. It will not write again."""
 
 
 @dataclass(frozen=True, slots=True)
 class WriterAborted:
-    """The writer says that it has stopped."""
+    """The writer reports that it has stopped."""
 
     reason: str
 
@@ -89,7 +89,7 @@ class BytesDiffered:
 
 @dataclass(frozen=True, slots=True)
 class GivenUp:
-    """Nobody here wants the turn any more."""
+    """The turn is no longer wanted here."""
 
     reason: str
 
@@ -106,7 +106,7 @@ class WriterFenced:
 
 @dataclass(frozen=True, slots=True)
 class WriterDied:
-    """That life of the writer is over, and with it its connections."""
+    """That life of the writer has ended, and its connections are closed."""
 
 
 ReaderEvent = (
@@ -156,7 +156,7 @@ def _from_verifying(state: Verifying, event: ReaderEvent) -> ReaderState:
         case BytesDiffered(reason) | GivenUp(reason) | WriterAborted(reason):
             return Freed(reason)
         case Expired() | WriterDied():
-            # The bytes arrived in time, and are all here.
+            # All bytes have arrived, and in time.
             return state
         case _:
             raise _illegal(state, event)

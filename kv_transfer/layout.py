@@ -1,6 +1,6 @@
-"""Where a worker's cache lies in memory, so that another worker can be told where to write.
+"""Where a worker's cache lies in memory, so that another worker can write to it.
 
-`segue.cache.layout` says what bytes a page and a slot are; a `MemoryMap` adds one base address per
+`segue.cache.layout` defines the bytes of a page and a slot; a `MemoryMap` adds one base address per
 field of that layout:
 
     base_addresses[i]                         + num_units[i] * unit_bytes
@@ -22,7 +22,7 @@ from segue.cache.layout import CacheField, CacheLayout
 
 
 class Array(Protocol):
-    """What a torch tensor offers here."""
+    """The part of a torch tensor that is used here."""
 
     def data_ptr(self) -> int: ...
 
@@ -32,7 +32,7 @@ class Array(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FieldRegion:
-    """The memory of one field, all units of it."""
+    """The memory of all units of one field."""
 
     field: CacheField
     base_address: int
@@ -50,12 +50,12 @@ class FieldRegion:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MemoryMap:
-    """A worker's cache as others see it: addresses and unit counts follow `layout.fields`."""
+    """A worker's cache as others see it. Addresses and counts are in `layout.fields` order."""
 
     worker_id: WorkerId
     epoch: Epoch
     segment: str
-    """How the transport names this process."""
+    """The transport's name for this process."""
     layout: CacheLayout
     base_addresses: tuple[int, ...]
     num_units: tuple[int, ...]
@@ -79,11 +79,11 @@ class MemoryMap:
         )
 
     def regions(self) -> Iterator[FieldRegion]:
-        """In the layout's field order. These are what a transport registers."""
+        """In the layout's field order. A transport registers these."""
         return (self.region(index) for index in range(len(self.layout.fields)))
 
     def address(self, field_index: int, unit: int) -> int:
-        """Of the first byte of one unit. Raises IndexError when there is no such unit."""
+        """The address of a unit's first byte. Raises IndexError if there is no such unit."""
         return self.region(field_index).address(unit)
 
 
@@ -97,7 +97,7 @@ def memory_map_of(
 ) -> MemoryMap:
     """Describes allocated arrays [num_units, *shape], given in layout order.
 
-    The map holds addresses, not the arrays: whoever made them keeps them alive.
+    The map holds addresses, not the arrays: the caller must keep them alive.
     """
     arrays = [array for _, array in fields]
     return MemoryMap(
@@ -111,7 +111,7 @@ def memory_map_of(
 
 
 def require_same_layout(ours: MemoryMap, theirs: MemoryMap) -> None:
-    """Raises LayoutMismatch, naming both workers and the first thing that differs, or returns."""
+    """Raises LayoutMismatch if the layouts differ, naming both workers and the first difference."""
     differences = list(_differences(ours.layout, theirs.layout))
     if differences:
         raise LayoutMismatch(
@@ -122,7 +122,7 @@ def require_same_layout(ours: MemoryMap, theirs: MemoryMap) -> None:
 
 
 def _differences(ours: CacheLayout, theirs: CacheLayout) -> Iterator[tuple[str, str]]:
-    """Pairs of descriptions of what differs, the most telling first."""
+    """Describes each difference on both sides, the most telling first."""
     if ours.model_id != theirs.model_id:
         yield f"model_id {ours.model_id!r}", f"model_id {theirs.model_id!r}"
     if ours.page_tokens != theirs.page_tokens:

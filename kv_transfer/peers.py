@@ -1,8 +1,8 @@
-"""The other workers: which of them are in the cluster, and what is asked of them.
+"""The other workers: which of them are in the cluster, and the calls to them.
 
 A process that may write into a worker's memory must be a member, at the address that the cluster
-knows: then it can be asked to stop when a ticket is taken back, and others notice its death. An
-unknown writer could keep its pages in quarantine for ever.
+knows. Then the reader can fence it when a ticket is withdrawn, and the cluster notices its death.
+An unknown writer could keep pages in quarantine forever.
 """
 
 from __future__ import annotations
@@ -37,16 +37,16 @@ from segue.wire.convert.turns import outcome_to_wire, prefix_to_wire
 from segue.wire.status import rpc_errors
 
 if TYPE_CHECKING:
-    # Names of the stubs' types only: the generated module does not have them at run time.
+    # For type checking only: the generated module does not have these names at run time.
     from segue.internal.v1.transfer_pb2_grpc import HandoffReaderAsyncStub, HandoffWriterAsyncStub
 
 
 NEWS_WAIT_S = 2.0
-"""The router may name a worker to one that has not heard of it yet: the news is on its way."""
+"""How long to wait for a worker that the router has named but not yet announced as a member."""
 
 
 class Members:
-    """One event loop owns it. Empty until the router has said something."""
+    """One event loop owns it. Empty until the router's first update."""
 
     def __init__(self) -> None:
         self._alive: dict[WorkerId, PeerIdentity] = {}
@@ -67,11 +67,11 @@ class Members:
         return list(self._alive.values())
 
     def knows(self, peer: PeerIdentity) -> bool:
-        """That life of it, at that address."""
+        """Whether this life of the peer, at this address, is a member."""
         return self._alive.get(peer.worker_id) == peer
 
     async def require(self, peer: PeerIdentity) -> None:
-        """Waits for news of it if need be. Raises Unavailable when there are none."""
+        """Waits until the peer is a member. Raises Unavailable after `NEWS_WAIT_S`."""
         if self.knows(peer):
             return
         try:
@@ -82,7 +82,7 @@ class Members:
             raise self._unknown(peer) from None
 
     def require_now(self, peer: PeerIdentity) -> None:
-        """Raises Unavailable unless it is known."""
+        """Raises Unavailable unless the peer is a member."""
         if not self.knows(peer):
             raise self._unknown(peer)
 
@@ -93,19 +93,19 @@ class Members:
             here = f"it has {known.worker_id} in epoch {known.epoch} at {known.address}"
         return Unavailable(
             f"{peer.worker_id} in epoch {peer.epoch} at {peer.address} is not in the cluster: "
-            f"{here}; place the turn anew"
+            f"{here}; place the turn again"
         )
 
 
 class PeerCalls(Protocol):
-    """What one worker asks of others. Raises SegueErrors, and waits `timeout_s` at most."""
+    """Calls from one worker to others. They raise SegueErrors and wait at most `timeout_s`."""
 
     async def meet(self, ticket: Ticket, *, timeout_s: float) -> MemoryMap:
         """The memory map of the ticket's reader.
 
-        Raises LayoutMismatch when bytes of ours mean something else there, StaleEpoch when the
-        worker at that address is another, or another life, than the ticket names, InvalidRequest
-        when the ticket is not as the reader issued it.
+        Raises LayoutMismatch if the two cache layouts differ, StaleEpoch if another worker or
+        another life answers at the reader's address, InvalidRequest if the ticket is not as the
+        reader issued it.
         """
         ...
 
@@ -117,18 +117,18 @@ class PeerCalls(Protocol):
         *,
         timeout_s: float,
     ) -> None:
-        """Returns when the reader has taken the handoff. Send it after `Outgoing.finish`."""
+        """Returns when the reader has accepted the handoff. Call it after `Outgoing.finish`."""
         ...
 
     async def abort(self, ticket: Ticket, reason: str, *, timeout_s: float) -> None:
-        """Reports to the reader that we have stopped. Send it after `Outgoing.stop` has returned.
+        """Reports to the reader that we have stopped. Call it after `Outgoing.stop` has returned.
 
-        If it does not get through, the reader's fence will ask.
+        If the message is lost, the reader sends a fence.
         """
         ...
 
     async def fence(self, fence: Fence, *, timeout_s: float) -> None:
-        """Returns when that life of the writer has stopped, or another life answers."""
+        """Returns when that life of the writer has stopped, or when another life answers."""
         ...
 
     async def pull(
@@ -136,7 +136,7 @@ class PeerCalls(Protocol):
     ) -> None:
         """Makes `source` ship a prefix into our ticket; returns when it has committed.
 
-        Raises NotFound when it does not hold the prefix any more.
+        Raises NotFound if it no longer holds the prefix.
         """
         ...
 
@@ -144,14 +144,14 @@ class PeerCalls(Protocol):
 
 
 class _Met(NamedTuple):
-    """What a reader said of itself."""
+    """A reader's reply to `Meet`."""
 
     memory_map: MemoryMap
     ticket_key: bytes
 
 
 class Peers:
-    """`PeerCalls` over gRPC. The event loop owns it. Readers are met once for each life."""
+    """`PeerCalls` over gRPC. The event loop owns it. It meets each life of a reader once."""
 
     def __init__(self, memory_map: MemoryMap) -> None:
         self._memory_map = memory_map
@@ -203,7 +203,7 @@ class Peers:
 
     async def fence(self, fence: Fence, *, timeout_s: float) -> None:
         request = pb.FenceRequest(ticket_id=fence.ticket_id, writer_epoch=fence.writer.epoch)
-        # A channel for one call: fences are rare, and their writers often gone for good.
+        # One channel per call: fences are rare, and their writers are often gone for good.
         async with channel_to(fence.writer.address) as channel:
             writer: HandoffWriterAsyncStub = HandoffWriterStub(channel)
             with rpc_errors(fence.writer.address):
@@ -225,7 +225,7 @@ class Peers:
         return HandoffReaderStub(self._channel(reader))
 
     def _channel(self, peer: PeerIdentity) -> grpc.aio.Channel:
-        """To that worker's address; one to an earlier address is dropped."""
+        """The channel to the peer's address. Drops a channel to an earlier address."""
         address, channel = self._channels.get(peer.worker_id, ("", None))
         if channel is None or address != peer.address:
             channel = channel_to(peer.address)
@@ -237,5 +237,5 @@ def _require_life(expected: PeerIdentity, worker_id: WorkerId, epoch: Epoch) -> 
     if (worker_id, epoch) != (expected.worker_id, expected.epoch):
         raise StaleEpoch(
             f"expected {expected.worker_id} in epoch {expected.epoch} at {expected.address}, "
-            f"{worker_id} in epoch {epoch} answered; reserve again"
+            f"but {worker_id} in epoch {epoch} answered; reserve again"
         )

@@ -36,7 +36,7 @@ _MAX_REASON_CHARS = 1000
 
 class ReaderServicer(rpc.HandoffReaderServicer):
     def __init__(self, reader: HandoffReader, *, vocab_size: int) -> None:
-        """`vocab_size`: of the model whose tokens arrive with commits."""
+        """`vocab_size`: the model's, to check the first token of a commit."""
         self._reader = reader
         self._vocab_size = vocab_size
 
@@ -78,7 +78,7 @@ class WriterServicer(rpc.HandoffWriterServicer):
 
     async def Fence(self, request: pb.FenceRequest, context: Context) -> pb.FenceResponse:
         ticket_id = ticket_id_from_wire(request.ticket_id)
-        # A ticket of another life is fenced by that life's death.
+        # A ticket of another life needs no fence: that life has ended.
         if request.writer_epoch == self._writer.epoch:
             await self._writer.fence(ticket_id)
         return pb.FenceResponse()

@@ -1,10 +1,10 @@
-"""What a reader gives a writer to write into, and what the two say about it. Plain values.
+"""A reader's permission for a writer to write into its memory, and the values sent about it.
 
-A ticket is sealed by its reader. The bytes of a handoff go where its ticket says, past the reader:
-one page number that was altered on the way would overwrite another session's pages, which is wrong
-text without an error. So the reader seals its tickets with a key of its life and sends the key to
-the workers that meet it, and a writer checks the seal before it writes. Workers do not prove who
-they are yet, so any process that can meet a reader can seal too.
+A ticket is sealed by its reader. A handoff's bytes go where its ticket says, without a check by the
+reader: one page number altered on the way would overwrite another session's pages, which gives
+wrong text without an error. So the reader seals its tickets with a key for its current life, and
+sends the key to the workers that meet it. A writer checks the seal before it writes. Workers do not
+authenticate yet, so any process that can meet a reader can also seal tickets.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ from segue.api.types import Epoch, PageId, SlotId, TurnId, WorkerId
 TicketId = NewType("TicketId", str)
 
 MAX_LIFETIME_S = 3600.0
-"""Of a ticket. A client that waits longer has a turn that waits longer; its handoff does not."""
+"""The maximum for a ticket. A turn may wait longer if its client does; its handoff may not."""
 
 _MAX_SEAL_BYTES = 64
 
 Checksums = Mapping[str, int]
-"""By field group ("kv", "recurrent", "conv", "hidden"), as `CacheMemory` sums them."""
+"""By field group ("kv", "recurrent", "conv", "hidden"), as `cache_memory` defines them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,13 +66,13 @@ class Ticket:
     turn_id: TurnId
     reader: PeerIdentity
     resident_tokens: int
-    """The reader holds the pages of these tokens already; a multiple of the page size."""
+    """The reader already holds the pages of these tokens. A multiple of the page size."""
     page_ids: tuple[PageId, ...]
     slot_id: SlotId
     expires_in_s: float
-    """From the reader's answer on. Clocks are not compared across hosts."""
+    """Counts from the reader's answer. Clocks are not compared across hosts."""
     seal: bytes = b""
-    """Over all fields above but the reader's address and the time."""
+    """An HMAC of all fields above except the reader's address and `expires_in_s`."""
 
     def __post_init__(self) -> None:
         require_name("ticket_id", self.ticket_id, max_chars=2 * MAX_NAME_CHARS)
@@ -89,10 +89,10 @@ class Ticket:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Arrival:
-    """A handoff whose bytes are all here. Its receiver owns pages and slot, which are WORKING."""
+    """A handoff whose bytes have all arrived. Its receiver owns pages and slot, now WORKING."""
 
     pages: tuple[PageId, ...]
-    """The pages of the prompt beyond the resident ones, then those for the answer, in order."""
+    """The pages of the prompt after the resident ones, then those for the answer, in order."""
     slot: SlotId
     outcome: PrefillOutcome | None
     """What the writer sent with the commit."""
@@ -100,7 +100,7 @@ class Arrival:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fence:
-    """A ticket whose writer must say that it has stopped."""
+    """A ticket whose writer must confirm that it has stopped."""
 
     ticket_id: TicketId
     writer: PeerIdentity
@@ -115,11 +115,11 @@ def sealed(ticket: Ticket, key: bytes) -> Ticket:
 
 
 def require_seal(ticket: Ticket, key: bytes) -> None:
-    """Raises InvalidRequest for a ticket that its reader did not issue as it is."""
+    """Raises InvalidRequest unless the ticket is as its reader issued it."""
     if not hmac.compare_digest(ticket.seal, _seal_of(ticket, key)):
         raise InvalidRequest(
             f"ticket {ticket.ticket_id} is not as {ticket.reader.worker_id} issued it: its seal "
-            "does not fit; reserve again"
+            "does not match; reserve again"
         )
 
 

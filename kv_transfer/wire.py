@@ -1,4 +1,4 @@
-"""Values to protobuf and back, in pairs `x_to_wire` / `x_from_wire`: what reader and writer say."""
+"""Converts what reader and writer exchange to protobuf and back: `x_to_wire` / `x_from_wire`."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def layout_to_wire(layout: CacheLayout) -> pb.CacheLayout:
 
 
 def layout_from_wire(layout: pb.CacheLayout) -> CacheLayout:
-    """Raises InvalidRequest for a field that cannot exist."""
+    """Raises InvalidRequest if a field is invalid."""
     try:
         fields = tuple(
             value_of(CacheField, field, unit=one_of("unit", _UNIT_FROM_WIRE, field.unit))
@@ -46,7 +46,7 @@ def memory_map_to_wire(memory_map: MemoryMap) -> pb.MemoryMap:
 
 
 def memory_map_from_wire(memory_map: pb.MemoryMap) -> MemoryMap:
-    """Raises InvalidRequest when addresses and fields do not match."""
+    """Raises InvalidRequest if addresses and fields do not match."""
     layout = layout_from_wire(memory_map.layout)
     try:
         return value_of(MemoryMap, memory_map, layout=layout)

@@ -1,4 +1,4 @@
-"""What prefill and decode workers have in common: memory, handoffs, heartbeats and their end."""
+"""What prefill and decode workers have in common: memory, handoffs, heartbeats and shutdown."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ class HandoffWorker(Generic[AnyTurn, Command]):
         self._worker_metrics = metrics
 
     def find_prefix(self, prefix: PrefixName) -> Prompt:
-        """The tokens of a prefix that is here. Raises UnknownPrefix."""
+        """The tokens of a prefix that is cached here. Raises UnknownPrefix."""
         return self._tiers.find(prefix)
 
     def _status(

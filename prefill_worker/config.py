@@ -1,4 +1,4 @@
-"""What can be set about prefill workers: section `[prefill]`."""
+"""Settings of prefill workers: section `[prefill]`."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from dataclasses import dataclass
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PrefillConfig:
     chunk_tokens: int = 512
-    """Tokens of one forward pass, over all turns in it. Larger chunks compute faster per token,
-    smaller ones ship earlier and let a cancelled turn go sooner."""
+    """Tokens in one forward pass, over all of its turns. Larger chunks compute faster per token,
+    smaller ones ship earlier and release a cancelled turn sooner."""
     max_waiting: int = 256
     """Turns that may wait for memory."""
     prefix_cache: bool = True
-    """Keep pages and states of prompts, and go on from the longest prefix that is here."""
+    """Keep pages and states of prompts, and resume from the longest cached prefix."""
     pull: bool = True
-    """Fetch a longer prefix from the worker that has it, where that is expected to be faster."""
+    """Fetch a longer prefix from the worker that has it, if that is expected to be faster."""
     checkpoint_stride: int = 4096
     """Tokens of a long prompt between two kept states."""
 

@@ -26,7 +26,7 @@ from segue.worker.failures import Failures
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Computed:
-    """A prompt's pages and state are written, and its first token is drawn."""
+    """A prompt's pages and state are written, and its first token is sampled."""
 
     first_token: SampledToken
     started_at: float
@@ -35,11 +35,11 @@ class Computed:
 
 @dataclass(slots=True, kw_only=True)
 class PrefillSequence:
-    """One prompt on its way through the model."""
+    """One prompt that is being computed."""
 
     turn: TurnSpec
     pages: Sequence[PageId]
-    """Of the whole prompt. Those before `start` are shared, and only read."""
+    """The pages of the whole prompt. Those before `start` are shared and read-only."""
     slot: SlotId
     """Takes the state after the prompt."""
     outgoing: Outgoing
@@ -49,7 +49,7 @@ class PrefillSequence:
     """The first token to compute; the state before it is in `state_slot`."""
     state_slot: SlotId | None = None
     checkpoints: Mapping[int, SlotId] = field(default_factory=dict)
-    """Where states are kept on the way: position to slot."""
+    """The states to keep on the way: position to slot."""
     num_computed: int = field(default=0)
     started_at: float = field(default=0.0)
 
@@ -104,7 +104,7 @@ class PrefillEngine:
                     self._drop([s for s in self._waiting if s.turn.turn_id == turn_id])
 
     def _schedule(self) -> list[Chunk]:
-        # A handoff that failed or was fenced makes computing its prompt vain.
+        # There is no point in computing a prompt whose handoff has failed or was fenced.
         self._drop([s for s in self._waiting if not s.outgoing.is_open])
         return plan_chunks([s.progress for s in self._waiting], self._chunk_tokens)
 
@@ -148,7 +148,7 @@ class PrefillEngine:
         ended: Sequence[tuple[int, PrefillSequence]],
         failed: dict[TurnId, SegueError],
     ) -> list[tuple[int, PrefillSequence, SamplerRow]]:
-        """How to draw the first tokens of those that have not failed."""
+        """How to sample the first tokens of the sequences that have not failed."""
         asked = []
         for row, sequence in ended:
             turn_id = sequence.turn.turn_id
@@ -162,7 +162,7 @@ class PrefillEngine:
     def _ship(self, sequence: PrefillSequence, chunk: Chunk, layer: int) -> None:
         is_last = chunk.end == len(sequence.turn.context)
         pages = complete_pages(
-            # The pages that were here already go out with the first ones computed.
+            # The cached pages are shipped with the first computed ones.
             0 if chunk.start == sequence.start else chunk.start,
             chunk.end,
             is_last=is_last,
@@ -220,5 +220,5 @@ def _to_forward(sequence: PrefillSequence, chunk: Chunk) -> SequenceChunk:
 
 
 def _slot_out(sequence: PrefillSequence, chunk: Chunk) -> SlotId:
-    """A chunk that ends where a state is kept writes it there; the next chunk only reads it."""
+    """A chunk that ends at a state to keep writes it to its slot; the next chunk only reads it."""
     return sequence.checkpoints.get(chunk.end, sequence.slot)

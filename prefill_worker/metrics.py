@@ -1,4 +1,4 @@
-"""What a prefill worker measures. Names and labels are frozen by a test."""
+"""The metrics of a prefill worker. A test freezes their names and labels."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class _PassMetrics:
         )
         self.chunk_tokens = Histogram(
             "segue_prefill_chunk_tokens",
-            "Tokens of a forward pass.",
+            "Tokens in a forward pass.",
             buckets=_TOKENS,
             registry=registry,
         )
@@ -43,7 +43,7 @@ class _PassMetrics:
 
 
 class _PrefixMetrics:
-    """What of prompts was not computed."""
+    """The prompt tokens that were not computed."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.cached_tokens = Counter(
@@ -53,22 +53,22 @@ class _PrefixMetrics:
         )
         self.pulled_tokens = Counter(
             "segue_prefill_pulled_tokens_total",
-            "Prompt tokens fetched from a worker that held them.",
+            "Prompt tokens pulled from another worker.",
             registry=registry,
         )
         self.pulled_bytes = Counter(
-            "segue_prefill_pulled_bytes_total", "Bytes of them.", registry=registry
+            "segue_prefill_pulled_bytes_total", "Bytes pulled.", registry=registry
         )
         self.pull_seconds = Histogram(
             "segue_prefill_pull_seconds",
-            "One pull, from the decision until it is in the cache.",
+            "One pull, from the decision until the prefix is in the cache.",
             buckets=_SECONDS,
             registry=registry,
         )
 
 
 class _HandoffMetrics:
-    """From a turn's receipt until its prompt is with decode."""
+    """From the receipt of a turn until decode has its prompt."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.queue_seconds = Histogram(
@@ -79,7 +79,7 @@ class _HandoffMetrics:
         )
         self.seconds = Histogram(
             "segue_handoff_seconds",
-            "Time of a handoff in which bytes were moving (moving) or prefill waited (exposed).",
+            "Time that a handoff's bytes were in flight (moving) or prefill waited (exposed).",
             ["part"],
             buckets=_SECONDS,
             registry=registry,
@@ -91,7 +91,7 @@ class _HandoffMetrics:
             registry=registry,
         )
         self.ended = Counter(
-            "segue_handoffs_total", "Handoffs by how they ended.", ["outcome"], registry=registry
+            "segue_handoffs_total", "Handoffs by outcome.", ["outcome"], registry=registry
         )
 
 
@@ -124,5 +124,5 @@ class PrefillMetrics(WorkerMetrics):
         self._handoffs.bytes.observe(report.shipped_bytes)
 
     def lost(self, outcome: str) -> None:
-        """`outcome`: stopped (nobody wants it) or failed."""
+        """`outcome`: stopped (no longer wanted) or failed."""
         self._handoffs.ended.labels(outcome).inc()

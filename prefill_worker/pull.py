@@ -17,24 +17,24 @@ from segue.process.telemetry import Clock
 
 logger = logging.getLogger(__name__)
 
-# Of a pull, beyond its transfer, before one was measured: calls, waiting for memory, checksums.
+# Cost of a pull beyond its transfer, until one is measured: calls, waiting for memory, checksums.
 _CALLS_S = 0.01
-# One pull that stalled must not end pulling for good: it is believed up to so many times what the
-# handoffs, which go on to be measured, say.
+# One stalled pull must not end pulling for good: a pull counts as at most this multiple of a
+# handoff's cost, which is measured all the time.
 _MAX_OVER_HANDOFF = 4.0
 
 
 @dataclass(slots=True, kw_only=True)
 class Rates:
-    """What computing and moving have cost here lately. Seconds."""
+    """Recent costs of computing and moving on this worker, in seconds."""
 
     compute: Line = field(default_factory=lambda: prior_line(0.02, 1e-3))
-    """Of a prompt, over its computed tokens. Before anything was measured: a middling model on a
-    CPU. The fixed part is paid whether more is pulled or not, so only the slope decides."""
+    """Cost of a prompt over its computed tokens. The prior is that of a mid-sized model on a CPU.
+    The fixed part is paid with or without a pull, so only the slope counts."""
     move: Line = field(default_factory=lambda: prior_line(0.002, 1e-9))
-    """Of a handoff's transfer, over its bytes: it shares the cores with computing."""
+    """Cost of a handoff's transfer over its bytes. It shares the cores with computing."""
     pull: Line = field(default_factory=lambda: prior_line(_CALLS_S, 1e-9))
-    """Of a pull, over its bytes: from the decision until the prefix is in the cache."""
+    """Cost of a pull over its bytes, from the decision until the prefix is in the cache."""
 
     def computed(self, num_tokens: int, seconds: float) -> None:
         self.compute = self.compute.observed(num_tokens, seconds)
@@ -47,7 +47,7 @@ class Rates:
         self.pull = self.pull.observed(num_bytes, seconds)
 
     def pull_s(self, num_bytes: int) -> float:
-        """What a pull is expected to take; until one was measured, a handoff and some calls."""
+        """The expected time of a pull. Until one is measured: that of a handoff and some calls."""
         as_handoff_s = _CALLS_S + self.move.at(num_bytes)
         if not self.pull.num_observed:
             return as_handoff_s
@@ -72,8 +72,8 @@ def estimate_pull(
     matched_tokens: int,
     resume_tokens: int,
 ) -> PullEstimate:
-    """A holder has a state after `held_tokens`; here pages reach to `matched_tokens`, and computing
-    would go on from `resume_tokens`.
+    """The holder has a state after `held_tokens`. This worker has pages up to `matched_tokens`, and
+    would compute from `resume_tokens` on.
     """
     num_pages = max(held_tokens - matched_tokens, 0) // layout.page_tokens
     num_bytes = num_pages * layout.page_bytes + layout.slot_bytes
@@ -84,7 +84,7 @@ def estimate_pull(
 
 
 class Puller:
-    """The event loop owns it. What it fetches it puts into the cache."""
+    """The event loop owns it. It puts fetched prefixes into the cache."""
 
     def __init__(
         self,
@@ -100,15 +100,15 @@ class Puller:
         self._clock = clock
 
     async def pull(self, turn: TurnSpec, holder: PrefixHolder) -> ShipReport:
-        """Brings the holder's prefix into the cache if that is expected to pay; says what it cost.
+        """Pulls the holder's prefix into the cache if that is expected to pay. Reports the cost.
 
-        A pull that fails costs its time and nothing else: the prompt is computed instead.
+        A failed pull costs only its time: the prompt is computed instead.
         """
         cache = self._memory.cache
         held_tokens = holder.checkpoint_tokens
         here = cache.find(turn.context, held_tokens)
         resume = here.checkpoint.num_tokens if here.checkpoint else 0
-        # At least one page comes along with the state: the one that the state belongs to.
+        # At least one page is pulled with the state: the page at whose end it is.
         match = cache.find(turn.context, held_tokens - 1)
         estimate = estimate_pull(
             self._layout,
@@ -154,7 +154,7 @@ class Puller:
             )
             assert not left, "a prefix that is pulled ends at a page boundary"
         except BaseException:
-            # Until its own memory is taken, a turn has nothing but what was pulled for it.
+            # The turn has not taken its own memory yet: it owns only what was pulled for it.
             self._memory.reclaim(turn.turn_id)
             raise
         return num_pages * self._layout.page_bytes + self._layout.slot_bytes

@@ -28,10 +28,10 @@ class Progress:
 
 
 def plan_chunks(waiting: Sequence[Progress], chunk_tokens: int) -> list[Chunk]:
-    """Half of a pass goes to those who are nearest to their end, the rest in order of arrival.
+    """Half of a pass goes to the prompts with the fewest tokens left, the rest in arrival order.
 
-    So a short turn does not wait for a long prompt before it, and the long prompt goes on all the
-    same. The last of each kind may get a part of what it needs.
+    So a short prompt does not wait for a long one before it, and the long one still progresses.
+    The last prompt in each half may get only part of what it needs.
     """
     given = [0] * len(waiting)
 
@@ -53,5 +53,5 @@ def plan_chunks(waiting: Sequence[Progress], chunk_tokens: int) -> list[Chunk]:
 
 
 def complete_pages(start: int, end: int, *, is_last: bool, page_tokens: int) -> range:
-    """Pages that a chunk completes; the page after the last full one only when nothing follows."""
+    """Pages that a chunk completes. A partial last page counts only if no chunk follows."""
     return range(start // page_tokens, -(-end // page_tokens) if is_last else end // page_tokens)

@@ -1,4 +1,4 @@
-"""A prefill worker's gRPC face: translate in, call, translate out."""
+"""A prefill worker's gRPC service: converts each request, calls the worker, converts the reply."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class Prefiller(Protocol):
-    """What is served: a `PrefillWorker`."""
+    """The interface of a `PrefillWorker` to its gRPC service."""
 
     model_id: str
 
@@ -79,7 +79,7 @@ class PrefillFace(PrefillWorkerServicer):
 
 
 def services(worker: Prefiller) -> Services:
-    """What the router calls."""
+    """The services that the router calls."""
     face = PrefillFace(worker)
     return [
         (

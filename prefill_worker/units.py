@@ -1,5 +1,5 @@
-"""What prompts have in memory here: a prefix that is shared, units of their own, and what stays.
-Before that, what is checked of a turn, its ticket and its holder."""
+"""Prompts' memory on a prefill worker: a shared prefix, units of their own, and what is kept.
+Also the checks of a turn, its ticket and its holder before that."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ from segue.worker.validation import check_turn
 
 @dataclass(frozen=True, slots=True)
 class PromptUnits:
-    """Of one prompt while it is computed."""
+    """The units of one prompt while it is computed."""
 
     hold: Hold
-    """The prefix that is here already; computing goes on after it."""
+    """The cached prefix; computing continues after it."""
     own_pages: Sequence[PageId]
     slot: SlotId
     """For the state after the prompt."""
@@ -40,12 +40,12 @@ class PromptUnits:
 
     @property
     def pages(self) -> Sequence[PageId]:
-        """Of the whole prompt, in order."""
+        """The pages of the whole prompt, in order."""
         return (*self.hold.pages, *self.own_pages)
 
 
 class PromptMemory:
-    """Takes and gives back what prompts need. The event loop owns it."""
+    """Takes and frees the memory of prompts. The event loop owns it."""
 
     def __init__(
         self,
@@ -66,18 +66,18 @@ class PromptMemory:
         self.num_running = 0
 
     async def load(self, turn: TurnSpec) -> None:
-        """Brings the longest prefix that has a state back from the host, where that pays."""
+        """Loads the longest prefix that has a state back from the host, if that pays."""
         if self._config.prefix_cache:
             await self._tier.load(turn.context[:-1], self._up_to_a_state_that_pays)
 
     def take(self, turn: TurnSpec) -> PromptUnits:
-        """Holds the prefix that is here and takes units for the rest.
+        """Holds the cached prefix and takes units for the rest.
 
-        Raises Overloaded when there is no room now, InvalidRequest when there never will be; then
+        Raises Overloaded if there is no room now, InvalidRequest if there never will be; then
         nothing is taken.
         """
         if self.num_running >= self._max_running:
-            raise Overloaded(f"{self._max_running} prompts are computed here; come back later")
+            raise Overloaded(f"{self._max_running} prompts are being computed here; retry later")
         num_pages = self._layout.num_pages_for(len(turn.context))
         if num_pages > self._memory.pages.total:
             raise InvalidRequest(
@@ -96,20 +96,20 @@ class PromptMemory:
         return units
 
     def keep(self, turn: TurnSpec, units: PromptUnits) -> None:
-        """A computed prompt's full pages and states become the cache's; the rest is freed."""
+        """Caches a computed prompt's full pages and states, and frees the rest."""
         checkpoints = dict(units.checkpoints)
         own_slots = [units.slot]
         left = units.own_pages
         if self._config.prefix_cache:
             if len(turn.context) % self._layout.page_tokens == 0:
-                # The state after the prompt stands at a page boundary, so it is one too.
+                # The state after the prompt is at a page boundary, so it is a checkpoint too.
                 checkpoints[len(turn.context)] = own_slots.pop()
             try:
                 left = self._memory.cache.insert(
                     turn.context, units.own_pages, hold=units.hold, checkpoints=checkpoints
                 )
             except BaseException:
-                # What it had taken is the cache's; the accounts know what is not.
+                # The cache owns what it has inserted; the unit pools know what the turn still owns.
                 self._memory.reclaim(turn.turn_id)
                 self._free(units.hold, (), ())
                 raise
@@ -118,7 +118,7 @@ class PromptMemory:
         self._free(units.hold, left, own_slots)
 
     def kept_states(self, turn: TurnSpec, units: PromptUnits) -> tuple[int, ...]:
-        """Where states will be after `keep`: those that a next turn may go on from, ascending."""
+        """Positions of the states that a next turn may resume from after `keep`, ascending."""
         if not self._config.prefix_cache:
             return ()
         kept = {*units.hold.node.states(), *units.checkpoints}
@@ -127,7 +127,7 @@ class PromptMemory:
         return states_to_go_on_from(kept, turn.branch_points, len(turn.context))
 
     def give_back(self, units: PromptUnits) -> None:
-        """Of a prompt that was not computed to its end."""
+        """Frees the units of a prompt that was not completed."""
         self._free(units.hold, units.own_pages, [units.slot, *units.checkpoints.values()])
 
     def _up_to_a_state_that_pays(self, there: Match, here: Match) -> Wanted:
@@ -142,7 +142,7 @@ class PromptMemory:
     ) -> PromptUnits:
         cache = self._memory.cache
         num_pages -= len(hold.pages)
-        # Without room for the states on the way, the turn still needs a slot for its own.
+        # Even without room for states on the way, the turn needs a slot for its final state.
         positions = self._states_wanted(turn, hold, parted_at)
         positions = positions[: max(cache.num_obtainable_slots - 1, 0)]
         cache.make_room(num_pages, 1 + len(positions))
@@ -190,5 +190,5 @@ def check(
     num_held = holder.checkpoint_tokens if holder else 0
     require(
         num_held % page_tokens == 0,
-        f"a holder has {num_held} tokens, which is no page's end: a page has {page_tokens}",
+        f"the holder has {num_held} tokens, which is not a page boundary: a page has {page_tokens}",
     )

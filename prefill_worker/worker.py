@@ -1,4 +1,4 @@
-"""A prefill worker: takes turns, finds memory, has them computed and shipped, commits them.
+"""A prefill worker: takes turns, finds memory for them, computes, ships and commits them.
 
 One event loop owns everything here; the engine thread computes, the shipping thread moves bytes.
 """
@@ -71,10 +71,10 @@ class PrefillWorker(HandoffWorker[Interruptible, Command]):
         return [*services(self), *self._exchange.services()]
 
     async def prefill(self, turn: TurnSpec, ticket: Ticket, holder: PrefixHolder | None) -> None:
-        """Computes what is missing of the prompt, ships it into the ticket, commits.
+        """Computes the missing part of the prompt, ships the prompt into the ticket, and commits.
 
-        `holder` may have a longer prefix than is here. If it raises, nothing of the turn is held
-        here and no write is in flight, and the reader was told if any could have been.
+        `holder` may have a longer prefix than this worker. If this raises, the turn holds nothing
+        here, no write is in flight, and the reader got an abort if one could have been.
         """
         if self._is_draining:
             raise Unavailable(f"{self.name} is draining; place the turn elsewhere")
@@ -154,7 +154,7 @@ class PrefillWorker(HandoffWorker[Interruptible, Command]):
         self._metrics.shipped(report)
 
     async def _compute(self, turn: TurnSpec, outgoing: Outgoing, units: PromptUnits) -> Computed:
-        """Returns, or raises, when the engine has let go of the units."""
+        """Returns or raises once the engine has released the units."""
         loop = asyncio.get_running_loop()
         done: asyncio.Future[Computed | SegueError | None] = loop.create_future()
 
@@ -182,7 +182,7 @@ class PrefillWorker(HandoffWorker[Interruptible, Command]):
         if isinstance(computed, SegueError):
             raise computed
         if computed is None:
-            # The engine drops a turn on its own only when its handoff has ended: say why.
+            # The engine drops a turn by itself only if its handoff has ended: raise the reason.
             await outgoing.finish()
             raise TransferFailed(f"the handoff of turn {turn.turn_id} ended early")
         return computed
@@ -196,9 +196,9 @@ class PrefillWorker(HandoffWorker[Interruptible, Command]):
 
     def _interrupt_all(self, turns: Mapping[TurnId, Interruptible]) -> None:
         for turn_id, work in turns.items():
-            work.interrupt(Cancelled(f"turn {turn_id} was stopped: {self.name} closes"))
+            work.interrupt(Cancelled(f"turn {turn_id} was stopped: {self.name} is closing"))
 
     @property
     def rates(self) -> Rates:
-        """What computing and moving have cost here lately."""
+        """Recent costs of computing and moving on this worker."""
         return self._puller.rates

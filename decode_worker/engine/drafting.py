@@ -1,4 +1,4 @@
-"""How many tokens the next step drafts for each sequence, and what became of them."""
+"""How many tokens the next step drafts for each sequence, and how many were accepted."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ from segue.engine.speculation.draft_length import DraftLength
 
 
 class Verified(NamedTuple):
-    """What became of one sequence's drafts in a step."""
+    """The result of one sequence's drafts in a step."""
 
     num_drafted: int
     num_accepted: int
     num_said: int
-    """New tokens of the answer: one more than accepted, unless it ended before."""
+    """New tokens in the answer: one more than accepted, unless the answer ended earlier."""
 
 
 class DraftCount:
-    """How many drafts an engine's next step is to have. On the engine's thread."""
+    """Chooses the number of drafts of an engine's next step. Used on the engine's thread."""
 
     def __init__(self, runner: ModelRunner, config: DecodeConfig) -> None:
         self._most = config.max_drafts if runner.has_mtp else 0
         self._is_adaptive = config.adaptive_drafts
         self._length = DraftLength(self._most)
         self.reach = self._most
-        """For how many drafts a sequence that starts now should have slots. Any thread may read."""
+        """How many drafts a sequence that starts now needs slots for. Any thread may read it."""
 
     def choose(self, batch: Sequence[DecodeSequence]) -> int:
-        """For each sequence of the batch, as far as it has room."""
+        """The number of drafts for each sequence of the batch, if it has room."""
         if not (self._most and batch):
             return 0
         if not self._is_adaptive:
@@ -41,7 +41,7 @@ class DraftCount:
         return wanted
 
     def stepped(self, num_wanted: int, seconds: float, verified: Sequence[Verified]) -> None:
-        """Learns from a step of nothing but answers."""
+        """Learns from a step that had no prompts."""
         if self._most and verified:
             self._length.observe(
                 num_wanted,

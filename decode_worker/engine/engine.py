@@ -2,12 +2,12 @@
 
     receive ─▶ launch step n + 1 ─▶ pass on the host ─▶ read step n ─▶ publish
 
-On a CPU there is only the pass on the host, over answers and prompt suffixes together; it is read
-and published at once. With a launcher the device steps the answers, and the host computes prompt
-suffixes while it does. What step n gave is not known when n + 1 is launched, so an answer that
-ended in n takes part in n + 1 for nothing: that result is dropped, and the sequence leaves when no
-step with it is in flight. The device moves every sequence on by itself; the host follows from what
-it reads.
+On a CPU there is only the pass on the host, over answers and prompt suffixes together; its result
+is read and published at once. With a launcher, the device steps the answers while the host computes
+prompt suffixes. The result of step n is not known when step n + 1 is launched, so an answer that
+ended in n still takes part in n + 1. That result is dropped, and the sequence leaves when no step
+with it is in flight. The device advances every sequence by itself; the host follows when it reads
+the results.
 
 The thread owns a sequence from its submission until it publishes the sequence's `Left`; until then
 the sequence's pages and slots are in use.
@@ -74,15 +74,15 @@ class DecodeEngine:
 
     @property
     def draft_reach(self) -> int:
-        """For how many drafts a sequence that starts now should have slots. Any thread may read."""
+        """How many drafts a sequence that starts now needs slots for. Any thread may read it."""
         return self._draft_count.reach
 
     def step(self, commands: Sequence[Command]) -> bool:
-        """Launches a step, if there is one to make, and reads what is then due. Returns whether
-        there is more to do.
+        """Launches a step, if there is work for one, and reads the results that are due. Returns
+        whether there is more to do.
 
-        A failed pass on the host ends its turns. A failed step on the device raises: it leaves
-        nothing that could go on.
+        A failed pass on the host ends its turns. A failed step on the device raises: the engine
+        cannot continue after it.
         """
         self._receive(commands)
         ahead = [] if self._stepper is self._host else self._next_batch(self._stepper)
@@ -194,7 +194,7 @@ class DecodeEngine:
         sequence.prompt_computed(self._page_tokens)
 
     def _start(self, sequence: DecodeSequence, first: SampledToken) -> list[Event]:
-        """The prompt is in the cache, and the turn may end with its first token."""
+        """Starts an answer whose prompt is in the cache. It may end with its first token."""
         sequence.keep_checkpoint(self._page_tokens)
         events = self._said(sequence, _push(sequence, [first]))
         if sequence.answer.finish is None:
@@ -229,7 +229,7 @@ class DecodeEngine:
         return self._let_go(sequence)
 
     def _let_go(self, sequence: DecodeSequence) -> list[Event]:
-        """Frees its row and gives its `Left`, unless a step with the sequence is in flight."""
+        """Frees the sequence's row and returns its `Left`, unless a step with it is in flight."""
         if sequence.in_flight:
             return []
         self._running.remove(sequence)
@@ -238,7 +238,7 @@ class DecodeEngine:
 
 
 def _push(sequence: DecodeSequence, tokens: Sequence[SampledToken]) -> TokenDelta:
-    """Adds to the answer what belongs to it."""
+    """Adds to the answer the tokens that belong to it."""
     delta = sequence.answer.push_run(tokens)
     sequence.answer_ids += delta.token_ids
     return delta

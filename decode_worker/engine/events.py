@@ -1,4 +1,4 @@
-"""What a decode engine is told, what it says, and the words for both."""
+"""The commands that a decode engine takes and the events that it publishes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from segue.worker.engine_thread import Drop
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """What one step made of one turn."""
+    """One turn's new tokens from one step."""
 
     turn_id: TurnId
     delta: TokenDelta
@@ -21,14 +21,14 @@ class Said:
 
 @dataclass(frozen=True, slots=True)
 class Left:
-    """The engine let go of a turn: it ended with a result, or was dropped and has none."""
+    """The engine has released a turn, which ended with a result, or was dropped and has none."""
 
     turn_id: TurnId
     result: TurnResult | None
     sequence: DecodeSequence
-    """As it stood at the end: what of it is worth keeping."""
+    """In its final state, from which pages and states may be kept."""
     error: SegueError | None = None
-    """Something went wrong with it: nothing of it is worth keeping."""
+    """Set if the turn failed: then nothing of it is kept."""
 
 
 Command = DecodeSequence | Drop
@@ -36,7 +36,7 @@ Event = Said | Left
 
 
 def prefilled_here(sequence: DecodeSequence, *, started_at: float, ended_at: float) -> ShipReport:
-    """The rest of its prompt was computed here: the report that a prefill worker would make."""
+    """The report that a prefill worker would send, for a prompt suffix that is computed here."""
     return ShipReport(
         cached_tokens=sequence.num_cached,
         computed_tokens=sequence.num_prompt_left,
@@ -46,9 +46,9 @@ def prefilled_here(sequence: DecodeSequence, *, started_at: float, ended_at: flo
 
 
 def result_of(sequence: DecodeSequence, *, ended_at: float) -> TurnResult:
-    """Of a turn whose answer has ended."""
+    """The result of a turn whose answer has ended."""
     finish = sequence.answer.finish
-    assert finish is not None, "asked for when the answer has ended"
+    assert finish is not None, "only called when the answer has ended"
     return TurnResult(
         finish_reason=finish,
         usage=Usage(

@@ -17,32 +17,32 @@ from segue.engine.speculation.acceptance import SlotRing
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class DecodeSequence:
-    """Its cache holds every token but the last of `answer_ids`; or less, while there is a rest of
-    its context to compute.
+    """The cache holds all of its tokens except the last of `answer_ids`, or fewer while a suffix of
+    its context is still to be computed.
     """
 
     turn: TurnSpec
     pages: Sequence[PageId]
-    """The shared ones first, which are only read."""
+    """Shared pages come first and are read-only."""
     resident_tokens: int
-    """In shared pages: they were here before the turn."""
+    """Tokens in shared pages, which were here before the turn."""
     ring: SlotRing
-    """Its states. While there is a rest of the prompt, the state itself is in `resume_slot`."""
+    """Its states. Until the prompt is complete, the current state is in `resume_slot`."""
     answer: AnswerState
     sampler: SequenceSampler
     report: ShipReport
     first_token: SampledToken | None = None
-    """Drawn by the prefill worker; None when the rest of the prompt is computed here."""
+    """Sampled by the prefill worker. None if the rest of the prompt is computed here."""
     resume_slot: SlotId | None = None
-    """Shared: the state after `num_cached` tokens of the prompt, until its rest is computed."""
+    """Shared: the state after `num_cached` prompt tokens, until the rest is computed."""
     prompt_states: Mapping[int, SlotId] = field(default_factory=dict)
-    """For the states that stay of the prompt's rest, beside the ring: position to slot."""
+    """Slots outside the ring, for states of the prompt suffix to be kept: position to slot."""
     answer_ids: list[int] = field(default_factory=list)
-    """From the first one on, those of the context included."""
+    """The whole answer, including the tokens that are part of the context."""
     drafts: list[int] = field(default_factory=list)
-    """Guesses at the next tokens, for the pass that comes."""
+    """Drafted tokens for the next pass."""
     in_flight: deque[int] = field(default_factory=deque)
-    """For each step in flight with this sequence: how many tokens it may get there."""
+    """For each step in flight with this sequence, the most tokens that it may get."""
     num_drafted: int = 0
     num_accepted: int = 0
     admitted_at: float = 0.0
@@ -54,18 +54,18 @@ class DecodeSequence:
 
     @property
     def cached_tokens(self) -> Prompt:
-        """Those whose K and V are in the pages."""
+        """The tokens whose K and V are in the pages."""
         context = self.turn.context
         return (context + self.answer_ids[self.turn.num_answered :])[: self.num_cached]
 
     @property
     def slots(self) -> tuple[SlotId, ...]:
-        """All that are its own."""
+        """All slots that it owns."""
         return (*self.ring.slots, *self.prompt_states.values())
 
     @property
     def states_kept(self) -> dict[int, SlotId]:
-        """Those at page boundaries that will not be written any more: position to slot."""
+        """Final states at page boundaries: position to slot."""
         states = {at: slot for at, slot in self.prompt_states.items() if at <= self.num_cached}
         if self.ring.checkpoint is not None:
             states.setdefault(self.ring.checkpoint_tokens, self.ring.checkpoint)
@@ -81,18 +81,18 @@ class DecodeSequence:
 
     @property
     def may_go_on(self) -> bool:
-        """Whether a further step can be of use: each one in flight gives a token at least."""
+        """Whether another step can be useful: each step in flight gives at least one token."""
         return len(self.answer_ids) + len(self.in_flight) < self.turn.stop.max_tokens
 
     @property
     def max_position(self) -> int:
-        """The last token's position after the steps in flight, at most: they may accept all drafts,
-        but no more tokens than the answer may have."""
+        """The highest position that the last token can have after the steps in flight: they may
+        accept all drafts, up to the answer's limit."""
         return min(self.num_cached + sum(self.in_flight), self.turn.max_context - 1)
 
     @property
     def max_drafts(self) -> int:
-        """More could not become part of the answer, or have no slot for a state."""
+        """The most drafts that fit into the answer and have slots for their states."""
         if self.is_in_prompt:
             return 0
         num_left = self.turn.stop.max_tokens - len(self.answer_ids)
@@ -102,11 +102,11 @@ class DecodeSequence:
         return DraftStart(position=self.num_cached, page_ids=self.pages, slot=self.ring.state)
 
     def draft_row(self) -> SamplerRow:
-        """For the draft after those that there are."""
+        """The sampler row of the next draft."""
         return self._row(len(self.drafts))
 
     def next_chunk(self, page_tokens: int) -> Chunk:
-        """The rest of the prompt; or the last token of the answer, and the drafts after it."""
+        """The rest of the prompt, or the answer's last token and the drafts after it."""
         if not self.is_in_prompt:
             return Run(
                 token_ids=(self.answer_ids[-1], *self.drafts),
@@ -127,7 +127,7 @@ class DecodeSequence:
         )
 
     def next_rows(self) -> list[SamplerRow]:
-        """Of the logits that `next_chunk` gives."""
+        """The sampler rows for the logits of `next_chunk`."""
         if self.is_in_prompt:
             return [SamplerRow(self.sampler, position=len(self.turn.context))]
         return [self._row(num_before) for num_before in range(len(self.drafts) + 1)]
@@ -141,21 +141,21 @@ class DecodeSequence:
 
     def stepped(self, num_drafted: int, num_moved: int, num_certain: int, page_tokens: int) -> None:
         """A step computed `num_drafted` drafts after the last token, and `num_certain` of its
-        tokens became part of the answer. Its state moved past `num_moved`: more, where a device did
-        not know that the answer ends among them.
+        tokens became part of the answer. Its state advanced by `num_moved` tokens: more, if the
+        device did not know that the answer ended among them.
         """
         before, outputs = self.ring, self.ring.outputs(num_drafted + 1)
         self.ring = before.after(outputs, num_certain, page_tokens)
         if num_moved > num_certain:
             moved = before.after(outputs, num_moved, page_tokens)
             if moved.checkpoint != self.ring.checkpoint:
-                # Its slot is free for the device, and a step in flight may write it.
+                # The device may reuse the checkpoint's slot: a step in flight may write it.
                 self.ring = replace(self.ring, checkpoint=None, checkpoint_tokens=0)
         self.num_drafted += num_drafted
         self.num_accepted += num_certain - 1
 
     def keep_checkpoint(self, page_tokens: int) -> None:
-        """At a page boundary, what stands in the working slot stays there."""
+        """At a page boundary, keeps the state in its slot as the checkpoint."""
         if self.num_cached % page_tokens == 0:
             self.ring = self.ring.with_checkpoint(self.ring.state, self.num_cached)
 
@@ -167,8 +167,8 @@ class DecodeSequence:
         )
 
     def _ring_checkpoint(self, page_tokens: int) -> dict[int, SlotId]:
-        """At the last page boundary inside what is left of the prompt, if there is one and no other
-        slot is for it."""
+        """A checkpoint at the last page boundary in the rest of the prompt, if there is one without
+        another slot: position to slot."""
         last = (len(self.turn.context) - 1) // page_tokens * page_tokens
         if len(self.ring.slots) == 1 or last <= self.num_cached or last in self.prompt_states:
             return {}

@@ -1,4 +1,4 @@
-"""Steps of an engine: what computes the next tokens of a batch.
+"""The steppers of an engine, which compute the next tokens of a batch.
 
 HostStepper     draft ─▶ forward ─▶ sample ─▶ accept, each a call; the step is then done
 DeviceStepper   names the rows that take part in one captured step; its result is read later
@@ -32,23 +32,23 @@ class Stepper(Protocol):
         ...
 
     def start(self, sequence: DecodeSequence) -> None:
-        """The prompt is in the cache, and the answer has its first token."""
+        """Called when the prompt is in the cache and the answer has its first token."""
         ...
 
     def launch(self, batch: Sequence[DecodeSequence], num_drafts: int) -> Launched:
-        """A step with at most `num_drafts` drafts for each sequence. Its result has the sequences
-        in the order of the batch."""
+        """Launches a step with at most `num_drafts` drafts for each sequence. Its result is in the
+        order of the batch."""
         ...
 
     def end(self, sequence: DecodeSequence) -> None:
-        """No step with this sequence is in flight, and none will be launched. It may not have
-        been started."""
+        """Called when no step with this sequence is in flight and none will be launched. The
+        sequence may not have been started."""
         ...
 
 
 class HostStepper:
-    """Computes a step call by call. Takes prompt suffixes too, in one pass with the answers: its
-    tokens are the first ones of their answers."""
+    """Computes a step call by call. Also takes prompt suffixes, in one pass with the answers, and
+    samples their first tokens."""
 
     num_ahead = 0
 
@@ -58,7 +58,7 @@ class HostStepper:
         self._config = config
 
     def start(self, sequence: DecodeSequence) -> None:
-        # The sampler was made with the others.
+        # The sampler was created with the earlier tokens.
         for token_id in sequence.answer_ids[sequence.turn.num_answered :]:
             sequence.sampler.observe(token_id)
 
@@ -75,10 +75,10 @@ class HostStepper:
         )
 
     def end(self, sequence: DecodeSequence) -> None:
-        """Nothing is kept outside the sequence."""
+        """Does nothing: all state is in the sequence."""
 
     def _accept(self, sequence: DecodeSequence, targets: Sequence[SampledToken]) -> Stepped:
-        """The drafts that are the model's own tokens, and the token after them."""
+        """The accepted drafts, and the token after them."""
         if sequence.is_in_prompt:
             return Stepped(targets, 0)
         drafts, sequence.drafts = sequence.drafts, []
@@ -89,7 +89,7 @@ class HostStepper:
                 seed=sequence.sampler.params.seed,
                 position=sequence.num_cached + 1,
             )
-            # The answer must have the tokens that the state contains.
+            # The answer must have the tokens that the state was computed from.
             targets = [*(SampledToken(token_id=d) for d in drafts[:accepted]), targets[accepted]]
         else:
             accepted = num_accepted(drafts, [token.token_id for token in targets])
@@ -118,8 +118,8 @@ def _draft(runner: ModelRunner, batch: Sequence[DecodeSequence], num_drafts: int
 
 
 class DeviceStepper:
-    """Launches steps in which the device does everything, and counts penalties by itself. Knows
-    the row of each sequence."""
+    """Launches steps that run entirely on the device, which also counts tokens for penalties.
+    Keeps the row of each sequence."""
 
     def __init__(self, launcher: Launcher) -> None:
         self._launcher = launcher

@@ -1,10 +1,10 @@
-"""Sessions' leases in both tiers, and their pauses.
+"""Sessions' leases in both tiers, and pauses of sessions.
 
-A session is leased on the device and, once its pages are copied, on the host as well. While it is
-paused it is leased on the host alone: nothing is moved by that, but its memory on the device is the
-first to go when others need it, and comes back when the pause is nearly over.
+A session has a lease on the device and, once its pages are copied, on the host as well. While it is
+paused it has a lease on the host only. This moves nothing, but its device memory is evicted first
+when others need room, and is loaded back shortly before the pause ends.
 
-    grant ─▶ leased on both ─ pause ─▶ on the host alone ─ nearly over, or a turn ─▶ on both
+    grant ─▶ leased on both ─ pause ─▶ on the host only ─ nearly over, or a turn ─▶ on both
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from segue.cache.prefix.node import PageNode
 from segue.process.telemetry import Clock
 
 _MARGIN_S = 0.5
-"""A paused session is back so long before it is expected."""
+"""A paused session is loaded back this long before its pause ends."""
 
 
 @dataclass(slots=True, eq=False)
 class _Copy:
-    """Of a session's prefix, on its way down: when it is there, it will be leased."""
+    """A copy of a session's prefix to the host, which gets a lease there when it is complete."""
 
     node: PageNode
     expires_at: float
@@ -48,14 +48,14 @@ class TieredLeases:
         self._returns: dict[SessionId, asyncio.TimerHandle | asyncio.Task[None]] = {}
 
     def grant(self, session_id: SessionId, node: PageNode, lease_s: float) -> None:
-        """After a turn. Replaces what the session has, and ends its pause."""
+        """Called after a turn. Replaces the session's leases and ends its pause."""
         self._stop_returning(session_id)
         expires_at = self._clock() + lease_s
         self._device.leases.grant(session_id, node, expires_at)
         self._copy_down(session_id, _Copy(node, expires_at, lambda: None))
 
     def renew(self, session_id: SessionId, lease_s: float) -> Lease:
-        """The device's lease if there is one, else the host's. Raises NotFound when there is
+        """Returns the device's lease if there is one, else the host's. Raises NotFound if there is
         neither.
         """
         expires_at = self._clock() + lease_s
@@ -69,8 +69,8 @@ class TieredLeases:
         return leased[0][1]
 
     def pause(self, session_id: SessionId, pause_s: float, lease_s: float) -> None:
-        """The lease begins when the pause is over. Raises NotFound as `renew` does."""
-        # However short: it may be over before anything else is asked.
+        """The lease starts when the pause ends. Raises NotFound as `renew` does."""
+        # Renew first, even for a short pause: it may end before the next call.
         lease = self.renew(session_id, pause_s + lease_s)
         self._stop_returning(session_id)
         away_s = pause_s - _MARGIN_S - self._tier.prefix_load_s(lease.num_tokens)
@@ -82,7 +82,7 @@ class TieredLeases:
             self._copy_down(session_id, _Copy(lease.node, lease.expires_at, step_aside))
 
     def fork(self, session_id: SessionId, child_id: SessionId) -> None:
-        """A lease of the child on all that the parent has. Raises NotFound as `renew` does."""
+        """Gives the child a lease on all that the parent has. Raises NotFound as `renew` does."""
         leased = [leases for leases in self._both if leases.get(session_id)]
         if not leased:
             raise _nothing_left(session_id)
@@ -90,13 +90,13 @@ class TieredLeases:
             leases.fork(session_id, child_id)
 
     def end(self, session_id: SessionId) -> bool:
-        """What was leased becomes ordinary. Returns whether there was a lease."""
+        """What was leased becomes ordinary cache. Returns whether there was a lease."""
         self._stop_returning(session_id)
         self._copies.pop(session_id, None)
         return sum(leases.end(session_id) for leases in self._both) > 0
 
     def close(self) -> None:
-        """Paused sessions do not come back any more."""
+        """Paused sessions are no longer loaded back."""
         for session_id in list(self._returns):
             self._stop_returning(session_id)
         self._copies.clear()
@@ -118,7 +118,7 @@ class TieredLeases:
             copy.then()
 
     def _step_aside(self, session_id: SessionId, node: PageNode, back_at: float) -> None:
-        """The device's copy goes first now, if the host has all of it."""
+        """Makes the device's copy the first to evict, if the host has all of it."""
         on_host = self._tier.cache.leases.get(session_id)
         if on_host is None or on_host.num_tokens < node.num_tokens:
             return
@@ -134,7 +134,7 @@ class TieredLeases:
         self._returns[session_id] = loop.call_later(max(seconds, 0.0), come_back)
 
     async def _come_back(self, session_id: SessionId) -> None:
-        """As far as there is room that nobody has a lease on."""
+        """Loads the session back, as far as this needs no leased memory."""
         try:
             if lease := self._tier.cache.leases.get(session_id):
                 prefix = self._tier.cache.tree.prompt(lease.node)
@@ -147,7 +147,7 @@ class TieredLeases:
                 del self._returns[session_id]
 
     def _stop_returning(self, session_id: SessionId) -> None:
-        """A turn is faster, or nobody waits for the session any more."""
+        """Cancels the session's return: a turn came first, or the session has ended."""
         if returning := self._returns.pop(session_id, None):
             returning.cancel()
 

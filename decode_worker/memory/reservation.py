@@ -1,4 +1,4 @@
-"""What a turn gets of the memory before it may begin: all it needs to its end, or nothing."""
+"""Takes a turn's memory before it starts: all that it needs until its end, or nothing."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from segue.cache.until_kept import UntilKept
 
 
 class Reservations:
-    """The event loop owns it. A turn that is given back holds its prefix until it is released."""
+    """The event loop owns it. A returned turn holds its prefix until the hold is released."""
 
     def __init__(
         self,
@@ -29,8 +29,8 @@ class Reservations:
         worker: str,
         num_drafts: Callable[[], int],
     ) -> None:
-        """`worker`: how errors name this one. `num_drafts`: for how many a sequence that begins
-        now should have slots."""
+        """`worker`: this worker's name in errors. `num_drafts`: how many drafts a sequence that
+        starts now needs slots for."""
         self._residency = residency
         self._reader = reader
         self._sequences = sequences
@@ -41,9 +41,9 @@ class Reservations:
     def for_handoff(
         self, spec: TurnSpec, tell: Tell, writer: PeerIdentity, lifetime_s: float
     ) -> DecodeTurn:
-        """What is here of the prompt is held, the rest reserved for the writer.
+        """Holds the part of the prompt that is here, and reserves memory for the rest.
 
-        Raises Overloaded, InvalidRequest or Unavailable, and then neither is.
+        Raises Overloaded, InvalidRequest or Unavailable, and then holds and reserves nothing.
         """
         self._sequences.check(spec)
         with UntilKept() as taken:
@@ -62,9 +62,9 @@ class Reservations:
         return DecodeTurn(spec=spec, tell=tell, hold=hold, reservation=reservation)
 
     def to_compute(self, spec: TurnSpec, tell: Tell, max_computed_tokens: int) -> DecodeTurn:
-        """As for a handoff, but from a checkpoint, and everything is this worker's own at once.
+        """Like `for_handoff`, but resumes from a checkpoint, and takes working units at once.
 
-        Raises NotResident when more tokens than that have no state here.
+        Raises NotResident if more than `max_computed_tokens` tokens have no state here.
         """
         self._sequences.check(spec)
         with UntilKept() as taken:
@@ -74,7 +74,7 @@ class Reservations:
             if num_missing > max_computed_tokens:
                 raise NotResident(
                     f"{num_missing} tokens of turn {spec.turn_id} have no state on {self._worker}, "
-                    f"at most {max_computed_tokens} may be computed here: a prefill worker must"
+                    f"at most {max_computed_tokens} may be computed here: use a prefill worker"
                 )
             owner = spec.turn_id
             pages, slot = self._residency.take(hold, self._num_own_pages(spec, hold), owner)
@@ -91,7 +91,7 @@ class Reservations:
     def arrived(self, turn: DecodeTurn, arrival: Arrival) -> DecodeSequence:
         """The handoff is complete. Slots for drafts and a checkpoint are taken only now.
 
-        When it raises, what arrived is given back.
+        If it raises, what arrived is freed.
         """
         with UntilKept() as taken:
             taken.callback(self._residency.give_back, arrival.pages, [arrival.slot])
@@ -108,5 +108,5 @@ class Reservations:
         return sequence
 
     def _num_own_pages(self, spec: TurnSpec, hold: Hold) -> int:
-        """For the rest of the prompt, and an answer as long as it may become."""
+        """For the rest of the prompt and the longest answer that the turn allows."""
         return self._layout.num_pages_for(spec.max_context) - len(hold.pages)

@@ -1,4 +1,4 @@
-"""What sessions have in memory here: the prefix that is resident, and what a turn leaves."""
+"""Sessions' memory on a decode worker: the resident prefix, and what a turn leaves."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from segue.cache.until_kept import UntilKept
 from segue.process.telemetry import Clock
 
 MAX_LEASE_S = 86_400.0
-"""A client that asks for more has forgotten the session."""
+"""The longest lease or pause. A client that asks for more has forgotten the session."""
 
 _NOTHING = Prompt()
 
@@ -39,19 +39,19 @@ class Residency:
         self._session_states = SessionStates(memory.cache.pins)
 
     async def load(self, context: Prompt) -> None:
-        """Brings back from the host what is there of a turn's context: pages, and the deepest
-        state. Its last token is computed in any case."""
+        """Loads back the parts of a turn's context that are on the host: pages, and the deepest
+        state. The last token is always computed."""
         if self._config.residency:
             await self._tier.load(context[:-1], all_pages)
 
     def hold(self, context: Prompt) -> Hold:
-        """The pages of the context that are here: shared, to be read only, until released."""
+        """Holds the pages of the context that are here: shared and read-only, until released."""
         cache = self._memory.cache
         return cache.hold_pages(cache.match(context if self._config.residency else _NOTHING))
 
     def hold_checkpoint(self, spec: TurnSpec) -> tuple[Hold, tuple[int, ...]]:
-        """The part of the prompt that can be resumed here, with its state; and where on the way
-        through the rest states are wanted.
+        """Holds the part of the prompt that can be resumed here, with its state. Also returns the
+        positions in the rest at which states should be kept.
         """
         cache = self._memory.cache
         match = cache.match(spec.context if self._config.residency else _NOTHING)
@@ -68,9 +68,9 @@ class Residency:
         )
 
     def take(self, hold: Hold, num_pages: int, owner: TurnId) -> tuple[tuple[PageId, ...], SlotId]:
-        """Pages behind what is held, and a slot, for a turn whose prompt is computed here.
+        """Takes pages after the held ones, and a slot, for a turn whose prompt is computed here.
 
-        Raises Overloaded when there is no room now, InvalidRequest when there never will be; then
+        Raises Overloaded if there is no room now, InvalidRequest if there never will be; then
         nothing is taken.
         """
         pages, slots = self._memory.pages, self._memory.slots
@@ -88,16 +88,16 @@ class Residency:
         return own_pages, slot
 
     def make_room(self, num_pages: int) -> None:
-        """For the rest of a turn, as far as can be: pages, a slot, and one for checkpoints, which
-        is welcome but not worth waiting for.
+        """For the rest of a turn, as far as possible: pages, a slot, and a slot for checkpoints,
+        which is optional and not worth waiting for.
         """
         cache = self._memory.cache
         if not cache.make_room(num_pages, 2):
             cache.make_room(num_pages, 1)
 
     def spare_slots(self, num_drafts: int, owner: TurnId) -> tuple[SlotId, ...]:
-        """For the checkpoint of a sequence that will be kept, and a state after each draft beside
-        it; as many as there is room for. No session loses its lease for drafts."""
+        """Slots for the checkpoint of a sequence that will be kept, and for the state after each
+        draft, as far as there is room. No session loses its lease for drafts."""
         cache = self._memory.cache
         wanted = num_drafts + (self._config.residency or num_drafts > 0)
         for num_slots in range(wanted, 0, -1):
@@ -107,8 +107,8 @@ class Residency:
         return ()
 
     def slots_for_states(self, positions: Sequence[int], owner: TurnId) -> dict[int, SlotId]:
-        """For states that a prompt's end leaves on the way, the first ones where there is no room
-        for all. They are welcome: no session loses its lease for them."""
+        """Slots for states that a prompt suffix leaves on the way; only for the first ones if there
+        is no room for all. They are optional: no session loses its lease for them."""
         cache = self._memory.cache
         num_slots = len(positions)
         while num_slots and not cache.make_spare_room(0, num_slots):
@@ -123,10 +123,10 @@ class Residency:
         own_pages: Sequence[PageId],
         hold: Hold,
     ) -> None:
-        """What the turn has in memory becomes the session's, under a lease; the rest is freed.
-        Without a session it stays as long as nobody needs the room.
+        """Caches a turn's pages and states under its session's lease, and frees the rest. Without a
+        session they are cached without a lease.
 
-        Afterwards `hold` reaches to the last page that is kept.
+        Afterwards `hold` extends to the last page that is kept.
         """
         slots = list(sequence.slots)
         left = own_pages
@@ -153,7 +153,7 @@ class Residency:
         self._memory.slots.give_back(slots, UnitState.WORKING)
 
     def reclaim(self, owner: TurnId) -> None:
-        """All that works for a turn, of which nobody knows any more what is whose."""
+        """Frees all working units of a turn that failed between taking and keeping them."""
         self._memory.reclaim(owner)
 
     def release(self, hold: Hold) -> None:
@@ -162,10 +162,10 @@ class Residency:
     def renew(
         self, session_id: SessionId, lease_s: float | None, pause_s: float | None = None
     ) -> float:
-        """Returns the seconds until its lease ends. With `pause_s` the session is away so long
-        first, and its memory may make room for others until shortly before.
+        """Returns the seconds until the lease ends. With `pause_s` the session is first away for
+        that long, and its device memory may be evicted until shortly before it returns.
 
-        Raises NotFound when nothing of the session is leased any more.
+        Raises NotFound if the session no longer has a lease.
         """
         lease_s = self._config.lease_s if lease_s is None else lease_s
         _check_seconds("lease_s", lease_s)
@@ -177,16 +177,16 @@ class Residency:
         return pause_s + lease_s
 
     def end(self, session_id: SessionId) -> bool:
-        """What was leased becomes ordinary. Returns whether there was a lease."""
+        """What was leased becomes ordinary cache. Returns whether there was a lease."""
         return self._leases.end(session_id)
 
     def fork(self, session_id: SessionId, child_id: SessionId) -> None:
-        """A lease of the child on all that the parent has. Raises NotFound, InvalidRequest."""
+        """Gives the child a lease on all that the parent has. Raises NotFound, InvalidRequest."""
         require_name("the child's session_id", child_id)
         self._leases.fork(session_id, child_id)
 
     def close(self) -> None:
-        """Paused sessions stay where they are."""
+        """Paused sessions are no longer loaded back."""
         self._leases.close()
 
 
@@ -198,13 +198,13 @@ def _check_seconds(name: str, seconds: float) -> None:
 
 
 def checkpoint_tokens(hold: Hold) -> int:
-    """Of a held prefix, the longest part that has a state here; 0 when none has."""
+    """The longest part of a held prefix that has a state here; 0 if none has."""
     checkpoint = hold.node.nearest_checkpoint()
     return checkpoint.num_tokens if checkpoint else 0
 
 
 def with_what_stays(result: TurnResult, spec: TurnSpec, hold: Hold) -> TurnResult:
-    """`hold` reaches to the last page that `Residency.keep` kept of the turn."""
+    """Adds what was kept. `hold` extends to the last page that `Residency.keep` kept."""
     states = hold.node.states()
     return replace(
         result,

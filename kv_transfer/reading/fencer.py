@@ -1,6 +1,6 @@
-"""Ends what has outlived its time: expires tickets, and asks writers of quarantined ones to stop.
+"""Expires tickets, and asks the writers of quarantined tickets to stop.
 
-Time only starts this; what ends a quarantine is an answer (see `handoff`).
+Time never ends a quarantine: only the writer's answer or death does (see `handoff`).
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Fencer:
         self._asking: set[TicketId] = set()
 
     async def run(self) -> None:
-        """Until cancelled. Sleeps unless a ticket expires or waits for its fence."""
+        """Runs until cancelled. Sleeps until a ticket expires or needs a fence."""
         async with asyncio.TaskGroup() as tasks:
             while True:
                 self._reader.expire_due()
@@ -72,8 +72,8 @@ class Fencer:
                 self._reader.writer_unreachable(fence.ticket_id)
             return False
         except Exception:
-            # A bug, and no news: other tickets' fences must go on.
-            logger.exception("a fence could not be asked for")
+            # A bug. It says nothing about the writer, and other tickets' fences must continue.
+            logger.exception("sending a fence failed")
             return False
         self._reader.fenced(fence.ticket_id)
         return True

@@ -1,7 +1,7 @@
 """The reader's side of all handoffs of a process: reserves memory, verifies, commits, fences.
 
-The event loop owns a `HandoffReader` and both accountants: no method may be called from another
-thread. What may happen when is in `handoff`; here the steps are taken.
+The event loop owns a `HandoffReader` and both unit pools: no method may be called from another
+thread. `handoff` defines the transitions; this module carries them out.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def _nothing(*_: object) -> None:
 
 
 class HandoffReader:
-    """One per process that is written to.
+    """One per process that others write to.
 
     `memory_map` describes our cache; the arrays behind it must outlive the reader.
     """
@@ -78,9 +78,9 @@ class HandoffReader:
         stepped: Callable[[str, str], None] = _nothing,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`require_writer` raises when no ticket may be for that writer (see `members`). `freed` is
-        called when units became free, `stepped` with the names of the state that a handoff left
-        and the one that it entered. Both must not call the reader back.
+        """`require_writer` raises if a writer must not get a ticket (see `Members`). `freed` is
+        called when units become free, `stepped` on each transition, with the names of the old and
+        the new state. Neither may call the reader.
         """
         self.memory_map = memory_map
         self.ticket_key = new_seal_key()
@@ -108,12 +108,12 @@ class HandoffReader:
         lifetime_s: float,
         resident_tokens: int = 0,
     ) -> Reservation:
-        """Sets aside pages for the prompt beyond the resident tokens (a page boundary), for
-        `extra_tokens` more, and a slot.
+        """Reserves a slot, and pages for the prompt after the resident tokens (which end at a page
+        boundary) and for `extra_tokens` more.
 
-        The ticket lives for `MAX_LIFETIME_S` at most. Raises Overloaded when there is no room now,
-        InvalidRequest when there never will be or when the turn has a live ticket already,
-        Unavailable for a writer that is not in the cluster.
+        The ticket is valid for at most `MAX_LIFETIME_S`. Raises Overloaded if there is no room now,
+        InvalidRequest if there never will be or if the turn already has a live ticket, Unavailable
+        if the writer is not in the cluster.
         """
         self._require_writer(writer)
         lifetime_s = min(lifetime_s, MAX_LIFETIME_S)
@@ -161,11 +161,11 @@ class HandoffReader:
         checksums: Checksums,
         outcome: PrefillOutcome | None = None,
     ) -> None:
-        """The writer is done: verifies on another thread, then the reservation has its Arrival.
+        """Handles the writer's commit: verifies in a thread, then ends the reservation's wait.
 
-        Raises StaleEpoch, NotFound when the ticket is not (or no longer) wanted, TransferFailed
-        when the bytes are not the ones that were sent; the units are free or will be then. So they
-        are after a cancellation.
+        Raises StaleEpoch, NotFound if the ticket is unknown or no longer wanted, TransferFailed if
+        the bytes differ from those that were sent. In each case, and after a cancellation, the
+        units are free or will be.
         """
         self.expire_due()
         handoff = self._book.find(ticket_id, epoch)
@@ -181,19 +181,19 @@ class HandoffReader:
         handoff.end(Arrival(pages=units.pages, slot=units.slot, outcome=outcome))
 
     def abort(self, ticket_id: TicketId, epoch: Epoch, reason: str) -> None:
-        """The writer has stopped. News about an unknown or ended ticket is late, and no error."""
+        """The writer has stopped. An abort of an unknown or ended ticket is late, not an error."""
         self._book.require_epoch(ticket_id, epoch)
         self._tell(ticket_id, WriterAborted(reason))
 
     def expire_due(self) -> None:
-        """Gives up what has expired."""
+        """Gives up handoffs whose tickets have expired."""
         for handoff in self._book.due(self._clock()):
             self._step(handoff, Expired())
 
     def members_changed(self, alive: Mapping[WorkerId, Epoch]) -> None:
-        """Who is in the cluster. A later life of a writer proves that the earlier one is over.
+        """Takes the cluster's members. A new life of a writer proves that its old one has ended.
 
-        A launcher starts a worker anew only after its process has ended, which closes its
+        A launcher restarts a worker only after its process has ended, which closes its
         connections. A worker that is merely absent may still write: see `writer_unreachable`.
         """
         self._members = dict(alive)
@@ -210,7 +210,7 @@ class HandoffReader:
             self._step(handoff, WriterDied())
 
     def fence_pending(self) -> list[Fence]:
-        """Tickets in quarantine: each of their writers must be asked to stop."""
+        """Tickets in quarantine, whose writers must be asked to stop."""
         return self._book.quarantined()
 
     def is_quarantined(self, ticket_id: TicketId) -> bool:
@@ -218,12 +218,12 @@ class HandoffReader:
         return handoff is not None and isinstance(handoff.state, Quarantined)
 
     def fenced(self, ticket_id: TicketId) -> None:
-        """The writer answered the fence: it has stopped, or it is another life."""
+        """The writer answered the fence: it has stopped, or a new life answered."""
         self._tell(ticket_id, WriterFenced())
 
     async def something_due(self) -> None:
-        """Returns when a ticket expires, enters quarantine, or is issued and expires before all
-        others. For `Fencer` alone.
+        """Returns when a ticket expires or enters quarantine, or when a new ticket is the next to
+        expire. Only for `Fencer`.
         """
         self._changed.clear()
         expires_at = self._book.next_expiry()
@@ -233,11 +233,11 @@ class HandoffReader:
                 await self._changed.wait()
 
     def owners(self) -> set[TurnId]:
-        """Turns that own what is reserved here, or in quarantine."""
+        """Turns that own reserved or quarantined units here."""
         return self._book.turns()
 
     async def _verify(self, handoff: Reservation, checksums: Checksums) -> ReaderState:
-        """Leaves Verifying. Raises TransferFailed when the bytes are not those that were sent."""
+        """Leaves Verifying. Raises TransferFailed if the bytes differ from those that were sent."""
         try:
             problem = await self._problem(handoff.ticket, checksums)
         except BaseException:
@@ -265,7 +265,7 @@ class HandoffReader:
             self._step(reservation, GivenUp(str(error)), error)
 
     def _tell(self, ticket_id: TicketId, event: ReaderEvent) -> None:
-        """News about a ticket that is forgotten is late, and changes nothing."""
+        """An event for a forgotten ticket is late, and changes nothing."""
         handoff = self._book.get(ticket_id)
         if handoff is not None:
             self._step(handoff, event)
@@ -273,7 +273,7 @@ class HandoffReader:
     def _step(
         self, handoff: Reservation, event: ReaderEvent, error: SegueError | None = None
     ) -> ReaderState:
-        """`error`: what the reservation ends with if this step loses it."""
+        """`error`: ends the reservation if this step loses the handoff."""
         before, after = handoff.state, advance_reader(handoff.state, event)
         if before == after:
             return after
@@ -283,7 +283,7 @@ class HandoffReader:
         if isinstance(after, Quarantined | Freed) and not isinstance(before, Quarantined):
             turn_id = handoff.ticket.turn_id
             logger.info("handoff lost", extra={"turn_id": turn_id, "reason": after.reason})
-            lost = f"turn {turn_id} did not arrive: {after.reason}"
+            lost = f"the prompt of turn {turn_id} did not arrive: {after.reason}"
             handoff.end(error or TransferFailed(lost))
         if isinstance(after, Freed):
             self._freed()

@@ -1,9 +1,9 @@
-"""Reservations: one, the units that they hold, and the book of all that a reader has made in this
-life of its process.
+"""Reservations, the units that they hold, and the book of all reservations in this life of a
+reader.
 
-A ticket costs the same whatever came before it: handoffs are found by ticket, turn and writer, the
-next to expire is on top of a heap, and one that has ended leaves one line that says how, for late
-messages.
+The cost of a ticket does not grow with the number of earlier ones: handoffs are indexed by ticket,
+turn and writer, a heap yields the next to expire, and an ended handoff leaves only one line that
+says how it ended, for late messages.
 """
 
 from __future__ import annotations
@@ -33,19 +33,19 @@ from segue.cache.unit_pool import UnitPool, UnitState
 from segue.cache.until_kept import UntilKept
 
 MAX_ENDED = 4096
-"""Of how many ended tickets it is remembered how they ended. For messages only: late news of a
-ticket that is forgotten gets the same answer, without the reason."""
+"""How many ended tickets are remembered with their reasons. Only for error messages: a late message
+about a forgotten ticket gets the same error, without the reason."""
 
 
 class Reservation:
-    """Memory set aside for one handoff. It ends with what arrived, or with an error.
+    """Memory reserved for one handoff. It ends with an `Arrival` or an error.
 
         with reader.reserve(...) as reservation:
             ...  # send `reservation.ticket` to the writer
             arrival = await reservation.arrived()
 
-    Leaving the block without having taken what arrives gives the handoff up. Its units are free
-    once the writer has stopped.
+    Leaving the block without taking the arrival gives the handoff up. Its units become free once
+    the writer has stopped.
     """
 
     def __init__(
@@ -67,9 +67,9 @@ class Reservation:
         self._is_taken = False
 
     async def arrived(self) -> Arrival:
-        """Waits for the commit. The caller owns the units when this has returned.
+        """Waits for the commit. The caller owns the returned units.
 
-        Raises what `give_up` was called with, or TransferFailed if the handoff ended otherwise.
+        Raises the error passed to `give_up`, or TransferFailed if the handoff was lost.
         """
         await self._has_ended.wait()
         if isinstance(self._end, Arrival):
@@ -83,18 +83,18 @@ class Reservation:
         self._give_up(self, error)
 
     def end(self, end: Arrival | SegueError) -> None:
-        """Called by the reader. What arrived may still be given up, until it is taken."""
+        """Called by the reader. An arrival may still be given up until it is taken."""
         self._end = end
         self._has_ended.set()
 
     @property
     def untaken(self) -> Arrival | None:
-        """What has arrived and was not taken yet."""
+        """The arrival, if it has not been taken yet."""
         return self._end if isinstance(self._end, Arrival) and not self._is_taken else None
 
     @property
     def failure(self) -> SegueError | None:
-        """Why it was lost or given up."""
+        """The error with which the handoff was lost or given up."""
         return self._end if isinstance(self._end, SegueError) else None
 
     def __enter__(self) -> Self:
@@ -106,9 +106,9 @@ class Reservation:
 
 
 class Holdings:
-    """The accountants' side: units follow the state of their handoff.
+    """The unit pools' side: units follow the state of their handoff.
 
-    Reserved, Verifying   reserved units        Committed   working units, the receiver's
+    Reserved, Verifying   reserved units        Committed   the receiver's working units
     Quarantined           quarantined units     Freed       free units
     """
 
@@ -121,7 +121,7 @@ class Holdings:
         return self._pages.total
 
     def take(self, num_pages: int, owner: TurnId) -> Units:
-        """Reserves pages and a slot, or raises and takes neither: Overloaded when there is no room
+        """Reserves pages and a slot. Raises Overloaded, and takes neither, if there is no room
         now.
         """
         with UntilKept() as taken:
@@ -138,7 +138,7 @@ class Holdings:
         self._give_back(units, UnitState.WORKING)
 
     def follow(self, before: ReaderState, after: ReaderState) -> None:
-        """Moves the units of a handoff that went from one state to another."""
+        """Moves a handoff's units after a transition."""
         match before, after:
             case Reserved(units), Quarantined():
                 self._move(units, UnitState.RESERVED, UnitState.QUARANTINED)
@@ -163,12 +163,12 @@ class TicketBook:
         self._reader = reader
         self._numbers, self._serials = itertools.count(1), itertools.count(1)
         self._handoffs: dict[TicketId, Reservation] = {}
-        """Those that have not ended."""
+        """Handoffs that have not ended."""
         self._wanted: dict[TurnId, Reservation] = {}
         self._quarantined: dict[TicketId, Reservation] = {}
         self._by_writer: dict[WorkerId, dict[TicketId, Reservation]] = {}
         self._num_reserved = 0
-        # Also holds entries of tickets that were used in time: they are skipped when they come up.
+        # Also has entries of tickets that were used in time; they are skipped when they come up.
         self._expiries: list[tuple[float, int, Reservation]] = []
         self._ended: FIFOCache[TicketId, str] = FIFOCache(MAX_ENDED)
 
@@ -176,13 +176,13 @@ class TicketBook:
         return len(self._handoffs)
 
     def new_ticket_id(self) -> TicketId:
-        """Whoever names it has been told: it cannot be guessed from those before it."""
+        """Cannot be guessed from earlier ids: only a process that received the id can name it."""
         reader = self._reader
         secret = secrets.token_hex(16)
         return TicketId(f"{reader.worker_id}-{reader.epoch}-{next(self._numbers)}-{secret}")
 
     def add(self, handoff: Reservation) -> bool:
-        """A new one, reserved. Returns whether it is the first to expire."""
+        """Adds a reserved handoff. Returns whether it is the next to expire."""
         ticket = handoff.ticket
         self._handoffs[ticket.ticket_id] = handoff
         self._wanted[ticket.turn_id] = handoff
@@ -193,7 +193,7 @@ class TicketBook:
         return self._expiries[0][2] is handoff
 
     def enter(self, handoff: Reservation, state: ReaderState) -> None:
-        """The handoff is in another state from now on."""
+        """Moves the handoff to another state."""
         self._num_reserved -= isinstance(handoff.state, Reserved)
         handoff.state = state
         ticket = handoff.ticket
@@ -206,11 +206,11 @@ class TicketBook:
             self._forget(handoff, state)
 
     def get(self, ticket_id: TicketId) -> Reservation | None:
-        """None for one that has ended."""
+        """None if the handoff has ended."""
         return self._handoffs.get(ticket_id)
 
     def find(self, ticket_id: TicketId, epoch: Epoch) -> Reservation:
-        """Raises StaleEpoch, or NotFound for one that has ended or never was."""
+        """Raises StaleEpoch, or NotFound if the handoff has ended or never existed."""
         self.require_epoch(ticket_id, epoch)
         if ticket_id in self._ended:
             raise NotFound(f"ticket {ticket_id} {self._ended[ticket_id]}; reserve again")
@@ -219,7 +219,7 @@ class TicketBook:
         return self._handoffs[ticket_id]
 
     def require_epoch(self, ticket_id: TicketId, epoch: Epoch) -> None:
-        """Raises StaleEpoch when another life of the reader issued the ticket."""
+        """Raises StaleEpoch if another life of the reader issued the ticket."""
         if epoch != self._reader.epoch:
             raise StaleEpoch(
                 f"ticket {ticket_id} is of epoch {epoch} of {self._reader.worker_id}, "
@@ -227,15 +227,15 @@ class TicketBook:
             )
 
     def live(self, turn_id: TurnId) -> Reservation | None:
-        """The turn's handoff that somebody still wants: there is one at most."""
+        """The turn's handoff that is still wanted; there is at most one."""
         return self._wanted.get(turn_id)
 
     def turns(self) -> set[TurnId]:
-        """Of the handoffs that have not ended."""
+        """The turns of handoffs that have not ended."""
         return {handoff.ticket.turn_id for handoff in self._handoffs.values()}
 
     def of_writers(self, worker_ids: Iterator[WorkerId]) -> list[Reservation]:
-        """Those that have not ended, of these writers."""
+        """These writers' handoffs that have not ended."""
         return [
             handoff
             for worker_id in worker_ids
@@ -249,12 +249,12 @@ class TicketBook:
         ]
 
     def due(self, now: float) -> Iterator[Reservation]:
-        """The reserved ones whose time is over, each once. The body of the loop may end them."""
+        """Yields each reserved handoff whose ticket has expired, once. The caller may end it."""
         while (expires_at := self.next_expiry()) is not None and expires_at <= now:
             yield heapq.heappop(self._expiries)[2]
 
     def next_expiry(self) -> float | None:
-        """When the first of the reserved tickets expires."""
+        """When the next reserved ticket expires."""
         while self._expiries:
             expires_at, _, handoff = self._expiries[0]
             if isinstance(handoff.state, Reserved):

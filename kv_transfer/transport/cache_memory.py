@@ -1,11 +1,11 @@
 """A worker's cache memory as handoffs see it, on the host or on a GPU, and checksums over it.
 
-A thread that computes on a GPU only queues the work. So the thread that ships must wait for what is
-"ready", and its bytes are not this process' memory.
+A thread that computes on a GPU only queues the work, so the shipping thread must wait for what is
+"ready". Those bytes are not in the process's own memory.
 
 Every unit (one page or the slot, of one field) has the CRC-32 of its bytes. A group's checksum is
 the CRC-32 of its units' CRCs, each as four little-endian bytes: fields in layout order, and within
-a field pages in sequence order. So units may be summed in the order in which they become ready.
+a field pages in sequence order. So the CRCs may be computed in the order in which units are ready.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from segue.cache.layout import CacheLayout, Unit
 
 class CacheMemory(Protocol):
     def crc32(self, address: int, num_bytes: int) -> int:
-        """Of bytes that are complete. From any thread."""
+        """The CRC-32 of bytes that are complete. Any thread may call it."""
         ...
 
     def queued(self) -> Callable[[], None]:
-        """A call that returns when all that this thread has queued until here is done. It may be
-        made from another thread."""
+        """A function that waits for all work that this thread has queued so far. Any thread may
+        call the function."""
         ...
 
 
 class HostMemory:
-    """What was computed is there."""
+    """Host memory, where work is done when the call that computes it returns."""
 
     def crc32(self, address: int, num_bytes: int) -> int:
         return crc32_of_memory(address, num_bytes)
@@ -44,8 +44,8 @@ class HostMemory:
 
 
 class GpuMemory:
-    """Of the one GPU that the process uses. Sums are made of copies, on a stream of their own: they
-    do not wait for passes that are queued meanwhile."""
+    """Memory of the process's one GPU. CRCs are computed over copies, made on a separate stream:
+    they do not wait for passes that are queued meanwhile."""
 
     def __init__(self) -> None:
         self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]  # torch's
@@ -67,7 +67,7 @@ def memory_on(device: torch.device) -> CacheMemory:
 
 
 class _Bytes:
-    """Device memory at an address, as torch takes it over without a copy."""
+    """Device memory at an address, in a form that torch wraps without a copy."""
 
     def __init__(self, address: int, num_bytes: int) -> None:
         self.__cuda_array_interface__: dict[str, Any] = {
@@ -83,7 +83,7 @@ def _at_once() -> None:
 
 
 def crc32_of_memory(address: int, num_bytes: int) -> int:
-    """Of bytes of this process. They must stay mapped; nothing is copied."""
+    """The CRC-32 of this process's bytes, without a copy. They must stay mapped."""
     return zlib.crc32((ctypes.c_char * num_bytes).from_address(address))
 
 
@@ -92,7 +92,7 @@ def combine(
 ) -> dict[str, int]:
     """Checksums by group, from the CRC of unit number i of a field: `crc_of_unit(field_index, i)`.
 
-    Units are counted as shipped: pages 0..num_pages-1, and the slot as unit 0.
+    Units are numbered as shipped: pages 0..num_pages-1, and the slot as unit 0.
     """
     packed: dict[str, bytearray] = {}
     for field_index, field in enumerate(layout.fields):
@@ -108,7 +108,7 @@ def checksums_of(
     slot_id: int,
     crc32: Callable[[int, int], int] = crc32_of_memory,
 ) -> dict[str, int]:
-    """Reads the memory of this process. Takes 0.4 ms per MB; zlib lets other threads run."""
+    """Checksums of this worker's units. Takes 0.4 ms per MB; zlib lets other threads run."""
 
     def crc_of_unit(field_index: int, number: int) -> int:
         field = memory_map.layout.fields[field_index]
@@ -119,7 +119,7 @@ def checksums_of(
 
 
 def difference(sent: Checksums, arrived: Checksums) -> str:
-    """Which groups differ, for an error message; empty when none does."""
+    """Names the groups that differ, for an error message. Empty if none does."""
     return "; ".join(
         f"{group}: sent {_hex(sent.get(group))}, arrived {_hex(arrived.get(group))}"
         for group in sorted({*sent, *arrived})

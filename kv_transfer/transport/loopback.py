@@ -1,4 +1,4 @@
-"""A transport within one process: a memcpy, which fails, waits or lies on command. For tests."""
+"""A transport within one process, for tests: a memcpy that fails, blocks or corrupts on command."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from segue.api.errors import TransferFailed
 
 
 class LoopbackNetwork:
-    """The processes that reach each other, by segment name, and what goes wrong between them."""
+    """Processes that reach each other, by segment name, and the faults to inject between them."""
 
     def __init__(self) -> None:
         self.regions: dict[str, list[range]] = {}
         self.written: list[tuple[Fragment, ...]] = []
-        """Every batch that was asked for, in order."""
+        """Every batch passed to `write`, in order."""
         self._may_move = threading.Event()
         self._may_move.set()
         self._is_holding = threading.Event()
@@ -41,7 +41,7 @@ class LoopbackNetwork:
         self._may_move.clear()
 
     def wait_until_held(self, timeout_s: float) -> bool:
-        """Whether a write has begun since `hold`, and is in flight."""
+        """Whether a write has started since `hold` and is in flight."""
         return self._is_holding.wait(timeout_s)
 
     def release(self) -> None:
@@ -52,7 +52,7 @@ class LoopbackNetwork:
         self.regions.pop(segment, None)
 
     def open(self, config: TransferConfig, *, host: str, device: str) -> Transport:
-        """`OpenTransport` for workers of this process, under a name of its own."""
+        """`OpenTransport` for workers in this process. Each gets its own segment name."""
         transport = LoopbackTransport(self, f"loopback-{next(self._numbers)}")
         return paced(transport, config.max_gbit_per_s)
 

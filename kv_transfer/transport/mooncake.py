@@ -1,13 +1,13 @@
 """The real transport: Mooncake's transfer engine over TCP or RDMA, peer to peer, without a master.
 
-A process has two engines. The inbound one is what others write to; its port is our segment name,
-so it lives as long as the process. The outbound one is thrown away after a failed write, before
-anybody hears of the failure, and made anew by the next write: an engine that stays sends what is
-left of a failed batch as soon as the peer answers again, out of memory that is somebody else's by
-then. (Seen: a peer stopped for 2 s got 982 MiB after the write had failed; with the engine gone,
-the 1 to 5 MiB that the kernels had buffered.)
+A process has two engines. Others write to the inbound one; its port is part of our segment name, so
+it lives as long as the process. The outbound one is dropped after a failed write, before the
+failure is reported, and the next write makes a new one. If it were kept, it would send the rest of
+the failed batch as soon as the peer answers again, from memory that has another owner by then.
+(Measured with a peer stopped for 2 s: it got 982 MiB after the write had failed. With the engine
+dropped, it got only the 1 to 5 MiB that the kernels had buffered.)
 
-Mooncake authenticates nobody: whoever reaches the port may write into whatever is registered.
+Mooncake has no authentication: any process that reaches the port may write to registered memory.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from segue.api.errors import InvalidConfig, TransferFailed
 from segue.process.native_stderr import captured_stderr
 
 MAX_QUEUED_ITEMS = 1024
-"""Per peer, Mooncake's default. One more than it can queue may wedge the peer's engine for good."""
+"""Mooncake's default, per peer. Queueing more may wedge the peer's engine for good."""
 
-# What every new engine writes, whatever its log level: that glog was not initialised, and that the
-# segment which it is about to make is not there yet.
+# Every new engine writes these at any log level: glog was not initialised, and the segment that it
+# is about to create does not exist yet.
 _NOISE = ("Logging before InitGoogleLogging()", "Local segment descriptor not found")
 
 _POLL_PERIOD_S = 0.05
@@ -49,7 +49,7 @@ class MooncakeTransport:
     """Satisfies `Transport`. One thread at a time may write."""
 
     def __init__(self, config: TransferConfig, *, host: str = "127.0.0.1") -> None:
-        """`host`: how others reach this process. Mooncake listens on all interfaces anyway."""
+        """`host`: where others reach this process. Mooncake listens on all interfaces anyway."""
         self._config = config
         self._host = host
         _set_environment(config)
@@ -68,7 +68,7 @@ class MooncakeTransport:
     def write(self, target_segment: str, fragments: Sequence[Fragment]) -> None:
         """See `Transport.write`. After a failure it takes a moment to close the connections.
 
-        A peer that hangs is noticed after `progress_timeout_s`, but after 61 s if it hung before
+        A hung peer is noticed after `progress_timeout_s`, but only after 61 s if it hung before
         this engine's first write to it: Mooncake's handshake waits a fixed minute.
         """
         if self._outbound is None:
@@ -102,32 +102,32 @@ class MooncakeTransport:
 
 
 def _require_cuda() -> None:
-    """Raises InvalidConfig where Mooncake would take a GPU's address for one of the host."""
+    """Raises InvalidConfig if Mooncake would treat a GPU address as a host address."""
     if not _engine_module().SUPPORT_CUDA:
         raise InvalidConfig(
-            'the cache is on a GPU ([engine] device = "cuda"), and this Mooncake moves host memory '
+            'the cache is on a GPU ([engine] device = "cuda"), but this Mooncake moves host memory '
             "only: install mooncake-transfer-engine-cuda13 instead of "
             "mooncake-transfer-engine-non-cuda (the extra `cuda` instead of `cpu`)"
         )
 
 
 def _engine_module() -> Any:
-    """Raises InvalidConfig where it does not load: each wheel links against other libraries."""
+    """Raises InvalidConfig if Mooncake does not load: each wheel links against other libraries."""
     try:
         from mooncake import engine
     except ImportError as error:
         raise InvalidConfig(
             f"Mooncake does not load ({error}): it needs Debian's libibverbs1, and the wheel must "
-            "be that of torch's CUDA (mooncake-transfer-engine-cuda13, the extra `cuda`) or that "
-            "for CPUs (mooncake-transfer-engine-non-cuda, the extra `cpu`)"
+            "match torch: mooncake-transfer-engine-cuda13 for CUDA (the extra `cuda`) or "
+            "mooncake-transfer-engine-non-cuda for CPUs (the extra `cpu`)"
         ) from None
     return engine
 
 
 def _set_environment(config: TransferConfig) -> None:
-    """Mooncake reads its settings from the environment, when an engine is made.
+    """Sets environment variables, which Mooncake reads when an engine is made.
 
-    Ours replace whatever is set there: the limits of this module hold only with these.
+    Ours replace those already set: this module's limits hold only with these values.
     """
     # Version 1 of its protocol does not acknowledge writes.
     os.environ.pop("MC_TCP_PROTO", None)
@@ -153,10 +153,10 @@ def _new_engine(config: TransferConfig, host: str) -> Any:
         ports = f" and ports {config.min_port} to {config.max_port}" if config.min_port else ""
         raise TransferFailed(
             f"Mooncake did not start on {host} with {config.protocol}{ports} "
-            f"(status {status}): a port may be missing, or the address not be this machine's"
+            f"(status {status}): the ports may be in use, or the address not this machine's"
         )
     if config.protocol == "rdma" and not _names_devices(engine.get_local_topology()):
-        # It starts all the same, and would move nothing or fall back.
+        # Mooncake starts anyway, and would move nothing or fall back.
         raise InvalidConfig(
             "protocol is rdma, but Mooncake found no RDMA device "
             f"(devices: {config.devices or 'any'}); use tcp, or check the driver"
@@ -166,7 +166,7 @@ def _new_engine(config: TransferConfig, host: str) -> Any:
 
 
 def _names_devices(topology: str) -> bool:
-    """Of `{"cpu:0": [[preferred ...], [others ...]], ...}`."""
+    """Whether `{"cpu:0": [[preferred ...], [others ...]], ...}` has any device."""
     return any(devices for lists in json.loads(topology).values() for devices in lists)
 
 
@@ -181,11 +181,11 @@ def _register(engine: Any, address: int, num_bytes: int) -> None:
 def _poll_often(port: int) -> None:
     """Makes the listener on this port of this process check more often whether it should end.
 
-    By itself it checks once a second. Dropping an engine waits for that with Python's lock held, so
-    nothing else of the process runs meanwhile.
+    By default it checks once a second. Dropping an engine waits for that check with the GIL held,
+    so no other Python code runs meanwhile.
     """
     for name in os.listdir("/proc/self/fd"):
-        # Other threads open and close theirs meanwhile, and not all are sockets.
+        # Other threads open and close descriptors meanwhile, and not all are sockets.
         with contextlib.suppress(OSError), _borrowed(int(name)) as found:
             if _waits_on(found, port):
                 interval = _TIMEVAL.pack(0, round(_POLL_PERIOD_S * 1e6))
@@ -203,7 +203,7 @@ def _borrowed(descriptor: int) -> socket.socket:
 
 
 def _waits_on(found: socket.socket, port: int) -> bool:
-    """Whether it accepts connections there, and looks up now and then."""
+    """Whether it accepts connections on this port, with a receive timeout."""
     if not found.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
         return False
     interval = found.getsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _TIMEVAL.size)

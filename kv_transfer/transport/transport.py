@@ -1,7 +1,7 @@
-"""What moves bytes, seen from above, and one worker's end of it.
+"""The interface of a transport, and one worker's endpoint.
 
-`mooncake` is the transport of real workers, `loopback` one within a process, for tests. A worker's
-process chooses at its edge (`__main__.py`); everything below takes what it is given.
+Real workers use `mooncake`; tests use `loopback`, within one process. A worker's `__main__.py`
+chooses the transport; everything below gets it as an argument.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from segue.process.telemetry import Clock
 class Transport(Protocol):
     @property
     def segment(self) -> str:
-        """How others name this process when they write to it. Stays the same for its life."""
+        """The name by which others write to this process. It never changes."""
         ...
 
     def register(self, address: int, num_bytes: int) -> None:
-        """Lets this memory be read by our writes and written by others' writes, until close()."""
+        """Lets our writes read this memory, and others' writes change it, until `close`."""
         ...
 
     def write(self, target_segment: str, fragments: Sequence[Fragment]) -> None:
@@ -49,9 +49,9 @@ class Transport(Protocol):
 
 class OpenTransport(Protocol):
     def __call__(self, config: TransferConfig, *, host: str, device: str) -> Transport:
-        """`host`: how others reach this process. `device`: where the cache is, "cpu" or "cuda".
+        """`host`: where others reach this process. `device`: where the cache is, "cpu" or "cuda".
 
-        Raises InvalidConfig, and TransferFailed when it does not start.
+        Raises InvalidConfig, and TransferFailed if the transport does not start.
         """
         ...
 
@@ -97,15 +97,15 @@ def registered(
 
 
 def paced(transport: Transport, max_gbit_per_s: float) -> Transport:
-    """The transport itself for 0, which sets no limit."""
+    """0 sets no limit: returns the transport itself."""
     if not max_gbit_per_s:
         return transport
     return PacedTransport(transport, bytes_per_s=max_gbit_per_s * 1e9 / 8)
 
 
 class PacedTransport:
-    """Sends no faster than it may: a shared link stays usable for others, and a fast machine can
-    stand for a slower link. It paces whole writes: it waits for what is left of each one's time.
+    """Limits the send rate, so that a shared link stays usable for others and a fast machine can
+    emulate a slower link. It paces whole writes: after each, it sleeps until its time is over.
     """
 
     def __init__(

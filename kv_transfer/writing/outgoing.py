@@ -1,11 +1,11 @@
-"""One handoff on its way out, and the thread that ships for all of them.
+"""One outgoing handoff, and the thread that ships all of them.
 
     compute thread      layer_ready(layer, pages) ─┐
-    shipping thread                                └─▶ plan, sum, transport.write, batch by batch
+    shipping thread                                └─▶ plan, checksum, transport.write: by batches
     event loop          await finish()   or   await stop(reason)
 
 Until `finish` or `stop` has returned, the source pages that were ready and the slot must not be
-written or given back. What the threads share is guarded by the lane's condition.
+written or freed. The lane's condition guards what the threads share.
 """
 
 from __future__ import annotations
@@ -50,13 +50,13 @@ class IncompleteHandoff(AssertionError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShipLimits:
-    """How much may be under way at once."""
+    """Limits on what may be queued or in flight at once."""
 
     max_batch_items: int = 512
     max_batch_bytes: int = 16 << 20
     """Also bounds how long a stop waits: for one batch."""
     max_waiting_bytes: int = 256 << 20
-    """Before `layer_ready` blocks. Waiting costs no memory: the bytes stay where they are."""
+    """Beyond this, `layer_ready` blocks. Waiting costs no memory: the bytes stay in the cache."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,13 +67,13 @@ class ShipResult:
     exposed_transfer_s: float
     """From the last `layer_ready` until everything had arrived."""
     checksums: Checksums
-    """Empty when they are switched off."""
+    """Empty if checksums are off."""
 
 
 class Lane:
-    """`changed` guards this lane and everything that its jobs share with other threads.
+    """A thread and its queue. `changed` guards both, and what jobs share with other threads.
 
-    Jobs run without holding it. They must not raise.
+    Jobs run without holding `changed`. They must not raise.
     """
 
     def __init__(self, name: str, *, max_waiting_bytes: int) -> None:
@@ -86,14 +86,14 @@ class Lane:
         self._thread.start()
 
     def wait_for_room(self, num_bytes: int, is_wanted: Callable[[], bool]) -> None:
-        """Returns when the bytes fit, or when `is_wanted()` has become false. Needs `changed`.
+        """Returns when the bytes fit or `is_wanted()` is false. The caller must hold `changed`.
 
-        More bytes than the whole queue may hold fit when it is empty.
+        An empty queue takes any number of bytes.
         """
         self.changed.wait_for(lambda: self._fits(num_bytes) or not is_wanted())
 
     def put(self, run: Callable[[], None], num_bytes: int) -> None:
-        """Queues a job. Needs `changed`."""
+        """Queues a job. The caller must hold `changed`."""
         if self._is_closed:
             raise RuntimeError("the lane is closed")
         self._jobs.append((run, num_bytes))
@@ -138,19 +138,19 @@ class ShippingTools:
 
 
 class Outgoing:
-    """`HandoffWriter.begin` makes one. Methods may be called from any thread."""
+    """Made by `HandoffWriter.begin`. Any thread may call its methods."""
 
     def __init__(self, route: Route, tools: ShippingTools, on_end: Callable[[], None]) -> None:
         self.state: WriterState = Shipping()
         self.outcome: PrefillOutcome | None = None
-        """What goes with the commit."""
+        """Sent with the commit."""
         self._route = route
         self._tools = tools
         self._on_end = on_end
         self._waiters: list[Future[None]] = []
         self._ready: set[tuple[int, int]] = set()
         self._last_ready_at = tools.clock()
-        # Written by the shipping thread alone, read after the end.
+        # Only the shipping thread writes these. They are read after the end.
         self._crcs: dict[tuple[int, int], int] = {}
         self._shipped_bytes = 0
         self._transfer_s = 0.0
@@ -159,16 +159,16 @@ class Outgoing:
 
     @property
     def is_open(self) -> bool:
-        """False once it failed, was stopped or is complete: computing on for it is in vain."""
+        """False once it has failed, stopped or completed: there is no point in computing more."""
         return isinstance(self.state, Shipping | Draining)
 
     def layer_ready(self, layer: int, *, pages: range, with_slot: bool = False) -> None:
-        """These pages of the sequence (0 is the prompt's first) are complete in this layer.
+        """Ships these pages of the sequence (0 is the prompt's first), complete in this layer.
 
-        `with_slot`: so are the layer's recurrent and convolution state, for good. Pages that the
-        reader holds already are skipped; a page named twice is shipped twice, and the last counts.
-        Returns at once, unless more than `max_waiting_bytes` wait; after a failure or stop it does
-        nothing.
+        `with_slot`: also ships the layer's recurrent and convolution state, which are final. Skips
+        pages that the reader already holds. A page named twice is shipped twice, and the last copy
+        wins. Returns at once, unless more than `max_waiting_bytes` wait. Does nothing after a
+        failure or stop.
         """
         computed = self._tools.memory.queued()
         for piece in self._route.pieces(layer, pages, with_slot=with_slot):
@@ -176,10 +176,10 @@ class Outgoing:
         self._last_ready_at = self._tools.clock()
 
     async def finish(self) -> ShipResult:
-        """Call after the last `layer_ready`. Returns when every byte is in the reader's memory; a
-        second time, at once.
+        """Call after the last `layer_ready`. Returns when every byte is in the reader's memory. A
+        second call returns at once.
 
-        Raises TransferFailed when a write failed, Cancelled when somebody asked to stop.
+        Raises TransferFailed if a write failed, Cancelled if the handoff was stopped.
         """
         with self._tools.lane.changed:
             if isinstance(self.state, Shipping):
@@ -195,12 +195,12 @@ class Outgoing:
         return self._result
 
     async def stop(self, reason: str) -> None:
-        """No further write starts; returns when none is in flight. Any number of times."""
+        """Starts no further write, and returns when none is in flight. May be called repeatedly."""
         self.ask_to_stop(reason)
         await self._ended()
 
     def ask_to_stop(self, reason: str) -> None:
-        """As `stop`, without waiting."""
+        """Like `stop`, without waiting."""
         self._advance(StopAsked(reason))
 
     def _queue(self, piece: Piece, computed: Callable[[], None]) -> None:
@@ -213,7 +213,7 @@ class Outgoing:
                 lane.put(lambda: self._ship(piece, computed), piece.num_bytes)
 
     def _ship(self, piece: Piece, computed: Callable[[], None]) -> None:
-        """On the shipping thread. A GPU may not have `computed` it yet."""
+        """Runs on the shipping thread. `computed` waits until a GPU has computed the piece."""
         with self._tools.lane.changed:
             self._advance(PieceStarted())
             if not self.is_open:
@@ -225,7 +225,7 @@ class Outgoing:
         except TransferFailed as error:
             event = PieceFailed(str(error))
         except Exception as error:
-            # The thread ships for other turns too; this one ends.
+            # The thread also ships for other turns. Only this handoff fails.
             logger.exception("a piece could not be shipped")
             event = PieceFailed(f"{type(error).__name__}: {error}")
         self._arrived_at = self._tools.clock()
@@ -266,7 +266,7 @@ class Outgoing:
 
     async def _ended(self) -> None:
         waiter: Future[None] = Future()
-        # Running: a cancelled caller must not cancel what the shipping thread will set.
+        # Marked as running, so that a cancelled caller cannot cancel it under the shipping thread.
         waiter.set_running_or_notify_cancel()
         with self._tools.lane.changed:
             if self._is_ended:

@@ -3,9 +3,9 @@
     source units   4 5 6 . 9        pairs (4,0) (5,1) (6,7) (9,8)
     target units   0 1 ... 7 8      ⇒ [4,5]→[0,1]   [6]→[7]   [9]→[8]
 
-Neighbours on both sides become one fragment. Fields are planned one by one: two arrays that happen
-to touch are registered apart, and a transport may refuse a fragment that crosses from one to the
-other. Pure: nothing here reads memory.
+Units that are adjacent on both sides become one fragment. Each field is planned separately: two
+adjacent arrays are registered separately, and a transport may refuse a fragment that spans both.
+Pure: nothing here reads memory.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from segue.cache.layout import CacheField, Unit
 
 @dataclass(frozen=True, slots=True)
 class Fragment:
-    """One contiguous run of bytes. Addresses are of the two processes."""
+    """One contiguous run of bytes, with its address in each of the two processes."""
 
     source_address: int
     target_address: int
@@ -35,13 +35,13 @@ def plan_units(
 ) -> list[Fragment]:
     """Fragments that copy each source unit to its target unit, in order of source address.
 
-    Raises ValueError when two sources go to one target, IndexError when a unit does not exist.
+    Raises ValueError if two sources have the same target, IndexError if a unit does not exist.
     """
     unit_bytes = source.field.unit_bytes
     fragments: list[Fragment] = []
     ordered = sorted(pairs)
     if len({to for _, to in ordered}) != len(ordered):
-        raise ValueError(f"two {source.field.unit}s would be written to one place: {ordered}")
+        raise ValueError(f"two {source.field.unit}s have the same target: {ordered}")
     for source_unit, target_unit in ordered:
         one = Fragment(source.address(source_unit), target.address(target_unit), unit_bytes)
         if fragments and _touch(fragments[-1], one):
@@ -61,7 +61,7 @@ def _touch(first: Fragment, second: Fragment) -> bool:
 def batches(
     fragments: Sequence[Fragment], *, max_items: int, max_bytes: int
 ) -> Iterator[list[Fragment]]:
-    """The same bytes in the same order, at most so many fragments and bytes at a time.
+    """Splits the fragments, in order, into batches of at most `max_items` and `max_bytes`.
 
     A fragment larger than `max_bytes` is cut.
     """
@@ -88,7 +88,7 @@ def _cut(fragment: Fragment, max_bytes: int) -> Iterator[Fragment]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Piece:
-    """Units of one field that became ready together, counted from the first that is shipped."""
+    """Units of one field that became ready together, numbered from the first that is shipped."""
 
     field_index: int
     field: CacheField
@@ -106,7 +106,7 @@ class Route:
     source: MemoryMap
     target: MemoryMap
     first_page: int
-    """Of the sequence: the reader holds the pages before it."""
+    """The sequence's first page to ship; the reader holds the pages before it."""
     source_pages: tuple[PageId, ...]
     target_pages: tuple[PageId, ...]
     source_slot: SlotId
@@ -123,7 +123,7 @@ class Route:
     ) -> Self:
         """`source_pages` are all pages of the prompt, the resident ones included.
 
-        Raises InvalidRequest when the ticket names units that are not there, or other pages.
+        Raises InvalidRequest if the ticket names units that do not exist, or too many or few pages.
         """
         _require_units(ticket, target)
         first_page = ticket.resident_tokens // source.layout.page_tokens
@@ -144,7 +144,7 @@ class Route:
         )
 
     def pieces(self, layer: int, pages: range, *, with_slot: bool) -> Iterator[Piece]:
-        """What is to be shipped of a layer whose pages (0 is the sequence's first) are ready."""
+        """What to ship of a layer when these pages (0 is the sequence's first) are ready."""
         first = self.first_page
         numbers = {
             Unit.PAGE: range(max(0, pages.start - first), pages.stop - first),
@@ -169,12 +169,12 @@ class Route:
 
 
 def _require_units(ticket: Ticket, target: MemoryMap) -> None:
-    """What the ticket names must be there: addresses are computed from it."""
+    """The ticket's units must exist: addresses are computed from them."""
     page_tokens = target.layout.page_tokens
     if ticket.resident_tokens % page_tokens:
         raise InvalidRequest(
-            f"ticket {ticket.ticket_id} begins after {ticket.resident_tokens} tokens, which is no "
-            f"page's end: a page has {page_tokens}"
+            f"ticket {ticket.ticket_id} starts after {ticket.resident_tokens} tokens, which is not "
+            f"a page boundary: a page has {page_tokens}"
         )
     named = {Unit.PAGE: max(ticket.page_ids, default=0), Unit.SLOT: ticket.slot_id}
     for region in target.regions():

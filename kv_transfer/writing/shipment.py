@@ -1,12 +1,12 @@
-"""The life of one handoff as its writer sees it; `handoff` is the reader's side.
+"""The states of one handoff on the writer's side; `handoff` has the reader's side.
 
     Shipping ──AllQueued──▶ Draining ──the last PieceArrived──▶ Shipped
         └───────┬─────────────┘ └──PieceFailed──▶ Failed
             StopAsked ──▶ Stopping, while a piece is moving ──▶ Stopped
 
-A piece is what became ready together: some units of one field. One thread moves pieces, so at most
-one is moving. Until a final state is reached the source units must stay as they are; once it is,
-nothing is in flight and nothing will be. Pure, like the other side.
+A piece is a group of units of one field that became ready together. One thread moves pieces, so at
+most one is moving. The source units must not change until a final state is reached. From then on
+nothing is in flight and nothing will be. Pure, like the reader's side.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from segue.api.errors import IllegalTransition
 
 @dataclass(frozen=True, slots=True)
 class Shipping:
-    """Pieces become ready while the prompt is computed. The source units must stay as they are."""
+    """Pieces become ready while the prompt is computed. The source units must not change."""
 
     num_waiting: int = 0
     is_moving: bool = False
@@ -53,7 +53,7 @@ class Failed:
 
 @dataclass(frozen=True, slots=True)
 class Stopped:
-    """Final: we were told to stop, nothing is in flight."""
+    """Final: a stop was requested, nothing is in flight."""
 
     reason: str
 
@@ -73,7 +73,7 @@ class PieceStarted:
 
 @dataclass(frozen=True, slots=True)
 class PieceArrived:
-    """Or was left unwritten because a stop was asked for: either way nothing is in flight."""
+    """It arrived, or was left unwritten because of a stop. Either way nothing is in flight."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +103,7 @@ def advance_writer(state: WriterState, event: WriterEvent) -> WriterState:
         case Stopping():
             return _from_stopping(state, event)
         case Shipped() if isinstance(event, PieceQueued):
-            # Not late news: a piece that was counted out would be missing from the handoff.
+            # A bug, not a late event: the piece would be missing from the handoff.
             raise _illegal(state, event)
         case Shipped() | Failed() | Stopped():
             return state

@@ -1,4 +1,4 @@
-"""The writer's side of all handoffs of a process: begins them, and answers fences."""
+"""The writer's side of all handoffs of a process: starts them, and answers fences."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from segue.api.errors import NotFound, StaleEpoch
 from segue.api.types import PageId, SlotId
 
 MAX_ENDED_TICKETS = 65536
-"""How many used tickets are remembered, and how many that were fenced before they were used, so
-that none is written into again."""
+"""How many used tickets are remembered, and how many that were fenced before use, so that none is
+written into again."""
 
 
 class HandoffWriter:
-    """One per process, with the one thread that moves bytes. Methods may be called from any thread.
+    """One per process, with the one thread that moves bytes. Any thread may call its methods.
 
-    `memory_map` describes our cache, registered with `transport`; both outlive the writer.
+    `memory_map` describes our cache, registered with `transport`; both must outlive the writer.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class HandoffWriter:
             computes_checksums=verify_checksums,
         )
         self._active: dict[TicketId, Outgoing] = {}
-        # Apart: however many fences come, they push no used ticket out.
+        # Kept separately, so that fences cannot push out used tickets.
         self._ended: FIFOCache[TicketId, None] = FIFOCache(MAX_ENDED_TICKETS)
         self._fenced: FIFOCache[TicketId, None] = FIFOCache(MAX_ENDED_TICKETS)
 
@@ -60,13 +60,13 @@ class HandoffWriter:
         source_pages: Sequence[PageId],
         source_slot: SlotId,
     ) -> Outgoing:
-        """Starts to ship into `ticket`. `reader_map` is what `Peers.meet` answered.
+        """Starts to ship into `ticket`. `reader_map` is the result of `Peers.meet`.
 
         `source_pages` are all pages of the prompt in sequence order, the resident ones included.
-        They and the slot must not be written or given back until the returned handoff's `finish` or
-        `stop` has returned, except that a page is written before it is named in `layer_ready`.
-        Raises NotFound for a ticket that was used or fenced, StaleEpoch and LayoutMismatch for a
-        map of another life or kind, InvalidRequest when the pages do not match the ticket.
+        They and the slot must not be written or freed until the returned handoff's `finish` or
+        `stop` has returned, except that a page may be written before it is named in `layer_ready`.
+        Raises NotFound if the ticket was used or fenced, StaleEpoch if the map is of another life,
+        LayoutMismatch if the layouts differ, InvalidRequest if the pages do not match the ticket.
         """
         if reader_map.epoch != ticket.reader.epoch:
             raise StaleEpoch(
@@ -93,7 +93,7 @@ class HandoffWriter:
         await outgoing.stop("the reader gave up")
 
     def close(self) -> None:
-        """Stops what is under way and ends the thread. Blocks for one batch at most."""
+        """Stops all handoffs and ends the thread. Blocks for at most one batch."""
         with self._tools.lane.changed:
             for outgoing in list(self._active.values()):
                 outgoing.ask_to_stop("the worker is closing")

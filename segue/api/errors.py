@@ -104,4 +104,4 @@ class Cancelled(SegueError):
 
 
 class IllegalTransition(AssertionError):
-    """An event that cannot happen in this state: a bug of ours."""
+    """An event that cannot happen in this state: a bug in Segue."""

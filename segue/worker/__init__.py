@@ -1,1 +1,1 @@
-"""What both kinds of workers are made of: process, memory, engine thread."""
+"""The common parts of both kinds of workers: process, memory, engine thread."""

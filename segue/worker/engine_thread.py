@@ -1,8 +1,8 @@
-"""The engine thread: it owns the sequences, asyncio owns everything else, messages go between.
+"""The engine thread owns the sequences, asyncio everything else. The two exchange messages.
 
     asyncio ─ submit(command) ─▶ inbox ─▶ engine thread: step(commands) ─ publish(call) ─▶ asyncio
 
-The thread sleeps while a step has left nothing to do and no command came.
+The thread sleeps when the last step left no work and there is no command.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class EngineLoop(Generic[Command]):
     """Runs `step(commands) -> has_work` in one thread until closed.
 
     An exception that escapes `step` ends the thread and is handed to `on_crash` on the event loop:
-    an engine in an unknown state must not go on.
+    an engine in an unknown state must not continue.
     """
 
     def __init__(

@@ -1,8 +1,8 @@
 """Which errors of an engine end a turn, and which end the process.
 
-An error in what is one sequence's own ends that sequence. An error in a pass ends the sequences of
-that pass: what they have in the cache may be half written. When the next pass fails as well, it is
-the engine that is broken, and not a sequence: then the process must not go on.
+An error that concerns one sequence ends that sequence. An error in a pass ends all sequences of
+that pass: their part of the cache may be half written. If the next pass fails as well, the engine
+is broken and not a sequence: then the process must not continue.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ class Failures:
         self._has_failed = False
 
     def passed(self) -> None:
-        """A pass went well."""
+        """A pass succeeded."""
         self._has_failed = False
 
     def of_pass(self, error: Exception) -> SegueError:
-        """What the sequences of the pass hear; they may be run again elsewhere. Raises `error`
-        when the pass before failed too.
+        """The error for the sequences of the pass, which may be retried elsewhere. Raises `error`
+        if the previous pass failed too.
         """
         if self._has_failed:
             raise error
@@ -35,7 +35,7 @@ class Failures:
         return Unavailable(f"a pass over this turn and others failed: {_described(error)}")
 
     def of_sequence(self, error: Exception) -> SegueError:
-        """What the sequence hears whose own affair it was."""
+        """The error for a sequence that failed by itself."""
         logger.error("a sequence failed; its turn ends", exc_info=error)
         return SegueError(f"the turn could not be computed: {_described(error)}")
 

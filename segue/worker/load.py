@@ -1,4 +1,4 @@
-"""From a model's name and `[engine]` to a runner with its memory."""
+"""Loads a runner and its memory, from a model's name and `[engine]`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 class LoadedModel:
     folder: Path
     engine: EngineConfig
-    """As asked for, with `cache_bytes` and `max_running` as they came out."""
+    """As configured, with the resulting `cache_bytes` and `max_running`."""
     runner: ModelRunner
     sizes: PoolSizes
 
@@ -31,10 +31,10 @@ class LoadedModel:
 def load_runner(
     model: str, engine: EngineConfig, *, max_drafts: int = 0, with_scratch: bool = False
 ) -> LoadedModel:
-    """`max_drafts`: of each running sequence, where the model can draft. `with_scratch`: see
+    """`max_drafts`: for each running sequence, if the model can draft. `with_scratch`: see
     `ModelRunner.load`.
 
-    Raises InvalidCheckpoint, and InvalidConfig when the memory does not suffice.
+    Raises InvalidCheckpoint, and InvalidConfig if there is not enough memory.
     """
     require_device(engine.device)
     if engine.num_threads:
@@ -54,11 +54,11 @@ def load_runner(
         if not _is_lack_of_memory(error):
             raise
         raise InvalidConfig(
-            f"the memory of {engine.device} does not suffice for weights and a cache of [engine] "
+            f"the memory of {engine.device} is too small for the weights and a cache of [engine] "
             f"cache_bytes = {engine.cache_bytes}: lower it, or serve a smaller checkpoint ({error})"
         ) from error
     logger.info(
-        "memory set aside, of [engine] cache_bytes, max_running and the model's context",
+        "cache allocated, sized by [engine] cache_bytes, max_running and the model's context",
         extra={
             "num_pages": sizes.num_pages,
             "page_tokens": engine.page_tokens,
@@ -73,8 +73,8 @@ def load_runner(
 
 
 def _settled(need: WorkerNeed, engine: EngineConfig) -> EngineConfig:
-    """With a number for `cache_bytes`, where `segue serve` did not settle it. Raises InvalidConfig
-    when the weights do not fit.
+    """Sets `cache_bytes` to a number, if `segue serve` has not done so. Raises InvalidConfig if the
+    weights do not fit.
     """
     if isinstance(engine.cache_bytes, int):
         return engine
@@ -85,14 +85,14 @@ def _settled(need: WorkerNeed, engine: EngineConfig) -> EngineConfig:
     host = read_host_memory()
     if host is None:
         raise InvalidConfig(
-            '[engine] cache_bytes = "auto" needs to know how much memory is free, and this system '
-            "does not say (no /proc/meminfo): set a number of bytes"
+            '[engine] cache_bytes = "auto" needs to know how much memory is free, but this system '
+            "has no /proc/meminfo: set a number of bytes"
         )
     return planned_alone(need, engine, host)
 
 
 def _is_lack_of_memory(error: BaseException) -> bool:
-    """Torch says it in a RuntimeError for a CPU."""
+    """On a CPU, torch raises a RuntimeError for it."""
     words = str(error)
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(
         hint in words for hint in ("can't allocate memory", "unable to mmap", "out of memory")
@@ -100,7 +100,7 @@ def _is_lack_of_memory(error: BaseException) -> bool:
 
 
 def require_device(device: str) -> None:
-    """Raises InvalidConfig when it is not there."""
+    """Raises InvalidConfig if the device is not available."""
     if device == "cuda" and not torch.cuda.is_available():
         raise InvalidConfig(
             '[engine] device = "cuda", but torch sees no GPU here: check the driver, '

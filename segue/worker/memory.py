@@ -1,4 +1,4 @@
-"""A worker's memory in both tiers: accounts, and the tensors behind them."""
+"""A worker's memory in both tiers: unit pools, and the tensors behind them."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ logger = logging.getLogger(__name__)
 def tiers_of(
     loaded: LoadedModel, engine: EngineConfig, *, worth: EvictionCost, clock: Callable[[], float]
 ) -> Tiers:
-    """All free. Raises InvalidConfig when the host's share is too small to be of use."""
+    """All units are free. Raises InvalidConfig if the host tier is too small to be useful."""
     layout = loaded.runner.layout
     sizes = host_pool_sizes(layout, engine)
     if engine.host_cache_bytes:
         logger.info(
-            "host memory set aside, of [engine] host_cache_bytes",
+            "host cache allocated, sized by [engine] host_cache_bytes",
             extra={"num_pages": sizes.num_pages, "num_slots": sizes.num_slots},
         )
     device = loaded.runner.tensors

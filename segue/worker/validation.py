@@ -1,7 +1,7 @@
-"""What a worker asks of a turn before it takes it: the model must be able to run all of it.
+"""A worker's checks of a turn before it takes it: the model must be able to run all of it.
 
-The router has asked the same. But an id that the model does not have would end the engine that the
-other turns here run on, so nobody's word is taken for it.
+The router has checked the same. But a token id outside the vocabulary would end the engine that
+other turns run on, so a worker does not rely on the router's check.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ def check_turn(turn: TurnSpec, model: ModelConfig) -> None:
     validate_prompt(turn.context.tokens, model.vocab_size)
     if turn.context.media:
         raise InvalidRequest(
-            f"the prompt has {len(turn.context.media)} images or videos, and this model is served "
+            f"the prompt has {len(turn.context.media)} images or videos, but this model is served "
             "for text only"
         )
     room = model.max_position_embeddings - num_prompt

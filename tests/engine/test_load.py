@@ -47,5 +47,5 @@ def test_a_number_that_the_allocator_refuses_is_said_with_its_setting() -> None:
     # As many pages as could be used of so many sequences at once: 128 TiB.
     engine = EngineConfig(num_threads=1, cache_bytes=1 << 47, max_running=1 << 22)
 
-    with pytest.raises(InvalidConfig, match=r"memory of cpu does not suffice.*cache_bytes = 14073"):
+    with pytest.raises(InvalidConfig, match=r"memory of cpu is too small.*cache_bytes = 14073"):
         load_runner("demo", replace(engine, max_checkpoints=0))

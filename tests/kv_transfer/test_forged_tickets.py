@@ -19,7 +19,7 @@ from tests.kv_transfer.pair import Pair
     [
         ({"page_ids": (PageId(0), PageId(1), PageId(16))}, "page 16, but decode-0 has 16"),
         ({"slot_id": SlotId(3)}, "slot 3, but decode-0 has 3"),
-        ({"resident_tokens": 3}, "begins after 3 tokens, which is no page's end"),
+        ({"resident_tokens": 3}, "starts after 3 tokens, which is not a page boundary"),
         ({"resident_tokens": 400}, "3 pages after the first 100, the prompt has 0"),
         ({"page_ids": (PageId(0),)}, "1 pages after the first 0, the prompt has 3"),
     ],

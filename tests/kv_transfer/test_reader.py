@@ -199,7 +199,9 @@ def test_an_abort_frees_at_once_because_the_writer_has_stopped(desk: Desk) -> No
     desk.reader.abort(ticket.ticket_id, Epoch(1), "again")
 
     assert desk.node.pages.counts().free == 16
-    assert desk.world.lost() == {"turn-a": "turn turn-a did not arrive: prefill ran out of pages"}
+    assert desk.world.lost() == {
+        "turn-a": "the prompt of turn turn-a did not arrive: prefill ran out of pages"
+    }
 
 
 def test_an_abort_of_another_life_is_refused_and_one_of_no_ticket_is_late_news(desk: Desk) -> None:
@@ -223,7 +225,9 @@ def test_what_expires_is_quarantined_until_the_fence_is_answered(desk: Desk) -> 
 
     assert (fence.ticket_id, fence.writer.worker_id) == (ticket.ticket_id, "prefill-0")
     assert desk.node.pages.counts().quarantined == 4
-    assert desk.world.lost() == {"turn-a": "turn turn-a did not arrive: the ticket expired"}
+    assert desk.world.lost() == {
+        "turn-a": "the prompt of turn turn-a did not arrive: the ticket expired"
+    }
     desk.reader.fenced(ticket.ticket_id)
     assert desk.node.pages.counts().free == 16
     assert desk.reader.fence_pending() == []
@@ -240,7 +244,7 @@ def test_a_later_life_of_the_writer_ends_reservation_and_quarantine(desk: Desk) 
 
     assert desk.node.pages.counts().free == 16
     assert desk.world.lost() == {
-        "turn-a": "turn turn-a did not arrive: the writer died",
+        "turn-a": "the prompt of turn turn-a did not arrive: the writer died",
         "turn-b": "released",
     }
 

@@ -236,7 +236,7 @@ async def test_a_ticket_that_is_not_as_its_reader_issued_it_is_refused(
     assert ticket.page_ids == (0, 1, 2)
     altered = dataclasses.replace(ticket, **change)  # type: ignore[arg-type]  # a test's values
 
-    with pytest.raises(InvalidRequest, match="its seal does not fit"):
+    with pytest.raises(InvalidRequest, match="its seal does not match"):
         await cluster.begin(altered)
 
     assert cluster.world.network.written == []
@@ -247,7 +247,7 @@ async def test_a_ticket_of_another_reader_does_not_fit(cluster: Cluster, world: 
     other = world.reserve(world.reader(world.node("decode-0")), cluster.source)
     mine = cluster.reserve("turn-a")
 
-    with pytest.raises(InvalidRequest, match="its seal does not fit"):
+    with pytest.raises(InvalidRequest, match="its seal does not match"):
         await cluster.begin(dataclasses.replace(other, reader=mine.reader))
 
 
