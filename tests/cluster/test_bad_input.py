@@ -11,6 +11,7 @@ from router.turn.calls import TurnCall
 from router.turn.links import worker_calls
 from segue.api.errors import InvalidRequest, Unavailable, UnknownPrefix
 from segue.api.types import Role, TextInput
+from segue.internal.v1 import transfer_pb2
 from segue.internal.v1 import worker_pb2 as wire
 from segue.internal.v1.worker_pb2_grpc import DecodeWorkerStub
 from segue.launch.cluster import Cluster
@@ -198,7 +199,7 @@ async def test_a_worker_refuses_a_turn_that_builds_on_what_it_has_not(
     async with Client(ray_cluster.address) as client:
         (decode, *_) = [w for w in (await client.status()).workers if w.role is Role.DECODE]
     turn = wire.TurnSpec(
-        turn_id="a", prefix=wire.PrefixName(num_tokens=16, digest=b"never heard of it")
+        turn_id="a", prefix=transfer_pb2.PrefixName(num_tokens=16, digest=b"never heard of it")
     )
     turn.prefix.digest = turn.prefix.digest[:16]
 

@@ -39,7 +39,8 @@ async def test_drafts_from_a_sessions_memory_on_decode_are_the_oracles(
         loaded.append(load_runner(model, engine, max_drafts=max_drafts, with_scratch=with_scratch))
         return loaded[-1]
 
-    monkeypatch.setattr("decode_worker.__main__.load_runner", load)
+    # The decode worker loads last.
+    monkeypatch.setattr("kv_transfer.worker.load_runner", load)
     async with local_cluster(path, Config(engine=ENGINE)) as cluster:
         for num_tokens in (100, 70):
             history += [int(t) for t in torch.randint(1, 300, (num_tokens,)).tolist()]
@@ -56,8 +57,8 @@ async def test_drafts_from_a_sessions_memory_on_decode_are_the_oracles(
         match = worker._memory.cache.match(Prompt(history))
         assert match.checkpoint is not None
         position = match.checkpoint.num_tokens
-        own_page = loaded[0].sizes.num_pages - 1
-        drafter = loaded[0].runner.drafter(
+        own_page = loaded[-1].sizes.num_pages - 1
+        drafter = loaded[-1].runner.drafter(
             [
                 DraftStart(
                     position=position,
