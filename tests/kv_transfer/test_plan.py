@@ -33,7 +33,7 @@ def test_the_order_in_which_units_are_named_does_not_hide_neighbours() -> None:
 
 
 def test_two_units_never_go_to_one_place() -> None:
-    with pytest.raises(ValueError, match="to one place"):
+    with pytest.raises(ValueError, match="two pages have the same target"):
         plan_units(SOURCE, TARGET, [(0, 3), (1, 3)])
 
 
