@@ -26,7 +26,7 @@ from prefill_worker.worker import PrefillWorker
 from router.__main__ import running as running_router
 from segue.engine.served_model import ServedModel
 from segue.launch.config import Config
-from segue.launch.serve import wait_until_ready
+from segue.launch.ready import wait_until_ready
 from segue.model.config import ModelConfig
 from segue.sdk.client import Client
 from segue.worker.process import WorkerOptions

@@ -183,7 +183,7 @@ def _address_of(actor: Any, process: str, timeout_s: float) -> str:
 
 def _await_joined(address: str, config: Config) -> None:
     """Waits until every worker has joined the router, so that the first turn finds all of them."""
-    from segue.launch.serve import wait_until_ready
+    from segue.launch.ready import wait_until_ready
 
     wanted = config.cluster.prefill + config.cluster.decode
     wait_until_ready(address, num_workers=wanted, timeout_s=30.0, clock=time.monotonic)

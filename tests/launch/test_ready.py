@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from segue.api.cluster_status import ClusterStatus, RouterStatus, WorkerHealth, WorkerStatus
 from segue.api.types import Epoch, Role, WorkerId
-from segue.launch.serve import missing_of
+from segue.launch.ready import missing_of
 
 
 def cluster(*, ready: bool = True, **healths: WorkerHealth) -> ClusterStatus:
