@@ -29,9 +29,11 @@ def read_file(path: Path | None) -> Mapping[str, Any]:
     if path is None:
         return {}
     try:
-        text = path.read_text()
+        text = path.read_text("utf-8")
     except OSError as error:
         raise InvalidConfig(f"cannot read configuration {path}: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise InvalidConfig(f"{path} is not valid TOML: it is not UTF-8 ({error})") from None
     return read_text(text, str(path))
 
 

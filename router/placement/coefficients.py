@@ -55,12 +55,14 @@ def expected_speed(own: Speed | None, pooled: Speed) -> Speed:
     if own is None:
         return pooled
     compute, link, step, hidden_share = own
-    return Speed(
+    speed = (
         compute if compute.num_observed >= _TRUSTED_AFTER else pooled.compute,
         link if link.num_observed >= _TRUSTED_AFTER else pooled.link,
         step if step.num_observed >= _TRUSTED_AFTER else pooled.step,
         hidden_share,
     )
+    # In half the time of `Speed(…)`: a decision asks for several.
+    return tuple.__new__(Speed, speed)
 
 
 # Orders of magnitude of a 35B-A3B model on one GPU with a 100 Gbit/s link; the first observation

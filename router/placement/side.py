@@ -110,4 +110,6 @@ def side_of(
     else:
         excluded = _NONE
     queue_s = node.queue_s(speed)
-    return Side(node.worker_id, held, speed, queue_s, excluded, needed_pages, running_turns)
+    side = (node.worker_id, held, speed, queue_s, excluded, needed_pages, running_turns)
+    # In half the time of `Side(…)`: a decision looks at several.
+    return tuple.__new__(Side, side)

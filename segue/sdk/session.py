@@ -162,8 +162,9 @@ class Session:
                 timeout_s=timeout_s,
             )
 
-        began_at = time.monotonic()
+        time_left_s = timeout_s
         if self._num_kept:
+            began_at = time.monotonic()
             try:
                 new = stream(continuation(chat, self._num_kept, self._chain.of(chat)), timeout_s)
                 async with contextlib.aclosing(new) as events:
@@ -173,7 +174,8 @@ class Session:
             # The router refuses before the first event, so nothing was yielded yet.
             except UnknownHistory:
                 self._num_kept = 0
-        time_left_s = timeout_s and timeout_s - (time.monotonic() - began_at)
+                if timeout_s is not None:
+                    time_left_s = timeout_s - (time.monotonic() - began_at)
         async with contextlib.aclosing(stream(chat, time_left_s)) as events:
             async for event in events:
                 yield event

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from segue.api.errors import InvalidConfig
-from segue.config import read_text
+from segue.config import read_file, read_text
 from segue.engine.config import EngineConfig, PoolSizes, host_pool_sizes, pool_sizes
 from segue.launch.config import ClusterConfig, Config
 from tests.kv_transfer.world import LAYOUT
@@ -34,6 +36,14 @@ from tests.kv_transfer.world import LAYOUT
 def test_what_is_wrong_with_a_file_is_said(text: str, reason: str) -> None:
     with pytest.raises(InvalidConfig, match=reason):
         Config.from_sections(read_text(text, "segue.toml"))
+
+
+def test_a_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "segue.toml"
+    path.write_bytes(b"\xff\xfe")
+
+    with pytest.raises(InvalidConfig, match=r"segue.toml is not valid TOML: it is not UTF-8"):
+        read_file(path)
 
 
 def test_what_is_in_force_reads_back_to_the_same() -> None:

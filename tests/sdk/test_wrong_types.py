@@ -183,6 +183,7 @@ def test_a_client_outside_of_an_event_loop_says_where_it_belongs() -> None:
         (lambda c: c.status(timeout_s="5"), "timeout_s must be a number of seconds"),
         (lambda c: c.session().pause("5"), "pause must be a number of seconds"),
         (lambda c: c.session().fork(5), "session_id must be a text"),
+        (lambda c: anext(c.session().turn("x", timeout_s="5")), "timeout_s must be a number of s"),
     ],
 )
 async def test_a_call_refuses_another_type_before_anything_is_sent(call: Any, message: str) -> None:
