@@ -200,7 +200,9 @@ def generate(
     repetition_penalty: Annotated[float | None, typer.Option()] = None,
     presence_penalty: Annotated[float | None, typer.Option()] = None,
     frequency_penalty: Annotated[float | None, typer.Option()] = None,
-    logprobs: Annotated[int | None, typer.Option(help="Alternatives to report.")] = None,
+    logprobs: Annotated[
+        int | None, typer.Option(help="Alternatives to report; needs --json.")
+    ] = None,
     seed: Seed = None,
     stop: Annotated[list[str] | None, typer.Option(help="Stop string; may repeat.")] = None,
     stop_id: Annotated[list[int] | None, typer.Option(help="Stop token; may repeat.")] = None,
@@ -214,6 +216,8 @@ def generate(
         turn_input = with_template_options(turn_input, thinking, chat_template_kwargs)
     elif thinking is not None or chat_template_kwargs:
         raise InvalidRequest("--thinking and --chat-template-kwargs need --messages")
+    if logprobs is not None and not as_json:
+        raise InvalidRequest("--logprobs needs --json: without it only the text is printed")
     sampling = SamplingParams(
         temperature=temperature,
         top_k=top_k,

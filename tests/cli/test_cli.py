@@ -303,6 +303,7 @@ def test_where_nothing_listens_it_says_how_to_start(said: Said, command: list[st
         (["generate", "--prompt", "x", "--temperature", "-1"], "temperature must be between"),
         (["generate", "--messages", "/nowhere.json"], "cannot read /nowhere.json"),
         (["generate", "--prompt", "x", "--thinking"], "need --messages"),
+        (["generate", "--prompt", "x", "--logprobs", "2"], "--logprobs needs --json"),
         (["serve", "--config", "/nowhere.toml"], "cannot read configuration /nowhere.toml"),
         (["serve", "--prefill", "0"], "[cluster] prefill must be >= 1, got 0"),
     ],
