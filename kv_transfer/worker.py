@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
@@ -83,7 +84,7 @@ AnyTurn = TypeVar("AnyTurn", bound=RunningTurn)
 Command = TypeVar("Command")
 
 
-class HandoffWorker(Generic[AnyTurn, Command]):
+class HandoffWorker(ABC, Generic[AnyTurn, Command]):
     """One event loop owns it. A subclass sets `_engine`, runs turns, and keeps them in `_turns`."""
 
     _engine: EngineLoop[Command]
@@ -156,9 +157,9 @@ class HandoffWorker(Generic[AnyTurn, Command]):
         for turn in list(self._turns.values()):
             await turn.over.wait()
 
+    @abstractmethod
     def _interrupt_all(self, turns: Mapping[TurnId, AnyTurn]) -> None:
         """Ends these turns with an error."""
-        raise NotImplementedError
 
     async def close(self) -> None:
         turns = dict(self._turns)
