@@ -10,9 +10,9 @@ import contextlib
 import logging
 import secrets
 from array import array
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 from router.placement.estimate import Decision, Mode, Placement
 from router.placement.placing import TurnPlacing
@@ -41,6 +41,7 @@ from router.turn.lifecycle import (
     holders,
     outcome_of,
 )
+from segue.api.cluster_status import WorkerStatus
 from segue.api.errors import Cancelled, DeadlineExceeded, NotResident, SegueError, UnknownPrefix
 from segue.api.turn import (
     ComputedOnDecode,
@@ -63,6 +64,7 @@ _STARTED_WAITS_S = 0.02
 _CLIENT_IS_EARLY_S = 0.1
 
 TurnEvents: TypeAlias = tuple[TurnEvent, ...]
+Reply = TypeVar("Reply")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -176,41 +178,38 @@ class Turn:
         self, name: str, placement: Placement, source: PromptSource
     ) -> tuple[Placement, TurnCall, Reserved | PrefillStarted]:
         timeout_s = self._time_left()
-        prefix = self._context.placing.known_prefix(placement.decode)
-        while True:
-            turn = NamedTurn(name, self.spec, prefix)
+
+        async def start(turn: NamedTurn) -> tuple[TurnCall, Reserved | PrefillStarted]:
             call = self._call = self._context.workers.start(
                 placement.decode, turn, source, timeout_s=timeout_s
             )
             if self._interruption is not None:
                 call.fail(self._interruption)
-            try:
-                started = await call.read()
-            except UnknownPrefix:
-                if prefix is None:
-                    raise
-                # The worker no longer has the prefix.
-                prefix = None
-                continue
+            started = await call.read()
             assert isinstance(started, Reserved | PrefillStarted), "the first event of every call"
-            return placement, call, started
+            return call, started
+
+        return placement, *await self._with_known_prefix(name, placement.decode, start)
 
     async def _prefill(self, name: str, placement: Placement, reserved: Reserved) -> None:
         """Makes prefill compute and write the prompt; returns when decode has all of it."""
-        placing = self._context.placing
-        holder = placing.reserved(reserved.ticket.resident_tokens, reserved.checkpoint_tokens)
-        prefix = placing.known_prefix(placement.prefill)
-        while True:
-            turn = NamedTurn(name, self.spec, prefix)
-            try:
-                return await self._context.workers.prefill(
-                    placement.prefill, turn, reserved.ticket, holder
-                )
-            except UnknownPrefix:
-                if prefix is None:
-                    raise
-                # The worker no longer has the prefix.
-                prefix = None
+        holder = self._context.placing.reserved(
+            reserved.ticket.resident_tokens, reserved.checkpoint_tokens
+        )
+
+        async def prefill(turn: NamedTurn) -> None:
+            await self._context.workers.prefill(placement.prefill, turn, reserved.ticket, holder)
+
+        await self._with_known_prefix(name, placement.prefill, prefill)
+
+    async def _with_known_prefix(
+        self, name: str, worker: WorkerStatus, send: Callable[[NamedTurn], Awaitable[Reply]]
+    ) -> Reply:
+        """Sends the worker only the tokens that it lacks; all of them if it has lost the prefix."""
+        if (prefix := self._context.placing.known_prefix(worker)) is not None:
+            with contextlib.suppress(UnknownPrefix):
+                return await send(NamedTurn(name, self.spec, prefix))
+        return await send(NamedTurn(name, self.spec, None))
 
     def _place(self) -> Decision:
         decision = self._context.placing.place(self._avoid)

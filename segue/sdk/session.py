@@ -4,22 +4,40 @@ from __future__ import annotations
 
 import contextlib
 import time
+import uuid
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import Protocol
 
-from segue.api.checks import require_seconds
-from segue.api.errors import NotFound, UnknownHistory
+from segue.api.checks import require_label, require_seconds
+from segue.api.errors import InvalidRequest, NotFound, UnknownHistory
 from segue.api.history import DigestChain, continuation
 from segue.api.messages import THINK_END, split_reasoning
 from segue.api.turn import FinishReason, TokenDelta, TurnEnd, TurnEvent
-from segue.api.types import ChatInput, Message, SamplingParams, SessionId, StopConditions
+from segue.api.types import ChatInput, Message, SamplingParams, SessionId, StopConditions, TurnInput
 from segue.sdk.message_input import MessageInput, as_message, new_messages
 from segue.sdk.tool_calls import read_answer
 from segue.text.conversation import read_template_kwargs
 
-if TYPE_CHECKING:
-    from segue.sdk.client import Client
+
+class SessionCalls(Protocol):
+    """What a session asks of the cluster; `segue.sdk.client.Client` documents each call."""
+
+    def stream(
+        self,
+        turn_input: TurnInput,
+        *,
+        session_id: str = "",
+        sampling: SamplingParams | None = None,
+        stop: StopConditions | None = None,
+        timeout_s: float | None = None,
+    ) -> AsyncGenerator[TurnEvent, None]: ...
+
+    async def fork_session(self, parent_id: str, child_id: str) -> None: ...
+
+    async def renew_session(
+        self, session_id: str, lease_s: float | None = None, *, pause_s: float | None = None
+    ) -> float: ...
 
 
 class Session:
@@ -31,7 +49,7 @@ class Session:
 
     def __init__(
         self,
-        client: Client,
+        client: SessionCalls,
         session_id: SessionId,
         messages: Sequence[Message],
         *,
@@ -42,6 +60,7 @@ class Session:
         self.session_id = session_id
         self.messages = list(messages)
         self._num_kept = 0
+        self._num_turns = 0
         self._chain = DigestChain()
         self._client = client
         self._tools = tools
@@ -54,13 +73,15 @@ class Session:
         What the cluster keeps of this session serves both. If it keeps nothing any more, the
         child's first turn costs more.
         """
-        child = self._client.session(
-            child_id,
+        require_label("session_id", "" if child_id is None else child_id)
+        child = Session(
+            self._client,
+            SessionId(child_id or uuid.uuid4().hex),
+            self.messages,
             tools=self._tools,
             enable_thinking=self._enable_thinking,
             chat_template_kwargs=self._chat_template_kwargs,
         )
-        child.messages = list(self.messages)
         child._num_kept = self._num_kept
         with contextlib.suppress(NotFound):
             await self._client.fork_session(self.session_id, child.session_id)
@@ -90,7 +111,11 @@ class Session:
         the caller leaves early, does not change the history. With `continue_final_message` the last
         message is the start of the answer (or of its `reasoning`, if that is named), and the stream
         continues from there.
+
+        Turns come one after the other: if another one starts before this one ends, the answer
+        cannot be remembered, and InvalidRequest is raised instead of the last event.
         """
+        self._num_turns = number = self._num_turns + 1
         added = new_messages(new)
         self.messages[:] = [
             as_message(one, f"session.messages[{index}]") for index, one in enumerate(self.messages)
@@ -110,6 +135,12 @@ class Session:
                 if isinstance(event, TokenDelta):
                     text.append(event.text)
                 if isinstance(event, TurnEnd):
+                    if self._num_turns != number:
+                        raise InvalidRequest(
+                            "another turn of this session started before this one ended, so this "
+                            "answer is not remembered: wait for a turn's end before the next one, "
+                            "or fork the session"
+                        )
                     answer = "".join(text)
                     self._remember(chat, answer, event.kept_messages, is_whole=_is_whole(event))
                 yield event

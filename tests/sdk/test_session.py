@@ -4,6 +4,7 @@ by heart.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import AsyncGenerator
 from dataclasses import replace
 from typing import Any, cast
@@ -150,6 +151,26 @@ async def test_options_are_those_of_the_session_and_of_its_child() -> None:
     with pytest.raises(InvalidRequest, match="JSON can express"):
         client.session(chat_template_kwargs={"a": object()})
     await client.close()
+
+
+async def test_a_turn_that_another_one_overtakes_is_not_lost_silently() -> None:
+    talk = session(ByHeart("first", "second"))
+    async with contextlib.aclosing(talk.turn("a")) as first:
+        await anext(first)
+        assert await say(talk, "b") == Message(role="assistant", content="second")
+        with pytest.raises(InvalidRequest, match="wait for a turn's end"):
+            async for _ in first:
+                pass
+
+    assert [message.content for message in talk.messages] == ["b", "second"]
+
+
+async def test_a_turn_that_the_caller_left_does_not_disturb_the_next_one() -> None:
+    talk = session(ByHeart("first", "second"))
+    left = talk.turn("a")
+    await anext(left)
+    assert await say(talk, "b") == Message(role="assistant", content="second")
+    await left.aclose()
 
 
 LONE = "a\ud800"
