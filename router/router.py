@@ -8,6 +8,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import AsyncGenerator, Iterable, Iterator
+from dataclasses import replace
 
 from router.admission import Admission
 from router.config import RouterConfig
@@ -23,9 +24,11 @@ from router.turn.meter import TurnMeter
 from router.turn.turn import Turn, TurnContext, TurnEvents
 from segue.api.cluster_status import ClusterStatus, RouterStatus, WorkerHealth, WorkerStatus
 from segue.api.errors import Cancelled, InvalidRequest, SegueError, Unavailable
+from segue.api.history import digests
 from segue.api.turn import TokenDelta, TurnEnd
-from segue.api.types import Role, TurnId, TurnRequest
+from segue.api.types import ChatInput, Role, SessionId, TurnId, TurnRequest
 from segue.process.telemetry import Clock, RateMeter, about_turn
+from segue.text.limits import num_characters
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +37,8 @@ logger = logging.getLogger(__name__)
 _MAX_MESSAGES_PER_S = 5_000
 # Shortest time between two messages of one turn, however few run: a reader would not notice less.
 _MIN_PAUSE_S = 0.005
+# Above this, a request's digests are computed in a thread: more than about a millisecond.
+_LONG_CHARACTERS = 500_000
 # The outcomes of turns that `segue status` adds up.
 _FINISHED = ("stop", "length")
 _CANCELLED = ("cancelled", "disconnected", "deadline")
@@ -92,6 +97,8 @@ class Router:
         with about_turn(request.turn_id), meter.errors(), contextlib.ExitStack() as admitted:
             with meter.refusals():
                 admitted.enter_context(self._admission.admit())
+                request = await self._find_session(request)
+                admitted.enter_context(self.table.running(request.session_id))
                 completed = self._complete(request)
                 built = await self._encode(completed)
             placing = self.placing.turn(built.spec, known=completed.known, num_kept=built.num_kept)
@@ -124,6 +131,20 @@ class Router:
             return False
         turn.interrupt(Cancelled(f"turn {turn_id} was cancelled"))
         return True
+
+    async def _find_session(self, request: TurnRequest) -> TurnRequest:
+        """The request with the session that its chat continues, if its client does not know it.
+        Raises InvalidRequest if the input is too large."""
+        if request.session_hint is None:
+            return request
+        chat, hint = request.input, request.session_hint
+        session_id = SessionId(hint)
+        if isinstance(chat, ChatInput):
+            self.limits.validate(chat, 0)
+            is_long = num_characters(chat) > _LONG_CHARACTERS
+            chain = await asyncio.to_thread(digests, chat) if is_long else digests(chat)
+            session_id = self.table.find(chat, chain, hint)
+        return replace(request, session_id=session_id, session_hint=None)
 
     def _complete(self, request: TurnRequest) -> Completed:
         """Raises UnknownHistory, and InvalidRequest if the input is too large."""

@@ -8,8 +8,10 @@ costs time and nothing else.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -18,12 +20,13 @@ from cachetools import LRUCache
 from router.placement.explain import Decided, explanation_of
 from router.placement.node import WorkerNode
 from router.placement.side import Held, Residency
+from router.sessions.finding import Histories, choose_session
 from router.sessions.history import Completed, History, TurnTokens, history_after, num_rerendered
 from segue.api.cluster_status import SessionInfo, WorkerStatus
 from segue.api.errors import NotFound
 from segue.api.explanation import Explanation
 from segue.api.turn import FinishReason, TurnEnd
-from segue.api.types import Epoch, Role, SessionId, WorkerId
+from segue.api.types import ChatInput, Epoch, Role, SessionId, WorkerId
 from segue.text.session_prompt import PromptRecord
 
 # Workers of each role to remember: a session that moves away and comes back finds what it left.
@@ -147,8 +150,8 @@ class SessionTable:
     def __init__(self, *, max_sessions: int, history_bytes: int) -> None:
         self._placements = itertools.count(1)
         self._sessions: LRUCache[SessionId, SessionRecord] = LRUCache(max_sessions)
-        self._histories: LRUCache[SessionId, History]
-        self._histories = LRUCache(history_bytes, History.size_bytes)
+        self._histories = Histories(history_bytes)
+        self._num_running: Counter[SessionId] = Counter()
         self._tokens: LRUCache[SessionId, TurnTokens] = LRUCache(_MAX_TOKENS, len)
         self._decided: LRUCache[SessionId, Decided] = LRUCache(_MAX_EXPLAINED)
 
@@ -181,6 +184,41 @@ class SessionTable:
 
     def history(self, session_id: SessionId) -> History | None:
         return self._histories.get(session_id)
+
+    def find(self, chat: ChatInput, chain: Sequence[bytes], hint: str) -> SessionId:
+        """The session that the chat continues, or a new one. `chain` holds the chat's digests."""
+        num_same, sessions = self._histories.find(chain)
+        found = choose_session(
+            chat,
+            hint,
+            num_same=num_same,
+            sessions=sessions,
+            is_continued=lambda session_id: (
+                len(self._histories[session_id].digests) == num_same
+                and session_id not in self._num_running
+            ),
+            is_known=lambda session_id: (
+                session_id in self._sessions
+                or session_id in self._histories
+                or session_id in self._num_running
+            ),
+        )
+        if found.parent is not None:
+            self.fork_history(found.parent, found.session_id)
+            if found.parent in self._sessions:
+                self.fork(found.parent, found.session_id)
+        return found.session_id
+
+    @contextlib.contextmanager
+    def running(self, session_id: SessionId) -> Iterator[None]:
+        """Within the block, a turn of the session runs: `find` does not return it."""
+        self._num_running[session_id] += 1
+        try:
+            yield
+        finally:
+            self._num_running[session_id] -= 1
+            if not self._num_running[session_id]:
+                del self._num_running[session_id]
 
     def tokens(self, session_id: SessionId) -> TurnTokens | None:
         """The tokens of the session's last turn."""

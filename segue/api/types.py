@@ -81,6 +81,9 @@ class TurnRequest:
     input: TurnInput
     sampling: SamplingParams = field(default_factory=SamplingParams)
     stop: StopConditions = field(default_factory=StopConditions)
+    session_hint: str | None = None
+    """If set, in place of `session_id`: the router finds the session that the chat continues, or
+    starts one. The text is the client's own name for the conversation, or empty."""
 
     def __post_init__(self) -> None:
         require_type(
@@ -93,6 +96,13 @@ class TurnRequest:
         require_type("stop", self.stop, StopConditions, "StopConditions")
         require_label("session_id", self.session_id)
         require_label("turn_id", self.turn_id)
+        if self.session_hint is not None:
+            require_label("session_hint", self.session_hint)
+            require(
+                not self.session_id,
+                "a turn names its session (session_id) or lets the router find it (session_hint), "
+                "not both",
+            )
         continues = isinstance(self.input, ChatInput) and self.input.continues is not None
         require(
             bool(self.session_id) or not continues,

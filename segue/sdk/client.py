@@ -153,6 +153,7 @@ class Client:
         turn_input: TurnInput,
         *,
         session_id: str = "",
+        session_hint: str | None = None,
         turn_id: str = "",
         sampling: SamplingParams | None = None,
         stop: StopConditions | None = None,
@@ -162,10 +163,13 @@ class Client:
 
         Fields that `sampling` and `stop` leave unset get the checkpoint's defaults, and the answer
         may be as long as context and memory allow. Without a seed, each turn gets its own.
+        `session_hint` replaces `session_id` for a caller that sends the whole conversation each
+        time: the router finds the session that it continues (`TurnRequest.session_hint`).
         """
         require_seconds("timeout_s", timeout_s)
         request = TurnRequest(
             session_id=SessionId(session_id),
+            session_hint=session_hint,
             turn_id=TurnId(turn_id),
             input=turn_input,
             sampling=SamplingParams() if sampling is None else sampling,
@@ -184,6 +188,7 @@ class Client:
         turn_input: TurnInput,
         *,
         session_id: str = "",
+        session_hint: str | None = None,
         turn_id: str = "",
         sampling: SamplingParams | None = None,
         stop: StopConditions | None = None,
@@ -194,6 +199,7 @@ class Client:
         events = self.stream(
             turn_input,
             session_id=session_id,
+            session_hint=session_hint,
             turn_id=turn_id,
             sampling=sampling,
             stop=stop,

@@ -198,11 +198,21 @@ class GenerateRequest(_message.Message):
     TOKEN_IDS_FIELD_NUMBER: _builtins.int
     SAMPLING_FIELD_NUMBER: _builtins.int
     STOP_FIELD_NUMBER: _builtins.int
+    SESSION_HINT_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     """Chosen by the client. If empty, the session is not retained."""
     turn_id: _builtins.str
     """Chosen by the client, for Cancel. If empty, the router chooses one."""
     text: _builtins.str
+    session_hint: _builtins.str
+    """In place of session_id, for a client that sends the whole conversation each time and knows no
+    sessions: the router finds the session whose messages the chat continues, and forks it if that
+    session has gone on, or is running a turn. Otherwise it starts one. TurnStarted names it.
+
+    The text is the client's own name for the conversation, such as a header's value, or empty.
+    Sessions are searched by their messages alone, so a request about something else may have the
+    same name.
+    """
     @_builtins.property
     def chat(self) -> Global___ChatInput: ...
     @_builtins.property
@@ -221,13 +231,19 @@ class GenerateRequest(_message.Message):
         token_ids: Global___TokenIds | None = ...,
         sampling: Global___Sampling | None = ...,
         stop: Global___Stop | None = ...,
+        session_hint: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["chat", b"chat", "input", b"input", "sampling", b"sampling", "stop", b"stop", "text", b"text", "token_ids", b"token_ids"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_session_hint", b"_session_hint", "chat", b"chat", "input", b"input", "sampling", b"sampling", "session_hint", b"session_hint", "stop", b"stop", "text", b"text", "token_ids", b"token_ids"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chat", b"chat", "input", b"input", "sampling", b"sampling", "session_id", b"session_id", "stop", b"stop", "text", b"text", "token_ids", b"token_ids", "turn_id", b"turn_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_session_hint", b"_session_hint", "chat", b"chat", "input", b"input", "sampling", b"sampling", "session_hint", b"session_hint", "session_id", b"session_id", "stop", b"stop", "text", b"text", "token_ids", b"token_ids", "turn_id", b"turn_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__session_hint: _TypeAlias = _typing.Literal["session_hint"]  # noqa: Y015
+    _WhichOneofArgType__session_hint: _TypeAlias = _typing.Literal["_session_hint", b"_session_hint"]  # noqa: Y015
     _WhichOneofReturnType_input: _TypeAlias = _typing.Literal["chat", "text", "token_ids"]  # noqa: Y015
     _WhichOneofArgType_input: _TypeAlias = _typing.Literal["input", b"input"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__session_hint) -> _WhichOneofReturnType__session_hint | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType_input) -> _WhichOneofReturnType_input | None: ...
 
 Global___GenerateRequest: _TypeAlias = GenerateRequest  # noqa: Y015

@@ -229,6 +229,7 @@ def request_to_wire(request: TurnRequest) -> pb.GenerateRequest:
     wire = pb.GenerateRequest(
         session_id=request.session_id,
         turn_id=request.turn_id,
+        session_hint=request.session_hint,
         sampling=sampling_to_wire(request.sampling),
         stop=stop_to_wire(request.stop),
     )
@@ -261,6 +262,7 @@ def request_from_wire(
     return TurnRequest(
         session_id=SessionId(request.session_id),
         turn_id=TurnId(request.turn_id) or default_turn_id,
+        session_hint=request.session_hint if request.HasField("session_hint") else None,
         input=_input_from_wire(request),
         sampling=sampling_from_wire(request.sampling, default_seed=default_seed),
         stop=stop_from_wire(request.stop),

@@ -1,0 +1,91 @@
+"""A client that sends the whole conversation each time gets a resident session all the same."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from segue.api.errors import InvalidRequest
+from segue.api.turn import TokenDelta, TurnEnd, TurnStarted, Usage
+from segue.api.types import ChatInput, Message, SamplingParams, SessionId, StopConditions
+from segue.sdk.client import Client
+from tests.cluster.conftest import local_cluster
+
+SYSTEM = Message(role="system", content="Answer in one short sentence, and say nothing else.")
+GREEDY = SamplingParams(temperature=0)
+
+
+@dataclass(frozen=True)
+class Turn:
+    session_id: SessionId
+    text: str
+    usage: Usage
+
+    @property
+    def computed(self) -> int:
+        """Prompt tokens that no worker had."""
+        return self.usage.prompt_tokens - self.usage.cached_tokens - self.usage.pulled_tokens
+
+
+async def turn(client: Client, messages: list[Message], hint: str = "") -> Turn:
+    text, session_id = "", SessionId("")
+    chat = ChatInput(messages=tuple(messages))
+    async for event in client.stream(
+        chat, session_hint=hint, sampling=GREEDY, stop=StopConditions(max_tokens=24)
+    ):
+        match event:
+            case TurnStarted():
+                session_id = event.session_id
+            case TokenDelta():
+                text += event.text
+            case TurnEnd():
+                return Turn(session_id, text, event.usage)
+    raise AssertionError("a stream ends with a TurnEnd")
+
+
+def answered(messages: list[Message], answer: str, question: str) -> list[Message]:
+    return [
+        *messages,
+        Message(role="assistant", content=answer),
+        Message(role="user", content=question),
+    ]
+
+
+async def test_the_next_turn_of_a_stateless_client_computes_only_what_is_new(demo: Path) -> None:
+    async with local_cluster(demo) as cluster:
+        client = cluster.client
+        messages = [SYSTEM, Message(role="user", content="My name is Anna and I live in Lisbon.")]
+        first = await turn(client, messages)
+        for question in ("Where do I live?", "What is my name?", "Count from 1 to 10."):
+            before = len(messages)
+            messages = answered(messages, first.text, question)
+            last, first = first, await turn(client, messages)
+            assert first.session_id == last.session_id, before
+            assert first.usage.rerendered_tokens == 0
+            # The last state is kept at a page's end.
+            new = first.usage.prompt_tokens - last.usage.prompt_tokens
+            assert first.computed <= new + 16
+
+        left, right = await asyncio.gather(
+            turn(client, answered(messages, first.text, "Where do I live?")),
+            turn(client, answered(messages, first.text, "Say brillig 3 times.")),
+        )
+        assert left.session_id != right.session_id
+        assert first.session_id in (left.session_id, right.session_id)
+        for fork in (left, right):
+            assert fork.computed <= fork.usage.prompt_tokens - first.usage.prompt_tokens + 16
+
+        listed = {session.session_id for session in await client.sessions()}
+        assert {left.session_id, right.session_id} <= listed
+        named = await turn(client, messages, hint="agent-7")
+        assert named.session_id == "agent-7"
+
+
+async def test_a_session_is_named_or_found_but_not_both(demo: Path) -> None:
+    async with local_cluster(demo) as cluster:
+        chat = ChatInput(messages=(SYSTEM,))
+        with pytest.raises(InvalidRequest, match="not both"):
+            await cluster.client.generate(chat, session_id="a", session_hint="b")

@@ -1,0 +1,143 @@
+"""Which session a chat continues, for a client that sends the whole conversation each time."""
+
+from __future__ import annotations
+
+import random
+from array import array
+
+from router.sessions.finding import Histories
+from router.sessions.history import History
+from router.sessions.table import SessionTable
+from segue.api.history import digests
+from segue.api.prompt import Prompt
+from segue.api.types import ChatInput, Message, SessionId
+
+CLIENT = "claude"
+
+
+def chat(*texts: str, tools: tuple[str, ...] = ()) -> ChatInput:
+    """`s…` is the system's text, `a…` the assistant's, and every other one the user's."""
+    roles = {"s": "system", "a": "assistant"}
+    messages = (Message(role=roles.get(text[0], "user"), content=text) for text in texts)
+    return ChatInput(messages=tuple(messages), tools=tools)
+
+
+def history(about: ChatInput) -> History:
+    return History(chat=about, digests=digests(about), tokens=Prompt(array("I", [1, 2])))
+
+
+class Finder:
+    def __init__(self) -> None:
+        self.table = SessionTable(max_sessions=100, history_bytes=1 << 20)
+
+    def find(self, about: ChatInput, hint: str = "") -> SessionId:
+        return self.table.find(about, digests(about), hint)
+
+    def turn(self, about: ChatInput, hint: str = "") -> SessionId:
+        """A whole turn of the session that is found."""
+        session_id = self.find(about, hint)
+        self.table._histories[session_id] = history(about)
+        return session_id
+
+
+def test_a_conversation_that_goes_on_stays_in_its_session() -> None:
+    finder = Finder()
+    session_id = finder.turn(chat("s", "hello"))
+    assert finder.turn(chat("s", "hello", "a1", "more")) == session_id
+    assert finder.turn(chat("s", "hello", "a1", "more", "a2", "and more")) == session_id
+
+
+def test_the_same_request_again_stays_in_its_session() -> None:
+    finder = Finder()
+    assert finder.turn(chat("s", "hello")) == finder.turn(chat("s", "hello"))
+
+
+def test_two_requests_that_continue_one_history_fork_it() -> None:
+    finder = Finder()
+    session_id = finder.turn(chat("s", "hello"))
+    first, second = chat("s", "hello", "a1", "left"), chat("s", "hello", "a1", "right")
+
+    assert finder.find(first) == session_id
+    with finder.table.running(session_id):
+        fork = finder.find(second)
+        assert fork != session_id
+        assert finder.table.history(fork) == finder.table.history(session_id)
+    finder.table._histories[session_id] = history(first)
+    finder.table._histories[fork] = history(second)
+
+    assert finder.turn(chat("s", "hello", "a1", "left", "a2", "on")) == session_id
+    assert finder.turn(chat("s", "hello", "a1", "right", "a2", "on")) == fork
+
+
+def test_a_return_to_an_earlier_message_forks() -> None:
+    finder = Finder()
+    session_id = finder.turn(chat("s", "hello"))
+    finder.turn(chat("s", "hello", "a1", "more"))
+    other = finder.turn(chat("s", "hello", "a1", "something else"))
+    assert other != session_id
+    assert finder.turn(chat("s", "hello", "a1", "more", "a2", "on")) == session_id
+
+
+def test_a_side_request_of_the_same_client_does_not_displace_its_session() -> None:
+    finder = Finder()
+    tools = ('{"name": "shell"}',)
+    session_id = finder.turn(chat("s", "hello", tools=tools), CLIENT)
+    assert session_id == CLIENT
+    title = finder.turn(chat("s: write a title", "hello"), CLIENT)
+    assert title != session_id
+    assert title.startswith(CLIENT)
+    assert finder.turn(chat("s", "hello", "a1", "more", tools=tools), CLIENT) == session_id
+
+
+def test_a_common_system_message_alone_makes_no_fork() -> None:
+    finder = Finder()
+    finder.turn(chat("s", "hello"))
+    session_id = finder.find(chat("s", "what else?"))
+    assert finder.table.history(session_id) is None
+
+
+def test_a_client_continues_only_its_own_sessions() -> None:
+    finder = Finder()
+    finder.table._histories[SessionId("sdk")] = history(chat("s", "hello"))
+    assert finder.turn(chat("s", "hello", "a1", "more")) != "sdk"
+    assert finder.turn(chat("s", "hello", "a1", "more"), CLIENT) == CLIENT
+    assert finder.find(chat("s", "hello", "a1", "more", "a2", "on"), "codex") == "codex"
+
+
+def test_other_tools_or_options_are_another_conversation() -> None:
+    finder = Finder()
+    session_id = finder.turn(chat("s", "hello"))
+    assert finder.find(chat("s", "hello", "a1", "more", tools=('{"name": "f"}',))) != session_id
+
+
+def test_the_index_has_exactly_what_the_histories_start_with() -> None:
+    source = random.Random(5)
+    histories = Histories(20_000)
+    names = [SessionId(f"s{number}") for number in range(6)]
+    for _ in range(2_000):
+        session_id = source.choice(names)
+        known = histories.get(session_id)
+        texts = [m.content for m in known.chat.messages] if known else ["s"]
+        if source.random() < 0.3:
+            texts = texts[: source.randint(1, len(texts))]
+        texts = [*texts, source.choice("uvw"), "a"][:40]
+        if source.random() < 0.1:
+            histories.pop(session_id, None)
+        else:
+            histories[session_id] = history(chat(*texts))
+
+        expected: dict[bytes, set[SessionId]] = {}
+        for one in list(histories):
+            for digest in histories[one].digests:
+                expected.setdefault(digest, set()).add(one)
+        assert {digest: set(kept) for digest, kept in histories._sessions.items()} == expected
+
+
+def test_a_history_beyond_the_bound_leaves_no_trace() -> None:
+    table = SessionTable(max_sessions=10, history_bytes=3_000)
+    for number in range(50):
+        about = chat("s", f"hello {number}")
+        table._histories[SessionId(str(number))] = history(about)
+    kept = table._histories
+    assert len(kept) < 5
+    assert set(kept._indexed) == set(kept)
