@@ -97,9 +97,9 @@ class Router:
         with about_turn(request.turn_id), meter.errors(), contextlib.ExitStack() as admitted:
             with meter.refusals():
                 admitted.enter_context(self._admission.admit())
-                request = await self._find_session(request)
-                admitted.enter_context(self.table.running(request.session_id))
-                completed = self._complete(request)
+                named = await self._find_session(request)
+                admitted.enter_context(self.table.running(named.session_id))
+                completed = self._complete(named, keeps_answer=request.session_hint is not None)
                 built = await self._encode(completed)
             placing = self.placing.turn(built.spec, known=completed.known, num_kept=built.num_kept)
             turn = Turn(
@@ -146,11 +146,11 @@ class Router:
             session_id = self.table.find(chat, chain, hint)
         return replace(request, session_id=session_id, session_hint=None)
 
-    def _complete(self, request: TurnRequest) -> Completed:
+    def _complete(self, request: TurnRequest, *, keeps_answer: bool) -> Completed:
         """Raises UnknownHistory, and InvalidRequest if the input is too large."""
         known = self.table.history(request.session_id)
         self.limits.validate(request.input, characters_before(request, known))
-        return complete(request, known)
+        return replace(complete(request, known), keeps_answer=keeps_answer)
 
     async def _encode(self, completed: Completed) -> Built:
         """The turn in tokens. Raises InvalidRequest, ContextOverflow, Overloaded."""

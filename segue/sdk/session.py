@@ -9,6 +9,7 @@ from collections.abc import AsyncGenerator, Sequence
 from dataclasses import replace
 from typing import Protocol
 
+from segue.answers import read_answer
 from segue.api.checks import require_label, require_seconds
 from segue.api.errors import InvalidRequest, NotFound, UnknownHistory
 from segue.api.history import DigestChain, continuation
@@ -16,7 +17,6 @@ from segue.api.messages import THINK_END, split_reasoning
 from segue.api.turn import FinishReason, TokenDelta, TurnEnd, TurnEvent
 from segue.api.types import ChatInput, Message, SamplingParams, SessionId, StopConditions, TurnInput
 from segue.sdk.message_input import MessageInput, as_message, new_messages
-from segue.sdk.tool_calls import read_answer
 from segue.text.conversation import read_template_kwargs
 
 

@@ -18,8 +18,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from segue.answers import read_answer
 from segue.api.types import ChatInput, Message, ToolCall
-from segue.sdk.tool_calls import read_answer
 from segue.text.chat import ChatTemplate
 from segue.text.template.source import TemplateSource
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 
+from segue.answers import read_answer
 from segue.api.types import Message, ToolCall
-from segue.sdk.tool_calls import read_answer
 
 TOOLS = (
     json.dumps(

@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
-from segue.sdk.tool_calls.literals import (
+from segue.answers.literals import (
     Json,
     NotALiteral,
     check_expressible,

@@ -14,6 +14,6 @@ fold over tags that only looks back, so a streaming parser can use the same fold
 
 from __future__ import annotations
 
-from segue.sdk.tool_calls.answer import read_answer
+from segue.answers.answer import read_answer
 
 __all__ = ["read_answer"]

@@ -11,13 +11,13 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from segue.answers.literals import Json
+from segue.answers.markup import breaks_off, read_tags
+from segue.answers.reading import read_calls
+from segue.answers.schema import Schemas
+from segue.answers.steps import ParsedCall
+from segue.answers.values import read_value
 from segue.api.types import Message, ToolCall
-from segue.sdk.tool_calls.literals import Json
-from segue.sdk.tool_calls.markup import breaks_off, read_tags
-from segue.sdk.tool_calls.reading import read_calls
-from segue.sdk.tool_calls.schema import Schemas
-from segue.sdk.tool_calls.steps import ParsedCall
-from segue.sdk.tool_calls.values import read_value
 
 
 def read_answer(text: str, tools: Sequence[str], *, is_whole: bool = True) -> Message:
