@@ -239,6 +239,6 @@ class DecodeEngine:
 
 def _push(sequence: DecodeSequence, tokens: Sequence[SampledToken]) -> TokenDelta:
     """Adds to the answer the tokens that belong to it."""
-    delta = sequence.answer.push_run(tokens)
+    delta = sequence.answer.push(tokens)
     sequence.answer_ids += delta.token_ids
     return delta

@@ -58,7 +58,7 @@ class Compiled:
                 f"{self.stack_bytes} bytes of local memory, allowed {specimen.max_stack_bytes}"
             )
         if self.specialised:
-            found.append(f"specialised for {self.specialised}, which change from step to step")
+            found.append(f"specialised for {self.specialised}, which change from pass to pass")
         return tuple(found)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from segue.kernels.rounds import SIZE_NAMES
+from segue.kernels.draft_rounds import SIZE_NAMES
 
 CHIPS = {"sm_90a": 90, "sm_100a": 100}
 """Hopper and Blackwell, with Triton's numbers for them."""
@@ -16,12 +16,12 @@ TENSOR_CORES = {"sm_90a": ("wgmma.mma_async",), "sm_100a": ("tcgen05.mma",)}
 
 CHANGING = frozenset(
     {
-        *("num_rows", "num_elements", "num_tokens", "num_prompts", "num_segments", "num_runs"),
+        *("num_rows", "num_elements", "num_tokens", "num_sequences", "num_segments"),
         *("num_blocks", "num_pieces", "num_pending", "wanted_pieces", "min_tiles"),
         *("table_stride", "first_position", "shift", *SIZE_NAMES),
     }
 )
-"""Integers that change from step to step. Unless a kernel lists them in `do_not_specialize`, a
+"""Integers that change from pass to pass. Unless a kernel lists them in `do_not_specialize`, a
 launch compiles separately for 1, for multiples of 16 and for other numbers."""
 
 

@@ -10,7 +10,7 @@ from segue.api.types import PageId, Sampling, SessionId, SlotId, StopRules, Turn
 from segue.cache.prefix.cache import Hold
 from segue.cache.unit_pool import UnitState
 from segue.engine.answer import AnswerState
-from segue.engine.batch import SequenceChunk
+from segue.engine.batch import PrefillChunk
 from segue.engine.sampler import SequenceSampler
 from segue.engine.speculation.acceptance import SlotRing
 from tests.cache.prefix_world import PAGE_TOKENS, prompt
@@ -67,7 +67,7 @@ class Local(Desk):
         sequence, pages, hold = self.begin(spec)
         start = hold.num_tokens
         chunk = sequence.next_chunk(PAGE_TOKENS)
-        assert isinstance(chunk, SequenceChunk)
+        assert isinstance(chunk, PrefillChunk)
         assert chunk.positions_kept == sorted(chunk.positions_kept)
         sequence.prompt_computed(PAGE_TOKENS)
         for _ in range(num_answered):

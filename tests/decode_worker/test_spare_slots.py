@@ -46,7 +46,7 @@ async def test_a_sequence_can_draft_so_many_along_its_whole_answer(
     ring = SlotRing(slots=(state, *spare), state=state, num_tokens=0)
 
     for _ in range(3 * PAGE_TOKENS):
-        assert ring.max_run >= num_drafts + 1
+        assert ring.max_chunk_tokens >= num_drafts + 1
         ring = ring.after(ring.outputs(1), 1, PAGE_TOKENS)
 
     assert ring.checkpoint is not None

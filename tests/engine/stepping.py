@@ -98,7 +98,7 @@ def by_hand(runner: ModelRunner, asked: Sequence[Asked], num_drafts: int) -> Wen
             if s.tokens[-1] not in asked[row].end_ids
         }
         nums = {
-            row: min(num_drafts, running[row].ring.max_run - 1, num - 1)
+            row: min(num_drafts, running[row].ring.max_chunk_tokens - 1, num - 1)
             for row, num in left.items()
             if num > 0
         }

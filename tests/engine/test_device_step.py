@@ -130,7 +130,7 @@ def test_padding_and_wider_tables_change_nothing(
         assert not tensor[: len(tensor) - 1].isnan().any()
 
 
-def test_an_answer_ends_with_its_end_token_wherever_in_a_run_that_is(
+def test_an_answer_ends_with_its_end_token_wherever_in_a_decode_chunk_that_is(
     runners: tuple[ModelRunner, ModelRunner],
 ) -> None:
     one, other = runners
@@ -193,7 +193,7 @@ def test_what_kernels_are_given_is_contiguous(
 
     steps.step.run(torch.tensor([0, 1, steps.tables.pad_row]), StepShape(3, num_drafts, 2))
 
-    inner = [part for b in batches if isinstance(b, Batch) for part in (b.steps, b.hidden)]
+    inner = [part for b in batches if isinstance(b, Batch) for part in (b.decode, b.hidden)]
     tensors = [
         value
         for part in (*batches, *inner)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from segue.cache.layout import CacheField, CacheLayout, Unit
 from segue.cache.tensors import CacheTensors
-from segue.engine.batch import Run, SequenceChunk
+from segue.engine.batch import DecodeChunk, PrefillChunk
 
 VOCAB_SIZE = 256
 PAGE_TOKENS = 4
@@ -79,20 +79,20 @@ class FakeRunner:
 
     def forward(
         self,
-        chunks: Sequence[SequenceChunk | Run],
+        chunks: Sequence[PrefillChunk | DecodeChunk],
         *,
         on_layer: Callable[[int], None] = lambda layer: None,
     ) -> Tensor:
         rows = [token for chunk in chunks for token in self._compute(chunk)]
         for layer in range(2):
-            if isinstance(chunks[0], SequenceChunk):
+            if isinstance(chunks[0], PrefillChunk):
                 self.gate.pass_through()
             on_layer(layer)
         logits_RV = torch.zeros(len(rows), VOCAB_SIZE)
         logits_RV[range(len(rows)), rows] = 1000.0
         return logits_RV
 
-    def _compute(self, chunk: SequenceChunk | Run) -> list[int]:
+    def _compute(self, chunk: PrefillChunk | DecodeChunk) -> list[int]:
         pages, slots = self.tensors.of("kv", 1), self.tensors.of("recurrent", 0)
         state = 0 if chunk.slot_in is None else int(slots[chunk.slot_in, 0])
         written: dict[int, int] = {}
@@ -100,11 +100,11 @@ class FakeRunner:
         for position, token in enumerate(chunk.token_ids, chunk.start):
             pages[chunk.page_ids[position // PAGE_TOKENS], position % PAGE_TOKENS] = token
             state = written[position + 1] = _next_state(state, token)
-            if isinstance(chunk, Run) or position + 1 == chunk.end:
+            if isinstance(chunk, DecodeChunk) or position + 1 == chunk.end:
                 ids = list(chunk.page_ids[: position // PAGE_TOKENS + 1])
                 total = int(pages[ids].flatten()[: position + 1].sum())
                 rows.append(_next_token(state, total))
-        if isinstance(chunk, Run):
+        if isinstance(chunk, DecodeChunk):
             kept = list(zip(range(chunk.start + 1, chunk.end + 1), chunk.slots_out, strict=True))
         else:
             kept = list(zip(chunk.positions_kept, chunk.slots_written, strict=True))

@@ -3,11 +3,11 @@
 from segue.kernels.causal_conv.triton import (
     BLOCK_CHANNELS,
     BLOCK_TOKENS,
-    RUN_BLOCK_CHANNELS,
-    causal_conv_prompts_kernel,
-    causal_conv_runs_kernel,
+    DECODE_BLOCK_CHANNELS,
+    causal_conv_decode_kernel,
+    causal_conv_prefill_kernel,
 )
-from segue.kernels.rounds import SIZE_NAMES
+from segue.kernels.draft_rounds import SIZE_NAMES
 from segue.kernels.specimen import CHIPS, CompileCase
 
 _TENSORS = {"x_ptr": "*bf16", "weight_ptr": "*fp32", "state_ptr": "*bf16", "out_ptr": "*bf16"}
@@ -15,15 +15,15 @@ _SIZES = {"num_channels": "i32", "x_stride": "i32"}
 
 SPECIMENS = (
     CompileCase(
-        name="causal convolution, prompts",
-        kernel=causal_conv_prompts_kernel,
+        name="causal convolution, prefill",
+        kernel=causal_conv_prefill_kernel,
         arguments={
             **_TENSORS,
             "cu_tokens_ptr": "*i64",
             "slots_out_ptr": "*i64",
             "cu_segments_ptr": "*i64",
             "slots_in_ptr": "*i64",
-            "num_prompts": "i32",
+            "num_sequences": "i32",
             **_SIZES,
         },
         constants={"WIDTH": 4, "BLOCK_T": BLOCK_TOKENS, "BLOCK_C": BLOCK_CHANNELS},
@@ -32,8 +32,8 @@ SPECIMENS = (
     ),
     *(
         CompileCase(
-            name=f"causal convolution, runs of {num_rounds}",
-            kernel=causal_conv_runs_kernel,
+            name=f"causal convolution, decode, J = {num_rounds}",
+            kernel=causal_conv_decode_kernel,
             arguments={
                 **_TENSORS,
                 "slots_in_ptr": "*i64",
@@ -41,7 +41,7 @@ SPECIMENS = (
                 **dict.fromkeys(SIZE_NAMES, "i32"),
                 **_SIZES,
             },
-            constants={"NUM_ROUNDS": num_rounds, "WIDTH": 4, "BLOCK_C": RUN_BLOCK_CHANNELS},
+            constants={"NUM_ROUNDS": num_rounds, "WIDTH": 4, "BLOCK_C": DECODE_BLOCK_CHANNELS},
             aligned=frozenset(_SIZES),
             num_warps=1,
         )

@@ -1,14 +1,14 @@
 """The sizes at which the gated delta rule is compiled ahead of time: heads of 9B and 35B-A3B."""
 
+from segue.kernels.draft_rounds import SIZE_NAMES
 from segue.kernels.gated_delta_rule.reference import CHUNK_TOKENS
-from segue.kernels.gated_delta_rule.triton_prompts import (
+from segue.kernels.gated_delta_rule.triton_decode import BLOCK_V, decode_kernel
+from segue.kernels.gated_delta_rule.triton_prefill import (
     BLOCKS_V,
     prepare_kernel,
     scan_kernel,
     scan_warps,
 )
-from segue.kernels.gated_delta_rule.triton_runs import BLOCK_V, runs_kernel
-from segue.kernels.rounds import SIZE_NAMES
 from segue.kernels.specimen import CHIPS, TENSOR_CORES, CompileCase
 
 _HEADS = {"NUM_HEADS": 32, "REPEATS": 2, "K": 128}
@@ -22,7 +22,7 @@ _STRIDES = ("q_stride", "k_stride", "v_stride", "log_decay_stride", "rate_stride
 _ASYNC_COPIES = {chip: (*what, "cp.async.cg.shared.global") for chip, what in TENSOR_CORES.items()}
 
 _PREPARE = CompileCase(
-    name="gated delta rule, prompts: prepare",
+    name="gated delta rule, prefill: prepare",
     kernel=prepare_kernel,
     arguments={
         "q_ptr": "*bf16",
@@ -48,7 +48,7 @@ SPECIMENS = (
     _PREPARE,
     *(
         CompileCase(
-            name=f"gated delta rule, prompts: scan, {block_v} of V",
+            name=f"gated delta rule, prefill: scan, {block_v} of V",
             kernel=scan_kernel,
             arguments={
                 "q_ptr": "*bf16",
@@ -73,8 +73,8 @@ SPECIMENS = (
     ),
     *(
         CompileCase(
-            name=f"gated delta rule, runs of {num_rounds}",
-            kernel=runs_kernel,
+            name=f"gated delta rule, decode, J = {num_rounds}",
+            kernel=decode_kernel,
             arguments={
                 "q_ptr": "*bf16",
                 "k_ptr": "*bf16",

@@ -1,8 +1,8 @@
 """Paged attention in plain PyTorch.
 
-T packed tokens, N sequences, D of them in steps, J rounds of steps, Z pages of the pool, P pages of
-the longest sequence, O tokens of a page, Q query heads, G key/value heads (Q / G queries share
-one), X head dimension, L tokens of a sequence.
+T packed tokens, N sequences of a prefill, D sequences of a decode, J draft rounds, Z pages of the
+pool, P pages of the longest sequence, O tokens of a page, Q query heads, G key/value heads (Q / G
+queries share one), X head dimension, L tokens of a sequence.
 
 `pages` [Z, 2, G, O, X]: keys, then values, head by head, of O consecutive tokens.
 """
@@ -18,10 +18,10 @@ from torch import Tensor
 from segue.kernels.constants import indexes
 
 QUERY_BLOCK_TOKENS = 512
-"""Limits the mask size for a prompt that continues a long prefix."""
+"""Limits the mask size for a prefill that continues a long prefix."""
 
 
-def attend_steps(
+def attend_decode(
     q_DQX: Tensor,
     pages_Z2GOX: Tensor,
     *,
@@ -33,27 +33,27 @@ def attend_steps(
 
     Tokens before `first_position` are not seen. Zeros if none are left.
     """
-    num_steps, num_heads, head_dim = q_DQX.shape
-    if num_steps == 1:
+    num_sequences, num_heads, head_dim = q_DQX.shape
+    if num_sequences == 1:
         length = int(lengths_D)
         k_GLX, v_GLX = _keys_and_values(pages_Z2GOX, page_table_DP[0], length, first_position)
-        return _attend_prompt(q_DQX, k_GLX, v_GLX)
+        return _attend_prefill(q_DQX, k_GLX, v_GLX)
     num_kv_heads = pages_Z2GOX.shape[2]
     k_DGLX, v_DGLX = _of_sequences(pages_Z2GOX, page_table_DP, lengths_D, first_position)
     end = first_position + k_DGLX.shape[2]
     index_L = torch.arange(first_position, end, device=q_DQX.device)
     is_real_DL = index_L < lengths_D.unsqueeze(1)
-    # The queries that share a key head take the place of a prompt's tokens.
-    q_DGRX = q_DQX.view(num_steps, num_kv_heads, -1, head_dim)
+    # The queries that share a key head take the place of a prefill's tokens.
+    q_DGRX = q_DQX.view(num_sequences, num_kv_heads, -1, head_dim)
     mask_D11L = is_real_DL[:, None, None]
     out_DGRX = F.scaled_dot_product_attention(q_DGRX, k_DGLX, v_DGLX, attn_mask=mask_D11L)
-    out_DQX = out_DGRX.reshape(num_steps, num_heads, head_dim)
+    out_DQX = out_DGRX.reshape(num_sequences, num_heads, head_dim)
     if min(lengths_D.tolist()) <= first_position:
         out_DQX.masked_fill_((lengths_D <= first_position)[:, None, None], 0)
     return out_DQX
 
 
-def attend_runs(
+def attend_verify(
     q_TQX: Tensor,
     pages_Z2GOX: Tensor,
     *,
@@ -63,19 +63,19 @@ def attend_runs(
 ) -> Tensor:
     """Outputs [T, Q, X] of a few queries a sequence over its tokens, already stored.
 
-    Queries are stored round by round: round j has the j-th query of the first `round_sizes[j]`
-    sequences, at most as many as in the previous round. Query j of a sequence sees its first
-    `lengths + j` tokens. If `lengths` is zero there is no sequence, and outputs are zeros. A
-    sequence's keys and values are gathered once for all its queries.
+    Queries are stored one draft round after another: round j has the j-th query of the first
+    `round_sizes[j]` sequences, at most as many as in the previous round. Query j of a sequence sees
+    its first `lengths + j` tokens. If `lengths` is zero there is no sequence: outputs are zeros.
+    A sequence's keys and values are gathered once for all its queries.
     """
     num_heads, head_dim = q_TQX.shape[1:]
     num_kv_heads, num_rounds = pages_Z2GOX.shape[2], len(round_sizes)
     if round_sizes[0] == 1:
-        # A single run: its queries are like the last tokens of a prompt.
+        # A single sequence: its queries are like the last tokens of a prefill.
         length = int(lengths_D) + num_rounds - 1
         if length < num_rounds:
             return torch.zeros_like(q_TQX)
-        return _attend_prompt(q_TQX, *_keys_and_values(pages_Z2GOX, page_table_DP[0], length))
+        return _attend_prefill(q_TQX, *_keys_and_values(pages_Z2GOX, page_table_DP[0], length))
     index_J = torch.arange(num_rounds, device=q_TQX.device)
     sizes_J = torch.tensor(round_sizes, device=q_TQX.device)
     index_D1 = torch.arange(len(lengths_D), device=q_TQX.device).unsqueeze(1)
@@ -87,7 +87,7 @@ def attend_runs(
     q_DJQX = q_TQX.new_zeros(len(lengths_D), num_rounds, num_heads, head_dim)
     for j, q_EQX in enumerate(torch.split(q_TQX, list(round_sizes))):
         q_DJQX[: len(q_EQX), j] = q_EQX
-    # All queries that share a key head take the place of a prompt's tokens.
+    # All queries that share a key head take the place of a prefill's tokens.
     q_DJGRX = q_DJQX.view(*q_DJQX.shape[:2], num_kv_heads, -1, head_dim)
     q_DGJRX = q_DJGRX.transpose(1, 2)
     mask_DJL = index_L < visible_DJ.unsqueeze(-1)
@@ -100,7 +100,7 @@ def attend_runs(
     return torch.cat([out_JDQX[j, :size] for j, size in enumerate(round_sizes)])
 
 
-def attend_prompts(
+def attend_prefill(
     q_TQX: Tensor,
     pages_Z2GOX: Tensor,
     *,
@@ -118,11 +118,11 @@ def attend_prompts(
         rows = slice(bounds[n], bounds[n + 1])
         length = start + bounds[n + 1] - bounds[n]
         k_GLX, v_GLX = _keys_and_values(pages_Z2GOX, page_table_NP[n], length)
-        out_TQX[rows] = _attend_prompt(q_TQX[rows], k_GLX, v_GLX)
+        out_TQX[rows] = _attend_prefill(q_TQX[rows], k_GLX, v_GLX)
     return out_TQX
 
 
-def _attend_prompt(q_TQX: Tensor, k_GLX: Tensor, v_GLX: Tensor) -> Tensor:
+def _attend_prefill(q_TQX: Tensor, k_GLX: Tensor, v_GLX: Tensor) -> Tensor:
     """The queries are the last T of the L positions."""
     num_tokens, length = q_TQX.shape[0], k_GLX.shape[1]
     q_QTX = q_TQX.transpose(0, 1)

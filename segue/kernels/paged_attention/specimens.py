@@ -5,8 +5,8 @@
 
 from __future__ import annotations
 
-from segue.kernels.paged_attention import triton_prompts, triton_runs
-from segue.kernels.rounds import SIZE_NAMES
+from segue.kernels.draft_rounds import SIZE_NAMES
+from segue.kernels.paged_attention import triton_decode, triton_prefill
 from segue.kernels.specimen import CHIPS, TENSOR_CORES, CompileCase
 
 HEAD_DIM = 256
@@ -18,16 +18,16 @@ _PIECES = {"partial_ptr": "*fp32", "stats_ptr": "*fp32"}
 _SIZES = dict.fromkeys(SIZE_NAMES, "i32")
 
 
-def _prompts(
+def _prefill(
     name: str, *, group: int, num_kv_heads: int, page_tokens: int, whole: bool
 ) -> CompileCase:
     return CompileCase(
-        name=f"attention of prompts, {name}",
-        kernel=triton_prompts.attend_prompts_kernel,
+        name=f"attention, prefill, {name}",
+        kernel=triton_prefill.attend_prefill_kernel,
         arguments={
             **dict.fromkeys(("q_ptr", "pages_ptr", "out_ptr"), "*bf16"),
             **dict.fromkeys(("cu_tokens_ptr", "starts_ptr"), "*i64"),
-            **dict.fromkeys(("num_prompts", "num_tokens"), "i32"),
+            **dict.fromkeys(("num_sequences", "num_tokens"), "i32"),
             **_INDICES,
             **({} if whole else _PIECES),
         },
@@ -37,12 +37,12 @@ def _prompts(
             "NUM_KV_HEADS": num_kv_heads,
             "PAGE_TOKENS": page_tokens,
             "HEAD_DIM": HEAD_DIM,
-            "BLOCK_M": triton_prompts.BLOCK_M,
-            "BLOCK_N": triton_prompts.BLOCK_N,
-            "BLOCK_I": triton_prompts.BLOCK_I,
+            "BLOCK_M": triton_prefill.BLOCK_M,
+            "BLOCK_N": triton_prefill.BLOCK_N,
+            "BLOCK_I": triton_prefill.BLOCK_I,
         },
-        num_warps=triton_prompts.NUM_WARPS,
-        num_stages=triton_prompts.NUM_STAGES,
+        num_warps=triton_prefill.NUM_WARPS,
+        num_stages=triton_prefill.NUM_STAGES,
         instructions={chip: (*TENSOR_CORES[chip], *ASYNCHRONOUS) for chip in CHIPS},
         # The output's address, computed before the loops and read again after them: the accumulator
         # leaves no room for it. Nothing inside a loop is spilled.
@@ -50,15 +50,15 @@ def _prompts(
     )
 
 
-def _runs(
+def _decode(
     name: str, *, group: int, num_kv_heads: int, page_tokens: int, block_m: int
 ) -> CompileCase:
     small = dict.fromkeys(CHIPS, ("mma.sync.aligned.m16n8k16",))
     products = small if block_m < 64 else TENSOR_CORES
-    numbers = ("num_runs", "wanted_pieces", "min_tiles", "num_rows", "first_position")
+    numbers = ("num_sequences", "wanted_pieces", "min_tiles", "num_rows", "first_position")
     return CompileCase(
-        name=f"attention of runs, {name}",
-        kernel=triton_runs.attend_runs_kernel,
+        name=f"attention, decode, {name}",
+        kernel=triton_decode.attend_decode_kernel,
         arguments={
             **dict.fromkeys(("q_ptr", "pages_ptr"), "*bf16"),
             **_PIECES,
@@ -74,23 +74,23 @@ def _runs(
             "PAGE_TOKENS": page_tokens,
             "HEAD_DIM": HEAD_DIM,
             "BLOCK_M": block_m,
-            "BLOCK_N": triton_runs.BLOCK_N,
-            "BLOCK_D": triton_runs.BLOCK_D,
+            "BLOCK_N": triton_decode.BLOCK_N,
+            "BLOCK_D": triton_decode.BLOCK_D,
         },
-        num_warps=triton_runs.NUM_WARPS,
-        num_stages=triton_runs.NUM_STAGES,
+        num_warps=triton_decode.NUM_WARPS,
+        num_stages=triton_decode.NUM_STAGES,
         instructions={chip: (*products[chip], *ASYNCHRONOUS) for chip in CHIPS},
     )
 
 
 SPECIMENS = (
-    _prompts("pages of 64", group=4, num_kv_heads=4, page_tokens=64, whole=True),
-    _prompts("pages of 16, in pieces", group=8, num_kv_heads=2, page_tokens=16, whole=False),
-    _runs("16 rows, pages of 64", group=4, num_kv_heads=4, page_tokens=64, block_m=16),
-    _runs("64 rows, pages of 16", group=8, num_kv_heads=2, page_tokens=16, block_m=64),
+    _prefill("pages of 64", group=4, num_kv_heads=4, page_tokens=64, whole=True),
+    _prefill("pages of 16, in pieces", group=8, num_kv_heads=2, page_tokens=16, whole=False),
+    _decode("16 rows, pages of 64", group=4, num_kv_heads=4, page_tokens=64, block_m=16),
+    _decode("64 rows, pages of 16", group=8, num_kv_heads=2, page_tokens=16, block_m=64),
     CompileCase(
-        name="attention of runs, combined",
-        kernel=triton_runs.combine_runs_kernel,
+        name="attention, decode, combined",
+        kernel=triton_decode.combine_decode_kernel,
         arguments={
             **_PIECES,
             "pieces_ptr": "*i32",
@@ -102,10 +102,10 @@ SPECIMENS = (
         constants={"GROUP": 4, "HEAD_DIM": HEAD_DIM, "BLOCK_S": 32, "BLOCK_X": 128},
     ),
     CompileCase(
-        name="attention of prompts, combined",
-        kernel=triton_prompts.combine_prompts_kernel,
+        name="attention, prefill, combined",
+        kernel=triton_prefill.combine_prefill_kernel,
         arguments={**_PIECES, "out_ptr": "*bf16", "num_pieces": "i32"},
-        constants={"HEAD_DIM": HEAD_DIM, "BLOCK_S": triton_prompts.MAX_PIECES},
+        constants={"HEAD_DIM": HEAD_DIM, "BLOCK_S": triton_prefill.MAX_PIECES},
         num_warps=1,
     ),
 )

@@ -1,7 +1,7 @@
 """Attention of a few queries a sequence over its pages, in Triton; see `triton` for the method.
 
 Bound by reading keys and values, so the whole chip must keep reading for any mix of lengths. A
-program has the queries of one run for one key head, and a piece of the run's keys
+program has the queries of one sequence for one key head, and a piece of the sequence's keys
 (`triton_pieces`). The grid is an upper bound computed from shapes; programs past the last piece
 return at once.
 """
@@ -15,6 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from segue.kernels.draft_rounds import SIZE_NAMES, kernel_sizes
 from segue.kernels.paged_attention.triton import (
     LOWEST,
     attend_tiles,
@@ -23,8 +24,7 @@ from segue.kernels.paged_attention.triton import (
     exponent_scale,
     num_multiprocessors,
 )
-from segue.kernels.paged_attention.triton_pieces import num_tokens_of, run_of_slot
-from segue.kernels.rounds import SIZE_NAMES, kernel_sizes
+from segue.kernels.paged_attention.triton_pieces import num_tokens_of, sequence_of_slot
 
 BLOCK_N = 32
 BLOCK_D = 128
@@ -34,11 +34,11 @@ SHARED_BYTES = 227 * 1024
 MAX_WAVES = 4
 """Most pieces per resident program: smaller pieces balance sequences of different lengths."""
 
-_UNSPECIALISED = ["num_runs", "table_stride", "wanted_pieces", "min_tiles", "num_rows"]
+_UNSPECIALISED = ["num_sequences", "table_stride", "wanted_pieces", "min_tiles", "num_rows"]
 
 
 @triton.jit(do_not_specialize=[*_UNSPECIALISED, "first_position", *SIZE_NAMES])
-def attend_runs_kernel(
+def attend_decode_kernel(
     q_ptr,
     pages_ptr,
     partial_ptr,
@@ -46,7 +46,7 @@ def attend_runs_kernel(
     pieces_ptr,
     table_ptr,
     lengths_ptr,
-    num_runs,
+    num_sequences,
     table_stride,
     wanted_pieces,
     min_tiles,
@@ -73,18 +73,18 @@ def attend_runs_kernel(
     kv_head = tl.program_id(0)
     slot = tl.program_id(1)
     sizes = (size_0, size_1, size_2, size_3, size_4, size_5, size_6, size_7)
-    run, first_slot, piece_tiles = run_of_slot(
-        slot, lengths_ptr, num_runs, wanted_pieces, min_tiles, sizes, BLOCK_N, BLOCK_D
+    sequence, first_slot, piece_tiles = sequence_of_slot(
+        slot, lengths_ptr, num_sequences, wanted_pieces, min_tiles, sizes, BLOCK_N, BLOCK_D
     )
-    if run >= num_runs:
+    if sequence >= num_sequences:
         return
 
-    length = tl.load(lengths_ptr + run).to(tl.int32)
-    num_tokens = num_tokens_of(run, sizes)
+    length = tl.load(lengths_ptr + sequence).to(tl.int32)
+    num_tokens = num_tokens_of(sequence, sizes)
     rows_M = tl.arange(0, BLOCK_M)
     tokens_M = rows_M // GROUP
     inside_M = tokens_M < num_tokens
-    places_M = tl.zeros_like(rows_M) + run
+    places_M = tl.zeros_like(rows_M) + sequence
     for j in tl.static_range(len(sizes)):
         places_M += tl.where(tokens_M > j, sizes[j], 0)
     columns_X = tl.arange(0, HEAD_DIM)
@@ -95,8 +95,8 @@ def attend_runs_kernel(
 
     if (slot == first_slot) & (kv_head == 0):
         num_tiles = tl.cdiv(length + num_tokens - 1, BLOCK_N)
-        tl.store(pieces_ptr + run * 2, first_slot)
-        tl.store(pieces_ptr + run * 2 + 1, tl.cdiv(num_tiles, piece_tiles))
+        tl.store(pieces_ptr + sequence * 2, first_slot)
+        tl.store(pieces_ptr + sequence * 2 + 1, tl.cdiv(num_tiles, piece_tiles))
     first = (slot - first_slot) * piece_tiles * BLOCK_N
     stop = tl.minimum(first + piece_tiles * BLOCK_N, length + num_tokens - 1)
     max_M, sum_M, out_MX = attend_tiles(
@@ -109,7 +109,7 @@ def attend_runs_kernel(
         stop,
         first_position,
         pages_ptr + kv_head * (PAGE_TOKENS * HEAD_DIM),
-        table_ptr + tl.cast(run, tl.int64) * table_stride,
+        table_ptr + tl.cast(sequence, tl.int64) * table_stride,
         scale,
         True,
         NUM_KV_HEADS,
@@ -126,7 +126,7 @@ def attend_runs_kernel(
 
 
 @triton.jit(do_not_specialize=["num_rows", *SIZE_NAMES])
-def combine_runs_kernel(
+def combine_decode_kernel(
     partial_ptr,
     stats_ptr,
     pieces_ptr,
@@ -150,16 +150,16 @@ def combine_runs_kernel(
     head = tl.program_id(1)
     num_heads = tl.num_programs(1)
     sizes = (size_0, size_1, size_2, size_3, size_4, size_5, size_6, size_7)
-    run = place
+    sequence = place
     token = 0
     for j in tl.static_range(len(sizes)):
-        is_later = (token == j) & (run >= sizes[j])
-        run = tl.where(is_later, run - sizes[j], run)
+        is_later = (token == j) & (sequence >= sizes[j])
+        sequence = tl.where(is_later, sequence - sizes[j], sequence)
         token += is_later.to(tl.int32)
-    # The pieces of a run without tokens were never written.
-    is_padding = tl.load(lengths_ptr + run) <= 0
-    first_slot = tl.load(pieces_ptr + run * 2, mask=~is_padding, other=0).to(tl.int64)
-    num_pieces = tl.load(pieces_ptr + run * 2 + 1, mask=~is_padding, other=0)
+    # The pieces of a sequence without tokens were never written.
+    is_padding = tl.load(lengths_ptr + sequence) <= 0
+    first_slot = tl.load(pieces_ptr + sequence * 2, mask=~is_padding, other=0).to(tl.int64)
+    num_pieces = tl.load(pieces_ptr + sequence * 2 + 1, mask=~is_padding, other=0)
 
     num_kv_heads = num_heads // GROUP
     row = token * GROUP + head % GROUP
@@ -179,7 +179,7 @@ def combine_runs_kernel(
     tl.store(out_ptr + out_row * HEAD_DIM + columns_X, out_X)
 
 
-def attend_runs(
+def attend_verify(
     q_TQX: Tensor,
     pages_Z2GOX: Tensor,
     *,
@@ -192,22 +192,22 @@ def attend_runs(
     check(q_TQX, pages_Z2GOX, page_table_DP)
     num_tokens, num_heads, head_dim = q_TQX.shape
     num_kv_heads, page_tokens = pages_Z2GOX.shape[2:4]
-    num_runs, num_pages = page_table_DP.shape
-    sizes = kernel_sizes(round_sizes, num_runs=num_runs, num_rows=num_tokens)
+    num_sequences, num_pages = page_table_DP.shape
+    sizes = kernel_sizes(round_sizes, num_sequences=num_sequences, num_rows=num_tokens)
     group = num_heads // num_kv_heads
     num_rows = len(round_sizes) * group
     block_m = max(triton.next_power_of_2(num_rows), 16)
     min_tiles = max(block_m // 4, 4)
     num_resident = resident_programs(block_m, head_dim * q_TQX.element_size())
     num_resident *= num_multiprocessors(q_TQX.device)
-    wanted_pieces = pieces_wanted(num_runs, num_kv_heads, num_resident)
+    wanted_pieces = pieces_wanted(num_sequences, num_kv_heads, num_resident)
     max_pieces = triton.cdiv(triton.cdiv(num_pages * page_tokens, BLOCK_N), min_tiles)
-    num_slots = min(wanted_pieces + num_runs, num_runs * max_pieces)
+    num_slots = min(wanted_pieces + num_sequences, num_sequences * max_pieces)
     partial = q_TQX.new_empty(num_slots, num_kv_heads, num_rows, head_dim, dtype=torch.float32)
     stats = q_TQX.new_empty(num_slots, num_kv_heads, num_rows, 2, dtype=torch.float32)
-    pieces = q_TQX.new_empty(num_runs, 2, dtype=torch.int32)
+    pieces = q_TQX.new_empty(num_sequences, 2, dtype=torch.int32)
     out_TQX = torch.empty_like(q_TQX)
-    attend_runs_kernel[(num_kv_heads, num_slots)](
+    attend_decode_kernel[(num_kv_heads, num_slots)](
         q_TQX,
         pages_Z2GOX,
         partial,
@@ -215,7 +215,7 @@ def attend_runs(
         pieces,
         page_table_DP,
         lengths_D,
-        num_runs,
+        num_sequences,
         page_table_DP.stride(0),
         wanted_pieces,
         min_tiles,
@@ -234,7 +234,7 @@ def attend_runs(
         num_stages=NUM_STAGES,
     )
     block_x = min(head_dim, 128)
-    combine_runs_kernel[(num_tokens, num_heads, head_dim // block_x)](
+    combine_decode_kernel[(num_tokens, num_heads, head_dim // block_x)](
         partial,
         stats,
         pieces,
@@ -251,7 +251,7 @@ def attend_runs(
     return out_TQX
 
 
-def attend_steps(
+def attend_decode(
     q_DQX: Tensor,
     pages_Z2GOX: Tensor,
     *,
@@ -260,7 +260,7 @@ def attend_steps(
     first_position: int = 0,
 ) -> Tensor:
     """As the reference's."""
-    return attend_runs(
+    return attend_verify(
         q_DQX,
         pages_Z2GOX,
         page_table_DP=page_table_DP,
@@ -280,6 +280,7 @@ def resident_programs(block_m: int, head_bytes: int) -> int:
     return max(SHARED_BYTES // ((block_m + 2 * num_buffers * BLOCK_N) * head_bytes + 2048), 1)
 
 
-def pieces_wanted(num_runs: int, num_kv_heads: int, num_resident: int) -> int:
-    """Pieces per key head: a single run fills the chip once, several of different lengths more."""
-    return max(num_resident * min(num_runs, MAX_WAVES) // num_kv_heads, 1)
+def pieces_wanted(num_sequences: int, num_kv_heads: int, num_resident: int) -> int:
+    """Pieces per key head: a single sequence fills the chip once, several of different lengths more
+    often."""
+    return max(num_resident * min(num_sequences, MAX_WAVES) // num_kv_heads, 1)

@@ -1,4 +1,4 @@
-"""The kernels for prompts against the reference, which has laws of its own."""
+"""The kernels for prefill against the reference, which has laws of its own."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from segue.kernels import NO_SLOT
-from segue.kernels.gated_delta_rule import reference, triton_prompts
+from segue.kernels.gated_delta_rule import reference, triton_prefill
 from tests.kernels.closeness import assert_close, cumulative, ints
 from tests.kernels.delta_inputs import HEADS, Heads, inputs_of, new_state
 from tests.kernels.device import DEVICE, DTYPES
@@ -16,21 +16,23 @@ from tests.kernels.device import DEVICE, DTYPES
 def compare(
     inputs: tuple[Tensor, ...],
     state: Tensor,
-    prompts: list[list[int]],
+    sequences: list[list[int]],
     slots_in: list[int],
     slots_out: list[int],
 ) -> None:
-    """`prompts`: the lengths of each one's segments."""
+    """`sequences`: the lengths of each one's segments."""
     where = {
-        "cu_tokens_M1": cumulative([length for prompt in prompts for length in prompt]).to(DEVICE),
+        "cu_tokens_M1": cumulative([length for sequence in sequences for length in sequence]).to(
+            DEVICE
+        ),
         "slots_out_M": ints(*slots_out).to(DEVICE),
-        "cu_segments_N1": cumulative([len(prompt) for prompt in prompts]).to(DEVICE),
+        "cu_segments_N1": cumulative([len(sequence) for sequence in sequences]).to(DEVICE),
         "slots_in_N": ints(*slots_in).to(DEVICE),
     }
     before, expected_state = state.clone(), state.clone()
-    expected = reference.gated_delta_rule_prompts(*inputs, expected_state, **where)
+    expected = reference.gated_delta_rule_prefill(*inputs, expected_state, **where)
 
-    out = triton_prompts.gated_delta_rule_prompts(*inputs, state, **where)
+    out = triton_prefill.gated_delta_rule_prefill(*inputs, state, **where)
 
     assert out.dtype is torch.float32
     assert_close(out, expected, inputs[0].dtype)
@@ -48,17 +50,17 @@ def test_a_prompt(num_tokens: int, heads: Heads, dtype: torch.dtype) -> None:
     compare(inputs_of(num_tokens, heads, dtype), new_state(heads), [[num_tokens]], [slot_in], [2])
 
 
-def test_packed_prompts_with_segments_of_all_lengths() -> None:
-    prompts = [[5, 1, 64], [1], [3, 66], [130]]
+def test_packed_sequences_with_segments_of_all_lengths() -> None:
+    sequences = [[5, 1, 64], [1], [3, 66], [130]]
     slots_in, slots_out = [9, NO_SLOT, 10, NO_SLOT], [0, 1, 2, 3, 4, 5, 6]
 
-    compare(inputs_of(270, HEADS[0]), new_state(HEADS[0]), prompts, slots_in, slots_out)
+    compare(inputs_of(270, HEADS[0]), new_state(HEADS[0]), sequences, slots_in, slots_out)
 
 
 def test_a_prompt_may_end_where_it_began() -> None:
-    prompts, slots_in, slots_out = [[5, 3], [2, 2]], [6, 7], [1, 6, 7, 2]
+    sequences, slots_in, slots_out = [[5, 3], [2, 2]], [6, 7], [1, 6, 7, 2]
 
-    compare(inputs_of(12, HEADS[0]), new_state(HEADS[0]), prompts, slots_in, slots_out)
+    compare(inputs_of(12, HEADS[0]), new_state(HEADS[0]), sequences, slots_in, slots_out)
 
 
 @pytest.mark.parametrize("log_decay", [0.0, -1e-6, -50.0, -1e4])
@@ -88,7 +90,7 @@ def test_nothing_is_nothing() -> None:
     state = new_state(HEADS[0])
     before = state.clone()
 
-    out = triton_prompts.gated_delta_rule_prompts(
+    out = triton_prefill.gated_delta_rule_prefill(
         *inputs_of(0, HEADS[0]),
         state,
         cu_tokens_M1=ints(0).to(DEVICE),
@@ -103,7 +105,7 @@ def test_nothing_is_nothing() -> None:
 
 @pytest.mark.parametrize(("num_states", "expected"), [(16, 16), (28, 32), (32, 32), (128, 32)])
 def test_few_states_are_cut_into_more_blocks(num_states: int, expected: int) -> None:
-    assert triton_prompts.block_of_v(128, num_states) == expected
+    assert triton_prefill.block_of_v(128, num_states) == expected
 
 
 def test_heads_that_tensor_cores_cannot_multiply_are_refused() -> None:

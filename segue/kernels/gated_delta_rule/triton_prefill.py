@@ -1,4 +1,4 @@
-"""The gated delta rule over prompts in Triton: all chunks at once, then the states in order.
+"""The gated delta rule of prefill in Triton: all chunks at once, then the states in order.
 
 Uses the WY form of a chunk (Yang et al., *Parallelizing Linear Transformers with the Delta Rule
 over Sequence Length*, 2024; *Gated Delta Networks*, 2025) in the order with the least rounding. g
@@ -11,12 +11,12 @@ normalised, their lengths are divided out afterwards:
               outputs       = g Q S + A Y
               S ← g_end S + Kᵀ (g_end / g Y)
 
-`prepare` has a program for each chunk and head. `scan` has one for each prompt, head and block of
-V; it keeps its part of the state in registers from the prompt's first token to its last. Products
+`prepare` has a program for each chunk and head. `scan` has one for each sequence, head and block of
+V; it keeps its part of the state in registers from the sequence's first token to its last. Products
 have operands in the inputs' dtype and sums in float32; those that solve for X are in tf32.
 
-T packed tokens, N prompts, M segments, S slots, B chunks, G key heads, H value heads, K and V head
-dimensions, C tokens of a chunk.
+T packed tokens, N sequences, M prefill segments, S slots, B chunks, G key heads, H value heads, K
+and V head dimensions, C tokens of a chunk.
 """
 
 from __future__ import annotations
@@ -136,7 +136,7 @@ def scan_kernel(
     C: tl.constexpr,
     BLOCK_V: tl.constexpr,
 ):
-    head, prompt = tl.program_id(1), tl.program_id(2)
+    head, sequence = tl.program_id(1), tl.program_id(2)
     dtype = k_ptr.dtype.element_ty
     tokens_C = tl.arange(0, C)
     dims_K = tl.arange(0, K)
@@ -145,12 +145,12 @@ def scan_kernel(
     value_columns_1V = (head * V + dims_V)[None, :]
     square_CC = tokens_C[:, None] * C + tokens_C[None, :]
 
-    slot_in = tl.load(slots_in_ptr + prompt).to(tl.int64)
+    slot_in = tl.load(slots_in_ptr + sequence).to(tl.int64)
     part_KV = head * K * V + dims_K[:, None] * V + dims_V[None, :]
     state_KV = tl.load(state_ptr + slot_in * NUM_HEADS * K * V + part_KV, slot_in >= 0, other=0.0)
 
-    first_segment = tl.load(cu_segments_ptr + prompt)
-    end_segment = tl.load(cu_segments_ptr + prompt + 1)
+    first_segment = tl.load(cu_segments_ptr + sequence)
+    end_segment = tl.load(cu_segments_ptr + sequence + 1)
     for segment in range(first_segment, end_segment):
         start = tl.load(cu_tokens_ptr + segment).to(tl.int64)
         end = tl.load(cu_tokens_ptr + segment + 1).to(tl.int64)
@@ -200,7 +200,7 @@ def _inverse_length(x_CK):
     return tl.rsqrt(tl.sum(x_CK * x_CK, axis=1) + EPS)
 
 
-def gated_delta_rule_prompts(
+def gated_delta_rule_prefill(
     q_TGK: Tensor,
     k_TGK: Tensor,
     v_THV: Tensor,
@@ -217,7 +217,7 @@ def gated_delta_rule_prompts(
     check(q_TGK, k_TGK, v_THV, log_decay_TH, rate_TH, state_SHKV)
     num_tokens, num_k_heads, k_dim = q_TGK.shape
     num_heads, v_dim = v_THV.shape[1:]
-    num_segments, num_prompts = len(slots_out_M), len(slots_in_N)
+    num_segments, num_sequences = len(slots_out_M), len(slots_in_N)
     num_chunks = max_blocks(num_tokens, num_segments, CHUNK_TOKENS)
     device, dtype = q_TGK.device, q_TGK.dtype
     out_THV = torch.empty((num_tokens, num_heads, v_dim), dtype=torch.float32, device=device)
@@ -249,8 +249,8 @@ def gated_delta_rule_prompts(
         PRECISION="ieee" if dtype is torch.float32 else "tf32",
         num_warps=4,
     )
-    block_v = block_of_v(v_dim, num_heads * num_prompts)
-    scan_kernel[(v_dim // block_v, num_heads, num_prompts)](
+    block_v = block_of_v(v_dim, num_heads * num_sequences)
+    scan_kernel[(v_dim // block_v, num_heads, num_sequences)](
         q_TGK,
         k_TGK,
         v_THV,

@@ -1,9 +1,9 @@
-"""Attention of packed prompts over their pages, in Triton; see `triton` beside it for the method.
+"""Attention of packed sequences over their pages, in Triton; see `triton` beside it for the method.
 
-A program has a tile of one prompt's query rows for one key head. It finds its tile on the device:
-tiles of prompt n start at cu[n] · R / M + n, which gives each prompt as many as it needs and some
-spare ones that return at once. If there are fewer tiles than multiprocessors, as for a short turn
-after a long history, the keys of a tile are also split into pieces for several programs.
+A program has a tile of one sequence's query rows for one key head. It finds its tile on the device:
+tiles of sequence n start at cu[n] · R / M + n, which gives each sequence as many as it needs and
+some spare ones that return at once. If there are fewer tiles than multiprocessors, as for a short
+turn after a long history, the keys of a tile are also split into pieces for several programs.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ MIN_PIECE_TOKENS = 1024
 """Fewer keys are not worth a separate float32 output."""
 
 
-@triton.jit(do_not_specialize=["num_prompts", "table_stride", "num_tokens"])
-def attend_prompts_kernel(
+@triton.jit(do_not_specialize=["num_sequences", "table_stride", "num_tokens"])
+def attend_prefill_kernel(
     q_ptr,
     pages_ptr,
     out_ptr,
@@ -41,7 +41,7 @@ def attend_prompts_kernel(
     cu_tokens_ptr,
     starts_ptr,
     table_ptr,
-    num_prompts,
+    num_sequences,
     table_stride,
     num_tokens,
     scale,
@@ -56,21 +56,21 @@ def attend_prompts_kernel(
     # The last tiles run first: they see the most keys.
     tile = tl.num_programs(0) - 1 - tl.program_id(0)
     kv_head = tl.program_id(1)
-    prompt = -1
-    for begin in range(0, num_prompts, BLOCK_I):
-        prompts_I = begin + tl.arange(0, BLOCK_I)
-        inside_I = prompts_I < num_prompts
-        tokens_I = tl.load(cu_tokens_ptr + prompts_I, mask=inside_I, other=0).to(tl.int32)
-        first_tiles_I = tokens_I * GROUP // BLOCK_M + prompts_I
-        prompt += tl.sum((inside_I & (first_tiles_I <= tile)).to(tl.int32))
-    first_token = tl.load(cu_tokens_ptr + prompt).to(tl.int32)
-    num_rows = (tl.load(cu_tokens_ptr + prompt + 1).to(tl.int32) - first_token) * GROUP
-    first_row = (tile - first_token * GROUP // BLOCK_M - prompt) * BLOCK_M
+    sequence = -1
+    for begin in range(0, num_sequences, BLOCK_I):
+        sequences_I = begin + tl.arange(0, BLOCK_I)
+        inside_I = sequences_I < num_sequences
+        tokens_I = tl.load(cu_tokens_ptr + sequences_I, mask=inside_I, other=0).to(tl.int32)
+        first_tiles_I = tokens_I * GROUP // BLOCK_M + sequences_I
+        sequence += tl.sum((inside_I & (first_tiles_I <= tile)).to(tl.int32))
+    first_token = tl.load(cu_tokens_ptr + sequence).to(tl.int32)
+    num_rows = (tl.load(cu_tokens_ptr + sequence + 1).to(tl.int32) - first_token) * GROUP
+    first_row = (tile - first_token * GROUP // BLOCK_M - sequence) * BLOCK_M
     if first_row >= num_rows:
         return
 
-    # Rows are counted from the prompt's first row, tokens of this tile from its own first token, so
-    # that offsets within a tile fit into 32 bits.
+    # Rows are counted from the sequence's first row, tokens of this tile from its own first token,
+    # so that offsets within a tile fit into 32 bits.
     tile_token = first_row // GROUP
     rows_M = first_row + tl.arange(0, BLOCK_M)
     inside_M = rows_M < num_rows
@@ -82,7 +82,7 @@ def attend_prompts_kernel(
     tile_head += kv_head * (GROUP * HEAD_DIM)
     q_MX = tl.load(q_ptr + tile_head + offsets_MX, mask=inside_M[:, None], other=0.0)
 
-    start = tl.load(starts_ptr + prompt).to(tl.int32)
+    start = tl.load(starts_ptr + sequence).to(tl.int32)
     end = start + (tl.minimum(first_row + BLOCK_M, num_rows) - 1) // GROUP + 1
     piece_tokens = tl.cdiv(tl.cdiv(end, BLOCK_N), tl.num_programs(2)) * BLOCK_N
     first = tl.program_id(2) * piece_tokens
@@ -90,7 +90,7 @@ def attend_prompts_kernel(
     # First the whole tiles that all rows see, then the rest.
     unmasked = tl.minimum((start + tile_token + 1) // BLOCK_N * BLOCK_N, stop)
     pages_ptr += kv_head * (PAGE_TOKENS * HEAD_DIM)
-    table_ptr += tl.cast(prompt, tl.int64) * table_stride
+    table_ptr += tl.cast(sequence, tl.int64) * table_stride
     visible_M = start + rows_M // GROUP + 1
     max_M = tl.full([BLOCK_M], LOWEST, tl.float32)
     sum_M = tl.zeros([BLOCK_M], tl.float32)
@@ -144,7 +144,7 @@ def attend_prompts_kernel(
 
 
 @triton.jit(do_not_specialize=["num_pieces"])
-def combine_prompts_kernel(
+def combine_prefill_kernel(
     partial_ptr,
     stats_ptr,
     out_ptr,
@@ -161,7 +161,7 @@ def combine_prompts_kernel(
     tl.store(out_ptr + row * HEAD_DIM + columns_X, out_X)
 
 
-def attend_prompts(
+def attend_prefill(
     q_TQX: Tensor,
     pages_Z2GOX: Tensor,
     *,
@@ -174,11 +174,11 @@ def attend_prompts(
     out_TQX = torch.empty_like(q_TQX)
     num_tokens, num_heads, head_dim = q_TQX.shape
     num_kv_heads, page_tokens = pages_Z2GOX.shape[2:4]
-    num_prompts, num_pages = page_table_NP.shape
+    num_sequences, num_pages = page_table_NP.shape
     if not num_tokens:
         return out_TQX
     group = num_heads // num_kv_heads
-    num_tiles = num_tokens * group // BLOCK_M + num_prompts
+    num_tiles = num_tokens * group // BLOCK_M + num_sequences
     num_pieces = pieces_of_tiles(
         num_tiles * num_kv_heads, num_pages * page_tokens, num_multiprocessors(q_TQX.device)
     )
@@ -186,7 +186,7 @@ def attend_prompts(
     if num_pieces > 1:
         partial = q_TQX.new_empty(num_pieces, *q_TQX.shape, dtype=torch.float32)
         stats = q_TQX.new_empty(num_pieces, num_tokens, num_heads, 2, dtype=torch.float32)
-    attend_prompts_kernel[(num_tiles, num_kv_heads, num_pieces)](
+    attend_prefill_kernel[(num_tiles, num_kv_heads, num_pieces)](
         q_TQX,
         pages_Z2GOX,
         out_TQX,
@@ -195,7 +195,7 @@ def attend_prompts(
         cu_tokens_N1,
         starts_N,
         page_table_NP,
-        num_prompts,
+        num_sequences,
         page_table_NP.stride(0),
         num_tokens,
         exponent_scale(head_dim),
@@ -210,7 +210,7 @@ def attend_prompts(
         num_stages=NUM_STAGES,
     )
     if num_pieces > 1:
-        combine_prompts_kernel[(num_tokens * num_heads,)](
+        combine_prefill_kernel[(num_tokens * num_heads,)](
             partial, stats, out_TQX, num_pieces, HEAD_DIM=head_dim, BLOCK_S=MAX_PIECES, num_warps=1
         )
     return out_TQX
@@ -220,13 +220,13 @@ def pieces_of_tiles(num_tiles: int, num_keys: int, num_multiprocessors: int) -> 
     """Number of pieces to split each tile's keys into, so that the chip is busy.
 
     It is the smallest number whose utilisation is within a tenth of the best: 100 tiles on 132
-    multiprocessors are better cut in 5 (500 programs, 3.8 rounds) than in 2 (200, 1.5 rounds).
+    multiprocessors are better cut in 5 (500 programs, 3.8 waves) than in 2 (200, 1.5 waves).
     """
     if num_tiles >= num_multiprocessors:
         return 1
     counts = range(1, max(min(MAX_PIECES, num_keys // MIN_PIECE_TOKENS), 1) + 1)
     busy = {}
     for count in counts:
-        rounds = num_tiles * count / num_multiprocessors
-        busy[count] = rounds / math.ceil(rounds)
+        waves = num_tiles * count / num_multiprocessors
+        busy[count] = waves / math.ceil(waves)
     return next(count for count in counts if busy[count] >= 0.9 * max(busy.values()))

@@ -1,10 +1,10 @@
-"""The gated delta rule over runs in Triton: reads each state once, writes it once per token.
+"""The gated delta rule of decode in Triton: reads each state once, writes it once per token.
 
-A program keeps one run's state of one head, or a block of its columns, in registers; columns are
-independent. The kernel is bound by the bytes of the states. So a program is a single warp, which
-sums over K without a barrier, and many programs keep the memory busy.
+A program keeps one sequence's state of one head, or a block of its columns, in registers; columns
+are independent. The kernel is bound by the bytes of the states. So a program is a single warp,
+which sums over K without a barrier, and many programs keep the memory busy.
 
-T packed tokens, D runs, S slots, G key heads, H value heads, K and V head dimensions.
+T packed tokens, D sequences, S slots, G key heads, H value heads, K and V head dimensions.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from segue.kernels.draft_rounds import SIZE_NAMES, kernel_sizes
 from segue.kernels.gated_delta_rule.checks import check
 from segue.kernels.gated_delta_rule.reference import L2_EPS
-from segue.kernels.rounds import SIZE_NAMES, kernel_sizes
 
 EPS = tl.constexpr(L2_EPS)
 BLOCK_V = 16
@@ -26,7 +26,7 @@ BLOCK_V = 16
 
 
 @triton.jit(do_not_specialize=SIZE_NAMES)
-def runs_kernel(
+def decode_kernel(
     q_ptr,
     k_ptr,
     v_ptr,
@@ -58,7 +58,7 @@ def runs_kernel(
 ):
     sizes = (size_0, size_1, size_2, size_3, size_4, size_5, size_6, size_7)
     head = tl.program_id(1)
-    run = tl.program_id(2).to(tl.int64)
+    sequence = tl.program_id(2).to(tl.int64)
     dims_K = tl.arange(0, K)
     dims_V = tl.program_id(0) * BLOCK_V + tl.arange(0, BLOCK_V)
     key_columns_K = (head // REPEATS) * K + dims_K
@@ -67,12 +67,12 @@ def runs_kernel(
 
     # Read everything before writing anything: the slot read may be one of those written, and no
     # token's inputs wait for the previous token.
-    slot_in = tl.load(slots_in_ptr + run).to(tl.int64)
+    slot_in = tl.load(slots_in_ptr + sequence).to(tl.int64)
     state_KV = tl.load(state_ptr + slot_in * NUM_HEADS * K * V + part_KV)
     queries, keys, values, log_decays, rates, slots_out = (), (), (), (), (), ()
-    row = run
+    row = sequence
     for j in tl.static_range(NUM_ROUNDS):
-        is_own = run < sizes[j]
+        is_own = sequence < sizes[j]
         queries += (tl.load(q_ptr + row * q_stride + key_columns_K, is_own, other=0.0),)
         keys += (tl.load(k_ptr + row * k_stride + key_columns_K, is_own, other=0.0),)
         values += (tl.load(v_ptr + row * v_stride + value_columns_V, is_own, other=0.0),)
@@ -82,7 +82,7 @@ def runs_kernel(
         slots_out += (tl.load(slots_out_ptr + row, is_own, other=-1).to(tl.int64),)
         row += sizes[j]
 
-    row = run
+    row = sequence
     for j in tl.static_range(NUM_ROUNDS):
         query_K, key_K = queries[j].to(tl.float32), keys[j].to(tl.float32)
         query_K *= tl.rsqrt(tl.sum(query_K * query_K, axis=0) + EPS) * (1.0 / tl.sqrt(K * 1.0))
@@ -93,14 +93,14 @@ def runs_kernel(
         state_KV += key_K[:, None] * correction_V[None, :]
         out_V = tl.sum(state_KV * query_K[:, None], axis=0)
         out_ptrs_V = out_ptr + row * (NUM_HEADS * V) + value_columns_V
-        tl.store(out_ptrs_V, out_V, run < sizes[j])
+        tl.store(out_ptrs_V, out_V, sequence < sizes[j])
         tl.store(
             state_ptr + slots_out[j] * NUM_HEADS * K * V + part_KV, state_KV, slots_out[j] >= 0
         )
         row += sizes[j]
 
 
-def gated_delta_rule_runs(
+def gated_delta_rule_decode(
     q_TGK: Tensor,
     k_TGK: Tensor,
     v_THV: Tensor,
@@ -114,11 +114,11 @@ def gated_delta_rule_runs(
 ) -> Tensor:
     """As the reference's."""
     check(q_TGK, k_TGK, v_THV, log_decay_TH, rate_TH, state_SHKV)
-    sizes = kernel_sizes(round_sizes, num_runs=len(slots_in_D), num_rows=len(q_TGK))
+    sizes = kernel_sizes(round_sizes, num_sequences=len(slots_in_D), num_rows=len(q_TGK))
     num_k_heads, k_dim = q_TGK.shape[1:]
     num_heads, v_dim = v_THV.shape[1:]
     out_THV = torch.empty(v_THV.shape, dtype=torch.float32, device=v_THV.device)
-    runs_kernel[(v_dim // BLOCK_V, num_heads, round_sizes[0])](
+    decode_kernel[(v_dim // BLOCK_V, num_heads, round_sizes[0])](
         q_TGK,
         k_TGK,
         v_THV,
