@@ -7,7 +7,7 @@ import pytest
 from segue.api.cluster_status import UnitCounts
 from segue.api.errors import Overloaded
 from segue.cache.memory import Memory
-from segue.cache.unit_pool import NOBODY, AccountingError, UnitState, page_pool
+from segue.cache.unit_pool import NO_OWNER, AccountingError, UnitState, page_pool
 from segue.cache.until_kept import UntilKept
 from tests.cache.prefix_world import PAGE_TOKENS, TO_DECODE, World, prompt
 
@@ -53,7 +53,7 @@ def test_a_unit_that_comes_out_of_the_tree_unasked_is_nobodys() -> None:
     (page,) = pages.take(1, CACHED)
     pages.move([page], CACHED, WORKING)
 
-    assert pages.owners() == {NOBODY: 1}
+    assert pages.owners() == {NO_OWNER: 1}
     pages.check_invariants()
 
 
@@ -73,7 +73,7 @@ def test_the_owner_of_a_leak_is_named_with_what_it_has(memory: Memory) -> None:
     )
     with pytest.raises(AccountingError, match="owned by turn-x"):
         strays.require_none()
-    memory.strays({"turn-x", "turn-y", NOBODY}).require_none()
+    memory.strays({"turn-x", "turn-y", NO_OWNER}).require_none()
 
 
 def test_all_that_works_for_an_owner_can_be_had_back(memory: Memory) -> None:

@@ -78,16 +78,16 @@ class PrefixCacheMachine(RuleBasedStateMachine):
         if hold.checkpoint is not None:
             assert self.in_slots[hold.checkpoint.slot] == tokens[: hold.checkpoint.num_tokens]
             assert hold.num_tokens == hold.checkpoint.num_tokens
-        self.begin(tokens, hold, data)
+        self.start(tokens, hold, data)
 
     @rule(tokens=prompts, data=st.data())
     def begin_behind_resident_pages(self, tokens: Tokens, data: st.DataObject) -> None:
         match = self.cache.match(Prompt(tokens))
         hold = self.cache.hold_pages(match)
         assert hold.num_tokens == match.num_tokens
-        self.begin(tokens, hold, data)
+        self.start(tokens, hold, data)
 
-    def begin(self, tokens: Tokens, hold: Hold, data: st.DataObject) -> None:
+    def start(self, tokens: Tokens, hold: Hold, data: st.DataObject) -> None:
         assert hold.num_tokens < len(tokens)
         num_pages = LAYOUT.num_pages_for(len(tokens)) - len(hold.pages)
         ends = range(hold.num_tokens + PAGE_TOKENS, len(tokens) + 1, PAGE_TOKENS)

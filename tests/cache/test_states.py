@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from segue.cache.prefix.states import states_to_go_on_from, states_wanted
+from segue.cache.prefix.states import resumable_states, states_wanted
 
 PAGE = 16
 
@@ -41,8 +41,8 @@ def test_what_is_here_already_is_not_kept_again() -> None:
 
 
 def test_a_state_is_kept_where_another_prompt_parted() -> None:
-    assert wanted((), 0, 2200, parted_at=1488) == [1488, 2192]
-    assert wanted((), 1488, 2200, parted_at=1488) == [2192]
+    assert wanted((), 0, 2200, branched_at=1488) == [1488, 2192]
+    assert wanted((), 1488, 2200, branched_at=1488) == [2192]
 
 
 def test_with_room_for_one_it_is_where_the_next_turn_parts() -> None:
@@ -73,6 +73,6 @@ def test_who_asks_for_many_states_gets_the_last_few() -> None:
 def test_a_next_turn_may_go_on_before_each_branch_point_and_at_the_end() -> None:
     kept = (96, 480, 496, 512, 600)
 
-    assert states_to_go_on_from(kept, (100, 500), num_prompt=512) == (96, 496, 600)
-    assert states_to_go_on_from(kept, (), num_prompt=600) == (512, 600)
-    assert states_to_go_on_from((), (100,), num_prompt=512) == ()
+    assert resumable_states(kept, (100, 500), num_prompt=512) == (96, 496, 600)
+    assert resumable_states(kept, (), num_prompt=600) == (512, 600)
+    assert resumable_states((), (100,), num_prompt=512) == ()

@@ -12,8 +12,8 @@ from segue.cache.host.copying import (
     Copying,
     abandon,
     all_pages,
-    begin,
     finish,
+    start,
     up_to_a_state,
     what_is_new,
 )
@@ -85,7 +85,7 @@ class TieredCacheMachine(TieredBooks):
         make_room = data.draw(st.sampled_from([PrefixCache.make_room, PrefixCache.make_spare_room]))
         there, here = source.cache.find(Prompt(tokens)), target.cache.find(Prompt(tokens))
         has_slot = target.cache.num_obtainable_slots > 0
-        copying = begin(source, target, Prompt(tokens), choose=choose, make_room=make_room)
+        copying = start(source, target, Prompt(tokens), choose=choose, make_room=make_room)
         self.copyings.append(copying)
         self.learn_of_evictions()
         if choose is up_to_a_state and copying.to_pages:

@@ -21,7 +21,7 @@ class FirstOnly:
     def __call__(self, role: str, is_first: bool, /) -> bool:
         return role == "system" and is_first
 
-    def said(self, message: JsonObject, /) -> JsonObject:
+    def mark_answer(self, message: JsonObject, /) -> JsonObject:
         return {**message, "said": message["role"] == "assistant"}
 
 

@@ -40,8 +40,8 @@ def check_partings(encoder: PromptEncoder, *, enable_thinking: bool) -> None:
         points = encoder.branch_points(prompt, chat)
         for more in ((SAID, ASKED), (CALLED, GIVEN)):
             later = ChatInput(messages=(*messages, *more), enable_thinking=enable_thinking)
-            parted_at = num_shared(prompt, encoder.encode(later))
-            assert parted_at in (*points, len(prompt)), (messages, more)
+            branches_at = num_shared(prompt, encoder.encode(later))
+            assert branches_at in (*points, len(prompt)), (messages, more)
         assert len(points) <= 4
 
 
