@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from decode_worker.engine.engine import DecodeEngine
-from decode_worker.engine.events import Command, Event, Left, Said
+from decode_worker.engine.events import Command, Event, Left, NewTokens
 from decode_worker.engine.sequence import DecodeSequence
 from segue.api.prompt import Prompt
 from segue.api.turn import FinishReason, ShipReport, TurnSpec
@@ -138,7 +138,7 @@ class Turns:
             number = int(event.turn_id)
             became = self._became[number]
             assert number not in self._left, "spoken of after it had left"
-            if isinstance(event, Said):
+            if isinstance(event, NewTokens):
                 became.token_ids += event.delta.token_ids
                 became.logprobs += event.delta.logprobs
             else:

@@ -34,7 +34,7 @@ def spec_of(tokens: tuple[int, ...], *points: int, session: str = "a") -> TurnSp
 class Local(Desk):
     """Turns whose prompts' ends are computed here, without a model: what they take and leave."""
 
-    def begin(self, spec: TurnSpec) -> tuple[DecodeSequence, tuple[PageId, ...], Hold]:
+    def start(self, spec: TurnSpec) -> tuple[DecodeSequence, tuple[PageId, ...], Hold]:
         hold, positions = self.residency.hold_checkpoint(spec)
         num_pages = -(-(len(spec.context) + STOP.max_tokens) // PAGE_TOKENS) - len(hold.pages)
         pages, slot = self.residency.take(hold, num_pages, spec.turn_id)
@@ -64,7 +64,7 @@ class Local(Desk):
 
     def turn(self, spec: TurnSpec, num_answered: int = 0) -> tuple[int, TurnResult]:
         """Where it went on from, and what stays of it."""
-        sequence, pages, hold = self.begin(spec)
+        sequence, pages, hold = self.start(spec)
         start = hold.num_tokens
         chunk = sequence.next_chunk(PAGE_TOKENS)
         assert isinstance(chunk, SequenceChunk)
@@ -110,7 +110,7 @@ async def test_where_another_prompt_parts_a_state_stays() -> None:
 
 async def test_a_turn_that_is_dropped_in_its_prompt_leaves_no_state_and_no_slot() -> None:
     desk = Local()
-    sequence, pages, hold = desk.begin(spec_of(TOKENS[:24], 10, 18))
+    sequence, pages, hold = desk.start(spec_of(TOKENS[:24], 10, 18))
     assert len(sequence.prompt_states) == 3
 
     result = desk.end(sequence, pages, hold)

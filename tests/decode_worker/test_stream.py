@@ -9,7 +9,7 @@ from typing import Any, cast
 import pytest
 
 from decode_worker.server import DecodeFace
-from decode_worker.turn import PromptSource, Tell, TurnNews, WrittenByPrefill
+from decode_worker.turn import Emit, PromptSource, TurnNews, WrittenByPrefill
 from segue.api.errors import InvalidRequest, Overloaded, SegueError, UnknownPrefix
 from segue.api.prompt import PrefixName, Prompt, pack_tokens
 from segue.api.turn import (
@@ -41,7 +41,7 @@ class FakeRunner:
     def __init__(self) -> None:
         self.has_room = asyncio.Event()
         self.has_room.set()
-        self.tells: dict[TurnId, Tell] = {}
+        self.tells: dict[TurnId, Emit] = {}
         self.turns: list[TurnSpec] = []
         self.sources: list[PromptSource] = []
         self.stopped: list[TurnId] = []
@@ -53,7 +53,7 @@ class FakeRunner:
         return Prompt(range(16))
 
     async def answer(
-        self, turn: TurnSpec, source: PromptSource, tell: Tell, *, timeout_s: float
+        self, turn: TurnSpec, source: PromptSource, tell: Emit, *, timeout_s: float
     ) -> None:
         if self.refusal is not None:
             raise self.refusal
