@@ -46,7 +46,7 @@ def placing_of(clock: ManualClock, **options: int) -> Placing:
     table = SessionTable(max_sessions=100, history_bytes=1 << 20)
     placing = Placing(config, table, RouterMetrics(), clock=clock)
     for name in NAMES:
-        placing.heard(worker(name))
+        placing.update_worker(worker(name))
     return placing
 
 

@@ -47,7 +47,7 @@ def cluster_of(*changed: WorkerStatus, coefficients: Coefficients = PRIOR) -> Cl
     """Three idle workers of each role, some of them changed."""
     cluster = ClusterModel(coefficients)
     for status in (*map(worker, NAMES), *changed):
-        cluster.heard(status)
+        cluster.update_worker(status)
     return cluster
 
 

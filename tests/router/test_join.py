@@ -55,8 +55,8 @@ async def door() -> AsyncIterator[Door]:
         heartbeat_timeout_s=5.0,
         forget_lost_s=300.0,
         clock=lambda: 0.0,
-        heard=lambda _: None,
-        gone=lambda _: None,
+        on_status=lambda _: None,
+        on_gone=lambda _: None,
     )
     links = Links()
     face = MembershipFace(SimpleNamespace(membership=membership, links=links))  # type: ignore[arg-type]

@@ -45,8 +45,8 @@ def membership_of(model_id: str, clock: ManualClock, gone: list[WorkerStatus]) -
         heartbeat_timeout_s=5.0,
         forget_lost_s=60.0,
         clock=clock,
-        heard=lambda _: None,
-        gone=gone.append,
+        on_status=lambda _: None,
+        on_gone=gone.append,
     )
 
 

@@ -63,7 +63,7 @@ def test_a_turn_that_could_not_be_placed_again_has_none(placing: Placing) -> Non
     turn = placing.turn(spec())
     turn.place(())
     for name in ("decode-0", "decode-1"):
-        placing.heard(worker(name, health=WorkerHealth.LOST))
+        placing.update_worker(worker(name, health=WorkerHealth.LOST))
 
     with pytest.raises(Unavailable):
         turn.place(())
@@ -75,8 +75,8 @@ def test_what_workers_keep_is_believed_until_they_die(placing: Placing) -> None:
     serve(placing, kept=6_464, prefill_kept=6_336)
     assert held(placing) == {"decode-0": (6_464, 6_464), "prefill-0": (6_336, 6_336)}
 
-    placing.heard(worker("decode-0", epoch=2))
-    placing.heard(worker("prefill-0", health=WorkerHealth.LOST))
+    placing.update_worker(worker("decode-0", epoch=2))
+    placing.update_worker(worker("prefill-0", health=WorkerHealth.LOST))
 
     assert held(placing) == {}
 

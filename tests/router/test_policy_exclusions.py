@@ -16,7 +16,7 @@ def test_a_decode_worker_without_memory_for_prompt_and_answer_is_excluded() -> N
 
     assert decide(cluster, {"decode-0": 49_000}).chosen.decode == "decode-2"
     small = cluster_of(*(worker(f"decode-{n}", free=789) for n in (0, 2)))
-    small.heard(worker("decode-1", free=790))
+    small.update_worker(worker("decode-1", free=790))
     assert decide(small).chosen.decode == "decode-1"
 
 

@@ -74,16 +74,16 @@ def test_the_largest_pools_follow_the_workers() -> None:
     pools = LargestPools()
     assert pools.now == Pools()
 
-    pools.heard(worker("decode-0", total=307))
-    pools.heard(worker("decode-1", total=100))
-    pools.heard(worker("prefill-0", total=50))
+    pools.update_worker(worker("decode-0", total=307))
+    pools.update_worker(worker("decode-1", total=100))
+    pools.update_worker(worker("prefill-0", total=50))
     assert pools.now == Pools(prefill=800, decode=4912)
 
-    pools.heard(worker("decode-0", total=307, health=WorkerHealth.LOST))
+    pools.update_worker(worker("decode-0", total=307, health=WorkerHealth.LOST))
     assert pools.now == Pools(prefill=800, decode=1600)
 
     grown = worker("decode-1", total=200)
-    pools.heard(replace(grown, epoch=Epoch(2)))
+    pools.update_worker(replace(grown, epoch=Epoch(2)))
     assert pools.now == Pools(prefill=800, decode=3200)
 
 
@@ -91,6 +91,6 @@ def test_the_largest_pools_follow_the_workers() -> None:
 def test_workers_that_take_no_turns_do_not_count(health: WorkerHealth) -> None:
     pools = LargestPools()
 
-    pools.heard(worker("decode-0", health=health))
+    pools.update_worker(worker("decode-0", health=health))
 
     assert pools.now == Pools()

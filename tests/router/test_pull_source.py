@@ -65,7 +65,7 @@ def test_a_prefix_that_decode_turns_out_to_hold_is_pulled_after_all(placing: Pla
 
 def test_when_decode_lost_the_prefix_the_longest_other_holder_gives(placing: Placing) -> None:
     serve(placing, prefill_kept=0)
-    placing.heard(worker("prefill-0", health=WorkerHealth.DRAINING))
+    placing.update_worker(worker("prefill-0", health=WorkerHealth.DRAINING))
     serve_elsewhere = placing.turn(spec())
     serve_elsewhere.place([WorkerId("decode-0")])
     serve_elsewhere.ended(result(6_336))

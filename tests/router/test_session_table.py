@@ -49,7 +49,7 @@ def nodes(*workers: WorkerStatus) -> dict[WorkerId, WorkerNode]:
     table = {}
     for status in workers:
         table[status.worker_id] = WorkerNode(status, status.worker_id)
-        table[status.worker_id].heard(status)
+        table[status.worker_id].update(status)
     return table
 
 
@@ -60,7 +60,7 @@ def placed(table: SessionTable, session_id: SessionId) -> SessionRecord:
     """A turn of the session has its seat on the only workers."""
     cluster = ClusterModel()
     for name in ("prefill-0", "decode-0"):
-        cluster.heard(worker(name))
+        cluster.update_worker(worker(name))
     session, size = table.of(session_id), TurnSize(10, 10)
     decision = place(size, cluster, {}, Rules())
     table.placed(session, Decided(session_id, TurnId("t"), size, decision, 0.0))
@@ -233,7 +233,7 @@ def test_a_session_that_was_never_placed_is_not_listed(
     table: SessionTable, session: SessionRecord
 ) -> None:
     table.of(B).keep(worker("decode-0"), Held(16, 16))
-    table.of(B).parted(10)
+    table.of(B).diverged(10)
 
     assert table.of(B).held(EVERYBODY) == {}
     assert len(table) == 1
@@ -293,7 +293,7 @@ def test_of_a_branch_that_the_session_left_nothing_is_held(session: SessionRecor
     session.keep(worker("prefill-0"), Held(512, 512), (96, 480, 512))
     session.keep(worker("decode-0"), Held(640, 640), (640,))
 
-    session.parted(490)
+    session.diverged(490)
 
     assert session.held(EVERYBODY) == {"prefill-0": Held(490, 480), "decode-0": Held(490, 0)}
 

@@ -53,7 +53,7 @@ def placing() -> Placing:
     table = SessionTable(max_sessions=100, history_bytes=0)
     placing = Placing(config, table, RouterMetrics(), clock=lambda: 100.0)
     for name in ("prefill-0", "prefill-1", "decode-0", "decode-1"):
-        placing.heard(worker(name))
+        placing.update_worker(worker(name))
     return placing
 
 
@@ -156,7 +156,7 @@ def test_what_a_worker_held_dies_with_it(placing: Placing, gone: dict[str, int])
     prefix = shared_prefix_of(spec("second"), PAGE)
     assert prefix is not None
 
-    placing.heard(worker("prefill-1", **gone))  # type: ignore[arg-type]  # a test's options
+    placing.update_worker(worker("prefill-1", **gone))  # type: ignore[arg-type]  # a test's options
 
     assert set(placing.shared_prefixes.held(prefix, placing.cluster.nodes)) == {"decode-1"}
 
@@ -187,7 +187,7 @@ def test_a_prompt_without_a_page_of_its_own_has_none(system: tuple[int, ...]) ->
 def test_the_last_four_of_a_role_are_remembered_the_least_busy_first(placing: Placing) -> None:
     index, one = SharedPrefixIndex(2), SharedPrefix(64, 1)
     for number, turns in enumerate((0, 5, 3, 9, 1, 4)):
-        placing.heard(worker(f"prefill-{number}", turns=turns))
+        placing.update_worker(worker(f"prefill-{number}", turns=turns))
         index.served(one, [worker(f"prefill-{number}")])
 
     held = index.held(one, placing.cluster.nodes)
