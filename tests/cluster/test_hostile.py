@@ -289,7 +289,7 @@ PLACES = [
     "prefill_worker.units.PromptMemory._take_behind",
     "segue.cache.prefix.cache.PrefixCache.insert",
     "prefill_worker.engine.PrefillEngine._ship",
-    "kv_transfer.writing.writer.HandoffWriter.begin",
+    "kv_transfer.writing.writer.HandoffWriter.start",
 ]
 
 

@@ -30,10 +30,10 @@ def test_a_ticket_for_what_is_not_there_is_refused_before_anything_moves(
     forged: Ticket = replace(pair.ticket, **change)  # type: ignore[arg-type]  # a test's values
 
     with pytest.raises(InvalidRequest, match=reason):
-        pair.begin(forged)
+        pair.start(forged)
 
     assert pair.network.written == []
-    pair.begin()
+    pair.start()
 
 
 async def test_no_number_of_strange_fences_makes_a_used_ticket_new(
@@ -41,7 +41,7 @@ async def test_no_number_of_strange_fences_makes_a_used_ticket_new(
 ) -> None:
     for known in ("_ended", "_fenced"):
         monkeypatch.setattr(pair.writer, known, FIFOCache(20))
-    outgoing = pair.begin()
+    outgoing = pair.start()
     await outgoing.stop("no longer wanted")
 
     for number in range(100):
@@ -49,7 +49,7 @@ async def test_no_number_of_strange_fences_makes_a_used_ticket_new(
 
     assert MAX_ENDED_TICKETS > 20
     with pytest.raises(NotFound, match="was used or fenced"):
-        pair.begin()
+        pair.start()
 
 
 async def test_fences_with_guessed_names_do_not_hit_tickets_that_come(pair: Pair) -> None:
@@ -57,7 +57,7 @@ async def test_fences_with_guessed_names_do_not_hit_tickets_that_come(pair: Pair
         await pair.writer.fence(TicketId(f"decode-0-1-{number}"))
 
     ticket = pair.world.reserve(pair.reader, pair.source, num_tokens=10)
-    outgoing = pair.begin(ticket)
+    outgoing = pair.start(ticket)
 
     assert outgoing.is_open
     await outgoing.stop("enough")

@@ -130,8 +130,8 @@ class Writer:
             digest.update(tensor[units].view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()
 
-    def begin(self, ticket: Ticket, reader: ReaderProcess, pages: Sequence[int]) -> Outgoing:
-        return self.handoffs.begin(
+    def start(self, ticket: Ticket, reader: ReaderProcess, pages: Sequence[int]) -> Outgoing:
+        return self.handoffs.start(
             ticket,
             reader.memory_map,
             source_pages=[PageId(page) for page in pages],
@@ -163,7 +163,7 @@ async def test_another_process_holds_the_bytes_that_were_sent() -> None:
         writer.fill(random_bytes)
         ticket = reader.reserve("turn-a", num_tokens=27)
         pages = [9, 2, 3, 4, 15, 0, 1]
-        outgoing = writer.begin(ticket, reader, pages)
+        outgoing = writer.start(ticket, reader, pages)
         for start in (0, 3):
             for layer in range(NUM_LAYERS):
                 outgoing.layer_ready(layer, pages=range(start, 7), with_slot=start == 3)
@@ -180,7 +180,7 @@ async def test_a_reader_killed_in_the_middle_fails_one_handoff_and_not_the_next(
         contextlib.closing(ReaderProcess(LARGE, 8, "decode-1")) as other,
     ):
         writer.fill(random_bytes)
-        outgoing = writer.begin(victim.reserve("turn-a", num_tokens=96), victim, range(96))
+        outgoing = writer.start(victim.reserve("turn-a", num_tokens=96), victim, range(96))
         ship(outgoing, 96)
         assert writer.wrote_first.wait(10)
         victim.send(signal.SIGKILL)
@@ -191,7 +191,7 @@ async def test_a_reader_killed_in_the_middle_fails_one_handoff_and_not_the_next(
         assert time.monotonic() - killed_at < 5
 
         ticket = other.reserve("turn-b", num_tokens=5)
-        again = writer.begin(ticket, other, range(5))
+        again = writer.start(ticket, other, range(5))
         ship(again, 5)
         result = await again.finish()
         digest = other.ask("commit", ticket_id=ticket.ticket_id, checksums=dict(result.checksums))

@@ -81,10 +81,10 @@ class Cluster:
         at_reader = dataclasses.replace(reservation.ticket.reader, address=self.address)
         return dataclasses.replace(reservation.ticket, reader=at_reader)
 
-    async def begin(self, ticket: Ticket) -> Outgoing:
+    async def start(self, ticket: Ticket) -> Outgoing:
         reader_map = await self.to_reader.meet(ticket, timeout_s=5)
         pages = tuple(PageId(i) for i in range(3))
-        return self.writer.begin(ticket, reader_map, source_pages=pages, source_slot=SlotId(0))
+        return self.writer.start(ticket, reader_map, source_pages=pages, source_slot=SlotId(0))
 
     async def commit(self, ticket: Ticket, checksums: dict[str, int]) -> None:
         await self.to_reader.commit(ticket, checksums, OUTCOME, timeout_s=5)
@@ -99,7 +99,7 @@ async def cluster(world: World) -> AsyncIterator[Cluster]:
 
 async def test_a_handoff_ends_with_its_first_token_and_report(cluster: Cluster) -> None:
     ticket = cluster.reserve("turn-a")
-    outgoing = await cluster.begin(ticket)
+    outgoing = await cluster.start(ticket)
     ship_all(outgoing, num_pages=3)
     result = await outgoing.finish()
 
@@ -143,7 +143,7 @@ async def test_another_model_is_refused_with_both_named(world: World) -> None:
 
     async with cluster.running():
         with pytest.raises(LayoutMismatch) as refused:
-            await cluster.begin(cluster.reserve("turn-a"))
+            await cluster.start(cluster.reserve("turn-a"))
 
     assert "decode-0 has model_id 'tiny', prefill-0 has model_id 'large'" in str(refused.value)
 
@@ -169,7 +169,7 @@ async def test_an_abort_frees_the_pages(cluster: Cluster) -> None:
 
 async def test_a_fence_over_the_wire_stops_the_writer_and_frees_the_pages(cluster: Cluster) -> None:
     ticket = cluster.reserve("turn-a")
-    outgoing = await cluster.begin(ticket)
+    outgoing = await cluster.start(ticket)
     outgoing.layer_ready(1, pages=range(2))
 
     async def ask_to_stop(fence: Fence) -> None:
@@ -196,7 +196,7 @@ async def _stopped(outgoing: Outgoing) -> None:
 
 async def test_a_fence_of_another_life_of_the_writer_is_answered_at_once(cluster: Cluster) -> None:
     ticket = cluster.reserve("turn-a")
-    await cluster.begin(ticket)
+    await cluster.start(ticket)
     earlier = PeerIdentity(
         worker_id=cluster.source.memory_map.worker_id,
         epoch=Epoch(9),
@@ -237,10 +237,10 @@ async def test_a_ticket_that_is_not_as_its_reader_issued_it_is_refused(
     altered = dataclasses.replace(ticket, **change)  # type: ignore[arg-type]  # a test's values
 
     with pytest.raises(InvalidRequest, match="its seal does not match"):
-        await cluster.begin(altered)
+        await cluster.start(altered)
 
     assert cluster.world.network.written == []
-    await cluster.begin(ticket)
+    await cluster.start(ticket)
 
 
 async def test_a_ticket_of_another_reader_does_not_fit(cluster: Cluster, world: World) -> None:
@@ -248,7 +248,7 @@ async def test_a_ticket_of_another_reader_does_not_fit(cluster: Cluster, world: 
     mine = cluster.reserve("turn-a")
 
     with pytest.raises(InvalidRequest, match="its seal does not match"):
-        await cluster.begin(dataclasses.replace(other, reader=mine.reader))
+        await cluster.start(dataclasses.replace(other, reader=mine.reader))
 
 
 async def test_a_first_token_that_the_model_does_not_have_commits_nothing(

@@ -14,7 +14,7 @@ from tests.kv_transfer.world import World, ship_all
 
 
 async def test_everything_that_was_ready_has_arrived_when_finish_returns(pair: Pair) -> None:
-    outgoing = pair.begin()
+    outgoing = pair.start()
     ship_all(outgoing, num_pages=3)
 
     result = await outgoing.finish()
@@ -45,7 +45,7 @@ class QueuedWork(HostMemory):
 async def test_nothing_moves_before_the_device_has_computed_it(world: World) -> None:
     work = QueuedWork()
     pair = Pair(world, memory=work)
-    outgoing = pair.begin()
+    outgoing = pair.start()
     ship_all(outgoing, num_pages=3)
     assert await asyncio.to_thread(work.is_awaited.wait, 5)
     assert pair.network.written == []
@@ -57,7 +57,7 @@ async def test_nothing_moves_before_the_device_has_computed_it(world: World) -> 
 
 
 async def test_pages_may_become_ready_in_any_order_and_more_than_once(pair: Pair) -> None:
-    outgoing = pair.begin()
+    outgoing = pair.start()
     outgoing.layer_ready(3, pages=range(2, 3))
     ship_all(outgoing, num_pages=2)
     outgoing.layer_ready(1, pages=range(1, 3))
@@ -69,7 +69,7 @@ async def test_pages_may_become_ready_in_any_order_and_more_than_once(pair: Pair
 
 
 async def test_neighbouring_pages_travel_as_one_fragment(pair: Pair) -> None:
-    outgoing = pair.begin()
+    outgoing = pair.start()
     ship_all(outgoing, num_pages=3)
 
     await outgoing.finish()
@@ -81,7 +81,7 @@ async def test_neighbouring_pages_travel_as_one_fragment(pair: Pair) -> None:
 
 async def test_batches_keep_to_their_limits(world: World) -> None:
     pair = Pair(world, ShipLimits(max_batch_items=1, max_batch_bytes=48))
-    outgoing = pair.begin()
+    outgoing = pair.start()
     ship_all(outgoing, num_pages=3)
 
     await outgoing.finish()
@@ -92,7 +92,7 @@ async def test_batches_keep_to_their_limits(world: World) -> None:
 
 
 async def test_finishing_with_a_unit_missing_is_a_bug_that_is_caught(pair: Pair) -> None:
-    outgoing = pair.begin()
+    outgoing = pair.start()
     ship_all(outgoing, num_pages=2)
 
     with pytest.raises(IncompleteHandoff, match="1 pages of layer 1's kv were never ready"):
@@ -102,4 +102,4 @@ async def test_finishing_with_a_unit_missing_is_a_bug_that_is_caught(pair: Pair)
 
 async def test_more_pages_than_the_ticket_has_are_refused(pair: Pair) -> None:
     with pytest.raises(ValueError, match="the ticket ends before page 3"):
-        pair.begin().layer_ready(1, pages=range(4))
+        pair.start().layer_ready(1, pages=range(4))
