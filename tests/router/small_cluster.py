@@ -1,4 +1,4 @@
-"""Three workers of each role, and where a turn would go among them."""
+"""Three workers of each role, and the placement of a turn among them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Prompts on their way through the router: refused by size, made beside its loop, continued."""
+"""Prompts in the router: refused by size, built outside its event loop, continued."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_every_character_of_a_request_counts(chat: TurnInput) -> None:
     replace(limits, max_bytes=6000).validate(chat)
 
 
-def test_what_no_tokenizer_could_make_fit_is_refused_with_the_numbers() -> None:
+def test_a_text_too_long_for_any_tokenizer_is_refused_with_the_numbers() -> None:
     limits = SizeLimits(max_bytes=1 << 30, max_context=200_000, longest_token=10)
 
     limits.validate(said("x" * 1_999_990))
@@ -109,7 +109,7 @@ def test_what_no_tokenizer_could_make_fit_is_refused_with_the_numbers() -> None:
         limits.validate_num_messages(200_001)
 
 
-def test_a_text_that_grows_too_long_is_given_up_early(
+def test_tokenizing_a_text_that_grows_too_long_stops_early(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tokenizer = PromptBuilder.from_folder(folder).encoder.tokenizer
@@ -131,7 +131,7 @@ def test_a_text_that_grows_too_long_is_given_up_early(
 
 
 @pytest.mark.asyncio
-async def test_a_long_prompt_is_the_same_from_each_of_the_three_ways(
+async def test_a_long_prompt_is_the_same_on_each_of_the_three_paths(
     prompts: PromptBuilder,
 ) -> None:
     short, medium, long = (said("Where is the größte one? " * num) for num in (5, 1_000, 6_000))
@@ -143,7 +143,7 @@ async def test_a_long_prompt_is_the_same_from_each_of_the_three_ways(
 
 
 @pytest.mark.asyncio
-async def test_a_refusal_of_the_helper_is_the_refusal_that_it_would_be_here(
+async def test_the_helper_refuses_like_the_router(
     prompts: PromptBuilder,
 ) -> None:
     call = ToolCall(name="f", arguments="[" + "1," * 100_000 + "1]")
@@ -156,7 +156,7 @@ async def test_a_refusal_of_the_helper_is_the_refusal_that_it_would_be_here(
 
 
 @pytest.mark.asyncio
-async def test_a_call_of_megabytes_costs_the_router_next_to_nothing(
+async def test_a_request_of_megabytes_costs_the_router_next_to_nothing(
     prompts: PromptBuilder,
 ) -> None:
     deep = json.dumps({"a": [[1, 2, {"b": "c"}]] * 60_000})
@@ -165,7 +165,7 @@ async def test_a_call_of_megabytes_costs_the_router_next_to_nothing(
     # Starts the helper.
     await prompts.make(Completed(asked(said("word " * 30_000))))
 
-    # Of this process alone, in all threads: what a stall of its event loop is made of.
+    # CPU time of this process alone, in all threads: it would stall the event loop.
     began_s = time.process_time()
     with pytest.raises(ContextOverflow):
         await prompts.make(Completed(asked(chat)))
@@ -195,7 +195,7 @@ async def test_a_helper_that_dies_is_started_again(folder: Path) -> None:
 
 
 @pytest.mark.asyncio
-async def test_a_prompt_that_takes_too_long_is_refused_and_the_next_one_is_made(
+async def test_a_prompt_that_takes_too_long_is_refused_and_the_next_one_is_built(
     folder: Path,
 ) -> None:
     helper = PromptHelper(folder, CONTEXT, max_job_s=0.5)
@@ -209,7 +209,7 @@ async def test_a_prompt_that_takes_too_long_is_refused_and_the_next_one_is_made(
 
 
 @pytest.mark.asyncio
-async def test_closing_waits_for_no_prompt(folder: Path) -> None:
+async def test_closing_does_not_wait_for_prompts(folder: Path) -> None:
     helper = PromptHelper(folder, CONTEXT)
     await helper.encode_turn(said("one"), None, 0, num_characters=3)
     word = said("x" * 8_000_000)
@@ -245,7 +245,7 @@ async def test_a_helper_that_ended_leaves_nothing_behind(folder: Path) -> None:
 
 
 @pytest.mark.asyncio
-async def test_a_helper_that_cannot_start_says_so(tmp_path: Path) -> None:
+async def test_a_helper_that_cannot_start_raises_its_error(tmp_path: Path) -> None:
     helper = PromptHelper(tmp_path, CONTEXT)
 
     with pytest.raises(Unavailable, match="tokenises long prompts has exited"):
@@ -254,7 +254,7 @@ async def test_a_helper_that_cannot_start_says_so(tmp_path: Path) -> None:
 
 
 @pytest.mark.asyncio
-async def test_what_waits_for_the_helper_is_bounded(folder: Path) -> None:
+async def test_the_queue_for_the_helper_is_bounded(folder: Path) -> None:
     helper = PromptHelper(folder, CONTEXT)
     waiting = [
         asyncio.ensure_future(
@@ -273,7 +273,7 @@ async def test_what_waits_for_the_helper_is_bounded(folder: Path) -> None:
 
 
 class Talk:
-    """One session as the router keeps it, and what its turns cost."""
+    """A session as the router keeps it, and the cost of its turns."""
 
     def __init__(self, prompts: PromptBuilder) -> None:
         self._table = SessionTable(max_sessions=1, history_bytes=1 << 26)
@@ -310,7 +310,7 @@ class Talk:
         return history
 
 
-def test_turns_of_a_session_render_and_tokenise_what_is_new(
+def test_a_turn_renders_and_tokenizes_only_what_is_new(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prompts = PromptBuilder.from_folder(folder)
@@ -332,7 +332,7 @@ def test_turns_of_a_session_render_and_tokenise_what_is_new(
     assert [text.count("question") for text in encoded] == [1, 0, 1]
 
 
-def test_token_ids_that_are_none_are_refused(folder: Path) -> None:
+def test_invalid_token_ids_are_refused(folder: Path) -> None:
     prompts = PromptBuilder.from_folder(folder)
 
     for ids in ((-1,), (1 << 40,), (1 << 31,)):
@@ -344,7 +344,7 @@ def test_token_ids_that_are_none_are_refused(folder: Path) -> None:
     assert tuple(built.spec.context) == (1, 2)
 
 
-def test_what_was_sent_again_is_counted_from_the_last_question_on(folder: Path) -> None:
+def test_re_rendered_tokens_are_counted_from_the_last_question_on(folder: Path) -> None:
     chat = ChatInput(messages=(user("x" * 100), CALL, user("y" * 10)))
 
     assert num_characters(chat, first=2) == len("user") + 10
