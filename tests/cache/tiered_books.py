@@ -34,7 +34,7 @@ NUM_HOST_SLOTS = 3
 
 
 def number_of(tokens: Tokens) -> float:
-    """Never that of another prefix here, and never the poison."""
+    """Never equal to another prefix's number, nor to the poison."""
     return float(sum((token + 1) * 3**i for i, token in enumerate(tokens)))
 
 
@@ -43,7 +43,7 @@ def tokens_of(tree, node: PageNode) -> Tokens:  # type: ignore[no-untyped-def]
 
 
 class TieredBooks(PrefixCacheMachine):
-    """Both tiers, their naive caches, and what must hold of them after every step."""
+    """Both tiers, their naive caches, and the invariants after every step."""
 
     kind = "decode"
 

@@ -1,6 +1,6 @@
-"""A session of random tokens that only grows, and the truth of its turns.
+"""A session of random tokens that only grows, and its expected answers.
 
-That is what `transformers` says to the whole history, from scratch.
+These are what `transformers` computes for the whole history, from scratch.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ ANSWER_TOKENS = 37
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """One turn of a conversation: what was sent, and what came back."""
+    """One turn of a conversation: its prompt and its answer."""
 
     prompt: list[int]
     answer: list[int]
@@ -44,8 +44,8 @@ async def converse(
     seed: int = 11,
     first_tokens: int = FIRST_TOKENS,
 ) -> list[Said]:
-    """Turns that each add to what was said. `fork_at`: that turn goes back to half of the history,
-    as a template does that renders it anew, and goes on from there under another session's name.
+    """Turns that each extend the history. `fork_at`: that turn goes back to half of the history, as
+    after a template's re-rendering, and continues under another session's name.
     """
     source = random.Random(seed)
     history = [source.randrange(5, 290) for _ in range(first_tokens)]
@@ -68,7 +68,7 @@ async def converse(
 
 
 async def wrong_turns(said: Sequence[Said], folder: Path) -> list[int]:
-    """Whose answer is not what `transformers` says to the whole history, from scratch."""
+    """The turns whose answers differ from what `transformers` computes for the whole history."""
 
     def look() -> list[int]:
         oracle = Oracle(folder)
@@ -78,5 +78,5 @@ async def wrong_turns(said: Sequence[Said], folder: Path) -> list[int]:
             if not oracle.would_say(turn.prompt, turn.answer)
         ]
 
-    # On a thread: the cluster in this process must go on sending its heartbeats.
+    # In a thread: the cluster in this process must keep sending heartbeats.
     return await asyncio.to_thread(look)

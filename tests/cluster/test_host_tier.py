@@ -1,4 +1,6 @@
-"""Sessions whose memory moves to the host and back: the tokens are those from scratch."""
+"""Sessions whose memory is offloaded to the host and loaded back: the tokens are those from
+scratch.
+"""
 
 from __future__ import annotations
 
@@ -63,7 +65,7 @@ class Talk:
 
 
 async def measured(cluster: LocalCluster, worker_id: str, sample: str) -> float:
-    """What the worker's metrics endpoint says, over all labels."""
+    """A metric of the worker's endpoint, summed over all labels."""
     status = await cluster.client.status()
     (worker,) = [w for w in status.workers if w.worker_id == worker_id]
 
@@ -76,7 +78,7 @@ async def measured(cluster: LocalCluster, worker_id: str, sample: str) -> float:
 
 
 def resident_tokens(cluster: LocalCluster, talk: Talk) -> int:
-    """Of its next prompt, on the decode worker's device."""
+    """Tokens of its next prompt on the decode worker's device."""
     return cluster.decode[0]._memory.cache.match(Prompt(talk.history)).num_tokens
 
 
@@ -86,7 +88,7 @@ async def cluster(demo: Path) -> AsyncIterator[LocalCluster]:
         yield cluster
 
 
-async def test_sessions_that_do_not_fit_together_are_loaded_and_not_computed(
+async def test_sessions_that_do_not_fit_together_are_loaded_instead_of_computed(
     cluster: LocalCluster, demo: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pull_always(monkeypatch)
@@ -95,7 +97,7 @@ async def test_sessions_that_do_not_fit_together_are_loaded_and_not_computed(
         for talk in talks:
             await talk.turn(cluster)
     status = await wait_until_idle(cluster.client)
-    await asyncio.sleep(1.0)  # Two heartbeats: counters are brought up to date by them.
+    await asyncio.sleep(1.0)  # Two heartbeats, which update the counters.
     evicted = num_evicted(*cluster.prefill, *cluster.decode)
     loaded_tokens = await measured(cluster, "decode-0", "segue_host_loaded_tokens_total")
     num_loads = await measured(cluster, "decode-0", "segue_host_load_seconds_count")
@@ -113,7 +115,7 @@ async def test_sessions_that_do_not_fit_together_are_loaded_and_not_computed(
         assert await wrong_turns(talk.said, demo) == []
 
 
-async def test_a_prefill_worker_loads_what_it_would_have_to_compute(demo: Path) -> None:
+async def test_a_prefill_worker_loads_a_prefix_instead_of_computing_it(demo: Path) -> None:
     config = Config(engine=SHORT, decode=DecodeConfig(residency=False))
     talks = [Talk(name) for name in ("a", "b", "c")]
 
@@ -134,7 +136,7 @@ async def test_a_prefill_worker_loads_what_it_would_have_to_compute(demo: Path) 
 
 
 async def test_without_a_host_tier_the_same_sessions_are_computed_again(demo: Path) -> None:
-    """What the test above would show if nothing were loaded."""
+    """The counterpart of the test above: nothing is loaded."""
     talks = [Talk(name) for name in ("a", "b", "c")]
 
     async with local_cluster(demo, Config(engine=replace(SHORT, host_cache_bytes=0))) as cluster:
@@ -159,7 +161,8 @@ async def test_a_paused_session_makes_room_and_is_back_before_its_turn(
     await other.turn(cluster)
     await other.turn(cluster)
     during = resident_tokens(cluster, paused)
-    # Else there is no room to come back to: a lease is not revoked for what may be needed.
+    # Otherwise there is no room for its return: no lease is revoked for memory that is not needed
+    # yet.
     await cluster.client.release_session("other")
     async with asyncio.timeout(10):
         while resident_tokens(cluster, paused) < before:
@@ -177,7 +180,7 @@ async def test_a_paused_session_makes_room_and_is_back_before_its_turn(
     assert await wrong_turns([*paused.said, *other.said], demo) == []
 
 
-async def test_a_turn_that_comes_early_does_not_wait_for_the_end_of_its_pause(
+async def test_an_early_turn_does_not_wait_for_the_end_of_the_pause(
     cluster: LocalCluster, demo: Path
 ) -> None:
     paused, other = Talk("paused"), Talk("other", first_tokens=500)
@@ -207,7 +210,7 @@ async def test_a_paused_session_can_be_forked_and_released(cluster: LocalCluster
     assert await cluster.client.renew_session("child", 7.0) == 7.0
 
 
-async def test_a_turn_that_is_named_twice_while_it_is_loaded_is_here_once(
+async def test_a_turn_id_that_is_used_twice_while_loading_runs_once(
     cluster: LocalCluster,
 ) -> None:
     talk = Talk("a")
@@ -225,7 +228,7 @@ async def test_a_turn_that_is_named_twice_while_it_is_loaded_is_here_once(
     assert is_idle(await wait_until_idle(cluster.client))
 
 
-async def test_turns_that_are_cancelled_while_they_are_loaded_leave_nothing(
+async def test_turns_cancelled_while_loading_leave_nothing(
     cluster: LocalCluster,
 ) -> None:
     talks = [Talk(name) for name in ("a", "b", "c")]

@@ -1,4 +1,6 @@
-"""Sessions that stay: the tokens are those from scratch, and only what is new is shipped."""
+"""Sessions over several turns: the tokens are those from scratch, and only new tokens are
+shipped.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,7 @@ from tests.cluster.scarce import kinds_and_pages, memory_for
 
 
 def without_local(**parts: Any) -> Config:
-    """Every prompt is computed by a prefill worker: what decode may do has tests of its own."""
+    """Every prompt is computed by a prefill worker: local prefill has its own tests."""
     return Config(engine=ENGINE, router=RouterConfig(local_prefill_max_tokens=0), **parts)
 
 
@@ -43,7 +45,7 @@ def without_local(**parts: Any) -> Config:
 def served(
     request: pytest.FixtureRequest, tiny_dense: Path, tiny_moe: Path, demo: Path, tmp_path: Path
 ) -> Path:
-    """A random checkpoint, with the demo's tokenizer so that it can be served."""
+    """A random checkpoint with the demo's tokenizer, so that it can be served."""
     source = {"dense": tiny_dense, "moe": tiny_moe}[request.param]
     folder = Path(shutil.copytree(source, tmp_path / "model"))
     for name in ("tokenizer.json", "tokenizer_config.json"):
@@ -57,7 +59,7 @@ EVERY_KIND = pytest.mark.parametrize(
 
 
 @pytest.mark.parametrize("page_tokens", [16, 64])
-async def test_a_session_with_a_fork_says_what_transformers_says_from_scratch(
+async def test_a_session_with_a_fork_answers_like_transformers(
     served: Path, page_tokens: int
 ) -> None:
     config = Config(engine=replace(ENGINE, page_tokens=page_tokens))
@@ -70,7 +72,7 @@ async def test_a_session_with_a_fork_says_what_transformers_says_from_scratch(
     assert is_idle(status), status
 
 
-async def test_only_what_is_new_is_computed_and_shipped(demo: Path) -> None:
+async def test_only_new_tokens_are_computed_and_shipped(demo: Path) -> None:
     async with local_cluster(demo, without_local()) as cluster:
         said = await converse(cluster)
         layout = cluster.decode[0].layout
@@ -81,12 +83,12 @@ async def test_only_what_is_new_is_computed_and_shipped(demo: Path) -> None:
     assert all(usage.resident_tokens > 0 for usage in later)
     assert max(usage.shipped_bytes for usage in later) <= bound
     reused = [(u.cached_tokens + u.pulled_tokens) / u.prompt_tokens for u in later]
-    # The history is short at first, and what is new a large part of it.
+    # The history is short at first, and the new tokens are a large part of it.
     assert min(reused) > 0.6
     assert reused[-1] > 0.9
 
 
-async def test_memory_that_is_always_short_costs_time_and_nothing_else(demo: Path) -> None:
+async def test_scarce_memory_costs_only_time(demo: Path) -> None:
     engine = EngineConfig(
         max_running=2, max_checkpoints=3, cache_bytes=17 << 18, num_threads=1, page_tokens=16
     )
@@ -100,11 +102,11 @@ async def test_memory_that_is_always_short_costs_time_and_nothing_else(demo: Pat
 
 
 @EVERY_KIND
-async def test_sessions_that_evict_each_other_every_turn_say_the_same(
+async def test_sessions_that_evict_each_other_every_turn_answer_the_same(
     served: Path, page_tokens: int
 ) -> None:
     first_tokens = 700
-    # The longest prompt, of the turn before the fork, and its answer. Two openings are more.
+    # The longest prompt, of the turn before the fork, and its answer; then two shared prefixes.
     num_tokens = first_tokens + 6 * (NEW_TOKENS + ANSWER_TOKENS)
     engine = memory_for(served, num_tokens, page_tokens=page_tokens)
 
@@ -122,7 +124,7 @@ async def test_sessions_that_evict_each_other_every_turn_say_the_same(
     assert await wrong_turns(said, served) == []
 
 
-async def test_sessions_that_are_moved_every_turn_say_the_same(
+async def test_sessions_that_move_every_turn_answer_the_same(
     demo: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     conversations = await moved_every_turn(demo, ENGINE, monkeypatch, num_sessions=2, num_turns=8)
@@ -159,7 +161,7 @@ async def moved_every_turn(
 
 
 @EVERY_KIND
-async def test_a_session_of_any_kind_that_is_moved_every_turn_says_the_same(
+async def test_a_session_of_any_kind_that_moves_every_turn_answers_the_same(
     served: Path, page_tokens: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = replace(ENGINE, page_tokens=page_tokens)
@@ -183,7 +185,7 @@ async def mode(request: pytest.FixtureRequest, demo: Path) -> AsyncIterator[tupl
         yield request.param, await converse(cluster, 5)
 
 
-async def test_each_part_can_be_switched_off_and_says_the_same(
+async def test_with_any_part_switched_off_the_answers_are_the_same(
     mode: tuple[str, list[Said]], demo: Path
 ) -> None:
     name, said = mode
@@ -230,7 +232,9 @@ async def test_sessions_are_listed_renewed_forked_and_released(demo: Path) -> No
     assert is_idle(status), status
 
 
-async def test_an_expired_lease_costs_nothing_but_its_place_in_line(demo: Path) -> None:
+async def test_a_session_with_an_expired_lease_keeps_its_pages_until_they_are_needed(
+    demo: Path,
+) -> None:
     config = Config(engine=ENGINE, decode=DecodeConfig(lease_s=0.001))
 
     async with local_cluster(demo, config) as cluster:
@@ -238,5 +242,5 @@ async def test_an_expired_lease_costs_nothing_but_its_place_in_line(demo: Path) 
         with pytest.raises(NotFound, match="has no lease here"):
             await cluster.client.renew_session("parent")
 
-    # Nobody needed the memory, so the pages were still there.
+    # The memory was not needed, so the pages were still there.
     assert said[1].usage.resident_tokens > 0

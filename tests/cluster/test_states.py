@@ -1,4 +1,4 @@
-"""Prompts that begin as others did, through a whole cluster: what is used again, and its tokens."""
+"""Prompts with a shared prefix in a whole cluster: what is reused, and the tokens."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def ids(seed: int, number: int) -> tuple[int, ...]:
 
 
 async def check_tokens(demo: Path, said: Sequence[Said]) -> None:
-    """They are those of `transformers`, which computes each prompt from its first token."""
+    """The tokens equal those of `transformers`, which computes each prompt from its first token."""
 
     def wrong() -> list[int]:
         oracle = Oracle(demo)
@@ -75,7 +75,7 @@ async def check_tokens(demo: Path, said: Sequence[Said]) -> None:
     assert await asyncio.to_thread(wrong) == []
 
 
-async def test_prompts_that_begin_the_same_go_on_from_a_state_that_is_shared(demo: Path) -> None:
+async def test_prompts_with_a_shared_prefix_resume_from_a_shared_state(demo: Path) -> None:
     shared = ids(0, 150)
     prompts = [
         *(ids(1, 128), ids(1, 128), ids(2, 129), ids(2, 129)),
@@ -88,7 +88,7 @@ async def test_prompts_that_begin_the_same_go_on_from_a_state_that_is_shared(dem
     await check_tokens(demo, said)
 
 
-async def test_without_a_prefix_cache_the_same_tokens_are_said(demo: Path) -> None:
+async def test_without_a_prefix_cache_the_tokens_are_the_same(demo: Path) -> None:
     prompts = [(*ids(0, 40), *ids(seed, 10)) for seed in (1, 2, 3, 1)]
     config = replace(SPLIT, prefill=PrefillConfig(prefix_cache=False))
     async with local_cluster(demo, SPLIT) as cluster:
@@ -102,7 +102,7 @@ async def test_without_a_prefix_cache_the_same_tokens_are_said(demo: Path) -> No
 
 
 def chats_of(number: int) -> list[ChatInput]:
-    """A session whose client sends another answer than it got: each turn parts from the last."""
+    """A session whose client sends back a different answer: each turn diverges from the last."""
     messages = [Message(role="user", content="When does the train leave?" + " Well?" * number)]
     chats = []
     for turn in range(5):
@@ -115,7 +115,7 @@ def chats_of(number: int) -> list[ChatInput]:
 
 
 @pytest.mark.parametrize("max_local", [0, 256])
-async def test_a_history_that_is_rendered_otherwise_is_used_up_to_there(
+async def test_a_re_rendered_history_is_reused_up_to_the_difference(
     demo: Path, max_local: int
 ) -> None:
     config = replace(SPLIT, router=RouterConfig(local_prefill_max_tokens=max_local))
@@ -141,7 +141,7 @@ async def test_a_history_that_is_rendered_otherwise_is_used_up_to_there(
         pytest.param("3.8", True, marks=pytest.mark.slow),
     ],
 )
-async def test_turns_with_the_real_vocabulary_use_all_that_the_template_leaves(
+async def test_turns_with_the_real_vocabulary_reuse_all_that_the_template_keeps(
     kind: str, enable_thinking: bool, make_real_checkpoint: MakeReal
 ) -> None:
     async with local_cluster(make_real_checkpoint(template(kind)), REAL) as cluster:

@@ -1,4 +1,4 @@
-"""What a client sends of a conversation: only what is new, unless the router has lost the rest."""
+"""What a client sends of a conversation: only new messages, unless the router has lost the rest."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ async def test_a_request_does_not_grow_with_the_history(demo: Path) -> None:
     assert prompts[-1] - prompts[0] > 250
 
 
-async def test_what_the_router_lost_is_sent_again_in_the_same_call(demo: Path) -> None:
+async def test_messages_that_the_router_lost_are_sent_again_in_the_same_call(demo: Path) -> None:
     async with local_cluster(demo) as cluster:
         wire = Wire(cluster.client)
         session = cluster.client.session("s", tools=DEMO_TOOLS)
@@ -50,15 +50,13 @@ async def test_what_the_router_lost_is_sent_again_in_the_same_call(demo: Path) -
         del session.messages[4:]
         said.append(await say(session, "What is my city?"))
 
-    # Released: a refusal, then all. Edited: the same. Cut: a beginning of what is kept.
+    # Released: a refusal, then everything. Edited: the same. Cut: a prefix of the kept messages.
     assert edited == [1, 2, 2, 5, 2]
     assert wire.num_messages == [*edited, 2, 9, 1]
     assert await wrong_turns(said, demo) == []
 
 
-async def test_a_router_that_comes_back_is_told_everything_once(
-    ray_cluster: Cluster, demo: Path
-) -> None:
+async def test_a_restarted_router_is_sent_everything_once(ray_cluster: Cluster, demo: Path) -> None:
     import ray
 
     async with Client(ray_cluster.address) as client:
@@ -76,7 +74,7 @@ async def test_a_router_that_comes_back_is_told_everything_once(
 
 
 async def wait_until_back(client: Client) -> None:
-    """From a router that was killed: first it is gone, then it has its workers again."""
+    """Waits until a killed router is gone, and then until it has its workers again."""
     async with asyncio.timeout(60):
         with contextlib.suppress(Unavailable):
             while True:
@@ -87,7 +85,7 @@ async def wait_until_back(client: Client) -> None:
             await asyncio.sleep(0.1)
 
 
-async def test_a_turn_that_broke_off_leaves_both_sides_as_they_were(demo: Path) -> None:
+async def test_an_interrupted_turn_leaves_client_and_router_unchanged(demo: Path) -> None:
     async with local_cluster(demo) as cluster:
         wire = Wire(cluster.client)
         session = cluster.client.session("s", tools=DEMO_TOOLS)

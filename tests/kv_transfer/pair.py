@@ -1,4 +1,4 @@
-"""Two workers that hand one prompt over."""
+"""Two workers between which one prompt is handed off."""
 
 from __future__ import annotations
 

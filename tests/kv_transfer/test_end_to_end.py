@@ -21,7 +21,7 @@ READER = Epoch(1)
 
 
 def ship_in_chunks(outgoing: Outgoing, num_tokens: int, chunk_tokens: int) -> None:
-    """As prefill does: after each layer of each chunk, the pages that are complete."""
+    """Like prefill: reports the complete pages after each layer of each chunk."""
     num_pages = -(-num_tokens // PAGE_TOKENS)
     first = 0
     for end in itertools.chain(range(chunk_tokens, num_tokens, chunk_tokens), [num_tokens]):
@@ -40,7 +40,7 @@ def ship_in_chunks(outgoing: Outgoing, num_tokens: int, chunk_tokens: int) -> No
     slot=st.integers(0, 2),
 )
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-def test_any_prompt_in_any_chunks_into_any_pages_arrives_as_it_was(
+def test_any_prompt_in_any_chunks_into_any_pages_arrives_unchanged(
     num_tokens: int, chunk_tokens: int, pages: list[int], taken: set[int], slot: int
 ) -> None:
     world = World()
@@ -96,7 +96,7 @@ def handoff(world: World) -> Handoff:
     return Handoff(world, world.node("prefill-0"), world.node("decode-0"))
 
 
-async def test_bytes_that_change_on_the_way_are_noticed(handoff: Handoff) -> None:
+async def test_bytes_that_change_in_transit_are_detected(handoff: Handoff) -> None:
     handoff.world.network.corrupt_next()
     outgoing = handoff.start()
     ship_all(outgoing, num_pages=3)
@@ -109,7 +109,7 @@ async def test_bytes_that_change_on_the_way_are_noticed(handoff: Handoff) -> Non
     assert handoff.target.slots.counts().free == 3
 
 
-async def test_pages_come_back_after_a_failed_write_and_its_abort(handoff: Handoff) -> None:
+async def test_pages_are_freed_after_a_failed_write_and_its_abort(handoff: Handoff) -> None:
     handoff.world.network.fail_next()
     outgoing = handoff.start()
     ship_all(outgoing, num_pages=3)
@@ -142,7 +142,7 @@ async def test_giving_up_while_bytes_move_frees_only_after_the_fence(handoff: Ha
         await outgoing.finish()
 
 
-async def test_a_success_that_comes_after_giving_up_is_refused(handoff: Handoff) -> None:
+async def test_a_commit_after_giving_up_is_refused(handoff: Handoff) -> None:
     outgoing = handoff.start()
     ship_all(outgoing, num_pages=3)
     result = await outgoing.finish()
@@ -154,7 +154,7 @@ async def test_a_success_that_comes_after_giving_up_is_refused(handoff: Handoff)
     assert handoff.target.pages.counts().free == 16
 
 
-async def test_the_writers_next_life_frees_what_the_last_one_left(handoff: Handoff) -> None:
+async def test_the_writers_next_life_frees_the_units_of_the_last_one(handoff: Handoff) -> None:
     outgoing = handoff.start()
     outgoing.layer_ready(1, pages=range(2))
     await outgoing.stop("the process is killed")
@@ -165,7 +165,7 @@ async def test_the_writers_next_life_frees_what_the_last_one_left(handoff: Hando
     assert handoff.target.pages.counts().free == 16
 
 
-async def test_a_reader_that_is_gone_fails_the_handoff_and_not_the_next(handoff: Handoff) -> None:
+async def test_an_unreachable_reader_fails_the_handoff_and_not_the_next(handoff: Handoff) -> None:
     handoff.world.network.disconnect(handoff.target.transport.segment)
     outgoing = handoff.start()
     ship_all(outgoing, num_pages=3)
@@ -206,7 +206,7 @@ async def test_a_reader_that_holds_a_prefix_gets_only_the_rest(handoff: Handoff)
     assert handoff.target.content(ticket.page_ids, ticket.slot_id) == sent
 
 
-async def test_handoffs_at_the_same_time_do_not_mix(world: World) -> None:
+async def test_concurrent_handoffs_do_not_mix(world: World) -> None:
     source, target = world.node("prefill-0"), world.node("decode-0", num_pages=64)
     source.fill(seed=4)
     reader, writer = world.reader(target), world.writer(source)

@@ -1,4 +1,4 @@
-"""Reader and writer over real gRPC; the bytes go over loopback."""
+"""Reader and writer over real gRPC; the bytes use the loopback transport."""
 
 from __future__ import annotations
 
@@ -122,7 +122,9 @@ async def test_a_pull_is_committed_without_an_outcome(cluster: Cluster) -> None:
     assert arrival.outcome is None
 
 
-async def test_workers_meet_once_a_life(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_workers_meet_once_per_life(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
     ticket = cluster.reserve("turn-a")
     first = await cluster.to_reader.meet(ticket, timeout_s=5)
     monkeypatch.setattr(cluster.to_reader, "_reader", None)
@@ -138,7 +140,7 @@ async def test_a_ticket_of_another_life_of_the_reader_is_stale(cluster: Cluster)
         await cluster.to_reader.meet(dataclasses.replace(ticket, reader=later), timeout_s=5)
 
 
-async def test_another_model_is_refused_with_both_named(world: World) -> None:
+async def test_another_model_is_refused_with_both_models_named(world: World) -> None:
     cluster = Cluster(world, dataclasses.replace(LAYOUT, model_id="large"))
 
     async with cluster.running():
@@ -194,7 +196,7 @@ async def _stopped(outgoing: Outgoing) -> None:
     await outgoing.finish()
 
 
-async def test_a_fence_of_another_life_of_the_writer_is_answered_at_once(cluster: Cluster) -> None:
+async def test_a_fence_for_another_life_of_the_writer_is_answered_at_once(cluster: Cluster) -> None:
     ticket = cluster.reserve("turn-a")
     await cluster.start(ticket)
     earlier = PeerIdentity(
@@ -209,7 +211,7 @@ async def test_a_fence_of_another_life_of_the_writer_is_answered_at_once(cluster
     assert cluster.target.pages.counts().reserved == 4
 
 
-async def test_a_reader_that_is_down_is_unavailable(cluster: Cluster) -> None:
+async def test_an_unreachable_reader_is_unavailable(cluster: Cluster) -> None:
     ticket = cluster.reserve("turn-a")
     nowhere = dataclasses.replace(ticket.reader, address="127.0.0.1:1")
 
@@ -229,9 +231,7 @@ async def test_a_reader_that_is_down_is_unavailable(cluster: Cluster) -> None:
         {"seal": b"x" * 32},
     ],
 )
-async def test_a_ticket_that_is_not_as_its_reader_issued_it_is_refused(
-    cluster: Cluster, change: dict[str, object]
-) -> None:
+async def test_an_altered_ticket_is_refused(cluster: Cluster, change: dict[str, object]) -> None:
     ticket = cluster.reserve("turn-a")
     assert ticket.page_ids == (0, 1, 2)
     altered = dataclasses.replace(ticket, **change)  # type: ignore[arg-type]  # a test's values
@@ -243,7 +243,7 @@ async def test_a_ticket_that_is_not_as_its_reader_issued_it_is_refused(
     await cluster.start(ticket)
 
 
-async def test_a_ticket_of_another_reader_does_not_fit(cluster: Cluster, world: World) -> None:
+async def test_a_ticket_of_another_reader_is_refused(cluster: Cluster, world: World) -> None:
     other = world.reserve(world.reader(world.node("decode-0")), cluster.source)
     mine = cluster.reserve("turn-a")
 
@@ -251,7 +251,7 @@ async def test_a_ticket_of_another_reader_does_not_fit(cluster: Cluster, world: 
         await cluster.start(dataclasses.replace(other, reader=mine.reader))
 
 
-async def test_a_first_token_that_the_model_does_not_have_commits_nothing(
+async def test_a_first_token_outside_the_vocabulary_commits_nothing(
     cluster: Cluster,
 ) -> None:
     ticket = cluster.reserve("turn-a")

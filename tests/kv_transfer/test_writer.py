@@ -13,7 +13,7 @@ from tests.kv_transfer.pair import Pair
 from tests.kv_transfer.world import World, ship_all
 
 
-async def test_everything_that_was_ready_has_arrived_when_finish_returns(pair: Pair) -> None:
+async def test_all_ready_pages_have_arrived_when_finish_returns(pair: Pair) -> None:
     outgoing = pair.start()
     ship_all(outgoing, num_pages=3)
 
@@ -28,7 +28,7 @@ async def test_everything_that_was_ready_has_arrived_when_finish_returns(pair: P
 
 
 class QueuedWork(HostMemory):
-    """Of a device that has not computed anything yet."""
+    """Queued work of a device that has not computed anything yet."""
 
     def __init__(self) -> None:
         self.done = threading.Event()
@@ -42,7 +42,7 @@ class QueuedWork(HostMemory):
         return wait
 
 
-async def test_nothing_moves_before_the_device_has_computed_it(world: World) -> None:
+async def test_nothing_is_written_before_the_device_has_computed_it(world: World) -> None:
     work = QueuedWork()
     pair = Pair(world, memory=work)
     outgoing = pair.start()
@@ -68,7 +68,7 @@ async def test_pages_may_become_ready_in_any_order_and_more_than_once(pair: Pair
     await pair.reader.commit(pair.ticket.ticket_id, Epoch(1), result.checksums)
 
 
-async def test_neighbouring_pages_travel_as_one_fragment(pair: Pair) -> None:
+async def test_neighbouring_pages_are_written_as_one_fragment(pair: Pair) -> None:
     outgoing = pair.start()
     ship_all(outgoing, num_pages=3)
 
@@ -79,7 +79,7 @@ async def test_neighbouring_pages_travel_as_one_fragment(pair: Pair) -> None:
     assert sizes.count([2 * page_bytes, page_bytes]) == 2
 
 
-async def test_batches_keep_to_their_limits(world: World) -> None:
+async def test_batches_stay_within_their_limits(world: World) -> None:
     pair = Pair(world, ShipLimits(max_batch_items=1, max_batch_bytes=48))
     outgoing = pair.start()
     ship_all(outgoing, num_pages=3)
@@ -91,7 +91,7 @@ async def test_batches_keep_to_their_limits(world: World) -> None:
     assert max(batch[0].num_bytes for batch in pair.network.written) == 48
 
 
-async def test_finishing_with_a_unit_missing_is_a_bug_that_is_caught(pair: Pair) -> None:
+async def test_finish_raises_if_a_unit_is_missing(pair: Pair) -> None:
     outgoing = pair.start()
     ship_all(outgoing, num_pages=2)
 

@@ -14,7 +14,7 @@ from tests.kv_transfer.pair import SOURCE_PAGES, Pair
 from tests.kv_transfer.world import World, ship_all
 
 
-async def test_a_failed_write_surfaces_in_finish_and_ends_the_handoff(pair: Pair) -> None:
+async def test_a_failed_write_is_raised_by_finish_and_ends_the_handoff(pair: Pair) -> None:
     pair.network.fail_next()
     outgoing = pair.start()
     ship_all(outgoing, num_pages=3)
@@ -43,7 +43,7 @@ async def test_a_failed_write_does_not_touch_the_next_handoff(pair: Pair) -> Non
     assert pair.has_arrived()
 
 
-async def test_an_unforeseen_error_ends_one_handoff_and_not_the_thread(
+async def test_an_unexpected_error_ends_one_handoff_and_not_the_thread(
     pair: Pair, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     outgoing = pair.start()
@@ -59,7 +59,7 @@ async def test_an_unforeseen_error_ends_one_handoff_and_not_the_thread(
     assert "a piece could not be shipped" in caplog.text
 
 
-async def test_stop_waits_for_the_write_in_flight_and_lets_no_other_start(pair: Pair) -> None:
+async def test_stop_waits_for_the_write_in_flight_and_starts_no_other(pair: Pair) -> None:
     pair.network.hold()
     outgoing = pair.start()
     ship_all(outgoing, num_pages=3)
@@ -102,7 +102,7 @@ async def test_a_cancelled_finish_does_not_disturb_a_later_stop(pair: Pair) -> N
 
 
 async def blocked(world: World) -> tuple[Pair, Outgoing, threading.Thread]:
-    """A thread that computes faster than the network, which holds its first write, lets it."""
+    """A thread that computes faster than the network, until the first write is released."""
     pair = Pair(world, ShipLimits(max_waiting_bytes=1))
     pair.network.hold()
     outgoing = pair.start()
@@ -112,7 +112,7 @@ async def blocked(world: World) -> tuple[Pair, Outgoing, threading.Thread]:
     return pair, outgoing, computing
 
 
-async def test_layer_ready_blocks_while_too_much_waits(world: World) -> None:
+async def test_layer_ready_blocks_while_too_much_is_queued(world: World) -> None:
     pair, outgoing, computing = await blocked(world)
     computing.join(timeout=0.05)
 
@@ -125,9 +125,7 @@ async def test_layer_ready_blocks_while_too_much_waits(world: World) -> None:
 
 
 @pytest.mark.parametrize("ending", ["stop", "fail"])
-async def test_a_blocked_layer_ready_is_freed_by_stop_and_by_failure(
-    world: World, ending: str
-) -> None:
+async def test_stop_and_failure_unblock_layer_ready(world: World, ending: str) -> None:
     pair, outgoing, computing = await blocked(world)
 
     if ending == "stop":
@@ -142,7 +140,7 @@ async def test_a_blocked_layer_ready_is_freed_by_stop_and_by_failure(
     await outgoing.stop("over")
 
 
-async def test_a_fence_stops_the_handoff_and_keeps_its_ticket_from_use(pair: Pair) -> None:
+async def test_a_fence_stops_the_handoff_and_invalidates_its_ticket(pair: Pair) -> None:
     outgoing = pair.start()
     outgoing.layer_ready(1, pages=range(3))
 
@@ -161,7 +159,7 @@ async def test_a_fence_that_overtakes_its_ticket_is_remembered(pair: Pair) -> No
         pair.start()
 
 
-async def test_a_ticket_is_shipped_into_once(pair: Pair) -> None:
+async def test_a_ticket_can_be_shipped_into_once(pair: Pair) -> None:
     outgoing = pair.start()
     with pytest.raises(NotFound):
         pair.start()
@@ -188,7 +186,7 @@ async def test_a_map_of_another_life_of_the_reader_is_refused(pair: Pair) -> Non
         )
 
 
-async def test_closing_stops_what_is_under_way(pair: Pair) -> None:
+async def test_closing_stops_handoffs_in_progress(pair: Pair) -> None:
     outgoing = pair.start()
     outgoing.layer_ready(1, pages=range(3))
 

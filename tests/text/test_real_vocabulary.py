@@ -1,4 +1,6 @@
-"""The vocabulary is the published one, and our templates differ from those in words only."""
+"""The vocabulary is the published one, and our templates differ from the published ones only in
+words.
+"""
 
 from __future__ import annotations
 
@@ -102,7 +104,7 @@ def rendered(source: str, **options: Any) -> str | None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_our_templates_differ_from_the_published_in_words_only(kind: str) -> None:
+def test_our_templates_differ_from_the_published_only_in_words(kind: str) -> None:
     ours, published = template(kind), published_template(kind)
     tools = [{"type": "function", "function": {"name": "f"}}]
 

@@ -1,4 +1,4 @@
-"""Control tokens are marks where the template writes them, and text where a client does."""
+"""Control tokens from the template are marks; those in a client's text stay text."""
 
 from __future__ import annotations
 
@@ -61,9 +61,7 @@ WRITTEN = [
 
 
 @pytest.mark.parametrize(("source", "written"), WRITTEN)
-def test_what_a_template_writes_is_marked_and_what_it_was_told_is_not(
-    source: str, written: str
-) -> None:
+def test_a_templates_literals_are_marked_and_its_inputs_are_not(source: str, written: str) -> None:
     assert render(source, "<E>") == written
 
 
@@ -83,7 +81,7 @@ LOOKED_FOR = [
 
 
 @pytest.mark.parametrize("source", LOOKED_FOR)
-def test_what_a_template_looks_for_in_a_text_is_found_there(source: str) -> None:
+def test_a_token_that_a_template_searches_for_is_found(source: str) -> None:
     assert render(source, "a<E>b") == "b"
 
 
@@ -95,13 +93,13 @@ def test_a_template_that_builds_control_tokens_from_pieces_is_refused() -> None:
         ChatTemplate(TemplateSource(plain=source, with_tools=source), MARKS)
 
 
-def test_a_template_that_looks_for_what_it_wrote_is_refused() -> None:
+def test_a_template_that_searches_its_own_output_is_refused() -> None:
     source = "{% set x = '<T>' + messages[0].content %}{{ 'yes' if '<T>' in x else 'no' }}"
     with pytest.raises(InvalidCheckpoint, match="write each one whole"):
         ChatTemplate(TemplateSource(plain=source, with_tools=source), MARKS)
 
 
-def test_named_tokens_are_the_templates_own() -> None:
+def test_named_tokens_come_from_the_template() -> None:
     source = "{{ messages[0].content }}{{ eos_token }}"
     named = {"eos_token": "<E>"}
     template = ChatTemplate(

@@ -1,4 +1,4 @@
-"""A worker's stream to the router: how it leaves, and what a router sees of it."""
+"""A worker's stream to the router: how it leaves, and what the router sees."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ STATUS = WorkerStatus(
 
 
 class HeardRouter(MembershipServicer):
-    """Keeps what it hears, and ends a stream when its worker says goodbye."""
+    """Records heartbeats, and ends a stream when its worker leaves."""
 
     def __init__(self) -> None:
         self.heard: list[bool] = []
-        """Of each message, whether it was a goodbye."""
+        """For each message, whether it was a leave."""
         self.has_joined = asyncio.Event()
 
     async def Join(
@@ -71,7 +71,7 @@ def joining(address: str, leaving: asyncio.Event) -> asyncio.Future[None]:
     )
 
 
-async def test_the_last_message_of_a_worker_that_leaves_says_so_at_once() -> None:
+async def test_a_workers_last_message_is_a_leave_and_is_sent_at_once() -> None:
     async with heard_router() as (router, address), asyncio.timeout(10):
         leaving = asyncio.Event()
         joined = joining(address, leaving)
@@ -83,7 +83,7 @@ async def test_the_last_message_of_a_worker_that_leaves_says_so_at_once() -> Non
     assert router.heard == [False, True]
 
 
-async def test_a_worker_leaves_without_waiting_for_a_router_that_is_not_there() -> None:
+async def test_a_worker_leaves_without_waiting_for_an_unreachable_router() -> None:
     leaving = asyncio.Event()
     joined = joining("127.0.0.1:1", leaving)
     await asyncio.sleep(0)
@@ -94,7 +94,7 @@ async def test_a_worker_leaves_without_waiting_for_a_router_that_is_not_there() 
         await joined
 
 
-async def test_a_worker_says_once_that_its_router_is_away_and_when_it_is_back(
+async def test_a_worker_logs_once_that_its_router_is_away_and_when_it_is_back(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(join, "REJOIN_AFTER_S", 0.01)
@@ -105,7 +105,7 @@ async def test_a_worker_says_once_that_its_router_is_away_and_when_it_is_back(
             await router.has_joined.wait()
         while "cannot reach" not in caplog.text:
             await asyncio.sleep(0.01)
-        # Time for some more attempts.
+        # Time for a few more attempts.
         await asyncio.sleep(0.5)
         leaving.set()
         await joined
