@@ -203,7 +203,7 @@ def test_pages_that_lose_their_checkpoint_are_evicted_next_on_a_prefill_worker()
     world.check()
 
 
-def test_making_room_for_pages_also_frees_their_slots() -> None:
+def test_slots_freed_with_pages_count_as_room() -> None:
     world = World(num_pages=4, num_slots=2, worth=TO_PREFILL)
     world.keep(A[:8], 8)
     world.keep(B[:8], 8)

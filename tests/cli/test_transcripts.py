@@ -1,4 +1,4 @@
-"""The README's transcripts: what of them must be right, and that it is."""
+"""The README's transcripts: which parts must be right, and that they are."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def told(text: str) -> str:
         ),
     ],
 )
-def test_what_differs_from_run_to_run_is_no_difference(before: str, after: str) -> None:
+def test_values_that_vary_between_runs_are_no_difference(before: str, after: str) -> None:
     assert before != after
     assert facts(before) == facts(after)
 
@@ -112,7 +112,7 @@ def test_what_differs_from_run_to_run_is_no_difference(before: str, after: str) 
         (told("a"), told("a").replace("queue_s", "waited_s")),
     ],
 )
-def test_what_a_reader_would_be_told_wrongly_is_one(before: str, after: str) -> None:
+def test_text_that_would_mislead_a_reader_is_a_difference(before: str, after: str) -> None:
     assert before != after
     assert facts(before) != facts(after)
 
@@ -129,7 +129,7 @@ def test_blocks_are_written_between_their_markers() -> None:
         with_blocks(page, {"y": ""})
 
 
-def test_the_readmes_transcripts_are_what_a_run_shows() -> None:
+def test_the_readmes_transcripts_equal_a_run() -> None:
     readme = README.read_text()
 
     made = recorded(readme, with_setup=False)

@@ -1,4 +1,4 @@
-"""Turns driven through an engine: admitted at their step, dropped at theirs, memory passed on."""
+"""Turns run by an engine: admitted and dropped at given steps, with their memory passed on."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class Became:
     cached_tokens: tuple[int, ...] = ()
     checkpoint_tokens: int = 0
     checkpoint: list[Tensor] = field(default_factory=list)
-    """What its slot holds, field by field."""
+    """The contents of its slot, field by field."""
     num_accepted: int = 0
 
 
@@ -172,8 +172,9 @@ class Turns:
 
 
 class SlowDevice(Launcher):
-    """Steps in the order of their launch, each only when somebody waits for it or for a later one:
-    the slowest device there could be."""
+    """Runs steps in the order of their launch, each only when its result or a later one's is
+    awaited: the slowest possible device.
+    """
 
     num_steps = 0
     max_position = 0

@@ -99,7 +99,7 @@ def test_a_template_that_searches_its_own_output_is_refused() -> None:
         ChatTemplate(TemplateSource(plain=source, with_tools=source), MARKS)
 
 
-def test_named_tokens_come_from_the_template() -> None:
+def test_only_the_template_writes_named_tokens() -> None:
     source = "{{ messages[0].content }}{{ eos_token }}"
     named = {"eos_token": "<E>"}
     template = ChatTemplate(
