@@ -75,8 +75,8 @@ class Became:
 
 
 class Turns:
-    """The event loop's part. Memory that a turn left is filled with what is not a number, at once,
-    and must still be so when the next turn gets it: nobody may write it in between."""
+    """The event loop's part. Memory that a turn leaves is filled with NaN at once, and must still be
+    NaN when the next turn gets it: nothing may write it in between."""
 
     def __init__(self, runner: ModelRunner, engine: Callable[[Publish], DecodeEngine]) -> None:
         self._runner = runner
@@ -137,7 +137,7 @@ class Turns:
         for event in events:
             number = int(event.turn_id)
             became = self._became[number]
-            assert number not in self._left, "spoken of after it had left"
+            assert number not in self._left, "an event after it had left"
             if isinstance(event, NewTokens):
                 became.token_ids += event.delta.token_ids
                 became.logprobs += event.delta.logprobs

@@ -1,5 +1,4 @@
-"""An engine in which something goes wrong: the sequence, or the pass, that it concerns ends; the
-others say what they would have said."""
+"""Errors in an engine: the affected sequence or pass ends, and the other answers are unchanged."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Calls every method of a gRPC server with messages that are nearly right, and says what came back.
+"""Calls every method of a gRPC server with nearly valid messages, and reports the statuses.
 
 Services and methods come from the descriptors of the wire modules and from the server's own health
-service, valid messages from honest traffic that was recorded: so a method that is new is attacked
-as soon as somebody calls it.
+service, valid messages from recorded traffic of real clients: a new method is attacked as soon as
+a client calls it.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ from tests.fuzz.mutation import Heard, Mutator
 
 Status = grpc.StatusCode
 NEVER = (Status.INTERNAL, Status.UNKNOWN, Status.DATA_LOSS, Status.UNIMPLEMENTED)
-# What gRPC's client says by itself when it was still sending to a method that had ended.
+# The error of gRPC's own client if it was still sending to a method that had ended.
 _OF_CLIENT = "Internal error from Core"
 _AT_ONCE = 8
 _KEPT = 50
 
 
 class Recorder(ErrorInterceptor):
-    """The interceptor of our servers, which also keeps the messages that come in."""
+    """The interceptor of our servers, extended to record incoming messages."""
 
     heard: ClassVar[dict[str, list[bytes]]] = {}
 
@@ -61,7 +61,7 @@ class Recorder(ErrorInterceptor):
 
 
 def all_services() -> Iterator[ServiceDescriptor]:
-    """Of every wire module."""
+    """The services of every wire module."""
     for package in (segue.v1, segue.internal.v1):
         for module in pkgutil.iter_modules(package.__path__):
             if module.name.endswith("_pb2"):
@@ -70,7 +70,7 @@ def all_services() -> Iterator[ServiceDescriptor]:
 
 
 async def services_at(channel: grpc.aio.Channel) -> list[ServiceDescriptor]:
-    """Those that the server says it has."""
+    """The services that the server lists."""
     health = health_pb2_grpc.HealthStub(channel)
     found = []
     for service in all_services():
@@ -85,13 +85,14 @@ async def services_at(channel: grpc.aio.Channel) -> list[ServiceDescriptor]:
 
 
 class Attack:
-    """On one server."""
+    """An attack on one server."""
 
     def __init__(
         self, address: str, seed: int, recorded: dict[str, list[bytes]], pool: Heard | None = None
     ) -> None:
-        """`pool`: what is shared with attacks on other servers, so that an answer of one comes back
-        in a request to another."""
+        """`pool`: values shared with attacks on other servers, so that a value from one server's
+        answer is sent to another.
+        """
         self.address = address
         self.outcomes: dict[str, Counter[Status]] = defaultdict(Counter)
         self.bad: list[str] = []
@@ -103,7 +104,7 @@ class Attack:
     async def run(
         self, num_messages: int, *, skip: tuple[str, ...] = (), only: tuple[str, ...] = ()
     ) -> None:
-        """As many for each method, in random order."""
+        """Sends the same number of messages to each method, in random order."""
         async with channel_to(self.address) as channel:
             methods = [
                 method
@@ -123,7 +124,7 @@ class Attack:
     async def call(
         self, channel: grpc.aio.Channel, method: MethodDescriptor, message: Message
     ) -> None:
-        """One method with this message, or one that is nearly it."""
+        """Calls one method with this message, or with a slightly changed one."""
         if self._draw.random() < 0.7:
             self._mutator.mutate(message)
         octets = message.SerializeToString()
@@ -132,7 +133,7 @@ class Attack:
         self._count(method, status, said)
 
     def unexpected(self) -> list[str]:
-        """Statuses that mean a bug, with the method and what was said."""
+        """Statuses that indicate a bug, with the method and the error text."""
         return self.bad
 
     def _learn(self, methods: list[MethodDescriptor]) -> None:
@@ -152,7 +153,9 @@ class Attack:
         return self._mutator.damage(octets) if self._draw.random() < 0.1 else octets
 
     def _requests(self, method: MethodDescriptor) -> list[bytes]:
-        """Of a stream: some right, some wrong, in any order, some twice, or none at all."""
+        """The messages of a request stream: some valid, some invalid, in any order, some twice, or
+        none at all.
+        """
         recorded = self._recorded.get(path_of(method), [])
         whole = recorded[: self._draw.randrange(4)]
         wrong = [self._request(method) for _ in range(self._draw.randrange(4))]
@@ -217,7 +220,7 @@ class Attack:
 
 
 def method_named(full_name: str) -> MethodDescriptor:
-    """Such as segue.internal.v1.PrefillWorker.Turns."""
+    """A method by its name, such as segue.internal.v1.PrefillWorker.Turns."""
     methods = {m.full_name: m for service in all_services() for m in service.methods}
     return methods[full_name]
 

@@ -1,7 +1,7 @@
-"""Messages that are nearly right: any protobuf message, changed in a few of its fields.
+"""Nearly valid messages: any protobuf message, changed in a few of its fields.
 
-Nothing here knows a message of ours: it goes by descriptors. What others have said is taken over at
-random, so that a ticket of one answer comes back in another request.
+It works on descriptors, without knowledge of our messages. Values from earlier messages are
+inserted at random, so that a ticket of one answer is sent in another request.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ _REALS = (FieldDescriptor.CPPTYPE_FLOAT, FieldDescriptor.CPPTYPE_DOUBLE)
 
 
 class Heard:
-    """Values that were in real messages, by the name of their field, and messages by their type."""
+    """Values seen in real messages, by field name, and messages, by type."""
 
     def __init__(self) -> None:
         self._values: dict[str, deque[Any]] = defaultdict(lambda: deque(maxlen=_KEPT_VALUES))
@@ -86,12 +86,12 @@ class Mutator:
         self._draw = draw
 
     def mutate(self, message: Message) -> None:
-        """Changes one to three things in it."""
+        """Makes one to three changes in it."""
         for _ in range(self._draw.choice((1, 1, 1, 2, 3))):
             self._change(message)
 
     def damage(self, octets: bytes) -> bytes:
-        """Of an encoded message: mostly no message any more."""
+        """Damages an encoded message, which then usually cannot be decoded."""
         kind = self._draw.randrange(3)
         if kind == 0:
             return octets[: self._draw.randrange(len(octets) + 1)]
@@ -182,7 +182,7 @@ class Mutator:
 
 
 def _nothing(field: FieldDescriptor) -> Any:
-    """Of the field's type, also where it is repeated."""
+    """An empty value of the field's type, also if it is repeated."""
     if field.cpp_type == FieldDescriptor.CPPTYPE_STRING:
         return b"" if field.type == FieldDescriptor.TYPE_BYTES else ""
     return 0.0 if field.cpp_type in _REALS else 0

@@ -1,5 +1,6 @@
-"""Whatever is sent to a router or a worker, it answers with a status of ours, goes on, and holds
-nothing afterwards."""
+"""For any message, a router or a worker answers with a valid status, continues, and holds
+nothing.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +44,7 @@ from tests.fuzz.mutation import Heard
 
 PROMPT = tuple(range(20, 120))
 THREE = StopConditions(max_tokens=3)
-# What nobody reads from is given up soon.
+# A stream that its client does not read is given up soon.
 CONFIG = Config(engine=replace(ENGINE, max_running=32))
 
 
@@ -54,7 +55,7 @@ def demo() -> Path:
 
 @pytest.fixture
 def exits(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Every time that a process would have ended."""
+    """Records each call that would end the process."""
     seen: list[int] = []
     monkeypatch.setattr(os, "_exit", seen.append)
     return seen
@@ -71,7 +72,7 @@ async def cluster(
 
 
 async def honest_traffic(cluster: LocalCluster) -> None:
-    """One of everything that clients and workers say to each other."""
+    """Sends every kind of message that clients and workers exchange."""
     client = cluster.client
     hello = (Message(role="user", content="Hello"),)
     await client.generate(ChatInput(messages=hello), session_id="chat", stop=THREE)
@@ -101,7 +102,7 @@ async def honest_traffic(cluster: LocalCluster) -> None:
 
 
 def complaints(caplog: pytest.LogCaptureFixture) -> list[str]:
-    """What a log says only of bugs."""
+    """Log lines that only a bug writes."""
     return [
         record.getMessage()
         for record in caplog.records
@@ -110,8 +111,8 @@ def complaints(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 
 async def attack_all(cluster: LocalCluster, seed: int, num_messages: int) -> list[Attack]:
-    # A ghost that joins is placed on, and one that takes a worker's name is believed: whoever may
-    # join is not checked yet. So membership is attacked on a router of its own.
+    # A fake worker that joins gets turns, and one with a real worker's name replaces it: joining is
+    # not authenticated yet. So membership is attacked on a separate router.
     heard, pool = Recorder.so_far(), Heard()
     attacks = [
         (Attack(address, seed + i, heard, pool), skip)
@@ -127,7 +128,7 @@ async def attack_all(cluster: LocalCluster, seed: int, num_messages: int) -> lis
 
 
 async def attack_handoffs(cluster: LocalCluster, seed: int, num_handoffs: int) -> Attack:
-    """Tickets that are there, in requests that are nearly right."""
+    """Existing tickets in slightly changed requests."""
     reader, writer = cluster.decode[0]._exchange.reader, cluster.prefill[0].presence
     attack = Attack(writer.address, seed, Recorder.so_far())
     draw = random.Random(seed)
@@ -210,7 +211,7 @@ async def test_nearly_right_messages_break_nothing(
 async def test_thousands_of_nearly_right_messages_break_nothing(
     cluster: LocalCluster, exits: list[int], caplog: pytest.LogCaptureFixture, seed: int
 ) -> None:
-    # Of a worker's thirteen methods that is more than 5,000 messages.
+    # With a worker's thirteen methods, these are more than 5,000 messages.
     await check_all(cluster, seed, int(os.environ.get("FUZZ_MESSAGES", "400")), exits, caplog)
 
 

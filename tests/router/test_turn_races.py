@@ -1,7 +1,7 @@
-"""A turn, and everything that can come between any two of its steps: tables of races.
+"""A turn, with events injected between any two of its steps: tables of races.
 
-Workers act one step at a time; between two steps one or two things go wrong, and then the workers
-go on as if they did not know. However it ends, nothing stays held and no token is lost or repeated.
+Workers act one step at a time. Between two steps one or two events happen, and then the workers
+continue their script. However the turn ends, nothing stays held and no token is lost or repeated.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""A handoff between two workers, and everything that can come between any two of its steps.
+"""A handoff between two workers, with faults injected between any two of its steps.
 
-Something goes wrong at every await of the prefill worker and of the decode worker, and where their
-threads are held. Then the workers go on as if they did not know. However it ends, the answer is
-right or there is none, pages and slots add up, and nothing is left running.
+A fault is injected at every await of the prefill worker and of the decode worker, and where their
+threads are held. Then the workers continue. However the turn ends, the answer is right or missing,
+pages and slots add up, and nothing is left running.
 """
 
 from __future__ import annotations
