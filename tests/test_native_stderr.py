@@ -19,10 +19,10 @@ with captured_stderr() as native:
     os.write(2, b"noise\\n")
     print("shown", file=sys.stderr)
     os.write(2, b"more\\n")
-    said = native()
+    output = native()
 os.write(2, b"native again\\n")
 print("python again", file=sys.stderr)
-print(repr(said))
+print(repr(output))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 

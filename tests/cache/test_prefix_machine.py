@@ -72,7 +72,7 @@ class PrefixCacheMachine(RuleBasedStateMachine):
         self.in_slots: dict[SlotId, Tokens] = {}
 
     @rule(tokens=prompts, data=st.data())
-    def begin_at_a_checkpoint(self, tokens: Tokens, data: st.DataObject) -> None:
+    def start_at_a_checkpoint(self, tokens: Tokens, data: st.DataObject) -> None:
         match = self.cache.match(Prompt(tokens))
         hold = self.cache.hold_checkpoint(match)
         if hold.checkpoint is not None:
@@ -81,7 +81,7 @@ class PrefixCacheMachine(RuleBasedStateMachine):
         self.start(tokens, hold, data)
 
     @rule(tokens=prompts, data=st.data())
-    def begin_behind_resident_pages(self, tokens: Tokens, data: st.DataObject) -> None:
+    def start_after_resident_pages(self, tokens: Tokens, data: st.DataObject) -> None:
         match = self.cache.match(Prompt(tokens))
         hold = self.cache.hold_pages(match)
         assert hold.num_tokens == match.num_tokens

@@ -1,7 +1,7 @@
 """Two tiers with real tensors, and a naive cache for each.
 
-What a unit holds is a number made of all tokens up to its end, free units are poisoned, and
-whatever any hold or tree names must hold its number.
+A unit contains a number computed from all tokens up to its end. Free units are poisoned. Every unit
+of a hold or a tree must contain its number.
 """
 
 from __future__ import annotations

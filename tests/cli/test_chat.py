@@ -245,8 +245,8 @@ def test_the_error_for_a_router_that_dies_during_an_answer_is_on_its_own_line(
             screen.wait_for("you ", since=failed)
             assert screen.wait_for_end(timeout_s=20, pressing=CTRL_D) == 0
 
-    said = screen.screen[screen.screen.index("error Unavailable") - 1 :]
-    assert said.startswith(
+    shown = screen.screen[screen.screen.index("error Unavailable") - 1 :]
+    assert shown.startswith(
         f"\nerror Unavailable: router {address}: the connection broke, its process may have ended\n"
         "the conversation can continue without this turn, once the router is back\n"
     )

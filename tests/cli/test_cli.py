@@ -33,11 +33,11 @@ def segue(*arguments: str, stdin: str | None = None) -> subprocess.CompletedProc
     )
 
 
-Said = Callable[..., subprocess.CompletedProcess[str]]
+Command = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture
-def said(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Said:
+def run_here(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
     """The output of a `segue` command that starts nothing, run in this process: a new one takes a
     second.
     """
@@ -71,10 +71,10 @@ def serving(
         process.stdout.close()
 
 
-def all_logged(said: str) -> dict[str, set[str]]:
+def all_logged(output: str) -> dict[str, set[str]]:
     """The levels of all lines, for each log of a `segue serve` with this output."""
-    found = re.search(r"logs are in (\S+): segue-\*\.log", said)
-    assert found is not None, said
+    found = re.search(r"logs are in (\S+): segue-\*\.log", output)
+    assert found is not None, output
     return {
         log.name: {line.split()[2] for line in log.read_text().splitlines()}
         for log in Path(found[1]).glob("segue-*.log")
@@ -268,8 +268,8 @@ def test_the_version_is_the_packages() -> None:
     assert shown.stdout == f"segue {metadata.version('segue')}\n"
 
 
-def test_help_explains_the_options(said: Said) -> None:
-    assert "Show the version and exit." in said("--help").stdout
+def test_help_explains_the_options(run_here: Command) -> None:
+    assert "Show the version and exit." in run_here("--help").stdout
 
 
 @pytest.mark.parametrize(
@@ -277,14 +277,14 @@ def test_help_explains_the_options(said: Said) -> None:
     [["status"], ["chat"], ["chat", "Hello"], ["generate", "--prompt", "x"], ["explain", "agent"]],
 )
 def test_if_nothing_listens_the_error_names_the_command_to_start(
-    said: Said, command: list[str]
+    run_here: Command, command: list[str]
 ) -> None:
     with socket.socket() as bound:
         # Bound but not listening: every connection is refused.
         bound.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{bound.getsockname()[1]}"
 
-        refused = said(*command, "--target", address)
+        refused = run_here(*command, "--target", address)
 
     assert refused.returncode == 1
     assert refused.stdout == ""
@@ -312,8 +312,10 @@ def test_if_nothing_listens_the_error_names_the_command_to_start(
         (["serve", "--prefill", "0"], "[cluster] prefill must be >= 1, got 0"),
     ],
 )
-def test_an_error_is_reported_in_one_line(said: Said, arguments: list[str], message: str) -> None:
-    refused = said(*arguments)
+def test_an_error_is_reported_in_one_line(
+    run_here: Command, arguments: list[str], message: str
+) -> None:
+    refused = run_here(*arguments)
 
     assert refused.returncode == 1
     assert message in refused.stderr
@@ -332,12 +334,12 @@ def test_an_error_is_reported_in_one_line(said: Said, arguments: list[str], mess
     ],
 )
 def test_an_invalid_file_is_refused_by_its_name(
-    said: Said, tmp_path: Path, content: bytes, message: str
+    run_here: Command, tmp_path: Path, content: bytes, message: str
 ) -> None:
     messages = tmp_path / "messages.json"
     messages.write_bytes(content)
 
-    refused = said("generate", "--messages", str(messages))
+    refused = run_here("generate", "--messages", str(messages))
 
     assert refused.returncode == 1
     assert message in refused.stderr

@@ -197,9 +197,9 @@ def test_labels_under_an_answer_are_the_fields_terms() -> None:
     )
     end = TurnEnd(finish_reason=FinishReason.STOP, usage=usage, timings=Timings(decode_s=2.0))
 
-    said = timings_lines(end, 300)
+    lines = timings_lines(end, 300)
 
-    assert said.startswith(
+    assert lines.startswith(
         "20 (8 of the last turn re-rendered) + 3 (10 of 17 drafts accepted) tokens · 1 token/s · "
     )
 

@@ -24,10 +24,10 @@ class DirectTurn:
             self._turn, source or ComputedOnDecode(64), self._news.put_nowait, timeout_s=60.0
         )
         self._answering = asyncio.ensure_future(answering)
-        hearing = asyncio.ensure_future(self._news.get())
-        await asyncio.wait({self._answering, hearing}, return_when=asyncio.FIRST_COMPLETED)
-        if not hearing.done():
-            hearing.cancel()
+        reading = asyncio.ensure_future(self._news.get())
+        await asyncio.wait({self._answering, reading}, return_when=asyncio.FIRST_COMPLETED)
+        if not reading.done():
+            reading.cancel()
             await self._answering
 
     def stop(self) -> None:

@@ -77,7 +77,7 @@ def with_thinking(source: Path, demo: Path, folder: Path) -> Path:
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
+class TurnRecord:
     """One turn: all messages before its answer, as the client has them, and the answer."""
 
     messages: tuple[Message, ...]
@@ -91,7 +91,7 @@ class Said:
         return self.messages[-1].role == "user"
 
 
-async def say(session: Session, new: str | Message) -> Said:
+async def say(session: Session, new: str | Message) -> TurnRecord:
     answer: list[int] = []
     async for event in session.turn(new, stop=STOP, timeout_s=60):
         match event:
@@ -99,15 +99,15 @@ async def say(session: Session, new: str | Message) -> Said:
                 answer.extend(event.token_ids)
             case TurnEnd():
                 end = event
-    return Said(tuple(session.messages[:-1]), answer, end)
+    return TurnRecord(tuple(session.messages[:-1]), answer, end)
 
 
 async def converse(
     cluster: LocalCluster, name: str = "parent", *, system: str = SYSTEM
-) -> list[Said]:
+) -> list[TurnRecord]:
     """Runs the script and forks it on the way. At the end the parent continues from the fork."""
     parent = session = cluster.client.session(name, system=system, tools=DEMO_TOOLS)
-    said: list[Said] = []
+    turns: list[TurnRecord] = []
     for index, new in enumerate(SCRIPT):
         if index == FORK_AT:
             session = await parent.fork(f"{name}-child")
@@ -117,19 +117,19 @@ async def converse(
             session.messages[-1] = replace(
                 session.messages[-1], reasoning="A tool knows.", tool_calls=(CALL,)
             )
-        said.append(replace(await say(session, new), follows_an_edit=is_edited))
+        turns.append(replace(await say(session, new), follows_an_edit=is_edited))
         cluster.check_invariants()
-    return [*said, await say(parent, "What is my city?")]
+    return [*turns, await say(parent, "What is my city?")]
 
 
-async def wrong_turns(said: Sequence[Said], folder: Path) -> list[int]:
+async def wrong_turns(turns: Sequence[TurnRecord], folder: Path) -> list[int]:
     """The turns whose answers differ from what `transformers` computes for all messages."""
 
     def look() -> list[int]:
         oracle, tokenizer = Oracle(folder), PreTrainedTokenizerFast.from_pretrained(folder)
         return [
             index
-            for index, turn in enumerate(said)
+            for index, turn in enumerate(turns)
             if not oracle.would_say(rendered(tokenizer, turn.messages), turn.answer)
         ]
 

@@ -24,7 +24,7 @@ PENALISED = Sampling(repetition_penalty=1.1, frequency_penalty=0.6)
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
+class Continued:
     deltas: Sequence[TokenDelta]
     result: TurnResult
 
@@ -48,7 +48,7 @@ class Workers:
         self._decode = DecodeLink(by_role[Role.DECODE])
         self._names = iter(range(1000))
 
-    async def answer(self, spec: TurnSpec, *, is_shipped: bool = True) -> Said:
+    async def answer(self, spec: TurnSpec, *, is_shipped: bool = True) -> Continued:
         """`is_shipped`: a prefill worker computes the context, not the decode worker."""
         turn_id = TurnId(f"turn-{next(self._names)}")
         turn = NamedTurn(turn_id, replace(spec, turn_id=turn_id), prefix=None)
@@ -64,7 +64,7 @@ class Workers:
         if prefilled is not None:
             await prefilled
         self._cluster.check_invariants()
-        return Said(deltas, news)
+        return Continued(deltas, news)
 
     async def close(self) -> None:
         await self._prefill.close()

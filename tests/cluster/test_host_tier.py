@@ -22,7 +22,7 @@ from segue.engine.config import EngineConfig
 from segue.launch.config import Config
 from tests.cluster.conftest import LocalCluster, local_cluster, num_evicted
 from tests.cluster.direct import DirectTurn
-from tests.cluster.growing import Said, wrong_turns
+from tests.cluster.growing import TurnRecord, wrong_turns
 from tests.cluster.idle import is_idle, wait_until_idle
 from tests.cluster.moving import pull_always
 from tests.cluster.test_prefill_here import spec
@@ -46,9 +46,9 @@ class Talk:
         self.name = name
         self._source = random.Random(name)
         self.history = self._more(first_tokens)
-        self.said: list[Said] = []
+        self.turns: list[TurnRecord] = []
 
-    async def turn(self, cluster: LocalCluster) -> Said:
+    async def turn(self, cluster: LocalCluster) -> TurnRecord:
         answer = await cluster.client.generate(
             TokenInput(tuple(self.history)),
             session_id=self.name,
@@ -56,9 +56,9 @@ class Talk:
             timeout_s=60,
         )
         cluster.check_invariants()
-        self.said.append(Said(list(self.history), list(answer.token_ids), answer.end))
+        self.turns.append(TurnRecord(list(self.history), list(answer.token_ids), answer.end))
         self.history += [*answer.token_ids, *self._more(31)]
-        return self.said[-1]
+        return self.turns[-1]
 
     def _more(self, num_tokens: int) -> list[int]:
         return [self._source.randrange(5, 290) for _ in range(num_tokens)]
@@ -108,11 +108,11 @@ async def test_sessions_that_do_not_fit_together_are_loaded_instead_of_computed(
     assert is_idle(status), status
     assert all(worker.load.host_pages.cached > 0 for worker in status.workers)
     for talk in talks:
-        for turn in talk.said[1:]:
+        for turn in talk.turns[1:]:
             usage = turn.usage
             assert usage.resident_tokens >= usage.prompt_tokens - 31 - 2 * 16
             assert usage.cached_tokens + usage.pulled_tokens > 0.8 * usage.prompt_tokens
-        assert await wrong_turns(talk.said, demo) == []
+        assert await wrong_turns(talk.turns, demo) == []
 
 
 async def test_a_prefill_worker_loads_a_prefix_instead_of_computing_it(demo: Path) -> None:
@@ -127,12 +127,12 @@ async def test_a_prefill_worker_loads_a_prefix_instead_of_computing_it(demo: Pat
         loaded_tokens = await measured(cluster, "prefill-0", "segue_host_loaded_tokens_total")
         dropped = num_evicted(cluster.prefill[0]) - cluster.prefill[0]._memory.cache.num_moved_pages
 
-    last = [talk.said[-1].usage for talk in talks]
+    last = [talk.turns[-1].usage for talk in talks]
     assert loaded_tokens > 500
     assert dropped < num_evicted(cluster.prefill[0])
     assert all(usage.cached_tokens > 0.8 * usage.prompt_tokens for usage in last)
     for talk in talks:
-        assert await wrong_turns(talk.said, demo) == []
+        assert await wrong_turns(talk.turns, demo) == []
 
 
 async def test_without_a_host_tier_the_same_sessions_are_computed_again(demo: Path) -> None:
@@ -145,7 +145,7 @@ async def test_without_a_host_tier_the_same_sessions_are_computed_again(demo: Pa
                 await talk.turn(cluster)
         status = await cluster.client.status()
 
-    last = [talk.said[-1].usage for talk in talks]
+    last = [talk.turns[-1].usage for talk in talks]
     assert [usage.resident_tokens + usage.cached_tokens for usage in last] == [0, 0, 0]
     assert all(worker.load.host_pages.total == 0 for worker in status.workers)
 
@@ -177,7 +177,7 @@ async def test_a_paused_session_makes_room_and_is_back_before_its_turn(
     assert still_leased_s == 10.0
     assert turn.usage.resident_tokens >= before
     assert is_idle(status), status
-    assert await wrong_turns([*paused.said, *other.said], demo) == []
+    assert await wrong_turns([*paused.turns, *other.turns], demo) == []
 
 
 async def test_an_early_turn_does_not_wait_for_the_end_of_the_pause(
@@ -193,7 +193,7 @@ async def test_an_early_turn_does_not_wait_for_the_end_of_the_pause(
     turn = await asyncio.wait_for(paused.turn(cluster), timeout=30)
 
     assert turn.usage.resident_tokens >= before
-    assert await wrong_turns(paused.said, demo) == []
+    assert await wrong_turns(paused.turns, demo) == []
 
 
 async def test_a_paused_session_can_be_forked_and_released(cluster: LocalCluster) -> None:

@@ -245,9 +245,9 @@ async def test_a_forks_name_must_be_a_valid_session_name(cluster: LocalCluster, 
 
 
 async def test_a_penalty_at_its_limit_is_accepted(cluster: LocalCluster) -> None:
-    said = await answer(cluster, sampling=SamplingParams(repetition_penalty=0.01))
+    answered = await answer(cluster, sampling=SamplingParams(repetition_penalty=0.01))
 
-    assert len(said.token_ids) == 8
+    assert len(answered.token_ids) == 8
 
 
 @pytest.mark.parametrize("first_token", [10**6, 2**32 - 1])

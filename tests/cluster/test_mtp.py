@@ -71,24 +71,24 @@ async def test_greedy_answers_are_those_of_transformers(
     async def two_turns(
         cluster: LocalCluster, index: int, prompt: tuple[int, ...], length: int
     ) -> list[tuple[tuple[int, ...], Answer]]:
-        said = []
+        records = []
         for _ in range(2):
             answer = await cluster.client.generate(
                 TokenInput(prompt),
                 session_id=f"session-{index}",
                 stop=StopConditions(max_tokens=length, ignore_eos=True),
             )
-            said.append((prompt, answer))
+            records.append((prompt, answer))
             prompt = (*prompt, *answer.token_ids, 7, 8, 9)
-        return said
+        return records
 
     async with local_cluster(folder, drafting(max_drafts, local_tokens=16)) as cluster:
-        said = await asyncio.gather(
+        records = await asyncio.gather(
             *(two_turns(cluster, index, *turn) for index, turn in enumerate(asked))
         )
         status = await wait_until_idle(cluster.client)
 
-    turns = [turn for of_session in said for turn in of_session]
+    turns = [turn for of_session in records for turn in of_session]
 
     def wrong() -> list[int]:
         oracle = Oracle(folder)

@@ -61,21 +61,23 @@ async def test_a_session_continues_with_the_tokens_of_transformers(
 ) -> None:
     history = await first_turn(cluster)
     sizes = [1, 16, 40, 7]
-    said = []
+    records = []
     for index, size in enumerate(sizes):
         prompt = [*history, *range(10, 10 + size)]
         answer, result = await answer_here(cluster, spec(f"turn-{index}", prompt))
-        said.append((prompt, answer, result))
+        records.append((prompt, answer, result))
         history = [*prompt, *answer]
 
     def wrong() -> list[int]:
         oracle = Oracle(demo)
         return [
-            i for i, (prompt, answer, _) in enumerate(said) if not oracle.would_say(prompt, answer)
+            i
+            for i, (prompt, answer, _) in enumerate(records)
+            if not oracle.would_say(prompt, answer)
         ]
 
     assert await asyncio.to_thread(wrong) == []
-    for (prompt, _, result), size in zip(said, sizes, strict=True):
+    for (prompt, _, result), size in zip(records, sizes, strict=True):
         usage, report = result.usage, result.report
         assert usage.cached_tokens + report.computed_tokens == len(prompt)
         # The new tokens, the answer's last token, and the tokens after the last full page.
@@ -89,13 +91,15 @@ async def test_it_computes_while_other_answers_continue(cluster: LocalCluster, d
     history = await first_turn(cluster)
     prompts = [[*history, *range(20, 20 + size)] for size in (5, 17, 30)]
 
-    said = await asyncio.gather(
+    records = await asyncio.gather(
         *(answer_here(cluster, spec(f"turn-{i}", prompt)) for i, prompt in enumerate(prompts))
     )
 
     def wrong() -> list[int]:
         oracle = Oracle(demo)
-        return [i for i, prompt in enumerate(prompts) if not oracle.would_say(prompt, said[i][0])]
+        return [
+            i for i, prompt in enumerate(prompts) if not oracle.would_say(prompt, records[i][0])
+        ]
 
     assert await asyncio.to_thread(wrong) == []
 

@@ -27,7 +27,7 @@ from tests.cluster.growing import (
     FIRST_TOKENS,
     NEW_TOKENS,
     NUM_TURNS,
-    Said,
+    TurnRecord,
     converse,
     wrong_turns,
 )
@@ -65,19 +65,19 @@ async def test_a_session_with_a_fork_answers_like_transformers(
     config = Config(engine=replace(ENGINE, page_tokens=page_tokens))
 
     async with local_cluster(served, config) as cluster:
-        said = await converse(cluster, fork_at=6)
+        turns = await converse(cluster, fork_at=6)
         status = await wait_until_idle(cluster.client)
 
-    assert await wrong_turns(said, served) == []
+    assert await wrong_turns(turns, served) == []
     assert is_idle(status), status
 
 
 async def test_only_new_tokens_are_computed_and_shipped(demo: Path) -> None:
     async with local_cluster(demo, without_local()) as cluster:
-        said = await converse(cluster)
+        turns = await converse(cluster)
         layout = cluster.decode[0].layout
 
-    later = [turn.usage for turn in said[1:]]
+    later = [turn.usage for turn in turns[1:]]
     new_pages = layout.num_pages_for(NEW_TOKENS + ANSWER_TOKENS) + 1
     bound = 1.1 * (new_pages * layout.page_bytes + layout.slot_bytes)
     assert all(usage.resident_tokens > 0 for usage in later)
@@ -94,11 +94,11 @@ async def test_scarce_memory_costs_only_time(demo: Path) -> None:
     )
 
     async with local_cluster(demo, Config(engine=engine)) as cluster:
-        said = await converse(cluster)
+        turns = await converse(cluster)
         evicted = num_evicted(*cluster.prefill, *cluster.decode)
 
     assert evicted > 0
-    assert await wrong_turns(said, demo) == []
+    assert await wrong_turns(turns, demo) == []
 
 
 @EVERY_KIND
@@ -119,9 +119,9 @@ async def test_sessions_that_evict_each_other_every_turn_answer_the_same(
         )
         evicted = num_evicted(cluster.decode[0])
 
-    said = [turn for conversation in conversations for turn in conversation]
-    assert evicted >= len(said)
-    assert await wrong_turns(said, served) == []
+    turns = [turn for conversation in conversations for turn in conversation]
+    assert evicted >= len(turns)
+    assert await wrong_turns(turns, served) == []
 
 
 async def test_sessions_that_move_every_turn_answer_the_same(
@@ -129,7 +129,7 @@ async def test_sessions_that_move_every_turn_answer_the_same(
 ) -> None:
     conversations = await moved_every_turn(demo, ENGINE, monkeypatch, num_sessions=2, num_turns=8)
 
-    assert await wrong_turns([turn for said in conversations for turn in said], demo) == []
+    assert await wrong_turns([turn for turns in conversations for turn in turns], demo) == []
 
 
 async def moved_every_turn(
@@ -139,7 +139,7 @@ async def moved_every_turn(
     *,
     num_sessions: int,
     num_turns: int,
-) -> list[list[Said]]:
+) -> list[list[TurnRecord]]:
     monkeypatch.setattr("router.placement.placing.place", moving_place)
     pull_always(monkeypatch)
     config = replace(without_local(), engine=engine)
@@ -149,14 +149,14 @@ async def moved_every_turn(
             *(converse(cluster, num_turns, name=f"s-{n}") for n in range(num_sessions))
         )
 
-    for said in conversations:
-        pairs = itertools.pairwise(turn.end for turn in said)
+    for turns in conversations:
+        pairs = itertools.pairwise(turn.end for turn in turns)
         moved = [
             (one.prefill_worker, one.decode_worker) != (other.prefill_worker, other.decode_worker)
             for one, other in pairs
         ]
         assert all(moved)
-        assert any(turn.usage.pulled_tokens for turn in said)
+        assert any(turn.usage.pulled_tokens for turn in turns)
     return conversations
 
 
@@ -166,15 +166,17 @@ async def test_a_session_of_any_kind_that_moves_every_turn_answers_the_same(
 ) -> None:
     engine = replace(ENGINE, page_tokens=page_tokens)
 
-    (said,) = await moved_every_turn(
+    (turns,) = await moved_every_turn(
         served, engine, monkeypatch, num_sessions=1, num_turns=NUM_TURNS
     )
 
-    assert await wrong_turns(said, served) == []
+    assert await wrong_turns(turns, served) == []
 
 
 @pytest.fixture(params=["everything", "no residency", "no prefix cache", "no pull"])
-async def mode(request: pytest.FixtureRequest, demo: Path) -> AsyncIterator[tuple[str, list[Said]]]:
+async def mode(
+    request: pytest.FixtureRequest, demo: Path
+) -> AsyncIterator[tuple[str, list[TurnRecord]]]:
     config = without_local(
         decode=DecodeConfig(residency=request.param != "no residency"),
         prefill=PrefillConfig(
@@ -186,12 +188,12 @@ async def mode(request: pytest.FixtureRequest, demo: Path) -> AsyncIterator[tupl
 
 
 async def test_with_any_part_switched_off_the_answers_are_the_same(
-    mode: tuple[str, list[Said]], demo: Path
+    mode: tuple[str, list[TurnRecord]], demo: Path
 ) -> None:
-    name, said = mode
-    last = said[-1].usage
+    name, turns = mode
+    last = turns[-1].usage
 
-    assert await wrong_turns(said, demo) == []
+    assert await wrong_turns(turns, demo) == []
     assert (last.resident_tokens > 0) == (name != "no residency")
     assert (last.cached_tokens > 0) == (name != "no prefix cache")
     if name in ("no pull", "no residency", "no prefix cache"):
@@ -238,9 +240,9 @@ async def test_a_session_with_an_expired_lease_keeps_its_pages_until_they_are_ne
     config = Config(engine=ENGINE, decode=DecodeConfig(lease_s=0.001))
 
     async with local_cluster(demo, config) as cluster:
-        said = await converse(cluster, 2)
+        turns = await converse(cluster, 2)
         with pytest.raises(NotFound, match="has no lease here"):
             await cluster.client.renew_session("parent")
 
     # The memory was not needed, so the pages were still there.
-    assert said[1].usage.resident_tokens > 0
+    assert turns[1].usage.resident_tokens > 0

@@ -34,7 +34,7 @@ REAL = Config(engine=replace(ENGINE, cache_bytes=256 << 20))
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
+class TurnRecord:
     prompt: tuple[int, ...]
     answer: tuple[int, ...]
     reused_tokens: int
@@ -43,7 +43,7 @@ class Said:
 
 async def say(
     cluster: LocalCluster, turn_input: TurnInput, session_id: str = "", max_tokens: int = 6
-) -> Said:
+) -> TurnRecord:
     prompts = cluster.router._prompts.encoder
     answer = await cluster.client.generate(
         turn_input,
@@ -52,7 +52,7 @@ async def say(
         stop=StopConditions(max_tokens=max_tokens, ignore_eos=True),
     )
     usage = answer.end.usage
-    return Said(
+    return TurnRecord(
         prompt=prompts.encode(turn_input),
         answer=tuple(answer.token_ids),
         reused_tokens=usage.cached_tokens + usage.pulled_tokens,
@@ -65,12 +65,12 @@ def ids(seed: int, number: int) -> tuple[int, ...]:
     return tuple(rng.randrange(5, 290) for _ in range(number))
 
 
-async def check_tokens(demo: Path, said: Sequence[Said]) -> None:
+async def check_tokens(demo: Path, records: Sequence[TurnRecord]) -> None:
     """The tokens equal those of `transformers`, which computes each prompt from its first token."""
 
     def wrong() -> list[int]:
         oracle = Oracle(demo)
-        return [i for i, s in enumerate(said) if not oracle.would_say(s.prompt, s.answer)]
+        return [i for i, s in enumerate(records) if not oracle.would_say(s.prompt, s.answer)]
 
     assert await asyncio.to_thread(wrong) == []
 
@@ -82,10 +82,10 @@ async def test_prompts_with_a_shared_prefix_resume_from_a_shared_state(demo: Pat
         *((*shared, *ids(seed, 60)) for seed in range(3, 7)),
     ]
     async with local_cluster(demo, SPLIT) as cluster:
-        said = [await say(cluster, TokenInput(prompt)) for prompt in prompts]
+        records = [await say(cluster, TokenInput(prompt)) for prompt in prompts]
 
-    assert [one.reused_tokens for one in said] == [0, 112, 0, 128, 0, 0, 144, 144]
-    await check_tokens(demo, said)
+    assert [one.reused_tokens for one in records] == [0, 112, 0, 128, 0, 0, 144, 144]
+    await check_tokens(demo, records)
 
 
 async def test_without_a_prefix_cache_the_tokens_are_the_same(demo: Path) -> None:
@@ -119,7 +119,7 @@ async def test_a_re_rendered_history_is_reused_up_to_the_difference(
     demo: Path, max_local: int
 ) -> None:
     config = replace(SPLIT, router=RouterConfig(local_prefill_max_tokens=max_local))
-    said: list[Said] = []
+    records: list[TurnRecord] = []
     async with local_cluster(demo, config) as cluster:
         for number in range(4):
             turns = [
@@ -127,8 +127,8 @@ async def test_a_re_rendered_history_is_reused_up_to_the_difference(
                 for chat in chats_of(number)
             ]
             check_reuse(turns)
-            said += turns
-    await check_tokens(demo, said)
+            records += turns
+    await check_tokens(demo, records)
 
 
 # `tests/benchmarks/test_reuse.py` has all of them, without a model.
@@ -150,7 +150,7 @@ async def test_turns_with_the_real_vocabulary_reuse_all_that_the_template_keeps(
             check_reuse([await say(cluster, chat, f"session-{more}") for chat in chats])
 
 
-def check_reuse(turns: Sequence[Said]) -> None:
+def check_reuse(turns: Sequence[TurnRecord]) -> None:
     for before, turn in itertools.pairwise(turns):
         usable = min(num_shared(before.prompt, turn.prompt), len(turn.prompt) - 1)
         assert turn.reused_tokens >= usable // PAGE * PAGE > 0

@@ -43,7 +43,7 @@ def request(name: str, *, max_tokens: int) -> TurnRequest:
     )
 
 
-async def heard(
+async def messages_of(
     router: Router, name: str, *, max_tokens: int, deadline_s: float | None = None
 ) -> list[tuple[TurnEvent, ...]]:
     """All messages of a turn."""
@@ -55,7 +55,7 @@ async def heard(
 async def test_the_events_are_start_tokens_and_end_in_this_order(
     cluster: LocalCluster, max_tokens: int
 ) -> None:
-    messages = await heard(cluster.router, f"whole-{max_tokens}", max_tokens=max_tokens)
+    messages = await messages_of(cluster.router, f"whole-{max_tokens}", max_tokens=max_tokens)
 
     events = [event for message in messages for event in message]
     assert isinstance(events[0], TurnStarted)
@@ -101,7 +101,7 @@ async def test_a_turn_whose_deadline_has_passed_does_not_get_the_default_deadlin
     cluster: LocalCluster,
 ) -> None:
     with pytest.raises(DeadlineExceeded):
-        await heard(cluster.router, "late", max_tokens=4, deadline_s=0.0)
+        await messages_of(cluster.router, "late", max_tokens=4, deadline_s=0.0)
 
     assert is_idle(await wait_until_idle(cluster.client))
 
@@ -112,7 +112,7 @@ async def test_a_client_whose_deadline_passes_is_no_failure(cluster: LocalCluste
     late = metrics.load.turns.labels("deadline")._value.get()
 
     with pytest.raises(DeadlineExceeded):
-        await heard(router, "impatient", max_tokens=4000, deadline_s=0.2)
+        await messages_of(router, "impatient", max_tokens=4000, deadline_s=0.2)
     # By the client's own clock, which is slightly ahead.
     turn = router.generate(request("hangs up", max_tokens=4000), deadline_s=0.3)
     started_at = asyncio.get_running_loop().time()
@@ -133,7 +133,7 @@ async def test_a_turn_that_fails_logs_the_reason(
     cluster: LocalCluster, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level("INFO", logger="router.router"), pytest.raises(DeadlineExceeded):
-        await heard(cluster.router, "logged", max_tokens=4, deadline_s=0.0)
+        await messages_of(cluster.router, "logged", max_tokens=4, deadline_s=0.0)
 
     (record,) = [r for r in caplog.records if r.getMessage() == "turn failed"]
     assert record.levelname == "WARNING"

@@ -75,8 +75,8 @@ class Became:
 
 
 class Turns:
-    """The event loop's part. Memory that a turn leaves is filled with NaN at once, and must still be
-    NaN when the next turn gets it: nothing may write it in between."""
+    """The event loop's part. Memory that a turn leaves is filled with NaN at once, and must still
+    be NaN when the next turn gets it: nothing may write it in between."""
 
     def __init__(self, runner: ModelRunner, engine: Callable[[Publish], DecodeEngine]) -> None:
         self._runner = runner

@@ -44,7 +44,7 @@ class Observed(Turns):
     """Records a turn's events, and fails for chosen turns."""
 
     def __init__(self, runner: ModelRunner, make: Any, broken: dict[int, int]) -> None:
-        self.told: dict[int, SegueError] = {}
+        self.errors: dict[int, SegueError] = {}
         self._broken = broken
         super().__init__(runner, make)
 
@@ -63,7 +63,7 @@ class Observed(Turns):
 
     def _leave(self, number: int, became: Became, event: Left) -> None:
         if event.error is not None:
-            self.told[number] = event.error
+            self.errors[number] = event.error
         super()._leave(number, became, event)
 
 
@@ -89,8 +89,8 @@ def test_an_error_in_one_answer_ends_only_that_answer(
 
     became = turns.run(asked())
 
-    assert list(turns.told) == [2]
-    assert "a bug in one answer" in str(turns.told[2])
+    assert list(turns.errors) == [2]
+    assert "a bug in one answer" in str(turns.errors[2])
     assert became[2].finish is None
     assert became[2].token_ids == right[2].token_ids[:at]
     for number in (0, 1, 3):
@@ -123,9 +123,9 @@ def test_a_failed_pass_ends_its_turns_and_later_turns_are_served(
     # The first two are admitted at step 0, and their prompts are in the pass that fails.
     became = turns.run(asked())
 
-    assert sorted(turns.told) == [0, 2]
-    assert all(isinstance(error, Unavailable) for error in turns.told.values())
-    assert all("out of memory" in str(error) for error in turns.told.values())
+    assert sorted(turns.errors) == [0, 2]
+    assert all(isinstance(error, Unavailable) for error in turns.errors.values())
+    assert all("out of memory" in str(error) for error in turns.errors.values())
     assert [became[n].token_ids for n in (1, 3)] == [right[n].token_ids for n in (1, 3)]
 
 

@@ -49,13 +49,13 @@ def test_the_engine_accepts_the_configured_share_of_drafts(
     truth = Drive(runner, config).run([PROMPT], 1)
     drive = Drive(runner, replace(config, simulate_acceptance=rate))
 
-    said = drive.run([PROMPT], 1)
+    drafted = drive.run([PROMPT], 1)
 
-    assert [len(answer) for answer in said.answers] == [PROMPT.max_tokens]
+    assert [len(answer) for answer in drafted.answers] == [PROMPT.max_tokens]
     assert drive.accepted_shares()[0] == expected
     # With random weights drafts are hardly ever right.
-    assert (said.answers == truth.answers) == (rate == 0.0)
-    assert all(0 <= token_id < VOCAB_SIZE for token_id in said.answers[0])
+    assert (drafted.answers == truth.answers) == (rate == 0.0)
+    assert all(0 <= token_id < VOCAB_SIZE for token_id in drafted.answers[0])
     assert Drive(runner, replace(config, simulate_acceptance=rate)).run([PROMPT], 1).answers == (
-        said.answers
+        drafted.answers
     )

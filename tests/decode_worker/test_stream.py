@@ -41,7 +41,7 @@ class FakeRunner:
     def __init__(self) -> None:
         self.has_room = asyncio.Event()
         self.has_room.set()
-        self.tells: dict[TurnId, Emit] = {}
+        self.emitters: dict[TurnId, Emit] = {}
         self.turns: list[TurnSpec] = []
         self.sources: list[PromptSource] = []
         self.stopped: list[TurnId] = []
@@ -53,7 +53,7 @@ class FakeRunner:
         return Prompt(range(16))
 
     async def answer(
-        self, turn: TurnSpec, source: PromptSource, tell: Emit, *, timeout_s: float
+        self, turn: TurnSpec, source: PromptSource, emit: Emit, *, timeout_s: float
     ) -> None:
         if self.refusal is not None:
             raise self.refusal
@@ -62,13 +62,13 @@ class FakeRunner:
         self.sources.append(source)
         over = asyncio.Event()
 
-        def hear(news: TurnNews) -> None:
-            tell(news)
+        def forward(news: TurnNews) -> None:
+            emit(news)
             if isinstance(news, TurnResult):
                 over.set()
 
-        self.tells[turn.turn_id] = hear
-        tell(PrefillStarted(3))
+        self.emitters[turn.turn_id] = forward
+        emit(PrefillStarted(3))
         try:
             await over.wait()
         except asyncio.CancelledError:
@@ -125,8 +125,8 @@ async def test_the_events_of_one_step_share_a_message(router: Router) -> None:
     assert {event.call for event in await router.events()} == {1, 2}
 
     for turn_id in ("turn-1", "turn-2"):
-        router.runner.tells[TurnId(turn_id)](TokenDelta(token_ids=(7,), text="x"))
-    router.runner.tells[TurnId("turn-1")](END)
+        router.runner.emitters[TurnId(turn_id)](TokenDelta(token_ids=(7,), text="x"))
+    router.runner.emitters[TurnId("turn-1")](END)
 
     events = await router.events()
     assert [(e.call, e.WhichOneof("event")) for e in events] == [
@@ -139,7 +139,7 @@ async def test_the_events_of_one_step_share_a_message(router: Router) -> None:
 async def test_a_router_that_disconnects_stops_its_turns(router: Router) -> None:
     router.send(start(1), start(2), start(3))
     await router.events()
-    router.runner.tells[TurnId("turn-2")](END)
+    router.runner.emitters[TurnId("turn-2")](END)
     await router.events()
 
     router.hang_up()
@@ -171,9 +171,9 @@ async def test_no_events_are_sent_for_a_stopped_turn(router: Router) -> None:
     router.send(stop(1))
     reading = asyncio.ensure_future(router.events())
     await settled()
-    router.runner.tells[TurnId("turn-1")](TokenDelta(token_ids=(7,)))
-    router.runner.tells[TurnId("turn-1")](END)
-    router.runner.tells[TurnId("turn-2")](END)
+    router.runner.emitters[TurnId("turn-1")](TokenDelta(token_ids=(7,)))
+    router.runner.emitters[TurnId("turn-1")](END)
+    router.runner.emitters[TurnId("turn-2")](END)
 
     assert [event.call for event in await reading] == [2]
     assert router.runner.stopped == ["turn-1"]
@@ -185,7 +185,7 @@ async def test_stopping_an_ended_or_unknown_turn_changes_nothing(
 ) -> None:
     router.send(start(1))
     await router.events()
-    router.runner.tells[TurnId("turn-1")](END)
+    router.runner.emitters[TurnId("turn-1")](END)
     await router.events()
 
     router.send(stop(number), start(2))

@@ -26,7 +26,7 @@ from segue.api.errors import SegueError
 from segue.wire.channel import channel_to
 from segue.wire.error_details import error_from_wire
 from segue.wire.status import ErrorInterceptor
-from tests.fuzz.mutation import Heard, Mutator
+from tests.fuzz.mutation import MessagePool, Mutator
 
 Status = grpc.StatusCode
 NEVER = (Status.INTERNAL, Status.UNKNOWN, Status.DATA_LOSS, Status.UNIMPLEMENTED)
@@ -39,22 +39,22 @@ _KEPT = 50
 class Recorder(ErrorInterceptor):
     """The interceptor of our servers, extended to record incoming messages."""
 
-    heard: ClassVar[dict[str, list[bytes]]] = {}
+    recorded: ClassVar[dict[str, list[bytes]]] = {}
 
     @classmethod
     def so_far(cls) -> dict[str, list[bytes]]:
-        return {method: list(messages) for method, messages in cls.heard.items()}
+        return {method: list(messages) for method, messages in cls.recorded.items()}
 
     async def intercept_service(self, continuation: Any, handler_call_details: Any) -> Any:
         handler = await super().intercept_service(continuation, handler_call_details)
         if handler is None or handler.request_deserializer is None:
             return handler
-        heard = self.heard.setdefault(handler_call_details.method, [])
+        messages = self.recorded.setdefault(handler_call_details.method, [])
         deserialize = handler.request_deserializer
 
         def recorded(octets: bytes) -> Any:
-            if len(heard) < _KEPT:
-                heard.append(octets)
+            if len(messages) < _KEPT:
+                messages.append(octets)
             return deserialize(octets)
 
         return handler._replace(request_deserializer=recorded)
@@ -88,7 +88,11 @@ class Attack:
     """An attack on one server."""
 
     def __init__(
-        self, address: str, seed: int, recorded: dict[str, list[bytes]], pool: Heard | None = None
+        self,
+        address: str,
+        seed: int,
+        recorded: dict[str, list[bytes]],
+        pool: MessagePool | None = None,
     ) -> None:
         """`pool`: values shared with attacks on other servers, so that a value from one server's
         answer is sent to another.
@@ -98,7 +102,7 @@ class Attack:
         self.bad: list[str] = []
         self._draw = random.Random(seed)
         self._recorded = recorded
-        self._pool = pool or Heard()
+        self._pool = pool or MessagePool()
         self._mutator = Mutator(self._pool, self._draw)
 
     async def run(
@@ -129,8 +133,8 @@ class Attack:
             self._mutator.mutate(message)
         octets = message.SerializeToString()
         request = [octets] if method.client_streaming else octets
-        status, said = await self._said(channel, method, request, 2.0)
-        self._count(method, status, said)
+        status, details = await self._status_of(channel, method, request, 2.0)
+        self._count(method, status, details)
 
     def unexpected(self) -> list[str]:
         """Statuses that indicate a bug, with the method and the error text."""
@@ -141,7 +145,7 @@ class Attack:
             for octets in self._recorded.get(path_of(method), []):
                 message = method.input_type._concrete_class()
                 message.ParseFromString(octets)
-                self._pool.hear(message)
+                self._pool.add(message)
 
     def _request(self, method: MethodDescriptor) -> bytes:
         message: Message = method.input_type._concrete_class()
@@ -170,15 +174,15 @@ class Attack:
         async with gate:
             timeout_s = self._draw.choice((0.05, 0.3, 1.0))
             request = self._requests(method) if method.client_streaming else self._request(method)
-            status, said = await self._said(channel, method, request, timeout_s)
-        self._count(method, status, said)
+            status, details = await self._status_of(channel, method, request, timeout_s)
+        self._count(method, status, details)
 
-    def _count(self, method: MethodDescriptor, status: Status, said: str) -> None:
+    def _count(self, method: MethodDescriptor, status: Status, details: str) -> None:
         self.outcomes[method.full_name][status] += 1
-        if status in NEVER and said != _OF_CLIENT:
-            self.bad.append(f"{method.full_name}: {status.name}: {said[:300]}")
+        if status in NEVER and details != _OF_CLIENT:
+            self.bad.append(f"{method.full_name}: {status.name}: {details[:300]}")
 
-    async def _said(
+    async def _status_of(
         self,
         channel: grpc.aio.Channel,
         method: MethodDescriptor,
@@ -188,35 +192,35 @@ class Attack:
         sends = "stream" if method.client_streaming else "unary"
         answers = "stream" if method.server_streaming else "unary"
         multicall = getattr(channel, f"{sends}_{answers}")(path_of(method))
-        said = _each(request) if isinstance(request, list) else request
-        call = multicall(said, timeout=timeout_s)
+        sent = _each(request) if isinstance(request, list) else request
+        call = multicall(sent, timeout=timeout_s)
         try:
             if method.server_streaming:
                 for _ in range(self._draw.choice((1, 3, 1000))):
                     reply = await call.read()
                     if not isinstance(reply, bytes):
                         break
-                    self._hear(method, reply)
+                    self._receive(method, reply)
                 call.cancel()
             else:
-                self._hear(method, await call)
+                self._receive(method, await call)
         except grpc.aio.AioRpcError as error:
             return error.code(), str(error.details())
         except asyncio.CancelledError:
             return Status.CANCELLED, ""
         return Status.OK, ""
 
-    def _hear(self, method: MethodDescriptor, octets: bytes) -> None:
+    def _receive(self, method: MethodDescriptor, octets: bytes) -> None:
         reply = method.output_type._concrete_class()
         try:
             reply.ParseFromString(octets)
         except DecodeError:
-            self.bad.append(f"{method.full_name} answered with what is no message")
+            self.bad.append(f"{method.full_name} answered with an undecodable message")
             return
-        self._pool.hear(reply)
+        self._pool.add(reply)
         for event in getattr(reply, "events", ()):
             if event.HasField("error") and type(error_from_wire(event.error)) is SegueError:
-                self.bad.append(f"{method.full_name}: unforeseen: {event.error.message[:300]}")
+                self.bad.append(f"{method.full_name}: unexpected: {event.error.message[:300]}")
 
 
 def method_named(full_name: str) -> MethodDescriptor:

@@ -48,14 +48,14 @@ RANGES = {
 _REALS = (FieldDescriptor.CPPTYPE_FLOAT, FieldDescriptor.CPPTYPE_DOUBLE)
 
 
-class Heard:
+class MessagePool:
     """Values seen in real messages, by field name, and messages, by type."""
 
     def __init__(self) -> None:
         self._values: dict[str, deque[Any]] = defaultdict(lambda: deque(maxlen=_KEPT_VALUES))
         self._messages: dict[str, deque[Message]] = defaultdict(lambda: deque(maxlen=_KEPT_VALUES))
 
-    def hear(self, message: Message) -> None:
+    def add(self, message: Message) -> None:
         copy = type(message)()
         copy.CopyFrom(message)
         self._messages[message.DESCRIPTOR.full_name].append(copy)
@@ -66,7 +66,7 @@ class Heard:
                 if field.message_type is None:
                     self._values[field.name].append(one)
                 else:
-                    self.hear(one)
+                    self.add(one)
 
     def value(self, name: str, draw: random.Random) -> Any | None:
         return draw.choice(self._values[name]) if self._values.get(name) else None
@@ -81,8 +81,8 @@ def is_map(field: FieldDescriptor) -> bool:
 
 
 class Mutator:
-    def __init__(self, heard: Heard, draw: random.Random) -> None:
-        self._heard = heard
+    def __init__(self, pool: MessagePool, draw: random.Random) -> None:
+        self._pool = pool
         self._draw = draw
 
     def mutate(self, message: Message) -> None:
@@ -122,9 +122,7 @@ class Mutator:
         kind = self._draw.random()
         if kind < 0.15:
             inner.SetInParent()
-        elif kind < 0.4 and (
-            other := self._heard.message(field.message_type.full_name, self._draw)
-        ):
+        elif kind < 0.4 and (other := self._pool.message(field.message_type.full_name, self._draw)):
             inner.CopyFrom(other)
         else:
             self._change(inner)
@@ -154,17 +152,17 @@ class Mutator:
         if field.message_type is None:
             return self._scalar(field, _nothing(field) if before is None else before)
         copy = field.message_type._concrete_class()
-        heard = before or self._heard.message(field.message_type.full_name, self._draw)
-        if heard is not None:
-            copy.CopyFrom(heard)
+        pooled = before or self._pool.message(field.message_type.full_name, self._draw)
+        if pooled is not None:
+            copy.CopyFrom(pooled)
         self._change(copy)
         return copy
 
     def _scalar(self, field: FieldDescriptor, before: Any) -> Any:
         draw = self._draw
-        heard = self._heard.value(field.name, draw)
-        if heard is not None and draw.random() < 0.3 and isinstance(heard, type(before)):
-            return heard
+        pooled = self._pool.value(field.name, draw)
+        if pooled is not None and draw.random() < 0.3 and isinstance(pooled, type(before)):
+            return pooled
         kind = field.cpp_type
         if kind == FieldDescriptor.CPPTYPE_BOOL:
             return not before

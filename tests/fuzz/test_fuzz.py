@@ -40,7 +40,7 @@ from segue.wire.channel import channel_to
 from tests.cluster.conftest import ENGINE, LocalCluster, local_cluster
 from tests.cluster.idle import is_idle, wait_until_idle
 from tests.fuzz.attack import Attack, Recorder, method_named
-from tests.fuzz.mutation import Heard
+from tests.fuzz.mutation import MessagePool
 
 PROMPT = tuple(range(20, 120))
 THREE = StopConditions(max_tokens=3)
@@ -65,7 +65,7 @@ def exits(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 async def cluster(
     demo: Path, monkeypatch: pytest.MonkeyPatch, exits: list[int]
 ) -> AsyncIterator[LocalCluster]:
-    monkeypatch.setattr(Recorder, "heard", {})
+    monkeypatch.setattr(Recorder, "recorded", {})
     monkeypatch.setattr("segue.wire.server.ErrorInterceptor", Recorder)
     async with local_cluster(demo, CONFIG) as cluster:
         yield cluster
@@ -113,9 +113,9 @@ def complaints(caplog: pytest.LogCaptureFixture) -> list[str]:
 async def attack_all(cluster: LocalCluster, seed: int, num_messages: int) -> list[Attack]:
     # A fake worker that joins gets turns, and one with a real worker's name replaces it: joining is
     # not authenticated yet. So membership is attacked on a separate router.
-    heard, pool = Recorder.so_far(), Heard()
+    recorded, pool = Recorder.so_far(), MessagePool()
     attacks = [
-        (Attack(address, seed + i, heard, pool), skip)
+        (Attack(address, seed + i, recorded, pool), skip)
         for i, (address, skip) in enumerate(
             [
                 (cluster.client.target, ("Membership",)),

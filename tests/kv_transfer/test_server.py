@@ -164,7 +164,7 @@ async def test_an_abort_frees_the_pages(cluster: Cluster) -> None:
     ticket = cluster.reserve("turn-a")
 
     await cluster.to_reader.abort(ticket, "prefill failed", timeout_s=5)
-    await cluster.to_reader.abort(ticket, "told twice", timeout_s=5)
+    await cluster.to_reader.abort(ticket, "aborted twice", timeout_s=5)
 
     assert cluster.target.pages.counts().free == 16
 

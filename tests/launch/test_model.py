@@ -238,12 +238,12 @@ def test_a_hub_model_that_fits_is_fetched_after_its_size_is_reported(
 ) -> None:
     sizes = SIZES | {"model.safetensors": 3 * GIB}
     hub = install(FakeHub(checkpoint_dir(), sizes), monkeypatch)
-    said: list[str] = []
+    reports: list[str] = []
 
-    model, _, _ = locate(config_of("ours/model"), said.append, machine=machine(24))
+    model, _, _ = locate(config_of("ours/model"), reports.append, machine=machine(24))
 
     assert model == str(checkpoint_dir())
-    assert said == ["downloading 3.0 GiB of weights, unless they are already here"]
+    assert reports == ["downloading 3.0 GiB of weights, unless they are already here"]
     assert [("*.safetensors" in patterns) for patterns in hub.fetched] == [False, True]
 
 

@@ -34,12 +34,12 @@ def test_the_temporary_folder_is_empty_while_it_runs(tmp_path: Path) -> None:
         [str(tmp_path / "run")], env=environment, stdout=subprocess.PIPE, text=True
     ) as running:
         assert running.stdout is not None
-        said = [running.stdout.readline() for _ in range(4)]
+        output = [running.stdout.readline() for _ in range(4)]
         left = list(temporary.iterdir())
         running.send_signal(signal.SIGTERM)
         running.wait(30)
 
-    assert said[0].startswith("ready at 127.0.0.1:7 ")
-    assert said[3] == "answer from 127.0.0.1:7\n"
+    assert output[0].startswith("ready at 127.0.0.1:7 ")
+    assert output[3] == "answer from 127.0.0.1:7\n"
     # From here on, however it ends.
     assert left == []

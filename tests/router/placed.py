@@ -60,7 +60,7 @@ def spec(prompt_tokens: int = 6_400, session_id: SessionId = AGENT) -> TurnSpec:
     )
 
 
-def said(num_tokens: int) -> History:
+def history_of(num_tokens: int) -> History:
     """A last turn that equals the start of every `spec`."""
     return History(chat=ChatInput(messages=()), digests=(), tokens=Prompt([7] * num_tokens))
 

@@ -26,11 +26,11 @@ def get(address: str, path: str) -> tuple[int, str]:
 
 
 async def test_it_is_alive_but_not_ready_and_counts_the_turns_that_it_refuses() -> None:
-    said: TurnInput = TextInput("Hello")
+    turn_input: TurnInput = TextInput("Hello")
     async with running(RouterConfig(port=0, metrics_port=0), "demo") as router:
         async with Client(router.address) as client:
             with pytest.raises(Unavailable):
-                await client.generate(said)
+                await client.generate(turn_input)
         probes = [
             (await asyncio.to_thread(get, router.metrics_address, path))[0]
             for path in ("/livez", "/readyz", "/")

@@ -39,13 +39,13 @@ class Door:
     async def join(self, *heartbeats: Heartbeat) -> list[ClusterView]:
         """Sends all heartbeats, then reads until the stream ends or no more views come."""
 
-        async def said() -> AsyncIterator[Heartbeat]:
+        async def sent() -> AsyncIterator[Heartbeat]:
             for one in heartbeats:
                 yield one
                 await asyncio.sleep(0.02)
 
         with rpc_errors("router"):
-            return [view async for view in self._stub.Join(said(), timeout=5)]
+            return [view async for view in self._stub.Join(sent(), timeout=5)]
 
 
 @pytest.fixture

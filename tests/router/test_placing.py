@@ -17,9 +17,9 @@ from tests.router.placed import (
     NAMES,
     ManualClock,
     held,
+    history_of,
     placing_of,
     result,
-    said,
     seats,
     serve,
     spec,
@@ -197,8 +197,8 @@ def test_a_diverging_prompt_goes_to_the_worker_with_a_state_before_that(clock: M
     )
     first.leave()
 
-    as_it_was = placing.turn(spec(6_500), known=said(6_480)).place(()).chosen
-    rendered_otherwise = placing.turn(spec(6_500), known=said(6_300)).place(()).chosen
+    as_it_was = placing.turn(spec(6_500), known=history_of(6_480)).place(()).chosen
+    rendered_otherwise = placing.turn(spec(6_500), known=history_of(6_300)).place(()).chosen
 
     assert as_it_was.mode is Mode.LOCAL
     assert rendered_otherwise.prefill == "prefill-0"
@@ -216,7 +216,7 @@ def test_decode_may_compute_about_as_much_as_was_expected(clock: ManualClock) ->
 
 def test_a_diverged_turn_leaves_no_record_of_the_other_branch(placing: Placing) -> None:
     serve(placing)
-    turn = placing.turn(spec(6_500), known=said(6_000))
+    turn = placing.turn(spec(6_500), known=history_of(6_000))
     turn.place(("prefill-0", "decode-0"))
     turn.first_token()
     turn.ended(result(6_528, computed_tokens=6_500, kept_tokens=6_500))

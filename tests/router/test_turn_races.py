@@ -115,7 +115,7 @@ SCRIPTS: dict[str, list[Step]] = {
 
 
 def cancel(world: World) -> None:
-    world.turn.interrupt(Cancelled("somebody cancelled it"))
+    world.turn.interrupt(Cancelled("a client cancelled it"))
 
 
 def run_out_of_time(world: World) -> None:
@@ -179,9 +179,9 @@ async def settle() -> None:
 
 
 async def play(script: Sequence[Step], position: int, intruders: Sequence[Step]) -> World:
-    """The script up to `position`, the intruders in the same moment, and all that is left of it.
+    """Plays the script up to `position`, then the intruders at once, then the rest of the script.
 
-    A turn that is tried again meets workers that play the whole script.
+    For a retried turn the workers play the whole script.
     """
     world = World(is_local=script[0] is start_prefill)
     await settle()
@@ -215,7 +215,7 @@ def wrongs(world: World, allowed: set[str]) -> list[str]:
             call.num_stops + call.has_ended == 0 for call in world.workers.decodes
         ),
         "a call was stopped twice": any(call.num_stops > 1 for call in world.workers.decodes),
-        "a prompt is computed for nobody": any(not p.done() for p in world.workers.prefills),
+        "a prompt is computed in vain": any(not p.done() for p in world.workers.prefills),
         "tokens are lost or repeated": world.tokens != ANSWER[: len(world.tokens)],
         "it ended without its answer": outcome == "stop" and world.tokens != ANSWER,
         "it ended twice": sum(isinstance(e, TurnEnd) for e in world.events) > 1,

@@ -19,7 +19,7 @@ from segue.sdk.session import Session
 CALL = "<tool_call>\n<function=f>\n<parameter=a>\nb\n</parameter>\n</function>\n</tool_call>"
 
 
-class ByHeart:
+class FixedAnswers:
     """Replaces a `Client`: gives fixed answers, and records its requests."""
 
     def __init__(self, *answers: str) -> None:
@@ -35,8 +35,8 @@ class ByHeart:
         yield replace(self.end, kept_messages=num_kept)
 
 
-def session(by_heart: ByHeart, **options: Any) -> Session:
-    return Session(cast("Client", by_heart), SessionId("s"), [], **options)
+def session(client: FixedAnswers, **options: Any) -> Session:
+    return Session(cast("Client", client), SessionId("s"), [], **options)
 
 
 async def say(talk: Session, *new: str | Message, **options: Any) -> Message:
@@ -46,7 +46,7 @@ async def say(talk: Session, *new: str | Message, **options: Any) -> Message:
 
 
 @pytest.mark.parametrize(
-    ("answer", "thought", "said"),
+    ("answer", "reasoning", "content"),
     [
         ("yes", None, "yes"),
         ("hm\n</think>\n\nyes", "hm", "yes"),
@@ -57,11 +57,11 @@ async def say(talk: Session, *new: str | Message, **options: Any) -> Message:
     ],
 )
 async def test_reasoning_is_kept_in_its_own_field(
-    answer: str, thought: str | None, said: str
+    answer: str, reasoning: str | None, content: str
 ) -> None:
-    remembered = await say(session(ByHeart(answer)), "q")
+    remembered = await say(session(FixedAnswers(answer)), "q")
 
-    assert remembered == Message(role="assistant", content=said, reasoning=thought)
+    assert remembered == Message(role="assistant", content=content, reasoning=reasoning)
 
 
 @pytest.mark.parametrize(
@@ -69,13 +69,13 @@ async def test_reasoning_is_kept_in_its_own_field(
     [{"enable_thinking": False}, {"chat_template_kwargs": '{"enable_thinking": false}'}],
 )
 async def test_without_thinking_there_is_no_reasoning(options: dict[str, Any]) -> None:
-    answer = await say(session(ByHeart("a </think> b"), **options), "q")
+    answer = await say(session(FixedAnswers("a </think> b"), **options), "q")
 
     assert answer == Message(role="assistant", content="a </think> b")
 
 
 async def test_reasoning_before_a_call_is_kept_beside_it() -> None:
-    talk = session(ByHeart(f"hm\n</think>\n\nWait.\n\n{CALL}"), tools=('{"name": "f"}',))
+    talk = session(FixedAnswers(f"hm\n</think>\n\nWait.\n\n{CALL}"), tools=('{"name": "f"}',))
 
     answer = await say(talk, "q")
 
@@ -96,25 +96,25 @@ async def test_reasoning_before_a_call_is_kept_beside_it() -> None:
 async def test_an_incomplete_call_counts_unless_the_answer_was_cut_off(
     end: TurnEnd, is_call: bool
 ) -> None:
-    by_heart = ByHeart(CALL.partition("\n</parameter>")[0])
-    by_heart.end = end
+    client = FixedAnswers(CALL.partition("\n</parameter>")[0])
+    client.end = end
 
-    answer = await say(session(by_heart, tools=('{"name": "f"}',)), "q")
+    answer = await say(session(client, tools=('{"name": "f"}',)), "q")
 
     assert [call.arguments for call in answer.tool_calls] == (['{"a": "b"}'] if is_call else [])
 
 
 async def test_an_answer_continues_the_clients_partial_message() -> None:
-    by_heart = ByHeart(" upon a time", "the end")
-    talk = session(by_heart, chat_template_kwargs='{"a": 1}')
-    begun = Message(role="assistant", content="Once", reasoning="")
+    client = FixedAnswers(" upon a time", "the end")
+    talk = session(client, chat_template_kwargs='{"a": 1}')
+    partial = Message(role="assistant", content="Once", reasoning="")
 
-    told = await say(talk, "q", begun, continue_final_message=True)
+    answer = await say(talk, "q", partial, continue_final_message=True)
     await say(talk, "and then?")
 
-    assert told == Message(role="assistant", content="Once upon a time", reasoning="")
+    assert answer == Message(role="assistant", content="Once upon a time", reasoning="")
     assert [message.role for message in talk.messages] == ["user", "assistant", "user", "assistant"]
-    first, second = by_heart.sent
+    first, second = client.sent
     assert first.continued_field == "content"
     assert first.chat_template_kwargs == '{"a": 1}'
     # The router has the partial message, so the whole one is sent again.
@@ -126,8 +126,8 @@ async def test_an_answer_continues_the_clients_partial_message() -> None:
 
 
 async def test_the_last_answer_can_be_continued() -> None:
-    by_heart = ByHeart("one, two", ", three")
-    talk = session(by_heart)
+    client = FixedAnswers("one, two", ", three")
+    talk = session(client)
 
     await say(talk, "count")
     answer = await say(talk, continue_final_message=True)
@@ -137,10 +137,10 @@ async def test_the_last_answer_can_be_continued() -> None:
 
 
 async def test_continued_reasoning_ends_in_an_answer() -> None:
-    begun = Message(role="assistant", reasoning="Let me")
-    talk = session(ByHeart(" see.\n</think>\n\nDone."))
+    partial = Message(role="assistant", reasoning="Let me")
+    talk = session(FixedAnswers(" see.\n</think>\n\nDone."))
 
-    answer = await say(talk, "q", begun, continue_final_message="reasoning")
+    answer = await say(talk, "q", partial, continue_final_message="reasoning")
 
     assert answer == Message(role="assistant", content="Done.", reasoning="Let me see.")
 

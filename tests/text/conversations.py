@@ -102,12 +102,12 @@ def _content(rng: random.Random) -> Any:
 def _answer(rng: random.Random, inline_thoughts: bool) -> list[Data]:
     messages: list[Data] = []
     for _ in range(rng.choice((0, 0, 1, 2))):
-        messages.append({**_said(rng, inline_thoughts), "tool_calls": _calls(rng)})
+        messages.append({**_assistant(rng, inline_thoughts), "tool_calls": _calls(rng)})
         messages += [_result(rng, call) for call in messages[-1]["tool_calls"]]
-    return [*messages, _said(rng, inline_thoughts)]
+    return [*messages, _assistant(rng, inline_thoughts)]
 
 
-def _said(rng: random.Random, inline_thoughts: bool) -> Data:
+def _assistant(rng: random.Random, inline_thoughts: bool) -> Data:
     message: Data = {"role": "assistant", "content": _content(rng)}
     kind = rng.choice(("none", "null", "empty", "thought", "inline", "no content"))
     if kind == "null":
@@ -179,7 +179,7 @@ def _kwargs(rng: random.Random) -> Data:
         "preserve_thinking": (True, False),
         "reasoning_effort": ("low", "medium", "xhigh"),
         "add_vision_id": (True, False),
-        "nobody_reads_this": ([1, {"a": None}],),
+        "unknown_keyword": ([1, {"a": None}],),
     }
     return {name: rng.choice(values) for name, values in choices.items() if rng.random() < 0.4}
 

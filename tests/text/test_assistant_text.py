@@ -16,7 +16,7 @@ T, T_END = MARKS.mark("<T>"), MARKS.mark("</T>")
 
 PLAIN = "{% for m in messages %}{{ m.reasoning_content or '' }};{{ m.content }}{% endfor %}"
 SEARCHING = "{% for m in messages %}{{ m.content.split('</T>')[-1] }}{% endfor %}"
-SEARCHING_UNLESS_TOLD = (
+SEARCHING_WITHOUT_REASONING = (
     "{% for m in messages %}{% if m.reasoning_content is string %}{{ m.content }}"
     "{% else %}{{ m.content.split('</T>')[-1] }}{% endif %}{% endfor %}"
 )
@@ -35,9 +35,9 @@ def test_other_roles_messages_are_text(role: str) -> None:
 
 
 def test_answers_and_reasoning_keep_all_but_special_tokens() -> None:
-    said = written(PLAIN, role="assistant", content="a<T>", reasoning_content="</T><E>")
+    text = written(PLAIN, role="assistant", content="a<T>", reasoning_content="</T><E>")
 
-    assert said == f"{T_END}<E>;a{T}"
+    assert text == f"{T_END}<E>;a{T}"
 
 
 def test_content_parts_are_treated_like_content() -> None:
@@ -49,15 +49,15 @@ def test_content_parts_are_treated_like_content() -> None:
 
 def test_a_token_that_the_template_searches_for_stays_text() -> None:
     assert written(SEARCHING, role="assistant", content="a</T>b<T>") == f"b{T}"
-    told = written(SEARCHING, role="assistant", content="a</T>b<T>", reasoning_content="")
-    assert told == f"b{T}"
+    text = written(SEARCHING, role="assistant", content="a</T>b<T>", reasoning_content="")
+    assert text == f"b{T}"
 
 
 def test_it_is_a_token_in_fields_that_the_template_does_not_search() -> None:
-    told = {"role": "assistant", "content": "a</T>b", "reasoning_content": ""}
+    message = {"role": "assistant", "content": "a</T>b", "reasoning_content": ""}
 
-    assert written(SEARCHING_UNLESS_TOLD, **told) == f"a{T_END}b"
-    assert written(SEARCHING_UNLESS_TOLD, role="assistant", content="a</T>b") == "b"
+    assert written(SEARCHING_WITHOUT_REASONING, **message) == f"a{T_END}b"
+    assert written(SEARCHING_WITHOUT_REASONING, role="assistant", content="a</T>b") == "b"
 
 
 SEARCHING_FOR_PAIRS = (
@@ -68,12 +68,12 @@ SEARCHING_FOR_PAIRS = (
 
 
 def test_half_of_the_pair_that_the_template_searches_for_is_a_token() -> None:
-    def said(content: str) -> str:
+    def answer_of(content: str) -> str:
         return written(SEARCHING_FOR_PAIRS, role="assistant", content=content)
 
-    assert said("<T>a") == f"{T}a"
-    assert said("a<T>b<T>") == f"a{T}b{T}"
-    assert said("a<T>b</T>c") == "b"
+    assert answer_of("<T>a") == f"{T}a"
+    assert answer_of("a<T>b<T>") == f"a{T}b{T}"
+    assert answer_of("a<T>b</T>c") == "b"
 
 
 def test_a_token_searched_only_in_user_messages_is_a_token() -> None:

@@ -22,7 +22,7 @@ class FirstOnly:
         return role == "system" and is_first
 
     def mark_answer(self, message: JsonObject, /) -> JsonObject:
-        return {**message, "said": message["role"] == "assistant"}
+        return {**message, "is_marked": message["role"] == "assistant"}
 
 
 accepts_first = FirstOnly()

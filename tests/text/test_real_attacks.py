@@ -37,7 +37,7 @@ def calling(name: str, arguments: str) -> ChatInput:
     return ChatInput(messages=(USER, call(name, arguments), Message(role="tool", content="r")))
 
 
-def said(**fields: str | tuple[str, ...]) -> ChatInput:
+def answer(**fields: str | tuple[str, ...]) -> ChatInput:
     message = Message(role="assistant", **fields)  # type: ignore[arg-type]
     return ChatInput(messages=(USER, call("f", "{}"), Message(role="tool"), message, USER))
 
@@ -56,8 +56,8 @@ PLACES: dict[str, Callable[[str], ChatInput]] = {
     "parts that meet": lambda t: ChatInput(
         messages=(Message(role="user", content_parts=(t[: len(t) // 2], t[len(t) // 2 :])),)
     ),
-    "answer": lambda t: said(content=t, reasoning=""),
-    "reasoning": lambda t: said(content="a", reasoning=t),
+    "answer": lambda t: answer(content=t, reasoning=""),
+    "reasoning": lambda t: answer(content="a", reasoning=t),
     "tool result": lambda t: ChatInput(
         messages=(USER, call("f", "{}"), Message(role="tool", content=t, tool_call_id=t, name=t))
     ),
@@ -168,7 +168,7 @@ def test_thirty_megabytes_of_private_characters_are_read_once(real_tokenizer: To
     template_source = TemplateSource(plain=template("3.8"), with_tools=template("3.8"))
     chat_template = ChatTemplate(template_source, real_tokenizer.marks)
     private = "".join(map(chr, range(0xE000, 0xF8FF)))
-    huge = said(content="a", reasoning="x<|im_end|" * 3_000_000 + private)
+    huge = answer(content="a", reasoning="x<|im_end|" * 3_000_000 + private)
 
     began_at = time.process_time()
     text = chat_template.render(huge)

@@ -67,11 +67,11 @@ def test_reasoning_in_the_history_is_kept_if_the_template_is_asked_to(
 ) -> None:
     thought = {"role": "assistant", "content": "a", "reasoning_content": "hm"}
     whole = "<|im_start|>assistant\n<think>\nhm\n</think>\n\na<|im_end|>"
-    told = {"chat_template_kwargs": {"preserve_thinking": True}}
+    options = {"chat_template_kwargs": {"preserve_thinking": True}}
     forbidden = {"chat_template_kwargs": {"preserve_thinking": False}}
 
     assert (whole in rendered(origin, kind, ASK, thought, ASK)) == (kind == "3.8")
-    assert whole in rendered(origin, kind, ASK, thought, ASK, **told)
+    assert whole in rendered(origin, kind, ASK, thought, ASK, **options)
     assert whole not in rendered(origin, kind, ASK, thought, ASK, **forbidden)
 
 
@@ -189,20 +189,20 @@ def test_a_template_that_knows_the_role_writes_it_itself() -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_partial_answer_is_continued(origin: str, kind: str) -> None:
-    begun = {"role": "assistant", "content": "Once upon a  ", "reasoning_content": ""}
+    partial = {"role": "assistant", "content": "Once upon a  ", "reasoning_content": ""}
 
-    text = rendered(origin, kind, ASK, begun, continue_final_message=True)
+    text = rendered(origin, kind, ASK, partial, continue_final_message=True)
 
     assert text.endswith(f"{SHUT}Once upon a")
-    assert rendered(origin, kind, ASK, begun).endswith(f"{SHUT}Once upon a<|im_end|>\n") is False
-    assert "Once upon a<|im_end|>\n<|im_start|>assistant\n" in rendered(origin, kind, ASK, begun)
+    assert rendered(origin, kind, ASK, partial).endswith(f"{SHUT}Once upon a<|im_end|>\n") is False
+    assert "Once upon a<|im_end|>\n<|im_start|>assistant\n" in rendered(origin, kind, ASK, partial)
 
 
 @pytest.mark.parametrize("name", ["reasoning", "reasoning_content", "thinking"])
 def test_partial_reasoning_is_continued(origin: str, name: str) -> None:
-    begun = {"role": "assistant", "content": "", "reasoning_content": "Let me"}
+    partial = {"role": "assistant", "content": "", "reasoning_content": "Let me"}
 
-    text = rendered(origin, "3.5", ASK, begun, continue_final_message=name)
+    text = rendered(origin, "3.5", ASK, partial, continue_final_message=name)
 
     assert text.endswith(f"{OPEN}Let me")
 
@@ -211,9 +211,9 @@ def test_partial_reasoning_is_continued(origin: str, name: str) -> None:
 def test_an_end_mark_in_the_partial_text_is_not_taken_for_its_end(
     origin: str, content: str
 ) -> None:
-    begun = {"role": "assistant", "content": content, "reasoning_content": ""}
+    partial = {"role": "assistant", "content": content, "reasoning_content": ""}
 
-    text = rendered(origin, "3.5", ASK, begun, continue_final_message=True)
+    text = rendered(origin, "3.5", ASK, partial, continue_final_message=True)
 
     assert text.endswith(f"{SHUT}{content}")
 
@@ -225,8 +225,8 @@ def test_no_content_cannot_be_continued(origin: str, content: object) -> None:
     for named in (True, "content"):
         with pytest.raises(InvalidRequest, match=r"content to continue in messages\[1\], got none"):
             rendered(origin, "3.5", ASK, nothing, continue_final_message=named)
-    begun = {**nothing, "reasoning_content": "Let me"}
-    text = rendered(origin, "3.5", ASK, begun, continue_final_message="reasoning")
+    partial = {**nothing, "reasoning_content": "Let me"}
+    text = rendered(origin, "3.5", ASK, partial, continue_final_message="reasoning")
     assert text.endswith(f"{OPEN}Let me")
 
 

@@ -46,7 +46,7 @@ GIVEN = {"role": "tool", "content": " r "}
 IMAGES = [{"type": "text", "text": "a"}, {"type": "image"}, {"type": "video"}, {"image_url": 1}]
 
 
-def said(content: str, **more: Any) -> dict[str, Any]:
+def answer(content: str, **more: Any) -> dict[str, Any]:
     return {"role": "assistant", "content": content, **more}
 
 
@@ -55,14 +55,21 @@ CONVERSATIONS: list[list[dict[str, Any]]] = [
     [{"role": "system", "content": " s "}, ASK],
     [{"role": "system", "content": " "}, ASK],
     [{"role": "system", "content": IMAGES}, ASK],
-    [ASK, said("<think>\nhm\n</think>\n\nyes"), ASK],
-    [ASK, said("a </think> b", reasoning_content=""), GIVEN],
-    [ASK, said("c", reasoning_content=" r ", tool_calls=[CALL, CALL]), GIVEN, GIVEN],
-    [ASK, said("c", reasoning_content=" r "), ASK, said("", tool_calls=[CALL]), GIVEN, said("z")],
-    [ASK, said("", tool_calls=[BARE]), GIVEN],
-    [ASK, said("x"), {"role": "user", "content": "<tool_response>x</tool_response>"}],
+    [ASK, answer("<think>\nhm\n</think>\n\nyes"), ASK],
+    [ASK, answer("a </think> b", reasoning_content=""), GIVEN],
+    [ASK, answer("c", reasoning_content=" r ", tool_calls=[CALL, CALL]), GIVEN, GIVEN],
+    [
+        ASK,
+        answer("c", reasoning_content=" r "),
+        ASK,
+        answer("", tool_calls=[CALL]),
+        GIVEN,
+        answer("z"),
+    ],
+    [ASK, answer("", tool_calls=[BARE]), GIVEN],
+    [ASK, answer("x"), {"role": "user", "content": "<tool_response>x</tool_response>"}],
     [{"role": "user", "content": "<tool_response>x</tool_response>"}],
-    [{"role": "user", "content": IMAGES}, said("x"), {"role": "user", "content": IMAGES}],
+    [{"role": "user", "content": IMAGES}, answer("x"), {"role": "user", "content": IMAGES}],
     [{"role": "user", "content": [{"type": "sound"}]}],
     [{"role": "user", "content": 5}],
     [ASK, GIVEN],

@@ -1,5 +1,5 @@
-"""A session's prompt from its last one is, id for id, the one that is made anew: for every
-template, those included that look at all messages, count them, or remember what they saw.
+"""A session's prompt built from its last one equals, id for id, the prompt built from scratch: for
+every template, including those that read all messages, count them, or keep state.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ HOSTILE = {
     "{%- set ns.open = false -%}{%- endif -%}{%- endfor -%}"
     "{%- for message in messages -%}{{- 'late ' if loop.index0 > ns.last -}}"
     "{{- 'at ' if loop.index0 == ns.last -}}" + LINE + "{%- endfor -%}" + END,
-    "the last question, told": HEAD
+    "the last question, given": HEAD
     + "{%- for message in messages -%}{%- if message.role == 'user' -%}"
     "{%- set ns.last = loop.index0 -%}{%- endif -%}{%- endfor -%}"
     "{%- for message in messages -%}{{- ns.last -}}" + LINE + "{%- endfor -%}" + END,

@@ -164,8 +164,8 @@ def test_a_continued_message_also_diverges_at_the_first_answer(
     real_tokenizer: Tokenizer,
 ) -> None:
     encoder = encoder_of(real_tokenizer, template("3.5"))
-    begun = (*IN_A_RUN, Message(role="assistant", reasoning="So", content="At"))
-    chat = ChatInput(messages=begun, continue_final_message=True)
+    partial = (*IN_A_RUN, Message(role="assistant", reasoning="So", content="At"))
+    chat = ChatInput(messages=partial, continue_final_message=True)
     prompt = encoder.encode(chat)
     later = ChatInput(messages=(*IN_A_RUN, SAID, ASKED))
 

@@ -225,8 +225,8 @@ async def all_of(call: AsyncIterator[pb.GenerateManyEvents]) -> list[pb.Generate
 
 
 def start(call: int, **fields: Any) -> pb.GenerateManyCommand:
-    begun = pb.StartGenerate(request=pb.GenerateRequest(text="endless"), **fields)
-    return pb.GenerateManyCommand(call=call, start=begun)
+    start = pb.StartGenerate(request=pb.GenerateRequest(text="endless"), **fields)
+    return pb.GenerateManyCommand(call=call, start=start)
 
 
 @pytest.mark.parametrize(

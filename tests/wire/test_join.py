@@ -23,11 +23,11 @@ STATUS = WorkerStatus(
 )
 
 
-class HeardRouter(MembershipServicer):
+class RecordingRouter(MembershipServicer):
     """Records heartbeats, and ends a stream when its worker leaves."""
 
     def __init__(self) -> None:
-        self.heard: list[bool] = []
+        self.leaves: list[bool] = []
         """For each message, whether it was a leave."""
         self.has_joined = asyncio.Event()
 
@@ -38,13 +38,13 @@ class HeardRouter(MembershipServicer):
     ) -> AsyncIterator[worker_pb2.ClusterView]:
         yield worker_pb2.ClusterView()
         async for heartbeat in request_iterator:
-            self.heard.append(heartbeat.leaving)
+            self.leaves.append(heartbeat.leaving)
             self.has_joined.set()
 
 
 @contextlib.asynccontextmanager
-async def heard_router() -> AsyncIterator[tuple[HeardRouter, str]]:
-    router = HeardRouter()
+async def recording_router() -> AsyncIterator[tuple[RecordingRouter, str]]:
+    router = RecordingRouter()
 
     def services_at(address: str) -> Any:
         return [
@@ -72,7 +72,7 @@ def joining(address: str, leaving: asyncio.Event) -> asyncio.Future[None]:
 
 
 async def test_a_workers_last_message_is_a_leave_and_is_sent_at_once() -> None:
-    async with heard_router() as (router, address), asyncio.timeout(10):
+    async with recording_router() as (router, address), asyncio.timeout(10):
         leaving = asyncio.Event()
         joined = joining(address, leaving)
         await router.has_joined.wait()
@@ -80,7 +80,7 @@ async def test_a_workers_last_message_is_a_leave_and_is_sent_at_once() -> None:
         leaving.set()
         await joined
 
-    assert router.heard == [False, True]
+    assert router.leaves == [False, True]
 
 
 async def test_a_worker_leaves_without_waiting_for_an_unreachable_router() -> None:
@@ -100,7 +100,7 @@ async def test_a_worker_logs_once_that_its_router_is_away_and_when_it_is_back(
     monkeypatch.setattr(join, "REJOIN_AFTER_S", 0.01)
     leaving = asyncio.Event()
     with caplog.at_level("INFO", logger=join.__name__):
-        async with heard_router() as (router, address), asyncio.timeout(10):
+        async with recording_router() as (router, address), asyncio.timeout(10):
             joined = joining(address, leaving)
             await router.has_joined.wait()
         while "cannot reach" not in caplog.text:

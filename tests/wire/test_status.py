@@ -276,14 +276,14 @@ async def test_an_undecodable_message_is_an_invalid_argument_without_a_traceback
 async def test_an_undecodable_message_ends_a_stream_after_earlier_messages(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    heard: list[str] = []
+    models: list[str] = []
 
     class Listening(MembershipServicer):
         async def Join(
             self, request_iterator: AsyncIterator[worker_pb2.Heartbeat], context: Any
         ) -> AsyncIterator[worker_pb2.ClusterView]:
             async for heartbeat in request_iterator:
-                heard.append(heartbeat.model_id)
+                models.append(heartbeat.model_id)
                 yield worker_pb2.ClusterView()
 
     async def messages() -> AsyncIterator[bytes]:
@@ -304,7 +304,7 @@ async def test_an_undecodable_message_ends_a_stream_after_earlier_messages(
             await call.read()
 
     assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
-    assert heard == ["one"]
+    assert models == ["one"]
     assert of_this_loop(caplog) == []
 
 

@@ -1,5 +1,5 @@
 """A model without weights: pages hold the tokens, a slot holds a running sum, and the next token
-depends on both. If a byte did not arrive, or another turn wrote it, the answer is another one.
+depends on both. If a byte did not arrive, or another turn wrote it, the answer differs.
 """
 
 from __future__ import annotations

@@ -234,7 +234,7 @@ class ShippedTurn:
             address=presence.address,
         )
         answering = self.workers.decode.answer(
-            self.turn, WrittenByPrefill(writer), self._tell, timeout_s=self.timeout_s
+            self.turn, WrittenByPrefill(writer), self._on_news, timeout_s=self.timeout_s
         )
         self.at_decode.run(answering, self._decode_failed)
 
@@ -251,7 +251,7 @@ class ShippedTurn:
             )
         )
 
-    def _tell(self, news: TurnNews) -> None:
+    def _on_news(self, news: TurnNews) -> None:
         match news:
             case Reserved(ticket):
                 self.tickets.append(ticket)
