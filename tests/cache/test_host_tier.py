@@ -146,7 +146,7 @@ async def test_a_load_is_shortened_to_the_room_on_the_device(world: TieredWorld)
     assert (world.resident(A), world.resume_at(A)) == (12, None)
     await world.tier.load(Prompt(A), up_to_a_state)
 
-    assert world.resident(A) == 12, "without its state it would be no use"
+    assert world.resident(A) == 12, "useless without its state"
     world.check_bytes(A)
 
 
@@ -205,7 +205,7 @@ async def test_a_prefix_evicted_before_its_turn_is_forgotten(world: TieredWorld)
 
     assert await gone is None
     last = await copied
-    assert last is not None, "the host has had it"
+    assert last is not None, "the host had it"
     assert world.on_the_host(A) == 0
 
 

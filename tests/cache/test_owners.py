@@ -84,7 +84,7 @@ def test_all_working_units_of_an_owner_can_be_reclaimed(memory: Memory) -> None:
 
     memory.reclaim("turn-x")
 
-    assert memory.pages.owners() == {"turn-x": 1, "turn-y": 2}, "what others may write stays"
+    assert memory.pages.owners() == {"turn-x": 1, "turn-y": 2}, "units that others may write stay"
     assert memory.slots.owners() == {}
     memory.check_invariants()
 

@@ -20,34 +20,36 @@ def drain(queue: EvictionQueue[str]) -> list[str]:
 
 
 def test_the_least_valuable_is_evicted_first_and_among_equals_the_least_recent() -> None:
-    queue = EvictionQueue[str]({"dear": 2.0, "old": 1.0, "young": 1.0, "vain": 0.0}.__getitem__)
-    uses = {name: queue.use() for name in ("vain", "dear", "old", "young")}
-    for name in ("young", "dear", "vain", "old"):
+    queue = EvictionQueue[str](
+        {"costly": 2.0, "old": 1.0, "young": 1.0, "worthless": 0.0}.__getitem__
+    )
+    uses = {name: queue.use() for name in ("worthless", "costly", "old", "young")}
+    for name in ("young", "costly", "worthless", "old"):
         queue.add(name, uses[name])
 
-    assert drain(queue) == ["vain", "old", "young", "dear"]
+    assert drain(queue) == ["worthless", "old", "young", "costly"]
     queue.check_invariants()
 
 
 def test_an_expensive_but_unused_prefix_is_evicted_eventually() -> None:
-    queue = EvictionQueue[str](lambda name: 3.0 if name == "dear" else 1.0)
-    queue.add("dear", queue.use())
+    queue = EvictionQueue[str](lambda name: 3.0 if name == "costly" else 1.0)
+    queue.add("costly", queue.use())
     gone = []
     for i in range(4):
         queue.add(f"cheap {i}", queue.use())
         gone.append(queue.pop())
 
-    assert gone == ["cheap 0", "cheap 1", "dear", "cheap 2"]
+    assert gone == ["cheap 0", "cheap 1", "costly", "cheap 2"]
 
 
 def test_worthless_items_are_evicted_before_long_unused_ones() -> None:
-    queue = EvictionQueue[str](lambda name: 0.0 if name == "vain" else 1.0)
+    queue = EvictionQueue[str](lambda name: 0.0 if name == "worthless" else 1.0)
     queue.add("old", queue.use())
     queue.add("older", NEVER)
     assert queue.pop() == "older"
-    queue.add("vain", queue.use())
+    queue.add("worthless", queue.use())
 
-    assert drain(queue) == ["vain", "old"]
+    assert drain(queue) == ["worthless", "old"]
 
 
 def test_a_value_that_rose_in_the_queue_counts() -> None:
@@ -62,8 +64,8 @@ def test_a_value_that_rose_in_the_queue_counts() -> None:
 
 
 def test_adding_again_moves_an_item_and_discarding_forgets_it() -> None:
-    queue = EvictionQueue[str](lambda name: 2.0 if name == "dear" else 1.0)
-    queue.add("dear", queue.use())
+    queue = EvictionQueue[str](lambda name: 2.0 if name == "costly" else 1.0)
+    queue.add("costly", queue.use())
     for _ in range(500):
         queue.add("a", queue.use())
         queue.add("b", queue.use())
@@ -74,7 +76,7 @@ def test_adding_again_moves_an_item_and_discarding_forgets_it() -> None:
 
     assert len(queue) == 3
     assert len(queue._heap) < 100
-    assert drain(queue) == ["c", "a", "dear"]
+    assert drain(queue) == ["c", "a", "costly"]
 
 
 def test_decode_evicts_the_least_recent_prefix_from_its_end() -> None:

@@ -23,7 +23,7 @@ async def test_an_idle_worker_recounts_its_memory(demo: Path) -> None:
         (worker,) = cluster.decode
         audit = asyncio.ensure_future(audit_when_idle(worker, period_s=0.01))
         _, unfinished = await asyncio.wait({audit}, timeout=0.2)
-        assert unfinished, "a sound worker is left alone"
+        assert unfinished, "a correct worker keeps running"
 
         # A page of the tree that was also given to another owner.
         page = next(worker._memory.cache.tree.nodes()).page

@@ -99,7 +99,7 @@ class Turns:
                     commands.append(Drop(TurnId(str(number))))
             has_more = self._engine.step(commands)
             step += 1
-            assert step < 500, "the engine does not come to an end"
+            assert step < 500, "the engine does not finish"
         assert len(self._left) == len(asked)
         assert len(self._pages) == NUM_PAGES
         assert len(self._slots) == NUM_SLOTS
