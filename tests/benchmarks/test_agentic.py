@@ -110,7 +110,7 @@ def test_hit_rates_count_tokens_not_turns() -> None:
     assert hit_rate(samples) == 2000 / 4044
 
 
-def test_rows_are_per_turn_and_averaged_over_sessions() -> None:
+def test_rows_are_per_turn_over_all_sessions() -> None:
     samples = [sample(1), replace(sample(1), session="agent-1", first_token_s=0.3), sample(2)]
 
     first, second = rows_of(samples)

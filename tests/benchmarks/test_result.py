@@ -86,7 +86,7 @@ def test_answers_with_different_tokens_are_not_equal() -> None:
     assert pair.num_equal == 1
 
 
-def test_the_routers_share_is_the_difference_of_neighbours() -> None:
+def test_the_routers_cost_is_the_difference_of_neighbours() -> None:
     assert RESULT.router.added_first_token_s == 0.0
     assert RESULT.router.added_token_s == -1.0
 

@@ -196,7 +196,7 @@ async def test_a_prefix_longer_than_the_host_tier_is_kept_in_part() -> None:
     await world.tier.close()
 
 
-async def test_a_prefix_evicted_before_its_turn_is_forgotten(world: TieredWorld) -> None:
+async def test_a_prefix_evicted_before_its_copy_is_not_offloaded(world: TieredWorld) -> None:
     world.keep(A[:8])
     world.keep(B[:8])
     await world.offload(B[:8])

@@ -76,7 +76,7 @@ def test_only_calls_within_the_context_are_watched(network: Qwen3_5ForCausalLM) 
     assert not called
 
 
-def test_a_bounded_memory_stays_bounded_for_any_weights() -> None:
+def test_the_weights_that_bound_the_memory_are_not_trained() -> None:
     torch.manual_seed(0)
     network = new_network(50)
     shorten_memory(network)

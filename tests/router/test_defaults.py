@@ -86,7 +86,7 @@ def test_with_the_real_vocabulary_a_chat_ends_at_im_end(
     assert published.sampling == Sampling(temperature=1.0, top_k=20, top_p=0.95, seed=3)
 
 
-def test_a_clients_stop_ids_add_to_the_end_tokens_and_replace_ignored_ones(
+def test_a_clients_stop_ids_add_to_the_end_tokens_unless_those_are_ignored(
     tmp_path: Path,
 ) -> None:
     builder = PromptBuilder.from_folder(published(tmp_path / "model", eos_token_id=END))

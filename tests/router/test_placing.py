@@ -81,7 +81,7 @@ def test_the_record_of_kept_tokens_lasts_until_the_worker_dies(placing: Placing)
     assert held(placing) == {}
 
 
-def test_a_prefill_worker_that_keeps_nothing_has_no_record(placing: Placing) -> None:
+def test_a_prefill_worker_that_keeps_nothing_is_recorded_as_empty(placing: Placing) -> None:
     serve(placing, prefill_kept=0)
 
     assert held(placing)[WorkerId("prefill-0")] == (0, 0)

@@ -215,7 +215,7 @@ def wrongs(world: World, allowed: set[str]) -> list[str]:
             call.num_stops + call.has_ended == 0 for call in world.workers.decodes
         ),
         "a call was stopped twice": any(call.num_stops > 1 for call in world.workers.decodes),
-        "a prompt is computed in vain": any(not p.done() for p in world.workers.prefills),
+        "a prompt is still being computed": any(not p.done() for p in world.workers.prefills),
         "tokens are lost or repeated": world.tokens != ANSWER[: len(world.tokens)],
         "it ended without its answer": outcome == "stop" and world.tokens != ANSWER,
         "it ended twice": sum(isinstance(e, TurnEnd) for e in world.events) > 1,

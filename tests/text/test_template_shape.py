@@ -136,7 +136,7 @@ def test_each_combination_of_options_has_its_own_shape(real_tokenizer: Tokenizer
     assert rewritten == {True: 2, False: 3}
 
 
-def test_a_result_more_than_a_page_back_is_skipped(real_tokenizer: Tokenizer) -> None:
+def test_a_branch_point_before_very_long_results_is_found(real_tokenizer: Tokenizer) -> None:
     encoder = encoder_of(real_tokenizer, template("3.5"))
     long = Message(role="tool", content=" noon" * 5000, tool_call_id="c1")
     chat = ChatInput(messages=(SYSTEM, ASKED, CALLED, long, CALLED, long))
