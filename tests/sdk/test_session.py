@@ -156,7 +156,7 @@ async def test_options_apply_to_the_session_and_its_fork() -> None:
 
 
 async def test_a_turn_that_another_one_overtakes_is_not_lost_silently() -> None:
-    talk = session(ByHeart("first", "second"))
+    talk = session(FixedAnswers("first", "second"))
     async with contextlib.aclosing(talk.turn("a")) as first:
         await anext(first)
         assert await say(talk, "b") == Message(role="assistant", content="second")
@@ -168,7 +168,7 @@ async def test_a_turn_that_another_one_overtakes_is_not_lost_silently() -> None:
 
 
 async def test_a_turn_that_the_caller_left_does_not_disturb_the_next_one() -> None:
-    talk = session(ByHeart("first", "second"))
+    talk = session(FixedAnswers("first", "second"))
     left = talk.turn("a")
     await anext(left)
     assert await say(talk, "b") == Message(role="assistant", content="second")
