@@ -155,7 +155,7 @@ async def test_options_apply_to_the_session_and_its_fork() -> None:
     await client.close()
 
 
-async def test_a_turn_that_another_one_overtakes_is_not_lost_silently() -> None:
+async def test_a_turn_overtaken_by_another_one_raises() -> None:
     talk = session(FixedAnswers("first", "second"))
     async with contextlib.aclosing(talk.turn("a")) as first:
         await anext(first)
@@ -167,7 +167,7 @@ async def test_a_turn_that_another_one_overtakes_is_not_lost_silently() -> None:
     assert [message.content for message in talk.messages] == ["b", "second"]
 
 
-async def test_a_turn_that_the_caller_left_does_not_disturb_the_next_one() -> None:
+async def test_an_abandoned_turn_does_not_disturb_the_next_one() -> None:
     talk = session(FixedAnswers("first", "second"))
     left = talk.turn("a")
     await anext(left)
