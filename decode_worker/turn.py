@@ -50,14 +50,14 @@ class Reserved:
 
 
 TurnNews = Reserved | PrefillStarted | TokenDelta | TurnResult | SegueError
-Tell = Callable[[TurnNews], None]
+Emit = Callable[[TurnNews], None]
 """Takes the events of one turn, in order. Nothing follows a result or an error."""
 
 
 @dataclass(slots=True, kw_only=True)
 class DecodeTurn:
     spec: TurnSpec
-    tell: Tell
+    emit: Emit
     hold: Hold
     """The prefix that was already here: shared and read-only."""
     reservation: Reservation | None = None

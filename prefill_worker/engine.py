@@ -89,8 +89,8 @@ class PrefillEngine:
             try:
                 self._compute(batch)
             except Exception as error:
-                told = self._failures.of_pass(error)
-                self._drop([s for s, _ in batch if s in self._waiting], told)
+                failure = self._failures.of_pass(error)
+                self._drop([s for s, _ in batch if s in self._waiting], failure)
             else:
                 self._failures.passed()
         return bool(self._waiting)

@@ -64,8 +64,8 @@ class Router:
             heartbeat_timeout_s=config.heartbeat_timeout_s,
             forget_lost_s=config.forget_lost_s,
             clock=clock,
-            heard=self._heard,
-            gone=self._worker_gone,
+            on_status=self._on_status,
+            on_gone=self._on_gone,
         )
         self.links = Links()
         self._config = config
@@ -80,8 +80,8 @@ class Router:
         self._ended: Counter[str] = Counter()
         self._rate = RateMeter()
 
-    def _heard(self, worker: WorkerStatus) -> None:
-        self.placing.heard(worker)
+    def _on_status(self, worker: WorkerStatus) -> None:
+        self.placing.update_worker(worker)
         if worker.health is WorkerHealth.LOST:
             self.links.lost(worker)
 
@@ -210,7 +210,7 @@ class Router:
             logger.warning("turn failed", extra={**about, "error": error})
 
     async def status(self, address: str, metrics_address: str) -> ClusterStatus:
-        """The cluster now: asks every worker, and shows lost ones as last heard."""
+        """The cluster now: asks every worker, and shows lost workers as they last reported."""
         workers = await asyncio.gather(*(self._ask(w) for w in self.membership.workers()))
         return ClusterStatus(
             ready=self._is_ready(workers),
@@ -238,7 +238,7 @@ class Router:
         except SegueError:
             return worker.as_lost()
 
-    def _worker_gone(self, worker: WorkerStatus) -> None:
+    def _on_gone(self, worker: WorkerStatus) -> None:
         """Drops everything about a worker that left or was forgotten. A later life is a new one."""
         self.placing.gone(worker)
         self.links.let_end(asyncio.ensure_future(self.links.forget(worker)))

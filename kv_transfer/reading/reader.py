@@ -183,7 +183,7 @@ class HandoffReader:
     def abort(self, ticket_id: TicketId, epoch: Epoch, reason: str) -> None:
         """The writer has stopped. An abort of an unknown or ended ticket is late, not an error."""
         self._book.require_epoch(ticket_id, epoch)
-        self._tell(ticket_id, WriterAborted(reason))
+        self._step_if_known(ticket_id, WriterAborted(reason))
 
     def expire_due(self) -> None:
         """Gives up handoffs whose tickets have expired."""
@@ -219,7 +219,7 @@ class HandoffReader:
 
     def fenced(self, ticket_id: TicketId) -> None:
         """The writer answered the fence: it has stopped, or a new life answered."""
-        self._tell(ticket_id, WriterFenced())
+        self._step_if_known(ticket_id, WriterFenced())
 
     async def something_due(self) -> None:
         """Returns when a ticket expires or enters quarantine, or when a new ticket is the next to
@@ -264,7 +264,7 @@ class HandoffReader:
         elif not isinstance(reservation.state, Committed):
             self._step(reservation, GivenUp(str(error)), error)
 
-    def _tell(self, ticket_id: TicketId, event: ReaderEvent) -> None:
+    def _step_if_known(self, ticket_id: TicketId, event: ReaderEvent) -> None:
         """An event for a forgotten ticket is late, and changes nothing."""
         handoff = self._book.get(ticket_id)
         if handoff is not None:

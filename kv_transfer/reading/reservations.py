@@ -2,8 +2,8 @@
 reader.
 
 The cost of a ticket does not grow with the number of earlier ones: handoffs are indexed by ticket,
-turn and writer, a heap yields the next to expire, and an ended handoff leaves only one line that
-says how it ended, for late messages.
+turn and writer, a heap yields the next to expire, and an ended handoff leaves only one line,
+how it ended, for late messages.
 """
 
 from __future__ import annotations

@@ -78,8 +78,8 @@ def _content(text: str, calls: Iterable[ParsedCall]) -> str:
     if position == 0:
         return text
     first, *others = *pieces, text[position:]
-    said = [first.rstrip("\r\n"), *(piece.strip("\r\n") for piece in others)]
-    return "\n\n".join(piece for piece in said if piece.strip())
+    texts = [first.rstrip("\r\n"), *(piece.strip("\r\n") for piece in others)]
+    return "\n\n".join(piece for piece in texts if piece.strip())
 
 
 def _to_json(value: Json) -> str:

@@ -49,7 +49,7 @@ _NAME = r"(?:[^<>\n]|<(?!/?(?:tool_call|function|parameter|think)\b)){1,256}"
 _TAG = re.compile(
     rf"</?(?:tool_call|think)>|</(?:function|parameter)>|<(function|parameter)=({_NAME})>"
 )
-_BEGINNING = re.compile(r"</?[a-z_]*(?:=[^<>\n]*)?\Z")
+_PARTIAL_TAG = re.compile(r"</?[a-z_]*(?:=[^<>\n]*)?\Z")
 _BETWEEN = re.compile(r"[\s,]*")
 _END = re.compile(r"[\s}]*" + _CLOSING)
 """The end of a JSON call, possibly with extra braces."""
@@ -70,7 +70,7 @@ class Tag:
     start: int
     end: int
     is_next: bool
-    begins_line: bool
+    starts_line: bool
     ends_line: bool
     name: str = ""
     arguments: dict[str, Json] | None = None
@@ -108,7 +108,7 @@ def _tag(
         start=start,
         end=end,
         is_next=not text[before:start].strip(),
-        begins_line=_begins_line(text, start),
+        starts_line=_starts_line(text, start),
         ends_line=text.startswith(("\n", "\r\n"), end),
         name=name,
         arguments=arguments,
@@ -118,7 +118,7 @@ def _tag(
 def breaks_off(text: str) -> bool:
     """Whether the text ends in the middle of a tag."""
     last = text.rfind("<", max(0, len(text) - 300))
-    return last >= 0 and _BEGINNING.match(text, last) is not None
+    return last >= 0 and _PARTIAL_TAG.match(text, last) is not None
 
 
 def _kind(found: re.Match[str]) -> Kind:
@@ -126,7 +126,7 @@ def _kind(found: re.Match[str]) -> Kind:
     return kind
 
 
-def _begins_line(text: str, start: int) -> bool:
+def _starts_line(text: str, start: int) -> bool:
     indent = text[max(0, start - _NUM_INDENT) : start].rpartition("\n")
     return not indent[2].strip() and (bool(indent[1]) or start <= _NUM_INDENT)
 

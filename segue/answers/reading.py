@@ -8,7 +8,7 @@ therefore looks at a handful, and the cost is linear in the text's length.
 
     place          where a reading is after a tag
     outside        in the answer's text
-    thought        after <think>
+    reasoning      after <think>
     opened         after <tool_call>, before its function
     function       after <function=…>, before the first parameter
     parameters     after a </parameter>
@@ -27,7 +27,9 @@ from typing import Literal, Protocol, TypeAlias
 from segue.answers.markup import Kind, Tag
 from segue.answers.steps import ParsedCall, Step, calls_of
 
-Place: TypeAlias = Literal["outside", "thought", "opened", "function", "parameters", "closed"] | int
+Place: TypeAlias = (
+    Literal["outside", "reasoning", "opened", "function", "parameters", "closed"] | int
+)
 
 # The costs of a reading. A tag that is text, inside a line or with its counterpart …
 _TEXT = 1
@@ -37,7 +39,7 @@ _STRAY = 3
 _STRAY_OUTSIDE = 1_000_000
 _HERMES_AS_TEXT = 4
 # Reasoning that started before the answer's text. More than a </think> in a value.
-_THOUGHT = 4
+_REASONING = 4
 # Missing tags.
 _NO_TOOL_CALL = 2
 _NO_PARAMETER_END = 3
@@ -46,7 +48,7 @@ _NO_LAST_PARAMETER_END = 8
 _NO_FUNCTION_END = 2
 _NO_TOOL_CALL_END = 2
 # A call that has only started when the text ends: less than its two tags as text.
-_BEGUN = 1
+_STARTED = 1
 # A value that lasts to the text's end: more than one without its own end …
 _NO_END = 11
 # … and less than a parameter outside every call.
@@ -94,7 +96,7 @@ class _Readings:
         self._last_kind: Kind | None = None
         self._do: dict[Place, Callable[[Tag, int, Step], None]] = {
             "outside": self._outside,
-            "thought": self._thought,
+            "reasoning": self._in_reasoning,
             "opened": self._opened,
             "function": self._in_function,
             "parameters": self._in_function,
@@ -125,8 +127,8 @@ class _Readings:
                     yield cost + _NO_TOOL_CALL_END, step
                 case "parameters", _:
                     yield cost + no_end, step
-                case "function", Tag(begins_line=True, end=end) as tag if end == at:
-                    yield cost + _BEGUN, step.then("end", tag, at)
+                case "function", Tag(starts_line=True, end=end) as tag if end == at:
+                    yield cost + _STARTED, step.then("end", tag, at)
                 case 0, Tag() as tag:
                     value = step.then("value", tag, at)
                     yield cost + _NO_END, value.then("end", tag, at)
@@ -142,23 +144,23 @@ class _Readings:
             case "hermes":
                 self._reach("outside", cost + self._unknown(tag), step.then("call", tag))
             case "<function>" if self._vocabulary.has_function(tag.name) and (
-                tag.begins_line or tag.ends_line
+                tag.starts_line or tag.ends_line
             ):
-                cost_here = cost + _NO_TOOL_CALL + (0 if tag.begins_line else _UNEVEN)
+                cost_here = cost + _NO_TOOL_CALL + (0 if tag.starts_line else _UNEVEN)
                 self._reach("function", cost_here, step.then("function", tag))
             case "<think>":
-                self._reach("thought", cost, step)
+                self._reach("reasoning", cost, step)
             case "</think>" if not step.answers:
                 # Everything before it was reasoning, whatever calls it holds.
-                self._reach("outside", _THOUGHT, Step("answer", answers=True))
+                self._reach("outside", _REASONING, Step("answer", answers=True))
                 return
         self._reach("outside", cost + _cost_outside(tag), step)
 
-    def _thought(self, tag: Tag, cost: int, step: Step) -> None:
+    def _in_reasoning(self, tag: Tag, cost: int, step: Step) -> None:
         if tag.kind == "</think>":
             self._reach("outside", cost, Step("answer", None, step, answers=True))
         else:
-            self._reach("thought", cost, step)
+            self._reach("reasoning", cost, step)
 
     def _opened(self, tag: Tag, cost: int, step: Step) -> None:
         if tag.kind == "<function>" and tag.is_next:
@@ -194,7 +196,7 @@ class _Readings:
         if depth == 0:
             self._end_value(tag, cost, step)
         # A tag inside a line opens nothing in a value that has its own lines.
-        may_open = tag.begins_line or not step.tag.ends_line
+        may_open = tag.starts_line or not step.tag.ends_line
         if tag.kind == "<parameter>" and may_open and depth < _MAX_QUOTED_DEPTH:
             self._reach(depth + 1, cost, step)
         if tag.kind == "</parameter>" and depth:
@@ -204,7 +206,7 @@ class _Readings:
     def _end_value(self, tag: Tag, cost: int, step: Step) -> None:
         """The value may end here, with its own tag or without."""
         assert step.tag is not None
-        if step.tag.ends_line and not tag.begins_line:
+        if step.tag.ends_line and not tag.starts_line:
             cost += _UNEVEN
         value = step.then("value", tag, tag.start)
         match tag.kind:
@@ -224,7 +226,7 @@ class _Readings:
     def _cost_in_value(self, tag: Tag) -> int:
         if tag.kind not in ("<parameter>", "</parameter>", "</think>"):
             return 0
-        if not tag.begins_line:
+        if not tag.starts_line:
             return _TEXT
         # A parameter right after another's end is hardly a stray tag.
         is_in_list = tag.is_next and (self._last_kind, tag.kind) == ("</parameter>", "<parameter>")
@@ -250,9 +252,9 @@ def _cost_outside(tag: Tag) -> int:
     match tag.kind:
         case "hermes":
             return _HERMES_AS_TEXT
-        case "</parameter>" if tag.begins_line:
+        case "</parameter>" if tag.starts_line:
             return _STRAY_OUTSIDE
-        case "<parameter>" if tag.begins_line:
+        case "<parameter>" if tag.starts_line:
             return _PARAMETER_OUTSIDE
         case _:
             return _TEXT

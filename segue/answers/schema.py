@@ -37,7 +37,7 @@ _KINDS: dict[str, Kinds] = {
 _TYPE_NAME = re.compile(r"([a-z]+)(?:\d*|\(.*\)|\[.+\]|<.+>)")
 """The part of int64, varchar(20), list[str] or array<int> that names the kind."""
 # The kind of a schema without a type, inferred from members with values of certain types.
-_TELLING: tuple[tuple[Kinds, tuple[type, ...], str], ...] = (
+_KIND_HINTS: tuple[tuple[Kinds, tuple[type, ...], str], ...] = (
     (frozenset({"object"}), (Mapping,), "properties patternProperties additionalProperties"),
     (frozenset({"array"}), (Mapping, list), "items prefixItems"),
     (frozenset({"array"}), (int,), "minItems maxItems"),
@@ -212,12 +212,12 @@ def _kinds_by_values(schema: Schema) -> Kinds:
 
 
 def _kinds_by_parts(schema: Schema) -> Kinds:
-    told = (
+    hinted = (
         kinds
-        for kinds, types, names in _TELLING
+        for kinds, types, names in _KIND_HINTS
         if any(isinstance(schema.get(name), types) for name in names.split())
     )
-    return frozenset().union(*told) or ANYTHING
+    return frozenset().union(*hinted) or ANYTHING
 
 
 def _enumerated(schema: Schema) -> Sequence[Any]:

@@ -156,19 +156,19 @@ class MetricsEndpoint:
 
     def _answer(self, request: h11.Request | None) -> _Answer:
         if request is None:
-            return _said(HTTPStatus.BAD_REQUEST)
+            return _status_answer(HTTPStatus.BAD_REQUEST)
         try:
             path = urlsplit(request.target.decode("ascii")).path
         except ValueError:
-            return _said(HTTPStatus.BAD_REQUEST)
+            return _status_answer(HTTPStatus.BAD_REQUEST)
         if path not in ("/metrics", "/livez", "/readyz"):
-            return _said(HTTPStatus.NOT_FOUND)
+            return _status_answer(HTTPStatus.NOT_FOUND)
         if request.method not in (b"GET", b"HEAD"):
-            return _said(HTTPStatus.METHOD_NOT_ALLOWED)
+            return _status_answer(HTTPStatus.METHOD_NOT_ALLOWED)
         if path == "/metrics":
             return self._metrics(request)
         is_well = path == "/livez" or self._is_ready
-        return _said(HTTPStatus.OK if is_well else HTTPStatus.SERVICE_UNAVAILABLE)
+        return _status_answer(HTTPStatus.OK if is_well else HTTPStatus.SERVICE_UNAVAILABLE)
 
     def _metrics(self, request: h11.Request) -> _Answer:
         accepts = ",".join(
@@ -209,5 +209,5 @@ def _written(connection: h11.Connection, request: h11.Request | None, answer: _A
     return written if request is not None and request.method == b"HEAD" else written + answer.body
 
 
-def _said(status: HTTPStatus) -> _Answer:
+def _status_answer(status: HTTPStatus) -> _Answer:
     return _Answer(status, f"{status.phrase}\n".encode())

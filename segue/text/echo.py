@@ -24,12 +24,12 @@ def means_the_same(rendered: str, generated: str, tools: Sequence[str]) -> bool:
 
 
 def _read(text: str, tools: Sequence[str]) -> tuple[str, object]:
-    header, _, said = text.lstrip().partition("\n")
+    header, _, content = text.lstrip().partition("\n")
     reasoning = None
-    if THINK_END in said:
-        reasoning, said = split_reasoning(said)
+    if THINK_END in content:
+        reasoning, content = split_reasoning(content)
         reasoning = reasoning.strip()
-    answer = read_answer(said, tools)
+    answer = read_answer(content, tools)
     calls = [(call.name, json.loads(call.arguments)) for call in answer.tool_calls]
     # JSON equality, not Python's, for which 1 == True.
     return header, (reasoning, answer.content.strip(), json.dumps(calls, sort_keys=True))

@@ -1,4 +1,4 @@
-"""Turns straight to a decode worker's object, past router and gRPC."""
+"""Turns sent directly to a decode worker's object, without router and gRPC."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from segue.api.turn import ComputedOnDecode, TokenDelta, TurnResult, TurnSpec
 
 
 class DirectTurn:
-    """Hears what the worker tells of one turn."""
+    """Collects the worker's events of one turn."""
 
     def __init__(self, worker: DecodeWorker, turn: TurnSpec) -> None:
         self._worker = worker
@@ -19,22 +19,22 @@ class DirectTurn:
         self._news: asyncio.Queue[TurnNews] = asyncio.Queue()
 
     async def start(self, source: PromptSource | None = None) -> None:
-        """Returns when the worker has taken it. Raises what the worker raises."""
+        """Returns when the worker has accepted the turn. Raises what the worker raises."""
         answering = self._worker.answer(
             self._turn, source or ComputedOnDecode(64), self._news.put_nowait, timeout_s=60.0
         )
         self._answering = asyncio.ensure_future(answering)
-        hearing = asyncio.ensure_future(self._news.get())
-        await asyncio.wait({self._answering, hearing}, return_when=asyncio.FIRST_COMPLETED)
-        if not hearing.done():
-            hearing.cancel()
+        reading = asyncio.ensure_future(self._news.get())
+        await asyncio.wait({self._answering, reading}, return_when=asyncio.FIRST_COMPLETED)
+        if not reading.done():
+            reading.cancel()
             await self._answering
 
     def stop(self) -> None:
         self._answering.cancel()
 
     async def answer(self) -> tuple[list[int], TurnResult]:
-        """From its first word to its last."""
+        """The turn's answer, from its start to its end."""
         tokens: list[int] = []
         while not isinstance(news := await self._news.get(), TurnResult):
             if isinstance(news, SegueError):

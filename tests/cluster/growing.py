@@ -1,6 +1,6 @@
-"""A session of random tokens that only grows, and the truth of its turns.
+"""A session of random tokens that only grows, and its expected answers.
 
-That is what `transformers` says to the whole history, from scratch.
+These are what `transformers` computes for the whole history, from scratch.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ ANSWER_TOKENS = 37
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
-    """One turn of a conversation: what was sent, and what came back."""
+class TurnRecord:
+    """One turn of a conversation: its prompt and its answer."""
 
     prompt: list[int]
     answer: list[int]
@@ -43,14 +43,14 @@ async def converse(
     name: str = "parent",
     seed: int = 11,
     first_tokens: int = FIRST_TOKENS,
-) -> list[Said]:
-    """Turns that each add to what was said. `fork_at`: that turn goes back to half of the history,
-    as a template does that renders it anew, and goes on from there under another session's name.
+) -> list[TurnRecord]:
+    """Turns that each extend the history. `fork_at`: that turn goes back to half of the history, as
+    after a template's re-rendering, and continues under another session's name.
     """
     source = random.Random(seed)
     history = [source.randrange(5, 290) for _ in range(first_tokens)]
     session_id = name
-    said: list[Said] = []
+    turns: list[TurnRecord] = []
     for index in range(num_turns):
         if index == fork_at:
             history = history[: len(history) // 2] + [source.randrange(5, 290) for _ in range(9)]
@@ -62,21 +62,21 @@ async def converse(
             timeout_s=60,
         )
         cluster.check_invariants()
-        said.append(Said(list(history), list(answer.token_ids), answer.end))
+        turns.append(TurnRecord(list(history), list(answer.token_ids), answer.end))
         history += [*answer.token_ids, *(source.randrange(5, 290) for _ in range(NEW_TOKENS))]
-    return said
+    return turns
 
 
-async def wrong_turns(said: Sequence[Said], folder: Path) -> list[int]:
-    """Whose answer is not what `transformers` says to the whole history, from scratch."""
+async def wrong_turns(turns: Sequence[TurnRecord], folder: Path) -> list[int]:
+    """The turns whose answers differ from what `transformers` computes for the whole history."""
 
     def look() -> list[int]:
         oracle = Oracle(folder)
         return [
             index
-            for index, turn in enumerate(said)
+            for index, turn in enumerate(turns)
             if not oracle.would_say(turn.prompt, turn.answer)
         ]
 
-    # On a thread: the cluster in this process must go on sending its heartbeats.
+    # In a thread: the cluster in this process must keep sending heartbeats.
     return await asyncio.to_thread(look)

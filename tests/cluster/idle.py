@@ -1,4 +1,4 @@
-"""Waiting for a cluster by asking it, within a bound."""
+"""Waits until a cluster is idle, up to a time limit."""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ async def wait_until_ready(client: Client, num_workers: int) -> None:
 
 
 async def wait_until_idle(client: Client, timeout_s: float = 20.0) -> ClusterStatus:
-    """The cluster's status once nothing runs and nothing is held; the last one seen if never."""
+    """The cluster's status once nothing runs and nothing is held, or the last one before the time
+    limit.
+    """
     status = await client.status()
     with_deadline = asyncio.get_running_loop().time() + timeout_s
     while not is_idle(status) and asyncio.get_running_loop().time() < with_deadline:
@@ -34,6 +36,6 @@ def is_idle(status: ClusterStatus) -> bool:
 
 
 def all_free(counts: UnitCounts) -> bool:
-    """Every unit is free or cached, and the sums are equal to the total; none has leaked."""
+    """Whether every unit is free or cached, the sums equal the total, and none has leaked."""
     in_use = counts.working + counts.reserved + counts.quarantined + counts.stray
     return in_use == 0 and counts.free + counts.cached == counts.total > 0

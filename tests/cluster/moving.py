@@ -1,4 +1,4 @@
-"""Placements for tests: a session never stays where it was, or nothing is pulled."""
+"""Placements for tests: sessions move every turn, or nothing is pulled."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ def moving_place(
     avoid: Collection[WorkerId] = (),
     is_new: bool = False,
 ) -> Decision:
-    """The router's own, but of what it weighed the best on workers that did not serve the session
-    last. Prefixes are pulled from these wherever that was weighed at all.
+    """The router's placement, restricted to the best candidate on workers that did not serve the
+    session last. Prefixes are pulled from these if a pull was a candidate.
     """
     decision = place(turn, cluster, residency, rules, avoid=avoid, is_new=is_new)
-    # Of each role, the last that served comes first.
+    # The last worker of each role that served the session comes first.
     last = {cluster.nodes[worker].status.role: worker for worker in reversed(residency)}.values()
     moved = [c for c in decision.candidates if c.prefill not in last and c.decode not in last]
     if not moved:
@@ -45,9 +45,7 @@ def place_without_pulls(
     avoid: Collection[WorkerId] = (),
     is_new: bool = False,
 ) -> Decision:
-    """The router's own, but the best without a pull: whether one pays depends on the machine's
-    load.
-    """
+    """The router's placement without pulls: whether one pays depends on the machine's load."""
     decision = place(turn, cluster, residency, rules, avoid=avoid, is_new=is_new)
     chosen = next(c for c in decision.ranked() if c.mode is not Mode.PULL)
     return _instead(decision, chosen, cluster)
@@ -61,6 +59,6 @@ def _instead(decision: Decision, chosen: Candidate, cluster: ClusterModel) -> De
 
 
 def pull_always(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whether a pull pays depends on the machine's load; from now on it always does."""
+    """Makes pulls always pay: otherwise it depends on the machine's load."""
     always = PullEstimate(compute_s=1.0, move_s=0.0)
     monkeypatch.setattr("prefill_worker.pull.estimate_pull", lambda *_, **__: always)

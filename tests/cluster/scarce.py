@@ -1,4 +1,4 @@
-"""What sessions are tried on: models and page sizes, and memory for about one session."""
+"""Models, page sizes and scarce memory for session tests."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from segue.engine.config import EngineConfig
 from segue.engine.served_model import ServedModel
 
 _ENGINE = EngineConfig(max_running=2, max_checkpoints=3, num_threads=1)
-# Of each running turn the state it reads and the one it writes, and the checkpoints.
+# For each running turn: the state that it reads, the state that it writes, and the checkpoints.
 _NUM_SLOTS = 7
 
 
@@ -25,7 +25,7 @@ def kinds_and_pages(*, always: tuple[str, int] | None = None) -> list[object]:
 
 
 def memory_for(folder: Path, num_tokens: int, *, page_tokens: int) -> EngineConfig:
-    """Pages for so many tokens, and a few states: others lose theirs whenever they pause."""
+    """Pages for `num_tokens` tokens and a few states: sessions lose theirs whenever they pause."""
     layout = ServedModel.of(folder, replace(_ENGINE, page_tokens=page_tokens)).layout
     for_pages = layout.num_pages_for(num_tokens) * layout.page_bytes
     return replace(

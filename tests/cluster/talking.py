@@ -1,7 +1,7 @@
 """A conversation through the SDK: tools, reasoning that a template drops, a fork.
 
-The truth of a turn is what `transformers` renders and says to all messages of the client, from
-scratch.
+A turn's expected answer is what `transformers` renders and generates for all messages of the
+client, from scratch.
 """
 
 from __future__ import annotations
@@ -52,8 +52,8 @@ SCRIPT: tuple[str | Message, ...] = (
 )
 
 # Qwen's templates keep the reasoning of answers since the last question and drop it before that.
-# Theirs stands on lines of its own; the demo model was trained without, and bears it only before
-# the role.
+# They put it on lines of its own; the demo model was trained without reasoning, and tolerates it
+# only before the role.
 QUERY = "{%- set ns = namespace(query=0) -%}{%- for message in messages -%}\
 {%- if message.role == 'user' -%}{%- set ns.query = loop.index0 -%}{%- endif -%}{%- endfor -%}\n"
 OPENING = "{{- '<|im_start|>assistant\\n' -}}"
@@ -77,21 +77,21 @@ def with_thinking(source: Path, demo: Path, folder: Path) -> Path:
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
-    """One turn: all messages before its answer, as the client has them, and what came."""
+class TurnRecord:
+    """One turn: all messages before its answer, as the client has them, and the answer."""
 
     messages: tuple[Message, ...]
     answer: list[int]
     end: TurnEnd
     follows_an_edit: bool = False
-    """The client changed the answer before: it called no tool, and a result was to follow."""
+    """Whether the client edited the answer: it had no tool call, but a tool result follows."""
 
     @property
     def is_question(self) -> bool:
         return self.messages[-1].role == "user"
 
 
-async def say(session: Session, new: str | Message) -> Said:
+async def say(session: Session, new: str | Message) -> TurnRecord:
     answer: list[int] = []
     async for event in session.turn(new, stop=STOP, timeout_s=60):
         match event:
@@ -99,41 +99,41 @@ async def say(session: Session, new: str | Message) -> Said:
                 answer.extend(event.token_ids)
             case TurnEnd():
                 end = event
-    return Said(tuple(session.messages[:-1]), answer, end)
+    return TurnRecord(tuple(session.messages[:-1]), answer, end)
 
 
 async def converse(
     cluster: LocalCluster, name: str = "parent", *, system: str = SYSTEM
-) -> list[Said]:
-    """The script, forked on the way; at the end the parent goes on from where it was left."""
+) -> list[TurnRecord]:
+    """Runs the script and forks it on the way. At the end the parent continues from the fork."""
     parent = session = cluster.client.session(name, system=system, tools=DEMO_TOOLS)
-    said: list[Said] = []
+    turns: list[TurnRecord] = []
     for index, new in enumerate(SCRIPT):
         if index == FORK_AT:
             session = await parent.fork(f"{name}-child")
         is_edited = isinstance(new, Message) and not session.messages[-1].tool_calls
         if is_edited:
-            # Random weights call nothing, but a result may only follow a call.
+            # Random weights produce no calls, but a result may only follow a call.
             session.messages[-1] = replace(
                 session.messages[-1], reasoning="A tool knows.", tool_calls=(CALL,)
             )
-        said.append(replace(await say(session, new), follows_an_edit=is_edited))
+        turns.append(replace(await say(session, new), follows_an_edit=is_edited))
         cluster.check_invariants()
-    return [*said, await say(parent, "What is my city?")]
+    return [*turns, await say(parent, "What is my city?")]
 
 
-async def wrong_turns(said: Sequence[Said], folder: Path) -> list[int]:
-    """Whose answer is not what `transformers` says to all messages, from scratch."""
+async def wrong_turns(turns: Sequence[TurnRecord], folder: Path) -> list[int]:
+    """The turns whose answers differ from what `transformers` computes for all messages."""
 
     def look() -> list[int]:
         oracle, tokenizer = Oracle(folder), PreTrainedTokenizerFast.from_pretrained(folder)
         return [
             index
-            for index, turn in enumerate(said)
+            for index, turn in enumerate(turns)
             if not oracle.would_say(rendered(tokenizer, turn.messages), turn.answer)
         ]
 
-    # On a thread: the cluster in this process must go on sending its heartbeats.
+    # In a thread: the cluster in this process must keep sending heartbeats.
     return await asyncio.to_thread(look)
 
 
@@ -149,7 +149,7 @@ def rendered(tokenizer: PreTrainedTokenizerFast, messages: tuple[Message, ...]) 
 
 
 class Wire:
-    """Weighs the turns that a client sends."""
+    """Counts the bytes of the turns that a client sends."""
 
     def __init__(self, client: Client) -> None:
         self.requests: list[pb.GenerateRequest] = []

@@ -1,4 +1,4 @@
-"""Turns driven through an engine: admitted at their step, dropped at theirs, memory passed on."""
+"""Turns run by an engine: admitted and dropped at given steps, with their memory passed on."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from decode_worker.engine.engine import DecodeEngine
-from decode_worker.engine.events import Command, Event, Left, Said
+from decode_worker.engine.events import Command, Event, Left, NewTokens
 from decode_worker.engine.sequence import DecodeSequence
 from segue.api.prompt import Prompt
 from segue.api.turn import FinishReason, ShipReport, TurnSpec
@@ -70,13 +70,13 @@ class Became:
     cached_tokens: tuple[int, ...] = ()
     checkpoint_tokens: int = 0
     checkpoint: list[Tensor] = field(default_factory=list)
-    """What its slot holds, field by field."""
+    """The contents of its slot, field by field."""
     num_accepted: int = 0
 
 
 class Turns:
-    """The event loop's part. Memory that a turn left is filled with what is not a number, at once,
-    and must still be so when the next turn gets it: nobody may write it in between."""
+    """The event loop's part. Memory that a turn leaves is filled with NaN at once, and must still
+    be NaN when the next turn gets it: nothing may write it in between."""
 
     def __init__(self, runner: ModelRunner, engine: Callable[[Publish], DecodeEngine]) -> None:
         self._runner = runner
@@ -99,7 +99,7 @@ class Turns:
                     commands.append(Drop(TurnId(str(number))))
             has_more = self._engine.step(commands)
             step += 1
-            assert step < 500, "the engine does not come to an end"
+            assert step < 500, "the engine does not finish"
         assert len(self._left) == len(asked)
         assert len(self._pages) == NUM_PAGES
         assert len(self._slots) == NUM_SLOTS
@@ -137,8 +137,8 @@ class Turns:
         for event in events:
             number = int(event.turn_id)
             became = self._became[number]
-            assert number not in self._left, "spoken of after it had left"
-            if isinstance(event, Said):
+            assert number not in self._left, "an event after it had left"
+            if isinstance(event, NewTokens):
                 became.token_ids += event.delta.token_ids
                 became.logprobs += event.delta.logprobs
             else:
@@ -172,8 +172,9 @@ class Turns:
 
 
 class SlowDevice(Launcher):
-    """Steps in the order of their launch, each only when somebody waits for it or for a later one:
-    the slowest device there could be."""
+    """Runs steps in the order of their launch, each only when its result or a later one's is
+    awaited: the slowest possible device.
+    """
 
     num_steps = 0
     max_position = 0

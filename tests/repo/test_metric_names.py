@@ -1,4 +1,4 @@
-"""Dashboards and alerts are written against these names and labels: a change is a breaking one."""
+"""Dashboards and alerts depend on these names and labels: a change is a breaking one."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ DECODE = WORKER | {
 }
 
 
-# What Prometheus' own client says of a process, under the names that its users know.
+# The standard metrics of a process in Prometheus' own client.
 STANDARD = {
     "process_cpu_seconds_total",
     "process_resident_memory_bytes",
@@ -109,20 +109,20 @@ def names_and_labels(registry: CollectorRegistry) -> dict[str, tuple[str, ...]]:
     }
 
 
-def test_the_router_measures_what_it_did() -> None:
+def test_the_routers_metrics_have_their_names() -> None:
     assert names_and_labels(RouterMetrics().registry) == ROUTER
 
 
-def test_a_prefill_worker_measures_what_it_did() -> None:
+def test_a_prefill_workers_metrics_have_their_names() -> None:
     assert names_and_labels(PrefillMetrics().registry) == PREFILL
 
 
-def test_a_decode_worker_measures_what_it_did() -> None:
+def test_a_decode_workers_metrics_have_their_names() -> None:
     assert names_and_labels(DecodeMetrics().registry) == DECODE
 
 
 @pytest.mark.parametrize("make", [RouterMetrics, PrefillMetrics, DecodeMetrics])
-def test_every_process_says_what_it_is_and_what_it_uses(
+def test_every_process_reports_its_build_and_its_resources(
     make: Callable[[], RouterMetrics | PrefillMetrics | DecodeMetrics],
 ) -> None:
     text = generate_latest(make().registry).decode()
@@ -132,12 +132,12 @@ def test_every_process_says_what_it_is_and_what_it_uses(
     assert samples.keys() >= STANDARD
     assert samples["segue_build_info"] == 1
     assert [name for name in samples if name.endswith("_created")] == []
-    # Nothing else comes in unseen.
+    # No other metric is added unnoticed.
     assert {name.split("_")[0] for name in samples} == {"segue", "process", "python"}
 
 
 @pytest.mark.parametrize("make", [RouterMetrics, PrefillMetrics, DecodeMetrics])
-def test_prometheus_own_checker_finds_no_fault(
+def test_prometheus_own_checker_finds_no_problem(
     make: Callable[[], RouterMetrics | PrefillMetrics | DecodeMetrics],
 ) -> None:
     program = shutil.which("promtool")
@@ -152,7 +152,7 @@ def test_prometheus_own_checker_finds_no_fault(
     assert (checked.returncode, checked.stderr) == (0, b"")
 
 
-def test_no_label_holds_an_id() -> None:
+def test_no_label_contains_an_id() -> None:
     labels = {
         label for table in (ROUTER, PREFILL, DECODE) for names in table.values() for label in names
     }

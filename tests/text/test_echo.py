@@ -1,4 +1,4 @@
-"""An answer that the client sends back in another form keeps the tokens that were generated."""
+"""An answer that a client sends back in another form keeps the generated tokens."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ RESULT = Message(role="tool", content="r")
 
 
 class Conversation:
-    """A session whose model generates one token for each character."""
+    """A session whose model generates one token per character."""
 
     def __init__(self, source: str, tokenizer: Tokenizer) -> None:
         named = {"eos_token": "<|im_end|>"}
@@ -65,7 +65,7 @@ class Conversation:
         return prompt
 
     def anew(self) -> list[int]:
-        """The prompt of all messages, without what was generated."""
+        """The prompt rendered from all messages, without the generated tokens."""
         return list(self.encoder.encode(self.chat))
 
     def _spelled(self, text: str) -> list[int]:
@@ -82,7 +82,7 @@ def starts_with(prompt: Sequence[int], tokens: Sequence[int]) -> bool:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("spaces", ["", "\n", "  \n"])
-def test_a_faithful_client_has_no_token_rendered_anew(
+def test_for_a_faithful_client_no_token_is_re_rendered(
     kind: str, spaces: str, tokenizer: Tokenizer
 ) -> None:
     talk = Conversation(template(kind), tokenizer)
@@ -94,7 +94,7 @@ def test_a_faithful_client_has_no_token_rendered_anew(
     assert starts_with(prompt, before)
     assert prompt != talk.anew()
 
-    # Another tool result: what was spliced in before is still there.
+    # Another tool result: the tokens spliced in before are still there.
     before = talk.tokens
     answer = Message(role="assistant", content="It is  x.", reasoning="so")
     prompt = talk.turn(answer, RESULT, generated="done\n</think>\n\nyes")
@@ -115,7 +115,7 @@ def test_a_faithful_client_has_no_token_rendered_anew(
         ),
     ],
 )
-def test_an_answer_that_the_client_changed_is_rendered_anew(
+def test_an_answer_that_the_client_changed_is_re_rendered(
     echo: Message, tokenizer: Tokenizer
 ) -> None:
     talk = Conversation(template("3.5"), tokenizer)
@@ -145,5 +145,7 @@ def test_an_answer_that_was_cut_off_gets_its_end(tokenizer: Tokenizer) -> None:
         ("assistant\n" + CALL, "assistant\n" + CALL.replace("x", "x "), False),
     ],
 )
-def test_the_same_is_what_means_the_same(rendered: str, generated: str, is_same: bool) -> None:
+def test_answers_with_the_same_meaning_are_equal(
+    rendered: str, generated: str, is_same: bool
+) -> None:
     assert means_the_same(rendered, generated, (TOOL,)) is is_same

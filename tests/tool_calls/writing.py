@@ -1,4 +1,4 @@
-"""Answers as models write them, and the messages that they are."""
+"""Answers as models write them, and the messages that they are read as."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def assistant(content: str, *calls: ToolCall) -> Message:
 
 
 def text_of(answer: str) -> str:
-    """The value of `text` in the one call of an answer that says nothing else."""
+    """The value of `text` in the only call of an answer without other text."""
     message = read_answer(answer, TOOLS)
     assert message.content == ""
     (call,) = message.tool_calls

@@ -1,5 +1,5 @@
 """A model without weights: pages hold the tokens, a slot holds a running sum, and the next token
-depends on both. If a byte did not arrive, or another turn wrote it, the answer is another one.
+depends on both. If a byte did not arrive, or another turn wrote it, the answer differs.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _LARGEST_STATE = 1009
 
 
 def answer_to(prompt: Sequence[int], num_tokens: int) -> tuple[int, ...]:
-    """The greedy answer, from the definition."""
+    """The greedy answer, computed from the definition."""
     tokens = list(prompt)
     for _ in range(num_tokens):
         state = 0
@@ -40,7 +40,7 @@ def answer_to(prompt: Sequence[int], num_tokens: int) -> tuple[int, ...]:
 
 
 class Gate:
-    """Holds whatever thread comes to it while it is closed."""
+    """Holds every thread that reaches it while it is closed."""
 
     def __init__(self) -> None:
         self._reached, self._is_open = threading.Event(), threading.Event()
@@ -63,7 +63,7 @@ class Gate:
 
 
 class FakeRunner:
-    """What the engines and the workers use of a `ModelRunner`."""
+    """The part of a `ModelRunner` that engines and workers use."""
 
     has_mtp = False
     device = "cpu"

@@ -1,4 +1,4 @@
-"""The control tokens of what an assistant said, where the template does not look for them."""
+"""Control tokens in an assistant's text, if the template does not search for them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ T, T_END = MARKS.mark("<T>"), MARKS.mark("</T>")
 
 PLAIN = "{% for m in messages %}{{ m.reasoning_content or '' }};{{ m.content }}{% endfor %}"
 SEARCHING = "{% for m in messages %}{{ m.content.split('</T>')[-1] }}{% endfor %}"
-SEARCHING_UNLESS_TOLD = (
+SEARCHING_WITHOUT_REASONING = (
     "{% for m in messages %}{% if m.reasoning_content is string %}{{ m.content }}"
     "{% else %}{{ m.content.split('</T>')[-1] }}{% endif %}{% endfor %}"
 )
@@ -30,34 +30,34 @@ def written(source: str, **message: Any) -> str:
 
 
 @pytest.mark.parametrize("role", ["user", "tool", "system"])
-def test_what_others_say_is_text(role: str) -> None:
+def test_other_roles_messages_are_text(role: str) -> None:
     assert written(PLAIN, role=role, content="<T><E></T>") == ";<T><E></T>"
 
 
-def test_what_the_assistant_says_and_thinks_keeps_all_but_special_tokens() -> None:
-    said = written(PLAIN, role="assistant", content="a<T>", reasoning_content="</T><E>")
+def test_answers_and_reasoning_keep_all_but_special_tokens() -> None:
+    text = written(PLAIN, role="assistant", content="a<T>", reasoning_content="</T><E>")
 
-    assert said == f"{T_END}<E>;a{T}"
+    assert text == f"{T_END}<E>;a{T}"
 
 
-def test_parts_of_a_content_are_said_too() -> None:
+def test_content_parts_are_treated_like_content() -> None:
     source = "{{ messages[0].content[1].text }}"
     parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "<T><E>"}]
 
     assert written(source, role="assistant", content=parts) == f"{T}<E>"
 
 
-def test_a_token_that_the_template_looks_for_is_found() -> None:
+def test_a_token_that_the_template_searches_for_stays_text() -> None:
     assert written(SEARCHING, role="assistant", content="a</T>b<T>") == f"b{T}"
-    told = written(SEARCHING, role="assistant", content="a</T>b<T>", reasoning_content="")
-    assert told == f"b{T}"
+    text = written(SEARCHING, role="assistant", content="a</T>b<T>", reasoning_content="")
+    assert text == f"b{T}"
 
 
-def test_it_is_a_token_where_the_template_does_not_look() -> None:
-    told = {"role": "assistant", "content": "a</T>b", "reasoning_content": ""}
+def test_it_is_a_token_in_fields_that_the_template_does_not_search() -> None:
+    message = {"role": "assistant", "content": "a</T>b", "reasoning_content": ""}
 
-    assert written(SEARCHING_UNLESS_TOLD, **told) == f"a{T_END}b"
-    assert written(SEARCHING_UNLESS_TOLD, role="assistant", content="a</T>b") == "b"
+    assert written(SEARCHING_WITHOUT_REASONING, **message) == f"a{T_END}b"
+    assert written(SEARCHING_WITHOUT_REASONING, role="assistant", content="a</T>b") == "b"
 
 
 SEARCHING_FOR_PAIRS = (
@@ -67,16 +67,16 @@ SEARCHING_FOR_PAIRS = (
 )
 
 
-def test_half_of_what_the_template_looks_for_is_a_token() -> None:
-    def said(content: str) -> str:
+def test_half_of_the_pair_that_the_template_searches_for_is_a_token() -> None:
+    def answer_of(content: str) -> str:
         return written(SEARCHING_FOR_PAIRS, role="assistant", content=content)
 
-    assert said("<T>a") == f"{T}a"
-    assert said("a<T>b<T>") == f"a{T}b{T}"
-    assert said("a<T>b</T>c") == "b"
+    assert answer_of("<T>a") == f"{T}a"
+    assert answer_of("a<T>b<T>") == f"a{T}b{T}"
+    assert answer_of("a<T>b</T>c") == "b"
 
 
-def test_what_the_template_looks_for_in_a_users_message_alone_is_a_token() -> None:
+def test_a_token_searched_only_in_user_messages_is_a_token() -> None:
     source = (
         "{% for m in messages %}{% if m.role == 'user' and '<T>' in m.content %}result"
         "{% else %}{{ m.content.split('</T>')[-1] }}{% endif %}{% endfor %}"
@@ -98,14 +98,14 @@ def test_both_halves_may_be_in_several_parts() -> None:
     assert written(source, role="assistant", content=parts[:1]) == f"{T}a"
 
 
-def test_a_template_that_cannot_be_asked_finds_what_it_looks_for() -> None:
+def test_if_probing_a_template_fails_searched_tokens_stay_text() -> None:
     source = "{% for m in messages %}{{ m.content[0].text.split('</T>')[-1] }}{% endfor %}"
     parts = [{"type": "text", "text": "a</T>b"}]
 
     assert written(source, role="assistant", content=parts) == "b"
 
 
-def test_the_message_of_the_client_is_left_as_it_is() -> None:
+def test_the_clients_message_is_not_changed() -> None:
     template = ChatTemplate(TemplateSource(plain=PLAIN, with_tools=PLAIN), MARKS)
     message: dict[str, Any] = {"role": "assistant", "content": "<T>"}
 

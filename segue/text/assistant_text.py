@@ -1,4 +1,4 @@
-"""Marks control tokens in what an assistant said, which is the model's own text.
+"""Marks control tokens in assistant messages, which are the model's own text.
 
 If a template searches that text for a control token (`'</think>' in content`), the token must stay
 text, or the template would not find it. Some tokens mean nothing to the template without another
@@ -21,8 +21,8 @@ class AssistantText:
 
     def __init__(self, marks: ControlMarks, looked_for: frozenset[str]) -> None:
         self._marks = marks
-        self._whole = match_any(marks.spoken)
-        self.looked_for = marks.spoken & looked_for
+        self._whole = match_any(marks.answer_tokens)
+        self.looked_for = marks.answer_tokens & looked_for
         self.mark_always(frozenset())
         self._any_looked_for = match_any(self.looked_for)
         self.harmless: frozenset[str] = frozenset()
@@ -32,7 +32,7 @@ class AssistantText:
 
     def mark_always(self, tokens: frozenset[str]) -> None:
         """Always marks `tokens`: the template looks for them, but not in answers."""
-        self._rest = match_any(self._marks.spoken - self.looked_for | tokens)
+        self._rest = match_any(self._marks.answer_tokens - self.looked_for | tokens)
 
     def mark(self, message: JsonObject) -> JsonObject:
         """The message for the template."""
