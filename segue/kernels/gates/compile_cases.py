@@ -1,5 +1,6 @@
 """The sizes at which gates are compiled ahead of time."""
 
+from segue.kernels.compile_case import CHIPS, CompileCase, of
 from segue.kernels.gates.triton import (
     BLOCK,
     DECAY_BLOCK,
@@ -8,20 +9,17 @@ from segue.kernels.gates.triton import (
     sigmoid_gate_kernel,
     silu_gate_kernel,
 )
-from segue.kernels.specimen import CHIPS, CompileCase
 
 # A thread moves eight adjacent elements with one load and one store.
 WIDE = dict.fromkeys(CHIPS, ("ld.global.v4.b32", "st.global.v4.b32"))
 
-SPECIMENS = (
+COMPILE_CASES = (
     CompileCase(
         name="SiLU gate of an MLP",
         kernel=silu_gate_kernel,
         arguments={
-            "gate_up_ptr": "*bf16",
-            "out_ptr": "*bf16",
-            "row_stride": "i32",
-            "width": "i32",
+            **of("*bf16", "gate_up_ptr out_ptr"),
+            **of("i32", "row_stride width"),
         },
         constants={"BLOCK_I": BLOCK},
         aligned=frozenset({"row_stride", "width"}),
@@ -32,12 +30,8 @@ SPECIMENS = (
         name="sigmoid gate, heads of 256",
         kernel=sigmoid_gate_kernel,
         arguments={
-            "x_ptr": "*bf16",
-            "gate_ptr": "*bf16",
-            "out_ptr": "*bf16",
-            "token_stride": "i32",
-            "head_stride": "i32",
-            "width": "i32",
+            **of("*bf16", "x_ptr gate_ptr out_ptr"),
+            **of("i32", "token_stride head_stride width"),
         },
         constants={"HEAD_DIM": 256, "BLOCK_I": BLOCK},
         aligned=frozenset({"token_stride", "head_stride", "width"}),
@@ -48,15 +42,9 @@ SPECIMENS = (
         name="decay and rate, 32 heads",
         kernel=decay_and_rate_kernel,
         arguments={
-            "dt_ptr": "*bf16",
-            "rate_ptr": "*bf16",
-            "minus_a_ptr": "*fp32",
-            "dt_bias_ptr": "*fp32",
-            "log_decay_ptr": "*fp32",
-            "out_rate_ptr": "*fp32",
-            "dt_stride": "i32",
-            "rate_stride": "i32",
-            "num_elements": "i32",
+            **of("*bf16", "dt_ptr rate_ptr"),
+            **of("*fp32", "minus_a_ptr dt_bias_ptr log_decay_ptr out_rate_ptr"),
+            **of("i32", "dt_stride rate_stride num_elements"),
         },
         constants={"NUM_HEADS": 32, "BLOCK_Z": DECAY_BLOCK},
         aligned=frozenset({"dt_stride", "rate_stride"}),

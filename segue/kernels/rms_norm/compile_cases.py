@@ -1,5 +1,6 @@
 """The sizes at which RMS norm is compiled ahead of time. Norm weights are kept in float32."""
 
+from segue.kernels.compile_case import CHIPS, CompileCase, of
 from segue.kernels.rms_norm.triton import (
     add_rms_norm_kernel,
     join_rms_norms_kernel,
@@ -7,23 +8,21 @@ from segue.kernels.rms_norm.triton import (
     rms_norm_kernel,
 )
 from segue.kernels.rms_norm.triton_gated import NUM_WARPS, blocks, gated_rms_norm_kernel
-from segue.kernels.specimen import CHIPS, CompileCase
 
 # A thread moves eight adjacent elements with one load and one store.
 WIDE = dict.fromkeys(CHIPS, ("ld.global.v4.b32", "st.global.v4.b32"))
 _ROWS, _GATED_WIDTH = blocks(128)
 
-SPECIMENS = (
+COMPILE_CASES = (
     *(
         CompileCase(
             name=f"RMS norm, {width} wide",
             kernel=rms_norm_kernel,
             arguments={
-                "x_ptr": "*bf16",
-                "weight_ptr": "*fp32",
-                "out_ptr": "*bf16",
-                "width": "i32",
-                "eps": "fp32",
+                **of("*bf16", "x_ptr out_ptr"),
+                **of("*fp32", "weight_ptr"),
+                **of("i32", "width"),
+                **of("fp32", "eps"),
             },
             constants={"BLOCK_H": block},
             aligned=frozenset({"width"}),
@@ -37,13 +36,10 @@ SPECIMENS = (
             name=f"add and RMS norm, {width} wide",
             kernel=add_rms_norm_kernel,
             arguments={
-                "x_ptr": "*bf16",
-                "y_ptr": "*bf16",
-                "weight_ptr": "*fp32",
-                "sum_ptr": "*bf16",
-                "out_ptr": "*bf16",
-                "width": "i32",
-                "eps": "fp32",
+                **of("*bf16", "x_ptr y_ptr sum_ptr out_ptr"),
+                **of("*fp32", "weight_ptr"),
+                **of("i32", "width"),
+                **of("fp32", "eps"),
             },
             constants={"BLOCK_H": width},
             aligned=frozenset({"width"}),
@@ -56,13 +52,10 @@ SPECIMENS = (
         name="two RMS norms joined, 4096 wide",
         kernel=join_rms_norms_kernel,
         arguments={
-            "x_ptr": "*bf16",
-            "y_ptr": "*bf16",
-            "x_weight_ptr": "*fp32",
-            "y_weight_ptr": "*fp32",
-            "out_ptr": "*bf16",
-            "width": "i32",
-            "eps": "fp32",
+            **of("*bf16", "x_ptr y_ptr out_ptr"),
+            **of("*fp32", "x_weight_ptr y_weight_ptr"),
+            **of("i32", "width"),
+            **of("fp32", "eps"),
         },
         constants={"BLOCK_H": 4096},
         aligned=frozenset({"width"}),
@@ -73,15 +66,10 @@ SPECIMENS = (
         name="gated RMS norm, heads of 128",
         kernel=gated_rms_norm_kernel,
         arguments={
-            "x_ptr": "*fp32",
-            "gate_ptr": "*bf16",
-            "weight_ptr": "*fp32",
-            "out_ptr": "*bf16",
-            "num_rows": "i32",
-            "num_heads": "i32",
-            "gate_stride": "i32",
-            "width": "i32",
-            "eps": "fp32",
+            **of("*fp32", "x_ptr weight_ptr"),
+            **of("*bf16", "gate_ptr out_ptr"),
+            **of("i32", "num_rows num_heads gate_stride width"),
+            **of("fp32", "eps"),
         },
         constants={"BLOCK_Z": _ROWS, "BLOCK_H": _GATED_WIDTH},
         aligned=frozenset({"num_heads", "gate_stride", "width"}),

@@ -1,5 +1,6 @@
 """The sizes at which the gated delta rule is compiled ahead of time: heads of 9B and 35B-A3B."""
 
+from segue.kernels.compile_case import CHIPS, TENSOR_CORES, CompileCase, of
 from segue.kernels.draft_rounds import SIZE_NAMES
 from segue.kernels.gated_delta_rule.reference import CHUNK_TOKENS
 from segue.kernels.gated_delta_rule.triton_decode import BLOCK_V, decode_kernel
@@ -9,14 +10,10 @@ from segue.kernels.gated_delta_rule.triton_prefill import (
     scan_kernel,
     scan_warps,
 )
-from segue.kernels.specimen import CHIPS, TENSOR_CORES, CompileCase
 
 _HEADS = {"NUM_HEADS": 32, "REPEATS": 2, "K": 128}
 _INDICES = {
-    "cu_tokens_ptr": "*i64",
-    "slots_out_ptr": "*i64",
-    "cu_segments_ptr": "*i64",
-    "slots_in_ptr": "*i64",
+    **of("*i64", "cu_tokens_ptr slots_out_ptr cu_segments_ptr slots_in_ptr"),
 }
 _STRIDES = ("q_stride", "k_stride", "v_stride", "log_decay_stride", "rate_stride")
 _ASYNC_COPIES = {chip: (*what, "cp.async.cg.shared.global") for chip, what in TENSOR_CORES.items()}
@@ -25,44 +22,27 @@ _PREPARE = CompileCase(
     name="gated delta rule, prefill: prepare",
     kernel=prepare_kernel,
     arguments={
-        "q_ptr": "*bf16",
-        "k_ptr": "*bf16",
-        "log_decay_ptr": "*fp32",
-        "rate_ptr": "*fp32",
-        "solved_ptr": "*bf16",
-        "attention_ptr": "*bf16",
-        "scales_ptr": "*fp32",
-        "cu_tokens_ptr": "*i64",
-        "num_segments": "i32",
-        "q_stride": "i32",
-        "k_stride": "i32",
-        "log_decay_stride": "i32",
-        "rate_stride": "i32",
+        **of("*bf16", "q_ptr k_ptr solved_ptr attention_ptr"),
+        **of("*fp32", "log_decay_ptr rate_ptr scales_ptr"),
+        **of("*i64", "cu_tokens_ptr"),
+        **of("i32", "num_segments q_stride k_stride log_decay_stride rate_stride"),
     },
     constants={**_HEADS, "C": CHUNK_TOKENS, "PRECISION": "tf32"},
     aligned=frozenset(_STRIDES),
     instructions=TENSOR_CORES,
 )
 
-SPECIMENS = (
+COMPILE_CASES = (
     _PREPARE,
     *(
         CompileCase(
             name=f"gated delta rule, prefill: scan, {block_v} of V",
             kernel=scan_kernel,
             arguments={
-                "q_ptr": "*bf16",
-                "k_ptr": "*bf16",
-                "v_ptr": "*bf16",
-                "solved_ptr": "*bf16",
-                "attention_ptr": "*bf16",
-                "scales_ptr": "*fp32",
-                "state_ptr": "*fp32",
-                "out_ptr": "*fp32",
+                **of("*bf16", "q_ptr k_ptr v_ptr solved_ptr attention_ptr"),
+                **of("*fp32", "scales_ptr state_ptr out_ptr"),
                 **_INDICES,
-                "q_stride": "i32",
-                "k_stride": "i32",
-                "v_stride": "i32",
+                **of("i32", "q_stride k_stride v_stride"),
             },
             constants={**_HEADS, "V": 128, "C": CHUNK_TOKENS, "BLOCK_V": block_v},
             aligned=frozenset(_STRIDES),
@@ -76,15 +56,9 @@ SPECIMENS = (
             name=f"gated delta rule, decode, J = {num_rounds}",
             kernel=decode_kernel,
             arguments={
-                "q_ptr": "*bf16",
-                "k_ptr": "*bf16",
-                "v_ptr": "*bf16",
-                "log_decay_ptr": "*fp32",
-                "rate_ptr": "*fp32",
-                "state_ptr": "*fp32",
-                "out_ptr": "*fp32",
-                "slots_in_ptr": "*i64",
-                "slots_out_ptr": "*i64",
+                **of("*bf16", "q_ptr k_ptr v_ptr"),
+                **of("*fp32", "log_decay_ptr rate_ptr state_ptr out_ptr"),
+                **of("*i64", "slots_in_ptr slots_out_ptr"),
                 **dict.fromkeys((*SIZE_NAMES, *_STRIDES), "i32"),
             },
             constants={**_HEADS, "NUM_ROUNDS": num_rounds, "V": 128, "BLOCK_V": BLOCK_V},

@@ -25,6 +25,11 @@ CHANGING = frozenset(
 launch compiles separately for 1, for multiples of 16 and for other numbers."""
 
 
+def of(kind: str, names: str) -> dict[str, str]:
+    """Arguments of one type, by their names with spaces between them."""
+    return dict.fromkeys(names.split(), kind)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CompileCase:
     """One compilation of a kernel, and what its result must contain."""

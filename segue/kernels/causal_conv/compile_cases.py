@@ -7,23 +7,20 @@ from segue.kernels.causal_conv.triton import (
     causal_conv_decode_kernel,
     causal_conv_prefill_kernel,
 )
+from segue.kernels.compile_case import CHIPS, CompileCase, of
 from segue.kernels.draft_rounds import SIZE_NAMES
-from segue.kernels.specimen import CHIPS, CompileCase
 
 _TENSORS = {"x_ptr": "*bf16", "weight_ptr": "*fp32", "state_ptr": "*bf16", "out_ptr": "*bf16"}
 _SIZES = {"num_channels": "i32", "x_stride": "i32"}
 
-SPECIMENS = (
+COMPILE_CASES = (
     CompileCase(
         name="causal convolution, prefill",
         kernel=causal_conv_prefill_kernel,
         arguments={
             **_TENSORS,
-            "cu_tokens_ptr": "*i64",
-            "slots_out_ptr": "*i64",
-            "cu_segments_ptr": "*i64",
-            "slots_in_ptr": "*i64",
-            "num_sequences": "i32",
+            **of("*i64", "cu_tokens_ptr slots_out_ptr cu_segments_ptr slots_in_ptr"),
+            **of("i32", "num_sequences"),
             **_SIZES,
         },
         constants={"WIDTH": 4, "BLOCK_T": BLOCK_TOKENS, "BLOCK_C": BLOCK_CHANNELS},
@@ -36,8 +33,7 @@ SPECIMENS = (
             kernel=causal_conv_decode_kernel,
             arguments={
                 **_TENSORS,
-                "slots_in_ptr": "*i64",
-                "slots_out_ptr": "*i64",
+                **of("*i64", "slots_in_ptr slots_out_ptr"),
                 **dict.fromkeys(SIZE_NAMES, "i32"),
                 **_SIZES,
             },

@@ -5,9 +5,9 @@
 
 from __future__ import annotations
 
+from segue.kernels.compile_case import CHIPS, TENSOR_CORES, CompileCase, of
 from segue.kernels.draft_rounds import SIZE_NAMES
 from segue.kernels.paged_attention import triton_decode, triton_prefill
-from segue.kernels.specimen import CHIPS, TENSOR_CORES, CompileCase
 
 HEAD_DIM = 256
 ASYNCHRONOUS = ("cp.async.cg.shared.global",)
@@ -62,8 +62,8 @@ def _decode(
         arguments={
             **dict.fromkeys(("q_ptr", "pages_ptr"), "*bf16"),
             **_PIECES,
-            "pieces_ptr": "*i32",
-            "lengths_ptr": "*i64",
+            **of("*i32", "pieces_ptr"),
+            **of("*i64", "lengths_ptr"),
             **dict.fromkeys(numbers, "i32"),
             **_INDICES,
             **_SIZES,
@@ -83,7 +83,7 @@ def _decode(
     )
 
 
-SPECIMENS = (
+COMPILE_CASES = (
     _prefill("pages of 64", group=4, num_kv_heads=4, page_tokens=64, whole=True),
     _prefill("pages of 16, in pieces", group=8, num_kv_heads=2, page_tokens=16, whole=False),
     _decode("16 rows, pages of 64", group=4, num_kv_heads=4, page_tokens=64, block_m=16),
@@ -93,10 +93,10 @@ SPECIMENS = (
         kernel=triton_decode.combine_decode_kernel,
         arguments={
             **_PIECES,
-            "pieces_ptr": "*i32",
-            "out_ptr": "*bf16",
-            "lengths_ptr": "*i64",
-            "num_rows": "i32",
+            **of("*i32", "pieces_ptr"),
+            **of("*bf16", "out_ptr"),
+            **of("*i64", "lengths_ptr"),
+            **of("i32", "num_rows"),
             **_SIZES,
         },
         constants={"GROUP": 4, "HEAD_DIM": HEAD_DIM, "BLOCK_S": 32, "BLOCK_X": 128},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from segue.kernels.compile_case import TENSOR_CORES, CompileCase, of
 from segue.kernels.moe.tiling import DENSE, MIDDLE, STREAMING, Tile, Tiling
 from segue.kernels.moe.triton import BLOCK_H, combine_kernel, down_kernel, gate_up_kernel
 from segue.kernels.moe.triton_routing import (
@@ -13,15 +14,10 @@ from segue.kernels.moe.triton_routing import (
     plan_kernel,
     route_few_kernel,
 )
-from segue.kernels.specimen import TENSOR_CORES, CompileCase
 
 BLOCK_A, BLOCK_E = 8, 256
 TABLES = {
-    "pairs_ptr": "*i32",
-    "tile_expert_ptr": "*i32",
-    "tile_first_ptr": "*i32",
-    "tile_stop_ptr": "*i32",
-    "num_tiles_ptr": "*i32",
+    **of("*i32", "pairs_ptr tile_expert_ptr tile_first_ptr tile_stop_ptr num_tiles_ptr"),
 }
 COPIES = ("cp.async.cg.shared.global", ", 0x10,")
 """Asynchronous, 16 bytes at a time."""
@@ -38,8 +34,7 @@ def _product(name: str, tiling: Tiling, tile: Tile, kernel: object) -> CompileCa
         arguments={
             **dict.fromkeys(pointers, "*bf16"),
             **TABLES,
-            "hidden_size": "i32",
-            "width": "i32",
+            **of("i32", "hidden_size width"),
         },
         constants={
             **({"A": 8} if is_first else {}),
@@ -54,16 +49,15 @@ def _product(name: str, tiling: Tiling, tile: Tile, kernel: object) -> CompileCa
     )
 
 
-SPECIMENS = (
+COMPILE_CASES = (
     CompileCase(
         name="MoE routing, 32 tokens",
         kernel=route_few_kernel,
         arguments={
-            "logits_ptr": "*bf16",
-            "weights_ptr": "*fp32",
+            **of("*bf16", "logits_ptr"),
+            **of("*fp32", "weights_ptr"),
             **TABLES,
-            "num_tokens": "i32",
-            "num_experts": "i32",
+            **of("i32", "num_tokens num_experts"),
         },
         constants={
             "A": 8,
@@ -79,12 +73,11 @@ SPECIMENS = (
         name="MoE routing of many tokens, choice",
         kernel=choose_kernel,
         arguments={
-            "logits_ptr": "*bf16",
-            "weights_ptr": "*fp32",
-            "ranks_ptr": "*i8",
-            "counts_ptr": "*i32",
-            "num_tokens": "i32",
-            "num_experts": "i32",
+            **of("*bf16", "logits_ptr"),
+            **of("*fp32", "weights_ptr"),
+            **of("*i8", "ranks_ptr"),
+            **of("*i32", "counts_ptr"),
+            **of("i32", "num_tokens num_experts"),
         },
         constants={"A": 8, "BLOCK_A": BLOCK_A, "BLOCK_T": BLOCK_T, "BLOCK_E": BLOCK_E},
         aligned=frozenset({"num_experts"}),
@@ -94,12 +87,9 @@ SPECIMENS = (
         name="MoE routing of many tokens, plan",
         kernel=plan_kernel,
         arguments={
-            "counts_ptr": "*i32",
-            "before_ptr": "*i32",
-            "first_ptr": "*i32",
+            **of("*i32", "counts_ptr before_ptr first_ptr"),
             **{name: kind for name, kind in TABLES.items() if name != "pairs_ptr"},
-            "num_blocks": "i32",
-            "num_experts": "i32",
+            **of("i32", "num_blocks num_experts"),
         },
         constants={"BLOCK_B": BLOCK_B, "BLOCK_E": BLOCK_E, "BLOCK_M": DENSE.rows},
         aligned=frozenset({"num_experts"}),
@@ -109,12 +99,9 @@ SPECIMENS = (
         name="MoE routing of many tokens, places",
         kernel=place_kernel,
         arguments={
-            "ranks_ptr": "*i8",
-            "before_ptr": "*i32",
-            "first_ptr": "*i32",
-            "pairs_ptr": "*i32",
-            "num_tokens": "i32",
-            "num_experts": "i32",
+            **of("*i8", "ranks_ptr"),
+            **of("*i32", "before_ptr first_ptr pairs_ptr"),
+            **of("i32", "num_tokens num_experts"),
         },
         constants={"A": 8, "BLOCK_T": BLOCK_T, "BLOCK_E": BLOCK_E},
         aligned=frozenset({"num_experts"}),
@@ -124,12 +111,9 @@ SPECIMENS = (
         name="MoE sum",
         kernel=combine_kernel,
         arguments={
-            "y_ptr": "*bf16",
-            "weights_ptr": "*fp32",
-            "shared_ptr": "*bf16",
-            "shared_gate_ptr": "*bf16",
-            "out_ptr": "*bf16",
-            "hidden_size": "i32",
+            **of("*bf16", "y_ptr shared_ptr shared_gate_ptr out_ptr"),
+            **of("*fp32", "weights_ptr"),
+            **of("i32", "hidden_size"),
         },
         constants={"A": 8, "BLOCK_H": BLOCK_H},
         aligned=frozenset({"hidden_size"}),

@@ -6,24 +6,20 @@ from segue.kernels.attention_input.triton import (
     sizes,
     store_keys_and_values_kernel,
 )
-from segue.kernels.specimen import CHIPS, CompileCase
+from segue.kernels.compile_case import CHIPS, CompileCase, of
 
 # Eight adjacent elements of a head, or four of the tables, in one instruction.
 WIDE = dict.fromkeys(CHIPS, ("ld.global.v4.b32", "st.global.v4.b32"))
 HEAD_DIM, ROTARY_DIM = 256, 64
 
 _POINTERS = {
-    "packed_ptr": "*bf16",
-    "k_norm_ptr": "*fp32",
-    "cos_ptr": "*fp32",
-    "sin_ptr": "*fp32",
-    "pool_ptr": "*bf16",
-    "page_ptr": "*i64",
-    "offset_ptr": "*i64",
+    **of("*bf16", "packed_ptr pool_ptr"),
+    **of("*fp32", "k_norm_ptr cos_ptr sin_ptr"),
+    **of("*i64", "page_ptr offset_ptr"),
 }
 _NUMBERS = {"packed_stride": "i32", "page_tokens": "i32", "eps": "fp32"}
 
-SPECIMENS = (
+COMPILE_CASES = (
     *(
         CompileCase(
             name=f"attention input, {num_heads} and {num_kv_heads} heads of {HEAD_DIM}",
