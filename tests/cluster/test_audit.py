@@ -11,7 +11,7 @@ from segue.api.types import StopConditions, TokenInput
 from segue.cache.unit_pool import AccountingError, UnitState
 from segue.worker.process import audit_when_idle
 from tests.cluster.conftest import local_cluster
-from tests.cluster.idle import wait_until_idle
+from tests.cluster.waiting import wait_until_idle
 
 
 async def test_an_idle_worker_recounts_its_memory(demo: Path) -> None:

@@ -19,7 +19,7 @@ from segue.sdk.client import Client
 from segue.v1 import session_pb2 as pb
 from segue.v1.session_pb2_grpc import SessionsStub
 from segue.wire.channel import channel_to
-from tests.cluster.idle import is_idle, wait_until_idle
+from tests.cluster.waiting import is_idle, wait_until_idle
 
 INVALID = grpc.StatusCode.INVALID_ARGUMENT
 

@@ -17,10 +17,10 @@ from segue.launch.config import Config
 from segue.sdk.client import Client
 from tests.checkpoints import Variant
 from tests.cluster.conftest import ENGINE, local_cluster, num_evicted
-from tests.cluster.idle import is_idle, wait_until_idle
-from tests.cluster.moving import moving_place, pull_always
-from tests.cluster.scarce import kinds_and_pages, memory_for
-from tests.cluster.talking import TurnRecord, Wire, converse, with_thinking, wrong_turns
+from tests.cluster.conversation import TurnRecord, Wire, converse, with_thinking, wrong_turns
+from tests.cluster.moving_placement import moving_place, pull_always
+from tests.cluster.scarce_memory import kinds_and_pages, memory_for
+from tests.cluster.waiting import is_idle, wait_until_idle
 from tests.conftest import MakeCheckpoint
 
 EVERY_KIND = pytest.mark.parametrize(

@@ -23,7 +23,7 @@ from segue.v1 import session_pb2 as pb
 from segue.v1.session_pb2_grpc import SessionsStub
 from segue.wire.channel import channel_to
 from tests.cluster.conftest import ENGINE, LocalCluster, local_cluster
-from tests.cluster.idle import is_idle, wait_until_idle
+from tests.cluster.waiting import is_idle, wait_until_idle
 
 END, END_OF_TEXT = 1529, 1527
 PROMPT = tuple(range(20, 35))

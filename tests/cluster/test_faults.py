@@ -18,8 +18,8 @@ from segue.launch.cluster import Cluster
 from segue.launch.config import Config
 from segue.sdk.client import Client
 from tests.cluster.conftest import ENGINE, local_cluster
-from tests.cluster.idle import is_idle, wait_until_idle
 from tests.cluster.oracle import Oracle
+from tests.cluster.waiting import is_idle, wait_until_idle
 
 LONG_PROMPT = tuple(5 + index * 7 % 900 for index in range(6000))
 UNENDING = StopConditions(max_tokens=1500, ignore_eos=True)

@@ -18,8 +18,8 @@ from segue.api.turn import FinishReason
 from segue.api.types import SamplingParams, StopConditions, TokenInput
 from segue.launch.cluster import Cluster
 from segue.sdk.client import Answer, Client
-from tests.cluster.idle import is_idle, wait_until_idle
 from tests.cluster.oracle import Oracle
+from tests.cluster.waiting import is_idle, wait_until_idle
 
 NUM_TURNS = 40
 AT_ONCE = 8

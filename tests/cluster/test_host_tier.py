@@ -21,11 +21,11 @@ from segue.api.types import StopConditions, TokenInput
 from segue.engine.config import EngineConfig
 from segue.launch.config import Config
 from tests.cluster.conftest import LocalCluster, local_cluster, num_evicted
-from tests.cluster.direct import DirectTurn
-from tests.cluster.growing import TurnRecord, wrong_turns
-from tests.cluster.idle import is_idle, wait_until_idle
-from tests.cluster.moving import pull_always
+from tests.cluster.direct_turn import DirectTurn
+from tests.cluster.growing_session import TurnRecord, wrong_turns
+from tests.cluster.moving_placement import pull_always
 from tests.cluster.test_prefill_here import spec
+from tests.cluster.waiting import is_idle, wait_until_idle
 
 # 51 pages and 4 slots, and on decode, which drafts, 44 and 5: room for one session on the device,
 # and for all of them on the host.

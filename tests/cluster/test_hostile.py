@@ -29,7 +29,7 @@ from segue.v1 import session_pb2 as pb
 from segue.wire.channel import channel_to
 from segue.wire.status import rpc_errors
 from tests.cluster.conftest import ENGINE, LocalCluster, local_cluster
-from tests.cluster.idle import is_idle, wait_until_idle
+from tests.cluster.waiting import is_idle, wait_until_idle
 
 PROMPT = tuple(range(20, 120))
 CONFIG = Config(

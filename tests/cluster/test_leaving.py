@@ -17,7 +17,7 @@ from router.router import Router
 from segue.api.cluster_status import WorkerHealth
 from segue.api.types import SessionId, StopConditions, TokenInput, WorkerId
 from segue.sdk.client import Client
-from tests.cluster.idle import wait_until_ready
+from tests.cluster.waiting import wait_until_ready
 
 SETTINGS = "[engine]\nnum_threads = 1\ncache_bytes = 67108864\nmax_running = 8\n"
 WORKERS = ["prefill-0", "decode-0", "decode-1"]

@@ -11,7 +11,7 @@ from benchmarks.load.drive import run_load
 from kv_transfer.transport.mooncake import open_mooncake
 from segue.launch.config import Config
 from tests.cluster.conftest import ENGINE, local_cluster
-from tests.cluster.idle import is_idle, wait_until_idle
+from tests.cluster.waiting import is_idle, wait_until_idle
 
 # Turns by number of concurrent sessions: a few one after the other, and many at once.
 LOADS = {1: 30, 4: 50, 32: 100}

@@ -18,9 +18,9 @@ from segue.api.types import SamplingParams, StopConditions, TextInput, TokenInpu
 from segue.launch.config import Config
 from segue.sdk.client import Answer
 from tests.cluster.conftest import ENGINE, LocalCluster, local_cluster
-from tests.cluster.idle import is_idle, wait_until_idle
-from tests.cluster.moving import moving_place, pull_always
+from tests.cluster.moving_placement import moving_place, pull_always
 from tests.cluster.oracle import Oracle
+from tests.cluster.waiting import is_idle, wait_until_idle
 
 NUM_SAMPLED = 100
 

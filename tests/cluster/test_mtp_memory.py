@@ -19,7 +19,7 @@ from segue.engine.config import EngineConfig
 from segue.launch.config import Config
 from segue.worker.load import LoadedModel, load_runner
 from tests.cluster.conftest import ENGINE, local_cluster
-from tests.cluster.idle import wait_until_idle
+from tests.cluster.waiting import wait_until_idle
 from tests.engine.mtp_oracle import MtpOracle
 
 

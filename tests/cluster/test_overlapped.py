@@ -15,9 +15,9 @@ from segue.engine.config import EngineConfig
 from segue.engine.device.launcher import Launcher
 from segue.engine.runner import ModelRunner
 from tests.cluster.conftest import local_cluster
-from tests.cluster.idle import is_idle, wait_until_idle
-from tests.cluster.moving import moving_place, pull_always
+from tests.cluster.moving_placement import moving_place, pull_always
 from tests.cluster.test_mtp import conversation, drafting, prompts
+from tests.cluster.waiting import is_idle, wait_until_idle
 from tests.decode_worker.engines import SlowDevice
 
 

@@ -17,9 +17,9 @@ from segue.api.types import ChatInput, Message, StopConditions, TokenInput, Work
 from segue.launch.config import Config
 from segue.sdk.client import Answer
 from tests.cluster.conftest import ENGINE, LocalCluster, local_cluster
-from tests.cluster.idle import wait_until_idle
-from tests.cluster.moving import place_without_pulls
+from tests.cluster.moving_placement import place_without_pulls
 from tests.cluster.oracle import Oracle
+from tests.cluster.waiting import wait_until_idle
 
 LONG = [random.Random(5).randrange(5, 290) for _ in range(800)]
 ONLY_PREFILL = Config(engine=ENGINE, router=RouterConfig(local_prefill_max_tokens=0))

@@ -14,9 +14,9 @@ from segue.api.prompt import Prompt
 from segue.api.turn import TurnResult, TurnSpec
 from segue.api.types import Sampling, SessionId, StopConditions, StopRules, TokenInput, TurnId
 from tests.cluster.conftest import LocalCluster, local_cluster
-from tests.cluster.direct import DirectTurn
-from tests.cluster.idle import is_idle, wait_until_idle
+from tests.cluster.direct_turn import DirectTurn
 from tests.cluster.oracle import Oracle
+from tests.cluster.waiting import is_idle, wait_until_idle
 
 FIRST = [random.Random(3).randrange(5, 290) for _ in range(150)]
 ANSWER_TOKENS = 21

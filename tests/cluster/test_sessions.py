@@ -22,7 +22,7 @@ from segue.api.types import StopConditions, TokenInput
 from segue.engine.config import EngineConfig
 from segue.launch.config import Config
 from tests.cluster.conftest import ENGINE, local_cluster, num_evicted
-from tests.cluster.growing import (
+from tests.cluster.growing_session import (
     ANSWER_TOKENS,
     FIRST_TOKENS,
     NEW_TOKENS,
@@ -31,9 +31,9 @@ from tests.cluster.growing import (
     converse,
     wrong_turns,
 )
-from tests.cluster.idle import is_idle, wait_until_idle
-from tests.cluster.moving import moving_place, pull_always
-from tests.cluster.scarce import kinds_and_pages, memory_for
+from tests.cluster.moving_placement import moving_place, pull_always
+from tests.cluster.scarce_memory import kinds_and_pages, memory_for
+from tests.cluster.waiting import is_idle, wait_until_idle
 
 
 def without_local(**parts: Any) -> Config:

@@ -22,7 +22,7 @@ from segue.api.types import (
     TurnRequest,
 )
 from tests.cluster.conftest import LocalCluster, local_cluster
-from tests.cluster.idle import is_idle, wait_until_idle
+from tests.cluster.waiting import is_idle, wait_until_idle
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

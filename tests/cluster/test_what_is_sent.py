@@ -18,8 +18,8 @@ from segue.launch.cluster import Cluster
 from segue.launch.config import Config
 from segue.sdk.client import Client
 from tests.cluster.conftest import ENGINE, local_cluster
-from tests.cluster.idle import wait_until_idle, wait_until_ready
-from tests.cluster.talking import DEMO_TOOLS, SCRIPT, STOP, Wire, say, wrong_turns
+from tests.cluster.conversation import DEMO_TOOLS, SCRIPT, STOP, Wire, say, wrong_turns
+from tests.cluster.waiting import wait_until_idle, wait_until_ready
 
 
 async def test_a_request_does_not_grow_with_the_history(demo: Path) -> None:

@@ -53,7 +53,7 @@ def runner_of(folder: Path) -> ModelRunner:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Asked:
+class TurnCase:
     prompt: tuple[int, ...]
     stop: StopRules
     sampling: Sampling
@@ -63,7 +63,7 @@ class Asked:
 
 
 @dataclass(slots=True)
-class Became:
+class TurnOutcome:
     token_ids: list[int] = field(default_factory=list)
     logprobs: list[SampledToken] = field(default_factory=list)
     finish: FinishReason | None = None
@@ -83,12 +83,12 @@ class Turns:
         self._engine = engine(self._publish)
         self._pages = [PageId(i) for i in range(NUM_PAGES)]
         self._slots = [SlotId(i) for i in range(NUM_SLOTS)]
-        self._became: list[Became] = []
+        self._became: list[TurnOutcome] = []
         self._left: set[int] = set()
         self._poison(self._pages, self._slots)
 
-    def run(self, asked: Sequence[Asked]) -> list[Became]:
-        self._became = [Became() for _ in asked]
+    def run(self, asked: Sequence[TurnCase]) -> list[TurnOutcome]:
+        self._became = [TurnOutcome() for _ in asked]
         has_more, step = True, 0
         while has_more or step <= max(one.at_step for one in asked):
             commands: list[Command] = []
@@ -105,7 +105,7 @@ class Turns:
         assert len(self._slots) == NUM_SLOTS
         return self._became
 
-    def _sequence(self, number: int, asked: Asked) -> DecodeSequence:
+    def _sequence(self, number: int, asked: TurnCase) -> DecodeSequence:
         num_pages = -(-(len(asked.prompt) + asked.stop.max_tokens) // PAGE_TOKENS)
         pages = [self._pages.pop(0) for _ in range(num_pages)]
         slots = [self._slots.pop(0) for _ in range(asked.num_slots)]
@@ -144,7 +144,7 @@ class Turns:
             else:
                 self._leave(number, became, event)
 
-    def _leave(self, number: int, became: Became, event: Left) -> None:
+    def _leave(self, number: int, became: TurnOutcome, event: Left) -> None:
         sequence = event.sequence
         ring = sequence.ring
         self._left.add(number)

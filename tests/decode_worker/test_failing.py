@@ -18,7 +18,14 @@ from segue.api.turn import FinishReason
 from segue.api.types import Sampling, StopRules
 from segue.engine.device.launcher import Launcher
 from segue.engine.runner import ModelRunner
-from tests.decode_worker.engines import MAX_RUNNING, Asked, Became, Publish, Turns, runner_of
+from tests.decode_worker.engines import (
+    MAX_RUNNING,
+    Publish,
+    TurnCase,
+    TurnOutcome,
+    Turns,
+    runner_of,
+)
 
 CONFIG = DecodeConfig(max_drafts=0)
 
@@ -48,7 +55,7 @@ class Observed(Turns):
         self._broken = broken
         super().__init__(runner, make)
 
-    def _sequence(self, number: int, asked: Asked) -> DecodeSequence:
+    def _sequence(self, number: int, asked: TurnCase) -> DecodeSequence:
         sequence = super()._sequence(number, asked)
         if (at := self._broken.get(number)) is not None:
             take = sequence.answer._take
@@ -61,15 +68,15 @@ class Observed(Turns):
             sequence.answer._take = take_or_break  # type: ignore[method-assign]
         return sequence
 
-    def _leave(self, number: int, became: Became, event: Left) -> None:
+    def _leave(self, number: int, became: TurnOutcome, event: Left) -> None:
         if event.error is not None:
             self.errors[number] = event.error
         super()._leave(number, became, event)
 
 
-def asked(num: int = 4) -> list[Asked]:
+def asked(num: int = 4) -> list[TurnCase]:
     return [
-        Asked(
+        TurnCase(
             prompt=tuple(range(i + 1, i + 20)),
             stop=StopRules(max_tokens=8),
             sampling=Sampling(),

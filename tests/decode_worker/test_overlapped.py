@@ -27,10 +27,10 @@ from tests.checkpoints import VOCAB_SIZE
 from tests.decode_worker.engines import (
     MAX_RUNNING,
     PAGE_TOKENS,
-    Asked,
-    Became,
     Publish,
     SlowDevice,
+    TurnCase,
+    TurnOutcome,
     Turns,
     runner_of,
 )
@@ -45,7 +45,7 @@ def config(max_drafts: int, *, max_batch: int = 64) -> DecodeConfig:
     return DecodeConfig(max_drafts=max_drafts, adaptive_drafts=False, max_batch=max_batch)
 
 
-def asked(max_drafts: int, num: int = 14) -> list[Asked]:
+def asked(max_drafts: int, num: int = 14) -> list[TurnCase]:
     """At most `MAX_RUNNING` turns at once. They end by length, by a token that a step recognizes,
     by one that only the host recognizes, and by a drop.
     """
@@ -57,7 +57,7 @@ def asked(max_drafts: int, num: int = 14) -> list[Asked]:
         # A step recognizes the first eight.
         stop_ids = [(), (9,), (200, 201, 202, 203, 204, 205, 206, 207, 208, 299)][i % 3]
         turns.append(
-            Asked(
+            TurnCase(
                 prompt=tuple(source.randrange(VOCAB_SIZE) for _ in range(1 + i * 7 % 40)),
                 stop=StopRules(max_tokens=[1, 37, 40, 9][i % 4], stop_token_ids=stop_ids),
                 sampling=Sampling(
@@ -101,7 +101,9 @@ def overlapped(
     return engine
 
 
-def assert_same(turns: Sequence[Asked], expected: list[Became], became: list[Became]) -> None:
+def assert_same(
+    turns: Sequence[TurnCase], expected: list[TurnOutcome], became: list[TurnOutcome]
+) -> None:
     for turn, one, other in zip(turns, expected, became, strict=True):
         if turn.dropped_at is not None:
             # Which step was the last one depends on timing.
@@ -150,7 +152,7 @@ def test_turns_equal_those_of_an_engine_that_waits(
 
 def test_a_turn_whose_end_is_certain_is_in_no_further_step(runner: ModelRunner) -> None:
     slow = SlowDevice(Launcher.of(runner, num_rows=1, max_batch=1, max_drafts=0), 1)
-    turn = Asked(
+    turn = TurnCase(
         prompt=(1, 2, 3),
         stop=StopRules(max_tokens=5),
         sampling=Sampling(),
@@ -171,7 +173,7 @@ def test_a_turn_whose_end_is_certain_is_in_no_further_step(runner: ModelRunner) 
 def test_steps_in_flight_do_not_exceed_the_answers_length(runner: ModelRunner) -> None:
     """Page tables end with the longest context: a wider one does not exist."""
     slow = SlowDevice(Launcher.of(runner, num_rows=1, max_batch=1, max_drafts=4), 2)
-    turn = Asked(prompt=(1, 2, 3), stop=StopRules(max_tokens=9), sampling=Sampling(), at_step=0)
+    turn = TurnCase(prompt=(1, 2, 3), stop=StopRules(max_tokens=9), sampling=Sampling(), at_step=0)
 
     def engine(publish: Publish) -> DecodeEngine:
         return DecodeEngine(runner, DecodeMetrics(), publish, config(4), launcher=slow)

@@ -23,7 +23,7 @@ from tests.engine.stepping import (
     MAX_ROWS,
     PAGE_TOKENS,
     SCRATCH,
-    Asked,
+    SequenceCase,
     Steps,
     by_hand,
     runner_of,
@@ -55,14 +55,14 @@ def poison(runner: ModelRunner) -> None:
         tensor[SCRATCH.page if field.unit is Unit.PAGE else SCRATCH.slot] = torch.nan
 
 
-def asked(num: int = 6, seed: int = 1) -> list[Asked]:
+def asked(num: int = 6, seed: int = 1) -> list[SequenceCase]:
     """Prompts that end before, on and behind page boundaries; rings of all sizes; all kinds of
     parameters; starts and ends at different steps."""
     source = random.Random(seed)
     lengths = [1, PAGE_TOKENS - 1, PAGE_TOKENS, PAGE_TOKENS + 1, 40, 3 * PAGE_TOKENS]
     kinds = [Sampling(), AGREEING, SAMPLED, AGREEING, PENALISED]
     return [
-        Asked(
+        SequenceCase(
             prompt=[source.randrange(VOCAB_SIZE) for _ in range(lengths[i % len(lengths)])],
             max_tokens=[30, 3, 24, 1, 19, 12][i % 6],
             starts_at=[0, 0, 2, 1, 5, 3][i % 6],
@@ -135,7 +135,7 @@ def test_an_answer_ends_with_its_end_token_wherever_in_a_decode_chunk_that_is(
 ) -> None:
     one, other = runners
     turns = [
-        Asked(
+        SequenceCase(
             prompt=[7, 3, i],
             max_tokens=40,
             params=replace(AGREEING, seed=i),
