@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Coroutine
 from typing import Any, Protocol
 
-from decode_worker.turn import Emit, PromptSource, Reserved, TurnNews, WrittenByPrefill
+from decode_worker.turn import Emit, MemoryReserved, PromptSource, TurnNews, WrittenByPrefill
 from kv_transfer.ticket import PeerIdentity
 from kv_transfer.wire import ticket_to_wire
 from segue.api.errors import InvalidRequest, SegueError
@@ -60,7 +60,7 @@ def _event(news: TurnNews) -> pb.TurnEvent:
             return pb.TurnEvent(delta=delta_to_wire(news))
         case TurnResult():
             return pb.TurnEvent(end=result_to_wire(news))
-        case Reserved(ticket, checkpoint_tokens):
+        case MemoryReserved(ticket, checkpoint_tokens):
             reserved = pb.Reserved(
                 ticket=ticket_to_wire(ticket), checkpoint_tokens=checkpoint_tokens
             )

@@ -41,7 +41,7 @@ PromptSource = WrittenByPrefill | ComputedOnDecode
 
 
 @dataclass(frozen=True, slots=True)
-class Reserved:
+class MemoryReserved:
     """There is room for the turn, and its prompt may be written."""
 
     ticket: Ticket
@@ -49,7 +49,7 @@ class Reserved:
     """The longest prefix of the prompt that has a state here."""
 
 
-TurnNews = Reserved | PrefillStarted | TokenDelta | TurnResult | SegueError
+TurnNews = MemoryReserved | PrefillStarted | TokenDelta | TurnResult | SegueError
 Emit = Callable[[TurnNews], None]
 """Takes the events of one turn, in order. Nothing follows a result or an error."""
 

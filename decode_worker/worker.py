@@ -22,7 +22,14 @@ from decode_worker.memory.reservation import Reservations
 from decode_worker.memory.residency import Residency, checkpoint_tokens, with_what_stays
 from decode_worker.metrics import DecodeMetrics
 from decode_worker.server import services
-from decode_worker.turn import DecodeTurn, Emit, PromptSource, Reserved, Sequences, WrittenByPrefill
+from decode_worker.turn import (
+    DecodeTurn,
+    Emit,
+    MemoryReserved,
+    PromptSource,
+    Sequences,
+    WrittenByPrefill,
+)
 from kv_transfer.worker import HandoffWorker, WorkerResources
 from segue.api.cluster_status import WorkerStatus
 from segue.api.errors import (
@@ -164,7 +171,7 @@ class DecodeWorker(HandoffWorker[DecodeTurn, Command]):
         turn_id = turn.spec.turn_id
         try:
             with turn.reservation as reservation:
-                turn.emit(Reserved(reservation.ticket, checkpoint_tokens(turn.hold)))
+                turn.emit(MemoryReserved(reservation.ticket, checkpoint_tokens(turn.hold)))
                 arrival = await reservation.arrived()
             try:
                 return self._reservations.arrived(turn, arrival)

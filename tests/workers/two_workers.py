@@ -12,7 +12,7 @@ from typing import Any
 
 from decode_worker.config import DecodeConfig
 from decode_worker.metrics import DecodeMetrics
-from decode_worker.turn import Reserved, TurnNews, WrittenByPrefill
+from decode_worker.turn import MemoryReserved, TurnNews, WrittenByPrefill
 from decode_worker.worker import DecodeWorker
 from kv_transfer.config import TransferConfig
 from kv_transfer.layout import MemoryMap
@@ -253,7 +253,7 @@ class ShippedTurn:
 
     def _on_news(self, news: TurnNews) -> None:
         match news:
-            case Reserved(ticket):
+            case MemoryReserved(ticket):
                 self.tickets.append(ticket)
                 prefill = self.workers.prefill.prefill(self.turn, ticket, self.holder)
                 self.at_prefill.run(prefill, self._prefill_failed)
