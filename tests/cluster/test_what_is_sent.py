@@ -99,11 +99,11 @@ async def test_an_interrupted_turn_leaves_client_and_router_unchanged(demo: Path
         await turn.aclose()
         unchanged = session.messages == before
         await wait_until_idle(cluster.client)
-        turn = await say(session, "What is my city?")
+        last = await say(session, "What is my city?")
 
     assert unchanged
     assert wire.num_messages == [1, 2, 2]
-    assert await wrong_turns([turn], demo) == []
+    assert await wrong_turns([last], demo) == []
 
 
 async def test_a_router_that_keeps_no_histories_is_sent_everything(demo: Path) -> None:
