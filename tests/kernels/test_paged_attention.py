@@ -9,6 +9,7 @@ from segue.kernels.paged_attention import (
     attend_prefill,
     attend_verify,
     join_pages,
+    reference,
 )
 from segue.kernels.paged_attention.reference import QUERY_BLOCK_TOKENS
 from tests.kernels.closeness import assert_close, cumulative, ints, randn
@@ -48,6 +49,12 @@ def run_prefill(q: Tensor, pool: Tensor, start: int, table: Tensor) -> Tensor:
     return attend_prefill(
         q, pool, cu_tokens_N1=ints(0, len(q)), starts_N=ints(start), page_table_NP=table[None]
     )
+
+
+@pytest.fixture(autouse=True, params=["all heads at once", "a head at a time"])
+def _heads_at_once(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if request.param == "a head at a time":
+        monkeypatch.setattr(reference, "GATHERED_BYTES", 1)
 
 
 @pytest.mark.parametrize("heads", HEADS)
