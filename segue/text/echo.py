@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from segue.answers import read_answer
+from segue.answers.tool_calls import read_answer
 from segue.api.messages import THINK_END, split_reasoning
 
 

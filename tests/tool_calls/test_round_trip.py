@@ -18,7 +18,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from segue.answers import read_answer
+from segue.answers.tool_calls import read_answer
 from segue.api.types import ChatInput, Message, ToolCall
 from segue.text.chat import ChatTemplate
 from segue.text.template.source import TemplateSource

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from segue.answers.literals import Json
-from segue.answers.schema import Schemas
-from segue.answers.values import read_value
+from segue.answers.tool_calls.literals import Json
+from segue.answers.tool_calls.schema import Schemas
+from segue.answers.tool_calls.values import read_value
 from segue.text.conversation import MAX_NESTING
 
 DEFINITIONS = {

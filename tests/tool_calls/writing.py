@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from segue.answers import read_answer
+from segue.answers.tool_calls import read_answer
 from segue.api.types import Message, ToolCall
 
 TOOLS = (

@@ -12,8 +12,8 @@ import contextlib
 import json
 from collections.abc import Callable, Iterable, Iterator
 
-from segue.answers.literals import Json, NotALiteral, read_json, read_number, read_python
-from segue.answers.schema import Kinds, Schema, Schemas, kind_of
+from segue.answers.tool_calls.literals import Json, NotALiteral, read_json, read_number, read_python
+from segue.answers.tool_calls.schema import Kinds, Schema, Schemas, kind_of
 
 _WORDS: dict[str, Json] = {"true": True, "false": False, "null": None, "none": None, "": None}
 _NUMBERS = frozenset({"integer", "number"})

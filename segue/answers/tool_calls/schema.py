@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 from urllib.parse import unquote
 
-from segue.answers.literals import Json
+from segue.answers.tool_calls.literals import Json
 
 Schema: TypeAlias = Mapping[str, Any]
 Kinds: TypeAlias = frozenset[str]

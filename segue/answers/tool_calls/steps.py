@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
-from segue.answers.literals import Json
-from segue.answers.markup import Tag
+from segue.answers.tool_calls.literals import Json
+from segue.answers.tool_calls.markup import Tag
 
 _NUM_REMEMBERED = 64
 

@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
-from segue.answers.literals import (
+from segue.answers.tool_calls.literals import (
     Json,
     NotALiteral,
     check_expressible,

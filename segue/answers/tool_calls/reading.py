@@ -24,8 +24,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import Literal, Protocol, TypeAlias
 
-from segue.answers.markup import Kind, Tag
-from segue.answers.steps import ParsedCall, Step, calls_of
+from segue.answers.tool_calls.markup import Kind, Tag
+from segue.answers.tool_calls.steps import ParsedCall, Step, calls_of
 
 Place: TypeAlias = (
     Literal["outside", "reasoning", "opened", "function", "parameters", "closed"] | int

@@ -11,12 +11,12 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from segue.answers.literals import Json
-from segue.answers.markup import breaks_off, read_tags
-from segue.answers.reading import read_calls
-from segue.answers.schema import Schemas
-from segue.answers.steps import ParsedCall
-from segue.answers.values import read_value
+from segue.answers.tool_calls.literals import Json
+from segue.answers.tool_calls.markup import breaks_off, read_tags
+from segue.answers.tool_calls.reading import read_calls
+from segue.answers.tool_calls.schema import Schemas
+from segue.answers.tool_calls.steps import ParsedCall
+from segue.answers.tool_calls.values import read_value
 from segue.api.types import Message, ToolCall
 
 
