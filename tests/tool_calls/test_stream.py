@@ -141,6 +141,22 @@ def test_a_call_is_over_only_when_its_last_value_is() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    "quoted",
+    [
+        f"<tool_call></tool_call><parameter=q>{written(('text', 'y'))}\n",
+        f"</function>{written(('text', 'y'), ('limit', '2'))}</function>b c",
+    ],
+)
+def test_another_call_in_a_value_does_not_make_the_end_before_it_certain(quoted: str) -> None:
+    value = f"</parameter>\n{END}\n{quoted}"
+    parts = streamed(written(("limit", "1"), ("text", value)), tools=TOOLS)
+
+    assert [json.loads(call.arguments) for call in gather(parts).tool_calls] == [
+        {"limit": 1, "text": value}
+    ]
+
+
 def test_text_after_a_call_is_content() -> None:
     parts = streamed(f"a\n{written(('text', 'b'))}\n\nDone.\n", tools=TOOLS)
 
