@@ -160,3 +160,13 @@ def test_half_a_call_around_another_stays_text() -> None:
     answer = f"<tool_call>\nfind\n{parameter('text', 'a')}</tool_call>\n{CALL}"
 
     assert gather(streamed(answer, tools=TOOLS)).tool_calls == (called('{"text": "a"}'),)
+
+
+def test_a_call_with_mistakes_in_its_json_ends_at_its_closing_tag() -> None:
+    call = "<tool_call>{'name': 'find', 'arguments': {'text': 'a'}}"
+
+    assert gather(streamed(f"{call}</tool_call>", tools=TOOLS)).tool_calls == (
+        called('{"text": "a"}'),
+    )
+    for answer in (call, f"{call}\n<tool_call>\n</tool_call>"):
+        assert streamed(answer, tools=TOOLS) == (ContentText(answer),)

@@ -34,7 +34,7 @@ def work(text: str, monkeypatch: pytest.MonkeyPatch) -> int:
     monkeypatch.setattr(markup, "GrowingText", Counted)
     Counted.num_characters = 0
     parser = AnswerParser(tools=TOOLS)
-    for character in text:
+    for character in f"{text}</tool_call>":
         parser.push(character)
     parser.finish()
     return Counted.num_characters
