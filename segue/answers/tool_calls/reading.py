@@ -48,7 +48,7 @@ class Vocabulary(Protocol):
 class Readings:
     """All readings that may still win: the cheapest for each place.
 
-    If `may_start_in_reasoning`, nothing is certain: a later </think> turns every call before it into
+    If `may_start_in_reasoning`, nothing is certain: a later </think> turns every earlier call into
     reasoning.
     """
 
