@@ -71,6 +71,8 @@ class _Server(uvicorn.Server):
 
 @contextlib.asynccontextmanager
 async def _serving(gateway: Gateway, listener: socket.socket) -> AsyncIterator[None]:
+    # Its lines about starts and stops repeat ours.
+    logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
     server = _Server(
         uvicorn.Config(
             make_app(gateway),
