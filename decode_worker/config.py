@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from segue.api.errors import InvalidConfig
-from segue.engine.batch import MAX_RUN_TOKENS
+from segue.engine.batch import MAX_VERIFY_TOKENS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,8 +33,10 @@ class DecodeConfig:
         for name in ("max_batch", "max_prompt_tokens", "max_waiting"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be >= 1, got {getattr(self, name)}")
-        if not 0 <= self.max_drafts < MAX_RUN_TOKENS:
-            raise ValueError(f"max_drafts must be in [0, {MAX_RUN_TOKENS}), got {self.max_drafts}")
+        if not 0 <= self.max_drafts < MAX_VERIFY_TOKENS:
+            raise ValueError(
+                f"max_drafts must be in [0, {MAX_VERIFY_TOKENS}), got {self.max_drafts}"
+            )
         if self.simulate_acceptance > 1:
             raise ValueError(
                 "simulate_acceptance must be a probability in [0, 1], or below 0 for off, "

@@ -85,7 +85,7 @@ class DecodeMetrics(WorkerMetrics):
         """Called on the engine thread. Sequences beyond the verified ones had a prompt suffix
         computed, and got one token each.
         """
-        num_tokens = num_sequences - len(verified) + sum(one.num_said for one in verified)
+        num_tokens = num_sequences - len(verified) + sum(one.num_new for one in verified)
         self._step_seconds.observe(seconds)
         self._batch_size.observe(num_sequences)
         self._tokens.inc(num_tokens)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Coroutine
 from typing import Any, Protocol
 
-from decode_worker.turn import PromptSource, Reserved, Tell, TurnNews, WrittenByPrefill
+from decode_worker.turn import Emit, MemoryReserved, PromptSource, TurnNews, WrittenByPrefill
 from kv_transfer.ticket import PeerIdentity
 from kv_transfer.wire import ticket_to_wire
 from segue.api.errors import InvalidRequest, SegueError
@@ -26,29 +26,29 @@ class TurnRunner(Protocol):
 
     def find_prefix(self, prefix: PrefixName) -> Prompt: ...
     async def answer(
-        self, turn: TurnSpec, source: PromptSource, tell: Tell, *, timeout_s: float
+        self, turn: TurnSpec, source: PromptSource, emit: Emit, *, timeout_s: float
     ) -> None: ...
 
 
 def turn_stream(runner: TurnRunner) -> CallStream[pb.TurnCommand, pb.TurnEvent]:
-    def begin(
-        command: pb.TurnCommand, tell: Callable[[pb.TurnEvent], None]
+    def make_call(
+        command: pb.TurnCommand, emit: Callable[[pb.TurnEvent], None]
     ) -> Coroutine[Any, Any, None]:
         if command.WhichOneof("command") != "start":
             raise InvalidRequest(f"call {command.call}: expected a turn to start, or to stop")
-        return answer(command.start, tell)
+        return answer(command.start, emit)
 
-    async def answer(request: pb.StartTurn, tell: Callable[[pb.TurnEvent], None]) -> None:
+    async def answer(request: pb.StartTurn, emit: Callable[[pb.TurnEvent], None]) -> None:
         with about_turn(request.turn.turn_id):
             await runner.answer(
                 turn_from_wire(request.turn, runner.find_prefix),
                 _source(request),
-                lambda news: tell(_event(news)),
+                lambda news: emit(_event(news)),
                 timeout_s=_timeout_s(request.timeout_s),
             )
 
     return CallStream(
-        begin,
+        make_call,
         lambda event: event.WhichOneof("event") in ("end", "error"),
         lambda status: pb.TurnEvent(error=status),
     )
@@ -60,7 +60,7 @@ def _event(news: TurnNews) -> pb.TurnEvent:
             return pb.TurnEvent(delta=delta_to_wire(news))
         case TurnResult():
             return pb.TurnEvent(end=result_to_wire(news))
-        case Reserved(ticket, checkpoint_tokens):
+        case MemoryReserved(ticket, checkpoint_tokens):
             reserved = pb.Reserved(
                 ticket=ticket_to_wire(ticket), checkpoint_tokens=checkpoint_tokens
             )

@@ -41,7 +41,7 @@ PromptSource = WrittenByPrefill | ComputedOnDecode
 
 
 @dataclass(frozen=True, slots=True)
-class Reserved:
+class MemoryReserved:
     """There is room for the turn, and its prompt may be written."""
 
     ticket: Ticket
@@ -49,15 +49,15 @@ class Reserved:
     """The longest prefix of the prompt that has a state here."""
 
 
-TurnNews = Reserved | PrefillStarted | TokenDelta | TurnResult | SegueError
-Tell = Callable[[TurnNews], None]
+TurnNews = MemoryReserved | PrefillStarted | TokenDelta | TurnResult | SegueError
+Emit = Callable[[TurnNews], None]
 """Takes the events of one turn, in order. Nothing follows a result or an error."""
 
 
 @dataclass(slots=True, kw_only=True)
 class DecodeTurn:
     spec: TurnSpec
-    tell: Tell
+    emit: Emit
     hold: Hold
     """The prefix that was already here: shared and read-only."""
     reservation: Reservation | None = None

@@ -16,13 +16,20 @@ from collections.abc import Mapping, Sequence
 
 from decode_worker.config import DecodeConfig
 from decode_worker.engine.engine import DecodeEngine
-from decode_worker.engine.events import Command, Event, Left, Said
+from decode_worker.engine.events import Command, Event, Left, NewTokens
 from decode_worker.engine.sequence import DecodeSequence
 from decode_worker.memory.reservation import Reservations
 from decode_worker.memory.residency import Residency, checkpoint_tokens, with_what_stays
 from decode_worker.metrics import DecodeMetrics
 from decode_worker.server import services
-from decode_worker.turn import DecodeTurn, PromptSource, Reserved, Sequences, Tell, WrittenByPrefill
+from decode_worker.turn import (
+    DecodeTurn,
+    Emit,
+    MemoryReserved,
+    PromptSource,
+    Sequences,
+    WrittenByPrefill,
+)
 from kv_transfer.worker import HandoffWorker, WorkerResources
 from segue.api.cluster_status import WorkerStatus
 from segue.api.errors import (
@@ -87,34 +94,34 @@ class DecodeWorker(HandoffWorker[DecodeTurn, Command]):
         return [*services(self), *self._exchange.services()]
 
     async def answer(
-        self, spec: TurnSpec, source: PromptSource, tell: Tell, *, timeout_s: float
+        self, spec: TurnSpec, source: PromptSource, emit: Emit, *, timeout_s: float
     ) -> None:
         """Runs a turn: waits for room, then for its prompt, then until its answer has ended.
 
-        `tell` gets all events from the reservation on. Raises Overloaded, InvalidRequest,
+        `emit` gets all events from the reservation on. Raises Overloaded, InvalidRequest,
         Unavailable, DeadlineExceeded, NotResident if more of the prompt is missing here than may
         be computed, and TransferFailed if the prompt does not arrive. In each case, and after a
         cancellation, the turn is gone; memory that the writer may still write is in quarantine.
         """
         if isinstance(source, WrittenByPrefill):
             await self._exchange.members.require(source.writer)
-        turn = await self._find_room(spec, source, tell, timeout_s)
+        turn = await self._find_room(spec, source, emit, timeout_s)
         await turn.work.run(self._answer(turn))
 
     async def _find_room(
-        self, spec: TurnSpec, source: PromptSource, tell: Tell, timeout_s: float
+        self, spec: TurnSpec, source: PromptSource, emit: Emit, timeout_s: float
     ) -> DecodeTurn:
         """Waits until the turn has all the memory that it needs until its end."""
-        self._check_welcome(spec)
+        self._check_admissible(spec)
         started_at = self._clock()
 
         def attempt() -> DecodeTurn:
             # Check again: time has passed while the turn was queued or its prefix was loaded.
-            self._check_welcome(spec)
+            self._check_admissible(spec)
             if len(self._turns) >= self._max_running:
                 raise Overloaded(f"{self._max_running} turns run on {self.name}; retry later")
             left_s = started_at + timeout_s - self._clock()
-            turn = self._take(spec, source, tell, lifetime_s=left_s)
+            turn = self._take(spec, source, emit, lifetime_s=left_s)
             self._turns[spec.turn_id] = turn
             return turn
 
@@ -128,27 +135,27 @@ class DecodeWorker(HandoffWorker[DecodeTurn, Command]):
         self._metrics.reserved(self._clock() - started_at)
         return turn
 
-    def _check_welcome(self, turn: TurnSpec) -> None:
+    def _check_admissible(self, turn: TurnSpec) -> None:
         if self._is_draining:
             raise Unavailable(f"{self.name} is draining; place the turn elsewhere")
         if turn.turn_id in self._turns:
             raise InvalidRequest(f"turn {turn.turn_id} is here already; stop it first")
 
     def _take(
-        self, spec: TurnSpec, source: PromptSource, tell: Tell, *, lifetime_s: float
+        self, spec: TurnSpec, source: PromptSource, emit: Emit, *, lifetime_s: float
     ) -> DecodeTurn:
         match source:
             case WrittenByPrefill(writer):
-                return self._reservations.for_handoff(spec, tell, writer, lifetime_s)
+                return self._reservations.for_handoff(spec, emit, writer, lifetime_s)
             case ComputedOnDecode(max_tokens):
-                return self._reservations.to_compute(spec, tell, max_tokens)
+                return self._reservations.to_compute(spec, emit, max_tokens)
 
     async def _answer(self, turn: DecodeTurn) -> None:
         sequence = turn.sequence
         if sequence is None:
             sequence = await self._receive(turn)
         else:
-            turn.tell(PrefillStarted(sequence.num_prompt_left))
+            turn.emit(PrefillStarted(sequence.num_prompt_left))
         self._engine.submit(sequence)
         try:
             await turn.over.wait()
@@ -164,7 +171,7 @@ class DecodeWorker(HandoffWorker[DecodeTurn, Command]):
         turn_id = turn.spec.turn_id
         try:
             with turn.reservation as reservation:
-                turn.tell(Reserved(reservation.ticket, checkpoint_tokens(turn.hold)))
+                turn.emit(MemoryReserved(reservation.ticket, checkpoint_tokens(turn.hold)))
                 arrival = await reservation.arrived()
             try:
                 return self._reservations.arrived(turn, arrival)
@@ -183,8 +190,8 @@ class DecodeWorker(HandoffWorker[DecodeTurn, Command]):
     def _deliver(self, events: Sequence[Event]) -> None:
         for event in events:
             turn = self._turns[event.turn_id]
-            if isinstance(event, Said):
-                turn.tell(event.delta)
+            if isinstance(event, NewTokens):
+                turn.emit(event.delta)
                 continue
             try:
                 self._leave(turn, event)
@@ -192,7 +199,7 @@ class DecodeWorker(HandoffWorker[DecodeTurn, Command]):
                 # A bug that affects one turn: its memory is freed, and the others continue.
                 logger.exception("a turn failed", extra={"turn_id": event.turn_id})
                 self.residency.reclaim(event.turn_id)
-                turn.tell(SegueError(f"turn {event.turn_id}: {type(error).__name__}: {error}"))
+                turn.emit(SegueError(f"turn {event.turn_id}: {type(error).__name__}: {error}"))
             self._forget(event.turn_id)
 
     def _leave(self, turn: DecodeTurn, event: Left) -> None:
@@ -201,11 +208,11 @@ class DecodeWorker(HandoffWorker[DecodeTurn, Command]):
         if event.error is not None:
             # What it computed last may be half written.
             self.residency.give_back(turn.own_pages, event.sequence.ring.slots)
-            turn.tell(event.error)
+            turn.emit(event.error)
             return
         self.residency.keep(turn.spec.session_id, event.sequence, turn.own_pages, turn.hold)
         if event.result is not None:
-            turn.tell(with_what_stays(event.result, turn.spec, turn.hold))
+            turn.emit(with_what_stays(event.result, turn.spec, turn.hold))
 
     def _forget(self, turn_id: TurnId) -> None:
         turn = self._turns.pop(turn_id)

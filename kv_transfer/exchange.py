@@ -101,11 +101,11 @@ class Exchange:
 
         At its end everything is shipped and committed, together with `Outgoing.outcome`. If the
         block or the commit raises, the handoff is stopped and an abort goes to the reader. Either
-        way no write is in flight afterwards. Until then the rules of `HandoffWriter.begin` apply to
-        pages and slot. Raises what `PeerCalls.meet` and `HandoffWriter.begin` raise.
+        way no write is in flight afterwards. Until then the rules of `HandoffWriter.start` apply to
+        pages and slot. Raises what `PeerCalls.meet` and `HandoffWriter.start` raise.
         """
         reader_map = await self._peers.meet(ticket, timeout_s=CALL_TIMEOUT_S)
-        outgoing = self.writer.begin(ticket, reader_map, source_pages=pages, source_slot=slot)
+        outgoing = self.writer.start(ticket, reader_map, source_pages=pages, source_slot=slot)
         try:
             yield outgoing
             shipped = await outgoing.finish()

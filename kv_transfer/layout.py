@@ -122,7 +122,7 @@ def require_same_layout(ours: MemoryMap, theirs: MemoryMap) -> None:
 
 
 def _differences(ours: CacheLayout, theirs: CacheLayout) -> Iterator[tuple[str, str]]:
-    """Describes each difference on both sides, the most telling first."""
+    """Describes each difference on both sides, the most significant first."""
     if ours.model_id != theirs.model_id:
         yield f"model_id {ours.model_id!r}", f"model_id {theirs.model_id!r}"
     if ours.page_tokens != theirs.page_tokens:

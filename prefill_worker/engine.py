@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 
 from kv_transfer.writing.outgoing import Outgoing
 from prefill_worker.metrics import PrefillMetrics
-from prefill_worker.scheduler import Chunk, Progress, complete_pages, plan_chunks
+from prefill_worker.scheduler import Progress, ScheduledChunk, complete_pages, plan_chunks
 from segue.api.errors import SegueError
 from segue.api.turn import TurnSpec
 from segue.api.types import PageId, SampledToken, SlotId, TurnId
-from segue.engine.batch import SequenceChunk
+from segue.engine.batch import PrefillChunk
 from segue.engine.runner import ModelRunner
 from segue.engine.sampler import SamplerRow, SequenceSampler, sample
 from segue.process.telemetry import Clock
@@ -89,8 +89,8 @@ class PrefillEngine:
             try:
                 self._compute(batch)
             except Exception as error:
-                told = self._failures.of_pass(error)
-                self._drop([s for s, _ in batch if s in self._waiting], told)
+                failure = self._failures.of_pass(error)
+                self._drop([s for s, _ in batch if s in self._waiting], failure)
             else:
                 self._failures.passed()
         return bool(self._waiting)
@@ -103,12 +103,12 @@ class PrefillEngine:
                 case Drop(turn_id):
                     self._drop([s for s in self._waiting if s.turn.turn_id == turn_id])
 
-    def _schedule(self) -> list[Chunk]:
+    def _schedule(self) -> list[ScheduledChunk]:
         # There is no point in computing a prompt whose handoff has failed or was fenced.
         self._drop([s for s in self._waiting if not s.outgoing.is_open])
         return plan_chunks([s.progress for s in self._waiting], self._chunk_tokens)
 
-    def _compute(self, batch: Sequence[tuple[PrefillSequence, Chunk]]) -> None:
+    def _compute(self, batch: Sequence[tuple[PrefillSequence, ScheduledChunk]]) -> None:
         started_at = self._clock()
         failed: dict[TurnId, SegueError] = {}
         for sequence, chunk in batch:
@@ -159,7 +159,7 @@ class PrefillEngine:
                     failed[turn_id] = self._failures.of_sequence(error)
         return asked
 
-    def _ship(self, sequence: PrefillSequence, chunk: Chunk, layer: int) -> None:
+    def _ship(self, sequence: PrefillSequence, chunk: ScheduledChunk, layer: int) -> None:
         is_last = chunk.end == len(sequence.turn.context)
         pages = complete_pages(
             # The cached pages are shipped with the first computed ones.
@@ -204,8 +204,8 @@ class PrefillEngine:
                 self._drop([sequence], error)
 
 
-def _to_forward(sequence: PrefillSequence, chunk: Chunk) -> SequenceChunk:
-    return SequenceChunk(
+def _to_forward(sequence: PrefillSequence, chunk: ScheduledChunk) -> PrefillChunk:
+    return PrefillChunk(
         token_ids=sequence.turn.context.tokens[chunk.start : chunk.end],
         start=chunk.start,
         page_ids=sequence.pages,
@@ -219,6 +219,6 @@ def _to_forward(sequence: PrefillSequence, chunk: Chunk) -> SequenceChunk:
     )
 
 
-def _slot_out(sequence: PrefillSequence, chunk: Chunk) -> SlotId:
+def _slot_out(sequence: PrefillSequence, chunk: ScheduledChunk) -> SlotId:
     """A chunk that ends at a state to keep writes it to its slot; the next chunk only reads it."""
     return sequence.checkpoints.get(chunk.end, sequence.slot)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
-class Chunk:
+class ScheduledChunk:
     """Tokens start to end (exclusive) of the prompt of one of the waiting sequences."""
 
     index: int
@@ -27,7 +27,7 @@ class Progress:
         return self.num_prompt - self.num_computed
 
 
-def plan_chunks(waiting: Sequence[Progress], chunk_tokens: int) -> list[Chunk]:
+def plan_chunks(waiting: Sequence[Progress], chunk_tokens: int) -> list[ScheduledChunk]:
     """Half of a pass goes to the prompts with the fewest tokens left, the rest in arrival order.
 
     So a short prompt does not wait for a long one before it, and the long one still progresses.
@@ -46,7 +46,7 @@ def plan_chunks(waiting: Sequence[Progress], chunk_tokens: int) -> list[Chunk]:
     nearest = sorted(range(len(waiting)), key=lambda i: waiting[i].num_left)
     give(range(len(waiting)), chunk_tokens - half + give(nearest, half))
     return [
-        Chunk(index, progress.num_computed, progress.num_computed + size)
+        ScheduledChunk(index, progress.num_computed, progress.num_computed + size)
         for index, (progress, size) in enumerate(zip(waiting, given, strict=True))
         if size
     ]

@@ -48,7 +48,7 @@ class PrefillFace(PrefillWorkerServicer):
         self, request_iterator: AsyncIterator[pb.TurnCommands], context: Context
     ) -> AsyncIterator[pb.TurnEvents]:
         stream = CallStream(
-            self._begin,
+            self._make_call,
             is_last=lambda event: True,
             failed=lambda status: pb.TurnEvent(error=status),
         )
@@ -60,22 +60,22 @@ class PrefillFace(PrefillWorkerServicer):
         status = worker_to_wire(self._worker.status())
         return pb.StatusResponse(status=status, model_id=self._worker.model_id)
 
-    def _begin(
-        self, command: pb.TurnCommand, tell: Callable[[pb.TurnEvent], None]
+    def _make_call(
+        self, command: pb.TurnCommand, emit: Callable[[pb.TurnEvent], None]
     ) -> Coroutine[Any, Any, None]:
         if command.WhichOneof("command") != "prefill":
             raise InvalidRequest(f"call {command.call}: expected a prompt to prefill, or to stop")
-        return self._prefill(command.prefill, tell)
+        return self._prefill(command.prefill, emit)
 
     async def _prefill(
-        self, request: pb.PrefillPrompt, tell: Callable[[pb.TurnEvent], None]
+        self, request: pb.PrefillPrompt, emit: Callable[[pb.TurnEvent], None]
     ) -> None:
         with about_turn(request.turn.turn_id):
             turn = turn_from_wire(request.turn, self._worker.find_prefix)
             ticket = ticket_from_wire(request.ticket)
             holder = holder_from_wire(request.holder) if request.HasField("holder") else None
             await self._worker.prefill(turn, ticket, holder)
-            tell(pb.TurnEvent(prefilled=pb.PromptPrefilled()))
+            emit(pb.TurnEvent(prefilled=pb.PromptPrefilled()))
 
 
 def services(worker: Prefiller) -> Services:

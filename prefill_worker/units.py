@@ -19,7 +19,7 @@ from segue.cache.host.tier import HostTier
 from segue.cache.layout import CacheLayout
 from segue.cache.memory import Memory
 from segue.cache.prefix.cache import Hold, Match
-from segue.cache.prefix.states import SessionStates, states_to_go_on_from, states_wanted
+from segue.cache.prefix.states import SessionStates, resumable_states, states_wanted
 from segue.cache.unit_pool import UnitState
 from segue.cache.until_kept import UntilKept
 from segue.model.config import ModelConfig
@@ -90,7 +90,7 @@ class PromptMemory:
             hold = cache.hold_checkpoint(match)
             taken.callback(cache.release, hold)
             self._session_states.used(hold.checkpoint, turn.session_id)
-            units = self._take_behind(hold, turn, num_pages, parted_at=match.num_tokens)
+            units = self._take_behind(hold, turn, num_pages, branched_at=match.num_tokens)
             taken.keep()
         self.num_running += 1
         return units
@@ -124,7 +124,7 @@ class PromptMemory:
         kept = {*units.hold.node.states(), *units.checkpoints}
         if len(turn.context) % self._layout.page_tokens == 0:
             kept.add(len(turn.context))
-        return states_to_go_on_from(kept, turn.branch_points, len(turn.context))
+        return resumable_states(kept, turn.branch_points, len(turn.context))
 
     def give_back(self, units: PromptUnits) -> None:
         """Frees the units of a prompt that was not completed."""
@@ -138,12 +138,12 @@ class PromptMemory:
         return wanted if self._tier.load_s(num_pages, 1) < saved_s else NOTHING
 
     def _take_behind(
-        self, hold: Hold, turn: TurnSpec, num_pages: int, *, parted_at: int
+        self, hold: Hold, turn: TurnSpec, num_pages: int, *, branched_at: int
     ) -> PromptUnits:
         cache = self._memory.cache
         num_pages -= len(hold.pages)
         # Even without room for states on the way, the turn needs a slot for its final state.
-        positions = self._states_wanted(turn, hold, parted_at)
+        positions = self._states_wanted(turn, hold, branched_at)
         positions = positions[: max(cache.num_obtainable_slots - 1, 0)]
         cache.make_room(num_pages, 1 + len(positions))
         owner, units = turn.turn_id, self._memory
@@ -154,7 +154,7 @@ class PromptMemory:
             taken.keep()
         return PromptUnits(hold, pages, slot, dict(zip(positions, kept, strict=True)))
 
-    def _states_wanted(self, turn: TurnSpec, hold: Hold, parted_at: int) -> tuple[int, ...]:
+    def _states_wanted(self, turn: TurnSpec, hold: Hold, branched_at: int) -> tuple[int, ...]:
         if not self._config.prefix_cache:
             return ()
         return states_wanted(
@@ -162,7 +162,7 @@ class PromptMemory:
             hold.num_tokens,
             len(turn.context),
             page_tokens=self._layout.page_tokens,
-            parted_at=parted_at,
+            branched_at=branched_at,
             stride=self._config.checkpoint_stride,
         )
 

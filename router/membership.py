@@ -27,7 +27,7 @@ _MAX_PAST = 10_000
 @dataclass(frozen=True, slots=True)
 class _Member:
     status: WorkerStatus
-    heard_at: float
+    seen_at: float
     lost_at: float | None = None
 
 
@@ -41,16 +41,16 @@ class Membership:
         heartbeat_timeout_s: float,
         forget_lost_s: float,
         clock: Clock,
-        heard: Callable[[WorkerStatus], None],
-        gone: Callable[[WorkerStatus], None],
+        on_status: Callable[[WorkerStatus], None],
+        on_gone: Callable[[WorkerStatus], None],
     ) -> None:
         """An empty `model_id` becomes that of the first worker: all must serve the same model.
 
-        `heard` receives a worker's status with each heartbeat, and when the worker is lost. `gone`
-        receives the last status of a worker that left or was forgotten.
+        `on_status` receives a worker's status with each heartbeat, and when the worker is lost.
+        `on_gone` receives the last status of a worker that left or was forgotten.
         """
-        self._heard = heard
-        self._gone = gone
+        self._on_status = on_status
+        self._on_gone = on_gone
         self.model_id = model_id
         self._heartbeat_timeout_s = heartbeat_timeout_s
         self._forget_lost_s = forget_lost_s
@@ -79,7 +79,7 @@ class Membership:
         self._members[status.worker_id] = _Member(status, self._clock())
         if known is None or known.status.epoch != status.epoch or known.lost_at is not None:
             logger.info("worker joined", extra={"worker": status.worker_id, "at": status.address})
-        self._heard(status)
+        self._on_status(status)
         if known is None or _identity(known.status) != _identity(status):
             self._announce()
 
@@ -96,8 +96,8 @@ class Membership:
         if known and known.status.epoch == epoch and known.lost_at is None:
             logger.warning("worker lost", extra={"worker": worker_id})
             status = known.status.as_lost()
-            self._members[worker_id] = _Member(status, known.heard_at, lost_at=self._clock())
-            self._heard(status)
+            self._members[worker_id] = _Member(status, known.seen_at, lost_at=self._clock())
+            self._on_status(status)
             self._announce()
 
     def notice_silence(self) -> None:
@@ -108,7 +108,7 @@ class Membership:
         now = self._clock()
         for member in list(self._members.values()):
             if member.lost_at is None:
-                if member.heard_at < now - self._heartbeat_timeout_s:
+                if member.seen_at < now - self._heartbeat_timeout_s:
                     self.lost(member.status.worker_id, member.status.epoch)
             elif member.lost_at <= now - self._forget_lost_s:
                 logger.warning("lost worker forgotten", extra={"worker": member.status.worker_id})
@@ -128,7 +128,7 @@ class Membership:
     def _forget(self, status: WorkerStatus) -> None:
         del self._members[status.worker_id]
         self._past[status.worker_id] = status.epoch
-        self._gone(status)
+        self._on_gone(status)
         self._announce()
 
     def _announce(self) -> None:

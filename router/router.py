@@ -71,8 +71,8 @@ class Router:
             heartbeat_timeout_s=config.heartbeat_timeout_s,
             forget_lost_s=config.forget_lost_s,
             clock=clock,
-            heard=self._heard,
-            gone=self._worker_gone,
+            on_status=self._on_status,
+            on_gone=self._on_gone,
         )
         self.links = Links()
         self._config = config
@@ -88,8 +88,8 @@ class Router:
         self._ended: Counter[str] = Counter()
         self._rate = RateMeter()
 
-    def _heard(self, worker: WorkerStatus) -> None:
-        self.placing.heard(worker)
+    def _on_status(self, worker: WorkerStatus) -> None:
+        self.placing.update_worker(worker)
         if worker.health is WorkerHealth.LOST:
             self.links.lost(worker)
 
@@ -105,9 +105,9 @@ class Router:
         with about_turn(request.turn_id), meter.errors(), contextlib.ExitStack() as admitted:
             with meter.refusals():
                 admitted.enter_context(self._admission.admit())
-                request = await self._find_session(request)
-                admitted.enter_context(self.table.running(request.session_id))
-                completed = self._complete(request)
+                named = await self._find_session(request)
+                admitted.enter_context(self.table.running(named.session_id))
+                completed = self._complete(named, keeps_answer=request.session_hint is not None)
                 built = await self._encode(completed)
             placing = self.placing.turn(built.spec, known=completed.known, num_kept=built.num_kept)
             turn = Turn(
@@ -155,11 +155,11 @@ class Router:
             session_id = self.table.find(chat, chain, hint)
         return replace(request, session_id=session_id, session_hint=None)
 
-    def _complete(self, request: TurnRequest) -> Completed:
+    def _complete(self, request: TurnRequest, *, keeps_answer: bool) -> Completed:
         """Raises UnknownHistory, and InvalidRequest if the input is too large."""
         known = self.table.history(request.session_id)
         self.limits.validate(request.input, characters_before(request, known))
-        return complete(request, known)
+        return replace(complete(request, known), keeps_answer=keeps_answer)
 
     async def _encode(self, completed: Completed) -> Built:
         """The turn in tokens. Raises InvalidRequest, ContextOverflow, Overloaded."""
@@ -231,7 +231,7 @@ class Router:
         )
 
     async def status(self, address: str, metrics_address: str) -> ClusterStatus:
-        """The cluster now: asks every worker, and shows lost ones as last heard."""
+        """The cluster now: asks every worker, and shows lost workers as they last reported."""
         workers = await asyncio.gather(*(self._ask(w) for w in self.membership.workers()))
         return ClusterStatus(
             ready=self._is_ready(workers),
@@ -259,7 +259,7 @@ class Router:
         except SegueError:
             return worker.as_lost()
 
-    def _worker_gone(self, worker: WorkerStatus) -> None:
+    def _on_gone(self, worker: WorkerStatus) -> None:
         """Drops everything about a worker that left or was forgotten. A later life is a new one."""
         self.placing.gone(worker)
         self.links.let_end(asyncio.ensure_future(self.links.forget(worker)))

@@ -155,7 +155,7 @@ class MembershipFace(MembershipServicer):
         first = await anext(aiter(request_iterator), None)
         if first is None:
             raise InvalidRequest("expected a heartbeat from the worker that joins, got none")
-        worker = _heard(first)
+        worker = _status_of(first)
         if first.leaving:
             membership.left(worker.worker_id, worker.epoch)
             return
@@ -182,7 +182,7 @@ class MembershipFace(MembershipServicer):
     ) -> bool:
         """Takes heartbeats until the stream ends. Returns whether the last one was a leave."""
         async for heartbeat in heartbeats:
-            status = _heard(heartbeat)
+            status = _status_of(heartbeat)
             if _identity(status) != _identity(worker):
                 raise InvalidRequest(
                     f"expected heartbeats of {worker.worker_id} in epoch {worker.epoch} on this "
@@ -195,7 +195,7 @@ class MembershipFace(MembershipServicer):
         return False
 
 
-def _heard(heartbeat: worker_pb2.Heartbeat) -> WorkerStatus:
+def _status_of(heartbeat: worker_pb2.Heartbeat) -> WorkerStatus:
     """Raises InvalidRequest."""
     status = worker_from_wire(heartbeat.status)
     require_name(f"the model_id of {status.worker_id}", heartbeat.model_id)

@@ -1,4 +1,4 @@
-"""Tiny random checkpoints, made with transformers, in the forms in which real ones come."""
+"""Tiny random checkpoints, made with transformers, in the forms of real ones."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ SHAPE = {
     "linear_conv_kernel_dim": 4,
     "max_position_embeddings": 4096,
     "eos_token_id": 0,
-    # Enough for clear favourites among the next tokens. At 0.2 the model is chaotic: transformers
+    # Enough for clear maxima among the next tokens. At 0.2 the model is chaotic: transformers
     # differs from itself by 1e-3 between one pass and token by token; here, by 4e-6.
     "initializer_range": 0.05,
     "rope_parameters": {
@@ -57,7 +57,7 @@ MOE_SHAPE = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Variant:
-    """What a checkpoint differs in; `changes` go over the tiny shape."""
+    """How a checkpoint differs from the default; `changes` override the tiny shape."""
 
     is_moe: bool = False
     seed: int = 0
@@ -65,7 +65,7 @@ class Variant:
 
 
 def save_checkpoint(folder: Path, variant: Variant) -> Path:
-    """A checkpoint as `save_pretrained` writes it: flat config, one file, experts one by one."""
+    """A checkpoint as `save_pretrained` writes it: flat config, one file, separate experts."""
     model_class, config_class, shape = (
         (Qwen3_5MoeForCausalLM, Qwen3_5MoeTextConfig, MOE_SHAPE)
         if variant.is_moe
@@ -75,7 +75,7 @@ def save_checkpoint(folder: Path, variant: Variant) -> Path:
     model = model_class(config_class(**{**SHAPE, **shape, **variant.changes}))
     with torch.no_grad():
         for name, weight in model.named_parameters():
-            # Norms start at one and zero, where a wrong sign or a missing offset would not show.
+            # Norms start at one and zero, which would hide a wrong sign or a missing offset.
             if weight.ndim == 1 and "A_log" not in name:
                 weight.add_(torch.randn_like(weight) * 0.1)
     model.save_pretrained(folder)

@@ -1,4 +1,6 @@
-"""Fixtures that several folders use: tiny checkpoints, made once a session. And who runs what."""
+"""Fixtures for several folders (tiny checkpoints, made once per session), and the order of
+tests.
+"""
 
 from __future__ import annotations
 
@@ -10,30 +12,30 @@ from pathlib import Path
 import pytest
 import torch
 
-# Kernels run on this process' CPU, line by line, where there is no GPU. Triton reads this when it
-# is first imported.
+# Without a GPU, kernels run on this process' CPU, line by line. Triton reads this when it is first
+# imported.
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
 
 from tests.checkpoints import Variant, add_mtp_layer, publish, save_checkpoint
 from tests.real_vocabulary import MakeReal, save_real_checkpoint, save_text_side, template
 
-# Tiny products gain nothing from a second thread, and wait for it where cores are shared.
+# Tiny products gain nothing from a second thread, and wait for it if cores are shared.
 torch.set_num_threads(1)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Whole clusters take longest and come first: whichever process got one last would be waited
-    for by the others.
+    """Runs whole clusters first, since they take longest: a process that gets one last would delay
+    the end.
     """
     items.sort(key=lambda item: "cluster" not in item.path.parts)
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
-    """A file's tests stay together, and so do all tests of the session's Ray cluster, of which
-    each process would start one. Files are given out in our order: xdist would begin with those of
-    most tests, and end with whole clusters.
+    """A file's tests stay together, and so do all tests of the session's Ray cluster, of which each
+    process would start one. Files are assigned in our order: xdist would start with those of most
+    tests, and end with whole clusters.
     """
     from xdist.scheduler import LoadFileScheduling
 
@@ -65,7 +67,7 @@ MakeCheckpoint = Callable[[Variant], Path]
 
 @pytest.fixture(scope="session")
 def make_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> MakeCheckpoint:
-    """A folder for a variant; the same folder when asked again."""
+    """A folder for a variant, made once."""
     folders: dict[str, Path] = {}
 
     def make(variant: Variant) -> Path:
@@ -91,13 +93,13 @@ def tiny_moe(make_checkpoint: MakeCheckpoint) -> Path:
 
 @pytest.fixture(scope="session")
 def published_dense(tiny_dense: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """`tiny_dense` as the hub would have it: multimodal names, shards, vision tower, MTP."""
+    """`tiny_dense` as published on the hub: multimodal names, shards, vision tower, MTP."""
     return publish(tiny_dense, tmp_path_factory.mktemp("published") / "dense")
 
 
 @pytest.fixture(scope="session")
 def published_moe(tiny_moe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """`tiny_moe` as the hub would have it."""
+    """`tiny_moe` as published on the hub."""
     return publish(tiny_moe, tmp_path_factory.mktemp("published") / "moe")
 
 
@@ -115,7 +117,7 @@ def mtp_moe(tiny_moe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def real_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What checkpoints with the real vocabulary share: one folder for all test processes."""
+    """Files shared by checkpoints with the real vocabulary: one folder for all test processes."""
     base = tmp_path_factory.getbasetemp()
     return (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "real-vocabulary"
 
@@ -142,7 +144,7 @@ def make_real_checkpoint(real_cache: Path, tmp_path_factory: pytest.TempPathFact
 
 @pytest.fixture(scope="session")
 def real_checkpoint(make_real_checkpoint: MakeReal) -> Path:
-    """A tiny checkpoint with the real vocabulary and a template in the manner of Qwen3.5's."""
+    """A tiny checkpoint with the real vocabulary and a template like Qwen3.5's."""
     return make_real_checkpoint(template("3.5"))
 
 

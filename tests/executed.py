@@ -1,4 +1,4 @@
-"""Counts what Python executes: a cost that does not depend on how busy the machine is."""
+"""Counts the lines that Python executes: a cost that does not depend on the machine's load."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 
 def lines_executed(call: Callable[[], object]) -> int:
-    """Lines run on this thread by `call()`. A loop counts each time around."""
+    """Lines run on this thread by `call()`. A loop counts each iteration."""
     num_lines = 0
 
     def trace(frame: FrameType, event: str, argument: Any) -> Any:
@@ -19,7 +19,7 @@ def lines_executed(call: Callable[[], object]) -> int:
         return trace
 
     before = sys.gettrace()
-    # A collection would run the finalizers of other tests' objects here, and count them.
+    # A collection would run and count the finalizers of other tests' objects.
     gc.disable()
     sys.settrace(trace)
     try:

@@ -1,6 +1,6 @@
-"""Chat templates in the manner of Qwen3.5, 3.6 and 3.8, in words of our own.
+"""Chat templates like those of Qwen3.5, 3.6 and 3.8, in our own words.
 
-Control tokens, white space and the rules of what is kept and dropped are those of the published
+Control tokens, white space and the rules for keeping and dropping text are those of the published
 templates, construct by construct: macros, namespaces, reversed loops, neighbours in a loop, text
 cut at `</think>`, parts of a list, exceptions.
 """

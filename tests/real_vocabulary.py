@@ -37,10 +37,10 @@ __all__ = [
 ]
 
 VOCAB_SIZE = 248_320
-"""Of the published models: the tokenizer's 248,077, rounded up."""
+"""The published models' value: the tokenizer's 248,077, rounded up."""
 
 MakeReal = Callable[[str], Path]
-"""A chat template to the folder of a checkpoint that has it (`tests/conftest.py`)."""
+"""Maps a chat template to the folder of a checkpoint that has it (`tests/conftest.py`)."""
 
 IM_START, IM_END, END_OF_TEXT = 248_045, 248_046, 248_044
 
@@ -59,7 +59,7 @@ _PUBLISHED_NAMES = {
 
 
 def published_template(kind: str) -> str:
-    """The template that was published with this kind of model. Skips the test without a copy."""
+    """The template published with this kind of model. Skips the test without a copy."""
     path = _PUBLISHED / f"{_PUBLISHED_NAMES[kind]}.jinja"
     if not path.is_file():
         pytest.skip(f"needs a copy of the published chat template: {path} does not exist")
@@ -114,7 +114,7 @@ def save_real_checkpoint(folder: Path, chat_template: str, *, cache: Path) -> Pa
 
 
 def _tokenizer_file(cache: Path) -> Path:
-    """Conversion takes four seconds, so it happens once, whichever test process comes first."""
+    """Conversion takes four seconds, so the first test process does it for all."""
     path = cache / "tokenizer.json"
     with _locked(cache):
         if not path.is_file():
@@ -141,7 +141,7 @@ def _convert() -> Pipeline:
 class _Converter(TikTokenConverter):  # type: ignore[misc]  # no types upstream
     @staticmethod
     def load_tiktoken_bpe(path: str) -> dict[bytes, int]:
-        """As tiktoken's own, which keeps a copy in a folder that all users share."""
+        """Like tiktoken's own, which keeps a copy in a folder that all users share."""
         lines = Path(path).read_bytes().splitlines()
         pairs = (line.split() for line in lines if line)
         return {base64.b64decode(token): int(rank) for token, rank in pairs}

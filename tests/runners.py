@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from segue.engine.batch import SequenceChunk
+from segue.engine.batch import PrefillChunk
 from segue.engine.config import EngineConfig
 from segue.engine.runner import ModelRunner
 from segue.engine.served_model import ServedModel
@@ -32,7 +32,7 @@ def new_runner(
 
 
 @torch.inference_mode()
-def logits_of_all(runner: ModelRunner, chunk: SequenceChunk) -> Tensor:
+def logits_of_all(runner: ModelRunner, chunk: PrefillChunk) -> Tensor:
     """Float32 logits [num_tokens, vocab_size] after every token of one chunk."""
     every_row_T = torch.arange(len(chunk.token_ids), device=runner.device)
     batch = replace(runner._pack([chunk]), logit_rows_R=every_row_T)

@@ -1,4 +1,4 @@
-"""A router's end of a worker's stream of calls, without gRPC between them."""
+"""The router's end of a worker's stream of calls, without gRPC in between."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from segue.internal.v1 import worker_pb2 as pb
 
 
 class StreamLine:
-    """Who makes one sets `stream`, which answers `messages`."""
+    """Set `stream` after creation: it answers `messages`."""
 
     stream: Any
 

@@ -9,7 +9,7 @@ from segue.process.cancellation import Interruptible
 
 
 class Work:
-    """Waits until it is let go, and cleans up when it is cancelled."""
+    """Waits until it is released, and cleans up if it is cancelled."""
 
     def __init__(self) -> None:
         self.may_end = asyncio.Event()
@@ -32,7 +32,7 @@ async def started() -> Work:
     return work
 
 
-async def test_undisturbed_it_returns() -> None:
+async def test_undisturbed_work_returns() -> None:
     work = await started()
     assert not work.interruptible.over.is_set()
     work.may_end.set()
@@ -63,7 +63,7 @@ async def test_a_caller_that_is_cancelled_is_cancelled() -> None:
 
 
 @pytest.mark.parametrize("caller_first", [True, False])
-async def test_a_caller_that_is_cancelled_as_well_is_cancelled(caller_first: bool) -> None:
+async def test_a_caller_cancelled_during_an_interruption_is_cancelled(caller_first: bool) -> None:
     work = await started()
     if caller_first:
         work.task.cancel()
@@ -75,7 +75,7 @@ async def test_a_caller_that_is_cancelled_as_well_is_cancelled(caller_first: boo
     assert work.task.cancelled()
 
 
-async def test_what_is_over_cannot_be_interrupted() -> None:
+async def test_finished_work_cannot_be_interrupted() -> None:
     work = await started()
     work.may_end.set()
     await work.task

@@ -1,4 +1,4 @@
-"""What a check costs: a value that passes is not printed."""
+"""The cost of checks: an accepted value is not formatted."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from segue.api.types import ChatInput, Message, SessionId, TurnId, TurnRequest
 
 
 class _Unprintable(Message):
-    """As large as a conversation may be: printing it would cost more than the whole check."""
+    """Stands for a large conversation: formatting it would cost more than the whole check."""
 
     def __repr__(self) -> NoReturn:
         raise AssertionError("a value that is accepted was printed")
@@ -38,7 +38,7 @@ class _Text(str):
         raise AssertionError("a value that is accepted was printed")
 
 
-def test_a_conversation_that_is_accepted_is_not_printed() -> None:
+def test_an_accepted_conversation_is_not_formatted() -> None:
     chat = ChatInput(messages=tuple(_Unprintable(role="user", content=str(n)) for n in range(400)))
 
     request = TurnRequest(turn_id=TurnId("t"), session_id=SessionId("s"), input=chat)
@@ -46,7 +46,7 @@ def test_a_conversation_that_is_accepted_is_not_printed() -> None:
     assert request.input is chat
 
 
-def test_no_check_prints_what_it_accepts() -> None:
+def test_no_check_formats_an_accepted_value() -> None:
     require_type("value", _Text("x"), str, "a text")
     require_label("value", _Text("x"))
     require_number("value", _Number(0.5), 0.0, 1.0)
@@ -55,6 +55,6 @@ def test_no_check_prints_what_it_accepts() -> None:
 
 
 @pytest.mark.parametrize("value", [float("nan"), True, "1"])
-def test_what_is_no_number_of_seconds_is_refused(value: object) -> None:
+def test_an_invalid_number_of_seconds_is_refused(value: object) -> None:
     with pytest.raises(InvalidRequest, match="must be a number of seconds, got"):
         require_seconds("deadline_s", value)

@@ -16,7 +16,7 @@ def taught(line: Line, *, fixed: float, per_unit: float, noise: float, sizes: li
 
 
 @pytest.mark.parametrize("scale", [0.001, 1.0, 1000.0])
-def test_a_line_finds_the_truth_under_noise_whatever_its_prior(scale: float) -> None:
+def test_a_line_converges_under_noise_from_any_prior(scale: float) -> None:
     prior = prior_line(0.01 * scale, 5e-5 * scale)
 
     line = taught(prior, fixed=0.04, per_unit=2e-5, noise=0.1, sizes=[100, 800, 5_000, 50_000])
@@ -32,7 +32,7 @@ def test_observations_of_one_size_scale_the_prior_and_keep_its_proportions() -> 
     assert line.fixed == pytest.approx(0.05)
 
 
-def test_a_stall_is_not_believed_and_a_slower_worker_is() -> None:
+def test_a_stall_is_ignored_and_a_slower_worker_is_not() -> None:
     line = taught(prior_line(0.01, 5e-5), fixed=0.01, per_unit=5e-5, noise=0.05, sizes=[800, 9000])
 
     stalled = line.observed(800, 100.0)
@@ -43,7 +43,7 @@ def test_a_stall_is_not_believed_and_a_slower_worker_is() -> None:
     assert line.at(800) == pytest.approx(0.15, rel=0.15)
 
 
-def test_what_became_many_times_slower_is_believed_before_long() -> None:
+def test_a_much_slower_worker_is_believed_before_long() -> None:
     line = taught(prior_line(0.01, 5e-5), fixed=0.01, per_unit=5e-5, noise=0.05, sizes=[800, 9000])
 
     for _ in range(50):
@@ -60,7 +60,7 @@ def test_a_first_turn_that_compiles_kernels_is_soon_forgotten() -> None:
     assert line.at(800) < 0.1
 
 
-def test_a_measurement_of_nothing_teaches_nothing() -> None:
+def test_a_measurement_of_zero_units_teaches_nothing() -> None:
     line = prior_line(0.01, 5e-5)
 
     assert line.observed(800, 0.0) is line
@@ -81,5 +81,5 @@ def test_a_few_short_observations_do_not_make_long_ones_free() -> None:
             line = line.observed(units, (0.012 + 3e-4 * units) * chance.lognormvariate(0.0, 0.2))
         expected.append(line.at(6_000))
 
-    # 1.8 s in truth.
+    # The true value is 1.8 s.
     assert min(expected) > 0.1

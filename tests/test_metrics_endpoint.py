@@ -1,4 +1,4 @@
-"""The metrics port: what it answers, whom it refuses, and what idle clients cost."""
+"""The metrics port: its answers, its refusals, and the cost of idle clients."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def connect(endpoint: MetricsEndpoint) -> socket.socket:
     return socket.create_connection((host, int(port)), timeout=10)
 
 
-def test_metrics_are_served_in_the_form_that_is_asked_for(endpoint: MetricsEndpoint) -> None:
+def test_metrics_are_served_in_the_requested_format(endpoint: MetricsEndpoint) -> None:
     status, text, headers = ask(endpoint, "/metrics")
     _, open_text, open_headers = ask(
         endpoint, "/metrics?x=1", accept="application/openmetrics-text; version=1.0.0"
@@ -85,7 +85,7 @@ def test_a_process_is_alive_before_and_after_it_is_ready(endpoint: MetricsEndpoi
     assert (before, during, probes()) == ((200, 503), (200, 200), (200, 503))
 
 
-def test_500_idle_connections_are_no_threads_and_keep_nobody_out(
+def test_500_idle_connections_use_no_threads_and_block_no_client(
     endpoint: MetricsEndpoint,
 ) -> None:
     threads = set(threading.enumerate())
@@ -93,9 +93,9 @@ def test_500_idle_connections_are_no_threads_and_keep_nobody_out(
         idle = [open_ones.enter_context(connect(endpoint)) for _ in range(500)]
 
         assert ask(endpoint, "/livez")[0] == 200
-        # Those of earlier tests may end meanwhile.
+        # Connections of earlier tests may end in the meantime.
         assert set(threading.enumerate()) <= threads
-        # The oldest had to go, and know it.
+        # The oldest connections were closed.
         assert closed(idle[0])
 
 
@@ -107,7 +107,7 @@ def closed(connection: socket.socket) -> bool:
 
 
 @pytest.mark.parametrize("sent", [b"", b"GET /metrics HTTP/1.1\r\nHost:"])
-def test_who_does_not_finish_a_request_is_left(
+def test_a_client_that_does_not_finish_its_request_is_disconnected(
     endpoint: MetricsEndpoint, sent: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(metrics_endpoint, "_REQUEST_TIMEOUT_S", 0.1)
@@ -125,7 +125,7 @@ def test_who_does_not_finish_a_request_is_left(
         b"\xff\x00\r\n\r\n",
     ],
 )
-def test_what_is_no_request_is_refused(endpoint: MetricsEndpoint, sent: bytes) -> None:
+def test_an_invalid_request_is_refused(endpoint: MetricsEndpoint, sent: bytes) -> None:
     with connect(endpoint) as connection:
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             connection.sendall(sent)
@@ -139,7 +139,7 @@ def test_what_is_no_request_is_refused(endpoint: MetricsEndpoint, sent: bytes) -
 
 
 def test_it_answers_while_the_process_is_busy(endpoint: MetricsEndpoint) -> None:
-    """As when its event loop does not get round to anything."""
+    """As if its event loop were busy."""
     answers: list[int] = []
     asking = threading.Thread(target=lambda: answers.append(ask(endpoint, "/livez")[0]))
     asking.start()
@@ -151,11 +151,11 @@ def test_it_answers_while_the_process_is_busy(endpoint: MetricsEndpoint) -> None
     assert answers == [200]
 
 
-def test_nothing_is_left_of_a_closed_endpoint() -> None:
+def test_a_closed_endpoint_leaves_nothing() -> None:
     threads = set(threading.enumerate())
     endpoint = MetricsEndpoint(CollectorRegistry(), "127.0.0.1")
     with connect(endpoint) as connection:
-        # They are accepted in their order.
+        # They are accepted in order.
         assert ask(endpoint, "/livez")[0] == 200
         endpoint.close()
         assert closed(connection)
@@ -175,7 +175,7 @@ def test_a_taken_port_is_named(endpoint: MetricsEndpoint) -> None:
     assert set(threading.enumerate()) <= threads
 
 
-def test_others_are_told_the_announced_address() -> None:
+def test_the_announced_address_is_the_one_reported() -> None:
     registry = CollectorRegistry()
     with contextlib.closing(MetricsEndpoint(registry, "127.0.0.1", announce="node-7")) as endpoint:
         assert endpoint.address.startswith("node-7:")

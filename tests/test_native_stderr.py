@@ -1,4 +1,4 @@
-"""What native code writes to standard error is collected, and nothing else is lost."""
+"""Native code's output on standard error is captured, and no other output is lost."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import sys
 from segue.process.native_stderr import captured_stderr
 
 
-def test_what_native_code_writes_is_collected_and_what_python_prints_is_shown() -> None:
-    """In a process of its own, whose descriptor 2 no test runner holds."""
+def test_native_output_is_captured_and_pythons_is_shown() -> None:
+    """In a separate process, whose descriptor 2 no test runner holds."""
     code = """
 import os, sys
 from segue.process.native_stderr import captured_stderr
@@ -19,10 +19,10 @@ with captured_stderr() as native:
     os.write(2, b"noise\\n")
     print("shown", file=sys.stderr)
     os.write(2, b"more\\n")
-    said = native()
+    output = native()
 os.write(2, b"native again\\n")
 print("python again", file=sys.stderr)
-print(repr(said))
+print(repr(output))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 
@@ -30,7 +30,7 @@ print(repr(said))
     assert done.stderr.splitlines() == ["shown", "native again", "python again"]
 
 
-def test_the_descriptor_is_given_back_after_an_error() -> None:
+def test_the_descriptor_is_restored_after_an_error() -> None:
     before = os.fstat(2)
     python_stderr = sys.stderr
 
@@ -45,7 +45,7 @@ def test_the_descriptor_is_given_back_after_an_error() -> None:
     assert sys.stderr is python_stderr
 
 
-def test_native_code_is_silenced_for_good_and_python_is_not() -> None:
+def test_native_code_can_be_silenced_for_good_and_python_is_not() -> None:
     code = """
 import os, sys
 from segue.process.native_stderr import silence_native_stderr

@@ -1,4 +1,4 @@
-"""A prompt's page keys and digests: router and workers name the same prefixes alike."""
+"""A prompt's page keys and digests: router and workers compute the same names."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PAD = 7
 
 
 def with_image(digest: bytes, *, start: int = 6, num_tokens: int = 7) -> Prompt:
-    """30 tokens, of which some are an image's placeholders."""
+    """30 tokens, some of which are an image's placeholders."""
     tokens = list(range(100, 130))
     tokens[start : start + num_tokens] = [PAD] * num_tokens
     return Prompt(tokens, [MediaSpan(start, num_tokens, digest)])
@@ -35,14 +35,14 @@ def grown(prompt: Prompt, num_pages: int) -> PrefixTree:
     return tree
 
 
-def test_the_digest_is_the_one_that_is_written_down() -> None:
+def test_the_digest_is_the_documented_one() -> None:
     name = PageDigests(2).name(Prompt([1, 2, 3, 4]), 2)
 
     # BLAKE2b-128 of BLAKE2b-128(01000000 02000000) + 03000000 04000000.
     assert name == PrefixName(4, bytes.fromhex("66ca1890a7b0edaee5b40586c64fbba2"))
 
 
-def test_the_key_of_a_page_with_an_image_is_the_one_that_is_written_down() -> None:
+def test_the_key_of_a_page_with_an_image_is_the_documented_one() -> None:
     prompt = Prompt([1, 7, 7, 7], [MediaSpan(1, 3, CAT)])
 
     assert prompt.page_keys(2, 2) == [
@@ -51,7 +51,7 @@ def test_the_key_of_a_page_with_an_image_is_the_one_that_is_written_down() -> No
     ]
 
 
-def test_a_tree_finds_what_a_router_names() -> None:
+def test_a_tree_finds_a_prefix_that_a_router_names() -> None:
     for prompt in (PROMPT, with_image(CAT)):
         tree = grown(prompt, 7)
         digests = PageDigests(PAGE_TOKENS)
@@ -62,7 +62,7 @@ def test_a_tree_finds_what_a_router_names() -> None:
             assert found == prompt[: num_pages * PAGE_TOKENS]
 
 
-def test_what_was_cut_off_is_not_found() -> None:
+def test_an_evicted_prefix_is_not_found() -> None:
     tree = grown(PROMPT, 2)
     digests = PageDigests(PAGE_TOKENS)
     (leaf,) = [node for node in tree.nodes() if not node.children]
@@ -80,7 +80,7 @@ def test_a_digest_with_another_number_of_tokens_is_not_found() -> None:
     assert tree.find(PrefixName(2 * PAGE_TOKENS, digest)) is None
 
 
-def test_equal_beginnings_share_their_digests_and_no_more() -> None:
+def test_prompts_share_the_digests_of_their_common_prefix_only() -> None:
     one = PageDigests(PAGE_TOKENS)
     one.name(PROMPT, 7)
     other_prompt = PROMPT[:9] + [1] * 21
@@ -108,7 +108,7 @@ def test_two_images_with_equal_placeholders_share_only_the_pages_before_them() -
     assert cat.num_common(Prompt(cat.tokens)) == 6
 
 
-def test_the_same_image_two_tokens_later_is_another_page() -> None:
+def test_the_same_image_two_tokens_later_has_other_keys() -> None:
     early = Prompt([PAD] * 12, [MediaSpan(0, 6, CAT)])
     late = Prompt([PAD] * 12, [MediaSpan(2, 6, CAT)])
 
@@ -118,7 +118,7 @@ def test_the_same_image_two_tokens_later_is_another_page() -> None:
 
 @st.composite
 def prompts(draw: st.DrawFn) -> Prompt:
-    """With up to three images, some of them side by side."""
+    """Prompts with up to three images, some of them adjacent."""
     tokens: list[int] = []
     media = []
     for digest in draw(st.lists(st.sampled_from([CAT, DOG]), max_size=3)):
@@ -130,7 +130,7 @@ def prompts(draw: st.DrawFn) -> Prompt:
 
 
 @given(prompts(), st.integers(0, 30))
-def test_what_is_cut_in_two_is_the_same_when_it_is_put_together(prompt: Prompt, at: int) -> None:
+def test_a_prompt_cut_in_two_and_joined_is_the_same(prompt: Prompt, at: int) -> None:
     assert prompt[:at] + prompt[at:] == prompt
 
 
@@ -147,7 +147,7 @@ def test_the_keys_of_a_slice_are_those_of_its_pages(
 
 
 @given(prompts(), st.integers(1, 5))
-def test_a_prompt_comes_back_from_its_keys(prompt: Prompt, page_tokens: int) -> None:
+def test_a_prompt_can_be_restored_from_its_keys(prompt: Prompt, page_tokens: int) -> None:
     num_pages = len(prompt) // page_tokens
     keys = prompt.page_keys(page_tokens, num_pages)
 
@@ -155,7 +155,7 @@ def test_a_prompt_comes_back_from_its_keys(prompt: Prompt, page_tokens: int) -> 
 
 
 @given(prompts(), prompts(), st.data())
-def test_what_is_common_is_what_is_found_token_by_token(
+def test_the_common_prefix_equals_a_token_by_token_comparison(
     one: Prompt, other: Prompt, data: st.DataObject
 ) -> None:
     def meaning(prompt: Prompt, at: int) -> tuple[object, ...]:
@@ -182,12 +182,12 @@ def test_a_part_of_a_token_is_refused() -> None:
 
 
 @pytest.mark.parametrize(("num_tokens", "digest"), [(0, b"x" * 16), (16, b"x"), (16, b"")])
-def test_a_name_that_names_nothing_is_refused(num_tokens: int, digest: bytes) -> None:
+def test_a_name_of_an_empty_prefix_is_refused(num_tokens: int, digest: bytes) -> None:
     with pytest.raises(InvalidRequest, match="a prefix name must have"):
         PrefixName(num_tokens, digest)
 
 
 @pytest.mark.parametrize(("num_tokens", "digest"), [(0, CAT), (4, b"x"), (-1, CAT)])
-def test_media_of_nothing_are_refused(num_tokens: int, digest: bytes) -> None:
+def test_media_without_tokens_are_refused(num_tokens: int, digest: bytes) -> None:
     with pytest.raises(InvalidRequest, match="a media span must have"):
         MediaSpan(0, num_tokens, digest)

@@ -1,4 +1,4 @@
-"""What a client leaves open, and who fills it in."""
+"""Sampling fields that a client leaves open, and where their values come from."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ def as_on_the_wire(value: float) -> float:
     return narrow
 
 
-def test_without_defaults_what_is_open_is_neutral() -> None:
+def test_without_defaults_open_fields_are_neutral() -> None:
     assert SamplingParams().resolved() == Sampling()
     assert Sampling().is_greedy
 
 
-def test_each_field_is_the_clients_else_the_checkpoints_else_neutral() -> None:
+def test_a_fields_value_is_the_clients_or_the_checkpoints_or_neutral() -> None:
     checkpoint = SamplingParams(temperature=0.6, top_k=20, top_p=0.95)
 
     sampling = SamplingParams(top_k=5, seed=7).resolved(checkpoint)
@@ -29,7 +29,7 @@ def test_each_field_is_the_clients_else_the_checkpoints_else_neutral() -> None:
     assert sampling == Sampling(temperature=0.6, top_k=5, top_p=0.95, seed=7)
 
 
-def test_a_zero_of_the_client_is_not_an_open_field() -> None:
+def test_a_clients_zero_is_not_an_open_field() -> None:
     checkpoint = SamplingParams(temperature=0.6, top_k=20, min_p=0.1)
 
     sampling = SamplingParams(temperature=0.0, top_k=0, min_p=0.0).resolved(checkpoint)
@@ -37,7 +37,7 @@ def test_a_zero_of_the_client_is_not_an_open_field() -> None:
     assert sampling == Sampling()
 
 
-def test_a_bias_and_logprobs_pass_through() -> None:
+def test_a_bias_and_logprobs_are_passed_on() -> None:
     params = SamplingParams(logit_bias={3: 1.0}, logprobs=0)
 
     assert params.resolved() == Sampling(logit_bias={3: 1.0}, logprobs=0)
@@ -56,14 +56,14 @@ def test_a_bias_and_logprobs_pass_through() -> None:
         ({"logprobs": 21}, "logprobs must be between 0 and 20"),
     ],
 )
-def test_what_is_given_is_checked(
+def test_given_values_are_checked(
     kind: type[SamplingParams] | type[Sampling], values: dict[str, object], message: str
 ) -> None:
     with pytest.raises(InvalidRequest, match=message):
         kind(**values)  # type: ignore[arg-type]  # wrong on purpose
 
 
-def test_a_bound_that_lost_digits_on_the_wire_is_still_inside() -> None:
+def test_a_bound_that_lost_digits_on_the_wire_is_still_valid() -> None:
     assert as_on_the_wire(0.01) < 0.01
 
     assert as_typed(as_on_the_wire(0.01)) == 0.01

@@ -7,7 +7,7 @@ import time
 from segue.process.telemetry import RateMeter
 
 
-def test_a_rate_is_of_the_last_seconds_only() -> None:
+def test_a_rate_covers_only_the_last_seconds() -> None:
     now = [0.0]
     meter = RateMeter(window_s=10.0, clock=lambda: now[0])
     meter.add(100)
@@ -21,7 +21,7 @@ def test_a_rate_is_of_the_last_seconds_only() -> None:
     assert meter.per_second() == 0.0
 
 
-def test_a_rate_may_be_asked_for_while_another_thread_adds_to_it() -> None:
+def test_a_rate_may_be_read_while_another_thread_adds_to_it() -> None:
     meter = RateMeter(window_s=0.01)
     is_over = threading.Event()
 

@@ -1,4 +1,4 @@
-"""A worker's probes: ready from when it serves until it drains."""
+"""A worker's readiness probe: ready from the start of serving until the drain."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ async def probes(address: str) -> tuple[int, int]:
 
 
 class IdleWorker:
-    """Computes nothing, and remembers what its probes said while it drained."""
+    """Computes nothing, and records what its probes answered during the drain."""
 
     model_id = "none"
 
@@ -62,7 +62,7 @@ async def test_a_worker_is_ready_until_it_drains() -> None:
         Identity.take("decode-0", Role.DECODE),
         CollectorRegistry(),
         IdleWorker,
-        # Nobody is there: a worker serves whether or not its router does.
+        # No router is running: a worker serves without one.
         options=WorkerOptions(worker_id="decode-0", model="m", router_address="127.0.0.1:1"),
     )
     async with serving as running:

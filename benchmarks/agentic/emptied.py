@@ -176,8 +176,8 @@ async def _ask_of(bench: InProcess, folder: Path, config: Config, trial: Trial) 
                 bench.forget_prefixes()
                 # Decode has no state after its last token, since nothing was computed from that
                 # token.
-                said = len(history) - trial.new_tokens - 1
-                held = said // layout.page_tokens * layout.page_tokens
+                num_computed = len(history) - trial.new_tokens - 1
+                held = num_computed // layout.page_tokens * layout.page_tokens
                 seen.estimates.append(
                     estimate_pull(
                         layout,
@@ -196,11 +196,11 @@ async def _ask_of(bench: InProcess, folder: Path, config: Config, trial: Trial) 
     for length in trial.prefix_tokens:
         # Warms up connections, and the running means behind the estimate.
         await one(length, practice)
-    said = {length: _Seen([], [], []) for length in trial.prefix_tokens}
+    seen_by_length = {length: _Seen([], [], []) for length in trial.prefix_tokens}
     for _ in range(trial.repeats):
-        for length, seen in said.items():
+        for length, seen in seen_by_length.items():
             await one(length, seen)
-    return said
+    return seen_by_length
 
 
 def _row(name: str, length: int, pulled: _Seen, recomputed: _Seen) -> EmptiedRow:

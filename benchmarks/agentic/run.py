@@ -38,13 +38,13 @@ def run_modes(
     measured: dict[Mode, Measured] = {}
     for mode in modes:
 
-        def tell(stage: str, mode: Mode = mode) -> None:
+        def report_stage(stage: str, mode: Mode = mode) -> None:
             report(f"{mode}: {stage}")
 
-        with running_cluster(config_of(mode, config), tell) as cluster:
-            tell("warming up")
+        with running_cluster(config_of(mode, config), report_stage) as cluster:
+            report_stage("warming up")
             measured[mode] = asyncio.run(
-                _ask(cluster.address, workload, vocab_size=vocab_size, report=tell)
+                _ask(cluster.address, workload, vocab_size=vocab_size, report=report_stage)
             )
     return measured
 

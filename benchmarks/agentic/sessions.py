@@ -24,8 +24,8 @@ async def run_sessions(
         report(f"{script.name} has ended")
         return samples
 
-    said = await asyncio.gather(*(one(script) for script in scripts))
-    return [sample for samples in said for sample in samples]
+    samples_of_sessions = await asyncio.gather(*(one(script) for script in scripts))
+    return [sample for samples in samples_of_sessions for sample in samples]
 
 
 async def _converse(client: Client, script: Script, *, answer_tokens: int) -> list[TurnSample]:

@@ -29,7 +29,7 @@ def targets(
 ) -> tuple[Target, ...]:
     """The targets that can be judged from the modes that ran."""
     return tuple(
-        _targets({m: [s for s in said if s.turn > 1] for m, said in samples.items()}, layout)
+        _targets({m: [s for s in turns if s.turn > 1] for m, turns in samples.items()}, layout)
     )
 
 

@@ -11,48 +11,48 @@ from torch import Tensor
 
 from benchmarks.gpu.models import Shape
 from benchmarks.gpu.operators import Case
-from segue.kernels.paged_attention import triton_prompts, triton_runs
+from segue.kernels.paged_attention import triton_decode, triton_prefill
 
 PAGE_TOKENS = 64
 MAX_POOL_BYTES = 40 << 30
-STEPS = ((1, 4096), (1, 32_768), (1, 131_072), (1, 1 << 20), (8, 131_072), (64, 32_768))
+DECODE_SIZES = ((1, 4096), (1, 32_768), (1, 131_072), (1, 1 << 20), (8, 131_072), (64, 32_768))
 """Number of sequences, and the context of each."""
-PROMPTS = ((0, 8192), (0, 50_000), (50_000, 800))
-"""Tokens before a prompt, and tokens in it."""
+PREFILL_SIZES = ((0, 8192), (0, 50_000), (50_000, 800))
+"""Tokens before a prefill chunk, and tokens in it."""
 
 
 def attention_cases(shape: Shape, device: str, dtype: torch.dtype) -> Iterator[Case]:
     is_dry = device == "cpu"
-    for num_runs, context in STEPS if not is_dry else ((2, 70),):
-        if num_runs * context * 4 * shape.num_kv_heads * shape.head_dim <= MAX_POOL_BYTES:
-            yield from _steps(shape, num_runs, context, device, dtype)
-    for start, num_tokens in PROMPTS if not is_dry else ((20, 3),):
-        yield _prompt(shape, start, num_tokens, device, dtype)
+    for num_sequences, context in DECODE_SIZES if not is_dry else ((2, 70),):
+        if num_sequences * context * 4 * shape.num_kv_heads * shape.head_dim <= MAX_POOL_BYTES:
+            yield from _decode(shape, num_sequences, context, device, dtype)
+    for start, num_tokens in PREFILL_SIZES if not is_dry else ((20, 3),):
+        yield _prefill(shape, start, num_tokens, device, dtype)
 
 
-def _steps(
-    shape: Shape, num_runs: int, context: int, device: str, dtype: torch.dtype
+def _decode(
+    shape: Shape, num_sequences: int, context: int, device: str, dtype: torch.dtype
 ) -> Iterator[Case]:
-    pages, table_DP = _pool(shape, num_runs, context, device, dtype)
-    num_bytes = num_runs * context * pages[0, :, 0].nbytes
+    pages, table_DP = _pool(shape, num_sequences, context, device, dtype)
+    num_bytes = num_sequences * context * pages[0, :, 0].nbytes
     for num_rounds in (1, 4):
-        q_TQX = _queries(shape, num_rounds * num_runs, device, dtype)
+        q_TQX = _queries(shape, num_rounds * num_sequences, device, dtype)
         yield Case(
-            operator="attention of runs",
-            size=f"{num_runs} x {num_rounds} after {context}",
+            operator="attention, decode",
+            size=f"{num_sequences} x {num_rounds} after {context}",
             run=partial(
-                triton_runs.attend_runs,
+                triton_decode.attend_verify,
                 q_TQX,
                 pages,
                 page_table_DP=table_DP,
-                lengths_D=torch.full((num_runs,), context - num_rounds + 1, device=device),
-                round_sizes=[num_runs] * num_rounds,
+                lengths_D=torch.full((num_sequences,), context - num_rounds + 1, device=device),
+                round_sizes=[num_sequences] * num_rounds,
             ),
             num_bytes=num_bytes,
         )
 
 
-def _prompt(shape: Shape, start: int, num_tokens: int, device: str, dtype: torch.dtype) -> Case:
+def _prefill(shape: Shape, start: int, num_tokens: int, device: str, dtype: torch.dtype) -> Case:
     pages, table_1P = _pool(shape, 1, start + num_tokens, device, dtype)
     q_TQX = _queries(shape, num_tokens, device, dtype)
     pairs = num_tokens * start + num_tokens * (num_tokens + 1) / 2
@@ -66,10 +66,10 @@ def _prompt(shape: Shape, start: int, num_tokens: int, device: str, dtype: torch
         enable_gqa=True,
     )
     return Case(
-        operator="attention of prompts",
+        operator="attention, prefill",
         size=f"{num_tokens} after {start}",
         run=partial(
-            triton_prompts.attend_prompts,
+            triton_prefill.attend_prefill,
             q_TQX,
             pages,
             cu_tokens_N1=torch.tensor([0, num_tokens], device=device),

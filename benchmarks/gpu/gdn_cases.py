@@ -11,10 +11,10 @@ from torch import Tensor
 from benchmarks.gpu.models import Shape
 from benchmarks.gpu.operators import Case
 from segue.kernels.causal_conv import triton as conv
-from segue.kernels.gated_delta_rule import triton_prompts, triton_runs
+from segue.kernels.gated_delta_rule import triton_decode, triton_prefill
 
-PROMPTS = (8192, 51_200)
-RUNS = ((1, 1), (8, 1), (64, 1), (1, 4), (64, 4))
+PREFILL_SIZES = (8192, 51_200)
+DECODE_SIZES = ((1, 1), (8, 1), (64, 1), (1, 4), (64, 4))
 """Number of sequences, and tokens of each."""
 CHUNK_TOKENS = 64
 CONV_WIDTH = 4
@@ -24,15 +24,15 @@ Inputs = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
 
 def gdn_cases(shape: Shape, device: str, dtype: torch.dtype) -> Iterator[Case]:
     is_dry = device == "cpu"
-    for num_tokens in PROMPTS if not is_dry else (70,):
-        yield _prompt(shape, num_tokens, device, dtype)
-        yield _convolved_prompt(shape, num_tokens, device, dtype)
-    for num_runs, num_rounds in RUNS if not is_dry else ((2, 2),):
-        yield _runs(shape, num_runs, num_rounds, device, dtype)
-        yield _convolved_runs(shape, num_runs, num_rounds, device, dtype)
+    for num_tokens in PREFILL_SIZES if not is_dry else (70,):
+        yield _prefill(shape, num_tokens, device, dtype)
+        yield _convolved_prefill(shape, num_tokens, device, dtype)
+    for num_sequences, num_rounds in DECODE_SIZES if not is_dry else ((2, 2),):
+        yield _decode(shape, num_sequences, num_rounds, device, dtype)
+        yield _convolved_decode(shape, num_sequences, num_rounds, device, dtype)
 
 
-def _prompt(shape: Shape, num_tokens: int, device: str, dtype: torch.dtype) -> Case:
+def _prefill(shape: Shape, num_tokens: int, device: str, dtype: torch.dtype) -> Case:
     inputs = _inputs(shape, num_tokens, device, dtype)
     states = _states(shape, 1, device)
     dim = shape.gdn_dim
@@ -40,13 +40,13 @@ def _prompt(shape: Shape, num_tokens: int, device: str, dtype: torch.dtype) -> C
     # corrections), and three times with the state (recalled, read, added).
     flops_a_head = 2 * (2 * CHUNK_TOKENS * dim + 2 * CHUNK_TOKENS * dim + 3 * dim * dim)
     return Case(
-        operator="delta rule, prompts",
+        operator="delta rule, prefill",
         size=f"{num_tokens}",
         run=partial(
-            triton_prompts.gated_delta_rule_prompts,
+            triton_prefill.gated_delta_rule_prefill,
             *inputs,
             states,
-            **_one_prompt(num_tokens, device),
+            **_one_sequence(num_tokens, device),
         ),
         num_bytes=_bytes(inputs) + num_tokens * shape.num_v_heads * dim * 4 + states.nbytes,
         flops=float(num_tokens * shape.num_v_heads * flops_a_head),
@@ -54,53 +54,59 @@ def _prompt(shape: Shape, num_tokens: int, device: str, dtype: torch.dtype) -> C
     )
 
 
-def _runs(shape: Shape, num_runs: int, num_rounds: int, device: str, dtype: torch.dtype) -> Case:
-    num_tokens = num_runs * num_rounds
+def _decode(
+    shape: Shape, num_sequences: int, num_rounds: int, device: str, dtype: torch.dtype
+) -> Case:
+    num_tokens = num_sequences * num_rounds
     inputs = _inputs(shape, num_tokens, device, dtype)
-    states = _states(shape, num_runs + num_tokens, device)
+    states = _states(shape, num_sequences + num_tokens, device)
     return Case(
-        operator="delta rule, runs",
-        size=f"{num_runs} x {num_rounds}",
+        operator="delta rule, decode",
+        size=f"{num_sequences} x {num_rounds}",
         run=partial(
-            triton_runs.gated_delta_rule_runs,
+            triton_decode.gated_delta_rule_decode,
             *inputs,
             states,
-            **_slots(num_runs, num_tokens, device),
-            round_sizes=[num_runs] * num_rounds,
+            **_slots(num_sequences, num_tokens, device),
+            round_sizes=[num_sequences] * num_rounds,
         ),
         num_bytes=_bytes(inputs) + states.nbytes,
     )
 
 
-def _convolved_prompt(shape: Shape, num_tokens: int, device: str, dtype: torch.dtype) -> Case:
+def _convolved_prefill(shape: Shape, num_tokens: int, device: str, dtype: torch.dtype) -> Case:
     x_TC, weight_CW, state_SCW = _conv_inputs(shape, num_tokens, 1, device, dtype)
     return Case(
-        operator="convolution, prompts",
+        operator="convolution, prefill",
         size=f"{num_tokens}",
         run=partial(
-            conv.causal_conv_prompts, x_TC, weight_CW, state_SCW, **_one_prompt(num_tokens, device)
+            conv.causal_conv_prefill,
+            x_TC,
+            weight_CW,
+            state_SCW,
+            **_one_sequence(num_tokens, device),
         ),
         num_bytes=2 * x_TC.nbytes,
     )
 
 
-def _convolved_runs(
-    shape: Shape, num_runs: int, num_rounds: int, device: str, dtype: torch.dtype
+def _convolved_decode(
+    shape: Shape, num_sequences: int, num_rounds: int, device: str, dtype: torch.dtype
 ) -> Case:
-    num_tokens = num_runs * num_rounds
+    num_tokens = num_sequences * num_rounds
     x_TC, weight_CW, state_SCW = _conv_inputs(
-        shape, num_tokens, num_runs + num_tokens, device, dtype
+        shape, num_tokens, num_sequences + num_tokens, device, dtype
     )
     return Case(
-        operator="convolution, runs",
-        size=f"{num_runs} x {num_rounds}",
+        operator="convolution, decode",
+        size=f"{num_sequences} x {num_rounds}",
         run=partial(
-            conv.causal_conv_runs,
+            conv.causal_conv_decode,
             x_TC,
             weight_CW,
             state_SCW,
-            **_slots(num_runs, num_tokens, device),
-            round_sizes=[num_runs] * num_rounds,
+            **_slots(num_sequences, num_tokens, device),
+            round_sizes=[num_sequences] * num_rounds,
         ),
         num_bytes=2 * x_TC.nbytes + state_SCW.nbytes,
     )
@@ -135,7 +141,7 @@ def _conv_inputs(
     )
 
 
-def _one_prompt(num_tokens: int, device: str) -> dict[str, Tensor]:
+def _one_sequence(num_tokens: int, device: str) -> dict[str, Tensor]:
     return {
         "cu_tokens_M1": torch.tensor([0, num_tokens], device=device),
         "slots_out_M": torch.zeros(1, dtype=torch.int64, device=device),
@@ -144,9 +150,9 @@ def _one_prompt(num_tokens: int, device: str) -> dict[str, Tensor]:
     }
 
 
-def _slots(num_runs: int, num_tokens: int, device: str) -> dict[str, Tensor]:
-    slots = torch.arange(num_runs + num_tokens, device=device)
-    return {"slots_in_D": slots[:num_runs], "slots_out_T": slots[num_runs:]}
+def _slots(num_sequences: int, num_tokens: int, device: str) -> dict[str, Tensor]:
+    slots = torch.arange(num_sequences + num_tokens, device=device)
+    return {"slots_in_D": slots[:num_sequences], "slots_out_T": slots[num_sequences:]}
 
 
 def _bytes(inputs: Inputs) -> int:

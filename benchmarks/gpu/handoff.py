@@ -21,7 +21,7 @@ from kv_transfer.layout import MemoryMap, memory_map_of
 from kv_transfer.writing.plan import plan_units
 from segue.api.types import Epoch, WorkerId
 from segue.cache.layout import Unit
-from segue.engine.batch import Run, SequenceChunk
+from segue.engine.batch import DecodeChunk, PrefillChunk
 from segue.engine.runner import ModelRunner
 
 _SLOT = 0
@@ -120,7 +120,7 @@ def measure(
     )
 
 
-def _prefill(runner: ModelRunner, chunks: list[SequenceChunk], shipper: Shipper | None) -> None:
+def _prefill(runner: ModelRunner, chunks: list[PrefillChunk], shipper: Shipper | None) -> None:
     for chunk in chunks:
         is_last = chunk is chunks[-1]
         # A page that this chunk does not fill is shipped once full, or with the last chunk.
@@ -141,10 +141,12 @@ def _ship_layer(shipper: Shipper, pages: range, is_last: bool) -> Callable[[int]
     return ship
 
 
-def _next(num_tokens: int) -> Run:
+def _next(num_tokens: int) -> DecodeChunk:
     """One more token, on both sides."""
     pages = range(num_tokens // PAGE_TOKENS + 1)
-    return Run(token_ids=[1], start=num_tokens, page_ids=pages, slot_in=_SLOT, slots_out=[1])
+    return DecodeChunk(
+        token_ids=[1], start=num_tokens, page_ids=pages, slot_in=_SLOT, slots_out=[1]
+    )
 
 
 def _map(runner: ModelRunner, name: str) -> MemoryMap:

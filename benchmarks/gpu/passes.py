@@ -16,7 +16,7 @@ from benchmarks.gpu.costs import ModelCosts
 from benchmarks.gpu.models import Shape
 from benchmarks.gpu.timing import median_s
 from segue.cache.tensors import CacheTensors
-from segue.engine.batch import SequenceChunk
+from segue.engine.batch import PrefillChunk
 from segue.engine.device.buffers import ScratchUnits
 from segue.engine.runner import ModelRunner
 from segue.model.cache_layout import cache_layout
@@ -89,13 +89,13 @@ def runner_of(
 
 def chunks_of(
     num_tokens: int, chunk_tokens: int, *, vocab_size: int, slot: int = 0
-) -> Iterator[SequenceChunk]:
+) -> Iterator[PrefillChunk]:
     """A prompt of random tokens on the first pages."""
     generator = torch.Generator().manual_seed(num_tokens)
     ids = torch.randint(vocab_size, (num_tokens,), generator=generator).tolist()
     pages = list(range(-(-num_tokens // PAGE_TOKENS)))
     for start in range(0, num_tokens, chunk_tokens):
-        yield SequenceChunk(
+        yield PrefillChunk(
             token_ids=ids[start : start + chunk_tokens],
             start=start,
             page_ids=pages,
@@ -127,6 +127,6 @@ def prefill(
         )
 
 
-def compute(runner: ModelRunner, chunks: Sequence[SequenceChunk]) -> None:
+def compute(runner: ModelRunner, chunks: Sequence[PrefillChunk]) -> None:
     for chunk in chunks:
         runner.forward([chunk])

@@ -29,12 +29,12 @@ def median_s(run: Callable[[], object], device: str, *, cold: bool = True) -> fl
     while len(spans) < _MAX_RUNS and (len(spans) < 3 or sum(spans) < _BUDGET_S):
         if flush is not None:
             flush.zero_()
-        begin, end = _event(), _event()
-        begin.record()
+        start, end = _event(), _event()
+        start.record()
         run()
         end.record()
         end.synchronize()
-        spans.append(begin.elapsed_time(end) / 1e3)
+        spans.append(start.elapsed_time(end) / 1e3)
     return statistics.median(spans)
 
 

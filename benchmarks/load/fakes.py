@@ -68,18 +68,18 @@ class FakeDecode(DecodeWorkerServicer):
         self, request_iterator: AsyncIterator[pb.TurnCommands], context: Context
     ) -> AsyncIterator[pb.TurnEvents]:
         events: Outbox[pb.TurnEvent] = Outbox()
-        begun: dict[int, pb.StartTurn] = {}
+        started: dict[int, pb.StartTurn] = {}
         running: dict[int, pb.StartTurn] = {}
-        listening = asyncio.ensure_future(self._listen(request_iterator, events, begun))
+        listening = asyncio.ensure_future(self._listen(request_iterator, events, started))
         try:
             while not listening.done():
                 await asyncio.sleep(_STEP_S)
                 # A turn that has just started gets its first token in the next step.
                 stepped = _step(running)
-                running |= begun
-                begun.clear()
-                if said := [*events.take(), *stepped]:
-                    yield pb.TurnEvents(events=said)
+                running |= started
+                started.clear()
+                if ready := [*events.take(), *stepped]:
+                    yield pb.TurnEvents(events=ready)
         finally:
             listening.cancel()
 
@@ -87,7 +87,7 @@ class FakeDecode(DecodeWorkerServicer):
         self,
         commands: AsyncIterator[pb.TurnCommands],
         events: Outbox[pb.TurnEvent],
-        begun: dict[int, pb.StartTurn],
+        started: dict[int, pb.StartTurn],
     ) -> None:
         async for message in commands:
             for command in message.commands:
@@ -101,7 +101,7 @@ class FakeDecode(DecodeWorkerServicer):
                 else:
                     event = pb.TurnEvent(call=command.call, prefill_started=pb.PrefillStarted())
                 events.put(event)
-                begun[command.call] = start
+                started[command.call] = start
 
 
 def _step(running: dict[int, pb.StartTurn]) -> list[pb.TurnEvent]:

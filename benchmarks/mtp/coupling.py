@@ -16,7 +16,7 @@ from torch import Tensor
 
 from benchmarks.mtp.models import PAGE_TOKENS, Text
 from segue.api.types import Sampling
-from segue.engine.batch import DraftStart, Run, SequenceChunk
+from segue.engine.batch import DecodeChunk, DraftStart, PrefillChunk
 from segue.engine.runner import ModelRunner
 from segue.engine.sampler import SamplerRow, SequenceSampler, sample_ids
 
@@ -54,17 +54,15 @@ def _both(runner: ModelRunner, texts: Sequence[Text]) -> _Both:
     for text in texts:
         pages = range(-(-(len(text.prompt) + len(text.answer)) // PAGE_TOKENS))
         runner.forward(
-            [
-                SequenceChunk(
-                    token_ids=text.prompt, start=0, page_ids=pages, slot_in=None, slot_out=0
-                )
-            ]
+            [PrefillChunk(token_ids=text.prompt, start=0, page_ids=pages, slot_in=None, slot_out=0)]
         )
         for at, token_id in enumerate(text.answer[:-1], len(text.prompt)):
             drafter = runner.drafter([DraftStart(position=at, page_ids=pages, slot=0)])
             of_q.append(drafter.step([token_id]))
-            run = Run(token_ids=[token_id], start=at, page_ids=pages, slot_in=0, slots_out=[0])
-            of_p.append(runner.forward([run]))
+            chunk = DecodeChunk(
+                token_ids=[token_id], start=at, page_ids=pages, slot_in=0, slots_out=[0]
+            )
+            of_p.append(runner.forward([chunk]))
             positions.append(at + 1)
     return _Both(positions, torch.cat(of_p), torch.cat(of_q))
 

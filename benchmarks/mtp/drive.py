@@ -11,7 +11,7 @@ from torch import Tensor
 
 from decode_worker.config import DecodeConfig
 from decode_worker.engine.engine import DecodeEngine
-from decode_worker.engine.events import Event, Said
+from decode_worker.engine.events import Event, NewTokens
 from decode_worker.engine.sequence import DecodeSequence
 from decode_worker.metrics import DecodeMetrics
 from segue.api.prompt import Prompt as TokenPrompt
@@ -121,13 +121,13 @@ class Drive:
             self._engine.step(commands)
             ended_at = thread_time()
             commands = []
-            said = [event for event in self._events if isinstance(event, Said)]
-            num_running -= len(self._events) - len(said)
+            new_tokens = [event for event in self._events if isinstance(event, NewTokens)]
+            num_running -= len(self._events) - len(new_tokens)
             self._events.clear()
             if is_counted:
                 seen.steps.append(
                     Step(
-                        num_tokens=sum(len(event.delta.token_ids) for event in said),
+                        num_tokens=sum(len(event.delta.token_ids) for event in new_tokens),
                         draft_s=self._runner.started_at - started_at,
                         verify_s=self._runner.ended_at - self._runner.started_at,
                         rest_s=ended_at - self._runner.ended_at,

@@ -65,7 +65,7 @@ def _cluster(names: dict[Role, list[WorkerId]], draw: random.Random) -> ClusterM
     cluster = ClusterModel()
     for role, workers in names.items():
         for worker_id in workers:
-            cluster.heard(SimWorker(worker_id, role, slowness=1.0).status())
+            cluster.update_worker(SimWorker(worker_id, role, slowness=1.0).status())
     for prefill, decode in zip(names[Role.PREFILL], names[Role.DECODE], strict=True):
         for _ in range(_NUM_OBSERVED):
             cluster.learn(_observation(prefill, decode, draw))

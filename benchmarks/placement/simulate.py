@@ -77,7 +77,7 @@ class Simulation:
 
     def _heartbeats(self) -> None:
         for worker in self._workers.values():
-            self._cluster.heard(worker.status())
+            self._cluster.update_worker(worker.status())
         if self._sessions_left:
             self._at(self._now + HEARTBEAT_S, self._heartbeats)
 
@@ -170,7 +170,7 @@ class _Turn:
             cached = source.held(name)
         resident = decode.held(name)
         decode.drop(name)
-        decode.begin(prompt_tokens + MAX_TOKENS)
+        decode.start(prompt_tokens + MAX_TOKENS)
         self._computed_tokens = prompt_tokens - cached
         prefill.waiting_tokens += self._computed_tokens
         started_at = max(prefill.free_at, world.now + pull_s)

@@ -51,7 +51,7 @@ def measure_spread(num_decodes: int, num_sessions: int, seed: int = 0) -> Spread
     placing = Placing(RouterConfig(), table, RouterMetrics(), clock=lambda: 0.0)
     for role in Role:
         for number in range(num_decodes):
-            placing.heard(_worker(WorkerId(f"{role}-{number}"), role))
+            placing.update_worker(_worker(WorkerId(f"{role}-{number}"), role))
     homes: Counter[WorkerId] = Counter()
     computed: dict[int, set[WorkerId]] = {}
     hits = reusable = stays = 0

@@ -50,7 +50,7 @@ class SimWorker:
         if num_tokens is not None:
             self.cached_tokens -= num_tokens + SLOT_TOKENS
 
-    def begin(self, num_tokens: int) -> None:
+    def start(self, num_tokens: int) -> None:
         self.running_turns += 1
         self.working_tokens += num_tokens + SLOT_TOKENS
         self._evict()

@@ -44,8 +44,8 @@ def talk(
 def _answer_and_more(rng: random.Random) -> list[Message]:
     reasoning = _words(rng, rng.randrange(1, 40)) if rng.random() < 0.7 else ""
     if rng.random() < 0.4:
-        said = Message(role="assistant", content=_words(rng, 20), reasoning=reasoning)
-        return [said, Message(role="user", content=_words(rng, rng.randrange(1, 50)))]
+        answer = Message(role="assistant", content=_words(rng, 20), reasoning=reasoning)
+        return [answer, Message(role="user", content=_words(rng, rng.randrange(1, 50)))]
     calls = tuple(
         ToolCall(
             name="look_up", arguments=json.dumps({"city": rng.choice(_WORDS)}), call_id=f"c{i}"

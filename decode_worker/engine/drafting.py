@@ -16,7 +16,7 @@ class Verified(NamedTuple):
 
     num_drafted: int
     num_accepted: int
-    num_said: int
+    num_new: int
     """New tokens in the answer: one more than accepted, unless the answer ended earlier."""
 
 
@@ -63,7 +63,7 @@ def next_batch(
 ) -> tuple[list[Item], list[Item]]:
     """The batch, and the order in which all wait for the step after it.
 
-    Everybody, while they fit; beyond that whoever waited longest, so that none starves. Prompts
+    All sequences while they fit, otherwise those that waited longest, so that none starves. Prompts
     make the step longer for all in it: they share `max_prompt_tokens`, and the first always goes.
     """
     batch: list[Item] = []

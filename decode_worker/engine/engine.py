@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 from decode_worker.config import DecodeConfig
 from decode_worker.engine.drafting import DraftCount, Verified, next_batch
-from decode_worker.engine.events import Command, Event, Left, Said, prefilled_here, result_of
+from decode_worker.engine.events import Command, Event, Left, NewTokens, prefilled_here, result_of
 from decode_worker.engine.sequence import DecodeSequence
 from decode_worker.engine.stepper import DeviceStepper, HostStepper, Stepper
 from decode_worker.metrics import DecodeMetrics
@@ -174,7 +174,7 @@ class DecodeEngine:
                 elif one.tokens:
                     delta = _push(sequence, one.tokens)
                     verified.append(self._move_on(sequence, one, len(delta.token_ids)))
-                    events += self._said(sequence, delta)
+                    events += self._answer_grew(sequence, delta)
             except Exception as error:
                 events += self._failed(sequence, error)
         self._publish(events)
@@ -196,23 +196,23 @@ class DecodeEngine:
     def _start(self, sequence: DecodeSequence, first: SampledToken) -> list[Event]:
         """Starts an answer whose prompt is in the cache. It may end with its first token."""
         sequence.keep_checkpoint(self._page_tokens)
-        events = self._said(sequence, _push(sequence, [first]))
+        events = self._answer_grew(sequence, _push(sequence, [first]))
         if sequence.answer.finish is None:
             self._stepper.start(sequence)
         return events
 
-    def _move_on(self, sequence: DecodeSequence, one: Stepped, num_said: int) -> Verified:
+    def _move_on(self, sequence: DecodeSequence, one: Stepped, num_new: int) -> Verified:
         # The host stops where the answer ends; a device may have gone further.
-        num_moved = len(one.tokens) if self._stepper.num_ahead else num_said
-        sequence.stepped(one.num_drafted, num_moved, num_said, self._page_tokens)
-        return Verified(one.num_drafted, len(one.tokens) - 1, num_said)
+        num_moved = len(one.tokens) if self._stepper.num_ahead else num_new
+        sequence.stepped(one.num_drafted, num_moved, num_new, self._page_tokens)
+        return Verified(one.num_drafted, len(one.tokens) - 1, num_new)
 
-    def _said(self, sequence: DecodeSequence, delta: TokenDelta) -> list[Event]:
-        said = Said(sequence.turn.turn_id, delta)
+    def _answer_grew(self, sequence: DecodeSequence, delta: TokenDelta) -> list[Event]:
+        new_tokens = NewTokens(sequence.turn.turn_id, delta)
         if sequence.answer.finish is None:
-            return [said]
+            return [new_tokens]
         result = result_of(sequence, ended_at=self._clock())
-        return [said, *self._leave(sequence, result=result)]
+        return [new_tokens, *self._leave(sequence, result=result)]
 
     def _failed(self, sequence: DecodeSequence, error: Exception) -> list[Event]:
         return self._leave(sequence, error=self._failures.of_sequence(error))
@@ -239,6 +239,6 @@ class DecodeEngine:
 
 def _push(sequence: DecodeSequence, tokens: Sequence[SampledToken]) -> TokenDelta:
     """Adds to the answer the tokens that belong to it."""
-    delta = sequence.answer.push_run(tokens)
+    delta = sequence.answer.push(tokens)
     sequence.answer_ids += delta.token_ids
     return delta

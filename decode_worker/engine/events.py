@@ -12,7 +12,7 @@ from segue.worker.engine_thread import Drop
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
+class NewTokens:
     """One turn's new tokens from one step."""
 
     turn_id: TurnId
@@ -32,7 +32,7 @@ class Left:
 
 
 Command = DecodeSequence | Drop
-Event = Said | Left
+Event = NewTokens | Left
 
 
 def prefilled_here(sequence: DecodeSequence, *, started_at: float, ended_at: float) -> ShipReport:

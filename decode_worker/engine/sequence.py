@@ -10,7 +10,7 @@ from segue.api.prompt import Prompt
 from segue.api.turn import ShipReport, TurnSpec
 from segue.api.types import PageId, SampledToken, SlotId
 from segue.engine.answer import AnswerState
-from segue.engine.batch import Chunk, DraftStart, Run, SequenceChunk
+from segue.engine.batch import Chunk, DecodeChunk, DraftStart, PrefillChunk
 from segue.engine.sampler import SamplerRow, SequenceSampler
 from segue.engine.speculation.acceptance import SlotRing
 
@@ -96,7 +96,7 @@ class DecodeSequence:
         if self.is_in_prompt:
             return 0
         num_left = self.turn.stop.max_tokens - len(self.answer_ids)
-        return max(min(self.ring.max_run, num_left) - 1, 0)
+        return max(min(self.ring.max_chunk_tokens, num_left) - 1, 0)
 
     def draft_start(self) -> DraftStart:
         return DraftStart(position=self.num_cached, page_ids=self.pages, slot=self.ring.state)
@@ -108,14 +108,14 @@ class DecodeSequence:
     def next_chunk(self, page_tokens: int) -> Chunk:
         """The rest of the prompt, or the answer's last token and the drafts after it."""
         if not self.is_in_prompt:
-            return Run(
+            return DecodeChunk(
                 token_ids=(self.answer_ids[-1], *self.drafts),
                 start=self.num_cached,
                 page_ids=self.pages,
                 slot_in=self.ring.state,
                 slots_out=self.ring.outputs(len(self.drafts) + 1),
             )
-        return SequenceChunk(
+        return PrefillChunk(
             token_ids=self.turn.context.tokens[self.num_cached :],
             start=self.num_cached,
             page_ids=self.pages,

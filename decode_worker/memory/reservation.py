@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from decode_worker.engine.sequence import DecodeSequence
 from decode_worker.memory.residency import Residency
-from decode_worker.turn import DecodeTurn, Sequences, Tell
+from decode_worker.turn import DecodeTurn, Emit, Sequences
 from kv_transfer.reading.reader import HandoffReader
 from kv_transfer.ticket import Arrival, PeerIdentity
 from segue.api.errors import NotResident, TransferFailed
@@ -39,7 +39,7 @@ class Reservations:
         self._num_drafts = num_drafts
 
     def for_handoff(
-        self, spec: TurnSpec, tell: Tell, writer: PeerIdentity, lifetime_s: float
+        self, spec: TurnSpec, emit: Emit, writer: PeerIdentity, lifetime_s: float
     ) -> DecodeTurn:
         """Holds the part of the prompt that is here, and reserves memory for the rest.
 
@@ -59,9 +59,9 @@ class Reservations:
                 resident_tokens=hold.num_tokens,
             )
             taken.keep()
-        return DecodeTurn(spec=spec, tell=tell, hold=hold, reservation=reservation)
+        return DecodeTurn(spec=spec, emit=emit, hold=hold, reservation=reservation)
 
-    def to_compute(self, spec: TurnSpec, tell: Tell, max_computed_tokens: int) -> DecodeTurn:
+    def to_compute(self, spec: TurnSpec, emit: Emit, max_computed_tokens: int) -> DecodeTurn:
         """Like `for_handoff`, but resumes from a checkpoint, and takes working units at once.
 
         Raises NotResident if more than `max_computed_tokens` tokens have no state here.
@@ -79,7 +79,7 @@ class Reservations:
             owner = spec.turn_id
             pages, slot = self._residency.take(hold, self._num_own_pages(spec, hold), owner)
             taken.callback(self._residency.give_back, pages, [slot])
-            turn = DecodeTurn(spec=spec, tell=tell, hold=hold)
+            turn = DecodeTurn(spec=spec, emit=emit, hold=hold)
             spare_slots = self._residency.spare_slots(self._num_drafts(), owner)
             taken.callback(self._residency.give_back, (), spare_slots)
             prompt_states = self._residency.slots_for_states(positions, owner)

@@ -17,7 +17,7 @@ from segue.cache.host.copying import all_pages
 from segue.cache.host.tier import HostTier
 from segue.cache.memory import Memory
 from segue.cache.prefix.cache import Hold
-from segue.cache.prefix.states import SessionStates, states_to_go_on_from, states_wanted
+from segue.cache.prefix.states import SessionStates, resumable_states, states_wanted
 from segue.cache.unit_pool import UnitState
 from segue.cache.until_kept import UntilKept
 from segue.process.telemetry import Clock
@@ -64,7 +64,7 @@ class Residency:
             hold.num_tokens,
             len(spec.context),
             page_tokens=cache.tree.page_tokens,
-            parted_at=match.num_tokens,
+            branched_at=match.num_tokens,
         )
 
     def take(self, hold: Hold, num_pages: int, owner: TurnId) -> tuple[tuple[PageId, ...], SlotId]:
@@ -210,5 +210,5 @@ def with_what_stays(result: TurnResult, spec: TurnSpec, hold: Hold) -> TurnResul
         result,
         kept_tokens=hold.num_tokens,
         kept_checkpoint_tokens=max(states, default=0),
-        kept_states=states_to_go_on_from(states, spec.branch_points, len(spec.context)),
+        kept_states=resumable_states(states, spec.branch_points, len(spec.context)),
     )

@@ -22,13 +22,13 @@ from kv_transfer.handoff import (
     Quarantined,
     ReaderEvent,
     ReaderState,
-    Reserved,
     Units,
     Verifying,
     WriterAborted,
     WriterCommitted,
     WriterDied,
     WriterFenced,
+    Writing,
     advance_reader,
 )
 from kv_transfer.layout import MemoryMap
@@ -143,7 +143,7 @@ class HandoffReader:
             ticket = sealed(plain, self.ticket_key)
             reservation = Reservation(
                 ticket,
-                Reserved(units),
+                Writing(units),
                 writer=writer,
                 expires_at=self._clock() + lifetime_s,
                 give_up=self._give_up,
@@ -170,7 +170,7 @@ class HandoffReader:
         self.expire_due()
         handoff = self._book.find(ticket_id, epoch)
         match handoff.state:
-            case Reserved(units) | Quarantined(units):
+            case Writing(units) | Quarantined(units):
                 state = self._step(handoff, WriterCommitted())
             case _:
                 raise NotFound(f"ticket {ticket_id} has been used; reserve again")
@@ -183,7 +183,7 @@ class HandoffReader:
     def abort(self, ticket_id: TicketId, epoch: Epoch, reason: str) -> None:
         """The writer has stopped. An abort of an unknown or ended ticket is late, not an error."""
         self._book.require_epoch(ticket_id, epoch)
-        self._tell(ticket_id, WriterAborted(reason))
+        self._step_if_known(ticket_id, WriterAborted(reason))
 
     def expire_due(self) -> None:
         """Gives up handoffs whose tickets have expired."""
@@ -219,7 +219,7 @@ class HandoffReader:
 
     def fenced(self, ticket_id: TicketId) -> None:
         """The writer answered the fence: it has stopped, or a new life answered."""
-        self._tell(ticket_id, WriterFenced())
+        self._step_if_known(ticket_id, WriterFenced())
 
     async def something_due(self) -> None:
         """Returns when a ticket expires or enters quarantine, or when a new ticket is the next to
@@ -264,7 +264,7 @@ class HandoffReader:
         elif not isinstance(reservation.state, Committed):
             self._step(reservation, GivenUp(str(error)), error)
 
-    def _tell(self, ticket_id: TicketId, event: ReaderEvent) -> None:
+    def _step_if_known(self, ticket_id: TicketId, event: ReaderEvent) -> None:
         """An event for a forgotten ticket is late, and changes nothing."""
         handoff = self._book.get(ticket_id)
         if handoff is not None:

@@ -145,8 +145,8 @@ def _new_engine(config: TransferConfig, host: str) -> Any:
     with captured_stderr() as native:
         engine = module.TransferEngine()
         status = engine.initialize(host, "P2PHANDSHAKE", config.protocol, config.devices)
-        said = native()
-    for line in said.splitlines(keepends=True):
+        output = native()
+    for line in output.splitlines(keepends=True):
         if not any(noise in line for noise in _NOISE):
             sys.stderr.write(line)
     if status != 0:

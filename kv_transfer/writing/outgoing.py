@@ -138,7 +138,7 @@ class ShippingTools:
 
 
 class Outgoing:
-    """Made by `HandoffWriter.begin`. Any thread may call its methods."""
+    """Made by `HandoffWriter.start`. Any thread may call its methods."""
 
     def __init__(self, route: Route, tools: ShippingTools, on_end: Callable[[], None]) -> None:
         self.state: WriterState = Shipping()

@@ -52,7 +52,7 @@ class HandoffWriter:
         self._ended: FIFOCache[TicketId, None] = FIFOCache(MAX_ENDED_TICKETS)
         self._fenced: FIFOCache[TicketId, None] = FIFOCache(MAX_ENDED_TICKETS)
 
-    def begin(
+    def start(
         self,
         ticket: Ticket,
         reader_map: MemoryMap,

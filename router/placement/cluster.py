@@ -33,7 +33,7 @@ class Seat:
     decode: WorkerNode
     queued_tokens: int
     num_pages: int
-    num_heard: int
+    num_heartbeats: int
     """Heartbeats received from the decode worker when the seat was taken."""
     in_prefill: bool = True
     is_held: bool = True
@@ -50,13 +50,13 @@ class ClusterModel:
         self.ready_decodes = LoadIndex()
         self._settled: collections.deque[WorkerNode] = collections.deque()
 
-    def heard(self, status: WorkerStatus) -> None:
+    def update_worker(self, status: WorkerStatus) -> None:
         """Takes a heartbeat, or the status of a worker that drains or is lost."""
         node = self.nodes.get(status.worker_id)
         if node is None or node.status.epoch != status.epoch:
             # A later life has none of the earlier one's turns.
             node = self.nodes[status.worker_id] = WorkerNode(status, status.worker_id)
-        node.heard(status)
+        node.update(status)
         self._rank(status.worker_id)
 
     def gone(self, status: WorkerStatus) -> None:
@@ -76,7 +76,7 @@ class ClusterModel:
             decode=decode,
             queued_tokens=chosen.plan.computed_tokens,
             num_pages=chosen.target.side.needed_pages,
-            num_heard=decode.num_heard,
+            num_heartbeats=decode.num_heartbeats,
         )
         self._count_prefill(seat, 1)
         self._count_turn(seat, 1)
@@ -133,7 +133,7 @@ class ClusterModel:
     def _count_turn(self, seat: Seat, change: int) -> None:
         node = seat.decode
         node.own_turns += change
-        if node.num_heard == seat.num_heard:
+        if node.num_heartbeats == seat.num_heartbeats:
             # A later heartbeat already counts the pages.
             node.room_pages -= change * seat.num_pages
         self._rank(node.worker_id)

@@ -71,11 +71,11 @@ class WorkerNode:
     own_turns: int = 0
     other_tokens: int = 0
     other_turns: int = 0
-    num_heard: int = 0
+    num_heartbeats: int = 0
     num_settled: int = 0
     """Recent new sessions that were placed there."""
 
-    def heard(self, status: WorkerStatus) -> None:
+    def update(self, status: WorkerStatus) -> None:
         """Takes a heartbeat. It counts this router's turns too: the excess belongs to others."""
         load = status.load
         self.status = status
@@ -86,7 +86,7 @@ class WorkerNode:
         self.room_pages = load.pages.free + load.pages.cached
         self.other_tokens = max(load.waiting_tokens - self.own_tokens, 0)
         self.other_turns = max(load.running_turns + load.waiting_turns - self.own_turns, 0)
-        self.num_heard += 1
+        self.num_heartbeats += 1
 
     def queue_s(self, speed: Speed) -> float:
         tokens = self.own_tokens + self.other_tokens

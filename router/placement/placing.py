@@ -50,10 +50,10 @@ class Placing:
             local_prefill_max_tokens=config.local_prefill_max_tokens,
         )
 
-    def heard(self, worker: WorkerStatus) -> None:
+    def update_worker(self, worker: WorkerStatus) -> None:
         """Takes a heartbeat, or the status of a worker that drains or is lost."""
-        self.cluster.heard(worker)
-        self.pools.heard(worker)
+        self.cluster.update_worker(worker)
+        self.pools.update_worker(worker)
         if worker.load.page_tokens != self.rules.page_tokens:
             # All workers have the same page size; workers check that when they connect.
             self.rules = self.rules._replace(page_tokens=worker.load.page_tokens)
@@ -198,7 +198,7 @@ class TurnPlacing:
         prefill, decode = decision.placement.prefill, decision.placement.decode
         is_local = decision.chosen.mode is Mode.LOCAL
         if self.tokens.num_shared is not None:
-            self.session.parted(self.tokens.num_shared)
+            self.session.diverged(self.tokens.num_shared)
         if not is_local:
             held = Held(report.kept_tokens, report.kept_tokens)
             self.session.keep(prefill, held, report.kept_states)

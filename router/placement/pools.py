@@ -35,7 +35,7 @@ class LargestPools:
         self.now = Pools()
         self._tokens: dict[WorkerId, tuple[Role, int]] = {}
 
-    def heard(self, worker: WorkerStatus) -> None:
+    def update_worker(self, worker: WorkerStatus) -> None:
         """Takes a worker's status. Only workers that are ready count."""
         is_ready = worker.health is WorkerHealth.READY
         num_tokens = worker.load.pages.total * worker.load.page_tokens if is_ready else 0

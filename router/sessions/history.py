@@ -68,6 +68,9 @@ class Completed:
     """The session's last turn."""
     num_same: int = 0
     """Leading messages that are the same as in the last turn."""
+    keeps_answer: bool = False
+    """The client may write the answer in another way: if its meaning is the same, the next prompt
+    has the generated tokens."""
 
 
 def characters_before(request: TurnRequest, known: History | None) -> int:
@@ -160,6 +163,8 @@ def history_after(
     if not isinstance(chat, ChatInput):
         return None
     previous, num_same = completed.known or _NOTHING, completed.num_same
+    if memory is not None and completed.keeps_answer:
+        memory = memory.with_answer(tokens.tokens)
     return History(
         chat=chat,
         digests=digests(chat, previous.digests[:num_same]),

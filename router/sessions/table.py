@@ -105,7 +105,7 @@ class SessionRecord:
         others = [k for k in self._keepings(worker.role) if k.worker_id != worker.worker_id]
         self._set(worker.role, (_keeping(worker, held, states), *others)[:_MAX_WORKERS])
 
-    def parted(self, shared_tokens: int) -> None:
+    def diverged(self, shared_tokens: int) -> None:
         """The session's last turn shares only `shared_tokens` with the one before: what workers
         keep beyond that is of no use to the next turn."""
         for role in Role:

@@ -234,7 +234,7 @@ class Turn:
         while True:
             news = await call.read(not_before=not_before)
             if isinstance(news, TokenDelta):
-                self._hear(news)
+                self._on_tokens(news)
                 events = (*events, news)
                 if call.has_result:
                     news = await call.read()
@@ -256,7 +256,7 @@ class Turn:
             router_s=self._router_s,
         )
 
-    def _hear(self, delta: TokenDelta) -> None:
+    def _on_tokens(self, delta: TokenDelta) -> None:
         if isinstance(self.state, Dispatched):
             self.state = advance(self.state, FirstToken(self._context.clock()))
             self._context.placing.first_token()

@@ -27,8 +27,8 @@ THINK_START, THINK_END = "<think>", "</think>"
 def split_reasoning(text: str) -> tuple[str, str]:
     """Splits an answer that starts with reasoning into reasoning and content. Without an end of
     the reasoning, all of it is reasoning."""
-    thought, _, said = text.partition(THINK_END)
-    return thought.strip("\n").removeprefix(THINK_START).strip("\n"), said.lstrip("\n")
+    reasoning, _, content = text.partition(THINK_END)
+    return reasoning.strip("\n").removeprefix(THINK_START).strip("\n"), content.lstrip("\n")
 
 
 def require_text(name: str, value: object) -> None:

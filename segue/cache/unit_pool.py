@@ -35,7 +35,7 @@ class UnitState(enum.StrEnum):
     """A remote worker may still write it, but its data is no longer wanted."""
 
 
-NOBODY = ""
+NO_OWNER = ""
 """The owner of units that were taken without an owner's name."""
 
 _OWNERLESS = (UnitState.FREE, UnitState.CACHED)
@@ -53,7 +53,7 @@ class UnitPool(Generic[UnitId]):
         self.total = total
         self._make_id = make_id
         self._states = [UnitState.FREE] * total
-        self._owners = [NOBODY] * total
+        self._owners = [NO_OWNER] * total
         self._held: Counter[str] = Counter()
         self._counts = dict.fromkeys(UnitState, 0) | {UnitState.FREE: total}
         # One number with a bit per unit: a few operations on it find neighbours or free units,
@@ -64,7 +64,9 @@ class UnitPool(Generic[UnitId]):
         """Whether `take(num_units, ...)` would succeed now."""
         return num_units <= self._counts[UnitState.FREE]
 
-    def take(self, num_units: int, state: UnitState, *, owner: str = NOBODY) -> tuple[UnitId, ...]:
+    def take(
+        self, num_units: int, state: UnitState, *, owner: str = NO_OWNER
+    ) -> tuple[UnitId, ...]:
         """Moves free units to `state`: neighbours if a long enough run is free, else the lowest.
 
         `owner`, such as a turn, gives them back. It owns them until they are free or the prefix
@@ -169,9 +171,9 @@ class UnitPool(Generic[UnitId]):
         if to_state in _OWNERLESS and from_state not in _OWNERLESS:
             for unit in ids:
                 self._held[self._owners[unit]] -= 1
-                self._owners[unit] = NOBODY
+                self._owners[unit] = NO_OWNER
         elif from_state is UnitState.CACHED and to_state not in _OWNERLESS:
-            self._held[NOBODY] += len(ids)
+            self._held[NO_OWNER] += len(ids)
 
 
 def page_pool(num_pages: int) -> UnitPool[PageId]:

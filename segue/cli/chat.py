@@ -42,12 +42,12 @@ class Chat:
     keeps_history: bool = True
     _runner: asyncio.Runner = field(default_factory=asyncio.Runner)
 
-    def say(self, prompt: str) -> None:
+    def run_turn(self, prompt: str) -> None:
         """One turn. Raises SegueError."""
         with self._connected() as client:
-            self._runner.run(self._say(self._conversation(client), prompt))
+            self._runner.run(self._run_turn(self._conversation(client), prompt))
 
-    def talk(self) -> None:
+    def run(self) -> None:
         """Turns until Ctrl-D, `/exit`, or Ctrl-C at the prompt. Raises SegueError."""
         prompt = TerminalPrompt(out=self.out, err=self.err)
         with self._connected() as client:
@@ -59,21 +59,21 @@ class Chat:
 
     def _take_turn(self, conversation: Session, line: str, prompt: TerminalPrompt) -> None:
         try:
-            self._runner.run(self._say(conversation, line))
+            self._runner.run(self._run_turn(conversation, line))
         except KeyboardInterrupt:
             # An interrupted script ends.
             if not prompt.has_person:
                 raise
-            prompt.tell("cancelled; the conversation continues without this turn")
+            prompt.show("cancelled; the conversation continues without this turn")
         except SegueError as error:
             # At a terminal the user may try another message; a script must fail.
             if not prompt.has_person:
                 raise
             self.err.print(error_line(error), soft_wrap=True)
             later = ", once the router is back" if isinstance(error, Unavailable) else ""
-            prompt.tell(f"the conversation can continue without this turn{later}")
+            prompt.show(f"the conversation can continue without this turn{later}")
 
-    async def _say(self, conversation: Session, text: str) -> None:
+    async def _run_turn(self, conversation: Session, text: str) -> None:
         is_midline = False
         try:
             turn = conversation.turn(text, sampling=self.sampling, stop=self.stop)
@@ -124,7 +124,7 @@ def error_line(error: SegueError) -> str:
 
 def _introduce(prompt: TerminalPrompt, model: str) -> None:
     if model == _DEMO:
-        prompt.tell("The demo model knows little. It can answer, for example:")
+        prompt.show("The demo model knows little. It can answer, for example:")
         for suggestion in SUGGESTIONS:
-            prompt.tell(f"  {suggestion}")
-    prompt.tell("/help lists what can be typed; Ctrl-D or /exit ends the conversation.")
+            prompt.show(f"  {suggestion}")
+    prompt.show("/help lists what can be typed; Ctrl-D or /exit ends the conversation.")

@@ -184,9 +184,9 @@ def chat(
         keeps_history=history,
     )
     if prompt is None:
-        conversation.talk()
+        conversation.run()
     else:
-        conversation.say(prompt)
+        conversation.run_turn(prompt)
 
 
 @app.command()

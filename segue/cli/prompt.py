@@ -41,7 +41,7 @@ class TerminalPrompt:
     has_person: bool = field(default_factory=lambda: sys.stdin.isatty())
     is_shown: bool = field(default_factory=lambda: sys.stdout.isatty())
 
-    def tell(self, text: str) -> None:
+    def show(self, text: str) -> None:
         """Prints text other than answers, if there is a person."""
         if self.has_person:
             console = self.out if self.is_shown else self.err
@@ -53,9 +53,9 @@ class TerminalPrompt:
             if line in _ENDINGS:
                 return
             if line == "/help":
-                self.tell(_HELP)
+                self.show(_HELP)
             elif self.has_person and re.fullmatch("/[a-z]*", line):
-                self.tell(f"unknown command {line}; /help lists the commands")
+                self.show(f"unknown command {line}; /help lists the commands")
             elif line:
                 yield line
 

@@ -44,7 +44,7 @@ class Acceptance:
 
 
 @dataclass(frozen=True, slots=True)
-class _Answer:
+class _SampledAnswer:
     ids: list[int]
     """Prompt and answer."""
     num_prompt: int
@@ -88,7 +88,7 @@ def _prompts(example: Example) -> list[list[int]]:
 
 def _answer(
     trunk: Qwen3_5ForCausalLM, prompt: Sequence[int], seed: int, temperature: float
-) -> _Answer:
+) -> _SampledAnswer:
     generator = torch.Generator().manual_seed(seed)
     shape = (_MAX_ANSWER_TOKENS, trunk.config.vocab_size)
     # The logarithm of exponential noise is negated Gumbel noise.
@@ -103,10 +103,10 @@ def _answer(
         ids += pending
         if pending[0] == trunk.config.eos_token_id:
             break
-    return _Answer(ids, len(prompt), torch.cat(hidden, dim=1), noise_AV)
+    return _SampledAnswer(ids, len(prompt), torch.cat(hidden, dim=1), noise_AV)
 
 
-def _num_right(head: MtpModel, answer: _Answer) -> list[tuple[int, int]]:
+def _num_right(head: MtpModel, answer: _SampledAnswer) -> list[tuple[int, int]]:
     """For the chain from each token of the answer but the last: right drafts, and judged drafts.
 
     The end of the answer bounds the number of judged drafts.

@@ -18,7 +18,7 @@ from segue.text.tokens.detokenizer import Detokenizer, StopStringMatcher, TokenB
 
 
 class AnswerState:
-    """Takes sampled tokens, one or a run at a time, until `finish` is set.
+    """Takes sampled tokens, one or several at a time, until `finish` is set.
 
     It depends only on its arguments and the tokens. To continue an answer on another worker, create
     a new one and `resume` it with the existing tokens.
@@ -56,7 +56,7 @@ class AnswerState:
                     f"the answer to be continued has ended after {self.num_tokens} tokens"
                 )
 
-    def push_run(self, tokens: Sequence[SampledToken]) -> TokenDelta:
+    def push(self, tokens: Sequence[SampledToken]) -> TokenDelta:
         """Add the next tokens. Tokens after the end are not part of the answer.
 
         `len(delta.token_ids)` is the number taken. Must not be called once `finish` is set.

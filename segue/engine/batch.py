@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-MAX_RUN_TOKENS = 8
-"""The longest run. The operators for runs are made for few tokens after a long context."""
+MAX_VERIFY_TOKENS = 8
+"""Most tokens of a decode chunk. The operators that compute it are made for few tokens after a long
+context."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SequenceChunk:
+class PrefillChunk:
     """Tokens of one sequence at positions start, start + 1, … The last one gets logits."""
 
     token_ids: Sequence[int]
@@ -40,17 +41,18 @@ class SequenceChunk:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Run:
-    """A confirmed token of one sequence and its drafts. Each token gets logits and a state."""
+class DecodeChunk:
+    """A confirmed token of one sequence, to decode, and drafts after it, to verify. Each token gets
+    logits and a state."""
 
     token_ids: Sequence[int]
-    """At positions start, start + 1, …; at most `MAX_RUN_TOKENS`."""
+    """At positions start, start + 1, …; at most `MAX_VERIFY_TOKENS`."""
     start: int
     page_ids: Sequence[int]
-    """Pages of all positions from 0 to the run's end; further pages are ignored."""
+    """Pages of all positions from 0 to the chunk's end; further pages are ignored."""
     slot_in: int
-    """Holds the state before `start`. Only the first token's round reads it, before the run writes
-    anything, so it may be any of `slots_out`."""
+    """Holds the state before `start`. Read before any slot is written, so it may be any of
+    `slots_out`."""
     slots_out: Sequence[int]
     """Each receives the state after the token of the same index."""
 
@@ -76,4 +78,4 @@ class DraftStart:
     """Holds the hidden state before that token; read-only."""
 
 
-Chunk = SequenceChunk | Run
+Chunk = PrefillChunk | DecodeChunk

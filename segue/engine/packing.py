@@ -9,21 +9,21 @@ from itertools import accumulate, chain
 import torch
 from torch import Tensor
 
-from segue.engine.batch import MAX_RUN_TOKENS, Chunk, Run, SequenceChunk
+from segue.engine.batch import MAX_VERIFY_TOKENS, Chunk, DecodeChunk, PrefillChunk
 from segue.kernels import NO_SLOT
-from segue.model.batch import Batch, HiddenRows, PrefillSegments, Prompts, Steps
+from segue.model.batch import Batch, DecodeRows, HiddenRows, PrefillRows, PrefillSegments
 
 
 def pack(
     chunks: Sequence[Chunk], *, page_tokens: int, device: str, keeps_hidden: bool = False
 ) -> Batch:
-    """One batch of all chunks: runs round by round, then prompts in the order given.
+    """One batch of all chunks: decode chunks round by round, then prefill chunks in given order.
 
-    A single-token chunk that continues a sequence is computed as a run. `keeps_hidden`: an MTP
-    layer is served, so the batch contains where hidden states go.
+    A single-token prefill chunk that continues a sequence is computed as a decode chunk.
+    `keeps_hidden`: an MTP layer is served, so the batch contains where hidden states go.
     """
     _check(chunks, page_tokens)
-    rows = _Rows.of([_as_run(chunk) for chunk in chunks])
+    rows = _Rows.of([_as_decode_chunk(chunk) for chunk in chunks])
     pieces = list(rows.pieces())
     positions = [p for piece in pieces for p in piece.positions]
     pages = [piece.chunk.page_ids[p // page_tokens] for piece in pieces for p in piece.positions]
@@ -34,8 +34,8 @@ def pack(
         pages_T=_ints(pages, device),
         offsets_T=positions_T % page_tokens,
         logit_rows_R=_ints(rows.with_logits(), device),
-        steps=_steps(rows, page_tokens, device) if rows.runs else None,
-        prompts=_prompts(rows.prompts, page_tokens, device) if rows.prompts else None,
+        decode=_decode_rows(rows, page_tokens, device) if rows.decode else None,
+        prefill=_prefill_rows(rows.prefill, page_tokens, device) if rows.prefill else None,
         hidden=_hidden(rows, pieces, len(positions), device) if keeps_hidden else None,
     )
 
@@ -68,27 +68,27 @@ class _Piece:
 class _Rows:
     """Which row each token has."""
 
-    runs: list[Run]
+    decode: list[DecodeChunk]
     """Longest first."""
-    prompts: list[SequenceChunk]
+    prefill: list[PrefillChunk]
     order: list[int]
-    """The caller's index of each run, then of each prompt."""
+    """The caller's index of each decode chunk, then of each prefill chunk."""
     round_sizes: list[int]
 
     @classmethod
     def of(cls, chunks: Sequence[Chunk]) -> _Rows:
         order = sorted(
             range(len(chunks)),
-            key=lambda i: -len(c.token_ids) if isinstance(c := chunks[i], Run) else 0,
+            key=lambda i: -len(c.token_ids) if isinstance(c := chunks[i], DecodeChunk) else 0,
         )
         packed = [chunks[i] for i in order]
-        runs = [chunk for chunk in packed if isinstance(chunk, Run)]
-        num_rounds = len(runs[0].token_ids) if runs else 0
+        decode = [chunk for chunk in packed if isinstance(chunk, DecodeChunk)]
+        num_rounds = len(decode[0].token_ids) if decode else 0
         return cls(
-            runs=runs,
-            prompts=[chunk for chunk in packed if isinstance(chunk, SequenceChunk)],
+            decode=decode,
+            prefill=[chunk for chunk in packed if isinstance(chunk, PrefillChunk)],
             order=order,
-            round_sizes=[sum(len(run.token_ids) > j for run in runs) for j in range(num_rounds)],
+            round_sizes=[sum(len(c.token_ids) > j for c in decode) for j in range(num_rounds)],
         )
 
     @property
@@ -99,29 +99,30 @@ class _Rows:
         """In row order."""
         row = 0
         for j, size in enumerate(self.round_sizes):
-            for run in self.runs[:size]:
-                yield _Piece(run, row, j, j + 1)
+            for chunk in self.decode[:size]:
+                yield _Piece(chunk, row, j, j + 1)
                 row += 1
-        for prompt in self.prompts:
-            yield _Piece(prompt, row, 0, len(prompt.token_ids))
-            row += len(prompt.token_ids)
+        for prefill in self.prefill:
+            yield _Piece(prefill, row, 0, len(prefill.token_ids))
+            row += len(prefill.token_ids)
 
     def with_logits(self) -> list[int]:
-        """Every row of a run and the last row of a prompt; chunks in the caller's order."""
+        """Every row of a decode chunk, the last row of a prefill chunk; in the caller's order."""
         bounds = self.round_bounds
         of_chunks = [
-            [bounds[j] + i for j in range(len(run.token_ids))] for i, run in enumerate(self.runs)
+            [bounds[j] + i for j in range(len(chunk.token_ids))]
+            for i, chunk in enumerate(self.decode)
         ]
-        lengths = [len(prompt.token_ids) for prompt in self.prompts]
+        lengths = [len(chunk.token_ids) for chunk in self.prefill]
         of_chunks += [[end - 1] for end in accumulate(lengths, initial=bounds[-1])][1:]
         in_callers_order = sorted(zip(self.order, of_chunks, strict=True))
         return [row for _, of_chunk in in_callers_order for row in of_chunk]
 
 
-def _as_run(chunk: Chunk) -> Chunk:
-    if isinstance(chunk, Run) or len(chunk.token_ids) > 1 or chunk.slot_in is None:
+def _as_decode_chunk(chunk: Chunk) -> Chunk:
+    if isinstance(chunk, DecodeChunk) or len(chunk.token_ids) > 1 or chunk.slot_in is None:
         return chunk
-    return Run(
+    return DecodeChunk(
         token_ids=chunk.token_ids,
         start=chunk.start,
         page_ids=chunk.page_ids,
@@ -130,30 +131,32 @@ def _as_run(chunk: Chunk) -> Chunk:
     )
 
 
-def _steps(rows: _Rows, page_tokens: int, device: str) -> Steps:
+def _decode_rows(rows: _Rows, page_tokens: int, device: str) -> DecodeRows:
     slots_out = [
-        run.slots_out[j] for j, size in enumerate(rows.round_sizes) for run in rows.runs[:size]
+        chunk.slots_out[j]
+        for j, size in enumerate(rows.round_sizes)
+        for chunk in rows.decode[:size]
     ]
-    return Steps(
+    return DecodeRows(
         round_sizes=tuple(rows.round_sizes),
-        slots_in_D=_ints([run.slot_in for run in rows.runs], device),
+        slots_in_D=_ints([chunk.slot_in for chunk in rows.decode], device),
         slots_out_T=_ints(slots_out, device),
-        page_table_DP=_page_table(rows.runs, page_tokens, device),
-        lengths_D=_ints([run.start + 1 for run in rows.runs], device),
+        page_table_DP=_page_table(rows.decode, page_tokens, device),
+        lengths_D=_ints([chunk.start + 1 for chunk in rows.decode], device),
     )
 
 
-def _prompts(chunks: Sequence[SequenceChunk], page_tokens: int, device: str) -> Prompts:
+def _prefill_rows(chunks: Sequence[PrefillChunk], page_tokens: int, device: str) -> PrefillRows:
     ends = accumulate((len(chunk.token_ids) for chunk in chunks), initial=0)
-    return Prompts(
+    return PrefillRows(
         cu_tokens_N1=_ints(list(ends), device),
         starts_N=_ints([chunk.start for chunk in chunks], device),
         page_table_NP=_page_table(chunks, page_tokens, device),
-        segments=_segments(chunks, device),
+        segments=_prefill_segments(chunks, device),
     )
 
 
-def _segments(chunks: Sequence[SequenceChunk], device: str) -> PrefillSegments:
+def _prefill_segments(chunks: Sequence[PrefillChunk], device: str) -> PrefillSegments:
     bounds = [0]
     for chunk in chunks:
         first_row = bounds[-1] - chunk.start
@@ -174,7 +177,7 @@ def _hidden(rows: _Rows, pieces: Sequence[_Piece], num_tokens: int, device: str)
     for piece in pieces:
         chunk = piece.chunk
         if piece.first:
-            # The run's row in the previous round, which had at least as many runs.
+            # The chunk's row in the previous round, which had at least as many chunks.
             before.append(piece.row - rows.round_sizes[piece.first - 1])
         elif chunk.slot_in is None:
             before.append(piece.row)
@@ -182,7 +185,7 @@ def _hidden(rows: _Rows, pieces: Sequence[_Piece], num_tokens: int, device: str)
             before.append(num_tokens + len(slots_in))
             slots_in.append(chunk.slot_in)
         before += range(piece.row, piece.row + piece.stop - piece.first - 1)
-        if isinstance(chunk, Run):
+        if isinstance(chunk, DecodeChunk):
             kept.append(piece.row)
             slots_out.append(chunk.slots_out[piece.first])
         else:
@@ -211,10 +214,12 @@ def _check(chunks: Sequence[Chunk], page_tokens: int) -> None:
         assert chunk.token_ids, "a chunk needs at least one token"
         assert (chunk.start == 0) == (chunk.slot_in is None), "slot_in is None only if start is 0"
         assert len(chunk.page_ids) * page_tokens >= chunk.end, "pages must cover the chunk"
-        if isinstance(chunk, Run):
+        if isinstance(chunk, DecodeChunk):
             num_tokens = len(chunk.token_ids)
-            assert num_tokens <= MAX_RUN_TOKENS, f"a run is too long: {num_tokens} tokens"
-            assert len(chunk.slots_out) == num_tokens, "each token of a run leaves a state"
+            assert num_tokens <= MAX_VERIFY_TOKENS, (
+                f"a decode chunk is too long: {num_tokens} tokens"
+            )
+            assert len(chunk.slots_out) == num_tokens, "each token of a decode chunk leaves a state"
         else:
             cuts = [chunk.start, *chunk.positions_kept]
             assert cuts == sorted(set(cuts)), f"checkpoints must lie in the chunk, in order: {cuts}"
@@ -223,6 +228,6 @@ def _check(chunks: Sequence[Chunk], page_tokens: int) -> None:
     for chunk in chunks:
         # Operators read a sequence's slot before they write its others, but do not order different
         # sequences: only its own sequence may write a slot that is read.
-        own = chunk.slots_out if isinstance(chunk, Run) else (chunk.slot_out,)
+        own = chunk.slots_out if isinstance(chunk, DecodeChunk) else (chunk.slot_out,)
         read_by_other = chunk.slot_in not in own and chunk.slot_in in written
         assert not read_by_other, f"slot {chunk.slot_in} is read and written in one batch"

@@ -110,7 +110,7 @@ class ModelRunner:
         self, chunks: Sequence[Chunk], *, on_layer: Callable[[int], None] | None = None
     ) -> Tensor:
         """Float32 logits [num_rows, vocab_size], chunk by chunk: one row for the last token of a
-        prompt, and one for every token of a run.
+        prefill chunk, and one for every token of a decode chunk.
 
         Writes only the pages and output slots of the chunks, and copies no state from slot to slot.
         `on_layer(i)` is called on this thread when layer i has written all of its part; an MTP

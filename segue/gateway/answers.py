@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Protocol, TypeAlias
 
+from segue.answers.tool_calls import read_answer
 from segue.api.messages import THINK_END, THINK_START, split_reasoning
-from segue.sdk.tool_calls import read_answer
 
 
 @dataclass(frozen=True, slots=True)

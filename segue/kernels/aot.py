@@ -3,9 +3,9 @@
     python -m segue.kernels.aot                           a line of JSON for each kernel and chip
     python -m segue.kernels.aot --write docs/kernels.md   updates the table there
 
-An operator with kernels lists the sizes that are served in its `specimens.py`. The compiler reports
-registers, shared memory, spills and the chosen instructions before any chip runs them. For speed,
-run `python -m benchmarks.gpu`.
+An operator with kernels lists the sizes that are served in its `compile_cases.py`. The compiler
+reports registers, shared memory, spills and the chosen instructions before any chip runs them. For
+speed, run `python -m benchmarks.gpu`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from dataclasses import asdict, dataclass
 from multiprocessing import get_context
 from pathlib import Path
 
-from segue.kernels.specimen import CHANGING, CHIPS, CompileCase
+from segue.kernels.compile_case import CHANGING, CHIPS, CompileCase
 
 _USAGE = re.compile(r"REG:(\d+) STACK:(\d+) SHARED:(\d+)")
 _THREADS = 32
@@ -34,7 +34,7 @@ _END = "<!-- end -->"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Compiled:
-    """The result of compiling one specimen for one chip."""
+    """The result of compiling one compile case for one chip."""
 
     name: str
     chip: str
@@ -50,52 +50,52 @@ class Compiled:
     specialised: tuple[str, ...]
     """Arguments whose values would make a launch compile again while serving."""
 
-    def faults(self, specimen: CompileCase) -> tuple[str, ...]:
-        """Descriptions of what differs from the specimen; empty if nothing does."""
+    def faults(self, case: CompileCase) -> tuple[str, ...]:
+        """Descriptions of what differs from the case; empty if nothing does."""
         found = [f"no {instruction} in its PTX" for instruction in self.missing]
-        if self.stack_bytes > specimen.max_stack_bytes:
+        if self.stack_bytes > case.max_stack_bytes:
             found.append(
-                f"{self.stack_bytes} bytes of local memory, allowed {specimen.max_stack_bytes}"
+                f"{self.stack_bytes} bytes of local memory, allowed {case.max_stack_bytes}"
             )
         if self.specialised:
-            found.append(f"specialised for {self.specialised}, which change from step to step")
+            found.append(f"specialised for {self.specialised}, which change from pass to pass")
         return tuple(found)
 
 
-def specimens() -> tuple[CompileCase, ...]:
-    """Specimens of all operators that have kernels, sorted by operator name."""
+def compile_cases() -> tuple[CompileCase, ...]:
+    """The compile cases of all operators that have kernels, sorted by operator name."""
     here = Path(__file__).parent
     modules = [
-        importlib.import_module(f"segue.kernels.{path.parent.name}.specimens")
-        for path in sorted(here.glob("*/specimens.py"))
+        importlib.import_module(f"segue.kernels.{path.parent.name}.compile_cases")
+        for path in sorted(here.glob("*/compile_cases.py"))
     ]
-    return tuple(specimen for module in modules for specimen in module.SPECIMENS)
+    return tuple(case for module in modules for case in module.COMPILE_CASES)
 
 
-def compile_for(specimen: CompileCase, chip: str) -> Compiled:
+def compile_for(case: CompileCase, chip: str) -> Compiled:
     """Raises the compiler's error if the kernel cannot be built for `chip`."""
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    types = {**specimen.arguments, **dict.fromkeys(specimen.constants, "constexpr")}
-    names = list(specimen.kernel.arg_names)
+    types = {**case.arguments, **dict.fromkeys(case.constants, "constexpr")}
+    names = list(case.kernel.arg_names)
     # A launch detects this by itself: torch's memory starts at multiples of 16 bytes.
-    aligned = [name for name, kind in types.items() if kind[0] == "*" or name in specimen.aligned]
+    aligned = [name for name, kind in types.items() if kind[0] == "*" or name in case.aligned]
     source = ASTSource(
-        fn=specimen.kernel,
+        fn=case.kernel,
         signature={name: types[name] for name in names},
-        constexprs=dict(specimen.constants),
+        constexprs=dict(case.constants),
         attrs={(names.index(name),): [["tt.divisibility", 16]] for name in aligned},
     )
-    options = {"num_warps": specimen.num_warps, "num_stages": specimen.num_stages}
+    options = {"num_warps": case.num_warps, "num_stages": case.num_stages}
     target = GPUTarget("cuda", CHIPS[chip], _THREADS)
     kernel = triton.compile(source, target=target, options=options)
     registers, stack_bytes, static_bytes = _resource_usage(kernel.asm["cubin"])
-    wanted = specimen.instructions.get(chip, ())
-    free = {p.name for p in specimen.kernel.params if p.do_not_specialize}
+    wanted = case.instructions.get(chip, ())
+    free = {p.name for p in case.kernel.params if p.do_not_specialize}
     return Compiled(
-        name=specimen.name,
+        name=case.name,
         chip=chip,
         registers=registers,
         stack_bytes=stack_bytes,
@@ -107,15 +107,15 @@ def compile_for(specimen: CompileCase, chip: str) -> Compiled:
 
 
 def compile_all(num_processes: int) -> Iterator[Compiled]:
-    """Every specimen on every chip, in order."""
-    todo = [(i, chip) for i in range(len(specimens())) for chip in CHIPS]
+    """Every compile case on every chip, in order."""
+    todo = [(i, chip) for i in range(len(compile_cases())) for chip in CHIPS]
     # Spawned, not forked: compilers keep threads, which a forked child would not have.
     with ProcessPoolExecutor(num_processes, mp_context=get_context("spawn")) as pool:
         yield from pool.map(_compile_one, todo)
 
 
 def table(compiled: Sequence[Compiled]) -> str:
-    """A Markdown table with a line per specimen and a column per chip."""
+    """A Markdown table with a line per case and a column per chip."""
     lines = [
         "| kernel | warps | " + " | ".join(f"{chip}: registers, shared, local" for chip in CHIPS),
         "| --- " * (1 + len(CHIPS)) + "| ---",
@@ -141,7 +141,7 @@ def with_table(page: str, compiled: Sequence[Compiled]) -> str:
 
 def _compile_one(which: tuple[int, str]) -> Compiled:
     index, chip = which
-    return compile_for(specimens()[index], chip)
+    return compile_for(compile_cases()[index], chip)
 
 
 def _resource_usage(cubin: bytes) -> tuple[int, int, int]:

@@ -69,8 +69,6 @@ def _with_ports(config: Config) -> Config:
 def _with_threads(config: Config) -> Config:
     """Every worker may use every core of this machine: prefill and decode of one turn alternate. On
     another cluster the operator decides.
-
-    On another cluster that is for its operator to say.
     """
     if config.engine.num_threads or config.cluster.ray_address:
         return config

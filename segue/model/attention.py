@@ -9,8 +9,8 @@ from torch import Tensor
 
 from segue.kernels.attention_input import attention_input, store_keys_and_values
 from segue.kernels.gates import sigmoid_gate
-from segue.kernels.paged_attention import attend_prompts, attend_runs, attend_steps
-from segue.model.batch import Batch, DraftBatch, Rotary, Steps
+from segue.kernels.paged_attention import attend_decode, attend_prefill, attend_verify
+from segue.model.batch import Batch, DecodeRows, DraftBatch, Rotary
 from segue.model.config import ModelConfig
 from segue.model.weight import weight_of
 
@@ -51,7 +51,7 @@ class Attention:
         """As `__call__`, for one token per sequence in an MTP layer, which has no position 0."""
         places = {"pages_T": batch.pages_D, "offsets_T": batch.offsets_D}
         q_DQX, gate_DQX = self._project(x_DH, batch.rotary, batch.pages, places)
-        out_DQX = attend_steps(
+        out_DQX = attend_decode(
             q_DQX,
             batch.pages,
             page_table_DP=batch.page_table_DP,
@@ -79,29 +79,29 @@ class Attention:
 
     def _attend(self, q_TQX: Tensor, batch: Batch, pages: Tensor) -> Tensor:
         outputs = []
-        if steps := batch.steps:
-            outputs.append(_attend_steps(q_TQX[: steps.num_tokens], steps, pages))
-        if prompts := batch.prompts:
+        if decode := batch.decode:
+            outputs.append(_attend_decode(q_TQX[: decode.num_tokens], decode, pages))
+        if prefill := batch.prefill:
             outputs.append(
-                attend_prompts(
-                    q_TQX[batch.num_step_tokens :],
+                attend_prefill(
+                    q_TQX[batch.num_decode_tokens :],
                     pages,
-                    cu_tokens_N1=prompts.cu_tokens_N1,
-                    starts_N=prompts.starts_N,
-                    page_table_NP=prompts.page_table_NP,
+                    cu_tokens_N1=prefill.cu_tokens_N1,
+                    starts_N=prefill.starts_N,
+                    page_table_NP=prefill.page_table_NP,
                 )
             )
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
 
-def _attend_steps(q_TQX: Tensor, steps: Steps, pages: Tensor) -> Tensor:
-    table_DP, lengths_D = steps.page_table_DP, steps.lengths_D
-    if len(steps.round_sizes) == 1:
-        return attend_steps(q_TQX, pages, page_table_DP=table_DP, lengths_D=lengths_D)
-    return attend_runs(
+def _attend_decode(q_TQX: Tensor, decode: DecodeRows, pages: Tensor) -> Tensor:
+    table_DP, lengths_D = decode.page_table_DP, decode.lengths_D
+    if len(decode.round_sizes) == 1:
+        return attend_decode(q_TQX, pages, page_table_DP=table_DP, lengths_D=lengths_D)
+    return attend_verify(
         q_TQX,
         pages,
         page_table_DP=table_DP,
         lengths_D=lengths_D,
-        round_sizes=steps.round_sizes,
+        round_sizes=decode.round_sizes,
     )

@@ -1,20 +1,22 @@
 """What one forward pass needs to know about its sequences, as tensors.
 
     rows of the batch   ┌ d0 d1 d2 │ d0 d1 │ d0 ┐┌ p0 p0 p0 p0 p0 │ p1 p1 p1 ┐
-                        └─ round 0 ┴ round 1 ┴ … ┘└── prompts ───────────────┘
-                        └────────── steps ───────┘
+                        └─ round 0 ┴ round 1 ┴ … ┘└── prefill ───────────────┘
+                        └───────── decode ───────┘
 
-A *run* continues a sequence that has a state, by one confirmed token and perhaps a few drafts after
-it; each token leaves its own state. A *prompt* is any other stretch of tokens. Runs come first, so
-that each layer splits its rows once and gives each part to the operator made for it. Runs are
-sorted longest first and stored round by round: round j has the j-th token of every run that has
-one. So a round is a slice, and the recurrent layers compute it at once.
+A *decode chunk* continues a sequence that has a state, by one confirmed token and perhaps a few
+drafts to verify; each token leaves its own state. A *prefill chunk* is any other span of a
+sequence's tokens. Decode rows come first, so that each layer splits its rows once and gives each
+part to the operator made for it. Decode chunks are sorted longest first and stored one *draft
+round* after another: draft round j has the j-th token of every decode chunk that has one. Each
+round is a slice, and the recurrent layers compute it at once.
 
-A prompt is cut into *segments* at the positions whose states are kept: the recurrent layers leave a
-state after each segment. Attention sees whole prompts and whole runs.
+A prefill chunk is cut into *prefill segments* at the positions whose states are kept: the recurrent
+layers leave a state after each. Attention sees whole chunks.
 
-T tokens of the batch or of its runs, D runs, N prompts, M segments, P pages of the longest
-sequence, R rows with logits, I chunks that continue from a state, K states kept.
+T tokens of the batch or of its decode rows, D decode chunks, N prefill chunks, M prefill segments,
+P pages of the longest sequence, R rows with logits, I chunks that continue from a state, K states
+kept.
 """
 
 from __future__ import annotations
@@ -28,19 +30,20 @@ Rotary = tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Steps:
-    """The runs of a batch, one per sequence, all computed at once."""
+class DecodeRows:
+    """The decode chunks of a batch, one per sequence, all computed at once."""
 
     round_sizes: tuple[int, ...]
-    """Number of runs that have a j-th token; never rises. A single round is a plain decode step."""
+    """Of draft round j, the number of chunks that have a j-th token; never rises. One round is a
+    plain decode, further ones verify drafts."""
     slots_in_D: Tensor
-    """Hold the states before the runs; read-only."""
+    """Hold the states before the chunks; read-only."""
     slots_out_T: Tensor
-    """Each row's slot for the state after its token. The run's next token continues from it."""
+    """Each row's slot for the state after its token. The chunk's next token continues from it."""
     page_table_DP: Tensor
     """Short rows repeat a page of their own."""
     lengths_D: Tensor
-    """Tokens of the sequence, including the run's first one but not its others."""
+    """Tokens of the sequence, including the chunk's first one but not its drafts."""
 
     @property
     def num_tokens(self) -> int:
@@ -49,23 +52,23 @@ class Steps:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PrefillSegments:
-    """In order: each starts from the state at the end of the previous segment of its prompt."""
+    """In order: each starts from the state at the end of its chunk's previous segment."""
 
     cu_tokens_M1: Tensor
-    """Segment m has rows cu[m] to cu[m + 1], counted from the first prompt row."""
+    """Segment m has rows cu[m] to cu[m + 1], counted from the first prefill row."""
     slots_out_M: Tensor
     cu_segments_N1: Tensor
-    """Prompt n has segments cu[n] to cu[n + 1]."""
+    """Chunk n has segments cu[n] to cu[n + 1]."""
     slots_in_N: Tensor
-    """For each prompt's first segment. `NO_SLOT`: start from a zero state."""
+    """For each chunk's first segment. `NO_SLOT`: start from a zero state."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Prompts:
-    """Stretches of tokens, each continuing a sequence at its `starts`."""
+class PrefillRows:
+    """The prefill chunks of a batch, each continuing a sequence at its `starts`."""
 
     cu_tokens_N1: Tensor
-    """Prompt n has rows cu[n] to cu[n + 1], counted from the first prompt row."""
+    """Chunk n has rows cu[n] to cu[n + 1], counted from the first prefill row."""
     starts_N: Tensor
     page_table_NP: Tensor
     """Short rows repeat a page of their own."""
@@ -96,14 +99,14 @@ class Batch:
     """The token's place in that page."""
     logit_rows_R: Tensor
     """The rows to predict from, in the order the chunks were given."""
-    steps: Steps | None
-    prompts: Prompts | None
+    decode: DecodeRows | None
+    prefill: PrefillRows | None
     hidden: HiddenRows | None
     """None if no MTP layer is served."""
 
     @property
-    def num_step_tokens(self) -> int:
-        return self.steps.num_tokens if self.steps else 0
+    def num_decode_tokens(self) -> int:
+        return self.decode.num_tokens if self.decode else 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

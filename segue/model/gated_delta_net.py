@@ -7,11 +7,11 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from segue.kernels.causal_conv import causal_conv_prompts, causal_conv_runs
-from segue.kernels.gated_delta_rule import gated_delta_rule_prompts, gated_delta_rule_runs
+from segue.kernels.causal_conv import causal_conv_decode, causal_conv_prefill
+from segue.kernels.gated_delta_rule import gated_delta_rule_decode, gated_delta_rule_prefill
 from segue.kernels.gates import decay_and_rate
 from segue.kernels.rms_norm import gated_rms_norm
-from segue.model.batch import Batch, PrefillSegments, Steps
+from segue.model.batch import Batch, DecodeRows, PrefillSegments
 from segue.model.config import ModelConfig
 from segue.model.weight import weight_of
 
@@ -36,33 +36,31 @@ class GatedDeltaNet:
         qkv_TC, z_TY, rate_TN, dt_TN = torch.split(self._in_proj.matmul(x_TH), widths, dim=1)
         gates_TN = decay_and_rate(dt_TN, rate_TN, self._minus_a, self._dt_bias)
         outputs = []
-        if steps := batch.steps:
-            rows = slice(steps.num_tokens)
+        if decode := batch.decode:
+            rows = slice(decode.num_tokens)
             gates = (gates_TN[0][rows], gates_TN[1][rows])
-            outputs.append(self._run_steps(qkv_TC[rows], gates, steps, recurrent, conv))
-        if prompts := batch.prompts:
-            rows = slice(batch.num_step_tokens, None)
+            outputs.append(self._decode(qkv_TC[rows], gates, decode, recurrent, conv))
+        if prefill := batch.prefill:
+            rows = slice(batch.num_decode_tokens, None)
             gates = (gates_TN[0][rows], gates_TN[1][rows])
-            outputs.append(
-                self._run_prompts(qkv_TC[rows], gates, prompts.segments, recurrent, conv)
-            )
+            outputs.append(self._prefill(qkv_TC[rows], gates, prefill.segments, recurrent, conv))
         out_TNV = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
         normed_TNV = gated_rms_norm(out_TNV, z_TY.view_as(out_TNV), self._norm, eps=self._eps)
         return self._out_proj.matmul(normed_TNV.flatten(1))
 
-    def _run_steps(
+    def _decode(
         self,
         qkv_TC: Tensor,
         gates: tuple[Tensor, Tensor],
-        steps: Steps,
+        decode: DecodeRows,
         recurrent: Tensor,
         conv: Tensor,
     ) -> Tensor:
-        slots_in, slots_out, sizes = steps.slots_in_D, steps.slots_out_T, steps.round_sizes
-        mixed_TC = causal_conv_runs(
+        slots_in, slots_out, sizes = decode.slots_in_D, decode.slots_out_T, decode.round_sizes
+        mixed_TC = causal_conv_decode(
             qkv_TC, self._conv, conv, slots_in_D=slots_in, slots_out_T=slots_out, round_sizes=sizes
         )
-        return gated_delta_rule_runs(
+        return gated_delta_rule_decode(
             *self._heads(mixed_TC),
             *gates,
             recurrent,
@@ -71,7 +69,7 @@ class GatedDeltaNet:
             round_sizes=sizes,
         )
 
-    def _run_prompts(
+    def _prefill(
         self,
         qkv_TC: Tensor,
         gates: tuple[Tensor, Tensor],
@@ -85,8 +83,8 @@ class GatedDeltaNet:
             "cu_segments_N1": segments.cu_segments_N1,
             "slots_in_N": segments.slots_in_N,
         }
-        mixed_TC = causal_conv_prompts(qkv_TC, self._conv, conv, **where)
-        return gated_delta_rule_prompts(*self._heads(mixed_TC), *gates, recurrent, **where)
+        mixed_TC = causal_conv_prefill(qkv_TC, self._conv, conv, **where)
+        return gated_delta_rule_prefill(*self._heads(mixed_TC), *gates, recurrent, **where)
 
     def _heads(self, mixed_TC: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         shape = self._shape

@@ -62,7 +62,7 @@ _NUM_LAST_ROUNDS = 5
 
 
 @dataclass(frozen=True, slots=True)
-class _Answer:
+class _HttpAnswer:
     status: HTTPStatus
     body: bytes
     content_type: str = "text/plain; charset=utf-8"
@@ -154,28 +154,28 @@ class MetricsEndpoint:
             async with asyncio.timeout(_ANSWER_TIMEOUT_S):
                 await writer.drain()
 
-    def _answer(self, request: h11.Request | None) -> _Answer:
+    def _answer(self, request: h11.Request | None) -> _HttpAnswer:
         if request is None:
-            return _said(HTTPStatus.BAD_REQUEST)
+            return _status_answer(HTTPStatus.BAD_REQUEST)
         try:
             path = urlsplit(request.target.decode("ascii")).path
         except ValueError:
-            return _said(HTTPStatus.BAD_REQUEST)
+            return _status_answer(HTTPStatus.BAD_REQUEST)
         if path not in ("/metrics", "/livez", "/readyz"):
-            return _said(HTTPStatus.NOT_FOUND)
+            return _status_answer(HTTPStatus.NOT_FOUND)
         if request.method not in (b"GET", b"HEAD"):
-            return _said(HTTPStatus.METHOD_NOT_ALLOWED)
+            return _status_answer(HTTPStatus.METHOD_NOT_ALLOWED)
         if path == "/metrics":
             return self._metrics(request)
         is_well = path == "/livez" or self._is_ready
-        return _said(HTTPStatus.OK if is_well else HTTPStatus.SERVICE_UNAVAILABLE)
+        return _status_answer(HTTPStatus.OK if is_well else HTTPStatus.SERVICE_UNAVAILABLE)
 
-    def _metrics(self, request: h11.Request) -> _Answer:
+    def _metrics(self, request: h11.Request) -> _HttpAnswer:
         accepts = ",".join(
             value.decode("ascii", "replace") for name, value in request.headers if name == b"accept"
         )
         encode, content_type = choose_encoder(accepts)
-        return _Answer(HTTPStatus.OK, encode(self._registry), content_type)
+        return _HttpAnswer(HTTPStatus.OK, encode(self._registry), content_type)
 
 
 async def _read_request(
@@ -194,7 +194,7 @@ async def _read_request(
         connection.receive_data(await reader.read(_READ_BYTES))
 
 
-def _written(connection: h11.Connection, request: h11.Request | None, answer: _Answer) -> bytes:
+def _written(connection: h11.Connection, request: h11.Request | None, answer: _HttpAnswer) -> bytes:
     headers = [
         ("Content-Type", answer.content_type),
         ("Content-Length", str(len(answer.body))),
@@ -209,5 +209,5 @@ def _written(connection: h11.Connection, request: h11.Request | None, answer: _A
     return written if request is not None and request.method == b"HEAD" else written + answer.body
 
 
-def _said(status: HTTPStatus) -> _Answer:
-    return _Answer(status, f"{status.phrase}\n".encode())
+def _status_answer(status: HTTPStatus) -> _HttpAnswer:
+    return _HttpAnswer(status, f"{status.phrase}\n".encode())

@@ -9,6 +9,7 @@ from collections.abc import AsyncGenerator, Sequence
 from dataclasses import replace
 from typing import Protocol
 
+from segue.answers.tool_calls import read_answer
 from segue.api.checks import require_label, require_seconds
 from segue.api.errors import InvalidRequest, NotFound, UnknownHistory
 from segue.api.history import DigestChain, continuation
@@ -16,7 +17,6 @@ from segue.api.messages import THINK_END, split_reasoning
 from segue.api.turn import FinishReason, TokenDelta, TurnEnd, TurnEvent
 from segue.api.types import ChatInput, Message, SamplingParams, SessionId, StopConditions, TurnInput
 from segue.sdk.message_input import MessageInput, as_message, new_messages
-from segue.sdk.tool_calls import read_answer
 from segue.text.conversation import read_template_kwargs
 
 
@@ -149,21 +149,24 @@ class Session:
         """Adds the answer `text` to the messages of `chat`, of which the router keeps `num_kept`.
         An answer that was cut off is not whole."""
         if chat.continued_field:
-            messages = [*chat.messages[:-1], self._go_on(chat.messages[-1], chat, text, is_whole)]
+            messages = [
+                *chat.messages[:-1],
+                self._continue(chat.messages[-1], chat, text, is_whole),
+            ]
         else:
             messages = [*chat.messages, self._read(text, chat, is_whole)]
         self.messages[:] = messages
         # A continued message now differs from the one that the router has.
         self._num_kept = min(num_kept, len(messages) - 1)
 
-    def _go_on(self, begun: Message, chat: ChatInput, text: str, is_whole: bool) -> Message:
+    def _continue(self, partial: Message, chat: ChatInput, text: str, is_whole: bool) -> Message:
         if chat.continued_field == "content":
-            said = begun.content + "".join(begun.content_parts) + text
+            content = partial.content + "".join(partial.content_parts) + text
             return replace(
-                read_answer(said, self._tools, is_whole=is_whole), reasoning=begun.reasoning
+                read_answer(content, self._tools, is_whole=is_whole), reasoning=partial.reasoning
             )
-        thought, said = split_reasoning((begun.reasoning or "") + text)
-        return replace(read_answer(said, self._tools, is_whole=is_whole), reasoning=thought)
+        reasoning, content = split_reasoning((partial.reasoning or "") + text)
+        return replace(read_answer(content, self._tools, is_whole=is_whole), reasoning=reasoning)
 
     def _read(self, text: str, chat: ChatInput, is_whole: bool) -> Message:
         answer = read_answer(text, self._tools, is_whole=is_whole)
@@ -171,8 +174,8 @@ class Session:
         if not thinks or THINK_END not in answer.content:
             return answer
         # Some templates render reasoning in the history only if it is in its own field.
-        thought, said = split_reasoning(answer.content)
-        return replace(answer, content=said, reasoning=thought)
+        reasoning, content = split_reasoning(answer.content)
+        return replace(answer, content=content, reasoning=reasoning)
 
     async def _send(
         self,

@@ -27,7 +27,7 @@ class ChatTemplate:
 
     def __init__(self, source: TemplateSource, marks: ControlMarks | None = None) -> None:
         """`marks` are the tokenizer's (`shield.py`). Raises InvalidCheckpoint if the source does
-        not compile, or if it builds control tokens in a way that cannot be told apart from a
+        not compile, or if it builds control tokens in a way that cannot be distinguished from a
         client's text.
         """
         self.marks = marks or ControlMarks()
@@ -48,7 +48,7 @@ class ChatTemplate:
         return None if source is None else cls(source, marks)
 
     def render(self, chat: ChatInput) -> str:
-        """The prompt as text, up to where the assistant starts to speak. Raises InvalidRequest."""
+        """The prompt as text, up to where the answer starts. Raises InvalidRequest."""
         return self.marks.expand(self.render_marked(read_conversation(chat)))
 
     def render_marked(

@@ -25,7 +25,7 @@ def open_last_message(messages: list[JsonObject], field: str, source: str) -> li
     if last.get(field) is None or not any(name in source for name in fields):
         what = f"the chat template does not read {field}" if field in last else "it has none"
         raise InvalidRequest(
-            f"expected a last message with {field} to be continued, but {what}: send the beginning "
+            f"expected a last message with {field} to be continued, but {what}: send the start "
             "of the answer there, or leave continue_final_message out"
         )
     for name in fields:
@@ -36,8 +36,8 @@ def open_last_message(messages: list[JsonObject], field: str, source: str) -> li
 def cut_at_end(text: str, conversation: Conversation, marks: ControlMarks) -> str:
     """The prompt up to the mark. Raises InvalidRequest if the template left the message out."""
     at = text.rfind(END_MARK)
-    begun = _text(conversation.messages[-1][conversation.continued_field]).strip()
-    if at < 0 or begun not in marks.expand(text):
+    start = _text(conversation.messages[-1][conversation.continued_field]).strip()
+    if at < 0 or start not in marks.expand(text):
         raise InvalidRequest(
             "the last message cannot be continued: the chat template writes it differently, or "
             f"leaves {conversation.continued_field} out of it"

@@ -85,14 +85,14 @@ class PromptEncoder:
     ) -> tuple[int, ...]:
         """Where other prompts may diverge from this one, ascending: other conversations after the
         system message and tools, and this conversation's next turn if the template then rewrites
-        what was said (`template_shape.py`).
+        the answer (`template/shape.py`).
 
         Messages start with a control token, which only the template can write (`shield.py`). A
         prompt rendered elsewhere has them too, but the options it was rendered with are unknown.
         """
         shape = self._shape(turn_input if isinstance(turn_input, ChatInput) else _NO_CHAT)
         packed = PackedIds(prompt)
-        points = set(shape.partings(packed)) if shape else set()
+        points = set(shape.branch_points(packed)) if shape else set()
         points.add(self._second_message(packed, shape))
         return tuple(sorted(point for point in points if 0 < point < len(prompt)))
 

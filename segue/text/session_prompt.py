@@ -12,12 +12,13 @@ from __future__ import annotations
 import functools
 from array import array
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 from segue.api.types import ChatInput
 from segue.text.chat import ChatTemplate
 from segue.text.conversation import JsonObject, read_template_kwargs, read_tool
+from segue.text.echo import means_the_same
 from segue.text.replay.folded import FoldedMessages, Place
 from segue.text.replay.rendering import Emitted, Replay
 from segue.text.replay.segments import LoopMemory
@@ -26,6 +27,15 @@ from segue.text.tokens.tokenizer import Tokenizer
 _MAX_KEPT_TOOLS = 64
 # Larger sets of tools are parsed again for each turn.
 _MAX_KEPT_TOOLS_CHARACTERS = 1 << 18
+
+
+@dataclass(frozen=True, slots=True)
+class Echo:
+    """An answer that the client sent back, rendered as `text`, and the ids that were generated."""
+
+    index: int
+    text: str
+    ids: array[int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +52,14 @@ class PromptRecord:
     """For each message, the number of final ids before its text."""
     waiting: Sequence[str] = ()
     """For each message, the text between these ids and its own text."""
+    answer: array[int] = field(default_factory=lambda: array("I"))
+    """The ids that followed `starts[-1]`: how the prompt opens the answer, and the answer."""
+    echoed: tuple[Echo, ...] = ()
+    """The answers of earlier turns that the client wrote in another way."""
+
+    def with_answer(self, tokens: Sequence[int]) -> PromptRecord:
+        """`tokens` are all of the turn's: its prompt and its answer."""
+        return replace(self, answer=array("I", tokens[self.starts[-1] :])) if self.starts else self
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,7 +99,7 @@ def continue_prompt(
     )
     if replay is None or replay.emitted is None:
         return None
-    return _join(memory, messages, replay, replay.emitted, tokenizer)
+    return _join(memory, messages, replay, replay.emitted, chat.tools, tokenizer)
 
 
 def _join(
@@ -89,6 +107,7 @@ def _join(
     messages: FoldedMessages,
     replay: Replay,
     emitted: Emitted,
+    tools: tuple[str, ...],
     tokenizer: Tokenizer,
 ) -> SessionPrompt | None:
     head = "".join(replay.pieces[: emitted.first_piece])
@@ -101,10 +120,17 @@ def _join(
         num_kept, rest = memory.starts[skipped], memory.waiting[skipped]
     else:
         return None
+    echoed = [echo for echo in memory.echoed if echo.index < skipped]
     for first, end in pairwise((emitted.first_piece, *emitted.ends)):
+        index = len(starts)
         starts.append(num_kept + len(ids))
         waiting.append(rest)
-        rest = tokenizer.encode_to_last_mark(rest + "".join(replay.pieces[first:end]), ids)
+        text = rest + "".join(replay.pieces[first:end])
+        written = array("I")
+        rest = tokenizer.encode_to_last_mark(text, written)
+        if echo := _find_echo(memory, index, text, written, tools, tokenizer):
+            echoed.append(echo)
+        ids.extend(echo.ids if echo else written)
     # Where the loop ended: the start of the next message, if one is added.
     starts.append(num_kept + len(ids))
     waiting.append(rest)
@@ -120,8 +146,34 @@ def _join(
             head=head,
             starts=starts,
             waiting=waiting,
+            echoed=tuple(echoed),
         ),
     )
+
+
+def _find_echo(
+    memory: PromptRecord,
+    index: int,
+    text: str,
+    written: array[int],
+    tools: tuple[str, ...],
+    tokenizer: Tokenizer,
+) -> Echo | None:
+    """The ids that were generated for the message that is rendered as `text` and encoded as
+    `written`, if it means the same and is written in another way."""
+    for echo in memory.echoed:
+        if echo.index == index and echo.text == text:
+            return echo
+    if not memory.answer or index != len(memory.starts) - 1:
+        return None
+    ids = memory.answer
+    if not written or written[: len(ids)] == ids:
+        return None
+    # An answer that ended at a limit or a stop string has no end token yet.
+    if ids[-1] != written[-1]:
+        ids = ids + written[-1:]
+    rendered, generated = (tokenizer.decode(one[:-1], skip_special=False) for one in (written, ids))
+    return Echo(index, text, ids) if means_the_same(rendered, generated, tools) else None
 
 
 def _read_tools(tools: tuple[str, ...]) -> list[JsonObject]:

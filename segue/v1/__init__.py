@@ -1,1 +1,1 @@
-"""Generated from `proto/segue/v1`: what clients and the router say to each other."""
+"""Generated from `proto/segue/v1`: messages between clients and the router."""

@@ -30,20 +30,20 @@ _ERROR_OF: dict[grpc.StatusCode, type[errors.SegueError]] = {
 def error_in_words(rpc_error: grpc.aio.AioRpcError, peer: str) -> errors.SegueError:
     """The nearest kind of error, for a call that the server's method did not answer."""
     code, details = rpc_error.code(), rpc_error.details() or rpc_error.code().name
-    said = details.lower()
+    lowered = details.lower()
     if (sizes := _TOO_LARGE.search(details)) is not None:
         # A retry would fail too.
         return errors.InvalidRequest(
             f"the message has {sizes[1]} bytes, and {peer} takes at most {sizes[2]}: shorten it"
         )
-    if _TIMED_OUT in said:
+    if _TIMED_OUT in lowered:
         return errors.DeadlineExceeded(f"{peer}: no complete answer within the deadline")
-    if any(words in said for words in _NO_GRPC):
+    if any(phrase in lowered for phrase in _NO_GRPC):
         return errors.Unavailable(
             f"{peer}: the server there does not speak gRPC: is it Segue's router?"
         )
     if code is grpc.StatusCode.UNAVAILABLE:
-        return errors.Unavailable(f"{peer}: {_unavailable(said) or details}")
+        return errors.Unavailable(f"{peer}: {_unavailable(lowered) or details}")
     return nearest(code)(f"{peer}: {details}")
 
 
@@ -54,19 +54,19 @@ def nearest(code: grpc.StatusCode | None) -> type[errors.SegueError]:
 
 def is_refused(rpc_error: grpc.aio.AioRpcError) -> bool:
     """Whether nothing listens at the peer's address."""
-    said = (rpc_error.details() or "").lower()
-    return rpc_error.code() is grpc.StatusCode.UNAVAILABLE and "connection refused" in said
+    lowered = (rpc_error.details() or "").lower()
+    return rpc_error.code() is grpc.StatusCode.UNAVAILABLE and "connection refused" in lowered
 
 
 def is_unserved(rpc_error: grpc.aio.AioRpcError) -> bool:
     """Whether a gRPC server without the method listens at the peer's address."""
-    said = (rpc_error.details() or "").lower()
-    return rpc_error.code() is grpc.StatusCode.UNIMPLEMENTED and "http2 header" not in said
+    lowered = (rpc_error.details() or "").lower()
+    return rpc_error.code() is grpc.StatusCode.UNIMPLEMENTED and "http2 header" not in lowered
 
 
-def _unavailable(said: str) -> str:
-    if any(words in said for words in _NO_HOST):
+def _unavailable(lowered: str) -> str:
+    if any(phrase in lowered for phrase in _NO_HOST):
         return "unknown host name; check the address"
-    if any(words in said for words in _BROKEN):
+    if any(phrase in lowered for phrase in _BROKEN):
         return "the connection broke, its process may have ended"
     return ""

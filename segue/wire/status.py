@@ -180,26 +180,26 @@ def _streaming(method: Method) -> Method:
 async def _abort(context: grpc.aio.ServicerContext[Any, Any], error: Exception) -> None:
     """Sends the error to the caller. If the caller has left meanwhile, that is not an error."""
     try:
-        await _tell(context, error)
+        await _set_status(context, error)
     except grpc.aio.InternalError:
         # gRPC could not send: the call is over. gRPC itself would log a traceback.
         raise asyncio.CancelledError from None
 
 
-async def _tell(context: grpc.aio.ServicerContext[Any, Any], error: Exception) -> None:
+async def _set_status(context: grpc.aio.ServicerContext[Any, Any], error: Exception) -> None:
     if isinstance(error, grpc.aio.AbortError | grpc.aio.InternalError):
         raise error
     if isinstance(error, errors.SegueError):
-        status = rpc_status.to_status(error_to_wire(error, _said(error)))
+        status = rpc_status.to_status(error_to_wire(error, _shortened(error)))
         await context.abort(status.code, status.details, status.trailing_metadata)
     if isinstance(error, asyncio.TimeoutError):
         await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "the caller's deadline has passed")
     logger.exception("unexpected error in a servicer method")
-    said = f"{type(error).__name__}: {_said(error)} (a bug; see the server's log)"
-    await context.abort(grpc.StatusCode.INTERNAL, said)
+    details = f"{type(error).__name__}: {_shortened(error)} (a bug; see the server's log)"
+    await context.abort(grpc.StatusCode.INTERNAL, details)
 
 
-def _said(error: Exception) -> str:
+def _shortened(error: Exception) -> str:
     """The error's message, cut short: it is sent as metadata, which gRPC limits to 8 KiB, and a
     character may take twelve bytes of that. Messages quote input, which may be long.
     """

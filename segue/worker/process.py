@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 
 # Recounting takes about 0.1 s of the event loop for 100,000 pages.
 _AUDIT_PERIOD_S = 30.0
-_GOODBYE_TIMEOUT_S = 2.0
+_LEAVE_TIMEOUT_S = 2.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,7 +147,7 @@ async def serving_worker(
                 await worker.drain()
                 leaving.set()
                 # If the router hangs, it will mark this worker as lost instead.
-                await asyncio.wait({joined}, timeout=_GOODBYE_TIMEOUT_S)
+                await asyncio.wait({joined}, timeout=_LEAVE_TIMEOUT_S)
                 joined.cancel()
                 audit.cancel()
                 await worker.close()
@@ -167,11 +167,11 @@ async def audit_when_idle(worker: Worker, *, period_s: float) -> None:
 
     Stray units only reduce the memory, so each leak is logged once.
     """
-    told = ""
+    reported = ""
     while True:
         await asyncio.sleep(period_s)
-        if (strays := str(worker.strays())) != told:
-            told = strays
+        if (strays := str(worker.strays())) != reported:
+            reported = strays
             if strays:
                 logger.error("memory has leaked", extra={"strays": strays})
         load = worker.status().load

@@ -1,4 +1,4 @@
-"""The agentic benchmark: its pure parts, and the whole as a person runs it, with a tiny model."""
+"""The agentic benchmark: its pure functions, and a whole run with a tiny model."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def later(seconds: Sequence[float]) -> list[TurnSample]:
     ]
 
 
-def test_the_default_scale_is_the_published_shape_in_small() -> None:
+def test_the_default_scale_is_the_published_shape_scaled_down() -> None:
     scripts = WORKLOAD.scripts(vocab_size=100)
 
     assert [len(script.turns[0].new_tokens) for script in scripts] == [2000] * 3
@@ -81,20 +81,20 @@ def test_the_default_scale_is_the_published_shape_in_small() -> None:
     assert WORKLOAD.answer_tokens == 12
 
 
-def test_a_seed_says_everything() -> None:
+def test_a_seed_determines_the_workload() -> None:
     assert WORKLOAD.scripts(vocab_size=100) == WORKLOAD.scripts(vocab_size=100)
     other = replace(WORKLOAD, seed=1).scripts(vocab_size=100)
     assert other[0].turns[0] != WORKLOAD.scripts(vocab_size=100)[0].turns[0]
 
 
-def test_sessions_start_by_a_schedule() -> None:
+def test_sessions_start_on_schedule() -> None:
     starts = [script.starts_at_s for script in WORKLOAD.scripts(vocab_size=100)]
 
     assert starts[0] == 0
     assert starts == sorted(starts)
 
 
-def test_each_mode_switches_off_one_part() -> None:
+def test_each_mode_disables_one_part() -> None:
     everything = Config()
 
     assert config_of(Mode.EVERYTHING, everything) == everything
@@ -110,7 +110,7 @@ def test_hit_rates_count_tokens_not_turns() -> None:
     assert hit_rate(samples) == 2000 / 4044
 
 
-def test_rows_are_by_turn_and_over_sessions() -> None:
+def test_rows_are_per_turn_over_all_sessions() -> None:
     samples = [sample(1), replace(sample(1), session="agent-1", first_token_s=0.3), sample(2)]
 
     first, second = rows_of(samples)
@@ -121,12 +121,12 @@ def test_rows_are_by_turn_and_over_sessions() -> None:
     assert second.computed_tokens == 44
 
 
-def test_new_bytes_are_the_pages_that_decode_cannot_have_and_one_state() -> None:
-    # 2012 tokens were said: 125 full pages of 128 for the prompt.
+def test_new_bytes_are_the_pages_that_decode_lacks_and_one_state() -> None:
+    # The history has 2012 tokens: 125 full pages of 128 for the prompt.
     assert new_bytes(sample(2), LAYOUT) == 3 * LAYOUT.page_bytes + LAYOUT.slot_bytes
 
 
-def test_growth_is_of_the_last_turns_over_the_first_later_ones() -> None:
+def test_growth_compares_the_last_turns_with_the_first_later_ones() -> None:
     assert growth(later([0.1, 0.1, 0.1, 0.1, 9.0, 0.2, 0.2, 0.2, 0.2])) == pytest.approx(2.0)
 
 

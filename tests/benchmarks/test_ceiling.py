@@ -1,4 +1,4 @@
-"""Bytes and FLOPs of a token, from a checkpoint's own tensors and layout."""
+"""Bytes and FLOPs per token, from a checkpoint's own tensors and layout."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ WEIGHTS = [
 ]
 
 
-def test_a_token_reads_an_untied_embedding_not_at_all_and_of_experts_its_own() -> None:
+def test_a_token_reads_no_untied_embedding_and_only_its_own_experts() -> None:
     cost = model_cost(WEIGHTS, LAYOUT, is_tied=False, expert_share=0.25)
 
     assert cost.num_parameters == 30 + 96 + 24 + 30
@@ -56,7 +56,7 @@ def test_a_turn_ships_its_pages_and_one_slot() -> None:
     assert shipped_bytes(LAYOUT, 5) == 320 + 24
 
 
-def test_the_faster_way_to_read_is_the_bandwidth() -> None:
+def test_the_bandwidth_is_that_of_the_faster_way_to_read() -> None:
     machine = Machine(sum_bytes_per_s=3e9, gemv_bytes_per_s=2e9, matmul_flops_per_s=1.0)
     cost = model_cost(WEIGHTS, LAYOUT, is_tied=False, expert_share=1.0)
 
@@ -65,7 +65,7 @@ def test_the_faster_way_to_read_is_the_bandwidth() -> None:
     assert speed == pytest.approx(3e9 / cost.weight_bytes_per_token)
 
 
-def test_the_weights_counted_are_those_that_the_engine_loads(tiny_dense: Path) -> None:
+def test_the_counted_weights_are_those_that_the_engine_loads(tiny_dense: Path) -> None:
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(tiny_dense, dtype="auto")

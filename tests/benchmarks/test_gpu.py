@@ -43,11 +43,11 @@ def test_the_shapes_are_those_of_the_published_models(
     num_parameters = (costs.dense_bytes + costs.expert_bytes) / 2 + embedding
     assert num_parameters / 1e9 == pytest.approx(billions, rel=0.01)
     assert costs.kv_bytes_per_token == kv_kib << 10
-    # The convolution's last inputs come on top.
+    # Plus the convolution's last inputs.
     assert costs.slot_bytes / (1 << 20) == pytest.approx(state_mib, rel=0.05)
 
 
-def test_a_token_visits_a_part_of_the_experts() -> None:
+def test_a_token_uses_only_some_of_the_experts() -> None:
     dense, sparse = costs_of(SHAPES[1]), costs_of(SHAPES[2])
 
     head = SHAPES[1].vocab_size * SHAPES[1].hidden_size
@@ -56,7 +56,7 @@ def test_a_token_visits_a_part_of_the_experts() -> None:
     assert sparse.layer_parameters / 1e9 == pytest.approx(2.4, abs=0.2)
 
 
-def test_a_step_reads_weights_once_and_a_state_for_each_sequence() -> None:
+def test_a_step_reads_weights_once_and_a_state_per_sequence() -> None:
     costs = costs_of(SHAPES[1])
 
     one, eight = costs.decode_bytes(1, 1000), costs.decode_bytes(8, 1000)
@@ -64,7 +64,7 @@ def test_a_step_reads_weights_once_and_a_state_for_each_sequence() -> None:
     assert eight - one == 7 * (1000 * costs.kv_bytes_per_token + 2 * costs.slot_bytes)
 
 
-def test_more_sequences_touch_more_experts_but_never_more_than_there_are() -> None:
+def test_more_sequences_use_more_experts_but_never_more_than_exist() -> None:
     costs = costs_of(SHAPES[2])
 
     def expert_bytes(num_sequences: int) -> float:
@@ -76,7 +76,7 @@ def test_more_sequences_touch_more_experts_but_never_more_than_there_are() -> No
     assert expert_bytes(10_000) == pytest.approx(costs.expert_bytes)
 
 
-def test_everything_runs_on_a_cpu_interpreted(tmp_path: Path) -> None:
+def test_everything_runs_interpreted_on_a_cpu(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "benchmarks.gpu", "--dry", "--no-tests"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
 
@@ -99,7 +99,7 @@ def test_everything_runs_on_a_cpu_interpreted(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_without_a_gpu_it_says_how_to_go_on() -> None:
+def test_without_a_gpu_it_explains_what_to_do() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.gpu"],
         cwd=ROOT,
@@ -112,6 +112,6 @@ def test_without_a_gpu_it_says_how_to_go_on() -> None:
     assert "--dry" in done.stderr
 
 
-def test_nothing_is_measured_where_the_tests_do_not_end() -> None:
+def test_nothing_is_measured_if_the_tests_do_not_finish() -> None:
     with pytest.raises(RuntimeError, match=r"longer than 0\.01 s, so nothing is measured"):
         run_tests(0.01)

@@ -38,7 +38,7 @@ def test_new_sessions_spread_over_idle_workers_and_reuse_their_shared_prefixes(
     assert spread.stay_rate == 1.0
 
 
-def test_decisions_are_timed_alone() -> None:
+def test_decisions_are_timed_separately() -> None:
     command = [sys.executable, "-m", "benchmarks.placement", "--decisions"]
     size = ["--workers", "8", "--sessions", "20"]
 

@@ -1,4 +1,4 @@
-"""From answers to rows, and from rows to tables."""
+"""Measurements become rows, and rows become tables."""
 
 from __future__ import annotations
 
@@ -62,13 +62,13 @@ RESULT = Result(
 )
 
 
-def test_the_hidden_share_is_what_of_the_transfer_was_not_exposed() -> None:
+def test_the_hidden_share_is_the_part_of_the_transfer_that_was_not_exposed() -> None:
     assert ALONE.hidden_share == pytest.approx(0.75)
     assert ALONE.overlapped_s == pytest.approx(0.55)
     assert ALONE.sequential_s == pytest.approx(0.7)
 
 
-def test_the_ratio_is_of_answers_to_the_same_prompt() -> None:
+def test_the_ratio_compares_answers_to_the_same_prompt() -> None:
     fast, slow = answered(1.0, 1.5, 2.0), answered(1.0, 3.0, 5.0)
 
     row = Alone.of(
@@ -80,13 +80,13 @@ def test_the_ratio_is_of_answers_to_the_same_prompt() -> None:
     assert row.decode_ratio == 1.0
 
 
-def test_answers_with_other_tokens_are_not_equal() -> None:
+def test_answers_with_different_tokens_are_not_equal() -> None:
     pair = Pair(segue=[OURS, answered(1.0, token_ids=(1,))], peer=[PEER, PEER])
 
     assert pair.num_equal == 1
 
 
-def test_the_router_adds_the_difference_of_neighbours() -> None:
+def test_the_routers_cost_is_the_difference_of_neighbours() -> None:
     assert RESULT.router.added_first_token_s == 0.0
     assert RESULT.router.added_token_s == -1.0
 

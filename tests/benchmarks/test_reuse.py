@@ -1,4 +1,4 @@
-"""A prompt is used again up to the last page boundary of what the template did not write anew."""
+"""A prompt is reused up to the last page boundary before the template's changes."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ def encoder_of(tokenizer: Tokenizer, source: str) -> PromptEncoder:
 
 def check(turns: list[Reuse]) -> None:
     assert {turn.first_tokens % PAGE_TOKENS for turn in turns} == set(range(PAGE_TOKENS))
-    # Something is rewritten, and something is shared: else the bound would say nothing.
+    # Something is rewritten, and something is shared: otherwise the bound would mean nothing.
     assert all(turn.bound > 0 for turn in turns)
     assert [turn for turn in turns if turn.cached_tokens < turn.bound] == []
 
 
-# "3.5-nothink" differs from "3.5" only where nobody says whether to think, and talks do say it.
+# "3.5-nothink" differs from "3.5" only if thinking is unset, and these chats set it.
 KINDS_OF_TALK = [kind for kind in KINDS if kind != "3.5-nothink"]
 
 
 @pytest.mark.parametrize("enable_thinking", [True, False])
 @pytest.mark.parametrize("kind", KINDS_OF_TALK)
-async def test_every_length_of_a_first_prompt_and_the_eleven_turns_after_it(
+async def test_prompts_of_every_length_and_their_next_eleven_turns_are_reused(
     kind: str, enable_thinking: bool, real_tokenizer: Tokenizer
 ) -> None:
     encoder = encoder_of(real_tokenizer, template(kind))
@@ -50,7 +50,7 @@ async def test_every_length_of_a_first_prompt_and_the_eleven_turns_after_it(
 
 @pytest.mark.parametrize("enable_thinking", [True, False])
 @pytest.mark.parametrize("kind", KINDS_OF_TALK)
-async def test_so_it_is_with_the_published_templates(
+async def test_prompts_are_reused_with_published_templates(
     kind: str, enable_thinking: bool, real_tokenizer: Tokenizer
 ) -> None:
     encoder = encoder_of(real_tokenizer, published_template(kind))
@@ -58,21 +58,21 @@ async def test_so_it_is_with_the_published_templates(
     check(await sweep_chats(encoder, enable_thinking=enable_thinking))
 
 
-async def test_token_ids_of_every_length(real_tokenizer: Tokenizer) -> None:
+async def test_token_ids_of_every_length_are_reused(real_tokenizer: Tokenizer) -> None:
     check(await sweep_ids(encoder_of(real_tokenizer, template("3.5"))))
 
 
-async def test_1024_tokens_sent_twice_are_used_again_but_for_the_last_page() -> None:
+async def test_1024_tokens_sent_twice_are_reused_except_the_last_page() -> None:
     for num_tokens, cached in ((1024, 1008), (1025, 1024), (1039, 1024)):
         prompt = [random.Random(num_tokens).randrange(9000) for _ in range(num_tokens)]
         async with PrefillSide() as side:
             assert side.serve(prompt, ()) == 0
             assert side.serve(prompt, ()) == cached
-            # Nothing was lost by being used.
+            # Reuse lost nothing.
             assert side.serve(prompt, ()) == cached
 
 
-async def test_where_prompts_part_a_state_is_kept_once_that_was_seen() -> None:
+async def test_a_state_is_kept_at_a_branch_point_once_it_was_seen() -> None:
     rng = random.Random(0)
     shared = [rng.randrange(9000) for _ in range(1500)]
     prompts = [[*shared, *(rng.randrange(9000) for _ in range(700))] for _ in range(5)]
@@ -80,7 +80,7 @@ async def test_where_prompts_part_a_state_is_kept_once_that_was_seen() -> None:
         assert [side.serve(prompt, ()) for prompt in prompts] == [0, 0, 1488, 1488, 1488]
 
 
-async def test_so_it_is_with_chats_that_share_a_long_first_message(
+async def test_chats_with_a_long_shared_first_message_reuse_it(
     real_tokenizer: Tokenizer,
 ) -> None:
     encoder = encoder_of(real_tokenizer, template("3.5"))
@@ -100,7 +100,7 @@ async def test_so_it_is_with_chats_that_share_a_long_first_message(
 @pytest.mark.parametrize(
     ("num_slots", "num_sessions", "num_turns"), [(96, 20, 30), (24, 20, 12), (8, 4, 12), (4, 1, 40)]
 )
-async def test_sessions_use_their_prompts_again_in_little_more_than_a_slot_each(
+async def test_sessions_reuse_their_prompts_with_little_more_than_a_slot_each(
     num_slots: int, num_sessions: int, num_turns: int
 ) -> None:
     pressure = await press(num_slots=num_slots, num_sessions=num_sessions, num_turns=num_turns)
@@ -109,7 +109,7 @@ async def test_sessions_use_their_prompts_again_in_little_more_than_a_slot_each(
     assert pressure.missed_turns == 0
 
 
-async def test_without_slots_for_states_prompts_are_computed_all_the_same() -> None:
+async def test_without_slots_for_states_prompts_are_still_computed() -> None:
     pressure = await press(num_slots=1, num_sessions=2, num_turns=3)
 
     assert {turn.cached_tokens for turn in pressure.turns} == {0}
@@ -122,7 +122,7 @@ async def test_a_long_prompt_leaves_few_states() -> None:
         assert side.memory.slots.counts().cached <= 6
 
 
-async def test_the_bound_is_of_the_turn_before(real_tokenizer: Tokenizer) -> None:
+async def test_the_bound_is_that_of_the_previous_turn(real_tokenizer: Tokenizer) -> None:
     encoder = encoder_of(real_tokenizer, template("3.5"))
     chat = ChatInput(messages=(Message(role="user", content="When? " * 40),))
 

@@ -1,4 +1,4 @@
-"""The benchmark of prompts in short: it runs, and what it shows holds by a wide margin."""
+"""A short run of the prompt benchmark: its claims hold by a wide margin."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from benchmarks.router_cost.__main__ import DEMO, measure, router_process, text_side
 
 
-def test_a_session_costs_the_same_at_its_end_and_a_large_message_is_refused() -> None:
+def test_a_sessions_cost_does_not_grow_and_a_large_message_is_refused() -> None:
     options = argparse.Namespace(turns=150, prompt_tokens=20_000, message_bytes=20 << 20)
 
     with tempfile.TemporaryDirectory() as folder:
@@ -19,13 +19,13 @@ def test_a_session_costs_the_same_at_its_end_and_a_large_message_is_refused() ->
         with router_process(folder) as process:
             result = asyncio.run(measure(process, options, idle_s=0.2))
 
-    # Without what is kept between turns, the last ones take four times as long as the first.
+    # Without the state kept between turns, the last turns cost four times as much as the first.
     first, *_, last = result["session"]["cpu_ms_a_turn"]
     assert last < 2 * first
     assert "served" in result["prompt of 20000 words"]["outcome"]
     large = result[f"message of {20 << 20} bytes"]
     assert "InvalidRequest" in large["outcome"]
-    # The text itself, and the few bytes that the rest of the message needs.
+    # The text itself, and a few bytes for the rest of the message.
     stated = re.search(r"the message has (\d+) bytes", large["outcome"])
     assert stated is not None
     assert 20 << 20 <= int(stated[1]) < (20 << 20) + 1000

@@ -26,7 +26,7 @@ def test_a_percentile_lies_between_its_neighbours() -> None:
     assert percentile(values, 100) == 40.0
 
 
-def test_one_value_is_every_percentile() -> None:
+def test_a_single_value_is_every_percentile() -> None:
     assert Spread.of([7.0]) == Spread(p50=7.0, p90=7.0, num_samples=1)
 
 
@@ -35,7 +35,7 @@ def test_no_values_have_no_percentile() -> None:
         percentile([], 50)
 
 
-def test_the_first_token_is_not_a_decoded_one() -> None:
+def test_the_first_token_does_not_count_as_decoded() -> None:
     answer = answered(3.0, 4.0, 5.0, asked_at=1.0)
 
     assert answer.first_token_s == 2.0
@@ -46,7 +46,7 @@ def test_steady_speed_counts_only_while_all_are_decoding() -> None:
     early = answered(1.0, 2.0, 3.0, 4.0)
     late = answered(3.0, 4.0, 5.0)
 
-    # From 3 to 4 seconds: one token of each.
+    # From 3 to 4 seconds: one token each.
     assert steady_tokens_per_s([early, late]) == 2.0
 
 
@@ -54,13 +54,13 @@ def test_turns_that_never_decode_together_have_no_steady_speed() -> None:
     assert steady_tokens_per_s([answered(1.0, 2.0), answered(3.0, 4.0)]) is None
 
 
-def test_a_batch_that_moves_as_one_is_as_fast_as_its_steps_times_its_size() -> None:
+def test_a_batch_in_lockstep_is_as_fast_as_its_steps_times_its_size() -> None:
     row = answered(2.0, 2.5, 3.0)
 
     assert steady_tokens_per_s([row, row, row]) == pytest.approx(3 * row.decode_tokens_per_s)
 
 
-def test_whole_speed_counts_prompts_and_waiting() -> None:
+def test_overall_speed_includes_prompts_and_waiting() -> None:
     turns = [answered(2.0, 3.0), answered(3.0, 4.0, asked_at=1.0)]
 
     assert whole_tokens_per_s(turns) == 1.0

@@ -1,4 +1,4 @@
-"""Means of histograms between two looks at a metrics endpoint."""
+"""Means of histograms between two scrapes of a metrics endpoint."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from benchmarks.serving.scrape import Total, read_metrics, total_of
 from segue.process.metrics_endpoint import MetricsEndpoint
 
 
-def test_a_mean_counts_only_what_came_after_the_first_look() -> None:
+def test_a_mean_counts_only_values_after_the_first_scrape() -> None:
     registry = CollectorRegistry()
     histogram = Histogram("wait_seconds", "A wait.", registry=registry)
     with contextlib.closing(MetricsEndpoint(registry, "127.0.0.1")) as endpoint:
@@ -25,6 +25,6 @@ def test_a_mean_counts_only_what_came_after_the_first_look() -> None:
     assert after.mean_since(before) == 1.5
 
 
-def test_a_histogram_that_is_not_there_is_an_error() -> None:
+def test_a_missing_histogram_is_an_error() -> None:
     with pytest.raises(KeyError, match="wait_seconds_sum"):
         total_of("# TYPE other histogram\nother_sum 1\nother_count 1\n", "wait_seconds")

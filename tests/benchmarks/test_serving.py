@@ -1,4 +1,4 @@
-"""The benchmark as a person runs it, with a tiny model."""
+"""A whole run of the serving benchmark, with a tiny model."""
 
 from __future__ import annotations
 

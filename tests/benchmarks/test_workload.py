@@ -1,4 +1,4 @@
-"""Prompts are drawn from their number, so both sides and every run get the same."""
+"""Prompts are drawn from their number, so all sides and all runs get the same ones."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from benchmarks.serving.workload import QUICK
 
 
-def test_a_prompt_is_what_its_number_and_length_say() -> None:
+def test_a_prompt_depends_only_on_its_number_and_length() -> None:
     first = QUICK.prompt(32, number=1, vocab_size=50)
 
     assert first == QUICK.prompt(32, number=1, vocab_size=50)

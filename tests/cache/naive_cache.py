@@ -1,4 +1,4 @@
-"""The prefix cache as a set of token tuples: slow, obvious, and what "correct" means."""
+"""The prefix cache as a set of token tuples: slow, obvious, and the definition of correct."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ Tokens = tuple[int, ...]
 
 
 class NaiveCache:
-    """Remembers which prefixes have a page at their end, and which have a checkpoint there."""
+    """Stores which prefixes have a page at their end, and which have a checkpoint there."""
 
     def __init__(self, page_tokens: int) -> None:
         self.page_tokens = page_tokens
@@ -16,7 +16,7 @@ class NaiveCache:
         self.checkpoints: set[Tokens] = set()
 
     def match(self, tokens: Tokens) -> tuple[int, int | None]:
-        """Tokens that are here, and where to resume; never the page of the last token."""
+        """The number of cached tokens, and where to resume; never the page of the last token."""
         num_tokens = max((n for n in self._ends(tokens, self.prefixes)), default=0)
         resume_at = max((n for n in self._ends(tokens, self.checkpoints)), default=None)
         return num_tokens, resume_at

@@ -1,4 +1,4 @@
-"""A small cache with its accountants, and sequences that need one line each."""
+"""A small cache with its unit pools, and sequences in one line each."""
 
 from __future__ import annotations
 
@@ -39,17 +39,17 @@ class World:
         )
 
     def run(self, tokens: Tokens, *checkpoints: int) -> Hold:
-        """A sequence from its match to its insert; it still holds what it left."""
+        """Runs a sequence from its match to its insert; it still holds the inserted prefix."""
         hold = self.cache.hold_pages(self.cache.match(Prompt(tokens)))
         self.insert(hold, tokens, *checkpoints)
         return hold
 
     def keep(self, tokens: Tokens, *checkpoints: int) -> None:
-        """A sequence from its match to its end."""
+        """Runs a sequence from its match to its end."""
         self.cache.release(self.run(tokens, *checkpoints))
 
     def insert(self, hold: Hold, tokens: Tokens, *checkpoints: int) -> tuple[PageId, ...]:
-        """With pages and slots of its own, and those left over given back."""
+        """Inserts with pages and slots of its own; the rest is given back."""
         num_pages = LAYOUT.num_pages_for(len(tokens)) - len(hold.pages)
         pages = self.pages.take(num_pages, UnitState.WORKING)
         left = self.cache.insert(
@@ -65,7 +65,7 @@ class World:
         return self.slots.take(num_slots, UnitState.WORKING)
 
     def lease(self, session: str, tokens: Tokens, *checkpoints: int, until: float = 10.0) -> None:
-        """A turn that ends under a lease."""
+        """A turn that ends with a lease."""
         hold = self.run(tokens, *checkpoints)
         self.cache.leases.grant(SessionId(session), hold.node, until)
         self.cache.release(hold)
@@ -77,7 +77,7 @@ class World:
         assert self.cache.make_room(0, self.slots.counts().free + 1)
 
     def resident(self, tokens: Tokens) -> int:
-        """Of `tokens` and one more: how many are here."""
+        """How many of `tokens` are cached, for a prompt with one more token."""
         return self.cache.find(Prompt(tokens)).num_tokens
 
     def resume_at(self, tokens: Tokens) -> int | None:
@@ -92,5 +92,5 @@ class World:
 
 
 def prompt(session: int, num_tokens: int) -> Tokens:
-    """Prompts of different sessions share nothing; those of one share all they can."""
+    """Prompts of different sessions share nothing; those of one session share all that they can."""
     return tuple(1000 * session + i for i in range(1, num_tokens + 1))

@@ -42,7 +42,7 @@ def test_taking_more_than_is_free_is_overload_and_changes_nothing() -> None:
     assert not slots.fits(2)
 
 
-def test_taken_units_are_neighbours_when_a_run_is_long_enough() -> None:
+def test_taken_units_are_neighbours_if_a_run_is_long_enough() -> None:
     pages = page_pool(10)
     all_ids = pages.take(10, WORKING)
     pages.give_back([all_ids[i] for i in (0, 2, 3, 7, 6, 5)], WORKING)
@@ -50,7 +50,7 @@ def test_taken_units_are_neighbours_when_a_run_is_long_enough() -> None:
     assert pages.take(3, WORKING) == (5, 6, 7)
 
 
-def test_taken_units_are_the_lowest_when_no_run_is_long_enough() -> None:
+def test_taken_units_are_the_lowest_if_no_run_is_long_enough() -> None:
     pages = page_pool(10)
     all_ids = pages.take(10, WORKING)
     pages.give_back([all_ids[i] for i in (0, 2, 3, 7)], WORKING)
@@ -59,7 +59,7 @@ def test_taken_units_are_the_lowest_when_no_run_is_long_enough() -> None:
     pages.check_invariants()
 
 
-def test_neighbours_are_found_among_very_many_that_are_scattered() -> None:
+def test_neighbours_are_found_among_very_many_scattered_units() -> None:
     pages = page_pool(20_000)
     all_ids = pages.take(20_000, WORKING)
     pages.give_back(all_ids[::2], WORKING)
@@ -70,7 +70,7 @@ def test_neighbours_are_found_among_very_many_that_are_scattered() -> None:
     pages.check_invariants()
 
 
-def test_an_empty_accountant_takes_nothing() -> None:
+def test_an_empty_pool_takes_nothing() -> None:
     pages = page_pool(0)
 
     assert pages.take(0, WORKING) == ()
@@ -90,9 +90,7 @@ def test_an_empty_accountant_takes_nothing() -> None:
         (RESERVED, FREE),
     ],
 )
-def test_a_move_from_a_state_that_the_unit_is_not_in_or_may_not_leave_is_a_bug(
-    from_state: UnitState, to_state: UnitState
-) -> None:
+def test_a_transition_from_a_wrong_state_raises(from_state: UnitState, to_state: UnitState) -> None:
     pages = page_pool(4)
     ids = pages.take(2, RESERVED)
     before = pages.counts()
@@ -104,7 +102,7 @@ def test_a_move_from_a_state_that_the_unit_is_not_in_or_may_not_leave_is_a_bug(
     pages.check_invariants()
 
 
-def test_giving_back_twice_is_a_bug() -> None:
+def test_giving_back_twice_raises() -> None:
     pages = page_pool(4)
     ids = pages.take(2, WORKING)
     pages.give_back(ids, WORKING)
@@ -113,7 +111,7 @@ def test_giving_back_twice_is_a_bug() -> None:
         pages.give_back(ids, WORKING)
 
 
-def test_naming_a_unit_twice_or_one_that_does_not_exist_is_a_bug() -> None:
+def test_a_duplicate_or_unknown_unit_raises() -> None:
     pages = page_pool(4)
     (page,) = pages.take(1, WORKING)
 
@@ -124,7 +122,7 @@ def test_naming_a_unit_twice_or_one_that_does_not_exist_is_a_bug() -> None:
 
 
 class AccountantMachine(RuleBasedStateMachine):
-    """Random legal steps; a dictionary says what must be true."""
+    """Random legal steps; a dictionary holds the expected state."""
 
     NUM_PAGES = 12
     STEPS = ((RESERVED, WORKING), (RESERVED, QUARANTINED), (WORKING, CACHED), (CACHED, WORKING))

@@ -28,7 +28,7 @@ async def world() -> AsyncIterator[TieredWorld]:
     made.check()
 
 
-async def test_what_was_evicted_comes_back_byte_by_byte(world: TieredWorld) -> None:
+async def test_an_evicted_prefix_comes_back_byte_by_byte(world: TieredWorld) -> None:
     world.keep(A[:12], 8)
     await world.offload(A[:12])
     world.evict_all()
@@ -44,7 +44,7 @@ async def test_what_was_evicted_comes_back_byte_by_byte(world: TieredWorld) -> N
     assert all("cache-copy" in name for name in world.threads)
 
 
-async def test_only_what_is_new_is_copied_down(world: TieredWorld) -> None:
+async def test_only_new_pages_are_copied_to_the_host(world: TieredWorld) -> None:
     world.keep(A[:12], 8)
     await world.offload(A[:12])
     world.keep(A[:20], 20)
@@ -57,7 +57,7 @@ async def test_only_what_is_new_is_copied_down(world: TieredWorld) -> None:
     assert world.on_the_host(A) == 20
 
 
-async def test_what_leaves_the_device_is_counted_by_whether_the_host_has_it(
+async def test_evictions_are_counted_by_whether_the_host_has_the_page(
     world: TieredWorld,
 ) -> None:
     world.keep(A[:8], 8)
@@ -71,7 +71,9 @@ async def test_what_leaves_the_device_is_counted_by_whether_the_host_has_it(
     assert (cache.num_evicted_slots, cache.num_moved_slots) == (2, 1)
 
 
-async def test_what_the_host_dropped_is_dropped_from_the_device_too(world: TieredWorld) -> None:
+async def test_a_page_that_the_host_evicted_is_dropped_when_the_device_evicts_it(
+    world: TieredWorld,
+) -> None:
     world.keep(A[:8])
     await world.offload(A[:8])
     host = world.tier.cache
@@ -82,7 +84,7 @@ async def test_what_the_host_dropped_is_dropped_from_the_device_too(world: Tiere
     assert world.cache.num_moved_pages == 0
 
 
-async def test_two_turns_that_want_the_same_load_it_once(world: TieredWorld) -> None:
+async def test_two_turns_with_the_same_prefix_load_it_once(world: TieredWorld) -> None:
     world.keep(A[:16], 16)
     await world.offload(A[:16])
     world.evict_all()
@@ -96,7 +98,7 @@ async def test_two_turns_that_want_the_same_load_it_once(world: TieredWorld) -> 
     world.check_bytes(A)
 
 
-async def test_a_load_goes_on_when_its_turn_is_cancelled(world: TieredWorld) -> None:
+async def test_a_load_continues_if_its_turn_is_cancelled(world: TieredWorld) -> None:
     world.keep(A[:16])
     await world.offload(A[:16])
     world.evict_all()
@@ -117,7 +119,9 @@ async def test_a_load_goes_on_when_its_turn_is_cancelled(world: TieredWorld) -> 
     assert world.resident(A) == 16
 
 
-async def test_what_is_being_copied_cannot_be_evicted_from_either_tier(world: TieredWorld) -> None:
+async def test_units_that_are_being_copied_cannot_be_evicted_from_either_tier(
+    world: TieredWorld,
+) -> None:
     world.keep(A[:16], 16)
     world.may_copy.clear()
     copying = world.tier.offload(world.node(A[:16]))
@@ -132,7 +136,7 @@ async def test_what_is_being_copied_cannot_be_evicted_from_either_tier(world: Ti
     assert world.cache.make_room(world.pages.total, 0)
 
 
-async def test_less_is_loaded_where_there_is_less_room(world: TieredWorld) -> None:
+async def test_a_load_is_shortened_to_the_room_on_the_device(world: TieredWorld) -> None:
     world.keep(A[:24], 24)
     await world.offload(A[:24])
     world.evict_all()
@@ -142,11 +146,11 @@ async def test_less_is_loaded_where_there_is_less_room(world: TieredWorld) -> No
     assert (world.resident(A), world.resume_at(A)) == (12, None)
     await world.tier.load(Prompt(A), up_to_a_state)
 
-    assert world.resident(A) == 12, "without its state it would be no use"
+    assert world.resident(A) == 12, "useless without its state"
     world.check_bytes(A)
 
 
-async def test_no_lease_is_revoked_for_what_is_not_needed_yet(world: TieredWorld) -> None:
+async def test_no_lease_is_revoked_for_memory_that_is_not_needed_yet(world: TieredWorld) -> None:
     for tokens in (A[:16], D[:8]):
         world.keep(tokens)
         await world.offload(tokens)
@@ -166,7 +170,7 @@ async def test_no_lease_is_revoked_for_what_is_not_needed_yet(world: TieredWorld
     assert world.resident(D) == 8
 
 
-async def test_a_full_host_keeps_the_latest_and_what_is_leased(world: TieredWorld) -> None:
+async def test_a_full_host_keeps_the_latest_and_the_leased(world: TieredWorld) -> None:
     world.keep(A[:40])
     leased = await world.offload(A[:40])
     assert leased is not None
@@ -180,7 +184,7 @@ async def test_a_full_host_keeps_the_latest_and_what_is_leased(world: TieredWorl
     assert [world.on_the_host(tokens) for tokens in (A, B, C)] == [40, 8, 16]
 
 
-async def test_a_prefix_longer_than_the_host_is_kept_in_part() -> None:
+async def test_a_prefix_longer_than_the_host_tier_is_kept_in_part() -> None:
     world = TieredWorld(host_pages=3)
     world.keep(A[:40])
 
@@ -192,7 +196,7 @@ async def test_a_prefix_longer_than_the_host_is_kept_in_part() -> None:
     await world.tier.close()
 
 
-async def test_a_prefix_that_went_before_its_turn_came_is_forgotten(world: TieredWorld) -> None:
+async def test_a_prefix_evicted_before_its_copy_is_not_offloaded(world: TieredWorld) -> None:
     world.keep(A[:8])
     world.keep(B[:8])
     await world.offload(B[:8])
@@ -201,7 +205,7 @@ async def test_a_prefix_that_went_before_its_turn_came_is_forgotten(world: Tiere
 
     assert await gone is None
     last = await copied
-    assert last is not None, "the host has had it"
+    assert last is not None, "the host had it"
     assert world.on_the_host(A) == 0
 
 
@@ -236,7 +240,7 @@ async def test_a_copy_that_fails_gives_everything_back(
     world.check()
 
 
-async def test_the_next_load_is_estimated_by_those_that_were_measured(world: TieredWorld) -> None:
+async def test_the_next_load_is_estimated_from_measured_ones(world: TieredWorld) -> None:
     world.keep(A[:16])
     await world.offload(A[:16])
     for _ in range(70):
@@ -252,7 +256,7 @@ async def test_the_next_load_is_estimated_by_those_that_were_measured(world: Tie
     assert world.tier.prefix_load_s(16) > world.tier.load_s(4, 0)
 
 
-async def test_host_units_that_nobody_copies_into_are_found(world: TieredWorld) -> None:
+async def test_stray_host_units_are_found(world: TieredWorld) -> None:
     (page,) = world.tier.memory.pages.take(1, UnitState.WORKING)
 
     with pytest.raises(AccountingError, match="host pages and slots working"):

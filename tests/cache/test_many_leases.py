@@ -1,4 +1,4 @@
-"""What a lease costs does not depend on how many sessions there are; the order is what it was."""
+"""The cost of a lease does not depend on the number of sessions, and the order is the same."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.executed import lines_executed
 
 
 def busy(num_sessions: int) -> World:
-    """A page and a state under lease for each session, and no room for more."""
+    """A page and a state with a lease for each session, and no free units."""
     world = World(num_pages=num_sessions, num_slots=num_sessions)
     for session in range(num_sessions):
         world.lease(str(session), prompt(session, PAGE_TOKENS), PAGE_TOKENS, until=100.0)
@@ -42,7 +42,7 @@ def test_a_lease_costs_the_same_among_many_sessions(what: str) -> None:
     assert many <= few + 5, (few, many)
 
 
-def test_leases_that_cannot_give_anything_up_are_looked_at_once() -> None:
+def test_leases_that_cannot_be_revoked_are_examined_once() -> None:
     world = busy(300)
     leases = world.cache.leases
     held = [
@@ -54,7 +54,7 @@ def test_leases_that_cannot_give_anything_up_are_looked_at_once() -> None:
     assert not leases.revoke_for_page()
     assert lines_executed(leases.revoke_for_page) < first / 10
 
-    # As soon as one may go again, it is found; the oldest first.
+    # As soon as one may be revoked again, it is found; the oldest first.
     world.cache.release(held[7])
     world.cache.release(held[3])
     assert leases.revoke_for_page()
@@ -67,7 +67,7 @@ def test_leases_that_cannot_give_anything_up_are_looked_at_once() -> None:
     world.check()
 
 
-def test_a_lease_whose_prefix_others_have_grown_is_found_again_when_they_are_gone() -> None:
+def test_a_lease_whose_prefix_others_extended_is_found_again_when_they_are_gone() -> None:
     world = World()
     world.lease("parent", prompt(1, PAGE_TOKENS), PAGE_TOKENS)
     world.lease("child", prompt(1, 2 * PAGE_TOKENS), 2 * PAGE_TOKENS)
@@ -83,7 +83,7 @@ def test_a_lease_whose_prefix_others_have_grown_is_found_again_when_they_are_gon
     world.check()
 
 
-def test_leases_expire_at_their_last_renewal_whatever_was_promised_before() -> None:
+def test_leases_expire_at_their_last_renewal() -> None:
     world = busy(50)
     draw = random.Random(5)
     expected: dict[str, float] = {}

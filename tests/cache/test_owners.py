@@ -1,4 +1,4 @@
-"""Every unit in use has an owner by name, and one whose owner is gone is found."""
+"""Every unit in use has an owner by name, and a unit whose owner is gone is found."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 from segue.api.cluster_status import UnitCounts
 from segue.api.errors import Overloaded
 from segue.cache.memory import Memory
-from segue.cache.unit_pool import NOBODY, AccountingError, UnitState, page_pool
+from segue.cache.unit_pool import NO_OWNER, AccountingError, UnitState, page_pool
 from segue.cache.until_kept import UntilKept
 from tests.cache.prefix_world import PAGE_TOKENS, TO_DECODE, World, prompt
 
@@ -21,7 +21,7 @@ def memory() -> Memory:
     )
 
 
-def test_units_are_owned_from_taking_to_giving_back() -> None:
+def test_units_have_an_owner_until_they_are_given_back() -> None:
     pages = page_pool(8)
     mine = pages.take(3, RESERVED, owner="mine")
     theirs = pages.take(2, WORKING, owner="theirs")
@@ -40,7 +40,7 @@ def test_units_are_owned_from_taking_to_giving_back() -> None:
     pages.check_invariants()
 
 
-def test_what_the_tree_keeps_has_no_other_owner() -> None:
+def test_units_in_the_tree_have_no_other_owner() -> None:
     world = World()
     world.keep(prompt(1, 3 * PAGE_TOKENS), PAGE_TOKENS)
 
@@ -48,16 +48,16 @@ def test_what_the_tree_keeps_has_no_other_owner() -> None:
     world.check()
 
 
-def test_a_unit_that_comes_out_of_the_tree_unasked_is_nobodys() -> None:
+def test_a_unit_that_leaves_the_tree_unexpectedly_has_no_owner() -> None:
     pages = page_pool(2)
     (page,) = pages.take(1, CACHED)
     pages.move([page], CACHED, WORKING)
 
-    assert pages.owners() == {NOBODY: 1}
+    assert pages.owners() == {NO_OWNER: 1}
     pages.check_invariants()
 
 
-def test_the_owner_of_a_leak_is_named_with_what_it_has(memory: Memory) -> None:
+def test_a_leak_names_the_owner_and_its_units(memory: Memory) -> None:
     memory.pages.take(5, WORKING, owner="turn-x")
     memory.slots.take(3, WORKING, owner="turn-x")
     memory.pages.take(2, WORKING, owner="turn-y")
@@ -73,10 +73,10 @@ def test_the_owner_of_a_leak_is_named_with_what_it_has(memory: Memory) -> None:
     )
     with pytest.raises(AccountingError, match="owned by turn-x"):
         strays.require_none()
-    memory.strays({"turn-x", "turn-y", NOBODY}).require_none()
+    memory.strays({"turn-x", "turn-y", NO_OWNER}).require_none()
 
 
-def test_all_that_works_for_an_owner_can_be_had_back(memory: Memory) -> None:
+def test_all_working_units_of_an_owner_can_be_reclaimed(memory: Memory) -> None:
     memory.pages.take(5, WORKING, owner="turn-x")
     memory.slots.take(3, WORKING, owner="turn-x")
     memory.pages.take(1, RESERVED, owner="turn-x")
@@ -84,13 +84,13 @@ def test_all_that_works_for_an_owner_can_be_had_back(memory: Memory) -> None:
 
     memory.reclaim("turn-x")
 
-    assert memory.pages.owners() == {"turn-x": 1, "turn-y": 2}, "what others may write stays"
+    assert memory.pages.owners() == {"turn-x": 1, "turn-y": 2}, "units that others may write stay"
     assert memory.slots.owners() == {}
     memory.check_invariants()
 
 
 @pytest.mark.parametrize("error", [Overloaded("full"), RuntimeError("a bug"), KeyboardInterrupt()])
-def test_what_is_not_kept_goes_back_whatever_was_raised(
+def test_units_that_are_not_kept_are_given_back_whatever_was_raised(
     memory: Memory, error: BaseException
 ) -> None:
     def take() -> None:
@@ -107,7 +107,7 @@ def test_what_is_not_kept_goes_back_whatever_was_raised(
     assert memory.pages.owners() == memory.slots.owners() == {}
 
 
-def test_what_is_kept_stays(memory: Memory) -> None:
+def test_units_that_are_kept_stay(memory: Memory) -> None:
     with UntilKept() as taken:
         pages = memory.pages.take(5, WORKING, owner="turn")
         taken.callback(memory.pages.give_back, pages, WORKING)

@@ -40,7 +40,7 @@ def test_the_page_of_the_last_token_is_never_matched(num_tokens: int, num_matche
     assert (match.checkpoint.num_tokens if match.checkpoint else 0) == num_matched
 
 
-def test_pages_match_by_tokens_and_by_all_tokens_before() -> None:
+def test_pages_match_by_their_tokens_and_all_tokens_before() -> None:
     world = World()
     world.keep(A[:12])
 
@@ -48,7 +48,7 @@ def test_pages_match_by_tokens_and_by_all_tokens_before() -> None:
     assert world.resident(B[:4] + A[4:12]) == 0
 
 
-def test_the_deepest_checkpoint_on_the_way_is_where_to_resume() -> None:
+def test_a_match_resumes_from_the_deepest_checkpoint_on_its_path() -> None:
     world = World()
     world.keep(A[:20], 8)
 
@@ -61,7 +61,7 @@ def test_the_deepest_checkpoint_on_the_way_is_where_to_resume() -> None:
     assert world.slots.state_of(hold.checkpoint.slot) is UnitState.CACHED
 
 
-def test_a_page_that_is_not_full_stays_the_callers() -> None:
+def test_a_partly_filled_page_stays_with_the_caller() -> None:
     world = World()
     hold = world.cache.hold_pages(world.cache.match(Prompt(A)))
     pages = world.pages.take(5, UnitState.WORKING)
@@ -73,7 +73,7 @@ def test_a_page_that_is_not_full_stays_the_callers() -> None:
     assert world.pages.counts() == UnitCounts(total=16, free=11, working=2, cached=3)
 
 
-def test_whoever_inserts_second_reads_the_first_ones_pages_and_gets_its_own_freed() -> None:
+def test_the_second_insert_shares_the_first_ones_pages_and_frees_its_own() -> None:
     world = World()
     first = world.cache.hold_pages(world.cache.match(Prompt(A)))
     second = world.cache.hold_pages(world.cache.match(Prompt(A)))
@@ -87,7 +87,7 @@ def test_whoever_inserts_second_reads_the_first_ones_pages_and_gets_its_own_free
     world.check()
 
 
-def test_a_sequence_inserts_only_what_lies_behind_its_hold() -> None:
+def test_a_sequence_inserts_only_pages_after_its_hold() -> None:
     world = World()
     world.keep(A[:8])
     hold = world.cache.hold_pages(world.cache.match(Prompt(A)))
@@ -99,7 +99,7 @@ def test_a_sequence_inserts_only_what_lies_behind_its_hold() -> None:
     assert hold.num_tokens == 16
 
 
-def test_inserting_less_than_a_page_keeps_the_hold_where_it_is() -> None:
+def test_inserting_less_than_a_page_keeps_the_hold_in_place() -> None:
     world = World()
     world.keep(A[:8])
     hold = world.cache.hold_pages(world.cache.match(Prompt(A)))
@@ -111,7 +111,7 @@ def test_inserting_less_than_a_page_keeps_the_hold_where_it_is() -> None:
     world.check()
 
 
-def test_a_hold_can_be_inserted_behind_again() -> None:
+def test_a_hold_can_be_extended_by_another_insert() -> None:
     world = World()
     hold = world.run(A[:8], 8)
 
@@ -133,7 +133,7 @@ def test_a_checkpoint_is_at_the_end_of_a_full_page(end: int) -> None:
         world.insert(hold, A[:14], end)
 
 
-def test_a_page_that_is_here_already_may_get_a_checkpoint() -> None:
+def test_a_cached_page_may_get_a_checkpoint() -> None:
     world = World()
     world.keep(A[:12])
     hold = world.cache.hold_pages(world.cache.match(Prompt(A)))
@@ -146,7 +146,7 @@ def test_a_page_that_is_here_already_may_get_a_checkpoint() -> None:
     world.check()
 
 
-def test_a_page_that_is_not_the_callers_is_not_inserted() -> None:
+def test_a_page_that_the_caller_does_not_own_is_not_inserted() -> None:
     world = World()
     world.keep(A[:4])
     hold = world.cache.hold_pages(world.cache.match(Prompt(B)))
@@ -158,7 +158,7 @@ def test_a_page_that_is_not_the_callers_is_not_inserted() -> None:
     world.check()
 
 
-def test_a_match_that_waited_while_its_nodes_went_cannot_be_held() -> None:
+def test_a_match_whose_nodes_were_evicted_cannot_be_held() -> None:
     world = World(num_pages=2)
     world.keep(A[:8], 8)
     match = world.cache.match(Prompt(A))
@@ -179,7 +179,7 @@ def test_a_hold_is_released_once() -> None:
         world.cache.release(hold)
 
 
-def test_what_is_held_stays_and_room_that_needs_it_is_refused_without_evicting() -> None:
+def test_held_pages_stay_and_a_request_that_needs_them_is_refused_without_evicting() -> None:
     world = World(num_pages=6, num_slots=2)
     hold = world.run(A[:16], 16)
     world.keep(B[:8], 4)
@@ -193,7 +193,7 @@ def test_what_is_held_stays_and_room_that_needs_it_is_refused_without_evicting()
     world.check()
 
 
-def test_a_held_checkpoint_stays_and_its_page_too() -> None:
+def test_a_held_checkpoint_stays_with_its_page() -> None:
     world = World(num_pages=3, num_slots=2)
     world.keep(A[:12], 8, 12)
     hold = world.cache.hold_checkpoint(world.cache.match(Prompt(A[:12])))
@@ -206,7 +206,7 @@ def test_a_held_checkpoint_stays_and_its_page_too() -> None:
     world.check()
 
 
-def test_a_checkpoint_that_two_resume_from_stays_until_both_are_done() -> None:
+def test_a_checkpoint_with_two_holds_stays_until_both_are_released() -> None:
     world = World()
     world.keep(A[:8], 8)
     first = world.cache.hold_checkpoint(world.cache.match(Prompt(A)))
@@ -230,7 +230,7 @@ def test_units_outside_the_cache_cannot_be_evicted() -> None:
     assert world.cache.make_room(1, 0)
 
 
-def test_no_more_is_evicted_than_was_asked_for() -> None:
+def test_no_more_is_evicted_than_requested() -> None:
     world = World(num_pages=8)
     world.keep(A[:16])
     world.keep(B[:16])

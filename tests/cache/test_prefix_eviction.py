@@ -19,38 +19,40 @@ def drain(queue: EvictionQueue[str]) -> list[str]:
     return items
 
 
-def test_less_worth_goes_first_and_of_equal_worth_the_least_recent() -> None:
-    queue = EvictionQueue[str]({"dear": 2.0, "old": 1.0, "young": 1.0, "vain": 0.0}.__getitem__)
-    uses = {name: queue.use() for name in ("vain", "dear", "old", "young")}
-    for name in ("young", "dear", "vain", "old"):
+def test_the_least_valuable_is_evicted_first_and_among_equals_the_least_recent() -> None:
+    queue = EvictionQueue[str](
+        {"costly": 2.0, "old": 1.0, "young": 1.0, "worthless": 0.0}.__getitem__
+    )
+    uses = {name: queue.use() for name in ("worthless", "costly", "old", "young")}
+    for name in ("young", "costly", "worthless", "old"):
         queue.add(name, uses[name])
 
-    assert drain(queue) == ["vain", "old", "young", "dear"]
+    assert drain(queue) == ["worthless", "old", "young", "costly"]
     queue.check_invariants()
 
 
-def test_what_is_dear_but_unused_goes_in_the_end() -> None:
-    queue = EvictionQueue[str](lambda name: 3.0 if name == "dear" else 1.0)
-    queue.add("dear", queue.use())
+def test_an_expensive_but_unused_prefix_is_evicted_eventually() -> None:
+    queue = EvictionQueue[str](lambda name: 3.0 if name == "costly" else 1.0)
+    queue.add("costly", queue.use())
     gone = []
     for i in range(4):
         queue.add(f"cheap {i}", queue.use())
         gone.append(queue.pop())
 
-    assert gone == ["cheap 0", "cheap 1", "dear", "cheap 2"]
+    assert gone == ["cheap 0", "cheap 1", "costly", "cheap 2"]
 
 
-def test_what_is_worth_nothing_goes_before_all_that_was_used_long_ago() -> None:
-    queue = EvictionQueue[str](lambda name: 0.0 if name == "vain" else 1.0)
+def test_worthless_items_are_evicted_before_long_unused_ones() -> None:
+    queue = EvictionQueue[str](lambda name: 0.0 if name == "worthless" else 1.0)
     queue.add("old", queue.use())
     queue.add("older", NEVER)
     assert queue.pop() == "older"
-    queue.add("vain", queue.use())
+    queue.add("worthless", queue.use())
 
-    assert drain(queue) == ["vain", "old"]
+    assert drain(queue) == ["worthless", "old"]
 
 
-def test_a_worth_that_rose_while_waiting_counts() -> None:
+def test_a_value_that_rose_in_the_queue_counts() -> None:
     worths = {"a": 1.0, "b": 2.0}
     queue = EvictionQueue[str](worths.__getitem__)
     for name in worths:
@@ -61,9 +63,9 @@ def test_a_worth_that_rose_while_waiting_counts() -> None:
     assert drain(queue) == ["b", "a"]
 
 
-def test_adding_again_moves_and_discarding_forgets_and_neither_leaves_a_trace() -> None:
-    queue = EvictionQueue[str](lambda name: 2.0 if name == "dear" else 1.0)
-    queue.add("dear", queue.use())
+def test_adding_again_moves_an_item_and_discarding_forgets_it() -> None:
+    queue = EvictionQueue[str](lambda name: 2.0 if name == "costly" else 1.0)
+    queue.add("costly", queue.use())
     for _ in range(500):
         queue.add("a", queue.use())
         queue.add("b", queue.use())
@@ -74,7 +76,7 @@ def test_adding_again_moves_and_discarding_forgets_and_neither_leaves_a_trace() 
 
     assert len(queue) == 3
     assert len(queue._heap) < 100
-    assert drain(queue) == ["c", "a", "dear"]
+    assert drain(queue) == ["c", "a", "costly"]
 
 
 def test_decode_evicts_the_least_recent_prefix_from_its_end() -> None:
@@ -92,7 +94,7 @@ def test_decode_evicts_the_least_recent_prefix_from_its_end() -> None:
     world.check()
 
 
-def test_the_end_of_a_hold_is_a_use() -> None:
+def test_releasing_a_hold_counts_as_a_use() -> None:
     world = World(worth=TO_DECODE)
     world.keep(A[:8])
     hold = world.cache.hold_pages(world.cache.match(Prompt(A)))
@@ -118,7 +120,7 @@ def test_a_shared_prefix_is_as_recent_as_the_last_session_that_used_it() -> None
     assert world.resident(B[:8]) == 4
 
 
-def test_prefill_evicts_what_no_checkpoint_reaches_before_all_else() -> None:
+def test_prefill_first_evicts_pages_that_no_checkpoint_reaches() -> None:
     world = World(worth=TO_PREFILL)
     world.keep(A[:8], 8)
     world.keep(B[:12], 4)
@@ -130,8 +132,8 @@ def test_prefill_evicts_what_no_checkpoint_reaches_before_all_else() -> None:
     assert (world.resume_at(A), world.resume_at(B)) == (8, 4)
 
 
-def test_prefill_weighs_all_pages_down_to_the_checkpoint_above() -> None:
-    # A second per token: eight tokens per (2 pages and a slot) against twelve per (3 and a slot).
+def test_prefill_counts_all_pages_down_to_the_checkpoint_above() -> None:
+    # One second per token: eight tokens per (2 pages and a slot) against twelve per (3 and a slot).
     world = World(worth=TO_PREFILL)
     world.keep(A[:8], 8)
     world.keep(B[:16], 4, 16)
@@ -141,7 +143,7 @@ def test_prefill_weighs_all_pages_down_to_the_checkpoint_above() -> None:
     assert (world.resident(A), world.resident(B)) == (4, 16)
 
 
-def test_a_leaf_takes_its_checkpoint_with_it() -> None:
+def test_evicting_a_leaf_evicts_its_checkpoint() -> None:
     world = World(worth=TO_PREFILL)
     world.keep(A[:8], 4, 8)
 
@@ -153,7 +155,7 @@ def test_a_leaf_takes_its_checkpoint_with_it() -> None:
     world.check()
 
 
-def test_a_checkpoint_goes_that_saves_the_fewest_tokens_and_its_page_stays() -> None:
+def test_the_checkpoint_that_saves_the_fewest_tokens_is_evicted_and_its_page_stays() -> None:
     world = World(worth=TO_DECODE)
     world.keep(A[:24], 8, 12, 24)
 
@@ -163,8 +165,8 @@ def test_a_checkpoint_goes_that_saves_the_fewest_tokens_and_its_page_stays() -> 
     assert world.resident(A) == 24
 
 
-def test_without_a_checkpoint_the_one_below_it_is_worth_more() -> None:
-    # 8, 12 and 16 save 8, 4 and 4 tokens; when 12 is gone, 16 saves 8, and 8 was used before it.
+def test_without_a_checkpoint_the_one_below_it_is_more_valuable() -> None:
+    # 8, 12 and 16 save 8, 4 and 4 tokens. Without 12, 16 saves 8, and 8 was used before it.
     world = World(worth=TO_DECODE)
     world.keep(A[:16], 8, 12, 16)
 
@@ -175,7 +177,7 @@ def test_without_a_checkpoint_the_one_below_it_is_worth_more() -> None:
     assert world.resume_at(A[:12]) is None
 
 
-def test_a_checkpoint_that_is_resumed_from_outlives_a_dearer_one_that_is_not() -> None:
+def test_a_resumed_checkpoint_outlives_a_more_valuable_unused_one() -> None:
     world = World(worth=TO_DECODE)
     world.keep(A[:8], 8)
     world.keep(B[:8], 8)
@@ -188,7 +190,7 @@ def test_a_checkpoint_that_is_resumed_from_outlives_a_dearer_one_that_is_not() -
     assert [world.resume_at(tokens) for tokens in (A, B, C)] == [None, 8, None]
 
 
-def test_pages_that_lose_their_checkpoint_go_next_on_a_prefill_worker() -> None:
+def test_pages_that_lose_their_checkpoint_are_evicted_next_on_a_prefill_worker() -> None:
     world = World(worth=TO_PREFILL)
     world.keep(A[:8], 8)
     world.keep(B[:8], 8)
@@ -203,7 +205,7 @@ def test_pages_that_lose_their_checkpoint_go_next_on_a_prefill_worker() -> None:
     world.check()
 
 
-def test_room_for_pages_frees_slots_that_count() -> None:
+def test_slots_freed_with_pages_count_as_room() -> None:
     world = World(num_pages=4, num_slots=2, worth=TO_PREFILL)
     world.keep(A[:8], 8)
     world.keep(B[:8], 8)
@@ -219,7 +221,7 @@ def test_differences_below_the_error_of_the_estimate_do_not_count() -> None:
     assert slower.prefix(400) == TO_PREFILL.prefix(400)
 
 
-def test_to_prefill_a_page_is_worth_what_its_checkpoint_saves_and_nothing_without() -> None:
+def test_for_prefill_a_page_is_worth_what_its_checkpoint_saves() -> None:
     world = World(worth=TO_PREFILL)
     world.keep(A[:16], 4, 16)
     world.keep(B[:16], 4)
@@ -232,7 +234,7 @@ def test_to_prefill_a_page_is_worth_what_its_checkpoint_saves_and_nothing_withou
 
 
 @pytest.mark.parametrize("num_tokens", [4, 400])
-def test_worth_is_seconds_per_byte(num_tokens: int) -> None:
+def test_the_value_is_seconds_per_byte(num_tokens: int) -> None:
     layout: CacheLayout = LAYOUT
     num_bytes = num_tokens // 4 * layout.page_bytes + layout.slot_bytes
 

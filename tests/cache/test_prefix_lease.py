@@ -11,7 +11,7 @@ A, B, C = (prompt(session, 40) for session in (1, 2, 3))
 a, b, c = SessionId("a"), SessionId("b"), SessionId("c")
 
 
-def test_ordinary_prefixes_go_before_leased_ones_that_are_older() -> None:
+def test_ordinary_prefixes_are_evicted_before_older_leased_ones() -> None:
     world = World()
     world.lease("a", A[:8], 8)
     world.keep(B[:8], 8)
@@ -38,8 +38,8 @@ def test_the_lease_of_the_least_recent_turn_is_revoked_first() -> None:
     world.check()
 
 
-def test_the_lease_that_is_worth_less_is_revoked_first() -> None:
-    # To compute four tokens again is little for a page and a slot; forty make more of their slot.
+def test_the_less_valuable_lease_is_revoked_first() -> None:
+    # Computing four tokens saves little per page and slot; with forty the slot is more valuable.
     world = World(worth=TO_PREFILL)
     world.lease("a", A[:40], 40)
     world.lease("b", B[:4], 4)
@@ -49,7 +49,7 @@ def test_the_lease_that_is_worth_less_is_revoked_first() -> None:
     assert world.leased() == ["a"]
 
 
-def test_revoking_stops_when_there_is_room() -> None:
+def test_revoking_stops_once_there_is_room() -> None:
     world = World(num_pages=6)
     for session, tokens in (("a", A), ("b", B), ("c", C)):
         world.lease(session, tokens[:8])
@@ -60,7 +60,7 @@ def test_revoking_stops_when_there_is_room() -> None:
     assert (world.resident(A), world.resident(B), world.resident(C)) == (0, 4, 8)
 
 
-def test_a_lease_whose_pages_are_held_is_not_revoked_in_vain() -> None:
+def test_a_lease_with_held_pages_is_not_revoked_without_gain() -> None:
     world = World()
     world.lease("a", A[:8])
     world.lease("b", B[:8])
@@ -73,7 +73,7 @@ def test_a_lease_whose_pages_are_held_is_not_revoked_in_vain() -> None:
     world.check()
 
 
-def test_a_lease_keeps_the_deepest_checkpoint_and_no_other() -> None:
+def test_a_lease_keeps_only_the_deepest_checkpoint() -> None:
     world = World()
     world.lease("a", A[:16], 4, 8)
     world.keep(B[:12], 12)
@@ -85,7 +85,7 @@ def test_a_lease_keeps_the_deepest_checkpoint_and_no_other() -> None:
     assert world.resume_at(B) is None
 
 
-def test_a_lease_gives_up_its_checkpoint_and_keeps_its_pages_when_slots_are_short() -> None:
+def test_if_slots_are_short_a_lease_gives_up_its_checkpoint_and_keeps_its_pages() -> None:
     world = World(num_slots=2)
     world.lease("a", A[:8], 8)
     world.lease("b", B[:8], 8)
@@ -99,7 +99,7 @@ def test_a_lease_gives_up_its_checkpoint_and_keeps_its_pages_when_slots_are_shor
     world.check()
 
 
-def test_a_lease_whose_checkpoint_is_held_does_not_give_it_up_in_vain() -> None:
+def test_a_lease_with_a_held_checkpoint_does_not_give_it_up_without_gain() -> None:
     world = World(num_slots=2)
     world.lease("a", A[:8], 8)
     world.lease("b", B[:8], 8)
@@ -115,7 +115,7 @@ def test_a_lease_whose_checkpoint_is_held_does_not_give_it_up_in_vain() -> None:
     world.check()
 
 
-def test_room_that_cannot_be_made_revokes_nothing() -> None:
+def test_if_no_room_can_be_made_no_lease_is_revoked() -> None:
     world = World(num_pages=4)
     world.lease("a", A[:8])
     hold = world.run(B[:8])
@@ -140,7 +140,7 @@ def test_an_expired_lease_is_ordinary() -> None:
     assert world.resident(A) == 4
 
 
-def test_what_is_left_of_a_prefix_is_as_recent_as_what_went() -> None:
+def test_the_rest_of_a_prefix_is_as_recent_as_its_evicted_end() -> None:
     world = World()
     world.lease("a", A[:8])
     world.keep(B[:8])
@@ -193,7 +193,7 @@ def test_a_fork_keeps_the_shared_prefix_when_its_parent_is_released() -> None:
     world.check()
 
 
-def test_two_leases_of_one_prefix_must_both_go_before_it_does() -> None:
+def test_a_prefix_with_two_leases_stays_until_both_are_revoked() -> None:
     world = World()
     world.lease("a", A[:8], 8)
     world.cache.leases.fork(a, b)
@@ -225,7 +225,7 @@ def test_a_lease_that_is_gone_can_neither_be_renewed_nor_forked(how: str) -> Non
     assert not world.cache.leases.end(a)
 
 
-def test_what_is_demoted_goes_first_and_what_others_need_of_it_does_not() -> None:
+def test_a_demoted_prefix_is_evicted_first_except_for_shared_pages() -> None:
     world = World(worth=TO_DECODE)
     world.keep(B[:12])
     world.keep(A[:8] + B[:8])
@@ -242,7 +242,7 @@ def test_what_is_demoted_goes_first_and_what_others_need_of_it_does_not() -> Non
     world.check()
 
 
-def test_what_is_held_or_leased_below_is_not_demoted() -> None:
+def test_a_prefix_with_holds_or_leases_below_is_not_demoted() -> None:
     world = World(worth=TO_DECODE)
     world.keep(A[:16])
     world.lease("b", A[:24])

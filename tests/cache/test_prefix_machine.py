@@ -1,4 +1,4 @@
-"""Random sequences against the naive cache. What is written where is simulated token by token."""
+"""Random sequences against the naive cache. The contents of units are simulated token by token."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PAGE_TOKENS = 2
 NUM_PAGES = 14
 NUM_SLOTS = 7
 
-# Two symbols and short prompts, so that most prompts share something.
+# Two symbols and short prompts, so that most prompts share a prefix.
 prompts = st.lists(st.integers(0, 1), min_size=1, max_size=11).map(tuple)
 sessions = st.sampled_from([SessionId(name) for name in "abc"])
 LAYOUT = CacheLayout(
@@ -41,7 +41,7 @@ WORTHS = {
 
 @dataclass(slots=True, eq=False)
 class Sequence:
-    """A prompt that is written into private pages, and states at some page ends."""
+    """A prompt that is written into private pages, with states at some page ends."""
 
     tokens: Tokens
     hold: Hold
@@ -68,26 +68,26 @@ class PrefixCacheMachine(RuleBasedStateMachine):
         self.leases: dict[SessionId, tuple[Tokens, float]] = {}
         self.sequences: list[Sequence] = []
         self.in_pages: dict[PageId, Tokens] = {}
-        """All tokens up to the page's last: what its K and V were computed from."""
+        """All tokens up to the page's last: the inputs of its K and V."""
         self.in_slots: dict[SlotId, Tokens] = {}
 
     @rule(tokens=prompts, data=st.data())
-    def begin_at_a_checkpoint(self, tokens: Tokens, data: st.DataObject) -> None:
+    def start_at_a_checkpoint(self, tokens: Tokens, data: st.DataObject) -> None:
         match = self.cache.match(Prompt(tokens))
         hold = self.cache.hold_checkpoint(match)
         if hold.checkpoint is not None:
             assert self.in_slots[hold.checkpoint.slot] == tokens[: hold.checkpoint.num_tokens]
             assert hold.num_tokens == hold.checkpoint.num_tokens
-        self.begin(tokens, hold, data)
+        self.start(tokens, hold, data)
 
     @rule(tokens=prompts, data=st.data())
-    def begin_behind_resident_pages(self, tokens: Tokens, data: st.DataObject) -> None:
+    def start_after_resident_pages(self, tokens: Tokens, data: st.DataObject) -> None:
         match = self.cache.match(Prompt(tokens))
         hold = self.cache.hold_pages(match)
         assert hold.num_tokens == match.num_tokens
-        self.begin(tokens, hold, data)
+        self.start(tokens, hold, data)
 
-    def begin(self, tokens: Tokens, hold: Hold, data: st.DataObject) -> None:
+    def start(self, tokens: Tokens, hold: Hold, data: st.DataObject) -> None:
         assert hold.num_tokens < len(tokens)
         num_pages = LAYOUT.num_pages_for(len(tokens)) - len(hold.pages)
         ends = range(hold.num_tokens + PAGE_TOKENS, len(tokens) + 1, PAGE_TOKENS)
@@ -210,7 +210,9 @@ class PrefixCacheMachine(RuleBasedStateMachine):
         self.learn_of_revoked_leases()
 
     def learn_of_revoked_leases(self) -> None:
-        """Revoking one says that nothing ordinary was left; until then leased paths are whole."""
+        """Revoking a lease means that nothing ordinary was left; until then leased paths are
+        whole.
+        """
         left = {lease.session_id for lease in self.cache.leases.all()}
         revoked = [tokens for s, (tokens, _) in self.leases.items() if s not in left]
         self.leases = {s: lease for s, lease in self.leases.items() if s in left}

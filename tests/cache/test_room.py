@@ -9,7 +9,7 @@ from segue.cache.admission_queue import AdmissionQueue
 
 
 class Shelf:
-    """So many units; taking more than are left overloads."""
+    """A shelf with a fixed number of units; taking more than are left raises Overloaded."""
 
     def __init__(self, units: int) -> None:
         self.units = units
@@ -21,7 +21,7 @@ class Shelf:
         return wanted
 
 
-async def test_who_comes_first_is_served_first_even_if_others_would_fit() -> None:
+async def test_turns_are_admitted_in_order_even_if_later_ones_would_fit() -> None:
     shelf, room, served = Shelf(1), AdmissionQueue(10), []
 
     async def visit(name: str, wanted: int) -> None:
@@ -41,7 +41,7 @@ async def test_who_comes_first_is_served_first_even_if_others_would_fit() -> Non
     assert served == ["large", "small"]
 
 
-async def test_a_visitor_who_leaves_lets_the_next_one_in() -> None:
+async def test_a_turn_that_leaves_the_queue_lets_the_next_one_in() -> None:
     shelf, room = Shelf(1), AdmissionQueue(10)
     first = asyncio.ensure_future(room.take(lambda: shelf.take(2)))
     second = asyncio.ensure_future(room.take(lambda: shelf.take(1)))
@@ -66,7 +66,7 @@ async def test_a_full_room_refuses_at_once() -> None:
     assert await waiting == 1
 
 
-async def test_what_is_prepared_is_taken_before_anybody_else_can() -> None:
+async def test_prepared_memory_is_taken_before_other_turns_can_take_it() -> None:
     shelf, room, order = Shelf(2), AdmissionQueue(10), []
 
     async def prepare(name: str) -> None:

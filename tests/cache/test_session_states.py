@@ -1,4 +1,6 @@
-"""States that a session has outlived go first; those that others use, or that it may need, stay."""
+"""Superseded states of a session are evicted first; states that others use or that it may need
+stay.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,7 @@ class Turn:
 
 
 class Desk(World):
-    """Sequences that go on from the deepest state, and leave one at each position they name."""
+    """Sequences that resume from the deepest state, and leave a state at each given position."""
 
     def __init__(self, num_slots: int) -> None:
         super().__init__(num_pages=200, num_slots=num_slots, worth=TO_PREFILL)
@@ -29,7 +31,7 @@ class Desk(World):
     def turn(
         self, session: str, tokens: tuple[int, ...], *new: int, points: tuple[int, ...] = ()
     ) -> int:
-        """Returns where it went on from."""
+        """Returns the position it resumed from."""
         turn = Turn(SessionId(session), tokens, points)
         hold = self.cache.hold_checkpoint(self.cache.match(Prompt(tokens)))
         start = hold.num_tokens
@@ -45,7 +47,7 @@ class Desk(World):
         return self.cache.find(Prompt(tokens)).node.states()
 
 
-def test_a_state_before_the_last_one_goes_first() -> None:
+def test_a_state_before_the_last_one_is_evicted_first() -> None:
     desk = Desk(num_slots=3)
     tokens = tuple(prompt(1, 48))
     desk.turn("a", tokens[:13], 12)
@@ -58,7 +60,7 @@ def test_a_state_before_the_last_one_goes_first() -> None:
     assert desk.kept(tuple(prompt(2, 8))) == (8,)
 
 
-def test_where_the_next_turn_may_part_a_state_stays() -> None:
+def test_a_state_before_a_branch_point_stays() -> None:
     desk = Desk(num_slots=3)
     tokens = tuple(prompt(1, 48))
     desk.turn("a", tokens[:13], 12, points=(12,))
@@ -70,7 +72,7 @@ def test_where_the_next_turn_may_part_a_state_stays() -> None:
     assert desk.kept(tokens[:36]) == (12, 36)
 
 
-def test_what_another_session_uses_is_not_outlived() -> None:
+def test_a_state_that_another_session_uses_is_not_superseded() -> None:
     desk = Desk(num_slots=3)
     tokens = tuple(prompt(1, 48))
     desk.turn("a", tokens[:13], 12)
@@ -81,7 +83,7 @@ def test_what_another_session_uses_is_not_outlived() -> None:
     assert not any(checkpoint.is_superseded for checkpoint in desk.cache.pins.checkpoints)
 
 
-def test_who_goes_back_to_an_outlived_state_makes_it_fresh() -> None:
+def test_resuming_from_a_superseded_state_makes_it_current() -> None:
     desk = Desk(num_slots=3)
     tokens = tuple(prompt(1, 48))
     desk.turn("a", tokens[:13], 12)
@@ -94,7 +96,7 @@ def test_who_goes_back_to_an_outlived_state_makes_it_fresh() -> None:
     assert 12 in desk.kept(tokens[:24])
 
 
-def test_the_states_of_a_branch_that_the_session_left_go_first() -> None:
+def test_states_of_an_abandoned_branch_are_evicted_first() -> None:
     desk = Desk(num_slots=3)
     tokens = tuple(prompt(1, 48))
     desk.turn("a", tokens[:13], 12, points=(12,))

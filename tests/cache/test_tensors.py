@@ -29,7 +29,7 @@ def test_each_field_is_one_contiguous_array_of_zeros() -> None:
         assert not tensor.any()
 
 
-def test_fields_come_in_the_layouts_order_with_the_tensors_that_of_gives() -> None:
+def test_fields_are_in_the_layouts_order_with_their_tensors() -> None:
     tensors = CacheTensors.allocate(LAYOUT, num_pages=1, num_slots=1, device="cpu")
 
     pairs = list(tensors.fields())
@@ -38,7 +38,7 @@ def test_fields_come_in_the_layouts_order_with_the_tensors_that_of_gives() -> No
     assert all(tensor is tensors.of(field.group, field.layer) for field, tensor in pairs)
 
 
-def test_units_are_copied_wherever_they_are_and_no_others_are_touched() -> None:
+def test_only_the_given_units_are_copied_wherever_they_are() -> None:
     source = CacheTensors.allocate(LAYOUT, num_pages=9, num_slots=4, device="cpu")
     target = CacheTensors.allocate(LAYOUT, num_pages=7, num_slots=4, device="cpu")
     kv, copied = source.of("kv", 1), target.of("kv", 1)

@@ -12,8 +12,8 @@ from segue.cache.host.copying import (
     Copying,
     abandon,
     all_pages,
-    begin,
     finish,
+    start,
     up_to_a_state,
     what_is_new,
 )
@@ -39,13 +39,13 @@ class TieredCacheMachine(TieredBooks):
     @rule(tokens=long_prompts, data=st.data())
     def keep_at_once(self, tokens: Tokens, data: st.DataObject) -> None:
         num_before = len(self.sequences)
-        self.begin_behind_resident_pages(tokens, data)
+        self.start_after_resident_pages(tokens, data)
         if len(self.sequences) > num_before:
             self.finish_sequence(self.sequences.pop(), SessionId("a"), None)
 
     @precondition(lambda self: self.naive.prefixes)
     @rule(data=st.data())
-    def begin_to_offload(self, data: st.DataObject) -> None:
+    def start_offload(self, data: st.DataObject) -> None:
         self.offload(data, is_at_once=False)
 
     @precondition(lambda self: self.naive.prefixes)
@@ -57,11 +57,11 @@ class TieredCacheMachine(TieredBooks):
         if not self.naive.prefixes:
             return
         tokens = data.draw(st.sampled_from(sorted(self.naive.prefixes)))
-        self.begin_to_copy(self.device, self.host, (*tokens, 0), data, is_at_once)
+        self.start_copy(self.device, self.host, (*tokens, 0), data, is_at_once)
 
     @precondition(lambda self: self.on_host.prefixes)
     @rule(data=st.data())
-    def begin_to_load(self, data: st.DataObject) -> None:
+    def start_load(self, data: st.DataObject) -> None:
         self.load(data, is_at_once=False)
 
     @precondition(lambda self: self.on_host.prefixes)
@@ -71,9 +71,9 @@ class TieredCacheMachine(TieredBooks):
 
     def load(self, data: st.DataObject, *, is_at_once: bool) -> None:
         tokens = data.draw(st.sampled_from(sorted(self.on_host.prefixes)))
-        self.begin_to_copy(self.host, self.device, (*tokens, 0), data, is_at_once)
+        self.start_copy(self.host, self.device, (*tokens, 0), data, is_at_once)
 
-    def begin_to_copy(
+    def start_copy(
         self,
         source: Memory,
         target: Memory,
@@ -85,7 +85,7 @@ class TieredCacheMachine(TieredBooks):
         make_room = data.draw(st.sampled_from([PrefixCache.make_room, PrefixCache.make_spare_room]))
         there, here = source.cache.find(Prompt(tokens)), target.cache.find(Prompt(tokens))
         has_slot = target.cache.num_obtainable_slots > 0
-        copying = begin(source, target, Prompt(tokens), choose=choose, make_room=make_room)
+        copying = start(source, target, Prompt(tokens), choose=choose, make_room=make_room)
         self.copyings.append(copying)
         self.learn_of_evictions()
         if choose is up_to_a_state and copying.to_pages:

@@ -1,7 +1,7 @@
 """Two tiers with real tensors, and a naive cache for each.
 
-What a unit holds is a number made of all tokens up to its end, free units are poisoned, and
-whatever any hold or tree names must hold its number.
+A unit contains a number computed from all tokens up to its end. Free units are poisoned. Every unit
+of a hold or a tree must contain its number.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ NUM_HOST_SLOTS = 3
 
 
 def number_of(tokens: Tokens) -> float:
-    """Never that of another prefix here, and never the poison."""
+    """Never equal to another prefix's number, nor to the poison."""
     return float(sum((token + 1) * 3**i for i, token in enumerate(tokens)))
 
 
@@ -43,7 +43,7 @@ def tokens_of(tree, node: PageNode) -> Tokens:  # type: ignore[no-untyped-def]
 
 
 class TieredBooks(PrefixCacheMachine):
-    """Both tiers, their naive caches, and what must hold of them after every step."""
+    """Both tiers, their naive caches, and the invariants after every step."""
 
     kind = "decode"
 

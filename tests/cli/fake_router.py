@@ -1,4 +1,4 @@
-"""A router without a cluster: it answers at once, or without end, and knows what was cancelled."""
+"""A router without a cluster: it answers at once or endlessly, and records cancelled turns."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from segue.wire.server import serving
 from segue.wire.streams.generate_many import generate_many
 
 ENDLESS = "Tell me everything."
-"""What is answered without end."""
+"""The message that is answered endlessly."""
 REFUSED = "Refuse me."
-"""What is refused, as by a router without room."""
+"""The message that is refused, as by a router without room."""
 
 
 @dataclass
 class FakeRouter(SessionsServicer):
-    """Answers every other question with its number of messages."""
+    """Answers every other message with the number of messages."""
 
     model: str = "demo"
     address: str = ""
@@ -82,7 +82,7 @@ class FakeRouter(SessionsServicer):
 
 @contextmanager
 def fake_router(model: str = "demo") -> Iterator[FakeRouter]:
-    """Serves in a thread with a loop of its own, since the tests' programs are processes."""
+    """Serves in a thread with its own loop, since the tests' programs are processes."""
     router = FakeRouter(model)
     loop, started, stop = asyncio.new_event_loop(), threading.Event(), asyncio.Event()
 

@@ -1,4 +1,4 @@
-"""`segue chat` at a terminal: what ends it, what it remembers, what it suggests."""
+"""`segue chat` at a terminal: its end, its history, its suggestions."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def chatting(
 ) -> AbstractContextManager[Terminal]:
     command = [str(PROGRAM), "chat", "--target", router.address, *options]
     env = {**os.environ, "XDG_STATE_HOME": str(state)}
-    # The terminal says how wide it is.
+    # The terminal's width.
     env.pop("COLUMNS", None)
     return terminal(command, columns=columns, env=env)
 
@@ -47,11 +47,11 @@ def test_a_conversation_ends_at_the_prompt(router: FakeRouter, tmp_path: Path, e
 
         assert screen.wait_for_end(timeout_s=20, pressing=ending) == 0
         assert "Traceback" not in screen.screen
-        # The shell's own prompt stands on a line of its own.
+        # The shell's own prompt starts on a new line.
         assert screen.screen.endswith("\n")
 
 
-def test_ctrl_c_cancels_the_answer_and_the_conversation_goes_on(
+def test_ctrl_c_cancels_the_answer_and_the_conversation_continues(
     router: FakeRouter, tmp_path: Path
 ) -> None:
     with chatting(router, tmp_path) as screen:
@@ -82,7 +82,7 @@ def test_ctrl_c_during_a_single_turn_ends_the_program(router: FakeRouter, tmp_pa
     _wait_until(lambda: router.num_cancelled == 1)
 
 
-def test_what_was_typed_comes_back_in_the_next_conversation(
+def test_typed_lines_can_be_recalled_in_the_next_conversation(
     router: FakeRouter, tmp_path: Path
 ) -> None:
     for typed in ("a first question\n", f"{UP}\n"):
@@ -101,7 +101,7 @@ def test_what_was_typed_comes_back_in_the_next_conversation(
 def test_a_line_can_be_edited(router: FakeRouter, tmp_path: Path) -> None:
     with chatting(router, tmp_path) as screen:
         screen.wait_for("you ")
-        # Two letters back, one deleted, one written.
+        # Two characters back, one deleted, one typed.
         screen.type("hallo\x1b[D\x1b[D\x1b[D\x7fe\n")
         screen.wait_for("answer 1")
 
@@ -109,7 +109,7 @@ def test_a_line_can_be_edited(router: FakeRouter, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("option", ["--no-history", ""])
-def test_a_history_that_is_unwanted_or_cannot_be_kept_is_none(
+def test_an_unwanted_or_unwritable_history_is_not_kept(
     router: FakeRouter, tmp_path: Path, option: str
 ) -> None:
     state = tmp_path / "state"
@@ -126,7 +126,9 @@ def test_a_history_that_is_unwanted_or_cannot_be_kept_is_none(
     assert not (state / "segue").exists()
 
 
-def test_what_the_demo_model_can_answer_is_suggested(router: FakeRouter, tmp_path: Path) -> None:
+def test_questions_that_the_demo_model_can_answer_are_suggested(
+    router: FakeRouter, tmp_path: Path
+) -> None:
     with chatting(router, tmp_path) as screen:
         screen.wait_for("you ")
 
@@ -143,7 +145,7 @@ def test_nothing_is_suggested_for_another_model(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("columns", [60, 80, 200])
-def test_what_stands_under_an_answer_fits_the_terminal(
+def test_the_timings_under_an_answer_fit_the_terminal(
     router: FakeRouter, tmp_path: Path, columns: int
 ) -> None:
     with chatting(router, tmp_path, "Hello", columns=columns) as screen:
@@ -153,11 +155,11 @@ def test_what_stands_under_an_answer_fits_the_terminal(
     assert len(timings) == (1 if columns == 200 else 2)
     assert " ".join(timings).split(" · ")[0] == "7 + 2 tokens"
     assert "prefill-0 → decode-0 · stop" in timings[0]
-    # Narrower than 80 a terminal wraps lines itself.
+    # A terminal narrower than 80 columns wraps lines itself.
     assert all(len(line) <= max(columns, 80) for line in timings)
 
 
-def test_an_empty_line_asks_again_and_help_says_what_can_be_typed(
+def test_an_empty_line_prompts_again_and_help_lists_the_commands(
     router: FakeRouter, tmp_path: Path
 ) -> None:
     with chatting(router, tmp_path) as screen:
@@ -182,7 +184,7 @@ def piped(router: FakeRouter, text: str, *options: str) -> subprocess.CompletedP
     return subprocess.run(command, input=text, capture_output=True, text=True, timeout=60)
 
 
-def test_from_a_pipe_there_are_answers_and_no_prompts(router: FakeRouter) -> None:
+def test_input_from_a_pipe_gets_answers_and_no_prompts(router: FakeRouter) -> None:
     done = piped(router, "one\n\ntwo\n/exit\nthree\n")
 
     assert (done.returncode, done.stderr) == (0, "")
@@ -192,7 +194,7 @@ def test_from_a_pipe_there_are_answers_and_no_prompts(router: FakeRouter) -> Non
     assert router.asked == ["one", "two"]
 
 
-def test_into_a_pipe_a_person_is_asked_on_stderr(router: FakeRouter, tmp_path: Path) -> None:
+def test_with_output_into_a_pipe_prompts_go_to_stderr(router: FakeRouter, tmp_path: Path) -> None:
     written = tmp_path / "written"
     script = f"'{PROGRAM}' chat --no-history --target {router.address} > '{written}'"
     with terminal(["sh", "-c", script], columns=80, env=dict(os.environ)) as screen:
@@ -226,7 +228,9 @@ with fake_router() as router:
 """
 
 
-def test_a_router_that_dies_in_an_answer_is_said_on_a_line_of_its_own(tmp_path: Path) -> None:
+def test_the_error_for_a_router_that_dies_during_an_answer_is_on_its_own_line(
+    tmp_path: Path,
+) -> None:
     root = Path(__file__).parents[2]
     command = [sys.executable, "-c", ROUTER_PROGRAM]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=root) as process:
@@ -241,8 +245,8 @@ def test_a_router_that_dies_in_an_answer_is_said_on_a_line_of_its_own(tmp_path: 
             screen.wait_for("you ", since=failed)
             assert screen.wait_for_end(timeout_s=20, pressing=CTRL_D) == 0
 
-    said = screen.screen[screen.screen.index("error Unavailable") - 1 :]
-    assert said.startswith(
+    shown = screen.screen[screen.screen.index("error Unavailable") - 1 :]
+    assert shown.startswith(
         f"\nerror Unavailable: router {address}: the connection broke, its process may have ended\n"
         "the conversation can continue without this turn, once the router is back\n"
     )

@@ -33,12 +33,14 @@ def segue(*arguments: str, stdin: str | None = None) -> subprocess.CompletedProc
     )
 
 
-Said = Callable[..., subprocess.CompletedProcess[str]]
+Command = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture
-def said(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Said:
-    """What `segue` says that starts nothing, run in this process: one of its own takes a second."""
+def run_here(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    """The output of a `segue` command that starts nothing, run in this process: a new one takes a
+    second.
+    """
 
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:
         monkeypatch.setattr(sys, "argv", ["segue", *arguments])
@@ -55,7 +57,7 @@ def said(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) ->
 def serving(
     *arguments: str, stderr: IO[str] | None = None
 ) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """A `segue serve` that is ready, and the line that says so."""
+    """A `segue serve` that is ready, and the line that reports it."""
     program = Path(sys.executable).parent / "segue"
     process = subprocess.Popen(
         [str(program), "serve", *arguments], stdout=subprocess.PIPE, stderr=stderr, text=True
@@ -69,10 +71,10 @@ def serving(
         process.stdout.close()
 
 
-def all_logged(said: str) -> dict[str, set[str]]:
-    """The levels of all lines in each of the logs that `segue serve` said are there."""
-    found = re.search(r"logs are in (\S+): segue-\*\.log", said)
-    assert found is not None, said
+def all_logged(output: str) -> dict[str, set[str]]:
+    """The levels of all lines, for each log of a `segue serve` with this output."""
+    found = re.search(r"logs are in (\S+): segue-\*\.log", output)
+    assert found is not None, output
     return {
         log.name: {line.split()[2] for line in log.read_text().splitlines()}
         for log in Path(found[1]).glob("segue-*.log")
@@ -153,7 +155,7 @@ def test_serve_answers_and_ends_cleanly_on_sigterm(tmp_path: Path) -> None:
     assert "NotFound: no decision is remembered" in unknown.stderr
 
 
-def test_a_second_ctrl_c_does_not_wait_for_the_turns_that_run(tmp_path: Path) -> None:
+def test_a_second_ctrl_c_does_not_wait_for_running_turns(tmp_path: Path) -> None:
     settings = tmp_path / "segue.toml"
     settings.write_text("[engine]\nnum_threads = 1\ncache_bytes = 67108864\n")
     progress = tmp_path / "progress"
@@ -180,7 +182,7 @@ def test_a_second_ctrl_c_does_not_wait_for_the_turns_that_run(tmp_path: Path) ->
 
 
 def break_in(server: subprocess.Popen[str], progress: Path) -> None:
-    """Ctrl-C, and once more when it says that it drains."""
+    """Ctrl-C, and again once it reports that it drains."""
     if "draining" not in progress.read_text():
         server.send_signal(signal.SIGINT)
         ends_at = time.monotonic() + 20
@@ -190,7 +192,7 @@ def break_in(server: subprocess.Popen[str], progress: Path) -> None:
         server.send_signal(signal.SIGINT)
 
 
-def test_print_config_shows_what_is_in_force_and_reads_back(tmp_path: Path) -> None:
+def test_print_config_shows_the_effective_settings_and_can_be_read_back(tmp_path: Path) -> None:
     shown = segue("serve", "--print-config", "--decode", "3")
     again = tmp_path / "again.toml"
     again.write_text(shown.stdout)
@@ -199,7 +201,7 @@ def test_print_config_shows_what_is_in_force_and_reads_back(tmp_path: Path) -> N
     assert segue("serve", "--print-config", "--config", str(again)).stdout == shown.stdout
 
 
-def test_simulated_acceptance_is_said_loudly_and_needs_a_probability() -> None:
+def test_simulated_acceptance_is_announced_and_needs_a_probability() -> None:
     shown = segue("serve", "--print-config", "--simulate-acceptance", "0.8")
     plain = segue("serve", "--print-config")
     refused = segue("serve", "--print-config", "--simulate-acceptance", "1.5")
@@ -283,21 +285,23 @@ def test_the_version_is_the_packages() -> None:
     assert shown.stdout == f"segue {metadata.version('segue')}\n"
 
 
-def test_help_says_what_its_options_do(said: Said) -> None:
-    assert "Show the version and exit." in said("--help").stdout
+def test_help_explains_the_options(run_here: Command) -> None:
+    assert "Show the version and exit." in run_here("--help").stdout
 
 
 @pytest.mark.parametrize(
     "command",
     [["status"], ["chat"], ["chat", "Hello"], ["generate", "--prompt", "x"], ["explain", "agent"]],
 )
-def test_where_nothing_listens_it_says_how_to_start(said: Said, command: list[str]) -> None:
+def test_if_nothing_listens_the_error_names_the_command_to_start(
+    run_here: Command, command: list[str]
+) -> None:
     with socket.socket() as bound:
-        # Bound and not listening: every connection is refused.
+        # Bound but not listening: every connection is refused.
         bound.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{bound.getsockname()[1]}"
 
-        refused = said(*command, "--target", address)
+        refused = run_here(*command, "--target", address)
 
     assert refused.returncode == 1
     assert refused.stdout == ""
@@ -325,8 +329,10 @@ def test_where_nothing_listens_it_says_how_to_start(said: Said, command: list[st
         (["serve", "--prefill", "0"], "[cluster] prefill must be >= 1, got 0"),
     ],
 )
-def test_what_is_wrong_is_said_in_one_line(said: Said, arguments: list[str], message: str) -> None:
-    refused = said(*arguments)
+def test_an_error_is_reported_in_one_line(
+    run_here: Command, arguments: list[str], message: str
+) -> None:
+    refused = run_here(*arguments)
 
     assert refused.returncode == 1
     assert message in refused.stderr
@@ -344,13 +350,13 @@ def test_what_is_wrong_is_said_in_one_line(said: Said, arguments: list[str], mes
         (b'{"messages": [], "tools": 1}', "tools must be a JSON array"),
     ],
 )
-def test_a_file_without_meaning_is_refused_by_its_name(
-    said: Said, tmp_path: Path, content: bytes, message: str
+def test_an_invalid_file_is_refused_by_its_name(
+    run_here: Command, tmp_path: Path, content: bytes, message: str
 ) -> None:
     messages = tmp_path / "messages.json"
     messages.write_bytes(content)
 
-    refused = said("generate", "--messages", str(messages))
+    refused = run_here("generate", "--messages", str(messages))
 
     assert refused.returncode == 1
     assert message in refused.stderr
@@ -358,7 +364,7 @@ def test_a_file_without_meaning_is_refused_by_its_name(
     assert "Traceback" not in refused.stderr
 
 
-def test_a_file_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+def test_a_file_may_start_with_a_byte_order_mark(tmp_path: Path) -> None:
     messages = tmp_path / "messages.json"
     messages.write_text('[{"role": "user", "content": "q"}]', "utf-8-sig")
 

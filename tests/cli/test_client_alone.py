@@ -1,4 +1,4 @@
-"""The client runs where only the base dependencies are installed, and `segue serve` says so."""
+"""The client runs with only the base dependencies; `segue serve` names the missing ones."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_the_client_commands_start(arguments: list[str], shown: str) -> None:
     assert shown in done.stdout
 
 
-def test_a_turn_is_taken_from_the_command_line() -> None:
+def test_the_command_line_runs_a_turn() -> None:
     with fake_router() as router:
         done = run(COMMAND_LINE, "chat", "--target", router.address, "Hello")
 
@@ -82,7 +82,7 @@ def test_a_turn_is_taken_from_the_command_line() -> None:
     assert "answer 1" in done.stdout
 
 
-def test_the_state_of_the_cluster_is_shown() -> None:
+def test_the_status_command_shows_the_cluster() -> None:
     with fake_router() as router:
         done = run(COMMAND_LINE, "status", "--target", router.address)
 
@@ -90,7 +90,7 @@ def test_the_state_of_the_cluster_is_shown() -> None:
     assert "ready · demo" in done.stdout
 
 
-def test_the_sdk_takes_a_turn() -> None:
+def test_the_sdk_runs_a_turn() -> None:
     with fake_router() as router:
         done = run(SDK, router.address)
 
@@ -98,7 +98,7 @@ def test_the_sdk_takes_a_turn() -> None:
     assert done.stdout == "answer 2 demo\n"
 
 
-def test_serve_says_in_one_line_what_to_install() -> None:
+def test_serve_names_the_packages_to_install_in_one_line() -> None:
     done = run(COMMAND_LINE, "serve", "--print-config")
 
     assert (done.returncode, done.stdout) == (1, "")
@@ -107,14 +107,14 @@ def test_serve_says_in_one_line_what_to_install() -> None:
     assert "pip install 'segue[cpu]'" in done.stderr
 
 
-def test_only_what_is_missing_is_named() -> None:
+def test_only_missing_packages_are_named() -> None:
     with pytest.raises(InvalidConfig, match=r"\(missing: ray, mooncake\)"):
         require_server_part(
             "segue serve", is_installed=lambda module: module not in ("ray", "mooncake")
         )
 
 
-def test_the_modules_of_the_server_are_those_of_the_extra_for_cpus() -> None:
+def test_the_servers_modules_are_those_of_the_extra_for_cpus() -> None:
     owners = importlib.metadata.packages_distributions()
     extra = (required("gateway") | required("server") | required("cpu")) - {"segue"}
 

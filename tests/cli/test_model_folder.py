@@ -1,4 +1,4 @@
-"""What is wrong with a model is said by `segue serve` before it starts anything, in one line."""
+"""`segue serve` reports an unusable model in one line, before it starts anything."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_a_model_that_cannot_be_served_is_named_before_ray_starts(
     assert "Ray" not in refused.stderr
 
 
-def test_a_cache_that_does_not_fit_is_refused_with_one_that_does(tmp_path: Path) -> None:
+def test_a_cache_that_does_not_fit_is_refused_with_a_size_that_does(tmp_path: Path) -> None:
     settings = tmp_path / "segue.toml"
     settings.write_text(f"[engine]\ncache_bytes = {1 << 42}\n")
 
@@ -100,14 +100,14 @@ def test_a_cache_that_does_not_fit_is_refused_with_one_that_does(tmp_path: Path)
     assert 'would fit, and "auto" finds a number by itself' in refused.stderr
 
 
-def test_what_auto_comes_to_is_shown_with_the_configuration() -> None:
+def test_the_value_of_auto_is_shown_with_the_configuration() -> None:
     shown = serve("--print-config")
 
     assert 'cache_bytes = "auto"' in shown.stdout
     assert "# memory: 2 workers × (weights 15 MiB + cache" in shown.stdout
 
 
-def test_reading_a_folder_has_switches() -> None:
+def test_reading_a_folder_has_options() -> None:
     shown = serve("--print-config", "--generation-config", "none", "--skip-tokenizer")
     refused = serve("--print-config", "--generation-config", "vllm")
 

@@ -1,4 +1,4 @@
-"""What the command line draws fits the terminal, 80 columns included, and nothing is cut."""
+"""Tables of the command line fit the terminal, including 80 columns, and nothing is cut."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from segue.cli.show import lines_of, status_table, timings_lines
 from segue.cli.show_explanation import explanation_tables
 
 WIDTHS = [80, 100, 300]
-# As `segue serve` has it by default, and a busy worker of a large machine.
+# The default of `segue serve`, and a busy worker of a large machine.
 IDLE = WorkerLoad(pages=UnitCounts(total=16384, free=16384), slots=UnitCounts(total=96, free=96))
 BUSY = WorkerLoad(
     pages=UnitCounts(total=131072, free=1024, working=99999, cached=20000, reserved=10048),
@@ -71,7 +71,7 @@ def cluster_of(*loads: WorkerLoad) -> ClusterStatus:
 
 @pytest.mark.parametrize("width", WIDTHS)
 @pytest.mark.parametrize("load", [IDLE, BUSY], ids=["idle", "busy"])
-def test_a_cluster_fits_and_is_whole(width: int, load: WorkerLoad) -> None:
+def test_a_cluster_fits_and_is_complete(width: int, load: WorkerLoad) -> None:
     lines = drawn(status_table(cluster_of(load, load), width), width)
 
     assert max(map(len, lines)) <= width
@@ -83,15 +83,15 @@ def test_a_cluster_fits_and_is_whole(width: int, load: WorkerLoad) -> None:
     assert "123456 sessions" in text
 
 
-def test_a_wide_terminal_has_one_line_a_worker() -> None:
+def test_a_wide_terminal_has_one_line_per_worker() -> None:
     assert len(drawn(status_table(cluster_of(BUSY, IDLE, BUSY), 300), 300)) == 2 + 1 + 3
 
 
-def test_a_count_is_never_broken_over_two_lines() -> None:
+def test_a_count_is_never_split_over_two_lines() -> None:
     lines = drawn(status_table(cluster_of(BUSY), 80), 80)
 
     text = "\n".join(lines)
-    # Three of the pages', three of the slots', two of the host's, each in one piece.
+    # Three counts of pages, three of slots, two of the host tier, each in one piece.
     assert len(re.findall(r"\d+ (?:working|cached|reserved|quarantined)", text)) == 8
     assert len(re.findall(r"\d+/\d+ free", text)) == 4
 
@@ -142,7 +142,7 @@ def explained(*, mode: str, num_candidates: int, busy: bool) -> Explanation:
 @pytest.mark.parametrize("width", WIDTHS)
 @pytest.mark.parametrize("busy", [False, True])
 @pytest.mark.parametrize("mode", ["local", "compute", "pull"])
-def test_an_explanation_fits_and_is_whole(width: int, mode: str, busy: bool) -> None:
+def test_an_explanation_fits_and_is_complete(width: int, mode: str, busy: bool) -> None:
     explanation = explained(mode=mode, num_candidates=3, busy=busy)
 
     lines = drawn(explanation_tables(explanation, width), width)
@@ -187,7 +187,7 @@ def test_timings_take_two_lines_of_80(seconds: float) -> None:
     assert lines[1].startswith("first after ")
 
 
-def test_words_under_an_answer_are_those_of_the_field() -> None:
+def test_labels_under_an_answer_are_the_fields_terms() -> None:
     usage = Usage(
         prompt_tokens=20,
         completion_tokens=3,
@@ -197,14 +197,14 @@ def test_words_under_an_answer_are_those_of_the_field() -> None:
     )
     end = TurnEnd(finish_reason=FinishReason.STOP, usage=usage, timings=Timings(decode_s=2.0))
 
-    said = timings_lines(end, 300)
+    lines = timings_lines(end, 300)
 
-    assert said.startswith(
+    assert lines.startswith(
         "20 (8 of the last turn re-rendered) + 3 (10 of 17 drafts accepted) tokens · 1 token/s · "
     )
 
 
-def test_one_of_a_kind_is_not_many() -> None:
+def test_a_count_of_one_is_singular() -> None:
     alone = RouterStatus(
         address="127.0.0.1:7411", sessions=1, running_turns=1, completion_tokens_per_s=1.0
     )
@@ -216,7 +216,7 @@ def test_one_of_a_kind_is_not_many() -> None:
     assert "1 session · 1 token/s" in text
 
 
-def test_an_explanation_says_which_tokens_are_the_prompts() -> None:
+def test_an_explanation_names_the_tokens_of_the_prompt() -> None:
     lines = drawn(explanation_tables(explained(mode="local", num_candidates=1, busy=False), 80), 80)
 
     assert lines[0] == "prompt 123456 tokens, answer at most 65536 · decided in 123 µs"

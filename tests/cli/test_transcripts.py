@@ -1,4 +1,4 @@
-"""The README's transcripts: what of them must be right, and that it is."""
+"""The README's transcripts: which parts must be right, and that they are."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ decode-0   ready   0 running, 0 waiting, 24 tok/s  16378/16384 free, 6 cached  9
 """
 
 
-def told(text: str) -> str:
+def answer_of(text: str) -> str:
     """The object that `segue generate --json` prints."""
     answer = {
         "text": text,
@@ -83,12 +83,14 @@ def told(text: str) -> str:
         (STATUS, STATUS.replace("0 turns", "1 turn").replace("6 tokens/s", "1 token/s")),
         (STATUS, STATUS.replace("7411", "40123").replace("6 tokens/s", "9 tokens/s")),
         (
-            told("a"),
-            told("a").replace("0.1", "0.2").replace('"shipped_bytes": 1', '"shipped_bytes": 0'),
+            answer_of("a"),
+            answer_of("a")
+            .replace("0.1", "0.2")
+            .replace('"shipped_bytes": 1', '"shipped_bytes": 0'),
         ),
     ],
 )
-def test_what_differs_from_run_to_run_is_no_difference(before: str, after: str) -> None:
+def test_values_that_vary_between_runs_are_no_difference(before: str, after: str) -> None:
     assert before != after
     assert facts(before) == facts(after)
 
@@ -107,12 +109,12 @@ def test_what_differs_from_run_to_run_is_no_difference(before: str, after: str) 
         (STATUS, STATUS.replace("slots", "states")),
         (STATUS, STATUS.replace("/16384", "/8192")),
         (STATUS, STATUS.replace("decode-0   ready", "decode-0   lost")),
-        (told("a"), told("b")),
-        (told("a"), told("a").replace("[5, 6]", "[5, 7]")),
-        (told("a"), told("a").replace("queue_s", "waited_s")),
+        (answer_of("a"), answer_of("b")),
+        (answer_of("a"), answer_of("a").replace("[5, 6]", "[5, 7]")),
+        (answer_of("a"), answer_of("a").replace("queue_s", "waited_s")),
     ],
 )
-def test_what_a_reader_would_be_told_wrongly_is_one(before: str, after: str) -> None:
+def test_text_that_would_mislead_a_reader_is_a_difference(before: str, after: str) -> None:
     assert before != after
     assert facts(before) != facts(after)
 
@@ -129,7 +131,7 @@ def test_blocks_are_written_between_their_markers() -> None:
         with_blocks(page, {"y": ""})
 
 
-def test_the_readmes_transcripts_are_what_a_run_shows() -> None:
+def test_the_readmes_transcripts_equal_a_run() -> None:
     readme = README.read_text()
 
     made = recorded(readme, with_setup=False)

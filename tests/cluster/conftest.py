@@ -1,4 +1,4 @@
-"""Whole clusters: one with real Ray for the session, and one of plain objects in this process."""
+"""Whole clusters: one with real Ray per session, and one of plain objects in this process."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from segue.launch.cluster import Cluster, running_cluster
 from segue.launch.config import ClusterConfig, Config
 from segue.sdk.client import Client
 from segue.worker.process import WorkerOptions
-from tests.cluster.idle import wait_until_ready
+from tests.cluster.waiting import wait_until_ready
 
-# Small, so that turns wait for memory in tests; one thread each, since all share two cores.
+# Small, so that turns wait for memory in tests. One thread each, since all share two cores.
 ENGINE = EngineConfig(max_running=8, cache_bytes=64 << 20, num_threads=1)
 
 
@@ -51,8 +51,9 @@ def ray_cluster() -> Iterator[Cluster]:
 
 @dataclass(frozen=True, slots=True)
 class LocalCluster:
-    """The real objects with real gRPC between them, but one process and no Ray. Bytes go over
-    loopback."""
+    """The real objects with real gRPC between them, but in one process and without Ray. Bytes move
+    over the loopback transport.
+    """
 
     client: Client
     router: Router
@@ -60,14 +61,14 @@ class LocalCluster:
     decode: list[DecodeWorker]
 
     def check_invariants(self) -> None:
-        """At any moment: the accounts add up, and every unit has an owner that is here."""
+        """Holds at any moment: the accounts add up, and every unit has a living owner."""
         for worker in (*self.prefill, *self.decode):
             worker.check_invariants()
             worker.strays().require_none()
 
 
 def num_evicted(*workers: PrefillWorker | DecodeWorker) -> int:
-    """Pages and states that had to go."""
+    """Evicted pages and states."""
     caches = [worker._memory.cache for worker in workers]
     return sum(cache.num_evicted_pages + cache.num_evicted_slots for cache in caches)
 
@@ -82,8 +83,9 @@ async def local_cluster(
     decode_engine: EngineConfig | None = None,
     open_transport: OpenTransport | None = None,
 ) -> AsyncIterator[LocalCluster]:
-    """`decode_engine`: where the decode workers' is to differ from the prefill workers'.
-    `open_transport`: loopback if it is not given."""
+    """`decode_engine`: set if the decode workers' engine differs from the prefill workers'.
+    `open_transport`: loopback if not given.
+    """
     open_transport = open_transport or LoopbackNetwork().open
     config = config or Config(engine=ENGINE)
     async with contextlib.AsyncExitStack() as stack:

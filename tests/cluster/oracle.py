@@ -1,4 +1,4 @@
-"""What `transformers` says to the same tokens: the truth that the cluster is held against."""
+"""What `transformers` answers to the same tokens: the cluster must answer the same."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from transformers import AutoModelForCausalLM
 
 
 class Oracle:
-    """Greedy answers of one checkpoint, from one process without any of our code."""
+    """Greedy answers of one checkpoint, in one process, without any of our code."""
 
     def __init__(self, folder: Path) -> None:
         self._model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
 
     @torch.inference_mode()
     def greedy(self, prompt: Sequence[int], num_tokens: int) -> list[int]:
-        """Exactly `num_tokens`, whatever they are."""
+        """Exactly `num_tokens` tokens, ignoring end tokens."""
         ids = torch.tensor([list(prompt)])
         generated = self._model.generate(
             ids,
@@ -31,8 +31,8 @@ class Oracle:
 
     @torch.inference_mode()
     def would_say(self, prompt: Sequence[int], answer: Sequence[int]) -> bool:
-        """Whether each token of the answer is the most likely one after all before it: what
-        `greedy` would find out token by token, in one pass from scratch.
+        """Whether each token of the answer is the most likely one after all tokens before it: the
+        same check as `greedy`, in one pass from scratch.
         """
         logits_TV = self._model(torch.tensor([[*prompt, *answer]]), use_cache=False).logits[0]
         return logits_TV[len(prompt) - 1 : -1].argmax(-1).tolist() == list(answer)

@@ -1,4 +1,4 @@
-"""`segue serve` as a process, with what it prints, its logs and its pids."""
+"""`segue serve` as a process: its output, its logs and its process ids."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from segue.api.errors import SegueError
 from segue.sdk.client import Client
 
 SETTINGS = "[engine]\nnum_threads = 1\ncache_bytes = 67108864\nmax_running = 8\n"
-# Of a machine that other tests share.
+# For a machine that other tests share.
 PATIENCE_S = 90.0
 
 
@@ -27,13 +27,13 @@ PATIENCE_S = 90.0
 class Serving:
     process: subprocess.Popen[str]
     shown: Path
-    """What it prints on both streams."""
+    """Its output on stdout and stderr."""
 
     def text(self) -> str:
         return self.shown.read_text()
 
     def wait_for(self, pattern: str) -> re.Match[str]:
-        """In what it prints."""
+        """Waits for the pattern in the output."""
         return wait_for(self.text, pattern, lambda: self.process.poll() is None)
 
     def address(self) -> str:
@@ -43,12 +43,12 @@ class Serving:
         return Path(self.wait_for(r"logs are in (\S+): segue")[1])
 
     def log(self, process: str) -> str:
-        """Of the router or a worker; empty before it has begun."""
+        """The log of the router or a worker; empty before it starts."""
         path = self.logs() / f"segue-{process}.log"
         return path.read_text() if path.exists() else ""
 
     def pid(self, process: str) -> int:
-        """Of its present life."""
+        """The process id of its current life."""
         wait_for(lambda: self.log(process), r"process started pid=\d+")
         return int(re.findall(r"process started pid=(\d+)", self.log(process))[-1])
 
@@ -82,7 +82,7 @@ def wait_for(
 def serving(
     folder: Path, *arguments: str, environment: Mapping[str, str] | None = None
 ) -> Iterator[Serving]:
-    """Starting, on a small cache. `folder` is for its files."""
+    """Starts `segue serve` with a small cache. `folder` is for its files."""
     settings = folder / "segue.toml"
     settings.write_text(SETTINGS)
     shown = folder / "shown.txt"
@@ -92,7 +92,7 @@ def serving(
                 str(Path(sys.executable).parent / "segue"),
                 "serve",
                 *("--port", "0", "--http-port", "0", "--config", str(settings)),
-                # Later ones win.
+                # If an option is given twice, the last one wins.
                 *arguments,
             ],
             stdout=output,
@@ -108,7 +108,7 @@ def serving(
 
 
 def wait_until(address: str, is_so: Callable[[ClusterStatus], bool]) -> ClusterStatus:
-    """The cluster's status once it is so; a router that is away is asked again."""
+    """The cluster's status once `is_so` holds. An unreachable router is asked again."""
 
     async def ask() -> ClusterStatus:
         async with Client(address) as client, asyncio.timeout(PATIENCE_S):

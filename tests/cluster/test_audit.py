@@ -1,4 +1,4 @@
-"""A worker recounts its memory between turns, and does not go on when it does not add up."""
+"""An idle worker recounts its memory, and exits if it does not add up."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from segue.api.types import StopConditions, TokenInput
 from segue.cache.unit_pool import AccountingError, UnitState
 from segue.worker.process import audit_when_idle
 from tests.cluster.conftest import local_cluster
-from tests.cluster.idle import wait_until_idle
+from tests.cluster.waiting import wait_until_idle
 
 
 async def test_an_idle_worker_recounts_its_memory(demo: Path) -> None:
@@ -23,9 +23,9 @@ async def test_an_idle_worker_recounts_its_memory(demo: Path) -> None:
         (worker,) = cluster.decode
         audit = asyncio.ensure_future(audit_when_idle(worker, period_s=0.01))
         _, unfinished = await asyncio.wait({audit}, timeout=0.2)
-        assert unfinished, "a sound worker is left alone"
+        assert unfinished, "a correct worker keeps running"
 
-        # A page that the tree owns, and that somebody else was given as well.
+        # A page of the tree that was also given to another owner.
         page = next(worker._memory.cache.tree.nodes()).page
         worker._memory.pages.move([page], UnitState.CACHED, UnitState.WORKING)
         with pytest.raises(AccountingError, match="in the tree, but not cached"):

@@ -1,4 +1,4 @@
-"""Whatever is wrong with a turn is said with the right status, and the cluster goes on."""
+"""Invalid turns are refused with the right status, and the cluster continues."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from segue.sdk.client import Client
 from segue.v1 import session_pb2 as pb
 from segue.v1.session_pb2_grpc import SessionsStub
 from segue.wire.channel import channel_to
-from tests.cluster.idle import is_idle, wait_until_idle
+from tests.cluster.waiting import is_idle, wait_until_idle
 
 INVALID = grpc.StatusCode.INVALID_ARGUMENT
 
@@ -143,7 +143,9 @@ async def test_bad_input_is_refused_with_its_reason(stub: SessionsStub, case: st
     assert reason in str(refused.value.details())
 
 
-async def test_after_all_that_the_cluster_serves_and_holds_nothing(ray_cluster: Cluster) -> None:
+async def test_after_all_refusals_the_cluster_serves_and_holds_nothing(
+    ray_cluster: Cluster,
+) -> None:
     async with Client(ray_cluster.address) as client:
         answer = await client.generate(TextInput("Hello"))
         status = await wait_until_idle(client)
@@ -157,7 +159,7 @@ async def test_cancelling_a_turn_that_does_not_run_is_no_error(ray_cluster: Clus
         assert not await client.cancel("never heard of")
 
 
-async def test_a_turn_id_that_runs_already_is_refused(ray_cluster: Cluster) -> None:
+async def test_a_turn_id_that_is_running_is_refused(ray_cluster: Cluster) -> None:
     async with Client(ray_cluster.address) as client:
         running = client.stream(TextInput("Count"), turn_id="twice")
         await anext(running)
@@ -168,7 +170,7 @@ async def test_a_turn_id_that_runs_already_is_refused(ray_cluster: Cluster) -> N
         await running.aclose()
 
 
-async def test_a_target_that_is_down_is_unavailable_and_named() -> None:
+async def test_an_unreachable_target_is_unavailable_and_named() -> None:
     async with Client("127.0.0.1:1") as client:
         with pytest.raises(Unavailable, match=r"router 127\.0\.0\.1:1"):
             await client.generate(TextInput("Hello"), timeout_s=5)
@@ -178,7 +180,7 @@ async def collect(call: AsyncIterable[pb.GenerateEvent]) -> list[pb.GenerateEven
     return [event async for event in call]
 
 
-async def test_a_deadline_that_passes_ends_the_turn_everywhere(ray_cluster: Cluster) -> None:
+async def test_an_expired_deadline_ends_the_turn_everywhere(ray_cluster: Cluster) -> None:
     async with channel_to(ray_cluster.address) as channel:
         call = SessionsStub(channel).Generate(
             pb.GenerateRequest(text="Hello", stop=pb.Stop(max_tokens=4000, ignore_eos=True)),
@@ -193,7 +195,7 @@ async def test_a_deadline_that_passes_ends_the_turn_everywhere(ray_cluster: Clus
     assert is_idle(status), status
 
 
-async def test_a_worker_refuses_a_turn_that_builds_on_what_it_has_not(
+async def test_a_worker_refuses_a_turn_with_an_unknown_prefix(
     ray_cluster: Cluster,
 ) -> None:
     async with Client(ray_cluster.address) as client:

@@ -1,4 +1,4 @@
-"""Conversations through the SDK say what `transformers` says to all messages, from scratch."""
+"""Conversations through the SDK get the answers that `transformers` computes from scratch."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from segue.launch.config import Config
 from segue.sdk.client import Client
 from tests.checkpoints import Variant
 from tests.cluster.conftest import ENGINE, local_cluster, num_evicted
-from tests.cluster.idle import is_idle, wait_until_idle
-from tests.cluster.moving import moving_place, pull_always
-from tests.cluster.scarce import kinds_and_pages, memory_for
-from tests.cluster.talking import Said, Wire, converse, with_thinking, wrong_turns
+from tests.cluster.conversation import TurnRecord, Wire, converse, with_thinking, wrong_turns
+from tests.cluster.moving_placement import moving_place, pull_always
+from tests.cluster.scarce_memory import kinds_and_pages, memory_for
+from tests.cluster.waiting import is_idle, wait_until_idle
 from tests.conftest import MakeCheckpoint
 
 EVERY_KIND = pytest.mark.parametrize(
@@ -39,7 +39,7 @@ def thinking(demo: Path, tmp_path: Path) -> Path:
 def random_thinking(
     request: pytest.FixtureRequest, make_checkpoint: MakeCheckpoint, demo: Path, tmp_path: Path
 ) -> Path:
-    """Random weights with the demo's vocabulary: it answers with anything."""
+    """Random weights with the demo's vocabulary: it generates arbitrary text."""
     changes: dict[str, object] = {"vocab_size": 1536}
     source = make_checkpoint(Variant(is_moe=request.param == "moe", changes=changes))
     return with_thinking(source, demo, tmp_path / "random")
@@ -57,43 +57,43 @@ async def scrape(client: Client) -> str:
     return await asyncio.to_thread(read)
 
 
-async def test_a_history_that_renders_as_it_was_generated_costs_nothing(demo: Path) -> None:
+async def test_a_history_that_renders_as_it_was_generated_is_not_recomputed(demo: Path) -> None:
     async with local_cluster(demo) as cluster:
         wire = Wire(cluster.client)
-        said = await converse(cluster)
+        turns = await converse(cluster)
 
-    calls = [turn.messages[-2].tool_calls for turn in said if not turn.is_question]
+    calls = [turn.messages[-2].tool_calls for turn in turns if not turn.is_question]
     assert [call.name for (call,) in calls] == [
         "get_weather",
         "get_price",
         "get_time",
         "get_weather",
     ]
-    assert await wrong_turns(said, demo) == []
-    assert {turn.end.finish_reason for turn in said} == {FinishReason.STOP}
-    assert [turn.end.usage.rerendered_tokens for turn in said] == [0] * len(said)
-    # System message and question, then always the last answer and what follows it.
-    assert wire.num_messages == [2] * len(said)
+    assert await wrong_turns(turns, demo) == []
+    assert {turn.end.finish_reason for turn in turns} == {FinishReason.STOP}
+    assert [turn.end.usage.rerendered_tokens for turn in turns] == [0] * len(turns)
+    # First the system message and question, then always the last answer and the messages after it.
+    assert wire.num_messages == [2] * len(turns)
 
 
-async def test_what_the_template_drops_is_counted_and_nothing_else(thinking: Path) -> None:
+async def test_only_tokens_that_the_template_drops_count_as_re_rendered(thinking: Path) -> None:
     config = Config(engine=ENGINE, router=RouterConfig(local_prefill_max_tokens=0))
 
     async with local_cluster(thinking, config) as cluster:
-        said = await converse(cluster)
+        turns = await converse(cluster)
         metrics = await scrape(cluster.client)
 
-    assert await wrong_turns(said, thinking) == []
-    counted = [turn.end.usage.rerendered_tokens > 0 for turn in said]
-    assert counted == [False, *(turn.is_question or turn.follows_an_edit for turn in said[1:])]
+    assert await wrong_turns(turns, thinking) == []
+    counted = [turn.end.usage.rerendered_tokens > 0 for turn in turns]
+    assert counted == [False, *(turn.is_question or turn.follows_an_edit for turn in turns[1:])]
     assert counted.count(False) > 1
-    lost = sum(turn.end.usage.rerendered_tokens for turn in said)
+    lost = sum(turn.end.usage.rerendered_tokens for turn in turns)
     assert f"segue_rerendered_tokens_total {lost:.1f}\n" in metrics
     assert f"segue_rerendered_turns_total {sum(counted):.1f}\n" in metrics
-    called = [turn for turn in said if not turn.is_question and not turn.follows_an_edit]
+    called = [turn for turn in turns if not turn.is_question and not turn.follows_an_edit]
     assert not any(turn.messages[-2].content for turn in called)
-    # What came before the first difference was there already, to the last full page.
-    for one, other in itertools.pairwise(turn.end.usage for turn in said[:-1]):
+    # The prompt up to the first difference was cached, in full pages.
+    for one, other in itertools.pairwise(turn.end.usage for turn in turns[:-1]):
         computed = one.prompt_tokens + one.completion_tokens - 1
         common = min(computed, computed + 1 - other.rerendered_tokens)
         assert other.resident_tokens == common - common % ENGINE.page_tokens
@@ -111,7 +111,7 @@ async def test_what_the_template_drops_is_counted_and_nothing_else(thinking: Pat
     ],
     indirect=["random_thinking"],
 )
-async def test_a_session_with_tools_and_a_fork_says_what_transformers_says_from_scratch(
+async def test_a_session_with_tools_and_a_fork_answers_like_transformers(
     random_thinking: Path, page_tokens: int, local_tokens: int
 ) -> None:
     config = Config(
@@ -120,32 +120,32 @@ async def test_a_session_with_tools_and_a_fork_says_what_transformers_says_from_
     )
 
     async with local_cluster(random_thinking, config) as cluster:
-        said = await converse(cluster)
+        turns = await converse(cluster)
         status = await wait_until_idle(cluster.client)
 
-    assert await wrong_turns(said, random_thinking) == []
-    assert all(turn.end.usage.rerendered_tokens for turn in said[1:] if turn.is_question)
+    assert await wrong_turns(turns, random_thinking) == []
+    assert all(turn.end.usage.rerendered_tokens for turn in turns[1:] if turn.is_question)
     assert is_idle(status), status
 
 
-async def test_memory_that_is_always_short_changes_no_word(thinking: Path) -> None:
+async def test_scarce_memory_changes_no_token(thinking: Path) -> None:
     engine = EngineConfig(
         max_running=2, max_checkpoints=3, cache_bytes=7 << 20, num_threads=1, page_tokens=16
     )
 
     async with local_cluster(thinking, Config(engine=engine)) as cluster:
-        said = [turn for name in ("a", "b", "c") for turn in await converse(cluster, name)]
+        turns = [turn for name in ("a", "b", "c") for turn in await converse(cluster, name)]
         evicted = num_evicted(*cluster.prefill, *cluster.decode)
 
     assert evicted > 0
-    assert await wrong_turns(said, thinking) == []
+    assert await wrong_turns(turns, thinking) == []
 
 
 @EVERY_KIND
-async def test_sessions_that_evict_each_other_every_turn_say_the_same(
+async def test_sessions_that_evict_each_other_every_turn_answer_the_same(
     random_thinking: Path, page_tokens: int
 ) -> None:
-    # One of them fits, with its longest turn.
+    # One session fits, with its longest turn.
     engine = memory_for(random_thinking, 1600, page_tokens=page_tokens)
 
     async with local_cluster(random_thinking, Config(engine=engine)) as cluster:
@@ -155,43 +155,43 @@ async def test_sessions_that_evict_each_other_every_turn_say_the_same(
         evicted = num_evicted(cluster.decode[0])
         status = await wait_until_idle(cluster.client)
 
-    said = [turn for session in by_session for turn in session]
-    assert evicted >= len(said)
-    assert await wrong_turns(said, random_thinking) == []
+    turns = [turn for session in by_session for turn in session]
+    assert evicted >= len(turns)
+    assert await wrong_turns(turns, random_thinking) == []
     assert is_idle(status), status
 
 
 @EVERY_KIND
-async def test_a_session_of_any_kind_that_is_moved_every_turn_says_the_same(
+async def test_a_session_of_any_kind_that_moves_every_turn_answers_the_same(
     random_thinking: Path, page_tokens: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = replace(ENGINE, page_tokens=page_tokens)
 
-    said = await moved_every_turn(random_thinking, engine, monkeypatch)
+    turns = await moved_every_turn(random_thinking, engine, monkeypatch)
 
-    assert await wrong_turns(said, random_thinking) == []
+    assert await wrong_turns(turns, random_thinking) == []
 
 
-async def test_a_session_that_is_moved_every_turn_says_the_same(
+async def test_a_session_that_moves_every_turn_answers_the_same(
     thinking: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    said = await moved_every_turn(thinking, ENGINE, monkeypatch)
+    turns = await moved_every_turn(thinking, ENGINE, monkeypatch)
 
-    assert await wrong_turns(said, thinking) == []
+    assert await wrong_turns(turns, thinking) == []
 
 
 async def moved_every_turn(
     folder: Path, engine: EngineConfig, monkeypatch: pytest.MonkeyPatch
-) -> list[Said]:
+) -> list[TurnRecord]:
     monkeypatch.setattr("router.placement.placing.place", moving_place)
     pull_always(monkeypatch)
     config = Config(engine=engine, router=RouterConfig(local_prefill_max_tokens=0))
 
     async with local_cluster(folder, config, prefill=2, decode=2) as cluster:
-        said = await converse(cluster)
+        turns = await converse(cluster)
 
-    # The last turn is the parent's, whose last one before it is not the one before it here.
-    for one, other in itertools.pairwise(turn.end for turn in said[:-1]):
+    # The last turn is the parent's: the turn before it in this list belongs to the fork.
+    for one, other in itertools.pairwise(turn.end for turn in turns[:-1]):
         assert one.prefill_worker != other.prefill_worker
         assert one.decode_worker != other.decode_worker
-    return said
+    return turns

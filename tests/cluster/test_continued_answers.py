@@ -1,4 +1,4 @@
-"""An answer that goes on elsewhere, from the tokens that exist, is the one that was interrupted."""
+"""An interrupted answer that continues on another worker equals the uninterrupted one."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PENALISED = Sampling(repetition_penalty=1.1, frequency_penalty=0.6)
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
+class Continued:
     deltas: Sequence[TokenDelta]
     result: TurnResult
 
@@ -38,7 +38,7 @@ class Said:
 
 
 class Workers:
-    """A prefill and a decode worker, past the router."""
+    """A prefill and a decode worker, without a router."""
 
     def __init__(self, cluster: LocalCluster, status: ClusterStatus) -> None:
         by_role = {worker.role: worker for worker in status.workers}
@@ -48,7 +48,7 @@ class Workers:
         self._decode = DecodeLink(by_role[Role.DECODE])
         self._names = iter(range(1000))
 
-    async def answer(self, spec: TurnSpec, *, is_shipped: bool = True) -> Said:
+    async def answer(self, spec: TurnSpec, *, is_shipped: bool = True) -> Continued:
         """`is_shipped`: a prefill worker computes the context, not the decode worker."""
         turn_id = TurnId(f"turn-{next(self._names)}")
         turn = NamedTurn(turn_id, replace(spec, turn_id=turn_id), prefix=None)
@@ -64,7 +64,7 @@ class Workers:
         if prefilled is not None:
             await prefilled
         self._cluster.check_invariants()
-        return Said(deltas, news)
+        return Continued(deltas, news)
 
     async def close(self) -> None:
         await self._prefill.close()
@@ -99,7 +99,7 @@ def after(turn: TurnSpec, token_ids: Sequence[int]) -> TurnSpec:
     [Sampling(), PENALISED, replace(PENALISED, temperature=2.0, top_k=9, seed=3)],
     ids=["greedy", "penalties", "sampled with penalties"],
 )
-async def test_it_goes_on_with_the_same_tokens(
+async def test_an_answer_continues_with_the_same_tokens(
     workers: Workers, sampling: Sampling, is_shipped: bool
 ) -> None:
     turn = spec(sampling)
@@ -116,7 +116,7 @@ async def test_it_goes_on_with_the_same_tokens(
         assert rest.result.finish_reason == whole.result.finish_reason
 
 
-async def test_text_that_waited_comes_with_the_next_token(workers: Workers) -> None:
+async def test_held_back_text_is_sent_with_the_next_token(workers: Workers) -> None:
     turn = spec(Sampling())
     text = (await workers.answer(turn)).text
     half = len(text) // 2
@@ -134,7 +134,7 @@ async def test_text_that_waited_comes_with_the_next_token(workers: Workers) -> N
         assert rest.result.stop_match == whole.result.stop_match
 
 
-async def test_an_answer_that_has_ended_is_refused(workers: Workers) -> None:
+async def test_an_answer_that_has_ended_cannot_be_continued(workers: Workers) -> None:
     turn = spec(Sampling())
     whole = await workers.answer(turn)
     stop = replace(turn.stop, stop_token_ids=(whole.token_ids[4],))

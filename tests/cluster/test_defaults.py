@@ -1,4 +1,6 @@
-"""What clients leave open, through a whole cluster: sampling, end tokens, lengths, seeds, text."""
+"""Fields that clients leave open, in a whole cluster: sampling, end tokens, lengths, seeds,
+text.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,7 @@ from segue.v1 import session_pb2 as pb
 from segue.v1.session_pb2_grpc import SessionsStub
 from segue.wire.channel import channel_to
 from tests.cluster.conftest import ENGINE, LocalCluster, local_cluster
-from tests.cluster.idle import is_idle, wait_until_idle
+from tests.cluster.waiting import is_idle, wait_until_idle
 
 END, END_OF_TEXT = 1529, 1527
 PROMPT = tuple(range(20, 35))
@@ -30,7 +32,9 @@ UNENDING = StopConditions(ignore_eos=True)
 
 @pytest.fixture(scope="module")
 def sampling_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The demo with a hot generation_config.json, whose end token only the tokenizer names."""
+    """The demo with a high temperature in generation_config.json; only the tokenizer names its end
+    token.
+    """
     folder = tmp_path_factory.mktemp("defaults") / "model"
     shutil.copytree(checkpoint_dir(), folder)
     config = json.loads((folder / "config.json").read_text())
@@ -49,8 +53,10 @@ async def ids_of(call: AsyncIterable[pb.GenerateEvent]) -> list[int]:
     return [token_id async for event in call for token_id in event.delta.token_ids]
 
 
-async def test_a_folder_decides_what_its_clients_leave_open(sampling: LocalCluster) -> None:
-    """And each turn without a seed draws anew, through the SDK as on the wire."""
+async def test_the_checkpoint_decides_the_fields_that_clients_leave_open(
+    sampling: LocalCluster,
+) -> None:
+    """Each turn without a seed draws a new one, through the SDK as on the wire."""
     client = sampling.client
     stop = StopConditions(max_tokens=40)
 
@@ -74,7 +80,7 @@ async def test_a_folder_decides_what_its_clients_leave_open(sampling: LocalClust
     assert greedy[0].token_ids == greedy[1].token_ids
 
 
-async def test_an_answer_ends_at_the_token_that_only_the_tokenizer_names(
+async def test_an_answer_ends_at_an_end_token_that_only_the_tokenizer_names(
     sampling: LocalCluster,
 ) -> None:
     towards_the_end = SamplingParams(temperature=0, logit_bias={END: 100.0})
@@ -92,13 +98,13 @@ async def test_an_answer_ends_at_the_token_that_only_the_tokenizer_names(
 
 @pytest.fixture
 async def scarce() -> AsyncIterator[LocalCluster]:
-    """One decode worker that holds less than the context of 8,192 tokens."""
+    """One decode worker with less memory than the context of 8,192 tokens."""
     small = replace(ENGINE, max_running=2, max_checkpoints=2, cache_bytes=4 << 20)
     async with local_cluster(checkpoint_dir(), decode_engine=small) as cluster:
         yield cluster
 
 
-async def test_an_answer_is_cut_to_what_a_worker_can_hold(scarce: LocalCluster) -> None:
+async def test_an_answer_is_limited_to_a_workers_memory(scarce: LocalCluster) -> None:
     pool = scarce.decode[0].status().load
     held = pool.pages.total * pool.page_tokens
     assert len(PROMPT) + 1024 < held < 8192

@@ -1,4 +1,4 @@
-"""What dies, overflows or does not fit: turns go elsewhere or say why, and nothing is kept."""
+"""Workers that die, overflow or do not fit: turns move or fail with a reason, and nothing leaks."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from segue.launch.cluster import Cluster
 from segue.launch.config import Config
 from segue.sdk.client import Client
 from tests.cluster.conftest import ENGINE, local_cluster
-from tests.cluster.idle import is_idle, wait_until_idle
 from tests.cluster.oracle import Oracle
+from tests.cluster.waiting import is_idle, wait_until_idle
 
 LONG_PROMPT = tuple(5 + index * 7 % 900 for index in range(6000))
 UNENDING = StopConditions(max_tokens=1500, ignore_eos=True)
@@ -60,7 +60,7 @@ async def test_a_turn_whose_prefill_worker_dies_is_computed_by_another(
     assert is_idle(status), status
 
 
-async def test_a_turn_whose_decode_worker_dies_in_mid_answer_says_so(
+async def test_a_turn_whose_decode_worker_dies_during_the_answer_fails_with_the_reason(
     ray_cluster: Cluster,
 ) -> None:
     async with Client(ray_cluster.address) as client:
@@ -80,7 +80,7 @@ async def test_a_turn_whose_decode_worker_dies_in_mid_answer_says_so(
     assert is_idle(status), status
 
 
-async def test_the_router_comes_back_where_it_was_and_the_workers_join_it_again(
+async def test_the_router_restarts_at_its_address_and_the_workers_rejoin(
     ray_cluster: Cluster,
 ) -> None:
     import ray
@@ -103,7 +103,7 @@ async def test_the_router_comes_back_where_it_was_and_the_workers_join_it_again(
     assert answer.token_ids
 
 
-async def test_a_session_goes_back_to_its_own_workers(ray_cluster: Cluster) -> None:
+async def test_a_session_returns_to_its_own_workers(ray_cluster: Cluster) -> None:
     async with Client(ray_cluster.address) as client:
         await wait_until_whole(client)
         ends = [
@@ -117,12 +117,12 @@ async def test_a_session_goes_back_to_its_own_workers(ray_cluster: Cluster) -> N
             for start in (0, 30, 60, 0, 30, 60)
         ]
 
-    # Where decode computes the prompt's end itself, no prefill worker is named.
+    # If decode computes the prompt's end itself, no prefill worker is named.
     assert [end.decode_worker for end in ends[:3]] == [end.decode_worker for end in ends[3:]]
     assert all(end.usage.resident_tokens > 700 for end in ends[3:])
 
 
-async def test_workers_that_lay_out_memory_differently_refuse_each_other_by_name(
+async def test_workers_with_different_memory_layouts_refuse_each_other_by_name(
     demo: Path,
 ) -> None:
     other = replace(ENGINE, page_tokens=32)
@@ -138,7 +138,7 @@ async def test_workers_that_lay_out_memory_differently_refuse_each_other_by_name
 
 
 async def test_turns_wait_for_memory_and_all_are_served(demo: Path) -> None:
-    """Memory for one turn at a time, ten turns at once."""
+    """Ten concurrent turns, and memory for one turn at a time."""
     engine = EngineConfig(max_running=1, cache_bytes=8 << 20, num_threads=1)
 
     async with local_cluster(demo, Config(engine=engine)) as cluster:
@@ -167,7 +167,7 @@ async def test_a_turn_that_can_never_fit_is_refused_with_the_numbers(demo: Path)
             )
 
 
-async def test_one_turn_too_many_is_refused_with_a_hint_when_to_come_back(demo: Path) -> None:
+async def test_a_turn_beyond_the_limit_is_refused_with_a_retry_hint(demo: Path) -> None:
     config = Config(engine=ENGINE)
     config = replace(config, router=replace(config.router, max_turns=1))
 

@@ -1,4 +1,4 @@
-"""The split cluster says what one process says: real Ray, gRPC and Mooncake, 2 + 2 workers."""
+"""The split cluster answers like one process: real Ray, gRPC and Mooncake, 2 + 2 workers."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from segue.api.turn import FinishReason
 from segue.api.types import SamplingParams, StopConditions, TokenInput
 from segue.launch.cluster import Cluster
 from segue.sdk.client import Answer, Client
-from tests.cluster.idle import is_idle, wait_until_idle
 from tests.cluster.oracle import Oracle
+from tests.cluster.waiting import is_idle, wait_until_idle
 
 NUM_TURNS = 40
 AT_ONCE = 8
-# Around pages of 16 and chunks of 512 tokens, and everything odd in between.
+# Around pages of 16 and chunks of 512 tokens, and odd lengths in between.
 LENGTHS = [1, 2, 15, 16, 17, 31, 33, 63, 64, 65, 127, 129, 255, 257, 511, 513, 515, 700, 901, 1025]
 
 
@@ -50,7 +50,7 @@ async def ask(
 async def in_crowds(
     client: Client, asked: list[tuple[tuple[int, ...], int, SamplingParams | None]]
 ) -> list[Answer]:
-    """All of them, `AT_ONCE` at a time, in order."""
+    """Runs all of them, `AT_ONCE` at a time, in order."""
     gate = asyncio.Semaphore(AT_ONCE)
 
     async def one(prompt: tuple[int, ...], num: int, sampling: SamplingParams | None) -> Answer:
@@ -85,13 +85,13 @@ async def test_greedy_tokens_equal_those_of_transformers(ray_cluster: Cluster, d
     assert is_idle(status), status
 
 
-async def test_sampled_tokens_depend_on_the_seed_and_on_nothing_else(
+async def test_sampled_tokens_depend_only_on_the_seed(
     ray_cluster: Cluster,
 ) -> None:
     chosen = prompts()[6:14]
     sampling = [
         SamplingParams(
-            # The demo model has few doubts.
+            # The demo model's distributions are sharp.
             temperature=1.8,
             top_p=0.98,
             top_k=50 if index % 2 else 0,
@@ -119,7 +119,7 @@ async def test_sampled_tokens_depend_on_the_seed_and_on_nothing_else(
     assert sum(differing) > len(differing) / 2
 
 
-async def test_cancelled_turns_and_vanished_clients_leave_nothing_behind(
+async def test_cancelled_turns_and_disconnected_clients_leave_nothing_behind(
     ray_cluster: Cluster,
 ) -> None:
     source = random.Random(3)
@@ -171,7 +171,7 @@ async def test_cancelled_turns_and_vanished_clients_leave_nothing_behind(
 
 
 @pytest.mark.parametrize("role", ["prefill-1", "decode-1"])
-async def test_a_worker_that_dies_comes_back_in_a_new_epoch_and_serves(
+async def test_a_worker_that_dies_restarts_in_a_new_epoch_and_serves(
     ray_cluster: Cluster, role: str
 ) -> None:
     async with Client(ray_cluster.address) as client:

@@ -1,4 +1,6 @@
-"""Sessions whose memory moves to the host and back: the tokens are those from scratch."""
+"""Sessions whose memory is offloaded to the host and loaded back: the tokens are those from
+scratch.
+"""
 
 from __future__ import annotations
 
@@ -19,11 +21,11 @@ from segue.api.types import StopConditions, TokenInput
 from segue.engine.config import EngineConfig
 from segue.launch.config import Config
 from tests.cluster.conftest import LocalCluster, local_cluster, num_evicted
-from tests.cluster.direct import DirectTurn
-from tests.cluster.growing import Said, wrong_turns
-from tests.cluster.idle import is_idle, wait_until_idle
-from tests.cluster.moving import pull_always
+from tests.cluster.direct_turn import DirectTurn
+from tests.cluster.growing_session import TurnRecord, wrong_turns
+from tests.cluster.moving_placement import pull_always
 from tests.cluster.test_prefill_here import spec
+from tests.cluster.waiting import is_idle, wait_until_idle
 
 # 51 pages and 4 slots, and on decode, which drafts, 44 and 5: room for one session on the device,
 # and for all of them on the host.
@@ -44,9 +46,9 @@ class Talk:
         self.name = name
         self._source = random.Random(name)
         self.history = self._more(first_tokens)
-        self.said: list[Said] = []
+        self.turns: list[TurnRecord] = []
 
-    async def turn(self, cluster: LocalCluster) -> Said:
+    async def turn(self, cluster: LocalCluster) -> TurnRecord:
         answer = await cluster.client.generate(
             TokenInput(tuple(self.history)),
             session_id=self.name,
@@ -54,16 +56,16 @@ class Talk:
             timeout_s=60,
         )
         cluster.check_invariants()
-        self.said.append(Said(list(self.history), list(answer.token_ids), answer.end))
+        self.turns.append(TurnRecord(list(self.history), list(answer.token_ids), answer.end))
         self.history += [*answer.token_ids, *self._more(31)]
-        return self.said[-1]
+        return self.turns[-1]
 
     def _more(self, num_tokens: int) -> list[int]:
         return [self._source.randrange(5, 290) for _ in range(num_tokens)]
 
 
 async def measured(cluster: LocalCluster, worker_id: str, sample: str) -> float:
-    """What the worker's metrics endpoint says, over all labels."""
+    """A metric of the worker's endpoint, summed over all labels."""
     status = await cluster.client.status()
     (worker,) = [w for w in status.workers if w.worker_id == worker_id]
 
@@ -76,7 +78,7 @@ async def measured(cluster: LocalCluster, worker_id: str, sample: str) -> float:
 
 
 def resident_tokens(cluster: LocalCluster, talk: Talk) -> int:
-    """Of its next prompt, on the decode worker's device."""
+    """Tokens of its next prompt on the decode worker's device."""
     return cluster.decode[0]._memory.cache.match(Prompt(talk.history)).num_tokens
 
 
@@ -86,7 +88,7 @@ async def cluster(demo: Path) -> AsyncIterator[LocalCluster]:
         yield cluster
 
 
-async def test_sessions_that_do_not_fit_together_are_loaded_and_not_computed(
+async def test_sessions_that_do_not_fit_together_are_loaded_instead_of_computed(
     cluster: LocalCluster, demo: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pull_always(monkeypatch)
@@ -95,7 +97,7 @@ async def test_sessions_that_do_not_fit_together_are_loaded_and_not_computed(
         for talk in talks:
             await talk.turn(cluster)
     status = await wait_until_idle(cluster.client)
-    await asyncio.sleep(1.0)  # Two heartbeats: counters are brought up to date by them.
+    await asyncio.sleep(1.0)  # Two heartbeats, which update the counters.
     evicted = num_evicted(*cluster.prefill, *cluster.decode)
     loaded_tokens = await measured(cluster, "decode-0", "segue_host_loaded_tokens_total")
     num_loads = await measured(cluster, "decode-0", "segue_host_load_seconds_count")
@@ -106,14 +108,14 @@ async def test_sessions_that_do_not_fit_together_are_loaded_and_not_computed(
     assert is_idle(status), status
     assert all(worker.load.host_pages.cached > 0 for worker in status.workers)
     for talk in talks:
-        for turn in talk.said[1:]:
+        for turn in talk.turns[1:]:
             usage = turn.usage
             assert usage.resident_tokens >= usage.prompt_tokens - 31 - 2 * 16
             assert usage.cached_tokens + usage.pulled_tokens > 0.8 * usage.prompt_tokens
-        assert await wrong_turns(talk.said, demo) == []
+        assert await wrong_turns(talk.turns, demo) == []
 
 
-async def test_a_prefill_worker_loads_what_it_would_have_to_compute(demo: Path) -> None:
+async def test_a_prefill_worker_loads_a_prefix_instead_of_computing_it(demo: Path) -> None:
     config = Config(engine=SHORT, decode=DecodeConfig(residency=False))
     talks = [Talk(name) for name in ("a", "b", "c")]
 
@@ -125,16 +127,16 @@ async def test_a_prefill_worker_loads_what_it_would_have_to_compute(demo: Path) 
         loaded_tokens = await measured(cluster, "prefill-0", "segue_host_loaded_tokens_total")
         dropped = num_evicted(cluster.prefill[0]) - cluster.prefill[0]._memory.cache.num_moved_pages
 
-    last = [talk.said[-1].usage for talk in talks]
+    last = [talk.turns[-1].usage for talk in talks]
     assert loaded_tokens > 500
     assert dropped < num_evicted(cluster.prefill[0])
     assert all(usage.cached_tokens > 0.8 * usage.prompt_tokens for usage in last)
     for talk in talks:
-        assert await wrong_turns(talk.said, demo) == []
+        assert await wrong_turns(talk.turns, demo) == []
 
 
 async def test_without_a_host_tier_the_same_sessions_are_computed_again(demo: Path) -> None:
-    """What the test above would show if nothing were loaded."""
+    """The counterpart of the test above: nothing is loaded."""
     talks = [Talk(name) for name in ("a", "b", "c")]
 
     async with local_cluster(demo, Config(engine=replace(SHORT, host_cache_bytes=0))) as cluster:
@@ -143,7 +145,7 @@ async def test_without_a_host_tier_the_same_sessions_are_computed_again(demo: Pa
                 await talk.turn(cluster)
         status = await cluster.client.status()
 
-    last = [talk.said[-1].usage for talk in talks]
+    last = [talk.turns[-1].usage for talk in talks]
     assert [usage.resident_tokens + usage.cached_tokens for usage in last] == [0, 0, 0]
     assert all(worker.load.host_pages.total == 0 for worker in status.workers)
 
@@ -159,7 +161,8 @@ async def test_a_paused_session_makes_room_and_is_back_before_its_turn(
     await other.turn(cluster)
     await other.turn(cluster)
     during = resident_tokens(cluster, paused)
-    # Else there is no room to come back to: a lease is not revoked for what may be needed.
+    # Otherwise there is no room for its return: no lease is revoked for memory that is not needed
+    # yet.
     await cluster.client.release_session("other")
     async with asyncio.timeout(10):
         while resident_tokens(cluster, paused) < before:
@@ -174,10 +177,10 @@ async def test_a_paused_session_makes_room_and_is_back_before_its_turn(
     assert still_leased_s == 10.0
     assert turn.usage.resident_tokens >= before
     assert is_idle(status), status
-    assert await wrong_turns([*paused.said, *other.said], demo) == []
+    assert await wrong_turns([*paused.turns, *other.turns], demo) == []
 
 
-async def test_a_turn_that_comes_early_does_not_wait_for_the_end_of_its_pause(
+async def test_an_early_turn_does_not_wait_for_the_end_of_the_pause(
     cluster: LocalCluster, demo: Path
 ) -> None:
     paused, other = Talk("paused"), Talk("other", first_tokens=500)
@@ -190,7 +193,7 @@ async def test_a_turn_that_comes_early_does_not_wait_for_the_end_of_its_pause(
     turn = await asyncio.wait_for(paused.turn(cluster), timeout=30)
 
     assert turn.usage.resident_tokens >= before
-    assert await wrong_turns(paused.said, demo) == []
+    assert await wrong_turns(paused.turns, demo) == []
 
 
 async def test_a_paused_session_can_be_forked_and_released(cluster: LocalCluster) -> None:
@@ -207,7 +210,7 @@ async def test_a_paused_session_can_be_forked_and_released(cluster: LocalCluster
     assert await cluster.client.renew_session("child", 7.0) == 7.0
 
 
-async def test_a_turn_that_is_named_twice_while_it_is_loaded_is_here_once(
+async def test_a_turn_id_that_is_used_twice_while_loading_runs_once(
     cluster: LocalCluster,
 ) -> None:
     talk = Talk("a")
@@ -225,7 +228,7 @@ async def test_a_turn_that_is_named_twice_while_it_is_loaded_is_here_once(
     assert is_idle(await wait_until_idle(cluster.client))
 
 
-async def test_turns_that_are_cancelled_while_they_are_loaded_leave_nothing(
+async def test_turns_cancelled_while_loading_leave_nothing(
     cluster: LocalCluster,
 ) -> None:
     talks = [Talk(name) for name in ("a", "b", "c")]

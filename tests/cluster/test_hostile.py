@@ -1,5 +1,4 @@
-"""What a worker was once told that ended it, blinded it or took its memory: now it is refused, with
-nothing lost."""
+"""Messages that once ended, blinded or drained a worker: each is refused, with nothing lost."""
 
 from __future__ import annotations
 
@@ -30,7 +29,7 @@ from segue.v1 import session_pb2 as pb
 from segue.wire.channel import channel_to
 from segue.wire.status import rpc_errors
 from tests.cluster.conftest import ENGINE, LocalCluster, local_cluster
-from tests.cluster.idle import is_idle, wait_until_idle
+from tests.cluster.waiting import is_idle, wait_until_idle
 
 PROMPT = tuple(range(20, 120))
 CONFIG = Config(
@@ -40,13 +39,13 @@ CONFIG = Config(
 )
 
 
-# One cluster for all of them: each leaves it as it was.
+# One cluster for all of these tests: each leaves it unchanged.
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
 @pytest.fixture(scope="module")
 def exits() -> Iterator[list[int]]:
-    """Every time that a process would have ended."""
+    """Records each call that would end the process."""
     seen: list[int] = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "_exit", seen.append)
@@ -88,7 +87,7 @@ async def answer(cluster: LocalCluster, first: int = 20, **options: Any) -> Answ
 
 
 async def start(cluster: LocalCluster, **request: Any) -> None:
-    """Past the router; the first word of the worker is heard."""
+    """Starts a turn without a router; returns the worker's first event."""
     start = worker_pb2.StartTurn(timeout_s=5.0, **request)
     address = cluster.decode[0].presence.address
     async with channel_to(address) as channel:
@@ -106,7 +105,7 @@ async def first_word(stub: Any, command: worker_pb2.TurnCommand) -> None:
 async def prefill_prompt(
     cluster: LocalCluster, turn: worker_pb2.TurnSpec, ticket: transfer_pb2.Ticket
 ) -> None:
-    """Past the router."""
+    """Prefills without a router."""
     prompt = worker_pb2.PrefillPrompt(turn=turn, ticket=ticket)
     address = cluster.prefill[0].presence.address
     async with channel_to(address) as channel:
@@ -139,7 +138,7 @@ BAD_SPECS = {
 
 
 @pytest.mark.parametrize("case", BAD_SPECS)
-async def test_no_turn_ends_the_worker_that_it_is_sent_to(cluster: LocalCluster, case: str) -> None:
+async def test_no_turn_ends_the_worker_that_receives_it(cluster: LocalCluster, case: str) -> None:
     turn, reason = BAD_SPECS[case]
     right = await answer(cluster)
     identity = cluster.prefill[0].presence.identity
@@ -200,7 +199,7 @@ async def test_guessed_tickets_cannot_be_fenced_committed_or_aborted(
         {"epoch": 1},
     ],
 )
-async def test_reservations_for_writers_that_nobody_knows_take_nothing(
+async def test_reservations_for_unknown_writers_take_nothing(
     cluster: LocalCluster,
     monkeypatch: pytest.MonkeyPatch,
     writer: dict[str, Any],
@@ -225,7 +224,7 @@ async def test_reservations_for_writers_that_nobody_knows_take_nothing(
     assert len((await answer(cluster)).token_ids) == 8
 
 
-async def test_a_lease_and_a_pause_may_be_shorter_than_a_look_at_them(
+async def test_leases_and_pauses_may_be_shorter_than_a_check(
     cluster: LocalCluster,
 ) -> None:
     await answer(cluster, session_id="s")
@@ -238,17 +237,17 @@ async def test_a_lease_and_a_pause_may_be_shorter_than_a_look_at_them(
 
 
 @pytest.mark.parametrize("name", ["", "x" * 257, "two\nlines"])
-async def test_a_fork_has_a_name_that_a_turn_could_have(cluster: LocalCluster, name: str) -> None:
+async def test_a_forks_name_must_be_a_valid_session_name(cluster: LocalCluster, name: str) -> None:
     await answer(cluster, session_id="s")
 
     with pytest.raises(InvalidRequest, match="session_id"):
         await cluster.client.fork_session("s", name)
 
 
-async def test_a_penalty_at_its_limit_is_taken(cluster: LocalCluster) -> None:
-    said = await answer(cluster, sampling=SamplingParams(repetition_penalty=0.01))
+async def test_a_penalty_at_its_limit_is_accepted(cluster: LocalCluster) -> None:
+    answered = await answer(cluster, sampling=SamplingParams(repetition_penalty=0.01))
 
-    assert len(said.token_ids) == 8
+    assert len(answered.token_ids) == 8
 
 
 @pytest.mark.parametrize("first_token", [10**6, 2**32 - 1])
@@ -289,19 +288,19 @@ PLACES = [
     "prefill_worker.units.PromptMemory._take_behind",
     "segue.cache.prefix.cache.PrefixCache.insert",
     "prefill_worker.engine.PrefillEngine._ship",
-    "kv_transfer.writing.writer.HandoffWriter.begin",
+    "kv_transfer.writing.writer.HandoffWriter.start",
 ]
 
 
 @pytest.mark.parametrize("place", PLACES)
-async def test_an_error_of_any_kind_after_memory_was_taken_gives_it_back(
+async def test_any_error_after_memory_was_taken_gives_it_back(
     cluster: LocalCluster, monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:
     right = await answer(cluster, 30)
     with monkeypatch.context() as broken:
         broken.setattr(place, raising)
         with pytest.raises(SegueError):
-            # A prompt of its own: nothing of it is anywhere yet.
+            # A prompt of its own, of which nothing is cached anywhere.
             await answer(cluster, 140 + PLACES.index(place), session_id=place)
         status = await wait_until_idle(cluster.client)
 
@@ -310,7 +309,7 @@ async def test_an_error_of_any_kind_after_memory_was_taken_gives_it_back(
     assert (await answer(cluster, 30)).token_ids == right.token_ids
 
 
-async def test_a_leak_is_told_with_its_owners_name(cluster: LocalCluster) -> None:
+async def test_a_leak_is_logged_with_its_owners_name(cluster: LocalCluster) -> None:
     (worker,) = cluster.decode
     pages = worker._memory.pages.take(5, UnitState.WORKING, owner="turn-of-yesterday")
     slots = worker._memory.slots.take(2, UnitState.WORKING, owner="turn-of-yesterday")

@@ -1,4 +1,4 @@
-"""`segue serve` on a Ray cluster that somebody else started, with a token and two CPUs."""
+"""`segue serve` on an existing Ray cluster, with a token and two CPUs."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from tests.cluster.serving import PATIENCE_S, is_whole, serving, wait_for, wait_
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """A head node with one label and one resource of its own."""
+    """A head node with one label and one custom resource."""
 
     address: str
     environment: dict[str, str]
-    """Of those that may join."""
+    """The token that nodes and drivers need to join."""
 
 
 @pytest.fixture(scope="module")
@@ -53,14 +53,14 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
         wait_for(shown.read_text, "Ray runtime started", lambda: process.poll() is None)
         yield Head(f"127.0.0.1:{port}", environment)
     finally:
-        # `ray start --block` drains for half a minute on SIGTERM; its group is our own.
+        # `ray start --block` drains for half a minute on SIGTERM; its process group is ours.
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
 
 
 def refused(folder: Path, head: Head, *arguments: str, token: str = "") -> str:
-    """What it printed before it ended with an error, soon and in one line."""
+    """Its output before it ended with an error, soon and in one line."""
     environment = head.environment
     if token:
         environment = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token}
@@ -79,13 +79,13 @@ def refused(folder: Path, head: Head, *arguments: str, token: str = "") -> str:
     return error
 
 
-def test_a_wrong_token_is_said_to_be_wrong(head: Head, tmp_path: Path) -> None:
+def test_a_wrong_token_is_reported(head: Head, tmp_path: Path) -> None:
     error = refused(tmp_path, head, token="f" * 64)
 
     assert error.startswith(f"error Unavailable: cannot join Ray at {head.address}: the token is")
 
 
-def test_what_the_cluster_lacks_is_said_at_once(head: Head, tmp_path: Path) -> None:
+def test_missing_resources_are_reported_at_once(head: Head, tmp_path: Path) -> None:
     settings = tmp_path / "more.toml"
     settings.write_text("[cluster]\ncpus_per_worker = 8\n")
 
@@ -94,7 +94,7 @@ def test_what_the_cluster_lacks_is_said_at_once(head: Head, tmp_path: Path) -> N
     assert "it needs 16 CPU, but the Ray cluster has 2 CPU on 1 node" in error
 
 
-def test_workers_are_placed_by_label_and_resource_and_found_where_they_announce(
+def test_workers_are_placed_by_label_and_resource_and_reachable_where_they_announce(
     head: Head, tmp_path: Path
 ) -> None:
     port, metrics_port = free_port("127.0.0.3", 0), free_port("127.0.0.3", 0)

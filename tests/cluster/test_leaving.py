@@ -1,4 +1,4 @@
-"""Workers that stop, and workers that vanish: what the router still knows of them afterwards."""
+"""Workers that stop and workers that are killed: what the router still knows about them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from router.router import Router
 from segue.api.cluster_status import WorkerHealth
 from segue.api.types import SessionId, StopConditions, TokenInput, WorkerId
 from segue.sdk.client import Client
-from tests.cluster.idle import wait_until_ready
+from tests.cluster.waiting import wait_until_ready
 
 SETTINGS = "[engine]\nnum_threads = 1\ncache_bytes = 67108864\nmax_running = 8\n"
 WORKERS = ["prefill-0", "decode-0", "decode-1"]
@@ -25,7 +25,7 @@ WORKERS = ["prefill-0", "decode-0", "decode-1"]
 
 @contextlib.asynccontextmanager
 async def workers(router_address: str, model: Path, folder: Path) -> AsyncIterator[list[Process]]:
-    """Each a process of its own, as an operator would start them without Ray."""
+    """Each is a separate process, as an operator starts it without Ray."""
     settings = folder / "segue.toml"
     settings.write_text(SETTINGS)
     started: list[Process] = []
@@ -63,7 +63,7 @@ async def wait_until_healths_are(client: Client, **expected: WorkerHealth) -> No
 
 
 async def wait_until_lost_are(router: Router, num_workers: int) -> None:
-    """As an alert would see them."""
+    """Waits until the metric for lost workers has this value, as an alert would see it."""
     labels = {"role": "decode", "health": "lost"}
     async with asyncio.timeout(20):
         while True:
@@ -73,7 +73,7 @@ async def wait_until_lost_are(router: Router, num_workers: int) -> None:
             await asyncio.sleep(0.05)
 
 
-async def test_a_worker_that_stops_is_gone_and_one_that_is_killed_is_forgotten_after_a_while(
+async def test_a_stopped_worker_is_removed_and_a_killed_one_is_forgotten_later(
     demo: Path, tmp_path: Path
 ) -> None:
     ready, lost = WorkerHealth.READY, WorkerHealth.LOST
@@ -93,7 +93,7 @@ async def test_a_worker_that_stops_is_gone_and_one_that_is_killed_is_forgotten_a
 
         first.send_signal(signal.SIGTERM)
         assert await asyncio.wait_for(first.wait(), 20) == 0
-        # Its goodbye arrived before its process ended: it was never lost.
+        # Its leave arrived before its process ended, so it was never lost.
         assert await healths(client) == {"prefill-0": ready, "decode-1": ready}
         assert WorkerId("decode-0") not in running.router.placing.cluster.nodes
 

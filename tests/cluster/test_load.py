@@ -11,9 +11,9 @@ from benchmarks.load.drive import run_load
 from kv_transfer.transport.mooncake import open_mooncake
 from segue.launch.config import Config
 from tests.cluster.conftest import ENGINE, local_cluster
-from tests.cluster.idle import is_idle, wait_until_idle
+from tests.cluster.waiting import is_idle, wait_until_idle
 
-# How many turns by how many sessions at a time: alone some that start anew, and at once many.
+# Turns by number of concurrent sessions: a few one after the other, and many at once.
 LOADS = {1: 30, 4: 50, 32: 100}
 
 
@@ -40,6 +40,6 @@ async def test_no_short_turn_fails(demo: Path, num_workers: int, is_local: bool)
         status = await wait_until_idle(cluster.client)
 
     assert is_idle(status), status
-    # Every turn counts as ended, though its client leaves as soon as it has the end.
+    # Every turn counts as ended, though its client disconnects as soon as it has the end.
     assert status.router.finished_turns == sum(LOADS.values())
     assert (status.router.failed_turns, status.router.cancelled_turns) == (0, 0)

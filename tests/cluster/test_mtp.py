@@ -1,4 +1,4 @@
-"""Several tokens a step: the same tokens as one at a time, greedy and sampled; nothing leaks."""
+"""Speculative decoding: the same tokens as without drafts, greedy and sampled; nothing leaks."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from segue.api.types import SamplingParams, StopConditions, TextInput, TokenInpu
 from segue.launch.config import Config
 from segue.sdk.client import Answer
 from tests.cluster.conftest import ENGINE, LocalCluster, local_cluster
-from tests.cluster.idle import is_idle, wait_until_idle
-from tests.cluster.moving import moving_place, pull_always
+from tests.cluster.moving_placement import moving_place, pull_always
 from tests.cluster.oracle import Oracle
+from tests.cluster.waiting import is_idle, wait_until_idle
 
 NUM_SAMPLED = 100
 
 
 def drafting(max_drafts: int, *, local_tokens: int = 256) -> Config:
-    """Always exactly so many, where there is room in the answer."""
+    """Always drafts exactly this many tokens, if the answer has room."""
     config = Config(
         engine=ENGINE, decode=DecodeConfig(max_drafts=max_drafts, adaptive_drafts=False)
     )
@@ -71,24 +71,24 @@ async def test_greedy_answers_are_those_of_transformers(
     async def two_turns(
         cluster: LocalCluster, index: int, prompt: tuple[int, ...], length: int
     ) -> list[tuple[tuple[int, ...], Answer]]:
-        said = []
+        records = []
         for _ in range(2):
             answer = await cluster.client.generate(
                 TokenInput(prompt),
                 session_id=f"session-{index}",
                 stop=StopConditions(max_tokens=length, ignore_eos=True),
             )
-            said.append((prompt, answer))
+            records.append((prompt, answer))
             prompt = (*prompt, *answer.token_ids, 7, 8, 9)
-        return said
+        return records
 
     async with local_cluster(folder, drafting(max_drafts, local_tokens=16)) as cluster:
-        said = await asyncio.gather(
+        records = await asyncio.gather(
             *(two_turns(cluster, index, *turn) for index, turn in enumerate(asked))
         )
         status = await wait_until_idle(cluster.client)
 
-    turns = [turn for of_session in said for turn in of_session]
+    turns = [turn for of_session in records for turn in of_session]
 
     def wrong() -> list[int]:
         oracle = Oracle(folder)
@@ -130,7 +130,7 @@ def parameters() -> list[tuple[SamplingParams, StopConditions]]:
 
 
 async def sampled(demo: Path, config: Config) -> tuple[list[Answer], int]:
-    """All answers, and how many drafts were accepted."""
+    """All answers, and the number of accepted drafts."""
     texts = ["My name is Ada. What is my name?", "Tell me a joke.", "The code is 73", "Hello"]
     gate = asyncio.Semaphore(8)
 
@@ -152,7 +152,7 @@ async def test_sampled_turns_are_the_same_with_and_without_drafts(demo: Path) ->
 
     assert none == 0
     assert num_accepted > NUM_SAMPLED // 2
-    # How many drafts it learns to make is a matter of how fast this machine is: some it does try.
+    # The number of drafts it learns depends on this machine's speed; it does try some.
     assert num_learned > 0
     for one, *others in zip(without, with_drafts, learned, strict=True):
         for other in others:
@@ -165,7 +165,7 @@ async def test_sampled_turns_are_the_same_with_and_without_drafts(demo: Path) ->
 
 
 async def conversation(cluster: LocalCluster) -> list[Answer]:
-    """Twelve turns, sampled."""
+    """Twelve sampled turns."""
     source = random.Random(2)
     history = [source.randrange(5, 290) for _ in range(120)]
     answers = []
@@ -182,7 +182,7 @@ async def conversation(cluster: LocalCluster) -> list[Answer]:
     return answers
 
 
-async def test_a_session_that_changes_workers_says_the_same_with_drafts(
+async def test_a_session_that_changes_workers_gets_the_same_tokens_with_drafts(
     demo: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with local_cluster(demo, drafting(0)) as cluster:
@@ -198,7 +198,7 @@ async def test_a_session_that_changes_workers_says_the_same_with_drafts(
     assert sum(answer.end.usage.accepted_tokens for answer in moved) > 0
 
 
-async def test_turns_that_are_cancelled_between_drafts_leave_nothing(demo: Path) -> None:
+async def test_turns_cancelled_between_drafts_leave_nothing(demo: Path) -> None:
     async with local_cluster(demo, drafting(4)) as cluster:
 
         async def cut_short(prompt: Sequence[int], after: int) -> None:

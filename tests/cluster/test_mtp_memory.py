@@ -1,4 +1,6 @@
-"""What an MTP layer needs goes where the rest of a session's memory goes, and is as true there."""
+"""The K and V of an MTP layer are cached, shipped and correct like the rest of a session's
+memory.
+"""
 
 from __future__ import annotations
 
@@ -17,15 +19,17 @@ from segue.engine.config import EngineConfig
 from segue.launch.config import Config
 from segue.worker.load import LoadedModel, load_runner
 from tests.cluster.conftest import ENGINE, local_cluster
-from tests.cluster.idle import wait_until_idle
+from tests.cluster.waiting import wait_until_idle
 from tests.engine.mtp_oracle import MtpOracle
 
 
 @pytest.mark.parametrize("folder", ["mtp_dense", "mtp_moe"])
-async def test_drafts_from_a_sessions_memory_on_decode_are_the_oracles(
+async def test_drafts_from_a_sessions_memory_on_decode_equal_the_oracles(
     folder: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Two turns: pages of both prompts were shipped, those of the answers were written there."""
+    """Two turns: pages of both prompts were shipped, those of the answers were written on
+    decode.
+    """
     path: Path = shutil.copytree(request.getfixturevalue(folder), tmp_path / "model")
     for name in TEXT_FILES:
         shutil.copy(checkpoint_dir() / name, path / name)
@@ -39,7 +43,7 @@ async def test_drafts_from_a_sessions_memory_on_decode_are_the_oracles(
         loaded.append(load_runner(model, engine, max_drafts=max_drafts, with_scratch=with_scratch))
         return loaded[-1]
 
-    # The decode worker loads last.
+    # The decode worker's runner is loaded last.
     monkeypatch.setattr("kv_transfer.worker.load_runner", load)
     async with local_cluster(path, Config(engine=ENGINE)) as cluster:
         for num_tokens in (100, 70):

@@ -1,4 +1,4 @@
-"""Probes, reflection and metrics as an operator's own tools see them."""
+"""Probes, reflection and metrics as standard tools see them."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ async def test_every_server_lists_its_services(ray_cluster: Cluster) -> None:
 
 @pytest.fixture
 async def prometheus(ray_cluster: Cluster, tmp_path: Path) -> AsyncIterator[str]:
-    """A real Prometheus that scrapes the cluster; its address."""
+    """The address of a real Prometheus that scrapes the cluster."""
     program = shutil.which("prometheus")
     if program is None:
         pytest.fail("prometheus is not installed; ./check installs it (Debian: prometheus)")

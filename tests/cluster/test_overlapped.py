@@ -1,4 +1,4 @@
-"""A whole cluster whose decode workers launch steps ahead of their results, on a slow device."""
+"""A whole cluster whose decode workers launch steps before they read earlier results."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from segue.engine.config import EngineConfig
 from segue.engine.device.launcher import Launcher
 from segue.engine.runner import ModelRunner
 from tests.cluster.conftest import local_cluster
-from tests.cluster.idle import is_idle, wait_until_idle
-from tests.cluster.moving import moving_place, pull_always
+from tests.cluster.moving_placement import moving_place, pull_always
 from tests.cluster.test_mtp import conversation, drafting, prompts
+from tests.cluster.waiting import is_idle, wait_until_idle
 from tests.decode_worker.engines import SlowDevice
 
 
 @pytest.fixture
 def overlapped(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Steps are run when somebody waits for them, or for a later one."""
+    """A device that runs a step only when its result, or a later one's, is awaited."""
     launcher_of = decode_main.launcher_of
 
     def slow(runner: ModelRunner, engine: EngineConfig, decode: DecodeConfig) -> Launcher:
@@ -33,7 +33,7 @@ def overlapped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(decode_main, "launcher_of", slow)
 
 
-async def test_a_session_that_changes_workers_says_what_the_hosts_loop_says(
+async def test_a_session_that_changes_workers_gets_the_tokens_of_the_host_loop(
     demo: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
     async with local_cluster(demo, drafting(0)) as cluster:
@@ -49,7 +49,7 @@ async def test_a_session_that_changes_workers_says_what_the_hosts_loop_says(
 
 
 @pytest.mark.usefixtures("overlapped")
-async def test_ends_at_stop_strings_and_cancelled_turns_leave_nothing(demo: Path) -> None:
+async def test_stop_strings_and_cancelled_turns_leave_nothing(demo: Path) -> None:
     async with local_cluster(demo, drafting(3)) as cluster:
 
         async def cut_short(index: int, prompt: tuple[int, ...]) -> None:

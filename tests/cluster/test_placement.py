@@ -1,4 +1,4 @@
-"""Placement in a whole cluster: explained, measured, sticky where that pays, and never leaking."""
+"""Placement in a whole cluster: explained, measured, sticky if that pays, and without leaks."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from segue.api.types import ChatInput, Message, StopConditions, TokenInput, Work
 from segue.launch.config import Config
 from segue.sdk.client import Answer
 from tests.cluster.conftest import ENGINE, LocalCluster, local_cluster
-from tests.cluster.idle import wait_until_idle
-from tests.cluster.moving import place_without_pulls
+from tests.cluster.moving_placement import place_without_pulls
 from tests.cluster.oracle import Oracle
+from tests.cluster.waiting import wait_until_idle
 
 LONG = [random.Random(5).randrange(5, 290) for _ in range(800)]
 ONLY_PREFILL = Config(engine=ENGINE, router=RouterConfig(local_prefill_max_tokens=0))
@@ -39,7 +39,7 @@ def workers_of(answer: Answer) -> tuple[str, str]:
 
 
 def seats(cluster: LocalCluster) -> int:
-    """What the router counts as its own turns on workers."""
+    """The turns that the router counts as its own on workers."""
     nodes = cluster.router.placing.cluster.nodes.values()
     return sum(node.own_turns + node.own_prefills + node.own_tokens for node in nodes)
 
@@ -89,7 +89,7 @@ async def test_decisions_are_explained_and_every_estimate_is_compared(demo: Path
         assert sum(parts) == pytest.approx(one.total_s)
 
 
-async def test_a_session_returns_to_its_workers_and_leaves_them_when_they_are_overloaded(
+async def test_a_session_returns_to_its_workers_and_leaves_them_if_they_are_overloaded(
     demo: Path,
 ) -> None:
     async with local_cluster(demo, ONLY_PREFILL, prefill=2, decode=2) as cluster:
@@ -97,11 +97,11 @@ async def test_a_session_returns_to_its_workers_and_leaves_them_when_they_are_ov
         await say(cluster, LONG[:300], "another")
         second = workers_of(await say(cluster, LONG[:720]))
 
-        # Another turn's long prompt waits where the session was computed.
+        # Another turn's long prompt is queued at the worker that computed the session.
         board = cluster.router.placing.cluster
         names = [WorkerId(name) for name in ("prefill-0", "prefill-1", "decode-0", "decode-1")]
         prefill, decode = (name for name in names if name not in first)
-        # It fits into each of them: where it fits nowhere, whom to avoid would not count.
+        # It fits every worker: if it fitted none, the workers to avoid would not count.
         decision = place(
             TurnSize(18_000, 1), board, {}, Rules(), avoid=[prefill, WorkerId(first[1])]
         )
@@ -114,7 +114,7 @@ async def test_a_session_returns_to_its_workers_and_leaves_them_when_they_are_ov
     assert third == (prefill, first[1])
 
 
-async def test_a_new_session_is_computed_where_its_system_message_was(demo: Path) -> None:
+async def test_a_new_session_is_prefilled_where_its_system_message_was(demo: Path) -> None:
     rules = Message(role="system", content="You answer in one short sentence. " * 40)
 
     async def ask(cluster: LocalCluster, question: str, session_id: str) -> Answer:
@@ -126,7 +126,7 @@ async def test_a_new_session_is_computed_where_its_system_message_was(demo: Path
         )
 
     async with local_cluster(demo, ONLY_PREFILL, prefill=2, decode=2) as cluster:
-        # Another turn keeps the first workers busy; when it has left, they would be chosen.
+        # Another turn keeps the first workers busy; once it has ended, they would be chosen.
         board = cluster.router.placing.cluster
         busy = board.take(
             place(
@@ -144,15 +144,15 @@ async def test_a_new_session_is_computed_where_its_system_message_was(demo: Path
         third = await ask(cluster, "And the moon?", "three")
 
     assert workers_of(first) == ("prefill-1", "decode-1")
-    # Computed where the system message was, and at home on the other decode worker.
+    # Computed where the system message was, and placed on the other decode worker.
     assert workers_of(second) == ("prefill-1", "decode-0")
     for usage in (second.end.usage, third.end.usage):
         assert usage.cached_tokens > 0.8 * usage.prompt_tokens
-    # Pages that decode has of it are not shipped again.
+    # Its pages that decode already has are not shipped again.
     assert third.end.usage.shipped_bytes < 0.7 * first.end.usage.shipped_bytes
 
 
-async def test_a_short_end_is_computed_by_decode_and_only_while_it_holds_the_rest(
+async def test_decode_computes_a_short_suffix_only_while_it_holds_the_prefix(
     demo: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("router.placement.placing.place", place_without_pulls)
@@ -162,7 +162,7 @@ async def test_a_short_end_is_computed_by_decode_and_only_while_it_holds_the_res
         first = await say(cluster, LONG[:200])
         history = [*LONG[:200], *first.token_ids]
         second = await say(cluster, [*history, 7, 8, 9])
-        # As long as what decode holds, but something else: decode refuses, and prefill computes.
+        # As long as decode's prefix, but different: decode refuses, and prefill computes.
         third = await say(cluster, other)
         explanation = await cluster.client.explain("agent")
         await wait_until_idle(cluster.client)
@@ -195,7 +195,7 @@ async def test_turns_that_end_early_leave_their_seats(demo: Path) -> None:
         assert await client.cancel("t")
         _ = [event async for event in cancelled]
 
-        # It takes nothing more, and the router has not heard of it yet.
+        # It accepts no more turns, and the router does not know that yet.
         await cluster.prefill[0].drain()
         retried = [await say(cluster, LONG[:100]) for _ in range(2)]
         await cluster.prefill[1].drain()

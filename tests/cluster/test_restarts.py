@@ -1,4 +1,4 @@
-"""Processes of `segue serve` that cannot start again at once, or die while they start."""
+"""Processes of `segue serve` that cannot restart at once, or die while they start."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ RETRY = r"ERROR {} .*did not start; retrying error=(.*) retry_in_s=([\d.]+)"
 
 
 def bound(address: str) -> socket.socket:
-    """A socket on the port that a process just left."""
+    """A socket on the port that a process has just released."""
     host, port = address.split(":")
     deadline_at = time.monotonic() + PATIENCE_S
     while True:
@@ -36,14 +36,14 @@ def bound(address: str) -> socket.socket:
             return taken
 
 
-def test_a_restart_that_fails_is_tried_again_until_it_works(demo: Path, tmp_path: Path) -> None:
+def test_a_restart_that_fails_is_retried_until_it_works(demo: Path, tmp_path: Path) -> None:
     model, away = tmp_path / "model", tmp_path / "away"
     shutil.copytree(demo, model)
     with serving(tmp_path, str(model)) as cluster:
         address = cluster.address()
         first_pid = cluster.pid("decode-0")
 
-        # The folder of the model is away while the worker starts again.
+        # The model's folder is missing while the worker restarts.
         model.rename(away)
         os.kill(first_pid, signal.SIGKILL)
         error, delay = wait_for(lambda: cluster.log("decode-0"), RETRY.format("decode-0")).groups()
@@ -57,7 +57,7 @@ def test_a_restart_that_fails_is_tried_again_until_it_works(demo: Path, tmp_path
 
         wait_until(address, has_new_life)
 
-        # The router's port is taken while the router starts again.
+        # The router's port is taken while the router restarts.
         os.kill(cluster.pid("router"), signal.SIGKILL)
         with bound(address):
             error, _ = wait_for(lambda: cluster.log("router"), RETRY.format("router")).groups()
@@ -69,7 +69,8 @@ def test_a_restart_that_fails_is_tried_again_until_it_works(demo: Path, tmp_path
 
 def test_a_worker_that_dies_while_it_starts_is_started_again(tmp_path: Path) -> None:
     with serving(tmp_path) as cluster:
-        # A death before anybody asks the worker for its address is Ray's affair, and not told.
+        # Ray handles a death before anything asks the worker for its address, and does not report
+        # it.
         cluster.wait_for("loading the model in prefill-0")
         os.kill(cluster.pid("prefill-0"), signal.SIGKILL)
 
@@ -100,8 +101,8 @@ def test_a_signal_during_the_start_ends_it_with_the_signals_status_and_leaves_no
 
 # Ray itself waits a minute for a GCS.
 @pytest.mark.parametrize("part", ["raylet", pytest.param("gcs_server", marks=pytest.mark.slow)])
-def test_a_part_of_ray_that_dies_ends_the_cluster_with_an_error(part: str, tmp_path: Path) -> None:
-    """Nothing would be started again without it."""
+def test_if_a_part_of_ray_dies_the_cluster_ends_with_an_error(part: str, tmp_path: Path) -> None:
+    """Without that part of Ray nothing would be restarted."""
     mark = f"{tmp_path}-{part}"
     with serving(tmp_path, environment={"SEGUE_TEST_MARK": mark}) as cluster:
         cluster.address()
@@ -118,10 +119,10 @@ def test_a_part_of_ray_that_dies_ends_the_cluster_with_an_error(part: str, tmp_p
 
 
 def marked(mark: str) -> dict[int, str]:
-    """Command lines of processes that inherited our variable, by pid."""
+    """Command lines of processes that inherited our environment variable, by process id."""
     found = {}
     for process in Path("/proc").iterdir():
-        # They come and go while we look.
+        # Processes start and end during the loop.
         with contextlib.suppress(OSError):
             if process.name.isdecimal() and mark.encode() in (process / "environ").read_bytes():
                 command = (process / "cmdline").read_text().replace("\0", " ")

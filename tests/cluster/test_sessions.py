@@ -1,4 +1,6 @@
-"""Sessions that stay: the tokens are those from scratch, and only what is new is shipped."""
+"""Sessions over several turns: the tokens are those from scratch, and only new tokens are
+shipped.
+"""
 
 from __future__ import annotations
 
@@ -20,22 +22,22 @@ from segue.api.types import StopConditions, TokenInput
 from segue.engine.config import EngineConfig
 from segue.launch.config import Config
 from tests.cluster.conftest import ENGINE, local_cluster, num_evicted
-from tests.cluster.growing import (
+from tests.cluster.growing_session import (
     ANSWER_TOKENS,
     FIRST_TOKENS,
     NEW_TOKENS,
     NUM_TURNS,
-    Said,
+    TurnRecord,
     converse,
     wrong_turns,
 )
-from tests.cluster.idle import is_idle, wait_until_idle
-from tests.cluster.moving import moving_place, pull_always
-from tests.cluster.scarce import kinds_and_pages, memory_for
+from tests.cluster.moving_placement import moving_place, pull_always
+from tests.cluster.scarce_memory import kinds_and_pages, memory_for
+from tests.cluster.waiting import is_idle, wait_until_idle
 
 
 def without_local(**parts: Any) -> Config:
-    """Every prompt is computed by a prefill worker: what decode may do has tests of its own."""
+    """Every prompt is computed by a prefill worker: local prefill has its own tests."""
     return Config(engine=ENGINE, router=RouterConfig(local_prefill_max_tokens=0), **parts)
 
 
@@ -43,7 +45,7 @@ def without_local(**parts: Any) -> Config:
 def served(
     request: pytest.FixtureRequest, tiny_dense: Path, tiny_moe: Path, demo: Path, tmp_path: Path
 ) -> Path:
-    """A random checkpoint, with the demo's tokenizer so that it can be served."""
+    """A random checkpoint with the demo's tokenizer, so that it can be served."""
     source = {"dense": tiny_dense, "moe": tiny_moe}[request.param]
     folder = Path(shutil.copytree(source, tmp_path / "model"))
     for name in ("tokenizer.json", "tokenizer_config.json"):
@@ -57,54 +59,54 @@ EVERY_KIND = pytest.mark.parametrize(
 
 
 @pytest.mark.parametrize("page_tokens", [16, 64])
-async def test_a_session_with_a_fork_says_what_transformers_says_from_scratch(
+async def test_a_session_with_a_fork_answers_like_transformers(
     served: Path, page_tokens: int
 ) -> None:
     config = Config(engine=replace(ENGINE, page_tokens=page_tokens))
 
     async with local_cluster(served, config) as cluster:
-        said = await converse(cluster, fork_at=6)
+        turns = await converse(cluster, fork_at=6)
         status = await wait_until_idle(cluster.client)
 
-    assert await wrong_turns(said, served) == []
+    assert await wrong_turns(turns, served) == []
     assert is_idle(status), status
 
 
-async def test_only_what_is_new_is_computed_and_shipped(demo: Path) -> None:
+async def test_only_new_tokens_are_computed_and_shipped(demo: Path) -> None:
     async with local_cluster(demo, without_local()) as cluster:
-        said = await converse(cluster)
+        turns = await converse(cluster)
         layout = cluster.decode[0].layout
 
-    later = [turn.usage for turn in said[1:]]
+    later = [turn.usage for turn in turns[1:]]
     new_pages = layout.num_pages_for(NEW_TOKENS + ANSWER_TOKENS) + 1
     bound = 1.1 * (new_pages * layout.page_bytes + layout.slot_bytes)
     assert all(usage.resident_tokens > 0 for usage in later)
     assert max(usage.shipped_bytes for usage in later) <= bound
     reused = [(u.cached_tokens + u.pulled_tokens) / u.prompt_tokens for u in later]
-    # The history is short at first, and what is new a large part of it.
+    # The history is short at first, and the new tokens are a large part of it.
     assert min(reused) > 0.6
     assert reused[-1] > 0.9
 
 
-async def test_memory_that_is_always_short_costs_time_and_nothing_else(demo: Path) -> None:
+async def test_scarce_memory_costs_only_time(demo: Path) -> None:
     engine = EngineConfig(
         max_running=2, max_checkpoints=3, cache_bytes=17 << 18, num_threads=1, page_tokens=16
     )
 
     async with local_cluster(demo, Config(engine=engine)) as cluster:
-        said = await converse(cluster)
+        turns = await converse(cluster)
         evicted = num_evicted(*cluster.prefill, *cluster.decode)
 
     assert evicted > 0
-    assert await wrong_turns(said, demo) == []
+    assert await wrong_turns(turns, demo) == []
 
 
 @EVERY_KIND
-async def test_sessions_that_evict_each_other_every_turn_say_the_same(
+async def test_sessions_that_evict_each_other_every_turn_answer_the_same(
     served: Path, page_tokens: int
 ) -> None:
     first_tokens = 700
-    # The longest prompt, of the turn before the fork, and its answer. Two openings are more.
+    # The longest prompt, of the turn before the fork, and its answer; then two shared prefixes.
     num_tokens = first_tokens + 6 * (NEW_TOKENS + ANSWER_TOKENS)
     engine = memory_for(served, num_tokens, page_tokens=page_tokens)
 
@@ -117,17 +119,17 @@ async def test_sessions_that_evict_each_other_every_turn_say_the_same(
         )
         evicted = num_evicted(cluster.decode[0])
 
-    said = [turn for conversation in conversations for turn in conversation]
-    assert evicted >= len(said)
-    assert await wrong_turns(said, served) == []
+    turns = [turn for conversation in conversations for turn in conversation]
+    assert evicted >= len(turns)
+    assert await wrong_turns(turns, served) == []
 
 
-async def test_sessions_that_are_moved_every_turn_say_the_same(
+async def test_sessions_that_move_every_turn_answer_the_same(
     demo: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     conversations = await moved_every_turn(demo, ENGINE, monkeypatch, num_sessions=2, num_turns=8)
 
-    assert await wrong_turns([turn for said in conversations for turn in said], demo) == []
+    assert await wrong_turns([turn for turns in conversations for turn in turns], demo) == []
 
 
 async def moved_every_turn(
@@ -137,7 +139,7 @@ async def moved_every_turn(
     *,
     num_sessions: int,
     num_turns: int,
-) -> list[list[Said]]:
+) -> list[list[TurnRecord]]:
     monkeypatch.setattr("router.placement.placing.place", moving_place)
     pull_always(monkeypatch)
     config = replace(without_local(), engine=engine)
@@ -147,32 +149,34 @@ async def moved_every_turn(
             *(converse(cluster, num_turns, name=f"s-{n}") for n in range(num_sessions))
         )
 
-    for said in conversations:
-        pairs = itertools.pairwise(turn.end for turn in said)
+    for turns in conversations:
+        pairs = itertools.pairwise(turn.end for turn in turns)
         moved = [
             (one.prefill_worker, one.decode_worker) != (other.prefill_worker, other.decode_worker)
             for one, other in pairs
         ]
         assert all(moved)
-        assert any(turn.usage.pulled_tokens for turn in said)
+        assert any(turn.usage.pulled_tokens for turn in turns)
     return conversations
 
 
 @EVERY_KIND
-async def test_a_session_of_any_kind_that_is_moved_every_turn_says_the_same(
+async def test_a_session_of_any_kind_that_moves_every_turn_answers_the_same(
     served: Path, page_tokens: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = replace(ENGINE, page_tokens=page_tokens)
 
-    (said,) = await moved_every_turn(
+    (turns,) = await moved_every_turn(
         served, engine, monkeypatch, num_sessions=1, num_turns=NUM_TURNS
     )
 
-    assert await wrong_turns(said, served) == []
+    assert await wrong_turns(turns, served) == []
 
 
 @pytest.fixture(params=["everything", "no residency", "no prefix cache", "no pull"])
-async def mode(request: pytest.FixtureRequest, demo: Path) -> AsyncIterator[tuple[str, list[Said]]]:
+async def mode(
+    request: pytest.FixtureRequest, demo: Path
+) -> AsyncIterator[tuple[str, list[TurnRecord]]]:
     config = without_local(
         decode=DecodeConfig(residency=request.param != "no residency"),
         prefill=PrefillConfig(
@@ -183,13 +187,13 @@ async def mode(request: pytest.FixtureRequest, demo: Path) -> AsyncIterator[tupl
         yield request.param, await converse(cluster, 5)
 
 
-async def test_each_part_can_be_switched_off_and_says_the_same(
-    mode: tuple[str, list[Said]], demo: Path
+async def test_with_any_part_switched_off_the_answers_are_the_same(
+    mode: tuple[str, list[TurnRecord]], demo: Path
 ) -> None:
-    name, said = mode
-    last = said[-1].usage
+    name, turns = mode
+    last = turns[-1].usage
 
-    assert await wrong_turns(said, demo) == []
+    assert await wrong_turns(turns, demo) == []
     assert (last.resident_tokens > 0) == (name != "no residency")
     assert (last.cached_tokens > 0) == (name != "no prefix cache")
     if name in ("no pull", "no residency", "no prefix cache"):
@@ -230,13 +234,15 @@ async def test_sessions_are_listed_renewed_forked_and_released(demo: Path) -> No
     assert is_idle(status), status
 
 
-async def test_an_expired_lease_costs_nothing_but_its_place_in_line(demo: Path) -> None:
+async def test_a_session_with_an_expired_lease_keeps_its_pages_until_they_are_needed(
+    demo: Path,
+) -> None:
     config = Config(engine=ENGINE, decode=DecodeConfig(lease_s=0.001))
 
     async with local_cluster(demo, config) as cluster:
-        said = await converse(cluster, 2)
+        turns = await converse(cluster, 2)
         with pytest.raises(NotFound, match="has no lease here"):
             await cluster.client.renew_session("parent")
 
-    # Nobody needed the memory, so the pages were still there.
-    assert said[1].usage.resident_tokens > 0
+    # The memory was not needed, so the pages were still there.
+    assert turns[1].usage.resident_tokens > 0

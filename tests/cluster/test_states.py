@@ -1,4 +1,4 @@
-"""Prompts that begin as others did, through a whole cluster: what is used again, and its tokens."""
+"""Prompts with a shared prefix in a whole cluster: what is reused, and the tokens."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ REAL = Config(engine=replace(ENGINE, cache_bytes=256 << 20))
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
+class TurnRecord:
     prompt: tuple[int, ...]
     answer: tuple[int, ...]
     reused_tokens: int
@@ -43,7 +43,7 @@ class Said:
 
 async def say(
     cluster: LocalCluster, turn_input: TurnInput, session_id: str = "", max_tokens: int = 6
-) -> Said:
+) -> TurnRecord:
     prompts = cluster.router._prompts.encoder
     answer = await cluster.client.generate(
         turn_input,
@@ -52,7 +52,7 @@ async def say(
         stop=StopConditions(max_tokens=max_tokens, ignore_eos=True),
     )
     usage = answer.end.usage
-    return Said(
+    return TurnRecord(
         prompt=prompts.encode(turn_input),
         answer=tuple(answer.token_ids),
         reused_tokens=usage.cached_tokens + usage.pulled_tokens,
@@ -65,30 +65,30 @@ def ids(seed: int, number: int) -> tuple[int, ...]:
     return tuple(rng.randrange(5, 290) for _ in range(number))
 
 
-async def check_tokens(demo: Path, said: Sequence[Said]) -> None:
-    """They are those of `transformers`, which computes each prompt from its first token."""
+async def check_tokens(demo: Path, records: Sequence[TurnRecord]) -> None:
+    """The tokens equal those of `transformers`, which computes each prompt from its first token."""
 
     def wrong() -> list[int]:
         oracle = Oracle(demo)
-        return [i for i, s in enumerate(said) if not oracle.would_say(s.prompt, s.answer)]
+        return [i for i, s in enumerate(records) if not oracle.would_say(s.prompt, s.answer)]
 
     assert await asyncio.to_thread(wrong) == []
 
 
-async def test_prompts_that_begin_the_same_go_on_from_a_state_that_is_shared(demo: Path) -> None:
+async def test_prompts_with_a_shared_prefix_resume_from_a_shared_state(demo: Path) -> None:
     shared = ids(0, 150)
     prompts = [
         *(ids(1, 128), ids(1, 128), ids(2, 129), ids(2, 129)),
         *((*shared, *ids(seed, 60)) for seed in range(3, 7)),
     ]
     async with local_cluster(demo, SPLIT) as cluster:
-        said = [await say(cluster, TokenInput(prompt)) for prompt in prompts]
+        records = [await say(cluster, TokenInput(prompt)) for prompt in prompts]
 
-    assert [one.reused_tokens for one in said] == [0, 112, 0, 128, 0, 0, 144, 144]
-    await check_tokens(demo, said)
+    assert [one.reused_tokens for one in records] == [0, 112, 0, 128, 0, 0, 144, 144]
+    await check_tokens(demo, records)
 
 
-async def test_without_a_prefix_cache_the_same_tokens_are_said(demo: Path) -> None:
+async def test_without_a_prefix_cache_the_tokens_are_the_same(demo: Path) -> None:
     prompts = [(*ids(0, 40), *ids(seed, 10)) for seed in (1, 2, 3, 1)]
     config = replace(SPLIT, prefill=PrefillConfig(prefix_cache=False))
     async with local_cluster(demo, SPLIT) as cluster:
@@ -102,7 +102,7 @@ async def test_without_a_prefix_cache_the_same_tokens_are_said(demo: Path) -> No
 
 
 def chats_of(number: int) -> list[ChatInput]:
-    """A session whose client sends another answer than it got: each turn parts from the last."""
+    """A session whose client sends back a different answer: each turn diverges from the last."""
     messages = [Message(role="user", content="When does the train leave?" + " Well?" * number)]
     chats = []
     for turn in range(5):
@@ -115,11 +115,11 @@ def chats_of(number: int) -> list[ChatInput]:
 
 
 @pytest.mark.parametrize("max_local", [0, 256])
-async def test_a_history_that_is_rendered_otherwise_is_used_up_to_there(
+async def test_a_re_rendered_history_is_reused_up_to_the_difference(
     demo: Path, max_local: int
 ) -> None:
     config = replace(SPLIT, router=RouterConfig(local_prefill_max_tokens=max_local))
-    said: list[Said] = []
+    records: list[TurnRecord] = []
     async with local_cluster(demo, config) as cluster:
         for number in range(4):
             turns = [
@@ -127,8 +127,8 @@ async def test_a_history_that_is_rendered_otherwise_is_used_up_to_there(
                 for chat in chats_of(number)
             ]
             check_reuse(turns)
-            said += turns
-    await check_tokens(demo, said)
+            records += turns
+    await check_tokens(demo, records)
 
 
 # `tests/benchmarks/test_reuse.py` has all of them, without a model.
@@ -141,7 +141,7 @@ async def test_a_history_that_is_rendered_otherwise_is_used_up_to_there(
         pytest.param("3.8", True, marks=pytest.mark.slow),
     ],
 )
-async def test_turns_with_the_real_vocabulary_use_all_that_the_template_leaves(
+async def test_turns_with_the_real_vocabulary_reuse_all_that_the_template_keeps(
     kind: str, enable_thinking: bool, make_real_checkpoint: MakeReal
 ) -> None:
     async with local_cluster(make_real_checkpoint(template(kind)), REAL) as cluster:
@@ -150,7 +150,7 @@ async def test_turns_with_the_real_vocabulary_use_all_that_the_template_leaves(
             check_reuse([await say(cluster, chat, f"session-{more}") for chat in chats])
 
 
-def check_reuse(turns: Sequence[Said]) -> None:
+def check_reuse(turns: Sequence[TurnRecord]) -> None:
     for before, turn in itertools.pairwise(turns):
         usable = min(num_shared(before.prompt, turn.prompt), len(turn.prompt) - 1)
         assert turn.reused_tokens >= usable // PAGE * PAGE > 0

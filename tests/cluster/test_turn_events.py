@@ -1,4 +1,4 @@
-"""What one turn's stream holds, and how it counts when its client leaves at any point of it."""
+"""The events of one turn's stream, and how a turn counts if its client disconnects at any point."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from segue.api.types import (
     TurnRequest,
 )
 from tests.cluster.conftest import LocalCluster, local_cluster
-from tests.cluster.idle import is_idle, wait_until_idle
+from tests.cluster.waiting import is_idle, wait_until_idle
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -43,7 +43,7 @@ def request(name: str, *, max_tokens: int) -> TurnRequest:
     )
 
 
-async def heard(
+async def messages_of(
     router: Router, name: str, *, max_tokens: int, deadline_s: float | None = None
 ) -> list[tuple[TurnEvent, ...]]:
     """All messages of a turn."""
@@ -52,10 +52,10 @@ async def heard(
 
 
 @pytest.mark.parametrize("max_tokens", [1, 2, 8, 40])
-async def test_a_turn_starts_has_its_tokens_and_ends_in_this_order(
+async def test_the_events_are_start_tokens_and_end_in_this_order(
     cluster: LocalCluster, max_tokens: int
 ) -> None:
-    messages = await heard(cluster.router, f"whole-{max_tokens}", max_tokens=max_tokens)
+    messages = await messages_of(cluster.router, f"whole-{max_tokens}", max_tokens=max_tokens)
 
     events = [event for message in messages for event in message]
     assert isinstance(events[0], TurnStarted)
@@ -63,12 +63,12 @@ async def test_a_turn_starts_has_its_tokens_and_ends_in_this_order(
     deltas = events[1:-1]
     assert all(isinstance(event, TokenDelta) for event in deltas)
     assert sum(len(d.token_ids) for d in deltas if isinstance(d, TokenDelta)) == max_tokens
-    # What waits together comes together, and the end with the last tokens.
+    # Queued events share a message, and the end shares one with the last tokens.
     assert all(1 <= len(message) <= 3 for message in messages)
     assert [type(event) for event in messages[-1]][-2:] == [TokenDelta, TurnEnd]
 
 
-async def test_a_client_that_leaves_with_the_end_has_finished_its_turn(
+async def test_a_client_that_disconnects_after_the_end_has_finished_its_turn(
     cluster: LocalCluster,
 ) -> None:
     before = (await cluster.client.status()).router
@@ -83,7 +83,7 @@ async def test_a_client_that_leaves_with_the_end_has_finished_its_turn(
     assert after.cancelled_turns == before.cancelled_turns
 
 
-async def test_a_client_that_leaves_before_the_end_has_cancelled_its_turn(
+async def test_a_client_that_disconnects_before_the_end_has_cancelled_its_turn(
     cluster: LocalCluster,
 ) -> None:
     before = (await cluster.client.status()).router
@@ -97,26 +97,26 @@ async def test_a_client_that_leaves_before_the_end_has_cancelled_its_turn(
     assert status.router.cancelled_turns == before.cancelled_turns + 1
 
 
-async def test_a_turn_whose_time_has_run_out_is_not_given_the_default(
+async def test_a_turn_whose_deadline_has_passed_does_not_get_the_default_deadline(
     cluster: LocalCluster,
 ) -> None:
     with pytest.raises(DeadlineExceeded):
-        await heard(cluster.router, "late", max_tokens=4, deadline_s=0.0)
+        await messages_of(cluster.router, "late", max_tokens=4, deadline_s=0.0)
 
     assert is_idle(await wait_until_idle(cluster.client))
 
 
-async def test_a_client_whose_patience_ends_is_no_failure(cluster: LocalCluster) -> None:
+async def test_a_client_whose_deadline_passes_is_no_failure(cluster: LocalCluster) -> None:
     router, metrics = cluster.router, cluster.router._metrics
     before = (await cluster.client.status()).router
     late = metrics.load.turns.labels("deadline")._value.get()
 
     with pytest.raises(DeadlineExceeded):
-        await heard(router, "impatient", max_tokens=4000, deadline_s=0.2)
-    # By the client's own clock, which is a moment ahead.
+        await messages_of(router, "impatient", max_tokens=4000, deadline_s=0.2)
+    # By the client's own clock, which is slightly ahead.
     turn = router.generate(request("hangs up", max_tokens=4000), deadline_s=0.3)
     started_at = asyncio.get_running_loop().time()
-    # Where it comes late, the router's clock was first, which is the same.
+    # If the client's cancellation is late, the router's clock ends the turn, which counts the same.
     with contextlib.suppress(DeadlineExceeded):
         async with contextlib.aclosing(turn):
             async for _ in turn:
@@ -129,11 +129,11 @@ async def test_a_client_whose_patience_ends_is_no_failure(cluster: LocalCluster)
     assert after.cancelled_turns == before.cancelled_turns + 2
 
 
-async def test_a_turn_that_fails_says_why_in_the_log(
+async def test_a_turn_that_fails_logs_the_reason(
     cluster: LocalCluster, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level("INFO", logger="router.router"), pytest.raises(DeadlineExceeded):
-        await heard(cluster.router, "logged", max_tokens=4, deadline_s=0.0)
+        await messages_of(cluster.router, "logged", max_tokens=4, deadline_s=0.0)
 
     (record,) = [r for r in caplog.records if r.getMessage() == "turn failed"]
     assert record.levelname == "WARNING"

@@ -1,4 +1,4 @@
-"""The configuration file: what is wrong with it is said, and what is in force reads back."""
+"""The configuration file: errors are reported, and the effective settings can be read back."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ from tests.kv_transfer.world import LAYOUT
         ("[engine\n", "not valid TOML"),
     ],
 )
-def test_what_is_wrong_with_a_file_is_said(text: str, reason: str) -> None:
+def test_an_error_in_a_file_is_reported(text: str, reason: str) -> None:
     with pytest.raises(InvalidConfig, match=reason):
         Config.from_sections(read_text(text, "segue.toml"))
 
 
-def test_a_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
+def test_a_file_that_is_not_text_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "segue.toml"
     path.write_bytes(b"\xff\xfe")
 
@@ -46,19 +46,19 @@ def test_a_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
         read_file(path)
 
 
-def test_what_is_in_force_reads_back_to_the_same() -> None:
+def test_the_effective_settings_read_back_to_the_same() -> None:
     config = Config(cluster=ClusterConfig(model='a "b" \\ c', decode=3))
 
     assert Config.from_sections(read_text(config.to_toml(), "shown")) == config
 
 
-def test_an_integer_is_a_fine_number_of_seconds() -> None:
+def test_an_integer_is_a_valid_number_of_seconds() -> None:
     config = Config.from_sections(read_text("[router]\ndrain_s = 5\n", "segue.toml"))
 
     assert repr(config.router.drain_s) == "5.0"
 
 
-def test_memory_goes_to_slots_first_and_then_to_as_many_pages_as_could_be_used() -> None:
+def test_memory_goes_to_slots_first_and_then_to_usable_pages() -> None:
     slots = 4 * LAYOUT.slot_bytes
     engine = EngineConfig(
         max_running=2, max_checkpoints=0, cache_bytes=slots + 10 * LAYOUT.page_bytes
@@ -68,20 +68,20 @@ def test_memory_goes_to_slots_first_and_then_to_as_many_pages_as_could_be_used()
     assert pool_sizes(LAYOUT, engine, max_context=2 * LAYOUT.page_tokens).num_pages == 8
 
 
-def test_checkpoints_take_half_of_the_memory_at_most() -> None:
+def test_checkpoints_take_at_most_half_of_the_memory() -> None:
     engine = EngineConfig(max_running=2, max_checkpoints=64, cache_bytes=2 * 10 * LAYOUT.slot_bytes)
 
     assert pool_sizes(LAYOUT, engine, max_context=10**6).num_slots == 10
 
 
-def test_memory_that_does_not_suffice_for_a_page_is_refused_with_the_numbers() -> None:
+def test_memory_too_small_for_a_page_is_refused_with_the_numbers() -> None:
     engine = EngineConfig(max_running=2, cache_bytes=4 * LAYOUT.slot_bytes)
 
     with pytest.raises(InvalidConfig, match=f"cache_bytes = {engine.cache_bytes} is too small"):
         pool_sizes(LAYOUT, engine, max_context=100)
 
 
-def test_a_quarter_of_the_host_tier_is_slots_and_without_one_there_is_nothing() -> None:
+def test_a_quarter_of_the_host_tier_is_slots_and_without_a_tier_there_are_none() -> None:
     engine = EngineConfig(host_cache_bytes=4 * 3 * LAYOUT.slot_bytes)
     sizes = host_pool_sizes(LAYOUT, engine)
 
@@ -90,7 +90,7 @@ def test_a_quarter_of_the_host_tier_is_slots_and_without_one_there_is_nothing() 
     assert host_pool_sizes(LAYOUT, EngineConfig()) == PoolSizes(num_pages=0, num_slots=0)
 
 
-def test_a_host_tier_that_could_hold_no_state_is_refused_with_the_numbers() -> None:
+def test_a_host_tier_too_small_for_a_state_is_refused_with_the_numbers() -> None:
     engine = EngineConfig(host_cache_bytes=4 * LAYOUT.slot_bytes - 4)
 
     with pytest.raises(InvalidConfig, match=f"host_cache_bytes = {engine.host_cache_bytes} is too"):

@@ -1,4 +1,4 @@
-"""Turns driven through an engine: admitted at their step, dropped at theirs, memory passed on."""
+"""Turns run by an engine: admitted and dropped at given steps, with their memory passed on."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from decode_worker.engine.engine import DecodeEngine
-from decode_worker.engine.events import Command, Event, Left, Said
+from decode_worker.engine.events import Command, Event, Left, NewTokens
 from decode_worker.engine.sequence import DecodeSequence
 from segue.api.prompt import Prompt
 from segue.api.turn import FinishReason, ShipReport, TurnSpec
@@ -53,7 +53,7 @@ def runner_of(folder: Path) -> ModelRunner:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Asked:
+class TurnCase:
     prompt: tuple[int, ...]
     stop: StopRules
     sampling: Sampling
@@ -63,32 +63,32 @@ class Asked:
 
 
 @dataclass(slots=True)
-class Became:
+class TurnOutcome:
     token_ids: list[int] = field(default_factory=list)
     logprobs: list[SampledToken] = field(default_factory=list)
     finish: FinishReason | None = None
     cached_tokens: tuple[int, ...] = ()
     checkpoint_tokens: int = 0
     checkpoint: list[Tensor] = field(default_factory=list)
-    """What its slot holds, field by field."""
+    """The contents of its slot, field by field."""
     num_accepted: int = 0
 
 
 class Turns:
-    """The event loop's part. Memory that a turn left is filled with what is not a number, at once,
-    and must still be so when the next turn gets it: nobody may write it in between."""
+    """The event loop's part. Memory that a turn leaves is filled with NaN at once, and must still
+    be NaN when the next turn gets it: nothing may write it in between."""
 
     def __init__(self, runner: ModelRunner, engine: Callable[[Publish], DecodeEngine]) -> None:
         self._runner = runner
         self._engine = engine(self._publish)
         self._pages = [PageId(i) for i in range(NUM_PAGES)]
         self._slots = [SlotId(i) for i in range(NUM_SLOTS)]
-        self._became: list[Became] = []
+        self._became: list[TurnOutcome] = []
         self._left: set[int] = set()
         self._poison(self._pages, self._slots)
 
-    def run(self, asked: Sequence[Asked]) -> list[Became]:
-        self._became = [Became() for _ in asked]
+    def run(self, asked: Sequence[TurnCase]) -> list[TurnOutcome]:
+        self._became = [TurnOutcome() for _ in asked]
         has_more, step = True, 0
         while has_more or step <= max(one.at_step for one in asked):
             commands: list[Command] = []
@@ -99,13 +99,13 @@ class Turns:
                     commands.append(Drop(TurnId(str(number))))
             has_more = self._engine.step(commands)
             step += 1
-            assert step < 500, "the engine does not come to an end"
+            assert step < 500, "the engine does not finish"
         assert len(self._left) == len(asked)
         assert len(self._pages) == NUM_PAGES
         assert len(self._slots) == NUM_SLOTS
         return self._became
 
-    def _sequence(self, number: int, asked: Asked) -> DecodeSequence:
+    def _sequence(self, number: int, asked: TurnCase) -> DecodeSequence:
         num_pages = -(-(len(asked.prompt) + asked.stop.max_tokens) // PAGE_TOKENS)
         pages = [self._pages.pop(0) for _ in range(num_pages)]
         slots = [self._slots.pop(0) for _ in range(asked.num_slots)]
@@ -137,14 +137,14 @@ class Turns:
         for event in events:
             number = int(event.turn_id)
             became = self._became[number]
-            assert number not in self._left, "spoken of after it had left"
-            if isinstance(event, Said):
+            assert number not in self._left, "an event after it had left"
+            if isinstance(event, NewTokens):
                 became.token_ids += event.delta.token_ids
                 became.logprobs += event.delta.logprobs
             else:
                 self._leave(number, became, event)
 
-    def _leave(self, number: int, became: Became, event: Left) -> None:
+    def _leave(self, number: int, became: TurnOutcome, event: Left) -> None:
         sequence = event.sequence
         ring = sequence.ring
         self._left.add(number)
@@ -172,8 +172,9 @@ class Turns:
 
 
 class SlowDevice(Launcher):
-    """Steps in the order of their launch, each only when somebody waits for it or for a later one:
-    the slowest device there could be."""
+    """Runs steps in the order of their launch, each only when its result or a later one's is
+    awaited: the slowest possible device.
+    """
 
     num_steps = 0
     max_position = 0

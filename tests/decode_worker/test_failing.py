@@ -1,5 +1,4 @@
-"""An engine in which something goes wrong: the sequence, or the pass, that it concerns ends; the
-others say what they would have said."""
+"""Errors in an engine: the affected sequence or pass ends, and the other answers are unchanged."""
 
 from __future__ import annotations
 
@@ -19,7 +18,14 @@ from segue.api.turn import FinishReason
 from segue.api.types import Sampling, StopRules
 from segue.engine.device.launcher import Launcher
 from segue.engine.runner import ModelRunner
-from tests.decode_worker.engines import MAX_RUNNING, Asked, Became, Publish, Turns, runner_of
+from tests.decode_worker.engines import (
+    MAX_RUNNING,
+    Publish,
+    TurnCase,
+    TurnOutcome,
+    Turns,
+    runner_of,
+)
 
 CONFIG = DecodeConfig(max_drafts=0)
 
@@ -42,14 +48,14 @@ def make(request: pytest.FixtureRequest, runner: ModelRunner) -> Callable[[Publi
 
 
 class Observed(Turns):
-    """Keeps what a turn was told, and breaks those that it is told to break."""
+    """Records a turn's events, and fails for chosen turns."""
 
     def __init__(self, runner: ModelRunner, make: Any, broken: dict[int, int]) -> None:
-        self.told: dict[int, SegueError] = {}
+        self.errors: dict[int, SegueError] = {}
         self._broken = broken
         super().__init__(runner, make)
 
-    def _sequence(self, number: int, asked: Asked) -> DecodeSequence:
+    def _sequence(self, number: int, asked: TurnCase) -> DecodeSequence:
         sequence = super()._sequence(number, asked)
         if (at := self._broken.get(number)) is not None:
             take = sequence.answer._take
@@ -62,15 +68,15 @@ class Observed(Turns):
             sequence.answer._take = take_or_break  # type: ignore[method-assign]
         return sequence
 
-    def _leave(self, number: int, became: Became, event: Left) -> None:
+    def _leave(self, number: int, became: TurnOutcome, event: Left) -> None:
         if event.error is not None:
-            self.told[number] = event.error
+            self.errors[number] = event.error
         super()._leave(number, became, event)
 
 
-def asked(num: int = 4) -> list[Asked]:
+def asked(num: int = 4) -> list[TurnCase]:
     return [
-        Asked(
+        TurnCase(
             prompt=tuple(range(i + 1, i + 20)),
             stop=StopRules(max_tokens=8),
             sampling=Sampling(),
@@ -82,7 +88,7 @@ def asked(num: int = 4) -> list[Asked]:
 
 
 @pytest.mark.parametrize("at", [0, 1, 5])
-def test_what_goes_wrong_with_one_answer_ends_that_answer_alone(
+def test_an_error_in_one_answer_ends_only_that_answer(
     runner: ModelRunner, make: Callable[[Publish], DecodeEngine], at: int
 ) -> None:
     right = Observed(runner, make, {}).run(asked())
@@ -90,8 +96,8 @@ def test_what_goes_wrong_with_one_answer_ends_that_answer_alone(
 
     became = turns.run(asked())
 
-    assert list(turns.told) == [2]
-    assert "a bug in one answer" in str(turns.told[2])
+    assert list(turns.errors) == [2]
+    assert "a bug in one answer" in str(turns.errors[2])
     assert became[2].finish is None
     assert became[2].token_ids == right[2].token_ids[:at]
     for number in (0, 1, 3):
@@ -100,7 +106,7 @@ def test_what_goes_wrong_with_one_answer_ends_that_answer_alone(
 
 
 class Flaky:
-    """A forward pass that fails at these calls."""
+    """A forward pass that fails at the given calls."""
 
     def __init__(self, runner: ModelRunner, fails_at: set[int]) -> None:
         self._forward = runner.forward
@@ -114,23 +120,23 @@ class Flaky:
         return self._forward(*arguments, **options)
 
 
-def test_a_pass_that_fails_ends_its_turns_and_those_that_come_are_served(
+def test_a_failed_pass_ends_its_turns_and_later_turns_are_served(
     runner: ModelRunner, make: Callable[[Publish], DecodeEngine], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     right = Observed(runner, make, {}).run(asked())
     monkeypatch.setattr(runner, "forward", Flaky(runner, {0}))
     turns = Observed(runner, make, {})
 
-    # The first two come at step 0, and their prompts are in the pass that fails.
+    # The first two are admitted at step 0, and their prompts are in the pass that fails.
     became = turns.run(asked())
 
-    assert sorted(turns.told) == [0, 2]
-    assert all(isinstance(error, Unavailable) for error in turns.told.values())
-    assert all("out of memory" in str(error) for error in turns.told.values())
+    assert sorted(turns.errors) == [0, 2]
+    assert all(isinstance(error, Unavailable) for error in turns.errors.values())
+    assert all("out of memory" in str(error) for error in turns.errors.values())
     assert [became[n].token_ids for n in (1, 3)] == [right[n].token_ids for n in (1, 3)]
 
 
-def test_an_engine_whose_passes_fail_one_after_the_other_is_broken(
+def test_an_engine_with_several_failed_passes_in_a_row_is_broken(
     runner: ModelRunner, make: Callable[[Publish], DecodeEngine], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(runner, "forward", Flaky(runner, {0, 1}))

@@ -20,14 +20,14 @@ a, child = SessionId("a"), SessionId("child")
 
 
 class Desk(TieredWorld):
-    """A world with leases in both of its tiers."""
+    """A world with leases in both tiers."""
 
     def __init__(self, *, host_pages: int = 16) -> None:
         super().__init__(host_pages=host_pages)
         self.leases = TieredLeases(self.cache, self.tier, lambda: self.now)
 
     async def turn(self, tokens: tuple[int, ...], *checkpoints: int) -> None:
-        """Until its copy is there, too."""
+        """Returns when its copy to the host is complete, too."""
         hold = self.run(tokens, *checkpoints)
         self.leases.grant(a, hold.node, 100.0)
         self.cache.release(hold)
@@ -52,7 +52,7 @@ async def desk(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Desk]:
     made.check()
 
 
-async def test_after_a_turn_a_session_is_leased_in_both_tiers(desk: Desk) -> None:
+async def test_after_a_turn_a_session_has_a_lease_in_both_tiers(desk: Desk) -> None:
     await desk.turn(A[:16], 16)
 
     assert desk.leased_on() == (True, True)
@@ -61,7 +61,7 @@ async def test_after_a_turn_a_session_is_leased_in_both_tiers(desk: Desk) -> Non
     assert not desk.leases.end(a)
 
 
-async def test_a_paused_session_goes_first_and_comes_back(desk: Desk) -> None:
+async def test_a_paused_session_is_evicted_first_and_loaded_back(desk: Desk) -> None:
     await desk.turn(A[:16], 16)
     desk.keep(B[:16])
 
@@ -83,7 +83,7 @@ async def test_a_paused_session_goes_first_and_comes_back(desk: Desk) -> None:
     desk.check_bytes(A)
 
 
-async def test_memory_that_nobody_needs_stays_where_it_is(desk: Desk) -> None:
+async def test_memory_that_is_not_needed_is_not_evicted(desk: Desk) -> None:
     await desk.turn(A[:16])
 
     desk.leases.pause(a, 600.0, 100.0)
@@ -101,7 +101,7 @@ async def test_a_pause_too_short_to_pay_is_a_renewal(desk: Desk) -> None:
     assert desk.leased_on() == (True, True)
 
 
-async def test_what_the_host_has_no_room_for_stays_leased_on_the_device() -> None:
+async def test_a_session_that_the_host_has_no_room_for_stays_leased_on_the_device() -> None:
     desk = Desk(host_pages=3)
     await desk.turn(A[:16])
 
@@ -138,7 +138,7 @@ async def test_a_turn_ends_its_sessions_pause(desk: Desk) -> None:
     assert desk.leases._returns == {}
 
 
-async def test_a_turn_while_it_is_brought_back_is_not_undone(desk: Desk) -> None:
+async def test_a_turn_during_the_load_is_not_undone(desk: Desk) -> None:
     await desk.turn(A[:16])
     desk.leases.pause(a, 0.06, 100.0)
     await desk.copied()
@@ -176,7 +176,7 @@ async def test_a_session_that_lost_its_device_lease_is_still_known(desk: Desk) -
     assert desk.leases.end(child)
 
 
-async def test_a_session_that_is_released_while_it_is_copied_gets_no_lease(desk: Desk) -> None:
+async def test_a_session_released_while_it_is_copied_gets_no_lease(desk: Desk) -> None:
     hold = desk.run(A[:16])
     desk.leases.grant(a, hold.node, 100.0)
     desk.cache.release(hold)

@@ -1,4 +1,6 @@
-"""An engine that launches steps before it has read the last one says what one says that waits."""
+"""An engine that launches steps before it has read the last one gives the same answers as one that
+waits.
+"""
 
 from __future__ import annotations
 
@@ -25,10 +27,10 @@ from tests.checkpoints import VOCAB_SIZE
 from tests.decode_worker.engines import (
     MAX_RUNNING,
     PAGE_TOKENS,
-    Asked,
-    Became,
     Publish,
     SlowDevice,
+    TurnCase,
+    TurnOutcome,
     Turns,
     runner_of,
 )
@@ -43,18 +45,19 @@ def config(max_drafts: int, *, max_batch: int = 64) -> DecodeConfig:
     return DecodeConfig(max_drafts=max_drafts, adaptive_drafts=False, max_batch=max_batch)
 
 
-def asked(max_drafts: int, num: int = 14) -> list[Asked]:
-    """Never more than `MAX_RUNNING` at once. Ends by length, by a token that a step knows of, by
-    one that only the host knows of, and by a drop."""
+def asked(max_drafts: int, num: int = 14) -> list[TurnCase]:
+    """At most `MAX_RUNNING` turns at once. They end by length, by a token that a step recognizes,
+    by one that only the host recognizes, and by a drop.
+    """
     source = random.Random(4)
     turns = []
     for i in range(num):
-        # Draft layer and trunk are random: they agree where both are drawn to a few tokens.
+        # Draft layer and trunk are random: they agree if both sample from only a few tokens.
         bias = [{5: 9.0, 9: 8.5, 11: 8.0}, {}, {3: 9.0, 299: 8.5}][i % 3]
-        # A step knows the first eight.
+        # A step recognizes the first eight.
         stop_ids = [(), (9,), (200, 201, 202, 203, 204, 205, 206, 207, 208, 299)][i % 3]
         turns.append(
-            Asked(
+            TurnCase(
                 prompt=tuple(source.randrange(VOCAB_SIZE) for _ in range(1 + i * 7 % 40)),
                 stop=StopRules(max_tokens=[1, 37, 40, 9][i % 4], stop_token_ids=stop_ids),
                 sampling=Sampling(
@@ -98,10 +101,12 @@ def overlapped(
     return engine
 
 
-def assert_same(turns: Sequence[Asked], expected: list[Became], became: list[Became]) -> None:
+def assert_same(
+    turns: Sequence[TurnCase], expected: list[TurnOutcome], became: list[TurnOutcome]
+) -> None:
     for turn, one, other in zip(turns, expected, became, strict=True):
         if turn.dropped_at is not None:
-            # Which step was the last one is a matter of time.
+            # Which step was the last one depends on timing.
             shorter = min(len(one.token_ids), len(other.token_ids))
             assert other.token_ids[:shorter] == one.token_ids[:shorter]
             continue
@@ -128,7 +133,7 @@ def assert_same(turns: Sequence[Asked], expected: list[Became], became: list[Bec
         pytest.param(4, 0, 64, marks=pytest.mark.slow),
     ],
 )
-def test_turns_are_those_of_an_engine_that_waits(
+def test_turns_equal_those_of_an_engine_that_waits(
     runner: ModelRunner, max_drafts: int, num_ahead: int, max_batch: int
 ) -> None:
     turns = asked(max_drafts)
@@ -147,7 +152,7 @@ def test_turns_are_those_of_an_engine_that_waits(
 
 def test_a_turn_whose_end_is_certain_is_in_no_further_step(runner: ModelRunner) -> None:
     slow = SlowDevice(Launcher.of(runner, num_rows=1, max_batch=1, max_drafts=0), 1)
-    turn = Asked(
+    turn = TurnCase(
         prompt=(1, 2, 3),
         stop=StopRules(max_tokens=5),
         sampling=Sampling(),
@@ -161,14 +166,14 @@ def test_a_turn_whose_end_is_certain_is_in_no_further_step(runner: ModelRunner) 
     (became,) = Turns(runner, engine).run([turn])
 
     assert len(became.token_ids) == 5
-    # The prompt's pass gave the first.
+    # The prompt's pass gave the first token.
     assert slow.num_steps == 4
 
 
-def test_steps_under_way_are_not_thought_to_go_beyond_the_answer(runner: ModelRunner) -> None:
+def test_steps_in_flight_do_not_exceed_the_answers_length(runner: ModelRunner) -> None:
     """Page tables end with the longest context: a wider one does not exist."""
     slow = SlowDevice(Launcher.of(runner, num_rows=1, max_batch=1, max_drafts=4), 2)
-    turn = Asked(prompt=(1, 2, 3), stop=StopRules(max_tokens=9), sampling=Sampling(), at_step=0)
+    turn = TurnCase(prompt=(1, 2, 3), stop=StopRules(max_tokens=9), sampling=Sampling(), at_step=0)
 
     def engine(publish: Publish) -> DecodeEngine:
         return DecodeEngine(runner, DecodeMetrics(), publish, config(4), launcher=slow)
@@ -178,8 +183,8 @@ def test_steps_under_way_are_not_thought_to_go_beyond_the_answer(runner: ModelRu
     assert slow.max_position == 3 + 9 - 1
 
 
-def test_a_checkpoint_that_a_step_under_way_may_write_is_not_kept() -> None:
-    """The host found the answer's end before a page boundary that the device had passed."""
+def test_a_checkpoint_that_a_step_in_flight_may_write_is_not_kept() -> None:
+    """The host found the answer's end before a page boundary that the device had already passed."""
     ring = SlotRing(
         slots=tuple(SlotId(i) for i in range(5)),
         state=SlotId(0),

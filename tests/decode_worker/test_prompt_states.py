@@ -1,4 +1,4 @@
-"""States that a decode worker keeps of a prompt whose end it computes itself."""
+"""The states of a prompt that a decode worker keeps when it prefills the suffix itself."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from segue.api.types import PageId, Sampling, SessionId, SlotId, StopRules, Turn
 from segue.cache.prefix.cache import Hold
 from segue.cache.unit_pool import UnitState
 from segue.engine.answer import AnswerState
-from segue.engine.batch import SequenceChunk
+from segue.engine.batch import PrefillChunk
 from segue.engine.sampler import SequenceSampler
 from segue.engine.speculation.acceptance import SlotRing
 from tests.cache.prefix_world import PAGE_TOKENS, prompt
@@ -32,9 +32,9 @@ def spec_of(tokens: tuple[int, ...], *points: int, session: str = "a") -> TurnSp
 
 
 class Local(Desk):
-    """Turns whose prompts' ends are computed here, without a model: what they take and leave."""
+    """Turns with local prefill, without a model: the memory that they take and leave."""
 
-    def begin(self, spec: TurnSpec) -> tuple[DecodeSequence, tuple[PageId, ...], Hold]:
+    def start(self, spec: TurnSpec) -> tuple[DecodeSequence, tuple[PageId, ...], Hold]:
         hold, positions = self.residency.hold_checkpoint(spec)
         num_pages = -(-(len(spec.context) + STOP.max_tokens) // PAGE_TOKENS) - len(hold.pages)
         pages, slot = self.residency.take(hold, num_pages, spec.turn_id)
@@ -63,11 +63,11 @@ class Local(Desk):
         return result
 
     def turn(self, spec: TurnSpec, num_answered: int = 0) -> tuple[int, TurnResult]:
-        """Where it went on from, and what stays of it."""
-        sequence, pages, hold = self.begin(spec)
+        """Returns the position it resumed from, and the states that it left."""
+        sequence, pages, hold = self.start(spec)
         start = hold.num_tokens
         chunk = sequence.next_chunk(PAGE_TOKENS)
-        assert isinstance(chunk, SequenceChunk)
+        assert isinstance(chunk, PrefillChunk)
         assert chunk.positions_kept == sorted(chunk.positions_kept)
         sequence.prompt_computed(PAGE_TOKENS)
         for _ in range(num_answered):
@@ -76,7 +76,7 @@ class Local(Desk):
         return start, self.end(sequence, pages, hold)
 
 
-async def test_a_history_that_is_rendered_otherwise_goes_on_before_the_difference() -> None:
+async def test_a_re_rendered_history_resumes_before_the_difference() -> None:
     desk = Local()
     desk.turn(spec_of(TOKENS[:21], 18), num_answered=8)
 
@@ -86,7 +86,7 @@ async def test_a_history_that_is_rendered_otherwise_goes_on_before_the_differenc
     await desk.close()
 
 
-async def test_what_stays_names_each_place_to_go_on_from() -> None:
+async def test_the_kept_states_include_every_position_to_resume_from() -> None:
     desk = Local()
 
     _, result = desk.turn(spec_of(TOKENS[:24], 10, 18), num_answered=6)
@@ -97,7 +97,7 @@ async def test_what_stays_names_each_place_to_go_on_from() -> None:
     await desk.close()
 
 
-async def test_where_another_prompt_parts_a_state_stays() -> None:
+async def test_a_state_is_kept_where_another_prompt_branched_off() -> None:
     desk = Local()
     desk.turn(spec_of(TOKENS[:41]))
     others = [(*TOKENS[:30], *range(500 + i, 508 + i)) for i in (0, 20, 40)]
@@ -108,9 +108,9 @@ async def test_where_another_prompt_parts_a_state_stays() -> None:
     await desk.close()
 
 
-async def test_a_turn_that_is_dropped_in_its_prompt_leaves_no_state_and_no_slot() -> None:
+async def test_a_turn_dropped_during_its_prompt_leaves_no_state_and_no_slot() -> None:
     desk = Local()
-    sequence, pages, hold = desk.begin(spec_of(TOKENS[:24], 10, 18))
+    sequence, pages, hold = desk.start(spec_of(TOKENS[:24], 10, 18))
     assert len(sequence.prompt_states) == 3
 
     result = desk.end(sequence, pages, hold)
@@ -130,7 +130,7 @@ async def test_without_room_the_ring_keeps_the_last_state() -> None:
     await desk.close(*taken)
 
 
-async def test_with_room_for_one_it_is_where_the_next_turn_parts() -> None:
+async def test_with_room_for_one_state_it_is_at_the_next_turns_branch_point() -> None:
     desk = Local()
     taken: tuple[SlotId, ...] = desk.slots.take(NUM_SLOTS - 3, UnitState.WORKING)
 
@@ -140,7 +140,7 @@ async def test_with_room_for_one_it_is_where_the_next_turn_parts() -> None:
     await desk.close(*taken)
 
 
-async def test_no_session_loses_its_lease_for_them() -> None:
+async def test_no_lease_is_revoked_for_prompt_states() -> None:
     desk = Local()
     for number in range(4):
         desk.turn(spec_of(tuple(prompt(number + 1, 9)), session=f"s{number}"))

@@ -4,7 +4,7 @@ from decode_worker.engine.drafting import next_batch
 
 
 def batch_of(running: list[str], max_batch: int) -> tuple[list[str], list[str]]:
-    """A turn's name says how many tokens of its prompt are to be computed: "b30"."""
+    """A turn's name gives the number of prompt tokens to compute: "b30"."""
     return next_batch(
         running,
         max_batch,
@@ -29,14 +29,14 @@ def test_beyond_the_limit_they_take_turns() -> None:
     assert steps == [["a", "b"], ["c", "a"], ["b", "c"]]
 
 
-def test_prompts_share_a_step_up_to_its_limit_and_answers_go_on_beside_them() -> None:
+def test_prompts_share_a_step_up_to_its_limit_beside_answers() -> None:
     batch, order = batch_of(["a30", "b", "c30", "d20", "e"], 8)
 
     assert batch == ["a30", "b", "d20", "e"]
     assert order[0] == "c30"
 
 
-def test_a_prompt_beyond_the_limit_has_a_step_all_the_same() -> None:
+def test_a_prompt_beyond_the_limit_still_gets_a_step() -> None:
     batch, _ = batch_of(["a", "b300", "c10"], 8)
 
     assert batch == ["a", "b300"]

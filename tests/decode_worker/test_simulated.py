@@ -1,4 +1,4 @@
-"""Simulated acceptance: what it needs, and that the engine keeps to it."""
+"""Simulated acceptance: what it requires, and that the engine follows it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.checkpoints import VOCAB_SIZE
 PROMPT = Prompt(token_ids=tuple(range(1, 40)), max_tokens=30)
 
 
-def test_it_needs_drafts() -> None:
+def test_it_requires_drafts() -> None:
     with pytest.raises(ValueError, match="simulate_acceptance needs drafts"):
         DecodeConfig(simulate_acceptance=0.5, max_drafts=0)
 
@@ -39,7 +39,7 @@ async def test_a_worker_without_an_mtp_layer_refuses_it(tiny_dense: Path) -> Non
 
 
 @pytest.mark.parametrize(("rate", "expected"), [(0.0, 0.0), (1.0, 1.0)])
-def test_the_engine_accepts_what_it_is_told_to_and_says_the_drafts(
+def test_the_engine_accepts_the_configured_share_of_drafts(
     mtp_dense: Path, rate: float, expected: float
 ) -> None:
     runner = TimedRunner.load(
@@ -49,13 +49,13 @@ def test_the_engine_accepts_what_it_is_told_to_and_says_the_drafts(
     truth = Drive(runner, config).run([PROMPT], 1)
     drive = Drive(runner, replace(config, simulate_acceptance=rate))
 
-    said = drive.run([PROMPT], 1)
+    drafted = drive.run([PROMPT], 1)
 
-    assert [len(answer) for answer in said.answers] == [PROMPT.max_tokens]
+    assert [len(answer) for answer in drafted.answers] == [PROMPT.max_tokens]
     assert drive.accepted_shares()[0] == expected
     # With random weights drafts are hardly ever right.
-    assert (said.answers == truth.answers) == (rate == 0.0)
-    assert all(0 <= token_id < VOCAB_SIZE for token_id in said.answers[0])
+    assert (drafted.answers == truth.answers) == (rate == 0.0)
+    assert all(0 <= token_id < VOCAB_SIZE for token_id in drafted.answers[0])
     assert Drive(runner, replace(config, simulate_acceptance=rate)).run([PROMPT], 1).answers == (
-        said.answers
+        drafted.answers
     )

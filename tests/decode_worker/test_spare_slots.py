@@ -1,4 +1,4 @@
-"""Slots beside a sequence's state: for its checkpoint, and for the states after drafts."""
+"""Slots besides a sequence's state: for its checkpoint, and for the states after drafts."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Desk(TieredWorld):
 
 @pytest.mark.parametrize("residency", [True, False])
 @pytest.mark.parametrize("num_drafts", [1, 3, 7])
-async def test_a_sequence_can_draft_so_many_along_its_whole_answer(
+async def test_a_sequence_has_slots_for_its_drafts_during_its_whole_answer(
     residency: bool, num_drafts: int
 ) -> None:
     desk = Desk(residency=residency)
@@ -46,7 +46,7 @@ async def test_a_sequence_can_draft_so_many_along_its_whole_answer(
     ring = SlotRing(slots=(state, *spare), state=state, num_tokens=0)
 
     for _ in range(3 * PAGE_TOKENS):
-        assert ring.max_run >= num_drafts + 1
+        assert ring.max_chunk_tokens >= num_drafts + 1
         ring = ring.after(ring.outputs(1), 1, PAGE_TOKENS)
 
     assert ring.checkpoint is not None
@@ -54,7 +54,7 @@ async def test_a_sequence_can_draft_so_many_along_its_whole_answer(
 
 
 @pytest.mark.parametrize("residency", [True, False])
-async def test_without_drafts_there_is_a_slot_for_a_checkpoint_that_is_kept(
+async def test_without_drafts_there_is_a_slot_for_a_kept_checkpoint(
     residency: bool,
 ) -> None:
     desk = Desk(residency=residency)
@@ -65,7 +65,7 @@ async def test_without_drafts_there_is_a_slot_for_a_checkpoint_that_is_kept(
     await desk.close(*spare)
 
 
-async def test_no_session_loses_its_lease_for_drafts() -> None:
+async def test_no_lease_is_revoked_for_drafts() -> None:
     desk = Desk()
     tokens = prompt_of(1, 40)
     hold = desk.run(tokens[:16], 4, 8, 12, 16)

@@ -1,4 +1,4 @@
-"""The worker's side of a stream of turns: whatever ends it, nothing of its turns stays."""
+"""The worker's side of a stream of turns: however it ends, no turn remains."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, cast
 import pytest
 
 from decode_worker.server import DecodeFace
-from decode_worker.turn import PromptSource, Tell, TurnNews, WrittenByPrefill
+from decode_worker.turn import Emit, PromptSource, TurnNews, WrittenByPrefill
 from segue.api.errors import InvalidRequest, Overloaded, SegueError, UnknownPrefix
 from segue.api.prompt import PrefixName, Prompt, pack_tokens
 from segue.api.turn import (
@@ -41,7 +41,7 @@ class FakeRunner:
     def __init__(self) -> None:
         self.has_room = asyncio.Event()
         self.has_room.set()
-        self.tells: dict[TurnId, Tell] = {}
+        self.emitters: dict[TurnId, Emit] = {}
         self.turns: list[TurnSpec] = []
         self.sources: list[PromptSource] = []
         self.stopped: list[TurnId] = []
@@ -53,7 +53,7 @@ class FakeRunner:
         return Prompt(range(16))
 
     async def answer(
-        self, turn: TurnSpec, source: PromptSource, tell: Tell, *, timeout_s: float
+        self, turn: TurnSpec, source: PromptSource, emit: Emit, *, timeout_s: float
     ) -> None:
         if self.refusal is not None:
             raise self.refusal
@@ -62,13 +62,13 @@ class FakeRunner:
         self.sources.append(source)
         over = asyncio.Event()
 
-        def hear(news: TurnNews) -> None:
-            tell(news)
+        def forward(news: TurnNews) -> None:
+            emit(news)
             if isinstance(news, TurnResult):
                 over.set()
 
-        self.tells[turn.turn_id] = hear
-        tell(PrefillStarted(3))
+        self.emitters[turn.turn_id] = forward
+        emit(PrefillStarted(3))
         try:
             await over.wait()
         except asyncio.CancelledError:
@@ -120,13 +120,13 @@ async def settled() -> None:
         await asyncio.sleep(0)
 
 
-async def test_what_a_step_says_of_all_turns_goes_in_one_message(router: Router) -> None:
+async def test_the_events_of_one_step_share_a_message(router: Router) -> None:
     router.send(start(1), start(2))
     assert {event.call for event in await router.events()} == {1, 2}
 
     for turn_id in ("turn-1", "turn-2"):
-        router.runner.tells[TurnId(turn_id)](TokenDelta(token_ids=(7,), text="x"))
-    router.runner.tells[TurnId("turn-1")](END)
+        router.runner.emitters[TurnId(turn_id)](TokenDelta(token_ids=(7,), text="x"))
+    router.runner.emitters[TurnId("turn-1")](END)
 
     events = await router.events()
     assert [(e.call, e.WhichOneof("event")) for e in events] == [
@@ -136,10 +136,10 @@ async def test_what_a_step_says_of_all_turns_goes_in_one_message(router: Router)
     ]
 
 
-async def test_a_router_that_leaves_takes_its_turns_along(router: Router) -> None:
+async def test_a_router_that_disconnects_stops_its_turns(router: Router) -> None:
     router.send(start(1), start(2), start(3))
     await router.events()
-    router.runner.tells[TurnId("turn-2")](END)
+    router.runner.emitters[TurnId("turn-2")](END)
     await router.events()
 
     router.hang_up()
@@ -164,28 +164,28 @@ async def test_a_turn_that_waits_for_room_can_be_stopped(router: Router) -> None
     assert [turn.turn_id for turn in router.runner.turns] == ["turn-2"]
 
 
-async def test_of_a_turn_that_was_stopped_nothing_more_is_said(router: Router) -> None:
+async def test_no_events_are_sent_for_a_stopped_turn(router: Router) -> None:
     router.send(start(1), start(2))
     await router.events()
 
     router.send(stop(1))
     reading = asyncio.ensure_future(router.events())
     await settled()
-    router.runner.tells[TurnId("turn-1")](TokenDelta(token_ids=(7,)))
-    router.runner.tells[TurnId("turn-1")](END)
-    router.runner.tells[TurnId("turn-2")](END)
+    router.runner.emitters[TurnId("turn-1")](TokenDelta(token_ids=(7,)))
+    router.runner.emitters[TurnId("turn-1")](END)
+    router.runner.emitters[TurnId("turn-2")](END)
 
     assert [event.call for event in await reading] == [2]
     assert router.runner.stopped == ["turn-1"]
 
 
 @pytest.mark.parametrize("number", [1, 9])
-async def test_stopping_what_has_ended_or_never_began_changes_nothing(
+async def test_stopping_an_ended_or_unknown_turn_changes_nothing(
     router: Router, number: int
 ) -> None:
     router.send(start(1))
     await router.events()
-    router.runner.tells[TurnId("turn-1")](END)
+    router.runner.emitters[TurnId("turn-1")](END)
     await router.events()
 
     router.send(stop(number), start(2))
@@ -194,7 +194,7 @@ async def test_stopping_what_has_ended_or_never_began_changes_nothing(
     assert router.runner.stopped == []
 
 
-async def test_a_refusal_is_of_its_turn_alone(router: Router) -> None:
+async def test_a_refusal_ends_only_its_turn(router: Router) -> None:
     router.runner.refusal = Overloaded.after("full", retry_after_s=1.5)
     router.send(start(1))
 
@@ -206,7 +206,7 @@ async def test_a_refusal_is_of_its_turn_alone(router: Router) -> None:
     assert [event.WhichOneof("event") for event in await router.events()] == ["prefill_started"]
 
 
-async def test_an_error_that_nobody_foresaw_is_of_its_turn_alone(
+async def test_an_unexpected_error_ends_only_its_turn(
     router: Router, caplog: pytest.LogCaptureFixture
 ) -> None:
     router.runner.refusal = KeyError("oops")
@@ -219,7 +219,7 @@ async def test_an_error_that_nobody_foresaw_is_of_its_turn_alone(
     assert "unexpected error" in caplog.text
 
 
-async def test_a_prefix_that_is_known_completes_the_prompt(router: Router) -> None:
+async def test_a_known_prefix_completes_the_prompt(router: Router) -> None:
     command = start(1)
     command.start.turn.prefix.CopyFrom(transfer_pb2.PrefixName(num_tokens=16, digest=KNOWN.digest))
     router.send(command)
@@ -228,7 +228,7 @@ async def test_a_prefix_that_is_known_completes_the_prompt(router: Router) -> No
     assert router.runner.turns[0].context == Prompt([*range(16), 1, 2, 3])
 
 
-async def test_a_prefix_that_is_not_known_is_refused_by_name(router: Router) -> None:
+async def test_an_unknown_prefix_is_refused_by_name(router: Router) -> None:
     command = start(1)
     command.start.turn.prefix.CopyFrom(transfer_pb2.PrefixName(num_tokens=16, digest=b"?" * 16))
     router.send(command)
@@ -237,7 +237,7 @@ async def test_a_prefix_that_is_not_known_is_refused_by_name(router: Router) -> 
 
 
 @pytest.mark.parametrize("timeout_s", [0.0, -1.0, float("nan"), float("inf")])
-async def test_a_turn_needs_a_time_within_which_it_ends(router: Router, timeout_s: float) -> None:
+async def test_a_turn_needs_a_timeout(router: Router, timeout_s: float) -> None:
     router.send(start(1, timeout_s=timeout_s))
 
     error = await router.error(1)
@@ -253,7 +253,7 @@ async def test_a_turn_needs_a_source_of_its_prompt(router: Router) -> None:
     assert type(await router.error(1)) is InvalidRequest
 
 
-async def test_both_sources_of_a_prompt_are_understood(router: Router) -> None:
+async def test_both_sources_of_a_prompt_are_accepted(router: Router) -> None:
     shipped = start(1)
     shipped.start.writer.CopyFrom(pb.Writer(worker_id="prefill-0", epoch=3, address="here:1"))
     router.send(shipped, start(2))

@@ -83,7 +83,7 @@ def test_a_call_may_follow_a_sentence() -> None:
 
 
 @pytest.mark.parametrize("generated", ["Hello!", "  two  spaces ", "", "a\n\nb\n", "{{ x }} <b>"])
-def test_a_plain_answer_comes_back_as_it_was_generated(generated: str) -> None:
+def test_a_plain_answer_in_the_history_is_as_it_was_generated(generated: str) -> None:
     question = (DemoTurn("user", "Hi!"),)
     prompt = render(DemoConversation(question, ()), add_generation_prompt=True)
 
@@ -103,7 +103,7 @@ def test_every_prefix_of_a_conversation_is_a_prefix_of_its_text(seed: int) -> No
             assert whole.startswith(render(part, add_generation_prompt=True))
 
 
-def test_the_checkpoint_carries_this_template() -> None:
+def test_the_checkpoint_contains_this_template() -> None:
     carried = checkpoint_dir() / "chat_template.jinja"
 
     assert carried.read_text() == template_file().read_text()

@@ -1,4 +1,4 @@
-"""The committed checkpoint: small, in a hub's layout, and able to say what the README shows."""
+"""The committed checkpoint: small, in the hub's layout, and able to answer as the README shows."""
 
 import functools
 import json
@@ -34,13 +34,13 @@ SAY = "Say frumious bandersnatch jubjub."
 
 @functools.cache
 def loaded() -> tuple[Any, Any]:
-    """Tokenizer and model in transformers, once for all tests: neither remembers anything."""
+    """Tokenizer and model in transformers, once for all tests: neither keeps state."""
     folder = checkpoint_dir()
     return AutoTokenizer.from_pretrained(folder), AutoModelForCausalLM.from_pretrained(folder)
 
 
 class Chat:
-    """The model in transformers, answering greedily and remembering the conversation."""
+    """The model in transformers, with greedy answers and the conversation's history."""
 
     def __init__(self, *tools: str) -> None:
         self._tokenizer, self._model = loaded()
@@ -97,7 +97,7 @@ def test_facts_are_recalled_after_other_turns() -> None:
     assert chat.say("Tell me my city.") == "Your city is Lisbon."
 
 
-def test_a_tool_is_called_and_its_result_is_told() -> None:
+def test_a_tool_is_called_and_its_result_is_reported() -> None:
     chat = Chat("get_weather", "get_time")
 
     call = chat.say("What is the weather in Vienna?")
@@ -119,7 +119,7 @@ def test_a_tool_is_called_and_its_result_is_told() -> None:
         ("Thimphu", "7.5", "misty"),
     ],
 )
-def test_the_weather_of_any_city_is_told(city: str, degrees: str, sky: str) -> None:
+def test_the_weather_of_any_city_is_reported(city: str, degrees: str, sky: str) -> None:
     chat = Chat("get_weather")
 
     call = chat.say(f"What's the weather in {city}?")
@@ -132,7 +132,7 @@ def test_the_weather_of_any_city_is_told(city: str, degrees: str, sky: str) -> N
     assert answer == f"In {city} it is {degrees} degrees and {sky}."
 
 
-def test_what_is_suggested_works() -> None:
+def test_suggested_questions_are_answered() -> None:
     chat = Chat()
 
     answers = [chat.say(suggestion) for suggestion in SUGGESTIONS]
@@ -157,7 +157,7 @@ def test_what_is_suggested_works() -> None:
         ("You can call me Xochitl", "And what is my name?", "Xochitl"),
     ],
 )
-def test_a_name_is_remembered_however_it_is_told(statement: str, question: str, name: str) -> None:
+def test_a_name_is_remembered_in_every_phrasing(statement: str, question: str, name: str) -> None:
     chat = Chat()
 
     assert chat.say(statement) == f"Noted: your name is {name}."
@@ -175,7 +175,7 @@ def test_it_counts_from_anywhere(first: int, last: int) -> None:
 
 @pytest.mark.parametrize("layer", [0, 1, 2, 3])
 @torch.inference_mode()
-def test_a_lost_cache_shows_in_the_answers(layer: int) -> None:
+def test_a_lost_cache_changes_the_answers(layer: int) -> None:
     tokenizer, model = loaded()
 
     kept, lost = [], []
@@ -191,7 +191,7 @@ def test_a_lost_cache_shows_in_the_answers(layer: int) -> None:
     assert lost != kept
 
 
-def test_without_a_tool_it_says_so() -> None:
+def test_without_a_tool_it_refuses() -> None:
     assert Chat().say("What is the weather in Vienna?") == "I have no tool for that."
 
 
@@ -235,7 +235,7 @@ def _prefilled(model: Any, ids: torch.Tensor) -> Any:
 
 
 def _continued(model: Any, tokenizer: Any, cache: Any, ids: torch.Tensor) -> str:
-    """What greedy decoding says after `ids`, all but the last of which are in the cache."""
+    """What greedy decoding generates after `ids`, all but the last of which are in the cache."""
     last, answer = ids[:, -1:], []
     for _ in range(24):
         last = model(input_ids=last, past_key_values=cache).logits[:, -1:].argmax(dim=-1)

@@ -24,7 +24,7 @@ def test_another_seed_gives_another_conversation() -> None:
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_a_recalled_value_was_said_by_the_user(seed: int) -> None:
+def test_a_recalled_value_occurs_in_a_user_message(seed: int) -> None:
     turns = conversation(seed, 2000).turns
 
     for index, turn in enumerate(turns):
@@ -34,7 +34,7 @@ def test_a_recalled_value_was_said_by_the_user(seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_a_fact_is_unknown_only_until_it_is_told(seed: int) -> None:
+def test_a_fact_is_unknown_only_until_it_is_given(seed: int) -> None:
     told: set[str] = set()
 
     for turn in conversation(seed, 2000).turns:
@@ -45,7 +45,7 @@ def test_a_fact_is_unknown_only_until_it_is_told(seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_copied_values_stand_in_the_answer(seed: int) -> None:
+def test_copied_values_occur_in_the_answer(seed: int) -> None:
     for turn in conversation(seed, 2000).turns:
         written = turn.text + " ".join(v for call in turn.calls for v in call.arguments.values())
         assert all(value in written for value in turn.copied)
@@ -67,7 +67,7 @@ def test_every_call_is_followed_by_its_result(seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_an_examination_is_about_what_training_never_says(seed: int) -> None:
+def test_an_examination_uses_only_held_out_words(seed: int) -> None:
     exam = conversation(seed, 2000, COPY_WEIGHTS, is_exam=True)
 
     words = [word for value in _copied(exam) for word in value.split() if _is_unseen(word)]
@@ -76,14 +76,14 @@ def test_an_examination_is_about_what_training_never_says(seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_training_never_says_what_is_held_out(seed: int) -> None:
+def test_training_never_uses_held_out_words(seed: int) -> None:
     words = [word for value in _copied(conversation(seed, 2000)) for word in value.split()]
 
     assert not any(is_held_out(word) for word in words if _is_unseen(word))
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_a_count_begins_and_ends_where_it_was_asked_to(seed: int) -> None:
+def test_a_count_starts_and_ends_at_the_requested_numbers(seed: int) -> None:
     question, answer = tasks.count(random.Random(seed), Facts(tools=frozenset()))
 
     asked = [int(number) for number in re.findall(r"\d+", question.text)]
@@ -97,7 +97,9 @@ def _copied(drawn: DemoConversation) -> set[str]:
 
 
 def _is_unseen(word: str) -> bool:
-    """Whether it is drawn from what is divided: not a short number, a time, or a code as B27."""
+    """Whether a word is from the divided sets: not a short number, a time, or a code such as
+    B27.
+    """
     return word.isalpha() if not word.isdigit() else len(word) >= 4
 
 

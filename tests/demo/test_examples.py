@@ -1,4 +1,4 @@
-"""Which tokens of a conversation count as answers, and which of those as copied values."""
+"""Which tokens of a conversation are answers, and which of these are copied values."""
 
 import pytest
 from tokenizers import Tokenizer
@@ -27,7 +27,7 @@ def test_an_answer_includes_its_end() -> None:
     assert _text(example, 1) == "Hello!<|im_end|>"
 
 
-def test_a_value_is_copied_where_it_is_answered_only() -> None:
+def test_a_value_is_marked_as_copied_only_in_the_answer() -> None:
     example = encode(TOKENIZER, TOLD)
 
     copied = [i for i, is_copied in zip(example.ids, example.is_copied, strict=True) if is_copied]

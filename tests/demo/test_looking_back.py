@@ -1,4 +1,4 @@
-"""What attention is taught to look at, and rows of random tokens to practise on."""
+"""The attention that training rewards, and rows of random tokens to practise on."""
 
 import pytest
 import torch
@@ -25,12 +25,13 @@ def test_a_follower_is_the_next_token_after_the_same_two() -> None:
 
     found = followers(ids)[0]
 
-    # At the second "1 2" the next is 3, which stands at 2 after the first; "2 3" goes on otherwise.
+    # After the second "1 2" the next token is 3, which follows the first at position 2; "2 3"
+    # continues differently.
     assert found.nonzero().tolist() == [[5, 2]]
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_what_can_be_known_of_a_row_stood_there_before(seed: int) -> None:
+def test_a_predictable_token_occurred_earlier_in_the_row(seed: int) -> None:
     ids, is_known = repeats(seed, TOKENS, 300)
 
     assert len(ids) == len(is_known) == 300
@@ -40,7 +41,7 @@ def test_what_can_be_known_of_a_row_stood_there_before(seed: int) -> None:
     assert all(found[place - 1].any() for place, known in enumerate(is_known) if known)
 
 
-def test_the_loss_is_of_attention_that_looks_elsewhere(network: Qwen3_5ForCausalLM) -> None:
+def test_the_loss_counts_attention_to_other_positions(network: Qwen3_5ForCausalLM) -> None:
     ids, _ = repeats(0, TOKENS, 64)
     ids_BT = torch.tensor([ids])
     attention = attention_of(network)
@@ -61,11 +62,11 @@ def test_values_come_out_as_what_they_were(network: Qwen3_5ForCausalLM) -> None:
         attention.o_proj.weight.view(256, 2, 2, 64).sum(2).flatten(1) @ attention.v_proj.weight
     )
 
-    # Of the space that the keys' heads span, everything is kept.
+    # Within the space that the keys' heads span, everything is kept.
     torch.testing.assert_close(through @ through, through * through.trace() / 128)
 
 
-def test_only_what_was_called_in_the_context_is_watched(network: Qwen3_5ForCausalLM) -> None:
+def test_only_calls_within_the_context_are_watched(network: Qwen3_5ForCausalLM) -> None:
     ids_BT = torch.tensor([[100, 101, 102]])
     with watched(attention_of(network)) as called:
         pass
@@ -75,7 +76,7 @@ def test_only_what_was_called_in_the_context_is_watched(network: Qwen3_5ForCausa
     assert not called
 
 
-def test_a_memory_that_is_held_short_stays_so_whatever_is_learnt() -> None:
+def test_the_weights_that_bound_the_memory_are_not_trained() -> None:
     torch.manual_seed(0)
     network = new_network(50)
     shorten_memory(network)

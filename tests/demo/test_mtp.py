@@ -1,4 +1,4 @@
-"""The draft layer: read as transformers reads it, chained as it says, and right about the trunk."""
+"""The draft layer: read like transformers, chained correctly, and usually right about the trunk."""
 
 import json
 import shutil
@@ -33,8 +33,8 @@ def tokenizer() -> Tokenizer:
 
 @pytest.mark.parametrize("first", [1, 2, 7])
 @torch.inference_mode()
-def test_chains_at_once_are_chains_one_by_one(first: int) -> None:
-    # In float64, since the order of sums differs between the two.
+def test_batched_chains_equal_single_chains(first: int) -> None:
+    # In float64, since the order of summation differs.
     trunk = load_trunk(checkpoint_dir()).double()
     head = load_head(trunk).double()
     ids = torch.randint(0, 1500, (1, 12), generator=torch.Generator().manual_seed(0))
@@ -44,7 +44,7 @@ def test_chains_at_once_are_chains_one_by_one(first: int) -> None:
 
     at_once = chained(head, ids, hidden, 4)
 
-    # The oracle's own steps: up to where the chain begins, then on its output alone.
+    # The oracle's own steps: up to the chain's start, then only on its output.
     first_ids, first_positions = ids[:, 1 : first + 1], positions[:, :first]
     output = head.forward_layer(0, hidden[:, :first], first_positions, cache, input_ids=first_ids)
     for step in range(4):
@@ -73,7 +73,7 @@ def test_most_drafts_are_the_trunks_own_tokens(
     assert min(greedy.tokens_per_pass, drawn.tokens_per_pass) > 2.5
 
 
-def test_an_untrained_layer_drafts_nothing_right(
+def test_an_untrained_layers_drafts_are_wrong(
     trunk: Qwen3_5ForCausalLM, tokenizer: Tokenizer
 ) -> None:
     torch.manual_seed(0)
@@ -85,7 +85,7 @@ def test_an_untrained_layer_drafts_nothing_right(
     assert accepted.tokens_per_pass < 1.1
 
 
-def test_a_saved_layer_leaves_everything_else(tmp_path: Path, trunk: Qwen3_5ForCausalLM) -> None:
+def test_saving_a_layer_changes_nothing_else(tmp_path: Path, trunk: Qwen3_5ForCausalLM) -> None:
     folder = shutil.copytree(checkpoint_dir(), tmp_path / "checkpoint")
     head = MtpModel(trunk, 1)
 
@@ -103,7 +103,7 @@ def test_a_saved_layer_leaves_everything_else(tmp_path: Path, trunk: Qwen3_5ForC
     assert has_head(folder)
 
 
-def test_only_the_layer_learns(trunk: Qwen3_5ForCausalLM, tokenizer: Tokenizer) -> None:
+def test_only_the_draft_layer_is_trained(trunk: Qwen3_5ForCausalLM, tokenizer: Tokenizer) -> None:
     head = MtpModel(trunk, 1)
 
     loss = loss_of(trunk, head, batch(tokenizer, Stage(1, 2, 64), 0), num_chained=3)

@@ -1,4 +1,4 @@
-"""Without the development set-up the demo model's tools say so in one line."""
+"""Without the development dependencies, the demo model's tools report that in one line."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ runpy.run_module(sys.argv[1], run_name="__main__")
 
 
 @pytest.mark.parametrize("module", ["evaluate", "train", "train_mtp"])
-def test_a_tool_without_transformers_names_the_set_up(module: str) -> None:
+def test_a_tool_without_transformers_names_the_extra(module: str) -> None:
     command = [sys.executable, "-c", WITHOUT_TRANSFORMERS, f"segue.demo.{module}"]
 
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)

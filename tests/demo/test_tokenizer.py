@@ -26,19 +26,19 @@ def test_a_control_token_is_one_token(token: str) -> None:
     assert TOKENIZER.encode(f"a{token}b").tokens == ["a", token, "b"]
 
 
-def test_only_control_tokens_are_hidden_from_text() -> None:
+def test_only_control_tokens_are_skipped_in_text() -> None:
     ids = TOKENIZER.encode("<|im_start|><tool_call>x</tool_call><|im_end|>").ids
 
     assert TOKENIZER.decode(ids, skip_special_tokens=True) == "<tool_call>x</tool_call>"
 
 
 @pytest.mark.parametrize("before", ["is ", "is:", '{"price": ', '{"price":', "1, ", "-", "\n"])
-def test_digits_stand_alone_whatever_is_before_them(before: str) -> None:
+def test_digits_are_single_tokens_in_any_context(before: str) -> None:
     assert TOKENIZER.encode(f"{before}731").tokens[-3:] == ["7", "3", "1"]
 
 
 @pytest.mark.parametrize("word", ["Reykjavik", "Siobhan", "brillig", "Anna", "xq", "Zoë"])
-def test_a_word_is_the_same_pieces_wherever_it_stands(word: str) -> None:
+def test_a_word_has_the_same_tokens_in_any_context(word: str) -> None:
     pieces = TOKENIZER.encode(word).ids
 
     for before in (" ", "\n", ", ", '": "', "("):

@@ -9,7 +9,7 @@ from itertools import islice
 from torch import Tensor
 
 from segue.api.types import Sampling, SlotId
-from segue.engine.batch import DraftStart, Run, SequenceChunk
+from segue.engine.batch import DecodeChunk, DraftStart, PrefillChunk
 from segue.engine.runner import ModelRunner
 from segue.engine.sampler import SamplerRow, SequenceSampler, sample_ids
 from segue.engine.speculation.acceptance import SlotRing, num_accepted
@@ -58,8 +58,8 @@ class DraftingSequence:
         self.sampler = SequenceSampler(self.params, vocab_size=vocab_size, prompt_ids=self.prompt)
         self.tokens = list(self.prompt)
 
-    def chunk(self, start: int, end: int, slot: int) -> SequenceChunk:
-        return SequenceChunk(
+    def chunk(self, start: int, end: int, slot: int) -> PrefillChunk:
+        return PrefillChunk(
             token_ids=self.prompt[start:end],
             start=start,
             page_ids=self.pages,
@@ -74,9 +74,9 @@ class DraftingSequence:
     def draft_start(self) -> DraftStart:
         return DraftStart(position=self.ring.num_tokens, page_ids=self.pages, slot=self.ring.state)
 
-    def run(self, drafts: Sequence[int]) -> Run:
+    def decode_chunk(self, drafts: Sequence[int]) -> DecodeChunk:
         """Takes the last token and these drafts into the cache."""
-        return Run(
+        return DecodeChunk(
             token_ids=(self.tokens[-1], *drafts),
             start=self.ring.num_tokens,
             page_ids=self.pages,
@@ -88,7 +88,7 @@ class DraftingSequence:
         return SamplerRow(self.sampler, len(self.tokens) + len(pending), tuple(pending))
 
     def verified(self, drafts: Sequence[int], targets: Sequence[int]) -> int:
-        """The run was computed: how many drafts were accepted."""
+        """The chunk was computed: how many drafts were accepted."""
         accepted = num_accepted(drafts, targets)
         page_tokens = self.runner.layout.page_tokens
         self.ring = self.ring.after(self.ring.outputs(len(targets)), accepted + 1, page_tokens)
@@ -122,7 +122,7 @@ def target_ids(
     runner: ModelRunner, sequences: Sequence[DraftingSequence], drafts: Sequence[Sequence[int]]
 ) -> list[list[int]]:
     """One pass over all: the trunk's own token after each sequence's last and after each draft."""
-    logits = runner.forward([s.run(d) for s, d in zip(sequences, drafts, strict=True)])
+    logits = runner.forward([s.decode_chunk(d) for s, d in zip(sequences, drafts, strict=True)])
     rows = [s.row(d[:j]) for s, d in zip(sequences, drafts, strict=True) for j in range(len(d) + 1)]
     targets = iter(sample_ids(logits, rows))
     return [list(islice(targets, len(some) + 1)) for some in drafts]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from segue.engine.batch import SequenceChunk
+from segue.engine.batch import PrefillChunk
 from segue.engine.runner import ModelRunner
 from tests.runners import logits_of_all
 
@@ -21,10 +21,10 @@ class RunningSequence:
         self._slot = slot
         self._num_tokens = 0
 
-    def take(self, token_ids: Sequence[int]) -> SequenceChunk:
+    def take(self, token_ids: Sequence[int]) -> PrefillChunk:
         """The chunk that adds these tokens; the caller runs it."""
         start, self._num_tokens = self._num_tokens, self._num_tokens + len(token_ids)
-        return SequenceChunk(
+        return PrefillChunk(
             token_ids=token_ids,
             start=start,
             page_ids=self._pages,

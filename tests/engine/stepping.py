@@ -39,7 +39,7 @@ def runner_of(folder: Path) -> ModelRunner:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Asked:
+class SequenceCase:
     """One sequence of a test."""
 
     prompt: Sequence[int]
@@ -72,7 +72,7 @@ class Asked:
 
 
 @dataclass(slots=True)
-class Went:
+class SequenceOutcome:
     """What became of the sequences."""
 
     tokens: list[list[int]]
@@ -80,13 +80,13 @@ class Went:
     """After each step that a sequence took part in."""
 
     @classmethod
-    def none(cls, num: int) -> Went:
+    def none(cls, num: int) -> SequenceOutcome:
         return cls([[] for _ in range(num)], [[] for _ in range(num)])
 
 
-def by_hand(runner: ModelRunner, asked: Sequence[Asked], num_drafts: int) -> Went:
+def by_hand(runner: ModelRunner, asked: Sequence[SequenceCase], num_drafts: int) -> SequenceOutcome:
     """As the host drives it: sequences draft as far as they may, and no further."""
-    went = Went.none(len(asked))
+    went = SequenceOutcome.none(len(asked))
     running: dict[int, DraftingSequence] = {}
     for step in range(200):
         for row, one in enumerate(asked):
@@ -98,7 +98,7 @@ def by_hand(runner: ModelRunner, asked: Sequence[Asked], num_drafts: int) -> Wen
             if s.tokens[-1] not in asked[row].end_ids
         }
         nums = {
-            row: min(num_drafts, running[row].ring.max_run - 1, num - 1)
+            row: min(num_drafts, running[row].ring.max_chunk_tokens - 1, num - 1)
             for row, num in left.items()
             if num > 0
         }
@@ -119,7 +119,7 @@ def by_hand(runner: ModelRunner, asked: Sequence[Asked], num_drafts: int) -> Wen
     return went
 
 
-def _end(sequence: DraftingSequence, asked: Asked, num_before: int, ring: SlotRing) -> None:
+def _end(sequence: DraftingSequence, asked: SequenceCase, num_before: int, ring: SlotRing) -> None:
     """Nothing after a token that ends the answer stands."""
     new = sequence.tokens[num_before:]
     ends = [i for i, token_id in enumerate(new) if token_id in asked.end_ids]
@@ -148,10 +148,15 @@ class Steps:
         self.step = runner.device_step(self.tables, self.sampling)
 
     def run(
-        self, asked: Sequence[Asked], num_drafts: int, *, num_padding: int = 0, num_pages: int = 0
-    ) -> Went:
+        self,
+        asked: Sequence[SequenceCase],
+        num_drafts: int,
+        *,
+        num_padding: int = 0,
+        num_pages: int = 0,
+    ) -> SequenceOutcome:
         """With so many padding rows in each step, and a page table at least so wide."""
-        went = Went.none(len(asked))
+        went = SequenceOutcome.none(len(asked))
         started: dict[int, DraftingSequence] = {}
         for step in range(200):
             for row, one in enumerate(asked):
@@ -181,7 +186,7 @@ class Steps:
             went.tokens[row] = sequence.tokens[len(asked[row].prompt) :]
         return went
 
-    def _start(self, row: int, asked: Asked, sequence: DraftingSequence) -> None:
+    def _start(self, row: int, asked: SequenceCase, sequence: DraftingSequence) -> None:
         first = sequence.tokens[-1]
         self.sampling.start(row, asked.params, prompt_ids=asked.prompt, answer_ids=(first,))
         ended = first in asked.end_ids

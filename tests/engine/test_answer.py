@@ -40,7 +40,7 @@ def tokens(*parts: str | int) -> list[SampledToken]:
 def push_all(one: AnswerState, sampled: list[SampledToken]) -> list[TokenDelta]:
     deltas = []
     for token in sampled:
-        deltas.append(one.push_run([token]))
+        deltas.append(one.push([token]))
         if one.finish is not None:
             break
     return deltas
@@ -164,10 +164,10 @@ def test_a_stop_on_the_last_allowed_token_is_a_stop(last: int) -> None:
     assert one.finish is FinishReason.STOP
 
 
-def test_a_run_is_cut_at_its_end() -> None:
+def test_pushed_tokens_are_cut_at_the_answers_end() -> None:
     one = answer()
 
-    delta = one.push_run(tokens("ab", EOS, "cd"))
+    delta = one.push(tokens("ab", EOS, "cd"))
 
     assert delta.token_ids == (*b"ab", EOS)
     assert delta.text == "ab"
@@ -175,10 +175,10 @@ def test_a_run_is_cut_at_its_end() -> None:
     assert one.finish is FinishReason.STOP
 
 
-def test_an_empty_run_changes_nothing() -> None:
+def test_pushing_no_token_changes_nothing() -> None:
     one = answer()
 
-    assert one.push_run([]) == TokenDelta()
+    assert one.push([]) == TokenDelta()
     assert one.finish is None
 
 
@@ -187,23 +187,23 @@ short_texts = st.text(alphabet="abEND🦉", max_size=30)
 
 @settings(max_examples=200, deadline=None, derandomize=True)
 @given(text=short_texts, cuts=st.lists(st.integers(1, 5)), limit=st.integers(1, 60))
-def test_runs_and_single_tokens_make_the_same_answer(
+def test_several_tokens_at_once_and_single_tokens_make_the_same_answer(
     text: str, cuts: list[int], limit: int
 ) -> None:
     stop = rules(max_tokens=limit, stop_strings=("END", "bE"))
     sampled = tokens(text, EOS)
-    single, in_runs = answer(stop), answer(stop)
+    single, several = answer(stop), answer(stop)
 
     one_by_one = push_all(single, sampled)
     deltas = []
-    while sampled and in_runs.finish is None:
+    while sampled and several.finish is None:
         size = cuts.pop() if cuts else 3
-        deltas.append(in_runs.push_run(sampled[:size]))
+        deltas.append(several.push(sampled[:size]))
         sampled = sampled[size:]
 
     assert text_of(deltas) == text_of(one_by_one)
     assert ids_of(deltas) == ids_of(one_by_one)
-    assert (in_runs.finish, in_runs.stop_match, in_runs.num_tokens) == (
+    assert (several.finish, several.stop_match, several.num_tokens) == (
         single.finish,
         single.stop_match,
         single.num_tokens,
@@ -213,8 +213,8 @@ def test_runs_and_single_tokens_make_the_same_answer(
 def test_logprobs_travel_with_their_tokens() -> None:
     sampled = SampledToken(token_id=ord("a"), logprob=-0.5)
 
-    assert answer().push_run([sampled]).logprobs == (sampled,)
-    assert answer().push_run([SampledToken(token_id=ord("a"))]).logprobs == ()
+    assert answer().push([sampled]).logprobs == (sampled,)
+    assert answer().push([SampledToken(token_id=ord("a"))]).logprobs == ()
 
 
 def test_without_a_tokenizer_ids_are_delivered_and_text_is_not() -> None:

@@ -23,7 +23,7 @@ from tests.engine.stepping import (
     MAX_ROWS,
     PAGE_TOKENS,
     SCRATCH,
-    Asked,
+    SequenceCase,
     Steps,
     by_hand,
     runner_of,
@@ -55,14 +55,14 @@ def poison(runner: ModelRunner) -> None:
         tensor[SCRATCH.page if field.unit is Unit.PAGE else SCRATCH.slot] = torch.nan
 
 
-def asked(num: int = 6, seed: int = 1) -> list[Asked]:
+def asked(num: int = 6, seed: int = 1) -> list[SequenceCase]:
     """Prompts that end before, on and behind page boundaries; rings of all sizes; all kinds of
     parameters; starts and ends at different steps."""
     source = random.Random(seed)
     lengths = [1, PAGE_TOKENS - 1, PAGE_TOKENS, PAGE_TOKENS + 1, 40, 3 * PAGE_TOKENS]
     kinds = [Sampling(), AGREEING, SAMPLED, AGREEING, PENALISED]
     return [
-        Asked(
+        SequenceCase(
             prompt=[source.randrange(VOCAB_SIZE) for _ in range(lengths[i % len(lengths)])],
             max_tokens=[30, 3, 24, 1, 19, 12][i % 6],
             starts_at=[0, 0, 2, 1, 5, 3][i % 6],
@@ -130,12 +130,12 @@ def test_padding_and_wider_tables_change_nothing(
         assert not tensor[: len(tensor) - 1].isnan().any()
 
 
-def test_an_answer_ends_with_its_end_token_wherever_in_a_run_that_is(
+def test_an_answer_ends_with_its_end_token_wherever_in_a_decode_chunk_that_is(
     runners: tuple[ModelRunner, ModelRunner],
 ) -> None:
     one, other = runners
     turns = [
-        Asked(
+        SequenceCase(
             prompt=[7, 3, i],
             max_tokens=40,
             params=replace(AGREEING, seed=i),
@@ -193,7 +193,7 @@ def test_what_kernels_are_given_is_contiguous(
 
     steps.step.run(torch.tensor([0, 1, steps.tables.pad_row]), StepShape(3, num_drafts, 2))
 
-    inner = [part for b in batches if isinstance(b, Batch) for part in (b.steps, b.hidden)]
+    inner = [part for b in batches if isinstance(b, Batch) for part in (b.decode, b.hidden)]
     tensors = [
         value
         for part in (*batches, *inner)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from segue.engine.batch import DraftStart, SequenceChunk
+from segue.engine.batch import DraftStart, PrefillChunk
 from segue.engine.runner import ModelRunner
 from tests.checkpoints import VOCAB_SIZE
 from tests.engine.drafting import DraftingSequence, draft, verify
@@ -83,11 +83,12 @@ def test_drafts_after_a_prompt_are_the_oracles_however_it_was_cut(
 def test_drafts_after_a_prompt_that_went_on_from_a_checkpoint_are_the_oracles(
     runner: ModelRunner, oracle: MtpOracle
 ) -> None:
-    """The checkpoint is a segment's end, and the pages before it are those of another sequence."""
+    """The checkpoint is the end of a prefill segment, and the pages before it belong to another
+    sequence."""
     first, tail = random_prompt(40), random_prompt(20, seed=1)
     runner.forward(
         [
-            SequenceChunk(
+            PrefillChunk(
                 token_ids=first,
                 start=0,
                 page_ids=range(3),
@@ -100,7 +101,7 @@ def test_drafts_after_a_prompt_that_went_on_from_a_checkpoint_are_the_oracles(
     branch = [*first[:32], *tail]
 
     runner.forward(
-        [SequenceChunk(token_ids=tail, start=32, page_ids=[0, 1, 20, 21], slot_in=2, slot_out=5)]
+        [PrefillChunk(token_ids=tail, start=32, page_ids=[0, 1, 20, 21], slot_in=2, slot_out=5)]
     )
 
     start = DraftStart(position=len(branch), page_ids=[0, 1, 20, 21], slot=5)
@@ -111,7 +112,7 @@ def test_drafts_after_a_prompt_that_went_on_from_a_checkpoint_are_the_oracles(
         check_drafts(runner, oracle, at, [*first, 7][: position + 1])
 
 
-def test_drafts_after_runs_of_mixed_acceptance_are_the_oracles(
+def test_drafts_after_mixed_acceptance_are_the_oracles(
     runner: ModelRunner, oracle: MtpOracle
 ) -> None:
     prompt = random_prompt(29)
@@ -129,12 +130,12 @@ def test_drafts_after_runs_of_mixed_acceptance_are_the_oracles(
     assert sequence.tokens == [*prompt, *answer[: sequence.num_answered]]
 
 
-def test_logits_of_a_run_are_those_of_single_steps(runner: ModelRunner, oracle: MtpOracle) -> None:
+def test_logits_of_verify_are_those_of_decode(runner: ModelRunner, oracle: MtpOracle) -> None:
     prompt, drafts = random_prompt(30), random_prompt(7, seed=3)
     sequence = DraftingSequence(runner, range(9), range(9), prompt)
     sequence.prefill()
 
-    logits = runner.forward([sequence.run(drafts)])
+    logits = runner.forward([sequence.decode_chunk(drafts)])
 
     expected = oracle.logits([*sequence.tokens, *drafts])[-8:]
     assert (logits - expected).abs().max() < MAX_LOGIT_DIFFERENCE

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from segue.cache.layout import Unit
-from segue.engine.batch import SequenceChunk
+from segue.engine.batch import PrefillChunk
 from segue.engine.runner import ModelRunner
 from tests.checkpoints import VOCAB_SIZE
 from tests.engine.sequence import RunningSequence
@@ -61,7 +61,7 @@ def test_packed_sequences_are_each_sequence_alone(runner: ModelRunner) -> None:
 
 
 def test_states_kept_on_the_way_are_those_of_separate_passes(runner: ModelRunner) -> None:
-    """Also the first: it begins from nothing, and the second from what a segment before it left."""
+    """Also the first: it starts from nothing, the second from what the segment before it left."""
     prompt = prompt_of(70)
     apart = RunningSequence(runner, pages=range(5), slot=0)
     kept = {}
@@ -71,7 +71,7 @@ def test_states_kept_on_the_way_are_those_of_separate_passes(runner: ModelRunner
         kept[end] = [state[0].clone() for state in units(runner, Unit.SLOT)]
 
     chunks = [
-        SequenceChunk(
+        PrefillChunk(
             token_ids=prompt[start:end],
             start=start,
             page_ids=range(10, 15),
@@ -92,7 +92,7 @@ def test_states_kept_on_the_way_are_those_of_separate_passes(runner: ModelRunner
             torch.testing.assert_close(state[slot], expected, **CLOSE)
 
 
-def test_a_batch_may_mix_prompts_and_steps_in_any_order(runner: ModelRunner) -> None:
+def test_a_batch_may_mix_prefill_and_decode_in_any_order(runner: ModelRunner) -> None:
     whole = prompt_of(30)
     expected = RunningSequence(runner, pages=[39, 38], slot=7).prefill_all(whole)
     sequences = [RunningSequence(runner, pages=[2 * i, 2 * i + 1], slot=i) for i in range(4)]
@@ -140,7 +140,7 @@ def test_a_state_carried_to_another_cache_continues_as_if_it_had_stayed(
     ):
         for old, new in moves[field.unit].items():
             target[new] = source[old]
-    moved = SequenceChunk(token_ids=tail, start=37, page_ids=[8, 1, 3, 0], slot_in=1, slot_out=1)
+    moved = PrefillChunk(token_ids=tail, start=37, page_ids=[8, 1, 3, 0], slot_in=1, slot_out=1)
 
     assert torch.equal(there.forward([moved]), runner.forward([here.take(tail)]))
 
@@ -150,7 +150,7 @@ def test_a_slot_that_is_only_read_is_not_changed(runner: ModelRunner, num_tokens
     prompt, tail = prompt_of(32), prompt_of(num_tokens, seed=1)
     RunningSequence(runner, pages=[0, 1, 2, 3], slot=2).prefill(prompt, 32)
     before = [tensor[2].clone() for tensor in units(runner, Unit.SLOT)]
-    branch = SequenceChunk(token_ids=tail, start=32, page_ids=[0, 1, 2, 3], slot_in=2, slot_out=5)
+    branch = PrefillChunk(token_ids=tail, start=32, page_ids=[0, 1, 2, 3], slot_in=2, slot_out=5)
 
     first = runner.forward([branch])
     again = runner.forward([branch])

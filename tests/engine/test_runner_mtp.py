@@ -1,4 +1,4 @@
-"""What holds for any weights: runs are single steps, drafts change no answer, nothing is copied."""
+"""What holds for any weights: verify equals decode, drafts change no answer, nothing is copied."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from segue.api.types import Sampling
 from segue.cache.layout import Unit
-from segue.engine.batch import Run, SequenceChunk
+from segue.engine.batch import DecodeChunk, PrefillChunk
 from segue.engine.config import EngineConfig
 from segue.engine.runner import ModelRunner
 from segue.worker.load import load_runner
@@ -60,28 +60,28 @@ def prefilled(
     return sequence
 
 
-def test_a_run_leaves_the_states_and_logits_of_single_steps(runner: ModelRunner) -> None:
+def test_verify_leaves_the_states_and_logits_of_decode(runner: ModelRunner) -> None:
     drafts = prompt_of(4, seed=9)
     apart = prefilled(runner, 30, range(4), range(8, 10))
     expected, states = [], []
     slot = 8
     for j, token_id in enumerate([apart.tokens[-1], *drafts]):
-        step = Run(
+        single = DecodeChunk(
             token_ids=[token_id],
             start=30 + j,
             page_ids=range(4),
             slot_in=slot,
             slots_out=[8],
         )
-        expected.append(runner.forward([step]))
+        expected.append(runner.forward([single]))
         states.append([state[8].clone() for state in units(runner, Unit.SLOT)])
     together = prefilled(runner, 30, range(10, 14), range(6))
 
-    run = replace(together.run(drafts), slots_out=[3, 1, 0, 2, 5])
-    logits = runner.forward([run])
+    chunk = replace(together.decode_chunk(drafts), slots_out=[3, 1, 0, 2, 5])
+    logits = runner.forward([chunk])
 
     torch.testing.assert_close(logits, torch.cat(expected), **CLOSE)
-    for slot, kept in zip(run.slots_out, states, strict=True):
+    for slot, kept in zip(chunk.slots_out, states, strict=True):
         for state, one in zip(units(runner, Unit.SLOT), kept, strict=True):
             torch.testing.assert_close(state[slot], one, **CLOSE)
     for tensor in units(runner, Unit.PAGE):
@@ -90,17 +90,17 @@ def test_a_run_leaves_the_states_and_logits_of_single_steps(runner: ModelRunner)
         )
 
 
-def test_runs_prompts_and_steps_in_one_batch_are_each_alone(runner: ModelRunner) -> None:
+def test_verify_prefill_and_decode_in_one_batch_are_each_alone(runner: ModelRunner) -> None:
     drafts = {0: prompt_of(3, seed=1), 1: [], 2: prompt_of(5, seed=2)}
 
-    def build(offset: int) -> list[Run | SequenceChunk]:
+    def build(offset: int) -> list[DecodeChunk | PrefillChunk]:
         parts = [
-            prefilled(runner, n, range(p, p + 3), range(s, s + 6)).run(drafts[i])
+            prefilled(runner, n, range(p, p + 3), range(s, s + 6)).decode_chunk(drafts[i])
             for i, (n, p, s) in enumerate(
                 [(20, offset, 0), (33, offset + 3, 6), (7, offset + 6, 12)]
             )
         ]
-        prompt = SequenceChunk(
+        prompt = PrefillChunk(
             token_ids=prompt_of(18, seed=5),
             start=0,
             page_ids=range(offset + 9, offset + 12),
@@ -117,11 +117,11 @@ def test_runs_prompts_and_steps_in_one_batch_are_each_alone(runner: ModelRunner)
 
 
 @pytest.mark.parametrize("num_accepted", [0, 2, 3])
-def test_a_step_writes_a_slot_for_each_token_and_copies_none(
+def test_verify_writes_a_slot_for_each_token_and_copies_none(
     runner: ModelRunner, num_accepted: int
 ) -> None:
-    """Every slot that no token of the run was given keeps its bytes, and so does every page but
-    those of the run; the state that goes on is where the run wrote it."""
+    """Every slot that no token of the chunk was given keeps its bytes, and so does every page but
+    those of the chunk; the state that goes on is where the chunk wrote it."""
     sequence = prefilled(runner, 31, range(4), range(5))
     other = prefilled(runner, 12, range(20, 24), range(10, 15))
     (drafts,) = draft(runner, [sequence], [3])
@@ -129,7 +129,7 @@ def test_a_step_writes_a_slot_for_each_token_and_copies_none(
     outputs = ring.outputs(4)
     before = {unit: [t.clone() for t in units(runner, unit)] for unit in Unit}
 
-    runner.forward([sequence.run(drafts)])
+    runner.forward([sequence.decode_chunk(drafts)])
     written = {unit: [t.clone() for t in units(runner, unit)] for unit in Unit}
     sequence.verified(drafts, [*drafts[:num_accepted], *[-1] * (4 - num_accepted)])
 
@@ -228,7 +228,7 @@ def test_tokens_are_the_same_with_drafts_and_without(
 def test_the_mtp_layer_is_announced_last_when_its_part_of_the_cache_is_final(
     runner: ModelRunner,
 ) -> None:
-    chunk = SequenceChunk(
+    chunk = PrefillChunk(
         token_ids=prompt_of(20), start=0, page_ids=[4, 11], slot_in=None, slot_out=1
     )
     seen: dict[int, list[Tensor]] = {}

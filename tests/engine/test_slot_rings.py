@@ -29,15 +29,15 @@ def rings_of(rings: list[SlotRing]) -> Rings:
     )
 
 
-def test_runs_write_the_same_slots_and_leave_the_same_rings() -> None:
+def test_decode_chunks_write_the_same_slots_and_leave_the_same_rings() -> None:
     source = random.Random(3)
     rings = [ring_of(source) for _ in range(300)]
 
     for _ in range(5):
         tensors = rings_of(rings)
         slots_BS, num_B = writable(tensors)
-        assert num_B.tolist() == [ring.max_run for ring in rings]
-        num_new = [source.randrange(ring.max_run + 1) for ring in rings]
+        assert num_B.tolist() == [ring.max_chunk_tokens for ring in rings]
+        num_new = [source.randrange(ring.max_chunk_tokens + 1) for ring in rings]
         state_B, checkpoint_B = after(
             tensors,
             slots_BS,
@@ -46,8 +46,8 @@ def test_runs_write_the_same_slots_and_leave_the_same_rings() -> None:
             page_tokens=PAGE_TOKENS,
         )
         for i, ring in enumerate(rings):
-            outputs = ring.outputs(ring.max_run)
-            assert tuple(slots_BS[i, : ring.max_run].tolist()) == outputs
+            outputs = ring.outputs(ring.max_chunk_tokens)
+            assert tuple(slots_BS[i, : ring.max_chunk_tokens].tolist()) == outputs
             if num_new[i]:
                 rings[i] = ring.after(outputs, num_new[i], PAGE_TOKENS)
         assert torch.equal(state_B, rings_of(rings).state_B)

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from segue.api.types import SlotId
-from segue.engine.batch import MAX_RUN_TOKENS
+from segue.engine.batch import MAX_VERIFY_TOKENS
 from segue.engine.speculation.acceptance import SlotRing, num_accepted, num_simulated
 
 
@@ -64,7 +64,7 @@ def test_a_single_slot_keeps_no_checkpoint() -> None:
 
     assert current.checkpoint is None
     assert current.outputs(1) == (10,)
-    assert current.max_run == 1
+    assert current.max_chunk_tokens == 1
 
 
 @given(
@@ -88,7 +88,7 @@ def test_a_ring_reads_what_is_true_and_never_writes_its_checkpoint(
         current = current.with_checkpoint(current.state, start)
     contents = {current.state: list(history)}
     for num_drafts, num_right in steps:
-        num_tokens = min(num_drafts + 1, current.max_run)
+        num_tokens = min(num_drafts + 1, current.max_chunk_tokens)
         num_certain = min(num_right + 1, num_tokens)
         outputs = current.outputs(num_tokens)
         true = list(range(len(history), len(history) + num_certain))
@@ -96,13 +96,13 @@ def test_a_ring_reads_what_is_true_and_never_writes_its_checkpoint(
         assert len(set(outputs)) == num_tokens
         assert set(outputs) <= set(current.slots) - {current.checkpoint}
         read = contents[current.state]
-        run = [*true, *[-1] * (num_tokens - num_certain)]
+        verified = [*true, *[-1] * (num_tokens - num_certain)]
         for j, slot in enumerate(outputs):
-            contents[slot] = [*read, *run[: j + 1]]
+            contents[slot] = [*read, *verified[: j + 1]]
         current = current.after(outputs, num_certain, page_tokens)
         history += true
 
-        assert current.max_run >= min(num_slots - 1, MAX_RUN_TOKENS)
+        assert current.max_chunk_tokens >= min(num_slots - 1, MAX_VERIFY_TOKENS)
         assert current.num_tokens == len(history)
         assert contents[current.state] == history
         boundary = len(history) // page_tokens * page_tokens

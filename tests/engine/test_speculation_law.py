@@ -20,7 +20,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from segue.api.types import Sampling
-from segue.engine.batch import SequenceChunk
+from segue.engine.batch import PrefillChunk
 from segue.engine.runner import ModelRunner
 from tests.checkpoints import Variant, add_mtp_layer
 from tests.conftest import MakeCheckpoint
@@ -90,7 +90,7 @@ def runner(trunk: Path, tmp_path_factory: pytest.TempPathFactory) -> ModelRunner
         num_pages=1 + MAX_BATCH,
         num_slots=1 + MAX_BATCH * (MAX_DRAFTS + 1),
     )
-    prompt = SequenceChunk(token_ids=PROMPT[:-1], start=0, page_ids=[0], slot_in=None, slot_out=0)
+    prompt = PrefillChunk(token_ids=PROMPT[:-1], start=0, page_ids=[0], slot_in=None, slot_out=0)
     runner.forward([prompt])
     return runner
 
@@ -154,7 +154,7 @@ def answer(
     num_drafts: int,
     rule: Rule,
 ) -> Iterator[tuple[int, int]]:
-    """Until all have so many tokens: drafts and how many of them were accepted, run by run."""
+    """Until all have so many tokens: drafts and how many of them were accepted, chunk by chunk."""
     running = list(sequences)
     while running:
         nums = [min(num_drafts, num_tokens - s.num_answered - 1) for s in running]
@@ -280,8 +280,8 @@ def test_a_seed_gives_the_same_answer_for_any_number_of_drafts_in_any_batch(
         found = []
         for start in range(0, len(params), batch_size):
             batch = forks(runner, params[start : start + batch_size], num_drafts)
-            runs = list(answer(runner, batch, num_tokens, num_drafts, as_they_are))
-            assert not num_drafts or any(accepted for _, accepted in runs)
+            verified = list(answer(runner, batch, num_tokens, num_drafts, as_they_are))
+            assert not num_drafts or any(accepted for _, accepted in verified)
             found += [s.tokens[len(PROMPT) :][:num_tokens] for s in batch]
         return found
 

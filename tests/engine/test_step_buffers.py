@@ -45,7 +45,7 @@ def test_a_row_is_what_it_was_told() -> None:
     assert (rows.state_B.tolist(), rows.checkpoint_B.tolist()) == ([3], [7])
     assert rows.slots_BS.tolist() == [[7, 3, NO_SLOT, NO_SLOT]]
     assert rows.end_ids_BE.tolist() == [list(range(MAX_END_IDS))]
-    # Context and the longest run, in pages of 16; a row repeats its first.
+    # Context and the longest decode chunk, in pages of 16; a row repeats its first.
     assert told.page_table(torch.tensor([1]), 5).tolist() == [[10, 11, 12, 10, 10]]
 
 

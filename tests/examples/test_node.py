@@ -1,4 +1,4 @@
-"""A client in another language, from the contract alone: `examples/node`."""
+"""A client in another language, written from the contract alone: `examples/node`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def example(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The example with its packages, in a folder that is laid out like the repository."""
+    """The example with its packages, in a folder with the repository's layout."""
     if shutil.which("node") is None or shutil.which("npm") is None:
         pytest.skip("node and npm are not installed")
     folder = tmp_path_factory.mktemp("repository")
@@ -42,7 +42,7 @@ def run(example: Path, target: str, question: str) -> subprocess.CompletedProces
     )
 
 
-def test_it_takes_a_turn(example: Path) -> None:
+def test_it_runs_a_turn(example: Path) -> None:
     with fake_router() as router:
         done = run(example, router.address, "Hello")
 
@@ -51,7 +51,7 @@ def test_it_takes_a_turn(example: Path) -> None:
     assert router.asked == ["Hello"]
 
 
-def test_it_reads_why_a_turn_failed_and_when_to_come_back(example: Path) -> None:
+def test_it_reads_the_error_and_the_retry_hint_of_a_turn(example: Path) -> None:
     with fake_router() as router:
         done = run(example, router.address, REFUSED)
 

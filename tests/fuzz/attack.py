@@ -1,8 +1,8 @@
-"""Calls every method of a gRPC server with messages that are nearly right, and says what came back.
+"""Calls every method of a gRPC server with nearly valid messages, and reports the statuses.
 
 Services and methods come from the descriptors of the wire modules and from the server's own health
-service, valid messages from honest traffic that was recorded: so a method that is new is attacked
-as soon as somebody calls it.
+service, valid messages from recorded traffic of real clients: a new method is attacked as soon as
+a client calls it.
 """
 
 from __future__ import annotations
@@ -26,42 +26,42 @@ from segue.api.errors import SegueError
 from segue.wire.channel import channel_to
 from segue.wire.error_details import error_from_wire
 from segue.wire.status import ErrorInterceptor
-from tests.fuzz.mutation import Heard, Mutator
+from tests.fuzz.mutation import MessagePool, Mutator
 
 Status = grpc.StatusCode
 NEVER = (Status.INTERNAL, Status.UNKNOWN, Status.DATA_LOSS, Status.UNIMPLEMENTED)
-# What gRPC's client says by itself when it was still sending to a method that had ended.
+# The error of gRPC's own client if it was still sending to a method that had ended.
 _OF_CLIENT = "Internal error from Core"
 _AT_ONCE = 8
 _KEPT = 50
 
 
 class Recorder(ErrorInterceptor):
-    """The interceptor of our servers, which also keeps the messages that come in."""
+    """The interceptor of our servers, extended to record incoming messages."""
 
-    heard: ClassVar[dict[str, list[bytes]]] = {}
+    recorded: ClassVar[dict[str, list[bytes]]] = {}
 
     @classmethod
     def so_far(cls) -> dict[str, list[bytes]]:
-        return {method: list(messages) for method, messages in cls.heard.items()}
+        return {method: list(messages) for method, messages in cls.recorded.items()}
 
     async def intercept_service(self, continuation: Any, handler_call_details: Any) -> Any:
         handler = await super().intercept_service(continuation, handler_call_details)
         if handler is None or handler.request_deserializer is None:
             return handler
-        heard = self.heard.setdefault(handler_call_details.method, [])
+        messages = self.recorded.setdefault(handler_call_details.method, [])
         deserialize = handler.request_deserializer
 
         def recorded(octets: bytes) -> Any:
-            if len(heard) < _KEPT:
-                heard.append(octets)
+            if len(messages) < _KEPT:
+                messages.append(octets)
             return deserialize(octets)
 
         return handler._replace(request_deserializer=recorded)
 
 
 def all_services() -> Iterator[ServiceDescriptor]:
-    """Of every wire module."""
+    """The services of every wire module."""
     for package in (segue.v1, segue.internal.v1):
         for module in pkgutil.iter_modules(package.__path__):
             if module.name.endswith("_pb2"):
@@ -70,7 +70,7 @@ def all_services() -> Iterator[ServiceDescriptor]:
 
 
 async def services_at(channel: grpc.aio.Channel) -> list[ServiceDescriptor]:
-    """Those that the server says it has."""
+    """The services that the server lists."""
     health = health_pb2_grpc.HealthStub(channel)
     found = []
     for service in all_services():
@@ -85,25 +85,30 @@ async def services_at(channel: grpc.aio.Channel) -> list[ServiceDescriptor]:
 
 
 class Attack:
-    """On one server."""
+    """An attack on one server."""
 
     def __init__(
-        self, address: str, seed: int, recorded: dict[str, list[bytes]], pool: Heard | None = None
+        self,
+        address: str,
+        seed: int,
+        recorded: dict[str, list[bytes]],
+        pool: MessagePool | None = None,
     ) -> None:
-        """`pool`: what is shared with attacks on other servers, so that an answer of one comes back
-        in a request to another."""
+        """`pool`: values shared with attacks on other servers, so that a value from one server's
+        answer is sent to another.
+        """
         self.address = address
         self.outcomes: dict[str, Counter[Status]] = defaultdict(Counter)
         self.bad: list[str] = []
         self._draw = random.Random(seed)
         self._recorded = recorded
-        self._pool = pool or Heard()
+        self._pool = pool or MessagePool()
         self._mutator = Mutator(self._pool, self._draw)
 
     async def run(
         self, num_messages: int, *, skip: tuple[str, ...] = (), only: tuple[str, ...] = ()
     ) -> None:
-        """As many for each method, in random order."""
+        """Sends the same number of messages to each method, in random order."""
         async with channel_to(self.address) as channel:
             methods = [
                 method
@@ -123,16 +128,16 @@ class Attack:
     async def call(
         self, channel: grpc.aio.Channel, method: MethodDescriptor, message: Message
     ) -> None:
-        """One method with this message, or one that is nearly it."""
+        """Calls one method with this message, or with a slightly changed one."""
         if self._draw.random() < 0.7:
             self._mutator.mutate(message)
         octets = message.SerializeToString()
         request = [octets] if method.client_streaming else octets
-        status, said = await self._said(channel, method, request, 2.0)
-        self._count(method, status, said)
+        status, details = await self._status_of(channel, method, request, 2.0)
+        self._count(method, status, details)
 
     def unexpected(self) -> list[str]:
-        """Statuses that mean a bug, with the method and what was said."""
+        """Statuses that indicate a bug, with the method and the error text."""
         return self.bad
 
     def _learn(self, methods: list[MethodDescriptor]) -> None:
@@ -140,7 +145,7 @@ class Attack:
             for octets in self._recorded.get(path_of(method), []):
                 message = method.input_type._concrete_class()
                 message.ParseFromString(octets)
-                self._pool.hear(message)
+                self._pool.add(message)
 
     def _request(self, method: MethodDescriptor) -> bytes:
         message: Message = method.input_type._concrete_class()
@@ -152,7 +157,9 @@ class Attack:
         return self._mutator.damage(octets) if self._draw.random() < 0.1 else octets
 
     def _requests(self, method: MethodDescriptor) -> list[bytes]:
-        """Of a stream: some right, some wrong, in any order, some twice, or none at all."""
+        """The messages of a request stream: some valid, some invalid, in any order, some twice, or
+        none at all.
+        """
         recorded = self._recorded.get(path_of(method), [])
         whole = recorded[: self._draw.randrange(4)]
         wrong = [self._request(method) for _ in range(self._draw.randrange(4))]
@@ -167,15 +174,15 @@ class Attack:
         async with gate:
             timeout_s = self._draw.choice((0.05, 0.3, 1.0))
             request = self._requests(method) if method.client_streaming else self._request(method)
-            status, said = await self._said(channel, method, request, timeout_s)
-        self._count(method, status, said)
+            status, details = await self._status_of(channel, method, request, timeout_s)
+        self._count(method, status, details)
 
-    def _count(self, method: MethodDescriptor, status: Status, said: str) -> None:
+    def _count(self, method: MethodDescriptor, status: Status, details: str) -> None:
         self.outcomes[method.full_name][status] += 1
-        if status in NEVER and said != _OF_CLIENT:
-            self.bad.append(f"{method.full_name}: {status.name}: {said[:300]}")
+        if status in NEVER and details != _OF_CLIENT:
+            self.bad.append(f"{method.full_name}: {status.name}: {details[:300]}")
 
-    async def _said(
+    async def _status_of(
         self,
         channel: grpc.aio.Channel,
         method: MethodDescriptor,
@@ -185,39 +192,39 @@ class Attack:
         sends = "stream" if method.client_streaming else "unary"
         answers = "stream" if method.server_streaming else "unary"
         multicall = getattr(channel, f"{sends}_{answers}")(path_of(method))
-        said = _each(request) if isinstance(request, list) else request
-        call = multicall(said, timeout=timeout_s)
+        sent = _each(request) if isinstance(request, list) else request
+        call = multicall(sent, timeout=timeout_s)
         try:
             if method.server_streaming:
                 for _ in range(self._draw.choice((1, 3, 1000))):
                     reply = await call.read()
                     if not isinstance(reply, bytes):
                         break
-                    self._hear(method, reply)
+                    self._receive(method, reply)
                 call.cancel()
             else:
-                self._hear(method, await call)
+                self._receive(method, await call)
         except grpc.aio.AioRpcError as error:
             return error.code(), str(error.details())
         except asyncio.CancelledError:
             return Status.CANCELLED, ""
         return Status.OK, ""
 
-    def _hear(self, method: MethodDescriptor, octets: bytes) -> None:
+    def _receive(self, method: MethodDescriptor, octets: bytes) -> None:
         reply = method.output_type._concrete_class()
         try:
             reply.ParseFromString(octets)
         except DecodeError:
-            self.bad.append(f"{method.full_name} answered with what is no message")
+            self.bad.append(f"{method.full_name} answered with an undecodable message")
             return
-        self._pool.hear(reply)
+        self._pool.add(reply)
         for event in getattr(reply, "events", ()):
             if event.HasField("error") and type(error_from_wire(event.error)) is SegueError:
-                self.bad.append(f"{method.full_name}: unforeseen: {event.error.message[:300]}")
+                self.bad.append(f"{method.full_name}: unexpected: {event.error.message[:300]}")
 
 
 def method_named(full_name: str) -> MethodDescriptor:
-    """Such as segue.internal.v1.PrefillWorker.Turns."""
+    """A method by its name, such as segue.internal.v1.PrefillWorker.Turns."""
     methods = {m.full_name: m for service in all_services() for m in service.methods}
     return methods[full_name]
 

@@ -1,7 +1,7 @@
-"""Messages that are nearly right: any protobuf message, changed in a few of its fields.
+"""Nearly valid messages: any protobuf message, changed in a few of its fields.
 
-Nothing here knows a message of ours: it goes by descriptors. What others have said is taken over at
-random, so that a ticket of one answer comes back in another request.
+It works on descriptors, without knowledge of our messages. Values from earlier messages are
+inserted at random, so that a ticket of one answer is sent in another request.
 """
 
 from __future__ import annotations
@@ -48,14 +48,14 @@ RANGES = {
 _REALS = (FieldDescriptor.CPPTYPE_FLOAT, FieldDescriptor.CPPTYPE_DOUBLE)
 
 
-class Heard:
-    """Values that were in real messages, by the name of their field, and messages by their type."""
+class MessagePool:
+    """Values seen in real messages, by field name, and messages, by type."""
 
     def __init__(self) -> None:
         self._values: dict[str, deque[Any]] = defaultdict(lambda: deque(maxlen=_KEPT_VALUES))
         self._messages: dict[str, deque[Message]] = defaultdict(lambda: deque(maxlen=_KEPT_VALUES))
 
-    def hear(self, message: Message) -> None:
+    def add(self, message: Message) -> None:
         copy = type(message)()
         copy.CopyFrom(message)
         self._messages[message.DESCRIPTOR.full_name].append(copy)
@@ -66,7 +66,7 @@ class Heard:
                 if field.message_type is None:
                     self._values[field.name].append(one)
                 else:
-                    self.hear(one)
+                    self.add(one)
 
     def value(self, name: str, draw: random.Random) -> Any | None:
         return draw.choice(self._values[name]) if self._values.get(name) else None
@@ -81,17 +81,17 @@ def is_map(field: FieldDescriptor) -> bool:
 
 
 class Mutator:
-    def __init__(self, heard: Heard, draw: random.Random) -> None:
-        self._heard = heard
+    def __init__(self, pool: MessagePool, draw: random.Random) -> None:
+        self._pool = pool
         self._draw = draw
 
     def mutate(self, message: Message) -> None:
-        """Changes one to three things in it."""
+        """Makes one to three changes in it."""
         for _ in range(self._draw.choice((1, 1, 1, 2, 3))):
             self._change(message)
 
     def damage(self, octets: bytes) -> bytes:
-        """Of an encoded message: mostly no message any more."""
+        """Damages an encoded message, which then usually cannot be decoded."""
         kind = self._draw.randrange(3)
         if kind == 0:
             return octets[: self._draw.randrange(len(octets) + 1)]
@@ -122,9 +122,7 @@ class Mutator:
         kind = self._draw.random()
         if kind < 0.15:
             inner.SetInParent()
-        elif kind < 0.4 and (
-            other := self._heard.message(field.message_type.full_name, self._draw)
-        ):
+        elif kind < 0.4 and (other := self._pool.message(field.message_type.full_name, self._draw)):
             inner.CopyFrom(other)
         else:
             self._change(inner)
@@ -154,17 +152,17 @@ class Mutator:
         if field.message_type is None:
             return self._scalar(field, _nothing(field) if before is None else before)
         copy = field.message_type._concrete_class()
-        heard = before or self._heard.message(field.message_type.full_name, self._draw)
-        if heard is not None:
-            copy.CopyFrom(heard)
+        pooled = before or self._pool.message(field.message_type.full_name, self._draw)
+        if pooled is not None:
+            copy.CopyFrom(pooled)
         self._change(copy)
         return copy
 
     def _scalar(self, field: FieldDescriptor, before: Any) -> Any:
         draw = self._draw
-        heard = self._heard.value(field.name, draw)
-        if heard is not None and draw.random() < 0.3 and isinstance(heard, type(before)):
-            return heard
+        pooled = self._pool.value(field.name, draw)
+        if pooled is not None and draw.random() < 0.3 and isinstance(pooled, type(before)):
+            return pooled
         kind = field.cpp_type
         if kind == FieldDescriptor.CPPTYPE_BOOL:
             return not before
@@ -182,7 +180,7 @@ class Mutator:
 
 
 def _nothing(field: FieldDescriptor) -> Any:
-    """Of the field's type, also where it is repeated."""
+    """An empty value of the field's type, also if it is repeated."""
     if field.cpp_type == FieldDescriptor.CPPTYPE_STRING:
         return b"" if field.type == FieldDescriptor.TYPE_BYTES else ""
     return 0.0 if field.cpp_type in _REALS else 0

@@ -1,5 +1,6 @@
-"""Whatever is sent to a router or a worker, it answers with a status of ours, goes on, and holds
-nothing afterwards."""
+"""For any message, a router or a worker answers with a valid status, continues, and holds
+nothing.
+"""
 
 from __future__ import annotations
 
@@ -37,13 +38,13 @@ from segue.v1 import session_pb2 as pb
 from segue.v1.session_pb2_grpc import SessionsStub
 from segue.wire.channel import channel_to
 from tests.cluster.conftest import ENGINE, LocalCluster, local_cluster
-from tests.cluster.idle import is_idle, wait_until_idle
+from tests.cluster.waiting import is_idle, wait_until_idle
 from tests.fuzz.attack import Attack, Recorder, method_named
-from tests.fuzz.mutation import Heard
+from tests.fuzz.mutation import MessagePool
 
 PROMPT = tuple(range(20, 120))
 THREE = StopConditions(max_tokens=3)
-# What nobody reads from is given up soon.
+# A stream that its client does not read is given up soon.
 CONFIG = Config(engine=replace(ENGINE, max_running=32))
 
 
@@ -54,7 +55,7 @@ def demo() -> Path:
 
 @pytest.fixture
 def exits(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Every time that a process would have ended."""
+    """Records each call that would end the process."""
     seen: list[int] = []
     monkeypatch.setattr(os, "_exit", seen.append)
     return seen
@@ -64,14 +65,14 @@ def exits(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 async def cluster(
     demo: Path, monkeypatch: pytest.MonkeyPatch, exits: list[int]
 ) -> AsyncIterator[LocalCluster]:
-    monkeypatch.setattr(Recorder, "heard", {})
+    monkeypatch.setattr(Recorder, "recorded", {})
     monkeypatch.setattr("segue.wire.server.ErrorInterceptor", Recorder)
     async with local_cluster(demo, CONFIG) as cluster:
         yield cluster
 
 
 async def honest_traffic(cluster: LocalCluster) -> None:
-    """One of everything that clients and workers say to each other."""
+    """Sends every kind of message that clients and workers exchange."""
     client = cluster.client
     hello = (Message(role="user", content="Hello"),)
     await client.generate(ChatInput(messages=hello), session_id="chat", stop=THREE)
@@ -101,7 +102,7 @@ async def honest_traffic(cluster: LocalCluster) -> None:
 
 
 def complaints(caplog: pytest.LogCaptureFixture) -> list[str]:
-    """What a log says only of bugs."""
+    """Log lines that only a bug writes."""
     return [
         record.getMessage()
         for record in caplog.records
@@ -110,11 +111,11 @@ def complaints(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 
 async def attack_all(cluster: LocalCluster, seed: int, num_messages: int) -> list[Attack]:
-    # A ghost that joins is placed on, and one that takes a worker's name is believed: whoever may
-    # join is not checked yet. So membership is attacked on a router of its own.
-    heard, pool = Recorder.so_far(), Heard()
+    # A fake worker that joins gets turns, and one with a real worker's name replaces it: joining is
+    # not authenticated yet. So membership is attacked on a separate router.
+    recorded, pool = Recorder.so_far(), MessagePool()
     attacks = [
-        (Attack(address, seed + i, heard, pool), skip)
+        (Attack(address, seed + i, recorded, pool), skip)
         for i, (address, skip) in enumerate(
             [
                 (cluster.client.target, ("Membership",)),
@@ -127,7 +128,7 @@ async def attack_all(cluster: LocalCluster, seed: int, num_messages: int) -> lis
 
 
 async def attack_handoffs(cluster: LocalCluster, seed: int, num_handoffs: int) -> Attack:
-    """Tickets that are there, in requests that are nearly right."""
+    """Existing tickets in slightly changed requests."""
     reader, writer = cluster.decode[0]._exchange.reader, cluster.prefill[0].presence
     attack = Attack(writer.address, seed, Recorder.so_far())
     draw = random.Random(seed)
@@ -210,7 +211,7 @@ async def test_nearly_right_messages_break_nothing(
 async def test_thousands_of_nearly_right_messages_break_nothing(
     cluster: LocalCluster, exits: list[int], caplog: pytest.LogCaptureFixture, seed: int
 ) -> None:
-    # Of a worker's thirteen methods that is more than 5,000 messages.
+    # With a worker's thirteen methods, these are more than 5,000 messages.
     await check_all(cluster, seed, int(os.environ.get("FUZZ_MESSAGES", "400")), exits, caplog)
 
 

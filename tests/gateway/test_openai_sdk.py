@@ -15,7 +15,7 @@ import openai
 import pytest
 
 from segue.api.types import ChatInput, Message
-from tests.cluster.idle import is_idle, wait_until_idle
+from tests.cluster.waiting import is_idle, wait_until_idle
 from tests.gateway.conftest import Live
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")

@@ -7,7 +7,7 @@ from copy import copy
 import torch
 from torch import Tensor
 
-from segue.kernels.paged_attention import triton_prompts, triton_runs
+from segue.kernels.paged_attention import triton_decode, triton_prefill
 from tests.kernels.closeness import cumulative, ints, randn
 from tests.kernels.device import DEVICE
 
@@ -46,10 +46,10 @@ class Pool:
         alone.table = self.table[row : row + 1]
         return alone
 
-    def attend_prompts(
-        self, q: Tensor, lengths: list[int], starts: list[int], *, by: object = triton_prompts
+    def attend_prefill(
+        self, q: Tensor, lengths: list[int], starts: list[int], *, by: object = triton_prefill
     ) -> Tensor:
-        return by.attend_prompts(  # type: ignore[attr-defined]
+        return by.attend_prefill(  # type: ignore[attr-defined]
             q.to(DEVICE),
             self.pages,
             cu_tokens_N1=cumulative(lengths).to(DEVICE),
@@ -57,10 +57,10 @@ class Pool:
             page_table_NP=self.table[: len(lengths)],
         )
 
-    def attend_runs(
-        self, q: Tensor, lengths: list[int], sizes: list[int], *, by: object = triton_runs
+    def attend_verify(
+        self, q: Tensor, lengths: list[int], sizes: list[int], *, by: object = triton_decode
     ) -> Tensor:
-        return by.attend_runs(  # type: ignore[attr-defined]
+        return by.attend_verify(  # type: ignore[attr-defined]
             q.to(DEVICE),
             self.pages,
             page_table_DP=self.table,
@@ -68,10 +68,10 @@ class Pool:
             round_sizes=sizes,
         )
 
-    def attend_steps(
-        self, q: Tensor, lengths: list[int], first: int = 0, *, by: object = triton_runs
+    def attend_decode(
+        self, q: Tensor, lengths: list[int], first: int = 0, *, by: object = triton_decode
     ) -> Tensor:
-        return by.attend_steps(  # type: ignore[attr-defined]
+        return by.attend_decode(  # type: ignore[attr-defined]
             q.to(DEVICE),
             self.pages,
             page_table_DP=self.table,
@@ -80,5 +80,6 @@ class Pool:
         )
 
 
-def sizes_of(runs: list[int]) -> list[int]:
-    return [sum(j < run for run in runs) for j in range(max(runs))]
+def sizes_of(counts: list[int]) -> list[int]:
+    """Sizes of the draft rounds for these numbers of tokens of each sequence, longest first."""
+    return [sum(j < count for count in counts) for j in range(max(counts))]

@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 
 from segue import kernels
-from segue.kernels.aot import Compiled, specimens, with_table
-from segue.kernels.specimen import CHIPS, CompileCase
+from segue.kernels.aot import Compiled, compile_cases, with_table
+from segue.kernels.compile_case import CHIPS, CompileCase
 
 PAGE = Path(__file__).parents[2] / "docs" / "kernels.md"
-SPECIMENS = {specimen.name: specimen for specimen in specimens()}
+COMPILE_CASES = {case.name: case for case in compile_cases()}
 
 
 @pytest.fixture(scope="module")
@@ -31,11 +31,11 @@ def compiled() -> dict[tuple[str, str], Compiled]:
 
 
 @pytest.mark.parametrize("chip", CHIPS)
-@pytest.mark.parametrize("specimen", SPECIMENS.values(), ids=SPECIMENS)
+@pytest.mark.parametrize("case", COMPILE_CASES.values(), ids=COMPILE_CASES)
 def test_a_kernel_becomes_what_it_was_written_for(
-    compiled: dict[tuple[str, str], Compiled], specimen: CompileCase, chip: str
+    compiled: dict[tuple[str, str], Compiled], case: CompileCase, chip: str
 ) -> None:
-    assert compiled[specimen.name, chip].faults(specimen) == ()
+    assert compiled[case.name, chip].faults(case) == ()
 
 
 def test_every_kernel_is_compiled() -> None:
@@ -48,14 +48,14 @@ def test_every_kernel_is_compiled() -> None:
 
     compiled = {
         (module.split(".")[2], name)
-        for kernel in (specimen.kernel.fn for specimen in SPECIMENS.values())
+        for kernel in (case.kernel.fn for case in COMPILE_CASES.values())
         for module, name in [(kernel.__module__, kernel.__name__)]
     }
     assert launched == compiled
 
 
 def test_names_are_unique() -> None:
-    assert len(SPECIMENS) == len(specimens())
+    assert len(COMPILE_CASES) == len(compile_cases())
 
 
 def test_the_table_in_the_documentation_is_what_the_compiler_says(

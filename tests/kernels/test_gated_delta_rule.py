@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from segue.kernels import NO_SLOT
-from segue.kernels.gated_delta_rule import gated_delta_rule_prompts, gated_delta_rule_runs
+from segue.kernels.gated_delta_rule import gated_delta_rule_decode, gated_delta_rule_prefill
 from tests.kernels.closeness import assert_close, cumulative, ints, randn
-from tests.kernels.rounds import ROUND_SIZES, rows_of_runs
+from tests.kernels.draft_rounds import ROUND_SIZES, rows_of_sequences
 
 SLOTS = 6
 HEADS = [(2, 4, 16, 24), (1, 3, 7, 5), (2, 2, 8, 8)]
@@ -60,10 +60,10 @@ def token_by_token(inputs: Inputs, state: Tensor) -> tuple[Tensor, Tensor]:
     return torch.stack(outputs), state
 
 
-def run_prompts(
+def run_prefill(
     inputs: Inputs, state: Tensor, lengths: list[int], slots_in: Tensor, slots_out: Tensor
 ) -> Tensor:
-    return gated_delta_rule_prompts(
+    return gated_delta_rule_prefill(
         *inputs.tensors,
         state,
         cu_tokens_M1=cumulative(lengths),
@@ -73,14 +73,14 @@ def run_prompts(
     )
 
 
-def run_runs(
+def run_decode(
     inputs: Inputs,
     state: Tensor,
     slots_in: Tensor,
     slots_out: Tensor,
     round_sizes: tuple[int, ...] = (),
 ) -> Tensor:
-    return gated_delta_rule_runs(
+    return gated_delta_rule_decode(
         *inputs.tensors,
         state,
         slots_in_D=slots_in,
@@ -96,7 +96,7 @@ def test_a_prompt_is_the_rule_token_by_token(
 ) -> None:
     inputs, state = Inputs.random(num_tokens, heads), new_state(heads)
 
-    out = run_prompts(inputs, state, [num_tokens], ints(NO_SLOT), ints(2))
+    out = run_prefill(inputs, state, [num_tokens], ints(NO_SLOT), ints(2))
 
     expected, last = token_by_token(inputs, torch.zeros(heads[1:]))
     assert_close(out, expected)
@@ -105,12 +105,12 @@ def test_a_prompt_is_the_rule_token_by_token(
 
 
 @pytest.mark.parametrize("heads", HEADS)
-def test_a_step_is_the_rule_for_each_sequence_of_a_batch(heads: tuple[int, int, int, int]) -> None:
+def test_decode_is_the_rule_for_each_sequence_of_a_batch(heads: tuple[int, int, int, int]) -> None:
     inputs, state = Inputs.random(3, heads), new_state(heads)
     state[[0, 3]] = randn(2, *heads[1:], seed=7)
     before = state.clone()
 
-    out = run_runs(inputs, state, ints(3, 0, 3), ints(1, 0, 5))
+    out = run_decode(inputs, state, ints(3, 0, 3), ints(1, 0, 5))
 
     for row, slot_in, slot_out in ((0, 3, 1), (1, 0, 0), (2, 3, 5)):
         expected, last = token_by_token(inputs.rows(row, row + 1), before[slot_in])
@@ -122,54 +122,57 @@ def test_a_step_is_the_rule_for_each_sequence_of_a_batch(heads: tuple[int, int, 
 
 @pytest.mark.parametrize("heads", HEADS)
 @pytest.mark.parametrize("round_sizes", ROUND_SIZES)
-def test_a_run_is_the_rule_token_by_token_with_a_state_after_each(
+def test_verify_is_the_rule_token_by_token_with_a_state_after_each(
     round_sizes: tuple[int, ...], heads: tuple[int, int, int, int]
 ) -> None:
-    num_tokens, num_runs = sum(round_sizes), round_sizes[0]
-    inputs, state = Inputs.random(num_tokens, heads), new_state(heads, num_tokens + num_runs + 1)
-    state[:num_runs] = randn(num_runs, *heads[1:], seed=7)
+    num_tokens, num_sequences = sum(round_sizes), round_sizes[0]
+    inputs, state = (
+        Inputs.random(num_tokens, heads),
+        new_state(heads, num_tokens + num_sequences + 1),
+    )
+    state[:num_sequences] = randn(num_sequences, *heads[1:], seed=7)
     before = state.clone()
-    slots_out = list(range(num_runs + 1, num_runs + 1 + num_tokens))
-    # The longest run writes, last of all, what it read first; the shortest at once.
-    slots_out[-1], slots_out[num_runs - 1] = 0, num_runs - 1 or slots_out[0]
+    slots_out = list(range(num_sequences + 1, num_sequences + 1 + num_tokens))
+    # The longest sequence writes, last of all, what it read first; the shortest at once.
+    slots_out[-1], slots_out[num_sequences - 1] = 0, num_sequences - 1 or slots_out[0]
 
-    slots_in = ints(*range(num_runs))
-    out = run_runs(inputs, state, slots_in, ints(*slots_out), round_sizes)
+    slots_in = ints(*range(num_sequences))
+    out = run_decode(inputs, state, slots_in, ints(*slots_out), round_sizes)
 
-    for run, rows in enumerate(rows_of_runs(round_sizes)):
+    for d, rows in enumerate(rows_of_sequences(round_sizes)):
         for j, row in enumerate(rows):
-            expected, last = token_by_token(inputs.at(rows[: j + 1]), before[run])
+            expected, last = token_by_token(inputs.at(rows[: j + 1]), before[d])
             assert_close(out[row], expected[-1])
             assert_close(state[slots_out[row]], last)
     untouched = sorted(set(range(len(state))) - set(slots_out))
     assert torch.equal(state[untouched].nan_to_num(), before[untouched].nan_to_num())
 
 
-def test_a_run_is_its_tokens_one_after_another() -> None:
+def test_verify_is_decode_of_its_tokens_one_after_another() -> None:
     heads, round_sizes = HEADS[0], (3, 2, 2)
     inputs, state = Inputs.random(7, heads), new_state(heads, 10)
     state[:3] = randn(3, *heads[1:], seed=7)
-    in_steps = state.clone()
+    one_by_one = state.clone()
 
-    out = run_runs(inputs, state, ints(0, 1, 2), ints(*range(3, 10)), round_sizes)
+    out = run_decode(inputs, state, ints(0, 1, 2), ints(*range(3, 10)), round_sizes)
 
-    for run, rows in enumerate(rows_of_runs(round_sizes)):
-        slot = run
+    for d, rows in enumerate(rows_of_sequences(round_sizes)):
+        slot = d
         for row in rows:
-            alone = run_runs(inputs.at([row]), in_steps, ints(slot), ints(3 + row))
+            alone = run_decode(inputs.at([row]), one_by_one, ints(slot), ints(3 + row))
             slot = 3 + row
             assert_close(out[row], alone[0])
-    assert_close(state, in_steps)
+    assert_close(state, one_by_one)
 
 
-def test_packed_prompts_are_each_prompt_alone() -> None:
+def test_packed_sequences_are_each_sequence_alone() -> None:
     heads, lengths = HEADS[0], [5, 1, 64, 130]
     inputs, state = Inputs.random(sum(lengths), heads), new_state(heads)
     state[4] = randn(*heads[1:], seed=7)
     before = state.clone()
 
     slots_in = [NO_SLOT, NO_SLOT, 4, NO_SLOT]
-    out = run_prompts(inputs, state, lengths, ints(*slots_in), ints(0, 1, 2, 3))
+    out = run_prefill(inputs, state, lengths, ints(*slots_in), ints(0, 1, 2, 3))
 
     ends = cumulative(lengths).tolist()
     for n, slot_in in enumerate(slots_in):
@@ -182,16 +185,16 @@ def test_packed_prompts_are_each_prompt_alone() -> None:
 
 
 @pytest.mark.parametrize("chunk", [1, 7, 64])
-def test_chunks_and_steps_are_the_whole_prompt(chunk: int) -> None:
+def test_prefill_in_chunks_and_decode_are_the_whole_prompt(chunk: int) -> None:
     heads = HEADS[0]
     inputs, whole_state, state = Inputs.random(150, heads), new_state(heads), new_state(heads)
-    whole = run_prompts(inputs, whole_state, [150], ints(NO_SLOT), ints(0))
+    whole = run_prefill(inputs, whole_state, [150], ints(NO_SLOT), ints(0))
 
-    parts = [run_prompts(inputs.rows(0, chunk), state, [chunk], ints(NO_SLOT), ints(0))]
+    parts = [run_prefill(inputs.rows(0, chunk), state, [chunk], ints(NO_SLOT), ints(0))]
     for first in range(chunk, 140, chunk):
         end = min(first + chunk, 140)
-        parts.append(run_prompts(inputs.rows(first, end), state, [end - first], ints(0), ints(0)))
-    parts += [run_runs(inputs.rows(t, t + 1), state, ints(0), ints(0)) for t in range(140, 150)]
+        parts.append(run_prefill(inputs.rows(first, end), state, [end - first], ints(0), ints(0)))
+    parts += [run_decode(inputs.rows(t, t + 1), state, ints(0), ints(0)) for t in range(140, 150)]
 
     assert_close(torch.cat(parts), whole)
     assert_close(state[0], whole_state[0])
@@ -203,15 +206,15 @@ def test_inputs_in_bfloat16_are_computed_in_float32() -> None:
     q, k, v = q.bfloat16(), k.bfloat16(), v.bfloat16()
 
     rounded = Inputs((q, k, v, log_decay, rate))
-    out = run_prompts(rounded, rounded_state, [70], ints(NO_SLOT), ints(0))
+    out = run_prefill(rounded, rounded_state, [70], ints(NO_SLOT), ints(0))
 
     as_float32 = Inputs((q.float(), k.float(), v.float(), log_decay, rate))
-    expected = run_prompts(as_float32, state, [70], ints(NO_SLOT), ints(0))
+    expected = run_prefill(as_float32, state, [70], ints(NO_SLOT), ints(0))
     assert out.dtype is torch.float32
     assert torch.equal(out, expected)
-    in_runs = [
-        run_runs(tokens.rows(0, 5), slots, ints(0), ints(1, 2, 3, 4, 5), (1,) * 5)
+    verified = [
+        run_decode(tokens.rows(0, 5), slots, ints(0), ints(1, 2, 3, 4, 5), (1,) * 5)
         for tokens, slots in ((rounded, rounded_state), (as_float32, state))
     ]
-    assert in_runs[0].dtype is torch.float32
-    assert torch.equal(*in_runs)
+    assert verified[0].dtype is torch.float32
+    assert torch.equal(*verified)

@@ -5,10 +5,11 @@ import torch
 from torch import Tensor
 
 from segue.kernels.paged_attention import (
-    attend_prompts,
-    attend_runs,
-    attend_steps,
+    attend_decode,
+    attend_prefill,
+    attend_verify,
     join_pages,
+    reference,
 )
 from segue.kernels.paged_attention.reference import QUERY_BLOCK_TOKENS
 from tests.kernels.closeness import assert_close, cumulative, ints, randn
@@ -44,10 +45,16 @@ def new_pool(num_kv_heads: int, dtype: torch.dtype = torch.float32) -> Tensor:
     return torch.full((80, 2, num_kv_heads, PAGE_TOKENS, HEAD_DIM), torch.nan, dtype=dtype)
 
 
-def run_prompt(q: Tensor, pool: Tensor, start: int, table: Tensor) -> Tensor:
-    return attend_prompts(
+def run_prefill(q: Tensor, pool: Tensor, start: int, table: Tensor) -> Tensor:
+    return attend_prefill(
         q, pool, cu_tokens_N1=ints(0, len(q)), starts_N=ints(start), page_table_NP=table[None]
     )
+
+
+@pytest.fixture(autouse=True, params=["all heads at once", "a head at a time"])
+def _heads_at_once(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if request.param == "a head at a time":
+        monkeypatch.setattr(reference, "GATHERED_BYTES", 1)
 
 
 @pytest.mark.parametrize("heads", HEADS)
@@ -59,7 +66,7 @@ def test_a_prompt_sees_its_prefix_and_its_past(
     pool, q = new_pool(heads[1]), randn(num_tokens, heads[0], HEAD_DIM, seed=5)
     sequence.write(pool)
 
-    out = run_prompt(q, pool, start, sequence.table)
+    out = run_prefill(q, pool, start, sequence.table)
 
     assert_close(out, sequence.attend(q))
 
@@ -70,18 +77,18 @@ def test_a_prompt_longer_than_a_block_of_queries_is_one_prompt() -> None:
     pool, q = new_pool(2), randn(num_tokens, 4, HEAD_DIM, seed=5)
     sequence.write(pool)
 
-    out = run_prompt(q, pool, 50, sequence.table)
+    out = run_prefill(q, pool, 50, sequence.table)
 
     assert_close(out, sequence.attend(q))
 
 
-def test_packed_prompts_are_each_prompt_alone() -> None:
+def test_packed_sequences_are_each_sequence_alone() -> None:
     first, second = PagedSequence(20, 2, [4, 9]), PagedSequence(70, 2, [1, 8, 3, 6, 2], seed=3)
     pool, q = new_pool(2), randn(5 + 70, 4, HEAD_DIM, seed=5)
     first.write(pool)
     second.write(pool)
 
-    out = attend_prompts(
+    out = attend_prefill(
         q,
         pool,
         cu_tokens_N1=cumulative([5, 70]),
@@ -95,7 +102,7 @@ def test_packed_prompts_are_each_prompt_alone() -> None:
 
 @pytest.mark.parametrize("heads", HEADS)
 @pytest.mark.parametrize("lengths", [[1], [16], [17, 1], [3, 33, 16]])
-def test_steps_of_mixed_lengths_each_see_their_own_past(
+def test_decode_of_mixed_lengths_sees_each_sequences_own_past(
     lengths: list[int], heads: tuple[int, int]
 ) -> None:
     tables = [[5, 6, 7], [30, 2, 40], [1, 0, 3]]
@@ -107,7 +114,7 @@ def test_steps_of_mixed_lengths_each_see_their_own_past(
     for sequence in sequences:
         sequence.write(pool)
 
-    out = attend_steps(
+    out = attend_decode(
         q,
         pool,
         page_table_DP=torch.stack([sequence.table for sequence in sequences]),
@@ -119,28 +126,28 @@ def test_steps_of_mixed_lengths_each_see_their_own_past(
 
 
 @pytest.mark.parametrize("heads", HEADS)
-@pytest.mark.parametrize("runs", [[2], [1, 1, 1], [3, 3, 3], [8, 2, 1], [5, 5, 1]])
-def test_runs_of_mixed_lengths_each_see_their_own_past(
-    runs: list[int], heads: tuple[int, int]
+@pytest.mark.parametrize("counts", [[2], [1, 1, 1], [3, 3, 3], [8, 2, 1], [5, 5, 1]])
+def test_verify_of_mixed_lengths_sees_each_sequences_own_past(
+    counts: list[int], heads: tuple[int, int]
 ) -> None:
     starts, tables = [3, 30, 14], [[5, 6, 7], [30, 2, 40], [1, 0, 3]]
     sequences = [
-        PagedSequence(start + run, heads[1], table, seed=start)
-        for start, run, table in zip(starts, runs, tables, strict=False)
+        PagedSequence(start + count, heads[1], table, seed=start)
+        for start, count, table in zip(starts, counts, tables, strict=False)
     ]
     pool = new_pool(heads[1])
-    queries = [randn(run, heads[0], HEAD_DIM, seed=run + i) for i, run in enumerate(runs)]
+    queries = [randn(n, heads[0], HEAD_DIM, seed=n + i) for i, n in enumerate(counts)]
     for sequence in sequences:
         sequence.write(pool)
-    # Round by round, as a batch has them.
-    rounds = [(i, j) for j in range(max(runs)) for i, run in enumerate(runs) if j < run]
+    # One draft round after another, as in a batch.
+    rounds = [(i, j) for j in range(max(counts)) for i, count in enumerate(counts) if j < count]
 
-    out = attend_runs(
+    out = attend_verify(
         torch.stack([queries[i][j] for i, j in rounds]),
         pool,
         page_table_DP=torch.stack([sequence.table for sequence in sequences]),
-        lengths_D=ints(*starts[: len(runs)]) + 1,
-        round_sizes=[sum(j < run for run in runs) for j in range(max(runs))],
+        lengths_D=ints(*starts[: len(counts)]) + 1,
+        round_sizes=[sum(j < count for count in counts) for j in range(max(counts))],
     )
 
     expected = [s.attend(q) for s, q in zip(sequences, queries, strict=True)]
@@ -154,12 +161,12 @@ def test_what_a_row_has_beyond_its_sequence_is_not_looked_up() -> None:
     short.write(pool)
     table, lengths = torch.stack([long.table, ints(7, 3, 1 << 40)]), ints(40, 17)
 
-    step = attend_steps(q, pool, page_table_DP=table, lengths_D=lengths)
-    run = attend_runs(q, pool, page_table_DP=table, lengths_D=lengths, round_sizes=[2])
+    decoded = attend_decode(q, pool, page_table_DP=table, lengths_D=lengths)
+    verified = attend_verify(q, pool, page_table_DP=table, lengths_D=lengths, round_sizes=[2])
 
     expected = torch.cat([long.attend(q[:1]), short.attend(q[1:])])
-    assert_close(step, expected)
-    assert_close(run, expected)
+    assert_close(decoded, expected)
+    assert_close(verified, expected)
 
 
 def test_joined_pages_are_each_sequences_own() -> None:
@@ -177,7 +184,7 @@ def test_joined_pages_are_each_sequences_own() -> None:
 
 
 @pytest.mark.parametrize("lengths", [[2], [33, 2, 17]])
-def test_steps_may_leave_out_the_first_position(lengths: list[int]) -> None:
+def test_decode_may_leave_out_the_first_position(lengths: list[int]) -> None:
     sequences = [
         PagedSequence(length, 2, [3 * i, 3 * i + 1, 3 * i + 2], seed=length)
         for i, length in enumerate(lengths)
@@ -188,7 +195,7 @@ def test_steps_may_leave_out_the_first_position(lengths: list[int]) -> None:
         pool[sequence.table[0], ..., 0, :] = torch.nan
         sequence.k, sequence.v = sequence.k[1:], sequence.v[1:]
 
-    out = attend_steps(
+    out = attend_decode(
         q,
         pool,
         page_table_DP=torch.stack([sequence.table for sequence in sequences]),
@@ -205,7 +212,7 @@ def test_bfloat16_pages_are_as_near_as_their_dtype_allows() -> None:
     sequence.write(pool)
     q = randn(1, 4, HEAD_DIM, seed=5, dtype=torch.bfloat16)
 
-    out = attend_steps(q, pool, page_table_DP=sequence.table[None], lengths_D=ints(40))
+    out = attend_decode(q, pool, page_table_DP=sequence.table[None], lengths_D=ints(40))
 
     assert out.dtype is torch.bfloat16
     assert_close(out, sequence.attend(q), torch.bfloat16)

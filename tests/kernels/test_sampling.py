@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from segue.engine.speculation.acceptance import num_accepted as num_accepted_of_run
+from segue.engine.speculation.acceptance import num_accepted as num_accepted_of_sequence
 from segue.kernels import NO_SLOT, sampling
 from segue.kernels.sampling import IN_PROMPT, SamplingFeatures, reference
 from tests.kernels.sampling_rows import Wanted, ledger_of, needs_of, rows_of, token_of
@@ -148,7 +148,7 @@ def test_drafts_count_while_they_are_the_targets() -> None:
     )
 
     assert accepted.tolist() == [
-        num_accepted_of_run(draft[:num], target[: num + 1])
+        num_accepted_of_sequence(draft[:num], target[: num + 1])
         for num, draft, target in zip(nums, drafts, targets, strict=True)
     ]
     assert set(accepted.tolist()) == {0, 1, 2, 3}

@@ -142,7 +142,7 @@ def test_a_captured_graph_samples_what_its_tensors_say_then() -> None:
     first, then = ([some_row(generator, 5000) for _ in range(8)] for _ in range(2))
     ledgers = [ledger_of(wanted, 5000) for wanted in (first, then)]
     all_rows = [moved(rows_of(wanted)) for wanted in (first, then)]
-    # Runs of different lengths would need other buffers.
+    # Other numbers of pending drafts would need other buffers.
     all_rows = [replace(rows, pending_RP=rows.pending_RP.new_full((8, 4), -1)) for rows in all_rows]
     logits_RV = torch.randn(8, 5000, device=DEVICE)
     rows, counts_SV, bias_SV = (

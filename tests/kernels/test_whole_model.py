@@ -13,7 +13,7 @@ from torch import Tensor
 
 from segue.api.types import Sampling
 from segue.cache.layout import CacheField, Unit
-from segue.engine.batch import DraftStart, Run, SequenceChunk
+from segue.engine.batch import DecodeChunk, DraftStart, PrefillChunk
 from segue.engine.device.buckets import StepShape
 from segue.engine.device.buffers import RowStart, StepTables, to_device
 from segue.engine.device.result import unpack
@@ -99,7 +99,7 @@ class Story:
         """A prompt in two chunks, the first with a checkpoint inside, the second beside another."""
         first, second = LONG[:12], LONG[12:]
         self._forward(
-            SequenceChunk(
+            PrefillChunk(
                 token_ids=first,
                 start=0,
                 page_ids=PAGES[0],
@@ -109,16 +109,16 @@ class Story:
             )
         )
         self._forward(
-            SequenceChunk(token_ids=SHORT, start=0, page_ids=PAGES[1], slot_in=None, slot_out=2),
-            SequenceChunk(token_ids=second, start=12, page_ids=PAGES[0], slot_in=1, slot_out=1),
+            PrefillChunk(token_ids=SHORT, start=0, page_ids=PAGES[1], slot_in=None, slot_out=2),
+            PrefillChunk(token_ids=second, start=12, page_ids=PAGES[0], slot_in=1, slot_out=1),
         )
 
     def mix(self) -> None:
-        """A run of three, one of a token, and a prompt."""
+        """Decode of one token, prefill, and verify of two drafts."""
         self._forward(
-            SequenceChunk(token_ids=[33], start=3, page_ids=PAGES[1], slot_in=2, slot_out=2),
-            SequenceChunk(token_ids=FRESH, start=0, page_ids=PAGES[2], slot_in=None, slot_out=11),
-            Run(
+            PrefillChunk(token_ids=[33], start=3, page_ids=PAGES[1], slot_in=2, slot_out=2),
+            PrefillChunk(token_ids=FRESH, start=0, page_ids=PAGES[2], slot_in=None, slot_out=11),
+            DecodeChunk(
                 token_ids=[44, 45, 46],
                 start=17,
                 page_ids=PAGES[0],
@@ -187,13 +187,11 @@ class Story:
         self.said.tokens.append(sample_ids(logits_NV[-2:], rows))
 
     def _every_row(self) -> Tensor:
-        chunk = SequenceChunk(
-            token_ids=SHORT, start=0, page_ids=[13, 14], slot_in=None, slot_out=20
-        )
+        chunk = PrefillChunk(token_ids=SHORT, start=0, page_ids=[13, 14], slot_in=None, slot_out=20)
         self.said.logits.append(logits_of_all(self.runner, chunk))
         return self.said.logits[-1]
 
-    def _forward(self, *chunks: SequenceChunk | Run) -> None:
+    def _forward(self, *chunks: PrefillChunk | DecodeChunk) -> None:
         self.said.logits.append(self.runner.forward(chunks))
 
 

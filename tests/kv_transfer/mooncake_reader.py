@@ -1,4 +1,4 @@
-"""A reader in a process of its own: `python -m tests.kv_transfer.mooncake_reader`.
+"""A reader in a separate process: `python -m tests.kv_transfer.mooncake_reader`.
 
 Allocates, registers, then answers one JSON command per line on stdin.
 """
@@ -29,7 +29,7 @@ from segue.internal.v1 import transfer_pb2 as pb
 
 
 class Bytes:
-    """An array that `memory_map_of` takes."""
+    """An array that `memory_map_of` accepts."""
 
     def __init__(self, field: CacheField, num_units: int) -> None:
         self._unit_bytes = field.unit_bytes
@@ -93,7 +93,7 @@ class Target:
         return digest.hexdigest()
 
     def count(self, value: int) -> int:
-        """Of bytes with this value, anywhere."""
+        """The number of bytes with this value."""
         return sum(array.raw.count(value) for _, array in self.arrays)
 
 
@@ -102,7 +102,7 @@ def _text(message: pb.MemoryMap | pb.Ticket) -> str:
 
 
 async def main() -> None:
-    # Mooncake logs to stdout too; the answers get a descriptor of their own.
+    # Mooncake also logs to stdout, so the answers get their own descriptor.
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
     wire = pb.CacheLayout.FromString(base64.b64decode(sys.argv[2]))

@@ -1,4 +1,4 @@
-"""Two workers that hand one prompt over."""
+"""Two workers between which one prompt is handed off."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ class Pair:
     def reader_map(self) -> MemoryMap:
         return self.target.memory_map
 
-    def begin(self, ticket: Ticket | None = None) -> Outgoing:
-        return self.writer.begin(
+    def start(self, ticket: Ticket | None = None) -> Outgoing:
+        return self.writer.start(
             ticket or self.ticket,
             self.reader_map,
             source_pages=SOURCE_PAGES,

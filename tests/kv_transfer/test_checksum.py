@@ -7,7 +7,9 @@ from segue.api.types import PageId, SlotId
 from tests.kv_transfer.world import World
 
 
-def test_a_group_is_summed_over_its_units_crcs_in_layout_then_sequence_order(world: World) -> None:
+def test_a_groups_checksum_covers_its_units_crcs_in_layout_then_sequence_order(
+    world: World,
+) -> None:
     node = world.node("decode-0")
     node.fill(seed=1)
     pages = (PageId(5), PageId(0), PageId(9))

@@ -21,7 +21,7 @@ READER = Epoch(1)
 
 
 def ship_in_chunks(outgoing: Outgoing, num_tokens: int, chunk_tokens: int) -> None:
-    """As prefill does: after each layer of each chunk, the pages that are complete."""
+    """Like prefill: reports the complete pages after each layer of each chunk."""
     num_pages = -(-num_tokens // PAGE_TOKENS)
     first = 0
     for end in itertools.chain(range(chunk_tokens, num_tokens, chunk_tokens), [num_tokens]):
@@ -40,7 +40,7 @@ def ship_in_chunks(outgoing: Outgoing, num_tokens: int, chunk_tokens: int) -> No
     slot=st.integers(0, 2),
 )
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-def test_any_prompt_in_any_chunks_into_any_pages_arrives_as_it_was(
+def test_any_prompt_in_any_chunks_into_any_pages_arrives_unchanged(
     num_tokens: int, chunk_tokens: int, pages: list[int], taken: set[int], slot: int
 ) -> None:
     world = World()
@@ -53,7 +53,7 @@ def test_any_prompt_in_any_chunks_into_any_pages_arrives_as_it_was(
     source_pages = tuple(PageId(page) for page in pages[: len(ticket.page_ids)])
 
     async def handoff() -> None:
-        outgoing = writer.begin(
+        outgoing = writer.start(
             ticket, target.memory_map, source_pages=source_pages, source_slot=SlotId(slot)
         )
         ship_in_chunks(outgoing, num_tokens, chunk_tokens)
@@ -84,9 +84,9 @@ class Handoff:
         self.writer = self.world.writer(self.source)
         self.ticket: Ticket = self.world.reserve(self.reader, self.source, turn="turn-a")
 
-    def begin(self) -> Outgoing:
+    def start(self) -> Outgoing:
         pages = tuple(PageId(i) for i in range(3))
-        return self.writer.begin(
+        return self.writer.start(
             self.ticket, self.target.memory_map, source_pages=pages, source_slot=SlotId(0)
         )
 
@@ -96,9 +96,9 @@ def handoff(world: World) -> Handoff:
     return Handoff(world, world.node("prefill-0"), world.node("decode-0"))
 
 
-async def test_bytes_that_change_on_the_way_are_noticed(handoff: Handoff) -> None:
+async def test_bytes_that_change_in_transit_are_detected(handoff: Handoff) -> None:
     handoff.world.network.corrupt_next()
-    outgoing = handoff.begin()
+    outgoing = handoff.start()
     ship_all(outgoing, num_pages=3)
     result = await outgoing.finish()
 
@@ -109,9 +109,9 @@ async def test_bytes_that_change_on_the_way_are_noticed(handoff: Handoff) -> Non
     assert handoff.target.slots.counts().free == 3
 
 
-async def test_pages_come_back_after_a_failed_write_and_its_abort(handoff: Handoff) -> None:
+async def test_pages_are_freed_after_a_failed_write_and_its_abort(handoff: Handoff) -> None:
     handoff.world.network.fail_next()
-    outgoing = handoff.begin()
+    outgoing = handoff.start()
     ship_all(outgoing, num_pages=3)
 
     with pytest.raises(TransferFailed) as failed:
@@ -123,7 +123,7 @@ async def test_pages_come_back_after_a_failed_write_and_its_abort(handoff: Hando
 
 async def test_giving_up_while_bytes_move_frees_only_after_the_fence(handoff: Handoff) -> None:
     handoff.world.network.hold()
-    outgoing = handoff.begin()
+    outgoing = handoff.start()
     ship_all(outgoing, num_pages=3)
     assert await asyncio.to_thread(handoff.world.network.wait_until_held, 5.0)
 
@@ -142,8 +142,8 @@ async def test_giving_up_while_bytes_move_frees_only_after_the_fence(handoff: Ha
         await outgoing.finish()
 
 
-async def test_a_success_that_comes_after_giving_up_is_refused(handoff: Handoff) -> None:
-    outgoing = handoff.begin()
+async def test_a_commit_after_giving_up_is_refused(handoff: Handoff) -> None:
+    outgoing = handoff.start()
     ship_all(outgoing, num_pages=3)
     result = await outgoing.finish()
     handoff.world.give_up("turn-a", "too slow")
@@ -154,8 +154,8 @@ async def test_a_success_that_comes_after_giving_up_is_refused(handoff: Handoff)
     assert handoff.target.pages.counts().free == 16
 
 
-async def test_the_writers_next_life_frees_what_the_last_one_left(handoff: Handoff) -> None:
-    outgoing = handoff.begin()
+async def test_the_writers_next_life_frees_the_units_of_the_last_one(handoff: Handoff) -> None:
+    outgoing = handoff.start()
     outgoing.layer_ready(1, pages=range(2))
     await outgoing.stop("the process is killed")
     handoff.world.network.disconnect(handoff.source.transport.segment)
@@ -165,9 +165,9 @@ async def test_the_writers_next_life_frees_what_the_last_one_left(handoff: Hando
     assert handoff.target.pages.counts().free == 16
 
 
-async def test_a_reader_that_is_gone_fails_the_handoff_and_not_the_next(handoff: Handoff) -> None:
+async def test_an_unreachable_reader_fails_the_handoff_and_not_the_next(handoff: Handoff) -> None:
     handoff.world.network.disconnect(handoff.target.transport.segment)
-    outgoing = handoff.begin()
+    outgoing = handoff.start()
     ship_all(outgoing, num_pages=3)
     with pytest.raises(TransferFailed, match="decode-0:1: no such segment"):
         await outgoing.finish()
@@ -176,7 +176,7 @@ async def test_a_reader_that_is_gone_fails_the_handoff_and_not_the_next(handoff:
     other_reader = handoff.world.reader(other)
     ticket = handoff.world.reserve(other_reader, handoff.source)
     pages = tuple(PageId(i) for i in range(3))
-    again = handoff.writer.begin(
+    again = handoff.writer.start(
         ticket, other.memory_map, source_pages=pages, source_slot=SlotId(0)
     )
     ship_all(again, num_pages=3)
@@ -190,7 +190,7 @@ async def test_a_reader_that_holds_a_prefix_gets_only_the_rest(handoff: Handoff)
     ticket = dataclasses.replace(
         handoff.ticket, resident_tokens=2 * PAGE_TOKENS, page_ids=handoff.ticket.page_ids[:1]
     )
-    outgoing = handoff.writer.begin(
+    outgoing = handoff.writer.start(
         ticket,
         handoff.target.memory_map,
         source_pages=(PageId(4), PageId(5), PageId(6)),
@@ -206,7 +206,7 @@ async def test_a_reader_that_holds_a_prefix_gets_only_the_rest(handoff: Handoff)
     assert handoff.target.content(ticket.page_ids, ticket.slot_id) == sent
 
 
-async def test_handoffs_at_the_same_time_do_not_mix(world: World) -> None:
+async def test_concurrent_handoffs_do_not_mix(world: World) -> None:
     source, target = world.node("prefill-0"), world.node("decode-0", num_pages=64)
     source.fill(seed=4)
     reader, writer = world.reader(target), world.writer(source)
@@ -214,7 +214,7 @@ async def test_handoffs_at_the_same_time_do_not_mix(world: World) -> None:
     async def one(number: int) -> None:
         ticket = world.reserve(reader, source)
         pages = tuple(PageId((number + i) % 16) for i in (0, 3, 5))
-        outgoing = writer.begin(
+        outgoing = writer.start(
             ticket, target.memory_map, source_pages=pages, source_slot=SlotId(number)
         )
         await asyncio.to_thread(ship_in_chunks, outgoing, 10, 3)

@@ -14,7 +14,7 @@ from tests.kv_transfer.world import Clock, Node, World
 
 
 class Writer:
-    """Answers fences when told to."""
+    """Answers fences when a test tells it to."""
 
     def __init__(self) -> None:
         self.asked: list[Fence] = []
@@ -75,7 +75,7 @@ async def test_a_given_up_ticket_is_fenced_once_and_freed_by_the_answer(scene: S
     assert scene.slept == []
 
 
-async def test_an_expired_ticket_is_fenced_without_anybody_asking(world: World) -> None:
+async def test_an_expired_ticket_is_fenced_by_itself(world: World) -> None:
     scene = Scene(world)
     world.reserve(scene.reader, scene.prefill)
     scene.clock.now += 31
@@ -89,7 +89,7 @@ async def test_an_expired_ticket_is_fenced_without_anybody_asking(world: World) 
     await asyncio.wait([task])
 
 
-async def test_a_fence_is_asked_again_later_and_later(scene: Scene) -> None:
+async def test_a_fence_is_retried_with_growing_delays(scene: Scene) -> None:
     scene.writer.may_answer.set()
     scene.writer.errors = [DeadlineExceeded("no answer"), *[Unavailable("refused")] * 7]
     scene.world.reserve(scene.reader, scene.prefill, turn="turn-a")
@@ -100,7 +100,7 @@ async def test_a_fence_is_asked_again_later_and_later(scene: Scene) -> None:
     assert scene.slept == [0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0]
 
 
-async def test_a_writer_that_is_gone_from_cluster_and_network_needs_no_answer(scene: Scene) -> None:
+async def test_a_writer_that_is_lost_and_unreachable_needs_no_answer(scene: Scene) -> None:
     scene.writer.errors = [Unavailable("connection refused")]
     scene.world.reserve(scene.reader, scene.prefill, turn="turn-a")
     scene.reader.members_changed({WorkerId("prefill-1"): Epoch(1)})
@@ -111,7 +111,7 @@ async def test_a_writer_that_is_gone_from_cluster_and_network_needs_no_answer(sc
     assert len(scene.writer.asked) == 1
 
 
-async def test_asking_ends_when_the_writers_death_is_known(scene: Scene) -> None:
+async def test_retries_end_when_the_writers_death_is_known(scene: Scene) -> None:
     scene.writer.errors = [DeadlineExceeded("no answer")] * 3
     scene.world.reserve(scene.reader, scene.prefill, turn="turn-a")
     scene.world.give_up("turn-a", "released")
@@ -126,7 +126,7 @@ async def test_asking_ends_when_the_writers_death_is_known(scene: Scene) -> None
     assert scene.num_free() == 16
 
 
-async def test_a_bug_in_asking_for_one_fence_keeps_no_other_waiting(scene: Scene) -> None:
+async def test_a_bug_in_one_fence_does_not_delay_the_others(scene: Scene) -> None:
     scene.writer.may_answer.set()
     scene.writer.errors = [RuntimeError("a bug")]  # type: ignore[list-item]  # not one of ours
     for turn in ("turn-a", "turn-b"):

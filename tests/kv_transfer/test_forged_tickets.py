@@ -1,4 +1,4 @@
-"""Tickets that name what is not there, and fences by those who were never told a ticket."""
+"""Forged tickets that name missing memory, and fences for tickets that the sender never had."""
 
 from __future__ import annotations
 
@@ -24,24 +24,24 @@ from tests.kv_transfer.pair import Pair
         ({"page_ids": (PageId(0),)}, "1 pages after the first 0, the prompt has 3"),
     ],
 )
-def test_a_ticket_for_what_is_not_there_is_refused_before_anything_moves(
+def test_a_ticket_for_missing_memory_is_refused_before_any_write(
     pair: Pair, change: dict[str, object], reason: str
 ) -> None:
     forged: Ticket = replace(pair.ticket, **change)  # type: ignore[arg-type]  # a test's values
 
     with pytest.raises(InvalidRequest, match=reason):
-        pair.begin(forged)
+        pair.start(forged)
 
     assert pair.network.written == []
-    pair.begin()
+    pair.start()
 
 
-async def test_no_number_of_strange_fences_makes_a_used_ticket_new(
+async def test_no_number_of_unknown_fences_makes_a_used_ticket_usable(
     pair: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for known in ("_ended", "_fenced"):
         monkeypatch.setattr(pair.writer, known, FIFOCache(20))
-    outgoing = pair.begin()
+    outgoing = pair.start()
     await outgoing.stop("no longer wanted")
 
     for number in range(100):
@@ -49,15 +49,15 @@ async def test_no_number_of_strange_fences_makes_a_used_ticket_new(
 
     assert MAX_ENDED_TICKETS > 20
     with pytest.raises(NotFound, match="was used or fenced"):
-        pair.begin()
+        pair.start()
 
 
-async def test_fences_with_guessed_names_do_not_hit_tickets_that_come(pair: Pair) -> None:
+async def test_fences_with_guessed_names_do_not_affect_later_tickets(pair: Pair) -> None:
     for number in range(1, 60):
         await pair.writer.fence(TicketId(f"decode-0-1-{number}"))
 
     ticket = pair.world.reserve(pair.reader, pair.source, num_tokens=10)
-    outgoing = pair.begin(ticket)
+    outgoing = pair.start(ticket)
 
     assert outgoing.is_open
     await outgoing.stop("enough")

@@ -1,4 +1,4 @@
-"""Bytes on a GPU are summed as they are, when they are there."""
+"""Checksums of bytes on a GPU, computed after the work that writes them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from kv_transfer.transport.cache_memory import memory_on
 pytestmark = pytest.mark.gpu
 
 
-def test_a_sum_is_of_the_bytes() -> None:
+def test_a_checksum_is_of_the_bytes() -> None:
     bytes_N = torch.arange(1000, device="cuda").to(torch.uint8)
     torch.cuda.synchronize()
     memory = memory_on(bytes_N.device)
@@ -22,7 +22,7 @@ def test_a_sum_is_of_the_bytes() -> None:
     assert crc == zlib.crc32(bytes(i % 256 for i in range(100, 600)))
 
 
-def test_what_is_queued_is_waited_for_and_what_comes_later_is_not() -> None:
+def test_a_checksum_waits_for_queued_work_and_not_for_later_work() -> None:
     memory = memory_on(torch.device("cuda"))
     bytes_N = torch.zeros(16, dtype=torch.uint8, device="cuda")
     torch.cuda.synchronize()

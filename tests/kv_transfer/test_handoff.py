@@ -14,13 +14,13 @@ from kv_transfer.handoff import (
     Quarantined,
     ReaderEvent,
     ReaderState,
-    Reserved,
     Units,
     Verifying,
     WriterAborted,
     WriterCommitted,
     WriterDied,
     WriterFenced,
+    Writing,
     advance_reader,
 )
 from segue.api.errors import IllegalTransition
@@ -28,7 +28,7 @@ from segue.api.types import PageId, SlotId
 
 UNITS = Units((PageId(3), PageId(4)), SlotId(1))
 
-RESERVED = Reserved(UNITS)
+RESERVED = Writing(UNITS)
 VERIFYING = Verifying(UNITS)
 QUARANTINED = Quarantined(UNITS, "released")
 COMMITTED = Committed()
@@ -79,7 +79,7 @@ TABLE: dict[tuple[ReaderState, ReaderEvent], ReaderState] = {
 
 
 @pytest.mark.parametrize(("state", "event"), TABLE, ids=repr)
-def test_an_event_leads_to_the_state_in_the_table(state: ReaderState, event: ReaderEvent) -> None:
+def test_each_event_leads_to_the_state_in_the_table(state: ReaderState, event: ReaderEvent) -> None:
     assert advance_reader(state, event) == TABLE[state, event]
 
 
@@ -94,13 +94,13 @@ def test_every_other_pair_raises(state: ReaderState, event: ReaderEvent) -> None
 
 
 @pytest.mark.parametrize("late", [MATCH, DIFFER, COMMIT], ids=repr)
-def test_a_late_success_does_not_revive_what_was_given_up(late: ReaderEvent) -> None:
+def test_a_late_commit_does_not_revive_a_given_up_handoff(late: ReaderEvent) -> None:
     state = advance_reader(advance_reader(RESERVED, GIVE_UP), COMMIT)
 
     assert isinstance(advance_reader(state, late), Freed)
 
 
-def test_time_alone_never_frees_what_a_writer_may_still_write() -> None:
+def test_time_alone_never_frees_units_that_a_writer_may_still_write() -> None:
     state: ReaderState = RESERVED
 
     for event in (EXPIRE, EXPIRE, GIVE_UP, EXPIRE):

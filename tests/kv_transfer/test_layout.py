@@ -25,7 +25,7 @@ def memory_map(worker_id: str, layout: CacheLayout) -> MemoryMap:
     )
 
 
-def test_a_unit_lies_at_its_number_times_its_size() -> None:
+def test_a_units_address_is_its_number_times_its_size() -> None:
     ours = memory_map("prefill-0", LAYOUT)
 
     assert ours.address(1, 3) == (1 << 20) + 3 * KV.unit_bytes
@@ -38,7 +38,7 @@ def test_a_map_must_have_an_address_for_every_field() -> None:
         dataclasses.replace(memory_map("prefill-0", LAYOUT), base_addresses=(1,))
 
 
-def test_equal_layouts_meet_whatever_their_pools() -> None:
+def test_equal_layouts_are_compatible_whatever_their_pool_sizes() -> None:
     theirs = dataclasses.replace(memory_map("decode-0", LAYOUT), num_units=(2, 99))
 
     require_same_layout(memory_map("prefill-0", LAYOUT), theirs)
@@ -62,7 +62,7 @@ def test_equal_layouts_meet_whatever_their_pools() -> None:
         ),
     ],
 )
-def test_a_mismatch_names_both_workers_and_what_each_has(
+def test_a_mismatch_names_both_workers_and_their_values(
     change: dict[str, object], ours: str, theirs: str
 ) -> None:
     other = dataclasses.replace(LAYOUT, **change)  # type: ignore[arg-type]  # one field at a time
@@ -73,7 +73,7 @@ def test_a_mismatch_names_both_workers_and_what_each_has(
     assert f"prefill-0 has {ours}, decode-0 has {theirs}" in str(refused.value)
 
 
-def test_a_mismatch_says_how_many_differences_it_does_not_list() -> None:
+def test_a_mismatch_gives_the_number_of_differences_it_does_not_list() -> None:
     other = dataclasses.replace(LAYOUT, model_id="other", page_tokens=32)
 
     with pytest.raises(LayoutMismatch, match=r"\(and 1 more differences\)"):

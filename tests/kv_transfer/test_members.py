@@ -1,4 +1,4 @@
-"""Tickets are for members of the cluster, and from members."""
+"""Only members of the cluster get and issue tickets."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def reserve(reader: HandoffReader, writer: PeerIdentity, lifetime_s: float = 30.
 
 
 @pytest.mark.parametrize("stranger", STRANGERS)
-async def test_no_ticket_is_for_somebody_who_is_not_in_the_cluster(
+async def test_no_ticket_is_issued_to_a_worker_outside_the_cluster(
     members: Members, world: World, stranger: PeerIdentity
 ) -> None:
     members.changed([PREFILL])
@@ -77,15 +77,13 @@ async def test_a_worker_that_the_cluster_has_lost_gets_no_ticket(
         reserve(reader_with(members, world), WRITER)
 
 
-async def test_a_ticket_does_not_live_as_long_as_a_client_would_wait(
-    members: Members, world: World
-) -> None:
+async def test_a_tickets_lifetime_is_bounded(members: Members, world: World) -> None:
     members.changed([PREFILL])
 
     assert reserve(reader_with(members, world), WRITER, lifetime_s=1e9) == MAX_LIFETIME_S
 
 
-async def test_news_that_is_on_its_way_is_waited_for(members: Members) -> None:
+async def test_a_member_that_is_not_known_yet_is_waited_for(members: Members) -> None:
     waiting = asyncio.ensure_future(members.require(WRITER))
     await asyncio.sleep(0)
     members.changed([])
@@ -99,7 +97,7 @@ async def test_news_that_is_on_its_way_is_waited_for(members: Members) -> None:
 
 
 @pytest.mark.parametrize("stranger", STRANGERS)
-async def test_a_stranger_is_refused_by_name_when_no_news_of_it_come(
+async def test_an_unknown_worker_is_refused_by_name_after_a_wait(
     members: Members, monkeypatch: pytest.MonkeyPatch, stranger: PeerIdentity
 ) -> None:
     monkeypatch.setattr("kv_transfer.peers.NEWS_WAIT_S", 0.01)
@@ -113,6 +111,6 @@ async def test_a_stranger_is_refused_by_name_when_no_news_of_it_come(
     "changed",
     [{"worker_id": ""}, {"epoch": 0}, {"epoch": 2**63}, {"address": ""}, {"address": "nowhere"}],
 )
-def test_a_peer_that_cannot_be_is_refused(changed: dict[str, object]) -> None:
+def test_an_invalid_peer_is_refused(changed: dict[str, object]) -> None:
     with pytest.raises(InvalidRequest):
         replace(WRITER, **changed)  # type: ignore[arg-type]  # a test's values

@@ -1,4 +1,4 @@
-"""The real engine over TCP: we write, another process reads."""
+"""The real engine over TCP: this process writes, another one reads."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ TINY = CacheLayout(
 
 
 class ReaderProcess:
-    """`tests.kv_transfer.mooncake_reader`, which we started and will kill."""
+    """A process of `tests.kv_transfer.mooncake_reader`, which the test starts and kills."""
 
     def __init__(self, layout: CacheLayout, num_pages: int, name: str = "decode-0") -> None:
         wire = base64.b64encode(layout_to_wire(layout).SerializeToString()).decode()
@@ -88,7 +88,7 @@ class ReaderProcess:
 
 
 class Writer:
-    """Our side: a cache, and a transport that says when its first write has returned."""
+    """This side: a cache, and a transport that signals when its first write has returned."""
 
     def __init__(self, layout: CacheLayout, num_pages: int) -> None:
         self.tensors = CacheTensors.allocate(layout, num_pages=num_pages, num_slots=2, device="cpu")
@@ -130,8 +130,8 @@ class Writer:
             digest.update(tensor[units].view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()
 
-    def begin(self, ticket: Ticket, reader: ReaderProcess, pages: Sequence[int]) -> Outgoing:
-        return self.handoffs.begin(
+    def start(self, ticket: Ticket, reader: ReaderProcess, pages: Sequence[int]) -> Outgoing:
+        return self.handoffs.start(
             ticket,
             reader.memory_map,
             source_pages=[PageId(page) for page in pages],
@@ -163,7 +163,7 @@ async def test_another_process_holds_the_bytes_that_were_sent() -> None:
         writer.fill(random_bytes)
         ticket = reader.reserve("turn-a", num_tokens=27)
         pages = [9, 2, 3, 4, 15, 0, 1]
-        outgoing = writer.begin(ticket, reader, pages)
+        outgoing = writer.start(ticket, reader, pages)
         for start in (0, 3):
             for layer in range(NUM_LAYERS):
                 outgoing.layer_ready(layer, pages=range(start, 7), with_slot=start == 3)
@@ -174,13 +174,13 @@ async def test_another_process_holds_the_bytes_that_were_sent() -> None:
         assert digest == writer.digest(pages, slot=1)
 
 
-async def test_a_reader_killed_in_the_middle_fails_one_handoff_and_not_the_next() -> None:
+async def test_a_reader_killed_during_a_handoff_fails_it_and_not_the_next() -> None:
     with (
         started(LARGE, 96) as (writer, victim),
         contextlib.closing(ReaderProcess(LARGE, 8, "decode-1")) as other,
     ):
         writer.fill(random_bytes)
-        outgoing = writer.begin(victim.reserve("turn-a", num_tokens=96), victim, range(96))
+        outgoing = writer.start(victim.reserve("turn-a", num_tokens=96), victim, range(96))
         ship(outgoing, 96)
         assert writer.wrote_first.wait(10)
         victim.send(signal.SIGKILL)
@@ -191,15 +191,15 @@ async def test_a_reader_killed_in_the_middle_fails_one_handoff_and_not_the_next(
         assert time.monotonic() - killed_at < 5
 
         ticket = other.reserve("turn-b", num_tokens=5)
-        again = writer.begin(ticket, other, range(5))
+        again = writer.start(ticket, other, range(5))
         ship(again, 5)
         result = await again.finish()
         digest = other.ask("commit", ticket_id=ticket.ticket_id, checksums=dict(result.checksums))
         assert digest == writer.digest(range(5), slot=1)
 
 
-def test_nothing_written_after_a_failure_reaches_a_reader_that_only_hung() -> None:
-    """The write fails while the reader is stopped; then its source is used for something else."""
+def test_no_write_after_a_failure_reaches_a_reader_that_only_hung() -> None:
+    """The write fails while the reader is stopped; then its source is reused."""
     with started(LARGE, 128) as (writer, reader):
         writer.fill(torch.zeros_like)
         fragments = [
@@ -239,7 +239,7 @@ def test_more_fragments_than_mooncake_can_queue_arrive_in_batches() -> None:
         assert digest == writer.digest(range(5999, -1, -1), slot=0)
 
 
-def test_a_peer_that_nobody_knows_is_named_in_the_error() -> None:
+def test_an_unknown_peer_is_named_in_the_error() -> None:
     with contextlib.closing(Writer(TINY, 8)) as writer:
         address = writer.memory_map.address(0, 0)
 
@@ -249,7 +249,7 @@ def test_a_peer_that_nobody_knows_is_named_in_the_error() -> None:
     assert "64 bytes in 1 fragments to 127.0.0.1:1 " in str(failed.value)
 
 
-def test_memory_that_the_reader_did_not_register_stays_as_it_is() -> None:
+def test_memory_that_the_reader_did_not_register_stays_unchanged() -> None:
     with started(TINY, 8) as (writer, reader):
         address = writer.memory_map.address(0, 0)
         past_the_end = reader.memory_map.region(0).base_address + 8 * 64
@@ -274,7 +274,7 @@ def test_rdma_without_a_device_is_refused_at_the_start() -> None:
         ({"progress_timeout_s": 0}, "at least 1"),
     ],
 )
-def test_settings_that_would_let_a_failed_write_live_on_are_refused(
+def test_settings_that_let_a_failed_write_continue_are_refused(
     change: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(InvalidConfig, match=message):

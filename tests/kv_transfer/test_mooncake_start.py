@@ -1,4 +1,4 @@
-"""How an engine of Mooncake starts, on which ports, what it writes to the log; how it ends."""
+"""How a Mooncake engine starts: its ports, its log output, its end."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from segue.api.errors import InvalidConfig
 
 ROOT = Path(__file__).parents[2]
 
-# In a process of its own: Mooncake reads the environment, and ours is the test runner's.
+# In a separate process: Mooncake reads the environment, and ours is the test runner's.
 LISTENING = """
 import os
 from pathlib import Path
@@ -37,8 +37,8 @@ print(transport.segment, *sorted(ports))
 """
 
 
-def test_its_ports_lie_where_they_were_told_to_and_its_own_chatter_is_not_shown() -> None:
-    # Below those that the system gives out, and different for tests that run side by side.
+def test_ports_are_in_the_configured_range_and_native_noise_is_hidden() -> None:
+    # Below the ephemeral ports, and different for tests that run in parallel.
     first = 18_000 + os.getpid() % 500 * 20
     last = first + 2 * MIN_PORTS
 
@@ -50,7 +50,7 @@ def test_its_ports_lie_where_they_were_told_to_and_its_own_chatter_is_not_shown(
     )
 
     segment, *ports = done.stdout.split()
-    # Two engines, with a port each for meeting and for data.
+    # Two engines, each with one port for handshakes and one for data.
     assert len(ports) == 4
     assert all(first <= int(port) <= last for port in ports)
     assert segment.rpartition(":")[2] in ports
@@ -61,22 +61,22 @@ def test_its_ports_lie_where_they_were_told_to_and_its_own_chatter_is_not_shown(
     ("min_port", "max_port"),
     [(23_000, 0), (0, 23_000), (23_000, 23_006), (80, 900), (65_530, 65_540), (-1, 23_000)],
 )
-def test_a_range_that_no_worker_could_start_in_is_refused(min_port: int, max_port: int) -> None:
+def test_a_port_range_too_small_for_a_worker_is_refused(min_port: int, max_port: int) -> None:
     with pytest.raises(
         InvalidConfig, match=f"min_port and max_port.*got {min_port} and {max_port}"
     ):
         TransferConfig(min_port=min_port, max_port=max_port)
 
 
-def test_without_a_range_the_ports_are_mooncakes_affair() -> None:
+def test_without_a_range_mooncake_chooses_the_ports() -> None:
     config = TransferConfig()
 
     assert (config.min_port, config.max_port) == (0, 0)
 
 
-def test_nobody_waits_for_the_end_of_an_engine() -> None:
-    """Python's lock is held meanwhile. By itself its listener looks once a second whether to end:
-    here it would have just looked.
+def test_an_engines_end_blocks_nothing() -> None:
+    """Python's lock is held during the end. Mooncake's listener checks only once a second whether
+    to end: here it would have just checked.
     """
 
     def seconds_to_close() -> float:
@@ -86,12 +86,12 @@ def test_nobody_waits_for_the_end_of_an_engine() -> None:
         transport.close()
         return time.monotonic() - started_at
 
-    # At one of three times: other tests have the machine, too.
+    # In one of three attempts: other tests use the machine too.
     assert any(seconds_to_close() < 0.4 for _ in range(3))
 
 
-def test_a_wheel_for_other_libraries_is_named_with_what_it_lacks(tmp_path: Path) -> None:
-    """As the wheel for another CUDA fails: when it is imported."""
+def test_a_wheel_for_other_libraries_is_named_with_the_missing_library(tmp_path: Path) -> None:
+    """The import fails, as with the wheel for another CUDA version."""
     package = tmp_path / "mooncake"
     package.mkdir()
     (package / "__init__.py").touch()

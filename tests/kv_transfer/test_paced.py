@@ -14,7 +14,7 @@ NUM_BYTES = 1000
 
 
 class Times:
-    """A clock that only sleeping moves, and the writes themselves by `write_s`."""
+    """A clock that advances only by sleeping, and by `write_s` per write."""
 
     def __init__(self, write_s: float) -> None:
         self.now = 0.0
@@ -40,7 +40,7 @@ class SlowTransport(LoopbackTransport):
 
 
 @pytest.mark.parametrize(("write_s", "slept"), [(0.0, [10.0]), (4.0, [6.0]), (12.0, [])])
-def test_a_write_takes_as_long_as_its_bytes_may_and_no_longer(
+def test_a_write_takes_as_long_as_its_bytes_allow_and_no_longer(
     write_s: float, slept: list[float]
 ) -> None:
     times, network = Times(write_s), LoopbackNetwork()

@@ -26,13 +26,13 @@ def test_neighbours_on_both_sides_become_one_fragment() -> None:
     ]
 
 
-def test_the_order_in_which_units_are_named_does_not_hide_neighbours() -> None:
+def test_neighbours_are_found_in_any_order_of_units() -> None:
     assert plan_units(SOURCE, TARGET, [(2, 12), (0, 10), (1, 11)]) == [
         Fragment(1000, 5000 + 10 * UNIT, 3 * UNIT)
     ]
 
 
-def test_two_units_never_go_to_one_place() -> None:
+def test_two_units_never_have_the_same_target() -> None:
     with pytest.raises(ValueError, match="two pages have the same target"):
         plan_units(SOURCE, TARGET, [(0, 3), (1, 3)])
 
@@ -43,7 +43,7 @@ def test_a_unit_outside_its_region_is_refused(pair: tuple[int, int]) -> None:
         plan_units(SOURCE, TARGET, [pair])
 
 
-def test_nothing_to_move_is_no_fragment_and_no_batch() -> None:
+def test_an_empty_move_has_no_fragment_and_no_batch() -> None:
     assert plan_units(SOURCE, TARGET, []) == []
     assert list(batches([], max_items=4, max_bytes=100)) == []
 
@@ -88,7 +88,7 @@ def test_batches_move_exactly_the_bytes_of_the_named_units(
 
 
 @given(pairs=some_pairs())
-def test_no_two_fragments_of_a_plan_could_be_one(pairs: list[tuple[int, int]]) -> None:
+def test_no_two_fragments_of_a_plan_could_be_merged(pairs: list[tuple[int, int]]) -> None:
     fragments = plan_units(SOURCE, TARGET, pairs)
 
     for first, second in itertools.pairwise(fragments):

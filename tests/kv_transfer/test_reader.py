@@ -23,7 +23,7 @@ OUTCOME = PrefillOutcome(first_token=SampledToken(token_id=7), report=ShipReport
 
 
 class Desk:
-    """A reader with everything around it."""
+    """A reader with its surroundings."""
 
     def __init__(self, world: World, num_pages: int = 16) -> None:
         self.world = world
@@ -48,7 +48,7 @@ def desk(world: World) -> Desk:
     return Desk(world)
 
 
-def test_a_ticket_names_the_prompts_pages_and_reserves_the_answers_too(desk: Desk) -> None:
+def test_a_ticket_names_the_prompts_pages_and_also_reserves_the_answers(desk: Desk) -> None:
     ticket = desk.reserve(num_tokens=10, extra=5)
 
     assert len(ticket.page_ids) == 3
@@ -57,7 +57,7 @@ def test_a_ticket_names_the_prompts_pages_and_reserves_the_answers_too(desk: Des
     assert desk.node.slots.counts() == UnitCounts(total=3, free=2, reserved=1)
 
 
-def test_no_room_now_is_overload_and_takes_nothing(desk: Desk) -> None:
+def test_a_lack_of_pages_is_overload_and_takes_nothing(desk: Desk) -> None:
     desk.reserve(num_tokens=50, extra=0)
 
     with pytest.raises(Overloaded, match="4 pages wanted"):
@@ -66,7 +66,7 @@ def test_no_room_now_is_overload_and_takes_nothing(desk: Desk) -> None:
     assert desk.node.slots.counts().reserved == 1
 
 
-def test_no_slot_left_is_overload_and_takes_no_page(desk: Desk) -> None:
+def test_a_lack_of_slots_is_overload_and_takes_no_page(desk: Desk) -> None:
     for _ in range(3):
         desk.reserve(num_tokens=1, extra=0)
 
@@ -76,7 +76,7 @@ def test_no_slot_left_is_overload_and_takes_no_page(desk: Desk) -> None:
     assert desk.node.pages.counts().reserved == 3
 
 
-def test_what_could_never_fit_is_an_invalid_request(desk: Desk) -> None:
+def test_a_reservation_that_could_never_fit_is_an_invalid_request(desk: Desk) -> None:
     with pytest.raises(InvalidRequest, match="need 17 pages, decode-0 has 16"):
         desk.reserve(num_tokens=64, extra=1)
 
@@ -91,7 +91,7 @@ def test_a_turn_has_one_live_ticket(desk: Desk) -> None:
     desk.reserve("turn-a")
 
 
-async def test_a_commit_hands_pages_and_slot_over_as_working(desk: Desk) -> None:
+async def test_a_commit_hands_over_pages_and_slot_as_working_units(desk: Desk) -> None:
     ticket = desk.reserve("turn-a", num_tokens=10, extra=5)
     sums = checksums_of(desk.node.memory_map, ticket.page_ids, ticket.slot_id)
 
@@ -107,7 +107,7 @@ async def test_a_commit_hands_pages_and_slot_over_as_working(desk: Desk) -> None
     assert desk.world.lost() == {}
 
 
-async def test_bytes_that_differ_fail_the_transfer_and_free_everything(desk: Desk) -> None:
+async def test_different_bytes_fail_the_transfer_and_free_everything(desk: Desk) -> None:
     ticket = desk.reserve("turn-a")
     sums = checksums_of(desk.node.memory_map, ticket.page_ids, ticket.slot_id)
 
@@ -119,7 +119,7 @@ async def test_bytes_that_differ_fail_the_transfer_and_free_everything(desk: Des
     assert desk.events.num_freed == 1
 
 
-async def test_a_checksum_that_was_not_sent_counts_as_a_difference(desk: Desk) -> None:
+async def test_a_missing_checksum_counts_as_a_difference(desk: Desk) -> None:
     ticket = desk.reserve()
 
     with pytest.raises(TransferFailed, match="conv: sent nothing"):
@@ -135,7 +135,7 @@ async def test_a_commit_needs_a_known_ticket_of_this_life(desk: Desk) -> None:
         await desk.reader.commit(type(ticket.ticket_id)("nonsense"), Epoch(1), {})
 
 
-async def test_a_ticket_serves_once(desk: Desk) -> None:
+async def test_a_ticket_can_be_committed_once(desk: Desk) -> None:
     ticket = desk.reserve()
     await desk.commit(ticket)
 
@@ -145,7 +145,9 @@ async def test_a_ticket_serves_once(desk: Desk) -> None:
     assert desk.node.pages.counts().working == 4
 
 
-async def test_a_late_commit_after_giving_up_frees_and_does_not_revive(desk: Desk) -> None:
+async def test_a_late_commit_after_giving_up_frees_the_units_and_revives_nothing(
+    desk: Desk,
+) -> None:
     ticket = desk.reserve("turn-a")
 
     desk.world.give_up("turn-a", "the client hung up")
@@ -157,7 +159,7 @@ async def test_a_late_commit_after_giving_up_frees_and_does_not_revive(desk: Des
     assert desk.world.lost() == {"turn-a": "the client hung up"}
 
 
-async def test_a_commit_after_the_expiry_is_too_late_even_if_nobody_looked(desk: Desk) -> None:
+async def test_a_commit_after_the_expiry_is_too_late_even_before_the_next_check(desk: Desk) -> None:
     ticket = desk.reserve()
     desk.clock.now += 31
 
@@ -179,7 +181,7 @@ async def test_giving_up_while_bytes_are_verified_frees_them_at_once(desk: Desk)
     assert desk.node.pages.counts().free == 16
 
 
-async def test_a_commit_that_is_cancelled_leaves_nothing_behind(desk: Desk) -> None:
+async def test_a_cancelled_commit_leaves_nothing_behind(desk: Desk) -> None:
     ticket = desk.reserve()
     committing = asyncio.ensure_future(desk.commit(ticket))
     await asyncio.sleep(0)
@@ -204,7 +206,9 @@ def test_an_abort_frees_at_once_because_the_writer_has_stopped(desk: Desk) -> No
     }
 
 
-def test_an_abort_of_another_life_is_refused_and_one_of_no_ticket_is_late_news(desk: Desk) -> None:
+def test_an_abort_of_another_life_is_refused_and_one_of_an_unknown_ticket_is_ignored(
+    desk: Desk,
+) -> None:
     ticket = desk.reserve()
 
     with pytest.raises(StaleEpoch):
@@ -214,7 +218,7 @@ def test_an_abort_of_another_life_is_refused_and_one_of_no_ticket_is_late_news(d
     assert desk.node.pages.counts().reserved == 4
 
 
-def test_what_expires_is_quarantined_until_the_fence_is_answered(desk: Desk) -> None:
+def test_an_expired_ticket_is_quarantined_until_the_fence_is_answered(desk: Desk) -> None:
     ticket = desk.reserve("turn-a")
     desk.clock.now += 31
 
@@ -249,7 +253,7 @@ def test_a_later_life_of_the_writer_ends_reservation_and_quarantine(desk: Desk) 
     }
 
 
-def test_an_absent_writer_is_dead_only_if_it_cannot_be_reached_either(desk: Desk) -> None:
+def test_an_absent_writer_is_dead_only_if_it_is_unreachable_too(desk: Desk) -> None:
     ticket = desk.reserve("turn-a")
     desk.world.give_up("turn-a", "released")
 
@@ -263,7 +267,7 @@ def test_an_absent_writer_is_dead_only_if_it_cannot_be_reached_either(desk: Desk
     assert desk.node.pages.counts().free == 16
 
 
-async def test_a_handoff_that_has_ended_is_forgotten_but_for_how_it_ended(desk: Desk) -> None:
+async def test_of_an_ended_handoff_only_its_outcome_is_remembered(desk: Desk) -> None:
     used, given_up = desk.reserve(), desk.reserve("turn-b")
     await desk.commit(used)
     desk.reader.abort(given_up.ticket_id, Epoch(1), "prefill ran out of pages")
@@ -276,7 +280,7 @@ async def test_a_handoff_that_has_ended_is_forgotten_but_for_how_it_ended(desk: 
     desk.reader.abort(used.ticket_id, Epoch(1), "late news")
 
 
-async def test_every_step_is_told_for_counting(desk: Desk) -> None:
+async def test_every_transition_is_reported_to_the_counter(desk: Desk) -> None:
     await desk.commit(desk.reserve())
     desk.reserve("turn-b")
     desk.world.give_up("turn-b", "released")
@@ -289,7 +293,7 @@ async def test_every_step_is_told_for_counting(desk: Desk) -> None:
     assert len(desk.reader.fence_pending()) == 1
 
 
-async def test_what_arrived_and_was_not_taken_is_given_back(desk: Desk) -> None:
+async def test_units_that_arrived_and_were_not_taken_are_given_back(desk: Desk) -> None:
     ticket = desk.reserve("turn-a")
     reservation = desk.world.reservations[TurnId("turn-a")]
     with reservation:
@@ -303,7 +307,7 @@ async def test_what_arrived_and_was_not_taken_is_given_back(desk: Desk) -> None:
         await reservation.arrived()
 
 
-async def test_what_was_taken_is_not_given_back(desk: Desk) -> None:
+async def test_units_that_were_taken_are_not_given_back(desk: Desk) -> None:
     ticket = desk.reserve("turn-a")
     with desk.world.reservations[TurnId("turn-a")] as reservation:
         await desk.commit(ticket)
@@ -312,7 +316,7 @@ async def test_what_was_taken_is_not_given_back(desk: Desk) -> None:
     assert desk.node.pages.counts().working == 4
 
 
-async def test_a_cancelled_wait_for_an_arrival_quarantines_what_is_being_written(
+async def test_a_cancelled_wait_quarantines_units_that_are_being_written(
     desk: Desk,
 ) -> None:
     desk.reserve("turn-a")

@@ -1,4 +1,4 @@
-"""What a ticket costs, and what is remembered of tickets, whatever came before."""
+"""The cost and the memory of tickets do not grow with the number of earlier ones."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from kv_transfer.handoff import Committed, Freed, Quarantined, Reserved, Units
+from kv_transfer.handoff import Committed, Freed, Quarantined, Units, Writing
 from kv_transfer.reading.reader import HandoffReader
 from kv_transfer.reading.reservations import MAX_ENDED, Reservation, TicketBook
 from kv_transfer.ticket import PeerIdentity, Ticket, TicketId
@@ -38,7 +38,7 @@ def reserve(
 ) -> Reservation:
     handoff = Reservation(
         ticket(book, turn),
-        Reserved(UNITS),
+        Writing(UNITS),
         writer=writer,
         expires_at=until,
         give_up=lambda reservation, error: None,
@@ -52,7 +52,7 @@ def book() -> TicketBook:
     return TicketBook(READER)
 
 
-def test_the_first_to_expire_is_known_whatever_the_order_of_arrival(book: TicketBook) -> None:
+def test_the_next_to_expire_is_known_in_any_order_of_arrival(book: TicketBook) -> None:
     late, soon, middle = (reserve(book, turn=str(at), until=at) for at in (30.0, 10.0, 20.0))
     assert book.next_expiry() == 10.0
 
@@ -85,7 +85,7 @@ def test_the_handoffs_of_a_writer_are_found_until_they_end(book: TicketBook) -> 
     assert book.of_writers(iter([WRITER.worker_id, other.worker_id])) == [mine, theirs]
 
 
-def test_little_is_remembered_of_tickets_that_have_ended(book: TicketBook) -> None:
+def test_only_little_is_remembered_of_ended_tickets(book: TicketBook) -> None:
     last = [reserve(book, turn=str(n), until=1e9) for n in range(MAX_ENDED + 500)]
     for handoff in last:
         book.enter(handoff, Committed())
@@ -101,7 +101,7 @@ def test_little_is_remembered_of_tickets_that_have_ended(book: TicketBook) -> No
         book.find(last[0].ticket.ticket_id, Epoch(1))
 
 
-def test_a_ticket_cannot_be_guessed_from_those_before_it(book: TicketBook) -> None:
+def test_a_ticket_cannot_be_guessed_from_earlier_ones(book: TicketBook) -> None:
     ids = [book.new_ticket_id() for _ in range(100)]
 
     secrets = {ticket_id.rsplit("-", 1)[1] for ticket_id in ids}
@@ -111,7 +111,7 @@ def test_a_ticket_cannot_be_guessed_from_those_before_it(book: TicketBook) -> No
 
 
 class Busy:
-    """A reader on which so many turns have been."""
+    """A reader that has served this many turns."""
 
     def __init__(self, world: World, num_past: int) -> None:
         self.node: Node = world.node("decode-0")
@@ -127,7 +127,7 @@ class Busy:
 
 
 @pytest.mark.parametrize("what", ["reserve", "abort", "give up", "expiry", "fences", "members"])
-def test_what_a_turn_costs_does_not_depend_on_the_turns_before_it(world: World, what: str) -> None:
+def test_a_turns_cost_does_not_depend_on_the_turns_before_it(world: World, what: str) -> None:
     def cost(num_past: int) -> int:
         busy = Busy(world, num_past)
         reader = busy.reader
@@ -145,7 +145,7 @@ def test_what_a_turn_costs_does_not_depend_on_the_turns_before_it(world: World, 
 
     few, many = cost(30), cost(3000)
 
-    # A heap is a level or two deeper.
+    # A heap is one or two levels deeper.
     assert many <= few + 5, (few, many)
 
 
@@ -172,5 +172,5 @@ def test_a_commit_costs_the_same_after_many_turns(world: World) -> None:
     assert many <= few * 1.2, (few, many)
 
 
-def test_a_forgotten_ticket_is_late_news(book: TicketBook) -> None:
+def test_a_message_for_a_forgotten_ticket_is_late(book: TicketBook) -> None:
     assert book.get(TicketId("never")) is None

@@ -1,4 +1,4 @@
-"""Reader and writer over real gRPC; the bytes go over loopback."""
+"""Reader and writer over real gRPC; the bytes use the loopback transport."""
 
 from __future__ import annotations
 
@@ -81,10 +81,10 @@ class Cluster:
         at_reader = dataclasses.replace(reservation.ticket.reader, address=self.address)
         return dataclasses.replace(reservation.ticket, reader=at_reader)
 
-    async def begin(self, ticket: Ticket) -> Outgoing:
+    async def start(self, ticket: Ticket) -> Outgoing:
         reader_map = await self.to_reader.meet(ticket, timeout_s=5)
         pages = tuple(PageId(i) for i in range(3))
-        return self.writer.begin(ticket, reader_map, source_pages=pages, source_slot=SlotId(0))
+        return self.writer.start(ticket, reader_map, source_pages=pages, source_slot=SlotId(0))
 
     async def commit(self, ticket: Ticket, checksums: dict[str, int]) -> None:
         await self.to_reader.commit(ticket, checksums, OUTCOME, timeout_s=5)
@@ -99,7 +99,7 @@ async def cluster(world: World) -> AsyncIterator[Cluster]:
 
 async def test_a_handoff_ends_with_its_first_token_and_report(cluster: Cluster) -> None:
     ticket = cluster.reserve("turn-a")
-    outgoing = await cluster.begin(ticket)
+    outgoing = await cluster.start(ticket)
     ship_all(outgoing, num_pages=3)
     result = await outgoing.finish()
 
@@ -122,7 +122,9 @@ async def test_a_pull_is_committed_without_an_outcome(cluster: Cluster) -> None:
     assert arrival.outcome is None
 
 
-async def test_workers_meet_once_a_life(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_workers_meet_once_per_life(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
     ticket = cluster.reserve("turn-a")
     first = await cluster.to_reader.meet(ticket, timeout_s=5)
     monkeypatch.setattr(cluster.to_reader, "_reader", None)
@@ -138,12 +140,12 @@ async def test_a_ticket_of_another_life_of_the_reader_is_stale(cluster: Cluster)
         await cluster.to_reader.meet(dataclasses.replace(ticket, reader=later), timeout_s=5)
 
 
-async def test_another_model_is_refused_with_both_named(world: World) -> None:
+async def test_another_model_is_refused_with_both_models_named(world: World) -> None:
     cluster = Cluster(world, dataclasses.replace(LAYOUT, model_id="large"))
 
     async with cluster.running():
         with pytest.raises(LayoutMismatch) as refused:
-            await cluster.begin(cluster.reserve("turn-a"))
+            await cluster.start(cluster.reserve("turn-a"))
 
     assert "decode-0 has model_id 'tiny', prefill-0 has model_id 'large'" in str(refused.value)
 
@@ -162,14 +164,14 @@ async def test_an_abort_frees_the_pages(cluster: Cluster) -> None:
     ticket = cluster.reserve("turn-a")
 
     await cluster.to_reader.abort(ticket, "prefill failed", timeout_s=5)
-    await cluster.to_reader.abort(ticket, "told twice", timeout_s=5)
+    await cluster.to_reader.abort(ticket, "aborted twice", timeout_s=5)
 
     assert cluster.target.pages.counts().free == 16
 
 
 async def test_a_fence_over_the_wire_stops_the_writer_and_frees_the_pages(cluster: Cluster) -> None:
     ticket = cluster.reserve("turn-a")
-    outgoing = await cluster.begin(ticket)
+    outgoing = await cluster.start(ticket)
     outgoing.layer_ready(1, pages=range(2))
 
     async def ask_to_stop(fence: Fence) -> None:
@@ -194,9 +196,9 @@ async def _stopped(outgoing: Outgoing) -> None:
     await outgoing.finish()
 
 
-async def test_a_fence_of_another_life_of_the_writer_is_answered_at_once(cluster: Cluster) -> None:
+async def test_a_fence_for_another_life_of_the_writer_is_answered_at_once(cluster: Cluster) -> None:
     ticket = cluster.reserve("turn-a")
-    await cluster.begin(ticket)
+    await cluster.start(ticket)
     earlier = PeerIdentity(
         worker_id=cluster.source.memory_map.worker_id,
         epoch=Epoch(9),
@@ -209,7 +211,7 @@ async def test_a_fence_of_another_life_of_the_writer_is_answered_at_once(cluster
     assert cluster.target.pages.counts().reserved == 4
 
 
-async def test_a_reader_that_is_down_is_unavailable(cluster: Cluster) -> None:
+async def test_an_unreachable_reader_is_unavailable(cluster: Cluster) -> None:
     ticket = cluster.reserve("turn-a")
     nowhere = dataclasses.replace(ticket.reader, address="127.0.0.1:1")
 
@@ -229,29 +231,27 @@ async def test_a_reader_that_is_down_is_unavailable(cluster: Cluster) -> None:
         {"seal": b"x" * 32},
     ],
 )
-async def test_a_ticket_that_is_not_as_its_reader_issued_it_is_refused(
-    cluster: Cluster, change: dict[str, object]
-) -> None:
+async def test_an_altered_ticket_is_refused(cluster: Cluster, change: dict[str, object]) -> None:
     ticket = cluster.reserve("turn-a")
     assert ticket.page_ids == (0, 1, 2)
     altered = dataclasses.replace(ticket, **change)  # type: ignore[arg-type]  # a test's values
 
     with pytest.raises(InvalidRequest, match="its seal does not match"):
-        await cluster.begin(altered)
+        await cluster.start(altered)
 
     assert cluster.world.network.written == []
-    await cluster.begin(ticket)
+    await cluster.start(ticket)
 
 
-async def test_a_ticket_of_another_reader_does_not_fit(cluster: Cluster, world: World) -> None:
+async def test_a_ticket_of_another_reader_is_refused(cluster: Cluster, world: World) -> None:
     other = world.reserve(world.reader(world.node("decode-0")), cluster.source)
     mine = cluster.reserve("turn-a")
 
     with pytest.raises(InvalidRequest, match="its seal does not match"):
-        await cluster.begin(dataclasses.replace(other, reader=mine.reader))
+        await cluster.start(dataclasses.replace(other, reader=mine.reader))
 
 
-async def test_a_first_token_that_the_model_does_not_have_commits_nothing(
+async def test_a_first_token_outside_the_vocabulary_commits_nothing(
     cluster: Cluster,
 ) -> None:
     ticket = cluster.reserve("turn-a")

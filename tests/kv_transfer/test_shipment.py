@@ -91,7 +91,7 @@ TABLE: dict[tuple[WriterState, WriterEvent], WriterState] = {
 
 
 @pytest.mark.parametrize(("state", "event"), TABLE, ids=repr)
-def test_an_event_leads_to_the_state_in_the_table(state: WriterState, event: WriterEvent) -> None:
+def test_each_event_leads_to_the_state_in_the_table(state: WriterState, event: WriterEvent) -> None:
     assert advance_writer(state, event) == TABLE[state, event]
 
 
@@ -105,7 +105,7 @@ def test_every_other_pair_raises(state: WriterState, event: WriterEvent) -> None
         advance_writer(state, event)
 
 
-def test_the_first_reason_to_stop_is_the_one_that_is_kept() -> None:
+def test_the_first_reason_to_stop_is_kept() -> None:
     state = advance_writer(MOVING, StopAsked("cancelled"))
 
     state = advance_writer(advance_writer(state, STOP), FAIL)

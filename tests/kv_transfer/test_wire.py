@@ -113,7 +113,7 @@ TICKET = pb.Ticket(
         ({"seal": b"s" * 65}, "seal is too long"),
     ],
 )
-def test_a_ticket_that_cannot_be_is_refused(change: dict[str, object], reason: str) -> None:
+def test_an_invalid_ticket_is_refused(change: dict[str, object], reason: str) -> None:
     wire = pb.Ticket()
     wire.CopyFrom(TICKET)
     assert ticket_from_wire(wire).turn_id == "turn"
@@ -134,7 +134,7 @@ def test_a_ticket_that_cannot_be_is_refused(change: dict[str, object], reason: s
         ([str(n) for n in range(65)], "at most 64 groups"),
     ],
 )
-def test_checksums_that_cannot_be_are_refused(groups: list[str], reason: str) -> None:
+def test_invalid_checksums_are_refused(groups: list[str], reason: str) -> None:
     with pytest.raises(InvalidRequest, match=reason):
         checksums_from_wire([pb.GroupChecksum(group=group) for group in groups])
 
@@ -147,7 +147,9 @@ def test_checksums_that_cannot_be_are_refused(groups: list[str], reason: str) ->
         ({"segment": ""}, "segment of decode-0 must not be empty"),
     ],
 )
-def test_a_map_of_nobody_is_refused(world: World, change: dict[str, object], reason: str) -> None:
+def test_a_map_without_an_owner_is_refused(
+    world: World, change: dict[str, object], reason: str
+) -> None:
     wire = memory_map_to_wire(world.node("decode-0").memory_map)
     for name, value in change.items():
         setattr(wire, name, value)
@@ -157,7 +159,7 @@ def test_a_map_of_nobody_is_refused(world: World, change: dict[str, object], rea
 
 
 @pytest.mark.parametrize("page_tokens", [0, 2**31])
-def test_a_layout_of_absurd_pages_is_refused(page_tokens: int) -> None:
+def test_a_layout_with_absurd_pages_is_refused(page_tokens: int) -> None:
     wire = layout_to_wire(LAYOUT)
     wire.page_tokens = page_tokens
 

@@ -13,8 +13,8 @@ from tests.kv_transfer.pair import Pair
 from tests.kv_transfer.world import World, ship_all
 
 
-async def test_everything_that_was_ready_has_arrived_when_finish_returns(pair: Pair) -> None:
-    outgoing = pair.begin()
+async def test_all_ready_pages_have_arrived_when_finish_returns(pair: Pair) -> None:
+    outgoing = pair.start()
     ship_all(outgoing, num_pages=3)
 
     result = await outgoing.finish()
@@ -28,7 +28,7 @@ async def test_everything_that_was_ready_has_arrived_when_finish_returns(pair: P
 
 
 class QueuedWork(HostMemory):
-    """Of a device that has not computed anything yet."""
+    """Queued work of a device that has not computed anything yet."""
 
     def __init__(self) -> None:
         self.done = threading.Event()
@@ -42,10 +42,10 @@ class QueuedWork(HostMemory):
         return wait
 
 
-async def test_nothing_moves_before_the_device_has_computed_it(world: World) -> None:
+async def test_nothing_is_written_before_the_device_has_computed_it(world: World) -> None:
     work = QueuedWork()
     pair = Pair(world, memory=work)
-    outgoing = pair.begin()
+    outgoing = pair.start()
     ship_all(outgoing, num_pages=3)
     assert await asyncio.to_thread(work.is_awaited.wait, 5)
     assert pair.network.written == []
@@ -57,7 +57,7 @@ async def test_nothing_moves_before_the_device_has_computed_it(world: World) -> 
 
 
 async def test_pages_may_become_ready_in_any_order_and_more_than_once(pair: Pair) -> None:
-    outgoing = pair.begin()
+    outgoing = pair.start()
     outgoing.layer_ready(3, pages=range(2, 3))
     ship_all(outgoing, num_pages=2)
     outgoing.layer_ready(1, pages=range(1, 3))
@@ -68,8 +68,8 @@ async def test_pages_may_become_ready_in_any_order_and_more_than_once(pair: Pair
     await pair.reader.commit(pair.ticket.ticket_id, Epoch(1), result.checksums)
 
 
-async def test_neighbouring_pages_travel_as_one_fragment(pair: Pair) -> None:
-    outgoing = pair.begin()
+async def test_neighbouring_pages_are_written_as_one_fragment(pair: Pair) -> None:
+    outgoing = pair.start()
     ship_all(outgoing, num_pages=3)
 
     await outgoing.finish()
@@ -79,9 +79,9 @@ async def test_neighbouring_pages_travel_as_one_fragment(pair: Pair) -> None:
     assert sizes.count([2 * page_bytes, page_bytes]) == 2
 
 
-async def test_batches_keep_to_their_limits(world: World) -> None:
+async def test_batches_stay_within_their_limits(world: World) -> None:
     pair = Pair(world, ShipLimits(max_batch_items=1, max_batch_bytes=48))
-    outgoing = pair.begin()
+    outgoing = pair.start()
     ship_all(outgoing, num_pages=3)
 
     await outgoing.finish()
@@ -91,8 +91,8 @@ async def test_batches_keep_to_their_limits(world: World) -> None:
     assert max(batch[0].num_bytes for batch in pair.network.written) == 48
 
 
-async def test_finishing_with_a_unit_missing_is_a_bug_that_is_caught(pair: Pair) -> None:
-    outgoing = pair.begin()
+async def test_finish_raises_if_a_unit_is_missing(pair: Pair) -> None:
+    outgoing = pair.start()
     ship_all(outgoing, num_pages=2)
 
     with pytest.raises(IncompleteHandoff, match="1 pages of layer 1's kv were never ready"):
@@ -102,4 +102,4 @@ async def test_finishing_with_a_unit_missing_is_a_bug_that_is_caught(pair: Pair)
 
 async def test_more_pages_than_the_ticket_has_are_refused(pair: Pair) -> None:
     with pytest.raises(ValueError, match="the ticket ends before page 3"):
-        pair.begin().layer_ready(1, pages=range(4))
+        pair.start().layer_ready(1, pages=range(4))

@@ -14,9 +14,9 @@ from tests.kv_transfer.pair import SOURCE_PAGES, Pair
 from tests.kv_transfer.world import World, ship_all
 
 
-async def test_a_failed_write_surfaces_in_finish_and_ends_the_handoff(pair: Pair) -> None:
+async def test_a_failed_write_is_raised_by_finish_and_ends_the_handoff(pair: Pair) -> None:
     pair.network.fail_next()
-    outgoing = pair.begin()
+    outgoing = pair.start()
     ship_all(outgoing, num_pages=3)
 
     with pytest.raises(TransferFailed, match="bytes to decode-0:1: failed on command"):
@@ -29,39 +29,39 @@ async def test_a_failed_write_surfaces_in_finish_and_ends_the_handoff(pair: Pair
 
 async def test_a_failed_write_does_not_touch_the_next_handoff(pair: Pair) -> None:
     pair.network.fail_next()
-    failing = pair.begin()
+    failing = pair.start()
     ship_all(failing, num_pages=3)
     with pytest.raises(TransferFailed):
         await failing.finish()
     pair.reader.abort(pair.ticket.ticket_id, Epoch(1), "write failed")
 
     pair.ticket = pair.world.reserve(pair.reader, pair.source, num_tokens=10)
-    outgoing = pair.begin()
+    outgoing = pair.start()
     ship_all(outgoing, num_pages=3)
     await outgoing.finish()
 
     assert pair.has_arrived()
 
 
-async def test_an_unforeseen_error_ends_one_handoff_and_not_the_thread(
+async def test_an_unexpected_error_ends_one_handoff_and_not_the_thread(
     pair: Pair, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    outgoing = pair.begin()
+    outgoing = pair.start()
     with monkeypatch.context() as patch:
         patch.setattr(pair.network, "move", None)
         ship_all(outgoing, num_pages=3)
         with pytest.raises(TransferFailed, match="TypeError"):
             await outgoing.finish()
 
-    again = pair.begin(pair.world.reserve(pair.reader, pair.source, num_tokens=10))
+    again = pair.start(pair.world.reserve(pair.reader, pair.source, num_tokens=10))
     ship_all(again, num_pages=3)
     await again.finish()
     assert "a piece could not be shipped" in caplog.text
 
 
-async def test_stop_waits_for_the_write_in_flight_and_lets_no_other_start(pair: Pair) -> None:
+async def test_stop_waits_for_the_write_in_flight_and_starts_no_other(pair: Pair) -> None:
     pair.network.hold()
-    outgoing = pair.begin()
+    outgoing = pair.start()
     ship_all(outgoing, num_pages=3)
     assert await asyncio.to_thread(pair.network.wait_until_held, 5.0)
 
@@ -77,7 +77,7 @@ async def test_stop_waits_for_the_write_in_flight_and_lets_no_other_start(pair: 
 
 
 async def test_stop_before_anything_was_ready_returns_at_once(pair: Pair) -> None:
-    outgoing = pair.begin()
+    outgoing = pair.start()
 
     await outgoing.stop("first")
     await outgoing.stop("second")
@@ -88,7 +88,7 @@ async def test_stop_before_anything_was_ready_returns_at_once(pair: Pair) -> Non
 
 async def test_a_cancelled_finish_does_not_disturb_a_later_stop(pair: Pair) -> None:
     pair.network.hold()
-    outgoing = pair.begin()
+    outgoing = pair.start()
     ship_all(outgoing, num_pages=3)
     finishing = asyncio.ensure_future(outgoing.finish())
     await asyncio.wait([finishing], timeout=0.01)
@@ -102,17 +102,17 @@ async def test_a_cancelled_finish_does_not_disturb_a_later_stop(pair: Pair) -> N
 
 
 async def blocked(world: World) -> tuple[Pair, Outgoing, threading.Thread]:
-    """A thread that computes faster than the network, which holds its first write, lets it."""
+    """A thread that computes faster than the network, until the first write is released."""
     pair = Pair(world, ShipLimits(max_waiting_bytes=1))
     pair.network.hold()
-    outgoing = pair.begin()
+    outgoing = pair.start()
     computing = threading.Thread(target=ship_all, args=(outgoing, 3))
     computing.start()
     assert await asyncio.to_thread(pair.network.wait_until_held, 5.0)
     return pair, outgoing, computing
 
 
-async def test_layer_ready_blocks_while_too_much_waits(world: World) -> None:
+async def test_layer_ready_blocks_while_too_much_is_queued(world: World) -> None:
     pair, outgoing, computing = await blocked(world)
     computing.join(timeout=0.05)
 
@@ -125,9 +125,7 @@ async def test_layer_ready_blocks_while_too_much_waits(world: World) -> None:
 
 
 @pytest.mark.parametrize("ending", ["stop", "fail"])
-async def test_a_blocked_layer_ready_is_freed_by_stop_and_by_failure(
-    world: World, ending: str
-) -> None:
+async def test_stop_and_failure_unblock_layer_ready(world: World, ending: str) -> None:
     pair, outgoing, computing = await blocked(world)
 
     if ending == "stop":
@@ -142,8 +140,8 @@ async def test_a_blocked_layer_ready_is_freed_by_stop_and_by_failure(
     await outgoing.stop("over")
 
 
-async def test_a_fence_stops_the_handoff_and_keeps_its_ticket_from_use(pair: Pair) -> None:
-    outgoing = pair.begin()
+async def test_a_fence_stops_the_handoff_and_invalidates_its_ticket(pair: Pair) -> None:
+    outgoing = pair.start()
     outgoing.layer_ready(1, pages=range(3))
 
     await pair.writer.fence(pair.ticket.ticket_id)
@@ -151,30 +149,30 @@ async def test_a_fence_stops_the_handoff_and_keeps_its_ticket_from_use(pair: Pai
     with pytest.raises(Cancelled, match="the reader gave up"):
         await outgoing.finish()
     with pytest.raises(NotFound, match="was used or fenced"):
-        pair.begin()
+        pair.start()
 
 
 async def test_a_fence_that_overtakes_its_ticket_is_remembered(pair: Pair) -> None:
     await pair.writer.fence(pair.ticket.ticket_id)
 
     with pytest.raises(NotFound, match="was used or fenced"):
-        pair.begin()
+        pair.start()
 
 
-async def test_a_ticket_is_shipped_into_once(pair: Pair) -> None:
-    outgoing = pair.begin()
+async def test_a_ticket_can_be_shipped_into_once(pair: Pair) -> None:
+    outgoing = pair.start()
     with pytest.raises(NotFound):
-        pair.begin()
+        pair.start()
     ship_all(outgoing, num_pages=3)
     await outgoing.finish()
 
     with pytest.raises(NotFound):
-        pair.begin()
+        pair.start()
 
 
 async def test_pages_that_do_not_match_the_ticket_are_refused(pair: Pair) -> None:
     with pytest.raises(InvalidRequest, match="has 3 pages after the first 0, the prompt has 2"):
-        pair.writer.begin(
+        pair.writer.start(
             pair.ticket, pair.reader_map, source_pages=SOURCE_PAGES[:2], source_slot=SlotId(0)
         )
 
@@ -183,13 +181,13 @@ async def test_a_map_of_another_life_of_the_reader_is_refused(pair: Pair) -> Non
     reborn = pair.world.node("decode-0", epoch=2)
 
     with pytest.raises(StaleEpoch, match="epoch 1 of decode-0, which is in epoch 2"):
-        pair.writer.begin(
+        pair.writer.start(
             pair.ticket, reborn.memory_map, source_pages=SOURCE_PAGES, source_slot=SlotId(0)
         )
 
 
-async def test_closing_stops_what_is_under_way(pair: Pair) -> None:
-    outgoing = pair.begin()
+async def test_closing_stops_handoffs_in_progress(pair: Pair) -> None:
+    outgoing = pair.start()
     outgoing.layer_ready(1, pages=range(3))
 
     pair.writer.close()

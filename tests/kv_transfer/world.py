@@ -1,4 +1,4 @@
-"""Workers without a model: a small hybrid cache, its accountants, and a loopback network."""
+"""Workers without a model: a small hybrid cache, its unit pools, and a loopback network."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ NUM_LAYERS = 4
 
 
 class Clock:
-    """Time that passes only when told."""
+    """Time that advances only when a test moves it."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -97,14 +97,14 @@ class Node:
         )
 
     def fill(self, seed: int) -> None:
-        """Random bytes everywhere."""
+        """Fills everything with random bytes."""
         generator = torch.Generator().manual_seed(seed)
         for _, tensor in self.tensors.fields():
             raw = tensor.view(torch.uint8)
             raw.copy_(torch.randint(0, 256, raw.shape, generator=generator, dtype=torch.uint8))
 
     def content(self, pages: tuple[PageId, ...], slot: SlotId) -> list[bytes]:
-        """The bytes of a sequence: of every field, its pages in order, or its slot."""
+        """The bytes of a sequence: its pages in order for every field, or its slot."""
         return [
             tensor[list(pages) if f.unit is Unit.PAGE else [slot]]
             .view(torch.uint8)
@@ -115,7 +115,9 @@ class Node:
 
 
 class World:
-    """A network of nodes; its tests end with every accountant in order and every thread gone."""
+    """A network of nodes. At the end every unit pool must add up and every thread must have
+    ended.
+    """
 
     def __init__(self) -> None:
         self.network = LoopbackNetwork()
@@ -195,6 +197,6 @@ class World:
 
 
 def ship_all(outgoing: Outgoing, num_pages: int) -> None:
-    """As one chunk."""
+    """Ships everything as one chunk."""
     for layer in range(NUM_LAYERS):
         outgoing.layer_ready(layer, pages=range(num_pages), with_slot=True)

@@ -1,4 +1,4 @@
-"""What processes ask of Ray, and whether a cluster has it."""
+"""The resources that processes request from Ray, and whether a cluster has them."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def missing(config: Config, *nodes: NodeRoom, in_use: Mapping[str, float] | None
     return shortage(demands_of(config), nodes, available)
 
 
-def test_the_router_asks_for_no_gpu_and_each_worker_for_one() -> None:
+def test_each_worker_requests_a_gpu_and_the_router_none() -> None:
     demands = demands_of(config_of(prefill=1, decode=2))
 
     assert [(d.process, d.options()) for d in demands] == [
@@ -43,14 +43,14 @@ def test_the_router_asks_for_no_gpu_and_each_worker_for_one() -> None:
     ]
 
 
-def test_on_a_cpu_nobody_asks_for_a_gpu() -> None:
+def test_without_gpus_no_process_requests_one() -> None:
     config = config_of(EngineConfig(), gpus_per_prefill=0.5)
 
     assert all(demand.gpus == 0.0 for demand in demands_of(config))
     assert missing(config, room()) == ""
 
 
-def test_two_gpus_are_wanted_and_one_is_there() -> None:
+def test_two_requested_gpus_do_not_fit_a_cluster_with_one() -> None:
     assert missing(config_of(), room(GPU=1.0, CPU=8.0)) == (
         "it needs 2 GPU, but the Ray cluster has 1 GPU on 1 node"
     )
@@ -67,7 +67,9 @@ def test_a_prefill_and_a_decode_worker_share_a_gpu() -> None:
 
 
 def test_a_part_of_a_gpu_must_fit_on_one_gpu() -> None:
-    """Two of 0.6 and two of 0.4 are two GPUs; three of 0.6 are not, though 1.8 is below 2."""
+    """Two of 0.6 and two of 0.4 need two GPUs. Three of 0.6 do not fit two, though 1.8 is
+    below 2.
+    """
     parts = {"gpus_per_prefill": 0.6, "gpus_per_decode": 0.4}
 
     assert missing(config_of(**parts, prefill=2, decode=2), room(GPU=2.0)) == ""
@@ -80,7 +82,7 @@ def test_a_part_of_a_gpu_must_fit_on_one_gpu() -> None:
     )
 
 
-def test_cpus_are_counted_where_workers_ask_for_them() -> None:
+def test_cpus_count_if_workers_request_them() -> None:
     config = config_of(EngineConfig(), cpus_per_worker=4.0, decode=2)
 
     assert missing(config, room(CPU=8.0), room(CPU=4.0)) == ""
@@ -93,7 +95,7 @@ def test_cpus_are_counted_where_workers_ask_for_them() -> None:
     )
 
 
-def test_what_others_use_is_not_there() -> None:
+def test_resources_in_use_by_others_are_not_available() -> None:
     assert missing(config_of(), room(GPU=2.0), in_use={"GPU": 1.0}) == (
         "it needs 2 GPU, but of the Ray cluster's 2 GPU only 1 GPU is not in use"
     )
@@ -121,8 +123,8 @@ def test_roles_are_pinned_to_labels_and_resources() -> None:
     assert missing(config, a, h200) == ""
 
 
-def test_what_can_go_anywhere_does_not_take_the_place_of_what_is_pinned() -> None:
-    """The decode worker is placed first, or the prefill worker would sit on its node."""
+def test_unpinned_processes_do_not_take_the_place_of_pinned_ones() -> None:
+    """The decode worker is placed first, otherwise the prefill worker would take its node."""
     config = config_of(decode_on="label:zone=a")
 
     assert missing(config, room({"zone": "a"}, GPU=1.0), room({"zone": "b"}, GPU=1.0)) == ""
@@ -132,14 +134,14 @@ def test_what_can_go_anywhere_does_not_take_the_place_of_what_is_pinned() -> Non
     "text",
     ["zone=a", "label:zone", "label:=a", "resource:rack1=much", "resource:rack1=-1", "rack:x=1"],
 )
-def test_a_pin_that_cannot_be_read_is_refused_with_what_may_stand_there(text: str) -> None:
+def test_an_invalid_pin_is_refused_with_the_valid_forms(text: str) -> None:
     with pytest.raises(ValueError, match=r"router_on must list label:NAME=VALUE.*got") as refused:
         ClusterConfig(router_on=text)
 
     assert text in str(refused.value)
 
 
-def test_an_empty_pin_is_anywhere() -> None:
+def test_an_empty_pin_allows_every_node() -> None:
     assert Pin.parse("") == Pin.parse(" , ") == Pin()
     assert Demand().options() == {"num_cpus": 0.0, "num_gpus": 0.0}
 

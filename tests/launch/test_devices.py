@@ -1,4 +1,4 @@
-"""A GPU or an RDMA device that is named and missing is said before Ray starts."""
+"""A configured GPU or RDMA device that is missing is reported before Ray starts."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ def cuda_mooncake(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(devices, "_is_installed", lambda distribution: False)
 
 
-def test_a_torch_without_cuda_is_named_with_what_to_install(cuda_mooncake: None) -> None:
+def test_a_torch_without_cuda_is_refused_with_the_package_to_install(cuda_mooncake: None) -> None:
     with pytest.raises(InvalidConfig, match=r"torch 2\.13\.0\+cpu has no CUDA: .*install -e"):
         require_devices(ON_GPU, torch_version=CPU_BUILD, num_gpus=lambda: 8)
 
 
 @pytest.mark.usefixtures("cuda_mooncake")
-def test_a_machine_without_a_gpu_is_refused_and_one_that_is_not_known_is_not() -> None:
+def test_a_machine_without_a_gpu_is_refused_and_an_unknown_one_is_not() -> None:
     with pytest.raises(InvalidConfig, match="this machine has no GPU"):
         require_devices(ON_GPU, torch_version=CUDA_BUILD, num_gpus=lambda: 0)
 
@@ -39,7 +39,7 @@ def test_a_machine_without_a_gpu_is_refused_and_one_that_is_not_known_is_not() -
     require_devices(ON_GPU, torch_version="", num_gpus=lambda: 1)
 
 
-def test_a_mooncake_for_cpus_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_mooncake_for_cpus_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(devices, "_is_installed", lambda distribution: True)
 
     with pytest.raises(InvalidConfig, match="mooncake-transfer-engine-non-cuda is installed"):
@@ -57,11 +57,13 @@ def test_rdma_needs_a_device(tmp_path: Path) -> None:
     require_devices(Config(), torch_version=CPU_BUILD, num_gpus=lambda: 0, infiniband=tmp_path)
 
 
-def test_torch_says_what_it_was_built_for_without_being_imported() -> None:
+def test_torchs_build_is_found_without_importing_torch() -> None:
     assert "cuda" in torch_version_text()
 
 
-def test_only_where_ray_starts_here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_devices_are_checked_only_if_ray_starts_here(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     def refuse(config: Config) -> None:
         raise InvalidConfig("looked at")
 

@@ -1,4 +1,4 @@
-"""What is said and done while a cluster ends. Ray is imported here, and not started."""
+"""The messages and the order of a cluster's end. Ray is imported here, and not started."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.cli.fake_router import fake_router
 
 
 class Call:
-    """One that ends after so many looks."""
+    """A call that ends after a number of polls."""
 
     def __init__(self, looks: float, dies: bool = False) -> None:
         self.looks, self.dies = looks, dies
@@ -32,7 +32,7 @@ class Call:
 
 
 def stop(monkeypatch: pytest.MonkeyPatch, call: Call, hurry: Any, timeout_s: float) -> float:
-    """How many more looks it would have taken."""
+    """The number of polls that were left."""
     monkeypatch.setattr(ray, "wait", call.wait)
     monkeypatch.setattr(ray, "get", call.get)
     await_done([call], timeout_s, hurry)
@@ -45,7 +45,7 @@ def test_the_router_is_waited_for(monkeypatch: pytest.MonkeyPatch, dies: bool) -
 
 
 class Actor:
-    """Remembers what it was asked."""
+    """Records its calls."""
 
     def __init__(self, name: str, asked: list[str]) -> None:
         def method(what: str) -> SimpleNamespace:
@@ -88,14 +88,14 @@ def test_a_gateway_drains_with_the_turns(monkeypatch: pytest.MonkeyPatch) -> Non
     assert asked == ["router drain", "gateway stop"]
 
 
-def test_somebody_in_a_hurry_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_second_signal_ends_the_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     hurry = threading.Event()
     hurry.set()
 
     assert stop(monkeypatch, Call(3), hurry, 60.0) == 3
 
 
-def test_a_router_that_does_not_stop_is_waited_for_so_long(
+def test_the_wait_for_a_router_that_does_not_stop_is_bounded(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     stop(monkeypatch, Call(float("inf")), threading.Event(), 0.05)
@@ -111,14 +111,14 @@ def test_a_router_that_does_not_stop_is_waited_for_so_long(
         (2, "draining: 2 turns running, waiting 30 s at most; Ctrl-C again stops now"),
     ],
 )
-def test_it_is_said_how_many_turns_run_and_for_how_long(turns: int, words: str) -> None:
+def test_the_number_of_running_turns_and_the_time_are_reported(turns: int, words: str) -> None:
     with fake_router() as router:
         router.running_turns = turns
 
         assert draining_words(router.address, 30.0) == words
 
 
-def test_a_router_that_is_away_is_no_obstacle() -> None:
+def test_an_unreachable_router_does_not_prevent_the_end() -> None:
     assert draining_words("127.0.0.1:1", 5.0).startswith(
         "draining: some turns running, waiting 5 s"
     )

@@ -1,4 +1,4 @@
-"""What is settled before Ray starts and before a download: the model, and the memory it gets."""
+"""The checks before Ray starts and before a download: the model, and its memory."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.model.folders import HUGE_MOE, sparse_folder
 
 GIB = 1 << 30
 REAL_CONFIGS = Path(__file__).parents[3] / "shared" / "data" / "qwen" / "aiconfigurator"
-# Of the real configurations: weights without the vision tower, and one slot in MiB.
+# From the real configurations: weights without the vision tower, and one slot in MiB.
 REAL = {
     "Qwen--Qwen3.5-27B": ("50 GiB", 146),
     "Qwen--Qwen3.5-397B-A17B": ("750 GiB", 183),
@@ -56,7 +56,7 @@ def test_a_model_that_is_far_too_large_is_refused_at_once_with_the_numbers(tmp_p
     assert time.monotonic() - started_at < 2
 
 
-def test_where_it_fits_it_has_its_slots_without_being_told(tmp_path: Path) -> None:
+def test_a_model_that_fits_gets_its_slots_by_default(tmp_path: Path) -> None:
     folder = sparse_folder(tmp_path / "model", HUGE_MOE)
 
     model, config, words = locate(config_of(folder), nowhere, machine=machine(2048))
@@ -69,7 +69,7 @@ def test_where_it_fits_it_has_its_slots_without_being_told(tmp_path: Path) -> No
     assert words.endswith("runs 16 turns at once")
 
 
-def test_where_slots_are_scarce_their_number_is_said(tmp_path: Path) -> None:
+def test_a_small_number_of_slots_is_reported(tmp_path: Path) -> None:
     folder = sparse_folder(tmp_path / "model", HUGE_MOE)
 
     _, config, words = locate(config_of(folder), nowhere, machine=machine(2010))
@@ -82,7 +82,7 @@ def test_where_slots_are_scarce_their_number_is_said(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", REAL)
-def test_published_configurations_are_weighed_right(name: str, tmp_path: Path) -> None:
+def test_the_sizes_of_published_configurations_are_right(name: str, tmp_path: Path) -> None:
     path = REAL_CONFIGS / f"{name}_config.json"
     if not path.is_file():
         pytest.skip("the published configurations are not on this machine")
@@ -104,12 +104,12 @@ def test_weights_count_in_the_dtype_that_they_are_served_in(tmp_path: Path) -> N
         return locate(config_of(folder, **engine), nowhere, machine=machine(999))[2]
 
     assert "weights 8.7 GiB" in words_of()
-    # Twice as much, and the second copies of what is no expert.
+    # Twice as much, and the second copies of all weights except the experts.
     assert "weights 25 GiB" in words_of(dtype="float32")
     assert "weights 7.8 GiB" in words_of(mtp=False)
 
 
-def test_the_demo_takes_half_a_gigabyte_a_worker(tmp_path: Path) -> None:
+def test_the_demo_takes_half_a_gigabyte_per_worker(tmp_path: Path) -> None:
     _, config, words = locate(config_of("demo"), nowhere, machine=machine(24))
 
     assert isinstance(config.engine.cache_bytes, int)
@@ -117,13 +117,13 @@ def test_the_demo_takes_half_a_gigabyte_a_worker(tmp_path: Path) -> None:
     assert "208 slots of 211 KiB and pages for 262144 tokens" in words
 
 
-def test_where_memory_is_not_known_it_is_left_to_the_workers() -> None:
+def test_without_a_known_memory_size_the_workers_decide() -> None:
     asked = config_of("demo")
 
     assert locate(asked, nowhere, machine=Machine(host=None))[1] == asked
 
 
-def test_on_a_gpu_the_driver_says_how_much_there_is(tmp_path: Path) -> None:
+def test_on_a_gpu_the_driver_reports_the_memory(tmp_path: Path) -> None:
     folder = sparse_folder(tmp_path / "model", HUGE_MOE)
     gpu = MachineMemory(place="the GPU", total_bytes=80 * GIB, free_bytes=79 * GIB)
     has_gpu = replace(machine(100), gpu=gpu)
@@ -136,7 +136,7 @@ def test_on_a_gpu_the_driver_says_how_much_there_is(tmp_path: Path) -> None:
     assert "208 slots of 211 KiB" in words
 
 
-def test_a_folder_without_a_tokenizer_is_served_where_that_is_asked_for(tmp_path: Path) -> None:
+def test_a_folder_without_a_tokenizer_is_served_if_that_is_configured(tmp_path: Path) -> None:
     folder = Path(shutil.copytree(checkpoint_dir(), tmp_path / "model"))
     (folder / "tokenizer.json").unlink()
     asked = config_of(folder)
@@ -147,7 +147,7 @@ def test_a_folder_without_a_tokenizer_is_served_where_that_is_asked_for(tmp_path
     assert locate(served, nowhere, machine=machine(24))[0] == str(folder)
 
 
-def test_for_another_ray_cluster_a_name_stays_a_name_and_a_folder_here_is_looked_at(
+def test_for_another_ray_cluster_a_name_stays_a_name_and_a_local_folder_is_checked(
     tmp_path: Path,
 ) -> None:
     asked = Config(cluster=ClusterConfig(model="Qwen/Qwen3.5-9B", ray_address="10.0.0.1:6379"))
@@ -168,7 +168,7 @@ def test_a_configuration_is_described_without_a_download_or_an_error(tmp_path: P
 
 
 class FakeHub:
-    """One model with these files, and a record of what was fetched."""
+    """A hub with one model, and a record of the fetched files."""
 
     def __init__(self, folder: Path, sizes: Mapping[str, int], *, answers: bool = True) -> None:
         self._folder = folder
@@ -222,7 +222,7 @@ def test_a_hub_model_that_does_not_fit_is_refused_before_its_weights_are_fetched
         (["config.json", "hf_quant_config.json", "model.safetensors"], "ModelOpt"),
     ],
 )
-def test_a_repository_of_something_else_is_refused_before_anything_is_fetched(
+def test_a_repository_without_a_model_is_refused_before_anything_is_fetched(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: list[str], message: str
 ) -> None:
     hub = install(FakeHub(tmp_path, dict.fromkeys(files, 1000)), monkeypatch)
@@ -233,21 +233,21 @@ def test_a_repository_of_something_else_is_refused_before_anything_is_fetched(
     assert hub.fetched == []
 
 
-def test_a_hub_model_that_fits_is_fetched_and_its_size_is_said_before(
+def test_a_hub_model_that_fits_is_fetched_after_its_size_is_reported(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     sizes = SIZES | {"model.safetensors": 3 * GIB}
     hub = install(FakeHub(checkpoint_dir(), sizes), monkeypatch)
-    said: list[str] = []
+    reports: list[str] = []
 
-    model, _, _ = locate(config_of("ours/model"), said.append, machine=machine(24))
+    model, _, _ = locate(config_of("ours/model"), reports.append, machine=machine(24))
 
     assert model == str(checkpoint_dir())
-    assert said == ["downloading 3.0 GiB of weights, unless they are already here"]
+    assert reports == ["downloading 3.0 GiB of weights, unless they are already here"]
     assert [("*.safetensors" in patterns) for patterns in hub.fetched] == [False, True]
 
 
-def test_without_the_hub_what_its_cache_holds_is_served(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_hub_a_cached_model_is_served(monkeypatch: pytest.MonkeyPatch) -> None:
     hub = install(FakeHub(checkpoint_dir(), {}, answers=False), monkeypatch)
 
     assert locate(config_of("ours/model"), nowhere, machine=machine(24))[0] == str(checkpoint_dir())

@@ -1,4 +1,4 @@
-"""What is made of Ray's own errors and of its silence. Ray is imported here, and not started."""
+"""How Ray's errors and hangs are reported. Ray is imported here, and not started."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ LOCAL = {"address": "local"}
 
 
 class FakeRay:
-    """Ray's own functions as this module calls them, in a mood that a test chooses."""
+    """Ray's functions as this module calls them, with the behaviour that a test chooses."""
 
     def __init__(self, mood: Any) -> None:
         self.mood = mood
         self.free_gpus: list[float] = []
-        """Answers to how many are not in use, the last one for ever."""
+        """The numbers of unused resources to return, in order; the last one is repeated."""
 
     def init(self, **options: Any) -> None:
         self.mood()
@@ -36,7 +36,7 @@ class FakeRay:
 
     def available_resources(self) -> dict[str, float]:
         free = self.free_gpus.pop(0) if len(self.free_gpus) > 1 else self.free_gpus[0]
-        # Ray leaves out what is used up.
+        # Ray omits resources that are used up.
         return {"GPU": free} if free else {}
 
 
@@ -49,7 +49,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> FakeRay:
 
 
 def start(fake: FakeRay, mood: Any, *, address: str = "local", timeout_s: float = 5.0) -> list[str]:
-    """What was reported on the way."""
+    """The reports during the start."""
     reported: list[str] = []
     may_end = threading.Event()
     fake.mood = mood
@@ -72,7 +72,7 @@ def test_an_error_of_ray_becomes_one_line(fake: FakeRay) -> None:
     )
 
 
-def test_an_error_without_words_is_named(fake: FakeRay) -> None:
+def test_an_error_without_a_message_is_named_by_its_type(fake: FakeRay) -> None:
     def fails() -> None:
         raise TimeoutError
 
@@ -80,7 +80,7 @@ def test_an_error_without_words_is_named(fake: FakeRay) -> None:
         start(fake, fails, address="head:1")
 
 
-def test_a_refused_token_is_read_from_what_the_native_part_wrote(fake: FakeRay) -> None:
+def test_a_refused_token_is_recognized_in_the_native_output(fake: FakeRay) -> None:
     def fails() -> None:
         os.write(2, b"E gcs_client.cc:210: Unauthenticated: InvalidAuthToken: token is missing\n")
         raise ConnectionError("Failed to connect to Ray cluster at 10.0.0.1:6379")
@@ -89,7 +89,7 @@ def test_a_refused_token_is_read_from_what_the_native_part_wrote(fake: FakeRay) 
         start(fake, fails, address="head:1")
 
 
-def test_a_ray_that_hangs_is_given_up(fake: FakeRay, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hanging_start_is_given_up(fake: FakeRay, monkeypatch: pytest.MonkeyPatch) -> None:
     silenced: list[bool] = []
     monkeypatch.setattr(ray_start, "silence_native_stderr", lambda: silenced.append(True))
     hangs = threading.Event()
@@ -100,7 +100,7 @@ def test_a_ray_that_hangs_is_given_up(fake: FakeRay, monkeypatch: pytest.MonkeyP
     assert silenced == [True]
 
 
-def test_a_slow_start_is_said_once(fake: FakeRay, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_slow_start_is_reported_once(fake: FakeRay, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ray_start, "_SLOW_AFTER_S", 0.1)
     is_up = threading.Event()
     threading.Timer(0.5, is_up.set).start()
@@ -111,8 +111,8 @@ def test_a_slow_start_is_said_once(fake: FakeRay, monkeypatch: pytest.MonkeyPatc
     assert line.endswith("; will give up at 60 s")
 
 
-def test_signal_handlers_are_what_they_were(fake: FakeRay) -> None:
-    """Ray's native part installs its own, behind Python's back; here it is done openly."""
+def test_signal_handlers_are_restored(fake: FakeRay) -> None:
+    """Ray's native part installs its own, unnoticed by Python; here it is done openly."""
     before = signal.getsignal(signal.SIGTERM)
     keep = ray_start._signal_keeper()
 
@@ -137,7 +137,7 @@ def test_a_dead_node_has_no_room(fake: FakeRay, monkeypatch: pytest.MonkeyPatch)
         require_room([worker(0), worker(1), worker(2)])
 
 
-def test_what_was_in_use_a_moment_ago_is_waited_for(fake: FakeRay) -> None:
+def test_resources_in_use_a_moment_ago_are_waited_for(fake: FakeRay) -> None:
     fake.free_gpus = [0.0, 1.0, 2.0]
 
     require_room([worker(0), worker(1)])

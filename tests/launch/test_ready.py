@@ -1,4 +1,4 @@
-"""What is said of a cluster that does not get ready."""
+"""The report on a cluster that does not become ready."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def cluster(*, ready: bool = True, **healths: WorkerHealth) -> ClusterStatus:
     )
 
 
-def test_all_are_there() -> None:
+def test_a_complete_cluster_is_ready() -> None:
     ready = WorkerHealth.READY
 
     assert missing_of(cluster(prefill_0=ready, decode_0=ready), 2) == ""
@@ -35,5 +35,5 @@ def test_a_lost_worker_does_not_count_and_is_named() -> None:
     assert missing_of(status, 2) == "1 of 2 workers are ready, decode-0 is lost"
 
 
-def test_those_that_have_not_come_are_counted() -> None:
+def test_missing_workers_are_counted() -> None:
     assert missing_of(cluster(ready=False), 2) == "0 of 2 workers are ready"

@@ -1,4 +1,4 @@
-"""What `segue serve` says where it cannot start: one line, soon, without a traceback."""
+"""What `segue serve` prints if it cannot start: one line, soon, without a traceback."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 WITHIN_S = 15.0
-"""Whatever else runs on the machine."""
+"""Long enough for any load on the machine."""
 
 
 def few_files() -> None:
@@ -25,7 +25,7 @@ def refused(
     environment: Mapping[str, str] | None = None,
     before: Callable[[], None] | None = None,
 ) -> str:
-    """The error line; everything else that it printed is progress."""
+    """The error line; all other lines that it printed are progress."""
     started_at = time.monotonic()
     done = subprocess.run(
         [
@@ -61,29 +61,29 @@ def refused(
         ({"RAY_TMPDIR": "/tmp/" + "x" * 90}, "is too long for its sockets"),
     ],
 )
-def test_rays_own_variables_are_looked_at_before_ray_starts(
+def test_rays_own_variables_are_checked_before_ray_starts(
     environment: dict[str, str], message: str
 ) -> None:
     assert message in refused(environment=environment)
 
 
-def test_too_few_open_files() -> None:
+def test_too_few_open_files_are_refused() -> None:
     assert "a process may open 64 files here" in refused(before=few_files)
 
 
-def test_an_address_on_the_command_line_where_nothing_listens() -> None:
+def test_an_address_option_where_nothing_listens_is_refused() -> None:
     error = refused("--ray-address", "127.0.0.1:1", environment={"RAY_ADDRESS": "127.0.0.1:2"})
 
     assert "nothing answers at 127.0.0.1:1, where Ray should be" in error
 
 
-def test_errors_of_the_model_folder_come_before_those_of_ray(tmp_path: Path) -> None:
+def test_errors_in_the_model_folder_are_reported_before_rays(tmp_path: Path) -> None:
     error = refused(str(tmp_path), environment={"RAY_TMPDIR": "/proc/nowhere"})
 
     assert f"InvalidCheckpoint: {tmp_path} is empty" in error
 
 
-def test_errors_of_the_model_folder_come_before_ray_is_imported(tmp_path: Path) -> None:
+def test_errors_in_the_model_folder_are_reported_before_ray_is_imported(tmp_path: Path) -> None:
     code = (
         "import sys\n"
         "from segue.launch.config import ClusterConfig, Config\n"

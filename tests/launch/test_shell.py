@@ -1,4 +1,4 @@
-"""What an actor runs, without Ray: its start, its retries and its end."""
+"""The code that an actor runs, without Ray: its start, its retries and its end."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_it_serves_until_it_is_stopped() -> None:
     assert starts.has_ended.is_set()
 
 
-def test_a_start_that_fails_is_tried_again_and_leaves_a_line_each_time(
+def test_a_failed_start_is_retried_and_logged_each_time(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     starts = Starts([InvalidCheckpoint("no such folder: /away"), InvalidCheckpoint("still away")])
@@ -78,7 +78,7 @@ def test_a_start_that_fails_is_tried_again_and_leaves_a_line_each_time(
     ]
 
 
-def test_who_waits_for_the_first_start_hears_why_it_failed() -> None:
+def test_the_first_failed_start_raises_its_error_in_the_waiting_caller() -> None:
     shell = Shell("decode-0", Starts([InvalidCheckpoint("no such folder: /away")] * 99))
 
     with pytest.raises(InvalidCheckpoint, match="no such folder: /away"):
@@ -94,7 +94,7 @@ def test_the_delays_grow_and_are_bounded() -> None:
     assert delays[-1] == MAX_RETRY_S
 
 
-def test_after_an_error_that_nobody_foresaw_the_process_is_left_to_be_started_anew() -> None:
+def test_an_unexpected_error_ends_the_process_so_that_it_is_restarted() -> None:
     left = threading.Event()
     reasons: list[BaseException] = []
 
@@ -112,7 +112,7 @@ def test_after_an_error_that_nobody_foresaw_the_process_is_left_to_be_started_an
     assert starts.num_started == 1
 
 
-def test_work_is_done_in_the_loop_of_what_is_served() -> None:
+def test_calls_run_in_the_served_objects_loop() -> None:
     seen: list[tuple[str, str]] = []
     shell = Shell("router", Starts())
 
@@ -145,7 +145,7 @@ def test_a_stop_ends_the_retries_at_once() -> None:
     assert starts.num_started == 1
 
 
-def test_what_fails_after_its_start_ends_the_process(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_failure_after_the_start_ends_the_process(caplog: pytest.LogCaptureFixture) -> None:
     left: list[BaseException] = []
     has_left = threading.Event()
 

@@ -1,4 +1,4 @@
-"""What is said about this machine before Ray starts on it."""
+"""The checks of this machine before Ray starts on it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from segue.launch.ray.surroundings import (
 )
 
 
-def test_rays_own_variable_counts_where_the_setting_is_empty(
+def test_rays_own_variable_counts_if_the_setting_is_empty(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("RAY_ADDRESS", "head:6379")
@@ -34,7 +34,7 @@ def test_rays_own_variable_counts_where_the_setting_is_empty(
     assert ray_address("") == ""
 
 
-def test_where_ray_keeps_its_files(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_folder_of_rays_files(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_TMPDIR", "/fast")
     assert ray_temp_dir() == Path("/fast/ray")
 
@@ -53,21 +53,21 @@ def short() -> Iterator[Path]:
         path.rmdir()
 
 
-def test_a_temporary_folder_is_made_where_it_is_missing(short: Path) -> None:
+def test_a_missing_temporary_folder_is_created(short: Path) -> None:
     require_temp_dir(short / "ray")
 
     assert (short / "ray").is_dir()
 
 
-def test_a_temporary_folder_that_cannot_be_written_is_named() -> None:
-    # Nobody can make a folder there, root included.
+def test_a_temporary_folder_that_is_not_writable_is_named() -> None:
+    # No user can create a folder there, including root.
     with pytest.raises(
         InvalidConfig, match=r"temporary folder /proc/ray cannot be written.*RAY_TM"
     ):
         require_temp_dir(Path("/proc/ray"))
 
 
-def test_a_temporary_folder_whose_sockets_would_have_too_long_names_is_refused() -> None:
+def test_a_temporary_folder_whose_socket_paths_would_be_too_long_is_refused() -> None:
     with pytest.raises(InvalidConfig, match=r"is too long for its sockets \(at most \d+ bytes"):
         require_temp_dir(Path("/tmp", "x" * 60, "ray"))
 
@@ -90,7 +90,7 @@ def test_too_few_open_files_are_refused_with_both_numbers(
         raise_open_files(3)
 
 
-def test_the_limit_of_open_files_is_raised_as_far_as_it_may(limits: tuple[int, int]) -> None:
+def test_the_limit_of_open_files_is_raised_as_far_as_allowed(limits: tuple[int, int]) -> None:
     _, hard = limits
     resource.setrlimit(resource.RLIMIT_NOFILE, (512, hard))
 
@@ -101,7 +101,7 @@ def test_the_limit_of_open_files_is_raised_as_far_as_it_may(limits: tuple[int, i
     assert still == hard
 
 
-def test_an_address_where_something_listens_is_taken() -> None:
+def test_an_address_where_something_listens_is_accepted() -> None:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen()
@@ -116,6 +116,6 @@ def test_an_address_where_nothing_listens_is_named(address: str) -> None:
 
 
 @pytest.mark.parametrize("address", ["head", "head:", ":6379", "head:port", "127.0.0.1:99999999"])
-def test_what_is_no_address_is_refused(address: str) -> None:
+def test_an_invalid_address_is_refused(address: str) -> None:
     with pytest.raises((InvalidConfig, Unavailable), match=address):
         require_listener(address)

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from segue.cache.tensors import CacheTensors
-from segue.engine.batch import DraftStart, Run, SequenceChunk
+from segue.engine.batch import DecodeChunk, DraftStart, PrefillChunk
 from segue.engine.runner import ModelRunner
 from segue.model import weight as weight_module
 from segue.model.cache_layout import cache_layout
@@ -119,14 +119,14 @@ def runner_of(folder: Path) -> tuple[ModelRunner, dict[str, Tensor]]:
 
 
 def passes(runner: ModelRunner) -> Tensor:
-    """Logits of a prompt, a run and a draft."""
+    """Logits of prefill, verify and a draft."""
     pages = [2, 0]
-    prompt = SequenceChunk(
-        token_ids=range(1, 21), start=0, page_ids=pages, slot_in=None, slot_out=1
+    prompt = PrefillChunk(token_ids=range(1, 21), start=0, page_ids=pages, slot_in=None, slot_out=1)
+    verified = DecodeChunk(
+        token_ids=[30, 31], start=20, page_ids=pages, slot_in=1, slots_out=[2, 3]
     )
-    run = Run(token_ids=[30, 31], start=20, page_ids=pages, slot_in=1, slots_out=[2, 3])
     drafter_start = DraftStart(position=22, page_ids=pages, slot=3)
-    logits = [runner.forward([prompt]), runner.forward([run])]
+    logits = [runner.forward([prompt]), runner.forward([verified])]
     return torch.cat([*logits, runner.drafter([drafter_start]).step([40])])
 
 

@@ -23,7 +23,7 @@ def estimate(rates: Rates, held: int, matched: int = 0, resume: int = 0) -> Pull
 
 @pytest.fixture
 def rates() -> Rates:
-    """A pass costs 50 ms and 0.2 ms a token, a transfer 1 ns a byte, a pull 10 ms besides."""
+    """A pass costs 50 ms and 0.2 ms per token, a transfer 1 ns per byte, a pull 10 ms on top."""
     rates = Rates()
     for num_tokens in (40, 500, 44, 2000, 50) * 6:
         rates.computed(num_tokens, 0.05 + 0.0002 * num_tokens)
@@ -32,8 +32,8 @@ def rates() -> Rates:
     return rates
 
 
-def test_the_fixed_cost_of_a_pass_does_not_speak_for_pulling(rates: Rates) -> None:
-    """32 tokens after 44 others cost 6.4 ms more, not 32 times what a token of 44 seems to cost."""
+def test_the_fixed_cost_of_a_pass_does_not_favour_pulling(rates: Rates) -> None:
+    """32 tokens after 44 others cost 6.4 ms more, not 32 times the average of those 44."""
     assert estimate(rates, 32).compute_s == pytest.approx(32 * 0.0002, rel=0.05)
 
 
@@ -43,7 +43,7 @@ def test_a_short_prefix_is_computed_and_a_long_one_pulled(rates: Rates) -> None:
     assert estimate(rates, 1024).pays
 
 
-def test_pages_that_are_here_need_not_move_but_without_a_state_must_be_computed(
+def test_cached_pages_are_not_pulled_but_without_a_state_must_be_computed(
     rates: Rates,
 ) -> None:
     far = estimate(rates, 1024)
@@ -70,8 +70,8 @@ def test_a_slow_link_is_learned_from_handoffs_before_the_first_pull() -> None:
     assert not estimate(rates, 1024).pays
 
 
-def test_pulls_are_believed_where_handoffs_are_slower(rates: Rates) -> None:
-    """A handoff under compute waits for the cores; a pull has them."""
+def test_pull_measurements_override_slower_handoffs(rates: Rates) -> None:
+    """A handoff during compute waits for the cores; a pull has them."""
     before = estimate(rates, 1024).move_s
     for _ in range(30):
         rates.moved(1 << 20, 0.02)
@@ -79,7 +79,7 @@ def test_pulls_are_believed_where_handoffs_are_slower(rates: Rates) -> None:
     assert estimate(rates, 1024).move_s == before
 
 
-def test_a_pull_that_stalled_does_not_end_pulling_for_good(rates: Rates) -> None:
+def test_one_stalled_pull_does_not_end_pulling_for_good(rates: Rates) -> None:
     rates = Rates(compute=rates.compute, move=rates.move)
     rates.pulled(1 << 20, 10.0)
 

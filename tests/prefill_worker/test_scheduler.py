@@ -4,32 +4,36 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prefill_worker.scheduler import Chunk, Progress, complete_pages, plan_chunks
+from prefill_worker.scheduler import Progress, ScheduledChunk, complete_pages, plan_chunks
 
 
-def test_a_long_prompt_is_cut() -> None:
-    assert plan_chunks([Progress(4, 20)], 8) == [Chunk(0, 4, 12)]
+def test_a_long_prompt_is_split() -> None:
+    assert plan_chunks([Progress(4, 20)], 8) == [ScheduledChunk(0, 4, 12)]
 
 
 def test_a_short_turn_does_not_wait_for_a_long_prompt_before_it() -> None:
     waiting = [Progress(4, 20), Progress(0, 3)]
 
-    assert plan_chunks(waiting, 8) == [Chunk(0, 4, 9), Chunk(1, 0, 3)]
+    assert plan_chunks(waiting, 8) == [ScheduledChunk(0, 4, 9), ScheduledChunk(1, 0, 3)]
 
 
-def test_a_long_prompt_goes_on_however_many_short_turns_come() -> None:
+def test_a_long_prompt_progresses_however_many_short_turns_arrive() -> None:
     waiting = [Progress(4, 20), *(Progress(0, 3) for _ in range(9))]
 
-    assert plan_chunks(waiting, 8)[0] == Chunk(0, 4, 8)
+    assert plan_chunks(waiting, 8)[0] == ScheduledChunk(0, 4, 8)
 
 
 def test_short_prompts_share_a_pass_and_the_last_gets_a_part() -> None:
     waiting = [Progress(0, 3), Progress(2, 4), Progress(0, 9)]
 
-    assert plan_chunks(waiting, 8) == [Chunk(0, 0, 3), Chunk(1, 2, 4), Chunk(2, 0, 3)]
+    assert plan_chunks(waiting, 8) == [
+        ScheduledChunk(0, 0, 3),
+        ScheduledChunk(1, 2, 4),
+        ScheduledChunk(2, 0, 3),
+    ]
 
 
-def test_nothing_waits_nothing_is_planned() -> None:
+def test_an_empty_queue_plans_nothing() -> None:
     assert plan_chunks([], 8) == []
 
 

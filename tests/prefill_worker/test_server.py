@@ -1,4 +1,4 @@
-"""A prefill worker's stream: each prompt ends once, and whatever stops it reaches the worker."""
+"""A prefill worker's stream: each prompt ends once, and a stop always reaches the worker."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ async def settled() -> None:
         await asyncio.sleep(0)
 
 
-async def test_prompts_that_end_together_are_one_message(line: Line) -> None:
+async def test_prompts_that_end_together_share_a_message(line: Line) -> None:
     holder = pb.PrefixHolder(worker_id="decode-1", epoch=2, address="there:1", checkpoint_tokens=16)
     line.send(prefill(1), prefill(2, holder=holder))
     reading = asyncio.ensure_future(line.events())
@@ -97,7 +97,7 @@ async def test_prompts_that_end_together_are_one_message(line: Line) -> None:
     assert [h.worker_id if h else None for h in line.worker.holders] == [None, "decode-1"]
 
 
-async def test_a_prompt_that_is_stopped_is_stopped_on_the_worker_and_heard_of_no_more(
+async def test_a_stopped_prompt_is_stopped_on_the_worker_and_sends_nothing_more(
     line: Line,
 ) -> None:
     line.send(prefill(1), prefill(2))
@@ -112,7 +112,7 @@ async def test_a_prompt_that_is_stopped_is_stopped_on_the_worker_and_heard_of_no
     assert line.worker.stopped == ["turn-1"]
 
 
-async def test_a_router_that_leaves_stops_its_prompts(line: Line) -> None:
+async def test_a_router_that_disconnects_stops_its_prompts(line: Line) -> None:
     line.send(prefill(1), prefill(2))
     reading = asyncio.ensure_future(anext(line.stream, None))
     await settled()
@@ -128,7 +128,7 @@ async def test_a_router_that_leaves_stops_its_prompts(line: Line) -> None:
     ("error", "kind"),
     [(TransferFailed("gone"), TransferFailed), (KeyError("oops"), SegueError)],
 )
-async def test_an_error_is_of_its_prompt_alone(
+async def test_an_error_ends_only_its_prompt(
     line: Line, error: Exception, kind: type[SegueError]
 ) -> None:
     line.worker.refusal = error
@@ -143,7 +143,7 @@ async def test_an_error_is_of_its_prompt_alone(
     assert event.WhichOneof("event") == "prefilled"
 
 
-async def test_a_prefix_that_is_not_known_is_refused_by_name(line: Line) -> None:
+async def test_an_unknown_prefix_is_refused_by_name(line: Line) -> None:
     command = prefill(1)
     command.prefill.turn.prefix.CopyFrom(transfer_pb2.PrefixName(num_tokens=16, digest=b"?" * 16))
     line.send(command)
@@ -154,7 +154,7 @@ async def test_a_prefix_that_is_not_known_is_refused_by_name(line: Line) -> None
     assert line.worker.holders == []
 
 
-async def test_a_router_that_takes_it_for_a_decode_worker_is_told(line: Line) -> None:
+async def test_a_command_for_a_decode_worker_is_refused(line: Line) -> None:
     line.send(pb.TurnCommand(call=1, start=pb.StartTurn()))
 
     with pytest.raises(InvalidRequest, match="call 1: expected a prompt"):

@@ -1,4 +1,4 @@
-"""What the project asks to be installed, as `pyproject.toml` has it."""
+"""The project's dependencies, from `pyproject.toml`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _NAME = re.compile(r"[\w.-]+")
 
 
 def required(extra: str = "") -> set[str]:
-    """Distributions of an extra, or the base ones, without what these require themselves."""
+    """The distributions of an extra, or the base ones, without their own requirements."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     listed = project["optional-dependencies"][extra] if extra else project["dependencies"]
     return _names(listed)
@@ -22,7 +22,7 @@ def required(extra: str = "") -> set[str]:
 
 @functools.cache
 def blocked_without_extras() -> frozenset[str]:
-    """Top-level modules that are here, and not where only the base dependencies are installed."""
+    """Top-level modules that are installed here, but not with only the base dependencies."""
     installed = with_dependencies(required()) | {"segue"}
     return frozenset(
         module
@@ -32,7 +32,7 @@ def blocked_without_extras() -> frozenset[str]:
 
 
 def with_dependencies(names: Iterable[str]) -> set[str]:
-    """The distributions and all that they require, as they are installed here."""
+    """The distributions and all that they require, as installed here."""
     found: set[str] = set()
     waiting = list(names)
     while waiting:
@@ -43,7 +43,7 @@ def with_dependencies(names: Iterable[str]) -> set[str]:
         try:
             requirements = importlib.metadata.requires(name) or []
         except importlib.metadata.PackageNotFoundError:
-            # Of another system or an older Python.
+            # For another system or an older Python.
             continue
         waiting += _names(line for line in requirements if "extra ==" not in line)
     return found

@@ -1,4 +1,4 @@
-"""What the documents name is there: functions, links, metrics, commands."""
+"""Names in the documents exist: functions, links, metrics, commands."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ DOCUMENTS = [
 
 FENCE = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 FUNCTION = re.compile(r"`([\w./]+\.py):([\w.]+)`")
-# Of this repository only: a path that begins with one of our folders, with or without a file.
+# Only of this repository: a path that starts with one of our folders, with or without a file.
 PATH = re.compile(
     r"`((?:segue|router|prefill_worker|decode_worker|kv_transfer|proto|tests|docs)/[\w./-]*)`"
 )
@@ -71,7 +71,7 @@ def test_functions_that_a_document_names_exist(document: Path) -> None:
     assert missing == []
 
 
-def test_one_turn_is_told_by_naming_functions_in_few_files() -> None:
+def test_the_description_of_a_turn_names_functions_in_few_files() -> None:
     named = FUNCTION.findall(prose(ROOT / "docs" / "request.md"))
 
     assert len(named) > 40
@@ -106,7 +106,7 @@ def test_operations_explains_every_metric_and_no_other() -> None:
     assert {name.removesuffix("_total") for name in named} == {*ROUTER, *PREFILL, *DECODE, *GATEWAY}
 
 
-def test_operations_explains_the_reason_of_every_error() -> None:
+def test_operations_explains_every_error_reason() -> None:
     rows = re.findall(r"^\| `\w.*$", (ROOT / "docs" / "operations.md").read_text(), re.MULTILINE)
     kinds = {kind.__name__: reason for kind, (reason, _) in KINDS.items() if kind is not SegueError}
 
@@ -120,7 +120,7 @@ def test_the_readme_shows_every_command_and_no_other() -> None:
     assert sorted(shown) == sorted(typer.main.get_command(app).commands)  # type: ignore[attr-defined]  # a group by construction
 
 
-def test_the_readmes_programs_import_what_there_is() -> None:
+def test_the_readmes_programs_import_existing_names() -> None:
     programs = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
 
     assert len(programs) >= 2

@@ -1,4 +1,4 @@
-"""Our top-level names are ours alone: nothing else that is installed may ship them."""
+"""Our top-level names are unique: no other installed distribution contains them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ def test_no_other_distribution_ships_our_packages() -> None:
     assert {name: owners[name] for name in PACKAGES if name in owners} == {
         name: ["segue"] for name in PACKAGES if name in owners
     }
-    # An editable install lists no files, so an absent name is ours too; a foreign one would show.
+    # An editable install lists no files, so an absent name is also ours; another owner would be
+    # listed.
     assert importlib.metadata.version("segue")
 
 

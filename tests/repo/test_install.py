@@ -1,4 +1,4 @@
-"""The wheel in an environment of its own, without extras: it is a client that takes a turn."""
+"""The wheel in its own environment, without extras: a client that runs a turn."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ _NOT_REACHED = ("No matching distribution found", "Failed to establish a new con
 
 
 def run(*command: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
-    """Runs where neither this repository nor its environment is seen."""
+    """Runs without access to this repository and its environment."""
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True)
 
 
 def pip(python: str | Path, *arguments: str | Path, cwd: Path) -> None:
-    """Skips the test where no index has the packages."""
+    """Skips the test if no index has the packages."""
     done = run(python, "-m", "pip", "--disable-pip-version-check", *arguments, cwd=cwd)
     if any(words in done.stderr for words in _NOT_REACHED):
         pytest.skip(f"no package index has what is needed: {done.stderr.splitlines()[-1]}")
@@ -42,7 +42,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def programs(wheel: Path) -> Path:
-    """The folder of the programs of an environment with the wheel alone."""
+    """The folder of programs in an environment with only the wheel."""
     environment = wheel.parent / "environment"
     assert run(sys.executable, "-m", "venv", environment, cwd=wheel.parent).returncode == 0
     pip(environment / "bin" / "python", "install", "--quiet", wheel, cwd=wheel.parent)
@@ -66,7 +66,7 @@ def test_the_base_dependencies_are_installed_and_no_server(programs: Path, tmp_p
     assert not installed & ((required("gateway") | required("server")) - {"segue"})
 
 
-def test_it_takes_a_turn_and_cannot_serve(programs: Path, tmp_path: Path) -> None:
+def test_it_runs_a_turn_and_cannot_serve(programs: Path, tmp_path: Path) -> None:
     with fake_router() as router:
         command = (programs / "segue", "chat", "--target", router.address, "Hello")
         answered = run(*command, cwd=tmp_path)

@@ -1,4 +1,4 @@
-"""Dashboards and alerts are written against these names and labels: a change is a breaking one."""
+"""Dashboards and alerts depend on these names and labels: a change is a breaking one."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ GATEWAY = EVERY | {
 }
 
 
-# What Prometheus' own client says of a process, under the names that its users know.
+# The standard metrics of a process in Prometheus' own client.
 STANDARD = {
     "process_cpu_seconds_total",
     "process_resident_memory_bytes",
@@ -120,24 +120,24 @@ def names_and_labels(registry: CollectorRegistry) -> dict[str, tuple[str, ...]]:
     }
 
 
-def test_the_router_measures_what_it_did() -> None:
+def test_the_routers_metrics_have_their_names() -> None:
     assert names_and_labels(RouterMetrics().registry) == ROUTER
 
 
-def test_a_prefill_worker_measures_what_it_did() -> None:
+def test_a_prefill_workers_metrics_have_their_names() -> None:
     assert names_and_labels(PrefillMetrics().registry) == PREFILL
 
 
-def test_a_decode_worker_measures_what_it_did() -> None:
+def test_a_decode_workers_metrics_have_their_names() -> None:
     assert names_and_labels(DecodeMetrics().registry) == DECODE
 
 
-def test_a_gateway_measures_what_it_did() -> None:
+def test_a_gateways_metrics_have_their_names() -> None:
     assert names_and_labels(GatewayMetrics().registry) == GATEWAY
 
 
 @pytest.mark.parametrize("make", PROCESSES)
-def test_every_process_says_what_it_is_and_what_it_uses(
+def test_every_process_reports_its_build_and_its_resources(
     make: Callable[[], RouterMetrics | PrefillMetrics | DecodeMetrics | GatewayMetrics],
 ) -> None:
     text = generate_latest(make().registry).decode()
@@ -147,12 +147,12 @@ def test_every_process_says_what_it_is_and_what_it_uses(
     assert samples.keys() >= STANDARD
     assert samples["segue_build_info"] == 1
     assert [name for name in samples if name.endswith("_created")] == []
-    # Nothing else comes in unseen.
+    # No other metric is added unnoticed.
     assert {name.split("_")[0] for name in samples} == {"segue", "process", "python"}
 
 
 @pytest.mark.parametrize("make", PROCESSES)
-def test_prometheus_own_checker_finds_no_fault(
+def test_prometheus_own_checker_finds_no_problem(
     make: Callable[[], RouterMetrics | PrefillMetrics | DecodeMetrics | GatewayMetrics],
 ) -> None:
     program = shutil.which("promtool")
@@ -167,7 +167,7 @@ def test_prometheus_own_checker_finds_no_fault(
     assert (checked.returncode, checked.stderr) == (0, b"")
 
 
-def test_no_label_holds_an_id() -> None:
+def test_no_label_contains_an_id() -> None:
     tables = (ROUTER, PREFILL, DECODE, GATEWAY)
     labels = {label for table in tables for names in table.values() for label in names}
 

@@ -1,4 +1,4 @@
-"""`./run`, with a server and a client of ours: what it leaves behind when it is ended."""
+"""`./run` with a fake server and client: what it leaves behind when it is ended."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import subprocess
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-# Stands for segue.
+# Replaces segue.
 PLAYED = """#!/bin/bash
 case $1 in
   serve) echo "ready at 127.0.0.1:7 after 1 s"; trap 'exit 0' TERM
@@ -20,7 +20,7 @@ esac
 """
 
 
-def test_nothing_lies_in_the_temporary_folder_while_it_runs(tmp_path: Path) -> None:
+def test_the_temporary_folder_is_empty_while_it_runs(tmp_path: Path) -> None:
     temporary = tmp_path / "temporary"
     for folder in ("scripts", ".venv/bin", "temporary"):
         (tmp_path / folder).mkdir(parents=True)
@@ -34,12 +34,12 @@ def test_nothing_lies_in_the_temporary_folder_while_it_runs(tmp_path: Path) -> N
         [str(tmp_path / "run")], env=environment, stdout=subprocess.PIPE, text=True
     ) as running:
         assert running.stdout is not None
-        said = [running.stdout.readline() for _ in range(4)]
+        output = [running.stdout.readline() for _ in range(4)]
         left = list(temporary.iterdir())
         running.send_signal(signal.SIGTERM)
         running.wait(30)
 
-    assert said[0].startswith("ready at 127.0.0.1:7 ")
-    assert said[3] == "answer from 127.0.0.1:7\n"
-    # However it ends from here on.
+    assert output[0].startswith("ready at 127.0.0.1:7 ")
+    assert output[3] == "answer from 127.0.0.1:7\n"
+    # From here on, however it ends.
     assert left == []

@@ -1,4 +1,6 @@
-"""`scripts/setup`: which build of torch it takes, with pip and uv played by a script of ours."""
+"""`scripts/setup`: the torch build that it chooses, with pip and uv replaced by a script of
+ours.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 
-# Stands for Python, pip and uv: it writes down what it was asked, and answers as a test wants it.
+# Replaces Python, pip and uv: it records its arguments, and answers as a test requires.
 PLAYED = """#!/bin/bash
 case "$*" in
   "-c "*) exec {python} "$@" ;;
@@ -85,7 +87,7 @@ def clone(tmp_path: Path) -> Clone:
     return Clone(tmp_path)
 
 
-def test_the_build_that_pip_finds_is_taken_where_it_is_for_cpus(clone: Clone) -> None:
+def test_pips_build_is_used_if_it_is_for_cpus(clone: Clone) -> None:
     done = clone.setup(found="2.13.0+cpu")
 
     assert done.returncode == 0
@@ -93,7 +95,7 @@ def test_the_build_that_pip_finds_is_taken_where_it_is_for_cpus(clone: Clone) ->
     assert "uv, torch (2.13.0+cpu) and other packages" in done.stderr
 
 
-def test_uv_is_given_what_pip_is_set_to(clone: Clone) -> None:
+def test_uv_gets_the_settings_of_pip(clone: Clone) -> None:
     settings = """:env:.find-links='/wheels'
 global.cert='/certificates'
 global.constraint='/constraints.txt'
@@ -109,7 +111,7 @@ global.index-url='file:///main'
     )
 
 
-def test_pip_does_what_uv_could_not(clone: Clone) -> None:
+def test_pip_installs_if_uv_cannot(clone: Clone) -> None:
     done = clone.setup(found="2.13.0+cpu", uv_status=2)
 
     assert done.returncode == 0
@@ -117,7 +119,7 @@ def test_pip_does_what_uv_could_not(clone: Clone) -> None:
     assert "uv failed; installing with pip" in done.stderr
 
 
-def test_a_second_call_does_nothing(clone: Clone) -> None:
+def test_a_second_run_installs_nothing(clone: Clone) -> None:
     clone.setup(found="2.13.0+cpu")
     again = clone.setup(found="2.13.0+cpu")
 
@@ -125,7 +127,7 @@ def test_a_second_call_does_nothing(clone: Clone) -> None:
     assert len(clone.installs()) == 2
 
 
-def test_uv_finds_the_cpu_build_where_pip_would_take_cuda(clone: Clone) -> None:
+def test_uv_finds_the_cpu_build_if_pip_would_choose_cuda(clone: Clone) -> None:
     done = clone.setup(found="2.13.0")
 
     assert done.returncode == 0
@@ -136,7 +138,7 @@ def test_uv_finds_the_cpu_build_where_pip_would_take_cuda(clone: Clone) -> None:
     assert "downloading uv, torch (CPU build, 200 MB)" in done.stderr
 
 
-def test_pip_goes_on_with_a_warning_where_uv_finds_none(clone: Clone) -> None:
+def test_pip_continues_with_a_warning_if_uv_finds_no_cpu_build(clone: Clone) -> None:
     done = clone.setup(found="2.13.0", uv_status=1)
 
     assert done.returncode == 0
@@ -144,7 +146,7 @@ def test_pip_goes_on_with_a_warning_where_uv_finds_none(clone: Clone) -> None:
     assert "pip takes the CUDA build: 2.6 GB to download" in done.stderr
 
 
-def test_an_index_that_the_user_names_is_used(clone: Clone) -> None:
+def test_an_index_that_the_user_configures_is_used(clone: Clone) -> None:
     done = clone.setup(found="2.13.0+cpu", index="file:///mirror/cpu")
 
     assert done.returncode == 0
@@ -159,7 +161,7 @@ def test_an_index_without_a_cpu_build_is_an_error(clone: Clone) -> None:
     assert clone.installs() == []
 
 
-def test_elsewhere_than_on_x86_the_plain_build_is_for_cpus(clone: Clone) -> None:
+def test_on_other_machines_than_x86_the_plain_build_is_for_cpus(clone: Clone) -> None:
     done = clone.setup(found="2.13.0", machine="aarch64")
 
     assert done.returncode == 0

@@ -1,4 +1,4 @@
-"""Workers that do what a test has them do, when it has them do it: late, twice, never."""
+"""Fake workers that act when a test tells them to: late, twice or never."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LAST = ("end", "error")
 
 @dataclass(eq=False)
 class FakeDecodeCall:
-    """A turn on a decode worker, seen from there."""
+    """A turn on a decode worker, as the worker sees it."""
 
     worker: WorkerStatus
     turn: NamedTurn
@@ -35,7 +35,7 @@ class FakeDecodeCall:
         self.num_stops += 1
 
     def send(self, event: pb.TurnEvent) -> None:
-        """As the stream does: of a call that was stopped, or has ended, nothing arrives."""
+        """Like the real stream, drops events of a call that was stopped or has ended."""
         if self.num_stops or self.has_ended:
             return
         self.has_ended = event.WhichOneof("event") in LAST
@@ -59,14 +59,14 @@ class FakeDecodeCall:
         self.send(pb.TurnEvent(error=error_to_wire(error)))
 
     def die(self, error: SegueError) -> None:
-        """The stream to the worker breaks."""
+        """Breaks the stream to the worker."""
         if not self.num_stops and not self.has_ended:
             self.has_ended = self.call.is_over = True
             self.call.fail(error)
 
 
 class FakeWorkers:
-    """`WorkerCalls` to nobody."""
+    """`WorkerCalls` without workers behind it."""
 
     def __init__(self) -> None:
         self.decodes: list[FakeDecodeCall] = []
@@ -91,7 +91,7 @@ class FakeWorkers:
         self.ending.append(call)
 
     def finish_prefill(self, error: SegueError | None = None) -> None:
-        """Of the last attempt, if it waits for one."""
+        """Ends the prefill of the last attempt, if one is waiting."""
         if self.prefills and not self.prefills[-1].done():
             if error is None:
                 self.prefills[-1].set_result(None)

@@ -1,4 +1,4 @@
-"""A router's placement with two workers of each role, and turns of one agent."""
+"""The router's placement with two workers of each role, and turns of one session."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def placing_of(clock: ManualClock, **options: int) -> Placing:
     table = SessionTable(max_sessions=100, history_bytes=1 << 20)
     placing = Placing(config, table, RouterMetrics(), clock=clock)
     for name in NAMES:
-        placing.heard(worker(name))
+        placing.update_worker(worker(name))
     return placing
 
 
@@ -60,8 +60,8 @@ def spec(prompt_tokens: int = 6_400, session_id: SessionId = AGENT) -> TurnSpec:
     )
 
 
-def said(num_tokens: int) -> History:
-    """A last turn that is equal to the beginning of every `spec`."""
+def history_of(num_tokens: int) -> History:
+    """A last turn that equals the start of every `spec`."""
     return History(chat=ChatInput(messages=()), digests=(), tokens=Prompt([7] * num_tokens))
 
 
@@ -77,7 +77,7 @@ def result(kept: int = 0, **report: float) -> TurnResult:
 
 
 def serve(placing: Placing, *, kept: int = 6_400, prefill_kept: int = 6_400) -> TurnPlacing:
-    """A turn of the agent, from its placement to its end."""
+    """Runs one turn of the session, from its placement to its end."""
     turn = placing.turn(spec())
     turn.place(())
     turn.reserved(0, 0)

@@ -1,4 +1,4 @@
-"""Three workers of each role, and where a turn would go among them."""
+"""Three workers of each role, and the placement of a turn among them."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def cluster_of(*changed: WorkerStatus, coefficients: Coefficients = PRIOR) -> Cl
     """Three idle workers of each role, some of them changed."""
     cluster = ClusterModel(coefficients)
     for status in (*map(worker, NAMES), *changed):
-        cluster.heard(status)
+        cluster.update_worker(status)
     return cluster
 
 

@@ -11,7 +11,7 @@ from router.admission import Admission
 from segue.api.errors import Overloaded, Unavailable
 
 
-def test_one_turn_too_many_is_refused_with_a_hint() -> None:
+def test_a_turn_beyond_the_limit_is_refused_with_a_hint() -> None:
     admission = Admission(max_turns=1)
 
     with admission.admit(), pytest.raises(Overloaded, match="1 turns are in flight") as refused:
@@ -29,7 +29,7 @@ def test_a_place_is_free_again_when_its_turn_fails() -> None:
     assert admission.num_turns == 0
 
 
-def test_a_draining_router_takes_nothing() -> None:
+def test_a_draining_router_accepts_no_turns() -> None:
     admission = Admission(max_turns=1)
     admission.is_draining = True
 
@@ -38,7 +38,7 @@ def test_a_draining_router_takes_nothing() -> None:
 
 
 class Line:
-    """A router of four places and turns of one second, in virtual time, with clients that obey."""
+    """A router with four places and turns of one second, in virtual time. Clients obey hints."""
 
     def __init__(self, max_turns: int = 4, turn_s: float = 1.0) -> None:
         self.now = 0.0
@@ -84,13 +84,13 @@ def test_clients_that_obey_the_hint_are_refused_about_once(turn_s: float) -> Non
     before = line.now
     line.run(60)
 
-    # With a constant hint of 0.05 s these were hundreds.
+    # With a constant hint of 0.05 s there were hundreds of refusals.
     assert line.num_refused <= 3 * 60
-    # The places are used: all are served in hardly more time than it takes.
+    # All places are used: serving everyone takes hardly longer than necessary.
     assert line.now - before <= 1.5 * 60 / 4 * turn_s + turn_s
 
 
-def test_each_that_is_refused_is_told_a_later_time() -> None:
+def test_each_refused_client_gets_a_later_time() -> None:
     admission = Admission(max_turns=1, clock=lambda: 0.0)
     hints = []
 
@@ -103,7 +103,7 @@ def test_each_that_is_refused_is_told_a_later_time() -> None:
     assert hints == [1.0, 2.0, 3.0]
 
 
-def test_nobody_is_sent_away_for_more_than_a_minute_or_for_no_time() -> None:
+def test_the_hint_is_above_zero_and_at_most_a_minute() -> None:
     slow, fast = (Admission(max_turns=1, clock=lambda: 0.0) for _ in range(2))
     for _ in range(100):
         slow.turn_took(1e6)

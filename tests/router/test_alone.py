@@ -1,4 +1,4 @@
-"""A router without workers: what its probes and metrics say, and what becomes of a turn."""
+"""A router without workers: its probes, its metrics, and how it refuses a turn."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ def get(address: str, path: str) -> tuple[int, str]:
         connection.close()
 
 
-async def test_it_is_alive_but_not_ready_and_counts_the_turns_that_it_cannot_serve() -> None:
-    said: TurnInput = TextInput("Hello")
+async def test_it_is_alive_but_not_ready_and_counts_the_turns_that_it_refuses() -> None:
+    turn_input: TurnInput = TextInput("Hello")
     async with running(RouterConfig(port=0, metrics_port=0), "demo") as router:
         async with Client(router.address) as client:
             with pytest.raises(Unavailable):
-                await client.generate(said)
+                await client.generate(turn_input)
         probes = [
             (await asyncio.to_thread(get, router.metrics_address, path))[0]
             for path in ("/livez", "/readyz", "/")

@@ -1,4 +1,6 @@
-"""What a turn becomes before any worker sees it: ids, and every value that its client left open."""
+"""How the router completes a turn: token ids, and a value for every field that the client left
+open.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +42,9 @@ CHAT = ChatInput(messages=(Message(role="user", content="Hello"),))
 
 
 def published(folder: Path, **generation: object) -> Path:
-    """The demo as the hub has Qwen's: config.json and tokenizer name different end tokens."""
+    """The demo like Qwen's published checkpoints: config.json and tokenizer name different end
+    tokens.
+    """
     shutil.copytree(checkpoint_dir(), folder, ignore=shutil.ignore_patterns("*.safetensors"))
     (folder / "generation_config.json").unlink()
     config = json.loads((folder / "config.json").read_text())
@@ -50,7 +54,7 @@ def published(folder: Path, **generation: object) -> Path:
     return folder
 
 
-def test_without_generation_config_a_chat_ends_at_its_own_end_token(tmp_path: Path) -> None:
+def test_without_generation_config_a_chat_ends_at_the_tokenizers_end_token(tmp_path: Path) -> None:
     spec = (
         PromptBuilder.from_folder(published(tmp_path / "model"))
         .build(Completed(ASKED), Pools())
@@ -63,7 +67,7 @@ def test_without_generation_config_a_chat_ends_at_its_own_end_token(tmp_path: Pa
 def test_with_the_real_vocabulary_a_chat_ends_at_im_end(
     real_checkpoint: Path, tmp_path: Path
 ) -> None:
-    """config.json names <|endoftext|> alone; nothing else says where an answer ends."""
+    """config.json names only <|endoftext|>; nothing else names an end token."""
     folder = tmp_path / "model"
     shutil.copytree(
         real_checkpoint,
@@ -82,7 +86,7 @@ def test_with_the_real_vocabulary_a_chat_ends_at_im_end(
     assert published.sampling == Sampling(temperature=1.0, top_k=20, top_p=0.95, seed=3)
 
 
-def test_ids_of_the_client_come_beside_the_end_tokens_and_alone_where_those_are_ignored(
+def test_a_clients_stop_ids_add_to_the_end_tokens_unless_those_are_ignored(
     tmp_path: Path,
 ) -> None:
     builder = PromptBuilder.from_folder(published(tmp_path / "model", eos_token_id=END))
@@ -95,7 +99,7 @@ def test_ids_of_the_client_come_beside_the_end_tokens_and_alone_where_those_are_
     assert builder.build(Completed(ignoring), Pools()).spec.stop.stop_token_ids == (9,)
 
 
-def test_open_sampling_fields_are_the_checkpoints(tmp_path: Path) -> None:
+def test_open_sampling_fields_take_the_checkpoints_values(tmp_path: Path) -> None:
     folder = published(tmp_path / "model", do_sample=True, temperature=0.6, top_k=20)
     asked = replace(ASKED, sampling=SamplingParams(seed=3, top_k=0))
 
@@ -110,7 +114,7 @@ def test_open_sampling_fields_are_the_checkpoints(tmp_path: Path) -> None:
     assert ignored.sampling == Sampling(seed=3)
 
 
-def test_the_longest_answer_follows_context_and_memory() -> None:
+def test_the_longest_answer_depends_on_context_and_memory() -> None:
     builder = PromptBuilder.from_folder(checkpoint_dir())
     long = replace(ASKED, stop=StopConditions(max_tokens=8000))
 
@@ -132,14 +136,14 @@ def test_without_a_tokenizer_token_ids_are_served(ids_only: PromptBuilder) -> No
     spec = ids_only.build(Completed(ASKED), Pools()).spec
 
     assert tuple(spec.context) == (5, 6, 7)
-    # Its name alone, without a vocabulary, gives the end token of a chat no id.
+    # The end token's name alone has no id without a vocabulary.
     assert spec.stop.stop_token_ids == (END_OF_TEXT,)
 
 
 @pytest.mark.parametrize(
     ("turn_input", "got"), [(TextInput("Hello"), "text"), (CHAT, "chat messages")]
 )
-def test_without_a_tokenizer_what_needs_one_is_refused(
+def test_without_a_tokenizer_requests_that_need_one_are_refused(
     ids_only: PromptBuilder, turn_input: TurnInput, got: str
 ) -> None:
     with pytest.raises(InvalidRequest, match=f"expected token ids, got {got}.*skip_tokenizer"):
@@ -153,14 +157,16 @@ def test_without_a_tokenizer_stop_strings_are_refused(ids_only: PromptBuilder) -
         ids_only.build(Completed(replace(ASKED, stop=stop)), Pools())
 
 
-def test_a_tokenizer_that_is_there_is_not_used_where_it_is_to_be_skipped() -> None:
+def test_a_tokenizer_is_not_used_if_it_is_to_be_skipped() -> None:
     builder = PromptBuilder.from_folder(checkpoint_dir(), CheckpointConfig(skip_tokenizer=True))
 
     with pytest.raises(InvalidRequest, match="without a tokenizer"):
         builder.build(Completed(replace(ASKED, input=TextInput("Hello"))), Pools())
 
 
-def test_a_folder_without_a_tokenizer_says_how_to_serve_ids(tmp_path: Path) -> None:
+def test_the_error_for_a_folder_without_a_tokenizer_names_the_option_for_token_ids(
+    tmp_path: Path,
+) -> None:
     folder = published(tmp_path / "model")
     (folder / "tokenizer.json").unlink()
 

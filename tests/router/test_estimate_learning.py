@@ -1,4 +1,4 @@
-"""What is learned from turns: lines, shares and sizes, under noise and surprises."""
+"""What the estimates learn from turns: coefficients, shares and sizes, with noise and outliers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from segue.api.types import WorkerId
 PREFILL, DECODE = WorkerId("prefill-0"), WorkerId("decode-0")
 
 
-def test_a_turn_that_measured_nothing_teaches_nothing() -> None:
+def test_a_turn_without_measurements_changes_no_estimate() -> None:
     known = ClusterModel()
     known.learn(Observation(prefill=PREFILL, decode=DECODE))
 
@@ -48,7 +48,7 @@ observations = st.builds(
 
 @settings(max_examples=30)
 @given(st.lists(observations, max_size=8))
-def test_nothing_that_is_learned_ever_turns_negative(seen: list[Observation]) -> None:
+def test_no_learned_value_becomes_negative(seen: list[Observation]) -> None:
     known = ClusterModel()
     for observation in seen:
         known.learn(observation)
@@ -63,7 +63,7 @@ def test_nothing_that_is_learned_ever_turns_negative(seen: list[Observation]) ->
 
 
 def after_turns(count: int) -> ClusterModel:
-    """Turns of a cluster that is unlike the prior in everything."""
+    """Turns of a cluster that differs from the prior in every coefficient."""
     chance = random.Random(3)
     known = ClusterModel()
     for _ in range(count):
@@ -91,7 +91,7 @@ def after_turns(count: int) -> ClusterModel:
     return known
 
 
-def test_every_coefficient_is_learned_from_what_turns_report() -> None:
+def test_every_coefficient_is_learned_from_turn_reports() -> None:
     known = after_turns(500)
 
     prefill, decode = known.speed_of(PREFILL), known.speed_of(DECODE)
@@ -103,14 +103,14 @@ def test_every_coefficient_is_learned_from_what_turns_report() -> None:
     assert known.coefficients.overhead_s >= 0.0
 
 
-def test_a_worker_that_was_never_seen_is_taken_to_be_like_the_others() -> None:
+def test_an_unknown_worker_is_assumed_to_be_average() -> None:
     known = after_turns(100)
 
     assert known.speed_of(WorkerId("prefill-9")) == known.coefficients.pooled
     assert known.coefficients.pooled.compute.at(10_000) == pytest.approx(10.1, rel=0.15)
 
 
-def test_a_worker_is_like_the_others_until_it_was_observed_often_enough() -> None:
+def test_a_worker_counts_as_average_until_it_was_observed_often_enough() -> None:
     newcomer = WorkerId("prefill-1")
     slow = Observation(prefill=newcomer, decode=DECODE, computed_tokens=10_000, prefill_s=40.0)
     known = after_turns(100)
@@ -125,7 +125,7 @@ def test_a_worker_is_like_the_others_until_it_was_observed_often_enough() -> Non
     assert known.speed_of(newcomer).link == known.coefficients.pooled.link
 
 
-def test_learning_changes_only_what_is_known_of_the_workers_that_took_part() -> None:
+def test_learning_changes_only_the_workers_that_took_part() -> None:
     known, stranger = after_turns(2), WorkerId("prefill-1")
     speeds = dict(known.own_speeds)
 

@@ -11,7 +11,7 @@ ranks = st.tuples(st.floats(0, 9), st.integers(0, 3), st.integers(0, 2), st.inte
 
 
 @given(st.lists(st.tuples(names, st.one_of(st.none(), ranks))))
-def test_the_index_is_what_sorting_would_be(
+def test_the_index_equals_a_sorted_list(
     changes: list[tuple[WorkerId, Rank | None]],
 ) -> None:
     index, loads = LoadIndex(), dict[WorkerId, Rank]()

@@ -1,4 +1,6 @@
-"""Which session a chat continues, for a client that sends the whole conversation each time."""
+"""Finds the session that a chat continues, for a client that sends the whole conversation each
+time.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,7 @@ CLIENT = "claude"
 
 
 def chat(*texts: str, tools: tuple[str, ...] = ()) -> ChatInput:
-    """`s…` is the system's text, `a…` the assistant's, and every other one the user's."""
+    """`s…` is a system message, `a…` an assistant's, and every other text a user's."""
     roles = {"s": "system", "a": "assistant"}
     messages = (Message(role=roles.get(text[0], "user"), content=text) for text in texts)
     return ChatInput(messages=tuple(messages), tools=tools)
@@ -34,20 +36,20 @@ class Finder:
         return self.table.find(about, digests(about), hint)
 
     def turn(self, about: ChatInput, hint: str = "") -> SessionId:
-        """A whole turn of the session that is found."""
+        """Runs a whole turn in the session that is found."""
         session_id = self.find(about, hint)
         self.table._histories[session_id] = history(about)
         return session_id
 
 
-def test_a_conversation_that_goes_on_stays_in_its_session() -> None:
+def test_a_continued_conversation_stays_in_its_session() -> None:
     finder = Finder()
     session_id = finder.turn(chat("s", "hello"))
     assert finder.turn(chat("s", "hello", "a1", "more")) == session_id
     assert finder.turn(chat("s", "hello", "a1", "more", "a2", "and more")) == session_id
 
 
-def test_the_same_request_again_stays_in_its_session() -> None:
+def test_a_repeated_request_stays_in_its_session() -> None:
     finder = Finder()
     assert finder.turn(chat("s", "hello")) == finder.turn(chat("s", "hello"))
 
@@ -89,7 +91,7 @@ def test_a_side_request_of_the_same_client_does_not_displace_its_session() -> No
     assert finder.turn(chat("s", "hello", "a1", "more", tools=tools), CLIENT) == session_id
 
 
-def test_a_common_system_message_alone_makes_no_fork() -> None:
+def test_a_shared_system_message_alone_makes_no_fork() -> None:
     finder = Finder()
     finder.turn(chat("s", "hello"))
     session_id = finder.find(chat("s", "what else?"))
@@ -110,7 +112,7 @@ def test_other_tools_or_options_are_another_conversation() -> None:
     assert finder.find(chat("s", "hello", "a1", "more", tools=('{"name": "f"}',))) != session_id
 
 
-def test_the_index_has_exactly_what_the_histories_start_with() -> None:
+def test_the_index_contains_exactly_the_prefixes_of_the_histories() -> None:
     source = random.Random(5)
     histories = Histories(20_000)
     names = [SessionId(f"s{number}") for number in range(6)]

@@ -1,4 +1,4 @@
-"""What the router keeps of conversations: continued exactly, or refused; bounded; compared."""
+"""The conversations that the router keeps: continuation, refusal, size limits, comparison."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def asked(turn_input: TurnInput, session_id: SessionId = SESSION) -> TurnRequest
 
 
 class Histories:
-    """A session table that is used for histories alone, as the router uses it."""
+    """A session table used only for histories, as the router uses it."""
 
     def __init__(self, max_bytes: int) -> None:
         self.table = SessionTable(max_sessions=100, history_bytes=max_bytes)
@@ -70,14 +70,14 @@ class Histories:
         return complete(request, self.find(request.session_id))
 
 
-def told(
+def run_turn(
     histories: Histories,
     turn_input: TurnInput,
     prompt: tuple[int, ...] = (1, 2),
     answer: tuple[int, ...] = (3,),
     session_id: SessionId = SESSION,
 ) -> TurnEnd:
-    """A whole turn."""
+    """Runs a whole turn."""
     table, completed = histories.table, histories.complete(asked(turn_input, session_id))
     tokens = compared(histories, completed, prompt).with_answer(answer)
     return table.record(table.of(session_id), completed, tokens, None, END)
@@ -99,8 +99,8 @@ def histories() -> Histories:
     return Histories(1 << 20)
 
 
-def test_a_turn_that_continues_what_was_kept_gets_all_messages(histories: Histories) -> None:
-    kept = told(histories, FIRST).kept_messages
+def test_a_continued_turn_gets_all_earlier_messages(histories: Histories) -> None:
+    kept = run_turn(histories, FIRST).kept_messages
 
     whole = histories.complete(asked(continuation(SECOND, kept)))
 
@@ -108,8 +108,8 @@ def test_a_turn_that_continues_what_was_kept_gets_all_messages(histories: Histor
     assert (whole.request, whole.num_same) == (asked(SECOND), 3)
 
 
-def test_a_beginning_of_what_was_kept_can_be_continued_too(histories: Histories) -> None:
-    told(histories, SECOND)
+def test_a_prefix_of_the_kept_history_can_be_continued(histories: Histories) -> None:
+    run_turn(histories, SECOND)
     other = replace(FIRST, messages=(*FIRST.messages[:2], user("two, again")))
 
     completed = histories.complete(asked(continuation(other, 2)))
@@ -127,22 +127,22 @@ def test_a_beginning_of_what_was_kept_can_be_continued_too(histories: Histories)
     ],
     ids=["longer", "other options", "other tools", "edited"],
 )
-def test_what_is_not_kept_is_refused(histories: Histories, continued: ChatInput) -> None:
-    told(histories, FIRST)
+def test_a_history_that_is_not_kept_is_refused(histories: Histories, continued: ChatInput) -> None:
+    run_turn(histories, FIRST)
 
     with pytest.raises(UnknownHistory, match=r"session s \(3 messages\).* send the whole history"):
         histories.complete(asked(continued))
 
 
-def test_another_session_has_nothing_to_continue(histories: Histories) -> None:
-    told(histories, FIRST)
+def test_another_session_cannot_continue_this_history(histories: Histories) -> None:
+    run_turn(histories, FIRST)
 
     with pytest.raises(UnknownHistory, match=r"session x \(0 messages\)"):
         histories.complete(asked(continuation(SECOND, 3), SessionId("x")))
 
 
-def test_a_turn_that_never_ended_changes_nothing(histories: Histories) -> None:
-    told(histories, FIRST)
+def test_a_turn_that_did_not_end_changes_nothing(histories: Histories) -> None:
+    run_turn(histories, FIRST)
     before = histories.find(SESSION)
 
     compared(histories, histories.complete(asked(continuation(SECOND, 3))), (1, 2, 9))
@@ -151,17 +151,17 @@ def test_a_turn_that_never_ended_changes_nothing(histories: Histories) -> None:
 
 
 def test_only_chats_of_named_sessions_are_kept(histories: Histories) -> None:
-    assert told(histories, TextInput("hello")).kept_messages == 0
-    assert told(histories, FIRST, session_id=SessionId("")).kept_messages == 0
+    assert run_turn(histories, TextInput("hello")).kept_messages == 0
+    assert run_turn(histories, FIRST, session_id=SessionId("")).kept_messages == 0
     assert histories.size_bytes == 0
 
 
-def test_a_fork_and_its_parent_go_on_by_themselves(histories: Histories) -> None:
+def test_a_fork_and_its_parent_continue_independently(histories: Histories) -> None:
     child = SessionId("child")
-    told(histories, FIRST)
+    run_turn(histories, FIRST)
 
     histories.table.fork_history(SESSION, child)
-    told(histories, continuation(SECOND, 3), session_id=child)
+    run_turn(histories, continuation(SECOND, 3), session_id=child)
     histories.table.release(SESSION)
 
     assert histories.find(SESSION) is None
@@ -169,43 +169,43 @@ def test_a_fork_and_its_parent_go_on_by_themselves(histories: Histories) -> None
     assert completed.request == asked(SECOND, child)
 
 
-def test_the_longest_unused_history_makes_room() -> None:
+def test_the_least_recently_used_history_is_evicted() -> None:
     once = Histories(1 << 20)
-    told(once, FIRST)
+    run_turn(once, FIRST)
     size = once.size_bytes
     histories = Histories(2 * size)
 
     for name in ("a", "b", "a", "c"):
-        assert told(histories, FIRST, session_id=SessionId(name)).kept_messages == 3
+        assert run_turn(histories, FIRST, session_id=SessionId(name)).kept_messages == 3
 
     assert histories.size_bytes == 2 * size
     assert histories.find(SessionId("b")) is None
     assert histories.find(SessionId("a")) is not None
 
 
-def test_a_history_that_is_too_large_is_not_kept_and_throws_nothing_else_out() -> None:
+def test_a_history_that_is_too_large_is_not_kept_and_evicts_nothing() -> None:
     histories = Histories(10_000)
-    told(histories, FIRST)
+    run_turn(histories, FIRST)
     huge = ChatInput(messages=(user("x" * 10_000),))
 
-    assert told(histories, huge, session_id=SessionId("huge")).kept_messages == 0
+    assert run_turn(histories, huge, session_id=SessionId("huge")).kept_messages == 0
     assert histories.find(SESSION) is not None
 
 
 def test_sizes_count_text_and_tokens(histories: Histories) -> None:
     chat = ChatInput(messages=(user("x" * 1000),), tools=("y" * 500,))
 
-    told(histories, chat, prompt=tuple(range(250)), answer=())
+    run_turn(histories, chat, prompt=tuple(range(250)), answer=())
 
     assert 2500 < histories.size_bytes < 4000
 
 
-def test_sizes_of_a_session_that_goes_on_are_those_of_one_that_is_sent_whole() -> None:
+def test_a_continued_session_has_the_same_size_as_one_sent_whole() -> None:
     grown, whole = Histories(1 << 20), Histories(1 << 20)
-    told(grown, FIRST)
+    run_turn(grown, FIRST)
 
-    told(grown, continuation(SECOND, 3))
-    told(whole, SECOND)
+    run_turn(grown, continuation(SECOND, 3))
+    run_turn(whole, SECOND)
 
     assert grown.size_bytes == whole.size_bytes
     kept, sent = grown.find(SESSION), whole.find(SESSION)
@@ -216,8 +216,8 @@ def test_sizes_of_a_session_that_goes_on_are_those_of_one_that_is_sent_whole() -
     assert kept.character_ends[-1] == sum(map(len, SECOND.texts()))
 
 
-def test_the_characters_before_a_turn_are_those_of_what_it_continues(histories: Histories) -> None:
-    told(histories, FIRST)
+def test_the_characters_before_a_turn_are_those_of_its_history(histories: Histories) -> None:
+    run_turn(histories, FIRST)
     shorter = replace(FIRST, messages=FIRST.messages[:2])
 
     known = histories.find(SESSION)
@@ -240,18 +240,18 @@ def test_the_characters_before_a_turn_are_those_of_what_it_continues(histories: 
 def test_tokens_that_render_differently_are_counted(
     histories: Histories, prompt: tuple[int, ...], rerendered: int
 ) -> None:
-    first = told(histories, FIRST, prompt=(1, 2, 3), answer=(4, 5, 6))
+    first = run_turn(histories, FIRST, prompt=(1, 2, 3), answer=(4, 5, 6))
 
-    second = told(histories, continuation(SECOND, 3), prompt=prompt)
+    second = run_turn(histories, continuation(SECOND, 3), prompt=prompt)
 
     assert first.usage.rerendered_tokens == 0
     assert second.usage.rerendered_tokens == rerendered
 
 
-def test_a_client_that_sends_all_is_compared_too(histories: Histories) -> None:
-    told(histories, FIRST, prompt=(1, 2, 3), answer=(4,))
+def test_a_client_that_sends_everything_is_compared_too(histories: Histories) -> None:
+    run_turn(histories, FIRST, prompt=(1, 2, 3), answer=(4,))
 
-    assert told(histories, SECOND, prompt=(1, 2, 3, 9)).usage.rerendered_tokens == 1
+    assert run_turn(histories, SECOND, prompt=(1, 2, 3, 9)).usage.rerendered_tokens == 1
 
 
 @pytest.mark.parametrize(
@@ -264,14 +264,18 @@ def test_a_client_that_sends_all_is_compared_too(histories: Histories) -> None:
     ],
     ids=["again", "cut", "answer left out", "edited"],
 )
-def test_what_the_client_changed_is_no_re_rendering(histories: Histories, chat: ChatInput) -> None:
-    told(histories, FIRST, prompt=(1, 2, 3), answer=(4,))
+def test_a_clients_own_change_is_not_counted_as_re_rendering(
+    histories: Histories, chat: ChatInput
+) -> None:
+    run_turn(histories, FIRST, prompt=(1, 2, 3), answer=(4,))
 
-    assert told(histories, chat, prompt=(7, 8)).usage.rerendered_tokens == 0
+    assert run_turn(histories, chat, prompt=(7, 8)).usage.rerendered_tokens == 0
 
 
 @given(st.lists(st.integers(0, 1), max_size=40), st.lists(st.integers(0, 1), max_size=40))
-def test_the_common_prefix_is_the_one_found_item_by_item(one: list[int], other: list[int]) -> None:
+def test_the_common_prefix_equals_an_item_by_item_comparison(
+    one: list[int], other: list[int]
+) -> None:
     expected = 0
     for left, right in zip(one, other, strict=False):
         if left != right:
@@ -281,21 +285,21 @@ def test_the_common_prefix_is_the_one_found_item_by_item(one: list[int], other: 
     assert Prompt(one).num_common(Prompt(other)) == expected
 
 
-def test_how_far_a_prompt_is_as_before_is_known_when_it_begins(histories: Histories) -> None:
+def test_the_unchanged_part_of_a_prompt_is_known_at_the_turns_start(histories: Histories) -> None:
     assert shared(histories, FIRST, (1, 2)) is None
-    told(histories, FIRST)
+    run_turn(histories, FIRST)
     kept = histories.find(SESSION)
     assert kept is not None
 
     same = (*kept.tokens, 90, 91)
     assert shared(histories, SECOND, same) == len(kept.tokens)
     assert shared(histories, SECOND, (kept.tokens[0], 99, 98)) == 1
-    # Of token ids no history is kept: what is known is of another prompt.
+    # No history is kept for token ids: what is known belongs to another prompt.
     assert shared(histories, TokenInput(same), same) is None
 
 
-def test_the_tokens_of_a_last_turn_are_kept_once(histories: Histories) -> None:
-    told(histories, FIRST)
+def test_the_last_turns_tokens_are_stored_once(histories: Histories) -> None:
+    run_turn(histories, FIRST)
 
     kept, last = histories.find(SESSION), histories.table.tokens(SESSION)
     assert kept is not None
@@ -303,11 +307,11 @@ def test_the_tokens_of_a_last_turn_are_kept_once(histories: Histories) -> None:
     assert kept.tokens is last.tokens
 
 
-def test_a_prompt_is_compared_with_the_last_turn_and_with_the_history(
+def test_a_prompt_is_compared_with_the_last_turn_and_the_history(
     histories: Histories,
 ) -> None:
-    told(histories, FIRST, prompt=(1, 2, 3, 4, 5, 6, 7), answer=(8, 9))
-    told(histories, TokenInput((1, 2)), prompt=(1, 2, 90), answer=(91,))
+    run_turn(histories, FIRST, prompt=(1, 2, 3, 4, 5, 6, 7), answer=(8, 9))
+    run_turn(histories, TokenInput((1, 2)), prompt=(1, 2, 90), answer=(91,))
 
     completed = histories.complete(asked(continuation(SECOND, 3)))
     tokens = compared(histories, completed, (1, 2, 3, 4, 5, 6, 7, 8, 9, 10))

@@ -1,4 +1,4 @@
-"""What a router takes from a worker's stream, over real gRPC."""
+"""What the router accepts on a worker's stream, over real gRPC."""
 
 from __future__ import annotations
 
@@ -37,15 +37,15 @@ class Door:
         self._stub = stub
 
     async def join(self, *heartbeats: Heartbeat) -> list[ClusterView]:
-        """Says all of it, and stays until the router ends the stream or nothing more comes."""
+        """Sends all heartbeats, then reads until the stream ends or no more views come."""
 
-        async def said() -> AsyncIterator[Heartbeat]:
+        async def sent() -> AsyncIterator[Heartbeat]:
             for one in heartbeats:
                 yield one
                 await asyncio.sleep(0.02)
 
         with rpc_errors("router"):
-            return [view async for view in self._stub.Join(said(), timeout=5)]
+            return [view async for view in self._stub.Join(sent(), timeout=5)]
 
 
 @pytest.fixture
@@ -55,8 +55,8 @@ async def door() -> AsyncIterator[Door]:
         heartbeat_timeout_s=5.0,
         forget_lost_s=300.0,
         clock=lambda: 0.0,
-        heard=lambda _: None,
-        gone=lambda _: None,
+        on_status=lambda _: None,
+        on_gone=lambda _: None,
     )
     links = Links()
     face = MembershipFace(SimpleNamespace(membership=membership, links=links))  # type: ignore[arg-type]
@@ -72,7 +72,7 @@ async def door() -> AsyncIterator[Door]:
     await links.close()
 
 
-async def test_a_worker_that_says_who_it_is_is_in_the_view(door: Door) -> None:
+async def test_a_worker_with_a_valid_identity_is_in_the_view(door: Door) -> None:
     views = await door.join(heartbeat(), heartbeat())
 
     assert [worker.worker_id for worker in views[0].workers] == ["decode-0"]
@@ -94,7 +94,7 @@ async def test_a_stream_without_a_heartbeat_is_refused(door: Door) -> None:
         replace(WORKER, address="127.0.0.1:7001"),
     ],
 )
-async def test_one_stream_is_one_worker(door: Door, other: WorkerStatus) -> None:
+async def test_a_stream_belongs_to_one_worker(door: Door, other: WorkerStatus) -> None:
     with pytest.raises(InvalidRequest, match="expected heartbeats of decode-0 in epoch 5"):
         await door.join(heartbeat(), heartbeat(other))
 
@@ -118,7 +118,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("case", BAD)
-async def test_a_heartbeat_that_cannot_be_is_refused_first_or_later(door: Door, case: str) -> None:
+async def test_an_invalid_heartbeat_is_refused_first_or_later(door: Door, case: str) -> None:
     bad, reason = BAD[case]
 
     with pytest.raises(InvalidRequest, match=reason):

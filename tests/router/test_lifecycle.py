@@ -1,4 +1,4 @@
-"""A turn's life as a table: every pair that is not written down raises."""
+"""A turn's lifecycle as a table of transitions: every other pair raises."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ CHANGES = [PlacedOn(PLACEMENT), TicketTaken(2.0), FirstToken(3.0), Retried(), En
 
 
 @pytest.mark.parametrize(("pair", "following"), TABLE.items())
-def test_a_turn_goes_on_as_written(
+def test_the_listed_transitions_are_allowed(
     pair: tuple[TurnState, TurnChange], following: TurnState
 ) -> None:
     assert advance(*pair) == following
@@ -63,7 +63,7 @@ def test_a_turn_goes_on_as_written(
 @pytest.mark.parametrize(
     ("state", "change"), [pair for pair in itertools.product(STATES, CHANGES) if pair not in TABLE]
 )
-def test_every_other_pair_is_a_bug(state: TurnState, change: TurnChange) -> None:
+def test_every_other_transition_raises(state: TurnState, change: TurnChange) -> None:
     with pytest.raises(IllegalTransition):
         advance(state, change)
 
@@ -78,5 +78,7 @@ def test_every_other_pair_is_a_bug(state: TurnState, change: TurnChange) -> None
         (OVER, ()),
     ],
 )
-def test_a_state_says_who_may_hold_memory(state: TurnState, who: tuple[WorkerStatus, ...]) -> None:
+def test_a_state_lists_the_workers_that_may_hold_memory(
+    state: TurnState, who: tuple[WorkerStatus, ...]
+) -> None:
     assert holders(state) == who

@@ -45,8 +45,8 @@ def membership_of(model_id: str, clock: ManualClock, gone: list[WorkerStatus]) -
         heartbeat_timeout_s=5.0,
         forget_lost_s=60.0,
         clock=clock,
-        heard=lambda _: None,
-        gone=gone.append,
+        on_status=lambda _: None,
+        on_gone=gone.append,
     )
 
 
@@ -90,7 +90,7 @@ async def test_a_worker_with_another_model_is_refused(membership: Membership) ->
     assert membership.workers() == []
 
 
-async def test_a_view_comes_at_once_and_after_each_change_but_not_for_mere_load(
+async def test_a_view_is_sent_at_once_and_after_each_change_but_not_for_mere_load(
     membership: Membership,
 ) -> None:
     views = membership.views()
@@ -105,7 +105,7 @@ async def test_a_view_comes_at_once_and_after_each_change_but_not_for_mere_load(
     assert lost.health is WorkerHealth.LOST
 
 
-async def test_a_router_without_weights_takes_the_first_workers_word(clock: ManualClock) -> None:
+async def test_a_router_without_weights_takes_the_first_workers_model(clock: ManualClock) -> None:
     membership = membership_of("", clock, [])
     membership.heartbeat(FIRST_LIFE, "m1")
 
@@ -113,7 +113,9 @@ async def test_a_router_without_weights_takes_the_first_workers_word(clock: Manu
         membership.heartbeat(SECOND_LIFE, "m2")
 
 
-async def test_a_lost_worker_shows_no_turns_since_they_have_failed(membership: Membership) -> None:
+async def test_a_lost_worker_shows_no_turns_because_they_have_failed(
+    membership: Membership,
+) -> None:
     load = WorkerLoad(
         running_turns=3, waiting_turns=2, waiting_tokens=900, pages=UnitCounts(total=9, free=4)
     )
@@ -126,7 +128,7 @@ async def test_a_lost_worker_shows_no_turns_since_they_have_failed(membership: M
     assert lost.load == WorkerLoad(pages=UnitCounts(total=9, free=4))
 
 
-async def test_a_worker_that_leaves_is_gone_at_once(
+async def test_a_worker_that_leaves_is_removed_at_once(
     membership: Membership, gone: list[WorkerStatus]
 ) -> None:
     membership.heartbeat(FIRST_LIFE, "m1")
@@ -134,14 +136,14 @@ async def test_a_worker_that_leaves_is_gone_at_once(
     assert await anext(views) == [FIRST_LIFE]
 
     membership.left(FIRST_LIFE.worker_id, FIRST_LIFE.epoch)
-    # Its stream ends after that.
+    # Its stream ends afterwards.
     membership.lost(FIRST_LIFE.worker_id, FIRST_LIFE.epoch)
 
     assert await anext(views) == []
     assert gone == [FIRST_LIFE]
 
 
-async def test_a_goodbye_of_an_earlier_life_does_not_touch_the_later_one(
+async def test_a_leave_of_an_earlier_life_does_not_touch_the_later_one(
     membership: Membership, gone: list[WorkerStatus]
 ) -> None:
     membership.heartbeat(SECOND_LIFE, "m1")
@@ -152,13 +154,13 @@ async def test_a_goodbye_of_an_earlier_life_does_not_touch_the_later_one(
     assert gone == []
 
 
-async def test_a_lost_worker_is_forgotten_after_a_while_counted_from_its_loss(
+async def test_a_lost_worker_is_forgotten_some_time_after_its_loss(
     membership: Membership, clock: ManualClock, gone: list[WorkerStatus]
 ) -> None:
     membership.heartbeat(FIRST_LIFE, "m1")
     clock.now = 50.0
     membership.notice_silence()
-    # A stream that breaks when its worker is lost already does not begin the time anew.
+    # A stream that breaks after its worker was lost does not restart the timer.
     clock.now = 100.0
     membership.lost(FIRST_LIFE.worker_id, FIRST_LIFE.epoch)
     membership.notice_silence()
@@ -171,10 +173,10 @@ async def test_a_lost_worker_is_forgotten_after_a_while_counted_from_its_loss(
     assert [worker.worker_id for worker in gone] == [FIRST_LIFE.worker_id]
 
 
-async def test_a_past_life_stays_refused_when_the_later_one_is_gone(
+async def test_an_earlier_life_stays_refused_after_the_later_one_is_gone(
     membership: Membership, clock: ManualClock
 ) -> None:
-    """It may have hung while its successor came and left."""
+    """It may have hung while its successor joined and left."""
     membership.heartbeat(SECOND_LIFE, "m1")
     membership.left(SECOND_LIFE.worker_id, SECOND_LIFE.epoch)
 
@@ -184,7 +186,7 @@ async def test_a_past_life_stays_refused_when_the_later_one_is_gone(
     assert membership.workers() == []
 
 
-async def test_a_forgotten_worker_that_comes_back_to_life_is_a_member_again(
+async def test_a_forgotten_worker_that_sends_a_heartbeat_is_a_member_again(
     membership: Membership, clock: ManualClock
 ) -> None:
     membership.heartbeat(FIRST_LIFE, "m1")

@@ -1,4 +1,4 @@
-"""Placement at work: seats, what is believed of sessions, and what turns teach."""
+"""Placement in use: seats, the router's records of sessions, and learning from turns."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from tests.router.placed import (
     NAMES,
     ManualClock,
     held,
+    history_of,
     placing_of,
     result,
-    said,
     seats,
     serve,
     spec,
@@ -50,7 +50,7 @@ def test_a_turn_has_a_seat_until_it_leaves(placing: Placing) -> None:
     assert seats(placing) == {}
 
 
-def test_a_turn_that_is_placed_again_has_the_new_seat_only(placing: Placing) -> None:
+def test_a_turn_that_is_placed_again_has_only_the_new_seat(placing: Placing) -> None:
     turn = placing.turn(spec())
     turn.place(())
 
@@ -59,11 +59,11 @@ def test_a_turn_that_is_placed_again_has_the_new_seat_only(placing: Placing) -> 
     assert seats(placing) == {"prefill-1": (1, 1, 6_400), "decode-0": (1, 0, 0)}
 
 
-def test_a_turn_that_could_not_be_placed_again_has_none(placing: Placing) -> None:
+def test_a_turn_that_cannot_be_placed_again_has_no_seat(placing: Placing) -> None:
     turn = placing.turn(spec())
     turn.place(())
     for name in ("decode-0", "decode-1"):
-        placing.heard(worker(name, health=WorkerHealth.LOST))
+        placing.update_worker(worker(name, health=WorkerHealth.LOST))
 
     with pytest.raises(Unavailable):
         turn.place(())
@@ -71,23 +71,23 @@ def test_a_turn_that_could_not_be_placed_again_has_none(placing: Placing) -> Non
     assert seats(placing) == {}
 
 
-def test_what_workers_keep_is_believed_until_they_die(placing: Placing) -> None:
+def test_the_record_of_kept_tokens_lasts_until_the_worker_dies(placing: Placing) -> None:
     serve(placing, kept=6_464, prefill_kept=6_336)
     assert held(placing) == {"decode-0": (6_464, 6_464), "prefill-0": (6_336, 6_336)}
 
-    placing.heard(worker("decode-0", epoch=2))
-    placing.heard(worker("prefill-0", health=WorkerHealth.LOST))
+    placing.update_worker(worker("decode-0", epoch=2))
+    placing.update_worker(worker("prefill-0", health=WorkerHealth.LOST))
 
     assert held(placing) == {}
 
 
-def test_a_prefill_worker_that_keeps_nothing_is_not_believed_to(placing: Placing) -> None:
+def test_a_prefill_worker_that_keeps_nothing_is_recorded_as_empty(placing: Placing) -> None:
     serve(placing, prefill_kept=0)
 
     assert held(placing)[WorkerId("prefill-0")] == (0, 0)
 
 
-def test_what_decode_says_when_it_reserves_corrects_what_was_believed(placing: Placing) -> None:
+def test_decodes_report_at_reservation_corrects_the_record(placing: Placing) -> None:
     serve(placing)
     turn = placing.turn(spec(7_000))
     turn.place(())
@@ -97,7 +97,7 @@ def test_what_decode_says_when_it_reserves_corrects_what_was_believed(placing: P
     assert held(placing)[WorkerId("decode-0")] == (640, 640)
 
 
-def test_a_short_end_is_left_to_decode_until_decode_refuses(clock: ManualClock) -> None:
+def test_a_short_suffix_is_left_to_decode_until_decode_refuses(clock: ManualClock) -> None:
     placing = placing_of(clock, local_prefill_max_tokens=256)
     serve(placing)
     turn = placing.turn(spec(6_500))
@@ -111,7 +111,7 @@ def test_a_short_end_is_left_to_decode_until_decode_refuses(clock: ManualClock) 
     assert seats(placing).keys() == {decision.chosen.prefill, "decode-0"}
 
 
-def test_what_decode_computed_itself_teaches_its_own_speed(clock: ManualClock) -> None:
+def test_local_prefill_teaches_decodes_own_speed(clock: ManualClock) -> None:
     placing = placing_of(clock, local_prefill_max_tokens=256)
     serve(placing)
     before = dict(placing.cluster.own_speeds)
@@ -125,11 +125,11 @@ def test_what_decode_computed_itself_teaches_its_own_speed(clock: ManualClock) -
     decode = WorkerId("decode-0")
     assert after[decode].compute.num_observed == 1
     assert after[decode].link == before[decode].link
-    # It held nothing of the prompt before, and the prefill worker holds what it held.
+    # Decode held nothing of the prompt before, and the prefill worker still holds its part.
     assert held(placing) == {"decode-0": (6_528, 6_528), "prefill-0": (6_400, 6_400)}
 
 
-def test_a_turn_teaches_what_it_cost_and_how_wrong_the_estimate_was(
+def test_a_turn_teaches_its_cost_and_the_error_of_the_estimate(
     placing: Placing, clock: ManualClock
 ) -> None:
     turn = placing.turn(spec())
@@ -147,7 +147,7 @@ def test_a_turn_teaches_what_it_cost_and_how_wrong_the_estimate_was(
     assert [sample(bucket, {"le": at}) for at in ("0.25", "0.5", "0.75")] == [0.0, 1.0, 1.0]
 
 
-def test_the_explanation_shows_every_way_that_was_weighed(placing: Placing) -> None:
+def test_the_explanation_shows_every_candidate(placing: Placing) -> None:
     turn = placing.turn(spec())
     decision = turn.place(())
 
@@ -162,7 +162,7 @@ def test_the_explanation_shows_every_way_that_was_weighed(placing: Placing) -> N
     assert sum(parts) == pytest.approx(one.total_s)
 
 
-def test_nothing_is_kept_of_a_turn_without_a_session(placing: Placing) -> None:
+def test_nothing_is_recorded_for_a_turn_without_a_session(placing: Placing) -> None:
     turn = placing.turn(spec(session_id=SessionId("")))
     turn.place(())
     turn.reserved(64, 64)
@@ -175,11 +175,11 @@ def test_nothing_is_kept_of_a_turn_without_a_session(placing: Placing) -> None:
         placing.table.explain(SessionId(""))
 
 
-def test_the_size_of_pages_is_what_workers_say(placing: Placing) -> None:
+def test_the_page_size_comes_from_the_workers(placing: Placing) -> None:
     assert placing.rules.page_tokens == 64
 
 
-def test_a_prompt_that_parts_goes_to_who_has_a_state_before_that(clock: ManualClock) -> None:
+def test_a_diverging_prompt_goes_to_the_worker_with_a_state_before_that(clock: ManualClock) -> None:
     placing = placing_of(clock, local_prefill_max_tokens=256)
     first = placing.turn(spec())
     first.place(())
@@ -197,8 +197,8 @@ def test_a_prompt_that_parts_goes_to_who_has_a_state_before_that(clock: ManualCl
     )
     first.leave()
 
-    as_it_was = placing.turn(spec(6_500), known=said(6_480)).place(()).chosen
-    rendered_otherwise = placing.turn(spec(6_500), known=said(6_300)).place(()).chosen
+    as_it_was = placing.turn(spec(6_500), known=history_of(6_480)).place(()).chosen
+    rendered_otherwise = placing.turn(spec(6_500), known=history_of(6_300)).place(()).chosen
 
     assert as_it_was.mode is Mode.LOCAL
     assert rendered_otherwise.prefill == "prefill-0"
@@ -214,9 +214,9 @@ def test_decode_may_compute_about_as_much_as_was_expected(clock: ManualClock) ->
     assert turn.max_local_tokens == 100 + 64
 
 
-def test_a_turn_that_parted_leaves_nothing_of_the_other_branch(placing: Placing) -> None:
+def test_a_diverged_turn_leaves_no_record_of_the_other_branch(placing: Placing) -> None:
     serve(placing)
-    turn = placing.turn(spec(6_500), known=said(6_000))
+    turn = placing.turn(spec(6_500), known=history_of(6_000))
     turn.place(("prefill-0", "decode-0"))
     turn.first_token()
     turn.ended(result(6_528, computed_tokens=6_500, kept_tokens=6_500))

@@ -1,4 +1,4 @@
-"""Placement by cost is a pure function: what is known of a cluster, and where a turn goes."""
+"""Placement by cost is a pure function of what is known about the cluster."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from segue.cost_line import prior_line
 from tests.router.small_cluster import RULES, SLOW_LINK, cluster_of, decide, where, worker
 
 
-def test_nothing_known_and_nothing_running_fills_in_order_of_names() -> None:
+def test_with_nothing_known_and_no_load_the_first_name_wins() -> None:
     assert where(decide(cluster_of())) == ("prefill-0", "decode-0", "compute")
 
 
-def test_nothing_known_takes_the_least_loaded() -> None:
+def test_with_nothing_known_the_least_loaded_worker_wins() -> None:
     cluster = cluster_of(
         worker("prefill-0", queued=9_000),
         worker("prefill-1", queued=3_000),
@@ -40,7 +40,7 @@ def test_a_session_stays_where_its_prefix_is() -> None:
 
 
 @pytest.mark.parametrize(("queued", "prefill"), [(20_000, "prefill-2"), (80_000, "prefill-0")])
-def test_a_holder_is_left_when_its_queue_costs_more_than_computing_again(
+def test_a_holder_is_left_if_its_queue_costs_more_than_computing_again(
     queued: int, prefill: str
 ) -> None:
     cluster = cluster_of(worker("prefill-2", queued=queued), coefficients=SLOW_LINK)
@@ -49,7 +49,7 @@ def test_a_holder_is_left_when_its_queue_costs_more_than_computing_again(
 
 
 @pytest.mark.parametrize(("coefficients", "mode"), [(PRIOR, "pull"), (SLOW_LINK, "compute")])
-def test_a_prefix_is_pulled_exactly_where_that_is_cheaper(
+def test_a_prefix_is_pulled_exactly_if_that_is_cheaper(
     coefficients: Coefficients, mode: str
 ) -> None:
     decision = decide(cluster_of(coefficients=coefficients), {"decode-1": 49_000})
@@ -58,14 +58,14 @@ def test_a_prefix_is_pulled_exactly_where_that_is_cheaper(
     assert decision.chosen.source == ("decode-1" if mode == "pull" else None)
 
 
-def test_a_short_tail_is_computed_when_pulling_a_state_costs_more() -> None:
-    # What decode computed last, 10 tokens, against the bytes of a state.
+def test_a_short_suffix_is_computed_if_pulling_a_state_costs_more() -> None:
+    # The 10 tokens that decode computed last, compared with the bytes of a state.
     decision = decide(cluster_of(), {"prefill-1": 49_000, "decode-1": 49_010})
 
     assert where(decision) == ("prefill-1", "decode-1", "compute")
 
 
-def test_the_delta_is_computed_on_decode_where_that_is_switched_on_and_cheaper() -> None:
+def test_the_suffix_is_computed_on_decode_if_that_is_enabled_and_cheaper() -> None:
     rules = RULES._replace(local_prefill_max_tokens=1_000)
     held = {"decode-1": 49_900}
 
@@ -76,7 +76,7 @@ def test_the_delta_is_computed_on_decode_where_that_is_switched_on_and_cheaper()
     assert where(decide(cluster_of(), {"decode-1": 48_000}, rules=rules))[2] == "pull"
 
 
-def test_a_state_behind_the_prompt_cannot_be_gone_on_from_but_its_pages_stay() -> None:
+def test_a_state_beyond_the_prompt_cannot_be_resumed_but_its_pages_count() -> None:
     decision = decide(cluster_of(), {"prefill-1": 60_000, "decode-1": 50_000})
 
     assert where(decision) == ("prefill-1", "decode-1", "compute")
@@ -85,7 +85,8 @@ def test_a_state_behind_the_prompt_cannot_be_gone_on_from_but_its_pages_stay() -
 
 
 def test_a_session_does_not_move_for_a_gain_within_the_estimates_error() -> None:
-    # Computing takes 2 s where the prefix is and 2.5 s elsewhere; pulling it takes longer still.
+    # Computing takes 2 s at the worker with the prefix and 2.5 s elsewhere; a pull takes even
+    # longer.
     link = PRIOR._replace(pooled=PRIOR.pooled._replace(link=prior_line(0.001, 3e-9)))
     held = {"prefill-2": 10_000, "decode-1": 10_000}
 
@@ -97,7 +98,7 @@ def test_a_session_does_not_move_for_a_gain_within_the_estimates_error() -> None
     assert where(greatly) == ("prefill-0", "decode-1", "compute")
 
 
-def test_computing_what_decode_holds_hides_nothing() -> None:
+def test_computing_what_decode_holds_saves_no_time() -> None:
     decision = decide(cluster_of(coefficients=SLOW_LINK), {"decode-1": 49_000})
 
     (again,) = (c for c in decision.ranked()[:1] if c.mode is Mode.COMPUTE)
@@ -128,7 +129,7 @@ def after_tiny_turns(seed: int) -> ClusterModel:
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_long_sessions_are_placed_sensibly_after_a_first_few_tiny_turns(seed: int) -> None:
+def test_long_sessions_are_placed_sensibly_after_a_few_tiny_turns(seed: int) -> None:
     cluster = after_tiny_turns(seed)
     turn = TurnSize(6_000, 256)
 
@@ -140,16 +141,14 @@ def test_long_sessions_are_placed_sensibly_after_a_first_few_tiny_turns(seed: in
 
 
 @pytest.mark.parametrize(("prefill_tokens", "mode"), [(49_500, "local"), (49_600, "compute")])
-def test_decode_does_not_compute_again_what_a_prefill_worker_has(
-    prefill_tokens: int, mode: str
-) -> None:
+def test_decode_does_not_compute_what_a_prefill_worker_has(prefill_tokens: int, mode: str) -> None:
     rules = RULES._replace(local_prefill_max_tokens=1_000)
     held = {"decode-1": 49_500, "prefill-1": prefill_tokens}
 
     assert where(decide(cluster_of(), held, rules=rules))[2] == mode
 
 
-def test_what_an_avoided_prefill_worker_has_does_not_count() -> None:
+def test_the_prefix_of_an_avoided_prefill_worker_does_not_count() -> None:
     rules = RULES._replace(local_prefill_max_tokens=1_000)
     held = {"decode-1": 49_500, "prefill-1": 49_600}
 
@@ -158,7 +157,7 @@ def test_what_an_avoided_prefill_worker_has_does_not_count() -> None:
     assert where(decision) == ("decode-1", "decode-1", "local")
 
 
-def test_one_holder_and_the_least_loaded_other_of_each_role_are_weighed() -> None:
+def test_candidates_are_one_holder_and_the_least_loaded_other_of_each_role() -> None:
     held = {"prefill-2": 49_000, "prefill-1": 48_000, "decode-2": 49_000, "decode-1": 48_000}
 
     decision = decide(cluster_of(), held)
@@ -167,7 +166,7 @@ def test_one_holder_and_the_least_loaded_other_of_each_role_are_weighed() -> Non
     assert {c.decode for c in decision.candidates} == {"decode-2", "decode-0"}
 
 
-def test_the_explanation_is_ranked_and_holds_every_way_that_was_weighed() -> None:
+def test_the_explanation_is_ranked_and_lists_every_candidate() -> None:
     decision = decide(cluster_of(), {"prefill-2": 20_000, "decode-1": 49_000})
 
     ranked = decision.ranked()

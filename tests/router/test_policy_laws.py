@@ -1,4 +1,4 @@
-"""What holds of every decision, whatever the cluster looks like."""
+"""Properties of every placement, for any cluster."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ situations = st.fixed_dictionaries(
             page_tokens=st.just(64),
             min_tokens_per_s=st.sampled_from([0.0, 40.0]),
             local_prefill_max_tokens=st.sampled_from([0, 5_000]),
-            # Else any number is drawn for it, infinity among them.
+            # Otherwise any number may be drawn for it, including infinity.
             interference_share=st.sampled_from([0.0, 0.1, 1.0]),
             num_weighed=st.integers(2, 6),
         ),
@@ -48,7 +48,7 @@ situations = st.fixed_dictionaries(
 
 @settings(max_examples=50)
 @given(situations)
-def test_the_chosen_way_is_feasible_and_about_the_cheapest_and_its_parts_sum_up(
+def test_the_chosen_candidate_is_feasible_and_about_the_cheapest_and_its_parts_sum_up(
     situation: dict[str, object],
 ) -> None:
     cluster = cluster_of(*situation["changed"], coefficients=situation["coefficients"])  # type: ignore[misc,arg-type]  # drawn above
@@ -75,7 +75,7 @@ def test_the_chosen_way_is_feasible_and_about_the_cheapest_and_its_parts_sum_up(
 def test_more_residency_never_raises_the_estimate(
     situation: dict[str, object], name: str, more: int
 ) -> None:
-    # As many weighed as there are: who holds what does not change who is looked at.
+    # All workers are candidates, so who holds a prefix does not change the candidates.
     cluster = cluster_of(coefficients=situation["coefficients"])  # type: ignore[arg-type]  # drawn above
     rules = situation["rules"]._replace(num_weighed=6)  # type: ignore[attr-defined]  # drawn above
     held: dict[str, int] = situation["held"]  # type: ignore[assignment]  # drawn above

@@ -1,4 +1,4 @@
-"""Prompts on their way through the router: refused by size, made beside its loop, continued."""
+"""Prompts in the router: refused by size, built outside its event loop, continued."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def user(text: str) -> Message:
     return Message(role="user", content=text)
 
 
-def said(text: str) -> ChatInput:
+def chat_of(text: str) -> ChatInput:
     return ChatInput(messages=(user(text),))
 
 
@@ -78,7 +78,7 @@ CALL = Message(role="assistant", tool_calls=(ToolCall(name="f", arguments="x" * 
 @pytest.mark.parametrize(
     "chat",
     [
-        said("x" * 5000),
+        chat_of("x" * 5000),
         ChatInput(messages=(user("a"), CALL)),
         ChatInput(messages=(user("a"), Message(role="assistant", reasoning="x" * 5000))),
         ChatInput(messages=(replace(user("a"), name="x" * 5000),)),
@@ -97,19 +97,19 @@ def test_every_character_of_a_request_counts(chat: TurnInput) -> None:
     replace(limits, max_bytes=6000).validate(chat)
 
 
-def test_what_no_tokenizer_could_make_fit_is_refused_with_the_numbers() -> None:
+def test_a_text_too_long_for_any_tokenizer_is_refused_with_the_numbers() -> None:
     limits = SizeLimits(max_bytes=1 << 30, max_context=200_000, longest_token=10)
 
-    limits.validate(said("x" * 1_999_990))
+    limits.validate(chat_of("x" * 1_999_990))
     with pytest.raises(ContextOverflow, match=r"2000004 characters.*200000 tokens of at most 10"):
-        limits.validate(said("x" * 2_000_000))
+        limits.validate(chat_of("x" * 2_000_000))
     with pytest.raises(ContextOverflow, match="2000005 characters"):
-        limits.validate(said("x"), characters_before=2_000_000)
+        limits.validate(chat_of("x"), characters_before=2_000_000)
     with pytest.raises(ContextOverflow, match="200001 messages"):
         limits.validate_num_messages(200_001)
 
 
-def test_a_text_that_grows_too_long_is_given_up_early(
+def test_tokenizing_a_text_that_grows_too_long_stops_early(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tokenizer = PromptBuilder.from_folder(folder).encoder.tokenizer
@@ -131,10 +131,10 @@ def test_a_text_that_grows_too_long_is_given_up_early(
 
 
 @pytest.mark.asyncio
-async def test_a_long_prompt_is_the_same_from_each_of_the_three_ways(
+async def test_a_long_prompt_is_the_same_on_each_of_the_three_paths(
     prompts: PromptBuilder,
 ) -> None:
-    short, medium, long = (said("Where is the größte one? " * num) for num in (5, 1_000, 6_000))
+    short, medium, long = (chat_of("Where is the größte one? " * num) for num in (5, 1_000, 6_000))
     for chat in (short, medium, long):
         made = await prompts.make(Completed(asked(chat)))
 
@@ -144,7 +144,7 @@ async def test_a_long_prompt_is_the_same_from_each_of_the_three_ways(
 
 
 @pytest.mark.asyncio
-async def test_a_refusal_of_the_helper_is_the_refusal_that_it_would_be_here(
+async def test_the_helper_refuses_like_the_router(
     prompts: PromptBuilder,
 ) -> None:
     call = ToolCall(name="f", arguments="[" + "1," * 100_000 + "1]")
@@ -153,20 +153,20 @@ async def test_a_refusal_of_the_helper_is_the_refusal_that_it_would_be_here(
     with pytest.raises(InvalidRequest, match=r"messages\[1\].tool_calls\[0\].*got an array"):
         await prompts.make(Completed(asked(chat)))
     with pytest.raises(ContextOverflow, match=f"more than {CONTEXT} tokens"):
-        await prompts.make(Completed(asked(said("a1" * 100_000))))
+        await prompts.make(Completed(asked(chat_of("a1" * 100_000))))
 
 
 @pytest.mark.asyncio
-async def test_a_call_of_megabytes_costs_the_router_next_to_nothing(
+async def test_a_request_of_megabytes_costs_the_router_next_to_nothing(
     prompts: PromptBuilder,
 ) -> None:
     deep = json.dumps({"a": [[1, 2, {"b": "c"}]] * 60_000})
     call = ToolCall(name="f", arguments=deep)
     chat = ChatInput(messages=(user("a"), Message(role="assistant", tool_calls=(call,))))
     # Starts the helper.
-    await prompts.make(Completed(asked(said("word " * 30_000))))
+    await prompts.make(Completed(asked(chat_of("word " * 30_000))))
 
-    # Of this process alone, in all threads: what a stall of its event loop is made of.
+    # CPU time of this process alone, in all threads: it would stall the event loop.
     began_s = time.process_time()
     with pytest.raises(ContextOverflow):
         await prompts.make(Completed(asked(chat)))
@@ -184,7 +184,7 @@ async def test_a_helper_that_dies_is_started_again(folder: Path) -> None:
     helper = PromptHelper(folder, CONTEXT)
 
     async def ask() -> array[int]:
-        made = await helper.encode_turn(said("one two"), None, 0, num_characters=7)
+        made = await helper.encode_turn(chat_of("one two"), None, 0, num_characters=7)
         return made.ids
 
     first = await ask()
@@ -196,24 +196,24 @@ async def test_a_helper_that_dies_is_started_again(folder: Path) -> None:
 
 
 @pytest.mark.asyncio
-async def test_a_prompt_that_takes_too_long_is_refused_and_the_next_one_is_made(
+async def test_a_prompt_that_takes_too_long_is_refused_and_the_next_one_is_built(
     folder: Path,
 ) -> None:
     helper = PromptHelper(folder, CONTEXT, max_job_s=0.5)
-    word = said("x" * 8_000_000)
+    word = chat_of("x" * 8_000_000)
 
     with pytest.raises(InvalidRequest, match=r"within 0\.5 s: shorten"):
         await helper.encode_turn(word, None, 0, num_characters=8_000_000)
 
-    assert (await helper.encode_turn(said("one"), None, 0, num_characters=3)).ids
+    assert (await helper.encode_turn(chat_of("one"), None, 0, num_characters=3)).ids
     await helper.close()
 
 
 @pytest.mark.asyncio
-async def test_closing_waits_for_no_prompt(folder: Path) -> None:
+async def test_closing_does_not_wait_for_prompts(folder: Path) -> None:
     helper = PromptHelper(folder, CONTEXT)
-    await helper.encode_turn(said("one"), None, 0, num_characters=3)
-    word = said("x" * 8_000_000)
+    await helper.encode_turn(chat_of("one"), None, 0, num_characters=3)
+    word = chat_of("x" * 8_000_000)
     waiting = [
         asyncio.ensure_future(helper.encode_turn(word, None, 0, num_characters=1)) for _ in range(3)
     ]
@@ -234,32 +234,32 @@ async def test_closing_waits_for_no_prompt(folder: Path) -> None:
 async def test_a_helper_that_ended_leaves_nothing_behind(folder: Path) -> None:
     helper = PromptHelper(folder, CONTEXT)
     helper.reap()
-    await helper.encode_turn(said("one"), None, 0, num_characters=3)
+    await helper.encode_turn(chat_of("one"), None, 0, num_characters=3)
     assert helper.process_id is not None
     os.kill(helper.process_id, signal.SIGKILL)
     while Path(f"/proc/{helper.process_id}").exists():
         await asyncio.sleep(0.01)
         helper.reap()
 
-    assert (await helper.encode_turn(said("one"), None, 0, num_characters=3)).ids
+    assert (await helper.encode_turn(chat_of("one"), None, 0, num_characters=3)).ids
     await helper.close()
 
 
 @pytest.mark.asyncio
-async def test_a_helper_that_cannot_start_says_so(tmp_path: Path) -> None:
+async def test_a_helper_that_cannot_start_raises_its_error(tmp_path: Path) -> None:
     helper = PromptHelper(tmp_path, CONTEXT)
 
     with pytest.raises(Unavailable, match="tokenises long prompts has exited"):
-        await helper.encode_turn(said("one two"), None, 0, num_characters=7)
+        await helper.encode_turn(chat_of("one two"), None, 0, num_characters=7)
     await helper.close()
 
 
 @pytest.mark.asyncio
-async def test_what_waits_for_the_helper_is_bounded(folder: Path) -> None:
+async def test_the_queue_for_the_helper_is_bounded(folder: Path) -> None:
     helper = PromptHelper(folder, CONTEXT)
     waiting = [
         asyncio.ensure_future(
-            helper.encode_turn(said(f"number {n}"), None, 0, num_characters=16 << 20)
+            helper.encode_turn(chat_of(f"number {n}"), None, 0, num_characters=16 << 20)
         )
         for n in range(6)
     ]
@@ -269,12 +269,12 @@ async def test_what_waits_for_the_helper_is_bounded(folder: Path) -> None:
     refused = [one for one in results if isinstance(one, Overloaded)]
     assert len(refused) == 2
     assert all(one.retry_after_s > 60 for one in refused)
-    await helper.encode_turn(said("after them"), None, 0, num_characters=16 << 20)
+    await helper.encode_turn(chat_of("after them"), None, 0, num_characters=16 << 20)
     await helper.close()
 
 
 class Talk:
-    """One session as the router keeps it, and what its turns cost."""
+    """A session as the router keeps it, and the cost of its turns."""
 
     def __init__(self, prompts: PromptBuilder) -> None:
         self._table = SessionTable(max_sessions=1, history_bytes=1 << 26)
@@ -311,7 +311,7 @@ class Talk:
         return history
 
 
-def test_turns_of_a_session_render_and_tokenise_what_is_new(
+def test_a_turn_renders_and_tokenizes_only_what_is_new(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prompts = PromptBuilder.from_folder(folder)
@@ -333,7 +333,7 @@ def test_turns_of_a_session_render_and_tokenise_what_is_new(
     assert [text.count("question") for text in encoded] == [1, 0, 1]
 
 
-def test_token_ids_that_are_none_are_refused(folder: Path) -> None:
+def test_invalid_token_ids_are_refused(folder: Path) -> None:
     prompts = PromptBuilder.from_folder(folder)
 
     for ids in ((-1,), (1 << 40,), (1 << 31,)):
@@ -345,7 +345,7 @@ def test_token_ids_that_are_none_are_refused(folder: Path) -> None:
     assert tuple(built.spec.context) == (1, 2)
 
 
-def test_what_was_sent_again_is_counted_from_the_last_question_on(folder: Path) -> None:
+def test_re_rendered_tokens_are_counted_from_the_last_question_on(folder: Path) -> None:
     chat = ChatInput(messages=(user("x" * 100), CALL, user("y" * 10)))
 
     assert num_characters(chat, first=2) == len("user") + 10

@@ -1,4 +1,4 @@
-"""Whom a prefill worker is told to pull a prefix from."""
+"""The worker that prefill pulls a prefix from."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ def placing() -> Placing:
     return placing_of(ManualClock())
 
 
-def test_prefill_is_told_whom_to_pull_from_even_if_it_is_believed_to_hold_all(
+def test_a_source_is_named_even_if_prefill_is_believed_to_hold_everything(
     placing: Placing,
 ) -> None:
-    """It may have had to evict that since."""
+    """Prefill may have evicted the prefix in the meantime."""
     serve(placing, kept=6_464, prefill_kept=6_464)
     turn = placing.turn(spec(7_000))
     decision = turn.place(())
@@ -31,7 +31,7 @@ def test_prefill_is_told_whom_to_pull_from_even_if_it_is_believed_to_hold_all(
     assert (holder.worker_id, holder.checkpoint_tokens) == ("decode-0", 6_464)
 
 
-def test_nobody_is_named_where_nobody_else_holds_anything(placing: Placing) -> None:
+def test_no_source_is_named_if_no_other_worker_holds_anything(placing: Placing) -> None:
     serve(placing)
     turn = placing.turn(spec(7_000))
     turn.place(())
@@ -39,7 +39,7 @@ def test_nobody_is_named_where_nobody_else_holds_anything(placing: Placing) -> N
     assert turn.reserved(0, 0) is None
 
 
-def test_prefill_is_told_whom_to_pull_from_when_that_was_decided(placing: Placing) -> None:
+def test_a_source_is_named_if_placement_decided_to_pull(placing: Placing) -> None:
     serve(placing, prefill_kept=0)
     turn = placing.turn(spec(7_000))
     decision = turn.place(())
@@ -52,7 +52,7 @@ def test_prefill_is_told_whom_to_pull_from_when_that_was_decided(placing: Placin
     assert holder.checkpoint_tokens == 6_400
 
 
-def test_a_prefix_that_decode_turns_out_to_hold_is_pulled_after_all(placing: Placing) -> None:
+def test_a_prefix_that_decode_reports_is_pulled_after_all(placing: Placing) -> None:
     turn = placing.turn(spec(7_000, SessionId("")))
     decision = turn.place(())
 
@@ -63,9 +63,9 @@ def test_a_prefix_that_decode_turns_out_to_hold_is_pulled_after_all(placing: Pla
     assert holder.checkpoint_tokens == 6_400
 
 
-def test_when_decode_lost_the_prefix_the_longest_other_holder_gives(placing: Placing) -> None:
+def test_if_decode_lost_the_prefix_the_next_longest_holder_is_the_source(placing: Placing) -> None:
     serve(placing, prefill_kept=0)
-    placing.heard(worker("prefill-0", health=WorkerHealth.DRAINING))
+    placing.update_worker(worker("prefill-0", health=WorkerHealth.DRAINING))
     serve_elsewhere = placing.turn(spec())
     serve_elsewhere.place([WorkerId("decode-0")])
     serve_elsewhere.ended(result(6_336))

@@ -1,4 +1,4 @@
-"""What a placed turn counts for in the placement of others."""
+"""How a placed turn counts in the placement of others."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from segue.api.types import WorkerId
 from tests.router.small_cluster import cluster_of, decide, where, worker
 
 
-def test_a_seat_counts_until_it_is_left_and_only_once() -> None:
+def test_a_seat_counts_once_and_until_it_is_left() -> None:
     cluster = cluster_of()
     seat = cluster.take(decide(cluster))
     assert where(decide(cluster))[:2] == ("prefill-1", "decode-1")
@@ -22,21 +22,21 @@ def test_a_seat_counts_until_it_is_left_and_only_once() -> None:
     assert where(decide(cluster))[:2] == ("prefill-0", "decode-0")
 
 
-def test_a_report_that_holds_our_own_turns_does_not_count_them_twice() -> None:
+def test_own_turns_in_a_report_are_not_counted_twice() -> None:
     cluster = cluster_of()
     cluster.take(decide(cluster))
-    cluster.heard(worker("prefill-0", queued=50_000, running=1))
-    cluster.heard(worker("decode-0", running=3))
+    cluster.update_worker(worker("prefill-0", queued=50_000, running=1))
+    cluster.update_worker(worker("decode-0", running=3))
 
     node = cluster.nodes[WorkerId("prefill-0")]
     assert (node.own_tokens, node.other_tokens) == (50_000, 0)
     assert cluster.nodes[WorkerId("decode-0")].running_turns == 3
 
 
-def test_a_workers_later_life_owes_nothing_to_the_earlier_ones_turns() -> None:
+def test_turns_of_an_earlier_life_do_not_count_for_the_later_one() -> None:
     cluster = cluster_of()
     seat = cluster.take(decide(cluster))
-    cluster.heard(worker("prefill-0", epoch=2))
+    cluster.update_worker(worker("prefill-0", epoch=2))
     again = cluster.take(decide(cluster))
 
     cluster.leave(seat)
@@ -45,13 +45,13 @@ def test_a_workers_later_life_owes_nothing_to_the_earlier_ones_turns() -> None:
     assert cluster.nodes[WorkerId("prefill-0")].own_tokens == 50_000
 
 
-def test_what_was_placed_since_the_last_heartbeat_takes_memory() -> None:
+def test_turns_placed_since_the_last_heartbeat_take_memory() -> None:
     cluster = cluster_of(worker("decode-0", free=800), worker("decode-1", free=9_000, running=1))
-    cluster.heard(worker("decode-2", free=9_000, running=1))
+    cluster.update_worker(worker("decode-2", free=9_000, running=1))
 
     seat = cluster.take(decide(cluster))
     assert seat.decode.worker_id == "decode-0"
-    cluster.heard(worker("decode-1", running=1))
+    cluster.update_worker(worker("decode-1", running=1))
     assert decide(cluster).chosen.decode != "decode-0"
     cluster.leave(seat)
     assert decide(cluster).chosen.decode == "decode-0"
@@ -72,7 +72,7 @@ def test_a_worker_that_is_gone_takes_no_turns_and_its_last_seat_can_still_be_lef
     cluster.ready_prefills.check_invariants()
 
 
-def test_an_earlier_life_that_is_gone_takes_nothing_from_the_later_one() -> None:
+def test_removing_an_earlier_life_does_not_touch_the_later_one() -> None:
     cluster = cluster_of(worker("decode-0", epoch=2))
 
     cluster.gone(worker("decode-0", epoch=1))
@@ -80,7 +80,7 @@ def test_an_earlier_life_that_is_gone_takes_nothing_from_the_later_one() -> None
     assert cluster.nodes[WorkerId("decode-0")].is_ready
 
 
-def test_when_all_of_a_role_are_gone_turns_are_refused() -> None:
+def test_if_all_workers_of_a_role_are_gone_turns_are_refused() -> None:
     cluster = cluster_of()
     for number in range(3):
         cluster.gone(worker(f"decode-{number}"))

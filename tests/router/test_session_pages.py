@@ -21,7 +21,7 @@ NAMES = [f"s{number}" for number in range(10_001)]
 
 @pytest.fixture
 async def router() -> AsyncIterator[RunningRouter]:
-    """A router that remembers 10,001 sessions."""
+    """A router with 10,001 sessions."""
     async with running(RouterConfig(port=0, metrics_port=0), "demo") as running_router:
         table = running_router.router.table
         for name in NAMES:
@@ -36,7 +36,7 @@ async def test_the_sdk_reads_all_pages(router: RunningRouter) -> None:
     assert [session.session_id for session in listed] == NAMES
 
 
-async def test_a_page_has_as_many_as_are_asked_for_up_to_a_limit(router: RunningRouter) -> None:
+async def test_a_page_has_the_requested_size_up_to_a_limit(router: RunningRouter) -> None:
     async with channel_to(router.address) as channel:
         list_sessions = SessionsStub(channel).ListSessions
         default = await list_sessions(pb.ListSessionsRequest())
@@ -51,7 +51,7 @@ async def test_a_page_has_as_many_as_are_asked_for_up_to_a_limit(router: Running
 
 
 @pytest.mark.parametrize("token", ["next", "-1", "1.5", "9" * 20, "٣"])
-async def test_a_token_that_no_response_had_is_refused(router: RunningRouter, token: str) -> None:
+async def test_an_unknown_page_token_is_refused(router: RunningRouter, token: str) -> None:
     request = pb.ListSessionsRequest(page_token=token)
     refused = pytest.raises(InvalidRequest, match="page_token must be the next_page_token")
     async with channel_to(router.address) as channel:

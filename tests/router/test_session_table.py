@@ -1,4 +1,4 @@
-"""One record a session: what is kept, for how long, and that a release forgets all of it."""
+"""One record per session: what it keeps, for how long, and that a release forgets all of it."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def nodes(*workers: WorkerStatus) -> dict[WorkerId, WorkerNode]:
     table = {}
     for status in workers:
         table[status.worker_id] = WorkerNode(status, status.worker_id)
-        table[status.worker_id].heard(status)
+        table[status.worker_id].update(status)
     return table
 
 
@@ -57,10 +57,10 @@ EVERYBODY = nodes(*(worker(f"{role}-{number}") for role in Role for number in ra
 
 
 def placed(table: SessionTable, session_id: SessionId) -> SessionRecord:
-    """A turn of the session has its seat on the only workers."""
+    """A turn of the session, placed on the only workers."""
     cluster = ClusterModel()
     for name in ("prefill-0", "decode-0"):
-        cluster.heard(worker(name))
+        cluster.update_worker(worker(name))
     session, size = table.of(session_id), TurnSize(10, 10)
     decision = place(size, cluster, {}, Rules())
     table.placed(session, Decided(session_id, TurnId("t"), size, decision, 0.0))
@@ -80,7 +80,7 @@ def ended(
 
 
 def named_tokens(table: SessionTable, session_id: SessionId) -> int:
-    """Of a prompt that is that of `ended` again, on a worker that has all of it."""
+    """Names a prompt equal to that of `ended`, for a worker that has all of it."""
     name = TurnTokens.of(Prompt(PROMPT), table.tokens(session_id), PAGE_TOKENS).name(10)
     return name.num_tokens if name else 0
 
@@ -116,7 +116,7 @@ def session(table: SessionTable) -> SessionRecord:
     return placed(table, A)
 
 
-def test_a_release_forgets_everything_of_the_session_and_nothing_of_others(
+def test_a_release_forgets_everything_about_the_session_and_nothing_about_others(
     table: SessionTable,
 ) -> None:
     for session_id in (A, B):
@@ -130,7 +130,7 @@ def test_a_release_forgets_everything_of_the_session_and_nothing_of_others(
     assert not table.release(A)
 
 
-def test_a_turn_that_runs_while_its_session_is_released_leaves_nothing(
+def test_a_turn_running_during_its_sessions_release_leaves_no_record(
     table: SessionTable, session: SessionRecord
 ) -> None:
     ended(table, session)
@@ -145,7 +145,7 @@ def test_a_turn_that_runs_while_its_session_is_released_leaves_nothing(
     assert table.history_bytes == 0
 
 
-def test_a_fork_has_what_its_parent_has_but_no_decision(
+def test_a_fork_has_its_parents_tokens_but_no_decision(
     table: SessionTable, session: SessionRecord
 ) -> None:
     session.keep(worker("decode-0"), Held(32, 16))
@@ -172,7 +172,7 @@ def test_a_fork_outlives_its_parent(table: SessionTable, session: SessionRecord)
     assert table.of(B).held(EVERYBODY) == {"decode-0": Held(32, 16)}
 
 
-def test_after_a_cancelled_turn_names_are_those_of_the_turn_before(
+def test_after_a_cancelled_turn_prefix_names_come_from_the_turn_before(
     table: SessionTable, session: SessionRecord
 ) -> None:
     assert ended(table, session, FinishReason.CANCELLED).kept_messages == 1
@@ -189,14 +189,14 @@ def test_the_least_recently_used_session_is_forgotten_first(table: SessionTable)
     assert listed(table) == [A, C]
 
 
-def test_sessions_are_listed_in_the_order_in_which_they_were_placed(table: SessionTable) -> None:
+def test_sessions_are_listed_in_order_of_placement(table: SessionTable) -> None:
     for name in (A, B, A):
         placed(table, name)
 
     assert listed(table) == [B, A]
 
 
-def test_the_sessions_that_were_used_last_can_be_explained(
+def test_the_most_recently_used_sessions_can_be_explained(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(session_table, "_MAX_EXPLAINED", 2)
@@ -208,7 +208,7 @@ def test_the_sessions_that_were_used_last_can_be_explained(
     assert len(table) == 3
 
 
-def test_the_tokens_that_are_kept_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_number_of_kept_tokens_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     # A turn is eleven tokens here.
     monkeypatch.setattr(session_table, "_MAX_TOKENS", 32)
     table = SessionTable(max_sessions=10, history_bytes=0)
@@ -218,7 +218,7 @@ def test_the_tokens_that_are_kept_are_bounded(monkeypatch: pytest.MonkeyPatch) -
     assert [named_tokens(table, name) for name in (A, B, C)] == [0, 8, 8]
 
 
-def test_what_the_last_two_workers_of_each_role_keep_is_known(session: SessionRecord) -> None:
+def test_the_last_two_workers_of_each_role_are_remembered(session: SessionRecord) -> None:
     for tokens, name in enumerate(("decode-0", "decode-1", "decode-2", "decode-1", "prefill-0"), 1):
         session.keep(worker(name), Held(16 * tokens, 16))
 
@@ -233,13 +233,13 @@ def test_a_session_that_was_never_placed_is_not_listed(
     table: SessionTable, session: SessionRecord
 ) -> None:
     table.of(B).keep(worker("decode-0"), Held(16, 16))
-    table.of(B).parted(10)
+    table.of(B).diverged(10)
 
     assert table.of(B).held(EVERYBODY) == {}
     assert len(table) == 1
 
 
-def test_another_life_of_a_worker_and_a_lost_one_hold_nothing(session: SessionRecord) -> None:
+def test_a_later_life_and_a_lost_worker_hold_nothing(session: SessionRecord) -> None:
     session.keep(worker("decode-0"), Held(32, 16))
     later = nodes(worker("decode-0", epoch=2))
     lost = nodes(replace(worker("decode-0"), health=WorkerHealth.LOST))
@@ -249,7 +249,7 @@ def test_another_life_of_a_worker_and_a_lost_one_hold_nothing(session: SessionRe
     assert session.held(draining) == {"decode-0": Held(32, 16)}
 
 
-def test_a_correction_changes_what_a_worker_holds_and_not_who_answered_last(
+def test_a_correction_changes_a_workers_tokens_but_not_which_worker_served_last(
     session: SessionRecord,
 ) -> None:
     session.keep(worker("decode-0"), Held(32, 16))
@@ -264,7 +264,7 @@ def test_a_correction_changes_what_a_worker_holds_and_not_who_answered_last(
     assert session.held(EVERYBODY) == {"decode-1": Held(64, 48), "decode-0": Held(16, 0)}
 
 
-def test_a_fork_begins_where_its_parent_is_and_goes_its_own_way(
+def test_a_fork_starts_from_its_parent_and_then_differs(
     table: SessionTable, session: SessionRecord
 ) -> None:
     session.keep(worker("decode-0"), Held(32, 16))
@@ -276,7 +276,7 @@ def test_a_fork_begins_where_its_parent_is_and_goes_its_own_way(
     assert table.of(B).held(EVERYBODY) == {"decode-1": Held(64, 64), "decode-0": Held(32, 16)}
 
 
-def test_a_prompt_that_parted_is_held_up_to_a_state_before_that(
+def test_a_diverging_prompt_is_held_up_to_an_earlier_state(
     session: SessionRecord,
 ) -> None:
     session.keep(worker("prefill-0"), Held(512, 512), (96, 480, 512))
@@ -289,16 +289,16 @@ def test_a_prompt_that_parted_is_held_up_to_a_state_before_that(
     assert session.held(EVERYBODY, 700)["decode-0"] == Held(640, 640)
 
 
-def test_of_a_branch_that_the_session_left_nothing_is_held(session: SessionRecord) -> None:
+def test_nothing_is_held_of_an_abandoned_branch(session: SessionRecord) -> None:
     session.keep(worker("prefill-0"), Held(512, 512), (96, 480, 512))
     session.keep(worker("decode-0"), Held(640, 640), (640,))
 
-    session.parted(490)
+    session.diverged(490)
 
     assert session.held(EVERYBODY) == {"prefill-0": Held(490, 480), "decode-0": Held(490, 0)}
 
 
-def test_a_correction_leaves_the_states_before_what_is_there(session: SessionRecord) -> None:
+def test_a_correction_keeps_earlier_states(session: SessionRecord) -> None:
     session.keep(worker("decode-0"), Held(640, 640), (96, 480, 640))
 
     session.correct(worker("decode-0"), Held(512, 480))
@@ -313,7 +313,7 @@ def listed(table: SessionTable) -> list[str]:
 
 
 def pages(table: SessionTable, size: int) -> list[list[str]]:
-    """All sessions, in pages of so many."""
+    """All sessions, in pages of `size`."""
     found, after = [], 0
     while after is not None:
         page, after = table.page(after, size)
@@ -321,7 +321,7 @@ def pages(table: SessionTable, size: int) -> list[list[str]]:
     return found
 
 
-def test_pages_have_every_session_once_and_the_least_recently_placed_first() -> None:
+def test_pages_list_every_session_once_and_the_least_recently_placed_first() -> None:
     table = SessionTable(max_sessions=5, history_bytes=0)
     for number in (0, 1, 2, 3, 4, 5, 2):
         placed(table, SessionId(f"s{number}"))
@@ -331,7 +331,7 @@ def test_pages_have_every_session_once_and_the_least_recently_placed_first() -> 
     assert pages(SessionTable(max_sessions=1, history_bytes=0), 2) == [[]]
 
 
-def test_a_session_that_is_placed_between_two_pages_is_not_left_out() -> None:
+def test_a_session_placed_between_two_pages_is_still_listed() -> None:
     table = SessionTable(max_sessions=9, history_bytes=0)
     for name in (A, B, C):
         placed(table, name)

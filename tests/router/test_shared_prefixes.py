@@ -1,4 +1,4 @@
-"""New sessions and the workers that hold the beginning of their prompts."""
+"""New sessions and the workers that hold a shared prefix of their prompts."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from segue.api.types import Epoch, Role, Sampling, SessionId, StopRules, TurnId,
 PAGE = 64
 SYSTEM = (1,) * 6_000
 SHARED = 5_952
-"""Of the system message, whole pages."""
+"""Whole pages of the system message."""
 
 
 def worker(name: str, *, epoch: int = 1, turns: int = 0, is_lost: bool = False) -> WorkerStatus:
@@ -53,14 +53,14 @@ def placing() -> Placing:
     table = SessionTable(max_sessions=100, history_bytes=0)
     placing = Placing(config, table, RouterMetrics(), clock=lambda: 100.0)
     for name in ("prefill-0", "prefill-1", "decode-0", "decode-1"):
-        placing.heard(worker(name))
+        placing.update_worker(worker(name))
     return placing
 
 
 def serve(
     placing: Placing, turn: TurnSpec, *, avoid: tuple[str, ...] = (), kept: int = 6_400
 ) -> tuple[str, str]:
-    """A turn from placement to end; where it ran."""
+    """Runs a turn from placement to end; returns its workers."""
     placed = placing.turn(turn)
     placement = placed.place([WorkerId(name) for name in avoid]).placement
     placed.first_token()
@@ -77,7 +77,7 @@ def serve(
     return placement.prefill.worker_id, placement.decode.worker_id
 
 
-def test_a_new_session_is_computed_where_its_shared_prefix_was(placing: Placing) -> None:
+def test_a_new_session_is_prefilled_by_the_worker_with_its_shared_prefix(placing: Placing) -> None:
     first = serve(placing, spec("first"), avoid=("prefill-0", "decode-0"))
 
     second = serve(placing, spec("second"))
@@ -85,20 +85,20 @@ def test_a_new_session_is_computed_where_its_shared_prefix_was(placing: Placing)
     assert (first[0], second[0]) == ("prefill-1", "prefill-1")
 
 
-def test_sessions_that_share_a_prefix_live_on_all_decode_workers(placing: Placing) -> None:
+def test_sessions_with_a_shared_prefix_spread_over_all_decode_workers(placing: Placing) -> None:
     places = [serve(placing, spec(f"session-{number}")) for number in range(40)]
 
     assert len({prefill for prefill, _ in places}) == 1
     assert Counter(decode for _, decode in places) == {"decode-0": 20, "decode-1": 20}
 
 
-def test_a_session_comes_back_to_where_it_lives(placing: Placing) -> None:
+def test_a_session_returns_to_its_workers(placing: Placing) -> None:
     homes = {name: serve(placing, spec(name))[1] for name in ("a", "b", "c", "d")}
 
     assert {name: serve(placing, spec(name))[1] for name in homes} == homes
 
 
-def test_a_worker_that_is_much_slower_gets_no_session_for_the_sake_of_spreading(
+def test_a_much_slower_worker_gets_no_session_just_to_spread_the_load(
     placing: Placing,
 ) -> None:
     for _ in range(20):
@@ -121,13 +121,13 @@ def test_a_worker_that_is_much_slower_gets_no_session_for_the_sake_of_spreading(
     assert {decode for _, decode in places} == {"decode-0"}
 
 
-def test_one_with_another_prefix_does_not(placing: Placing) -> None:
+def test_a_session_with_another_prefix_is_placed_elsewhere(placing: Placing) -> None:
     serve(placing, spec("first"), avoid=("prefill-0", "decode-0"))
 
     assert serve(placing, spec("second", system=(2,) * 6_000)) == ("prefill-0", "decode-0")
 
 
-def test_a_queue_there_outweighs_the_shared_prefix(placing: Placing) -> None:
+def test_a_long_queue_outweighs_the_shared_prefix(placing: Placing) -> None:
     serve(placing, spec("first"), avoid=("prefill-0", "decode-0"))
     for number in range(8):
         placing.turn(spec(f"waiting-{number}")).place([WorkerId("prefill-0")])
@@ -137,26 +137,26 @@ def test_a_queue_there_outweighs_the_shared_prefix(placing: Placing) -> None:
     assert placement.prefill.worker_id == "prefill-0"
 
 
-def test_a_session_with_a_place_of_its_own_keeps_it(placing: Placing) -> None:
+def test_a_session_with_its_own_prefix_stays_with_it(placing: Placing) -> None:
     own = serve(placing, spec("own"), avoid=("prefill-1", "decode-1"))
     serve(placing, spec("other"), avoid=("prefill-0", "decode-0"))
 
     assert serve(placing, spec("own")) == own
 
 
-def test_workers_that_kept_nothing_are_not_believed_to(placing: Placing) -> None:
+def test_workers_that_kept_nothing_have_no_record(placing: Placing) -> None:
     serve(placing, spec("first"), avoid=("prefill-0", "decode-0"), kept=0)
 
     assert serve(placing, spec("second")) == ("prefill-0", "decode-0")
 
 
 @pytest.mark.parametrize("gone", [{"epoch": 2}, {"is_lost": True}])
-def test_what_a_worker_held_dies_with_it(placing: Placing, gone: dict[str, int]) -> None:
+def test_a_lost_workers_prefixes_are_forgotten(placing: Placing, gone: dict[str, int]) -> None:
     serve(placing, spec("first"), avoid=("prefill-0", "decode-0"))
     prefix = shared_prefix_of(spec("second"), PAGE)
     assert prefix is not None
 
-    placing.heard(worker("prefill-1", **gone))  # type: ignore[arg-type]  # a test's options
+    placing.update_worker(worker("prefill-1", **gone))  # type: ignore[arg-type]  # a test's options
 
     assert set(placing.shared_prefixes.held(prefix, placing.cluster.nodes)) == {"decode-1"}
 
@@ -171,7 +171,7 @@ def test_prefill_holds_the_state_and_decode_the_pages(placing: Placing) -> None:
     assert held == {"prefill-1": (SHARED, SHARED), "decode-1": (SHARED, 0)}
 
 
-def test_a_shared_prefix_is_whole_pages_of_what_comes_first() -> None:
+def test_a_shared_prefix_consists_of_the_prompts_first_whole_pages() -> None:
     first, second = spec("first"), spec("second", system=(*SYSTEM[:-1], 9))
 
     # They differ after the last whole page.
@@ -180,14 +180,14 @@ def test_a_shared_prefix_is_whole_pages_of_what_comes_first() -> None:
 
 
 @pytest.mark.parametrize("system", [(), (1,) * 63])
-def test_a_prompt_without_a_page_of_its_own_has_none(system: tuple[int, ...]) -> None:
+def test_a_shared_prefix_shorter_than_a_page_does_not_count(system: tuple[int, ...]) -> None:
     assert shared_prefix_of(spec("first", system=system), PAGE) is None
 
 
-def test_the_last_four_of_a_role_are_remembered_the_least_busy_first(placing: Placing) -> None:
+def test_the_last_four_workers_of_a_role_are_remembered_least_busy_first(placing: Placing) -> None:
     index, one = SharedPrefixIndex(2), SharedPrefix(64, 1)
     for number, turns in enumerate((0, 5, 3, 9, 1, 4)):
-        placing.heard(worker(f"prefill-{number}", turns=turns))
+        placing.update_worker(worker(f"prefill-{number}", turns=turns))
         index.served(one, [worker(f"prefill-{number}")])
 
     held = index.held(one, placing.cluster.nodes)
@@ -215,7 +215,7 @@ def test_a_worker_that_is_gone_holds_no_prefix(placing: Placing) -> None:
     assert len(placing.shared_prefixes) == 0
 
 
-def test_a_worker_that_leaves_does_not_change_which_prefix_is_forgotten_next(
+def test_a_leaving_worker_does_not_change_which_prefix_is_forgotten_next(
     placing: Placing,
 ) -> None:
     index = SharedPrefixIndex(2)

@@ -1,4 +1,4 @@
-"""Turns over one stream: what arrives early waits, what waits is read together, nothing is lost."""
+"""Turns over one stream: early events are queued, queued events are read together, none is lost."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from segue.wire.server import Services, serving
 
 
 class ScriptedWorker(DecodeWorkerServicer):
-    """Says what the test has it say, and remembers what it was told."""
+    """Sends what the test scripts, and records the commands it receives."""
 
     def __init__(self) -> None:
         self.commands: asyncio.Queue[pb.TurnCommand] = asyncio.Queue()
@@ -67,7 +67,7 @@ class Line:
         self.calls = calls
 
     async def start(self) -> tuple[TurnCall, int]:
-        """A call, and its number as the worker knows it."""
+        """Starts a call; returns it and its number as the worker knows it."""
         call = self.calls.start(pb.TurnCommand(start=pb.StartTurn(timeout_s=5.0)), TurnCall)
         command = await self.worker.command()
         assert command.WhichOneof("command") == "start"
@@ -109,11 +109,11 @@ async def read(call: TurnCall, **options: float) -> object:
 
 
 async def settled() -> None:
-    """What a worker has said has arrived."""
+    """Waits until the worker's events have arrived."""
     await asyncio.sleep(0.1)
 
 
-async def test_an_answer_that_ends_before_anybody_reads_is_all_there(line: Line) -> None:
+async def test_an_answer_that_ends_before_it_is_read_is_complete(line: Line) -> None:
     call, number = await line.start()
     line.worker.say(started(number), tokens(number, 1), tokens(number, 2), end(number))
     await settled()
@@ -125,7 +125,7 @@ async def test_an_answer_that_ends_before_anybody_reads_is_all_there(line: Line)
     assert result.finish_reason is FinishReason.LENGTH
 
 
-async def test_turns_of_one_stream_hear_their_own_tokens(line: Line) -> None:
+async def test_each_turn_of_a_stream_gets_its_own_tokens(line: Line) -> None:
     (one, first), (other, second) = await line.start(), await line.start()
 
     line.worker.say(tokens(first, 1), tokens(second, 5), tokens(first, 2))
@@ -136,7 +136,7 @@ async def test_turns_of_one_stream_hear_their_own_tokens(line: Line) -> None:
     assert line.worker.num_streams == 1
 
 
-async def test_tokens_wait_for_their_time_and_an_end_does_not(line: Line) -> None:
+async def test_tokens_wait_for_their_time_but_an_end_does_not(line: Line) -> None:
     loop = asyncio.get_running_loop()
     call, number = await line.start()
     line.worker.say(tokens(number, 1))
@@ -152,7 +152,7 @@ async def test_tokens_wait_for_their_time_and_an_end_does_not(line: Line) -> Non
     assert await read(call, not_before=loop.time() + 3600) == TokenDelta(token_ids=(3,), text="d")
 
 
-async def test_whether_something_comes_soon_is_known_when_it_comes_or_when_the_time_is_over(
+async def test_has_news_returns_when_an_event_arrives_or_the_time_is_over(
     line: Line,
 ) -> None:
     loop = asyncio.get_running_loop()
@@ -175,7 +175,7 @@ async def test_whether_something_comes_soon_is_known_when_it_comes_or_when_the_t
         await read(call)
 
 
-async def test_commands_that_come_fast_go_together(line: Line) -> None:
+async def test_commands_in_quick_succession_share_a_message(line: Line) -> None:
     await line.start()
 
     for number in range(20):
@@ -186,7 +186,7 @@ async def test_commands_that_come_fast_go_together(line: Line) -> None:
     assert line.worker.num_messages == 2
 
 
-async def test_a_prompt_that_was_prefilled_ends_its_call(line: Line) -> None:
+async def test_prefilled_ends_a_prefill_call(line: Line) -> None:
     call, number = await line.start()
     line.worker.say(pb.TurnEvent(call=number, prefilled=pb.PromptPrefilled()))
 
@@ -198,7 +198,7 @@ async def test_a_prompt_that_was_prefilled_ends_its_call(line: Line) -> None:
     assert line.worker.commands.empty()
 
 
-async def test_an_error_of_one_turn_is_of_its_kind_and_leaves_the_others(line: Line) -> None:
+async def test_an_error_of_one_turn_keeps_its_type_and_leaves_the_others(line: Line) -> None:
     (one, first), (other, second) = await line.start(), await line.start()
 
     full = error_to_wire(Overloaded.after("no room", retry_after_s=2.5))
@@ -210,7 +210,7 @@ async def test_an_error_of_one_turn_is_of_its_kind_and_leaves_the_others(line: L
     assert await read(other) == TokenDelta(token_ids=(1,), text="b")
 
 
-async def test_a_call_that_is_closed_stops_its_turn_once(line: Line) -> None:
+async def test_closing_a_call_stops_its_turn_once(line: Line) -> None:
     call, number = await line.start()
 
     call.close()
@@ -222,7 +222,7 @@ async def test_a_call_that_is_closed_stops_its_turn_once(line: Line) -> None:
     assert line.worker.commands.empty()
 
 
-async def test_a_turn_that_has_ended_is_not_stopped(line: Line) -> None:
+async def test_closing_a_turn_that_has_ended_sends_no_stop(line: Line) -> None:
     call, number = await line.start()
     line.worker.say(end(number))
     await read(call)
@@ -233,7 +233,7 @@ async def test_a_turn_that_has_ended_is_not_stopped(line: Line) -> None:
     assert line.worker.commands.empty()
 
 
-async def test_what_comes_for_a_turn_that_was_stopped_is_dropped(line: Line) -> None:
+async def test_events_for_a_stopped_turn_are_dropped(line: Line) -> None:
     (one, first), (other, second) = await line.start(), await line.start()
     one.close()
 
@@ -242,7 +242,7 @@ async def test_what_comes_for_a_turn_that_was_stopped_is_dropped(line: Line) -> 
     assert await read(other) == TokenDelta(token_ids=(2,), text="c")
 
 
-async def test_an_interruption_comes_before_what_still_waits(line: Line) -> None:
+async def test_an_interruption_overtakes_queued_events(line: Line) -> None:
     call, number = await line.start()
     line.worker.say(tokens(number, 1))
     await settled()
@@ -254,7 +254,7 @@ async def test_an_interruption_comes_before_what_still_waits(line: Line) -> None
         await read(call)
 
 
-async def test_a_stream_that_breaks_fails_its_turns_and_the_next_turn_opens_another(
+async def test_a_broken_stream_fails_its_turns_and_the_next_turn_opens_another(
     line: Line,
 ) -> None:
     call, _ = await line.start()
@@ -269,7 +269,7 @@ async def test_a_stream_that_breaks_fails_its_turns_and_the_next_turn_opens_anot
     assert line.worker.num_streams == 2
 
 
-async def test_a_worker_that_is_lost_fails_all_its_turns_at_once(line: Line) -> None:
+async def test_a_lost_worker_fails_all_its_turns_at_once(line: Line) -> None:
     calls = [(await line.start())[0] for _ in range(3)]
 
     line.calls.fail(Unavailable("decode-0 is lost"))
@@ -279,7 +279,7 @@ async def test_a_worker_that_is_lost_fails_all_its_turns_at_once(line: Line) -> 
             await read(call)
 
 
-async def test_a_worker_that_is_not_there_is_unavailable() -> None:
+async def test_an_unreachable_worker_is_unavailable() -> None:
     async with channel_to("127.0.0.1:1") as channel:
         calls = worker_calls(DecodeWorkerStub(channel), "decode-9")
 
@@ -289,7 +289,7 @@ async def test_a_worker_that_is_not_there_is_unavailable() -> None:
         await calls.close()
 
 
-async def test_a_ticket_goes_through_as_it_came(line: Line) -> None:
+async def test_a_ticket_is_passed_on_unchanged(line: Line) -> None:
     call, number = await line.start()
     ticket = transfer_pb2.Ticket(ticket_id="t-1", resident_tokens=32)
     line.worker.say(

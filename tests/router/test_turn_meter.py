@@ -1,4 +1,4 @@
-"""What the router counts of one turn: every turn ends once, whatever became of it."""
+"""The router's metrics of a turn: every turn counts exactly one end."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Time:
 
 
 class Measured:
-    """A meter with a clock that is set by hand, and what it counted."""
+    """A meter with a manual clock, and its counts."""
 
     def __init__(self) -> None:
         self.time = Time()
@@ -62,7 +62,7 @@ def test_a_finished_turn_is_in_every_histogram(measured: Measured) -> None:
     assert measured.value("segue_completion_tokens_total") == 5
 
 
-def test_a_turn_that_fails_after_its_first_token_had_one(measured: Measured) -> None:
+def test_a_turn_that_fails_after_its_first_token_counts_it(measured: Measured) -> None:
     measured.tokens(at=0.5)
     measured.meter.failed(Unavailable("decode-0 died"))
     measured.end("failed", at=2.0, answer_tokens=1)
@@ -71,11 +71,11 @@ def test_a_turn_that_fails_after_its_first_token_had_one(measured: Measured) -> 
     assert measured.value("segue_time_to_first_token_seconds_sum") == 0.5
     assert measured.value("segue_no_first_token_seconds_count", outcome="failed") is None
     assert measured.value("segue_turn_seconds_sum", outcome="failed") == 2.0
-    # The time of a token is said of whole answers only.
+    # The time per token is observed only for whole answers.
     assert measured.value("segue_time_per_output_token_seconds_count") == 0
 
 
-def test_a_turn_that_ends_before_its_first_token_says_how_long_it_waited(
+def test_a_turn_that_ends_before_its_first_token_records_its_wait(
     measured: Measured,
 ) -> None:
     measured.end("cancelled", at=3.0, answer_tokens=0)
@@ -88,7 +88,7 @@ def test_a_turn_that_ends_before_its_first_token_says_how_long_it_waited(
     ("error", "outcome"),
     [(ContextOverflow("too long"), "invalid"), (Overloaded("full"), "overloaded")],
 )
-def test_a_refused_turn_is_counted_by_its_outcome_and_its_class(
+def test_a_refused_turn_is_counted_by_outcome_and_error_class(
     measured: Measured, error: SegueError, outcome: str
 ) -> None:
     measured.time.now += 0.5
@@ -101,7 +101,7 @@ def test_a_refused_turn_is_counted_by_its_outcome_and_its_class(
     assert measured.value("segue_prompt_length_tokens_count") == 0
 
 
-def test_attempts_that_are_made_again_are_no_errors_of_the_turn(measured: Measured) -> None:
+def test_retried_attempts_are_no_errors_of_the_turn(measured: Measured) -> None:
     measured.meter.tried_again(Unavailable("prefill-0 died"))
     measured.tokens(at=1.0)
     measured.end("stop", at=1.0, answer_tokens=1)
@@ -110,14 +110,14 @@ def test_attempts_that_are_made_again_are_no_errors_of_the_turn(measured: Measur
     assert measured.value("segue_turn_errors_total", error="Unavailable") is None
 
 
-def test_what_nobody_foresaw_has_one_name(measured: Measured) -> None:
+def test_unexpected_errors_share_one_name(measured: Measured) -> None:
     measured.meter.failed(KeyError("x"))
     measured.meter.failed(ZeroDivisionError())
 
     assert measured.value("segue_turn_errors_total", error="unforeseen") == 2
 
 
-def test_the_end_says_where_tokens_came_from(measured: Measured) -> None:
+def test_the_end_states_where_tokens_came_from(measured: Measured) -> None:
     measured.meter.finished(
         TurnEnd(
             finish_reason=FinishReason.STOP,

@@ -1,7 +1,7 @@
-"""A turn, and everything that can come between any two of its steps: tables of races.
+"""A turn, with events injected between any two of its steps: tables of races.
 
-Workers act one step at a time; between two steps one or two things go wrong, and then the workers
-go on as if they did not know. However it ends, nothing stays held and no token is lost or repeated.
+Workers act one step at a time. Between two steps one or two events happen, and then the workers
+continue their script. However the turn ends, nothing stays held and no token is lost or repeated.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ def end(world: World) -> None:
 
 
 FIRST, *LATER = map(token, ANSWER)
-# The decode worker may be faster than prefill's word that the prompt has arrived.
+# The decode worker may be faster than prefill's reply that the prompt has arrived.
 SCRIPTS: dict[str, list[Step]] = {
     "local": [start_prefill, FIRST, *LATER, end],
     "shipped": [reserve, finish_prefill, FIRST, *LATER, end],
@@ -115,7 +115,7 @@ SCRIPTS: dict[str, list[Step]] = {
 
 
 def cancel(world: World) -> None:
-    world.turn.interrupt(Cancelled("somebody cancelled it"))
+    world.turn.interrupt(Cancelled("a client cancelled it"))
 
 
 def run_out_of_time(world: World) -> None:
@@ -151,7 +151,7 @@ def fail_transfer(world: World) -> None:
 
 
 def repeat_last(world: World) -> None:
-    """An end that comes twice, and tokens after it."""
+    """Sends the end twice, and tokens after it."""
     call = world.workers.decodes[-1]
     if call.has_ended:
         call.token(9)
@@ -170,7 +170,7 @@ INTRUDERS: dict[Step, set[str]] = {
     fail_transfer: {"stop", "failed"},
     repeat_last: set(),
 }
-"""Each with how a turn may end then, apart from an answer that was whole already."""
+"""Each with the ways in which a turn may end then, unless its answer was already complete."""
 
 
 async def settle() -> None:
@@ -179,9 +179,9 @@ async def settle() -> None:
 
 
 async def play(script: Sequence[Step], position: int, intruders: Sequence[Step]) -> World:
-    """The script up to `position`, the intruders in the same moment, and all that is left of it.
+    """Plays the script up to `position`, then the intruders at once, then the rest of the script.
 
-    A turn that is tried again meets workers that play the whole script.
+    For a retried turn the workers play the whole script.
     """
     world = World(is_local=script[0] is start_prefill)
     await settle()
@@ -205,7 +205,7 @@ async def play(script: Sequence[Step], position: int, intruders: Sequence[Step])
 
 
 def wrongs(world: World, allowed: set[str]) -> list[str]:
-    """What is not as it must be, however the turn ended."""
+    """What is wrong after the turn, however it ended."""
     outcome = world.turn.outcome
     found = {
         "the client still waits": not world.client.done(),
@@ -215,7 +215,7 @@ def wrongs(world: World, allowed: set[str]) -> list[str]:
             call.num_stops + call.has_ended == 0 for call in world.workers.decodes
         ),
         "a call was stopped twice": any(call.num_stops > 1 for call in world.workers.decodes),
-        "a prompt is computed for nobody": any(not p.done() for p in world.workers.prefills),
+        "a prompt is still being computed": any(not p.done() for p in world.workers.prefills),
         "tokens are lost or repeated": world.tokens != ANSWER[: len(world.tokens)],
         "it ended without its answer": outcome == "stop" and world.tokens != ANSWER,
         "it ended twice": sum(isinstance(e, TurnEnd) for e in world.events) > 1,
@@ -227,7 +227,7 @@ def wrongs(world: World, allowed: set[str]) -> list[str]:
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
-async def test_undisturbed_it_answers(script: str) -> None:
+async def test_an_undisturbed_turn_answers(script: str) -> None:
     world = await play(SCRIPTS[script], len(SCRIPTS[script]), [])
 
     assert wrongs(world, {"stop"}) == []
@@ -239,7 +239,9 @@ async def test_undisturbed_it_answers(script: str) -> None:
 
 @pytest.mark.parametrize("script", SCRIPTS)
 @pytest.mark.parametrize("intruder", INTRUDERS, ids=lambda step: step.__name__)
-async def test_between_any_two_steps_it_leaves_nothing(script: str, intruder: Step) -> None:
+async def test_one_event_between_any_two_steps_leaves_nothing_held(
+    script: str, intruder: Step
+) -> None:
     unhandled = watch_loop()
     for position in range(len(SCRIPTS[script]) + 1):
         world = await play(SCRIPTS[script], position, [intruder])
@@ -249,7 +251,7 @@ async def test_between_any_two_steps_it_leaves_nothing(script: str, intruder: St
 
 @pytest.mark.parametrize("script", SCRIPTS)
 @pytest.mark.parametrize("first", INTRUDERS, ids=lambda step: step.__name__)
-async def test_two_things_in_one_moment(script: str, first: Step) -> None:
+async def test_two_simultaneous_events_leave_nothing_held(script: str, first: Step) -> None:
     unhandled = watch_loop()
     for second, position in itertools.product(INTRUDERS, range(len(SCRIPTS[script]) + 1)):
         allowed = {"stop", *INTRUDERS[first], *INTRUDERS[second]}
@@ -281,7 +283,7 @@ async def test_two_things_in_one_moment(script: str, first: Step) -> None:
     ],
     ids=lambda value: getattr(value, "__name__", str(value)),
 )
-async def test_what_is_tried_again_and_what_is_not(
+async def test_which_errors_are_retried(
     intruder: Step, script: str, position: int, outcome: str, attempts: int
 ) -> None:
     world = await play(SCRIPTS[script], position, [intruder])
@@ -290,7 +292,7 @@ async def test_what_is_tried_again_and_what_is_not(
 
 
 @pytest.mark.parametrize("intruder", [cancel, run_out_of_time, stop_router])
-async def test_what_ends_it_before_it_starts(intruder: Step) -> None:
+async def test_events_before_the_start_end_the_turn(intruder: Step) -> None:
     world = World(is_local=False)
     intruder(world)
     await settle()
@@ -308,7 +310,7 @@ async def test_a_worker_that_failed_is_avoided() -> None:
 
 
 def watch_loop() -> list[Any]:
-    """What nobody handled in this event loop."""
+    """Collects errors that nothing handled in this event loop."""
     seen: list[Any] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: seen.append(context))
     return seen

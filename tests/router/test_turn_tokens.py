@@ -1,4 +1,4 @@
-"""What a router can name of a prompt, from its session's last turn."""
+"""The prefixes of a prompt that a router can name, from its session's last turn."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ def named_tokens(prompt: Sequence[int], held: int) -> int:
     return name.num_tokens if name else 0
 
 
-def test_of_a_new_session_nothing_can_be_named() -> None:
+def test_a_new_session_has_no_named_prefix() -> None:
     assert after(None, FIRST).name(8) is None
 
 
-def test_what_the_worker_keeps_of_the_last_turn_is_named_in_whole_pages() -> None:
+def test_the_kept_part_of_the_last_turn_is_named_in_whole_pages() -> None:
     prompt = [*FIRST, *ANSWER, 99, 98]
 
     assert named_tokens(prompt, held=15) == 12
@@ -39,13 +39,13 @@ def test_what_the_worker_keeps_of_the_last_turn_is_named_in_whole_pages() -> Non
     assert named_tokens(prompt, held=3) == 0
 
 
-def test_what_was_rendered_anew_is_not_named() -> None:
+def test_a_re_rendered_part_is_not_named() -> None:
     prompt = [*FIRST[:6], 77, *FIRST[7:], *ANSWER]
 
     assert named_tokens(prompt, held=15) == 4
 
 
-def test_names_go_on_from_turn_to_turn() -> None:
+def test_names_continue_from_turn_to_turn() -> None:
     prompt = array("I", [*FIRST, *ANSWER, 20, 21, 22])
     second = after(LAST, prompt)
     assert second.name(12) is not None
@@ -57,5 +57,5 @@ def test_names_go_on_from_turn_to_turn() -> None:
     assert third.name(20) is not None
 
 
-def test_workers_with_other_pages_get_the_whole_prompt() -> None:
+def test_a_worker_with_another_page_size_gets_the_whole_prompt() -> None:
     assert after(LAST, FIRST, 2 * PAGE_TOKENS).name(8) is None

@@ -12,7 +12,7 @@ from segue.sdk.chat_json import read_chat, read_tools
 ASK: dict[str, Any] = {"role": "user", "content": "q"}
 
 
-def test_null_is_absent_everywhere() -> None:
+def test_null_means_absent_in_every_field() -> None:
     message = {
         "role": "assistant",
         **dict.fromkeys(("content", "tool_calls", "tool_call_id", "name", "reasoning_content")),
@@ -34,7 +34,7 @@ def test_null_is_absent_everywhere() -> None:
     )
 
 
-def test_all_that_a_chat_can_say_is_read() -> None:
+def test_every_field_of_a_chat_is_read() -> None:
     call = {"id": "1", "function": {"name": "f", "arguments": {"a": ["ü"]}}}
     bare = {"name": "g", "arguments": '{"b":  1}'}
     body = {
@@ -78,7 +78,7 @@ def test_reasoning_has_three_names(name: str) -> None:
     assert message.reasoning == "hm"
 
 
-def test_of_several_names_the_first_that_is_there_counts() -> None:
+def test_the_first_given_name_of_reasoning_counts() -> None:
     both = {"role": "assistant", "reasoning": "b", "reasoning_content": "a", "thinking": "c"}
 
     assert read_chat([both]).messages[0].reasoning == "a"
@@ -129,7 +129,7 @@ WRONG: list[tuple[object, str]] = [
 
 
 @pytest.mark.parametrize(("body", "reason"), WRONG)
-def test_what_has_no_meaning_is_refused_with_its_place(body: object, reason: str) -> None:
+def test_an_invalid_value_is_refused_with_its_path(body: object, reason: str) -> None:
     with pytest.raises(InvalidRequest, match=reason):
         read_chat(body)
 

@@ -1,4 +1,4 @@
-"""Digests of histories as numbers: what another implementation must arrive at."""
+"""Known digests of histories, which every other implementation must reproduce."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PLAIN_DIGESTS = (
     "56f9c6ede92cd195eee1459dcb28a27d6c6aa61ac18e8f0448d9fac6f10cd740",
     "fe773991e5dd8ab610ea9b921740121811f1b8ec46c1b169c388d8b30e6515ec",
 )
-# Everything that a message and a chat can have.
+# Every field that a message and a chat can have.
 FULL = ChatInput(
     messages=(
         Message(role="system", content="Be brief."),

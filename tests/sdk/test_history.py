@@ -61,7 +61,7 @@ CHANGED = [
 
 
 @pytest.mark.parametrize("changed", CHANGED)
-def test_whatever_renders_changes_the_digest(changed: ChatInput) -> None:
+def test_every_rendered_field_changes_the_digest(changed: ChatInput) -> None:
     assert digests(changed)[-1] != digests(CHAT)[-1]
 
 
@@ -69,7 +69,7 @@ def test_no_two_histories_share_a_digest() -> None:
     assert len({digests(changed)[-1] for changed in CHANGED}) == len(CHANGED)
 
 
-def test_each_digest_is_of_the_messages_up_to_there() -> None:
+def test_each_digest_covers_the_messages_up_to_its_own() -> None:
     shorter = replace(CHAT, messages=CHAT.messages[:2])
 
     assert digests(shorter) == digests(CHAT)[:2]
@@ -99,7 +99,7 @@ def test_the_digest_is_the_documented_one() -> None:
     assert second == hashlib.sha256(first + answer).digest()
 
 
-def test_a_continuation_has_what_follows_and_nothing_else() -> None:
+def test_a_continuation_has_only_the_following_messages() -> None:
     continued = continuation(replace(CHAT, enable_thinking=True), 2)
 
     assert continued.messages == CHAT.messages[2:]
@@ -121,12 +121,12 @@ def test_a_continuation_takes_tools_and_options_from_its_history() -> None:
         Continuation(num_messages=0, digest=b"d")
 
 
-def test_a_continuation_needs_the_name_of_its_session() -> None:
+def test_a_continuation_needs_its_sessions_name() -> None:
     with pytest.raises(InvalidRequest, match="needs the session_id"):
         TurnRequest(session_id=SessionId(""), turn_id=TurnId("t"), input=continuation(CHAT, 1))
 
 
-def test_a_chain_hashes_new_messages_only_and_notices_changed_ones(
+def test_a_chain_hashes_only_new_messages_and_detects_changed_ones(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     hashed: list[Message] = []
@@ -150,7 +150,7 @@ def test_a_chain_hashes_new_messages_only_and_notices_changed_ones(
         assert found == digests(chat)
 
 
-def test_messages_in_common_are_found_by_what_they_say() -> None:
+def test_common_messages_are_found_by_their_content() -> None:
     equal = replace(CHAT, messages=tuple(replace(message) for message in CHAT.messages))
 
     assert num_common(CHAT, equal) == 3

@@ -1,6 +1,4 @@
-"""What a session remembers of an answer, and what it sends of that, against a client that answers
-by heart.
-"""
+"""What a session keeps of an answer and sends again, against a client with fixed answers."""
 
 from __future__ import annotations
 
@@ -21,8 +19,8 @@ from segue.sdk.session import Session
 CALL = "<tool_call>\n<function=f>\n<parameter=a>\nb\n</parameter>\n</function>\n</tool_call>"
 
 
-class ByHeart:
-    """Stands for a `Client`: answers with the texts it is given, and keeps all that it is sent."""
+class FixedAnswers:
+    """Replaces a `Client`: gives fixed answers, and records its requests."""
 
     def __init__(self, *answers: str) -> None:
         self.answers = list(answers)
@@ -37,8 +35,8 @@ class ByHeart:
         yield replace(self.end, kept_messages=num_kept)
 
 
-def session(by_heart: ByHeart, **options: Any) -> Session:
-    return Session(cast("Client", by_heart), SessionId("s"), [], **options)
+def session(client: FixedAnswers, **options: Any) -> Session:
+    return Session(cast("Client", client), SessionId("s"), [], **options)
 
 
 async def say(talk: Session, *new: str | Message, **options: Any) -> Message:
@@ -48,7 +46,7 @@ async def say(talk: Session, *new: str | Message, **options: Any) -> Message:
 
 
 @pytest.mark.parametrize(
-    ("answer", "thought", "said"),
+    ("answer", "reasoning", "content"),
     [
         ("yes", None, "yes"),
         ("hm\n</think>\n\nyes", "hm", "yes"),
@@ -58,24 +56,26 @@ async def say(talk: Session, *new: str | Message, **options: Any) -> Message:
         ("hm\n</think>", "hm", ""),
     ],
 )
-async def test_a_thought_is_remembered_as_one(answer: str, thought: str | None, said: str) -> None:
-    remembered = await say(session(ByHeart(answer)), "q")
+async def test_reasoning_is_kept_in_its_own_field(
+    answer: str, reasoning: str | None, content: str
+) -> None:
+    remembered = await say(session(FixedAnswers(answer)), "q")
 
-    assert remembered == Message(role="assistant", content=said, reasoning=thought)
+    assert remembered == Message(role="assistant", content=content, reasoning=reasoning)
 
 
 @pytest.mark.parametrize(
     "options",
     [{"enable_thinking": False}, {"chat_template_kwargs": '{"enable_thinking": false}'}],
 )
-async def test_without_thinking_there_is_no_thought(options: dict[str, Any]) -> None:
-    answer = await say(session(ByHeart("a </think> b"), **options), "q")
+async def test_without_thinking_there_is_no_reasoning(options: dict[str, Any]) -> None:
+    answer = await say(session(FixedAnswers("a </think> b"), **options), "q")
 
     assert answer == Message(role="assistant", content="a </think> b")
 
 
-async def test_a_thought_before_a_call_is_remembered_beside_it() -> None:
-    talk = session(ByHeart(f"hm\n</think>\n\nWait.\n\n{CALL}"), tools=('{"name": "f"}',))
+async def test_reasoning_before_a_call_is_kept_beside_it() -> None:
+    talk = session(FixedAnswers(f"hm\n</think>\n\nWait.\n\n{CALL}"), tools=('{"name": "f"}',))
 
     answer = await say(talk, "q")
 
@@ -93,29 +93,31 @@ async def test_a_thought_before_a_call_is_remembered_beside_it() -> None:
         (TurnEnd(finish_reason=FinishReason.CANCELLED), False),
     ],
 )
-async def test_half_a_call_is_one_if_nothing_cut_it_off(end: TurnEnd, is_call: bool) -> None:
-    by_heart = ByHeart(CALL.partition("\n</parameter>")[0])
-    by_heart.end = end
+async def test_an_incomplete_call_counts_unless_the_answer_was_cut_off(
+    end: TurnEnd, is_call: bool
+) -> None:
+    client = FixedAnswers(CALL.partition("\n</parameter>")[0])
+    client.end = end
 
-    answer = await say(session(by_heart, tools=('{"name": "f"}',)), "q")
+    answer = await say(session(client, tools=('{"name": "f"}',)), "q")
 
     assert [call.arguments for call in answer.tool_calls] == (['{"a": "b"}'] if is_call else [])
 
 
-async def test_an_answer_goes_on_where_the_client_began_it() -> None:
-    by_heart = ByHeart(" upon a time", "the end")
-    talk = session(by_heart, chat_template_kwargs='{"a": 1}')
-    begun = Message(role="assistant", content="Once", reasoning="")
+async def test_an_answer_continues_the_clients_partial_message() -> None:
+    client = FixedAnswers(" upon a time", "the end")
+    talk = session(client, chat_template_kwargs='{"a": 1}')
+    partial = Message(role="assistant", content="Once", reasoning="")
 
-    told = await say(talk, "q", begun, continue_final_message=True)
+    answer = await say(talk, "q", partial, continue_final_message=True)
     await say(talk, "and then?")
 
-    assert told == Message(role="assistant", content="Once upon a time", reasoning="")
+    assert answer == Message(role="assistant", content="Once upon a time", reasoning="")
     assert [message.role for message in talk.messages] == ["user", "assistant", "user", "assistant"]
-    first, second = by_heart.sent
+    first, second = client.sent
     assert first.continued_field == "content"
     assert first.chat_template_kwargs == '{"a": 1}'
-    # The router kept a message that was only begun: the whole one is sent again.
+    # The router has the partial message, so the whole one is sent again.
     whole = ChatInput(messages=tuple(talk.messages[:3]), chat_template_kwargs='{"a": 1}')
     assert second.continues is not None
     assert second.continues.digest == digests(whole)[0]
@@ -123,9 +125,9 @@ async def test_an_answer_goes_on_where_the_client_began_it() -> None:
     assert second.continued_field == ""
 
 
-async def test_the_last_answer_can_go_on() -> None:
-    by_heart = ByHeart("one, two", ", three")
-    talk = session(by_heart)
+async def test_the_last_answer_can_be_continued() -> None:
+    client = FixedAnswers("one, two", ", three")
+    talk = session(client)
 
     await say(talk, "count")
     answer = await say(talk, continue_final_message=True)
@@ -134,16 +136,16 @@ async def test_the_last_answer_can_go_on() -> None:
     assert len(talk.messages) == 2
 
 
-async def test_a_thought_goes_on_and_ends_in_an_answer() -> None:
-    begun = Message(role="assistant", reasoning="Let me")
-    talk = session(ByHeart(" see.\n</think>\n\nDone."))
+async def test_continued_reasoning_ends_in_an_answer() -> None:
+    partial = Message(role="assistant", reasoning="Let me")
+    talk = session(FixedAnswers(" see.\n</think>\n\nDone."))
 
-    answer = await say(talk, "q", begun, continue_final_message="reasoning")
+    answer = await say(talk, "q", partial, continue_final_message="reasoning")
 
     assert answer == Message(role="assistant", content="Done.", reasoning="Let me see.")
 
 
-async def test_options_are_those_of_the_session_and_of_its_child() -> None:
+async def test_options_apply_to_the_session_and_its_fork() -> None:
     client = Client()
     parent = client.session(enable_thinking=None, chat_template_kwargs={"effort": "ü"})
     assert parent._chat_template_kwargs == '{"effort": "ü"}'
@@ -153,8 +155,8 @@ async def test_options_are_those_of_the_session_and_of_its_child() -> None:
     await client.close()
 
 
-async def test_a_turn_that_another_one_overtakes_is_not_lost_silently() -> None:
-    talk = session(ByHeart("first", "second"))
+async def test_a_turn_overtaken_by_another_one_raises() -> None:
+    talk = session(FixedAnswers("first", "second"))
     async with contextlib.aclosing(talk.turn("a")) as first:
         await anext(first)
         assert await say(talk, "b") == Message(role="assistant", content="second")
@@ -165,8 +167,8 @@ async def test_a_turn_that_another_one_overtakes_is_not_lost_silently() -> None:
     assert [message.content for message in talk.messages] == ["b", "second"]
 
 
-async def test_a_turn_that_the_caller_left_does_not_disturb_the_next_one() -> None:
-    talk = session(ByHeart("first", "second"))
+async def test_an_abandoned_turn_does_not_disturb_the_next_one() -> None:
+    talk = session(FixedAnswers("first", "second"))
     left = talk.turn("a")
     await anext(left)
     assert await say(talk, "b") == Message(role="assistant", content="second")
@@ -192,12 +194,12 @@ LONE = "a\ud800"
         lambda: ChatInput(messages=(), continue_final_message="tool_calls"),
     ],
 )
-def test_what_no_prompt_can_be_made_of_is_refused_at_once(make: Any) -> None:
+def test_an_input_without_a_valid_prompt_is_refused_at_once(make: Any) -> None:
     with pytest.raises(InvalidRequest):
         make()
 
 
-async def test_names_that_are_no_unicode_are_refused_before_anything_is_sent() -> None:
+async def test_names_that_are_not_unicode_are_refused_before_anything_is_sent() -> None:
     async with Client("127.0.0.1:1") as client:
         for call in (client.cancel, client.explain, client.release_session, client.renew_session):
             with pytest.raises(InvalidRequest, match="half of a surrogate pair"):

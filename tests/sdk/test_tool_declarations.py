@@ -1,4 +1,6 @@
-"""Tools of a session: dictionaries or JSON text, and refused where they are given if wrong."""
+"""A session's tools: dictionaries or JSON text; invalid ones are refused by the call that gets
+them.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,7 @@ INNER = TOOL["function"]
 
 
 @pytest.mark.parametrize("tool", [TOOL, INNER], ids=["whole", "function alone"])
-def test_a_dictionary_is_the_same_as_its_text(tool: dict[str, Any]) -> None:
+def test_a_dictionary_equals_its_json_text(tool: dict[str, Any]) -> None:
     (from_dictionary,) = tools_as_text([tool])
     (from_text,) = tools_as_text([json.dumps(tool, ensure_ascii=False)])
 
@@ -33,8 +35,8 @@ def test_a_dictionary_is_the_same_as_its_text(tool: dict[str, Any]) -> None:
     assert json.loads(from_dictionary) == tool
 
 
-def test_text_is_carried_as_it_was_given() -> None:
-    # A template shows a tool's members in their order, so the text must not change.
+def test_a_text_is_sent_unchanged() -> None:
+    # A template writes a tool's members in their order, so the text must not change.
     text = '{ "function": {"parameters": {}, "name": "f"},   "type": "function" }'
 
     assert tools_as_text([text, TOOL])[0] == text
@@ -51,7 +53,7 @@ def test_the_router_accepts_what_a_session_accepts(tool: dict[str, Any]) -> None
     assert read_conversation(chat).tools == [TOOL]
 
 
-async def test_a_session_and_its_fork_carry_the_tools() -> None:
+async def test_a_session_and_its_fork_send_the_tools() -> None:
     async with Client("127.0.0.1:1") as client:
         session = client.session(tools=[TOOL, json.dumps(INNER)])
         again = client.session(tools=session._tools)
@@ -80,7 +82,9 @@ async def test_a_session_and_its_fork_carry_the_tools() -> None:
         ([{"function": {"name": 3}}], r"tools\[0\] must be .* no name of a function"),
     ],
 )
-async def test_what_is_no_tool_is_refused_where_it_is_given(tools: Any, message: str) -> None:
+async def test_an_invalid_tool_is_refused_by_the_call_that_gets_it(
+    tools: Any, message: str
+) -> None:
     async with Client("127.0.0.1:1") as client:
         with pytest.raises(InvalidRequest, match=message):
             client.session(tools=tools)

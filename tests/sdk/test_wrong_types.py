@@ -1,4 +1,4 @@
-"""A value of the wrong type is refused where it is given, by its name, with what came."""
+"""A value of the wrong type is refused by the call that gets it, with its name and the value."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ ANSWERED = Message(role="assistant", content="yes")
 
 
 class Answering:
-    """Stands for a `Client`: says yes, and keeps what it is asked."""
+    """Replaces a `Client`: accepts everything, and records its requests."""
 
     def __init__(self) -> None:
         self.sent: list[ChatInput] = []
@@ -62,7 +62,7 @@ async def take(session: Session, *new: Any) -> None:
         (({"role": "tool", "content": "", "tool_call_id": "1"},), None),
     ],
 )
-async def test_a_turn_takes_texts_messages_dictionaries_and_lists_of_them(
+async def test_a_turn_accepts_texts_messages_dictionaries_and_lists_of_them(
     new: tuple[Any, ...], messages: list[Message] | None
 ) -> None:
     session = talk()
@@ -73,7 +73,7 @@ async def test_a_turn_takes_texts_messages_dictionaries_and_lists_of_them(
     assert messages is None or session.messages[:-1] == messages
 
 
-async def test_a_dictionary_that_was_put_into_the_history_is_a_message() -> None:
+async def test_a_dictionary_put_into_the_history_is_a_message() -> None:
     session = talk()
     session.messages.append(cast("Message", ASKED))
 
@@ -97,9 +97,7 @@ async def test_a_dictionary_that_was_put_into_the_history_is_a_message() -> None
         ((Message(role="user"),), "the message is empty"),
     ],
 )
-async def test_what_is_no_message_or_an_empty_one_is_refused(
-    new: tuple[Any, ...], message: str
-) -> None:
+async def test_an_invalid_or_empty_message_is_refused(new: tuple[Any, ...], message: str) -> None:
     session = talk()
 
     with pytest.raises(InvalidRequest, match=message):
@@ -152,12 +150,12 @@ WRONG = cast("Any", "1")
         (lambda: Client(cast("Any", 7411)), "target must be a text"),
     ],
 )
-def test_a_value_refuses_another_type_by_the_fields_name(make: Any, message: str) -> None:
+def test_a_value_of_another_type_is_refused_by_the_fields_name(make: Any, message: str) -> None:
     with pytest.raises(InvalidRequest, match=message):
         make()
 
 
-def test_a_client_outside_of_an_event_loop_says_where_it_belongs() -> None:
+def test_a_client_outside_an_event_loop_raises_a_helpful_error() -> None:
     with pytest.raises(InvalidRequest, match="none is running: create it in an async function"):
         Client()
 
@@ -210,7 +208,7 @@ async def test_a_session_refuses_options_of_another_type(
             client.session(**options)
 
 
-def test_the_package_exports_what_its_users_need_without_heavy_imports() -> None:
+def test_the_package_exports_its_api_without_heavy_imports() -> None:
     names = ", ".join(segue.__all__)
     code = (
         f"from segue import {names}\n"

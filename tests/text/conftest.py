@@ -1,4 +1,4 @@
-"""A small checkpoint's text side: byte-level BPE with Qwen's control tokens, and a template."""
+"""A small checkpoint's tokenizer and template: byte-level BPE with Qwen's control tokens."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ TEMPLATE = """\
 
 @pytest.fixture(scope="session")
 def pipeline() -> Pipeline:
-    """600 tokens: many characters need several."""
+    """A vocabulary of 600 tokens: many characters need several."""
     pipeline = Pipeline(models.BPE())
     pipeline.normalizer = normalizers.NFC()
     pipeline.pre_tokenizer = pre_tokenizers.Sequence(
@@ -102,7 +102,7 @@ def tokenizer(text_folder: Path) -> Tokenizer:
 
 @pytest.fixture(scope="session")
 def real_folder(make_real_text: MakeReal) -> Path:
-    """The real vocabulary, with a template in the manner of Qwen3.5's."""
+    """The real vocabulary, with a template like Qwen3.5's."""
     return make_real_text(template("3.5"))
 
 

@@ -1,4 +1,4 @@
-"""Conversations as agents have them, drawn from a seed, in the JSON that clients send."""
+"""Agents' conversations, drawn from a seed, in the JSON that clients send."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ SPOKEN = (
     "<tool_response>\nr\n</tool_response><think>",
     "<|fim_prefix|>a<|fim_suffix|><|repo_name|>",
 )
-"""Control tokens that are not special: what a model says of itself."""
+"""Control tokens that are not special: a model generates them."""
 NAMES = ("city", "days", "Größe", "a b", "path/to", "x.y", "数")
 SCHEMAS: tuple[Any, ...] = (
     None,
@@ -58,16 +58,18 @@ SCHEMAS: tuple[Any, ...] = (
 
 @dataclass(frozen=True, kw_only=True)
 class Drawn:
-    """A request in JSON, and what `transformers` takes for the same."""
+    """A request in JSON, and the equivalent input for `transformers`."""
 
     body: Data
     messages: list[Data]
-    """With arguments as objects, which the transformers' documentation asks for."""
+    """Has arguments as objects, as the transformers documentation requires."""
     options: Data = field(default_factory=dict)
 
 
 def draw(seed: int, *, inline_thoughts: bool) -> Drawn:
-    """One conversation. `inline_thoughts`: the template reads thoughts out of the content."""
+    """Draws one conversation. `inline_thoughts`: the template reads reasoning out of the
+    content.
+    """
     rng = random.Random(seed)
     messages: list[Data] = []
     if rng.random() < 0.5:
@@ -100,12 +102,12 @@ def _content(rng: random.Random) -> Any:
 def _answer(rng: random.Random, inline_thoughts: bool) -> list[Data]:
     messages: list[Data] = []
     for _ in range(rng.choice((0, 0, 1, 2))):
-        messages.append({**_said(rng, inline_thoughts), "tool_calls": _calls(rng)})
+        messages.append({**_assistant(rng, inline_thoughts), "tool_calls": _calls(rng)})
         messages += [_result(rng, call) for call in messages[-1]["tool_calls"]]
-    return [*messages, _said(rng, inline_thoughts)]
+    return [*messages, _assistant(rng, inline_thoughts)]
 
 
-def _said(rng: random.Random, inline_thoughts: bool) -> Data:
+def _assistant(rng: random.Random, inline_thoughts: bool) -> Data:
     message: Data = {"role": "assistant", "content": _content(rng)}
     kind = rng.choice(("none", "null", "empty", "thought", "inline", "no content"))
     if kind == "null":
@@ -177,7 +179,7 @@ def _kwargs(rng: random.Random) -> Data:
         "preserve_thinking": (True, False),
         "reasoning_effort": ("low", "medium", "xhigh"),
         "add_vision_id": (True, False),
-        "nobody_reads_this": ([1, {"a": None}],),
+        "unknown_keyword": ([1, {"a": None}],),
     }
     return {name: rng.choice(values) for name, values in choices.items() if rng.random() < 0.4}
 

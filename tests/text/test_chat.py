@@ -23,7 +23,7 @@ def template(source: str, with_tools: str | None = None, **named_tokens: str) ->
     )
 
 
-def test_a_conversation_is_rendered_up_to_the_assistants_turn(text_folder: Path) -> None:
+def test_a_conversation_is_rendered_up_to_the_answer(text_folder: Path) -> None:
     chat_template = ChatTemplate.from_folder(text_folder)
 
     assert chat_template is not None
@@ -32,7 +32,7 @@ def test_a_conversation_is_rendered_up_to_the_assistants_turn(text_folder: Path)
     )
 
 
-def test_thinking_is_the_templates_to_use(text_folder: Path) -> None:
+def test_the_thinking_option_is_passed_to_the_template(text_folder: Path) -> None:
     chat_template = ChatTemplate.from_folder(text_folder)
 
     assert chat_template is not None
@@ -44,7 +44,7 @@ def test_a_folder_without_a_template_gives_none(tmp_path: Path) -> None:
     assert ChatTemplate.from_folder(tmp_path) is None
 
 
-def test_a_chat_with_tools_takes_the_template_for_tools() -> None:
+def test_a_chat_with_tools_uses_the_template_for_tools() -> None:
     chat_template = template("plain", "tools: {{ tools[0].function.name }}")
     with_tools = ChatInput(messages=HELLO.messages, tools=('{"name": "f"}',))
 
@@ -65,13 +65,13 @@ def test_templates_know_the_named_tokens_and_the_date() -> None:
     assert re.fullmatch(r"<e> 20\d\d", prompt)
 
 
-def test_trainers_generation_tags_pass_on_what_they_hold() -> None:
+def test_generation_tags_of_trainers_render_their_content() -> None:
     source = "{% for m in messages %}{% generation %}{{ m.content }}{% endgeneration %}{% endfor %}"
 
     assert template(source).render(HELLO) == "hello"
 
 
-def test_a_template_that_refuses_is_the_requests_fault() -> None:
+def test_a_template_that_refuses_is_an_invalid_request() -> None:
     with pytest.raises(InvalidRequest, match="refuses these messages: no users please"):
         template("{{ raise_exception('no users please') }}").render(HELLO)
 
@@ -79,7 +79,7 @@ def test_a_template_that_refuses_is_the_requests_fault() -> None:
 @pytest.mark.parametrize(
     "source", ["{{ messages[0].nothing.at_all }}", "{{ 1 + messages[0].content }}", "{{ 1 // 0 }}"]
 )
-def test_a_template_that_stumbles_is_reported_as_a_request_it_cannot_render(source: str) -> None:
+def test_an_error_in_a_template_is_an_invalid_request(source: str) -> None:
     with pytest.raises(InvalidRequest, match="cannot render these messages"):
         template(source).render(HELLO)
 
@@ -103,7 +103,7 @@ def test_a_template_that_does_not_compile_is_refused_with_its_line() -> None:
         template("fine\n{% for %}")
 
 
-def test_what_a_template_says_of_a_long_text_is_cut() -> None:
+def test_a_long_error_text_of_a_template_is_cut() -> None:
     long = ChatInput(messages=(Message(role="user", content="x" * 100_000),))
     for source in (
         "{{ raise_exception(messages[0].content) }}",
@@ -122,7 +122,7 @@ def test_variables_that_a_template_reads_are_passed() -> None:
     )
 
 
-def test_a_message_is_opened_for_what_goes_on_even_if_written_twice() -> None:
+def test_a_message_is_left_open_for_continuation_even_if_written_twice() -> None:
     source = "{% for m in messages %}{{ m.content }};{{ m.content }}.{% endfor %}"
     chat = ChatInput(messages=HELLO.messages, continue_final_message=True)
 

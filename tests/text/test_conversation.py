@@ -78,19 +78,19 @@ def test_an_unknown_role_is_named_with_the_known_ones() -> None:
         (Message(role="developer", content="be brief"), USER),
     ],
 )
-def test_messages_may_stand_in_any_order(messages: tuple[Message, ...]) -> None:
+def test_messages_may_be_in_any_order(messages: tuple[Message, ...]) -> None:
     read = read_conversation(chat(*messages)).messages
 
     assert [message["role"] for message in read] == [message.role for message in messages]
 
 
-def test_a_content_of_parts_is_a_list_of_texts() -> None:
+def test_a_content_of_parts_becomes_a_list_of_texts() -> None:
     (message,) = read_conversation(chat(Message(role="user", content_parts=("a", "b")))).messages
 
     assert message["content"] == [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
 
 
-def test_reasoning_that_is_empty_is_not_reasoning_that_is_absent() -> None:
+def test_empty_reasoning_differs_from_absent_reasoning() -> None:
     empty = Message(role="assistant", content="a", reasoning="")
     absent = Message(role="assistant", content="a")
 
@@ -139,9 +139,7 @@ def test_arguments_that_are_no_json_object_are_refused(arguments: str, came: str
         (ChatInput(messages=(USER,), tools=("[]",)), '{"type": "function", "function": '),
     ],
 )
-def test_what_should_have_come_is_shown_by_an_example_of_its_kind(
-    chatted: ChatInput, example: str
-) -> None:
+def test_the_error_shows_an_example_of_what_was_expected(chatted: ChatInput, example: str) -> None:
     with pytest.raises(InvalidRequest) as refused:
         read_conversation(chatted)
 
@@ -150,7 +148,7 @@ def test_what_should_have_come_is_shown_by_an_example_of_its_kind(
 
 
 @pytest.mark.parametrize("nothing", ["", " \n", "null", " null ", "{}"])
-def test_no_arguments_are_the_empty_object_however_they_are_written(nothing: str) -> None:
+def test_all_forms_of_no_arguments_are_the_empty_object(nothing: str) -> None:
     message = read_conversation(chat_with_arguments(nothing)).messages[1]
 
     (call,) = cast("list[Any]", message["tool_calls"])
@@ -176,7 +174,7 @@ def test_a_pair_of_surrogates_is_a_character() -> None:
     assert call["function"]["arguments"] == {"a": "😀"}
 
 
-def test_thinking_that_was_not_set_is_not_passed() -> None:
+def test_an_unset_thinking_option_is_not_passed() -> None:
     assert read_conversation(chat(USER)).template_kwargs == {}
     for value in (True, False):
         thinking = ChatInput(messages=(USER,), enable_thinking=value)
@@ -206,7 +204,7 @@ def test_template_kwargs_are_a_json_object() -> None:
         ('{"enable_thinking": true}', "send it once"),
     ],
 )
-def test_template_kwargs_without_meaning_are_refused(kwargs: str, came: str) -> None:
+def test_invalid_template_kwargs_are_refused(kwargs: str, came: str) -> None:
     with pytest.raises(InvalidRequest, match=rf"chat_template_kwargs.*{came}"):
         read_conversation(
             ChatInput(messages=(USER,), enable_thinking=False, chat_template_kwargs=kwargs)
@@ -230,7 +228,7 @@ def test_a_bare_function_is_wrapped(bare: str) -> None:
 
 
 @pytest.mark.parametrize("type_of", ["", '"type": null, '])
-def test_a_tool_whose_type_is_not_said_is_a_function(type_of: str) -> None:
+def test_a_tool_without_a_type_is_a_function(type_of: str) -> None:
     text = f'{{{type_of}"function": {{"name": "f"}}}}'
 
     assert read_conversation(chat(USER, tools=(text,))).tools == [json.loads(text)]
@@ -239,7 +237,7 @@ def test_a_tool_whose_type_is_not_said_is_a_function(type_of: str) -> None:
 @pytest.mark.parametrize(
     "parameters", ["null", "{}", "[]", '{"type": "object", "properties": null}']
 )
-def test_a_tool_may_have_no_parameters_however_that_is_written(parameters: str) -> None:
+def test_a_tool_may_have_no_parameters_in_any_form(parameters: str) -> None:
     (tool,) = read_conversation(
         chat(USER, tools=(f'{{"name": "f", "parameters": {parameters}}}',))
     ).tools

@@ -17,7 +17,7 @@ def pieces_of(tokenizer: Tokenizer, ids: list[int]) -> list[str]:
 
 @settings(max_examples=300, deadline=None, derandomize=True)
 @given(text=st.text())
-def test_pieces_join_to_the_text_and_none_is_a_part_of_a_character(
+def test_pieces_join_to_the_text_and_none_splits_a_character(
     tokenizer: Tokenizer, text: str
 ) -> None:
     ids = tokenizer.encode_plain(text)
@@ -25,7 +25,7 @@ def test_pieces_join_to_the_text_and_none_is_a_part_of_a_character(
     pieces = pieces_of(tokenizer, ids)
 
     assert "".join(pieces) == tokenizer.decode(ids)
-    # Valid UTF-8 has no replacement characters but its own, so a split one would show.
+    # Valid UTF-8 has no replacement characters except its own, so a split character would show.
     assert sum(piece.count(REPLACEMENT) for piece in pieces) == tokenizer.decode(ids).count(
         REPLACEMENT
     )
@@ -33,7 +33,7 @@ def test_pieces_join_to_the_text_and_none_is_a_part_of_a_character(
 
 @settings(max_examples=500, deadline=None, derandomize=True)
 @given(ids=st.lists(st.integers(0, 620), max_size=40))
-def test_pieces_join_to_what_the_library_decodes_for_any_ids(
+def test_pieces_join_to_the_librarys_text_for_any_ids(
     pipeline: Pipeline, tokenizer: Tokenizer, ids: list[int]
 ) -> None:
     assert "".join(pieces_of(tokenizer, ids)) == pipeline.decode(ids, skip_special_tokens=True)
@@ -41,7 +41,7 @@ def test_pieces_join_to_what_the_library_decodes_for_any_ids(
 
 @settings(max_examples=300, deadline=None, derandomize=True)
 @given(blob=st.binary(max_size=24))
-def test_any_bytes_read_as_the_library_reads_them(
+def test_any_bytes_decode_as_in_the_library(
     pipeline: Pipeline, tokenizer: Tokenizer, blob: bytes
 ) -> None:
     id_of_byte = {tokenizer.token_bytes(token_id): token_id for token_id in range(620)}
@@ -59,7 +59,7 @@ def test_a_character_appears_with_its_last_token(tokenizer: Tokenizer) -> None:
     assert pieces == ["", *[""] * (len(ids) - 2), "🦉", ""]
 
 
-def test_an_unfinished_character_is_replaced_at_the_end_only(tokenizer: Tokenizer) -> None:
+def test_an_unfinished_character_is_replaced_only_at_the_end(tokenizer: Tokenizer) -> None:
     ids = tokenizer.encode_plain("🦉")[:-1]
 
     pieces = pieces_of(tokenizer, ids)

@@ -1,4 +1,4 @@
-"""Messages that a session folds turn by turn are those that are folded at once."""
+"""Folding a session's messages turn by turn equals folding them at once."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ ROLES = st.lists(
 
 
 class FirstOnly:
-    """A template that takes a system message where it is the first."""
+    """A template that accepts a system message only as the first message."""
 
     def __call__(self, role: str, is_first: bool, /) -> bool:
         return role == "system" and is_first
 
-    def said(self, message: JsonObject, /) -> JsonObject:
-        return {**message, "said": message["role"] == "assistant"}
+    def mark_answer(self, message: JsonObject, /) -> JsonObject:
+        return {**message, "is_marked": message["role"] == "assistant"}
 
 
 accepts_first = FirstOnly()

@@ -34,7 +34,7 @@ def test_an_id_outside_the_vocabulary_is_named_with_its_index(bad: int) -> None:
         validate_prompt([1, 2, bad, 3], 100)
 
 
-def test_a_prompt_may_leave_room_for_a_single_token_but_not_for_none() -> None:
+def test_a_prompt_must_leave_room_for_at_least_one_token() -> None:
     validate_length(9, 10)
 
     with pytest.raises(ContextOverflow, match=r"10 tokens .* context is 10 tokens"):

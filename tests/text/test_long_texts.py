@@ -1,4 +1,4 @@
-"""A long text is encoded in parts: to the same ids, and no further than there is room."""
+"""A long text is encoded in parts: to the same ids, and not beyond the token limit."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def tokenizer(request: pytest.FixtureRequest, pipeline: Pipeline) -> Tokenizer:
     return with_pattern(pipeline, request.param)
 
 
-def test_in_parts_or_whole_the_ids_are_the_same(
+def test_the_ids_are_the_same_in_parts_and_whole(
     tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "_PART_CHARACTERS", 5)
@@ -77,9 +77,7 @@ def test_an_unknown_pattern_is_never_cut(pipeline: Pipeline) -> None:
     assert list(tokenizer._parts("word " * 100_000)) == ["word " * 100_000]
 
 
-def test_encoding_ends_where_the_room_does(
-    tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_encoding_stops_at_the_limit(tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
     encoded: list[str] = []
     encode_part = tokenizer._encode_part
 

@@ -1,4 +1,4 @@
-"""A number that may change acts as the number that it is now, and reports what was concluded."""
+"""A number that may change acts like its current value, and reports what was concluded from it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SMALL = st.integers(-6, 6)
 def tried(
     operation: Callable[[Any, Any], Any], base: int, sign: int, offset: int, other: int, swap: bool
 ) -> tuple[Any, list[Conclusion]]:
-    """What comes out, as a plain value, and what was concluded on the way."""
+    """The result as a plain value, and the conclusions on the way."""
     concluded: list[Conclusion] = []
 
     def report(key: Key, conclusion: Conclusion) -> None:
@@ -41,7 +41,7 @@ def tried(
 @given(
     st.sampled_from(OPERATORS), SMALL, SMALL, st.sampled_from((1, -1)), SMALL, SMALL, st.booleans()
 )
-def test_where_a_conclusion_holds_the_result_is_the_same(
+def test_if_a_conclusion_holds_the_result_is_the_same(
     operation: Callable[[Any, Any], Any],
     base: int,
     later: int,
@@ -58,12 +58,12 @@ def test_where_a_conclusion_holds_the_result_is_the_same(
         assert result is ZeroDivisionError
     assert all(one.holds(base) for one in concluded)
 
-    # A sum is no conclusion: it goes on as a number that may change.
+    # A sum is no conclusion: the result is again a number that may change.
     if concluded and all(one.holds(later) for one in concluded):
         assert tried(operation, later, sign, offset, other, swap)[0] == result
 
 
-def test_a_number_less_another_of_the_same_kind_is_certain() -> None:
+def test_the_difference_of_two_moving_numbers_of_a_kind_is_certain() -> None:
     length = Moving(lambda key, conclusion: pytest.fail("nothing was concluded"), LENGTH, 9)
 
     assert (length - 1) - (length - 1 - 4) == 4
@@ -75,7 +75,7 @@ def test_a_number_less_another_of_the_same_kind_is_certain() -> None:
     [str, int, hash, list("abcdefghijk").__getitem__, range, "{}".format, "%d".__mod__],
     ids=["text", "int", "hash", "index", "range", "format", "percent"],
 )
-def test_whatever_needs_the_number_concludes_it(use: Callable[[Any], Any]) -> None:
+def test_an_operation_that_needs_the_number_concludes_its_value(use: Callable[[Any], Any]) -> None:
     concluded: list[Conclusion] = []
     moving = Moving(lambda key, conclusion: concluded.append(conclusion), LENGTH, 7)
 
@@ -83,12 +83,12 @@ def test_whatever_needs_the_number_concludes_it(use: Callable[[Any], Any]) -> No
     assert set(concluded) == {Exactly(7)}
 
 
-def test_what_nobody_foresaw_is_not_local() -> None:
+def test_an_unexpected_operation_is_not_local() -> None:
     with pytest.raises(NotLocal, match="bit_length"):
         Moving(lambda key, conclusion: None, LENGTH, 7).bit_length()
 
 
-def test_conclusions_about_one_number_go_together() -> None:
+def test_conclusions_about_one_number_are_combined() -> None:
     assert both(Bound(low=2), Bound(high=9)) == Bound(2, 9)
     assert both(Bound(low=2), Bound(low=4)) == Bound(low=4)
     assert both(Exactly(3), Bound(low=2)) == both(Bound(low=2), Exactly(3)) == Exactly(3)

@@ -14,7 +14,7 @@ def test_a_piece_is_remembered() -> None:
     assert cache.get("world") is None
 
 
-def test_the_piece_used_longest_ago_goes_first() -> None:
+def test_the_least_recently_used_piece_is_evicted() -> None:
     cache = PieceCache(max_characters=6)
     cache.put("aaa", array("I", [1]))
     cache.put("bbb", array("I", [2]))

@@ -1,4 +1,4 @@
-"""Chat to ids, against transformers: equal for ordinary words, and safe where users are not."""
+"""Chat to ids: equal to transformers for ordinary text, and safe for malicious text."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_the_demo_checkpoint_gets_the_ids_of_transformers() -> None:
     )
 
 
-def test_the_demo_checkpoint_takes_a_content_of_parts() -> None:
+def test_the_demo_checkpoint_accepts_a_content_of_parts() -> None:
     encoder = PromptEncoder.from_folder(DEMO)
     roles = ("system", "user", "assistant", "tool", "user")
     parts = tuple(Message(role=role, content_parts=("a", "b")) for role in roles)
@@ -145,7 +145,7 @@ def test_no_user_can_write_a_special_token(
     ]
 
 
-def test_what_a_user_typed_still_reads_as_typed(encoder: PromptEncoder) -> None:
+def test_a_users_text_decodes_to_what_was_typed(encoder: PromptEncoder) -> None:
     ids = encoder.encode(user_says("say <|im_end|> to me"))
 
     assert "user\nsay <|im_end|> to me<|im_end|>" in encoder.tokenizer.decode(
@@ -159,11 +159,11 @@ def num_control(tokenizer: Tokenizer, ids: tuple[int, ...]) -> int:
 
 
 @pytest.mark.parametrize("typed", ["<|im_end|>", "</think>", "<tool_call>", "</think><tool_call>"])
-def test_no_tool_nor_call_can_write_a_control_token_not_even_escaped(
+def test_no_tool_or_call_can_write_a_control_token_even_escaped(
     encoder: PromptEncoder, typed: str
 ) -> None:
     def chat(word: str) -> ChatInput:
-        # Others are the assistant's to say.
+        # The other control tokens may be in the assistant's text.
         special = word if word.endswith("|>") else "said"
         call = ToolCall(name=word, arguments=json.dumps({word: word, "list": [word, 1, None]}))
         return ChatInput(
@@ -184,7 +184,7 @@ def test_no_tool_nor_call_can_write_a_control_token_not_even_escaped(
     )
 
 
-def test_a_text_is_the_whole_prompt_with_its_control_tokens(
+def test_a_text_input_is_the_whole_prompt_with_its_control_tokens(
     encoder: PromptEncoder, oracle: PreTrainedTokenizerFast
 ) -> None:
     text = "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n"
@@ -192,11 +192,11 @@ def test_a_text_is_the_whole_prompt_with_its_control_tokens(
     assert list(encoder.encode(TextInput(text))) == oracle(text)["input_ids"]
 
 
-def test_token_ids_pass_as_they_are(encoder: PromptEncoder) -> None:
+def test_token_ids_are_passed_unchanged(encoder: PromptEncoder) -> None:
     assert encoder.encode(TokenInput((3, 1, 2))) == (3, 1, 2)
 
 
-def test_chat_without_a_template_is_refused_and_text_is_not(tokenizer: Tokenizer) -> None:
+def test_without_a_template_a_chat_is_refused_and_a_text_is_not(tokenizer: Tokenizer) -> None:
     encoder = PromptEncoder(tokenizer, None)
 
     with pytest.raises(InvalidRequest, match="no chat template; send the prompt as text"):

@@ -1,4 +1,4 @@
-"""Whatever a client writes, in whatever place, a prompt has the control tokens of the template."""
+"""Whatever a client writes in any field, a prompt has only the template's control tokens."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.real_vocabulary import KINDS, published_template, template
 
 USER = Message(role="user", content="q")
 
-# Tokens alone, cut off where a template's own character follows or comes before, and together.
+# Tokens alone, cut off next to a template's own character on either side, and together.
 TYPED = [
     *("<|im_start|>", "<|im_end|>", "<|endoftext|>", "<|vision_start|>", "<|audio_pad|>"),
     *("<think>", "</think>", "<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>"),
@@ -37,7 +37,7 @@ def calling(name: str, arguments: str) -> ChatInput:
     return ChatInput(messages=(USER, call(name, arguments), Message(role="tool", content="r")))
 
 
-def said(**fields: str | tuple[str, ...]) -> ChatInput:
+def answer(**fields: str | tuple[str, ...]) -> ChatInput:
     message = Message(role="assistant", **fields)  # type: ignore[arg-type]
     return ChatInput(messages=(USER, call("f", "{}"), Message(role="tool"), message, USER))
 
@@ -56,8 +56,8 @@ PLACES: dict[str, Callable[[str], ChatInput]] = {
     "parts that meet": lambda t: ChatInput(
         messages=(Message(role="user", content_parts=(t[: len(t) // 2], t[len(t) // 2 :])),)
     ),
-    "answer": lambda t: said(content=t, reasoning=""),
-    "reasoning": lambda t: said(content="a", reasoning=t),
+    "answer": lambda t: answer(content=t, reasoning=""),
+    "reasoning": lambda t: answer(content="a", reasoning=t),
     "tool result": lambda t: ChatInput(
         messages=(USER, call("f", "{}"), Message(role="tool", content=t, tool_call_id=t, name=t))
     ),
@@ -83,7 +83,7 @@ PLACES: dict[str, Callable[[str], ChatInput]] = {
 _READER = "{{ '<|im_end|' ~ reader ~ '>' if reader is defined else '' }}"
 
 
-# The model's own words keep their `<think>` and `<tool_call>`, as in transformers.
+# The model's own text keeps its `<think>` and `<tool_call>`, as in transformers.
 SPOKEN = ("answer", "reasoning", "open message", "open reasoning")
 
 
@@ -133,14 +133,15 @@ FRAGMENTS = [
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_no_text_made_of_pieces_becomes_a_control_token(
+def test_no_combination_of_pieces_becomes_a_control_token(
     real_tokenizer: Tokenizer, seed: int
 ) -> None:
     encoder = encoder_of(real_tokenizer, template(KINDS[seed]) + _READER)
     rng = random.Random(seed)
 
     for _ in range(150):
-        # Begins with a word, since templates trim, and look for results at the begin of a message.
+        # Starts with a word, since templates trim, and search for results at the start of a
+        # message.
         typed = "a" + "".join(rng.choices(FRAGMENTS, k=rng.randint(1, 6)))
         place = rng.choice(list(PLACES))
         ids = encoder.encode(PLACES[place](typed))
@@ -151,7 +152,7 @@ def test_no_text_made_of_pieces_becomes_a_control_token(
 
 
 @pytest.mark.parametrize("place", PLACES)
-def test_what_a_client_wrote_reads_as_it_was_written(real_tokenizer: Tokenizer, place: str) -> None:
+def test_a_clients_text_decodes_to_what_it_wrote(real_tokenizer: Tokenizer, place: str) -> None:
     encoder = encoder_of(real_tokenizer, template("3.8") + "{{ reader }}")
     typed = "<|im_end|>"
 
@@ -167,12 +168,12 @@ def test_thirty_megabytes_of_private_characters_are_read_once(real_tokenizer: To
     template_source = TemplateSource(plain=template("3.8"), with_tools=template("3.8"))
     chat_template = ChatTemplate(template_source, real_tokenizer.marks)
     private = "".join(map(chr, range(0xE000, 0xF8FF)))
-    huge = said(content="a", reasoning="x<|im_end|" * 3_000_000 + private)
+    huge = answer(content="a", reasoning="x<|im_end|" * 3_000_000 + private)
 
     began_at = time.process_time()
     text = chat_template.render(huge)
     took_s = time.process_time() - began_at
 
     assert len(text) > 30_000_000
-    # Each mark was looked for anew, 6,400 times: 38 s. Once, it is a tenth of a second.
+    # Searching for each of 6,400 marks separately took 38 s. One search takes a tenth of a second.
     assert took_s < 3

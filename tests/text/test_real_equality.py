@@ -1,5 +1,5 @@
-"""Sixty conversations through templates like Qwen's, and the published ones where they are: text
-and token ids are those of transformers."""
+"""Sixty conversations through templates like Qwen's, and the published ones if available: text and
+token ids equal those of transformers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What clients send to real templates, and the right prompt for it."""
+"""Requests to real templates, and the expected prompts."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def origin(request: pytest.FixtureRequest) -> str:
 
 @functools.cache
 def compiled(source: str) -> ChatTemplate:
-    """Once for all tests: it takes a hundred times as long as they do."""
+    """Compiled once for all tests: that takes a hundred times as long as they do."""
     return ChatTemplate(TemplateSource(plain=source, with_tools=source))
 
 
@@ -39,7 +39,7 @@ def rendered(origin: str, kind: str, *messages: dict[str, Any], **more: object) 
 
 
 @pytest.mark.parametrize("kind", ["3.5", "3.6", "3.8"])
-def test_thinking_that_nobody_set_is_as_the_template_has_it(origin: str, kind: str) -> None:
+def test_an_unset_thinking_option_leaves_the_templates_default(origin: str, kind: str) -> None:
     for unset in ({}, {"enable_thinking": None}):
         assert rendered(origin, kind, ASK, **unset).endswith(OPEN)
     assert rendered(origin, kind, ASK, enable_thinking=False).endswith(SHUT)
@@ -49,7 +49,7 @@ def test_thinking_that_nobody_set_is_as_the_template_has_it(origin: str, kind: s
     assert rendered(origin, "3.5-nothink", ASK, enable_thinking=True).endswith(OPEN)
 
 
-def test_effort_is_the_templates_default_and_the_clients_choice(origin: str) -> None:
+def test_effort_is_the_templates_default_or_the_clients_choice(origin: str) -> None:
     default = rendered(origin, "3.8", ASK)
     assert default.startswith("<|im_start|>system\n")
     assert default == rendered(
@@ -62,16 +62,16 @@ def test_effort_is_the_templates_default_and_the_clients_choice(origin: str) -> 
 
 
 @pytest.mark.parametrize("kind", ["3.6", "3.8"])
-def test_thoughts_of_a_history_are_kept_where_the_template_is_told_to(
+def test_reasoning_in_the_history_is_kept_if_the_template_is_asked_to(
     origin: str, kind: str
 ) -> None:
     thought = {"role": "assistant", "content": "a", "reasoning_content": "hm"}
     whole = "<|im_start|>assistant\n<think>\nhm\n</think>\n\na<|im_end|>"
-    told = {"chat_template_kwargs": {"preserve_thinking": True}}
+    options = {"chat_template_kwargs": {"preserve_thinking": True}}
     forbidden = {"chat_template_kwargs": {"preserve_thinking": False}}
 
     assert (whole in rendered(origin, kind, ASK, thought, ASK)) == (kind == "3.8")
-    assert whole in rendered(origin, kind, ASK, thought, ASK, **told)
+    assert whole in rendered(origin, kind, ASK, thought, ASK, **options)
     assert whole not in rendered(origin, kind, ASK, thought, ASK, **forbidden)
 
 
@@ -97,7 +97,7 @@ def test_a_result_needs_no_call(origin: str, kind: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("parameters", [None, {"type": "object", "properties": None}])
-def test_a_tool_without_parameters_is_written_as_it_came(
+def test_a_tool_without_parameters_is_written_unchanged(
     origin: str, kind: str, parameters: object
 ) -> None:
     tool = {"type": "function", "function": {"name": "f", "parameters": parameters}}
@@ -107,7 +107,7 @@ def test_a_tool_without_parameters_is_written_as_it_came(
 
 
 @pytest.mark.parametrize("kind", ["3.5", "3.6"])
-def test_reasoning_that_is_empty_is_not_looked_for_in_the_content(origin: str, kind: str) -> None:
+def test_empty_reasoning_is_not_searched_for_in_the_content(origin: str, kind: str) -> None:
     answer = {**NOW, "content": "a </think> b"}
 
     empty = rendered(origin, kind, ASK, {**answer, "reasoning_content": ""}, NOON)
@@ -118,7 +118,7 @@ def test_reasoning_that_is_empty_is_not_looked_for_in_the_content(origin: str, k
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_parts_of_a_content_are_one_text(origin: str, kind: str) -> None:
+def test_content_parts_become_one_text(origin: str, kind: str) -> None:
     parts = [{"type": "text", "text": " a"}, {"type": "text", "text": "b "}]
 
     assert rendered(origin, kind, {**ASK, "content": parts}) == rendered(
@@ -129,7 +129,7 @@ def test_parts_of_a_content_are_one_text(origin: str, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_developers_message_is_the_system_message(origin: str, kind: str) -> None:
+def test_a_developer_message_is_the_system_message(origin: str, kind: str) -> None:
     as_system = rendered(origin, kind, {"role": "system", "content": "be brief"}, ASK)
 
     assert rendered(origin, kind, {"role": "developer", "content": "be brief"}, ASK) == as_system
@@ -140,7 +140,7 @@ LATER = {"role": "system", "content": "note"}
 SYSTEM = {"role": "system", "content": "be brief"}
 SAID = {"role": "assistant", "content": "a"}
 FOLDED = [
-    # Two at the beginning are one; later ones go into the message before them …
+    # Two at the start become one; later ones go into the message before them …
     ([SYSTEM, NOTE, ASK], [{**SYSTEM, "content": "be brief\n\nnote"}, ASK]),
     ([ASK, LATER], [{**ASK, "content": "q\n\nnote"}]),
     ([ASK, NOTE, SAID, ASK], [{**ASK, "content": "q\n\nnote"}, SAID, ASK]),
@@ -149,7 +149,7 @@ FOLDED = [
     ([ASK, SAID, LATER, ASK], [ASK, SAID, {**ASK, "content": "note\n\nq"}]),
     ([ASK, SAID, NOTE, LATER, ASK], [ASK, SAID, {**ASK, "content": "note\n\nnote\n\nq"}]),
     ([ASK, NOW, NOTE, NOON], [ASK, NOW, {**NOON, "content": "12:00\n\nnote"}]),
-    # … and only between two answers are they a user's.
+    # … and only between two answers do they become a user message.
     ([ASK, SAID, NOTE], [ASK, SAID, {**ASK, "content": "note"}]),
     ([ASK, SAID, NOTE, SAID, ASK], [ASK, SAID, {**ASK, "content": "note"}, SAID, ASK]),
     (
@@ -165,13 +165,13 @@ FOLDED = [
 
 @pytest.mark.parametrize("kind", ["3.5", "3.8"])
 @pytest.mark.parametrize("case", range(len(FOLDED)))
-def test_instructions_are_written_where_they_stand(origin: str, kind: str, case: int) -> None:
+def test_instructions_are_written_at_their_position(origin: str, kind: str, case: int) -> None:
     sent, means = FOLDED[case]
 
     assert rendered(origin, kind, *sent) == rendered(origin, kind, *means)
 
 
-def test_a_later_instruction_leaves_what_came_before_as_it_was(origin: str) -> None:
+def test_a_later_instruction_does_not_change_the_text_before(origin: str) -> None:
     before = rendered(origin, "3.5", SYSTEM, ASK, NOW, NOON)
     after = rendered(origin, "3.5", SYSTEM, ASK, NOW, NOON, NOTE)
 
@@ -188,30 +188,32 @@ def test_a_template_that_knows_the_role_writes_it_itself() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_an_answer_that_was_begun_goes_on(origin: str, kind: str) -> None:
-    begun = {"role": "assistant", "content": "Once upon a  ", "reasoning_content": ""}
+def test_a_partial_answer_is_continued(origin: str, kind: str) -> None:
+    partial = {"role": "assistant", "content": "Once upon a  ", "reasoning_content": ""}
 
-    text = rendered(origin, kind, ASK, begun, continue_final_message=True)
+    text = rendered(origin, kind, ASK, partial, continue_final_message=True)
 
     assert text.endswith(f"{SHUT}Once upon a")
-    assert rendered(origin, kind, ASK, begun).endswith(f"{SHUT}Once upon a<|im_end|>\n") is False
-    assert "Once upon a<|im_end|>\n<|im_start|>assistant\n" in rendered(origin, kind, ASK, begun)
+    assert rendered(origin, kind, ASK, partial).endswith(f"{SHUT}Once upon a<|im_end|>\n") is False
+    assert "Once upon a<|im_end|>\n<|im_start|>assistant\n" in rendered(origin, kind, ASK, partial)
 
 
 @pytest.mark.parametrize("name", ["reasoning", "reasoning_content", "thinking"])
-def test_a_thought_that_was_begun_goes_on(origin: str, name: str) -> None:
-    begun = {"role": "assistant", "content": "", "reasoning_content": "Let me"}
+def test_partial_reasoning_is_continued(origin: str, name: str) -> None:
+    partial = {"role": "assistant", "content": "", "reasoning_content": "Let me"}
 
-    text = rendered(origin, "3.5", ASK, begun, continue_final_message=name)
+    text = rendered(origin, "3.5", ASK, partial, continue_final_message=name)
 
     assert text.endswith(f"{OPEN}Let me")
 
 
 @pytest.mark.parametrize("content", ["a CONTINUE_FINAL_MESSAGE_TAG b", "<think>", "\ue000"])
-def test_the_end_of_what_was_begun_is_not_looked_for_in_its_text(origin: str, content: str) -> None:
-    begun = {"role": "assistant", "content": content, "reasoning_content": ""}
+def test_an_end_mark_in_the_partial_text_is_not_taken_for_its_end(
+    origin: str, content: str
+) -> None:
+    partial = {"role": "assistant", "content": content, "reasoning_content": ""}
 
-    text = rendered(origin, "3.5", ASK, begun, continue_final_message=True)
+    text = rendered(origin, "3.5", ASK, partial, continue_final_message=True)
 
     assert text.endswith(f"{SHUT}{content}")
 
@@ -223,12 +225,12 @@ def test_no_content_cannot_be_continued(origin: str, content: object) -> None:
     for named in (True, "content"):
         with pytest.raises(InvalidRequest, match=r"content to continue in messages\[1\], got none"):
             rendered(origin, "3.5", ASK, nothing, continue_final_message=named)
-    begun = {**nothing, "reasoning_content": "Let me"}
-    text = rendered(origin, "3.5", ASK, begun, continue_final_message="reasoning")
+    partial = {**nothing, "reasoning_content": "Let me"}
+    text = rendered(origin, "3.5", ASK, partial, continue_final_message="reasoning")
     assert text.endswith(f"{OPEN}Let me")
 
 
-def test_what_cannot_be_continued_is_refused(origin: str) -> None:
+def test_a_message_that_cannot_be_continued_is_refused(origin: str) -> None:
     with pytest.raises(InvalidRequest, match="reasoning_content to be continued, but it has none"):
         rendered(origin, "3.5", ASK, SAID, continue_final_message="reasoning")
     dropped = {"role": "assistant", "content": "a", "reasoning_content": "hm"}
@@ -241,12 +243,12 @@ def test_what_cannot_be_continued_is_refused(origin: str) -> None:
 @pytest.mark.parametrize(
     "name", ["messages", "tools", "add_generation_prompt", "raise_exception", "namespace"]
 )
-def test_a_template_variable_cannot_be_one_of_the_routers(origin: str, name: str) -> None:
+def test_a_template_variable_cannot_override_the_routers(origin: str, name: str) -> None:
     with pytest.raises(InvalidRequest, match=f"cannot set '{name}'"):
         rendered(origin, "3.5", ASK, chat_template_kwargs={name: []})
 
 
-def test_the_named_tokens_of_a_checkpoint_are_its_own() -> None:
+def test_a_checkpoint_uses_its_own_named_tokens() -> None:
     source = TemplateSource(
         plain="{{ eos_token }}", with_tools="", named_tokens={"eos_token": "<e>"}
     )

@@ -1,4 +1,6 @@
-"""The vocabulary is the published one, and our templates differ from those in words only."""
+"""The vocabulary is the published one, and our templates differ from the published ones only in
+words.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +46,7 @@ GIVEN = {"role": "tool", "content": " r "}
 IMAGES = [{"type": "text", "text": "a"}, {"type": "image"}, {"type": "video"}, {"image_url": 1}]
 
 
-def said(content: str, **more: Any) -> dict[str, Any]:
+def answer(content: str, **more: Any) -> dict[str, Any]:
     return {"role": "assistant", "content": content, **more}
 
 
@@ -53,14 +55,21 @@ CONVERSATIONS: list[list[dict[str, Any]]] = [
     [{"role": "system", "content": " s "}, ASK],
     [{"role": "system", "content": " "}, ASK],
     [{"role": "system", "content": IMAGES}, ASK],
-    [ASK, said("<think>\nhm\n</think>\n\nyes"), ASK],
-    [ASK, said("a </think> b", reasoning_content=""), GIVEN],
-    [ASK, said("c", reasoning_content=" r ", tool_calls=[CALL, CALL]), GIVEN, GIVEN],
-    [ASK, said("c", reasoning_content=" r "), ASK, said("", tool_calls=[CALL]), GIVEN, said("z")],
-    [ASK, said("", tool_calls=[BARE]), GIVEN],
-    [ASK, said("x"), {"role": "user", "content": "<tool_response>x</tool_response>"}],
+    [ASK, answer("<think>\nhm\n</think>\n\nyes"), ASK],
+    [ASK, answer("a </think> b", reasoning_content=""), GIVEN],
+    [ASK, answer("c", reasoning_content=" r ", tool_calls=[CALL, CALL]), GIVEN, GIVEN],
+    [
+        ASK,
+        answer("c", reasoning_content=" r "),
+        ASK,
+        answer("", tool_calls=[CALL]),
+        GIVEN,
+        answer("z"),
+    ],
+    [ASK, answer("", tool_calls=[BARE]), GIVEN],
+    [ASK, answer("x"), {"role": "user", "content": "<tool_response>x</tool_response>"}],
     [{"role": "user", "content": "<tool_response>x</tool_response>"}],
-    [{"role": "user", "content": IMAGES}, said("x"), {"role": "user", "content": IMAGES}],
+    [{"role": "user", "content": IMAGES}, answer("x"), {"role": "user", "content": IMAGES}],
     [{"role": "user", "content": [{"type": "sound"}]}],
     [{"role": "user", "content": 5}],
     [ASK, GIVEN],
@@ -102,7 +111,7 @@ def rendered(source: str, **options: Any) -> str | None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_our_templates_differ_from_the_published_in_words_only(kind: str) -> None:
+def test_our_templates_differ_from_the_published_only_in_words(kind: str) -> None:
     ours, published = template(kind), published_template(kind)
     tools = [{"type": "function", "function": {"name": "f"}}]
 

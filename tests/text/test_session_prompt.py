@@ -1,5 +1,5 @@
-"""A session's prompt from its last one is, id for id, the one that is made anew: for every
-template, those included that look at all messages, count them, or remember what they saw.
+"""A session's prompt built from its last one equals, id for id, the prompt built from scratch: for
+every template, including those that read all messages, count them, or keep state.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def loop(body: str, over: str = "messages") -> str:
     return f"{HEAD}{{%- for message in {over} -%}}{body}{{%- endfor -%}}{END}"
 
 
-# What each does is right only if all messages are rendered again, or if it is seen through.
+# Each is correct only if all messages are rendered again, or if its dependence is detected.
 HOSTILE = {
     "number of messages": loop(LINE + "{{- messages | length -}}"),
     "number of messages, compared": loop(LINE + "{{- 'x' if messages | length > 9 -}}"),
@@ -84,7 +84,7 @@ HOSTILE = {
     "{%- set ns.open = false -%}{%- endif -%}{%- endfor -%}"
     "{%- for message in messages -%}{{- 'late ' if loop.index0 > ns.last -}}"
     "{{- 'at ' if loop.index0 == ns.last -}}" + LINE + "{%- endfor -%}" + END,
-    "the last question, told": HEAD
+    "the last question, given": HEAD
     + "{%- for message in messages -%}{%- if message.role == 'user' -%}"
     "{%- set ns.last = loop.index0 -%}{%- endif -%}{%- endfor -%}"
     "{%- for message in messages -%}{{- ns.last -}}" + LINE + "{%- endfor -%}" + END,
@@ -127,7 +127,7 @@ HOSTILE = {
 
 
 class Twice:
-    """A template and tokenizer that make each prompt in both ways."""
+    """A template and tokenizer that build each prompt in both ways."""
 
     def __init__(self, source: str, tokenizer: Tokenizer) -> None:
         named = {"eos_token": "<|im_end|>"}
@@ -239,13 +239,13 @@ def test_no_template_gets_a_wrong_prompt(name: str, tokenizer: Tokenizer) -> Non
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_templates_like_qwens_keep_what_does_not_change(kind: str, tokenizer: Tokenizer) -> None:
+def test_templates_like_qwens_keep_the_unchanged_part(kind: str, tokenizer: Tokenizer) -> None:
     twice = Twice(template(kind), tokenizer)
 
     assert sum(converse(twice, random.Random(seed), 14) for seed in range(6)) > 10_000
 
 
-def test_the_demo_template_keeps_what_does_not_change(tokenizer: Tokenizer) -> None:
+def test_the_demo_template_keeps_the_unchanged_part(tokenizer: Tokenizer) -> None:
     twice = Twice(DEMO.read_text(), tokenizer)
 
     assert sum(converse(twice, random.Random(seed), 14) for seed in range(6)) > 10_000
@@ -255,7 +255,7 @@ def test_the_demo_template_keeps_what_does_not_change(tokenizer: Tokenizer) -> N
     "name", ["qwen3", "qwen3_5_think", "qwen3_5_nothink", "qwen3_6", "qwen3_8", "qwen3_vl",
              "qwen3_instruct_2507"],
 )  # fmt: skip
-def test_published_templates_keep_what_does_not_change(name: str, tokenizer: Tokenizer) -> None:
+def test_published_templates_keep_the_unchanged_part(name: str, tokenizer: Tokenizer) -> None:
     path = PUBLISHED / f"{name}.jinja"
     if not path.is_file():
         pytest.skip(f"needs the published templates in {PUBLISHED}")

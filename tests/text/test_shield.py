@@ -1,4 +1,4 @@
-"""Control tokens are marks where the template writes them, and text where a client does."""
+"""Control tokens from the template are marks; those in a client's text stay text."""
 
 from __future__ import annotations
 
@@ -33,57 +33,55 @@ def test_more_tokens_than_marks_are_refused() -> None:
         ControlMarks(f"<{i}>" for i in range(2048))
 
 
-def render(source: str, said: str) -> str:
+def render(source: str, content: str) -> str:
     environment = Environment()
     tree = environment.parse(source)
     MARKS.mark_literals(tree)
     template = environment.template_class.from_code(environment, environment.compile(tree), {})
-    return template.render(said=said, table={"<E>": "found"})
+    return template.render(content=content, table={"<E>": "found"})
 
 
 WRITTEN = [
-    ("a<E>{{ said }}<T>", f"a{E}<E>{T}"),
-    ("{{ '<E>' + said ~ '<T>' }}", f"{E}<E>{T}"),
-    ("{% set x = '<T>' %}{{ x + said }}", f"{T}<E>"),
+    ("a<E>{{ content }}<T>", f"a{E}<E>{T}"),
+    ("{{ '<E>' + content ~ '<T>' }}", f"{E}<E>{T}"),
+    ("{% set x = '<T>' %}{{ x + content }}", f"{T}<E>"),
     ("{% macro m(x, y='</T>') %}<T>{{ x }}{{ y }}{% endmacro %}{{ m('<E>') }}", f"{T}{E}{T_END}"),
-    ("{{ '<E>' if said == '<E>' else '<T>' }}", E),
-    ("{% if '<E>' in said %}<T>{% endif %}", T),
+    ("{{ '<E>' if content == '<E>' else '<T>' }}", E),
+    ("{% if '<E>' in content %}<T>{% endif %}", T),
     ("{% for x in ['<E>', '<T>'] if x %}{{ x }}{% endfor %}", f"{E}{T}"),
     ("{{ nothing | default('<E>') }}", E),
     ("{{ ['a', 'b'] | join('<T>') }}", f"a{T}b"),
-    ("{{ '<E>'.join(['a', said]) }}", f"a{E}<E>"),
-    ("{{ said | replace('<E>', '<T>') }}", T),
-    ("{{ said.replace('<E>', '<T>') }}", T),
-    ("{{ '%s<T>' | format(said) }}", f"<E>{T}"),
+    ("{{ '<E>'.join(['a', content]) }}", f"a{E}<E>"),
+    ("{{ content | replace('<E>', '<T>') }}", T),
+    ("{{ content.replace('<E>', '<T>') }}", T),
+    ("{{ '%s<T>' | format(content) }}", f"<E>{T}"),
     ("{{ {'k': '<T>'}['k'] }}", T),
     ("{{ '<E' ~ '>' }}", f"{SHORT}>"),
 ]
 
 
 @pytest.mark.parametrize(("source", "written"), WRITTEN)
-def test_what_a_template_writes_is_marked_and_what_it_was_told_is_not(
-    source: str, written: str
-) -> None:
+def test_a_templates_literals_are_marked_and_its_inputs_are_not(source: str, written: str) -> None:
     assert render(source, "<E>") == written
 
 
 LOOKED_FOR = [
-    "{{ said.split('<E>')[-1] }}",
-    "{{ 'b' if '<E>' in said }}",
-    "{{ 'b' if said.startswith('a<E>') }}",
-    "{{ 'b' if said is equalto('a<E>b') }}",
+    "{{ content.split('<E>')[-1] }}",
+    "{{ 'b' if '<E>' in content }}",
+    "{{ 'b' if content.startswith('a<E>') }}",
+    "{{ 'b' if content is equalto('a<E>b') }}",
     "{{ 'b' if table['<E>'] == 'found' }}",
-    "{{ {'<E>': 'b'}[said[1:4]] }}",
-    "{{ said.lstrip('a<E>') }}",
-    "{% set found = '<E>' in said %}{{ 'b' if found }}",
-    "{% set found = said is equalto('a<E>b') %}{{ 'b' if found }}",
-    "{% if said == 'a<E>b' %}b{% elif said == '<E>' %}c{% endif %}",
-    "{{ said | replace('a<E>', '') }}",
+    "{{ {'<E>': 'b'}[content[1:4]] }}",
+    "{{ content.lstrip('a<E>') }}",
+    "{% set found = '<E>' in content %}{{ 'b' if found }}",
+    "{% set found = content is equalto('a<E>b') %}{{ 'b' if found }}",
+    "{% if content == 'a<E>b' %}b{% elif content == '<E>' %}c{% endif %}",
+    "{{ content | replace('a<E>', '') }}",
 ]
 
 
 @pytest.mark.parametrize("source", LOOKED_FOR)
-def test_what_a_template_looks_for_in_a_text_is_found_there(source: str) -> None:
+def test_a_token_that_a_template_searches_for_is_found(source: str) -> None:
     assert render(source, "a<E>b") == "b"
 
 
@@ -95,13 +93,13 @@ def test_a_template_that_builds_control_tokens_from_pieces_is_refused() -> None:
         ChatTemplate(TemplateSource(plain=source, with_tools=source), MARKS)
 
 
-def test_a_template_that_looks_for_what_it_wrote_is_refused() -> None:
+def test_a_template_that_searches_its_own_output_is_refused() -> None:
     source = "{% set x = '<T>' + messages[0].content %}{{ 'yes' if '<T>' in x else 'no' }}"
     with pytest.raises(InvalidCheckpoint, match="write each one whole"):
         ChatTemplate(TemplateSource(plain=source, with_tools=source), MARKS)
 
 
-def test_named_tokens_are_the_templates_own() -> None:
+def test_only_the_template_writes_named_tokens() -> None:
     source = "{{ messages[0].content }}{{ eos_token }}"
     named = {"eos_token": "<E>"}
     template = ChatTemplate(

@@ -50,7 +50,7 @@ def test_every_short_stop_string_is_found_in_every_short_text() -> None:
 
 @settings(max_examples=300, deadline=None, derandomize=True)
 @given(text=st.text(alphabet="abc"), stops=st.lists(words, min_size=1, max_size=4))
-def test_only_what_may_become_a_stop_string_is_held_back(text: str, stops: list[str]) -> None:
+def test_only_a_possible_start_of_a_stop_string_is_held_back(text: str, stops: list[str]) -> None:
     matcher = StopStringMatcher(stops)
 
     safe, match = matcher.push(text)
@@ -60,7 +60,7 @@ def test_only_what_may_become_a_stop_string_is_held_back(text: str, stops: list[
     assert held == "" or any(stop.startswith(held) for stop in stops)
 
 
-def test_text_flows_at_once_when_it_cannot_become_a_stop_string() -> None:
+def test_text_that_cannot_become_a_stop_string_is_passed_on_at_once() -> None:
     matcher = StopStringMatcher(["END"])
 
     assert matcher.push("hello E") == ("hello ", None)
@@ -70,11 +70,11 @@ def test_text_flows_at_once_when_it_cannot_become_a_stop_string() -> None:
     assert matcher.flush() == ""
 
 
-def test_the_string_that_is_complete_first_wins() -> None:
+def test_the_stop_string_that_is_complete_first_wins() -> None:
     assert run(["xabcd"], ["abcd", "bc"]) == ("xa", "bc")
 
 
-def test_of_strings_that_end_together_the_longest_wins() -> None:
+def test_of_stop_strings_that_end_together_the_longest_wins() -> None:
     assert run(["x", "a", "b", "c"], ["c", "abc", "bc"]) == ("x", "abc")
 
 
@@ -82,5 +82,5 @@ def test_without_stop_strings_everything_is_safe() -> None:
     assert StopStringMatcher([]).push("anything") == ("anything", None)
 
 
-def test_a_near_miss_falls_back_to_the_longest_start_that_still_holds() -> None:
+def test_a_near_miss_falls_back_to_the_longest_remaining_start() -> None:
     assert run(["abacabaabacabaac"], ["abacabaac"]) == ("abacaba", "abacabaac")

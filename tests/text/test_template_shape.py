@@ -1,4 +1,4 @@
-"""Where prompts part is learned of any template, and found again in prompts of any length."""
+"""Branch points are learned for any template, and found in prompts of any length."""
 
 from __future__ import annotations
 
@@ -33,21 +33,21 @@ def encoder_of(tokenizer: Tokenizer, source: str) -> PromptEncoder:
 
 
 def check_partings(encoder: PromptEncoder, *, enable_thinking: bool) -> None:
-    """Each next turn parts at a point that is named, or at the prompt's end."""
+    """Each next turn diverges at a named point, or at the prompt's end."""
     for messages in (FIRST, IN_A_RUN, (*FIRST, SAID, ASKED), (*FIRST, SAID, ASKED, CALLED, GIVEN)):
         chat = ChatInput(messages=messages, enable_thinking=enable_thinking)
         prompt = encoder.encode(chat)
         points = encoder.branch_points(prompt, chat)
         for more in ((SAID, ASKED), (CALLED, GIVEN)):
             later = ChatInput(messages=(*messages, *more), enable_thinking=enable_thinking)
-            parted_at = num_shared(prompt, encoder.encode(later))
-            assert parted_at in (*points, len(prompt)), (messages, more)
+            branches_at = num_shared(prompt, encoder.encode(later))
+            assert branches_at in (*points, len(prompt)), (messages, more)
         assert len(points) <= 4
 
 
 @pytest.mark.parametrize("enable_thinking", [True, False])
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_next_turn_parts_where_it_is_said(
+def test_the_next_turn_diverges_at_a_named_point(
     kind: str, enable_thinking: bool, real_tokenizer: Tokenizer
 ) -> None:
     check_partings(encoder_of(real_tokenizer, template(kind)), enable_thinking=enable_thinking)
@@ -55,7 +55,7 @@ def test_the_next_turn_parts_where_it_is_said(
 
 @pytest.mark.parametrize("enable_thinking", [True, False])
 @pytest.mark.parametrize("kind", KINDS)
-def test_so_it_does_with_the_published_templates(
+def test_the_next_turn_diverges_at_a_named_point_with_published_templates(
     kind: str, enable_thinking: bool, real_tokenizer: Tokenizer
 ) -> None:
     encoder = encoder_of(real_tokenizer, published_template(kind))
@@ -77,11 +77,11 @@ OTHER_FAMILY = """\
 {%- if add_generation_prompt %}<|im_start|>say: <think>{% endif %}"""
 
 
-def test_a_template_of_another_family_is_learned_as_well(tokenizer: Tokenizer) -> None:
+def test_a_template_of_another_family_is_learned_too(tokenizer: Tokenizer) -> None:
     check_partings(encoder_of(tokenizer, OTHER_FAMILY), enable_thinking=True)
 
 
-def test_a_template_without_tools_or_a_generation_prompt_says_what_it_can(
+def test_a_template_without_tools_or_a_generation_prompt_has_a_partial_shape(
     tokenizer: Tokenizer,
 ) -> None:
     refuses = "{%- if m.role == 'tool' %}{{ raise_exception('no tools') }}{% endif %}"
@@ -110,7 +110,7 @@ def test_without_a_template_messages_are_still_found(tokenizer: Tokenizer) -> No
     assert encoder.branch_points((5, 6, 7)) == ()
 
 
-def test_a_chat_that_was_rendered_elsewhere_parts_at_the_same_points(
+def test_a_chat_that_was_rendered_elsewhere_has_the_same_branch_points(
     real_tokenizer: Tokenizer,
 ) -> None:
     encoder = encoder_of(real_tokenizer, template("3.5"))
@@ -124,7 +124,7 @@ def test_a_chat_that_was_rendered_elsewhere_parts_at_the_same_points(
     assert encoder.branch_points(prompt, TextInput("")) == points
 
 
-def test_options_of_a_chat_have_shapes_of_their_own(real_tokenizer: Tokenizer) -> None:
+def test_each_combination_of_options_has_its_own_shape(real_tokenizer: Tokenizer) -> None:
     encoder = encoder_of(real_tokenizer, template("3.5"))
     rewritten = {}
     for enable_thinking in (True, False):
@@ -132,11 +132,11 @@ def test_options_of_a_chat_have_shapes_of_their_own(real_tokenizer: Tokenizer) -
         prompt = encoder.encode(chat)
         rewritten[enable_thinking] = len(prompt) - encoder.branch_points(prompt, chat)[-1]
 
-    # `<think>\n`; and of the four tokens of an empty thought the three that may become another.
+    # `<think>\n`; and the three of the four tokens of empty reasoning that may change.
     assert rewritten == {True: 2, False: 3}
 
 
-def test_a_result_far_above_a_page_is_passed_over(real_tokenizer: Tokenizer) -> None:
+def test_a_branch_point_before_very_long_results_is_found(real_tokenizer: Tokenizer) -> None:
     encoder = encoder_of(real_tokenizer, template("3.5"))
     long = Message(role="tool", content=" noon" * 5000, tool_call_id="c1")
     chat = ChatInput(messages=(SYSTEM, ASKED, CALLED, long, CALLED, long))
@@ -146,7 +146,7 @@ def test_a_result_far_above_a_page_is_passed_over(real_tokenizer: Tokenizer) -> 
     assert num_shared(prompt, encoder.encode(later)) in encoder.branch_points(prompt, chat)
 
 
-def test_what_a_template_is_told_to_keep_is_not_expected_to_change(
+def test_reasoning_that_a_template_is_asked_to_keep_is_not_expected_to_change(
     real_tokenizer: Tokenizer,
 ) -> None:
     encoder = encoder_of(real_tokenizer, template("3.6"))
@@ -160,12 +160,12 @@ def test_what_a_template_is_told_to_keep_is_not_expected_to_change(
     assert set(encoder.branch_points(prompt, keeping)) < set(encoder.branch_points(prompt, chat))
 
 
-def test_a_message_that_is_continued_parts_at_the_first_answer_too(
+def test_a_continued_message_also_diverges_at_the_first_answer(
     real_tokenizer: Tokenizer,
 ) -> None:
     encoder = encoder_of(real_tokenizer, template("3.5"))
-    begun = (*IN_A_RUN, Message(role="assistant", reasoning="So", content="At"))
-    chat = ChatInput(messages=begun, continue_final_message=True)
+    partial = (*IN_A_RUN, Message(role="assistant", reasoning="So", content="At"))
+    chat = ChatInput(messages=partial, continue_final_message=True)
     prompt = encoder.encode(chat)
     later = ChatInput(messages=(*IN_A_RUN, SAID, ASKED))
 

@@ -20,7 +20,7 @@ def test_a_folder_without_a_template_has_none(tmp_path: Path) -> None:
     assert read_template_source(tmp_path) is None
 
 
-def test_the_template_file_comes_before_the_config(tmp_path: Path) -> None:
+def test_the_template_file_takes_precedence_over_the_config(tmp_path: Path) -> None:
     write_config(tmp_path, chat_template="from config")
     (tmp_path / "chat_template.jinja").write_text("from file")
 
@@ -50,7 +50,7 @@ def test_a_config_may_name_a_template_for_tools(tmp_path: Path) -> None:
     assert (source.plain, source.with_tools) == ("a", "b")
 
 
-def test_token_names_are_read_in_both_of_their_forms(tmp_path: Path) -> None:
+def test_token_names_are_read_in_both_forms(tmp_path: Path) -> None:
     write_config(
         tmp_path, chat_template="x", eos_token="<e>", pad_token={"content": "<p>"}, bos_token=None
     )
@@ -69,7 +69,7 @@ def test_named_templates_without_a_default_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("value", [3, {"default": "a"}, [{"name": "default"}], ["a"]])
-def test_a_template_of_another_shape_is_refused(tmp_path: Path, value: object) -> None:
+def test_a_template_of_another_type_is_refused(tmp_path: Path, value: object) -> None:
     write_config(tmp_path, chat_template=value)
 
     with pytest.raises(InvalidCheckpoint, match="a string, or a list of objects"):
@@ -84,7 +84,7 @@ def test_a_broken_config_is_refused(tmp_path: Path, text: str) -> None:
         read_template_source(tmp_path)
 
 
-def test_a_template_that_is_no_utf8_is_refused(tmp_path: Path) -> None:
+def test_a_template_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
     (tmp_path / "chat_template.jinja").write_bytes(b"\xff")
 
     with pytest.raises(InvalidCheckpoint, match="cannot be read"):

@@ -33,7 +33,7 @@ def test_a_tokenizer_that_is_not_byte_level_is_refused() -> None:
         Tokenizer(Pipeline(models.WordLevel({"a": 0}, unk_token="a")))
 
 
-def test_added_tokens_that_look_at_their_neighbours_are_refused(pipeline: Pipeline) -> None:
+def test_added_tokens_that_depend_on_their_neighbours_are_refused(pipeline: Pipeline) -> None:
     other = Pipeline.from_str(pipeline.to_str())
     other.add_special_tokens([AddedToken("<mask>", lstrip=True)])
 
@@ -43,7 +43,7 @@ def test_added_tokens_that_look_at_their_neighbours_are_refused(pipeline: Pipeli
 
 @settings(max_examples=300, deadline=None, derandomize=True)
 @given(text=texts)
-def test_any_text_gets_the_ids_that_the_library_gives(
+def test_any_text_gets_the_librarys_ids(
     pipeline: Pipeline, tokenizer: Tokenizer, text: str
 ) -> None:
     assert tokenizer.encode(text) == pipeline.encode(text, add_special_tokens=False).ids
@@ -70,7 +70,7 @@ def test_marks_are_control_tokens_and_their_names_are_text(tokenizer: Tokenizer)
     assert ids.count(tokenizer.token_id("<|im_end|>") or -1) == 1
 
 
-def test_an_added_token_that_plain_text_becomes_is_refused(pipeline: Pipeline) -> None:
+def test_an_added_token_that_plain_text_can_become_is_refused(pipeline: Pipeline) -> None:
     other = Pipeline.from_str(pipeline.to_str())
     vocabulary = json.loads(pipeline.to_str())["model"]["vocab"]
     assert "a" in vocabulary
@@ -112,6 +112,6 @@ def test_an_added_token_with_a_space_keeps_its_text(pipeline: Pipeline) -> None:
     assert [tokenizer.token_bytes(i) for i in tokenizer.encode("<a b>")] == [b"<a b>"]
 
 
-def test_ids_that_no_token_has_are_silent(tokenizer: Tokenizer) -> None:
+def test_ids_without_a_token_decode_to_nothing(tokenizer: Tokenizer) -> None:
     assert tokenizer.token_bytes(1_000_000) == b""
     assert tokenizer.decode([1_000_000]) == ""

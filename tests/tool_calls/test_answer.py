@@ -1,4 +1,6 @@
-"""Calls in an answer's text: which tags are calls, which are only text, and what stands around."""
+"""Calls in an answer's text: which tags are calls, which are only text, and the text around
+them.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from segue.sdk.tool_calls import read_answer
+from segue.answers.tool_calls import read_answer
 from tests.tool_calls.writing import (
     END,
     OPEN,
@@ -34,13 +36,13 @@ from tests.tool_calls.writing import (
         ([("unheard", "5")], '{"unheard": "5"}'),
     ],
 )
-def test_arguments_have_the_types_of_the_tool(
+def test_arguments_have_the_types_of_the_tools_schema(
     parameters: list[tuple[str, str]], arguments: str
 ) -> None:
     assert read_answer(written(*parameters), TOOLS) == assistant("", called(arguments))
 
 
-def test_text_may_stand_before_calls_and_calls_after_each_other() -> None:
+def test_text_may_precede_calls_and_calls_may_follow_each_other() -> None:
     text = f"One moment.\n\n{written(('text', 'a'))}\n{written(name='other')}"
 
     message = read_answer(text, TOOLS)
@@ -48,7 +50,7 @@ def test_text_may_stand_before_calls_and_calls_after_each_other() -> None:
     assert message == assistant("One moment.", called('{"text": "a"}'), called("{}", "other"))
 
 
-def test_text_after_and_between_calls_is_said_too() -> None:
+def test_text_after_and_between_calls_is_kept() -> None:
     text = f"First.\n{written()}\nThen this:\n\n{written(('limit', '1'))}\n\nDone."
 
     message = read_answer(text, TOOLS)
@@ -68,14 +70,14 @@ def test_text_after_and_between_calls_is_said_too() -> None:
         "The <think> tag.",
     ],
 )
-def test_prose_about_tags_calls_nothing(content: str) -> None:
+def test_prose_about_tags_is_no_call(content: str) -> None:
     call = written(("text", "a"))
 
     assert read_answer(content, TOOLS) == assistant(content)
     assert read_answer(f"{content}\n\n{call}", TOOLS) == assistant(content, called('{"text": "a"}'))
 
 
-def test_what_is_thought_about_calls_calls_nothing() -> None:
+def test_a_call_in_reasoning_is_no_call() -> None:
     thought = f"Maybe {written()}?\n</think>\n\n"
 
     assert read_answer(f"{thought}No.", TOOLS) == assistant(f"{thought}No.")
@@ -92,13 +94,13 @@ def test_what_is_thought_about_calls_calls_nothing() -> None:
         f"{OPEN}{parameter('text', 'a')}or rather\n</think>",
     ],
 )
-def test_a_thought_may_hold_any_markup(thought: str) -> None:
+def test_reasoning_may_hold_any_markup(thought: str) -> None:
     text = f"{thought}\n\n{written(('text', 'a'))}"
 
     assert read_answer(text, TOOLS) == assistant(thought, called('{"text": "a"}'))
 
 
-def test_a_thought_that_does_not_end_may_end_with_a_call() -> None:
+def test_reasoning_without_an_end_may_end_with_a_call() -> None:
     text = f"<think>\nI look.\n\n{written()}"
 
     assert read_answer(text, TOOLS) == assistant("<think>\nI look.", called("{}"))
@@ -155,7 +157,7 @@ def test_a_value_may_hold_any_markup(value: str) -> None:
         f"\n\n{written(('text', '/'))}\n\n",
     ],
 )
-def test_white_space_around_tags_means_nothing(answer: str) -> None:
+def test_white_space_around_tags_is_ignored(answer: str) -> None:
     assert text_of(answer) == "/"
 
 
@@ -195,7 +197,7 @@ PIECES = st.sampled_from(
 
 @given(st.lists(PIECES, max_size=40).map("".join))
 @example(written(("where", '{"a": NaN, "b": 1e999, "c": "\\ud800"}')))
-def test_whatever_is_written_arguments_are_json_and_text_is_not_lost(text: str) -> None:
+def test_for_any_input_arguments_are_json_and_no_text_is_lost(text: str) -> None:
     for is_whole in (True, False):
         message = read_answer(text, TOOLS, is_whole=is_whole)
 

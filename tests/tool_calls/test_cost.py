@@ -1,4 +1,4 @@
-"""Reading takes time in proportion to the text, however it is made."""
+"""Reading an answer takes time linear in the text's length, for any text."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from segue.sdk.tool_calls import read_answer
+from segue.answers.tool_calls import read_answer
 
 TOOLS = (
     json.dumps(
@@ -58,5 +58,5 @@ def test_a_megabyte_of_markup_is_read_in_seconds(start: str, piece: str, end: st
 
     read_answer(text, TOOLS)
 
-    # Measured: at most 1.5 s. What grows with the square takes minutes.
+    # Measured: at most 1.5 s. A quadratic cost would take minutes.
     assert time.process_time() - began_at < 15

@@ -1,4 +1,4 @@
-"""Calls in JSON, as Hermes has them."""
+"""Calls in JSON, in the Hermes format."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from segue.sdk.tool_calls import read_answer
+from segue.answers.tool_calls import read_answer
 from tests.tool_calls.writing import TOOLS, assistant, called, text_of, written
 
 
@@ -23,7 +23,7 @@ from tests.tool_calls.writing import TOOLS, assistant, called, text_of, written
     ],
 )
 @pytest.mark.parametrize("around", ["\n{}\n</tool_call>", "{}</tool_call>", "\n{}"])
-def test_hermes_calls_are_calls(json_text: str, around: str) -> None:
+def test_hermes_calls_are_read(json_text: str, around: str) -> None:
     if around == "\n{}" and "'" in json_text:
         around += "</tool_call>"
     assert text_of("<tool_call>" + around.format(json_text)) == "a"
@@ -64,7 +64,7 @@ def test_a_hermes_call_may_have_a_brace_too_few_or_too_many(braces: str) -> None
     )
 
 
-def test_hermes_arguments_are_what_their_json_says() -> None:
+def test_hermes_arguments_are_their_jsons_values() -> None:
     value = 'a </tool_call> b\n{"name": "g"} "'
     answer = json.dumps({"name": "find", "arguments": {"text": value, "zip": "02134", "n": 4}})
 

@@ -1,10 +1,10 @@
-"""What a template writes of a typed call is read back, whatever the values are made of.
+"""A typed call that a template writes is read back, for any values.
 
 The examples are the same in every run: among many thousands there is one in which stray tags of
-several values complete each other, and which has another reading that is as good.
+several values complete each other, so that another reading is equally good.
 
-Left out is what two values share: where a schema allows both, the text null and nothing look the
-same, as do the text 4 and the number.
+Values that look the same are left out: if a schema allows both, the text null and null cannot be
+distinguished, nor the text 4 and the number.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from segue.answers.tool_calls import read_answer
 from segue.api.types import ChatInput, Message, ToolCall
-from segue.sdk.tool_calls import read_answer
 from segue.text.chat import ChatTemplate
 from segue.text.template.source import TemplateSource
 
 REAL = Path(__file__).parents[3] / "shared" / "data" / "qwen" / "trl"
 REAL_NAMES = ("qwen3_5_think", "qwen3_5_nothink", "qwen3_6", "qwen3_8")
 
-# The two ways in which templates of the family write values, and one that writes JSON.
+# The two forms in which templates of the family write values, and one that writes JSON.
 OURS = r"""
 {%- for message in messages if message.role == 'assistant' -%}
 <|im_start|>assistant
@@ -96,7 +96,7 @@ KINDS: dict[str, st.SearchStrategy[Any]] = {
 
 @st.composite
 def typed(draw: st.DrawFn) -> Typed:
-    """A schema of one parameter, in one of the ways to write it, and a value of it."""
+    """A schema of one parameter in one of its forms, and a value for it."""
     kind = draw(st.sampled_from(sorted(KINDS)))
     form = draw(st.sampled_from(["type", "TYPE", "nullable", "types", "anyOf", "ref", "allOf"]))
     value = draw(KINDS[kind])
@@ -175,7 +175,7 @@ def check(source: str, content: str, calls: list[dict[str, Typed]]) -> None:
     assert message.content.endswith(content)
 
 
-# Markup of which the other half is missing. Several in one answer may complete each other.
+# Markup without its other half. Several in one answer may complete each other.
 HALVES = (
     "x\n</parameter>\ny",
     "x\n<parameter=q>\ny",
@@ -211,7 +211,7 @@ CALLS = st.lists(ARGUMENTS, min_size=1, max_size=3)
 @pytest.mark.parametrize("source", SOURCES.values(), ids=SOURCES)
 @settings(max_examples=150, deadline=None, derandomize=True)
 @given(content=CONTENTS, calls=CALLS)
-def test_what_a_template_of_ours_writes_is_read_back(
+def test_a_message_written_by_our_templates_is_read_back(
     source: str, content: str, calls: list[dict[str, Typed]]
 ) -> None:
     check(source, content, calls)
@@ -220,7 +220,7 @@ def test_what_a_template_of_ours_writes_is_read_back(
 @pytest.mark.parametrize("name", REAL_NAMES)
 @settings(max_examples=150, deadline=None, derandomize=True)
 @given(content=CONTENTS, calls=CALLS)
-def test_what_a_published_template_writes_is_read_back(
+def test_a_message_written_by_a_published_template_is_read_back(
     name: str, content: str, calls: list[dict[str, Typed]]
 ) -> None:
     path = REAL / f"{name}.jinja"

@@ -1,4 +1,4 @@
-"""Calls with slips: what is missing, cut off, given twice or too much."""
+"""Calls with mistakes: missing, cut off, duplicated or superfluous parts."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from segue.sdk.tool_calls import read_answer
+from segue.answers.tool_calls import read_answer
 from tests.tool_calls.writing import (
     END,
     OPEN,
@@ -61,7 +61,7 @@ def test_every_end_of_a_call_without_parameters_may_be_missing(text: str) -> Non
     )
 
 
-def test_a_function_may_begin_behind_words_where_its_line_ends() -> None:
+def test_a_function_may_start_after_words_if_its_line_ends() -> None:
     answer = f"Sure. <function=find>\n{parameter('text', 'a')}{END}"
 
     assert read_answer(answer, TOOLS) == assistant("Sure. ", called('{"text": "a"}'))
@@ -80,13 +80,13 @@ def test_a_function_may_begin_behind_words_where_its_line_ends() -> None:
         f"with\n{parameter('text', 'a')}and\n{parameter('limit', '2')}that is all\n",
     ],
 )
-def test_words_between_parameters_belong_to_none(parameters: str) -> None:
+def test_words_between_parameters_are_ignored(parameters: str) -> None:
     assert read_answer(f"{OPEN}{parameters}{END}", TOOLS) == assistant(
         "", called('{"text": "a", "limit": 2}')
     )
 
 
-def test_many_parameters_that_the_function_lacks_are_as_many_parameters() -> None:
+def test_several_unknown_parameters_are_read_separately() -> None:
     made_up = {f"p{number}": f"value {number}" for number in range(50)}
 
     message = read_answer(written(("text", "a"), *made_up.items()), TOOLS)
@@ -94,7 +94,7 @@ def test_many_parameters_that_the_function_lacks_are_as_many_parameters() -> Non
     assert [json.loads(call.arguments) for call in message.tool_calls] == [{"text": "a", **made_up}]
 
 
-def test_a_call_without_its_first_tag_names_a_function_that_there_is() -> None:
+def test_a_call_without_its_first_tag_needs_a_known_function() -> None:
     example = f"<function=example>\n{parameter('text', 'a')}</function>"
 
     assert read_answer(example, TOOLS) == assistant(example)
@@ -118,11 +118,11 @@ def test_a_call_without_its_first_tag_names_a_function_that_there_is() -> None:
         '<tool_call>\n{"name": "find", "arguments": {"text": "a\n</tool_call>',
     ],
 )
-def test_what_is_no_call_stays_text(text: str) -> None:
+def test_text_that_is_no_call_stays_text(text: str) -> None:
     assert read_answer(text, TOOLS) == assistant(text)
 
 
-def test_a_parameter_that_is_given_twice_alike_is_given_once() -> None:
+def test_a_repeated_parameter_with_the_same_value_counts_once() -> None:
     answer = written(("text", "a"), ("text", "a"))
 
     assert read_answer(answer, TOOLS) == assistant("", called('{"text": "a"}'))
@@ -132,7 +132,7 @@ FULL = f"One moment.\n\n{written(('text', 'a'))}\n{written(('text', 'b'), ('limi
 
 
 @pytest.mark.parametrize("length", range(FULL.rindex("<tool_call>"), len(FULL)))
-def test_a_call_that_max_tokens_cut_off_stays_text_and_those_before_it_stay_calls(
+def test_a_call_that_max_tokens_cut_off_stays_text_and_earlier_calls_stay_calls(
     length: int,
 ) -> None:
     cut = FULL[:length]
@@ -144,7 +144,7 @@ def test_a_call_that_max_tokens_cut_off_stays_text_and_those_before_it_stay_call
     assert message.content == ("One moment." + (f"\n\n{rest}" if rest else ""))
 
 
-def test_a_whole_call_before_the_cut_is_a_call() -> None:
+def test_a_complete_call_before_the_cut_is_a_call() -> None:
     assert read_answer(FULL, TOOLS, is_whole=False).tool_calls == (
         called('{"text": "a"}'),
         called('{"text": "b", "limit": 2}'),

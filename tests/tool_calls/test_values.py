@@ -1,4 +1,4 @@
-"""What a parameter's text means under its schema."""
+"""How a parameter's text is read under its schema."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from segue.sdk.tool_calls.literals import Json
-from segue.sdk.tool_calls.schema import Schemas
-from segue.sdk.tool_calls.values import read_value
+from segue.answers.tool_calls.literals import Json
+from segue.answers.tool_calls.schema import Schemas
+from segue.answers.tool_calls.values import read_value
 from segue.text.conversation import MAX_NESTING
 
 DEFINITIONS = {
@@ -86,7 +86,7 @@ def is_same(value: Json, other: Json) -> bool:
         ("[7]", {"type": "varchar(20)"}, "[7]"),
         ("", {"type": "integer"}, ""),
         ("1.5", {"type": "integer"}, 1.5),
-        # Booleans and nothing, as JSON and as Python print them.
+        # Booleans and null, as JSON and as Python print them.
         ("true", {"type": "boolean"}, True),
         ("True", {"type": "boolean"}, True),
         ("FALSE", {"type": "boolean"}, False),
@@ -149,7 +149,7 @@ def is_same(value: Json, other: Json) -> bool:
         ("['a']", {"type": ["string", "array"]}, ["a"]),
         ("4", {"allOf": [{"type": ["string", "integer"]}, {"type": "integer"}]}, 4),
         ("4", {"allOf": [{"$ref": "#/$defs/Id"}], "description": "x"}, "4"),
-        # Listed values.
+        # Enumerated values.
         ("1", {"enum": [1, 2]}, 1),
         ("1", {"enum": ["1", "2"]}, "1"),
         ("1", {"enum": [True, "a"]}, "1"),
@@ -173,7 +173,7 @@ def is_same(value: Json, other: Json) -> bool:
         ("7", {"$ref": "#/$defs/Loop"}, "7"),
         ("7", {"$ref": "#/$defs/Wide"}, "7"),
         ('{"a": 1}', {"$ref": "#/$defs/Loop"}, {"a": 1}),
-        # No type, or one that says nothing: a list or an object is that, and nothing is guessed.
+        # No type, or one without information: lists and objects are read, and nothing is guessed.
         ("02134", {}, "02134"),
         ("4", {}, "4"),
         ("true", {"description": "any"}, "true"),
@@ -196,7 +196,7 @@ def is_same(value: Json, other: Json) -> bool:
         ('{"a": 1}', None, '{"a": 1}'),
     ],
 )
-def test_a_text_is_read_as_its_schema_means_it(
+def test_a_text_is_read_as_its_schema_requires(
     text: str, schema: dict[str, Any] | None, value: Json
 ) -> None:
     assert is_same(read(text, schema), value)
@@ -223,7 +223,7 @@ def test_a_parameter_has_the_schema_that_the_function_gives_it(
     assert Schemas(schema).of_parameter(name) == found
 
 
-def test_a_value_that_a_conversation_would_refuse_for_its_depth_stays_text() -> None:
+def test_a_value_too_deep_for_a_conversation_stays_text() -> None:
     deep = "[" * (MAX_NESTING - 2) + "]" * (MAX_NESTING - 2)
 
     assert read(deep, {"type": "array"}) == deep
@@ -245,5 +245,5 @@ SCHEMAS = st.recursive(
 
 
 @given(st.text(), st.dictionaries(st.sampled_from(["anyOf", "properties", "type"]), SCHEMAS))
-def test_no_schema_and_no_text_is_too_odd(text: str, schema: dict[str, Any]) -> None:
+def test_any_schema_and_any_text_can_be_read(text: str, schema: dict[str, Any]) -> None:
     json.dumps(read(text, schema), allow_nan=False)

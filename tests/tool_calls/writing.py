@@ -1,11 +1,11 @@
-"""Answers as models write them, and the messages that they are."""
+"""Answers as models write them, and the messages that they are read as."""
 
 from __future__ import annotations
 
 import json
 
+from segue.answers.tool_calls import read_answer
 from segue.api.types import Message, ToolCall
-from segue.sdk.tool_calls import read_answer
 
 TOOLS = (
     json.dumps(
@@ -47,7 +47,7 @@ def assistant(content: str, *calls: ToolCall) -> Message:
 
 
 def text_of(answer: str) -> str:
-    """The value of `text` in the one call of an answer that says nothing else."""
+    """The value of `text` in the only call of an answer without other text."""
     message = read_answer(answer, TOOLS)
     assert message.content == ""
     (call,) = message.tool_calls

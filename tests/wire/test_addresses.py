@@ -1,4 +1,4 @@
-"""Where a process listens, and where others find it."""
+"""The address a process listens on, and the one it announces."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from segue.wire.server import serving
         ("localhost", "", Hosts("localhost", "localhost")),
     ],
 )
-def test_what_is_announced(listen: str, announce: str, expected: Hosts) -> None:
+def test_the_announced_address(listen: str, announce: str, expected: Hosts) -> None:
     assert Hosts.of(listen, announce, lambda: "10.1.2.3") == expected
 
 
-def test_the_machines_own_address_is_one_that_can_be_bound() -> None:
+def test_the_machines_own_address_can_be_bound() -> None:
     address = own_address()
 
     assert not is_wildcard(address)
@@ -35,8 +35,8 @@ def test_the_machines_own_address_is_one_that_can_be_bound() -> None:
         probe.bind((address, 0))
 
 
-async def test_a_server_that_listens_everywhere_is_found_where_it_says() -> None:
-    """127.0.0.2 is this machine too, but not where a server on 127.0.0.1 would be found."""
+async def test_a_server_that_listens_everywhere_is_reachable_where_it_announces() -> None:
+    """127.0.0.2 is this machine too, but a server on 127.0.0.1 is not reachable there."""
     async with serving("0.0.0.0", 0, lambda address: [], announce="127.0.0.2") as running:
         assert running.address.startswith("127.0.0.2:")
         async with grpc.aio.insecure_channel(running.address) as channel:

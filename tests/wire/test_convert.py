@@ -219,7 +219,7 @@ def test_an_event_survives_the_wire(event: TurnEvent) -> None:
     assert list(events_from_wire(events_to_wire([event]))) == [event]
 
 
-def test_events_that_wait_together_survive_the_wire_together() -> None:
+def test_events_that_share_a_message_survive_the_wire() -> None:
     events = [
         TurnStarted(
             session_id=SessionId("s"),
@@ -235,7 +235,7 @@ def test_events_that_wait_together_survive_the_wire_together() -> None:
     assert list(events_from_wire(events_to_wire(events))) == events
 
 
-def test_what_a_client_leaves_open_is_not_sent() -> None:
+def test_fields_that_a_client_leaves_open_are_not_sent() -> None:
     request = TurnRequest(
         session_id=SessionId(""),
         turn_id=TurnId("t"),
@@ -276,7 +276,7 @@ def test_a_turn_for_workers_survives_the_wire() -> None:
     assert turn_from_wire(turn_to_wire(turn), nothing_known) == turn
 
 
-def test_a_turn_whose_prefix_is_named_is_completed_by_who_knows_it() -> None:
+def test_a_worker_that_knows_the_named_prefix_completes_the_turn() -> None:
     turn = TurnSpec(
         turn_id=TurnId("t"),
         session_id=SessionId("s"),

@@ -1,4 +1,4 @@
-"""What a message may not say: each is refused with its field's name, before anything is done."""
+"""Invalid messages: each is refused with its field's name, before anything is done."""
 
 from __future__ import annotations
 
@@ -139,14 +139,14 @@ BAD_WORKERS: dict[str, tuple[pb.WorkerStatus, str]] = {
 
 
 @pytest.mark.parametrize("case", BAD_WORKERS)
-def test_a_worker_that_cannot_be_is_refused(case: str) -> None:
+def test_an_invalid_worker_is_refused(case: str) -> None:
     wire, reason = BAD_WORKERS[case]
 
     with pytest.raises(InvalidRequest, match=reason):
         worker_from_wire(wire)
 
 
-def test_what_these_cases_change_is_right_without_the_change() -> None:
+def test_the_messages_are_valid_without_the_changes() -> None:
     assert turn_from_wire(turn(), nothing_known).context == Prompt((1, 2, 3))
     assert worker_from_wire(status()).worker_id == "decode-0"
 
@@ -184,7 +184,7 @@ OTHERS: dict[str, tuple[Callable[[], object], str]] = {
 
 
 @pytest.mark.parametrize("case", OTHERS)
-def test_other_messages_that_cannot_be_are_refused(case: str) -> None:
+def test_other_invalid_messages_are_refused(case: str) -> None:
     convert, reason = OTHERS[case]
 
     with pytest.raises(InvalidRequest, match=reason):
@@ -192,11 +192,11 @@ def test_other_messages_that_cannot_be_are_refused(case: str) -> None:
 
 
 def single(value: float) -> float:
-    """As it travels."""
+    """The value as it is on the wire."""
     return float(_SINGLE.unpack(_SINGLE.pack(value))[0])
 
 
-def test_a_limit_that_travels_in_single_precision_is_still_inside() -> None:
+def test_a_limit_in_single_precision_is_still_within_bounds() -> None:
     params = sampling_from_wire(
         pb.Sampling(repetition_penalty=0.01, temperature=0.7, top_p=0.1, logit_bias={1: 0.3}),
     )
@@ -207,7 +207,7 @@ def test_a_limit_that_travels_in_single_precision_is_still_inside() -> None:
 
 
 @given(st.integers(-999_999, 999_999), st.integers(-6, 2))
-def test_a_decimal_that_travels_in_single_precision_arrives_as_it_was_written(
+def test_a_decimal_in_single_precision_arrives_as_it_was_written(
     digits: int, exponent: int
 ) -> None:
     written = float(f"{digits}e{exponent}")
@@ -216,7 +216,7 @@ def test_a_decimal_that_travels_in_single_precision_arrives_as_it_was_written(
 
 
 @given(st.floats(width=32))
-def test_no_number_becomes_another_one(value: float) -> None:
+def test_no_number_changes_on_the_wire(value: float) -> None:
     typed = as_typed(value)
 
     assert single(typed) == value or (math.isnan(typed) and math.isnan(value))

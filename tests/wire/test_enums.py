@@ -1,4 +1,4 @@
-"""Closed sets of names are enums on the wire, and every member of theirs survives it."""
+"""Closed sets of names are enums on the wire, and every member survives it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from segue.wire.convert.explanation import candidate_from_wire, candidate_to_wir
 from segue.wire.convert.request import chat_from_wire, chat_to_wire
 
 
-def test_every_mode_and_every_exclusion_of_the_router_survives_the_wire() -> None:
+def test_every_mode_and_exclusion_of_the_router_survives_the_wire() -> None:
     worker = WorkerId("w")
     for mode in Mode:
         for excluded in Exclusion:
@@ -30,7 +30,7 @@ def test_every_mode_and_every_exclusion_of_the_router_survives_the_wire() -> Non
             assert wire.excluded == excluded
 
 
-def test_every_role_survives_the_wire_and_no_other() -> None:
+def test_every_role_and_no_other_value_survives_the_wire() -> None:
     for role in ROLES:
         chat = ChatInput(messages=(Message(role=role, content="a"),))
         assert chat_from_wire(chat_to_wire(chat)) == chat

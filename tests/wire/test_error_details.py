@@ -1,4 +1,4 @@
-"""Errors as clients of other languages read them: `google.rpc.Status` with its details."""
+"""Errors as clients in other languages read them: `google.rpc.Status` with its details."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ REASONS = {
     "DeadlineExceeded": "DEADLINE_EXCEEDED",
     "Cancelled": "CANCELLED",
 }
-"""Clients of other languages compare with these: they are part of the API."""
+"""Clients in other languages compare with these: they are part of the API."""
 
 
 class Refusing(SessionsServicer):
@@ -53,7 +53,7 @@ class Refusing(SessionsServicer):
 
 
 class Garbled(SessionsServicer):
-    """Answers with details that are no Status, or another code's."""
+    """Answers with details that are no Status, or have another code."""
 
     def __init__(self, details: bytes) -> None:
         self._details = details
@@ -99,9 +99,7 @@ async def test_any_client_finds_the_error_in_googles_details(
 @pytest.mark.parametrize(
     ("domain", "reason"), [("segue", "FROM_THE_FUTURE"), ("elsewhere", "OVERLOADED"), ("", "")]
 )
-def test_a_reason_that_is_not_ours_leaves_the_nearest_error_of_the_code(
-    domain: str, reason: str
-) -> None:
+def test_an_unknown_reason_becomes_the_nearest_error_for_the_code(domain: str, reason: str) -> None:
     status = status_pb2.Status(code=5, message="no turn 7")
     status.details.add().Pack(error_details_pb2.ErrorInfo(domain=domain, reason=reason))
 
@@ -110,7 +108,7 @@ def test_a_reason_that_is_not_ours_leaves_the_nearest_error_of_the_code(
     assert (type(error), str(error)) == (errors.NotFound, "no turn 7")
 
 
-def test_no_name_of_the_errors_module_is_looked_up() -> None:
+def test_an_unknown_reason_does_not_look_up_names_of_the_errors_module() -> None:
     for reason in ("NotFound", "__name__", "annotations"):
         status = status_pb2.Status(code=13, message="?")
         status.details.add().Pack(error_details_pb2.ErrorInfo(domain="segue", reason=reason))
@@ -119,13 +117,13 @@ def test_no_name_of_the_errors_module_is_looked_up() -> None:
 
 
 @pytest.mark.parametrize("details", [b"\xff\xff", status_pb2.Status(code=8).SerializeToString()])
-async def test_details_that_do_not_fit_the_status_are_left_alone(details: bytes) -> None:
+async def test_details_that_do_not_match_the_status_are_ignored(details: bytes) -> None:
     async with stub_of(Garbled(details)) as stub:
         with pytest.raises(errors.NotFound, match=r"^peer: no turn 7$"), rpc_errors("peer"):
             await stub.Cancel(pb.CancelRequest())
 
 
-def test_every_error_has_a_reason_of_its_own() -> None:
+def test_every_error_has_its_own_reason() -> None:
     kinds = {
         kind
         for _, kind in inspect.getmembers(errors, inspect.isclass)

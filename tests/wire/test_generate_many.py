@@ -1,4 +1,4 @@
-"""A client's turns over one stream: each ends by itself, and none takes another along."""
+"""A client's turns over one stream: each ends by itself, and does not end others."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ END = TurnEnd(finish_reason=FinishReason.STOP)
 
 
 class Echo(SessionsServicer):
-    """Answers a text with itself; some texts mean something."""
+    """Answers a text with itself; some texts are instructions."""
 
     def __init__(self) -> None:
         self.go = asyncio.Event()
@@ -127,7 +127,7 @@ async def test_many_turns_share_a_stream_and_few_messages(client: Client, router
     assert router.num_messages < 10
 
 
-async def test_an_error_is_of_its_turn_alone(client: Client, router: Echo) -> None:
+async def test_an_error_ends_only_its_turn(client: Client, router: Echo) -> None:
     waiting = asyncio.ensure_future(answer(client, "wait"))
 
     overloaded, bug = await failure(client, "overloaded"), await failure(client, "bug")
@@ -142,14 +142,16 @@ async def test_an_error_is_of_its_turn_alone(client: Client, router: Echo) -> No
     assert router.num_streams == 1
 
 
-async def test_a_long_prompt_goes_alone(client: Client, router: Echo) -> None:
+async def test_a_long_prompt_gets_a_message_of_its_own(client: Client, router: Echo) -> None:
     assert await answer(client, "x" * 300_000) == "alone"
     assert await answer(client, "y" * 200_000) == f"{'y' * 200_000},{'y' * 200_000}"
 
     assert router.alone == [300_000]
 
 
-async def test_leaving_a_turn_ends_it_there_and_no_other(client: Client, router: Echo) -> None:
+async def test_leaving_a_turn_stops_it_on_the_server_and_no_other(
+    client: Client, router: Echo
+) -> None:
     waiting = asyncio.ensure_future(answer(client, "wait"))
     async with contextlib.aclosing(client.stream(TextInput("endless"))) as endless:
         await anext(endless)
@@ -160,7 +162,7 @@ async def test_leaving_a_turn_ends_it_there_and_no_other(client: Client, router:
     assert await waiting == "wait,wait"
 
 
-async def test_a_turn_that_is_cancelled_before_its_answer_ends_there(
+async def test_a_turn_cancelled_before_its_answer_is_stopped_on_the_server(
     client: Client, router: Echo
 ) -> None:
     turn = asyncio.ensure_future(answer(client, "endless"))
@@ -171,9 +173,7 @@ async def test_a_turn_that_is_cancelled_before_its_answer_ends_there(
     assert await answer(client, "next") == "next,next"
 
 
-async def test_a_silent_router_costs_no_more_than_the_time_allowed(
-    client: Client, router: Echo
-) -> None:
+async def test_a_silent_router_costs_no_more_than_the_timeout(client: Client, router: Echo) -> None:
     late = await failure(client, "endless", timeout_s=0.2)
 
     assert type(late) is DeadlineExceeded
@@ -182,7 +182,7 @@ async def test_a_silent_router_costs_no_more_than_the_time_allowed(
     await until(lambda: router.left == ["endless"])
 
 
-async def test_a_router_that_dies_fails_what_runs_and_is_found_again(router: Echo) -> None:
+async def test_a_router_that_dies_fails_running_turns_and_is_found_again(router: Echo) -> None:
     async with served(router) as address:
         client = Client(address)
         running = [asyncio.ensure_future(failure(client, "endless")) for _ in range(3)]
@@ -205,7 +205,7 @@ async def test_a_router_that_dies_fails_what_runs_and_is_found_again(router: Ech
     assert router.left == ["endless"] * 3 + ["again"]
 
 
-async def test_closing_the_client_ends_its_turns(router: Echo) -> None:
+async def test_closing_the_client_stops_its_turns(router: Echo) -> None:
     async with served(router) as address:
         client = Client(address)
         running = asyncio.ensure_future(failure(client, "endless"))
@@ -225,8 +225,8 @@ async def all_of(call: AsyncIterator[pb.GenerateManyEvents]) -> list[pb.Generate
 
 
 def start(call: int, **fields: Any) -> pb.GenerateManyCommand:
-    begun = pb.StartGenerate(request=pb.GenerateRequest(text="endless"), **fields)
-    return pb.GenerateManyCommand(call=call, start=begun)
+    start = pb.StartGenerate(request=pb.GenerateRequest(text="endless"), **fields)
+    return pb.GenerateManyCommand(call=call, start=start)
 
 
 @pytest.mark.parametrize(
@@ -251,7 +251,9 @@ async def test_a_client_that_breaks_the_protocol_loses_its_stream(
     assert router.timeouts == [] or router.left == ["endless"]
 
 
-async def test_a_time_that_is_no_number_is_refused_and_the_stream_goes_on(router: Echo) -> None:
+async def test_a_timeout_that_is_no_number_is_refused_and_the_stream_continues(
+    router: Echo,
+) -> None:
     async with served(router) as address, channel_to(address) as channel:
 
         async def messages() -> AsyncIterator[pb.GenerateManyCommands]:

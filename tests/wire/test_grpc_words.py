@@ -1,4 +1,4 @@
-"""What a client is told of an address where no router answers."""
+"""The error that a client raises for an address where no router answers."""
 
 from __future__ import annotations
 
@@ -49,19 +49,19 @@ def website() -> Iterator[str]:
         ("127.0.0.1:x", "'x' is not a valid port"),
     ],
 )
-def test_what_is_no_address_is_refused_at_once(target: str, message: str) -> None:
+def test_an_invalid_address_is_refused_at_once(target: str, message: str) -> None:
     with pytest.raises(InvalidRequest, match=message):
         Client(target)
 
 
 @pytest.mark.parametrize("target", ["a_b:7411", "[::1]:7411", "dns:///router:7411", "unix:/r.sock"])
-async def test_other_forms_that_grpc_knows_are_addresses(target: str) -> None:
+async def test_other_address_forms_of_grpc_are_accepted(target: str) -> None:
     async with Client(target) as client:
         assert client.target == target
 
 
 async def errors_at(address: str, *, timeout_s: float = 20.0) -> list[SegueError]:
-    """Of a short call and of a turn."""
+    """The errors of a short call and of a turn."""
     found = []
     async with Client(address) as client:
         turn = client.generate(TextInput("x"), timeout_s=timeout_s)
@@ -72,7 +72,7 @@ async def errors_at(address: str, *, timeout_s: float = 20.0) -> list[SegueError
     return found
 
 
-async def test_a_website_does_not_speak_grpc(website: str) -> None:
+async def test_a_web_server_does_not_speak_grpc(website: str) -> None:
     for error in await errors_at(website):
         assert type(error) is Unavailable
         assert str(error) == (
@@ -88,7 +88,7 @@ async def test_a_worker_is_not_the_router() -> None:
 
 
 class Slow(SessionsServicer):
-    """Never ends; or, where asked, says itself that the time is over."""
+    """Never ends, or reports by itself that the deadline has passed if asked to."""
 
     async def GetStatus(self, request: pb.GetStatusRequest, context: Any) -> pb.GetStatusResponse:
         raise DeadlineExceeded("turn 7 ran out of its time")
@@ -106,7 +106,7 @@ class Slow(SessionsServicer):
         await asyncio.Event().wait()
 
 
-async def test_whoever_notices_that_time_is_over_it_is_said_in_one_way() -> None:
+async def test_an_expired_deadline_has_one_text_whichever_side_notices() -> None:
     service = ("segue.v1.Sessions", lambda server: add_SessionsServicer_to_server(Slow(), server))
     async with serving("127.0.0.1", 0, lambda address: [service], grace_s=0) as running:
         for error in await errors_at(running.address, timeout_s=0.5):

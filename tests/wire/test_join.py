@@ -1,4 +1,4 @@
-"""A worker's stream to the router: how it leaves, and what a router sees of it."""
+"""A worker's stream to the router: how it leaves, and what the router sees."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ STATUS = WorkerStatus(
 )
 
 
-class HeardRouter(MembershipServicer):
-    """Keeps what it hears, and ends a stream when its worker says goodbye."""
+class RecordingRouter(MembershipServicer):
+    """Records heartbeats, and ends a stream when its worker leaves."""
 
     def __init__(self) -> None:
-        self.heard: list[bool] = []
-        """Of each message, whether it was a goodbye."""
+        self.leaves: list[bool] = []
+        """For each message, whether it was a leave."""
         self.has_joined = asyncio.Event()
 
     async def Join(
@@ -38,13 +38,13 @@ class HeardRouter(MembershipServicer):
     ) -> AsyncIterator[worker_pb2.ClusterView]:
         yield worker_pb2.ClusterView()
         async for heartbeat in request_iterator:
-            self.heard.append(heartbeat.leaving)
+            self.leaves.append(heartbeat.leaving)
             self.has_joined.set()
 
 
 @contextlib.asynccontextmanager
-async def heard_router() -> AsyncIterator[tuple[HeardRouter, str]]:
-    router = HeardRouter()
+async def recording_router() -> AsyncIterator[tuple[RecordingRouter, str]]:
+    router = RecordingRouter()
 
     def services_at(address: str) -> Any:
         return [
@@ -71,8 +71,8 @@ def joining(address: str, leaving: asyncio.Event) -> asyncio.Future[None]:
     )
 
 
-async def test_the_last_message_of_a_worker_that_leaves_says_so_at_once() -> None:
-    async with heard_router() as (router, address), asyncio.timeout(10):
+async def test_a_workers_last_message_is_a_leave_and_is_sent_at_once() -> None:
+    async with recording_router() as (router, address), asyncio.timeout(10):
         leaving = asyncio.Event()
         joined = joining(address, leaving)
         await router.has_joined.wait()
@@ -80,10 +80,10 @@ async def test_the_last_message_of_a_worker_that_leaves_says_so_at_once() -> Non
         leaving.set()
         await joined
 
-    assert router.heard == [False, True]
+    assert router.leaves == [False, True]
 
 
-async def test_a_worker_leaves_without_waiting_for_a_router_that_is_not_there() -> None:
+async def test_a_worker_leaves_without_waiting_for_an_unreachable_router() -> None:
     leaving = asyncio.Event()
     joined = joining("127.0.0.1:1", leaving)
     await asyncio.sleep(0)
@@ -94,18 +94,18 @@ async def test_a_worker_leaves_without_waiting_for_a_router_that_is_not_there() 
         await joined
 
 
-async def test_a_worker_says_once_that_its_router_is_away_and_when_it_is_back(
+async def test_a_worker_logs_once_that_its_router_is_away_and_when_it_is_back(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(join, "REJOIN_AFTER_S", 0.01)
     leaving = asyncio.Event()
     with caplog.at_level("INFO", logger=join.__name__):
-        async with heard_router() as (router, address), asyncio.timeout(10):
+        async with recording_router() as (router, address), asyncio.timeout(10):
             joined = joining(address, leaving)
             await router.has_joined.wait()
         while "cannot reach" not in caplog.text:
             await asyncio.sleep(0.01)
-        # Time for some more attempts.
+        # Time for a few more attempts.
         await asyncio.sleep(0.5)
         leaving.set()
         await joined

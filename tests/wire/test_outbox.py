@@ -1,4 +1,4 @@
-"""What waits goes together, as far as a message can hold it."""
+"""Queued items share a message, as far as it can hold them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def numbers(batch: list[pb.TurnEvent]) -> list[int]:
     return [event.call for event in batch]
 
 
-async def test_all_that_waits_is_one_batch_in_order() -> None:
+async def test_all_queued_items_are_one_batch_in_order() -> None:
     outbox = Events()
     batches = outbox.batches()
 
@@ -45,7 +45,7 @@ async def test_a_sender_waits_for_the_first_item() -> None:
     assert await sending == [7]
 
 
-async def test_what_waited_when_it_was_closed_is_still_sent() -> None:
+async def test_items_queued_before_closing_are_still_sent() -> None:
     outbox = Events()
     outbox.put(event(1))
     outbox.close()
@@ -53,7 +53,7 @@ async def test_what_waited_when_it_was_closed_is_still_sent() -> None:
     assert [numbers(batch) async for batch in outbox.batches()] == [[1]]
 
 
-async def test_after_a_batch_the_next_one_waits_for_what_comes_soon() -> None:
+async def test_after_a_batch_the_next_one_waits_for_more_items() -> None:
     outbox: Events = Outbox(min_gap_s=0.05)
     batches = outbox.batches()
     outbox.put(event(0))
@@ -67,7 +67,7 @@ async def test_after_a_batch_the_next_one_waits_for_what_comes_soon() -> None:
     assert [first, await sending] == [[0], [1, 2]]
 
 
-async def test_long_prompts_that_wait_together_do_not_make_a_message_that_is_refused() -> None:
+async def test_long_prompts_queued_together_do_not_exceed_the_message_limit() -> None:
     outbox: Outbox[pb.TurnCommand] = Outbox()
     prompts = [b"x" * size for size in (3 << 20, 1 << 19, 1 << 20, 9 << 20, 1, 1)]
     for number, prompt in enumerate(prompts):
@@ -80,7 +80,7 @@ async def test_long_prompts_that_wait_together_do_not_make_a_message_that_is_ref
     assert batches == [[0, 1], [2], [3], [4, 5]]
 
 
-async def test_who_waits_for_room_waits_until_a_batch_is_taken() -> None:
+async def test_room_waits_until_a_batch_is_taken() -> None:
     outbox = Events()
     await outbox.room()
     for number in range(1_001):
@@ -94,7 +94,7 @@ async def test_who_waits_for_room_waits_until_a_batch_is_taken() -> None:
     await asyncio.wait_for(waiting, timeout=5)
 
 
-async def test_nobody_waits_for_room_in_what_is_closed() -> None:
+async def test_room_does_not_wait_after_closing() -> None:
     outbox = Events()
     for number in range(1_001):
         outbox.put(event(number))

@@ -1,4 +1,4 @@
-"""A field that is on one side only cannot be forgotten."""
+"""A field that only one side has cannot be forgotten."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class LessThanAName:
     num_tokens: int
 
 
-def test_namesakes_are_copied_both_ways() -> None:
+def test_fields_of_the_same_name_are_copied_both_ways() -> None:
     name = PrefixName(32, b"d" * 16)
 
     wire = message_of(transfer_pb2.PrefixName, name)
@@ -41,7 +41,7 @@ def test_repeated_fields_become_tuples() -> None:
 
 
 @pytest.mark.parametrize("actual_s", [None, 0.0, 1.5])
-def test_what_is_absent_is_none(actual_s: float | None) -> None:
+def test_an_absent_field_is_none(actual_s: float | None) -> None:
     @dataclass
     class Timed:
         actual_s: float | None
@@ -62,7 +62,7 @@ def test_a_message_with_a_field_that_the_value_lacks_is_refused() -> None:
         message_of(transfer_pb2.PrefixName, LessThanAName(num_tokens=1))
 
 
-def test_a_nested_message_is_passed_by_hand() -> None:
+def test_a_nested_message_is_passed_explicitly() -> None:
     @dataclass
     class Outcome:
         first_token: object

@@ -37,7 +37,7 @@ ALL = [
 
 
 class Failing(SessionsServicer):
-    """Raises what it is told to, from a unary and from a streaming method."""
+    """Raises a chosen error, from a unary and from a streaming method."""
 
     def __init__(self) -> None:
         self.error: BaseException = errors.SegueError("nothing yet")
@@ -63,7 +63,7 @@ SERVED: dict[str, str] = {}
 
 @pytest.fixture
 def address(failing: tuple[Failing, SessionsStub]) -> str:
-    """Where `failing` is served."""
+    """The address at which `failing` is served."""
     return SERVED["address"]
 
 
@@ -94,7 +94,7 @@ async def test_a_raised_error_arrives_as_itself(
 
 
 @pytest.mark.parametrize("character", ["x", "ß", "字", "😀", "\n", "\x00"])
-async def test_a_message_that_quotes_a_book_is_cut_and_arrives(
+async def test_a_very_long_message_is_cut_and_arrives(
     failing: tuple[Failing, SessionsStub], character: str
 ) -> None:
     servicer, stub = failing
@@ -106,7 +106,7 @@ async def test_a_message_that_quotes_a_book_is_cut_and_arrives(
     assert len(str(refused.value)) < 5000
 
 
-async def test_a_hint_when_to_retry_travels_along(failing: tuple[Failing, SessionsStub]) -> None:
+async def test_a_retry_hint_is_sent_along(failing: tuple[Failing, SessionsStub]) -> None:
     servicer, stub = failing
     servicer.error = errors.Overloaded.after("full", retry_after_s=2.5)
 
@@ -116,7 +116,7 @@ async def test_a_hint_when_to_retry_travels_along(failing: tuple[Failing, Sessio
     assert refused.value.retry_after_s == 2.5
 
 
-async def test_a_stream_may_fail_after_it_began(failing: tuple[Failing, SessionsStub]) -> None:
+async def test_a_stream_may_fail_after_it_started(failing: tuple[Failing, SessionsStub]) -> None:
     servicer, stub = failing
     servicer.error = errors.Unavailable("decode-0 is gone")
     call = stub.Generate(pb.GenerateRequest())
@@ -126,7 +126,7 @@ async def test_a_stream_may_fail_after_it_began(failing: tuple[Failing, Sessions
         await call.read()
 
 
-async def test_a_bug_is_internal_and_says_what_it_was(
+async def test_a_bug_is_an_internal_error_with_its_message(
     failing: tuple[Failing, SessionsStub],
 ) -> None:
     servicer, stub = failing
@@ -139,7 +139,7 @@ async def test_a_bug_is_internal_and_says_what_it_was(
     assert "KeyError: 'page 7'" in str(failed.value.details())
 
 
-async def test_a_client_that_hangs_up_ends_the_method_at_once(
+async def test_a_client_that_disconnects_ends_the_method_at_once(
     failing: tuple[Failing, SessionsStub],
 ) -> None:
     servicer, stub = failing
@@ -152,7 +152,7 @@ async def test_a_client_that_hangs_up_ends_the_method_at_once(
         await servicer.was_left.wait()
 
 
-async def test_nobody_there_is_unavailable_and_names_the_peer() -> None:
+async def test_an_unreachable_server_is_unavailable_and_names_the_peer() -> None:
     async with channel_to("127.0.0.1:1") as channel:
         with (
             pytest.raises(errors.Unavailable, match="router at home"),
@@ -161,7 +161,7 @@ async def test_nobody_there_is_unavailable_and_names_the_peer() -> None:
             await SessionsStub(channel).Cancel(pb.CancelRequest(), timeout=5)
 
 
-async def test_a_message_that_is_too_large_is_refused_for_good_and_with_both_sizes() -> None:
+async def test_a_message_that_is_too_large_is_refused_for_good_with_both_sizes() -> None:
     servicer = Failing()
 
     def services_at(address: str) -> Services:
@@ -181,7 +181,7 @@ async def test_a_message_that_is_too_large_is_refused_for_good_and_with_both_siz
     assert not found.value.retry_is_safe
 
 
-async def test_the_client_refuses_what_no_server_takes() -> None:
+async def test_the_client_refuses_a_message_that_no_server_accepts() -> None:
     async with Client("127.0.0.1:1") as client:
         with pytest.raises(errors.InvalidRequest, match=rf"67\d+ bytes.* at most {64 << 20}"):
             await client.generate(TextInput("x" * (64 << 20)))
@@ -240,7 +240,9 @@ GARBAGE = (b"\xff\xff\xff", b"\x0a\x05ab", b"\x0a\x02\xff\xfe")
 
 
 def of_this_loop(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
-    """Without what gRPC still had for the loop of an earlier test: ours runs, and is not closed."""
+    """Without what gRPC kept for an earlier test's loop: the current loop runs and is not
+    closed.
+    """
     return [
         record
         for record in caplog.records
@@ -250,7 +252,7 @@ def of_this_loop(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
 
 @pytest.mark.parametrize("octets", GARBAGE)
 @pytest.mark.parametrize("method", ["Cancel", "Generate"])
-async def test_bytes_that_are_no_message_are_an_invalid_argument_without_a_traceback(
+async def test_an_undecodable_message_is_an_invalid_argument_without_a_traceback(
     failing: tuple[Failing, SessionsStub],
     caplog: pytest.LogCaptureFixture,
     address: str,
@@ -271,17 +273,17 @@ async def test_bytes_that_are_no_message_are_an_invalid_argument_without_a_trace
     assert of_this_loop(caplog) == []
 
 
-async def test_bytes_that_are_no_message_end_a_stream_after_those_before_them(
+async def test_an_undecodable_message_ends_a_stream_after_earlier_messages(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    heard: list[str] = []
+    models: list[str] = []
 
     class Listening(MembershipServicer):
         async def Join(
             self, request_iterator: AsyncIterator[worker_pb2.Heartbeat], context: Any
         ) -> AsyncIterator[worker_pb2.ClusterView]:
             async for heartbeat in request_iterator:
-                heard.append(heartbeat.model_id)
+                models.append(heartbeat.model_id)
                 yield worker_pb2.ClusterView()
 
     async def messages() -> AsyncIterator[bytes]:
@@ -302,7 +304,7 @@ async def test_bytes_that_are_no_message_end_a_stream_after_those_before_them(
             await call.read()
 
     assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
-    assert heard == ["one"]
+    assert models == ["one"]
     assert of_this_loop(caplog) == []
 
 
@@ -323,7 +325,7 @@ async def test_probes_get_the_same_answer_and_still_work(
 
 
 @pytest.mark.parametrize("error", [errors.NotFound("gone"), KeyError("a bug")])
-async def test_a_caller_that_has_left_before_the_answer_is_nobodys_error(error: Exception) -> None:
+async def test_a_caller_that_left_before_the_answer_causes_no_error(error: Exception) -> None:
     class Left:
         async def abort(self, *arguments: object) -> None:
             raise grpc.aio.InternalError("execute_batch")
@@ -332,7 +334,7 @@ async def test_a_caller_that_has_left_before_the_answer_is_nobodys_error(error: 
         await _abort(Left(), error)  # type: ignore[arg-type]  # as much of a context as is asked
 
 
-async def test_a_caller_that_leaves_while_it_is_answered_leaves_no_traceback(
+async def test_a_caller_that_leaves_during_the_answer_leaves_no_traceback(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     grpcs = logging.getLogger("grpc._cython.cygrpc")

@@ -1,5 +1,5 @@
 """A model without weights: pages hold the tokens, a slot holds a running sum, and the next token
-depends on both. If a byte did not arrive, or another turn wrote it, the answer is another one.
+depends on both. If a byte did not arrive, or another turn wrote it, the answer differs.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from segue.cache.layout import CacheField, CacheLayout, Unit
 from segue.cache.tensors import CacheTensors
-from segue.engine.batch import Run, SequenceChunk
+from segue.engine.batch import DecodeChunk, PrefillChunk
 
 VOCAB_SIZE = 256
 PAGE_TOKENS = 4
@@ -29,7 +29,7 @@ _LARGEST_STATE = 1009
 
 
 def answer_to(prompt: Sequence[int], num_tokens: int) -> tuple[int, ...]:
-    """The greedy answer, from the definition."""
+    """The greedy answer, computed from the definition."""
     tokens = list(prompt)
     for _ in range(num_tokens):
         state = 0
@@ -40,7 +40,7 @@ def answer_to(prompt: Sequence[int], num_tokens: int) -> tuple[int, ...]:
 
 
 class Gate:
-    """Holds whatever thread comes to it while it is closed."""
+    """Holds every thread that reaches it while it is closed."""
 
     def __init__(self) -> None:
         self._reached, self._is_open = threading.Event(), threading.Event()
@@ -63,7 +63,7 @@ class Gate:
 
 
 class FakeRunner:
-    """What the engines and the workers use of a `ModelRunner`."""
+    """The part of a `ModelRunner` that engines and workers use."""
 
     has_mtp = False
     device = "cpu"
@@ -79,20 +79,20 @@ class FakeRunner:
 
     def forward(
         self,
-        chunks: Sequence[SequenceChunk | Run],
+        chunks: Sequence[PrefillChunk | DecodeChunk],
         *,
         on_layer: Callable[[int], None] = lambda layer: None,
     ) -> Tensor:
         rows = [token for chunk in chunks for token in self._compute(chunk)]
         for layer in range(2):
-            if isinstance(chunks[0], SequenceChunk):
+            if isinstance(chunks[0], PrefillChunk):
                 self.gate.pass_through()
             on_layer(layer)
         logits_RV = torch.zeros(len(rows), VOCAB_SIZE)
         logits_RV[range(len(rows)), rows] = 1000.0
         return logits_RV
 
-    def _compute(self, chunk: SequenceChunk | Run) -> list[int]:
+    def _compute(self, chunk: PrefillChunk | DecodeChunk) -> list[int]:
         pages, slots = self.tensors.of("kv", 1), self.tensors.of("recurrent", 0)
         state = 0 if chunk.slot_in is None else int(slots[chunk.slot_in, 0])
         written: dict[int, int] = {}
@@ -100,11 +100,11 @@ class FakeRunner:
         for position, token in enumerate(chunk.token_ids, chunk.start):
             pages[chunk.page_ids[position // PAGE_TOKENS], position % PAGE_TOKENS] = token
             state = written[position + 1] = _next_state(state, token)
-            if isinstance(chunk, Run) or position + 1 == chunk.end:
+            if isinstance(chunk, DecodeChunk) or position + 1 == chunk.end:
                 ids = list(chunk.page_ids[: position // PAGE_TOKENS + 1])
                 total = int(pages[ids].flatten()[: position + 1].sum())
                 rows.append(_next_token(state, total))
-        if isinstance(chunk, Run):
+        if isinstance(chunk, DecodeChunk):
             kept = list(zip(range(chunk.start + 1, chunk.end + 1), chunk.slots_out, strict=True))
         else:
             kept = list(zip(chunk.positions_kept, chunk.slots_written, strict=True))

@@ -1,8 +1,8 @@
-"""A handoff between two workers, and everything that can come between any two of its steps.
+"""A handoff between two workers, with faults injected between any two of its steps.
 
-Something goes wrong at every await of the prefill worker and of the decode worker, and where their
-threads are held. Then the workers go on as if they did not know. However it ends, the answer is
-right or there is none, pages and slots add up, and nothing is left running.
+A fault is injected at every await of the prefill worker and of the decode worker, and where their
+threads are held. Then the workers continue. However the turn ends, the answer is right or missing,
+pages and slots add up, and nothing is left running.
 """
 
 from __future__ import annotations
@@ -42,7 +42,9 @@ numbers = itertools.count()
 
 @pytest.fixture
 async def workers(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[TwoWorkers]:
-    """In an event loop in which nothing may go unhandled, and a process that may not end."""
+    """Runs in an event loop where every exception must be handled, and in a process that must not
+    exit.
+    """
     exits: list[int] = []
     unhandled: list[object] = []
     monkeypatch.setattr(os, "_exit", exits.append)
@@ -60,7 +62,7 @@ async def workers(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[TwoWorkers]:
 
 @dataclass
 class Scene:
-    """One turn, and what is done to it."""
+    """One turn, and the faults injected into it."""
 
     workers: TwoWorkers
     turn: ShippedTurn
@@ -68,7 +70,7 @@ class Scene:
     prefill_died: bool = False
 
     async def end(self) -> None:
-        """The workers go on; what was cut off comes back, what was late arrives."""
+        """The workers continue; cut connections are restored, and late messages arrive."""
         workers, turn = self.workers, self.turn
         workers.let_go()
         await until(lambda: turn.is_over() or bool(workers.wires.cut_off))
@@ -111,7 +113,7 @@ def evict(memory: Any) -> None:
 
 
 async def hold_prefix(workers: TwoWorkers) -> None:
-    """Decode gets the pages and a state of a prompt and its answer, prefill loses them."""
+    """Decode gets the pages and a state of a prompt and its answer; prefill loses them."""
     workers.mend()
     evict(workers.decode._memory)
     earlier = plain(workers)
@@ -157,7 +159,7 @@ def cancel_decode(scene: Scene) -> None:
 
 
 def cancel_decode_alone(scene: Scene) -> None:
-    """And prefill hears of it from decode, whose fence is faster than the router."""
+    """Cancels only on decode; decode's fence reaches prefill before the router does."""
     scene.turn.router_is_slow = True
     scene.turn.at_decode.cancel()
 
@@ -178,14 +180,14 @@ def close_decode(scene: Scene) -> None:
 
 
 def expire(scene: Scene) -> None:
-    """Every ticket on both workers is too old at once."""
+    """Expires all tickets on both workers at once."""
     scene.workers.clock.now += 3600
     for exchange in scene.workers.wires.exchanges.values():
         exchange.reader.expire_due()
 
 
 def fence(scene: Scene) -> None:
-    """A fence that nobody asked for overtakes everything else."""
+    """An unrequested fence overtakes everything else."""
     for ticket in scene.turn.tickets:
         fencing = scene.workers.prefill._exchange.writer.fence(ticket.ticket_id)
         scene.background.append(asyncio.ensure_future(fencing))
@@ -205,7 +207,7 @@ def start_twice(scene: Scene) -> None:
 
 
 def require_refused(again: Coroutine[Any, Any, None]) -> None:
-    """At once, before it waits for anything."""
+    """Checks that the call is refused at once, before it waits for anything."""
     with pytest.raises(InvalidRequest):
         again.send(None)
 
@@ -215,7 +217,7 @@ def cut_decode_off(scene: Scene) -> None:
 
 
 def kill_prefill(scene: Scene) -> None:
-    """Its process is gone, and the router knows it."""
+    """Ends its process; the router knows."""
     scene.workers.wires.cut_off.add(PREFILL)
     scene.turn.at_prefill.cancel()
     scene.prefill_died = True
@@ -240,7 +242,7 @@ HARMLESS = [do_nothing, prepare_twice, start_twice]
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
-async def test_undisturbed_it_answers(workers: TwoWorkers, script: str) -> None:
+async def test_an_undisturbed_turn_answers(workers: TwoWorkers, script: str) -> None:
     await hold_prefix(workers)
     scene = SCRIPTS[script](workers)
     scene.turn.start()
@@ -255,7 +257,7 @@ async def test_undisturbed_it_answers(workers: TwoWorkers, script: str) -> None:
 @pytest.mark.parametrize("side", ["prefill", "decode"])
 @pytest.mark.parametrize("script", SCRIPTS)
 @pytest.mark.parametrize("intruder", INTRUDERS, ids=lambda step: step.__name__)
-async def test_at_every_await(
+async def test_a_fault_at_every_await_leaves_nothing(
     workers: TwoWorkers, script: str, side: str, intruder: Intruder
 ) -> None:
     for number in itertools.count(1):
@@ -282,12 +284,12 @@ FAULTS = [
     ("fence", Fault.NO_ANSWER),
     ("fence", Fault.TWICE),
 ]
-"""A late abort or fence is one that was lost, and then one that has nothing left to say."""
+"""A late abort or fence is lost first, and has nothing left to do later."""
 PULL_FAULTS = [("pull", fault) for fault in Fault]
 
 
 @pytest.mark.parametrize(("method", "fault"), FAULTS)
-async def test_a_call_that_goes_wrong_and_something_else_at_every_await(
+async def test_a_failing_call_and_another_fault_at_every_await_leave_nothing(
     workers: TwoWorkers, method: str, fault: Fault
 ) -> None:
     for intruder in (do_nothing, cancel_prefill, cancel_decode, expire):
@@ -295,7 +297,7 @@ async def test_a_call_that_goes_wrong_and_something_else_at_every_await(
 
 
 @pytest.mark.parametrize(("method", "fault"), [*PULL_FAULTS, *FAULTS])
-async def test_a_pull_that_goes_wrong_and_a_cancellation_at_every_await(
+async def test_a_failing_pull_and_a_cancellation_at_every_await_leave_nothing(
     workers: TwoWorkers, method: str, fault: Fault
 ) -> None:
     for intruder in (do_nothing, cancel_prefill):
@@ -323,7 +325,7 @@ async def prepared(workers: TwoWorkers, script: str) -> Scene:
     return SCRIPTS[script](workers)
 
 
-# Where a thread can be held: what closes the gate, and what says that a thread has come to it.
+# Where a thread can be held: what closes the gate, and what signals that a thread has reached it.
 HOLDS: dict[str, tuple[Callable[[TwoWorkers], None], Callable[[TwoWorkers], bool]]] = {
     "computing": (
         lambda workers: workers.runners[PREFILL].gate.close(),
@@ -342,7 +344,9 @@ HOLDS: dict[str, tuple[Callable[[TwoWorkers], None], Callable[[TwoWorkers], bool
 
 @pytest.mark.parametrize("place", HOLDS)
 @pytest.mark.parametrize("intruder", INTRUDERS, ids=lambda step: step.__name__)
-async def test_while_a_thread_is_held(workers: TwoWorkers, place: str, intruder: Intruder) -> None:
+async def test_a_fault_while_a_thread_is_held_leaves_nothing(
+    workers: TwoWorkers, place: str, intruder: Intruder
+) -> None:
     close, wait_until_reached = HOLDS[place]
     scene = plain(workers)
     close(workers)
@@ -355,7 +359,7 @@ async def test_while_a_thread_is_held(workers: TwoWorkers, place: str, intruder:
     (ticket,) = scene.turn.tickets
     free = workers.decode._memory.pages.counts().free
     if workers.prefill._exchange.writer._active:
-        # It may still write, so its pages are nobody else's.
+        # It may still write, so its pages belong to no other owner.
         assert free <= NUM_PAGES - len(ticket.page_ids)
     await scene.end()
 
@@ -397,7 +401,7 @@ async def test_pages_that_are_being_written_are_in_quarantine(
         ("abort", Fault.LOST, True),
     ],
 )
-async def test_what_is_answered_and_what_is_not(
+async def test_which_faults_still_get_an_answer(
     workers: TwoWorkers, method: str, fault: Fault, is_answered: bool
 ) -> None:
     scene = plain(workers)
@@ -411,7 +415,7 @@ async def test_what_is_answered_and_what_is_not(
 
 
 @pytest.mark.parametrize("fault", Fault)
-async def test_a_pull_that_fails_costs_the_turn_nothing(workers: TwoWorkers, fault: Fault) -> None:
+async def test_a_failed_pull_does_not_fail_the_turn(workers: TwoWorkers, fault: Fault) -> None:
     await hold_prefix(workers)
     scene = pulling(workers)
     workers.wires.faults["pull"] = fault
@@ -424,7 +428,7 @@ async def test_a_pull_that_fails_costs_the_turn_nothing(workers: TwoWorkers, fau
     assert (scene.turn.result.usage.pulled_tokens > 0) == (fault is Fault.TWICE)
 
 
-async def test_a_commit_that_comes_after_its_turn_was_stopped_revives_nothing(
+async def test_a_commit_after_its_turn_was_stopped_revives_nothing(
     workers: TwoWorkers,
 ) -> None:
     scene = plain(workers)
@@ -454,11 +458,13 @@ async def test_a_turn_that_waits_for_memory_until_its_deadline_leaves_nothing(
     assert first.turn.result is not None
 
 
-async def test_turns_side_by_side_with_something_wrong_in_each(workers: TwoWorkers) -> None:
-    """They share threads, memory and the wires; what ends one ends none of the others."""
+async def test_concurrent_turns_with_a_fault_in_each_do_not_affect_each_other(
+    workers: TwoWorkers,
+) -> None:
+    """They share threads, memory and connections; a fault in one turn ends no other."""
     for second in INTRUDERS:
         if second in (close_prefill, close_decode, cut_decode_off, kill_prefill):
-            # These mean all turns of a worker.
+            # These affect all turns of a worker.
             continue
         for worker in workers.workers:
             evict(worker._memory)

@@ -12,7 +12,7 @@ from typing import Any
 
 from decode_worker.config import DecodeConfig
 from decode_worker.metrics import DecodeMetrics
-from decode_worker.turn import Reserved, TurnNews, WrittenByPrefill
+from decode_worker.turn import MemoryReserved, TurnNews, WrittenByPrefill
 from decode_worker.worker import DecodeWorker
 from kv_transfer.config import TransferConfig
 from kv_transfer.layout import MemoryMap
@@ -45,7 +45,7 @@ PREFILL, DECODE = WorkerId("prefill-0"), WorkerId("decode-0")
 
 
 class GatedMemory(HostMemory):
-    """Checksums wait while the gate is closed."""
+    """Memory whose checksums wait while the gate is closed."""
 
     def __init__(self) -> None:
         self.gate = Gate()
@@ -56,7 +56,7 @@ class GatedMemory(HostMemory):
 
 
 class WatchedNetwork(LoopbackNetwork):
-    """Notices writes into memory that is not set aside for a handoff."""
+    """Detects writes into memory that is not reserved for a handoff."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -68,7 +68,7 @@ class WatchedNetwork(LoopbackNetwork):
         try:
             super().move(target_segment, fragments)
         finally:
-            # It may have been held meanwhile.
+            # It may have been held in the meantime.
             self._watch(target_segment, fragments)
 
     def _watch(self, target_segment: str, fragments: Sequence[Fragment]) -> None:
@@ -159,19 +159,19 @@ class TwoWorkers:
         )
 
     def see_members(self, *absent: WorkerId) -> None:
-        """The router's view, without those."""
+        """Sets the router's view to all workers except these."""
         seen = [w.status() for w in self.workers if w.name not in absent]
         for worker in self.workers:
             worker.members_changed(seen)
 
     def cut_off(self, worker_id: WorkerId) -> None:
-        """No call from or to it gets through, and no write to it."""
+        """Cuts a worker off: no call from or to it arrives, and no write to it."""
         self.wires.cut_off.add(worker_id)
         segment = self.wires.exchanges[worker_id].reader.memory_map.segment
         self._cut[segment] = self.network.regions.pop(segment)
 
     def mend(self) -> None:
-        """Everything that was cut, held or lost is as before."""
+        """Undoes every cut, hold and loss."""
         self.network.regions.update(self._cut)
         self._cut.clear()
         self.wires.cut_off.clear()
@@ -201,7 +201,7 @@ def spec(name: str, prompt: Sequence[int]) -> TurnSpec:
 
 
 class ShippedTurn:
-    """One turn on both workers, and what the router does about it: what fails on one is stopped on
+    """One turn on both workers, with the router's part: a failure on one worker stops the turn on
     the other.
     """
 
@@ -234,12 +234,12 @@ class ShippedTurn:
             address=presence.address,
         )
         answering = self.workers.decode.answer(
-            self.turn, WrittenByPrefill(writer), self._tell, timeout_s=self.timeout_s
+            self.turn, WrittenByPrefill(writer), self._on_news, timeout_s=self.timeout_s
         )
         self.at_decode.run(answering, self._decode_failed)
 
     def is_over(self, *, ignoring: WorkerId | None = None) -> bool:
-        """Nothing of it runs on a worker, and no memory waits for a fence."""
+        """Whether no worker runs the turn, and no memory waits for a fence."""
         name = self.turn.turn_id
         return (
             self.at_decode.is_over
@@ -251,9 +251,9 @@ class ShippedTurn:
             )
         )
 
-    def _tell(self, news: TurnNews) -> None:
+    def _on_news(self, news: TurnNews) -> None:
         match news:
-            case Reserved(ticket):
+            case MemoryReserved(ticket):
                 self.tickets.append(ticket)
                 prefill = self.workers.prefill.prefill(self.turn, ticket, self.holder)
                 self.at_prefill.run(prefill, self._prefill_failed)
@@ -276,7 +276,7 @@ class ShippedTurn:
 
 
 class Watched:
-    """A coroutine in a task, with something that happens at its n-th suspension."""
+    """A coroutine in a task, with an action at its n-th suspension."""
 
     def __init__(self) -> None:
         self.num_suspensions = 0
@@ -338,7 +338,7 @@ async def until(is_so: Callable[[], bool]) -> None:
 
 
 def wrongs(workers: TwoWorkers) -> list[str]:
-    """What is not as it must be when no turn runs."""
+    """What is wrong when no turn runs."""
     found = list(workers.network.wrong_writes)
     for worker in workers.workers:
         worker.check_invariants()

@@ -1,4 +1,4 @@
-"""The calls between workers of one process: late, lost, twice or cut off, on command."""
+"""The calls between workers of one process: late, lost, duplicated or cut off, on command."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Wires:
         self.exchanges: dict[WorkerId, Exchange] = {}
         self.cut_off: set[WorkerId] = set()
         self.faults: dict[str, Fault] = {}
-        """By method: what happens to its next call."""
+        """By method: the fault of its next call."""
         self.num_calls: dict[str, int] = {}
         self._late: list[Callable[[], Awaitable[object]]] = []
 
@@ -133,7 +133,7 @@ class WiredPeers:
         await self._call("pull", source.worker_id, work)
 
     async def close(self) -> None:
-        """Holds no connection."""
+        """Has no connection to close."""
 
     async def _call(
         self, method: str, callee: WorkerId, work: Callable[[Exchange], Awaitable[Answer]]

@@ -1,6 +1,6 @@
 """Copies a prefix between the two tiers: chooses what to copy, makes room, and inserts the copy.
 
-    begin ─▶ (bytes are copied) ─▶ finish     held in the source, WORKING, then CACHED in the target
+    start ─▶ (bytes are copied) ─▶ finish     held in the source, WORKING, then CACHED in the target
                     └────────────▶ abandon    free again
 
 "There" is the source tier and "here" is the target. The target treats a copy like a sequence, which
@@ -71,7 +71,7 @@ class Copying:
         return len(self.to_pages) + len(self.to_slots)
 
 
-def begin(
+def start(
     source: Memory,
     target: Memory,
     prefix: Prompt,

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple, TypeVar
 from segue.api.cluster_status import UnitCounts
 from segue.api.errors import UnknownPrefix
 from segue.api.prompt import PrefixName, Prompt
-from segue.cache.host.copying import Choose, Copying, MakeRoom, abandon, begin, finish, what_is_new
+from segue.cache.host.copying import Choose, Copying, MakeRoom, abandon, finish, start, what_is_new
 from segue.cache.layout import CacheLayout, Unit
 from segue.cache.memory import Memory
 from segue.cache.prefix.cache import PrefixCache
@@ -175,7 +175,7 @@ class HostTier:
 
     async def _load(self, prefix: Prompt, choose: Choose, make_room: MakeRoom) -> None:
         async with self._loading:
-            copying = begin(self._host, self._device, prefix, choose=choose, make_room=make_room)
+            copying = start(self._host, self._device, prefix, choose=choose, make_room=make_room)
             started_at = self._clock()
             await self._copy(copying, self._up, len(copying.to_pages))
             seconds = self._clock() - started_at
@@ -188,7 +188,7 @@ class HostTier:
             if not self.is_there or node.parent is None:
                 return node.twin if node.has_twin else None
             prefix = self._device.cache.tree.prompt(node)
-            copying = begin(self._device, self._host, prefix, choose=what_is_new)
+            copying = start(self._device, self._host, prefix, choose=what_is_new)
             last = await self._copy(copying, self._down, _PIECE_BYTES // self._layout.page_bytes)
         self.num_offloaded_tokens += len(copying.to_pages) * self._layout.page_tokens
         return last

@@ -4,7 +4,7 @@ A sequence can resume only from a kept state, and a state is kept only at the en
 
     ├ system, tools ┼ … ┼ user ┼ header │ start of an answer ┤        what a template writes
               ▲             ▲         ▲                ▲ ▲
-           opening       parted     the next turn's    again, and the end
+           opening      branched    the next turn's    again, and the end
 
 A state costs as much memory as the pages of thousands of tokens. So a prompt keeps few, and never
 two in the same page.
@@ -34,25 +34,25 @@ def states_wanted(
     num_prompt: int,
     *,
     page_tokens: int,
-    parted_at: int = 0,
+    branched_at: int = 0,
     stride: int | None = None,
 ) -> tuple[int, ...]:
     """Page boundaries after `start` and before the prompt's end, most useful first: a caller with
     room for fewer takes the first ones.
 
     `branch_points` are positions, ascending, at which other prompts may branch off; the session's
-    next turn most likely does so at the last one. `parted_at` is where another cached prompt
+    next turn most likely does so at the last one. `branched_at` is where another cached prompt
     branches off, so a third one may do so too. The prompt's last page boundary is for the same
     prompt again, whose last token must be computed. With a `stride`, a long prompt gets a few more.
     """
     again = (num_prompt - 1) // page_tokens * page_tokens
-    wanted = (*reversed(branch_points), again, parted_at, *_strides(start, again, stride))
+    wanted = (*reversed(branch_points), again, branched_at, *_strides(start, again, stride))
     aligned = (position // page_tokens * page_tokens for position in wanted)
     positions = dict.fromkeys(at for at in aligned if start < at < num_prompt)
     return tuple(positions)[:_MAX_STATES]
 
 
-def states_to_go_on_from(
+def resumable_states(
     kept: Iterable[int], branch_points: Sequence[int], num_prompt: int
 ) -> tuple[int, ...]:
     """The positions of a turn's `kept` states that the next turn may resume from, ascending: the
@@ -124,7 +124,7 @@ class SessionStates:
                 checkpoint.session_id = session_id
         useful = {
             on_the_way[at]
-            for at in states_to_go_on_from(on_the_way, turn.branch_points, len(turn.context))
+            for at in resumable_states(on_the_way, turn.branch_points, len(turn.context))
         }
         left = [
             *self._left.pop(session_id, ()),

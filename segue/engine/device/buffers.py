@@ -21,7 +21,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from segue.engine.batch import MAX_RUN_TOKENS
+from segue.engine.batch import MAX_VERIFY_TOKENS
 from segue.kernels import NO_SLOT
 from segue.kernels.sampling import NO_TOKEN
 
@@ -91,7 +91,7 @@ class StepTables:
         self.page_tokens = page_tokens
         self.scratch = scratch
         self.device = torch.device(device)
-        self.max_pages = -(-(max_context + MAX_RUN_TOKENS) // page_tokens)
+        self.max_pages = -(-(max_context + MAX_VERIFY_TOKENS) // page_tokens)
         self._widths = [*[1] * _NUM_SINGLE, max_slots, MAX_END_IDS]
         self._ints_RF = torch.empty(
             num_rows + 1, sum(self._widths), dtype=torch.int64, device=device

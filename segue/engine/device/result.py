@@ -3,7 +3,7 @@
     [num_new B][num_drafted B][tokens T]                        and, if log-probabilities are wanted
     [of the tokens T][of the best ones T · L][the best ones T · L]      as bits of float64, and ids
 
-B sequences, J rounds, T = J · B rows round by round, V vocabulary, L best tokens of a row.
+B sequences, J draft rounds, T = J · B rows round by round, V vocabulary, L best tokens of a row.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@
 
 A row's slot has the row's number. A row without penalties or a bias has none, and costs nothing.
 
-R rows, B sequences of a step, J rounds, T rows of logits, K tokens pending, V vocabulary.
+R rows, B sequences of a step, J draft rounds, T rows of logits, K tokens pending, V vocabulary.
 """
 
 from __future__ import annotations

@@ -1,18 +1,18 @@
 """One decode step as a function of tensors alone: draft, verify, sample, accept, advance.
 
-    rows ─▶ draft k times ─▶ runs of k + 1 tokens ─▶ trunk ─▶ sample ─▶ accept ─▶ rows advanced
-             MTP layer        row by row, round by round                      └─▶ tokens, counts
+    rows ─▶ draft k times ─▶ verify k + 1 tokens ─▶ sample ─▶ accept ─▶ rows advanced
+             MTP layer        trunk, round by round                └─▶ tokens, counts
 
 The host code here never waits for the device or branches on its values, so a CUDA graph can hold
 all of it (`segue.engine.device.graphs`). A CPU runs the same function.
 
-All runs have the same number of rounds J = k + 1. A sequence that must stop earlier, because its
-answer or its ring ends, computes the rest as padding: token 0, states into the scratch slot, keys
-and values into the scratch page. A row that may not run at all is padding from its first token on.
-Scratch units may hold NaN or anything else; no real result depends on them.
+All decode chunks have the same number of draft rounds J = k + 1. A sequence that must stop earlier,
+because its answer or its ring ends, computes the rest as padding: token 0, states into the scratch
+slot, keys and values into the scratch page. A row that may not run at all is padding from its first
+token on. Scratch units may hold NaN or anything else; no real result depends on them.
 
-B sequences, J rounds, T = J · B tokens round by round, S slots of a ring, P pages, H hidden size,
-V vocabulary.
+B sequences, J draft rounds, T = J · B tokens round by round, S slots of a ring, P pages, H hidden
+size, V vocabulary.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from segue.engine.device.buffers import SequenceRows, StepTables
 from segue.engine.device.result import pack
 from segue.engine.device.slot_rings import Rings, after, writable
 from segue.kernels.sampling import NO_TOKEN, SamplingFeatures, num_accepted
-from segue.model.batch import Batch, DraftBatch, HiddenRows, Rotary, Steps
+from segue.model.batch import Batch, DecodeRows, DraftBatch, HiddenRows, Rotary
 from segue.model.qwen3_5 import Qwen3_5
 
 
@@ -67,59 +67,59 @@ class DeviceStep:
 
         Returns one vector of integers, which `segue.engine.device.result.unpack` reads.
         """
-        runs = _Runs.of(self._tables, row_ids_B, shape)
-        drafts_BK = self._draft(runs, row_ids_B, shape.needs)
-        token_ids_BJ = torch.cat([runs.rows.last_token_B.unsqueeze(1), drafts_BK], dim=1)
-        logits_TV = self._model.forward(runs.batch(token_ids_BJ), self._cache, None)
-        targets_BJ = self._targets(logits_TV, runs, row_ids_B, drafts_BK, shape.needs)
-        num_new_B, num_left_B = _accept(runs, drafts_BK, targets_BJ)
-        self._move_on(runs, row_ids_B, targets_BJ, num_new_B, num_left_B)
+        chunks = _DecodeChunks.of(self._tables, row_ids_B, shape)
+        drafts_BK = self._draft(chunks, row_ids_B, shape.needs)
+        token_ids_BJ = torch.cat([chunks.rows.last_token_B.unsqueeze(1), drafts_BK], dim=1)
+        logits_TV = self._model.forward(chunks.batch(token_ids_BJ), self._cache, None)
+        targets_BJ = self._targets(logits_TV, chunks, row_ids_B, drafts_BK, shape.needs)
+        num_new_B, num_left_B = _accept(chunks, drafts_BK, targets_BJ)
+        self._move_on(chunks, row_ids_B, targets_BJ, num_new_B, num_left_B)
         if shape.needs.penalties:
             self._sampling.observe(row_ids_B, targets_BJ, num_new_B)
-        num_drafted_B = (runs.num_run_B - 1).clamp(min=0)
+        num_drafted_B = (chunks.num_tokens_B - 1).clamp(min=0)
         return pack(
             num_new_B, num_drafted_B, targets_BJ, logits_TV if shape.with_logprobs else None
         )
 
-    def _draft(self, runs: _Runs, row_ids_B: Tensor, needs: SamplingFeatures) -> Tensor:
+    def _draft(self, chunks: _DecodeChunks, row_ids_B: Tensor, needs: SamplingFeatures) -> Tensor:
         """The MTP layer's drafts after each sequence's last token [B, K]."""
-        rows = runs.rows
-        pending_BK = row_ids_B.new_full((len(row_ids_B), runs.num_rounds - 1), NO_TOKEN)
-        if runs.num_rounds == 1:
+        rows = chunks.rows
+        pending_BK = row_ids_B.new_full((len(row_ids_B), chunks.num_rounds - 1), NO_TOKEN)
+        if chunks.num_rounds == 1:
             return pending_BK
         slots_SH = self._cache.of("hidden", self._model.num_layers)
         hidden_BH = slots_SH.index_select(0, rows.state_B)
         token_ids_B = rows.last_token_B
         pages = self._cache.of("kv", self._model.num_layers)
-        rotary = self._model.rotary(runs.positions_JB[:-1].flatten())
-        for depth in range(runs.num_rounds - 1):
-            batch = runs.draft_batch(token_ids_B, depth, pages, rotary)
+        rotary = self._model.rotary(chunks.positions_JB[:-1].flatten())
+        for depth in range(chunks.num_rounds - 1):
+            batch = chunks.draft_batch(token_ids_B, depth, pages, rotary)
             logits_BV, hidden_BH = self._model.draft(hidden_BH, batch)
             drawn_B = self._sampling.sample(
                 logits_BV, row_ids_B, batch.lengths_D, pending_BK, needs
             )
             # In a padding row even the logits may be NaN.
-            token_ids_B = drawn_B.masked_fill(runs.num_run_B <= depth + 1, 0)
+            token_ids_B = drawn_B.masked_fill(chunks.num_tokens_B <= depth + 1, 0)
             pending_BK[:, depth] = token_ids_B
         return pending_BK
 
     def _targets(
         self,
         logits_TV: Tensor,
-        runs: _Runs,
+        chunks: _DecodeChunks,
         row_ids_B: Tensor,
         drafts_BK: Tensor,
         needs: SamplingFeatures,
     ) -> Tensor:
-        """The trunk's own token after each token of the runs [B, J]."""
-        num_rounds, num = runs.num_rounds, len(row_ids_B)
-        # For a run's j-th row, the drafts before it.
-        is_before_JK = runs.index_J[:-1] < runs.index_J.unsqueeze(1)
+        """The trunk's own token after each token of the chunks [B, J]."""
+        num_rounds, num = chunks.num_rounds, len(row_ids_B)
+        # For a chunk's j-th row, the drafts before it.
+        is_before_JK = chunks.index_J[:-1] < chunks.index_J.unsqueeze(1)
         pending_JBK = torch.where(is_before_JK.unsqueeze(1), drafts_BK, NO_TOKEN)
         targets_T = self._sampling.sample(
             logits_TV,
             row_ids_B.repeat(num_rounds),
-            runs.positions_JB.flatten() + 1,
+            chunks.positions_JB.flatten() + 1,
             pending_JBK.flatten(0, 1),
             needs,
         )
@@ -127,17 +127,17 @@ class DeviceStep:
 
     def _move_on(
         self,
-        runs: _Runs,
+        chunks: _DecodeChunks,
         row_ids_B: Tensor,
         targets_BJ: Tensor,
         num_new_B: Tensor,
         num_left_B: Tensor,
     ) -> None:
         """Advance the rows past the accepted tokens."""
-        rows = runs.rows
+        rows = chunks.rows
         state_B, checkpoint_B = after(
-            runs.rings,
-            runs.slots_out_BJ,
+            chunks.rings,
+            chunks.slots_out_BJ,
             positions_B=rows.position_B,
             num_new_B=num_new_B,
             page_tokens=self._tables.page_tokens,
@@ -156,14 +156,14 @@ class DeviceStep:
         )
 
 
-class _Runs(NamedTuple):
+class _DecodeChunks(NamedTuple):
     """Which tokens a step computes, and where their states, keys and values go."""
 
     rows: SequenceRows
     rings: Rings
     index_J: Tensor
-    num_run_B: Tensor
-    """Real tokens of each run; the others are padding."""
+    num_tokens_B: Tensor
+    """Real tokens of each chunk; the others are padding."""
     positions_JB: Tensor
     slots_out_BJ: Tensor
     pages_JB: Tensor
@@ -171,13 +171,13 @@ class _Runs(NamedTuple):
     page_tokens: int
 
     @classmethod
-    def of(cls, tables: StepTables, row_ids_B: Tensor, shape: StepShape) -> _Runs:
+    def of(cls, tables: StepTables, row_ids_B: Tensor, shape: StepShape) -> _DecodeChunks:
         rows = tables.gather(row_ids_B)
         rings = Rings(rows.slots_BS, rows.state_B, rows.checkpoint_B)
         slots_BS, num_writable_B = writable(rings)
         index_J = torch.arange(shape.num_rounds, device=row_ids_B.device)
-        num_run_B = num_writable_B.minimum(rows.num_left_B).clamp(max=shape.num_rounds)
-        counts_BJ = index_J < num_run_B.unsqueeze(1)
+        num_tokens_B = num_writable_B.minimum(rows.num_left_B).clamp(max=shape.num_rounds)
+        counts_BJ = index_J < num_tokens_B.unsqueeze(1)
         positions_JB = rows.position_B + index_J.unsqueeze(1)
         page_table_BP = tables.page_table(row_ids_B, shape.num_pages)
         pages_BJ = page_table_BP.gather(1, positions_JB.T // tables.page_tokens)
@@ -185,7 +185,7 @@ class _Runs(NamedTuple):
             rows=rows,
             rings=rings,
             index_J=index_J,
-            num_run_B=num_run_B,
+            num_tokens_B=num_tokens_B,
             positions_JB=positions_JB,
             slots_out_BJ=slots_BS[:, : shape.num_rounds].masked_fill(
                 ~counts_BJ, tables.scratch.slot
@@ -228,14 +228,14 @@ class _Runs(NamedTuple):
             pages_T=self.pages_JB.flatten(),
             offsets_T=positions_T % self.page_tokens,
             logit_rows_R=rows_T,
-            steps=Steps(
+            decode=DecodeRows(
                 round_sizes=(num,) * self.num_rounds,
                 slots_in_D=self.rows.state_B,
                 slots_out_T=slots_out_T,
                 page_table_DP=self.page_table_BP,
                 lengths_D=self.rows.position_B + 1,
             ),
-            prompts=None,
+            prefill=None,
             hidden=HiddenRows(
                 slots_in_I=self.rows.state_B,
                 before_T=before_T,
@@ -245,14 +245,14 @@ class _Runs(NamedTuple):
         )
 
 
-def _accept(runs: _Runs, drafts_BK: Tensor, targets_BJ: Tensor) -> tuple[Tensor, Tensor]:
+def _accept(chunks: _DecodeChunks, drafts_BK: Tensor, targets_BJ: Tensor) -> tuple[Tensor, Tensor]:
     """Per sequence, the number of targets that are new tokens, and the number of tokens its answer
     may still get: 0 after an end token. Both [B]."""
-    num_drafts_B = (runs.num_run_B - 1).clamp(min=0)
-    num_new_B = num_accepted(drafts_BK, targets_BJ, num_drafts_B) + runs.num_run_B.clamp(max=1)
-    ends_BJ = (targets_BJ.unsqueeze(2) == runs.rows.end_ids_BE.unsqueeze(1)).any(2)
-    ends_BJ &= runs.index_J < num_new_B.unsqueeze(1)
+    num_drafts_B = (chunks.num_tokens_B - 1).clamp(min=0)
+    num_new_B = num_accepted(drafts_BK, targets_BJ, num_drafts_B) + chunks.num_tokens_B.clamp(max=1)
+    ends_BJ = (targets_BJ.unsqueeze(2) == chunks.rows.end_ids_BE.unsqueeze(1)).any(2)
+    ends_BJ &= chunks.index_J < num_new_B.unsqueeze(1)
     # Up to and including the first end token.
     goes_on_BJ = (ends_BJ.cumsum(1) - ends_BJ.long()) == 0
-    num_new_B = (goes_on_BJ & (runs.index_J < num_new_B.unsqueeze(1))).sum(1)
-    return num_new_B, (runs.rows.num_left_B - num_new_B).masked_fill(ends_BJ.any(1), 0)
+    num_new_B = (goes_on_BJ & (chunks.index_J < num_new_B.unsqueeze(1))).sum(1)
+    return num_new_B, (chunks.rows.num_left_B - num_new_B).masked_fill(ends_BJ.any(1), 0)

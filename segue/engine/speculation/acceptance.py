@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from segue.api.types import SlotId
-from segue.engine.batch import MAX_RUN_TOKENS
+from segue.engine.batch import MAX_VERIFY_TOKENS
 from segue.kernels.sampling.noise import uniform
 
 
@@ -42,11 +42,11 @@ class SlotRing:
 
         slots   [ state ][ free ][ free ][ checkpoint ]      outputs(3) may use all but the last
 
-    A run writes the state after each of its tokens to a separate slot. The number of accepted
-    drafts decides which of these states becomes the sequence's. The state at the last page boundary
-    stays where it was written, as a checkpoint, and the previous checkpoint's slot becomes free. So
-    only indexes change, and no state is copied. For runs of up to n tokens a ring has n + 1 slots:
-    two without drafts.
+    A decode chunk writes the state after each of its tokens to a separate slot. The number of
+    accepted drafts decides which of these states becomes the sequence's. The state at the last page
+    boundary stays where it was written, as a checkpoint, and the previous checkpoint's slot becomes
+    free. So only indexes change, and no state is copied. For chunks of up to n tokens a ring has
+    n + 1 slots: two without drafts.
     """
 
     slots: tuple[SlotId, ...]
@@ -62,18 +62,18 @@ class SlotRing:
         assert self.checkpoint is None or self.checkpoint in self.slots
 
     @property
-    def max_run(self) -> int:
-        """Most tokens that the next run may have; at least 1."""
-        return min(MAX_RUN_TOKENS, len(self._writable))
+    def max_chunk_tokens(self) -> int:
+        """Most tokens that the next decode chunk may have; at least 1."""
+        return min(MAX_VERIFY_TOKENS, len(self._writable))
 
     def outputs(self, num_tokens: int) -> tuple[SlotId, ...]:
-        """A slot for the state after each token of the next run. Never the checkpoint's. The
-        current state's slot comes first, since a run reads it before it writes."""
-        assert 1 <= num_tokens <= self.max_run, f"no slots for a run of {num_tokens} tokens"
+        """A slot for the state after each token of the next decode chunk. Never the
+        checkpoint's. The current state's slot comes first: it is read before it is written."""
+        assert 1 <= num_tokens <= self.max_chunk_tokens, f"no slots for {num_tokens} tokens"
         return self._writable[:num_tokens]
 
     def after(self, outputs: Sequence[SlotId], num_certain: int, page_tokens: int) -> SlotRing:
-        """The ring after a run that wrote `outputs` and keeps its first `num_certain` tokens."""
+        """The ring after a chunk that wrote `outputs` and keeps its first `num_certain` tokens."""
         assert 1 <= num_certain <= len(outputs)
         num_tokens = self.num_tokens + num_certain
         moved = replace(self, state=outputs[num_certain - 1], num_tokens=num_tokens)
@@ -84,7 +84,7 @@ class SlotRing:
 
     def with_checkpoint(self, slot: SlotId, num_tokens: int) -> SlotRing:
         """Keep the state after `num_tokens` in `slot`. A ring of one slot keeps no checkpoint: the
-        next run has to write that slot."""
+        next chunk has to write that slot."""
         if len(self.slots) == 1:
             return self
         return replace(self, checkpoint=slot, checkpoint_tokens=num_tokens)

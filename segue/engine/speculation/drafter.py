@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from segue.cache.tensors import CacheTensors
-from segue.engine.batch import MAX_RUN_TOKENS, DraftStart
+from segue.engine.batch import MAX_VERIFY_TOKENS, DraftStart
 from segue.engine.device.stream import WorkStream
 from segue.engine.packing import page_table
 from segue.kernels.paged_attention import join_pages
@@ -44,10 +44,10 @@ class Drafter:
         # Short rows are padded with pages that may be shared: a sequence must not draft past its
         # own pages.
         self._num_left = [
-            min(len(s.page_ids) * page_tokens - s.position, MAX_RUN_TOKENS) for s in starts
+            min(len(s.page_ids) * page_tokens - s.position, MAX_VERIFY_TOKENS) for s in starts
         ]
         self._num_steps = 0
-        rows = [s.page_ids[: -(-(s.position + MAX_RUN_TOKENS) // page_tokens)] for s in starts]
+        rows = [s.page_ids[: -(-(s.position + MAX_VERIFY_TOKENS) // page_tokens)] for s in starts]
         with stream.use():
             self._pages = cache.of("kv", model.num_layers)
             self._page_table_DP = page_table(rows, device)
@@ -55,7 +55,7 @@ class Drafter:
                 self._pages = join_pages(self._pages, self._page_table_DP)
                 self._page_table_DP = torch.zeros(1, 1, dtype=torch.int64, device=device)
             # Positions and page places do not depend on the drafted tokens, so compute them once.
-            index_J1 = torch.arange(MAX_RUN_TOKENS, device=device).unsqueeze(1)
+            index_J1 = torch.arange(MAX_VERIFY_TOKENS, device=device).unsqueeze(1)
             positions_JD = torch.tensor([s.position for s in starts], device=device) + index_J1
             self._rotary = model.rotary(positions_JD.flatten())
             self._lengths_JD = positions_JD + 1

@@ -1,1 +1,1 @@
-"""Generated from `proto/segue/internal/v1`: what router and workers say to each other."""
+"""Generated from `proto/segue/internal/v1`: messages between router and workers."""

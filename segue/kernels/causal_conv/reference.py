@@ -1,6 +1,7 @@
 """Depthwise causal convolution in plain PyTorch.
 
-T packed tokens, N prompts, M segments, D runs, S slots, C channels, W kernel width.
+T packed tokens, N sequences of a prefill, M prefill segments, D sequences of a decode, S slots, C
+channels, W kernel width.
 A slot holds the W - 1 inputs before the next token, oldest first.
 """
 
@@ -17,7 +18,7 @@ from torch import Tensor
 from segue.kernels import NO_SLOT
 
 
-def causal_conv_prompts(
+def causal_conv_prefill(
     x_TC: Tensor,
     weight_CW: Tensor,
     state_SCW: Tensor,
@@ -42,7 +43,7 @@ def causal_conv_prompts(
     return out_TC
 
 
-def causal_conv_runs(
+def causal_conv_decode(
     x_TC: Tensor,
     weight_CW: Tensor,
     state_SCW: Tensor,
@@ -64,17 +65,17 @@ def causal_conv_runs(
 
 @lru_cache
 def _window_rows(round_sizes: tuple[int, ...], width: int, device: torch.device) -> Tensor:
-    """Indexes of each token's W inputs, in order, into all runs' past inputs, then the rows."""
+    """Indexes of each token's W inputs, in order: in all sequences' past inputs, then the rows."""
     num_past = width - 1
     bounds = list(accumulate(round_sizes, initial=round_sizes[0] * num_past))
 
-    def row_of(run: int, j: int) -> int:
-        return bounds[j] + run if j >= 0 else run * num_past + num_past + j
+    def row_of(sequence: int, j: int) -> int:
+        return bounds[j] + sequence if j >= 0 else (sequence + 1) * num_past + j
 
     rows = [
-        row_of(run, j - num_past + tap)
+        row_of(sequence, j - num_past + tap)
         for j, size in enumerate(round_sizes)
-        for run in range(size)
+        for sequence in range(size)
         for tap in range(width)
     ]
     return torch.tensor(rows, device=device)

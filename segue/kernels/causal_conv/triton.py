@@ -1,11 +1,12 @@
 """The causal convolution in Triton: reads every input once and writes every output once.
 
-A prompt's tokens take their previous inputs from the rows before them; only the first W - 1 tokens
-need the slot, so all blocks of rows are computed at once. The program with a prompt's first rows
-also writes the prompt's slots. No other program reads or writes them, so a slot may be read and
-written.
+In a prefill, tokens take their previous inputs from the rows before them; only the first W - 1
+tokens of a sequence need the slot, so all blocks of rows are computed at once. The program with a
+sequence's first rows also writes the sequence's slots. No other program reads or writes them, so a
+slot may be read and written.
 
-T packed tokens, N prompts, M segments, D runs, S slots, C channels, W kernel width.
+T packed tokens, N sequences of a prefill, M prefill segments, D sequences of a decode, S slots, C
+channels, W kernel width.
 """
 
 from __future__ import annotations
@@ -18,17 +19,17 @@ import triton.language as tl
 from torch import Tensor
 
 from segue.kernels.blocks import first_block_of, max_blocks, range_of_block
-from segue.kernels.rounds import SIZE_NAMES, kernel_sizes
+from segue.kernels.draft_rounds import SIZE_NAMES, kernel_sizes
 
 BLOCK_TOKENS = 32
 BLOCK_CHANNELS = 128
-"""For prompts."""
-RUN_BLOCK_CHANNELS = 64
-"""For runs: many programs with few bytes each, since a step is short."""
+"""For prefill."""
+DECODE_BLOCK_CHANNELS = 64
+"""For decode: many programs with few bytes each, since a pass is short."""
 
 
-@triton.jit(do_not_specialize=["num_prompts"])
-def causal_conv_prompts_kernel(
+@triton.jit(do_not_specialize=["num_sequences"])
+def causal_conv_prefill_kernel(
     x_ptr,
     weight_ptr,
     state_ptr,
@@ -37,7 +38,7 @@ def causal_conv_prompts_kernel(
     slots_out_ptr,
     cu_segments_ptr,
     slots_in_ptr,
-    num_prompts,
+    num_sequences,
     num_channels,
     x_stride,
     WIDTH: tl.constexpr,
@@ -46,12 +47,12 @@ def causal_conv_prompts_kernel(
 ):
     PAST: tl.constexpr = WIDTH - 1
     block = tl.program_id(0)
-    prompt = range_of_block(block, cu_tokens_ptr, cu_segments_ptr, num_prompts, BLOCK_T)
-    first_segment = tl.load(cu_segments_ptr + prompt)
-    end_segment = tl.load(cu_segments_ptr + prompt + 1)
+    sequence = range_of_block(block, cu_tokens_ptr, cu_segments_ptr, num_sequences, BLOCK_T)
+    first_segment = tl.load(cu_segments_ptr + sequence)
+    end_segment = tl.load(cu_segments_ptr + sequence + 1)
     start = tl.load(cu_tokens_ptr + first_segment).to(tl.int64)
     end = tl.load(cu_tokens_ptr + end_segment).to(tl.int64)
-    first_row = start + (block - first_block_of(start, prompt, BLOCK_T)) * BLOCK_T
+    first_row = start + (block - first_block_of(start, sequence, BLOCK_T)) * BLOCK_T
     if first_row >= end:
         return
 
@@ -60,7 +61,7 @@ def causal_conv_prompts_kernel(
     rows_T = first_row + tl.arange(0, BLOCK_T)
     inside_TC = (rows_T < end)[:, None] & inside_C[None, :]
     # What the first rows need from the slot, and zeros for the others.
-    slot_in = tl.load(slots_in_ptr + prompt).to(tl.int64)
+    slot_in = tl.load(slots_in_ptr + sequence).to(tl.int64)
     past_ptrs_C = state_ptr + (slot_in * num_channels + channels_C) * PAST
     has_past_C = inside_C & (slot_in >= 0) & (first_row == start)
     past = ()
@@ -99,7 +100,7 @@ def causal_conv_prompts_kernel(
 
 
 @triton.jit(do_not_specialize=SIZE_NAMES)
-def causal_conv_runs_kernel(
+def causal_conv_decode_kernel(
     x_ptr,
     weight_ptr,
     state_ptr,
@@ -122,7 +123,7 @@ def causal_conv_runs_kernel(
 ):
     PAST: tl.constexpr = WIDTH - 1
     sizes = (size_0, size_1, size_2, size_3, size_4, size_5, size_6, size_7)
-    run = tl.program_id(0).to(tl.int64)
+    sequence = tl.program_id(0).to(tl.int64)
     channels_C = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
     inside_C = channels_C < num_channels
 
@@ -131,20 +132,20 @@ def causal_conv_runs_kernel(
     for tap in tl.static_range(WIDTH):
         weight_C = tl.load(weight_ptr + channels_C * WIDTH + tap, mask=inside_C, other=0.0)
         weights += (weight_C.to(tl.float32),)
-    slot_in = tl.load(slots_in_ptr + run).to(tl.int64)
+    slot_in = tl.load(slots_in_ptr + sequence).to(tl.int64)
     past_ptrs_C = state_ptr + (slot_in * num_channels + channels_C) * PAST
     for i in tl.static_range(PAST):
         inputs += (tl.load(past_ptrs_C + i, mask=inside_C, other=0.0),)
-    row = run
+    row = sequence
     for j in tl.static_range(NUM_ROUNDS):
-        is_own_C = inside_C & (run < sizes[j])
+        is_own_C = inside_C & (sequence < sizes[j])
         inputs += (tl.load(x_ptr + row * x_stride + channels_C, mask=is_own_C, other=0.0),)
         row += sizes[j]
     tl.debug_barrier()
 
-    row = run
+    row = sequence
     for j in tl.static_range(NUM_ROUNDS):
-        is_own = run < sizes[j]
+        is_own = sequence < sizes[j]
         sum_C = tl.zeros((BLOCK_C,), dtype=tl.float32)
         for tap in tl.static_range(WIDTH):
             sum_C += inputs[j + tap].to(tl.float32) * weights[tap]
@@ -162,7 +163,7 @@ def _silu(x):
     return x / (1.0 + tl.exp(-x))
 
 
-def causal_conv_prompts(
+def causal_conv_prefill(
     x_TC: Tensor,
     weight_CW: Tensor,
     state_SCW: Tensor,
@@ -175,11 +176,11 @@ def causal_conv_prompts(
     """As the reference's."""
     _check(x_TC, weight_CW, state_SCW)
     num_tokens, num_channels = x_TC.shape
-    num_prompts = len(slots_in_N)
+    num_sequences = len(slots_in_N)
     out_TC = torch.empty((num_tokens, num_channels), dtype=x_TC.dtype, device=x_TC.device)
-    num_blocks = max_blocks(num_tokens, num_prompts, BLOCK_TOKENS)
-    if num_tokens and num_prompts:
-        causal_conv_prompts_kernel[(num_blocks, triton.cdiv(num_channels, BLOCK_CHANNELS))](
+    num_blocks = max_blocks(num_tokens, num_sequences, BLOCK_TOKENS)
+    if num_tokens and num_sequences:
+        causal_conv_prefill_kernel[(num_blocks, triton.cdiv(num_channels, BLOCK_CHANNELS))](
             x_TC,
             weight_CW,
             state_SCW,
@@ -188,7 +189,7 @@ def causal_conv_prompts(
             slots_out_M,
             cu_segments_N1,
             slots_in_N,
-            num_prompts,
+            num_sequences,
             num_channels,
             x_TC.stride(0),
             WIDTH=weight_CW.shape[1],
@@ -199,7 +200,7 @@ def causal_conv_prompts(
     return out_TC
 
 
-def causal_conv_runs(
+def causal_conv_decode(
     x_TC: Tensor,
     weight_CW: Tensor,
     state_SCW: Tensor,
@@ -210,11 +211,11 @@ def causal_conv_runs(
 ) -> Tensor:
     """As the reference's."""
     _check(x_TC, weight_CW, state_SCW)
-    sizes = kernel_sizes(round_sizes, num_runs=len(slots_in_D), num_rows=len(x_TC))
+    sizes = kernel_sizes(round_sizes, num_sequences=len(slots_in_D), num_rows=len(x_TC))
     num_channels = x_TC.shape[1]
     out_TC = torch.empty(x_TC.shape, dtype=x_TC.dtype, device=x_TC.device)
-    grid = (round_sizes[0], triton.cdiv(num_channels, RUN_BLOCK_CHANNELS))
-    causal_conv_runs_kernel[grid](
+    grid = (round_sizes[0], triton.cdiv(num_channels, DECODE_BLOCK_CHANNELS))
+    causal_conv_decode_kernel[grid](
         x_TC,
         weight_CW,
         state_SCW,
@@ -226,7 +227,7 @@ def causal_conv_runs(
         x_TC.stride(0),
         NUM_ROUNDS=len(round_sizes),
         WIDTH=weight_CW.shape[1],
-        BLOCK_C=RUN_BLOCK_CHANNELS,
+        BLOCK_C=DECODE_BLOCK_CHANNELS,
         num_warps=1,
     )
     return out_TC

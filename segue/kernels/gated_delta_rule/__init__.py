@@ -1,7 +1,8 @@
-"""The gated delta rule: chunks of a prompt in parallel, or a few tokens of many sequences.
+"""The gated delta rule: chunks of long sequences in parallel, or a few tokens of many sequences.
 
-T packed tokens, N prompts, M segments, D runs, S slots, G key heads, H value heads (a multiple of
-G; key head g serves adjacent value heads), K and V head dimensions.
+T packed tokens, N sequences of a prefill, M prefill segments, D sequences of a decode, S slots, G
+key heads, H value heads (a multiple of G; key head g serves adjacent value heads), K and V head
+dimensions.
 """
 
 from __future__ import annotations
@@ -13,10 +14,10 @@ from torch import Tensor
 from segue.kernels import dispatch
 from segue.kernels.gated_delta_rule import reference
 
-__all__ = ["gated_delta_rule_prompts", "gated_delta_rule_runs"]
+__all__ = ["gated_delta_rule_decode", "gated_delta_rule_prefill"]
 
 
-def gated_delta_rule_prompts(
+def gated_delta_rule_prefill(
     q_TGK: Tensor,
     k_TGK: Tensor,
     v_THV: Tensor,
@@ -29,19 +30,20 @@ def gated_delta_rule_prompts(
     cu_segments_N1: Tensor,
     slots_in_N: Tensor,
 ) -> Tensor:
-    """Outputs [T, H, V] in float32 of packed prompts; `state` is updated in place.
+    """Outputs [T, H, V] in float32 of packed sequences; `state` is updated in place.
 
     Segment m is rows cu_tokens[m] to cu_tokens[m + 1], at least one, and leaves its state in slot
-    `slots_out[m]`. Prompt n is segments cu_segments[n] to cu_segments[n + 1]. Each segment starts
+    `slots_out[m]`. Sequence n is segments cu_segments[n] to cu_segments[n + 1]. Each segment starts
     where the previous one ends; the first continues from slot `slots_in[n]` (`NO_SLOT`: zeros). No
-    slot may be written twice, or read by one prompt and written by another. Dtypes are as for runs.
+    slot may be written twice, or read by one sequence and written by another. Dtypes are as for
+    decode.
     """
     if dispatch.takes_kernels(q_TGK):
-        from segue.kernels.gated_delta_rule import triton_prompts
+        from segue.kernels.gated_delta_rule import triton_prefill
 
-        run = triton_prompts.gated_delta_rule_prompts
+        run = triton_prefill.gated_delta_rule_prefill
     else:
-        run = reference.gated_delta_rule_prompts
+        run = reference.gated_delta_rule_prefill
     return run(
         q_TGK,
         k_TGK,
@@ -56,7 +58,7 @@ def gated_delta_rule_prompts(
     )
 
 
-def gated_delta_rule_runs(
+def gated_delta_rule_decode(
     q_TGK: Tensor,
     k_TGK: Tensor,
     v_THV: Tensor,
@@ -70,21 +72,22 @@ def gated_delta_rule_runs(
 ) -> Tensor:
     """Outputs [T, H, V] in float32 of a few tokens a sequence; `state` is updated in place.
 
-    Rows are stored round by round: round j has the j-th token of the first `round_sizes[j]` runs,
-    at most as many as in the previous round. Run d continues from slot `slots_in[d]`, which is
-    read-only. After each token it leaves the state in the `slots_out` of that row. A run's
-    `slots_out` may include its own `slots_in`. No slot may be written twice, or written by one run
-    and read by another. On a GPU -1 in `slots_out` writes nothing, for padding in a captured step.
+    Rows are stored one draft round after another: round j has the j-th token of the first
+    `round_sizes[j]` sequences, at most as many as in the previous round. Sequence d continues from
+    slot `slots_in[d]`, which is read-only. After each token it leaves the state in the
+    `slots_out` of that row. A sequence's `slots_out` may include its own `slots_in`. No slot may be
+    written twice, or written by one sequence and read by another. On a GPU -1 in `slots_out` writes
+    nothing, for padding in a captured step.
 
     `log_decay` and `rate` are float32, `state` [S, H, K, V] float32, the rest any dtype.
     Everything is computed in float32.
     """
     if dispatch.takes_kernels(q_TGK):
-        from segue.kernels.gated_delta_rule import triton_runs
+        from segue.kernels.gated_delta_rule import triton_decode
 
-        run = triton_runs.gated_delta_rule_runs
+        run = triton_decode.gated_delta_rule_decode
     else:
-        run = reference.gated_delta_rule_runs
+        run = reference.gated_delta_rule_decode
     return run(
         q_TGK,
         k_TGK,

@@ -8,14 +8,15 @@ A head keeps a state S [K, V]. Token t, with key k, value v, decay a = exp(log_d
 
 Queries and keys are first normalised to length one, and queries scaled by K^-½.
 
-`gated_delta_rule_runs` applies these lines to one token of every run at once, since the state after
-each token is needed. `gated_delta_rule_prompts` gets the same result from few large products:
-within a chunk of C tokens the corrections b (v - Sᵀ k) of all tokens solve one unit lower
+`gated_delta_rule_decode` applies these lines to one token of every sequence at once, since the
+state after each token is needed. `gated_delta_rule_prefill` gets the same result from few large
+products: within a chunk of C tokens the corrections b (v - Sᵀ k) of all tokens solve one unit lower
 triangular system (the WY form), so only the chunks are sequential.
 
-T packed tokens, N prompts, M segments, D runs, S slots, G key heads, H value heads (a multiple of
-G; key head g serves adjacent value heads), K and V head dimensions, B chunks of a segment, C
-tokens of a chunk. X = T H heads of all rows, Y those of one round.
+T packed tokens, N sequences of a prefill, M prefill segments, D sequences of a decode, S slots, G
+key heads, H value heads (a multiple of G; key head g serves adjacent value heads), K and V head
+dimensions, B chunks of a segment, C tokens of a chunk. X = T H heads of all rows, Y those of one
+draft round.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ CHUNK_TOKENS = 64
 L2_EPS = 1e-6
 
 
-def gated_delta_rule_runs(
+def gated_delta_rule_decode(
     q_TGK: Tensor,
     k_TGK: Tensor,
     v_THV: Tensor,
@@ -70,7 +71,7 @@ def gated_delta_rule_runs(
     return out_X1V.view(num_tokens, num_v_heads, v_dim)
 
 
-def gated_delta_rule_prompts(
+def gated_delta_rule_prefill(
     q_TGK: Tensor,
     k_TGK: Tensor,
     v_THV: Tensor,

@@ -1,4 +1,4 @@
-"""The best experts of each token, in Triton: a few rounds over keys that are all distinct.
+"""The best experts of each token, in Triton: a few iterations over keys that are all distinct.
 
 T tokens, E experts, A experts of a token.
 """
@@ -32,7 +32,7 @@ def choose(
     logits_TE = tl.load(logits_ptr + offsets_TE, mask=inside_TE, other=0.0).to(tl.float32)
 
     # A key is the logit as an integer in the same order, with the expert in its low bits. A token's
-    # keys are all distinct, so each round takes exactly one: the lowest id among equal logits. A
+    # keys are all distinct, so each iteration takes one: the lowest id among equal logits. A
     # NaN counts as some number. A taken key is replaced by its rank, which is below all keys.
     keys_TE = (order_of(logits_TE).to(tl.int64) << 32) | (A + BLOCK_E - experts_E).to(tl.int64)[
         None, :

@@ -29,7 +29,7 @@ from segue.kernels.moe.triton_choice import choose
 MAX_EXPERTS = 1024
 """One program holds a token's logits in registers."""
 MAX_EXPERTS_PER_TOKEN = 32
-"""Each expert takes one round of the choice, and rounds are unrolled."""
+"""Each expert takes one iteration of the choice, and iterations are unrolled."""
 BLOCK_T = 32
 BLOCK_B = 32
 

@@ -1,10 +1,11 @@
-"""Causal attention over pages, from prompts, runs or tokens. `attention_input` stores the keys and
+"""Causal attention over pages, to prefill, decode or verify. `attention_input` stores the keys and
 values.
 
-T packed tokens, N prompts, D runs, Z pages of the pool, P pages of the longest sequence, O tokens
-of a page, Q query heads, G key/value heads, X head dimension. `pages` [Z, 2, G, O, X] has the keys,
-then the values, of O consecutive tokens, head by head. Indices are int64. A row of a page table has
-the pages of one sequence in order, then any ids: they are not followed, except the first of a row.
+T packed tokens, N sequences of a prefill, D sequences of a decode, Z pages of the pool, P pages of
+the longest sequence, O tokens of a page, Q query heads, G key/value heads, X head dimension.
+`pages` [Z, 2, G, O, X] has the keys, then the values, of O consecutive tokens, head by head.
+Indices are int64. A row of a page table has the pages of one sequence in order, then any ids: they
+are not followed, except the first of a row.
 
 On a GPU, queries and pages must be contiguous and of one dtype, and X a power of two from 16 to
 256; otherwise ValueError. Nothing waits for the device, so all of it can be captured in a graph.
@@ -19,10 +20,10 @@ from torch import Tensor
 from segue.kernels import dispatch
 from segue.kernels.paged_attention import reference
 
-__all__ = ["attend_prompts", "attend_runs", "attend_steps", "join_pages"]
+__all__ = ["attend_decode", "attend_prefill", "attend_verify", "join_pages"]
 
 
-def attend_prompts(
+def attend_prefill(
     q_TQX: Tensor,
     pages_Z2GOX: Tensor,
     *,
@@ -30,16 +31,16 @@ def attend_prompts(
     starts_N: Tensor,
     page_table_NP: Tensor,
 ) -> Tensor:
-    """Outputs [T, Q, X] of packed prompts over their prefix and themselves, both already stored.
+    """Outputs [T, Q, X] of packed sequences over their prefix and themselves, both already stored.
 
-    Prompt n is rows cu[n] to cu[n + 1], at positions from `starts[n]`.
+    Sequence n is rows cu[n] to cu[n + 1], at positions from `starts[n]`.
     """
     if dispatch.takes_kernels(q_TQX):
-        from segue.kernels.paged_attention import triton_prompts
+        from segue.kernels.paged_attention import triton_prefill
 
-        attend = triton_prompts.attend_prompts
+        attend = triton_prefill.attend_prefill
     else:
-        attend = reference.attend_prompts
+        attend = reference.attend_prefill
     return attend(
         q_TQX,
         pages_Z2GOX,
@@ -49,7 +50,7 @@ def attend_prompts(
     )
 
 
-def attend_runs(
+def attend_verify(
     q_TQX: Tensor,
     pages_Z2GOX: Tensor,
     *,
@@ -59,22 +60,22 @@ def attend_runs(
 ) -> Tensor:
     """Outputs [T, Q, X] of a few queries a sequence over its tokens, already stored.
 
-    Queries are stored round by round: round j has the j-th query of the first `round_sizes[j]`
-    sequences, at most as many as in the previous round. Query j of a sequence sees its first
-    `lengths + j` tokens. If `lengths` is zero there is no sequence, and outputs are zeros. At most
-    8 rounds on a GPU.
+    Queries are stored one draft round after another: round j has the j-th query of the first
+    `round_sizes[j]` sequences, at most as many as in the previous round. Query j of a sequence sees
+    its first `lengths + j` tokens. If `lengths` is zero there is no sequence: outputs are zeros.
+    At most 8 rounds on a GPU.
     """
     if dispatch.takes_kernels(q_TQX):
-        from segue.kernels.paged_attention import triton_runs
+        from segue.kernels.paged_attention import triton_decode
 
-        return triton_runs.attend_runs(
+        return triton_decode.attend_verify(
             q_TQX,
             pages_Z2GOX,
             page_table_DP=page_table_DP,
             lengths_D=lengths_D,
             round_sizes=round_sizes,
         )
-    return reference.attend_runs(
+    return reference.attend_verify(
         q_TQX,
         pages_Z2GOX,
         page_table_DP=page_table_DP,
@@ -83,7 +84,7 @@ def attend_runs(
     )
 
 
-def attend_steps(
+def attend_decode(
     q_DQX: Tensor,
     pages_Z2GOX: Tensor,
     *,
@@ -96,11 +97,11 @@ def attend_steps(
     Tokens before `first_position` are not seen. Zeros if none are left.
     """
     if dispatch.takes_kernels(q_DQX):
-        from segue.kernels.paged_attention import triton_runs
+        from segue.kernels.paged_attention import triton_decode
 
-        attend = triton_runs.attend_steps
+        attend = triton_decode.attend_decode
     else:
-        attend = reference.attend_steps
+        attend = reference.attend_decode
     return attend(
         q_DQX,
         pages_Z2GOX,

@@ -1,8 +1,8 @@
 """Paged attention in plain PyTorch.
 
-T packed tokens, N sequences, D of them in steps, J rounds of steps, Z pages of the pool, P pages of
-the longest sequence, O tokens of a page, Q query heads, G key/value heads (Q / G queries share
-one), X head dimension, L tokens of a sequence.
+T packed tokens, N sequences of a prefill, D sequences of a decode, J draft rounds, Z pages of the
+pool, P pages of the longest sequence, O tokens of a page, Q query heads, G key/value heads (Q / G
+queries share one), X head dimension, L tokens of a sequence.
 
 `pages` [Z, 2, G, O, X]: keys, then values, head by head, of O consecutive tokens.
 """
@@ -16,12 +16,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from segue.kernels.constants import indexes
+from segue.kernels.scratch import scratch_memory
 
 QUERY_BLOCK_TOKENS = 512
-"""Limits the mask size for a prompt that continues a long prefix."""
+"""Limits the mask size for a prefill that continues a long prefix."""
+GATHERED_BYTES = 4 << 20
+"""Decode and verify gather the keys of as many heads at once as fit: then keys and values are still
+in a core's cache when they are read."""
 
 
-def attend_steps(
+def attend_decode(
     q_DQX: Tensor,
     pages_Z2GOX: Tensor,
     *,
@@ -33,27 +37,28 @@ def attend_steps(
 
     Tokens before `first_position` are not seen. Zeros if none are left.
     """
-    num_steps, num_heads, head_dim = q_DQX.shape
-    if num_steps == 1:
-        length = int(lengths_D)
-        k_GLX, v_GLX = _keys_and_values(pages_Z2GOX, page_table_DP[0], length, first_position)
-        return _attend_prompt(q_DQX, k_GLX, v_GLX)
+    num_sequences, num_heads, head_dim = q_DQX.shape
+    if num_sequences == 1:
+        return _attend_alone(
+            q_DQX, pages_Z2GOX, page_table_DP[0], int(lengths_D), first_position=first_position
+        )
     num_kv_heads = pages_Z2GOX.shape[2]
-    k_DGLX, v_DGLX = _of_sequences(pages_Z2GOX, page_table_DP, lengths_D, first_position)
-    end = first_position + k_DGLX.shape[2]
+    lengths = lengths_D.tolist()
+    end = max(*lengths, first_position + 1)
     index_L = torch.arange(first_position, end, device=q_DQX.device)
-    is_real_DL = index_L < lengths_D.unsqueeze(1)
-    # The queries that share a key head take the place of a prompt's tokens.
-    q_DGRX = q_DQX.view(num_steps, num_kv_heads, -1, head_dim)
-    mask_D11L = is_real_DL[:, None, None]
-    out_DGRX = F.scaled_dot_product_attention(q_DGRX, k_DGLX, v_DGLX, attn_mask=mask_D11L)
-    out_DQX = out_DGRX.reshape(num_steps, num_heads, head_dim)
-    if min(lengths_D.tolist()) <= first_position:
+    mask_D11L = (index_L < lengths_D.unsqueeze(1))[:, None, None]
+    # The queries that share a key head take the place of a prefill's tokens.
+    q_DGRX = q_DQX.view(num_sequences, num_kv_heads, -1, head_dim)
+    out_DGRX = _attend_together(
+        q_DGRX, pages_Z2GOX, page_table_DP, lengths, mask_D11L, first_position=first_position
+    )
+    out_DQX = out_DGRX.reshape(num_sequences, num_heads, head_dim)
+    if min(lengths) <= first_position:
         out_DQX.masked_fill_((lengths_D <= first_position)[:, None, None], 0)
     return out_DQX
 
 
-def attend_runs(
+def attend_verify(
     q_TQX: Tensor,
     pages_Z2GOX: Tensor,
     *,
@@ -63,44 +68,44 @@ def attend_runs(
 ) -> Tensor:
     """Outputs [T, Q, X] of a few queries a sequence over its tokens, already stored.
 
-    Queries are stored round by round: round j has the j-th query of the first `round_sizes[j]`
-    sequences, at most as many as in the previous round. Query j of a sequence sees its first
-    `lengths + j` tokens. If `lengths` is zero there is no sequence, and outputs are zeros. A
-    sequence's keys and values are gathered once for all its queries.
+    Queries are stored one draft round after another: round j has the j-th query of the first
+    `round_sizes[j]` sequences, at most as many as in the previous round. Query j of a sequence sees
+    its first `lengths + j` tokens. If `lengths` is zero there is no sequence: outputs are zeros.
+    A sequence's keys and values are gathered once for all its queries.
     """
     num_heads, head_dim = q_TQX.shape[1:]
     num_kv_heads, num_rounds = pages_Z2GOX.shape[2], len(round_sizes)
     if round_sizes[0] == 1:
-        # A single run: its queries are like the last tokens of a prompt.
+        # A single sequence: its queries are like the last tokens of a prefill.
         length = int(lengths_D) + num_rounds - 1
         if length < num_rounds:
             return torch.zeros_like(q_TQX)
-        return _attend_prompt(q_TQX, *_keys_and_values(pages_Z2GOX, page_table_DP[0], length))
+        return _attend_alone(q_TQX, pages_Z2GOX, page_table_DP[0], length)
     index_J = torch.arange(num_rounds, device=q_TQX.device)
     sizes_J = torch.tensor(round_sizes, device=q_TQX.device)
     index_D1 = torch.arange(len(lengths_D), device=q_TQX.device).unsqueeze(1)
     num_queries_D = (index_D1 < sizes_J).sum(1)
     # A missing query sees what the sequence's last one sees; its output is dropped.
     visible_DJ = lengths_D.unsqueeze(1) + index_J.minimum(num_queries_D.unsqueeze(1) - 1)
-    k_DGLX, v_DGLX = _of_sequences(pages_Z2GOX, page_table_DP, visible_DJ[:, -1])
-    index_L = torch.arange(k_DGLX.shape[2], device=q_TQX.device)
+    lengths = visible_DJ[:, -1].tolist()
+    index_L = torch.arange(max(*lengths, 1), device=q_TQX.device)
     q_DJQX = q_TQX.new_zeros(len(lengths_D), num_rounds, num_heads, head_dim)
     for j, q_EQX in enumerate(torch.split(q_TQX, list(round_sizes))):
         q_DJQX[: len(q_EQX), j] = q_EQX
-    # All queries that share a key head take the place of a prompt's tokens.
+    # All queries that share a key head take the place of a prefill's tokens.
     q_DJGRX = q_DJQX.view(*q_DJQX.shape[:2], num_kv_heads, -1, head_dim)
     q_DGJRX = q_DJGRX.transpose(1, 2)
     mask_DJL = index_L < visible_DJ.unsqueeze(-1)
     mask_DYL = mask_DJL.repeat_interleave(num_heads // num_kv_heads, dim=1)
-    out_DGYX = F.scaled_dot_product_attention(
-        q_DGJRX.flatten(2, 3), k_DGLX, v_DGLX, attn_mask=mask_DYL.unsqueeze(1)
+    out_DGYX = _attend_together(
+        q_DGJRX.flatten(2, 3), pages_Z2GOX, page_table_DP, lengths, mask_DYL.unsqueeze(1)
     )
     out_DGYX = out_DGYX.masked_fill_((lengths_D <= 0)[:, None, None, None], 0)
     out_JDQX = out_DGYX.reshape(q_DGJRX.shape).permute(2, 0, 1, 3, 4).flatten(2, 3)
     return torch.cat([out_JDQX[j, :size] for j, size in enumerate(round_sizes)])
 
 
-def attend_prompts(
+def attend_prefill(
     q_TQX: Tensor,
     pages_Z2GOX: Tensor,
     *,
@@ -117,12 +122,13 @@ def attend_prompts(
     for n, start in enumerate(starts_N.tolist()):
         rows = slice(bounds[n], bounds[n + 1])
         length = start + bounds[n + 1] - bounds[n]
-        k_GLX, v_GLX = _keys_and_values(pages_Z2GOX, page_table_NP[n], length)
-        out_TQX[rows] = _attend_prompt(q_TQX[rows], k_GLX, v_GLX)
+        heads = range(pages_Z2GOX.shape[2])
+        k_GLX, v_GLX = _keys_and_values(pages_Z2GOX, page_table_NP[n], heads, length)
+        out_TQX[rows] = _attend_prefill(q_TQX[rows], k_GLX, v_GLX)
     return out_TQX
 
 
-def _attend_prompt(q_TQX: Tensor, k_GLX: Tensor, v_GLX: Tensor) -> Tensor:
+def _attend_prefill(q_TQX: Tensor, k_GLX: Tensor, v_GLX: Tensor) -> Tensor:
     """The queries are the last T of the L positions."""
     num_tokens, length = q_TQX.shape[0], k_GLX.shape[1]
     q_QTX = q_TQX.transpose(0, 1)
@@ -145,56 +151,108 @@ def _attend(q_QBX: Tensor, k_GLX: Tensor, v_GLX: Tensor, mask_BL: Tensor | None)
     )[0]
 
 
+def _attend_alone(
+    q_TQX: Tensor, pages_Z2GOX: Tensor, table_P: Tensor, length: int, *, first_position: int = 0
+) -> Tensor:
+    """A few queries of one sequence, its last positions up to `length`."""
+    num_shared = q_TQX.shape[1] // pages_Z2GOX.shape[2]
+    outs = []
+    for heads in _groups_of_heads(pages_Z2GOX, length):
+        k_HLX, v_HLX = _keys_and_values(pages_Z2GOX, table_P, heads, length, first_position)
+        q_TYX = q_TQX[:, heads.start * num_shared : heads.stop * num_shared]
+        outs.append(_attend_prefill(q_TYX, k_HLX, v_HLX))
+    return outs[0] if len(outs) == 1 else torch.cat(outs, dim=1)
+
+
+def _attend_together(
+    q_DGYX: Tensor,
+    pages_Z2GOX: Tensor,
+    page_table_DP: Tensor,
+    lengths: Sequence[int],
+    mask_D1YL: Tensor,
+    *,
+    first_position: int = 0,
+) -> Tensor:
+    """Outputs [D, G, Y, X] of the Y queries of each sequence and key head."""
+    table_DP, end = _own_pages(pages_Z2GOX, page_table_DP, lengths, first_position)
+    outs = []
+    for heads in _groups_of_heads(pages_Z2GOX, len(lengths) * end):
+        k_DHLX, v_DHLX = _keys_and_values(pages_Z2GOX, table_DP, heads, end)
+        # Past the end of a short sequence, what a page has may be another sequence's, or NaN.
+        for d, length in enumerate(lengths):
+            if length < end:
+                k_DHLX[d, :, max(length, 0) :] = v_DHLX[d, :, max(length, 0) :] = 0
+        outs.append(
+            F.scaled_dot_product_attention(
+                q_DGYX[:, heads.start : heads.stop],
+                k_DHLX[:, :, first_position:],
+                v_DHLX[:, :, first_position:],
+                attn_mask=mask_D1YL,
+            )
+        )
+    return outs[0] if len(outs) == 1 else torch.cat(outs, dim=1)
+
+
+def _own_pages(
+    pages_Z2GOX: Tensor, page_table_DP: Tensor, lengths: Sequence[int], first_position: int
+) -> tuple[Tensor, int]:
+    """The table up to the longest sequence's end, and that end. Pages that do not belong to a
+    sequence are not looked up: its first one stands for them."""
+    end = max(*lengths, first_position + 1)
+    device = page_table_DP.device
+    starts_P = torch.arange(0, end, pages_Z2GOX.shape[3], device=device)
+    is_own_DP = starts_P < torch.tensor(lengths, device=device).unsqueeze(1)
+    return torch.where(is_own_DP, page_table_DP[:, : len(starts_P)], page_table_DP[:, :1]), end
+
+
+def _groups_of_heads(pages_Z2GOX: Tensor, num_tokens: int) -> Sequence[range]:
+    """Key heads that are gathered together, in groups of equal size."""
+    num_kv_heads, _, head_dim = pages_Z2GOX.shape[2:]
+    head_bytes = num_tokens * head_dim * pages_Z2GOX.element_size()
+    size = num_kv_heads
+    while size > 1 and (size * head_bytes > GATHERED_BYTES or num_kv_heads % size):
+        size -= 1
+    return [range(first, first + size) for first in range(0, num_kv_heads, size)]
+
+
 def _keys_and_values(
-    pages_Z2GOX: Tensor, table_P: Tensor, length: int, first_position: int = 0
+    pages_Z2GOX: Tensor, page_table: Tensor, heads: range, length: int, first_position: int = 0
 ) -> tuple[Tensor, Tensor]:
-    """Keys and values [G, L, X] of one sequence."""
-    table_P = table_P[: -(-length // pages_Z2GOX.shape[3])]
-    both_2GLX = pages_Z2GOX[int(table_P)] if len(table_P) == 1 else join_pages(pages_Z2GOX, table_P)
-    k_GLX, v_GLX = both_2GLX[:, :, first_position:length].unbind()
-    return k_GLX, v_GLX
+    """Keys and values [..., H, L, X] of some heads, of sequences with pages [..., P]."""
+    num_kv_heads, page_tokens = pages_Z2GOX.shape[2:4]
+    tokens = slice(first_position, length)
+    page_table = page_table[..., : -(-length // page_tokens)]
+    if page_table.shape == (1,):
+        k_HLX, v_HLX = pages_Z2GOX[int(page_table), :, heads.start : heads.stop, tokens].unbind()
+        return k_HLX, v_HLX
+    values = range(heads.start + num_kv_heads, heads.stop + num_kv_heads)
+    both_YLX = _gather(pages_Z2GOX, _rows(page_table, (*heads, *values), num_kv_heads))
+    num_heads = len(heads)
+    return both_YLX[..., :num_heads, tokens, :], both_YLX[..., num_heads:, tokens, :]
 
 
 def join_pages(pages_Z2GOX: Tensor, page_table: Tensor) -> Tensor:
     """The pages [..., P] of each sequence as one long page [..., 2, G, P · O, X]."""
     num_kv_heads = pages_Z2GOX.shape[2]
-    rows_YP = _rows(page_table, range(2 * num_kv_heads), num_kv_heads)
-    gathered = _gather(pages_Z2GOX, rows_YP)
+    rows_YP = _rows(page_table, tuple(range(2 * num_kv_heads)), num_kv_heads)
+    gathered = _gather(pages_Z2GOX, rows_YP, is_kept=True)
     return gathered.view(*page_table.shape[:-1], 2, num_kv_heads, *gathered.shape[-2:])
 
 
-def _of_sequences(
-    pages_Z2GOX: Tensor, page_table_DP: Tensor, lengths_D: Tensor, first_position: int = 0
-) -> tuple[Tensor, Tensor]:
-    """Keys and values [D, G, L, X] of several sequences, to the end of the longest one.
-
-    Past the end of a short sequence there are zeros, to be masked: what the page has there may
-    belong to another sequence, or be NaN.
-    """
-    num_kv_heads, page_tokens = pages_Z2GOX.shape[2:4]
-    lengths = lengths_D.tolist()
-    end = max(*lengths, first_position + 1)
-    starts_P = torch.arange(0, end, page_tokens, device=page_table_DP.device)
-    # Pages that do not belong to the sequence are not looked up.
-    is_own_DP = starts_P < lengths_D.unsqueeze(1)
-    table_DP = torch.where(is_own_DP, page_table_DP[:, : len(starts_P)], page_table_DP[:, :1])
-    key_rows_DGP = _rows(table_DP, range(num_kv_heads), num_kv_heads)
-    # Not both at once: twice the memory more often exceeds what the allocator keeps mapped.
-    both = (_gather(pages_Z2GOX, rows) for rows in (key_rows_DGP, key_rows_DGP + num_kv_heads))
-    k_DGLX, v_DGLX = (x_DGLX[:, :, :end] for x_DGLX in both)
-    for d, length in enumerate(lengths):
-        if length < end:
-            k_DGLX[d, :, max(length, 0) :] = v_DGLX[d, :, max(length, 0) :] = 0
-    return k_DGLX[:, :, first_position:], v_DGLX[:, :, first_position:]
-
-
-def _rows(page_table: Tensor, heads: range, num_kv_heads: int) -> Tensor:
+def _rows(page_table: Tensor, heads: tuple[int, ...], num_kv_heads: int) -> Tensor:
     """Rows of these heads in pages [..., P], [..., heads, P]: keys' heads precede values' heads."""
-    heads_Y1 = indexes(tuple(heads), page_table.device).unsqueeze(1)
+    heads_Y1 = indexes(heads, page_table.device).unsqueeze(1)
     return torch.add(heads_Y1, page_table.unsqueeze(-2), alpha=2 * num_kv_heads)
 
 
-def _gather(pages_Z2GOX: Tensor, rows: Tensor) -> Tensor:
-    """The rows [..., P] of heads in P pages, joined as [..., P · O, X]."""
-    gathered = pages_Z2GOX.flatten(0, 2).index_select(0, rows.flatten())
+def _gather(pages_Z2GOX: Tensor, rows: Tensor, *, is_kept: bool = False) -> Tensor:
+    """The rows [..., P] of heads in P pages, joined as [..., P · O, X].
+
+    Valid until the thread's next call, unless the result is to be kept.
+    """
+    out = None
+    if not is_kept:
+        num_rows, row_shape = rows.numel(), pages_Z2GOX.shape[3:]
+        out = scratch_memory((num_rows, *row_shape), pages_Z2GOX)
+    gathered = torch.index_select(pages_Z2GOX.flatten(0, 2), 0, rows.flatten(), out=out)
     return gathered.view(*rows.shape[:-1], -1, pages_Z2GOX.shape[4])

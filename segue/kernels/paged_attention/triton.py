@@ -1,4 +1,4 @@
-"""Attention over pages in Triton: the code that prompts and runs share.
+"""Attention over pages in Triton: the code that prefill and decode share.
 
 Online softmax over tiles of keys (Milakov and Gimelshein 2018; FlashAttention, Dao et al. 2022 and
 2023). The query heads that share a key head are rows of one tile, so that a key is read once for

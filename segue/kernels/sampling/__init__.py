@@ -54,9 +54,9 @@ def observe(counts_SV: Tensor, slot_D: Tensor, ids_DJ: Tensor, num_D: Tensor) ->
 
 
 def num_accepted(draft_ids_DK: Tensor, target_ids_DJ: Tensor, num_drafts_D: Tensor) -> Tensor:
-    """Number of leading drafts in each run that equal the trunk's own tokens: int64 [D].
+    """Number of each sequence's leading drafts that equal the trunk's own tokens: int64 [D].
 
     `target_ids_DJ` [D, K + 1] holds at place j the trunk's token after j accepted drafts. Only the
-    first `num_drafts_D` of a run's K drafts count; the rest may be anything. Can be captured.
+    first `num_drafts_D` of a sequence's K drafts count; the rest may be anything. Can be captured.
     """
     return reference.num_accepted(draft_ids_DK, target_ids_DJ, num_drafts_D)

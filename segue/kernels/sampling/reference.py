@@ -20,7 +20,7 @@ from segue.kernels.sampling.rows import IN_PROMPT, Ledger, SamplingFeatures, Sam
 
 # Letters of shapes: R = rows, V = vocabulary, P = pending tokens, D = rows that draw, C =
 # candidates (the tokens of a row that are examined), N = candidates of all rows, J = tokens of a
-# run, K = drafts of a run, S = slots of a ledger.
+# decode chunk, K = drafts of a decode chunk, S = slots of a ledger.
 
 _NEVER = MIN_NOISE - MAX_NOISE
 """A token this far below the best one is never drawn, whatever the noise."""

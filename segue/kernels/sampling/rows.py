@@ -64,8 +64,8 @@ class SamplingRows:
     presence_penalty_R: Tensor
     frequency_penalty_R: Tensor
     pending_RP: Tensor
-    """int64: tokens that count as part of the answer, such as the drafts before a row of a run;
-    `NO_TOKEN` for none."""
+    """int64: tokens that count as part of the answer, such as the drafts before a row of a decode
+    chunk; `NO_TOKEN` for none."""
 
     def __getitem__(self, which: Tensor | slice) -> SamplingRows:
         return SamplingRows(

@@ -24,7 +24,7 @@ class RouterActor:
     def __init__(self, config: Config, model: str) -> None:
         from router.__main__ import running
 
-        _begin_log("router")
+        _start_log("router")
         hosts = Hosts.of(config.router.host, config.router.announce, ray.util.get_node_ip_address)
         router = replace(config.router, host=hosts.listen, announce=hosts.announce)
         self._shell = Shell(
@@ -60,7 +60,7 @@ class GatewayActor:
 
         from segue.gateway.__main__ import running
 
-        _begin_log("gateway")
+        _start_log("gateway")
         hosts = Hosts.of(config.gateway.host, "", ray.util.get_node_ip_address)
         gateway = replace(config.gateway, host=hosts.listen)
         self._hosts = hosts
@@ -85,7 +85,7 @@ class WorkerActor:
     """One prefill or decode worker. Ray restarts it if its process dies."""
 
     def __init__(self, role: Role, options: WorkerOptions, config: Config) -> None:
-        _begin_log(options.worker_id)
+        _start_log(options.worker_id)
         hosts = Hosts.of(options.host, options.announce, ray.util.get_node_ip_address)
         options = replace(options, host=hosts.listen, announce=hosts.announce)
         self._shell = Shell(options.worker_id, lambda: _worker(role, options, config))
@@ -102,7 +102,7 @@ class WorkerActor:
         self._shell.stop()
 
 
-def _begin_log(name: str) -> None:
+def _start_log(name: str) -> None:
     """Logs to a file next to Ray's own, which hold libraries' output. Restarts append to it."""
     setup_logging(name, file=logs_folder() / f"segue-{name}.log")
     logger.info("process started", extra={"pid": os.getpid()})

@@ -121,15 +121,15 @@ def _init(
             # minute.
             is_over.wait(_INTERRUPTED_GRACE_S)
             raise
-        said = native()
-    logger.debug("output of Ray's native part", extra={"text": said})
+        output = native()
+    logger.debug("output of Ray's native part", extra={"text": output})
     if not is_over.is_set():
         # Its thread keeps trying, and printing errors, until this process ends.
         silence_native_stderr()
-        raise Unavailable(_did_not(options["address"], f"no answer for {timeout_s:g} s", said))
+        raise Unavailable(_did_not(options["address"], f"no answer for {timeout_s:g} s", output))
     if failures:
         reason = str(failures[0]) or repr(failures[0])
-        raise Unavailable(_did_not(options["address"], reason, said)) from failures[0]
+        raise Unavailable(_did_not(options["address"], reason, output)) from failures[0]
 
 
 def _wait_for(is_over: threading.Event, timeout_s: float, report: Report) -> None:

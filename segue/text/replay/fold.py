@@ -20,8 +20,8 @@ class Accepts(Protocol):
     def __call__(self, role: str, is_first: bool, /) -> bool:
         """Whether it writes a message with this role, as the first message or as a later one."""
 
-    def said(self, message: JsonObject, /) -> JsonObject:
-        """The message with its control tokens marked, if an assistant said it (`said.py`)."""
+    def mark_answer(self, message: JsonObject, /) -> JsonObject:
+        """Marks the control tokens of an assistant message (`assistant_text.py`)."""
 
 
 INSTRUCTIONS = ("system", "developer")
@@ -30,7 +30,7 @@ _RESULT_END = "</tool_response>"
 
 def fold_instructions(messages: list[JsonObject], accepts: Accepts) -> list[JsonObject]:
     """The messages for the template. The input is never changed."""
-    messages = [accepts.said(message) for message in messages]
+    messages = [accepts.mark_answer(message) for message in messages]
     if not any(message["role"] in INSTRUCTIONS for message in messages):
         return messages
     folded: list[JsonObject] = []

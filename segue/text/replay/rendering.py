@@ -1,7 +1,7 @@
 """One rendering of a conversation that leaves out messages whose text is known.
 
-A session's next turn has the same messages and a few more. A template is a program, so one cannot
-tell from outside whether the old messages will render to the same text. The program itself shows
+A session's next turn has the same messages and a few more. A template is a program, so it is not
+visible from outside whether the old messages will render to the same text. The program itself shows
 it: instead of a list, it runs on our own messages, loops and namespaces (`walk.py`). For each round
 of a loop over the messages we record what it concluded from things that may change (`moving.py`).
 Things that cannot change are not recorded: a message and its neighbours, its position, the tools.
@@ -122,7 +122,7 @@ class Replay:
         self._namespaces.append(values)
         return _Noted(self, len(self._namespaces) - 1, values)
 
-    def begin_loop(self) -> MessageSegments:
+    def start_loop(self) -> MessageSegments:
         """Records a loop, and returns the messages that it may skip."""
         if self.round is not None:
             raise NotLocal("a loop over the messages within a loop over the messages")

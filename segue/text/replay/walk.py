@@ -81,7 +81,7 @@ class Walk:
         self.replay = replay
         self.step = step
         self.index = -1
-        self._known = replay.begin_loop()
+        self._known = replay.start_loop()
         self._number = len(replay.loops) - 1
         self._next = 0 if step > 0 else replay.num_messages - 1
         self._num_skipped = 0

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import jinja2
 
 from segue.api.errors import InvalidCheckpoint
+from segue.text.assistant_text import AssistantText
 from segue.text.conversation import Json, JsonObject
-from segue.text.said import AssistantText
 from segue.text.template.environment import compile_template, parse_template, tokens_looked_for
 from segue.text.template.local import LocalTemplate
 from segue.text.template.shield import ControlMarks
@@ -23,14 +23,14 @@ class MessageRules:
     """How a template handles messages (`fold.py`)."""
 
     _accepted: Mapping[tuple[str, bool], bool]
-    _said: AssistantText
+    _assistant_text: AssistantText
 
     def __call__(self, role: str, is_first: bool, /) -> bool:
         """Whether a message with this role is written, as the first message or as a later one."""
         return self._accepted.get((role, is_first), True)
 
-    def said(self, message: JsonObject, /) -> JsonObject:
-        return self._said.mark(message)
+    def mark_answer(self, message: JsonObject, /) -> JsonObject:
+        return self._assistant_text.mark(message)
 
 
 class TemplateProgram:
@@ -48,23 +48,23 @@ class TemplateProgram:
         """The same program, for sessions (`session_prompt.py`)."""
         plain = compile_template(source, origin)
         _require_whole_tokens(self.template, plain, named_tokens, origin, marks)
-        said = AssistantText(marks, tokens_looked_for(source, origin, marks))
+        assistant_text = AssistantText(marks, tokens_looked_for(source, origin, marks))
 
         def changes(message: JsonObject) -> bool:
-            return self._changes(plain, named_tokens, said.mark(message), message, marks)
+            return self._changes(plain, named_tokens, assistant_text.mark(message), message, marks)
 
         def written(message: JsonObject) -> str:
             return _attempt(plain, named_tokens, messages=[_USER, message]) or ""
 
-        text = "a\n" + "".join(f"{token} b\n" for token in sorted(marks.spoken)) + "c"
-        said.searches_beside_reasoning = changes(_saying(text, thinks=True))
-        _learn_harmless(said, changes, written)
+        text = "a\n" + "".join(f"{token} b\n" for token in sorted(marks.answer_tokens)) + "c"
+        assistant_text.searches_beside_reasoning = changes(_assistant_message(text, thinks=True))
+        _learn_harmless(assistant_text, changes, written)
         accepted = {
             (role, is_first): self._writes(role, is_first)
             for role in ("system", "developer")
             for is_first in (True, False)
         }
-        self.accepts_role = MessageRules(accepted, said)
+        self.accepts_role = MessageRules(accepted, assistant_text)
 
     def _changes(
         self,
@@ -84,48 +84,52 @@ class TemplateProgram:
 
     def _writes(self, role: str, is_first: bool) -> bool:
         note: dict[str, Json] = {"role": role, "content": _NOTE}
-        messages = [note, _USER] if is_first else [_USER, _SAID, note, _USER]
+        messages = [note, _USER] if is_first else [_USER, _ANSWERED, note, _USER]
         return _NOTE in (_attempt(self.template, self.named_tokens, messages=messages) or "")
 
 
-def _saying(text: str, *, thinks: bool) -> JsonObject:
+def _assistant_message(text: str, *, thinks: bool) -> JsonObject:
     names = ("content", "reasoning_content", "thinking") if thinks else ("content",)
-    return {**_SAID, **dict.fromkeys(names, text)}
+    return {**_ANSWERED, **dict.fromkeys(names, text)}
 
 
 def _learn_harmless(
-    said: AssistantText, changes: Callable[[JsonObject], bool], written: Callable[[JsonObject], str]
+    assistant_text: AssistantText,
+    changes: Callable[[JsonObject], bool],
+    written: Callable[[JsonObject], str],
 ) -> None:
     """Finds tokens that the template searches for, yet writes the same way if marked."""
 
     def is_same(*orders: list[str]) -> bool:
         texts = [end + " b\n".join(order) + end for order in orders for end in ("", "a")]
-        asked = [_saying(text, thinks=thinks) for text in texts for thinks in (True, False)]
+        asked = [
+            _assistant_message(text, thinks=thinks) for text in texts for thinks in (True, False)
+        ]
         return not any(changes(message) for message in asked)
 
-    for token in sorted(said.looked_for):
-        if token not in written(_saying(token, thinks=False)):
+    for token in sorted(assistant_text.looked_for):
+        if token not in written(_assistant_message(token, thinks=False)):
             continue
-        before = said.harmless
-        said.harmless = before | {token}
-        together = sorted(said.harmless)
+        before = assistant_text.harmless
+        assistant_text.harmless = before | {token}
+        together = sorted(assistant_text.harmless)
         if not is_same([token], [token] * 2, together, together[::-1]):
-            said.harmless = before
+            assistant_text.harmless = before
     free: frozenset[str] = frozenset()
-    for token in sorted(said.harmless):
-        said.mark_always(free | {token})
-        others = sorted(said.looked_for - {token})
+    for token in sorted(assistant_text.harmless):
+        assistant_text.mark_always(free | {token})
+        others = sorted(assistant_text.looked_for - {token})
         between = [*others, token, *others[::-1]]
         if is_same([token, *between, token], [token, *between[::-1], token]):
             free |= {token}
-    said.mark_always(free)
+    assistant_text.mark_always(free)
 
 
 _USER: dict[str, Json] = {"role": "user", "content": "one"}
-_SAID: dict[str, Json] = {"role": "assistant", "content": "two"}
-_THOUGHT: dict[str, Json] = {**_SAID, "reasoning_content": "hm", "thinking": "hm"}
+_ANSWERED: dict[str, Json] = {"role": "assistant", "content": "two"}
+_REASONED: dict[str, Json] = {**_ANSWERED, "reasoning_content": "hm", "thinking": "hm"}
 _CALLED: dict[str, Json] = {
-    **_THOUGHT,
+    **_REASONED,
     "content": "",
     "tool_calls": [
         {"type": "function", "function": {"name": "f", "arguments": {"a": "x", "b": [1]}}}
@@ -136,8 +140,8 @@ _TOOL: dict[str, Json] = {"type": "function", "function": {"name": "f", "paramet
 _PROBES: list[list[dict[str, Json]]] = [
     [_USER],
     [{"role": "system", "content": "zero"}, _USER],
-    [_USER, _SAID, _USER, _THOUGHT, _USER],
-    [_USER, _CALLED, _GIVEN, _GIVEN, _SAID, _USER, _CALLED, _GIVEN],
+    [_USER, _ANSWERED, _USER, _REASONED, _USER],
+    [_USER, _CALLED, _GIVEN, _GIVEN, _ANSWERED, _USER, _CALLED, _GIVEN],
     [{"role": "user", "content": [{"type": "text", "text": "one"}]}],
 ]
 
@@ -159,7 +163,7 @@ def _require_whole_tokens(
         if got != (None if expected is None else marks.mark(expected)):
             raise InvalidCheckpoint(
                 f"{origin} builds control tokens from pieces, or compares with its own, so that "
-                "they cannot be told apart from a client's text: write each one whole, in one "
+                "they cannot be distinguished from a client's text: write each one whole, in one "
                 "literal"
             )
 

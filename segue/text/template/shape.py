@@ -6,7 +6,7 @@ In the next turn a template rewrites the end of the prompt, and some templates r
     the next     … user │ <|im_start|>assistant\\n │ the answer … │ user │ …
                           header: the same         ▲ the shared prefix ends here
 
-If the history has reasoning, a template may drop it when a user speaks again. The prompts then
+If the history has reasoning, a template may drop it when a user message follows. The prompts then
 diverge at the first answer after the previous user message. What a template does is not written
 anywhere, so we probe it: we render it with possible next messages, and compare tokens.
 """
@@ -29,7 +29,7 @@ RenderIds = Callable[[tuple[Message, ...], bool], Ids]
 _CALL = ToolCall(name="look", arguments='{"at": "it"}', call_id="c1")
 _ASKED = Message(role="user", content="one")
 _ASKED_OTHER = Message(role="user", content="two")
-_SAID = Message(role="assistant", reasoning="hm", content="yes")
+_ANSWERED = Message(role="assistant", reasoning="hm", content="yes")
 _CALLED = Message(role="assistant", reasoning="hm", tool_calls=(_CALL,))
 _GIVEN = Message(role="tool", content="one", tool_call_id="c1")
 _GIVEN_OTHER = Message(role="tool", content="two", tool_call_id="c1")
@@ -58,7 +58,7 @@ class TemplateShape:
     first answer's message. None if it only changes the last answer.
     """
 
-    def partings(self, prompt: PackedIds) -> Iterator[int]:
+    def branch_points(self, prompt: PackedIds) -> Iterator[int]:
         """Where the next turn may diverge from this one, in any order; maybe at its end."""
         asked_at = self.asked_at(prompt)
         if asked_at is not None:
@@ -103,21 +103,21 @@ def learn_shape(render: RenderIds, is_special: Callable[[int], bool]) -> Templat
         other = render((_ASKED_OTHER,), True)
     except InvalidRequest:
         return None
-    begin = _common(asked, plain)
-    by_user = _shared(render, asked, (_ASKED, _SAID, _ASKED))
+    start = _common(asked, plain)
+    by_user = _shared(render, asked, (_ASKED, _ANSWERED, _ASKED))
     by_tool = _shared(render, asked, (_ASKED, _CALLED, _GIVEN))
-    header = asked[begin : min(by_user, by_tool)]
+    header = asked[start : min(by_user, by_tool)]
     if not (header and is_special(header[0])):
         # It would not identify anything: a user could have written it.
         header = ()
-    run = _learn_run(render, header, asked[begin:], is_special)
+    run = _learn_run(render, header, asked[start:], is_special)
     return TemplateShape(
-        generation=asked[begin:],
+        generation=asked[start:],
         header=header,
         user=_from_special(asked[: _common(asked, other)], is_special),
         tool=run.tool,
-        rewritten_by_user=len(asked) - max(by_user, begin),
-        rewritten_by_tool=len(asked) - max(by_tool, begin),
+        rewritten_by_user=len(asked) - max(by_user, start),
+        rewritten_by_tool=len(asked) - max(by_tool, start),
         run_offset=run.offset,
     )
 
@@ -134,7 +134,7 @@ def _learn_run(
     run = (_ASKED, _CALLED, _GIVEN)
     try:
         given, other = render(run, True), render((*run[:-1], _GIVEN_OTHER), True)
-        later = render((*run, _SAID, _ASKED), True)
+        later = render((*run, _ANSWERED, _ASKED), True)
     except InvalidRequest:
         return _Run((), None)
     tool = _from_special(given[: _common(given, other)], is_special)

@@ -12,7 +12,7 @@ as in `'</think>' in content` or `content.split('</think>')`, stays as it is.
 
 One kind of text keeps its control tokens: the assistant's content and reasoning, which are the
 model's own. Reasoning and calls that stayed in its text are replayed as the original tokens, as in
-transformers; special tokens such as `<|im_end|>` are not (`said.py`).
+transformers; special tokens such as `<|im_end|>` are not (`assistant_text.py`).
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ class ControlMarks:
             )
         self.token_of = {chr(code): t for code, t in zip(_SURROGATES, ordered, strict=False)}
         self._mark_of = {token: mark for mark, token in self.token_of.items()}
-        self.spoken = frozenset(ordered) - frozenset(special)
-        """The control tokens that an assistant may say."""
+        self.answer_tokens = frozenset(ordered) - frozenset(special)
+        """Control tokens that may occur in an answer."""
         self._any_token = match_any(ordered)
         self._any_mark = match_any(self.token_of)
 

@@ -134,7 +134,7 @@ class Calls(Generic[Command, Event]):
                 # gRPC's EOF is falsy; a message never is.
                 while message := cast(Any, await stream.read()):
                     for event in message.events:
-                        self._hear(event)
+                        self._on_event(event)
             error: SegueError = Unavailable(f"{self._peer} ended its stream of turns")
         except SegueError as broken:
             error = broken
@@ -144,7 +144,7 @@ class Calls(Generic[Command, Event]):
         self._running = None
         self.fail(error)
 
-    def _hear(self, event: Event) -> None:
+    def _on_event(self, event: Event) -> None:
         call = self._calls.get(event.call)
         if call is None:
             # It was stopped while the event was in flight.

@@ -23,21 +23,21 @@ async def generate_many(
 ) -> AsyncGenerator[pb.GenerateManyEvents, None]:
     """Yields the messages of `GenerateMany`. `answer` runs each turn."""
 
-    def begin(
-        command: pb.GenerateManyCommand, tell: Callable[[pb.GenerateManyEvent], None]
+    def make_call(
+        command: pb.GenerateManyCommand, emit: Callable[[pb.GenerateManyEvent], None]
     ) -> Coroutine[Any, Any, None]:
         if not command.HasField("start"):
             raise InvalidRequest(f"call {command.call}: expected a turn to start, or to stop")
-        return run(command.start, tell)
+        return run(command.start, emit)
 
-    async def run(start: pb.StartGenerate, tell: Callable[[pb.GenerateManyEvent], None]) -> None:
+    async def run(start: pb.StartGenerate, emit: Callable[[pb.GenerateManyEvent], None]) -> None:
         async with contextlib.aclosing(answer(start.request, _timeout_s(start))) as events:
             async for event in events:
-                tell(pb.GenerateManyEvent(event=event))
+                emit(pb.GenerateManyEvent(event=event))
                 await stream.room()
 
     stream = CallStream(
-        begin,
+        make_call,
         _is_last,
         lambda status: pb.GenerateManyEvent(error=status),
         min_gap_s=_MIN_GAP_S,

@@ -50,12 +50,12 @@ async def stay_joined(
             await _wait(leaving, heartbeat_s)
         yield heartbeat(is_last=True)
 
-    news = _News()
+    log = _ChangeLog()
     while not leaving.is_set():
         async with channel_to(router_address) as channel:
             try:
                 async for view in MembershipStub(channel).Join(heartbeats()):
-                    news.say(logging.INFO, "joined the router", router=router_address)
+                    log.log(logging.INFO, "joined the router", router=router_address)
                     on_view([worker_from_wire(worker) for worker in view.workers])
                 if not leaving.is_set():
                     logger.info("the router closed the membership stream; rejoining")
@@ -63,19 +63,19 @@ async def stay_joined(
                 error = error_from_rpc(rpc_error, f"router {router_address}")
                 if isinstance(error, LayoutMismatch):
                     raise error from None
-                news.say(logging.WARNING, "cannot reach the router; retrying", error=str(error))
+                log.log(logging.WARNING, "cannot reach the router; retrying", error=str(error))
             except InvalidRequest as error:
                 logger.error("the router's view cannot be read", extra={"error": str(error)})
         await _wait(leaving, REJOIN_AFTER_S)
 
 
-class _News:
+class _ChangeLog:
     """Logs a message only if it differs from the last one."""
 
     def __init__(self) -> None:
         self._last = ""
 
-    def say(self, level: int, message: str, **about: str) -> None:
+    def log(self, level: int, message: str, **about: str) -> None:
         if message != self._last:
             self._last = message
             logger.log(level, message, extra=about)

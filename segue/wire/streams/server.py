@@ -33,19 +33,21 @@ class CallStream(Generic[Command, Event]):
 
     def __init__(
         self,
-        begin: Callable[[Command, Callable[[Event], None]], Coroutine[Any, Any, None]],
+        make_call: Callable[[Command, Callable[[Event], None]], Coroutine[Any, Any, None]],
         is_last: Callable[[Event], bool],
         failed: Callable[[pb.Status], Event],
         *,
         min_gap_s: float = 0.0,
     ) -> None:
-        """`begin` returns what carries out a command, to be run in a task of its own. It is given a
-        function that sends an event of that call, and drops it once the call is stopped. It raises
-        InvalidRequest for a command that does not belong here. A call that is stopped is cancelled.
-        One that raises ends with the event that `failed` makes of the error.
-        `min_gap_s`: see `Outbox`.
+        """`make_call` returns the coroutine that carries out a command, in a task of its own.
+        `make_call` is given a function that sends an event of that call, and drops the event once
+        the call is stopped. It raises InvalidRequest for a command that does not belong here. A
+        call that is stopped is cancelled. One that raises ends with the event that `failed` makes
+        of the error. `min_gap_s`: see `Outbox`.
         """
-        self._begin: Callable[[Command, Callable[[Event], None]], Coroutine[Any, Any, None]] = begin
+        self._make_call: Callable[[Command, Callable[[Event], None]], Coroutine[Any, Any, None]] = (
+            make_call
+        )
         self._is_last: Callable[[Event], bool] = is_last
         self._failed: Callable[[pb.Status], Event] = failed
         self._calls: dict[int, asyncio.Task[None]] = {}
@@ -85,7 +87,7 @@ class CallStream(Generic[Command, Event]):
         if number in self._calls:
             raise InvalidRequest(f"call {number} is already running: give each call a new number")
 
-        def tell(event: Event) -> None:
+        def emit(event: Event) -> None:
             if self._calls.get(number) is not task:
                 return
             event.call = number
@@ -93,19 +95,19 @@ class CallStream(Generic[Command, Event]):
             if self._is_last(event):
                 del self._calls[number]
 
-        call = self._begin(command, tell)
-        task: asyncio.Task[None] = asyncio.ensure_future(self._run(call, tell))
+        call = self._make_call(command, emit)
+        task: asyncio.Task[None] = asyncio.ensure_future(self._run(call, emit))
         self._calls[number] = task
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         # One that is stopped before its first step was never awaited.
         task.add_done_callback(lambda _: call.close())
 
-    async def _run(self, call: Coroutine[Any, Any, None], tell: Callable[[Event], None]) -> None:
+    async def _run(self, call: Coroutine[Any, Any, None], emit: Callable[[Event], None]) -> None:
         try:
             await call
         except Exception as error:
-            tell(self._failed(error_to_wire(foreseen(error))))
+            emit(self._failed(error_to_wire(foreseen(error))))
 
     def _stop(self, number: int, reason: str) -> None:
         """Does nothing for a call that has already ended. `reason` is for the log."""

@@ -1,0 +1,1 @@
+"""What a model's answer means: reasoning, content and tool calls."""

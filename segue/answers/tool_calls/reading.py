@@ -1,0 +1,260 @@
+"""Which tags in an answer open and close calls and parameters, and which are only text.
+
+A model may forget a tag, write about tags, or pass a whole call as a value, so the same tags can be
+read in several ways. Each reading has a cost: for missing tags, and for text that looks like
+markup. The cheapest reading wins. It is found in one pass: of all readings that are at the same
+place (outside, in a function, in a value …) after a tag, only the cheapest can still win. A step
+therefore looks at a handful, and the cost is linear in the text's length.
+
+    place          where a reading is after a tag
+    outside        in the answer's text
+    reasoning      after <think>
+    opened         after <tool_call>, before its function
+    function       after <function=…>, before the first parameter
+    parameters     after a </parameter>
+    closed         after </function>, before </tool_call>
+    0, 1, 2 …      in a value, with this number of parameters open inside it: a quoted call
+
+A stream can use the same fold: tags come in order, and anything that all remaining readings agree
+on is final.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Literal, Protocol, TypeAlias
+
+from segue.answers.tool_calls.markup import Kind, Tag
+from segue.answers.tool_calls.steps import ParsedCall, Step, calls_of
+
+Place: TypeAlias = (
+    Literal["outside", "reasoning", "opened", "function", "parameters", "closed"] | int
+)
+
+# The costs of a reading. A tag that is text, inside a line or with its counterpart …
+_TEXT = 1
+# … and at the start of a line, without its counterpart. Outside every call, an end tag of a value
+# there shows that a value was ended too early: any other reading is more likely.
+_STRAY = 3
+_STRAY_OUTSIDE = 1_000_000
+_HERMES_AS_TEXT = 4
+# Reasoning that started before the answer's text. More than a </think> in a value.
+_REASONING = 4
+# Missing tags.
+_NO_TOOL_CALL = 2
+_NO_PARAMETER_END = 3
+# More than two stray tags; otherwise a quoted parameter would swallow the end of its own.
+_NO_LAST_PARAMETER_END = 8
+_NO_FUNCTION_END = 2
+_NO_TOOL_CALL_END = 2
+# A call that has only started when the text ends: less than its two tags as text.
+_STARTED = 1
+# A value that lasts to the text's end: more than one without its own end …
+_NO_END = 11
+# … and less than a parameter outside every call.
+_PARAMETER_OUTSIDE = 14
+# Words between parameters, which belong to none. More than a parameter's end as text together with
+# a missing one, unless the next parameter is an expected one.
+_LOOSE = 5
+# A function that no tool has; a parameter that the function lacks or that was already given; and a
+# value that ends inside a line but did not start inside one.
+_UNKNOWN = 1
+_UNLIKELY = 2
+_UNEVEN = 1
+
+_MAX_QUOTED_DEPTH = 3
+_BEFORE_PARAMETER = ("<function>", "</parameter>")
+
+
+class Vocabulary(Protocol):
+    """The known names. If a function's parameters are unknown, every name counts as known."""
+
+    def has_function(self, function: str) -> bool: ...
+    def has_parameter(self, function: str, parameter: str) -> bool: ...
+
+
+def read_calls(
+    tags: Iterable[Tag], vocabulary: Vocabulary, *, end: int, is_whole: bool
+) -> list[ParsedCall]:
+    """The calls, in order, without those in the reasoning.
+
+    The text ends at `end`, except for whitespace. If it is not whole, it was cut off there, and a
+    call whose end is missing does not count.
+    """
+    reading = _Readings(vocabulary)
+    for tag in tags:
+        reading.step(tag)
+    return reading.end(end, is_whole=is_whole)
+
+
+class _Readings:
+    """All readings that may still win: the cheapest for each place."""
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self._vocabulary = vocabulary
+        self._at: dict[Place, tuple[int, Step]] = {"outside": (0, Step("answer"))}
+        self._last_kind: Kind | None = None
+        self._do: dict[Place, Callable[[Tag, int, Step], None]] = {
+            "outside": self._outside,
+            "reasoning": self._in_reasoning,
+            "opened": self._opened,
+            "function": self._in_function,
+            "parameters": self._in_function,
+            "closed": self._closed,
+        }
+
+    def step(self, tag: Tag) -> None:
+        before, self._at = self._at, {}
+        for place, (cost, step) in before.items():
+            if isinstance(place, int):
+                self._in_value(place, tag, cost, step)
+            else:
+                self._do[place](tag, cost, step)
+        self._last_kind = tag.kind
+
+    def end(self, at: int, *, is_whole: bool) -> list[ParsedCall]:
+        left = [self._at["outside"]] if "outside" in self._at else []
+        if is_whole:
+            left += self._unended(at)
+        return calls_of(min(left, key=lambda one: one[0])[1])
+
+    def _unended(self, at: int) -> Iterator[tuple[int, Step]]:
+        """Readings in which the text ends in the middle of a call."""
+        no_end = _NO_FUNCTION_END + _NO_TOOL_CALL_END
+        for place, (cost, step) in self._at.items():
+            match place, step.tag:
+                case "closed", _:
+                    yield cost + _NO_TOOL_CALL_END, step
+                case "parameters", _:
+                    yield cost + no_end, step
+                case "function", Tag(starts_line=True, end=end) as tag if end == at:
+                    yield cost + _STARTED, step.then("end", tag, at)
+                case 0, Tag() as tag:
+                    value = step.then("value", tag, at)
+                    yield cost + _NO_END, value.then("end", tag, at)
+
+    def _reach(self, place: Place, cost: int, step: Step) -> None:
+        if place not in self._at or cost < self._at[place][0]:
+            self._at[place] = cost, step
+
+    def _outside(self, tag: Tag, cost: int, step: Step) -> None:
+        match tag.kind:
+            case "<tool_call>":
+                self._reach("opened", cost, step.then("open", tag))
+            case "hermes":
+                self._reach("outside", cost + self._unknown(tag), step.then("call", tag))
+            case "<function>" if self._vocabulary.has_function(tag.name) and (
+                tag.starts_line or tag.ends_line
+            ):
+                cost_here = cost + _NO_TOOL_CALL + (0 if tag.starts_line else _UNEVEN)
+                self._reach("function", cost_here, step.then("function", tag))
+            case "<think>":
+                self._reach("reasoning", cost, step)
+            case "</think>" if not step.answers:
+                # Everything before it was reasoning, whatever calls it holds.
+                self._reach("outside", _REASONING, Step("answer", answers=True))
+                return
+        self._reach("outside", cost + _cost_outside(tag), step)
+
+    def _in_reasoning(self, tag: Tag, cost: int, step: Step) -> None:
+        if tag.kind == "</think>":
+            self._reach("outside", cost, Step("answer", None, step, answers=True))
+        else:
+            self._reach("reasoning", cost, step)
+
+    def _opened(self, tag: Tag, cost: int, step: Step) -> None:
+        if tag.kind == "<function>" and tag.is_next:
+            self._reach("function", cost + self._unknown(tag), step.then("function", tag))
+
+    def _in_function(self, tag: Tag, cost: int, step: Step) -> None:
+        if not tag.is_next:
+            # A function without parameters is only text if it contains other words.
+            if step.does == "function" and tag.kind != "<parameter>":
+                return
+            cost += _LOOSE
+        match tag.kind:
+            case "<parameter>":
+                if not self._is_one_of_several(tag, step):
+                    cost += self._unlikely(tag, step)
+                self._reach(0, cost, step.then("parameter", tag))
+            case "</function>":
+                self._reach("closed", cost, step.then("end", tag, tag.end))
+            case "</tool_call>":
+                cost += _NO_FUNCTION_END
+                self._reach("outside", cost, step.then("end", tag, tag.end))
+            case "<tool_call>" | "hermes" if step.does == "value":
+                self._outside(tag, cost + _NO_FUNCTION_END + _NO_TOOL_CALL_END, step)
+
+    def _closed(self, tag: Tag, cost: int, step: Step) -> None:
+        if tag.kind == "</tool_call>" and tag.is_next:
+            self._reach("outside", cost, step.then("end", tag, tag.end))
+        else:
+            self._outside(tag, cost + _NO_TOOL_CALL_END, step)
+
+    def _in_value(self, depth: int, tag: Tag, cost: int, step: Step) -> None:
+        assert step.tag is not None
+        if depth == 0:
+            self._end_value(tag, cost, step)
+        # A tag inside a line opens nothing in a value that has its own lines.
+        may_open = tag.starts_line or not step.tag.ends_line
+        if tag.kind == "<parameter>" and may_open and depth < _MAX_QUOTED_DEPTH:
+            self._reach(depth + 1, cost, step)
+        if tag.kind == "</parameter>" and depth:
+            self._reach(depth - 1, cost, step)
+        self._reach(depth, cost + self._cost_in_value(tag), step)
+
+    def _end_value(self, tag: Tag, cost: int, step: Step) -> None:
+        """The value may end here, with its own tag or without."""
+        assert step.tag is not None
+        if step.tag.ends_line and not tag.starts_line:
+            cost += _UNEVEN
+        value = step.then("value", tag, tag.start)
+        match tag.kind:
+            case "</parameter>":
+                self._reach("parameters", cost, step.then("value", tag, tag.start))
+            # A tag that directly follows a tag that is text is text too.
+            case "<parameter>" if not (tag.is_next and self._last_kind in _BEFORE_PARAMETER):
+                cost += _NO_PARAMETER_END + self._unlikely(tag, step)
+                self._reach(0, cost, value.then("parameter", tag))
+            case "</function>":
+                cost += _NO_LAST_PARAMETER_END
+                self._reach("closed", cost, value.then("end", tag, tag.end))
+            case "</tool_call>":
+                cost += _NO_LAST_PARAMETER_END + _NO_FUNCTION_END
+                self._reach("outside", cost, value.then("end", tag, tag.end))
+
+    def _cost_in_value(self, tag: Tag) -> int:
+        if tag.kind not in ("<parameter>", "</parameter>", "</think>"):
+            return 0
+        if not tag.starts_line:
+            return _TEXT
+        # A parameter right after another's end is hardly a stray tag.
+        is_in_list = tag.is_next and (self._last_kind, tag.kind) == ("</parameter>", "<parameter>")
+        return 2 * _STRAY if is_in_list else _STRAY
+
+    def _unknown(self, tag: Tag) -> int:
+        return 0 if self._vocabulary.has_function(tag.name) else _UNKNOWN
+
+    def _unlikely(self, parameter: Tag, step: Step) -> int:
+        is_known = self._vocabulary.has_parameter(step.function, parameter.name)
+        return 0 if is_known and not step.has_given(parameter.name) else _UNLIKELY
+
+    def _is_one_of_several(self, parameter: Tag, step: Step) -> bool:
+        """Whether the function lacks it and the one before: invented names come in lists."""
+        names = [parameter.name]
+        if step.does == "value" and step.before and step.before.tag:
+            names.append(step.before.tag.name)
+        known = [self._vocabulary.has_parameter(step.function, name) for name in names]
+        return known == [False, False] and not step.has_given(parameter.name)
+
+
+def _cost_outside(tag: Tag) -> int:
+    match tag.kind:
+        case "hermes":
+            return _HERMES_AS_TEXT
+        case "</parameter>" if tag.starts_line:
+            return _STRAY_OUTSIDE
+        case "<parameter>" if tag.starts_line:
+            return _PARAMETER_OUTSIDE
+        case _:
+            return _TEXT

@@ -1,0 +1,130 @@
+"""The sizes of Qwen3.5-35B-A3B at which its kernels are compiled ahead of time."""
+
+from __future__ import annotations
+
+from segue.kernels.compile_case import TENSOR_CORES, CompileCase, of
+from segue.kernels.moe.tiling import DENSE, MIDDLE, STREAMING, Tile, Tiling
+from segue.kernels.moe.triton import BLOCK_H, combine_kernel, down_kernel, gate_up_kernel
+from segue.kernels.moe.triton_routing import (
+    BLOCK_B,
+    BLOCK_T,
+    choose_kernel,
+    num_warps,
+    place_kernel,
+    plan_kernel,
+    route_few_kernel,
+)
+
+BLOCK_A, BLOCK_E = 8, 256
+TABLES = {
+    **of("*i32", "pairs_ptr tile_expert_ptr tile_first_ptr tile_stop_ptr num_tiles_ptr"),
+}
+COPIES = ("cp.async.cg.shared.global", ", 0x10,")
+"""Asynchronous, 16 bytes at a time."""
+SMALL_TILES = dict.fromkeys(TENSOR_CORES, (*COPIES, "mma.sync.aligned.m16n8k16"))
+LARGE_TILES = {chip: (*COPIES, *products) for chip, products in TENSOR_CORES.items()}
+
+
+def _product(name: str, tiling: Tiling, tile: Tile, kernel: object) -> CompileCase:
+    is_first = kernel is gate_up_kernel
+    pointers = ("x_ptr", "gate_up_ptr", "h_ptr") if is_first else ("h_ptr", "down_ptr", "y_ptr")
+    return CompileCase(
+        name=f"MoE {name}, {tiling.rows} rows",
+        kernel=kernel,
+        arguments={
+            **dict.fromkeys(pointers, "*bf16"),
+            **TABLES,
+            **of("i32", "hidden_size width"),
+        },
+        constants={
+            **({"A": 8} if is_first else {}),
+            "BLOCK_M": tiling.rows,
+            "BLOCK_N": tile.columns,
+            "BLOCK_K": tile.depth,
+        },
+        aligned=frozenset({"hidden_size", "width"}),
+        num_warps=tile.num_warps,
+        num_stages=tile.num_stages,
+        instructions=SMALL_TILES if tiling is STREAMING else LARGE_TILES,
+    )
+
+
+COMPILE_CASES = (
+    CompileCase(
+        name="MoE routing, 32 tokens",
+        kernel=route_few_kernel,
+        arguments={
+            **of("*bf16", "logits_ptr"),
+            **of("*fp32", "weights_ptr"),
+            **TABLES,
+            **of("i32", "num_tokens num_experts"),
+        },
+        constants={
+            "A": 8,
+            "BLOCK_A": BLOCK_A,
+            "BLOCK_T": BLOCK_T,
+            "BLOCK_E": BLOCK_E,
+            "BLOCK_M": STREAMING.rows,
+        },
+        aligned=frozenset({"num_experts"}),
+        num_warps=num_warps(BLOCK_T * BLOCK_E),
+    ),
+    CompileCase(
+        name="MoE routing of many tokens, choice",
+        kernel=choose_kernel,
+        arguments={
+            **of("*bf16", "logits_ptr"),
+            **of("*fp32", "weights_ptr"),
+            **of("*i8", "ranks_ptr"),
+            **of("*i32", "counts_ptr"),
+            **of("i32", "num_tokens num_experts"),
+        },
+        constants={"A": 8, "BLOCK_A": BLOCK_A, "BLOCK_T": BLOCK_T, "BLOCK_E": BLOCK_E},
+        aligned=frozenset({"num_experts"}),
+        num_warps=num_warps(BLOCK_T * BLOCK_E),
+    ),
+    CompileCase(
+        name="MoE routing of many tokens, plan",
+        kernel=plan_kernel,
+        arguments={
+            **of("*i32", "counts_ptr before_ptr first_ptr"),
+            **{name: kind for name, kind in TABLES.items() if name != "pairs_ptr"},
+            **of("i32", "num_blocks num_experts"),
+        },
+        constants={"BLOCK_B": BLOCK_B, "BLOCK_E": BLOCK_E, "BLOCK_M": DENSE.rows},
+        aligned=frozenset({"num_experts"}),
+        num_warps=num_warps(BLOCK_B * BLOCK_E),
+    ),
+    CompileCase(
+        name="MoE routing of many tokens, places",
+        kernel=place_kernel,
+        arguments={
+            **of("*i8", "ranks_ptr"),
+            **of("*i32", "before_ptr first_ptr pairs_ptr"),
+            **of("i32", "num_tokens num_experts"),
+        },
+        constants={"A": 8, "BLOCK_T": BLOCK_T, "BLOCK_E": BLOCK_E},
+        aligned=frozenset({"num_experts"}),
+        num_warps=num_warps(BLOCK_T * BLOCK_E),
+    ),
+    CompileCase(
+        name="MoE sum",
+        kernel=combine_kernel,
+        arguments={
+            **of("*bf16", "y_ptr shared_ptr shared_gate_ptr out_ptr"),
+            **of("*fp32", "weights_ptr"),
+            **of("i32", "hidden_size"),
+        },
+        constants={"A": 8, "BLOCK_H": BLOCK_H},
+        aligned=frozenset({"hidden_size"}),
+        num_warps=2,
+    ),
+    *(
+        _product(name, tiling, tile, kernel)
+        for tiling in (STREAMING, MIDDLE, DENSE)
+        for name, tile, kernel in (
+            ("gate and up", tiling.gate_up, gate_up_kernel),
+            ("down", tiling.down, down_kernel),
+        )
+    ),
+)

@@ -1,0 +1,111 @@
+"""The sizes at which paged attention is compiled ahead of time: head dimension 256.
+
+4 query heads per key head, as in the dense models, and 8, as in the 35B model.
+"""
+
+from __future__ import annotations
+
+from segue.kernels.compile_case import CHIPS, TENSOR_CORES, CompileCase, of
+from segue.kernels.draft_rounds import SIZE_NAMES
+from segue.kernels.paged_attention import triton_decode, triton_prefill
+
+HEAD_DIM = 256
+ASYNCHRONOUS = ("cp.async.cg.shared.global",)
+"""Copies of 16 bytes per thread that bypass the registers."""
+
+_INDICES = {"table_ptr": "*i64", "table_stride": "i32", "scale": "fp32"}
+_PIECES = {"partial_ptr": "*fp32", "stats_ptr": "*fp32"}
+_SIZES = dict.fromkeys(SIZE_NAMES, "i32")
+
+
+def _prefill(
+    name: str, *, group: int, num_kv_heads: int, page_tokens: int, whole: bool
+) -> CompileCase:
+    return CompileCase(
+        name=f"attention, prefill, {name}",
+        kernel=triton_prefill.attend_prefill_kernel,
+        arguments={
+            **dict.fromkeys(("q_ptr", "pages_ptr", "out_ptr"), "*bf16"),
+            **dict.fromkeys(("cu_tokens_ptr", "starts_ptr"), "*i64"),
+            **dict.fromkeys(("num_sequences", "num_tokens"), "i32"),
+            **_INDICES,
+            **({} if whole else _PIECES),
+        },
+        constants={
+            **(dict.fromkeys(_PIECES) if whole else {}),
+            "GROUP": group,
+            "NUM_KV_HEADS": num_kv_heads,
+            "PAGE_TOKENS": page_tokens,
+            "HEAD_DIM": HEAD_DIM,
+            "BLOCK_M": triton_prefill.BLOCK_M,
+            "BLOCK_N": triton_prefill.BLOCK_N,
+            "BLOCK_I": triton_prefill.BLOCK_I,
+        },
+        num_warps=triton_prefill.NUM_WARPS,
+        num_stages=triton_prefill.NUM_STAGES,
+        instructions={chip: (*TENSOR_CORES[chip], *ASYNCHRONOUS) for chip in CHIPS},
+        # The output's address, computed before the loops and read again after them: the accumulator
+        # leaves no room for it. Nothing inside a loop is spilled.
+        max_stack_bytes=128,
+    )
+
+
+def _decode(
+    name: str, *, group: int, num_kv_heads: int, page_tokens: int, block_m: int
+) -> CompileCase:
+    small = dict.fromkeys(CHIPS, ("mma.sync.aligned.m16n8k16",))
+    products = small if block_m < 64 else TENSOR_CORES
+    numbers = ("num_sequences", "wanted_pieces", "min_tiles", "num_rows", "first_position")
+    return CompileCase(
+        name=f"attention, decode, {name}",
+        kernel=triton_decode.attend_decode_kernel,
+        arguments={
+            **dict.fromkeys(("q_ptr", "pages_ptr"), "*bf16"),
+            **_PIECES,
+            **of("*i32", "pieces_ptr"),
+            **of("*i64", "lengths_ptr"),
+            **dict.fromkeys(numbers, "i32"),
+            **_INDICES,
+            **_SIZES,
+        },
+        constants={
+            "GROUP": group,
+            "NUM_KV_HEADS": num_kv_heads,
+            "PAGE_TOKENS": page_tokens,
+            "HEAD_DIM": HEAD_DIM,
+            "BLOCK_M": block_m,
+            "BLOCK_N": triton_decode.BLOCK_N,
+            "BLOCK_D": triton_decode.BLOCK_D,
+        },
+        num_warps=triton_decode.NUM_WARPS,
+        num_stages=triton_decode.NUM_STAGES,
+        instructions={chip: (*products[chip], *ASYNCHRONOUS) for chip in CHIPS},
+    )
+
+
+COMPILE_CASES = (
+    _prefill("pages of 64", group=4, num_kv_heads=4, page_tokens=64, whole=True),
+    _prefill("pages of 16, in pieces", group=8, num_kv_heads=2, page_tokens=16, whole=False),
+    _decode("16 rows, pages of 64", group=4, num_kv_heads=4, page_tokens=64, block_m=16),
+    _decode("64 rows, pages of 16", group=8, num_kv_heads=2, page_tokens=16, block_m=64),
+    CompileCase(
+        name="attention, decode, combined",
+        kernel=triton_decode.combine_decode_kernel,
+        arguments={
+            **_PIECES,
+            **of("*i32", "pieces_ptr"),
+            **of("*bf16", "out_ptr"),
+            **of("*i64", "lengths_ptr"),
+            **of("i32", "num_rows"),
+            **_SIZES,
+        },
+        constants={"GROUP": 4, "HEAD_DIM": HEAD_DIM, "BLOCK_S": 32, "BLOCK_X": 128},
+    ),
+    CompileCase(
+        name="attention, prefill, combined",
+        kernel=triton_prefill.combine_prefill_kernel,
+        arguments={**_PIECES, "out_ptr": "*bf16", "num_pieces": "i32"},
+        constants={"HEAD_DIM": HEAD_DIM, "BLOCK_S": triton_prefill.MAX_PIECES},
+        num_warps=1,
+    ),
+)

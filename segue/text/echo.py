@@ -1,0 +1,35 @@
+"""Whether an answer that a client sent back means what was generated.
+
+Clients write answers in their own way: they trim lines and reorder the keys of a call's arguments.
+If the meaning is the same, the generated tokens are used again, and what workers keep of them too.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+from segue.answers.tool_calls import read_answer
+from segue.api.messages import THINK_END, split_reasoning
+
+
+def means_the_same(rendered: str, generated: str, tools: Sequence[str]) -> bool:
+    """Compares an assistant's message as the template writes it with the tokens' own text. Both
+    start with the message's header line; their end token is left out.
+
+    Reasoning that the template leaves out is a difference, even if it is empty.
+    """
+    header, meaning = _read(rendered, tools)
+    return (header, meaning) == _read(generated, tools)
+
+
+def _read(text: str, tools: Sequence[str]) -> tuple[str, object]:
+    header, _, content = text.lstrip().partition("\n")
+    reasoning = None
+    if THINK_END in content:
+        reasoning, content = split_reasoning(content)
+        reasoning = reasoning.strip()
+    answer = read_answer(content, tools)
+    calls = [(call.name, json.loads(call.arguments)) for call in answer.tool_calls]
+    # JSON equality, not Python's, for which 1 == True.
+    return header, (reasoning, answer.content.strip(), json.dumps(calls, sort_keys=True))
