@@ -19,10 +19,17 @@ from router.sessions.calls import SessionDesk
 from router.sessions.history import Completed, characters_before, complete
 from router.sessions.prompt import Built, PromptBuilder
 from router.sessions.table import SessionTable
+from router.sessions.tokens import TokenDesk
 from router.turn.links import Links
 from router.turn.meter import TurnMeter
 from router.turn.turn import Turn, TurnContext, TurnEvents
-from segue.api.cluster_status import ClusterStatus, RouterStatus, WorkerHealth, WorkerStatus
+from segue.api.cluster_status import (
+    ClusterStatus,
+    ModelInfo,
+    RouterStatus,
+    WorkerHealth,
+    WorkerStatus,
+)
 from segue.api.errors import Cancelled, InvalidRequest, SegueError, Unavailable
 from segue.api.history import digests
 from segue.api.turn import TokenDelta, TurnEnd
@@ -76,6 +83,7 @@ class Router:
         self._clock = clock
         self._admission = Admission(config.max_turns, clock=clock)
         self.sessions = SessionDesk(self.table, self.membership, self.links)
+        self.tokens = TokenDesk(prompts, self.limits)
         self._turns: dict[TurnId, Turn] = {}
         self._ended: Counter[str] = Counter()
         self._rate = RateMeter()
@@ -104,7 +112,7 @@ class Router:
             placing = self.placing.turn(built.spec, known=completed.known, num_kept=built.num_kept)
             turn = Turn(
                 built.spec,
-                self._context(placing, meter),
+                self._context(placing, meter, built),
                 received_at=received_at,
                 deadline_at=received_at + deadline_s,
             )
@@ -113,6 +121,7 @@ class Router:
                     async for events in arriving:
                         arrived_at = self._clock()
                         if isinstance(end := events[-1], TurnEnd):
+                            end = self._with_reasoning(end, turn, built)
                             tokens = placing.tokens.with_answer(turn.answer)
                             end = self.table.record(
                                 placing.session, completed, tokens, built.memory, end
@@ -161,7 +170,7 @@ class Router:
             )
         return built
 
-    def _context(self, placing: TurnPlacing, meter: TurnMeter) -> TurnContext:
+    def _context(self, placing: TurnPlacing, meter: TurnMeter, built: Built) -> TurnContext:
         return TurnContext(
             placing=placing,
             workers=self.links,
@@ -169,7 +178,12 @@ class Router:
             max_attempts=self._config.max_attempts,
             pause_s=self._pause_s,
             tried_again=meter.tried_again,
+            starts_in_reasoning=built.starts_in_reasoning,
         )
+
+    def _with_reasoning(self, end: TurnEnd, turn: Turn, built: Built) -> TurnEnd:
+        num = self._prompts.encoder.thinking.num_in(turn.answer, is_open=built.starts_in_reasoning)
+        return replace(end, usage=replace(end.usage, reasoning_tokens=num)) if num else end
 
     def _pause_s(self) -> float:
         """Each running turn gets an equal share of the messages that the router can write."""
@@ -208,6 +222,13 @@ class Router:
         else:
             error = f"{type(turn.failure).__name__}: {turn.failure}"
             logger.warning("turn failed", extra={**about, "error": error})
+
+    def model(self) -> ModelInfo:
+        return ModelInfo(
+            name=self._model_name,
+            model_id=self.membership.model_id,
+            max_context=self.limits.max_context,
+        )
 
     async def status(self, address: str, metrics_address: str) -> ClusterStatus:
         """The cluster now: asks every worker, and shows lost workers as they last reported."""

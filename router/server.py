@@ -22,7 +22,8 @@ from segue.v1 import session_pb2 as pb
 from segue.v1.session_pb2_grpc import SessionsServicer
 from segue.wire.convert.events import events_to_wire
 from segue.wire.convert.explanation import explanation_to_wire
-from segue.wire.convert.request import request_from_wire
+from segue.wire.convert.request import request_from_wire, tokenized_from_wire
+from segue.wire.convert.same_names import message_of
 from segue.wire.convert.worker import (
     cluster_to_wire,
     session_to_wire,
@@ -85,6 +86,19 @@ class Sessions(SessionsServicer):
 
     async def Cancel(self, request: pb.CancelRequest, context: Context) -> pb.CancelResponse:
         return pb.CancelResponse(was_running=self._router.cancel(TurnId(request.turn_id)))
+
+    async def GetModel(self, request: pb.GetModelRequest, context: Context) -> pb.GetModelResponse:
+        return message_of(pb.GetModelResponse, self._router.model())
+
+    async def Tokenize(self, request: pb.TokenizeRequest, context: Context) -> pb.TokenizeResponse:
+        self._router.limits.validate_num_messages(len(request.chat.messages))
+        token_ids = await self._router.tokens.tokenize(tokenized_from_wire(request))
+        return pb.TokenizeResponse(token_ids=token_ids)
+
+    async def Detokenize(
+        self, request: pb.DetokenizeRequest, context: Context
+    ) -> pb.DetokenizeResponse:
+        return message_of(pb.DetokenizeResponse, self._router.tokens.detokenize(request.token_ids))
 
     async def GetStatus(
         self, request: pb.GetStatusRequest, context: Context

@@ -96,7 +96,7 @@ def recorded(readme: str, *, with_setup: bool) -> dict[str, str]:
 def _cluster(with_setup: bool) -> Iterator[Running]:
     """Starts `./run`, or only the commands in it, and asks the questions."""
     command = ["./run"] if with_setup else ["segue", "serve"]
-    with terminal([*command, "--port", "0"], cwd=ROOT) as server:
+    with terminal([*command, "--port", "0", "--http-port", "0"], cwd=ROOT) as server:
         server.wait_for("ready at ", timeout_s=START_TIMEOUT_S)
         server.wait_for(")\n")
         found = re.search(r"ready at (\S+) .*\n", server.screen)

@@ -18,7 +18,9 @@ import tomli_w
 
 from segue.api.errors import InvalidConfig
 
-SECTIONS = ("cluster", "checkpoint", "router", "engine", "prefill", "decode", "transfer")
+SECTIONS = (
+    *("cluster", "checkpoint", "gateway", "router", "engine", "prefill", "decode", "transfer"),
+)
 """Every section that a file may have. A process reads its own, and only checks others' names."""
 
 Section = TypeVar("Section")

@@ -76,7 +76,7 @@ def main(
         else:
             folder = resolve_model(model, with_weights=True)
         config = Config(
-            cluster=ClusterConfig(model=str(folder) if model == RANDOM else model),
+            cluster=ClusterConfig(model=str(folder) if model == RANDOM else model, http=False),
             router=RouterConfig(port=0),
             engine=EngineConfig(num_threads=threads, page_tokens=page_tokens),
             transfer=TransferConfig(max_gbit_per_s=link_gbit),

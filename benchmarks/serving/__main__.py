@@ -56,7 +56,7 @@ def main(
         else:
             folder = resolve_model(model, with_weights=True)
         config = Config(
-            cluster=ClusterConfig(model=str(folder) if model == RANDOM else model),
+            cluster=ClusterConfig(model=str(folder) if model == RANDOM else model, http=False),
             router=RouterConfig(port=0),
             engine=EngineConfig(num_threads=threads or os.cpu_count() or 1),
         )

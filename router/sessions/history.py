@@ -102,6 +102,7 @@ def complete(request: TurnRequest, known: History | None) -> Completed:
         known.chat,
         messages=known.chat.messages[:num] + chat.messages,
         continue_final_message=chat.continue_final_message,
+        add_generation_prompt=chat.add_generation_prompt,
     )
     return Completed(replace(request, input=whole), known, num)
 

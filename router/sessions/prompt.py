@@ -12,6 +12,7 @@ GIL for as long as they take.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from router.sessions.prompt_helper import PromptHelper
 from segue.api.errors import InvalidRequest
 from segue.api.prompt import Prompt
 from segue.api.turn import TurnSpec
-from segue.api.types import ChatInput, StopConditions, StopRules, TokenInput
+from segue.api.types import ChatInput, StopConditions, StopRules, TokenInput, TurnInput
 from segue.model.checkpoint.generation import GenerationDefaults
 from segue.model.checkpoint.model_id import model_id
 from segue.model.checkpoint.settings import AS_PUBLISHED, CheckpointConfig
@@ -53,6 +54,7 @@ class Built:
     memory: PromptRecord | None = None
     num_kept: int = 0
     """Leading tokens that are those of the session's last prompt."""
+    starts_in_reasoning: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,6 +116,17 @@ class PromptBuilder:
         )
         return self._finish(completed, made, pools)
 
+    async def encode(self, turn_input: TurnInput) -> Sequence[int]:
+        """The tokens of a prompt, for a caller that wants no turn. May raise InvalidRequest and
+        Overloaded."""
+        num_new = num_characters(turn_input)
+        if num_new <= _INLINE_CHARACTERS:
+            return self.encoder.encode(turn_input)
+        if num_new <= _THREAD_CHARACTERS or self.helper is None:
+            return await asyncio.to_thread(self.encoder.encode, turn_input)
+        made = await self.helper.encode_turn(turn_input, None, 0, num_characters=num_new)
+        return made.ids
+
     def reap(self) -> None:
         if self.helper is not None:
             self.helper.reap()
@@ -149,7 +162,13 @@ class PromptBuilder:
             stop=self._rules(request.stop, max_tokens),
             branch_points=self.encoder.branch_points(prompt.tokens, request.input),
         )
-        return Built(spec, made.memory, made.num_kept)
+        is_chat = isinstance(request.input, ChatInput)
+        return Built(
+            spec,
+            made.memory,
+            made.num_kept,
+            starts_in_reasoning=is_chat and self.encoder.thinking.is_open(prompt.tokens),
+        )
 
     def _rules(self, asked: StopConditions, max_tokens: int) -> StopRules:
         if asked.stop_strings and isinstance(self.encoder, IdEncoder):

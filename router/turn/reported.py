@@ -7,13 +7,14 @@ from router.turn.lifecycle import Streaming, TurnState
 from segue.api.turn import FinishReason, Timings, TurnEnd, TurnResult, TurnSpec, TurnStarted, Usage
 
 
-def started(spec: TurnSpec, placement: Placement) -> TurnStarted:
+def started(spec: TurnSpec, placement: Placement, *, starts_in_reasoning: bool) -> TurnStarted:
     return TurnStarted(
         session_id=spec.session_id,
         turn_id=spec.turn_id,
         prompt_tokens=spec.num_prompt,
         prefill_worker=placement.prefill.worker_id,
         decode_worker=placement.decode.worker_id,
+        starts_in_reasoning=starts_in_reasoning,
     )
 
 

@@ -79,6 +79,8 @@ class TurnContext:
     """The current shortest time between two messages to one client."""
     tried_again: Callable[[SegueError], None]
     """Called with each error after which the turn is retried."""
+    starts_in_reasoning: bool = False
+    """As in `TurnStarted`."""
 
 
 class Turn:
@@ -224,7 +226,8 @@ class Turn:
         soon, and the end shares one with the last tokens."""
         loop = asyncio.get_running_loop()
         not_before = 0.0
-        events: TurnEvents = (reported.started(self.spec, placement),)
+        is_open = self._context.starts_in_reasoning
+        events: TurnEvents = (reported.started(self.spec, placement, starts_in_reasoning=is_open),)
         if not await call.has_news(within_s=_STARTED_WAITS_S):
             yield events
             events = ()

@@ -96,6 +96,18 @@ class RouterStatus:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ModelInfo:
+    """The served model."""
+
+    name: str
+    """As it was started: a hub id, a folder or "demo"."""
+    model_id: str
+    """Identifies its weights; empty until a worker has joined."""
+    max_context: int
+    """Most tokens of prompt and answer together."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ClusterStatus:
     ready: bool
     """At least one worker of each role is ready, and the router admits turns."""

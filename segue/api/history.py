@@ -41,6 +41,7 @@ def continuation(chat: ChatInput, num_kept: int, chain: Sequence[bytes] = ()) ->
     return ChatInput(
         messages=chat.messages[num_kept:],
         continue_final_message=chat.continue_final_message,
+        add_generation_prompt=chat.add_generation_prompt,
         continues=Continuation(num_messages=num_kept, digest=digest),
     )
 

@@ -135,6 +135,8 @@ class ChatInput:
     continue_final_message: bool | str = False
     """The answer continues the last message, which stays open. A text names the open field:
     `content` (like True) or `reasoning`."""
+    add_generation_prompt: bool = True
+    """False ends the prompt after the last message, without the template's start of an answer."""
     continues: Continuation | None = None
     """If set, `messages` follow this history, and tools and options are the history's."""
 
@@ -144,6 +146,7 @@ class ChatInput:
         require_type(
             "enable_thinking", self.enable_thinking, (bool, type(None)), "True, False or None"
         )
+        require_type("add_generation_prompt", self.add_generation_prompt, bool, "True or False")
         for tool in self.tools:
             require_text("a tool", tool)
         require_text("chat_template_kwargs", self.chat_template_kwargs)

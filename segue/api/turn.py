@@ -61,6 +61,8 @@ class Usage:
     rerendered_tokens: int = 0
     """Tokens of the last turn's prompt and answer from the first one that the template rendered
     differently this time. Their memory cannot be reused."""
+    reasoning_tokens: int = 0
+    """Completion tokens up to the end of the reasoning."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,6 +119,8 @@ class TurnStarted:
     prefill_worker: str
     """The decode worker if it computes the prompt's suffix itself; likewise in `TurnEnd`."""
     decode_worker: str
+    starts_in_reasoning: bool = False
+    """The prompt ends inside reasoning: the template opens it, or the client continues it."""
 
 
 TurnEvent = TurnStarted | TokenDelta | TurnEnd

@@ -96,6 +96,12 @@ def serve(
         str | None, typer.Option(help="Address that others reach it by, if different.")
     ] = None,
     port: Annotated[int | None, typer.Option(help="Port of the router; 0: any.")] = None,
+    http_port: Annotated[
+        int | None, typer.Option(help="Port of the HTTP gateway; 0: any; default: 8000.")
+    ] = None,
+    http: Annotated[
+        bool | None, typer.Option("--http/--no-http", help="Whether there is a gateway.")
+    ] = None,
     config: Annotated[Path | None, typer.Option(help="TOML file.")] = None,
     ray_address: Annotated[str | None, typer.Option(help="An existing Ray cluster.")] = None,
     generation_config: Annotated[
@@ -125,10 +131,12 @@ def serve(
             "prefill": prefill,
             "decode": decode,
             "ray_address": ray_address,
+            "http": http,
         },
         router={"host": host, "announce": announce, "port": port},
         decode={"simulate_acceptance": simulate_acceptance},
         checkpoint={"generation_config": generation_config, "skip_tokenizer": skip_tokenizer},
+        gateway={"port": http_port},
     )
     if settings.decode.simulates_acceptance:
         err.print(

@@ -22,6 +22,11 @@ MODULES = (
     "h11",
     "cachetools",
     "tomli_w",
+    "fastapi",
+    "starlette",
+    "uvicorn",
+    "uvloop",
+    "httptools",
 )
 """What a server imports from the extras `cpu` and `cuda`. Triton is not listed: only GPUs need it.
 """

@@ -24,7 +24,7 @@ from segue.api.types import Role
 from segue.launch.config import ClusterConfig, Config
 from segue.launch.drain import draining_words, leave_in_order, stop_router
 from segue.launch.prepare import Prepared, Report, prepare
-from segue.launch.ray.actors import RouterActor, WorkerActor
+from segue.launch.ray.actors import GatewayActor, RouterActor, WorkerActor
 from segue.launch.ray.demand import Demand, demands_of
 from segue.launch.ray.start import logs_folder, running_ray
 from segue.worker.process import WorkerOptions
@@ -37,11 +37,15 @@ _ASK_AGAIN_S = 1.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cluster:
-    """`address` is the router's, which clients connect to."""
+    """`address` is the router's, which clients connect to; `http_address` the gateway's, empty if
+    there is none.
+    """
 
     address: str
+    http_address: str
     config: Config
     router: Any
+    gateway: Any | None
     workers: dict[str, Any]
     """Ray actors by worker id."""
 
@@ -73,7 +77,13 @@ def running_prepared(
         cluster = _start(prepared, demands, report, cleanup, hurry)
         yield cluster
         report(draining_words(cluster.address, config.router.drain_s))
-        leave_in_order(cluster.router, cluster.workers.values(), config.router.drain_s, hurry)
+        leave_in_order(
+            cluster.router,
+            cluster.workers.values(),
+            config.router.drain_s,
+            hurry,
+            gateway=cluster.gateway,
+        )
 
 
 def _start(
@@ -92,6 +102,11 @@ def _start(
     cleanup.callback(_kill, router)
     address = _await_started(router, router_demand.process, timeout_s, report)
 
+    gateway = None
+    if config.cluster.http:
+        # On the router's node: one hop more costs least there.
+        gateway = _actor_of(GatewayActor, router_demand).remote(config, address)
+        cleanup.callback(_kill, gateway)
     workers: dict[str, Any] = {}
     for demand in worker_demands:
         assert demand.role is not None, "all but the first are workers"
@@ -106,7 +121,17 @@ def _start(
         _await_started(worker, worker_id, timeout_s, report)
     report("waiting for the workers to join")
     _await_joined(address, config)
-    return Cluster(address=address, config=config, router=router, workers=workers)
+    http_address = ""
+    if gateway is not None:
+        http_address = _await_started(gateway, "gateway", timeout_s, report)
+    return Cluster(
+        address=address,
+        http_address=http_address,
+        config=config,
+        router=router,
+        gateway=gateway,
+        workers=workers,
+    )
 
 
 def _worker_options(

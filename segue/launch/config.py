@@ -14,6 +14,7 @@ from prefill_worker.config import PrefillConfig
 from router.config import RouterConfig
 from segue.config import describe, read_file, section
 from segue.engine.config import EngineConfig
+from segue.gateway.config import GatewayConfig
 from segue.model.checkpoint.settings import CheckpointConfig
 
 
@@ -96,6 +97,8 @@ class ClusterConfig:
     """Where prefill workers may run; same format."""
     decode_on: str = ""
     """Where decode workers may run; same format."""
+    http: bool = True
+    """A gateway runs too: the HTTP front door, next to the router."""
     start_timeout_s: float = 600.0
     """The longest time from a worker's start until it is ready; large checkpoints take long to
     load.
@@ -133,6 +136,7 @@ class Config:
 
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    gateway: GatewayConfig = field(default_factory=GatewayConfig)
     router: RouterConfig = field(default_factory=RouterConfig)
     engine: EngineConfig = field(default_factory=EngineConfig)
     prefill: PrefillConfig = field(default_factory=PrefillConfig)
@@ -145,6 +149,7 @@ class Config:
         return cls(
             cluster=section(sections, "cluster", ClusterConfig),
             checkpoint=section(sections, "checkpoint", CheckpointConfig),
+            gateway=section(sections, "gateway", GatewayConfig),
             router=section(sections, "router", RouterConfig),
             engine=section(sections, "engine", EngineConfig),
             prefill=section(sections, "prefill", PrefillConfig),
@@ -157,6 +162,7 @@ class Config:
             {
                 "cluster": self.cluster,
                 "checkpoint": self.checkpoint,
+                "gateway": self.gateway,
                 "router": self.router,
                 "engine": self.engine,
                 "prefill": self.prefill,
@@ -173,6 +179,7 @@ def configure(
     router: Mapping[str, object | None],
     decode: Mapping[str, object | None],
     checkpoint: Mapping[str, object | None] = MappingProxyType({}),
+    gateway: Mapping[str, object | None] = MappingProxyType({}),
 ) -> Config:
     """The file's settings, overridden by the flags that were given. Raises InvalidConfig."""
     sections = dict(read_file(path))
@@ -181,6 +188,7 @@ def configure(
         "router": router,
         "decode": decode,
         "checkpoint": checkpoint,
+        "gateway": gateway,
     }
     for name, flags in given_flags.items():
         given = {key: value for key, value in flags.items() if value is not None}

@@ -41,12 +41,20 @@ async def _num_turns(address: str) -> int | None:
 
 
 def leave_in_order(
-    router: Any, workers: Collection[Any], drain_s: float, hurry: threading.Event
+    router: Any,
+    workers: Collection[Any],
+    drain_s: float,
+    hurry: threading.Event,
+    *,
+    gateway: Any | None = None,
 ) -> None:
-    """Drains the turns, then stops the workers. The router stops last, so it sees every worker
-    leave. Waits for nothing once `hurry` is set.
+    """Drains the turns, and with them the gateway's requests, then stops the workers. The router
+    stops last, so it sees every worker leave. Waits for nothing once `hurry` is set.
     """
-    await_done([router.drain.remote()], drain_s + STOP_TIMEOUT_S, hurry)
+    draining = [router.drain.remote()]
+    if gateway is not None:
+        draining.append(gateway.stop.remote())
+    await_done(draining, drain_s + STOP_TIMEOUT_S, hurry)
     await_done([worker.stop.remote() for worker in workers], STOP_TIMEOUT_S, hurry)
 
 

@@ -42,13 +42,14 @@ def prepare(config: Config, report: Report) -> Prepared:
     model, config, memory = locate(config, report)
     if memory:
         report(memory)
-    config = _with_threads(_with_port(config))
-    require_surroundings(address, 1 + config.cluster.prefill + config.cluster.decode)
+    config = _with_threads(_with_ports(config))
+    num_front = 2 if config.cluster.http else 1
+    require_surroundings(address, num_front + config.cluster.prefill + config.cluster.decode)
     return Prepared(model=model, config=config)
 
 
-def _with_port(config: Config) -> Config:
-    """Picks a free port now, because a restarted router must keep its address.
+def _with_ports(config: Config) -> Config:
+    """Picks free ports now, because a restarted router or gateway must keep its address.
 
     On another cluster the router's node has its own ports. Raises InvalidConfig if the port is
     taken.
@@ -57,7 +58,12 @@ def _with_port(config: Config) -> Config:
         return config
     hosts = Hosts.of(config.router.host, config.router.announce)
     port = free_port(hosts.listen, config.router.port)
-    return replace(config, router=replace(config.router, port=port))
+    config = replace(config, router=replace(config.router, port=port))
+    if not config.cluster.http:
+        return config
+    listen = Hosts.of(config.gateway.host, "").listen
+    port = free_port(listen, config.gateway.port, option="--http-port (--no-http: none)")
+    return replace(config, gateway=replace(config.gateway, port=port))
 
 
 def _with_threads(config: Config) -> Config:

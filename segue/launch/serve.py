@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from time import monotonic
 from types import FrameType
 from typing import NoReturn
@@ -55,6 +55,8 @@ def serve_until_signal(config: Config, progress: Console, out: Console) -> None:
 
         with running_prepared(prepared, report, hurry) as running:
             settings = config.cluster
+            for line in http_words(running.http_address):
+                report(line)
             out.print(
                 f"ready at {running.address} after {monotonic() - started_at:.1f} s: "
                 f"{settings.model}, {settings.prefill} prefill and {settings.decode} decode "
@@ -69,6 +71,16 @@ def serve_until_signal(config: Config, progress: Console, out: Console) -> None:
         report("stopped before it was ready")
         raise SystemExit(128 + received[0]) from None
     report("stopped")
+
+
+def http_words(address: str) -> Iterator[str]:
+    """How to ask the gateway at this address; nothing if there is none."""
+    if not address:
+        return
+    body = '{"messages": [{"role": "user", "content": "Hello"}]}'
+    yield f"HTTP at http://{address}, described at http://{address}/docs; for example:"
+    yield f"  curl http://{address}/v1/chat/completions -d '{body}'"
+    yield f'  openai.OpenAI(base_url="http://{address}/v1", api_key="none")'
 
 
 def _give_up(ended: Sequence[str], progress: Console) -> NoReturn:

@@ -53,6 +53,7 @@ class Shell(Generic[Running]):
         delays_s: Callable[[], Iterator[float]] | None = None,
         leave_after_s: float = LEAVE_AFTER_S,
         leave: Callable[[BaseException], None] = leave_process,
+        loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None,
     ) -> None:
         self._start = start
         self._delays_s = delays_s or retry_delays_s
@@ -62,9 +63,8 @@ class Shell(Generic[Running]):
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop: asyncio.Event | None = None
         self._has_loop = threading.Event()
-        self._thread = threading.Thread(
-            target=lambda: asyncio.run(self._run()), name=name, daemon=True
-        )
+        self._loop_factory = loop_factory
+        self._thread = threading.Thread(target=self._run_loop, name=name, daemon=True)
         self._thread.start()
 
     def wait_started(self) -> Running:
@@ -86,6 +86,10 @@ class Shell(Generic[Running]):
             # The loop may have ended just now.
             self._loop.call_soon_threadsafe(self._stop.set)
         self._thread.join()
+
+    def _run_loop(self) -> None:
+        with asyncio.Runner(loop_factory=self._loop_factory) as runner:
+            runner.run(self._run())
 
     async def _run(self) -> None:
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()

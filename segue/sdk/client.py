@@ -17,10 +17,11 @@ from types import TracebackType
 from typing import Self
 
 from segue.api.checks import require_label, require_seconds, require_type
-from segue.api.cluster_status import ClusterStatus, SessionInfo
+from segue.api.cluster_status import ClusterStatus, ModelInfo, SessionInfo
 from segue.api.errors import DeadlineExceeded, InvalidRequest
 from segue.api.explanation import Explanation
 from segue.api.messages import require_text
+from segue.api.tokens import Detokenized
 from segue.api.turn import TokenDelta, TurnEnd, TurnEvent
 from segue.api.types import (
     ChatInput,
@@ -44,7 +45,8 @@ from segue.wire.addresses import require_target
 from segue.wire.channel import channel_to, require_sendable
 from segue.wire.convert.events import events_from_wire
 from segue.wire.convert.explanation import explanation_from_wire
-from segue.wire.convert.request import request_to_wire
+from segue.wire.convert.request import request_to_wire, token_ids_to_wire, tokenized_to_wire
+from segue.wire.convert.same_names import value_of
 from segue.wire.convert.worker import cluster_from_wire, session_from_wire
 from segue.wire.status import rpc_errors
 from segue.wire.streams.generate import Generating
@@ -273,6 +275,29 @@ class Client:
         with self._router_errors():
             reply = await self._stub.Explain(pb.ExplainRequest(session_id=session_id))
         return explanation_from_wire(reply.explanation)
+
+    async def model(self, *, timeout_s: float = 5.0) -> ModelInfo:
+        """The served model, by the router alone: unlike `status`, no worker is asked."""
+        require_seconds("timeout_s", timeout_s)
+        with self._router_errors(timeout_s):
+            reply = await self._stub.GetModel(pb.GetModelRequest(), timeout=timeout_s)
+        return value_of(ModelInfo, reply)
+
+    async def tokenize(self, turn_input: ChatInput | TextInput) -> tuple[int, ...]:
+        """The prompt that a turn with this input would have, as token ids."""
+        require_type(
+            "the input to tokenise", turn_input, (ChatInput, TextInput), "a ChatInput or TextInput"
+        )
+        wire = tokenized_to_wire(turn_input)
+        require_sendable("the input to tokenise", wire.ByteSize())
+        with self._router_errors():
+            reply = await self._stub.Tokenize(wire)
+        return tuple(reply.token_ids)
+
+    async def detokenize(self, token_ids: Sequence[int]) -> Detokenized:
+        with self._router_errors():
+            reply = await self._stub.Detokenize(token_ids_to_wire(token_ids))
+        return value_of(Detokenized, reply)
 
     async def status(self, *, timeout_s: float = 5.0) -> ClusterStatus:
         require_seconds("timeout_s", timeout_s)

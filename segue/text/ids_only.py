@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from segue.api.errors import InvalidRequest
 from segue.api.types import ChatInput, TokenInput, TurnInput
 from segue.text.session_prompt import PromptRecord, SessionPrompt
+from segue.text.thinking import ThinkingTokens
 from segue.text.tokens.packed_ids import id_array
 
 
@@ -15,6 +16,7 @@ class IdEncoder:
 
     longest_token = 1
     num_ids = 0
+    thinking = ThinkingTokens()
 
     def encode(self, turn_input: TurnInput) -> tuple[int, ...]:
         """Raises InvalidRequest for any input that needs a tokenizer."""

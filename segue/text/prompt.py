@@ -12,6 +12,7 @@ from segue.text.chat import ChatTemplate
 from segue.text.conversation import read_conversation
 from segue.text.session_prompt import PromptRecord, SessionPrompt, continue_prompt
 from segue.text.template.shape import TemplateShape, learn_shape
+from segue.text.thinking import ThinkingTokens
 from segue.text.tokens.packed_ids import PackedIds, id_array
 from segue.text.tokens.tokenizer import Tokenizer
 
@@ -32,6 +33,7 @@ class PromptEncoder:
         self.tokenizer = tokenizer
         self.template = template
         self._message_start_id = tokenizer.token_id(MESSAGE_START)
+        self.thinking = ThinkingTokens.of(tokenizer)
         self._shapes: dict[tuple[bool, bool | None, str], TemplateShape | None] = {}
 
     @classmethod
@@ -62,7 +64,7 @@ class PromptEncoder:
             case TextInput(text):
                 return tuple(self.tokenizer.encode(text))
             case ChatInput():
-                return self._encode_chat(turn_input)
+                return self._encode_chat(turn_input, turn_input.add_generation_prompt)
 
     def encode_turn(
         self, turn_input: TurnInput, memory: PromptRecord | None = None, num_same: int = 0

@@ -82,7 +82,7 @@ def continue_prompt(
 
     The first `num_same` messages of `chat` are those that `memory` was made from.
     """
-    if chat.continued_field:
+    if chat.continued_field or not chat.add_generation_prompt:
         return None
     options = (chat.tools, chat.enable_thinking, chat.chat_template_kwargs)
     if memory is None or memory.options != options:

@@ -49,6 +49,21 @@ class SessionsStub:
                 request_serializer=segue_dot_v1_dot_session__pb2.CancelRequest.SerializeToString,
                 response_deserializer=segue_dot_v1_dot_session__pb2.CancelResponse.FromString,
                 _registered_method=True)
+        self.GetModel = channel.unary_unary(
+                '/segue.v1.Sessions/GetModel',
+                request_serializer=segue_dot_v1_dot_session__pb2.GetModelRequest.SerializeToString,
+                response_deserializer=segue_dot_v1_dot_session__pb2.GetModelResponse.FromString,
+                _registered_method=True)
+        self.Tokenize = channel.unary_unary(
+                '/segue.v1.Sessions/Tokenize',
+                request_serializer=segue_dot_v1_dot_session__pb2.TokenizeRequest.SerializeToString,
+                response_deserializer=segue_dot_v1_dot_session__pb2.TokenizeResponse.FromString,
+                _registered_method=True)
+        self.Detokenize = channel.unary_unary(
+                '/segue.v1.Sessions/Detokenize',
+                request_serializer=segue_dot_v1_dot_session__pb2.DetokenizeRequest.SerializeToString,
+                response_deserializer=segue_dot_v1_dot_session__pb2.DetokenizeResponse.FromString,
+                _registered_method=True)
         self.GetStatus = channel.unary_unary(
                 '/segue.v1.Sessions/GetStatus',
                 request_serializer=segue_dot_v1_dot_session__pb2.GetStatusRequest.SerializeToString,
@@ -103,6 +118,25 @@ class SessionsServicer:
     def Cancel(self, request, context):
         """Ends a running turn by its id; the turn's own stream then ends with finish reason CANCELLED.
         """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetModel(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Tokenize(self, request, context):
+        """The prompt that Generate would compute for an input.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Detokenize(self, request, context):
+        """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -167,6 +201,21 @@ def add_SessionsServicer_to_server(servicer, server):
                     servicer.Cancel,
                     request_deserializer=segue_dot_v1_dot_session__pb2.CancelRequest.FromString,
                     response_serializer=segue_dot_v1_dot_session__pb2.CancelResponse.SerializeToString,
+            ),
+            'GetModel': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetModel,
+                    request_deserializer=segue_dot_v1_dot_session__pb2.GetModelRequest.FromString,
+                    response_serializer=segue_dot_v1_dot_session__pb2.GetModelResponse.SerializeToString,
+            ),
+            'Tokenize': grpc.unary_unary_rpc_method_handler(
+                    servicer.Tokenize,
+                    request_deserializer=segue_dot_v1_dot_session__pb2.TokenizeRequest.FromString,
+                    response_serializer=segue_dot_v1_dot_session__pb2.TokenizeResponse.SerializeToString,
+            ),
+            'Detokenize': grpc.unary_unary_rpc_method_handler(
+                    servicer.Detokenize,
+                    request_deserializer=segue_dot_v1_dot_session__pb2.DetokenizeRequest.FromString,
+                    response_serializer=segue_dot_v1_dot_session__pb2.DetokenizeResponse.SerializeToString,
             ),
             'GetStatus': grpc.unary_unary_rpc_method_handler(
                     servicer.GetStatus,
@@ -280,6 +329,87 @@ class Sessions:
             '/segue.v1.Sessions/Cancel',
             segue_dot_v1_dot_session__pb2.CancelRequest.SerializeToString,
             segue_dot_v1_dot_session__pb2.CancelResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetModel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/segue.v1.Sessions/GetModel',
+            segue_dot_v1_dot_session__pb2.GetModelRequest.SerializeToString,
+            segue_dot_v1_dot_session__pb2.GetModelResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Tokenize(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/segue.v1.Sessions/Tokenize',
+            segue_dot_v1_dot_session__pb2.TokenizeRequest.SerializeToString,
+            segue_dot_v1_dot_session__pb2.TokenizeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Detokenize(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/segue.v1.Sessions/Detokenize',
+            segue_dot_v1_dot_session__pb2.DetokenizeRequest.SerializeToString,
+            segue_dot_v1_dot_session__pb2.DetokenizeResponse.FromString,
             options,
             channel_credentials,
             insecure,

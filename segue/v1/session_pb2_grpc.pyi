@@ -45,6 +45,10 @@ class SessionsStub:
     """
     Cancel: _grpc.UnaryUnaryMultiCallable[_session_pb2.CancelRequest, _session_pb2.CancelResponse]
     """Ends a running turn by its id; the turn's own stream then ends with finish reason CANCELLED."""
+    GetModel: _grpc.UnaryUnaryMultiCallable[_session_pb2.GetModelRequest, _session_pb2.GetModelResponse]
+    Tokenize: _grpc.UnaryUnaryMultiCallable[_session_pb2.TokenizeRequest, _session_pb2.TokenizeResponse]
+    """The prompt that Generate would compute for an input."""
+    Detokenize: _grpc.UnaryUnaryMultiCallable[_session_pb2.DetokenizeRequest, _session_pb2.DetokenizeResponse]
     GetStatus: _grpc.UnaryUnaryMultiCallable[_session_pb2.GetStatusRequest, _session_pb2.GetStatusResponse]
     ListSessions: _grpc.UnaryUnaryMultiCallable[_session_pb2.ListSessionsRequest, _session_pb2.ListSessionsResponse]
     """The sessions that the router remembers, paged, least recently used first. A session that is
@@ -73,6 +77,10 @@ class SessionsAsyncStub(SessionsStub):
     """
     Cancel: _aio.UnaryUnaryMultiCallable[_session_pb2.CancelRequest, _session_pb2.CancelResponse]  # type: ignore[assignment]
     """Ends a running turn by its id; the turn's own stream then ends with finish reason CANCELLED."""
+    GetModel: _aio.UnaryUnaryMultiCallable[_session_pb2.GetModelRequest, _session_pb2.GetModelResponse]  # type: ignore[assignment]
+    Tokenize: _aio.UnaryUnaryMultiCallable[_session_pb2.TokenizeRequest, _session_pb2.TokenizeResponse]  # type: ignore[assignment]
+    """The prompt that Generate would compute for an input."""
+    Detokenize: _aio.UnaryUnaryMultiCallable[_session_pb2.DetokenizeRequest, _session_pb2.DetokenizeResponse]  # type: ignore[assignment]
     GetStatus: _aio.UnaryUnaryMultiCallable[_session_pb2.GetStatusRequest, _session_pb2.GetStatusResponse]  # type: ignore[assignment]
     ListSessions: _aio.UnaryUnaryMultiCallable[_session_pb2.ListSessionsRequest, _session_pb2.ListSessionsResponse]  # type: ignore[assignment]
     """The sessions that the router remembers, paged, least recently used first. A session that is
@@ -116,6 +124,28 @@ class SessionsServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_session_pb2.CancelResponse, _abc.Awaitable[_session_pb2.CancelResponse]]:
         """Ends a running turn by its id; the turn's own stream then ends with finish reason CANCELLED."""
+
+    @_abc_1.abstractmethod
+    def GetModel(
+        self,
+        request: _session_pb2.GetModelRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_session_pb2.GetModelResponse, _abc.Awaitable[_session_pb2.GetModelResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def Tokenize(
+        self,
+        request: _session_pb2.TokenizeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_session_pb2.TokenizeResponse, _abc.Awaitable[_session_pb2.TokenizeResponse]]:
+        """The prompt that Generate would compute for an input."""
+
+    @_abc_1.abstractmethod
+    def Detokenize(
+        self,
+        request: _session_pb2.DetokenizeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_session_pb2.DetokenizeResponse, _abc.Awaitable[_session_pb2.DetokenizeResponse]]: ...
 
     @_abc_1.abstractmethod
     def GetStatus(

@@ -115,7 +115,7 @@ async def serving(
         await server.stop(grace_s)
 
 
-def free_port(host: str, port: int) -> int:
+def free_port(host: str, port: int, *, option: str = "--port") -> int:
     """`port` if it is free; a port that the system chooses for 0. Raises InvalidConfig.
 
     gRPC's own message for a taken port names neither the port nor what to do.
@@ -127,7 +127,7 @@ def free_port(host: str, port: int) -> int:
         except OSError as error:
             raise InvalidConfig(
                 f"cannot listen on {host}:{port} ({error.strerror}); "
-                "stop the process that uses it, or choose another port with --port "
+                f"stop the process that uses it, or choose another port with {option} "
                 "(0 lets the system choose)"
             ) from None
         found: int = probe.getsockname()[1]

@@ -89,7 +89,10 @@ def test_serve_answers_and_ends_cleanly_on_sigterm(tmp_path: Path) -> None:
 
     with (
         (tmp_path / "stderr").open("w") as stderr,
-        serving("--port", "0", "--config", str(settings), stderr=stderr) as (server, line),
+        serving(*("--port", "0", "--http-port", "0", "--config", str(settings)), stderr=stderr) as (
+            server,
+            line,
+        ),
     ):
         assert line.startswith("ready at 127.0.0.1:"), line
         target = ("--target", line.split()[2])
@@ -115,6 +118,7 @@ def test_serve_answers_and_ends_cleanly_on_sigterm(tmp_path: Path) -> None:
         assert server.wait(60) == 0
 
     assert all_logged((tmp_path / "stderr").read_text()) == {
+        "segue-gateway.log": {"INFO"},
         "segue-router.log": {"INFO"},
         "segue-prefill-0.log": {"INFO"},
         "segue-decode-0.log": {"INFO"},
@@ -259,6 +263,19 @@ def test_serve_refuses_a_taken_port() -> None:
 
     assert refused.returncode == 1
     assert f"cannot listen on 127.0.0.1:{port}" in refused.stderr
+
+
+def test_serve_refuses_a_taken_port_of_http() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+
+        refused = segue("serve", "--port", "0", "--http-port", str(port))
+
+    assert refused.returncode == 1
+    assert f"cannot listen on 127.0.0.1:{port}" in refused.stderr
+    assert "--http-port" in refused.stderr
 
 
 def test_the_version_is_the_packages() -> None:

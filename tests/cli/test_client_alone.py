@@ -116,7 +116,7 @@ def test_only_missing_packages_are_named() -> None:
 
 def test_the_servers_modules_are_those_of_the_extra_for_cpus() -> None:
     owners = importlib.metadata.packages_distributions()
-    extra = (required("server") | required("cpu")) - {"segue"}
+    extra = (required("gateway") | required("server") | required("cpu")) - {"segue"}
 
     assert {owner for module in MODULES for owner in owners[module]} == {
         importlib.metadata.metadata(name)["Name"] for name in extra

@@ -15,7 +15,7 @@ from tests.model.folders import HUGE_MOE, sparse_folder
 def serve(*arguments: str) -> subprocess.CompletedProcess[str]:
     program = Path(sys.executable).parent / "segue"
     return subprocess.run(
-        [str(program), "serve", *arguments, "--port", "0"],
+        [str(program), "serve", *arguments, "--port", "0", "--no-http"],
         capture_output=True,
         text=True,
         timeout=60,

@@ -20,6 +20,7 @@ from router.config import RouterConfig
 from router.router import Router
 from segue.demo import checkpoint_dir
 from segue.engine.config import EngineConfig
+from segue.gateway.config import GatewayConfig
 from segue.launch.cluster import Cluster, running_cluster
 from segue.launch.config import ClusterConfig, Config
 from segue.sdk.client import Client
@@ -40,6 +41,7 @@ def ray_cluster() -> Iterator[Cluster]:
     """Two prefill and two decode workers on the demo model, started as `segue serve` does."""
     config = Config(
         cluster=ClusterConfig(prefill=2, decode=2),
+        gateway=GatewayConfig(port=0),
         router=RouterConfig(port=0, drain_s=5.0),
         engine=ENGINE,
     )

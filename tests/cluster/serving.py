@@ -91,7 +91,7 @@ def serving(
             [
                 str(Path(sys.executable).parent / "segue"),
                 "serve",
-                *("--port", "0", "--config", str(settings)),
+                *("--port", "0", "--http-port", "0", "--config", str(settings)),
                 # If an option is given twice, the last one wins.
                 *arguments,
             ],

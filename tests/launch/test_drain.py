@@ -76,6 +76,18 @@ def test_turns_end_before_workers_leave(monkeypatch: pytest.MonkeyPatch) -> None
     ]
 
 
+def test_a_gateway_drains_with_the_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(ray, "wait", lambda refs, num_returns, timeout: (refs, []))
+    monkeypatch.setattr(ray, "get", lambda refs: None)
+
+    leave_in_order(
+        Actor("router", asked), [], 30.0, threading.Event(), gateway=Actor("gateway", asked)
+    )
+
+    assert asked == ["router drain", "gateway stop"]
+
+
 def test_a_second_signal_ends_the_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     hurry = threading.Event()
     hurry.set()

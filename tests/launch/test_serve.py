@@ -28,7 +28,14 @@ def refused(
     """The error line; all other lines that it printed are progress."""
     started_at = time.monotonic()
     done = subprocess.run(
-        [str(Path(sys.executable).parent / "segue"), "serve", "--port", "0", *arguments],
+        [
+            str(Path(sys.executable).parent / "segue"),
+            "serve",
+            "--port",
+            "0",
+            "--no-http",
+            *arguments,
+        ],
         capture_output=True,
         text=True,
         timeout=60,

@@ -14,7 +14,7 @@ import segue
 from segue.api.errors import SegueError
 from segue.cli.main import app
 from segue.wire.error_details import KINDS
-from tests.repo.test_metric_names import DECODE, PREFILL, ROUTER
+from tests.repo.test_metric_names import DECODE, GATEWAY, PREFILL, ROUTER
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = [
@@ -103,7 +103,7 @@ def test_operations_explains_every_metric_and_no_other() -> None:
     named = set(METRIC.findall(prose(ROOT / "docs" / "operations.md")))
 
     # prometheus-client adds `_total` to a counter's name only when it is scraped.
-    assert {name.removesuffix("_total") for name in named} == {*ROUTER, *PREFILL, *DECODE}
+    assert {name.removesuffix("_total") for name in named} == {*ROUTER, *PREFILL, *DECODE, *GATEWAY}
 
 
 def test_operations_explains_every_error_reason() -> None:

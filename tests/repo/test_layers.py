@@ -37,8 +37,12 @@ INSIDE = {
     "sdk": {"answers", "api", "sdk", "text", "v1", "wire"},
     "worker": {"api", "cache", "config", "engine", "model", "process", "text", "wire", "worker"},
     "demo": {"demo"},
+    "gateway": {"answers", "api", "config", "gateway", "process", "sdk"},
     "cli": {"api", "cli", "demo", "launch", "sdk"},
-    "launch": {"api", "config", "engine", "launch", "model", "process", "sdk", "wire", "worker"},
+    "launch": {
+        *("api", "config", "engine", "gateway", "launch", "model", "process", "sdk", "wire"),
+        "worker",
+    },
     "v1": {"v1"},
     "internal": {"internal", "v1"},
     "__init__": {"api", "sdk"},
@@ -95,7 +99,9 @@ def test_parts_of_segue_import_only_allowed_parts(part: str) -> None:
     assert wrong == []
 
 
-@pytest.mark.parametrize("module", ["router.__main__", "segue.sdk.client", "segue.cli.main"])
+@pytest.mark.parametrize(
+    "module", ["router.__main__", "segue.gateway.__main__", "segue.sdk.client", "segue.cli.main"]
+)
 def test_the_command_line_starts_without_torch_and_ray(module: str) -> None:
     code = (
         f"import sys, {module}; "

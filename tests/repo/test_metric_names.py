@@ -13,6 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from decode_worker.metrics import DecodeMetrics
 from prefill_worker.metrics import PrefillMetrics
 from router.metrics import RouterMetrics
+from segue.gateway.metrics import GatewayMetrics
 
 EVERY = {
     "segue_build_info": ("version",),
@@ -88,6 +89,13 @@ DECODE = WORKER | {
 }
 
 
+GATEWAY = EVERY | {
+    "segue_http_requests": ("route", "status"),
+    "segue_http_requests_in_flight": (),
+    "segue_http_time_to_first_token_seconds": (),
+}
+
+
 # The standard metrics of a process in Prometheus' own client.
 STANDARD = {
     "process_cpu_seconds_total",
@@ -98,6 +106,9 @@ STANDARD = {
     "python_info",
     "python_gc_collections_total",
 }
+
+
+PROCESSES = [RouterMetrics, PrefillMetrics, DecodeMetrics, GatewayMetrics]
 
 
 def names_and_labels(registry: CollectorRegistry) -> dict[str, tuple[str, ...]]:
@@ -121,9 +132,13 @@ def test_a_decode_workers_metrics_have_their_names() -> None:
     assert names_and_labels(DecodeMetrics().registry) == DECODE
 
 
-@pytest.mark.parametrize("make", [RouterMetrics, PrefillMetrics, DecodeMetrics])
+def test_a_gateways_metrics_have_their_names() -> None:
+    assert names_and_labels(GatewayMetrics().registry) == GATEWAY
+
+
+@pytest.mark.parametrize("make", PROCESSES)
 def test_every_process_reports_its_build_and_its_resources(
-    make: Callable[[], RouterMetrics | PrefillMetrics | DecodeMetrics],
+    make: Callable[[], RouterMetrics | PrefillMetrics | DecodeMetrics | GatewayMetrics],
 ) -> None:
     text = generate_latest(make().registry).decode()
     families = list(text_string_to_metric_families(text))
@@ -136,9 +151,9 @@ def test_every_process_reports_its_build_and_its_resources(
     assert {name.split("_")[0] for name in samples} == {"segue", "process", "python"}
 
 
-@pytest.mark.parametrize("make", [RouterMetrics, PrefillMetrics, DecodeMetrics])
+@pytest.mark.parametrize("make", PROCESSES)
 def test_prometheus_own_checker_finds_no_problem(
-    make: Callable[[], RouterMetrics | PrefillMetrics | DecodeMetrics],
+    make: Callable[[], RouterMetrics | PrefillMetrics | DecodeMetrics | GatewayMetrics],
 ) -> None:
     program = shutil.which("promtool")
     if program is None:
@@ -153,11 +168,10 @@ def test_prometheus_own_checker_finds_no_problem(
 
 
 def test_no_label_contains_an_id() -> None:
-    labels = {
-        label for table in (ROUTER, PREFILL, DECODE) for names in table.values() for label in names
-    }
+    tables = (ROUTER, PREFILL, DECODE, GATEWAY)
+    labels = {label for table in tables for names in table.values() for label in names}
 
     assert labels <= {
         *("outcome", "error", "role", "health", "mode", "state", "unit", "to", "part"),
-        *("position", "batch_size", "version"),
+        *("position", "batch_size", "version", "route", "status"),
     }

@@ -140,6 +140,7 @@ async def test_a_long_prompt_is_the_same_on_each_of_the_three_paths(
 
         assert tuple(made.spec.context) == prompts.encoder.encode(chat)
         assert made.memory is not None
+        assert tuple(await prompts.encode(chat)) == tuple(made.spec.context)
 
 
 @pytest.mark.asyncio

@@ -53,7 +53,12 @@ from segue.api.types import (
 from segue.v1 import session_pb2 as pb
 from segue.wire.convert.events import events_from_wire, events_to_wire
 from segue.wire.convert.explanation import explanation_from_wire, explanation_to_wire
-from segue.wire.convert.request import request_from_wire, request_to_wire
+from segue.wire.convert.request import (
+    request_from_wire,
+    request_to_wire,
+    tokenized_from_wire,
+    tokenized_to_wire,
+)
 from segue.wire.convert.turns import (
     result_from_wire,
     result_to_wire,
@@ -104,6 +109,7 @@ CHAT = ChatInput(
     continue_final_message=True,
 )
 UNTHINKING = replace(CHAT, enable_thinking=False, continue_final_message="reasoning")
+BARE = replace(CHAT, continue_final_message=False, add_generation_prompt=False)
 UNSET = ChatInput(messages=(Message(role="assistant", content="a"),))
 CONTINUED = ChatInput(
     messages=(Message(role="user", content="go on"),),
@@ -137,7 +143,7 @@ WORKER = WorkerStatus(
 
 @pytest.mark.parametrize(
     "turn_input",
-    [CHAT, UNTHINKING, UNSET, CONTINUED, TextInput("hello"), TokenInput((1, 2**31))],
+    [CHAT, UNTHINKING, BARE, UNSET, CONTINUED, TextInput("hello"), TokenInput((1, 2**31))],
 )
 def test_a_request_survives_the_wire(turn_input: TurnInput) -> None:
     request = TurnRequest(
@@ -153,6 +159,16 @@ def test_a_request_survives_the_wire(turn_input: TurnInput) -> None:
     )
 
     assert back == request
+
+
+@pytest.mark.parametrize("turn_input", [CHAT, BARE, TextInput("hello")])
+def test_an_input_to_tokenise_survives_the_wire(turn_input: ChatInput | TextInput) -> None:
+    assert tokenized_from_wire(tokenized_to_wire(turn_input)) == turn_input
+
+
+def test_nothing_to_tokenise_is_refused() -> None:
+    with pytest.raises(InvalidRequest, match="got none"):
+        tokenized_from_wire(pb.TokenizeRequest())
 
 
 def test_absent_fields_stay_open_and_only_the_seed_is_chosen() -> None:

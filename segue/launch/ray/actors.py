@@ -54,6 +54,33 @@ class RouterActor:
         self._shell.stop()
 
 
+class GatewayActor:
+    def __init__(self, config: Config, router_address: str) -> None:
+        import uvloop
+
+        from segue.gateway.__main__ import running
+
+        _start_log("gateway")
+        hosts = Hosts.of(config.gateway.host, "", ray.util.get_node_ip_address)
+        gateway = replace(config.gateway, host=hosts.listen)
+        self._hosts = hosts
+        self._shell = Shell(
+            "gateway",
+            lambda: running(gateway, router_address),
+            loop_factory=uvloop.new_event_loop,
+        )
+
+    def address(self) -> str:
+        return self._hosts.at(self._shell.wait_started().port)
+
+    def pid(self) -> int:
+        return os.getpid()
+
+    def stop(self) -> None:
+        """Returns when running requests have been answered, or took too long."""
+        self._shell.stop()
+
+
 class WorkerActor:
     """One prefill or decode worker. Ray restarts it if its process dies."""
 

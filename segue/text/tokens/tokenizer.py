@@ -170,6 +170,12 @@ class Tokenizer:
             known = self._bytes[token_id] = self._look_up_bytes(token_id)
         return known
 
+    def token_name(self, token_id: int) -> bytes:
+        """As `token_bytes`, but a special token has its name; b"" if the id is unknown."""
+        if self.is_special(token_id):
+            return (self._pipeline.id_to_token(token_id) or "").encode()
+        return self.token_bytes(token_id)
+
     def _require_text_stays_text(self, origin: str) -> None:
         for token, token_id in self._control_ids.items():
             if token_id in self.encode_plain(token):

@@ -187,6 +187,7 @@ def chat_to_wire(chat: ChatInput) -> pb.ChatInput:
         enable_thinking=chat.enable_thinking,
         chat_template_kwargs=chat.chat_template_kwargs,
         continue_final_message=_CONTINUED_TO_WIRE[chat.continued_field],
+        omit_generation_prompt=not chat.add_generation_prompt,
     )
     if chat.continues is not None:
         wire.continues.num_messages = chat.continues.num_messages
@@ -209,6 +210,7 @@ def chat_from_wire(chat: pb.ChatInput) -> ChatInput:
         continue_final_message=one_of(
             "continue_final_message", _CONTINUED_FROM_WIRE, chat.continue_final_message
         ),
+        add_generation_prompt=not chat.omit_generation_prompt,
         continues=continues,
     )
 
@@ -253,6 +255,30 @@ def _input_from_wire(request: pb.GenerateRequest) -> TurnInput:
             return TokenInput(tuple(request.token_ids.ids))
         case _:
             raise InvalidRequest("a turn needs an input: chat messages, text or token ids")
+
+
+def tokenized_to_wire(turn_input: ChatInput | TextInput) -> pb.TokenizeRequest:
+    match turn_input:
+        case ChatInput() as chat:
+            return pb.TokenizeRequest(chat=chat_to_wire(chat))
+        case TextInput(text):
+            return pb.TokenizeRequest(text=text)
+
+
+def tokenized_from_wire(request: pb.TokenizeRequest) -> ChatInput | TextInput:
+    """Raises InvalidRequest."""
+    match request.WhichOneof("input"):
+        case "chat":
+            return chat_from_wire(request.chat)
+        case "text":
+            return TextInput(request.text)
+        case _:
+            raise InvalidRequest("expected chat messages or text to tokenise, got none")
+
+
+def token_ids_to_wire(token_ids: Sequence[int]) -> pb.DetokenizeRequest:
+    """Raises InvalidRequest."""
+    return pb.DetokenizeRequest(token_ids=_token_ids_to_wire(token_ids).ids)
 
 
 def request_from_wire(

@@ -1,0 +1,136 @@
+"""Starts the gateway: `python -m segue.gateway --router HOST:PORT [--config FILE] [--port P]`."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import logging
+import signal
+import socket
+from collections.abc import AsyncIterator, Generator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import uvicorn
+import uvloop
+
+from segue.api.errors import InvalidConfig
+from segue.config import read_file, section
+from segue.gateway.app import make_app
+from segue.gateway.config import GatewayConfig
+from segue.gateway.metrics import GatewayMetrics
+from segue.gateway.routes import Gateway
+from segue.gateway.served import ServedModel
+from segue.gateway.turns import Turns
+from segue.process.telemetry import setup_logging
+from segue.sdk.client import DEFAULT_TARGET, Client
+
+logger = logging.getLogger(__name__)
+
+_BACKLOG = 2048
+# Longer than most clients keep an idle connection: whoever closes first does not lose a request.
+_KEEP_ALIVE_S = 75
+
+
+@dataclass(frozen=True, slots=True)
+class RunningGateway:
+    address: str
+    port: int
+    metrics: GatewayMetrics
+
+
+@contextlib.asynccontextmanager
+async def running(config: GatewayConfig, router: str) -> AsyncIterator[RunningGateway]:
+    """Runs a gateway of the router at that address until the block ends, then drains it. Raises
+    InvalidConfig if the port is taken.
+    """
+    metrics = GatewayMetrics()
+    with contextlib.closing(_listening(config)) as listener:
+        async with Client(router) as client:
+            gateway = Gateway(
+                config=config,
+                client=client,
+                served=ServedModel(client),
+                turns=Turns(client, metrics, ping_s=config.ping_s),
+                metrics=metrics,
+            )
+            port: int = listener.getsockname()[1]
+            address = f"{config.host}:{port}"
+            async with _serving(gateway, listener):
+                logger.info("serving", extra={"address": address, "router": router})
+                yield RunningGateway(address, port, metrics)
+
+
+class _Server(uvicorn.Server):
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        """Leaves signals to the process, which may be more than a gateway."""
+        yield
+
+
+@contextlib.asynccontextmanager
+async def _serving(gateway: Gateway, listener: socket.socket) -> AsyncIterator[None]:
+    # Its lines about starts and stops repeat ours.
+    logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
+    server = _Server(
+        uvicorn.Config(
+            make_app(gateway),
+            http="httptools",
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_keep_alive=_KEEP_ALIVE_S,
+            timeout_graceful_shutdown=max(1, round(gateway.config.drain_s)),
+        )
+    )
+    task = asyncio.create_task(server.serve([listener]))
+    try:
+        while not (server.started or task.done()):
+            await asyncio.sleep(0.001)
+        yield
+    finally:
+        server.should_exit = True
+        await task
+
+
+def _listening(config: GatewayConfig) -> socket.socket:
+    """Raises InvalidConfig."""
+    try:
+        family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
+        return socket.create_server((config.host, config.port), family=family, backlog=_BACKLOG)
+    except OSError as error:
+        raise InvalidConfig(
+            f"cannot serve HTTP on {config.host}:{config.port} ({error.strerror}); stop the "
+            "process that uses it, or choose another port with --http-port (0 lets the system "
+            "choose)"
+        ) from None
+
+
+async def _serve(config: GatewayConfig, router: str) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    async with running(config, router):
+        await stop.wait()
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m segue.gateway", description=__doc__)
+    parser.add_argument("--router", default=DEFAULT_TARGET, help="its address, as host:port")
+    parser.add_argument("--config", type=Path, help="TOML file")
+    parser.add_argument("--host", help="address to listen on")
+    parser.add_argument("--port", "--http-port", type=int)
+    options = parser.parse_args(arguments)
+    setup_logging("gateway")
+    config = section(read_file(options.config), "gateway", GatewayConfig)
+    given = {k: v for k in ("host", "port") if (v := getattr(options, k)) is not None}
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(_serve(replace(config, **given), options.router))
+
+
+if __name__ == "__main__":
+    main()

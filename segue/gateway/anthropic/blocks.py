@@ -1,0 +1,157 @@
+"""Anthropic's messages, which are lists of blocks, as the messages of a chat template."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, TypeAlias
+
+from segue.api.checks import what_came
+from segue.api.types import Message, ToolCall
+from segue.gateway.errors import BadField
+from segue.sdk.chat_json import to_json
+
+Block: TypeAlias = Mapping[str, Any]
+
+# Claude Code sends it first. Its value changes with each turn, and would change the whole prompt.
+_BILLING = "x-anthropic-billing-header"
+# Claude Code adds these after results. As a user message of its own, one would make templates drop
+# the reasoning of the task that goes on.
+_REMINDER = "<system-reminder>"
+_BETWEEN = "\n\n"
+
+
+def system_message(system: object) -> Iterator[Message]:
+    """One message, or none. Raises InvalidRequest."""
+    text = "" if system is None else _joined(_texts(system, "system"))
+    if text:
+        yield Message(role="system", content=text)
+
+
+def chat_messages(messages: Sequence[Block]) -> Iterator[Message]:
+    """Raises InvalidRequest."""
+    for index, message in enumerate(messages):
+        where = f"messages[{index}]"
+        content = message.get("content")
+        match message.get("role"):
+            case "user":
+                yield from _of_user(_blocks(content, f"{where}.content"), f"{where}.content")
+            case "assistant":
+                yield _of_assistant(_blocks(content, f"{where}.content"), f"{where}.content")
+            case "system":
+                # Claude Code's, after the first user message. The router merges it in its place.
+                text = _joined(_texts(content, f"{where}.content"))
+                if text:
+                    yield Message(role="system", content=text)
+            case role:
+                raise BadField.of(
+                    f"{where}.role", f"expected user, assistant or system, got {what_came(role)}"
+                )
+
+
+def _of_user(blocks: Sequence[Block], where: str) -> Iterator[Message]:
+    """Results first, as Anthropic demands it, and then what the user says."""
+    results: list[Message] = []
+    texts: list[str] = []
+    for index, block in enumerate(blocks):
+        here = f"{where}[{index}]"
+        match block.get("type"):
+            case "tool_result":
+                results.append(_result(block, here))
+            case "text" if results and not texts and _text(block, here).startswith(_REMINDER):
+                last = results[-1]
+                results[-1] = replace(last, content=_joined((last.content, _text(block, here))))
+            case "text":
+                texts.append(_text(block, here))
+            case kind:
+                raise _unknown(kind, here, "text and tool_result")
+    yield from results
+    if texts or not results:
+        yield Message(role="user", content=_joined(texts))
+
+
+def _result(block: Block, where: str) -> Message:
+    return Message(
+        role="tool",
+        tool_call_id=_required(block, "tool_use_id", str, where),
+        content=_joined(_texts(block.get("content") or "", f"{where}.content")),
+    )
+
+
+def _of_assistant(blocks: Sequence[Block], where: str) -> Message:
+    texts: list[str] = []
+    thoughts: list[str] = []
+    calls: list[ToolCall] = []
+    for index, block in enumerate(blocks):
+        here = f"{where}[{index}]"
+        match block.get("type"):
+            case "text":
+                texts.append(_text(block, here))
+            case "thinking":
+                thoughts.append(_required(block, "thinking", str, here))
+            case "redacted_thinking":
+                # Never ours: only another server could read it.
+                pass
+            case "tool_use":
+                calls.append(
+                    ToolCall(
+                        call_id=_required(block, "id", str, here),
+                        name=_required(block, "name", str, here),
+                        arguments=to_json(_required(block, "input", dict, here)),
+                    )
+                )
+            case kind:
+                raise _unknown(kind, here, "text, thinking, redacted_thinking and tool_use")
+    return Message(
+        role="assistant",
+        content=_joined(texts),
+        reasoning=_joined(thoughts) if thoughts else None,
+        tool_calls=tuple(calls),
+    )
+
+
+def _texts(content: object, where: str) -> Iterator[str]:
+    for index, block in enumerate(_blocks(content, where)):
+        here = f"{where}[{index}]"
+        if block.get("type") != "text":
+            raise _unknown(block.get("type"), here, "text")
+        text = _text(block, here)
+        if not text.startswith(_BILLING):
+            yield text
+
+
+def _blocks(content: object, where: str) -> Sequence[Block]:
+    """A text is the same as a list with one block of text."""
+    if isinstance(content, str):
+        return [{"type": "text", "text": content}]
+    if not isinstance(content, list):
+        raise BadField.of(where, f"expected a text or a list of blocks, got {what_came(content)}")
+    for index, block in enumerate(content):
+        if not isinstance(block, dict):
+            raise BadField.of(
+                f"{where}[{index}]", f"expected an object with a type, got {what_came(block)}"
+            )
+    return content
+
+
+def _text(block: Block, where: str) -> str:
+    text: str = _required(block, "text", str, where)
+    return text
+
+
+def _required(block: Block, name: str, kind: type, where: str) -> Any:
+    value = block.get(name)
+    if not isinstance(value, kind):
+        expected = "a text" if kind is str else "an object"
+        raise BadField.of(f"{where}.{name}", f"expected {expected}, got {what_came(value)}")
+    return value
+
+
+def _unknown(kind: object, where: str, known: str) -> BadField:
+    return BadField.of(
+        f"{where}.type", f"expected one of {known}, got {what_came(kind)}: only text is served"
+    )
+
+
+def _joined(texts: Iterator[str] | Sequence[str]) -> str:
+    return _BETWEEN.join(text for text in texts if text)

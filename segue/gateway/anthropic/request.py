@@ -1,0 +1,154 @@
+"""`POST /v1/messages` and `/v1/messages/count_tokens`: the request, and the turn that it wants."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from segue.api.types import MAX_STOP_STRINGS, ChatInput, SamplingParams, StopConditions
+from segue.gateway.anthropic.blocks import chat_messages, system_message
+from segue.gateway.door import Visit
+from segue.gateway.errors import BadField
+from segue.gateway.fields import Body, honoured, ignored, refused
+from segue.gateway.openai.chat_request import EFFORTS
+from segue.gateway.turns import Wanted
+from segue.sdk.chat_json import to_json
+
+
+class CountRequest(Body):
+    model: str | None = honoured("The served model, by its name in /v1/models.")
+    messages: list[dict[str, Any]] = honoured(
+        "Roles user, assistant and, anywhere, system. Blocks text, tool_use, tool_result, "
+        "thinking; redacted_thinking is ignored. Other blocks are refused.",
+        ...,
+        min_length=1,
+    )
+    system: Any = honoured(
+        "A text or blocks of text. Claude Code's billing block, which changes with each turn, is "
+        "left out."
+    )
+    tools: list[dict[str, Any]] | None = honoured(
+        "With `input_schema`. Anthropic's own, such as web_search, are refused."
+    )
+    tool_choice: dict[str, Any] | None = honoured(
+        "`auto` and `none`, with `disable_parallel_tool_use`. `any` and `tool` are refused."
+    )
+    thinking: dict[str, Any] | None = honoured(
+        "`enabled` (the budget is ignored), `disabled`, which is the default, or `adaptive`: as "
+        "the checkpoint's template has it."
+    )
+    output_config: dict[str, Any] | None = honoured(
+        "`effort`, for templates that know efforts. `format` is refused."
+    )
+    context_management: Any = ignored("The context is the messages.")
+    cache_control: Any = ignored("Also in blocks and tools: everything is cached.")
+    betas: Any = ignored("")
+    mcp_servers: Any = refused("tools run at the client: leave it out", [])
+
+    def chat(self) -> ChatInput:
+        """Raises InvalidRequest."""
+        messages = (*system_message(self.system), *chat_messages(self.messages))
+        last = messages[-1] if messages else None
+        kwargs = {**self._thinking(), **self._effort()}
+        return ChatInput(
+            messages=messages,
+            tools=tuple(_tool(index, tool) for index, tool in enumerate(self.tools or ())),
+            chat_template_kwargs=to_json(kwargs) if kwargs else "",
+            # A message of the assistant at the end is the start of its answer.
+            continue_final_message=(
+                last is not None and last.role == "assistant" and not last.tool_calls
+            ),
+        )
+
+    def may_call(self) -> bool:
+        """Raises InvalidRequest."""
+        match (self.tool_choice or {}).get("type", "auto"):
+            case "auto":
+                return True
+            case "none":
+                return False
+            case kind:
+                raise BadField.of(
+                    "tool_choice",
+                    f'expected the type "auto" or "none", got {kind!r:.80}: forcing a call needs '
+                    "structured output, which is not served yet",
+                )
+
+    def _thinking(self) -> dict[str, object]:
+        match (self.thinking or {}).get("type", "disabled"):
+            case "enabled":
+                return {"enable_thinking": True}
+            case "disabled":
+                return {"enable_thinking": False}
+            case "adaptive":
+                return {}
+            case kind:
+                raise BadField.of(
+                    "thinking.type", f"expected enabled, disabled or adaptive, got {kind!r:.80}"
+                )
+
+    def _effort(self) -> dict[str, object]:
+        config = self.output_config or {}
+        if config.get("format") is not None:
+            raise BadField.of(
+                "output_config.format", "structured output is not served yet: leave it out"
+            )
+        effort = config.get("effort")
+        if effort is None:
+            return {}
+        if not isinstance(effort, str) or EFFORTS.get(effort) is None:
+            known = ", ".join(name for name, known in EFFORTS.items() if known)
+            raise BadField.of(
+                "output_config.effort", f"expected one of {known}, got {effort!r:.80}"
+            )
+        return {"reasoning_effort": EFFORTS[effort]}
+
+
+class MessagesRequest(CountRequest):
+    max_tokens: int = honoured("Of the answer, thinking included.", ..., ge=1)
+    stream: bool | None = honoured("Server-sent events.")
+    temperature: float | None = honoured("0 is greedy. Absent: the checkpoint's.")
+    top_p: float | None = honoured("")
+    top_k: int | None = honoured("0 keeps every token.")
+    stop_sequences: list[str] | None = honoured(
+        f"Up to {MAX_STOP_STRINGS}.", max_length=MAX_STOP_STRINGS
+    )
+    metadata: Any = ignored("")
+    service_tier: Any = ignored("")
+    inference_geo: Any = ignored("")
+    speed: Any = ignored("")
+    container: Any = refused("code is not run here: leave it out")
+
+    def wanted(self, visit: Visit) -> Wanted:
+        """Raises InvalidRequest."""
+        chat = self.chat()
+        one_call = (self.tool_choice or {}).get("disable_parallel_tool_use") is True
+        return Wanted(
+            inputs=(chat,),
+            sampling=SamplingParams(
+                temperature=self.temperature, top_p=self.top_p, top_k=self.top_k
+            ),
+            stop=StopConditions(
+                max_tokens=self.max_tokens, stop_strings=tuple(self.stop_sequences or ())
+            ),
+            hint=visit.session_hint(),
+            tools=chat.tools if self.may_call() else (),
+            max_calls=1 if one_call else None,
+        )
+
+
+def _tool(index: int, tool: dict[str, Any]) -> str:
+    """In OpenAI's form, which templates render."""
+    where = f"tools[{index}]"
+    if tool.get("type", "custom") not in ("custom", None):
+        raise BadField.of(
+            f"{where}.type",
+            f"expected a tool of the client's own, got {tool['type']!r:.80}: Anthropic's tools are "
+            "not served",
+        )
+    schema = tool.get("input_schema")
+    if not isinstance(schema, dict):
+        raise BadField.of(
+            f"{where}.input_schema", f"expected a JSON schema object, got {schema!r:.80}"
+        )
+    described = {name: tool[name] for name in ("name", "description") if name in tool}
+    return to_json({"type": "function", "function": {**described, "parameters": schema}})

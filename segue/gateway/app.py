@@ -1,0 +1,56 @@
+"""The ASGI application: all routes, behind the door."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from typing import Any
+
+from fastapi import FastAPI
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import ASGIApp
+
+from segue.gateway.anthropic.routes import ROUTES as ANTHROPIC
+from segue.gateway.door import Door
+from segue.gateway.errors import failure_of_status
+from segue.gateway.fields import Body
+from segue.gateway.openai.routes import ROUTES as OPENAI
+from segue.gateway.routes import Gateway, Route, failure_response
+from segue.gateway.upkeep import ROUTES as UPKEEP
+
+ROUTES: list[Route] = [*OPENAI, *ANTHROPIC, *UPKEEP]
+
+
+def make_app(gateway: Gateway) -> ASGIApp:
+    app = FastAPI(
+        title="Segue",
+        version=importlib.metadata.version("segue"),
+        redoc_url=None,
+        exception_handlers={HTTPException: _refused_by_a_route},
+        # Bodies are read here, not by FastAPI, which would hold one of any size.
+        redirect_slashes=False,
+    )
+    for route in ROUTES:
+        app.add_api_route(
+            route.path,
+            route.endpoint(gateway),
+            methods=[route.method],
+            response_model=None,
+            summary=(route.answer.__doc__ or "").partition("\n")[0] or None,
+            operation_id=route.answer.__name__,
+            openapi_extra=_request_body(route.body) if route.body else None,
+        )
+    return Door(app, gateway.metrics)
+
+
+async def _refused_by_a_route(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    response = failure_response(request, failure_of_status(error.status_code, request.url.path))
+    response.headers.update(error.headers or {})
+    return response
+
+
+def _request_body(kind: type[Body]) -> dict[str, Any]:
+    content = {"application/json": {"schema": kind.model_json_schema()}}
+    return {"requestBody": {"required": True, "content": content}}

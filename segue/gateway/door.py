@@ -1,0 +1,149 @@
+"""What every request passes: its id, the watch for a hang-up, metrics, one log line."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import secrets
+import time
+from dataclasses import dataclass, field
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from segue.api.errors import Cancelled
+from segue.gateway.errors import HUNG_UP
+from segue.gateway.metrics import GatewayMetrics
+from segue.process.cancellation import Interruptible
+from segue.process.telemetry import Clock, about_turn
+
+logger = logging.getLogger(__name__)
+
+REQUEST_ID = "x-request-id"
+# A client's id is used if it is harmless in logs and headers.
+_SANE_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+_HINTS = ("x-session-id", "x-session-affinity", "session-id", "x-claude-code-session-id")
+_MAX_HINT_CHARS = 256
+_SCOPE_KEY = "segue.visit"
+
+
+@dataclass(slots=True, kw_only=True)
+class Visit:
+    """One request, as it came."""
+
+    request_id: str
+    turn_id: str
+    """Unique, even if the client uses its request id again."""
+    arrived_at: float
+    headers: Headers = field(repr=False)
+    status: int = 0
+    """Of the answer, once it started; of the error, if a stream failed later."""
+
+    @classmethod
+    def of(cls, scope: Scope, arrived_at: float) -> Visit:
+        headers = Headers(scope=scope)
+        given = headers.get(REQUEST_ID, "")
+        made = secrets.token_hex(12)
+        is_sane = _SANE_ID.fullmatch(given) is not None
+        return cls(
+            request_id=given if is_sane else made,
+            turn_id=f"{given}-{made[:8]}" if is_sane else made,
+            arrived_at=arrived_at,
+            headers=headers,
+        )
+
+    def session_hint(self, *others: str | None) -> str:
+        """The client's own name for the conversation: a header, or one of `others` from the body.
+        The router searches sessions by their messages, so any name will do, or none.
+        """
+        for hint in (*map(self.headers.get, _HINTS), *others):
+            if hint and hint.isprintable():
+                return hint[:_MAX_HINT_CHARS]
+        return ""
+
+
+def visit_of(scope: Scope) -> Visit:
+    visit = scope[_SCOPE_KEY]
+    assert isinstance(visit, Visit)
+    return visit
+
+
+class Door:
+    """ASGI middleware around the whole application."""
+
+    def __init__(
+        self, app: ASGIApp, metrics: GatewayMetrics, clock: Clock = time.monotonic
+    ) -> None:
+        self._app = app
+        self._metrics = metrics
+        self._clock = clock
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        visit = scope[_SCOPE_KEY] = Visit.of(scope, self._clock())
+        with about_turn(visit.request_id), self._metrics.in_flight.track_inprogress():
+            passage = _Passage(visit, receive, send)
+            try:
+                await passage.run(self._app, scope)
+            except Cancelled:
+                visit.status = HUNG_UP
+            finally:
+                self._ended(visit, scope)
+
+    def _ended(self, visit: Visit, scope: Scope) -> None:
+        # Only paths of ours: anything may be asked for.
+        route = getattr(scope.get("route"), "path", "other")
+        status = visit.status or 500
+        self._metrics.requests.labels(route, str(status)).inc()
+        seconds = round(self._clock() - visit.arrived_at, 3)
+        logger.info("answered", extra={"route": route, "status": status, "seconds": seconds})
+
+
+class _Passage:
+    """One request on its way in, and its answer on its way out."""
+
+    def __init__(self, visit: Visit, receive: Receive, send: Send) -> None:
+        self._visit = visit
+        self._receive = receive
+        self._send = send
+        self._work = Interruptible()
+        self._is_read = asyncio.Event()
+        self._is_answered = False
+
+    async def run(self, app: ASGIApp, scope: Scope) -> None:
+        """Raises Cancelled if the client hung up, after the application has cleaned up."""
+        watch = asyncio.create_task(self._watch())
+        try:
+            await self._work.run(app(scope, self._read, self._answer))
+        finally:
+            watch.cancel()
+
+    async def _read(self) -> Message:
+        message = await self._receive()
+        if message["type"] == "http.disconnect" or not message.get("more_body", False):
+            self._is_read.set()
+        return message
+
+    async def _watch(self) -> None:
+        # Until then the application itself reads, and learns of a hang-up.
+        await self._is_read.wait()
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        # After an answer, too, the server says so.
+        if not self._is_answered:
+            self._work.interrupt(Cancelled("the client hung up"))
+
+    async def _answer(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self._visit.status = message["status"]
+            headers = MutableHeaders(raw=message["headers"])
+            headers[REQUEST_ID] = self._visit.request_id
+            # Anthropic's name for it.
+            headers["request-id"] = self._visit.request_id
+            message["headers"] = headers.raw
+        elif not message.get("more_body", False):
+            self._is_answered = True
+        await self._send(message)

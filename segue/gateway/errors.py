@@ -1,0 +1,174 @@
+"""Errors as HTTP statuses and as each API's own error object."""
+
+from __future__ import annotations
+
+import logging
+import math
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any, TypeAlias
+
+from pydantic import ValidationError
+
+from segue.api import errors
+from segue.api.checks import what_came
+
+logger = logging.getLogger(__name__)
+
+Json: TypeAlias = dict[str, Any]
+
+HUNG_UP = 499
+"""The client hung up before the answer: nginx's number, since HTTP has none."""
+
+
+class BadField(errors.InvalidRequest):
+    """A field of the request cannot be served. `param` is its path."""
+
+    param = ""
+
+    @classmethod
+    def of(cls, param: str, message: str) -> BadField:
+        error = cls(f"{param}: {message}")
+        error.param = param
+        return error
+
+
+class UnknownModel(errors.NotFound):
+    pass
+
+
+class BodyTooLarge(errors.InvalidRequest):
+    pass
+
+
+# The first kind that an error is an instance of.
+_STATUSES: tuple[tuple[type[errors.SegueError], int], ...] = (
+    (BodyTooLarge, 413),
+    (errors.InvalidRequest, 400),
+    (errors.NotFound, 404),
+    (errors.Overloaded, 429),
+    (errors.Unavailable, 503),
+    (errors.TransferFailed, 503),
+    (errors.StaleEpoch, 503),
+    (errors.DeadlineExceeded, 504),
+    (errors.Cancelled, HUNG_UP),
+)
+_ANTHROPIC_TYPES = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    503: "overloaded_error",
+    504: "timeout_error",
+}
+_OPENAI_TYPES = {
+    401: "authentication_error",
+    429: "rate_limit_error",
+    503: "service_unavailable_error",
+    504: "timeout_error",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """What a client learns about an error."""
+
+    status: int
+    message: str
+    code: str | None = None
+    """OpenAI's code of the error, which some clients act upon."""
+    param: str | None = None
+    retry_after_s: float = 0.0
+
+    @classmethod
+    def of(cls, error: Exception) -> Failure:
+        """Logs an error that is not Segue's: a bug, whose text is not for clients."""
+        if not isinstance(error, errors.SegueError):
+            logger.error("unexpected error", exc_info=error)
+            return cls(status=500, message="unexpected error: see the gateway's log")
+        status = next((status for kind, status in _STATUSES if isinstance(error, kind)), 500)
+        return cls(
+            status=status,
+            message=str(error),
+            code=_code(error),
+            param=error.param if isinstance(error, BadField) else None,
+            retry_after_s=error.retry_after_s,
+        )
+
+    @property
+    def headers(self) -> dict[str, str]:
+        # Whole seconds: HTTP has no others.
+        after = math.ceil(self.retry_after_s)
+        return {"Retry-After": str(after)} if after and self.status in (429, 503) else {}
+
+    def openai(self) -> Json:
+        kind = "invalid_request_error" if self.status < 500 else "server_error"
+        return {
+            "error": {
+                "message": self.message,
+                "type": _OPENAI_TYPES.get(self.status, kind),
+                "param": self.param,
+                "code": self.code,
+            }
+        }
+
+    def anthropic(self, request_id: str) -> Json:
+        kind = "invalid_request_error" if self.status < 500 else "api_error"
+        return {
+            "type": "error",
+            "error": {"type": _ANTHROPIC_TYPES.get(self.status, kind), "message": self.message},
+            "request_id": request_id,
+        }
+
+
+def _code(error: errors.SegueError) -> str | None:
+    match error:
+        case errors.ContextOverflow():
+            return "context_length_exceeded"
+        case UnknownModel():
+            return "model_not_found"
+        case errors.Overloaded():
+            return "rate_limit_exceeded"
+        case _:
+            return None
+
+
+def failure_of_status(status: int, path: str) -> Failure:
+    """For what the routes themselves refuse."""
+    if status == HTTPStatus.NOT_FOUND:
+        message = f"no route {path!r:.200}: see /docs for those that are served"
+    elif status == HTTPStatus.METHOD_NOT_ALLOWED:
+        message = f"{path!r:.200} does not have this method: see /docs"
+    else:
+        message = HTTPStatus(status).phrase
+    return Failure(status=status, message=message)
+
+
+def bad_field(error: ValidationError) -> errors.InvalidRequest:
+    """The first thing that is wrong with a body, in a sentence."""
+    first = error.errors(include_url=False)[0]
+    said = str(first["msg"])
+    if first["type"] == "json_invalid":
+        return errors.InvalidRequest(f"the body must be a JSON object in UTF-8, got {said}")
+    if isinstance(cause := first.get("ctx", {}).get("error"), BadField):
+        return cause
+    path = path_of(first["loc"])
+    if not path:
+        return errors.InvalidRequest(
+            f"the body must be a JSON object, got {what_came(first['input'])}"
+        )
+    if first["type"] == "missing":
+        return BadField.of(path, "expected a value, got none: send it")
+    if first["type"] == "value_error":
+        return BadField.of(path, str(first["ctx"]["error"]))
+    expected = said[0].lower() + said[1:]
+    return BadField.of(path, f"{expected}, got {what_came(first['input'])}")
+
+
+def path_of(loc: tuple[int | str, ...]) -> str:
+    """`messages[0].role`."""
+    path = ""
+    for step in loc:
+        path += f"[{step}]" if isinstance(step, int) else f".{step}" if path else step
+    return path

@@ -1,0 +1,102 @@
+"""Request bodies: reads them, and says of each field whether it is honoured, ignored or refused.
+
+`docs/http.md` and `/openapi.json` show the same. Unknown fields are ignored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, ClassVar, NamedTuple, Self, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from starlette.requests import Request
+
+from segue.api.checks import what_came
+from segue.gateway.errors import BadField, BodyTooLarge, bad_field
+
+_STATUS = "x-segue"
+_NEUTRAL = "x-segue-accepts"
+
+
+def honoured(note: str, default: Any = None, **limits: Any) -> Any:
+    return Field(default, description=note, json_schema_extra={_STATUS: "honoured"}, **limits)
+
+
+def ignored(note: str) -> Any:
+    return Field(None, description=note, json_schema_extra={_STATUS: "ignored"})
+
+
+def refused(why: str, *neutral: Any) -> Any:
+    """A value is an error, apart from null and the `neutral` ones, which ask for nothing."""
+    extra: dict[str, Any] = {_STATUS: "refused", _NEUTRAL: list(neutral)}
+    return Field(None, description=why, json_schema_extra=extra)
+
+
+class Row(NamedTuple):
+    name: str
+    status: str
+    note: str
+
+
+class Body(BaseModel):
+    """A request's body. Types are exact: "5" is no number."""
+
+    model_config = ConfigDict(strict=True, extra="ignore", allow_inf_nan=False)
+
+    _refused: ClassVar[dict[str, tuple[str, list[Any]]]] = {}
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        cls._refused = {
+            name: (field.description or "", [None, *neutral])
+            for name, field in cls.model_fields.items()
+            if isinstance(extra := field.json_schema_extra, dict)
+            and isinstance(neutral := extra.get(_NEUTRAL), list)
+        }
+
+    @model_validator(mode="after")
+    def _refuse(self) -> Self:
+        for name in self.model_fields_set & self._refused.keys():
+            why, neutral = self._refused[name]
+            if (value := getattr(self, name)) not in neutral:
+                raise BadField.of(name, f"{why}, got {what_came(value)}")
+        return self
+
+    @classmethod
+    def table(cls) -> Iterator[Row]:
+        for name, field in cls.model_fields.items():
+            extra = field.json_schema_extra
+            assert isinstance(extra, dict), f"{cls.__name__}.{name} says nothing of itself"
+            yield Row(name, str(extra[_STATUS]), field.description or "")
+
+
+Kind = TypeVar("Kind", bound=Body)
+
+
+async def read(request: Request, kind: type[Kind], max_bytes: int) -> Kind:
+    """Raises InvalidRequest."""
+    try:
+        return kind.model_validate_json(await _bytes_of(request, max_bytes))
+    except ValidationError as error:
+        raise bad_field(error) from None
+
+
+async def _bytes_of(request: Request, max_bytes: int) -> bytes:
+    """Never holds more than `max_bytes` and one piece that exceeds them. Raises BodyTooLarge."""
+    declared = request.headers.get("content-length", "")
+    if declared.isdecimal() and int(declared) > max_bytes:
+        raise _too_large(declared, max_bytes)
+    pieces, size = [], 0
+    async for piece in request.stream():
+        size += len(piece)
+        if size > max_bytes:
+            raise _too_large(f"at least {size}", max_bytes)
+        pieces.append(piece)
+    return b"".join(pieces)
+
+
+def _too_large(size: str, max_bytes: int) -> BodyTooLarge:
+    return BodyTooLarge(
+        f"the body has {size:.20} bytes, but the gateway accepts at most {max_bytes}: shorten the "
+        "messages, or raise [gateway] max_body_bytes"
+    )

@@ -1,0 +1,148 @@
+"""`POST /v1/chat/completions`: the request, and the turns that it wants."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from segue.api.types import MAX_LOGPROBS, ChatInput
+from segue.gateway.door import Visit
+from segue.gateway.errors import BadField
+from segue.gateway.fields import honoured, ignored, refused
+from segue.gateway.openai.options import Options
+from segue.gateway.turns import Wanted
+from segue.sdk.chat_json import read_message, read_tools, to_json
+
+EFFORTS = {
+    "none": None,
+    "minimal": "low",
+    "low": "low",
+    "medium": "medium",
+    "high": "xhigh",
+    "xhigh": "xhigh",
+    "max": "xhigh",
+}
+"""`reasoning_effort` for Qwen3.8's template. Other templates ignore it."""
+
+
+class ChatRequest(Options):
+    messages: list[dict[str, Any]] = honoured(
+        "Roles system, developer, user, assistant and tool; content as text or a list of text "
+        "parts; `tool_calls`, `tool_call_id`, `name`, and `reasoning` or `reasoning_content`. "
+        "Images and audio are refused.",
+        ...,
+        min_length=1,
+    )
+    max_completion_tokens: int | None = honoured("The same as `max_tokens`, and wins.", ge=1)
+    max_tokens: int | None = honoured("Absent: what context and memory allow.", ge=1)
+    tools: list[dict[str, Any]] | None = honoured("Functions only.")
+    tool_choice: Any = honoured(
+        "`auto`, the default, and `none`, with which the tools stay in the prompt, so that its "
+        "cached prefix stays, and calls count as text. `required` and a named function are refused."
+    )
+    parallel_tool_calls: bool | None = honoured("If false, an answer ends after its first call.")
+    logprobs: bool | None = honoured("Of all tokens, reasoning and end tokens included.")
+    top_logprobs: int | None = honoured(f"Up to {MAX_LOGPROBS}.", ge=0, le=MAX_LOGPROBS)
+    response_format: dict[str, Any] | None = honoured("`text`; JSON formats are refused.")
+    reasoning_effort: str | None = honoured(
+        "`none` turns thinking off, any other turns it on; minimal and low, medium, and high and "
+        "above are three efforts to templates that know them. `chat_template_kwargs` win."
+    )
+    chat_template_kwargs: dict[str, Any] | None = honoured(
+        "Variables of the chat template, such as `enable_thinking`."
+    )
+    include_reasoning: bool | None = honoured("If false, the reasoning is not sent.")
+    continue_final_message: bool | str | None = honoured(
+        "The answer continues the last message: true, or the name of the field."
+    )
+    add_generation_prompt: bool | None = honoured(
+        "If false, the prompt ends after the last message."
+    )
+    modalities: Any = refused("only text is served: leave it out", ["text"])
+    audio: Any = refused("only text is served: leave it out")
+    functions: Any = refused("use `tools`", [])
+    function_call: Any = refused("use `tool_choice`", "none", "auto")
+    web_search_options: Any = refused("there is no web search: leave it out")
+    chat_template: Any = refused("the checkpoint's template is used: leave it out")
+    documents: Any = refused("put documents into the messages", [])
+    prediction: Any = ignored("The model drafts by itself.")
+    verbosity: Any = ignored("")
+
+    def wanted(self, visit: Visit, max_choices: int) -> Wanted:
+        """Raises InvalidRequest."""
+        max_tokens = self.max_completion_tokens or self.max_tokens
+        chat = self.chat()
+        return Wanted(
+            inputs=(chat,) * self.num_choices(1, max_choices),
+            sampling=self.sampling(self._num_logprobs()),
+            stop=self.stop_conditions(max_tokens),
+            hint=visit.session_hint(self.prompt_cache_key),
+            tools=chat.tools if self._may_call() else (),
+            max_calls=1 if self.parallel_tool_calls is False else None,
+        )
+
+    def chat(self) -> ChatInput:
+        """Raises InvalidRequest."""
+        self._require_text_format()
+        continued = self.continue_final_message or False
+        if continued and self.add_generation_prompt:
+            raise BadField.of(
+                "add_generation_prompt",
+                "expected no start of an answer with continue_final_message: leave one of them out",
+            )
+        kwargs = {**self._effort(), **(self.chat_template_kwargs or {})}
+        if continued in (True, "content") and self.messages[-1].get("content") in (None, "", []):
+            raise BadField.of(
+                f"messages[{len(self.messages) - 1}].content",
+                "expected content to continue, got none: send the start of the answer there, or "
+                "leave out continue_final_message",
+            )
+        return ChatInput(
+            messages=tuple(
+                read_message(one, f"messages[{index}]") for index, one in enumerate(self.messages)
+            ),
+            tools=read_tools(self.tools or ()),
+            chat_template_kwargs=to_json(kwargs) if kwargs else "",
+            continue_final_message=continued,
+            add_generation_prompt=self.add_generation_prompt is not False,
+        )
+
+    def _effort(self) -> dict[str, object]:
+        if self.reasoning_effort is None:
+            return {}
+        if self.reasoning_effort not in EFFORTS:
+            raise BadField.of(
+                "reasoning_effort",
+                f"expected one of {', '.join(EFFORTS)}, got {self.reasoning_effort!r:.80}",
+            )
+        effort = EFFORTS[self.reasoning_effort]
+        if effort is None:
+            return {"enable_thinking": False}
+        return {"enable_thinking": True, "reasoning_effort": effort}
+
+    def _may_call(self) -> bool:
+        match self.tool_choice:
+            case None | "auto":
+                return True
+            case "none":
+                return False
+            case _:
+                raise BadField.of(
+                    "tool_choice",
+                    f'expected "auto" or "none", got {self.tool_choice!r:.80}: forcing a call '
+                    "needs structured output, which is not served yet",
+                )
+
+    def _require_text_format(self) -> None:
+        kind = (self.response_format or {}).get("type", "text")
+        if kind != "text":
+            raise BadField.of(
+                "response_format",
+                f'expected the type "text", got {kind!r:.80}: structured output is not served yet',
+            )
+
+    def _num_logprobs(self) -> int | None:
+        if self.logprobs:
+            return self.top_logprobs or 0
+        if self.top_logprobs:
+            raise BadField.of("top_logprobs", "expected logprobs to be true with it: set both")
+        return None

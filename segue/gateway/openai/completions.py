@@ -1,0 +1,232 @@
+"""`POST /v1/completions`: what follows a text, without a chat template."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import Any
+
+from segue.answers import ContentText
+from segue.api.checks import what_came
+from segue.api.turn import TurnEnd
+from segue.api.types import MAX_LOGPROBS, SampledToken, TextInput, TokenInput
+from segue.gateway.door import Visit
+from segue.gateway.errors import BadField
+from segue.gateway.fields import honoured, ignored, refused
+from segue.gateway.openai.chat import DONE, PING
+from segue.gateway.openai.objects import (
+    Json,
+    finish_reason,
+    ids_in,
+    legacy_logprobs,
+    usage_object,
+)
+from segue.gateway.openai.options import Options
+from segue.gateway.served import ServedModel, fingerprint
+from segue.gateway.stream import data
+from segue.gateway.turns import Step, Wanted, total_usage
+
+_EXPECTED = "expected a text, token ids, or a list of texts or of lists of token ids"
+_DEFAULT_MAX_TOKENS = 16
+"""OpenAI's."""
+
+
+class CompletionRequest(Options):
+    prompt: Any = honoured(
+        "A text, token ids, or a list of either. Control tokens in a text are read as such.", ...
+    )
+    max_tokens: int | None = honoured(f"Absent: {_DEFAULT_MAX_TOKENS}, as in OpenAI's API.", ge=1)
+    echo: bool | None = honoured("The prompt comes before the answer; not with `logprobs`.")
+    logprobs: int | None = honoured(
+        f"The number of alternatives, up to {MAX_LOGPROBS}.", ge=0, le=MAX_LOGPROBS
+    )
+    add_special_tokens: Any = ignored("Nothing is added.")
+    suffix: Any = refused("the model does not fill gaps: leave it out", "")
+    response_format: Any = refused(
+        "structured output is not served yet: leave it out", {"type": "text"}
+    )
+
+    def prompts(self) -> list[TextInput | TokenInput]:
+        """Raises InvalidRequest."""
+        prompt = self.prompt
+        if isinstance(prompt, str) or _is_ids(prompt):
+            return [_input(prompt, "prompt")]
+        if not isinstance(prompt, list) or not prompt:
+            raise BadField.of("prompt", f"{_EXPECTED}, got {what_came(prompt)}")
+        return [_input(one, f"prompt[{index}]") for index, one in enumerate(prompt)]
+
+    def wanted(
+        self, prompts: Sequence[TextInput | TokenInput], visit: Visit, max_choices: int
+    ) -> Wanted:
+        """Raises InvalidRequest."""
+        if self.echo and self.logprobs is not None:
+            raise BadField.of(
+                "echo",
+                "expected no logprobs with it, since those of prompts are not served: leave one of "
+                "them out",
+            )
+        num = self.num_choices(len(prompts), max_choices)
+        return Wanted(
+            inputs=tuple(prompt for prompt in prompts for _ in range(num)),
+            sampling=self.sampling(self.logprobs),
+            stop=self.stop_conditions(self.max_tokens or _DEFAULT_MAX_TOKENS),
+            hint=visit.session_hint(self.prompt_cache_key),
+            is_chat=False,
+        )
+
+
+def _is_ids(value: object) -> bool:
+    return isinstance(value, list) and bool(value) and all(type(one) is int for one in value)
+
+
+def _input(prompt: Any, where: str) -> TextInput | TokenInput:
+    if isinstance(prompt, str):
+        return TextInput(prompt)
+    if _is_ids(prompt):
+        if bad := [token_id for token_id in prompt if not 0 <= token_id < 2**32]:
+            raise BadField.of(where, f"expected token ids, got {bad[0]}")
+        return TokenInput(tuple(prompt))
+    raise BadField.of(where, f"{_EXPECTED}, got {what_came(prompt)}")
+
+
+@dataclass(frozen=True, slots=True)
+class ShownPrompt:
+    """What the answer shows of a prompt, if the request asks for it."""
+
+    text: str
+    ids: list[int]
+
+
+@dataclass(slots=True)
+class _Choice:
+    index: int
+    text: str
+    logprobs: list[SampledToken] = field(default_factory=list)
+    token_ids: list[int] = field(default_factory=list)
+    end: TurnEnd | None = None
+    is_begun: bool = False
+
+
+class CompletionAnswer:
+    """The answer to one request."""
+
+    def __init__(
+        self,
+        request: CompletionRequest,
+        steps: AsyncGenerator[list[Step], None],
+        *,
+        served: ServedModel,
+        prompts: Sequence[ShownPrompt],
+        request_id: str,
+    ) -> None:
+        self._request = request
+        self._steps = steps
+        self._served = served
+        self._prompts = prompts
+        self._per_prompt = request.n or 1
+        self._request_id = request_id
+        self._choices: dict[int, _Choice] = {}
+
+    async def whole(self) -> Json:
+        """Raises SegueErrors."""
+        async with aclosing(self._steps) as steps:
+            async for some in steps:
+                for step in some:
+                    choice = self._choice(step)
+                    choice.text += _text_of(step)
+                    choice.logprobs += step.logprobs
+                    choice.token_ids += step.token_ids
+                    choice.end = step.end or choice.end
+        body = await self._head()
+        body["choices"] = [
+            await self._shown(choice, choice.text, choice.logprobs, choice.token_ids, offset=0)
+            for choice in self._in_order()
+        ]
+        body["usage"] = self._usage()
+        return body
+
+    async def chunks(self) -> AsyncGenerator[bytes, None]:
+        """Raises SegueErrors."""
+        head = await self._head()
+        if self._request.has_usage:
+            head["usage"] = None
+        async with aclosing(self._steps) as steps:
+            async for some in steps:
+                chunks = [await self._chunk(step) for step in some if _is_shown(step)]
+                if chunks or not some:
+                    events = [data({**head, "choices": [chunk]}) for chunk in chunks]
+                    yield b"".join(events) or PING
+        if self._request.has_usage:
+            yield data({**head, "choices": [], "usage": self._usage()})
+        yield DONE
+
+    async def _chunk(self, step: Step) -> Json:
+        choice = self._choice(step)
+        said = _text_of(step)
+        # What is echoed comes with the first piece.
+        text, offset = (said, len(choice.text)) if choice.is_begun else (choice.text + said, 0)
+        choice.text += said
+        choice.end = step.end
+        chunk = await self._shown(choice, text, step.logprobs, step.token_ids, offset=offset)
+        choice.is_begun = True
+        return chunk
+
+    async def _head(self) -> Json:
+        info = await self._served.info()
+        return {
+            "id": f"cmpl-{self._request_id}",
+            "object": "text_completion",
+            "created": int(time.time()),
+            "model": info.name,
+            "system_fingerprint": fingerprint(info),
+        }
+
+    def _choice(self, step: Step) -> _Choice:
+        echoed = self._prompts[step.choice // self._per_prompt].text
+        return self._choices.setdefault(step.choice, _Choice(step.choice, echoed))
+
+    def _in_order(self) -> list[_Choice]:
+        return [self._choices[index] for index in sorted(self._choices)]
+
+    def _usage(self) -> Json:
+        ends = [choice.end for choice in self._in_order() if choice.end is not None]
+        return usage_object(total_usage(ends, per_prompt=self._per_prompt))
+
+    async def _shown(
+        self,
+        choice: _Choice,
+        text: str,
+        tokens: Sequence[SampledToken],
+        token_ids: Sequence[int],
+        *,
+        offset: int,
+    ) -> Json:
+        shown: Json = {
+            "index": choice.index,
+            "text": text,
+            "logprobs": None,
+            "finish_reason": (
+                None if choice.end is None else finish_reason(choice.end, has_calls=False)
+            ),
+        }
+        if self._request.logprobs is not None and tokens:
+            texts = await self._served.token_bytes(ids_in(tokens))
+            shown["logprobs"] = legacy_logprobs(tokens, texts, offset=offset)
+        if self._request.return_token_ids:
+            shown["token_ids"] = list(token_ids)
+            if not choice.is_begun:
+                prompt = self._prompts[choice.index // self._per_prompt]
+                shown["prompt_token_ids"] = prompt.ids
+        if choice.end is not None:
+            shown["stop_reason"] = choice.end.stop_match or None
+        return shown
+
+
+def _is_shown(step: Step) -> bool:
+    return bool(step.parts or step.token_ids or step.end is not None)
+
+
+def _text_of(step: Step) -> str:
+    return "".join(part.text for part in step.parts if isinstance(part, ContentText))

@@ -1,0 +1,109 @@
+"""What answers of OpenAI's API have in common: ids, usage, reasons, log-probabilities."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TypeAlias
+
+from segue.api.turn import FinishReason, TurnEnd, Usage
+from segue.api.types import SampledToken
+
+Json: TypeAlias = dict[str, Any]
+
+_MIN_LOGPROB = -9999.0
+"""JSON has no infinity; OpenAI and vLLM send this."""
+
+
+def new_call_id() -> str:
+    return f"call_{secrets.token_hex(12)}"
+
+
+def finish_reason(end: TurnEnd, *, has_calls: bool) -> str:
+    if end.finish_reason is FinishReason.LENGTH:
+        return "length"
+    return "tool_calls" if has_calls else "stop"
+
+
+def usage_object(usage: Usage) -> Json:
+    return {
+        "prompt_tokens": usage.prompt_tokens,
+        "completion_tokens": usage.completion_tokens,
+        "total_tokens": usage.prompt_tokens + usage.completion_tokens,
+        "prompt_tokens_details": {"cached_tokens": usage.cached_tokens, "audio_tokens": 0},
+        "completion_tokens_details": {
+            "reasoning_tokens": usage.reasoning_tokens,
+            "accepted_prediction_tokens": usage.accepted_tokens,
+            "rejected_prediction_tokens": usage.drafted_tokens - usage.accepted_tokens,
+            "audio_tokens": 0,
+        },
+    }
+
+
+def ids_in(tokens: Iterable[SampledToken]) -> set[int]:
+    """All tokens whose texts are shown."""
+    found = set()
+    for token in tokens:
+        found.add(token.token_id)
+        found.update(top.token_id for top in token.top_logprobs)
+    return found
+
+
+def legacy_logprobs(
+    tokens: Sequence[SampledToken], texts: Mapping[int, bytes], *, offset: int
+) -> Json:
+    """In the form of completions. The first token's text starts at `offset`."""
+    offsets = []
+    for token in tokens:
+        offsets.append(offset)
+        offset += len(token_text(texts[token.token_id]))
+    return {
+        "tokens": [_named(texts[token.token_id]) for token in tokens],
+        "token_logprobs": [shown_logprob(token.logprob) for token in tokens],
+        "top_logprobs": [
+            {_named(texts[top.token_id]): shown_logprob(top.logprob) for top in token.top_logprobs}
+            for token in tokens
+        ],
+        "text_offset": offsets,
+    }
+
+
+def _named(octets: bytes) -> str:
+    """As OpenAI names a token that is part of a character."""
+    try:
+        return octets.decode()
+    except UnicodeDecodeError:
+        return "bytes:" + "".join(f"\\x{octet:02x}" for octet in octets)
+
+
+def chat_logprobs(tokens: Sequence[SampledToken], texts: Mapping[int, bytes]) -> Json:
+    return {
+        "content": [
+            {
+                **_token(token.token_id, token.logprob, texts),
+                "top_logprobs": [
+                    _token(top.token_id, top.logprob, texts) for top in token.top_logprobs
+                ],
+            }
+            for token in tokens
+        ],
+        "refusal": None,
+    }
+
+
+def _token(token_id: int, logprob: float | None, texts: Mapping[int, bytes]) -> Json:
+    octets = texts[token_id]
+    return {
+        "token": token_text(octets),
+        "logprob": shown_logprob(logprob),
+        "bytes": list(octets),
+    }
+
+
+def token_text(octets: bytes) -> str:
+    """Part of a character becomes U+FFFD."""
+    return octets.decode(errors="replace")
+
+
+def shown_logprob(logprob: float | None) -> float:
+    return _MIN_LOGPROB if logprob is None else max(logprob, _MIN_LOGPROB)

@@ -1,0 +1,132 @@
+"""The fields that chat completions and completions share: sampling, stop conditions, counts."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator
+
+from segue.api.types import MAX_STOP_STRINGS, SamplingParams, StopConditions
+from segue.gateway.errors import BadField
+from segue.gateway.fields import Body, honoured, ignored, refused
+
+_NO_GRAMMAR = "structured output is not served yet: leave it out"
+
+
+def _as_list(value: object) -> object:
+    return [value] if isinstance(value, str) else value
+
+
+class Options(Body):
+    model: str | None = honoured("The served model, by its name in /v1/models, or absent.")
+    stream: bool | None = honoured("Server-sent events.")
+    stream_options: dict[str, Any] | None = honoured(
+        "`include_usage`: a last event with the usage. Other members are ignored."
+    )
+    n: int | None = honoured(
+        "The number of answers, each a turn with its own seed. The first one computes the prompt.",
+        ge=1,
+    )
+    temperature: float | None = honoured("0 is greedy. Absent: the checkpoint's.")
+    top_p: float | None = honoured("Absent: the checkpoint's, as for all fields of sampling.")
+    top_k: int | None = honoured("0 and -1 keep every token.", ge=-1)
+    min_p: float | None = honoured("")
+    repetition_penalty: float | None = honoured("Over prompt and answer.")
+    presence_penalty: float | None = honoured("")
+    frequency_penalty: float | None = honoured("")
+    logit_bias: dict[str, float] | None = honoured("From token ids to -100 to 100.")
+    seed: int | None = honoured("The same seed and request give the same tokens.")
+    stop: Annotated[list[str] | None, BeforeValidator(_as_list)] = honoured(
+        f"A text, or up to {MAX_STOP_STRINGS}.", max_length=MAX_STOP_STRINGS
+    )
+    stop_token_ids: list[int] | None = honoured("Added to the checkpoint's end tokens.")
+    ignore_eos: bool | None = honoured("Ignores the checkpoint's end tokens.")
+    min_tokens: int | None = honoured(
+        "Only with `ignore_eos` and without stop conditions, where answers have `max_tokens`."
+    )
+    return_token_ids: bool | None = honoured(
+        "`prompt_token_ids`, and `token_ids` of each choice, as in vLLM."
+    )
+    user: Any = ignored("")
+    metadata: Any = ignored("")
+    store: Any = ignored("Nothing is stored.")
+    service_tier: Any = ignored("")
+    safety_identifier: Any = ignored("")
+    prompt_cache_retention: Any = ignored("")
+    prompt_cache_key: str | None = honoured("A hint for finding the conversation's session.")
+    priority: Any = ignored("All requests are equal.")
+    skip_special_tokens: Any = refused("special tokens have no text: leave it out", True)
+    include_stop_str_in_output: Any = refused("stop strings are not shown: leave it out", False)
+    structured_outputs: Any = refused(_NO_GRAMMAR)
+    guided_json: Any = refused(_NO_GRAMMAR)
+    guided_regex: Any = refused(_NO_GRAMMAR)
+    guided_choice: Any = refused(_NO_GRAMMAR)
+    guided_grammar: Any = refused(_NO_GRAMMAR)
+    cache_salt: Any = refused("caches are shared by all requests: leave it out")
+    prompt_logprobs: Any = refused("log-probabilities of prompts are not served: leave it out")
+    best_of: Any = refused("expected no more than 1: use `n`", 1)
+    use_beam_search: Any = refused("beam search is not served: leave it out", False)
+    allowed_token_ids: Any = refused("not served: use `logit_bias`", [])
+    bad_words: Any = refused("not served: use `logit_bias`", [])
+    truncate_prompt_tokens: Any = refused("prompts are not cut: shorten it", -1)
+
+    @property
+    def has_usage(self) -> bool:
+        return bool((self.stream_options or {}).get("include_usage"))
+
+    def num_choices(self, num_prompts: int, max_choices: int) -> int:
+        """For each prompt. Raises InvalidRequest."""
+        num = 1 if self.n is None else self.n
+        if num * num_prompts > max_choices:
+            raise BadField.of(
+                "n",
+                f"expected at most {max_choices} answers, got {num * num_prompts}: send several "
+                "requests, or raise [gateway] max_choices",
+            )
+        return num
+
+    def sampling(self, num_logprobs: int | None) -> SamplingParams:
+        """Raises InvalidRequest."""
+        return SamplingParams(
+            temperature=self.temperature,
+            top_k=0 if self.top_k == -1 else self.top_k,
+            top_p=self.top_p,
+            min_p=self.min_p,
+            repetition_penalty=self.repetition_penalty,
+            presence_penalty=self.presence_penalty,
+            frequency_penalty=self.frequency_penalty,
+            logit_bias=_token_ids(self.logit_bias or {}),
+            # OpenAI's may be negative.
+            seed=None if self.seed is None else self.seed % 2**63,
+            logprobs=num_logprobs,
+        )
+
+    def stop_conditions(self, max_tokens: int | None) -> StopConditions:
+        """Raises InvalidRequest."""
+        self._require_min_tokens(max_tokens)
+        return StopConditions(
+            max_tokens=max_tokens,
+            stop_strings=tuple(self.stop or ()),
+            stop_token_ids=tuple(self.stop_token_ids or ()),
+            ignore_eos=bool(self.ignore_eos),
+        )
+
+    def _require_min_tokens(self, max_tokens: int | None) -> None:
+        if not self.min_tokens:
+            return
+        ends_early = not self.ignore_eos or self.stop or self.stop_token_ids
+        if ends_early or max_tokens is None or self.min_tokens > max_tokens:
+            raise BadField.of(
+                "min_tokens",
+                f"expected ignore_eos, no stop conditions and at least {self.min_tokens} as "
+                "max_tokens: shorter answers cannot be prevented otherwise",
+            )
+
+
+def _token_ids(logit_bias: dict[str, float]) -> dict[int, float]:
+    try:
+        return {int(token_id): bias for token_id, bias in logit_bias.items()}
+    except ValueError:
+        raise BadField.of(
+            "logit_bias", f"expected token ids as names, got {list(logit_bias)[:8]}"
+        ) from None

@@ -1,0 +1,80 @@
+"""The routes of OpenAI's API."""
+
+from __future__ import annotations
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from segue.api.types import TextInput, TokenInput
+from segue.gateway.door import visit_of
+from segue.gateway.errors import Failure
+from segue.gateway.fields import read
+from segue.gateway.openai.chat import DONE, ChatAnswer
+from segue.gateway.openai.chat_request import ChatRequest
+from segue.gateway.openai.completions import CompletionAnswer, CompletionRequest, ShownPrompt
+from segue.gateway.openai.models import get_model, list_models
+from segue.gateway.routes import Gateway, Route, json_response
+from segue.gateway.stream import EventStream, data
+
+
+def stream_failed(failure: Failure) -> bytes:
+    return data(failure.openai()) + DONE
+
+
+async def complete_chat(gateway: Gateway, request: Request) -> Response:
+    """An answer to a chat."""
+    body = await read(request, ChatRequest, gateway.config.max_body_bytes)
+    await gateway.served.named(body.model)
+    visit = visit_of(request.scope)
+    wanted = body.wanted(visit, gateway.config.max_choices)
+    prompt_ids = None
+    if body.return_token_ids:
+        prompt_ids = await gateway.client.tokenize(body.chat())
+    answer = ChatAnswer(
+        body,
+        gateway.turns.steps(wanted, visit),
+        served=gateway.served,
+        prompt_ids=prompt_ids,
+        request_id=visit.request_id,
+    )
+    if body.stream:
+        return await EventStream.of(answer.chunks(), stream_failed)
+    return json_response(await answer.whole())
+
+
+async def complete(gateway: Gateway, request: Request) -> Response:
+    """What follows a text, or token ids."""
+    body = await read(request, CompletionRequest, gateway.config.max_body_bytes)
+    await gateway.served.named(body.model)
+    visit = visit_of(request.scope)
+    prompts = body.prompts()
+    answer = CompletionAnswer(
+        body,
+        gateway.turns.steps(body.wanted(prompts, visit, gateway.config.max_choices), visit),
+        served=gateway.served,
+        prompts=[await _shown(gateway, body, prompt) for prompt in prompts],
+        request_id=visit.request_id,
+    )
+    if body.stream:
+        return await EventStream.of(answer.chunks(), stream_failed)
+    return json_response(await answer.whole())
+
+
+async def _shown(
+    gateway: Gateway, body: CompletionRequest, prompt: TextInput | TokenInput
+) -> ShownPrompt:
+    match prompt:
+        case TextInput(text):
+            ids = await gateway.client.tokenize(prompt) if body.return_token_ids else ()
+        case TokenInput(ids):
+            text = (await gateway.client.detokenize(ids)).text if body.echo else ""
+    return ShownPrompt(text if body.echo else "", list(ids))
+
+
+ROUTES = [
+    Route(method="GET", path="/v1/models", answer=list_models),
+    # A name may be a hub id or a path.
+    Route(method="GET", path="/v1/models/{name:path}", answer=get_model),
+    Route(method="POST", path="/v1/chat/completions", answer=complete_chat, body=ChatRequest),
+    Route(method="POST", path="/v1/completions", answer=complete, body=CompletionRequest),
+]

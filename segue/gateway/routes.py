@@ -1,0 +1,73 @@
+"""What a route is made of: the gateway's parts, and answers in the form of the route's API."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic_core import to_json
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+
+from segue.api.errors import Cancelled
+from segue.gateway.config import GatewayConfig
+from segue.gateway.door import visit_of
+from segue.gateway.errors import Failure
+from segue.gateway.fields import Body
+from segue.gateway.metrics import GatewayMetrics
+from segue.gateway.served import ServedModel
+from segue.gateway.turns import Turns
+from segue.sdk.client import Client
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gateway:
+    """What the routes share."""
+
+    config: GatewayConfig
+    client: Client
+    served: ServedModel
+    turns: Turns
+    metrics: GatewayMetrics
+
+
+Answer = Callable[[Gateway, Request], Awaitable[Response]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Route:
+    method: str
+    path: str
+    answer: Answer
+    body: type[Body] | None = None
+
+    def endpoint(self, gateway: Gateway) -> Callable[[Request], Awaitable[Response]]:
+        async def endpoint(request: Request) -> Response:
+            try:
+                return await self.answer(gateway, request)
+            except ClientDisconnect:
+                return failure_response(request, Failure.of(Cancelled("the client hung up")))
+            except HTTPException:
+                raise
+            except Exception as error:
+                return failure_response(request, Failure.of(error))
+
+        return endpoint
+
+
+def json_response(value: Any, *, status: int = 200) -> Response:
+    return Response(to_json(value), status_code=status, media_type="application/json")
+
+
+def failure_response(request: Request, failure: Failure) -> Response:
+    response = json_response(_in_form_of(request, failure), status=failure.status)
+    response.headers.update(failure.headers)
+    return response
+
+
+def _in_form_of(request: Request, failure: Failure) -> Any:
+    if request.url.path.startswith("/v1/messages"):
+        return failure.anthropic(visit_of(request.scope).request_id)
+    return failure.openai()

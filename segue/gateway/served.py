@@ -1,0 +1,70 @@
+"""The served model, as the router describes it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterable, Mapping
+from typing import Protocol
+
+from segue.api.cluster_status import ModelInfo
+from segue.api.tokens import Detokenized
+from segue.gateway.errors import UnknownModel
+from segue.process.telemetry import Clock
+
+# The router may be started again with another model.
+_FRESH_S = 2.0
+
+
+class ModelCalls(Protocol):
+    """What this asks of the router; `segue.sdk.client.Client` documents each call."""
+
+    async def model(self) -> ModelInfo: ...
+
+    async def detokenize(self, token_ids: list[int]) -> Detokenized: ...
+
+
+class ServedModel:
+    def __init__(self, client: ModelCalls, clock: Clock = time.monotonic) -> None:
+        self._client = client
+        self._clock = clock
+        self._info: ModelInfo | None = None
+        self._fresh_until = 0.0
+        self._asking = asyncio.Lock()
+        # At most the vocabulary.
+        self._tokens: dict[int, bytes] = {}
+
+    async def info(self) -> ModelInfo:
+        """Raises Unavailable."""
+        async with self._asking:
+            if self._info is None or self._clock() >= self._fresh_until:
+                info = await self._client.model()
+                if self._info is None or info.model_id != self._info.model_id:
+                    self._tokens.clear()
+                self._info, self._fresh_until = info, self._clock() + _FRESH_S
+            return self._info
+
+    async def named(self, name: str | None) -> ModelInfo:
+        """The served model if that is its name; without a name, whatever it is. Raises
+        UnknownModel.
+        """
+        info = await self.info()
+        if name is not None and name != info.name:
+            raise UnknownModel(
+                f"expected the model {info.name!r}, which is the only one served, got "
+                f"{name!r:.200}: see /v1/models"
+            )
+        return info
+
+    async def token_bytes(self, token_ids: Iterable[int]) -> Mapping[int, bytes]:
+        """The bytes of the tokens' texts, of these and maybe others."""
+        unknown = [token_id for token_id in set(token_ids) if token_id not in self._tokens]
+        if unknown:
+            found = await self._client.detokenize(unknown)
+            self._tokens.update(zip(unknown, found.tokens, strict=True))
+        return self._tokens
+
+
+def fingerprint(info: ModelInfo) -> str:
+    """OpenAI's `system_fingerprint`: equal if the weights are."""
+    return f"segue-{info.model_id[:12]}"

@@ -1,0 +1,100 @@
+"""Routes for operators, and for tokens without an answer: as users of vLLM expect them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prometheus_client.exposition import choose_encoder
+from starlette.requests import Request
+from starlette.responses import Response
+
+from segue.api.errors import SegueError
+from segue.api.types import ChatInput, TextInput
+from segue.gateway.errors import BadField
+from segue.gateway.fields import Body, honoured, ignored, read, refused
+from segue.gateway.openai.chat_request import ChatRequest
+from segue.gateway.routes import Gateway, Route, json_response
+
+
+class TokenizeRequest(Body):
+    model: str | None = honoured("The served model, by its name in /v1/models, or absent.")
+    prompt: str | None = honoured("A text; control tokens in it are read as such.")
+    messages: list[dict[str, Any]] | None = honoured("In place of `prompt`: a chat.", min_length=1)
+    tools: list[dict[str, Any]] | None = honoured("For `messages`.")
+    chat_template_kwargs: dict[str, Any] | None = honoured("For `messages`.")
+    add_generation_prompt: bool | None = honoured("For `messages`; true by default.")
+    continue_final_message: bool | str | None = honoured("For `messages`.")
+    return_token_strs: bool | None = honoured("Also the texts of the tokens.")
+    add_special_tokens: Any = ignored("Nothing is added; a chat has the template's.")
+    chat_template: Any = refused("the checkpoint's template is used: leave it out")
+
+    def turn_input(self) -> ChatInput | TextInput:
+        """Raises InvalidRequest."""
+        if self.prompt is not None and self.messages is None:
+            return TextInput(self.prompt)
+        if self.messages is None or self.prompt is not None:
+            raise BadField.of("prompt", "expected either prompt or messages: send one of them")
+        names = ("tools", "chat_template_kwargs", "add_generation_prompt", "continue_final_message")
+        options = {name: getattr(self, name) for name in names}
+        return ChatRequest(messages=self.messages, **options).chat()
+
+
+class DetokenizeRequest(Body):
+    model: str | None = honoured("The served model, by its name in /v1/models, or absent.")
+    tokens: list[int] = honoured("Token ids.", ...)
+
+
+async def tokenize(gateway: Gateway, request: Request) -> Response:
+    """The token ids of a text or a chat."""
+    body = await read(request, TokenizeRequest, gateway.config.max_body_bytes)
+    info = await gateway.served.named(body.model)
+    ids = await gateway.client.tokenize(body.turn_input())
+    texts = None
+    if body.return_token_strs:
+        known = await gateway.served.token_bytes(ids)
+        texts = [known[token_id].decode(errors="replace") for token_id in ids]
+    return json_response(
+        {
+            "count": len(ids),
+            "max_model_len": info.max_context,
+            "tokens": ids,
+            "token_strs": texts,
+        }
+    )
+
+
+async def detokenize(gateway: Gateway, request: Request) -> Response:
+    """The text of token ids, without special tokens."""
+    body = await read(request, DetokenizeRequest, gateway.config.max_body_bytes)
+    await gateway.served.named(body.model)
+    return json_response({"prompt": (await gateway.client.detokenize(body.tokens)).text})
+
+
+async def health(gateway: Gateway, request: Request) -> Response:
+    """Whether this process runs. It has no state, so a restart would help nothing else."""
+    return Response(status_code=200)
+
+
+async def ready(gateway: Gateway, request: Request) -> Response:
+    """Whether turns can be served: 503 if not."""
+    try:
+        is_ready = (await gateway.client.status()).ready
+    except SegueError:
+        is_ready = False
+    return Response(status_code=200 if is_ready else 503)
+
+
+async def metrics(gateway: Gateway, request: Request) -> Response:
+    """This process's metrics, in Prometheus' format."""
+    encode, content_type = choose_encoder(request.headers.get("accept", ""))
+    text = encode(gateway.metrics.registry)
+    return Response(text, headers={"content-type": content_type})
+
+
+ROUTES = [
+    Route(method="POST", path="/tokenize", answer=tokenize, body=TokenizeRequest),
+    Route(method="POST", path="/detokenize", answer=detokenize, body=DetokenizeRequest),
+    Route(method="GET", path="/health", answer=health),
+    Route(method="GET", path="/ready", answer=ready),
+    Route(method="GET", path="/metrics", answer=metrics),
+]

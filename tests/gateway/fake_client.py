@@ -1,0 +1,176 @@
+"""The SDK's client without a cluster: answers what a test lays out, and remembers the calls."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from segue.api.cluster_status import ClusterStatus, ModelInfo, RouterStatus
+from segue.api.errors import SegueError
+from segue.api.tokens import Detokenized
+from segue.api.turn import FinishReason, TokenDelta, TurnEnd, TurnEvent, TurnStarted, Usage
+from segue.api.types import (
+    ChatInput,
+    SampledToken,
+    SamplingParams,
+    SessionId,
+    StopConditions,
+    TextInput,
+    TokenLogprob,
+    TurnId,
+    TurnInput,
+)
+
+MODEL = ModelInfo(name="demo", model_id="0123456789abcdef", max_context=8192)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    turn_input: TurnInput
+    session_hint: str | None
+    turn_id: str
+    sampling: SamplingParams
+    stop: StopConditions
+
+
+@dataclass
+class FakeClient:
+    answer: Callable[[int], AsyncGenerator[TurnEvent, None]]
+    """The events of the turn that comes as the nth one."""
+    asked: list[Asked] = field(default_factory=list)
+    cancelled: list[str] = field(default_factory=list)
+    num_left: int = 0
+    """Turns whose reader left before the end."""
+    is_ready: bool = True
+    model_info: ModelInfo = MODEL
+    model_error: SegueError | None = None
+
+    async def stream(
+        self,
+        turn_input: TurnInput,
+        *,
+        session_hint: str | None = None,
+        turn_id: str = "",
+        sampling: SamplingParams | None = None,
+        stop: StopConditions | None = None,
+    ) -> AsyncGenerator[TurnEvent, None]:
+        number = len(self.asked)
+        self.asked.append(
+            Asked(
+                turn_input=turn_input,
+                session_hint=session_hint,
+                turn_id=turn_id,
+                sampling=sampling or SamplingParams(),
+                stop=stop or StopConditions(),
+            )
+        )
+        is_over = False
+        try:
+            async for event in self.answer(number):
+                is_over = isinstance(event, TurnEnd)
+                yield event
+        except SegueError:
+            is_over = True
+            raise
+        finally:
+            self.num_left += not is_over
+
+    async def cancel(self, turn_id: str) -> bool:
+        self.cancelled.append(turn_id)
+        return True
+
+    async def model(self) -> ModelInfo:
+        if self.model_error is not None:
+            raise self.model_error
+        return self.model_info
+
+    async def tokenize(self, turn_input: ChatInput | TextInput) -> tuple[int, ...]:
+        match turn_input:
+            case TextInput(text):
+                return tuple(text.encode())
+            case ChatInput():
+                return tuple(range(len(turn_input.messages)))
+
+    async def detokenize(self, token_ids: Sequence[int]) -> Detokenized:
+        tokens = tuple(bytes([token_id]) for token_id in token_ids)
+        return Detokenized(b"".join(tokens).decode(errors="replace"), tokens)
+
+    async def status(self) -> ClusterStatus:
+        router = RouterStatus(address="127.0.0.1:1")
+        return ClusterStatus(
+            ready=self.is_ready, model="demo", model_id="0", workers=(), router=router
+        )
+
+
+def started(*, prompt_tokens: int = 7, starts_in_reasoning: bool = False) -> TurnStarted:
+    return TurnStarted(
+        session_id=SessionId("s"),
+        turn_id=TurnId("t"),
+        prompt_tokens=prompt_tokens,
+        prefill_worker="prefill-0",
+        decode_worker="decode-0",
+        starts_in_reasoning=starts_in_reasoning,
+    )
+
+
+def delta(text: str, *, logprobs: bool = False) -> TokenDelta:
+    """One token a byte."""
+    ids = tuple(text.encode())
+    return TokenDelta(
+        token_ids=ids,
+        text=text,
+        logprobs=tuple(
+            SampledToken(
+                token_id=token_id,
+                logprob=-0.5,
+                top_logprobs=(TokenLogprob(token_id=token_id, logprob=-0.5),),
+            )
+            for token_id in ids
+            if logprobs
+        ),
+    )
+
+
+def ended(
+    reason: FinishReason = FinishReason.STOP, *, stop_match: str = "", **usage: Any
+) -> TurnEnd:
+    counted = {"prompt_tokens": 7, "completion_tokens": 3, **usage}
+    return TurnEnd(finish_reason=reason, usage=Usage(**counted), stop_match=stop_match)
+
+
+def says(*texts: str, **how: Any) -> Callable[[int], AsyncGenerator[TurnEvent, None]]:
+    """Answers with these deltas. `how`: `starts_in_reasoning`, `logprobs`, and those of `ended`."""
+    starts_in_reasoning = how.pop("starts_in_reasoning", False)
+    logprobs = how.pop("logprobs", False)
+
+    async def answer(number: int) -> AsyncGenerator[TurnEvent, None]:
+        yield started(starts_in_reasoning=starts_in_reasoning)
+        for text in texts:
+            yield delta(text, logprobs=logprobs)
+            # So that the events do not come together.
+            await asyncio.sleep(0)
+        yield ended(**how)
+
+    return answer
+
+
+def fails(error: Exception, *texts: str) -> Callable[[int], AsyncGenerator[TurnEvent, None]]:
+    async def answer(number: int) -> AsyncGenerator[TurnEvent, None]:
+        for text in texts:
+            yield delta(text)
+            await asyncio.sleep(0)
+        raise error
+
+    return answer
+
+
+def endless() -> Callable[[int], AsyncGenerator[TurnEvent, None]]:
+    async def answer(number: int) -> AsyncGenerator[TurnEvent, None]:
+        yield started()
+        while True:
+            yield delta("more ")
+            await asyncio.sleep(0.005)
+
+    return answer

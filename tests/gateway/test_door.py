@@ -1,0 +1,192 @@
+"""What every request passes: ids, hang-ups, bodies that are no bodies, metrics."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from segue.api.errors import TransferFailed
+from segue.gateway.door import Door
+from segue.gateway.metrics import GatewayMetrics
+from tests.gateway.fake_client import endless, fails
+from tests.gateway.faked import faked
+
+CHAT = "/v1/chat/completions"
+BODY = {"messages": [{"role": "user", "content": "Hello"}]}
+
+
+@pytest.mark.parametrize(
+    ("given", "is_taken"),
+    [("abc-1.2:3_4", True), ("", False), ("a b", False), ("é", False), ("x" * 129, False)],
+)
+async def test_a_sane_request_id_is_the_clients(given: str, is_taken: bool) -> None:
+    client = faked()
+    response = await client.http.post(CHAT, json=BODY, headers=[(b"X-Request-Id", given.encode())])
+    request_id = response.headers["x-request-id"]
+
+    assert (request_id == given) is is_taken
+    assert response.json()["id"] == f"chatcmpl-{request_id}"
+    assert client.client.asked[0].turn_id.startswith(request_id)
+
+
+async def test_a_request_id_that_comes_twice_names_two_turns() -> None:
+    client = faked()
+    for _ in range(2):
+        await client.post(CHAT, BODY, **{"X-Request-Id": "same"})
+
+    assert len({asked.turn_id for asked in client.client.asked}) == 2
+
+
+async def test_the_request_id_stands_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    from segue.process.telemetry import _turn
+
+    seen: list[str] = []
+    with caplog.at_level("INFO", logger="segue.gateway.door"):
+        caplog.handler.addFilter(lambda record: not seen.append(_turn.get()))  # type: ignore[func-returns-value]  # a filter's way to look
+        await faked().post(CHAT, BODY, **{"X-Request-Id": "mine"})
+
+    (record,) = [one for one in caplog.records if one.getMessage() == "answered"]
+    assert (record.__dict__["route"], record.__dict__["status"]) == (CHAT, 200)
+    assert seen == ["mine"]
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"", "EOF while parsing"),
+        (b"{", "EOF while parsing"),
+        (b"[]", "must be a JSON object"),
+        (b"null", "must be a JSON object"),
+        (b"\xff\xfe", "must be a JSON object in UTF-8"),
+        (b'{"messages": "\xff"}', "UTF-8"),
+        (b'{"messages": [{"role": "user", "content": "\\ud800"}]}', "hex escape"),
+        (b'{"temperature": NaN, "messages": [{}]}', "finite"),
+        (b'{"temperature": 1e999, "messages": [{}]}', "finite"),
+        (b'{"top_k": 1e3, "messages": [{}]}', "integer"),
+        (b'{"seed": 1' + b"0" * 5000 + b', "messages": [{}]}', "number"),
+        (b"[" * 50_000, "recursion limit"),
+        (b'{"a":' * 10_000 + b"1" + b"}" * 10_000, "recursion limit"),
+    ],
+    ids=range(13),
+)
+async def test_a_body_that_is_no_request_is_the_clients_error(content: bytes, says: str) -> None:
+    response = await faked().http.post(CHAT, content=content)
+
+    assert response.status_code == 400, response.text
+    assert says in response.json()["error"]["message"]
+
+
+async def test_a_body_over_the_limit_is_not_read_to_its_end() -> None:
+    num_sent = 0
+
+    async def pieces() -> AsyncIterator[bytes]:
+        nonlocal num_sent
+        while True:
+            num_sent += 1
+            yield b"x" * 10_000
+
+    response = await faked().http.post(CHAT, content=pieces())
+
+    assert response.status_code == 413
+    assert "at most 100000" in response.json()["error"]["message"]
+    assert num_sent <= 12
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/nothing", 404),
+        ("GET", CHAT, 405),
+        ("DELETE", "/v1/models", 405),
+        ("POST", "/v1/chat/completions/", 404),
+    ],
+)
+async def test_what_is_not_there_is_refused_in_the_apis_form(
+    method: str, path: str, status: int
+) -> None:
+    response = await faked().http.request(method, path)
+
+    assert (response.status_code, response.json()["error"]["type"]) == (
+        status,
+        "invalid_request_error",
+    )
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_client_that_hangs_up_leaves_its_turn(stream: bool) -> None:
+    client = faked(endless())
+    app: Any = client.http._transport.app  # type: ignore[attr-defined]  # called as a server would
+    hang_up = asyncio.Event()
+    sent: list[Any] = []
+    body = b'{"messages": [{"role": "user", "content": "Go."}], "stream": %s}'
+    waiting = [{"type": "http.request", "body": body % (b"true" if stream else b"false")}]
+
+    async def receive() -> Any:
+        if waiting:
+            return waiting.pop()
+        await hang_up.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": CHAT,
+        "raw_path": CHAT.encode(),
+        "query_string": b"",
+        "headers": [],
+    }
+    async with asyncio.timeout(5):
+        serving = asyncio.create_task(app(scope, receive, send))
+        while not client.client.asked or (stream and len(sent) < 3):
+            await asyncio.sleep(0.001)
+        hang_up.set()
+        await serving
+
+    assert client.client.num_left == 1
+    assert value(client.metrics, "requests_total", route=CHAT, status="499") == 1
+    assert value(client.metrics, "requests_in_flight") == 0
+
+
+async def test_requests_are_counted_by_route_and_status() -> None:
+    client = faked()
+    await client.post(CHAT, BODY)
+    await client.post(CHAT, {})
+    await client.http.get("/anything/else")
+    await client.http.get("/v1/models/demo")
+    failing = faked(fails(TransferFailed("lost"), "a"))
+    await failing.post(CHAT, {**BODY, "stream": True})
+
+    assert value(client.metrics, "requests_total", route=CHAT, status="200") == 1
+    assert value(client.metrics, "requests_total", route=CHAT, status="400") == 1
+    assert value(client.metrics, "requests_total", route="other", status="404") == 1
+    assert value(client.metrics, "requests_total", route="/v1/models/{name:path}", status="200")
+    assert value(client.metrics, "time_to_first_token_seconds_count") == 1
+    assert value(failing.metrics, "requests_total", route=CHAT, status="503") == 1
+
+
+async def test_other_protocols_pass() -> None:
+    passed: list[str] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        passed.append(scope["type"])
+
+    await Door(app, GatewayMetrics())({"type": "lifespan"}, None, None)  # type: ignore[arg-type]  # not called
+
+    assert passed == ["lifespan"]
+
+
+def value(metrics: GatewayMetrics, name: str, **labels: str) -> float:
+    return metrics.registry.get_sample_value(f"segue_http_{name}", labels) or 0.0
+
+
+async def test_ids_are_made_of_hex_digits() -> None:
+    response = await faked().http.get("/health")
+
+    assert re.fullmatch("[0-9a-f]{24}", response.headers["x-request-id"])
