@@ -1,6 +1,6 @@
 """The states of one handoff on the reader's side; `shipment` has the writer's side.
 
-    Writing ───WriterCommitted──▶ Verifying ──BytesMatched──▶ Committed
+    Reserved ──WriterCommitted──▶ Verifying ──BytesMatched──▶ Committed
        │ │ └──WriterAborted, WriterDied──┐ └──BytesDiffered, GivenUp, WriterAborted──┐
        │ │                               └────────────────────────────────────────── ▶ Freed
        └─┴──GivenUp, Expired──▶ Quarantined ──any news that the writer has stopped───────▲
@@ -29,7 +29,7 @@ class Units:
 
 
 @dataclass(frozen=True, slots=True)
-class Writing:
+class Reserved:
     """The writer may write the units."""
 
     units: Units
@@ -62,7 +62,7 @@ class Freed:
     reason: str
 
 
-ReaderState = Writing | Verifying | Quarantined | Committed | Freed
+ReaderState = Reserved | Verifying | Quarantined | Committed | Freed
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,8 +123,8 @@ ReaderEvent = (
 
 def advance_reader(state: ReaderState, event: ReaderEvent) -> ReaderState:
     match state:
-        case Writing():
-            return _from_writing(state, event)
+        case Reserved():
+            return _from_reserved(state, event)
         case Verifying():
             return _from_verifying(state, event)
         case Quarantined():
@@ -133,7 +133,7 @@ def advance_reader(state: ReaderState, event: ReaderEvent) -> ReaderState:
             return state
 
 
-def _from_writing(state: Writing, event: ReaderEvent) -> ReaderState:
+def _from_reserved(state: Reserved, event: ReaderEvent) -> ReaderState:
     match event:
         case WriterCommitted():
             return Verifying(state.units)

@@ -22,13 +22,13 @@ from kv_transfer.handoff import (
     Quarantined,
     ReaderEvent,
     ReaderState,
+    Reserved,
     Units,
     Verifying,
     WriterAborted,
     WriterCommitted,
     WriterDied,
     WriterFenced,
-    Writing,
     advance_reader,
 )
 from kv_transfer.layout import MemoryMap
@@ -143,7 +143,7 @@ class HandoffReader:
             ticket = sealed(plain, self.ticket_key)
             reservation = Reservation(
                 ticket,
-                Writing(units),
+                Reserved(units),
                 writer=writer,
                 expires_at=self._clock() + lifetime_s,
                 give_up=self._give_up,
@@ -170,7 +170,7 @@ class HandoffReader:
         self.expire_due()
         handoff = self._book.find(ticket_id, epoch)
         match handoff.state:
-            case Writing(units) | Quarantined(units):
+            case Reserved(units) | Quarantined(units):
                 state = self._step(handoff, WriterCommitted())
             case _:
                 raise NotFound(f"ticket {ticket_id} has been used; reserve again")

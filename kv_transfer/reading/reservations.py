@@ -22,9 +22,9 @@ from kv_transfer.handoff import (
     Freed,
     Quarantined,
     ReaderState,
+    Reserved,
     Units,
     Verifying,
-    Writing,
 )
 from kv_transfer.ticket import Arrival, Fence, PeerIdentity, Ticket, TicketId
 from segue.api.errors import Cancelled, NotFound, SegueError, StaleEpoch
@@ -51,7 +51,7 @@ class Reservation:
     def __init__(
         self,
         ticket: Ticket,
-        state: Writing,
+        state: Reserved,
         *,
         writer: PeerIdentity,
         expires_at: float,
@@ -108,7 +108,7 @@ class Reservation:
 class Holdings:
     """The unit pools' side: units follow the state of their handoff.
 
-    Writing, Verifying   reserved units        Committed   the receiver's working units
+    Reserved, Verifying   reserved units        Committed   the receiver's working units
     Quarantined           quarantined units     Freed       free units
     """
 
@@ -140,11 +140,11 @@ class Holdings:
     def follow(self, before: ReaderState, after: ReaderState) -> None:
         """Moves a handoff's units after a transition."""
         match before, after:
-            case Writing(units), Quarantined():
+            case Reserved(units), Quarantined():
                 self._move(units, UnitState.RESERVED, UnitState.QUARANTINED)
             case Verifying(units), Committed():
                 self._move(units, UnitState.RESERVED, UnitState.WORKING)
-            case ((Writing(units) | Verifying(units)), Freed()):
+            case ((Reserved(units) | Verifying(units)), Freed()):
                 self._give_back(units, UnitState.RESERVED)
             case Quarantined(units), Freed():
                 self._give_back(units, UnitState.QUARANTINED)
@@ -194,10 +194,10 @@ class TicketBook:
 
     def enter(self, handoff: Reservation, state: ReaderState) -> None:
         """Moves the handoff to another state."""
-        self._num_reserved -= isinstance(handoff.state, Writing)
+        self._num_reserved -= isinstance(handoff.state, Reserved)
         handoff.state = state
         ticket = handoff.ticket
-        is_wanted = isinstance(state, Writing | Verifying)
+        is_wanted = isinstance(state, Reserved | Verifying)
         if not is_wanted and self._wanted.get(ticket.turn_id) is handoff:
             del self._wanted[ticket.turn_id]
         if isinstance(state, Quarantined):
@@ -257,7 +257,7 @@ class TicketBook:
         """When the next reserved ticket expires."""
         while self._expiries:
             expires_at, _, handoff = self._expiries[0]
-            if isinstance(handoff.state, Writing):
+            if isinstance(handoff.state, Reserved):
                 return expires_at
             heapq.heappop(self._expiries)
         return None
@@ -276,5 +276,5 @@ class TicketBook:
 
     def _compact(self) -> None:
         if len(self._expiries) > 2 * self._num_reserved + 64:
-            self._expiries = [e for e in self._expiries if isinstance(e[2].state, Writing)]
+            self._expiries = [e for e in self._expiries if isinstance(e[2].state, Reserved)]
             heapq.heapify(self._expiries)

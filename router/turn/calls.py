@@ -54,7 +54,7 @@ PromptSource: TypeAlias = WrittenBy | ComputedOnDecode
 
 
 @dataclass(frozen=True, slots=True)
-class Reserved:
+class TurnReserved:
     """The worker has set memory aside: a prefill worker may write into the ticket."""
 
     ticket: Ticket
@@ -67,7 +67,7 @@ class PromptPrefilled:
     """Decode has committed the prompt."""
 
 
-News = Reserved | PrefillStarted | TokenDelta | TurnResult | PromptPrefilled
+News = TurnReserved | PrefillStarted | TokenDelta | TurnResult | PromptPrefilled
 
 
 class TurnCall(Call[pb.TurnEvent]):
@@ -124,7 +124,7 @@ class TurnCall(Call[pb.TurnEvent]):
                 self._error = self._error or error_from_wire(event.error)
             case "reserved":
                 reserved = event.reserved
-                self._news.append(Reserved(reserved.ticket, reserved.checkpoint_tokens))
+                self._news.append(TurnReserved(reserved.ticket, reserved.checkpoint_tokens))
             case "prefilled":
                 self.is_over = True
                 self._news.append(PromptPrefilled())

@@ -20,8 +20,8 @@ from router.turn import reported
 from router.turn.calls import (
     NamedTurn,
     PromptSource,
-    Reserved,
     TurnCall,
+    TurnReserved,
     WorkerCalls,
     WrittenBy,
     next_beat,
@@ -151,7 +151,7 @@ class Turn:
             placement, call, started = await self._start(name)
             self.state = advance(self.state, TicketTaken(context.clock()))
             with contextlib.ExitStack() as ending:
-                if isinstance(started, Reserved):
+                if isinstance(started, TurnReserved):
                     prefill = asyncio.ensure_future(self._prefill(name, placement, started))
                     prefill.add_done_callback(call.fail_with)
                     ending.callback(self._leave_prefill, prefill, call)
@@ -162,7 +162,7 @@ class Turn:
             if self._call is not None:
                 self._call.close()
 
-    async def _start(self, name: str) -> tuple[Placement, TurnCall, Reserved | PrefillStarted]:
+    async def _start(self, name: str) -> tuple[Placement, TurnCall, TurnReserved | PrefillStarted]:
         """Places the turn, and makes decode reserve memory for it."""
         decision = self._place()
         if decision.chosen.mode is Mode.LOCAL:
@@ -178,22 +178,22 @@ class Turn:
 
     async def _call_decode(
         self, name: str, placement: Placement, source: PromptSource
-    ) -> tuple[Placement, TurnCall, Reserved | PrefillStarted]:
+    ) -> tuple[Placement, TurnCall, TurnReserved | PrefillStarted]:
         timeout_s = self._time_left()
 
-        async def start(turn: NamedTurn) -> tuple[TurnCall, Reserved | PrefillStarted]:
+        async def start(turn: NamedTurn) -> tuple[TurnCall, TurnReserved | PrefillStarted]:
             call = self._call = self._context.workers.start(
                 placement.decode, turn, source, timeout_s=timeout_s
             )
             if self._interruption is not None:
                 call.fail(self._interruption)
             started = await call.read()
-            assert isinstance(started, Reserved | PrefillStarted), "the first event of every call"
+            assert isinstance(started, TurnReserved | PrefillStarted), "a call's first event"
             return call, started
 
         return placement, *await self._with_known_prefix(name, placement.decode, start)
 
-    async def _prefill(self, name: str, placement: Placement, reserved: Reserved) -> None:
+    async def _prefill(self, name: str, placement: Placement, reserved: TurnReserved) -> None:
         """Makes prefill compute and write the prompt; returns when decode has all of it."""
         holder = self._context.placing.reserved(
             reserved.ticket.resident_tokens, reserved.checkpoint_tokens

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from router.turn.calls import NamedTurn, Reserved, WrittenBy
+from router.turn.calls import NamedTurn, TurnReserved, WrittenBy
 from router.turn.links import DecodeLink, PrefillLink
 from segue.api.cluster_status import ClusterStatus
 from segue.api.errors import InvalidRequest
@@ -57,7 +57,7 @@ class Workers:
         deltas = []
         prefilled: asyncio.Future[None] | None = None
         while not isinstance(news := await call.read(), TurnResult):
-            if isinstance(news, Reserved):
+            if isinstance(news, TurnReserved):
                 prefilled = asyncio.ensure_future(self._prefill.prefill(turn, news.ticket, None))
             if isinstance(news, TokenDelta):
                 deltas.append(news)

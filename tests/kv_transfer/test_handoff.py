@@ -14,13 +14,13 @@ from kv_transfer.handoff import (
     Quarantined,
     ReaderEvent,
     ReaderState,
+    Reserved,
     Units,
     Verifying,
     WriterAborted,
     WriterCommitted,
     WriterDied,
     WriterFenced,
-    Writing,
     advance_reader,
 )
 from segue.api.errors import IllegalTransition
@@ -28,7 +28,7 @@ from segue.api.types import PageId, SlotId
 
 UNITS = Units((PageId(3), PageId(4)), SlotId(1))
 
-RESERVED = Writing(UNITS)
+RESERVED = Reserved(UNITS)
 VERIFYING = Verifying(UNITS)
 QUARANTINED = Quarantined(UNITS, "released")
 COMMITTED = Committed()

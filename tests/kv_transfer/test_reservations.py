@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from kv_transfer.handoff import Committed, Freed, Quarantined, Units, Writing
+from kv_transfer.handoff import Committed, Freed, Quarantined, Reserved, Units
 from kv_transfer.reading.reader import HandoffReader
 from kv_transfer.reading.reservations import MAX_ENDED, Reservation, TicketBook
 from kv_transfer.ticket import PeerIdentity, Ticket, TicketId
@@ -38,7 +38,7 @@ def reserve(
 ) -> Reservation:
     handoff = Reservation(
         ticket(book, turn),
-        Writing(UNITS),
+        Reserved(UNITS),
         writer=writer,
         expires_at=until,
         give_up=lambda reservation, error: None,
