@@ -24,13 +24,6 @@ CONTINUED_FIELDS = {
 THINK_START, THINK_END = "<think>", "</think>"
 
 
-def split_reasoning(text: str) -> tuple[str, str]:
-    """Splits an answer that starts with reasoning into reasoning and content. Without an end of
-    the reasoning, all of it is reasoning."""
-    reasoning, _, content = text.partition(THINK_END)
-    return reasoning.strip("\n").removeprefix(THINK_START).strip("\n"), content.lstrip("\n")
-
-
 def require_text(name: str, value: object) -> None:
     """Raises InvalidRequest unless `value` is text that UTF-8 can express."""
     if not isinstance(value, str):

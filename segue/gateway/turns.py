@@ -9,11 +9,12 @@ from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterable, 
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
+from segue.answers import AnswerParser, AnswerPart, CallEnd, CallStart
 from segue.api.errors import Cancelled
 from segue.api.turn import FinishReason, TokenDelta, TurnEnd, TurnEvent, TurnStarted, Usage
 from segue.api.types import SampledToken, SamplingParams, StopConditions, TurnInput
-from segue.gateway.answers import AnswerPart, CallEnd, CallStart, HeldParser, PlainParser, joined
 from segue.gateway.door import Visit
+from segue.gateway.joined import joined
 from segue.gateway.metrics import GatewayMetrics
 from segue.process.telemetry import Clock
 
@@ -183,7 +184,7 @@ class _Choice:
         """It has all calls that it may have; what follows is dropped."""
         self._wanted = wanted
         self._index = index
-        self._parser: PlainParser | HeldParser = PlainParser()
+        self._parser = AnswerParser(reasoning="none")
         self._num_calls = 0
 
     def take(self, events: Sequence[TurnEvent]) -> Step:
@@ -195,8 +196,8 @@ class _Choice:
                 case TurnStarted():
                     started = event
                     if self._wanted.is_chat:
-                        self._parser = HeldParser(
-                            self._wanted.tools, starts_in_reasoning=event.starts_in_reasoning
+                        self._parser = AnswerParser(
+                            tools=self._wanted.tools, starts_in_reasoning=event.starts_in_reasoning
                         )
                 case TokenDelta():
                     deltas.append(event)

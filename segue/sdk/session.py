@@ -9,11 +9,11 @@ from collections.abc import AsyncGenerator, Sequence
 from dataclasses import replace
 from typing import Protocol
 
+from segue.answers import AnswerParser, gather
 from segue.answers.tool_calls import read_answer
 from segue.api.checks import require_label, require_seconds
 from segue.api.errors import InvalidRequest, NotFound, UnknownHistory
 from segue.api.history import DigestChain, continuation
-from segue.api.messages import THINK_END, split_reasoning
 from segue.api.turn import FinishReason, TokenDelta, TurnEnd, TurnEvent
 from segue.api.types import ChatInput, Message, SamplingParams, SessionId, StopConditions, TurnInput
 from segue.sdk.message_input import MessageInput, as_message, new_messages
@@ -162,20 +162,17 @@ class Session:
     def _continue(self, partial: Message, chat: ChatInput, text: str, is_whole: bool) -> Message:
         if chat.continued_field == "content":
             content = partial.content + "".join(partial.content_parts) + text
-            return replace(
-                read_answer(content, self._tools, is_whole=is_whole), reasoning=partial.reasoning
-            )
-        reasoning, content = split_reasoning((partial.reasoning or "") + text)
-        return replace(read_answer(content, self._tools, is_whole=is_whole), reasoning=reasoning)
+            answer = read_answer(content, self._tools, is_whole=is_whole)
+            return replace(answer, reasoning=partial.reasoning)
+        parser = AnswerParser(tools=self._tools, starts_in_reasoning=True)
+        return _parsed(parser, (partial.reasoning or "") + text, is_whole)
 
     def _read(self, text: str, chat: ChatInput, is_whole: bool) -> Message:
-        answer = read_answer(text, self._tools, is_whole=is_whole)
         thinks = read_template_kwargs(chat).get("enable_thinking") is not False
-        if not thinks or THINK_END not in answer.content:
-            return answer
         # Some templates render reasoning in the history only if it is in its own field.
-        reasoning, content = split_reasoning(answer.content)
-        return replace(answer, content=content, reasoning=reasoning)
+        reasoning = "qwen3" if thinks else "none"
+        parser = AnswerParser(tools=self._tools, reasoning=reasoning, starts_in_reasoning=None)
+        return _parsed(parser, text, is_whole)
 
     async def _send(
         self,
@@ -213,6 +210,10 @@ class Session:
         async with contextlib.aclosing(stream(chat, time_left_s)) as events:
             async for event in events:
                 yield event
+
+
+def _parsed(parser: AnswerParser, text: str, is_whole: bool) -> Message:
+    return gather(parser.push(text) + parser.finish(is_whole=is_whole))
 
 
 def _is_whole(end: TurnEnd) -> bool:

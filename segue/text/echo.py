@@ -9,8 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from segue.answers.tool_calls import read_answer
-from segue.api.messages import THINK_END, split_reasoning
+from segue.answers import AnswerParser, gather
 
 
 def means_the_same(rendered: str, generated: str, tools: Sequence[str]) -> bool:
@@ -24,12 +23,10 @@ def means_the_same(rendered: str, generated: str, tools: Sequence[str]) -> bool:
 
 
 def _read(text: str, tools: Sequence[str]) -> tuple[str, object]:
-    header, _, content = text.lstrip().partition("\n")
-    reasoning = None
-    if THINK_END in content:
-        reasoning, content = split_reasoning(content)
-        reasoning = reasoning.strip()
-    answer = read_answer(content, tools)
+    header, _, body = text.lstrip().partition("\n")
+    parser = AnswerParser(tools=tools, starts_in_reasoning=None)
+    answer = gather(parser.push(body) + parser.finish(is_whole=True))
+    reasoning = None if answer.reasoning is None else answer.reasoning.strip()
     calls = [(call.name, json.loads(call.arguments)) for call in answer.tool_calls]
     # JSON equality, not Python's, for which 1 == True.
     return header, (reasoning, answer.content.strip(), json.dumps(calls, sort_keys=True))

@@ -1,19 +1,21 @@
 """Tool calls in a model's answer: which parts of the text are calls, and what their arguments mean.
 
     markup.py    the text as tags and Hermes calls, in one pass
+    hermes.py    calls in JSON
     reading.py   which tags open and close calls and parameters, and which are only text
-    steps.py     what a reading took for markup, and the calls that result
+    steps.py     what a reading took for markup, and what it costs
     schema.py    what a tool's schema allows for a parameter
     literals.py  JSON and Python literals as models write them
     values.py    a parameter's text as a value that fits its schema
-    answer.py    the whole: an answer as a message
+    calls.py     calls and the text around them, as the text arrives
+    writers.py   the content around calls, and a call's arguments, as they are written out
 
-`markup` and `reading` know nothing about values, and `values` nothing about markup. Reading is a
-fold over tags that only looks back, so a streaming parser can use the same fold.
+`markup` and `reading` know nothing about values, and `values` nothing about markup. There is one
+path for streams and whole answers: `read_answer` pushes the whole text at once.
 """
 
 from __future__ import annotations
 
-from segue.answers.tool_calls.answer import read_answer
+from segue.answers.tool_calls.calls import read_answer
 
 __all__ = ["read_answer"]

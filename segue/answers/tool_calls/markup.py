@@ -1,4 +1,5 @@
-"""An answer's text as tags, in one pass: the markup of Qwen3.5's templates, and Hermes calls.
+"""An answer's text as tags, in one pass, as the text arrives: the markup of Qwen3.5's templates,
+and Hermes calls.
 
     <tool_call>                      <tool_call>
     <function=get_weather>           {"name": "get_weather", "arguments": {"city": "Paris"}}
@@ -14,22 +15,14 @@ a model may also write about tags.
 
 from __future__ import annotations
 
-import contextlib
-import json
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from segue.answers.tool_calls.literals import (
-    Json,
-    NotALiteral,
-    check_expressible,
-    finite_or_text,
-    integer_or_text,
-    read_json,
-    read_python,
-)
+from segue.answers.growing_text import GrowingText
+from segue.answers.tool_calls.hermes import HermesCalls
+from segue.answers.tool_calls.literals import Json
 
 Kind: TypeAlias = Literal[
     "<tool_call>",
@@ -43,23 +36,24 @@ Kind: TypeAlias = Literal[
     "hermes",
 ]
 
-_CLOSING = "</tool_call>"
-# A name may hold a "<" unless it starts one of our tags.
-_NAME = r"(?:[^<>\n]|<(?!/?(?:tool_call|function|parameter|think)\b)){1,256}"
+_FIXED = ("<tool_call>", "</tool_call>", "<think>", "</think>")
+_NAMED = ("<function=", "</function>", "<parameter=", "</parameter>")
+# A character of a name. It may be a "<" unless it starts one of our tags.
+_IN_NAME = r"(?:[^<>\n]|<(?!/?(?:tool_call|function|parameter|think)\b))"
 _TAG = re.compile(
-    rf"</?(?:tool_call|think)>|</(?:function|parameter)>|<(function|parameter)=({_NAME})>"
+    r"</?(?:tool_call|think)>|</(?:function|parameter)>"
+    rf"|<(function|parameter)=({_IN_NAME}{{1,256}})>"
 )
-_PARTIAL_TAG = re.compile(r"</?[a-z_]*(?:=[^<>\n]*)?\Z")
-_BETWEEN = re.compile(r"[\s,]*")
-_END = re.compile(r"[\s}]*" + _CLOSING)
-"""The end of a JSON call, possibly with extra braces."""
+_HERMES_TAG = re.compile(r"</?(?:tool_call|think)>|(?!)()()")
+_STARTED = sorted({tag[:size] for tag in (*_FIXED, *_NAMED) for size in range(1, len(tag) + 1)})
+# The text so far may be the beginning of a tag. A tag's ">" completes it, so none contains one.
+_UNFINISHED = re.compile(
+    rf"(?:{'|'.join(re.escape(one) for one in _STARTED if not one.endswith('>'))}"
+    rf"|<(?:function|parameter)={_IN_NAME}{{1,256}}(?:</?(?:tool_call|function|parameter|think))?)\Z"
+)
+_BREAK = re.compile(r"</?[a-z_]*(?:=[^<>\n]*)?\Z")
+_MAX_TAG = 300
 _NUM_INDENT = 64
-_DECODER = json.JSONDecoder(
-    strict=False,
-    parse_constant=str,
-    parse_float=finite_or_text,
-    parse_int=integer_or_text,
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +66,7 @@ class Tag:
     is_next: bool
     starts_line: bool
     ends_line: bool
+    """Only of the opening tags of functions and parameters."""
     name: str = ""
     arguments: dict[str, Json] | None = None
     """The arguments of a Hermes call, which is one tag from <tool_call> to </tool_call>. If there
@@ -79,148 +74,97 @@ class Tag:
     """
 
 
-def read_tags(text: str) -> Iterator[Tag]:
-    hermes = _Hermes(text)
-    end = 0
-    while found := _TAG.search(text, end):
-        start, before = found.start(), end
-        kind, name, end = _kind(found), (found[2] or "").strip(), found.end()
-        calls = hermes.read(end) if kind == "<tool_call>" else []
-        if not calls:
-            yield _tag(text, kind, start, end, before, name)
-        for call in calls:
-            end = call.end
-            yield _tag(text, "hermes", start, end, before, call.name, call.arguments)
-            start = before = end
+class TagReader:
+    """Finds the tags in a text that arrives in pieces, and yields each one once it is certain."""
 
+    def __init__(self, *, has_markup: bool = True, has_hermes: bool = True) -> None:
+        self.text = GrowingText()
+        self.frontier = 0
+        """Before this position no tag is pending."""
+        self.last_end = 0
+        """The end of the last tag."""
+        self.end_of_words = 0
+        """The end of the last character before `frontier` that is not whitespace."""
+        self._tag = _TAG if has_markup else _HERMES_TAG
+        self._has_hermes = has_hermes
+        self._hermes: HermesCalls | None = None
 
-def _tag(
-    text: str,
-    kind: Kind,
-    start: int,
-    end: int,
-    before: int,
-    name: str,
-    arguments: dict[str, Json] | None = None,
-) -> Tag:
-    return Tag(
-        kind=kind,
-        start=start,
-        end=end,
-        is_next=not text[before:start].strip(),
-        starts_line=_starts_line(text, start),
-        ends_line=text.startswith(("\n", "\r\n"), end),
-        name=name,
-        arguments=arguments,
-    )
+    def push(self, text: str, *, is_end: bool = False) -> Iterator[Tag]:
+        """Adds `text`. `is_end`: nothing comes after it."""
+        position = self._hermes.position if self._hermes else self.frontier
+        self.text.add(text, keep_from=position)
+        while self._hermes is not None or (yield from self._next_tag(is_end=is_end)):
+            if self._hermes is not None:
+                self._hermes.read(is_end=is_end)
+                if not self._hermes.is_done:
+                    return
+                yield from self._hermes_tags(self._hermes)
+                self._hermes = None
 
+    def breaks_off(self) -> bool:
+        """Whether the text so far ends in the middle of a tag."""
+        end = self.text.cut(max(0, self.text.size - _MAX_TAG), self.text.size)
+        last = end.rfind("<")
+        return last >= 0 and _BREAK.match(end, last) is not None
 
-def breaks_off(text: str) -> bool:
-    """Whether the text ends in the middle of a tag."""
-    last = text.rfind("<", max(0, len(text) - 300))
-    return last >= 0 and _PARTIAL_TAG.match(text, last) is not None
-
-
-def _kind(found: re.Match[str]) -> Kind:
-    kind: Kind = f"<{found[1]}>" if found[1] else found[0]  # type: ignore[assignment]  # the pattern has no others
-    return kind
-
-
-def _starts_line(text: str, start: int) -> bool:
-    indent = text[max(0, start - _NUM_INDENT) : start].rpartition("\n")
-    return not indent[2].strip() and (bool(indent[1]) or start <= _NUM_INDENT)
-
-
-@dataclass(frozen=True, slots=True)
-class _Call:
-    name: str
-    arguments: dict[str, Json]
-    end: int
-
-
-class _Hermes:
-    """Reads calls in JSON. Each attempt reads ahead from a tag. A budget bounds the total, so that
-    a text of many opening tags does not cost quadratic time.
-    """
-
-    def __init__(self, text: str) -> None:
-        self._text = text
-        self._budget = 4 * len(text) + 10_000
-
-    def read(self, start: int) -> list[_Call]:
-        """The calls that start after the tag: usually one, possibly none."""
-        calls: list[_Call] = []
-        while self._budget > 0:
-            start = _skip(_BETWEEN, self._text, start)
-            if not self._text.startswith(("{", "["), start):
-                break
-            value, end = self._read_value(start)
-            found = [_call(one, end) for one in (value if isinstance(value, list) else [value])]
-            read = [one for one in found if one is not None]
-            if not read or len(read) < len(found):
-                self._budget -= end - start
-                break
-            calls += read
-            if closing := _END.match(self._text, end):
-                calls[-1] = replace(calls[-1], end=closing.end())
-                break
-            start = end
-        return calls
-
-    def _read_value(self, start: int) -> tuple[Json, int]:
-        """The value and its end; None if it is not a value."""
-        try:
-            value, end = _DECODER.raw_decode(self._text, start)
-            check_expressible(value)
-        except json.JSONDecodeError as error:
-            self._budget -= error.pos - start
-            return self._read_python(start)
-        except (RecursionError, NotALiteral):
-            self._budget -= len(self._text) // 4
-            return None, start
-        return value, end
-
-    def _read_python(self, start: int) -> tuple[Json, int]:
-        """A Python literal, or JSON with mistakes; it must have a closing tag. The last braces may
-        be missing.
+    def _next_tag(self, *, is_end: bool) -> Generator[Tag, None, bool]:
+        """Moves the frontier over the next tag, or starts a Hermes call there. False if there is
+        none so far.
         """
-        end = self._text.find(_CLOSING, start, start + self._budget)
-        self._budget -= (end if end >= 0 else len(self._text)) - start
-        if end < 0:
-            return None, start
-        text = self._text[start:end].strip()
-        for missing in ("", "}", "}}"):
-            with contextlib.suppress(NotALiteral):
-                return read_python(text + missing), end
-        return None, start
+        text, index = self.text.at(self.frontier)
+        found = self._tag.search(text, index)
+        if found is None:
+            unfinished = None
+            if not is_end:
+                unfinished = _UNFINISHED.search(text, max(index, len(text) - _MAX_TAG))
+            self._advance(text, index, unfinished.start() if unfinished else len(text))
+            return False
+        self._advance(text, index, found.start())
+        after = text[found.end() : found.end() + 2]
+        if found[1] and after in ("", "\r") and not is_end:
+            return False
+        end = self.frontier + len(found[0])
+        if found[0] == "<tool_call>" and self._has_hermes:
+            self._hermes = HermesCalls(self.text, end)
+            return True
+        kind: Kind = f"<{found[1]}>" if found[1] else found[0]  # type: ignore[assignment]  # the pattern has no others
+        ends_line = bool(found[1]) and after.startswith(("\n", "\r\n"))
+        yield self._tag_to(end, kind, (found[2] or "").strip(), ends_line=ends_line)
+        return True
 
+    def _advance(self, text: str, index: int, end: int) -> None:
+        """Moves the frontier to `end`: no tag is before it."""
+        if words := text[index:end].rstrip():
+            self.end_of_words = self.frontier + len(words)
+        self.frontier += end - index
 
-def _call(value: Json, end: int) -> _Call | None:
-    if isinstance(value, dict) and isinstance(value.get("function"), dict):
-        value = value["function"]
-    if not isinstance(value, dict):
-        return None
-    name = value.get("name")
-    arguments = value.get("arguments", value.get("parameters"))
-    if isinstance(arguments, str):
-        arguments = _arguments(arguments)
-    if arguments is None:
-        arguments = {}
-    if not isinstance(name, str) or not name.strip() or not isinstance(arguments, dict):
-        return None
-    return _Call(name.strip(), arguments, end)
+    def _hermes_tags(self, hermes: HermesCalls) -> Iterator[Tag]:
+        for call in hermes.calls:
+            yield self._tag_to(call.end, "hermes", call.name, call.arguments)
+        if not hermes.calls:
+            yield self._tag_to(self.frontier + len("<tool_call>"), "<tool_call>")
 
-
-def _arguments(text: str) -> Json:
-    """For a call whose arguments are a string of JSON, as in OpenAI's format."""
-    if not text.strip():
-        return None
-    for read in (read_json, read_python):
-        with contextlib.suppress(NotALiteral):
-            return read(text)
-    return text
-
-
-def _skip(pattern: re.Pattern[str], text: str, start: int) -> int:
-    found = pattern.match(text, start)
-    return found.end() if found else start
+    def _tag_to(
+        self,
+        end: int,
+        kind: Kind,
+        name: str = "",
+        arguments: dict[str, Json] | None = None,
+        *,
+        ends_line: bool = False,
+    ) -> Tag:
+        """The tag from the frontier to `end`, which becomes the frontier."""
+        start = self.frontier
+        indent = self.text.cut(max(0, start - _NUM_INDENT), start).rpartition("\n")
+        tag = Tag(
+            kind=kind,
+            start=start,
+            end=end,
+            is_next=self.end_of_words <= self.last_end,
+            starts_line=not indent[2].strip() and (bool(indent[1]) or start <= _NUM_INDENT),
+            ends_line=ends_line,
+            name=name,
+            arguments=arguments,
+        )
+        self.last_end = self.frontier = self.end_of_words = end
+        return tag

@@ -15,52 +15,24 @@ therefore looks at a handful, and the cost is linear in the text's length.
     closed         after </function>, before </tool_call>
     0, 1, 2 …      in a value, with this number of parameters open inside it: a quoted call
 
-A stream can use the same fold: tags come in order, and anything that all remaining readings agree
-on is final.
+What all remaining readings agree on is certain. A reading that is too expensive is dropped when
+the cheapest one starts a parameter, directly after the function's tag or the end of the parameter
+before; the calls and values before it are certain then. Until a tag decides, the rest of the text
+has to wait. In particular, a call is over when the next call's first parameter starts, or when the
+text ends: the last value may quote the end of a call.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Literal, Protocol, TypeAlias
 
 from segue.answers.tool_calls.markup import Kind, Tag
-from segue.answers.tool_calls.steps import ParsedCall, Step, calls_of
+from segue.answers.tool_calls.steps import Cost, Step
 
 Place: TypeAlias = (
     Literal["outside", "reasoning", "opened", "function", "parameters", "closed"] | int
 )
-
-# The costs of a reading. A tag that is text, inside a line or with its counterpart …
-_TEXT = 1
-# … and at the start of a line, without its counterpart. Outside every call, an end tag of a value
-# there shows that a value was ended too early: any other reading is more likely.
-_STRAY = 3
-_STRAY_OUTSIDE = 1_000_000
-_HERMES_AS_TEXT = 4
-# Reasoning that started before the answer's text. More than a </think> in a value.
-_REASONING = 4
-# Missing tags.
-_NO_TOOL_CALL = 2
-_NO_PARAMETER_END = 3
-# More than two stray tags; otherwise a quoted parameter would swallow the end of its own.
-_NO_LAST_PARAMETER_END = 8
-_NO_FUNCTION_END = 2
-_NO_TOOL_CALL_END = 2
-# A call that has only started when the text ends: less than its two tags as text.
-_STARTED = 1
-# A value that lasts to the text's end: more than one without its own end …
-_NO_END = 11
-# … and less than a parameter outside every call.
-_PARAMETER_OUTSIDE = 14
-# Words between parameters, which belong to none. More than a parameter's end as text together with
-# a missing one, unless the next parameter is an expected one.
-_LOOSE = 5
-# A function that no tool has; a parameter that the function lacks or that was already given; and a
-# value that ends inside a line but did not start inside one.
-_UNKNOWN = 1
-_UNLIKELY = 2
-_UNEVEN = 1
 
 _MAX_QUOTED_DEPTH = 3
 _BEFORE_PARAMETER = ("<function>", "</parameter>")
@@ -73,27 +45,19 @@ class Vocabulary(Protocol):
     def has_parameter(self, function: str, parameter: str) -> bool: ...
 
 
-def read_calls(
-    tags: Iterable[Tag], vocabulary: Vocabulary, *, end: int, is_whole: bool
-) -> list[ParsedCall]:
-    """The calls, in order, without those in the reasoning.
+class Readings:
+    """All readings that may still win: the cheapest for each place.
 
-    The text ends at `end`, except for whitespace. If it is not whole, it was cut off there, and a
-    call whose end is missing does not count.
+    If `may_start_in_reasoning`, nothing is certain: a later </think> turns every earlier call into
+    reasoning.
     """
-    reading = _Readings(vocabulary)
-    for tag in tags:
-        reading.step(tag)
-    return reading.end(end, is_whole=is_whole)
 
-
-class _Readings:
-    """All readings that may still win: the cheapest for each place."""
-
-    def __init__(self, vocabulary: Vocabulary) -> None:
+    def __init__(self, vocabulary: Vocabulary, *, may_start_in_reasoning: bool = False) -> None:
+        self.start = Step("answer", answers=not may_start_in_reasoning)
         self._vocabulary = vocabulary
-        self._at: dict[Place, tuple[int, Step]] = {"outside": (0, Step("answer"))}
+        self._at: dict[Place, tuple[int, Step]] = {"outside": (0, self.start)}
         self._last_kind: Kind | None = None
+        self._drops = not may_start_in_reasoning
         self._do: dict[Place, Callable[[Tag, int, Step], None]] = {
             "outside": self._outside,
             "reasoning": self._in_reasoning,
@@ -103,6 +67,17 @@ class _Readings:
             "closed": self._closed,
         }
 
+    @property
+    def certain(self) -> Step | None:
+        """The last step of all readings, if it is the same: the text after it is certain too."""
+        first, *others = (step for _, step in self._at.values())
+        return first if all(step is first for step in others) else None
+
+    @property
+    def is_outside(self) -> bool:
+        """Whether no reading is in a call."""
+        return self._at.keys() <= {"outside", "reasoning"}
+
     def step(self, tag: Tag) -> None:
         before, self._at = self._at, {}
         for place, (cost, step) in before.items():
@@ -111,27 +86,48 @@ class _Readings:
             else:
                 self._do[place](tag, cost, step)
         self._last_kind = tag.kind
+        if self._drops and tag.kind == "<parameter>" and tag.is_next:
+            self._drop(tag)
 
-    def end(self, at: int, *, is_whole: bool) -> list[ParsedCall]:
+    def words(self) -> None:
+        """Words follow the last tag: a call that this tag opened would have its function here."""
+        self._at.pop("opened", None)
+
+    def end(self, at: int) -> Step:
+        """The last step of the text, which ends at `at`, except for whitespace."""
         left = [self._at["outside"]] if "outside" in self._at else []
-        if is_whole:
-            left += self._unended(at)
-        return calls_of(min(left, key=lambda one: one[0])[1])
+        return min((*left, *self._unended(at)), key=lambda one: one[0])[1]
+
+    def cut_off(self, certain: Step) -> Step:
+        """The last step of a text that was cut off: a call whose end is missing does not count,
+        except for what is `certain`.
+        """
+        place, (_, step) = min(
+            ((place, one) for place, one in self._at.items() if place != "reasoning"),
+            key=lambda one: (one[1][0], one[0] != "outside"),
+        )
+        return step if place == "outside" else step.without_last_call(certain)
+
+    def _drop(self, tag: Tag) -> None:
+        place, (least, step) = min(self._at.items(), key=lambda one: one[1][0])
+        others = (cost for cost, other in self._at.values() if other is not step)
+        if step.tag is tag and min(others, default=least) >= least + Cost.CERTAIN:
+            self._at = {place: (least, step)}
 
     def _unended(self, at: int) -> Iterator[tuple[int, Step]]:
         """Readings in which the text ends in the middle of a call."""
-        no_end = _NO_FUNCTION_END + _NO_TOOL_CALL_END
+        no_end = Cost.NO_FUNCTION_END + Cost.NO_TOOL_CALL_END
         for place, (cost, step) in self._at.items():
             match place, step.tag:
                 case "closed", _:
-                    yield cost + _NO_TOOL_CALL_END, step
+                    yield cost + Cost.NO_TOOL_CALL_END, step
                 case "parameters", _:
                     yield cost + no_end, step
                 case "function", Tag(starts_line=True, end=end) as tag if end == at:
-                    yield cost + _STARTED, step.then("end", tag, at)
+                    yield cost + Cost.STARTED, step.then("end", tag, at)
                 case 0, Tag() as tag:
                     value = step.then("value", tag, at)
-                    yield cost + _NO_END, value.then("end", tag, at)
+                    yield cost + Cost.NO_END, value.then("end", tag, at)
 
     def _reach(self, place: Place, cost: int, step: Step) -> None:
         if place not in self._at or cost < self._at[place][0]:
@@ -146,13 +142,13 @@ class _Readings:
             case "<function>" if self._vocabulary.has_function(tag.name) and (
                 tag.starts_line or tag.ends_line
             ):
-                cost_here = cost + _NO_TOOL_CALL + (0 if tag.starts_line else _UNEVEN)
+                cost_here = cost + Cost.NO_TOOL_CALL + (0 if tag.starts_line else Cost.UNEVEN)
                 self._reach("function", cost_here, step.then("function", tag))
             case "<think>":
                 self._reach("reasoning", cost, step)
             case "</think>" if not step.answers:
                 # Everything before it was reasoning, whatever calls it holds.
-                self._reach("outside", _REASONING, Step("answer", answers=True))
+                self._reach("outside", Cost.REASONING, Step("answer", tag, answers=True))
                 return
         self._reach("outside", cost + _cost_outside(tag), step)
 
@@ -171,7 +167,7 @@ class _Readings:
             # A function without parameters is only text if it contains other words.
             if step.does == "function" and tag.kind != "<parameter>":
                 return
-            cost += _LOOSE
+            cost += Cost.LOOSE
         match tag.kind:
             case "<parameter>":
                 if not self._is_one_of_several(tag, step):
@@ -180,16 +176,16 @@ class _Readings:
             case "</function>":
                 self._reach("closed", cost, step.then("end", tag, tag.end))
             case "</tool_call>":
-                cost += _NO_FUNCTION_END
+                cost += Cost.NO_FUNCTION_END
                 self._reach("outside", cost, step.then("end", tag, tag.end))
             case "<tool_call>" | "hermes" if step.does == "value":
-                self._outside(tag, cost + _NO_FUNCTION_END + _NO_TOOL_CALL_END, step)
+                self._outside(tag, cost + Cost.NO_FUNCTION_END + Cost.NO_TOOL_CALL_END, step)
 
     def _closed(self, tag: Tag, cost: int, step: Step) -> None:
         if tag.kind == "</tool_call>" and tag.is_next:
             self._reach("outside", cost, step.then("end", tag, tag.end))
         else:
-            self._outside(tag, cost + _NO_TOOL_CALL_END, step)
+            self._outside(tag, cost + Cost.NO_TOOL_CALL_END, step)
 
     def _in_value(self, depth: int, tag: Tag, cost: int, step: Step) -> None:
         assert step.tag is not None
@@ -207,37 +203,37 @@ class _Readings:
         """The value may end here, with its own tag or without."""
         assert step.tag is not None
         if step.tag.ends_line and not tag.starts_line:
-            cost += _UNEVEN
+            cost += Cost.UNEVEN
         value = step.then("value", tag, tag.start)
         match tag.kind:
             case "</parameter>":
                 self._reach("parameters", cost, step.then("value", tag, tag.start))
             # A tag that directly follows a tag that is text is text too.
             case "<parameter>" if not (tag.is_next and self._last_kind in _BEFORE_PARAMETER):
-                cost += _NO_PARAMETER_END + self._unlikely(tag, step)
+                cost += Cost.NO_PARAMETER_END + self._unlikely(tag, step)
                 self._reach(0, cost, value.then("parameter", tag))
             case "</function>":
-                cost += _NO_LAST_PARAMETER_END
+                cost += Cost.NO_LAST_PARAMETER_END
                 self._reach("closed", cost, value.then("end", tag, tag.end))
             case "</tool_call>":
-                cost += _NO_LAST_PARAMETER_END + _NO_FUNCTION_END
+                cost += Cost.NO_LAST_PARAMETER_END + Cost.NO_FUNCTION_END
                 self._reach("outside", cost, value.then("end", tag, tag.end))
 
     def _cost_in_value(self, tag: Tag) -> int:
         if tag.kind not in ("<parameter>", "</parameter>", "</think>"):
             return 0
         if not tag.starts_line:
-            return _TEXT
+            return Cost.TEXT
         # A parameter right after another's end is hardly a stray tag.
         is_in_list = tag.is_next and (self._last_kind, tag.kind) == ("</parameter>", "<parameter>")
-        return 2 * _STRAY if is_in_list else _STRAY
+        return 2 * Cost.STRAY if is_in_list else Cost.STRAY
 
     def _unknown(self, tag: Tag) -> int:
-        return 0 if self._vocabulary.has_function(tag.name) else _UNKNOWN
+        return 0 if self._vocabulary.has_function(tag.name) else Cost.UNKNOWN
 
     def _unlikely(self, parameter: Tag, step: Step) -> int:
         is_known = self._vocabulary.has_parameter(step.function, parameter.name)
-        return 0 if is_known and not step.has_given(parameter.name) else _UNLIKELY
+        return 0 if is_known and not step.has_given(parameter.name) else Cost.UNLIKELY
 
     def _is_one_of_several(self, parameter: Tag, step: Step) -> bool:
         """Whether the function lacks it and the one before: invented names come in lists."""
@@ -251,10 +247,10 @@ class _Readings:
 def _cost_outside(tag: Tag) -> int:
     match tag.kind:
         case "hermes":
-            return _HERMES_AS_TEXT
+            return Cost.HERMES_AS_TEXT
         case "</parameter>" if tag.starts_line:
-            return _STRAY_OUTSIDE
+            return Cost.STRAY_OUTSIDE
         case "<parameter>" if tag.starts_line:
-            return _PARAMETER_OUTSIDE
+            return Cost.PARAMETER_OUTSIDE
         case _:
-            return _TEXT
+            return Cost.TEXT

@@ -1,43 +1,61 @@
-"""What a reading took for markup, step by step, and the calls that result."""
+"""What a reading took for markup, step by step, and what it costs."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
 
-from segue.answers.tool_calls.literals import Json
 from segue.answers.tool_calls.markup import Tag
 
 _NUM_REMEMBERED = 64
 
-
-@dataclass(slots=True)
-class Parameter:
-    """`text[start:end]` is everything between its tags."""
-
-    name: str
-    start: int
-    end: int
+Does: TypeAlias = Literal["answer", "call", "open", "function", "parameter", "value", "end"]
 
 
-@dataclass(slots=True)
-class ParsedCall:
-    """`text[start:end]`, tags included."""
+class Cost:
+    """What a reading costs."""
 
-    name: str
-    start: int
-    end: int
-    parameters: list[Parameter] = field(default_factory=list)
-    arguments: dict[str, Json] | None = None
-    """Set for a Hermes call, which has no `parameters`."""
+    # A tag that is text, inside a line or with its counterpart …
+    TEXT = 1
+    # … and at the start of a line, without its counterpart. Outside every call, an end tag of a
+    # value there shows that a value was ended too early: any other reading is more likely.
+    STRAY = 3
+    STRAY_OUTSIDE = 1_000_000
+    HERMES_AS_TEXT = 4
+    # Reasoning that started before the answer's text. More than a </think> in a value.
+    REASONING = 4
+    # Missing tags.
+    NO_TOOL_CALL = 2
+    NO_PARAMETER_END = 3
+    # More than two stray tags; otherwise a quoted parameter would swallow the end of its own.
+    NO_LAST_PARAMETER_END = 8
+    NO_FUNCTION_END = 2
+    NO_TOOL_CALL_END = 2
+    # A call that has only started when the text ends: less than its two tags as text.
+    STARTED = 1
+    # A value that lasts to the text's end: more than one without its own end …
+    NO_END = 11
+    # … and less than a parameter outside every call.
+    PARAMETER_OUTSIDE = 14
+    # Words between parameters, which belong to none. More than a parameter's end as text together
+    # with a missing one, unless the next parameter is an expected one.
+    LOOSE = 5
+    # A function that no tool has; a parameter that the function lacks or that was already given;
+    # and a value that ends inside a line but did not start inside one.
+    UNKNOWN = 1
+    UNLIKELY = 2
+    UNEVEN = 1
+
+    # A reading is dropped if it costs this much more than one that starts a parameter. It costs
+    # this much to have the end of a parameter as text in a line of its own.
+    CERTAIN = 3
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Step:
     """A tag that counts as markup in a reading, and the step before it."""
 
-    does: Literal["answer", "call", "open", "function", "parameter", "value", "end"]
+    does: Does
     tag: Tag | None = None
     before: Step | None = None
     at: int = 0
@@ -46,12 +64,7 @@ class Step:
     answers: bool = False
     """The reasoning is over: a further </think> means nothing."""
 
-    def then(
-        self,
-        does: Literal["call", "open", "function", "parameter", "value", "end"],
-        tag: Tag,
-        at: int = 0,
-    ) -> Step:
+    def then(self, does: Does, tag: Tag, at: int = 0) -> Step:
         function = tag.name if does == "function" else self.function
         return Step(does, tag, self, at, function, self.answers)
 
@@ -66,37 +79,22 @@ class Step:
             step = step.before
         return False
 
+    def since(self, before: Step) -> list[Step]:
+        """The steps after `before` up to this one, in order."""
+        steps: list[Step] = []
+        step: Step | None = self
+        while step is not None and step is not before:
+            steps.append(step)
+            step = step.before
+        return steps[::-1]
 
-def calls_of(last: Step) -> list[ParsedCall]:
-    """The calls that result from the steps up to `last`, in order."""
-    calls: list[ParsedCall] = []
-    opened: Tag | None = None
-    for step in _in_order(last):
-        tag = step.tag
-        if tag is None:
-            continue
-        match step.does:
-            case "open":
-                opened = tag
-            case "call":
-                calls.append(ParsedCall(tag.name, tag.start, tag.end, [], tag.arguments))
-            case "function":
-                calls.append(ParsedCall(tag.name, (opened or tag).start, tag.end))
-                opened = None
-            case "parameter":
-                calls[-1].parameters.append(Parameter(tag.name, tag.end, tag.end))
-            case "value":
-                calls[-1].parameters[-1].end = step.at
-                calls[-1].end = tag.end
-            case "end":
-                calls[-1].end = step.at
-    return calls
-
-
-def _in_order(last: Step) -> Iterator[Step]:
-    steps: list[Step] = []
-    step: Step | None = last
-    while step is not None:
-        steps.append(step)
-        step = step.before
-    return reversed(steps)
+    def without_last_call(self, until: Step) -> Step:
+        """The step before the last call was opened, or `until` if that comes later."""
+        step = self
+        while step is not until and step.before and step.does not in ("function", "open"):
+            step = step.before
+        if step is until or step.before is None:
+            return step
+        if step.does == "function" and step.before.does == "open":
+            step = step.before
+        return step.before or step

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 from segue.answers.tool_calls.literals import Json, NotALiteral, read_json, read_number, read_python
 from segue.answers.tool_calls.schema import Kinds, Schema, Schemas, kind_of
@@ -21,6 +22,50 @@ _STRICT = (read_json, read_python)
 _LENIENT = (read_json, read_python, read_number)
 # Beyond this a float no longer identifies one integer.
 _MAX_EXACT = 2**53
+
+
+class Tools:
+    """A turn's functions by name."""
+
+    def __init__(self, tools: Sequence[str]) -> None:
+        self._functions = dict(map(_function, tools))
+        self._schemas: dict[str, Schemas] = {}
+
+    def has_function(self, function: str) -> bool:
+        return function in self._functions
+
+    def has_parameter(self, function: str, parameter: str) -> bool:
+        schemas = self._of(function)
+        return schemas.is_open or schemas.of_parameter(parameter) is not None
+
+    def is_text(self, function: str, parameter: str) -> bool:
+        """Whether every value of the parameter is a string, whatever its text is."""
+        schema = self._of(function).of_parameter(parameter)
+        return schema is None or self._of(function).kinds(schema) == {"string"}
+
+    def value(self, function: str, parameter: str, text: str) -> Json:
+        schemas = self._of(function)
+        return read_value(text, schemas.of_parameter(parameter), schemas)
+
+    def _of(self, function: str) -> Schemas:
+        if function not in self._schemas:
+            self._schemas[function] = Schemas(self._functions.get(function, {}))
+        return self._schemas[function]
+
+
+def _function(tool: str) -> tuple[str, Mapping[str, Any]]:
+    """Name and parameters. The router rejects invalid tools; here they become a tool without a
+    name.
+    """
+    try:
+        read = json.loads(tool)
+    except (ValueError, RecursionError):
+        return "", {}
+    function = read.get("function", read) if isinstance(read, dict) else {}
+    if not isinstance(function, dict):
+        return "", {}
+    parameters = function.get("parameters")
+    return str(function.get("name", "")), parameters if isinstance(parameters, dict) else {}
 
 
 def read_value(text: str, schema: Schema | None, schemas: Schemas) -> Json:

@@ -8,8 +8,7 @@ from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing
 from typing import Any, TypeAlias
 
-from segue.api.turn import FinishReason, TurnEnd
-from segue.gateway.answers import (
+from segue.answers import (
     AnswerPart,
     CallAbandoned,
     CallArguments,
@@ -18,6 +17,7 @@ from segue.gateway.answers import (
     ContentText,
     ReasoningText,
 )
+from segue.api.turn import FinishReason, TurnEnd
 from segue.gateway.stream import event
 from segue.gateway.turns import Step
 

@@ -8,9 +8,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
 
-from segue.api.turn import TurnEnd
-from segue.api.types import SampledToken
-from segue.gateway.answers import (
+from segue.answers import (
     AnswerPart,
     CallAbandoned,
     CallArguments,
@@ -18,6 +16,8 @@ from segue.gateway.answers import (
     ContentText,
     ReasoningText,
 )
+from segue.api.turn import TurnEnd
+from segue.api.types import SampledToken
 from segue.gateway.openai.chat_request import ChatRequest
 from segue.gateway.openai.objects import (
     Json,

@@ -8,10 +8,10 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
 
+from segue.answers import ContentText
 from segue.api.checks import what_came
 from segue.api.turn import TurnEnd
 from segue.api.types import MAX_LOGPROBS, SampledToken, TextInput, TokenInput
-from segue.gateway.answers import ContentText
 from segue.gateway.door import Visit
 from segue.gateway.errors import BadField
 from segue.gateway.fields import honoured, ignored, refused

@@ -1,0 +1,84 @@
+"""The parts of an answer, in the order in which they become certain."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from segue.api.types import Message, ToolCall
+
+
+@dataclass(frozen=True, slots=True)
+class ReasoningText:
+    """Goes on with the reasoning. Empty text means that there was none between its tags."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ContentText:
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class CallStart:
+    """Calls are numbered from 0. Each ends with CallEnd or CallAbandoned before the next starts."""
+
+    index: int
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class CallArguments:
+    """A fragment. Up to CallEnd, a call's fragments are one JSON object."""
+
+    index: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class CallEnd:
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
+class CallAbandoned:
+    """The call was cut off, or gives a parameter two values. Nobody should run it: in the message
+    it is content, with this text. A client that streams keeps the fragments that it has.
+    """
+
+    index: int
+    text: str
+
+
+AnswerPart: TypeAlias = (
+    ReasoningText | ContentText | CallStart | CallArguments | CallEnd | CallAbandoned
+)
+
+
+def gather(parts: Iterable[AnswerPart]) -> Message:
+    """The assistant message of a whole answer."""
+    content: list[str] = []
+    reasoning: list[str] | None = None
+    calls: list[ToolCall] = []
+    name, arguments = "", [""]
+    for part in parts:
+        match part:
+            case ReasoningText():
+                reasoning = [] if reasoning is None else reasoning
+                reasoning.append(part.text)
+            case ContentText() | CallAbandoned():
+                content.append(part.text)
+            case CallStart():
+                name, arguments = part.name, []
+            case CallArguments():
+                arguments.append(part.text)
+            case CallEnd():
+                calls.append(ToolCall(name=name, arguments="".join(arguments)))
+    return Message(
+        role="assistant",
+        content="".join(content),
+        tool_calls=tuple(calls),
+        reasoning=None if reasoning is None else "".join(reasoning),
+    )

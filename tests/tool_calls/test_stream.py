@@ -1,0 +1,224 @@
+"""Answers as they arrive: what is certain, when, and that cutting does not matter."""
+
+from __future__ import annotations
+
+import json
+import random
+
+import pytest
+
+from segue.answers import (
+    AnswerParser,
+    CallAbandoned,
+    CallArguments,
+    CallEnd,
+    CallStart,
+    ContentText,
+    ReasoningText,
+    gather,
+)
+from segue.answers.tool_calls import read_answer
+from tests.tool_calls.streaming import cut, streamed
+from tests.tool_calls.writing import END, OPEN, TOOLS, assistant, called, parameter, written
+
+HERMES = '<tool_call>\n{"name": "find", "arguments": {"text": "a </tool_call>"}}\n</tool_call>'
+PIECES = (
+    *("<tool_call>", "</tool_call>", "<function=find>", "</function>", "<parameter=text>"),
+    *("<parameter=limit>", "</parameter>", "<think>", "</think>", "\n", "\r\n", "a", " ", "4"),
+    *(
+        "<",
+        "</",
+        "<tool_",
+        "<function=",
+        "<parameter=te",
+        "</par",
+        "\n<tool_call>\n",
+        "<function=g>",
+    ),
+    *('{"name": "find", "arguments": ', "{", "}", "[", "'", '"', "\\", "\\u00", "1e999", ", "),
+    *(written(("text", "b")), written(("text", "b\n"), ("limit", "2")), written(), HERMES),
+    *(OPEN, END, parameter("text", "c"), parameter("limit", "3"), parameter("unheard", "d")),
+)
+OPTIONS = [
+    {"tools": TOOLS, "tool_calls": calls, "reasoning": reasoning, "starts_in_reasoning": starts}
+    for calls in ("auto", "qwen3_coder", "hermes", "none")
+    for reasoning in ("qwen3", "none")
+    for starts in (False, True, None)
+]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_cutting_does_not_matter(seed: int) -> None:
+    rng = random.Random(seed)
+    for _ in range(500):
+        text = "".join(rng.choices(PIECES, k=rng.randrange(25)))
+        options, is_whole = rng.choice(OPTIONS), rng.random() < 0.7
+        whole = streamed([text], is_whole=is_whole, **options)
+
+        assert streamed(cut(text, rng), is_whole=is_whole, **options) == whole, (text, options)
+        assert streamed(text, is_whole=is_whole, **options) == whole, (text, options)
+
+        message = gather(whole)
+        for call in message.tool_calls:
+            assert isinstance(json.loads(call.arguments, parse_constant=pytest.fail), dict)
+        if options["reasoning"] == "none" and not message.tool_calls:
+            assert message.content == text
+        if options == OPTIONS[5]:
+            assert message == read_answer(text, TOOLS, is_whole=is_whole)
+
+
+def test_content_comes_at_once_but_for_what_may_be_a_tag() -> None:
+    parser = AnswerParser(tools=TOOLS)
+
+    assert parser.push("Hello") == [ContentText("Hello")]
+    assert parser.push(" a < b\n") == [ContentText(" a < b")]
+    assert parser.push("<tool") == []
+    assert parser.push("box> and <tool_call>") == [ContentText("\n<toolbox> and")]
+    assert parser.push(" is") == [ContentText(" <tool_call> is")]
+    assert parser.push(" a tag.\n\n") == [ContentText(" a tag.")]
+    assert parser.finish() == [ContentText("\n\n")]
+
+
+def test_reasoning_comes_at_once() -> None:
+    parser = AnswerParser(tools=TOOLS, starts_in_reasoning=True)
+
+    assert parser.push("\nI thi") == [ReasoningText("I thi")]
+    assert parser.push("nk\n</th") == [ReasoningText("nk")]
+    assert parser.push("ink>\n") == []
+    assert parser.push("\nYes") == [ContentText("Yes")]
+
+
+def test_a_text_comes_as_it_is_written_and_other_values_at_their_end() -> None:
+    parser = AnswerParser(tools=TOOLS)
+
+    assert parser.push("Well.\n\n<tool_call>\n<function=find>\n") == [ContentText("Well.")]
+    assert parser.push("<parameter=text>\n") == [CallStart(0, "find")]
+    assert parser.push("line 1\n") == [CallArguments(0, '{"text": "line 1')]
+    assert parser.push('say "x" <b') == [CallArguments(0, '\\nsay \\"x\\" <b')]
+    assert parser.push("\n</parameter>\n") == []
+    assert parser.push("<parameter=limit>\n") == [CallArguments(0, '"')]
+    assert parser.push("1") == []
+    assert parser.push("7\n</parameter>\n</function>\n</tool_call>\n") == []
+    assert parser.push("<tool_call>\n<function=find>\n<parameter=limit>\n") == [
+        CallArguments(0, ', "limit": 17'),
+        CallArguments(0, "}"),
+        CallEnd(0),
+        CallStart(1, "find"),
+    ]
+
+
+def test_a_call_without_parameters_comes_at_its_end() -> None:
+    parser = AnswerParser(tools=TOOLS)
+
+    assert parser.push(OPEN) == []
+    assert parser.push(END) == [CallStart(0, "find"), CallArguments(0, "{}"), CallEnd(0)]
+    assert parser.push("\nSo") == [ContentText("So")]
+
+
+def test_a_json_call_comes_at_its_end() -> None:
+    parser = AnswerParser(tools=TOOLS)
+
+    assert parser.push(HERMES[:-1]) == []
+    assert parser.push(">") == [
+        CallStart(0, "find"),
+        CallArguments(0, '{"text": "a </tool_call>"}'),
+        CallEnd(0),
+    ]
+
+
+def test_a_call_is_over_only_when_its_last_value_is() -> None:
+    value = f"x\n</parameter>\n{END}\ny"
+    parser = AnswerParser(tools=TOOLS)
+    parser.push(OPEN)
+    parser.push("<parameter=text>\nx")
+
+    assert parser.push(f"{value[1:]}") == []
+    assert parser.push(f"\n</parameter>\n{END}") == []
+    assert parser.finish() == [
+        CallArguments(0, f'{json.dumps(value)[2:-1]}"'),
+        CallArguments(0, "}"),
+        CallEnd(0),
+    ]
+
+
+@pytest.mark.parametrize(
+    "quoted",
+    [
+        f"<tool_call></tool_call><parameter=q>{written(('text', 'y'))}\n",
+        f"</function>{written(('text', 'y'), ('limit', '2'))}</function>b c",
+    ],
+)
+def test_another_call_in_a_value_does_not_make_the_end_before_it_certain(quoted: str) -> None:
+    value = f"</parameter>\n{END}\n{quoted}"
+    parts = streamed(written(("limit", "1"), ("text", value)), tools=TOOLS)
+
+    assert [json.loads(call.arguments) for call in gather(parts).tool_calls] == [
+        {"limit": 1, "text": value}
+    ]
+
+
+def test_text_after_a_call_is_content() -> None:
+    parts = streamed(f"a\n{written(('text', 'b'))}\n\nDone.\n", tools=TOOLS)
+
+    assert parts == (
+        ContentText("a"),
+        CallStart(0, "find"),
+        CallArguments(0, '{"text": "b"}'),
+        CallEnd(0),
+        ContentText("\n\nDone."),
+    )
+
+
+FULL = f"One moment.\n\n{written(('text', 'a'))}\n{written(('text', 'b'), ('limit', '2'))}"
+
+
+@pytest.mark.parametrize("length", range(FULL.rindex("<tool_call>"), len(FULL)))
+def test_what_came_of_a_call_that_was_cut_off_stands_and_the_message_has_its_text(
+    length: int,
+) -> None:
+    parts = streamed(FULL[:length], tools=TOOLS, is_whole=False)
+
+    message = gather(parts)
+    rest = FULL[FULL.rindex("<tool_call>") : length].rstrip("\n")
+    assert message.tool_calls == (called('{"text": "a"}'),)
+    assert message.content == "One moment." + (f"\n\n{rest}" if rest else "")
+    started = [part.index for part in parts if isinstance(part, CallStart)]
+    ended = [part.index for part in parts if isinstance(part, CallEnd | CallAbandoned)]
+    assert started == ended
+    arguments = "".join(
+        part.text for part in parts if isinstance(part, CallArguments) and part.index == 1
+    )
+    assert '{"text": "b", "limit": 2}'.startswith(arguments)
+
+
+def test_a_quoted_call_in_a_value_that_was_cut_off_is_no_call() -> None:
+    answer = f"{OPEN}<parameter=text>\nLike this:\n{written(('text', 'y'))}\nand"
+
+    message = gather(streamed(answer, tools=TOOLS, is_whole=False))
+
+    assert message == assistant(answer)
+
+
+def test_a_call_with_two_values_for_a_parameter_is_abandoned() -> None:
+    answer = f"Hm.\n\n{written(('text', 'a'), ('text', 'b'))}\n"
+    parts = streamed(answer, tools=TOOLS)
+
+    assert parts[1:3] == (CallStart(0, "find"), CallArguments(0, '{"text": "a"'))
+    assert isinstance(parts[3], CallAbandoned)
+    assert gather(parts) == assistant(answer)
+
+
+def test_without_tools_everything_is_content() -> None:
+    for options in ({"tools": ()}, {"tools": TOOLS, "tool_calls": "none"}):
+        assert streamed(FULL, **options) == (ContentText(FULL),)
+
+
+def test_a_format_that_is_not_read_is_content() -> None:
+    answers = {"hermes": HERMES, "qwen3_coder": written(("text", "a </tool_call>"))}
+
+    for read in answers:
+        for answer_format, answer in answers.items():
+            parts = streamed(answer, tools=TOOLS, tool_calls=read)
+            calls = (called('{"text": "a </tool_call>"}'),) if read == answer_format else ()
+            assert gather(parts).tool_calls == calls
+            assert calls or parts == (ContentText(answer),)
