@@ -50,9 +50,11 @@ def test_a_bias_and_logprobs_are_passed_on() -> None:
         ({"temperature": -1.0}, "temperature must be between 0 and 100, got -1"),
         ({"top_p": 0.0}, "top_p must be above 0"),
         ({"top_k": -1}, "top_k must be >= 0"),
+        ({"top_k": 2**31}, "top_k must be at most 2147483647"),
         ({"repetition_penalty": 0.009}, "repetition_penalty must be between 0.01"),
         ({"seed": 2**63}, "seed must be in"),
         ({"logit_bias": {-1: 0.0}}, "logit_bias token ids"),
+        ({"logit_bias": {2**32: 0.0}}, "logit_bias token ids must be at most 4294967295"),
         ({"logprobs": 21}, "logprobs must be between 0 and 20"),
     ],
 )

@@ -17,6 +17,9 @@ MAX_STOP_STRINGS = 16
 MAX_STOP_STRING_CHARS = 1024
 """Every delta of an answer is compared with each stop string."""
 MAX_LOGPROBS = 20
+# What the wire holds.
+_MAX_INT = 2**31 - 1
+_MAX_TOKEN_ID = 2**32 - 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,10 +110,18 @@ def _check_sampling(params: SamplingParams | Sampling) -> None:
         params.top_k is None or params.top_k >= 0,
         f"top_k must be >= 0 (0 keeps every token), got {params.top_k}",
     )
+    require(
+        params.top_k is None or params.top_k <= _MAX_INT,
+        f"top_k must be at most {_MAX_INT}, got {params.top_k}",
+    )
     require_type("logit_bias", params.logit_bias, Mapping, "a dictionary from token ids to numbers")
     for token_id, bias in params.logit_bias.items():
         require_whole("a token id of logit_bias", token_id)
         require(token_id >= 0, f"logit_bias token ids must be >= 0, got {token_id}")
+        require(
+            token_id <= _MAX_TOKEN_ID,
+            f"logit_bias token ids must be at most {_MAX_TOKEN_ID}, got {token_id}",
+        )
         require_number(f"logit_bias[{token_id}]", bias, -100.0, 100.0)
     require(
         params.seed is None or 0 <= params.seed < 2**63,
@@ -166,6 +177,10 @@ def _check_stop(stop: StopConditions | StopRules) -> None:
         f"max_tokens must be >= 1, got {stop.max_tokens}",
     )
     require(
+        stop.max_tokens is None or stop.max_tokens <= _MAX_INT,
+        f"max_tokens must be at most {_MAX_INT}, got {stop.max_tokens}",
+    )
+    require(
         len(stop.stop_strings) <= MAX_STOP_STRINGS,
         f"stop_strings must have at most {MAX_STOP_STRINGS} items, got {len(stop.stop_strings)}",
     )
@@ -176,4 +191,7 @@ def _check_stop(stop: StopConditions | StopRules) -> None:
             f"a stop string must have at most {MAX_STOP_STRING_CHARS} characters, has {len(text)}",
         )
     require(all(stop.stop_strings), "a stop string must not be empty")
-    require(all(t >= 0 for t in stop.stop_token_ids), "stop_token_ids must be >= 0")
+    require(
+        all(0 <= t <= _MAX_TOKEN_ID for t in stop.stop_token_ids),
+        f"stop_token_ids must be >= 0 and at most {_MAX_TOKEN_ID}",
+    )

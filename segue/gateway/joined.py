@@ -26,7 +26,8 @@ def joined(parts: Iterable[AnswerPart]) -> tuple[AnswerPart, ...]:
         text = "".join(part.text for part in some if not isinstance(part, CallStart | CallEnd))
         match some[0]:
             case ReasoningText():
-                whole.append(ReasoningText(text))
+                # Empty reasoning is none: the APIs leave it out.
+                whole += [ReasoningText(text)] if text else []
             case ContentText():
                 whole.append(ContentText(text))
             case CallArguments(index=index):

@@ -40,6 +40,6 @@ async def live() -> AsyncIterator[Live]:
         async with (
             AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as openai,
             AsyncAnthropic(base_url=url, api_key="none", max_retries=0) as anthropic,
-            httpx2.AsyncClient(base_url=url) as http,
+            httpx2.AsyncClient(base_url=url, timeout=60.0) as http,
         ):
             yield Live(cluster, openai, anthropic, http, gateway.metrics)

@@ -111,6 +111,26 @@ async def test_reasoning_has_both_its_names(stream: bool) -> None:
     assert "reasoning" not in await message(client, stream=stream, include_reasoning=False)
 
 
+async def test_reasoning_and_arguments_are_sent_while_they_are_generated() -> None:
+    pieces = ("Hm", ", yes.\n</think>\n\n", *CALL.split("it"), "</function>\n</tool_call>")
+    client = faked(says(*pieces, starts_in_reasoning=True))
+    *chunks, _ = await client.events(PATH, {**BODY, "stream": True, "tools": [LOOK]})
+    deltas = [chunk["choices"][0]["delta"] for chunk in chunks]
+    calls = [call for delta in deltas for call in delta.get("tool_calls", ())]
+
+    assert deltas[0]["reasoning"] == "Hm"
+    assert calls[0]["function"]["name"] == "look"
+    assert len(calls) > 1
+    assert chunks[-1]["choices"][0]["finish_reason"] == "tool_calls"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_empty_reasoning_is_left_out(stream: bool) -> None:
+    said = await message(faked(says("</think>\n\nHi.", starts_in_reasoning=True)), stream=stream)
+
+    assert said == {"role": "assistant", "content": "Hi."}
+
+
 @pytest.mark.parametrize("stream", [False, True])
 async def test_calls_are_apart_from_the_text_around_them(stream: bool) -> None:
     said = await message(faked(says(CALLS)), stream=stream, tools=[LOOK])

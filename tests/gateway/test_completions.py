@@ -79,7 +79,8 @@ async def test_logprobs_have_their_old_form() -> None:
 
 
 async def test_offsets_of_a_stream_go_on() -> None:
-    client = faked(says("ab", "c", logprobs=True))
+    # A space at the end waits for what follows, but its token has come.
+    client = faked(says("a ", "c", logprobs=True))
     chunks = await client.events(PATH, {"prompt": "x", "logprobs": 0, "stream": True})
     offsets = [chunk["choices"][0]["logprobs"]["text_offset"] for chunk in chunks[:2]]
 

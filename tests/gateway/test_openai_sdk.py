@@ -292,6 +292,19 @@ async def test_a_turn_has_the_requests_id(live: Live, caplog: pytest.LogCaptureF
     assert response.headers["x-request-id"] == "agent-7.1"
 
 
+async def test_many_requests_on_one_connection_do_not_wait_for_acknowledgements(
+    live: Live,
+) -> None:
+    """With Nagle's algorithm each takes 40 ms, from about the twentieth on."""
+    seconds = []
+    for _ in range(60):
+        asked_at = time.perf_counter()
+        await live.http.post("/detokenize", json={"tokens": [5]})
+        seconds.append(time.perf_counter() - asked_at)
+
+    assert sorted(seconds)[30] < 0.035
+
+
 async def test_the_readmes_program_runs(live: Live) -> None:
     (program,) = re.findall(r"```py\n(.*?)```", README.read_text(), re.S)
     program = program.replace("http://127.0.0.1:8000", live.url.rstrip("/"))

@@ -21,6 +21,7 @@ from segue.gateway.openai.objects import (
     finish_reason,
     ids_in,
     legacy_logprobs,
+    token_text,
     usage_object,
 )
 from segue.gateway.openai.options import Options
@@ -103,6 +104,8 @@ class ShownPrompt:
 class _Choice:
     index: int
     text: str
+    offset: int
+    """Where the text of the next token starts. Some of it may not be sent yet."""
     logprobs: list[SampledToken] = field(default_factory=list)
     token_ids: list[int] = field(default_factory=list)
     end: TurnEnd | None = None
@@ -141,7 +144,7 @@ class CompletionAnswer:
                     choice.end = step.end or choice.end
         body = await self._head()
         body["choices"] = [
-            await self._shown(choice, choice.text, choice.logprobs, choice.token_ids, offset=0)
+            await self._shown(choice, choice.text, choice.logprobs, choice.token_ids)
             for choice in self._in_order()
         ]
         body["usage"] = self._usage()
@@ -166,10 +169,9 @@ class CompletionAnswer:
         choice = self._choice(step)
         said = _text_of(step)
         # What is echoed comes with the first piece.
-        text, offset = (said, len(choice.text)) if choice.is_begun else (choice.text + said, 0)
-        choice.text += said
+        text = said if choice.is_begun else choice.text + said
         choice.end = step.end
-        chunk = await self._shown(choice, text, step.logprobs, step.token_ids, offset=offset)
+        chunk = await self._shown(choice, text, step.logprobs, step.token_ids)
         choice.is_begun = True
         return chunk
 
@@ -185,7 +187,7 @@ class CompletionAnswer:
 
     def _choice(self, step: Step) -> _Choice:
         echoed = self._prompts[step.choice // self._per_prompt].text
-        return self._choices.setdefault(step.choice, _Choice(step.choice, echoed))
+        return self._choices.setdefault(step.choice, _Choice(step.choice, echoed, len(echoed)))
 
     def _in_order(self) -> list[_Choice]:
         return [self._choices[index] for index in sorted(self._choices)]
@@ -200,8 +202,6 @@ class CompletionAnswer:
         text: str,
         tokens: Sequence[SampledToken],
         token_ids: Sequence[int],
-        *,
-        offset: int,
     ) -> Json:
         shown: Json = {
             "index": choice.index,
@@ -213,7 +213,8 @@ class CompletionAnswer:
         }
         if self._request.logprobs is not None and tokens:
             texts = await self._served.token_bytes(ids_in(tokens))
-            shown["logprobs"] = legacy_logprobs(tokens, texts, offset=offset)
+            shown["logprobs"] = legacy_logprobs(tokens, texts, offset=choice.offset)
+            choice.offset += sum(len(token_text(texts[token.token_id])) for token in tokens)
         if self._request.return_token_ids:
             shown["token_ids"] = list(token_ids)
             if not choice.is_begun:
