@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 
 from segue.gateway.app import ROUTES
-from segue.gateway.routes import Route
+from segue.gateway.http.routes import Route
 
 PAGE = Path(__file__).parents[1] / "docs" / "http.md"
 _BLOCK = re.compile(r"(<!-- fields: (\S+) -->\n)(.*?)(<!-- end -->)", re.S)

@@ -10,6 +10,7 @@ import select
 import signal
 import struct
 import subprocess
+import sys
 import termios
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -78,6 +79,15 @@ class Terminal:
         return bool(data)
 
 
+# Ctrl-C reaches the program only if this is the controlling terminal of its session. A function
+# that runs between fork and exec would do, but a fork beside gRPC's threads may abort.
+_TAKE_TERMINAL = """
+import fcntl, os, sys, termios
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+os.execvp(sys.argv[1], sys.argv[1:])
+"""
+
+
 @contextlib.contextmanager
 def terminal(
     command: Sequence[str],
@@ -90,15 +100,13 @@ def terminal(
     ours, theirs = os.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
     process = subprocess.Popen(
-        command,
+        [sys.executable, "-c", _TAKE_TERMINAL, *command],
         stdin=theirs,
         stdout=theirs,
         stderr=theirs,
         env={**(os.environ if env is None else env), "TERM": "xterm"},
         cwd=cwd,
-        # Ctrl-C reaches the program only if this is the controlling terminal of its session.
         start_new_session=True,
-        preexec_fn=_take_terminal,
     )
     os.close(theirs)
     try:
@@ -110,7 +118,3 @@ def terminal(
             process.wait(60)
         finally:
             os.close(ours)
-
-
-def _take_terminal() -> None:
-    fcntl.ioctl(0, termios.TIOCSCTTY, 0)

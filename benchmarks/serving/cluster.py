@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from benchmarks.serving.samples import Answered
 from benchmarks.serving.workload import Prompt
-from router.turn.calls import NamedTurn, Reserved, WrittenBy
+from router.turn.calls import NamedTurn, TurnReserved, WrittenBy
 from router.turn.links import DecodeLink, PrefillLink
 from segue.api.cluster_status import ClusterStatus
 from segue.api.prompt import Prompt as TokenPrompt
@@ -75,7 +75,7 @@ class WithoutRouter:
         turn = NamedTurn(spec.turn_id, spec, prefix=None)
         call = self._decode.start(turn, WrittenBy(self._writer), timeout_s=_TIMEOUT_S)
         reserved = await call.read()
-        assert isinstance(reserved, Reserved)
+        assert isinstance(reserved, TurnReserved)
         async with asyncio.TaskGroup() as tasks:
             prefill = self._prefill.prefill(turn, reserved.ticket, None)
             tasks.create_task(prefill)

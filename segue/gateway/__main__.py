@@ -19,8 +19,8 @@ from segue.api.errors import InvalidConfig
 from segue.config import read_file, section
 from segue.gateway.app import make_app
 from segue.gateway.config import GatewayConfig
+from segue.gateway.http.routes import Gateway
 from segue.gateway.metrics import GatewayMetrics
-from segue.gateway.routes import Gateway
 from segue.gateway.served import ServedModel
 from segue.gateway.turns import Turns
 from segue.process.telemetry import setup_logging

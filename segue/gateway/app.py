@@ -12,11 +12,11 @@ from starlette.responses import Response
 from starlette.types import ASGIApp
 
 from segue.gateway.anthropic.routes import ROUTES as ANTHROPIC
-from segue.gateway.door import Door
-from segue.gateway.errors import failure_of_status
-from segue.gateway.fields import Body
+from segue.gateway.http.door import Door
+from segue.gateway.http.errors import failure_of_status
+from segue.gateway.http.fields import Body
+from segue.gateway.http.routes import Gateway, Route, failure_response
 from segue.gateway.openai.routes import ROUTES as OPENAI
-from segue.gateway.routes import Gateway, Route, failure_response
 from segue.gateway.upkeep import ROUTES as UPKEEP
 
 ROUTES: list[Route] = [*OPENAI, *ANTHROPIC, *UPKEEP]

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from segue.api.cluster_status import ModelInfo
 from segue.api.tokens import Detokenized
-from segue.gateway.errors import UnknownModel
+from segue.gateway.http.errors import UnknownModel
 from segue.process.telemetry import Clock
 
 # The router may be started again with another model.

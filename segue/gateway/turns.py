@@ -13,7 +13,7 @@ from segue.answers import AnswerParser, AnswerPart, CallEnd, CallStart
 from segue.api.errors import Cancelled
 from segue.api.turn import FinishReason, TokenDelta, TurnEnd, TurnEvent, TurnStarted, Usage
 from segue.api.types import SampledToken, SamplingParams, StopConditions, TurnInput
-from segue.gateway.door import Visit
+from segue.gateway.http.door import Visit
 from segue.gateway.joined import joined
 from segue.gateway.metrics import GatewayMetrics
 from segue.process.telemetry import Clock

@@ -10,10 +10,10 @@ from starlette.responses import Response
 
 from segue.api.errors import SegueError
 from segue.api.types import ChatInput, TextInput
-from segue.gateway.errors import BadField
-from segue.gateway.fields import Body, honoured, ignored, read, refused
+from segue.gateway.http.errors import BadField
+from segue.gateway.http.fields import Body, honoured, ignored, read, refused
+from segue.gateway.http.routes import Gateway, Route, json_response
 from segue.gateway.openai.chat_request import ChatRequest
-from segue.gateway.routes import Gateway, Route, json_response
 
 
 class TokenizeRequest(Body):

@@ -12,8 +12,8 @@ import httpx2
 from segue.api.turn import TurnEvent
 from segue.gateway.app import make_app
 from segue.gateway.config import GatewayConfig
+from segue.gateway.http.routes import Gateway
 from segue.gateway.metrics import GatewayMetrics
-from segue.gateway.routes import Gateway
 from segue.gateway.served import ServedModel
 from segue.gateway.turns import Turns
 from segue.sdk.client import Client

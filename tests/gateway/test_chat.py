@@ -19,7 +19,7 @@ from segue.api.errors import (
     Unavailable,
 )
 from segue.api.turn import FinishReason, TurnEvent
-from segue.gateway.fields import Body
+from segue.gateway.http.fields import Body
 from segue.gateway.openai.chat_request import ChatRequest
 from tests.gateway.fake_client import delta, ended, fails, says, started
 from tests.gateway.faked import faked

@@ -9,8 +9,8 @@ import pytest
 from starlette.datastructures import Headers
 
 from segue.api.types import ChatInput
-from segue.gateway.door import Visit
-from segue.gateway.errors import BadField
+from segue.gateway.http.door import Visit
+from segue.gateway.http.errors import BadField
 from segue.gateway.openai.chat_request import ChatRequest
 from segue.gateway.turns import Wanted
 

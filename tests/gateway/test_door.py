@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from segue.api.errors import TransferFailed
-from segue.gateway.door import Door
+from segue.gateway.http.door import Door
 from segue.gateway.metrics import GatewayMetrics
 from tests.gateway.fake_client import endless, fails
 from tests.gateway.faked import faked
@@ -45,7 +45,7 @@ async def test_the_request_id_stands_in_the_log(caplog: pytest.LogCaptureFixture
     from segue.process.telemetry import _turn
 
     seen: list[str] = []
-    with caplog.at_level("INFO", logger="segue.gateway.door"):
+    with caplog.at_level("INFO", logger="segue.gateway.http.door"):
         caplog.handler.addFilter(lambda record: not seen.append(_turn.get()))  # type: ignore[func-returns-value]  # a filter's way to look
         await faked().post(CHAT, BODY, **{"X-Request-Id": "mine"})
 

@@ -10,8 +10,8 @@ from starlette.datastructures import Headers
 
 from segue.api.types import ChatInput, Message, ToolCall
 from segue.gateway.anthropic.request import MessagesRequest
-from segue.gateway.door import Visit
-from segue.gateway.errors import BadField
+from segue.gateway.http.door import Visit
+from segue.gateway.http.errors import BadField
 from segue.gateway.turns import Wanted
 
 VISIT = Visit(request_id="r", turn_id="t", arrived_at=0.0, headers=Headers({}))

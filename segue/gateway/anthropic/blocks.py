@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 
 from segue.api.checks import what_came
 from segue.api.types import Message, ToolCall
-from segue.gateway.errors import BadField
+from segue.gateway.http.errors import BadField
 from segue.sdk.chat_json import to_json
 
 Block: TypeAlias = Mapping[str, Any]

@@ -18,7 +18,7 @@ from segue.answers import (
     ReasoningText,
 )
 from segue.api.turn import FinishReason, TurnEnd
-from segue.gateway.stream import event
+from segue.gateway.http.stream import event
 from segue.gateway.turns import Step
 
 Json: TypeAlias = dict[str, Any]

@@ -7,11 +7,11 @@ from starlette.responses import Response
 
 from segue.gateway.anthropic.messages import MessagesAnswer
 from segue.gateway.anthropic.request import CountRequest, MessagesRequest
-from segue.gateway.door import visit_of
-from segue.gateway.errors import Failure
-from segue.gateway.fields import read
-from segue.gateway.routes import Gateway, Route, json_response
-from segue.gateway.stream import EventStream, event
+from segue.gateway.http.door import visit_of
+from segue.gateway.http.errors import Failure
+from segue.gateway.http.fields import read
+from segue.gateway.http.routes import Gateway, Route, json_response
+from segue.gateway.http.stream import EventStream, event
 
 
 async def create_message(gateway: Gateway, request: Request) -> Response:

@@ -18,6 +18,7 @@ from segue.answers import (
 )
 from segue.api.turn import TurnEnd
 from segue.api.types import SampledToken
+from segue.gateway.http.stream import data
 from segue.gateway.openai.chat_request import ChatRequest
 from segue.gateway.openai.objects import (
     Json,
@@ -28,7 +29,6 @@ from segue.gateway.openai.objects import (
     usage_object,
 )
 from segue.gateway.served import ServedModel, fingerprint
-from segue.gateway.stream import data
 from segue.gateway.turns import Step, total_usage
 
 PING = b": waiting\n\n"

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from segue.api.types import MAX_LOGPROBS, ChatInput
-from segue.gateway.door import Visit
-from segue.gateway.errors import BadField
-from segue.gateway.fields import honoured, ignored, refused
+from segue.gateway.http.door import Visit
+from segue.gateway.http.errors import BadField
+from segue.gateway.http.fields import honoured, ignored, refused
 from segue.gateway.openai.options import Options
 from segue.gateway.turns import Wanted
 from segue.sdk.chat_json import read_message, read_tools, to_json

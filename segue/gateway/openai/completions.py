@@ -12,9 +12,10 @@ from segue.answers import ContentText
 from segue.api.checks import what_came
 from segue.api.turn import TurnEnd
 from segue.api.types import MAX_LOGPROBS, SampledToken, TextInput, TokenInput
-from segue.gateway.door import Visit
-from segue.gateway.errors import BadField
-from segue.gateway.fields import honoured, ignored, refused
+from segue.gateway.http.door import Visit
+from segue.gateway.http.errors import BadField
+from segue.gateway.http.fields import honoured, ignored, refused
+from segue.gateway.http.stream import data
 from segue.gateway.openai.chat import DONE, PING
 from segue.gateway.openai.objects import (
     Json,
@@ -26,7 +27,6 @@ from segue.gateway.openai.objects import (
 )
 from segue.gateway.openai.options import Options
 from segue.gateway.served import ServedModel, fingerprint
-from segue.gateway.stream import data
 from segue.gateway.turns import Step, Wanted, total_usage
 
 _EXPECTED = "expected a text, token ids, or a list of texts or of lists of token ids"

@@ -8,8 +8,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from segue.api.cluster_status import ModelInfo
+from segue.gateway.http.routes import Gateway, json_response
 from segue.gateway.openai.objects import Json
-from segue.gateway.routes import Gateway, json_response
 
 _STARTED_AT = int(time.time())
 

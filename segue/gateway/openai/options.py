@@ -7,8 +7,8 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator
 
 from segue.api.types import MAX_STOP_STRINGS, SamplingParams, StopConditions
-from segue.gateway.errors import BadField
-from segue.gateway.fields import Body, honoured, ignored, refused
+from segue.gateway.http.errors import BadField
+from segue.gateway.http.fields import Body, honoured, ignored, refused
 
 _NO_GRAMMAR = "structured output is not served yet: leave it out"
 

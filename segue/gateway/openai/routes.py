@@ -6,15 +6,15 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from segue.api.types import TextInput, TokenInput
-from segue.gateway.door import visit_of
-from segue.gateway.errors import Failure
-from segue.gateway.fields import read
+from segue.gateway.http.door import visit_of
+from segue.gateway.http.errors import Failure
+from segue.gateway.http.fields import read
+from segue.gateway.http.routes import Gateway, Route, json_response
+from segue.gateway.http.stream import EventStream, data
 from segue.gateway.openai.chat import DONE, ChatAnswer
 from segue.gateway.openai.chat_request import ChatRequest
 from segue.gateway.openai.completions import CompletionAnswer, CompletionRequest, ShownPrompt
 from segue.gateway.openai.models import get_model, list_models
-from segue.gateway.routes import Gateway, Route, json_response
-from segue.gateway.stream import EventStream, data
 
 
 def stream_failed(failure: Failure) -> bytes:

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from starlette.requests import Request
 
 from segue.api.checks import what_came
-from segue.gateway.errors import BadField, BodyTooLarge, bad_field
+from segue.gateway.http.errors import BadField, BodyTooLarge, bad_field
 
 _STATUS = "x-segue"
 _NEUTRAL = "x-segue-accepts"

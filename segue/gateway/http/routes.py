@@ -13,9 +13,9 @@ from starlette.responses import Response
 
 from segue.api.errors import Cancelled
 from segue.gateway.config import GatewayConfig
-from segue.gateway.door import visit_of
-from segue.gateway.errors import Failure
-from segue.gateway.fields import Body
+from segue.gateway.http.door import visit_of
+from segue.gateway.http.errors import Failure
+from segue.gateway.http.fields import Body
 from segue.gateway.metrics import GatewayMetrics
 from segue.gateway.served import ServedModel
 from segue.gateway.turns import Turns

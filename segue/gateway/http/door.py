@@ -13,7 +13,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from segue.api.errors import Cancelled
-from segue.gateway.errors import HUNG_UP
+from segue.gateway.http.errors import HUNG_UP
 from segue.gateway.metrics import GatewayMetrics
 from segue.process.cancellation import Interruptible
 from segue.process.telemetry import Clock, about_turn

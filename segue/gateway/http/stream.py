@@ -10,8 +10,8 @@ from pydantic_core import to_json
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from segue.gateway.door import visit_of
-from segue.gateway.errors import Failure
+from segue.gateway.http.door import visit_of
+from segue.gateway.http.errors import Failure
 
 
 def data(value: Any) -> bytes:
