@@ -16,6 +16,7 @@ from router.membership import Membership
 from router.metrics import RouterMetrics
 from router.placement.placing import Placing, TurnPlacing
 from router.sessions.calls import SessionDesk
+from router.sessions.finding import SessionFinder
 from router.sessions.history import Completed, characters_before, complete
 from router.sessions.prompt import Built, PromptBuilder
 from router.sessions.table import SessionTable
@@ -65,6 +66,7 @@ class Router:
         self.table = SessionTable(
             max_sessions=config.max_sessions, history_bytes=config.history_bytes
         )
+        self._finder = SessionFinder(self.table)
         self.placing = Placing(config, self.table, metrics, clock=clock)
         self.membership = Membership(
             model_id=prompts.model_id,
@@ -106,7 +108,7 @@ class Router:
             with meter.refusals():
                 admitted.enter_context(self._admission.admit())
                 named = await self._find_session(request)
-                admitted.enter_context(self.table.running(named.session_id))
+                admitted.enter_context(self._finder.running(named.session_id))
                 completed = self._complete(named, keeps_answer=request.session_hint is not None)
                 built = await self._encode(completed)
             placing = self.placing.turn(built.spec, known=completed.known, num_kept=built.num_kept)
@@ -152,7 +154,7 @@ class Router:
             self.limits.validate(chat, 0)
             is_long = num_characters(chat) > _LONG_CHARACTERS
             chain = await asyncio.to_thread(digests, chat) if is_long else digests(chat)
-            session_id = self.table.find(chat, chain, hint)
+            session_id = self._finder.find(chat, chain, hint)
         return replace(request, session_id=session_id, session_hint=None)
 
     def _complete(self, request: TurnRequest, *, keeps_answer: bool) -> Completed:

@@ -7,65 +7,18 @@ workers keep of the common part serves both.
 
 from __future__ import annotations
 
+import contextlib
 import secrets
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from cachetools import LRUCache
-
-from router.sessions.history import History
+from router.sessions.table import SessionTable
 from segue.api.checks import MAX_NAME_CHARS
 from segue.api.types import ChatInput, SessionId
 
-# Sessions to remember for each history. Many share a system message, and any of them will do.
-_MAX_SESSIONS = 8
 _UNNAMED = "auto"
 _SEPARATOR = "~"
-
-
-class Histories(LRUCache[SessionId, History]):
-    """The sessions' histories, bounded by their bytes, and an index of the messages they start
-    with."""
-
-    def __init__(self, max_bytes: int) -> None:
-        super().__init__(max_bytes, History.size_bytes)
-        self._sessions: dict[bytes, tuple[SessionId, ...]] = {}
-        """By digest, the most recent last."""
-        self._indexed: dict[SessionId, tuple[bytes, ...]] = {}
-
-    def __setitem__(self, session_id: SessionId, history: History, *args: Any) -> None:
-        """Raises ValueError if the history exceeds the bound by itself."""
-        super().__setitem__(session_id, history, *args)
-        self._index(session_id, history.digests)
-
-    def __delitem__(self, session_id: SessionId, *args: Any) -> None:
-        super().__delitem__(session_id, *args)
-        self._index(session_id, ())
-
-    def find(self, chain: Sequence[bytes]) -> tuple[int, tuple[SessionId, ...]]:
-        """The most messages that the chat with these digests shares with a history from the start,
-        and sessions with such histories, the most recent last."""
-        for num in range(len(chain), 0, -1):
-            if sessions := self._sessions.get(chain[num - 1]):
-                return num, sessions
-        return 0, ()
-
-    def _index(self, session_id: SessionId, digests: tuple[bytes, ...]) -> None:
-        before = self._indexed.pop(session_id, ())
-        # Usually a history only grows.
-        num_same = len(before) if digests[: len(before)] == before else 0
-        for digest in before[num_same:]:
-            others = tuple(one for one in self._sessions.get(digest, ()) if one != session_id)
-            if others:
-                self._sessions[digest] = others
-            else:
-                self._sessions.pop(digest, None)
-        for digest in digests[num_same:]:
-            sessions = (*self._sessions.get(digest, ()), session_id)
-            self._sessions[digest] = sessions[-_MAX_SESSIONS:]
-        if digests:
-            self._indexed[session_id] = digests
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,3 +54,46 @@ def choose_session(
     if any(message.role == "assistant" for message in chat.messages[: num_same + 1]):
         return FoundSession(new, parent=(own or sessions)[-1])
     return FoundSession(new)
+
+
+class SessionFinder:
+    """Finds sessions, and knows which ones run a turn."""
+
+    def __init__(self, table: SessionTable) -> None:
+        self._table = table
+        self._num_running: Counter[SessionId] = Counter()
+
+    def find(self, chat: ChatInput, chain: Sequence[bytes], hint: str) -> SessionId:
+        """The session that the chat continues, or a new one. `chain` holds the chat's digests."""
+        num_same, sessions = self._table.histories.find(chain)
+        found = choose_session(
+            chat,
+            hint,
+            num_same=num_same,
+            sessions=sessions,
+            is_continued=lambda session_id: (
+                len(self._table.histories[session_id].digests) == num_same
+                and session_id not in self._num_running
+            ),
+            is_known=lambda session_id: (
+                session_id in self._table
+                or session_id in self._table.histories
+                or session_id in self._num_running
+            ),
+        )
+        if found.parent is not None:
+            self._table.fork_history(found.parent, found.session_id)
+            if found.parent in self._table:
+                self._table.fork(found.parent, found.session_id)
+        return found.session_id
+
+    @contextlib.contextmanager
+    def running(self, session_id: SessionId) -> Iterator[None]:
+        """Within the block, a turn of the session runs: `find` does not return it."""
+        self._num_running[session_id] += 1
+        try:
+            yield
+        finally:
+            self._num_running[session_id] -= 1
+            if not self._num_running[session_id]:
+                del self._num_running[session_id]

@@ -8,10 +8,8 @@ costs time and nothing else.
 
 from __future__ import annotations
 
-import contextlib
 import itertools
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -20,13 +18,13 @@ from cachetools import LRUCache
 from router.placement.explain import Decided, explanation_of
 from router.placement.node import WorkerNode
 from router.placement.side import Held, Residency
-from router.sessions.finding import Histories, choose_session
+from router.sessions.histories import Histories
 from router.sessions.history import Completed, History, TurnTokens, history_after, num_rerendered
 from segue.api.cluster_status import SessionInfo, WorkerStatus
 from segue.api.errors import NotFound
 from segue.api.explanation import Explanation
 from segue.api.turn import FinishReason, TurnEnd
-from segue.api.types import ChatInput, Epoch, Role, SessionId, WorkerId
+from segue.api.types import Epoch, Role, SessionId, WorkerId
 from segue.text.session_prompt import PromptRecord
 
 # Workers of each role to remember: a session that moves away and comes back finds what it left.
@@ -150,8 +148,7 @@ class SessionTable:
     def __init__(self, *, max_sessions: int, history_bytes: int) -> None:
         self._placements = itertools.count(1)
         self._sessions: LRUCache[SessionId, SessionRecord] = LRUCache(max_sessions)
-        self._histories = Histories(history_bytes)
-        self._num_running: Counter[SessionId] = Counter()
+        self.histories = Histories(history_bytes)
         self._tokens: LRUCache[SessionId, TurnTokens] = LRUCache(_MAX_TOKENS, len)
         self._decided: LRUCache[SessionId, Decided] = LRUCache(_MAX_EXPLAINED)
 
@@ -164,7 +161,7 @@ class SessionTable:
 
     @property
     def history_bytes(self) -> int:
-        return int(self._histories.currsize)
+        return int(self.histories.currsize)
 
     def of(self, session_id: SessionId) -> SessionRecord:
         """The session's record. An unknown session gets a new one, listed once it is placed."""
@@ -183,42 +180,7 @@ class SessionTable:
         return [session.info() for session in shown], last
 
     def history(self, session_id: SessionId) -> History | None:
-        return self._histories.get(session_id)
-
-    def find(self, chat: ChatInput, chain: Sequence[bytes], hint: str) -> SessionId:
-        """The session that the chat continues, or a new one. `chain` holds the chat's digests."""
-        num_same, sessions = self._histories.find(chain)
-        found = choose_session(
-            chat,
-            hint,
-            num_same=num_same,
-            sessions=sessions,
-            is_continued=lambda session_id: (
-                len(self._histories[session_id].digests) == num_same
-                and session_id not in self._num_running
-            ),
-            is_known=lambda session_id: (
-                session_id in self._sessions
-                or session_id in self._histories
-                or session_id in self._num_running
-            ),
-        )
-        if found.parent is not None:
-            self.fork_history(found.parent, found.session_id)
-            if found.parent in self._sessions:
-                self.fork(found.parent, found.session_id)
-        return found.session_id
-
-    @contextlib.contextmanager
-    def running(self, session_id: SessionId) -> Iterator[None]:
-        """Within the block, a turn of the session runs: `find` does not return it."""
-        self._num_running[session_id] += 1
-        try:
-            yield
-        finally:
-            self._num_running[session_id] -= 1
-            if not self._num_running[session_id]:
-                del self._num_running[session_id]
+        return self.histories.get(session_id)
 
     def tokens(self, session_id: SessionId) -> TurnTokens | None:
         """The tokens of the session's last turn."""
@@ -265,13 +227,13 @@ class SessionTable:
         return replace(
             end,
             usage=replace(end.usage, rerendered_tokens=rerendered),
-            kept_messages=len(history.digests) if _keep(self._histories, session, history) else 0,
+            kept_messages=len(history.digests) if _keep(self.histories, session, history) else 0,
         )
 
     def release(self, session_id: SessionId) -> bool:
         """Forgets everything about the session; its running turns will record nothing either.
         Returns whether it was known."""
-        for part in (self._histories, self._tokens, self._decided):
+        for part in (self.histories, self._tokens, self._decided):
             part.pop(session_id, None)
         session = self._sessions.pop(session_id, None)
         if session is not None:
@@ -280,8 +242,8 @@ class SessionTable:
 
     def fork_history(self, parent_id: SessionId, child_id: SessionId) -> None:
         """Gives the child its parent's messages, if they are kept."""
-        if (history := self._histories.get(parent_id)) is not None:
-            self._histories[child_id] = history
+        if (history := self.histories.get(parent_id)) is not None:
+            self.histories[child_id] = history
 
     def fork(self, parent_id: SessionId, child_id: SessionId) -> None:
         """Gives the child its parent's record and tokens. It has no decision yet."""

@@ -7,7 +7,8 @@ from __future__ import annotations
 import random
 from array import array
 
-from router.sessions.finding import Histories
+from router.sessions.finding import SessionFinder
+from router.sessions.histories import Histories
 from router.sessions.history import History
 from router.sessions.table import SessionTable
 from segue.api.history import digests
@@ -31,14 +32,15 @@ def history(about: ChatInput) -> History:
 class Finder:
     def __init__(self) -> None:
         self.table = SessionTable(max_sessions=100, history_bytes=1 << 20)
+        self.sessions = SessionFinder(self.table)
 
     def find(self, about: ChatInput, hint: str = "") -> SessionId:
-        return self.table.find(about, digests(about), hint)
+        return self.sessions.find(about, digests(about), hint)
 
     def turn(self, about: ChatInput, hint: str = "") -> SessionId:
         """Runs a whole turn in the session that is found."""
         session_id = self.find(about, hint)
-        self.table._histories[session_id] = history(about)
+        self.table.histories[session_id] = history(about)
         return session_id
 
 
@@ -60,12 +62,12 @@ def test_two_requests_that_continue_one_history_fork_it() -> None:
     first, second = chat("s", "hello", "a1", "left"), chat("s", "hello", "a1", "right")
 
     assert finder.find(first) == session_id
-    with finder.table.running(session_id):
+    with finder.sessions.running(session_id):
         fork = finder.find(second)
         assert fork != session_id
         assert finder.table.history(fork) == finder.table.history(session_id)
-    finder.table._histories[session_id] = history(first)
-    finder.table._histories[fork] = history(second)
+    finder.table.histories[session_id] = history(first)
+    finder.table.histories[fork] = history(second)
 
     assert finder.turn(chat("s", "hello", "a1", "left", "a2", "on")) == session_id
     assert finder.turn(chat("s", "hello", "a1", "right", "a2", "on")) == fork
@@ -100,7 +102,7 @@ def test_a_shared_system_message_alone_makes_no_fork() -> None:
 
 def test_a_client_continues_only_its_own_sessions() -> None:
     finder = Finder()
-    finder.table._histories[SessionId("sdk")] = history(chat("s", "hello"))
+    finder.table.histories[SessionId("sdk")] = history(chat("s", "hello"))
     assert finder.turn(chat("s", "hello", "a1", "more")) != "sdk"
     assert finder.turn(chat("s", "hello", "a1", "more"), CLIENT) == CLIENT
     assert finder.find(chat("s", "hello", "a1", "more", "a2", "on"), "codex") == "codex"
@@ -139,7 +141,7 @@ def test_a_history_beyond_the_bound_leaves_no_trace() -> None:
     table = SessionTable(max_sessions=10, history_bytes=3_000)
     for number in range(50):
         about = chat("s", f"hello {number}")
-        table._histories[SessionId(str(number))] = history(about)
-    kept = table._histories
+        table.histories[SessionId(str(number))] = history(about)
+    kept = table.histories
     assert len(kept) < 5
     assert set(kept._indexed) == set(kept)
