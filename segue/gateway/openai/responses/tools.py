@@ -15,7 +15,7 @@ Json: TypeAlias = Mapping[str, Any]
 _BETWEEN = "__"
 
 
-class Spaced(NamedTuple):
+class Namespaced(NamedTuple):
     """The two names of a function in a namespace."""
 
     namespace: str
@@ -26,12 +26,12 @@ class Spaced(NamedTuple):
 class Tools:
     texts: tuple[str, ...] = ()
     """Each as JSON in the form that templates render."""
-    spaced: Mapping[str, Spaced] = field(default_factory=dict)
+    namespaced: Mapping[str, Namespaced] = field(default_factory=dict)
     """By the name that the model sees. Codex finds a function only by both of its names."""
 
     def names(self, seen: str) -> dict[str, str]:
         """The members of a call that name its function, for a name that the model wrote."""
-        found = self.spaced.get(seen)
+        found = self.namespaced.get(seen)
         return {"name": seen} if found is None else found._asdict()
 
 
@@ -48,16 +48,18 @@ def read_tools(tools: Sequence[Json]) -> Tools:
     """
     texts: list[str] = []
     plain: set[str] = set()
-    spaced: dict[str, Spaced] = {}
+    namespaced: dict[str, Namespaced] = {}
     for where, tool, namespace in _functions(tools):
         name = _text(tool, "name", where)
         seen = seen_name(name, namespace)
         texts.append(_for_templates(tool, seen, where))
         if namespace:
-            spaced.setdefault(seen, Spaced(namespace, name))
+            namespaced.setdefault(seen, Namespaced(namespace, name))
         else:
             plain.add(seen)
-    return Tools(tuple(texts), {seen: names for seen, names in spaced.items() if seen not in plain})
+    return Tools(
+        tuple(texts), {seen: names for seen, names in namespaced.items() if seen not in plain}
+    )
 
 
 def _functions(tools: Sequence[Json]) -> Iterator[tuple[str, Json, str]]:
