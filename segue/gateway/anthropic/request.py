@@ -9,7 +9,7 @@ from segue.gateway.anthropic.blocks import chat_messages, system_message
 from segue.gateway.http.door import Visit
 from segue.gateway.http.errors import BadField
 from segue.gateway.http.fields import Body, honoured, ignored, refused
-from segue.gateway.openai.chat_request import EFFORTS
+from segue.gateway.openai.chat_options import EFFORTS
 from segue.gateway.turns import Wanted
 from segue.sdk.chat_json import to_json
 

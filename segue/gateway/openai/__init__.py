@@ -1,1 +1,1 @@
-"""OpenAI's API: chat completions, completions, models."""
+"""OpenAI's API: chat completions, completions, responses, models."""

@@ -8,20 +8,10 @@ from segue.api.types import MAX_LOGPROBS, ChatInput
 from segue.gateway.http.door import Visit
 from segue.gateway.http.errors import BadField
 from segue.gateway.http.fields import honoured, ignored, refused
+from segue.gateway.openai.chat_options import effort_kwargs, may_call, require_text_format
 from segue.gateway.openai.options import Options
 from segue.gateway.turns import Wanted
 from segue.sdk.chat_json import read_message, read_tools, to_json
-
-EFFORTS = {
-    "none": None,
-    "minimal": "low",
-    "low": "low",
-    "medium": "medium",
-    "high": "xhigh",
-    "xhigh": "xhigh",
-    "max": "xhigh",
-}
-"""`reasoning_effort` for Qwen3.8's template. Other templates ignore it."""
 
 
 class ChatRequest(Options):
@@ -76,20 +66,23 @@ class ChatRequest(Options):
             sampling=self.sampling(self._num_logprobs()),
             stop=self.stop_conditions(max_tokens),
             hint=visit.session_hint(self.prompt_cache_key),
-            tools=chat.tools if self._may_call() else (),
+            tools=chat.tools if may_call(self.tool_choice) else (),
             max_calls=1 if self.parallel_tool_calls is False else None,
         )
 
     def chat(self) -> ChatInput:
         """Raises InvalidRequest."""
-        self._require_text_format()
+        require_text_format((self.response_format or {}).get("type", "text"), "response_format")
         continued = self.continue_final_message or False
         if continued and self.add_generation_prompt:
             raise BadField.of(
                 "add_generation_prompt",
                 "expected no start of an answer with continue_final_message: leave one of them out",
             )
-        kwargs = {**self._effort(), **(self.chat_template_kwargs or {})}
+        kwargs = {
+            **effort_kwargs(self.reasoning_effort, "reasoning_effort"),
+            **(self.chat_template_kwargs or {}),
+        }
         if continued in (True, "content") and self.messages[-1].get("content") in (None, "", []):
             raise BadField.of(
                 f"messages[{len(self.messages) - 1}].content",
@@ -105,40 +98,6 @@ class ChatRequest(Options):
             continue_final_message=continued,
             add_generation_prompt=self.add_generation_prompt is not False,
         )
-
-    def _effort(self) -> dict[str, object]:
-        if self.reasoning_effort is None:
-            return {}
-        if self.reasoning_effort not in EFFORTS:
-            raise BadField.of(
-                "reasoning_effort",
-                f"expected one of {', '.join(EFFORTS)}, got {self.reasoning_effort!r:.80}",
-            )
-        effort = EFFORTS[self.reasoning_effort]
-        if effort is None:
-            return {"enable_thinking": False}
-        return {"enable_thinking": True, "reasoning_effort": effort}
-
-    def _may_call(self) -> bool:
-        match self.tool_choice:
-            case None | "auto":
-                return True
-            case "none":
-                return False
-            case _:
-                raise BadField.of(
-                    "tool_choice",
-                    f'expected "auto" or "none", got {self.tool_choice!r:.80}: forcing a call '
-                    "needs structured output, which is not served yet",
-                )
-
-    def _require_text_format(self) -> None:
-        kind = (self.response_format or {}).get("type", "text")
-        if kind != "text":
-            raise BadField.of(
-                "response_format",
-                f'expected the type "text", got {kind!r:.80}: structured output is not served yet',
-            )
 
     def _num_logprobs(self) -> int | None:
         if self.logprobs:

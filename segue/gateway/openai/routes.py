@@ -15,6 +15,9 @@ from segue.gateway.openai.chat import DONE, ChatAnswer
 from segue.gateway.openai.chat_request import ChatRequest
 from segue.gateway.openai.completions import CompletionAnswer, CompletionRequest, ShownPrompt
 from segue.gateway.openai.models import get_model, list_models
+from segue.gateway.openai.responses.answer import ResponseAnswer
+from segue.gateway.openai.responses.request import ResponseRequest
+from segue.gateway.openai.responses.tools import read_tools
 
 
 def stream_failed(failure: Failure) -> bytes:
@@ -60,6 +63,25 @@ async def complete(gateway: Gateway, request: Request) -> Response:
     return json_response(await answer.whole())
 
 
+async def create_response(gateway: Gateway, request: Request) -> Response:
+    """An answer to a conversation, as items."""
+    body = await read(request, ResponseRequest, gateway.config.max_body_bytes)
+    info = await gateway.served.named(body.model)
+    visit = visit_of(request.scope)
+    tools = read_tools(body.tools or ())
+    answer = ResponseAnswer(
+        body,
+        gateway.turns.steps(body.wanted(visit, tools), visit),
+        tools=tools,
+        served=gateway.served,
+        model=info.name,
+        request_id=visit.request_id,
+    )
+    if body.stream:
+        return await EventStream.of(answer.events(), answer.failed)
+    return json_response(await answer.whole())
+
+
 async def _shown(
     gateway: Gateway, body: CompletionRequest, prompt: TextInput | TokenInput
 ) -> ShownPrompt:
@@ -77,4 +99,5 @@ ROUTES = [
     Route(method="GET", path="/v1/models/{name:path}", answer=get_model),
     Route(method="POST", path="/v1/chat/completions", answer=complete_chat, body=ChatRequest),
     Route(method="POST", path="/v1/completions", answer=complete, body=CompletionRequest),
+    Route(method="POST", path="/v1/responses", answer=create_response, body=ResponseRequest),
 ]

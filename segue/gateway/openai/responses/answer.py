@@ -1,0 +1,150 @@
+"""The response, whole or as a stream of events."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
+from contextlib import aclosing
+from typing import Any
+
+from segue.answers import AnswerPart
+from segue.api.turn import FinishReason, TurnEnd
+from segue.api.types import SampledToken
+from segue.gateway.http.errors import Failure
+from segue.gateway.http.stream import event
+from segue.gateway.joined import joined
+from segue.gateway.openai.chat import PING
+from segue.gateway.openai.objects import Json, chat_logprobs, ids_in
+from segue.gateway.openai.responses.output import Output
+from segue.gateway.openai.responses.request import ResponseRequest
+from segue.gateway.openai.responses.tools import Tools
+from segue.gateway.served import ServedModel
+from segue.gateway.turns import Step, total_usage
+
+_FIRST = ("created", "in_progress")
+
+
+class ResponseAnswer:
+    """The answer to one request."""
+
+    def __init__(
+        self,
+        request: ResponseRequest,
+        steps: AsyncGenerator[list[Step], None],
+        *,
+        tools: Tools,
+        served: ServedModel,
+        model: str,
+        request_id: str,
+    ) -> None:
+        self._has_logprobs = request.has_logprobs
+        self._steps = steps
+        self._served = served
+        self._output = Output(tools, is_encrypted=request.has_encrypted)
+        self._sequence_number = 0
+        self._response: Json = {
+            "id": f"resp_{request_id}",
+            "object": "response",
+            "created_at": int(time.time()),
+            "completed_at": None,
+            "status": "in_progress",
+            "error": None,
+            "incomplete_details": None,
+            "model": model,
+            "output": [],
+            "usage": None,
+            **request.echoed(),
+        }
+
+    async def whole(self) -> Json:
+        """Raises SegueErrors."""
+        parts: list[AnswerPart] = []
+        end: TurnEnd | None = None
+        async with aclosing(self._steps) as steps:
+            async for some in steps:
+                for step in some:
+                    parts += step.parts
+                    end = step.end or end
+                    await self._add_logprobs(step.logprobs)
+        # As one step: there, an abandoned call is content.
+        for part in joined(parts):
+            _consume(self._output.add(part))
+        assert end is not None, "an answer without an end"
+        _consume(self._end(end))
+        return self._response
+
+    async def events(self) -> AsyncGenerator[bytes, None]:
+        """Raises SegueErrors."""
+        is_started = False
+        async with aclosing(self._steps) as steps:
+            async for some in steps:
+                events: list[bytes] = []
+                has_news = any(step.parts or step.end for step in some)
+                if not is_started and (has_news or not some):
+                    is_started = True
+                    events += [self._written(self._lifecycle(name)) for name in _FIRST]
+                elif not some:
+                    events.append(PING)
+                for step in some:
+                    await self._add_logprobs(step.logprobs)
+                    for part in step.parts:
+                        events += map(self._written, self._output.add(part))
+                    if step.end is not None:
+                        events += map(self._written, self._end(step.end))
+                if events:
+                    yield b"".join(events)
+
+    def failed(self, failure: Failure) -> bytes:
+        """The last event of a stream that an error ends."""
+        _consume(self._output.close("incomplete"))
+        code = failure.code or ("invalid_prompt" if failure.status == 400 else "server_error")
+        self._response |= {
+            "status": "failed",
+            "error": {"code": code, "message": failure.message},
+            "output": self._output.items,
+        }
+        return self._written(self._lifecycle("failed"))
+
+    def _end(self, end: TurnEnd) -> Iterator[Json]:
+        is_cut = end.finish_reason is FinishReason.LENGTH
+        status = "incomplete" if is_cut else "completed"
+        yield from self._output.close(status)
+        self._response |= {
+            "status": status,
+            "output": self._output.items,
+            "usage": _usage(end),
+        }
+        if is_cut:
+            self._response["incomplete_details"] = {"reason": "max_output_tokens"}
+        else:
+            self._response["completed_at"] = int(time.time())
+        yield self._lifecycle(status)
+
+    def _lifecycle(self, name: str) -> Json:
+        return {"type": f"response.{name}", "response": self._response}
+
+    def _written(self, said: Json) -> bytes:
+        number = self._sequence_number
+        self._sequence_number += 1
+        return event(said["type"], {"sequence_number": number, **said})
+
+    async def _add_logprobs(self, tokens: Sequence[SampledToken]) -> None:
+        if self._has_logprobs and tokens:
+            texts = await self._served.token_bytes(ids_in(tokens))
+            self._output.add_logprobs(chat_logprobs(tokens, texts)["content"])
+
+
+def _consume(events: Iterable[Any]) -> None:
+    for _ in events:
+        pass
+
+
+def _usage(end: TurnEnd) -> Json:
+    usage = total_usage([end], per_prompt=1)
+    return {
+        "input_tokens": usage.prompt_tokens,
+        "input_tokens_details": {"cached_tokens": usage.cached_tokens, "cache_write_tokens": 0},
+        "output_tokens": usage.completion_tokens,
+        "output_tokens_details": {"reasoning_tokens": usage.reasoning_tokens},
+        "total_tokens": usage.prompt_tokens + usage.completion_tokens,
+    }

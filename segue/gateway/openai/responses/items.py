@@ -1,0 +1,198 @@
+"""Input items as the messages of a chat template.
+
+An answer is several items: reasoning, a message, calls. Its items become one assistant message, so
+that the history renders as it was generated. Items of unknown types are skipped: Codex sends
+several that only OpenAI's servers read.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+from pydantic_core import from_json
+
+from segue.api.checks import what_came
+from segue.api.types import Message, ToolCall
+from segue.gateway.http.errors import BadField
+from segue.gateway.openai.responses.tools import seen_name
+
+Item: TypeAlias = Mapping[str, Any]
+
+_TEXT_PARTS = ("input_text", "output_text", "text")
+
+
+@dataclass(slots=True)
+class _Answer:
+    """The items of one answer so far."""
+
+    reasoning: list[str] = field(default_factory=list)
+    texts: list[str] = field(default_factory=list)
+    calls: list[ToolCall] = field(default_factory=list)
+    ends_in_message: bool = False
+
+    def goes_on_with(self, kind: object) -> bool:
+        """Whether an item of this type can belong to the same answer: reasoning comes first, and
+        two messages in a row are two answers.
+        """
+        if kind == "reasoning":
+            return not (self.texts or self.calls)
+        return kind != "message" or not self.ends_in_message
+
+    def message(self) -> Message:
+        return Message(
+            role="assistant",
+            content="".join(self.texts),
+            reasoning="".join(self.reasoning) or None,
+            tool_calls=tuple(self.calls),
+        )
+
+
+def chat_messages(items: Sequence[Item]) -> Iterator[Message]:
+    """Raises InvalidRequest."""
+    answer: _Answer | None = None
+    for index, item in enumerate(items):
+        where = f"input[{index}]"
+        # A message may leave out its type.
+        kind = item.get("type") or "message"
+        is_answers = kind in ("reasoning", "function_call") or (
+            kind == "message" and item.get("role") == "assistant"
+        )
+        if is_answers:
+            if answer is not None and not answer.goes_on_with(kind):
+                yield answer.message()
+                answer = None
+            answer = answer or _Answer()
+            _add(answer, kind, item, where)
+            continue
+        message = _message(kind, item, where)
+        if message is None:
+            continue
+        if answer is not None:
+            yield answer.message()
+            answer = None
+        yield message
+    if answer is not None:
+        yield answer.message()
+
+
+def _add(answer: _Answer, kind: object, item: Item, where: str) -> None:
+    answer.ends_in_message = kind == "message"
+    match kind:
+        case "reasoning":
+            answer.reasoning += _reasoning(item, where)
+        case "message":
+            answer.texts += _texts(item.get("content"), f"{where}.content")
+        case _:
+            call = ToolCall(
+                call_id=_text(item, "call_id", where),
+                name=seen_name(
+                    _text(item, "name", where),
+                    "" if item.get("namespace") is None else _text(item, "namespace", where),
+                ),
+                arguments=_text(item, "arguments", where),
+            )
+            if item.get("status") == "incomplete" or not _is_object(call.arguments):
+                # A streamed call that was cut off. No template renders half a call.
+                answer.texts.append(f"{call.name} {call.arguments}")
+            else:
+                answer.calls.append(call)
+
+
+def _message(kind: object, item: Item, where: str) -> Message | None:
+    """None if the item is skipped."""
+    match kind:
+        case "message":
+            role = item.get("role")
+            if role not in ("user", "system", "developer"):
+                raise BadField.of(
+                    f"{where}.role",
+                    f"expected user, assistant, system or developer, got {what_came(role)}",
+                )
+            return _with_content(role, item.get("content"), f"{where}.content")
+        case "function_call_output":
+            call_id = _text(item, "call_id", where)
+            return _with_content("tool", item.get("output"), f"{where}.output", call_id)
+        case "item_reference":
+            raise BadField.of(
+                f"{where}.type",
+                "expected an item, got a reference to one: nothing is stored, so send the item",
+            )
+        case _:
+            return None
+
+
+def _with_content(role: str, content: object, where: str, call_id: str = "") -> Message:
+    texts = _texts(content, where)
+    if len(texts) == 1:
+        return Message(role=role, content=texts[0], tool_call_id=call_id)
+    return Message(role=role, content_parts=tuple(texts), tool_call_id=call_id)
+
+
+def _texts(content: object, where: str) -> list[str]:
+    if isinstance(content, str):
+        return [content]
+    if not isinstance(content, list):
+        raise BadField.of(where, f"expected a text or a list of parts, got {what_came(content)}")
+    texts = []
+    for index, part in enumerate(content):
+        here = f"{where}[{index}]"
+        kind = part.get("type") if isinstance(part, dict) else part
+        if not isinstance(part, dict) or kind not in _TEXT_PARTS:
+            raise BadField.of(
+                here,
+                f"expected a part of the type {' or '.join(_TEXT_PARTS[:2])}, got "
+                f"{what_came(kind)}: only text is served",
+            )
+        texts.append(_text(part, "text", here))
+    return texts
+
+
+def _reasoning(item: Item, where: str) -> list[str]:
+    """The texts that the item has: its content, or what it encrypts, or a summary."""
+    texts = _reasoning_texts(item, "content", where)
+    if not texts:
+        texts = list(decrypted(item.get("encrypted_content")))
+    return texts or _reasoning_texts(item, "summary", where)
+
+
+def _reasoning_texts(item: Item, name: str, where: str) -> list[str]:
+    parts = item.get(name) or []
+    if not isinstance(parts, list) or not all(isinstance(part, dict) for part in parts):
+        raise BadField.of(f"{where}.{name}", f"expected a list of parts, got {what_came(parts)}")
+    return [_text(part, "text", f"{where}.{name}[{index}]") for index, part in enumerate(parts)]
+
+
+def encrypted(reasoning: str) -> str:
+    """`encrypted_content`, which a client without reasoning texts of its own echoes. It hides
+    nothing: it is base64 of the text.
+    """
+    return base64.b64encode(reasoning.encode()).decode()
+
+
+def decrypted(content: object) -> Iterator[str]:
+    """The reasoning, or nothing if another server encrypted it."""
+    if isinstance(content, str) and content:
+        try:
+            yield base64.b64decode(content, validate=True).decode()
+        except (binascii.Error, ValueError):
+            return
+
+
+def _is_object(arguments: str) -> bool:
+    try:
+        # The router reads no text and null as no arguments.
+        value = from_json(arguments.strip() or "null", allow_inf_nan=False)
+        return isinstance(value, dict | None)
+    except ValueError:
+        return False
+
+
+def _text(item: Item, name: str, where: str) -> str:
+    value = item.get(name)
+    if not isinstance(value, str):
+        raise BadField.of(f"{where}.{name}", f"expected a text, got {what_came(value)}")
+    return value

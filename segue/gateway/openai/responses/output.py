@@ -1,0 +1,170 @@
+"""The output items of a response, and the events that build them at the client."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, TypeAlias
+
+from segue.answers import (
+    AnswerPart,
+    CallAbandoned,
+    CallArguments,
+    CallEnd,
+    CallStart,
+    ContentText,
+    ReasoningText,
+)
+from segue.gateway.openai.objects import new_call_id
+from segue.gateway.openai.responses.items import encrypted
+from segue.gateway.openai.responses.tools import Tools
+
+Json: TypeAlias = dict[str, Any]
+
+_PARTS = {"reasoning": "reasoning_text", "message": "output_text"}
+"""The one part of an item's content, by the item's type."""
+
+
+class Output:
+    """At most one item is open. Events still lack `sequence_number`, and each one is valid only
+    until the next one is asked for.
+    """
+
+    def __init__(self, tools: Tools, *, is_encrypted: bool) -> None:
+        """`is_encrypted`: reasoning has `encrypted_content`."""
+        self._tools = tools
+        self._is_encrypted = is_encrypted
+        self._items: list[Json] = []
+        self._is_open = False
+        self._texts: list[str] = []
+        self._logprobs: list[Json] = []
+        self._new_logprobs: list[Json] = []
+
+    @property
+    def items(self) -> list[Json]:
+        return self._items
+
+    def add_logprobs(self, logprobs: Iterable[Json]) -> None:
+        """Those of further tokens. The next text has them."""
+        self._new_logprobs += logprobs
+
+    def add(self, part: AnswerPart) -> Iterator[Json]:
+        match part:
+            case ReasoningText(text):
+                yield from self._ensure("reasoning")
+                yield self._delta("reasoning_text", text)
+            case ContentText(text):
+                yield from self._ensure("message")
+                new = self._take_logprobs()
+                yield self._delta("output_text", text) | {"logprobs": new}
+            case CallStart(name=name):
+                yield from self.close()
+                yield self._open(_new_call(self._tools.names(name)))
+            case CallArguments(text=text):
+                yield self._delta("function_call_arguments", text)
+            case CallEnd():
+                yield from self.close()
+            case CallAbandoned():
+                # The client has its fragments already.
+                yield from self.close("incomplete")
+
+    def close(self, status: str = "completed") -> Iterator[Json]:
+        """Ends the open item, if there is one."""
+        if not self._is_open:
+            return
+        item, text = self._items[-1], "".join(self._texts)
+        kind = item["type"]
+        if kind == "function_call":
+            item["arguments"] = text
+            yield self._event("function_call_arguments.done", {"arguments": text})
+        else:
+            logprobs = {}
+            if kind == "message":
+                self._take_logprobs()
+                logprobs = {"logprobs": self._logprobs}
+            part = _part(kind) | {"text": text} | logprobs
+            item["content"] = [part]
+            if kind == "reasoning" and self._is_encrypted:
+                item["encrypted_content"] = encrypted(text)
+            yield self._event(f"{_PARTS[kind]}.done", {"text": text} | logprobs)
+            yield self._event("content_part.done", {"part": part})
+        item["status"] = status
+        self._is_open = False
+        yield self._item_event("output_item.done", item)
+
+    def _ensure(self, kind: str) -> Iterator[Json]:
+        if self._is_open and self._items[-1]["type"] == kind:
+            return
+        yield from self.close()
+        yield self._open(_new_reasoning() if kind == "reasoning" else _new_message())
+        yield self._event("content_part.added", {"part": _part(kind)})
+
+    def _open(self, item: Json) -> Json:
+        self._items.append(item)
+        self._is_open = True
+        self._texts, self._logprobs = [], []
+        return self._item_event("output_item.added", item)
+
+    def _take_logprobs(self) -> list[Json]:
+        new, self._new_logprobs = self._new_logprobs, []
+        self._logprobs += new
+        return new
+
+    def _delta(self, what: str, text: str) -> Json:
+        self._texts.append(text)
+        return self._event(f"{what}.delta", {"delta": text})
+
+    def _item_event(self, name: str, item: Json) -> Json:
+        return {
+            "type": f"response.{name}",
+            "output_index": len(self._items) - 1,
+            "item": item,
+        }
+
+    def _event(self, name: str, said: Mapping[str, Any]) -> Json:
+        item = self._items[-1]
+        index = {} if item["type"] == "function_call" else {"content_index": 0}
+        return {
+            "type": f"response.{name}",
+            "item_id": item["id"],
+            "output_index": len(self._items) - 1,
+            **index,
+            **said,
+        }
+
+
+def _part(kind: str) -> Json:
+    if kind == "reasoning":
+        return {"type": "reasoning_text", "text": ""}
+    return {"type": "output_text", "text": "", "annotations": [], "logprobs": []}
+
+
+def _new_reasoning() -> Json:
+    return {
+        "id": f"rs_{secrets.token_hex(12)}",
+        "type": "reasoning",
+        "status": "in_progress",
+        "summary": [],
+        "content": [],
+    }
+
+
+def _new_message() -> Json:
+    return {
+        "id": f"msg_{secrets.token_hex(12)}",
+        "type": "message",
+        "status": "in_progress",
+        "role": "assistant",
+        "content": [],
+    }
+
+
+def _new_call(names: Mapping[str, str]) -> Json:
+    return {
+        "id": f"fc_{secrets.token_hex(12)}",
+        "type": "function_call",
+        "status": "in_progress",
+        "call_id": new_call_id(),
+        **names,
+        "arguments": "",
+    }

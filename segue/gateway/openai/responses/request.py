@@ -1,0 +1,151 @@
+"""The request, and the turn that it wants."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator
+
+from segue.api.types import MAX_LOGPROBS, ChatInput, Message, SamplingParams, StopConditions
+from segue.gateway.http.door import Visit
+from segue.gateway.http.errors import BadField
+from segue.gateway.http.fields import Body, honoured, ignored, refused
+from segue.gateway.openai.chat_options import effort_kwargs, may_call, require_text_format
+from segue.gateway.openai.responses.items import chat_messages
+from segue.gateway.openai.responses.tools import Tools
+from segue.gateway.turns import Wanted
+from segue.sdk.chat_json import to_json
+
+_LOGPROBS = "message.output_text.logprobs"
+_ENCRYPTED = "reasoning.encrypted_content"
+
+
+def _as_items(value: object) -> object:
+    return [{"role": "user", "content": value}] if isinstance(value, str) else value
+
+
+class ResponseRequest(Body):
+    model: str | None = honoured("The served model, by its name in /v1/models, or absent.")
+    input: Annotated[list[dict[str, Any]], BeforeValidator(_as_items)] = honoured(
+        "A text, or items: messages of the roles user, assistant, system and developer, with "
+        "content as text or a list of text parts; function_call, function_call_output and "
+        "reasoning. Images and files, and references to stored items, are refused; other items "
+        "are skipped.",
+        ...,
+    )
+    instructions: str | None = honoured("The first system message.")
+    tools: list[dict[str, Any]] | None = honoured(
+        "Functions, and those in a `namespace`. Other tools, such as web_search, are skipped."
+    )
+    tool_choice: Any = honoured(
+        "`auto`, the default, and `none`, with which the tools stay in the prompt, so that its "
+        "cached prefix stays, and calls count as text. `required`, a named function and "
+        "`allowed_tools` are refused."
+    )
+    parallel_tool_calls: bool | None = honoured("If false, an answer ends after its first call.")
+    max_output_tokens: int | None = honoured(
+        "Of the answer, reasoning included. Absent: what context and memory allow.", ge=1
+    )
+    temperature: float | None = honoured("0 is greedy. Absent: the checkpoint's.")
+    top_p: float | None = honoured("Absent: the checkpoint's.")
+    include: list[str] | None = honoured(f"`{_LOGPROBS}` and `{_ENCRYPTED}`. Others are ignored.")
+    top_logprobs: int | None = honoured(
+        f"Up to {MAX_LOGPROBS}, with `{_LOGPROBS}` in `include`. A text has the log-probabilities "
+        "of all tokens since the previous one, reasoning, calls and end tokens included.",
+        ge=0,
+        le=MAX_LOGPROBS,
+    )
+    reasoning: dict[str, Any] | None = honoured(
+        "`effort`: `none` turns thinking off, any other turns it on; minimal and low, medium, and "
+        "high and above are three efforts to templates that know them. `summary` is ignored."
+    )
+    text: dict[str, Any] | None = honoured(
+        "`format`: `text`; JSON formats are refused. `verbosity` is ignored."
+    )
+    stream: bool | None = honoured("Server-sent events.")
+    prompt_cache_key: str | None = honoured("A hint for finding the conversation's session.")
+    metadata: dict[str, Any] | None = honoured("Comes back.")
+    user: str | None = honoured("Comes back.")
+    safety_identifier: str | None = honoured("Comes back.")
+    store: Any = ignored("Nothing is stored, and the answer says so.")
+    stream_options: Any = ignored("Events are never obfuscated.")
+    truncation: Any = ignored("Input that exceeds the context is refused.")
+    max_tool_calls: Any = ignored("It counts calls of OpenAI's own tools.")
+    service_tier: Any = ignored("")
+    client_metadata: Any = ignored("Codex's.")
+    context_management: Any = ignored("The context is the input.")
+    prompt_cache_options: Any = ignored("")
+    prompt_cache_retention: Any = ignored("")
+    previous_response_id: Any = refused("nothing is stored: send the whole input")
+    conversation: Any = refused("nothing is stored: send the whole input")
+    prompt: Any = refused("nothing is stored: send instructions and input")
+    background: Any = refused("nothing is stored: leave it out, and keep the connection", False)
+
+    @property
+    def has_logprobs(self) -> bool:
+        return _LOGPROBS in (self.include or ())
+
+    @property
+    def has_encrypted(self) -> bool:
+        return _ENCRYPTED in (self.include or ())
+
+    def wanted(self, visit: Visit, tools: Tools) -> Wanted:
+        """Raises InvalidRequest."""
+        return Wanted(
+            inputs=(self._chat(tools),),
+            sampling=SamplingParams(
+                temperature=self.temperature, top_p=self.top_p, logprobs=self._num_logprobs()
+            ),
+            stop=StopConditions(max_tokens=self.max_output_tokens),
+            hint=visit.session_hint(self.prompt_cache_key),
+            tools=tools.texts if may_call(self.tool_choice) else (),
+            max_calls=1 if self.parallel_tool_calls is False else None,
+        )
+
+    def echoed(self) -> dict[str, Any]:
+        """The members of the response that repeat the request."""
+        reasoning = self.reasoning or {}
+        return {
+            "background": False,
+            "instructions": self.instructions,
+            "max_output_tokens": self.max_output_tokens,
+            "max_tool_calls": None,
+            "metadata": self.metadata or {},
+            "parallel_tool_calls": self.parallel_tool_calls is not False,
+            "previous_response_id": None,
+            "prompt_cache_key": self.prompt_cache_key,
+            "reasoning": {"effort": reasoning.get("effort"), "summary": None},
+            "safety_identifier": self.safety_identifier,
+            "service_tier": "default",
+            "store": False,
+            "temperature": self.temperature,
+            "text": {"format": {"type": "text"}},
+            "tool_choice": self.tool_choice or "auto",
+            "tools": self.tools or [],
+            "top_logprobs": self.top_logprobs or 0,
+            "top_p": self.top_p,
+            "truncation": "disabled",
+            "user": self.user,
+        }
+
+    def _chat(self, tools: Tools) -> ChatInput:
+        text_format = (self.text or {}).get("format")
+        if text_format is not None:
+            kind = text_format.get("type") if isinstance(text_format, dict) else text_format
+            require_text_format(kind, "text.format")
+        first = [Message(role="system", content=self.instructions)] if self.instructions else []
+        kwargs = effort_kwargs((self.reasoning or {}).get("effort"), "reasoning.effort")
+        return ChatInput(
+            messages=(*first, *chat_messages(self.input)),
+            tools=tools.texts,
+            chat_template_kwargs=to_json(kwargs) if kwargs else "",
+        )
+
+    def _num_logprobs(self) -> int | None:
+        if self.has_logprobs:
+            return self.top_logprobs or 0
+        if self.top_logprobs:
+            raise BadField.of(
+                "top_logprobs", f"expected {_LOGPROBS} in include with it: add it, or leave it out"
+            )
+        return None
