@@ -24,7 +24,7 @@ TOOLS = (
 )
 OPEN = "<tool_call>\n<function=f>\n<parameter=y>\n"
 END = "\n</parameter>\n</function>\n</tool_call>"
-SIZE = 1_000_000
+SIZE = 250_000
 
 
 @pytest.mark.parametrize(
@@ -52,11 +52,11 @@ SIZE = 1_000_000
         (OPEN, "9", END),
     ],
 )
-def test_a_megabyte_of_markup_is_read_in_seconds(start: str, piece: str, end: str) -> None:
+def test_any_markup_is_read_in_linear_time(start: str, piece: str, end: str) -> None:
     text = start + piece * (SIZE // len(piece)) + end
     began_at = time.process_time()
 
     read_answer(text, TOOLS)
 
-    # Measured: at most 1.5 s. A quadratic cost would take minutes.
-    assert time.process_time() - began_at < 15
+    # Measured: at most 0.5 s. A quadratic cost would take many seconds.
+    assert time.process_time() - began_at < 8
