@@ -97,7 +97,8 @@ def serve(
     ] = None,
     port: Annotated[int | None, typer.Option(help="Port of the router; 0: any.")] = None,
     http_port: Annotated[
-        int | None, typer.Option(help="Port of the HTTP gateway; 0: any; default: 8000.")
+        int | None,
+        typer.Option(help="Port of the HTTP gateway; 0: any; default: 8000, or any with --port 0."),
     ] = None,
     http: Annotated[
         bool | None, typer.Option("--http/--no-http", help="Whether there is a gateway.")

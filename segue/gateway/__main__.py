@@ -98,6 +98,7 @@ async def _serving(gateway: Gateway, listener: socket.socket) -> AsyncIterator[N
 
 def _listening(config: GatewayConfig) -> socket.socket:
     """Raises InvalidConfig."""
+    config = config.with_port()
     family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
     # Without the protocol, asyncio would leave Nagle's algorithm on: 40 ms for each answer.
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)

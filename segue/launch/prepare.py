@@ -54,6 +54,7 @@ def _with_ports(config: Config) -> Config:
     On another cluster the router's node has its own ports. Raises InvalidConfig if the port is
     taken.
     """
+    config = replace(config, gateway=config.gateway.with_port(config.router.port))
     if config.cluster.ray_address:
         return config
     hosts = Hosts.of(config.router.host, config.router.announce)
