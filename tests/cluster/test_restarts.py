@@ -69,10 +69,12 @@ def test_a_restart_that_fails_is_retried_until_it_works(demo: Path, tmp_path: Pa
 
 def test_a_worker_that_dies_while_it_starts_is_started_again(tmp_path: Path) -> None:
     with serving(tmp_path) as cluster:
-        # Ray handles a death before anything asks the worker for its address, and does not report
-        # it.
+        # Ray handles a death before the worker is asked for its address, and does not report it.
+        # It shows the running call in the process's title.
         cluster.wait_for("loading the model in prefill-0")
-        os.kill(cluster.pid("prefill-0"), signal.SIGKILL)
+        pid = cluster.pid("prefill-0")
+        wait_for(Path(f"/proc/{pid}/cmdline").read_text, r"\.address")
+        os.kill(pid, signal.SIGKILL)
 
         cluster.address()
         assert "prefill-0 died during its start; restarting it" in cluster.text()
