@@ -53,7 +53,10 @@ class History:
 
     def size_bytes(self) -> int:
         texts = self.byte_ends[-1] if self.byte_ends else 0
-        return texts + _MESSAGE_BYTES * len(self.digests) + sys.getsizeof(self.tokens.tokens)
+        echoes = self.memory.echoed if self.memory else ()
+        echoed = sum(sys.getsizeof(echo.text) + sys.getsizeof(echo.ids) for echo in echoes)
+        messages = _MESSAGE_BYTES * len(self.digests)
+        return texts + echoed + messages + sys.getsizeof(self.tokens.tokens)
 
 
 _NOTHING = History(chat=ChatInput(messages=()), digests=(), tokens=Prompt())

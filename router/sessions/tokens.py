@@ -7,8 +7,7 @@ from dataclasses import dataclass
 
 from router.sessions.prompt import PromptBuilder
 from segue.api.errors import InvalidRequest
-from segue.api.tokens import Detokenized
-from segue.api.types import ChatInput, TurnInput
+from segue.api.types import ChatInput, Detokenized, TurnInput
 from segue.text.ids_only import IdEncoder
 from segue.text.limits import SizeLimits, validate_prompt
 

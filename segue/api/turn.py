@@ -108,6 +108,12 @@ class TurnEnd:
     """The number of messages that the router keeps, which are all of this turn's; 0 for none. The
     session's next turn may continue them."""
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether the answer ended by itself, or at a closing stop string such as </tool_call>."""
+        stopped = self.finish_reason is FinishReason.STOP
+        return stopped and (not self.stop_match or self.stop_match.lstrip().startswith("</"))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TurnStarted:

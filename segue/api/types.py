@@ -56,6 +56,17 @@ class SampledToken:
 
 
 @dataclass(frozen=True, slots=True)
+class Detokenized:
+    """What token ids stand for."""
+
+    text: str
+    """Without special tokens."""
+    tokens: tuple[bytes, ...]
+    """The bytes of each token's text, which may be part of a character. Special tokens have their
+    names."""
+
+
+@dataclass(frozen=True, slots=True)
 class TextInput:
     text: str
 

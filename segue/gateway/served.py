@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import Protocol
 
 from segue.api.cluster_status import ModelInfo
-from segue.api.tokens import Detokenized
+from segue.api.types import Detokenized
 from segue.gateway.http.errors import UnknownModel
 from segue.process.telemetry import Clock
 

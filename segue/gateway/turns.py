@@ -204,7 +204,7 @@ class _Choice:
                     parts += self._parser.push(event.text)
                 case TurnEnd():
                     end = event
-                    parts += self._parser.finish(is_whole=is_whole(event))
+                    parts += self._parser.finish(is_whole=event.is_whole)
         kept = joined(self._up_to_last_call(parts))
         return Step(
             choice=self._index,
@@ -234,12 +234,6 @@ class _Choice:
         if not self.is_cut:
             raise Cancelled("the turn was cancelled by its id")
         return replace(end, finish_reason=FinishReason.STOP)
-
-
-def is_whole(end: TurnEnd) -> bool:
-    """Whether the answer ended by itself, or at a closing stop string such as </tool_call>."""
-    stopped = end.finish_reason is FinishReason.STOP
-    return stopped and (not end.stop_match or end.stop_match.lstrip().startswith("</"))
 
 
 @contextlib.asynccontextmanager

@@ -21,10 +21,10 @@ from segue.api.cluster_status import ClusterStatus, ModelInfo, SessionInfo
 from segue.api.errors import DeadlineExceeded, InvalidRequest
 from segue.api.explanation import Explanation
 from segue.api.messages import require_text
-from segue.api.tokens import Detokenized
 from segue.api.turn import TokenDelta, TurnEnd, TurnEvent
 from segue.api.types import (
     ChatInput,
+    Detokenized,
     Message,
     SamplingParams,
     SessionId,

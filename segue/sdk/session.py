@@ -14,7 +14,7 @@ from segue.answers.tool_calls import read_answer
 from segue.api.checks import require_label, require_seconds
 from segue.api.errors import InvalidRequest, NotFound, UnknownHistory
 from segue.api.history import DigestChain, continuation
-from segue.api.turn import FinishReason, TokenDelta, TurnEnd, TurnEvent
+from segue.api.turn import TokenDelta, TurnEnd, TurnEvent
 from segue.api.types import ChatInput, Message, SamplingParams, SessionId, StopConditions, TurnInput
 from segue.sdk.message_input import MessageInput, as_message, new_messages
 from segue.text.conversation import read_template_kwargs
@@ -142,7 +142,7 @@ class Session:
                             "or fork the session"
                         )
                     answer = "".join(text)
-                    self._remember(chat, answer, event.kept_messages, is_whole=_is_whole(event))
+                    self._remember(chat, answer, event.kept_messages, is_whole=event.is_whole)
                 yield event
 
     def _remember(self, chat: ChatInput, text: str, num_kept: int, *, is_whole: bool) -> None:
@@ -214,9 +214,3 @@ class Session:
 
 def _parsed(parser: AnswerParser, text: str, is_whole: bool) -> Message:
     return gather(parser.push(text) + parser.finish(is_whole=is_whole))
-
-
-def _is_whole(end: TurnEnd) -> bool:
-    """Whether the answer ended by itself, or at a closing stop string such as </tool_call>."""
-    stopped = end.finish_reason is FinishReason.STOP
-    return stopped and (not end.stop_match or end.stop_match.lstrip().startswith("</"))

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from segue.api.errors import InvalidRequest
 from segue.api.types import ChatInput, TokenInput, TurnInput
 from segue.text.session_prompt import PromptRecord, SessionPrompt
-from segue.text.thinking import ThinkingTokens
 from segue.text.tokens.packed_ids import id_array
+from segue.text.tokens.thinking import ThinkingTokens
 
 
 class IdEncoder:

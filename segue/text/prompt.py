@@ -12,8 +12,8 @@ from segue.text.chat import ChatTemplate
 from segue.text.conversation import read_conversation
 from segue.text.session_prompt import PromptRecord, SessionPrompt, continue_prompt
 from segue.text.template.shape import TemplateShape, learn_shape
-from segue.text.thinking import ThinkingTokens
 from segue.text.tokens.packed_ids import PackedIds, id_array
+from segue.text.tokens.thinking import ThinkingTokens
 from segue.text.tokens.tokenizer import Tokenizer
 
 MESSAGE_START = "<|im_start|>"

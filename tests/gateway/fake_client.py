@@ -9,10 +9,10 @@ from typing import Any
 
 from segue.api.cluster_status import ClusterStatus, ModelInfo, RouterStatus
 from segue.api.errors import SegueError
-from segue.api.tokens import Detokenized
 from segue.api.turn import FinishReason, TokenDelta, TurnEnd, TurnEvent, TurnStarted, Usage
 from segue.api.types import (
     ChatInput,
+    Detokenized,
     SampledToken,
     SamplingParams,
     SessionId,

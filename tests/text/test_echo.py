@@ -10,8 +10,8 @@ import pytest
 
 from segue.api.types import ChatInput, Message, ToolCall
 from segue.text.chat import ChatTemplate
-from segue.text.echo import means_the_same
 from segue.text.prompt import PromptEncoder
+from segue.text.replay.echo import means_the_same
 from segue.text.session_prompt import PromptRecord
 from segue.text.template.source import TemplateSource
 from segue.text.tokens.tokenizer import Tokenizer

@@ -9,7 +9,7 @@ import pytest
 
 from segue.api.types import ChatInput, Message
 from segue.text.prompt import PromptEncoder
-from segue.text.thinking import ThinkingTokens
+from segue.text.tokens.thinking import ThinkingTokens
 from tests.real_vocabulary import MakeReal, template
 
 _START, _END, _MESSAGE = 7, 8, 9

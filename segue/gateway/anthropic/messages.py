@@ -56,7 +56,7 @@ class MessagesAnswer:
     async def events(self) -> AsyncGenerator[bytes, None]:
         """Raises SegueErrors."""
         blocks = _BlockEvents()
-        is_begun = False
+        is_started = False
         async with aclosing(self._steps) as steps:
             async for some in steps:
                 events: list[bytes] = []
@@ -68,8 +68,8 @@ class MessagesAnswer:
                     if step.end is not None:
                         events += blocks.close()
                         events += self._last(step.end, has_calls=blocks.has_calls)
-                if not is_begun and (events or not some):
-                    is_begun = True
+                if not is_started and (events or not some):
+                    is_started = True
                     events = [*self._first(), *events]
                 elif not some:
                     events = [event("ping", {"type": "ping"})]

@@ -46,8 +46,8 @@ class _Choice:
     logprobs: list[SampledToken] = field(default_factory=list)
     token_ids: list[int] = field(default_factory=list)
     end: TurnEnd | None = None
-    is_begun: bool = False
-    """AnswerPart of it was sent."""
+    is_started: bool = False
+    """Part of it was sent."""
 
     def add(self, step: Step) -> None:
         for part in step.parts:
@@ -201,8 +201,8 @@ class ChatAnswer:
         has_tokens = step.token_ids and (self._request.return_token_ids or self._request.logprobs)
         if not delta and not has_tokens and step.end is None:
             return None
-        if not choice.is_begun:
-            choice.is_begun = True
+        if not choice.is_started:
+            choice.is_started = True
             return {"role": "assistant", "content": "", **delta}
         return delta
 

@@ -109,7 +109,7 @@ class _Choice:
     logprobs: list[SampledToken] = field(default_factory=list)
     token_ids: list[int] = field(default_factory=list)
     end: TurnEnd | None = None
-    is_begun: bool = False
+    is_started: bool = False
 
 
 class CompletionAnswer:
@@ -169,10 +169,10 @@ class CompletionAnswer:
         choice = self._choice(step)
         said = _text_of(step)
         # What is echoed comes with the first piece.
-        text = said if choice.is_begun else choice.text + said
+        text = said if choice.is_started else choice.text + said
         choice.end = step.end
         chunk = await self._shown(choice, text, step.logprobs, step.token_ids)
-        choice.is_begun = True
+        choice.is_started = True
         return chunk
 
     async def _head(self) -> Json:
@@ -217,7 +217,7 @@ class CompletionAnswer:
             choice.offset += sum(len(token_text(texts[token.token_id])) for token in tokens)
         if self._request.return_token_ids:
             shown["token_ids"] = list(token_ids)
-            if not choice.is_begun:
+            if not choice.is_started:
                 prompt = self._prompts[choice.index // self._per_prompt]
                 shown["prompt_token_ids"] = prompt.ids
         if choice.end is not None:
