@@ -148,9 +148,9 @@ def failure_of_status(status: int, path: str) -> Failure:
 def bad_field(error: ValidationError) -> errors.InvalidRequest:
     """The first thing that is wrong with a body, in a sentence."""
     first = error.errors(include_url=False)[0]
-    said = str(first["msg"])
+    message = str(first["msg"])
     if first["type"] == "json_invalid":
-        return errors.InvalidRequest(f"the body must be a JSON object in UTF-8, got {said}")
+        return errors.InvalidRequest(f"the body must be a JSON object in UTF-8, got {message}")
     if isinstance(cause := first.get("ctx", {}).get("error"), BadField):
         return cause
     path = path_of(first["loc"])
@@ -162,7 +162,7 @@ def bad_field(error: ValidationError) -> errors.InvalidRequest:
         return BadField.of(path, "expected a value, got none: send it")
     if first["type"] == "value_error":
         return BadField.of(path, str(first["ctx"]["error"]))
-    expected = said[0].lower() + said[1:]
+    expected = message[0].lower() + message[1:]
     return BadField.of(path, f"{expected}, got {what_came(first['input'])}")
 
 

@@ -172,14 +172,14 @@ class ChatAnswer:
     async def _finished(
         self,
         choice: _Choice,
-        said: Json,
+        body: Json,
         logprobs: Iterable[SampledToken],
         token_ids: Iterable[int],
     ) -> Json:
         tokens = list(logprobs)
         shown: Json = {
             "index": choice.index,
-            **said,
+            **body,
             "logprobs": None,
             "finish_reason": choice.finish_reason,
         }

@@ -167,9 +167,9 @@ class CompletionAnswer:
 
     async def _chunk(self, step: Step) -> Json:
         choice = self._choice(step)
-        said = _text_of(step)
+        new = _text_of(step)
         # What is echoed comes with the first piece.
-        text = said if choice.is_started else choice.text + said
+        text = new if choice.is_started else choice.text + new
         choice.end = step.end
         chunk = await self._shown(choice, text, step.logprobs, step.token_ids)
         choice.is_started = True

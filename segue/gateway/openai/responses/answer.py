@@ -123,10 +123,10 @@ class ResponseAnswer:
     def _lifecycle(self, name: str) -> Json:
         return {"type": f"response.{name}", "response": self._response}
 
-    def _written(self, said: Json) -> bytes:
+    def _written(self, payload: Json) -> bytes:
         number = self._sequence_number
         self._sequence_number += 1
-        return event(said["type"], {"sequence_number": number, **said})
+        return event(payload["type"], {"sequence_number": number, **payload})
 
     async def _add_logprobs(self, tokens: Sequence[SampledToken]) -> None:
         if self._has_logprobs and tokens:

@@ -121,7 +121,7 @@ class Output:
             "item": item,
         }
 
-    def _event(self, name: str, said: Mapping[str, Any]) -> Json:
+    def _event(self, name: str, fields: Mapping[str, Any]) -> Json:
         item = self._items[-1]
         index = {} if item["type"] == "function_call" else {"content_index": 0}
         return {
@@ -129,7 +129,7 @@ class Output:
             "item_id": item["id"],
             "output_index": len(self._items) - 1,
             **index,
-            **said,
+            **fields,
         }
 
 
