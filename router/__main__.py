@@ -61,7 +61,7 @@ async def running(
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
     folder = await asyncio.to_thread(resolve_model, model, with_weights=False)
     metrics = RouterMetrics()
-    prompts = PromptBuilder.from_folder(folder, checkpoint)
+    prompts = PromptBuilder.from_folder(folder, checkpoint, config.parsers)
     router = Router(config, prompts, metrics, model_name=model_name or model)
     hosts = Hosts.of(config.host, config.announce)
     endpoint = MetricsEndpoint(

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from segue.answers import ParserNames
+from segue.api.errors import InvalidRequest
+
 DEFAULT_PORT = 7411
 
 
@@ -18,6 +21,14 @@ class RouterConfig:
     port: int = DEFAULT_PORT
     metrics_port: int = 0
     """0 lets the system choose; `segue status` shows the port."""
+    tool_call_parser: str = "auto"
+    """How the model writes tool calls: "qwen3_coder" (XML), "hermes" (JSON), or "none", which takes
+    them for text. "auto" is what the chat template itself writes.
+    """
+    reasoning_parser: str = "auto"
+    """"qwen3": reasoning is between <think> and </think>. "none": it stays in the content. "auto":
+    "qwen3" if the chat template has <think>.
+    """
     max_turns: int = 256
     """Most turns in flight, running or waiting. Further turns are refused with a time to retry."""
     default_deadline_s: float = 600.0
@@ -52,7 +63,15 @@ class RouterConfig:
     drain_s: float = 30.0
     """How long running turns may take to finish after SIGTERM."""
 
+    @property
+    def parsers(self) -> ParserNames:
+        return ParserNames(self.tool_call_parser, self.reasoning_parser)
+
     def __post_init__(self) -> None:
+        try:
+            _ = self.parsers
+        except InvalidRequest as error:
+            raise ValueError(str(error)) from None
         if not 0 <= self.port < 65536:
             raise ValueError(f"port must be in [0, 65536), got {self.port}")
         for name in ("max_turns", "max_attempts", "max_sessions", "max_prompt_bytes"):

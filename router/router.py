@@ -181,6 +181,7 @@ class Router:
             pause_s=self._pause_s,
             tried_again=meter.tried_again,
             starts_in_reasoning=built.starts_in_reasoning,
+            parsers=self._prompts.parsers,
         )
 
     def _with_reasoning(self, end: TurnEnd, turn: Turn, built: Built) -> TurnEnd:

@@ -19,6 +19,7 @@ from pathlib import Path
 from router.placement.pools import Pools, answer_tokens
 from router.sessions.history import Completed
 from router.sessions.prompt_helper import PromptHelper
+from segue.answers import AUTO, ParserNames, parsers_for
 from segue.api.errors import InvalidRequest
 from segue.api.prompt import Prompt
 from segue.api.turn import TurnSpec
@@ -67,21 +68,28 @@ class PromptBuilder:
     model_id: str
     """Empty if the folder has no weights: the workers know which ones are served."""
     helper: PromptHelper | None = None
+    parsers: ParserNames = AUTO
+    """How to read answers."""
 
     @classmethod
     def from_folder(
-        cls, folder: Path, checkpoint: CheckpointConfig = AS_PUBLISHED
+        cls,
+        folder: Path,
+        checkpoint: CheckpointConfig = AS_PUBLISHED,
+        parsers: ParserNames = AUTO,
     ) -> PromptBuilder:
         """Raises InvalidCheckpoint."""
         config = ModelConfig.from_folder(folder)
         max_context = config.max_position_embeddings
         with_file = checkpoint.generation_config == "auto"
         encoder: PromptEncoder | IdEncoder
+        template = ""
         if checkpoint.skip_tokenizer:
             encoder = IdEncoder()
             defaults = GenerationDefaults.from_folder(folder, with_file=with_file)
         else:
             encoder = PromptEncoder.from_folder(folder, max_context=max_context)
+            template = encoder.template.source.with_tools if encoder.template else ""
             defaults = GenerationDefaults.from_folder(
                 folder, token_id=encoder.tokenizer.token_id, with_file=with_file
             )
@@ -91,6 +99,7 @@ class PromptBuilder:
             defaults=defaults,
             model_id=model_id(folder) if any(folder.glob("*.safetensors")) else "",
             helper=None if checkpoint.skip_tokenizer else PromptHelper(folder, max_context),
+            parsers=parsers_for(template, parsers),
         )
 
     def limits(self, max_bytes: int) -> SizeLimits:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from router.placement.estimate import Placement
 from router.turn.lifecycle import Streaming, TurnState
+from segue.answers import ParserNames
 from segue.api.turn import FinishReason, Timings, TurnEnd, TurnResult, TurnSpec, TurnStarted, Usage
 
 
-def started(spec: TurnSpec, placement: Placement, *, starts_in_reasoning: bool) -> TurnStarted:
+def started(
+    spec: TurnSpec, placement: Placement, *, starts_in_reasoning: bool, parsers: ParserNames
+) -> TurnStarted:
     return TurnStarted(
         session_id=spec.session_id,
         turn_id=spec.turn_id,
@@ -15,6 +18,8 @@ def started(spec: TurnSpec, placement: Placement, *, starts_in_reasoning: bool) 
         prefill_worker=placement.prefill.worker_id,
         decode_worker=placement.decode.worker_id,
         starts_in_reasoning=starts_in_reasoning,
+        tool_call_parser=parsers.tool_calls,
+        reasoning_parser=parsers.reasoning,
     )
 
 

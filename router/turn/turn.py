@@ -41,6 +41,7 @@ from router.turn.lifecycle import (
     holders,
     outcome_of,
 )
+from segue.answers import AUTO, ParserNames
 from segue.api.cluster_status import WorkerStatus
 from segue.api.errors import Cancelled, DeadlineExceeded, NotResident, SegueError, UnknownPrefix
 from segue.api.turn import (
@@ -81,6 +82,8 @@ class TurnContext:
     """Called with each error after which the turn is retried."""
     starts_in_reasoning: bool = False
     """As in `TurnStarted`."""
+    parsers: ParserNames = AUTO
+    """How to read the answer."""
 
 
 class Turn:
@@ -226,8 +229,14 @@ class Turn:
         soon, and the end shares one with the last tokens."""
         loop = asyncio.get_running_loop()
         not_before = 0.0
-        is_open = self._context.starts_in_reasoning
-        events: TurnEvents = (reported.started(self.spec, placement, starts_in_reasoning=is_open),)
+        events: TurnEvents = (
+            reported.started(
+                self.spec,
+                placement,
+                starts_in_reasoning=self._context.starts_in_reasoning,
+                parsers=self._context.parsers,
+            ),
+        )
         if not await call.has_news(within_s=_STARTED_WAITS_S):
             yield events
             events = ()

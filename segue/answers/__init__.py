@@ -9,7 +9,7 @@ formats.py     which parsers a checkpoint needs, by its chat template
 
 from __future__ import annotations
 
-from segue.answers.formats import ParserNames, opens_reasoning, parsers_for
+from segue.answers.formats import AUTO, ParserNames, opens_reasoning, parsers_for
 from segue.answers.parser import AnswerParser
 from segue.answers.parts import (
     AnswerPart,
@@ -23,6 +23,7 @@ from segue.answers.parts import (
 )
 
 __all__ = [
+    "AUTO",
     "AnswerParser",
     "AnswerPart",
     "CallAbandoned",

@@ -21,6 +21,13 @@ REASONING_PARSERS = ("auto", "qwen3", "none")
 _NAME_IN_JSON = re.compile(r'\\?"name\\?"\s*:')
 
 
+def _require_known(field: str, name: str, known: tuple[str, ...]) -> None:
+    if name not in known:
+        raise InvalidRequest(
+            f"the parser of {field} must be one of {', '.join(known)}, got {name!r:.80}"
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class ParserNames:
     """Validates itself."""
@@ -33,11 +40,13 @@ class ParserNames:
         _require_known("reasoning", self.reasoning, REASONING_PARSERS)
 
 
-def parsers_for(template: str, names: ParserNames | None = None) -> ParserNames:
+AUTO = ParserNames()
+
+
+def parsers_for(template: str, names: ParserNames = AUTO) -> ParserNames:
     """Replaces `auto` by what the checkpoint's chat template (its text) writes itself. Tool calls
     stay `auto` if the template writes none that are known.
     """
-    names = names or ParserNames()
     tool_calls, reasoning = names.tool_calls, names.reasoning
     if tool_calls == "auto" and "<function=" in template:
         tool_calls = "qwen3_coder"
@@ -51,10 +60,3 @@ def parsers_for(template: str, names: ParserNames | None = None) -> ParserNames:
 def opens_reasoning(prompt: str) -> bool:
     """Whether a rendered prompt ends in an open <think>, so that the answer starts inside it."""
     return prompt.rstrip().endswith(THINK_START)
-
-
-def _require_known(field: str, name: str, known: tuple[str, ...]) -> None:
-    if name not in known:
-        raise InvalidRequest(
-            f"the parser of {field} must be one of {', '.join(known)}, got {name!r:.80}"
-        )

@@ -127,6 +127,9 @@ class TurnStarted:
     decode_worker: str
     starts_in_reasoning: bool = False
     """The prompt ends inside reasoning: the template opens it, or the client continues it."""
+    tool_call_parser: str = "auto"
+    reasoning_parser: str = "auto"
+    """How to read the answer: the parsers of `segue.answers` by name."""
 
 
 TurnEvent = TurnStarted | TokenDelta | TurnEnd

@@ -109,6 +109,12 @@ def serve(
         str | None,
         typer.Option(help="auto: sampling defaults from the folder's file; none: ignore it."),
     ] = None,
+    tool_call_parser: Annotated[
+        str | None, typer.Option(help="auto, qwen3_coder, hermes, or none: calls are text.")
+    ] = None,
+    reasoning_parser: Annotated[
+        str | None, typer.Option(help="auto, qwen3, or none: reasoning stays in the content.")
+    ] = None,
     skip_tokenizer: Annotated[
         bool | None, typer.Option("--skip-tokenizer", help="Serve token ids only.")
     ] = None,
@@ -134,7 +140,13 @@ def serve(
             "ray_address": ray_address,
             "http": http,
         },
-        router={"host": host, "announce": announce, "port": port},
+        router={
+            "host": host,
+            "announce": announce,
+            "port": port,
+            "tool_call_parser": tool_call_parser,
+            "reasoning_parser": reasoning_parser,
+        },
         decode={"simulate_acceptance": simulate_acceptance},
         checkpoint={"generation_config": generation_config, "skip_tokenizer": skip_tokenizer},
         gateway={"port": http_port},

@@ -197,7 +197,10 @@ class _Choice:
                     started = event
                     if self._wanted.is_chat:
                         self._parser = AnswerParser(
-                            tools=self._wanted.tools, starts_in_reasoning=event.starts_in_reasoning
+                            tools=self._wanted.tools,
+                            tool_calls=event.tool_call_parser,
+                            reasoning=event.reasoning_parser,
+                            starts_in_reasoning=event.starts_in_reasoning,
                         )
                 case TokenDelta():
                     deltas.append(event)

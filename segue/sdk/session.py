@@ -9,12 +9,11 @@ from collections.abc import AsyncGenerator, Sequence
 from dataclasses import replace
 from typing import Protocol
 
-from segue.answers import AnswerParser, gather
-from segue.answers.tool_calls import read_answer
+from segue.answers import AUTO, AnswerParser, ParserNames, gather
 from segue.api.checks import require_label, require_seconds
 from segue.api.errors import InvalidRequest, NotFound, UnknownHistory
 from segue.api.history import DigestChain, continuation
-from segue.api.turn import TokenDelta, TurnEnd, TurnEvent
+from segue.api.turn import TokenDelta, TurnEnd, TurnEvent, TurnStarted
 from segue.api.types import ChatInput, Message, SamplingParams, SessionId, StopConditions, TurnInput
 from segue.sdk.message_input import MessageInput, as_message, new_messages
 from segue.text.conversation import read_template_kwargs
@@ -129,9 +128,12 @@ class Session:
             continue_final_message=continue_final_message,
         )
         text: list[str] = []
+        parsers = AUTO
         events = self._send(chat, sampling=sampling, stop=stop, timeout_s=timeout_s)
         async with contextlib.aclosing(events):
             async for event in events:
+                if isinstance(event, TurnStarted):
+                    parsers = ParserNames(event.tool_call_parser, event.reasoning_parser)
                 if isinstance(event, TokenDelta):
                     text.append(event.text)
                 if isinstance(event, TurnEnd):
@@ -142,37 +144,44 @@ class Session:
                             "or fork the session"
                         )
                     answer = "".join(text)
-                    self._remember(chat, answer, event.kept_messages, is_whole=event.is_whole)
+                    message = self._answer(chat, answer, parsers, is_whole=event.is_whole)
+                    self._remember(chat, message, event.kept_messages)
                 yield event
 
-    def _remember(self, chat: ChatInput, text: str, num_kept: int, *, is_whole: bool) -> None:
-        """Adds the answer `text` to the messages of `chat`, of which the router keeps `num_kept`.
-        An answer that was cut off is not whole."""
-        if chat.continued_field:
-            messages = [
-                *chat.messages[:-1],
-                self._continue(chat.messages[-1], chat, text, is_whole),
-            ]
-        else:
-            messages = [*chat.messages, self._read(text, chat, is_whole)]
-        self.messages[:] = messages
+    def _remember(self, chat: ChatInput, answer: Message, num_kept: int) -> None:
+        """Adds the answer to the messages of `chat`, of which the router keeps `num_kept`."""
+        before = chat.messages[:-1] if chat.continued_field else chat.messages
+        self.messages[:] = [*before, answer]
         # A continued message now differs from the one that the router has.
-        self._num_kept = min(num_kept, len(messages) - 1)
+        self._num_kept = min(num_kept, len(before))
 
-    def _continue(self, partial: Message, chat: ChatInput, text: str, is_whole: bool) -> Message:
+    def _answer(
+        self, chat: ChatInput, text: str, parsers: ParserNames, *, is_whole: bool
+    ) -> Message:
+        """The message that `chat` and its answer's text end in. An answer that was cut off is not
+        whole.
+        """
+        reasoning, starts_in_reasoning = parsers.reasoning, None
+        partial = chat.messages[-1]
         if chat.continued_field == "content":
-            content = partial.content + "".join(partial.content_parts) + text
-            answer = read_answer(content, self._tools, is_whole=is_whole)
+            text = partial.content + "".join(partial.content_parts) + text
+            reasoning = "none"
+        elif chat.continued_field:
+            text = (partial.reasoning or "") + text
+            starts_in_reasoning = True
+        elif read_template_kwargs(chat).get("enable_thinking") is False:
+            # Some templates render reasoning in the history only if it is in its own field.
+            reasoning = "none"
+        parser = AnswerParser(
+            tools=self._tools,
+            tool_calls=parsers.tool_calls,
+            reasoning=reasoning,
+            starts_in_reasoning=starts_in_reasoning,
+        )
+        answer = gather(parser.push(text) + parser.finish(is_whole=is_whole))
+        if chat.continued_field == "content":
             return replace(answer, reasoning=partial.reasoning)
-        parser = AnswerParser(tools=self._tools, starts_in_reasoning=True)
-        return _parsed(parser, (partial.reasoning or "") + text, is_whole)
-
-    def _read(self, text: str, chat: ChatInput, is_whole: bool) -> Message:
-        thinks = read_template_kwargs(chat).get("enable_thinking") is not False
-        # Some templates render reasoning in the history only if it is in its own field.
-        reasoning = "qwen3" if thinks else "none"
-        parser = AnswerParser(tools=self._tools, reasoning=reasoning, starts_in_reasoning=None)
-        return _parsed(parser, text, is_whole)
+        return answer
 
     async def _send(
         self,
@@ -210,7 +219,3 @@ class Session:
         async with contextlib.aclosing(stream(chat, time_left_s)) as events:
             async for event in events:
                 yield event
-
-
-def _parsed(parser: AnswerParser, text: str, is_whole: bool) -> Message:
-    return gather(parser.push(text) + parser.finish(is_whole=is_whole))

@@ -31,7 +31,7 @@ class ChatTemplate:
         client's text.
         """
         self.marks = marks or ControlMarks()
-        self._source = source
+        self.source = source
         self._reserved = RESERVED_NAMES | set(source.named_tokens)
         self._plain = self._compile(source.plain)
         self._with_tools = (
@@ -39,7 +39,7 @@ class ChatTemplate:
         )
 
     def _compile(self, source: str) -> TemplateProgram:
-        return TemplateProgram(source, self._source.named_tokens, self._source.origin, self.marks)
+        return TemplateProgram(source, self.source.named_tokens, self.source.origin, self.marks)
 
     @classmethod
     def from_folder(cls, folder: Path, marks: ControlMarks | None = None) -> ChatTemplate | None:
@@ -106,12 +106,12 @@ class ChatTemplate:
             ) from None
         except SecurityError as error:
             raise InvalidCheckpoint(
-                f"{self._source.origin} does what a chat template must not do: {error}"
+                f"{self.source.origin} does what a chat template must not do: {error}"
             ) from None
         # A template is third-party code: it can raise anything.
         except Exception as error:
             raise InvalidRequest(
                 f"the checkpoint's chat template cannot render these messages "
                 f"({type(error).__name__}: {error!s:.500}): compare messages, tools, tool call "
-                f"arguments and chat_template_kwargs with what {self._source.origin} reads"
+                f"arguments and chat_template_kwargs with what {self.source.origin} reads"
             ) from None

@@ -824,6 +824,8 @@ class TurnStarted(_message.Message):
     PREFILL_WORKER_FIELD_NUMBER: _builtins.int
     DECODE_WORKER_FIELD_NUMBER: _builtins.int
     STARTS_IN_REASONING_FIELD_NUMBER: _builtins.int
+    TOOL_CALL_PARSER_FIELD_NUMBER: _builtins.int
+    REASONING_PARSER_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     turn_id: _builtins.str
     prompt_tokens: _builtins.int
@@ -834,6 +836,12 @@ class TurnStarted(_message.Message):
     decode_worker: _builtins.str
     starts_in_reasoning: _builtins.bool
     """The prompt ends inside reasoning: the template opens it, or the client continues it."""
+    tool_call_parser: _builtins.str
+    """How this model writes tool calls: "qwen3_coder" (XML), "hermes" (JSON), "none", or "auto" if the
+    chat template does not show it.
+    """
+    reasoning_parser: _builtins.str
+    """How it writes reasoning: "qwen3" (between <think> and </think>) or "none"."""
     def __init__(
         self,
         *,
@@ -843,10 +851,12 @@ class TurnStarted(_message.Message):
         prefill_worker: _builtins.str = ...,
         decode_worker: _builtins.str = ...,
         starts_in_reasoning: _builtins.bool = ...,
+        tool_call_parser: _builtins.str = ...,
+        reasoning_parser: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["decode_worker", b"decode_worker", "prefill_worker", b"prefill_worker", "prompt_tokens", b"prompt_tokens", "session_id", b"session_id", "starts_in_reasoning", b"starts_in_reasoning", "turn_id", b"turn_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["decode_worker", b"decode_worker", "prefill_worker", b"prefill_worker", "prompt_tokens", b"prompt_tokens", "reasoning_parser", b"reasoning_parser", "session_id", b"session_id", "starts_in_reasoning", b"starts_in_reasoning", "tool_call_parser", b"tool_call_parser", "turn_id", b"turn_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -78,8 +78,8 @@ async def measured(cluster: LocalCluster, worker_id: str, sample: str) -> float:
 
 
 async def copied(cluster: LocalCluster) -> None:
-    """Waits until the host has a copy of what ended turns left. What is evicted before that is lost,
-    which costs time and no token.
+    """Waits until the host has a copy of what ended turns left. What is evicted before that is
+    lost, which costs time and no token.
     """
     async with asyncio.timeout(20):
         while any(w._turns or w._tier._tasks for w in (*cluster.prefill, *cluster.decode)):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from segue.api.cluster_status import ClusterStatus, ModelInfo, RouterStatus
@@ -141,12 +141,14 @@ def ended(
 
 
 def says(*texts: str, **how: Any) -> Callable[[int], AsyncGenerator[TurnEvent, None]]:
-    """Answers with these deltas. `how`: `starts_in_reasoning`, `logprobs`, and those of `ended`."""
-    starts_in_reasoning = how.pop("starts_in_reasoning", False)
+    """Answers with these deltas. `how`: `starts_in_reasoning`, `parsers`, `logprobs`, and those of
+    `ended`."""
+    first = started(starts_in_reasoning=how.pop("starts_in_reasoning", False))
+    first = replace(first, **how.pop("parsers", {}))
     logprobs = how.pop("logprobs", False)
 
     async def answer(number: int) -> AsyncGenerator[TurnEvent, None]:
-        yield started(starts_in_reasoning=starts_in_reasoning)
+        yield first
         for text in texts:
             yield delta(text, logprobs=logprobs)
             # So that the events do not come together.

@@ -22,7 +22,7 @@ from segue.api.turn import FinishReason, TurnEvent
 from segue.gateway.http.fields import Body
 from segue.gateway.openai.chat_request import ChatRequest
 from tests.gateway.fake_client import delta, ended, fails, says, started
-from tests.gateway.faked import faked
+from tests.gateway.faked import Faked, faked
 
 PATH = "/v1/chat/completions"
 BODY = {"model": "demo", "messages": [{"role": "user", "content": "Hello"}]}
@@ -122,6 +122,22 @@ async def test_reasoning_and_arguments_are_sent_while_they_are_generated() -> No
     assert calls[0]["function"]["name"] == "look"
     assert len(calls) > 1
     assert chunks[-1]["choices"][0]["finish_reason"] == "tool_calls"
+
+
+async def test_the_router_says_how_answers_are_read() -> None:
+    call = '<tool_call>{"name": "look", "arguments": {}}</tool_call>'
+    answer = f"Hm.</think>{call}{CALLS}"
+
+    def read_by(tool_calls: str, reasoning: str) -> Faked:
+        names = {"tool_call_parser": tool_calls, "reasoning_parser": reasoning}
+        return faked(says(answer, starts_in_reasoning=True, parsers=names))
+
+    as_json = await message(read_by("hermes", "qwen3"), tools=[LOOK])
+    as_text = await message(read_by("none", "none"), tools=[LOOK])
+
+    assert (as_json["reasoning"], len(as_json["tool_calls"])) == ("Hm.", 1)
+    assert CALLS in as_json["content"]
+    assert (as_text["content"], "reasoning" in as_text) == (answer, False)
 
 
 @pytest.mark.parametrize("stream", [False, True])

@@ -20,6 +20,7 @@ from router.sessions.history import Completed, History, TurnTokens, complete
 from router.sessions.prompt import PromptBuilder
 from router.sessions.prompt_helper import PromptHelper
 from router.sessions.table import SessionTable
+from segue.answers import ParserNames
 from segue.api.errors import ContextOverflow, InvalidRequest, Overloaded, Unavailable
 from segue.api.history import continuation
 from segue.api.turn import FinishReason, TurnEnd
@@ -331,6 +332,13 @@ def test_a_turn_renders_and_tokenizes_only_what_is_new(
 
     # The last question, its answer, and the new question.
     assert [text.count("question") for text in encoded] == [1, 0, 1]
+
+
+def test_answers_are_read_as_the_template_writes_them_unless_that_is_set(folder: Path) -> None:
+    set_apart = PromptBuilder.from_folder(folder, parsers=ParserNames("hermes", "none"))
+
+    assert PromptBuilder.from_folder(folder).parsers == ParserNames("qwen3_coder", "none")
+    assert set_apart.parsers == ParserNames("hermes", "none")
 
 
 def test_invalid_token_ids_are_refused(folder: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from segue.answers import (
@@ -13,7 +13,9 @@ from segue.answers import (
     CallArguments,
     ContentText,
     ReasoningText,
+    gather,
 )
+from segue.api.types import Message
 
 _TEXTS = (ReasoningText, ContentText, CallArguments)
 
@@ -25,6 +27,12 @@ def streamed(
     parser = AnswerParser(**options)
     parts = [part for piece in pieces for part in parser.push(piece)]
     return merged([*parts, *parser.finish(is_whole=is_whole)])
+
+
+def read_answer(text: str, tools: Sequence[str], *, is_whole: bool = True) -> Message:
+    """The message of a whole answer whose reasoning, if it has any, stays in the content."""
+    parser = AnswerParser(tools=tools, reasoning="none", starts_in_reasoning=None)
+    return gather(parser.push(text) + parser.finish(is_whole=is_whole))
 
 
 def merged(parts: Iterable[AnswerPart]) -> tuple[AnswerPart, ...]:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from segue.answers.tool_calls import read_answer
+from tests.tool_calls.streaming import read_answer
 from tests.tool_calls.writing import (
     END,
     OPEN,

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from segue.answers.tool_calls import read_answer
+from tests.tool_calls.streaming import read_answer
 
 TOOLS = (
     json.dumps(

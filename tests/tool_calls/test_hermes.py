@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from segue.answers.tool_calls import read_answer
+from tests.tool_calls.streaming import read_answer
 from tests.tool_calls.writing import TOOLS, assistant, called, text_of, written
 
 

@@ -18,10 +18,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from segue.answers.tool_calls import read_answer
 from segue.api.types import ChatInput, Message, ToolCall
 from segue.text.chat import ChatTemplate
 from segue.text.template.source import TemplateSource
+from tests.tool_calls.streaming import read_answer
 
 REAL = Path(__file__).parents[3] / "shared" / "data" / "qwen" / "trl"
 REAL_NAMES = ("qwen3_5_think", "qwen3_5_nothink", "qwen3_6", "qwen3_8")

@@ -17,8 +17,7 @@ from segue.answers import (
     ReasoningText,
     gather,
 )
-from segue.answers.tool_calls import read_answer
-from tests.tool_calls.streaming import cut, streamed
+from tests.tool_calls.streaming import cut, read_answer, streamed
 from tests.tool_calls.writing import END, OPEN, TOOLS, assistant, called, parameter, written
 
 HERMES = '<tool_call>\n{"name": "find", "arguments": {"text": "a </tool_call>"}}\n</tool_call>'

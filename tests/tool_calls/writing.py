@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 
-from segue.answers.tool_calls import read_answer
 from segue.api.types import Message, ToolCall
+from tests.tool_calls.streaming import read_answer
 
 TOOLS = (
     json.dumps(

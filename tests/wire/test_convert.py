@@ -202,6 +202,8 @@ def test_a_request_without_input_is_refused() -> None:
             prompt_tokens=3,
             prefill_worker="p",
             decode_worker="d",
+            tool_call_parser="hermes",
+            reasoning_parser="none",
         ),
         TokenDelta(token_ids=(5, 0), text="ä", logprobs=(TOKEN, SampledToken(token_id=0))),
         TurnEnd(

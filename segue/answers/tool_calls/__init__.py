@@ -10,12 +10,5 @@
     calls.py     calls and the text around them, as the text arrives
     writers.py   the content around calls, and a call's arguments, as they are written out
 
-`markup` and `reading` know nothing about values, and `values` nothing about markup. There is one
-path for streams and whole answers: `read_answer` pushes the whole text at once.
+`markup` and `reading` know nothing about values, and `values` nothing about markup.
 """
-
-from __future__ import annotations
-
-from segue.answers.tool_calls.calls import read_answer
-
-__all__ = ["read_answer"]

@@ -15,27 +15,12 @@ from segue.answers.parts import (
     CallEnd,
     CallStart,
     ContentText,
-    gather,
 )
 from segue.answers.tool_calls.markup import Tag, TagReader
 from segue.answers.tool_calls.reading import Readings
 from segue.answers.tool_calls.steps import Step
 from segue.answers.tool_calls.values import Tools
 from segue.answers.tool_calls.writers import CallWriter, Content
-from segue.api.types import Message
-
-
-def read_answer(text: str, tools: Sequence[str], *, is_whole: bool = True) -> Message:
-    """An assistant message. `tools` are the tools that could be called, as in `ChatInput`.
-
-    An answer that ended at `max_tokens` is not whole: its last call counts only if it was closed.
-    Calls in the reasoning before the answer do not count; the reasoning is part of the content.
-    """
-    calls = CallReader(tools)
-    answer = end_of_reasoning(text, tools)
-    parts = calls.add(text[:answer])
-    parts += calls.push(text[answer:])
-    return gather(parts + calls.finish(is_whole=is_whole))
 
 
 def end_of_reasoning(text: str, tools: Sequence[str]) -> int:
