@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
@@ -22,8 +22,8 @@ import pytest
 from segue import Client, SegueError, StopConditions, TokenInput
 from segue.api.types import Message
 from segue.cli.input import read_messages
-from segue.cli.main import main
 from segue.demo import checkpoint_dir
+from tests.cli.conftest import Command
 
 
 def segue(*arguments: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
@@ -31,26 +31,6 @@ def segue(*arguments: str, stdin: str | None = None) -> subprocess.CompletedProc
     return subprocess.run(
         [str(program), *arguments], capture_output=True, text=True, timeout=120, input=stdin
     )
-
-
-Command = Callable[..., subprocess.CompletedProcess[str]]
-
-
-@pytest.fixture
-def run_here(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
-    """The output of a `segue` command that starts nothing, run in this process: a new one takes a
-    second.
-    """
-
-    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-        monkeypatch.setattr(sys, "argv", ["segue", *arguments])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        shown = capsys.readouterr()
-        assert isinstance(ended.value.code, int)
-        return subprocess.CompletedProcess(arguments, ended.value.code, shown.out, shown.err)
-
-    return run
 
 
 @contextmanager
@@ -155,6 +135,7 @@ def test_serve_answers_and_ends_cleanly_on_sigterm(tmp_path: Path) -> None:
     assert "NotFound: no decision is remembered" in unknown.stderr
 
 
+@pytest.mark.slow
 def test_a_second_ctrl_c_does_not_wait_for_running_turns(tmp_path: Path) -> None:
     settings = tmp_path / "segue.toml"
     settings.write_text("[engine]\nnum_threads = 1\ncache_bytes = 67108864\n")

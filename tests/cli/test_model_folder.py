@@ -4,22 +4,16 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from tests.cli.conftest import Command
 from tests.model.folders import HUGE_MOE, sparse_folder
 
 
-def serve(*arguments: str) -> subprocess.CompletedProcess[str]:
-    program = Path(sys.executable).parent / "segue"
-    return subprocess.run(
-        [str(program), "serve", *arguments, "--port", "0", "--no-http"],
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+def serve(run_here: Command, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return run_here("serve", *arguments, "--port", "0", "--no-http")
 
 
 def huge(folder: Path) -> Path:
@@ -77,11 +71,11 @@ def empty(folder: Path) -> Path:
     ],
 )
 def test_a_model_that_cannot_be_served_is_named_before_ray_starts(
-    tmp_path: Path, make: type[Path], message: str
+    run_here: Command, tmp_path: Path, make: type[Path], message: str
 ) -> None:
     model = make(tmp_path / "model")
 
-    refused = serve(str(model))
+    refused = serve(run_here, str(model))
 
     assert refused.returncode not in (0, None)
     assert message.format(model) in refused.stderr
@@ -89,27 +83,29 @@ def test_a_model_that_cannot_be_served_is_named_before_ray_starts(
     assert "Ray" not in refused.stderr
 
 
-def test_a_cache_that_does_not_fit_is_refused_with_a_size_that_does(tmp_path: Path) -> None:
+def test_a_cache_that_does_not_fit_is_refused_with_a_size_that_does(
+    run_here: Command, tmp_path: Path
+) -> None:
     settings = tmp_path / "segue.toml"
     settings.write_text(f"[engine]\ncache_bytes = {1 << 42}\n")
 
-    refused = serve("--config", str(settings))
+    refused = serve(run_here, "--config", str(settings))
 
     assert refused.returncode not in (0, None)
     assert f"[engine] cache_bytes = {1 << 42} (4,096 GiB)" in refused.stderr
     assert 'would fit, and "auto" finds a number by itself' in refused.stderr
 
 
-def test_the_value_of_auto_is_shown_with_the_configuration() -> None:
-    shown = serve("--print-config")
+def test_the_value_of_auto_is_shown_with_the_configuration(run_here: Command) -> None:
+    shown = serve(run_here, "--print-config")
 
     assert 'cache_bytes = "auto"' in shown.stdout
     assert "# memory: 2 workers × (weights 15 MiB + cache" in shown.stdout
 
 
-def test_reading_a_folder_has_options() -> None:
-    shown = serve("--print-config", "--generation-config", "none", "--skip-tokenizer")
-    refused = serve("--print-config", "--generation-config", "vllm")
+def test_reading_a_folder_has_options(run_here: Command) -> None:
+    shown = serve(run_here, "--print-config", "--generation-config", "none", "--skip-tokenizer")
+    refused = serve(run_here, "--print-config", "--generation-config", "vllm")
 
     assert 'generation_config = "none"\nskip_tokenizer = true' in shown.stdout
     assert 'generation_config must be "auto" or "none", got "vllm"' in refused.stderr

@@ -104,7 +104,7 @@ async def test_only_tokens_that_the_template_drops_count_as_re_rendered(thinking
     [
         ("dense", 16, 0),
         ("dense", 16, 256),
-        ("moe", 16, 0),
+        pytest.param("moe", 16, 0, marks=pytest.mark.slow),
         ("moe", 64, 0),
         pytest.param("dense", 64, 0, marks=pytest.mark.slow),
         pytest.param("moe", 16, 256, marks=pytest.mark.slow),

@@ -79,12 +79,14 @@ def refused(folder: Path, head: Head, *arguments: str, token: str = "") -> str:
     return error
 
 
+@pytest.mark.slow
 def test_a_wrong_token_is_reported(head: Head, tmp_path: Path) -> None:
     error = refused(tmp_path, head, token="f" * 64)
 
     assert error.startswith(f"error Unavailable: cannot join Ray at {head.address}: the token is")
 
 
+@pytest.mark.slow
 def test_missing_resources_are_reported_at_once(head: Head, tmp_path: Path) -> None:
     settings = tmp_path / "more.toml"
     settings.write_text("[cluster]\ncpus_per_worker = 8\n")

@@ -17,8 +17,15 @@ from tests.cluster.waiting import is_idle, wait_until_idle
 LOADS = {1: 30, 4: 50, 32: 100}
 
 
-@pytest.mark.parametrize("is_local", [True, False])
-@pytest.mark.parametrize("num_workers", [1, 2])
+@pytest.mark.parametrize(
+    ("num_workers", "is_local"),
+    [
+        (1, True),
+        (2, False),
+        pytest.param(1, False, marks=pytest.mark.slow),
+        pytest.param(2, True, marks=pytest.mark.slow),
+    ],
+)
 async def test_no_short_turn_fails(demo: Path, num_workers: int, is_local: bool) -> None:
     config = Config(engine=ENGINE)
     if not is_local:

@@ -83,10 +83,17 @@ def test_a_worker_that_dies_while_it_starts_is_started_again(tmp_path: Path) -> 
     assert "Traceback" not in cluster.text()
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-@pytest.mark.parametrize("stage", ["starting Ray", "loading the model"])
+@pytest.mark.parametrize(
+    ("stage", "number", "status"),
+    [
+        ("starting Ray", signal.SIGTERM, 143),
+        ("loading the model", signal.SIGINT, 130),
+        pytest.param("starting Ray", signal.SIGINT, 130, marks=pytest.mark.slow),
+        pytest.param("loading the model", signal.SIGTERM, 143, marks=pytest.mark.slow),
+    ],
+)
 def test_a_signal_during_the_start_ends_it_with_the_signals_status_and_leaves_nothing(
-    number: int, status: int, stage: str, tmp_path: Path
+    stage: str, number: int, status: int, tmp_path: Path
 ) -> None:
     mark = f"{tmp_path}-{number}"
     with serving(tmp_path, environment={"SEGUE_TEST_MARK": mark}) as cluster:

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import subprocess
+import runpy
 import sys
 
 import pytest
 
-WITHOUT_TRANSFORMERS = """\
-import runpy, sys
-sys.modules["transformers"] = None
-runpy.run_module(sys.argv[1], run_name="__main__")
-"""
-
 
 @pytest.mark.parametrize("module", ["evaluate", "train", "train_mtp"])
-def test_a_tool_without_transformers_names_the_extra(module: str) -> None:
-    command = [sys.executable, "-c", WITHOUT_TRANSFORMERS, f"segue.demo.{module}"]
+def test_a_tool_without_transformers_names_the_extra(
+    module: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    for name in [name for name in sys.modules if name.startswith("segue.demo.")]:
+        monkeypatch.delitem(sys.modules, name)
 
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_module(f"segue.demo.{module}", run_name="__main__")
 
-    assert done.returncode == 1
-    assert done.stderr.startswith("this needs transformers, which the development set-up installs")
-    assert len(done.stderr.splitlines()) == 1
+    message = str(ended.value.code)
+    assert message.startswith("this needs transformers, which the development set-up installs")
+    assert len(message.splitlines()) == 1
