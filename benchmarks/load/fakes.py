@@ -1,6 +1,7 @@
-"""A worker that computes nothing: every running turn gets a token every 2 ms, and stays resident.
+"""A worker that computes nothing: a running turn gets a token in each step, and stays resident.
 
-`python -m benchmarks.load.fakes --id decode-0 …`, with a worker's options.
+`python -m benchmarks.load.fakes --id decode-0 …`, with a worker's options. A token's text is the
+time when it was sent, by the machine's monotonic clock: its reader then knows how long it took.
 """
 
 from __future__ import annotations
@@ -33,8 +34,6 @@ from segue.wire.streams.join import stay_joined
 from segue.wire.streams.outbox import Outbox
 
 Context = grpc.aio.ServicerContext[Any, Any]
-# 500 tokens per second for each user.
-_STEP_S = 0.002
 _PAGE_TOKENS = 16
 _COUNTS = UnitCounts(total=1_000_000, free=1_000_000)
 
@@ -58,8 +57,9 @@ class FakePrefill(PrefillWorkerServicer):
 
 
 class FakeDecode(DecodeWorkerServicer):
-    def __init__(self, status: WorkerStatus) -> None:
+    def __init__(self, status: WorkerStatus, step_s: float) -> None:
         self._status = pb.StatusResponse(status=worker_to_wire(status))
+        self._step_s = step_s
 
     async def Status(self, request: pb.StatusRequest, context: Context) -> pb.StatusResponse:
         return self._status
@@ -73,7 +73,7 @@ class FakeDecode(DecodeWorkerServicer):
         listening = asyncio.ensure_future(self._listen(request_iterator, events, started))
         try:
             while not listening.done():
-                await asyncio.sleep(_STEP_S)
+                await asyncio.sleep(self._step_s)
                 # A turn that has just started gets its first token in the next step.
                 stepped = _step(running)
                 running |= started
@@ -107,7 +107,7 @@ class FakeDecode(DecodeWorkerServicer):
 def _step(running: dict[int, pb.StartTurn]) -> list[pb.TurnEvent]:
     events = []
     for call, start in list(running.items()):
-        delta = session_pb2.TokenDelta(token_ids=[1000], text=" word")
+        delta = session_pb2.TokenDelta(token_ids=[1000], text=f" {time.monotonic():.4f}")
         events.append(pb.TurnEvent(call=call, delta=delta))
         start.turn.stop.max_tokens -= 1
         if not start.turn.stop.max_tokens:
@@ -158,7 +158,7 @@ async def _run(options: argparse.Namespace) -> None:
             prefill = FakePrefill(status)
             return [(role, lambda server: add_PrefillWorkerServicer_to_server(prefill, server))]
         # It leases nothing, and gets no such request.
-        decode = FakeDecode(status)  # type: ignore[abstract]
+        decode = FakeDecode(status, options.step_s)  # type: ignore[abstract]
         return [(role, lambda server: add_DecodeWorkerServicer_to_server(decode, server))]
 
     async with serving("127.0.0.1", 0, services_at):
@@ -176,6 +176,8 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     for name in ("--id", "--model", "--router", "--config"):
         parser.add_argument(name)
+    # 500 tokens per second for each user.
+    parser.add_argument("--step-s", type=float, default=0.002)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         asyncio.run(_run(parser.parse_args()))

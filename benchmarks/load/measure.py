@@ -141,7 +141,7 @@ async def measure_relay(
         prefill=topology.prefill,
         decode=topology.decode,
         code=code,
-        fake_workers=True,
+        fake_workers=(),
     ) as cluster:
         async with Client(cluster.address) as client:
             await until_ready(client, topology.prefill + topology.decode)

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,17 +52,29 @@ class ProcessCluster:
     address: str
     router: Process
     workers: tuple[Process, ...]
+    gateway: Process | None = None
+    http_address: str = ""
 
     @property
     def processes(self) -> tuple[Process, ...]:
-        return (self.router, *self.workers)
+        gateway = () if self.gateway is None else (self.gateway,)
+        return (self.router, *self.workers, *gateway)
 
 
 @contextlib.contextmanager
 def process_cluster(
-    model: str, settings: str, *, prefill: int, decode: int, code: Path, fake_workers: bool = False
+    model: str,
+    settings: str,
+    *,
+    prefill: int,
+    decode: int,
+    code: Path,
+    fake_workers: Sequence[str] | None = None,
+    has_gateway: bool = False,
 ) -> Iterator[ProcessCluster]:
-    """`settings` is TOML; `code` is the checkout to run."""
+    """`settings` is TOML; `code` is the checkout to run; `fake_workers` are their arguments, if
+    the workers should compute nothing.
+    """
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="segue-load-")))
         (folder / "segue.toml").write_text(settings)
@@ -85,11 +97,17 @@ def process_cluster(
         roles = [("prefill", i) for i in range(prefill)] + [("decode", i) for i in range(decode)]
         workers = []
         for role, index in roles:
-            module = "benchmarks.load.fakes" if fake_workers else f"{role}_worker"
             name = f"{role}-{index}"
             arguments = ["--id", name, "--model", model, "--router", address]
-            workers.append(start(name, module, *arguments))
-        yield ProcessCluster(address, router, tuple(workers))
+            if fake_workers is None:
+                workers.append(start(name, f"{role}_worker", *arguments))
+            else:
+                workers.append(start(name, "benchmarks.load.fakes", *arguments, *fake_workers))
+        gateway, http_address = None, ""
+        if has_gateway:
+            gateway = start("gateway", "segue.gateway", "--router", address, "--port", "0")
+            http_address = gateway.wait_for(r"serving .*?\baddress=(\S+)")
+        yield ProcessCluster(address, router, tuple(workers), gateway, http_address)
 
 
 def _stop(popen: subprocess.Popen[bytes]) -> None:
