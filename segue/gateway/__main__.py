@@ -22,6 +22,7 @@ from segue.gateway.config import GatewayConfig
 from segue.gateway.http.routes import Gateway
 from segue.gateway.metrics import GatewayMetrics
 from segue.gateway.served import ServedModel
+from segue.gateway.stored import StoredResponses
 from segue.gateway.turns import Turns
 from segue.process.telemetry import setup_logging
 from segue.sdk.client import DEFAULT_TARGET, Client
@@ -53,6 +54,7 @@ async def running(config: GatewayConfig, router: str) -> AsyncIterator[RunningGa
                 client=client,
                 served=ServedModel(client),
                 turns=Turns(client, metrics, ping_s=config.ping_s),
+                stored=StoredResponses(config.stored_bytes),
                 metrics=metrics,
             )
             port: int = listener.getsockname()[1]

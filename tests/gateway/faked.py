@@ -15,6 +15,7 @@ from segue.gateway.config import GatewayConfig
 from segue.gateway.http.routes import Gateway
 from segue.gateway.metrics import GatewayMetrics
 from segue.gateway.served import ServedModel
+from segue.gateway.stored import StoredResponses
 from segue.gateway.turns import Turns
 from segue.sdk.client import Client
 from tests.gateway.fake_client import FakeClient, says
@@ -52,6 +53,7 @@ def faked(
         client=cast(Client, client),
         served=ServedModel(client),
         turns=Turns(client, metrics, ping_s=config.ping_s),
+        stored=StoredResponses(config.stored_bytes),
         metrics=metrics,
     )
     transport = httpx2.ASGITransport(app=make_app(gateway))

@@ -6,7 +6,7 @@ import logging
 import math
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Any, TypeAlias
+from typing import Any, Self, TypeAlias
 
 from pydantic import ValidationError
 
@@ -27,13 +27,21 @@ class BadField(errors.InvalidRequest):
     param = ""
 
     @classmethod
-    def of(cls, param: str, message: str) -> BadField:
+    def of(cls, param: str, message: str) -> Self:
         error = cls(f"{param}: {message}")
         error.param = param
         return error
 
 
 class UnknownModel(errors.NotFound):
+    pass
+
+
+class UnknownResponse(errors.NotFound):
+    pass
+
+
+class UnknownPreviousResponse(BadField):
     pass
 
 
@@ -128,6 +136,8 @@ def _code(error: errors.SegueError) -> str | None:
             return "context_length_exceeded"
         case UnknownModel():
             return "model_not_found"
+        case UnknownPreviousResponse():
+            return "previous_response_not_found"
         case errors.Overloaded():
             return "rate_limit_exceeded"
         case _:

@@ -18,6 +18,7 @@ from segue.gateway.http.errors import Failure
 from segue.gateway.http.fields import Body
 from segue.gateway.metrics import GatewayMetrics
 from segue.gateway.served import ServedModel
+from segue.gateway.stored import StoredResponses
 from segue.gateway.turns import Turns
 from segue.sdk.client import Client
 
@@ -30,6 +31,7 @@ class Gateway:
     client: Client
     served: ServedModel
     turns: Turns
+    stored: StoredResponses
     metrics: GatewayMetrics
 
 

@@ -7,7 +7,7 @@ from starlette.responses import Response
 
 from segue.api.types import TextInput, TokenInput
 from segue.gateway.http.door import visit_of
-from segue.gateway.http.errors import Failure
+from segue.gateway.http.errors import Failure, UnknownPreviousResponse, UnknownResponse
 from segue.gateway.http.fields import read
 from segue.gateway.http.routes import Gateway, Route, json_response
 from segue.gateway.http.stream import EventStream, data
@@ -18,6 +18,7 @@ from segue.gateway.openai.models import get_model, list_models
 from segue.gateway.openai.responses.answer import ResponseAnswer
 from segue.gateway.openai.responses.request import ResponseRequest
 from segue.gateway.openai.responses.tools import read_tools
+from segue.gateway.stored import Json, owner_of
 
 
 def stream_failed(failure: Failure) -> bytes:
@@ -67,19 +68,47 @@ async def create_response(gateway: Gateway, request: Request) -> Response:
     """An answer to a conversation, as items."""
     body = await read(request, ResponseRequest, gateway.config.max_body_bytes)
     info = await gateway.served.named(body.model)
-    visit = visit_of(request.scope)
+    visit, owner = visit_of(request.scope), owner_of(request)
     tools = read_tools(body.tools or ())
+    before = _before(gateway, owner, body.previous_response_id or "")
+
+    def keep(response: Json) -> None:
+        if body.is_stored:
+            gateway.stored.keep(owner, response, body.input)
+
     answer = ResponseAnswer(
         body,
-        gateway.turns.steps(body.wanted(visit, tools), visit),
+        gateway.turns.steps(body.wanted(visit, tools, before), visit),
         tools=tools,
         served=gateway.served,
         model=info.name,
         request_id=visit.request_id,
+        keep=keep,
     )
     if body.stream:
         return await EventStream.of(answer.events(), answer.failed)
     return json_response(await answer.whole())
+
+
+def _before(gateway: Gateway, owner: str, previous_response_id: str) -> list[Json]:
+    """The items that the input follows. Raises UnknownPreviousResponse."""
+    try:
+        return gateway.stored.conversation(owner, previous_response_id)
+    except UnknownResponse as error:
+        raise UnknownPreviousResponse.of("previous_response_id", str(error)) from None
+
+
+async def get_response(gateway: Gateway, request: Request) -> Response:
+    """A stored response."""
+    stored = gateway.stored.get(owner_of(request), request.path_params["response_id"])
+    return Response(stored.response, media_type="application/json")
+
+
+async def delete_response(gateway: Gateway, request: Request) -> Response:
+    """Forgets a stored response."""
+    response_id = request.path_params["response_id"]
+    gateway.stored.delete(owner_of(request), response_id)
+    return json_response({"id": response_id, "object": "response", "deleted": True})
 
 
 async def _shown(
@@ -100,4 +129,6 @@ ROUTES = [
     Route(method="POST", path="/v1/chat/completions", answer=complete_chat, body=ChatRequest),
     Route(method="POST", path="/v1/completions", answer=complete, body=CompletionRequest),
     Route(method="POST", path="/v1/responses", answer=create_response, body=ResponseRequest),
+    Route(method="GET", path="/v1/responses/{response_id}", answer=get_response),
+    Route(method="DELETE", path="/v1/responses/{response_id}", answer=delete_response),
 ]

@@ -130,7 +130,7 @@ def test_no_arguments_are_a_whole_call(arguments: str) -> None:
         ),
         ({"type": "reasoning", "content": "Hm."}, "input[1].content", "a list of parts"),
         ({"type": "reasoning", "summary": [5]}, "input[1].summary", "a list of parts"),
-        ({"type": "item_reference", "id": "msg_1"}, "input[1].type", "nothing is stored"),
+        ({"type": "item_reference", "id": "msg_1"}, "input[1].type", "send the item"),
     ],
 )
 def test_an_item_that_cannot_be_read_is_named(item: Any, param: str, says: str) -> None:

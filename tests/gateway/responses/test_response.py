@@ -8,7 +8,9 @@ import pytest
 
 from segue.api.errors import ContextOverflow, Overloaded, SegueError, Unavailable
 from segue.api.turn import FinishReason
+from segue.gateway.http.errors import UnknownResponse
 from segue.gateway.openai.responses.request import ResponseRequest
+from segue.gateway.stored import StoredResponses
 from tests.gateway.fake_client import fails, says
 from tests.gateway.faked import Faked, faked
 from tests.gateway.responses.streamed import BODY, CALL, CUT_CALL, LOOK, PATH
@@ -93,7 +95,7 @@ async def test_the_request_is_repeated() -> None:
     answer = await answered(faked(), **asked, store=True, reasoning={"effort": "low"})
 
     assert {name: answer[name] for name in asked} == asked
-    assert (answer["store"], answer["previous_response_id"]) == (False, None)
+    assert (answer["store"], answer["previous_response_id"]) == (True, None)
     assert answer["reasoning"] == {"effort": "low", "summary": None}
     assert answer["text"] == {"format": {"type": "text"}}
 
@@ -196,10 +198,70 @@ async def test_a_refused_field_is_refused_unless_it_asks_for_nothing(field: str)
         assert (await faked().post(PATH, {**BODY, field: neutral})).status_code == 200
 
 
-async def test_a_reference_to_an_earlier_response_says_what_to_do() -> None:
-    response = await faked().post(PATH, {**BODY, "previous_response_id": "resp_1"})
+async def test_a_response_goes_on_after_an_earlier_one() -> None:
+    client = faked(says("Hm.\n</think>\n\n", f"I look.\n\n{CALL}", starts_in_reasoning=True))
+    first = await answered(client, input="Look!", tools=[LOOK], instructions="Be brief.")
+    call_id = first["output"][-1]["call_id"]
+    result = {"type": "function_call_output", "call_id": call_id, "output": "It is red."}
+    second = await answered(client, input=[result], previous_response_id=first["id"])
+    await answered(client, input="Why?", previous_response_id=second["id"])
+    whole = [{"role": "user", "content": "Look!"}, *first["output"], result, *second["output"]]
+    await answered(client, input=[*whole, {"role": "user", "content": "Why?"}])
+    asked: list[Any] = [one.turn_input for one in client.client.asked]
 
-    assert "send the whole input" in response.json()["error"]["message"]
+    assert second["previous_response_id"] == first["id"]
+    assert [message.role for message in asked[1].messages] == ["user", "assistant", "tool"]
+    assert asked[2].messages == asked[3].messages
+
+
+async def test_a_stored_response_is_its_owners_until_it_is_deleted() -> None:
+    client = faked()
+    answer = (await client.post(PATH, BODY, authorization="Bearer a")).json()
+    path = f"{PATH}/{answer['id']}"
+
+    async def call(method: str, key: str) -> tuple[int, Any]:
+        response = await client.http.request(
+            method, path, headers={"authorization": f"Bearer {key}"}
+        )
+        return response.status_code, response.json()
+
+    assert await call("GET", "a") == (200, answer)
+    assert (await call("GET", "b"))[0] == 404
+    assert (await call("DELETE", "b"))[0] == 404
+    assert await call("DELETE", "a") == (
+        200,
+        {"id": answer["id"], "object": "response", "deleted": True},
+    )
+    assert (await call("GET", "a"))[0] == 404
+
+
+@pytest.mark.parametrize(
+    ("fields", "settings"), [({"store": False}, {}), ({}, {"stored_bytes": 100})]
+)
+async def test_a_response_that_is_not_stored_says_what_to_do(
+    fields: dict[str, Any], settings: dict[str, int]
+) -> None:
+    client = faked(**settings)
+    first = await answered(client, **fields)
+    response = await client.post(PATH, {**BODY, "previous_response_id": first["id"]})
+    error = response.json()["error"]
+
+    assert response.status_code == 400
+    assert (error["param"], error["code"]) == (
+        *("previous_response_id", "previous_response_not_found"),
+    )
+    assert "send the whole input" in error["message"]
+
+
+async def test_stored_responses_are_bounded_and_the_oldest_go_first() -> None:
+    stored = StoredResponses(10_000)
+    for number in range(100):
+        response = {"id": f"resp_{number}", "output": [], "previous_response_id": None}
+        stored.keep("a", response, [{"role": "user", "content": "a" * 1_000}])
+
+    assert stored.conversation("a", "resp_99") == [{"role": "user", "content": "a" * 1_000}]
+    with pytest.raises(UnknownResponse):
+        stored.get("a", "resp_90")
 
 
 async def test_unknown_fields_and_ignored_ones_change_nothing() -> None:

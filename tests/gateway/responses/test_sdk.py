@@ -50,9 +50,24 @@ async def test_an_answer_is_that_of_chat_completions(live: Live) -> None:
     )
 
     assert answer.output_text == chat.choices[0].message.content
-    assert (answer.status, answer.store) == ("completed", False)
+    assert (answer.status, answer.store) == ("completed", True)
     assert chat.usage is not None
     assert answer.usage.output_tokens == chat.usage.completion_tokens
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_an_answer_that_follows_another_computes_only_what_is_new(
+    live: Live, stream: bool
+) -> None:
+    ask = streamed if stream else answered
+    first = await ask(live, input="My name is Anna and I live in Lisbon.")
+    second = await ask(live, input="Where do I live?", previous_response_id=first.id)
+    stored = await live.openai.responses.retrieve(second.id)
+    whole_first = first.usage.input_tokens + first.usage.output_tokens
+
+    assert "Lisbon" in second.output_text
+    assert stored.output_text == second.output_text
+    assert second.usage.input_tokens_details.cached_tokens >= whole_first - 1 - 16
 
 
 async def test_a_stream_is_the_same_answer(live: Live) -> None:

@@ -1,4 +1,4 @@
-"""`POST /v1/responses`: OpenAI's Responses API, stateless.
+"""`POST /v1/responses`: OpenAI's Responses API.
 
 request.py   the fields, and the turn that they want
 items.py     input items as the messages of a chat

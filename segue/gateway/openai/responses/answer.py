@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
 from contextlib import aclosing
 from typing import Any
 
@@ -36,7 +36,10 @@ class ResponseAnswer:
         served: ServedModel,
         model: str,
         request_id: str,
+        keep: Callable[[Json], None],
     ) -> None:
+        """`keep` is called with the finished response, before its client has all of it."""
+        self._keep = keep
         self._has_logprobs = request.has_logprobs
         self._steps = steps
         self._served = served
@@ -118,6 +121,7 @@ class ResponseAnswer:
             self._response["incomplete_details"] = {"reason": "max_output_tokens"}
         else:
             self._response["completed_at"] = int(time.time())
+        self._keep(self._response)
         yield self._lifecycle(status)
 
     def _lifecycle(self, name: str) -> Json:

@@ -51,10 +51,10 @@ class _Answer:
         )
 
 
-def chat_messages(items: Sequence[Item]) -> Iterator[Message]:
-    """Raises InvalidRequest."""
+def chat_messages(items: Sequence[Item], before: Sequence[Item] = ()) -> Iterator[Message]:
+    """`before` are items of earlier responses, without mistakes. Raises InvalidRequest."""
     answer: _Answer | None = None
-    for index, item in enumerate(items):
+    for index, item in enumerate((*before, *items), -len(before)):
         where = f"input[{index}]"
         # A message may leave out its type.
         kind = item.get("type") or "message"
@@ -119,7 +119,7 @@ def _message(kind: object, item: Item, where: str) -> Message | None:
         case "item_reference":
             raise BadField.of(
                 f"{where}.type",
-                "expected an item, got a reference to one: nothing is stored, so send the item",
+                "expected an item, got a reference to one: send the item",
             )
         case _:
             return None

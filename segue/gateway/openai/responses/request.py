@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator
@@ -11,7 +12,7 @@ from segue.gateway.http.door import Visit
 from segue.gateway.http.errors import BadField
 from segue.gateway.http.fields import Body, honoured, ignored, refused
 from segue.gateway.openai.chat_options import effort_kwargs, may_call, require_text_format
-from segue.gateway.openai.responses.items import chat_messages
+from segue.gateway.openai.responses.items import Item, chat_messages
 from segue.gateway.openai.responses.tools import Tools
 from segue.gateway.turns import Wanted
 from segue.sdk.chat_json import to_json
@@ -64,10 +65,16 @@ class ResponseRequest(Body):
     )
     stream: bool | None = honoured("Server-sent events.")
     prompt_cache_key: str | None = honoured("A hint for finding the conversation's session.")
+    previous_response_id: str | None = honoured(
+        "The input goes on after that response, if this gateway still has it. Its instructions "
+        "and tools do not carry over."
+    )
+    store: bool | None = honoured(
+        "If false, the response cannot be continued by its id. The default is true."
+    )
     metadata: dict[str, Any] | None = honoured("Comes back.")
     user: str | None = honoured("Comes back.")
     safety_identifier: str | None = honoured("Comes back.")
-    store: Any = ignored("Nothing is stored, and the answer says so.")
     stream_options: Any = ignored("Events are never obfuscated.")
     truncation: Any = ignored("Input that exceeds the context is refused.")
     max_tool_calls: Any = ignored("It counts calls of OpenAI's own tools.")
@@ -76,10 +83,9 @@ class ResponseRequest(Body):
     context_management: Any = ignored("The context is the input.")
     prompt_cache_options: Any = ignored("")
     prompt_cache_retention: Any = ignored("")
-    previous_response_id: Any = refused("nothing is stored: send the whole input")
-    conversation: Any = refused("nothing is stored: send the whole input")
-    prompt: Any = refused("nothing is stored: send instructions and input")
-    background: Any = refused("nothing is stored: leave it out, and keep the connection", False)
+    conversation: Any = refused("use previous_response_id, or send the whole input")
+    prompt: Any = refused("no prompts are stored: send instructions and input")
+    background: Any = refused("leave it out, and keep the connection", False)
 
     @property
     def has_logprobs(self) -> bool:
@@ -89,10 +95,14 @@ class ResponseRequest(Body):
     def has_encrypted(self) -> bool:
         return _ENCRYPTED in (self.include or ())
 
-    def wanted(self, visit: Visit, tools: Tools) -> Wanted:
-        """Raises InvalidRequest."""
+    @property
+    def is_stored(self) -> bool:
+        return self.store is not False
+
+    def wanted(self, visit: Visit, tools: Tools, before: Sequence[Item] = ()) -> Wanted:
+        """`before`: the items of the responses that this one follows. Raises InvalidRequest."""
         return Wanted(
-            inputs=(self._chat(tools),),
+            inputs=(self._chat(tools, before),),
             sampling=SamplingParams(
                 temperature=self.temperature, top_p=self.top_p, logprobs=self._num_logprobs()
             ),
@@ -112,12 +122,12 @@ class ResponseRequest(Body):
             "max_tool_calls": None,
             "metadata": self.metadata or {},
             "parallel_tool_calls": self.parallel_tool_calls is not False,
-            "previous_response_id": None,
+            "previous_response_id": self.previous_response_id or None,
             "prompt_cache_key": self.prompt_cache_key,
             "reasoning": {"effort": reasoning.get("effort"), "summary": None},
             "safety_identifier": self.safety_identifier,
             "service_tier": "default",
-            "store": False,
+            "store": self.is_stored,
             "temperature": self.temperature,
             "text": {"format": {"type": "text"}},
             "tool_choice": self.tool_choice or "auto",
@@ -128,7 +138,7 @@ class ResponseRequest(Body):
             "user": self.user,
         }
 
-    def _chat(self, tools: Tools) -> ChatInput:
+    def _chat(self, tools: Tools, before: Sequence[Item]) -> ChatInput:
         text_format = (self.text or {}).get("format")
         if text_format is not None:
             kind = text_format.get("type") if isinstance(text_format, dict) else text_format
@@ -136,7 +146,7 @@ class ResponseRequest(Body):
         first = [Message(role="system", content=self.instructions)] if self.instructions else []
         kwargs = effort_kwargs((self.reasoning or {}).get("effort"), "reasoning.effort")
         return ChatInput(
-            messages=(*first, *chat_messages(self.input)),
+            messages=(*first, *chat_messages(self.input, before)),
             tools=tools.texts,
             chat_template_kwargs=to_json(kwargs) if kwargs else "",
         )
