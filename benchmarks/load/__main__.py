@@ -34,20 +34,25 @@ def main() -> None:
         default=Path(__file__).parents[2],
         help="checkout to run, to compare with an earlier one",
     )
-    parser.add_argument("--only", choices=["load", "relay"])
+    parser.add_argument("--only", choices=["load", "relay", "http"])
     options = parser.parse_args()
     cells: list[Cell] = []
     relays: list[Relay] = []
-    if options.only != "relay":
-        for topology in TOPOLOGIES:
-            turns = options.turns // len(SESSIONS)
+    loads = [(topology, False) for topology in TOPOLOGIES] + [(TOPOLOGIES[2], True)]
+    for topology, over_http in loads:
+        if options.only in (None, "http" if over_http else "load"):
             cells += asyncio.run(
                 measure_topology(
-                    topology, sessions=SESSIONS, turns=turns, model=options.model, code=options.code
+                    topology,
+                    sessions=SESSIONS,
+                    turns=options.turns // len(SESSIONS),
+                    model=options.model,
+                    code=options.code,
+                    over_http=over_http,
                 )
             )
             _say(_load_table(cells[-len(SESSIONS) :]))
-    if options.only != "load":
+    if options.only in (None, "relay"):
         for topology, shapes in ((TOPOLOGIES[0], SHORT), (TOPOLOGIES[1], SHORT + LONG)):
             relays += asyncio.run(
                 measure_relay(topology, model=options.model, code=options.code, shapes=shapes)

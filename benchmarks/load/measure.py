@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import statistics
 import time
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.load.drive import Outcome, run_load
+from benchmarks.load.over_http import run_http_load
 from benchmarks.load.processes import ProcessCluster, process_cluster
 from segue.api.cluster_status import ClusterStatus, UnitCounts
 from segue.api.errors import SegueError
@@ -65,7 +67,13 @@ class Cell:
 
 
 async def measure_topology(
-    topology: Topology, *, sessions: list[int], turns: int, model: str, code: Path
+    topology: Topology,
+    *,
+    sessions: list[int],
+    turns: int,
+    model: str,
+    code: Path,
+    over_http: bool = False,
 ) -> list[Cell]:
     with process_cluster(
         model,
@@ -73,24 +81,38 @@ async def measure_topology(
         prefill=topology.prefill,
         decode=topology.decode,
         code=code,
+        has_gateway=over_http,
     ) as cluster:
         async with Client(cluster.address) as client:
             await until_ready(client, topology.prefill + topology.decode)
+
+            async def load(num_sessions: int, num_turns: int, seed: int) -> Outcome:
+                how = {"num_sessions": num_sessions, "num_turns": num_turns, "seed": seed}
+                if over_http:
+                    return await run_http_load(cluster.http_address, **how)
+                return await run_load(client, **how)
+
+            name = f"{topology}, over HTTP" if over_http else str(topology)
             # Memory that every process takes once: touched pages, loaded code.
-            await run_load(client, num_sessions=max(sessions), num_turns=10 * max(sessions), seed=0)
+            await load(max(sessions), 10 * max(sessions), 0)
             return [
-                await _measure(cluster, client, str(topology), num_sessions, turns)
+                await _measure(cluster, client, load, name, num_sessions, turns)
                 for num_sessions in sessions
             ]
 
 
 async def _measure(
-    cluster: ProcessCluster, client: Client, topology: str, sessions: int, turns: int
+    cluster: ProcessCluster,
+    client: Client,
+    load: Callable[[int, int, int], Awaitable[Outcome]],
+    topology: str,
+    sessions: int,
+    turns: int,
 ) -> Cell:
     await until_idle(client)
     before = {p.name: p.resident_bytes() for p in cluster.processes}
     cpu_s = cluster.router.cpu_s()
-    outcome = await run_load(client, num_sessions=sessions, num_turns=turns, seed=sessions)
+    outcome = await load(sessions, turns, sessions)
     cpu_s = cluster.router.cpu_s() - cpu_s
     is_idle_after = await until_idle(client)
     return Cell(

@@ -71,7 +71,7 @@ async def detokenize(gateway: Gateway, request: Request) -> Response:
 
 
 async def health(gateway: Gateway, request: Request) -> Response:
-    """Whether this process runs. It has no state, so a restart would help nothing else."""
+    """Whether this process runs. A restart would help nothing else."""
     return Response(status_code=200)
 
 
