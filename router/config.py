@@ -48,7 +48,9 @@ class RouterConfig:
     expected to be faster; 0 leaves all computing to prefill workers.
     """
     max_attempts: int = 2
-    """Placements tried for a turn whose worker fails before the first token."""
+    """Placements tried for a turn whose workers fail; an answer's next token starts a new count."""
+    lost_worker_wait_s: float = 30.0
+    """How long a turn that has lost its worker waits, if there is no other, for one that starts."""
     max_sessions: int = 100_000
     """Sessions whose placement is remembered; the least recently used is forgotten first."""
     history_bytes: int = 512 << 20
@@ -79,6 +81,7 @@ class RouterConfig:
                 raise ValueError(f"{name} must be >= 1, got {getattr(self, name)}")
         for name in (
             "forget_lost_s",
+            "lost_worker_wait_s",
             "min_tokens_per_s",
             "local_prefill_max_tokens",
             "history_bytes",

@@ -180,6 +180,8 @@ class Router:
             max_attempts=self._config.max_attempts,
             pause_s=self._pause_s,
             tried_again=meter.tried_again,
+            lost_worker_wait_s=self._config.lost_worker_wait_s,
+            tokenizer=self._prompts.tokenizer,
             starts_in_reasoning=built.starts_in_reasoning,
             parsers=self._prompts.parsers,
         )

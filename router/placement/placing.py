@@ -20,7 +20,7 @@ from router.placement.node import WorkerNode
 from router.placement.policy import estimate_error, longest_holder, place
 from router.placement.pools import LargestPools
 from router.placement.shared_prefixes import SharedPrefixIndex, shared_prefix_of
-from router.placement.side import Held, Residency, Rules, TurnSize
+from router.placement.side import NOTHING, Held, Residency, Rules, TurnSize
 from router.sessions.history import History, TurnTokens
 from router.sessions.table import SessionTable
 from segue.api.cluster_status import WorkerStatus
@@ -93,6 +93,10 @@ class TurnPlacing:
     def __init__(self, placing: Placing, spec: TurnSpec, tokens: TurnTokens) -> None:
         self.session = placing.table.of(spec.session_id)
         self.tokens = tokens
+        """The prompt's."""
+        self._context = tokens
+        self._computed: Residency = {}
+        """What a prefill worker holds of an answer that is resumed."""
         self._placing = placing
         self._spec = spec
         self._size = TurnSize(len(spec.context), spec.stop.max_tokens)
@@ -145,6 +149,19 @@ class TurnPlacing:
         slack = self._rules.page_tokens
         return min(self._rules.local_prefill_max_tokens, expected + slack)
 
+    def resume(self, spec: TurnSpec) -> None:
+        """The next placement is for `spec`, which has the answer so far in its context."""
+        self._spec = spec
+        self._size = TurnSize(len(spec.context), spec.stop.max_tokens - spec.num_answered)
+        self._context = self.tokens.with_answer(spec.answered_ids)
+        if self._attempt is not None:
+            decision = self._attempt.decided.decision
+            if decision.chosen.mode is not Mode.LOCAL:
+                # It computed the prompt for the worker that was lost, and reports only at the end.
+                prompt_tokens = spec.num_prompt // self._rules.page_tokens * self._rules.page_tokens
+                prefill = decision.placement.prefill.worker_id
+                self._computed = {prefill: Held(prompt_tokens, prompt_tokens)}
+
     def local_refused(self) -> None:
         """Decode lacks too much of the prompt: the turn is placed again without local prefill."""
         self._rules = self._rules._replace(local_prefill_max_tokens=0)
@@ -189,7 +206,7 @@ class TurnPlacing:
     def known_prefix(self, worker: WorkerStatus) -> PrefixName | None:
         """Names the prefix of the prompt that the worker is believed to have."""
         held = self._residency.get(worker.worker_id)
-        return self.tokens.name(held.resident_tokens) if held is not None else None
+        return self._context.name(held.resident_tokens) if held is not None else None
 
     def ended(self, result: TurnResult) -> None:
         """The turn is complete: records what each worker keeps, and learns from its timings."""
@@ -223,6 +240,9 @@ class TurnPlacing:
         placing = self._placing
         nodes = placing.cluster.nodes
         own = self.session.held(nodes, self._usable_tokens)
+        for worker_id, held in self._computed.items():
+            if worker_id in nodes and held > own.get(worker_id, NOTHING):
+                own = {**own, worker_id: held}
         if own or self._shared_prefix is None:
             return own
         return placing.shared_prefixes.held(self._shared_prefix, nodes)

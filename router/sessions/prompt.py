@@ -38,6 +38,7 @@ from segue.text.limits import (
 )
 from segue.text.prompt import PromptEncoder
 from segue.text.session_prompt import PromptRecord, SessionPrompt
+from segue.text.tokens.tokenizer import Tokenizer
 
 # Most characters to render and tokenise inline, which takes about 10 ms at most.
 _INLINE_CHARACTERS = 8_192
@@ -101,6 +102,11 @@ class PromptBuilder:
             helper=None if checkpoint.skip_tokenizer else PromptHelper(folder, max_context),
             parsers=parsers_for(template, parsers),
         )
+
+    @property
+    def tokenizer(self) -> Tokenizer | None:
+        """None if the model is served without one."""
+        return None if isinstance(self.encoder, IdEncoder) else self.encoder.tokenizer
 
     def limits(self, max_bytes: int) -> SizeLimits:
         return SizeLimits(

@@ -1,8 +1,10 @@
 """One turn as a pure state machine. A state holds what a failure in it must release.
 
 Received ─PlacedOn▶ Placed ─TicketTaken▶ Dispatched ─FirstToken▶ Streaming ─Ended▶ Over
-   │  ▲───────────────┴─── Retried ──────────┤
-   └──────────────────┴──────────────────────┴─── Ended ──────────────────────────▶ Over
+   │  ▲───────────────┴─── Retried ──────────┴──────────────────────┤
+   └──────────────────┴──────────────────────┴─── Ended ────────────┴─────────────▶ Over
+
+A turn that is retried while it streams goes on after the tokens that its client has.
 """
 
 from __future__ import annotations
@@ -77,7 +79,7 @@ class FirstToken:
 
 @dataclass(frozen=True, slots=True)
 class Retried:
-    """The workers failed, or refused the turn, before the first token: place it again."""
+    """The workers failed, or refused the turn: place it again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +99,7 @@ def advance(state: TurnState, change: TurnChange) -> TurnState:
             return Dispatched(received_at, at, placement)
         case Dispatched(received_at, dispatched_at, placement), FirstToken(at):
             return Streaming(received_at, dispatched_at, at, placement)
-        case ((Placed(received_at) | Dispatched(received_at)), Retried()):
+        case ((Placed(received_at) | Dispatched(received_at) | Streaming(received_at)), Retried()):
             return Received(received_at)
         case ((Received() | Placed() | Dispatched() | Streaming()), Ended(outcome)):
             return Over(outcome)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from router.placement.estimate import Placement
-from router.turn.lifecycle import Streaming, TurnState
+from router.turn.lifecycle import Streaming
 from segue.answers import ParserNames
 from segue.api.turn import FinishReason, Timings, TurnEnd, TurnResult, TurnSpec, TurnStarted, Usage
 
@@ -26,20 +28,21 @@ def started(
 def ended(
     result: TurnResult,
     placement: Placement,
-    state: TurnState,
+    streaming: Streaming | None,
     *,
     received_at: float,
     router_s: float,
+    resumed: int,
 ) -> TurnEnd:
-    """`state` is the turn's, with the times of its dispatch and its first token."""
+    """`streaming` has the times of the turn's dispatch and its first token, if there was one."""
     report = result.report
     dispatched_s = first_token_s = 0.0
-    if isinstance(state, Streaming):
-        dispatched_s = state.dispatched_at - received_at
-        first_token_s = state.first_token_at - received_at
+    if streaming is not None:
+        dispatched_s = streaming.dispatched_at - received_at
+        first_token_s = streaming.first_token_at - received_at
     return TurnEnd(
         finish_reason=result.finish_reason,
-        usage=result.usage,
+        usage=_of_user(result.usage, resumed),
         timings=Timings(
             queue_s=dispatched_s + report.queue_s,
             prefill_s=report.prefill_s,
@@ -53,6 +56,28 @@ def ended(
         decode_worker=placement.decode.worker_id,
         stop_match=result.stop_match,
     )
+
+
+def _of_user(usage: Usage, resumed: int) -> Usage:
+    """A worker that continues an answer finds some of it in its caches, which is no prompt."""
+    if not resumed:
+        return usage
+    cached_tokens = min(usage.cached_tokens, usage.prompt_tokens)
+    return replace(
+        usage,
+        cached_tokens=cached_tokens,
+        resident_tokens=min(usage.resident_tokens, usage.prompt_tokens),
+        pulled_tokens=min(usage.pulled_tokens, usage.prompt_tokens - cached_tokens),
+        resumed=resumed,
+    )
+
+
+def ended_before(
+    spec: TurnSpec, reason: FinishReason, stop_match: str, num_answered: int, resumed: int
+) -> TurnEnd:
+    """The worker was lost after the answer's last token, and before it said so."""
+    usage = Usage(prompt_tokens=spec.num_prompt, completion_tokens=num_answered, resumed=resumed)
+    return TurnEnd(finish_reason=reason, usage=usage, stop_match=stop_match)
 
 
 def cancelled(spec: TurnSpec, num_answered: int) -> TurnEnd:

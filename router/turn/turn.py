@@ -11,7 +11,7 @@ import logging
 import secrets
 from array import array
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias, TypeVar
 
 from router.placement.estimate import Decision, Mode, Placement
@@ -35,6 +35,7 @@ from router.turn.lifecycle import (
     PlacedOn,
     Received,
     Retried,
+    Streaming,
     TicketTaken,
     TurnState,
     advance,
@@ -43,7 +44,14 @@ from router.turn.lifecycle import (
 )
 from segue.answers import AUTO, ParserNames
 from segue.api.cluster_status import WorkerStatus
-from segue.api.errors import Cancelled, DeadlineExceeded, NotResident, SegueError, UnknownPrefix
+from segue.api.errors import (
+    Cancelled,
+    DeadlineExceeded,
+    NotResident,
+    SegueError,
+    Unavailable,
+    UnknownPrefix,
+)
 from segue.api.turn import (
     ComputedOnDecode,
     FinishReason,
@@ -53,9 +61,12 @@ from segue.api.turn import (
     TurnEvent,
     TurnResult,
     TurnSpec,
+    TurnStarted,
 )
 from segue.api.types import WorkerId
+from segue.engine.answer import finish_of
 from segue.process.telemetry import Clock
+from segue.text.tokens.detokenizer import TokenBytes
 
 logger = logging.getLogger(__name__)
 
@@ -63,6 +74,8 @@ logger = logging.getLogger(__name__)
 # router as much as everything else it does for a token.
 _STARTED_WAITS_S = 0.02
 _CLIENT_IS_EARLY_S = 0.1
+# How often a turn without a worker looks for one.
+_LOOK_AGAIN_S = 0.1
 
 TurnEvents: TypeAlias = tuple[TurnEvent, ...]
 Reply = TypeVar("Reply")
@@ -80,6 +93,9 @@ class TurnContext:
     """The current shortest time between two messages to one client."""
     tried_again: Callable[[SegueError], None]
     """Called with each error after which the turn is retried."""
+    lost_worker_wait_s: float = 0.0
+    """How long a turn that has lost its worker waits for one that can take it."""
+    tokenizer: TokenBytes | None = None
     starts_in_reasoning: bool = False
     """As in `TurnStarted`."""
     parsers: ParserNames = AUTO
@@ -99,6 +115,12 @@ class Turn:
         self.failure: SegueError | None = None
         """The error that ended the turn, if it failed."""
         self._context = context
+        self._sent = spec
+        """What workers are asked to do."""
+        self._first_streaming: Streaming | None = None
+        self._num_failures = 0
+        """Since the answer's last token."""
+        self._resumed = 0
         self._deadline_at = deadline_at
         self._received_at = received_at
         self._router_s = 0.0
@@ -120,7 +142,7 @@ class Turn:
             max(self._deadline_at - self._context.clock(), 0.0), self._run_out_of_time
         )
         try:
-            for attempt in range(1, self._context.max_attempts + 1):
+            while True:
                 try:
                     async with contextlib.aclosing(self._attempt()) as arriving:
                         async for events in arriving:
@@ -134,9 +156,13 @@ class Turn:
                         outcome = FinishReason.CANCELLED.value
                         yield (reported.cancelled(self.spec, len(self.answer)),)
                         return
-                    if attempt == self._context.max_attempts or not self._may_retry(error):
+                    if not self._may_retry(error):
                         outcome, self.failure = outcome_of(error), error
                         raise
+                    if (end := self._end_of_answer()) is not None:
+                        outcome = end.finish_reason.value
+                        yield (end,)
+                        return
                     self._start_again(error)
         finally:
             deadline.cancel()
@@ -150,6 +176,7 @@ class Turn:
         # The name is unique to this attempt: a late message about an earlier attempt, or about an
         # earlier turn with the same turn_id, must not hit this one.
         name = f"{self.spec.turn_id}/{secrets.token_hex(4)}"
+        self._sent = self._unanswered()
         try:
             placement, call, started = await self._start(name)
             self.state = advance(self.state, TicketTaken(context.clock()))
@@ -167,7 +194,7 @@ class Turn:
 
     async def _start(self, name: str) -> tuple[Placement, TurnCall, TurnReserved | PrefillStarted]:
         """Places the turn, and makes decode reserve memory for it."""
-        decision = self._place()
+        decision = await self._place_when_ready()
         if decision.chosen.mode is Mode.LOCAL:
             limit = self._context.placing.max_local_tokens
             try:
@@ -213,8 +240,22 @@ class Turn:
         """Sends the worker only the tokens that it lacks; all of them if it has lost the prefix."""
         if (prefix := self._context.placing.known_prefix(worker)) is not None:
             with contextlib.suppress(UnknownPrefix):
-                return await send(NamedTurn(name, self.spec, prefix))
-        return await send(NamedTurn(name, self.spec, None))
+                return await send(NamedTurn(name, self._sent, prefix))
+        return await send(NamedTurn(name, self._sent, None))
+
+    async def _place_when_ready(self) -> Decision:
+        """A turn whose worker was lost waits for one that starts. Raises Unavailable."""
+        clock = self._context.clock
+        wait_until = clock() + (self._context.lost_worker_wait_s if self._avoid else 0.0)
+        while True:
+            try:
+                return self._place()
+            except Unavailable:
+                if clock() >= wait_until:
+                    raise
+            await asyncio.sleep(_LOOK_AGAIN_S)
+            if self._interruption is not None:
+                raise self._interruption
 
     def _place(self) -> Decision:
         decision = self._context.placing.place(self._avoid)
@@ -229,15 +270,11 @@ class Turn:
         soon, and the end shares one with the last tokens."""
         loop = asyncio.get_running_loop()
         not_before = 0.0
-        events: TurnEvents = (
-            reported.started(
-                self.spec,
-                placement,
-                starts_in_reasoning=self._context.starts_in_reasoning,
-                parsers=self._context.parsers,
-            ),
-        )
-        if not await call.has_news(within_s=_STARTED_WAITS_S):
+        events: TurnEvents = ()
+        # An answer starts once: its client goes on reading where it was.
+        if not self.answer:
+            events = (self._started(placement),)
+        if events and not await call.has_news(within_s=_STARTED_WAITS_S):
             yield events
             events = ()
         while True:
@@ -256,19 +293,47 @@ class Turn:
             events = ()
             not_before = next_beat(loop.time(), self._context.pause_s())
 
+    def _started(self, placement: Placement) -> TurnStarted:
+        return reported.started(
+            self.spec,
+            placement,
+            starts_in_reasoning=self._context.starts_in_reasoning,
+            parsers=self._context.parsers,
+        )
+
     def _end(self, result: TurnResult, placement: Placement) -> TurnEnd:
         return reported.ended(
             result,
             placement,
-            self.state,
+            self._first_streaming,
             received_at=self._received_at,
             router_s=self._router_s,
+            resumed=self._resumed,
         )
+
+    def _end_of_answer(self) -> TurnEnd | None:
+        """The end, if only the worker's word for it is missing: the client has the whole answer."""
+        reason, stop_match = finish_of(
+            self.answer, stop=self.spec.stop, tokenizer=self._context.tokenizer
+        )
+        if reason is None:
+            return None
+        return reported.ended_before(self.spec, reason, stop_match, len(self.answer), self._resumed)
+
+    def _unanswered(self) -> TurnSpec:
+        """What is left to do: the turn from the first token that the client lacks."""
+        if not self.answer:
+            return self.spec
+        context = self.spec.context + self.answer
+        return replace(self.spec, context=context, num_answered=len(self.answer))
 
     def _on_tokens(self, delta: TokenDelta) -> None:
         if isinstance(self.state, Dispatched):
             self.state = advance(self.state, FirstToken(self._context.clock()))
+            if self._first_streaming is None and isinstance(self.state, Streaming):
+                self._first_streaming = self.state
             self._context.placing.first_token()
+        self._num_failures = 0
         self.answer.extend(delta.token_ids)
 
     def _leave_prefill(self, prefill: asyncio.Task[None], call: TurnCall) -> None:
@@ -282,18 +347,29 @@ class Turn:
         self.interrupt(DeadlineExceeded(f"turn {self.spec.turn_id} ran out of its time"))
 
     def _may_retry(self, error: SegueError) -> bool:
+        self._num_failures += 1
         return (
             error.retry_is_safe
             # An interruption ends the turn for good.
             and error is not self._interruption
-            and isinstance(self.state, Placed | Dispatched)
+            and self._num_failures < self._context.max_attempts
+            and isinstance(self.state, Placed | Dispatched | Streaming)
             and self._time_left() > 0
         )
 
     def _start_again(self, error: SegueError) -> None:
-        logger.warning("trying the turn elsewhere", extra={"error": str(error)})
+        logger.warning(
+            "trying the turn elsewhere",
+            extra={"error": str(error), "answered_tokens": len(self.answer)},
+        )
         self._context.tried_again(error)
-        self._avoid.update(worker.worker_id for worker in holders(self.state))
+        if isinstance(self.state, Streaming):
+            # Whoever computed the prompt did what it had to.
+            self._avoid = {self.state.placement.decode.worker_id}
+            self._resumed += 1
+            self._context.placing.resume(self._unanswered())
+        else:
+            self._avoid.update(worker.worker_id for worker in holders(self.state))
         self.state = advance(self.state, Retried())
 
     def _is_about_over(self) -> bool:

@@ -63,6 +63,8 @@ class Usage:
     differently this time. Their memory cannot be reused."""
     reasoning_tokens: int = 0
     """Completion tokens up to the end of the reasoning."""
+    resumed: int = 0
+    """How often the answer went on elsewhere, because its worker was lost."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

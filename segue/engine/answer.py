@@ -17,6 +17,17 @@ from segue.api.types import SampledToken, StopRules
 from segue.text.tokens.detokenizer import Detokenizer, StopStringMatcher, TokenBytes
 
 
+def finish_of(
+    token_ids: Iterable[int], *, stop: StopRules, tokenizer: TokenBytes | None
+) -> tuple[FinishReason | None, str]:
+    """Why an answer of these tokens has ended, and the stop string that ended it, if one did. None
+    if it goes on.
+    """
+    answer = AnswerState(stop=stop, tokenizer=tokenizer)
+    answer.replay(token_ids)
+    return answer.finish, answer.stop_match
+
+
 class AnswerState:
     """Takes sampled tokens, one or several at a time, until `finish` is set.
 
@@ -49,12 +60,18 @@ class AnswerState:
 
         Raises InvalidRequest if the answer ends at one of them.
         """
+        self.replay(token_ids)
+        if self.finish is not None:
+            raise InvalidRequest(
+                f"the answer to be continued has ended after {self.num_tokens} tokens"
+            )
+
+    def replay(self, token_ids: Iterable[int]) -> None:
+        """As `resume`, but an answer may end."""
         for token_id in token_ids:
             self._take(token_id)
             if self.finish is not None:
-                raise InvalidRequest(
-                    f"the answer to be continued has ended after {self.num_tokens} tokens"
-                )
+                return
 
     def push(self, tokens: Sequence[SampledToken]) -> TokenDelta:
         """Add the next tokens. Tokens after the end are not part of the answer.

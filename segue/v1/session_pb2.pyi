@@ -1000,6 +1000,7 @@ class Usage(_message.Message):
     DRAFTED_TOKENS_FIELD_NUMBER: _builtins.int
     ACCEPTED_TOKENS_FIELD_NUMBER: _builtins.int
     REASONING_TOKENS_FIELD_NUMBER: _builtins.int
+    RESUMED_FIELD_NUMBER: _builtins.int
     prompt_tokens: _builtins.int
     cached_tokens: _builtins.int
     """Prompt tokens taken from a prefix cache instead of being computed."""
@@ -1020,6 +1021,8 @@ class Usage(_message.Message):
     accepted_tokens: _builtins.int
     reasoning_tokens: _builtins.int
     """Completion tokens up to the end of the reasoning. Set by the router."""
+    resumed: _builtins.int
+    """How often the answer went on elsewhere, because its worker was lost."""
     def __init__(
         self,
         *,
@@ -1034,10 +1037,11 @@ class Usage(_message.Message):
         drafted_tokens: _builtins.int = ...,
         accepted_tokens: _builtins.int = ...,
         reasoning_tokens: _builtins.int = ...,
+        resumed: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted_tokens", b"accepted_tokens", "cached_tokens", b"cached_tokens", "completion_tokens", b"completion_tokens", "drafted_tokens", b"drafted_tokens", "prompt_tokens", b"prompt_tokens", "pulled_bytes", b"pulled_bytes", "pulled_tokens", b"pulled_tokens", "reasoning_tokens", b"reasoning_tokens", "rerendered_tokens", b"rerendered_tokens", "resident_tokens", b"resident_tokens", "shipped_bytes", b"shipped_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted_tokens", b"accepted_tokens", "cached_tokens", b"cached_tokens", "completion_tokens", b"completion_tokens", "drafted_tokens", b"drafted_tokens", "prompt_tokens", b"prompt_tokens", "pulled_bytes", b"pulled_bytes", "pulled_tokens", b"pulled_tokens", "reasoning_tokens", b"reasoning_tokens", "rerendered_tokens", b"rerendered_tokens", "resident_tokens", b"resident_tokens", "resumed", b"resumed", "shipped_bytes", b"shipped_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -46,6 +46,7 @@ TABLE: dict[tuple[TurnState, TurnChange], TurnState] = {
     (DISPATCHED, FirstToken(3.0)): STREAMING,
     (DISPATCHED, Retried()): RECEIVED,
     (DISPATCHED, Ended("failed")): Over("failed"),
+    (STREAMING, Retried()): RECEIVED,
     (STREAMING, Ended("failed")): Over("failed"),
     (OVER, Ended("failed")): OVER,
 }

@@ -1,0 +1,159 @@
+"""An answer whose decode worker is lost goes on elsewhere: the client sees the same answer."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from router.turn.lifecycle import Streaming
+from router.turn.turn import Turn
+from segue.api.turn import FinishReason, TokenDelta, TurnEnd, TurnStarted
+from segue.api.types import SampledToken, SamplingParams, StopConditions, TextInput
+from segue.launch.config import Config
+from tests.cluster.conftest import ENGINE, LocalCluster, local_cluster
+from tests.cluster.waiting import is_idle, wait_until_idle, wait_until_ready
+
+PROMPT = TextInput("Count from 1 to 60.\nAnd then: where do I live, and what is the router?\n" * 4)
+MAX_TOKENS = 48
+SAMPLED = SamplingParams(
+    temperature=1.5, top_k=20, repetition_penalty=1.2, frequency_penalty=0.4, seed=7, logprobs=2
+)
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@dataclass
+class Seen:
+    """What the client of one turn got."""
+
+    started: list[TurnStarted] = field(default_factory=list)
+    token_ids: list[int] = field(default_factory=list)
+    text: str = ""
+    logprobs: list[SampledToken] = field(default_factory=list)
+    end: TurnEnd | None = None
+
+    @property
+    def answer(self) -> tuple[object, ...]:
+        assert self.end is not None
+        usage = self.end.usage
+        return (
+            *(self.token_ids, self.text, self.end.finish_reason, self.end.stop_match),
+            *(usage.prompt_tokens, usage.completion_tokens),
+        )
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def cluster(demo: Path) -> AsyncIterator[LocalCluster]:
+    async with local_cluster(demo, Config(engine=ENGINE), prefill=2, decode=2) as cluster:
+        yield cluster
+
+
+async def answered(
+    cluster: LocalCluster,
+    *,
+    lost_after: Sequence[int] = (),
+    sampling: SamplingParams | None = None,
+    stop: StopConditions | None = None,
+    session_id: str = "",
+    prompt: TextInput = PROMPT,
+) -> Seen:
+    """`lost_after`: numbers of tokens after which the router loses the turn's decode worker."""
+    await wait_until_ready(cluster.client, 4)
+    seen = Seen()
+    stop = stop or StopConditions(max_tokens=MAX_TOKENS, ignore_eos=True)
+    stream = cluster.client.stream(
+        prompt, session_id=session_id, sampling=sampling or SamplingParams(), stop=stop
+    )
+    with losing_decode(cluster, lost_after):
+        async for event in stream:
+            match event:
+                case TurnStarted():
+                    seen.started.append(event)
+                case TokenDelta():
+                    seen.token_ids += event.token_ids
+                    seen.text += event.text
+                    seen.logprobs += event.logprobs
+                case TurnEnd():
+                    seen.end = event
+    cluster.check_invariants()
+    return seen
+
+
+@contextlib.contextmanager
+def losing_decode(cluster: LocalCluster, lost_after: Sequence[int]) -> Iterator[None]:
+    """As when the worker's connection breaks. It comes back with its next heartbeat."""
+    left = list(lost_after)
+    take = Turn._on_tokens
+
+    def take_and_lose(turn: Turn, delta: TokenDelta) -> None:
+        take(turn, delta)
+        if left and len(turn.answer) >= left[0]:
+            del left[0]
+            assert isinstance(turn.state, Streaming)
+            worker = turn.state.placement.decode
+            cluster.router.membership.lost(worker.worker_id, worker.epoch)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Turn, "_on_tokens", take_and_lose)
+        yield
+    assert not left, "the turn ended before its worker was lost"
+
+
+@pytest.mark.parametrize("lost_after", [[1], [17], [9, 30], [MAX_TOKENS - 4]], ids=str)
+@pytest.mark.parametrize("sampling", [SamplingParams(), SAMPLED], ids=["greedy", "sampled"])
+async def test_the_client_sees_the_same_answer(
+    cluster: LocalCluster, sampling: SamplingParams, lost_after: list[int]
+) -> None:
+    whole = await answered(cluster, sampling=sampling)
+    resumed = await answered(cluster, sampling=sampling, lost_after=lost_after)
+
+    assert resumed.answer == whole.answer
+    assert len(resumed.started) == 1
+    assert [token.token_id for token in resumed.logprobs] == [
+        token.token_id for token in whole.logprobs
+    ]
+    for one, other in zip(resumed.logprobs, whole.logprobs, strict=True):
+        assert one.logprob == pytest.approx(other.logprob, abs=1e-3)
+    assert resumed.end is not None
+    assert whole.end is not None
+    assert (whole.end.usage.resumed, resumed.end.usage.resumed) == (0, len(lost_after))
+    assert is_idle(await wait_until_idle(cluster.client))
+
+
+async def test_a_stop_string_ends_an_answer_across_the_seam(cluster: LocalCluster) -> None:
+    whole = await answered(cluster)
+    half = len(whole.text) // 2
+    stop = StopConditions(
+        max_tokens=MAX_TOKENS, ignore_eos=True, stop_strings=(whole.text[half : half + 7],)
+    )
+    stopped = await answered(cluster, stop=stop)
+    assert stopped.end is not None
+    assert stopped.end.finish_reason is FinishReason.STOP
+
+    for num in range(max(len(stopped.token_ids) - 7, 1), len(stopped.token_ids) + 1):
+        resumed = await answered(cluster, stop=stop, lost_after=[num])
+        assert resumed.answer == stopped.answer, num
+
+
+async def test_an_answer_that_is_whole_ends_without_its_worker(cluster: LocalCluster) -> None:
+    whole = await answered(cluster)
+    resumed = await answered(cluster, lost_after=[MAX_TOKENS])
+
+    assert resumed.answer == whole.answer
+    assert is_idle(await wait_until_idle(cluster.client))
+
+
+async def test_a_session_goes_on_where_it_was(cluster: LocalCluster) -> None:
+    first = await answered(cluster, session_id="a", lost_after=[20])
+    text = PROMPT.text + first.text
+    second = await answered(cluster, session_id="a", prompt=replace(PROMPT, text=f"{text} Why?"))
+    assert second.end is not None
+    usage = second.end.usage
+
+    assert usage.resumed == 0
+    assert usage.resident_tokens + usage.cached_tokens > usage.prompt_tokens * 0.8
