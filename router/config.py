@@ -33,8 +33,10 @@ class RouterConfig:
     """Most turns in flight, running or waiting. Further turns are refused with a time to retry."""
     default_deadline_s: float = 600.0
     """The deadline of a turn whose client sets none."""
-    heartbeat_timeout_s: float = 5.0
-    """A worker that sends nothing for this long is lost: it gets no new turns."""
+    heartbeat_timeout_s: float = 2.0
+    """A worker that sends nothing for this long is lost: its turns go on elsewhere, and it gets no
+    new ones. Workers send every 0.5 s.
+    """
     forget_lost_s: float = 300.0
     """A worker that has been lost for this long is forgotten: it is no longer shown or counted. One
     that shuts down properly sends a last heartbeat, and is forgotten at once.

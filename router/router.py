@@ -21,9 +21,10 @@ from router.sessions.history import Completed, characters_before, complete
 from router.sessions.prompt import Built, PromptBuilder
 from router.sessions.table import SessionTable
 from router.sessions.tokens import TokenDesk
+from router.turn.context import TurnContext
 from router.turn.links import Links
 from router.turn.meter import TurnMeter
-from router.turn.turn import Turn, TurnContext, TurnEvents
+from router.turn.turn import Turn, TurnEvents
 from segue.api.cluster_status import (
     ClusterStatus,
     ModelInfo,

@@ -8,24 +8,21 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import secrets
 from array import array
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from dataclasses import dataclass, replace
-from typing import TypeAlias, TypeVar
+from collections.abc import AsyncGenerator
+from dataclasses import replace
+from typing import TypeAlias
 
 from router.placement.estimate import Decision, Mode, Placement
-from router.placement.placing import TurnPlacing
 from router.turn import reported
 from router.turn.calls import (
-    NamedTurn,
-    PromptSource,
     TurnCall,
     TurnReserved,
-    WorkerCalls,
     WrittenBy,
     next_beat,
 )
+from router.turn.context import TurnContext
+from router.turn.dispatch import Dispatch
 from router.turn.lifecycle import (
     Dispatched,
     Ended,
@@ -42,15 +39,12 @@ from router.turn.lifecycle import (
     holders,
     outcome_of,
 )
-from segue.answers import AUTO, ParserNames
-from segue.api.cluster_status import WorkerStatus
 from segue.api.errors import (
     Cancelled,
     DeadlineExceeded,
     NotResident,
     SegueError,
     Unavailable,
-    UnknownPrefix,
 )
 from segue.api.turn import (
     ComputedOnDecode,
@@ -65,8 +59,6 @@ from segue.api.turn import (
 )
 from segue.api.types import WorkerId
 from segue.engine.answer import finish_of
-from segue.process.telemetry import Clock
-from segue.text.tokens.detokenizer import TokenBytes
 
 logger = logging.getLogger(__name__)
 
@@ -78,28 +70,6 @@ _CLIENT_IS_EARLY_S = 0.1
 _LOOK_AGAIN_S = 0.1
 
 TurnEvents: TypeAlias = tuple[TurnEvent, ...]
-Reply = TypeVar("Reply")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TurnContext:
-    """What a turn needs from the router."""
-
-    placing: TurnPlacing
-    workers: WorkerCalls
-    clock: Clock
-    max_attempts: int
-    pause_s: Callable[[], float]
-    """The current shortest time between two messages to one client."""
-    tried_again: Callable[[SegueError], None]
-    """Called with each error after which the turn is retried."""
-    lost_worker_wait_s: float = 0.0
-    """How long a turn that has lost its worker waits for one that can take it."""
-    tokenizer: TokenBytes | None = None
-    starts_in_reasoning: bool = False
-    """As in `TurnStarted`."""
-    parsers: ParserNames = AUTO
-    """How to read the answer."""
 
 
 class Turn:
@@ -115,8 +85,6 @@ class Turn:
         self.failure: SegueError | None = None
         """The error that ended the turn, if it failed."""
         self._context = context
-        self._sent = spec
-        """What workers are asked to do."""
         self._first_streaming: Streaming | None = None
         self._num_failures = 0
         """Since the answer's last token."""
@@ -126,13 +94,13 @@ class Turn:
         self._router_s = 0.0
         self._avoid: set[WorkerId] = set()
         self._interruption: SegueError | None = None
-        self._call: TurnCall | None = None
+        self._dispatch: Dispatch | None = None
 
     def interrupt(self, error: SegueError) -> None:
         """Ends the turn from outside: what it is waiting for raises `error`."""
         self._interruption = self._interruption or error
-        if self._call is not None:
-            self._call.fail(self._interruption)
+        if self._dispatch is not None:
+            self._dispatch.fail(self._interruption)
 
     async def events(self) -> AsyncGenerator[TurnEvents, None]:
         """Yields the turn's events, batched if several are queued. The last is a TurnEnd. Raises
@@ -173,75 +141,37 @@ class Turn:
 
     async def _attempt(self) -> AsyncGenerator[TurnEvents, None]:
         context = self._context
-        # The name is unique to this attempt: a late message about an earlier attempt, or about an
-        # earlier turn with the same turn_id, must not hit this one.
-        name = f"{self.spec.turn_id}/{secrets.token_hex(4)}"
-        self._sent = self._unanswered()
+        self._dispatch = dispatch = Dispatch(self._unanswered(), context.placing, context.workers)
+        if self._interruption is not None:
+            dispatch.fail(self._interruption)
         try:
-            placement, call, started = await self._start(name)
+            placement, call, started = await self._start(dispatch)
             self.state = advance(self.state, TicketTaken(context.clock()))
-            with contextlib.ExitStack() as ending:
-                if isinstance(started, TurnReserved):
-                    prefill = asyncio.ensure_future(self._prefill(name, placement, started))
-                    prefill.add_done_callback(call.fail_with)
-                    ending.callback(self._leave_prefill, prefill, call)
+            with dispatch.prefilling(call, placement, started):
                 async for events in self._relay(call, placement):
                     yield events
         finally:
-            # The worker drops everything it has of a turn whose call is closed.
-            if self._call is not None:
-                self._call.close()
+            dispatch.close()
 
-    async def _start(self, name: str) -> tuple[Placement, TurnCall, TurnReserved | PrefillStarted]:
+    async def _start(
+        self, dispatch: Dispatch
+    ) -> tuple[Placement, TurnCall, TurnReserved | PrefillStarted]:
         """Places the turn, and makes decode reserve memory for it."""
         decision = await self._place_when_ready()
         if decision.chosen.mode is Mode.LOCAL:
-            limit = self._context.placing.max_local_tokens
+            source = ComputedOnDecode(self._context.placing.max_local_tokens)
             try:
-                return await self._call_decode(name, decision.placement, ComputedOnDecode(limit))
+                return decision.placement, *await dispatch.start(
+                    decision.placement, source, timeout_s=self._time_left()
+                )
             except NotResident:
                 self._context.placing.local_refused()
                 self.state = advance(self.state, Retried())
                 decision = self._place()
-        writer = decision.placement.prefill
-        return await self._call_decode(name, decision.placement, WrittenBy(writer))
-
-    async def _call_decode(
-        self, name: str, placement: Placement, source: PromptSource
-    ) -> tuple[Placement, TurnCall, TurnReserved | PrefillStarted]:
-        timeout_s = self._time_left()
-
-        async def start(turn: NamedTurn) -> tuple[TurnCall, TurnReserved | PrefillStarted]:
-            call = self._call = self._context.workers.start(
-                placement.decode, turn, source, timeout_s=timeout_s
-            )
-            if self._interruption is not None:
-                call.fail(self._interruption)
-            started = await call.read()
-            assert isinstance(started, TurnReserved | PrefillStarted), "a call's first event"
-            return call, started
-
-        return placement, *await self._with_known_prefix(name, placement.decode, start)
-
-    async def _prefill(self, name: str, placement: Placement, reserved: TurnReserved) -> None:
-        """Makes prefill compute and write the prompt; returns when decode has all of it."""
-        holder = self._context.placing.reserved(
-            reserved.ticket.resident_tokens, reserved.checkpoint_tokens
+        placement = decision.placement
+        return placement, *await dispatch.start(
+            placement, WrittenBy(placement.prefill), timeout_s=self._time_left()
         )
-
-        async def prefill(turn: NamedTurn) -> None:
-            await self._context.workers.prefill(placement.prefill, turn, reserved.ticket, holder)
-
-        await self._with_known_prefix(name, placement.prefill, prefill)
-
-    async def _with_known_prefix(
-        self, name: str, worker: WorkerStatus, send: Callable[[NamedTurn], Awaitable[Reply]]
-    ) -> Reply:
-        """Sends the worker only the tokens that it lacks; all of them if it has lost the prefix."""
-        if (prefix := self._context.placing.known_prefix(worker)) is not None:
-            with contextlib.suppress(UnknownPrefix):
-                return await send(NamedTurn(name, self._sent, prefix))
-        return await send(NamedTurn(name, self._sent, None))
 
     async def _place_when_ready(self) -> Decision:
         """A turn whose worker was lost waits for one that starts. Raises Unavailable."""
@@ -335,13 +265,6 @@ class Turn:
             self._context.placing.first_token()
         self._num_failures = 0
         self.answer.extend(delta.token_ids)
-
-    def _leave_prefill(self, prefill: asyncio.Task[None], call: TurnCall) -> None:
-        if call.has_result:
-            # A short answer ended before prefill's reply that the prompt has arrived.
-            self._context.workers.let_end(prefill)
-        else:
-            prefill.cancel()
 
     def _run_out_of_time(self) -> None:
         self.interrupt(DeadlineExceeded(f"turn {self.spec.turn_id} ran out of its time"))

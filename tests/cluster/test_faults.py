@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from segue.api.errors import InvalidRequest, LayoutMismatch, Overloaded, Unavailable
-from segue.api.turn import TokenDelta, TurnStarted
+from segue.api.turn import TokenDelta, TurnEnd, TurnStarted
 from segue.api.types import SessionId, StopConditions, TokenInput
 from segue.engine.config import EngineConfig
 from segue.launch.cluster import Cluster
@@ -22,7 +23,7 @@ from tests.cluster.oracle import Oracle
 from tests.cluster.waiting import is_idle, wait_until_idle
 
 LONG_PROMPT = tuple(5 + index * 7 % 900 for index in range(6000))
-UNENDING = StopConditions(max_tokens=1500, ignore_eos=True)
+LONG_ANSWER = StopConditions(max_tokens=1500, ignore_eos=True)
 
 
 async def pid_of(client: Client, worker_id: str) -> int:
@@ -60,23 +61,39 @@ async def test_a_turn_whose_prefill_worker_dies_is_computed_by_another(
     assert is_idle(status), status
 
 
-async def test_a_turn_whose_decode_worker_dies_during_the_answer_fails_with_the_reason(
-    ray_cluster: Cluster,
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+async def test_an_answer_whose_decode_worker_dies_or_hangs_goes_on_elsewhere(
+    ray_cluster: Cluster, number: int
 ) -> None:
+    prompt = TokenInput((5, 6, 7))
     async with Client(ray_cluster.address) as client:
         await wait_until_whole(client)
-        turn = client.stream(TokenInput((5, 6, 7)), stop=UNENDING)
+        whole = await client.generate(prompt, stop=LONG_ANSWER)
+        turn = client.stream(prompt, stop=LONG_ANSWER)
         started = await anext(turn)
         assert isinstance(started, TurnStarted)
-        assert isinstance(await anext(turn), TokenDelta)
+        events = [await anext(turn)]
 
-        os.kill(await pid_of(client, started.decode_worker), signal.SIGKILL)
-
-        with pytest.raises(Unavailable, match=started.decode_worker):
-            _ = [event async for event in turn]
+        pid = await pid_of(client, started.decode_worker)
+        os.kill(pid, number)
+        stopped_at = time.monotonic()
+        silence_s = 0.0
+        async for event in turn:
+            silence_s = max(silence_s, time.monotonic() - stopped_at)
+            stopped_at = time.monotonic()
+            events.append(event)
+        if number == signal.SIGSTOP:
+            os.kill(pid, signal.SIGCONT)
         await wait_until_whole(client)
         status = await wait_until_idle(client)
 
+    end = events[-1]
+    assert isinstance(end, TurnEnd)
+    assert end.usage.resumed == 1
+    assert end.decode_worker != started.decode_worker
+    tokens = [t for event in events if isinstance(event, TokenDelta) for t in event.token_ids]
+    assert tuple(tokens) == whole.token_ids
+    assert silence_s < 10.0
     assert is_idle(status), status
 
 
@@ -172,7 +189,7 @@ async def test_a_turn_beyond_the_limit_is_refused_with_a_retry_hint(demo: Path) 
     config = replace(config, router=replace(config.router, max_turns=1))
 
     async with local_cluster(demo, config) as cluster:
-        running = cluster.client.stream(TokenInput((5, 6, 7)), stop=UNENDING)
+        running = cluster.client.stream(TokenInput((5, 6, 7)), stop=LONG_ANSWER)
         await anext(running)
 
         with pytest.raises(Overloaded, match="1 turns are in flight") as refused:

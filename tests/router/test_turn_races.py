@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 
 from router.turn.calls import WrittenBy
-from router.turn.turn import Turn, TurnContext
+from router.turn.context import TurnContext
+from router.turn.turn import Turn
 from segue.api.errors import (
     Cancelled,
     DeadlineExceeded,
