@@ -58,8 +58,10 @@ def _uses_ray_cluster(file: Path) -> bool:
 def pytest_terminal_summary(
     terminalreporter: pytest.TerminalReporter, config: pytest.Config
 ) -> None:
-    if config.option.markexpr == "not slow and not gpu":
-        terminalreporter.write_line("not run: tests marked slow (-m slow), and gpu (-m gpu)")
+    if config.option.markexpr == "not slow and not gpu and not clients":
+        terminalreporter.write_line(
+            "not run: tests marked slow (-m slow), gpu (-m gpu), and clients (-m clients)"
+        )
 
 
 MakeCheckpoint = Callable[[Variant], Path]

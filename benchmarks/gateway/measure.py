@@ -61,7 +61,7 @@ async def measure(
         prefill=1,
         decode=1,
         code=_CODE,
-        fake_workers=("--step-s", str(step_s)),
+        worker_command=("benchmarks.load.fakes", "--step-s", str(step_s)),
         has_gateway=True,
     ) as cluster:
         assert cluster.gateway is not None

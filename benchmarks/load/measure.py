@@ -163,7 +163,7 @@ async def measure_relay(
         prefill=topology.prefill,
         decode=topology.decode,
         code=code,
-        fake_workers=(),
+        worker_command=("benchmarks.load.fakes",),
     ) as cluster:
         async with Client(cluster.address) as client:
             await until_ready(client, topology.prefill + topology.decode)

@@ -69,11 +69,11 @@ def process_cluster(
     prefill: int,
     decode: int,
     code: Path,
-    fake_workers: Sequence[str] | None = None,
+    worker_command: Sequence[str] | None = None,
     has_gateway: bool = False,
 ) -> Iterator[ProcessCluster]:
-    """`settings` is TOML; `code` is the checkout to run; `fake_workers` are their arguments, if
-    the workers should compute nothing.
+    """`settings` is TOML; `code` is the checkout to run. `worker_command`, a module and arguments
+    that precede a worker's own, replaces the real workers.
     """
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="segue-load-")))
@@ -99,10 +99,8 @@ def process_cluster(
         for role, index in roles:
             name = f"{role}-{index}"
             arguments = ["--id", name, "--model", model, "--router", address]
-            if fake_workers is None:
-                workers.append(start(name, f"{role}_worker", *arguments))
-            else:
-                workers.append(start(name, "benchmarks.load.fakes", *arguments, *fake_workers))
+            command = worker_command or (f"{role}_worker",)
+            workers.append(start(name, *command, *arguments))
         gateway, http_address = None, ""
         if has_gateway:
             gateway = start("gateway", "segue.gateway", "--router", address, "--port", "0")

@@ -46,22 +46,28 @@ async def running(config: GatewayConfig, router: str) -> AsyncIterator[RunningGa
     """Runs a gateway of the router at that address until the block ends, then drains it. Raises
     InvalidConfig if the port is taken.
     """
+    async with Client(router) as client, running_before(client, config) as gateway:
+        yield gateway
+
+
+@contextlib.asynccontextmanager
+async def running_before(client: Client, config: GatewayConfig) -> AsyncIterator[RunningGateway]:
+    """As `running`, of the client's router."""
     metrics = GatewayMetrics()
     with contextlib.closing(_listening(config)) as listener:
-        async with Client(router) as client:
-            gateway = Gateway(
-                config=config,
-                client=client,
-                served=ServedModel(client),
-                turns=Turns(client, metrics, ping_s=config.ping_s),
-                stored=StoredResponses(config.stored_bytes),
-                metrics=metrics,
-            )
-            port: int = listener.getsockname()[1]
-            address = f"{config.host}:{port}"
-            async with _serving(gateway, listener):
-                logger.info("serving", extra={"address": address, "router": router})
-                yield RunningGateway(address, port, metrics)
+        gateway = Gateway(
+            config=config,
+            client=client,
+            served=ServedModel(client),
+            turns=Turns(client, metrics, ping_s=config.ping_s),
+            stored=StoredResponses(config.stored_bytes),
+            metrics=metrics,
+        )
+        port: int = listener.getsockname()[1]
+        address = f"{config.host}:{port}"
+        async with _serving(gateway, listener):
+            logger.info("serving", extra={"address": address, "router": client.target})
+            yield RunningGateway(address, port, metrics)
 
 
 class _Server(uvicorn.Server):

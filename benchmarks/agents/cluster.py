@@ -1,0 +1,100 @@
+"""A cluster of plain processes whose answers are scripted, behind a gateway in this process that
+keeps what each turn was asked and what it cost.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncGenerator, AsyncIterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from benchmarks.load.measure import until_ready
+from benchmarks.load.processes import process_cluster
+from segue.api.turn import TokenDelta, TurnEnd, TurnEvent, TurnStarted
+from segue.api.types import TurnInput
+from segue.gateway.__main__ import running_before
+from segue.gateway.config import GatewayConfig
+from segue.sdk.client import Client
+
+_CODE = Path(__file__).parents[2]
+# One thread each: two workers and a client share two cores.
+_SETTINGS = """
+[engine]
+num_threads = 1
+cache_bytes = 536870912
+max_running = 8
+[prefill]
+chunk_tokens = 2048
+"""
+
+
+@dataclass(slots=True, kw_only=True)
+class Turn:
+    """One request of an agent, as the gateway passed it on."""
+
+    turn_input: TurnInput
+    session_id: str = ""
+    prompt_tokens: int = 0
+    text: str = ""
+    end: TurnEnd | None = None
+    """None if the turn failed."""
+
+
+class KeepingClient(Client):
+    """Keeps every turn."""
+
+    def __init__(self, target: str) -> None:
+        super().__init__(target)
+        self.turns: list[Turn] = []
+
+    async def stream(
+        self, turn_input: TurnInput, **options: Any
+    ) -> AsyncGenerator[TurnEvent, None]:
+        turn = Turn(turn_input=turn_input)
+        self.turns.append(turn)
+        async with contextlib.aclosing(super().stream(turn_input, **options)) as events:
+            async for event in events:
+                match event:
+                    case TurnStarted():
+                        turn.session_id = event.session_id
+                        turn.prompt_tokens = event.prompt_tokens
+                    case TokenDelta():
+                        turn.text += event.text
+                    case TurnEnd():
+                        turn.end = event
+                yield event
+
+
+@dataclass(frozen=True, slots=True)
+class ScriptedCluster:
+    url: str
+    """The gateway's."""
+    model: str
+    _client: KeepingClient = field(repr=False)
+
+    def take_turns(self) -> list[Turn]:
+        """Those since the last call, in order of arrival."""
+        turns, self._client.turns = self._client.turns, []
+        return turns
+
+
+@contextlib.asynccontextmanager
+async def scripted_cluster(model: Path) -> AsyncIterator[ScriptedCluster]:
+    """One prefill and one decode worker with the script's answers (`script.py`)."""
+    with process_cluster(
+        str(model),
+        _SETTINGS,
+        prefill=1,
+        decode=1,
+        code=_CODE,
+        worker_command=("benchmarks.agents.scripted_worker",),
+    ) as processes:
+        async with (
+            KeepingClient(processes.address) as client,
+            running_before(client, GatewayConfig(port=0)) as gateway,
+        ):
+            await until_ready(client, len(processes.workers))
+            info = await client.model()
+            yield ScriptedCluster(f"http://{gateway.address}", info.name, client)
