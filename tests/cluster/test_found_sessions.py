@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+import json
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -13,9 +14,24 @@ from segue.api.turn import TokenDelta, TurnEnd, TurnStarted, Usage
 from segue.api.types import ChatInput, Message, SamplingParams, SessionId, StopConditions
 from segue.sdk.client import Client
 from tests.cluster.conftest import local_cluster
+from tests.tool_calls.streaming import read_answer
 
 SYSTEM = Message(role="system", content="Answer in one short sentence, and say nothing else.")
 GREEDY = SamplingParams(temperature=0)
+WEATHER = json.dumps(
+    {
+        "type": "function",
+        "function": {
+            "name": "get_weather",
+            "description": "The weather in a city.",
+            "parameters": {
+                "type": "object",
+                "properties": {"city": {"type": "string"}},
+                "required": ["city"],
+            },
+        },
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -30,11 +46,13 @@ class Turn:
         return self.usage.prompt_tokens - self.usage.cached_tokens - self.usage.pulled_tokens
 
 
-async def turn(client: Client, messages: list[Message], hint: str = "") -> Turn:
+async def turn(
+    client: Client, messages: list[Message], hint: str = "", tools: tuple[str, ...] = ()
+) -> Turn:
     text, session_id = "", SessionId("")
-    chat = ChatInput(messages=tuple(messages))
+    chat = ChatInput(messages=tuple(messages), tools=tools)
     async for event in client.stream(
-        chat, session_hint=hint, sampling=GREEDY, stop=StopConditions(max_tokens=24)
+        chat, session_hint=hint, sampling=GREEDY, stop=StopConditions(max_tokens=64)
     ):
         match event:
             case TurnStarted():
@@ -83,6 +101,27 @@ async def test_the_next_turn_of_a_stateless_client_computes_only_new_tokens(demo
         assert {left.session_id, right.session_id} <= listed
         named = await turn(client, messages, hint="agent-7")
         assert named.session_id == "agent-7"
+
+
+async def test_a_call_that_a_client_writes_in_its_own_way_stays_resident(demo: Path) -> None:
+    async with local_cluster(demo) as cluster:
+        asked = [Message(role="user", content="What is the weather in Reykjavik?")]
+        first = await turn(cluster.client, asked, tools=(WEATHER,))
+        (call,) = read_answer(first.text, (WEATHER,)).tool_calls
+        echoed = Message(
+            role="assistant",
+            content="\n",
+            tool_calls=(replace(call, arguments=json.dumps(json.loads(call.arguments), indent=4)),),
+        )
+        result = Message(role="tool", content='{"sky": "rain"}', tool_call_id=call.call_id)
+
+        second = await turn(cluster.client, [*asked, echoed, result], tools=(WEATHER,))
+
+        assert second.session_id == first.session_id
+        assert second.usage.rerendered_tokens == 0
+        # All but the answer's last token, up to a page's end.
+        before = first.usage.prompt_tokens + first.usage.completion_tokens - 1
+        assert second.usage.resident_tokens >= before // 16 * 16
 
 
 async def test_a_session_is_named_or_found_but_not_both(demo: Path) -> None:
