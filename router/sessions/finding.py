@@ -51,7 +51,7 @@ def choose_session(
     if not hint or is_known(new):
         new = SessionId(f"{name}{_SEPARATOR}{secrets.token_hex(6)}")
     # Without an answer in common, the chats share no more than other conversations do.
-    if any(message.role == "assistant" for message in chat.messages[: num_same + 1]):
+    if sessions and any(message.role == "assistant" for message in chat.messages[: num_same + 1]):
         return FoundSession(new, parent=(own or sessions)[-1])
     return FoundSession(new)
 

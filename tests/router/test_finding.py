@@ -100,6 +100,13 @@ def test_a_shared_system_message_alone_makes_no_fork() -> None:
     assert finder.table.history(session_id) is None
 
 
+def test_a_chat_may_start_with_an_answer() -> None:
+    finder = Finder()
+    greeted = finder.turn(chat("a welcome", "hello"))
+    assert finder.turn(chat("a welcome", "hello", "a1", "more")) == greeted
+    assert finder.turn(chat("another welcome")) != greeted
+
+
 def test_a_client_continues_only_its_own_sessions() -> None:
     finder = Finder()
     finder.table.histories[SessionId("sdk")] = history(chat("s", "hello"))
