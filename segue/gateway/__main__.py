@@ -19,6 +19,7 @@ from segue.api.errors import InvalidConfig
 from segue.config import read_file, section
 from segue.gateway.app import make_app
 from segue.gateway.config import GatewayConfig
+from segue.gateway.http.protocol import Protocol
 from segue.gateway.http.routes import Gateway
 from segue.gateway.metrics import GatewayMetrics
 from segue.gateway.served import ServedModel
@@ -84,7 +85,7 @@ async def _serving(gateway: Gateway, listener: socket.socket) -> AsyncIterator[N
     server = _Server(
         uvicorn.Config(
             make_app(gateway),
-            http="httptools",
+            http=Protocol,
             ws="none",
             lifespan="off",
             log_config=None,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
+import json
 import re
 from collections.abc import AsyncIterator
 from typing import Any
@@ -94,6 +96,16 @@ async def test_a_body_over_the_limit_is_not_read_to_its_end() -> None:
     assert response.status_code == 413
     assert "at most 100000" in response.json()["error"]["message"]
     assert num_sent <= 12
+
+
+async def test_a_compressed_body_is_refused_as_such() -> None:
+    content = gzip.compress(json.dumps(BODY).encode())
+    response = await faked().http.post(CHAT, content=content, headers={"Content-Encoding": "gzip"})
+
+    assert response.status_code == 415
+    assert "without content-encoding, got 'gzip'" in response.json()["error"]["message"]
+    plain = await faked().http.post(CHAT, json=BODY, headers={"Content-Encoding": "identity"})
+    assert plain.status_code == 200
 
 
 @pytest.mark.parametrize(

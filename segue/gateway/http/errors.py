@@ -49,9 +49,14 @@ class BodyTooLarge(errors.InvalidRequest):
     pass
 
 
+class BodyEncoded(errors.InvalidRequest):
+    pass
+
+
 # The first kind that an error is an instance of.
 _STATUSES: tuple[tuple[type[errors.SegueError], int], ...] = (
     (BodyTooLarge, 413),
+    (BodyEncoded, 415),
     (errors.InvalidRequest, 400),
     (errors.NotFound, 404),
     (errors.Overloaded, 429),

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from starlette.requests import Request
 
 from segue.api.checks import what_came
-from segue.gateway.http.errors import BadField, BodyTooLarge, bad_field
+from segue.gateway.http.errors import BadField, BodyEncoded, BodyTooLarge, bad_field
 
 _STATUS = "x-segue"
 _NEUTRAL = "x-segue-accepts"
@@ -82,7 +82,12 @@ async def read(request: Request, kind: type[Kind], max_bytes: int) -> Kind:
 
 
 async def _bytes_of(request: Request, max_bytes: int) -> bytes:
-    """Never holds more than `max_bytes` and one piece that exceeds them. Raises BodyTooLarge."""
+    """Never holds more than `max_bytes` and one piece that exceeds them. Raises BodyTooLarge and
+    BodyEncoded."""
+    if (encoding := request.headers.get("content-encoding", "identity")) != "identity":
+        raise BodyEncoded(
+            f"expected a body without content-encoding, got {encoding!r:.40}: send it as it is"
+        )
     declared = request.headers.get("content-length", "")
     if declared.isdecimal() and int(declared) > max_bytes:
         raise _too_large(declared, max_bytes)

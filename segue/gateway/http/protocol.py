@@ -1,0 +1,126 @@
+"""HTTP on a connection: uvicorn's protocol, without what a client could use it for, or lose.
+
+- The head of a request has a limit of bytes and of time, and a body may not fall silent. uvicorn
+  would hold any number of bytes for any time.
+- A request that offers to speak HTTP/2 (Java's clients do, with each first request) is answered in
+  HTTP/1.1. uvicorn would lose its body.
+- What is not HTTP gets an error in the form of all others.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from http import HTTPStatus
+from typing import cast
+
+import httptools
+from pydantic_core import to_json
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from segue.gateway.http.errors import Failure
+
+MAX_HEAD_BYTES = 64 << 10
+"""Of a request line and its headers together."""
+# Long enough for any client that means to send something.
+STALL_S = 75.0
+_OFFERS = (b"upgrade", b"http2-settings", b"connection")
+
+
+class Protocol(HttpToolsProtocol):
+    stall_s = STALL_S
+    _is_in_head = True
+    _num_head_bytes = 0
+    _stall: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._watch()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_watching()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if self._is_in_head:
+            if not self._num_head_bytes:
+                self._watch()
+            self._num_head_bytes += len(data)
+        else:
+            self._watch()
+        self._unset_keepalive_if_required()
+        try:
+            self._parse(data)
+        except httptools.HttpParserError as error:
+            self._refuse(400, f"expected a request in HTTP/1.1, got something else ({error})")
+        if self._is_in_head and self._num_head_bytes > MAX_HEAD_BYTES:
+            self._refuse(
+                431,
+                f"expected a request line and headers of at most {MAX_HEAD_BYTES} bytes: send less",
+            )
+
+    def on_headers_complete(self) -> None:
+        if not self.parser.should_upgrade():
+            self._is_in_head, self._num_head_bytes = False, 0
+            super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        if not self.parser.should_upgrade():
+            self._is_in_head = True
+            self._stop_watching()
+            super().on_message_complete()
+
+    def _parse(self, data: bytes) -> None:
+        while data:
+            try:
+                self.parser.feed_data(data)
+                return
+            except httptools.HttpParserUpgrade as offered:
+                head = self._head_without_offer()
+                self.parser = httptools.HttpRequestParser(self)
+                # As uvicorn: a request may follow the last one, and is dropped.
+                self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+                self.parser.feed_data(head)
+                data = data[cast("int", offered.args[0]) :]
+
+    def _head_without_offer(self) -> bytes:
+        start = b"%s %s HTTP/%s\r\n" % (
+            self.parser.get_method(),
+            self.url,
+            self.parser.get_http_version().encode(),
+        )
+        kept = (b"%s: %s\r\n" % one for one in self.headers if one[0] not in _OFFERS)
+        return b"".join((start, *kept, b"\r\n"))
+
+    def _watch(self) -> None:
+        self._stop_watching()
+        self._stall = self.loop.call_later(self.stall_s, self._stalled)
+
+    def _stop_watching(self) -> None:
+        if self._stall is not None:
+            self._stall.cancel()
+            self._stall = None
+
+    def _stalled(self) -> None:
+        if self._is_in_head and self._is_answering():
+            # The next request waits for this answer, and is not read meanwhile.
+            self._watch()
+        else:
+            self._refuse(408, f"expected a whole request, got nothing for {self.stall_s:g} s")
+
+    def _is_answering(self) -> bool:
+        return self.cycle is not None and not self.cycle.response_complete
+
+    def _refuse(self, status: int, message: str) -> None:
+        """Ends the connection, with an error unless an answer has begun."""
+        if self.transport.is_closing():
+            return
+        if not (self.cycle is not None and self.cycle.response_started and self._is_answering()):
+            body = to_json(Failure(status=status, message=message).openai())
+            head = (
+                f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\n"
+                "content-type: application/json\r\n"
+                f"content-length: {len(body)}\r\n"
+                "connection: close\r\n\r\n"
+            )
+            self.transport.write(head.encode() + body)
+        self.transport.close()

@@ -1,0 +1,138 @@
+"""Connections as no SDK makes them: over a real socket, before a fake cluster."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from segue.gateway.__main__ import running_before
+from segue.gateway.http.protocol import MAX_HEAD_BYTES, Protocol
+from tests.gateway.fake_client import FakeClient, endless, says
+from tests.gateway.faked import CONFIG
+
+CHAT = b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\n"
+BODY = json.dumps({"messages": [{"role": "user", "content": "Hello"}]}).encode()
+LENGTH = b"Content-Length: %d\r\n\r\n" % len(BODY)
+CHUNKED = b"Transfer-Encoding: chunked\r\n\r\n%x\r\n%s\r\n0\r\n\r\n" % (len(BODY), BODY)
+H2C = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAEAAEAA\r\n"
+HEALTH = b"GET /health HTTP/1.1\r\nHost: x\r\n"
+CLOSE = b"Connection: close\r\n\r\n"
+
+
+class Wire:
+    def __init__(self, port: int) -> None:
+        self.port = port
+
+    async def send(self, *pieces: bytes) -> bytes:
+        """The answers, until the server closes the connection."""
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        try:
+            async with asyncio.timeout(10):
+                for piece in pieces:
+                    writer.write(piece)
+                    await writer.drain()
+                    # So that they arrive one by one.
+                    await asyncio.sleep(0.002)
+                return await reader.read()
+        finally:
+            writer.close()
+
+
+class Cluster(FakeClient):
+    target = "none"
+
+
+@pytest_asyncio.fixture
+async def wire() -> AsyncIterator[Wire]:
+    async with running_before(Cluster(says("Hello")), CONFIG) as gateway:  # type: ignore[arg-type]  # behaves as a client
+        yield Wire(gateway.port)
+
+
+def statuses(answers: bytes) -> list[int]:
+    return [int(part[:3]) for part in answers.split(b"HTTP/1.1 ")[1:]]
+
+
+def error_of(answers: bytes) -> Any:
+    return json.loads(answers.partition(b"\r\n\r\n")[2])["error"]
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        (CHAT + H2C + LENGTH + BODY,),
+        (CHAT + H2C + LENGTH, BODY[:9], BODY[9:]),
+        (CHAT + H2C + CHUNKED,),
+        (CHAT[:30], CHAT[30:] + H2C[:50], H2C[50:] + LENGTH + BODY),
+        (CHAT + b"Connection: Upgrade\r\nUpgrade: websocket\r\n" + LENGTH + BODY,),
+        (HEALTH + H2C + b"\r\n" + CHAT + H2C + LENGTH + BODY,),
+    ],
+    ids=["whole", "in pieces", "chunked", "head in pieces", "websocket", "after another"],
+)
+async def test_an_offer_of_another_protocol_is_not_taken(
+    wire: Wire, sent: tuple[bytes, ...]
+) -> None:
+    answers = await wire.send(*sent, HEALTH + CLOSE)
+
+    assert set(statuses(answers)) == {200}
+    assert answers.count(b"chat.completion") == 1
+
+
+async def test_requests_may_wait_behind_each_other(wire: Wire) -> None:
+    one = CHAT + LENGTH + BODY
+    answers = await wire.send(one * 3 + HEALTH + CLOSE)
+
+    assert statuses(answers) == [200] * 4
+    assert answers.count(b"chat.completion") == 3
+
+
+@pytest.mark.parametrize(
+    ("sent", "status", "says"),
+    [
+        (b"\x16\x03\x01\x02\x00\x01\x00", 400, "expected a request in HTTP/1.1"),
+        (CHAT + b"Content-Length: -5\r\n\r\n", 400, "expected a request in HTTP/1.1"),
+        (CHAT + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n", 400, "expected a request in HTTP/1.1"),
+        (HEALTH + b"X: " + b"a" * MAX_HEAD_BYTES, 431, "at most 65536 bytes"),
+        (HEALTH + b"X: a\r\n" * (MAX_HEAD_BYTES // 6), 431, "at most 65536 bytes"),
+        (b"GET /" + b"a" * MAX_HEAD_BYTES, 431, "at most 65536 bytes"),
+    ],
+    ids=["TLS", "negative length", "bad chunk", "one header", "many headers", "path"],
+)
+async def test_what_is_no_request_ends_the_connection(
+    wire: Wire, sent: bytes, status: int, says: str
+) -> None:
+    answers = await wire.send(sent)
+
+    assert statuses(answers) == [status]
+    assert says in error_of(answers)["message"]
+
+
+@pytest.mark.parametrize("sent", [b"", HEALTH, CHAT + LENGTH + BODY[:-1]], ids=["", "head", "body"])
+async def test_a_client_that_falls_silent_loses_its_connection(
+    wire: Wire, sent: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Protocol, "stall_s", 0.05)
+    answers = await wire.send(sent)
+
+    assert statuses(answers) == [408]
+    assert "got nothing for 0.05 s" in error_of(answers)["message"]
+
+
+async def test_a_long_answer_is_no_silence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Protocol, "stall_s", 0.05)
+    body = BODY[:-1] + b', "stream": true}'
+    async with running_before(Cluster(endless()), CONFIG) as gateway:  # type: ignore[arg-type]  # behaves as a client
+        reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+        # With the start of a next request behind it.
+        writer.write(CHAT + b"Content-Length: %d\r\n\r\n" % len(body) + body + HEALTH)
+        async with asyncio.timeout(10):
+            read = b""
+            while read.count(b"data: ") < 60:
+                read += await reader.read(1000)
+        writer.close()
+        await writer.wait_closed()
+    assert statuses(read) == [200]
