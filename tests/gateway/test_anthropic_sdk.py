@@ -35,6 +35,16 @@ async def answered(live: Live, **fields: Any) -> Any:
     return await live.anthropic.messages.create(**asking(**fields))
 
 
+async def test_the_served_model_is_listed(live: Live) -> None:
+    page = await live.anthropic.models.list()
+    (model,) = page.data
+
+    assert (model.id, model.type, model.display_name) == ("demo", "model", "demo")
+    assert model.created_at.tzinfo is not None
+    assert not page.has_next_page()
+    assert await live.anthropic.models.retrieve("demo") == model
+
+
 async def test_an_answer_is_one_block_of_text(live: Live) -> None:
     answer = await answered(live)
 
