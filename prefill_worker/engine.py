@@ -7,18 +7,26 @@ until then their pages and slot are in use.
 from __future__ import annotations
 
 import time
+from array import array
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from kv_transfer.writing.outgoing import Outgoing
 from prefill_worker.metrics import PrefillMetrics
-from prefill_worker.scheduler import Progress, ScheduledChunk, complete_pages, plan_chunks
+from prefill_worker.scheduler import (
+    SCORED_TOKEN_COST,
+    Progress,
+    ScheduledChunk,
+    complete_pages,
+    plan_chunks,
+)
 from segue.api.errors import SegueError
-from segue.api.turn import TurnSpec
+from segue.api.turn import PromptLogprobs, TurnSpec
 from segue.api.types import PageId, SampledToken, SlotId, TurnId
 from segue.engine.batch import PrefillChunk
 from segue.engine.runner import ModelRunner
 from segue.engine.sampler import SamplerRow, SequenceSampler, sample
+from segue.engine.scoring import TokenScores
 from segue.process.telemetry import Clock
 from segue.worker.engine_thread import Drop
 from segue.worker.failures import Failures
@@ -31,6 +39,7 @@ class Computed:
     first_token: SampledToken
     started_at: float
     ended_at: float
+    prompt_logprobs: PromptLogprobs | None = None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -52,13 +61,22 @@ class PrefillSequence:
     """The states to keep on the way: position to slot."""
     num_computed: int = field(default=0)
     started_at: float = field(default=0.0)
+    scores: TokenScores = field(default_factory=TokenScores)
 
     def __post_init__(self) -> None:
         self.num_computed = self.start
 
     @property
     def progress(self) -> Progress:
-        return Progress(self.num_computed, len(self.turn.context))
+        cost = SCORED_TOKEN_COST if self.turn.scores_prompt else 1
+        return Progress(self.num_computed, len(self.turn.context), cost)
+
+    @property
+    def prompt_logprobs(self) -> PromptLogprobs | None:
+        """Once the whole prompt is computed, if they are wanted."""
+        if not self.turn.scores_prompt:
+            return None
+        return self.scores.of_prompt(self.turn.prompt_ids)
 
 
 Command = PrefillSequence | Drop
@@ -124,7 +142,9 @@ class PrefillEngine:
                         failed[sequence.turn.turn_id] = self._failures.of_sequence(error)
 
         logits_NV = self._runner.forward(
-            [_to_forward(sequence, chunk) for sequence, chunk in batch], on_layer=ship
+            [_to_forward(sequence, chunk) for sequence, chunk in batch],
+            on_layer=ship,
+            on_scores=lambda index, scores: batch[index][0].scores.extend(scores),
         )
         ended = []
         for row, (sequence, chunk) in enumerate(batch):
@@ -188,7 +208,12 @@ class PrefillEngine:
         for sequence, token in zip(sequences, tokens, strict=True):
             self._waiting.remove(sequence)
             sequence.done(
-                Computed(first_token=token, started_at=sequence.started_at, ended_at=ended_at)
+                Computed(
+                    first_token=token,
+                    started_at=sequence.started_at,
+                    ended_at=ended_at,
+                    prompt_logprobs=sequence.prompt_logprobs,
+                )
             )
 
     def _drop(self, sequences: Sequence[PrefillSequence], error: SegueError | None = None) -> None:
@@ -205,8 +230,11 @@ class PrefillEngine:
 
 
 def _to_forward(sequence: PrefillSequence, chunk: ScheduledChunk) -> PrefillChunk:
+    turn, scored_ids = sequence.turn, array("I")
+    if turn.scores_prompt:
+        scored_ids = turn.prompt_ids[chunk.start + 1 : chunk.end + 1]
     return PrefillChunk(
-        token_ids=sequence.turn.context.tokens[chunk.start : chunk.end],
+        token_ids=turn.context.tokens[chunk.start : chunk.end],
         start=chunk.start,
         page_ids=sequence.pages,
         slot_in=sequence.state_slot,
@@ -216,6 +244,8 @@ def _to_forward(sequence: PrefillSequence, chunk: ScheduledChunk) -> PrefillChun
             for position, slot in sorted(sequence.checkpoints.items())
             if chunk.start < position < chunk.end
         ],
+        scored_ids=scored_ids,
+        num_top=turn.sampling.prompt_logprobs or 0,
     )
 
 

@@ -15,12 +15,19 @@ class ScheduledChunk:
     end: int
 
 
+SCORED_TOKEN_COST = 2
+"""A token that gets logits counts as this many in a pass: with a large vocabulary, the head and the
+log-probabilities take up to as long as the layers of a small model."""
+
+
 @dataclass(frozen=True, slots=True)
 class Progress:
     """How far a sequence's prompt is computed."""
 
     num_computed: int
     num_prompt: int
+    token_cost: int = 1
+    """What each token counts in a pass."""
 
     @property
     def num_left(self) -> int:
@@ -37,13 +44,15 @@ def plan_chunks(waiting: Sequence[Progress], chunk_tokens: int) -> list[Schedule
 
     def give(order: Iterable[int], left: int) -> int:
         for index in order:
-            size = min(left, waiting[index].num_left - given[index])
+            one = waiting[index]
+            # Rounded up, so that even the smallest pass computes something.
+            size = min(-(-left // one.token_cost), one.num_left - given[index])
             given[index] += size
-            left -= size
+            left = max(left - size * one.token_cost, 0)
         return left
 
     half = chunk_tokens // 2
-    nearest = sorted(range(len(waiting)), key=lambda i: waiting[i].num_left)
+    nearest = sorted(range(len(waiting)), key=lambda i: waiting[i].num_left * waiting[i].token_cost)
     give(range(len(waiting)), chunk_tokens - half + give(nearest, half))
     return [
         ScheduledChunk(index, progress.num_computed, progress.num_computed + size)

@@ -13,13 +13,14 @@ from kv_transfer.wire import ticket_from_wire
 from segue.api.cluster_status import WorkerStatus
 from segue.api.errors import InvalidRequest
 from segue.api.prompt import PrefixName, Prompt
-from segue.api.turn import PrefixHolder, TurnSpec
+from segue.api.turn import PrefixHolder, PromptLogprobs, TurnSpec
 from segue.internal.v1 import worker_pb2 as pb
 from segue.internal.v1.worker_pb2_grpc import (
     PrefillWorkerServicer,
     add_PrefillWorkerServicer_to_server,
 )
 from segue.process.telemetry import about_turn
+from segue.wire.convert.events import prompt_logprobs_to_wire
 from segue.wire.convert.turns import holder_from_wire, turn_from_wire
 from segue.wire.convert.worker import worker_to_wire
 from segue.wire.server import Services
@@ -36,7 +37,7 @@ class Prefiller(Protocol):
     def find_prefix(self, prefix: PrefixName) -> Prompt: ...
     async def prefill(
         self, turn: TurnSpec, ticket: Ticket, holder: PrefixHolder | None
-    ) -> None: ...
+    ) -> PromptLogprobs | None: ...
     def status(self) -> WorkerStatus: ...
 
 
@@ -74,8 +75,9 @@ class PrefillFace(PrefillWorkerServicer):
             turn = turn_from_wire(request.turn, self._worker.find_prefix)
             ticket = ticket_from_wire(request.ticket)
             holder = holder_from_wire(request.holder) if request.HasField("holder") else None
-            await self._worker.prefill(turn, ticket, holder)
-            emit(pb.TurnEvent(prefilled=pb.PromptPrefilled()))
+            logprobs = await self._worker.prefill(turn, ticket, holder)
+            wire = None if logprobs is None else prompt_logprobs_to_wire(logprobs)
+            emit(pb.TurnEvent(prefilled=pb.PromptPrefilled(logprobs=wire)))
 
 
 def services(worker: Prefiller) -> Services:

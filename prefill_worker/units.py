@@ -67,7 +67,7 @@ class PromptMemory:
 
     async def load(self, turn: TurnSpec) -> None:
         """Loads the longest prefix that has a state back from the host, if that pays."""
-        if self._config.prefix_cache:
+        if self.resumes(turn):
             await self._tier.load(turn.context[:-1], self._up_to_a_state_that_pays)
 
     def take(self, turn: TurnSpec) -> PromptUnits:
@@ -86,7 +86,7 @@ class PromptMemory:
             )
         cache = self._memory.cache
         with UntilKept() as taken:
-            match = cache.match(turn.context if self._config.prefix_cache else Prompt())
+            match = cache.match(turn.context if self.resumes(turn) else Prompt())
             hold = cache.hold_checkpoint(match)
             taken.callback(cache.release, hold)
             self._session_states.used(hold.checkpoint, turn.session_id)
@@ -129,6 +129,10 @@ class PromptMemory:
     def give_back(self, units: PromptUnits) -> None:
         """Frees the units of a prompt that was not completed."""
         self._free(units.hold, units.own_pages, [units.slot, *units.checkpoints.values()])
+
+    def resumes(self, turn: TurnSpec) -> bool:
+        """Whether the turn may continue from what is cached."""
+        return self._config.prefix_cache and not turn.scores_prompt
 
     def _up_to_a_state_that_pays(self, there: Match, here: Match) -> Wanted:
         wanted = up_to_a_state(there, here)

@@ -28,7 +28,7 @@ from segue.api.errors import (
     TransferFailed,
     Unavailable,
 )
-from segue.api.turn import PrefillOutcome, PrefixHolder, ShipReport, TurnSpec
+from segue.api.turn import PrefillOutcome, PrefixHolder, PromptLogprobs, ShipReport, TurnSpec
 from segue.api.types import TurnId
 from segue.process.cancellation import Interruptible, uninterrupted
 from segue.process.telemetry import Clock
@@ -70,8 +70,11 @@ class PrefillWorker(HandoffWorker[Interruptible, Command]):
     def services(self) -> Services:
         return [*services(self), *self._exchange.services()]
 
-    async def prefill(self, turn: TurnSpec, ticket: Ticket, holder: PrefixHolder | None) -> None:
+    async def prefill(
+        self, turn: TurnSpec, ticket: Ticket, holder: PrefixHolder | None
+    ) -> PromptLogprobs | None:
         """Computes the missing part of the prompt, ships the prompt into the ticket, and commits.
+        Returns the prompt's log-probabilities if they are wanted; then all of it is computed.
 
         `holder` may have a longer prefix than this worker. If this raises, the turn holds nothing
         here, no write is in flight, and the reader got an abort if one could have been.
@@ -83,11 +86,13 @@ class PrefillWorker(HandoffWorker[Interruptible, Command]):
         check(turn, ticket, holder, model=self._model, page_tokens=self.layout.page_tokens)
         work = self._turns[turn.turn_id] = Interruptible()
         try:
-            await work.run(self._run(turn, ticket, holder))
+            return await work.run(self._run(turn, ticket, holder))
         finally:
             del self._turns[turn.turn_id]
 
-    async def _run(self, turn: TurnSpec, ticket: Ticket, holder: PrefixHolder | None) -> None:
+    async def _run(
+        self, turn: TurnSpec, ticket: Ticket, holder: PrefixHolder | None
+    ) -> PromptLogprobs | None:
         received_at = self._clock()
         # The whole prompt, until it is known how much of it is here.
         missing_tokens = len(turn.context)
@@ -95,7 +100,7 @@ class PrefillWorker(HandoffWorker[Interruptible, Command]):
         try:
             await self._exchange.members.require(ticket.reader)
             pulled = ShipReport()
-            if holder is not None and self._config.prefix_cache and self._config.pull:
+            if holder is not None and self._prompts.resumes(turn) and self._config.pull:
                 await self._prompts.load(turn)
                 pulled = await self._puller.pull(turn, holder)
             units = await self._room.take(
@@ -104,7 +109,7 @@ class PrefillWorker(HandoffWorker[Interruptible, Command]):
             self._waiting_tokens -= units.hold.num_tokens
             missing_tokens -= units.hold.num_tokens
             try:
-                await self._ship(turn, ticket, units, pulled, received_at)
+                return await self._ship(turn, ticket, units, pulled, received_at)
             finally:
                 self._room.wake()
         except asyncio.CancelledError:
@@ -123,7 +128,7 @@ class PrefillWorker(HandoffWorker[Interruptible, Command]):
         units: PromptUnits,
         pulled: ShipReport,
         received_at: float,
-    ) -> None:
+    ) -> PromptLogprobs | None:
         """Afterwards the units are in the cache or free."""
         start = units.hold.num_tokens
         try:
@@ -152,6 +157,7 @@ class PrefillWorker(HandoffWorker[Interruptible, Command]):
         self.rates.computed(report.computed_tokens, report.prefill_s)
         self.rates.moved(report.shipped_bytes, report.transfer_s)
         self._metrics.shipped(report)
+        return computed.prompt_logprobs
 
     async def _compute(self, turn: TurnSpec, outgoing: Outgoing, units: PromptUnits) -> Computed:
         """Returns or raises once the engine has released the units."""

@@ -4,7 +4,15 @@ This module exports what a client of a cluster needs. Errors are in `segue.api.e
 """
 
 from segue.api.errors import SegueError
-from segue.api.turn import FinishReason, Timings, TokenDelta, TurnEnd, TurnEvent, Usage
+from segue.api.turn import (
+    FinishReason,
+    PromptLogprobs,
+    Timings,
+    TokenDelta,
+    TurnEnd,
+    TurnEvent,
+    Usage,
+)
 from segue.api.types import (
     ChatInput,
     Message,
@@ -26,6 +34,7 @@ __all__ = [
     "Client",
     "FinishReason",
     "Message",
+    "PromptLogprobs",
     "SampledToken",
     "SamplingParams",
     "SegueError",

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from time import thread_time
+from typing import Any
 
 from torch import Tensor
 
@@ -72,11 +73,9 @@ class TimedRunner(ModelRunner):
 
     started_at = ended_at = 0.0
 
-    def forward(
-        self, chunks: Sequence[Chunk], *, on_layer: Callable[[int], None] | None = None
-    ) -> Tensor:
+    def forward(self, chunks: Sequence[Chunk], **options: Any) -> Tensor:
         self.started_at = thread_time()
-        logits_RV = super().forward(chunks, on_layer=on_layer)
+        logits_RV = super().forward(chunks, **options)
         self.ended_at = thread_time()
         return logits_RV
 

@@ -64,9 +64,15 @@ class Reservations:
     def to_compute(self, spec: TurnSpec, emit: Emit, max_computed_tokens: int) -> DecodeTurn:
         """Like `for_handoff`, but resumes from a checkpoint, and takes working units at once.
 
-        Raises NotResident if more than `max_computed_tokens` tokens have no state here.
+        Raises NotResident if more than `max_computed_tokens` tokens have no state here, or if the
+        prompt's log-probabilities are wanted, which only prefill workers compute.
         """
         self._sequences.check(spec)
+        if spec.scores_prompt:
+            raise NotResident(
+                f"turn {spec.turn_id} wants log-probabilities of its prompt, which {self._worker} "
+                "does not compute: use a prefill worker"
+            )
         with UntilKept() as taken:
             hold, positions = self._residency.hold_checkpoint(spec)
             taken.callback(self._residency.release, hold)

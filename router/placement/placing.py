@@ -20,7 +20,7 @@ from router.placement.node import WorkerNode
 from router.placement.policy import estimate_error, longest_holder, place
 from router.placement.pools import LargestPools
 from router.placement.shared_prefixes import SharedPrefixIndex, shared_prefix_of
-from router.placement.side import NOTHING, Held, Residency, Rules, TurnSize
+from router.placement.side import NOTHING, Held, Residency, Rules, TurnSize, without_states
 from router.sessions.history import History, TurnTokens
 from router.sessions.table import SessionTable
 from segue.api.cluster_status import WorkerStatus
@@ -118,7 +118,7 @@ class TurnPlacing:
             placing.cluster.unsettle(self._home)
             self._home = None
         self._avoid = avoid
-        self._residency = self._held()
+        self._residency = self._usable(self._held())
         started_at = time.perf_counter()
         is_new = bool(session_id) and not self.session.held(placing.cluster.nodes)
         decision = place(
@@ -179,7 +179,7 @@ class TurnPlacing:
         chosen = placement.prefill.worker_id, placement.decode.worker_id
         others = {worker: h for worker, h in self._residency.items() if worker not in chosen}
         # The first of equal holders is chosen.
-        residency = {placement.decode.worker_id: held, **others}
+        residency = self._usable({placement.decode.worker_id: held, **others})
         longest = longest_holder(residency, placing.cluster, avoid=self._avoid)
         if longest is None:
             return None
@@ -246,6 +246,9 @@ class TurnPlacing:
         if own or self._shared_prefix is None:
             return own
         return placing.shared_prefixes.held(self._shared_prefix, nodes)
+
+    def _usable(self, residency: Residency) -> Residency:
+        return without_states(residency) if self._spec.scores_prompt else residency
 
     @property
     def _usable_tokens(self) -> int | None:

@@ -55,6 +55,12 @@ Residency = Mapping[WorkerId, Held]
 NOTHING = Held()
 
 
+def without_states(residency: Residency) -> Residency:
+    """For a prompt that is computed from its first token on: the pages that are there need not be
+    moved, but no worker resumes from a state, and none is worth pulling."""
+    return {worker_id: held._replace(checkpoint_tokens=0) for worker_id, held in residency.items()}
+
+
 class Rules(NamedTuple):
     """The parameters that are configured, not learned."""
 

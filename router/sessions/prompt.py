@@ -35,6 +35,7 @@ from segue.text.limits import (
     validate_against_vocab,
     validate_length,
     validate_prompt,
+    validate_prompt_logprobs,
 )
 from segue.text.prompt import PromptEncoder
 from segue.text.session_prompt import PromptRecord, SessionPrompt
@@ -169,6 +170,7 @@ class PromptBuilder:
         )
         sampling = request.sampling.resolved(self.defaults.sampling)
         validate_against_vocab(sampling, request.stop, vocab_size)
+        validate_prompt_logprobs(len(prompt), sampling)
         spec = TurnSpec(
             turn_id=request.turn_id,
             session_id=request.session_id,

@@ -19,13 +19,14 @@ from segue.api.turn import (
     ComputedOnDecode,
     PrefillStarted,
     PrefixHolder,
+    PromptLogprobs,
     TokenDelta,
     TurnResult,
     TurnSpec,
 )
 from segue.internal.v1 import worker_pb2 as pb
 from segue.internal.v1.transfer_pb2 import Ticket
-from segue.wire.convert.events import delta_from_wire
+from segue.wire.convert.events import delta_from_wire, prompt_logprobs_from_wire
 from segue.wire.convert.turns import result_from_wire
 from segue.wire.error_details import error_from_wire
 from segue.wire.status import foreseen
@@ -66,6 +67,9 @@ class TurnReserved:
 class PromptPrefilled:
     """Decode has committed the prompt."""
 
+    logprobs: PromptLogprobs | None = None
+    """If requested."""
+
 
 News = TurnReserved | PrefillStarted | TokenDelta | TurnResult | PromptPrefilled
 
@@ -79,12 +83,27 @@ class TurnCall(Call[pb.TurnEvent]):
         self._is_paced = False
         """The reader waits for a time, not for more tokens."""
         self.has_result = False
+        self._prompt_logprobs: PromptLogprobs | None = None
 
-    def fail_with(self, prefill: asyncio.Future[None]) -> None:
-        """Fails this call if the prefill has failed: its prompt will not arrive."""
-        if not prefill.cancelled() and (error := prefill.exception()) is not None:
+    def prefilled(self, prefill: asyncio.Future[PromptLogprobs | None]) -> None:
+        """Takes the prefill's result. If it has failed, fails this call: its prompt will not
+        arrive."""
+        if prefill.cancelled():
+            return
+        if (error := prefill.exception()) is not None:
             assert isinstance(error, Exception)
             self.fail(foreseen(error))
+            return
+        self._prompt_logprobs = prefill.result()
+        self._wake()
+
+    async def prompt_logprobs(self) -> PromptLogprobs:
+        """Waits for the prefill. Raises what `read` would raise."""
+        while self._prompt_logprobs is None:
+            if self._error is not None:
+                raise self._error
+            await self._woken()
+        return self._prompt_logprobs
 
     async def read(self, *, not_before: float = 0.0) -> News:
         """Returns what comes next: all queued tokens in one piece, not before the event loop's time
@@ -127,7 +146,13 @@ class TurnCall(Call[pb.TurnEvent]):
                 self._news.append(TurnReserved(reserved.ticket, reserved.checkpoint_tokens))
             case "prefilled":
                 self.is_over = True
-                self._news.append(PromptPrefilled())
+                prefilled = event.prefilled
+                has_logprobs = prefilled.HasField("logprobs")
+                self._news.append(
+                    PromptPrefilled(
+                        prompt_logprobs_from_wire(prefilled.logprobs) if has_logprobs else None
+                    )
+                )
             case "prefill_started":
                 self._news.append(PrefillStarted(event.prefill_started.computed_tokens))
         self._wake()
@@ -152,10 +177,11 @@ class WorkerCalls(Protocol):
 
     async def prefill(
         self, prefill: WorkerStatus, turn: NamedTurn, ticket: Ticket, holder: PrefixHolder | None
-    ) -> None:
-        """Returns once decode has the prompt. Raises UnknownPrefix if it lacks the named prefix."""
+    ) -> PromptLogprobs | None:
+        """Returns once decode has the prompt, with its log-probabilities if they are wanted. Raises
+        UnknownPrefix if it lacks the named prefix."""
 
-    def let_end(self, call: asyncio.Task[None]) -> None:
+    def let_end(self, call: asyncio.Task[object]) -> None:
         """Lets a call finish in the background."""
 
 

@@ -13,7 +13,7 @@ from router.placement.placing import TurnPlacing
 from router.turn.calls import NamedTurn, PromptSource, TurnCall, TurnReserved, WorkerCalls
 from segue.api.cluster_status import WorkerStatus
 from segue.api.errors import SegueError, UnknownPrefix
-from segue.api.turn import PrefillStarted, TurnSpec
+from segue.api.turn import PrefillStarted, PromptLogprobs, TurnSpec
 
 Reply = TypeVar("Reply")
 
@@ -70,7 +70,7 @@ class Dispatch:
             yield
             return
         prefill = asyncio.ensure_future(self._prefill(placement, started))
-        prefill.add_done_callback(call.fail_with)
+        prefill.add_done_callback(call.prefilled)
         try:
             yield
         finally:
@@ -80,14 +80,14 @@ class Dispatch:
             else:
                 prefill.cancel()
 
-    async def _prefill(self, placement: Placement, reserved: TurnReserved) -> None:
+    async def _prefill(self, placement: Placement, reserved: TurnReserved) -> PromptLogprobs | None:
         """Returns when decode has all of the prompt."""
         holder = self._placing.reserved(reserved.ticket.resident_tokens, reserved.checkpoint_tokens)
 
-        async def prefill(turn: NamedTurn) -> None:
-            await self._workers.prefill(placement.prefill, turn, reserved.ticket, holder)
+        async def prefill(turn: NamedTurn) -> PromptLogprobs | None:
+            return await self._workers.prefill(placement.prefill, turn, reserved.ticket, holder)
 
-        await self._with_known_prefix(placement.prefill, prefill)
+        return await self._with_known_prefix(placement.prefill, prefill)
 
     async def _with_known_prefix(
         self, worker: WorkerStatus, send: Callable[[NamedTurn], Awaitable[Reply]]

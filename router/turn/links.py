@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 import grpc
 
-from router.turn.calls import NamedTurn, PromptSource, TurnCall, WrittenBy
+from router.turn.calls import NamedTurn, PromptPrefilled, PromptSource, TurnCall, WrittenBy
 from segue.api.cluster_status import WorkerStatus
 from segue.api.errors import SegueError, Unavailable
-from segue.api.turn import ComputedOnDecode, PrefixHolder
+from segue.api.turn import ComputedOnDecode, PrefixHolder, PromptLogprobs
 from segue.api.types import Epoch, Role, SessionId, WorkerId
 from segue.internal.v1 import worker_pb2 as pb
 from segue.internal.v1.transfer_pb2 import Ticket
@@ -91,7 +91,9 @@ class PrefillLink(_Link["PrefillWorkerAsyncStub"]):
     def __init__(self, worker: WorkerStatus) -> None:
         super().__init__(worker, PrefillWorkerStub)
 
-    async def prefill(self, turn: NamedTurn, ticket: Ticket, holder: PrefixHolder | None) -> None:
+    async def prefill(
+        self, turn: NamedTurn, ticket: Ticket, holder: PrefixHolder | None
+    ) -> PromptLogprobs | None:
         prompt = pb.PrefillPrompt(
             turn=_turn_to_wire(turn),
             ticket=ticket,
@@ -99,9 +101,11 @@ class PrefillLink(_Link["PrefillWorkerAsyncStub"]):
         )
         call = self._calls.start(pb.TurnCommand(prefill=prompt), TurnCall)
         try:
-            await call.read()
+            news = await call.read()
         finally:
             call.close()
+        assert isinstance(news, PromptPrefilled), "a prefill's only event"
+        return news.logprobs
 
 
 class DecodeLink(_Link["DecodeWorkerAsyncStub"]):
@@ -151,7 +155,7 @@ class Links:
 
     def __init__(self) -> None:
         self._links: dict[tuple[WorkerId, Epoch], PrefillLink | DecodeLink] = {}
-        self._ending: set[asyncio.Task[None]] = set()
+        self._ending: set[asyncio.Task[object]] = set()
 
     def start(
         self, decode: WorkerStatus, turn: NamedTurn, source: PromptSource, *, timeout_s: float
@@ -160,10 +164,10 @@ class Links:
 
     async def prefill(
         self, prefill: WorkerStatus, turn: NamedTurn, ticket: Ticket, holder: PrefixHolder | None
-    ) -> None:
+    ) -> PromptLogprobs | None:
         link = self.to(prefill)
         assert isinstance(link, PrefillLink)
-        await link.prefill(turn, ticket, holder)
+        return await link.prefill(turn, ticket, holder)
 
     def decode(self, worker: WorkerStatus) -> DecodeLink:
         link = self.to(worker)
@@ -189,7 +193,7 @@ class Links:
         if link is not None:
             link.fail(Unavailable(f"{link.name} is lost: its process ended, or does not answer"))
 
-    def let_end(self, call: asyncio.Task[None]) -> None:
+    def let_end(self, call: asyncio.Task[object]) -> None:
         """Lets a call that nothing waits for any more finish in the background."""
         self._ending.add(call)
         call.add_done_callback(self._ending.discard)

@@ -207,6 +207,9 @@ class Turn:
         if events and not await call.has_news(within_s=_STARTED_WAITS_S):
             yield events
             events = ()
+        if self.spec.scores_prompt and not self.answer:
+            # Sent with the first tokens: until then the turn may start again.
+            events = (*events, await call.prompt_logprobs())
         while True:
             news = await call.read(not_before=not_before)
             if isinstance(news, TokenDelta):
@@ -254,8 +257,10 @@ class Turn:
         """What is left to do: the turn from the first token that the client lacks."""
         if not self.answer:
             return self.spec
+        # The prompt's log-probabilities came before the first tokens.
+        sampling = replace(self.spec.sampling, prompt_logprobs=None)
         context = self.spec.context + self.answer
-        return replace(self.spec, context=context, num_answered=len(self.answer))
+        return replace(self.spec, context=context, sampling=sampling, num_answered=len(self.answer))
 
     def _on_tokens(self, delta: TokenDelta) -> None:
         if isinstance(self.state, Dispatched):

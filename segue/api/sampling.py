@@ -17,6 +17,8 @@ MAX_STOP_STRINGS = 16
 MAX_STOP_STRING_CHARS = 1024
 """Every delta of an answer is compared with each stop string."""
 MAX_LOGPROBS = 20
+MAX_PROMPT_LOGPROBS = 1 << 18
+"""Most log-probabilities of one prompt: its tokens, times one and the alternatives of each."""
 # What the wire holds.
 _MAX_INT = 2**31 - 1
 _MAX_TOKEN_ID = 2**32 - 1
@@ -42,6 +44,8 @@ class SamplingParams:
     """Without a seed, the router draws one for each turn."""
     logprobs: int | None = None
     """The number of alternatives to report besides the chosen token; None reports nothing."""
+    prompt_logprobs: int | None = None
+    """The same for each token of the prompt, all of which is then computed."""
 
     def __post_init__(self) -> None:
         _check_sampling(self)
@@ -78,6 +82,7 @@ class Sampling:
     logit_bias: Mapping[int, float] = field(default_factory=dict)
     seed: int = 0
     logprobs: int | None = None
+    prompt_logprobs: int | None = None
 
     def __post_init__(self) -> None:
         _check_sampling(self)
@@ -102,7 +107,7 @@ def _check_sampling(params: SamplingParams | Sampling) -> None:
         value = getattr(params, name)
         if value is not None:
             require_number(name, value, low, high)
-    for name in ("top_k", "seed", "logprobs"):
+    for name in ("top_k", "seed", "logprobs", "prompt_logprobs"):
         if getattr(params, name) is not None:
             require_whole(name, getattr(params, name))
     require(params.top_p is None or params.top_p > 0.0, "top_p must be above 0, got 0")
@@ -127,10 +132,12 @@ def _check_sampling(params: SamplingParams | Sampling) -> None:
         params.seed is None or 0 <= params.seed < 2**63,
         f"seed must be in [0, 2**63), got {params.seed}",
     )
-    require(
-        params.logprobs is None or 0 <= params.logprobs <= MAX_LOGPROBS,
-        f"logprobs must be between 0 and {MAX_LOGPROBS}, got {params.logprobs}",
-    )
+    for name in ("logprobs", "prompt_logprobs"):
+        number = getattr(params, name)
+        require(
+            number is None or 0 <= number <= MAX_LOGPROBS,
+            f"{name} must be between 0 and {MAX_LOGPROBS}, got {number}",
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

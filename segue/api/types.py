@@ -16,6 +16,7 @@ from segue.api.messages import Message as Message
 from segue.api.messages import ToolCall as ToolCall
 from segue.api.messages import require_text
 from segue.api.sampling import MAX_LOGPROBS as MAX_LOGPROBS
+from segue.api.sampling import MAX_PROMPT_LOGPROBS as MAX_PROMPT_LOGPROBS
 from segue.api.sampling import MAX_STOP_STRINGS as MAX_STOP_STRINGS
 from segue.api.sampling import Sampling as Sampling
 from segue.api.sampling import SamplingParams as SamplingParams

@@ -24,6 +24,11 @@ class PrefillChunk:
     """Receives the state after the chunk; may be `slot_in`."""
     checkpoints: Sequence[tuple[int, int]] = ()
     """Positions inside the chunk, ascending, each with the slot that receives the state there."""
+    scored_ids: Sequence[int] = ()
+    """The known tokens at positions start + 1, start + 2, …, whose log-probabilities are wanted; at
+    most one for each token of the chunk."""
+    num_top: int = 0
+    """The number of likeliest tokens that are wanted with each."""
 
     @property
     def end(self) -> int:

@@ -37,6 +37,7 @@ def pack(
         decode=_decode_rows(rows, page_tokens, device) if rows.decode else None,
         prefill=_prefill_rows(rows.prefill, page_tokens, device) if rows.prefill else None,
         hidden=_hidden(rows, pieces, len(positions), device) if keeps_hidden else None,
+        scored_rows_S=_ints(scored, device) if (scored := _scored_rows(rows, chunks)) else None,
     )
 
 
@@ -117,6 +118,23 @@ class _Rows:
         of_chunks += [[end - 1] for end in accumulate(lengths, initial=bounds[-1])][1:]
         in_callers_order = sorted(zip(self.order, of_chunks, strict=True))
         return [row for _, of_chunk in in_callers_order for row in of_chunk]
+
+
+def _scored_rows(rows: _Rows, chunks: Sequence[Chunk]) -> list[int]:
+    """In the caller's order. `chunks` are the caller's."""
+    if not any(isinstance(chunk, PrefillChunk) and chunk.scored_ids for chunk in chunks):
+        return []
+    # Of each chunk, in the order of `rows`: the first round has all decode chunks.
+    first_rows = [*range(len(rows.decode))]
+    lengths = [len(chunk.token_ids) for chunk in rows.prefill]
+    first_rows += accumulate(lengths[:-1], initial=rows.round_bounds[-1])
+    first = dict(zip(rows.order, first_rows, strict=False))
+    return [
+        first[index] + i
+        for index, chunk in enumerate(chunks)
+        if isinstance(chunk, PrefillChunk)
+        for i in range(len(chunk.scored_ids))
+    ]
 
 
 def _as_decode_chunk(chunk: Chunk) -> Chunk:
@@ -223,6 +241,7 @@ def _check(chunks: Sequence[Chunk], page_tokens: int) -> None:
         else:
             cuts = [chunk.start, *chunk.positions_kept]
             assert cuts == sorted(set(cuts)), f"checkpoints must lie in the chunk, in order: {cuts}"
+            assert len(chunk.scored_ids) <= len(chunk.token_ids), "tokens beyond the next one"
     written = [slot for chunk in chunks for slot in chunk.slots_written]
     assert len(set(written)) == len(written), f"slots written twice in one batch: {written}"
     for chunk in chunks:

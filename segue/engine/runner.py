@@ -16,6 +16,7 @@ from segue.engine.device.buffers import ScratchUnits, StepTables
 from segue.engine.device.step import DeviceStep, StepSampling
 from segue.engine.device.stream import WorkStream
 from segue.engine.packing import pack
+from segue.engine.scoring import Scoring, TokenScores
 from segue.engine.served_model import ServedModel
 from segue.engine.speculation.drafter import Drafter
 from segue.model.batch import Batch
@@ -107,7 +108,11 @@ class ModelRunner:
 
     @torch.inference_mode()
     def forward(
-        self, chunks: Sequence[Chunk], *, on_layer: Callable[[int], None] | None = None
+        self,
+        chunks: Sequence[Chunk],
+        *,
+        on_layer: Callable[[int], None] | None = None,
+        on_scores: Callable[[int, TokenScores], None] | None = None,
     ) -> Tensor:
         """Float32 logits [num_rows, vocab_size], chunk by chunk: one row for the last token of a
         prefill chunk, and one for every token of a decode chunk.
@@ -115,11 +120,18 @@ class ModelRunner:
         Writes only the pages and output slots of the chunks, and copies no state from slot to slot.
         `on_layer(i)` is called on this thread when layer i has written all of its part; an MTP
         layer comes after the last. On a GPU the writes are only queued at that point; when this
-        returns they are done.
+        returns they are done. Then `on_scores` gets the index and the scores of each chunk with
+        scored tokens.
         """
         with self._stream.use():
-            logits_RV = self._model.forward(self._pack(chunks), self.tensors, on_layer)
+            scoring = Scoring(chunks, self.device) if on_scores is not None else None
+            logits_RV = self._model.forward(
+                self._pack(chunks), self.tensors, on_layer, scoring.take if scoring else None
+            )
         self._stream.wait()
+        if scoring is not None and on_scores is not None:
+            for index, scores in scoring.of_chunks():
+                on_scores(index, scores)
         return logits_RV
 
     def drafter(self, starts: Sequence[DraftStart]) -> Drafter:

@@ -15,8 +15,8 @@ A prefill chunk is cut into *prefill segments* at the positions whose states are
 layers leave a state after each. Attention sees whole chunks.
 
 T tokens of the batch or of its decode rows, D decode chunks, N prefill chunks, M prefill segments,
-P pages of the longest sequence, R rows with logits, I chunks that continue from a state, K states
-kept.
+P pages of the longest sequence, R rows with logits, S scored rows, I chunks that continue from a
+state, K states kept.
 """
 
 from __future__ import annotations
@@ -103,6 +103,9 @@ class Batch:
     prefill: PrefillRows | None
     hidden: HiddenRows | None
     """None if no MTP layer is served."""
+    scored_rows_S: Tensor | None = None
+    """The rows before tokens whose log-probabilities are wanted, in the order the chunks were
+    given."""
 
     @property
     def num_decode_tokens(self) -> int:

@@ -26,6 +26,9 @@ from segue.model.mtp import MtpLayer
 from segue.model.stream import Stream, add_norm, rows_of
 from segue.model.weight import weight_of
 
+_SCORED_BYTES = 64 << 20
+"""Most float32 logits of scored rows at a time. What is made of them takes three times as much."""
+
 
 class Block:
     """T tokens, H hidden size."""
@@ -75,11 +78,16 @@ class Qwen3_5:
         self._mtp = MtpLayer(config, weights) if with_mtp else None
 
     def forward(
-        self, batch: Batch, cache: CacheTensors, on_layer: Callable[[int], None] | None
+        self,
+        batch: Batch,
+        cache: CacheTensors,
+        on_layer: Callable[[int], None] | None,
+        on_scored: Callable[[Tensor], None] | None = None,
     ) -> Tensor:
         """Float32 logits [R, Y] for each of the batch's `logit_rows`.
 
         `on_layer(i)` is called once layer i no longer uses the cache; the MTP layer is the last.
+        Then `on_scored` gets the logits of `scored_rows`, some rows at a time, in order.
         """
         rotary = self.rotary(batch.positions_T)
         stream: Stream = (F.embedding(batch.token_ids_T, self._embed), None)
@@ -89,11 +97,15 @@ class Qwen3_5:
                 on_layer(layer)
             stream = block.feed_forward(stream)
         if self._mtp is None:
+            if batch.scored_rows_S is not None:
+                self._score(self._normed(rows_of(stream, batch.scored_rows_S)), on_scored)
             return self._logits(self._normed(rows_of(stream, batch.logit_rows_R)))
         hidden_TH = self._normed(stream)
         self._mtp.store(hidden_TH, batch, rotary, cache)
         if on_layer is not None:
             on_layer(self._mtp.number)
+        if batch.scored_rows_S is not None:
+            self._score(hidden_TH[batch.scored_rows_S], on_scored)
         return self._logits(hidden_TH[batch.logit_rows_R])
 
     def draft(self, hidden_DH: Tensor, batch: DraftBatch) -> tuple[Tensor, Tensor]:
@@ -110,6 +122,12 @@ class Qwen3_5:
     def _normed(self, stream: Stream) -> Tensor:
         """The last hidden states, the head's input."""
         return add_norm(stream, self._norm, eps=self._config.rms_norm_eps)[1]
+
+    def _score(self, hidden_SH: Tensor, on_scored: Callable[[Tensor], None] | None) -> None:
+        assert on_scored is not None, "somebody must take the logits of scored rows"
+        num_rows = max(_SCORED_BYTES // (4 * self._config.vocab_size), 1)
+        for first in range(0, len(hidden_SH), num_rows):
+            on_scored(self._logits(hidden_SH[first : first + num_rows]))
 
     def _logits(self, hidden_RH: Tensor) -> Tensor:
         return self._lm_head.matmul(hidden_RH).float()

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from segue.api.errors import ContextOverflow, InvalidRequest
 from segue.api.types import (
+    MAX_PROMPT_LOGPROBS,
     ChatInput,
     Sampling,
     StopConditions,
@@ -98,6 +99,19 @@ def validate_prompt(token_ids: Sequence[int], vocab_size: int) -> None:
     if min(token_ids) < 0 or max(token_ids) >= vocab_size:
         index = next(i for i, token_id in enumerate(token_ids) if not 0 <= token_id < vocab_size)
         _require_in_vocab(f"the prompt has at index {index}", token_ids[index], vocab_size)
+
+
+def validate_prompt_logprobs(num_tokens: int, params: Sampling) -> None:
+    """Raises InvalidRequest."""
+    if params.prompt_logprobs is None:
+        return
+    num = num_tokens * (1 + params.prompt_logprobs)
+    if num > MAX_PROMPT_LOGPROBS:
+        raise InvalidRequest(
+            f"a prompt of {num_tokens} tokens with {params.prompt_logprobs} alternatives for each "
+            f"has {num} log-probabilities, but at most {MAX_PROMPT_LOGPROBS} are reported: ask for "
+            "fewer alternatives, or shorten the prompt"
+        )
 
 
 def validate_length(num_tokens: int, max_context: int) -> None:

@@ -9,7 +9,12 @@ from __future__ import annotations
 from segue.api.errors import InvalidRequest
 from segue.api.turn import TurnSpec
 from segue.model.config import ModelConfig
-from segue.text.limits import validate_against_vocab, validate_length, validate_prompt
+from segue.text.limits import (
+    validate_against_vocab,
+    validate_length,
+    validate_prompt,
+    validate_prompt_logprobs,
+)
 
 
 def check_turn(turn: TurnSpec, model: ModelConfig) -> None:
@@ -29,3 +34,4 @@ def check_turn(turn: TurnSpec, model: ModelConfig) -> None:
             f"model's context has room for {room}"
         )
     validate_against_vocab(turn.sampling, turn.stop, model.vocab_size)
+    validate_prompt_logprobs(num_prompt, turn.sampling)

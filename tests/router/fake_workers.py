@@ -71,7 +71,7 @@ class FakeWorkers:
     def __init__(self) -> None:
         self.decodes: list[FakeDecodeCall] = []
         self.prefills: list[asyncio.Future[None]] = []
-        self.ending: list[asyncio.Task[None]] = []
+        self.ending: list[asyncio.Task[object]] = []
 
     def start(
         self, decode: WorkerStatus, turn: NamedTurn, source: PromptSource, *, timeout_s: float
@@ -87,7 +87,7 @@ class FakeWorkers:
         self.prefills.append(done)
         await done
 
-    def let_end(self, call: asyncio.Task[None]) -> None:
+    def let_end(self, call: asyncio.Task[object]) -> None:
         self.ending.append(call)
 
     def finish_prefill(self, error: SegueError | None = None) -> None:

@@ -5,6 +5,7 @@ depends on both. If a byte did not arrive, or another turn wrote it, the answer 
 from __future__ import annotations
 
 import threading
+from array import array
 from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 
@@ -14,6 +15,7 @@ from torch import Tensor
 from segue.cache.layout import CacheField, CacheLayout, Unit
 from segue.cache.tensors import CacheTensors
 from segue.engine.batch import DecodeChunk, PrefillChunk
+from segue.engine.scoring import TokenScores
 
 VOCAB_SIZE = 256
 PAGE_TOKENS = 4
@@ -37,6 +39,17 @@ def answer_to(prompt: Sequence[int], num_tokens: int) -> tuple[int, ...]:
             state = _next_state(state, token)
         tokens.append(_next_token(state, sum(tokens)))
     return tuple(tokens[len(prompt) :])
+
+
+def scores_of(token_ids: Sequence[int], num_top: int) -> TokenScores:
+    """A token's rank is its id, and its alternatives are the ids before it."""
+    best = [max(token - 1 - i, 0) for token in token_ids for i in range(num_top)]
+    return TokenScores(
+        logprobs=array("f", [-token for token in token_ids]),
+        ranks=array("I", token_ids),
+        top_ids=array("I", best),
+        top_logprobs=array("f", [-token for token in best]),
+    )
 
 
 class Gate:
@@ -82,12 +95,16 @@ class FakeRunner:
         chunks: Sequence[PrefillChunk | DecodeChunk],
         *,
         on_layer: Callable[[int], None] = lambda layer: None,
+        on_scores: Callable[[int, TokenScores], None] = lambda index, scores: None,
     ) -> Tensor:
         rows = [token for chunk in chunks for token in self._compute(chunk)]
         for layer in range(2):
             if isinstance(chunks[0], PrefillChunk):
                 self.gate.pass_through()
             on_layer(layer)
+        for index, chunk in enumerate(chunks):
+            if isinstance(chunk, PrefillChunk) and chunk.scored_ids:
+                on_scores(index, scores_of(chunk.scored_ids, chunk.num_top))
         logits_RV = torch.zeros(len(rows), VOCAB_SIZE)
         logits_RV[range(len(rows)), rows] = 1000.0
         return logits_RV

@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterable, Iterator
 
 from segue.api.checks import one_of, require_count
-from segue.api.turn import FinishReason, Timings, TokenDelta, TurnEnd, TurnEvent, TurnStarted, Usage
+from segue.api.turn import (
+    FinishReason,
+    PromptLogprobs,
+    Timings,
+    TokenDelta,
+    TurnEnd,
+    TurnEvent,
+    TurnStarted,
+    Usage,
+)
 from segue.api.types import MAX_LOGPROBS, SampledToken, TokenLogprob
 from segue.v1 import session_pb2 as pb
 from segue.wire.convert.same_names import message_of, value_of
@@ -33,6 +43,22 @@ def sampled_from_wire(token: pb.SampledToken) -> SampledToken:
         token_id=token.token_id,
         logprob=token.logprob if token.HasField("logprob") else None,
         top_logprobs=tuple(TokenLogprob(token_id=t.token_id, logprob=t.logprob) for t in token.top),
+    )
+
+
+def prompt_logprobs_to_wire(logprobs: PromptLogprobs) -> pb.PromptLogprobs:
+    return message_of(pb.PromptLogprobs, logprobs)
+
+
+def prompt_logprobs_from_wire(logprobs: pb.PromptLogprobs) -> PromptLogprobs:
+    """Raises InvalidRequest."""
+    return PromptLogprobs(
+        token_ids=array("I", logprobs.token_ids),
+        logprobs=array("f", logprobs.logprobs),
+        ranks=array("I", logprobs.ranks),
+        num_top=logprobs.num_top,
+        top_ids=array("I", logprobs.top_ids),
+        top_logprobs=array("f", logprobs.top_logprobs),
     )
 
 
@@ -107,21 +133,25 @@ def started_from_wire(started: pb.TurnStarted) -> TurnStarted:
 
 def events_to_wire(events: Iterable[TurnEvent]) -> pb.GenerateEvent:
     """Takes at most one event of each kind."""
-    started = delta = end = None
+    started = logprobs = delta = end = None
     for event in events:
         match event:
+            case PromptLogprobs():
+                logprobs = prompt_logprobs_to_wire(event)
             case TokenDelta():
                 delta = delta_to_wire(event)
             case TurnEnd():
                 end = end_to_wire(event)
             case TurnStarted():
                 started = started_to_wire(event)
-    return pb.GenerateEvent(started=started, delta=delta, end=end)
+    return pb.GenerateEvent(started=started, prompt_logprobs=logprobs, delta=delta, end=end)
 
 
 def events_from_wire(message: pb.GenerateEvent) -> Iterator[TurnEvent]:
     if message.HasField("started"):
         yield started_from_wire(message.started)
+    if message.HasField("prompt_logprobs"):
+        yield prompt_logprobs_from_wire(message.prompt_logprobs)
     if message.HasField("delta"):
         yield delta_from_wire(message.delta)
     if message.HasField("end"):

@@ -110,6 +110,7 @@ def sampling_to_wire(sampling: SamplingParams | Sampling) -> pb.Sampling:
         logit_bias=dict(sampling.logit_bias),
         seed=sampling.seed,
         logprobs=sampling.logprobs,
+        prompt_logprobs=sampling.prompt_logprobs,
     )
 
 
@@ -128,6 +129,7 @@ def sampling_from_wire(sampling: pb.Sampling, *, default_seed: int | None = None
             "frequency_penalty",
             "seed",
             "logprobs",
+            "prompt_logprobs",
         )
         if sampling.HasField(name)
     }
