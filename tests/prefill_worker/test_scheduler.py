@@ -33,24 +33,42 @@ def test_short_prompts_share_a_pass_and_the_last_gets_a_part() -> None:
     ]
 
 
+def test_a_token_that_costs_more_takes_more_of_a_pass() -> None:
+    waiting = [Progress(0, 20, token_cost=2), Progress(0, 9)]
+
+    assert plan_chunks(waiting, 8) == [ScheduledChunk(0, 0, 2), ScheduledChunk(1, 0, 4)]
+    assert plan_chunks(waiting[:1], 8) == [ScheduledChunk(0, 0, 4)]
+
+
 def test_an_empty_queue_plans_nothing() -> None:
     assert plan_chunks([], 8) == []
 
 
-@given(st.lists(st.integers(1, 50), min_size=1, max_size=5), st.integers(1, 20))
+@given(
+    st.lists(st.integers(1, 50), min_size=1, max_size=5),
+    st.lists(st.integers(1, 3), min_size=5, max_size=5),
+    st.integers(1, 20),
+)
 def test_every_token_is_computed_once_in_order_of_arrival(
-    lengths: list[int], chunk_tokens: int
+    lengths: list[int], costs: list[int], chunk_tokens: int
 ) -> None:
-    waiting = [Progress(0, length) for length in lengths]
+    waiting = [
+        Progress(0, length, cost)
+        for length, cost in zip(lengths, costs[: len(lengths)], strict=True)
+    ]
     computed = [0] * len(lengths)
 
     while any(p.num_computed < p.num_prompt for p in waiting):
         open_ = [i for i, p in enumerate(waiting) if p.num_computed < p.num_prompt]
-        for chunk in plan_chunks([waiting[i] for i in open_], chunk_tokens):
+        chunks = plan_chunks([waiting[i] for i in open_], chunk_tokens)
+        costs_now = [(c.end - c.start) * costs[open_[c.index]] for c in chunks]
+        # The last chunk of each half may be rounded up to a token.
+        assert 0 < sum(costs_now) <= chunk_tokens + 2 * (max(costs) - 1)
+        for chunk in chunks:
             index = open_[chunk.index]
             assert chunk.start == computed[index]
             computed[index] = chunk.end
-            waiting[index] = Progress(chunk.end, lengths[index])
+            waiting[index] = Progress(chunk.end, lengths[index], costs[index])
 
     assert computed == lengths
 

@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+from array import array
 from dataclasses import dataclass, field
 
 from router.turn.calls import NamedTurn, PromptSource, TurnCall
 from segue.api.cluster_status import WorkerStatus
 from segue.api.errors import SegueError
-from segue.api.turn import PrefixHolder
+from segue.api.turn import PrefixHolder, PromptLogprobs
 from segue.internal.v1 import worker_pb2 as pb
 from segue.internal.v1.transfer_pb2 import Ticket
 from segue.v1 import session_pb2
 from segue.wire.error_details import error_to_wire
 
 LAST = ("end", "error")
+LOGPROBS = PromptLogprobs(
+    token_ids=array("I", [7, 8]),
+    logprobs=array("f", [-0.5]),
+    ranks=array("I", [1]),
+    num_top=0,
+    top_ids=array("I"),
+    top_logprobs=array("f"),
+)
 
 
 @dataclass(eq=False)
@@ -70,7 +79,7 @@ class FakeWorkers:
 
     def __init__(self) -> None:
         self.decodes: list[FakeDecodeCall] = []
-        self.prefills: list[asyncio.Future[None]] = []
+        self.prefills: list[asyncio.Future[PromptLogprobs | None]] = []
         self.ending: list[asyncio.Task[object]] = []
 
     def start(
@@ -82,10 +91,11 @@ class FakeWorkers:
 
     async def prefill(
         self, prefill: WorkerStatus, turn: NamedTurn, ticket: Ticket, holder: PrefixHolder | None
-    ) -> None:
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    ) -> PromptLogprobs | None:
+        done: asyncio.Future[PromptLogprobs | None] = asyncio.get_running_loop().create_future()
         self.prefills.append(done)
         await done
+        return LOGPROBS if turn.spec.scores_prompt else None
 
     def let_end(self, call: asyncio.Task[object]) -> None:
         self.ending.append(call)

@@ -11,7 +11,7 @@ from router.placement.placing import Placing
 from segue.api.cluster_status import WorkerHealth
 from segue.api.errors import NotFound, Unavailable
 from segue.api.turn import ShipReport
-from segue.api.types import SessionId, WorkerId
+from segue.api.types import Sampling, SessionId, WorkerId
 from tests.router.placed import (
     AGENT,
     NAMES,
@@ -109,6 +109,21 @@ def test_a_short_suffix_is_left_to_decode_until_decode_refuses(clock: ManualCloc
 
     assert decision.chosen.mode is not Mode.LOCAL
     assert seats(placing).keys() == {decision.chosen.prefill, "decode-0"}
+
+
+def test_a_prompt_that_is_scored_is_computed_whole_by_a_prefill_worker(clock: ManualClock) -> None:
+    """No state is of use, but pages that decode holds need not move."""
+    placing = placing_of(clock, local_prefill_max_tokens=8_192)
+    serve(placing)
+    asked = replace(spec(6_500), sampling=Sampling(prompt_logprobs=0))
+    turn = placing.turn(asked)
+    decision = turn.place(())
+
+    assert {c.mode for c in decision.candidates} == {Mode.COMPUTE}
+    assert decision.chosen.plan.computed_tokens == 6_500
+    assert (decision.chosen.decode, decision.chosen.target.moved_tokens) == ("decode-0", 100)
+    assert turn.reserved(6_400, 6_400) is None
+    assert placing.turn(spec(6_500)).place(()).chosen.mode is Mode.LOCAL
 
 
 def test_local_prefill_teaches_decodes_own_speed(clock: ManualClock) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -25,7 +25,15 @@ from segue.api.errors import (
     TransferFailed,
     Unavailable,
 )
-from segue.api.turn import ComputedOnDecode, TokenDelta, TurnEnd, TurnEvent, TurnStarted
+from segue.api.turn import (
+    ComputedOnDecode,
+    PromptLogprobs,
+    TokenDelta,
+    TurnEnd,
+    TurnEvent,
+    TurnStarted,
+)
+from segue.api.types import Sampling
 from tests.router.fake_workers import FakeWorkers
 from tests.router.placed import ManualClock, placing_of, seats, serve, spec
 
@@ -38,6 +46,7 @@ class World:
     """One turn between its client and its workers."""
 
     is_local: bool
+    is_scored: bool = False
     workers: FakeWorkers = field(default_factory=FakeWorkers)
     events: list[TurnEvent] = field(default_factory=list)
     error: BaseException | None = None
@@ -49,6 +58,8 @@ class World:
         if self.is_local:
             serve(self.placing)
         turn = spec(6_464 if self.is_local else 6_400)
+        if self.is_scored:
+            turn = replace(turn, sampling=Sampling(prompt_logprobs=0))
         context = TurnContext(
             placing=self.placing.turn(turn),
             workers=self.workers,
@@ -98,6 +109,11 @@ def finish_prefill(world: World) -> None:
     world.workers.finish_prefill()
 
 
+def finish_scoring(world: World) -> None:
+    """The same for a turn that wants the log-probabilities of its prompt."""
+    world.workers.finish_prefill()
+
+
 def token(token_id: int) -> Step:
     return lambda world: world.workers.decodes[-1].token(token_id)
 
@@ -113,6 +129,8 @@ def scripts_of(answer: Sequence[int]) -> dict[str, list[Step]]:
         "shipped": [reserve, finish_prefill, *tokens, end],
         # The decode worker may be faster than prefill's reply that the prompt has arrived.
         "answered first": [reserve, *tokens, end, finish_prefill],
+        "scored": [reserve, finish_scoring, *tokens, end],
+        "scored last": [reserve, *tokens, end, finish_scoring],
     }
 
 
@@ -188,7 +206,7 @@ async def play(script: Sequence[Step], position: int, intruders: Sequence[Step])
 
     For a retried turn the workers play a whole script, for the tokens that the client lacks.
     """
-    world = World(is_local=script[0] is start_prefill)
+    world = World(is_local=script[0] is start_prefill, is_scored=finish_scoring in script)
     await settle()
     for step in script[:position]:
         step(world)
@@ -214,6 +232,11 @@ async def play(script: Sequence[Step], position: int, intruders: Sequence[Step])
 def wrongs(world: World, allowed: set[str]) -> list[str]:
     """What is wrong after the turn, however it ended."""
     outcome = world.turn.outcome
+    are_logprobs = [
+        isinstance(event, PromptLogprobs)
+        for event in world.events
+        if isinstance(event, PromptLogprobs | TokenDelta)
+    ]
     found = {
         "the client still waits": not world.client.done(),
         f"it ended as {outcome}": outcome not in allowed,
@@ -224,6 +247,12 @@ def wrongs(world: World, allowed: set[str]) -> list[str]:
         "a call was stopped twice": any(call.num_stops > 1 for call in world.workers.decodes),
         "a prompt is still being computed": any(not p.done() for p in world.workers.prefills),
         "tokens are lost or repeated": world.tokens != ANSWER[: len(world.tokens)],
+        "it scored its prompt for a client that has the scores": any(
+            call.turn.spec.scores_prompt and call.turn.spec.num_answered
+            for call in world.workers.decodes
+        ),
+        "log-probabilities of the prompt come late or twice": any(are_logprobs[1:])
+        or are_logprobs[:1] not in ([], [world.is_scored]),
         "it ended without its answer": outcome == "stop" and world.tokens != ANSWER,
         "it ended twice": sum(isinstance(e, TurnEnd) for e in world.events) > 1,
         "it ended with and without an error": world.has_ended and world.error is not None,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from array import array
 from dataclasses import replace
 
 import pytest
@@ -19,6 +21,7 @@ from segue.api.explanation import CostLine, Explanation, WeighedCandidate, Worke
 from segue.api.prompt import PrefixName, Prompt
 from segue.api.turn import (
     FinishReason,
+    PromptLogprobs,
     ShipReport,
     Timings,
     TokenDelta,
@@ -51,7 +54,12 @@ from segue.api.types import (
     WorkerId,
 )
 from segue.v1 import session_pb2 as pb
-from segue.wire.convert.events import events_from_wire, events_to_wire
+from segue.wire.convert.events import (
+    events_from_wire,
+    events_to_wire,
+    prompt_logprobs_from_wire,
+    prompt_logprobs_to_wire,
+)
 from segue.wire.convert.explanation import explanation_from_wire, explanation_to_wire
 from segue.wire.convert.request import (
     request_from_wire,
@@ -79,6 +87,7 @@ SAMPLING = SamplingParams(
     logit_bias={7: -2.0},
     seed=2**62,
     logprobs=0,
+    prompt_logprobs=2,
 )
 STOP = StopConditions(
     max_tokens=9, stop_strings=("\n\n", "Ende"), stop_token_ids=(3,), ignore_eos=True
@@ -193,9 +202,20 @@ def test_a_request_without_input_is_refused() -> None:
         request_from_wire(pb.GenerateRequest(), default_turn_id=TurnId("t"), default_seed=0)
 
 
+PROMPT_LOGPROBS = PromptLogprobs(
+    token_ids=array("I", [5, 0, 2**32 - 1]),
+    logprobs=array("f", [-0.5, -math.inf]),
+    ranks=array("I", [1, 300_000]),
+    num_top=2,
+    top_ids=array("I", [1, 2, 3, 0]),
+    top_logprobs=array("f", [-0.25, -0.5, 0.0, -1.5]),
+)
+
+
 @pytest.mark.parametrize(
     "event",
     [
+        PROMPT_LOGPROBS,
         TurnStarted(
             session_id=SessionId("s"),
             turn_id=TurnId("t"),
@@ -230,11 +250,31 @@ def test_events_that_share_a_message_survive_the_wire() -> None:
             prefill_worker="p",
             decode_worker="d",
         ),
+        PROMPT_LOGPROBS,
         TokenDelta(token_ids=(1, 2), text="ab"),
         TurnEnd(finish_reason=FinishReason.STOP, usage=Usage()),
     ]
 
     assert list(events_from_wire(events_to_wire(events))) == events
+
+
+@pytest.mark.parametrize("name", ["logprobs", "ranks", "top_ids", "top_logprobs"])
+def test_log_probabilities_that_do_not_fit_their_prompt_are_refused(name: str) -> None:
+    wire = prompt_logprobs_to_wire(PROMPT_LOGPROBS)
+    getattr(wire, name).append(1)
+
+    with pytest.raises(InvalidRequest, match=f"must have . {name}, got"):
+        prompt_logprobs_from_wire(wire)
+
+
+def test_log_probabilities_of_a_prompt_as_tokens() -> None:
+    first, second, third = PROMPT_LOGPROBS.tokens(num_top=1)
+
+    assert first == SampledToken(token_id=5)
+    best = (TokenLogprob(token_id=1, logprob=-0.25),)
+    assert second == SampledToken(token_id=0, logprob=-0.5, top_logprobs=best)
+    assert (third.logprob, third.top_logprobs[0].token_id) == (-math.inf, 3)
+    assert PROMPT_LOGPROBS.tokens()[1].top_logprobs[1].token_id == 2
 
 
 def test_fields_that_a_client_leaves_open_are_not_sent() -> None:

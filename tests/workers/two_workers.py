@@ -28,7 +28,7 @@ from prefill_worker.worker import PrefillWorker
 from segue.api.cluster_status import UnitCounts
 from segue.api.errors import SegueError
 from segue.api.prompt import Prompt
-from segue.api.turn import PrefixHolder, TokenDelta, TurnResult, TurnSpec
+from segue.api.turn import PrefixHolder, PromptLogprobs, TokenDelta, TurnResult, TurnSpec
 from segue.api.types import Epoch, Role, Sampling, SessionId, StopRules, TurnId, WorkerId
 from segue.cache.host.tier import Tiers
 from segue.cache.layout import Unit
@@ -219,6 +219,7 @@ class ShippedTurn:
         self.timeout_s = timeout_s
         self.tokens: tuple[int, ...] = ()
         self.result: TurnResult | None = None
+        self.prompt_logprobs: PromptLogprobs | None = None
         self.errors: list[BaseException] = []
         self.tickets: list[Ticket] = []
         self.router_is_slow = False
@@ -255,14 +256,16 @@ class ShippedTurn:
         match news:
             case MemoryReserved(ticket):
                 self.tickets.append(ticket)
-                prefill = self.workers.prefill.prefill(self.turn, ticket, self.holder)
-                self.at_prefill.run(prefill, self._prefill_failed)
+                self.at_prefill.run(self._prefill(ticket), self._prefill_failed)
             case TokenDelta():
                 self.tokens += news.token_ids
             case TurnResult():
                 self.result = news
             case SegueError():
                 self.errors.append(news)
+
+    async def _prefill(self, ticket: Ticket) -> None:
+        self.prompt_logprobs = await self.workers.prefill.prefill(self.turn, ticket, self.holder)
 
     def _decode_failed(self, error: BaseException) -> None:
         self.errors.append(error)
