@@ -880,7 +880,9 @@ Global___TurnStarted: _TypeAlias = TurnStarted  # noqa: Y015
 
 @_typing.final
 class PromptLogprobs(_message.Message):
-    """The log-probabilities of a prompt's n tokens, by the model's raw logits, as those of an answer."""
+    """The log-probabilities of a prompt's n tokens, by the model's raw logits, as those of an answer.
+    Numbers are uint32 or float32, four bytes each, little-endian: there may be 262,144 of a kind.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -890,35 +892,27 @@ class PromptLogprobs(_message.Message):
     NUM_TOP_FIELD_NUMBER: _builtins.int
     TOP_IDS_FIELD_NUMBER: _builtins.int
     TOP_LOGPROBS_FIELD_NUMBER: _builtins.int
+    token_ids: _builtins.bytes
+    """The whole prompt: n, uint32."""
+    logprobs: _builtins.bytes
+    """Of each token but the first, given all before it: n - 1, float32."""
+    ranks: _builtins.bytes
+    """How many tokens of the vocabulary were likelier, plus one: n - 1, uint32."""
     num_top: _builtins.int
     """The likeliest tokens in the place of each token but the first, best first, one row after
-    another: (n - 1) * num_top.
+    another: (n - 1) * num_top, uint32 and float32.
     """
-    @_builtins.property
-    def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """The whole prompt."""
-
-    @_builtins.property
-    def logprobs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
-        """Of each token but the first, given all before it: n - 1."""
-
-    @_builtins.property
-    def ranks(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """How many tokens of the vocabulary were likelier, plus one: n - 1."""
-
-    @_builtins.property
-    def top_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
-    @_builtins.property
-    def top_logprobs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]: ...
+    top_ids: _builtins.bytes
+    top_logprobs: _builtins.bytes
     def __init__(
         self,
         *,
-        token_ids: _abc.Iterable[_builtins.int] | None = ...,
-        logprobs: _abc.Iterable[_builtins.float] | None = ...,
-        ranks: _abc.Iterable[_builtins.int] | None = ...,
+        token_ids: _builtins.bytes = ...,
+        logprobs: _builtins.bytes = ...,
+        ranks: _builtins.bytes = ...,
         num_top: _builtins.int = ...,
-        top_ids: _abc.Iterable[_builtins.int] | None = ...,
-        top_logprobs: _abc.Iterable[_builtins.float] | None = ...,
+        top_ids: _builtins.bytes = ...,
+        top_logprobs: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...

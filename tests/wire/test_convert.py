@@ -261,9 +261,12 @@ def test_events_that_share_a_message_survive_the_wire() -> None:
 @pytest.mark.parametrize("name", ["logprobs", "ranks", "top_ids", "top_logprobs"])
 def test_log_probabilities_that_do_not_fit_their_prompt_are_refused(name: str) -> None:
     wire = prompt_logprobs_to_wire(PROMPT_LOGPROBS)
-    getattr(wire, name).append(1)
-
+    setattr(wire, name, getattr(wire, name) + bytes(4))
     with pytest.raises(InvalidRequest, match=f"must have . {name}, got"):
+        prompt_logprobs_from_wire(wire)
+
+    setattr(wire, name, getattr(wire, name)[:-1])
+    with pytest.raises(InvalidRequest, match=f"a number in {name} has four bytes"):
         prompt_logprobs_from_wire(wire)
 
 

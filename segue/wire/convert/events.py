@@ -5,7 +5,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterable, Iterator
 
-from segue.api.checks import one_of, require_count
+from segue.api.checks import one_of, require, require_count
 from segue.api.turn import (
     FinishReason,
     PromptLogprobs,
@@ -47,11 +47,21 @@ def sampled_from_wire(token: pb.SampledToken) -> SampledToken:
 
 
 def prompt_logprobs_to_wire(logprobs: PromptLogprobs) -> pb.PromptLogprobs:
-    return message_of(pb.PromptLogprobs, logprobs)
+    return pb.PromptLogprobs(
+        token_ids=logprobs.token_ids.tobytes(),
+        logprobs=logprobs.logprobs.tobytes(),
+        ranks=logprobs.ranks.tobytes(),
+        num_top=logprobs.num_top,
+        top_ids=logprobs.top_ids.tobytes(),
+        top_logprobs=logprobs.top_logprobs.tobytes(),
+    )
 
 
 def prompt_logprobs_from_wire(logprobs: pb.PromptLogprobs) -> PromptLogprobs:
     """Raises InvalidRequest."""
+    for name in ("token_ids", "logprobs", "ranks", "top_ids", "top_logprobs"):
+        num_bytes = len(getattr(logprobs, name))
+        require(num_bytes % 4 == 0, f"a number in {name} has four bytes, got {num_bytes} bytes")
     return PromptLogprobs(
         token_ids=array("I", logprobs.token_ids),
         logprobs=array("f", logprobs.logprobs),
