@@ -60,8 +60,11 @@ class ServedModel:
         """The bytes of the tokens' texts, of these and maybe others."""
         unknown = [token_id for token_id in set(token_ids) if token_id not in self._tokens]
         if unknown:
-            found = await self._client.detokenize(unknown)
-            self._tokens.update(zip(unknown, found.tokens, strict=True))
+            at_once = (await self.info()).max_context
+            for first in range(0, len(unknown), at_once):
+                some = unknown[first : first + at_once]
+                found = await self._client.detokenize(some)
+                self._tokens.update(zip(some, found.tokens, strict=True))
         return self._tokens
 
 

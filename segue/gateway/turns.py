@@ -11,7 +11,15 @@ from typing import Protocol
 
 from segue.answers import AnswerParser, AnswerPart, CallEnd, CallStart
 from segue.api.errors import Cancelled
-from segue.api.turn import FinishReason, TokenDelta, TurnEnd, TurnEvent, TurnStarted, Usage
+from segue.api.turn import (
+    FinishReason,
+    PromptLogprobs,
+    TokenDelta,
+    TurnEnd,
+    TurnEvent,
+    TurnStarted,
+    Usage,
+)
 from segue.api.types import SampledToken, SamplingParams, StopConditions, TurnInput
 from segue.gateway.http.door import Visit
 from segue.gateway.joined import joined
@@ -58,6 +66,8 @@ class Step:
     choice: int
     """The index of its input."""
     started: TurnStarted | None = None
+    prompt_logprobs: PromptLogprobs | None = None
+    """Once, not after the first tokens. Answers to the same prompt have the same."""
     parts: tuple[AnswerPart, ...] = ()
     token_ids: tuple[int, ...] = ()
     logprobs: tuple[SampledToken, ...] = ()
@@ -105,14 +115,18 @@ class Turns:
 
     async def _run(self, wanted: Wanted, visit: Visit, index: int, inbox: _Inbox) -> None:
         leader = wanted.inputs.index(wanted.inputs[index])
+        sampling = _seeded(wanted.sampling, index)
         if leader != index:
             # By then the prompt is in the caches, and this turn computes little of it again.
             await inbox.has_tokens[leader].wait()
+            if (known := inbox.prompt_logprobs.get(leader)) is not None:
+                inbox.put(index, known)
+                sampling = replace(sampling, prompt_logprobs=None)
         events = self._client.stream(
             wanted.inputs[index],
             session_hint=wanted.hint,
             turn_id=_turn_id(visit, index),
-            sampling=_seeded(wanted.sampling, index),
+            sampling=sampling,
             stop=wanted.stop,
         )
         try:
@@ -141,6 +155,7 @@ class _Inbox:
     def __init__(self, num_answers: int, ping_s: float) -> None:
         self.has_tokens = [asyncio.Event() for _ in range(num_answers)]
         """Of each answer: set when it has tokens."""
+        self.prompt_logprobs: dict[int, PromptLogprobs] = {}
         self._ping_s = ping_s
         self._events: dict[int, list[TurnEvent]] = {}
         self._error: Exception | None = None
@@ -149,7 +164,9 @@ class _Inbox:
     def put(self, index: int, event: TurnEvent) -> None:
         self._events.setdefault(index, []).append(event)
         self._woken.set()
-        if not isinstance(event, TurnStarted):
+        if isinstance(event, PromptLogprobs):
+            self.prompt_logprobs[index] = event
+        elif not isinstance(event, TurnStarted):
             self.has_tokens[index].set()
 
     def fail(self, error: Exception) -> None:
@@ -189,7 +206,7 @@ class _Choice:
 
     def take(self, events: Sequence[TurnEvent]) -> Step:
         parts: list[AnswerPart] = []
-        started, end = None, None
+        started, prompt_logprobs, end = None, None, None
         deltas: list[TokenDelta] = []
         for event in events:
             match event:
@@ -202,6 +219,8 @@ class _Choice:
                             reasoning=event.reasoning_parser,
                             starts_in_reasoning=event.starts_in_reasoning,
                         )
+                case PromptLogprobs():
+                    prompt_logprobs = event
                 case TokenDelta():
                     deltas.append(event)
                     parts += self._parser.push(event.text)
@@ -212,6 +231,7 @@ class _Choice:
         return Step(
             choice=self._index,
             started=started,
+            prompt_logprobs=prompt_logprobs,
             parts=kept,
             token_ids=tuple(token_id for delta in deltas for token_id in delta.token_ids),
             logprobs=tuple(token for delta in deltas for token in delta.logprobs),

@@ -105,7 +105,6 @@ async def test_token_ids_come_back_if_they_are_asked_for() -> None:
         ({"prompt": [-1]}, "prompt"),
         ({"prompt": ["a"] * 5}, "n"),
         ({"suffix": "b"}, "suffix"),
-        ({"echo": True, "logprobs": 1}, "echo"),
         ({"logprobs": 21}, "logprobs"),
         ({"max_tokens": 0}, "max_tokens"),
         ({"response_format": {"type": "json_object"}}, "response_format"),

@@ -16,7 +16,7 @@ from segue.answers import (
     ContentText,
     ReasoningText,
 )
-from segue.api.turn import TurnEnd
+from segue.api.turn import PromptLogprobs, TurnEnd
 from segue.api.types import SampledToken
 from segue.gateway.http.stream import data
 from segue.gateway.openai.chat_request import ChatRequest
@@ -28,6 +28,7 @@ from segue.gateway.openai.objects import (
     new_call_id,
     usage_object,
 )
+from segue.gateway.openai.prompt_logprobs import vllm_form
 from segue.gateway.served import ServedModel, fingerprint
 from segue.gateway.turns import Step, total_usage
 
@@ -45,6 +46,7 @@ class _Choice:
     calls: dict[int, Json] = field(default_factory=dict)
     logprobs: list[SampledToken] = field(default_factory=list)
     token_ids: list[int] = field(default_factory=list)
+    prompt_logprobs: PromptLogprobs | None = None
     end: TurnEnd | None = None
     is_started: bool = False
     """Part of it was sent."""
@@ -64,6 +66,7 @@ class _Choice:
                     # Streams have its fragments already.
                     del self.calls[index]
                     self.content += text
+        self.prompt_logprobs = step.prompt_logprobs or self.prompt_logprobs
         self.logprobs += step.logprobs
         self.token_ids += step.token_ids
         self.end = step.end or self.end
@@ -113,6 +116,9 @@ class ChatAnswer:
         body["usage"] = self._usage()
         if self._prompt_ids is not None:
             body["prompt_token_ids"] = self._prompt_ids
+        num_top, logprobs = self._request.prompt_logprobs, choices[0].prompt_logprobs
+        if num_top is not None and logprobs is not None:
+            body["prompt_logprobs"] = await vllm_form(logprobs, num_top, self._served)
         return body
 
     async def chunks(self) -> AsyncGenerator[bytes, None]:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from segue.answers import ContentText
 from segue.api.checks import what_came
-from segue.api.turn import TurnEnd
+from segue.api.turn import FinishReason, PromptLogprobs, TurnEnd, Usage
 from segue.api.types import MAX_LOGPROBS, SampledToken, TextInput, TokenInput
 from segue.gateway.http.door import Visit
 from segue.gateway.http.errors import BadField
@@ -26,6 +26,7 @@ from segue.gateway.openai.objects import (
     usage_object,
 )
 from segue.gateway.openai.options import Options
+from segue.gateway.openai.prompt_logprobs import legacy_form, vllm_form
 from segue.gateway.served import ServedModel, fingerprint
 from segue.gateway.turns import Step, Wanted, total_usage
 
@@ -38,10 +39,17 @@ class CompletionRequest(Options):
     prompt: Any = honoured(
         "A text, token ids, or a list of either. Control tokens in a text are read as such.", ...
     )
-    max_tokens: int | None = honoured(f"Absent: {_DEFAULT_MAX_TOKENS}, as in OpenAI's API.", ge=1)
-    echo: bool | None = honoured("The prompt comes before the answer; not with `logprobs`.")
+    max_tokens: int | None = honoured(
+        f"Absent: {_DEFAULT_MAX_TOKENS}, as in OpenAI's API. 0 with `echo`: the prompt alone.", ge=0
+    )
+    echo: bool | None = honoured(
+        "The prompt comes before the answer, with its `logprobs`, of which the first is null."
+    )
     logprobs: int | None = honoured(
-        f"The number of alternatives, up to {MAX_LOGPROBS}.", ge=0, le=MAX_LOGPROBS
+        f"The number of alternatives, up to {MAX_LOGPROBS}. With `echo`, as for `prompt_logprobs`, "
+        "the whole prompt is computed.",
+        ge=0,
+        le=MAX_LOGPROBS,
     )
     add_special_tokens: Any = ignored("Nothing is added.")
     suffix: Any = refused("the model does not fill gaps: leave it out", "")
@@ -62,20 +70,34 @@ class CompletionRequest(Options):
         self, prompts: Sequence[TextInput | TokenInput], visit: Visit, max_choices: int
     ) -> Wanted:
         """Raises InvalidRequest."""
-        if self.echo and self.logprobs is not None:
+        if self.is_prompt_alone and not self.echo:
             raise BadField.of(
-                "echo",
-                "expected no logprobs with it, since those of prompts are not served: leave one of "
-                "them out",
+                "max_tokens",
+                "expected at least 1, or echo with it for the prompt alone, got 0",
             )
+        # An answer has a token at least; CompletionAnswer drops it.
+        max_tokens = 1 if self.is_prompt_alone else self.max_tokens or _DEFAULT_MAX_TOKENS
         num = self.num_choices(len(prompts), max_choices)
         return Wanted(
             inputs=tuple(prompt for prompt in prompts for _ in range(num)),
             sampling=self.sampling(self.logprobs),
-            stop=self.stop_conditions(self.max_tokens or _DEFAULT_MAX_TOKENS),
+            stop=self.stop_conditions(max_tokens),
             hint=visit.session_hint(self.prompt_cache_key),
             is_chat=False,
         )
+
+    @property
+    def is_prompt_alone(self) -> bool:
+        return self.max_tokens == 0
+
+    @property
+    def echoes_logprobs(self) -> bool:
+        return bool(self.echo) and self.logprobs is not None
+
+    def num_prompt_logprobs(self) -> int | None:
+        """Raises InvalidRequest."""
+        asked = super().num_prompt_logprobs(), self.logprobs if self.echo else None
+        return max((num for num in asked if num is not None), default=None)
 
 
 def _is_ids(value: object) -> bool:
@@ -106,6 +128,7 @@ class _Choice:
     text: str
     offset: int
     """Where the text of the next token starts. Some of it may not be sent yet."""
+    prompt_logprobs: PromptLogprobs | None = None
     logprobs: list[SampledToken] = field(default_factory=list)
     token_ids: list[int] = field(default_factory=list)
     end: TurnEnd | None = None
@@ -136,7 +159,7 @@ class CompletionAnswer:
         """Raises SegueErrors."""
         async with aclosing(self._steps) as steps:
             async for some in steps:
-                for step in some:
+                for step in map(self._kept, some):
                     choice = self._choice(step)
                     choice.text += _text_of(step)
                     choice.logprobs += step.logprobs
@@ -157,7 +180,8 @@ class CompletionAnswer:
             head["usage"] = None
         async with aclosing(self._steps) as steps:
             async for some in steps:
-                chunks = [await self._chunk(step) for step in some if _is_shown(step)]
+                kept = map(self._kept, some)
+                chunks = [await self._chunk(step) for step in kept if _is_shown(step)]
                 if chunks or not some:
                     events = [data({**head, "choices": [chunk]}) for chunk in chunks]
                     yield b"".join(events) or PING
@@ -187,7 +211,23 @@ class CompletionAnswer:
 
     def _choice(self, step: Step) -> _Choice:
         echoed = self._prompts[step.choice // self._per_prompt].text
-        return self._choices.setdefault(step.choice, _Choice(step.choice, echoed, len(echoed)))
+        choice = self._choices.setdefault(step.choice, _Choice(step.choice, echoed, len(echoed)))
+        choice.prompt_logprobs = step.prompt_logprobs or choice.prompt_logprobs
+        return choice
+
+    def _kept(self, step: Step) -> Step:
+        """Without the token that was generated although only the prompt is wanted."""
+        if not self._request.is_prompt_alone:
+            return step
+        end = step.end
+        if end is not None:
+            usage = Usage(
+                prompt_tokens=end.usage.prompt_tokens,
+                cached_tokens=end.usage.cached_tokens,
+                pulled_tokens=end.usage.pulled_tokens,
+            )
+            end = replace(end, usage=usage, finish_reason=FinishReason.LENGTH)
+        return replace(step, parts=(), token_ids=(), logprobs=(), end=end)
 
     def _in_order(self) -> list[_Choice]:
         return [self._choices[index] for index in sorted(self._choices)]
@@ -211,10 +251,12 @@ class CompletionAnswer:
                 None if choice.end is None else finish_reason(choice.end, has_calls=False)
             ),
         }
-        if self._request.logprobs is not None and tokens:
-            texts = await self._served.token_bytes(ids_in(tokens))
-            shown["logprobs"] = legacy_logprobs(tokens, texts, offset=choice.offset)
-            choice.offset += sum(len(token_text(texts[token.token_id])) for token in tokens)
+        if self._request.logprobs is not None:
+            shown["logprobs"] = await self._logprobs(choice, tokens)
+        if self._request.prompt_logprobs is not None and choice.prompt_logprobs is not None:
+            shown["prompt_logprobs"] = await vllm_form(
+                choice.prompt_logprobs, self._request.prompt_logprobs, self._served
+            )
         if self._request.return_token_ids:
             shown["token_ids"] = list(token_ids)
             if not choice.is_started:
@@ -224,9 +266,25 @@ class CompletionAnswer:
             shown["stop_reason"] = choice.end.stop_match or None
         return shown
 
+    async def _logprobs(self, choice: _Choice, tokens: Sequence[SampledToken]) -> Json | None:
+        """Those of the prompt first, in the piece that shows it."""
+        pieces = []
+        asked, prompt = self._request, choice.prompt_logprobs
+        if asked.echoes_logprobs and prompt is not None and not choice.is_started:
+            pieces.append(await legacy_form(prompt, asked.logprobs or 0, self._served))
+        if tokens:
+            texts = await self._served.token_bytes(ids_in(tokens))
+            pieces.append(legacy_logprobs(tokens, texts, offset=choice.offset))
+            choice.offset += sum(len(token_text(texts[token.token_id])) for token in tokens)
+        if not pieces:
+            return None
+        return {name: [one for piece in pieces for one in piece[name]] for name in pieces[0]}
+
 
 def _is_shown(step: Step) -> bool:
-    return bool(step.parts or step.token_ids or step.end is not None)
+    return bool(
+        step.parts or step.token_ids or step.prompt_logprobs is not None or step.end is not None
+    )
 
 
 def _text_of(step: Step) -> str:

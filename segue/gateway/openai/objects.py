@@ -52,16 +52,24 @@ def ids_in(tokens: Iterable[SampledToken]) -> set[int]:
 def legacy_logprobs(
     tokens: Sequence[SampledToken], texts: Mapping[int, bytes], *, offset: int
 ) -> Json:
-    """In the form of completions. The first token's text starts at `offset`."""
+    """In the form of completions. The first token's text starts at `offset`. A prompt's first token
+    has no log-probability."""
     offsets = []
     for token in tokens:
         offsets.append(offset)
         offset += len(token_text(texts[token.token_id]))
     return {
         "tokens": [_named(texts[token.token_id]) for token in tokens],
-        "token_logprobs": [shown_logprob(token.logprob) for token in tokens],
+        "token_logprobs": [
+            None if token.logprob is None else shown_logprob(token.logprob) for token in tokens
+        ],
         "top_logprobs": [
-            {_named(texts[top.token_id]): shown_logprob(top.logprob) for top in token.top_logprobs}
+            None
+            if token.logprob is None
+            else {
+                _named(texts[top.token_id]): shown_logprob(top.logprob)
+                for top in token.top_logprobs
+            }
             for token in tokens
         ],
         "text_offset": offsets,

@@ -6,7 +6,13 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator
 
-from segue.api.types import MAX_STOP_STRINGS, SamplingParams, StopConditions
+from segue.api.types import (
+    MAX_LOGPROBS,
+    MAX_PROMPT_LOGPROBS,
+    MAX_STOP_STRINGS,
+    SamplingParams,
+    StopConditions,
+)
 from segue.gateway.http.errors import BadField
 from segue.gateway.http.fields import Body, honoured, ignored, refused
 
@@ -47,6 +53,13 @@ class Options(Body):
     return_token_ids: bool | None = honoured(
         "`prompt_token_ids`, and `token_ids` of each choice, as in vLLM."
     )
+    prompt_logprobs: int | None = honoured(
+        f"vLLM's: the number of alternatives, up to {MAX_LOGPROBS}, for each token of the prompt. "
+        "Not with `stream`. The whole prompt is computed, whatever is cached of it; its tokens, "
+        f"times one and the alternatives, are at most {MAX_PROMPT_LOGPROBS}.",
+        ge=0,
+        le=MAX_LOGPROBS,
+    )
     user: Any = ignored("")
     metadata: Any = ignored("")
     store: Any = ignored("Nothing is stored.")
@@ -63,7 +76,6 @@ class Options(Body):
     guided_choice: Any = refused(_NO_GRAMMAR)
     guided_grammar: Any = refused(_NO_GRAMMAR)
     cache_salt: Any = refused("caches are shared by all requests: leave it out")
-    prompt_logprobs: Any = refused("log-probabilities of prompts are not served: leave it out")
     best_of: Any = refused("expected no more than 1: use `n`", 1)
     use_beam_search: Any = refused("beam search is not served: leave it out", False)
     allowed_token_ids: Any = refused("not served: use `logit_bias`", [])
@@ -99,7 +111,16 @@ class Options(Body):
             # OpenAI's may be negative.
             seed=None if self.seed is None else self.seed % 2**63,
             logprobs=num_logprobs,
+            prompt_logprobs=self.num_prompt_logprobs(),
         )
+
+    def num_prompt_logprobs(self) -> int | None:
+        """Raises InvalidRequest."""
+        if self.prompt_logprobs is not None and self.stream:
+            raise BadField.of(
+                "prompt_logprobs", "expected no stream with it: leave out one of the two"
+            )
+        return self.prompt_logprobs
 
     def stop_conditions(self, max_tokens: int | None) -> StopConditions:
         """Raises InvalidRequest."""

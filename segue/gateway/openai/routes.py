@@ -118,7 +118,9 @@ async def _shown(
         case TextInput(text):
             ids = await gateway.client.tokenize(prompt) if body.return_token_ids else ()
         case TokenInput(ids):
-            text = (await gateway.client.detokenize(ids)).text if body.echo else ""
+            # Control tokens too, by their names, as in a prompt that is a text.
+            tokens = (await gateway.client.detokenize(ids)).tokens if body.echo else ()
+            text = b"".join(tokens).decode(errors="replace")
     return ShownPrompt(text if body.echo else "", list(ids))
 
 
