@@ -36,3 +36,9 @@ class Oracle:
         """
         logits_TV = self._model(torch.tensor([[*prompt, *answer]]), use_cache=False).logits[0]
         return logits_TV[len(prompt) - 1 : -1].argmax(-1).tolist() == list(answer)
+
+    @torch.inference_mode()
+    def logprobs(self, token_ids: Sequence[int]) -> torch.Tensor:
+        """[num_tokens, vocab_size], after each token."""
+        logits_TV: torch.Tensor = self._model(torch.tensor([list(token_ids)])).logits[0]
+        return logits_TV.log_softmax(-1)

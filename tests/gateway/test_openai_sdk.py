@@ -15,12 +15,14 @@ import openai
 import pytest
 
 from segue.api.types import ChatInput, Message
+from tests.cluster.oracle import Oracle
 from tests.cluster.waiting import is_idle, wait_until_idle
 from tests.gateway.conftest import Live
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 README = Path(__file__).parents[2] / "README.md"
+DEMO = Path(__file__).parents[2] / "segue" / "demo" / "checkpoint"
 WHO: Any = [{"role": "user", "content": "Hello! Who are you?"}]
 COUNT: Any = [{"role": "user", "content": "Count from 1 to 60."}]
 WEATHER: Any = {
@@ -216,6 +218,65 @@ async def test_a_text_is_completed(live: Live) -> None:
     assert by_ids.choices[0].text == text.choices[0].text
     assert text.choices[0].logprobs is not None
     assert "".join(text.choices[0].logprobs.tokens or ()).startswith("1, 2, 3")
+
+
+async def test_a_prompt_is_scored_as_by_transformers_whatever_is_cached(live: Live) -> None:
+    """As lm-evaluation-harness asks: by token ids, echoed, with one token of an answer."""
+    prompt = "<|im_start|>user\nMy code is 731. Größe 👋 " + "Count from 1 to 9. " * 12
+    ids = (await live.http.post("/tokenize", json={"prompt": prompt})).json()["tokens"]
+    asked: Any = {"model": "demo", "prompt": ids, "temperature": 0, "max_tokens": 1}
+    plain = await live.openai.completions.create(**asked)
+    scored = [
+        await live.openai.completions.create(**{**asked, "echo": True, "logprobs": 2, **change})
+        for change in ({}, {"max_tokens": 0}, {"prompt": prompt})
+    ]
+    again = await live.openai.completions.create(**asked)
+
+    oracle_TV = Oracle(DEMO).logprobs(ids)
+    expected = [oracle_TV[i, token].item() for i, token in enumerate(ids[1:])]
+    for answer, num_answered in zip(scored, (1, 0, 1), strict=True):
+        (choice,) = answer.choices
+        assert (choice.text, choice.logprobs.text_offset[0]) == (
+            prompt + plain.choices[0].text * num_answered,
+            0,
+        )
+        first, *others = choice.logprobs.token_logprobs
+        assert (first, len(others)) == (None, len(ids) - 1 + num_answered)
+        assert others[: len(expected)] == pytest.approx(expected, abs=1e-4)
+        best = [max(top.values()) for top in choice.logprobs.top_logprobs[1:]]
+        assert best[: len(expected)] == pytest.approx(
+            oracle_TV[:-1].max(-1).values.tolist(), abs=1e-4
+        )
+        assert answer.usage.prompt_tokens_details.cached_tokens == 0
+        assert answer.usage.completion_tokens == num_answered
+    assert again.choices[0].text == plain.choices[0].text
+    assert again.usage.prompt_tokens_details.cached_tokens > len(ids) - 32
+    assert is_idle(await wait_until_idle(live.cluster.client, 5.0))
+
+
+async def test_an_answer_is_scored_as_it_was_generated(live: Live) -> None:
+    """With drafts, on the other worker."""
+    asked: Any = {"return_token_ids": True, "prompt_logprobs": 0}
+    chat = await answered(live, messages=COUNT, logprobs=True, extra_body=asked)
+    answer = chat.choices[0]
+    whole = await live.openai.completions.create(
+        model="demo",
+        prompt=[*chat.prompt_token_ids, *answer.token_ids],
+        max_tokens=0,
+        echo=True,
+        logprobs=0,
+    )
+    assert whole.choices[0].logprobs is not None
+    logprobs = whole.choices[0].logprobs.token_logprobs or []
+
+    generated = [token.logprob for token in answer.logprobs.content]
+    assert logprobs[len(chat.prompt_token_ids) :] == pytest.approx(generated, abs=1e-3)
+    own = [
+        entry and entry[str(token_id)]["logprob"]
+        for token_id, entry in zip(chat.prompt_token_ids, chat.prompt_logprobs, strict=True)
+    ]
+    assert own[0] is None
+    assert own[1:] == pytest.approx(logprobs[1 : len(own)], abs=1e-4)
 
 
 async def test_tokens_come_and_go(live: Live) -> None:
