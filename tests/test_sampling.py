@@ -56,6 +56,7 @@ def test_a_bias_and_logprobs_are_passed_on() -> None:
         ({"logit_bias": {-1: 0.0}}, "logit_bias token ids"),
         ({"logit_bias": {2**32: 0.0}}, "logit_bias token ids must be at most 4294967295"),
         ({"logprobs": 21}, "logprobs must be between 0 and 20"),
+        ({"prompt_logprobs": -1}, "prompt_logprobs must be between 0 and 20, got -1"),
     ],
 )
 def test_given_values_are_checked(

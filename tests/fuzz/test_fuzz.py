@@ -81,6 +81,7 @@ async def honest_traffic(cluster: LocalCluster) -> None:
         sampling=SamplingParams(
             temperature=0.7, top_k=5, top_p=0.9, min_p=0.01, repetition_penalty=1.1,
             presence_penalty=0.5, frequency_penalty=0.5, logit_bias={5: 1.0}, logprobs=3, seed=1,
+            prompt_logprobs=1,
         ),
         stop=StopConditions(max_tokens=3, stop_strings=("never",), stop_token_ids=(7,)),
     )  # fmt: skip

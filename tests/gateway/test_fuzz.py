@@ -51,8 +51,9 @@ BODIES: dict[str, Any] = {
         "stream_options": {"include_usage": True},
         "presence_penalty": 0.5,
         "min_p": 0.1,
+        "prompt_logprobs": 1,
     },
-    "/v1/completions": {**SAMPLING, "prompt": "Once", "echo": False, "logprobs": 1, "n": 1},
+    "/v1/completions": {**SAMPLING, "prompt": "Once", "echo": True, "logprobs": 1, "n": 1},
     "/v1/messages": {
         **SAMPLING,
         "system": [{"type": "text", "text": "Be brief."}],
