@@ -38,7 +38,8 @@ def plan_chunks(waiting: Sequence[Progress], chunk_tokens: int) -> list[Schedule
     """Half of a pass goes to the prompts with the fewest tokens left, the rest in arrival order.
 
     So a short prompt does not wait for a long one before it, and the long one still progresses.
-    The last prompt in each half may get only part of what it needs.
+    The last prompt in each half may get only part of what it needs. `chunk_tokens` counts each
+    token as often as its `token_cost` says, rounded so that it may be exceeded by less than one.
     """
     given = [0] * len(waiting)
 

@@ -55,7 +55,7 @@ def scores(*texts: str) -> Callable[[int], AsyncGenerator[TurnEvent, None]]:
             yield SCORED
         for text in texts:
             yield delta(text, logprobs=True)
-        yield ended(prompt_tokens=3, drafted_tokens=1)
+        yield ended(prompt_tokens=3, drafted_tokens=1, stop_match="c")
 
     return answer
 
@@ -82,6 +82,7 @@ async def test_a_prompt_alone_is_scored_and_nothing_is_answered() -> None:
     (choice,) = answer["choices"]
 
     assert (choice["text"], choice["finish_reason"], choice["logprobs"]) == ("aé", "length", LEGACY)
+    assert choice["stop_reason"] is None
     assert (answer["usage"]["prompt_tokens"], answer["usage"]["completion_tokens"]) == (3, 0)
     assert answer["usage"]["completion_tokens_details"]["rejected_prediction_tokens"] == 0
     assert client.client.asked[0].stop.max_tokens == 1

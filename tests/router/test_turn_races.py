@@ -289,7 +289,7 @@ async def test_one_event_between_any_two_steps_leaves_nothing_held(
     assert unhandled == []
 
 
-@pytest.mark.parametrize("script", SCRIPTS)
+@pytest.mark.parametrize("script", [name for name in SCRIPTS if name != "scored"])
 @pytest.mark.parametrize("first", INTRUDERS, ids=lambda step: step.__name__)
 async def test_two_simultaneous_events_leave_nothing_held(script: str, first: Step) -> None:
     unhandled = watch_loop()

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 
+from prefill_worker.pull import PullEstimate
 from segue.api.errors import InvalidRequest, NotResident
 from segue.api.turn import ComputedOnDecode, PrefixHolder, TurnSpec
 from segue.api.types import Epoch, Sampling
@@ -22,11 +23,16 @@ from tests.workers.two_workers import (
     wrongs,
 )
 
-PROMPT = tuple(range(40, 59))
+EARLIER = tuple(range(40, 54))
+PROMPT = (*EARLIER, *answer_to(EARLIER, NUM_ANSWERED), 60, 61)
+"""Continues an earlier turn, after which decode has a state at 16 tokens."""
 
 
 @pytest.fixture
-async def workers() -> AsyncIterator[TwoWorkers]:
+async def workers(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[TwoWorkers]:
+    """Prefill pulls whatever it may."""
+    always = PullEstimate(compute_s=1.0, move_s=0.0)
+    monkeypatch.setattr("prefill_worker.pull.estimate_pull", lambda *_, **__: always)
     with contextlib.ExitStack() as stack:
         workers = TwoWorkers(stack)
         yield workers
@@ -53,13 +59,17 @@ async def answered(
 async def test_a_prompt_is_scored_from_its_start_whatever_is_cached(
     workers: TwoWorkers, num_top: int
 ) -> None:
-    """Three times: nothing is cached, then all of it is, on both workers."""
+    """On both workers, and on decode alone, which could lend it."""
     expected = scores_of(PROMPT[1:], num_top).of_prompt(scored("a").prompt_ids)
+    await answered(workers, spec("earlier", EARLIER))
     plain = await answered(workers, spec("plain", PROMPT))
     holder = PrefixHolder(
         worker_id=DECODE, epoch=Epoch(1), address=f"{DECODE}:1", checkpoint_tokens=16
     )
     for name, held in (("first", None), ("second", None), ("held", holder)):
+        if held is not None:
+            memory = workers.prefill._memory
+            memory.cache.make_room(memory.pages.total, memory.slots.total)
         turn = await answered(workers, scored(name, num_top), held)
 
         assert turn.prompt_logprobs == expected

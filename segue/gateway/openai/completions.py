@@ -226,7 +226,7 @@ class CompletionAnswer:
                 cached_tokens=end.usage.cached_tokens,
                 pulled_tokens=end.usage.pulled_tokens,
             )
-            end = replace(end, usage=usage, finish_reason=FinishReason.LENGTH)
+            end = replace(end, usage=usage, finish_reason=FinishReason.LENGTH, stop_match="")
         return replace(step, parts=(), token_ids=(), logprobs=(), end=end)
 
     def _in_order(self) -> list[_Choice]:
