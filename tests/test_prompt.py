@@ -11,7 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from segue.api.errors import InvalidRequest
-from segue.api.prompt import MediaSpan, PageDigests, PrefixName, Prompt, pack_tokens, unpack_tokens
+from segue.api.prompt import (
+    MediaSpan,
+    PageDigests,
+    PrefixName,
+    Prompt,
+    pack_tokens,
+    salt_of,
+    unpack_tokens,
+)
 from segue.api.types import PageId
 from segue.cache.prefix.tree import PrefixTree
 
@@ -60,6 +68,37 @@ def test_a_tree_finds_a_prefix_that_a_router_names() -> None:
             found = tree.find(digests.name(prompt, num_pages))
 
             assert found == prompt[: num_pages * PAGE_TOKENS]
+
+
+def test_the_salt_is_in_the_first_key_and_so_in_all_digests() -> None:
+    salt = salt_of("acme", "")
+    salted, plain = PROMPT.salted(salt), PROMPT
+
+    # BLAKE2b-128 of 00…04 "acme" 00…00.
+    assert salt == bytes.fromhex("5587012eac822b5f4770f14abe9dbd94")
+    keys = salted.page_keys(PAGE_TOKENS, 7)
+    assert keys[0] == plain.page_keys(PAGE_TOKENS, 1)[0] + salt
+    assert keys[1:] == plain.page_keys(PAGE_TOKENS, 7)[1:]
+    names = [PageDigests(PAGE_TOKENS).name(one, 7) for one in (salted, plain)]
+    assert names[0].digest != names[1].digest
+
+
+def test_prompts_with_different_salts_share_nothing() -> None:
+    one, other = (with_image(CAT).salted(salt_of(name)) for name in ("acme", "blue"))
+    tree = grown(one, 7)
+
+    assert one.num_common(other, start=3) == 0
+    assert one != other
+    assert tree.walk(tree.root, other.page_keys(PAGE_TOKENS, 7)) == []
+    assert len(tree.walk(tree.root, one.page_keys(PAGE_TOKENS, 7))) == 7
+    found = tree.find(PageDigests(PAGE_TOKENS).name(one, 7))
+    assert found == one[:28]
+
+
+def test_no_text_makes_no_salt_and_different_texts_make_different_ones() -> None:
+    assert salt_of() == salt_of("") == salt_of("", "") == b""
+    pairs = [("a", ""), ("", "a"), ("a", "b"), ("ab", ""), ("", "ab"), ("b", "a")]
+    assert len({salt_of(*pair) for pair in pairs}) == len(pairs)
 
 
 def test_an_evicted_prefix_is_not_found() -> None:
@@ -126,7 +165,8 @@ def prompts(draw: st.DrawFn) -> Prompt:
         num_tokens = draw(st.integers(1, 9))
         media.append(MediaSpan(len(tokens), num_tokens, digest))
         tokens += [PAD] * num_tokens
-    return Prompt(tokens + draw(st.lists(st.integers(0, 2), max_size=6)), media)
+    salt = draw(st.sampled_from([b"", b"", salt_of("a"), salt_of("b")]))
+    return Prompt(tokens + draw(st.lists(st.integers(0, 2), max_size=6)), media, salt)
 
 
 @given(prompts(), st.integers(0, 30))
@@ -151,7 +191,9 @@ def test_a_prompt_can_be_restored_from_its_keys(prompt: Prompt, page_tokens: int
     num_pages = len(prompt) // page_tokens
     keys = prompt.page_keys(page_tokens, num_pages)
 
-    assert Prompt.from_page_keys(keys, page_tokens) == prompt[: num_pages * page_tokens]
+    # Without a page there is no key, and nothing has the salt.
+    expected = prompt[: num_pages * page_tokens] if keys else Prompt()
+    assert Prompt.from_page_keys(keys, page_tokens) == expected
 
 
 @given(prompts(), prompts(), st.data())
@@ -163,6 +205,9 @@ def test_the_common_prefix_equals_a_token_by_token_comparison(
         return (prompt[at], *spans)
 
     expected = 0
+    if one.salt != other.salt:
+        assert one.num_common(other) == 0
+        return
     while expected < min(len(one), len(other)) and meaning(one, expected) == meaning(
         other, expected
     ):

@@ -39,7 +39,8 @@ def shared_prefix_of(spec: TurnSpec, page_tokens: int) -> SharedPrefix | None:
     num_tokens = spec.branch_points[0] // page_tokens * page_tokens
     if not num_tokens:
         return None
-    return SharedPrefix(num_tokens, hash(spec.context.tokens[:num_tokens].tobytes()))
+    tokens = spec.context.tokens[:num_tokens].tobytes()
+    return SharedPrefix(num_tokens, hash(spec.context.salt + tokens))
 
 
 class SharedPrefixIndex:

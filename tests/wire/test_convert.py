@@ -18,7 +18,7 @@ from segue.api.cluster_status import (
 )
 from segue.api.errors import InvalidRequest
 from segue.api.explanation import CostLine, Explanation, WeighedCandidate, WorkerSpeed
-from segue.api.prompt import PrefixName, Prompt
+from segue.api.prompt import PrefixName, Prompt, salt_of
 from segue.api.turn import (
     FinishReason,
     PromptLogprobs,
@@ -319,6 +319,41 @@ def test_a_turn_for_workers_survives_the_wire() -> None:
     )
 
     assert turn_from_wire(turn_to_wire(turn), nothing_known) == turn
+
+
+SALTED = TurnSpec(
+    turn_id=TurnId("t"),
+    session_id=SessionId("s"),
+    context=Prompt(range(40), salt=salt_of("acme")),
+    sampling=Sampling(),
+    stop=StopRules(max_tokens=9),
+)
+
+
+def test_a_turns_salt_survives_the_wire_with_and_without_a_named_prefix() -> None:
+    name = PrefixName(32, b"0123456789abcdef")
+    known = {name: Prompt(range(32), salt=salt_of("acme"))}
+
+    assert turn_from_wire(turn_to_wire(SALTED), nothing_known) == SALTED
+    assert turn_from_wire(turn_to_wire(SALTED, name), known.__getitem__) == SALTED
+
+
+@pytest.mark.parametrize("salt", [b"", salt_of("blue")])
+def test_a_prefix_with_another_salt_is_no_part_of_a_turn(salt: bytes) -> None:
+    name = PrefixName(32, b"0123456789abcdef")
+    known = {name: Prompt(range(32), salt=salt)}
+
+    with pytest.raises(InvalidRequest, match="must have one salt"):
+        turn_from_wire(turn_to_wire(SALTED, name), known.__getitem__)
+
+
+@pytest.mark.parametrize("num_bytes", [1, 15, 17])
+def test_a_salt_of_another_length_is_refused(num_bytes: int) -> None:
+    wire = turn_to_wire(SALTED)
+    wire.salt = bytes(num_bytes)
+
+    with pytest.raises(InvalidRequest, match="16 bytes or none"):
+        turn_from_wire(wire, nothing_known)
 
 
 def test_a_worker_that_knows_the_named_prefix_completes_the_turn() -> None:

@@ -525,7 +525,7 @@ class PrefixName(_message.Message):
     """D(n) of n pages, 16 bytes: D(n) = BLAKE2b-128(D(n-1) + key of page n), where D(0) is empty. A
     page's key is its tokens, four bytes each, then for each media span with tokens on the page its
     start, counted from the page's first token (int64), its number of tokens (uint32) and its
-    digest; numbers are little-endian.
+    digest; numbers are little-endian. The first page's key ends with the prompt's salt (TurnSpec).
     """
     def __init__(
         self,

@@ -206,12 +206,17 @@ class TurnSpec(_message.Message):
     PREFIX_FIELD_NUMBER: _builtins.int
     NUM_ANSWERED_FIELD_NUMBER: _builtins.int
     MEDIA_FIELD_NUMBER: _builtins.int
+    SALT_FIELD_NUMBER: _builtins.int
     turn_id: _builtins.str
     session_id: _builtins.str
     context: _builtins.bytes
     """The tokens before the next one, without those of `prefix`: four bytes each, little-endian."""
     num_answered: _builtins.int
     """How many of the context's last tokens belong to the answer, which an earlier worker started."""
+    salt: _builtins.bytes
+    """Part of the first page's key (PrefixName), so turns with different salts share no memory. Empty,
+    or 16 bytes, which the router makes of the tenant and the client's cache_salt.
+    """
     @_builtins.property
     def sampling(self) -> _session_pb2.Sampling: ...
     @_builtins.property
@@ -242,10 +247,11 @@ class TurnSpec(_message.Message):
         prefix: _transfer_pb2.PrefixName | None = ...,
         num_answered: _builtins.int = ...,
         media: _abc.Iterable[Global___MediaSpan] | None = ...,
+        salt: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["prefix", b"prefix", "sampling", b"sampling", "stop", b"stop"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["branch_points", b"branch_points", "context", b"context", "media", b"media", "num_answered", b"num_answered", "prefix", b"prefix", "sampling", b"sampling", "session_id", b"session_id", "stop", b"stop", "turn_id", b"turn_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["branch_points", b"branch_points", "context", b"context", "media", b"media", "num_answered", b"num_answered", "prefix", b"prefix", "salt", b"salt", "sampling", b"sampling", "session_id", b"session_id", "stop", b"stop", "turn_id", b"turn_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -6,13 +6,21 @@ from collections.abc import Callable
 from typing import TypeAlias
 
 from segue.api.checks import (
+    require,
     require_address,
     require_count,
     require_epoch,
     require_name,
     require_number,
 )
-from segue.api.prompt import MediaSpan, PrefixName, Prompt, pack_tokens, unpack_tokens
+from segue.api.prompt import (
+    SALT_BYTES,
+    MediaSpan,
+    PrefixName,
+    Prompt,
+    pack_tokens,
+    unpack_tokens,
+)
 from segue.api.turn import PrefillOutcome, PrefixHolder, ShipReport, TurnResult, TurnSpec
 from segue.api.types import SessionId, TurnId
 from segue.internal.v1 import transfer_pb2, worker_pb2
@@ -56,15 +64,22 @@ def turn_to_wire(
         stop=stop_to_wire(turn.stop),
         branch_points=turn.branch_points,
         prefix=prefix_to_wire(prefix) if prefix else None,
+        salt=turn.context.salt,
     )
 
 
 def turn_from_wire(turn: worker_pb2.TurnSpec, find: FindPrefix) -> TurnSpec:
     """`find` returns the tokens of a named prefix. Raises UnknownPrefix, InvalidRequest."""
     media = [MediaSpan(span.start, span.num_tokens, span.digest) for span in turn.media]
-    context = Prompt(unpack_tokens(turn.context), media)
+    require(
+        len(turn.salt) in (0, SALT_BYTES),
+        f"a turn's salt must have {SALT_BYTES} bytes or none, got {len(turn.salt)}",
+    )
+    context = Prompt(unpack_tokens(turn.context), media, turn.salt)
     if turn.HasField("prefix"):
-        context = find(prefix_from_wire(turn.prefix)) + context
+        known = find(prefix_from_wire(turn.prefix))
+        require(known.salt == turn.salt, "a turn and the prefix that it names must have one salt")
+        context = known + context
     return TurnSpec(
         turn_id=TurnId(turn.turn_id),
         session_id=SessionId(turn.session_id),
