@@ -75,7 +75,6 @@ class DecodeWorker(HandoffWorker[DecodeTurn, Command]):
         )
         runner = resources.runner
         self._metrics = metrics
-        self._max_running = resources.max_running
         self.residency = Residency(self._memory, self._tier, config, clock)
         engine = DecodeEngine(
             runner, metrics, self._publish, config, launcher=launcher, clock=clock

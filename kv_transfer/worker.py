@@ -124,6 +124,7 @@ class HandoffWorker(ABC, Generic[AnyTurn, Command]):
         self._turns: dict[TurnId, AnyTurn] = {}
         self._is_draining = False
         self._worker_metrics = metrics
+        self._max_running = resources.max_running
 
     def find_prefix(self, prefix: PrefixName) -> Prompt:
         """The tokens of a prefix that is cached here. Raises UnknownPrefix."""
@@ -143,6 +144,7 @@ class HandoffWorker(ABC, Generic[AnyTurn, Command]):
             waiting_tokens=waiting_tokens,
             tokens_per_s=tokens_per_s,
             page_tokens=self.layout.page_tokens,
+            max_turns=self._max_running,
         )
         self._worker_metrics.set_load(load)
         self._worker_metrics.set_cache(self._memory.cache, self._tier)

@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import contextlib
 import logging
+import os
 import signal
 import sys
 from collections.abc import AsyncIterator, Sequence
@@ -17,6 +18,8 @@ from router.metrics import RouterMetrics
 from router.router import Router
 from router.server import MembershipFace, Sessions
 from router.sessions.prompt import PromptBuilder
+from router.tenants.keys import Keyring
+from segue.api.api_key import ENVIRONMENT
 from segue.config import read_file, section
 from segue.internal.v1.worker_pb2_grpc import add_MembershipServicer_to_server
 from segue.model.checkpoint.settings import AS_PUBLISHED, CheckpointConfig
@@ -31,6 +34,8 @@ logger = logging.getLogger(__name__)
 
 # Seconds between two updates of health and gauges from the membership.
 _WATCH_S = 0.25
+# Seconds between two looks at the file of API keys.
+_WATCH_KEYS_S = 1.0
 # Most bytes of a request besides its texts.
 _FRAMING_BYTES = 1 << 20
 # Longest time that a thread which reads or tokenises a request may hold the GIL.
@@ -60,6 +65,7 @@ async def running(
     """
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
     folder = await asyncio.to_thread(resolve_model, model, with_weights=False)
+    keys = await asyncio.to_thread(Keyring, config)
     metrics = RouterMetrics()
     prompts = PromptBuilder.from_folder(folder, checkpoint, config.parsers)
     router = Router(config, prompts, metrics, model_name=model_name or model)
@@ -69,7 +75,7 @@ async def running(
     )
 
     def services_at(address: str) -> Services:
-        sessions = Sessions(router, address=address, metrics_address=endpoint.address)
+        sessions = Sessions(router, keys, address=address, metrics_address=endpoint.address)
         membership = MembershipFace(router)
         return [
             ("segue.v1.Sessions", lambda server: add_SessionsServicer_to_server(sessions, server)),
@@ -88,7 +94,7 @@ async def running(
             max_receive_bytes=config.max_prompt_bytes + _FRAMING_BYTES,
             on_serving=endpoint.set_ready,
         ) as server:
-            watch = asyncio.ensure_future(_watch(router, server))
+            watch = asyncio.gather(_watch(router, server), _watch_keys(keys))
             logger.info("serving", extra={"address": server.address, "metrics": endpoint.address})
             try:
                 yield RunningRouter(router, server.address, endpoint.address)
@@ -113,6 +119,13 @@ async def _watch(router: Router, server: RunningServer) -> None:
         await asyncio.sleep(_WATCH_S)
 
 
+async def _watch_keys(keys: Keyring) -> None:
+    while True:
+        await asyncio.sleep(_WATCH_KEYS_S)
+        # The file may be on a slow file system.
+        await asyncio.to_thread(keys.reread)
+
+
 async def _serve(config: RouterConfig, model: str, checkpoint: CheckpointConfig) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -129,12 +142,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--host", help="address to listen on")
     parser.add_argument("--announce", help="address that others use, if different")
     parser.add_argument("--port", type=int)
+    parser.add_argument("--api-key", action="append", default=[], help="see segue serve --help")
+    parser.add_argument("--api-keys", dest="api_keys_file", help="TOML file of tenants' keys")
     options = parser.parse_args(arguments)
     setup_logging("router")
     sections = read_file(options.config)
     config = section(sections, "router", RouterConfig)
     checkpoint = section(sections, "checkpoint", CheckpointConfig)
-    given = {k: v for k in ("host", "announce", "port") if (v := getattr(options, k)) is not None}
+    names = ("host", "announce", "port", "api_keys_file")
+    given = {k: v for k in names if (v := getattr(options, k)) is not None}
+    config = config.with_keys([*options.api_key, os.environ.get(ENVIRONMENT, "")])
     asyncio.run(_serve(replace(config, **given), options.model, checkpoint))
 
 

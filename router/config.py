@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 
 from segue.answers import ParserNames
+from segue.api.api_key import key_hash, split_keys
 from segue.api.errors import InvalidRequest
 
 DEFAULT_PORT = 7411
@@ -13,7 +15,9 @@ DEFAULT_PORT = 7411
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RouterConfig:
     host: str = "127.0.0.1"
-    """Address to listen on. Loopback by default, because the router does not authenticate."""
+    """Address to listen on. Loopback by default: without API keys everybody may use the router, and
+    with them workers may still join without one.
+    """
     announce: str = ""
     """Address that workers and clients use to reach the router. If empty, it is `host`, or the
     machine's own address if `host` is a wildcard such as 0.0.0.0.
@@ -29,8 +33,27 @@ class RouterConfig:
     """"qwen3": reasoning is between <think> and </think>. "none": it stays in the content. "auto":
     "qwen3" if the chat template has <think>.
     """
+    api_key_hashes: str = ""
+    """SHA-256 of API keys, in hex and comma-separated: clients need one of them. `--api-key` and
+    the environment variable SEGUE_API_KEY add theirs. They belong to the tenant "default".
+    """
+    api_keys_file: str = ""
+    """TOML file of tenants with their API keys and limits, read again when it changes."""
+    share_prefixes_across_tenants: bool = False
+    """Tenants share cached prefixes. Each then learns from its latencies which prompts others sent.
+    """
     max_turns: int = 256
-    """Most turns in flight, running or waiting. Further turns are refused with a time to retry."""
+    """Most turns on workers, and fewer if the decode workers run fewer. Further turns wait here."""
+    max_queued: int = 1024
+    """Most turns that wait for a place; with API keys, one tenant's at most half of what is free.
+    Further turns are refused with a time to retry; 0 refuses all that would wait.
+    """
+    max_queued_bytes: int = 256 << 20
+    """Memory for the requests of waiting turns, divided in the same way."""
+    queue_timeout_s: float = 30.0
+    """A turn that has waited for this long is refused with a time to retry. Proxies in front of the
+    gateway must wait longer for the first byte.
+    """
     default_deadline_s: float = 600.0
     """The deadline of a turn whose client sets none."""
     heartbeat_timeout_s: float = 2.0
@@ -71,6 +94,18 @@ class RouterConfig:
     def parsers(self) -> ParserNames:
         return ParserNames(self.tool_call_parser, self.reasoning_parser)
 
+    @property
+    def has_keys(self) -> bool:
+        """Clients need an API key."""
+        return bool(self.api_key_hashes or self.api_keys_file)
+
+    def with_keys(self, texts: Iterable[str]) -> RouterConfig:
+        """The same with the hashes of further API keys; each text has some, comma-separated. Raises
+        InvalidRequest."""
+        hashes = [key_hash(key) for text in texts for key in split_keys(text)]
+        known = [self.api_key_hashes] if self.api_key_hashes else []
+        return replace(self, api_key_hashes=",".join([*known, *hashes]))
+
     def __post_init__(self) -> None:
         try:
             _ = self.parsers
@@ -87,9 +122,11 @@ class RouterConfig:
             "min_tokens_per_s",
             "local_prefill_max_tokens",
             "history_bytes",
+            "max_queued",
+            "max_queued_bytes",
         ):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must be >= 0, got {getattr(self, name)}")
-        for name in ("default_deadline_s", "heartbeat_timeout_s"):
+        for name in ("default_deadline_s", "heartbeat_timeout_s", "queue_timeout_s"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be > 0, got {getattr(self, name)}")

@@ -17,6 +17,8 @@ _TOKEN_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.25
 # The router's own decision takes far less than a millisecond.
 _DECISION_BUCKETS = (1e-5, 2.5e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 5e-3)
 _ERROR_BUCKETS = (-0.75, -0.5, -0.25, -0.1, 0.0, 0.1, 0.25, 0.5, 0.75, 1.0)
+# Each tenant has a few dozen time series.
+_MAX_TENANT_LABELS = 100
 _OVERHEAD_BUCKETS = (5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 1e-2, 5e-2)
 
 
@@ -40,7 +42,7 @@ class LoadMetrics:
             registry=registry,
         )
         self.turns_in_flight = Gauge(
-            "segue_turns_in_flight", "Turns running or waiting.", registry=registry
+            "segue_turns_in_flight", "Turns that were let in and have not ended.", registry=registry
         )
         self.sessions = Gauge(
             "segue_sessions", "Sessions whose placement is remembered.", registry=registry
@@ -51,6 +53,62 @@ class LoadMetrics:
         self.workers = Gauge(
             "segue_workers", "Workers by role and health.", ["role", "health"], registry=registry
         )
+
+
+class WaitMetrics:
+    """Turns that wait for a place."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.turns = Gauge("segue_waiting_turns", "Turns that wait for a place.", registry=registry)
+        self.size_bytes = Gauge(
+            "segue_waiting_bytes", "Memory of the requests of waiting turns.", registry=registry
+        )
+        self.wait_s = Histogram(
+            "segue_admission_wait_seconds",
+            "How long a turn waited for a place, if it had to wait.",
+            buckets=_LATENCY_BUCKETS,
+            registry=registry,
+        )
+
+
+class TenantMetrics:
+    """What tenants use. The first tenants have labels of their own, all others share one."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._labels: dict[str, str] = {}
+        self._turns = Counter(
+            "segue_tenant_turns_total",
+            "Turns by tenant and how they ended.",
+            ["tenant", "outcome"],
+            registry=registry,
+        )
+        self._tokens = Counter(
+            "segue_tenant_tokens_total",
+            "Tokens that count for tokens_per_minute: computed of prompts, and generated.",
+            ["tenant", "kind"],
+            registry=registry,
+        )
+        self._refusals = Counter(
+            "segue_tenant_refusals_total",
+            "Turns refused for a limit of the tenant: turns or tokens.",
+            ["tenant", "limit"],
+            registry=registry,
+        )
+
+    def ended(self, tenant: str, outcome: str) -> None:
+        self._turns.labels(self._label(tenant), outcome).inc()
+
+    def used(self, tenant: str, *, computed: int, generated: int) -> None:
+        self._tokens.labels(self._label(tenant), "computed").inc(computed)
+        self._tokens.labels(self._label(tenant), "generated").inc(generated)
+
+    def refused(self, tenant: str, limit: str) -> None:
+        self._refusals.labels(self._label(tenant), limit).inc()
+
+    def _label(self, tenant: str) -> str:
+        if len(self._labels) < _MAX_TENANT_LABELS:
+            return self._labels.setdefault(tenant, tenant or "default")
+        return self._labels.get(tenant, "other")
 
 
 class LatencyMetrics:
@@ -178,6 +236,8 @@ class RouterMetrics:
     def __init__(self) -> None:
         self.registry = new_registry()
         self.load = LoadMetrics(self.registry)
+        self.wait = WaitMetrics(self.registry)
+        self.tenants = TenantMetrics(self.registry)
         self.latency = LatencyMetrics(self.registry)
         self.placement = PlacementMetrics(self.registry)
         self.tokens = TokenMetrics(self.registry)

@@ -6,11 +6,11 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections import Counter
-from collections.abc import AsyncGenerator, Iterable, Iterator
+from collections.abc import AsyncGenerator, Iterator
 from dataclasses import replace
 
-from router.admission import Admission
+from router.admission.admission import Admission, Asking
+from router.admission.capacity import capacity_of
 from router.config import RouterConfig
 from router.membership import Membership
 from router.metrics import RouterMetrics
@@ -21,22 +21,19 @@ from router.sessions.history import Completed, characters_before, complete
 from router.sessions.prompt import Built, PromptBuilder
 from router.sessions.table import SessionTable
 from router.sessions.tokens import TokenDesk
+from router.status import StatusDesk
+from router.tenants.accounts import TenantAccounts
+from router.tenants.tenant import OPEN, Tenant
 from router.turn.context import TurnContext
 from router.turn.links import Links
 from router.turn.meter import TurnMeter
 from router.turn.turn import Turn, TurnEvents
-from segue.api.cluster_status import (
-    ClusterStatus,
-    ModelInfo,
-    RouterStatus,
-    WorkerHealth,
-    WorkerStatus,
-)
-from segue.api.errors import Cancelled, InvalidRequest, SegueError, Unavailable
+from segue.api.cluster_status import ClusterStatus, ModelInfo, WorkerHealth, WorkerStatus
+from segue.api.errors import Cancelled, InvalidRequest, Unavailable
 from segue.api.history import digests
-from segue.api.turn import TokenDelta, TurnEnd
-from segue.api.types import ChatInput, Role, SessionId, TurnId, TurnRequest
-from segue.process.telemetry import Clock, RateMeter, about_turn
+from segue.api.turn import FinishReason, TokenDelta, TurnEnd
+from segue.api.types import ChatInput, SessionId, TurnId, TurnRequest
+from segue.process.telemetry import Clock, about_turn
 from segue.text.limits import num_characters
 
 logger = logging.getLogger(__name__)
@@ -48,10 +45,9 @@ _MAX_MESSAGES_PER_S = 5_000
 _MIN_PAUSE_S = 0.005
 # Above this, a request's digests are computed in a thread: more than about a millisecond.
 _LONG_CHARACTERS = 500_000
-# The outcomes of turns that `segue status` adds up.
-_FINISHED = ("stop", "length")
-_CANCELLED = ("cancelled", "disconnected", "deadline")
-_NOT_FAILED = (*_FINISHED, *_CANCELLED)
+
+_TurnName = tuple[str, TurnId]
+"""The tenant's name, and the turn's own."""
 
 
 class Router:
@@ -84,42 +80,59 @@ class Router:
         self._metrics = metrics
         self._model_name = model_name
         self._clock = clock
-        self._admission = Admission(config.max_turns, clock=clock)
+        self._admission = Admission(config, clock=clock)
+        self._accounts = TenantAccounts(metrics.tenants, clock)
+        self._status = StatusDesk(self.membership, self.links, self._admission, self.table, metrics)
         self.sessions = SessionDesk(self.table, self.membership, self.links)
         self.tokens = TokenDesk(prompts, self.limits)
-        self._turns: dict[TurnId, Turn] = {}
-        self._ended: Counter[str] = Counter()
-        self._rate = RateMeter()
+        self._turns: dict[_TurnName, Turn] = {}
 
     def _on_status(self, worker: WorkerStatus) -> None:
         self.placing.update_worker(worker)
+        self._admission.set_capacity(capacity_of(self.membership.workers()))
         if worker.health is WorkerHealth.LOST:
             self.links.lost(worker)
 
     async def generate(
-        self, request: TurnRequest, *, deadline_s: float | None
+        self,
+        request: TurnRequest,
+        *,
+        deadline_s: float | None,
+        tenant: Tenant = OPEN,
+        size_bytes: int = 0,
     ) -> AsyncGenerator[TurnEvents, None]:
-        """Runs one turn. Yields its events, batched if several are queued. Raises SegueErrors.
-        Leaving the iteration cancels the turn."""
+        """Runs one turn of a tenant. Yields its events, batched if several are queued. Raises
+        SegueErrors. Leaving the iteration cancels the turn. `size_bytes`: of the request."""
         received_at = self._clock()
         if deadline_s is None:
             deadline_s = self._config.default_deadline_s
-        meter = TurnMeter(self._metrics, self._clock, received_at)
+        meter = TurnMeter(self._metrics, self._clock, received_at, tenant.name)
         with about_turn(request.turn_id), meter.errors(), contextlib.ExitStack() as admitted:
             with meter.refusals():
-                admitted.enter_context(self._admission.admit())
-                named = await self._find_session(request)
+                admitted.enter_context(self._accounts.turn(tenant))
+                asking = Asking(
+                    name=(tenant.name, request.turn_id),
+                    tenant=tenant.name,
+                    priority=request.priority,
+                    size_bytes=size_bytes,
+                    deadline_s=deadline_s,
+                )
+                if not await self._enter(asking, meter):
+                    yield (TurnEnd(finish_reason=FinishReason.CANCELLED),)
+                    return
+                admitted.callback(self._admission.leave)
+                named = await self._find_session(tenant.own(request), tenant)
                 admitted.enter_context(self._finder.running(named.session_id))
                 completed = self._complete(named, keeps_answer=request.session_hint is not None)
-                built = await self._encode(completed)
+                built = await self._encode(completed, tenant)
             placing = self.placing.turn(built.spec, known=completed.known, num_kept=built.num_kept)
             turn = Turn(
                 built.spec,
-                self._context(placing, meter, built),
+                self._context(placing, meter, built, tenant),
                 received_at=received_at,
                 deadline_at=received_at + deadline_s,
             )
-            with self._running(turn, received_at, meter):
+            with self._running(turn, tenant, received_at, meter):
                 async with contextlib.aclosing(turn.events()) as arriving:
                     async for events in arriving:
                         arrived_at = self._clock()
@@ -136,26 +149,39 @@ class Router:
                         if isinstance(events[0], TokenDelta):
                             meter.relayed(arrived_at)
 
-    def cancel(self, turn_id: TurnId) -> bool:
-        """Whether the turn was running. Its stream ends with finish reason CANCELLED."""
-        turn = self._turns.get(turn_id)
+    def cancel(self, turn_id: TurnId, tenant: Tenant = OPEN) -> bool:
+        """Whether the turn was running or waiting. Its stream ends with finish reason CANCELLED."""
+        error = Cancelled(f"turn {turn_id} was cancelled")
+        turn = self._turns.get((tenant.name, turn_id))
         if turn is None:
-            return False
-        turn.interrupt(Cancelled(f"turn {turn_id} was cancelled"))
+            return self._admission.cancel((tenant.name, turn_id), error)
+        turn.interrupt(error)
         return True
 
-    async def _find_session(self, request: TurnRequest) -> TurnRequest:
+    async def _enter(self, asking: Asking, meter: TurnMeter) -> bool:
+        """Waits for a place. Returns False if the turn was cancelled by its id meanwhile. Raises
+        what `Admission.enter` raises.
+        """
+        with meter.waiting():
+            try:
+                await self._admission.enter(asking)
+            except Cancelled:
+                meter.count(outcome=FinishReason.CANCELLED.value)
+                return False
+        return True
+
+    async def _find_session(self, request: TurnRequest, tenant: Tenant) -> TurnRequest:
         """The request with the session that its chat continues, if its client does not know it.
         Raises InvalidRequest if the input is too large."""
         if request.session_hint is None:
             return request
         chat, hint = request.input, request.session_hint
-        session_id = SessionId(hint)
+        session_id = tenant.owned(SessionId(hint))
         if isinstance(chat, ChatInput):
             self.limits.validate(chat, 0)
             is_long = num_characters(chat) > _LONG_CHARACTERS
             chain = await asyncio.to_thread(digests, chat) if is_long else digests(chat)
-            session_id = self._finder.find(chat, chain, hint)
+            session_id = self._finder.find(chat, chain, hint, scope=tenant.scope, salt=request.salt)
         return replace(request, session_id=session_id, session_hint=None)
 
     def _complete(self, request: TurnRequest, *, keeps_answer: bool) -> Completed:
@@ -164,16 +190,18 @@ class Router:
         self.limits.validate(request.input, characters_before(request, known))
         return replace(complete(request, known), keeps_answer=keeps_answer)
 
-    async def _encode(self, completed: Completed) -> Built:
+    async def _encode(self, completed: Completed, tenant: Tenant) -> Built:
         """The turn in tokens. Raises InvalidRequest, ContextOverflow, Overloaded."""
         built = await self._prompts.make(completed, self.placing.pools.now)
-        if built.spec.turn_id in self._turns:
+        if (tenant.name, built.spec.turn_id) in self._turns:
             raise InvalidRequest(
                 f"turn {built.spec.turn_id} is already running; use another turn_id"
             )
         return built
 
-    def _context(self, placing: TurnPlacing, meter: TurnMeter, built: Built) -> TurnContext:
+    def _context(
+        self, placing: TurnPlacing, meter: TurnMeter, built: Built, tenant: Tenant
+    ) -> TurnContext:
         return TurnContext(
             placing=placing,
             workers=self.links,
@@ -183,6 +211,7 @@ class Router:
             tried_again=meter.tried_again,
             lost_worker_wait_s=self._config.lost_worker_wait_s,
             tokenizer=self._prompts.tokenizer,
+            session_id=tenant.shown(built.spec.session_id),
             starts_in_reasoning=built.starts_in_reasoning,
             parsers=self._prompts.parsers,
         )
@@ -196,24 +225,29 @@ class Router:
         return max(len(self._turns) / _MAX_MESSAGES_PER_S, _MIN_PAUSE_S)
 
     @contextlib.contextmanager
-    def _running(self, turn: Turn, received_at: float, meter: TurnMeter) -> Iterator[None]:
-        self._turns[turn.spec.turn_id] = turn
+    def _running(
+        self, turn: Turn, tenant: Tenant, received_at: float, meter: TurnMeter
+    ) -> Iterator[None]:
+        name = tenant.name, turn.spec.turn_id
+        self._turns[name] = turn
         try:
             yield
         finally:
-            del self._turns[turn.spec.turn_id]
+            del self._turns[name]
+            computed = meter.computed(turn.computed_tokens)
+            self._accounts.charge(tenant, computed=computed, generated=len(turn.answer))
             self._count_end(turn, received_at, meter)
 
     def _measure(self, events: TurnEvents, meter: TurnMeter, arrived_at: float) -> None:
         for event in events:
             if isinstance(event, TokenDelta):
                 meter.arrived(event, arrived_at)
-                self._rate.add(len(event.token_ids))
+                self._status.rate.add(len(event.token_ids))
             elif isinstance(event, TurnEnd):
                 meter.finished(event)
 
     def _count_end(self, turn: Turn, received_at: float, meter: TurnMeter) -> None:
-        self._ended[turn.outcome] += 1
+        self._status.ended[turn.outcome] += 1
         meter.ended(
             turn.outcome, prompt_tokens=turn.spec.num_prompt, answer_tokens=len(turn.answer)
         )
@@ -238,62 +272,22 @@ class Router:
 
     async def status(self, address: str, metrics_address: str) -> ClusterStatus:
         """The cluster now: asks every worker, and shows lost workers as they last reported."""
-        workers = await asyncio.gather(*(self._ask(w) for w in self.membership.workers()))
-        return ClusterStatus(
-            ready=self._is_ready(workers),
-            model=self._model_name,
-            model_id=self.membership.model_id,
-            workers=tuple(workers),
-            router=RouterStatus(
-                address=address,
-                metrics_address=metrics_address,
-                sessions=len(self.table),
-                running_turns=self._admission.num_turns,
-                finished_turns=sum(self._ended[how] for how in _FINISHED),
-                failed_turns=self._ended.total() - sum(self._ended[how] for how in _NOT_FAILED),
-                cancelled_turns=sum(self._ended[how] for how in _CANCELLED),
-                completion_tokens_per_s=self._rate.per_second(),
-                draining=self._admission.is_draining,
-            ),
-        )
-
-    async def _ask(self, worker: WorkerStatus) -> WorkerStatus:
-        if worker.health is WorkerHealth.LOST:
-            return worker
-        try:
-            return await self.links.to(worker).status()
-        except SegueError:
-            return worker.as_lost()
+        return await self._status.cluster(self._model_name, address, metrics_address)
 
     def _on_gone(self, worker: WorkerStatus) -> None:
         """Drops everything about a worker that left or was forgotten. A later life is a new one."""
         self.placing.gone(worker)
+        self._admission.set_capacity(capacity_of(self.membership.workers()))
         self.links.let_end(asyncio.ensure_future(self.links.forget(worker)))
 
     def is_ready(self) -> bool:
-        return self._is_ready(self.membership.workers())
-
-    def _is_ready(self, workers: Iterable[WorkerStatus]) -> bool:
-        roles = {w.role for w in workers if w.health is WorkerHealth.READY}
-        return roles == set(Role) and not self._admission.is_draining
+        return self._status.is_ready(self.membership.workers())
 
     def watch(self) -> None:
         """Periodic work: call it several times a second."""
         self.membership.notice_silence()
         self._prompts.reap()
-        self._observe_gauges()
-
-    def _observe_gauges(self) -> None:
-        """Sets the gauges that are states, not events."""
-        self._metrics.load.turns_in_flight.set(self._admission.num_turns)
-        self._metrics.load.sessions.set(len(self.table))
-        self._metrics.load.history_bytes.set(self.table.history_bytes)
-        counts = Counter((w.role.value, w.health.value) for w in self.membership.workers())
-        for role in Role:
-            for health in WorkerHealth:
-                self._metrics.load.workers.labels(role.value, health.value).set(
-                    counts[role.value, health.value]
-                )
+        self._status.observe()
 
     async def drain(self) -> None:
         """Refuses new turns, waits up to `drain_s` for running ones, then cancels the rest."""

@@ -7,11 +7,15 @@ import contextlib
 import functools
 import secrets
 from collections.abc import AsyncGenerator, AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 import grpc
 
 from router.router import Router
+from router.tenants.keys import Keyring
+from router.tenants.tenant import Tenant
+from segue.api.api_key import METADATA, bearer_key
 from segue.api.checks import require_name
 from segue.api.cluster_status import WorkerHealth, WorkerStatus
 from segue.api.errors import InvalidRequest
@@ -42,16 +46,20 @@ _MANY_MESSAGES = 1_000
 
 
 class Sessions(SessionsServicer):
-    def __init__(self, router: Router, *, address: str, metrics_address: str) -> None:
+    def __init__(
+        self, router: Router, keys: Keyring, *, address: str, metrics_address: str
+    ) -> None:
         self._router = router
+        self._keys = keys
         self._address = address
         self._metrics_address = metrics_address
 
     async def Generate(
         self, request: pb.GenerateRequest, context: Context
     ) -> AsyncIterator[pb.GenerateEvent]:
+        tenant = self._tenant(context)
         async with contextlib.aclosing(
-            self._events(request, context.time_remaining())
+            self._events(request, context.time_remaining(), tenant)
         ) as answering:
             async for event in answering:
                 yield event
@@ -59,12 +67,24 @@ class Sessions(SessionsServicer):
     async def GenerateMany(
         self, request_iterator: AsyncIterator[pb.GenerateManyCommands], context: Context
     ) -> AsyncIterator[pb.GenerateManyEvents]:
-        async with contextlib.aclosing(generate_many(request_iterator, self._events)) as messages:
+        # Without a key of its own the stream may be opened, but each of its turns needs one.
+        own_key = _key_in(context)
+
+        def answer(
+            request: pb.GenerateRequest, deadline_s: float | None, api_key: str
+        ) -> AsyncGenerator[pb.GenerateEvent, None]:
+            return self._events(request, deadline_s, self._keys.tenant_of(api_key or own_key))
+
+        async with contextlib.aclosing(generate_many(request_iterator, answer)) as messages:
             async for message in messages:
                 yield message
 
+    def _tenant(self, context: Context) -> Tenant:
+        """Who calls. Raises Unauthenticated."""
+        return self._keys.tenant_of(_key_in(context))
+
     async def _events(
-        self, request: pb.GenerateRequest, deadline_s: float | None
+        self, request: pb.GenerateRequest, deadline_s: float | None, tenant: Tenant
     ) -> AsyncGenerator[pb.GenerateEvent, None]:
         num_messages = len(request.chat.messages)
         self._router.limits.validate_num_messages(num_messages)
@@ -79,18 +99,24 @@ class Sessions(SessionsServicer):
         turn = await asyncio.to_thread(read) if is_long else read()
         if deadline_s is not None:
             deadline_s = min(deadline_s, MAX_DEADLINE_S)
-        answering = self._router.generate(turn, deadline_s=deadline_s)
+        answering = self._router.generate(
+            turn, deadline_s=deadline_s, tenant=tenant, size_bytes=request.ByteSize()
+        )
         async with contextlib.aclosing(answering):
             async for events in answering:
                 yield events_to_wire(events)
 
     async def Cancel(self, request: pb.CancelRequest, context: Context) -> pb.CancelResponse:
-        return pb.CancelResponse(was_running=self._router.cancel(TurnId(request.turn_id)))
+        tenant = self._tenant(context)
+        was_running = self._router.cancel(TurnId(request.turn_id), tenant)
+        return pb.CancelResponse(was_running=was_running)
 
     async def GetModel(self, request: pb.GetModelRequest, context: Context) -> pb.GetModelResponse:
+        self._tenant(context)
         return message_of(pb.GetModelResponse, self._router.model())
 
     async def Tokenize(self, request: pb.TokenizeRequest, context: Context) -> pb.TokenizeResponse:
+        self._tenant(context)
         self._router.limits.validate_num_messages(len(request.chat.messages))
         token_ids = await self._router.tokens.tokenize(tokenized_from_wire(request))
         return pb.TokenizeResponse(token_ids=token_ids)
@@ -98,50 +124,69 @@ class Sessions(SessionsServicer):
     async def Detokenize(
         self, request: pb.DetokenizeRequest, context: Context
     ) -> pb.DetokenizeResponse:
+        self._tenant(context)
         return message_of(pb.DetokenizeResponse, self._router.tokens.detokenize(request.token_ids))
 
     async def GetStatus(
         self, request: pb.GetStatusRequest, context: Context
     ) -> pb.GetStatusResponse:
+        self._tenant(context)
         cluster = await self._router.status(self._address, self._metrics_address)
         return pb.GetStatusResponse(cluster=cluster_to_wire(cluster))
 
     async def ListSessions(
         self, request: pb.ListSessionsRequest, context: Context
     ) -> pb.ListSessionsResponse:
+        tenant = self._tenant(context)
         sessions, next_page_token = self._router.sessions.list(
-            request.page_size, request.page_token
+            request.page_size, request.page_token, tenant.scope
         )
+        own = (replace(one, session_id=tenant.shown(one.session_id)) for one in sessions)
         return pb.ListSessionsResponse(
-            sessions=[session_to_wire(session) for session in sessions],
+            sessions=[session_to_wire(session) for session in own],
             next_page_token=next_page_token,
         )
 
     async def RenewSession(
         self, request: pb.RenewSessionRequest, context: Context
     ) -> pb.RenewSessionResponse:
+        tenant = self._tenant(context)
         lease_s = request.lease_s if request.HasField("lease_s") else None
         pause_s = request.pause_s if request.HasField("pause_s") else None
         expires_in_s = await self._router.sessions.renew(
-            SessionId(request.session_id), lease_s, pause_s
+            tenant.owned(SessionId(request.session_id)), lease_s, pause_s
         )
         return pb.RenewSessionResponse(expires_in_s=expires_in_s)
 
     async def ReleaseSession(
         self, request: pb.ReleaseSessionRequest, context: Context
     ) -> pb.ReleaseSessionResponse:
-        was_known = await self._router.sessions.release(SessionId(request.session_id))
+        tenant = self._tenant(context)
+        session_id = tenant.owned(SessionId(request.session_id))
+        was_known = await self._router.sessions.release(session_id)
         return pb.ReleaseSessionResponse(was_known=was_known)
 
     async def ForkSession(
         self, request: pb.ForkSessionRequest, context: Context
     ) -> pb.ForkSessionResponse:
-        await self._router.sessions.fork(SessionId(request.parent_id), SessionId(request.child_id))
+        tenant = self._tenant(context)
+        parent_id = tenant.owned(SessionId(request.parent_id))
+        child_id = tenant.owned(SessionId(request.child_id))
+        await self._router.sessions.fork(parent_id, child_id)
         return pb.ForkSessionResponse()
 
     async def Explain(self, request: pb.ExplainRequest, context: Context) -> pb.ExplainResponse:
-        explanation = self._router.table.explain(SessionId(request.session_id))
-        return pb.ExplainResponse(explanation=explanation_to_wire(explanation))
+        tenant = self._tenant(context)
+        session_id = SessionId(request.session_id)
+        explanation = self._router.table.explain(tenant.owned(session_id))
+        shown = replace(explanation, session_id=session_id)
+        return pb.ExplainResponse(explanation=explanation_to_wire(shown))
+
+
+def _key_in(context: Context) -> str:
+    """The API key of the call; empty if it has none."""
+    metadata = context.invocation_metadata() or ()
+    return bearer_key(value for name, value in metadata if name == METADATA)
 
 
 class MembershipFace(MembershipServicer):

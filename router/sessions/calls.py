@@ -25,12 +25,15 @@ class SessionDesk:
         self._membership = membership
         self._links = links
 
-    def list(self, page_size: int, page_token: str) -> tuple[list[SessionInfo], str]:
-        """A page of the remembered sessions, least recently used first, and the next page's token,
-        which is empty after the last page. A `page_size` of 0 means 1,000. Raises InvalidRequest.
+    def list(
+        self, page_size: int, page_token: str, scope: str = ""
+    ) -> tuple[list[SessionInfo], str]:
+        """A page of the remembered sessions whose names start with `scope`, least recently used
+        first, and the next page's token, which is empty after the last page. A `page_size` of 0
+        means 1,000. Raises InvalidRequest.
         """
         after = _after(page_token)
-        sessions, last_use = self._table.page(after, min(page_size, _MAX_PAGE) or _PAGE)
+        sessions, last_use = self._table.page(after, min(page_size, _MAX_PAGE) or _PAGE, scope)
         return sessions, "" if last_use is None else str(last_use)
 
     async def renew(
@@ -50,12 +53,12 @@ class SessionDesk:
         """Raises NotFound, and InvalidRequest for a child that exists."""
         require_name("the child's session_id", child_id)
         if child_id in self._table:
-            raise InvalidRequest(f"a fork needs the name of a new session, got {child_id!r}")
+            raise InvalidRequest("a fork needs the name of a new session, got a known one")
         # The router may keep the messages even if no worker keeps pages.
         self._table.fork_history(parent_id, child_id)
         await self._decode_of(parent_id).fork_lease(parent_id, child_id)
         if parent_id not in self._table:
-            raise NotFound(f"session {parent_id} was released meanwhile")
+            raise NotFound("the parent was released meanwhile")
         self._table.fork(parent_id, child_id)
 
     def _decode_of(self, session_id: SessionId) -> DecodeLink:
@@ -64,9 +67,7 @@ class SessionDesk:
             is_here = kept and (worker.worker_id, worker.epoch) == (kept.worker_id, kept.epoch)
             if is_here and worker.health is not WorkerHealth.LOST:
                 return self._links.decode(worker)
-        raise NotFound(
-            f"nothing is kept of session {session_id}: its next turn computes the whole prompt"
-        )
+        raise NotFound("nothing is kept of this session: its next turn computes the whole prompt")
 
 
 def _after(page_token: str) -> int:

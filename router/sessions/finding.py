@@ -37,12 +37,13 @@ def choose_session(
     sessions: Sequence[SessionId],
     is_continued: Callable[[SessionId], bool],
     is_known: Callable[[SessionId], bool],
+    scope: str = "",
 ) -> FoundSession:
     """`sessions` share the chat's first `num_same` messages. `is_continued`: those are all of its
     history, and it runs no turn. `hint` is the client's name for the conversation: a client
-    continues only its own sessions, and may fork any.
+    continues only its own sessions, and may fork any. `scope` starts the names of its tenant's.
     """
-    name = (hint or _UNNAMED)[: MAX_NAME_CHARS // 2]
+    name = scope + (hint or _UNNAMED)[: MAX_NAME_CHARS // 2]
     own = [one for one in sessions if one == name or one.startswith(name + _SEPARATOR)]
     for session_id in reversed(own):
         if is_continued(session_id):
@@ -63,9 +64,21 @@ class SessionFinder:
         self._table = table
         self._num_running: Counter[SessionId] = Counter()
 
-    def find(self, chat: ChatInput, chain: Sequence[bytes], hint: str) -> SessionId:
-        """The session that the chat continues, or a new one. `chain` holds the chat's digests."""
-        num_same, sessions = self._table.histories.find(chain)
+    def find(
+        self,
+        chat: ChatInput,
+        chain: Sequence[bytes],
+        hint: str,
+        *,
+        scope: str = "",
+        salt: bytes = b"",
+    ) -> SessionId:
+        """The session that the chat continues, or a new one, among those whose names start with
+        `scope` and whose pages have this salt. `chain` holds the chat's digests.
+        """
+        num_same, all_sessions = self._table.histories.find(chain, salt)
+        # Tenants that share prefixes have the same salt.
+        sessions = [one for one in all_sessions if one.startswith(scope)]
         found = choose_session(
             chat,
             hint,
@@ -80,6 +93,7 @@ class SessionFinder:
                 or session_id in self._table.histories
                 or session_id in self._num_running
             ),
+            scope=scope,
         )
         if found.parent is not None:
             self._table.fork_history(found.parent, found.session_id)

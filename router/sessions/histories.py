@@ -21,23 +21,25 @@ class Histories(LRUCache[SessionId, History]):
     def __init__(self, max_bytes: int) -> None:
         super().__init__(max_bytes, History.size_bytes)
         self._sessions: dict[bytes, tuple[SessionId, ...]] = {}
-        """By digest, the most recent last."""
+        """By the salt of the pages and the digest, the most recent last."""
         self._indexed: dict[SessionId, tuple[bytes, ...]] = {}
 
     def __setitem__(self, session_id: SessionId, history: History, *args: Any) -> None:
         """Raises ValueError if the history exceeds the bound by itself."""
         super().__setitem__(session_id, history, *args)
-        self._index(session_id, history.digests)
+        salt, digests = history.tokens.salt, history.digests
+        self._index(session_id, tuple([salt + one for one in digests]) if salt else digests)
 
     def __delitem__(self, session_id: SessionId, *args: Any) -> None:
         super().__delitem__(session_id, *args)
         self._index(session_id, ())
 
-    def find(self, chain: Sequence[bytes]) -> tuple[int, tuple[SessionId, ...]]:
+    def find(self, chain: Sequence[bytes], salt: bytes = b"") -> tuple[int, tuple[SessionId, ...]]:
         """The most messages that the chat with these digests shares with a history from the start,
-        and sessions with such histories, the most recent last."""
+        among those whose pages have this salt, and sessions with such histories, the most recent
+        last."""
         for num in range(len(chain), 0, -1):
-            if sessions := self._sessions.get(chain[num - 1]):
+            if sessions := self._sessions.get(salt + chain[num - 1]):
                 return num, sessions
         return 0, ()
 

@@ -97,8 +97,8 @@ def complete(request: TurnRequest, known: History | None) -> Completed:
     if known is None or num > len(known.digests) or known.digests[num - 1] != wanted.digest:
         num_kept = len(known.digests) if known else 0
         raise UnknownHistory(
-            f"expected a turn that continues the kept history of session {request.session_id} "
-            f"({num_kept} messages), got one that continues {num} messages with digest "
+            f"expected a turn that continues the session's kept history ({num_kept} messages), "
+            f"got one that continues {num} messages with digest "
             f"{wanted.digest.hex()[:16]}: send the whole history"
         )
     whole = replace(

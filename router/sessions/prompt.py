@@ -161,6 +161,7 @@ class PromptBuilder:
     def _finish(self, completed: Completed, made: SessionPrompt, pools: Pools) -> Built:
         request, known = completed.request, completed.known
         prompt = known.tokens[: made.num_kept] + made.ids if known else Prompt(made.ids)
+        prompt = prompt.salted(request.salt)
         max_context, vocab_size = self.config.max_position_embeddings, self.config.vocab_size
         validate_length(len(prompt), max_context)
         if isinstance(request.input, TokenInput) or self.encoder.num_ids > vocab_size:

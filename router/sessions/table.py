@@ -167,13 +167,16 @@ class SessionTable:
         """The session's record. An unknown session gets a new one, listed once it is placed."""
         return self._sessions.get(session_id) or SessionRecord(session_id=session_id)
 
-    def page(self, after: int, max_sessions: int) -> tuple[list[SessionInfo], int | None]:
-        """At most `max_sessions` sessions with a placement number above `after`, the least recently
-        placed first, and the `after` of the next page; None if this is the last page. The first
-        placement is 1.
+    def page(
+        self, after: int, max_sessions: int, scope: str = ""
+    ) -> tuple[list[SessionInfo], int | None]:
+        """At most `max_sessions` sessions with a placement number above `after` whose names start
+        with `scope`, the least recently placed first, and the `after` of the next page; None if it
+        is the last. The first placement is 1.
         """
         # Reads all records, so that reading does not change their LRU order.
-        records = [self._sessions[session_id] for session_id in list(self._sessions)]
+        own = [session_id for session_id in self._sessions if session_id.startswith(scope)]
+        records = [self._sessions[session_id] for session_id in own]
         found = [session for session in records if session.listed_as > after]
         shown = found[:max_sessions]
         last = shown[-1].listed_as if len(found) > max_sessions else None
@@ -190,7 +193,7 @@ class SessionTable:
         """The session's last decision. Raises NotFound."""
         decided = self._decided.get(session_id)
         if decided is None:
-            raise NotFound(f"no decision is remembered for session {session_id!r}")
+            raise NotFound("no decision is remembered for this session: it has had no turn lately")
         return explanation_of(decided)
 
     def placed(self, session: SessionRecord, decided: Decided) -> None:

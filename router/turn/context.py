@@ -9,6 +9,7 @@ from router.placement.placing import TurnPlacing
 from router.turn.calls import WorkerCalls
 from segue.answers import AUTO, ParserNames
 from segue.api.errors import SegueError
+from segue.api.types import SessionId
 from segue.process.telemetry import Clock
 from segue.text.tokens.detokenizer import TokenBytes
 
@@ -23,10 +24,11 @@ class TurnContext:
     """The current shortest time between two messages to one client."""
     tried_again: Callable[[SegueError], None]
     """Called with each error after which the turn is retried."""
+    session_id: SessionId
+    """This and `starts_in_reasoning` as in `TurnStarted`."""
     lost_worker_wait_s: float = 0.0
     """How long a turn that has lost its worker waits for one that can take it."""
     tokenizer: TokenBytes | None = None
     starts_in_reasoning: bool = False
-    """As in `TurnStarted`."""
     parsers: ParserNames = AUTO
     """How to read the answer."""

@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import Iterator
 
 from router.metrics import RouterMetrics
 from router.turn.lifecycle import outcome_of
 from segue.api.errors import SegueError
-from segue.api.turn import FinishReason, TokenDelta, TurnEnd
+from segue.api.turn import FinishReason, TokenDelta, TurnEnd, Usage
 from segue.process.telemetry import Clock
 
+# Without a wait, no other task runs meanwhile.
+_NO_WAIT_S = 0.001
 _FINISHED = frozenset({FinishReason.STOP.value, FinishReason.LENGTH.value})
 
 
 class TurnMeter:
     """Every turn ends once: as `refused` before it ran, or as `ended` after it did."""
 
-    def __init__(self, metrics: RouterMetrics, clock: Clock, received_at: float) -> None:
+    def __init__(
+        self, metrics: RouterMetrics, clock: Clock, received_at: float, tenant: str = ""
+    ) -> None:
         self._metrics = metrics
+        self._tenant = tenant
         self._clock = clock
         self._received_at = received_at
         self._first_token_at: float | None = None
         self._last_token_at = 0.0
+        self._usage: Usage | None = None
 
     def arrived(self, delta: TokenDelta, arrived_at: float) -> None:
         num_tokens, latency = len(delta.token_ids), self._metrics.latency
@@ -41,6 +48,8 @@ class TurnMeter:
 
     def finished(self, end: TurnEnd) -> None:
         metrics = self._metrics
+        if end.finish_reason is not FinishReason.CANCELLED:
+            self._usage = end.usage
         if end.timings.first_token_s:
             metrics.latency.queue_s.observe(end.timings.queue_s)
             metrics.latency.dispatch_s.observe(end.timings.router_s)
@@ -48,6 +57,14 @@ class TurnMeter:
         metrics.tokens.cached.inc(end.usage.cached_tokens)
         metrics.tokens.rerendered.inc(end.usage.rerendered_tokens)
         metrics.tokens.rerendered_turns.inc(end.usage.rerendered_tokens > 0)
+
+    def computed(self, expected: int) -> int:
+        """Tokens of the prompt that were computed; those that were expected to be, for a turn that
+        did not finish."""
+        usage = self._usage
+        if usage is None:
+            return expected
+        return max(usage.prompt_tokens - usage.cached_tokens - usage.pulled_tokens, 0)
 
     @contextlib.contextmanager
     def refusals(self) -> Iterator[None]:
@@ -74,18 +91,35 @@ class TurnMeter:
         self._metrics.load.retries.labels(error_class(error)).inc()
 
     def refused(self, error: SegueError) -> None:
-        outcome = outcome_of(error)
-        self._metrics.load.turns.labels(outcome).inc()
-        self._count_time(outcome)
+        self.count(outcome_of(error))
 
     def ended(self, outcome: str, *, prompt_tokens: int, answer_tokens: int) -> None:
-        self._metrics.load.turns.labels(outcome).inc()
-        self._count_time(outcome)
+        self.count(outcome)
         self._metrics.tokens.prompt_length.observe(prompt_tokens)
         self._metrics.tokens.answer_length.observe(answer_tokens)
         if outcome in _FINISHED and self._first_token_at is not None and answer_tokens > 1:
             spent_s = self._last_token_at - self._first_token_at
             self._metrics.latency.output_token_s.observe(spent_s / (answer_tokens - 1))
+
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Measures the block, unless it does not wait, and counts a client that leaves in it."""
+        started_at = self._clock()
+        try:
+            yield
+        except asyncio.CancelledError:
+            self.count("disconnected")
+            raise
+        finally:
+            waited_s = self._clock() - started_at
+            if waited_s > _NO_WAIT_S:
+                self._metrics.wait.wait_s.observe(waited_s)
+
+    def count(self, outcome: str) -> None:
+        """The turn has ended."""
+        self._metrics.load.turns.labels(outcome).inc()
+        self._metrics.tenants.ended(self._tenant, outcome)
+        self._count_time(outcome)
 
     def _count_time(self, outcome: str) -> None:
         took_s = self._clock() - self._received_at

@@ -8,13 +8,20 @@ from router.placement.estimate import Placement
 from router.turn.lifecycle import Streaming
 from segue.answers import ParserNames
 from segue.api.turn import FinishReason, Timings, TurnEnd, TurnResult, TurnSpec, TurnStarted, Usage
+from segue.api.types import SessionId
 
 
 def started(
-    spec: TurnSpec, placement: Placement, *, starts_in_reasoning: bool, parsers: ParserNames
+    spec: TurnSpec,
+    placement: Placement,
+    session_id: SessionId,
+    *,
+    starts_in_reasoning: bool,
+    parsers: ParserNames,
 ) -> TurnStarted:
+    """`session_id` is the client's name for the session."""
     return TurnStarted(
-        session_id=spec.session_id,
+        session_id=session_id,
         turn_id=spec.turn_id,
         prompt_tokens=spec.num_prompt,
         prefill_worker=placement.prefill.worker_id,

@@ -91,6 +91,8 @@ class Turn:
         self._resumed = 0
         self._deadline_at = deadline_at
         self._received_at = received_at
+        self.computed_tokens = 0
+        """Tokens of the prompt that the last placement expected to be computed."""
         self._router_s = 0.0
         self._avoid: set[WorkerId] = set()
         self._interruption: SegueError | None = None
@@ -191,6 +193,7 @@ class Turn:
         decision = self._context.placing.place(self._avoid)
         self.state = advance(self.state, PlacedOn(decision.placement))
         self._router_s = self._context.clock() - self._received_at
+        self.computed_tokens = decision.chosen.plan.computed_tokens
         return decision
 
     async def _relay(
@@ -230,6 +233,7 @@ class Turn:
         return reported.started(
             self.spec,
             placement,
+            self._context.session_id,
             starts_in_reasoning=self._context.starts_in_reasoning,
             parsers=self._context.parsers,
         )

@@ -15,6 +15,8 @@ from typing import TypeVar
 from segue.api.errors import InvalidRequest
 
 MAX_NAME_CHARS = 256
+MAX_SESSION_CHARS = 2 * MAX_NAME_CHARS
+"""Of a session's name with its tenant's before it; a client's own has at most `MAX_NAME_CHARS`."""
 MAX_EPOCH = 2**63 - 1
 MAX_COUNT = 10**12
 """Above any real count of tokens, pages, or KiB of a handoff."""

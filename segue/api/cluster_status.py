@@ -43,6 +43,8 @@ class WorkerLoad:
     """Prompt tokens still to be computed here."""
     tokens_per_s: float = 0.0
     page_tokens: int = 16
+    max_turns: int = 0
+    """Most turns that run here at once; 0: not reported."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,6 +95,8 @@ class RouterStatus:
     cancelled_turns: int = 0
     completion_tokens_per_s: float = 0.0
     draining: bool = False
+    waiting_turns: int = 0
+    """Those that wait for a place."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,6 +5,7 @@
     │   └── ContextOverflow   the prompt and the answer do not fit the model's context
     ├── InvalidCheckpoint     a model folder cannot be loaded as it is
     ├── InvalidConfig         a configuration file or option cannot be used
+    ├── Unauthenticated       the caller has no API key that is known here
     ├── NotFound              a session, turn, ticket or worker is unknown, or no longer known
     ├── NotResident           the prefix that a request needs is not in the worker's memory
     ├── UnknownPrefix         a worker lacks the tokens that a turn names: send all of them
@@ -44,6 +45,10 @@ class InvalidCheckpoint(SegueError, ValueError):
 
 
 class InvalidConfig(SegueError, ValueError):
+    pass
+
+
+class Unauthenticated(SegueError):
     pass
 
 

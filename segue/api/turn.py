@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from segue.api.checks import (
     MAX_NAME_CHARS,
+    MAX_SESSION_CHARS,
     require,
     require_ascending,
     require_label,
@@ -212,7 +213,7 @@ class TurnSpec:
     def __post_init__(self) -> None:
         # The router adds a suffix to the client's turn_id.
         require_name("turn_id", self.turn_id, max_chars=2 * MAX_NAME_CHARS)
-        require_label("session_id", self.session_id)
+        require_label("session_id", self.session_id, max_chars=MAX_SESSION_CHARS)
         require(bool(self.context), "expected a prompt of at least one token, got an empty one")
         require(
             0 <= self.num_answered < min(len(self.context), self.stop.max_tokens),

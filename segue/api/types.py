@@ -9,7 +9,14 @@ import enum
 from dataclasses import dataclass, field
 from typing import NewType
 
-from segue.api.checks import require, require_label, require_type
+from segue.api.checks import (
+    MAX_SESSION_CHARS,
+    require,
+    require_count,
+    require_label,
+    require_type,
+    require_whole,
+)
 from segue.api.messages import ChatInput as ChatInput
 from segue.api.messages import Continuation as Continuation
 from segue.api.messages import Message as Message
@@ -22,6 +29,9 @@ from segue.api.sampling import Sampling as Sampling
 from segue.api.sampling import SamplingParams as SamplingParams
 from segue.api.sampling import StopConditions as StopConditions
 from segue.api.sampling import StopRules as StopRules
+
+MAX_PRIORITY = 1_000_000
+"""Priorities are between its negative and it."""
 
 TurnId = NewType("TurnId", str)
 SessionId = NewType("SessionId", str)
@@ -96,6 +106,12 @@ class TurnRequest:
     session_hint: str | None = None
     """If set, in place of `session_id`: the router finds the session that the chat continues, or
     starts one. The text is the client's own name for the conversation, or empty."""
+    cache_salt: str = ""
+    """Cached prefixes are shared only with turns that have the same one."""
+    priority: int = 0
+    """A turn that has to wait is started before those with a higher value."""
+    salt: bytes = b""
+    """Of the prompt's pages: the router makes it of the tenant and `cache_salt`."""
 
     def __post_init__(self) -> None:
         require_type(
@@ -106,8 +122,11 @@ class TurnRequest:
         )
         require_type("sampling", self.sampling, SamplingParams, "SamplingParams")
         require_type("stop", self.stop, StopConditions, "StopConditions")
-        require_label("session_id", self.session_id)
+        require_label("session_id", self.session_id, max_chars=MAX_SESSION_CHARS)
         require_label("turn_id", self.turn_id)
+        require_label("cache_salt", self.cache_salt)
+        require_whole("priority", self.priority)
+        require_count("priority", self.priority, low=-MAX_PRIORITY, high=MAX_PRIORITY)
         if self.session_hint is not None:
             require_label("session_hint", self.session_hint)
             require(

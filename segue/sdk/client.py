@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import copy
 import uuid
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Self
 
+from segue.api.api_key import metadata_with, require_api_key
 from segue.api.checks import require_label, require_seconds, require_type
 from segue.api.cluster_status import ClusterStatus, ModelInfo, SessionInfo
 from segue.api.errors import DeadlineExceeded, InvalidRequest
@@ -42,7 +44,7 @@ from segue.sdk.tool_declarations import tools_as_text
 from segue.v1 import session_pb2 as pb
 from segue.v1.session_pb2_grpc import SessionsStub
 from segue.wire.addresses import require_target
-from segue.wire.channel import channel_to, require_sendable
+from segue.wire.channel import channel_to, is_serving, require_sendable
 from segue.wire.convert.events import events_from_wire
 from segue.wire.convert.explanation import explanation_from_wire
 from segue.wire.convert.request import request_to_wire, token_ids_to_wire, tokenized_to_wire
@@ -77,14 +79,29 @@ __all__ = [
 class Client:
     """A client of one router. Raises `segue.api.errors`; use it as an async context manager."""
 
-    def __init__(self, target: str = DEFAULT_TARGET) -> None:
+    def __init__(self, target: str = DEFAULT_TARGET, *, api_key: str | None = None) -> None:
+        """`api_key`: for a router that asks for one."""
         require_type("target", target, str, "a text such as 127.0.0.1:7411")
         require_target(target)
         self.target = target
+        self._set_key(api_key)
         _require_loop()
         self._channel = channel_to(target)
         self._stub = SessionsStub(self._channel)
         self._generating = Generating(self._stub, f"router {target}", self._router_errors)
+
+    def with_key(self, api_key: str | None) -> Self:
+        """A client with another API key on this one's connection, which only this one closes."""
+        other = copy.copy(self)
+        other._set_key(api_key)
+        return other
+
+    def _set_key(self, api_key: str | None) -> None:
+        if api_key is not None:
+            require_type("api_key", api_key, str, "a text")
+            require_api_key(api_key)
+        self._api_key = api_key or ""
+        self._key = metadata_with(self._api_key)
 
     async def __aenter__(self) -> Self:
         return self
@@ -160,13 +177,17 @@ class Client:
         sampling: SamplingParams | None = None,
         stop: StopConditions | None = None,
         timeout_s: float | None = None,
+        cache_salt: str = "",
+        priority: int = 0,
     ) -> AsyncGenerator[TurnEvent, None]:
         """Yields one turn's events; the last is a TurnEnd. Leaving the loop cancels the turn.
 
         Fields that `sampling` and `stop` leave unset get the checkpoint's defaults, and the answer
         may be as long as context and memory allow. Without a seed, each turn gets its own.
         `session_hint` replaces `session_id` for a caller that sends the whole conversation each
-        time: the router finds the session that it continues (`TurnRequest.session_hint`).
+        time: the router finds the session that it continues (`TurnRequest.session_hint`). Only
+        turns with the same `cache_salt` share cached prefixes. Of turns that wait for a place,
+        those with the lowest `priority` are next.
         """
         require_seconds("timeout_s", timeout_s)
         request = TurnRequest(
@@ -176,11 +197,15 @@ class Client:
             input=turn_input,
             sampling=SamplingParams() if sampling is None else sampling,
             stop=StopConditions() if stop is None else stop,
+            cache_salt=cache_salt,
+            priority=priority,
         )
         wire = request_to_wire(request)
         require_sendable("the turn", wire.ByteSize())
         with self._router_errors(timeout_s):
-            async with contextlib.aclosing(self._generating.answer(wire, timeout_s)) as answering:
+            async with contextlib.aclosing(
+                self._generating.answer(wire, timeout_s, self._api_key)
+            ) as answering:
                 async for message in answering:
                     for event in events_from_wire(message):
                         yield event
@@ -195,6 +220,8 @@ class Client:
         sampling: SamplingParams | None = None,
         stop: StopConditions | None = None,
         timeout_s: float | None = None,
+        cache_salt: str = "",
+        priority: int = 0,
     ) -> Answer:
         """Runs one turn, and returns the whole answer."""
         turn_id = turn_id or uuid.uuid4().hex
@@ -206,6 +233,8 @@ class Client:
             sampling=sampling,
             stop=stop,
             timeout_s=timeout_s,
+            cache_salt=cache_salt,
+            priority=priority,
         )
         return await gathered(TurnId(turn_id), events)
 
@@ -213,7 +242,7 @@ class Client:
         """Cancels a running turn, from any client. Returns False if no such turn is running."""
         require_type("turn_id", turn_id, str, "a text")
         with self._router_errors():
-            reply = await self._stub.Cancel(pb.CancelRequest(turn_id=turn_id))
+            reply = await self._stub.Cancel(pb.CancelRequest(turn_id=turn_id), metadata=self._key)
         return reply.was_running
 
     async def sessions(self) -> list[SessionInfo]:
@@ -223,7 +252,7 @@ class Client:
         with self._router_errors():
             while True:
                 request = pb.ListSessionsRequest(page_token=page_token)
-                reply = await self._stub.ListSessions(request)
+                reply = await self._stub.ListSessions(request, metadata=self._key)
                 for wire in reply.sessions:
                     # A session used meanwhile appears again, at its new place.
                     sessions.pop(wire.session_id, None)
@@ -249,7 +278,7 @@ class Client:
             request = pb.RenewSessionRequest(
                 session_id=session_id, lease_s=lease_s, pause_s=pause_s
             )
-            reply = await self._stub.RenewSession(request)
+            reply = await self._stub.RenewSession(request, metadata=self._key)
         return reply.expires_in_s
 
     async def release_session(self, session_id: str) -> bool:
@@ -258,7 +287,7 @@ class Client:
         require_type("session_id", session_id, str, "a text")
         with self._router_errors():
             request = pb.ReleaseSessionRequest(session_id=session_id)
-            reply = await self._stub.ReleaseSession(request)
+            reply = await self._stub.ReleaseSession(request, metadata=self._key)
         return reply.was_known
 
     async def fork_session(self, parent_id: str, child_id: str) -> None:
@@ -267,20 +296,30 @@ class Client:
         require_type("child_id", child_id, str, "a text")
         with self._router_errors():
             request = pb.ForkSessionRequest(parent_id=parent_id, child_id=child_id)
-            await self._stub.ForkSession(request)
+            await self._stub.ForkSession(request, metadata=self._key)
 
     async def explain(self, session_id: str) -> Explanation:
         """Why the session's last turn was placed where it was. Raises NotFound."""
         require_type("session_id", session_id, str, "a text")
         with self._router_errors():
-            reply = await self._stub.Explain(pb.ExplainRequest(session_id=session_id))
+            reply = await self._stub.Explain(
+                pb.ExplainRequest(session_id=session_id), metadata=self._key
+            )
         return explanation_from_wire(reply.explanation)
+
+    async def ready(self, *, timeout_s: float = 5.0) -> bool:
+        """Whether the router serves: as its health service says, which needs no API key."""
+        require_seconds("timeout_s", timeout_s)
+        with self._router_errors(timeout_s):
+            return await is_serving(self._channel, timeout_s)
 
     async def model(self, *, timeout_s: float = 5.0) -> ModelInfo:
         """The served model, by the router alone: unlike `status`, no worker is asked."""
         require_seconds("timeout_s", timeout_s)
         with self._router_errors(timeout_s):
-            reply = await self._stub.GetModel(pb.GetModelRequest(), timeout=timeout_s)
+            reply = await self._stub.GetModel(
+                pb.GetModelRequest(), timeout=timeout_s, metadata=self._key
+            )
         return value_of(ModelInfo, reply)
 
     async def tokenize(self, turn_input: ChatInput | TextInput) -> tuple[int, ...]:
@@ -291,18 +330,20 @@ class Client:
         wire = tokenized_to_wire(turn_input)
         require_sendable("the input to tokenise", wire.ByteSize())
         with self._router_errors():
-            reply = await self._stub.Tokenize(wire)
+            reply = await self._stub.Tokenize(wire, metadata=self._key)
         return tuple(reply.token_ids)
 
     async def detokenize(self, token_ids: Sequence[int]) -> Detokenized:
         with self._router_errors():
-            reply = await self._stub.Detokenize(token_ids_to_wire(token_ids))
+            reply = await self._stub.Detokenize(token_ids_to_wire(token_ids), metadata=self._key)
         return value_of(Detokenized, reply)
 
     async def status(self, *, timeout_s: float = 5.0) -> ClusterStatus:
         require_seconds("timeout_s", timeout_s)
         with self._router_errors(timeout_s):
-            reply = await self._stub.GetStatus(pb.GetStatusRequest(), timeout=timeout_s)
+            reply = await self._stub.GetStatus(
+                pb.GetStatusRequest(), timeout=timeout_s, metadata=self._key
+            )
         return cluster_from_wire(reply.cluster)
 
 

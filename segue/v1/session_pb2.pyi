@@ -3,6 +3,10 @@
 isort:skip_file
 The public API, between clients and the router. One service: turns, sessions and cluster status.
 
+If the router has API keys, each call needs one: the metadata `authorization: Bearer KEY`, or
+UNAUTHENTICATED. A key belongs to a tenant, and sessions and turns to the tenant that made them:
+to another tenant they are unknown.
+
 An error is a google.rpc.Status (`Status` below) in the trailing metadata
 `grpc-status-details-bin`. Its details are a google.rpc.ErrorInfo, with the domain "segue" and a
 reason from docs/operations.md ("OVERLOADED"), and for a transient error a google.rpc.RetryInfo.
@@ -199,6 +203,8 @@ class GenerateRequest(_message.Message):
     SAMPLING_FIELD_NUMBER: _builtins.int
     STOP_FIELD_NUMBER: _builtins.int
     SESSION_HINT_FIELD_NUMBER: _builtins.int
+    CACHE_SALT_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     """Chosen by the client. If empty, the session is not retained."""
     turn_id: _builtins.str
@@ -213,6 +219,10 @@ class GenerateRequest(_message.Message):
     Sessions are searched by their messages alone, so a request about something else may have the
     same name.
     """
+    cache_salt: _builtins.str
+    """Turns share cached prefixes only with turns that have the same salt. At most 256 characters."""
+    priority: _builtins.int
+    """A turn that has to wait is started before those with a higher value."""
     @_builtins.property
     def chat(self) -> Global___ChatInput: ...
     @_builtins.property
@@ -232,10 +242,12 @@ class GenerateRequest(_message.Message):
         sampling: Global___Sampling | None = ...,
         stop: Global___Stop | None = ...,
         session_hint: _builtins.str | None = ...,
+        cache_salt: _builtins.str = ...,
+        priority: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_session_hint", b"_session_hint", "chat", b"chat", "input", b"input", "sampling", b"sampling", "session_hint", b"session_hint", "stop", b"stop", "text", b"text", "token_ids", b"token_ids"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_session_hint", b"_session_hint", "chat", b"chat", "input", b"input", "sampling", b"sampling", "session_hint", b"session_hint", "session_id", b"session_id", "stop", b"stop", "text", b"text", "token_ids", b"token_ids", "turn_id", b"turn_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_session_hint", b"_session_hint", "cache_salt", b"cache_salt", "chat", b"chat", "input", b"input", "priority", b"priority", "sampling", b"sampling", "session_hint", b"session_hint", "session_id", b"session_id", "stop", b"stop", "text", b"text", "token_ids", b"token_ids", "turn_id", b"turn_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__session_hint: _TypeAlias = _typing.Literal["session_hint"]  # noqa: Y015
     _WhichOneofArgType__session_hint: _TypeAlias = _typing.Literal["_session_hint", b"_session_hint"]  # noqa: Y015
@@ -308,8 +320,11 @@ class StartGenerate(_message.Message):
 
     REQUEST_FIELD_NUMBER: _builtins.int
     TIMEOUT_S_FIELD_NUMBER: _builtins.int
+    API_KEY_FIELD_NUMBER: _builtins.int
     timeout_s: _builtins.float
     """After this time the turn fails with DEADLINE_EXCEEDED. Absent: the router's limit."""
+    api_key: _builtins.str
+    """In place of the call's `authorization`: a process that serves several tenants shares one stream."""
     @_builtins.property
     def request(self) -> Global___GenerateRequest: ...
     def __init__(
@@ -317,10 +332,11 @@ class StartGenerate(_message.Message):
         *,
         request: Global___GenerateRequest | None = ...,
         timeout_s: _builtins.float | None = ...,
+        api_key: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_timeout_s", b"_timeout_s", "request", b"request", "timeout_s", b"timeout_s"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_timeout_s", b"_timeout_s", "request", b"request", "timeout_s", b"timeout_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_timeout_s", b"_timeout_s", "api_key", b"api_key", "request", b"request", "timeout_s", b"timeout_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__timeout_s: _TypeAlias = _typing.Literal["timeout_s"]  # noqa: Y015
     _WhichOneofArgType__timeout_s: _TypeAlias = _typing.Literal["_timeout_s", b"_timeout_s"]  # noqa: Y015
@@ -1849,6 +1865,7 @@ class RouterStatus(_message.Message):
     CANCELLED_TURNS_FIELD_NUMBER: _builtins.int
     COMPLETION_TOKENS_PER_S_FIELD_NUMBER: _builtins.int
     DRAINING_FIELD_NUMBER: _builtins.int
+    WAITING_TURNS_FIELD_NUMBER: _builtins.int
     address: _builtins.str
     metrics_address: _builtins.str
     sessions: _builtins.int
@@ -1859,6 +1876,8 @@ class RouterStatus(_message.Message):
     completion_tokens_per_s: _builtins.float
     """Over the last ten seconds."""
     draining: _builtins.bool
+    waiting_turns: _builtins.int
+    """Turns that wait for a place."""
     def __init__(
         self,
         *,
@@ -1871,10 +1890,11 @@ class RouterStatus(_message.Message):
         cancelled_turns: _builtins.int = ...,
         completion_tokens_per_s: _builtins.float = ...,
         draining: _builtins.bool = ...,
+        waiting_turns: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "cancelled_turns", b"cancelled_turns", "completion_tokens_per_s", b"completion_tokens_per_s", "draining", b"draining", "failed_turns", b"failed_turns", "finished_turns", b"finished_turns", "metrics_address", b"metrics_address", "running_turns", b"running_turns", "sessions", b"sessions"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "cancelled_turns", b"cancelled_turns", "completion_tokens_per_s", b"completion_tokens_per_s", "draining", b"draining", "failed_turns", b"failed_turns", "finished_turns", b"finished_turns", "metrics_address", b"metrics_address", "running_turns", b"running_turns", "sessions", b"sessions", "waiting_turns", b"waiting_turns"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1938,6 +1958,7 @@ class WorkerLoad(_message.Message):
     PAGE_TOKENS_FIELD_NUMBER: _builtins.int
     HOST_PAGES_FIELD_NUMBER: _builtins.int
     HOST_SLOTS_FIELD_NUMBER: _builtins.int
+    MAX_TURNS_FIELD_NUMBER: _builtins.int
     running_turns: _builtins.int
     waiting_turns: _builtins.int
     waiting_tokens: _builtins.int
@@ -1946,6 +1967,8 @@ class WorkerLoad(_message.Message):
     """Over the last ten seconds: tokens computed (prefill) or generated (decode)."""
     page_tokens: _builtins.int
     """Tokens per page."""
+    max_turns: _builtins.int
+    """Most turns that run here at once. 0: not reported."""
     @_builtins.property
     def pages(self) -> Global___UnitCounts: ...
     @_builtins.property
@@ -1968,10 +1991,11 @@ class WorkerLoad(_message.Message):
         page_tokens: _builtins.int = ...,
         host_pages: Global___UnitCounts | None = ...,
         host_slots: Global___UnitCounts | None = ...,
+        max_turns: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["host_pages", b"host_pages", "host_slots", b"host_slots", "pages", b"pages", "slots", b"slots"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["host_pages", b"host_pages", "host_slots", b"host_slots", "page_tokens", b"page_tokens", "pages", b"pages", "running_turns", b"running_turns", "slots", b"slots", "tokens_per_s", b"tokens_per_s", "waiting_tokens", b"waiting_tokens", "waiting_turns", b"waiting_turns"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["host_pages", b"host_pages", "host_slots", b"host_slots", "max_turns", b"max_turns", "page_tokens", b"page_tokens", "pages", b"pages", "running_turns", b"running_turns", "slots", b"slots", "tokens_per_s", b"tokens_per_s", "waiting_tokens", b"waiting_tokens", "waiting_turns", b"waiting_turns"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -3,6 +3,10 @@
 isort:skip_file
 The public API, between clients and the router. One service: turns, sessions and cluster status.
 
+If the router has API keys, each call needs one: the metadata `authorization: Bearer KEY`, or
+UNAUTHENTICATED. A key belongs to a tenant, and sessions and turns to the tenant that made them:
+to another tenant they are unknown.
+
 An error is a google.rpc.Status (`Status` below) in the trailing metadata
 `grpc-status-details-bin`. Its details are a google.rpc.ErrorInfo, with the domain "segue" and a
 reason from docs/operations.md ("OVERLOADED"), and for a transient error a google.rpc.RetryInfo.

@@ -11,6 +11,8 @@ from segue.api.errors import InvalidRequest
 # A prompt of a million token ids is about 3 MB as varints; gRPC's own limit is 4 MB.
 MAX_MESSAGE_BYTES = 64 << 20
 KEEPALIVE_MS = 10_000
+# HealthCheckResponse(status=SERVING): field 1, a varint, 1.
+_SERVING = b"\x08\x01"
 _OPTIONS: list[tuple[str, Any]] = [
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
@@ -25,6 +27,17 @@ _OPTIONS: list[tuple[str, Any]] = [
 def channel_to(address: str) -> grpc.aio.Channel:
     """A channel that gives up on a silent peer: a dead host must not hang a turn."""
     return grpc.aio.insecure_channel(address, options=_OPTIONS)
+
+
+async def is_serving(channel: grpc.aio.Channel, timeout_s: float) -> bool:
+    """Asks the server's health service, without the package that has its messages: a client needs
+    no more of it than this."""
+    check: grpc.aio.UnaryUnaryMultiCallable[None, bytes] = channel.unary_unary(
+        "/grpc.health.v1.Health/Check",
+        request_serializer=lambda nothing: b"",
+        response_deserializer=bytes,
+    )
+    return await check(None, timeout=timeout_s) == _SERVING
 
 
 def require_sendable(what: str, size_bytes: int) -> None:

@@ -29,6 +29,7 @@ KINDS: dict[type[errors.SegueError], tuple[str, grpc.StatusCode]] = {
     errors.ContextOverflow: ("CONTEXT_OVERFLOW", _CODE.INVALID_ARGUMENT),
     errors.InvalidCheckpoint: ("INVALID_CHECKPOINT", _CODE.FAILED_PRECONDITION),
     errors.InvalidConfig: ("INVALID_CONFIG", _CODE.FAILED_PRECONDITION),
+    errors.Unauthenticated: ("UNAUTHENTICATED", _CODE.UNAUTHENTICATED),
     errors.NotFound: ("NOT_FOUND", _CODE.NOT_FOUND),
     errors.NotResident: ("NOT_RESIDENT", _CODE.FAILED_PRECONDITION),
     errors.UnknownPrefix: ("UNKNOWN_PREFIX", _CODE.FAILED_PRECONDITION),

@@ -51,7 +51,7 @@ class FakeRouter(SessionsServicer):
                 yield message
 
     async def _answer(
-        self, request: pb.GenerateRequest, timeout_s: float | None = None
+        self, request: pb.GenerateRequest, timeout_s: float | None = None, api_key: str = ""
     ) -> AsyncGenerator[pb.GenerateEvent, None]:
         question = request.chat.messages[-1].content
         self.asked.append(question)

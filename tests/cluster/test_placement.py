@@ -60,7 +60,7 @@ async def test_decisions_are_explained_and_every_estimate_is_compared(demo: Path
             await say(cluster, LONG[: 100 + number])
         explanation = await cluster.client.explain("agent")
         await asyncio.gather(*(say(cluster, LONG[:number], "") for number in range(1, 4)))
-        with pytest.raises(NotFound, match="no decision is remembered for session 'nobody'"):
+        with pytest.raises(NotFound, match="no decision is remembered for this session"):
             await cluster.client.explain("nobody")
         estimates = num_estimates(cluster)
 

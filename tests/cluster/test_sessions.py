@@ -214,11 +214,11 @@ async def test_sessions_are_listed_renewed_forked_and_released(demo: Path) -> No
         )
         was_known = await client.release_session("parent")
 
-        with pytest.raises(NotFound, match="nothing is kept of session parent"):
+        with pytest.raises(NotFound, match="nothing is kept of this session"):
             await client.renew_session("parent")
-        with pytest.raises(NotFound, match="no decision is remembered for session 'parent'"):
+        with pytest.raises(NotFound, match="no decision is remembered for this session"):
             await client.explain("parent")
-        with pytest.raises(NotFound, match="nothing is kept of session nobody"):
+        with pytest.raises(NotFound, match="nothing is kept of this session"):
             await client.fork_session("nobody", "child-2")
         with pytest.raises(InvalidRequest, match="name of a new session"):
             await client.fork_session("child", "child")

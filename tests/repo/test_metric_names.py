@@ -43,6 +43,12 @@ ROUTER = EVERY | {
     "segue_prompt_length_tokens": (),
     "segue_answer_length_tokens": (),
     "segue_turns_in_flight": (),
+    "segue_waiting_turns": (),
+    "segue_waiting_bytes": (),
+    "segue_admission_wait_seconds": (),
+    "segue_tenant_turns": ("tenant", "outcome"),
+    "segue_tenant_tokens": ("tenant", "kind"),
+    "segue_tenant_refusals": ("tenant", "limit"),
     "segue_sessions": (),
     "segue_workers": ("role", "health"),
     "segue_time_to_first_token_seconds": (),
@@ -174,4 +180,5 @@ def test_no_label_contains_an_id() -> None:
     assert labels <= {
         *("outcome", "error", "role", "health", "mode", "state", "unit", "to", "part"),
         *("position", "batch_size", "version", "route", "status"),
+        *("tenant", "kind", "limit"),
     }

@@ -130,14 +130,16 @@ def test_a_prefix_of_the_kept_history_can_be_continued(histories: Histories) -> 
 def test_a_history_that_is_not_kept_is_refused(histories: Histories, continued: ChatInput) -> None:
     run_turn(histories, FIRST)
 
-    with pytest.raises(UnknownHistory, match=r"session s \(3 messages\).* send the whole history"):
+    with pytest.raises(
+        UnknownHistory, match=r"kept history \(3 messages\).* send the whole history"
+    ):
         histories.complete(asked(continued))
 
 
 def test_another_session_cannot_continue_this_history(histories: Histories) -> None:
     run_turn(histories, FIRST)
 
-    with pytest.raises(UnknownHistory, match=r"session x \(0 messages\)"):
+    with pytest.raises(UnknownHistory, match=r"kept history \(0 messages\)"):
         histories.complete(asked(continuation(SECOND, 3), SessionId("x")))
 
 

@@ -67,6 +67,7 @@ class World:
             max_attempts=MAX_ATTEMPTS,
             pause_s=lambda: 1e-6,
             tried_again=self._count_retry,
+            session_id=turn.session_id,
         )
         self.turn = Turn(turn, context, received_at=clock(), deadline_at=clock() + 3_600)
         self.client = asyncio.ensure_future(self._read())

@@ -29,6 +29,7 @@ REASONS = {
     "ContextOverflow": "CONTEXT_OVERFLOW",
     "InvalidCheckpoint": "INVALID_CHECKPOINT",
     "InvalidConfig": "INVALID_CONFIG",
+    "Unauthenticated": "UNAUTHENTICATED",
     "NotFound": "NOT_FOUND",
     "NotResident": "NOT_RESIDENT",
     "UnknownPrefix": "UNKNOWN_PREFIX",

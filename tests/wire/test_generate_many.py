@@ -59,7 +59,7 @@ class Echo(SessionsServicer):
                 yield message
 
     async def _answer(
-        self, request: pb.GenerateRequest, timeout_s: float | None
+        self, request: pb.GenerateRequest, timeout_s: float | None, api_key: str
     ) -> AsyncGenerator[pb.GenerateEvent, None]:
         text = request.text
         self.timeouts.append(timeout_s)

@@ -236,6 +236,8 @@ def request_to_wire(request: TurnRequest) -> pb.GenerateRequest:
         session_hint=request.session_hint,
         sampling=sampling_to_wire(request.sampling),
         stop=stop_to_wire(request.stop),
+        cache_salt=request.cache_salt,
+        priority=request.priority,
     )
     match request.input:
         case ChatInput() as chat:
@@ -294,4 +296,6 @@ def request_from_wire(
         input=_input_from_wire(request),
         sampling=sampling_from_wire(request.sampling, default_seed=default_seed),
         stop=stop_from_wire(request.stop),
+        cache_salt=request.cache_salt,
+        priority=request.priority,
     )

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import grpc
 
+from segue.api.api_key import metadata_with
 from segue.api.errors import DeadlineExceeded
 from segue.v1 import session_pb2 as pb
 from segue.wire.error_details import error_from_wire
@@ -44,19 +45,19 @@ class Generating:
         )
 
     async def answer(
-        self, request: pb.GenerateRequest, timeout_s: float | None
+        self, request: pb.GenerateRequest, timeout_s: float | None, api_key: str = ""
     ) -> AsyncGenerator[pb.GenerateEvent, None]:
         """Yields the events of one turn. Leaving the iteration cancels it. Raises SegueErrors and
         RpcErrors."""
         if request.ByteSize() > _ALONE_BYTES:
-            alone = self._stub.Generate(request, timeout=timeout_s)
+            alone = self._stub.Generate(request, timeout=timeout_s, metadata=metadata_with(api_key))
             try:
                 async for event in alone:
                     yield event
             finally:
                 alone.cancel()
             return
-        start = pb.StartGenerate(request=request, timeout_s=timeout_s)
+        start = pb.StartGenerate(request=request, timeout_s=timeout_s, api_key=api_key)
         call = self._calls.start(pb.GenerateManyCommand(start=start), _Answering)
         timer = None
         if timeout_s is not None:

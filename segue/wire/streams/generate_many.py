@@ -11,8 +11,10 @@ from segue.api.errors import InvalidRequest
 from segue.v1 import session_pb2 as pb
 from segue.wire.streams.server import CallStream
 
-Answer = Callable[[pb.GenerateRequest, float | None], AsyncGenerator[pb.GenerateEvent, None]]
-"""Runs one turn with an optional timeout in seconds. Leaving the iteration cancels it."""
+Answer = Callable[[pb.GenerateRequest, float | None, str], AsyncGenerator[pb.GenerateEvent, None]]
+"""Runs one turn with an optional timeout in seconds and its API key, which may be empty. Leaving
+the iteration cancels it.
+"""
 
 # Shortest time between two messages; events that arrive within it share one.
 _MIN_GAP_S = 0.002
@@ -31,7 +33,9 @@ async def generate_many(
         return run(command.start, emit)
 
     async def run(start: pb.StartGenerate, emit: Callable[[pb.GenerateManyEvent], None]) -> None:
-        async with contextlib.aclosing(answer(start.request, _timeout_s(start))) as events:
+        async with contextlib.aclosing(
+            answer(start.request, _timeout_s(start), start.api_key)
+        ) as events:
             async for event in events:
                 emit(pb.GenerateManyEvent(event=event))
                 await stream.room()

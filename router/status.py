@@ -1,0 +1,96 @@
+"""The cluster as `segue status` shows it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Iterable
+
+from router.admission.admission import Admission
+from router.membership import Membership
+from router.metrics import RouterMetrics
+from router.sessions.table import SessionTable
+from router.turn.links import Links
+from segue.api.cluster_status import ClusterStatus, RouterStatus, WorkerHealth, WorkerStatus
+from segue.api.errors import SegueError
+from segue.api.types import Role
+from segue.process.telemetry import RateMeter
+
+_FINISHED = ("stop", "length")
+_CANCELLED = ("cancelled", "disconnected", "deadline")
+_NOT_FAILED = (*_FINISHED, *_CANCELLED)
+
+
+class StatusDesk:
+    """One event loop owns it."""
+
+    def __init__(
+        self,
+        membership: Membership,
+        links: Links,
+        admission: Admission,
+        table: SessionTable,
+        metrics: RouterMetrics,
+    ) -> None:
+        self.ended: Counter[str] = Counter()
+        """Turns by outcome."""
+        self.rate = RateMeter()
+        """Of completion tokens."""
+        self._membership = membership
+        self._links = links
+        self._admission = admission
+        self._table = table
+        self._metrics = metrics
+
+    async def cluster(self, model: str, address: str, metrics_address: str) -> ClusterStatus:
+        """Asks every worker. Lost workers are shown as they last reported."""
+        workers = await asyncio.gather(*(self._ask(w) for w in self._membership.workers()))
+        return ClusterStatus(
+            ready=self.is_ready(workers),
+            model=model,
+            model_id=self._membership.model_id,
+            workers=tuple(workers),
+            router=self._router(address, metrics_address),
+        )
+
+    def is_ready(self, workers: Iterable[WorkerStatus]) -> bool:
+        """Whether turns are admitted and can be placed: a worker of each role is ready."""
+        roles = {worker.role for worker in workers if worker.health is WorkerHealth.READY}
+        return roles == set(Role) and not self._admission.is_draining
+
+    def observe(self) -> None:
+        """Sets the gauges that are states, not events."""
+        load, wait = self._metrics.load, self._metrics.wait
+        load.turns_in_flight.set(self._admission.num_turns)
+        load.sessions.set(len(self._table))
+        load.history_bytes.set(self._table.history_bytes)
+        wait.turns.set(len(self._admission.waiting))
+        wait.size_bytes.set(self._admission.waiting.size_bytes)
+        counts = Counter((w.role.value, w.health.value) for w in self._membership.workers())
+        for role in Role:
+            for health in WorkerHealth:
+                count = counts[role.value, health.value]
+                load.workers.labels(role.value, health.value).set(count)
+
+    def _router(self, address: str, metrics_address: str) -> RouterStatus:
+        ended = self.ended
+        return RouterStatus(
+            address=address,
+            metrics_address=metrics_address,
+            sessions=len(self._table),
+            running_turns=self._admission.num_turns,
+            waiting_turns=len(self._admission.waiting),
+            finished_turns=sum(ended[how] for how in _FINISHED),
+            failed_turns=ended.total() - sum(ended[how] for how in _NOT_FAILED),
+            cancelled_turns=sum(ended[how] for how in _CANCELLED),
+            completion_tokens_per_s=self.rate.per_second(),
+            draining=self._admission.is_draining,
+        )
+
+    async def _ask(self, worker: WorkerStatus) -> WorkerStatus:
+        if worker.health is WorkerHealth.LOST:
+            return worker
+        try:
+            return await self._links.to(worker).status()
+        except SegueError:
+            return worker.as_lost()

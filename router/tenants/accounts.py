@@ -1,0 +1,85 @@
+"""What each tenant uses now, and whether it may have another turn."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from router.metrics import TenantMetrics
+from router.tenants.budget import TokenBudget
+from router.tenants.tenant import Limits, Tenant
+from segue.api.errors import Overloaded
+from segue.process.telemetry import Clock
+
+
+@dataclass(slots=True)
+class _Account:
+    num_turns: int = 0
+    budget: TokenBudget | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    limit: str
+    """Which one, for metrics: "turns" or "tokens"."""
+    message: str
+    retry_after_s: float = 1.0
+
+
+def refusal(limits: Limits, num_turns: int, empty_for_s: float) -> Refusal | None:
+    """Why a tenant may not have another turn now; None if it may. `empty_for_s`: until its token
+    budget is above zero.
+    """
+    if limits.max_turns and num_turns >= limits.max_turns:
+        return Refusal(
+            "turns",
+            f"{num_turns} turns of this tenant are in flight, and its max_turns is "
+            f"{limits.max_turns}: wait for one to end",
+        )
+    if empty_for_s > 0:
+        return Refusal(
+            "tokens",
+            f"this tenant has used its {limits.tokens_per_minute} tokens a minute "
+            "(tokens_per_minute): try again after the hinted time",
+            empty_for_s,
+        )
+    return None
+
+
+class TenantAccounts:
+    """One event loop owns it. As many accounts as tenants that ever had a turn."""
+
+    def __init__(self, metrics: TenantMetrics, clock: Clock) -> None:
+        self._metrics = metrics
+        self._clock = clock
+        self._accounts: dict[str, _Account] = {}
+
+    @contextlib.contextmanager
+    def turn(self, tenant: Tenant) -> Iterator[None]:
+        """Holds one of the tenant's turns. Raises Overloaded."""
+        account = self._of(tenant)
+        empty_for_s = account.budget.empty_for_s() if account.budget else 0.0
+        refused = refusal(tenant.limits, account.num_turns, empty_for_s)
+        if refused is not None:
+            self._metrics.refused(tenant.name, refused.limit)
+            raise Overloaded.after(refused.message, retry_after_s=refused.retry_after_s)
+        account.num_turns += 1
+        try:
+            yield
+        finally:
+            account.num_turns -= 1
+
+    def charge(self, tenant: Tenant, *, computed: int, generated: int) -> None:
+        """A turn has ended: its prompt tokens that were computed, and those of its answer."""
+        self._metrics.used(tenant.name, computed=computed, generated=generated)
+        if (budget := self._of(tenant).budget) is not None:
+            budget.charge(computed + generated)
+
+    def _of(self, tenant: Tenant) -> _Account:
+        account = self._accounts.setdefault(tenant.name, _Account())
+        rate = tenant.limits.tokens_per_minute
+        if (account.budget.tokens_per_minute if account.budget else 0) != rate:
+            # The first turn, or the file of keys has changed.
+            account.budget = TokenBudget(rate, self._clock) if rate else None
+        return account

@@ -1,0 +1,77 @@
+"""A tenant: the owner of sessions, turns and cached prefixes, known by its API keys."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+
+from segue.api.checks import require_label
+from segue.api.prompt import salt_of
+from segue.api.types import SessionId, TurnRequest
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+# No tenant's name contains it, so a session's name cannot look like another tenant's.
+_SEPARATOR = "/"
+
+DEFAULT_NAME = "default"
+"""The tenant of keys that were given without one. Metrics call the open router's tenant so, too."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """0 is no limit."""
+
+    max_turns: int = 0
+    """Most turns in flight, running or waiting."""
+    tokens_per_minute: int = 0
+    """Prompt tokens that were computed, and tokens that were generated."""
+
+    def __post_init__(self) -> None:
+        for name in ("max_turns", "tokens_per_minute"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must be >= 0, got {getattr(self, name)}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tenant:
+    """The name is empty for the one tenant of a router without keys."""
+
+    name: str = ""
+    limits: Limits = Limits()
+    shares_prefixes: bool = False
+    """Its turns share cached prefixes with other tenants that do."""
+
+    def __post_init__(self) -> None:
+        if self.name and _NAME.fullmatch(self.name) is None:
+            raise ValueError(
+                "a tenant's name must have 1 to 64 letters, digits and ._- and start with a letter "
+                f"or digit, got {self.name!r:.80}"
+            )
+
+    @property
+    def scope(self) -> str:
+        """What the router's and the workers' names of this tenant's sessions start with."""
+        return f"{self.name}{_SEPARATOR}" if self.name else ""
+
+    def own(self, request: TurnRequest) -> TurnRequest:
+        """The request with the session's name within the cluster, and the salt of its pages. Raises
+        InvalidRequest."""
+        session_id = self.owned(request.session_id)
+        salt = salt_of("" if self.shares_prefixes else self.name, request.cache_salt)
+        if not (self.name or salt):
+            return request
+        return replace(request, session_id=session_id, salt=salt)
+
+    def owned(self, session_id: SessionId) -> SessionId:
+        """The name within the cluster of a session that the tenant calls so. Raises
+        InvalidRequest."""
+        require_label("session_id", session_id)
+        return SessionId(self.scope + session_id) if session_id else session_id
+
+    def shown(self, session_id: SessionId) -> SessionId:
+        """The tenant's own name for one of its sessions."""
+        return SessionId(session_id.removeprefix(self.scope))
+
+
+OPEN = Tenant()
+"""Everybody, if the router has no keys."""
