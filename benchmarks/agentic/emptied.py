@@ -11,7 +11,6 @@ import contextlib
 import gc
 import itertools
 import random
-import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,7 +25,7 @@ from prefill_worker.worker import PrefillWorker
 from router.__main__ import running as running_router
 from segue.engine.served_model import ServedModel
 from segue.launch.config import Config
-from segue.launch.ready import wait_until_ready
+from segue.launch.ready import missing_of
 from segue.model.config import ModelConfig
 from segue.sdk.client import Client
 from segue.worker.process import WorkerOptions
@@ -147,9 +146,8 @@ async def in_process(folder: Path, config: Config) -> AsyncIterator[InProcess]:
             )
         )
         client = await stack.enter_async_context(Client(router.address))
-        await asyncio.to_thread(
-            wait_until_ready, router.address, num_workers=2, timeout_s=30.0, clock=time.monotonic
-        )
+        while missing_of(await client.status(), 2):
+            await asyncio.sleep(0.1)
         assert isinstance(prefill.worker, PrefillWorker)
         yield InProcess(client, prefill.worker)
 

@@ -30,6 +30,7 @@ class Chat:
     """A conversation with its settings."""
 
     target: str
+    api_key: str | None = None
     session: str | None
     system: str
     tools: Sequence[str]
@@ -106,7 +107,7 @@ class Chat:
     @contextlib.contextmanager
     def _connected(self) -> Iterator[Client]:
         async def connect() -> Client:
-            return Client(self.target)
+            return Client(self.target, api_key=self.api_key)
 
         with self._runner:
             # A channel belongs to the event loop that creates it.

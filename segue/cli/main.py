@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from segue.api.api_key import ENVIRONMENT, one_key
 from segue.api.errors import InvalidRequest, SegueError
 from segue.api.types import ChatInput, SamplingParams, StopConditions
 from segue.cli import show, show_explanation
@@ -35,6 +36,9 @@ out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
 
 Target = Annotated[str, typer.Option(help="The router, as host:port.")]
+ApiKey = Annotated[
+    str | None, typer.Option(envvar=ENVIRONMENT, help="Needed if the router has API keys.")
+]
 Temperature = Annotated[float | None, typer.Option(help="0 is greedy; default: the checkpoint's.")]
 MaxTokens = Annotated[
     int | None, typer.Option(help="Longest answer; default: the rest of the context.")
@@ -104,6 +108,19 @@ def serve(
         bool | None, typer.Option("--http/--no-http", help="Whether there is a gateway.")
     ] = None,
     config: Annotated[Path | None, typer.Option(help="TOML file.")] = None,
+    api_key: Annotated[
+        list[str] | None,
+        typer.Option(
+            envvar=ENVIRONMENT,
+            help="Key that clients need; may repeat. `ps` shows it: rather set the variable.",
+        ),
+    ] = None,
+    api_keys: Annotated[
+        Path | None, typer.Option(help="TOML file of tenants with their keys and limits.")
+    ] = None,
+    queue_timeout: Annotated[
+        float | None, typer.Option(help="Seconds that a turn waits for a place; default: 30.")
+    ] = None,
     ray_address: Annotated[str | None, typer.Option(help="An existing Ray cluster.")] = None,
     generation_config: Annotated[
         str | None,
@@ -146,7 +163,10 @@ def serve(
             "port": port,
             "tool_call_parser": tool_call_parser,
             "reasoning_parser": reasoning_parser,
+            "api_keys_file": str(api_keys.resolve()) if api_keys else None,
+            "queue_timeout_s": queue_timeout,
         },
+        api_keys=api_key or (),
         decode={"simulate_acceptance": simulate_acceptance},
         checkpoint={"generation_config": generation_config, "skip_tokenizer": skip_tokenizer},
         gateway={"port": http_port},
@@ -180,11 +200,13 @@ def chat(
     max_tokens: MaxTokens = None,
     temperature: Temperature = None,
     seed: Seed = None,
+    api_key: ApiKey = None,
     history: Annotated[bool, typer.Option(help="Keep typed lines for the arrow keys.")] = True,
 ) -> None:
     """Talk to the model, with the timings under each answer."""
     conversation = Chat(
         target=target,
+        api_key=one_key(api_key),
         session=session,
         system=system,
         tools=read_tools(tools) if tools else (),
@@ -212,6 +234,7 @@ def generate(
     thinking: Thinking = None,
     chat_template_kwargs: TemplateKwargs = "",
     target: Target = DEFAULT_TARGET,
+    api_key: ApiKey = None,
     session: SessionName = None,
     max_tokens: MaxTokens = None,
     temperature: Temperature = None,
@@ -258,7 +281,7 @@ def generate(
     )
 
     async def run() -> None:
-        async with Client(target) as client:
+        async with Client(target, api_key=one_key(api_key)) as client:
             answer = await client.generate(
                 turn_input,
                 session_id=session or "",
@@ -274,12 +297,13 @@ def generate(
 @app.command()
 def status(
     target: Target = DEFAULT_TARGET,
+    api_key: ApiKey = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Show workers, health and memory. The exit status is 0 only if turns can be served."""
 
     async def look() -> bool:
-        async with Client(target) as client:
+        async with Client(target, api_key=one_key(api_key)) as client:
             cluster = await client.status()
         if as_json:
             typer.echo(show.status_json(cluster))
@@ -295,12 +319,13 @@ def status(
 def explain(
     session: Annotated[str, typer.Argument(help="Name of the session.")],
     target: Target = DEFAULT_TARGET,
+    api_key: ApiKey = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Explain why the session's last turn ran where it did, and what else was weighed."""
 
     async def look() -> None:
-        async with Client(target) as client:
+        async with Client(target, api_key=one_key(api_key)) as client:
             explanation = await client.explain(session)
         if as_json:
             typer.echo(show_explanation.explanation_json(explanation))

@@ -15,6 +15,7 @@ from segue.gateway.anthropic.routes import ROUTES as ANTHROPIC
 from segue.gateway.http.door import Door
 from segue.gateway.http.errors import failure_of_status
 from segue.gateway.http.fields import Body
+from segue.gateway.http.keys import by_key
 from segue.gateway.http.routes import Gateway, Route, failure_response
 from segue.gateway.openai.routes import ROUTES as OPENAI
 from segue.gateway.upkeep import ROUTES as UPKEEP
@@ -31,10 +32,11 @@ def make_app(gateway: Gateway) -> ASGIApp:
         # Bodies are read here, not by FastAPI, which would hold one of any size.
         redirect_slashes=False,
     )
+    of_key = by_key(gateway)
     for route in ROUTES:
         app.add_api_route(
             route.path,
-            route.endpoint(gateway),
+            route.endpoint(gateway, of_key),
             methods=[route.method],
             response_model=None,
             summary=(route.answer.__doc__ or "").partition("\n")[0] or None,

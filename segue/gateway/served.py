@@ -25,22 +25,29 @@ class ModelCalls(Protocol):
 
 
 class ServedModel:
-    def __init__(self, client: ModelCalls, clock: Clock = time.monotonic) -> None:
+    def __init__(
+        self,
+        client: ModelCalls,
+        clock: Clock = time.monotonic,
+        *,
+        texts: dict[int, bytes] | None = None,
+    ) -> None:
+        """`texts`: of tokens, known already."""
         self._client = client
         self._clock = clock
         self._info: ModelInfo | None = None
         self._fresh_until = 0.0
         self._asking = asyncio.Lock()
-        # At most the vocabulary.
-        self._tokens: dict[int, bytes] = {}
+        self.texts = {} if texts is None else texts
+        """The bytes of tokens' texts; at most the vocabulary."""
 
     async def info(self) -> ModelInfo:
-        """Raises Unavailable."""
+        """Raises Unavailable, and Unauthenticated if the client's API key is not known."""
         async with self._asking:
             if self._info is None or self._clock() >= self._fresh_until:
                 info = await self._client.model()
-                if self._info is None or info.model_id != self._info.model_id:
-                    self._tokens.clear()
+                if self._info is not None and info.model_id != self._info.model_id:
+                    self.texts.clear()
                 self._info, self._fresh_until = info, self._clock() + _FRESH_S
             return self._info
 
@@ -58,14 +65,14 @@ class ServedModel:
 
     async def token_bytes(self, token_ids: Iterable[int]) -> Mapping[int, bytes]:
         """The bytes of the tokens' texts, of these and maybe others."""
-        unknown = [token_id for token_id in set(token_ids) if token_id not in self._tokens]
+        unknown = [token_id for token_id in set(token_ids) if token_id not in self.texts]
         if unknown:
             at_once = (await self.info()).max_context
             for first in range(0, len(unknown), at_once):
                 some = unknown[first : first + at_once]
                 found = await self._client.detokenize(some)
-                self._tokens.update(zip(some, found.tokens, strict=True))
-        return self._tokens
+                self.texts.update(zip(some, found.tokens, strict=True))
+        return self.texts
 
 
 def fingerprint(info: ModelInfo) -> str:

@@ -38,6 +38,8 @@ class TurnCalls(Protocol):
         turn_id: str = "",
         sampling: SamplingParams | None = None,
         stop: StopConditions | None = None,
+        cache_salt: str = "",
+        priority: int = 0,
     ) -> AsyncGenerator[TurnEvent, None]: ...
 
     async def cancel(self, turn_id: str) -> bool: ...
@@ -57,6 +59,8 @@ class Wanted:
     """Those that may be called."""
     max_calls: int | None = None
     """The answer ends after this many calls."""
+    cache_salt: str = ""
+    priority: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,13 +93,14 @@ class Turns:
         self._clock = clock
 
     async def steps(self, wanted: Wanted, visit: Visit) -> AsyncGenerator[list[Step], None]:
-        """Yields what has arrived, of all answers; an empty list if nothing came for `ping_s`. The
+        """Yields what has arrived, of all answers; an empty list if nothing came for `ping_s` since
+        the first event. Until then a turn may wait for a place, and be refused with a status. The
         last step of each answer has its end. Leaving the iteration cancels the turns. Raises
         SegueErrors.
         """
         inbox = _Inbox(len(wanted.inputs), self._ping_s)
         choices = [_Choice(wanted, index) for index in range(len(wanted.inputs))]
-        has_token = False
+        is_started = has_token = False
         async with _running(
             self._run(wanted, visit, index, inbox) for index in range(len(choices))
         ):
@@ -111,7 +116,9 @@ class Turns:
                         has_token = True
                         since = self._clock() - visit.arrived_at
                         self._metrics.first_token_seconds.observe(since)
-                yield steps
+                is_started = is_started or bool(steps)
+                if is_started:
+                    yield steps
 
     async def _run(self, wanted: Wanted, visit: Visit, index: int, inbox: _Inbox) -> None:
         leader = wanted.inputs.index(wanted.inputs[index])
@@ -128,6 +135,8 @@ class Turns:
             turn_id=_turn_id(visit, index),
             sampling=sampling,
             stop=wanted.stop,
+            cache_salt=wanted.cache_salt,
+            priority=wanted.priority,
         )
         try:
             async with contextlib.aclosing(events) as arriving:

@@ -78,7 +78,7 @@ async def health(gateway: Gateway, request: Request) -> Response:
 async def ready(gateway: Gateway, request: Request) -> Response:
     """Whether turns can be served: 503 if not."""
     try:
-        is_ready = (await gateway.client.status()).ready
+        is_ready = await gateway.client.ready()
     except SegueError:
         is_ready = False
     return Response(status_code=200 if is_ready else 503)
@@ -94,7 +94,7 @@ async def metrics(gateway: Gateway, request: Request) -> Response:
 ROUTES = [
     Route(method="POST", path="/tokenize", answer=tokenize, body=TokenizeRequest),
     Route(method="POST", path="/detokenize", answer=detokenize, body=DetokenizeRequest),
-    Route(method="GET", path="/health", answer=health),
-    Route(method="GET", path="/ready", answer=ready),
-    Route(method="GET", path="/metrics", answer=metrics),
+    Route(method="GET", path="/health", answer=health, needs_key=False),
+    Route(method="GET", path="/ready", answer=ready, needs_key=False),
+    Route(method="GET", path="/metrics", answer=metrics, needs_key=False),
 ]

@@ -19,6 +19,7 @@ from ray.exceptions import (
     RayTaskError,
 )
 
+from segue.api.cluster_status import ClusterStatus
 from segue.api.errors import SegueError, Unavailable
 from segue.api.types import Role
 from segue.launch.config import ClusterConfig, Config
@@ -33,6 +34,7 @@ logger = logging.getLogger(__name__)
 
 _MAX_DEATHS_AT_START = 3
 _ASK_AGAIN_S = 1.0
+_ASK_TIMEOUT_S = 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,7 +78,7 @@ def running_prepared(
         hurry = hurry or threading.Event()
         cluster = _start(prepared, demands, report, cleanup, hurry)
         yield cluster
-        report(draining_words(cluster.address, config.router.drain_s))
+        report(draining_words(cluster.router, config.router.drain_s))
         leave_in_order(
             cluster.router,
             cluster.workers.values(),
@@ -120,7 +122,7 @@ def _start(
         report(f"loading the model in {worker_id}")
         _await_started(worker, worker_id, timeout_s, report)
     report("waiting for the workers to join")
-    _await_joined(address, config)
+    _await_joined(router, config)
     http_address = ""
     if gateway is not None:
         http_address = _await_started(gateway, "gateway", timeout_s, report)
@@ -206,12 +208,26 @@ def _address_of(actor: Any, process: str, timeout_s: float) -> str:
     return address
 
 
-def _await_joined(address: str, config: Config) -> None:
+def _await_joined(router: Any, config: Config) -> None:
     """Waits until every worker has joined the router, so that the first turn finds all of them."""
     from segue.launch.ready import wait_until_ready
 
     wanted = config.cluster.prefill + config.cluster.decode
-    wait_until_ready(address, num_workers=wanted, timeout_s=30.0, clock=time.monotonic)
+    wait_until_ready(
+        lambda: _status_of(router),
+        num_workers=wanted,
+        timeout_s=30.0,
+        clock=time.monotonic,
+    )
+
+
+def _status_of(router: Any) -> ClusterStatus:
+    """Raises Unavailable, for example while Ray starts the router again."""
+    try:
+        status: ClusterStatus = ray.get(router.status.remote(), timeout=_ASK_TIMEOUT_S)
+    except (RayActorError, GetTimeoutError) as error:
+        raise Unavailable(f"the router does not answer: {error}") from None
+    return status
 
 
 def _kill(actor: Any) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Self
@@ -180,8 +180,10 @@ def configure(
     decode: Mapping[str, object | None],
     checkpoint: Mapping[str, object | None] = MappingProxyType({}),
     gateway: Mapping[str, object | None] = MappingProxyType({}),
+    api_keys: Iterable[str] = (),
 ) -> Config:
-    """The file's settings, overridden by the flags that were given. Raises InvalidConfig."""
+    """The file's settings, overridden by the flags that were given. Of `api_keys`, comma-separated
+    texts, it has the hashes. Raises InvalidConfig and InvalidRequest."""
     sections = dict(read_file(path))
     given_flags = {
         "cluster": cluster,
@@ -193,4 +195,5 @@ def configure(
     for name, flags in given_flags.items():
         given = {key: value for key, value in flags.items() if value is not None}
         sections[name] = {**sections.get(name, {}), **given}
-    return Config.from_sections(sections)
+    config = Config.from_sections(sections)
+    return replace(config, router=config.router.with_keys(api_keys))

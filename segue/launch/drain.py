@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import threading
 import time
@@ -12,8 +11,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayError
 
-from segue.api.errors import SegueError
-from segue.sdk.client import Client
+from segue.api.cluster_status import ClusterStatus
 
 logger = logging.getLogger(__name__)
 
@@ -22,22 +20,22 @@ _ASK_TIMEOUT_S = 2.0
 _LOOK_EVERY_S = 0.2
 
 
-def draining_words(address: str, drain_s: float) -> str:
+def draining_words(router: Any, drain_s: float) -> str:
     """What the stop waits for, and how to skip the wait."""
-    num_turns = asyncio.run(_num_turns(address))
+    num_turns = _num_turns(router)
     if num_turns == 0:
         return "draining: no turn is running"
     running = f"{num_turns or 'some'} turn{'' if num_turns == 1 else 's'} running"
     return f"draining: {running}, waiting {drain_s:g} s at most; Ctrl-C again stops now"
 
 
-async def _num_turns(address: str) -> int | None:
+def _num_turns(router: Any) -> int | None:
     """None if the router does not answer."""
-    async with Client(address) as client:
-        try:
-            return (await client.status(timeout_s=_ASK_TIMEOUT_S)).router.running_turns
-        except SegueError:
-            return None
+    try:
+        status: ClusterStatus = ray.get(router.status.remote(), timeout=_ASK_TIMEOUT_S)
+    except RayError:
+        return None
+    return status.router.running_turns
 
 
 def leave_in_order(

@@ -55,7 +55,7 @@ def serve_until_signal(config: Config, progress: Console, out: Console) -> None:
 
         with running_prepared(prepared, report, hurry) as running:
             settings = config.cluster
-            for line in http_words(running.http_address):
+            for line in http_words(running.http_address, has_keys=config.router.has_keys):
                 report(line)
             out.print(
                 f"ready at {running.address} after {monotonic() - started_at:.1f} s: "
@@ -73,14 +73,16 @@ def serve_until_signal(config: Config, progress: Console, out: Console) -> None:
     report("stopped")
 
 
-def http_words(address: str) -> Iterator[str]:
+def http_words(address: str, *, has_keys: bool = False) -> Iterator[str]:
     """How to ask the gateway at this address; nothing if there is none."""
     if not address:
         return
     body = '{"messages": [{"role": "user", "content": "Hello"}]}'
     yield f"HTTP at http://{address}, described at http://{address}/docs; for example:"
-    yield f"  curl http://{address}/v1/chat/completions -d '{body}'"
-    yield f'  openai.OpenAI(base_url="http://{address}/v1", api_key="none")'
+    header = '-H "Authorization: Bearer $SEGUE_API_KEY" ' if has_keys else ""
+    key = 'os.environ["SEGUE_API_KEY"]' if has_keys else '"none"'
+    yield f"  curl http://{address}/v1/chat/completions {header}-d '{body}'"
+    yield f'  openai.OpenAI(base_url="http://{address}/v1", api_key={key})'
 
 
 def _give_up(ended: Sequence[str], progress: Console) -> NoReturn:

@@ -34,6 +34,7 @@ class Served(Protocol):
 
 
 Running = TypeVar("Running", bound=Served)
+Result = TypeVar("Result")
 
 
 class Shell(Generic[Running]):
@@ -71,11 +72,11 @@ class Shell(Generic[Running]):
         """Blocks until it serves. Raises the error of the current start."""
         return self._attempt.result()
 
-    def call(self, work: Callable[[Running], Coroutine[Any, Any, None]]) -> None:
-        """Runs `work` in its event loop, and waits until it is done."""
+    def call(self, work: Callable[[Running], Coroutine[Any, Any, Result]]) -> Result:
+        """Runs `work` in its event loop, and returns what it returns."""
         running = self.wait_started()
         assert self._loop is not None
-        asyncio.run_coroutine_threadsafe(work(running), self._loop).result()
+        return asyncio.run_coroutine_threadsafe(work(running), self._loop).result()
 
     def stop(self) -> None:
         """Requests the stop, and waits until it has stopped."""

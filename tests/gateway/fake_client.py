@@ -7,8 +7,8 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from segue.api.cluster_status import ClusterStatus, ModelInfo, RouterStatus
-from segue.api.errors import SegueError
+from segue.api.cluster_status import ModelInfo
+from segue.api.errors import SegueError, Unauthenticated
 from segue.api.turn import FinishReason, TokenDelta, TurnEnd, TurnEvent, TurnStarted, Usage
 from segue.api.types import (
     ChatInput,
@@ -33,6 +33,9 @@ class Asked:
     turn_id: str
     sampling: SamplingParams
     stop: StopConditions
+    cache_salt: str
+    priority: int
+    api_key: str | None
 
 
 @dataclass
@@ -47,6 +50,15 @@ class FakeClient:
     model_info: ModelInfo = MODEL
     model_error: SegueError | None = None
 
+    api_key: str | None = None
+    """Of the caller of this moment."""
+    known_key: str | None = None
+    """If set, the router knows only this one."""
+
+    def with_key(self, api_key: str | None) -> FakeClient:
+        self.api_key = api_key
+        return self
+
     async def stream(
         self,
         turn_input: TurnInput,
@@ -55,6 +67,8 @@ class FakeClient:
         turn_id: str = "",
         sampling: SamplingParams | None = None,
         stop: StopConditions | None = None,
+        cache_salt: str = "",
+        priority: int = 0,
     ) -> AsyncGenerator[TurnEvent, None]:
         number = len(self.asked)
         self.asked.append(
@@ -64,6 +78,9 @@ class FakeClient:
                 turn_id=turn_id,
                 sampling=sampling or SamplingParams(),
                 stop=stop or StopConditions(),
+                cache_salt=cache_salt,
+                priority=priority,
+                api_key=self.api_key,
             )
         )
         is_over = False
@@ -82,6 +99,8 @@ class FakeClient:
         return True
 
     async def model(self) -> ModelInfo:
+        if self.known_key is not None and self.api_key != self.known_key:
+            raise Unauthenticated("this API key is not known here")
         if self.model_error is not None:
             raise self.model_error
         return self.model_info
@@ -97,11 +116,8 @@ class FakeClient:
         tokens = tuple(bytes([token_id]) for token_id in token_ids)
         return Detokenized(b"".join(tokens).decode(errors="replace"), tokens)
 
-    async def status(self) -> ClusterStatus:
-        router = RouterStatus(address="127.0.0.1:1")
-        return ClusterStatus(
-            ready=self.is_ready, model="demo", model_id="0", workers=(), router=router
-        )
+    async def ready(self) -> bool:
+        return self.is_ready
 
 
 def started(*, prompt_tokens: int = 7, starts_in_reasoning: bool = False) -> TurnStarted:

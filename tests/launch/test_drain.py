@@ -8,10 +8,9 @@ from typing import Any
 
 import pytest
 import ray
-from ray.exceptions import RayActorError
+from ray.exceptions import GetTimeoutError, RayActorError
 
 from segue.launch.drain import await_done, draining_words, leave_in_order
-from tests.cli.fake_router import fake_router
 
 
 class Call:
@@ -111,14 +110,21 @@ def test_the_wait_for_a_router_that_does_not_stop_is_bounded(
         (2, "draining: 2 turns running, waiting 30 s at most; Ctrl-C again stops now"),
     ],
 )
-def test_the_number_of_running_turns_and_the_time_are_reported(turns: int, words: str) -> None:
-    with fake_router() as router:
-        router.running_turns = turns
+def test_the_number_of_running_turns_and_the_time_are_reported(
+    turns: int, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    status = SimpleNamespace(router=SimpleNamespace(running_turns=turns))
+    monkeypatch.setattr(ray, "get", lambda call, timeout: call())
+    router = SimpleNamespace(status=SimpleNamespace(remote=lambda: lambda: status))
 
-        assert draining_words(router.address, 30.0) == words
+    assert draining_words(router, 30.0) == words
 
 
-def test_an_unreachable_router_does_not_prevent_the_end() -> None:
-    assert draining_words("127.0.0.1:1", 5.0).startswith(
-        "draining: some turns running, waiting 5 s"
-    )
+def test_an_unreachable_router_does_not_prevent_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    def get(call: object, timeout: float) -> None:
+        raise GetTimeoutError
+
+    monkeypatch.setattr(ray, "get", get)
+    router = SimpleNamespace(status=SimpleNamespace(remote=lambda: None))
+
+    assert draining_words(router, 5.0).startswith("draining: some turns running, waiting 5 s")

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from segue.api.api_key import bearer_key, is_api_key
 from segue.api.errors import Cancelled
 from segue.gateway.http.errors import HUNG_UP
 from segue.gateway.metrics import GatewayMetrics
@@ -52,6 +53,15 @@ class Visit:
             arrived_at=arrived_at,
             headers=headers,
         )
+
+    def api_key(self) -> str:
+        """As OpenAI's clients send it, or else Anthropic's. Empty if there is none that the router
+        could know: only it decides whether one is needed.
+        """
+        key = bearer_key(self.headers.getlist("authorization"))
+        if not key and len(given := set(self.headers.getlist("x-api-key"))) == 1:
+            key = given.pop()
+        return key if is_api_key(key) else ""
 
     def session_hint(self, *others: str | None) -> str:
         """The client's own name for the conversation: a header, or one of `others` from the body.

@@ -58,6 +58,7 @@ _STATUSES: tuple[tuple[type[errors.SegueError], int], ...] = (
     (BodyTooLarge, 413),
     (BodyEncoded, 415),
     (errors.InvalidRequest, 400),
+    (errors.Unauthenticated, 401),
     (errors.NotFound, 404),
     (errors.Overloaded, 429),
     (errors.Unavailable, 503),
@@ -111,6 +112,8 @@ class Failure:
 
     @property
     def headers(self) -> dict[str, str]:
+        if self.status == HTTPStatus.UNAUTHORIZED:
+            return {"WWW-Authenticate": "Bearer"}
         # Whole seconds: HTTP has no others.
         after = math.ceil(self.retry_after_s)
         return {"Retry-After": str(after)} if after and self.status in (429, 503) else {}
@@ -143,6 +146,8 @@ def _code(error: errors.SegueError) -> str | None:
             return "model_not_found"
         case UnknownPreviousResponse():
             return "previous_response_not_found"
+        case errors.Unauthenticated():
+            return "invalid_api_key"
         case errors.Overloaded():
             return "rate_limit_exceeded"
         case _:

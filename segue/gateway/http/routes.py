@@ -44,11 +44,20 @@ class Route:
     path: str
     answer: Answer
     body: type[Body] | None = None
+    needs_key: bool = True
+    """If the router has API keys."""
 
-    def endpoint(self, gateway: Gateway) -> Callable[[Request], Awaitable[Response]]:
+    def endpoint(
+        self, gateway: Gateway, of_key: Callable[[str], Gateway]
+    ) -> Callable[[Request], Awaitable[Response]]:
         async def endpoint(request: Request) -> Response:
             try:
-                return await self.answer(gateway, request)
+                if not self.needs_key:
+                    return await self.answer(gateway, request)
+                own = of_key(visit_of(request.scope).api_key())
+                # Before the body is read.
+                await own.served.info()
+                return await self.answer(own, request)
             except ClientDisconnect:
                 return failure_response(request, Failure.of(Cancelled("the client hung up")))
             except HTTPException:

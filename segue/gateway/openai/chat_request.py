@@ -66,6 +66,8 @@ class ChatRequest(Options):
             sampling=self.sampling(self._num_logprobs()),
             stop=self.stop_conditions(max_tokens),
             hint=visit.session_hint(self.prompt_cache_key),
+            cache_salt=self.cache_salt or "",
+            priority=self.priority or 0,
             tools=chat.tools if may_call(self.tool_choice) else (),
             max_calls=1 if self.parallel_tool_calls is False else None,
         )

@@ -83,6 +83,8 @@ class CompletionRequest(Options):
             sampling=self.sampling(self.logprobs),
             stop=self.stop_conditions(max_tokens),
             hint=visit.session_hint(self.prompt_cache_key),
+            cache_salt=self.cache_salt or "",
+            priority=self.priority or 0,
             is_chat=False,
         )
 

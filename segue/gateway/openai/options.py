@@ -16,6 +16,8 @@ from segue.api.types import (
 from segue.gateway.http.errors import BadField
 from segue.gateway.http.fields import Body, honoured, ignored, refused
 
+PRIORITY_NOTE = "Requests that have to wait are served by ascending priority; 0 by default."
+CACHE_SALT_NOTE = "Only requests with the same one share cached prefixes, within a tenant."
 _NO_GRAMMAR = "structured output is not served yet: leave it out"
 
 
@@ -67,7 +69,8 @@ class Options(Body):
     safety_identifier: Any = ignored("")
     prompt_cache_retention: Any = ignored("")
     prompt_cache_key: str | None = honoured("A hint for finding the conversation's session.")
-    priority: Any = ignored("All requests are equal.")
+    priority: int | None = honoured(PRIORITY_NOTE)
+    cache_salt: str | None = honoured(CACHE_SALT_NOTE)
     skip_special_tokens: Any = refused("special tokens have no text: leave it out", True)
     include_stop_str_in_output: Any = refused("stop strings are not shown: leave it out", False)
     structured_outputs: Any = refused(_NO_GRAMMAR)
@@ -75,7 +78,6 @@ class Options(Body):
     guided_regex: Any = refused(_NO_GRAMMAR)
     guided_choice: Any = refused(_NO_GRAMMAR)
     guided_grammar: Any = refused(_NO_GRAMMAR)
-    cache_salt: Any = refused("caches are shared by all requests: leave it out")
     best_of: Any = refused("expected no more than 1: use `n`", 1)
     use_beam_search: Any = refused("beam search is not served: leave it out", False)
     allowed_token_ids: Any = refused("not served: use `logit_bias`", [])

@@ -9,6 +9,7 @@ from typing import Any
 
 import ray.util
 
+from segue.api.cluster_status import ClusterStatus
 from segue.api.types import Role
 from segue.launch.config import Config
 from segue.launch.ray.start import logs_folder
@@ -43,6 +44,12 @@ class RouterActor:
 
     def pid(self) -> int:
         return os.getpid()
+
+    def status(self) -> ClusterStatus:
+        """As clients see it, for the launcher, which has no API key."""
+        return self._shell.call(
+            lambda running: running.router.status(running.address, running.metrics_address)
+        )
 
     def drain(self) -> None:
         """Returns when no turn is running. The router accepts no new turns, and ends those that

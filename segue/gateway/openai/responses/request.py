@@ -12,6 +12,7 @@ from segue.gateway.http.door import Visit
 from segue.gateway.http.errors import BadField
 from segue.gateway.http.fields import Body, honoured, ignored, refused
 from segue.gateway.openai.chat_options import effort_kwargs, may_call, require_text_format
+from segue.gateway.openai.options import CACHE_SALT_NOTE, PRIORITY_NOTE
 from segue.gateway.openai.responses.items import Item, chat_messages
 from segue.gateway.openai.responses.tools import Tools
 from segue.gateway.turns import Wanted
@@ -72,6 +73,8 @@ class ResponseRequest(Body):
     store: bool | None = honoured(
         "If false, the response cannot be continued by its id. The default is true."
     )
+    priority: int | None = honoured(PRIORITY_NOTE)
+    cache_salt: str | None = honoured(CACHE_SALT_NOTE)
     metadata: dict[str, Any] | None = honoured("Comes back.")
     user: str | None = honoured("Comes back.")
     safety_identifier: str | None = honoured("Comes back.")
@@ -108,6 +111,8 @@ class ResponseRequest(Body):
             ),
             stop=StopConditions(max_tokens=self.max_output_tokens),
             hint=visit.session_hint(self.prompt_cache_key),
+            cache_salt=self.cache_salt or "",
+            priority=self.priority or 0,
             tools=tools.texts if may_call(self.tool_choice) else (),
             max_calls=1 if self.parallel_tool_calls is False else None,
         )
