@@ -82,9 +82,10 @@ async def local_cluster(
     decode: int = 1,
     decode_engine: EngineConfig | None = None,
     open_transport: OpenTransport | None = None,
+    api_key: str | None = None,
 ) -> AsyncIterator[LocalCluster]:
     """`decode_engine`: set if the decode workers' engine differs from the prefill workers'.
-    `open_transport`: loopback if not given.
+    `open_transport`: loopback if not given. `api_key`: the client's.
     """
     open_transport = open_transport or LoopbackNetwork().open
     config = config or Config(engine=ENGINE)
@@ -122,7 +123,7 @@ async def local_cluster(
             )
             for index in range(decode)
         ]
-        client = await stack.enter_async_context(Client(router.address))
+        client = await stack.enter_async_context(Client(router.address, api_key=api_key))
         await wait_until_ready(client, prefill + decode)
         cluster = LocalCluster(
             client=client,

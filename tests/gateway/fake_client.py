@@ -55,9 +55,8 @@ class FakeClient:
     known_key: str | None = None
     """If set, the router knows only this one."""
 
-    def with_key(self, api_key: str | None) -> FakeClient:
-        self.api_key = api_key
-        return self
+    def with_key(self, api_key: str | None) -> WithKey:
+        return WithKey(self, api_key)
 
     async def stream(
         self,
@@ -120,6 +119,18 @@ class FakeClient:
         return self.is_ready
 
 
+class WithKey:
+    """The client as the owner of a key uses it."""
+
+    def __init__(self, client: FakeClient, api_key: str | None) -> None:
+        self._client = client
+        self._api_key = api_key
+
+    def __getattr__(self, name: str) -> Any:
+        self._client.api_key = self._api_key
+        return getattr(self._client, name)
+
+
 def started(*, prompt_tokens: int = 7, starts_in_reasoning: bool = False) -> TurnStarted:
     return TurnStarted(
         session_id=SessionId("s"),
@@ -157,14 +168,16 @@ def ended(
 
 
 def says(*texts: str, **how: Any) -> Callable[[int], AsyncGenerator[TurnEvent, None]]:
-    """Answers with these deltas. `how`: `starts_in_reasoning`, `parsers`, `logprobs`, and those of
-    `ended`."""
+    """Answers with these deltas. `how`: `starts_in_reasoning`, `parsers`, `logprobs`, `wait_s` before
+    the first delta, and those of `ended`."""
     first = started(starts_in_reasoning=how.pop("starts_in_reasoning", False))
     first = replace(first, **how.pop("parsers", {}))
+    wait_s = how.pop("wait_s", 0.0)
     logprobs = how.pop("logprobs", False)
 
     async def answer(number: int) -> AsyncGenerator[TurnEvent, None]:
         yield first
+        await asyncio.sleep(wait_s)
         for text in texts:
             yield delta(text, logprobs=logprobs)
             # So that the events do not come together.
@@ -174,8 +187,11 @@ def says(*texts: str, **how: Any) -> Callable[[int], AsyncGenerator[TurnEvent, N
     return answer
 
 
-def fails(error: Exception, *texts: str) -> Callable[[int], AsyncGenerator[TurnEvent, None]]:
+def fails(
+    error: Exception, *texts: str, wait_s: float = 0.0
+) -> Callable[[int], AsyncGenerator[TurnEvent, None]]:
     async def answer(number: int) -> AsyncGenerator[TurnEvent, None]:
+        await asyncio.sleep(wait_s)
         for text in texts:
             yield delta(text)
             await asyncio.sleep(0)
