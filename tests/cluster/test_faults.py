@@ -184,7 +184,9 @@ async def test_a_turn_that_can_never_fit_is_refused_with_the_numbers(demo: Path)
             )
 
 
-async def test_without_a_queue_a_turn_beyond_the_limit_is_refused_with_a_retry_hint(demo: Path) -> None:
+async def test_without_a_queue_a_turn_beyond_the_limit_is_refused_with_a_retry_hint(
+    demo: Path,
+) -> None:
     config = Config(engine=ENGINE)
     config = replace(config, router=replace(config.router, max_turns=1, max_queued=0))
 
