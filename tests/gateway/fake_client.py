@@ -168,8 +168,8 @@ def ended(
 
 
 def says(*texts: str, **how: Any) -> Callable[[int], AsyncGenerator[TurnEvent, None]]:
-    """Answers with these deltas. `how`: `starts_in_reasoning`, `parsers`, `logprobs`, `wait_s` before
-    the first delta, and those of `ended`."""
+    """Answers with these deltas. `how`: `starts_in_reasoning`, `parsers`, `logprobs`, `wait_s`
+    before the first delta, and those of `ended`."""
     first = started(starts_in_reasoning=how.pop("starts_in_reasoning", False))
     first = replace(first, **how.pop("parsers", {}))
     wait_s = how.pop("wait_s", 0.0)

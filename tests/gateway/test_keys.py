@@ -183,3 +183,18 @@ async def test_a_stream_pings_once_its_turn_has_started() -> None:
 
     assert response.status_code == 200
     assert response.text.count(": ") > 3
+
+
+async def test_a_stored_response_belongs_to_a_key_in_either_header() -> None:
+    client = faked()
+    body = {"input": "Hello"}
+    stored = (await client.http.post("/v1/responses", json=body, headers={"x-api-key": "a"})).json()
+    path = f"/v1/responses/{stored['id']}"
+
+    async def status(headers: dict[str, str]) -> int:
+        return (await client.http.get(path, headers=headers)).status_code
+
+    assert await status({"x-api-key": "b"}) == 404
+    assert await status({}) == 404
+    assert await status({"authorization": "Bearer a"}) == 200
+    assert await status({"x-api-key": "a"}) == 200
