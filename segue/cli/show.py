@@ -127,9 +127,11 @@ def status_table(cluster: ClusterStatus, width: int) -> RenderableType:
     router = cluster.router
     verdict = Text("ready", "bold green") if cluster.ready else Text("not ready", "bold red")
     head = Text.assemble(verdict, f" · {cluster.model} · router {router.address}")
+    waiting = f"{router.waiting_turns} waiting, " if router.waiting_turns else ""
     turns = lines_of(
         (
-            f"{counted(router.running_turns, 'turn')} running, {router.finished_turns} finished, "
+            f"{counted(router.running_turns, 'turn')} running, {waiting}"
+            f"{router.finished_turns} finished, "
             f"{router.cancelled_turns} cancelled, {router.failed_turns} failed",
             counted(router.sessions, "session"),
             _speed(router.completion_tokens_per_s),

@@ -216,6 +216,15 @@ def test_a_count_of_one_is_singular() -> None:
     assert "1 session · 1 token/s" in text
 
 
+def test_turns_that_wait_are_shown() -> None:
+    busy = RouterStatus(address="127.0.0.1:7411", running_turns=9, waiting_turns=3)
+    status = ClusterStatus(ready=True, model="demo", model_id="0", workers=(), router=busy)
+
+    text = " ".join(drawn(status_table(status, 300), 300))
+
+    assert "9 turns running, 3 waiting, 0 finished" in text
+
+
 def test_an_explanation_names_the_tokens_of_the_prompt() -> None:
     lines = drawn(explanation_tables(explained(mode="local", num_candidates=1, busy=False), 80), 80)
 

@@ -16,6 +16,8 @@ from router.tenants.keys import Keyring, keys_in, tenant_of
 from router.tenants.tenant import OPEN, Limits, Tenant
 from segue.api.api_key import key_hash
 from segue.api.errors import InvalidConfig, InvalidRequest, Unauthenticated
+from segue.config import read_text
+from segue.launch.config import Config, configure
 
 FILE = """
 [tenants.acme]
@@ -95,6 +97,19 @@ def test_a_key_of_another_form_is_refused_without_being_quoted(key: str) -> None
         RouterConfig().with_keys([key])
 
     assert key not in str(refused.value)
+
+
+def test_the_printed_configuration_has_hashes_and_reads_back() -> None:
+    nothing: dict[str, object | None] = {}
+    config = configure(
+        None, cluster=nothing, router={"port": 0}, decode=nothing, api_keys=["sk-a,sk-b"]
+    )
+
+    printed = config.to_toml()
+
+    assert "sk-" not in printed
+    assert key_hash("sk-a") in printed
+    assert Config.from_sections(read_text(printed, "printed")) == config
 
 
 SECRET = "sk-secret"
