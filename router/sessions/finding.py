@@ -76,9 +76,7 @@ class SessionFinder:
         """The session that the chat continues, or a new one, among those whose names start with
         `scope` and whose pages have this salt. `chain` holds the chat's digests.
         """
-        num_same, all_sessions = self._table.histories.find(chain, salt)
-        # Tenants that share prefixes have the same salt.
-        sessions = [one for one in all_sessions if one.startswith(scope)]
+        num_same, sessions = self._table.histories.find(chain, salt, scope)
         found = choose_session(
             chat,
             hint,

@@ -34,13 +34,17 @@ class Histories(LRUCache[SessionId, History]):
         super().__delitem__(session_id, *args)
         self._index(session_id, ())
 
-    def find(self, chain: Sequence[bytes], salt: bytes = b"") -> tuple[int, tuple[SessionId, ...]]:
+    def find(
+        self, chain: Sequence[bytes], salt: bytes = b"", scope: str = ""
+    ) -> tuple[int, tuple[SessionId, ...]]:
         """The most messages that the chat with these digests shares with a history from the start,
-        among those whose pages have this salt, and sessions with such histories, the most recent
-        last."""
+        among those whose pages have this salt and whose sessions' names start with `scope`, and
+        these sessions, the most recent last."""
         for num in range(len(chain), 0, -1):
-            if sessions := self._sessions.get(salt + chain[num - 1]):
-                return num, sessions
+            sessions = self._sessions.get(salt + chain[num - 1], ())
+            # Tenants that share prefixes have the same salt.
+            if own := tuple([one for one in sessions if one.startswith(scope)]):
+                return num, own
         return 0, ()
 
     def _index(self, session_id: SessionId, digests: tuple[bytes, ...]) -> None:
