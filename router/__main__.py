@@ -94,12 +94,16 @@ async def running(
             max_receive_bytes=config.max_prompt_bytes + _FRAMING_BYTES,
             on_serving=endpoint.set_ready,
         ) as server:
-            watch = asyncio.gather(_watch(router, server), _watch_keys(keys))
+            watches = [
+                asyncio.ensure_future(watch)
+                for watch in (_watch(router, server), _watch_keys(keys))
+            ]
             logger.info("serving", extra={"address": server.address, "metrics": endpoint.address})
             try:
                 yield RunningRouter(router, server.address, endpoint.address)
             finally:
-                watch.cancel()
+                for watch in watches:
+                    watch.cancel()
                 await server.set_serving(False)
                 await router.drain()
         await router.close()
