@@ -156,9 +156,9 @@ class Wire:
         self._answer = client._generating.answer
         client._generating.answer = self._weigh  # type: ignore[method-assign]
 
-    def _weigh(self, request: pb.GenerateRequest, timeout_s: float | None) -> Any:
+    def _weigh(self, request: pb.GenerateRequest, timeout_s: float | None, api_key: str) -> Any:
         self.requests.append(request)
-        return self._answer(request, timeout_s)
+        return self._answer(request, timeout_s, api_key)
 
     @property
     def num_messages(self) -> list[int]:
