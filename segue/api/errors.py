@@ -23,6 +23,8 @@
 
 from __future__ import annotations
 
+from typing import Self
+
 
 class SegueError(Exception):
     """Root of the tree. The message states what was expected, what came, and what to do."""
@@ -33,7 +35,16 @@ class SegueError(Exception):
 
 
 class InvalidRequest(SegueError, ValueError):
-    pass
+    """`at` returns an error about one field."""
+
+    field = ""
+    """The path of the field that cannot be served, such as `output.json_schema.properties.a`."""
+
+    @classmethod
+    def at(cls, field: str, message: str) -> Self:
+        error = cls(f"{field}: {message}")
+        error.field = field
+        return error
 
 
 class ContextOverflow(InvalidRequest):

@@ -151,6 +151,8 @@ class StopConditions:
     stop_token_ids: tuple[int, ...] = ()
     """Added to the checkpoint's end tokens. The token counts, but its text is hidden."""
     ignore_eos: bool = False
+    min_tokens: int = 0
+    """Before this many tokens, stop tokens are not drawn, and stop strings are ordinary text."""
 
     def __post_init__(self) -> None:
         _check_stop(self)
@@ -166,6 +168,8 @@ class StopRules:
     stop_strings: tuple[str, ...] = ()
     stop_token_ids: tuple[int, ...] = ()
     """All stop tokens, including the checkpoint's end tokens."""
+    min_tokens: int = 0
+    """At most `max_tokens`."""
 
     def __post_init__(self) -> None:
         _check_stop(self)
@@ -174,6 +178,12 @@ class StopRules:
 def _check_stop(stop: StopConditions | StopRules) -> None:
     if stop.max_tokens is not None:
         require_whole("max_tokens", stop.max_tokens)
+    require_whole("min_tokens", stop.min_tokens)
+    require(stop.min_tokens >= 0, f"min_tokens must be >= 0, got {stop.min_tokens}")
+    require(
+        stop.min_tokens <= (_MAX_INT if stop.max_tokens is None else stop.max_tokens),
+        f"min_tokens must be at most max_tokens ({stop.max_tokens}), got {stop.min_tokens}",
+    )
     for name, example in (("stop_strings", '("\\n",)'), ("stop_token_ids", "(5,)")):
         values = getattr(stop, name)
         require_type(name, values, (list, tuple), f"a tuple or list such as {example}")

@@ -20,6 +20,7 @@ from segue.api.checks import (
 from segue.api.prompt import Prompt
 from segue.api.types import (
     Epoch,
+    Grammar,
     SampledToken,
     Sampling,
     SessionId,
@@ -209,6 +210,8 @@ class TurnSpec:
     num_answered: int = 0
     """The number of last tokens of `context` that are this turn's answer, from an earlier worker.
     The turn continues after them, and counts them as its own."""
+    grammar: Grammar | None = None
+    """Restricts the answer's tokens."""
 
     def __post_init__(self) -> None:
         # The router adds a suffix to the client's turn_id.

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass, field
-from typing import NewType
+from typing import NewType, get_args
 
 from segue.api.checks import (
     MAX_SESSION_CHARS,
@@ -22,6 +22,14 @@ from segue.api.messages import Continuation as Continuation
 from segue.api.messages import Message as Message
 from segue.api.messages import ToolCall as ToolCall
 from segue.api.messages import require_text
+from segue.api.output.formats import Choice as Choice
+from segue.api.output.formats import Ebnf as Ebnf
+from segue.api.output.formats import JsonObject as JsonObject
+from segue.api.output.formats import JsonSchema as JsonSchema
+from segue.api.output.formats import OutputFormat as OutputFormat
+from segue.api.output.formats import Regex as Regex
+from segue.api.output.formats import ToolCalls as ToolCalls
+from segue.api.output.grammar import Grammar as Grammar
 from segue.api.sampling import MAX_LOGPROBS as MAX_LOGPROBS
 from segue.api.sampling import MAX_PROMPT_LOGPROBS as MAX_PROMPT_LOGPROBS
 from segue.api.sampling import MAX_STOP_STRINGS as MAX_STOP_STRINGS
@@ -112,6 +120,8 @@ class TurnRequest:
     """A turn that has to wait is started before those with a higher value."""
     salt: bytes = b""
     """Of the prompt's pages: the router makes it of the tenant and `cache_salt`."""
+    output: OutputFormat | None = None
+    """The form that the answer must have; None: any."""
 
     def __post_init__(self) -> None:
         require_type(
@@ -122,6 +132,11 @@ class TurnRequest:
         )
         require_type("sampling", self.sampling, SamplingParams, "SamplingParams")
         require_type("stop", self.stop, StopConditions, "StopConditions")
+        if self.output is not None:
+            require_type(
+                "output", self.output, get_args(OutputFormat), "a format such as JsonObject()"
+            )
+            require_type("or_tool_calls", self.output.or_tool_calls, bool, "True or False")
         require_label("session_id", self.session_id, max_chars=MAX_SESSION_CHARS)
         require_label("turn_id", self.turn_id)
         require_label("cache_salt", self.cache_salt)

@@ -205,6 +205,7 @@ class GenerateRequest(_message.Message):
     SESSION_HINT_FIELD_NUMBER: _builtins.int
     CACHE_SALT_FIELD_NUMBER: _builtins.int
     PRIORITY_FIELD_NUMBER: _builtins.int
+    OUTPUT_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     """Chosen by the client. If empty, the session is not retained."""
     turn_id: _builtins.str
@@ -231,6 +232,10 @@ class GenerateRequest(_message.Message):
     def sampling(self) -> Global___Sampling: ...
     @_builtins.property
     def stop(self) -> Global___Stop: ...
+    @_builtins.property
+    def output(self) -> Global___OutputFormat:
+        """The form that the answer must have. Absent: any."""
+
     def __init__(
         self,
         *,
@@ -244,10 +249,11 @@ class GenerateRequest(_message.Message):
         session_hint: _builtins.str | None = ...,
         cache_salt: _builtins.str = ...,
         priority: _builtins.int = ...,
+        output: Global___OutputFormat | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_session_hint", b"_session_hint", "chat", b"chat", "input", b"input", "sampling", b"sampling", "session_hint", b"session_hint", "stop", b"stop", "text", b"text", "token_ids", b"token_ids"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_session_hint", b"_session_hint", "chat", b"chat", "input", b"input", "output", b"output", "sampling", b"sampling", "session_hint", b"session_hint", "stop", b"stop", "text", b"text", "token_ids", b"token_ids"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_session_hint", b"_session_hint", "cache_salt", b"cache_salt", "chat", b"chat", "input", b"input", "priority", b"priority", "sampling", b"sampling", "session_hint", b"session_hint", "session_id", b"session_id", "stop", b"stop", "text", b"text", "token_ids", b"token_ids", "turn_id", b"turn_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_session_hint", b"_session_hint", "cache_salt", b"cache_salt", "chat", b"chat", "input", b"input", "output", b"output", "priority", b"priority", "sampling", b"sampling", "session_hint", b"session_hint", "session_id", b"session_id", "stop", b"stop", "text", b"text", "token_ids", b"token_ids", "turn_id", b"turn_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__session_hint: _TypeAlias = _typing.Literal["session_hint"]  # noqa: Y015
     _WhichOneofArgType__session_hint: _TypeAlias = _typing.Literal["_session_hint", b"_session_hint"]  # noqa: Y015
@@ -259,6 +265,120 @@ class GenerateRequest(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType_input) -> _WhichOneofReturnType_input | None: ...
 
 Global___GenerateRequest: _TypeAlias = GenerateRequest  # noqa: Y015
+
+@_typing.final
+class OutputFormat(_message.Message):
+    """The answer then ends with an end token as soon as nothing else may follow, or with max_tokens.
+    With thinking on, this is about what follows the reasoning. INVALID_ARGUMENT, with the path in a
+    google.rpc.BadRequest, for what cannot be served; docs/http.md lists what of JSON schema can.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JSON_SCHEMA_FIELD_NUMBER: _builtins.int
+    JSON_OBJECT_FIELD_NUMBER: _builtins.int
+    REGEX_FIELD_NUMBER: _builtins.int
+    EBNF_FIELD_NUMBER: _builtins.int
+    CHOICE_FIELD_NUMBER: _builtins.int
+    TOOL_CALLS_FIELD_NUMBER: _builtins.int
+    OR_TOOL_CALLS_FIELD_NUMBER: _builtins.int
+    json_schema: _builtins.str
+    """JSON text of a schema. At most 256 KiB, like the texts below."""
+    regex: _builtins.str
+    """The whole text matches it."""
+    ebnf: _builtins.str
+    """The EBNF of llama.cpp (GBNF), from the rule `root` on."""
+    or_tool_calls: _builtins.bool
+    """The answer may be calls of the chat's tools instead."""
+    @_builtins.property
+    def json_object(self) -> Global___JsonObject: ...
+    @_builtins.property
+    def choice(self) -> Global___Choices: ...
+    @_builtins.property
+    def tool_calls(self) -> Global___ForcedCalls:
+        """Calls of the chat's tools in the format of the checkpoint's template, without other text."""
+
+    def __init__(
+        self,
+        *,
+        json_schema: _builtins.str = ...,
+        json_object: Global___JsonObject | None = ...,
+        regex: _builtins.str = ...,
+        ebnf: _builtins.str = ...,
+        choice: Global___Choices | None = ...,
+        tool_calls: Global___ForcedCalls | None = ...,
+        or_tool_calls: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["choice", b"choice", "ebnf", b"ebnf", "format", b"format", "json_object", b"json_object", "json_schema", b"json_schema", "regex", b"regex", "tool_calls", b"tool_calls"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["choice", b"choice", "ebnf", b"ebnf", "format", b"format", "json_object", b"json_object", "json_schema", b"json_schema", "or_tool_calls", b"or_tool_calls", "regex", b"regex", "tool_calls", b"tool_calls"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_format: _TypeAlias = _typing.Literal["json_schema", "json_object", "regex", "ebnf", "choice", "tool_calls"]  # noqa: Y015
+    _WhichOneofArgType_format: _TypeAlias = _typing.Literal["format", b"format"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_format) -> _WhichOneofReturnType_format | None: ...
+
+Global___OutputFormat: _TypeAlias = OutputFormat  # noqa: Y015
+
+@_typing.final
+class JsonObject(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___JsonObject: _TypeAlias = JsonObject  # noqa: Y015
+
+@_typing.final
+class Choices(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TEXTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def texts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """At most 1,024."""
+
+    def __init__(
+        self,
+        *,
+        texts: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["texts", b"texts"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Choices: _TypeAlias = Choices  # noqa: Y015
+
+@_typing.final
+class ForcedCalls(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    SINGLE_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """The only tool that may be called. Empty: any."""
+    single: _builtins.bool
+    """Exactly one call, instead of one or more."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        single: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "single", b"single"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ForcedCalls: _TypeAlias = ForcedCalls  # noqa: Y015
 
 @_typing.final
 class GenerateManyCommands(_message.Message):
@@ -778,12 +898,15 @@ class Stop(_message.Message):
     STRINGS_FIELD_NUMBER: _builtins.int
     TOKEN_IDS_FIELD_NUMBER: _builtins.int
     IGNORE_EOS_FIELD_NUMBER: _builtins.int
+    MIN_TOKENS_FIELD_NUMBER: _builtins.int
     max_tokens: _builtins.int
     """Capped to the model's context and to what a decode worker can hold. Absent: the rest of the
     context, capped to a share of that memory (docs/operations.md).
     """
     ignore_eos: _builtins.bool
     """Ignores the checkpoint's end tokens; token_ids still apply."""
+    min_tokens: _builtins.int
+    """Before this many tokens, stop tokens are not drawn and stop strings are ordinary text."""
     @_builtins.property
     def strings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
@@ -797,10 +920,11 @@ class Stop(_message.Message):
         strings: _abc.Iterable[_builtins.str] | None = ...,
         token_ids: _abc.Iterable[_builtins.int] | None = ...,
         ignore_eos: _builtins.bool = ...,
+        min_tokens: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_max_tokens", b"_max_tokens", "max_tokens", b"max_tokens"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_tokens", b"_max_tokens", "ignore_eos", b"ignore_eos", "max_tokens", b"max_tokens", "strings", b"strings", "token_ids", b"token_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_tokens", b"_max_tokens", "ignore_eos", b"ignore_eos", "max_tokens", b"max_tokens", "min_tokens", b"min_tokens", "strings", b"strings", "token_ids", b"token_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__max_tokens: _TypeAlias = _typing.Literal["max_tokens"]  # noqa: Y015
     _WhichOneofArgType__max_tokens: _TypeAlias = _typing.Literal["_max_tokens", b"_max_tokens"]  # noqa: Y015

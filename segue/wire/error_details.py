@@ -3,8 +3,9 @@
 `segue.v1.Status` is the same message under another name: the public API imports only what every
 protoc includes.
 
-Its details are an `ErrorInfo`, whose reason names the error in the domain "segue", and, for an
-error that passes by itself, a `RetryInfo`. The table here is the only list of reasons.
+Its details are an `ErrorInfo`, whose reason names the error in the domain "segue"; for an error
+that passes by itself, a `RetryInfo`; and for one about a single field, a `BadRequest` that names
+it. The table here is the only list of reasons.
 """
 
 from __future__ import annotations
@@ -57,6 +58,10 @@ def error_to_wire(error: errors.SegueError, message: str | None = None) -> pb.St
     reason, code = _reason_and_code(error)
     status = pb.Status(code=code.value[0], message=str(error) if message is None else message)
     status.details.add().Pack(error_details_pb2.ErrorInfo(reason=reason, domain=DOMAIN))
+    if isinstance(error, errors.InvalidRequest) and error.field:
+        bad = error_details_pb2.BadRequest()
+        bad.field_violations.add(field=error.field, description=status.message)
+        status.details.add().Pack(bad)
     if error.retry_after_s:
         retry = error_details_pb2.RetryInfo()
         retry.retry_delay.FromTimedelta(timedelta(seconds=error.retry_after_s))
@@ -73,16 +78,20 @@ def error_from_wire(status: pb.Status) -> errors.SegueError:
 def named_error(details: Iterable[Any], message: str) -> errors.SegueError | None:
     """The error that was sent; None if its reason is unknown."""
     info, retry = error_details_pb2.ErrorInfo(), error_details_pb2.RetryInfo()
+    bad = error_details_pb2.BadRequest()
     for detail in details:
         # Unpack ignores a message of another type.
         detail.Unpack(info)
         detail.Unpack(retry)
+        detail.Unpack(bad)
     kind = _KIND_OF.get(info.reason) if info.domain == DOMAIN else None
     if kind is None:
         return None
     error: errors.SegueError = kind(message)
     if retry.HasField("retry_delay"):
         error.retry_after_s = retry.retry_delay.ToTimedelta().total_seconds()
+    if isinstance(error, errors.InvalidRequest) and bad.field_violations:
+        error.field = bad.field_violations[0].field
     return error
 
 

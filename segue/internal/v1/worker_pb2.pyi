@@ -207,6 +207,7 @@ class TurnSpec(_message.Message):
     NUM_ANSWERED_FIELD_NUMBER: _builtins.int
     MEDIA_FIELD_NUMBER: _builtins.int
     SALT_FIELD_NUMBER: _builtins.int
+    GRAMMAR_FIELD_NUMBER: _builtins.int
     turn_id: _builtins.str
     session_id: _builtins.str
     context: _builtins.bytes
@@ -235,6 +236,10 @@ class TurnSpec(_message.Message):
     def media(self) -> _containers.RepeatedCompositeFieldContainer[Global___MediaSpan]:
         """What placeholder tokens in `context` stand for, in order."""
 
+    @_builtins.property
+    def grammar(self) -> Global___Grammar:
+        """Restricts the answer's tokens."""
+
     def __init__(
         self,
         *,
@@ -248,14 +253,42 @@ class TurnSpec(_message.Message):
         num_answered: _builtins.int = ...,
         media: _abc.Iterable[Global___MediaSpan] | None = ...,
         salt: _builtins.bytes = ...,
+        grammar: Global___Grammar | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["prefix", b"prefix", "sampling", b"sampling", "stop", b"stop"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["grammar", b"grammar", "prefix", b"prefix", "sampling", b"sampling", "stop", b"stop"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["branch_points", b"branch_points", "context", b"context", "media", b"media", "num_answered", b"num_answered", "prefix", b"prefix", "salt", b"salt", "sampling", b"sampling", "session_id", b"session_id", "stop", b"stop", "turn_id", b"turn_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["branch_points", b"branch_points", "context", b"context", "grammar", b"grammar", "media", b"media", "num_answered", b"num_answered", "prefix", b"prefix", "salt", b"salt", "sampling", b"sampling", "session_id", b"session_id", "stop", b"stop", "turn_id", b"turn_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___TurnSpec: _TypeAlias = TurnSpec  # noqa: Y015
+
+@_typing.final
+class Grammar(_message.Message):
+    """As segue.api.output.grammar.Grammar."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TEXT_FIELD_NUMBER: _builtins.int
+    AFTER_REASONING_FIELD_NUMBER: _builtins.int
+    WITHOUT_CONTROLS_FIELD_NUMBER: _builtins.int
+    text: _builtins.str
+    after_reasoning: _builtins.bool
+    without_controls: _builtins.bool
+    def __init__(
+        self,
+        *,
+        text: _builtins.str = ...,
+        after_reasoning: _builtins.bool = ...,
+        without_controls: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_reasoning", b"after_reasoning", "text", b"text", "without_controls", b"without_controls"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Grammar: _TypeAlias = Grammar  # noqa: Y015
 
 @_typing.final
 class MediaSpan(_message.Message):

@@ -30,6 +30,7 @@ from segue.api.types import (
     TurnRequest,
 )
 from segue.v1 import session_pb2 as pb
+from segue.wire.convert.output import output_from_wire, output_to_wire
 
 _ROLE_TO_WIRE = {
     "system": pb.MESSAGE_ROLE_SYSTEM,
@@ -157,6 +158,7 @@ def stop_to_wire(stop: StopConditions | StopRules) -> pb.Stop:
         strings=stop.stop_strings,
         token_ids=stop.stop_token_ids,
         ignore_eos=isinstance(stop, StopConditions) and stop.ignore_eos,
+        min_tokens=stop.min_tokens,
     )
 
 
@@ -167,6 +169,7 @@ def stop_from_wire(stop: pb.Stop) -> StopConditions:
         stop_strings=tuple(stop.strings),
         stop_token_ids=tuple(stop.token_ids),
         ignore_eos=stop.ignore_eos,
+        min_tokens=stop.min_tokens,
     )
 
 
@@ -178,6 +181,7 @@ def rules_from_wire(stop: pb.Stop) -> StopRules:
         max_tokens=stop.max_tokens,
         stop_strings=tuple(stop.strings),
         stop_token_ids=tuple(stop.token_ids),
+        min_tokens=stop.min_tokens,
     )
 
 
@@ -238,6 +242,7 @@ def request_to_wire(request: TurnRequest) -> pb.GenerateRequest:
         stop=stop_to_wire(request.stop),
         cache_salt=request.cache_salt,
         priority=request.priority,
+        output=None if request.output is None else output_to_wire(request.output),
     )
     match request.input:
         case ChatInput() as chat:
@@ -298,4 +303,5 @@ def request_from_wire(
         stop=stop_from_wire(request.stop),
         cache_salt=request.cache_salt,
         priority=request.priority,
+        output=output_from_wire(request.output) if request.HasField("output") else None,
     )

@@ -22,7 +22,7 @@ from segue.api.prompt import (
     unpack_tokens,
 )
 from segue.api.turn import PrefillOutcome, PrefixHolder, ShipReport, TurnResult, TurnSpec
-from segue.api.types import SessionId, TurnId
+from segue.api.types import Grammar, SessionId, TurnId
 from segue.internal.v1 import transfer_pb2, worker_pb2
 from segue.wire.convert.events import (
     finish_reason_from_wire,
@@ -65,6 +65,7 @@ def turn_to_wire(
         branch_points=turn.branch_points,
         prefix=prefix_to_wire(prefix) if prefix else None,
         salt=turn.context.salt,
+        grammar=message_of(worker_pb2.Grammar, turn.grammar) if turn.grammar else None,
     )
 
 
@@ -88,6 +89,7 @@ def turn_from_wire(turn: worker_pb2.TurnSpec, find: FindPrefix) -> TurnSpec:
         stop=rules_from_wire(turn.stop),
         branch_points=tuple(turn.branch_points),
         num_answered=turn.num_answered,
+        grammar=value_of(Grammar, turn.grammar) if turn.HasField("grammar") else None,
     )
 
 
