@@ -16,6 +16,7 @@ import pickle
 import select
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -50,13 +51,24 @@ def _read(stream: BinaryIO, num_bytes: int) -> bytes:
 
 
 def main() -> None:
+    def make() -> Callable[[Any], object]:
+        encoder = PromptEncoder.from_folder(Path(sys.argv[1]), max_context=int(sys.argv[2]))
+        return lambda job: encoder.encode_turn(*job)
+
+    serve_jobs(make)
+
+
+def serve_jobs(make: Callable[[], Callable[[Any], object]]) -> None:
+    """Answers jobs with the function that `make` returns, or with the SegueError that it raises,
+    until the parent is gone. The first answer, None, says that it is ready.
+    """
     # Ctrl-C in a terminal is for the parent, which closes the pipe.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.nice(_NICENESS)
     jobs, answers = sys.stdin.buffer, os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     # Output of print() must not end up among the answers.
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-    encoder = PromptEncoder.from_folder(Path(sys.argv[1]), max_context=int(sys.argv[2]))
+    do = make()
     write_frame(answers, None)
     while select.select([jobs], [], [], _IDLE_S)[0]:
         try:
@@ -64,16 +76,16 @@ def main() -> None:
         except EOFError:
             return
         try:
-            write_frame(answers, _answer(encoder, job))
+            write_frame(answers, _answer(do, job))
         except BrokenPipeError:
             return
         del job
         _give_memory_back()
 
 
-def _answer(encoder: PromptEncoder, job: Any) -> object:
+def _answer(do: Callable[[Any], object], job: Any) -> object:
     try:
-        return encoder.encode_turn(*job)
+        return do(job)
     except SegueError as error:
         return error
     # The parent raises it again, and its log names the source.

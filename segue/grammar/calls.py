@@ -1,0 +1,176 @@
+"""Grammars of tool calls, in the formats that `segue.answers` reads.
+
+Qwen's format writes strings as they are. They may not contain markup here, which nothing could tell
+from the call's own. Parameters come in the order of the schema, those that are not required may be
+left out, and no others are written.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
+
+from segue.api.errors import InvalidRequest
+from segue.grammar.schema import Prepared, read_schema
+
+Format: TypeAlias = dict[str, Any]
+"""A part of a structural tag."""
+
+MAX_SPACES = 16
+"""Most characters of whitespace between two tokens of JSON. Without a limit, a model may go on with
+them until the answer's limit."""
+_MARKUP = ["<parameter", "</parameter", "<function", "</function", "tool_call>", "think>"]
+_FORMATS = ("qwen3_coder", "hermes")
+# Parts of a pattern that may match the start of markup.
+_MATCHES_MARKUP = re.compile(r"[<.]|\[\^|\\[SWDx]|\\u")
+_MOST_CHARACTERS = 2_000
+
+
+def json_of(schema: Any) -> Format:
+    return {"type": "json_schema", "json_schema": schema, "max_whitespace_cnt": MAX_SPACES}
+
+
+class CallGrammars:
+    """Of one chat's tools, each JSON text as in `ChatInput`."""
+
+    def __init__(self, tools: Sequence[str], call_format: str) -> None:
+        """`call_format`: as in `segue.answers.ParserNames`. Raises InvalidRequest."""
+        self.has_lengths = False
+        """Some string in JSON has a limited length (`Prepared.without_controls`)."""
+        self.patterns: dict[str, str] = {}
+        if call_format == "none":
+            raise InvalidRequest.at(
+                "output.tool_calls",
+                "expected a checkpoint whose template writes tool calls in a known format: use "
+                "json_schema",
+            )
+        self._is_hermes = call_format == "hermes"
+        self._functions: dict[str, tuple[str, Any]] = {}
+        for index, tool in enumerate(tools):
+            read = json.loads(tool)
+            function = read.get("function", read)
+            field = f"tools[{index}].function.parameters"
+            self._functions[function["name"]] = (field, function.get("parameters"))
+
+    def of(self, name: str, *, is_single: bool) -> Format:
+        """Calls of all tools, or of the named one. Raises InvalidRequest."""
+        if not self._functions:
+            raise InvalidRequest.at("output.tool_calls", "expected a chat with tools, got none")
+        if name and name not in self._functions:
+            known = ", ".join(self._functions)
+            raise InvalidRequest.at(
+                "output.tool_calls.name", f"expected one of {known:.400}, got {name!r:.80}"
+            )
+        names = [name] if name else list(self._functions)
+        calls = [self._call(one) for one in names]
+        return {
+            "type": "tags_with_separator",
+            "tags": calls,
+            "separator": "\n",
+            "at_least_one": True,
+            "stop_after_first": is_single,
+        }
+
+    def _call(self, name: str) -> Format:
+        field, parameters = self._functions[name]
+        prepared = read_schema(parameters or {"type": "object"}, field)
+        if not _is_object(prepared.schema):
+            raise InvalidRequest.at(field, "expected the schema of an object")
+        self.patterns.update(prepared.patterns)
+        if self._is_hermes:
+            self.has_lengths |= prepared.without_controls
+            return {
+                "type": "tag",
+                "begin": f'<tool_call>\n{{"name": {json.dumps(name)}, "arguments": ',
+                "content": json_of(prepared.schema),
+                "end": "}\n</tool_call>",
+            }
+        return {
+            "type": "tag",
+            "begin": f"<tool_call>\n<function={name}>\n",
+            "content": self._parameters(prepared, field),
+            "end": "</function>\n</tool_call>",
+        }
+
+    def _parameters(self, prepared: Prepared, field: str) -> Format:
+        schema = prepared.schema
+        if "$ref" in schema:
+            schema = prepared.schema["$defs"][schema["$ref"].rpartition("/")[2]]
+        required = schema.get("required", ())
+        parts: list[Format] = []
+        for name, one in schema.get("properties", {}).items():
+            if not re.fullmatch(r"[^<>\n]{1,256}", name):
+                raise InvalidRequest.at(
+                    f"{field}.properties", f"cannot write the name {name!r:.80}"
+                )
+            parameter = {
+                "type": "tag",
+                "begin": f"<parameter={name}>\n",
+                "content": self._value(one, prepared, f"{field}.properties.{name}"),
+                "end": "\n</parameter>\n",
+            }
+            is_required = name in required
+            parts.append(parameter if is_required else {"type": "optional", "content": parameter})
+        if not parts:
+            return {"type": "const_string", "value": ""}
+        return parts[0] if len(parts) == 1 else {"type": "sequence", "elements": parts}
+
+    def _value(self, schema: Any, prepared: Prepared, field: str) -> Format:
+        """A value as templates write it: a string as it is, anything else as JSON."""
+        defs = prepared.schema.get("$defs", {})
+        branches = _flattened(schema, defs)
+        strings = [one for one in branches if one.get("type") == "string"]
+        others = [one for one in branches if one.get("type") != "string" and "enum" not in one]
+        values = [value for one in branches for value in one.get("enum", ())]
+        if not schema or any(set(one) <= {"type", "format"} for one in strings):
+            # The reader takes a text for another type if that is possible and allowed.
+            return {"type": "any_text", "excludes": _MARKUP}
+        elements = [self._limited_text(one, field) for one in strings]
+        elements += [{"type": "const_string", "value": _written(one, field)} for one in values]
+        for one in others:
+            self.has_lengths |= prepared.without_controls
+            elements.append(json_of({**one, "$defs": defs} if defs else one))
+        return elements[0] if len(elements) == 1 else {"type": "or", "elements": elements}
+
+    def _limited_text(self, schema: Mapping[str, Any], field: str) -> Format:
+        pattern = schema.get("pattern")
+        if pattern is not None and _MATCHES_MARKUP.search(pattern):
+            raise InvalidRequest.at(
+                f"{field}.pattern",
+                "expected a pattern without <, ., negated classes and escapes: in this "
+                "checkpoint's tool calls it could match markup",
+            )
+        if pattern is not None:
+            return {"type": "regex", "pattern": pattern}
+        low, high = schema.get("minLength", 0), schema.get("maxLength", "")
+        if max(low, high or 0) > _MOST_CHARACTERS:
+            if low > _MOST_CHARACTERS:
+                raise InvalidRequest.at(
+                    f"{field}.minLength", f"expected at most {_MOST_CHARACTERS}, got {low}"
+                )
+            high = _MOST_CHARACTERS
+        return {"type": "regex", "pattern": f"[^<]{{{low},{high}}}"}
+
+
+def _is_object(schema: Any) -> bool:
+    if "$ref" in schema:
+        schema = schema["$defs"][schema["$ref"].rpartition("/")[2]]
+    return bool(schema.get("type") == "object" or schema.get("enum") == [{}])
+
+
+def _flattened(schema: Any, defs: Mapping[str, Any], depth: int = 8) -> list[Mapping[str, Any]]:
+    """The branches of unions, at any depth."""
+    if "$ref" in schema:
+        schema = defs[schema["$ref"].rpartition("/")[2]]
+    if "anyOf" in schema and depth:
+        return [one for branch in schema["anyOf"] for one in _flattened(branch, defs, depth - 1)]
+    return [schema]
+
+
+def _written(value: Any, field: str) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    if any(markup in text for markup in _MARKUP):
+        raise InvalidRequest.at(field, f"a tool call cannot contain the value {text!r:.80}")
+    return text

@@ -1,0 +1,64 @@
+"""A process that makes grammars and tries them: `python -m segue.grammar.checking FOLDER
+VOCAB_SIZE`.
+
+Compiling a schema may take minutes and gigabytes, and only the end of a process stops it. The
+router's helper asks it before it places a turn, with a time limit; workers compile only what was
+compiled here.
+"""
+
+from __future__ import annotations
+
+import resource
+import sys
+from pathlib import Path
+
+from segue.api.errors import InvalidRequest
+from segue.api.types import Grammar
+from segue.grammar.build import Asked, Built, build
+from segue.grammar.compiler import GrammarCompiler, plain_message
+from segue.grammar.constraint import Constraint
+from segue.grammar.library import xgrammar
+from segue.text.helper_process import serve_jobs
+from segue.text.tokens.tokenizer import Tokenizer
+
+_MAX_BYTES = 4 << 30
+_CACHE_BYTES = 32 << 20
+
+
+class Checker:
+    def __init__(self, folder: Path, vocab_size: int) -> None:
+        """Raises InvalidCheckpoint."""
+        self._vocab_size = vocab_size
+        self._compiler = GrammarCompiler(
+            Tokenizer.from_folder(folder), vocab_size, cache_bytes=_CACHE_BYTES
+        )
+
+    def check(self, asked: Asked) -> Grammar:
+        """Raises InvalidRequest with the path of what is wrong."""
+        built = build(asked)
+        self._check_patterns(built)
+        try:
+            compiled = self._compiler.compile(built.grammar)
+        except InvalidRequest as error:
+            raise InvalidRequest.at(built.field, f"cannot be enforced: {error}") from None
+        if not Constraint(vocab_size=self._vocab_size, end_ids=(), grammar=compiled).mask().any():
+            raise InvalidRequest.at(built.field, "expected a form that some text has")
+        return built.grammar
+
+    def _check_patterns(self, built: Built) -> None:
+        """Separately, since an error in a whole grammar does not name the pattern."""
+        for field, pattern in built.patterns.items():
+            try:
+                xgrammar().Grammar.from_regex(pattern)
+            except (RuntimeError, ValueError) as error:
+                raise InvalidRequest.at(field, plain_message(error)) from None
+
+
+def main() -> None:
+    resource.setrlimit(resource.RLIMIT_AS, (_MAX_BYTES, _MAX_BYTES))
+    folder, vocab_size = Path(sys.argv[1]), int(sys.argv[2])
+    serve_jobs(lambda: Checker(folder, vocab_size).check)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,18 @@
+"""Reads a client's JSON schema, and rewrites it so that xgrammar enforces all of it.
+
+xgrammar ignores what it does not support. So this passes on only what was seen to hold, rewrites
+what can be written differently, and refuses the rest. The result may allow less than the schema (no
+further properties, for example), never more.
+
+read.py      the walk: references, combinations, limits
+kinds.py     the keywords of each type
+patterns.py  regular expressions
+disjoint.py  whether at most one branch of oneOf can hold
+"""
+
+from __future__ import annotations
+
+from segue.grammar.schema.patterns import check_pattern
+from segue.grammar.schema.read import MAX_DEPTH, Prepared, parse_schema, read_schema
+
+__all__ = ["MAX_DEPTH", "Prepared", "check_pattern", "parse_schema", "read_schema"]
