@@ -56,6 +56,7 @@ def _sampled_rows(num_rows: int, device: str) -> SamplingRows:
         position_R=whole + 1,
         top_k_R=torch.full_like(whole, 20),
         slot_R=torch.full_like(whole, NO_SLOT),
+        mask_R=torch.full_like(whole, NO_SLOT),
         temperature_R=fill(0.7),
         top_p_R=fill(0.8),
         min_p_R=fill(0.0),

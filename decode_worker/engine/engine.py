@@ -241,4 +241,6 @@ def _push(sequence: DecodeSequence, tokens: Sequence[SampledToken]) -> TokenDelt
     """Adds to the answer the tokens that belong to it."""
     delta = sequence.answer.push(tokens)
     sequence.answer_ids += delta.token_ids
+    if sequence.constraint is not None:
+        sequence.constraint.take(delta.token_ids)
     return delta

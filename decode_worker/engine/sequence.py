@@ -6,6 +6,8 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+import numpy as np
+
 from segue.api.prompt import Prompt
 from segue.api.turn import ShipReport, TurnSpec
 from segue.api.types import PageId, SampledToken, SlotId
@@ -13,6 +15,8 @@ from segue.engine.answer import AnswerState
 from segue.engine.batch import Chunk, DecodeChunk, DraftStart, PrefillChunk
 from segue.engine.sampler import SamplerRow, SequenceSampler
 from segue.engine.speculation.acceptance import SlotRing
+from segue.grammar.constraint import Constraint
+from segue.kernels.sampling import SamplingFeatures
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -31,6 +35,8 @@ class DecodeSequence:
     answer: AnswerState
     sampler: SequenceSampler
     report: ShipReport
+    constraint: Constraint | None = None
+    """Which tokens may come next, if not all."""
     first_token: SampledToken | None = None
     """Sampled by the prefill worker. None if the rest of the prompt is computed here."""
     resume_slot: SlotId | None = None
@@ -41,6 +47,10 @@ class DecodeSequence:
     """The whole answer, including the tokens that are part of the context."""
     drafts: list[int] = field(default_factory=list)
     """Drafted tokens for the next pass."""
+    masks: list[np.ndarray | None] = field(default_factory=list)
+    """Of the rows of the next pass, as far as they are known."""
+    is_masked_until_read: bool = False
+    """A device masks its steps since they were resumed."""
     in_flight: deque[int] = field(default_factory=deque)
     """For each step in flight with this sequence, the most tokens that it may get."""
     num_drafted: int = 0
@@ -81,7 +91,14 @@ class DecodeSequence:
 
     @property
     def may_go_on(self) -> bool:
-        """Whether another step can be useful: each step in flight gives at least one token."""
+        """Whether another step can be useful: each step in flight gives at least one token.
+
+        A step ahead cannot have a mask that depends on the steps in flight.
+        """
+        if self.in_flight and self.constraint is not None:
+            has_changed = self.constraint.is_masking != self.is_masked_until_read
+            if has_changed or self.constraint.follows_grammar:
+                return False
         return len(self.answer_ids) + len(self.in_flight) < self.turn.stop.max_tokens
 
     @property
@@ -104,6 +121,29 @@ class DecodeSequence:
     def draft_row(self) -> SamplerRow:
         """The sampler row of the next draft."""
         return self._row(len(self.drafts))
+
+    @property
+    def needs(self) -> SamplingFeatures:
+        """For its next token."""
+        if self.constraint is None or not self.constraint.is_masking:
+            return self.sampler.needs
+        return self.sampler.needs | SamplingFeatures(masks=True)
+
+    def find_mask(self) -> None:
+        """For the row after the last draft, or for the first of the answer."""
+        masks = self.constraint is not None and self.constraint.is_masking
+        self.masks.append(self.constraint.mask() if self.constraint and masks else None)
+
+    def add_draft(self, token_id: int) -> None:
+        self.drafts.append(token_id)
+        if self.constraint is not None:
+            self.constraint.take([token_id])
+
+    def take_drafts_back(self) -> None:
+        """The pass is over: the answer's tokens are taken when they are known."""
+        if self.constraint is not None:
+            self.constraint.take_back(len(self.drafts))
+            self.masks = []
 
     def next_chunk(self, page_tokens: int) -> Chunk:
         """The rest of the prompt, or the answer's last token and the drafts after it."""
@@ -129,7 +169,8 @@ class DecodeSequence:
     def next_rows(self) -> list[SamplerRow]:
         """The sampler rows for the logits of `next_chunk`."""
         if self.is_in_prompt:
-            return [SamplerRow(self.sampler, position=len(self.turn.context))]
+            position = len(self.turn.context)
+            return [SamplerRow(self.sampler, position=position, mask=self._mask(0))]
         return [self._row(num_before) for num_before in range(len(self.drafts) + 1)]
 
     def prompt_computed(self, page_tokens: int) -> None:
@@ -164,7 +205,11 @@ class DecodeSequence:
             self.sampler,
             position=self.num_cached + 1 + num_before,
             pending=tuple(self.drafts[:num_before]),
+            mask=self._mask(num_before),
         )
+
+    def _mask(self, num_before: int) -> np.ndarray | None:
+        return None if self.constraint is None else self.masks[num_before]
 
     def _ring_checkpoint(self, page_tokens: int) -> dict[int, SlotId]:
         """A checkpoint at the last page boundary in the rest of the prompt, if there is one without

@@ -1,12 +1,14 @@
 """The steppers of an engine, which compute the next tokens of a batch.
 
-HostStepper     draft ─▶ forward ─▶ sample ─▶ accept, each a call; the step is then done
+HostStepper     draft ─▶ forward ─▶ sample ─▶ accept, each a call; the step is then done. A thread
+                computes masks during the forward pass
 DeviceStepper   names the rows that take part in one captured step; its result is read later
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import reduce
 from itertools import chain, islice
 from operator import or_
@@ -21,6 +23,7 @@ from segue.engine.device.result import Stepped
 from segue.engine.runner import ModelRunner
 from segue.engine.sampler import sample, sample_ids
 from segue.engine.speculation.acceptance import num_accepted, num_simulated
+from segue.grammar.constraint import Constraint
 
 
 class Stepper(Protocol):
@@ -56,6 +59,7 @@ class HostStepper:
         self._runner = runner
         self._page_tokens = runner.layout.page_tokens
         self._config = config
+        self._masking = ThreadPoolExecutor(1, thread_name_prefix="masks")
 
     def start(self, sequence: DecodeSequence) -> None:
         # The sampler was created with the earlier tokens.
@@ -63,9 +67,15 @@ class HostStepper:
             sequence.sampler.observe(token_id)
 
     def launch(self, batch: Sequence[DecodeSequence], num_drafts: int) -> Launched:
+        constrained = [sequence for sequence in batch if sequence.constraint is not None]
         _draft(self._runner, batch, num_drafts)
-        rows = [sequence.next_rows() for sequence in batch]
+        masked = self._masking.submit(_find_masks, constrained) if constrained else None
         logits_RV = self._runner.forward([s.next_chunk(self._page_tokens) for s in batch])
+        if masked is not None:
+            masked.result()
+        rows = [sequence.next_rows() for sequence in batch]
+        for sequence in constrained:
+            sequence.take_drafts_back()
         targets = iter(sample(logits_RV, list(chain.from_iterable(rows))))
         return Done(
             [
@@ -99,6 +109,11 @@ class HostStepper:
         return Stepped(tokens, len(drafts))
 
 
+def _find_masks(sequences: Sequence[DecodeSequence]) -> None:
+    for sequence in sequences:
+        sequence.find_mask()
+
+
 def _draft(runner: ModelRunner, batch: Sequence[DecodeSequence], num_drafts: int) -> None:
     """Gives each sequence `num_drafts` drafts, or fewer if it has no room for more."""
     counts = {id(s): min(num_drafts, s.max_drafts) for s in batch}
@@ -112,14 +127,32 @@ def _draft(runner: ModelRunner, batch: Sequence[DecodeSequence], num_drafts: int
         if not drafting:
             break
         logits_DV = drafter.step(token_ids[: len(drafting)])
+        _find_masks([s for s in drafting if s.constraint is not None])
         token_ids = sample_ids(logits_DV, [s.draft_row() for s in drafting])
         for sequence, token_id in zip(drafting, token_ids, strict=True):
-            sequence.drafts.append(token_id)
+            sequence.add_draft(token_id)
+
+
+def _num_left(sequence: DecodeSequence) -> int:
+    return sequence.turn.stop.max_tokens - len(sequence.answer_ids)
+
+
+def _end_ids(sequence: DecodeSequence) -> list[int]:
+    """Tokens after which the device waits for the host: its step knows only the first few."""
+    end_ids = sorted(sequence.answer.end_ids)
+    constraint = sequence.constraint
+    if constraint is None or constraint.reasoning_end is None:
+        return end_ids
+    return [constraint.reasoning_end, *end_ids]
 
 
 class DeviceStepper:
     """Launches steps that run entirely on the device, which also counts tokens for penalties.
-    Keeps the row of each sequence."""
+    Keeps the row of each sequence.
+
+    A row goes on as long as its mask stays the same; then the host resumes it with another mask. In
+    a grammar that is after each token, and so without drafts.
+    """
 
     def __init__(self, launcher: Launcher) -> None:
         self._launcher = launcher
@@ -138,12 +171,12 @@ class DeviceStepper:
             RowStart(
                 last_token=sequence.answer_ids[-1],
                 position=sequence.num_cached,
-                num_left=turn.stop.max_tokens - len(sequence.answer_ids),
+                num_left=0 if sequence.constraint else _num_left(sequence),
                 page_ids=sequence.pages,
                 slots=ring.slots,
                 state=ring.state,
                 checkpoint=ring.checkpoint,
-                end_ids=sorted(sequence.answer.end_ids),
+                end_ids=_end_ids(sequence),
             ),
             turn.sampling,
             prompt_ids=turn.prompt_ids,
@@ -151,15 +184,28 @@ class DeviceStepper:
         )
 
     def launch(self, batch: Sequence[DecodeSequence], num_drafts: int) -> Launched:
+        for sequence in batch:
+            if sequence.constraint is not None and not sequence.in_flight:
+                self._resume(sequence, sequence.constraint)
         return self._launcher.launch(
             StepRequest(
                 rows=[self._rows[s.turn.turn_id] for s in batch],
                 num_drafts=num_drafts,
                 max_position=max(s.max_position for s in batch),
                 num_logprobs=[s.turn.sampling.logprobs for s in batch],
-                needs=reduce(or_, (s.sampler.needs for s in batch)),
+                needs=reduce(or_, (s.needs for s in batch)),
             )
         )
+
+    def _resume(self, sequence: DecodeSequence, constraint: Constraint) -> None:
+        num_left = _num_left(sequence)
+        if constraint.follows_grammar:
+            num_left = 1
+        elif constraint.num_steady is not None:
+            num_left = min(num_left, constraint.num_steady)
+        sequence.is_masked_until_read = constraint.is_masking
+        row = self._rows[sequence.turn.turn_id]
+        self._launcher.resume(row, num_left, constraint.mask() if constraint.is_masking else None)
 
     def end(self, sequence: DecodeSequence) -> None:
         row = self._rows.pop(sequence.turn.turn_id, None)

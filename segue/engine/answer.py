@@ -54,6 +54,7 @@ class AnswerState:
         self.end_ids = frozenset(stop.stop_token_ids)
         self._detokenizer = None if tokenizer is None else Detokenizer(tokenizer)
         self._matcher = StopStringMatcher(stop.stop_strings)
+        self._min_tokens = stop.min_tokens
 
     def resume(self, token_ids: Iterable[int]) -> None:
         """Count the existing tokens; their text has already been delivered.
@@ -103,7 +104,10 @@ class AnswerState:
         return text
 
     def _show(self, text: str) -> str:
-        """The part of `text` that may be shown. A stop string in it ends the answer."""
+        """The part of `text` that may be shown. A stop string in it ends the answer, unless it is
+        too short."""
+        if self.num_tokens < self._min_tokens:
+            return text
         safe, match = self._matcher.push(text)
         if match is not None:
             self.finish = FinishReason.STOP

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from functools import reduce
 from operator import or_
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -25,6 +26,8 @@ _MAX_SCORES = 1 << 21
 
 _MAX_TOP_K = 1 << 31
 """Larger than any vocabulary."""
+
+_MASKS = SamplingFeatures(masks=True)
 
 # Letters of shapes: N = rows, V = vocabulary, S = sequences with penalties or a bias.
 
@@ -79,6 +82,12 @@ class SamplerRow:
     position: int
     pending: tuple[int, ...] = ()
     """Drafts that count as part of the answer."""
+    mask: np.ndarray | None = None
+    """int32 words of bits: the tokens that may be sampled. None: all."""
+
+    @property
+    def needs(self) -> SamplingFeatures:
+        return self.sequence.needs if self.mask is None else self.sequence.needs | _MASKS
 
 
 def sample(logits_NV: Tensor, rows: Sequence[SamplerRow]) -> list[SampledToken]:
@@ -99,14 +108,14 @@ def sample(logits_NV: Tensor, rows: Sequence[SamplerRow]) -> list[SampledToken]:
 
 def sample_ids(logits_NV: Tensor, rows: Sequence[SamplerRow]) -> list[int]:
     """As `sample`, without log-probabilities: what drafts need."""
-    if all(row.sequence.takes_plain_argmax for row in rows):
+    if all(row.sequence.takes_plain_argmax and row.mask is None for row in rows):
         best: list[int] = logits_NV.argmax(dim=-1).tolist()
         return best
-    needs = reduce(or_, {row.sequence.needs for row in rows})
     ids: list[int] = []
     num_at_once = max(_MAX_SCORES // logits_NV.shape[1], 1)
     for start in range(0, len(rows), num_at_once):
         block = slice(start, start + num_at_once)
+        needs = reduce(or_, {row.needs for row in rows[block]})
         packed, ledger = pack_rows(rows[block], needs, logits_NV.device)
         ids += sampling.sample(logits_NV[block], packed, needs, ledger).tolist()
     return ids
@@ -126,9 +135,9 @@ def needs_of(params: Sampling) -> SamplingFeatures:
     )
 
 
-def integers_of(params: Sampling, slot: int) -> tuple[int, int, int]:
-    """A row's integer parameters, in the order of `rows_of`."""
-    return params.seed, min(params.top_k, _MAX_TOP_K), slot
+def integers_of(params: Sampling, slot: int, mask: int) -> tuple[int, int, int, int]:
+    """A row's integer parameters, in the order of `rows_of`. `mask`: its place among the masks."""
+    return params.seed, min(params.top_k, _MAX_TOP_K), slot, mask
 
 
 def numbers_of(params: Sampling) -> tuple[float, ...]:
@@ -144,20 +153,21 @@ def numbers_of(params: Sampling) -> tuple[float, ...]:
 
 
 def rows_of(
-    integers_3R: Iterable[Tensor],
+    integers_4R: Iterable[Tensor],
     numbers_6R: Iterable[Tensor],
     *,
     position_R: Tensor,
     pending_RP: Tensor,
 ) -> SamplingRows:
     """The operator's input, from rows as `integers_of` and `numbers_of` return them."""
-    seed_R, top_k_R, slot_R = integers_3R
+    seed_R, top_k_R, slot_R, mask_R = integers_4R
     temperature_R, top_p_R, min_p_R, repetition_R, presence_R, frequency_R = numbers_6R
     return SamplingRows(
         seed_R=seed_R,
         position_R=position_R,
         top_k_R=top_k_R,
         slot_R=slot_R,
+        mask_R=mask_R,
         temperature_R=temperature_R,
         top_p_R=top_p_R,
         min_p_R=min_p_R,
@@ -193,25 +203,38 @@ def pack_rows(
     """The operator's input. The ledger is a copy, with a slot for each sequence that has one."""
     counted = {id(row.sequence): row.sequence for row in rows if row.sequence.has_slot}
     slots = dict(zip(counted, range(len(counted)), strict=True))
+    masks = [row.mask for row in rows if row.mask is not None]
+    places = iter(range(len(masks)))
     integers, numbers = [], []
     for row in rows:
         slot = slots.get(id(row.sequence), NO_SLOT)
-        integers.append((*integers_of(row.sequence.params, slot), row.position))
+        mask = NO_SLOT if row.mask is None else next(places)
+        integers.append((*integers_of(row.sequence.params, slot, mask), row.position))
         numbers.append(numbers_of(row.sequence.params))
-    *integers_3N, position_N = torch.tensor(list(zip(*integers, strict=True)), device=device)
+    *integers_4N, position_N = torch.tensor(list(zip(*integers, strict=True)), device=device)
     numbers_6N = torch.tensor(list(zip(*numbers, strict=True)), dtype=torch.float64, device=device)
     num_pending = max(len(row.pending) for row in rows) if needs.penalties else 0
     fill = [NO_TOKEN] * num_pending
     pending = [[*row.pending, *fill][:num_pending] for row in rows]
     pending_NP = torch.tensor(pending, dtype=torch.int64, device=device)
-    packed = rows_of(integers_3N, numbers_6N, position_R=position_N, pending_RP=pending_NP)
-    return packed, _ledger(list(counted.values()), needs) if counted else None
+    packed = rows_of(integers_4N, numbers_6N, position_R=position_N, pending_RP=pending_NP)
+    if not counted and not masks:
+        return packed, None
+    return packed, _ledger(list(counted.values()), masks, needs, device)
 
 
-def _ledger(sequences: Sequence[SequenceSampler], needs: SamplingFeatures) -> Ledger:
+def _ledger(
+    sequences: Sequence[SequenceSampler],
+    masks: Sequence[np.ndarray],
+    needs: SamplingFeatures,
+    device: torch.device,
+) -> Ledger:
+    counts = [s.counts_V for s in sequences]
+    biases = [s.bias_V for s in sequences]
     return Ledger(
-        counts_SV=torch.stack([s.counts_V for s in sequences]) if needs.penalties else None,
-        bias_SV=torch.stack([s.bias_V for s in sequences]) if needs.bias else None,
+        counts_SV=torch.stack(counts) if counts and needs.penalties else None,
+        bias_SV=torch.stack(biases) if biases and needs.bias else None,
+        masks_MW=torch.from_numpy(np.stack(masks)).to(device) if masks else None,
     )
 
 

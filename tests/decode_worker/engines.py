@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -198,6 +199,9 @@ class SlowDevice(Launcher):
         self._queue.append(
             lambda: self._launcher.start(row, start, params, prompt_ids=prompt, answer_ids=answer)
         )
+
+    def resume(self, row: int, num_left: int, mask: np.ndarray | None) -> None:
+        self._queue.append(lambda: self._launcher.resume(row, num_left, mask))
 
     def launch(self, request: StepRequest) -> Launched:
         step = _Late(self._queue)

@@ -30,6 +30,8 @@ class Wanted:
     prompt: tuple[int, ...] = ()
     answer: tuple[int, ...] = ()
     pending: tuple[int, ...] = ()
+    allowed: tuple[int, ...] | None = None
+    """The only tokens that may be sampled; None for all."""
 
     @property
     def has_slot(self) -> bool:
@@ -41,6 +43,7 @@ def needs_of(each: Sequence[Wanted]) -> SamplingFeatures:
     return SamplingFeatures(
         bias=any(w.bias for w in each),
         penalties=any(w.has_slot for w in each),
+        masks=any(w.allowed is not None for w in each),
         draws=any(w.temperature > 0 for w in each),
         top_k=any(w.top_k > 0 for w in each),
         top_p=any(w.top_p < 1 for w in each),
@@ -64,6 +67,7 @@ def rows_of(each: Sequence[Wanted]) -> SamplingRows:
         position_R=integers([w.position for w in each]),
         top_k_R=integers([w.top_k for w in each]),
         slot_R=integers([_slot(each, i) for i in range(len(each))]),
+        mask_R=integers([NO_SLOT if w.allowed is None else i for i, w in enumerate(each)]),
         temperature_R=numbers([w.temperature for w in each]),
         top_p_R=numbers([w.top_p for w in each]),
         min_p_R=numbers([w.min_p for w in each]),
@@ -85,7 +89,18 @@ def ledger_of(each: Sequence[Wanted], vocab_size: int) -> Ledger:
                 counts_SV[slot, token_id] += 1
             for token_id, bias in wanted.bias:
                 bias_SV[slot, token_id] = bias
-    return Ledger(counts_SV=counts_SV, bias_SV=bias_SV)
+    masks = [
+        _words(range(vocab_size) if w.allowed is None else w.allowed, vocab_size) for w in each
+    ]
+    words = torch.stack(masks) if masks else torch.empty(0, -(-vocab_size // 32)).int()
+    return Ledger(counts_SV=counts_SV, bias_SV=bias_SV, masks_MW=words)
+
+
+def _words(allowed: Sequence[int], vocab_size: int) -> Tensor:
+    words = [0] * -(-vocab_size // 32)
+    for token_id in allowed:
+        words[token_id // 32] |= 1 << token_id % 32
+    return torch.tensor(words, dtype=torch.int64).to(torch.int32)
 
 
 def _slot(each: Sequence[Wanted], i: int) -> int:
@@ -95,6 +110,9 @@ def _slot(each: Sequence[Wanted], i: int) -> int:
 def token_of(logits_V: Tensor, wanted: Wanted) -> int:
     """Penalties and filters a token at a time, in order."""
     scores_V = logits_V.clone()
+    if wanted.allowed is not None:
+        scores_V = torch.full_like(scores_V, -torch.inf)
+        scores_V[list(wanted.allowed)] = logits_V[list(wanted.allowed)]
     for token_id, bias in wanted.bias:
         scores_V[token_id] += bias
     answer = (*wanted.answer, *wanted.pending)

@@ -57,6 +57,8 @@ def some_row(generator: random.Random, vocab_size: int) -> Wanted:
         prompt=ids(20),
         answer=ids(6),
         pending=choice([(), ids(4)]),
+        # Some are possible: logits of even tokens may be -inf.
+        allowed=choice([None, (*ids(30), vocab_size // 2 * 2 - 1 if vocab_size > 1 else 0)]),
     )
 
 
@@ -86,6 +88,23 @@ def test_rows_that_ask_for_less_than_others_get_the_same() -> None:
     together = sampled(logits_RV, wanted, sampling.EVERYTHING)
 
     assert together == [sampled(logits_RV[i : i + 1], [one])[0] for i, one in enumerate(wanted)]
+
+
+@pytest.mark.parametrize("vocab_size", [1, 31, 32, 33, 300])
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_masked_row_gets_only_its_tokens(vocab_size: int, temperature: float) -> None:
+    last = vocab_size - 1
+    logits_RV = some_logits(random.Random(vocab_size), 3, vocab_size).clamp(min=-30)
+    wanted = [
+        Wanted(temperature=temperature, allowed=(0,), bias=((last, 50.0),)),
+        Wanted(temperature=temperature),
+        Wanted(temperature=temperature, allowed=(last,), repetition=0.5, answer=(last,)),
+    ]
+
+    ids = sampled(logits_RV, wanted)
+
+    assert (ids[0], ids[2]) == (0, last)
+    assert ids[1] == sampled(logits_RV[1:2], wanted[1:2])[0]
 
 
 def test_greedy_rows_alone_may_be_given_what_others_would_need() -> None:

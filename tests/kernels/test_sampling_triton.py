@@ -27,7 +27,12 @@ def sampled(
     on_cpu = ledger_of(wanted, logits_RV.shape[1])
     assert on_cpu.counts_SV is not None
     assert on_cpu.bias_SV is not None
-    ledger = Ledger(counts_SV=on_cpu.counts_SV.to(DEVICE), bias_SV=on_cpu.bias_SV.to(DEVICE))
+    assert on_cpu.masks_MW is not None
+    ledger = Ledger(
+        counts_SV=on_cpu.counts_SV.to(DEVICE),
+        bias_SV=on_cpu.bias_SV.to(DEVICE),
+        masks_MW=on_cpu.masks_MW.to(DEVICE),
+    )
     ids: list[int] = triton.sample(
         logits_RV.to(DEVICE), moved(rows_of(wanted)), needs, ledger, chunk=chunk
     ).tolist()
@@ -64,6 +69,8 @@ ALONE = {
     "top-k": Wanted(temperature=50.0, top_k=3),
     "top-p": Wanted(temperature=50.0, top_p=0.3),
     "min-p": Wanted(temperature=50.0, min_p=0.97),
+    "mask": Wanted(temperature=0.0, allowed=(0, 31, 32, 299)),
+    "mask and draw": Wanted(temperature=9.0, top_k=5, top_p=0.9, allowed=(3, 64, 255, 256, 290)),
     "bias": Wanted(temperature=0.0, bias=((200, 50.0),)),
     "penalties": Wanted(temperature=0.0, frequency=2.0, answer=(7, 7, 5), pending=(9, 9)),
 }
@@ -132,7 +139,7 @@ def test_logits_that_the_kernels_cannot_read_are_refused() -> None:
         sampled(torch.zeros(2, 8, dtype=torch.float64), wanted, needs_of(wanted), 16)
     with pytest.raises(ValueError, match=r"contiguous seed_R for 3 rows, got shape \(2,\)"):
         sampled(torch.zeros(3, 8), wanted, needs_of(wanted), 16)
-    with pytest.raises(ValueError, match=r"contiguous bias_SV of 8 tokens .* got None"):
+    with pytest.raises(ValueError, match=r"contiguous bias_SV of 8 columns .* got None"):
         triton.sample(torch.zeros(2, 8), rows_of(wanted), SamplingFeatures(bias=True), None)
 
 
@@ -145,12 +152,13 @@ def test_a_captured_graph_samples_what_its_tensors_say_then() -> None:
     # Other numbers of pending drafts would need other buffers.
     all_rows = [replace(rows, pending_RP=rows.pending_RP.new_full((8, 4), -1)) for rows in all_rows]
     logits_RV = torch.randn(8, 5000, device=DEVICE)
-    rows, counts_SV, bias_SV = (
+    rows, counts_SV, bias_SV, masks_MW = (
         all_rows[0],
         ledgers[0].counts_SV.to(DEVICE),
         ledgers[0].bias_SV.to(DEVICE),
+        ledgers[0].masks_MW.to(DEVICE),
     )
-    ledger = Ledger(counts_SV=counts_SV, bias_SV=bias_SV)
+    ledger = Ledger(counts_SV=counts_SV, bias_SV=bias_SV, masks_MW=masks_MW)
     triton.sample(logits_RV, rows, sampling.EVERYTHING, ledger)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
@@ -160,6 +168,7 @@ def test_a_captured_graph_samples_what_its_tensors_say_then() -> None:
         getattr(rows, field.name).copy_(getattr(all_rows[1], field.name))
     counts_SV.copy_(ledgers[1].counts_SV)
     bias_SV.copy_(ledgers[1].bias_SV)
+    masks_MW.copy_(ledgers[1].masks_MW)
     graph.replay()
 
     again = SamplingRows(

@@ -69,6 +69,7 @@ class SequenceRows(NamedTuple):
 
 
 _NUM_SINGLE = len(SequenceRows._fields) - 2
+_NUM_LEFT = SequenceRows._fields.index("num_left_B")
 
 
 class StepTables:
@@ -124,6 +125,10 @@ class StepTables:
         # there is masked, and it is finite because the page is the sequence's own.
         self._pages_RP[row].fill_(start.page_ids[0])
         self._pages_RP[row, : len(start.page_ids)].copy_(sent[len(record) :])
+
+    def set_left(self, row: int, num_left: int) -> None:
+        """Let the row go on for this many tokens. In stream order, without waiting."""
+        self._ints_RF[row, _NUM_LEFT] = num_left
 
     def gather(self, row_ids_B: Tensor) -> SequenceRows:
         # Transposed, so that each field is contiguous, as kernels expect.

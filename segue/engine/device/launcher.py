@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Protocol, Self
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -131,6 +132,13 @@ class Launcher:
         with self._stream.use():
             self._tables.start(row, start)
             self._sampling.start(row, params, prompt_ids=prompt_ids, answer_ids=answer_ids)
+
+    def resume(self, row: int, num_left: int, mask: np.ndarray | None) -> None:
+        """Lets the row get this many tokens, each one that the mask has. Takes effect for every
+        step launched after this call."""
+        with self._stream.use():
+            self._tables.set_left(row, num_left)
+            self._sampling.set_mask(row, mask)
 
     def launch(self, request: StepRequest) -> Launched:
         with self._stream.use():

@@ -1,17 +1,21 @@
 """How a step's sequences are sampled: tensors of parameters, with a row each, and the ledger.
 
-    row    seed  top_k  slot │ temperature  top_p  min_p  repetition  presence  frequency
+    row    seed  top_k  slot  mask │ temperature  top_p  min_p  repetition  presence  frequency
     slot   counts of every token, bias of every token: for rows with penalties or a bias
+    mask   a bit for every token
 
-A row's slot has the row's number. A row without penalties or a bias has none, and costs nothing.
+A row's slot and its mask have the row's number. A row without penalties or a bias has no slot, one
+that may get any token has no mask, and neither costs anything.
 
-R rows, B sequences of a step, J draft rounds, T rows of logits, K tokens pending, V vocabulary.
+R rows, W words of a mask, B sequences of a step, J draft rounds, T rows of logits, K tokens
+pending, V vocabulary.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -21,18 +25,23 @@ from segue.engine.sampler import fill_slot, integers_of, needs_of, numbers_of, r
 from segue.kernels import NO_SLOT, sampling
 from segue.kernels.sampling import Ledger, SamplingFeatures
 
+# Columns of a row's integers.
+_SLOT, _MASK = 2, 3
+
 
 class DeviceSampling:
     def __init__(self, *, num_rows: int, vocab_size: int, device: str) -> None:
         self._device = torch.device(device)
         self._vocab_size = vocab_size
         # One extra row, greedy and without a slot, for padding.
-        self._ints_R3 = torch.zeros(num_rows + 1, 3, dtype=torch.int64, device=device)
-        self._ints_R3[:, 2] = NO_SLOT
+        self._ints_R4 = torch.zeros(num_rows + 1, 4, dtype=torch.int64, device=device)
+        self._ints_R4[:, _SLOT] = NO_SLOT
+        self._ints_R4[:, _MASK] = NO_SLOT
         self._floats_R6 = torch.zeros(num_rows + 1, 6, dtype=torch.float64, device=device)
         self._ledger = Ledger(
             counts_SV=torch.zeros(num_rows, vocab_size, dtype=torch.int32, device=device),
             bias_SV=torch.zeros(num_rows, vocab_size, dtype=torch.float32, device=device),
+            masks_MW=torch.zeros(num_rows, -(-vocab_size // 32), dtype=torch.int32, device=device),
         )
 
     def start(
@@ -46,8 +55,8 @@ class DeviceSampling:
         """Set how the row is sampled. Takes effect in stream order, without waiting."""
         needs = needs_of(params)
         has_slot = needs.bias or needs.penalties
-        ints = integers_of(params, row if has_slot else NO_SLOT)
-        self._ints_R3[row].copy_(to_device(ints, self._device))
+        ints = integers_of(params, row if has_slot else NO_SLOT, NO_SLOT)
+        self._ints_R4[row].copy_(to_device(ints, self._device))
         numbers = to_device(numbers_of(params), self._device, dtype=torch.float64)
         self._floats_R6[row].copy_(numbers)
         if has_slot:
@@ -55,6 +64,16 @@ class DeviceSampling:
             assert counts_SV is not None
             assert bias_SV is not None
             fill_slot(counts_SV[row].zero_(), bias_SV[row].zero_(), params, prompt_ids, answer_ids)
+
+    def set_mask(self, row: int, mask: np.ndarray | None) -> None:
+        """The tokens that the row may get from now on; None for all. In stream order."""
+        self._ints_R4[row, _MASK] = NO_SLOT if mask is None else row
+        if mask is not None:
+            assert self._ledger.masks_MW is not None
+            words = torch.from_numpy(mask)
+            if self._device.type != "cpu":
+                words = words.pin_memory()
+            self._ledger.masks_MW[row].copy_(words, non_blocking=True)
 
     def sample(
         self,
@@ -65,12 +84,12 @@ class DeviceSampling:
         needs: SamplingFeatures,
     ) -> Tensor:
         # Transposed, so that each field is contiguous, as kernels expect.
-        integers_3T = self._ints_R3.index_select(0, row_ids_T).T.contiguous()
+        integers_4T = self._ints_R4.index_select(0, row_ids_T).T.contiguous()
         numbers_6T = self._floats_R6.index_select(0, row_ids_T).T.contiguous()
-        rows = rows_of(integers_3T, numbers_6T, position_R=positions_T, pending_RP=pending_TK)
+        rows = rows_of(integers_4T, numbers_6T, position_R=positions_T, pending_RP=pending_TK)
         return sampling.sample(logits_TV, rows, needs, self._ledger)
 
     def observe(self, row_ids_B: Tensor, token_ids_BJ: Tensor, num_new_B: Tensor) -> None:
         assert self._ledger.counts_SV is not None
-        slot_B = self._ints_R3[:, 2].index_select(0, row_ids_B)
+        slot_B = self._ints_R4[:, _SLOT].index_select(0, row_ids_B)
         sampling.observe(self._ledger.counts_SV, slot_B, token_ids_BJ, num_new_B)

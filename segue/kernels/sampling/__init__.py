@@ -34,9 +34,9 @@ def sample(
     """The token of each row, int64 [R]; it depends only on the row, not on the rest of the batch.
 
     `logits_RV` float32, contiguous, not modified. `needs` must cover all features that any row
-    uses. Bias and penalties need a `ledger`, which is read-only. Greedy rows take the best token,
-    the lowest id among equals; the others take the best after Gumbel noise. On a GPU nothing waits,
-    so it can be captured in a graph, which then keeps the pointers of all arguments.
+    uses. Masks, bias and penalties need a `ledger`, which is read-only. Greedy rows take the best
+    token, the lowest id among equals; the others take the best after Gumbel noise. On a GPU nothing
+    waits, so it can be captured in a graph, which then keeps the pointers of all arguments.
     """
     if dispatch.takes_kernels(logits_RV):
         from segue.kernels.sampling import triton

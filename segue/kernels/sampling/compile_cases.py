@@ -9,16 +9,16 @@ _CHUNKS = 1 << (-(-_VOCAB_SIZE // CHUNK) - 1).bit_length()
 
 COMPILE_CASES = (
     CompileCase(
-        name="Sampling, bias and penalties",
+        name="Sampling, masks, bias and penalties",
         kernel=adjust_kernel,
         arguments={
             **of("*fp32", "logits_ptr scores_ptr bias_ptr"),
-            **of("*i64", "slot_ptr pending_ptr"),
-            **of("*i32", "counts_ptr"),
+            **of("*i64", "mask_row_ptr slot_ptr pending_ptr"),
+            **of("*i32", "masks_ptr counts_ptr"),
             **of("*fp64", "repetition_ptr presence_ptr frequency_ptr"),
-            **of("i32", "vocab_size num_pending"),
+            **of("i32", "vocab_size num_words num_pending"),
         },
-        constants={"BIAS": True, "PENALTIES": True, "CHUNK": CHUNK},
+        constants={"MASKS": True, "BIAS": True, "PENALTIES": True, "CHUNK": CHUNK},
         aligned=frozenset({"vocab_size"}),
         num_warps=NUM_WARPS,
     ),

@@ -1,7 +1,7 @@
 """Sampling in plain PyTorch, a batch of rows at once.
 
-    logits ─ bias ─ penalties ┬─ temperature 0 ─────────────────────── argmax ─▶ token
-                              └─ temperature ─ top-k, top-p, min-p ─ + noise ─ argmax ─▶ token
+    logits ─ mask, bias, penalties ┬─ temperature 0 ─────────────────────── argmax ─▶ token
+                                   └─ temperature ─ top-k, top-p, min-p ─ + noise ─ argmax ─▶ token
 
 Everything from the temperature on is in float64, so that a sum over 248,000 tokens is the same in
 any order. Top-k, top-p and min-p are defined as in `transformers`. There the sort decides between
@@ -10,7 +10,7 @@ equal scores; here the lowest ids stay.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -30,6 +30,9 @@ _FEW = 4096
 
 _MAX_SCORES = 1 << 18
 """Keeps the working set, in float64, in a core's cache."""
+
+_IS_OUT_8 = (torch.arange(256)[:, None] >> torch.arange(8)) & 1 == 0
+"""For each byte of a mask, whether each of its eight tokens is left out."""
 
 
 def sample(
@@ -51,7 +54,10 @@ def sample(
 def adjusted(
     logits_RV: Tensor, rows: SamplingRows, needs: SamplingFeatures, ledger: Ledger | None = None
 ) -> Tensor:
-    """The logits with bias and penalties; the argument itself is not modified."""
+    """The logits with masks, bias and penalties; the argument itself is not modified."""
+    if needs.masks:
+        assert ledger is not None, "masks need a ledger"
+        logits_RV = masked(logits_RV, rows.mask_R, ledger)
     if not (needs.bias or needs.penalties):
         return logits_RV
     assert ledger is not None, "bias and penalties need a ledger"
@@ -59,7 +65,8 @@ def adjusted(
     if not has_slot_R.all():
         scores_RV = logits_RV.clone()
         which = has_slot_R.nonzero()[:, 0]
-        scores_RV[which] = adjusted(logits_RV[which], rows[which], needs, ledger)
+        without = replace(needs, masks=False)
+        scores_RV[which] = adjusted(logits_RV[which], rows[which], without, ledger)
         return scores_RV
     if needs.bias:
         assert ledger.bias_SV is not None
@@ -71,6 +78,19 @@ def adjusted(
         counts_RV = ledger.counts_SV.index_select(0, rows.slot_R)
         _count(counts_RV, rows.pending_RP)
         _penalise(scores_RV, counts_RV, rows)
+    return scores_RV
+
+
+def masked(logits_RV: Tensor, mask_R: Tensor, ledger: Ledger) -> Tensor:
+    """A copy, -inf for tokens that a row's mask lacks."""
+    assert ledger.masks_MW is not None
+    scores_RV = logits_RV.clone()
+    for row, mask in enumerate(mask_R.tolist()):
+        if mask >= 0:
+            # A byte is looked up as its eight bits: few rows have a mask, but words are many.
+            bytes_C = ledger.masks_MW[mask].view(torch.uint8).int()
+            is_out_V = _IS_OUT_8.to(bytes_C.device).index_select(0, bytes_C).flatten()
+            scores_RV[row].masked_fill_(is_out_V[: scores_RV.shape[1]], -torch.inf)
     return scores_RV
 
 

@@ -1,4 +1,5 @@
-"""Sampling's inputs besides logits. R rows, V vocabulary, S slots, P pending tokens."""
+"""Sampling's inputs besides logits. R rows, V vocabulary, S slots, P pending tokens, M masks, W
+words of a mask, of 32 tokens each."""
 
 from __future__ import annotations
 
@@ -20,6 +21,7 @@ class SamplingFeatures:
 
     bias: bool = False
     penalties: bool = False
+    masks: bool = False
     draws: bool = False
     """Some temperature is above 0. The filters apply only to rows that draw."""
     top_k: bool = False
@@ -30,6 +32,7 @@ class SamplingFeatures:
         return SamplingFeatures(
             bias=self.bias or other.bias,
             penalties=self.penalties or other.penalties,
+            masks=self.masks or other.masks,
             draws=self.draws or other.draws,
             top_k=self.top_k or other.top_k,
             top_p=self.top_p or other.top_p,
@@ -38,7 +41,7 @@ class SamplingFeatures:
 
 
 EVERYTHING = SamplingFeatures(
-    bias=True, penalties=True, draws=True, top_k=True, top_p=True, min_p=True
+    bias=True, penalties=True, masks=True, draws=True, top_k=True, top_p=True, min_p=True
 )
 
 
@@ -56,6 +59,8 @@ class SamplingRows:
     slot_R: Tensor
     """int64: slot with the counts and bias of the row's sequence; `NO_SLOT`: it has neither, and
     its penalties are ignored."""
+    mask_R: Tensor
+    """int64: the row's mask in the ledger; `NO_SLOT`: it may get every token."""
     temperature_R: Tensor
     """float64, like the following ones; 0 is greedy."""
     top_p_R: Tensor
@@ -75,9 +80,11 @@ class SamplingRows:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ledger:
-    """Counts and bias of the sequences with penalties or a bias, a slot for each."""
+    """Counts and bias of the sequences with penalties or a bias, a slot for each, and masks."""
 
     counts_SV: Tensor | None
     """int32: each token's count in the answer, and `IN_PROMPT`. None if no row needs it."""
     bias_SV: Tensor | None
     """float32, added to the logits. None if no row needs it."""
+    masks_MW: Tensor | None = None
+    """int32, a bit a token: those that may be sampled. None if no row needs it."""

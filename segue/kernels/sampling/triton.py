@@ -1,6 +1,6 @@
 """Sampling in Triton: a program for each chunk of a row, and nothing that the host waits for.
 
-    adjust     bias and penalties                             if a row uses them
+    adjust     mask, bias and penalties                       if a row uses them
     select     the scores at which top-k and top-p cut        triton_select.py
     draw       Gumbel noise, and the best token of a chunk
     reduce     the best of the chunks
@@ -34,6 +34,8 @@ _IN_PROMPT = tl.constexpr(IN_PROMPT)
 def adjust_kernel(
     logits_ptr,
     scores_ptr,
+    mask_row_ptr,
+    masks_ptr,
     slot_ptr,
     bias_ptr,
     counts_ptr,
@@ -42,7 +44,9 @@ def adjust_kernel(
     frequency_ptr,
     pending_ptr,
     vocab_size,
+    num_words,
     num_pending,
+    MASKS: tl.constexpr,
     BIAS: tl.constexpr,
     PENALTIES: tl.constexpr,
     CHUNK: tl.constexpr,
@@ -51,6 +55,12 @@ def adjust_kernel(
     ids = tl.program_id(1) * CHUNK + tl.arange(0, CHUNK)
     inside = ids < vocab_size
     scores = tl.load(logits_ptr + row * vocab_size + ids, mask=inside, other=0.0)
+    if MASKS:
+        mask_row = tl.load(mask_row_ptr + row).to(tl.int64)
+        if mask_row >= 0:
+            word_ptrs = masks_ptr + mask_row * num_words + ids // 32
+            words = tl.load(word_ptrs, mask=inside, other=0)
+            scores = tl.where((words >> (ids % 32)) & 1 != 0, scores, -float("inf"))
     slot = tl.load(slot_ptr + row).to(tl.int64)
     if slot >= 0:
         if BIAS:
@@ -214,7 +224,7 @@ def _adjusted(
     ledger: Ledger | None,
     chunk: int,
 ) -> Tensor:
-    if not (needs.bias or needs.penalties):
+    if not (needs.masks or needs.bias or needs.penalties):
         return logits_RV
     assert ledger is not None
     num_rows, vocab_size = logits_RV.shape
@@ -223,6 +233,8 @@ def _adjusted(
         adjust_kernel[(num_rows, triton.cdiv(vocab_size, chunk))](
             logits_RV,
             scores_RV,
+            rows.mask_R,
+            ledger.masks_MW,
             rows.slot_R,
             ledger.bias_SV,
             ledger.counts_SV,
@@ -231,7 +243,9 @@ def _adjusted(
             rows.frequency_penalty_R,
             rows.pending_RP,
             vocab_size,
+            0 if ledger.masks_MW is None else ledger.masks_MW.shape[1],
             rows.pending_RP.shape[1],
+            MASKS=needs.masks,
             BIAS=needs.bias,
             PENALTIES=needs.penalties,
             CHUNK=chunk,
@@ -257,12 +271,15 @@ def _check(
                 f"sample takes a contiguous {name} for {num_rows} rows, got shape "
                 f"{tuple(tensor.shape)}, strides {tensor.stride()}"
             )
-    for wanted, name in ((needs.bias, "bias_SV"), (needs.penalties, "counts_SV")):
+    num_words = triton.cdiv(vocab_size, 32)
+    for wanted, name, width in (
+        (needs.bias, "bias_SV", vocab_size),
+        (needs.penalties, "counts_SV", vocab_size),
+        (needs.masks, "masks_MW", num_words),
+    ):
         tensor = None if ledger is None else getattr(ledger, name)
-        if wanted and (
-            tensor is None or tensor.shape[1] != vocab_size or not tensor.is_contiguous()
-        ):
+        if wanted and (tensor is None or tensor.shape[1] != width or not tensor.is_contiguous()):
             raise ValueError(
-                f"sample takes a contiguous {name} of {vocab_size} tokens for these needs, got "
+                f"sample takes a contiguous {name} of {width} columns for these needs, got "
                 f"{None if tensor is None else tuple(tensor.shape)}"
             )
