@@ -47,6 +47,7 @@ from segue.process.telemetry import Clock
 from segue.text.tokens.tokenizer import Tokenizer
 from segue.wire.server import Services
 from segue.worker.engine_thread import Drop, EngineLoop
+from segue.worker.grammars import Grammars, Making
 from segue.worker.process import Presence, leave_process
 
 logger = logging.getLogger(__name__)
@@ -88,6 +89,7 @@ class DecodeWorker(HandoffWorker[DecodeTurn, Command]):
             num_drafts=lambda: engine.draft_reach,
         )
         self._engine = EngineLoop("decode-engine", engine.step, leave_process)
+        self._grammars = Grammars(tokenizer, runner.config.vocab_size)
 
     def services(self) -> Services:
         return [*services(self), *self._exchange.services()]
@@ -104,8 +106,12 @@ class DecodeWorker(HandoffWorker[DecodeTurn, Command]):
         """
         if isinstance(source, WrittenByPrefill):
             await self._exchange.members.require(source.writer)
+        constraint = self._grammars.start(spec)
+        if isinstance(source, ComputedOnDecode):
+            # Memory that is taken then belongs to the engine at once.
+            await asyncio.wrap_future(constraint)
         turn = await self._find_room(spec, source, emit, timeout_s)
-        await turn.work.run(self._answer(turn))
+        await turn.work.run(self._answer(turn, constraint))
 
     async def _find_room(
         self, spec: TurnSpec, source: PromptSource, emit: Emit, timeout_s: float
@@ -149,11 +155,12 @@ class DecodeWorker(HandoffWorker[DecodeTurn, Command]):
             case ComputedOnDecode(max_tokens):
                 return self._reservations.to_compute(spec, emit, max_tokens)
 
-    async def _answer(self, turn: DecodeTurn) -> None:
+    async def _answer(self, turn: DecodeTurn, constraint: Making) -> None:
         sequence = turn.sequence
         if sequence is None:
-            sequence = await self._receive(turn)
+            sequence = await self._receive(turn, constraint)
         else:
+            sequence.constraint = constraint.result()
             turn.emit(PrefillStarted(sequence.num_prompt_left))
         self._engine.submit(sequence)
         try:
@@ -164,16 +171,19 @@ class DecodeWorker(HandoffWorker[DecodeTurn, Command]):
             await uninterrupted(turn.over.wait())
             raise
 
-    async def _receive(self, turn: DecodeTurn) -> DecodeSequence:
+    async def _receive(self, turn: DecodeTurn, constraint: Making) -> DecodeSequence:
         """Waits until the prompt has been written here."""
         assert turn.reservation is not None, "its prompt is not computed here"
         turn_id = turn.spec.turn_id
         try:
             with turn.reservation as reservation:
                 turn.emit(MemoryReserved(reservation.ticket, checkpoint_tokens(turn.hold)))
+                await asyncio.wrap_future(constraint)
                 arrival = await reservation.arrived()
             try:
-                return self._reservations.arrived(turn, arrival)
+                sequence = self._reservations.arrived(turn, arrival)
+                sequence.constraint = constraint.result()
+                return sequence
             except BaseException:
                 # A bug may have left more than what arrived without an owner.
                 self.residency.reclaim(turn_id)
@@ -233,4 +243,5 @@ class DecodeWorker(HandoffWorker[DecodeTurn, Command]):
     async def close(self) -> None:
         # No session may return from the host tier while it closes.
         self.residency.close()
+        self._grammars.close()
         await super().close()

@@ -17,6 +17,8 @@ from segue.api.types import Role
 from segue.cache.prefix.eviction_cost import cost_to_prefill
 from segue.config import section
 from segue.engine.config import EngineConfig
+from segue.model.checkpoint.settings import AS_PUBLISHED, CheckpointConfig
+from segue.text.tokens.tokenizer import Tokenizer
 from segue.worker.process import (
     Identity,
     Presence,
@@ -34,11 +36,13 @@ async def running(
     engine: EngineConfig,
     prefill: PrefillConfig,
     transfer: TransferConfig,
+    checkpoint: CheckpointConfig = AS_PUBLISHED,
     open_transport: OpenTransport = open_mooncake,
 ) -> AsyncIterator[RunningWorker]:
     """A worker that serves until the block ends. Raises InvalidCheckpoint and InvalidConfig."""
     identity = Identity.take(options.worker_id, Role.PREFILL)
     loaded = await load(options, engine)
+    tokenizer = None if checkpoint.skip_tokenizer else Tokenizer.from_folder(loaded.folder)
     metrics = PrefillMetrics()
     async with worker_resources(
         loaded,
@@ -52,7 +56,7 @@ async def running(
     ) as resources:
 
         def worker_as(presence: Presence) -> PrefillWorker:
-            return PrefillWorker(presence, resources, prefill, metrics)
+            return PrefillWorker(presence, resources, prefill, metrics, tokenizer=tokenizer)
 
         async with serving_worker(identity, metrics.registry, worker_as, options=options) as worker:
             yield worker
@@ -66,6 +70,7 @@ def _from_sections(
         engine=section(sections, "engine", EngineConfig),
         prefill=section(sections, "prefill", PrefillConfig),
         transfer=section(sections, "transfer", TransferConfig),
+        checkpoint=section(sections, "checkpoint", CheckpointConfig),
     )
 
 

@@ -30,6 +30,7 @@ from segue.engine.scoring import TokenScores
 from segue.process.telemetry import Clock
 from segue.worker.engine_thread import Drop
 from segue.worker.failures import Failures
+from segue.worker.grammars import Making
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +60,8 @@ class PrefillSequence:
     state_slot: SlotId | None = None
     checkpoints: Mapping[int, SlotId] = field(default_factory=dict)
     """The states to keep on the way: position to slot."""
+    constraint: Making | None = None
+    """Which token may be the first. The last chunk waits for it."""
     num_computed: int = field(default=0)
     started_at: float = field(default=0.0)
     scores: TokenScores = field(default_factory=TokenScores)
@@ -69,7 +72,8 @@ class PrefillSequence:
     @property
     def progress(self) -> Progress:
         cost = SCORED_TOKEN_COST if self.turn.scores_prompt else 1
-        return Progress(self.num_computed, len(self.turn.context), cost)
+        is_made = self.constraint is None or self.constraint.done()
+        return Progress(self.num_computed, len(self.turn.context) - (not is_made), cost)
 
     @property
     def prompt_logprobs(self) -> PromptLogprobs | None:
@@ -79,7 +83,12 @@ class PrefillSequence:
         return self.scores.of_prompt(self.turn.prompt_ids)
 
 
-Command = PrefillSequence | Drop
+@dataclass(frozen=True, slots=True)
+class ConstraintMade:
+    """Wakes the engine."""
+
+
+Command = PrefillSequence | Drop | ConstraintMade
 
 
 class PrefillEngine:
@@ -111,7 +120,7 @@ class PrefillEngine:
                 self._drop([s for s, _ in batch if s in self._waiting], failure)
             else:
                 self._failures.passed()
-        return bool(self._waiting)
+        return any(sequence.progress.num_left for sequence in self._waiting)
 
     def _receive(self, commands: Sequence[Command]) -> None:
         for command in commands:
@@ -199,7 +208,9 @@ class PrefillEngine:
             answer_ids=turn.answered_ids,
             device=self._runner.device,
         )
-        return SamplerRow(sampler, position=len(turn.context))
+        constraint = sequence.constraint.result() if sequence.constraint else None
+        mask = constraint.mask() if constraint and constraint.is_masking else None
+        return SamplerRow(sampler, position=len(turn.context), mask=mask)
 
     def _publish(
         self, sequences: Sequence[PrefillSequence], tokens: Sequence[SampledToken]

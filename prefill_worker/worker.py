@@ -15,7 +15,13 @@ from kv_transfer.ticket import Ticket
 from kv_transfer.worker import HandoffWorker, WorkerResources
 from kv_transfer.writing.outgoing import Outgoing
 from prefill_worker.config import PrefillConfig
-from prefill_worker.engine import Command, Computed, PrefillEngine, PrefillSequence
+from prefill_worker.engine import (
+    Command,
+    Computed,
+    ConstraintMade,
+    PrefillEngine,
+    PrefillSequence,
+)
 from prefill_worker.metrics import PrefillMetrics
 from prefill_worker.pull import Puller, Rates
 from prefill_worker.server import services
@@ -32,8 +38,10 @@ from segue.api.turn import PrefillOutcome, PrefixHolder, PromptLogprobs, ShipRep
 from segue.api.types import TurnId
 from segue.process.cancellation import Interruptible, uninterrupted
 from segue.process.telemetry import Clock
+from segue.text.tokens.tokenizer import Tokenizer
 from segue.wire.server import Services
 from segue.worker.engine_thread import Drop, EngineLoop
+from segue.worker.grammars import Grammars, Making
 from segue.worker.process import Presence, leave_process
 
 logger = logging.getLogger(__name__)
@@ -47,6 +55,7 @@ class PrefillWorker(HandoffWorker[Interruptible, Command]):
         config: PrefillConfig,
         metrics: PrefillMetrics,
         *,
+        tokenizer: Tokenizer | None = None,
         clock: Clock = time.monotonic,
     ) -> None:
         super().__init__(presence, resources, metrics, max_waiting=config.max_waiting, clock=clock)
@@ -66,6 +75,7 @@ class PrefillWorker(HandoffWorker[Interruptible, Command]):
         )
         engine = PrefillEngine(runner, metrics, chunk_tokens=config.chunk_tokens, clock=clock)
         self._engine = EngineLoop("prefill-engine", engine.step, leave_process)
+        self._grammars = Grammars(tokenizer, runner.config.vocab_size)
 
     def services(self) -> Services:
         return [*services(self), *self._exchange.services()]
@@ -97,6 +107,7 @@ class PrefillWorker(HandoffWorker[Interruptible, Command]):
         # The whole prompt, until it is known how much of it is here.
         missing_tokens = len(turn.context)
         self._waiting_tokens += missing_tokens
+        constraint = self._grammars.start(turn)
         try:
             await self._exchange.members.require(ticket.reader)
             pulled = ShipReport()
@@ -109,7 +120,7 @@ class PrefillWorker(HandoffWorker[Interruptible, Command]):
             self._waiting_tokens -= units.hold.num_tokens
             missing_tokens -= units.hold.num_tokens
             try:
-                return await self._ship(turn, ticket, units, pulled, received_at)
+                return await self._ship(turn, ticket, units, pulled, received_at, constraint)
             finally:
                 self._room.wake()
         except asyncio.CancelledError:
@@ -128,12 +139,13 @@ class PrefillWorker(HandoffWorker[Interruptible, Command]):
         units: PromptUnits,
         pulled: ShipReport,
         received_at: float,
+        constraint: Making,
     ) -> PromptLogprobs | None:
         """Afterwards the units are in the cache or free."""
         start = units.hold.num_tokens
         try:
             async with self._exchange.send(ticket, pages=units.pages, slot=units.slot) as outgoing:
-                computed = await self._compute(turn, outgoing, units)
+                computed = await self._compute(turn, outgoing, units, constraint)
                 shipped = await outgoing.finish()
                 kept_states = self._prompts.kept_states(turn, units)
                 report = replace(
@@ -159,7 +171,9 @@ class PrefillWorker(HandoffWorker[Interruptible, Command]):
         self._metrics.shipped(report)
         return computed.prompt_logprobs
 
-    async def _compute(self, turn: TurnSpec, outgoing: Outgoing, units: PromptUnits) -> Computed:
+    async def _compute(
+        self, turn: TurnSpec, outgoing: Outgoing, units: PromptUnits, constraint: Making
+    ) -> Computed:
         """Returns or raises once the engine has released the units."""
         loop = asyncio.get_running_loop()
         done: asyncio.Future[Computed | SegueError | None] = loop.create_future()
@@ -177,8 +191,11 @@ class PrefillWorker(HandoffWorker[Interruptible, Command]):
             start=units.hold.num_tokens,
             state_slot=checkpoint.slot if checkpoint else None,
             checkpoints=units.checkpoints,
+            constraint=constraint,
         )
         self._engine.submit(sequence)
+        if not constraint.done():
+            constraint.add_done_callback(lambda _: self._engine.submit(ConstraintMade()))
         try:
             computed = await asyncio.shield(done)
         except asyncio.CancelledError:
@@ -203,6 +220,10 @@ class PrefillWorker(HandoffWorker[Interruptible, Command]):
     def _interrupt_all(self, turns: Mapping[TurnId, Interruptible]) -> None:
         for turn_id, work in turns.items():
             work.interrupt(Cancelled(f"turn {turn_id} was stopped: {self.name} is closing"))
+
+    async def close(self) -> None:
+        self._grammars.close()
+        await super().close()
 
     @property
     def rates(self) -> Rates:

@@ -15,7 +15,12 @@ from segue.api.turn import (
 )
 from segue.api.types import (
     ChatInput,
+    Choice,
+    Ebnf,
+    JsonObject,
+    JsonSchema,
     Message,
+    Regex,
     SampledToken,
     SamplingParams,
     StopConditions,
@@ -23,6 +28,7 @@ from segue.api.types import (
     TokenInput,
     TokenLogprob,
     ToolCall,
+    ToolCalls,
 )
 from segue.sdk.client import DEFAULT_TARGET, Answer, Client
 from segue.sdk.session import Session
@@ -31,10 +37,15 @@ __all__ = [
     "DEFAULT_TARGET",
     "Answer",
     "ChatInput",
+    "Choice",
     "Client",
+    "Ebnf",
     "FinishReason",
+    "JsonObject",
+    "JsonSchema",
     "Message",
     "PromptLogprobs",
+    "Regex",
     "SampledToken",
     "SamplingParams",
     "SegueError",
@@ -46,6 +57,7 @@ __all__ = [
     "TokenInput",
     "TokenLogprob",
     "ToolCall",
+    "ToolCalls",
     "TurnEnd",
     "TurnEvent",
     "Usage",

@@ -13,17 +13,29 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from router.placement.pools import Pools, answer_tokens
+from router.sessions.grammars import GrammarDesk
 from router.sessions.history import Completed
 from router.sessions.prompt_helper import PromptHelper
 from segue.answers import AUTO, ParserNames, parsers_for
 from segue.api.errors import InvalidRequest
 from segue.api.prompt import Prompt
 from segue.api.turn import TurnSpec
-from segue.api.types import ChatInput, StopConditions, StopRules, TokenInput, TurnInput
+from segue.api.types import (
+    ChatInput,
+    Grammar,
+    OutputFormat,
+    StopConditions,
+    StopRules,
+    TokenInput,
+    ToolCalls,
+    TurnInput,
+    TurnRequest,
+)
+from segue.grammar.build import Asked
 from segue.model.checkpoint.generation import GenerationDefaults
 from segue.model.checkpoint.model_id import model_id
 from segue.model.checkpoint.settings import AS_PUBLISHED, CheckpointConfig
@@ -72,6 +84,8 @@ class PromptBuilder:
     helper: PromptHelper | None = None
     parsers: ParserNames = AUTO
     """How to read answers."""
+    grammars: GrammarDesk | None = None
+    """None without a tokenizer."""
 
     @classmethod
     def from_folder(
@@ -102,6 +116,7 @@ class PromptBuilder:
             model_id=model_id(folder) if any(folder.glob("*.safetensors")) else "",
             helper=None if checkpoint.skip_tokenizer else PromptHelper(folder, max_context),
             parsers=parsers_for(template, parsers),
+            grammars=None if checkpoint.skip_tokenizer else GrammarDesk(folder, config.vocab_size),
         )
 
     @property
@@ -117,7 +132,40 @@ class PromptBuilder:
         )
 
     async def make(self, completed: Completed, pools: Pools = _ANY_POOLS) -> Built:
-        """Like `build`, but does not hold up the event loop. May also raise Overloaded."""
+        """Like `build`, but does not hold up the event loop, and with the turn's grammar. May also
+        raise Overloaded."""
+        built = await self._make(completed, pools)
+        if completed.request.output is None:
+            return built
+        grammar = await self._grammar(completed.request, completed.request.output, built)
+        return replace(built, spec=replace(built.spec, grammar=grammar))
+
+    async def _grammar(self, request: TurnRequest, output: OutputFormat, built: Built) -> Grammar:
+        if self.grammars is None:
+            raise InvalidRequest.at(
+                "output", "needs text, and this model is served without a tokenizer: leave it out"
+            )
+        if request.stop.ignore_eos or not built.spec.stop.stop_token_ids:
+            raise InvalidRequest.at(
+                "output",
+                "expected an end token, with which the answer ends where its form does, got "
+                f"{'ignore_eos' if request.stop.ignore_eos else 'a checkpoint without one'}: "
+                "leave one of them out, or name stop token ids",
+            )
+        may_call = isinstance(output, ToolCalls) or output.or_tool_calls
+        chat = request.input if isinstance(request.input, ChatInput) else None
+        named = self.parsers.tool_calls
+        return await self.grammars.make(
+            Asked(
+                output=output,
+                tools=chat.tools if chat and may_call else (),
+                # A template that writes calls in no known format leaves it open.
+                call_format="none" if named == "auto" else named,
+                after_reasoning=built.starts_in_reasoning,
+            )
+        )
+
+    async def _make(self, completed: Completed, pools: Pools) -> Built:
         known = completed.known
         num_new = num_characters(completed.request.input, first=_first_rendered(completed))
         if num_new <= _INLINE_CHARACTERS:
@@ -146,10 +194,14 @@ class PromptBuilder:
     def reap(self) -> None:
         if self.helper is not None:
             self.helper.reap()
+        if self.grammars is not None:
+            self.grammars.reap()
 
     async def close(self) -> None:
         if self.helper is not None:
             await self.helper.close()
+        if self.grammars is not None:
+            await self.grammars.close()
 
     def build(self, completed: Completed, pools: Pools = _ANY_POOLS) -> Built:
         """The turn in tokens, its answer limited by context and memory. Raises InvalidRequest."""
@@ -199,6 +251,7 @@ class PromptBuilder:
             max_tokens=max_tokens,
             stop_strings=asked.stop_strings,
             stop_token_ids=tuple(dict.fromkeys((*asked.stop_token_ids, *end_ids))),
+            min_tokens=asked.min_tokens,
         )
 
 

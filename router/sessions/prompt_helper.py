@@ -1,21 +1,12 @@
-"""The router's side of `segue/text/helper_process.py`: one helper process, started on demand."""
+"""Very long prompts, made in a process of their own: the router's side."""
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import os
-import subprocess
-import sys
-import threading
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import IO, Any
 
-import segue
-from segue.api.errors import InvalidRequest, Overloaded, SegueError, Unavailable
+from router.sessions.helper import Helper
+from segue.api.errors import Overloaded
 from segue.api.types import TurnInput
-from segue.text.helper_process import read_frame, write_frame
 from segue.text.session_prompt import PromptRecord, SessionPrompt
 
 # Limits the router's memory for inputs that wait for the process or are being tokenised.
@@ -30,17 +21,21 @@ class PromptHelper:
     """Makes one prompt at a time, in order of arrival. One event loop owns it."""
 
     def __init__(self, folder: Path, max_context: int, *, max_job_s: float = _MAX_JOB_S) -> None:
-        self._arguments = [str(folder), str(max_context)]
-        self._max_job_s = max_job_s
         self._waiting_characters = 0
-        self._is_closed = False
-        self._process: subprocess.Popen[bytes] | None = None
-        # The only thread that talks to the process.
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="prompt-helper")
+        self._helper = Helper(
+            "segue.text.helper_process",
+            [str(folder), str(max_context)],
+            purpose="tokenises long prompts",
+            max_job_s=max_job_s,
+            too_slow=(
+                f"the messages could not be rendered and tokenised within {max_job_s:g} s: "
+                "shorten them"
+            ),
+        )
 
     @property
     def process_id(self) -> int | None:
-        return self._process.pid if self._process else None
+        return self._helper.process_id
 
     async def encode_turn(
         self,
@@ -60,99 +55,14 @@ class PromptHelper:
             )
         self._waiting_characters = waiting
         try:
-            job = (turn_input, memory, num_same)
-            return await asyncio.get_running_loop().run_in_executor(self._thread, self._do, job)
+            made = await self._helper.do((turn_input, memory, num_same))
+            assert isinstance(made, SessionPrompt)
+            return made
         finally:
             self._waiting_characters -= num_characters
 
     def reap(self) -> None:
-        """Reaps a process that has exited by itself after a long idle time."""
-        if self._process is not None:
-            self._process.poll()
+        self._helper.reap()
 
     async def close(self) -> None:
-        self._is_closed = True
-        if self._process is not None:
-            # Ends it at once, even in the middle of a job, which also ends the thread's wait.
-            self._process.kill()
-        await asyncio.to_thread(self._thread.shutdown, cancel_futures=True)
-        if self._process is not None:
-            _reap(self._process)
-
-    def _do(self, job: tuple[object, ...]) -> SessionPrompt:
-        is_new = self._process is None
-        try:
-            answer = self._ask(job)
-        except (OSError, EOFError):
-            self._forget_process()
-            if is_new or self._is_closed:
-                raise _ended() from None
-            # It exited after a long idle time, or was killed. One retry is enough to tell.
-            return self._do(job)
-        if isinstance(answer, SegueError):
-            raise answer
-        assert isinstance(answer, SessionPrompt)
-        return answer
-
-    def _ask(self, job: tuple[object, ...]) -> Any:
-        if self._is_closed:
-            raise _ended()
-        if self._process is None:
-            self._process = _start(self._arguments)
-            read_frame(_pipe(self._process.stdout))
-        process, is_late = self._process, threading.Event()
-
-        def give_up() -> None:
-            is_late.set()
-            process.kill()
-
-        limit = threading.Timer(self._max_job_s, give_up)
-        limit.start()
-        try:
-            write_frame(_pipe(process.stdin), job)
-            return read_frame(_pipe(process.stdout))
-        except (OSError, EOFError):
-            if not is_late.is_set():
-                raise
-            self._forget_process()
-            raise InvalidRequest(
-                f"the messages could not be rendered and tokenised within {self._max_job_s:g} s: "
-                "shorten them"
-            ) from None
-        finally:
-            limit.cancel()
-
-    def _forget_process(self) -> None:
-        process, self._process = self._process, None
-        if process is not None:
-            process.kill()
-            _reap(process)
-
-
-def _start(arguments: list[str]) -> subprocess.Popen[bytes]:
-    package = str(Path(segue.__file__).parents[1])
-    path = os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH"))))
-    return subprocess.Popen(
-        [sys.executable, "-m", "segue.text.helper_process", *arguments],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": path},
-    )
-
-
-def _pipe(stream: IO[bytes] | None) -> Any:
-    assert stream is not None, "the process was started with pipes"
-    return stream
-
-
-def _reap(process: subprocess.Popen[bytes]) -> None:
-    for stream in (process.stdin, process.stdout):
-        if stream is not None:
-            # Nothing needs the data that was not written.
-            with contextlib.suppress(OSError):
-                stream.close()
-    process.wait()
-
-
-def _ended() -> Unavailable:
-    return Unavailable("the process that tokenises long prompts has exited; try again")
+        await self._helper.close()

@@ -50,7 +50,8 @@ def build(asked: Asked) -> Built:
     patterns: dict[str, str] = {}
     without_controls = False
     calls = None
-    if isinstance(output, ToolCalls) or (output.or_tool_calls and asked.tools):
+    may_call = output.or_tool_calls and asked.tools and asked.call_format != "none"
+    if isinstance(output, ToolCalls) or may_call:
         calls = CallGrammars(asked.tools, asked.call_format)
     if isinstance(output, ToolCalls):
         assert calls is not None

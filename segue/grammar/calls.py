@@ -18,7 +18,7 @@ from segue.grammar.schema import Prepared, read_schema
 Format: TypeAlias = dict[str, Any]
 """A part of a structural tag."""
 
-MAX_SPACES = 16
+MAX_SPACES = 8
 """Most characters of whitespace between two tokens of JSON. Without a limit, a model may go on with
 them until the answer's limit."""
 _MARKUP = ["<parameter", "</parameter", "<function", "</function", "tool_call>", "think>"]

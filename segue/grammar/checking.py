@@ -16,7 +16,6 @@ from segue.api.errors import InvalidRequest
 from segue.api.types import Grammar
 from segue.grammar.build import Asked, Built, build
 from segue.grammar.compiler import GrammarCompiler, plain_message
-from segue.grammar.constraint import Constraint
 from segue.grammar.library import xgrammar
 from segue.text.helper_process import serve_jobs
 from segue.text.tokens.tokenizer import Tokenizer
@@ -41,7 +40,7 @@ class Checker:
             compiled = self._compiler.compile(built.grammar)
         except InvalidRequest as error:
             raise InvalidRequest.at(built.field, f"cannot be enforced: {error}") from None
-        if not Constraint(vocab_size=self._vocab_size, end_ids=(), grammar=compiled).mask().any():
+        if not compiled.allows_a_token(self._vocab_size):
             raise InvalidRequest.at(built.field, "expected a form that some text has")
         return built.grammar
 

@@ -35,6 +35,16 @@ class CompiledGrammar:
         self.allowed_words = allowed_words
         """int32 bits: tokens that may occur at all; None for all."""
 
+    def matcher(self, end_ids: list[int]) -> Any:
+        """A matcher at the grammar's start, which takes one of these tokens where it may end."""
+        return xgrammar().GrammarMatcher(self.compiled, override_stop_tokens=end_ids)
+
+    def allows_a_token(self, vocab_size: int) -> bool:
+        """Whether an answer can start, or be empty."""
+        words = np.zeros((1, num_words(vocab_size)), dtype=np.int32)
+        self.matcher([vocab_size - 1]).fill_next_token_bitmask(words)
+        return bool(words.any())
+
     @property
     def size_bytes(self) -> int:
         return int(self.compiled.memory_size_bytes)

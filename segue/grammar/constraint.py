@@ -16,7 +16,6 @@ import numpy as np
 
 from segue.api.errors import InvalidRequest
 from segue.grammar.compiler import CompiledGrammar, num_words
-from segue.grammar.library import xgrammar
 
 
 class _Taken(NamedTuple):
@@ -43,11 +42,7 @@ class Constraint:
         self.reasoning_end = reasoning_end if grammar else None
         self._min_tokens = min_tokens
         self._allowed = None if grammar is None else grammar.allowed_words
-        self._matcher = None
-        if grammar is not None:
-            self._matcher = xgrammar().GrammarMatcher(
-                grammar.compiled, override_stop_tokens=self.end_ids
-            )
+        self._matcher = None if grammar is None else grammar.matcher(self.end_ids)
         self._is_in_reasoning = self.reasoning_end is not None
         self._taken: list[_Taken] = []
         self._all = np.full(num_words(vocab_size), -1, dtype=np.int32)

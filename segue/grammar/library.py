@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import sys
+import threading
 from types import ModuleType
 from typing import Any
 
@@ -24,11 +25,18 @@ class _Absent(ModuleType):
         return made
 
 
-@functools.cache
+# Without it, a second thread would see the replacements, or a library that is half imported.
+_importing = threading.Lock()
+
+
 def xgrammar() -> Any:
     """The library. Imports torch only if the process has imported it."""
-    if "xgrammar" in sys.modules:
-        return sys.modules["xgrammar"]
+    with _importing:
+        return _imported()
+
+
+@functools.cache
+def _imported() -> Any:
     absent = [name for name in ("torch", "transformers") if name not in sys.modules]
     if "torch" in absent:
         # This one asks for torch and can do without it.

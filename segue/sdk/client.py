@@ -28,6 +28,7 @@ from segue.api.types import (
     ChatInput,
     Detokenized,
     Message,
+    OutputFormat,
     SamplingParams,
     SessionId,
     StopConditions,
@@ -176,6 +177,7 @@ class Client:
         turn_id: str = "",
         sampling: SamplingParams | None = None,
         stop: StopConditions | None = None,
+        output: OutputFormat | None = None,
         timeout_s: float | None = None,
         cache_salt: str = "",
         priority: int = 0,
@@ -188,6 +190,7 @@ class Client:
         time: the router finds the session that it continues (`TurnRequest.session_hint`). Only
         turns with the same `cache_salt` share cached prefixes. Of turns that wait for a place,
         those with the lowest `priority` are next.
+        `output` is the form that the answer must have: `JsonSchema('{"type": "object"}')`, say.
         """
         require_seconds("timeout_s", timeout_s)
         request = TurnRequest(
@@ -199,6 +202,7 @@ class Client:
             stop=StopConditions() if stop is None else stop,
             cache_salt=cache_salt,
             priority=priority,
+            output=output,
         )
         wire = request_to_wire(request)
         require_sendable("the turn", wire.ByteSize())
@@ -219,6 +223,7 @@ class Client:
         turn_id: str = "",
         sampling: SamplingParams | None = None,
         stop: StopConditions | None = None,
+        output: OutputFormat | None = None,
         timeout_s: float | None = None,
         cache_salt: str = "",
         priority: int = 0,
@@ -232,6 +237,7 @@ class Client:
             turn_id=turn_id,
             sampling=sampling,
             stop=stop,
+            output=output,
             timeout_s=timeout_s,
             cache_salt=cache_salt,
             priority=priority,

@@ -14,7 +14,15 @@ from segue.api.checks import require_label, require_seconds
 from segue.api.errors import InvalidRequest, NotFound, UnknownHistory
 from segue.api.history import DigestChain, continuation
 from segue.api.turn import TokenDelta, TurnEnd, TurnEvent, TurnStarted
-from segue.api.types import ChatInput, Message, SamplingParams, SessionId, StopConditions, TurnInput
+from segue.api.types import (
+    ChatInput,
+    Message,
+    OutputFormat,
+    SamplingParams,
+    SessionId,
+    StopConditions,
+    TurnInput,
+)
 from segue.sdk.message_input import MessageInput, as_message, new_messages
 from segue.text.conversation import read_template_kwargs
 
@@ -29,6 +37,7 @@ class SessionCalls(Protocol):
         session_id: str = "",
         sampling: SamplingParams | None = None,
         stop: StopConditions | None = None,
+        output: OutputFormat | None = None,
         timeout_s: float | None = None,
     ) -> AsyncGenerator[TurnEvent, None]: ...
 
@@ -99,6 +108,7 @@ class Session:
         *new: MessageInput | Sequence[MessageInput],
         sampling: SamplingParams | None = None,
         stop: StopConditions | None = None,
+        output: OutputFormat | None = None,
         timeout_s: float | None = None,
         continue_final_message: bool | str = False,
     ) -> AsyncGenerator[TurnEvent, None]:
@@ -129,7 +139,7 @@ class Session:
         )
         text: list[str] = []
         parsers = AUTO
-        events = self._send(chat, sampling=sampling, stop=stop, timeout_s=timeout_s)
+        events = self._send(chat, sampling=sampling, stop=stop, output=output, timeout_s=timeout_s)
         async with contextlib.aclosing(events):
             async for event in events:
                 if isinstance(event, TurnStarted):
@@ -189,6 +199,7 @@ class Session:
         *,
         sampling: SamplingParams | None,
         stop: StopConditions | None,
+        output: OutputFormat | None,
         timeout_s: float | None,
     ) -> AsyncGenerator[TurnEvent, None]:
         """Sends what the router lacks of `chat`; sends all of it if the router lacks more."""
@@ -199,6 +210,7 @@ class Session:
                 session_id=self.session_id,
                 sampling=sampling,
                 stop=stop,
+                output=output,
                 timeout_s=timeout_s,
             )
 

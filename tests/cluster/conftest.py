@@ -105,6 +105,7 @@ async def local_cluster(
                     engine=config.engine,
                     prefill=config.prefill,
                     transfer=config.transfer,
+                    checkpoint=config.checkpoint,
                     open_transport=open_transport,
                 )
             )

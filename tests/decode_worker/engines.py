@@ -33,6 +33,8 @@ from segue.engine.device.result import Stepped
 from segue.engine.runner import ModelRunner
 from segue.engine.sampler import SequenceSampler
 from segue.engine.speculation.acceptance import SlotRing
+from segue.grammar.compiler import CompiledGrammar
+from segue.grammar.constraint import Constraint
 from segue.worker.engine_thread import Drop
 from tests.runners import new_runner
 
@@ -60,6 +62,8 @@ class TurnCase:
     sampling: Sampling
     at_step: int
     num_slots: int = 6
+    grammar: CompiledGrammar | None = None
+    reasoning_end: int | None = None
     dropped_at: int | None = None
 
 
@@ -132,6 +136,18 @@ class Turns:
                 prompt_ids=asked.prompt,
             ),
             report=ShipReport(),
+            constraint=self._constraint(asked),
+        )
+
+    def _constraint(self, asked: TurnCase) -> Constraint | None:
+        if asked.grammar is None and not asked.stop.min_tokens:
+            return None
+        return Constraint(
+            vocab_size=self._runner.config.vocab_size,
+            end_ids=asked.stop.stop_token_ids,
+            min_tokens=asked.stop.min_tokens,
+            grammar=asked.grammar,
+            reasoning_end=asked.reasoning_end,
         )
 
     def _publish(self, events: Sequence[Event]) -> None:

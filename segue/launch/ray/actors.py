@@ -121,7 +121,11 @@ def _worker(role: Role, options: WorkerOptions, config: Config) -> Any:
         from prefill_worker.__main__ import running as running_prefill
 
         return running_prefill(
-            options, engine=config.engine, prefill=config.prefill, transfer=config.transfer
+            options,
+            engine=config.engine,
+            prefill=config.prefill,
+            transfer=config.transfer,
+            checkpoint=config.checkpoint,
         )
     from decode_worker.__main__ import running as running_decode
 

@@ -1,0 +1,82 @@
+"""The grammars of turns whose answers must have a form: built and compiled in a process
+(`segue/grammar/checking.py`) before the turn is placed.
+
+Compiling takes from milliseconds to minutes, and only the end of a process stops it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+from cachetools import LRUCache
+
+from router.sessions.helper import Helper
+from segue.api.errors import InvalidRequest, Overloaded
+from segue.api.types import Grammar
+from segue.grammar.build import Asked
+
+MAX_JOB_S = 5.0
+"""Large schemas take a second; their turns then wait for as long in each worker, once."""
+_MAX_WAITING = 64
+_CACHE_BYTES = 64 << 20
+
+
+class GrammarDesk:
+    """One event loop owns it."""
+
+    def __init__(self, folder: Path, vocab_size: int, *, max_job_s: float = MAX_JOB_S) -> None:
+        self._helper = Helper(
+            "segue.grammar.checking",
+            [str(folder), str(vocab_size)],
+            purpose="compiles grammars",
+            max_job_s=max_job_s,
+            too_slow=(
+                f"output: it could not be compiled within {max_job_s:g} s: simplify it, for "
+                "example with fewer alternatives, and smaller limits of lengths and counts"
+            ),
+        )
+        self._made: LRUCache[Asked, Grammar] = LRUCache(
+            _CACHE_BYTES, getsizeof=lambda grammar: 2 * len(grammar.text)
+        )
+        self._making: dict[Asked, asyncio.Task[Grammar]] = {}
+
+    @property
+    def process_id(self) -> int | None:
+        return self._helper.process_id
+
+    async def make(self, asked: Asked) -> Grammar:
+        """Raises InvalidRequest with the path of what cannot be served, Overloaded and
+        Unavailable."""
+        made = self._made.get(asked)
+        if made is not None:
+            return made
+        making = self._making.get(asked)
+        if making is None:
+            if len(self._making) >= _MAX_WAITING:
+                raise Overloaded(f"{_MAX_WAITING} grammars wait to be compiled: try again later")
+            # Others may wait for the same, so it goes on if this turn is cancelled.
+            making = self._making[asked] = asyncio.create_task(self._helper.do(asked))
+            making.add_done_callback(lambda task: self._done(asked, task))
+        try:
+            return await asyncio.shield(making)
+        except InvalidRequest as error:
+            # Each turn raises an error of its own.
+            own = InvalidRequest(str(error))
+            own.field = error.field or "output"
+            raise own from None
+
+    def reap(self) -> None:
+        self._helper.reap()
+
+    async def close(self) -> None:
+        await self._helper.close()
+
+    def _done(self, asked: Asked, task: asyncio.Task[Grammar]) -> None:
+        del self._making[asked]
+        if not task.cancelled() and task.exception() is None and _fits(task.result()):
+            self._made[asked] = task.result()
+
+
+def _fits(grammar: Grammar) -> bool:
+    return 2 * len(grammar.text) <= _CACHE_BYTES
