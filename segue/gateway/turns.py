@@ -20,7 +20,14 @@ from segue.api.turn import (
     TurnStarted,
     Usage,
 )
-from segue.api.types import SampledToken, SamplingParams, StopConditions, TurnInput
+from segue.api.types import (
+    OutputFormat,
+    SampledToken,
+    SamplingParams,
+    StopConditions,
+    TurnInput,
+)
+from segue.gateway.forms import Form
 from segue.gateway.http.door import Visit
 from segue.gateway.joined import joined
 from segue.gateway.metrics import GatewayMetrics
@@ -40,6 +47,7 @@ class TurnCalls(Protocol):
         stop: StopConditions | None = None,
         cache_salt: str = "",
         priority: int = 0,
+        output: OutputFormat | None = None,
     ) -> AsyncGenerator[TurnEvent, None]: ...
 
     async def cancel(self, turn_id: str) -> bool: ...
@@ -53,6 +61,7 @@ class Wanted:
     sampling: SamplingParams = field(default_factory=SamplingParams)
     stop: StopConditions = field(default_factory=StopConditions)
     hint: str = ""
+    form: Form = field(default_factory=Form)
     is_chat: bool = True
     """The answer may have reasoning and calls; otherwise all of it is content."""
     tools: tuple[str, ...] = ()
@@ -137,6 +146,7 @@ class Turns:
             stop=wanted.stop,
             cache_salt=wanted.cache_salt,
             priority=wanted.priority,
+            output=wanted.form.output,
         )
         try:
             async with contextlib.aclosing(events) as arriving:
@@ -144,7 +154,7 @@ class Turns:
                     inbox.put(index, event)
         except Exception as error:
             # Raised again by the reader.
-            inbox.fail(error)
+            inbox.fail(wanted.form.in_words_of_request(error))
 
 
 def _turn_id(visit: Visit, index: int) -> str:

@@ -13,6 +13,7 @@ from segue.api.turn import FinishReason, TokenDelta, TurnEnd, TurnEvent, TurnSta
 from segue.api.types import (
     ChatInput,
     Detokenized,
+    OutputFormat,
     SampledToken,
     SamplingParams,
     SessionId,
@@ -36,6 +37,7 @@ class Asked:
     cache_salt: str
     priority: int
     api_key: str | None
+    output: OutputFormat | None
 
 
 @dataclass
@@ -68,6 +70,7 @@ class FakeClient:
         stop: StopConditions | None = None,
         cache_salt: str = "",
         priority: int = 0,
+        output: OutputFormat | None = None,
     ) -> AsyncGenerator[TurnEvent, None]:
         number = len(self.asked)
         self.asked.append(
@@ -80,6 +83,7 @@ class FakeClient:
                 cache_salt=cache_salt,
                 priority=priority,
                 api_key=self.api_key,
+                output=output,
             )
         )
         is_over = False

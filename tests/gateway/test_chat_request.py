@@ -83,13 +83,11 @@ def test_every_stop_condition_reaches_the_turn() -> None:
     assert wanted(max_tokens=5, max_completion_tokens=6).stop.max_tokens == 6
 
 
-def test_a_least_length_is_accepted_where_every_answer_has_it() -> None:
-    assert wanted(min_tokens=5, ignore_eos=True, max_tokens=5).stop.max_tokens == 5
-    assert wanted(min_tokens=0).stop.max_tokens is None
-    with pytest.raises(BadField, match="expected ignore_eos"):
-        wanted(min_tokens=5, max_tokens=5)
-    with pytest.raises(BadField, match="at least 6 as max_tokens"):
-        wanted(min_tokens=6, max_tokens=5, ignore_eos=True)
+def test_a_least_length_reaches_the_turn() -> None:
+    assert wanted(min_tokens=5, max_tokens=5).stop.min_tokens == 5
+    assert wanted(min_tokens=0).stop.min_tokens == 0
+    with pytest.raises(BadField, match=r"at most max_tokens \(5\), got 6"):
+        wanted(min_tokens=6, max_tokens=5)
 
 
 def test_text_is_the_same_as_a_list_of_texts() -> None:
@@ -192,9 +190,8 @@ def test_a_clients_name_for_the_conversation_is_a_hint(
 @pytest.mark.parametrize(
     ("field", "value", "says"),
     [
-        ("tool_choice", "required", "needs structured output"),
-        ("tool_choice", {"type": "function", "function": {"name": "look"}}, '"auto" or "none"'),
-        ("response_format", {"type": "json_object"}, "not served yet"),
+        ("tool_choice", "required", "expected tools with it"),
+        ("tool_choice", {"type": "allowed_tools"}, "or a named function"),
         ("n", 5, "at most 4 answers, got 5"),
         ("top_logprobs", 3, "expected logprobs to be true"),
         ("logit_bias", {"a": 1.0}, "expected token ids as names"),

@@ -107,7 +107,7 @@ async def test_token_ids_come_back_if_they_are_asked_for() -> None:
         ({"suffix": "b"}, "suffix"),
         ({"logprobs": 21}, "logprobs"),
         ({"max_tokens": 0}, "max_tokens"),
-        ({"response_format": {"type": "json_object"}}, "response_format"),
+        ({"response_format": {"type": "xml"}}, "response_format.type"),
     ],
 )
 async def test_what_cannot_be_served_is_refused_by_name(change: Any, param: str) -> None:

@@ -188,7 +188,7 @@ IMAGE = {"type": "image", "source": {"type": "base64", "data": ""}}
         ([], {"tool_choice": {"type": "tool", "name": "look"}}, "tool_choice"),
         ([], {"thinking": {"type": "deep"}}, "thinking.type"),
         ([], {"output_config": {"effort": "huge"}}, "output_config.effort"),
-        ([], {"output_config": {"format": {}}}, "output_config.format"),
+        ([], {"output_config": {"format": {}}}, "output_config.format.type"),
     ],
 )
 def test_what_cannot_be_served_is_refused_by_name(messages: Any, fields: Any, param: str) -> None:

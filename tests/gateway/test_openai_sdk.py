@@ -300,7 +300,7 @@ async def test_tokens_come_and_go(live: Live) -> None:
         ),
         ({"tools": [{"type": "function", "function": {}}]}, openai.BadRequestError, "tools[0]"),
         ({"tools": [{"type": "web_search"}]}, openai.BadRequestError, "tools[0] must be"),
-        ({"response_format": {"type": "json_object"}}, openai.BadRequestError, "not served yet"),
+        ({"response_format": {"type": "xml"}}, openai.BadRequestError, "json_object"),
         ({"logit_bias": {"99999": 1}}, openai.BadRequestError, "ids go from 0 to"),
         ({"extra_body": {"chat_template_kwargs": {"messages": []}}}, openai.BadRequestError, "set"),
     ],

@@ -4,8 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from segue.api.types import MAX_STOP_STRINGS, ChatInput, SamplingParams, StopConditions
+from segue.api.types import (
+    MAX_STOP_STRINGS,
+    ChatInput,
+    SamplingParams,
+    StopConditions,
+    ToolCalls,
+)
 from segue.gateway.anthropic.blocks import chat_messages, system_message
+from segue.gateway.forms import Form, form_of, json_format
 from segue.gateway.http.door import Visit
 from segue.gateway.http.errors import BadField
 from segue.gateway.http.fields import Body, honoured, ignored, refused
@@ -30,14 +37,15 @@ class CountRequest(Body):
         "With `input_schema`. Anthropic's own, such as web_search, are refused."
     )
     tool_choice: dict[str, Any] | None = honoured(
-        "`auto` and `none`, with `disable_parallel_tool_use`. `any` and `tool` are refused."
+        "`auto` and `none`; `any` and `tool`, with which the answer is calls, each valid by its "
+        "schema. With `disable_parallel_tool_use`, at most one call."
     )
     thinking: dict[str, Any] | None = honoured(
         "`enabled` (the budget is ignored), `disabled`, which is the default, or `adaptive`: as "
         "the checkpoint's template has it."
     )
     output_config: dict[str, Any] | None = honoured(
-        "`effort`, for templates that know efforts. `format` is refused."
+        "`effort`, for templates that know efforts. `format`: `json_schema`."
     )
     context_management: Any = ignored("The context is the messages.")
     cache_control: Any = ignored("Also in blocks and tools: everything is cached.")
@@ -59,18 +67,27 @@ class CountRequest(Body):
             ),
         )
 
-    def may_call(self) -> bool:
+    def form(self) -> Form:
         """Raises InvalidRequest."""
-        match (self.tool_choice or {}).get("type", "auto"):
-            case "auto":
-                return True
-            case "none":
-                return False
-            case kind:
+        asked = json_format((self.output_config or {}).get("format"), "output_config.format")
+        return form_of([asked], self._choice(), has_tools=bool(self.tools))
+
+    @property
+    def calls_once(self) -> bool:
+        return (self.tool_choice or {}).get("disable_parallel_tool_use") is True
+
+    def _choice(self) -> str | ToolCalls:
+        match self.tool_choice or {"type": "auto"}:
+            case {"type": "auto" | "none" as kind}:
+                return str(kind)
+            case {"type": "any"}:
+                return ToolCalls(is_single=self.calls_once)
+            case {"type": "tool", "name": str(name)}:
+                return ToolCalls(name, is_single=self.calls_once)
+            case choice:
                 raise BadField.of(
                     "tool_choice",
-                    f'expected the type "auto" or "none", got {kind!r:.80}: forcing a call needs '
-                    "structured output, which is not served yet",
+                    f"expected the type auto, none, any, or tool with a name, got {choice!r:.80}",
                 )
 
     def _thinking(self) -> dict[str, object]:
@@ -88,10 +105,6 @@ class CountRequest(Body):
 
     def _effort(self) -> dict[str, object]:
         config = self.output_config or {}
-        if config.get("format") is not None:
-            raise BadField.of(
-                "output_config.format", "structured output is not served yet: leave it out"
-            )
         effort = config.get("effort")
         if effort is None:
             return {}
@@ -121,7 +134,7 @@ class MessagesRequest(CountRequest):
     def wanted(self, visit: Visit) -> Wanted:
         """Raises InvalidRequest."""
         chat = self.chat()
-        one_call = (self.tool_choice or {}).get("disable_parallel_tool_use") is True
+        form = self.form()
         return Wanted(
             inputs=(chat,),
             sampling=SamplingParams(
@@ -131,8 +144,9 @@ class MessagesRequest(CountRequest):
                 max_tokens=self.max_tokens, stop_strings=tuple(self.stop_sequences or ())
             ),
             hint=visit.session_hint(),
-            tools=chat.tools if self.may_call() else (),
-            max_calls=1 if one_call else None,
+            form=form,
+            tools=chat.tools if form.may_call else (),
+            max_calls=1 if self.calls_once else None,
         )
 
 

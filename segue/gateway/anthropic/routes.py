@@ -34,7 +34,7 @@ async def count_tokens(gateway: Gateway, request: Request) -> Response:
     """The number of a chat's tokens."""
     body = await read(request, CountRequest, gateway.config.max_body_bytes)
     await gateway.served.named(body.model)
-    body.may_call()
+    body.form()
     return json_response({"input_tokens": len(await gateway.client.tokenize(body.chat()))})
 
 

@@ -1,4 +1,4 @@
-"""Options that chat completions and responses share: effort, and whether tools may be called."""
+"""Options that chat completions and responses share: effort."""
 
 from __future__ import annotations
 
@@ -26,27 +26,3 @@ def effort_kwargs(effort: object, field: str) -> dict[str, object]:
     if known is None:
         return {"enable_thinking": False}
     return {"enable_thinking": True, "reasoning_effort": known}
-
-
-def may_call(tool_choice: object) -> bool:
-    """Raises InvalidRequest."""
-    match tool_choice:
-        case None | "auto":
-            return True
-        case "none":
-            return False
-        case _:
-            raise BadField.of(
-                "tool_choice",
-                f'expected "auto" or "none", got {tool_choice!r:.80}: forcing a call needs '
-                "structured output, which is not served yet",
-            )
-
-
-def require_text_format(kind: object, field: str) -> None:
-    """Raises InvalidRequest."""
-    if kind != "text":
-        raise BadField.of(
-            field,
-            f'expected the type "text", got {kind!r:.80}: structured output is not served yet',
-        )

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from segue.api.types import MAX_LOGPROBS, ChatInput
+from segue.gateway.forms import form_of, openai_choice
 from segue.gateway.http.door import Visit
 from segue.gateway.http.errors import BadField
 from segue.gateway.http.fields import honoured, ignored, refused
-from segue.gateway.openai.chat_options import effort_kwargs, may_call, require_text_format
+from segue.gateway.openai.chat_options import effort_kwargs
 from segue.gateway.openai.options import Options
 from segue.gateway.turns import Wanted
 from segue.sdk.chat_json import read_message, read_tools, to_json
@@ -26,13 +27,13 @@ class ChatRequest(Options):
     max_tokens: int | None = honoured("Absent: what context and memory allow.", ge=1)
     tools: list[dict[str, Any]] | None = honoured("Functions only.")
     tool_choice: Any = honoured(
-        "`auto`, the default, and `none`, with which the tools stay in the prompt, so that its "
-        "cached prefix stays, and calls count as text. `required` and a named function are refused."
+        "`auto`, the default; `none`, with which the tools stay in the prompt, so that its cached "
+        "prefix stays, and calls count as text; `required` or a named function: the answer is "
+        "calls, each valid by its schema. `allowed_tools` is refused."
     )
     parallel_tool_calls: bool | None = honoured("If false, an answer ends after its first call.")
     logprobs: bool | None = honoured("Of all tokens, reasoning and end tokens included.")
     top_logprobs: int | None = honoured(f"Up to {MAX_LOGPROBS}.", ge=0, le=MAX_LOGPROBS)
-    response_format: dict[str, Any] | None = honoured("`text`; JSON formats are refused.")
     reasoning_effort: str | None = honoured(
         "`none` turns thinking off, any other turns it on; minimal and low, medium, and high and "
         "above are three efforts to templates that know them. `chat_template_kwargs` win."
@@ -61,6 +62,9 @@ class ChatRequest(Options):
         """Raises InvalidRequest."""
         max_tokens = self.max_completion_tokens or self.max_tokens
         chat = self.chat()
+        is_single = self.parallel_tool_calls is False
+        choice = openai_choice(self.tool_choice, is_single=is_single)
+        form = form_of(self.formats(), choice, has_tools=bool(chat.tools))
         return Wanted(
             inputs=(chat,) * self.num_choices(1, max_choices),
             sampling=self.sampling(self._num_logprobs()),
@@ -68,13 +72,13 @@ class ChatRequest(Options):
             hint=visit.session_hint(self.prompt_cache_key),
             cache_salt=self.cache_salt or "",
             priority=self.priority or 0,
-            tools=chat.tools if may_call(self.tool_choice) else (),
-            max_calls=1 if self.parallel_tool_calls is False else None,
+            form=form,
+            tools=chat.tools if form.may_call else (),
+            max_calls=1 if is_single else None,
         )
 
     def chat(self) -> ChatInput:
         """Raises InvalidRequest."""
-        require_text_format((self.response_format or {}).get("type", "text"), "response_format")
         continued = self.continue_final_message or False
         if continued and self.add_generation_prompt:
             raise BadField.of(

@@ -12,6 +12,7 @@ from segue.answers import ContentText
 from segue.api.checks import what_came
 from segue.api.turn import FinishReason, PromptLogprobs, TurnEnd, Usage
 from segue.api.types import MAX_LOGPROBS, SampledToken, TextInput, TokenInput
+from segue.gateway.forms import form_of
 from segue.gateway.http.door import Visit
 from segue.gateway.http.errors import BadField
 from segue.gateway.http.fields import honoured, ignored, refused
@@ -53,9 +54,6 @@ class CompletionRequest(Options):
     )
     add_special_tokens: Any = ignored("Nothing is added.")
     suffix: Any = refused("the model does not fill gaps: leave it out", "")
-    response_format: Any = refused(
-        "structured output is not served yet: leave it out", {"type": "text"}
-    )
 
     def prompts(self) -> list[TextInput | TokenInput]:
         """Raises InvalidRequest."""
@@ -85,6 +83,7 @@ class CompletionRequest(Options):
             hint=visit.session_hint(self.prompt_cache_key),
             cache_salt=self.cache_salt or "",
             priority=self.priority or 0,
+            form=form_of(self.formats(), "none", has_tools=False),
             is_chat=False,
         )
 

@@ -13,12 +13,12 @@ from segue.api.types import (
     SamplingParams,
     StopConditions,
 )
+from segue.gateway.forms import EXTENSIONS, Asked, guided, json_format, structured_outputs
 from segue.gateway.http.errors import BadField
 from segue.gateway.http.fields import Body, honoured, ignored, refused
 
 PRIORITY_NOTE = "Requests that have to wait are served by ascending priority; 0 by default."
 CACHE_SALT_NOTE = "Only requests with the same one share cached prefixes, within a tenant."
-_NO_GRAMMAR = "structured output is not served yet: leave it out"
 
 
 def _as_list(value: object) -> object:
@@ -50,7 +50,7 @@ class Options(Body):
     stop_token_ids: list[int] | None = honoured("Added to the checkpoint's end tokens.")
     ignore_eos: bool | None = honoured("Ignores the checkpoint's end tokens.")
     min_tokens: int | None = honoured(
-        "Only with `ignore_eos` and without stop conditions, where answers have `max_tokens`."
+        "Before it, stop tokens are not drawn, and stop texts do not end the answer.", ge=0
     )
     return_token_ids: bool | None = honoured(
         "`prompt_token_ids`, and `token_ids` of each choice, as in vLLM."
@@ -73,11 +73,14 @@ class Options(Body):
     cache_salt: str | None = honoured(CACHE_SALT_NOTE)
     skip_special_tokens: Any = refused("special tokens have no text: leave it out", True)
     include_stop_str_in_output: Any = refused("stop strings are not shown: leave it out", False)
-    structured_outputs: Any = refused(_NO_GRAMMAR)
-    guided_json: Any = refused(_NO_GRAMMAR)
-    guided_regex: Any = refused(_NO_GRAMMAR)
-    guided_choice: Any = refused(_NO_GRAMMAR)
-    guided_grammar: Any = refused(_NO_GRAMMAR)
+    response_format: Any = honoured(
+        "`text`, `json_object` or `json_schema`, which is enforced whether `strict` or not."
+    )
+    structured_outputs: Any = honoured(f"As in vLLM: one of {EXTENSIONS}.")
+    guided_json: Any = honoured("A JSON schema, or its text. As in older vLLM, like the next ones.")
+    guided_regex: Any = honoured("The whole answer matches it.")
+    guided_choice: Any = honoured("A list of texts.")
+    guided_grammar: Any = honoured("EBNF in the form of llama.cpp (GBNF).")
     best_of: Any = refused("expected no more than 1: use `n`", 1)
     use_beam_search: Any = refused("beam search is not served: leave it out", False)
     allowed_token_ids: Any = refused("not served: use `logit_bias`", [])
@@ -124,26 +127,30 @@ class Options(Body):
             )
         return self.prompt_logprobs
 
+    def formats(self) -> list[Asked | None]:
+        """Raises InvalidRequest."""
+        return [
+            json_format(self.response_format, "response_format", inside="json_schema"),
+            structured_outputs(self.structured_outputs),
+            guided("json", self.guided_json),
+            guided("regex", self.guided_regex),
+            guided("choice", self.guided_choice),
+            guided("grammar", self.guided_grammar),
+        ]
+
     def stop_conditions(self, max_tokens: int | None) -> StopConditions:
         """Raises InvalidRequest."""
-        self._require_min_tokens(max_tokens)
+        if max_tokens is not None and (self.min_tokens or 0) > max_tokens:
+            raise BadField.of(
+                "min_tokens", f"expected at most max_tokens ({max_tokens}), got {self.min_tokens}"
+            )
         return StopConditions(
             max_tokens=max_tokens,
             stop_strings=tuple(self.stop or ()),
             stop_token_ids=tuple(self.stop_token_ids or ()),
             ignore_eos=bool(self.ignore_eos),
+            min_tokens=self.min_tokens or 0,
         )
-
-    def _require_min_tokens(self, max_tokens: int | None) -> None:
-        if not self.min_tokens:
-            return
-        ends_early = not self.ignore_eos or self.stop or self.stop_token_ids
-        if ends_early or max_tokens is None or self.min_tokens > max_tokens:
-            raise BadField.of(
-                "min_tokens",
-                f"expected ignore_eos, no stop conditions and at least {self.min_tokens} as "
-                "max_tokens: shorter answers cannot be prevented otherwise",
-            )
 
 
 def _token_ids(logit_bias: dict[str, float]) -> dict[int, float]:

@@ -190,9 +190,9 @@ def test_a_plain_function_wins_over_a_namespaced_one_of_the_same_name() -> None:
 @pytest.mark.parametrize(
     ("field", "value", "param", "says"),
     [
-        ("tool_choice", "required", "tool_choice", "needs structured output"),
-        ("tool_choice", {"type": "function", "name": "look"}, "tool_choice", '"auto" or "none"'),
-        ("text", {"format": {"type": "json_schema"}}, "text.format", "not served yet"),
+        ("tool_choice", "required", "tool_choice", "expected tools"),
+        ("tool_choice", {"type": "allowed_tools"}, "tool_choice", "a named function"),
+        ("text", {"format": {"type": "json_schema"}}, "text.format.schema", "a JSON schema"),
         ("reasoning", {"effort": "huge"}, "reasoning.effort", "expected one of none, minimal"),
         ("top_logprobs", 3, "top_logprobs", "in include"),
         ("tools", [{"type": "function"}], "tools[0].name", "expected a text"),

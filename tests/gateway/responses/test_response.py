@@ -174,7 +174,7 @@ async def test_another_model_is_not_found() -> None:
         ({"include": "all"}, "include"),
         ({"tools": ["look"]}, "tools[0]"),
         ({"reasoning": "low"}, "reasoning"),
-        ({"text": {"format": {"type": "json_object"}}}, "text.format"),
+        ({"text": {"format": {"type": "xml"}}}, "text.format.type"),
         ({"text": {"format": "json"}}, "text.format"),
         ({"stream": "yes"}, "stream"),
     ],

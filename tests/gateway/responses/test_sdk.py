@@ -176,7 +176,7 @@ async def test_log_probabilities_tell_the_answer(live: Live) -> None:
         ({"input": "word " * 9000}, openai.BadRequestError, "8192 tokens"),
         ({"input": []}, openai.BadRequestError, "at least one message"),
         ({"previous_response_id": "resp_1"}, openai.BadRequestError, "send the whole input"),
-        ({"tool_choice": "required"}, openai.BadRequestError, "not served yet"),
+        ({"tool_choice": "required"}, openai.BadRequestError, "expected tools"),
     ],
 )
 @pytest.mark.parametrize("stream", [False, True])

@@ -8,10 +8,11 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator
 
 from segue.api.types import MAX_LOGPROBS, ChatInput, Message, SamplingParams, StopConditions
+from segue.gateway.forms import form_of, json_format, openai_choice
 from segue.gateway.http.door import Visit
 from segue.gateway.http.errors import BadField
 from segue.gateway.http.fields import Body, honoured, ignored, refused
-from segue.gateway.openai.chat_options import effort_kwargs, may_call, require_text_format
+from segue.gateway.openai.chat_options import effort_kwargs
 from segue.gateway.openai.options import CACHE_SALT_NOTE, PRIORITY_NOTE
 from segue.gateway.openai.responses.items import Item, chat_messages
 from segue.gateway.openai.responses.tools import Tools
@@ -40,9 +41,9 @@ class ResponseRequest(Body):
         "Functions, and those in a `namespace`. Other tools, such as web_search, are skipped."
     )
     tool_choice: Any = honoured(
-        "`auto`, the default, and `none`, with which the tools stay in the prompt, so that its "
-        "cached prefix stays, and calls count as text. `required`, a named function and "
-        "`allowed_tools` are refused."
+        "`auto`, the default; `none`, with which the tools stay in the prompt, so that its cached "
+        "prefix stays, and calls count as text; `required` or a named function: the answer is "
+        "calls, each valid by its schema. `allowed_tools` is refused."
     )
     parallel_tool_calls: bool | None = honoured("If false, an answer ends after its first call.")
     max_output_tokens: int | None = honoured(
@@ -62,7 +63,8 @@ class ResponseRequest(Body):
         "high and above are three efforts to templates that know them. `summary` is ignored."
     )
     text: dict[str, Any] | None = honoured(
-        "`format`: `text`; JSON formats are refused. `verbosity` is ignored."
+        "`format`: `text`, `json_object` or `json_schema`, which is enforced whether `strict` or "
+        "not. `verbosity` is ignored."
     )
     stream: bool | None = honoured("Server-sent events.")
     prompt_cache_key: str | None = honoured("A hint for finding the conversation's session.")
@@ -104,6 +106,12 @@ class ResponseRequest(Body):
 
     def wanted(self, visit: Visit, tools: Tools, before: Sequence[Item] = ()) -> Wanted:
         """`before`: the items of the responses that this one follows. Raises InvalidRequest."""
+        is_single = self.parallel_tool_calls is False
+        form = form_of(
+            [json_format(self._format, "text.format")],
+            openai_choice(self.tool_choice, is_single=is_single),
+            has_tools=bool(tools.texts),
+        )
         return Wanted(
             inputs=(self._chat(tools, before),),
             sampling=SamplingParams(
@@ -113,8 +121,9 @@ class ResponseRequest(Body):
             hint=visit.session_hint(self.prompt_cache_key),
             cache_salt=self.cache_salt or "",
             priority=self.priority or 0,
-            tools=tools.texts if may_call(self.tool_choice) else (),
-            max_calls=1 if self.parallel_tool_calls is False else None,
+            form=form,
+            tools=tools.texts if form.may_call else (),
+            max_calls=1 if is_single else None,
         )
 
     def echoed(self) -> dict[str, Any]:
@@ -134,7 +143,7 @@ class ResponseRequest(Body):
             "service_tier": "default",
             "store": self.is_stored,
             "temperature": self.temperature,
-            "text": {"format": {"type": "text"}},
+            "text": {"format": self._format or {"type": "text"}},
             "tool_choice": self.tool_choice or "auto",
             "tools": self.tools or [],
             "top_logprobs": self.top_logprobs or 0,
@@ -144,10 +153,6 @@ class ResponseRequest(Body):
         }
 
     def _chat(self, tools: Tools, before: Sequence[Item]) -> ChatInput:
-        text_format = (self.text or {}).get("format")
-        if text_format is not None:
-            kind = text_format.get("type") if isinstance(text_format, dict) else text_format
-            require_text_format(kind, "text.format")
         first = [Message(role="system", content=self.instructions)] if self.instructions else []
         kwargs = effort_kwargs((self.reasoning or {}).get("effort"), "reasoning.effort")
         return ChatInput(
@@ -155,6 +160,10 @@ class ResponseRequest(Body):
             tools=tools.texts,
             chat_template_kwargs=to_json(kwargs) if kwargs else "",
         )
+
+    @property
+    def _format(self) -> Any:
+        return (self.text or {}).get("format")
 
     def _num_logprobs(self) -> int | None:
         if self.has_logprobs:
