@@ -26,6 +26,7 @@ _FORMATS = ("qwen3_coder", "hermes")
 # Parts of a pattern that may match the start of markup.
 _MATCHES_MARKUP = re.compile(r"[<.]|\[\^|\\[SWDx]|\\u")
 _MOST_CHARACTERS = 2_000
+_NOTHING = {"type": "object", "properties": {}}
 
 
 def json_of(schema: Any) -> Format:
@@ -75,7 +76,7 @@ class CallGrammars:
 
     def _call(self, name: str) -> Format:
         field, parameters = self._functions[name]
-        prepared = read_schema(parameters or {"type": "object"}, field)
+        prepared = read_schema(parameters or _NOTHING, field)
         if not _is_object(prepared.schema):
             raise InvalidRequest.at(field, "expected the schema of an object")
         self.patterns.update(prepared.patterns)
@@ -98,9 +99,17 @@ class CallGrammars:
         schema = prepared.schema
         if "$ref" in schema:
             schema = prepared.schema["$defs"][schema["$ref"].rpartition("/")[2]]
-        required = schema.get("required", ())
+        properties, required = schema.get("properties", {}), schema.get("required", [])
+        # Counts of parameters are kept by always writing some of those that are optional, or none.
+        optional = [name for name in properties if name not in required]
+        num_more = max(schema.get("minProperties", 0) - len(required), 0)
+        required = [*required, *optional[:num_more]]
+        most = schema.get("maxProperties", len(properties))
+        unwritten = optional[max(most - len(required) + num_more, num_more) :]
         parts: list[Format] = []
-        for name, one in schema.get("properties", {}).items():
+        for name, one in properties.items():
+            if name in unwritten:
+                continue
             if not re.fullmatch(r"[^<>\n]{1,256}", name):
                 raise InvalidRequest.at(
                     f"{field}.properties", f"cannot write the name {name!r:.80}"

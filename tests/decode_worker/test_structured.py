@@ -75,7 +75,7 @@ def answers(
         )
     config = DecodeConfig(max_drafts=max_drafts, adaptive_drafts=False)
     found: list[TurnOutcome] = []
-    at_once = AT_ONCE if asked[0].stop.max_tokens <= MAX_TOKENS else AT_ONCE // 2
+    at_once = AT_ONCE if asked[0].stop.max_tokens <= MAX_TOKENS else AT_ONCE - 1
     for start in range(0, len(asked), at_once):
         turns = Turns(
             runner,
@@ -121,19 +121,25 @@ def case(
 
 
 @pytest.mark.parametrize(
-    ("num", "max_tokens"),
-    [(30, MAX_TOKENS), pytest.param(400, 280, marks=pytest.mark.slow)],
-    ids=["30", "all"],
+    ("numbers", "max_tokens"),
+    [
+        (range(30), MAX_TOKENS),
+        *(
+            pytest.param(range(first, first + 100), 160, marks=pytest.mark.slow)
+            for first in range(0, 400, 100)
+        ),
+    ],
+    ids=["short", "200 schemas, 1", "2", "3", "4"],
 )
 def test_every_answer_is_valid_and_drafts_change_no_token(
     runner: ModelRunner,
     tokenizer: Tokenizer,
     compiler: GrammarCompiler,
-    num: int,
+    numbers: range,
     max_tokens: int,
 ) -> None:
     """Of all 200 schemas one answer is greedy and one is sampled; of the first 30, one of them."""
-    seeds = [number % 200 for number in range(num)]
+    seeds = [number % 200 for number in numbers]
     schemas = [random_schema(seed) for seed in seeds]
     asked = [
         case(
@@ -143,7 +149,7 @@ def test_every_answer_is_valid_and_drafts_change_no_token(
             temperature=0.8 * ((seed + number // 200) % 2),
             max_tokens=max_tokens,
         )
-        for number, (seed, schema) in enumerate(zip(seeds, schemas, strict=True))
+        for number, seed, schema in zip(numbers, seeds, schemas, strict=True)
     ]
 
     drafted = answers(runner, asked, max_drafts=3)

@@ -12,7 +12,7 @@ from segue.grammar.schema.patterns import check_pattern
 def read_object(schema: Mapping[str, Any], path: Path, fail: Fail, read: ReadSchema) -> Schema:
     properties = _properties(schema, path, fail)
     required = _required(schema, path, fail)
-    more = schema.get("additionalProperties", not properties and "required" not in schema)
+    more = schema.get("additionalProperties", not {"properties", "required"} & schema.keys())
     if schema.get("patternProperties"):
         return _by_pattern(schema, path, fail, read)
     for name in required:
