@@ -108,9 +108,8 @@ def sample(logits_NV: Tensor, rows: Sequence[SamplerRow]) -> list[SampledToken]:
 
 def sample_ids(logits_NV: Tensor, rows: Sequence[SamplerRow]) -> list[int]:
     """As `sample`, without log-probabilities: what drafts need."""
-    if all(row.sequence.takes_plain_argmax and row.mask is None for row in rows):
-        best: list[int] = logits_NV.argmax(dim=-1).tolist()
-        return best
+    if all(row.sequence.takes_plain_argmax for row in rows):
+        return _best_ids(logits_NV, rows)
     ids: list[int] = []
     num_at_once = max(_MAX_SCORES // logits_NV.shape[1], 1)
     for start in range(0, len(rows), num_at_once):
@@ -119,6 +118,17 @@ def sample_ids(logits_NV: Tensor, rows: Sequence[SamplerRow]) -> list[int]:
         packed, ledger = pack_rows(rows[block], needs, logits_NV.device)
         ids += sampling.sample(logits_NV[block], packed, needs, ledger).tolist()
     return ids
+
+
+def _best_ids(logits_NV: Tensor, rows: Sequence[SamplerRow]) -> list[int]:
+    """Greedy. Only rows with a mask are copied."""
+    best: list[int] = logits_NV.argmax(dim=-1).tolist()
+    if masked := [index for index, row in enumerate(rows) if row.mask is not None]:
+        packed, ledger = pack_rows([rows[index] for index in masked], _MASKS, logits_NV.device)
+        ids = sampling.sample(logits_NV[masked], packed, _MASKS, ledger).tolist()
+        for index, token_id in zip(masked, ids, strict=True):
+            best[index] = token_id
+    return best
 
 
 def needs_of(params: Sampling) -> SamplingFeatures:

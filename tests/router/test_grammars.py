@@ -22,7 +22,7 @@ from segue.grammar.build import Asked
 
 @pytest_asyncio.fixture
 async def desk() -> AsyncIterator[GrammarDesk]:
-    made = GrammarDesk(Path(checkpoint_dir()), 1536, call_format="qwen3_coder", max_job_s=1.0)
+    made = GrammarDesk(Path(checkpoint_dir()), 1536, max_job_s=1.0)
     yield made
     await made.close()
 
