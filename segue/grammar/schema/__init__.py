@@ -7,6 +7,8 @@ further properties, for example), never more.
 read.py      the walk: references, combinations, limits
 kinds.py     the keywords of each type
 patterns.py  regular expressions
+objects.py   those of objects
+values.py    whether a schema has values, and a value has a type
 disjoint.py  whether at most one branch of oneOf can hold
 """
 

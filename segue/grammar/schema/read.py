@@ -21,6 +21,7 @@ from segue.grammar.schema.kinds import (
     read_string,
 )
 from segue.grammar.schema.objects import read_object
+from segue.grammar.schema.values import ends, has_type
 
 MAX_DEPTH = 32
 """Of schemas in schemas."""
@@ -172,7 +173,7 @@ class _Reader:
             raise self._fail((*path, name), f"expected a list of values, got {what_came(values)}")
         if "type" in schema:
             types = self._types(schema["type"], (*path, "type"))
-            values = [one for one in values if _has_type(one, types)]
+            values = [one for one in values if has_type(one, types)]
         if not values:
             raise self._fail((*path, name), "expected a value of the type, got none")
         return {"enum": values}
@@ -263,9 +264,9 @@ class _Reader:
     def _require_end(self, root: Any) -> None:
         """A schema whose values contain a value of the same schema, always, has no values."""
         ending: set[str] = set()
-        while more := {n for n in self._defs.keys() - ending if _ends(self._defs[n], ending)}:
+        while more := {n for n in self._defs.keys() - ending if ends(self._defs[n], ending)}:
             ending |= more
-        if not _ends(root, ending):
+        if not ends(root, ending):
             endless = next(p for p, n in self._names.items() if n not in ending)
             raise self._fail((), f"{endless:.80} contains itself without an end: make it optional")
 
@@ -276,35 +277,3 @@ _NESTING = frozenset(
         *("anyOf", "oneOf", "allOf"),
     }
 )
-
-
-def _ends(schema: Any, ending: set[str]) -> bool:
-    if "$ref" in schema:
-        return schema["$ref"].rpartition("/")[2] in ending
-    if "anyOf" in schema:
-        return any(_ends(one, ending) for one in schema["anyOf"])
-    if schema.get("type") == "array":
-        low, first = schema.get("minItems", 0), schema.get("prefixItems", [])
-        needed = [*first[:low], *([schema["items"]] if low > len(first) else [])]
-        return all(_ends(one, ending) for one in needed)
-    needed = [schema["properties"][name] for name in schema.get("required", ())]
-    return all(_ends(one, ending) for one in needed)
-
-
-def _has_type(value: Any, types: list[str]) -> bool:
-    match value:
-        case None:
-            kinds = {"null"}
-        case bool():
-            kinds = {"boolean"}
-        case int():
-            kinds = {"integer", "number"}
-        case float():
-            kinds = {"integer", "number"} if value.is_integer() else {"number"}
-        case str():
-            kinds = {"string"}
-        case list():
-            kinds = {"array"}
-        case _:
-            kinds = {"object"}
-    return bool(kinds & set(types))
