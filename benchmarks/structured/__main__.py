@@ -116,8 +116,8 @@ def _of_batch(
 
 
 def main(quick: bool = False) -> None:
-    """What a grammar costs, on the demo model. Milliseconds are the process' processor time, masks
-    of the other thread included: the machine is shared."""
+    """What a grammar costs, on the demo model. Milliseconds are processor time: the machine is
+    shared."""
     torch.set_num_threads(1)
     rows = measure(num_rounds=1 if quick else 7, num_tokens=24 if quick else _NUM_TOKENS)
     table = Table("drafts", "turns", "structured", "ms a step", "tokens/s")

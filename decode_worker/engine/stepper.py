@@ -1,14 +1,12 @@
 """The steppers of an engine, which compute the next tokens of a batch.
 
-HostStepper     draft ─▶ forward ─▶ sample ─▶ accept, each a call; the step is then done. A thread
-                computes masks during the forward pass
+HostStepper     draft ─▶ forward ─▶ sample ─▶ accept, each a call; the step is then done
 DeviceStepper   names the rows that take part in one captured step; its result is read later
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import reduce
 from itertools import chain, islice
 from operator import or_
@@ -59,7 +57,6 @@ class HostStepper:
         self._runner = runner
         self._page_tokens = runner.layout.page_tokens
         self._config = config
-        self._masking = ThreadPoolExecutor(1, thread_name_prefix="masks")
 
     def start(self, sequence: DecodeSequence) -> None:
         # The sampler was created with the earlier tokens.
@@ -69,10 +66,8 @@ class HostStepper:
     def launch(self, batch: Sequence[DecodeSequence], num_drafts: int) -> Launched:
         constrained = [sequence for sequence in batch if sequence.constraint is not None]
         _draft(self._runner, batch, num_drafts)
-        masked = self._masking.submit(_find_masks, constrained) if constrained else None
+        _find_masks(constrained)
         logits_RV = self._runner.forward([s.next_chunk(self._page_tokens) for s in batch])
-        if masked is not None:
-            masked.result()
         rows = [sequence.next_rows() for sequence in batch]
         for sequence in constrained:
             sequence.take_drafts_back()
@@ -110,6 +105,7 @@ class HostStepper:
 
 
 def _find_masks(sequences: Sequence[DecodeSequence]) -> None:
+    """A mask takes some 20 µs. Finding them on another thread during the pass took longer."""
     for sequence in sequences:
         sequence.find_mask()
 

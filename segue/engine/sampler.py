@@ -124,8 +124,9 @@ def _best_ids(logits_NV: Tensor, rows: Sequence[SamplerRow]) -> list[int]:
     """Greedy. Only rows with a mask are copied."""
     best: list[int] = logits_NV.argmax(dim=-1).tolist()
     if masked := [index for index, row in enumerate(rows) if row.mask is not None]:
-        packed, ledger = pack_rows([rows[index] for index in masked], _MASKS, logits_NV.device)
-        ids = sampling.sample(logits_NV[masked], packed, _MASKS, ledger).tolist()
+        masks = np.stack([mask for row in rows if (mask := row.mask) is not None])
+        masks_MW = torch.from_numpy(masks).to(logits_NV.device)
+        ids = sampling.best_allowed(logits_NV[masked], masks_MW).tolist()
         for index, token_id in zip(masked, ids, strict=True):
             best[index] = token_id
     return best

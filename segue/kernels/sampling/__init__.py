@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from segue.kernels import dispatch
-from segue.kernels.sampling import reference
+from segue.kernels.sampling import masks, reference
 from segue.kernels.sampling.rows import (
     EVERYTHING,
     IN_PROMPT,
@@ -22,6 +22,7 @@ __all__ = [
     "Ledger",
     "SamplingFeatures",
     "SamplingRows",
+    "best_allowed",
     "num_accepted",
     "observe",
     "sample",
@@ -43,6 +44,11 @@ def sample(
 
         return triton.sample(logits_RV, rows, needs, ledger)
     return reference.sample(logits_RV, rows, needs, ledger)
+
+
+def best_allowed(logits_RV: Tensor, masks_RW: Tensor) -> Tensor:
+    """The best token of each row that its mask (as in `Ledger`) has, int64 [R]."""
+    return masks.allowed(logits_RV, masks_RW).argmax(dim=1)
 
 
 def observe(counts_SV: Tensor, slot_D: Tensor, ids_DJ: Tensor, num_D: Tensor) -> None:
