@@ -29,6 +29,7 @@ class GrammarDesk:
         self._helper = Helper(
             "segue.grammar.checking",
             [str(folder), str(vocab_size)],
+            name="grammar-helper",
             purpose="compiles grammars",
             max_job_s=max_job_s,
             too_slow=(

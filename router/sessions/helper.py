@@ -27,12 +27,13 @@ class Helper:
         module: str,
         arguments: Sequence[str],
         *,
+        name: str,
         purpose: str,
         max_job_s: float,
         too_slow: str,
     ) -> None:
-        """`purpose` completes "the process that …". `too_slow`: the error of a job that takes
-        longer than `max_job_s`, not counting the process' start."""
+        """`name`: of the thread. `purpose` completes "the process that …". `too_slow`: the error of
+        a job that takes longer than `max_job_s`, not counting the process' start."""
         self._command = [sys.executable, "-m", module, *arguments]
         self._purpose = purpose
         self._max_job_s = max_job_s
@@ -40,7 +41,7 @@ class Helper:
         self._is_closed = False
         self._process: subprocess.Popen[bytes] | None = None
         # The only thread that talks to the process.
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix=module.rpartition(".")[2])
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix=name)
 
     @property
     def process_id(self) -> int | None:

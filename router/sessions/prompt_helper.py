@@ -25,6 +25,7 @@ class PromptHelper:
         self._helper = Helper(
             "segue.text.helper_process",
             [str(folder), str(max_context)],
+            name="prompt-helper",
             purpose="tokenises long prompts",
             max_job_s=max_job_s,
             too_slow=(
