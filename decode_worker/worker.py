@@ -47,7 +47,7 @@ from segue.process.telemetry import Clock
 from segue.text.tokens.tokenizer import Tokenizer
 from segue.wire.server import Services
 from segue.worker.engine_thread import Drop, EngineLoop
-from segue.worker.grammars import Grammars, Making
+from segue.worker.grammars import Grammars, Making, made
 from segue.worker.process import Presence, leave_process
 
 logger = logging.getLogger(__name__)
@@ -109,7 +109,7 @@ class DecodeWorker(HandoffWorker[DecodeTurn, Command]):
         constraint = self._grammars.start(spec)
         if isinstance(source, ComputedOnDecode):
             # Memory that is taken then belongs to the engine at once.
-            await asyncio.wrap_future(constraint)
+            await made(constraint)
         turn = await self._find_room(spec, source, emit, timeout_s)
         await turn.work.run(self._answer(turn, constraint))
 
@@ -178,7 +178,7 @@ class DecodeWorker(HandoffWorker[DecodeTurn, Command]):
         try:
             with turn.reservation as reservation:
                 turn.emit(MemoryReserved(reservation.ticket, checkpoint_tokens(turn.hold)))
-                await asyncio.wrap_future(constraint)
+                await made(constraint)
                 arrival = await reservation.arrived()
             try:
                 sequence = self._reservations.arrived(turn, arrival)

@@ -21,6 +21,7 @@ MODULES = (
     "prometheus_client",
     "h11",
     "cachetools",
+    "xgrammar",
     "tomli_w",
     "fastapi",
     "starlette",

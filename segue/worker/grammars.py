@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeAlias
 
@@ -13,6 +14,11 @@ from segue.grammar.constraint import Constraint
 from segue.text.tokens.tokenizer import Tokenizer
 
 Making: TypeAlias = "Future[Constraint | None]"
+
+
+async def made(making: Making) -> Constraint | None:
+    """Waits only if it is not made yet. Raises InvalidRequest."""
+    return making.result() if making.done() else await asyncio.wrap_future(making)
 
 
 class Grammars:
