@@ -23,6 +23,7 @@ MAX_SPACES = 8
 them until the answer's limit."""
 _MARKUP = ["<parameter", "</parameter", "<function", "</function", "tool_call>", "think>"]
 _FORMATS = ("qwen3_coder", "hermes")
+_NAME = re.compile(r"[^<>\r\n]{1,256}")
 # Parts of a pattern that may match the start of markup.
 _MATCHES_MARKUP = re.compile(r"[<.]|\[\^|\\[SWDx]|\\u")
 _MOST_CHARACTERS = 2_000
@@ -76,6 +77,11 @@ class CallGrammars:
 
     def _call(self, name: str) -> Format:
         field, parameters = self._functions[name]
+        if not _NAME.fullmatch(name):
+            raise InvalidRequest.at(
+                field.removesuffix("parameters") + "name",
+                f"expected a name without <, > and line ends, got {name!r:.80}: rename the tool",
+            )
         prepared = read_schema(parameters or _NOTHING, field)
         if not _is_object(prepared.schema):
             raise InvalidRequest.at(field, "expected the schema of an object")
@@ -110,7 +116,7 @@ class CallGrammars:
         for name, one in properties.items():
             if name in unwritten:
                 continue
-            if not re.fullmatch(r"[^<>\n]{1,256}", name):
+            if not _NAME.fullmatch(name):
                 raise InvalidRequest.at(
                     f"{field}.properties", f"cannot write the name {name!r:.80}"
                 )

@@ -145,6 +145,10 @@ def test_parameters_that_no_call_can_have_are_refused_with_their_path(
         (Asked(output=ToolCalls(), call_format="hermes"), "a chat with tools"),
         (Asked(output=ToolCalls("x"), tools=TOOLS, call_format="hermes"), "one of look, stop, go"),
         (Asked(output=ToolCalls(), tools=TOOLS), "in a known format"),
+        (
+            Asked(output=ToolCalls(), tools=(tool("a>b", {}),), call_format="qwen3_coder"),
+            "rename the tool",
+        ),
     ],
 )
 def test_calls_that_cannot_be_made_are_refused(asked: Asked, says: str) -> None:
