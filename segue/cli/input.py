@@ -8,17 +8,29 @@ import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+import typer
 
 from segue.api.errors import InvalidRequest
 from segue.api.types import (
     ChatInput,
+    JsonSchema,
     TextInput,
     TokenInput,
     TurnInput,
 )
 from segue.sdk import chat_json
 from segue.sdk.chat_json import read_chat
+
+JsonSchemaFile = Annotated[
+    Path | None, typer.Option(help="JSON file: the answer is JSON that is valid by this schema.")
+]
+
+
+def schema_in(path: Path | None) -> JsonSchema | None:
+    """Raises InvalidRequest."""
+    return None if path is None else JsonSchema(chat_json.to_json(_read_json(path)))
 
 
 def parse_token_ids(text: str) -> tuple[int, ...]:

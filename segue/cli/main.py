@@ -18,11 +18,7 @@ from segue.api.errors import InvalidRequest, SegueError
 from segue.api.types import ChatInput, SamplingParams, StopConditions
 from segue.cli import show, show_explanation
 from segue.cli.chat import Chat, error_line
-from segue.cli.input import (
-    one_input,
-    read_tools,
-    with_template_options,
-)
+from segue.cli.input import JsonSchemaFile, one_input, read_tools, schema_in, with_template_options
 from segue.cli.server_part import require_server_part
 from segue.sdk.client import DEFAULT_TARGET, Client
 
@@ -251,6 +247,7 @@ def generate(
     stop: Annotated[list[str] | None, typer.Option(help="Stop string; may repeat.")] = None,
     stop_id: Annotated[list[int] | None, typer.Option(help="Stop token; may repeat.")] = None,
     ignore_eos: Annotated[bool, typer.Option("--ignore-eos")] = False,
+    json_schema: JsonSchemaFile = None,
     timeout: Annotated[float | None, typer.Option(help="Seconds for the turn.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
@@ -287,6 +284,7 @@ def generate(
                 session_id=session or "",
                 sampling=sampling,
                 stop=stop_conditions,
+                output=schema_in(json_schema),
                 timeout_s=timeout,
             )
         typer.echo(show.answer_json(answer) if as_json else answer.text)

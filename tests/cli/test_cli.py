@@ -305,6 +305,7 @@ def test_if_nothing_listens_the_error_names_the_command_to_start(
         (["generate", "--prompt", "x", "--temperature", "-1"], "temperature must be between"),
         (["generate", "--messages", "/nowhere.json"], "cannot read /nowhere.json"),
         (["generate", "--prompt", "x", "--thinking"], "need --messages"),
+        (["generate", "--prompt", "x", "--json-schema", "/nowhere"], "cannot read /nowhere"),
         (["generate", "--prompt", "x", "--logprobs", "2"], "--logprobs needs --json"),
         (["serve", "--config", "/nowhere.toml"], "cannot read configuration /nowhere.toml"),
         (["serve", "--prefill", "0"], "[cluster] prefill must be >= 1, got 0"),
