@@ -114,7 +114,7 @@ async def test_a_router_that_keeps_no_histories_is_sent_everything(demo: Path) -
         session = cluster.client.session("s", tools=DEMO_TOOLS)
         turns = [await say(session, new) for new in SCRIPT[:3]]
         unknown = ChatInput(messages=(), continues=Continuation(num_messages=1, digest=b"?"))
-        with pytest.raises(UnknownHistory, match=r"session s \(0 messages\)"):
+        with pytest.raises(UnknownHistory, match=r"kept history \(0 messages\)"):
             await cluster.client.generate(unknown, session_id="s")
 
     assert wire.num_messages == [1, 3, 5, 0]
