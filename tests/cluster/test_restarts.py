@@ -67,6 +67,7 @@ def test_a_restart_that_fails_is_retried_until_it_works(demo: Path, tmp_path: Pa
         assert cluster.end() == 0
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_while_it_starts_is_started_again(tmp_path: Path) -> None:
     with serving(tmp_path) as cluster:
         # Ray handles a death before the worker is asked for its address, and does not report it.
@@ -86,8 +87,8 @@ def test_a_worker_that_dies_while_it_starts_is_started_again(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("stage", "number", "status"),
     [
-        ("starting Ray", signal.SIGTERM, 143),
         ("loading the model", signal.SIGINT, 130),
+        pytest.param("starting Ray", signal.SIGTERM, 143, marks=pytest.mark.slow),
         pytest.param("starting Ray", signal.SIGINT, 130, marks=pytest.mark.slow),
         pytest.param("loading the model", signal.SIGTERM, 143, marks=pytest.mark.slow),
     ],
