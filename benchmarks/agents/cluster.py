@@ -43,7 +43,7 @@ class Turn:
 
 
 class KeepingClient(Client):
-    """Keeps every turn."""
+    """Keeps every turn, in one list with the clients that it makes for other keys."""
 
     def __init__(self, target: str) -> None:
         super().__init__(target)
@@ -76,7 +76,8 @@ class ScriptedCluster:
 
     def take_turns(self) -> list[Turn]:
         """Those since the last call, in order of arrival."""
-        turns, self._client.turns = self._client.turns, []
+        turns = list(self._client.turns)
+        self._client.turns.clear()
         return turns
 
 
