@@ -21,7 +21,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from segue.api.errors import SegueError
 from segue.api.types import ChatInput, Message
 from segue.sdk.client import Client
 
@@ -170,8 +169,7 @@ async def _short_turns(client: Client, name: str, is_over: asyncio.Event) -> lis
 
 
 async def _one(client: Client, name: str, chat: ChatInput) -> None:
-    with contextlib.suppress(SegueError):
-        await client.generate(chat, session_id=name)
+    await client.generate(chat, session_id=name)
 
 
 if __name__ == "__main__":
