@@ -60,7 +60,7 @@ def worker_calls(stub: DecodeWorkerAsyncStub | PrefillWorkerAsyncStub, peer: str
             with rpc_errors(peer):
                 yield
         except SegueError as error:
-            # Whatever broke the stream, a turn without a token yet may be retried elsewhere.
+            # Whatever broke the stream, its turns may go on elsewhere.
             raise error if error.retry_is_safe else Unavailable(str(error)) from error
 
     return Calls(open_stream, peer, errors, outbox=lambda: Outbox(min_gap_s=_MIN_GAP_S))

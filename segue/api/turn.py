@@ -122,7 +122,9 @@ class TurnEnd:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TurnStarted:
-    """The turn is placed and its prompt is being computed. Sent again if the turn is retried."""
+    """The turn is placed and its prompt is being computed. Sent again if the turn is retried before
+    its first token.
+    """
 
     session_id: SessionId
     turn_id: TurnId

@@ -11,7 +11,7 @@ UNSET_PORT = -1
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GatewayConfig:
     host: str = "127.0.0.1"
-    """Address to listen on. Loopback by default, because the gateway does not authenticate."""
+    """Address to listen on. Loopback by default: keys travel in plaintext."""
     port: int = UNSET_PORT
     """0 lets the system choose. -1 is 8000, or with `segue serve --port 0` any free one, so that
     several clusters may start on one machine.
