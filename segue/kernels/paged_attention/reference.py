@@ -21,8 +21,8 @@ from segue.kernels.scratch import scratch_memory
 QUERY_BLOCK_TOKENS = 512
 """Limits the mask size for a prefill that continues a long prefix."""
 GATHERED_BYTES = 4 << 20
-"""Decode and verify gather the keys of as many heads at once as fit: then keys and values are still
-in a core's cache when they are read."""
+"""The keys of as many heads are gathered at once as fit: then keys and values are still in a core's
+cache when they are read."""
 
 
 def attend_decode(
@@ -122,9 +122,7 @@ def attend_prefill(
     for n, start in enumerate(starts_N.tolist()):
         rows = slice(bounds[n], bounds[n + 1])
         length = start + bounds[n + 1] - bounds[n]
-        heads = range(pages_Z2GOX.shape[2])
-        k_GLX, v_GLX = _keys_and_values(pages_Z2GOX, page_table_NP[n], heads, length)
-        out_TQX[rows] = _attend_prefill(q_TQX[rows], k_GLX, v_GLX)
+        out_TQX[rows] = _attend_alone(q_TQX[rows], pages_Z2GOX, page_table_NP[n], length)
     return out_TQX
 
 
@@ -154,7 +152,7 @@ def _attend(q_QBX: Tensor, k_GLX: Tensor, v_GLX: Tensor, mask_BL: Tensor | None)
 def _attend_alone(
     q_TQX: Tensor, pages_Z2GOX: Tensor, table_P: Tensor, length: int, *, first_position: int = 0
 ) -> Tensor:
-    """A few queries of one sequence, its last positions up to `length`."""
+    """The queries of one sequence: its last positions up to `length`."""
     num_shared = q_TQX.shape[1] // pages_Z2GOX.shape[2]
     outs = []
     for heads in _groups_of_heads(pages_Z2GOX, length):
