@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import time
 from collections.abc import AsyncGenerator, Iterator
 from dataclasses import replace
@@ -24,19 +23,19 @@ from router.sessions.tokens import TokenDesk
 from router.status import StatusDesk
 from router.tenants.accounts import TenantAccounts
 from router.tenants.tenant import OPEN, Tenant
+from router.turn.answered import Answered
 from router.turn.context import TurnContext
 from router.turn.links import Links
-from router.turn.meter import TurnMeter
+from router.turn.meter import TurnMeter, log_end
+from router.turn.ongoing import OngoingTurns
 from router.turn.turn import Turn, TurnEvents
 from segue.api.cluster_status import ClusterStatus, ModelInfo, WorkerHealth, WorkerStatus
-from segue.api.errors import Cancelled, InvalidRequest, Unavailable
+from segue.api.errors import Cancelled, Unavailable
 from segue.api.history import digests
 from segue.api.turn import FinishReason, TokenDelta, TurnEnd
 from segue.api.types import ChatInput, SessionId, TurnId, TurnRequest
 from segue.process.telemetry import Clock, about_turn
 from segue.text.limits import num_characters
-
-logger = logging.getLogger(__name__)
 
 # Most messages to clients, over all turns: about half a core's work. Tokens that arrive faster wait
 # for some milliseconds and share a message.
@@ -45,9 +44,6 @@ _MAX_MESSAGES_PER_S = 5_000
 _MIN_PAUSE_S = 0.005
 # Above this, a request's digests are computed in a thread: more than about a millisecond.
 _LONG_CHARACTERS = 500_000
-
-_TurnName = tuple[str, TurnId]
-"""The tenant's name, and the turn's own."""
 
 
 class Router:
@@ -85,7 +81,8 @@ class Router:
         self._status = StatusDesk(self.membership, self.links, self._admission, self.table, metrics)
         self.sessions = SessionDesk(self.table, self.membership, self.links)
         self.tokens = TokenDesk(prompts, self.limits)
-        self._turns: dict[_TurnName, Turn] = {}
+        self._ongoing = OngoingTurns(self._admission)
+        self._num_running = 0
 
     def _on_status(self, worker: WorkerStatus) -> None:
         self.placing.update_worker(worker)
@@ -107,11 +104,17 @@ class Router:
         if deadline_s is None:
             deadline_s = self._config.default_deadline_s
         meter = TurnMeter(self._metrics, self._clock, received_at, tenant.name)
-        with about_turn(request.turn_id), meter.errors(), contextlib.ExitStack() as admitted:
+        name = tenant.name, request.turn_id
+        async with contextlib.AsyncExitStack() as admitted:
+            admitted.enter_context(about_turn(request.turn_id))
+            admitted.enter_context(meter.errors())
             with meter.refusals():
+                ongoing = await admitted.enter_async_context(
+                    self._ongoing.entered(name, takes_over=request.resume is not None)
+                )
                 admitted.enter_context(self._accounts.turn(tenant))
                 asking = Asking(
-                    name=(tenant.name, request.turn_id),
+                    name=name,
                     tenant=tenant.name,
                     priority=request.priority,
                     size_bytes=size_bytes,
@@ -124,14 +127,17 @@ class Router:
                 named = await self._find_session(tenant.own(request), tenant)
                 admitted.enter_context(self._finder.running(named.session_id))
                 completed = self._complete(named, keeps_answer=request.session_hint is not None)
-                built = await self._encode(completed, tenant)
+                built = await self._prompts.make(completed, self.placing.pools.now)
+                answered = self._answered(request, built)
             placing = self.placing.turn(built.spec, known=completed.known, num_kept=built.num_kept)
             turn = Turn(
                 built.spec,
                 self._context(placing, meter, built, tenant),
                 received_at=received_at,
                 deadline_at=received_at + deadline_s,
+                answered=answered,
             )
+            ongoing.runs(turn)
             with self._running(turn, tenant, received_at, meter):
                 async with contextlib.aclosing(turn.events()) as arriving:
                     async for events in arriving:
@@ -152,11 +158,7 @@ class Router:
     def cancel(self, turn_id: TurnId, tenant: Tenant = OPEN) -> bool:
         """Whether the turn was running or waiting. Its stream ends with finish reason CANCELLED."""
         error = Cancelled(f"turn {turn_id} was cancelled")
-        turn = self._turns.get((tenant.name, turn_id))
-        if turn is None:
-            return self._admission.cancel((tenant.name, turn_id), error)
-        turn.interrupt(error)
-        return True
+        return self._ongoing.cancel((tenant.name, turn_id), error)
 
     async def _enter(self, asking: Asking, meter: TurnMeter) -> bool:
         """Waits for a place. Returns False if the turn was cancelled by its id meanwhile. Raises
@@ -173,7 +175,7 @@ class Router:
     async def _find_session(self, request: TurnRequest, tenant: Tenant) -> TurnRequest:
         """The request with the session that its chat continues, if its client does not know it.
         Raises InvalidRequest if the input is too large."""
-        if request.session_hint is None:
+        if request.session_hint is None or request.session_id:
             return request
         chat, hint = request.input, request.session_hint
         session_id = tenant.owned(SessionId(hint))
@@ -190,14 +192,16 @@ class Router:
         self.limits.validate(request.input, characters_before(request, known))
         return replace(complete(request, known), keeps_answer=keeps_answer)
 
-    async def _encode(self, completed: Completed, tenant: Tenant) -> Built:
-        """The turn in tokens. Raises InvalidRequest, ContextOverflow, Overloaded."""
-        built = await self._prompts.make(completed, self.placing.pools.now)
-        if (tenant.name, built.spec.turn_id) in self._turns:
-            raise InvalidRequest(
-                f"turn {built.spec.turn_id} is already running; use another turn_id"
-            )
-        return built
+    def _answered(self, request: TurnRequest, built: Built) -> Answered | None:
+        """What the client of a resumed turn has of its answer. Raises InvalidRequest."""
+        if request.resume is None:
+            return None
+        return Answered.brought(
+            request.resume,
+            built.spec,
+            vocab_size=self._prompts.config.vocab_size,
+            tokenizer=self._prompts.tokenizer,
+        )
 
     def _context(
         self, placing: TurnPlacing, meter: TurnMeter, built: Built, tenant: Tenant
@@ -222,20 +226,19 @@ class Router:
 
     def _pause_s(self) -> float:
         """Each running turn gets an equal share of the messages that the router can write."""
-        return max(len(self._turns) / _MAX_MESSAGES_PER_S, _MIN_PAUSE_S)
+        return max(self._num_running / _MAX_MESSAGES_PER_S, _MIN_PAUSE_S)
 
     @contextlib.contextmanager
     def _running(
         self, turn: Turn, tenant: Tenant, received_at: float, meter: TurnMeter
     ) -> Iterator[None]:
-        name = tenant.name, turn.spec.turn_id
-        self._turns[name] = turn
+        self._num_running += 1
         try:
             yield
         finally:
-            del self._turns[name]
+            self._num_running -= 1
             computed = meter.computed(turn.computed_tokens)
-            self._accounts.charge(tenant, computed=computed, generated=len(turn.answer))
+            self._accounts.charge(tenant, computed=computed, generated=turn.num_generated)
             self._count_end(turn, received_at, meter)
 
     def _measure(self, events: TurnEvents, meter: TurnMeter, arrived_at: float) -> None:
@@ -251,17 +254,9 @@ class Router:
         meter.ended(
             turn.outcome, prompt_tokens=turn.spec.num_prompt, answer_tokens=len(turn.answer)
         )
-        self._admission.turn_took(self._clock() - received_at)
-        about = {
-            "outcome": turn.outcome,
-            "seconds": round(self._clock() - received_at, 3),
-            "tokens": len(turn.answer),
-        }
-        if turn.failure is None:
-            logger.info("turn ended", extra=about)
-        else:
-            error = f"{type(turn.failure).__name__}: {turn.failure}"
-            logger.warning("turn failed", extra={**about, "error": error})
+        took_s = self._clock() - received_at
+        self._admission.turn_took(took_s)
+        log_end(turn.outcome, took_s, turn.num_generated, turn.failure)
 
     def model(self) -> ModelInfo:
         return ModelInfo(
@@ -292,8 +287,7 @@ class Router:
     async def drain(self) -> None:
         """Refuses new turns, waits up to `drain_s` for running ones, then cancels the rest."""
         await self._admission.drain(self._config.drain_s)
-        for turn in self._turns.values():
-            turn.interrupt(Unavailable("the router is shutting down; try again elsewhere"))
+        self._ongoing.end_all(Unavailable("the router is shutting down; try again elsewhere"))
 
     async def close(self) -> None:
         await self.links.close()

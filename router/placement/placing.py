@@ -96,7 +96,7 @@ class TurnPlacing:
         """The prompt's."""
         self._context = tokens
         self._computed: Residency = {}
-        """What a prefill worker holds of an answer that is resumed."""
+        """What workers hold of an answer that is resumed."""
         self._placing = placing
         self._spec = spec
         self._size = TurnSize(len(spec.context), spec.stop.max_tokens)
@@ -149,18 +149,23 @@ class TurnPlacing:
         slack = self._rules.page_tokens
         return min(self._rules.local_prefill_max_tokens, expected + slack)
 
-    def resume(self, spec: TurnSpec) -> None:
-        """The next placement is for `spec`, which has the answer so far in its context."""
+    def resume(self, spec: TurnSpec, *, ran_on: tuple[WorkerId, WorkerId] | None = None) -> None:
+        """The next placement is for `spec`, which has the answer so far in its context. `ran_on`:
+        the workers of the turn's last run, if it was not one of this router's."""
         self._spec = spec
         self._size = TurnSize(len(spec.context), spec.stop.max_tokens - spec.num_answered)
         self._context = self.tokens.with_answer(spec.answered_ids)
-        if self._attempt is not None:
+        # Workers report what they keep only at the end. One that is told to stop keeps whole pages.
+        prompt = self._whole_pages(spec.num_prompt)
+        if ran_on is not None:
+            prefill, decode = ran_on
+            # One worker may have done both.
+            context = self._whole_pages(len(spec.context) - 1)
+            self._computed = {prefill: prompt, decode: context}
+        elif self._attempt is not None:
             decision = self._attempt.decided.decision
             if decision.chosen.mode is not Mode.LOCAL:
-                # It computed the prompt for the worker that was lost, and reports only at the end.
-                prompt_tokens = spec.num_prompt // self._rules.page_tokens * self._rules.page_tokens
-                prefill = decision.placement.prefill.worker_id
-                self._computed = {prefill: Held(prompt_tokens, prompt_tokens)}
+                self._computed = {decision.placement.prefill.worker_id: prompt}
 
     def local_refused(self) -> None:
         """Decode lacks too much of the prompt: the turn is placed again without local prefill."""
@@ -246,6 +251,10 @@ class TurnPlacing:
         if own or self._shared_prefix is None:
             return own
         return placing.shared_prefixes.held(self._shared_prefix, nodes)
+
+    def _whole_pages(self, num_tokens: int) -> Held:
+        whole = num_tokens // self._rules.page_tokens * self._rules.page_tokens
+        return Held(whole, whole)
 
     def _usable(self, residency: Residency) -> Residency:
         return without_states(residency) if self._spec.scores_prompt else residency

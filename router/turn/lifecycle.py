@@ -20,6 +20,7 @@ from segue.api.errors import (
     InvalidRequest,
     Overloaded,
     SegueError,
+    TakenOver,
     UnknownHistory,
 )
 
@@ -129,6 +130,8 @@ def outcome_of(error: SegueError) -> str:
         return "invalid"
     if isinstance(error, DeadlineExceeded):
         return "deadline"
+    if isinstance(error, TakenOver):
+        return "disconnected"
     if isinstance(error, UnknownHistory):
         return "no_history"
     return "overloaded" if isinstance(error, Overloaded) else "failed"

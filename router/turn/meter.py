@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import Iterator
 
 from router.metrics import RouterMetrics
@@ -11,6 +12,8 @@ from router.turn.lifecycle import outcome_of
 from segue.api.errors import SegueError
 from segue.api.turn import FinishReason, TokenDelta, TurnEnd, Usage
 from segue.process.telemetry import Clock
+
+logger = logging.getLogger(__name__)
 
 # Without a wait, no other task runs meanwhile.
 _NO_WAIT_S = 0.001
@@ -126,6 +129,15 @@ class TurnMeter:
         self._metrics.latency.turn_s.labels(outcome).observe(took_s)
         if self._first_token_at is None:
             self._metrics.latency.no_first_token_s.labels(outcome).observe(took_s)
+
+
+def log_end(outcome: str, seconds: float, num_tokens: int, failure: SegueError | None) -> None:
+    about = {"outcome": outcome, "seconds": round(seconds, 3), "tokens": num_tokens}
+    if failure is None:
+        logger.info("turn ended", extra=about)
+    else:
+        error = f"{type(failure).__name__}: {failure}"
+        logger.warning("turn failed", extra={**about, "error": error})
 
 
 def error_class(error: Exception) -> str:

@@ -29,6 +29,8 @@ def started(
         starts_in_reasoning=starts_in_reasoning,
         tool_call_parser=parsers.tool_calls,
         reasoning_parser=parsers.reasoning,
+        seed=spec.sampling.seed,
+        max_tokens=spec.stop.max_tokens,
     )
 
 
@@ -87,6 +89,6 @@ def ended_before(
     return TurnEnd(finish_reason=reason, usage=usage, stop_match=stop_match)
 
 
-def cancelled(spec: TurnSpec, num_answered: int) -> TurnEnd:
-    usage = Usage(prompt_tokens=spec.num_prompt, completion_tokens=num_answered)
+def cancelled(spec: TurnSpec, num_answered: int, resumed: int) -> TurnEnd:
+    usage = Usage(prompt_tokens=spec.num_prompt, completion_tokens=num_answered, resumed=resumed)
     return TurnEnd(finish_reason=FinishReason.CANCELLED, usage=usage)

@@ -10,11 +10,11 @@ import contextlib
 import logging
 from array import array
 from collections.abc import AsyncGenerator
-from dataclasses import replace
 from typing import TypeAlias
 
 from router.placement.estimate import Decision, Mode, Placement
 from router.turn import reported
+from router.turn.answered import Answered
 from router.turn.calls import (
     TurnCall,
     TurnReserved,
@@ -58,7 +58,6 @@ from segue.api.turn import (
     TurnStarted,
 )
 from segue.api.types import WorkerId
-from segue.engine.answer import finish_of
 
 logger = logging.getLogger(__name__)
 
@@ -76,19 +75,24 @@ class Turn:
     """Runs once: iterate over `events`. Whatever happens, workers end up holding nothing for it."""
 
     def __init__(
-        self, spec: TurnSpec, context: TurnContext, *, received_at: float, deadline_at: float
+        self,
+        spec: TurnSpec,
+        context: TurnContext,
+        *,
+        received_at: float,
+        deadline_at: float,
+        answered: Answered | None = None,
     ) -> None:
+        """`answered`: what the client of a resumed turn brings back."""
         self.spec = spec
         self.state: TurnState = Received(received_at)
-        self.answer = array("I")
-        """The tokens relayed to the client."""
+        self._answered = answered or Answered()
         self.failure: SegueError | None = None
         """The error that ended the turn, if it failed."""
         self._context = context
         self._first_streaming: Streaming | None = None
         self._num_failures = 0
         """Since the answer's last token."""
-        self._resumed = 0
         self._deadline_at = deadline_at
         self._received_at = received_at
         self.computed_tokens = 0
@@ -97,6 +101,16 @@ class Turn:
         self._avoid: set[WorkerId] = set()
         self._interruption: SegueError | None = None
         self._dispatch: Dispatch | None = None
+
+    @property
+    def answer(self) -> array[int]:
+        """The tokens that the client has."""
+        return self._answered.token_ids
+
+    @property
+    def num_generated(self) -> int:
+        """Those of them that the turn generated in this run."""
+        return len(self.answer) - self._answered.num_brought
 
     def interrupt(self, error: SegueError) -> None:
         """Ends the turn from outside: what it is waiting for raises `error`."""
@@ -112,6 +126,10 @@ class Turn:
             max(self._deadline_at - self._context.clock(), 0.0), self._run_out_of_time
         )
         try:
+            if (end := self._take_up()) is not None:
+                outcome = end.finish_reason.value
+                yield (end,)
+                return
             while True:
                 try:
                     async with contextlib.aclosing(self._attempt()) as arriving:
@@ -124,7 +142,8 @@ class Turn:
                 except SegueError as error:
                     if error is self._interruption and isinstance(error, Cancelled):
                         outcome = FinishReason.CANCELLED.value
-                        yield (reported.cancelled(self.spec, len(self.answer)),)
+                        resumed = self._answered.resumed
+                        yield (reported.cancelled(self.spec, len(self.answer), resumed),)
                         return
                     if not self._may_retry(error):
                         outcome, self.failure = outcome_of(error), error
@@ -140,6 +159,13 @@ class Turn:
             if outcome == "disconnected" and self._is_about_over():
                 outcome = "deadline"
             self.state = advance(self.state, Ended(outcome))
+
+    def _take_up(self) -> TurnEnd | None:
+        """Goes on where the client of a resumed turn is. Returns the end if it has all of it."""
+        if not self._answered.is_resumed:
+            return None
+        self._context.placing.resume(self._unanswered(), ran_on=self._answered.workers)
+        return self._end_of_answer()
 
     async def _attempt(self) -> AsyncGenerator[TurnEvents, None]:
         context = self._context
@@ -176,9 +202,10 @@ class Turn:
         )
 
     async def _place_when_ready(self) -> Decision:
-        """A turn whose worker was lost waits for one that starts. Raises Unavailable."""
+        """A turn that has run before waits for a worker that starts. Raises Unavailable."""
         clock = self._context.clock
-        wait_until = clock() + (self._context.lost_worker_wait_s if self._avoid else 0.0)
+        has_run = self._avoid or self._answered.is_resumed
+        wait_until = clock() + (self._context.lost_worker_wait_s if has_run else 0.0)
         while True:
             try:
                 return self._place()
@@ -205,7 +232,7 @@ class Turn:
         not_before = 0.0
         events: TurnEvents = ()
         # An answer starts once: its client goes on reading where it was.
-        if not self.answer:
+        if not self._answered.has_new:
             events = (self._started(placement),)
         if events and not await call.has_news(within_s=_STARTED_WAITS_S):
             yield events
@@ -245,26 +272,15 @@ class Turn:
             self._first_streaming,
             received_at=self._received_at,
             router_s=self._router_s,
-            resumed=self._resumed,
+            resumed=self._answered.resumed,
         )
 
     def _end_of_answer(self) -> TurnEnd | None:
         """The end, if only the worker's word for it is missing: the client has the whole answer."""
-        reason, stop_match = finish_of(
-            self.answer, stop=self.spec.stop, tokenizer=self._context.tokenizer
-        )
-        if reason is None:
-            return None
-        return reported.ended_before(self.spec, reason, stop_match, len(self.answer), self._resumed)
+        return self._answered.end_of(self.spec, self._context.tokenizer)
 
     def _unanswered(self) -> TurnSpec:
-        """What is left to do: the turn from the first token that the client lacks."""
-        if not self.answer:
-            return self.spec
-        # The prompt's log-probabilities came before the first tokens.
-        sampling = replace(self.spec.sampling, prompt_logprobs=None)
-        context = self.spec.context + self.answer
-        return replace(self.spec, context=context, sampling=sampling, num_answered=len(self.answer))
+        return self._answered.rest_of(self.spec)
 
     def _on_tokens(self, delta: TokenDelta) -> None:
         if isinstance(self.state, Dispatched):
@@ -273,7 +289,7 @@ class Turn:
                 self._first_streaming = self.state
             self._context.placing.first_token()
         self._num_failures = 0
-        self.answer.extend(delta.token_ids)
+        self._answered.add(delta.token_ids)
 
     def _run_out_of_time(self) -> None:
         self.interrupt(DeadlineExceeded(f"turn {self.spec.turn_id} ran out of its time"))
@@ -298,7 +314,7 @@ class Turn:
         if isinstance(self.state, Streaming):
             # Whoever computed the prompt did what it had to.
             self._avoid = {self.state.placement.decode.worker_id}
-            self._resumed += 1
+            self._answered.resumed += 1
             self._context.placing.resume(self._unanswered())
         else:
             self._avoid.update(worker.worker_id for worker in holders(self.state))

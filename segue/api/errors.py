@@ -16,7 +16,8 @@
     ├── LayoutMismatch        two workers have different models or cache layouts
     ├── TransferFailed        bytes did not arrive, or arrived corrupted
     ├── DeadlineExceeded      the caller's deadline has passed
-    └── Cancelled             the caller no longer wants the answer
+    ├── Cancelled             the caller no longer wants the answer
+    └── TakenOver             another call has resumed the turn
 
 `segue.wire.status` maps the tree to gRPC statuses. All classes take one message, so they pickle.
 """
@@ -97,6 +98,16 @@ class Unavailable(SegueError):
     retry_is_safe = True
     # A dead process is restarted within a few seconds; a retry costs little.
     retry_after_s = 1.0
+    is_unreachable = False
+    """Nothing answers at the peer's address, or the connection to it broke."""
+    was_sent = True
+    """The call may have been carried out. False: there was no connection."""
+
+    @classmethod
+    def unreachable(cls, message: str, *, was_sent: bool = True) -> Unavailable:
+        error = cls(message)
+        error.is_unreachable, error.was_sent = True, was_sent
+        return error
 
 
 class StaleEpoch(SegueError):
@@ -116,6 +127,10 @@ class DeadlineExceeded(SegueError):
 
 
 class Cancelled(SegueError):
+    pass
+
+
+class TakenOver(SegueError):
     pass
 
 

@@ -67,7 +67,7 @@ class Usage:
     reasoning_tokens: int = 0
     """Completion tokens up to the end of the reasoning."""
     resumed: int = 0
-    """How often the answer went on elsewhere, because its worker was lost."""
+    """How often the answer went on elsewhere: its worker was lost, or its client resumed it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,6 +137,9 @@ class TurnStarted:
     tool_call_parser: str = "auto"
     reasoning_parser: str = "auto"
     """How to read the answer: the parsers of `segue.answers` by name."""
+    seed: int = 0
+    max_tokens: int = 0
+    """The most tokens that the answer may have. A resumed turn names this and the seed again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

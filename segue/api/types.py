@@ -102,6 +102,24 @@ TurnInput = ChatInput | TextInput | TokenInput
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Resume:
+    """What the client of a turn has of it, after the stream of its answer broke."""
+
+    token_ids: tuple[int, ...] = ()
+    """The answer's tokens that it has received."""
+    resumed: int = 0
+    """How often the answer was resumed, this time included."""
+    prefill_worker: str = ""
+    """The workers that were named to it: they may hold most of the turn."""
+    decode_worker: str = ""
+
+    def __post_init__(self) -> None:
+        require_count("resume.resumed", self.resumed)
+        require_label("resume.prefill_worker", self.prefill_worker)
+        require_label("resume.decode_worker", self.decode_worker)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TurnRequest:
     """A client's request for one turn."""
 
@@ -122,6 +140,8 @@ class TurnRequest:
     """Of the prompt's pages: the router makes it of the tenant and `cache_salt`."""
     output: OutputFormat | None = None
     """The form that the answer must have; None: any."""
+    resume: Resume | None = None
+    """If set, the turn was sent before, and goes on where its client is."""
 
     def __post_init__(self) -> None:
         require_type(
@@ -145,7 +165,7 @@ class TurnRequest:
         if self.session_hint is not None:
             require_label("session_hint", self.session_hint)
             require(
-                not self.session_id,
+                not self.session_id or self.resume is not None,
                 "a turn names its session (session_id) or lets the router find it (session_hint), "
                 "not both",
             )

@@ -206,10 +206,14 @@ class GenerateRequest(_message.Message):
     CACHE_SALT_FIELD_NUMBER: _builtins.int
     PRIORITY_FIELD_NUMBER: _builtins.int
     OUTPUT_FIELD_NUMBER: _builtins.int
+    RESUME_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     """Chosen by the client. If empty, the session is not retained."""
     turn_id: _builtins.str
-    """Chosen by the client, for Cancel. If empty, the router chooses one."""
+    """Chosen by the client, for Cancel and to resume the turn. If empty, the router chooses one. While a
+    turn runs or waits, another one of the same id (and tenant) is refused with INVALID_ARGUMENT, or
+    takes over if it has `resume`. Once it has ended, the id is free: the next turn is a new one.
+    """
     text: _builtins.str
     session_hint: _builtins.str
     """In place of session_id, for a client that sends the whole conversation each time and knows no
@@ -236,6 +240,15 @@ class GenerateRequest(_message.Message):
     def output(self) -> Global___OutputFormat:
         """The form that the answer must have. Absent: any."""
 
+    @_builtins.property
+    def resume(self) -> Global___Resume:
+        """Set if the turn was sent before, here or to another router, and its stream broke: the answer goes
+        on after the tokens that the client has. Everything else must be as it was sent, with what
+        TurnStarted named: turn_id, session_id (then session_hint may stay), sampling.seed and
+        stop.max_tokens. If a turn of that id still runs here, it is stopped first, and its stream ends
+        with ABORTED.
+        """
+
     def __init__(
         self,
         *,
@@ -250,10 +263,11 @@ class GenerateRequest(_message.Message):
         cache_salt: _builtins.str = ...,
         priority: _builtins.int = ...,
         output: Global___OutputFormat | None = ...,
+        resume: Global___Resume | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_session_hint", b"_session_hint", "chat", b"chat", "input", b"input", "output", b"output", "sampling", b"sampling", "session_hint", b"session_hint", "stop", b"stop", "text", b"text", "token_ids", b"token_ids"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_session_hint", b"_session_hint", "chat", b"chat", "input", b"input", "output", b"output", "resume", b"resume", "sampling", b"sampling", "session_hint", b"session_hint", "stop", b"stop", "text", b"text", "token_ids", b"token_ids"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_session_hint", b"_session_hint", "cache_salt", b"cache_salt", "chat", b"chat", "input", b"input", "output", b"output", "priority", b"priority", "sampling", b"sampling", "session_hint", b"session_hint", "session_id", b"session_id", "stop", b"stop", "text", b"text", "token_ids", b"token_ids", "turn_id", b"turn_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_session_hint", b"_session_hint", "cache_salt", b"cache_salt", "chat", b"chat", "input", b"input", "output", b"output", "priority", b"priority", "resume", b"resume", "sampling", b"sampling", "session_hint", b"session_hint", "session_id", b"session_id", "stop", b"stop", "text", b"text", "token_ids", b"token_ids", "turn_id", b"turn_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__session_hint: _TypeAlias = _typing.Literal["session_hint"]  # noqa: Y015
     _WhichOneofArgType__session_hint: _TypeAlias = _typing.Literal["_session_hint", b"_session_hint"]  # noqa: Y015
@@ -265,6 +279,41 @@ class GenerateRequest(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType_input) -> _WhichOneofReturnType_input | None: ...
 
 Global___GenerateRequest: _TypeAlias = GenerateRequest  # noqa: Y015
+
+@_typing.final
+class Resume(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOKEN_IDS_FIELD_NUMBER: _builtins.int
+    RESUMED_FIELD_NUMBER: _builtins.int
+    PREFILL_WORKER_FIELD_NUMBER: _builtins.int
+    DECODE_WORKER_FIELD_NUMBER: _builtins.int
+    resumed: _builtins.int
+    """How often the answer was resumed, this time included: Usage.resumed counts on from here."""
+    prefill_worker: _builtins.str
+    """The workers that the last TurnStarted named: what they still hold need not be computed again."""
+    decode_worker: _builtins.str
+    @_builtins.property
+    def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """All tokens of the answer that the client has received, in order. Empty: it had none. If these are
+        the whole answer, the stream has its end only.
+        """
+
+    def __init__(
+        self,
+        *,
+        token_ids: _abc.Iterable[_builtins.int] | None = ...,
+        resumed: _builtins.int = ...,
+        prefill_worker: _builtins.str = ...,
+        decode_worker: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["decode_worker", b"decode_worker", "prefill_worker", b"prefill_worker", "resumed", b"resumed", "token_ids", b"token_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Resume: _TypeAlias = Resume  # noqa: Y015
 
 @_typing.final
 class OutputFormat(_message.Message):
@@ -818,7 +867,7 @@ class Sampling(_message.Message):
     """0; checkpoints set none"""
     seed: _builtins.int
     """The same seed and turn give the same tokens, on any worker and in any batch. Absent: the router
-    chooses one.
+    chooses one, and TurnStarted names it.
     """
     logprobs: _builtins.int
     """Number of alternatives to report for each token. Absent: no log-probabilities."""
@@ -970,7 +1019,7 @@ Global___GenerateEvent: _TypeAlias = GenerateEvent  # noqa: Y015
 
 @_typing.final
 class TurnStarted(_message.Message):
-    """The first event, sent when the turn is placed."""
+    """The first event, sent when the turn is placed, or placed again before its first token."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -982,6 +1031,8 @@ class TurnStarted(_message.Message):
     STARTS_IN_REASONING_FIELD_NUMBER: _builtins.int
     TOOL_CALL_PARSER_FIELD_NUMBER: _builtins.int
     REASONING_PARSER_FIELD_NUMBER: _builtins.int
+    SEED_FIELD_NUMBER: _builtins.int
+    MAX_TOKENS_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     turn_id: _builtins.str
     prompt_tokens: _builtins.int
@@ -998,6 +1049,9 @@ class TurnStarted(_message.Message):
     """
     reasoning_parser: _builtins.str
     """How it writes reasoning: "qwen3" (between <think> and </think>) or "none"."""
+    seed: _builtins.int
+    """What a resumed turn must name again: the seed in use, and the most tokens that the answer may have."""
+    max_tokens: _builtins.int
     def __init__(
         self,
         *,
@@ -1009,10 +1063,12 @@ class TurnStarted(_message.Message):
         starts_in_reasoning: _builtins.bool = ...,
         tool_call_parser: _builtins.str = ...,
         reasoning_parser: _builtins.str = ...,
+        seed: _builtins.int = ...,
+        max_tokens: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["decode_worker", b"decode_worker", "prefill_worker", b"prefill_worker", "prompt_tokens", b"prompt_tokens", "reasoning_parser", b"reasoning_parser", "session_id", b"session_id", "starts_in_reasoning", b"starts_in_reasoning", "tool_call_parser", b"tool_call_parser", "turn_id", b"turn_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["decode_worker", b"decode_worker", "max_tokens", b"max_tokens", "prefill_worker", b"prefill_worker", "prompt_tokens", b"prompt_tokens", "reasoning_parser", b"reasoning_parser", "seed", b"seed", "session_id", b"session_id", "starts_in_reasoning", b"starts_in_reasoning", "tool_call_parser", b"tool_call_parser", "turn_id", b"turn_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1222,7 +1278,7 @@ class Usage(_message.Message):
     reasoning_tokens: _builtins.int
     """Completion tokens up to the end of the reasoning. Set by the router."""
     resumed: _builtins.int
-    """How often the answer went on elsewhere, because its worker was lost."""
+    """How often the answer went on elsewhere, because its worker was lost, or the client resumed it."""
     def __init__(
         self,
         *,

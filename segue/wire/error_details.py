@@ -42,6 +42,7 @@ KINDS: dict[type[errors.SegueError], tuple[str, grpc.StatusCode]] = {
     errors.TransferFailed: ("TRANSFER_FAILED", _CODE.UNAVAILABLE),
     errors.DeadlineExceeded: ("DEADLINE_EXCEEDED", _CODE.DEADLINE_EXCEEDED),
     errors.Cancelled: ("CANCELLED", _CODE.CANCELLED),
+    errors.TakenOver: ("TAKEN_OVER", _CODE.ABORTED),
 }
 """The reason and the status code of each error."""
 

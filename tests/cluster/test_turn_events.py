@@ -132,7 +132,7 @@ async def test_a_client_whose_deadline_passes_is_no_failure(cluster: LocalCluste
 async def test_a_turn_that_fails_logs_the_reason(
     cluster: LocalCluster, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with caplog.at_level("INFO", logger="router.router"), pytest.raises(DeadlineExceeded):
+    with caplog.at_level("INFO", logger="router.turn.meter"), pytest.raises(DeadlineExceeded):
         await messages_of(cluster.router, "logged", max_tokens=4, deadline_s=0.0)
 
     (record,) = [r for r in caplog.records if r.getMessage() == "turn failed"]

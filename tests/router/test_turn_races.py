@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from router.turn.answered import Answered
 from router.turn.calls import WrittenBy
 from router.turn.context import TurnContext
 from router.turn.turn import Turn
@@ -33,7 +34,7 @@ from segue.api.turn import (
     TurnEvent,
     TurnStarted,
 )
-from segue.api.types import Sampling
+from segue.api.types import Resume, Sampling
 from tests.router.fake_workers import FakeWorkers
 from tests.router.placed import ManualClock, placing_of, seats, serve, spec
 
@@ -47,6 +48,8 @@ class World:
 
     is_local: bool
     is_scored: bool = False
+    num_brought: int = 0
+    """Tokens of the answer that the client brings back from an earlier stream."""
     workers: FakeWorkers = field(default_factory=FakeWorkers)
     events: list[TurnEvent] = field(default_factory=list)
     error: BaseException | None = None
@@ -69,7 +72,14 @@ class World:
             tried_again=self._count_retry,
             session_id=turn.session_id,
         )
-        self.turn = Turn(turn, context, received_at=clock(), deadline_at=clock() + 3_600)
+        resume = Resume(token_ids=ANSWER[: self.num_brought], resumed=self.num_brought)
+        self.turn = Turn(
+            turn,
+            context,
+            received_at=clock(),
+            deadline_at=clock() + 3_600,
+            answered=Answered(resume) if self.num_brought else None,
+        )
         self.client = asyncio.ensure_future(self._read())
 
     def _count_retry(self, error: SegueError) -> None:
@@ -88,7 +98,8 @@ class World:
     @property
     def tokens(self) -> tuple[int, ...]:
         deltas = (event for event in self.events if isinstance(event, TokenDelta))
-        return tuple(itertools.chain.from_iterable(delta.token_ids for delta in deltas))
+        new = itertools.chain.from_iterable(delta.token_ids for delta in deltas)
+        return (*ANSWER[: self.num_brought], *new)
 
     @property
     def has_ended(self) -> bool:
@@ -100,6 +111,11 @@ Step = Callable[[World], None]
 
 def reserve(world: World) -> None:
     world.workers.decodes[-1].reserve()
+
+
+def reserve_rest(world: World) -> None:
+    """The same for a turn whose client has the first token."""
+    reserve(world)
 
 
 def start_prefill(world: World) -> None:
@@ -132,6 +148,7 @@ def scripts_of(answer: Sequence[int]) -> dict[str, list[Step]]:
         "answered first": [reserve, *tokens, end, finish_prefill],
         "scored": [reserve, finish_scoring, *tokens, end],
         "scored last": [reserve, *tokens, end, finish_scoring],
+        "resumed": [reserve_rest, finish_prefill, *tokens[1:], end],
     }
 
 
@@ -207,7 +224,11 @@ async def play(script: Sequence[Step], position: int, intruders: Sequence[Step])
 
     For a retried turn the workers play a whole script, for the tokens that the client lacks.
     """
-    world = World(is_local=script[0] is start_prefill, is_scored=finish_scoring in script)
+    world = World(
+        is_local=script[0] is start_prefill,
+        is_scored=finish_scoring in script,
+        num_brought=int(script[0] is reserve_rest),
+    )
     await settle()
     for step in script[:position]:
         step(world)
@@ -262,7 +283,14 @@ def wrongs(world: World, allowed: set[str]) -> list[str]:
             for call in world.workers.decodes
         ),
         "it started twice": sum(isinstance(e, TurnStarted) for e in world.events) > 1
-        and not any(call.turn.spec.num_answered == 0 for call in world.workers.decodes[1:]),
+        and not any(
+            call.turn.spec.num_answered == world.num_brought for call in world.workers.decodes[1:]
+        ),
+        "it counts its resumptions wrongly": any(
+            event.usage.resumed < world.num_brought
+            for event in world.events
+            if isinstance(event, TurnEnd)
+        ),
     }
     return [what for what, is_so in found.items() if is_so]
 

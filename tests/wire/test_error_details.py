@@ -41,6 +41,7 @@ REASONS = {
     "TransferFailed": "TRANSFER_FAILED",
     "DeadlineExceeded": "DEADLINE_EXCEEDED",
     "Cancelled": "CANCELLED",
+    "TakenOver": "TAKEN_OVER",
 }
 """Clients in other languages compare with these: they are part of the API."""
 

@@ -60,6 +60,7 @@ _STATUSES: tuple[tuple[type[errors.SegueError], int], ...] = (
     (errors.InvalidRequest, 400),
     (errors.Unauthenticated, 401),
     (errors.NotFound, 404),
+    (errors.TakenOver, 409),
     (errors.Overloaded, 429),
     (errors.Unavailable, 503),
     (errors.TransferFailed, 503),

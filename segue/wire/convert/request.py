@@ -17,6 +17,7 @@ from segue.api.types import (
     ChatInput,
     Continuation,
     Message,
+    Resume,
     Sampling,
     SamplingParams,
     SessionId,
@@ -31,6 +32,7 @@ from segue.api.types import (
 )
 from segue.v1 import session_pb2 as pb
 from segue.wire.convert.output import output_from_wire, output_to_wire
+from segue.wire.convert.same_names import message_of, value_of
 
 _ROLE_TO_WIRE = {
     "system": pb.MESSAGE_ROLE_SYSTEM,
@@ -243,6 +245,7 @@ def request_to_wire(request: TurnRequest) -> pb.GenerateRequest:
         cache_salt=request.cache_salt,
         priority=request.priority,
         output=None if request.output is None else output_to_wire(request.output),
+        resume=None if request.resume is None else message_of(pb.Resume, request.resume),
     )
     match request.input:
         case ChatInput() as chat:
@@ -304,4 +307,5 @@ def request_from_wire(
         cache_salt=request.cache_salt,
         priority=request.priority,
         output=output_from_wire(request.output) if request.HasField("output") else None,
+        resume=value_of(Resume, request.resume) if request.HasField("resume") else None,
     )
