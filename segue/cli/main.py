@@ -31,7 +31,9 @@ app = typer.Typer(
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
 
-Target = Annotated[str, typer.Option(help="The router, as host:port.")]
+Target = Annotated[
+    str, typer.Option(help="The router, as host:port; of several, a list with commas.")
+]
 ApiKey = Annotated[
     str | None, typer.Option(envvar=ENVIRONMENT, help="Needed if the router has API keys.")
 ]

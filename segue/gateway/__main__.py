@@ -44,8 +44,8 @@ class RunningGateway:
 
 @contextlib.asynccontextmanager
 async def running(config: GatewayConfig, router: str) -> AsyncIterator[RunningGateway]:
-    """Runs a gateway of the router at that address until the block ends, then drains it. Raises
-    InvalidConfig if the port is taken.
+    """Runs a gateway of the router at that address, or of several at these, until the block ends,
+    then drains it. Raises InvalidConfig if the port is taken.
     """
     async with Client(router) as client, running_before(client, config) as gateway:
         yield gateway
@@ -136,7 +136,9 @@ async def _serve(config: GatewayConfig, router: str) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m segue.gateway", description=__doc__)
-    parser.add_argument("--router", default=DEFAULT_TARGET, help="its address, as host:port")
+    parser.add_argument(
+        "--router", default=DEFAULT_TARGET, help="its address, as host:port; of several, a list"
+    )
     parser.add_argument("--config", type=Path, help="TOML file")
     parser.add_argument("--host", help="address to listen on")
     parser.add_argument("--port", "--http-port", type=int)

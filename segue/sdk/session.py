@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import time
 import uuid
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import replace
@@ -11,7 +10,7 @@ from typing import Protocol
 
 from segue.answers import AUTO, AnswerParser, ParserNames, gather
 from segue.api.checks import require_label, require_seconds
-from segue.api.errors import InvalidRequest, NotFound, UnknownHistory
+from segue.api.errors import InvalidRequest, NotFound
 from segue.api.history import DigestChain, continuation
 from segue.api.turn import TokenDelta, TurnEnd, TurnEvent, TurnStarted
 from segue.api.types import (
@@ -39,6 +38,7 @@ class SessionCalls(Protocol):
         stop: StopConditions | None = None,
         output: OutputFormat | None = None,
         timeout_s: float | None = None,
+        whole: ChatInput | None = None,
     ) -> AsyncGenerator[TurnEvent, None]: ...
 
     async def fork_session(self, parent_id: str, child_id: str) -> None: ...
@@ -139,7 +139,15 @@ class Session:
         )
         text: list[str] = []
         parsers = AUTO
-        events = self._send(chat, sampling=sampling, stop=stop, output=output, timeout_s=timeout_s)
+        events = self._client.stream(
+            continuation(chat, self._num_kept, self._chain.of(chat)) if self._num_kept else chat,
+            session_id=self.session_id,
+            sampling=sampling,
+            stop=stop,
+            output=output,
+            timeout_s=timeout_s,
+            whole=chat if self._num_kept else None,
+        )
         async with contextlib.aclosing(events):
             async for event in events:
                 if isinstance(event, TurnStarted):
@@ -192,42 +200,3 @@ class Session:
         if chat.continued_field == "content":
             return replace(answer, reasoning=partial.reasoning)
         return answer
-
-    async def _send(
-        self,
-        chat: ChatInput,
-        *,
-        sampling: SamplingParams | None,
-        stop: StopConditions | None,
-        output: OutputFormat | None,
-        timeout_s: float | None,
-    ) -> AsyncGenerator[TurnEvent, None]:
-        """Sends what the router lacks of `chat`; sends all of it if the router lacks more."""
-
-        def stream(chat: ChatInput, timeout_s: float | None) -> AsyncGenerator[TurnEvent, None]:
-            return self._client.stream(
-                chat,
-                session_id=self.session_id,
-                sampling=sampling,
-                stop=stop,
-                output=output,
-                timeout_s=timeout_s,
-            )
-
-        time_left_s = timeout_s
-        if self._num_kept:
-            began_at = time.monotonic()
-            try:
-                new = stream(continuation(chat, self._num_kept, self._chain.of(chat)), timeout_s)
-                async with contextlib.aclosing(new) as events:
-                    async for event in events:
-                        yield event
-                return
-            # The router refuses before the first event, so nothing was yielded yet.
-            except UnknownHistory:
-                self._num_kept = 0
-                if timeout_s is not None:
-                    time_left_s = timeout_s - (time.monotonic() - began_at)
-        async with contextlib.aclosing(stream(chat, time_left_s)) as events:
-            async for event in events:
-                yield event

@@ -5,9 +5,10 @@ from __future__ import annotations
 import ipaddress
 import re
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from segue.api.checks import require, require_type
 from segue.api.errors import InvalidRequest
 
 NODE = "node"
@@ -37,6 +38,23 @@ class Hosts:
 
 # gRPC's own targets, such as unix:/run/segue.sock, dns:///router:7411, ipv6:[::1]:7411.
 _SCHEMES = ("unix:", "unix-abstract:", "dns:", "ipv4:", "ipv6:", "passthrough:", "xds:", "vsock:")
+
+
+def split_targets(targets: str | Sequence[str]) -> list[str]:
+    """The addresses of one or more routers: a list, or a text with commas between them. Raises
+    InvalidRequest."""
+    expected = "a text such as 127.0.0.1:7411, or a list of them"
+    require_type("target", targets, (str, list, tuple), expected)
+    names = list(targets)
+    if isinstance(targets, str):
+        # gRPC's own forms may have a list of one server's addresses.
+        is_one = "," not in targets or targets.startswith(("ipv4:", "ipv6:"))
+        names = [targets] if is_one else [name.strip() for name in targets.split(",")]
+    require(bool(names), "target must have at least one address of a router, got an empty list")
+    for name in names:
+        require_type("target", name, str, expected)
+        require_target(name)
+    return list(dict.fromkeys(names))
 
 
 def require_target(target: str) -> None:

@@ -11,10 +11,15 @@ import grpc
 
 from segue.api import errors
 
+
 _TOO_LARGE = re.compile(r"message larger than max \((\d+) vs\. (\d+)\)")
 _NO_GRPC = ("failed parsing http/2", "received http2 header with status", "http1.x server")
 _NO_HOST = ("errors resolving", "lookup failed", "domain name not found", "dns resolution failed")
-_BROKEN = ("socket closed", "stream removed", "connection reset", "broken pipe", "goaway")
+_NO_CONNECTION = ("failed to connect", "connection refused", *_NO_HOST)
+_BROKEN = (
+    *("socket closed", "stream removed", "connection reset", "broken pipe", "goaway"),
+    "cancelling all calls",
+)
 _TIMED_OUT = "deadline exceeded"
 
 _ERROR_OF: dict[grpc.StatusCode, type[errors.SegueError]] = {
@@ -44,7 +49,9 @@ def error_in_words(rpc_error: grpc.aio.AioRpcError, peer: str) -> errors.SegueEr
             f"{peer}: the server there does not speak gRPC: is it Segue's router?"
         )
     if code is grpc.StatusCode.UNAVAILABLE:
-        return errors.Unavailable(f"{peer}: {_unavailable(lowered) or details}")
+        was_sent = not any(phrase in lowered for phrase in _NO_CONNECTION)
+        message = f"{peer}: {_unavailable(lowered) or details}"
+        return errors.Unavailable.unreachable(message, was_sent=was_sent)
     return nearest(code)(f"{peer}: {details}")
 
 

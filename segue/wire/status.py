@@ -64,7 +64,7 @@ def rpc_errors(peer: str, *, if_refused: str = "", if_unserved: str = "") -> Ite
     except grpc.aio.AioRpcError as rpc_error:
         if if_refused and is_refused(rpc_error):
             message = f"{peer}: connection refused, nothing listens there: {if_refused}"
-            raise errors.Unavailable(message) from rpc_error
+            raise errors.Unavailable.unreachable(message, was_sent=False) from rpc_error
         if if_unserved and is_unserved(rpc_error):
             raise errors.InvalidRequest(f"{peer}: {if_unserved}") from rpc_error
         raise error_from_rpc(rpc_error, peer) from rpc_error

@@ -153,8 +153,9 @@ class Wire:
 
     def __init__(self, client: Client) -> None:
         self.requests: list[pb.GenerateRequest] = []
-        self._answer = client._generating.answer
-        client._generating.answer = self._weigh  # type: ignore[method-assign]
+        (link,) = client._targets.links
+        self._answer = link.turns.answer
+        link.turns.answer = self._weigh  # type: ignore[method-assign]
 
     def _weigh(self, request: pb.GenerateRequest, timeout_s: float | None, api_key: str) -> Any:
         self.requests.append(request)

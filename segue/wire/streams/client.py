@@ -91,6 +91,8 @@ class Calls(Generic[Command, Event]):
         self._outbox: Callable[[], Outbox[Command]] = outbox
         self._commands: Outbox[Command] = outbox()
         self._running: asyncio.Task[None] | None = None
+        self.is_broken = False
+        """The last stream broke, and no message has come since."""
 
     def start(self, command: Command, make: Callable[[Callable[[], None]], AnyCall]) -> AnyCall:
         """Numbers and sends the command. `make` builds the call from the function that stops it."""
@@ -133,15 +135,17 @@ class Calls(Generic[Command, Event]):
             with self._errors():
                 # gRPC's EOF is falsy; a message never is.
                 while message := cast(Any, await stream.read()):
+                    self.is_broken = False
                     for event in message.events:
                         self._on_event(event)
-            error: SegueError = Unavailable(f"{self._peer} ended its stream of turns")
+            error: SegueError = Unavailable.unreachable(f"{self._peer} ended its stream of turns")
         except SegueError as broken:
             error = broken
         finally:
             commands.close()
             stream.cancel()
         self._running = None
+        self.is_broken = True
         self.fail(error)
 
     def _on_event(self, event: Event) -> None:

@@ -72,6 +72,11 @@ class Generating:
                 timer.cancel()
             call.close()
 
+    @property
+    def is_broken(self) -> bool:
+        """The shared stream broke, and no router has answered on it since."""
+        return self._calls.is_broken
+
     async def close(self) -> None:
         """Running turns fail with Unavailable."""
         await self._calls.close()

@@ -1,0 +1,200 @@
+"""What a client asks of routers besides turns. If one is gone, the next is asked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from segue.api.checks import require_seconds, require_type
+from segue.api.cluster_status import ClusterStatus, ModelInfo, SessionInfo
+from segue.api.errors import Unavailable
+from segue.api.explanation import Explanation
+from segue.api.types import ChatInput, Detokenized, TextInput
+from segue.sdk.targets import RouterLink, Targets
+from segue.sdk.turns import TurnRunner
+from segue.v1 import session_pb2 as pb
+from segue.wire.channel import is_serving, require_sendable
+from segue.wire.convert.explanation import explanation_from_wire
+from segue.wire.convert.request import token_ids_to_wire, tokenized_to_wire
+from segue.wire.convert.same_names import value_of
+from segue.wire.convert.worker import cluster_from_wire, session_from_wire
+
+# A router asks a worker for some, and answers within 2 s even if the worker does not.
+_TIMEOUT_S = 10.0
+# A million tokens take a router's helper process seconds, and others may be before them.
+_TOKENIZE_TIMEOUT_S = 60.0
+
+
+class RouterCalls:
+    """The part of a `Client` that is not about turns."""
+
+    _targets: Targets
+    _turns: TurnRunner
+    _key: tuple[tuple[str, str], ...]
+    """The API key, as metadata."""
+
+    async def cancel(self, turn_id: str) -> bool:
+        """Cancels a running turn, from any client. Returns False if no such turn is running."""
+        require_type("turn_id", turn_id, str, "a text")
+        is_own = self._turns.knows(turn_id)
+        if self._turns.cancel(turn_id):
+            return True
+
+        async def cancel(link: RouterLink) -> pb.CancelResponse:
+            request = pb.CancelRequest(turn_id=turn_id)
+            return await link.stub.Cancel(request, timeout=_TIMEOUT_S, metadata=self._key)
+
+        try:
+            replies = await self._targets.ask_all(cancel, timeout_s=_TIMEOUT_S)
+        except Unavailable:
+            # Its stream breaks too, and then it ends.
+            if not is_own:
+                raise
+            return True
+        return any(reply.was_running for reply in replies)
+
+    async def sessions(self) -> list[SessionInfo]:
+        """All sessions that the routers remember, least recently used first."""
+        sessions: dict[str, SessionInfo] = {}
+        for own in await self._targets.ask_all(self._sessions_of, timeout_s=_TIMEOUT_S):
+            sessions |= own
+        return list(sessions.values())
+
+    async def _sessions_of(self, link: RouterLink) -> dict[str, SessionInfo]:
+        sessions: dict[str, SessionInfo] = {}
+        page_token = ""
+        while True:
+            reply = await link.stub.ListSessions(
+                pb.ListSessionsRequest(page_token=page_token),
+                timeout=_TIMEOUT_S,
+                metadata=self._key,
+            )
+            for wire in reply.sessions:
+                # A session used meanwhile appears again, at its new place.
+                sessions.pop(wire.session_id, None)
+                sessions[wire.session_id] = session_from_wire(wire)
+            page_token = reply.next_page_token
+            if not page_token:
+                return sessions
+
+    async def renew_session(
+        self, session_id: str, lease_s: float | None = None, *, pause_s: float | None = None
+    ) -> float:
+        """Renews the lease: the session will come back within `lease_s`, for example after a tool
+        call. With `pause_s` it first stays away for about that long, and its memory may be used for
+        others meanwhile.
+
+        Returns the seconds for which its memory is kept, if memory allows. Raises NotFound if
+        nothing of it is kept any more: its next turn costs more, but is served all the same.
+        """
+        require_type("session_id", session_id, str, "a text")
+        require_seconds("lease_s", lease_s)
+        require_seconds("pause_s", pause_s)
+        reply = await self._targets.ask(
+            session_id,
+            lambda link: link.stub.RenewSession(
+                pb.RenewSessionRequest(session_id=session_id, lease_s=lease_s, pause_s=pause_s),
+                timeout=_TIMEOUT_S,
+                metadata=self._key,
+            ),
+            timeout_s=_TIMEOUT_S,
+        )
+        return reply.expires_in_s
+
+    async def release_session(self, session_id: str) -> bool:
+        """Releases a session that will not come back. Returns False if the router does not know
+        it."""
+        require_type("session_id", session_id, str, "a text")
+        reply = await self._targets.ask(
+            session_id,
+            lambda link: link.stub.ReleaseSession(
+                pb.ReleaseSessionRequest(session_id=session_id),
+                timeout=_TIMEOUT_S,
+                metadata=self._key,
+            ),
+            timeout_s=_TIMEOUT_S,
+        )
+        return reply.was_known
+
+    async def fork_session(self, parent_id: str, child_id: str) -> None:
+        """Creates `child_id` from what is kept of `parent_id`. Raises NotFound if nothing is."""
+        require_type("parent_id", parent_id, str, "a text")
+        require_type("child_id", child_id, str, "a text")
+        await self._targets.ask(
+            parent_id,
+            lambda link: link.stub.ForkSession(
+                pb.ForkSessionRequest(parent_id=parent_id, child_id=child_id),
+                timeout=_TIMEOUT_S,
+                metadata=self._key,
+            ),
+            timeout_s=_TIMEOUT_S,
+            # The child may exist already.
+            may_repeat=False,
+        )
+
+    async def explain(self, session_id: str) -> Explanation:
+        """Why the session's last turn was placed where it was. Raises NotFound."""
+        require_type("session_id", session_id, str, "a text")
+        reply = await self._targets.ask(
+            session_id,
+            lambda link: link.stub.Explain(
+                pb.ExplainRequest(session_id=session_id), timeout=_TIMEOUT_S, metadata=self._key
+            ),
+            timeout_s=_TIMEOUT_S,
+        )
+        return explanation_from_wire(reply.explanation)
+
+    async def ready(self, *, timeout_s: float = 5.0) -> bool:
+        """Whether a router serves: as its health service says, which needs no API key."""
+        require_seconds("timeout_s", timeout_s)
+        return any(
+            await self._targets.ask_all(
+                lambda link: is_serving(link.channel, timeout_s), timeout_s=timeout_s
+            )
+        )
+
+    async def model(self, *, timeout_s: float = 5.0) -> ModelInfo:
+        """The served model, by the router alone: unlike `status`, no worker is asked."""
+        require_seconds("timeout_s", timeout_s)
+        reply = await self._targets.ask(
+            "",
+            lambda link: link.stub.GetModel(
+                pb.GetModelRequest(), timeout=timeout_s, metadata=self._key
+            ),
+            timeout_s=timeout_s,
+        )
+        return value_of(ModelInfo, reply)
+
+    async def tokenize(self, turn_input: ChatInput | TextInput) -> tuple[int, ...]:
+        """The prompt that a turn with this input would have, as token ids."""
+        require_type(
+            "the input to tokenise", turn_input, (ChatInput, TextInput), "a ChatInput or TextInput"
+        )
+        wire = tokenized_to_wire(turn_input)
+        require_sendable("the input to tokenise", wire.ByteSize())
+        reply = await self._targets.ask(
+            "",
+            lambda link: link.stub.Tokenize(wire, timeout=_TOKENIZE_TIMEOUT_S, metadata=self._key),
+            timeout_s=_TOKENIZE_TIMEOUT_S,
+        )
+        return tuple(reply.token_ids)
+
+    async def detokenize(self, token_ids: Sequence[int]) -> Detokenized:
+        wire = token_ids_to_wire(token_ids)
+        reply = await self._targets.ask(
+            "",
+            lambda link: link.stub.Detokenize(wire, timeout=_TIMEOUT_S, metadata=self._key),
+            timeout_s=_TIMEOUT_S,
+        )
+        return value_of(Detokenized, reply)
+
+    async def status(self, *, timeout_s: float = 5.0) -> ClusterStatus:
+        """The cluster, as one of its routers sees it."""
+        require_seconds("timeout_s", timeout_s)
+        reply = await self._targets.ask(
+            "",
+            lambda link: link.stub.GetStatus(
+                pb.GetStatusRequest(), timeout=timeout_s, metadata=self._key
+            ),
+            timeout_s=timeout_s,
+        )
+        return cluster_from_wire(reply.cluster)

@@ -1,0 +1,150 @@
+"""A turn as its client follows it, over as many streams as it takes.
+
+If a stream breaks, the same turn is sent again, with the tokens that have come, to the same router
+once it is back or to another one. Tokens depend on context, seed and position alone, so the answer
+goes on as if nothing had happened.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from array import array
+from dataclasses import dataclass, field, replace
+
+from segue.api.errors import Overloaded, SegueError, Unavailable
+from segue.api.turn import FinishReason, TokenDelta, TurnEnd, TurnEvent, TurnStarted, Usage
+from segue.api.types import Resume, TurnInput, TurnRequest
+from segue.sdk.targets import RouterLink
+
+_FIRST_WAIT_S, _LONGEST_WAIT_S = 0.05, 1.0
+
+
+@dataclass(slots=True, kw_only=True)
+class FollowedTurn:
+    request: TurnRequest
+    """With a turn id and a seed."""
+    whole: TurnInput | None = None
+    """What replaces the input if the router lacks the history that it continues."""
+    timeout_s: float | None = None
+    """For all of it."""
+    api_key: str = ""
+    started_at: float
+    is_begun: bool = False
+    """A router may have it, or may have had it."""
+    started: TurnStarted | None = None
+    token_ids: array[int] = field(default_factory=lambda: array("I"))
+    has_ended: bool = False
+    moved_at: float = 0.0
+    """When its last event came, or it was sent first."""
+    tried: set[RouterLink] = field(default_factory=set)
+    """The routers that it failed on since then."""
+    cancelled: asyncio.Event = field(default_factory=asyncio.Event)
+    """By its client, while no router had it."""
+    is_waiting: bool = False
+    """For a router: none has it."""
+    _num_rounds: int = 0
+    _has_moved: bool = False
+    """In this attempt."""
+    _num_resumed: int = 0
+
+    def __post_init__(self) -> None:
+        self.moved_at = self.started_at
+
+    @property
+    def key(self) -> str:
+        """What its router is chosen by."""
+        if self.started is not None and self.started.session_id:
+            return self.started.session_id
+        return self.request.session_id or self.request.session_hint or self.request.turn_id
+
+    def to_send(self) -> TurnRequest:
+        if not self.is_begun:
+            return self.request
+        request, started = self.request, self.started
+        resume = Resume(
+            token_ids=tuple(self.token_ids),
+            resumed=self._num_resumed,
+            prefill_worker=started.prefill_worker if started else "",
+            decode_worker=started.decode_worker if started else "",
+        )
+        if started is None:
+            return replace(request, resume=resume)
+        stop = replace(request.stop, max_tokens=started.max_tokens or request.stop.max_tokens)
+        session_id = started.session_id or request.session_id
+        return replace(request, session_id=session_id, stop=stop, resume=resume)
+
+    def left_s(self, now: float) -> float | None:
+        return None if self.timeout_s is None else self.started_at + self.timeout_s - now
+
+    def send_whole(self) -> bool:
+        """Whether there is something to send in place of a continued history."""
+        if self.whole is None:
+            return False
+        self.request, self.whole = replace(self.request, input=self.whole), None
+        return True
+
+    def take(self, event: TurnEvent, now: float) -> bool:
+        """Whether the caller should see the event."""
+        self.moved_at, self._has_moved, self.is_begun = now, True, True
+        self._num_rounds = 0
+        self.tried.clear()
+        match event:
+            case TurnStarted():
+                self.started = event
+                # An answer starts once.
+                return not self.token_ids
+            case TokenDelta():
+                self.token_ids.extend(event.token_ids)
+            case TurnEnd():
+                self.has_ended = True
+        return True
+
+    def broke(self) -> None:
+        """A router took it, and its stream broke: it has to be resumed."""
+        self.is_begun = True
+        self._num_resumed += self._has_moved and len(self.token_ids) > 0
+        self._has_moved = False
+
+    def next_wait_s(self) -> float:
+        """How long to wait once all routers have failed: longer each time."""
+        self.tried.clear()
+        self._num_rounds += 1
+        longer: float = _FIRST_WAIT_S * 2.0 ** (self._num_rounds - 1)
+        return min(longer, _LONGEST_WAIT_S)
+
+    async def wait(self, seconds: float, now: float) -> None:
+        """Or until its client cancels it, or its time is over."""
+        left_s = self.left_s(now)
+        self.is_waiting = True
+        try:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(seconds if left_s is None else min(seconds, left_s)):
+                    await self.cancelled.wait()
+        finally:
+            self.is_waiting = False
+
+    def cancelled_end(self) -> TurnEnd:
+        started = self.started
+        usage = Usage(
+            prompt_tokens=started.prompt_tokens if started else 0,
+            completion_tokens=len(self.token_ids),
+            resumed=self._num_resumed,
+        )
+        return TurnEnd(finish_reason=FinishReason.CANCELLED, usage=usage)
+
+
+def is_patient(error: SegueError, *, is_begun: bool, was_reached: bool, was_broken: bool) -> bool:
+    """Whether a turn that ended with the error is worth waiting for: it will go on once a router is
+    back.
+
+    `is_begun`: a router may have had the turn before. `was_reached`: one has answered there before.
+    `was_broken`: the connection to it had broken before the turn was sent. So a wrong address, and
+    a cluster without workers, are reported at once.
+    """
+    if isinstance(error, Unavailable) and error.is_unreachable:
+        return is_begun or was_reached or error.was_sent
+    if isinstance(error, Unavailable):
+        return is_begun or was_broken
+    # All clients of a router come back at once.
+    return is_begun and isinstance(error, Overloaded)

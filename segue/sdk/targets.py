@@ -1,0 +1,174 @@
+"""The routers that a client may ask: a connection to each, and their order for each session.
+
+A session belongs to the router that rendezvous hashing of its id ranks first. The next in rank
+answers for one that is gone, until its connection is up again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
+from typing import TYPE_CHECKING, TypeVar
+
+import grpc
+
+from segue.api.errors import Cancelled, DeadlineExceeded, InvalidRequest, Unavailable
+from segue.v1.session_pb2_grpc import SessionsStub
+from segue.wire.addresses import split_targets
+from segue.wire.channel import channel_to
+from segue.wire.status import rpc_errors
+from segue.wire.streams.generate import Generating
+
+if TYPE_CHECKING:
+    # For type annotations only: the generated module does not have this name at run time.
+    from segue.v1.session_pb2_grpc import SessionsAsyncStub
+
+_IF_REFUSED = "start one with `segue serve`, or name its address with --target"
+_IF_UNSERVED = (
+    "this is another server, such as a worker, not the router: use the router's address, which "
+    "`segue serve` prints"
+)
+
+Reply = TypeVar("Reply")
+
+
+class RouterLink:
+    """The connection to one router."""
+
+    def __init__(self, target: str) -> None:
+        self.target = target
+        self.peer = f"router {target}"
+        self.channel = channel_to(target)
+        self.stub: SessionsAsyncStub = SessionsStub(self.channel)
+        self.turns = Generating(self.stub, self.peer, self.errors)
+        self.was_reached = False
+        """A router has answered there."""
+        self._is_lost = False
+
+    @contextlib.contextmanager
+    def errors(self, timeout_s: float | None = None) -> Iterator[None]:
+        try:
+            with rpc_errors(self.peer, if_refused=_IF_REFUSED, if_unserved=_IF_UNSERVED):
+                yield
+        except Unavailable as error:
+            self._is_lost = self._is_lost or error.is_unreachable
+            raise
+        except Cancelled as error:
+            # A router that stops cancels the calls that are left. A cancelled turn has no error.
+            self._is_lost = True
+            raise Unavailable.unreachable(f"{self.peer} ended the call: it stops") from error
+        except DeadlineExceeded as error:
+            # Either gRPC or the router may notice first: give both the same message.
+            limit = "the router's own limit" if timeout_s is None else f"{timeout_s:g} s"
+            raise DeadlineExceeded(f"{self.peer}: no complete answer within {limit}") from error
+
+    def answered(self) -> None:
+        self.was_reached, self._is_lost = True, False
+
+    @property
+    def is_up(self) -> bool:
+        """Not known to be gone. One that is gone is connected again in the background."""
+        if not self._is_lost:
+            return True
+        return self.channel.get_state(try_to_connect=True) is grpc.ChannelConnectivity.READY
+
+    async def close(self) -> None:
+        await self.turns.close()
+        await self.channel.close()
+
+
+class Targets:
+    """One event loop owns it."""
+
+    def __init__(self, targets: str | Sequence[str]) -> None:
+        """Raises InvalidRequest."""
+        names = split_targets(targets)
+        _require_loop()
+        self.links = [RouterLink(name) for name in names]
+        self.is_closed = False
+
+    def __str__(self) -> str:
+        return ",".join(link.target for link in self.links)
+
+    def ranked(self, key: str) -> list[RouterLink]:
+        """All routers, in the order in which they answer for the session `key`: those that are up
+        first."""
+        if len(self.links) == 1:
+            return self.links[:]
+        ranked = sorted(self.links, key=lambda link: _weight(link.target, key), reverse=True)
+        return sorted(ranked, key=lambda link: not link.is_up)
+
+    def choose(self, key: str, tried: Collection[RouterLink]) -> RouterLink:
+        """The router for the next attempt of a turn that failed on those that it has `tried`."""
+        return min(self.ranked(key), key=lambda link: link in tried)
+
+    async def ask(
+        self,
+        key: str,
+        call: Callable[[RouterLink], Awaitable[Reply]],
+        *,
+        timeout_s: float,
+        may_repeat: bool = True,
+    ) -> Reply:
+        """The reply of the first router that can be reached. Without `may_repeat`, a call that may
+        have been carried out is not made again."""
+        links = self.ranked(key)
+        while True:
+            link = links.pop(0)
+            try:
+                with link.errors(timeout_s):
+                    reply = await call(link)
+            except Unavailable as error:
+                may_go_on = error.is_unreachable and (may_repeat or not error.was_sent)
+                if may_go_on and links and not self.is_closed:
+                    continue
+                raise
+            link.answered()
+            return reply
+
+    async def ask_all(
+        self, call: Callable[[RouterLink], Awaitable[Reply]], *, timeout_s: float
+    ) -> list[Reply]:
+        """The replies of all routers that can be reached. Raises the first one's error if none
+        can."""
+
+        async def ask(link: RouterLink) -> Reply:
+            with link.errors(timeout_s):
+                reply = await call(link)
+            link.answered()
+            return reply
+
+        results = await asyncio.gather(*map(ask, self.links), return_exceptions=True)
+        replies: list[Reply] = []
+        failures: list[BaseException] = []
+        for result in results:
+            if isinstance(result, BaseException):
+                failures.append(result)
+            else:
+                replies.append(result)
+        refusals = [one for one in failures if not isinstance(one, Unavailable | DeadlineExceeded)]
+        if refusals or not replies:
+            raise (refusals or failures)[0]
+        return replies
+
+    async def close(self) -> None:
+        self.is_closed = True
+        for link in self.links:
+            await link.close()
+
+
+def _weight(target: str, key: str) -> bytes:
+    return hashlib.blake2b(f"{target} {key}".encode(errors="surrogatepass"), digest_size=8).digest()
+
+
+def _require_loop() -> None:
+    """Without a running loop, gRPC would use one that never runs, or raise its own error."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        raise InvalidRequest(
+            "a Client must be created inside a running event loop, and none is running: create it "
+            "in an async function, `async with Client(…) as client`, that asyncio.run runs"
+        ) from None
