@@ -120,7 +120,8 @@ class TurnPlacing:
         self._avoid = avoid
         self._residency = self._usable(self._held())
         started_at = time.perf_counter()
-        is_new = bool(session_id) and not self.session.held(placing.cluster.nodes)
+        was_somewhere = self._computed or self.session.held(placing.cluster.nodes)
+        is_new = bool(session_id) and not was_somewhere
         decision = place(
             self._size,
             placing.cluster,
@@ -162,6 +163,7 @@ class TurnPlacing:
             # One worker may have done both.
             context = self._whole_pages(len(spec.context) - 1)
             self._computed = {prefill: prompt, decode: context}
+            self._computed.pop(WorkerId(""), None)
         elif self._attempt is not None:
             decision = self._attempt.decided.decision
             if decision.chosen.mode is not Mode.LOCAL:

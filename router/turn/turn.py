@@ -164,8 +164,9 @@ class Turn:
         """Goes on where the client of a resumed turn is. Returns the end if it has all of it."""
         if not self._answered.is_resumed:
             return None
-        self._context.placing.resume(self._unanswered(), ran_on=self._answered.workers)
-        return self._end_of_answer()
+        if (end := self._end_of_answer()) is None:
+            self._context.placing.resume(self._unanswered(), ran_on=self._answered.workers)
+        return end
 
     async def _attempt(self) -> AsyncGenerator[TurnEvents, None]:
         context = self._context

@@ -11,7 +11,6 @@ import grpc
 
 from segue.api import errors
 
-
 _TOO_LARGE = re.compile(r"message larger than max \((\d+) vs\. (\d+)\)")
 _NO_GRPC = ("failed parsing http/2", "received http2 header with status", "http1.x server")
 _NO_HOST = ("errors resolving", "lookup failed", "domain name not found", "dns resolution failed")

@@ -6,15 +6,32 @@ import contextlib
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_asyncio
 
 from router.turn.lifecycle import Streaming
 from router.turn.turn import Turn
+from segue.api.errors import InvalidRequest, TakenOver
 from segue.api.turn import FinishReason, TokenDelta, TurnEnd, TurnStarted
-from segue.api.types import SampledToken, SamplingParams, StopConditions, TextInput
+from segue.api.types import (
+    Resume,
+    SampledToken,
+    SamplingParams,
+    SessionId,
+    StopConditions,
+    TextInput,
+    TurnId,
+    TurnRequest,
+)
 from segue.launch.config import Config
+from segue.v1 import session_pb2 as pb
+from segue.v1.session_pb2_grpc import SessionsStub
+from segue.wire.channel import channel_to
+from segue.wire.convert.events import events_from_wire
+from segue.wire.convert.request import request_to_wire
+from segue.wire.status import rpc_errors
 from tests.cluster.conftest import ENGINE, LocalCluster, local_cluster
 from tests.cluster.waiting import is_idle, wait_until_idle, wait_until_ready
 
@@ -157,3 +174,126 @@ async def test_a_session_goes_on_where_it_was(cluster: LocalCluster) -> None:
 
     assert usage.resumed == 0
     assert usage.resident_tokens + usage.cached_tokens > usage.prompt_tokens * 0.8
+
+
+def resuming(seen: Seen, session_id: str) -> pb.GenerateRequest:
+    """The turn as a client sends it that lost its stream after what it has seen."""
+    started = seen.started[-1]
+    resume = Resume(
+        token_ids=tuple(seen.token_ids),
+        resumed=1,
+        prefill_worker=started.prefill_worker,
+        decode_worker=started.decode_worker,
+    )
+    return turn_request(session_id, resume)
+
+
+def turn_request(session_id: str, resume: Resume | None = None) -> pb.GenerateRequest:
+    return request_to_wire(
+        TurnRequest(
+            session_id=SessionId(session_id),
+            turn_id=TurnId(f"turn of {session_id}"),
+            input=PROMPT,
+            sampling=replace(SAMPLED, logprobs=None),
+            stop=StopConditions(max_tokens=MAX_TOKENS, ignore_eos=True),
+            resume=resume,
+        )
+    )
+
+
+async def read(stream: Any, seen: Seen, *, up_to: int = MAX_TOKENS + 1) -> None:
+    """Reads until there are so many tokens, or to the end."""
+    while len(seen.token_ids) < up_to and (message := await stream.read()):
+        for event in events_from_wire(message):
+            match event:
+                case TurnStarted():
+                    seen.started.append(event)
+                case TokenDelta():
+                    seen.token_ids += event.token_ids
+                    seen.text += event.text
+                case TurnEnd():
+                    seen.end = event
+
+
+async def test_a_resumed_turn_takes_over_from_one_that_still_runs(cluster: LocalCluster) -> None:
+    """As after a connection that is half open: the router has not noticed that its client left."""
+    whole = await answered(cluster, sampling=replace(SAMPLED, logprobs=None))
+    async with channel_to(cluster.client.target) as channel:
+        stub = SessionsStub(channel)
+        for num_tokens in (1, 8, 25):
+            name, seen = f"over-{num_tokens}", Seen()
+            older = stub.Generate(turn_request(name))
+            await read(older, seen, up_to=num_tokens)
+            running = "is already running: use another turn_id"
+            with pytest.raises(InvalidRequest, match=running), rpc_errors("router"):
+                await read(stub.Generate(turn_request(name)), Seen())
+            kept = replace(seen, token_ids=seen.token_ids[:], started=seen.started[:])
+            await read(stub.Generate(resuming(kept, name)), kept)
+
+            assert kept.answer == whole.answer
+            assert kept.end is not None
+            assert kept.end.usage.resumed == 1
+            with pytest.raises(TakenOver), rpc_errors("router"):
+                await read(older, seen)
+            assert whole.token_ids[: len(seen.token_ids)] == seen.token_ids
+    cluster.check_invariants()
+    assert is_idle(await wait_until_idle(cluster.client))
+
+
+async def test_what_a_stopped_turn_left_is_not_computed_again(cluster: LocalCluster) -> None:
+    """A worker whose router or client is gone keeps whole pages, and the last state before them."""
+    whole = await answered(cluster, sampling=replace(SAMPLED, logprobs=None))
+    computed = []
+    async with channel_to(cluster.client.target) as channel:
+        stub = SessionsStub(channel)
+        for number in range(4):
+            name, seen = f"left-{number}", Seen()
+            stream = stub.Generate(turn_request(name))
+            await read(stream, seen, up_to=20 + number)
+            stream.cancel()
+            await wait_until_idle(cluster.client)
+            before = num_computed(cluster)
+            await read(stub.Generate(resuming(seen, name)), seen)
+
+            assert seen.answer == whole.answer
+            assert seen.started[0].decode_worker == seen.started[1].decode_worker
+            computed.append(num_computed(cluster) - before)
+
+    # The worker may have crossed a page's end that its client did not hear of. Then it has computed
+    # the answer again, in one pass.
+    assert min(computed) <= ENGINE.page_tokens + 1
+    assert max(computed) < 2 * ENGINE.page_tokens + 20
+
+
+def num_computed(cluster: LocalCluster) -> int:
+    """Tokens of prompts that were computed, on all workers."""
+    on_prefill = [w._metrics._passes.computed_tokens for w in cluster.prefill]
+    on_decode = [w._metrics._prefilled_tokens for w in cluster.decode]
+    return sum(int(counter._value.get()) for counter in (*on_prefill, *on_decode))
+
+
+@pytest.mark.parametrize(
+    ("resume", "message"),
+    [
+        (Resume(token_ids=(5, 1 << 20)), "the model's ids go from 0 to"),
+        (Resume(token_ids=(5,) * (MAX_TOKENS + 1)), f"expected at most {MAX_TOKENS} tokens"),
+    ],
+    ids=["vocabulary", "too many"],
+)
+async def test_tokens_that_are_no_start_of_the_answer_are_refused(
+    cluster: LocalCluster, resume: Resume, message: str
+) -> None:
+    async with channel_to(cluster.client.target) as channel:
+        stub = SessionsStub(channel)
+        wrong = f"resume.token_ids: .*{message}"
+        with pytest.raises(InvalidRequest, match=wrong), rpc_errors("router"):
+            await read(stub.Generate(turn_request("bad", resume)), Seen())
+
+
+async def test_a_client_that_has_the_whole_answer_gets_its_end(cluster: LocalCluster) -> None:
+    whole = await answered(cluster, sampling=replace(SAMPLED, logprobs=None))
+    seen = replace(whole, end=None)
+    async with channel_to(cluster.client.target) as channel:
+        await read(SessionsStub(channel).Generate(resuming(seen, "whole")), seen)
+
+    assert seen.answer == whole.answer
