@@ -35,8 +35,8 @@ class FollowedTurn:
     started: TurnStarted | None = None
     token_ids: array[int] = field(default_factory=lambda: array("I"))
     has_ended: bool = False
-    moved_at: float = 0.0
-    """When its last event came, or it was sent first."""
+    lost_at: float | None = None
+    """When the first stream broke since its last event."""
     tried: set[RouterLink] = field(default_factory=set)
     """The routers that it failed on since then."""
     cancelled: asyncio.Event = field(default_factory=asyncio.Event)
@@ -47,9 +47,6 @@ class FollowedTurn:
     _has_moved: bool = False
     """In this attempt."""
     _num_resumed: int = 0
-
-    def __post_init__(self) -> None:
-        self.moved_at = self.started_at
 
     @property
     def key(self) -> str:
@@ -84,9 +81,9 @@ class FollowedTurn:
         self.request, self.whole = replace(self.request, input=self.whole), None
         return True
 
-    def take(self, event: TurnEvent, now: float) -> bool:
+    def take(self, event: TurnEvent) -> bool:
         """Whether the caller should see the event."""
-        self.moved_at, self._has_moved, self.is_begun = now, True, True
+        self.lost_at, self._has_moved, self.is_begun = None, True, True
         self._num_rounds = 0
         self.tried.clear()
         match event:
@@ -100,9 +97,10 @@ class FollowedTurn:
                 self.has_ended = True
         return True
 
-    def broke(self) -> None:
+    def broke(self, now: float) -> None:
         """A router took it, and its stream broke: it has to be resumed."""
         self.is_begun = True
+        self.lost_at = now if self.lost_at is None else self.lost_at
         self._num_resumed += self._has_moved and len(self.token_ids) > 0
         self._has_moved = False
 

@@ -30,7 +30,7 @@ class TurnRunner:
     """One event loop owns it."""
 
     def __init__(self, targets: Targets, *, reconnect_s: float) -> None:
-        """`reconnect_s`: how long a turn waits for a router after its last event."""
+        """`reconnect_s`: how long a turn whose stream broke waits for a router."""
         self._targets = targets
         self._reconnect_s = reconnect_s
         self._running: dict[str, FollowedTurn] = {}
@@ -106,9 +106,8 @@ class TurnRunner:
             async with contextlib.aclosing(answering) as messages:
                 async for message in messages:
                     link.answered()
-                    now = time.monotonic()
                     for event in events_from_wire(message):
-                        if turn.take(event, now):
+                        if turn.take(event):
                             yield event
         if not turn.has_ended:
             raise Unavailable.unreachable(f"{link.peer} ended the stream before the turn's end")
@@ -130,11 +129,12 @@ class TurnRunner:
         goes_elsewhere = has_others and isinstance(error, Unavailable)
         if self._targets.is_closed or not (waits or goes_elsewhere):
             raise error
+        now = time.monotonic()
         if waits:
-            turn.broke()
+            turn.broke(now)
         if goes_elsewhere:
             return
-        if time.monotonic() - turn.moved_at >= self._reconnect_s:
+        if turn.lost_at is not None and now - turn.lost_at >= self._reconnect_s:
             raise Unavailable(
                 f"{error}; the turn was sent again for {self._reconnect_s:g} s"
             ) from error
@@ -142,7 +142,7 @@ class TurnRunner:
         wait_s = turn.next_wait_s() * random.uniform(0.5, 1.0)
         if isinstance(error, Overloaded):
             wait_s = max(wait_s, error.retry_after_s)
-        await turn.wait(wait_s, time.monotonic())
+        await turn.wait(wait_s, now)
 
 
 def _seeded(sampling: SamplingParams) -> SamplingParams:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from segue.api.cluster_status import ClusterStatus, RouterStatus
-from segue.api.errors import Overloaded
+from segue.api.errors import Overloaded, TransferFailed
 from segue.api.turn import FinishReason, TokenDelta, TurnEnd, Usage
 from segue.v1 import session_pb2 as pb
 from segue.v1.session_pb2_grpc import SessionsServicer, add_SessionsServicer_to_server
@@ -22,6 +22,8 @@ from segue.wire.streams.generate_many import generate_many
 
 ENDLESS = "Tell me everything."
 """The message that is answered endlessly."""
+BROKEN = "Break off."
+"""The message whose answer fails after its first token."""
 REFUSED = "Refuse me."
 """The message that is refused, as by a router without room."""
 
@@ -63,6 +65,9 @@ class FakeRouter(SessionsServicer):
                 await asyncio.sleep(0.01)
         finally:
             self.num_cancelled += question == ENDLESS
+        if question == BROKEN:
+            yield events_to_wire([TokenDelta(token_ids=(1,), text="more ")])
+            raise TransferFailed("the bytes did not arrive")
         text = f"answer {len(request.chat.messages)}"
         end = TurnEnd(
             finish_reason=FinishReason.STOP,

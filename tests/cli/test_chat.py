@@ -15,7 +15,7 @@ import pytest
 
 from scripts.terminal import CTRL_C, CTRL_D, UP, Terminal, terminal
 from segue.demo import SUGGESTIONS
-from tests.cli.fake_router import ENDLESS, FakeRouter, fake_router
+from tests.cli.fake_router import BROKEN, ENDLESS, FakeRouter, fake_router
 
 PROGRAM = Path(sys.executable).parent / "segue"
 CLOSING = "/help lists what can be typed; Ctrl-D or /exit ends the conversation."
@@ -228,27 +228,38 @@ with fake_router() as router:
 """
 
 
-def test_the_error_for_a_router_that_dies_during_an_answer_is_on_its_own_line(
-    tmp_path: Path,
-) -> None:
+def test_a_router_that_dies_during_an_answer_is_waited_for_until_ctrl_c(tmp_path: Path) -> None:
     root = Path(__file__).parents[2]
     command = [sys.executable, "-c", ROUTER_PROGRAM]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=root) as process:
         assert process.stdout is not None
         address = process.stdout.readline().strip()
-        with chatting(FakeRouter(address=address), tmp_path, columns=200) as screen:
+        with chatting(FakeRouter(address=address), tmp_path) as screen:
             screen.wait_for("you ")
             screen.type(f"{ENDLESS}\n")
             screen.wait_for("more more ")
             process.kill()
-            failed = screen.wait_for("error Unavailable: ")
-            screen.wait_for("you ", since=failed)
+            process.wait(10)
+            screen.type(CTRL_C)
+            cancelled = screen.wait_for("cancelled; the conversation continues without this turn")
+            screen.wait_for("you ", since=cancelled)
             assert screen.wait_for_end(timeout_s=20, pressing=CTRL_D) == 0
 
-    shown = screen.screen[screen.screen.index("error Unavailable") - 1 :]
+
+def test_the_error_that_ends_an_answer_is_on_its_own_line(
+    router: FakeRouter, tmp_path: Path
+) -> None:
+    with chatting(router, tmp_path, columns=200) as screen:
+        screen.wait_for("you ")
+        screen.type(f"{BROKEN}\n")
+        failed = screen.wait_for("error TransferFailed: ")
+        screen.wait_for("you ", since=failed)
+        assert screen.wait_for_end(timeout_s=20, pressing=CTRL_D) == 0
+
+    shown = screen.screen[screen.screen.index("more ") :]
     assert shown.startswith(
-        f"\nerror Unavailable: router {address}: the connection broke, its process may have ended\n"
-        "the conversation can continue without this turn, once the router is back\n"
+        "more \nerror TransferFailed: the bytes did not arrive\n"
+        "the conversation can continue without this turn\n"
     )
 
 

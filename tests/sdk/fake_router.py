@@ -40,6 +40,8 @@ class FakeRouter(SessionsServicer):
     timeouts: list[float | None] = field(default_factory=list)
     calls: list[str] = field(default_factory=list)
     """The unary calls."""
+    hangs: bool = False
+    """In place of dying it sends nothing more to that turn."""
     knows_turns: bool = False
     left: int = 0
     address: str = ""
@@ -104,7 +106,8 @@ class FakeRouter(SessionsServicer):
     async def _die(self) -> None:
         # What was sent has left: its client has it.
         await asyncio.sleep(0.05)
-        self.death.set()
+        if not self.hangs:
+            self.death.set()
         await asyncio.Event().wait()
 
     async def GetStatus(self, request: pb.GetStatusRequest, context: Any) -> pb.GetStatusResponse:

@@ -40,8 +40,8 @@ WHOLE = [token(SEED, at) for at in range(NUM_TOKENS)]
 TEXT = "".join(f"{at} " for at in range(NUM_TOKENS))
 
 
-async def events_of(client: Client, **options: Any) -> list[TurnEvent]:
-    async with asyncio.timeout(20):
+async def events_of(client: Client, *, within_s: float = 20.0, **options: Any) -> list[TurnEvent]:
+    async with asyncio.timeout(within_s):
         turn = client.stream(TextInput("x"), **{"sampling": SEEDED, **options})
         return [event async for event in turn]
 
