@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from router.admission.hints import RetryHints
 from router.admission.waiting import Place, WaitingTurns
 from router.config import RouterConfig
-from segue.api.errors import DeadlineExceeded, InvalidRequest, Overloaded, SegueError, Unavailable
+from segue.api.errors import DeadlineExceeded, Overloaded, SegueError, Unavailable
 from segue.process.telemetry import Clock
 
 
@@ -65,8 +65,7 @@ class Admission:
             raise self._overloaded(
                 f"{self.num_turns} turns are in flight and {len(self.waiting)} wait, as many as may"
             )
-        if asking.name in self._by_name:
-            raise InvalidRequest("a turn with this turn_id already waits; use another turn_id")
+        assert asking.name not in self._by_name, "a turn id is used by one call at a time"
         await self._wait(asking)
 
     def leave(self) -> None:

@@ -148,7 +148,9 @@ class Turn:
                     if not self._may_retry(error):
                         outcome, self.failure = outcome_of(error), error
                         raise
-                    if (end := self._end_of_answer()) is not None:
+                    if (
+                        end := self._answered.end_of(self.spec, self._context.tokenizer)
+                    ) is not None:
                         outcome = end.finish_reason.value
                         yield (end,)
                         return
@@ -164,13 +166,17 @@ class Turn:
         """Goes on where the client of a resumed turn is. Returns the end if it has all of it."""
         if not self._answered.is_resumed:
             return None
-        if (end := self._end_of_answer()) is None:
-            self._context.placing.resume(self._unanswered(), ran_on=self._answered.workers)
+        if (end := self._answered.end_of(self.spec, self._context.tokenizer)) is None:
+            self._context.placing.resume(
+                self._answered.rest_of(self.spec), ran_on=self._answered.workers
+            )
         return end
 
     async def _attempt(self) -> AsyncGenerator[TurnEvents, None]:
         context = self._context
-        self._dispatch = dispatch = Dispatch(self._unanswered(), context.placing, context.workers)
+        self._dispatch = dispatch = Dispatch(
+            self._answered.rest_of(self.spec), context.placing, context.workers
+        )
         if self._interruption is not None:
             dispatch.fail(self._interruption)
         try:
@@ -276,13 +282,6 @@ class Turn:
             resumed=self._answered.resumed,
         )
 
-    def _end_of_answer(self) -> TurnEnd | None:
-        """The end, if only the worker's word for it is missing: the client has the whole answer."""
-        return self._answered.end_of(self.spec, self._context.tokenizer)
-
-    def _unanswered(self) -> TurnSpec:
-        return self._answered.rest_of(self.spec)
-
     def _on_tokens(self, delta: TokenDelta) -> None:
         if isinstance(self.state, Dispatched):
             self.state = advance(self.state, FirstToken(self._context.clock()))
@@ -316,7 +315,7 @@ class Turn:
             # Whoever computed the prompt did what it had to.
             self._avoid = {self.state.placement.decode.worker_id}
             self._answered.resumed += 1
-            self._context.placing.resume(self._unanswered())
+            self._context.placing.resume(self._answered.rest_of(self.spec))
         else:
             self._avoid.update(worker.worker_id for worker in holders(self.state))
         self.state = advance(self.state, Retried())

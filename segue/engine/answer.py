@@ -17,17 +17,6 @@ from segue.api.types import SampledToken, StopRules
 from segue.text.tokens.detokenizer import Detokenizer, StopStringMatcher, TokenBytes
 
 
-def finish_of(
-    token_ids: Iterable[int], *, stop: StopRules, tokenizer: TokenBytes | None
-) -> tuple[FinishReason | None, str]:
-    """Why an answer of these tokens has ended, and the stop string that ended it, if one did. None
-    if it goes on.
-    """
-    answer = AnswerState(stop=stop, tokenizer=tokenizer)
-    answer.replay(token_ids)
-    return answer.finish, answer.stop_match
-
-
 class AnswerState:
     """Takes sampled tokens, one or several at a time, until `finish` is set.
 

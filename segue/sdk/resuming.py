@@ -13,17 +13,32 @@ from array import array
 from dataclasses import dataclass, field, replace
 
 from segue.api.errors import Overloaded, SegueError, Unavailable
+from segue.api.history import digests
 from segue.api.turn import FinishReason, TokenDelta, TurnEnd, TurnEvent, TurnStarted, Usage
-from segue.api.types import Resume, TurnInput, TurnRequest
+from segue.api.types import ChatInput, Resume, TurnInput, TurnRequest
 from segue.sdk.targets import RouterLink
 
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.05, 1.0
+
+
+def router_key(request: TurnRequest) -> str:
+    """What a turn's router is chosen by: the same for all turns of a session, or, if the router
+    finds that, of a conversation."""
+    chat = request.input
+    if request.session_hint is None or not isinstance(chat, ChatInput):
+        return request.session_id or request.turn_id
+    is_question = (message.role == "user" for message in chat.messages)
+    num_first = next((num for num, asks in enumerate(is_question, 1) if asks), len(chat.messages))
+    start = digests(ChatInput(messages=chat.messages[:num_first]))
+    return f"{request.session_hint} {start[-1].hex() if start else ''}"
 
 
 @dataclass(slots=True, kw_only=True)
 class FollowedTurn:
     request: TurnRequest
     """With a turn id and a seed."""
+    key: str = ""
+    """What its router is chosen by."""
     whole: TurnInput | None = None
     """What replaces the input if the router lacks the history that it continues."""
     timeout_s: float | None = None
@@ -47,13 +62,6 @@ class FollowedTurn:
     _has_moved: bool = False
     """In this attempt."""
     _num_resumed: int = 0
-
-    @property
-    def key(self) -> str:
-        """What its router is chosen by."""
-        if self.started is not None and self.started.session_id:
-            return self.started.session_id
-        return self.request.session_id or self.request.session_hint or self.request.turn_id
 
     def to_send(self) -> TurnRequest:
         if not self.is_begun:

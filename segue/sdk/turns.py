@@ -19,7 +19,7 @@ from segue.api.errors import (
 )
 from segue.api.turn import TurnEvent
 from segue.api.types import SamplingParams, TurnId, TurnInput, TurnRequest
-from segue.sdk.resuming import FollowedTurn, is_patient
+from segue.sdk.resuming import FollowedTurn, is_patient, router_key
 from segue.sdk.targets import RouterLink, Targets
 from segue.wire.channel import require_sendable
 from segue.wire.convert.events import events_from_wire
@@ -46,18 +46,16 @@ class TurnRunner:
         """Yields the turn's events. Leaving the iteration cancels it. Raises SegueErrors. `whole`
         replaces the input if the router lacks the history that it continues.
         """
+        turn_id = request.turn_id or TurnId(uuid.uuid4().hex)
+        request = replace(request, turn_id=turn_id, sampling=_seeded(request.sampling))
         turn = FollowedTurn(
-            request=replace(
-                request,
-                turn_id=request.turn_id or TurnId(uuid.uuid4().hex),
-                sampling=_seeded(request.sampling),
-            ),
+            request=request,
+            key=router_key(request) if len(self._targets.links) > 1 else "",
             whole=whole,
             timeout_s=timeout_s,
             api_key=api_key,
             started_at=time.monotonic(),
         )
-        turn_id = turn.request.turn_id
         self._running[turn_id] = turn
         try:
             while not turn.has_ended:

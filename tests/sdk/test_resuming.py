@@ -21,9 +21,18 @@ from segue.api.errors import (
     UnknownHistory,
 )
 from segue.api.turn import FinishReason, TokenDelta, TurnEnd, TurnEvent, TurnStarted
-from segue.api.types import ChatInput, Message, SamplingParams, StopConditions, TextInput
+from segue.api.types import (
+    ChatInput,
+    Message,
+    SamplingParams,
+    SessionId,
+    StopConditions,
+    TextInput,
+    TurnId,
+    TurnRequest,
+)
 from segue.sdk.client import Client
-from segue.sdk.resuming import is_patient
+from segue.sdk.resuming import is_patient, router_key
 from segue.sdk.targets import Targets
 from tests.sdk.fake_router import (
     NUM_TOKENS,
@@ -351,6 +360,29 @@ async def test_sessions_are_spread_and_a_router_that_goes_moves_only_its_own() -
 
     assert all(800 < num < 1_200 for num in Counter(before.values()).values())
     assert {before[key] for key in moved} == {"c:1"}
+
+
+def test_all_turns_of_a_conversation_have_one_key() -> None:
+    system, question = Message(role="system", content="s"), Message(role="user", content="q")
+    answer, more = Message(role="assistant", content="a"), Message(role="user", content="more")
+
+    def key(*messages: Message, hint: str | None = "", session: str = "", turn: str = "t") -> str:
+        return router_key(
+            TurnRequest(
+                session_id=SessionId(session),
+                turn_id=TurnId(turn),
+                session_hint=hint,
+                input=ChatInput(messages=messages),
+            )
+        )
+
+    first = key(system, question)
+    assert key(system, question, answer, more, turn="u") == first
+    assert key(system, more) != first
+    assert key(question) != first
+    assert key(system, question, hint="another") != first
+    assert key(system, question, hint=None, session="s") == "s"
+    assert key(system, question, hint=None) == "t"
 
 
 async def test_a_call_goes_to_the_next_router_unless_it_may_have_been_carried_out() -> None:

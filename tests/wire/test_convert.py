@@ -37,6 +37,7 @@ from segue.api.types import (
     Continuation,
     Epoch,
     Message,
+    Resume,
     Role,
     SampledToken,
     Sampling,
@@ -170,6 +171,30 @@ def test_a_request_survives_the_wire(turn_input: TurnInput) -> None:
     assert back == request
 
 
+@pytest.mark.parametrize(
+    "resume",
+    [
+        Resume(),
+        Resume(token_ids=(7, 0), resumed=2, prefill_worker="prefill-1", decode_worker="decode-0"),
+    ],
+)
+def test_a_resumed_turn_survives_the_wire(resume: Resume) -> None:
+    request = TurnRequest(
+        session_id=SessionId("found"),
+        session_hint="mine",
+        turn_id=TurnId("t"),
+        input=CHAT,
+        sampling=SAMPLING,
+        resume=resume,
+    )
+
+    back = request_from_wire(
+        request_to_wire(request), default_turn_id=TurnId("other"), default_seed=1
+    )
+
+    assert back == request
+
+
 @pytest.mark.parametrize("turn_input", [CHAT, BARE, TextInput("hello")])
 def test_an_input_to_tokenise_survives_the_wire(turn_input: ChatInput | TextInput) -> None:
     assert tokenized_from_wire(tokenized_to_wire(turn_input)) == turn_input
@@ -224,6 +249,8 @@ PROMPT_LOGPROBS = PromptLogprobs(
             decode_worker="d",
             tool_call_parser="hermes",
             reasoning_parser="none",
+            seed=2**63 - 1,
+            max_tokens=7,
         ),
         TokenDelta(token_ids=(5, 0), text="ä", logprobs=(TOKEN, SampledToken(token_id=0))),
         TurnEnd(

@@ -15,7 +15,6 @@ from segue.api.cluster_status import WorkerHealth, WorkerLoad, WorkerStatus
 from segue.api.errors import (
     Cancelled,
     DeadlineExceeded,
-    InvalidRequest,
     Overloaded,
     SegueError,
     Unavailable,
@@ -188,15 +187,6 @@ async def test_a_waiting_turn_can_be_cancelled_by_its_name() -> None:
     assert isinstance(clients.errors["b"], Cancelled)
     assert not clients.admission.cancel("b", Cancelled("again"))
     assert not clients.admission.cancel("a", Cancelled("it runs"))
-
-
-async def test_a_name_waits_once() -> None:
-    clients = Clients(admission())
-    for name in "ab":
-        await clients.come(name)
-
-    with pytest.raises(InvalidRequest, match="already waits"):
-        await clients.admission.enter(Asking(name="b"))
 
 
 async def test_draining_ends_the_wait_of_all_and_waits_for_those_inside() -> None:
