@@ -90,6 +90,8 @@ async def _serving(gateway: Gateway, listener: socket.socket) -> AsyncIterator[N
             lifespan="off",
             log_config=None,
             access_log=False,
+            # Nothing here reads the client's address.
+            proxy_headers=False,
             server_header=False,
             timeout_keep_alive=_KEEP_ALIVE_S,
             timeout_graceful_shutdown=max(1, round(gateway.config.drain_s)),
