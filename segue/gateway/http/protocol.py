@@ -67,7 +67,7 @@ class Protocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         own = cast("asyncio.Transport", JoiningTransport(transport, self.loop))
-        super().connection_made(own)  # type: ignore[arg-type]
+        super().connection_made(own)
         self._watch()
 
     def connection_lost(self, exc: Exception | None) -> None:
