@@ -6,62 +6,86 @@ import argparse
 import asyncio
 import json
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict
 
-from benchmarks.gateway.measure import Cell, measure
+import uvloop
+
+from benchmarks.gateway.measure import Cell, Plan, measure
 from benchmarks.serving.environment import this_environment
 from segue.demo import checkpoint_dir
 
-STREAMS = [1, 16, 64]
+STREAMS = (1, 16, 64)
 # Seconds between a turn's tokens: as a model would send them, and more than can be relayed.
-STEPS_S = [0.02, 0.002]
+STEPS_S = (0.02, 0.002)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gateway")
     parser.add_argument("--model", default=str(checkpoint_dir()))
     parser.add_argument("--tokens", type=int, default=128, help="of each answer")
-    parser.add_argument("--answers", type=int, default=10, help="of each stream")
+    parser.add_argument("--answers", type=int, default=5, help="of each stream")
+    parser.add_argument("--only", choices=["cost"], help="CPU time alone, in half a minute")
     options = parser.parse_args()
-    cells = [
-        cell
-        for step_s in STEPS_S
-        for cell in asyncio.run(
-            measure(
-                options.model,
-                step_s,
-                streams=STREAMS,
-                num_answers=options.answers,
-                num_tokens=options.tokens,
-            )
-        )
+    most, http = STREAMS[-1:], ("HTTP",)
+    # Almost only requests, and almost only events.
+    costs = [
+        Plan(streams=most, num_answers=20, num_tokens=1, clients=http),
+        Plan(streams=most, num_answers=3, num_tokens=options.tokens, clients=http),
     ]
-    sys.stdout.write(table(cells) + "\n")
+    table_plan = Plan(streams=STREAMS, num_answers=options.answers, num_tokens=options.tokens)
+    cells = []
+    # The loop of the gateway itself: a slower one would be the slowest process of all.
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        if options.only is None:
+            for step_s in STEPS_S:
+                cells += runner.run(measure(options.model, step_s, [table_plan]))
+        spent = runner.run(measure(options.model, STEPS_S[0], costs))
+    sys.stdout.write(f"{table(cells)}\n\n" if cells else "")
+    sys.stdout.write(cost(*spent) + "\n\n")
     result = {
         "environment": asdict(this_environment()),
-        "cells": [asdict(cell) for cell in cells],
+        "cells": [asdict(cell) for cell in [*cells, *spent]],
     }
     sys.stdout.write(json.dumps(result) + "\n")
 
 
-def table(cells: list[Cell]) -> str:
+def table(cells: Sequence[Cell]) -> str:
     rows = [
         "| tokens/s of a stream | streams | client | first token p50 / p99 ms "
-        "| token p50 / p99 ms | tokens/s | gateway ms a turn | tokens/s a core of the gateway |",
+        "| token p50 / p99 ms | tokens/s | CPU ms a turn: client, router, gateway "
+        "| tokens/s a core of the gateway |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for cell in cells:
         first, token = cell.first_token_s, cell.token_s
-        gateway = "| |"
-        if cell.gateway_cpu_s:
-            a_turn = cell.gateway_cpu_s / cell.num_turns
-            gateway = f"| {a_turn * 1e3:.1f} | {cell.num_tokens / cell.gateway_cpu_s:,.0f} |"
+        names = ("client", "router", "gateway") if cell.client == "HTTP" else ("client", "router")
+        cpu_ms = ", ".join(f"{cell.cpu_s[name] / cell.num_turns * 1e3:.1f}" for name in names)
+        a_core = ""
+        if cell.client == "HTTP" and cell.cpu_s["gateway"]:
+            a_core = f"{cell.num_tokens / cell.cpu_s['gateway']:,.0f}"
         rows.append(
             f"| {1 / cell.step_s:.0f} | {cell.streams} | {cell.client} "
             f"| {first.p50 * 1e3:.1f} / {first.p99 * 1e3:.1f} "
             f"| {token.p50 * 1e3:.1f} / {token.p99 * 1e3:.1f} "
-            f"| {cell.num_tokens / cell.seconds:,.0f} {gateway}"
+            f"| {cell.num_tokens / cell.seconds:,.0f} | {cpu_ms} | {a_core} |"
         )
+    return "\n".join(rows)
+
+
+def cost(short: Cell, long: Cell) -> str:
+    """What a request costs with its first event, and each further event, in CPU time. `short`:
+    answers of one token."""
+    rows = ["| CPU µs of | client | router | gateway |", "| --- | --- | --- | --- |"]
+    requests, events = [], []
+    for name in ("client", "router", "gateway"):
+        a_request = short.cpu_s[name] / short.num_turns
+        further = long.num_events - long.num_turns
+        an_event = (long.cpu_s[name] - a_request * long.num_turns) / further
+        requests.append(f"{a_request * 1e6:,.0f}")
+        events.append(f"{an_event * 1e6:,.0f}")
+    rows.append(f"| a request and its first event | {' | '.join(requests)} |")
+    rows.append(f"| a further event | {' | '.join(events)} |")
     return "\n".join(rows)
 
 

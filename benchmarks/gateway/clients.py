@@ -1,12 +1,17 @@
-"""One streamed answer, over gRPC and over HTTP, and when each of its tokens arrived."""
+"""One streamed answer, over gRPC and over HTTP, and when each of its tokens arrived.
+
+Both clients only note what arrives and when. It is read after the measurement: parsing between two
+arrivals would count as the gateway's time.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, cast
 
 import httptools
 
@@ -14,7 +19,8 @@ from segue.api.types import ChatInput
 from segue.sdk.client import Client, Message, StopConditions, TokenDelta
 
 QUESTION = "Count from one to one thousand, in words."
-_HEAD = b"POST /v1/chat/completions HTTP/1.1\r\nhost: gateway\r\n"
+_OK = b"HTTP/1.1 200 "
+_LAST_CHUNK = b"0\r\n\r\n"
 
 
 @dataclass(slots=True)
@@ -23,31 +29,65 @@ class Answer:
     first_at: float = 0.0
     took_s: list[float] = field(default_factory=list)
     """For each token, the time since its worker sent it."""
+    num_events: int = 0
+    """Those that carried tokens."""
 
     def add(self, text: str, now: float) -> None:
         """The texts of tokens are the times when they were sent."""
         sent = [float(word) for word in text.split()]
         if sent and not self.took_s:
             self.first_at = now
+        self.num_events += bool(sent)
         self.took_s += [now - at for at in sent]
 
 
+class Arrivals(Protocol):
+    """What arrived of one answer."""
+
+    def read(self) -> Answer: ...
+
+
 class AskForTokens(Protocol):
-    async def __call__(self, num_tokens: int) -> Answer: ...
+    async def __call__(self, num_tokens: int) -> Arrivals: ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Texts:
+    asked_at: float
+    pieces: list[tuple[float, str]]
+
+    def read(self) -> Answer:
+        answer = Answer(self.asked_at)
+        for now, text in self.pieces:
+            answer.add(text, now)
+        return answer
+
+
+@dataclass(frozen=True, slots=True)
+class _Bytes:
+    """Of an HTTP response."""
+
+    asked_at: float
+    pieces: list[tuple[float, bytes]]
+
+    def read(self) -> Answer:
+        answer = Answer(self.asked_at)
+        _Response(self.pieces, answer)
+        return answer
 
 
 class OverGrpc:
     def __init__(self, client: Client) -> None:
         self._client = client
 
-    async def __call__(self, num_tokens: int) -> Answer:
-        answer = Answer(time.monotonic())
+    async def __call__(self, num_tokens: int) -> Arrivals:
+        arrivals = _Texts(time.monotonic(), [])
         chat = ChatInput(messages=(Message(role="user", content=QUESTION),))
         stop = StopConditions(max_tokens=num_tokens, ignore_eos=True)
         async for event in self._client.stream(chat, session_hint="", stop=stop):
             if isinstance(event, TokenDelta):
-                answer.add(event.text, time.monotonic())
-        return answer
+                arrivals.pieces.append((time.monotonic(), event.text))
+        return arrivals
 
 
 class OverHttp:
@@ -57,7 +97,7 @@ class OverHttp:
         self._host, self._port, self._model = host, port, model
         self._idle: list[_Connection] = []
 
-    async def __call__(self, num_tokens: int) -> Answer:
+    async def __call__(self, num_tokens: int) -> Arrivals:
         body = json.dumps(
             {
                 "model": self._model,
@@ -68,9 +108,9 @@ class OverHttp:
             }
         ).encode()
         connection = self._idle.pop() if self._idle else await self._connect()
-        answer = await connection.ask(body)
+        arrivals = await connection.ask(body)
         self._idle.append(connection)
-        return answer
+        return arrivals
 
     def close(self) -> None:
         for connection in self._idle:
@@ -87,51 +127,57 @@ class _Connection(asyncio.Protocol):
 
     def __init__(self) -> None:
         self._transport: asyncio.Transport | None = None
-        self._answer = Answer(0.0)
-        self._parser = httptools.HttpResponseParser(self)
-        self._rest = b""
+        self._pieces: list[tuple[float, bytes]] = []
+        self._end = b""
         self._done: asyncio.Future[None] | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)
 
     def data_received(self, data: bytes) -> None:
-        self._parser.feed_data(data)
+        assert self._done is not None
+        if not self._pieces and not data.startswith(_OK):
+            self._done.set_exception(RuntimeError(f"expected a stream, got {data!r}"))
+        self._pieces.append((time.monotonic(), data))
+        self._end = (self._end + data)[-len(_LAST_CHUNK) :]
+        if self._end == _LAST_CHUNK:
+            self._done.set_result(None)
 
     def connection_lost(self, error: Exception | None) -> None:
         if self._done is not None and not self._done.done():
             self._done.set_exception(error or ConnectionResetError("the gateway hung up"))
 
-    def on_body(self, body: bytes) -> None:
-        now = time.monotonic()
-        *events, self._rest = (self._rest + body).split(b"\n\n")
-        for event in events:
-            if event.startswith(b"data: {"):
-                chunk = json.loads(event.removeprefix(b"data: "))
-                self._answer.add(chunk["choices"][0]["delta"].get("content", ""), now)
-
-    def on_message_complete(self) -> None:
-        assert self._done is not None
-        if self._parser.get_status_code() == 200:
-            self._done.set_result(None)
-        else:
-            self._done.set_exception(
-                RuntimeError(f"{self._parser.get_status_code()}: {self._rest!r}")
-            )
-
-    async def ask(self, body: bytes) -> Answer:
+    async def ask(self, body: bytes) -> Arrivals:
         assert self._transport is not None
-        self._answer = Answer(time.monotonic())
-        self._parser, self._rest = httptools.HttpResponseParser(self), b""
+        arrivals = _Bytes(time.monotonic(), [])
+        self._pieces, self._end = arrivals.pieces, b""
         self._done = asyncio.get_running_loop().create_future()
         head = (
             f"POST /v1/chat/completions HTTP/1.1\r\nhost: a\r\ncontent-length: {len(body)}\r\n\r\n"
         )
         self._transport.write(head.encode() + body)
         await self._done
-        return self._answer
+        return arrivals
 
     def close(self) -> None:
         if self._transport is not None:
             self._transport.close()
+
+
+class _Response:
+    """Reads a stream's events."""
+
+    def __init__(self, pieces: Iterable[tuple[float, bytes]], answer: Answer) -> None:
+        self._answer = answer
+        self._now = 0.0
+        self._rest = b""
+        parser = httptools.HttpResponseParser(self)
+        for self._now, data in pieces:
+            parser.feed_data(data)
+
+    def on_body(self, body: bytes) -> None:
+        *events, self._rest = (self._rest + body).split(b"\n\n")
+        for event in events:
+            if event.startswith(b"data: {"):
+                chunk = json.loads(event.removeprefix(b"data: "))
+                self._answer.add(chunk["choices"][0]["delta"].get("content", ""), self._now)

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.gateway.clients import Answer, AskForTokens, OverGrpc, OverHttp
+from benchmarks.gateway.clients import Arrivals, AskForTokens, OverGrpc, OverHttp
 from benchmarks.load.measure import Topology, until_ready
-from benchmarks.load.processes import Process, process_cluster
+from benchmarks.load.processes import ProcessCluster, process_cluster
 from segue.sdk.client import Client
 
 _TOPOLOGY = Topology(prefill=1, decode=1, is_local=True)
@@ -36,24 +36,37 @@ class Quantiles:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What is measured."""
+
+    streams: Sequence[int]
+    num_answers: int
+    """Of each stream, one after another."""
+    num_tokens: int
+    """Of each answer."""
+    clients: Sequence[str] = ("gRPC", "HTTP")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Cell:
     client: str
     step_s: float
     streams: int
     num_turns: int
     num_tokens: int
+    num_events: int
+    """Those that carried tokens."""
     seconds: float
     first_token_s: Quantiles
     """From the request on."""
     token_s: Quantiles
     """From the worker to the client, of every token."""
-    gateway_cpu_s: float
+    cpu_s: dict[str, float]
+    """Of each process, by its name; `client` is this one."""
 
 
-async def measure(
-    model: str, step_s: float, *, streams: Sequence[int], num_answers: int, num_tokens: int
-) -> list[Cell]:
-    """Both clients, for each number of streams: `num_answers` answers one after another."""
+async def measure(model: str, step_s: float, plans: Sequence[Plan]) -> list[Cell]:
+    """For each plan: each client, for each number of streams."""
     cells = []
     with process_cluster(
         model,
@@ -64,56 +77,55 @@ async def measure(
         worker_command=("benchmarks.load.fakes", "--step-s", str(step_s)),
         has_gateway=True,
     ) as cluster:
-        assert cluster.gateway is not None
         host, _, port = cluster.http_address.rpartition(":")
         async with Client(cluster.address) as client:
             await until_ready(client, 2)
             http = OverHttp(host, int(port), (await client.model()).name)
-            ways: list[tuple[str, AskForTokens]] = [("gRPC", OverGrpc(client)), ("HTTP", http)]
-            for _, ask in ways:
-                await _answers(ask, max(streams), 1, num_tokens=16)
-            for number in streams:
-                for name, ask in ways:
-                    cells.append(
-                        await _cell(
-                            cluster.gateway, name, ask, step_s, number, num_answers, num_tokens
-                        )
-                    )
+            ways: dict[str, AskForTokens] = {"gRPC": OverGrpc(client), "HTTP": http}
+            most = max(number for plan in plans for number in plan.streams)
+            for ask in ways.values():
+                await _answers(ask, most, 1, num_tokens=16)
+            for plan in plans:
+                for number in plan.streams:
+                    for name in plan.clients:
+                        cells.append(await _cell(cluster, name, ways[name], step_s, number, plan))
             http.close()
     return cells
 
 
 async def _cell(
-    gateway: Process,
-    name: str,
-    ask: AskForTokens,
-    step_s: float,
-    streams: int,
-    num_answers: int,
-    num_tokens: int,
+    cluster: ProcessCluster, name: str, ask: AskForTokens, step_s: float, streams: int, plan: Plan
 ) -> Cell:
-    cpu_s, started_at = gateway.cpu_s(), time.monotonic()
-    answers = await _answers(ask, streams, num_answers, num_tokens=num_tokens)
+    cpu_s, started_at = _cpu_s(cluster), time.monotonic()
+    arrived = await _answers(ask, streams, plan.num_answers, num_tokens=plan.num_tokens)
     seconds = time.monotonic() - started_at
+    spent_s = {process: now - cpu_s[process] for process, now in _cpu_s(cluster).items()}
+    answers = [one.read() for one in arrived]
     took_s = [one for answer in answers for one in answer.took_s]
-    assert len(took_s) == streams * num_answers * num_tokens
+    assert len(took_s) == streams * plan.num_answers * plan.num_tokens
     return Cell(
         client=name,
         step_s=step_s,
         streams=streams,
         num_turns=len(answers),
         num_tokens=len(took_s),
+        num_events=sum(answer.num_events for answer in answers),
         seconds=seconds,
         first_token_s=Quantiles.of([answer.first_at - answer.asked_at for answer in answers]),
         token_s=Quantiles.of(took_s),
-        gateway_cpu_s=gateway.cpu_s() - cpu_s if name == "HTTP" else 0.0,
+        cpu_s=spent_s,
     )
+
+
+def _cpu_s(cluster: ProcessCluster) -> dict[str, float]:
+    spent_s = {process.name: process.cpu_s() for process in cluster.processes}
+    return {**spent_s, "client": time.process_time()}
 
 
 async def _answers(
     ask: AskForTokens, streams: int, num_answers: int, *, num_tokens: int
-) -> list[Answer]:
-    async def one_after_another(index: int) -> list[Answer]:
+) -> list[Arrivals]:
+    async def one_after_another(index: int) -> list[Arrivals]:
         # Streams of users do not start together.
         await asyncio.sleep(index * 0.005)
         return [await ask(num_tokens) for _ in range(num_answers)]

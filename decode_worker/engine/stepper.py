@@ -7,10 +7,12 @@ DeviceStepper   names the rows that take part in one captured step; its result i
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import reduce
+from functools import partial, reduce
 from itertools import chain, islice
 from operator import or_
 from typing import Protocol
+
+import numpy as np
 
 from decode_worker.config import DecodeConfig
 from decode_worker.engine.sequence import DecodeSequence
@@ -147,7 +149,7 @@ class DeviceStepper:
     Keeps the row of each sequence.
 
     A row goes on as long as its mask stays the same; then the host resumes it with another mask. In
-    a grammar that is after each token, and so without drafts.
+    a grammar that is after each step.
     """
 
     def __init__(self, launcher: Launcher) -> None:
@@ -182,7 +184,8 @@ class DeviceStepper:
     def launch(self, batch: Sequence[DecodeSequence], num_drafts: int) -> Launched:
         for sequence in batch:
             if sequence.constraint is not None and not sequence.in_flight:
-                self._resume(sequence, sequence.constraint)
+                self._resume(sequence, sequence.constraint, num_drafts)
+        follows = any(s.constraint and s.constraint.follows_grammar for s in batch)
         return self._launcher.launch(
             StepRequest(
                 rows=[self._rows[s.turn.turn_id] for s in batch],
@@ -190,18 +193,34 @@ class DeviceStepper:
                 max_position=max(s.max_position for s in batch),
                 num_logprobs=[s.turn.sampling.logprobs for s in batch],
                 needs=reduce(or_, (s.needs for s in batch)),
+                find_masks=partial(self._find_masks, batch) if follows and num_drafts else None,
             )
         )
 
-    def _resume(self, sequence: DecodeSequence, constraint: Constraint) -> None:
+    def _find_masks(
+        self, batch: Sequence[DecodeSequence], drafts: Sequence[Sequence[int]]
+    ) -> dict[int, list[np.ndarray]]:
+        return {
+            self._rows[sequence.turn.turn_id]: sequence.constraint.masks_along(of_sequence)
+            for sequence, of_sequence in zip(batch, drafts, strict=True)
+            if sequence.constraint is not None and sequence.constraint.follows_grammar
+        }
+
+    def _resume(self, sequence: DecodeSequence, constraint: Constraint, num_drafts: int) -> None:
         num_left = _num_left(sequence)
         if constraint.follows_grammar:
-            num_left = 1
+            # One step's: then it needs other masks.
+            num_left = min(num_left, num_drafts + 1)
         elif constraint.num_steady is not None:
             num_left = min(num_left, constraint.num_steady)
         sequence.is_masked_until_read = constraint.is_masking
         row = self._rows[sequence.turn.turn_id]
-        self._launcher.resume(row, num_left, constraint.mask() if constraint.is_masking else None)
+        self._launcher.resume(
+            row,
+            num_left,
+            constraint.mask() if constraint.is_masking else None,
+            is_first=constraint.follows_grammar,
+        )
 
     def end(self, sequence: DecodeSequence) -> None:
         row = self._rows.pop(sequence.turn.turn_id, None)

@@ -132,6 +132,7 @@ class TurnCall(Call[pb.TurnEvent]):
     def push(self, event: pb.TurnEvent) -> None:
         match event.WhichOneof("event"):
             case "delta":
+                self.has_tokens = True
                 self._news.append(delta_from_wire(event.delta))
                 if self._is_paced:
                     return

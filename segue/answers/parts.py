@@ -44,8 +44,9 @@ class CallEnd:
 
 @dataclass(frozen=True, slots=True)
 class CallAbandoned:
-    """The call was cut off, or gives a parameter two values. Nobody should run it: in the message
-    it is content, with this text. A client that streams keeps the fragments that it has.
+    """The call was cut off, is not JSON after all, or gives a parameter two values. Nobody should
+    run it: in the message it is content, and starts with this text. A client that streams keeps the
+    fragments that it has.
     """
 
     index: int

@@ -245,6 +245,9 @@ def generate(
     logprobs: Annotated[
         int | None, typer.Option(help="Alternatives to report; needs --json.")
     ] = None,
+    prompt_logprobs: Annotated[
+        int | None, typer.Option(help="The same for the prompt's tokens; needs --json.")
+    ] = None,
     seed: Seed = None,
     stop: Annotated[list[str] | None, typer.Option(help="Stop string; may repeat.")] = None,
     stop_id: Annotated[list[int] | None, typer.Option(help="Stop token; may repeat.")] = None,
@@ -259,8 +262,9 @@ def generate(
         turn_input = with_template_options(turn_input, thinking, chat_template_kwargs)
     elif thinking is not None or chat_template_kwargs:
         raise InvalidRequest("--thinking and --chat-template-kwargs need --messages")
-    if logprobs is not None and not as_json:
-        raise InvalidRequest("--logprobs needs --json: without it only the text is printed")
+    for option, number in (("--logprobs", logprobs), ("--prompt-logprobs", prompt_logprobs)):
+        if number is not None and not as_json:
+            raise InvalidRequest(f"{option} needs --json: without it only the text is printed")
     sampling = SamplingParams(
         temperature=temperature,
         top_k=top_k,
@@ -270,6 +274,7 @@ def generate(
         presence_penalty=presence_penalty,
         frequency_penalty=frequency_penalty,
         logprobs=logprobs,
+        prompt_logprobs=prompt_logprobs,
         seed=seed,
     )
     stop_conditions = StopConditions(

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
+from typing import Any
 
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from segue.api.cluster_status import ClusterStatus, UnitCounts, WorkerHealth, WorkerStatus
-from segue.api.turn import Timings, TurnEnd, Usage
+from segue.api.turn import PromptLogprobs, Timings, TurnEnd, Usage
 from segue.sdk.client import Answer
 
 _HEALTH_STYLE = {
@@ -113,9 +114,20 @@ def answer_json(answer: Answer) -> str:
             "prefill_worker": end.prefill_worker,
             "decode_worker": end.decode_worker,
             "logprobs": [asdict(token) for token in answer.logprobs] or None,
+            "prompt_logprobs": _prompt_logprobs(answer.prompt_logprobs),
         },
         ensure_ascii=False,
     )
+
+
+def _prompt_logprobs(logprobs: PromptLogprobs | None) -> list[dict[str, Any]] | None:
+    """The prompt's first token has neither a log-probability nor a rank."""
+    if logprobs is None:
+        return None
+    ranks = (None, *logprobs.ranks)
+    return [
+        asdict(token) | {"rank": rank} for token, rank in zip(logprobs.tokens(), ranks, strict=True)
+    ]
 
 
 def status_json(cluster: ClusterStatus) -> str:

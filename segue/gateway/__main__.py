@@ -25,6 +25,7 @@ from segue.gateway.metrics import GatewayMetrics
 from segue.gateway.served import ServedModel
 from segue.gateway.stored import StoredResponses
 from segue.gateway.turns import Turns
+from segue.process.heap import settle_heap
 from segue.process.telemetry import setup_logging
 from segue.sdk.client import DEFAULT_TARGET, Client
 
@@ -48,6 +49,14 @@ async def running(config: GatewayConfig, router: str) -> AsyncIterator[RunningGa
     then drains it. Raises InvalidConfig if the port is taken.
     """
     async with Client(router) as client, running_before(client, config) as gateway:
+        yield gateway
+
+
+@contextlib.asynccontextmanager
+async def running_alone(config: GatewayConfig, router: str) -> AsyncIterator[RunningGateway]:
+    """As `running`, in a process that does nothing else."""
+    async with running(config, router) as gateway:
+        settle_heap()
         yield gateway
 
 
@@ -90,6 +99,8 @@ async def _serving(gateway: Gateway, listener: socket.socket) -> AsyncIterator[N
             lifespan="off",
             log_config=None,
             access_log=False,
+            # Nothing here reads the client's address.
+            proxy_headers=False,
             server_header=False,
             timeout_keep_alive=_KEEP_ALIVE_S,
             timeout_graceful_shutdown=max(1, round(gateway.config.drain_s)),
@@ -130,7 +141,7 @@ async def _serve(config: GatewayConfig, router: str) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    async with running(config, router):
+    async with running_alone(config, router):
         await stop.wait()
 
 

@@ -20,8 +20,12 @@ def joined(parts: Iterable[AnswerPart]) -> tuple[AnswerPart, ...]:
     """The same with fewer parts: neighbouring texts of a kind as one, and as content a call that
     starts and is abandoned here.
     """
+    arrived = list(parts)
+    if len(arrived) == 1 and isinstance(arrived[0], ContentText):
+        # Almost always.
+        return (arrived[0],)
     whole: list[AnswerPart] = []
-    for kind, run in groupby(_without_abandoned(list(parts)), key=_kind):
+    for kind, run in groupby(_without_abandoned(arrived), key=_kind):
         some = list(run)
         text = "".join(part.text for part in some if not isinstance(part, CallStart | CallEnd))
         match some[0]:

@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterable, 
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
-from segue.answers import AnswerParser, AnswerPart, CallEnd, CallStart
+from segue.answers import AnswerParser, AnswerPart, CallAbandoned, CallEnd, CallStart
 from segue.api.errors import Cancelled
 from segue.api.turn import (
     FinishReason,
@@ -29,6 +29,7 @@ from segue.api.types import (
 )
 from segue.gateway.forms import Form
 from segue.gateway.http.door import Visit
+from segue.gateway.inbox import Inbox
 from segue.gateway.joined import joined
 from segue.gateway.metrics import GatewayMetrics
 from segue.process.telemetry import Clock
@@ -107,13 +108,12 @@ class Turns:
         last step of each answer has its end. Leaving the iteration cancels the turns. Raises
         SegueErrors.
         """
-        inbox = _Inbox(len(wanted.inputs), self._ping_s)
+        inbox = Inbox(len(wanted.inputs), self._ping_s)
         choices = [_Choice(wanted, index) for index in range(len(wanted.inputs))]
         is_started = has_token = False
-        async with _running(
-            self._run(wanted, visit, index, inbox) for index in range(len(choices))
-        ):
-            while any(not choice.is_over for choice in choices):
+        works = [self._run(wanted, visit, index, inbox) for index in range(len(choices))]
+        async with _running(works, inbox):
+            while not all(choice.is_over for choice in choices):
                 steps = []
                 for index, events in await inbox.read():
                     was_cut = choices[index].is_cut
@@ -129,7 +129,7 @@ class Turns:
                 if is_started:
                     yield steps
 
-    async def _run(self, wanted: Wanted, visit: Visit, index: int, inbox: _Inbox) -> None:
+    async def _run(self, wanted: Wanted, visit: Visit, index: int, inbox: Inbox) -> None:
         leader = wanted.inputs.index(wanted.inputs[index])
         sampling = _seeded(wanted.sampling, index)
         if leader != index:
@@ -166,49 +166,6 @@ def _seeded(sampling: SamplingParams, index: int) -> SamplingParams:
     if sampling.seed is None or not index:
         return sampling
     return replace(sampling, seed=(sampling.seed + index) % 2**63)
-
-
-class _Inbox:
-    """Events of all answers in order of arrival. Those that wait are read together."""
-
-    def __init__(self, num_answers: int, ping_s: float) -> None:
-        self.has_tokens = [asyncio.Event() for _ in range(num_answers)]
-        """Of each answer: set when it has tokens."""
-        self.prompt_logprobs: dict[int, PromptLogprobs] = {}
-        self._ping_s = ping_s
-        self._events: dict[int, list[TurnEvent]] = {}
-        self._error: Exception | None = None
-        self._woken = asyncio.Event()
-
-    def put(self, index: int, event: TurnEvent) -> None:
-        self._events.setdefault(index, []).append(event)
-        self._woken.set()
-        if isinstance(event, PromptLogprobs):
-            self.prompt_logprobs[index] = event
-        elif not isinstance(event, TurnStarted):
-            self.has_tokens[index].set()
-
-    def fail(self, error: Exception) -> None:
-        self._error = self._error or error
-        self._woken.set()
-
-    async def read(self) -> list[tuple[int, list[TurnEvent]]]:
-        """What waits; nothing if nothing comes for `ping_s`. Raises the error of an answer, after
-        the events that preceded it.
-        """
-        if not self._woken.is_set():
-            timer = asyncio.get_running_loop().call_later(self._ping_s, self._woken.set)
-            try:
-                await self._woken.wait()
-            finally:
-                timer.cancel()
-        self._woken.clear()
-        if self._error is not None:
-            if not self._events:
-                raise self._error
-            self._woken.set()
-        events, self._events = self._events, {}
-        return list(events.items())
 
 
 class _Choice:
@@ -257,13 +214,15 @@ class _Choice:
             end=None if end is None else self._ended(end),
         )
 
-    def _up_to_last_call(self, parts: Iterable[AnswerPart]) -> list[AnswerPart]:
+    def _up_to_last_call(self, parts: list[AnswerPart]) -> list[AnswerPart]:
+        if self._wanted.max_calls is None:
+            return parts
         kept: list[AnswerPart] = []
         for part in parts:
             if self.is_cut:
                 break
             kept.append(part)
-            self._num_calls += isinstance(part, CallStart)
+            self._num_calls += isinstance(part, CallStart) - isinstance(part, CallAbandoned)
             if isinstance(part, CallEnd) and self._num_calls == self._wanted.max_calls:
                 self.is_cut = True
         return kept
@@ -279,7 +238,9 @@ class _Choice:
 
 
 @contextlib.asynccontextmanager
-async def _running(works: Iterable[Coroutine[None, None, None]]) -> AsyncIterator[None]:
+async def _running(
+    works: Iterable[Coroutine[None, None, None]], inbox: Inbox
+) -> AsyncIterator[None]:
     """Runs them beside the block, and no longer. They raise nothing: a TaskGroup would cancel the
     task that reads the generator, not the generator.
     """
@@ -287,6 +248,7 @@ async def _running(works: Iterable[Coroutine[None, None, None]]) -> AsyncIterato
     try:
         yield
     finally:
+        inbox.close()
         for task in tasks:
             task.cancel()
         await asyncio.wait(tasks)

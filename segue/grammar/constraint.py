@@ -89,6 +89,18 @@ class Constraint:
             words |= ~self._not_ends
         return words
 
+    def masks_along(self, drafts: Sequence[int]) -> list[np.ndarray]:
+        """The mask of the next token, and of the token after each draft, up to the first draft that
+        is not allowed: what follows it does not matter."""
+        masks = [self.mask()]
+        for draft in drafts:
+            if not masks[-1].view(np.uint32)[draft // 32] >> draft % 32 & 1:
+                break
+            self._take(draft)
+            masks.append(self.mask())
+        self.take_back(len(masks) - 1)
+        return masks
+
     def take(self, token_ids: Sequence[int]) -> None:
         """The answer's next tokens, or drafts. Raises InvalidRequest if the grammar forbids one."""
         for token_id in token_ids:

@@ -84,6 +84,8 @@ def test_serve_answers_and_ends_cleanly_on_sigterm(tmp_path: Path) -> None:
             "--ignore-eos",
             "--max-tokens",
             "3",
+            "--prompt-logprobs",
+            "2",
             "--json",
             *target,
         )
@@ -115,7 +117,11 @@ def test_serve_answers_and_ends_cleanly_on_sigterm(tmp_path: Path) -> None:
     }
     assert answer["finish_reason"] == "stop"
     assert answer["usage"]["shipped_bytes"] > 0
-    assert len(json.loads(by_ids.stdout)["token_ids"]) == 3
+    assert answer["prompt_logprobs"] is None
+    scored = json.loads(by_ids.stdout)
+    assert len(scored["token_ids"]) == 3
+    assert [token["token_id"] for token in scored["prompt_logprobs"]] == [5, 6, 7]
+    assert [len(token["top_logprobs"]) for token in scored["prompt_logprobs"]] == [0, 2, 2]
     assert answer["text"] in one.stdout
     assert "first after" in one.stdout
     assert answer["text"] in talk.stdout
@@ -307,6 +313,11 @@ def test_if_nothing_listens_the_error_names_the_command_to_start(
         (["generate", "--prompt", "x", "--thinking"], "need --messages"),
         (["generate", "--prompt", "x", "--json-schema", "/nowhere"], "cannot read /nowhere"),
         (["generate", "--prompt", "x", "--logprobs", "2"], "--logprobs needs --json"),
+        (["generate", "--prompt", "x", "--prompt-logprobs", "2"], "--prompt-logprobs needs --json"),
+        (
+            ["generate", "--prompt", "x", "--prompt-logprobs", "21", "--json"],
+            "prompt_logprobs must be between 0 and 20",
+        ),
         (["serve", "--config", "/nowhere.toml"], "cannot read configuration /nowhere.toml"),
         (["serve", "--prefill", "0"], "[cluster] prefill must be >= 1, got 0"),
     ],

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import json
 import re
+from array import array
 
 import pytest
 from rich.console import Console, RenderableType
@@ -17,10 +19,11 @@ from segue.api.cluster_status import (
     WorkerStatus,
 )
 from segue.api.explanation import CostLine, Explanation, WeighedCandidate, WorkerSpeed
-from segue.api.turn import FinishReason, Timings, TurnEnd, Usage
+from segue.api.turn import FinishReason, PromptLogprobs, Timings, TurnEnd, Usage
 from segue.api.types import Epoch, Role, SessionId, TurnId, WorkerId
-from segue.cli.show import lines_of, status_table, timings_lines
+from segue.cli.show import answer_json, lines_of, status_table, timings_lines
 from segue.cli.show_explanation import explanation_tables
+from segue.sdk.client import Answer
 
 WIDTHS = [80, 100, 300]
 # The default of `segue serve`, and a busy worker of a large machine.
@@ -229,3 +232,32 @@ def test_an_explanation_names_the_tokens_of_the_prompt() -> None:
     lines = drawn(explanation_tables(explained(mode="local", num_candidates=1, busy=False), 80), 80)
 
     assert lines[0] == "prompt 123456 tokens, answer at most 65536 · decided in 123 µs"
+
+
+def test_a_scored_prompt_is_shown_token_by_token() -> None:
+    logprobs = PromptLogprobs(
+        token_ids=array("I", [5, 6]),
+        logprobs=array("f", [-0.5]),
+        ranks=array("I", [2]),
+        num_top=1,
+        top_ids=array("I", [9]),
+        top_logprobs=array("f", [-0.25]),
+    )
+    answer = Answer(
+        turn_id=TurnId("t"),
+        text="",
+        token_ids=(),
+        logprobs=(),
+        end=TurnEnd(finish_reason=FinishReason.LENGTH),
+        prompt_logprobs=logprobs,
+    )
+
+    assert json.loads(answer_json(answer))["prompt_logprobs"] == [
+        {"token_id": 5, "logprob": None, "top_logprobs": [], "rank": None},
+        {
+            "token_id": 6,
+            "logprob": -0.5,
+            "top_logprobs": [{"token_id": 9, "logprob": -0.25}],
+            "rank": 2,
+        },
+    ]

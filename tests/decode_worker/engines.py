@@ -216,14 +216,19 @@ class SlowDevice(Launcher):
             lambda: self._launcher.start(row, start, params, prompt_ids=prompt, answer_ids=answer)
         )
 
-    def resume(self, row: int, num_left: int, mask: np.ndarray | None) -> None:
-        self._queue.append(lambda: self._launcher.resume(row, num_left, mask))
+    def resume(
+        self, row: int, num_left: int, mask: np.ndarray | None, *, is_first: bool = False
+    ) -> None:
+        self._queue.append(lambda: self._launcher.resume(row, num_left, mask, is_first=is_first))
 
     def launch(self, request: StepRequest) -> Launched:
         step = _Late(self._queue)
         self.num_steps += 1
         self.max_position = max(self.max_position, request.max_position)
         self._queue.append(lambda: step.run(self._launcher.launch(request)))
+        if request.find_masks is not None:
+            # The host waits for the drafts.
+            step.wait()
         return step
 
 

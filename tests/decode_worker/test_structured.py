@@ -169,7 +169,7 @@ def test_every_answer_is_valid_and_drafts_change_no_token(
 def test_a_device_gives_the_tokens_of_the_host(
     runner: ModelRunner, tokenizer: Tokenizer, compiler: GrammarCompiler, num_ahead: int
 ) -> None:
-    """Beside turns without a grammar, which have drafts, and one that may not end early."""
+    """Beside turns without a grammar and one that may not end early. All have drafts."""
     grammar = compiled(compiler, JsonSchema(json.dumps(random_schema(5))))
     numbers = compiled(compiler, Regex("[0-9]{3}( [a-c]{2,4}){2}"))
     asked = [
@@ -183,7 +183,7 @@ def test_a_device_gives_the_tokens_of_the_host(
     on_device = answers(runner, asked, max_drafts=4, device=num_ahead)
 
     assert [one.token_ids for one in on_device] == [one.token_ids for one in on_host]
-    assert on_device[1].num_accepted > 0
+    assert all(one.num_accepted > 0 for one in on_device)
     assert len(on_host[3].token_ids) >= 25
 
 

@@ -11,7 +11,7 @@ import pytest
 import pytest_asyncio
 
 from segue.gateway.__main__ import running_before
-from segue.gateway.http.protocol import MAX_HEAD_BYTES, Protocol
+from segue.gateway.http.protocol import MAX_HEAD_BYTES, JoiningTransport, Protocol
 from tests.gateway.fake_client import FakeClient, endless, says
 from tests.gateway.faked import CONFIG
 
@@ -136,3 +136,43 @@ async def test_a_long_answer_is_no_silence(monkeypatch: pytest.MonkeyPatch) -> N
         writer.close()
         await writer.wait_closed()
     assert statuses(read) == [200]
+
+
+class Written:
+    """A transport that keeps what is written."""
+
+    def __init__(self) -> None:
+        self.pieces: list[bytes] = []
+        self.is_closed = False
+
+    def write(self, data: bytes) -> None:
+        self.pieces.append(data)
+
+    def close(self) -> None:
+        self.is_closed = True
+
+
+async def test_a_head_is_written_with_what_follows_it_at_once() -> None:
+    written = Written()
+    transport = JoiningTransport(written, asyncio.get_running_loop())  # type: ignore[arg-type]  # all that is used of one
+
+    transport.write(b"HTTP/1.1 200 OK\r\n\r\n")
+    assert written.pieces == []
+    transport.write(b"a")
+    transport.write(b"b")
+    assert written.pieces == [b"HTTP/1.1 200 OK\r\n\r\na", b"b"]
+
+
+@pytest.mark.parametrize("closes", [False, True])
+async def test_a_head_alone_is_not_kept(closes: bool) -> None:
+    written = Written()
+    transport = JoiningTransport(written, asyncio.get_running_loop())  # type: ignore[arg-type]  # all that is used of one
+
+    transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+    if closes:
+        transport.close()
+    else:
+        await asyncio.sleep(0)
+
+    assert written.pieces == [b"HTTP/1.1 100 Continue\r\n\r\n"]
+    assert written.is_closed is closes

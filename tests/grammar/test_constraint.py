@@ -109,3 +109,28 @@ def test_an_answer_that_breaks_its_grammar_is_refused(
 ) -> None:
     with pytest.raises(InvalidRequest, match="does not follow"):
         constraint(compiler, tokenizer, Regex("[0-9]")).take(tokenizer.encode("a"))
+
+
+def test_masks_along_drafts_end_with_the_first_forbidden_one(
+    compiler: GrammarCompiler, tokenizer: Tokenizer
+) -> None:
+    """And leave the answer where it was."""
+    drafted = constraint(compiler, tokenizer, Regex("[0-9]{3}"), min_tokens=2)
+    plain = constraint(compiler, tokenizer, Regex("[0-9]{3}"), min_tokens=2)
+    one, letter, end = tokenizer.encode("1")[0], tokenizer.encode("a")[0], end_of(tokenizer)
+    for drafts, num_allowed in (
+        ([], 0),
+        ([letter, one], 0),
+        ([one, letter, one], 1),
+        ([one, one, one, end, letter], 5),
+        ([one, one, end], 2),
+    ):
+        expected = [plain.mask()]
+        for draft in drafts[:num_allowed]:
+            plain.take([draft])
+            expected.append(plain.mask())
+        plain.take_back(num_allowed)
+
+        masks = drafted.masks_along(drafts)
+
+        assert [mask.tolist() for mask in masks] == [mask.tolist() for mask in expected]

@@ -3,10 +3,11 @@ dtypes, strides and shapes that it has there, is what each launcher takes and ea
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -65,6 +66,12 @@ def token_ids(num: int, seed: int) -> list[int]:
 
 
 LONG, SHORT, FRESH = token_ids(17, 1), token_ids(3, 2), token_ids(5, 3)
+
+
+def every_third(vocab_size: int, first: int) -> np.ndarray:
+    """A mask that allows these tokens only."""
+    bits = np.arange(-(-vocab_size // 32) * 32) % 3 == first % 3
+    return np.packbits(bits, bitorder="little").view(np.int32)
 
 
 @dataclass(slots=True)
@@ -137,8 +144,16 @@ class Story:
         )
         self.said.logits += [drafter.step([7, 8]), drafter.step([9])]
 
-    def step(self, params: list[Sampling], needs: SamplingFeatures, num_drafts: int) -> None:
-        """A step on the device, with a row of padding."""
+    def step(
+        self,
+        params: list[Sampling],
+        needs: SamplingFeatures,
+        num_drafts: int,
+        *,
+        in_halves: bool = False,
+    ) -> None:
+        """A step on the device, with a row of padding. In halves, the first sequence has a mask of
+        its own in each round."""
         runner = self.runner
         assert runner.scratch is not None
         tables = StepTables(
@@ -149,7 +164,10 @@ class Story:
             scratch=runner.scratch,
             device=DEVICE,
         )
-        sampling = DeviceSampling(num_rows=4, vocab_size=runner.config.vocab_size, device=DEVICE)
+        vocab_size = runner.config.vocab_size
+        sampling = DeviceSampling(
+            num_rows=4, vocab_size=vocab_size, device=DEVICE, max_drafts=num_drafts
+        )
         device_step = runner.device_step(tables, sampling)
         states = [(20, 3), (4, 2)]
         for row, (one, (position, state)) in enumerate(zip(params, states, strict=True)):
@@ -169,6 +187,13 @@ class Story:
             sampling.start(row, one, prompt_ids=SHORT, answer_ids=(20 + row,))
         shape = StepShape(3, num_drafts, 2, with_logprobs=num_drafts > 0, needs=needs)
         rows = to_device([1, 0, tables.pad_row], torch.device(DEVICE))
+        if in_halves:
+            masks = [every_third(vocab_size, first) for first in range(num_drafts + 1)]
+            sampling.set_masks(0, masks[:1])
+            drafts = device_step.run(rows, replace(shape, half="draft"))
+            self.said.tokens.append(drafts.tolist())
+            device_step.set_masks({0: masks})
+            shape = replace(shape, half="verify")
         values = device_step.run(rows, shape)
         stepped = unpack(values.cpu(), shape, [None] * 2)
         self.said.tokens.append([[t.token_id for t in one.tokens] for one in stepped])
@@ -205,6 +230,7 @@ def tell(story: Story, patch: pytest.MonkeyPatch, *, on_kernels: bool) -> Story:
     story.sample()
     story.step([Sampling()] * 2, SamplingFeatures(), 0)
     story.step([PENALISED, Sampling()], EVERYTHING, 2)
+    story.step([Sampling()] * 2, SamplingFeatures(masks=True), 2, in_halves=True)
     return story
 
 
@@ -242,6 +268,10 @@ def test_a_model_on_kernels_is_the_model_on_references(
     ):
         assert_near(logits, wanted, dtype, f"logits {index}")
     assert told.said.tokens == expected.said.tokens
+    # The second sequence, which has no masks, is first in the step.
+    *_, drafts, (_, masked) = told.said.tokens
+    assert drafts[1][0] % 3 == 0
+    assert [token % 3 for token in masked] == [0, 1, 2][: len(masked)]
     for each, tensor in told.runner.tensors.fields():
         before, wanted = told.before[each], expected.runner.tensors.of(each.group, each.layer)
         actual, wanted, before = (rows_of(each, x) for x in (tensor, wanted, before))

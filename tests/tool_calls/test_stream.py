@@ -35,6 +35,8 @@ PIECES = (
         "<function=g>",
     ),
     *('{"name": "find", "arguments": ', "{", "}", "[", "'", '"', "\\", "\\u00", "1e999", ", "),
+    *('<tool_call>{"name": "find", "arguments": {', '"text": "', '"limit": ', '": ', "]", "NaN"),
+    *("}}</tool_call>", '"}}\n</tool_call>', "True", "\\ud800", ', "name": "g"'),
     *(written(("text", "b")), written(("text", "b\n"), ("limit", "2")), written(), HERMES),
     *(OPEN, END, parameter("text", "c"), parameter("limit", "3"), parameter("unheard", "d")),
 )
@@ -114,15 +116,87 @@ def test_a_call_without_parameters_comes_at_its_end() -> None:
     assert parser.push("\nSo") == [ContentText("So")]
 
 
-def test_a_json_call_comes_at_its_end() -> None:
+def test_a_json_calls_name_and_arguments_come_as_they_are_written() -> None:
     parser = AnswerParser(tools=TOOLS)
 
-    assert parser.push(HERMES[:-1]) == []
+    assert parser.push('Well.\n\n<tool_call>\n{"name": "find", "argu') == [ContentText("Well.")]
+    assert parser.push('ments": ') == []
+    assert parser.push("{") == [CallStart(0, "find"), CallArguments(0, "{")]
+    assert parser.push('"text": "line\n1 \\') == [CallArguments(0, '"text": "line\\n1 ')]
+    assert parser.push("u00e") == []
+    assert parser.push('9 </tool_call>", "limit": 1') == [
+        CallArguments(0, '\\u00e9 </tool_call>", "limit":')
+    ]
+    assert parser.push("7, ") == [CallArguments(0, " 17")]
+    assert parser.push('"where": NaN}') == [CallArguments(0, ', "where": "NaN"}')]
+    assert parser.push("}\n</tool_call>") == [CallEnd(0)]
+    assert parser.push("\nSo") == [ContentText("\n\nSo")]
+
+
+@pytest.mark.parametrize(
+    "json_text",
+    [
+        '{"arguments": {"text": "a"}, "name": "find"}',
+        '{"name": "find", "arguments": "{\\"text\\": \\"a\\"}"}',
+        '{"function": {"name": "find", "arguments": {"text": "a"}}}',
+        '[{"name": "find", "arguments": {"text": "a"}}]',
+        "{'name': 'find', 'arguments': {'text': 'a'}}",
+    ],
+)
+def test_a_json_call_in_another_order_or_form_comes_at_its_end(json_text: str) -> None:
+    parser = AnswerParser(tools=TOOLS)
+
+    assert parser.push(f"<tool_call>\n{json_text}\n</tool_call") == []
     assert parser.push(">") == [
         CallStart(0, "find"),
-        CallArguments(0, '{"text": "a </tool_call>"}'),
+        CallArguments(0, '{"text": "a"}'),
         CallEnd(0),
     ]
+
+
+SLIPS = {
+    '{"text": "a"': "}",
+    '{"text": "a"}}}': "",
+    '{"text": "a",}': "}",
+    '{"text":"a", "limit":[1': None,
+    "{\"text\": 'a'}": ' "a"}',
+    '{"text": "a", "ok": True}': " true}",
+    '{"text":"a","ok":True}': None,
+    '{"text": "\\x61"}': 'a"}',
+    '{"text": "\\ud800"}': None,
+    '{"text": "a"}, "name": "g"': None,
+    '{"text": "a"}, "arguments": {"text": "b"}': None,
+    '{"text": "a"}, "name": "find"': "",
+}
+"""Arguments, and what completes what came of them, if anything does."""
+
+
+@pytest.mark.parametrize("arguments", SLIPS)
+def test_a_json_call_with_a_slip_is_completed_or_was_none(arguments: str) -> None:
+    answer = f'Hm.\n<tool_call>{{"name": "find", "arguments": {arguments}}}</tool_call>'
+    parts = streamed(answer, tools=TOOLS)
+
+    assert parts[:2] == (ContentText("Hm."), CallStart(0, "find"))
+    assert isinstance(parts[2], CallArguments)
+    rest = SLIPS[arguments]
+    if rest is None:
+        assert parts[3:] == (CallAbandoned(0, "\n<tool_call>"), ContentText(answer[15:]))
+        assert gather(parts) == assistant(answer)
+    else:
+        assert parts[3:] == (CallEnd(0),)
+        assert parts[2].text.endswith(rest)
+        assert gather(parts).tool_calls[0].name == "find"
+        assert json.loads(parts[2].text)["text"] == "a"
+
+
+@pytest.mark.parametrize("length", range(HERMES.index('": {') + 4, HERMES.rindex("}")))
+def test_a_json_call_that_was_cut_off_is_content(length: int) -> None:
+    parts = streamed(HERMES[:length], tools=TOOLS, is_whole=False)
+
+    assert gather(parts) == assistant(HERMES[:length])
+    assert parts[0] == CallStart(0, "find")
+    assert isinstance(parts[1], CallArguments)
+    assert '{"text": "a </tool_call>"}'.startswith(parts[1].text)
 
 
 def test_a_call_is_over_only_when_its_last_value_is() -> None:

@@ -2,6 +2,7 @@
 
     markup.py    the text as tags and Hermes calls, in one pass
     hermes.py    calls in JSON
+    json_scanner.py  a JSON value that arrives in pieces
     reading.py   which tags open and close calls and parameters, and which are only text
     steps.py     what a reading took for markup, and what it costs
     schema.py    what a tool's schema allows for a parameter

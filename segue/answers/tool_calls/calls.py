@@ -1,7 +1,8 @@
 """Calls and the text around them, as the text arrives.
 
 Nothing that a model writes is lost: what is not a call is content. This includes a call that was
-cut off, whose last value may be incomplete, and one that gives a parameter two values.
+cut off, whose last value may be incomplete, and one that gives a parameter two values. If parts of
+such a call were sent already, it is abandoned, and its text is content.
 """
 
 from __future__ import annotations
@@ -16,11 +17,12 @@ from segue.answers.parts import (
     CallStart,
     ContentText,
 )
+from segue.answers.tool_calls.hermes import OpenCall
 from segue.answers.tool_calls.markup import Tag, TagReader
 from segue.answers.tool_calls.reading import Readings
 from segue.answers.tool_calls.steps import Step
 from segue.answers.tool_calls.values import Tools
-from segue.answers.tool_calls.writers import CallWriter, Content
+from segue.answers.tool_calls.writers import CallWriter, Content, JsonCallWriter
 
 
 def end_of_reasoning(text: str, tools: Sequence[str]) -> int:
@@ -58,16 +60,17 @@ class CallReader:
         self._position = 0
         """The end of the text that was already used, if it is content."""
         self._opened: Tag | None = None
-        self._call: CallWriter | None = None
+        self._call: CallWriter | JsonCallWriter | None = None
         self._num_calls = 0
 
     def add(self, text: str) -> list[AnswerPart]:
         """Adds text in which nothing is a call."""
-        return list(_as_content(self._content.add(text)))
+        shown = self._content.add(text)
+        return [ContentText(shown)] if shown else []
 
     def push(self, text: str) -> list[AnswerPart]:
         """Returns what is certain now."""
-        return list(self._push(text, is_end=False))
+        return list(self._push(text, is_end=False)) if self._has_calls else self.add(text)
 
     def finish(self, *, is_whole: bool = True) -> list[AnswerPart]:
         """Nothing follows; returns the rest. An answer that was cut off is not whole."""
@@ -80,8 +83,16 @@ class CallReader:
         for tag in self._tags.push(text, is_end=is_end):
             if self._readings.certain:
                 yield from self._read_to(tag.start)
+            if tag.open_call:
+                yield from self._write_json(tag.start, tag.open_call)
             self._readings.step(tag)
+            if tag.kind == "<tool_call>" and isinstance(self._call, JsonCallWriter):
+                # The tag is text, and what follows it is read again.
+                self._readings.words()
+                yield from self._abandon(self._call, tag.end)
             yield from self._follow_certain()
+        if self._tags.open_call:
+            yield from self._write_json(self._tags.frontier, self._tags.open_call)
         if self._tags.end_of_words > self._tags.last_end:
             self._readings.words()
             yield from self._follow_certain()
@@ -106,26 +117,38 @@ class CallReader:
     def _follow(self, last: Step, *, is_over: bool) -> Iterator[AnswerPart]:
         """The steps up to `last` are certain. `is_over`: no call goes on after it."""
         for step in last.since(self._done):
-            if step.does in ("open", "function", "call"):
-                yield from self._end_call()
             tag = step.tag
-            if tag is None:
-                continue
-            match step.does:
-                case "open":
-                    self._opened = tag
-                case "function" | "call":
-                    yield from self._start_call(tag)
-                case "parameter" if self._call:
-                    self._call.start_value(tag.name, tag.end)
-                case "value" if self._call:
-                    yield from self._call.end_value(step.at)
-                    self._call.end = tag.end
-                case "end" if self._call:
-                    self._call.end = step.at
+            if step.does in ("open", "function", "call"):
+                if tag and self._completes_json(tag):
+                    continue
+                yield from self._end_call()
+            if tag:
+                yield from self._take(step, tag)
         self._done = last
         if is_over:
             yield from self._end_call()
+
+    def _take(self, step: Step, tag: Tag) -> Iterator[AnswerPart]:
+        match step.does:
+            case "open":
+                self._opened = tag
+            case "function" | "call":
+                yield from self._start_call(tag)
+            case "parameter" if isinstance(self._call, CallWriter):
+                self._call.start_value(tag.name, tag.end)
+            case "value" if isinstance(self._call, CallWriter):
+                yield from self._call.end_value(step.at)
+                self._call.end = tag.end
+            case "end" if self._call:
+                self._call.end = step.at
+
+    def _completes_json(self, tag: Tag) -> bool:
+        """Whether it is the call that was started when its arguments were."""
+        call = self._call
+        if not isinstance(call, JsonCallWriter) or call.start != tag.start:
+            return False
+        call.end, call.awaits_end = tag.end, False
+        return True
 
     def _read_to(self, end: int) -> Iterator[AnswerPart]:
         """The text up to `end` is certain: it belongs to the content, or to a value."""
@@ -138,24 +161,41 @@ class CallReader:
 
     def _start_call(self, tag: Tag) -> Iterator[AnswerPart]:
         start, self._opened = (self._opened or tag).start, None
-        yield from self._read_to(start)
-        yield from _as_content(self._content.start_call())
+        yield from self._content_to(start)
         self._call = CallWriter(self._num_calls, tag, start, self._text, self._tools)
         self._num_calls += 1
         yield CallStart(self._call.index, tag.name)
 
+    def _write_json(self, start: int, call: OpenCall) -> Iterator[AnswerPart]:
+        """What has come of a Hermes call, unless it may be part of something else."""
+        if (step := self._readings.only_outside) is None:
+            return
+        if not isinstance(self._call, JsonCallWriter):
+            yield from self._follow(step, is_over=True)
+            yield from self._content_to(start)
+            self._call = JsonCallWriter(self._num_calls, start, call)
+            self._num_calls += 1
+            yield CallStart(self._call.index, call.name)
+        yield from self._call.read_to(start)
+
+    def _content_to(self, start: int) -> Iterator[AnswerPart]:
+        """The content before a call."""
+        yield from self._read_to(start)
+        yield from _as_content(self._content.start_call())
+
     def _end_call(self) -> Iterator[AnswerPart]:
         call = self._call
-        if call is None:
+        if call is None or call.awaits_end:
             return
         if call.contradicts:
             yield from self._abandon(call, call.end)
             return
         self._call, self._position = None, call.end
-        yield CallArguments(call.index, call.rest())
+        if rest := call.rest():
+            yield CallArguments(call.index, rest)
         yield CallEnd(call.index)
 
-    def _abandon(self, call: CallWriter, end: int) -> Iterator[AnswerPart]:
+    def _abandon(self, call: CallWriter | JsonCallWriter, end: int) -> Iterator[AnswerPart]:
         self._call, self._position = None, end
         text = self._content.abandon_call(self._text.cut(call.start, end))
         yield CallAbandoned(call.index, text)

@@ -2,29 +2,59 @@
 
 A call counts once its JSON is complete. JSON with mistakes, or a Python literal, must end at its
 closing tag, with no other opening tag before it.
+
+Before that, the first call is open once its arguments have started, if its name comes before them,
+as templates write it: the arguments then arrive as they are written. If that call is not completed,
+or turns out to say something else (two names, say), none of it was a call.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from segue.answers.growing_text import GrowingText
-from segue.answers.tool_calls.literals import (
-    Json,
-    JsonScanner,
-    NotALiteral,
-    read_json,
-    read_python,
-)
+from segue.answers.tool_calls.json_scanner import JsonScanner
+from segue.answers.tool_calls.literals import Json, NotALiteral, read_json, read_python
 
 _CLOSING = "</tool_call>"
 _EITHER_TAG = re.compile(r"</?tool_call>")
 _BETWEEN = re.compile(r"[\s,]*")
 _EXTRA = re.compile(r"[\s}]*")
 """What may stand between a call and its closing tag."""
+_OPENING = re.compile(
+    r'\{\s*"name"\s*:\s*("(?:[^"\\]|\\.)*")\s*,\s*"(?:arguments|parameters)"\s*:\s*\{', re.DOTALL
+)
+_ARGUMENTS_LEVEL = 2
+
+
+@dataclass(slots=True)
+class OpenCall:
+    """A call whose arguments have started."""
+
+    name: str
+    pieces: list[str] = field(default_factory=list)
+    """The arguments so far, as JSON."""
+
+    def complete(self, call: HermesCall, closing: str) -> bool:
+        """Whether this is that call. If so, writes what the pieces lack of its arguments: `closing`
+        brackets, or what follows them in the usual form of JSON.
+        """
+        if call.name != self.name:
+            return False
+        text = "".join(self.pieces)
+        with contextlib.suppress(NotALiteral):
+            if read_json(text + closing) == call.arguments:
+                self.pieces.append(closing)
+                return True
+        usual = json.dumps(call.arguments, ensure_ascii=False, allow_nan=False)
+        if usual.startswith(text):
+            self.pieces.append(usual.removeprefix(text))
+            return True
+        return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,12 +69,15 @@ class HermesCalls:
 
     def __init__(self, text: GrowingText, start: int) -> None:
         self.calls: list[HermesCall] = []
+        self.open_call: OpenCall | None = None
+        """The first call, once its arguments have started. It is none if there are no calls."""
         self.is_done = False
         self.position = start
         """Where reading goes on."""
         self._text = text
         self._value_start = start
         self._json = JsonScanner()
+        self._stop_level = 0
         self._read: Callable[[bool], bool] = self._between
 
     def read(self, *, is_end: bool) -> None:
@@ -65,23 +98,39 @@ class HermesCalls:
         if text[skipped.end()] not in "{[":
             return self._finish()
         self._value_start, self._json = self.position, JsonScanner()
+        self._stop_level = 0 if self.calls else _ARGUMENTS_LEVEL
         self._read = self._value
         return True
 
     def _value(self, is_end: bool) -> bool:
         text, index = self._text.at(self.position)
-        end = self._json.scan(text, index)
+        end = self._json.scan(text, index, stop_level=self._stop_level)
         self.position += (len(text) if end is None else end) - index
         if self._json.is_broken or (end is None and is_end):
             self.position, self._read = self._value_start, self._slip
             return True
         if end is None:
             return False
+        if self._json.level:
+            self._stop_level = 0
+            self._open_call()
+            return True
         try:
             value = read_json(self._text.cut(self._value_start, self.position))
         except NotALiteral:
             return self._finish()
         return self._add(value)
+
+    def _open_call(self) -> None:
+        """The first list or object inside the value starts here."""
+        found = _OPENING.fullmatch(self._text.cut(self._value_start, self.position))
+        if found is None:
+            return
+        with contextlib.suppress(NotALiteral):
+            name = read_json(found[1])
+            if isinstance(name, str) and name.strip():
+                self.open_call = OpenCall(name.strip())
+                self._json.copy_to(self.open_call.pieces)
 
     def _slip(self, is_end: bool) -> bool:
         """Not JSON, but what a closing tag ends: the last braces may be missing."""
@@ -106,6 +155,10 @@ class HermesCalls:
         calls = [one for one in found if one is not None]
         if not calls or len(calls) < len(found):
             return self._finish()
+        if self.open_call is not None and not self.calls:
+            closing = self._json.closing(_ARGUMENTS_LEVEL)
+            if not self.open_call.complete(calls[0], closing):
+                return self._finish()
         self.calls += calls
         self._read = self._after
         return True

@@ -6,7 +6,7 @@ import json
 import math
 import re
 import sys
-from typing import Literal, TypeAlias
+from typing import TypeAlias
 
 Json: TypeAlias = "str | int | float | bool | list[Json] | dict[str, Json] | None"
 
@@ -42,20 +42,6 @@ _ESCAPED = {
     "a": "\a",
     "\n": "",
 } | {one: one for one in "\\/'\""}
-
-_JSON_PIECES = {
-    "": re.compile(r"[ \t\n\r]*"),
-    "string": re.compile(r'[^"\\]*(["\\]?)'),
-    "escape": re.compile(r".", re.DOTALL),
-    "word": re.compile(r"[-+.0-9A-Za-z]*"),
-}
-_ESCAPE_IN_JSON = re.compile(r'["\\/bfnrt]|u[0-9a-fA-F]{4}')
-_PARTIAL_ESCAPE = re.compile(r"u[0-9a-fA-F]{0,3}")
-_JSON_WORD = re.compile(
-    r"true|false|null|NaN|-?Infinity|-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][-+]?[0-9]+)?"
-)
-_CLOSED_BY = {"{": "}", "[": "]"}
-_MAY_CLOSE = {"}": ("first key", "after"), "]": ("first value", "after")}
 
 
 class NotALiteral(ValueError):
@@ -175,84 +161,3 @@ def _unescaped(found: re.Match[str]) -> str:
         return _ESCAPED.get(escape[1], escape)
     code = int(escape[2:], 16)
     return chr(code) if code <= sys.maxunicode else escape
-
-
-class JsonScanner:
-    """Finds the end of a JSON value whose text arrives in pieces. It accepts what `read_json`
-    accepts: control characters in strings, and NaN.
-    """
-
-    def __init__(self) -> None:
-        self.is_broken = False
-        self._open: list[str] = []
-        # What may come next: a value, a key, a colon, or what follows a value.
-        self._next: Literal["value", "first value", "key", "first key", ":", "after"] = "value"
-        self._in: Literal["", "string", "escape", "word"] = ""
-        self._token: list[str] = []
-        """The number, the word or the escape that was started."""
-
-    def scan(self, text: str, start: int) -> int | None:
-        """The value's end in `text`, which goes on at `start`. None if it is not there: the value
-        goes on, or `is_broken`.
-        """
-        position = start
-        while position < len(text) and not self.is_broken:
-            found = _JSON_PIECES[self._in].match(text, position)
-            assert found is not None
-            position = found.end()
-            if self._in == "string":
-                self._end_string(found[1])
-            elif self._in == "escape":
-                self._escape(found[0])
-            elif self._in == "word":
-                self._token.append(found[0])
-                if position < len(text):
-                    self._end_word()
-            elif position < len(text):
-                position += self._mark(text[position])
-                if not self._open:
-                    return None if self.is_broken else position
-        return None
-
-    def _end_string(self, end: str) -> None:
-        if end == '"':
-            self._in = ""
-            self._next = ":" if self._next in ("key", "first key") else "after"
-        elif end:
-            self._in, self._token = "escape", []
-
-    def _escape(self, character: str) -> None:
-        self._token.append(character)
-        if _ESCAPE_IN_JSON.fullmatch(escape := "".join(self._token)):
-            self._in = "string"
-        elif not _PARTIAL_ESCAPE.fullmatch(escape):
-            self.is_broken = True
-
-    def _end_word(self) -> None:
-        self.is_broken = not _JSON_WORD.fullmatch("".join(self._token))
-        self._in, self._next, self._token = "", "after", []
-
-    def _mark(self, mark: str) -> int:
-        """Takes a character outside strings and words; returns its length, or 0 if it starts a
-        word.
-        """
-        is_key = self._next in ("key", "first key")
-        is_value = self._next in ("value", "first value")
-        if mark == '"' and (is_key or is_value):
-            self._in = "string"
-        elif mark in "{[" and is_value:
-            self._open.append(mark)
-            self._next = "first key" if mark == "{" else "first value"
-        elif self._open and mark == _CLOSED_BY[self._open[-1]] and self._next in _MAY_CLOSE[mark]:
-            self._open.pop()
-            self._next = "after"
-        elif mark == ":" and self._next == ":":
-            self._next = "value"
-        elif mark == "," and self._next == "after":
-            self._next = "key" if self._open[-1] == "{" else "value"
-        elif is_value and self._open and (mark.isalnum() or mark in "-+."):
-            self._in, self._token = "word", []
-            return 0
-        else:
-            self.is_broken = True
-        return 1

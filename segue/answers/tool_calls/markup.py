@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from segue.answers.growing_text import GrowingText
-from segue.answers.tool_calls.hermes import HermesCalls
+from segue.answers.tool_calls.hermes import HermesCalls, OpenCall
 from segue.answers.tool_calls.literals import Json
 
 Kind: TypeAlias = Literal[
@@ -72,6 +72,9 @@ class Tag:
     """The arguments of a Hermes call, which is one tag from <tool_call> to </tool_call>. If there
     are several calls in between, the first includes the opening tag and the last the closing one.
     """
+    open_call: OpenCall | None = None
+    """Of the first of these calls, and of a <tool_call> that turned out to open none: the call as
+    it was written before that was known."""
 
 
 class TagReader:
@@ -100,6 +103,11 @@ class TagReader:
                     return
                 yield from self._hermes_tags(self._hermes)
                 self._hermes = None
+
+    @property
+    def open_call(self) -> OpenCall | None:
+        """The Hermes call that starts at `frontier`, if its arguments have started."""
+        return self._hermes.open_call if self._hermes else None
 
     def breaks_off(self) -> bool:
         """Whether the text so far ends in the middle of a tag."""
@@ -139,10 +147,13 @@ class TagReader:
         self.frontier += end - index
 
     def _hermes_tags(self, hermes: HermesCalls) -> Iterator[Tag]:
+        open_call = hermes.open_call
         for call in hermes.calls:
-            yield self._tag_to(call.end, "hermes", call.name, call.arguments)
+            yield self._tag_to(call.end, "hermes", call.name, call.arguments, open_call=open_call)
+            open_call = None
         if not hermes.calls:
-            yield self._tag_to(self.frontier + len("<tool_call>"), "<tool_call>")
+            end = self.frontier + len("<tool_call>")
+            yield self._tag_to(end, "<tool_call>", open_call=open_call)
 
     def _tag_to(
         self,
@@ -152,6 +163,7 @@ class TagReader:
         arguments: dict[str, Json] | None = None,
         *,
         ends_line: bool = False,
+        open_call: OpenCall | None = None,
     ) -> Tag:
         """The tag from the frontier to `end`, which becomes the frontier."""
         start = self.frontier
@@ -165,6 +177,7 @@ class TagReader:
             ends_line=ends_line,
             name=name,
             arguments=arguments,
+            open_call=open_call,
         )
         self.last_end = self.frontier = self.end_of_words = end
         return tag

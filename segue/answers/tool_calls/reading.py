@@ -78,6 +78,15 @@ class Readings:
         """Whether no reading is in a call."""
         return self._at.keys() <= {"outside", "reasoning"}
 
+    @property
+    def only_outside(self) -> Step | None:
+        """The last step, if all readings are outside of calls and reasoning: a Hermes call is one
+        in all of them. A <tool_call> before it has no function.
+        """
+        if self._at.keys() <= {"outside", "opened"} and "outside" in self._at:
+            return self._at["outside"][1]
+        return None
+
     def step(self, tag: Tag) -> None:
         before, self._at = self._at, {}
         for place, (cost, step) in before.items():

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from segue.answers.growing_text import GrowingText
 from segue.answers.parts import CallArguments
+from segue.answers.tool_calls.hermes import OpenCall
 from segue.answers.tool_calls.literals import Json
 from segue.answers.tool_calls.markup import Tag
 from segue.answers.tool_calls.values import Tools
@@ -67,6 +68,9 @@ class Content:
 class CallWriter:
     """Writes a call's arguments as JSON. `end` is where the call ends as far as is known."""
 
+    awaits_end = False
+    """The call ends where anything else starts."""
+
     def __init__(self, index: int, tag: Tag, start: int, text: GrowingText, tools: Tools) -> None:
         self.index = index
         self.start = start
@@ -122,6 +126,8 @@ class CallWriter:
 
     def rest(self) -> str:
         """What is left to write at the call's end."""
+        if self._function.open_call is not None:
+            return "".join(self._function.open_call.pieces)
         if self._function.arguments is not None:
             return _to_json(self._function.arguments)
         return "}" if self._given else "{}"
@@ -140,6 +146,31 @@ class CallWriter:
 
     def _fragment(self, text: str) -> CallArguments:
         return CallArguments(self.index, text)
+
+
+class JsonCallWriter:
+    """Writes the arguments of a Hermes call that is open. It starts at `start`."""
+
+    contradicts = False
+
+    def __init__(self, index: int, start: int, call: OpenCall) -> None:
+        self.index = index
+        self.start = start
+        self.end = start
+        self.awaits_end = True
+        """Whether it is complete is not known yet."""
+        self._call = call
+        self._num_written = 0
+
+    def read_to(self, end: int) -> Iterator[CallArguments]:
+        """The text up to `end` belongs to the call."""
+        if rest := self.rest():
+            yield CallArguments(self.index, rest)
+
+    def rest(self) -> str:
+        new = self._call.pieces[self._num_written :]
+        self._num_written += len(new)
+        return "".join(new)
 
 
 def _without_first_line_end(text: str) -> str:

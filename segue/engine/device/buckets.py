@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Literal, TypeAlias
 
 from segue.kernels.sampling import EVERYTHING, SamplingFeatures
 
@@ -25,6 +26,9 @@ KINDS = (SamplingFeatures(), SamplingFeatures(draws=True), FILTERED, EVERYTHING)
 its features."""
 FIRST_CONTEXT = 4096
 CONTEXT_FACTOR = 4
+
+
+Half: TypeAlias = Literal["draft", "verify"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +44,8 @@ class StepShape:
     """Set if any sequence wants them. Costs a pass over the logits, and a top-k."""
     needs: SamplingFeatures = EVERYTHING
     """Sampling features; the step computes no others."""
+    half: Half | None = None
+    """One half of a step, between which the host finds masks; None for a whole one."""
 
     @property
     def num_rounds(self) -> int:

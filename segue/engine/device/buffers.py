@@ -97,6 +97,9 @@ class StepTables:
         self._ints_RF = torch.empty(
             num_rows + 1, sum(self._widths), dtype=torch.int64, device=device
         )
+        self._drafts_RK = torch.zeros(
+            num_rows + 1, MAX_VERIFY_TOKENS - 1, dtype=torch.int64, device=device
+        )
         self._pages_RP = torch.full((num_rows + 1, self.max_pages), scratch.page, device=device)
         self._ints_RF[:] = torch.tensor(
             self._record(
@@ -147,6 +150,14 @@ class StepTables:
         singles = [part.unsqueeze(1) for part in rows[:_NUM_SINGLE]]
         ints_BF = torch.cat([*singles, *rows[_NUM_SINGLE:]], dim=1)
         self._ints_RF.index_copy_(0, row_ids_B, ints_BF)
+
+    def keep_drafts(self, row_ids_B: Tensor, drafts_BK: Tensor) -> None:
+        """For the other half of the step. Rows that occur twice must be equal."""
+        self._drafts_RK[:, : drafts_BK.shape[1]].index_copy_(0, row_ids_B, drafts_BK)
+
+    def drafts(self, row_ids_B: Tensor, num_drafts: int) -> Tensor:
+        """Those that were kept [B, K]."""
+        return self._drafts_RK[:, :num_drafts].index_select(0, row_ids_B)
 
     def _record(self, start: RowStart) -> list[int]:
         singles = [

@@ -11,9 +11,10 @@ from __future__ import annotations
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -52,6 +53,10 @@ class StepGraphs:
         to_device(row_ids, self._tables.device, out=self._row_ids[: shape.num_sequences])
         captured.graph.replay()
         return captured.result
+
+    def set_masks(self, masks: Mapping[int, Sequence[np.ndarray]]) -> None:
+        """As `DeviceStep.set_masks`."""
+        self._step.set_masks(masks)
 
     def capture(self, shapes: Iterable[StepShape]) -> None:
         """Capture these shapes in advance, at start-up."""

@@ -6,12 +6,18 @@
 On a CUDA device a launch returns at once; its result is a vector in pinned memory, followed by an
 event. The copy, a few hundred bytes, runs on the steps' own stream: on another stream the next step
 would have to wait for it before overwriting the vector. On a CPU a launch runs the whole step.
+
+A step whose drafts must follow a grammar is two launches. In between the host waits for the drafts,
+and finds the masks of the rounds that verify them:
+
+    host    launch half ── read drafts ── masks ── launch half ── …
+    device  ── draft ──│                       │── verify ──│
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Protocol, Self
 
@@ -30,6 +36,10 @@ from segue.engine.device.stream import WorkStream
 from segue.engine.runner import ModelRunner
 from segue.kernels.sampling import SamplingFeatures
 
+FindMasks = Callable[[Sequence[Sequence[int]]], Mapping[int, Sequence[np.ndarray]]]
+"""From the drafts of each sequence, in the order of the request, to masks by row: those of the
+rounds up to the first draft that is not allowed."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepRequest:
@@ -43,6 +53,8 @@ class StepRequest:
     """Top log-probabilities per sequence, besides the sampled token's; None for none at all."""
     needs: SamplingFeatures
     """The sampling features that any of the sequences needs."""
+    find_masks: FindMasks | None = None
+    """If some sequences follow a grammar and there are drafts."""
 
 
 class Launched(Protocol):
@@ -101,7 +113,10 @@ class Launcher:
             device=device,
         )
         sampling = DeviceSampling(
-            num_rows=num_rows, vocab_size=runner.config.vocab_size, device=device
+            num_rows=num_rows,
+            vocab_size=runner.config.vocab_size,
+            device=device,
+            max_drafts=max_drafts,
         )
         step = runner.device_step(tables, sampling)
         if device == "cpu":
@@ -133,12 +148,18 @@ class Launcher:
             self._tables.start(row, start)
             self._sampling.start(row, params, prompt_ids=prompt_ids, answer_ids=answer_ids)
 
-    def resume(self, row: int, num_left: int, mask: np.ndarray | None) -> None:
-        """Lets the row get this many tokens, each one that the mask has. Takes effect for every
+    def resume(
+        self, row: int, num_left: int, mask: np.ndarray | None, *, is_first: bool = False
+    ) -> None:
+        """Lets the row get this many tokens, each one that the mask has. With `is_first` it is only
+        the next token's: `StepRequest.find_masks` finds those after drafts. Takes effect for every
         step launched after this call."""
         with self._stream.use():
             self._tables.set_left(row, num_left)
-            self._sampling.set_mask(row, mask)
+            if is_first and mask is not None:
+                self._sampling.set_masks(row, [mask])
+            else:
+                self._sampling.set_mask(row, mask)
 
     def launch(self, request: StepRequest) -> Launched:
         with self._stream.use():
@@ -157,7 +178,12 @@ class Done:
 def run_eagerly(step: DeviceStep, tables: StepTables, request: StepRequest) -> Done:
     """Run a step unpadded, in its exact shape; done when this returns."""
     shape = exact_shape(request, tables.page_tokens)
-    values = step.run(to_device(request.rows, tables.device), shape)
+    row_ids_B = to_device(request.rows, tables.device)
+    if request.find_masks is not None:
+        drafts_BK = step.run(row_ids_B, replace(shape, half="draft"))
+        step.set_masks(request.find_masks(drafts_BK.tolist()))
+        shape = replace(shape, half="verify")
+    values = step.run(row_ids_B, shape)
     return Done(unpack(values.cpu(), shape, request.num_logprobs))
 
 
@@ -170,6 +196,11 @@ def replay(
     rows = [*request.rows, *[tables.pad_row] * num_padding]
     started, ended = (_event() for _ in range(2))
     started.record()
+    if request.find_masks is not None:
+        # Waits for the drafts, and so for the steps before.
+        drafts_BK = graphs.run(rows, replace(shape, half="draft")).cpu()
+        graphs.set_masks(request.find_masks(drafts_BK[: len(request.rows)].tolist()))
+        shape = replace(shape, half="verify")
     result = graphs.run(rows, shape)
     # torch does not reuse pinned memory that a copy still fills; see `to_device`.
     values = torch.empty(result.shape, dtype=result.dtype, pin_memory=True)

@@ -1,14 +1,15 @@
 """How a step's sequences are sampled: tensors of parameters, with a row each, and the ledger.
 
-    row    seed  top_k  slot  mask │ temperature  top_p  min_p  repetition  presence  frequency
+    row    seed  top_k  slot  mask  many │ temperature  top_p  min_p  three penalties
     slot   counts of every token, bias of every token: for rows with penalties or a bias
     mask   a bit for every token
 
-A row's slot and its mask have the row's number. A row without penalties or a bias has no slot, one
-that may get any token has no mask, and neither costs anything.
+A row's slot has the row's number. It may have one mask for all its tokens, or many: one for each
+round of a step, since what a grammar allows depends on the drafts before. A row without penalties
+or a bias has no slot, one that may get any token has no mask, and neither costs anything.
 
-R rows, W words of a mask, B sequences of a step, J draft rounds, T rows of logits, K tokens
-pending, V vocabulary.
+R rows, M masks of all rows, W words of a mask, B sequences of a step, J draft rounds, T rows of
+logits, K tokens pending, V vocabulary.
 """
 
 from __future__ import annotations
@@ -25,23 +26,30 @@ from segue.engine.sampler import fill_slot, integers_of, needs_of, numbers_of, r
 from segue.kernels import NO_SLOT, sampling
 from segue.kernels.sampling import Ledger, SamplingFeatures
 
-# Columns of a row's integers.
-_SLOT, _MASK = 2, 3
+# Columns of a row's integers. The last one is not for the kernels.
+_SLOT, _MASK, _MANY = 2, 3, 4
 
 
 class DeviceSampling:
-    def __init__(self, *, num_rows: int, vocab_size: int, device: str) -> None:
+    def __init__(self, *, num_rows: int, vocab_size: int, device: str, max_drafts: int = 0) -> None:
+        """`max_drafts`: of a row with many masks."""
         self._device = torch.device(device)
         self._vocab_size = vocab_size
         # One extra row, greedy and without a slot, for padding.
-        self._ints_R4 = torch.zeros(num_rows + 1, 4, dtype=torch.int64, device=device)
-        self._ints_R4[:, _SLOT] = NO_SLOT
-        self._ints_R4[:, _MASK] = NO_SLOT
+        self._ints_R5 = torch.zeros(num_rows + 1, 5, dtype=torch.int64, device=device)
+        self._ints_R5[:, _SLOT] = NO_SLOT
+        self._ints_R5[:, _MASK] = NO_SLOT
+        self._masks_each = max_drafts + 1
         self._floats_R6 = torch.zeros(num_rows + 1, 6, dtype=torch.float64, device=device)
         self._ledger = Ledger(
             counts_SV=torch.zeros(num_rows, vocab_size, dtype=torch.int32, device=device),
             bias_SV=torch.zeros(num_rows, vocab_size, dtype=torch.float32, device=device),
-            masks_MW=torch.zeros(num_rows, -(-vocab_size // 32), dtype=torch.int32, device=device),
+            masks_MW=torch.zeros(
+                num_rows * self._masks_each,
+                -(-vocab_size // 32),
+                dtype=torch.int32,
+                device=device,
+            ),
         )
 
     def start(
@@ -55,8 +63,8 @@ class DeviceSampling:
         """Set how the row is sampled. Takes effect in stream order, without waiting."""
         needs = needs_of(params)
         has_slot = needs.bias or needs.penalties
-        ints = integers_of(params, row if has_slot else NO_SLOT, NO_SLOT)
-        self._ints_R4[row].copy_(to_device(ints, self._device))
+        ints = [*integers_of(params, row if has_slot else NO_SLOT, NO_SLOT), 0]
+        self._ints_R5[row].copy_(to_device(ints, self._device))
         numbers = to_device(numbers_of(params), self._device, dtype=torch.float64)
         self._floats_R6[row].copy_(numbers)
         if has_slot:
@@ -67,13 +75,25 @@ class DeviceSampling:
 
     def set_mask(self, row: int, mask: np.ndarray | None) -> None:
         """The tokens that the row may get from now on; None for all. In stream order."""
-        self._ints_R4[row, _MASK] = NO_SLOT if mask is None else row
-        if mask is not None:
+        self._set_masks(row, [] if mask is None else [mask], has_many=False)
+
+    def set_masks(self, row: int, masks: Sequence[np.ndarray]) -> None:
+        """The tokens that the row may get in each round of the next step: after no draft, after the
+        first one, and so on. Rounds without a mask come after a draft that is not allowed. In
+        stream order."""
+        self._set_masks(row, masks, has_many=True)
+
+    def _set_masks(self, row: int, masks: Sequence[np.ndarray], *, has_many: bool) -> None:
+        assert len(masks) <= self._masks_each, f"a row has room for {self._masks_each} masks"
+        first = row * self._masks_each
+        self._ints_R5[row, _MASK] = first if masks else NO_SLOT
+        self._ints_R5[row, _MANY] = int(has_many)
+        if masks:
             assert self._ledger.masks_MW is not None
-            words = torch.from_numpy(mask)
+            words = torch.from_numpy(np.stack(masks))
             if self._device.type != "cpu":
                 words = words.pin_memory()
-            self._ledger.masks_MW[row].copy_(words, non_blocking=True)
+            self._ledger.masks_MW[first : first + len(masks)].copy_(words, non_blocking=True)
 
     def sample(
         self,
@@ -82,14 +102,27 @@ class DeviceSampling:
         positions_T: Tensor,
         pending_TK: Tensor,
         needs: SamplingFeatures,
+        *,
+        round_T: Tensor | None,
     ) -> Tensor:
         # Transposed, so that each field is contiguous, as kernels expect.
-        integers_4T = self._ints_R4.index_select(0, row_ids_T).T.contiguous()
+        integers_5T = self._ints_R5.index_select(0, row_ids_T).T.contiguous()
+        if needs.masks:
+            integers_5T[_MASK] = _masks_in(round_T, integers_5T[_MASK], integers_5T[_MANY] == 1)
         numbers_6T = self._floats_R6.index_select(0, row_ids_T).T.contiguous()
-        rows = rows_of(integers_4T, numbers_6T, position_R=positions_T, pending_RP=pending_TK)
+        rows = rows_of(
+            integers_5T[:_MANY], numbers_6T, position_R=positions_T, pending_RP=pending_TK
+        )
         return sampling.sample(logits_TV, rows, needs, self._ledger)
 
     def observe(self, row_ids_B: Tensor, token_ids_BJ: Tensor, num_new_B: Tensor) -> None:
         assert self._ledger.counts_SV is not None
-        slot_B = self._ints_R4[:, _SLOT].index_select(0, row_ids_B)
+        slot_B = self._ints_R5[:, _SLOT].index_select(0, row_ids_B)
         sampling.observe(self._ledger.counts_SV, slot_B, token_ids_BJ, num_new_B)
+
+
+def _masks_in(round_T: Tensor | None, first_T: Tensor, has_many_T: Tensor) -> Tensor:
+    """The mask of each row in these rounds; NO_SLOT for none."""
+    if round_T is None:
+        return first_T.masked_fill(has_many_T, NO_SLOT)
+    return first_T + round_T.masked_fill(~has_many_T, 0)

@@ -6,6 +6,9 @@
 The host code here never waits for the device or branches on its values, so a CUDA graph can hold
 all of it (`segue.engine.device.graphs`). A CPU runs the same function.
 
+A step may be run in two halves, up to the drafts and from there on. In between the host reads the
+drafts and sets the masks of a grammar for the rounds that verify them.
+
 All decode chunks have the same number of draft rounds J = k + 1. A sequence that must stop earlier,
 because its answer or its ring ends, computes the rest as padding: token 0, states into the scratch
 slot, keys and values into the scratch page. A row that may not run at all is padding from its first
@@ -17,8 +20,10 @@ size, V vocabulary.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -42,9 +47,16 @@ class StepSampling(Protocol):
         positions_T: Tensor,
         pending_TK: Tensor,
         needs: SamplingFeatures,
+        *,
+        round_T: Tensor | None,
     ) -> Tensor:
         """A token for each row of logits, [T], at these positions. `pending` tokens count as part
-        of the answer. Padding rows of logits may hold NaN."""
+        of the answer. Padding rows of logits may hold NaN. `round_T`: the number of drafts before;
+        None for drafts that are drawn before their masks are known."""
+        ...
+
+    def set_masks(self, row: int, masks: Sequence[np.ndarray]) -> None:
+        """The tokens that the row may get in each round of the next step."""
         ...
 
     def observe(self, row_ids_B: Tensor, token_ids_BJ: Tensor, num_new_B: Tensor) -> None:
@@ -65,10 +77,17 @@ class DeviceStep:
     def run(self, row_ids_B: Tensor, shape: StepShape) -> Tensor:
         """One step of the sequences in these rows. Only the padding row may occur more than once.
 
-        Returns one vector of integers, which `segue.engine.device.result.unpack` reads.
+        Returns one vector of integers, which `segue.engine.device.result.unpack` reads, or after
+        the first half the drafts [B, K].
         """
         chunks = _DecodeChunks.of(self._tables, row_ids_B, shape)
-        drafts_BK = self._draft(chunks, row_ids_B, shape.needs)
+        if shape.half == "verify":
+            drafts_BK = self._tables.drafts(row_ids_B, shape.num_drafts)
+        else:
+            drafts_BK = self._draft(chunks, row_ids_B, shape.needs)
+        if shape.half == "draft":
+            self._tables.keep_drafts(row_ids_B, drafts_BK)
+            return drafts_BK
         token_ids_BJ = torch.cat([chunks.rows.last_token_B.unsqueeze(1), drafts_BK], dim=1)
         logits_TV = self._model.forward(chunks.batch(token_ids_BJ), self._cache, None)
         targets_BJ = self._targets(logits_TV, chunks, row_ids_B, drafts_BK, shape.needs)
@@ -80,6 +99,11 @@ class DeviceStep:
         return pack(
             num_new_B, num_drafted_B, targets_BJ, logits_TV if shape.with_logprobs else None
         )
+
+    def set_masks(self, masks: Mapping[int, Sequence[np.ndarray]]) -> None:
+        """Between the halves of a step: for each round of these rows."""
+        for row, of_row in masks.items():
+            self._sampling.set_masks(row, of_row)
 
     def _draft(self, chunks: _DecodeChunks, row_ids_B: Tensor, needs: SamplingFeatures) -> Tensor:
         """The MTP layer's drafts after each sequence's last token [B, K]."""
@@ -96,7 +120,12 @@ class DeviceStep:
             batch = chunks.draft_batch(token_ids_B, depth, pages, rotary)
             logits_BV, hidden_BH = self._model.draft(hidden_BH, batch)
             drawn_B = self._sampling.sample(
-                logits_BV, row_ids_B, batch.lengths_D, pending_BK, needs
+                logits_BV,
+                row_ids_B,
+                batch.lengths_D,
+                pending_BK,
+                needs,
+                round_T=None if depth else torch.zeros_like(row_ids_B),
             )
             # In a padding row even the logits may be NaN.
             token_ids_B = drawn_B.masked_fill(chunks.num_tokens_B <= depth + 1, 0)
@@ -122,6 +151,7 @@ class DeviceStep:
             chunks.positions_JB.flatten() + 1,
             pending_JBK.flatten(0, 1),
             needs,
+            round_T=chunks.index_J.repeat_interleave(num),
         )
         return targets_T.view(num_rounds, num).T.contiguous()
 

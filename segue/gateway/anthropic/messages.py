@@ -18,7 +18,7 @@ from segue.answers import (
     ReasoningText,
 )
 from segue.api.turn import FinishReason, TurnEnd
-from segue.gateway.http.stream import event
+from segue.gateway.http.stream import TextEvents, event
 from segue.gateway.turns import Step
 
 Json: TypeAlias = dict[str, Any]
@@ -189,20 +189,22 @@ class _BlockEvents:
         self.has_calls = False
         self._index = -1
         self._open = ""
+        self._texts: TextEvents | None = None
+        """Of the open block."""
 
     def of(self, part: AnswerPart) -> Iterator[bytes]:
         match part:
             case ReasoningText(text):
                 yield from self._ensure("thinking", part)
-                yield self._delta({"type": "thinking_delta", "thinking": text})
+                yield self._text("thinking_delta", "thinking", text)
             case ContentText(text):
                 yield from self._ensure("text", part)
-                yield self._delta({"type": "text_delta", "text": text})
+                yield self._text("text_delta", "text", text)
             case CallStart():
                 yield from self.close()
                 yield from self._ensure("tool_use", part)
             case CallArguments(text=text):
-                yield self._delta({"type": "input_json_delta", "partial_json": text})
+                yield self._text("input_json_delta", "partial_json", text)
             case CallEnd():
                 self.has_calls = True
                 yield from self.close()
@@ -214,7 +216,7 @@ class _BlockEvents:
             return
         if self._open == "thinking":
             yield self._delta({"type": "signature_delta", "signature": _SIGNATURE})
-        self._open = ""
+        self._open, self._texts = "", None
         yield event("content_block_stop", {"type": "content_block_stop", "index": self._index})
 
     def _ensure(self, kind: str, part: AnswerPart) -> Iterator[bytes]:
@@ -231,6 +233,12 @@ class _BlockEvents:
                 "content_block": _new_block(part),
             },
         )
+
+    def _text(self, kind: str, name: str, text: str) -> bytes:
+        """A block has texts of one kind."""
+        if self._texts is None:
+            self._texts = TextEvents(lambda some: self._delta({"type": kind, name: some}))
+        return self._texts.of(text)
 
     def _delta(self, delta: Json) -> bytes:
         return event(

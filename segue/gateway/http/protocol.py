@@ -5,13 +5,15 @@
 - A request that offers to speak HTTP/2 (Java's clients do, with each first request) is answered in
   HTTP/1.1. uvicorn would lose its body.
 - What is not HTTP gets an error in the form of all others.
+- The head of a response is sent with what follows it. uvicorn makes two system calls of them, each
+  of which wakes the client.
 """
 
 from __future__ import annotations
 
 import asyncio
 from http import HTTPStatus
-from typing import cast
+from typing import Any, cast
 
 import httptools
 from pydantic_core import to_json
@@ -23,7 +25,38 @@ MAX_HEAD_BYTES = 64 << 10
 """Of a request line and its headers together."""
 # Long enough for any client that means to send something.
 STALL_S = 75.0
+_HEAD = b"HTTP/1.1 "
 _OFFERS = (b"upgrade", b"http2-settings", b"connection")
+
+
+class JoiningTransport:
+    """The connection's own, except that a head waits for what is written right after it."""
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport = transport
+        self._loop = loop
+        self._head = b""
+
+    def write(self, data: bytes) -> None:
+        if self._head:
+            data, self._head = self._head + data, b""
+        elif data.startswith(_HEAD):
+            self._head = data
+            self._loop.call_soon(self._flush)
+            return
+        self._transport.write(data)
+
+    def close(self) -> None:
+        self._flush()
+        self._transport.close()
+
+    def _flush(self) -> None:
+        head, self._head = self._head, b""
+        if head:
+            self._transport.write(head)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
 
 
 class Protocol(HttpToolsProtocol):
@@ -33,7 +66,8 @@ class Protocol(HttpToolsProtocol):
     _stall: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
+        own = cast("asyncio.Transport", JoiningTransport(transport, self.loop))
+        super().connection_made(own)
         self._watch()
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -36,6 +36,7 @@ class Gateway:
 
 
 Answer = Callable[[Gateway, Request], Awaitable[Response]]
+Endpoint = Callable[[Request], Awaitable[Response]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,9 +48,7 @@ class Route:
     needs_key: bool = True
     """If the router has API keys."""
 
-    def endpoint(
-        self, gateway: Gateway, of_key: Callable[[str], Gateway]
-    ) -> Callable[[Request], Awaitable[Response]]:
+    def endpoint(self, gateway: Gateway, of_key: Callable[[str], Gateway]) -> Endpoint:
         async def endpoint(request: Request) -> Response:
             try:
                 if not self.needs_key:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import secrets
 from collections.abc import AsyncGenerator, Callable
 from typing import Any
 
 from pydantic_core import to_json
 from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from segue.gateway.http.door import visit_of
 from segue.gateway.http.errors import Failure
@@ -21,6 +22,18 @@ def data(value: Any) -> bytes:
 
 def event(name: str, value: Any) -> bytes:
     return b"event: " + name.encode() + b"\n" + data(value)
+
+
+class TextEvents:
+    """Events that differ in one text alone: all around it is encoded once."""
+
+    def __init__(self, event_with: Callable[[str], bytes]) -> None:
+        # No client can have sent it.
+        mark = secrets.token_hex(16)
+        self._around = event_with(mark).split(to_json(mark))
+
+    def of(self, text: str) -> bytes:
+        return to_json(text).join(self._around)
 
 
 class EventStream(Response):
@@ -51,9 +64,6 @@ class EventStream(Response):
         return cls(await anext(pieces), pieces, failed)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def send_piece(piece: bytes, *, more_body: bool = True) -> None:
-            await send({"type": "http.response.body", "body": piece, "more_body": more_body})
-
         async with contextlib.aclosing(self._rest):
             await send(
                 {
@@ -62,12 +72,16 @@ class EventStream(Response):
                     "headers": self.raw_headers,
                 }
             )
-            await send_piece(self._first)
+            await send(_body(self._first))
             try:
                 async for piece in self._rest:
-                    await send_piece(piece)
+                    await send(_body(piece))
             except Exception as error:
                 failure = Failure.of(error)
                 visit_of(scope).status = failure.status
-                await send_piece(self._failed(failure))
-        await send_piece(b"", more_body=False)
+                await send(_body(self._failed(failure)))
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+def _body(piece: bytes) -> Message:
+    return {"type": "http.response.body", "body": piece, "more_body": True}

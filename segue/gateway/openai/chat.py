@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, Iterable, Iterator
 from contextlib import aclosing
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeAlias
 
 from segue.answers import (
     AnswerPart,
@@ -18,7 +18,7 @@ from segue.answers import (
 )
 from segue.api.turn import PromptLogprobs, TurnEnd
 from segue.api.types import SampledToken
-from segue.gateway.http.stream import data
+from segue.gateway.http.stream import TextEvents, data
 from segue.gateway.openai.chat_request import ChatRequest
 from segue.gateway.openai.objects import (
     Json,
@@ -35,14 +35,16 @@ from segue.gateway.turns import Step, total_usage
 PING = b": waiting\n\n"
 DONE = b"data: [DONE]\n\n"
 
+_Text: TypeAlias = ContentText | ReasoningText | CallArguments
+
 
 @dataclass(slots=True)
 class _Choice:
     """One answer, as far as it is known."""
 
     index: int
-    reasoning: str = ""
-    content: str = ""
+    reasoning: list[str] = field(default_factory=list)
+    content: list[str] = field(default_factory=list)
     calls: dict[int, Json] = field(default_factory=dict)
     logprobs: list[SampledToken] = field(default_factory=list)
     token_ids: list[int] = field(default_factory=list)
@@ -55,9 +57,9 @@ class _Choice:
         for part in step.parts:
             match part:
                 case ReasoningText(text):
-                    self.reasoning += text
+                    self.reasoning.append(text)
                 case ContentText(text):
-                    self.content += text
+                    self.content.append(text)
                 case CallStart(index, name):
                     self.calls[index] = _call(name)
                 case CallArguments(index, text):
@@ -65,7 +67,7 @@ class _Choice:
                 case CallAbandoned(index, text):
                     # Streams have its fragments already.
                     del self.calls[index]
-                    self.content += text
+                    self.content.append(text)
         self.prompt_logprobs = step.prompt_logprobs or self.prompt_logprobs
         self.logprobs += step.logprobs
         self.token_ids += step.token_ids
@@ -103,6 +105,8 @@ class ChatAnswer:
         self._prompt_ids = None if prompt_ids is None else list(prompt_ids)
         self._request_id = request_id
         self._choices: dict[int, _Choice] = {}
+        self._texts: dict[tuple[int, type[_Text], int], TextEvents] = {}
+        """Of each answer, and in it of each kind of text, and of each call's arguments."""
 
     async def whole(self) -> Json:
         """Raises SegueErrors."""
@@ -131,13 +135,22 @@ class ChatAnswer:
             async for some in steps:
                 events = []
                 for step in some:
-                    delta = self._delta(step)
-                    if delta is not None:
+                    if (event := self._text_event(step, head)) is not None:
+                        events.append(event)
+                    elif (delta := self._delta(step)) is not None:
                         chunk = {**head, "choices": [await self._chunk(step, delta)], **first}
                         events.append(data(chunk))
                         first = {}
+                if self._is_over():
+                    events += self._last_events(head)
                 if events or not some:
                     yield b"".join(events) or PING
+
+    def _is_over(self) -> bool:
+        ends = [choice.end for choice in self._choices.values()]
+        return len(ends) == (self._request.n or 1) and None not in ends
+
+    def _last_events(self, head: Json) -> Iterator[bytes]:
         if self._request.has_usage:
             yield data({**head, "choices": [], "usage": self._usage()})
         yield DONE
@@ -160,13 +173,14 @@ class ChatAnswer:
         return usage_object(total_usage(ends, per_prompt=len(ends)))
 
     async def _whole_choice(self, choice: _Choice) -> Json:
+        content, reasoning = "".join(choice.content), "".join(choice.reasoning)
         message: Json = {
             "role": "assistant",
-            "content": choice.content if choice.content or not choice.calls else None,
+            "content": content if content or not choice.calls else None,
             "refusal": None,
         }
-        if choice.reasoning and self._sends_reasoning:
-            message |= _reasoning(choice.reasoning)
+        if reasoning and self._sends_reasoning:
+            message |= _reasoning(reasoning)
         if choice.calls:
             message["tool_calls"] = list(choice.calls.values())
         return await self._finished(choice, {"message": message}, choice.logprobs, choice.token_ids)
@@ -183,12 +197,7 @@ class ChatAnswer:
         token_ids: Iterable[int],
     ) -> Json:
         tokens = list(logprobs)
-        shown: Json = {
-            "index": choice.index,
-            **body,
-            "logprobs": None,
-            "finish_reason": choice.finish_reason,
-        }
+        shown = _shown(choice, body)
         if self._request.logprobs and tokens:
             texts = await self._served.token_bytes(ids_in(tokens))
             shown["logprobs"] = chat_logprobs(tokens, texts)
@@ -199,12 +208,38 @@ class ChatAnswer:
             shown["stop_reason"] = choice.end.stop_match or None
         return shown
 
+    def _text_event(self, step: Step, head: Json) -> bytes | None:
+        """The event of a step that adds to one text, and nothing else: only this text differs from
+        the event before. None for other steps.
+        """
+        choice = self._choices.get(step.choice)
+        if choice is None or not choice.is_started or len(step.parts) != 1:
+            return None
+        (part,) = step.parts
+        if step.end is not None or self._shows_tokens or not isinstance(part, _Text):
+            return None
+        if isinstance(part, ReasoningText) and not self._sends_reasoning:
+            return None
+        key = (step.choice, type(part), part.index if isinstance(part, CallArguments) else 0)
+        if key not in self._texts:
+
+            def with_text(text: str) -> bytes:
+                delta = self._delta_of([replace(part, text=text)], choice)
+                return data({**head, "choices": [_shown(choice, {"delta": delta})]})
+
+            self._texts[key] = TextEvents(with_text)
+        return self._texts[key].of(part.text)
+
+    @property
+    def _shows_tokens(self) -> bool:
+        return bool(self._request.return_token_ids or self._request.logprobs)
+
     def _delta(self, step: Step) -> Json | None:
         """What the step adds to the message; None if there is nothing to send."""
         choice = self._choice(step)
         choice.add(step)
         delta = self._delta_of(step.parts, choice)
-        has_tokens = step.token_ids and (self._request.return_token_ids or self._request.logprobs)
+        has_tokens = bool(step.token_ids) and self._shows_tokens
         if not delta and not has_tokens and step.end is None:
             return None
         if not choice.is_started:
@@ -234,6 +269,15 @@ class ChatAnswer:
     @property
     def _sends_reasoning(self) -> bool:
         return self._request.include_reasoning is not False
+
+
+def _shown(choice: _Choice, body: Json) -> Json:
+    return {
+        "index": choice.index,
+        **body,
+        "logprobs": None,
+        "finish_reason": choice.finish_reason,
+    }
 
 
 def _reasoning(text: str) -> dict[str, Any]:

@@ -65,7 +65,7 @@ class GatewayActor:
     def __init__(self, config: Config, router_address: str) -> None:
         import uvloop
 
-        from segue.gateway.__main__ import running
+        from segue.gateway.__main__ import running_alone
 
         _start_log("gateway")
         hosts = Hosts.of(config.gateway.host, "", ray.util.get_node_ip_address)
@@ -73,7 +73,7 @@ class GatewayActor:
         self._hosts = hosts
         self._shell = Shell(
             "gateway",
-            lambda: running(gateway, router_address),
+            lambda: running_alone(gateway, router_address),
             loop_factory=uvloop.new_event_loop,
         )
 

@@ -84,7 +84,7 @@ def delta_from_wire(delta: pb.TokenDelta) -> TokenDelta:
     return TokenDelta(
         token_ids=tuple(delta.token_ids),
         text=delta.text,
-        logprobs=tuple(sampled_from_wire(token) for token in delta.logprobs),
+        logprobs=tuple(map(sampled_from_wire, delta.logprobs)),
     )
 
 

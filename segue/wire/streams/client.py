@@ -33,6 +33,8 @@ class Call(ABC, Generic[Event]):
         self._arrived: asyncio.Future[None] | None = None
         self.is_over = False
         """The server has sent the call's last event, or was sent a stop."""
+        self.has_tokens = False
+        """The server has sent some."""
 
     @abstractmethod
     def push(self, event: Event) -> None:
@@ -136,7 +138,8 @@ class Calls(Generic[Command, Event]):
                 # gRPC's EOF is falsy; a message never is.
                 while message := cast(Any, await stream.read()):
                     self.is_broken = False
-                    for event in message.events:
+                    # A step's tokens come together. First tokens do not wait for all others.
+                    for event in sorted(message.events, key=self._has_tokens):
                         self._on_event(event)
             error: SegueError = Unavailable.unreachable(f"{self._peer} ended its stream of turns")
         except SegueError as broken:
@@ -147,6 +150,10 @@ class Calls(Generic[Command, Event]):
         self._running = None
         self.is_broken = True
         self.fail(error)
+
+    def _has_tokens(self, event: Event) -> bool:
+        call = self._calls.get(event.call)
+        return call is not None and call.has_tokens
 
     def _on_event(self, event: Event) -> None:
         call = self._calls.get(event.call)

@@ -108,6 +108,7 @@ class _Answering(Call[pb.GenerateManyEvent]):
             self.fail(error_from_wire(event.error))
         else:
             self.is_over = event.event.HasField("end")
+            self.has_tokens = self.has_tokens or event.event.HasField("delta")
             self._events.append(event.event)
             self._wake()
 
