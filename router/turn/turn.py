@@ -112,6 +112,7 @@ class Turn:
             max(self._deadline_at - self._context.clock(), 0.0), self._run_out_of_time
         )
         try:
+            await self._context.placing.look_up()
             while True:
                 try:
                     async with contextlib.aclosing(self._attempt()) as arriving:
