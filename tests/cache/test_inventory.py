@@ -157,15 +157,15 @@ def test_a_router_that_joins_late_learns_the_same() -> None:
 
 
 def test_messages_are_bounded() -> None:
-    world = World(num_pages=1_300)
+    world = World(num_pages=700)
     inventory = Inventory([world.cache])
-    for session in range(1, 1_251):
+    for session in range(1, 626):
         world.keep(prompt(session, 4))
 
     router = Told(inventory.read())
     sizes = [len(piece.without_state) for piece in router.listen()]
 
-    assert sizes == [500, 500, 250]
+    assert sizes == [250, 250, 125]
 
 
 def test_beyond_the_limit_the_latest_prefixes_are_known() -> None:
