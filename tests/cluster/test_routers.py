@@ -8,6 +8,7 @@ import random
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +22,7 @@ from kv_transfer.transport.loopback import LoopbackNetwork
 from prefill_worker.__main__ import running as running_prefill
 from segue.api.cluster_status import WorkerHealth
 from segue.api.errors import SegueError
-from segue.api.turn import FinishReason, TurnEnd
+from segue.api.turn import FinishReason, TokenDelta, TurnEnd
 from segue.api.types import (
     ChatInput,
     Message,
@@ -347,6 +348,29 @@ async def test_a_lost_decode_worker_is_lost_for_both(demo: Path, tmp_path: Path)
         finally:
             dying.kill()
             dying.wait()
+
+
+@pytest.mark.slow
+async def test_turns_of_a_router_that_hangs_end_on_their_workers(cluster: TwoRouters) -> None:
+    """As if its host were cut off: its connections stay open, but nothing answers."""
+    (one, two), (router, _) = cluster.clients, cluster.routers
+    unending = StopConditions(max_tokens=7_000, ignore_eos=True)
+    stream = one.stream(TokenInput((7, 8, 9)), stop=unending, timeout_s=300)
+    while not isinstance(await anext(stream), TokenDelta):
+        pass
+    assert router.popen is not None
+    router.popen.send_signal(signal.SIGSTOP)
+    try:
+        stopped_at = time.monotonic()
+        async with asyncio.timeout(40):
+            while any(worker.load.running_turns for worker in (await two.status()).workers):
+                await asyncio.sleep(0.1)
+        assert 5 < time.monotonic() - stopped_at < 25
+    finally:
+        router.popen.send_signal(signal.SIGCONT)
+    with contextlib.suppress(SegueError):
+        await stream.aclose()
+    await is_whole(one)
 
 
 async def health(client: Client, worker_id: str) -> WorkerHealth | None:
