@@ -18,6 +18,7 @@ from segue.api.prompt import PrefixName, Prompt
 from segue.api.types import TurnId
 from segue.cache.admission_queue import AdmissionQueue
 from segue.cache.host.tier import HostTier, Tiers
+from segue.cache.inventory import Inventory
 from segue.cache.layout import CacheLayout
 from segue.cache.prefix.eviction_cost import EvictionCost
 from segue.cache.strays import Strays
@@ -121,6 +122,7 @@ class HandoffWorker(ABC, Generic[AnyTurn, Command]):
             stepped=stepped,
             clock=clock,
         )
+        self.inventory = Inventory((self._memory.cache, self._tier.cache))
         self._turns: dict[TurnId, AnyTurn] = {}
         self._is_draining = False
         self._worker_metrics = metrics

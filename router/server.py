@@ -26,6 +26,7 @@ from segue.v1 import session_pb2 as pb
 from segue.v1.session_pb2_grpc import SessionsServicer
 from segue.wire.convert.events import events_to_wire
 from segue.wire.convert.explanation import explanation_to_wire
+from segue.wire.convert.kept import kept_from_wire
 from segue.wire.convert.request import request_from_wire, tokenized_from_wire
 from segue.wire.convert.same_names import message_of
 from segue.wire.convert.worker import (
@@ -192,6 +193,8 @@ def _key_in(context: Context) -> str:
 class MembershipFace(MembershipServicer):
     def __init__(self, router: Router) -> None:
         self._router = router
+        self._streams: dict[WorkerId, object] = {}
+        """Each worker's latest stream. An earlier one may end much later than it broke."""
 
     async def Join(
         self, request_iterator: AsyncIterator[worker_pb2.Heartbeat], context: Context
@@ -205,8 +208,10 @@ class MembershipFace(MembershipServicer):
             membership.left(worker.worker_id, worker.epoch)
             return
         membership.heartbeat(worker, first.model_id)
+        self._router.placing.kept.joined(worker)
+        stream = self._streams[worker.worker_id] = object()
         await self._router.links.forget_past_lives(worker)
-        listening = asyncio.ensure_future(self._listen(request_iterator, worker))
+        listening = asyncio.ensure_future(self._listen(request_iterator, worker, stream))
         try:
             views = membership.views()
             while True:
@@ -220,13 +225,19 @@ class MembershipFace(MembershipServicer):
                 yield worker_pb2.ClusterView(workers=[worker_to_wire(w) for w in view.result()])
         finally:
             listening.cancel()
-            membership.lost(worker.worker_id, worker.epoch)
+            if self._streams.get(worker.worker_id) is stream:
+                del self._streams[worker.worker_id]
+                membership.lost(worker.worker_id, worker.epoch)
 
     async def _listen(
-        self, heartbeats: AsyncIterator[worker_pb2.Heartbeat], worker: WorkerStatus
+        self, heartbeats: AsyncIterator[worker_pb2.Heartbeat], worker: WorkerStatus, stream: object
     ) -> bool:
         """Takes heartbeats until the stream ends. Returns whether the last one was a leave."""
         async for heartbeat in heartbeats:
+            if heartbeat.HasField("kept"):
+                if self._streams.get(worker.worker_id) is stream:
+                    self._router.placing.kept.take(worker, kept_from_wire(heartbeat.kept))
+                continue
             status = _status_of(heartbeat)
             if _identity(status) != _identity(worker):
                 raise InvalidRequest(

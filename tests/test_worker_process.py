@@ -11,6 +11,7 @@ from prometheus_client import CollectorRegistry
 
 from segue.api.cluster_status import WorkerLoad, WorkerStatus
 from segue.api.types import Role
+from segue.cache.inventory import Inventory
 from segue.wire.server import Services
 from segue.worker.process import Identity, Presence, WorkerOptions, serving_worker
 
@@ -36,6 +37,7 @@ class IdleWorker:
 
     def __init__(self, presence: Presence) -> None:
         self.presence = presence
+        self.inventory = Inventory(())
         self.while_draining: tuple[int, int] | None = None
 
     def services(self) -> Services:

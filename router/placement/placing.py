@@ -1,16 +1,16 @@
 """The state around placement: what is known about workers and sessions, and where each turn runs.
 
-The decision itself is `policy.py`, a pure function. This module gives it the inputs, and learns
-from the outcomes.
+The decision itself is `policy.py`, a pure function. This module has its inputs and learns.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from router.config import RouterConfig
+from router.kept import KeptByWorkers, digests_of, merged, reaches_answer
 from router.metrics import RouterMetrics
 from router.placement.cluster import ClusterModel, Seat
 from router.placement.coefficients import Observation
@@ -43,6 +43,7 @@ class Placing:
         self.pools = LargestPools()
         self.table = table
         self.shared_prefixes = SharedPrefixIndex(_MAX_SHARED_PREFIXES)
+        self.kept = KeptByWorkers(table)
         self.metrics = metrics
         self.clock = clock
         self.rules = Rules(
@@ -65,6 +66,7 @@ class Placing:
         """
         self.cluster.gone(worker)
         self.shared_prefixes.gone(worker.worker_id)
+        self.kept.gone(worker)
 
     def turn(
         self, spec: TurnSpec, *, known: History | None = None, num_kept: int = 0
@@ -95,6 +97,8 @@ class TurnPlacing:
         self.tokens = tokens
         """The prompt's."""
         self._context = tokens
+        self._digests: Sequence[bytes] = ()
+        self._reported: Residency = {}
         self._computed: Residency = {}
         """What workers hold of an answer that is resumed."""
         self._placing = placing
@@ -108,6 +112,11 @@ class TurnPlacing:
         self._home: WorkerNode | None = None
         """Where a new session was placed."""
 
+    async def look_up(self) -> None:
+        """Lets placements find the workers that report to hold the start of the prompt."""
+        if self._placing.kept.prefixes:
+            self._digests = await digests_of(self.tokens)
+
     def place(self, avoid: Collection[WorkerId]) -> Decision:
         """Makes a new decision and takes its seat, leaving an earlier one. Raises Unavailable."""
         self.leave()
@@ -120,8 +129,11 @@ class TurnPlacing:
         self._avoid = avoid
         self._residency = self._usable(self._held())
         started_at = time.perf_counter()
-        was_somewhere = self._computed or self.session.held(placing.cluster.nodes)
-        is_new = bool(session_id) and not was_somewhere
+        nodes = placing.cluster.nodes
+        opening = self._shared_prefix.num_tokens if self._shared_prefix else 0
+        was_somewhere = self._computed or self.session.held(nodes)
+        is_known = was_somewhere or reaches_answer(self._reported, nodes, opening)
+        is_new = bool(session_id) and not is_known
         decision = place(
             self._size,
             placing.cluster,
@@ -212,8 +224,9 @@ class TurnPlacing:
 
     def known_prefix(self, worker: WorkerStatus) -> PrefixName | None:
         """Names the prefix of the prompt that the worker is believed to have."""
-        held = self._residency.get(worker.worker_id)
-        return self._context.name(held.resident_tokens) if held is not None else None
+        held = self._residency.get(worker.worker_id, NOTHING)
+        reported = self._reported.get(worker.worker_id, NOTHING)
+        return self._context.name(held.resident_tokens, num_reported=reported.resident_tokens)
 
     def ended(self, result: TurnResult) -> None:
         """The turn is complete: records what each worker keeps, and learns from its timings."""
@@ -243,16 +256,15 @@ class TurnPlacing:
             self._attempt = None
 
     def _held(self) -> Residency:
-        """What workers hold of the session, or, for a new session, of its shared prefix."""
-        placing = self._placing
+        """What workers hold of the session or of a new one's shared prefix, or report to hold."""
+        placing, reports = self._placing, self._placing.kept.prefixes
         nodes = placing.cluster.nodes
-        own = self.session.held(nodes, self._usable_tokens)
-        for worker_id, held in self._computed.items():
-            if worker_id in nodes and held > own.get(worker_id, NOTHING):
-                own = {**own, worker_id: held}
-        if own or self._shared_prefix is None:
-            return own
-        return placing.shared_prefixes.held(self._shared_prefix, nodes)
+        self._reported = reports.held(self._digests, self._rules.page_tokens, nodes)
+        computed = {name: held for name, held in self._computed.items() if name in nodes}
+        own = merged(self.session.held(nodes, self._usable_tokens), computed)
+        if not own and self._shared_prefix is not None:
+            own = placing.shared_prefixes.held(self._shared_prefix, nodes)
+        return merged(own, self._reported)
 
     def _whole_pages(self, num_tokens: int) -> Held:
         whole = num_tokens // self._rules.page_tokens * self._rules.page_tokens
@@ -264,9 +276,11 @@ class TurnPlacing:
     @property
     def _usable_tokens(self) -> int | None:
         """Most tokens that a cached prefix can cover: the last token is always computed."""
-        if self.tokens.num_shared is None:
-            return None
-        return min(self.tokens.num_shared, len(self._spec.context) - 1)
+        shared = self.tokens.num_shared
+        if shared is None and self._digests:
+            # Beyond the last turn's tokens, reports say exactly what is held of this prompt.
+            shared = self.tokens.num_equal
+        return None if shared is None else min(shared, len(self._spec.context) - 1)
 
     def _current(self) -> _Attempt:
         assert self._attempt is not None, "a turn is placed before anything else happens to it"

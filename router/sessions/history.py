@@ -149,9 +149,11 @@ class TurnTokens:
     def __len__(self) -> int:
         return len(self.tokens)
 
-    def name(self, num_tokens: int) -> PrefixName | None:
-        """Names the prefix of a worker that keeps `num_tokens` of the session's last turn."""
-        num_pages = min(num_tokens, self.num_equal) // self.digests.page_tokens
+    def name(self, num_tokens: int, *, num_reported: int = 0) -> PrefixName | None:
+        """Names the prefix of a worker that keeps `num_tokens` of the session's last turn, or that
+        reports `num_reported` tokens of this prompt, whichever is longer."""
+        num_tokens = max(min(num_tokens, self.num_equal), num_reported)
+        num_pages = num_tokens // self.digests.page_tokens
         return self.digests.name(self.tokens, num_pages) if num_pages else None
 
     def with_answer(self, answer: Iterable[int]) -> TurnTokens:

@@ -203,7 +203,7 @@ class SessionTable:
         placement = decided.decision.placement
         session.prefill_worker = placement.prefill.worker_id
         session.decode_worker = placement.decode.worker_id
-        self._list(session)
+        self.add(session)
         self._decided[session.session_id] = decided
 
     def record(
@@ -250,11 +250,15 @@ class SessionTable:
 
     def fork(self, parent_id: SessionId, child_id: SessionId) -> None:
         """Gives the child its parent's record and tokens. It has no decision yet."""
-        self._list(replace(self._sessions[parent_id], session_id=child_id))
+        self.add(replace(self._sessions[parent_id], session_id=child_id))
         if (tokens := self._tokens.get(parent_id)) is not None:
             self._tokens[child_id] = tokens
 
-    def _list(self, session: SessionRecord) -> None:
+    def drop(self, session_id: SessionId) -> None:
+        """Unlists a session of which no worker keeps anything."""
+        self._sessions.pop(session_id, None)
+
+    def add(self, session: SessionRecord) -> None:
         # Popped first, so that the map's keys stay in the order of placement.
         self._sessions.pop(session.session_id, None)
         session.listed_as = next(self._placements)

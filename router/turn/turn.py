@@ -130,6 +130,7 @@ class Turn:
                 outcome = end.finish_reason.value
                 yield (end,)
                 return
+            await self._context.placing.look_up()
             while True:
                 try:
                     async with contextlib.aclosing(self._attempt()) as arriving:

@@ -228,13 +228,27 @@ class PageDigests:
         self.page_tokens = page_tokens
         self._digests = list(digests)
 
+    @property
+    def num_known(self) -> int:
+        """Pages whose digests are known."""
+        return len(self._digests)
+
     def name(self, prompt: Prompt, num_pages: int) -> PrefixName:
         """The name of the first pages of `prompt`, which must be the same one in each call."""
+        return PrefixName(num_pages * self.page_tokens, self.up_to_page(prompt, num_pages)[-1])
+
+    def up_to_page(self, prompt: Prompt, num_pages: int) -> Sequence[bytes]:
+        """The digests of the first pages of `prompt`, as for `name`. Takes about a microsecond for
+        each page that is not known."""
         page_tokens, digests = self.page_tokens, self._digests
         num_known = len(digests)
-        for key in prompt[num_known * page_tokens :].page_keys(page_tokens, num_pages - num_known):
-            digests.append(page_digest(digests[-1] if digests else b"", key))
-        return PrefixName(num_pages * page_tokens, digests[num_pages - 1])
+        if num_known < num_pages:
+            rest = prompt[num_known * page_tokens : num_pages * page_tokens]
+            digest = digests[-1] if digests else b""
+            for key in rest.page_keys(page_tokens, num_pages - num_known):
+                digest = page_digest(digest, key)
+                digests.append(digest)
+        return digests[:num_pages]
 
     def up_to(self, num_tokens: int) -> PageDigests:
         """The digests for another prompt, which shares its first `num_tokens` with this one."""

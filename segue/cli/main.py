@@ -93,6 +93,7 @@ def serve(
     model: Annotated[str | None, typer.Argument(help="Folder or hub id; default: demo.")] = None,
     prefill: Annotated[int | None, typer.Option(help="Prefill workers.")] = None,
     decode: Annotated[int | None, typer.Option(help="Decode workers.")] = None,
+    routers: Annotated[int | None, typer.Option(help="Routers, on consecutive ports.")] = None,
     host: Annotated[str | None, typer.Option(help="Address that the router listens on.")] = None,
     announce: Annotated[
         str | None, typer.Option(help="Address that others reach it by, if different.")
@@ -152,6 +153,7 @@ def serve(
             "model": model,
             "prefill": prefill,
             "decode": decode,
+            "routers": routers,
             "ray_address": ray_address,
             "http": http,
         },

@@ -1,4 +1,4 @@
-"""A running cluster: Ray, one router, the workers, and the order in which they start and stop."""
+"""A running cluster: Ray, the routers, the workers, and the order in which they start and stop."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import ray
@@ -23,8 +23,8 @@ from segue.api.cluster_status import ClusterStatus
 from segue.api.errors import SegueError, Unavailable
 from segue.api.types import Role
 from segue.launch.config import ClusterConfig, Config
-from segue.launch.drain import draining_words, leave_in_order, stop_router
-from segue.launch.prepare import Prepared, Report, prepare
+from segue.launch.drain import draining_words, leave_in_order, stop_routers
+from segue.launch.prepare import Prepared, Report, consecutive, prepare
 from segue.launch.ray.actors import GatewayActor, RouterActor, WorkerActor
 from segue.launch.ray.demand import Demand, demands_of
 from segue.launch.ray.start import logs_folder, running_ray
@@ -39,17 +39,38 @@ _ASK_TIMEOUT_S = 5.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cluster:
-    """`address` is the router's, which clients connect to; `http_address` the gateway's, empty if
-    there is none.
+    """`addresses` are the routers', which clients connect to; `http_address` is the gateway's, or
+    empty.
     """
 
-    address: str
+    addresses: tuple[str, ...]
     http_address: str
     config: Config
-    router: Any
+    routers: tuple[Any, ...]
     gateway: Any | None
     workers: dict[str, Any]
     """Ray actors by worker id."""
+
+    @property
+    def address(self) -> str:
+        return client_target(self.addresses)
+
+    @property
+    def router(self) -> Any:
+        """The first one."""
+        return self.routers[0]
+
+    def processes(self) -> dict[str, Any]:
+        """All Ray actors, by the names of their processes."""
+        routers = {Demand(index=index).process: r for index, r in enumerate(self.routers)}
+        gateway = {} if self.gateway is None else {"gateway": self.gateway}
+        return {**routers, **gateway, **self.workers}
+
+
+def client_target(addresses: Sequence[str]) -> str:
+    """What a client of these routers connects to."""
+    # The SDK takes one address.
+    return addresses[0]
 
 
 @contextlib.contextmanager
@@ -78,9 +99,9 @@ def running_prepared(
         hurry = hurry or threading.Event()
         cluster = _start(prepared, demands, report, cleanup, hurry)
         yield cluster
-        report(draining_words(cluster.router, config.router.drain_s))
+        report(draining_words(cluster.routers, config.router.drain_s))
         leave_in_order(
-            cluster.router,
+            cluster.routers,
             cluster.workers.values(),
             config.router.drain_s,
             hurry,
@@ -97,47 +118,65 @@ def _start(
 ) -> Cluster:
     config, model = prepared.config, prepared.model
     timeout_s = config.cluster.start_timeout_s
-    router_demand, *worker_demands = demands
-    report("starting the router")
-    router = _actor_of(RouterActor, router_demand).remote(config, model)
-    # Stops last: by then its turns have drained and the workers hold nothing.
-    cleanup.callback(_kill, router)
-    address = _await_started(router, router_demand.process, timeout_s, report)
+    router_demands = demands[: config.cluster.routers]
+    report("starting the router" if len(router_demands) == 1 else "starting the routers")
+    routers = []
+    for demand, router_config in zip(router_demands, _router_configs(prepared), strict=True):
+        actor = _actor_of(RouterActor, demand).remote(router_config, model, demand.process)
+        # Stops last: by then its turns have drained and the workers hold nothing.
+        cleanup.callback(_kill, actor)
+        routers.append(actor)
+    addresses = [
+        _await_started(actor, demand.process, timeout_s, report)
+        for actor, demand in zip(routers, router_demands, strict=True)
+    ]
 
     gateway = None
     if config.cluster.http:
-        # On the router's node: one hop more costs least there.
-        gateway = _actor_of(GatewayActor, router_demand).remote(config, address)
+        # On a router's node: one hop more costs least there.
+        gateway = _actor_of(GatewayActor, router_demands[0]).remote(
+            config, client_target(addresses)
+        )
         cleanup.callback(_kill, gateway)
     workers: dict[str, Any] = {}
-    for demand in worker_demands:
-        assert demand.role is not None, "all but the first are workers"
-        options = _worker_options(config.cluster, demand.role, demand.index, model, address)
+    for demand in demands[len(routers) :]:
+        assert demand.role is not None, "after the routers come workers"
+        options = _worker_options(config.cluster, demand.role, demand.index, model, addresses)
         worker = _actor_of(WorkerActor, demand).remote(demand.role, options, config)
         workers[demand.process] = worker
         cleanup.callback(_kill, worker)
     # Runs first: accepts no new turns, and the running ones end.
-    cleanup.callback(stop_router, router, config.router.drain_s, hurry)
+    cleanup.callback(stop_routers, routers, config.router.drain_s, hurry)
     for worker_id, worker in workers.items():
         report(f"loading the model in {worker_id}")
         _await_started(worker, worker_id, timeout_s, report)
     report("waiting for the workers to join")
-    _await_joined(router, config)
+    for router in routers:
+        _await_joined(router, config)
     http_address = ""
     if gateway is not None:
         http_address = _await_started(gateway, "gateway", timeout_s, report)
     return Cluster(
-        address=address,
+        addresses=tuple(addresses),
         http_address=http_address,
         config=config,
-        router=router,
+        routers=tuple(routers),
         gateway=gateway,
         workers=workers,
     )
 
 
+def _router_configs(prepared: Prepared) -> Iterator[Config]:
+    """The configuration of each router, which has its own ports."""
+    config = prepared.config
+    metrics_ports = consecutive(config.router.metrics_port, config.cluster.routers)
+    for port, metrics_port in zip(prepared.router_ports, metrics_ports, strict=True):
+        router = replace(config.router, port=port, metrics_port=metrics_port)
+        yield replace(config, router=router)
+
+
 def _worker_options(
-    cluster: ClusterConfig, role: Role, index: int, model: str, router_address: str
+    cluster: ClusterConfig, role: Role, index: int, model: str, routers: Sequence[str]
 ) -> WorkerOptions:
     is_prefill = role is Role.PREFILL
     first_port = cluster.prefill_port if is_prefill else cluster.decode_port
@@ -145,7 +184,7 @@ def _worker_options(
     return WorkerOptions(
         worker_id=f"{role.value}-{index}",
         model=model,
-        router_address=router_address,
+        router_address=",".join(routers),
         host=cluster.worker_host,
         announce=cluster.worker_announce,
         port=first_port + index if first_port else 0,

@@ -12,6 +12,7 @@ from decode_worker.config import DecodeConfig
 from kv_transfer.config import TransferConfig
 from prefill_worker.config import PrefillConfig
 from router.config import RouterConfig
+from segue.api.errors import InvalidConfig
 from segue.config import describe, read_file, section
 from segue.engine.config import EngineConfig
 from segue.gateway.config import GatewayConfig
@@ -65,6 +66,10 @@ class ClusterConfig:
     """Prefill workers."""
     decode: int = 1
     """Decode workers."""
+    routers: int = 1
+    """Routers, on consecutive ports from `[router] port`. Workers join all of them, and each serves
+    all sessions, so clients that know several need none in particular.
+    """
     ray_address: str = ""
     """An existing Ray cluster, as host:port. If empty, the environment's RAY_ADDRESS is used, and
     if that is not set, Ray is started here. "local" always starts Ray here.
@@ -105,7 +110,7 @@ class ClusterConfig:
     """
 
     def __post_init__(self) -> None:
-        for name in ("prefill", "decode"):
+        for name in ("prefill", "decode", "routers"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be >= 1, got {getattr(self, name)}")
         for name in ("prefill", "decode"):
@@ -142,6 +147,14 @@ class Config:
     prefill: PrefillConfig = field(default_factory=PrefillConfig)
     decode: DecodeConfig = field(default_factory=DecodeConfig)
     transfer: TransferConfig = field(default_factory=TransferConfig)
+
+    def __post_init__(self) -> None:
+        """Raises InvalidConfig."""
+        for name in ("port", "metrics_port"):
+            try:
+                _check_ports(name, getattr(self.router, name), self.cluster.routers)
+            except ValueError as error:
+                raise InvalidConfig(f"[router] {error}") from None
 
     @classmethod
     def from_sections(cls, sections: Mapping[str, Any]) -> Self:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import ray
@@ -20,45 +20,48 @@ _ASK_TIMEOUT_S = 2.0
 _LOOK_EVERY_S = 0.2
 
 
-def draining_words(router: Any, drain_s: float) -> str:
+def draining_words(routers: Sequence[Any], drain_s: float) -> str:
     """What the stop waits for, and how to skip the wait."""
-    num_turns = _num_turns(router)
+    num_turns = _num_turns(routers)
     if num_turns == 0:
         return "draining: no turn is running"
     running = f"{num_turns or 'some'} turn{'' if num_turns == 1 else 's'} running"
     return f"draining: {running}, waiting {drain_s:g} s at most; Ctrl-C again stops now"
 
 
-def _num_turns(router: Any) -> int | None:
-    """None if the router does not answer."""
-    try:
-        status: ClusterStatus = ray.get(router.status.remote(), timeout=_ASK_TIMEOUT_S)
-    except RayError:
-        return None
-    return status.router.running_turns
+def _num_turns(routers: Sequence[Any]) -> int | None:
+    """None if a router does not answer."""
+    num_turns = 0
+    for router in routers:
+        try:
+            status: ClusterStatus = ray.get(router.status.remote(), timeout=_ASK_TIMEOUT_S)
+        except RayError:
+            return None
+        num_turns += status.router.running_turns
+    return num_turns
 
 
 def leave_in_order(
-    router: Any,
+    routers: Sequence[Any],
     workers: Collection[Any],
     drain_s: float,
     hurry: threading.Event,
     *,
     gateway: Any | None = None,
 ) -> None:
-    """Drains the turns, and with them the gateway's requests, then stops the workers. The router
-    stops last, so it sees every worker leave. Waits for nothing once `hurry` is set.
+    """Drains the turns, and with them the gateway's requests, then stops the workers. The routers
+    stop last, so they see every worker leave. Waits for nothing once `hurry` is set.
     """
-    draining = [router.drain.remote()]
+    draining = [router.drain.remote() for router in routers]
     if gateway is not None:
         draining.append(gateway.stop.remote())
     await_done(draining, drain_s + STOP_TIMEOUT_S, hurry)
     await_done([worker.stop.remote() for worker in workers], STOP_TIMEOUT_S, hurry)
 
 
-def stop_router(router: Any, drain_s: float, hurry: threading.Event) -> None:
+def stop_routers(routers: Sequence[Any], drain_s: float, hurry: threading.Event) -> None:
     """Works also for a cluster that was not ready yet."""
-    await_done([router.stop.remote()], drain_s + STOP_TIMEOUT_S, hurry)
+    await_done([router.stop.remote() for router in routers], drain_s + STOP_TIMEOUT_S, hurry)
 
 
 def await_done(calls: list[Any], timeout_s: float, hurry: threading.Event) -> None:

@@ -22,10 +22,13 @@ Report = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prepared:
-    """`config` has no open values; `model` is what the processes load."""
+    """`config` has no open values; `model` is what the processes load. `router_ports` has the port
+    of each router; the first one is in `config` too.
+    """
 
     config: Config
     model: str
+    router_ports: tuple[int, ...]
 
 
 def prepare(config: Config, report: Report) -> Prepared:
@@ -42,29 +45,41 @@ def prepare(config: Config, report: Report) -> Prepared:
     model, config, memory = locate(config, report)
     if memory:
         report(memory)
-    config = _with_threads(_with_ports(config))
-    num_front = 2 if config.cluster.http else 1
+    config, router_ports = _with_ports(config)
+    config = _with_threads(config)
+    num_front = config.cluster.routers + config.cluster.http
     require_surroundings(address, num_front + config.cluster.prefill + config.cluster.decode)
-    return Prepared(model=model, config=config)
+    return Prepared(model=model, config=config, router_ports=router_ports)
 
 
-def _with_ports(config: Config) -> Config:
-    """Picks free ports now, because a restarted router or gateway must keep its address.
+def _with_ports(config: Config) -> tuple[Config, tuple[int, ...]]:
+    """Picks free ports now, because a restarted router or gateway must keep its address. Also
+    returns each router's port.
 
     On another cluster the router's node has its own ports. Raises InvalidConfig if the port is
     taken.
     """
     config = replace(config, gateway=config.gateway.with_port(config.router.port))
+    wanted = consecutive(config.router.port, config.cluster.routers)
     if config.cluster.ray_address:
-        return config
-    hosts = Hosts.of(config.router.host, config.router.announce)
-    port = free_port(hosts.listen, config.router.port)
-    config = replace(config, router=replace(config.router, port=port))
+        return config, wanted
+    listen = Hosts.of(config.router.host, config.router.announce).listen
+    ports: list[int] = []
+    for port in wanted:
+        while (found := free_port(listen, port)) in ports:
+            pass  # The system has chosen the same one again.
+        ports.append(found)
+    config = replace(config, router=replace(config.router, port=ports[0]))
     if not config.cluster.http:
-        return config
+        return config, tuple(ports)
     listen = Hosts.of(config.gateway.host, "").listen
     port = free_port(listen, config.gateway.port, option="--http-port (--no-http: none)")
-    return replace(config, gateway=replace(config.gateway, port=port))
+    return replace(config, gateway=replace(config.gateway, port=port)), tuple(ports)
+
+
+def consecutive(first: int, count: int) -> tuple[int, ...]:
+    """Ports from the first one on; 0 for each if the system is to choose."""
+    return tuple(first + index if first else 0 for index in range(count))
 
 
 def _with_threads(config: Config) -> Config:

@@ -18,14 +18,16 @@ from typing import Any, Protocol
 from prometheus_client import CollectorRegistry
 
 from segue.api.cluster_status import WorkerHealth, WorkerLoad, WorkerStatus
+from segue.api.errors import InvalidRequest
 from segue.api.types import Epoch, Role, WorkerId
+from segue.cache.inventory import Inventory
 from segue.cache.strays import Strays
 from segue.config import read_file
 from segue.process.metrics_endpoint import MetricsEndpoint
 from segue.process.telemetry import setup_logging
-from segue.wire.addresses import Hosts
+from segue.wire.addresses import Hosts, require_target
 from segue.wire.server import Services, serving
-from segue.wire.streams.join import stay_joined
+from segue.worker.joining import stay_joined_to
 
 logger = logging.getLogger(__name__)
 
@@ -76,6 +78,7 @@ class Worker(Protocol):
 
     presence: Presence
     model_id: str
+    inventory: Inventory
 
     def services(self) -> Services: ...
     def status(self) -> WorkerStatus: ...
@@ -101,7 +104,7 @@ async def serving_worker(
     options: WorkerOptions,
     heartbeat_s: float = 0.5,
 ) -> AsyncIterator[RunningWorker]:
-    """Serves the worker that `worker_as(presence)` makes, and keeps it joined to the router.
+    """Serves the worker that `worker_as(presence)` makes, and keeps it joined to its routers.
 
     When the block ends the worker drains, leaves and closes.
     """
@@ -121,19 +124,22 @@ async def serving_worker(
             options.port,
             services_at,
             announce=hosts.announce,
+            # What a router that is gone has started must not run on beside its resumed turns.
+            pings_callers=True,
             on_serving=endpoint.set_ready,
         ) as server:
             (worker,) = made
             await server.set_serving(True)
             leaving = asyncio.Event()
             joined = asyncio.ensure_future(
-                stay_joined(
-                    options.router_address,
+                stay_joined_to(
+                    options.routers,
                     status=worker.status,
                     model_id=worker.model_id,
                     heartbeat_s=heartbeat_s,
-                    on_view=worker.members_changed,
+                    on_members=worker.members_changed,
                     leaving=leaving,
+                    kept=worker.inventory.read,
                 )
             )
             audit = asyncio.ensure_future(audit_when_idle(worker, period_s=_AUDIT_PERIOD_S))
@@ -195,12 +201,22 @@ class WorkerOptions:
     worker_id: str
     model: str
     router_address: str
+    """Or several, comma-separated: the worker joins each of them."""
     host: str = "127.0.0.1"
     """Address to listen on, or "node"."""
     announce: str = ""
     """Address that others use, if different."""
     port: int = 0
     metrics_port: int = 0
+
+    def __post_init__(self) -> None:
+        """Raises InvalidRequest for a router's address that is none."""
+        for router in self.routers:
+            require_target(router)
+
+    @property
+    def routers(self) -> tuple[str, ...]:
+        return tuple(address.strip() for address in self.router_address.split(","))
 
     @property
     def hosts(self) -> Hosts:
@@ -213,7 +229,7 @@ def run_worker(role: Role, run: Build, arguments: Sequence[str] | None = None) -
     parser = argparse.ArgumentParser(prog=program)
     parser.add_argument("--id", required=True, help=f"unique in the cluster, such as {role}-0")
     parser.add_argument("--model", required=True, help="folder or hub id")
-    parser.add_argument("--router", required=True, help="host:port")
+    parser.add_argument("--router", required=True, help="host:port; several: comma-separated")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
     parser.add_argument("--announce", default="", help="address that others use, if different")
     parser.add_argument("--port", type=int, default=0, help="gRPC port; 0: any")
@@ -221,15 +237,18 @@ def run_worker(role: Role, run: Build, arguments: Sequence[str] | None = None) -
     parser.add_argument("--config", type=Path, help="TOML file")
     options = parser.parse_args(arguments)
     setup_logging(options.id)
-    worker_options = WorkerOptions(
-        worker_id=options.id,
-        model=options.model,
-        router_address=options.router,
-        host=options.host,
-        announce=options.announce,
-        port=options.port,
-        metrics_port=options.metrics_port,
-    )
+    try:
+        worker_options = WorkerOptions(
+            worker_id=options.id,
+            model=options.model,
+            router_address=options.router,
+            host=options.host,
+            announce=options.announce,
+            port=options.port,
+            metrics_port=options.metrics_port,
+        )
+    except InvalidRequest as error:
+        parser.error(f"--router: {error}")
     asyncio.run(_until_signal(run(worker_options, read_file(options.config))))
 
 

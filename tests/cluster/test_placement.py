@@ -162,9 +162,15 @@ async def test_decode_computes_a_short_suffix_only_while_it_holds_the_prefix(
         first = await say(cluster, LONG[:200])
         history = [*LONG[:200], *first.token_ids]
         second = await say(cluster, [*history, 7, 8, 9])
-        # As long as decode's prefix, but different: decode refuses, and prefill computes.
+        # As long as decode's prefix, but different: the router compares tokens.
         third = await say(cluster, other)
         explanation = await cluster.client.explain("agent")
+        num_local = by_mode(cluster, "local")
+        history = [*other, *third.token_ids]
+        # The router believes what the last turn left: decode refuses, and prefill computes.
+        memory = cluster.decode[0]._memory
+        memory.cache.make_room(memory.pages.total, 0)
+        fourth = await say(cluster, [*history, 7, 8, 9])
         await wait_until_idle(cluster.client)
         left = seats(cluster)
 
@@ -173,11 +179,14 @@ async def test_decode_computes_a_short_suffix_only_while_it_holds_the_prefix(
     assert workers_of(third) == ("prefill-0", "decode-0")
     assert explanation.chosen.mode == "compute"
     assert third.end.usage.cached_tokens == third.end.usage.pulled_tokens == 0
+    assert num_local == 1
+    assert workers_of(fourth) == ("prefill-0", "decode-0")
     assert by_mode(cluster, "local") == 2
     assert left == 0
     oracle = Oracle(demo)
-    assert oracle.would_say([*history, 7, 8, 9], list(second.token_ids))
+    assert oracle.would_say([*LONG[:200], *first.token_ids, 7, 8, 9], list(second.token_ids))
     assert oracle.would_say(other, list(third.token_ids))
+    assert oracle.would_say([*history, 7, 8, 9], list(fourth.token_ids))
 
 
 async def test_turns_that_end_early_leave_their_seats(demo: Path) -> None:

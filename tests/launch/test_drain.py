@@ -64,7 +64,7 @@ def test_turns_end_before_workers_leave(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(ray, "get", lambda refs: None)
     workers = [Actor("decode-0", asked), Actor("prefill-0", asked)]
 
-    leave_in_order(Actor("router", asked), workers, 30.0, threading.Event())
+    leave_in_order([Actor("router", asked)], workers, 30.0, threading.Event())
 
     assert asked == [
         "router drain",
@@ -81,10 +81,14 @@ def test_a_gateway_drains_with_the_turns(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(ray, "get", lambda refs: None)
 
     leave_in_order(
-        Actor("router", asked), [], 30.0, threading.Event(), gateway=Actor("gateway", asked)
+        [Actor("router", asked), Actor("router-1", asked)],
+        [],
+        30.0,
+        threading.Event(),
+        gateway=Actor("gateway", asked),
     )
 
-    assert asked == ["router drain", "gateway stop"]
+    assert asked == ["router drain", "router-1 drain", "gateway stop"]
 
 
 def test_a_second_signal_ends_the_wait(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -117,7 +121,7 @@ def test_the_number_of_running_turns_and_the_time_are_reported(
     monkeypatch.setattr(ray, "get", lambda call, timeout: call())
     router = SimpleNamespace(status=SimpleNamespace(remote=lambda: lambda: status))
 
-    assert draining_words(router, 30.0) == words
+    assert draining_words([router], 30.0) == words
 
 
 def test_an_unreachable_router_does_not_prevent_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -127,4 +131,4 @@ def test_an_unreachable_router_does_not_prevent_the_end(monkeypatch: pytest.Monk
     monkeypatch.setattr(ray, "get", get)
     router = SimpleNamespace(status=SimpleNamespace(remote=lambda: None))
 
-    assert draining_words(router, 5.0).startswith("draining: some turns running, waiting 5 s")
+    assert draining_words([router], 5.0).startswith("draining: some turns running, waiting 5 s")

@@ -7,15 +7,18 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 from types import SimpleNamespace
 
+import grpc
 import pytest
 
+from router.kept import KeptByWorkers
 from router.membership import Membership
 from router.server import MembershipFace
+from router.sessions.table import SessionTable
 from router.turn.links import Links
 from segue.api.cluster_status import UnitCounts, WorkerHealth, WorkerLoad, WorkerStatus
 from segue.api.errors import InvalidRequest
 from segue.api.types import Epoch, Role, WorkerId
-from segue.internal.v1.worker_pb2 import ClusterView, Heartbeat
+from segue.internal.v1.worker_pb2 import ClusterView, Heartbeat, KeptChanges
 from segue.internal.v1.worker_pb2_grpc import MembershipStub, add_MembershipServicer_to_server
 from segue.wire.channel import channel_to
 from segue.wire.convert.worker import worker_to_wire
@@ -32,9 +35,10 @@ def heartbeat(worker: WorkerStatus = WORKER, model_id: str = "m1") -> Heartbeat:
 
 
 class Door:
-    def __init__(self, membership: Membership, stub: MembershipStub) -> None:
+    def __init__(self, membership: Membership, kept: KeptByWorkers, stub: MembershipStub) -> None:
         self.membership = membership
-        self._stub = stub
+        self.kept = kept
+        self.stub = stub
 
     async def join(self, *heartbeats: Heartbeat) -> list[ClusterView]:
         """Sends all heartbeats, then reads until the stream ends or no more views come."""
@@ -45,7 +49,7 @@ class Door:
                 await asyncio.sleep(0.02)
 
         with rpc_errors("router"):
-            return [view async for view in self._stub.Join(sent(), timeout=5)]
+            return [view async for view in self.stub.Join(sent(), timeout=5)]
 
 
 @pytest.fixture
@@ -59,7 +63,9 @@ async def door() -> AsyncIterator[Door]:
         on_gone=lambda _: None,
     )
     links = Links()
-    face = MembershipFace(SimpleNamespace(membership=membership, links=links))  # type: ignore[arg-type]
+    kept = KeptByWorkers(SessionTable(max_sessions=100, history_bytes=0))
+    router = SimpleNamespace(membership=membership, links=links, placing=SimpleNamespace(kept=kept))
+    face = MembershipFace(router)  # type: ignore[arg-type]  # what it uses of one
     service = (
         "segue.internal.v1.Membership",
         lambda server: add_MembershipServicer_to_server(face, server),
@@ -68,7 +74,7 @@ async def door() -> AsyncIterator[Door]:
         serving("127.0.0.1", 0, lambda address: [service]) as running,
         channel_to(running.address) as channel,
     ):
-        yield Door(membership, MembershipStub(channel))
+        yield Door(membership, kept, MembershipStub(channel))
     await links.close()
 
 
@@ -129,3 +135,56 @@ async def test_an_invalid_heartbeat_is_refused_first_or_later(door: Door, case: 
 
     (worker,) = door.membership.workers()
     assert worker.load == WORKER.load
+
+
+def kept(*numbers: int) -> Heartbeat:
+    return Heartbeat(kept=KeptChanges(with_state=b"".join(bytes([n]) * 16 for n in numbers)))
+
+
+async def test_what_a_worker_keeps_comes_between_its_heartbeats(door: Door) -> None:
+    await door.join(heartbeat(), kept(1, 2), heartbeat(), kept(3))
+
+    assert len(door.kept.prefixes) == 3
+
+
+async def test_a_new_stream_starts_with_all_that_is_kept(door: Door) -> None:
+    await door.join(heartbeat(), kept(1, 2))
+
+    await door.join(heartbeat(), kept(3))
+
+    assert len(door.kept.prefixes) == 1
+
+
+async def test_a_malformed_report_ends_the_stream(door: Door) -> None:
+    with pytest.raises(InvalidRequest, match="with_state must have 16 bytes"):
+        await door.join(heartbeat(), Heartbeat(kept=KeptChanges(with_state=b"x")))
+
+
+async def test_the_late_end_of_a_broken_stream_does_not_lose_the_worker(door: Door) -> None:
+    """A router notices some breaks late: by then the worker has joined again."""
+
+    def stream(end: asyncio.Event) -> AsyncIterator[Heartbeat]:
+        async def sent() -> AsyncIterator[Heartbeat]:
+            yield heartbeat()
+            await end.wait()
+            yield kept(9)
+
+        return sent()
+
+    ends = asyncio.Event(), asyncio.Event()
+    broken = door.stub.Join(stream(ends[0]), timeout=10)
+    await broken.read()
+    healthy = door.stub.Join(stream(ends[1]), timeout=10)
+    await healthy.read()
+
+    ends[0].set()
+    while await broken.read() is not grpc.aio.EOF:
+        pass
+    assert [w.health for w in door.membership.workers()] == [WorkerHealth.READY]
+    assert len(door.kept.prefixes) == 0
+
+    ends[1].set()
+    while await healthy.read() is not grpc.aio.EOF:
+        pass
+    assert [w.health for w in door.membership.workers()] == [WorkerHealth.LOST]
+    assert len(door.kept.prefixes) == 1

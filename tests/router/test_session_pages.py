@@ -25,7 +25,7 @@ async def router() -> AsyncIterator[RunningRouter]:
     async with running(RouterConfig(port=0, metrics_port=0), "demo") as running_router:
         table = running_router.router.table
         for name in NAMES:
-            table._list(table.of(SessionId(name)))
+            table.add(table.of(SessionId(name)))
         yield running_router
 
 

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import grpc
 import pytest
 
 from segue.api.cluster_status import WorkerStatus
+from segue.api.kept import KeptChanges
 from segue.api.types import Epoch, Role, WorkerId
 from segue.internal.v1 import worker_pb2
 from segue.internal.v1.worker_pb2_grpc import MembershipServicer, add_MembershipServicer_to_server
+from segue.wire.convert.worker import worker_to_wire
 from segue.wire.server import serving
 from segue.wire.streams import join
 from segue.wire.streams.join import stay_joined
@@ -26,9 +28,11 @@ STATUS = WorkerStatus(
 class RecordingRouter(MembershipServicer):
     """Records heartbeats, and ends a stream when its worker leaves."""
 
-    def __init__(self) -> None:
+    def __init__(self, *members: WorkerStatus) -> None:
+        self._view = worker_pb2.ClusterView(workers=[worker_to_wire(one) for one in members])
         self.leaves: list[bool] = []
-        """For each message, whether it was a leave."""
+        """For each heartbeat, whether it was a leave."""
+        self.reports: list[bytes] = []
         self.has_joined = asyncio.Event()
 
     async def Join(
@@ -36,15 +40,20 @@ class RecordingRouter(MembershipServicer):
         request_iterator: AsyncIterator[worker_pb2.Heartbeat],
         context: grpc.aio.ServicerContext[Any, Any],
     ) -> AsyncIterator[worker_pb2.ClusterView]:
-        yield worker_pb2.ClusterView()
+        yield self._view
         async for heartbeat in request_iterator:
+            if heartbeat.HasField("kept"):
+                self.reports.append(heartbeat.kept.with_state)
+                continue
             self.leaves.append(heartbeat.leaving)
             self.has_joined.set()
 
 
 @contextlib.asynccontextmanager
-async def recording_router() -> AsyncIterator[tuple[RecordingRouter, str]]:
-    router = RecordingRouter()
+async def recording_router(
+    *members: WorkerStatus,
+) -> AsyncIterator[tuple[RecordingRouter, str]]:
+    router = RecordingRouter(*members)
 
     def services_at(address: str) -> Any:
         return [
@@ -115,3 +124,46 @@ async def test_a_worker_logs_once_that_its_router_is_away_and_when_it_is_back(
         "joined the router",
         "cannot reach the router",
     ]
+
+
+class KeptByTest:
+    """Has two pieces at first, and one more whenever a test puts it there."""
+
+    def __init__(self) -> None:
+        self.waiting = [KeptChanges(with_state=(bytes(16),)), KeptChanges(with_state=(b"1" * 16,))]
+        self.is_closed = False
+
+    def pieces(self) -> Iterator[KeptChanges]:
+        while self.waiting:
+            yield self.waiting.pop(0)
+
+    def close(self) -> None:
+        self.is_closed = True
+
+
+async def test_what_is_kept_is_sent_at_once_and_changes_soon() -> None:
+    kept, leaving = KeptByTest(), asyncio.Event()
+    async with recording_router() as (router, address), asyncio.timeout(10):
+        joined = asyncio.ensure_future(
+            stay_joined(
+                address,
+                status=lambda: STATUS,
+                model_id="m1",
+                heartbeat_s=60.0,
+                on_view=lambda workers: None,
+                leaving=leaving,
+                kept=lambda: kept,
+            )
+        )
+        while len(router.reports) < 2:
+            await asyncio.sleep(0.01)
+        kept.waiting.append(KeptChanges(with_state=(b"2" * 16,)))
+        while len(router.reports) < 3:
+            await asyncio.sleep(0.01)
+        leaving.set()
+        await joined
+
+    assert router.reports == [bytes(16), b"1" * 16, b"2" * 16]
+    # The heartbeats' own pace did not change.
+    assert router.leaves == [False, True]
+    assert kept.is_closed

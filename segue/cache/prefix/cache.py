@@ -239,6 +239,7 @@ class PrefixCache:
         if node.checkpoint is None:
             self._slots.move([slot], UnitState.WORKING, UnitState.CACHED)
             node.checkpoint = Checkpoint(node, slot)
+            self.tree.changed(node)
         else:
             self._slots.give_back([slot], UnitState.WORKING)
             node.checkpoint.is_superseded = False
@@ -286,6 +287,7 @@ class PrefixCache:
         self.num_moved_slots += checkpoint.has_twin
         slots.append(checkpoint.slot)
         checkpoint.node.checkpoint = None
+        self.tree.changed(checkpoint.node)
         self.pins.settle_checkpoint(checkpoint)
 
 

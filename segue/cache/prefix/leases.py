@@ -138,6 +138,8 @@ class Leases:
         )
         pins.node_settled = self._for_page.settled
         pins.checkpoint_settled = self._for_slot.settled
+        self.changed: Callable[[SessionId], None] = _nothing
+        """For `Inventory`: called when a lease was granted, ended, or lost its checkpoint."""
         self.num_revoked = 0
         """Leases, and checkpoints of leases, revoked under memory pressure. For a counter."""
 
@@ -173,6 +175,7 @@ class Leases:
         self._for_page.add(lease)
         self._for_slot.add(lease)
         self._expires(lease)
+        self.changed(session_id)
         return lease
 
     def renew(self, session_id: SessionId, expires_at: float) -> None:
@@ -194,6 +197,7 @@ class Leases:
         self._pins.unlease(lease.node, lease.checkpoint)
         self._for_page.compact(len(self))
         self._for_slot.compact(len(self))
+        self.changed(session_id)
         return True
 
     def expire_due(self) -> None:
@@ -219,6 +223,7 @@ class Leases:
         self.num_revoked += 1
         self._pins.unlease_checkpoint(lease.checkpoint)
         lease.checkpoint = None
+        self.changed(lease.session_id)
         return True
 
     def _rank(self, lease: Lease) -> Rank:
@@ -241,3 +246,7 @@ class Leases:
                 f"session {session_id} has no lease here: it expired, was released or was revoked"
             )
         return lease
+
+
+def _nothing(_: SessionId) -> None:
+    pass

@@ -10,7 +10,7 @@ after all the pages that it attends to.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from segue.api.prompt import PrefixName, Prompt, page_digest
 from segue.api.types import PageId
@@ -23,7 +23,14 @@ class PrefixTree:
             raise ValueError(f"page_tokens must be >= 1, got {page_tokens}")
         self.page_tokens = page_tokens
         self.root = PageNode(None, b"", PageId(-1), 0)
+        self.changed: Callable[[PageNode], None] = _nothing
+        """For `Inventory`: called for a node whose children or checkpoint have changed, and for one
+        that was cut."""
         self._by_digest: dict[bytes, PageNode] = {}
+
+    def named(self, digest: bytes) -> PageNode | None:
+        """The node at the end of the prefix with this digest."""
+        return self._by_digest.get(digest)
 
     def find(self, prefix: PrefixName) -> Prompt | None:
         """The tokens of the named prefix; None if it is not in the tree."""
@@ -62,6 +69,7 @@ class PrefixTree:
     ) -> list[PageNode]:
         """Adds a chain of nodes below `parent`, which has no child for the first key."""
         nodes: list[PageNode] = []
+        above = parent
         for key, page in zip(keys, pages, strict=True):
             node = PageNode(parent, key, page, parent.num_tokens + self.page_tokens)
             node.digest = page_digest(parent.digest, key)
@@ -69,6 +77,9 @@ class PrefixTree:
             self._by_digest[node.digest] = node
             nodes.append(node)
             parent = node
+        if nodes:
+            self.changed(above)
+            self.changed(parent)
         return nodes
 
     def cut(self, leaf: PageNode) -> PageNode:
@@ -79,6 +90,8 @@ class PrefixTree:
         del parent.children[leaf.key]
         del self._by_digest[leaf.digest]
         leaf.parent = None
+        self.changed(leaf)
+        self.changed(parent)
         return parent
 
     def nodes(self) -> Iterator[PageNode]:
@@ -88,3 +101,7 @@ class PrefixTree:
             node = stack.pop()
             yield node
             stack.extend(node.children.values())
+
+
+def _nothing(_: PageNode) -> None:
+    pass

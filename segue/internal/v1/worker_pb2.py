@@ -26,7 +26,7 @@ from segue.internal.v1 import transfer_pb2 as segue_dot_internal_dot_v1_dot_tran
 from segue.v1 import session_pb2 as segue_dot_v1_dot_session__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1esegue/internal/v1/worker.proto\x12\x11segue.internal.v1\x1a segue/internal/v1/transfer.proto\x1a\x16segue/v1/session.proto\"k\n\x11RenewLeaseRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x14\n\x07lease_s\x18\x02 \x01(\x01H\x00\x88\x01\x01\x12\x14\n\x07pause_s\x18\x03 \x01(\x01H\x01\x88\x01\x01\x42\n\n\x08_lease_sB\n\n\x08_pause_s\"*\n\x12RenewLeaseResponse\x12\x14\n\x0c\x65xpires_in_s\x18\x01 \x01(\x01\"%\n\x0f\x45ndLeaseRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\"\"\n\x10\x45ndLeaseResponseJ\x04\x08\x01\x10\x02R\x08was_here\"7\n\x10\x46orkLeaseRequest\x12\x11\n\tparent_id\x18\x01 \x01(\t\x12\x10\n\x08\x63hild_id\x18\x02 \x01(\t\"\x13\n\x11\x46orkLeaseResponse\"V\n\tHeartbeat\x12&\n\x06status\x18\x01 \x01(\x0b\x32\x16.segue.v1.WorkerStatus\x12\x10\n\x08model_id\x18\x02 \x01(\t\x12\x0f\n\x07leaving\x18\x03 \x01(\x08\"6\n\x0b\x43lusterView\x12\'\n\x07workers\x18\x01 \x03(\x0b\x32\x16.segue.v1.WorkerStatus\"\xcc\x02\n\x08TurnSpec\x12\x0f\n\x07turn_id\x18\x01 \x01(\t\x12\x12\n\nsession_id\x18\x02 \x01(\t\x12\x0f\n\x07\x63ontext\x18\x03 \x01(\x0c\x12$\n\x08sampling\x18\x04 \x01(\x0b\x32\x12.segue.v1.Sampling\x12\x1c\n\x04stop\x18\x05 \x01(\x0b\x32\x0e.segue.v1.Stop\x12\x19\n\rbranch_points\x18\x06 \x03(\rB\x02\x10\x01\x12-\n\x06prefix\x18\x07 \x01(\x0b\x32\x1d.segue.internal.v1.PrefixName\x12\x14\n\x0cnum_answered\x18\x08 \x01(\r\x12+\n\x05media\x18\t \x03(\x0b\x32\x1c.segue.internal.v1.MediaSpan\x12\x0c\n\x04salt\x18\n \x01(\x0c\x12+\n\x07grammar\x18\x0b \x01(\x0b\x32\x1a.segue.internal.v1.Grammar\"J\n\x07Grammar\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x17\n\x0f\x61\x66ter_reasoning\x18\x02 \x01(\x08\x12\x18\n\x10without_controls\x18\x03 \x01(\x08\">\n\tMediaSpan\x12\r\n\x05start\x18\x01 \x01(\x12\x12\x12\n\nnum_tokens\x18\x02 \x01(\r\x12\x0e\n\x06\x64igest\x18\x03 \x01(\x0c\"@\n\x0cTurnCommands\x12\x30\n\x08\x63ommands\x18\x01 \x03(\x0b\x32\x1e.segue.internal.v1.TurnCommand\"\xae\x01\n\x0bTurnCommand\x12\x0c\n\x04\x63\x61ll\x18\x01 \x01(\x04\x12-\n\x05start\x18\x02 \x01(\x0b\x32\x1c.segue.internal.v1.StartTurnH\x00\x12\"\n\x04stop\x18\x03 \x01(\x0b\x32\x12.segue.v1.StopTurnH\x00\x12\x33\n\x07prefill\x18\x04 \x01(\x0b\x32 .segue.internal.v1.PrefillPromptH\x00\x42\t\n\x07\x63ommand\"\xa4\x01\n\tStartTurn\x12)\n\x04turn\x18\x01 \x01(\x0b\x32\x1b.segue.internal.v1.TurnSpec\x12\x11\n\ttimeout_s\x18\x02 \x01(\x01\x12+\n\x06writer\x18\x03 \x01(\x0b\x32\x19.segue.internal.v1.WriterH\x00\x12\x1d\n\x13max_computed_tokens\x18\x04 \x01(\rH\x00\x42\r\n\x0bprompt_from\";\n\x06Writer\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12\x0f\n\x07\x61\x64\x64ress\x18\x03 \x01(\t\":\n\nTurnEvents\x12,\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x1c.segue.internal.v1.TurnEvent\"\xc1\x02\n\tTurnEvent\x12\x0c\n\x04\x63\x61ll\x18\x01 \x01(\x04\x12/\n\x08reserved\x18\x02 \x01(\x0b\x32\x1b.segue.internal.v1.ReservedH\x00\x12<\n\x0fprefill_started\x18\x03 \x01(\x0b\x32!.segue.internal.v1.PrefillStartedH\x00\x12%\n\x05\x64\x65lta\x18\x04 \x01(\x0b\x32\x14.segue.v1.TokenDeltaH\x00\x12+\n\x03\x65nd\x18\x05 \x01(\x0b\x32\x1c.segue.internal.v1.DecodeEndH\x00\x12!\n\x05\x65rror\x18\x06 \x01(\x0b\x32\x10.segue.v1.StatusH\x00\x12\x37\n\tprefilled\x18\x07 \x01(\x0b\x32\".segue.internal.v1.PromptPrefilledH\x00\x42\x07\n\x05\x65vent\"P\n\x08Reserved\x12)\n\x06ticket\x18\x01 \x01(\x0b\x32\x19.segue.internal.v1.Ticket\x12\x19\n\x11\x63heckpoint_tokens\x18\x02 \x01(\r\")\n\x0ePrefillStarted\x12\x17\n\x0f\x63omputed_tokens\x18\x01 \x01(\r\"\x96\x01\n\rPrefillPrompt\x12)\n\x04turn\x18\x01 \x01(\x0b\x32\x1b.segue.internal.v1.TurnSpec\x12)\n\x06ticket\x18\x02 \x01(\x0b\x32\x19.segue.internal.v1.Ticket\x12/\n\x06holder\x18\x03 \x01(\x0b\x32\x1f.segue.internal.v1.PrefixHolder\"\\\n\x0cPrefixHolder\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12\x0f\n\x07\x61\x64\x64ress\x18\x03 \x01(\t\x12\x19\n\x11\x63heckpoint_tokens\x18\x04 \x01(\r\"=\n\x0fPromptPrefilled\x12*\n\x08logprobs\x18\x01 \x01(\x0b\x32\x18.segue.v1.PromptLogprobs\"\xf9\x01\n\tDecodeEnd\x12-\n\rfinish_reason\x18\x01 \x01(\x0e\x32\x16.segue.v1.FinishReason\x12\x1e\n\x05usage\x18\x02 \x01(\x0b\x32\x0f.segue.v1.Usage\x12-\n\x06report\x18\x03 \x01(\x0b\x32\x1d.segue.internal.v1.ShipReport\x12\x10\n\x08\x64\x65\x63ode_s\x18\x04 \x01(\x01\x12\x12\n\nstop_match\x18\x05 \x01(\t\x12\x13\n\x0bkept_tokens\x18\x06 \x01(\r\x12\x1e\n\x16kept_checkpoint_tokens\x18\x07 \x01(\r\x12\x13\n\x0bkept_states\x18\x08 \x03(\r\"\x0f\n\rStatusRequest\"J\n\x0eStatusResponse\x12&\n\x06status\x18\x01 \x01(\x0b\x32\x16.segue.v1.WorkerStatus\x12\x10\n\x08model_id\x18\x02 \x01(\t2V\n\nMembership\x12H\n\x04Join\x12\x1c.segue.internal.v1.Heartbeat\x1a\x1e.segue.internal.v1.ClusterView(\x01\x30\x01\x32\xab\x01\n\rPrefillWorker\x12K\n\x05Turns\x12\x1f.segue.internal.v1.TurnCommands\x1a\x1d.segue.internal.v1.TurnEvents(\x01\x30\x01\x12M\n\x06Status\x12 .segue.internal.v1.StatusRequest\x1a!.segue.internal.v1.StatusResponse2\xb2\x03\n\x0c\x44\x65\x63odeWorker\x12K\n\x05Turns\x12\x1f.segue.internal.v1.TurnCommands\x1a\x1d.segue.internal.v1.TurnEvents(\x01\x30\x01\x12M\n\x06Status\x12 .segue.internal.v1.StatusRequest\x1a!.segue.internal.v1.StatusResponse\x12Y\n\nRenewLease\x12$.segue.internal.v1.RenewLeaseRequest\x1a%.segue.internal.v1.RenewLeaseResponse\x12S\n\x08\x45ndLease\x12\".segue.internal.v1.EndLeaseRequest\x1a#.segue.internal.v1.EndLeaseResponse\x12V\n\tForkLease\x12#.segue.internal.v1.ForkLeaseRequest\x1a$.segue.internal.v1.ForkLeaseResponseB3\n\x11segue.internal.v1P\x01Z\x1csegue/internal/v1;internalv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1esegue/internal/v1/worker.proto\x12\x11segue.internal.v1\x1a segue/internal/v1/transfer.proto\x1a\x16segue/v1/session.proto\"k\n\x11RenewLeaseRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x14\n\x07lease_s\x18\x02 \x01(\x01H\x00\x88\x01\x01\x12\x14\n\x07pause_s\x18\x03 \x01(\x01H\x01\x88\x01\x01\x42\n\n\x08_lease_sB\n\n\x08_pause_s\"*\n\x12RenewLeaseResponse\x12\x14\n\x0c\x65xpires_in_s\x18\x01 \x01(\x01\"%\n\x0f\x45ndLeaseRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\"\"\n\x10\x45ndLeaseResponseJ\x04\x08\x01\x10\x02R\x08was_here\"7\n\x10\x46orkLeaseRequest\x12\x11\n\tparent_id\x18\x01 \x01(\t\x12\x10\n\x08\x63hild_id\x18\x02 \x01(\t\"\x13\n\x11\x46orkLeaseResponse\"\x84\x01\n\tHeartbeat\x12&\n\x06status\x18\x01 \x01(\x0b\x32\x16.segue.v1.WorkerStatus\x12\x10\n\x08model_id\x18\x02 \x01(\t\x12\x0f\n\x07leaving\x18\x03 \x01(\x08\x12,\n\x04kept\x18\x04 \x01(\x0b\x32\x1e.segue.internal.v1.KeptChanges\"\x87\x01\n\x0bKeptChanges\x12\x12\n\nwith_state\x18\x01 \x01(\x0c\x12\x15\n\rwithout_state\x18\x02 \x01(\x0c\x12\x0c\n\x04gone\x18\x03 \x01(\x0c\x12\x30\n\x08sessions\x18\x04 \x03(\x0b\x32\x1e.segue.internal.v1.KeptSession\x12\r\n\x05\x65nded\x18\x05 \x03(\t\"L\n\x0bKeptSession\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x0e\n\x06tokens\x18\x02 \x01(\r\x12\x19\n\x11\x63heckpoint_tokens\x18\x03 \x01(\r\"6\n\x0b\x43lusterView\x12\'\n\x07workers\x18\x01 \x03(\x0b\x32\x16.segue.v1.WorkerStatus\"\xcc\x02\n\x08TurnSpec\x12\x0f\n\x07turn_id\x18\x01 \x01(\t\x12\x12\n\nsession_id\x18\x02 \x01(\t\x12\x0f\n\x07\x63ontext\x18\x03 \x01(\x0c\x12$\n\x08sampling\x18\x04 \x01(\x0b\x32\x12.segue.v1.Sampling\x12\x1c\n\x04stop\x18\x05 \x01(\x0b\x32\x0e.segue.v1.Stop\x12\x19\n\rbranch_points\x18\x06 \x03(\rB\x02\x10\x01\x12-\n\x06prefix\x18\x07 \x01(\x0b\x32\x1d.segue.internal.v1.PrefixName\x12\x14\n\x0cnum_answered\x18\x08 \x01(\r\x12+\n\x05media\x18\t \x03(\x0b\x32\x1c.segue.internal.v1.MediaSpan\x12\x0c\n\x04salt\x18\n \x01(\x0c\x12+\n\x07grammar\x18\x0b \x01(\x0b\x32\x1a.segue.internal.v1.Grammar\"J\n\x07Grammar\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x17\n\x0f\x61\x66ter_reasoning\x18\x02 \x01(\x08\x12\x18\n\x10without_controls\x18\x03 \x01(\x08\">\n\tMediaSpan\x12\r\n\x05start\x18\x01 \x01(\x12\x12\x12\n\nnum_tokens\x18\x02 \x01(\r\x12\x0e\n\x06\x64igest\x18\x03 \x01(\x0c\"@\n\x0cTurnCommands\x12\x30\n\x08\x63ommands\x18\x01 \x03(\x0b\x32\x1e.segue.internal.v1.TurnCommand\"\xae\x01\n\x0bTurnCommand\x12\x0c\n\x04\x63\x61ll\x18\x01 \x01(\x04\x12-\n\x05start\x18\x02 \x01(\x0b\x32\x1c.segue.internal.v1.StartTurnH\x00\x12\"\n\x04stop\x18\x03 \x01(\x0b\x32\x12.segue.v1.StopTurnH\x00\x12\x33\n\x07prefill\x18\x04 \x01(\x0b\x32 .segue.internal.v1.PrefillPromptH\x00\x42\t\n\x07\x63ommand\"\xa4\x01\n\tStartTurn\x12)\n\x04turn\x18\x01 \x01(\x0b\x32\x1b.segue.internal.v1.TurnSpec\x12\x11\n\ttimeout_s\x18\x02 \x01(\x01\x12+\n\x06writer\x18\x03 \x01(\x0b\x32\x19.segue.internal.v1.WriterH\x00\x12\x1d\n\x13max_computed_tokens\x18\x04 \x01(\rH\x00\x42\r\n\x0bprompt_from\";\n\x06Writer\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12\x0f\n\x07\x61\x64\x64ress\x18\x03 \x01(\t\":\n\nTurnEvents\x12,\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x1c.segue.internal.v1.TurnEvent\"\xc1\x02\n\tTurnEvent\x12\x0c\n\x04\x63\x61ll\x18\x01 \x01(\x04\x12/\n\x08reserved\x18\x02 \x01(\x0b\x32\x1b.segue.internal.v1.ReservedH\x00\x12<\n\x0fprefill_started\x18\x03 \x01(\x0b\x32!.segue.internal.v1.PrefillStartedH\x00\x12%\n\x05\x64\x65lta\x18\x04 \x01(\x0b\x32\x14.segue.v1.TokenDeltaH\x00\x12+\n\x03\x65nd\x18\x05 \x01(\x0b\x32\x1c.segue.internal.v1.DecodeEndH\x00\x12!\n\x05\x65rror\x18\x06 \x01(\x0b\x32\x10.segue.v1.StatusH\x00\x12\x37\n\tprefilled\x18\x07 \x01(\x0b\x32\".segue.internal.v1.PromptPrefilledH\x00\x42\x07\n\x05\x65vent\"P\n\x08Reserved\x12)\n\x06ticket\x18\x01 \x01(\x0b\x32\x19.segue.internal.v1.Ticket\x12\x19\n\x11\x63heckpoint_tokens\x18\x02 \x01(\r\")\n\x0ePrefillStarted\x12\x17\n\x0f\x63omputed_tokens\x18\x01 \x01(\r\"\x96\x01\n\rPrefillPrompt\x12)\n\x04turn\x18\x01 \x01(\x0b\x32\x1b.segue.internal.v1.TurnSpec\x12)\n\x06ticket\x18\x02 \x01(\x0b\x32\x19.segue.internal.v1.Ticket\x12/\n\x06holder\x18\x03 \x01(\x0b\x32\x1f.segue.internal.v1.PrefixHolder\"\\\n\x0cPrefixHolder\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12\x0f\n\x07\x61\x64\x64ress\x18\x03 \x01(\t\x12\x19\n\x11\x63heckpoint_tokens\x18\x04 \x01(\r\"=\n\x0fPromptPrefilled\x12*\n\x08logprobs\x18\x01 \x01(\x0b\x32\x18.segue.v1.PromptLogprobs\"\xf9\x01\n\tDecodeEnd\x12-\n\rfinish_reason\x18\x01 \x01(\x0e\x32\x16.segue.v1.FinishReason\x12\x1e\n\x05usage\x18\x02 \x01(\x0b\x32\x0f.segue.v1.Usage\x12-\n\x06report\x18\x03 \x01(\x0b\x32\x1d.segue.internal.v1.ShipReport\x12\x10\n\x08\x64\x65\x63ode_s\x18\x04 \x01(\x01\x12\x12\n\nstop_match\x18\x05 \x01(\t\x12\x13\n\x0bkept_tokens\x18\x06 \x01(\r\x12\x1e\n\x16kept_checkpoint_tokens\x18\x07 \x01(\r\x12\x13\n\x0bkept_states\x18\x08 \x03(\r\"\x0f\n\rStatusRequest\"J\n\x0eStatusResponse\x12&\n\x06status\x18\x01 \x01(\x0b\x32\x16.segue.v1.WorkerStatus\x12\x10\n\x08model_id\x18\x02 \x01(\t2V\n\nMembership\x12H\n\x04Join\x12\x1c.segue.internal.v1.Heartbeat\x1a\x1e.segue.internal.v1.ClusterView(\x01\x30\x01\x32\xab\x01\n\rPrefillWorker\x12K\n\x05Turns\x12\x1f.segue.internal.v1.TurnCommands\x1a\x1d.segue.internal.v1.TurnEvents(\x01\x30\x01\x12M\n\x06Status\x12 .segue.internal.v1.StatusRequest\x1a!.segue.internal.v1.StatusResponse2\xb2\x03\n\x0c\x44\x65\x63odeWorker\x12K\n\x05Turns\x12\x1f.segue.internal.v1.TurnCommands\x1a\x1d.segue.internal.v1.TurnEvents(\x01\x30\x01\x12M\n\x06Status\x12 .segue.internal.v1.StatusRequest\x1a!.segue.internal.v1.StatusResponse\x12Y\n\nRenewLease\x12$.segue.internal.v1.RenewLeaseRequest\x1a%.segue.internal.v1.RenewLeaseResponse\x12S\n\x08\x45ndLease\x12\".segue.internal.v1.EndLeaseRequest\x1a#.segue.internal.v1.EndLeaseResponse\x12V\n\tForkLease\x12#.segue.internal.v1.ForkLeaseRequest\x1a$.segue.internal.v1.ForkLeaseResponseB3\n\x11segue.internal.v1P\x01Z\x1csegue/internal/v1;internalv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -48,48 +48,52 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_FORKLEASEREQUEST']._serialized_end=394
   _globals['_FORKLEASERESPONSE']._serialized_start=396
   _globals['_FORKLEASERESPONSE']._serialized_end=415
-  _globals['_HEARTBEAT']._serialized_start=417
-  _globals['_HEARTBEAT']._serialized_end=503
-  _globals['_CLUSTERVIEW']._serialized_start=505
-  _globals['_CLUSTERVIEW']._serialized_end=559
-  _globals['_TURNSPEC']._serialized_start=562
-  _globals['_TURNSPEC']._serialized_end=894
-  _globals['_GRAMMAR']._serialized_start=896
-  _globals['_GRAMMAR']._serialized_end=970
-  _globals['_MEDIASPAN']._serialized_start=972
-  _globals['_MEDIASPAN']._serialized_end=1034
-  _globals['_TURNCOMMANDS']._serialized_start=1036
-  _globals['_TURNCOMMANDS']._serialized_end=1100
-  _globals['_TURNCOMMAND']._serialized_start=1103
-  _globals['_TURNCOMMAND']._serialized_end=1277
-  _globals['_STARTTURN']._serialized_start=1280
-  _globals['_STARTTURN']._serialized_end=1444
-  _globals['_WRITER']._serialized_start=1446
-  _globals['_WRITER']._serialized_end=1505
-  _globals['_TURNEVENTS']._serialized_start=1507
-  _globals['_TURNEVENTS']._serialized_end=1565
-  _globals['_TURNEVENT']._serialized_start=1568
-  _globals['_TURNEVENT']._serialized_end=1889
-  _globals['_RESERVED']._serialized_start=1891
-  _globals['_RESERVED']._serialized_end=1971
-  _globals['_PREFILLSTARTED']._serialized_start=1973
-  _globals['_PREFILLSTARTED']._serialized_end=2014
-  _globals['_PREFILLPROMPT']._serialized_start=2017
-  _globals['_PREFILLPROMPT']._serialized_end=2167
-  _globals['_PREFIXHOLDER']._serialized_start=2169
-  _globals['_PREFIXHOLDER']._serialized_end=2261
-  _globals['_PROMPTPREFILLED']._serialized_start=2263
-  _globals['_PROMPTPREFILLED']._serialized_end=2324
-  _globals['_DECODEEND']._serialized_start=2327
-  _globals['_DECODEEND']._serialized_end=2576
-  _globals['_STATUSREQUEST']._serialized_start=2578
-  _globals['_STATUSREQUEST']._serialized_end=2593
-  _globals['_STATUSRESPONSE']._serialized_start=2595
-  _globals['_STATUSRESPONSE']._serialized_end=2669
-  _globals['_MEMBERSHIP']._serialized_start=2671
-  _globals['_MEMBERSHIP']._serialized_end=2757
-  _globals['_PREFILLWORKER']._serialized_start=2760
-  _globals['_PREFILLWORKER']._serialized_end=2931
-  _globals['_DECODEWORKER']._serialized_start=2934
-  _globals['_DECODEWORKER']._serialized_end=3368
+  _globals['_HEARTBEAT']._serialized_start=418
+  _globals['_HEARTBEAT']._serialized_end=550
+  _globals['_KEPTCHANGES']._serialized_start=553
+  _globals['_KEPTCHANGES']._serialized_end=688
+  _globals['_KEPTSESSION']._serialized_start=690
+  _globals['_KEPTSESSION']._serialized_end=766
+  _globals['_CLUSTERVIEW']._serialized_start=768
+  _globals['_CLUSTERVIEW']._serialized_end=822
+  _globals['_TURNSPEC']._serialized_start=825
+  _globals['_TURNSPEC']._serialized_end=1157
+  _globals['_GRAMMAR']._serialized_start=1159
+  _globals['_GRAMMAR']._serialized_end=1233
+  _globals['_MEDIASPAN']._serialized_start=1235
+  _globals['_MEDIASPAN']._serialized_end=1297
+  _globals['_TURNCOMMANDS']._serialized_start=1299
+  _globals['_TURNCOMMANDS']._serialized_end=1363
+  _globals['_TURNCOMMAND']._serialized_start=1366
+  _globals['_TURNCOMMAND']._serialized_end=1540
+  _globals['_STARTTURN']._serialized_start=1543
+  _globals['_STARTTURN']._serialized_end=1707
+  _globals['_WRITER']._serialized_start=1709
+  _globals['_WRITER']._serialized_end=1768
+  _globals['_TURNEVENTS']._serialized_start=1770
+  _globals['_TURNEVENTS']._serialized_end=1828
+  _globals['_TURNEVENT']._serialized_start=1831
+  _globals['_TURNEVENT']._serialized_end=2152
+  _globals['_RESERVED']._serialized_start=2154
+  _globals['_RESERVED']._serialized_end=2234
+  _globals['_PREFILLSTARTED']._serialized_start=2236
+  _globals['_PREFILLSTARTED']._serialized_end=2277
+  _globals['_PREFILLPROMPT']._serialized_start=2280
+  _globals['_PREFILLPROMPT']._serialized_end=2430
+  _globals['_PREFIXHOLDER']._serialized_start=2432
+  _globals['_PREFIXHOLDER']._serialized_end=2524
+  _globals['_PROMPTPREFILLED']._serialized_start=2526
+  _globals['_PROMPTPREFILLED']._serialized_end=2587
+  _globals['_DECODEEND']._serialized_start=2590
+  _globals['_DECODEEND']._serialized_end=2839
+  _globals['_STATUSREQUEST']._serialized_start=2841
+  _globals['_STATUSREQUEST']._serialized_end=2856
+  _globals['_STATUSRESPONSE']._serialized_start=2858
+  _globals['_STATUSRESPONSE']._serialized_end=2932
+  _globals['_MEMBERSHIP']._serialized_start=2934
+  _globals['_MEMBERSHIP']._serialized_end=3020
+  _globals['_PREFILLWORKER']._serialized_start=3023
+  _globals['_PREFILLWORKER']._serialized_end=3194
+  _globals['_DECODEWORKER']._serialized_start=3197
+  _globals['_DECODEWORKER']._serialized_end=3631
 # @@protoc_insertion_point(module_scope)

@@ -151,25 +151,103 @@ class Heartbeat(_message.Message):
     STATUS_FIELD_NUMBER: _builtins.int
     MODEL_ID_FIELD_NUMBER: _builtins.int
     LEAVING_FIELD_NUMBER: _builtins.int
+    KEPT_FIELD_NUMBER: _builtins.int
     model_id: _builtins.str
     leaving: _builtins.bool
     """The worker has finished its turns and stops; the router forgets it."""
     @_builtins.property
-    def status(self) -> _session_pb2.WorkerStatus: ...
+    def status(self) -> _session_pb2.WorkerStatus:
+        """Absent in a message that has `kept`, and nothing else."""
+
+    @_builtins.property
+    def kept(self) -> Global___KeptChanges:
+        """Changes to what the worker keeps for later turns. A stream starts with all of it, in pieces."""
+
     def __init__(
         self,
         *,
         status: _session_pb2.WorkerStatus | None = ...,
         model_id: _builtins.str = ...,
         leaving: _builtins.bool = ...,
+        kept: Global___KeptChanges | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["status", b"status"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["kept", b"kept", "status", b"status"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["leaving", b"leaving", "model_id", b"model_id", "status", b"status"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kept", b"kept", "leaving", b"leaving", "model_id", b"model_id", "status", b"status"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Heartbeat: _TypeAlias = Heartbeat  # noqa: Y015
+
+@_typing.final
+class KeptChanges(_message.Message):
+    """As segue.api.kept.KeptChanges. The digests are those of PrefixName, 16 bytes each, one after the
+    other.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WITH_STATE_FIELD_NUMBER: _builtins.int
+    WITHOUT_STATE_FIELD_NUMBER: _builtins.int
+    GONE_FIELD_NUMBER: _builtins.int
+    SESSIONS_FIELD_NUMBER: _builtins.int
+    ENDED_FIELD_NUMBER: _builtins.int
+    with_state: _builtins.bytes
+    """Prefixes whose pages are here, and a state at their end."""
+    without_state: _builtins.bytes
+    """Prefixes whose pages are here."""
+    gone: _builtins.bytes
+    """Prefixes that are no longer reported: they were evicted, or are part of a longer one."""
+    @_builtins.property
+    def sessions(self) -> _containers.RepeatedCompositeFieldContainer[Global___KeptSession]:
+        """Sessions that have a lease here."""
+
+    @_builtins.property
+    def ended(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Sessions that have none any more."""
+
+    def __init__(
+        self,
+        *,
+        with_state: _builtins.bytes = ...,
+        without_state: _builtins.bytes = ...,
+        gone: _builtins.bytes = ...,
+        sessions: _abc.Iterable[Global___KeptSession] | None = ...,
+        ended: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ended", b"ended", "gone", b"gone", "sessions", b"sessions", "with_state", b"with_state", "without_state", b"without_state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___KeptChanges: _TypeAlias = KeptChanges  # noqa: Y015
+
+@_typing.final
+class KeptSession(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SESSION_ID_FIELD_NUMBER: _builtins.int
+    TOKENS_FIELD_NUMBER: _builtins.int
+    CHECKPOINT_TOKENS_FIELD_NUMBER: _builtins.int
+    session_id: _builtins.str
+    tokens: _builtins.int
+    """Tokens whose pages are here, and their longest prefix with a state."""
+    checkpoint_tokens: _builtins.int
+    def __init__(
+        self,
+        *,
+        session_id: _builtins.str = ...,
+        tokens: _builtins.int = ...,
+        checkpoint_tokens: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint_tokens", b"checkpoint_tokens", "session_id", b"session_id", "tokens", b"tokens"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___KeptSession: _TypeAlias = KeptSession  # noqa: Y015
 
 @_typing.final
 class ClusterView(_message.Message):

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class MembershipStub:
-    """Served by the router. A worker keeps one stream open for its whole life.
+    """Served by each router. A worker keeps one stream to each open for its whole life.
     """
 
     def __init__(self, channel):
@@ -43,7 +43,7 @@ class MembershipStub:
 
 
 class MembershipServicer:
-    """Served by the router. A worker keeps one stream open for its whole life.
+    """Served by each router. A worker keeps one stream to each open for its whole life.
     """
 
     def Join(self, request_iterator, context):
@@ -73,7 +73,7 @@ def add_MembershipServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class Membership:
-    """Served by the router. A worker keeps one stream open for its whole life.
+    """Served by each router. A worker keeps one stream to each open for its whole life.
     """
 
     @staticmethod

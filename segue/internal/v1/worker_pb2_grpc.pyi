@@ -27,7 +27,7 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class MembershipStub:
-    """Served by the router. A worker keeps one stream open for its whole life."""
+    """Served by each router. A worker keeps one stream to each open for its whole life."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -42,7 +42,7 @@ class MembershipStub:
 
 @_typing.type_check_only
 class MembershipAsyncStub(MembershipStub):
-    """Served by the router. A worker keeps one stream open for its whole life."""
+    """Served by each router. A worker keeps one stream to each open for its whole life."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Join: _aio.StreamStreamMultiCallable[_worker_pb2.Heartbeat, _worker_pb2.ClusterView]  # type: ignore[assignment]
@@ -53,7 +53,7 @@ class MembershipAsyncStub(MembershipStub):
     """
 
 class MembershipServicer(metaclass=_abc_1.ABCMeta):
-    """Served by the router. A worker keeps one stream open for its whole life."""
+    """Served by each router. A worker keeps one stream to each open for its whole life."""
 
     @_abc_1.abstractmethod
     def Join(

@@ -22,14 +22,14 @@ logger = logging.getLogger(__name__)
 
 
 class RouterActor:
-    def __init__(self, config: Config, model: str) -> None:
+    def __init__(self, config: Config, model: str, name: str) -> None:
         from router.__main__ import running
 
-        _start_log("router")
+        _start_log(name)
         hosts = Hosts.of(config.router.host, config.router.announce, ray.util.get_node_ip_address)
         router = replace(config.router, host=hosts.listen, announce=hosts.announce)
         self._shell = Shell(
-            "router",
+            name,
             lambda: running(
                 router,
                 model,

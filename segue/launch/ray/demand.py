@@ -15,7 +15,7 @@ _TOLERANCE = 1e-4
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Demand:
-    """One process's demand. The router has no role."""
+    """One process's demand. A router has no role."""
 
     role: Role | None = None
     index: int = 0
@@ -25,8 +25,11 @@ class Demand:
 
     @property
     def process(self) -> str:
-        """Its name in logs and among the workers."""
-        return f"{self.role.value}-{self.index}" if self.role else "router"
+        """Its name in logs and among the workers. The first router has no number: there is rarely
+        another."""
+        if self.role is not None:
+            return f"{self.role.value}-{self.index}"
+        return f"router-{self.index}" if self.index else "router"
 
     def options(self) -> dict[str, Any]:
         """The options of a Ray actor."""
@@ -51,7 +54,7 @@ class Demand:
 
 
 def demands_of(config: Config) -> list[Demand]:
-    """The demands of the router and each worker. Only workers on GPUs request a GPU, or a fraction
+    """The demands of each router and each worker. Only workers on GPUs request a GPU, or a fraction
     of one.
     """
     cluster = config.cluster
@@ -67,7 +70,7 @@ def demands_of(config: Config) -> list[Demand]:
         )
 
     return [
-        Demand(pin=Pin.parse(cluster.router_on)),
+        *(Demand(index=i, pin=Pin.parse(cluster.router_on)) for i in range(cluster.routers)),
         *(
             worker(Role.PREFILL, index, cluster.gpus_per_prefill, Pin.parse(cluster.prefill_on))
             for index in range(cluster.prefill)

@@ -1,5 +1,5 @@
-"""A worker's side of the membership: one stream, which carries heartbeats to the router and views
-of the cluster back.
+"""A worker's side of the membership: one stream to a router, which carries heartbeats and changes
+to what the worker keeps, and brings views of the cluster back.
 """
 
 from __future__ import annotations
@@ -7,21 +7,44 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from typing import Protocol
 
 import grpc
 
 from segue.api.cluster_status import WorkerStatus
 from segue.api.errors import InvalidRequest, LayoutMismatch
+from segue.api.kept import KeptChanges
 from segue.internal.v1 import worker_pb2
 from segue.internal.v1.worker_pb2_grpc import MembershipStub
 from segue.wire.channel import channel_to
+from segue.wire.convert.kept import kept_to_wire
 from segue.wire.convert.worker import worker_from_wire, worker_to_wire
 from segue.wire.status import error_from_rpc
 
 logger = logging.getLogger(__name__)
 
 REJOIN_AFTER_S = 0.5
+# How often changes to what the worker keeps are sent: another router may get a session's next turn
+# as soon as this one has ended.
+_CHANGES_S = 0.1
+
+
+class KeptReader(Protocol):
+    """What one stream has not reported yet. A new one starts with all that is kept."""
+
+    def pieces(self) -> Iterable[KeptChanges]: ...
+    def close(self) -> None: ...
+
+
+class KeepsNothing:
+    """For a worker that reports nothing."""
+
+    def pieces(self) -> Iterable[KeptChanges]:
+        return ()
+
+    def close(self) -> None:
+        pass
 
 
 async def stay_joined(
@@ -32,41 +55,60 @@ async def stay_joined(
     heartbeat_s: float,
     on_view: Callable[[Sequence[WorkerStatus]], None],
     leaving: asyncio.Event,
+    kept: Callable[[], KeptReader] = KeepsNothing,
+    on_lost: Callable[[], None] = lambda: None,
 ) -> None:
-    """Joins the router, and rejoins after the stream breaks, until `leaving` is set.
+    """Joins the router, and rejoins after the stream breaks, until `leaving` is set. `on_lost` is
+    called for each stream that ends.
 
     Returns once the router has received the leave; at once if the router is unreachable. Raises
     LayoutMismatch if the router serves another model: rejoining would not help.
     """
 
-    def heartbeat(*, is_last: bool) -> worker_pb2.Heartbeat:
+    def heartbeat() -> worker_pb2.Heartbeat:
         return worker_pb2.Heartbeat(
-            status=worker_to_wire(status()), model_id=model_id, leaving=is_last
+            status=worker_to_wire(status()), model_id=model_id, leaving=leaving.is_set()
         )
-
-    async def heartbeats() -> AsyncIterator[worker_pb2.Heartbeat]:
-        while not leaving.is_set():
-            yield heartbeat(is_last=False)
-            await _wait(leaving, heartbeat_s)
-        yield heartbeat(is_last=True)
 
     log = _ChangeLog()
     while not leaving.is_set():
         async with channel_to(router_address) as channel:
-            try:
-                async for view in MembershipStub(channel).Join(heartbeats()):
-                    log.log(logging.INFO, "joined the router", router=router_address)
-                    on_view([worker_from_wire(worker) for worker in view.workers])
-                if not leaving.is_set():
-                    logger.info("the router closed the membership stream; rejoining")
-            except grpc.aio.AioRpcError as rpc_error:
-                error = error_from_rpc(rpc_error, f"router {router_address}")
-                if isinstance(error, LayoutMismatch):
-                    raise error from None
-                log.log(logging.WARNING, "cannot reach the router; retrying", error=str(error))
-            except InvalidRequest as error:
-                logger.error("the router's view cannot be read", extra={"error": str(error)})
+            with contextlib.closing(kept()) as reader:
+                messages = _messages(heartbeat, heartbeat_s, reader, leaving)
+                try:
+                    async for view in MembershipStub(channel).Join(messages):
+                        log.log(logging.INFO, "joined the router", router=router_address)
+                        on_view([worker_from_wire(worker) for worker in view.workers])
+                    if not leaving.is_set():
+                        logger.info("the router closed the membership stream; rejoining")
+                except grpc.aio.AioRpcError as rpc_error:
+                    error = error_from_rpc(rpc_error, f"router {router_address}")
+                    if isinstance(error, LayoutMismatch):
+                        raise error from None
+                    log.log(logging.WARNING, "cannot reach the router; retrying", error=str(error))
+                except InvalidRequest as error:
+                    logger.error("the router's view cannot be read", extra={"error": str(error)})
+        on_lost()
         await _wait(leaving, REJOIN_AFTER_S)
+
+
+async def _messages(
+    heartbeat: Callable[[], worker_pb2.Heartbeat],
+    heartbeat_s: float,
+    kept: KeptReader,
+    leaving: asyncio.Event,
+) -> AsyncIterator[worker_pb2.Heartbeat]:
+    """The last one is the leave."""
+    loop = asyncio.get_running_loop()
+    beat_at = loop.time()
+    while not leaving.is_set():
+        if loop.time() >= beat_at:
+            beat_at = loop.time() + heartbeat_s
+            yield heartbeat()
+        for changes in kept.pieces():
+            yield worker_pb2.Heartbeat(kept=kept_to_wire(changes))
+        await _wait(leaving, max(min(beat_at - loop.time(), _CHANGES_S), 0.0))
+    yield heartbeat()
 
 
 class _ChangeLog:

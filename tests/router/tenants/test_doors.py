@@ -135,7 +135,7 @@ async def test_health_needs_no_key(router: RunningRouter) -> None:
 async def test_sessions_of_another_tenant_do_not_exist(router: RunningRouter) -> None:
     table = router.router.table
     for name in ("acme/s", "acme/t", "blue/s"):
-        table._list(table.of(SessionId(name)))
+        table.add(table.of(SessionId(name)))
     async with (
         Client(router.address, api_key=ACME) as acme,
         Client(router.address, api_key=BLUE) as blue,

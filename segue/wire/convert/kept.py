@@ -1,0 +1,58 @@
+"""Values to protobuf and back: what a worker keeps for later turns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from segue.api.checks import MAX_SESSION_CHARS, require, require_name
+from segue.api.kept import KeptChanges, KeptSession
+from segue.api.prompt import DIGEST_BYTES
+from segue.api.types import SessionId
+from segue.internal.v1 import worker_pb2 as pb
+
+
+def kept_to_wire(kept: KeptChanges) -> pb.KeptChanges:
+    return pb.KeptChanges(
+        with_state=b"".join(kept.with_state),
+        without_state=b"".join(kept.without_state),
+        gone=b"".join(kept.gone),
+        sessions=[
+            pb.KeptSession(
+                session_id=one.session_id,
+                tokens=one.tokens,
+                checkpoint_tokens=one.checkpoint_tokens,
+            )
+            for one in kept.sessions
+        ],
+        ended=kept.ended,
+    )
+
+
+def kept_from_wire(kept: pb.KeptChanges) -> KeptChanges:
+    """Raises InvalidRequest."""
+    _check_names([*(session.session_id for session in kept.sessions), *kept.ended])
+    return KeptChanges(
+        with_state=_digests("with_state", kept.with_state),
+        without_state=_digests("without_state", kept.without_state),
+        gone=_digests("gone", kept.gone),
+        sessions=tuple(
+            [
+                KeptSession(SessionId(one.session_id), one.tokens, one.checkpoint_tokens)
+                for one in kept.sessions
+            ]
+        ),
+        ended=tuple([SessionId(name) for name in kept.ended]),
+    )
+
+
+def _digests(name: str, packed: bytes) -> tuple[bytes, ...]:
+    require(
+        len(packed) % DIGEST_BYTES == 0,
+        f"{name} must have {DIGEST_BYTES} bytes for each digest, got {len(packed)} bytes",
+    )
+    return tuple([packed[at : at + DIGEST_BYTES] for at in range(0, len(packed), DIGEST_BYTES)])
+
+
+def _check_names(names: Iterable[str]) -> None:
+    for name in names:
+        require_name("a kept session's session_id", name, max_chars=MAX_SESSION_CHARS)

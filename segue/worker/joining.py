@@ -1,0 +1,82 @@
+"""A worker's membership in the cluster: a stream to each router, and one view made of theirs.
+
+A router that cannot reach a worker says that it is lost, although it may be healthy and writing. So
+a worker is a member as long as one router says so. Without any router, the last views hold: running
+handoffs go on, and routers come back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+
+from segue.api.cluster_status import WorkerHealth, WorkerStatus
+from segue.api.types import Epoch, WorkerId
+from segue.wire.streams.join import KeptReader, stay_joined
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What one router said last."""
+
+    workers: Sequence[WorkerStatus]
+    is_connected: bool = True
+
+
+def members_of(views: Iterable[View]) -> list[WorkerStatus]:
+    """The cluster's workers, by id: each in its latest epoch, and lost only if all routers that are
+    connected and know this epoch say so. If no router is connected, all last views count.
+    """
+    views = list(views)
+    current = [view for view in views if view.is_connected] or views
+    members: dict[WorkerId, WorkerStatus] = {}
+    for view in current:
+        for worker in view.workers:
+            known = members.get(worker.worker_id)
+            if known is None or _precedence(worker) > _precedence(known):
+                members[worker.worker_id] = worker
+    return [members[worker_id] for worker_id in sorted(members)]
+
+
+def _precedence(worker: WorkerStatus) -> tuple[Epoch, bool]:
+    return worker.epoch, worker.health is not WorkerHealth.LOST
+
+
+async def stay_joined_to(
+    routers: Sequence[str],
+    *,
+    status: Callable[[], WorkerStatus],
+    model_id: str,
+    heartbeat_s: float,
+    on_members: Callable[[Sequence[WorkerStatus]], None],
+    leaving: asyncio.Event,
+    kept: Callable[[], KeptReader],
+) -> None:
+    """Stays joined to each router, whatever happens to the others. See `stay_joined`."""
+    views: dict[str, View] = {}
+
+    def join(router: str) -> asyncio.Future[None]:
+        def on_view(workers: Sequence[WorkerStatus]) -> None:
+            views[router] = View(workers)
+            on_members(members_of(views.values()))
+
+        def on_lost() -> None:
+            if router in views:
+                views[router] = replace(views[router], is_connected=False)
+                on_members(members_of(views.values()))
+
+        return asyncio.ensure_future(
+            stay_joined(
+                router,
+                status=status,
+                model_id=model_id,
+                heartbeat_s=heartbeat_s,
+                on_view=on_view,
+                leaving=leaving,
+                kept=kept,
+                on_lost=on_lost,
+            )
+        )
+
+    await asyncio.gather(*(join(router) for router in routers))

@@ -1,0 +1,75 @@
+"""Several routers get ports of their own, which they keep after a restart."""
+
+from __future__ import annotations
+
+import pytest
+
+from router.config import RouterConfig
+from segue.api.errors import InvalidConfig
+from segue.gateway.config import GatewayConfig
+from segue.launch import prepare
+from segue.launch.cluster import _router_configs
+from segue.launch.config import ClusterConfig, Config
+from segue.launch.prepare import Prepared, consecutive
+from segue.launch.ray.demand import demands_of
+from segue.wire.server import free_port
+
+
+def config_of(routers: int, port: int = 0, **others: int) -> Config:
+    return Config(
+        cluster=ClusterConfig(routers=routers),
+        router=RouterConfig(port=port, **others),  # type: ignore[arg-type]  # a test's options
+        gateway=GatewayConfig(port=0),
+    )
+
+
+def test_ports_are_consecutive_or_all_chosen_by_the_system() -> None:
+    assert consecutive(7411, 3) == (7411, 7412, 7413)
+    assert consecutive(0, 2) == (0, 0)
+
+
+def test_free_ports_are_chosen_before_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    # The system may choose the same port twice, since nothing listens there yet.
+    found = iter([5001, 5001, 5001, 5002, 5003])
+    monkeypatch.setattr(prepare, "free_port", lambda host, port, **_: next(found))
+
+    config, ports = prepare._with_ports(config_of(2))
+
+    assert ports == (5001, 5002)
+    assert (config.router.port, config.gateway.port) == (5001, 5003)
+
+
+def test_a_port_that_is_taken_is_refused_for_any_router() -> None:
+    from socket import socket
+
+    with socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        first = port - 1
+        free_port("127.0.0.1", first)
+        with pytest.raises(InvalidConfig, match=f"cannot listen on 127.0.0.1:{port}"):
+            prepare._with_ports(config_of(2, first))
+
+
+def test_each_router_has_its_own_ports() -> None:
+    prepared = Prepared(
+        model="m", config=config_of(2, 7411, metrics_port=9100), router_ports=(7411, 7412)
+    )
+
+    configs = list(_router_configs(prepared))
+
+    ports = [(config.router.port, config.router.metrics_port) for config in configs]
+    assert ports == [(7411, 9100), (7412, 9101)]
+
+
+def test_the_first_router_has_no_number_in_its_name() -> None:
+    names = [demand.process for demand in demands_of(config_of(3)) if demand.role is None]
+
+    assert names == ["router", "router-1", "router-2"]
+
+
+@pytest.mark.parametrize("name", ["port", "metrics_port"])
+def test_ports_beyond_the_last_one_are_refused(name: str) -> None:
+    with pytest.raises(InvalidConfig, match=rf"\[router\] {name} must be 0, or leave 2 ports"):
+        config_of(2, **{name: 65_535})
