@@ -5,30 +5,21 @@ from __future__ import annotations
 from dataclasses import replace
 
 from router.placement.estimate import Placement
+from router.turn.context import TurnContext
 from router.turn.lifecycle import Streaming
-from segue.answers import ParserNames
 from segue.api.turn import FinishReason, Timings, TurnEnd, TurnResult, TurnSpec, TurnStarted, Usage
-from segue.api.types import SessionId
 
 
-def started(
-    spec: TurnSpec,
-    placement: Placement,
-    session_id: SessionId,
-    *,
-    starts_in_reasoning: bool,
-    parsers: ParserNames,
-) -> TurnStarted:
-    """`session_id` is the client's name for the session."""
+def started(spec: TurnSpec, placement: Placement, context: TurnContext) -> TurnStarted:
     return TurnStarted(
-        session_id=session_id,
+        session_id=context.session_id,
         turn_id=spec.turn_id,
         prompt_tokens=spec.num_prompt,
         prefill_worker=placement.prefill.worker_id,
         decode_worker=placement.decode.worker_id,
-        starts_in_reasoning=starts_in_reasoning,
-        tool_call_parser=parsers.tool_calls,
-        reasoning_parser=parsers.reasoning,
+        starts_in_reasoning=context.starts_in_reasoning,
+        tool_call_parser=context.parsers.tool_calls,
+        reasoning_parser=context.parsers.reasoning,
         seed=spec.sampling.seed,
         max_tokens=spec.stop.max_tokens,
     )

@@ -55,7 +55,6 @@ from segue.api.turn import (
     TurnEvent,
     TurnResult,
     TurnSpec,
-    TurnStarted,
 )
 from segue.api.types import WorkerId
 
@@ -241,7 +240,7 @@ class Turn:
         events: TurnEvents = ()
         # An answer starts once: its client goes on reading where it was.
         if not self._answered.has_new:
-            events = (self._started(placement),)
+            events = (reported.started(self.spec, placement, self._context),)
         if events and not await call.has_news(within_s=_STARTED_WAITS_S):
             yield events
             events = ()
@@ -263,15 +262,6 @@ class Turn:
             yield events
             events = ()
             not_before = next_beat(loop.time(), self._context.pause_s())
-
-    def _started(self, placement: Placement) -> TurnStarted:
-        return reported.started(
-            self.spec,
-            placement,
-            self._context.session_id,
-            starts_in_reasoning=self._context.starts_in_reasoning,
-            parsers=self._context.parsers,
-        )
 
     def _end(self, result: TurnResult, placement: Placement) -> TurnEnd:
         return reported.ended(

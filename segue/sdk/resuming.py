@@ -46,7 +46,7 @@ class FollowedTurn:
     api_key: str = ""
     started_at: float
     is_begun: bool = False
-    """A router may have it, or may have had it."""
+    """It has tokens, or a stream of it broke: it is resumed if it is sent again."""
     started: TurnStarted | None = None
     token_ids: array[int] = field(default_factory=lambda: array("I"))
     has_ended: bool = False
@@ -91,7 +91,7 @@ class FollowedTurn:
 
     def take(self, event: TurnEvent) -> bool:
         """Whether the caller should see the event."""
-        self.lost_at, self._has_moved, self.is_begun = None, True, True
+        self.lost_at, self._has_moved = None, True
         self._num_rounds = 0
         self.tried.clear()
         match event:
@@ -101,6 +101,8 @@ class FollowedTurn:
                 return not self.token_ids
             case TokenDelta():
                 self.token_ids.extend(event.token_ids)
+                # From here on the router's own refusals end it only if they last.
+                self.is_begun = True
             case TurnEnd():
                 self.has_ended = True
         return True
@@ -144,9 +146,9 @@ def is_patient(error: SegueError, *, is_begun: bool, was_reached: bool, was_brok
     """Whether a turn that ended with the error is worth waiting for: it will go on once a router is
     back.
 
-    `is_begun`: a router may have had the turn before. `was_reached`: one has answered there before.
-    `was_broken`: the connection to it had broken before the turn was sent. So a wrong address, and
-    a cluster without workers, are reported at once.
+    `is_begun`: it has tokens, or a stream of it broke before. `was_reached`: a router has answered
+    there before. `was_broken`: the connection had broken before the turn was sent. So a wrong
+    address, and a cluster without workers, are reported at once.
     """
     if isinstance(error, Unavailable) and error.is_unreachable:
         return is_begun or was_reached or error.was_sent

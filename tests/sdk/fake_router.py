@@ -36,6 +36,8 @@ class FakeRouter(SessionsServicer):
     """For each turn that comes, the number of the answer's token after which the router dies."""
     refuses: list[SegueError | None] = field(default_factory=list)
     """What it answers to each turn that comes, in place of tokens."""
+    refuses_after_start: list[SegueError] = field(default_factory=list)
+    """The same after TurnStarted."""
     asked: list[pb.GenerateRequest] = field(default_factory=list)
     timeouts: list[float | None] = field(default_factory=list)
     calls: list[str] = field(default_factory=list)
@@ -88,6 +90,8 @@ class FakeRouter(SessionsServicer):
             if dies_after == 0:
                 await self._die()
             yield events_to_wire([started])
+            if self.refuses_after_start:
+                raise self.refuses_after_start.pop(0)
             while number < num_tokens:
                 delta = TokenDelta(token_ids=(token(seed, number),), text=f"{number} ")
                 number += 1

@@ -199,6 +199,15 @@ async def test_a_router_that_is_back_before_its_workers_or_full_is_asked_again()
     assert [request.resume.resumed for request in router.asked] == [0, 1, 1, 1]
 
 
+async def test_a_turn_that_was_placed_and_then_refused_is_not_sent_again() -> None:
+    router = FakeRouter(refuses_after_start=[Unavailable("its worker is draining")])
+    async with serving_on(router) as address, Client(address) as client:
+        with pytest.raises(Unavailable, match="its worker is draining"):
+            await events_of(client)
+
+    assert len(router.asked) == 1
+
+
 async def test_a_router_that_drains_sends_the_turn_elsewhere() -> None:
     refuses: list[SegueError | None] = [Unavailable("draining")] * 4
     async with (
