@@ -60,17 +60,10 @@ class Cluster:
         """The first one."""
         return self.routers[0]
 
-    def processes(self) -> dict[str, Any]:
-        """All Ray actors, by the names of their processes."""
-        routers = {Demand(index=index).process: r for index, r in enumerate(self.routers)}
-        gateway = {} if self.gateway is None else {"gateway": self.gateway}
-        return {**routers, **gateway, **self.workers}
-
 
 def client_target(addresses: Sequence[str]) -> str:
     """What a client of these routers connects to."""
-    # The SDK takes one address.
-    return addresses[0]
+    return ",".join(addresses)
 
 
 @contextlib.contextmanager

@@ -52,12 +52,10 @@ def serve_until_signal(config: Config, progress: Console, out: Console) -> None:
         # Ray takes a second to import; errors above should not wait for that.
         from segue.launch.cluster import running_prepared
         from segue.launch.ray.start import ended_parts
-        from segue.launch.watch import Watch
 
         with running_prepared(prepared, report, hurry) as running:
             settings = config.cluster
-            http = http_words(running.http_address, has_keys=config.router.has_keys)
-            for line in (*router_words(running.addresses), *http):
+            for line in http_words(running.http_address, has_keys=config.router.has_keys):
                 report(line)
             out.print(
                 f"ready at {running.address} after {monotonic() - started_at:.1f} s: "
@@ -66,21 +64,13 @@ def serve_until_signal(config: Config, progress: Console, out: Console) -> None:
                 soft_wrap=True,
             )
             is_ready.set()
-            watch = Watch(running.processes())
             while not stop.wait(_LOOK_EVERY_S):
                 if ended := ended_parts():
                     _give_up(ended, progress)
-                watch.look(report)
     except KeyboardInterrupt:
         report("stopped before it was ready")
         raise SystemExit(128 + received[0]) from None
     report("stopped")
-
-
-def router_words(addresses: Sequence[str]) -> Iterator[str]:
-    """Where the routers are, if there are several."""
-    if len(addresses) > 1:
-        yield f"routers at {', '.join(addresses)}: each serves all sessions"
 
 
 def http_words(address: str, *, has_keys: bool = False) -> Iterator[str]:

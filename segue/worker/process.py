@@ -124,8 +124,6 @@ async def serving_worker(
             options.port,
             services_at,
             announce=hosts.announce,
-            # What a router that is gone has started must not run on beside its resumed turns.
-            pings_callers=True,
             on_serving=endpoint.set_ready,
         ) as server:
             (worker,) = made

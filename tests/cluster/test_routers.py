@@ -362,10 +362,10 @@ async def test_turns_of_a_router_that_hangs_end_on_their_workers(cluster: TwoRou
     router.popen.send_signal(signal.SIGSTOP)
     try:
         stopped_at = time.monotonic()
-        async with asyncio.timeout(40):
+        async with asyncio.timeout(60):
             while any(worker.load.running_turns for worker in (await two.status()).workers):
                 await asyncio.sleep(0.1)
-        assert 5 < time.monotonic() - stopped_at < 25
+        assert 5 < time.monotonic() - stopped_at < 50
     finally:
         router.popen.send_signal(signal.SIGCONT)
     with contextlib.suppress(SegueError):
