@@ -21,6 +21,7 @@ from tests.tool_calls.streaming import cut, read_answer, streamed
 from tests.tool_calls.writing import END, OPEN, TOOLS, assistant, called, parameter, written
 
 HERMES = '<tool_call>\n{"name": "find", "arguments": {"text": "a </tool_call>"}}\n</tool_call>'
+END_OF_HERMES = "\n</tool_call>"
 PIECES = (
     *("<tool_call>", "</tool_call>", "<function=find>", "</function>", "<parameter=text>"),
     *("<parameter=limit>", "</parameter>", "<think>", "</think>", "\n", "\r\n", "a", " ", "4"),
@@ -187,6 +188,32 @@ def test_a_json_call_with_a_slip_is_completed_or_was_none(arguments: str) -> Non
         assert parts[2].text.endswith(rest)
         assert gather(parts).tool_calls[0].name == "find"
         assert json.loads(parts[2].text)["text"] == "a"
+
+
+def test_a_damaged_json_call_is_the_same_however_it_is_cut() -> None:
+    rng = random.Random(1)
+    num_abandoned = 0
+    for _ in range(150):
+        value = rng.choice(["a", 'é\n"', "</tool_call>"])
+        arguments = {"text": value, "limit": rng.choice([1, None, [1, {"a": 2}], 1.5])}
+        call = json.dumps(
+            {"name": "find", "arguments": arguments},
+            ensure_ascii=rng.random() < 0.5,
+            separators=rng.choice([(", ", ": "), (",", ":")]),
+        )
+        place = rng.randrange(len(call) + 1)
+        call = call[:place] + rng.choice(["", *PIECES]) + call[place + rng.choice([0, 0, 1, 2]) :]
+        text = f"<tool_call>\n{call}{rng.choice(['', END_OF_HERMES])}{rng.choice(['', 'So.'])}"
+        is_whole = rng.random() < 0.7
+        whole = streamed([text], is_whole=is_whole, tools=TOOLS)
+
+        assert streamed(text, is_whole=is_whole, tools=TOOLS) == whole, text
+        message = gather(whole)
+        assert message.tool_calls or message.content == text
+        for made in message.tool_calls:
+            assert isinstance(json.loads(made.arguments, parse_constant=pytest.fail), dict)
+        num_abandoned += any(isinstance(part, CallAbandoned) for part in whole)
+    assert num_abandoned > 10
 
 
 @pytest.mark.parametrize("length", range(HERMES.index('": {') + 4, HERMES.rindex("}")))
