@@ -77,7 +77,9 @@ async def running(
                 presence, resources, decode, metrics, launcher=launcher, tokenizer=tokenizer
             )
 
-        async with serving_worker(identity, metrics.registry, worker_as, options=options) as worker:
+        async with serving_worker(
+            identity, metrics.registry, worker_as, options=options, drain_s=decode.drain_s
+        ) as worker:
             yield worker
 
 

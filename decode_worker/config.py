@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from segue.api.drain import MAX_DRAIN_S
 from segue.api.errors import InvalidConfig
 from segue.engine.batch import MAX_VERIFY_TOKENS
 
@@ -29,6 +30,10 @@ class DecodeConfig:
     lease_s: float = 600.0
     """The lease time of a session, whose memory is then evicted last. Each turn renews it."""
 
+    drain_s: float = 30.0
+    """How long running turns, and the moves of sessions to other workers, may take when the worker
+    drains. Turns that take longer go on elsewhere."""
+
     def __post_init__(self) -> None:
         for name in ("max_batch", "max_prompt_tokens", "max_waiting"):
             if getattr(self, name) < 1:
@@ -46,6 +51,8 @@ class DecodeConfig:
             raise ValueError("simulate_acceptance needs drafts, got max_drafts = 0")
         if self.lease_s <= 0:
             raise ValueError(f"lease_s must be > 0, got {self.lease_s}")
+        if not 0 <= self.drain_s <= MAX_DRAIN_S:
+            raise ValueError(f"drain_s must be in [0, {MAX_DRAIN_S:g}], got {self.drain_s}")
 
     @property
     def simulates_acceptance(self) -> bool:

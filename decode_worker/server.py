@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any, Protocol
 
 import grpc
 
-from decode_worker.memory.residency import Residency
+from decode_worker.memory.residency import MAX_LEASE_S, Residency
 from decode_worker.stream import TurnRunner, turn_stream
+from kv_transfer.ticket import PeerIdentity
+from segue.api.checks import MAX_SESSION_CHARS, require_name, require_number
 from segue.api.cluster_status import WorkerStatus
+from segue.api.drain import MAX_DRAIN_S, Adopted
+from segue.api.prompt import PrefixName
 from segue.api.types import SessionId
 from segue.internal.v1 import worker_pb2 as pb
 from segue.internal.v1.worker_pb2_grpc import (
     DecodeWorkerServicer,
     add_DecodeWorkerServicer_to_server,
 )
+from segue.wire.convert.drain import adopted_to_wire, prefixes_from_wire
+from segue.wire.convert.same_names import value_of
 from segue.wire.convert.worker import worker_to_wire
+from segue.wire.drain_calls import drained
 from segue.wire.server import Services
+from segue.worker.process import Presence
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -28,8 +36,18 @@ class Decoder(TurnRunner, Protocol):
 
     model_id: str
     residency: Residency
+    presence: Presence
 
     def status(self) -> WorkerStatus: ...
+    async def adopt(
+        self,
+        session_id: SessionId,
+        source: PeerIdentity,
+        prefixes: Sequence[PrefixName],
+        *,
+        lease_s: float,
+        timeout_s: float,
+    ) -> Adopted: ...
 
 
 class DecodeFace(DecodeWorkerServicer):
@@ -64,6 +82,22 @@ class DecodeFace(DecodeWorkerServicer):
     ) -> pb.ForkLeaseResponse:
         self._worker.residency.fork(SessionId(request.parent_id), SessionId(request.child_id))
         return pb.ForkLeaseResponse()
+
+    async def Drain(self, request: pb.DrainRequest, context: Context) -> pb.DrainResponse:
+        return await drained(self._worker.presence, request)
+
+    async def Adopt(self, request: pb.AdoptRequest, context: Context) -> pb.AdoptResponse:
+        require_name("session_id", request.session_id, max_chars=MAX_SESSION_CHARS)
+        require_number("lease_s", request.lease_s, 0.0, MAX_LEASE_S)
+        require_number("timeout_s", request.timeout_s, 0.0, MAX_DRAIN_S)
+        adopted = await self._worker.adopt(
+            SessionId(request.session_id),
+            value_of(PeerIdentity, request.source),
+            prefixes_from_wire(request.prefixes),
+            lease_s=request.lease_s,
+            timeout_s=request.timeout_s,
+        )
+        return adopted_to_wire(adopted)
 
 
 def services(worker: Decoder) -> Services:

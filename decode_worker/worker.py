@@ -18,6 +18,8 @@ from decode_worker.config import DecodeConfig
 from decode_worker.engine.engine import DecodeEngine
 from decode_worker.engine.events import Command, Event, Left, NewTokens
 from decode_worker.engine.sequence import DecodeSequence
+from decode_worker.memory.adoption import Adoptions
+from decode_worker.memory.moving import move_away
 from decode_worker.memory.reservation import Reservations
 from decode_worker.memory.residency import Residency, checkpoint_tokens, with_what_stays
 from decode_worker.metrics import DecodeMetrics
@@ -30,8 +32,10 @@ from decode_worker.turn import (
     Sequences,
     WrittenByPrefill,
 )
+from kv_transfer.ticket import PeerIdentity
 from kv_transfer.worker import HandoffWorker, WorkerResources
 from segue.api.cluster_status import WorkerStatus
+from segue.api.drain import Adopted, DrainReport, MoveReport
 from segue.api.errors import (
     DeadlineExceeded,
     InvalidRequest,
@@ -39,13 +43,15 @@ from segue.api.errors import (
     SegueError,
     Unavailable,
 )
+from segue.api.prompt import PrefixName
 from segue.api.turn import ComputedOnDecode, PrefillStarted, TurnSpec
-from segue.api.types import TurnId
+from segue.api.types import SessionId, TurnId
 from segue.engine.device.launcher import Launcher
 from segue.process.cancellation import uninterrupted
 from segue.process.telemetry import Clock
 from segue.text.tokens.tokenizer import Tokenizer
 from segue.wire.server import Services
+from segue.worker.drain import Deadline, MoveSessions
 from segue.worker.engine_thread import Drop, EngineLoop
 from segue.worker.grammars import Grammars, Making, made
 from segue.worker.process import Presence, leave_process
@@ -90,6 +96,7 @@ class DecodeWorker(HandoffWorker[DecodeTurn, Command]):
         )
         self._engine = EngineLoop("decode-engine", engine.step, leave_process)
         self._grammars = Grammars(tokenizer, runner.config.vocab_size)
+        self._adoptions = Adoptions(self._exchange, self._memory, self.residency, runner.layout)
 
     def services(self) -> Services:
         return [*services(self), *self._exchange.services()]
@@ -142,7 +149,7 @@ class DecodeWorker(HandoffWorker[DecodeTurn, Command]):
 
     def _check_admissible(self, turn: TurnSpec) -> None:
         if self._is_draining:
-            raise Unavailable(f"{self.name} is draining; place the turn elsewhere")
+            raise self._drains()
         if turn.turn_id in self._turns:
             raise InvalidRequest(f"turn {turn.turn_id} is here already; stop it first")
 
@@ -229,6 +236,49 @@ class DecodeWorker(HandoffWorker[DecodeTurn, Command]):
         turn.over.set()
         self._room.wake()
 
+    async def adopt(
+        self,
+        session_id: SessionId,
+        source: PeerIdentity,
+        prefixes: Sequence[PrefixName],
+        *,
+        lease_s: float,
+        timeout_s: float,
+    ) -> Adopted:
+        """Takes a session over from a worker that drains. Raises Unavailable if this one drains
+        too, and what `Adoptions.adopt` raises.
+        """
+        if self._is_draining:
+            raise self._drains()
+        if len(self._room):
+            raise Overloaded(f"turns wait for memory on {self.name}: it takes no session over")
+        try:
+            return await self._adoptions.adopt(
+                session_id, source, prefixes, lease_s=lease_s, timeout_s=timeout_s
+            )
+        finally:
+            self._room.wake()
+
+    async def drain(self, until: Deadline, move: MoveSessions | None) -> DrainReport:
+        self._is_draining = True
+        await self._adoptions.stop(self._drains())
+        return await super().drain(until, move)
+
+    async def _move_sessions(self, until: Deadline, move: MoveSessions | None) -> MoveReport:
+        return await move_away(
+            self.residency.leases,
+            lambda: {turn.spec.session_id for turn in self._turns.values()},
+            until,
+            move,
+            clock=self._clock,
+        )
+
+    def _drains(self) -> Unavailable:
+        return Unavailable(f"{self.name} is draining; place the turn elsewhere")
+
+    def _owners(self) -> set[str]:
+        return {*super()._owners(), *self._adoptions.owners()}
+
     def status(self) -> WorkerStatus:
         return self._status(
             running_turns=len(self._turns),
@@ -244,4 +294,5 @@ class DecodeWorker(HandoffWorker[DecodeTurn, Command]):
         # No session may return from the host tier while it closes.
         self.residency.close()
         self._grammars.close()
+        await self._adoptions.stop(self._drains())
         await super().close()

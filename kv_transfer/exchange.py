@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
 from kv_transfer.peers import Members
 from kv_transfer.reading.fencer import Fencer
@@ -25,8 +25,8 @@ from kv_transfer.transport.transport import Endpoint
 from kv_transfer.writing.outgoing import Outgoing
 from kv_transfer.writing.writer import HandoffWriter
 from segue.api.cluster_status import WorkerStatus
-from segue.api.errors import NotFound, SegueError
-from segue.api.prompt import PrefixName, Prompt
+from segue.api.errors import NotFound, SegueError, TransferFailed
+from segue.api.prompt import PrefixName, Prompt, page_digest
 from segue.api.types import PageId, SlotId, TurnId
 from segue.cache.memory import Memory
 from segue.internal.v1.transfer_pb2_grpc import (
@@ -46,6 +46,10 @@ SLOWEST_BYTES_PER_S = 50e6
 _FENCE_TIMEOUT_S = 5.0
 
 
+async def _is_here(prefix: PrefixName) -> None:
+    pass
+
+
 class Exchange:
     """The event loop owns it. It runs until `close`."""
 
@@ -60,12 +64,16 @@ class Exchange:
         freed: Callable[[], None],
         clock: Callable[[], float],
         stepped: Callable[[str, str], None] = lambda left, entered: None,
+        load: Callable[[PrefixName], Awaitable[None]] = _is_here,
     ) -> None:
-        """`freed`, `stepped`: see `HandoffReader`."""
+        """`freed`, `stepped`: see `HandoffReader`. `load` brings back what was offloaded of a
+        prefix, before it is lent.
+        """
         memory_map = endpoint.memory_map
         self._layout = memory_map.layout
         self._cache = memory.cache
         self._peers = endpoint.peers
+        self._load = load
         self._vocab_size = vocab_size
         self.members = Members()
         self.writer = HandoffWriter(
@@ -152,6 +160,7 @@ class Exchange:
 
         Raises NotFound if no state is kept at its end, and what `send` raises.
         """
+        await self._load(prefix)
         match = self._cache.find(self._cache.tree.find(prefix) or Prompt())
         checkpoint = match.checkpoint
         if checkpoint is None or checkpoint.num_tokens != prefix.num_tokens:
@@ -167,11 +176,44 @@ class Exchange:
         finally:
             self._cache.release(hold)
 
+    async def read(self, source: PeerIdentity, prefix: PrefixName) -> Prompt:
+        """The tokens of a prefix that `source` holds. Raises NotFound, and TransferFailed if what
+        came is not that prefix."""
+        keys = await self._peers.read_prefix(source, prefix, timeout_s=CALL_TIMEOUT_S)
+        digest = b""
+        for key in keys:
+            digest = page_digest(digest, key)
+        if digest != prefix.digest or len(keys) * self._layout.page_tokens != prefix.num_tokens:
+            raise TransferFailed(
+                f"{source.worker_id} was asked for a prefix of {prefix.num_tokens} tokens and sent "
+                f"{len(keys)} other pages; compute it"
+            )
+        return Prompt.from_page_keys(keys, self._layout.page_tokens)
+
+    async def read_keys(self, prefix: PrefixName) -> Sequence[bytes]:
+        """The keys of a prefix's pages: the holder's side of `read`. Raises NotFound."""
+        await self._load(prefix)
+        tokens = self._cache.tree.find(prefix)
+        if tokens is None:
+            raise NotFound(f"no prefix of {prefix.num_tokens} tokens with that digest is here")
+        page_tokens = self._layout.page_tokens
+        return tokens.page_keys(page_tokens, len(tokens) // page_tokens)
+
+    @property
+    def is_sending(self) -> bool:
+        """Whether a write from here is in flight, or will be."""
+        return self.writer.is_shipping
+
+    @property
+    def is_receiving(self) -> bool:
+        """Whether another worker writes here, or may still do so."""
+        return bool(self.reader.owners())
+
     def services(self) -> Services:
         """The services that other workers call."""
         reader = ReaderServicer(self.reader, vocab_size=self._vocab_size)
         writer = WriterServicer(self.writer)
-        source = SourceServicer(self.lend, self.members)
+        source = SourceServicer(self.lend, self.read_keys, self.members)
         return [
             (
                 "segue.internal.v1.HandoffReader",

@@ -140,6 +140,15 @@ class PeerCalls(Protocol):
         """
         ...
 
+    async def read_prefix(
+        self, source: PeerIdentity, prefix: PrefixName, *, timeout_s: float
+    ) -> Sequence[bytes]:
+        """The keys of the prefix's pages (`segue/api/prompt.py`). The caller compares their digest.
+
+        Raises NotFound if `source` no longer holds the prefix.
+        """
+        ...
+
     async def close(self) -> None: ...
 
 
@@ -215,6 +224,15 @@ class Peers:
         request = pb.PullRequest(ticket=ticket_to_wire(ticket), prefix=prefix_to_wire(prefix))
         with rpc_errors(source.address):
             await HandoffSourceStub(self._channel(source)).Pull(request, timeout=timeout_s)
+
+    async def read_prefix(
+        self, source: PeerIdentity, prefix: PrefixName, *, timeout_s: float
+    ) -> Sequence[bytes]:
+        request = pb.ReadPrefixRequest(prefix=prefix_to_wire(prefix))
+        stub = HandoffSourceStub(self._channel(source))
+        with rpc_errors(source.address):
+            reply = await stub.ReadPrefix(request, timeout=timeout_s)
+        return reply.page_keys
 
     async def close(self) -> None:
         for _, channel in self._channels.values():

@@ -5,7 +5,7 @@ Errors travel as `segue.wire.status` maps them.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import grpc
@@ -85,11 +85,13 @@ class WriterServicer(rpc.HandoffWriterServicer):
 
 
 Lend = Callable[[Ticket, PrefixName], Awaitable[None]]
+ReadKeys = Callable[[PrefixName], Awaitable[Sequence[bytes]]]
 
 
 class SourceServicer(rpc.HandoffSourceServicer):
-    def __init__(self, lend: Lend, members: Members) -> None:
+    def __init__(self, lend: Lend, read_keys: ReadKeys, members: Members) -> None:
         self._lend = lend
+        self._read_keys = read_keys
         self._members = members
 
     async def Pull(self, request: pb.PullRequest, context: Context) -> pb.PullResponse:
@@ -97,3 +99,9 @@ class SourceServicer(rpc.HandoffSourceServicer):
         await self._members.require(ticket.reader)
         await self._lend(ticket, prefix_from_wire(request.prefix))
         return pb.PullResponse()
+
+    async def ReadPrefix(
+        self, request: pb.ReadPrefixRequest, context: Context
+    ) -> pb.ReadPrefixResponse:
+        page_keys = await self._read_keys(prefix_from_wire(request.prefix))
+        return pb.ReadPrefixResponse(page_keys=page_keys)

@@ -14,17 +14,22 @@ from kv_transfer.config import TransferConfig
 from kv_transfer.exchange import Exchange
 from kv_transfer.transport.transport import Endpoint, OpenTransport, open_endpoint
 from segue.api.cluster_status import WorkerLoad, WorkerStatus
+from segue.api.drain import DrainReport, MoveReport
+from segue.api.errors import UnknownPrefix
 from segue.api.prompt import PrefixName, Prompt
 from segue.api.types import TurnId
 from segue.cache.admission_queue import AdmissionQueue
+from segue.cache.host.copying import all_pages
 from segue.cache.host.tier import HostTier, Tiers
 from segue.cache.inventory import Inventory
 from segue.cache.layout import CacheLayout
+from segue.cache.prefix.cache import PrefixCache
 from segue.cache.prefix.eviction_cost import EvictionCost
 from segue.cache.strays import Strays
 from segue.engine.config import EngineConfig
 from segue.engine.runner import ModelRunner
 from segue.process.telemetry import Clock
+from segue.worker.drain import Deadline, MoveSessions
 from segue.worker.engine_thread import EngineLoop
 from segue.worker.load import LoadedModel, load_runner
 from segue.worker.memory import tiers_of
@@ -76,6 +81,11 @@ async def worker_resources(
         )
 
 
+# How long a drain whose time is up waits for writes in flight, and any drain for fences.
+_SETTLE_S = 5.0
+_ANSWER_S = 1.0
+
+
 class RunningTurn(Protocol):
     @property
     def over(self) -> asyncio.Event: ...
@@ -121,6 +131,7 @@ class HandoffWorker(ABC, Generic[AnyTurn, Command]):
             freed=self._room.wake,
             stepped=stepped,
             clock=clock,
+            load=self._load_back,
         )
         self.inventory = Inventory((self._memory.cache, self._tier.cache))
         self._turns: dict[TurnId, AnyTurn] = {}
@@ -147,19 +158,55 @@ class HandoffWorker(ABC, Generic[AnyTurn, Command]):
             tokens_per_s=tokens_per_s,
             page_tokens=self.layout.page_tokens,
             max_turns=self._max_running,
+            leased_sessions=len(
+                self._memory.cache.leases.sessions() | self._tier.cache.leases.sessions()
+            ),
         )
         self._worker_metrics.set_load(load)
         self._worker_metrics.set_cache(self._memory.cache, self._tier)
         return self.presence.status(load)
 
+    async def _load_back(self, prefix: PrefixName) -> None:
+        """Loads what the host has of a prefix that another worker pulls, if no lease is revoked."""
+        if self._tier.is_there:
+            with contextlib.suppress(UnknownPrefix):
+                tokens = self.find_prefix(prefix)
+                await self._tier.load(tokens, all_pages, PrefixCache.make_spare_room)
+
     def members_changed(self, workers: Sequence[WorkerStatus]) -> None:
         self._exchange.members_changed(workers)
 
-    async def drain(self) -> None:
-        """Takes no more turns; returns when the running ones have ended."""
+    async def drain(self, until: Deadline, move: MoveSessions | None) -> DrainReport:
+        """Takes no more turns, waits for the running ones, and moves its sessions away. When the
+        time is up, the turns that still run are interrupted, and their router goes on with them
+        elsewhere. Returns when nothing runs and no write is in flight here, or a few seconds after
+        the deadline.
+        """
         self._is_draining = True
-        for turn in list(self._turns.values()):
-            await turn.over.wait()
+        num_turns = len(self._turns)
+        # Turns that wait for memory are refused, one after another.
+        self._room.wake()
+        moving = asyncio.ensure_future(self._move_sessions(until, move))
+        try:
+            await until.until(lambda: not self._turns)
+            late = dict(self._turns)
+            self._interrupt_all(late)
+            for turn in late.values():
+                await turn.over.wait()
+            # The router's answer may come a moment after the deadline.
+            await asyncio.wait({moving}, timeout=until.left_s + _ANSWER_S)
+            moves = moving.result() if moving.done() else MoveReport()
+        finally:
+            moving.cancel()
+        # Those that read from here finish before the memory goes.
+        sending = until.another(max(_SETTLE_S, until.left_s))
+        await sending.until(lambda: not self._exchange.is_sending)
+        await until.another(_SETTLE_S).until(lambda: not self._exchange.is_receiving)
+        return DrainReport.of(moves, ended_turns=num_turns - len(late), moved_turns=len(late))
+
+    async def _move_sessions(self, until: Deadline, move: MoveSessions | None) -> MoveReport:
+        """A prefill worker has none: its cache serves others for as long as it lives."""
+        return MoveReport()
 
     @abstractmethod
     def _interrupt_all(self, turns: Mapping[TurnId, AnyTurn]) -> None:

@@ -58,7 +58,9 @@ async def running(
         def worker_as(presence: Presence) -> PrefillWorker:
             return PrefillWorker(presence, resources, prefill, metrics, tokenizer=tokenizer)
 
-        async with serving_worker(identity, metrics.registry, worker_as, options=options) as worker:
+        async with serving_worker(
+            identity, metrics.registry, worker_as, options=options, drain_s=prefill.drain_s
+        ) as worker:
             yield worker
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from segue.api.drain import MAX_DRAIN_S
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PrefillConfig:
@@ -18,8 +20,13 @@ class PrefillConfig:
     """Fetch a longer prefix from the worker that has it, if that is expected to be faster."""
     checkpoint_stride: int = 4096
     """Tokens of a long prompt between two kept states."""
+    drain_s: float = 30.0
+    """How long prompts that are being computed may take when the worker drains. Those that take
+    longer are computed elsewhere."""
 
     def __post_init__(self) -> None:
         for name in ("chunk_tokens", "max_waiting", "checkpoint_stride"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be >= 1, got {getattr(self, name)}")
+        if not 0 <= self.drain_s <= MAX_DRAIN_S:
+            raise ValueError(f"drain_s must be in [0, {MAX_DRAIN_S:g}], got {self.drain_s}")

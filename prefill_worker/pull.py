@@ -6,12 +6,12 @@ import logging
 from dataclasses import dataclass, field
 
 from kv_transfer.exchange import Exchange
+from kv_transfer.prefix_fetch import PrefixFetcher
 from kv_transfer.ticket import PeerIdentity
 from segue.api.errors import SegueError
 from segue.api.turn import PrefixHolder, ShipReport, TurnSpec
 from segue.cache.layout import CacheLayout
 from segue.cache.memory import Memory
-from segue.cache.prefix.cache import Hold
 from segue.cost_line import Line, prior_line
 from segue.process.telemetry import Clock
 
@@ -94,7 +94,7 @@ class Puller:
         clock: Clock,
     ) -> None:
         self.rates = Rates()
-        self._exchange = exchange
+        self._fetcher = PrefixFetcher(exchange, memory, layout)
         self._memory = memory
         self._layout = layout
         self._clock = clock
@@ -122,7 +122,12 @@ class Puller:
         hold = cache.hold_pages(match)
         started_at = self._clock()
         try:
-            num_bytes = await self._fetch(turn, holder, hold)
+            tokens = turn.context[:held_tokens]
+            cache.make_room(self._fetcher.num_missing_pages(tokens, hold), 1)
+            source = PeerIdentity(
+                worker_id=holder.worker_id, epoch=holder.epoch, address=holder.address
+            )
+            num_bytes = await self._fetcher.fetch(turn.turn_id, source, tokens, hold)
         except SegueError as error:
             logger.info("prefix not pulled", extra={"error": str(error)})
             return ShipReport()
@@ -133,28 +138,3 @@ class Puller:
         return ShipReport(
             pulled_tokens=held_tokens - resume, pulled_bytes=num_bytes, pull_s=seconds
         )
-
-    async def _fetch(self, turn: TurnSpec, holder: PrefixHolder, hold: Hold) -> int:
-        """Returns the bytes that were moved."""
-        tokens = turn.context[: holder.checkpoint_tokens]
-        num_pages = len(tokens) // self._layout.page_tokens - len(hold.pages)
-        self._memory.cache.make_room(num_pages, 1)
-        source = PeerIdentity(
-            worker_id=holder.worker_id, epoch=holder.epoch, address=holder.address
-        )
-        arrival = await self._exchange.fetch(
-            turn.turn_id,
-            source,
-            self._memory.cache.tree.name(hold.node, tokens),
-            resident_tokens=hold.num_tokens,
-        )
-        try:
-            left = self._memory.cache.insert(
-                tokens, arrival.pages, hold=hold, checkpoints={len(tokens): arrival.slot}
-            )
-            assert not left, "a prefix that is pulled ends at a page boundary"
-        except BaseException:
-            # The turn has not taken its own memory yet: it owns only what was pulled for it.
-            self._memory.reclaim(turn.turn_id)
-            raise
-        return num_pages * self._layout.page_bytes + self._layout.slot_bytes

@@ -23,8 +23,10 @@ from segue.process.telemetry import about_turn
 from segue.wire.convert.events import prompt_logprobs_to_wire
 from segue.wire.convert.turns import holder_from_wire, turn_from_wire
 from segue.wire.convert.worker import worker_to_wire
+from segue.wire.drain_calls import drained
 from segue.wire.server import Services
 from segue.wire.streams.server import CallStream
+from segue.worker.process import Presence
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -33,6 +35,7 @@ class Prefiller(Protocol):
     """The interface of a `PrefillWorker` to its gRPC service."""
 
     model_id: str
+    presence: Presence
 
     def find_prefix(self, prefix: PrefixName) -> Prompt: ...
     async def prefill(
@@ -60,6 +63,9 @@ class PrefillFace(PrefillWorkerServicer):
     async def Status(self, request: pb.StatusRequest, context: Context) -> pb.StatusResponse:
         status = worker_to_wire(self._worker.status())
         return pb.StatusResponse(status=status, model_id=self._worker.model_id)
+
+    async def Drain(self, request: pb.DrainRequest, context: Context) -> pb.DrainResponse:
+        return await drained(self._worker.presence, request)
 
     def _make_call(
         self, command: pb.TurnCommand, emit: Callable[[pb.TurnEvent], None]

@@ -28,7 +28,6 @@ from prefill_worker.server import services
 from prefill_worker.units import PromptMemory, PromptUnits, check
 from segue.api.cluster_status import WorkerStatus
 from segue.api.errors import (
-    Cancelled,
     InvalidRequest,
     SegueError,
     TransferFailed,
@@ -219,7 +218,8 @@ class PrefillWorker(HandoffWorker[Interruptible, Command]):
 
     def _interrupt_all(self, turns: Mapping[TurnId, Interruptible]) -> None:
         for turn_id, work in turns.items():
-            work.interrupt(Cancelled(f"turn {turn_id} was stopped: {self.name} is closing"))
+            # Not Cancelled: nobody wanted the turn to end, so it is placed again.
+            work.interrupt(Unavailable(f"turn {turn_id} was stopped: {self.name} leaves"))
 
     async def close(self) -> None:
         self._grammars.close()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from cachetools import LRUCache
 
@@ -81,6 +81,15 @@ class Membership:
             logger.info("worker joined", extra={"worker": status.worker_id, "at": status.address})
         self._on_status(status)
         if known is None or _identity(known.status) != _identity(status):
+            self._announce()
+
+    def drains(self, worker_id: WorkerId, epoch: Epoch) -> None:
+        """The worker drains: it gets no turns, even before its next heartbeat says so."""
+        known = self._members.get(worker_id)
+        if known and known.status.epoch == epoch and known.status.health is WorkerHealth.READY:
+            status = replace(known.status, health=WorkerHealth.DRAINING)
+            self._members[worker_id] = _Member(status, known.seen_at)
+            self._on_status(status)
             self._announce()
 
     def left(self, worker_id: WorkerId, epoch: Epoch) -> None:

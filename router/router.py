@@ -11,6 +11,7 @@ from dataclasses import replace
 from router.admission.admission import Admission, Asking
 from router.admission.capacity import capacity_of
 from router.config import RouterConfig
+from router.drain.desk import DrainDesk
 from router.membership import Membership
 from router.metrics import RouterMetrics
 from router.placement.placing import Placing, TurnPlacing
@@ -80,6 +81,7 @@ class Router:
         self._accounts = TenantAccounts(metrics.tenants, clock)
         self._status = StatusDesk(self.membership, self.links, self._admission, self.table, metrics)
         self.sessions = SessionDesk(self.table, self.membership, self.links)
+        self.drains = DrainDesk(self.table, self.membership, self.links, self._admission, clock)
         self.tokens = TokenDesk(prompts, self.limits)
         self._ongoing = OngoingTurns(self._admission)
         self._num_running = 0

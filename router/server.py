@@ -24,6 +24,7 @@ from segue.internal.v1 import worker_pb2
 from segue.internal.v1.worker_pb2_grpc import MembershipServicer
 from segue.v1 import session_pb2 as pb
 from segue.v1.session_pb2_grpc import SessionsServicer
+from segue.wire.convert.drain import drain_report_to_wire, held_from_wire, moves_to_wire
 from segue.wire.convert.events import events_to_wire
 from segue.wire.convert.explanation import explanation_to_wire
 from segue.wire.convert.kept import kept_from_wire
@@ -183,6 +184,17 @@ class Sessions(SessionsServicer):
         shown = replace(explanation, session_id=session_id)
         return pb.ExplainResponse(explanation=explanation_to_wire(shown))
 
+    async def DrainWorker(
+        self, request: pb.DrainWorkerRequest, context: Context
+    ) -> pb.DrainWorkerResponse:
+        self._tenant(context).require_operator()
+        report = await self._router.drains.drain(
+            WorkerId(request.worker_id),
+            request.timeout_s if request.HasField("timeout_s") else None,
+            move_sessions=request.move_sessions if request.HasField("move_sessions") else True,
+        )
+        return pb.DrainWorkerResponse(report=drain_report_to_wire(report))
+
 
 def _key_in(context: Context) -> str:
     """The API key of the call; empty if it has none."""
@@ -228,6 +240,17 @@ class MembershipFace(MembershipServicer):
             if self._streams.get(worker.worker_id) is stream:
                 del self._streams[worker.worker_id]
                 membership.lost(worker.worker_id, worker.epoch)
+
+    async def MoveSessions(
+        self, request: worker_pb2.MoveSessionsRequest, context: Context
+    ) -> worker_pb2.MoveSessionsResponse:
+        report = await self._router.drains.move(
+            WorkerId(request.worker_id),
+            Epoch(request.epoch),
+            [held_from_wire(session) for session in request.sessions],
+            timeout_s=request.timeout_s,
+        )
+        return moves_to_wire(report)
 
     async def _listen(
         self, heartbeats: AsyncIterator[worker_pb2.Heartbeat], worker: WorkerStatus, stream: object

@@ -1,19 +1,33 @@
-"""A worker's readiness probe: ready from the start of serving until the drain."""
+"""A worker process: its readiness probe, and its ways out of service."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import http.client
-from collections.abc import Sequence
+import os
+import signal
+from collections.abc import AsyncIterator, Sequence
 
+import pytest
 from prometheus_client import CollectorRegistry
 
-from segue.api.cluster_status import WorkerLoad, WorkerStatus
-from segue.api.types import Role
+from segue.api.cluster_status import WorkerHealth, WorkerLoad, WorkerStatus
+from segue.api.drain import DrainReport
+from segue.api.errors import InvalidRequest
+from segue.api.types import Role, WorkerId
 from segue.cache.inventory import Inventory
+from segue.cache.strays import Strays
 from segue.wire.server import Services
-from segue.worker.process import Identity, Presence, WorkerOptions, serving_worker
+from segue.worker.drain import Deadline, MoveSessions
+from segue.worker.process import (
+    Identity,
+    Presence,
+    RunningWorker,
+    WorkerOptions,
+    _until_signal,
+    serving_worker,
+)
 
 
 def probe(address: str, path: str) -> int:
@@ -34,11 +48,15 @@ class IdleWorker:
     """Computes nothing, and records what its probes answered during the drain."""
 
     model_id = "none"
+    name = WorkerId("decode-0")
 
     def __init__(self, presence: Presence) -> None:
         self.presence = presence
         self.inventory = Inventory(())
         self.while_draining: tuple[int, int] | None = None
+        self.drains: list[tuple[float, bool]] = []
+        self.turn_is_over = asyncio.Event()
+        self.turn_is_over.set()
 
     def services(self) -> Services:
         return []
@@ -49,27 +67,127 @@ class IdleWorker:
     def members_changed(self, workers: Sequence[WorkerStatus]) -> None:
         pass
 
+    def strays(self) -> Strays:
+        return Strays({})
+
     def check_invariants(self) -> None:
         pass
 
-    async def drain(self) -> None:
+    async def drain(self, until: Deadline, move: MoveSessions | None) -> DrainReport:
+        self.drains.append((until.left_s, move is not None))
         self.while_draining = await probes(self.presence.metrics_address)
+        is_over = await until.until(self.turn_is_over.is_set)
+        return DrainReport(ended_turns=int(is_over), moved_turns=int(not is_over))
 
     async def close(self) -> None:
         pass
 
 
-async def test_a_worker_is_ready_until_it_drains() -> None:
-    serving = serving_worker(
+def serving() -> contextlib.AbstractAsyncContextManager[RunningWorker]:
+    return serving_worker(
         Identity.take("decode-0", Role.DECODE),
         CollectorRegistry(),
         IdleWorker,
         # No router is running: a worker serves without one.
         options=WorkerOptions(worker_id="decode-0", model="m", router_address="127.0.0.1:1"),
+        drain_s=20.0,
     )
-    async with serving as running:
+
+
+async def test_a_worker_is_ready_until_it_drains() -> None:
+    async with serving() as running:
         worker = running.worker
         assert isinstance(worker, IdleWorker)
         assert await probes(worker.presence.metrics_address) == (200, 200)
 
     assert worker.while_draining == (200, 503)
+
+
+def worker_of(running: RunningWorker) -> IdleWorker:
+    assert isinstance(running.worker, IdleWorker)
+    return running.worker
+
+
+async def test_a_block_that_ends_drains_without_moving_sessions() -> None:
+    async with serving() as running:
+        pass
+
+    ((seconds, moves),) = worker_of(running).drains
+    assert (round(seconds), moves) == (20, False)
+
+
+async def test_a_drain_runs_once_and_later_orders_shorten_it() -> None:
+    async with serving() as running:
+        worker, presence = worker_of(running), running.worker.presence
+        worker.turn_is_over.clear()
+        first = asyncio.ensure_future(presence.drain(10.0, move_sessions=True))
+        while not worker.drains:
+            await asyncio.sleep(0.001)
+        assert presence.health is WorkerHealth.DRAINING
+        assert 9 < worker.status().drain_left_s <= 10
+        second = asyncio.ensure_future(presence.drain(60.0, move_sessions=True))
+        third = asyncio.ensure_future(presence.drain(0.0, move_sessions=False))
+        reports = await asyncio.gather(first, second, third)
+
+    assert reports == [DrainReport(moved_turns=1)] * 3
+    ((seconds, moves),) = worker.drains
+    assert (round(seconds), moves) == (10, True)
+
+
+async def test_a_caller_that_leaves_does_not_end_the_drain() -> None:
+    async with serving() as running:
+        worker = worker_of(running)
+        worker.turn_is_over.clear()
+        asking = asyncio.ensure_future(worker.presence.drain(10.0, move_sessions=True))
+        await asyncio.sleep(0.05)
+        asking.cancel()
+        worker.turn_is_over.set()
+        report = await worker.presence.drain(10.0, move_sessions=True)
+
+    assert report == DrainReport(ended_turns=1)
+    assert len(worker.drains) == 1
+
+
+async def test_a_drain_without_end_or_before_the_start_is_refused() -> None:
+    async with serving() as running:
+        for seconds in (float("inf"), float("nan"), -1.0):
+            with pytest.raises(InvalidRequest, match="timeout_s must be between"):
+                await running.worker.presence.drain(seconds, move_sessions=True)
+        assert worker_of(running).drains == []
+
+
+@contextlib.asynccontextmanager
+async def remembered(seen: list[RunningWorker]) -> AsyncIterator[RunningWorker]:
+    async with serving() as running:
+        seen.append(running)
+        yield running
+
+
+async def process(seen: list[RunningWorker]) -> asyncio.Task[None]:
+    """What `python -m decode_worker` runs."""
+    running = asyncio.ensure_future(_until_signal(remembered(seen)))
+    while not seen:
+        await asyncio.sleep(0.001)
+    return running
+
+
+async def test_a_signal_moves_sessions_and_a_second_one_skips_the_rest() -> None:
+    seen: list[RunningWorker] = []
+    running = await process(seen)
+    worker = worker_of(seen[0])
+    worker.turn_is_over.clear()
+    os.kill(os.getpid(), signal.SIGTERM)
+    while not worker.drains:
+        await asyncio.sleep(0.001)
+    assert worker.drains == [(pytest.approx(20, abs=1), True)]
+    os.kill(os.getpid(), signal.SIGTERM)
+    await asyncio.wait_for(running, 10)
+
+
+async def test_a_drained_worker_ends_by_itself() -> None:
+    seen: list[RunningWorker] = []
+    running = await process(seen)
+    report = await worker_of(seen[0]).presence.drain(None, move_sessions=True)
+    await asyncio.wait_for(running, 10)
+
+    assert report == DrainReport(ended_turns=1)

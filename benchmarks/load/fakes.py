@@ -154,10 +154,10 @@ async def _run(options: argparse.Namespace) -> None:
             load=WorkerLoad(pages=_COUNTS, slots=_COUNTS, page_tokens=_PAGE_TOKENS),
         )
         statuses.append(status)
+        # They lease nothing and are never drained, so they get no such request.
         if role is Role.PREFILL:
-            prefill = FakePrefill(status)
+            prefill = FakePrefill(status)  # type: ignore[abstract]
             return [(role, lambda server: add_PrefillWorkerServicer_to_server(prefill, server))]
-        # It leases nothing, and gets no such request.
         decode = FakeDecode(status, options.step_s)  # type: ignore[abstract]
         return [(role, lambda server: add_DecodeWorkerServicer_to_server(decode, server))]
 

@@ -95,6 +95,14 @@ class TieredLeases:
         self._copies.pop(session_id, None)
         return sum(leases.end(session_id) for leases in self._both) > 0
 
+    def most_recent_first(self) -> list[Lease]:
+        """A lease of each session: the device's, or else the host's."""
+        on_device, on_host = (reversed(leases.all()) for leases in self._both)
+        leased = {lease.session_id: lease for lease in on_device}
+        for lease in on_host:
+            leased.setdefault(lease.session_id, lease)
+        return list(leased.values())
+
     def close(self) -> None:
         """Paused sessions are no longer loaded back."""
         for session_id in list(self._returns):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 from decode_worker.config import DecodeConfig
@@ -17,6 +17,7 @@ from segue.cache.host.copying import all_pages
 from segue.cache.host.tier import HostTier
 from segue.cache.memory import Memory
 from segue.cache.prefix.cache import Hold
+from segue.cache.prefix.node import PageNode
 from segue.cache.prefix.states import SessionStates, resumable_states, states_wanted
 from segue.cache.unit_pool import UnitState
 from segue.cache.until_kept import UntilKept
@@ -35,7 +36,7 @@ class Residency:
         self._memory = memory
         self._tier = tier
         self._config = config
-        self._leases = TieredLeases(memory.cache, tier, clock)
+        self.leases = TieredLeases(memory.cache, tier, clock)
         self._session_states = SessionStates(memory.cache.pins)
 
     async def load(self, context: Prompt) -> None:
@@ -144,9 +145,20 @@ class Residency:
         if not self._config.residency:
             return
         if session_id:
-            self._leases.grant(session_id, hold.node, self._config.lease_s)
+            self.leases.grant(session_id, hold.node, self._config.lease_s)
         else:
             self._tier.offload(hold.node)
+
+    def adopt(
+        self, session_id: SessionId, node: PageNode, states: Collection[int], lease_s: float
+    ) -> None:
+        """A session has come from another worker, with `states` up to `node`."""
+        self.leases.grant(session_id, node, lease_s)
+        self._session_states.adopted(session_id, node, states)
+
+    @property
+    def keeps(self) -> bool:
+        return self._config.residency
 
     def give_back(self, pages: Sequence[PageId], slots: Sequence[SlotId]) -> None:
         self._memory.pages.give_back(pages, UnitState.WORKING)
@@ -170,24 +182,24 @@ class Residency:
         lease_s = self._config.lease_s if lease_s is None else lease_s
         _check_seconds("lease_s", lease_s)
         if pause_s is None:
-            self._leases.renew(session_id, lease_s)
+            self.leases.renew(session_id, lease_s)
             return lease_s
         _check_seconds("pause_s", pause_s)
-        self._leases.pause(session_id, pause_s, lease_s)
+        self.leases.pause(session_id, pause_s, lease_s)
         return pause_s + lease_s
 
     def end(self, session_id: SessionId) -> bool:
         """What was leased becomes ordinary cache. Returns whether there was a lease."""
-        return self._leases.end(session_id)
+        return self.leases.end(session_id)
 
     def fork(self, session_id: SessionId, child_id: SessionId) -> None:
         """Gives the child a lease on all that the parent has. Raises NotFound, InvalidRequest."""
         require_name("the child's session_id", child_id)
-        self._leases.fork(session_id, child_id)
+        self.leases.fork(session_id, child_id)
 
     def close(self) -> None:
         """Paused sessions are no longer loaded back."""
-        self._leases.close()
+        self.leases.close()
 
 
 def _check_seconds(name: str, seconds: float) -> None:

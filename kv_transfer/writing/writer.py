@@ -92,6 +92,10 @@ class HandoffWriter:
                 return
         await outgoing.stop("the reader gave up")
 
+    @property
+    def is_shipping(self) -> bool:
+        return bool(self._active)
+
     def close(self) -> None:
         """Stops all handoffs and ends the thread. Blocks for at most one batch."""
         with self._tools.lane.changed:

@@ -25,7 +25,7 @@ _HASH = re.compile(r"[0-9a-f]{64}")
 _HASHED = "sha256:"
 _FILE_FORM = (
     'a file of keys has tables such as [tenants.NAME] with keys = ["…", "sha256:…"] and, if '
-    "wanted, max_turns and tokens_per_minute"
+    "wanted, max_turns, tokens_per_minute and operator"
 )
 
 Tenants = Mapping[str, Tenant]
@@ -39,6 +39,7 @@ class _TenantTable:
     keys: list  # type: ignore[type-arg]  # `section` checks plain types; `_hash_of` checks the keys
     max_turns: int = 0
     tokens_per_minute: int = 0
+    operator: bool = False
 
 
 def tenant_of(tenants: Tenants, key: str) -> Tenant | None:
@@ -59,7 +60,7 @@ def given_keys(hashes: str) -> dict[str, Tenant]:
                 "[router] api_key_hashes must have SHA-256 hashes of 64 hex digits, got one of "
                 f"{len(text)} characters"
             )
-        tenants[text] = Tenant(name=DEFAULT_NAME)
+        tenants[text] = Tenant(name=DEFAULT_NAME, is_operator=True)
     return tenants
 
 
@@ -93,7 +94,7 @@ def _keys_of(name: str, table: Any, origin: str) -> Iterable[tuple[str, Tenant]]
     read = section({where: table}, where, _TenantTable)
     try:
         limits = Limits(max_turns=read.max_turns, tokens_per_minute=read.tokens_per_minute)
-        tenant = Tenant(name=name, limits=limits)
+        tenant = Tenant(name=name, limits=limits, is_operator=read.operator)
     except ValueError as error:
         raise InvalidConfig(f"{origin}: [{where}] {error}") from None
     return [(_hash_of(key, f"{origin}: [{where}] keys"), tenant) for key in read.keys]

@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass, replace
 
 from segue.api.checks import require_label
+from segue.api.errors import PermissionDenied
 from segue.api.prompt import salt_of
 from segue.api.types import SessionId, TurnRequest
 
@@ -40,6 +41,8 @@ class Tenant:
     limits: Limits = Limits()
     shares_prefixes: bool = False
     """Its turns share cached prefixes with other tenants that do."""
+    is_operator: bool = False
+    """Its keys may take workers out of service, which hold other tenants' sessions too."""
 
     def __post_init__(self) -> None:
         if self.name and _NAME.fullmatch(self.name) is None:
@@ -52,6 +55,14 @@ class Tenant:
     def scope(self) -> str:
         """What the router's and the workers' names of this tenant's sessions start with."""
         return f"{self.name}{_SEPARATOR}" if self.name else ""
+
+    def require_operator(self) -> None:
+        """Raises PermissionDenied."""
+        if not self.is_operator:
+            raise PermissionDenied(
+                "expected an operator's API key, got a tenant's: use a key that the router was "
+                "started with, or one of a tenant with operator = true"
+            )
 
     def own(self, request: TurnRequest) -> TurnRequest:
         """The request with the session's name within the cluster, and the salt of its pages. Raises
@@ -73,5 +84,5 @@ class Tenant:
         return SessionId(session_id.removeprefix(self.scope))
 
 
-OPEN = Tenant()
+OPEN = Tenant(is_operator=True)
 """Everybody, if the router has no keys."""

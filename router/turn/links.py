@@ -13,6 +13,7 @@ import grpc
 
 from router.turn.calls import NamedTurn, PromptPrefilled, PromptSource, TurnCall, WrittenBy
 from segue.api.cluster_status import WorkerStatus
+from segue.api.drain import MAX_DRAIN_S, Adopted, DrainReport, HeldSession
 from segue.api.errors import SegueError, Unavailable
 from segue.api.turn import ComputedOnDecode, PrefixHolder, PromptLogprobs
 from segue.api.types import Epoch, Role, SessionId, WorkerId
@@ -20,6 +21,7 @@ from segue.internal.v1 import worker_pb2 as pb
 from segue.internal.v1.transfer_pb2 import Ticket
 from segue.internal.v1.worker_pb2_grpc import DecodeWorkerStub, PrefillWorkerStub
 from segue.wire.channel import channel_to
+from segue.wire.convert.drain import adopted_from_wire, drain_report_from_wire, prefixes_to_wire
 from segue.wire.convert.turns import holder_to_wire, turn_to_wire
 from segue.wire.convert.worker import worker_from_wire
 from segue.wire.status import rpc_errors
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
 # A live worker answers these at once; a dead one must not hold up the router.
 STATUS_TIMEOUT_S = 2.0
 LEASE_TIMEOUT_S = 2.0
+# A drain whose time is up still waits for writes in flight.
+DRAIN_SLACK_S = 30.0
 # Shortest time between two messages to one worker; commands that come faster share a message.
 _MIN_GAP_S = 0.002
 
@@ -69,6 +73,8 @@ def worker_calls(stub: DecodeWorkerAsyncStub | PrefillWorkerAsyncStub, peer: str
 class _Link(Generic[Stub]):
     def __init__(self, worker: WorkerStatus, stub_on: Callable[[grpc.aio.Channel], Stub]) -> None:
         self.name = f"{worker.worker_id} at {worker.address}"
+        self._address = worker.address
+        self._stub_on: Callable[[grpc.aio.Channel], Stub] = stub_on
         self._channel = channel_to(worker.address)
         self._stub: Stub = stub_on(self._channel)
         self._calls = worker_calls(self._stub, self.name)
@@ -77,6 +83,16 @@ class _Link(Generic[Stub]):
         with rpc_errors(self.name):
             reply = await self._stub.Status(pb.StatusRequest(), timeout=STATUS_TIMEOUT_S)
         return worker_from_wire(reply.status)
+
+    async def drain(self, timeout_s: float | None, *, move_sessions: bool) -> DrainReport:
+        """Returns when the worker is about to leave. A call that is cancelled does not end that."""
+        request = pb.DrainRequest(timeout_s=timeout_s, move_sessions=move_sessions)
+        patience_s = (MAX_DRAIN_S if timeout_s is None else timeout_s) + DRAIN_SLACK_S
+        # A channel of its own: this one closes when the worker has left, maybe before the answer.
+        async with channel_to(self._address) as channel:
+            with rpc_errors(self.name):
+                reply = await self._stub_on(channel).Drain(request, timeout=patience_s)
+        return drain_report_from_wire(reply.report)
 
     def fail(self, error: SegueError) -> None:
         """Fails all calls to the worker, which is lost."""
@@ -118,11 +134,7 @@ class DecodeLink(_Link["DecodeWorkerAsyncStub"]):
             case ComputedOnDecode(max_tokens):
                 start.max_computed_tokens = max_tokens
             case WrittenBy(writer):
-                start.writer.CopyFrom(
-                    pb.Writer(
-                        worker_id=writer.worker_id, epoch=writer.epoch, address=writer.address
-                    )
-                )
+                start.writer.CopyFrom(_writer(writer))
         return self._calls.start(pb.TurnCommand(start=start), TurnCall)
 
     async def renew_lease(
@@ -144,6 +156,25 @@ class DecodeLink(_Link["DecodeWorkerAsyncStub"]):
         request = pb.ForkLeaseRequest(parent_id=parent_id, child_id=child_id)
         with rpc_errors(self.name):
             await self._stub.ForkLease(request, timeout=LEASE_TIMEOUT_S)
+
+    async def adopt(
+        self, session: HeldSession, source: WorkerStatus, *, timeout_s: float
+    ) -> Adopted:
+        """Makes this worker pull a session. Raises Overloaded if it has no room for it."""
+        request = pb.AdoptRequest(
+            session_id=session.session_id,
+            source=_writer(source),
+            prefixes=prefixes_to_wire(session.prefixes),
+            lease_s=session.expires_in_s,
+            timeout_s=timeout_s,
+        )
+        with rpc_errors(self.name):
+            reply = await self._stub.Adopt(request, timeout=timeout_s + LEASE_TIMEOUT_S)
+        return adopted_from_wire(reply)
+
+
+def _writer(worker: WorkerStatus) -> pb.Writer:
+    return pb.Writer(worker_id=worker.worker_id, epoch=worker.epoch, address=worker.address)
 
 
 def _turn_to_wire(turn: NamedTurn) -> pb.TurnSpec:

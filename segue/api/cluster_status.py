@@ -45,6 +45,8 @@ class WorkerLoad:
     page_tokens: int = 16
     max_turns: int = 0
     """Most turns that run here at once; 0: not reported."""
+    leased_sessions: int = 0
+    """Sessions with a lease here, on the device or on the host."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +62,8 @@ class WorkerStatus:
     load: WorkerLoad = WorkerLoad()
     pid: int = 0
     host: str = ""
+    drain_left_s: float = 0.0
+    """Until a worker that drains leaves, at the latest."""
 
     def as_lost(self) -> WorkerStatus:
         """The status once contact is lost: memory as last reported, and no turns, since the router

@@ -6,6 +6,7 @@
     ├── InvalidCheckpoint     a model folder cannot be loaded as it is
     ├── InvalidConfig         a configuration file or option cannot be used
     ├── Unauthenticated       the caller has no API key that is known here
+    ├── PermissionDenied      the caller's API key does not allow this call
     ├── NotFound              a session, turn, ticket or worker is unknown, or no longer known
     ├── NotResident           the prefix that a request needs is not in the worker's memory
     ├── UnknownPrefix         a worker lacks the tokens that a turn names: send all of them
@@ -61,6 +62,10 @@ class InvalidConfig(SegueError, ValueError):
 
 
 class Unauthenticated(SegueError):
+    pass
+
+
+class PermissionDenied(SegueError):
     pass
 
 

@@ -1,5 +1,5 @@
 """The command line: `segue serve`, `segue chat`, `segue generate`, `segue status`,
-`segue explain`.
+`segue explain`, `segue drain`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from rich.console import Console
 from segue.api.api_key import ENVIRONMENT, one_key
 from segue.api.errors import InvalidRequest, SegueError
 from segue.api.types import ChatInput, SamplingParams, StopConditions
-from segue.cli import show, show_explanation
+from segue.cli import show, show_drain, show_explanation
 from segue.cli.chat import Chat, error_line
 from segue.cli.input import JsonSchemaFile, one_input, read_tools, schema_in, with_template_options
 from segue.cli.server_part import require_server_part
@@ -340,3 +340,33 @@ def explain(
             out.print(show_explanation.explanation_tables(explanation, out.width))
 
     asyncio.run(look())
+
+
+@app.command()
+def drain(
+    worker: Annotated[str, typer.Argument(help="Name of the worker, such as decode-0.")],
+    target: Target = DEFAULT_TARGET,
+    api_key: ApiKey = None,
+    move_sessions: Annotated[
+        bool,
+        typer.Option(
+            "--move-sessions/--no-move-sessions",
+            help="Whether other decode workers take its sessions over.",
+        ),
+    ] = True,
+    timeout: Annotated[
+        float | None,
+        typer.Option(help="Seconds for turns to end and sessions to move; default: its drain_s."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Take a worker out of service without losing a turn; `segue serve` then starts it anew."""
+
+    async def take_out() -> None:
+        async with Client(target, api_key=one_key(api_key)) as client:
+            report = await client.drain_worker(
+                worker, move_sessions=move_sessions, timeout_s=timeout
+            )
+        typer.echo(show_drain.report_json(report) if as_json else show_drain.report_line(report))
+
+    asyncio.run(take_out())

@@ -180,6 +180,11 @@ def _row(worker: WorkerStatus, separator: str) -> tuple[RenderableType, ...]:
         f"{load.waiting_turns} waiting",
         f"{load.tokens_per_s:.0f} tok/s",
     ]
+    if worker.health is WorkerHealth.DRAINING:
+        turns[-1:] = [
+            counted(load.leased_sessions, "session"),
+            f"{worker.drain_left_s:.0f} s left",
+        ]
     pages, slots = _units(load.pages), _units(load.slots)
     if load.host_pages.total:
         pages += [f"host {units}" for units in _units(load.host_pages)]

@@ -10,8 +10,9 @@ import asyncio
 import contextlib
 import itertools
 import logging
+import os
 import threading
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from concurrent.futures import Future
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -26,6 +27,12 @@ LEAVE_AFTER_S = 5.0
 """The wait between an unexpected failure and the exit of the process. Waiting callers receive the
 failure, and a process that cannot start is not restarted in a tight loop.
 """
+
+
+def end_process() -> None:
+    """Ends the process, which has left the cluster in order. Ray starts a new one."""
+    logger.info("exiting the process after a drain")
+    os._exit(0)
 
 
 class Served(Protocol):
@@ -43,7 +50,8 @@ class Shell(Generic[Running]):
     A start that raises a SegueError (a missing folder, a taken port) is retried here without limit,
     at growing intervals: Ray does not restart an actor that is alive. After any other error the
     state of native libraries is unknown, so the process exits through `leave`, and Ray starts a new
-    one.
+    one. `ended` waits until what is served has ended by itself: then it stops in order, and the
+    process exits through `end_process`, with the same result.
     """
 
     def __init__(
@@ -54,12 +62,16 @@ class Shell(Generic[Running]):
         delays_s: Callable[[], Iterator[float]] | None = None,
         leave_after_s: float = LEAVE_AFTER_S,
         leave: Callable[[BaseException], None] = leave_process,
+        ended: Callable[[Running], Awaitable[object]] | None = None,
+        end_process: Callable[[], None] = end_process,
         loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None,
     ) -> None:
         self._start = start
         self._delays_s = delays_s or retry_delays_s
         self._leave_after_s = leave_after_s
         self._leave = leave
+        self._ended = ended
+        self._end_process = end_process
         self._attempt: Future[Running] = Future()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop: asyncio.Event | None = None
@@ -121,7 +133,7 @@ class Shell(Generic[Running]):
         try:
             async with self._start() as running:
                 attempt.set_result(running)
-                await self._stop.wait()
+                await self._until_over(running)
         except Exception as error:
             if attempt.done():
                 logger.exception("did not stop cleanly" if self._stop.is_set() else "failed")
@@ -134,7 +146,21 @@ class Shell(Generic[Running]):
                 error if isinstance(error, SegueError) else RuntimeError(f"{error!r}")
             )
             return error
+        if not self._stop.is_set():
+            self._end_process()
         return None
+
+    async def _until_over(self, running: Running) -> None:
+        """Returns when it must stop, or has ended by itself."""
+        assert self._stop is not None
+        waits: list[asyncio.Future[Any]] = [asyncio.ensure_future(self._stop.wait())]
+        if self._ended is not None:
+            waits.append(asyncio.ensure_future(self._ended(running)))
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
 
 
 def retry_delays_s() -> Iterator[float]:

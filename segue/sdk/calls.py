@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from segue.api.checks import require_seconds, require_type
 from segue.api.cluster_status import ClusterStatus, ModelInfo, SessionInfo
+from segue.api.drain import MAX_DRAIN_S, DrainReport
 from segue.api.errors import Unavailable
 from segue.api.explanation import Explanation
 from segue.api.types import ChatInput, Detokenized, TextInput
@@ -13,6 +14,7 @@ from segue.sdk.targets import RouterLink, Targets
 from segue.sdk.turns import TurnRunner
 from segue.v1 import session_pb2 as pb
 from segue.wire.channel import is_serving, require_sendable
+from segue.wire.convert.drain import drain_report_from_wire
 from segue.wire.convert.explanation import explanation_from_wire
 from segue.wire.convert.request import token_ids_to_wire, tokenized_to_wire
 from segue.wire.convert.same_names import value_of
@@ -22,6 +24,8 @@ from segue.wire.convert.worker import cluster_from_wire, session_from_wire
 _TIMEOUT_S = 10.0
 # A million tokens take a router's helper process seconds, and others may be before them.
 _TOKENIZE_TIMEOUT_S = 60.0
+# The router waits a little longer than the drain's time for the worker, and we for the router.
+_DRAIN_SLACK_S = 60.0
 
 
 class RouterCalls:
@@ -198,3 +202,27 @@ class RouterCalls:
             timeout_s=timeout_s,
         )
         return cluster_from_wire(reply.cluster)
+
+    async def drain_worker(
+        self, worker_id: str, *, move_sessions: bool = True, timeout_s: float | None = None
+    ) -> DrainReport:
+        """Takes a worker out of service, and returns when it is about to leave: its turns have
+        ended or go on elsewhere, and its sessions have moved to other decode workers, if it is one.
+
+        `timeout_s`: how long that may take; by default the worker's own `drain_s`. Needs an
+        operator's API key. Leaving the call does not end the drain, and a second call joins it.
+        Raises NotFound, PermissionDenied.
+        """
+        require_type("worker_id", worker_id, str, "a text")
+        require_type("move_sessions", move_sessions, bool, "True or False")
+        require_seconds("timeout_s", timeout_s)
+        request = pb.DrainWorkerRequest(
+            worker_id=worker_id, move_sessions=move_sessions, timeout_s=timeout_s
+        )
+        patience_s = (MAX_DRAIN_S if timeout_s is None else timeout_s) + _DRAIN_SLACK_S
+        reply = await self._targets.ask(
+            "",
+            lambda link: link.stub.DrainWorker(request, timeout=patience_s, metadata=self._key),
+            timeout_s=patience_s,
+        )
+        return drain_report_from_wire(reply.report)

@@ -151,6 +151,50 @@ EXCLUSION_NOT_READY: Exclusion.ValueType  # 5
 """Draining or lost."""
 Global___Exclusion: _TypeAlias = Exclusion  # noqa: Y015
 
+class _LeftReason:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _LeftReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_LeftReason.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    LEFT_REASON_UNSPECIFIED: _LeftReason.ValueType  # 0
+    LEFT_REASON_NOT_ASKED: _LeftReason.ValueType  # 1
+    """The drain was to move none."""
+    LEFT_REASON_ELSEWHERE: _LeftReason.ValueType  # 2
+    """Its last turn ran elsewhere, or the router does not know it."""
+    LEFT_REASON_NO_WORKER: _LeftReason.ValueType  # 3
+    """No other decode worker is ready."""
+    LEFT_REASON_NO_MEMORY: _LeftReason.ValueType  # 4
+    """Other workers have no memory that is not leased by their own sessions."""
+    LEFT_REASON_NO_TIME: _LeftReason.ValueType  # 5
+    LEFT_REASON_NO_STATE: _LeftReason.ValueType  # 6
+    """The worker has no state of it any more."""
+    LEFT_REASON_STOPPING: _LeftReason.ValueType  # 7
+    """The router stops."""
+    LEFT_REASON_FAILED: _LeftReason.ValueType  # 8
+    """The transfer failed; the logs have the error."""
+
+class LeftReason(_LeftReason, metaclass=_LeftReasonEnumTypeWrapper):
+    """Why a session was not moved."""
+
+LEFT_REASON_UNSPECIFIED: LeftReason.ValueType  # 0
+LEFT_REASON_NOT_ASKED: LeftReason.ValueType  # 1
+"""The drain was to move none."""
+LEFT_REASON_ELSEWHERE: LeftReason.ValueType  # 2
+"""Its last turn ran elsewhere, or the router does not know it."""
+LEFT_REASON_NO_WORKER: LeftReason.ValueType  # 3
+"""No other decode worker is ready."""
+LEFT_REASON_NO_MEMORY: LeftReason.ValueType  # 4
+"""Other workers have no memory that is not leased by their own sessions."""
+LEFT_REASON_NO_TIME: LeftReason.ValueType  # 5
+LEFT_REASON_NO_STATE: LeftReason.ValueType  # 6
+"""The worker has no state of it any more."""
+LEFT_REASON_STOPPING: LeftReason.ValueType  # 7
+"""The router stops."""
+LEFT_REASON_FAILED: LeftReason.ValueType  # 8
+"""The transfer failed; the logs have the error."""
+Global___LeftReason: _TypeAlias = LeftReason  # noqa: Y015
+
 class _WorkerRole:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -1964,6 +2008,121 @@ class CostLine(_message.Message):
 Global___CostLine: _TypeAlias = CostLine  # noqa: Y015
 
 @_typing.final
+class DrainWorkerRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WORKER_ID_FIELD_NUMBER: _builtins.int
+    MOVE_SESSIONS_FIELD_NUMBER: _builtins.int
+    TIMEOUT_S_FIELD_NUMBER: _builtins.int
+    worker_id: _builtins.str
+    move_sessions: _builtins.bool
+    """Of a decode worker. Absent: true. Prefill workers have none."""
+    timeout_s: _builtins.float
+    """How long running turns may take to end, and sessions to move; turns that still run then go on
+    elsewhere. Absent: the worker's own drain_s.
+    """
+    def __init__(
+        self,
+        *,
+        worker_id: _builtins.str = ...,
+        move_sessions: _builtins.bool | None = ...,
+        timeout_s: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_move_sessions", b"_move_sessions", "_timeout_s", b"_timeout_s", "move_sessions", b"move_sessions", "timeout_s", b"timeout_s"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_move_sessions", b"_move_sessions", "_timeout_s", b"_timeout_s", "move_sessions", b"move_sessions", "timeout_s", b"timeout_s", "worker_id", b"worker_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__move_sessions: _TypeAlias = _typing.Literal["move_sessions"]  # noqa: Y015
+    _WhichOneofArgType__move_sessions: _TypeAlias = _typing.Literal["_move_sessions", b"_move_sessions"]  # noqa: Y015
+    _WhichOneofReturnType__timeout_s: _TypeAlias = _typing.Literal["timeout_s"]  # noqa: Y015
+    _WhichOneofArgType__timeout_s: _TypeAlias = _typing.Literal["_timeout_s", b"_timeout_s"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__move_sessions) -> _WhichOneofReturnType__move_sessions | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__timeout_s) -> _WhichOneofReturnType__timeout_s | None: ...
+
+Global___DrainWorkerRequest: _TypeAlias = DrainWorkerRequest  # noqa: Y015
+
+@_typing.final
+class DrainWorkerResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REPORT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def report(self) -> Global___DrainReport: ...
+    def __init__(
+        self,
+        *,
+        report: Global___DrainReport | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["report", b"report"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["report", b"report"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DrainWorkerResponse: _TypeAlias = DrainWorkerResponse  # noqa: Y015
+
+@_typing.final
+class DrainReport(_message.Message):
+    """What came of a drain."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENDED_TURNS_FIELD_NUMBER: _builtins.int
+    MOVED_TURNS_FIELD_NUMBER: _builtins.int
+    MOVED_SESSIONS_FIELD_NUMBER: _builtins.int
+    MOVED_BYTES_FIELD_NUMBER: _builtins.int
+    LEFT_FIELD_NUMBER: _builtins.int
+    ended_turns: _builtins.int
+    """Turns that ended on the worker, and turns that others go on with."""
+    moved_turns: _builtins.int
+    moved_sessions: _builtins.int
+    moved_bytes: _builtins.int
+    @_builtins.property
+    def left(self) -> _containers.RepeatedCompositeFieldContainer[Global___LeftSessions]:
+        """Sessions that were not moved: their next turns compute their prompts."""
+
+    def __init__(
+        self,
+        *,
+        ended_turns: _builtins.int = ...,
+        moved_turns: _builtins.int = ...,
+        moved_sessions: _builtins.int = ...,
+        moved_bytes: _builtins.int = ...,
+        left: _abc.Iterable[Global___LeftSessions] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ended_turns", b"ended_turns", "left", b"left", "moved_bytes", b"moved_bytes", "moved_sessions", b"moved_sessions", "moved_turns", b"moved_turns"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DrainReport: _TypeAlias = DrainReport  # noqa: Y015
+
+@_typing.final
+class LeftSessions(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REASON_FIELD_NUMBER: _builtins.int
+    SESSIONS_FIELD_NUMBER: _builtins.int
+    reason: Global___LeftReason.ValueType
+    sessions: _builtins.int
+    def __init__(
+        self,
+        *,
+        reason: Global___LeftReason.ValueType = ...,
+        sessions: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["reason", b"reason", "sessions", b"sessions"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LeftSessions: _TypeAlias = LeftSessions  # noqa: Y015
+
+@_typing.final
 class GetStatusRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -2093,6 +2252,7 @@ class WorkerStatus(_message.Message):
     LOAD_FIELD_NUMBER: _builtins.int
     PID_FIELD_NUMBER: _builtins.int
     HOST_FIELD_NUMBER: _builtins.int
+    DRAIN_LEFT_S_FIELD_NUMBER: _builtins.int
     worker_id: _builtins.str
     role: Global___WorkerRole.ValueType
     epoch: _builtins.int
@@ -2102,6 +2262,8 @@ class WorkerStatus(_message.Message):
     pid: _builtins.int
     """Process id and host, for operators."""
     host: _builtins.str
+    drain_left_s: _builtins.float
+    """Until a worker that drains leaves, at the latest; 0 for others."""
     @_builtins.property
     def load(self) -> Global___WorkerLoad: ...
     def __init__(
@@ -2116,10 +2278,11 @@ class WorkerStatus(_message.Message):
         load: Global___WorkerLoad | None = ...,
         pid: _builtins.int = ...,
         host: _builtins.str = ...,
+        drain_left_s: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["load", b"load"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "epoch", b"epoch", "health", b"health", "host", b"host", "load", b"load", "metrics_address", b"metrics_address", "pid", b"pid", "role", b"role", "worker_id", b"worker_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "drain_left_s", b"drain_left_s", "epoch", b"epoch", "health", b"health", "host", b"host", "load", b"load", "metrics_address", b"metrics_address", "pid", b"pid", "role", b"role", "worker_id", b"worker_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -2139,6 +2302,7 @@ class WorkerLoad(_message.Message):
     HOST_PAGES_FIELD_NUMBER: _builtins.int
     HOST_SLOTS_FIELD_NUMBER: _builtins.int
     MAX_TURNS_FIELD_NUMBER: _builtins.int
+    LEASED_SESSIONS_FIELD_NUMBER: _builtins.int
     running_turns: _builtins.int
     waiting_turns: _builtins.int
     waiting_tokens: _builtins.int
@@ -2149,6 +2313,8 @@ class WorkerLoad(_message.Message):
     """Tokens per page."""
     max_turns: _builtins.int
     """Most turns that run here at once. 0: not reported."""
+    leased_sessions: _builtins.int
+    """Sessions with a lease here, on the device or on the host."""
     @_builtins.property
     def pages(self) -> Global___UnitCounts: ...
     @_builtins.property
@@ -2172,10 +2338,11 @@ class WorkerLoad(_message.Message):
         host_pages: Global___UnitCounts | None = ...,
         host_slots: Global___UnitCounts | None = ...,
         max_turns: _builtins.int = ...,
+        leased_sessions: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["host_pages", b"host_pages", "host_slots", b"host_slots", "pages", b"pages", "slots", b"slots"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["host_pages", b"host_pages", "host_slots", b"host_slots", "max_turns", b"max_turns", "page_tokens", b"page_tokens", "pages", b"pages", "running_turns", b"running_turns", "slots", b"slots", "tokens_per_s", b"tokens_per_s", "waiting_tokens", b"waiting_tokens", "waiting_turns", b"waiting_turns"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["host_pages", b"host_pages", "host_slots", b"host_slots", "leased_sessions", b"leased_sessions", "max_turns", b"max_turns", "page_tokens", b"page_tokens", "pages", b"pages", "running_turns", b"running_turns", "slots", b"slots", "tokens_per_s", b"tokens_per_s", "waiting_tokens", b"waiting_tokens", "waiting_turns", b"waiting_turns"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

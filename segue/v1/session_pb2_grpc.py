@@ -94,6 +94,11 @@ class SessionsStub:
                 request_serializer=segue_dot_v1_dot_session__pb2.ExplainRequest.SerializeToString,
                 response_deserializer=segue_dot_v1_dot_session__pb2.ExplainResponse.FromString,
                 _registered_method=True)
+        self.DrainWorker = channel.unary_unary(
+                '/segue.v1.Sessions/DrainWorker',
+                request_serializer=segue_dot_v1_dot_session__pb2.DrainWorkerRequest.SerializeToString,
+                response_deserializer=segue_dot_v1_dot_session__pb2.DrainWorkerResponse.FromString,
+                _registered_method=True)
 
 
 class SessionsServicer:
@@ -184,6 +189,15 @@ class SessionsServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def DrainWorker(self, request, context):
+        """Takes a worker out of service: it gets no new turns, its sessions move to others, and when
+        nothing is left it leaves the cluster and its process ends. Returns just before. Needs an
+        operator's key; a call that is cancelled does not end the drain. NOT_FOUND for an unknown worker.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_SessionsServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -246,6 +260,11 @@ def add_SessionsServicer_to_server(servicer, server):
                     servicer.Explain,
                     request_deserializer=segue_dot_v1_dot_session__pb2.ExplainRequest.FromString,
                     response_serializer=segue_dot_v1_dot_session__pb2.ExplainResponse.SerializeToString,
+            ),
+            'DrainWorker': grpc.unary_unary_rpc_method_handler(
+                    servicer.DrainWorker,
+                    request_deserializer=segue_dot_v1_dot_session__pb2.DrainWorkerRequest.FromString,
+                    response_serializer=segue_dot_v1_dot_session__pb2.DrainWorkerResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -572,6 +591,33 @@ class Sessions:
             '/segue.v1.Sessions/Explain',
             segue_dot_v1_dot_session__pb2.ExplainRequest.SerializeToString,
             segue_dot_v1_dot_session__pb2.ExplainResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DrainWorker(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/segue.v1.Sessions/DrainWorker',
+            segue_dot_v1_dot_session__pb2.DrainWorkerRequest.SerializeToString,
+            segue_dot_v1_dot_session__pb2.DrainWorkerResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -68,6 +68,11 @@ class SessionsStub:
     """Starts a child session from what is kept of its parent. NOT_FOUND if nothing is."""
     Explain: _grpc.UnaryUnaryMultiCallable[_session_pb2.ExplainRequest, _session_pb2.ExplainResponse]
     """Explains the placement of the session's last turn. NOT_FOUND if it is not remembered."""
+    DrainWorker: _grpc.UnaryUnaryMultiCallable[_session_pb2.DrainWorkerRequest, _session_pb2.DrainWorkerResponse]
+    """Takes a worker out of service: it gets no new turns, its sessions move to others, and when
+    nothing is left it leaves the cluster and its process ends. Returns just before. Needs an
+    operator's key; a call that is cancelled does not end the drain. NOT_FOUND for an unknown worker.
+    """
 
 @_typing.type_check_only
 class SessionsAsyncStub(SessionsStub):
@@ -100,6 +105,11 @@ class SessionsAsyncStub(SessionsStub):
     """Starts a child session from what is kept of its parent. NOT_FOUND if nothing is."""
     Explain: _aio.UnaryUnaryMultiCallable[_session_pb2.ExplainRequest, _session_pb2.ExplainResponse]  # type: ignore[assignment]
     """Explains the placement of the session's last turn. NOT_FOUND if it is not remembered."""
+    DrainWorker: _aio.UnaryUnaryMultiCallable[_session_pb2.DrainWorkerRequest, _session_pb2.DrainWorkerResponse]  # type: ignore[assignment]
+    """Takes a worker out of service: it gets no new turns, its sessions move to others, and when
+    nothing is left it leaves the cluster and its process ends. Returns just before. Needs an
+    operator's key; a call that is cancelled does not end the drain. NOT_FOUND for an unknown worker.
+    """
 
 class SessionsServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -201,5 +211,16 @@ class SessionsServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_session_pb2.ExplainResponse, _abc.Awaitable[_session_pb2.ExplainResponse]]:
         """Explains the placement of the session's last turn. NOT_FOUND if it is not remembered."""
+
+    @_abc_1.abstractmethod
+    def DrainWorker(
+        self,
+        request: _session_pb2.DrainWorkerRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_session_pb2.DrainWorkerResponse, _abc.Awaitable[_session_pb2.DrainWorkerResponse]]:
+        """Takes a worker out of service: it gets no new turns, its sessions move to others, and when
+        nothing is left it leaves the cluster and its process ends. Returns just before. Needs an
+        operator's key; a call that is cancelled does not end the drain. NOT_FOUND for an unknown worker.
+        """
 
 def add_SessionsServicer_to_server(servicer: SessionsServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

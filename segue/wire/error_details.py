@@ -31,6 +31,7 @@ KINDS: dict[type[errors.SegueError], tuple[str, grpc.StatusCode]] = {
     errors.InvalidCheckpoint: ("INVALID_CHECKPOINT", _CODE.FAILED_PRECONDITION),
     errors.InvalidConfig: ("INVALID_CONFIG", _CODE.FAILED_PRECONDITION),
     errors.Unauthenticated: ("UNAUTHENTICATED", _CODE.UNAUTHENTICATED),
+    errors.PermissionDenied: ("PERMISSION_DENIED", _CODE.PERMISSION_DENIED),
     errors.NotFound: ("NOT_FOUND", _CODE.NOT_FOUND),
     errors.NotResident: ("NOT_RESIDENT", _CODE.FAILED_PRECONDITION),
     errors.UnknownPrefix: ("UNKNOWN_PREFIX", _CODE.FAILED_PRECONDITION),

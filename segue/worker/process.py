@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import functools
 import logging
 import os
 import signal
@@ -18,7 +19,8 @@ from typing import Any, Protocol
 from prometheus_client import CollectorRegistry
 
 from segue.api.cluster_status import WorkerHealth, WorkerLoad, WorkerStatus
-from segue.api.errors import InvalidRequest
+from segue.api.drain import DrainReport
+from segue.api.errors import InvalidRequest, Unavailable
 from segue.api.types import Epoch, Role, WorkerId
 from segue.cache.inventory import Inventory
 from segue.cache.strays import Strays
@@ -26,7 +28,9 @@ from segue.config import read_file
 from segue.process.metrics_endpoint import MetricsEndpoint
 from segue.process.telemetry import setup_logging
 from segue.wire.addresses import Hosts, require_target
+from segue.wire.drain_calls import move_sessions
 from segue.wire.server import Services, serving
+from segue.worker.drain import Deadline, Draining, MoveSessions
 from segue.worker.joining import stay_joined_to
 
 logger = logging.getLogger(__name__)
@@ -34,6 +38,7 @@ logger = logging.getLogger(__name__)
 # Recounting takes about 0.1 s of the event loop for 100,000 pages.
 _AUDIT_PERIOD_S = 30.0
 _LEAVE_TIMEOUT_S = 2.0
+DEFAULT_DRAIN_S = 30.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +63,8 @@ class Presence:
     address: str
     metrics_address: str
     health: WorkerHealth = WorkerHealth.READY
+    draining: Draining | None = None
+    """Set once the worker serves."""
 
     def status(self, load: WorkerLoad) -> WorkerStatus:
         return WorkerStatus(
@@ -70,12 +77,20 @@ class Presence:
             load=load,
             pid=os.getpid(),
             host=socket.gethostname(),
+            drain_left_s=self.draining.left_s if self.draining else 0.0,
         )
+
+    async def drain(self, timeout_s: float | None, *, move_sessions: bool) -> DrainReport:
+        """Takes the worker out of service. See `Draining.ask`."""
+        if self.draining is None:
+            raise Unavailable(f"{self.identity.worker_id} starts; drain it once it serves")
+        return await self.draining.ask(timeout_s, move_sessions=move_sessions)
 
 
 class Worker(Protocol):
     """The interface of a worker to its process."""
 
+    name: WorkerId
     presence: Presence
     model_id: str
     inventory: Inventory
@@ -85,7 +100,7 @@ class Worker(Protocol):
     def members_changed(self, workers: Sequence[WorkerStatus]) -> None: ...
     def strays(self) -> Strays: ...
     def check_invariants(self) -> None: ...
-    async def drain(self) -> None: ...
+    async def drain(self, until: Deadline, move: MoveSessions | None) -> DrainReport: ...
     async def close(self) -> None: ...
 
 
@@ -93,6 +108,7 @@ class Worker(Protocol):
 class RunningWorker:
     worker: Worker
     address: str
+    draining: Draining
 
 
 @contextlib.asynccontextmanager
@@ -102,11 +118,13 @@ async def serving_worker(
     worker_as: Callable[[Presence], Worker],
     *,
     options: WorkerOptions,
+    drain_s: float = DEFAULT_DRAIN_S,
     heartbeat_s: float = 0.5,
 ) -> AsyncIterator[RunningWorker]:
     """Serves the worker that `worker_as(presence)` makes, and keeps it joined to its routers.
 
-    When the block ends the worker drains, leaves and closes.
+    When the block ends the worker drains, unless it has done so, leaves and closes. It moves no
+    session then: a block that ends without a drain is the end of the whole cluster.
     """
     made: list[Worker] = []
 
@@ -128,6 +146,20 @@ async def serving_worker(
         ) as server:
             (worker,) = made
             await server.set_serving(True)
+
+            async def started() -> None:
+                worker.presence.health = WorkerHealth.DRAINING
+                await server.set_serving(False)
+
+            draining = worker.presence.draining = Draining(
+                worker,
+                functools.partial(
+                    move_sessions, options.routers, identity.worker_id, identity.epoch
+                ),
+                default_s=drain_s,
+                started=started,
+                clock=time.monotonic,
+            )
             leaving = asyncio.Event()
             joined = asyncio.ensure_future(
                 stay_joined_to(
@@ -144,11 +176,9 @@ async def serving_worker(
             for task in (joined, audit):
                 task.add_done_callback(exit_on_failure)
             try:
-                yield RunningWorker(worker, server.address)
+                yield RunningWorker(worker, server.address, draining)
             finally:
-                worker.presence.health = WorkerHealth.DRAINING
-                await server.set_serving(False)
-                await worker.drain()
+                await draining.ask(None, move_sessions=False)
                 leaving.set()
                 # If the router hangs, it will mark this worker as lost instead.
                 await asyncio.wait({joined}, timeout=_LEAVE_TIMEOUT_S)
@@ -189,7 +219,9 @@ def leave_process(error: BaseException) -> None:
     os._exit(1)
 
 
-Build = Callable[["WorkerOptions", Mapping[str, Any]], contextlib.AbstractAsyncContextManager[Any]]
+Build = Callable[
+    ["WorkerOptions", Mapping[str, Any]], contextlib.AbstractAsyncContextManager[RunningWorker]
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -250,10 +282,24 @@ def run_worker(role: Role, run: Build, arguments: Sequence[str] | None = None) -
     asyncio.run(_until_signal(run(worker_options, read_file(options.config))))
 
 
-async def _until_signal(running: contextlib.AbstractAsyncContextManager[Any]) -> None:
-    stop = asyncio.Event()
+async def _until_signal(running: contextlib.AbstractAsyncContextManager[RunningWorker]) -> None:
+    """Serves until a signal, or until a drain that the router was asked for has ended. A signal
+    starts a drain, and a second one skips what is left of it."""
+    signals: asyncio.Queue[None] = asyncio.Queue()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    async with running:
-        await stop.wait()
+        loop.add_signal_handler(number, signals.put_nowait, None)
+    async with running as worker:
+        draining = worker.draining
+
+        async def drain_on_signals() -> None:
+            await signals.get()
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(draining.ask(None, move_sessions=True))
+                await signals.get()
+                tasks.create_task(draining.ask(0.0, move_sessions=False))
+
+        signalled = asyncio.ensure_future(drain_on_signals())
+        await draining.ended.wait()
+        signalled.cancel()
+        await asyncio.gather(signalled, return_exceptions=True)

@@ -6,6 +6,7 @@ import io
 import json
 import re
 from array import array
+from dataclasses import replace
 
 import pytest
 from rich.console import Console, RenderableType
@@ -18,10 +19,12 @@ from segue.api.cluster_status import (
     WorkerLoad,
     WorkerStatus,
 )
+from segue.api.drain import DrainReport, LeftReason
 from segue.api.explanation import CostLine, Explanation, WeighedCandidate, WorkerSpeed
 from segue.api.turn import FinishReason, PromptLogprobs, Timings, TurnEnd, Usage
 from segue.api.types import Epoch, Role, SessionId, TurnId, WorkerId
 from segue.cli.show import answer_json, lines_of, status_table, timings_lines
+from segue.cli.show_drain import report_json, report_line
 from segue.cli.show_explanation import explanation_tables
 from segue.sdk.client import Answer
 
@@ -261,3 +264,37 @@ def test_a_scored_prompt_is_shown_token_by_token() -> None:
             "rank": 2,
         },
     ]
+
+
+def test_a_worker_that_drains_shows_what_is_left() -> None:
+    worker = WorkerStatus(
+        worker_id=WorkerId("decode-0"),
+        role=Role.DECODE,
+        epoch=Epoch(1),
+        address="127.0.0.1:1",
+        health=WorkerHealth.DRAINING,
+        load=replace(IDLE, leased_sessions=3),
+        drain_left_s=12.4,
+    )
+    cluster = ClusterStatus(
+        ready=True, model="demo", model_id="m", workers=(worker,), router=RouterStatus(address="r")
+    )
+    shown = "\n".join(drawn(status_table(cluster, 100), 100))
+
+    assert "0 running, 0 waiting, 3 sessions, 12 s left" in shown
+
+
+def test_a_drains_report_is_one_line() -> None:
+    assert report_line(DrainReport()) == "drained: 0 turns ended, 0 sessions moved"
+    report = DrainReport(
+        ended_turns=1,
+        moved_turns=2,
+        moved_sessions=1,
+        moved_bytes=2048,
+        left={LeftReason.NO_MEMORY: 2, LeftReason.ELSEWHERE: 1},
+    )
+    assert report_line(report) == (
+        "drained: 1 turn ended, 2 turns went on elsewhere, 1 session moved (2 KiB), "
+        "3 sessions left behind (2 no memory elsewhere, 1 went on elsewhere)"
+    )
+    assert json.loads(report_json(report))["left"] == {"no_memory": 2, "elsewhere": 1}

@@ -169,3 +169,41 @@ def test_a_failure_after_the_start_ends_the_process(caplog: pytest.LogCaptureFix
     assert has_left.wait(5)
     assert "the engine is gone" in repr(left)
     shell.stop()
+
+
+def test_what_ends_by_itself_stops_in_order_and_the_process_ends() -> None:
+    starts, may_end, has_exited = Starts(), threading.Event(), threading.Event()
+    stopped_first: list[bool] = []
+
+    def end_process() -> None:
+        stopped_first.append(starts.has_ended.is_set())
+        has_exited.set()
+
+    async def ended(served: Served) -> None:
+        assert served.address == "127.0.0.1:7"
+        while not may_end.is_set():
+            await asyncio.sleep(0.001)
+
+    shell = Shell("decode-0", starts, ended=ended, end_process=end_process)
+    assert starts.has_served.wait(5)
+    assert not starts.has_ended.is_set()
+    may_end.set()
+
+    assert has_exited.wait(5)
+    assert stopped_first == [True]
+    shell.stop()
+
+
+def test_a_stop_does_not_end_the_process() -> None:
+    starts, exits = Starts(), list[None]()
+    shell = Shell(
+        "decode-0",
+        starts,
+        ended=lambda served: asyncio.sleep(3600),
+        end_process=lambda: exits.append(None),
+    )
+    assert starts.has_served.wait(5)
+    shell.stop()
+
+    assert starts.has_ended.is_set()
+    assert exits == []

@@ -30,6 +30,7 @@ REASONS = {
     "InvalidCheckpoint": "INVALID_CHECKPOINT",
     "InvalidConfig": "INVALID_CONFIG",
     "Unauthenticated": "UNAUTHENTICATED",
+    "PermissionDenied": "PERMISSION_DENIED",
     "NotFound": "NOT_FOUND",
     "NotResident": "NOT_RESIDENT",
     "UnknownPrefix": "UNKNOWN_PREFIX",

@@ -120,7 +120,7 @@ class TwoWorkers:
             DecodeMetrics(),
             clock=self.clock,
         )
-        self.workers = (self.prefill, self.decode)
+        self.workers: tuple[PrefillWorker | DecodeWorker, ...] = (self.prefill, self.decode)
         self.wires.exchanges = {w.name: w._exchange for w in self.workers}
         for worker in self.workers:
             memory_map = worker._exchange.reader.memory_map

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import enum
-from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from typing import Any, TypeVar
 
 from kv_transfer.exchange import Exchange
 from kv_transfer.layout import MemoryMap, require_same_layout
@@ -35,6 +35,8 @@ class Wires:
         self.faults: dict[str, Fault] = {}
         """By method: the fault of its next call."""
         self.num_calls: dict[str, int] = {}
+        self.serves_apart = False
+        self.serving: set[asyncio.Task[None]] = set()
         self._late: list[Callable[[], Awaitable[object]]] = []
 
     def peers_of(self, caller: WorkerId) -> WiredPeers:
@@ -66,6 +68,25 @@ class Wires:
         if fault is Fault.NO_ANSWER:
             raise Unavailable(f"the answer to {method} was lost")
         return answer
+
+    async def serve(self, work: Coroutine[Any, Any, None]) -> None:
+        """With `serves_apart`, a caller that leaves does not wait for its callee to clean up."""
+        if not self.serves_apart:
+            await work
+            return
+        serving = asyncio.ensure_future(work)
+        self.serving.add(serving)
+        serving.add_done_callback(self._served)
+        try:
+            await asyncio.shield(serving)
+        except asyncio.CancelledError:
+            serving.cancel()
+            raise
+
+    def _served(self, serving: asyncio.Task[None]) -> None:
+        self.serving.discard(serving)
+        if not serving.cancelled():
+            serving.exception()
 
     async def deliver_late(self) -> None:
         late, self._late = self._late, []
@@ -128,9 +149,17 @@ class WiredPeers:
     ) -> None:
         async def work(callee: Exchange) -> None:
             await callee.members.require(ticket.reader)
-            await callee.lend(ticket, prefix)
+            await self._wires.serve(callee.lend(ticket, prefix))
 
         await self._call("pull", source.worker_id, work)
+
+    async def read_prefix(
+        self, source: PeerIdentity, prefix: PrefixName, *, timeout_s: float
+    ) -> Sequence[bytes]:
+        async def work(callee: Exchange) -> Sequence[bytes]:
+            return await callee.read_keys(prefix)
+
+        return await self._call("read_prefix", source.worker_id, work)
 
     async def close(self) -> None:
         """Has no connection to close."""

@@ -109,6 +109,17 @@ class SessionStates:
         if checkpoint is not None and checkpoint.session_id != session_id:
             checkpoint.session_id = None
 
+    def adopted(self, session_id: SessionId, last: PageNode, positions: Collection[int]) -> None:
+        """The session has come from another worker, with states at these positions up to `last`."""
+        new = [
+            node.checkpoint
+            for node in last.upwards()
+            if node.num_tokens in positions and node.checkpoint
+        ]
+        for checkpoint in new:
+            checkpoint.session_id = checkpoint.session_id or session_id
+        self._left[session_id] = [*self._left.pop(session_id, ()), *reversed(new)]
+
     def kept(self, turn: SessionTurn, last: PageNode, new: Collection[int]) -> None:
         """A turn has left states at `new` positions, up to `last`. Its session may resume from some
         of these and of its earlier states; the rest of its states are superseded.

@@ -59,6 +59,7 @@ _STATUSES: tuple[tuple[type[errors.SegueError], int], ...] = (
     (BodyEncoded, 415),
     (errors.InvalidRequest, 400),
     (errors.Unauthenticated, 401),
+    (errors.PermissionDenied, 403),
     (errors.NotFound, 404),
     (errors.TakenOver, 409),
     (errors.Overloaded, 429),
@@ -71,6 +72,7 @@ _STATUSES: tuple[tuple[type[errors.SegueError], int], ...] = (
 _ANTHROPIC_TYPES = {
     400: "invalid_request_error",
     401: "authentication_error",
+    403: "permission_error",
     404: "not_found_error",
     413: "request_too_large",
     429: "rate_limit_error",

@@ -542,6 +542,48 @@ class PrefixName(_message.Message):
 Global___PrefixName: _TypeAlias = PrefixName  # noqa: Y015
 
 @_typing.final
+class ReadPrefixRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PREFIX_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def prefix(self) -> Global___PrefixName: ...
+    def __init__(
+        self,
+        *,
+        prefix: Global___PrefixName | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["prefix", b"prefix"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["prefix", b"prefix"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReadPrefixRequest: _TypeAlias = ReadPrefixRequest  # noqa: Y015
+
+@_typing.final
+class ReadPrefixResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAGE_KEYS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def page_keys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """The pages' keys, one after another, as PrefixName describes them: tokens, media and salt."""
+
+    def __init__(
+        self,
+        *,
+        page_keys: _abc.Iterable[_builtins.bytes] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_keys", b"page_keys"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReadPrefixResponse: _TypeAlias = ReadPrefixResponse  # noqa: Y015
+
+@_typing.final
 class PullResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 

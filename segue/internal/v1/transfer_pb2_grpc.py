@@ -280,6 +280,11 @@ class HandoffSourceStub:
                 request_serializer=segue_dot_internal_dot_v1_dot_transfer__pb2.PullRequest.SerializeToString,
                 response_deserializer=segue_dot_internal_dot_v1_dot_transfer__pb2.PullResponse.FromString,
                 _registered_method=True)
+        self.ReadPrefix = channel.unary_unary(
+                '/segue.internal.v1.HandoffSource/ReadPrefix',
+                request_serializer=segue_dot_internal_dot_v1_dot_transfer__pb2.ReadPrefixRequest.SerializeToString,
+                response_deserializer=segue_dot_internal_dot_v1_dot_transfer__pb2.ReadPrefixResponse.FromString,
+                _registered_method=True)
 
 
 class HandoffSourceServicer:
@@ -294,6 +299,14 @@ class HandoffSourceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ReadPrefix(self, request, context):
+        """The tokens of a prefix that is cached here, for a worker that adopts its session. NOT_FOUND if it
+        is no longer cached.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_HandoffSourceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -301,6 +314,11 @@ def add_HandoffSourceServicer_to_server(servicer, server):
                     servicer.Pull,
                     request_deserializer=segue_dot_internal_dot_v1_dot_transfer__pb2.PullRequest.FromString,
                     response_serializer=segue_dot_internal_dot_v1_dot_transfer__pb2.PullResponse.SerializeToString,
+            ),
+            'ReadPrefix': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReadPrefix,
+                    request_deserializer=segue_dot_internal_dot_v1_dot_transfer__pb2.ReadPrefixRequest.FromString,
+                    response_serializer=segue_dot_internal_dot_v1_dot_transfer__pb2.ReadPrefixResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -331,6 +349,33 @@ class HandoffSource:
             '/segue.internal.v1.HandoffSource/Pull',
             segue_dot_internal_dot_v1_dot_transfer__pb2.PullRequest.SerializeToString,
             segue_dot_internal_dot_v1_dot_transfer__pb2.PullResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReadPrefix(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/segue.internal.v1.HandoffSource/ReadPrefix',
+            segue_dot_internal_dot_v1_dot_transfer__pb2.ReadPrefixRequest.SerializeToString,
+            segue_dot_internal_dot_v1_dot_transfer__pb2.ReadPrefixResponse.FromString,
             options,
             channel_credentials,
             insecure,

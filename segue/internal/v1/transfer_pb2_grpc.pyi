@@ -131,6 +131,10 @@ class HandoffSourceStub:
     """Ships the pages and the state of a prefix into the caller's ticket, and commits it. NOT_FOUND
     if the prefix is no longer cached: the caller then computes it.
     """
+    ReadPrefix: _grpc.UnaryUnaryMultiCallable[_transfer_pb2.ReadPrefixRequest, _transfer_pb2.ReadPrefixResponse]
+    """The tokens of a prefix that is cached here, for a worker that adopts its session. NOT_FOUND if it
+    is no longer cached.
+    """
 
 @_typing.type_check_only
 class HandoffSourceAsyncStub(HandoffSourceStub):
@@ -140,6 +144,10 @@ class HandoffSourceAsyncStub(HandoffSourceStub):
     Pull: _aio.UnaryUnaryMultiCallable[_transfer_pb2.PullRequest, _transfer_pb2.PullResponse]  # type: ignore[assignment]
     """Ships the pages and the state of a prefix into the caller's ticket, and commits it. NOT_FOUND
     if the prefix is no longer cached: the caller then computes it.
+    """
+    ReadPrefix: _aio.UnaryUnaryMultiCallable[_transfer_pb2.ReadPrefixRequest, _transfer_pb2.ReadPrefixResponse]  # type: ignore[assignment]
+    """The tokens of a prefix that is cached here, for a worker that adopts its session. NOT_FOUND if it
+    is no longer cached.
     """
 
 class HandoffSourceServicer(metaclass=_abc_1.ABCMeta):
@@ -153,6 +161,16 @@ class HandoffSourceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_transfer_pb2.PullResponse, _abc.Awaitable[_transfer_pb2.PullResponse]]:
         """Ships the pages and the state of a prefix into the caller's ticket, and commits it. NOT_FOUND
         if the prefix is no longer cached: the caller then computes it.
+        """
+
+    @_abc_1.abstractmethod
+    def ReadPrefix(
+        self,
+        request: _transfer_pb2.ReadPrefixRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_transfer_pb2.ReadPrefixResponse, _abc.Awaitable[_transfer_pb2.ReadPrefixResponse]]:
+        """The tokens of a prefix that is cached here, for a worker that adopts its session. NOT_FOUND if it
+        is no longer cached.
         """
 
 def add_HandoffSourceServicer_to_server(servicer: HandoffSourceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -40,6 +40,11 @@ class MembershipStub:
                 request_serializer=segue_dot_internal_dot_v1_dot_worker__pb2.Heartbeat.SerializeToString,
                 response_deserializer=segue_dot_internal_dot_v1_dot_worker__pb2.ClusterView.FromString,
                 _registered_method=True)
+        self.MoveSessions = channel.unary_unary(
+                '/segue.internal.v1.Membership/MoveSessions',
+                request_serializer=segue_dot_internal_dot_v1_dot_worker__pb2.MoveSessionsRequest.SerializeToString,
+                response_deserializer=segue_dot_internal_dot_v1_dot_worker__pb2.MoveSessionsResponse.FromString,
+                _registered_method=True)
 
 
 class MembershipServicer:
@@ -56,6 +61,14 @@ class MembershipServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def MoveSessions(self, request, context):
+        """From a decode worker that drains. The router chooses a decode worker for each session, which
+        pulls it. Returns when each has been moved, or is left behind for a reason.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_MembershipServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -63,6 +76,11 @@ def add_MembershipServicer_to_server(servicer, server):
                     servicer.Join,
                     request_deserializer=segue_dot_internal_dot_v1_dot_worker__pb2.Heartbeat.FromString,
                     response_serializer=segue_dot_internal_dot_v1_dot_worker__pb2.ClusterView.SerializeToString,
+            ),
+            'MoveSessions': grpc.unary_unary_rpc_method_handler(
+                    servicer.MoveSessions,
+                    request_deserializer=segue_dot_internal_dot_v1_dot_worker__pb2.MoveSessionsRequest.FromString,
+                    response_serializer=segue_dot_internal_dot_v1_dot_worker__pb2.MoveSessionsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -103,6 +121,33 @@ class Membership:
             metadata,
             _registered_method=True)
 
+    @staticmethod
+    def MoveSessions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/segue.internal.v1.Membership/MoveSessions',
+            segue_dot_internal_dot_v1_dot_worker__pb2.MoveSessionsRequest.SerializeToString,
+            segue_dot_internal_dot_v1_dot_worker__pb2.MoveSessionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
 
 class PrefillWorkerStub:
     """All calls of one router to a worker share one stream: commands go up, events come down. One
@@ -126,6 +171,11 @@ class PrefillWorkerStub:
                 request_serializer=segue_dot_internal_dot_v1_dot_worker__pb2.StatusRequest.SerializeToString,
                 response_deserializer=segue_dot_internal_dot_v1_dot_worker__pb2.StatusResponse.FromString,
                 _registered_method=True)
+        self.Drain = channel.unary_unary(
+                '/segue.internal.v1.PrefillWorker/Drain',
+                request_serializer=segue_dot_internal_dot_v1_dot_worker__pb2.DrainRequest.SerializeToString,
+                response_deserializer=segue_dot_internal_dot_v1_dot_worker__pb2.DrainResponse.FromString,
+                _registered_method=True)
 
 
 class PrefillWorkerServicer:
@@ -146,6 +196,12 @@ class PrefillWorkerServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Drain(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_PrefillWorkerServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -158,6 +214,11 @@ def add_PrefillWorkerServicer_to_server(servicer, server):
                     servicer.Status,
                     request_deserializer=segue_dot_internal_dot_v1_dot_worker__pb2.StatusRequest.FromString,
                     response_serializer=segue_dot_internal_dot_v1_dot_worker__pb2.StatusResponse.SerializeToString,
+            ),
+            'Drain': grpc.unary_unary_rpc_method_handler(
+                    servicer.Drain,
+                    request_deserializer=segue_dot_internal_dot_v1_dot_worker__pb2.DrainRequest.FromString,
+                    response_serializer=segue_dot_internal_dot_v1_dot_worker__pb2.DrainResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -227,6 +288,33 @@ class PrefillWorker:
             metadata,
             _registered_method=True)
 
+    @staticmethod
+    def Drain(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/segue.internal.v1.PrefillWorker/Drain',
+            segue_dot_internal_dot_v1_dot_worker__pb2.DrainRequest.SerializeToString,
+            segue_dot_internal_dot_v1_dot_worker__pb2.DrainResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
 
 class DecodeWorkerStub:
     """Missing associated documentation comment in .proto file."""
@@ -261,6 +349,16 @@ class DecodeWorkerStub:
                 '/segue.internal.v1.DecodeWorker/ForkLease',
                 request_serializer=segue_dot_internal_dot_v1_dot_worker__pb2.ForkLeaseRequest.SerializeToString,
                 response_deserializer=segue_dot_internal_dot_v1_dot_worker__pb2.ForkLeaseResponse.FromString,
+                _registered_method=True)
+        self.Drain = channel.unary_unary(
+                '/segue.internal.v1.DecodeWorker/Drain',
+                request_serializer=segue_dot_internal_dot_v1_dot_worker__pb2.DrainRequest.SerializeToString,
+                response_deserializer=segue_dot_internal_dot_v1_dot_worker__pb2.DrainResponse.FromString,
+                _registered_method=True)
+        self.Adopt = channel.unary_unary(
+                '/segue.internal.v1.DecodeWorker/Adopt',
+                request_serializer=segue_dot_internal_dot_v1_dot_worker__pb2.AdoptRequest.SerializeToString,
+                response_deserializer=segue_dot_internal_dot_v1_dot_worker__pb2.AdoptResponse.FromString,
                 _registered_method=True)
 
 
@@ -298,6 +396,22 @@ class DecodeWorkerServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Drain(self, request, context):
+        """Takes no new turns, waits for the running ones, moves its sessions away, then leaves the cluster
+        and ends its process. Returns before it leaves. A second call joins the first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Adopt(self, request, context):
+        """Pulls a session from a worker that drains, and leases it. RESOURCE_EXHAUSTED if that would take
+        memory that other sessions lease here.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_DecodeWorkerServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -325,6 +439,16 @@ def add_DecodeWorkerServicer_to_server(servicer, server):
                     servicer.ForkLease,
                     request_deserializer=segue_dot_internal_dot_v1_dot_worker__pb2.ForkLeaseRequest.FromString,
                     response_serializer=segue_dot_internal_dot_v1_dot_worker__pb2.ForkLeaseResponse.SerializeToString,
+            ),
+            'Drain': grpc.unary_unary_rpc_method_handler(
+                    servicer.Drain,
+                    request_deserializer=segue_dot_internal_dot_v1_dot_worker__pb2.DrainRequest.FromString,
+                    response_serializer=segue_dot_internal_dot_v1_dot_worker__pb2.DrainResponse.SerializeToString,
+            ),
+            'Adopt': grpc.unary_unary_rpc_method_handler(
+                    servicer.Adopt,
+                    request_deserializer=segue_dot_internal_dot_v1_dot_worker__pb2.AdoptRequest.FromString,
+                    response_serializer=segue_dot_internal_dot_v1_dot_worker__pb2.AdoptResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -462,6 +586,60 @@ class DecodeWorker:
             '/segue.internal.v1.DecodeWorker/ForkLease',
             segue_dot_internal_dot_v1_dot_worker__pb2.ForkLeaseRequest.SerializeToString,
             segue_dot_internal_dot_v1_dot_worker__pb2.ForkLeaseResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Drain(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/segue.internal.v1.DecodeWorker/Drain',
+            segue_dot_internal_dot_v1_dot_worker__pb2.DrainRequest.SerializeToString,
+            segue_dot_internal_dot_v1_dot_worker__pb2.DrainResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Adopt(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/segue.internal.v1.DecodeWorker/Adopt',
+            segue_dot_internal_dot_v1_dot_worker__pb2.AdoptRequest.SerializeToString,
+            segue_dot_internal_dot_v1_dot_worker__pb2.AdoptResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -39,6 +39,10 @@ class MembershipStub:
     died. A worker that stops sets `leaving` in its last message, and the router ends the stream.
     If a stream ends without that message, the worker is lost.
     """
+    MoveSessions: _grpc.UnaryUnaryMultiCallable[_worker_pb2.MoveSessionsRequest, _worker_pb2.MoveSessionsResponse]
+    """From a decode worker that drains. The router chooses a decode worker for each session, which
+    pulls it. Returns when each has been moved, or is left behind for a reason.
+    """
 
 @_typing.type_check_only
 class MembershipAsyncStub(MembershipStub):
@@ -50,6 +54,10 @@ class MembershipAsyncStub(MembershipStub):
     cluster's members, at once and whenever they change: this is how readers learn that a writer
     died. A worker that stops sets `leaving` in its last message, and the router ends the stream.
     If a stream ends without that message, the worker is lost.
+    """
+    MoveSessions: _aio.UnaryUnaryMultiCallable[_worker_pb2.MoveSessionsRequest, _worker_pb2.MoveSessionsResponse]  # type: ignore[assignment]
+    """From a decode worker that drains. The router chooses a decode worker for each session, which
+    pulls it. Returns when each has been moved, or is left behind for a reason.
     """
 
 class MembershipServicer(metaclass=_abc_1.ABCMeta):
@@ -67,6 +75,16 @@ class MembershipServicer(metaclass=_abc_1.ABCMeta):
         If a stream ends without that message, the worker is lost.
         """
 
+    @_abc_1.abstractmethod
+    def MoveSessions(
+        self,
+        request: _worker_pb2.MoveSessionsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_worker_pb2.MoveSessionsResponse, _abc.Awaitable[_worker_pb2.MoveSessionsResponse]]:
+        """From a decode worker that drains. The router chooses a decode worker for each session, which
+        pulls it. Returns when each has been moved, or is left behind for a reason.
+        """
+
 def add_MembershipServicer_to_server(servicer: MembershipServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
 
 class PrefillWorkerStub:
@@ -81,6 +99,7 @@ class PrefillWorkerStub:
     def __new__(cls, channel: _aio.Channel) -> PrefillWorkerAsyncStub: ...
     Turns: _grpc.StreamStreamMultiCallable[_worker_pb2.TurnCommands, _worker_pb2.TurnEvents]
     Status: _grpc.UnaryUnaryMultiCallable[_worker_pb2.StatusRequest, _worker_pb2.StatusResponse]
+    Drain: _grpc.UnaryUnaryMultiCallable[_worker_pb2.DrainRequest, _worker_pb2.DrainResponse]
 
 @_typing.type_check_only
 class PrefillWorkerAsyncStub(PrefillWorkerStub):
@@ -92,6 +111,7 @@ class PrefillWorkerAsyncStub(PrefillWorkerStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     Turns: _aio.StreamStreamMultiCallable[_worker_pb2.TurnCommands, _worker_pb2.TurnEvents]  # type: ignore[assignment]
     Status: _aio.UnaryUnaryMultiCallable[_worker_pb2.StatusRequest, _worker_pb2.StatusResponse]  # type: ignore[assignment]
+    Drain: _aio.UnaryUnaryMultiCallable[_worker_pb2.DrainRequest, _worker_pb2.DrainResponse]  # type: ignore[assignment]
 
 class PrefillWorkerServicer(metaclass=_abc_1.ABCMeta):
     """All calls of one router to a worker share one stream: commands go up, events come down. One
@@ -113,6 +133,13 @@ class PrefillWorkerServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_worker_pb2.StatusResponse, _abc.Awaitable[_worker_pb2.StatusResponse]]: ...
 
+    @_abc_1.abstractmethod
+    def Drain(
+        self,
+        request: _worker_pb2.DrainRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_worker_pb2.DrainResponse, _abc.Awaitable[_worker_pb2.DrainResponse]]: ...
+
 def add_PrefillWorkerServicer_to_server(servicer: PrefillWorkerServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
 
 class DecodeWorkerStub:
@@ -126,6 +153,14 @@ class DecodeWorkerStub:
     """NOT_FOUND if the lease has expired or was revoked for its memory."""
     EndLease: _grpc.UnaryUnaryMultiCallable[_worker_pb2.EndLeaseRequest, _worker_pb2.EndLeaseResponse]
     ForkLease: _grpc.UnaryUnaryMultiCallable[_worker_pb2.ForkLeaseRequest, _worker_pb2.ForkLeaseResponse]
+    Drain: _grpc.UnaryUnaryMultiCallable[_worker_pb2.DrainRequest, _worker_pb2.DrainResponse]
+    """Takes no new turns, waits for the running ones, moves its sessions away, then leaves the cluster
+    and ends its process. Returns before it leaves. A second call joins the first.
+    """
+    Adopt: _grpc.UnaryUnaryMultiCallable[_worker_pb2.AdoptRequest, _worker_pb2.AdoptResponse]
+    """Pulls a session from a worker that drains, and leases it. RESOURCE_EXHAUSTED if that would take
+    memory that other sessions lease here.
+    """
 
 @_typing.type_check_only
 class DecodeWorkerAsyncStub(DecodeWorkerStub):
@@ -136,6 +171,14 @@ class DecodeWorkerAsyncStub(DecodeWorkerStub):
     """NOT_FOUND if the lease has expired or was revoked for its memory."""
     EndLease: _aio.UnaryUnaryMultiCallable[_worker_pb2.EndLeaseRequest, _worker_pb2.EndLeaseResponse]  # type: ignore[assignment]
     ForkLease: _aio.UnaryUnaryMultiCallable[_worker_pb2.ForkLeaseRequest, _worker_pb2.ForkLeaseResponse]  # type: ignore[assignment]
+    Drain: _aio.UnaryUnaryMultiCallable[_worker_pb2.DrainRequest, _worker_pb2.DrainResponse]  # type: ignore[assignment]
+    """Takes no new turns, waits for the running ones, moves its sessions away, then leaves the cluster
+    and ends its process. Returns before it leaves. A second call joins the first.
+    """
+    Adopt: _aio.UnaryUnaryMultiCallable[_worker_pb2.AdoptRequest, _worker_pb2.AdoptResponse]  # type: ignore[assignment]
+    """Pulls a session from a worker that drains, and leases it. RESOURCE_EXHAUSTED if that would take
+    memory that other sessions lease here.
+    """
 
 class DecodeWorkerServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -173,5 +216,25 @@ class DecodeWorkerServicer(metaclass=_abc_1.ABCMeta):
         request: _worker_pb2.ForkLeaseRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_worker_pb2.ForkLeaseResponse, _abc.Awaitable[_worker_pb2.ForkLeaseResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def Drain(
+        self,
+        request: _worker_pb2.DrainRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_worker_pb2.DrainResponse, _abc.Awaitable[_worker_pb2.DrainResponse]]:
+        """Takes no new turns, waits for the running ones, moves its sessions away, then leaves the cluster
+        and ends its process. Returns before it leaves. A second call joins the first.
+        """
+
+    @_abc_1.abstractmethod
+    def Adopt(
+        self,
+        request: _worker_pb2.AdoptRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_worker_pb2.AdoptResponse, _abc.Awaitable[_worker_pb2.AdoptResponse]]:
+        """Pulls a session from a worker that drains, and leases it. RESOURCE_EXHAUSTED if that would take
+        memory that other sessions lease here.
+        """
 
 def add_DecodeWorkerServicer_to_server(servicer: DecodeWorkerServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -95,7 +95,11 @@ class WorkerActor:
         _start_log(options.worker_id)
         hosts = Hosts.of(options.host, options.announce, ray.util.get_node_ip_address)
         options = replace(options, host=hosts.listen, announce=hosts.announce)
-        self._shell = Shell(options.worker_id, lambda: _worker(role, options, config))
+        self._shell = Shell(
+            options.worker_id,
+            lambda: _worker(role, options, config),
+            ended=lambda running: running.draining.ended.wait(),
+        )
 
     def address(self) -> str:
         address: str = self._shell.wait_started().address

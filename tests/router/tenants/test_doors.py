@@ -14,7 +14,13 @@ from google.protobuf.message import Message
 
 from router.__main__ import RunningRouter, running
 from router.config import RouterConfig
-from segue.api.errors import NotFound, SegueError, Unauthenticated, Unavailable
+from segue.api.errors import (
+    NotFound,
+    PermissionDenied,
+    SegueError,
+    Unauthenticated,
+    Unavailable,
+)
 from segue.api.types import SessionId, TextInput
 from segue.sdk.client import Client
 from segue.v1 import session_pb2 as pb
@@ -28,8 +34,11 @@ KEYS = """
 keys = ["sk-acme"]
 [tenants.blue]
 keys = ["sk-blue"]
+[tenants.ops]
+keys = ["sk-ops"]
+operator = true
 """
-ACME, BLUE, UNKNOWN = "sk-acme", "sk-blue", "sk-unknown"
+ACME, BLUE, OPERATOR, UNKNOWN = "sk-acme", "sk-blue", "sk-ops", "sk-unknown"
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -112,6 +121,14 @@ async def test_every_call_is_answered_with_a_key(router: RunningRouter, method: 
     assert refused is not Unauthenticated
     if method == "GenerateMany":
         assert error_in(answer) != grpc.StatusCode.UNAUTHENTICATED.value[0]
+
+
+async def test_only_an_operator_may_drain_a_worker(router: RunningRouter) -> None:
+    async with Client(router.address, api_key=ACME) as client:
+        with pytest.raises(PermissionDenied, match="expected an operator's API key"):
+            await client.drain_worker("decode-0")
+        with pytest.raises(NotFound, match="no worker is called 'decode-0'"):
+            await client.with_key(OPERATOR).drain_worker("decode-0")
 
 
 async def test_turns_of_one_stream_have_keys_of_their_own(router: RunningRouter) -> None:

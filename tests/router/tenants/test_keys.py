@@ -79,9 +79,19 @@ def test_given_keys_belong_to_the_default_tenant_and_are_kept_as_hashes(tmp_path
 
     assert "sk-" not in repr(config)
     keys = Keyring(config)
-    assert {keys.tenant_of(key) for key in ("sk-a", "sk-b", "sk-c")} == {Tenant(name="default")}
+    operator = Tenant(name="default", is_operator=True)
+    assert {keys.tenant_of(key) for key in ("sk-a", "sk-b", "sk-c")} == {operator}
     with pytest.raises(Unauthenticated):
         keys.tenant_of("sk-a,sk-b")
+
+
+@pytest.mark.parametrize("is_operator", [False, True])
+def test_a_tenant_of_the_file_is_an_operator_only_if_it_says_so(is_operator: bool) -> None:
+    operator = f"operator = {str(is_operator).lower()}"
+    for text in (operator, "") if not is_operator else (operator,):
+        (tenant,) = keys_in(f'[tenants.a]\nkeys = ["sk-a"]\n{text}', "f").values()
+
+        assert tenant.is_operator == is_operator
 
 
 def test_given_keys_and_a_file_may_be_used_together(tmp_path: Path) -> None:

@@ -1,0 +1,119 @@
+"""The way out for a draining worker's sessions: which ones it offers to the router, and when."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Collection, Sequence
+from typing import NamedTuple
+
+from decode_worker.memory.leases import TieredLeases
+from segue.api.drain import MAX_PREFIXES, HeldSession, LeftReason, MoveReport
+from segue.api.errors import SegueError, Unavailable
+from segue.api.prompt import PrefixName
+from segue.api.types import SessionId
+from segue.cache.prefix.leases import Lease
+from segue.process.telemetry import Clock
+from segue.worker.drain import Deadline, MoveSessions
+
+logger = logging.getLogger(__name__)
+
+# Sessions in one request to the router. Between two requests, those that were moved are let go, and
+# `segue status` shows how many are left.
+_AT_ONCE = 32
+# How long a router may be away, for example because it restarts.
+_ROUTER_AWAY_S = 5.0
+_TRY_AGAIN_S = 0.25
+
+
+class Offer(NamedTuple):
+    """What a worker holds of its sessions."""
+
+    held: list[HeldSession]
+    """The most recently used first; those that are only on the host last."""
+    without_state: list[SessionId]
+
+
+def sessions_held(leases: TieredLeases, clock: Clock) -> Offer:
+    offer, now = Offer([], []), clock()
+    for lease in leases.most_recent_first():
+        prefixes = _prefixes_of(lease)
+        if not prefixes:
+            offer.without_state.append(lease.session_id)
+            continue
+        offer.held.append(
+            HeldSession(
+                session_id=lease.session_id,
+                prefixes=prefixes,
+                expires_in_s=max(lease.expires_at - now, 0.0),
+            )
+        )
+    return offer
+
+
+def _prefixes_of(lease: Lease) -> tuple[PrefixName, ...]:
+    """Those with a state that the session's next turn may need."""
+    names = [
+        PrefixName(node.num_tokens, node.digest)
+        for node in lease.node.upwards()
+        if node.checkpoint and not node.checkpoint.is_superseded
+    ]
+    # A lease's own state is the deepest, whatever else is wanted.
+    return tuple(reversed(names[:MAX_PREFIXES]))
+
+
+async def move_away(
+    leases: TieredLeases,
+    busy: Callable[[], Collection[SessionId]],
+    until: Deadline,
+    move: MoveSessions | None,
+    *,
+    clock: Clock,
+) -> MoveReport:
+    """Offers every session to the router, at once or when its turn here has ended, and ends the
+    leases of those that were moved. Returns at the deadline, or when no session is left to offer.
+
+    `busy`: the sessions whose turns run here. Without a `move` nothing is moved.
+    """
+    report = MoveReport()
+    while True:
+        offer, running = sessions_held(leases, clock), busy()
+        done = {*report.moved, *report.left}
+        now = [s for s in offer.held if s.session_id not in running and s.session_id not in done]
+        stateless = [s for s in offer.without_state if s not in running and s not in done]
+        report |= MoveReport.all_left(stateless, LeftReason.NO_STATE)
+        if move is None or not until.left_s:
+            reason = LeftReason.NO_TIME if move else LeftReason.NOT_ASKED
+            return report | MoveReport.all_left((s.session_id for s in now), reason)
+        if now:
+            batch = now[:_AT_ONCE]
+            moved = await _moved(batch, until, move)
+            for session_id in moved.moved:
+                leases.end(session_id)
+            report |= moved
+        elif running:
+            await until.until(lambda running=running: busy() != running)  # type: ignore[misc]  # bound now
+        else:
+            return report
+
+
+async def _moved(batch: Sequence[HeldSession], until: Deadline, move: MoveSessions) -> MoveReport:
+    """What the router reports about each session of the batch."""
+    patience = until.another(min(_ROUTER_AWAY_S, until.left_s))
+    while True:
+        try:
+            report = await move(batch, until.left_s)
+            break
+        except SegueError as error:
+            if not (isinstance(error, Unavailable) and patience.left_s):
+                logger.warning("sessions were not moved", extra={"error": str(error)})
+                report = MoveReport()
+                break
+        await asyncio.sleep(_TRY_AGAIN_S)
+    asked = {session.session_id for session in batch}
+    unknown = asked - {*report.moved, *report.left}
+    kept = MoveReport(
+        {s: size for s, size in report.moved.items() if s in asked},
+        {s: why for s, why in report.left.items() if s in asked},
+    )
+    return kept | MoveReport.all_left(unknown, LeftReason.FAILED)

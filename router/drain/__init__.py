@@ -1,0 +1,1 @@
+"""Drains: which session of a worker that leaves goes where, and its move there."""

@@ -1,0 +1,247 @@
+"""Drains workers, and moves their sessions: asks siblings to pull them, and records where they are.
+
+The worker that drains asks for the moves, whoever asked it to drain: an operator, or a signal.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections import Counter, deque
+from collections.abc import Sequence
+from typing import Protocol
+
+from router.drain.move import (
+    Arrived,
+    Assigned,
+    GivenUp,
+    Left,
+    Moved,
+    MoveEvent,
+    MoveState,
+    Moving,
+    Refused,
+    Waiting,
+    advance_move,
+)
+from router.drain.record import note_move
+from router.drain.target import Sibling, choose_target
+from router.membership import Membership
+from router.sessions.table import SessionTable
+from router.turn.links import Links
+from segue.api.checks import require_number
+from segue.api.cluster_status import WorkerHealth, WorkerStatus
+from segue.api.drain import (
+    MAX_DRAIN_S,
+    Adopted,
+    DrainReport,
+    HeldSession,
+    LeftReason,
+    MoveReport,
+)
+from segue.api.errors import DeadlineExceeded, NotFound, Overloaded, SegueError, Unavailable
+from segue.api.types import Epoch, Role, SessionId, WorkerId
+from segue.process.telemetry import Clock
+
+logger = logging.getLogger(__name__)
+
+# Sessions of one drain that are pulled at once. More would share the same link.
+_AT_ONCE = 4
+
+
+class Door(Protocol):
+    """Where turns come in."""
+
+    @property
+    def is_draining(self) -> bool:
+        """The router stops, and the cluster with it: moving a session is of no use."""
+        ...
+
+
+class DrainDesk:
+    """One event loop owns it."""
+
+    def __init__(
+        self,
+        table: SessionTable,
+        membership: Membership,
+        links: Links,
+        door: Door,
+        clock: Clock,
+    ) -> None:
+        self.table = table
+        self.membership = membership
+        self.links = links
+        self.door = door
+        self.clock = clock
+
+    async def drain(
+        self, worker_id: WorkerId, timeout_s: float | None, *, move_sessions: bool
+    ) -> DrainReport:
+        """Returns when it is about to leave. Raises NotFound, Unavailable, InvalidRequest."""
+        if timeout_s is not None:
+            require_number("timeout_s", timeout_s, 0.0, MAX_DRAIN_S)
+        worker = self.member(worker_id)
+        if worker is None:
+            known = ", ".join(member.worker_id for member in self.membership.workers())
+            raise NotFound(f"no worker is called {worker_id!r:.80}; there is {known or 'none'}")
+        if worker.health is WorkerHealth.LOST:
+            raise Unavailable(f"{worker_id} is lost: there is nothing to drain")
+        self.membership.drains(worker_id, worker.epoch)
+        return await self.links.to(worker).drain(timeout_s, move_sessions=move_sessions)
+
+    async def move(
+        self,
+        worker_id: WorkerId,
+        epoch: Epoch,
+        sessions: Sequence[HeldSession],
+        *,
+        timeout_s: float,
+    ) -> MoveReport:
+        """Moves a draining worker's sessions, in this order. Returns when each has been moved or is
+        left behind. Raises NotFound if it is not a member, InvalidRequest."""
+        require_number("timeout_s", timeout_s, 0.0, MAX_DRAIN_S)
+        source = self.member(worker_id)
+        if source is None or source.epoch != epoch or source.role is not Role.DECODE:
+            raise NotFound(
+                f"{worker_id!r:.80} in epoch {epoch} is no decode worker of this cluster: join it "
+                "first"
+            )
+        self.membership.drains(worker_id, epoch)
+        moves = _Moves(self, source, ends_at=self.clock() + timeout_s)
+        report = await moves.run(sessions)
+        logger.info(
+            "sessions moved",
+            extra={
+                "worker": worker_id,
+                "moved": len(report.moved),
+                "bytes": sum(report.moved.values()),
+                "left_behind": {why.value: n for why, n in Counter(report.left.values()).items()},
+            },
+        )
+        return report
+
+    def member(self, worker_id: WorkerId) -> WorkerStatus | None:
+        return next((w for w in self.membership.workers() if w.worker_id == worker_id), None)
+
+
+class _Moves:
+    """The moves of one request."""
+
+    def __init__(self, desk: DrainDesk, source: WorkerStatus, *, ends_at: float) -> None:
+        self._desk = desk
+        self._source = source
+        self._ends_at = ends_at
+        # A sibling's heartbeat is late, so this counts pages for the rest of the request.
+        self._promised_pages: Counter[WorkerId] = Counter()
+
+    async def run(self, sessions: Sequence[HeldSession]) -> MoveReport:
+        waiting = deque(sessions)
+        moved: dict[SessionId, int] = {}
+        left: dict[SessionId, LeftReason] = {}
+
+        async def move_one_after_another() -> None:
+            while waiting:
+                session = waiting.popleft()
+                match await self._move(session):
+                    case Moved(_, adopted):
+                        moved[session.session_id] = adopted.moved_bytes
+                    case Left(reason):
+                        left[session.session_id] = reason
+
+        async with asyncio.TaskGroup() as tasks:
+            for _ in range(min(_AT_ONCE, len(sessions))):
+                tasks.create_task(move_one_after_another())
+        return MoveReport(moved, left)
+
+    async def _move(self, session: HeldSession) -> Moved | Left:
+        state: MoveState = Waiting()
+        while True:
+            match state:
+                case Waiting():
+                    state = advance_move(state, self._assign(session, state))
+                case Moving(target, _):
+                    state = advance_move(state, await self._pull(session, target))
+                case Moved() | Left():
+                    return state
+
+    def _assign(self, session: HeldSession, state: Waiting) -> MoveEvent:
+        desk, source = self._desk, self._source
+        if desk.door.is_draining:
+            return GivenUp(LeftReason.STOPPING)
+        if self._left_s() <= 0:
+            return GivenUp(LeftReason.NO_TIME)
+        here = desk.member(source.worker_id)
+        if here is None or here.epoch != source.epoch or here.health is WorkerHealth.LOST:
+            return GivenUp(LeftReason.FAILED)
+        if desk.table.of(session.session_id).decode_worker != source.worker_id:
+            return GivenUp(LeftReason.ELSEWHERE)
+        siblings = [s for s in self._siblings(session) if s.worker_id not in state.refused_by]
+        num_pages = self._num_pages(session)
+        target = choose_target(num_pages, siblings)
+        if target is None:
+            return GivenUp(LeftReason.NO_MEMORY if siblings else state.why)
+        self._promised_pages[target.worker_id] += num_pages
+        return Assigned(target.worker_id)
+
+    def _siblings(self, session: HeldSession) -> list[Sibling]:
+        desk, record = self._desk, self._desk.table.of(session.session_id)
+        held = {keeping.worker_id: keeping for keeping in record.decodes}
+
+        def held_tokens(worker: WorkerStatus) -> int:
+            keeping = held.get(worker.worker_id)
+            return keeping.tokens if keeping and keeping.epoch == worker.epoch else 0
+
+        return [
+            Sibling(
+                worker_id=worker.worker_id,
+                free_pages=worker.load.pages.free - self._promised_pages[worker.worker_id],
+                total_pages=worker.load.pages.total,
+                held_tokens=held_tokens(worker),
+                running_turns=worker.load.running_turns,
+            )
+            for worker in desk.membership.workers()
+            if worker.role is Role.DECODE
+            and worker.health is WorkerHealth.READY
+            and worker.worker_id != self._source.worker_id
+        ]
+
+    async def _pull(self, session: HeldSession, target_id: WorkerId) -> MoveEvent:
+        target = self._desk.member(target_id)
+        if target is None or target.health is not WorkerHealth.READY:
+            return Refused(LeftReason.NO_WORKER)
+        try:
+            link = self._desk.links.decode(target)
+            adopted = await link.adopt(session, self._source, timeout_s=max(self._left_s(), 0.001))
+        except NotFound:
+            return GivenUp(LeftReason.NO_STATE)
+        except DeadlineExceeded:
+            return GivenUp(LeftReason.NO_TIME)
+        except SegueError as error:
+            logger.info(
+                "session not moved",
+                extra={"to": target_id, "error": f"{type(error).__name__}: {error}"},
+            )
+            self._promised_pages[target_id] -= self._num_pages(session)
+            is_full = isinstance(error, Overloaded)
+            return Refused(LeftReason.NO_MEMORY if is_full else LeftReason.FAILED)
+        return await self._arrived(session, target, adopted)
+
+    async def _arrived(
+        self, session: HeldSession, target: WorkerStatus, adopted: Adopted
+    ) -> MoveEvent:
+        session_id, table = session.session_id, self._desk.table
+        if session_id not in table:
+            # It was released meanwhile.
+            with contextlib.suppress(SegueError):
+                await self._desk.links.decode(target).end_lease(session_id)
+            return GivenUp(LeftReason.ELSEWHERE)
+        note_move(table.of(session_id), self._source, target, adopted)
+        return Arrived(adopted)
+
+    def _num_pages(self, session: HeldSession) -> int:
+        return session.prefixes[-1].num_tokens // self._source.load.page_tokens
+
+    def _left_s(self) -> float:
+        return self._ends_at - self._desk.clock()

@@ -1,0 +1,127 @@
+"""Taking a worker out of service: the order, the sessions that it holds, and what came of both."""
+
+from __future__ import annotations
+
+import enum
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from segue.api.checks import (
+    MAX_SESSION_CHARS,
+    require,
+    require_ascending,
+    require_name,
+    require_number,
+)
+from segue.api.prompt import PrefixName
+from segue.api.types import SessionId
+
+MAX_DRAIN_S = 86_400.0
+"""The longest drain: no turn runs longer."""
+MAX_PREFIXES = 64
+"""Most states of one session that are moved. A prompt leaves fewer."""
+_MAX_LEASE_S = 1e9
+_MAX_TOKENS = 1 << 32
+
+
+class LeftReason(enum.StrEnum):
+    """Why a session was not moved. Its next turn computes its prompt."""
+
+    NOT_ASKED = "not asked for"
+    """The drain was to move none."""
+    ELSEWHERE = "went on elsewhere"
+    """Its last turn ran on another worker, or the router does not know it."""
+    NO_WORKER = "no other decode worker"
+    NO_MEMORY = "no memory elsewhere"
+    """Other workers have none that is not leased by their own sessions."""
+    NO_TIME = "no time left"
+    NO_STATE = "no state left"
+    """The worker has evicted its states."""
+    STOPPING = "router stops"
+    FAILED = "transfer failed"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DrainOrder:
+    timeout_s: float
+    """How long running turns may take to end, and sessions to move."""
+    move_sessions: bool = True
+
+    def __post_init__(self) -> None:
+        require_number("timeout_s", self.timeout_s, 0.0, MAX_DRAIN_S)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeldSession:
+    """A session with a lease on a worker."""
+
+    session_id: SessionId
+    prefixes: tuple[PrefixName, ...]
+    """Those of its last prompt and answer at whose ends the worker has a state, ascending."""
+    expires_in_s: float
+    """Until its lease ends."""
+
+    def __post_init__(self) -> None:
+        require_name("session_id", self.session_id, max_chars=MAX_SESSION_CHARS)
+        require_prefixes(self.prefixes)
+        require_number("expires_in_s", self.expires_in_s, 0.0, _MAX_LEASE_S)
+
+
+def require_prefixes(prefixes: tuple[PrefixName, ...]) -> None:
+    """Raises InvalidRequest."""
+    require(
+        1 <= len(prefixes) <= MAX_PREFIXES,
+        f"a session has 1 to {MAX_PREFIXES} prefixes, got {len(prefixes)}",
+    )
+    lengths = [prefix.num_tokens for prefix in prefixes]
+    require_ascending("the lengths of a session's prefixes", lengths, low=1, high=_MAX_TOKENS)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Adopted:
+    """What a worker has of a session that it pulled from another."""
+
+    kept_tokens: int
+    """Tokens whose pages are there."""
+    kept_states: tuple[int, ...]
+    """Lengths of the prefixes whose states are there, ascending."""
+    moved_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class MoveReport:
+    """What became of sessions that were to be moved."""
+
+    moved: Mapping[SessionId, int] = field(default_factory=dict)
+    """The bytes that were moved for each."""
+    left: Mapping[SessionId, LeftReason] = field(default_factory=dict)
+
+    def __or__(self, other: MoveReport) -> MoveReport:
+        return MoveReport({**self.moved, **other.moved}, {**self.left, **other.left})
+
+    @classmethod
+    def all_left(cls, sessions: Iterable[SessionId], reason: LeftReason) -> MoveReport:
+        return cls(left=dict.fromkeys(sessions, reason))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DrainReport:
+    ended_turns: int = 0
+    """Turns that ended on the worker."""
+    moved_turns: int = 0
+    """Turns that ran out of the drain's time: others go on with them."""
+    moved_sessions: int = 0
+    moved_bytes: int = 0
+    left: Mapping[LeftReason, int] = field(default_factory=dict)
+    """How many sessions were not moved, by reason."""
+
+    @classmethod
+    def of(cls, moves: MoveReport, *, ended_turns: int, moved_turns: int) -> DrainReport:
+        return cls(
+            ended_turns=ended_turns,
+            moved_turns=moved_turns,
+            moved_sessions=len(moves.moved),
+            moved_bytes=sum(moves.moved.values()),
+            left=dict(Counter(moves.left.values())),
+        )
