@@ -43,8 +43,11 @@ PLANTED = {
     ),
     "a fence is not sent": Planted(
         "kv_transfer/reading/fencer.py",
-        "            await self._ask_to_stop(fence)\n",
-        "            pass\n",
+        "            has_stopped = await self._ask_to_stop(fence)\n",
+        "            has_stopped = True\n",
+    ),
+    "an unanswered fence counts as a death": Planted(
+        "kv_transfer/peers.py", "                    raise\n", "                    return False\n"
     ),
     "a fence does not stop the writer": Planted(
         "kv_transfer/writing/writer.py",
