@@ -199,6 +199,9 @@ async def _set_status(context: grpc.aio.ServicerContext[Any, Any], error: Except
     if isinstance(error, asyncio.TimeoutError):
         late = "the caller's deadline has passed, or it does not read its stream"
         await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, late)
+    if isinstance(error, NotImplementedError):
+        # The base class of a service raises it, such as gRPC's health service for `List`.
+        await context.abort(grpc.StatusCode.UNIMPLEMENTED, "this server does not have that method")
     logger.exception("unexpected error in a servicer method")
     details = f"{type(error).__name__}: {_shortened(error)} (a bug; see the server's log)"
     await context.abort(grpc.StatusCode.INTERNAL, details)
