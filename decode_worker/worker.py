@@ -223,7 +223,7 @@ class DecodeWorker(HandoffWorker[DecodeTurn, Command]):
         assert turn.own_pages is not None, "the engine had it"
         if event.error is not None:
             # What it computed last may be half written.
-            self.residency.give_back(turn.own_pages, event.sequence.ring.slots)
+            self.residency.give_back(turn.own_pages, event.sequence.slots)
             turn.emit(event.error)
             return
         self.residency.keep(turn.spec.session_id, event.sequence, turn.own_pages, turn.hold)

@@ -34,6 +34,7 @@ from segue.internal.v1.transfer_pb2_grpc import (
 )
 from segue.wire.channel import channel_to
 from segue.wire.convert.turns import outcome_to_wire, prefix_to_wire
+from segue.wire.grpc_words import is_refused
 from segue.wire.status import rpc_errors
 
 if TYPE_CHECKING:
@@ -127,8 +128,9 @@ class PeerCalls(Protocol):
         """
         ...
 
-    async def fence(self, fence: Fence, *, timeout_s: float) -> None:
-        """Returns when that life of the writer has stopped, or when another life answers."""
+    async def fence(self, fence: Fence, *, timeout_s: float) -> bool:
+        """Returns True when that life of the writer has stopped, or when another life answers, and
+        False if the connection is refused: no process listens at its address."""
         ...
 
     async def pull(
@@ -210,13 +212,19 @@ class Peers:
         with rpc_errors(ticket.reader.address):
             await self._reader(ticket.reader).Abort(request, timeout=timeout_s)
 
-    async def fence(self, fence: Fence, *, timeout_s: float) -> None:
+    async def fence(self, fence: Fence, *, timeout_s: float) -> bool:
         request = pb.FenceRequest(ticket_id=fence.ticket_id, writer_epoch=fence.writer.epoch)
         # One channel per call: fences are rare, and their writers are often gone for good.
         async with channel_to(fence.writer.address) as channel:
             writer: HandoffWriterAsyncStub = HandoffWriterStub(channel)
             with rpc_errors(fence.writer.address):
-                await writer.Fence(request, timeout=timeout_s)
+                try:
+                    await writer.Fence(request, timeout=timeout_s)
+                except grpc.aio.AioRpcError as error:
+                    if is_refused(error):
+                        return False
+                    raise
+        return True
 
     async def pull(
         self, source: PeerIdentity, ticket: Ticket, prefix: PrefixName, *, timeout_s: float

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import subprocess
 import sys
 import threading
 import time
+
+import pytest
 
 from segue.process.telemetry import RateMeter
 
@@ -41,3 +44,41 @@ def test_a_rate_may_be_read_while_another_thread_adds_to_it() -> None:
         is_over.set()
         adding.join()
         sys.setswitchinterval(interval)
+
+
+@pytest.mark.parametrize("file", ["", "/dev/full"], ids=["stderr", "file"])
+def test_a_line_that_cannot_be_written_is_dropped(file: str) -> None:
+    """`/dev/full` is a full disk. In a process of its own, whose standard error is on it, too."""
+    code = """
+import logging, sys
+from pathlib import Path
+from segue.process.telemetry import setup_logging
+
+setup_logging("worker", file=Path(sys.argv[1]) if sys.argv[1] else None)
+for number in range(2_000):
+    logging.getLogger("worker").info("turn ended", extra={"number": number})
+try:
+    raise LookupError("a bug")
+except LookupError:
+    logging.getLogger("worker").exception("unexpected error")
+print("alive", flush=True)
+"""
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-c", code, file], stdout=subprocess.PIPE, stderr=full, text=True
+        )
+
+    assert done.stdout == "alive\n"
+
+
+def test_a_line_that_cannot_be_formatted_is_reported() -> None:
+    code = """
+import logging
+from segue.process.telemetry import setup_logging
+
+setup_logging("worker")
+logging.getLogger("worker").info("%d pages", "seven")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    assert "%d format" in done.stderr

@@ -12,15 +12,16 @@ from collections.abc import Awaitable, Callable, Iterator
 
 from kv_transfer.reading.reader import HandoffReader
 from kv_transfer.ticket import Fence, TicketId
-from segue.api.errors import SegueError, Unavailable
+from segue.api.errors import SegueError
 
 logger = logging.getLogger(__name__)
 
 FIRST_RETRY_S = 0.1
 MAX_RETRY_S = 5.0
 
-AskToStop = Callable[[Fence], Awaitable[None]]
-"""Returns when the writer has stopped; raises SegueError. `Peers.fence` with a timeout."""
+AskToStop = Callable[[Fence], Awaitable[bool]]
+"""Returns True when the writer has stopped, False if its process is gone: nothing listens at its
+address. Raises SegueError. `Peers.fence` with a timeout."""
 
 
 class Fencer:
@@ -62,21 +63,24 @@ class Fencer:
 
     async def _is_answered(self, fence: Fence) -> bool:
         try:
-            await self._ask_to_stop(fence)
+            has_stopped = await self._ask_to_stop(fence)
         except SegueError as error:
+            # A connection that breaks or is never made says nothing: the writer may live, and its
+            # write may still be on the way.
             logger.info(
                 "fence not answered",
                 extra={"ticket_id": fence.ticket_id, "error": str(error)},
             )
-            if isinstance(error, Unavailable):
-                self._reader.writer_unreachable(fence.ticket_id)
             return False
         except Exception:
             # A bug. It says nothing about the writer, and other tickets' fences must continue.
             logger.exception("sending a fence failed")
             return False
-        self._reader.fenced(fence.ticket_id)
-        return True
+        if has_stopped:
+            self._reader.fenced(fence.ticket_id)
+        else:
+            self._reader.writer_unreachable(fence.ticket_id)
+        return has_stopped
 
 
 def _delays() -> Iterator[float]:

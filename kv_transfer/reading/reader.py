@@ -202,7 +202,7 @@ class HandoffReader:
                 self._step(handoff, WriterDied())
 
     def writer_unreachable(self, ticket_id: TicketId) -> None:
-        """Nothing listens at the writer's address. If the cluster has lost it too, it is dead."""
+        """The writer's address refuses connections. If the cluster has lost it too, it is dead."""
         handoff = self._book.get(ticket_id)
         if handoff is None or self._members is None:
             return

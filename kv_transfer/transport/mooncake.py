@@ -148,7 +148,9 @@ def _new_engine(config: TransferConfig, host: str) -> Any:
         output = native()
     for line in output.splitlines(keepends=True):
         if not any(noise in line for noise in _NOISE):
-            sys.stderr.write(line)
+            # The disk behind it may be full.
+            with contextlib.suppress(OSError):
+                sys.stderr.write(line)
     if status != 0:
         ports = f" and ports {config.min_port} to {config.max_port}" if config.min_port else ""
         raise TransferFailed(

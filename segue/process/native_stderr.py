@@ -6,7 +6,6 @@ import contextlib
 import io
 import os
 import sys
-import tempfile
 import threading
 from collections.abc import Callable, Iterator
 
@@ -19,9 +18,9 @@ def captured_stderr() -> Iterator[Callable[[], str]]:
     """Captures writes to descriptor 2 until the block ends; call the yielded function to read them.
 
     `sys.stderr` still shows what Python prints. Processes started meanwhile inherit the capture. It
-    is a file, so they may keep writing to it.
+    is a file in memory, so they may keep writing to it, and a full disk does not matter.
     """
-    with _lock, tempfile.TemporaryFile() as file:
+    with _lock, os.fdopen(os.memfd_create("stderr"), "wb") as file:
         sys.stderr.flush()
         shown = os.dup(2)
         python_stderr = sys.stderr

@@ -6,9 +6,11 @@ import collections
 import contextlib
 import contextvars
 import logging
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TextIO
 
 Clock = Callable[[], float]
 
@@ -56,12 +58,22 @@ class _LineFormatter(logging.Formatter):
         return line + "".join(f" {name}={value}" for name, value in extra.items())
 
 
+class _LineHandler(logging.StreamHandler[TextIO]):
+    """A line that cannot be written, such as on a full disk, is dropped: logging never ends a turn
+    or a process.
+    """
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handleError(record)
+
+
 def setup_logging(process_name: str, level: str = "INFO", *, file: Path | None = None) -> None:
     """One line per record: time, level, process, turn, logger, message, extras.
 
     Writes to stderr, or appends to `file`, which does not get what libraries print.
     """
-    handler = logging.StreamHandler() if file is None else logging.FileHandler(file)
+    handler = _LineHandler(sys.stderr if file is None else file.open("a", encoding="utf-8"))
     handler.addFilter(_TurnFilter())
     handler.setFormatter(
         _LineFormatter(

@@ -27,6 +27,9 @@ logger = logging.getLogger(__name__)
 # The message is sent twice: as itself, and base64-encoded in the details.
 _MAX_CHARS = 400
 _MAX_ASCII_CHARS = 3000
+UNREAD_S = 30.0
+"""A stream ends if its client reads nothing for this long while its buffers are full: what the call
+holds would else be held until its deadline."""
 
 
 def error_from_rpc(rpc_error: grpc.aio.AioRpcError, peer: str) -> errors.SegueError:
@@ -170,7 +173,8 @@ def _streaming(method: Method) -> Method:
                 return
             async with contextlib.aclosing(answering) as messages:
                 async for message in messages:
-                    await context.write(message)
+                    async with asyncio.timeout(UNREAD_S):
+                        await context.write(message)
         except Exception as error:
             await _abort(context, error)
 
@@ -193,7 +197,11 @@ async def _set_status(context: grpc.aio.ServicerContext[Any, Any], error: Except
         status = rpc_status.to_status(error_to_wire(error, _shortened(error)))
         await context.abort(status.code, status.details, status.trailing_metadata)
     if isinstance(error, asyncio.TimeoutError):
-        await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "the caller's deadline has passed")
+        late = "the caller's deadline has passed, or it does not read its stream"
+        await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, late)
+    if isinstance(error, NotImplementedError):
+        # The base class of a service raises it, such as gRPC's health service for `List`.
+        await context.abort(grpc.StatusCode.UNIMPLEMENTED, "this server does not have that method")
     logger.exception("unexpected error in a servicer method")
     details = f"{type(error).__name__}: {_shortened(error)} (a bug; see the server's log)"
     await context.abort(grpc.StatusCode.INTERNAL, details)

@@ -186,19 +186,33 @@ async def check_all(
 ) -> None:
     right = await cluster.client.generate(TokenInput(PROMPT), stop=StopConditions(max_tokens=8))
     await honest_traffic(cluster)
+    await wait_until_idle(cluster.client)
+    num_tasks = len(asyncio.all_tasks())
 
     attacks = await attack_all(cluster, seed, num_messages)
     attacks.append(await attack_handoffs(cluster, seed, num_messages))
 
-    where = f"seed {seed}, {num_messages} messages for each method"
+    num_sent = sum(attack.num_sent for attack in attacks)
+    where = f"seed {seed}, {num_messages} messages for each method, {num_sent} in all"
+    logging.getLogger(__name__).info(where)
     assert [one for attack in attacks for one in attack.unexpected()] == [], where
     assert exits == [], where
     assert complaints(caplog) == [], where
     status = await wait_until_idle(cluster.client)
     assert is_idle(status), (where, status)
     cluster.check_invariants()
+    assert await tasks_left(num_tasks) <= 0, where
     after = await cluster.client.generate(TokenInput(PROMPT), stop=StopConditions(max_tokens=8))
     assert after.token_ids == right.token_ids, where
+
+
+async def tasks_left(num_before: int) -> int:
+    """How many more tasks there are, once connections have closed."""
+    for _ in range(100):
+        if len(asyncio.all_tasks()) <= num_before:
+            break
+        await asyncio.sleep(0.1)
+    return len(asyncio.all_tasks()) - num_before
 
 
 async def test_nearly_right_messages_break_nothing(

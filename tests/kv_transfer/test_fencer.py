@@ -19,13 +19,17 @@ class Writer:
     def __init__(self) -> None:
         self.asked: list[Fence] = []
         self.errors: list[SegueError] = []
+        self.is_gone = False
         self.may_answer = asyncio.Event()
 
-    async def stop(self, fence: Fence) -> None:
+    async def stop(self, fence: Fence) -> bool:
         self.asked.append(fence)
+        if self.is_gone:
+            return False
         if self.errors:
             raise self.errors.pop(0)
         await self.may_answer.wait()
+        return True
 
 
 class Scene:
@@ -100,8 +104,10 @@ async def test_a_fence_is_retried_with_growing_delays(scene: Scene) -> None:
     assert scene.slept == [0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0]
 
 
-async def test_a_writer_that_is_lost_and_unreachable_needs_no_answer(scene: Scene) -> None:
-    scene.writer.errors = [Unavailable("connection refused")]
+async def test_a_lost_writer_whose_address_refuses_connections_needs_no_answer(
+    scene: Scene,
+) -> None:
+    scene.writer.is_gone = True
     scene.world.reserve(scene.reader, scene.prefill, turn="turn-a")
     scene.reader.members_changed({WorkerId("prefill-1"): Epoch(1)})
 
@@ -109,6 +115,20 @@ async def test_a_writer_that_is_lost_and_unreachable_needs_no_answer(scene: Scen
     await scene.until(lambda: scene.num_free() == 16)
 
     assert len(scene.writer.asked) == 1
+
+
+async def test_a_lost_writer_that_cannot_be_reached_may_still_write(scene: Scene) -> None:
+    """A reset or an unreachable host is no proof that its process has ended."""
+    scene.writer.errors = [Unavailable("the connection broke")] * 3
+    scene.world.reserve(scene.reader, scene.prefill, turn="turn-a")
+    scene.reader.members_changed({WorkerId("prefill-1"): Epoch(1)})
+
+    scene.world.give_up("turn-a", "released")
+    await scene.until(lambda: len(scene.writer.asked) == 4)
+
+    assert scene.node.pages.counts().quarantined == 4
+    scene.writer.may_answer.set()
+    await scene.until(lambda: scene.num_free() == 16)
 
 
 async def test_retries_end_when_the_writers_death_is_known(scene: Scene) -> None:

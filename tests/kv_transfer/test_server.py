@@ -13,7 +13,7 @@ import pytest
 from kv_transfer.peers import Peers
 from kv_transfer.reading.fencer import Fencer
 from kv_transfer.server import ReaderServicer, WriterServicer
-from kv_transfer.ticket import Fence, PeerIdentity, Ticket
+from kv_transfer.ticket import Fence, PeerIdentity, Ticket, TicketId
 from kv_transfer.transport.cache_memory import checksums_of
 from kv_transfer.writing.outgoing import Outgoing
 from segue.api.errors import (
@@ -26,7 +26,7 @@ from segue.api.errors import (
     Unavailable,
 )
 from segue.api.turn import PrefillOutcome, ShipReport
-from segue.api.types import Epoch, PageId, SampledToken, SlotId, TokenLogprob, TurnId
+from segue.api.types import Epoch, PageId, SampledToken, SlotId, TokenLogprob, TurnId, WorkerId
 from segue.cache.layout import CacheLayout
 from segue.internal.v1.transfer_pb2_grpc import (
     add_HandoffReaderServicer_to_server,
@@ -174,8 +174,8 @@ async def test_a_fence_over_the_wire_stops_the_writer_and_frees_the_pages(cluste
     outgoing = await cluster.start(ticket)
     outgoing.layer_ready(1, pages=range(2))
 
-    async def ask_to_stop(fence: Fence) -> None:
-        await cluster.to_writer.fence(fence, timeout_s=5)
+    async def ask_to_stop(fence: Fence) -> bool:
+        return await cluster.to_writer.fence(fence, timeout_s=5)
 
     fencer = asyncio.ensure_future(Fencer(cluster.reader, ask_to_stop).run())
     cluster.world.give_up("turn-a", "the client hung up")
@@ -194,6 +194,13 @@ async def _stopped(outgoing: Outgoing) -> None:
     while outgoing.is_open:
         await asyncio.sleep(0.001)
     await outgoing.finish()
+
+
+async def test_a_fence_to_an_address_without_a_process_is_refused(cluster: Cluster) -> None:
+    gone = PeerIdentity(worker_id=WorkerId("prefill-9"), epoch=Epoch(1), address="127.0.0.1:1")
+    fence = Fence(ticket_id=TicketId("t"), writer=gone)
+
+    assert not await cluster.to_writer.fence(fence, timeout_s=5)
 
 
 async def test_a_fence_for_another_life_of_the_writer_is_answered_at_once(cluster: Cluster) -> None:

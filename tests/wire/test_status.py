@@ -139,6 +139,17 @@ async def test_a_bug_is_an_internal_error_with_its_message(
     assert "KeyError: 'page 7'" in str(failed.value.details())
 
 
+async def test_a_method_that_a_service_lacks_is_unimplemented_and_no_bug(
+    address: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with channel_to(address) as channel:
+        with pytest.raises(grpc.aio.AioRpcError) as failed:
+            await health_pb2_grpc.HealthStub(channel).List(health_pb2.HealthListRequest())
+
+    assert failed.value.code() is grpc.StatusCode.UNIMPLEMENTED
+    assert caplog.records == []
+
+
 async def test_a_client_that_disconnects_ends_the_method_at_once(
     failing: tuple[Failing, SessionsStub],
 ) -> None:

@@ -219,6 +219,7 @@ def cut_decode_off(scene: Scene) -> None:
 def kill_prefill(scene: Scene) -> None:
     """Ends its process; the router knows."""
     scene.workers.wires.cut_off.add(PREFILL)
+    scene.workers.wires.dead.add(PREFILL)
     scene.turn.at_prefill.cancel()
     scene.prefill_died = True
 

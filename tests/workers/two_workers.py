@@ -175,6 +175,7 @@ class TwoWorkers:
         self.network.regions.update(self._cut)
         self._cut.clear()
         self.wires.cut_off.clear()
+        self.wires.dead.clear()
         self.wires.faults.clear()
         self.let_go()
         self.see_members()

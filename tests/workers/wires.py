@@ -32,6 +32,8 @@ class Wires:
     def __init__(self) -> None:
         self.exchanges: dict[WorkerId, Exchange] = {}
         self.cut_off: set[WorkerId] = set()
+        self.dead: set[WorkerId] = set()
+        """Cut off, because their processes have ended: their addresses refuse connections."""
         self.faults: dict[str, Fault] = {}
         """By method: the fault of its next call."""
         self.num_calls: dict[str, int] = {}
@@ -137,12 +139,16 @@ class WiredPeers:
 
         await self._call("abort", ticket.reader.worker_id, work)
 
-    async def fence(self, fence: Fence, *, timeout_s: float) -> None:
+    async def fence(self, fence: Fence, *, timeout_s: float) -> bool:
+        if fence.writer.worker_id in self._wires.dead:
+            return False
+
         async def work(callee: Exchange) -> None:
             if fence.writer.epoch == callee.writer.epoch:
                 await callee.writer.fence(fence.ticket_id)
 
         await self._call("fence", fence.writer.worker_id, work)
+        return True
 
     async def pull(
         self, source: PeerIdentity, ticket: Ticket, prefix: PrefixName, *, timeout_s: float

@@ -1,0 +1,152 @@
+"""Clients of a virtual cluster: sessions of several turns, each with its right answer."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+from collections import Counter
+from dataclasses import dataclass, field
+
+from router.router import Router
+from segue.api.errors import SegueError
+from segue.api.turn import FinishReason, TokenDelta, TurnEnd
+from segue.api.types import SessionId, StopConditions, TokenInput, TurnId, TurnRequest
+from tests.workers.fake_runner import answer_to
+
+MAX_CONTEXT = 120
+# A client with a deadline gets its error when the router's clock says so.
+_TOO_LATE_S = 0.5
+
+
+@dataclass
+class Outcomes:
+    """How turns ended, and what was wrong with them."""
+
+    ends: Counter[str] = field(default_factory=Counter)
+    wrongs: list[str] = field(default_factory=list)
+    num_resumed: int = 0
+    longest_pause_s: float = 0.0
+
+
+@dataclass(eq=False)
+class ClientTurn:
+    request: TurnRequest
+    deadline_s: float
+    is_slow_reader: bool
+    tokens: tuple[int, ...] = ()
+    end: TurnEnd | None = None
+    error: SegueError | None = None
+    has_left: bool = False
+    task: asyncio.Task[None] | None = None
+
+    async def run(self, router: Router, outcomes: Outcomes) -> None:
+        loop = asyncio.get_running_loop()
+        started_at = loop.time()
+        try:
+            await self._read(router)
+        except SegueError as error:
+            self.error = error
+        except asyncio.CancelledError:
+            self.has_left = True
+        took_s = loop.time() - started_at
+        outcomes.ends[self.outcome] += 1
+        outcomes.num_resumed += self.end.usage.resumed if self.end else 0
+        outcomes.wrongs += self.wrongs(took_s)
+
+    async def _read(self, router: Router) -> None:
+        answering = router.generate(self.request, deadline_s=self.deadline_s)
+        async with contextlib.aclosing(answering):
+            async for events in answering:
+                for event in events:
+                    if isinstance(event, TokenDelta):
+                        self.tokens += event.token_ids
+                    elif isinstance(event, TurnEnd):
+                        self.end = event
+                if self.is_slow_reader:
+                    await asyncio.sleep(0.05)
+
+    @property
+    def outcome(self) -> str:
+        if self.has_left:
+            return "left"
+        return type(self.error).__name__ if self.error else str(self.end and self.end.finish_reason)
+
+    def wrongs(self, took_s: float) -> list[str]:
+        assert isinstance(self.request.input, TokenInput)
+        num_tokens = self.request.stop.max_tokens or 0
+        right = answer_to(self.request.input.token_ids, num_tokens)
+        end = self.end
+        is_complete = end is not None and end.finish_reason is not FinishReason.CANCELLED
+        found = {
+            f"its tokens are {self.tokens}, not {right}": self.tokens != right[: len(self.tokens)],
+            f"it ended after {self.tokens}": is_complete and self.tokens != right,
+            f"its usage is {end and end.usage}": is_complete
+            and end is not None
+            and end.usage.completion_tokens != num_tokens,
+            f"it took {took_s:.1f} of {self.deadline_s:.1f} s": took_s
+            > self.deadline_s + _TOO_LATE_S,
+            "it ended without an end": (end, self.error, self.has_left) == (None, None, False),
+            f"it ended with {self.error!r}": type(self.error) is SegueError,
+        }
+        return [f"{self.request.turn_id}: {what}" for what, is_so in found.items() if is_so]
+
+
+class Clients:
+    """Some sessions, of which each takes turns until `stop`."""
+
+    def __init__(self, router: Router, draw: random.Random, num_sessions: int) -> None:
+        self.outcomes = Outcomes()
+        self.running: list[ClientTurn] = []
+        self._router = router
+        self._draw = draw
+        self._is_over = False
+        self._number = 0
+        self._sessions = [
+            asyncio.ensure_future(self._converse(f"client-{n}")) for n in range(num_sessions)
+        ]
+
+    async def stop(self) -> None:
+        """Starts no more turns. Returns when the last has ended."""
+        self._is_over = True
+        await asyncio.gather(*self._sessions)
+
+    async def turn(
+        self, session: str, prompt: tuple[int, ...], *, num_tokens: int, deadline_s: float
+    ) -> ClientTurn:
+        self._number += 1
+        request = TurnRequest(
+            session_id=SessionId(session),
+            turn_id=TurnId(f"turn-{self._number}"),
+            input=TokenInput(prompt),
+            stop=StopConditions(max_tokens=num_tokens),
+        )
+        turn = ClientTurn(request, deadline_s, is_slow_reader=self._draw.random() < 0.1)
+        self.running.append(turn)
+        turn.task = asyncio.ensure_future(turn.run(self._router, self.outcomes))
+        try:
+            await turn.task
+        finally:
+            self.running.remove(turn)
+        return turn
+
+    async def _converse(self, name: str) -> None:
+        draw = self._draw
+        prompt: tuple[int, ...] = ()
+        session = ""
+        while not self._is_over:
+            await asyncio.sleep(draw.expovariate(2.0))
+            if not prompt or len(prompt) > MAX_CONTEXT or draw.random() < 0.1:
+                # Sessions share the start of their prompts, as agents' do.
+                session, prompt = (
+                    f"{name}-{self._number}",
+                    tuple(range(60, 60 + draw.randrange(20))),
+                )
+            prompt += tuple(draw.randrange(1, 250) for _ in range(draw.randrange(1, 20)))
+            turn = await self.turn(
+                session,
+                prompt,
+                num_tokens=draw.choice((1, 4, 12, 40)),
+                deadline_s=draw.choice((0.2, 5.0, 30.0, 30.0, 60.0)),
+            )
+            prompt += turn.tokens

@@ -1,0 +1,243 @@
+"""A whole cluster in one process and in virtual time: a router, workers, and what joins them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import contextvars
+import itertools
+import os
+import random
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
+from typing import Any
+from unittest import mock
+
+import decode_worker.worker
+import kv_transfer.peers
+import kv_transfer.writing.writer
+import prefill_worker.worker
+import router.turn.links
+import segue.wire.streams.join
+from router.config import RouterConfig
+from router.metrics import RouterMetrics
+from router.router import Router
+from router.server import MembershipFace
+from router.sessions.prompt import PromptBuilder
+from segue.api.types import Epoch, Role, WorkerId
+from segue.internal.v1.worker_pb2_grpc import add_MembershipServicer_to_server
+from segue.model.checkpoint.generation import GenerationDefaults
+from segue.text.ids_only import IdEncoder
+from tests.router.placed import seats
+from tests.virtual.channels import Channel
+from tests.virtual.clock import VirtualLoop
+from tests.virtual.memory import WatchedMemory
+from tests.virtual.network import HandlerServer, Network
+from tests.virtual.process import HERE, Process
+from tests.virtual.threads import VirtualEngineLoop, VirtualLane
+from tests.virtual.worker import ROUTER, WorkerLife
+from tests.workers.fake_runner import LAYOUT, FakeRunner
+from tests.workers.two_workers import wrongs
+
+WATCH_S = 0.25
+# The longest that anything may take to come to rest: leases, fences and late messages included.
+REST_S = 120.0
+
+
+class Cluster:
+    def __init__(self, process: Process, *, num_prefill: int, num_decode: int) -> None:
+        """`process`: the router's, in which this task runs."""
+        draw = process.draw
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, VirtualLoop)
+        loop.thread_s = lambda: draw.uniform(0.0, 0.005)
+        self.draw = draw
+        self.network = Network(draw)
+        self.written = WatchedMemory(draw)
+        self.lives: dict[WorkerId, WorkerLife | None] = {}
+        """None: between two lives."""
+        self.exits: list[object] = []
+        self.unhandled: list[str] = []
+        self._epochs = itertools.count(1)
+        self._roles = {
+            WorkerId(f"{role}-{number}"): role
+            for role, total in ((Role.PREFILL, num_prefill), (Role.DECODE, num_decode))
+            for number in range(total)
+        }
+        self._ending: set[asyncio.Task[None]] = set()
+        self.process = process
+        config = RouterConfig(local_prefill_max_tokens=16, lost_worker_wait_s=5.0)
+        prompts = PromptBuilder(
+            encoder=IdEncoder(),
+            config=FakeRunner.config,  # type: ignore[arg-type]  # what a prompt's builder uses
+            defaults=GenerationDefaults(),
+            model_id=LAYOUT.model_id,
+        )
+        self.router = Router(config, prompts, RouterMetrics(), model_name="sum", clock=loop.time)
+        server = HandlerServer()
+        add_MembershipServicer_to_server(MembershipFace(self.router), server)  # type: ignore[arg-type]
+        self.network.serve(self.process, server)
+        self._watching = asyncio.ensure_future(self._watch())
+
+    async def start(self) -> None:
+        for worker_id in self._roles:
+            self.bear(worker_id)
+        await until(self.is_whole, 10.0)
+
+    def bear(self, worker_id: WorkerId) -> None:
+        epoch = next(self._epochs)
+        process = Process(worker_id, f"{worker_id}:{epoch}", self.draw)
+        context = contextvars.copy_context()
+        context.run(HERE.set, process)
+        self.lives[worker_id] = context.run(
+            WorkerLife,
+            worker_id,
+            self._roles[worker_id],
+            Epoch(epoch),
+            process,
+            self.network,
+            self.written,
+        )
+
+    def end(self, worker_id: WorkerId, *, leaves: bool, away_s: float) -> None:
+        """Ends the worker's life. The next one starts once its process has ended, and some time
+        later."""
+        life = self.lives[worker_id]
+        assert life is not None
+        if not leaves:
+            # Its end is known at once; only its remains take longer.
+            self.lives[worker_id] = None
+            self._in_background(life.die())
+            self._in_background(self._bear_later(worker_id, away_s))
+            return
+
+        async def leave() -> None:
+            await life.leave()
+            if self.lives[worker_id] is life:
+                self.lives[worker_id] = None
+                await self._bear_later(worker_id, away_s)
+
+        self._in_background(leave())
+
+    def is_whole(self) -> bool:
+        """Whether every worker lives, and the router and all workers know it."""
+        now = {life.presence.identity.epoch for life in self.alive()}
+        known = {worker.epoch for worker in self.router.membership.workers()}
+        views = [{p.epoch for p in life.worker._exchange.members.alive()} for life in self.alive()]
+        return len(now) == len(self._roles) and all(view == now for view in (known, *views))
+
+    def alive(self) -> list[WorkerLife]:
+        return [life for life in self.lives.values() if life is not None]
+
+    def processes(self) -> list[Process]:
+        return [self.process, *(life.process for life in self.alive())]
+
+    async def rest(self) -> list[str]:
+        """Waits until nothing goes on any more. Returns what is wrong then."""
+        with contextlib.suppress(TimeoutError):
+            await until(lambda: self.is_whole() and not self.wrongs(), REST_S)
+        return self.wrongs()
+
+    def wrongs(self) -> list[str]:
+        found = [*self.network.bugs, *map(str, self.exits), *self.unhandled]
+        workers = _Workers(self.written, [life.worker for life in self.alive()])
+        found += wrongs(workers)  # type: ignore[arg-type]  # what it uses of two workers
+        turns, admission = self.router._turns, self.router._admission
+        if turns or admission.num_turns or len(admission.waiting):
+            found.append(f"the router has turns: {[*turns]}, {admission.num_turns} were let in")
+        if taken := seats(self.router.placing):
+            found.append(f"seats are taken: {taken}")
+        links = self.router.links
+        for link in links._links.values():
+            if link._calls._calls:
+                found.append(f"{link.name} has calls: {[*link._calls._calls]}")
+        if links._ending:
+            found.append(f"{len(links._ending)} calls of the router do not end")
+        if not self.is_whole():
+            found.append("a worker is not a member everywhere")
+        return found
+
+    async def close(self) -> None:
+        for life in self.alive():
+            self._in_background(life.die())
+        self.lives.clear()
+        self._watching.cancel()
+        await asyncio.sleep(60.0)
+        await self.router.close()
+        for task in self._ending:
+            if not task.done():
+                task.cancel()
+
+    async def _bear_later(self, worker_id: WorkerId, away_s: float) -> None:
+        await asyncio.sleep(away_s)
+        self.bear(worker_id)
+
+    def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.ensure_future(work)
+        self._ending.add(task)
+
+        def ended(task: asyncio.Task[None]) -> None:
+            self._ending.discard(task)
+            if not task.cancelled() and (error := task.exception()):
+                self.unhandled.append(f"a worker did not end: {type(error).__name__}: {error}")
+
+        task.add_done_callback(ended)
+
+    async def _watch(self) -> None:
+        while True:
+            self.router.watch()
+            await asyncio.sleep(WATCH_S)
+
+
+class _Workers:
+    def __init__(self, network: WatchedMemory, workers: Sequence[object]) -> None:
+        self.network = network
+        self.workers = workers
+
+
+@contextlib.asynccontextmanager
+async def running_cluster(
+    seed: int, *, num_prefill: int = 2, num_decode: int = 3
+) -> AsyncIterator[Cluster]:
+    """A cluster whose members are known to each other. At its end nothing is left running."""
+    process = Process("router", ROUTER, random.Random(seed))
+    HERE.set(process)
+    loop = asyncio.get_running_loop()
+    with in_virtual_time() as made:
+        cluster = Cluster(process, num_prefill=num_prefill, num_decode=num_decode)
+        made.append(cluster)
+        loop.set_exception_handler(lambda _, about: cluster.unhandled.append(str(about)))
+        await cluster.start()
+        try:
+            yield cluster
+        finally:
+            await cluster.close()
+
+
+@contextlib.contextmanager
+def in_virtual_time() -> Iterator[list[Cluster]]:
+    """Puts virtual threads and channels in place of real ones, for the cluster that is added to the
+    list."""
+    made: list[Cluster] = []
+
+    def channel_to(address: str) -> Channel:
+        return Channel(made[0].network, address)
+
+    with contextlib.ExitStack() as stack:
+        for module, name, virtual in (
+            (decode_worker.worker, "EngineLoop", VirtualEngineLoop),
+            (prefill_worker.worker, "EngineLoop", VirtualEngineLoop),
+            (kv_transfer.writing.writer, "Lane", VirtualLane),
+            (router.turn.links, "channel_to", channel_to),
+            (kv_transfer.peers, "channel_to", channel_to),
+            (segue.wire.streams.join, "channel_to", channel_to),
+            (os, "_exit", lambda code: made[0].exits.append(f"a process exited with {code}")),
+        ):
+            stack.enter_context(mock.patch.object(module, name, virtual))
+        yield made
+
+
+async def until(is_so: Callable[[], bool], within_s: float) -> None:
+    """Raises TimeoutError."""
+    async with asyncio.timeout(within_s):
+        while not is_so():
+            await asyncio.sleep(0.5)

@@ -1,0 +1,174 @@
+"""What may happen to a virtual cluster at any time. Each fault is drawn at random."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable
+
+from segue.api.types import TurnId
+from tests.virtual.clients import Clients
+from tests.virtual.cluster import Cluster
+from tests.virtual.network import CallFault
+from tests.virtual.process import Process
+from tests.virtual.worker import WorkerLife
+
+Fault = Callable[[Cluster, Clients], object]
+"""Returns None if there was nothing that it could happen to."""
+
+# Most are over before a worker is lost, which takes 2 s of silence; the last breaks connections.
+_OUTAGES_S = (0.05, 0.2, 0.5, 1.0, 1.0, 3.0, 3.0, 20.0)
+_FAULTS_PER_S = 2.0
+_CALLS = ("Meet", "Commit", "Abort", "Fence", "Pull")
+
+
+def kill(cluster: Cluster, clients: Clients) -> object:
+    """A worker's process ends without a word, and is started again."""
+    if (life := _any_life(cluster)) is None:
+        return None
+    worker_id = life.presence.identity.worker_id
+    cluster.end(worker_id, leaves=False, away_s=cluster.draw.uniform(0.2, 6.0))
+    return worker_id
+
+
+def drain(cluster: Cluster, clients: Clients) -> object:
+    """A worker leaves as it does after SIGTERM, and is started again."""
+    if (life := _any_life(cluster)) is None or life.is_leaving:
+        return None
+    life.is_leaving = True
+    worker_id = life.presence.identity.worker_id
+    cluster.end(worker_id, leaves=True, away_s=cluster.draw.uniform(0.2, 6.0))
+    return worker_id
+
+
+def freeze(cluster: Cluster, clients: Clients) -> object:
+    """A worker hangs: SIGSTOP, then SIGCONT."""
+    if (life := _any_life(cluster)) is None:
+        return None
+    cluster.network.freeze(life.process, cluster.draw.choice(_OUTAGES_S))
+    return life
+
+
+def silence(cluster: Cluster, clients: Clients) -> object:
+    """No message passes between two processes for a while."""
+    ends = _any_two(cluster)
+    cluster.network.silence(ends, cluster.draw.choice(_OUTAGES_S))
+    return ends
+
+
+def reset(cluster: Cluster, clients: Clients) -> object:
+    """All connections between two processes break."""
+    ends = _any_two(cluster)
+    cluster.network.reset(ends)
+    return ends
+
+
+def spoil_call(cluster: Cluster, clients: Clients) -> object:
+    """The next call of a method is lost, not answered, late, or arrives twice."""
+    method = cluster.draw.choice(_CALLS)
+    fault = cluster.draw.choice(list(CallFault))
+    cluster.network.faults[method].append(fault)
+    return method
+
+
+def fail_write(cluster: Cluster, clients: Clients) -> object:
+    cluster.written.num_failing += 1
+    return True
+
+
+def corrupt_write(cluster: Cluster, clients: Clients) -> object:
+    cluster.written.num_corrupting += 1
+    return True
+
+
+def fail_pass(cluster: Cluster, clients: Clients) -> object:
+    """A worker's next pass over a prompt raises."""
+    if (life := _any_life(cluster)) is None:
+        return None
+    life.layers.fails_next = True
+    return life
+
+
+def cancel(cluster: Cluster, clients: Clients) -> object:
+    """A client cancels its turn by its id."""
+    if not clients.running:
+        return None
+    turn_id: TurnId = cluster.draw.choice(clients.running).request.turn_id
+    cluster.router.cancel(turn_id)
+    return turn_id
+
+
+def leave(cluster: Cluster, clients: Clients) -> object:
+    """A client hangs up."""
+    if not clients.running:
+        return None
+    turn = cluster.draw.choice(clients.running)
+    return turn.task.cancel() if turn.task is not None else None
+
+
+def slow_down(cluster: Cluster, clients: Clients) -> object:
+    """All messages take up to a hundred times as long, for a second."""
+
+    def as_before() -> None:
+        cluster.network.slowness = 1.0
+
+    cluster.network.slowness = cluster.draw.choice((10.0, 100.0))
+    asyncio.get_running_loop().call_later(1.0, as_before)
+    return True
+
+
+def evict(cluster: Cluster, clients: Clients) -> object:
+    """Others need all of a worker's cached memory."""
+    if (life := _any_life(cluster)) is None:
+        return None
+    memory = life.worker._memory
+    memory.cache.make_room(memory.pages.total, memory.slots.total)
+    return life
+
+
+FAULTS: dict[Fault, int] = {
+    kill: 3,
+    drain: 1,
+    freeze: 2,
+    silence: 3,
+    reset: 4,
+    spoil_call: 8,
+    fail_write: 2,
+    corrupt_write: 2,
+    fail_pass: 1,
+    cancel: 4,
+    leave: 4,
+    slow_down: 1,
+    evict: 1,
+}
+"""Each with its weight."""
+
+
+async def inject(cluster: Cluster, clients: Clients, num_faults: int) -> Counter[str]:
+    """Returns how often each fault happened."""
+    happened: Counter[str] = Counter()
+    draw = cluster.draw
+    while happened.total() < num_faults:
+        await asyncio.sleep(draw.expovariate(_FAULTS_PER_S))
+        (fault,) = draw.choices(list(FAULTS), list(FAULTS.values()))
+        if fault(cluster, clients) is not None:
+            happened[fault.__name__] += 1
+    return happened
+
+
+def heal(cluster: Cluster) -> None:
+    """Ends what would go on, so that the cluster can come to rest."""
+    cluster.network.faults.clear()
+    cluster.written.num_failing = cluster.written.num_corrupting = 0
+    for life in cluster.alive():
+        life.layers.fails_next = False
+
+
+def _any_life(cluster: Cluster) -> WorkerLife | None:
+    alive = cluster.alive()
+    return cluster.draw.choice(alive) if alive else None
+
+
+def _any_two(cluster: Cluster) -> frozenset[Process]:
+    processes = cluster.processes()
+    return frozenset(cluster.draw.sample(processes, min(2, len(processes))))

@@ -1,0 +1,166 @@
+"""One life of a worker in a virtual cluster: the real worker, on a fake model and transport."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import threading
+
+from decode_worker.config import DecodeConfig
+from decode_worker.metrics import DecodeMetrics
+from decode_worker.worker import DecodeWorker
+from kv_transfer.config import TransferConfig
+from kv_transfer.transport.transport import open_endpoint
+from kv_transfer.worker import WorkerResources
+from prefill_worker.config import PrefillConfig
+from prefill_worker.metrics import PrefillMetrics
+from prefill_worker.worker import PrefillWorker
+from segue.api.cluster_status import WorkerHealth
+from segue.api.types import Epoch, Role, WorkerId
+from segue.cache.host.tier import Tiers
+from segue.cache.host.unit_copy import copy_units
+from segue.cache.memory import Memory
+from segue.cache.prefix.eviction_cost import cost_to_prefill
+from segue.cache.tensors import CacheTensors
+from segue.wire.streams.join import stay_joined
+from segue.worker.process import Identity, Presence, audit_when_idle, exit_on_failure
+from tests.virtual.memory import WatchedMemory
+from tests.virtual.network import HandlerServer, Network
+from tests.virtual.process import Process
+from tests.virtual.threads import sleep_in_thread
+from tests.workers.fake_runner import LAYOUT, PAGE_TOKENS, FakeRunner
+
+ROUTER = "router:1"
+NUM_PAGES, NUM_SLOTS = 72, 24
+NUM_HOST_PAGES, NUM_HOST_SLOTS = 40, 8
+HEARTBEAT_S = 0.5
+MAX_RUNNING = 4
+
+
+class SlowLayers:
+    """In place of a runner's gate: time passes before each layer, and a pass can fail."""
+
+    def __init__(self, process: Process) -> None:
+        self._process = process
+        self.fails_next = False
+
+    def pass_through(self) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            sleep_in_thread(self._process.draw.uniform(0.0005, 0.01))
+        if self.fails_next:
+            self.fails_next = False
+            raise RuntimeError("failed on command")
+
+
+class WorkerLife:
+    """Make it in a context whose `HERE` is `process`."""
+
+    def __init__(
+        self,
+        worker_id: WorkerId,
+        role: Role,
+        epoch: Epoch,
+        process: Process,
+        network: Network,
+        written: WatchedMemory,
+    ) -> None:
+        self.process = process
+        self.is_leaving = False
+        self._network = network
+        self._leaving = asyncio.Event()
+        self._stack = contextlib.ExitStack()
+        self._written = written
+        self.runner = FakeRunner(num_pages=NUM_PAGES, num_slots=NUM_SLOTS)
+        self.layers = SlowLayers(process)
+        self.runner.gate = self.layers  # type: ignore[assignment]
+        identity = Identity(worker_id=worker_id, role=role, epoch=epoch)
+        self.presence = Presence(identity=identity, address=process.address, metrics_address="")
+        self.worker = self._worker(role, self._resources(identity))
+        server = HandlerServer()
+        for _, add in self.worker.services():
+            add(server)  # type: ignore[arg-type]  # what adding a service uses of a server
+        network.serve(process, server)
+        self._tasks = [asyncio.ensure_future(work) for work in (self._join(), self._audit())]
+        for task in self._tasks:
+            task.add_done_callback(exit_on_failure)
+
+    def _worker(self, role: Role, resources: WorkerResources) -> PrefillWorker | DecodeWorker:
+        clock = asyncio.get_running_loop().time
+        if role is Role.PREFILL:
+            config = PrefillConfig(chunk_tokens=2 * PAGE_TOKENS)
+            return PrefillWorker(self.presence, resources, config, PrefillMetrics(), clock=clock)
+        decode = DecodeConfig(max_drafts=0, lease_s=20.0)
+        return DecodeWorker(self.presence, resources, decode, DecodeMetrics(), clock=clock)
+
+    def _resources(self, identity: Identity) -> WorkerResources:
+        transport = self._written.open(TransferConfig(), host="", device="cpu")
+        endpoint = self._stack.enter_context(
+            open_endpoint(
+                transport,
+                self.runner.tensors,
+                worker_id=identity.worker_id,
+                epoch=identity.epoch,
+            )
+        )
+        device = self.runner.tensors
+        host = CacheTensors.allocate(
+            LAYOUT, num_pages=NUM_HOST_PAGES, num_slots=NUM_HOST_SLOTS, device="cpu"
+        )
+        tiers = Tiers(
+            device=_memory(NUM_PAGES, NUM_SLOTS),
+            host=_memory(NUM_HOST_PAGES, NUM_HOST_SLOTS),
+            layout=LAYOUT,
+            down=functools.partial(copy_units, device, host),
+            up=functools.partial(copy_units, host, device),
+        )
+        self._written.memories[transport.segment] = endpoint.memory_map, tiers.device
+        return WorkerResources(
+            runner=self.runner,  # type: ignore[arg-type]  # what a worker uses of one
+            endpoint=endpoint,
+            tiers=tiers,
+            max_running=MAX_RUNNING,
+        )
+
+    async def _join(self) -> None:
+        await stay_joined(
+            ROUTER,
+            status=self.worker.status,
+            model_id=self.worker.model_id,
+            heartbeat_s=HEARTBEAT_S,
+            on_view=self.worker.members_changed,
+            leaving=self._leaving,
+        )
+
+    async def _audit(self) -> None:
+        await audit_when_idle(self.worker, period_s=5.0)
+
+    async def die(self) -> None:
+        """The process ends without a word. What is left of it closes, unheard."""
+        self._network.kill(self.process)
+        self._stack.close()
+        for task in self._tasks:
+            task.cancel()
+        await self.worker.close()
+
+    async def leave(self) -> None:
+        """What `serving_worker` does at its end."""
+        self.presence.health = WorkerHealth.DRAINING
+        await self.worker.drain()
+        self._leaving.set()
+        await asyncio.wait({self._tasks[0]}, timeout=2.0)
+        for task in self._tasks:
+            task.cancel()
+        await self.worker.close()
+        self._network.kill(self.process)
+        self._stack.close()
+
+
+def _memory(num_pages: int, num_slots: int) -> Memory:
+    return Memory.of(
+        num_pages=num_pages,
+        num_slots=num_slots,
+        page_tokens=PAGE_TOKENS,
+        worth=cost_to_prefill(LAYOUT, float),
+        clock=asyncio.get_running_loop().time,
+    )
