@@ -99,14 +99,16 @@ def running_prepared(
         hurry = hurry or threading.Event()
         cluster = _start(prepared, demands, report, cleanup, hurry)
         yield cluster
-        report(draining_words(cluster.routers, config.router.drain_s))
-        leave_in_order(
-            cluster.routers,
-            cluster.workers.values(),
-            config.router.drain_s,
-            hurry,
-            gateway=cluster.gateway,
-        )
+        finish_turns(cluster, report, hurry)
+
+
+def finish_turns(cluster: Cluster, report: Report, hurry: threading.Event) -> None:
+    """Drains the cluster and stops its workers, as far as `hurry` is not set."""
+    drain_s = cluster.config.router.drain_s
+    report(draining_words(cluster.routers, drain_s))
+    leave_in_order(
+        cluster.routers, cluster.workers.values(), drain_s, hurry, gateway=cluster.gateway
+    )
 
 
 def _start(

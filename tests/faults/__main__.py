@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.markdown:
             options.markdown.write_text(markdown(done) + "\n" + left_out(done))
 
-    asyncio.run(run_all(wanted, seeds, on_result))
+    asyncio.run(run_all(wanted, seeds, on_result, logs=options.logs))
     out.print(summary(done), soft_wrap=True, highlight=False)
     return 0 if all(result.is_good for result in done) else 1
 
@@ -60,6 +60,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--rounds", type=int, default=1, help="each with the next seed")
     parser.add_argument("--json", type=Path, help="file for all results")
     parser.add_argument("--markdown", type=Path, help="file for the table")
+    parser.add_argument("--logs", type=Path, help="folder for the processes' logs of bad cells")
     parser.add_argument("--show-left-out", action="store_true", help="the cells without a meaning")
     return parser
 

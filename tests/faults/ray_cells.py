@@ -51,7 +51,7 @@ async def run_ray_cell(cell: Cell, seed: int) -> Result:
                     status = await wait_until_idle(client)
                     result.units = "" if is_idle(status) else str(status)
             if act.ended_at:
-                last = cluster.text().strip().splitlines()[-1]
+                last = next((line for line in cluster.text().splitlines() if "error" in line), "")
                 code, after_s = cluster.process.returncode, act.ended_at - act.struck_at
                 result.ended = f"status {code} after {after_s:.1f} s: {last}"
             elif (code := await asyncio.to_thread(cluster.end)) != 0:

@@ -7,6 +7,7 @@ import contextlib
 import itertools
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
+from pathlib import Path
 
 from segue.sdk.client import Client
 from tests.faults.cell import Result, failed, run_cell
@@ -23,9 +24,18 @@ OnResult = Callable[[Result], None]
 class Runner:
     """Keeps the cluster between cells, and what the undisturbed run has said."""
 
-    def __init__(self, *, prefill: int = 2, decode: int = 2, has_gateway: bool = True) -> None:
+    def __init__(
+        self,
+        *,
+        prefill: int = 2,
+        decode: int = 2,
+        has_gateway: bool = True,
+        logs: Path | None = None,
+    ) -> None:
+        """`logs`: where the processes' logs of a bad cell are kept."""
         self._size = {"prefill": prefill, "decode": decode}
         self._has_gateway = has_gateway
+        self._logs = logs
         self._stack = contextlib.AsyncExitStack()
         self._cluster: ProcessCluster | None = None
         self._monitor: Client | None = None
@@ -49,6 +59,8 @@ class Runner:
         except Exception as error:
             await self.close()
             return failed(cell, seed, error)
+        if not result.is_good and self._logs is not None and self._cluster is not None:
+            self._cluster.copy_logs(self._logs / f"{result.cell} {seed}")
         if not result.is_tidy:
             await self.close()
         return result
@@ -92,8 +104,10 @@ class Runner:
         self._stack = contextlib.AsyncExitStack()
 
 
-async def run_all(cells: Sequence[Cell], seeds: Sequence[int], on_result: OnResult) -> list[Result]:
-    runner = Runner()
+async def run_all(
+    cells: Sequence[Cell], seeds: Sequence[int], on_result: OnResult, *, logs: Path | None = None
+) -> list[Result]:
+    runner = Runner(logs=logs)
     results = []
     try:
         for seed, cell in itertools.product(seeds, cells):

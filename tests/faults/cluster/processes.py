@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import shutil
 import signal
 import time
 from collections.abc import Callable
@@ -171,6 +172,11 @@ class ProcessCluster:
             for pid, line in nursery.marked().items()
             if running.isdisjoint(nursery.with_ancestors(pid))
         }
+
+    def copy_logs(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        for process in self.processes.values():
+            shutil.copy(process.log, folder)
 
     async def close(self) -> None:
         if self._watch is not None:
