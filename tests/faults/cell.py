@@ -48,6 +48,7 @@ class Result:
     num_lost: int = 0
     num_wrong: int = 0
     num_resumed: int = 0
+    longest_gap_s: float = 0.0
     silence_s: float = 0.0
     detected_s: float | None = None
     whole_s: float | None = None
@@ -146,6 +147,7 @@ def count(result: Result, turns: Sequence[Heard], expected: Sequence[Heard]) -> 
     result.num_lost = sum(not heard.is_over for heard in turns)
     result.num_wrong = num_wrong(turns, expected)
     result.num_resumed = sum(heard.resumed for heard in turns)
+    result.longest_gap_s = max(heard.longest_gap_s for heard in turns)
     result.silence_s = longest_silence_s(turns, expected)
     result.errors = sorted({failure for heard in turns for failure in heard.failures})
 

@@ -10,8 +10,8 @@ from statistics import median
 from tests.faults.cell import Result
 
 _HEAD = (
-    "| target | fault | moment | turns failed | not answered | tokens equal | resumed | silence s "
-    "| noticed s | whole s | units | processes | sockets |"
+    "| target | fault | moment | turns failed | not answered | tokens equal | resumed | gap s "
+    "| silence s | noticed s | whole s | units | processes | sockets |"
 )
 
 
@@ -36,7 +36,8 @@ def line_of(result: Result) -> str:
     )
     return (
         f"{name} {verdict} failed {result.num_failed}/{result.num_turns} lost {result.num_lost} "
-        f"wrong {result.num_wrong} resumed {result.num_resumed} silence {result.silence_s:.1f} s "
+        f"wrong {result.num_wrong} resumed {result.num_resumed} "
+        f"silence {result.silence_s:.1f} of {result.longest_gap_s:.1f} s "
         f"noticed {_seconds(result.detected_s)} whole {_seconds(result.whole_s)} "
         f"in {result.wall_s:.0f} s{left[:600]}"
     )
@@ -95,6 +96,7 @@ def _row(result: Result) -> str:
         result.num_lost,
         "yes" if not result.num_wrong else f"**no: {result.num_wrong}**",
         result.num_resumed,
+        f"{result.longest_gap_s:.1f}",
         f"{result.silence_s:.1f}",
         _seconds(result.detected_s),
         _seconds(result.whole_s),

@@ -71,7 +71,8 @@ class Network:
         """Serves 127.0.0.2:port for the process `name`, which listens on 127.0.0.1:port."""
 
         async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            with contextlib.suppress(OSError):
+            # Python 3.11 prints a traceback for a handler that is cancelled.
+            with contextlib.suppress(OSError, asyncio.CancelledError):
                 await self._connect(reader, writer, name, port)
             writer.close()
 

@@ -7,7 +7,6 @@ that. Faults kill many.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import importlib
 import multiprocessing
 import os
@@ -24,6 +23,7 @@ MARK = "SEGUE_FAULTS_MARK"
 """This variable is in the environment of every process that is started here."""
 
 _IMPORTED = (
+    "tests.faults.cluster.dies_with_parent",
     "router.__main__",
     "segue.gateway.__main__",
     "prefill_worker.__main__",
@@ -31,7 +31,6 @@ _IMPORTED = (
     "mooncake.engine",
     "tests.faults.cluster.worker",
 )
-_PR_SET_PDEATHSIG = 1
 _context = multiprocessing.get_context("forkserver")
 
 
@@ -92,7 +91,9 @@ def _tracker_pid() -> int | None:
 
 def _live(kind: str, arguments: Sequence[str], log: str, folder: str) -> None:
     # It ends with the process that it was forked from, and that one with the test.
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    from tests.faults.cluster.dies_with_parent import end_with_parent
+
+    end_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     output = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
     os.dup2(output, 1)
