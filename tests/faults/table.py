@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 
 from tests.faults.cell import Result
-
-_HEAD = (
-    "| target | fault | moment | turns failed | not answered | tokens equal | resumed | gap s "
-    "| silence s | noticed s | whole s | units | processes | sockets |"
-)
+from tests.faults.matrix import Cell, Fault, Moment, Target, why_left_out
 
 
 def line_of(result: Result) -> str:
@@ -44,13 +40,55 @@ def line_of(result: Result) -> str:
 
 
 def markdown(results: Sequence[Result]) -> str:
-    """A row for each cell that ran; its worst result if it ran several times."""
-    rows: dict[str, Result] = {}
+    """A row for each target and fault, a column for each moment, in seconds of silence. Of several
+    runs of a cell the worst is shown.
+    """
+    worst: dict[tuple[str, str, str], Result] = {}
     for result in results:
         if not (result.left_out or result.missed):
-            rows[result.cell] = max(rows.get(result.cell, result), result, key=_badness)
-    lines = [_HEAD, "|" + " --- |" * (_HEAD.count("|") - 1)]
-    return "\n".join([*lines, *(_row(result) for result in rows.values())]) + "\n"
+            key = result.target, result.fault, result.moment
+            worst[key] = max(worst.get(key, result), result, key=_badness)
+    head = ["target", "fault", *Moment, "turns failed", "tokens equal", "noticed s", "left behind"]
+    lines = [_line(head), _line(["---"] * len(head))]
+    for target, fault in dict.fromkeys((target, fault) for target, fault, _ in worst):
+        ran = {m: worst[target, fault, m] for m in Moment if (target, fault, m) in worst}
+        lines.append(_line([target, fault, *_columns(Target(target), Fault(fault), ran)]))
+    return "\n".join(lines) + "\n"
+
+
+def _columns(target: Target, fault: Fault, ran: Mapping[Moment, Result]) -> Iterator[str]:
+    for moment in Moment:
+        if (result := ran.get(moment)) is not None:
+            yield _silence(result)
+        else:
+            yield "–" if why_left_out(Cell(target, fault, moment)) else ""
+    results = list(ran.values())
+    yield f"{sum(r.num_failed for r in results)} of {sum(r.num_turns for r in results)}"
+    num_wrong = sum(result.num_wrong for result in results)
+    yield f"**{num_wrong} differ**" if num_wrong else "yes"
+    noticed = [result.detected_s for result in results if result.detected_s is not None]
+    yield f"{median(noticed):.1f}" if noticed else "–"
+    yield ", ".join(sorted({what for result in results for what in _left_behind(result)})) or "0"
+
+
+def _silence(result: Result) -> str:
+    text = f"{result.silence_s:.1f}"
+    if result.ended:
+        return f"ends: {result.ended.partition(':')[0]}"
+    if result.num_failed:
+        return f"{text}, **{result.num_failed} failed**"
+    return text if result.is_good else f"**{text}**"
+
+
+def _left_behind(result: Result) -> Iterator[str]:
+    if result.units:
+        yield "units"
+    if result.whole_s is None and not result.ended:
+        yield "not whole"
+    if result.processes:
+        yield f"{len(result.processes)} processes"
+    if result.sockets:
+        yield f"{len(result.sockets)} sockets"
 
 
 def left_out(results: Sequence[Result]) -> str:
@@ -89,22 +127,8 @@ def _badness(result: Result) -> tuple[float, ...]:
     return (not result.is_good, result.num_wrong, result.num_lost, result.num_failed)
 
 
-def _row(result: Result) -> str:
-    columns = (
-        *(result.target, result.fault, result.moment),
-        f"{result.num_failed} of {result.num_turns}",
-        result.num_lost,
-        "yes" if not result.num_wrong else f"**no: {result.num_wrong}**",
-        result.num_resumed,
-        f"{result.longest_gap_s:.1f}",
-        f"{result.silence_s:.1f}",
-        _seconds(result.detected_s),
-        _seconds(result.whole_s),
-        "**left**" if result.units else "0",
-        len(result.processes),
-        len(result.sockets),
-    )
-    return "| " + " | ".join(map(str, columns)) + " |"
+def _line(columns: Iterable[str]) -> str:
+    return "| " + " | ".join(columns) + " |"
 
 
 def _seconds(value: float | None) -> str:
