@@ -24,6 +24,7 @@ from segue.wire.convert.events import prompt_logprobs_to_wire
 from segue.wire.convert.turns import holder_from_wire, turn_from_wire
 from segue.wire.convert.worker import worker_to_wire
 from segue.wire.server import Services
+from segue.wire.streams.numbered import numbered
 from segue.wire.streams.server import CallStream
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -54,8 +55,8 @@ class PrefillFace(PrefillWorkerServicer):
             failed=lambda status: pb.TurnEvent(error=status),
         )
         async with contextlib.aclosing(stream.run(request_iterator)) as batches:
-            async for events in batches:
-                yield pb.TurnEvents(events=events)
+            async for number, events in numbered(batches):
+                yield pb.TurnEvents(events=events, number=number)
 
     async def Status(self, request: pb.StatusRequest, context: Context) -> pb.StatusResponse:
         status = worker_to_wire(self._worker.status())
