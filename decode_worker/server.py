@@ -27,6 +27,7 @@ from segue.wire.convert.worker import worker_to_wire
 from segue.wire.drain_calls import drained
 from segue.wire.server import Services
 from segue.worker.process import Presence
+from segue.wire.streams.numbered import numbered
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -58,8 +59,8 @@ class DecodeFace(DecodeWorkerServicer):
         self, request_iterator: AsyncIterator[pb.TurnCommands], context: Context
     ) -> AsyncIterator[pb.TurnEvents]:
         async with contextlib.aclosing(turn_stream(self._worker).run(request_iterator)) as batches:
-            async for events in batches:
-                yield pb.TurnEvents(events=events)
+            async for number, events in numbered(batches):
+                yield pb.TurnEvents(events=events, number=number)
 
     async def Status(self, request: pb.StatusRequest, context: Context) -> pb.StatusResponse:
         status = worker_to_wire(self._worker.status())

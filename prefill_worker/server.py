@@ -25,6 +25,7 @@ from segue.wire.convert.turns import holder_from_wire, turn_from_wire
 from segue.wire.convert.worker import worker_to_wire
 from segue.wire.drain_calls import drained
 from segue.wire.server import Services
+from segue.wire.streams.numbered import numbered
 from segue.wire.streams.server import CallStream
 from segue.worker.process import Presence
 
@@ -57,8 +58,8 @@ class PrefillFace(PrefillWorkerServicer):
             failed=lambda status: pb.TurnEvent(error=status),
         )
         async with contextlib.aclosing(stream.run(request_iterator)) as batches:
-            async for events in batches:
-                yield pb.TurnEvents(events=events)
+            async for number, events in numbered(batches):
+                yield pb.TurnEvents(events=events, number=number)
 
     async def Status(self, request: pb.StatusRequest, context: Context) -> pb.StatusResponse:
         status = worker_to_wire(self._worker.status())

@@ -72,8 +72,11 @@ class RouterConfig:
     """Longest prompt suffix that the decode worker holding the rest may prefill locally, if that is
     expected to be faster; 0 leaves all computing to prefill workers.
     """
-    max_attempts: int = 2
-    """Placements tried for a turn whose workers fail; an answer's next token starts a new count."""
+    max_attempts: int = 3
+    """Placements tried for a turn whose workers fail; an answer's next token starts a new count. A
+    second worker may be lost meanwhile, or seem to be on a busy machine; and a turn that makes its
+    workers exit must not end many.
+    """
     lost_worker_wait_s: float = 30.0
     """How long a turn that has lost its worker waits, if there is no other, for one that starts."""
     max_sessions: int = 100_000

@@ -26,6 +26,7 @@ from segue.wire.convert.turns import holder_to_wire, turn_to_wire
 from segue.wire.convert.worker import worker_from_wire
 from segue.wire.status import rpc_errors
 from segue.wire.streams.client import Calls
+from segue.wire.streams.numbered import numbered
 from segue.wire.streams.outbox import Outbox
 
 if TYPE_CHECKING:
@@ -53,8 +54,8 @@ def worker_calls(stub: DecodeWorkerAsyncStub | PrefillWorkerAsyncStub, peer: str
         batches: AsyncIterator[list[pb.TurnCommand]],
     ) -> grpc.aio.StreamStreamCall[pb.TurnCommands, pb.TurnEvents]:
         async def messages() -> AsyncIterator[pb.TurnCommands]:
-            async for commands in batches:
-                yield pb.TurnCommands(commands=commands)
+            async for number, commands in numbered(batches):
+                yield pb.TurnCommands(commands=commands, number=number)
 
         return stub.Turns(messages())
 

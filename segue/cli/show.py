@@ -137,8 +137,7 @@ def status_json(cluster: ClusterStatus) -> str:
 def status_table(cluster: ClusterStatus, width: int) -> RenderableType:
     """The cluster for a person: one line per worker if `width` has room for it."""
     router = cluster.router
-    verdict = Text("ready", "bold green") if cluster.ready else Text("not ready", "bold red")
-    head = Text.assemble(verdict, f" · {cluster.model} · router {router.address}")
+    head = Text.assemble(_verdict(cluster), f" · {cluster.model} · router {router.address}")
     waiting = f"{router.waiting_turns} waiting, " if router.waiting_turns else ""
     turns = lines_of(
         (
@@ -151,6 +150,15 @@ def status_table(cluster: ClusterStatus, width: int) -> RenderableType:
         width,
     )
     return Group(head, *map(Text, turns), _workers_table(cluster, width))
+
+
+def _verdict(cluster: ClusterStatus) -> Text:
+    if not cluster.ready:
+        return Text("not ready", "bold red")
+    lost = [str(w.worker_id) for w in cluster.workers if w.health is WorkerHealth.LOST]
+    if lost:
+        return Text(f"ready without {', '.join(lost)}", "bold yellow")
+    return Text("ready", "bold green")
 
 
 def _workers_table(cluster: ClusterStatus, width: int) -> Table:

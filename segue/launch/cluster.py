@@ -60,6 +60,12 @@ class Cluster:
         """The first one."""
         return self.routers[0]
 
+    def processes(self) -> dict[str, Any]:
+        """All Ray actors, by the names of their processes."""
+        routers = {Demand(index=index).process: r for index, r in enumerate(self.routers)}
+        gateway = {} if self.gateway is None else {"gateway": self.gateway}
+        return {**routers, **gateway, **self.workers}
+
 
 def client_target(addresses: Sequence[str]) -> str:
     """What a client of these routers connects to."""
@@ -92,14 +98,16 @@ def running_prepared(
         hurry = hurry or threading.Event()
         cluster = _start(prepared, demands, report, cleanup, hurry)
         yield cluster
-        report(draining_words(cluster.routers, config.router.drain_s))
-        leave_in_order(
-            cluster.routers,
-            cluster.workers.values(),
-            config.router.drain_s,
-            hurry,
-            gateway=cluster.gateway,
-        )
+        finish_turns(cluster, report, hurry)
+
+
+def finish_turns(cluster: Cluster, report: Report, hurry: threading.Event) -> None:
+    """Drains the cluster and stops its workers, as far as `hurry` is not set."""
+    drain_s = cluster.config.router.drain_s
+    report(draining_words(cluster.routers, drain_s))
+    leave_in_order(
+        cluster.routers, cluster.workers.values(), drain_s, hurry, gateway=cluster.gateway
+    )
 
 
 def _start(

@@ -5,16 +5,19 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from time import monotonic
 from types import FrameType
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from rich.console import Console
 from rich.markup import escape
 
 from segue.launch.config import Config
-from segue.launch.prepare import prepare
+from segue.launch.prepare import Report, prepare
+
+if TYPE_CHECKING:
+    from segue.launch.cluster import Cluster
 
 _LOOK_EVERY_S = 1.0
 
@@ -50,8 +53,7 @@ def serve_until_signal(config: Config, progress: Console, out: Console) -> None:
     try:
         prepared = prepare(config, report)
         # Ray takes a second to import; errors above should not wait for that.
-        from segue.launch.cluster import running_prepared
-        from segue.launch.ray.start import ended_parts
+        from segue.launch.cluster import finish_turns, running_prepared
 
         with running_prepared(prepared, report, hurry) as running:
             settings = config.cluster
@@ -64,9 +66,7 @@ def serve_until_signal(config: Config, progress: Console, out: Console) -> None:
                 soft_wrap=True,
             )
             is_ready.set()
-            while not stop.wait(_LOOK_EVERY_S):
-                if ended := ended_parts():
-                    _give_up(ended, progress)
+            _watch(running, report, stop, lambda: finish_turns(running, report, hurry), progress)
     except KeyboardInterrupt:
         report("stopped before it was ready")
         raise SystemExit(128 + received[0]) from None
@@ -85,13 +85,37 @@ def http_words(address: str, *, has_keys: bool = False) -> Iterator[str]:
     yield f'  openai.OpenAI(base_url="http://{address}/v1", api_key={key})'
 
 
-def _give_up(ended: Sequence[str], progress: Console) -> NoReturn:
+def _watch(
+    running: Cluster,
+    report: Report,
+    stop: threading.Event,
+    finish: Callable[[], None],
+    progress: Console,
+) -> None:
+    """Reports what dies and comes back, until `stop` is set. Does not return if Ray itself ends."""
+    from segue.launch.ray.start import ended_parts
+    from segue.launch.watch import Watch
+
+    watch = Watch(running.processes())
+    while not stop.wait(_LOOK_EVERY_S):
+        if ended := ended_parts():
+            _give_up(ended, finish, progress)
+        watch.look(report)
+
+
+def _give_up(ended: Sequence[str], finish_turns: Callable[[], None], progress: Console) -> NoReturn:
     """Ends the process, and with it the rest of Ray: a clean stop would wait a minute for Ray's
     answers, and a supervisor can restart everything.
+
+    Workers die with the raylet, but outlive the GCS for a minute.
     """
     progress.print(
         f"[bold red]error[/] Unavailable: Ray's {' and '.join(ended)} ended, so nothing can be "
         "restarted; start the cluster again",
         soft_wrap=True,
     )
-    os._exit(1)
+    try:
+        if "raylet" not in ended:
+            finish_turns()
+    finally:
+        os._exit(1)

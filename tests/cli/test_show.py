@@ -89,6 +89,16 @@ def test_a_cluster_fits_and_is_complete(width: int, load: WorkerLoad) -> None:
     assert "123456 sessions" in text
 
 
+def test_a_cluster_that_serves_without_a_worker_says_so() -> None:
+    whole = cluster_of(IDLE, IDLE)
+    first, second = whole.workers
+    workers = (replace(first, health=WorkerHealth.READY), second.as_lost())
+
+    head, *_ = drawn(status_table(replace(whole, workers=workers), 80), 80)
+
+    assert head.startswith("ready without prefill-1 · ")
+
+
 def test_a_wide_terminal_has_one_line_per_worker() -> None:
     assert len(drawn(status_table(cluster_of(BUSY, IDLE, BUSY), 300), 300)) == 2 + 1 + 3
 

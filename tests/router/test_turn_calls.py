@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -32,6 +33,7 @@ class ScriptedWorker(DecodeWorkerServicer):
     def __init__(self) -> None:
         self.commands: asyncio.Queue[pb.TurnCommand] = asyncio.Queue()
         self.events: asyncio.Queue[list[pb.TurnEvent] | None] = asyncio.Queue()
+        self.message_numbers = itertools.repeat(0)
         self.num_streams = 0
         self.num_messages = 0
 
@@ -42,7 +44,7 @@ class ScriptedWorker(DecodeWorkerServicer):
         listening = asyncio.ensure_future(self._listen(request_iterator))
         try:
             while (events := await self.events.get()) is not None:
-                yield pb.TurnEvents(events=events)
+                yield pb.TurnEvents(events=events, number=next(self.message_numbers))
         finally:
             listening.cancel()
 
@@ -267,6 +269,34 @@ async def test_a_broken_stream_fails_its_turns_and_the_next_turn_opens_another(
 
     assert await read(again) == TokenDelta(token_ids=(1,), text="b")
     assert line.worker.num_streams == 2
+
+
+@pytest.mark.parametrize("numbers", [[1, 1], [1, 3], [2]], ids=str)
+async def test_a_message_that_is_missing_or_comes_twice_breaks_the_stream(
+    line: Line, numbers: list[int]
+) -> None:
+    line.worker.message_numbers = iter(numbers)
+    call, number = await line.start()
+    line.worker.say(started(number))
+    line.worker.say(tokens(number, 1))
+
+    async def read_all() -> None:
+        while True:
+            await read(call)
+
+    with pytest.raises(Unavailable, match=r"came in place of message \d"):
+        await read_all()
+
+
+async def test_messages_in_order_pass(line: Line) -> None:
+    line.worker.message_numbers = itertools.count(1)
+    call, number = await line.start()
+    line.worker.say(started(number))
+    line.worker.say(tokens(number, 1), end(number))
+
+    assert isinstance(await read(call), PrefillStarted)
+    assert isinstance(await read(call), TokenDelta)
+    assert isinstance(await read(call), TurnResult)
 
 
 async def test_a_lost_worker_fails_all_its_turns_at_once(line: Line) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from router.config import RouterConfig
 from router.turn.answered import Answered
 from router.turn.calls import WrittenBy
 from router.turn.context import TurnContext
@@ -39,7 +40,7 @@ from tests.router.fake_workers import FakeWorkers
 from tests.router.placed import ManualClock, placing_of, seats, serve, spec
 
 ANSWER = (1, 2, 3)
-MAX_ATTEMPTS = 2
+MAX_ATTEMPTS = RouterConfig().max_attempts
 
 
 @dataclass
@@ -377,6 +378,24 @@ async def test_a_worker_that_failed_is_avoided() -> None:
     first, second = world.workers.decodes
     assert first.worker.worker_id != second.worker.worker_id
     assert first.turn.name != second.turn.name
+
+
+@pytest.mark.parametrize(("num_losses", "outcome"), [(2, "stop"), (3, "failed")])
+async def test_a_turn_survives_a_second_loss_before_its_next_token(
+    num_losses: int, outcome: str
+) -> None:
+    world = World(is_local=False)
+    for _ in range(num_losses):
+        await settle()
+        lose_decode(world)
+    await settle()
+    for step in SCRIPTS["shipped"] if outcome == "stop" else []:
+        step(world)
+        await settle()
+
+    assert world.client.done()
+    assert wrongs(world, {outcome}) == []
+    assert len(world.workers.decodes) == 3
 
 
 def watch_loop() -> list[Any]:

@@ -251,6 +251,22 @@ async def test_a_client_that_breaks_the_protocol_loses_its_stream(
     assert router.timeouts == [] or router.left == ["endless"]
 
 
+async def test_a_message_that_comes_twice_ends_the_stream(
+    router: Echo, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with served(router) as address, channel_to(address) as channel:
+
+        async def messages() -> AsyncIterator[pb.GenerateManyCommands]:
+            for call in (1, 2):
+                yield pb.GenerateManyCommands(commands=[start(call)], number=1)
+            await asyncio.Event().wait()
+
+        call = SessionsStub(channel).GenerateMany(messages())
+        await asyncio.wait_for(all_of(call), timeout=10)
+
+    assert "ending a stream" in caplog.text
+
+
 async def test_a_timeout_that_is_no_number_is_refused_and_the_stream_continues(
     router: Echo,
 ) -> None:

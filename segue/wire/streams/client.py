@@ -18,6 +18,7 @@ import grpc
 from segue.api.errors import SegueError, Unavailable
 from segue.internal.v1 import worker_pb2
 from segue.v1 import session_pb2
+from segue.wire.streams.numbered import Order
 from segue.wire.streams.outbox import Outbox
 
 Command = TypeVar("Command", worker_pb2.TurnCommand, session_pb2.GenerateManyCommand)
@@ -132,11 +133,12 @@ class Calls(Generic[Command, Event]):
 
     async def _run(self, commands: Outbox[Command]) -> None:
         """Reads until the stream ends, then fails the calls that were on it."""
-        stream = self._open_stream(commands.batches())
+        stream, order = self._open_stream(commands.batches()), Order()
         try:
             with self._errors():
                 # gRPC's EOF is falsy; a message never is.
                 while message := cast(Any, await stream.read()):
+                    order.require_next(message.number)
                     self.is_broken = False
                     # A step's tokens come together. First tokens do not wait for all others.
                     for event in sorted(message.events, key=self._has_tokens):

@@ -15,6 +15,7 @@ from segue.api.errors import DeadlineExceeded
 from segue.v1 import session_pb2 as pb
 from segue.wire.error_details import error_from_wire
 from segue.wire.streams.client import Call, Calls
+from segue.wire.streams.numbered import numbered
 from segue.wire.streams.outbox import Outbox
 
 if TYPE_CHECKING:
@@ -85,8 +86,8 @@ class Generating:
         self, batches: AsyncIterator[list[pb.GenerateManyCommand]]
     ) -> grpc.aio.StreamStreamCall[pb.GenerateManyCommands, pb.GenerateManyEvents]:
         async def messages() -> AsyncIterator[pb.GenerateManyCommands]:
-            async for commands in batches:
-                yield pb.GenerateManyCommands(commands=commands)
+            async for number, commands in numbered(batches):
+                yield pb.GenerateManyCommands(commands=commands, number=number)
 
         return self._stub.GenerateMany(messages())
 

@@ -9,6 +9,7 @@ from typing import Any
 from segue.api.checks import require_seconds
 from segue.api.errors import InvalidRequest
 from segue.v1 import session_pb2 as pb
+from segue.wire.streams.numbered import numbered
 from segue.wire.streams.server import CallStream
 
 Answer = Callable[[pb.GenerateRequest, float | None, str], AsyncGenerator[pb.GenerateEvent, None]]
@@ -47,8 +48,8 @@ async def generate_many(
         min_gap_s=_MIN_GAP_S,
     )
     async with contextlib.aclosing(stream.run(messages)) as batches:
-        async for events in batches:
-            yield pb.GenerateManyEvents(events=events)
+        async for number, events in numbered(batches):
+            yield pb.GenerateManyEvents(events=events, number=number)
 
 
 def _is_last(event: pb.GenerateManyEvent) -> bool:

@@ -8,15 +8,19 @@ process, leaves nothing behind.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterable
 from typing import Any, Generic, Protocol, TypeVar
 
-from segue.api.errors import InvalidRequest
+from segue.api.errors import InvalidRequest, Unavailable
 from segue.v1 import session_pb2 as pb
 from segue.wire.error_details import error_to_wire
 from segue.wire.status import foreseen
 from segue.wire.streams.client import Command, Event
+from segue.wire.streams.numbered import Order
 from segue.wire.streams.outbox import Outbox
+
+logger = logging.getLogger(__name__)
 
 Commands = TypeVar("Commands", covariant=True)
 
@@ -25,11 +29,16 @@ class _Commands(Protocol[Commands]):
     """A message of a stream."""
 
     @property
+    def number(self) -> int: ...
+
+    @property
     def commands(self) -> Iterable[Commands]: ...
 
 
 class CallStream(Generic[Command, Event]):
-    """Runs once. Raises InvalidRequest for a command that violates the protocol."""
+    """Runs once. Raises InvalidRequest for a command that violates the protocol. Ends the stream if
+    a message is missing or came twice, as if the connection had broken.
+    """
 
     def __init__(
         self,
@@ -75,7 +84,13 @@ class CallStream(Generic[Command, Event]):
         await self._events.room()
 
     async def _listen(self, messages: AsyncIterator[_Commands[Command]]) -> None:
+        order = Order()
         async for message in messages:
+            try:
+                order.require_next(message.number)
+            except Unavailable as error:
+                logger.warning("ending a stream", extra={"error": str(error)})
+                return
             for command in message.commands:
                 if command.HasField("stop"):
                     self._stop(command.call, "stopped")

@@ -1,0 +1,1 @@
+"""The clients of a cluster under faults, over the SDK and over HTTP."""

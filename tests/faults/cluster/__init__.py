@@ -1,0 +1,1 @@
+"""Real processes that a test can break: their supervisor, their network, their hooks."""

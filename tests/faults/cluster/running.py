@@ -1,0 +1,61 @@
+"""A cluster of processes for a block."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+from segue.api.types import Role
+from segue.demo import checkpoint_dir
+from segue.sdk.client import Client
+from tests.faults.cluster import nursery
+from tests.faults.cluster.processes import GATEWAY, ROUTER, ProcessCluster
+
+# Turns wait in the router, prompts take several passes, and a drain ends within a cell.
+SETTINGS = """
+[engine]
+num_threads = 1
+cache_bytes = 67108864
+max_running = 4
+[router]
+max_turns = 6
+drain_s = 5.0
+[gateway]
+drain_s = 5.0
+[prefill]
+chunk_tokens = 256
+"""
+_START_S = 90.0
+
+
+@contextlib.asynccontextmanager
+async def process_cluster(
+    *, prefill: int = 2, decode: int = 2, has_gateway: bool = True
+) -> AsyncIterator[tuple[ProcessCluster, Client]]:
+    """The client is connected to the router itself, past the proxy that faults break. Raises
+    RuntimeError if the cluster does not become ready.
+    """
+    nursery.prepare()
+    model = str(checkpoint_dir())
+    with tempfile.TemporaryDirectory(prefix="segue-faults-") as name:
+        folder = Path(name)
+        (folder / "segue.toml").write_text(SETTINGS)
+        cluster = ProcessCluster(folder)
+        async with contextlib.AsyncExitStack() as stack:
+            stack.push_async_callback(cluster.close)
+            await cluster.add(ROUTER, "router.__main__", "--model", model)
+            if has_gateway:
+                gateway = ("segue.gateway.__main__", "--router", cluster.address)
+                await cluster.add(GATEWAY, *gateway)
+            for role, count in ((Role.PREFILL, prefill), (Role.DECODE, decode)):
+                for index in range(count):
+                    own = ["--id", f"{role}-{index}", "--model", model]
+                    await cluster.add(f"{role}-{index}", role, *own, "--router", cluster.address)
+            cluster.supervise()
+            client = await stack.enter_async_context(Client(cluster.direct_address))
+            if not await cluster.wait_until_whole(client, _START_S):
+                logs = "\n".join(one.log.read_text()[-2000:] for one in cluster.processes.values())
+                raise RuntimeError(f"the cluster did not become ready:\n{logs}")
+            yield cluster, client
