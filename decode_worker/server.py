@@ -26,8 +26,8 @@ from segue.wire.convert.same_names import value_of
 from segue.wire.convert.worker import worker_to_wire
 from segue.wire.drain_calls import drained
 from segue.wire.server import Services
-from segue.worker.process import Presence
 from segue.wire.streams.numbered import numbered
+from segue.worker.process import Presence
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
