@@ -80,6 +80,8 @@ def test_of_two_routers_one_may_die_and_returns(tmp_path: Path) -> None:
         pid = cluster.pid("router-1")
         os.kill(pid, signal.SIGKILL)
         wait_until(first, is_whole)
+        cluster.wait_for(rf"router-1 died \(pid {pid}\); Ray starts it again")
+        cluster.wait_for(r"router-1 runs again \(pid \d+\)")
         wait_until(second, lambda status: is_whole(status) and len(status.workers) == 2)
         assert cluster.num_lives("router-1") == 2
         assert cluster.num_lives("router") == 1
