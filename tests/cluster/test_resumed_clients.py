@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import functools
+import json
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 import pytest_asyncio
 
-from segue.api.turn import TokenDelta, TurnEnd, TurnEvent, TurnStarted
+from segue.api.turn import FinishReason, TokenDelta, TurnEnd, TurnEvent, TurnStarted
 from segue.api.types import ChatInput, Message, Regex, SamplingParams, StopConditions, TextInput
+from segue.gateway.__main__ import running as running_gateway
+from segue.gateway.config import GatewayConfig
 from segue.sdk.client import Client
 from tests.cluster.router_process import SplitCluster, split_cluster
 from tests.cluster.waiting import is_idle, wait_until_idle
@@ -34,6 +39,13 @@ async def cluster(
 ) -> AsyncIterator[SplitCluster]:
     async with split_cluster(demo, tmp_path_factory.mktemp("router")) as cluster:
         yield cluster
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def gateway(cluster: SplitCluster) -> AsyncIterator[str]:
+    """The address of a gateway of the cluster."""
+    async with running_gateway(GatewayConfig(port=0), cluster.router.address) as gateway:
+        yield gateway.address
 
 
 @dataclass
@@ -96,6 +108,21 @@ async def formed(client: Client, name: str) -> AsyncIterator[TurnEvent]:
         yield event
 
 
+async def over_http(gateway: str, client: Client, name: str) -> AsyncIterator[TurnEvent]:
+    """OpenAI's chat completions. A chunk counts as a token: there are no others to be seen."""
+    body = {"messages": [{"role": "user", "content": COUNT.content}], "stream": True}
+    async with (
+        httpx2.AsyncClient(base_url=f"http://{gateway}", timeout=60.0) as http,
+        http.stream("POST", "/v1/chat/completions", json=body) as response,
+    ):
+        async for line in response.aiter_lines():
+            if line.startswith("data: {") and (choices := json.loads(line[6:])["choices"]):
+                text = choices[0]["delta"].get("content") or ""
+                for character in text:
+                    yield TokenDelta(token_ids=(ord(character),), text=character)
+        yield TurnEnd(finish_reason=FinishReason(choices[0]["finish_reason"]))
+
+
 KINDS: list[Callable[[Client, str], AsyncIterator[TurnEvent]]] = [greedy, sampled, found, formed]
 
 
@@ -114,15 +141,19 @@ async def conversation(client: Client, name: str, seen: Seen) -> list[Seen]:
     ]
 
 
-async def all_kinds(client: Client, name: str, kill: Callable[[], Any] | None) -> list[Seen]:
+async def all_kinds(
+    client: Client, gateway: str, name: str, kill: Callable[[], Any] | None
+) -> list[Seen]:
     """Runs a turn of each kind, and a conversation, at once. `kill` is called when all of them have
     some tokens."""
-    seen = [Seen() for _ in KINDS]
+    kinds = {kind.__name__: kind for kind in KINDS}
+    kinds["http"] = functools.partial(over_http, gateway)
+    seen = [Seen() for _ in kinds]
     talk = Seen()
     async with asyncio.timeout(120):
         turns = [
-            asyncio.ensure_future(watch(kind(client, f"{name}-{kind.__name__}"), one))
-            for kind, one in zip(KINDS, seen, strict=True)
+            asyncio.ensure_future(watch(kind(client, f"{name}-{what}"), one))
+            for (what, kind), one in zip(kinds.items(), seen, strict=True)
         ]
         talking = asyncio.ensure_future(conversation(client, f"{name}-talk", talk))
         for one in (*seen, talk):
@@ -133,14 +164,17 @@ async def all_kinds(client: Client, name: str, kill: Callable[[], Any] | None) -
         return [*await asyncio.gather(*turns), *await talking]
 
 
-async def test_turns_go_on_after_their_router_was_killed(cluster: SplitCluster) -> None:
-    whole = await all_kinds(cluster.client, "whole", None)
-    resumed = await all_kinds(cluster.client, "killed", cluster.router.kill_and_restart)
+async def test_turns_go_on_after_their_router_was_killed(
+    cluster: SplitCluster, gateway: str
+) -> None:
+    client, router = cluster.client, cluster.router
+    whole = await all_kinds(client, gateway, "whole", None)
+    resumed = await all_kinds(client, gateway, "killed", router.kill_and_restart)
 
     assert [one.answer for one in resumed] == [one.answer for one in whole]
-    # The last turn of the conversation came after the restart.
-    assert [one.resumed for one in whole] == [0] * 6
-    assert [one.resumed for one in resumed] == [1] * 5 + [0]
+    # HTTP does not tell. The last turn of the conversation came after the restart.
+    assert [one.resumed for one in whole] == [0] * 7
+    assert [one.resumed for one in resumed] == [*[1] * 4, 0, 1, 0]
     last = resumed[-1].end
     assert last is not None
     assert last.usage.resident_tokens > 0.8 * last.usage.prompt_tokens
