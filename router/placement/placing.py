@@ -113,9 +113,9 @@ class TurnPlacing:
         """Where a new session was placed."""
 
     async def look_up(self) -> None:
-        """Lets placements find the workers that report to hold the start of the prompt."""
+        """Lets placements find the workers that report to hold the start of the context."""
         if self._placing.kept.prefixes:
-            self._digests = await digests_of(self.tokens)
+            self._digests = await digests_of(self._context)
 
     def place(self, avoid: Collection[WorkerId]) -> Decision:
         """Makes a new decision and takes its seat, leaving an earlier one. Raises Unavailable."""

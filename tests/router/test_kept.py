@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
@@ -13,7 +14,7 @@ from router.sessions.table import Keeping
 from segue.api.cluster_status import WorkerHealth, WorkerStatus
 from segue.api.kept import KeptChanges, KeptSession
 from segue.api.prompt import PageDigests, Prompt
-from segue.api.types import Epoch, SessionId, WorkerId
+from segue.api.types import Epoch, SessionId, StopRules, WorkerId
 from tests.router.placed import AGENT, ManualClock, held, placing_of, result, serve, spec, worker
 
 PAGE = 64
@@ -83,6 +84,20 @@ async def test_a_long_prompts_digests_are_computed_in_a_thread_and_are_the_same(
     turn = await looked_up(placing, AGENT, 6_500)
 
     assert turn.place(()).chosen.decode == "decode-1"
+
+
+async def test_an_answer_that_is_resumed_goes_where_its_pages_are(placing: Placing) -> None:
+    """Its client comes from another router, whose turn the worker has stopped."""
+    report(placing, DECODE_1, states=[6_464])
+    turn = placing.turn(spec(6_400))
+    rest = replace(spec(6_500), num_answered=100, stop=StopRules(max_tokens=200))
+    turn.resume(rest)
+    await turn.look_up()
+
+    decision = turn.place(())
+
+    assert (decision.chosen.mode, decision.chosen.decode) == (Mode.LOCAL, "decode-1")
+    assert decision.chosen.plan.computed_tokens == 36
 
 
 async def test_pages_without_a_state_need_not_be_moved(placing: Placing) -> None:
