@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 from collections.abc import Mapping
 
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
@@ -346,5 +346,10 @@ class HandoffMachine(RuleBasedStateMachine):
         self.loop.close()
 
 
-HandoffMachine.TestCase.settings = settings(max_examples=80, stateful_step_count=40, deadline=None)
+HandoffMachine.TestCase.settings = settings(
+    max_examples=80,
+    stateful_step_count=40,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
 TestHandoffs = HandoffMachine.TestCase

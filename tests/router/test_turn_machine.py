@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import asyncio
 
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
@@ -172,5 +172,10 @@ class TurnMachine(RuleBasedStateMachine):
         self.loop.close()
 
 
-TurnMachine.TestCase.settings = settings(max_examples=100, stateful_step_count=25, deadline=None)
+TurnMachine.TestCase.settings = settings(
+    max_examples=100,
+    stateful_step_count=25,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
 TestTurns = TurnMachine.TestCase

@@ -141,7 +141,7 @@ class Cluster:
         found = [*self.network.bugs, *map(str, self.exits), *self.unhandled]
         workers = _Workers(self.written, [life.worker for life in self.alive()])
         found += wrongs(workers)  # type: ignore[arg-type]  # what it uses of two workers
-        turns, admission = self.router._turns, self.router._admission
+        turns, admission = self.router._ongoing._newest, self.router._admission
         if turns or admission.num_turns or len(admission.waiting):
             found.append(f"the router has turns: {[*turns]}, {admission.num_turns} were let in")
         if taken := seats(self.router.placing):
@@ -219,7 +219,7 @@ def in_virtual_time() -> Iterator[list[Cluster]]:
     list."""
     made: list[Cluster] = []
 
-    def channel_to(address: str) -> Channel:
+    def channel_to(address: str, *_: object) -> Channel:
         return Channel(made[0].network, address)
 
     with contextlib.ExitStack() as stack:

@@ -133,15 +133,10 @@ PLANTED = {
         '                self._stop(number, "its client left")',
         "                pass",
     ),
-    "calls of a broken stream are not failed": Planted(
-        "segue/wire/streams/client.py",
-        "        self._running = None\n        self.fail(error)\n",
-        "        self._running = None\n",
-    ),
     "a resumed answer starts anew": Planted(
-        "router/turn/turn.py",
-        "        context = self.spec.context + self.answer\n",
-        "        return self.spec\n",
+        "router/turn/answered.py",
+        "        context = spec.context + self.token_ids\n",
+        "        return spec\n",
     ),
     "a seat is never left": Planted(
         "router/turn/turn.py", "            self._context.placing.leave()\n", ""

@@ -23,7 +23,7 @@ from segue.cache.host.unit_copy import copy_units
 from segue.cache.memory import Memory
 from segue.cache.prefix.eviction_cost import cost_to_prefill
 from segue.cache.tensors import CacheTensors
-from segue.wire.streams.join import stay_joined
+from segue.worker.joining import stay_joined_to
 from segue.worker.process import Identity, Presence, audit_when_idle, exit_on_failure
 from tests.virtual.memory import WatchedMemory
 from tests.virtual.network import HandlerServer, Network
@@ -123,13 +123,14 @@ class WorkerLife:
         )
 
     async def _join(self) -> None:
-        await stay_joined(
-            ROUTER,
+        await stay_joined_to(
+            [ROUTER],
             status=self.worker.status,
             model_id=self.worker.model_id,
             heartbeat_s=HEARTBEAT_S,
-            on_view=self.worker.members_changed,
+            on_members=self.worker.members_changed,
             leaving=self._leaving,
+            kept=self.worker.inventory.read,
         )
 
     async def _audit(self) -> None:
