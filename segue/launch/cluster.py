@@ -28,6 +28,7 @@ from segue.launch.prepare import Prepared, Report, consecutive, prepare
 from segue.launch.ray.actors import GatewayActor, RouterActor, WorkerActor
 from segue.launch.ray.demand import Demand, demands_of
 from segue.launch.ray.start import logs_folder, running_ray
+from segue.security.config import Security
 from segue.worker.process import WorkerOptions
 
 logger = logging.getLogger(__name__)
@@ -46,6 +47,8 @@ class Cluster:
     addresses: tuple[str, ...]
     http_address: str
     config: Config
+    security: Security
+    """With the secret: to call workers as the router does."""
     routers: tuple[Any, ...]
     gateway: Any | None
     workers: dict[str, Any]
@@ -164,6 +167,7 @@ def _start(
         addresses=tuple(addresses),
         http_address=http_address,
         config=config,
+        security=security,
         routers=tuple(routers),
         gateway=gateway,
         workers=workers,

@@ -18,6 +18,7 @@ from tests.cluster.serving import is_whole, serving, wait_until
 
 _LISTEN = "0A"
 _LOOPBACK_V6 = "00000000000000000000000001000000"
+_MAPPED_V4 = "0000000000000000FFFF0000"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +37,8 @@ def listeners_of(root_pid: int) -> list[Listener]:
             fields = line.split()
             if fields[3] == _LISTEN:
                 host, _, port = fields[1].partition(":")
-                is_loopback = host.endswith("7F") if table == "tcp" else host == _LOOPBACK_V6
+                v4 = host.removeprefix(_MAPPED_V4)
+                is_loopback = host == _LOOPBACK_V6 or (len(v4) == 8 and v4.endswith("7F"))
                 sockets[fields[9]] = (is_loopback, int(port, 16))
     found = []
     for pid in _family(root_pid):
