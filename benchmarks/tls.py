@@ -29,7 +29,7 @@ from segue.security.secret import ENVIRONMENT, ClusterSecret
 from segue.security.tls import Tls
 
 # Turns a round, tokens per answer, concurrent turns.
-SHAPES = [(200, 1, 1), (1_000, 1, 64), (200, 8, 64), (128, 256, 64)]
+SHAPES = [(200, 1, 1), (1_000, 1, 64), (600, 8, 64), (128, 256, 64)]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,26 +110,32 @@ def _section(files: dict[str, str]) -> str:
 
 
 def table(measured: list[Round]) -> str:
-    """Medians of the rounds."""
+    """Medians of the rounds. The ratio is that of the router's time in a round with TLS to that in
+    the round without it next to it.
+    """
     rows = [
         "| tokens each | at a time | | turns/s | ms a turn, seen by the client "
-        "| router ms a turn | tokens/s a core of the router |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
+        "| router ms a turn | tokens/s a core of the router | ratio |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for turns, answer_tokens, concurrent in SHAPES:
-        for has_tls in (False, True):
-            rounds = [
-                one
-                for one in measured
-                if (one.turns, one.answer_tokens, one.concurrent, one.has_tls)
-                == (turns, answer_tokens, concurrent, has_tls)
-            ]
+        of_shape = [
+            one
+            for one in measured
+            if (one.turns, one.answer_tokens, one.concurrent) == (turns, answer_tokens, concurrent)
+        ]
+        plain, encrypted = ([one for one in of_shape if one.has_tls is it] for it in (False, True))
+        ratio = statistics.median(
+            b.router_cpu_s / a.router_cpu_s for a, b in zip(plain, encrypted, strict=True)
+        )
+        for has_tls, rounds in ((False, plain), (True, encrypted)):
             per_s = statistics.median(one.turns / one.seconds for one in rounds)
             rows.append(
                 f"| {answer_tokens} | {concurrent} | {'TLS' if has_tls else 'plain'} "
                 f"| {per_s:.0f} | {concurrent / per_s * 1e3:.2f} "
                 f"| {statistics.median(one.cpu_ms_per_turn for one in rounds):.3f} "
-                f"| {statistics.median(one.tokens_per_core_s for one in rounds):,.0f} |"
+                f"| {statistics.median(one.tokens_per_core_s for one in rounds):,.0f} "
+                f"| {f'×{ratio:.2f}' if has_tls else ''} |"
             )
     return "\n".join(rows)
 
