@@ -57,6 +57,7 @@ def serve_until_signal(config: Config, progress: Console, out: Console) -> None:
 
         with running_prepared(prepared, report, hurry) as running:
             settings = config.cluster
+            tls = f"--tls-ca {config.security.ca} " if config.security.has_tls else ""
             words = http_words(
                 running.http_address,
                 has_keys=config.router.has_keys,
@@ -67,7 +68,7 @@ def serve_until_signal(config: Config, progress: Console, out: Console) -> None:
             out.print(
                 f"ready at {running.address} after {monotonic() - started_at:.1f} s: "
                 f"{settings.model}, {settings.prefill} prefill and {settings.decode} decode "
-                f"(try: segue chat --target {running.address} 'Hello')",
+                f"(try: segue chat --target {running.address} {tls}'Hello')",
                 soft_wrap=True,
             )
             is_ready.set()

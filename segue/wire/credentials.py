@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
 import grpc
@@ -51,8 +52,15 @@ def _configuration(tls: Tls, client_ca: str) -> grpc.ServerCertificateConfigurat
     )
 
 
-def channel_credentials(tls: Tls) -> grpc.ChannelCredentials:
-    """Raises InvalidConfig."""
+@functools.lru_cache(maxsize=64)
+def channel_credentials(tls: Tls) -> Reloaded[grpc.ChannelCredentials]:
+    """One for all channels of the process with these files: a channel that is opened while only one
+    of two new files is written uses the old ones, as the others do. Raises InvalidConfig.
+    """
+    return Reloaded(tls.paths, lambda: _of_channel(tls))
+
+
+def _of_channel(tls: Tls) -> grpc.ChannelCredentials:
     material = tls.read()
     return grpc.ssl_channel_credentials(
         root_certificates=material.ca,

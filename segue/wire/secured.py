@@ -13,7 +13,6 @@ from typing import Any, Self
 import grpc
 
 from segue.security.config import Security
-from segue.security.tls import Reloaded
 from segue.wire.credentials import channel_credentials
 
 Options = Sequence[tuple[str, Any]]
@@ -35,31 +34,32 @@ class SecuredChannel(grpc.aio.Channel):
 
     def __init__(self, address: str, options: Options, security: Security) -> None:
         """Raises InvalidConfig if the certificate files cannot be used."""
+        self._address = address
         self._metadata = security.secret.metadata() if security.secret else ()
         tls = security.tls
-        if tls is None:
-            plain = _Connection(grpc.aio.insecure_channel(address, options=options))
-            self._newest: Callable[[], _Connection] = lambda: plain
-        else:
-            if tls.server_name:
-                options = [*options, ("grpc.ssl_target_name_override", tls.server_name)]
-
-            def connect() -> _Connection:
-                credentials = channel_credentials(tls)
-                return _Connection(grpc.aio.secure_channel(address, credentials, options=options))
-
-            self._newest = Reloaded(tls.paths, connect).get
-        self._current = self._newest()
+        if tls is not None and tls.server_name:
+            options = [*options, ("grpc.ssl_target_name_override", tls.server_name)]
+        self._options = options
+        self._credentials = None if tls is None else channel_credentials(tls)
+        self._used: grpc.ChannelCredentials | None = None
         self._past: set[_Connection] = set()
         self._closing: set[asyncio.Future[None]] = set()
+        self._current = self._connect()
+
+    def _connect(self) -> _Connection:
+        if self._credentials is None:
+            channel = grpc.aio.insecure_channel(self._address, options=self._options)
+        else:
+            self._used = self._credentials.get()
+            channel = grpc.aio.secure_channel(self._address, self._used, options=self._options)
+        return _Connection(channel)
 
     def _connection(self) -> _Connection:
-        newest = self._newest()
-        if newest is not self._current:
-            before, self._current = self._current, newest
+        if self._credentials is not None and self._credentials.get() is not self._used:
+            before, self._current = self._current, self._connect()
             self._past.add(before)
             self._close_if_idle(before)
-        return newest
+        return self._current
 
     def _close_if_idle(self, connection: _Connection) -> None:
         if connection in self._past and not connection.num_calls:

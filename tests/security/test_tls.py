@@ -180,8 +180,12 @@ async def test_files_that_cannot_be_used_leave_the_old_ones_in_use(
         key=str(tmp_path / "client.key"),
     )
     async with router(security_in(tmp_path)) as started:
-        (tmp_path / "server.key").write_text("not a key")
+        async with Client(started.address, tls=tls) as client:
+            await client.status()
+        for name in ("server.key", "client.key"):
+            (tmp_path / name).write_text("not a key")
         await asyncio.sleep(1.1)
+        # Also for a client that is made just now: a worker joins again in the middle of a rotation.
         async with Client(started.address, tls=tls) as client:
             await client.status()
 
