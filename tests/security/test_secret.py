@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import pickle
 from collections.abc import AsyncIterator
@@ -10,7 +11,9 @@ from pathlib import Path
 import grpc
 import pytest
 
+from segue.api.cluster_status import WorkerStatus
 from segue.api.errors import InvalidConfig, Unauthenticated
+from segue.api.types import Epoch, Role, WorkerId
 from segue.internal.v1 import transfer_pb2, worker_pb2
 from segue.internal.v1.transfer_pb2_grpc import (
     HandoffReaderServicer,
@@ -27,8 +30,12 @@ from segue.security.secret import METADATA, ClusterSecret
 from segue.wire.channel import channel_to, is_serving
 from segue.wire.server import RunningServer, serving
 from segue.wire.status import rpc_errors
+from segue.wire.streams.join import stay_joined
 
 SECRET = ClusterSecret("the-secret-of-this-cluster")
+WORKER = WorkerStatus(
+    worker_id=WorkerId("decode-0"), role=Role.DECODE, epoch=Epoch(5), address="127.0.0.1:7000"
+)
 INSIDE = Security(secret=SECRET)
 OUTSIDE = {
     "none": OPEN,
@@ -191,3 +198,30 @@ def test_a_secret_that_cannot_be_sent_is_refused(tmp_path: Path, text: str) -> N
 def test_a_secret_file_that_is_missing_is_named() -> None:
     with pytest.raises(InvalidConfig, match="cannot read the cluster secret in /nowhere: No such"):
         SecurityConfig(cluster_secret_file="/nowhere").security({})
+
+
+async def test_a_worker_with_another_secret_says_why_it_does_not_join(
+    server: RunningServer, internal: Internal, caplog: pytest.LogCaptureFixture
+) -> None:
+    leaving = asyncio.Event()
+    joining = asyncio.create_task(
+        stay_joined(
+            server.address,
+            status=lambda: WORKER,
+            model_id="m1",
+            heartbeat_s=0.05,
+            on_view=lambda workers: None,
+            leaving=leaving,
+            security=OUTSIDE["another one"],
+        )
+    )
+    with caplog.at_level(logging.WARNING):
+        async with asyncio.timeout(10):
+            while not caplog.records:
+                await asyncio.sleep(0.01)
+    leaving.set()
+    await joining
+
+    (record,) = caplog.records
+    assert "expected its secret, got another one" in vars(record)["error"]
+    assert internal.num_calls == 0

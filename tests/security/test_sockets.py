@@ -98,6 +98,8 @@ def test_nothing_of_a_cluster_is_open_beyond_loopback(tmp_path: Path) -> None:
         for one in listeners:
             assert not connects(outside, one.port), f"{one} answers at {outside}\n{shown}"
             assert connects("127.0.0.1", one.port) or connects("::1", one.port), one
+        (gcs,) = {one.pid for one in listeners if "gcs_server" in one.command}
+        assert b"RAY_AUTH_MODE=token" in Path(f"/proc/{gcs}/environ").read_bytes().split(b"\0")
         # What the launcher handed out is in no argument and no log.
         token = home / ".ray" / "auth_token"
         assert stat.S_IMODE(token.stat().st_mode) == 0o600
