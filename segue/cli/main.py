@@ -376,6 +376,9 @@ def drain(
     worker: Annotated[str, typer.Argument(help="Name of the worker, such as decode-0.")],
     target: Target = DEFAULT_TARGET,
     api_key: ApiKey = None,
+    tls_ca: TlsCa = "",
+    tls_cert: TlsCert = "",
+    tls_key: TlsKey = "",
     move_sessions: Annotated[
         bool,
         typer.Option(
@@ -391,8 +394,10 @@ def drain(
 ) -> None:
     """Take a worker out of service without losing a turn; `segue serve` then starts it anew."""
 
+    tls = tls_of(tls_ca, tls_cert, tls_key)
+
     async def take_out() -> None:
-        async with Client(target, api_key=one_key(api_key)) as client:
+        async with Client(target, api_key=one_key(api_key), tls=tls) as client:
             report = await client.drain_worker(
                 worker, move_sessions=move_sessions, timeout_s=timeout
             )
