@@ -211,7 +211,9 @@ class Exchange:
 
     def services(self) -> Services:
         """The services that other workers call."""
-        reader = ReaderServicer(self.reader, vocab_size=self._vocab_size)
+        reader = ReaderServicer(
+            self.reader, vocab_size=self._vocab_size, require_life=self.members.require_life
+        )
         writer = WriterServicer(self.writer)
         source = SourceServicer(self.lend, self.read_keys, self.members)
         return [

@@ -8,7 +8,8 @@ An unknown writer could keep pages in quarantine forever.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import grpc
@@ -32,6 +33,7 @@ from segue.internal.v1.transfer_pb2_grpc import (
     HandoffSourceStub,
     HandoffWriterStub,
 )
+from segue.security.config import OPEN, Security
 from segue.wire.channel import channel_to
 from segue.wire.convert.turns import outcome_to_wire, prefix_to_wire
 from segue.wire.grpc_words import is_refused
@@ -73,27 +75,39 @@ class Members:
 
     async def require(self, peer: PeerIdentity) -> None:
         """Waits until the peer is a member. Raises Unavailable after `NEWS_WAIT_S`."""
-        if self.knows(peer):
-            return
-        try:
+        if not await self._news(lambda: self.knows(peer)):
+            raise self._unknown(peer.worker_id, peer.epoch, peer.address)
+
+    async def require_life(self, worker_id: WorkerId, epoch: Epoch) -> None:
+        """As `require`, for a worker that did not name its address."""
+
+        def knows() -> bool:
+            known = self._alive.get(worker_id)
+            return known is not None and known.epoch == epoch
+
+        if not await self._news(knows):
+            raise self._unknown(worker_id, epoch, "any address")
+
+    async def _news(self, is_so: Callable[[], bool]) -> bool:
+        """Whether it is so, now or after news within `NEWS_WAIT_S`."""
+        with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(NEWS_WAIT_S):
-                while not self.knows(peer):
+                while not is_so():
                     await self._changed.wait()
-        except TimeoutError:
-            raise self._unknown(peer) from None
+        return is_so()
 
     def require_now(self, peer: PeerIdentity) -> None:
         """Raises Unavailable unless the peer is a member."""
         if not self.knows(peer):
-            raise self._unknown(peer)
+            raise self._unknown(peer.worker_id, peer.epoch, peer.address)
 
-    def _unknown(self, peer: PeerIdentity) -> Unavailable:
-        known = self._alive.get(peer.worker_id)
+    def _unknown(self, worker_id: WorkerId, epoch: Epoch, address: str) -> Unavailable:
+        known = self._alive.get(worker_id)
         here = f"its members are {', '.join(sorted(self._alive)) or 'not known yet'}"
         if known is not None:
             here = f"it has {known.worker_id} in epoch {known.epoch} at {known.address}"
         return Unavailable(
-            f"{peer.worker_id} in epoch {peer.epoch} at {peer.address} is not in the cluster: "
+            f"{worker_id} in epoch {epoch} at {address} is not in the cluster: "
             f"{here}; place the turn again"
         )
 
@@ -164,8 +178,9 @@ class _Met(NamedTuple):
 class Peers:
     """`PeerCalls` over gRPC. The event loop owns it. It meets each life of a reader once."""
 
-    def __init__(self, memory_map: MemoryMap) -> None:
+    def __init__(self, memory_map: MemoryMap, security: Security = OPEN) -> None:
         self._memory_map = memory_map
+        self._security = security
         self._channels: dict[WorkerId, tuple[str, grpc.aio.Channel]] = {}
         self._met: dict[WorkerId, _Met] = {}
 
@@ -215,7 +230,7 @@ class Peers:
     async def fence(self, fence: Fence, *, timeout_s: float) -> bool:
         request = pb.FenceRequest(ticket_id=fence.ticket_id, writer_epoch=fence.writer.epoch)
         # One channel per call: fences are rare, and their writers are often gone for good.
-        async with channel_to(fence.writer.address) as channel:
+        async with channel_to(fence.writer.address, self._security) as channel:
             writer: HandoffWriterAsyncStub = HandoffWriterStub(channel)
             with rpc_errors(fence.writer.address):
                 try:
@@ -254,7 +269,7 @@ class Peers:
         """The channel to the peer's address. Drops a channel to an earlier address."""
         address, channel = self._channels.get(peer.worker_id, ("", None))
         if channel is None or address != peer.address:
-            channel = channel_to(peer.address)
+            channel = channel_to(peer.address, self._security)
             self._channels[peer.worker_id] = (peer.address, channel)
         return channel
 

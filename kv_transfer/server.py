@@ -24,7 +24,7 @@ from kv_transfer.wire import (
 from kv_transfer.writing.writer import HandoffWriter
 from segue.api.checks import require
 from segue.api.prompt import PrefixName
-from segue.api.types import Epoch
+from segue.api.types import Epoch, WorkerId
 from segue.internal.v1 import transfer_pb2 as pb
 from segue.internal.v1 import transfer_pb2_grpc as rpc
 from segue.wire.convert.turns import outcome_from_wire, prefix_from_wire
@@ -35,14 +35,25 @@ _MAX_REASON_CHARS = 1000
 
 
 class ReaderServicer(rpc.HandoffReaderServicer):
-    def __init__(self, reader: HandoffReader, *, vocab_size: int) -> None:
-        """`vocab_size`: the model's, to check the first token of a commit."""
+    def __init__(
+        self,
+        reader: HandoffReader,
+        *,
+        vocab_size: int,
+        require_life: Callable[[WorkerId, Epoch], Awaitable[None]],
+    ) -> None:
+        """`vocab_size`: the model's, to check the first token of a commit. `require_life`: see
+        `Members`.
+        """
         self._reader = reader
+        self._require_life = require_life
         self._vocab_size = vocab_size
 
     async def Meet(self, request: pb.MeetRequest, context: Context) -> pb.MeetResponse:
-        ours = self._reader.memory_map
-        require_same_layout(ours, memory_map_from_wire(request.writer))
+        ours, theirs = self._reader.memory_map, memory_map_from_wire(request.writer)
+        # Only members learn where the cache is: whoever knows it may write into it.
+        await self._require_life(theirs.worker_id, theirs.epoch)
+        require_same_layout(ours, theirs)
         key = self._reader.ticket_key
         return pb.MeetResponse(reader=memory_map_to_wire(ours), ticket_key=key)
 

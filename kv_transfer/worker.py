@@ -70,7 +70,11 @@ async def worker_resources(
     device = runner.tensors.device.type
     transport = open_transport(transfer, host=options.hosts.announce, device=device)
     with open_endpoint(
-        transport, runner.tensors, worker_id=identity.worker_id, epoch=identity.epoch
+        transport,
+        runner.tensors,
+        worker_id=identity.worker_id,
+        epoch=identity.epoch,
+        security=options.security,
     ) as endpoint:
         yield WorkerResources(
             runner=runner,

@@ -24,10 +24,12 @@ from segue.config import read_file, section
 from segue.internal.v1.worker_pb2_grpc import add_MembershipServicer_to_server
 from segue.model.checkpoint.settings import AS_PUBLISHED, CheckpointConfig
 from segue.model.checkpoint.source import resolve_model
-from segue.process.metrics_endpoint import MetricsEndpoint
 from segue.process.telemetry import setup_logging
+from segue.security.config import OPEN, Security
+from segue.security.options import add_secret_option, security_of
 from segue.v1.session_pb2_grpc import add_SessionsServicer_to_server
 from segue.wire.addresses import Hosts
+from segue.wire.metrics import metrics_endpoint
 from segue.wire.server import RunningServer, Services, serving
 
 logger = logging.getLogger(__name__)
@@ -56,23 +58,22 @@ async def running(
     *,
     model_name: str = "",
     checkpoint: CheckpointConfig = AS_PUBLISHED,
+    security: Security = OPEN,
 ) -> AsyncIterator[RunningRouter]:
     """Runs a router until the block ends, then drains it.
 
     `model_name` is the model's public name, for when `model` is just the folder it was found in.
 
-    Raises InvalidCheckpoint, and InvalidConfig if the port is taken.
+    Raises InvalidCheckpoint, and InvalidConfig, for example if the port is taken.
     """
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
     folder = await asyncio.to_thread(resolve_model, model, with_weights=False)
     keys = await asyncio.to_thread(Keyring, config)
     metrics = RouterMetrics()
     prompts = PromptBuilder.from_folder(folder, checkpoint, config.parsers)
-    router = Router(config, prompts, metrics, model_name=model_name or model)
+    router = Router(config, prompts, metrics, model_name=model_name or model, security=security)
     hosts = Hosts.of(config.host, config.announce)
-    endpoint = MetricsEndpoint(
-        metrics.registry, hosts.listen, config.metrics_port, announce=hosts.announce
-    )
+    endpoint = metrics_endpoint(metrics.registry, hosts, config.metrics_port, security)
 
     def services_at(address: str) -> Services:
         sessions = Sessions(router, keys, address=address, metrics_address=endpoint.address)
@@ -92,6 +93,8 @@ async def running(
             services_at,
             announce=hosts.announce,
             max_receive_bytes=config.max_prompt_bytes + _FRAMING_BYTES,
+            security=security,
+            serves_clients=True,
             on_serving=endpoint.set_ready,
         ) as server:
             watches = [
@@ -130,12 +133,14 @@ async def _watch_keys(keys: Keyring) -> None:
         await asyncio.to_thread(keys.reread)
 
 
-async def _serve(config: RouterConfig, model: str, checkpoint: CheckpointConfig) -> None:
+async def _serve(
+    config: RouterConfig, model: str, checkpoint: CheckpointConfig, security: Security
+) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    async with running(config, model, checkpoint=checkpoint):
+    async with running(config, model, checkpoint=checkpoint, security=security):
         await stop.wait()
 
 
@@ -148,6 +153,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--port", type=int)
     parser.add_argument("--api-key", action="append", default=[], help="see segue serve --help")
     parser.add_argument("--api-keys", dest="api_keys_file", help="TOML file of tenants' keys")
+    add_secret_option(parser)
     options = parser.parse_args(arguments)
     setup_logging("router")
     sections = read_file(options.config)
@@ -156,7 +162,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     names = ("host", "announce", "port", "api_keys_file")
     given = {k: v for k in names if (v := getattr(options, k)) is not None}
     config = config.with_keys([*options.api_key, os.environ.get(ENVIRONMENT, "")])
-    asyncio.run(_serve(replace(config, **given), options.model, checkpoint))
+    security = security_of(sections, options)
+    asyncio.run(_serve(replace(config, **given), options.model, checkpoint, security))
 
 
 if __name__ == "__main__":

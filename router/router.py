@@ -36,6 +36,8 @@ from segue.api.history import digests
 from segue.api.turn import FinishReason, TokenDelta, TurnEnd
 from segue.api.types import ChatInput, SessionId, TurnId, TurnRequest
 from segue.process.telemetry import Clock, about_turn
+from segue.security.config import OPEN as OPEN_CLUSTER
+from segue.security.config import Security
 from segue.text.limits import num_characters
 
 # Most messages to clients, over all turns: about half a core's work. Tokens that arrive faster wait
@@ -55,6 +57,7 @@ class Router:
         metrics: RouterMetrics,
         *,
         model_name: str,
+        security: Security = OPEN_CLUSTER,
         clock: Clock = time.monotonic,
     ) -> None:
         self.table = SessionTable(
@@ -70,7 +73,7 @@ class Router:
             on_status=self._on_status,
             on_gone=self._on_gone,
         )
-        self.links = Links()
+        self.links = Links(security)
         self._config = config
         self._prompts = prompts
         self.limits = prompts.limits(config.max_prompt_bytes)

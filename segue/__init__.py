@@ -32,6 +32,7 @@ from segue.api.types import (
 )
 from segue.sdk.client import DEFAULT_TARGET, Answer, Client
 from segue.sdk.session import Session
+from segue.security.tls import Tls
 
 __all__ = [
     "DEFAULT_TARGET",
@@ -53,6 +54,7 @@ __all__ = [
     "StopConditions",
     "TextInput",
     "Timings",
+    "Tls",
     "TokenDelta",
     "TokenInput",
     "TokenLogprob",

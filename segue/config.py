@@ -19,7 +19,8 @@ import tomli_w
 from segue.api.errors import InvalidConfig
 
 SECTIONS = (
-    *("cluster", "checkpoint", "gateway", "router", "engine", "prefill", "decode", "transfer"),
+    *("cluster", "checkpoint", "gateway", "router", "security"),
+    *("engine", "prefill", "decode", "transfer"),
 )
 """Every section that a file may have. A process reads its own, and only checks others' names."""
 

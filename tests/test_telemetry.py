@@ -1,13 +1,16 @@
 from __future__ import annotations
 
+import logging
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
-from segue.process.telemetry import RateMeter
+from segue.process.telemetry import RateMeter, about_turn, setup_logging
 
 
 def test_a_rate_covers_only_the_last_seconds() -> None:
@@ -82,3 +85,47 @@ logging.getLogger("worker").info("%d pages", "seven")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 
     assert "%d format" in done.stderr
+
+
+HOSTILE = "a\nINFO router: forged\r\x1b[2J\x9b31m\u2028\u202eb\x00\ud800"
+
+
+def logged(write: Callable[[logging.Logger], None], file: Path) -> str:
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    setup_logging("router", file=file)
+    try:
+        write(logging.getLogger("segue.test"))
+    finally:
+        for handler in root.handlers:
+            assert isinstance(handler, logging.StreamHandler)
+            handler.stream.close()
+        root.handlers[:], root.level = handlers, level
+    return file.read_text()
+
+
+def test_no_text_of_a_client_ends_a_line_or_moves_a_cursor(tmp_path: Path) -> None:
+    def write(logger: logging.Logger) -> None:
+        with about_turn(HOSTILE):
+            logger.info("turn ended: %s", HOSTILE, extra={"session": HOSTILE, "ünïcode": "日本 ok"})
+
+    text = logged(write, tmp_path / "log")
+
+    assert text.count("\n") == 1
+    assert text.isprintable() or text[:-1].isprintable()
+    assert text.count(r"a\nINFO router: forged\r\x1b[2J\x9b31m\u2028\u202eb\x00\ud800") == 3
+    assert "ünïcode=日本 ok" in text
+
+
+def test_a_traceback_cannot_look_like_a_line(tmp_path: Path) -> None:
+    def write(logger: logging.Logger) -> None:
+        try:
+            raise ValueError(HOSTILE)
+        except ValueError:
+            logger.exception("failed")
+
+    first, *below = logged(write, tmp_path / "log").splitlines()
+
+    assert "segue.test: failed" in first
+    assert len(below) > 3
+    assert all(line.startswith("    ") and line.isprintable() for line in below)

@@ -11,12 +11,14 @@ import asyncio
 import signal
 import time
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import grpc
 
 from segue.api.cluster_status import UnitCounts, WorkerHealth, WorkerLoad, WorkerStatus
 from segue.api.types import Epoch, Role, WorkerId
+from segue.config import read_file, section
 from segue.internal.v1 import transfer_pb2
 from segue.internal.v1 import worker_pb2 as pb
 from segue.internal.v1.worker_pb2_grpc import (
@@ -27,6 +29,7 @@ from segue.internal.v1.worker_pb2_grpc import (
 )
 from segue.model.checkpoint.model_id import model_id
 from segue.model.checkpoint.source import resolve_model
+from segue.security.config import SecurityConfig
 from segue.v1 import session_pb2
 from segue.wire.convert.worker import worker_to_wire
 from segue.wire.server import Services, serving
@@ -161,9 +164,11 @@ async def _run(options: argparse.Namespace) -> None:
         decode = FakeDecode(status, options.step_s)  # type: ignore[abstract]
         return [(role, lambda server: add_DecodeWorkerServicer_to_server(decode, server))]
 
-    async with serving("127.0.0.1", 0, services_at):
+    security = section(read_file(options.config), "security", SecurityConfig).security()
+    async with serving("127.0.0.1", 0, services_at, security=security):
         await stay_joined(
             options.router,
+            security=security,
             status=lambda: statuses[0],
             model_id=model_id(folder),
             heartbeat_s=0.5,
@@ -174,8 +179,9 @@ async def _run(options: argparse.Namespace) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    for name in ("--id", "--model", "--router", "--config"):
+    for name in ("--id", "--model", "--router"):
         parser.add_argument(name)
+    parser.add_argument("--config", type=Path)
     # 500 tokens per second for each user.
     parser.add_argument("--step-s", type=float, default=0.002)
     signal.signal(signal.SIGTERM, signal.default_int_handler)

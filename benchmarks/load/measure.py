@@ -168,10 +168,10 @@ async def measure_relay(
         async with Client(cluster.address) as client:
             await until_ready(client, topology.prefill + topology.decode)
             # Like a router that has run for a while: all sessions are known.
-            await _relay(client, 1_000, 1, max(concurrent for _, _, concurrent in shapes))
+            await relay_turns(client, 1_000, 1, max(concurrent for _, _, concurrent in shapes))
             for turns, answer_tokens, concurrent in shapes:
                 cpu_s, started_at = cluster.router.cpu_s(), time.monotonic()
-                await _relay(client, turns, answer_tokens, concurrent)
+                await relay_turns(client, turns, answer_tokens, concurrent)
                 relays.append(
                     Relay(
                         topology=str(topology),
@@ -185,7 +185,7 @@ async def measure_relay(
     return relays
 
 
-async def _relay(client: Client, turns: int, answer_tokens: int, concurrent: int) -> None:
+async def relay_turns(client: Client, turns: int, answer_tokens: int, concurrent: int) -> None:
     left = iter(range(turns))
     stop = StopConditions(max_tokens=answer_tokens, ignore_eos=True)
 

@@ -16,6 +16,7 @@ from segue.api.prompt import Prompt as TokenPrompt
 from segue.api.turn import TurnSpec
 from segue.api.types import Role, Sampling, SessionId, StopRules, TurnId
 from segue.sdk.client import Client, StopConditions, TokenDelta, TokenInput, TurnEnd
+from segue.security.config import Security
 
 # Nothing here takes this long; a hang becomes an error.
 _TIMEOUT_S = 600.0
@@ -55,11 +56,11 @@ async def answer_together(
 class WithoutRouter:
     """Does only what the router does for a turn: start it on decode, prefill, read."""
 
-    def __init__(self, status: ClusterStatus) -> None:
+    def __init__(self, status: ClusterStatus, security: Security) -> None:
         by_role = {worker.role: worker for worker in status.workers}
         self._writer = by_role[Role.PREFILL]
-        self._prefill = PrefillLink(self._writer)
-        self._decode = DecodeLink(by_role[Role.DECODE])
+        self._prefill = PrefillLink(self._writer, security)
+        self._decode = DecodeLink(by_role[Role.DECODE], security)
 
     async def answer(self, prompt: Prompt, num_tokens: int) -> Answered:
         token_at: list[float] = []

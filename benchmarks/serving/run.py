@@ -117,7 +117,7 @@ class Asker:
 
     async def through_and_past_router(self) -> list[tuple[Answered, Answered]]:
         workload = self._subject.workload
-        without_router = WithoutRouter(await self._client.status())
+        without_router = WithoutRouter(await self._client.status(), self._subject.cluster.security)
         pairs = []
         for _ in range(workload.router_pairs + 1):
             first, second = self.prompts(min(workload.prompt_lengths), 2)

@@ -7,7 +7,9 @@ the failed batch as soon as the peer answers again, from memory that has another
 (Measured with a peer stopped for 2 s: it got 982 MiB after the write had failed. With the engine
 dropped, it got only the 1 to 5 MiB that the kernels had buffered.)
 
-Mooncake has no authentication: any process that reaches the port may write to registered memory.
+Mooncake has no authentication, and listens on all addresses: any process that reaches the port may
+read and write registered memory. If other workers reach this one on loopback, its sockets accept
+nothing else (`loopback_filter`). On a network, a firewall has to keep others away.
 """
 
 from __future__ import annotations
@@ -22,10 +24,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from kv_transfer.config import TransferConfig
+from kv_transfer.transport.loopback_filter import borrowed, only_from_loopback
 from kv_transfer.transport.transport import Transport, paced
 from kv_transfer.writing.plan import Fragment, batches
 from segue.api.errors import InvalidConfig, TransferFailed
 from segue.process.native_stderr import captured_stderr
+from segue.security.config import is_loopback
 
 MAX_QUEUED_ITEMS = 1024
 """Mooncake's default, per peer. Queueing more may wedge the peer's engine for good."""
@@ -142,7 +146,8 @@ def _set_environment(config: TransferConfig) -> None:
 
 def _new_engine(config: TransferConfig, host: str) -> Any:
     module = _engine_module()
-    with captured_stderr() as native:
+    on_loopback = only_from_loopback() if is_loopback(host) else contextlib.nullcontext()
+    with captured_stderr() as native, on_loopback:
         engine = module.TransferEngine()
         status = engine.initialize(host, "P2PHANDSHAKE", config.protocol, config.devices)
         output = native()
@@ -188,20 +193,10 @@ def _poll_often(port: int) -> None:
     """
     for name in os.listdir("/proc/self/fd"):
         # Other threads open and close descriptors meanwhile, and not all are sockets.
-        with contextlib.suppress(OSError), _borrowed(int(name)) as found:
+        with contextlib.suppress(OSError), borrowed(int(name)) as found:
             if _waits_on(found, port):
                 interval = _TIMEVAL.pack(0, round(_POLL_PERIOD_S * 1e6))
                 found.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, interval)
-
-
-def _borrowed(descriptor: int) -> socket.socket:
-    """Another descriptor of the same socket. Raises OSError."""
-    copy = os.dup(descriptor)
-    try:
-        return socket.socket(fileno=copy)
-    except OSError:
-        os.close(copy)
-        raise
 
 
 def _waits_on(found: socket.socket, port: int) -> bool:

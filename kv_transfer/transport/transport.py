@@ -21,6 +21,7 @@ from segue.api.types import Epoch, WorkerId
 from segue.cache.layout import CacheField, CacheLayout
 from segue.cache.tensors import CacheTensors
 from segue.process.telemetry import Clock
+from segue.security.config import OPEN, Security
 
 
 class Transport(Protocol):
@@ -69,14 +70,22 @@ class Endpoint:
 
 @contextlib.contextmanager
 def open_endpoint(
-    transport: Transport, tensors: CacheTensors, *, worker_id: WorkerId, epoch: Epoch
+    transport: Transport,
+    tensors: CacheTensors,
+    *,
+    worker_id: WorkerId,
+    epoch: Epoch,
+    security: Security = OPEN,
 ) -> Iterator[Endpoint]:
-    """Registers the cache; closes the transport when the block ends."""
+    """Registers the cache; closes the transport when the block ends. `security` is for the calls to
+    peers: what the transport writes is neither encrypted nor authenticated.
+    """
     with contextlib.closing(transport):
         memory_map = registered(
             transport, tensors.fields(), worker_id=worker_id, epoch=epoch, layout=tensors.layout
         )
-        yield Endpoint(transport, memory_map, memory_on(tensors.device), Peers(memory_map))
+        peers = Peers(memory_map, security)
+        yield Endpoint(transport, memory_map, memory_on(tensors.device), peers)
 
 
 def registered(

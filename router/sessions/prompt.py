@@ -43,11 +43,11 @@ from segue.model.config import ModelConfig
 from segue.text.ids_only import IdEncoder
 from segue.text.limits import (
     SizeLimits,
-    num_characters,
     validate_against_vocab,
     validate_length,
     validate_prompt,
     validate_prompt_logprobs,
+    work_of,
 )
 from segue.text.prompt import PromptEncoder
 from segue.text.session_prompt import PromptRecord, SessionPrompt
@@ -167,7 +167,7 @@ class PromptBuilder:
 
     async def _make(self, completed: Completed, pools: Pools) -> Built:
         known = completed.known
-        num_new = num_characters(completed.request.input, first=_first_rendered(completed))
+        num_new = work_of(completed.request.input, first=_first_rendered(completed))
         if num_new <= _INLINE_CHARACTERS:
             return self.build(completed, pools)
         if num_new <= _THREAD_CHARACTERS or self.helper is None:
@@ -183,7 +183,7 @@ class PromptBuilder:
     async def encode(self, turn_input: TurnInput) -> Sequence[int]:
         """The tokens of a prompt, for a caller that wants no turn. May raise InvalidRequest and
         Overloaded."""
-        num_new = num_characters(turn_input)
+        num_new = work_of(turn_input)
         if num_new <= _INLINE_CHARACTERS:
             return self.encoder.encode(turn_input)
         if num_new <= _THREAD_CHARACTERS or self.helper is None:

@@ -20,6 +20,7 @@ from segue.api.types import Epoch, Role, SessionId, WorkerId
 from segue.internal.v1 import worker_pb2 as pb
 from segue.internal.v1.transfer_pb2 import Ticket
 from segue.internal.v1.worker_pb2_grpc import DecodeWorkerStub, PrefillWorkerStub
+from segue.security.config import OPEN, Security
 from segue.wire.channel import channel_to
 from segue.wire.convert.drain import adopted_from_wire, drain_report_from_wire, prefixes_to_wire
 from segue.wire.convert.turns import holder_to_wire, turn_to_wire
@@ -72,11 +73,17 @@ def worker_calls(stub: DecodeWorkerAsyncStub | PrefillWorkerAsyncStub, peer: str
 
 
 class _Link(Generic[Stub]):
-    def __init__(self, worker: WorkerStatus, stub_on: Callable[[grpc.aio.Channel], Stub]) -> None:
+    def __init__(
+        self,
+        worker: WorkerStatus,
+        security: Security,
+        stub_on: Callable[[grpc.aio.Channel], Stub],
+    ) -> None:
         self.name = f"{worker.worker_id} at {worker.address}"
         self._address = worker.address
+        self._security = security
         self._stub_on: Callable[[grpc.aio.Channel], Stub] = stub_on
-        self._channel = channel_to(worker.address)
+        self._channel = channel_to(worker.address, security)
         self._stub: Stub = stub_on(self._channel)
         self._calls = worker_calls(self._stub, self.name)
 
@@ -90,7 +97,7 @@ class _Link(Generic[Stub]):
         request = pb.DrainRequest(timeout_s=timeout_s, move_sessions=move_sessions)
         patience_s = (MAX_DRAIN_S if timeout_s is None else timeout_s) + DRAIN_SLACK_S
         # A channel of its own: this one closes when the worker has left, maybe before the answer.
-        async with channel_to(self._address) as channel:
+        async with channel_to(self._address, self._security) as channel:
             with rpc_errors(self.name):
                 reply = await self._stub_on(channel).Drain(request, timeout=patience_s)
         return drain_report_from_wire(reply.report)
@@ -105,8 +112,8 @@ class _Link(Generic[Stub]):
 
 
 class PrefillLink(_Link["PrefillWorkerAsyncStub"]):
-    def __init__(self, worker: WorkerStatus) -> None:
-        super().__init__(worker, PrefillWorkerStub)
+    def __init__(self, worker: WorkerStatus, security: Security = OPEN) -> None:
+        super().__init__(worker, security, PrefillWorkerStub)
 
     async def prefill(
         self, turn: NamedTurn, ticket: Ticket, holder: PrefixHolder | None
@@ -126,8 +133,8 @@ class PrefillLink(_Link["PrefillWorkerAsyncStub"]):
 
 
 class DecodeLink(_Link["DecodeWorkerAsyncStub"]):
-    def __init__(self, worker: WorkerStatus) -> None:
-        super().__init__(worker, DecodeWorkerStub)
+    def __init__(self, worker: WorkerStatus, security: Security = OPEN) -> None:
+        super().__init__(worker, security, DecodeWorkerStub)
 
     def start(self, turn: NamedTurn, source: PromptSource, *, timeout_s: float) -> TurnCall:
         start = pb.StartTurn(turn=_turn_to_wire(turn), timeout_s=timeout_s)
@@ -185,7 +192,8 @@ def _turn_to_wire(turn: NamedTurn) -> pb.TurnSpec:
 class Links:
     """Channels by worker and epoch, opened on first use. Implements `WorkerCalls`."""
 
-    def __init__(self) -> None:
+    def __init__(self, security: Security = OPEN) -> None:
+        self._security = security
         self._links: dict[tuple[WorkerId, Epoch], PrefillLink | DecodeLink] = {}
         self._ending: set[asyncio.Task[object]] = set()
 
@@ -210,7 +218,7 @@ class Links:
         key = worker.worker_id, worker.epoch
         if key not in self._links:
             kind = PrefillLink if worker.role is Role.PREFILL else DecodeLink
-            self._links[key] = kind(worker)
+            self._links[key] = kind(worker, self._security)
         return self._links[key]
 
     async def forget_past_lives(self, worker: WorkerStatus) -> None:

@@ -20,6 +20,7 @@ from segue.cli import show
 from segue.cli.prompt import TerminalPrompt, line_history
 from segue.demo import SUGGESTIONS
 from segue.sdk.client import Client, Session, TokenDelta, TurnEnd
+from segue.security.tls import Tls
 
 _DEMO = "demo"
 """The name of the bundled checkpoint, as in `segue.model.checkpoint.source`."""
@@ -31,6 +32,7 @@ class Chat:
 
     target: str
     api_key: str | None = None
+    tls: Tls | None = None
     session: str | None
     system: str
     tools: Sequence[str]
@@ -107,7 +109,7 @@ class Chat:
     @contextlib.contextmanager
     def _connected(self) -> Iterator[Client]:
         async def connect() -> Client:
-            return Client(self.target, api_key=self.api_key)
+            return Client(self.target, api_key=self.api_key, tls=self.tls)
 
         with self._runner:
             # A channel belongs to the event loop that creates it.

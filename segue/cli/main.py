@@ -20,6 +20,7 @@ from segue.cli import show, show_drain, show_explanation
 from segue.cli.chat import Chat, error_line
 from segue.cli.input import JsonSchemaFile, one_input, read_tools, schema_in, with_template_options
 from segue.cli.server_part import require_server_part
+from segue.cli.tls import TlsCa, TlsCert, TlsKey, tls_of
 from segue.sdk.client import DEFAULT_TARGET, Client
 
 app = typer.Typer(
@@ -120,6 +121,10 @@ def serve(
     queue_timeout: Annotated[
         float | None, typer.Option(help="Seconds that a turn waits for a place; default: 30.")
     ] = None,
+    cluster_secret_file: Annotated[
+        Path | None,
+        typer.Option(help="File with the secret of the cluster's processes; default: random."),
+    ] = None,
     ray_address: Annotated[str | None, typer.Option(help="An existing Ray cluster.")] = None,
     generation_config: Annotated[
         str | None,
@@ -170,6 +175,11 @@ def serve(
         decode={"simulate_acceptance": simulate_acceptance},
         checkpoint={"generation_config": generation_config, "skip_tokenizer": skip_tokenizer},
         gateway={"port": http_port},
+        security={
+            "cluster_secret_file": (
+                str(cluster_secret_file.resolve()) if cluster_secret_file else None
+            ),
+        },
     )
     if settings.decode.simulates_acceptance:
         err.print(
@@ -201,12 +211,16 @@ def chat(
     temperature: Temperature = None,
     seed: Seed = None,
     api_key: ApiKey = None,
+    tls_ca: TlsCa = "",
+    tls_cert: TlsCert = "",
+    tls_key: TlsKey = "",
     history: Annotated[bool, typer.Option(help="Keep typed lines for the arrow keys.")] = True,
 ) -> None:
     """Talk to the model, with the timings under each answer."""
     conversation = Chat(
         target=target,
         api_key=one_key(api_key),
+        tls=tls_of(tls_ca, tls_cert, tls_key),
         session=session,
         system=system,
         tools=read_tools(tools) if tools else (),
@@ -235,6 +249,9 @@ def generate(
     chat_template_kwargs: TemplateKwargs = "",
     target: Target = DEFAULT_TARGET,
     api_key: ApiKey = None,
+    tls_ca: TlsCa = "",
+    tls_cert: TlsCert = "",
+    tls_key: TlsKey = "",
     session: SessionName = None,
     max_tokens: MaxTokens = None,
     temperature: Temperature = None,
@@ -286,8 +303,10 @@ def generate(
         ignore_eos=ignore_eos,
     )
 
+    tls = tls_of(tls_ca, tls_cert, tls_key)
+
     async def run() -> None:
-        async with Client(target, api_key=one_key(api_key)) as client:
+        async with Client(target, api_key=one_key(api_key), tls=tls) as client:
             answer = await client.generate(
                 turn_input,
                 session_id=session or "",
@@ -305,12 +324,17 @@ def generate(
 def status(
     target: Target = DEFAULT_TARGET,
     api_key: ApiKey = None,
+    tls_ca: TlsCa = "",
+    tls_cert: TlsCert = "",
+    tls_key: TlsKey = "",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Show workers, health and memory. The exit status is 0 only if turns can be served."""
 
+    tls = tls_of(tls_ca, tls_cert, tls_key)
+
     async def look() -> bool:
-        async with Client(target, api_key=one_key(api_key)) as client:
+        async with Client(target, api_key=one_key(api_key), tls=tls) as client:
             cluster = await client.status()
         if as_json:
             typer.echo(show.status_json(cluster))
@@ -327,12 +351,17 @@ def explain(
     session: Annotated[str, typer.Argument(help="Name of the session.")],
     target: Target = DEFAULT_TARGET,
     api_key: ApiKey = None,
+    tls_ca: TlsCa = "",
+    tls_cert: TlsCert = "",
+    tls_key: TlsKey = "",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Explain why the session's last turn ran where it did, and what else was weighed."""
 
+    tls = tls_of(tls_ca, tls_cert, tls_key)
+
     async def look() -> None:
-        async with Client(target, api_key=one_key(api_key)) as client:
+        async with Client(target, api_key=one_key(api_key), tls=tls) as client:
             explanation = await client.explain(session)
         if as_json:
             typer.echo(show_explanation.explanation_json(explanation))
@@ -347,6 +376,9 @@ def drain(
     worker: Annotated[str, typer.Argument(help="Name of the worker, such as decode-0.")],
     target: Target = DEFAULT_TARGET,
     api_key: ApiKey = None,
+    tls_ca: TlsCa = "",
+    tls_cert: TlsCert = "",
+    tls_key: TlsKey = "",
     move_sessions: Annotated[
         bool,
         typer.Option(
@@ -362,8 +394,10 @@ def drain(
 ) -> None:
     """Take a worker out of service without losing a turn; `segue serve` then starts it anew."""
 
+    tls = tls_of(tls_ca, tls_cert, tls_key)
+
     async def take_out() -> None:
-        async with Client(target, api_key=one_key(api_key)) as client:
+        async with Client(target, api_key=one_key(api_key), tls=tls) as client:
             report = await client.drain_worker(
                 worker, move_sessions=move_sessions, timeout_s=timeout
             )

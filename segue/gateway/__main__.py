@@ -8,6 +8,7 @@ import contextlib
 import logging
 import signal
 import socket
+import ssl
 from collections.abc import AsyncIterator, Generator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,6 +29,8 @@ from segue.gateway.turns import Turns
 from segue.process.heap import settle_heap
 from segue.process.telemetry import setup_logging
 from segue.sdk.client import DEFAULT_TARGET, Client
+from segue.security.config import OPEN, Security, SecurityConfig
+from segue.security.https import https_context
 
 logger = logging.getLogger(__name__)
 
@@ -44,26 +47,37 @@ class RunningGateway:
 
 
 @contextlib.asynccontextmanager
-async def running(config: GatewayConfig, router: str) -> AsyncIterator[RunningGateway]:
+async def running(
+    config: GatewayConfig, router: str, security: Security = OPEN
+) -> AsyncIterator[RunningGateway]:
     """Runs a gateway of the router at that address, or of several at these, until the block ends,
-    then drains it. Raises InvalidConfig if the port is taken.
+    then drains it. Raises InvalidConfig, for example if the port is taken.
     """
-    async with Client(router) as client, running_before(client, config) as gateway:
+    async with (
+        Client(router, tls=security.tls) as client,
+        running_before(client, config, security) as gateway,
+    ):
         yield gateway
 
 
 @contextlib.asynccontextmanager
-async def running_alone(config: GatewayConfig, router: str) -> AsyncIterator[RunningGateway]:
+async def running_alone(
+    config: GatewayConfig, router: str, security: Security = OPEN
+) -> AsyncIterator[RunningGateway]:
     """As `running`, in a process that does nothing else."""
-    async with running(config, router) as gateway:
+    async with running(config, router, security) as gateway:
         settle_heap()
         yield gateway
 
 
 @contextlib.asynccontextmanager
-async def running_before(client: Client, config: GatewayConfig) -> AsyncIterator[RunningGateway]:
+async def running_before(
+    client: Client, config: GatewayConfig, security: Security = OPEN
+) -> AsyncIterator[RunningGateway]:
     """As `running`, of the client's router."""
     metrics = GatewayMetrics()
+    asks = ssl.CERT_REQUIRED if security.http_client_certificates else ssl.CERT_NONE
+    tls = https_context(security, asks)
     with contextlib.closing(_listening(config)) as listener:
         gateway = Gateway(
             config=config,
@@ -75,7 +89,7 @@ async def running_before(client: Client, config: GatewayConfig) -> AsyncIterator
         )
         port: int = listener.getsockname()[1]
         address = f"{config.host}:{port}"
-        async with _serving(gateway, listener):
+        async with _serving(gateway, listener, tls):
             logger.info("serving", extra={"address": address, "router": client.target})
             yield RunningGateway(address, port, metrics)
 
@@ -88,24 +102,28 @@ class _Server(uvicorn.Server):
 
 
 @contextlib.asynccontextmanager
-async def _serving(gateway: Gateway, listener: socket.socket) -> AsyncIterator[None]:
+async def _serving(
+    gateway: Gateway, listener: socket.socket, tls: ssl.SSLContext | None
+) -> AsyncIterator[None]:
     # Its lines about starts and stops repeat ours.
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
-    server = _Server(
-        uvicorn.Config(
-            make_app(gateway),
-            http=Protocol,
-            ws="none",
-            lifespan="off",
-            log_config=None,
-            access_log=False,
-            # Nothing here reads the client's address.
-            proxy_headers=False,
-            server_header=False,
-            timeout_keep_alive=_KEEP_ALIVE_S,
-            timeout_graceful_shutdown=max(1, round(gateway.config.drain_s)),
-        )
+    config = uvicorn.Config(
+        make_app(gateway),
+        http=Protocol,
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        # Nothing here reads the client's address.
+        proxy_headers=False,
+        server_header=False,
+        timeout_keep_alive=_KEEP_ALIVE_S,
+        timeout_graceful_shutdown=max(1, round(gateway.config.drain_s)),
     )
+    config.load()
+    # Its own options would read the files once; this context reads them again when they change.
+    config.ssl = tls
+    server = _Server(config)
     task = asyncio.create_task(server.serve([listener]))
     try:
         while not (server.started or task.done()):
@@ -136,12 +154,12 @@ def _listening(config: GatewayConfig) -> socket.socket:
         ) from None
 
 
-async def _serve(config: GatewayConfig, router: str) -> None:
+async def _serve(config: GatewayConfig, router: str, security: Security) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    async with running_alone(config, router):
+    async with running_alone(config, router, security):
         await stop.wait()
 
 
@@ -155,10 +173,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--port", "--http-port", type=int)
     options = parser.parse_args(arguments)
     setup_logging("gateway")
-    config = section(read_file(options.config), "gateway", GatewayConfig)
+    sections = read_file(options.config)
+    config = section(sections, "gateway", GatewayConfig)
+    # The gateway calls the router as a client: it needs no secret.
+    security = section(sections, "security", SecurityConfig).security({})
     given = {k: v for k in ("host", "port") if (v := getattr(options, k)) is not None}
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_serve(replace(config, **given), options.router))
+        runner.run(_serve(replace(config, **given), options.router, security))
 
 
 if __name__ == "__main__":

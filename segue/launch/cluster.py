@@ -28,6 +28,7 @@ from segue.launch.prepare import Prepared, Report, consecutive, prepare
 from segue.launch.ray.actors import GatewayActor, RouterActor, WorkerActor
 from segue.launch.ray.demand import Demand, demands_of
 from segue.launch.ray.start import logs_folder, running_ray
+from segue.security.config import Security
 from segue.worker.process import WorkerOptions
 
 logger = logging.getLogger(__name__)
@@ -46,6 +47,8 @@ class Cluster:
     addresses: tuple[str, ...]
     http_address: str
     config: Config
+    security: Security
+    """With the secret: to call workers as the router does."""
     routers: tuple[Any, ...]
     gateway: Any | None
     workers: dict[str, Any]
@@ -117,13 +120,15 @@ def _start(
     cleanup: contextlib.ExitStack,
     hurry: threading.Event,
 ) -> Cluster:
-    config, model = prepared.config, prepared.model
+    config, model, security = prepared.config, prepared.model, prepared.security
     timeout_s = config.cluster.start_timeout_s
     router_demands = demands[: config.cluster.routers]
     report("starting the router" if len(router_demands) == 1 else "starting the routers")
     routers = []
     for demand, router_config in zip(router_demands, _router_configs(prepared), strict=True):
-        actor = _actor_of(RouterActor, demand).remote(router_config, model, demand.process)
+        actor = _actor_of(RouterActor, demand).remote(
+            router_config, model, demand.process, security
+        )
         # Stops last: by then its turns have drained and the workers hold nothing.
         cleanup.callback(_kill, actor)
         routers.append(actor)
@@ -136,13 +141,14 @@ def _start(
     if config.cluster.http:
         # On a router's node: one hop more costs least there.
         gateway = _actor_of(GatewayActor, router_demands[0]).remote(
-            config, client_target(addresses)
+            config, client_target(addresses), replace(security, secret=None)
         )
         cleanup.callback(_kill, gateway)
     workers: dict[str, Any] = {}
     for demand in demands[len(routers) :]:
         assert demand.role is not None, "after the routers come workers"
         options = _worker_options(config.cluster, demand.role, demand.index, model, addresses)
+        options = replace(options, security=security)
         worker = _actor_of(WorkerActor, demand).remote(demand.role, options, config)
         workers[demand.process] = worker
         cleanup.callback(_kill, worker)
@@ -161,6 +167,7 @@ def _start(
         addresses=tuple(addresses),
         http_address=http_address,
         config=config,
+        security=security,
         routers=tuple(routers),
         gateway=gateway,
         workers=workers,

@@ -17,6 +17,7 @@ from segue.config import describe, read_file, section
 from segue.engine.config import EngineConfig
 from segue.gateway.config import GatewayConfig
 from segue.model.checkpoint.settings import CheckpointConfig
+from segue.security.config import SecurityConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,6 +144,7 @@ class Config:
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     gateway: GatewayConfig = field(default_factory=GatewayConfig)
     router: RouterConfig = field(default_factory=RouterConfig)
+    security: SecurityConfig = field(default_factory=SecurityConfig)
     engine: EngineConfig = field(default_factory=EngineConfig)
     prefill: PrefillConfig = field(default_factory=PrefillConfig)
     decode: DecodeConfig = field(default_factory=DecodeConfig)
@@ -164,6 +166,7 @@ class Config:
             checkpoint=section(sections, "checkpoint", CheckpointConfig),
             gateway=section(sections, "gateway", GatewayConfig),
             router=section(sections, "router", RouterConfig),
+            security=section(sections, "security", SecurityConfig),
             engine=section(sections, "engine", EngineConfig),
             prefill=section(sections, "prefill", PrefillConfig),
             decode=section(sections, "decode", DecodeConfig),
@@ -177,6 +180,7 @@ class Config:
                 "checkpoint": self.checkpoint,
                 "gateway": self.gateway,
                 "router": self.router,
+                "security": self.security,
                 "engine": self.engine,
                 "prefill": self.prefill,
                 "decode": self.decode,
@@ -193,6 +197,7 @@ def configure(
     decode: Mapping[str, object | None],
     checkpoint: Mapping[str, object | None] = MappingProxyType({}),
     gateway: Mapping[str, object | None] = MappingProxyType({}),
+    security: Mapping[str, object | None] = MappingProxyType({}),
     api_keys: Iterable[str] = (),
 ) -> Config:
     """The file's settings, overridden by the flags that were given. Of `api_keys`, comma-separated
@@ -204,6 +209,7 @@ def configure(
         "decode": decode,
         "checkpoint": checkpoint,
         "gateway": gateway,
+        "security": security,
     }
     for name, flags in given_flags.items():
         given = {key: value for key, value in flags.items() if value is not None}

@@ -13,6 +13,7 @@ from segue.launch.config import Config
 from segue.launch.devices import require_devices
 from segue.launch.model import locate
 from segue.launch.ray.surroundings import ray_address, require_surroundings
+from segue.security.config import Security
 from segue.wire.addresses import Hosts
 from segue.wire.server import free_port
 
@@ -23,16 +24,19 @@ Report = Callable[[str], None]
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prepared:
     """`config` has no open values; `model` is what the processes load. `router_ports` has the port
-    of each router; the first one is in `config` too.
+    of each router; the first one is in `config` too. `security` has a secret.
     """
 
     config: Config
     model: str
     router_ports: tuple[int, ...]
+    security: Security
 
 
 def prepare(config: Config, report: Report) -> Prepared:
     """Raises InvalidCheckpoint, InvalidConfig, and Unavailable if Ray cannot be reached."""
+    # Of a cluster's processes only these know the secret, so a random one will do.
+    security = config.security.security().with_secret()
     report("finding the model")
     address = ray_address(config.cluster.ray_address)
     config = replace(config, cluster=replace(config.cluster, ray_address=address))
@@ -49,7 +53,7 @@ def prepare(config: Config, report: Report) -> Prepared:
     config = _with_threads(config)
     num_front = config.cluster.routers + config.cluster.http
     require_surroundings(address, num_front + config.cluster.prefill + config.cluster.decode)
-    return Prepared(model=model, config=config, router_ports=router_ports)
+    return Prepared(model=model, config=config, router_ports=router_ports, security=security)
 
 
 def _with_ports(config: Config) -> tuple[Config, tuple[int, ...]]:

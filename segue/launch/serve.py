@@ -57,12 +57,18 @@ def serve_until_signal(config: Config, progress: Console, out: Console) -> None:
 
         with running_prepared(prepared, report, hurry) as running:
             settings = config.cluster
-            for line in http_words(running.http_address, has_keys=config.router.has_keys):
+            tls = f"--tls-ca {config.security.ca} " if config.security.has_tls else ""
+            words = http_words(
+                running.http_address,
+                has_keys=config.router.has_keys,
+                has_tls=config.security.has_tls,
+            )
+            for line in words:
                 report(line)
             out.print(
                 f"ready at {running.address} after {monotonic() - started_at:.1f} s: "
                 f"{settings.model}, {settings.prefill} prefill and {settings.decode} decode "
-                f"(try: segue chat --target {running.address} 'Hello')",
+                f"(try: segue chat --target {running.address} {tls}'Hello')",
                 soft_wrap=True,
             )
             is_ready.set()
@@ -73,16 +79,17 @@ def serve_until_signal(config: Config, progress: Console, out: Console) -> None:
     report("stopped")
 
 
-def http_words(address: str, *, has_keys: bool = False) -> Iterator[str]:
+def http_words(address: str, *, has_keys: bool = False, has_tls: bool = False) -> Iterator[str]:
     """How to ask the gateway at this address; nothing if there is none."""
     if not address:
         return
     body = '{"messages": [{"role": "user", "content": "Hello"}]}'
-    yield f"HTTP at http://{address}, described at http://{address}/docs; for example:"
+    url = f"{'https' if has_tls else 'http'}://{address}"
+    yield f"HTTP at {url}, described at {url}/docs; for example:"
     header = '-H "Authorization: Bearer $SEGUE_API_KEY" ' if has_keys else ""
     key = 'os.environ["SEGUE_API_KEY"]' if has_keys else '"none"'
-    yield f"  curl http://{address}/v1/chat/completions {header}-d '{body}'"
-    yield f'  openai.OpenAI(base_url="http://{address}/v1", api_key={key})'
+    yield f"  curl {url}/v1/chat/completions {header}-d '{body}'"
+    yield f'  openai.OpenAI(base_url="{url}/v1", api_key={key})'
 
 
 def _watch(

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import importlib.metadata
+import ssl
 import threading
 from collections.abc import Coroutine
 from dataclasses import dataclass
@@ -59,6 +60,7 @@ _MAX_HEAD_BYTES = 16 << 10
 _READ_BYTES = 4096
 _BACKLOG = 128
 _NUM_LAST_ROUNDS = 5
+_NO_CERTIFICATE = b"expected a client certificate of this cluster's authority, got none\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,13 +74,22 @@ class MetricsEndpoint:
     """Serves a registry and the process's readiness until it is closed."""
 
     def __init__(
-        self, registry: CollectorRegistry, host: str, port: int = 0, *, announce: str = ""
+        self,
+        registry: CollectorRegistry,
+        host: str,
+        port: int = 0,
+        *,
+        announce: str = "",
+        tls: ssl.SSLContext | None = None,
+        needs_certificate: bool = False,
     ) -> None:
-        """`announce` is the host that others dial, if different.
+        """`announce` is the host that others dial, if different. `needs_certificate`: only a client
+        with a certificate that `tls` accepts gets metrics.
 
         Raises InvalidConfig if the port is taken.
         """
         self._registry = registry
+        self._needs_certificate = needs_certificate
         self._is_ready = False
         # Connections without an answer yet, oldest first.
         self._waiting: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
@@ -88,7 +99,14 @@ class MetricsEndpoint:
         self._thread.start()
         try:
             self._server = self._run(
-                asyncio.start_server(self._accept, host, port, backlog=_BACKLOG)
+                asyncio.start_server(
+                    self._accept,
+                    host,
+                    port,
+                    backlog=_BACKLOG,
+                    ssl=tls,
+                    ssl_handshake_timeout=_REQUEST_TIMEOUT_S if tls else None,
+                )
             )
         except OSError as error:
             self._end_thread()
@@ -150,11 +168,12 @@ class MetricsEndpoint:
             task = asyncio.current_task()
             assert task is not None
             self._waiting.pop(task, None)
-            writer.write(_written(connection, request, self._answer(request)))
+            answer = self._answer(request, certificate=writer.get_extra_info("peercert"))
+            writer.write(_written(connection, request, answer))
             async with asyncio.timeout(_ANSWER_TIMEOUT_S):
                 await writer.drain()
 
-    def _answer(self, request: h11.Request | None) -> _HttpAnswer:
+    def _answer(self, request: h11.Request | None, certificate: object) -> _HttpAnswer:
         if request is None:
             return _status_answer(HTTPStatus.BAD_REQUEST)
         try:
@@ -166,6 +185,8 @@ class MetricsEndpoint:
         if request.method not in (b"GET", b"HEAD"):
             return _status_answer(HTTPStatus.METHOD_NOT_ALLOWED)
         if path == "/metrics":
+            if self._needs_certificate and not certificate:
+                return _HttpAnswer(HTTPStatus.FORBIDDEN, _NO_CERTIFICATE)
             return self._metrics(request)
         is_well = path == "/livez" or self._is_ready
         return _status_answer(HTTPStatus.OK if is_well else HTTPStatus.SERVICE_UNAVAILABLE)

@@ -6,6 +6,7 @@ import collections
 import contextlib
 import contextvars
 import logging
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -37,8 +38,22 @@ class _TurnFilter(logging.Filter):
 _RECORD_FIELDS = frozenset(logging.makeLogRecord({}).__dict__) | {"turn", "message", "asctime"}
 
 
+# What could end a line, move a terminal's cursor or hide text: C0 and C1 controls, separators of
+# lines and paragraphs, marks that reverse or isolate text, half of a surrogate pair.
+_UNSAFE = re.compile(
+    "[\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
+)
+
+
+def escaped(text: str) -> str:
+    """The text as one line: names and messages may quote what a client sent."""
+    return _UNSAFE.sub(lambda found: ascii(found[0])[1:-1], text)
+
+
 class _LineFormatter(logging.Formatter):
-    """The message, then each `extra` as name=value."""
+    """The message, then each `extra` as name=value. Only a traceback has further lines, which are
+    indented: no text of a client can look like a line of its own.
+    """
 
     def __init__(self, layout: str) -> None:
         super().__init__(layout)
@@ -53,9 +68,15 @@ class _LineFormatter(logging.Formatter):
         return f"{self._second_text},{int(record.msecs):03d}"
 
     def format(self, record: logging.LogRecord) -> str:
-        line = super().format(record)
+        record.message = record.getMessage()
+        record.asctime = self.formatTime(record)
         extra = {k: v for k, v in record.__dict__.items() if k not in _RECORD_FIELDS}
-        return line + "".join(f" {name}={value}" for name, value in extra.items())
+        line = self.formatMessage(record)
+        line = escaped(line + "".join(f" {name}={value}" for name, value in extra.items()))
+        if record.exc_info:
+            traceback = self.formatException(record.exc_info)
+            line += "".join(f"\n    {escaped(below)}" for below in traceback.split("\n"))
+        return line
 
 
 class _LineHandler(logging.StreamHandler[TextIO]):

@@ -40,6 +40,8 @@ from segue.sdk.session import Session
 from segue.sdk.targets import Targets
 from segue.sdk.tool_declarations import tools_as_text
 from segue.sdk.turns import TurnRunner
+from segue.security.config import Security
+from segue.security.tls import Tls
 
 DEFAULT_TARGET = "127.0.0.1:7411"
 RECONNECT_S = 30.0
@@ -71,15 +73,18 @@ class Client(RouterCalls):
         target: str | Sequence[str] = DEFAULT_TARGET,
         *,
         api_key: str | None = None,
+        tls: Tls | None = None,
         reconnect_s: float = RECONNECT_S,
     ) -> None:
         """`target`: the router's address; of several routers of one cluster, a list, or a text with
-        commas. `api_key`: for a router that asks for one. `reconnect_s`: how long a turn whose
-        stream breaks waits for a router to go on with; 0: it fails at once.
+        commas. `api_key`: for a router that asks for one. `tls`: for a router with TLS.
+        `reconnect_s`: how long a turn whose stream breaks waits for a router to go on with; 0: it
+        fails at once.
         """
         require_seconds("reconnect_s", reconnect_s)
+        require_type("tls", tls, (Tls, type(None)), "segue.Tls(ca=FILE), or None")
         self._set_key(api_key)
-        self._targets = Targets(target)
+        self._targets = Targets(target, Security(tls=tls))
         self._turns = TurnRunner(self._targets, reconnect_s=reconnect_s)
 
     @property

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, TypeVar
 import grpc
 
 from segue.api.errors import Cancelled, DeadlineExceeded, InvalidRequest, Unavailable
+from segue.security.config import OPEN, Security
 from segue.v1.session_pb2_grpc import SessionsStub
 from segue.wire.addresses import split_targets
 from segue.wire.channel import channel_to
@@ -26,6 +27,19 @@ if TYPE_CHECKING:
     from segue.v1.session_pb2_grpc import SessionsAsyncStub
 
 _IF_REFUSED = "start one with `segue serve`, or name its address with --target"
+_CLOSES = "it closes each connection before any answer"
+_IF_CLOSED = {
+    # By what the client has: nothing, an authority, a certificate.
+    (False, False): f"{_CLOSES}: it probably uses TLS: name its authority with --tls-ca FILE",
+    (True, False): (
+        f"{_CLOSES}: it probably asks for a certificate: show one with --tls-cert FILE "
+        "--tls-key FILE"
+    ),
+    (True, True): (
+        f"{_CLOSES}: it probably refuses this certificate, which has expired or is of another "
+        "authority: use one of the cluster's clients"
+    ),
+}
 _IF_UNSERVED = (
     "this is another server, such as a worker, not the router: use the router's address, which "
     "`segue serve` prints"
@@ -37,10 +51,12 @@ Reply = TypeVar("Reply")
 class RouterLink:
     """The connection to one router."""
 
-    def __init__(self, target: str) -> None:
+    def __init__(self, target: str, security: Security) -> None:
         self.target = target
         self.peer = f"router {target}"
-        self.channel = channel_to(target)
+        tls = security.tls
+        self._if_closed = _IF_CLOSED[tls is not None, bool(tls and tls.certificate)]
+        self.channel = channel_to(target, security)
         self.stub: SessionsAsyncStub = SessionsStub(self.channel)
         self.turns = Generating(self.stub, self.peer, self.errors)
         self.was_reached = False
@@ -50,7 +66,12 @@ class RouterLink:
     @contextlib.contextmanager
     def errors(self, timeout_s: float | None = None) -> Iterator[None]:
         try:
-            with rpc_errors(self.peer, if_refused=_IF_REFUSED, if_unserved=_IF_UNSERVED):
+            with rpc_errors(
+                self.peer,
+                if_refused=_IF_REFUSED,
+                if_unserved=_IF_UNSERVED,
+                if_closed=self._if_closed,
+            ):
                 yield
         except Unavailable as error:
             self._is_lost = self._is_lost or error.is_unreachable
@@ -82,11 +103,11 @@ class RouterLink:
 class Targets:
     """One event loop owns it."""
 
-    def __init__(self, targets: str | Sequence[str]) -> None:
-        """Raises InvalidRequest."""
+    def __init__(self, targets: str | Sequence[str], security: Security = OPEN) -> None:
+        """Raises InvalidRequest, and InvalidConfig for certificate files that cannot be used."""
         names = split_targets(targets)
         _require_loop()
-        self.links = [RouterLink(name) for name in names]
+        self.links = [RouterLink(name, security) for name in names]
         self.is_closed = False
 
     def __str__(self) -> str:

@@ -16,6 +16,7 @@ from segue.api.types import ChatInput
 from segue.text.continued import cut_at_end, open_last_message
 from segue.text.conversation import Conversation, JsonObject, read_conversation
 from segue.text.replay.fold import fold_instructions
+from segue.text.template.bounded import bounded
 from segue.text.template.environment import RESERVED_NAMES, Refusal
 from segue.text.template.program import TemplateProgram
 from segue.text.template.shield import ControlMarks
@@ -98,7 +99,10 @@ class ChatTemplate:
 
     def _run(self, program: TemplateProgram, variables: Mapping[str, object]) -> str:
         try:
-            return program.template.render(variables)
+            context = program.template.new_context(dict(variables))
+            return "".join(bounded(program.template.root_render_func(context)))
+        except InvalidRequest:
+            raise
         except Refusal as refusal:
             raise InvalidRequest(
                 "the checkpoint's chat template refuses these messages: "

@@ -21,6 +21,8 @@ MAX_NESTING = 100
 recursion limit.
 """
 MAX_KWARGS_CHARACTERS = 65_536
+MAX_KWARGS_NUMBER = 1_000_000
+"""A template may repeat a text so often, or count so far."""
 
 Json: TypeAlias = "str | int | float | bool | list[Json] | dict[str, Json] | None"
 JsonObject: TypeAlias = dict[str, Json]
@@ -66,6 +68,7 @@ def read_template_kwargs(chat: ChatInput) -> JsonObject:
             f"{len(text)}: it is for template options; send text as messages"
         )
     kwargs = _read_object("chat_template_kwargs", text, _KWARGS) if text else {}
+    _require_small_numbers(kwargs)
     if chat.enable_thinking is None:
         return kwargs
     if kwargs.get("enable_thinking", chat.enable_thinking) != chat.enable_thinking:
@@ -179,6 +182,16 @@ def _nests_too_deep(value: Json) -> bool:
     for _ in range(MAX_NESTING):
         level = [child for parent in level for child in _children(parent)]
     return bool(level)
+
+
+def _require_small_numbers(value: Json) -> None:
+    if isinstance(value, int | float) and abs(value) > MAX_KWARGS_NUMBER:
+        raise InvalidRequest(
+            f"chat_template_kwargs must have numbers of at most {MAX_KWARGS_NUMBER}, got "
+            f"{value!r:.80}: use a smaller one"
+        )
+    for child in _children(value):
+        _require_small_numbers(child)
 
 
 def _children(value: Json) -> Iterable[Json]:

@@ -22,6 +22,8 @@ from segue.api.types import (
     TurnInput,
 )
 
+# Rendering a message takes about as long as rendering and tokenising so many characters.
+_CHARACTERS_PER_MESSAGE = 32
 # The template may leave part of the input out; finding out takes a second.
 _ALWAYS_TRIED_CHARACTERS = 1 << 20
 
@@ -81,6 +83,14 @@ def num_characters(turn_input: TurnInput, *, first: int = 0) -> int:
             return len(text)
         case TokenInput():
             return 0
+
+
+def work_of(turn_input: TurnInput, *, first: int = 0) -> int:
+    """What rendering and tokenising cost, in characters: a message without any costs time too."""
+    num = num_characters(turn_input, first=first)
+    if isinstance(turn_input, ChatInput):
+        num += _CHARACTERS_PER_MESSAGE * (len(turn_input.messages) - first)
+    return num
 
 
 def validate_against_vocab(

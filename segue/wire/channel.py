@@ -7,6 +7,8 @@ from typing import Any
 import grpc
 
 from segue.api.errors import InvalidRequest
+from segue.security.config import OPEN, Security
+from segue.wire.secured import SecuredChannel
 
 # A prompt of a million token ids is about 3 MB as varints; gRPC's own limit is 4 MB.
 MAX_MESSAGE_BYTES = 64 << 20
@@ -28,9 +30,13 @@ _OPTIONS: list[tuple[str, Any]] = [
 ]
 
 
-def channel_to(address: str) -> grpc.aio.Channel:
-    """A channel that gives up on a silent peer: a dead host must not hang a turn."""
-    return grpc.aio.insecure_channel(address, options=_OPTIONS)
+def channel_to(address: str, security: Security = OPEN) -> grpc.aio.Channel:
+    """A channel that gives up on a silent peer: a dead host must not hang a turn. Raises
+    InvalidConfig if the certificate files cannot be used.
+    """
+    if security.tls is None and security.secret is None:
+        return grpc.aio.insecure_channel(address, options=_OPTIONS)
+    return SecuredChannel(address, _OPTIONS, security)
 
 
 async def is_serving(channel: grpc.aio.Channel, timeout_s: float) -> bool:

@@ -10,6 +10,7 @@ from segue.api.errors import Unavailable
 from segue.api.types import Epoch, WorkerId
 from segue.internal.v1 import worker_pb2
 from segue.internal.v1.worker_pb2_grpc import MembershipStub
+from segue.security.config import OPEN, Security
 from segue.wire.channel import channel_to
 from segue.wire.convert.drain import drain_report_to_wire, held_to_wire, moves_from_wire
 from segue.wire.status import rpc_errors
@@ -24,6 +25,8 @@ async def move_sessions(
     epoch: Epoch,
     sessions: Sequence[HeldSession],
     timeout_s: float,
+    *,
+    security: Security = OPEN,
 ) -> MoveReport:
     """Returns when each session was moved, or is left behind. Any router knows where sessions are:
     the first one that can be reached is asked. Raises SegueErrors.
@@ -37,15 +40,17 @@ async def move_sessions(
     away = Unavailable("no router can be reached")
     for router in routers:
         try:
-            return await _ask(router, request)
+            return await _ask(router, request, security)
         except Unavailable as error:
             away = error
     raise away
 
 
-async def _ask(router: str, request: worker_pb2.MoveSessionsRequest) -> MoveReport:
+async def _ask(
+    router: str, request: worker_pb2.MoveSessionsRequest, security: Security
+) -> MoveReport:
     # One channel per call: drains are rare.
-    async with channel_to(router) as channel:
+    async with channel_to(router, security) as channel:
         with rpc_errors(f"router {router}"):
             reply = await MembershipStub(channel).MoveSessions(
                 request, timeout=request.timeout_s + _SLACK_S

@@ -19,7 +19,18 @@ _BROKEN = (
     *("socket closed", "stream removed", "connection reset", "broken pipe", "goaway"),
     "cancelling all calls",
 )
+# The server accepted the connection, and closed it before HTTP/2 began.
+_NEVER_CONNECTED = "failed to connect"
+_NO_TLS = "wrong_version_number"
+_EXPIRED = "certificate has expired"
+_UNTRUSTED = "certificate_verify_failed"
+_OTHER_NAME = "hostname verification"
 _TIMED_OUT = "deadline exceeded"
+
+CLOSED_AT_ONCE = (
+    "it closes each connection before any answer: it may need TLS, or refuse this process's "
+    "certificate (none, expired, or of another authority); its log has the reason"
+)
 
 _ERROR_OF: dict[grpc.StatusCode, type[errors.SegueError]] = {
     grpc.StatusCode.INVALID_ARGUMENT: errors.InvalidRequest,
@@ -66,6 +77,15 @@ def is_refused(rpc_error: grpc.aio.AioRpcError) -> bool:
     return rpc_error.code() is grpc.StatusCode.UNAVAILABLE and "connection refused" in lowered
 
 
+def is_closed_at_once(rpc_error: grpc.aio.AioRpcError) -> bool:
+    """Whether the server ends connections without a word: so it does with those without TLS, or
+    without a certificate that it accepts."""
+    lowered = (rpc_error.details() or "").lower()
+    is_broken = any(phrase in lowered for phrase in _BROKEN)
+    is_unavailable = rpc_error.code() is grpc.StatusCode.UNAVAILABLE
+    return is_unavailable and is_broken and _NEVER_CONNECTED in lowered
+
+
 def is_unserved(rpc_error: grpc.aio.AioRpcError) -> bool:
     """Whether a gRPC server without the method listens at the peer's address."""
     lowered = (rpc_error.details() or "").lower()
@@ -73,6 +93,19 @@ def is_unserved(rpc_error: grpc.aio.AioRpcError) -> bool:
 
 
 def _unavailable(lowered: str) -> str:
+    if _NO_TLS in lowered:
+        return "it does not use TLS: connect without, or to its port with TLS"
+    if _EXPIRED in lowered:
+        return "its certificate has expired: it needs a new one"
+    if _OTHER_NAME in lowered:
+        return (
+            "its certificate carries another name than this address: use the address of that name, "
+            "or set the name that it carries (SEGUE_TLS_SERVER_NAME, [security] server_name)"
+        )
+    if _UNTRUSTED in lowered:
+        return "its certificate is not of an authority that is trusted here (--tls-ca FILE)"
+    if _NEVER_CONNECTED in lowered and any(phrase in lowered for phrase in _BROKEN):
+        return CLOSED_AT_ONCE
     if any(phrase in lowered for phrase in _NO_HOST):
         return "unknown host name; check the address"
     if any(phrase in lowered for phrase in _BROKEN):

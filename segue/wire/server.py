@@ -14,8 +14,11 @@ from grpc_health.v1.health import aio as health_aio
 from grpc_reflection.v1alpha import reflection
 
 from segue.api.errors import InvalidConfig
+from segue.security.config import OPEN, Security
 from segue.wire.addresses import Hosts
 from segue.wire.channel import KEEPALIVE_MS, MAX_MESSAGE_BYTES
+from segue.wire.credentials import server_credentials
+from segue.wire.guard import SecretInterceptor
 from segue.wire.status import ErrorInterceptor
 
 _SERVER_OPTIONS = [
@@ -73,29 +76,37 @@ async def serving(
     announce: str = "",
     grace_s: float = 1.0,
     max_receive_bytes: int = MAX_MESSAGE_BYTES,
+    security: Security = OPEN,
+    serves_clients: bool = False,
     on_serving: Callable[[bool], None] = lambda is_serving: None,
 ) -> AsyncIterator[RunningServer]:
     """Serves what `services_at(address)` returns on `host:port`; port 0 lets the OS choose.
 
     gRPC refuses a message larger than `max_receive_bytes` by its header, before reading it.
+    `serves_clients`: see `server_credentials`.
 
     The services are made once the address is known, since some send it to others. The address has
     the host `announce`, or else `host`. Health starts as NOT_SERVING; `on_serving` is called with
-    each change. Raises InvalidConfig if the port is taken.
+    each change. Raises InvalidConfig if the port is taken, the certificate files cannot be used, or
+    `Security.require_for` refuses the host.
     """
     logging.getLogger("grpc._cython.cygrpc").addFilter(_CALLER_LEFT)
+    hosts = Hosts.of(host, announce)
+    security.require_for(hosts.listen)
     server = grpc.aio.server(
-        interceptors=[ErrorInterceptor()],
+        interceptors=[
+            ErrorInterceptor(),
+            *([SecretInterceptor(security.secret)] if security.secret else []),
+        ],
         options=[
             *_SERVER_OPTIONS,
             ("grpc.max_receive_message_length", max_receive_bytes),
             ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
         ],
     )
-    hosts = Hosts.of(host, announce)
     if port:
         free_port(hosts.listen, port)
-    address = hosts.at(server.add_insecure_port(f"{hosts.listen}:{port}"))
+    address = hosts.at(_add_port(server, f"{hosts.listen}:{port}", security, serves_clients))
     services = services_at(address)
     for _, add in services:
         add(server)
@@ -117,6 +128,15 @@ async def serving(
         yield running
     finally:
         await server.stop(grace_s)
+
+
+def _add_port(
+    server: grpc.aio.Server, listen: str, security: Security, serves_clients: bool
+) -> int:
+    if security.tls is None:
+        return server.add_insecure_port(listen)
+    credentials = server_credentials(security, serves_clients=serves_clients)
+    return server.add_secure_port(listen, credentials)
 
 
 def free_port(host: str, port: int, *, option: str = "--port") -> int:

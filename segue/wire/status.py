@@ -20,7 +20,12 @@ from grpc_status import rpc_status
 
 from segue.api import errors
 from segue.wire.error_details import error_to_wire, named_error
-from segue.wire.grpc_words import error_in_words, is_refused, is_unserved
+from segue.wire.grpc_words import (
+    error_in_words,
+    is_closed_at_once,
+    is_refused,
+    is_unserved,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -52,10 +57,12 @@ def foreseen(error: Exception) -> errors.SegueError:
 
 
 @contextlib.contextmanager
-def rpc_errors(peer: str, *, if_refused: str = "", if_unserved: str = "") -> Iterator[None]:
+def rpc_errors(
+    peer: str, *, if_refused: str = "", if_unserved: str = "", if_closed: str = ""
+) -> Iterator[None]:
     """Turns the gRPC errors of a call to `peer`, and errors of encoding text as UTF-8, into
-    Segue's. `if_refused` advises what to do if nothing listens at the peer's address, and
-    `if_unserved` if another kind of gRPC server does.
+    Segue's. `if_refused` advises what to do if nothing listens at the peer's address,
+    `if_unserved` if another kind of gRPC server does, and `if_closed` if it closes each connection.
     """
     try:
         yield
@@ -67,6 +74,9 @@ def rpc_errors(peer: str, *, if_refused: str = "", if_unserved: str = "") -> Ite
     except grpc.aio.AioRpcError as rpc_error:
         if if_refused and is_refused(rpc_error):
             message = f"{peer}: connection refused, nothing listens there: {if_refused}"
+            raise errors.Unavailable.unreachable(message, was_sent=False) from rpc_error
+        if if_closed and is_closed_at_once(rpc_error):
+            message = f"{peer}: {if_closed}"
             raise errors.Unavailable.unreachable(message, was_sent=False) from rpc_error
         if if_unserved and is_unserved(rpc_error):
             raise errors.InvalidRequest(f"{peer}: {if_unserved}") from rpc_error

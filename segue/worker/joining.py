@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 
 from segue.api.cluster_status import WorkerHealth, WorkerStatus
 from segue.api.types import Epoch, WorkerId
+from segue.security.config import OPEN, Security
 from segue.wire.streams.join import KeptReader, stay_joined
 
 
@@ -52,6 +53,7 @@ async def stay_joined_to(
     on_members: Callable[[Sequence[WorkerStatus]], None],
     leaving: asyncio.Event,
     kept: Callable[[], KeptReader],
+    security: Security = OPEN,
 ) -> None:
     """Stays joined to each router, whatever happens to the others. See `stay_joined`."""
     views: dict[str, View] = {}
@@ -76,6 +78,7 @@ async def stay_joined_to(
                 leaving=leaving,
                 kept=kept,
                 on_lost=on_lost,
+                security=security,
             )
         )
 

@@ -25,10 +25,12 @@ from segue.api.types import Epoch, Role, WorkerId
 from segue.cache.inventory import Inventory
 from segue.cache.strays import Strays
 from segue.config import read_file
-from segue.process.metrics_endpoint import MetricsEndpoint
 from segue.process.telemetry import setup_logging
+from segue.security.config import OPEN, Security
+from segue.security.options import add_secret_option, security_of
 from segue.wire.addresses import Hosts, require_target
 from segue.wire.drain_calls import move_sessions
+from segue.wire.metrics import metrics_endpoint
 from segue.wire.server import Services, serving
 from segue.worker.drain import Deadline, Draining, MoveSessions
 from segue.worker.joining import stay_joined_to
@@ -134,14 +136,16 @@ async def serving_worker(
         return made[0].services()
 
     hosts = options.hosts
+    security = options.security
     with contextlib.closing(
-        MetricsEndpoint(registry, hosts.listen, options.metrics_port, announce=hosts.announce)
+        metrics_endpoint(registry, hosts, options.metrics_port, security)
     ) as endpoint:
         async with serving(
             hosts.listen,
             options.port,
             services_at,
             announce=hosts.announce,
+            security=security,
             on_serving=endpoint.set_ready,
         ) as server:
             (worker,) = made
@@ -154,7 +158,11 @@ async def serving_worker(
             draining = worker.presence.draining = Draining(
                 worker,
                 functools.partial(
-                    move_sessions, options.routers, identity.worker_id, identity.epoch
+                    move_sessions,
+                    options.routers,
+                    identity.worker_id,
+                    identity.epoch,
+                    security=security,
                 ),
                 default_s=drain_s,
                 started=started,
@@ -164,6 +172,7 @@ async def serving_worker(
             joined = asyncio.ensure_future(
                 stay_joined_to(
                     options.routers,
+                    security=security,
                     status=worker.status,
                     model_id=worker.model_id,
                     heartbeat_s=heartbeat_s,
@@ -238,6 +247,7 @@ class WorkerOptions:
     """Address that others use, if different."""
     port: int = 0
     metrics_port: int = 0
+    security: Security = OPEN
 
     def __post_init__(self) -> None:
         """Raises InvalidRequest for a router's address that is none."""
@@ -265,8 +275,11 @@ def run_worker(role: Role, run: Build, arguments: Sequence[str] | None = None) -
     parser.add_argument("--port", type=int, default=0, help="gRPC port; 0: any")
     parser.add_argument("--metrics-port", type=int, default=0, help="0: any")
     parser.add_argument("--config", type=Path, help="TOML file")
+    add_secret_option(parser)
     options = parser.parse_args(arguments)
     setup_logging(options.id)
+    sections = read_file(options.config)
+    security = security_of(sections, options)
     try:
         worker_options = WorkerOptions(
             worker_id=options.id,
@@ -276,10 +289,11 @@ def run_worker(role: Role, run: Build, arguments: Sequence[str] | None = None) -
             announce=options.announce,
             port=options.port,
             metrics_port=options.metrics_port,
+            security=security,
         )
     except InvalidRequest as error:
         parser.error(f"--router: {error}")
-    asyncio.run(_until_signal(run(worker_options, read_file(options.config))))
+    asyncio.run(_until_signal(run(worker_options, sections)))
 
 
 async def _until_signal(running: contextlib.AbstractAsyncContextManager[RunningWorker]) -> None:

@@ -4,23 +4,40 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import anthropic
+import grpc
 import openai
 import pytest
 import pytest_asyncio
+from google.protobuf.message import Message as ProtobufMessage
 
 from router.config import RouterConfig
 from segue.api.errors import NotFound, Overloaded
-from segue.api.types import SamplingParams, StopConditions, TokenInput
+from segue.api.history import continuation
+from segue.api.turn import TurnEnd
+from segue.api.types import (
+    ChatInput,
+    Message,
+    SamplingParams,
+    SessionId,
+    StopConditions,
+    TokenInput,
+    TurnId,
+    TurnRequest,
+)
 from segue.gateway.__main__ import running as running_gateway
 from segue.gateway.config import GatewayConfig
 from segue.launch.config import Config
 from segue.sdk.client import Answer, Client
+from segue.v1 import session_pb2 as pb
+from segue.v1.session_pb2_grpc import SessionsStub
+from segue.wire.channel import channel_to
+from segue.wire.convert.request import request_to_wire
 from tests.cluster.conftest import ENGINE, LocalCluster, local_cluster
 
 KEYS = """
@@ -150,6 +167,80 @@ async def test_a_session_of_another_tenant_is_unknown(shared: Shared) -> None:
     await acme.fork_session("mine", "fork")
     assert {"mine", "fork"} <= {one.session_id for one in await acme.sessions()}
     assert await acme.release_session("mine")
+
+
+NAMING = {"session_id", "session_hint", "parent_id", "child_id", "turn_id"}
+"""Fields of requests that name a session or a turn."""
+THEIRS = "theirs"
+"""A session and a turn of acme; for blue they are nobody's."""
+
+
+def chat_of(history: Sequence[Message], num_messages: int) -> pb.ChatInput:
+    """A new message after the first ones of a conversation, which its sender knows by digest."""
+    known = ChatInput(messages=(*history[:num_messages], Message(role="user", content="And?")))
+    request = TurnRequest(
+        turn_id=TurnId("t"), session_id=SessionId("s"), input=continuation(known, num_messages)
+    )
+    return request_to_wire(request).chat
+
+
+async def outcome_of(client: Client, method: str, request: ProtobufMessage, name: str) -> str:
+    """What the caller of a method learns, with the name left out: the answer's tokens, or the
+    error."""
+    async with channel_to(client.target) as channel:
+        call = getattr(SessionsStub(channel), method)(request, metadata=client._key)
+        try:
+            if not hasattr(call, "read"):
+                return str(await call).replace(name, "NAME")
+            events = [event async for event in call]
+        except grpc.aio.AioRpcError as error:
+            return f"{error.code()} {error.details()}".replace(name, "NAME")
+        usage = events[-1].end.usage
+        tokens = [token for event in events for token in event.delta.token_ids]
+        return f"{tokens} {usage.cached_tokens} {usage.resident_tokens} {usage.pulled_tokens}"
+
+
+async def test_no_method_tells_another_tenants_session_from_nobodys(shared: Shared) -> None:
+    acme, blue = shared.client("acme"), shared.client("blue")
+    session = acme.session(THEIRS, system="Answer in one word. " * 20)
+    async for _ in session.turn("My code is 731.", stop=STOP, sampling=GREEDY):
+        pass
+    history = session.messages
+    stop = pb.Stop(max_tokens=4)
+
+    def asked(name: str) -> dict[str, list[ProtobufMessage]]:
+        chats = [chat_of(history, num) for num in (1, 2, len(history))]
+        turns = [pb.GenerateRequest(session_id=name, chat=chat, stop=stop) for chat in chats]
+        return {
+            "Generate": turns,
+            "Cancel": [pb.CancelRequest(turn_id=name)],
+            "RenewSession": [pb.RenewSessionRequest(session_id=name, lease_s=5.0)],
+            "ForkSession": [pb.ForkSessionRequest(parent_id=name, child_id=f"{name}-fork")],
+            "Explain": [pb.ExplainRequest(session_id=name)],
+            "ReleaseSession": [pb.ReleaseSessionRequest(session_id=name)],
+        }
+
+    methods = pb.DESCRIPTOR.services_by_name["Sessions"].methods
+    naming = {one.name for one in methods if NAMING & set(one.input_type.fields_by_name)}
+    assert naming == set(asked(THEIRS)), "a new method that names a session belongs in this table"
+    known, other = asked(THEIRS), asked("nobodys")
+    for method, requests in known.items():
+        for index, request in enumerate(requests):
+            theirs = await outcome_of(blue, method, request, THEIRS)
+            nobodys = await outcome_of(blue, method, other[method][index], "nobodys")
+            assert theirs == nobodys, (method, request)
+            if method == "Generate":
+                assert await outcome_of(acme, method, request, THEIRS) != theirs, request
+    # With the whole conversation and the session's name, blue still finds nothing of acme's.
+    whole = ChatInput(messages=(*history, Message(role="user", content="And?")))
+    answer = await blue.generate(whole, session_id=THEIRS, sampling=GREEDY, stop=STOP)
+    assert reused(answer) == 0
+    # It is all still there for its owner.
+    assert (await acme.explain(THEIRS)).session_id == THEIRS
+    async for event in session.turn("What is my code?", stop=STOP, sampling=GREEDY):
+        last = event
+    assert isinstance(last, TurnEnd)
+    assert last.usage.resident_tokens > 0
 
 
 async def test_the_same_conversation_of_two_tenants_is_two_sessions(shared: Shared) -> None:

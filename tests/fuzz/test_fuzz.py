@@ -112,8 +112,8 @@ def complaints(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 
 async def attack_all(cluster: LocalCluster, seed: int, num_messages: int) -> list[Attack]:
-    # A fake worker that joins gets turns, and one with a real worker's name replaces it: joining is
-    # not authenticated yet. So membership is attacked on a separate router.
+    # A fake worker that joins gets turns, and one with a real worker's name replaces it: this
+    # cluster has no secret. So membership is attacked on a separate router.
     recorded, pool = Recorder.so_far(), MessagePool()
     attacks = [
         (Attack(address, seed + i, recorded, pool), skip)

@@ -10,12 +10,13 @@ from collections.abc import AsyncIterator
 import grpc
 import pytest
 
-from kv_transfer.peers import Peers
+from kv_transfer.peers import Members, Peers
 from kv_transfer.reading.fencer import Fencer
 from kv_transfer.server import ReaderServicer, WriterServicer
 from kv_transfer.ticket import Fence, PeerIdentity, Ticket, TicketId
 from kv_transfer.transport.cache_memory import checksums_of
 from kv_transfer.writing.outgoing import Outgoing
+from segue.api.cluster_status import WorkerStatus
 from segue.api.errors import (
     Cancelled,
     InvalidRequest,
@@ -26,7 +27,16 @@ from segue.api.errors import (
     Unavailable,
 )
 from segue.api.turn import PrefillOutcome, ShipReport
-from segue.api.types import Epoch, PageId, SampledToken, SlotId, TokenLogprob, TurnId, WorkerId
+from segue.api.types import (
+    Epoch,
+    PageId,
+    Role,
+    SampledToken,
+    SlotId,
+    TokenLogprob,
+    TurnId,
+    WorkerId,
+)
 from segue.cache.layout import CacheLayout
 from segue.internal.v1.transfer_pb2_grpc import (
     add_HandoffReaderServicer_to_server,
@@ -43,6 +53,12 @@ OUTCOME = PrefillOutcome(
 )
 
 
+def _status_of(peer: PeerIdentity, role: Role = Role.PREFILL) -> WorkerStatus:
+    return WorkerStatus(
+        worker_id=peer.worker_id, role=role, epoch=peer.epoch, address="127.0.0.1:1"
+    )
+
+
 class Cluster:
     """One prefill and one decode worker behind one gRPC server."""
 
@@ -53,13 +69,15 @@ class Cluster:
         self.target = world.node("decode-0")
         self.reader = world.reader(self.target)
         self.writer = world.writer(self.source)
+        self.members = Members()
+        self.members.changed([_status_of(self.source.identity)])
         self.to_reader = Peers(self.source.memory_map)
         self.to_writer = Peers(self.target.memory_map)
         self.address = ""
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        face = ReaderServicer(self.reader, vocab_size=100)
+        face = ReaderServicer(self.reader, vocab_size=100, require_life=self.members.require_life)
         server = grpc.aio.server(interceptors=[ErrorInterceptor()])
         add_HandoffReaderServicer_to_server(face, server)
         add_HandoffWriterServicer_to_server(WriterServicer(self.writer), server)
@@ -120,6 +138,23 @@ async def test_a_pull_is_committed_without_an_outcome(cluster: Cluster) -> None:
 
     arrival = await cluster.world.reservations[TurnId("turn-a")].arrived()
     assert arrival.outcome is None
+
+
+async def test_only_members_learn_where_the_cache_is(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kv_transfer.peers.NEWS_WAIT_S", 0.05)
+    ticket = cluster.reserve("turn-a")
+    cluster.members.changed([])
+
+    with pytest.raises(Unavailable, match=r"prefill-0 in epoch .* is not in the cluster"):
+        await cluster.to_reader.meet(ticket, timeout_s=5)
+
+    known = cluster.source.identity
+    later = dataclasses.replace(known, epoch=Epoch(known.epoch + 1))
+    cluster.members.changed([_status_of(later)])
+    with pytest.raises(Unavailable, match=f"it has prefill-0 in epoch {later.epoch}"):
+        await cluster.to_reader.meet(ticket, timeout_s=5)
 
 
 async def test_workers_meet_once_per_life(

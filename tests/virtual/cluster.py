@@ -26,6 +26,7 @@ from router.sessions.prompt import PromptBuilder
 from segue.api.types import Epoch, Role, WorkerId
 from segue.internal.v1.worker_pb2_grpc import add_MembershipServicer_to_server
 from segue.model.checkpoint.generation import GenerationDefaults
+from segue.security.config import OPEN, Security
 from segue.text.ids_only import IdEncoder
 from tests.router.placed import seats
 from tests.virtual.channels import Channel
@@ -219,7 +220,7 @@ def in_virtual_time() -> Iterator[list[Cluster]]:
     list."""
     made: list[Cluster] = []
 
-    def channel_to(address: str, *_: object) -> Channel:
+    def channel_to(address: str, security: Security = OPEN) -> Channel:
         return Channel(made[0].network, address)
 
     with contextlib.ExitStack() as stack:

@@ -7,6 +7,7 @@ import socket
 import grpc
 import pytest
 
+from segue.security.config import Security
 from segue.wire.addresses import Hosts, is_wildcard, own_address
 from segue.wire.server import serving
 
@@ -37,7 +38,9 @@ def test_the_machines_own_address_can_be_bound() -> None:
 
 async def test_a_server_that_listens_everywhere_is_reachable_where_it_announces() -> None:
     """127.0.0.2 is this machine too, but a server on 127.0.0.1 is not reachable there."""
-    async with serving("0.0.0.0", 0, lambda address: [], announce="127.0.0.2") as running:
+    async with serving(
+        "0.0.0.0", 0, lambda address: [], announce="127.0.0.2", security=Security().with_secret()
+    ) as running:
         assert running.address.startswith("127.0.0.2:")
         async with grpc.aio.insecure_channel(running.address) as channel:
             await channel.channel_ready()

@@ -15,18 +15,19 @@ from segue.launch.config import Config
 from segue.launch.ray.start import logs_folder
 from segue.launch.shell import Shell
 from segue.process.telemetry import setup_logging
-from segue.wire.addresses import Hosts
+from segue.security.config import Security, is_loopback
+from segue.wire.addresses import Hosts, own_address
 from segue.worker.process import WorkerOptions
 
 logger = logging.getLogger(__name__)
 
 
 class RouterActor:
-    def __init__(self, config: Config, model: str, name: str) -> None:
+    def __init__(self, config: Config, model: str, name: str, security: Security) -> None:
         from router.__main__ import running
 
         _start_log(name)
-        hosts = Hosts.of(config.router.host, config.router.announce, ray.util.get_node_ip_address)
+        hosts = Hosts.of(config.router.host, config.router.announce, node_address)
         router = replace(config.router, host=hosts.listen, announce=hosts.announce)
         self._shell = Shell(
             name,
@@ -35,6 +36,7 @@ class RouterActor:
                 model,
                 model_name=config.cluster.model,
                 checkpoint=config.checkpoint,
+                security=security,
             ),
         )
 
@@ -62,18 +64,18 @@ class RouterActor:
 
 
 class GatewayActor:
-    def __init__(self, config: Config, router_address: str) -> None:
+    def __init__(self, config: Config, router_address: str, security: Security) -> None:
         import uvloop
 
         from segue.gateway.__main__ import running_alone
 
         _start_log("gateway")
-        hosts = Hosts.of(config.gateway.host, "", ray.util.get_node_ip_address)
+        hosts = Hosts.of(config.gateway.host, "", node_address)
         gateway = replace(config.gateway, host=hosts.listen)
         self._hosts = hosts
         self._shell = Shell(
             "gateway",
-            lambda: running_alone(gateway, router_address),
+            lambda: running_alone(gateway, router_address, security),
             loop_factory=uvloop.new_event_loop,
         )
 
@@ -93,7 +95,7 @@ class WorkerActor:
 
     def __init__(self, role: Role, options: WorkerOptions, config: Config) -> None:
         _start_log(options.worker_id)
-        hosts = Hosts.of(options.host, options.announce, ray.util.get_node_ip_address)
+        hosts = Hosts.of(options.host, options.announce, node_address)
         options = replace(options, host=hosts.listen, announce=hosts.announce)
         self._shell = Shell(
             options.worker_id,
@@ -111,6 +113,12 @@ class WorkerActor:
     def stop(self) -> None:
         """Returns when it has left the cluster."""
         self._shell.stop()
+
+
+def node_address() -> str:
+    """The address of this machine's Ray node, or the machine's own if that Ray is on loopback."""
+    address: str = ray.util.get_node_ip_address()
+    return own_address() if is_loopback(address) else address
 
 
 def _start_log(name: str) -> None:

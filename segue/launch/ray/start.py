@@ -17,6 +17,7 @@ import ray
 from segue.api.errors import Unavailable
 from segue.launch.prepare import Report
 from segue.launch.ray.demand import Demand, NodeRoom, shortage
+from segue.launch.ray.token import keep_token_private
 from segue.process.native_stderr import captured_stderr, silence_native_stderr
 
 logger = logging.getLogger(__name__)
@@ -78,6 +79,11 @@ def ended_parts() -> list[str]:
 
 
 def _local_options(*, has_cpus: bool) -> dict[str, Any]:
+    keep_token_private(os.environ, Path.home())
+    # Ray's own switch for a cluster of one machine: its processes listen on loopback only. The
+    # variable is for processes that Ray starts; here it has been read already.
+    os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+    ray._private.ray_constants.ENABLE_RAY_CLUSTER = False
     # Ray would send usage statistics to the internet.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # Ray starts its workers at niceness 15, but ours are the machine's main work.

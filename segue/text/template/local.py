@@ -18,11 +18,13 @@ import jinja2
 from jinja2 import nodes
 from jinja2.runtime import LoopContext
 
+from segue.api.errors import InvalidRequest
 from segue.text.conversation import JsonObject
 from segue.text.replay.moving import Moving, NotLocal, exact
 from segue.text.replay.rendering import Replay, Round
 from segue.text.replay.segments import LoopMemory
 from segue.text.replay.walk import Loop, Messages, Walk
+from segue.text.template.bounded import bounded
 
 _WALK = "segue walk"
 """The filter that marks a loop. No template can name it."""
@@ -87,11 +89,13 @@ class LocalTemplate:
         )
         token = _replay.set(replay)
         try:
-            for piece in self._template.root_render_func(context):
+            for piece in bounded(self._template.root_render_func(context)):
                 replay.pieces.append(piece)
         except NotLocal:
             self._num_refused += 1
             return None
+        except InvalidRequest:
+            raise
         # The full rendering will report the error better.
         except Exception:
             return None

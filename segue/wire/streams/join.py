@@ -17,6 +17,7 @@ from segue.api.errors import InvalidRequest, LayoutMismatch
 from segue.api.kept import KeptChanges
 from segue.internal.v1 import worker_pb2
 from segue.internal.v1.worker_pb2_grpc import MembershipStub
+from segue.security.config import OPEN, Security
 from segue.wire.channel import channel_to
 from segue.wire.convert.kept import kept_to_wire
 from segue.wire.convert.worker import worker_from_wire, worker_to_wire
@@ -55,6 +56,7 @@ async def stay_joined(
     heartbeat_s: float,
     on_view: Callable[[Sequence[WorkerStatus]], None],
     leaving: asyncio.Event,
+    security: Security = OPEN,
     kept: Callable[[], KeptReader] = KeepsNothing,
     on_lost: Callable[[], None] = lambda: None,
 ) -> None:
@@ -72,7 +74,7 @@ async def stay_joined(
 
     log = _ChangeLog()
     while not leaving.is_set():
-        async with channel_to(router_address) as channel:
+        async with channel_to(router_address, security) as channel:
             with contextlib.closing(kept()) as reader:
                 messages = _messages(heartbeat, heartbeat_s, reader, leaving)
                 try:
