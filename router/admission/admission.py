@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from router.admission.hints import RetryHints
 from router.admission.waiting import Place, WaitingTurns
 from router.config import RouterConfig
-from segue.api.errors import DeadlineExceeded, Overloaded, SegueError, Unavailable
+from segue.api.errors import DeadlineExceeded, Draining, Overloaded, SegueError
 from segue.process.telemetry import Clock
 
 
@@ -143,8 +143,10 @@ class Admission:
         )
 
 
-def _draining() -> Unavailable:
-    return Unavailable("the router is draining; send the turn to another router")
+def _draining() -> Draining:
+    return Draining(
+        "the router is draining; send the turn to another router, or here later"
+    )
 
 
 def _fail(waiter: asyncio.Future[None], error: SegueError) -> bool:

@@ -115,6 +115,10 @@ class Unavailable(SegueError):
         return error
 
 
+class Draining(Unavailable):
+    """A router stops, and takes no more turns: another one serves them, or its successor."""
+
+
 class StaleEpoch(SegueError):
     retry_is_safe = True
 

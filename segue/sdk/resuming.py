@@ -12,7 +12,7 @@ import contextlib
 from array import array
 from dataclasses import dataclass, field, replace
 
-from segue.api.errors import Overloaded, SegueError, Unavailable
+from segue.api.errors import Draining, Overloaded, SegueError, Unavailable
 from segue.api.history import digests
 from segue.api.turn import FinishReason, TokenDelta, TurnEnd, TurnEvent, TurnStarted, Usage
 from segue.api.types import ChatInput, Resume, TurnInput, TurnRequest
@@ -152,6 +152,8 @@ def is_patient(error: SegueError, *, is_begun: bool, was_reached: bool, was_brok
     """
     if isinstance(error, Unavailable) and error.is_unreachable:
         return is_begun or was_reached or error.was_sent
+    if isinstance(error, Draining):
+        return is_begun or was_reached or was_broken
     if isinstance(error, Unavailable):
         return is_begun or was_broken
     # All clients of a router come back at once.

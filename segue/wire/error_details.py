@@ -38,6 +38,7 @@ KINDS: dict[type[errors.SegueError], tuple[str, grpc.StatusCode]] = {
     errors.UnknownHistory: ("UNKNOWN_HISTORY", _CODE.FAILED_PRECONDITION),
     errors.Overloaded: ("OVERLOADED", _CODE.RESOURCE_EXHAUSTED),
     errors.Unavailable: ("UNAVAILABLE", _CODE.UNAVAILABLE),
+    errors.Draining: ("DRAINING", _CODE.UNAVAILABLE),
     errors.StaleEpoch: ("STALE_EPOCH", _CODE.FAILED_PRECONDITION),
     errors.LayoutMismatch: ("LAYOUT_MISMATCH", _CODE.FAILED_PRECONDITION),
     errors.TransferFailed: ("TRANSFER_FAILED", _CODE.UNAVAILABLE),

@@ -13,6 +13,7 @@ import pytest
 
 from segue.api.errors import (
     DeadlineExceeded,
+    Draining,
     InvalidRequest,
     Overloaded,
     SegueError,
@@ -219,6 +220,20 @@ async def test_a_router_that_drains_sends_the_turn_elsewhere() -> None:
             assert tokens_in(await events_of(client, session_id=name)) == WHOLE
 
 
+async def test_the_only_router_that_drains_is_asked_again_by_clients_that_know_it() -> None:
+    router = FakeRouter(refuses=[None, Draining("it stops"), Draining("it stops")])
+    async with serving_on(router) as address:
+        async with Client(address) as client:
+            await events_of(client)
+            assert tokens_in(await events_of(client)) == WHOLE
+        router.refuses = [Draining("it stops")]
+        async with Client(address) as stranger:
+            with pytest.raises(Draining, match="it stops"):
+                await events_of(stranger)
+
+    assert len(router.asked) == 5
+
+
 async def test_without_a_router_a_new_client_fails_at_once_and_a_known_one_waits() -> None:
     router = FakeRouter()
     async with Client(free_address()) as stranger:
@@ -343,6 +358,10 @@ async def test_a_limit_of_the_caller_stays() -> None:
         (Unavailable("x"), False, True, False, False),
         (Unavailable("x"), False, True, True, True),
         (Unavailable("x"), True, True, False, True),
+        (Draining("x"), False, False, False, False),
+        (Draining("x"), False, True, False, True),
+        (Draining("x"), False, False, True, True),
+        (Draining("x"), True, False, False, True),
         (Overloaded("x"), False, True, True, False),
         (Overloaded("x"), True, True, False, True),
         (InvalidRequest("x"), True, True, True, False),

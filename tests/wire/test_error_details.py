@@ -37,6 +37,7 @@ REASONS = {
     "UnknownHistory": "UNKNOWN_HISTORY",
     "Overloaded": "OVERLOADED",
     "Unavailable": "UNAVAILABLE",
+    "Draining": "DRAINING",
     "StaleEpoch": "STALE_EPOCH",
     "LayoutMismatch": "LAYOUT_MISMATCH",
     "TransferFailed": "TRANSFER_FAILED",
