@@ -144,9 +144,7 @@ class Admission:
 
 
 def _draining() -> Draining:
-    return Draining(
-        "the router is draining; send the turn to another router, or here later"
-    )
+    return Draining("the router is draining; send the turn to another router, or here later")
 
 
 def _fail(waiter: asyncio.Future[None], error: SegueError) -> bool:
