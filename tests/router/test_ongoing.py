@@ -119,7 +119,8 @@ async def test_a_turn_whose_client_reads_nothing_is_stopped_as_well(
 async def test_of_several_that_take_over_the_last_one_runs(
     router: Router, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ongoing, "_STOP_S", 0.01)
+    # Long enough for all of them to come meanwhile.
+    monkeypatch.setattr(ongoing, "_STOP_S", 0.5)
     await router.come("a", stuck=True)
     for who in "bcd":
         await router.come(who, takes_over=True)
