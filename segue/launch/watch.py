@@ -28,18 +28,20 @@ class Life:
         self.pid, self.is_dead = pid, False
 
     def died(self) -> Iterator[str]:
-        if self.pid and not self.is_dead:
+        if not self.is_dead:
             self.is_dead = True
-            yield f"{self.process} died (pid {self.pid}); Ray starts it again"
+            which = f" (pid {self.pid})" if self.pid else ""
+            yield f"{self.process} died{which}; Ray starts it again"
 
 
 class Watch:
-    """Asks Ray actors, one question each at a time, and never waits."""
+    """Asks Ray actors, one question each at a time, and never waits. All of them serve when it is
+    made."""
 
     def __init__(self, actors: Mapping[str, Any]) -> None:
         self._actors = actors
         self._lives = {process: Life(process) for process in actors}
-        self._asked: dict[str, Any] = {}
+        self._asked = {process: actor.pid.remote() for process, actor in actors.items()}
 
     def look(self, report: Callable[[str], None]) -> None:
         """Reports what has happened since the last look. Call it about once a second."""
@@ -48,13 +50,12 @@ class Watch:
                 report(line)
 
     def _look_at(self, process: str) -> Iterator[str]:
-        life, asked = self._lives[process], self._asked.get(process)
-        if asked is not None:
-            answered, _ = ray.wait([asked], timeout=0)
-            if not answered:
-                return
-            try:
-                yield from life.answered(ray.get(asked))
-            except RayError:
-                yield from life.died()
+        life, asked = self._lives[process], self._asked[process]
+        answered, _ = ray.wait([asked], timeout=0)
+        if not answered:
+            return
+        try:
+            yield from life.answered(ray.get(asked))
+        except RayError:
+            yield from life.died()
         self._asked[process] = self._actors[process].pid.remote()

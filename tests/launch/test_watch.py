@@ -20,8 +20,8 @@ DIED, BACK = "router died (pid 7); Ray starts it again", "router runs again (pid
         ([7, None, None, None, 8], [DIED, BACK]),
         # It dies again before it has answered.
         ([7, None, 8, None, 9], [DIED, BACK, DIED.replace("7", "8"), BACK.replace("8", "9")]),
-        # It has not answered yet: the start reports that.
-        ([None, 7], []),
+        # It died before it was asked.
+        ([None, 7], ["router died; Ray starts it again", BACK.replace("8", "7")]),
     ],
 )
 def test_each_death_and_each_return_is_one_line(
