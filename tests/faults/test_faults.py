@@ -13,7 +13,6 @@ from tests.faults.table import line_of
 
 SHORT = [
     Cell(Target.DECODE, Fault.KILL, Moment.STREAMING),
-    Cell(Target.PREFILL, Fault.KILL, Moment.PREFILLING),
     Cell(Target.PREFILL, Fault.CHECKSUM, Moment.SHIPPING),
     Cell(Target.HANDOFF, Fault.RESET, Moment.SHIPPING),
 ]
