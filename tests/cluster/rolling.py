@@ -18,7 +18,7 @@ from router.__main__ import running as running_router
 from router.config import RouterConfig
 from router.router import Router
 from segue.api.cluster_status import WorkerHealth
-from segue.api.turn import TurnEnd
+from segue.api.turn import TokenDelta, TurnEnd
 from segue.api.types import SamplingParams, StopConditions, TokenInput
 from segue.launch.config import Config
 from segue.sdk.client import Client
@@ -118,6 +118,8 @@ class Talk:
     history: list[int] = field(default_factory=list)
     answers: list[tuple[int, ...]] = field(default_factory=list)
     ends: list[TurnEnd] = field(default_factory=list)
+    current: list[int] = field(default_factory=list)
+    """The answer of the turn that runs, so far."""
 
     def __post_init__(self) -> None:
         self._source = random.Random(self.seed)
@@ -127,18 +129,30 @@ class Talk:
         self.history += [self._source.randrange(5, 290) for _ in range(num_tokens)]
 
     async def turn(self, client: Client, *, max_tokens: int | None = None) -> TurnEnd:
-        answer = await client.generate(
+        self.current = []
+        stream = client.stream(
             TokenInput(tuple(self.history)),
             session_id=self.name,
             sampling=self.sampling,
             stop=StopConditions(max_tokens=max_tokens or self.max_tokens, ignore_eos=True),
             cache_salt=self.salt,
         )
-        self.answers.append(tuple(answer.token_ids))
-        self.ends.append(answer.end)
-        self.history += answer.token_ids
+        async with contextlib.aclosing(stream) as events:
+            async for event in events:
+                if isinstance(event, TokenDelta):
+                    self.current += event.token_ids
+                elif isinstance(event, TurnEnd):
+                    self.ends.append(event)
+        self.answers.append(tuple(self.current))
+        self.history += self.current
         self._say(self.num_new)
-        return answer.end
+        return self.ends[-1]
+
+    async def has_tokens(self, num_tokens: int) -> None:
+        """Waits until the turn that runs has this many."""
+        async with asyncio.timeout(20):
+            while len(self.current) < num_tokens:
+                await asyncio.sleep(0.002)
 
 
 def num_computed(end: TurnEnd) -> int:

@@ -66,9 +66,7 @@ async def test_a_turn_that_outlasts_the_drain_goes_on_elsewhere(cluster: Rolling
     undisturbed = Talk("long-undisturbed", seed=2, sampling=SAMPLED, salt="apart")
     await undisturbed.turn(cluster.client, max_tokens=150)
     answering = asyncio.ensure_future(talk.turn(cluster.client, max_tokens=150))
-    async with asyncio.timeout(20):
-        while not any(len(turn.answer) > 3 for turn in cluster.router._turns.values()):
-            await asyncio.sleep(0.002)
+    await talk.has_tokens(4)
     was_at = home(cluster, talk)
     lives = cluster.num_lives[was_at]
 
@@ -85,9 +83,7 @@ async def test_a_turn_that_outlasts_the_drain_goes_on_elsewhere(cluster: Rolling
 async def test_a_turn_that_ends_in_time_ends_there(cluster: RollingCluster) -> None:
     talk = Talk("short", seed=3)
     answering = asyncio.ensure_future(talk.turn(cluster.client, max_tokens=120))
-    async with asyncio.timeout(20):
-        while not any(turn.answer for turn in cluster.router._turns.values()):
-            await asyncio.sleep(0.002)
+    await talk.has_tokens(1)
     was_at = home(cluster, talk)
     lives = cluster.num_lives[was_at]
     draining = asyncio.ensure_future(cluster.client.drain_worker(was_at))

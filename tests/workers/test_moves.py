@@ -127,6 +127,7 @@ def cut_sibling_off(scene: Scene) -> None:
 def kill_source(scene: Scene) -> None:
     """Ends its process; the router knows, and gives up."""
     scene.workers.wires.cut_off.add(DECODE)
+    scene.workers.wires.dead.add(DECODE)
     scene.source_died = True
 
 
