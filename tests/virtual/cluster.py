@@ -17,6 +17,7 @@ import kv_transfer.peers
 import kv_transfer.writing.writer
 import prefill_worker.worker
 import router.turn.links
+import segue.wire.drain_calls
 import segue.wire.streams.join
 from router.config import RouterConfig
 from router.metrics import RouterMetrics
@@ -231,6 +232,7 @@ def in_virtual_time() -> Iterator[list[Cluster]]:
             (router.turn.links, "channel_to", channel_to),
             (kv_transfer.peers, "channel_to", channel_to),
             (segue.wire.streams.join, "channel_to", channel_to),
+            (segue.wire.drain_calls, "channel_to", channel_to),
             (os, "_exit", lambda code: made[0].exits.append(f"a process exited with {code}")),
         ):
             stack.enter_context(mock.patch.object(module, name, virtual))

@@ -23,6 +23,8 @@ from segue.cache.host.unit_copy import copy_units
 from segue.cache.memory import Memory
 from segue.cache.prefix.eviction_cost import cost_to_prefill
 from segue.cache.tensors import CacheTensors
+from segue.wire.drain_calls import move_sessions
+from segue.worker.drain import Draining
 from segue.worker.joining import stay_joined_to
 from segue.worker.process import Identity, Presence, audit_when_idle, exit_on_failure
 from tests.virtual.memory import WatchedMemory
@@ -81,6 +83,13 @@ class WorkerLife:
         for _, add in self.worker.services():
             add(server)  # type: ignore[arg-type]  # what adding a service uses of a server
         network.serve(process, server)
+        self._draining = Draining(
+            self.worker,
+            functools.partial(move_sessions, [ROUTER], worker_id, epoch),
+            default_s=5.0,
+            started=self._drain,
+            clock=asyncio.get_running_loop().time,
+        )
         self._tasks = [asyncio.ensure_future(work) for work in (self._join(), self._audit())]
         for task in self._tasks:
             task.add_done_callback(exit_on_failure)
@@ -136,6 +145,9 @@ class WorkerLife:
     async def _audit(self) -> None:
         await audit_when_idle(self.worker, period_s=5.0)
 
+    async def _drain(self) -> None:
+        self.presence.health = WorkerHealth.DRAINING
+
     async def die(self) -> None:
         """The process ends without a word. What is left of it closes, unheard."""
         self._network.kill(self.process)
@@ -146,8 +158,7 @@ class WorkerLife:
 
     async def leave(self) -> None:
         """What `serving_worker` does at its end."""
-        self.presence.health = WorkerHealth.DRAINING
-        await self.worker.drain()
+        await self._draining.ask(self.process.draw.uniform(0.0, 5.0), move_sessions=True)
         self._leaving.set()
         await asyncio.wait({self._tasks[0]}, timeout=2.0)
         for task in self._tasks:
